@@ -1,0 +1,52 @@
+/**
+ * One lowering of TypeScript for build and tests: `ts.transpileModule` with `importHelpers`.
+ *
+ * esbuild inlines helpers of its own and so would leave tslib an empty dependency; Node 22 cannot parse `using`.
+ * tsup and vitest both go through here, so that what is tested is what is published.
+ */
+import { readFile } from 'node:fs/promises';
+import { sep } from 'node:path';
+import type { Plugin as EsbuildPlugin } from 'esbuild';
+import ts from 'typescript';
+import type { Plugin as VitePlugin } from 'vite';
+
+function lower(source: string, fileName: string): { code: string; map: string } {
+  const output = ts.transpileModule(source, {
+    fileName,
+    compilerOptions: {
+      target: ts.ScriptTarget.ES2023,
+      module: ts.ModuleKind.ESNext,
+      importHelpers: true,
+      verbatimModuleSyntax: true,
+      // Defining a field costs more than assigning it: 20 of the 230 ns of a call through a timeout.
+      useDefineForClassFields: false,
+      sourceMap: true,
+      inlineSources: true,
+    },
+  });
+  return { code: output.outputText.replace(/\n?\/\/# sourceMappingURL=.*\s*$/, '\n'), map: output.sourceMapText ?? '' };
+}
+
+/** For tsup. */
+export const esbuildLowering: EsbuildPlugin = {
+  name: 'holdfast-lowering',
+  setup(build) {
+    build.onLoad({ filter: /\.ts$/ }, async ({ path }) => {
+      const { code, map } = lower(await readFile(path, 'utf8'), path);
+      const inlineMap = `//# sourceMappingURL=data:application/json;base64,${Buffer.from(map).toString('base64')}`;
+      return { contents: `${code}${inlineMap}\n`, loader: 'js' };
+    });
+  },
+};
+
+/** For vitest: only the package's own source; tests may use what the running Node parses. */
+export function viteLowering(sourceFolder: string): VitePlugin {
+  return {
+    name: 'holdfast-lowering',
+    enforce: 'pre',
+    transform(code, id) {
+      if (!id.startsWith(sourceFolder + sep) || !id.endsWith('.ts')) return;
+      return lower(code, id);
+    },
+  };
+}

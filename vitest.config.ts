@@ -1,0 +1,45 @@
+import { fileURLToPath } from 'node:url';
+import { defineConfig } from 'vitest/config';
+import { viteLowering } from './tools/lowering.ts';
+
+const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
+const shared = {
+  plugins: [viteLowering(here('./src'))],
+  resolve: {
+    alias: [
+      { find: /^holdfast$/, replacement: here('./src/index.ts') },
+      { find: /^holdfast\/testing$/, replacement: here('./src/testing/index.ts') },
+    ],
+  },
+};
+
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        ...shared,
+        test: {
+          name: 'unit',
+          include: ['test/**/*.test.ts'],
+          exclude: ['test/package/**'],
+          pool: 'threads',
+          typecheck: {
+            enabled: true,
+            checker: 'node_modules/ts7/bin/tsc',
+            include: ['test/types/**/*.test-d.ts'],
+            tsconfig: 'tsconfig.json',
+          },
+        },
+      },
+      {
+        test: {
+          name: 'package',
+          include: ['test/package/**/*.test.ts'],
+          testTimeout: 120_000,
+          hookTimeout: 180_000,
+          fileParallelism: false,
+        },
+      },
+    ],
+  },
+});

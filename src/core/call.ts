@@ -1,0 +1,272 @@
+/**
+ * Call: what an operation and the policies around it know of one execution.
+ *
+ * Promise: an abort reaches everything below it at once, in one synchronous sweep; a call that ends normally aborts
+ * nothing and leaves no listener behind; the signal costs nothing until it is read.
+ */
+import type { Clock } from './clock.js';
+
+/** An operation: it is given its call, and answers a value or a promise of one. */
+export type Task<T> = (call: Call) => T | PromiseLike<T>;
+
+/** What can be told of one execution when it begins. */
+export interface CallOptions {
+  /** Ends the call when it aborts: `execute` rejects with its reason at once, and the operation's signal aborts. */
+  readonly signal?: AbortSignal | undefined;
+  /**
+   * When the call must be over: an instant of the pipeline's clock, such as `call.deadline` of a call around this one,
+   * or a duration literal such as `'2s'`, counted from now. A number is always an instant.
+   */
+  readonly deadline?: number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}` | undefined;
+  /** The partition: a host or tenant, for policies that keep one state per key. */
+  readonly key?: string | undefined;
+  /** Sent along on each attempt, so that the other side runs the operation once. */
+  readonly idempotencyKey?: string | undefined;
+  /** An operation that must not simply run twice. Without `idempotencyKey` it gets one attempt. */
+  readonly unsafe?: boolean | undefined;
+  /** Anything else that policies or the operation want to know. */
+  readonly attributes?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** What a child call may have of its own; the rest is its parent's. */
+export interface ChildOptions {
+  readonly attempt?: number;
+  readonly key?: string;
+  readonly idempotencyKey?: string;
+  readonly attributes?: Readonly<Record<string, unknown>>;
+}
+
+/** Something that must hear of a call's abort: an inner call, a layer of guards, a sleep. It is its own list node. */
+export interface Dependent {
+  owner: Call | undefined;
+  previousDependent: Dependent | undefined;
+  nextDependent: Dependent | undefined;
+  onAbort(reason: unknown): void;
+}
+
+const noAttributes: Readonly<Record<string, unknown>> = Object.freeze({});
+
+/** What only some calls need: made when it is first needed, because most calls end without it. */
+class Aftermath {
+  controller: AbortController | undefined = undefined;
+  hasAborted = false;
+  reason: unknown = undefined;
+  callerSignal: AbortSignal | undefined = undefined;
+  /** Operations below the call that run on although nobody waits for them. */
+  abandonedWork = 0;
+  whenIdle: (() => void)[] = [];
+}
+
+/**
+ * One execution, as its operation and its policies see it.
+ *
+ * @example
+ * ```ts
+ * import { pipeline, timeout } from 'holdfast';
+ *
+ * const quick = pipeline(timeout('1s'));
+ * const left = await quick.execute(({ remainingMs }) => remainingMs);
+ * console.log(left <= 1000);
+ * ```
+ */
+export class Call implements Dependent {
+  readonly clock: Clock;
+  readonly parent: Call | undefined;
+  /** The number of this attempt, from 1. */
+  readonly attempt: number;
+
+  /** @internal */ readonly task: Task<unknown>;
+  /** @internal */ deadlineMs: number;
+  /** @internal When the current layer began to admit; undefined until a guard asks, so that a layer reads the clock once. */
+  admittedAtMs: number | undefined = undefined;
+  /** @internal Whether the outermost layer answers an `Outcome` instead of rejecting. */
+  asOutcome = false;
+  /** @internal */ owner: Call | undefined = undefined;
+  /** @internal */ previousDependent: Dependent | undefined = undefined;
+  /** @internal */ nextDependent: Dependent | undefined = undefined;
+  private readonly options: CallOptions | undefined;
+  private firstDependent: Dependent | undefined = undefined;
+  private aftermath: Aftermath | undefined = undefined;
+
+  /** @internal Calls are made by `pipeline` and by {@link Call.child}. */
+  constructor(
+    clock: Clock,
+    task: Task<unknown>,
+    options: CallOptions | undefined,
+    parent?: Call,
+    attempt = 1,
+    deadlineMs = Number.POSITIVE_INFINITY,
+  ) {
+    this.clock = clock;
+    this.task = task;
+    this.options = options;
+    this.parent = parent;
+    this.attempt = attempt;
+    this.deadlineMs = deadlineMs;
+  }
+
+  /** The partition: a host or tenant. */
+  get key(): string | undefined {
+    return this.options?.key;
+  }
+
+  /** Sent along on each attempt, so that the other side runs the operation once. */
+  get idempotencyKey(): string | undefined {
+    return this.options?.idempotencyKey;
+  }
+
+  /** Whether the operation must not simply run twice. */
+  get unsafe(): boolean {
+    return this.options?.unsafe ?? false;
+  }
+
+  /** Anything else that was told of this execution. */
+  get attributes(): Readonly<Record<string, unknown>> {
+    return this.options?.attributes ?? noAttributes;
+  }
+
+  /** Aborts when nobody waits for the operation any more. Made when it is first read; pass it on to `fetch` and the like. */
+  get signal(): AbortSignal {
+    const state = this.state();
+    if (state.controller === undefined) {
+      state.controller = new AbortController();
+      if (this.aborted) state.controller.abort(this.reason);
+      else this.follow();
+    }
+    return state.controller.signal;
+  }
+
+  /** When the call will be given up: an instant of `clock`, in milliseconds; `Infinity` without a deadline. */
+  get deadline(): number {
+    return this.deadlineMs;
+  }
+
+  /** Milliseconds until the deadline, never below 0; `Infinity` without one. */
+  get remainingMs(): number {
+    if (this.deadlineMs === Number.POSITIVE_INFINITY) return this.deadlineMs;
+    return Math.max(0, this.deadlineMs - this.clock.now());
+  }
+
+  /** Whether the call was aborted. Cheaper than `signal.aborted`, which makes the signal. */
+  get aborted(): boolean {
+    return this.aftermath?.hasAborted || (this.parent?.aborted ?? false);
+  }
+
+  /** Why it was aborted; undefined while it is not. */
+  get reason(): unknown {
+    return this.aftermath?.hasAborted ? this.aftermath.reason : this.parent?.reason;
+  }
+
+  /** A call below this one, for an attempt of its own: an abort of this one reaches it, its own abort stays below. */
+  child(changes: ChildOptions = {}): Call {
+    const { attempt = this.attempt, ...changed } = changes;
+    const options = Object.keys(changed).length === 0 ? this.options : { ...this.options, ...changed };
+    return new Call(this.clock, this.task, options, this, attempt, this.deadlineMs);
+  }
+
+  /**
+   * Ends this call and everything below it. The first abort counts.
+   *
+   * @param reason - What the signal's `reason` becomes. Default: an `AbortError`.
+   */
+  abort(reason: unknown = new DOMException('This operation was aborted', 'AbortError')): void {
+    const state = this.state();
+    if (state.hasAborted) return;
+    state.hasAborted = true;
+    state.reason = reason;
+    // A dependent may detach others while it hears, so the list is emptied from its head.
+    for (let dependent = this.firstDependent; dependent !== undefined; dependent = this.firstDependent) {
+      this.detach(dependent);
+      dependent.onAbort(reason);
+    }
+    state.controller?.abort(reason);
+  }
+
+  /** @internal Lets the caller's signal end this call. */
+  followSignal(signal: AbortSignal): void {
+    if (signal.aborted) return this.abort(signal.reason);
+    this.state().callerSignal = signal;
+    signal.addEventListener('abort', this);
+  }
+
+  /** @internal */
+  unfollowSignal(): void {
+    const { aftermath } = this;
+    if (aftermath?.callerSignal === undefined) return;
+    aftermath.callerSignal.removeEventListener('abort', this);
+    aftermath.callerSignal = undefined;
+  }
+
+  /** @internal What `followSignal` registered: an object instead of a function, so that nothing is allocated. */
+  handleEvent(): void {
+    const reason = this.aftermath?.callerSignal?.reason;
+    this.unfollowSignal();
+    this.abort(reason);
+  }
+
+  /** @internal */
+  onAbort(reason: unknown): void {
+    this.abort(reason);
+  }
+
+  /** @internal Lets a dependent hear of an abort. One that comes too late hears at once. */
+  attach(dependent: Dependent): void {
+    if (this.aborted) return dependent.onAbort(this.reason);
+    if (this.firstDependent === undefined) this.follow();
+    const first = this.firstDependent;
+    dependent.owner = this;
+    dependent.nextDependent = first;
+    if (first !== undefined) first.previousDependent = dependent;
+    this.firstDependent = dependent;
+  }
+
+  /** @internal */
+  detach(dependent: Dependent): void {
+    if (dependent.owner !== this) return;
+    const { previousDependent, nextDependent } = dependent;
+    if (previousDependent === undefined) this.firstDependent = nextDependent;
+    else previousDependent.nextDependent = nextDependent;
+    if (nextDependent !== undefined) nextDependent.previousDependent = previousDependent;
+    dependent.owner = undefined;
+    dependent.previousDependent = undefined;
+    dependent.nextDependent = undefined;
+  }
+
+  /** @internal The time of the current layer's admission, read once however many guards ask. */
+  admissionMs(): number {
+    this.admittedAtMs ??= this.clock.now();
+    return this.admittedAtMs;
+  }
+
+  /** @internal Counts work that goes on unwatched, here and in every call around this one. */
+  beginAbandonedWork(): void {
+    for (let call: Call | undefined = this; call !== undefined; call = call.parent) call.state().abandonedWork++;
+  }
+
+  /** @internal */
+  endAbandonedWork(): void {
+    for (let call: Call | undefined = this; call !== undefined; call = call.parent) {
+      const state = call.state();
+      if (--state.abandonedWork > 0) continue;
+      const waiting = state.whenIdle;
+      state.whenIdle = [];
+      for (const then of waiting) then();
+    }
+  }
+
+  /** @internal Calls back when no abandoned work is left below this call: at once, if there is none. */
+  onIdle(then: () => void): void {
+    if (this.aftermath === undefined || this.aftermath.abandonedWork === 0) then();
+    else this.aftermath.whenIdle.push(then);
+  }
+
+  private state(): Aftermath {
+    this.aftermath ??= new Aftermath();
+    return this.aftermath;
+  }
+
+  /** Hears the parent's abort from now on. Done only for a call that has a signal or dependents. */
+  private follow(): void {
+    if (this.parent !== undefined && this.owner === undefined) this.parent.attach(this);
+  }
+}

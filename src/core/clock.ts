@@ -1,0 +1,138 @@
+/**
+ * Clock: where time comes from. Durations are measured on monotonic time; wall time serves only dates in headers.
+ *
+ * Promise: a timer never fires early; a pending timer keeps the process alive; one turn of the event loop after the
+ * last timer has gone the clock holds no timer of the platform, so idle policies own none.
+ */
+import { TimerWheel, type WheelNode } from '../structures/timer-wheel.js';
+
+/**
+ * Something that waits for an instant. Give it to {@link Clock.schedule}; it is its own list node, so that waiting
+ * allocates nothing. Extend it, or use {@link callbackTimer}.
+ */
+export abstract class Timer implements WheelNode {
+  slotIndex = -1;
+  tick = 0;
+  previousInSlot: WheelNode | undefined = undefined;
+  nextInSlot: WheelNode | undefined = undefined;
+  /** Called once, when the instant has come. Must not throw. */
+  abstract expire(): void;
+}
+
+/**
+ * A source of time. {@link systemClock} is the real one; `virtualClock()` of `holdfast/testing` is scripted.
+ */
+export interface Clock {
+  /** Monotonic milliseconds with fractions. Only differences mean anything. */
+  now(): number;
+  /** Milliseconds since 1970, for dates that come from outside. May jump. */
+  wallNow(): number;
+  /** Lets the timer expire as soon as `now()` has reached `atMs`. A timer that is already scheduled is moved. */
+  schedule(timer: Timer, atMs: number): void;
+  /** Takes the timer back; one that is not scheduled is left as it is. */
+  cancel(timer: Timer): void;
+}
+
+/** The longest wait a platform timer can do; also the longest duration any option takes. */
+export const longestWaitMs = 2 ** 31 - 1;
+
+const setTimer = globalThis.setTimeout;
+const clearTimer = globalThis.clearTimeout;
+const performanceClock = globalThis.performance;
+const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.setImmediate;
+
+class SystemClock implements Clock {
+  private readonly wheel = new TimerWheel<Timer>(0);
+  private platformTimer: ReturnType<typeof setTimeout> | undefined;
+  private armedTick = 0;
+  private sweepIsDue = false;
+  private readonly onPlatformTimer = () => this.wake();
+  private readonly sweep = () => {
+    this.sweepIsDue = false;
+    if (this.wheel.size === 0) this.disarm();
+  };
+
+  now(): number {
+    return performanceClock.now();
+  }
+
+  wallNow(): number {
+    return Date.now();
+  }
+
+  schedule(timer: Timer, atMs: number): void {
+    const { wheel } = this;
+    // Armed means that the wheel's own tick is recent enough; else it may lie a month back.
+    if (this.platformTimer === undefined) wheel.rebase(Math.floor(this.now()));
+    wheel.add(timer, Math.ceil(atMs));
+    if (this.platformTimer === undefined || ((timer.tick - this.armedTick) | 0) < 0) this.arm();
+  }
+
+  cancel(timer: Timer): void {
+    const { wheel } = this;
+    if (!wheel.remove(timer) || wheel.size > 0) return;
+    // Arming and disarming the platform's timer costs more than a call, so it is done once per turn of the event loop.
+    if (atTurnEnd === undefined) this.disarm();
+    else if (!this.sweepIsDue) {
+      this.sweepIsDue = true;
+      atTurnEnd(this.sweep);
+    }
+  }
+
+  private arm(): void {
+    const tick = this.wheel.nextTick();
+    if (tick === undefined) return this.disarm();
+    clearTimer(this.platformTimer);
+    this.armedTick = tick;
+    const nowMs = this.now();
+    // The tick is known modulo 2^32; the difference is small, so it is exact.
+    const waitMs = ((tick - Math.floor(nowMs)) | 0) - (nowMs % 1);
+    this.platformTimer = setTimer(this.onPlatformTimer, Math.min(Math.max(waitMs, 1), longestWaitMs));
+  }
+
+  private disarm(): void {
+    clearTimer(this.platformTimer);
+    this.platformTimer = undefined;
+  }
+
+  private wake(): void {
+    this.platformTimer = undefined;
+    this.wheel.advance(Math.floor(this.now()), expireTimer);
+    if (this.platformTimer === undefined) this.arm();
+  }
+}
+
+function expireTimer(timer: Timer): void {
+  timer.expire();
+}
+
+/**
+ * The real clock: `performance.now()`, and one platform timer for everything that waits.
+ *
+ * @example
+ * ```ts
+ * import { systemClock } from 'holdfast';
+ *
+ * const startedMs = systemClock.now();
+ * console.log(systemClock.now() - startedMs >= 0);
+ * ```
+ */
+export const systemClock: Clock = new SystemClock();
+
+class WakeUp extends Timer {
+  private readonly then: () => void;
+
+  constructor(then: () => void) {
+    super();
+    this.then = then;
+  }
+
+  override expire(): void {
+    this.then();
+  }
+}
+
+/** A timer that calls a function. */
+export function callbackTimer(then: () => void): Timer {
+  return new WakeUp(then);
+}

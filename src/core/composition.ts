@@ -1,0 +1,140 @@
+/**
+ * Composition: the few orders of policies that cannot be meant are refused when the pipeline is built; the doubtful ones
+ * are named by `explain()`, with the reason and the better order.
+ */
+import type { Clock } from './clock.js';
+import { OptionsError } from './errors.js';
+import type { Policy, PolicyTraits } from './policy.js';
+
+/** One doubt about a pipeline. */
+export interface CompositionWarning {
+  /** Stable, for programs: `'retry-without-deadline'` and so on. */
+  readonly code: string;
+  readonly message: string;
+}
+
+interface Placed extends PolicyTraits {
+  readonly name: string;
+  readonly index: number;
+}
+
+type AnyPolicy = Policy<unknown>;
+
+/** The clock that the policies agree on, or undefined when none names one. */
+export function commonClock(policies: readonly AnyPolicy[]): Clock | undefined {
+  let clock: Clock | undefined;
+  for (const { name, traits } of policies) {
+    if (traits?.clock === undefined) continue;
+    clock ??= traits.clock;
+    if (traits.clock !== clock)
+      throw refused(`"${name}" runs on another clock than a policy before it; give all of them the same one`, policies);
+  }
+  return clock;
+}
+
+/** Throws for an order that cannot be meant. Policies are listed outermost first. */
+export function refuseImpossible(policies: readonly AnyPolicy[]): void {
+  const placed = place(policies);
+  const [, secondRetry] = placed.filter(({ kind }) => kind === 'retry');
+  if (secondRetry !== undefined) {
+    throw refused(`two retries in one pipeline multiply their attempts; leave out "${secondRetry.name}"`, policies);
+  }
+  const breaker = placed.find(({ kind }) => kind === 'circuit-breaker');
+  const hidden = placed.find(
+    ({ kind, index }) => kind === 'fallback' && breaker !== undefined && index > breaker.index,
+  );
+  if (hidden !== undefined) {
+    throw refused(
+      `"${hidden.name}" inside "${breaker?.name}" hides every failure from it; put the fallback first`,
+      policies,
+    );
+  }
+  for (const attempt of placed.filter(({ kind }) => kind === 'timeout')) {
+    const deadline = placed.find(
+      ({ kind, index, afterMs }) =>
+        kind === 'deadline' && index < attempt.index && (attempt.afterMs ?? 0) >= (afterMs ?? Number.POSITIVE_INFINITY),
+    );
+    if (deadline === undefined) continue;
+    throw refused(
+      `"${attempt.name}" (${attempt.afterMs} ms) must be below the deadline around it (${deadline.afterMs} ms)`,
+      policies,
+    );
+  }
+}
+
+/** What is doubtful about an order that is allowed. */
+export function warningsOf(policies: readonly AnyPolicy[]): readonly CompositionWarning[] {
+  const placed = place(policies);
+  const warnings: CompositionWarning[] = [];
+  const warn = (code: string, message: string) => warnings.push({ code, message });
+  const retry = placed.find(({ kind }) => kind === 'retry');
+  if (retry !== undefined) warnOfRetry(retry, placed, warn);
+  const timeouts = placed.filter(({ kind }) => kind === 'timeout');
+  for (const [index, inner] of timeouts.entries()) {
+    const outer = timeouts[index - 1];
+    if (outer === undefined || (inner.afterMs ?? 0) < (outer.afterMs ?? 0)) continue;
+    if (retry !== undefined && outer.index < retry.index) continue;
+    warn(
+      'timeout-never-reached',
+      `"${inner.name}" (${inner.afterMs} ms) never fires: the timeout around it fires after ${outer.afterMs} ms; leave one out`,
+    );
+  }
+  return warnings;
+}
+
+function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: (code: string, message: string) => void): void {
+  const outside = placed.filter(({ index }) => index < retry.index);
+  const inside = placed.filter(({ index }) => index > retry.index);
+  const ends = (kinds: readonly string[], among: readonly Placed[]) =>
+    among
+      .filter(({ kind, afterMs }) => kinds.includes(kind) && afterMs !== undefined)
+      .map(({ afterMs }) => afterMs ?? 0);
+  const totalMs = Math.min(...ends(['deadline', 'timeout'], outside), Number.POSITIVE_INFINITY);
+  const attemptMs = Math.min(...ends(['timeout', 'deadline'], inside), Number.POSITIVE_INFINITY);
+  if (totalMs === Number.POSITIVE_INFINITY) {
+    warn(
+      'retry-without-deadline',
+      `nothing bounds the sum of the attempts of "${retry.name}"; put a deadline around it, or give each call one`,
+    );
+  }
+  const insideDeadline = inside.find(({ kind }) => kind === 'deadline');
+  if (insideDeadline !== undefined) {
+    warn(
+      'deadline-inside-retry',
+      `"${insideDeadline.name}" inside "${retry.name}" begins anew with each attempt; put the deadline around the retry and a timeout inside`,
+    );
+  }
+  if (retry.hasBudget === false) {
+    warn(
+      'retry-without-budget',
+      `"${retry.name}" may send ${retry.attempts} times the load to a service that is down; give it a budget: retryBudget()`,
+    );
+  }
+  const fallback = inside.find(({ kind }) => kind === 'fallback');
+  if (fallback !== undefined) {
+    warn(
+      'fallback-inside-retry',
+      `"${fallback.name}" inside "${retry.name}" answers before a second attempt can be made; put the fallback first`,
+    );
+  }
+  const { attempts = 1, maxDelayMs = 0 } = retry;
+  const longestMs = attempts * attemptMs + (attempts - 1) * maxDelayMs;
+  if (totalMs !== Number.POSITIVE_INFINITY && attemptMs !== Number.POSITIVE_INFINITY && longestMs > totalMs) {
+    warn(
+      'attempts-exceed-deadline',
+      `${attempts} attempts of ${attemptMs} ms with waits up to ${maxDelayMs} ms take up to ${longestMs} ms; the call ends after ${totalMs} ms, so the last ones may never be made`,
+    );
+  }
+}
+
+function place(policies: readonly AnyPolicy[]): readonly Placed[] {
+  return policies.flatMap(({ name, traits }, index) => (traits === undefined ? [] : [{ ...traits, name, index }]));
+}
+
+function refused(message: string, policies: readonly AnyPolicy[]): OptionsError {
+  return new OptionsError(`pipeline: ${message}`, {
+    policy: 'pipeline',
+    value: policies.map(({ name }) => name),
+    allowed: 'a sensible order of policies',
+  });
+}

@@ -1,0 +1,191 @@
+/**
+ * Options: checked at once, when a policy is built, so that a mistake never waits for the first failure.
+ *
+ * Promise: an unknown key is refused with the nearest name, a wrong value with what is allowed; the object given is
+ * neither changed nor kept.
+ */
+import { nearestName } from '../structures/edit-distance.js';
+import { type Clock, longestWaitMs } from './clock.js';
+import { parseDuration } from './duration.js';
+import { OptionsError } from './errors.js';
+import type { HoldfastEvent } from './events.js';
+
+/** How one option is read: what is allowed, in words, and the value as the policy wants it, or undefined if it is wrong. */
+export interface Field<T> {
+  readonly allowed: string;
+  parse(value: unknown): T | undefined;
+  /** Taken when the option is absent. Without it the option is required. */
+  readonly fallback?: { readonly value: T };
+}
+
+type Checked<Fields> = { readonly [Key in keyof Fields]: Fields[Key] extends Field<infer T> ? T : never };
+
+/** Reads an options object by its fields, or throws an {@link OptionsError} that says what is wrong. */
+export function checkOptions<const Fields extends Readonly<Record<string, Field<unknown>>>>(
+  policy: string,
+  options: unknown,
+  fields: Fields,
+): Checked<Fields> {
+  const given = options ?? {};
+  if (typeof given !== 'object' || Array.isArray(given)) {
+    throw new OptionsError(`${policy}: options must be an object, got ${show(options)}`, {
+      policy,
+      value: options,
+      allowed: 'an object',
+    });
+  }
+  const names = Object.keys(fields);
+  for (const key of Object.keys(given)) {
+    if (!names.includes(key)) throw unknownOption(policy, key, (given as Record<string, unknown>)[key], names);
+  }
+  const checked: Record<string, unknown> = {};
+  for (const name of names) {
+    checked[name] = readField(policy, name, (given as Record<string, unknown>)[name], fields[name]!);
+  }
+  return checked as Checked<Fields>;
+}
+
+/** Reads one argument that is no options object, such as the duration of `timeout('2s')`. */
+export function checkArgument<T>(policy: string, name: string, value: unknown, field: Field<T>): T {
+  return readField(policy, name, value, field);
+}
+
+/** An option that fits by itself but not with the others. */
+export function impossibleOption(policy: string, option: string, value: unknown, allowed: string): OptionsError {
+  return new OptionsError(`${policy}: option "${option}" must be ${allowed}, got ${show(value)}`, {
+    policy,
+    option,
+    value,
+    allowed,
+  });
+}
+
+function readField<T>(policy: string, name: string, value: unknown, field: Field<T>): T {
+  if (value === undefined) {
+    if (field.fallback !== undefined) return field.fallback.value;
+    throw new OptionsError(`${policy}: option "${name}" is required: ${field.allowed}`, {
+      policy,
+      option: name,
+      value,
+      allowed: field.allowed,
+    });
+  }
+  const parsed = field.parse(value);
+  if (parsed === undefined) throw impossibleOption(policy, name, value, field.allowed);
+  return parsed;
+}
+
+function unknownOption(policy: string, key: string, value: unknown, names: readonly string[]): OptionsError {
+  const nearest = nearestName(key, names);
+  const allowed = names.map((name) => `"${name}"`).join(', ');
+  const advice = nearest === undefined ? `the options are ${allowed}` : `did you mean "${nearest}"?`;
+  return new OptionsError(`${policy}: unknown option "${key}", ${advice}`, { policy, option: key, value, allowed });
+}
+
+interface Bounds {
+  readonly min?: number;
+  readonly max?: number;
+}
+
+/** Gives a field a default. */
+export function withDefault<T>(field: Field<T>, value: T): Field<T> {
+  return { ...field, fallback: { value } };
+}
+
+/** An option that may be absent. */
+export function optional<T>(field: Field<T>): Field<T | undefined> {
+  return { allowed: field.allowed, parse: (value) => field.parse(value), fallback: { value: undefined } };
+}
+
+export function integer({ min = 0, max = Number.MAX_SAFE_INTEGER }: Bounds): Field<number> {
+  const range = max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`;
+  return {
+    allowed: `an integer ${range}`,
+    parse: (value) =>
+      Number.isSafeInteger(value) && within(value as number, min, max) ? (value as number) : undefined,
+  };
+}
+
+export function number({ min = 0, max = Number.MAX_VALUE }: Bounds): Field<number> {
+  const range = max === Number.MAX_VALUE ? `of at least ${min}` : `from ${min} to ${max}`;
+  return {
+    allowed: `a number ${range}`,
+    parse: (value) => (typeof value === 'number' && within(value, min, max) ? value : undefined),
+  };
+}
+
+/** A duration, in milliseconds. */
+export function duration({ min = 1, max = longestWaitMs }: Bounds): Field<number> {
+  return {
+    allowed: `a duration such as 5000 or '5s'${min === 1 && max === longestWaitMs ? '' : `, from ${min} to ${max} ms`}`,
+    parse(value) {
+      const ms = parseDuration(value);
+      return ms !== undefined && within(ms, min, max) ? ms : undefined;
+    },
+  };
+}
+
+export function text(): Field<string> {
+  return {
+    allowed: 'a string of 1 to 200 characters',
+    parse: (value) => (typeof value === 'string' && within(value.length, 1, 200) ? value : undefined),
+  };
+}
+
+export function oneOf<const Word extends string>(words: readonly Word[]): Field<Word> {
+  return {
+    allowed: words.map((word) => `'${word}'`).join(' or '),
+    parse: (value) => words.find((word) => word === value),
+  };
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: the caller names the signature; a function's parameters cannot be checked at run time.
+export function func<Signature extends (...args: any[]) => unknown>(): Field<Signature> {
+  return { allowed: 'a function', parse: (value) => (typeof value === 'function' ? (value as Signature) : undefined) };
+}
+
+/** An object that has the methods named. */
+export function having<T>(allowed: string, ...methods: readonly (keyof T & string)[]): Field<T> {
+  return {
+    allowed,
+    parse(value) {
+      if (typeof value !== 'object' || value === null) return undefined;
+      return methods.every((method) => typeof (value as Record<string, unknown>)[method] === 'function')
+        ? (value as T)
+        : undefined;
+    },
+  };
+}
+
+/** The options that every policy takes. */
+export function commonFields<const Name extends string>(name: Name) {
+  return {
+    name: withDefault<string>(text(), name),
+    on: optional(func<(event: HoldfastEvent) => void>()),
+    clock: optional(having<Clock>('a clock such as systemClock', 'now', 'wallNow', 'schedule', 'cancel')),
+  };
+}
+
+/** Options that every policy takes. */
+export interface CommonOptions {
+  /** Names the policy in errors and events. Default: the factory's name. */
+  readonly name?: string;
+  /** Hears this policy's events. An exception in it is contained and reported once as a warning. */
+  readonly on?: (event: HoldfastEvent) => void;
+  /** The source of time. Default: the pipeline's, which is `systemClock` unless a policy of it names another. */
+  readonly clock?: Clock;
+}
+
+function within(value: number, min: number, max: number): boolean {
+  return value >= min && value <= max;
+}
+
+/** A value as an error message shows it: short, and telling `5` from `'5'`. */
+export function show(value: unknown): string {
+  if (typeof value === 'string') return value.length > 60 ? `'${value.slice(0, 57)}...'` : `'${value}'`;
+  if (typeof value === 'bigint') return `${value}n`;
+  if (typeof value === 'function') return 'a function';
+  if (Array.isArray(value)) return 'an array';
+  if (typeof value === 'object' && value !== null) return 'an object';
+  return String(value);
+}

@@ -1,0 +1,271 @@
+/**
+ * Pipeline: policies composed once, when it is built, into one function. It reads as it wraps: outermost first.
+ *
+ * Promise: an operation that throws, answers a plain value, a thenable or nothing, or rejects with anything at all is
+ * treated as an `async` function would treat it; when the caller's signal aborts, `execute` rejects at once with its reason.
+ */
+import { Call, type CallOptions, type Task } from './call.js';
+import { type Clock, systemClock } from './clock.js';
+import { type CompositionWarning, commonClock, refuseImpossible, warningsOf } from './composition.js';
+import { parseDuration } from './duration.js';
+import { OptionsError } from './errors.js';
+import { guardLayer, type Next, runTask } from './layer.js';
+import { show } from './options.js';
+import { type Outcome, rejectLater } from './outcome.js';
+import type { Guard, Policy, Strategy } from './policy.js';
+
+/** How one execution begins. Only an operation with an `idempotencyKey` may be `unsafe`: else it gets one attempt. */
+export type ExecuteOptions = Omit<CallOptions, 'unsafe' | 'idempotencyKey'> &
+  (
+    | { readonly unsafe: true; readonly idempotencyKey: string }
+    | { readonly unsafe?: false | undefined; readonly idempotencyKey?: string | undefined }
+  );
+
+/** What a pipeline is and what is doubtful about it. `String(explanation)` is the text. */
+export interface Explanation {
+  readonly warnings: readonly CompositionWarning[];
+  toString(): string;
+}
+
+/** Policies composed into one. A pipeline is itself a policy: within another one its policies stand in its place. */
+export interface Pipeline<Added = never> extends Policy<Added> {
+  /** The policies, outermost first, those of inner pipelines in their place. */
+  readonly policies: readonly Policy<unknown>[];
+  /**
+   * Runs an operation.
+   *
+   * @param task - Given its call; `({ signal }) => fetch(url, { signal })`.
+   * @param options - How this execution begins: `signal`, `deadline`, `key`, `idempotencyKey`, `unsafe`, `attributes`.
+   * @throws What the operation threw in its last attempt, or the error of the policy that ended the call.
+   */
+  execute<T>(task: Task<T>, options?: ExecuteOptions): Promise<T | Added>;
+  /** Runs an operation and answers how it ended; never rejects. Where calls are refused often it is the cheaper way. */
+  attempt<T>(task: Task<T>, options?: ExecuteOptions): Promise<Outcome<T | Added>>;
+  /** A function with the same parameters that runs through this pipeline. `this` is passed on. */
+  wrap<This, Args extends unknown[], Result>(
+    task: (this: This, ...args: Args) => Result,
+  ): (this: This, ...args: Args) => Promise<Awaited<Result> | Added>;
+  /** The order in words, and what is doubtful about it. */
+  explain(): Explanation;
+}
+
+/** What a pipeline can be made of. */
+export type AnyPolicy = Guard | Strategy<unknown> | Pipeline<unknown>;
+
+/** What the policies of a list add to the result. */
+export type AddedBy<Policies extends readonly AnyPolicy[]> = Policies[number] extends infer Each
+  ? Each extends Policy<infer Added>
+    ? Added
+    : never
+  : never;
+
+/**
+ * Composes policies, outermost first.
+ *
+ * @param policies - Guards, strategies and other pipelines, in any number. None: the operation just runs.
+ * @throws {@link OptionsError} when an argument is no policy, when two policies run on different clocks, and for the few
+ * orders that cannot be meant: two retries, a fallback inside a breaker, a timeout that is not below its deadline.
+ * @example
+ * ```ts
+ * import { deadline, exponential, pipeline, retry, timeout } from 'holdfast';
+ *
+ * const steady = pipeline(
+ *   deadline('5s'),
+ *   retry({ attempts: 3, backoff: exponential({ initial: 10, max: '1s' }) }),
+ *   timeout('1s'),
+ * );
+ * const answer = await steady.execute(async ({ attempt }) => {
+ *   if (attempt === 1) throw new Error('connection reset');
+ *   return 42;
+ * });
+ * console.log(answer, String(steady.explain()));
+ * ```
+ */
+export function pipeline<const Policies extends readonly AnyPolicy[]>(
+  ...policies: Policies
+): Pipeline<AddedBy<Policies>> {
+  return new LinkedPipeline(policies) as Pipeline<AddedBy<Policies>>;
+}
+
+class LinkedPipeline implements Pipeline<unknown> {
+  readonly name = 'pipeline';
+  readonly policies: readonly Policy<unknown>[];
+  readonly #clock: Clock;
+  readonly #run: Next;
+  /** The same with a layer in front that watches the caller's signal and deadline. */
+  readonly #runWatched: Next;
+
+  constructor(given: readonly AnyPolicy[]) {
+    this.policies = given.flatMap(flatten);
+    refuseImpossible(this.policies);
+    this.#clock = commonClock(this.policies) ?? systemClock;
+    this.#run = link(this.policies);
+    this.#runWatched = isGuard(this.policies[0])
+      ? this.#run
+      : guardLayer({ guards: [], next: this.#run, outermost: true });
+  }
+
+  execute<T>(task: Task<T>, options?: ExecuteOptions): Promise<T> {
+    try {
+      if (options !== undefined) return this.#executeWith(this.#callOf(task, options), options) as Promise<T>;
+      return this.#run(this.#callOf(task, undefined)) as Promise<T>;
+    } catch (error) {
+      return rejectLater(error);
+    }
+  }
+
+  attempt<T>(task: Task<T>, options?: ExecuteOptions): Promise<Outcome<T>> {
+    let call: Call;
+    try {
+      call = this.#callOf(task, options);
+    } catch (error) {
+      return Promise.resolve({ ok: false, error });
+    }
+    call.asOutcome = true;
+    if (options !== undefined) return this.#executeWith(call, options) as Promise<Outcome<T>>;
+    const run = this.#run(call);
+    if (this.#run === this.#runWatched) return run as Promise<Outcome<T>>;
+    return run.then(
+      (value) => ({ ok: true, value: value as T }),
+      (error) => ({ ok: false, error }),
+    );
+  }
+
+  wrap<This, Args extends unknown[], Result>(
+    task: (this: This, ...args: Args) => Result,
+  ): (this: This, ...args: Args) => Promise<Awaited<Result>> {
+    if (typeof task !== 'function') throw notAFunction('wrap', task);
+    const wrapped = this;
+    return function (this: This, ...args: Args) {
+      return wrapped.execute(() => task.apply(this, args)) as Promise<Awaited<Result>>;
+    };
+  }
+
+  explain(): Explanation {
+    const warnings = warningsOf(this.policies);
+    const steps = this.policies.map(
+      ({ name, traits }, index) => `${index + 1}. ${name}: ${traits?.summary ?? 'a policy of your own'}`,
+    );
+    const doubts = warnings.map(({ code, message }) => `Doubtful (${code}): ${message}.`);
+    const text = ['From the outside in:', ...steps, `${steps.length + 1}. the operation`, ...doubts].join('\n');
+    return { warnings, toString: () => text };
+  }
+
+  #callOf(task: Task<unknown>, options: ExecuteOptions | undefined): Call {
+    if (typeof task !== 'function') throw notAFunction('execute', task);
+    if (options === undefined) return new Call(this.#clock, task, undefined);
+    checkCallOptions(options);
+    return new Call(this.#clock, task, { ...options }, undefined, 1, instantOf(options.deadline, this.#clock));
+  }
+
+  #executeWith(call: Call, { signal, deadline }: ExecuteOptions): Promise<unknown> {
+    if (signal === undefined && deadline === undefined && !call.asOutcome) return this.#run(call);
+    if (signal !== undefined) call.followSignal(signal);
+    return this.#runWatched(call);
+  }
+}
+
+/** Builds the chain from the inside out; neighbouring guards become one layer. */
+function link(policies: readonly Policy<unknown>[]): Next {
+  let next = runTask;
+  let end = policies.length;
+  while (end > 0) {
+    const policy = policies[end - 1];
+    if (isGuard(policy)) {
+      let start = end - 1;
+      while (start > 0 && isGuard(policies[start - 1])) start--;
+      next = guardLayer({ guards: policies.slice(start, end) as Guard[], next, outermost: start === 0 });
+      end = start;
+    } else {
+      next = strategyStep(policy as Strategy<unknown>, next);
+      end--;
+    }
+  }
+  return next;
+}
+
+function strategyStep(strategy: Strategy<unknown>, next: Next): Next {
+  return (call) => {
+    try {
+      const answer = strategy.handle(call, next);
+      return answer instanceof Promise ? answer : Promise.resolve(answer);
+    } catch (error) {
+      return rejectLater(error);
+    }
+  };
+}
+
+function flatten(policy: Policy<unknown>, index: number): readonly Policy<unknown>[] {
+  if (isObject(policy)) {
+    if (Array.isArray((policy as Pipeline).policies)) return (policy as Pipeline).policies;
+    if (isGuard(policy) || typeof (policy as Strategy).handle === 'function') return [policy];
+  }
+  throw new OptionsError(
+    `pipeline: argument ${index + 1} must be a policy such as timeout('1s'), got ${show(policy)}`,
+    {
+      policy: 'pipeline',
+      option: String(index),
+      value: policy,
+      allowed: 'a guard, a strategy or a pipeline',
+    },
+  );
+}
+
+function isGuard(policy: Policy<unknown> | undefined): policy is Guard {
+  return typeof (policy as Guard | undefined)?.admit === 'function';
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null;
+}
+
+const callOptionChecks: Readonly<
+  Record<string, { readonly allowed: string; readonly fits: (value: unknown) => boolean }>
+> = {
+  signal: {
+    allowed: 'an AbortSignal',
+    fits: (value) => isObject(value) && typeof (value as AbortSignal).aborted === 'boolean',
+  },
+  deadline: {
+    allowed: "an instant of the pipeline's clock in milliseconds or a duration literal such as '2s'",
+    fits: (value) => (typeof value === 'number' ? !Number.isNaN(value) : parseDuration(value) !== undefined),
+  },
+  key: { allowed: 'a string', fits: isString },
+  idempotencyKey: { allowed: 'a string that is not empty', fits: (value) => isString(value) && value !== '' },
+  unsafe: { allowed: 'true or false', fits: (value) => typeof value === 'boolean' },
+  attributes: { allowed: 'an object', fits: isObject },
+};
+
+function isString(value: unknown): boolean {
+  return typeof value === 'string';
+}
+
+/** Looked at on each call, so it goes over the keys that are there. */
+function checkCallOptions(options: ExecuteOptions): void {
+  for (const name in options) {
+    const value = options[name as keyof ExecuteOptions];
+    const check = callOptionChecks[name];
+    if (check !== undefined && (value === undefined || check.fits(value))) continue;
+    const allowed = check?.allowed ?? Object.keys(callOptionChecks).join(', ');
+    const message =
+      check === undefined
+        ? `execute: unknown option "${name}", the options are ${allowed}`
+        : `execute: option "${name}" must be ${allowed}, got ${show(value)}`;
+    throw new OptionsError(message, { policy: 'execute', option: name, value, allowed });
+  }
+}
+
+function instantOf(deadline: ExecuteOptions['deadline'], clock: Clock): number {
+  if (deadline === undefined) return Number.POSITIVE_INFINITY;
+  if (typeof deadline === 'number') return deadline;
+  return clock.now() + (parseDuration(deadline) ?? 0);
+}
+
+function notAFunction(method: string, value: unknown): OptionsError {
+  return new OptionsError(`${method}: the operation must be a function, got ${show(value)}`, {
+    policy: method,
+    option: 'task',
+    value,
+    allowed: 'a function',
+  });
+}

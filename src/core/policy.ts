@@ -1,0 +1,86 @@
+/**
+ * Policy: the two contracts that everything in a pipeline fulfils. A guard decides whether a call may start and learns
+ * how it ended; a strategy decides how often it is made.
+ */
+import type { Call } from './call.js';
+import type { Clock } from './clock.js';
+import type { Outcome } from './outcome.js';
+
+declare const added: unique symbol;
+
+/** Anything that a pipeline is made of. `Added` is the type it may add to the result, such as a fallback's value. */
+export interface Policy<Added = never> {
+  readonly name: string;
+  /** What the rules of composition and `explain()` go by. */
+  readonly traits?: PolicyTraits;
+  /** Only for the types; never there. */
+  readonly [added]?: Added;
+}
+
+/** What a policy tells of itself. Policies of your own may leave it out; then no rule of composition concerns them. */
+export interface PolicyTraits {
+  /** What it is: `'retry'`, `'timeout'`, `'deadline'`, `'fallback'`, `'circuit-breaker'`, or a word of your own. */
+  readonly kind: string;
+  /** What it does with these options, in words: `'gives an attempt up after 1000 ms'`. */
+  readonly summary: string;
+  /** The clock it was given. A pipeline runs on one clock. */
+  readonly clock?: Clock | undefined;
+  /** When it gives a call up, in milliseconds. */
+  readonly afterMs?: number;
+  /** How many attempts it makes at most. */
+  readonly attempts?: number;
+  /** The longest wait between two attempts that it chooses itself, in milliseconds; absent when it cannot be told. */
+  readonly maxDelayMs?: number | undefined;
+  /** Whether its attempts are drawn from a budget. */
+  readonly hasBudget?: boolean;
+}
+
+/** Decides whether a call may start, and learns how it ended. Refusing is answering, not throwing. */
+export interface Guard extends Policy {
+  /** A permit, or a refusal; a promise only where the call queues. Aborting `call` must take it out of the queue. */
+  admit(call: Call): Permit | Refusal | Promise<Permit | Refusal>;
+}
+
+/** The right to run one operation. Exactly one of `settle` and `release` is called, once. */
+export interface Permit {
+  /** When the layer gives the call up: an instant of the call's clock. */
+  readonly endsAt?: number;
+  /** The error with which it gives up. Called once, then. Default: a `TimeoutError`. */
+  endReason?(): unknown;
+  /** The call ended so; what the guard learns from. */
+  settle(outcome: Outcome): void;
+  /** The call ended in a way that says nothing: its caller aborted it, or a policy inside refused it. */
+  release(): void;
+  /**
+   * The work has really ended: at once after `settle` or `release`, or, when the call was given up while its operation
+   * ran on, whenever that ended. `late` is then how the operation ended.
+   */
+  ended?(late?: Outcome): void;
+}
+
+/** A guard's no. */
+export interface Refusal {
+  /** What the caller gets: a `RejectedError`, as a rule. */
+  readonly error: unknown;
+}
+
+/** Decides how often and for how long an operation is tried. */
+export interface Strategy<Added = never> extends Policy<Added> {
+  /** Calls `next` any number of times, also at once, with this call or a child of it. `next` never throws, it rejects. */
+  handle<T>(call: Call, next: (call: Call) => Promise<T>): Promise<T | Added>;
+}
+
+/** A refusal with this error. */
+export function refuse(error: unknown): Refusal {
+  return { error };
+}
+
+/** Whether a guard's answer is a refusal. */
+export function isRefusal(answer: Permit | Refusal): answer is Refusal {
+  return !isPermit(answer);
+}
+
+/** @internal */
+export function isPermit(answer: Permit | Refusal | Promise<Permit | Refusal>): answer is Permit {
+  return typeof (answer as Permit).settle === 'function';
+}

@@ -1,0 +1,87 @@
+import { channel } from 'node:diagnostics_channel';
+import { afterEach, describe, expect, it } from 'vitest';
+import { Events } from '../../src/core/events.js';
+import { constant, fallback, type HoldfastEvent, pipeline, retry, timeout } from '../../src/index.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+const cleanups: (() => void)[] = [];
+afterEach(() => {
+  for (const cleanup of cleanups.splice(0)) cleanup();
+});
+
+function subscribe(): HoldfastEvent[] {
+  const events: HoldfastEvent[] = [];
+  const listen = (event: unknown) => events.push(event as HoldfastEvent);
+  channel('holdfast').subscribe(listen);
+  cleanups.push(() => channel('holdfast').unsubscribe(listen));
+  return events;
+}
+
+function collectWarnings(): Error[] {
+  const warnings: Error[] = [];
+  const listen = (warning: Error) => warnings.push(warning);
+  process.on('warning', listen);
+  cleanups.push(() => process.off('warning', listen));
+  return warnings;
+}
+
+/** Warnings are emitted on a later tick. */
+const nextTurn = () => new Promise(setImmediate);
+
+describe('Events', () => {
+  it('are heard only while there is a hook or a subscriber', () => {
+    expect(new Events('quiet', undefined).heard).toBe(false);
+    expect(new Events('hooked', () => {}).heard).toBe(true);
+    subscribe();
+    expect(new Events('quiet', undefined).heard).toBe(true);
+  });
+
+  it('reach the hook of their policy and the diagnostics channel "holdfast"', async () => {
+    const published = subscribe();
+    const hooked: HoldfastEvent[] = [];
+    const error = new Error('down');
+    const steady = pipeline(
+      fallback(() => 'instead', { on: (event) => hooked.push(event) }),
+      retry({ attempts: 2, backoff: constant(0), name: 'steady' }),
+    );
+    await steady.execute(() => Promise.reject(error));
+    expect(published).toEqual([
+      { type: 'retry', name: 'steady', attempt: 1, delayMs: 0, error, outcome: { ok: false, error } },
+      { type: 'retry-stopped', name: 'steady', attempts: 2, stoppedBy: 'attempts', error },
+      { type: 'fallback', name: 'fallback', error },
+    ]);
+    expect(hooked).toEqual([{ type: 'fallback', name: 'fallback', error }]);
+  });
+
+  it.each([
+    [
+      'throws',
+      () => {
+        throw new Error('bad hook');
+      },
+    ],
+    ['rejects', () => Promise.reject(new Error('bad hook'))],
+    [
+      'throws what cannot be shown',
+      () => {
+        throw Object.create(null);
+      },
+    ],
+  ])('contain a hook that %s, and report it once as a warning', async (_, on) => {
+    const published = subscribe();
+    const warnings = collectWarnings();
+    const clock = virtualClock();
+    const quick = pipeline(timeout({ after: 5, name: 'payments', clock, on }));
+    for (let call = 0; call < 3; call++) {
+      const running = quick.attempt(() => new Promise(() => {}));
+      await clock.advance(5);
+      expect(await running).toMatchObject({ error: { code: 'ERR_TIMEOUT' } });
+    }
+    await nextTurn();
+    expect(warnings.filter((warning) => (warning as { code?: string }).code === 'HOLDFAST_HOOK_FAILED')).toHaveLength(
+      1,
+    );
+    expect(published.filter(({ type }) => type === 'hook-failed')).toHaveLength(3);
+    expect(published.find(({ type }) => type === 'hook-failed')).toMatchObject({ name: 'payments', hook: 'on' });
+  });
+});

@@ -1,0 +1,374 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import {
+  type Call,
+  DeadlineTooShortError,
+  deadline,
+  type Guard,
+  isRefusal,
+  type Outcome,
+  type Permit,
+  pipeline,
+  type Refusal,
+  RejectedError,
+  refuse,
+  retry,
+  type Strategy,
+  TimeoutError,
+  timeout,
+} from '../../src/index.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+type Told = readonly [what: 'settle' | 'release' | 'ended', outcome?: Outcome];
+
+/** A guard that writes down what its permits are told. */
+function recorder(name: string, extra: Partial<Permit> = {}): Guard & { readonly told: Told[]; admitted: number } {
+  const told: Told[] = [];
+  return {
+    name,
+    told,
+    admitted: 0,
+    admit() {
+      this.admitted++;
+      return {
+        ...extra,
+        settle: (outcome) => told.push(['settle', outcome]),
+        release: () => told.push(['release']),
+        ended: (late) => told.push(late === undefined ? ['ended'] : ['ended', late]),
+      };
+    },
+  };
+}
+
+function deferred<T>() {
+  let resolve!: (value: T) => void;
+  let reject!: (error: unknown) => void;
+  const promise = new Promise<T>((yes, no) => {
+    resolve = yes;
+    reject = no;
+  });
+  return { promise, resolve, reject };
+}
+
+const passOn: Strategy = { name: 'passOn', handle: (call, next) => next(call) };
+const full = new RejectedError('ERR_FULL', 'full', { policy: 'full' });
+const refusing: Guard = { name: 'refusing', admit: () => refuse(full) };
+
+describe('a layer of guards', () => {
+  it('settles each permit with the outcome, then tells it that the work has ended', async () => {
+    const [first, second] = [recorder('first'), recorder('second')];
+    await pipeline(first, second).execute(() => 1);
+    const error = new Error('x');
+    await pipeline(first, second).attempt(() => Promise.reject(error));
+    const expected: Told[] = [
+      ['settle', { ok: true, value: 1 }],
+      ['ended'],
+      ['settle', { ok: false, error }],
+      ['ended'],
+    ];
+    expect(first.told).toEqual(expected);
+    expect(second.told).toEqual(expected);
+  });
+
+  it('gives permits back when a guard further in refuses, and does not begin', async () => {
+    const [outer, inner] = [recorder('outer'), recorder('inner')];
+    let calls = 0;
+    await expect(pipeline(outer, refusing, inner).execute(() => calls++)).rejects.toBe(full);
+    expect(outer.told).toEqual([['release'], ['ended']]);
+    expect([inner.admitted, calls]).toEqual([0, 0]);
+  });
+
+  it('gives permits back when a guard further in throws or rejects', async () => {
+    const error = new Error('broken guard');
+    const throwing: Guard = {
+      name: 'throwing',
+      admit() {
+        throw error;
+      },
+    };
+    for (const broken of [throwing, { name: 'rejecting', admit: () => Promise.reject(error) }]) {
+      const outer = recorder('outer');
+      await expect(pipeline(outer, broken).execute(() => 1)).rejects.toBe(error);
+      expect(outer.told).toEqual([['release'], ['ended']]);
+    }
+  });
+
+  it('releases the permits around a refusal of a layer inside: it says nothing about the service', async () => {
+    const outer = recorder('outer');
+    await expect(pipeline(outer, passOn, refusing).execute(() => 1)).rejects.toBe(full);
+    expect(outer.told).toEqual([['release'], ['ended']]);
+  });
+
+  it('releases the permits when the caller aborts', async () => {
+    const guard = recorder('guard');
+    const controller = new AbortController();
+    const work = deferred<number>();
+    const running = pipeline(guard).attempt(() => work.promise, { signal: controller.signal });
+    controller.abort('gone');
+    expect(await running).toEqual({ ok: false, error: 'gone' });
+    expect(guard.told).toEqual([['release']]);
+    work.resolve(1);
+    await work.promise;
+    expect(guard.told).toEqual([['release'], ['ended', { ok: true, value: 1 }]]);
+  });
+
+  it.each([
+    ['in the same layer', (end: Guard, guard: Guard) => pipeline(end, guard)],
+    ['in the same layer, further in', (end: Guard, guard: Guard) => pipeline(guard, end)],
+    ['in a layer around it', (end: Guard, guard: Guard) => pipeline(end, passOn, guard)],
+  ])('settles a permit with the error of a timeout %s, at once', async (_, build) => {
+    const clock = virtualClock();
+    const guard = recorder('guard');
+    const work = deferred<number>();
+    const running = build(timeout({ after: 10, clock }), guard).attempt(() => work.promise);
+    await clock.advance(10);
+    const outcome = await running;
+    expect(outcome).toMatchObject({ ok: false, error: expect.any(TimeoutError) });
+    expect(guard.told).toEqual([['settle', outcome]]);
+    work.reject(new Error('late'));
+    await work.promise.catch(() => {});
+    await clock.flush();
+    expect(guard.told).toHaveLength(2);
+    expect(guard.told[1]).toMatchObject(['ended', { ok: false }]);
+  });
+
+  it('tells an outer permit that the work has ended only when what an inner layer gave up has ended, too', async () => {
+    const clock = virtualClock();
+    const guard = recorder('guard');
+    const works = [deferred<number>(), deferred<number>()];
+    const backoff = () => 0;
+    const running = pipeline(guard, retry({ attempts: 2, backoff, clock }), timeout({ after: 10 })).attempt(
+      ({ attempt }) => works[attempt - 1]?.promise,
+    );
+    await clock.advance(30);
+    expect(await running).toMatchObject({ ok: false, error: expect.any(TimeoutError) });
+    expect(guard.told.map(([what]) => what)).toEqual(['settle']);
+    works[0]?.resolve(1);
+    await clock.flush();
+    expect(guard.told.map(([what]) => what)).toEqual(['settle']);
+    works[1]?.resolve(2);
+    await clock.flush();
+    expect(guard.told.map(([what]) => what)).toEqual(['settle', 'ended']);
+  });
+
+  it('rejects with what a permit throws, and settles the others all the same', async () => {
+    const broken = new Error('broken handles');
+    const throwing: Guard = {
+      name: 'throwing',
+      admit: () => ({
+        settle() {
+          throw broken;
+        },
+        release() {},
+      }),
+    };
+    const [outer, inner] = [recorder('outer'), recorder('inner')];
+    await expect(pipeline(outer, throwing, inner).execute(() => 1)).rejects.toBe(broken);
+    expect([outer.told[0]?.[0], inner.told[0]?.[0]]).toEqual(['settle', 'settle']);
+  });
+
+  it('ends the call at the nearest end of all permits, with the reason of that permit', async () => {
+    const clock = virtualClock();
+    const mine: Guard = { name: 'mine', admit: () => ({ endsAt: 5, settle() {}, release() {} }) };
+    const outcomes = [
+      pipeline(timeout({ after: 20, clock }), mine, timeout({ after: 10, name: 'ten' })).attempt(
+        () => new Promise(() => {}),
+      ),
+      pipeline(timeout({ after: 20, clock }), timeout({ after: 10, name: 'ten' })).attempt(() => new Promise(() => {})),
+    ];
+    await clock.advance(5);
+    expect(await outcomes[0]).toMatchObject({ error: { code: 'ERR_TIMEOUT', policy: 'mine', afterMs: undefined } });
+    await clock.advance(5);
+    expect(await outcomes[1]).toMatchObject({ error: { code: 'ERR_TIMEOUT', policy: 'ten', afterMs: 10 } });
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('reads the clock once, however many guards ask', async () => {
+    const clock = virtualClock();
+    let reads = 0;
+    const counting = { ...clock, now: () => (reads++, 0), wallNow: () => 0, schedule() {}, cancel() {} };
+    await pipeline(deadline({ after: 50, clock: counting }), timeout(20), timeout(10)).execute(() => 1);
+    expect(reads).toBe(1);
+  });
+
+  it('ends only the calls inside: a retry around it goes on', async () => {
+    const clock = virtualClock();
+    const signals: AbortSignal[] = [];
+    const running = pipeline(retry({ attempts: 2, backoff: () => 0, clock }), timeout(10)).execute((call) => {
+      signals.push(call.signal);
+      return call.attempt === 1 ? new Promise(() => {}) : 'second';
+    });
+    await clock.runAll();
+    expect(await running).toBe('second');
+    expect(signals.map(({ aborted }) => aborted)).toEqual([true, false]);
+  });
+
+  describe('with a guard that queues', () => {
+    /** Lets calls wait until `let(n)`. */
+    function queue(): Guard & { readonly waiting: ((answer: Permit | Refusal) => void)[]; readonly calls: Call[] } {
+      const waiting: ((answer: Permit | Refusal) => void)[] = [];
+      const calls: Call[] = [];
+      return {
+        name: 'queue',
+        waiting,
+        calls,
+        admit(call) {
+          calls.push(call);
+          return new Promise((resolve) => waiting.push(resolve));
+        },
+      };
+    }
+
+    it('begins when it is let in, and goes on to the guards further in', async () => {
+      const [line, inner] = [queue(), recorder('inner')];
+      const running = pipeline(line, inner).execute(() => 1);
+      expect(inner.admitted).toBe(0);
+      line.waiting[0]?.({ settle() {}, release() {} });
+      expect(await running).toBe(1);
+      expect(inner.admitted).toBe(1);
+    });
+
+    it('passes on a refusal after waiting', async () => {
+      const [outer, line] = [recorder('outer'), queue()];
+      const running = pipeline(outer, line).attempt(() => 1);
+      line.waiting[0]?.(refuse(full));
+      expect(await running).toEqual({ ok: false, error: full });
+      expect(outer.told).toEqual([['release'], ['ended']]);
+    });
+
+    it('does not count the wait for a timeout further in, but for a deadline further out', async () => {
+      const clock = virtualClock();
+      const line = queue();
+      const running = pipeline(deadline({ after: 100, clock }), line, timeout(50)).attempt(() => new Promise(() => {}));
+      await clock.advance(40);
+      line.waiting[0]?.({ settle() {}, release() {} });
+      await clock.advance(49);
+      expect(clock.nextTimerAt).toBe(90);
+      await clock.advance(1);
+      expect(await running).toMatchObject({ error: expect.any(TimeoutError) });
+
+      const waiting = pipeline(deadline({ after: 100, clock }), line, timeout(50)).attempt(() => 1);
+      await clock.advance(100);
+      expect(await waiting).toMatchObject({ error: { code: 'ERR_DEADLINE_EXCEEDED' } });
+      expect(clock.pendingTimers).toBe(0);
+    });
+
+    it('takes an aborted call out of the line and gives back a place that comes too late', async () => {
+      const controller = new AbortController();
+      const [outer, line] = [recorder('outer'), queue()];
+      let calls = 0;
+      const running = pipeline(outer, line).attempt(() => calls++, { signal: controller.signal });
+      const { signal } = line.calls[0]!;
+      controller.abort('gone');
+      expect(signal.aborted).toBe(true);
+      expect(await running).toEqual({ ok: false, error: 'gone' });
+      const told: string[] = [];
+      line.waiting[0]?.({
+        settle: () => told.push('settle'),
+        release: () => told.push('release'),
+        ended: () => told.push('ended'),
+      });
+      await Promise.resolve();
+      expect(told).toEqual(['release', 'ended']);
+      expect(outer.told).toEqual([['release'], ['ended']]);
+      expect(calls).toBe(0);
+    });
+
+    it('learns nothing about the service from a call whose time ran out in the line', async () => {
+      const clock = virtualClock();
+      const [outer, line] = [recorder('outer'), queue()];
+      const running = pipeline(deadline({ after: 10, clock }), outer, line).attempt(() => 1);
+      await clock.runAll();
+      await running;
+      expect(outer.told).toEqual([['release'], ['ended']]);
+    });
+  });
+
+  it('tells each permit of any call exactly once how it ended, and at last that the work has ended; no timer is left', async () => {
+    const chance = fc.constantFrom('value', 'error', 'hang', 'late value', 'late error');
+    const shapes = fc.record({
+      operation: chance,
+      abortAt: fc.option(fc.integer({ min: 0, max: 60 })),
+      outerMs: fc.integer({ min: 1, max: 60 }),
+      innerMs: fc.integer({ min: 1, max: 60 }),
+      waitMs: fc.option(fc.integer({ min: 0, max: 40 })),
+      attempts: fc.integer({ min: 1, max: 3 }),
+      refusesAt: fc.option(fc.integer({ min: 1, max: 3 })),
+    });
+    await fc.assert(
+      fc.asyncProperty(shapes, async ({ operation, abortAt, outerMs, innerMs, waitMs, attempts, refusesAt }) => {
+        const clock = virtualClock();
+        const guards = [recorder('outer'), recorder('inner')] as const;
+        let admissions = 0;
+        const line: Guard = {
+          name: 'line',
+          admit() {
+            if (++admissions === refusesAt) return refuse(full);
+            const permit = { settle() {}, release() {} };
+            return waitMs === null ? permit : clock.sleep(waitMs).then(() => permit);
+          },
+        };
+        const controller = new AbortController();
+        const all = pipeline(
+          guards[0],
+          timeout({ after: outerMs, clock }),
+          retry({ attempts, backoff: () => 3 }),
+          guards[1],
+          line,
+          timeout(innerMs),
+        );
+        const running = all.attempt(
+          async () => {
+            if (operation === 'hang') return await clock.sleep(500);
+            if (operation.startsWith('late')) await clock.sleep(25);
+            if (operation.endsWith('error')) throw new Error(operation);
+            return undefined;
+          },
+          { signal: controller.signal },
+        );
+        if (abortAt !== null) {
+          await clock.advance(abortAt);
+          controller.abort('gone');
+        }
+        await clock.runAll();
+        await running;
+        for (const { told, admitted } of guards) {
+          const ends = told.filter(([what]) => what !== 'ended').length;
+          expect([ends, told.length - ends]).toEqual([admitted, admitted]);
+        }
+        expect(guards[0].admitted).toBe(1);
+        expect(guards[0].told.at(-1)?.[0]).toBe('ended');
+        expect(clock.pendingTimers).toBe(0);
+      }),
+      { seed: 5, numRuns: 300 },
+    );
+  });
+});
+
+describe('isRefusal', () => {
+  it('tells a refusal from a permit', () => {
+    expect(isRefusal(refuse(full))).toBe(true);
+    expect(isRefusal({ settle() {}, release() {} })).toBe(false);
+    expect(isRefusal(timeout(5).admit())).toBe(false);
+  });
+});
+
+describe('timeout and deadline', () => {
+  it('refuse a call whose deadline has passed, so that nothing is begun', async () => {
+    const clock = virtualClock();
+    for (const guard of [timeout({ after: 5, clock }), deadline({ after: 5, clock })]) {
+      let calls = 0;
+      const late: Strategy = {
+        name: 'late',
+        async handle(call, next) {
+          call.deadlineMs = -1;
+          return await next(call);
+        },
+      };
+      const running = pipeline(late, guard).attempt(() => calls++);
+      await clock.runAll();
+      expect(await running).toMatchObject({ error: expect.any(DeadlineTooShortError) });
+      expect(calls).toBe(0);
+    }
+  });
+});

@@ -1,0 +1,440 @@
+import { describe, expect, it } from 'vitest';
+import {
+  type Call,
+  DeadlineExceededError,
+  DeadlineTooShortError,
+  deadline,
+  fallback,
+  type Guard,
+  OptionsError,
+  pipeline,
+  retry,
+  type Strategy,
+  TimeoutError,
+  timeout,
+} from '../../src/index.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+const hangs = () => new Promise<never>(() => {});
+
+/** A strategy that only passes on, so that the next guards become a layer of their own. */
+const passOn: Strategy = { name: 'passOn', handle: (call, next) => next(call) };
+
+describe('pipeline', () => {
+  describe.each([
+    ['empty', pipeline()],
+    ['of a guard', pipeline(timeout('1m'))],
+    ['of a strategy', pipeline(passOn)],
+    ['of both', pipeline(timeout('2m'), passOn, timeout('1m'))],
+  ])('%s', (_, policies) => {
+    it('answers what the operation answers: a value, a promise, a thenable, nothing', async () => {
+      expect(await policies.execute(() => 1)).toBe(1);
+      expect(await policies.execute(async () => 2)).toBe(2);
+      expect(
+        await policies.execute(
+          () => ({ then: (resolve: (value: number) => void) => resolve(3) }) as PromiseLike<number>,
+        ),
+      ).toBe(3);
+      expect(await policies.execute(() => {})).toBeUndefined();
+    });
+
+    it.each([[new Error('x')], ['text'], [undefined], [null], [0]])(
+      'rejects with what the operation threw or rejected with: %s',
+      async (reason) => {
+        const thrown = await policies
+          .execute(() => {
+            throw reason;
+          })
+          .catch((error) => ({ error }));
+        expect(thrown).toEqual({ error: reason });
+        expect(await policies.execute(() => Promise.reject(reason)).catch((error) => ({ error }))).toEqual({
+          error: reason,
+        });
+      },
+    );
+
+    it('rejects, as a thenable does', async () => {
+      const thenable = {
+        then: (_resolve: unknown, reject: (error: unknown) => void) => reject('no'),
+      } as PromiseLike<never>;
+      await expect(policies.execute(() => thenable)).rejects.toBe('no');
+    });
+
+    it('answers an outcome from attempt and never rejects', async () => {
+      expect(await policies.attempt(() => 1)).toEqual({ ok: true, value: 1 });
+      const error = new Error('x');
+      expect(await policies.attempt(() => Promise.reject(error))).toEqual({ ok: false, error });
+      expect(await policies.attempt(() => 1, { key: 'k', signal: new AbortController().signal })).toEqual({
+        ok: true,
+        value: 1,
+      });
+      expect(await policies.attempt(5 as never)).toMatchObject({ ok: false, error: { code: 'ERR_OPTIONS' } });
+    });
+
+    it('rejects at once with the reason of a signal that aborts, and leaves no listener behind', async () => {
+      const controller = new AbortController();
+      const reason = new Error('user left');
+      let seen: Call | undefined;
+      const running = policies.execute(
+        (call) => {
+          seen = call;
+          return hangs();
+        },
+        { signal: controller.signal },
+      );
+      controller.abort(reason);
+      await expect(running).rejects.toBe(reason);
+      expect(seen?.signal.reason).toBe(reason);
+      expect(seen?.aborted).toBe(true);
+    });
+
+    it('does not begin when the signal has aborted before', async () => {
+      let calls = 0;
+      const reason = new Error('too late');
+      await expect(policies.execute(() => calls++, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+      expect(calls).toBe(0);
+    });
+
+    it('listens to the signal of the caller only while it runs', async () => {
+      const { signal } = new AbortController();
+      const added: unknown[] = [];
+      const removed: unknown[] = [];
+      const watched = Object.assign(signal, {
+        addEventListener: (_: string, listener: unknown) => added.push(listener),
+        removeEventListener: (_: string, listener: unknown) => removed.push(listener),
+      });
+      await policies.execute(() => 1, { signal: watched });
+      await policies.attempt(() => Promise.reject(new Error('x')), { signal: watched });
+      expect(added).toHaveLength(2);
+      expect(removed).toEqual(added);
+    });
+
+    it('does not abort the signal of an operation that has succeeded', async () => {
+      const signal = await policies.execute((call) => call.signal);
+      expect(signal.aborted).toBe(false);
+    });
+
+    it('tells the operation what the caller told', async () => {
+      const told = await policies.execute(
+        ({ key, idempotencyKey, unsafe, attributes, attempt }) => ({
+          key,
+          idempotencyKey,
+          unsafe,
+          attributes,
+          attempt,
+        }),
+        {
+          key: 'tenant',
+          idempotencyKey: 'order-1',
+          unsafe: true,
+          attributes: { route: '/pay' },
+        },
+      );
+      expect(told).toEqual({
+        key: 'tenant',
+        idempotencyKey: 'order-1',
+        unsafe: true,
+        attributes: { route: '/pay' },
+        attempt: 1,
+      });
+    });
+
+    it('wraps a function, its parameters and its this', async () => {
+      const till = {
+        factor: 2,
+        charge: policies.wrap(async function (this: { factor: number }, cents: number, currency: string) {
+          return `${cents * this.factor} ${currency}`;
+        }),
+      };
+      expect(await till.charge(21, 'EUR')).toBe('42 EUR');
+    });
+  });
+
+  it('runs the policies outermost first', async () => {
+    const order: string[] = [];
+    const watching = (name: string): Strategy => ({
+      name,
+      async handle(call, next) {
+        order.push(`${name} in`);
+        const value = await next(call);
+        order.push(`${name} out`);
+        return value;
+      },
+    });
+    const guarding = (name: string): Guard => ({
+      name,
+      admit() {
+        order.push(`${name} in`);
+        return { settle: () => order.push(`${name} out`), release() {} };
+      },
+    });
+    await pipeline(guarding('a'), guarding('b'), watching('c'), guarding('d')).execute(() => order.push('operation'));
+    expect(order.slice(0, 5)).toEqual(['a in', 'b in', 'c in', 'd in', 'operation']);
+    expect(order.slice(5)).toEqual(['d out', 'c out', 'a out', 'b out']);
+  });
+
+  it('takes another pipeline for the policies it is made of', () => {
+    const inner = pipeline(retry(), timeout('1s'));
+    expect(pipeline(deadline('5s'), inner).policies.map(({ name }) => name)).toEqual(['deadline', 'retry', 'timeout']);
+    expect(() => pipeline(retry(), inner)).toThrow(OptionsError);
+  });
+
+  it('contains a strategy that throws instead of rejecting, or answers no promise', async () => {
+    const broken: Strategy = {
+      name: 'broken',
+      handle() {
+        throw new Error('broken');
+      },
+    };
+    await expect(pipeline(broken).execute(() => 1)).rejects.toThrow('broken');
+    const direct: Strategy<string> = { name: 'direct', handle: () => 'direct' as never };
+    expect(await pipeline(direct).execute(() => 1)).toBe('direct');
+  });
+
+  it.each([
+    [
+      { signl: 1 },
+      'execute: unknown option "signl", the options are signal, deadline, key, idempotencyKey, unsafe, attributes',
+    ],
+    [{ signal: 5 }, 'execute: option "signal" must be an AbortSignal, got 5'],
+    [
+      { deadline: Number.NaN },
+      "execute: option \"deadline\" must be an instant of the pipeline's clock in milliseconds or a duration literal such as '2s', got NaN",
+    ],
+    [{ key: 5 }, 'execute: option "key" must be a string, got 5'],
+    [{ unsafe: 'yes', idempotencyKey: 'k' }, 'execute: option "unsafe" must be true or false, got \'yes\''],
+    [{ idempotencyKey: '' }, 'execute: option "idempotencyKey" must be a string that is not empty, got \'\''],
+  ])('refuses options of a call such as %j before the operation runs', async (options, message) => {
+    let calls = 0;
+    await expect(pipeline().execute(() => calls++, options as never)).rejects.toThrow(message);
+    expect(calls).toBe(0);
+  });
+
+  it('refuses an operation that is no function', async () => {
+    await expect(pipeline().execute(undefined as never)).rejects.toThrow(
+      'execute: the operation must be a function, got undefined',
+    );
+    expect(() => pipeline().wrap(5 as never)).toThrow('wrap: the operation must be a function, got 5');
+  });
+
+  it('lets an error nobody handles be reported as such', async () => {
+    const reported: unknown[] = [];
+    const listen = (reason: unknown) => reported.push(reason);
+    const others = process.rawListeners('unhandledRejection');
+    process.removeAllListeners('unhandledRejection');
+    process.on('unhandledRejection', listen);
+    const error = new Error('nobody cares');
+    void pipeline(timeout('1m')).execute(() => Promise.reject(error), { signal: new AbortController().signal });
+    void pipeline().execute(() => {
+      throw error;
+    });
+    await new Promise(setImmediate);
+    process.off('unhandledRejection', listen);
+    for (const other of others) process.on('unhandledRejection', other as never);
+    expect(reported).toEqual([error, error]);
+  });
+
+  describe('with a deadline of the call', () => {
+    it('ends the call at the instant given, on the clock of its policies', async () => {
+      const clock = virtualClock({ now: 1_000 });
+      const running = pipeline(timeout({ after: '1m', clock })).attempt(hangs, { deadline: 1_500 });
+      await clock.advance(499);
+      expect(clock.pendingTimers).toBe(1);
+      await clock.advance(1);
+      expect(await running).toMatchObject({
+        ok: false,
+        error: { code: 'ERR_DEADLINE_EXCEEDED', policy: 'pipeline', afterMs: undefined },
+      });
+    });
+
+    it('takes a literal for a time span, and needs no policy for it', async () => {
+      const clock = virtualClock();
+      const running = pipeline(retry({ attempts: 1, clock })).attempt((call) => [call.deadline, hangs()][1], {
+        deadline: '2s',
+      });
+      await clock.advance('2s');
+      expect(await running).toMatchObject({ ok: false, error: expect.any(DeadlineExceededError) });
+    });
+
+    it('does not begin when no time is left', async () => {
+      const clock = virtualClock({ now: 1_000 });
+      let calls = 0;
+      const outcome = await pipeline(timeout({ after: '1m', clock })).attempt(() => calls++, { deadline: 990 });
+      expect(outcome).toMatchObject({ ok: false, error: expect.any(DeadlineTooShortError) });
+      expect(outcome).toMatchObject({ error: { remainingMs: -10 } });
+      expect(calls).toBe(0);
+    });
+  });
+
+  describe('explain', () => {
+    it('tells the order in words', () => {
+      const text = String(pipeline(deadline('5s'), retry({ attempts: 3 }), passOn, timeout('1s')).explain());
+      expect(text).toBe(
+        [
+          'From the outside in:',
+          '1. deadline: ends the whole call after 5000 ms',
+          '2. retry: makes up to 3 attempts, waiting 100 to 5000 ms with full jitter',
+          '3. passOn: a policy of your own',
+          '4. timeout: gives an attempt up after 1000 ms and aborts its signal',
+          '5. the operation',
+          'Doubtful (retry-without-budget): "retry" may send 3 times the load to a service that is down; give it a budget: retryBudget().',
+          'Doubtful (attempts-exceed-deadline): 3 attempts of 1000 ms with waits up to 5000 ms take up to 13000 ms; the call ends after 5000 ms, so the last ones may never be made.',
+        ].join('\n'),
+      );
+    });
+
+    it('has no doubt about an empty pipeline', () => {
+      expect(pipeline().explain().warnings).toEqual([]);
+    });
+  });
+});
+
+describe('composition', () => {
+  const breaker: Guard = {
+    name: 'breaker',
+    traits: { kind: 'circuit-breaker', summary: '' },
+    admit: () => ({ settle() {}, release() {} }),
+  };
+
+  it.each<[string, () => unknown]>([
+    [
+      'pipeline: two retries in one pipeline multiply their attempts; leave out "second"',
+      () => pipeline(retry(), timeout('1s'), retry({ name: 'second' })),
+    ],
+    [
+      'pipeline: "fallback" inside "breaker" hides every failure from it; put the fallback first',
+      () =>
+        pipeline(
+          breaker,
+          fallback(() => 1),
+        ),
+    ],
+    [
+      'pipeline: "timeout" (5000 ms) must be below the deadline around it (5000 ms)',
+      () => pipeline(deadline('5s'), retry(), timeout('5s')),
+    ],
+    [
+      'pipeline: "retry" runs on another clock than a policy before it; give all of them the same one',
+      () => pipeline(timeout({ after: 1, clock: virtualClock() }), retry({ clock: virtualClock() })),
+    ],
+  ])('refuses: %s', (message, build) => {
+    expect(build).toThrow(new OptionsError(message, { policy: 'pipeline', value: undefined, allowed: '' }).message);
+  });
+
+  it('accepts the same policies in an order that can be meant', () => {
+    const clock = virtualClock();
+    pipeline(
+      fallback(() => 1),
+      deadline({ after: '5s', clock }),
+      retry({ clock }),
+      breaker,
+      timeout({ after: '4999ms' }),
+    );
+    pipeline(timeout('5s'), deadline('5s'));
+  });
+
+  it.each<[string, (Guard | Strategy<unknown>)[]]>([
+    ['retry-without-deadline', [retry()]],
+    ['deadline-inside-retry', [retry(), deadline('1s')]],
+    ['fallback-inside-retry', [retry(), fallback(() => 1)]],
+    ['timeout-never-reached', [timeout('1s'), timeout('2s')]],
+    ['attempts-exceed-deadline', [deadline('2s'), retry({ attempts: 3 }), timeout('1s')]],
+  ])('doubts: %s', (code, policies) => {
+    expect(
+      pipeline(...policies)
+        .explain()
+        .warnings.map((warning) => warning.code),
+    ).toContain(code);
+  });
+
+  it('has no doubt about the order it recommends', () => {
+    const budget = { balance: 1, deposit() {}, tryWithdraw: () => true };
+    const backoff = Object.assign(() => 10, { maxMs: 10 });
+    expect(
+      pipeline(
+        fallback(() => 1),
+        deadline('5s'),
+        retry({ attempts: 3, backoff, budget }),
+        breaker,
+        timeout('1s'),
+      ).explain().warnings,
+    ).toEqual([]);
+    expect(
+      pipeline(timeout('3s'), retry({ budget }), timeout('3s'))
+        .explain()
+        .warnings.map(({ code }) => code),
+    ).not.toContain('timeout-never-reached');
+  });
+});
+
+describe('Call', () => {
+  it('tells a child of the abort of its parent, and not the other way round', async () => {
+    await pipeline().execute((call) => {
+      const child = call.child({ attempt: 2, key: 'k' });
+      expect([child.attempt, child.key, child.parent]).toEqual([2, 'k', call]);
+      const { signal } = child;
+      child.child().abort('grandchild');
+      expect(signal.aborted).toBe(false);
+      call.abort('parent');
+      expect([signal.aborted, signal.reason, child.reason]).toEqual([true, 'parent', 'parent']);
+    });
+  });
+
+  it('knows of an abort from before it was asked for its signal', async () => {
+    await pipeline().execute((call) => {
+      const child = call.child();
+      call.abort('early');
+      expect([child.aborted, child.signal.aborted, child.signal.reason]).toEqual([true, true, 'early']);
+    });
+  });
+
+  it('keeps its first reason, and has an AbortError by default', async () => {
+    await pipeline().execute((call) => {
+      call.abort();
+      call.abort('second');
+      expect(call.reason).toMatchObject({ name: 'AbortError' });
+      expect(call.signal.reason).toBe(call.reason);
+    });
+  });
+
+  it('tells how much time is left, never less than none', async () => {
+    const clock = virtualClock();
+    const bounded = pipeline(deadline({ after: 100, clock }));
+    let call: Call | undefined;
+    const running = bounded.attempt((given) => {
+      call = given;
+      return hangs();
+    });
+    await clock.advance(40);
+    expect([call?.deadline, call?.remainingMs]).toEqual([100, 60]);
+    await clock.advance(100);
+    expect(call?.remainingMs).toBe(0);
+    await running;
+    expect(await pipeline().execute((free) => [free.deadline, free.remainingMs])).toEqual([
+      Number.POSITIVE_INFINITY,
+      Number.POSITIVE_INFINITY,
+    ]);
+  });
+
+  it('reaches the operation of an inner pipeline with the reason of the outer one', async () => {
+    const clock = virtualClock();
+    const inner = pipeline(timeout({ after: '1m', clock }));
+    let reason: unknown;
+    const running = pipeline(timeout({ after: 10, clock, name: 'outer' })).attempt((call) =>
+      inner.execute(
+        (innermost) => {
+          innermost.signal.addEventListener('abort', () => {
+            reason = innermost.reason;
+          });
+          return hangs();
+        },
+        { signal: call.signal, deadline: call.deadline },
+      ),
+    );
+    await clock.runAll();
+    const outcome = await running;
+    expect(outcome).toMatchObject({ ok: false, error: expect.any(TimeoutError) });
+    expect(reason).toBe(!outcome.ok && outcome.error);
+    expect(clock.pendingTimers).toBe(0);
+  });
+});

@@ -1,0 +1,67 @@
+/**
+ * Deadline: bounds a whole call, with all its attempts and waits.
+ *
+ * Promise: of nested deadlines the nearest holds; what cannot be started in time is refused instead of begun.
+ */
+import type { Call } from '../core/call.js';
+import { systemClock } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { DeadlineExceededError } from '../core/errors.js';
+import { Events } from '../core/events.js';
+import { type CommonOptions, checkOptions, commonFields, duration } from '../core/options.js';
+import type { Guard, Permit, Refusal } from '../core/policy.js';
+import { afterOptions, refuseTooLate } from './timeout.js';
+
+/** Options of {@link deadline}. */
+export interface DeadlineOptions extends CommonOptions {
+  /** Time allowed for the whole call: milliseconds or a literal such as `'5s'`, from 1 ms to 24.8 days. */
+  readonly after: Duration;
+}
+
+/** A guard whose permits end the whole call. Outside a pipeline `admit()` works without a call. */
+export interface DeadlineGuard extends Guard {
+  admit(call?: Call): Permit | Refusal;
+}
+
+/**
+ * Bounds a whole call, with all its attempts and waits, and tells everything inside how much time is left.
+ *
+ * Put it around a retry. A call that comes with a nearer deadline (`execute(fn, { deadline })`) keeps that one.
+ *
+ * @param after - Time allowed: milliseconds, or a literal such as `'5s'`, from 1 ms to 24.8 days; or
+ * `{ after, name, on, clock }`.
+ * @throws {@link DeadlineExceededError} `ERR_DEADLINE_EXCEEDED` from the call, when the time has passed.
+ * @throws {@link DeadlineTooShortError} `ERR_DEADLINE_TOO_SHORT` from the call, when no time is left to start it.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { deadline, pipeline, retry } from 'holdfast';
+ *
+ * const bounded = pipeline(deadline('50ms'), retry({ attempts: 100 }));
+ * const outcome = await bounded.attempt(() => Promise.reject(new Error('down')));
+ * console.log(outcome.ok); // false, after at most 50 ms
+ * ```
+ */
+export function deadline(after: Duration | DeadlineOptions): DeadlineGuard {
+  const options = checkOptions('deadline', afterOptions(after), { after: duration({}), ...commonFields('deadline') });
+  const { name, after: afterMs, clock } = options;
+  const events = new Events(name, options.on);
+  const plan = { name, events };
+  return {
+    name,
+    traits: { kind: 'deadline', summary: `ends the whole call after ${afterMs} ms`, clock, afterMs },
+    admit(call) {
+      const nowMs = call === undefined ? (clock ?? systemClock).now() : call.admissionMs();
+      if (call !== undefined && nowMs >= call.deadlineMs) return refuseTooLate(plan, call.deadlineMs - nowMs);
+      return {
+        endsAt: nowMs + afterMs,
+        endReason() {
+          if (events.heard) events.emit({ type: 'deadline-exceeded', name, afterMs });
+          return new DeadlineExceededError({ policy: name, afterMs });
+        },
+        settle() {},
+        release() {},
+      };
+    },
+  };
+}

@@ -1,0 +1,72 @@
+/**
+ * Fallback: answers in place of an error.
+ *
+ * Promise: a call that its caller has aborted gets no fallback; what the fallback itself throws is what the caller gets.
+ */
+import type { Call } from '../core/call.js';
+import { Events } from '../core/events.js';
+import { type CommonOptions, checkArgument, checkOptions, commonFields, func, withDefault } from '../core/options.js';
+import { type Handles, handlesThrows, judge, type Outcome } from '../core/outcome.js';
+import type { Strategy } from '../core/policy.js';
+
+/** Options of {@link fallback}. */
+export interface FallbackOptions extends CommonOptions {
+  /**
+   * Which outcomes are answered by the fallback. Default: every error, refusals of the policies inside among them.
+   * It is never asked about an abort by the caller.
+   */
+  readonly handles?: Handles;
+}
+
+/**
+ * Answers in place of an error: a cached value, a default, a second source.
+ *
+ * Put it outermost: inside a circuit breaker it would hide every failure from it, which `pipeline` refuses.
+ *
+ * @param answer - Given the error (undefined when `handles` picked a value), the call, and the outcome that it takes the
+ * place of; what it answers becomes the result.
+ * @param options - `handles`, `name`, `on`, `clock`.
+ * @throws What `answer` throws.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { fallback, pipeline, timeout } from 'holdfast';
+ *
+ * const prices = pipeline(fallback(() => 'price on request'), timeout('1s'));
+ * const price = await prices.execute(() => Promise.reject(new Error('no price service')));
+ * console.log(price); // price on request
+ * ```
+ */
+export function fallback<Value>(
+  answer: (error: unknown, call: Call, outcome: Outcome) => Value | PromiseLike<Value>,
+  options?: FallbackOptions,
+): Strategy<Value> {
+  checkArgument('fallback', 'answer', answer, func());
+  const { name, on, clock, handles } = checkOptions('fallback', options, {
+    handles: withDefault(func<Handles>(), handlesThrows),
+    ...commonFields('fallback'),
+  });
+  const events = new Events(name, on);
+
+  async function handle<T>(call: Call, next: (call: Call) => Promise<T>): Promise<T | Value> {
+    let outcome: Outcome<T>;
+    try {
+      const value = await next(call);
+      if (handles === handlesThrows) return value;
+      outcome = { ok: true, value };
+    } catch (error) {
+      outcome = { ok: false, error };
+    }
+    // A caller who has gone needs no answer; a deadline around this fallback has answered already.
+    if (call.aborted) throw call.reason;
+    if (!judge(handles, outcome, name)) {
+      if (outcome.ok) return outcome.value;
+      throw outcome.error;
+    }
+    const error = outcome.ok ? undefined : outcome.error;
+    if (events.heard) events.emit({ type: 'fallback', name, error });
+    return answer(error, call, outcome);
+  }
+
+  return { name, traits: { kind: 'fallback', summary: 'answers in place of an error', clock }, handle };
+}

@@ -1,0 +1,139 @@
+/**
+ * Retry-After: how long the other side asks us to wait, in all the forms in which it is said.
+ *
+ * Promise: never throws, whatever a header holds; looks at no more than the first 100 characters of one; what makes no
+ * sense counts as not said.
+ * After: RFC 9110, 10.2.3 and 5.6.7 (three date forms); draft-ietf-httpapi-ratelimit-headers; gRPC A6 (pushback).
+ */
+import type { Outcome } from '../../core/outcome.js';
+
+/** Milliseconds to wait, or `'never'`: the other side refuses further attempts. */
+export type RetryHint = number | 'never';
+
+interface HeaderSource {
+  readonly headers?: unknown;
+  readonly response?: { readonly headers?: unknown };
+  readonly retryAfterMs?: unknown;
+}
+
+const longestHeader = 100;
+/** 2024 in seconds: a larger `X-RateLimit-Reset` is an instant, a smaller one a time span. */
+const epochBeginsSeconds = 1_704_067_200;
+
+/**
+ * Reads the hint of an outcome: `retryAfterMs` of its error or value, else the headers of either or of its `response`.
+ *
+ * @param wallNowMs - Now, in milliseconds since 1970, for dates.
+ */
+export function retryHintOf(outcome: Outcome, wallNowMs: number): RetryHint | undefined {
+  const carrier = outcome.ok ? outcome.value : outcome.error;
+  if (typeof carrier !== 'object' || carrier === null) return undefined;
+  try {
+    const { headers, response, retryAfterMs } = carrier as HeaderSource;
+    if (typeof retryAfterMs === 'number' && retryAfterMs >= 0) return retryAfterMs;
+    const source = headers ?? response?.headers;
+    return typeof source === 'object' && source !== null
+      ? retryHintOfHeaders((name) => headerOf(source, name), wallNowMs)
+      : undefined;
+  } catch {
+    // A getter of a foreign object threw: no hint.
+    return undefined;
+  }
+}
+
+/** The same for headers at hand. The most exact form comes first. */
+export function retryHintOfHeaders(
+  header: (name: string) => string | undefined,
+  wallNowMs: number,
+): RetryHint | undefined {
+  const pushback = header('grpc-retry-pushback-ms');
+  if (pushback !== undefined) return /^\d{1,9}$/.test(pushback) ? Number(pushback) : 'never';
+  return (
+    parseNumber(header('retry-after-ms'), 1) ??
+    parseRetryAfter(header('retry-after'), wallNowMs) ??
+    parseReset(header('ratelimit-reset'), header('ratelimit-remaining'), wallNowMs) ??
+    parseReset(header('x-ratelimit-reset'), header('x-ratelimit-remaining'), wallNowMs)
+  );
+}
+
+/** `Retry-After` of HTTP: seconds or a date. Of several values the longest counts. */
+export function parseRetryAfter(value: string | undefined, wallNowMs: number): number | undefined {
+  if (value === undefined) return undefined;
+  const date = parseHttpDate(value, wallNowMs);
+  if (date !== undefined) return Math.max(0, date - wallNowMs);
+  let longest: number | undefined;
+  for (const part of value.split(',')) {
+    const ms = parseNumber(part.trim(), 1_000);
+    if (ms === undefined) return undefined;
+    longest = Math.max(longest ?? 0, ms);
+  }
+  return longest;
+}
+
+/** Seconds until a quota is full again, or the instant at which it is. Said with quota left, it is no reason to wait. */
+function parseReset(reset: string | undefined, remaining: string | undefined, wallNowMs: number): number | undefined {
+  if (remaining !== undefined && remaining.trim() !== '0') return undefined;
+  const seconds = parseNumber(reset?.trim(), 1);
+  if (seconds === undefined) return undefined;
+  if (seconds < epochBeginsSeconds) return seconds * 1_000;
+  const instantMs = seconds < epochBeginsSeconds * 1_000 ? seconds * 1_000 : seconds;
+  return Math.max(0, instantMs - wallNowMs);
+}
+
+function parseNumber(value: string | undefined, scale: number): number | undefined {
+  if (value === undefined || !/^\d{1,20}(?:\.\d{1,9})?$/.test(value)) return undefined;
+  return Number(value) * scale;
+}
+
+const months = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'];
+const fixdate = /^[A-Z][a-z]{2}, (?<day>\d{2}) (?<month>[A-Z][a-z]{2}) (?<year>\d{4}) (?<time>\d{2}:\d{2}:\d{2}) GMT$/;
+const rfc850 = /^[A-Z][a-z]{5,8}, (?<day>\d{2})-(?<month>[A-Z][a-z]{2})-(?<year>\d{2}) (?<time>\d{2}:\d{2}:\d{2}) GMT$/;
+const asctime = /^[A-Z][a-z]{2} (?<month>[A-Z][a-z]{2}) (?<day>[ \d]\d) (?<time>\d{2}:\d{2}:\d{2}) (?<year>\d{4})$/;
+
+/** An HTTP date in any of its three forms, in milliseconds since 1970. */
+export function parseHttpDate(value: string, wallNowMs: number): number | undefined {
+  const groups = (fixdate.exec(value) ?? rfc850.exec(value) ?? asctime.exec(value))?.groups;
+  if (groups === undefined) return undefined;
+  const month = months.indexOf(groups.month ?? '');
+  const [hour = 0, minute = 0, second = 0] = (groups.time ?? '').split(':').map(Number);
+  const day = Number(groups.day);
+  if (month < 0 || day < 1 || day > 31 || hour > 23 || minute > 59 || second > 60) return undefined;
+  const digits = groups.year ?? '';
+  const year = digits.length === 2 ? fullYear(Number(digits), wallNowMs) : Number(digits);
+  const instant = new Date(0);
+  // Not Date.UTC, which takes the years 0 to 99 for 1900 to 1999.
+  instant.setUTCFullYear(year, month, day);
+  if (instant.getUTCMonth() !== month) return undefined;
+  return instant.setUTCHours(hour, minute, second);
+}
+
+/** RFC 9110: two digits that seem more than 50 years ahead mean the past. */
+function fullYear(twoDigits: number, wallNowMs: number): number {
+  const thisYear = new Date(wallNowMs).getUTCFullYear();
+  const year = thisYear - (thisYear % 100) + twoDigits;
+  return year > thisYear + 50 ? year - 100 : year;
+}
+
+/** A header of a `Headers` object or of a plain one, cut to a length at which nothing takes long. */
+function headerOf(source: object, name: string): string | undefined {
+  const { get } = source as { readonly get?: unknown };
+  const value =
+    typeof get === 'function'
+      ? get.call(source, name)
+      : plainHeaderOf(source as Readonly<Record<string, unknown>>, name);
+  if (Array.isArray(value))
+    return value
+      .slice(0, 10)
+      .join(', ')
+      .slice(0, longestHeader + 1);
+  if (typeof value === 'number') return String(value);
+  return typeof value === 'string' ? value.slice(0, longestHeader + 1) : undefined;
+}
+
+function plainHeaderOf(source: Readonly<Record<string, unknown>>, name: string): unknown {
+  if (source[name] !== undefined) return source[name];
+  for (const key of Object.keys(source)) {
+    if (key.length === name.length && key.toLowerCase() === name) return source[key];
+  }
+  return undefined;
+}

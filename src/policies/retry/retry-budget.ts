@@ -1,0 +1,94 @@
+/**
+ * Retry budget: successes pay for retries, so that a dependency that is down is not sent a multiple of its load.
+ *
+ * Promise: over any time, retries are at most `initial + ratio * successes + minPerSecond * seconds`; at an outage they
+ * end after the balance is used, whatever the number of calls.
+ * After: Brooker, "Fixing retries with token buckets and circuit breakers" (2022): fed by successes, not by requests,
+ * because requests go on in an outage. The floor is Finagle's `minRetriesPerSec`.
+ */
+import { type Clock, systemClock } from '../../core/clock.js';
+import { checkOptions, having, impossibleOption, number, withDefault } from '../../core/options.js';
+
+/** Options of {@link retryBudget}. */
+export interface RetryBudgetOptions {
+  /** What a success pays in, in retries. Default 0.1: one retry for ten successes. From 0 to 10. */
+  readonly ratio?: number;
+  /** The most that can be saved up, in retries. Default 100; from 1 to 1,000,000. */
+  readonly capacity?: number;
+  /** What there is at the beginning, in retries. Default 10, or `capacity` if that is less. */
+  readonly initial?: number;
+  /**
+   * Retries per second that are granted although nothing is left, so that a client with little traffic still gets one.
+   * Default 1; from 0 to 1,000. They cannot be saved up.
+   */
+  readonly minPerSecond?: number;
+  /** The source of time. Default: `systemClock`. */
+  readonly clock?: Clock;
+}
+
+/** What retries, hedges and redeliveries of one dependency are drawn from. Share one object among all of them. */
+export interface RetryBudget {
+  /** Retries that could be made now, without the floor. */
+  readonly balance: number;
+  /** A call succeeded. */
+  deposit(): void;
+  /** Takes one retry; false when there is none. */
+  tryWithdraw(): boolean;
+}
+
+/**
+ * Makes a retry budget. Give one object to all policies that repeat calls to the same dependency.
+ *
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { exponential, pipeline, retry, retryBudget } from 'holdfast';
+ *
+ * const budget = retryBudget({ initial: 1, minPerSecond: 0 });
+ * const payments = pipeline(retry({ attempts: 5, backoff: exponential({ initial: 1 }), budget }));
+ * let calls = 0;
+ * await payments.attempt(() => {
+ *   calls++;
+ *   throw new Error('down');
+ * });
+ * console.log(calls); // 2: the first attempt and the one retry that the budget had
+ * ```
+ */
+export function retryBudget(options?: RetryBudgetOptions): RetryBudget {
+  const checked = checkOptions('retryBudget', options, {
+    ratio: withDefault(number({ min: 0, max: 10 }), 0.1),
+    capacity: withDefault(number({ min: 1, max: 1_000_000 }), 100),
+    initial: withDefault<number | undefined>(number({ min: 0, max: 1_000_000 }), undefined),
+    minPerSecond: withDefault(number({ min: 0, max: 1_000 }), 1),
+    clock: withDefault(having<Clock>('a clock such as systemClock', 'now'), systemClock),
+  });
+  const { ratio, capacity, minPerSecond, clock } = checked;
+  if (checked.initial !== undefined && checked.initial > capacity) {
+    throw impossibleOption('retryBudget', 'initial', checked.initial, `at most "capacity" (${capacity})`);
+  }
+  // Counted in ten-thousandths, because ten deposits of 0.1 must make one retry, which they do not in binary fractions.
+  const scale = 10_000;
+  const depositUnits = Math.round(ratio * scale);
+  const capacityUnits = Math.round(capacity * scale);
+  let units = Math.round(Math.min(checked.initial ?? 10, capacity) * scale);
+  let lastGrantMs = Number.NEGATIVE_INFINITY;
+
+  return {
+    get balance() {
+      return units / scale;
+    },
+    deposit() {
+      units = Math.min(capacityUnits, units + depositUnits);
+    },
+    tryWithdraw() {
+      const fromBalance = units >= scale;
+      if (!fromBalance && minPerSecond === 0) return false;
+      const nowMs = minPerSecond === 0 ? 0 : clock.now();
+      // The floor is for a budget that lies idle: while retries are granted otherwise, it adds none.
+      if (!fromBalance && nowMs - lastGrantMs < 1_000 / minPerSecond) return false;
+      if (fromBalance) units -= scale;
+      lastGrantMs = nowMs;
+      return true;
+    },
+  };
+}

@@ -1,0 +1,318 @@
+/**
+ * Retry: makes further attempts at an operation that failed, as long as one makes sense.
+ *
+ * Promise: never more attempts than allowed, none after an abort, none whose wait would outlive the deadline, none that
+ * the budget does not grant, none earlier than the other side asked for; an abort ends a wait at once; a refusal of a
+ * policy inside is repeated only when it says after which time; the error of the last attempt is rethrown as it is.
+ */
+import type { Call, Dependent } from '../../core/call.js';
+import { longestWaitMs, Timer } from '../../core/clock.js';
+import type { Duration } from '../../core/duration.js';
+import { HandlesError, isRejected } from '../../core/errors.js';
+import { Events, type RetryStop } from '../../core/events.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  func,
+  having,
+  integer,
+  optional,
+  withDefault,
+} from '../../core/options.js';
+import { type Handles, handlesThrows, judge, type Outcome } from '../../core/outcome.js';
+import type { Strategy } from '../../core/policy.js';
+import { type Backoff, exponential } from './backoff.js';
+import { retryHintOf } from './retry-after.js';
+import type { RetryBudget } from './retry-budget.js';
+
+/** Options of {@link retry}. */
+export interface RetryOptions extends CommonOptions {
+  /** Attempts in all, the first one counted. Default 3; from 1 to 1,000. */
+  readonly attempts?: number;
+  /** How long to wait between two attempts. Default: `exponential({ initial: 100, max: '5s', jitter: 'full' })`. */
+  readonly backoff?: Backoff;
+  /** What retries are drawn from. Default: none, so that only `attempts` bounds them. */
+  readonly budget?: RetryBudget;
+  /** Which outcomes are worth another attempt. Default: every throw. It is never asked about refusals and aborts. */
+  readonly handles?: Handles;
+  /** The longest wait that the other side may ask for; at a longer one the retry gives up. Default 30 s; from 0 to 24.8 days. */
+  readonly maxRetryAfter?: Duration;
+  /** Time that must be left before the deadline when an attempt begins. Default 0; from 0 to 24.8 days. */
+  readonly minAttemptTime?: Duration;
+  /**
+   * Given each value that `handles` took for a failure and another attempt has taken the place of, to close what it holds
+   * open: `(response) => response.body?.cancel()`. An exception in it is contained.
+   */
+  readonly onDiscard?: (value: unknown) => void;
+  /** The source of chance, answering numbers in [0, 1). Default: `Math.random`. */
+  readonly random?: () => number;
+}
+
+/** How a retry that gave up went. */
+export interface AttemptsReport {
+  readonly attempts: number;
+  /** Why no further attempt was made. */
+  readonly stoppedBy: RetryStop;
+  /** The error of each attempt; undefined where `handles` took a value for a failure. */
+  readonly errors: readonly unknown[];
+  /** The wait that the other side asked for after the last attempt, in milliseconds. */
+  readonly retryAfterMs: number | undefined;
+}
+
+// On globalThis, so that a report is found whichever copy of the package made it.
+const reportsKey = Symbol.for('holdfast.attempts');
+const shared = globalThis as { [reportsKey]?: WeakMap<object, AttemptsReport> };
+
+/**
+ * How the retry that ended with an error went: attempts, reason, all errors. Also takes the value of a call whose last
+ * attempt `handles` took for a failure. The last retry that ended with this very object counts.
+ *
+ * @returns undefined for what no retry gave up with, for what is no object, and when the call was ended from outside
+ * before an attempt had failed.
+ */
+export function attemptsOf(error: unknown): AttemptsReport | undefined {
+  return typeof error === 'object' && error !== null ? shared[reportsKey]?.get(error) : undefined;
+}
+
+/**
+ * Makes further attempts at an operation that failed, with growing random waits between them.
+ *
+ * Put a {@link deadline} around it and a {@link timeout} inside. Give all retries of one dependency one
+ * {@link retryBudget}. An operation marked `unsafe` gets one attempt unless it comes with an idempotency key.
+ *
+ * @param options - `attempts`, `backoff`, `budget`, `handles`, `maxRetryAfter`, `minAttemptTime`, `onDiscard`, `random`, `name`, `on`, `clock`.
+ * @throws The error of the last attempt, as it is; {@link attemptsOf} tells the others and why it stopped.
+ * @throws {@link HandlesError} `ERR_HANDLES_FAILED` when `handles` or `backoff` throws or `backoff` answers no delay.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { attemptsOf, constant, pipeline, retry } from 'holdfast';
+ *
+ * const steady = pipeline(retry({ attempts: 3, backoff: constant(1) }));
+ * console.log(await steady.execute(({ attempt }) => (attempt < 3 ? Promise.reject(new Error('reset')) : 'done')));
+ *
+ * const outcome = await steady.attempt(() => Promise.reject(new Error('down')));
+ * console.log(!outcome.ok && attemptsOf(outcome.error)?.stoppedBy); // attempts
+ * ```
+ */
+export function retry(options?: RetryOptions): Strategy {
+  const checked = checkOptions('retry', options, {
+    attempts: withDefault(integer({ min: 1, max: 1_000 }), 3),
+    backoff: withDefault<Backoff>(func<Backoff>(), exponential()),
+    budget: optional(having<RetryBudget>('a budget such as retryBudget()', 'deposit', 'tryWithdraw')),
+    handles: withDefault(func<Handles>(), handlesThrows),
+    maxRetryAfter: withDefault(duration({ min: 0 }), 30_000),
+    minAttemptTime: withDefault(duration({ min: 0 }), 0),
+    onDiscard: optional(func<(value: unknown) => void>()),
+    random: withDefault(func<() => number>(), Math.random),
+    ...commonFields('retry'),
+  });
+  const { attempts, backoff, budget, name, clock } = checked;
+  const plan: RetryPlan = { ...checked, events: new Events(name, checked.on) };
+  return {
+    name,
+    traits: {
+      kind: 'retry',
+      summary: `makes up to ${attempts} attempts${backoff.summary === undefined ? '' : `, ${backoff.summary}`}${budget === undefined ? '' : ', drawn from a budget'}`,
+      clock,
+      attempts,
+      maxDelayMs: backoff.maxMs,
+      hasBudget: budget !== undefined,
+    },
+    handle: (call, next) => firstAttempt(plan, call, next),
+  };
+}
+
+interface RetryPlan {
+  readonly name: string;
+  readonly attempts: number;
+  readonly backoff: Backoff;
+  readonly budget: RetryBudget | undefined;
+  readonly handles: Handles;
+  readonly maxRetryAfter: number;
+  readonly minAttemptTime: number;
+  readonly onDiscard: ((value: unknown) => void) | undefined;
+  readonly random: () => number;
+  readonly events: Events;
+}
+
+/** The way of a call that succeeds: one asynchronous step, with nothing made for the failures that did not happen. */
+async function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) => Promise<T>): Promise<T> {
+  let outcome: Outcome<T>;
+  try {
+    const value = await next(call);
+    if (plan.handles === handlesThrows) {
+      plan.budget?.deposit();
+      return value;
+    }
+    outcome = { ok: true, value };
+  } catch (error) {
+    outcome = { ok: false, error };
+  }
+  if (outcome.ok && !judge(plan.handles, outcome, plan.name)) {
+    plan.budget?.deposit();
+    return outcome.value;
+  }
+  return new RetryRun(plan, call, next).goOn(outcome);
+}
+
+/** A call whose first attempt failed; also the timer of its waits and what hears of its abort. */
+class RetryRun<T> extends Timer implements Dependent {
+  owner: Call | undefined = undefined;
+  previousDependent: Dependent | undefined = undefined;
+  nextDependent: Dependent | undefined = undefined;
+
+  readonly #plan: RetryPlan;
+  readonly #call: Call;
+  readonly #next: (call: Call) => Promise<T>;
+  readonly #errors: unknown[] = [];
+  #previousDelayMs: number | undefined = undefined;
+  #hintMs: number | undefined = undefined;
+  #wake: (() => void) | undefined = undefined;
+
+  constructor(plan: RetryPlan, call: Call, next: (call: Call) => Promise<T>) {
+    super();
+    this.#plan = plan;
+    this.#call = call;
+    this.#next = next;
+  }
+
+  /** The wait is over. */
+  override expire(): void {
+    this.#wake?.();
+  }
+
+  /** The call was ended: told at once, because whoever ended it hears before an attempt that is under way does. */
+  onAbort(reason: unknown): void {
+    this.#call.clock.cancel(this);
+    this.#tellStop('abort', { ok: false, error: reason });
+    this.#wake?.();
+  }
+
+  async goOn(first: Outcome<T>): Promise<T> {
+    this.#errors.push(errorOf(first));
+    this.#call.attach(this);
+    try {
+      return await this.#attemptFurther(first);
+    } finally {
+      this.#call.detach(this);
+    }
+  }
+
+  /** `failed` is an error, or a value that `handles` took for a failure. */
+  async #attemptFurther(failed: Outcome<T>): Promise<T> {
+    const { events, name, budget, handles, minAttemptTime } = this.#plan;
+    const call = this.#call;
+    let outcome = failed;
+    for (let attempt = 1; ; attempt++) {
+      if (call.aborted) throw call.reason;
+      const delayMs = this.#delayAfter(attempt, outcome);
+      if (typeof delayMs === 'string') return this.#stop(delayMs, outcome);
+      if (events.heard) events.emit({ type: 'retry', name, attempt, delayMs, error: errorOf(outcome), outcome });
+      await this.#wait(delayMs);
+      if (call.aborted) throw call.reason;
+      // The timer may have been late, so that meanwhile no time is left.
+      if (call.remainingMs <= minAttemptTime) return this.#stop('deadline', outcome);
+      this.#discard(outcome);
+      outcome = await this.#attempt(attempt + 1);
+      if (outcome.ok && !judge(handles, outcome, name)) {
+        budget?.deposit();
+        if (events.heard) events.emit({ type: 'retry-succeeded', name, attempts: attempt + 1 });
+        return outcome.value;
+      }
+      this.#errors.push(errorOf(outcome));
+    }
+  }
+
+  #discard(outcome: Outcome<T>): void {
+    const { events, onDiscard } = this.#plan;
+    if (outcome.ok && onDiscard !== undefined) events.contain('onDiscard', () => onDiscard(outcome.value));
+  }
+
+  /** Each further attempt has a call of its own, so that no attempt sees the abort of another. */
+  async #attempt(attempt: number): Promise<Outcome<T>> {
+    const child = this.#call.child({ attempt });
+    try {
+      return { ok: true, value: await this.#next(child) };
+    } catch (error) {
+      return { ok: false, error };
+    } finally {
+      this.#call.detach(child);
+    }
+  }
+
+  #wait(delayMs: number): Promise<void> {
+    const { clock } = this.#call;
+    return new Promise((wake) => {
+      this.#wake = wake;
+      clock.schedule(this, clock.now() + delayMs);
+    });
+  }
+
+  /** The wait before the next attempt, or why there is none. */
+  #delayAfter(attempt: number, outcome: Outcome<T>): number | RetryStop {
+    const call = this.#call;
+    const { attempts, maxRetryAfter, minAttemptTime, budget } = this.#plan;
+    const hint = retryHintOf(outcome, call.clock.wallNow());
+    this.#hintMs = typeof hint === 'number' ? hint : undefined;
+    if (!this.#isWorthRepeating(outcome)) return 'classifier';
+    if (call.unsafe && call.idempotencyKey === undefined) return 'unsafe';
+    if (attempt >= attempts) return 'attempts';
+    if (hint === 'never' || (hint !== undefined && hint > maxRetryAfter)) return 'pushback';
+    const delayMs = this.#delay(attempt, outcome);
+    if (delayMs >= call.remainingMs - minAttemptTime) return 'deadline';
+    if (budget !== undefined && !budget.tryWithdraw()) return 'budget';
+    return delayMs;
+  }
+
+  #isWorthRepeating(outcome: Outcome<T>): boolean {
+    if (outcome.ok) return true;
+    // A refusal would be repeated until the attempts are used up, were there no time after which it may end.
+    if (isRejected(outcome.error)) return this.#hintMs !== undefined;
+    return judge(this.#plan.handles, outcome, this.#plan.name);
+  }
+
+  #delay(attempt: number, outcome: Outcome<T>): number {
+    const { backoff, random, name } = this.#plan;
+    let delayMs: number;
+    try {
+      delayMs = backoff({ attempt, previousDelayMs: this.#previousDelayMs, error: errorOf(outcome), random });
+      if (!(delayMs >= 0))
+        throw new TypeError(`a delay is a number of milliseconds of at least 0, got ${String(delayMs)}`);
+    } catch (thrown) {
+      throw new HandlesError({
+        policy: name,
+        option: 'backoff',
+        thrown,
+        ...(outcome.ok ? {} : { cause: outcome.error }),
+      });
+    }
+    this.#previousDelayMs = delayMs;
+    // Spread above the hint, never below it: all clients were told the same.
+    const hintedMs = this.#hintMs === undefined ? 0 : this.#hintMs * (1 + random() / 10);
+    return Math.min(Math.max(delayMs, hintedMs), longestWaitMs);
+  }
+
+  #stop(stoppedBy: RetryStop, outcome: Outcome<T>): T {
+    this.#tellStop(stoppedBy, outcome);
+    // A value that was taken for a failure is still the best answer there is: a response can be read.
+    if (outcome.ok) return outcome.value;
+    throw outcome.error;
+  }
+
+  #tellStop(stoppedBy: RetryStop, outcome: Outcome<T>): void {
+    const { events, name } = this.#plan;
+    const attempts = this.#errors.length;
+    if (events.heard) events.emit({ type: 'retry-stopped', name, attempts, stoppedBy, error: errorOf(outcome) });
+    const carrier = outcome.ok ? outcome.value : outcome.error;
+    if (typeof carrier !== 'object' || carrier === null) return;
+    shared[reportsKey] ??= new WeakMap();
+    shared[reportsKey].set(carrier, { attempts, stoppedBy, errors: this.#errors.slice(), retryAfterMs: this.#hintMs });
+  }
+}
+
+function errorOf(outcome: Outcome): unknown {
+  return outcome.ok ? undefined : outcome.error;
+}

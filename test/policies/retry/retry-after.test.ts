@@ -1,0 +1,148 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { parseHttpDate, parseRetryAfter, retryHintOf } from '../../../src/policies/retry/retry-after.js';
+
+const now = Date.UTC(2026, 10, 24, 12, 0, 0);
+const withHeaders = (headers: unknown) => retryHintOf({ ok: true, value: { headers } }, now);
+
+describe('parseHttpDate', () => {
+  const instant = Date.UTC(1994, 10, 6, 8, 49, 37);
+  it.each([
+    ['IMF-fixdate', 'Sun, 06 Nov 1994 08:49:37 GMT', instant],
+    ['RFC 850', 'Sunday, 06-Nov-94 08:49:37 GMT', instant],
+    ['asctime', 'Sun Nov  6 08:49:37 1994', instant],
+    ['asctime with two digits', 'Wed Nov 16 08:49:37 1994', Date.UTC(1994, 10, 16, 8, 49, 37)],
+    ['a leap second', 'Sat, 31 Dec 2016 23:59:60 GMT', Date.UTC(2017, 0, 1)],
+    ['RFC 850 within 50 years ahead', 'Sunday, 06-Nov-70 08:49:37 GMT', Date.UTC(2070, 10, 6, 8, 49, 37)],
+    ['a year below 100', 'Sun, 06 Nov 0050 08:49:37 GMT', Date.parse('0050-11-06T08:49:37Z')],
+  ])('reads %s', (_, text, expected) => {
+    expect(parseHttpDate(text, now)).toBe(expected);
+  });
+
+  it.each([
+    ['Sun, 31 Feb 2026 08:49:37 GMT'],
+    ['Sun, 06 Nov 1994 24:00:00 GMT'],
+    ['Sun, 06 Foo 1994 08:49:37 GMT'],
+    ['2026-11-24T12:00:00Z'],
+    ['Sun, 06 Nov 1994 08:49:37'],
+    ['tomorrow'],
+    [''],
+  ])('takes %j for no date', (text) => {
+    expect(parseHttpDate(text, now)).toBeUndefined();
+  });
+});
+
+describe('parseRetryAfter', () => {
+  it.each([
+    ['120', 120_000],
+    ['0', 0],
+    ['1.5', 1_500],
+    ['1, 30, 2', 30_000],
+    ['Tue, 24 Nov 2026 12:00:30 GMT', 30_000],
+    ['Tue, 24 Nov 2026 11:00:00 GMT', 0],
+    ['9'.repeat(20), 1e23],
+  ])('reads %j as %d ms', (text, ms) => {
+    expect(parseRetryAfter(text, now)).toBe(ms);
+  });
+
+  it.each([['-5'], ['soon'], ['1e9'], ['0x10'], ['Infinity'], [' '], ['5, soon'], ['9'.repeat(50)]])(
+    'takes %j for not said',
+    (text) => {
+      expect(parseRetryAfter(text, now)).toBeUndefined();
+    },
+  );
+});
+
+describe('retryHintOf', () => {
+  it.each<[string, unknown, number | 'never' | undefined]>([
+    ['Headers', new Headers({ 'Retry-After': '2' }), 2_000],
+    ['a plain object', { 'retry-after': '2' }, 2_000],
+    ['a plain object in capitals', { 'Retry-After': '2' }, 2_000],
+    ['a list', { 'retry-after': ['1', '3'] }, 3_000],
+    ['a number', { 'retry-after': 4 }, 4_000],
+    ['milliseconds before seconds', { 'retry-after-ms': '250', 'retry-after': '9' }, 250],
+    ['a reset in seconds', { 'ratelimit-reset': '7', 'ratelimit-remaining': '0' }, 7_000],
+    ['a reset while quota is left', { 'ratelimit-reset': '7', 'ratelimit-remaining': '3' }, undefined],
+    ['a reset as an instant in seconds', { 'x-ratelimit-reset': String(now / 1_000 + 5) }, 5_000],
+    ['a reset as an instant in milliseconds', { 'x-ratelimit-reset': String(now + 5_000) }, 5_000],
+    ['a reset in the past', { 'x-ratelimit-reset': String(now / 1_000 - 5) }, 0],
+    ['a pushback', { 'grpc-retry-pushback-ms': '15' }, 15],
+    ['a negative pushback', { 'grpc-retry-pushback-ms': '-1' }, 'never'],
+    ['a pushback that cannot be read', { 'grpc-retry-pushback-ms': 'no' }, 'never'],
+    ['nothing', {}, undefined],
+    ['no headers', undefined, undefined],
+  ])('reads %s', (_, headers, hint) => {
+    expect(withHeaders(headers)).toBe(hint);
+  });
+
+  it('looks at the error, its headers and its response', () => {
+    expect(retryHintOf({ ok: false, error: { retryAfterMs: 5, headers: { 'retry-after': '9' } } }, now)).toBe(5);
+    expect(
+      retryHintOf(
+        {
+          ok: false,
+          error: Object.assign(new Error('429'), { response: { headers: new Headers({ 'retry-after': '3' }) } }),
+        },
+        now,
+      ),
+    ).toBe(3_000);
+    for (const error of [
+      undefined,
+      null,
+      'text',
+      5,
+      new Error('x'),
+      { retryAfterMs: -1 },
+      { retryAfterMs: Number.NaN },
+    ]) {
+      expect(retryHintOf({ ok: false, error }, now)).toBeUndefined();
+    }
+  });
+
+  it('takes a carrier that throws for one that says nothing', () => {
+    const hostile = new Proxy(
+      {},
+      {
+        get() {
+          throw new Error('trap');
+        },
+      },
+    );
+    expect(retryHintOf({ ok: false, error: hostile }, now)).toBeUndefined();
+    expect(withHeaders(hostile)).toBeUndefined();
+  });
+
+  it('takes no time over ten megabytes', () => {
+    const huge = '1'.repeat(10_000_000);
+    for (const name of ['retry-after', 'retry-after-ms', 'ratelimit-reset', 'x-ratelimit-reset']) {
+      expect(withHeaders({ [name]: huge })).toBeUndefined();
+    }
+    expect(withHeaders({ 'retry-after': `${','.repeat(10_000_000)}` })).toBeUndefined();
+  });
+
+  it('never throws and never answers a wait below zero, whatever the headers hold', () => {
+    const header = fc.oneof(
+      fc.string(),
+      fc.stringMatching(/^-?[0-9]{1,30}(\.[0-9]{1,5})?$/),
+      fc.stringMatching(/^[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT$/),
+      fc.array(fc.string()),
+      fc.anything(),
+    );
+    const names = [
+      'retry-after',
+      'Retry-After',
+      'retry-after-ms',
+      'ratelimit-reset',
+      'ratelimit-remaining',
+      'x-ratelimit-reset',
+      'grpc-retry-pushback-ms',
+    ];
+    fc.assert(
+      fc.property(fc.dictionary(fc.constantFrom(...names), header), (headers) => {
+        const hint = withHeaders(headers);
+        expect(hint === undefined || hint === 'never' || hint >= 0).toBe(true);
+      }),
+      { seed: 8, numRuns: 2_000 },
+    );
+  });
+});

@@ -1,0 +1,73 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { retryBudget } from '../../../src/index.js';
+import { virtualClock } from '../../../src/testing/index.js';
+
+describe('retryBudget', () => {
+  it('grants what is there at the beginning, then a tenth of a retry for each success', () => {
+    const budget = retryBudget({ minPerSecond: 0 });
+    expect(Array.from({ length: 11 }, () => budget.tryWithdraw())).toEqual([...new Array(10).fill(true), false]);
+    for (let success = 1; success <= 9; success++) budget.deposit();
+    expect(budget.tryWithdraw()).toBe(false);
+    budget.deposit();
+    expect(budget.balance).toBe(1);
+    expect(budget.tryWithdraw()).toBe(true);
+    expect(budget.balance).toBe(0);
+  });
+
+  it('saves up no more than its capacity, and begins with no more', () => {
+    const budget = retryBudget({ capacity: 2, minPerSecond: 0 });
+    expect(budget.balance).toBe(2);
+    for (let success = 0; success < 1_000; success++) budget.deposit();
+    expect(budget.balance).toBe(2);
+  });
+
+  it('grants one retry per second to a budget that lies empty, which cannot be saved up', async () => {
+    const clock = virtualClock();
+    const budget = retryBudget({ initial: 0, clock });
+    expect([budget.tryWithdraw(), budget.tryWithdraw()]).toEqual([true, false]);
+    await clock.advance(999);
+    expect(budget.tryWithdraw()).toBe(false);
+    await clock.advance(1);
+    expect([budget.tryWithdraw(), budget.tryWithdraw()]).toEqual([true, false]);
+    await clock.advance('1m');
+    expect([budget.tryWithdraw(), budget.tryWithdraw()]).toEqual([true, false]);
+  });
+
+  it('grants nothing from the floor within a second of a retry from the balance', async () => {
+    const clock = virtualClock();
+    const budget = retryBudget({ initial: 1, clock });
+    expect([budget.tryWithdraw(), budget.tryWithdraw()]).toEqual([true, false]);
+    await clock.advance('1s');
+    expect(budget.tryWithdraw()).toBe(true);
+  });
+
+  it('never grants more than initial, a share of the successes and the floor', async () => {
+    const script = fc.array(fc.oneof(fc.constant('success'), fc.constant('retry'), fc.integer({ min: 1, max: 700 })), {
+      maxLength: 300,
+    });
+    await fc.assert(
+      fc.asyncProperty(
+        script,
+        fc.constantFrom(0, 0.05, 0.1, 0.3, 1),
+        fc.constantFrom(0, 1, 5),
+        async (steps, ratio, minPerSecond) => {
+          const clock = virtualClock();
+          const budget = retryBudget({ ratio, initial: 3, capacity: 5, minPerSecond, clock });
+          let successes = 0;
+          let granted = 0;
+          for (const step of steps) {
+            if (step === 'success') {
+              budget.deposit();
+              successes++;
+            } else if (step === 'retry') granted += budget.tryWithdraw() ? 1 : 0;
+            else await clock.advance(step as number);
+            const floor = minPerSecond === 0 ? 0 : 1 + (clock.now() / 1_000) * minPerSecond;
+            expect(granted).toBeLessThanOrEqual(3 + ratio * successes + floor + 1e-9);
+          }
+        },
+      ),
+      { seed: 6, numRuns: 60 },
+    );
+  });
+});

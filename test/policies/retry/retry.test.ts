@@ -1,0 +1,487 @@
+import { describe, expect, it } from 'vitest';
+import {
+  attemptsOf,
+  constant,
+  DeadlineExceededError,
+  deadline,
+  type Guard,
+  HandlesError,
+  type HoldfastEvent,
+  OptionsError,
+  pipeline,
+  RejectedError,
+  type RetryOptions,
+  refuse,
+  retry,
+  retryBudget,
+  TimeoutError,
+  timeout,
+} from '../../../src/index.js';
+import { seededRandom, virtualClock } from '../../../src/testing/index.js';
+
+const down = (attempt = 0) => new Error(`down ${attempt}`);
+
+/** Runs a retry to its end in virtual time and tells what happened when. */
+async function run(options: RetryOptions, task: (attempt: number) => unknown, execute: object = {}) {
+  const clock = virtualClock();
+  const calls: number[] = [];
+  const events: HoldfastEvent[] = [];
+  const steady = pipeline(retry({ random: () => 0.5, ...options, clock, on: (event) => events.push(event) }));
+  const running = steady.attempt(({ attempt }) => {
+    calls.push(clock.now());
+    return task(attempt);
+  }, execute);
+  await clock.runAll();
+  const outcome = await running;
+  expect(clock.pendingTimers).toBe(0);
+  return {
+    outcome,
+    calls,
+    events,
+    endedMs: clock.now(),
+    report: attemptsOf(outcome.ok ? outcome.value : outcome.error),
+  };
+}
+
+describe('retry', () => {
+  it('makes three attempts by default, with full jitter from 100 ms, and rethrows the last error as it is', async () => {
+    const errors = [down(1), down(2), down(3)];
+    const { outcome, calls, events, report } = await run({}, (attempt) => Promise.reject(errors[attempt - 1]));
+    expect(calls).toEqual([0, 50, 150]);
+    expect(outcome).toEqual({ ok: false, error: errors[2] });
+    expect(report).toEqual({ attempts: 3, stoppedBy: 'attempts', errors, retryAfterMs: undefined });
+    expect(events).toEqual([
+      {
+        type: 'retry',
+        name: 'retry',
+        attempt: 1,
+        delayMs: 50,
+        error: errors[0],
+        outcome: { ok: false, error: errors[0] },
+      },
+      {
+        type: 'retry',
+        name: 'retry',
+        attempt: 2,
+        delayMs: 100,
+        error: errors[1],
+        outcome: { ok: false, error: errors[1] },
+      },
+      { type: 'retry-stopped', name: 'retry', attempts: 3, stoppedBy: 'attempts', error: errors[2] },
+    ]);
+  });
+
+  it('stops at the first success and tells how many attempts it took', async () => {
+    const { outcome, events } = await run({ attempts: 5 }, (attempt) => (attempt < 3 ? Promise.reject(down()) : 'up'));
+    expect(outcome).toEqual({ ok: true, value: 'up' });
+    expect(events.at(-1)).toEqual({ type: 'retry-succeeded', name: 'retry', attempts: 3 });
+  });
+
+  it('says nothing about a call that succeeds at once', async () => {
+    const { events, report } = await run({}, () => ({}));
+    expect(events).toEqual([]);
+    expect(report).toBeUndefined();
+  });
+
+  it.each([
+    [
+      'throws at once',
+      () => {
+        throw 'text';
+      },
+    ],
+    ['rejects with no error', () => Promise.reject(undefined)],
+  ])('repeats an operation that %s', async (_, task) => {
+    const { calls } = await run({ attempts: 2 }, task);
+    expect(calls).toHaveLength(2);
+  });
+
+  it("passes the delay before to a backoff of one's own, and its chance", async () => {
+    const seen: unknown[] = [];
+    await run(
+      {
+        attempts: 3,
+        backoff: ({ attempt, previousDelayMs, error, random }) => (
+          seen.push([attempt, previousDelayMs, error, random()]), attempt * 7
+        ),
+      },
+      (attempt) => Promise.reject(attempt),
+    );
+    expect(seen).toEqual([
+      [1, undefined, 1, 0.5],
+      [2, 7, 2, 0.5],
+    ]);
+  });
+
+  it('gives each attempt a signal of its own', async () => {
+    const clock = virtualClock();
+    const signals: AbortSignal[] = [];
+    const running = pipeline(retry({ attempts: 3, backoff: constant(1), clock }), timeout(5)).attempt(({ signal }) => {
+      signals.push(signal);
+      return new Promise(() => {});
+    });
+    await clock.runAll();
+    expect(await running).toMatchObject({ error: expect.any(TimeoutError) });
+    expect(new Set(signals).size).toBe(3);
+  });
+
+  describe('with handles', () => {
+    const isBusy = {
+      handles: (outcome: { ok: boolean; value?: { status: number } }) => outcome.ok && outcome.value?.status === 503,
+    };
+
+    it('repeats a value taken for a failure, and answers the last one when it gives up', async () => {
+      const { outcome, calls, report } = await run({ ...isBusy, attempts: 2 } as RetryOptions, (attempt) => ({
+        status: 503,
+        attempt,
+      }));
+      expect(calls).toHaveLength(2);
+      expect(outcome).toEqual({ ok: true, value: { status: 503, attempt: 2 } });
+      expect(report).toMatchObject({ attempts: 2, stoppedBy: 'attempts', errors: [undefined, undefined] });
+    });
+
+    it('hands each value that another attempt takes the place of to onDiscard, and not the one it answers', async () => {
+      const discarded: unknown[] = [];
+      const onDiscard = (value: unknown) => {
+        discarded.push(value);
+        throw new Error('contained');
+      };
+      await run({ ...isBusy, attempts: 3, onDiscard } as RetryOptions, (attempt) => ({ status: 503, attempt }));
+      expect(discarded).toEqual([
+        { status: 503, attempt: 1 },
+        { status: 503, attempt: 2 },
+      ]);
+    });
+
+    it('tells the value that it repeats in its event', async () => {
+      const { events } = await run({ ...isBusy, attempts: 2 } as RetryOptions, () => ({ status: 503 }));
+      expect(events[0]).toMatchObject({ error: undefined, outcome: { ok: true, value: { status: 503 } } });
+    });
+
+    it('does not repeat an error that is not taken for a failure', async () => {
+      const { calls, report } = await run(isBusy as RetryOptions, () => Promise.reject(down()));
+      expect(calls).toHaveLength(1);
+      expect(report?.stoppedBy).toBe('classifier');
+    });
+
+    it('is final: an error of any class is repeated when it says so', async () => {
+      const { calls } = await run({ attempts: 2, handles: () => true }, () => Promise.reject(new TypeError('x')));
+      expect(calls).toHaveLength(2);
+    });
+
+    it('is asked once about each outcome', async () => {
+      const asked: unknown[] = [];
+      await run({ attempts: 3, handles: (outcome) => asked.push(outcome) > 0 }, (attempt) =>
+        attempt === 2 ? attempt : Promise.reject(attempt),
+      );
+      expect(asked).toEqual([
+        { ok: false, error: 1 },
+        { ok: true, value: 2 },
+        { ok: false, error: 3 },
+      ]);
+    });
+
+    it('rejects with a HandlesError when it throws, with the error of the call as its cause', async () => {
+      const [bug, cause] = [new Error('bug'), down()];
+      const broken = () => {
+        throw bug;
+      };
+      const { outcome } = await run({ handles: broken }, () => Promise.reject(cause));
+      expect(outcome).toMatchObject({
+        ok: false,
+        error: {
+          code: 'ERR_HANDLES_FAILED',
+          thrown: bug,
+          cause,
+          message: '"retry": its "handles" function failed: bug',
+        },
+      });
+      expect((await run({ handles: broken }, () => 1)).outcome).toMatchObject({ ok: false, error: { cause: bug } });
+    });
+  });
+
+  it.each([[Number.NaN], [-1], ['5s'], [undefined]])(
+    'rejects with a HandlesError when backoff answers %s',
+    async (delay) => {
+      const cause = down();
+      const { outcome, calls } = await run({ backoff: () => delay as number }, () => Promise.reject(cause));
+      expect(outcome).toMatchObject({ ok: false, error: expect.any(HandlesError) });
+      expect(outcome).toMatchObject({
+        error: { cause, message: expect.stringContaining('"backoff" function failed: a delay is a number') },
+      });
+      expect(calls).toHaveLength(1);
+    },
+  );
+
+  it('waits no longer than a platform timer can, whatever backoff answers', async () => {
+    const { events } = await run({ attempts: 2, backoff: () => Number.POSITIVE_INFINITY }, () =>
+      Promise.reject(down()),
+    );
+    expect(events[0]).toMatchObject({ delayMs: 2 ** 31 - 1 });
+  });
+
+  describe('and an abort by the caller', () => {
+    it('ends a wait at once with the reason and does not run the operation again', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const reason = new Error('user left');
+      let calls = 0;
+      const events: HoldfastEvent[] = [];
+      const running = pipeline(retry({ backoff: constant(400), clock, on: (event) => events.push(event) })).execute(
+        () => {
+          calls++;
+          throw down();
+        },
+        { signal: controller.signal },
+      );
+      await clock.advance(50);
+      controller.abort(reason);
+      await expect(running).rejects.toBe(reason);
+      expect(attemptsOf(reason)).toMatchObject({ attempts: 1, stoppedBy: 'abort' });
+      expect(events.at(-1)).toMatchObject({ type: 'retry-stopped', stoppedBy: 'abort', error: reason });
+      expect([clock.pendingTimers, calls]).toEqual([0, 1]);
+      await clock.advance('1m');
+      expect(calls).toBe(1);
+    });
+
+    it('makes no further attempt after one that fails because of it', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      let calls = 0;
+      const running = pipeline(retry({ clock })).attempt(
+        ({ signal }) =>
+          new Promise((_, reject) => {
+            calls++;
+            signal.addEventListener('abort', () => reject(signal.reason));
+          }),
+        { signal: controller.signal },
+      );
+      controller.abort('gone');
+      expect(await running).toEqual({ ok: false, error: 'gone' });
+      await clock.runAll();
+      expect(calls).toBe(1);
+    });
+  });
+
+  describe('and a deadline', () => {
+    it('gives up at once when the next wait would pass it', async () => {
+      const clock = virtualClock();
+      const error = down();
+      const running = pipeline(deadline({ after: 300, clock }), retry({ backoff: constant(300) })).attempt(() =>
+        Promise.reject(error),
+      );
+      await clock.flush();
+      expect(await running).toEqual({ ok: false, error });
+      expect(attemptsOf(error)?.stoppedBy).toBe('deadline');
+      expect(clock.pendingTimers).toBe(0);
+    });
+
+    it('leaves at least minAttemptTime for an attempt', async () => {
+      const clock = virtualClock();
+      const error = down();
+      const build = (minAttemptTime: number) =>
+        pipeline(deadline({ after: 300, clock }), retry({ attempts: 2, backoff: constant(200), minAttemptTime }));
+      expect(await build(100).attempt(() => Promise.reject(error))).toEqual({ ok: false, error });
+      expect(attemptsOf(error)).toMatchObject({ attempts: 1, stoppedBy: 'deadline' });
+      const running = build(99).attempt(() => Promise.reject(error));
+      await clock.runAll();
+      await running;
+      expect(attemptsOf(error)?.attempts).toBe(2);
+    });
+
+    it('makes no attempt when the wait ended too late', async () => {
+      const clock = virtualClock();
+      let calls = 0;
+      const late = {
+        now: () => clock.now() * 2,
+        wallNow: () => clock.wallNow(),
+        schedule: clock.schedule.bind(clock),
+        cancel: clock.cancel.bind(clock),
+      };
+      const steady = pipeline(retry({ backoff: constant(60), clock: late }));
+      const running = steady.attempt(
+        () => {
+          calls++;
+          throw down();
+        },
+        { deadline: 100 },
+      );
+      await clock.runAll();
+      await running;
+      expect(calls).toBe(1);
+    });
+
+    it('is ended by it in the middle of an attempt, and tells of the attempts before', async () => {
+      const clock = virtualClock();
+      const running = pipeline(deadline({ after: 100, clock }), retry({ backoff: constant(10) })).attempt(
+        ({ attempt }) => (attempt === 1 ? Promise.reject(down()) : new Promise(() => {})),
+      );
+      await clock.runAll();
+      const outcome = await running;
+      expect(outcome).toMatchObject({ error: expect.any(DeadlineExceededError) });
+      expect(attemptsOf(!outcome.ok && outcome.error)).toMatchObject({ attempts: 1, stoppedBy: 'abort' });
+    });
+  });
+
+  describe('and Retry-After', () => {
+    const busy = (retryAfterMs: number) => Object.assign(new Error('busy'), { retryAfterMs });
+
+    it('never comes back earlier than asked, and up to a tenth later, so that not all come at once', async () => {
+      const { calls } = await run({ attempts: 2, random: () => 0 }, () => Promise.reject(busy(2_000)));
+      expect(calls).toEqual([0, 2_000]);
+      const random = seededRandom(1);
+      for (let trial = 0; trial < 50; trial++) {
+        const [, secondMs = 0] = (await run({ attempts: 2, random }, () => Promise.reject(busy(2_000)))).calls;
+        expect(secondMs).toBeGreaterThanOrEqual(2_000);
+        expect(secondMs).toBeLessThan(2_200);
+      }
+    });
+
+    it('keeps to its own delay where that is longer', async () => {
+      const { calls } = await run({ attempts: 2, backoff: constant(700) }, () => Promise.reject(busy(100)));
+      expect(calls).toEqual([0, 700]);
+    });
+
+    it('gives up at once when asked to wait longer than maxRetryAfter', async () => {
+      const { calls, report } = await run({ maxRetryAfter: '1s' }, () => Promise.reject(busy(1_001)));
+      expect(calls).toEqual([0]);
+      expect(report).toMatchObject({ stoppedBy: 'pushback', retryAfterMs: 1_001 });
+    });
+
+    it('reads it from a response, in seconds and as a date by the wall clock', async () => {
+      const response = (value: string) => ({ status: 503, headers: new Headers({ 'retry-after': value }) });
+      const handles = (outcome: { ok: boolean }) => outcome.ok;
+      const options = { attempts: 2, backoff: constant(0), random: () => 0, handles };
+      expect((await run(options, () => response('3'))).calls).toEqual([0, 3_000]);
+      const at = new Date(virtualClock().wallNow() + 4_000).toUTCString();
+      expect((await run(options, () => response(at))).calls).toEqual([0, 4_000]);
+    });
+
+    it('takes a refusal to be retried for final', async () => {
+      const { calls, report } = await run({}, () =>
+        Promise.reject(Object.assign(new Error('x'), { headers: { 'grpc-retry-pushback-ms': '-1' } })),
+      );
+      expect(calls).toEqual([0]);
+      expect(report?.stoppedBy).toBe('pushback');
+    });
+  });
+
+  describe('and a refusal of a policy inside', () => {
+    const refusing = (retryAfterMs?: number) => {
+      const guard = {
+        name: 'guard',
+        asked: 0,
+        admit: () => (guard.asked++, refuse(new RejectedError('ERR_X', 'no', { policy: 'guard', retryAfterMs }))),
+      };
+      return guard;
+    };
+
+    it('does not repeat one that names no time, whatever handles says', async () => {
+      const guard = refusing();
+      await pipeline(retry({ handles: () => true }), guard).attempt(() => 1);
+      expect(guard.asked).toBe(1);
+    });
+
+    it('waits the time it names, if that is before the deadline', async () => {
+      const clock = virtualClock();
+      const guard = refusing(200);
+      const running = pipeline(retry({ attempts: 2, clock, random: () => 0 }), guard).attempt(() => 1);
+      await clock.runAll();
+      await running;
+      expect([guard.asked, clock.now()]).toEqual([2, 200]);
+      const short = refusing(200);
+      await pipeline(deadline({ after: 150, clock }), retry(), short).attempt(() => 1);
+      expect(short.asked).toBe(1);
+    });
+  });
+
+  describe('and a budget', () => {
+    it('stops with the error of the call when nothing is left', async () => {
+      const budget = retryBudget({ initial: 1, minPerSecond: 0 });
+      const { calls, report } = await run({ attempts: 5, budget }, () => Promise.reject(down()));
+      expect(calls).toHaveLength(2);
+      expect(report?.stoppedBy).toBe('budget');
+    });
+
+    it('pays in for each call that succeeds, at once or after a retry', async () => {
+      const budget = retryBudget({ initial: 5, minPerSecond: 0 });
+      await run({ budget }, () => 1);
+      await run({ budget }, (attempt) => (attempt === 1 ? Promise.reject(down()) : 1));
+      await run({ budget, handles: ({ ok }) => !ok }, () => 1);
+      expect(budget.balance).toBeCloseTo(5 + 0.3 - 1, 9);
+    });
+
+    it('takes nothing out when it does not retry', async () => {
+      const budget = retryBudget({ initial: 5, minPerSecond: 0 });
+      await run({ attempts: 1, budget }, () => Promise.reject(down()));
+      expect(budget.balance).toBe(5);
+    });
+
+    it('bounds what a thousand calls send to a service that is down', async () => {
+      const budget = retryBudget({ minPerSecond: 0 });
+      let sent = 0;
+      for (let call = 0; call < 1_000; call++) {
+        await run({ attempts: 4, budget }, () => {
+          sent++;
+          throw down();
+        });
+      }
+      expect(sent).toBe(1_010);
+    });
+  });
+
+  it('makes one attempt at an unsafe operation without an idempotency key, and retries it with one', async () => {
+    const unsafe = await run({}, () => Promise.reject(down()), { unsafe: true });
+    expect(unsafe.calls).toHaveLength(1);
+    expect(unsafe.report?.stoppedBy).toBe('unsafe');
+    const keyed = await run({}, () => Promise.reject(down()), { unsafe: true, idempotencyKey: 'k' });
+    expect(keyed.calls).toHaveLength(3);
+  });
+
+  it('ends its loop when a timeout around it ends the call', async () => {
+    const clock = virtualClock();
+    let calls = 0;
+    const running = pipeline(timeout({ after: 90, clock }), retry({ attempts: 100, backoff: constant(20) })).attempt(
+      async () => {
+        calls++;
+        await clock.sleep(20);
+        throw down();
+      },
+    );
+    await clock.advance(90);
+    expect(await running).toMatchObject({ error: expect.any(TimeoutError) });
+    const callsThen = calls;
+    await clock.runAll();
+    expect(calls).toBe(callsThen);
+    expect(callsThen).toBe(3);
+  });
+
+  it('lets an OptionsError of an inner pipeline through like any other error', async () => {
+    const { outcome } = await run({ attempts: 1 }, () => retry({ attempts: 0 }));
+    expect(outcome).toMatchObject({ error: expect.any(OptionsError) });
+  });
+
+  it('serves many calls at once without mixing them up', async () => {
+    const clock = virtualClock();
+    const steady = pipeline(retry({ attempts: 4, clock, random: seededRandom(2) }));
+    const all = Promise.all(
+      Array.from({ length: 200 }, (_, id) =>
+        steady.execute(({ attempt }) => (attempt <= id % 4 ? Promise.reject(down(id)) : `${id}:${attempt}`)),
+      ),
+    );
+    await clock.runAll();
+    expect(await all).toEqual(Array.from({ length: 200 }, (_, id) => `${id}:${(id % 4) + 1}`));
+  });
+});
+
+describe('attemptsOf', () => {
+  it('knows nothing of what no retry gave up with', () => {
+    for (const stranger of [new Error('x'), undefined, 'text', null, 5]) expect(attemptsOf(stranger)).toBeUndefined();
+  });
+
+  it("has no report for a guard's refusal outside of a retry", async () => {
+    const guard: Guard = { name: 'g', admit: () => refuse(new RejectedError('ERR_X', 'no', { policy: 'g' })) };
+    const outcome = await pipeline(guard, retry()).attempt(() => 1);
+    expect(attemptsOf(!outcome.ok && outcome.error)).toBeUndefined();
+  });
+});

@@ -1,0 +1,101 @@
+import { describe, expect, it } from 'vitest';
+import { type HoldfastEvent, isRefusal, pipeline, TimeoutError, timeout } from '../../src/index.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+const hangs = () => new Promise<never>(() => {});
+
+describe('timeout', () => {
+  it('rejects on time although the operation ignores its signal, with the signal aborted for the same reason', async () => {
+    const clock = virtualClock();
+    const events: HoldfastEvent[] = [];
+    let signal: AbortSignal | undefined;
+    const running = pipeline(timeout({ after: '2s', name: 'quick', clock, on: (event) => events.push(event) })).attempt(
+      (call) => {
+        signal = call.signal;
+        return hangs();
+      },
+    );
+    await clock.advance(1_999);
+    expect(signal?.aborted).toBe(false);
+    await clock.advance(1);
+    const outcome = await running;
+    expect(outcome).toEqual({ ok: false, error: expect.any(TimeoutError) });
+    expect(outcome).toMatchObject({ error: { policy: 'quick', afterMs: 2_000 } });
+    expect(signal?.reason).toBe(!outcome.ok && outcome.error);
+    expect(events).toEqual([{ type: 'timeout', name: 'quick', afterMs: 2_000 }]);
+  });
+
+  it('leaves nothing behind after an end of either kind', async () => {
+    const clock = virtualClock();
+    const quick = pipeline(timeout({ after: 5, clock }));
+    await quick.execute(() => 1);
+    await quick.attempt(() => Promise.reject(new Error('x')));
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('tells no timeout when the caller aborts first', async () => {
+    const clock = virtualClock();
+    const events: HoldfastEvent[] = [];
+    const controller = new AbortController();
+    const running = pipeline(timeout({ after: '5s', clock, on: (event) => events.push(event) })).attempt(hangs, {
+      signal: controller.signal,
+    });
+    await clock.advance(30);
+    controller.abort('gone');
+    expect(await running).toEqual({ ok: false, error: 'gone' });
+    await clock.runAll();
+    expect(events).toEqual([]);
+  });
+
+  it('ends only the call that is late', async () => {
+    const clock = virtualClock();
+    const quick = pipeline(timeout({ after: 100, clock }));
+    const first = quick.attempt(hangs);
+    await clock.advance(60);
+    let signal: AbortSignal | undefined;
+    const second = quick.attempt((call) => {
+      signal = call.signal;
+      return clock.sleep(80).then(() => 'in time');
+    });
+    await clock.advance(40);
+    expect(await first).toMatchObject({ ok: false });
+    expect(signal?.aborted).toBe(false);
+    await clock.advance(60);
+    expect(await second).toEqual({ ok: true, value: 'in time' });
+  });
+
+  it('consumes a late error', async () => {
+    const clock = virtualClock();
+    const running = pipeline(timeout({ after: 5, clock })).attempt(() =>
+      clock.sleep(10).then(() => Promise.reject(new Error('late'))),
+    );
+    await clock.runAll();
+    expect(await running).toMatchObject({ ok: false });
+    // An unhandled rejection fails the whole run.
+    await new Promise(setImmediate);
+  });
+
+  it('hands a late value to onLateResult, and no other', async () => {
+    const clock = virtualClock();
+    const late: unknown[] = [];
+    const quick = pipeline(timeout({ after: 5, clock, onLateResult: (value) => late.push(value) }));
+    const controller = new AbortController();
+    const all = [
+      quick.attempt(() => 'in time'),
+      quick.attempt(() => clock.sleep(10).then(() => 'late')),
+      quick.attempt(() => clock.sleep(10).then(() => Promise.reject(new Error('late')))),
+      quick.attempt(() => clock.sleep(20).then(() => 'after the caller has gone'), { signal: controller.signal }),
+    ];
+    controller.abort();
+    await clock.runAll();
+    await Promise.all(all);
+    expect(late).toEqual(['late', 'after the caller has gone']);
+  });
+
+  it('works in two steps, without a pipeline', () => {
+    const clock = virtualClock({ now: 100 });
+    const permit = timeout({ after: 50, clock }).admit();
+    expect(isRefusal(permit)).toBe(false);
+    expect(permit).toMatchObject({ endsAt: 150 });
+  });
+});

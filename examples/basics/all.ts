@@ -1,0 +1,17 @@
+/**
+ * All of the examples, one after the other. Each can also be run by itself: `node timeout.ts`.
+ */
+for (const file of [
+  'timeout.ts',
+  'retry-with-budget.ts',
+  'deadline.ts',
+  'fallback.ts',
+  'own-guard.ts',
+  'own-strategy.ts',
+  'virtual-clock.ts',
+]) {
+  console.log(`\n# ${file}`);
+  await import(`./${file}`);
+}
+
+export {};

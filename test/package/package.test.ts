@@ -1,0 +1,157 @@
+/** What a user gets from npm: the tarball, its types, its names, its dependencies. */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { publint } from 'publint';
+import { formatMessage } from 'publint/utils';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { exportsOf } from '../../tools/gates/exports.ts';
+import { checkout, emptyProject, entries, manifest, type Packed, pack, run, temporaryFolder } from './consumer.ts';
+
+const folder = temporaryFolder();
+let packed: Packed;
+let project: string;
+let installed: string;
+
+// Every dependency is packed from the checkout, too, so that npm needs no registry.
+beforeAll(async () => {
+  packed = await pack(checkout, folder.path);
+  const names = Object.keys(manifest.dependencies);
+  const dependencies = await Promise.all(
+    names.map((name) => {
+      const own = join(folder.path, name);
+      mkdirSync(own);
+      return pack(join(checkout, 'node_modules', name), own);
+    }),
+  );
+  project = emptyProject(folder.path);
+  installed = join(project, 'node_modules', 'holdfast');
+  const tarballs = [packed, ...dependencies].map(({ tarball }) => tarball);
+  await run('npm', ['install', '--offline', '--ignore-scripts', '--silent', ...tarballs], project);
+});
+
+afterAll(() => folder[Symbol.dispose]());
+
+describe('the tarball', () => {
+  it('holds the build and the papers, nothing else', () => {
+    const papers = packed.files.filter((file) => !file.startsWith('dist/'));
+    expect(papers.sort()).toEqual(['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json']);
+    const strangers = packed.files.filter(
+      (file) => file.startsWith('dist/') && !/\.(c?js(\.map)?|d\.c?ts)$/.test(file),
+    );
+    expect(strangers).toEqual([]);
+  });
+
+  it('has maps that bring their sources along', () => {
+    const maps = packed.files.filter((file) => file.endsWith('.map'));
+    expect(maps.length).toBeGreaterThan(0);
+    for (const file of maps) {
+      const map = JSON.parse(readFileSync(join(installed, file), 'utf8'));
+      // A CommonJS chunk names itself, too.
+      const generated = basename(file, '.map');
+      const pointing = map.sources.filter(
+        (source: string, index: number) => !map.sourcesContent[index] && source !== generated,
+      );
+      expect(pointing, file).toEqual([]);
+      const strangers = map.sources.filter((source: string) => !source.startsWith('../src/') && source !== generated);
+      expect(strangers, file).toEqual([]);
+    }
+  });
+
+  it('installs with its two dependencies and nothing more', () => {
+    const names = readdirSync(join(project, 'node_modules')).filter((name) => !name.startsWith('.'));
+    expect(names.sort()).toEqual(['holdfast', 'lru-cache', 'tslib']);
+    expect(Object.keys(manifest.dependencies).sort()).toEqual(['lru-cache', 'tslib']);
+  });
+
+  it('imports tslib instead of carrying its helpers', () => {
+    const built = packed.files.filter((file) => /\.c?js$/.test(file));
+    const texts = built.map((file) => readFileSync(join(installed, file), 'utf8'));
+    expect(texts.some((text) => /from ["']tslib["']/.test(text))).toBe(true);
+    expect(texts.some((text) => /require\(["']tslib["']\)/.test(text))).toBe(true);
+    expect(texts.filter((text) => /__callDispose|__decorateElement/.test(text))).toEqual([]);
+  });
+
+  it('passes publint', async () => {
+    const { messages, pkg } = await publint({ pkgDir: installed, pack: false, strict: true });
+    expect(messages.map((message) => formatMessage(message, pkg))).toEqual([]);
+  });
+
+  it('passes attw: types for import, require and bundlers', async () => {
+    const attw = join(checkout, 'node_modules', '@arethetypeswrong', 'cli', 'dist', 'index.js');
+    const flags = ['--profile', 'node16', '--format', 'ascii', '--no-color', '--no-emoji'];
+    await run(process.execPath, [attw, packed.tarball, ...flags], folder.path);
+  });
+});
+
+describe('the names', () => {
+  const declarations = (extension: string) =>
+    entries.map((entry) => join(installed, 'dist', `${entry.split('/')[1] ?? 'index'}.${extension}`));
+
+  it('of each entry stay as they are', async () => {
+    const lines = [...exportsOf(declarations('d.ts')).values()].flatMap((found, index) => [
+      `${entries[index]}`,
+      ...found.map(({ name, kind }) => `  ${kind.padEnd(9)} ${name}`),
+      '',
+    ]);
+    await expect(lines.join('\n')).toMatchFileSnapshot('exports.txt');
+  });
+
+  it('are the same in the types and when the program runs, by import and by require', async () => {
+    const esm = [...exportsOf(declarations('d.ts')).values()];
+    const commonjs = [...exportsOf(declarations('d.cts')).values()];
+    expect(commonjs).toEqual(esm);
+    const { stdout } = await run(process.execPath, ['imports.mjs', ...entries], project);
+    const { names } = JSON.parse(stdout) as { names: Record<string, string[]> };
+    for (const [index, entry] of entries.entries()) {
+      const values = esm[index]!.filter(({ isValue }) => isValue).map(({ name }) => name);
+      expect(names[entry], entry).toEqual(values);
+    }
+  });
+});
+
+const typedProgram = `
+import { exponential, type Pipeline, pipeline, retry, timeout } from 'holdfast';
+import { virtualClock } from 'holdfast/testing';
+
+const policy: Pipeline = pipeline(retry({ backoff: exponential({ initial: 100, max: '2s' }) }), timeout('1s'));
+export const answer: Promise<number> = policy.execute(({ signal }) => (signal.aborted ? 1 : 2));
+export const now: number = virtualClock().now();
+// @ts-expect-error a duration has a unit
+timeout('1 second');
+`;
+
+describe('the types', () => {
+  const compilers = [
+    { title: 'TypeScript 6', compiler: 'typescript' },
+    { title: 'TypeScript 7', compiler: 'ts7' },
+  ];
+  const resolutions = [
+    { module: 'nodenext', moduleResolution: 'nodenext', files: ['typed.mts', 'typed.cts'] },
+    { module: 'esnext', moduleResolution: 'bundler', files: ['typed.mts'] },
+  ];
+  const cases = compilers.flatMap((compiler) => resolutions.map((resolution) => ({ ...compiler, ...resolution })));
+
+  it.each(cases)('hold for a strict project, $moduleResolution, $title, with nothing of Node', (given) => {
+    const { compiler, module, moduleResolution, files } = given;
+    const config = join(project, `tsconfig.${compiler}.${moduleResolution}.json`);
+    const compilerOptions = {
+      ...{ strict: true, exactOptionalPropertyTypes: true, skipLibCheck: false, noEmit: true, types: [] },
+      ...{ target: 'es2023', lib: ['es2023', 'esnext.disposable', 'dom'], module, moduleResolution },
+    };
+    for (const file of files) writeFileSync(join(project, file), typedProgram);
+    writeFileSync(config, JSON.stringify({ compilerOptions, files }));
+    const tsc = join(checkout, 'node_modules', compiler, 'bin', 'tsc');
+    const check = () => execFileSync(process.execPath, [tsc, '-p', config], { encoding: 'utf8' });
+    expect(complaintsOf(check)).toBe('');
+  });
+});
+
+/** What a compiler prints. It says why on stdout, which the error of a failed process leaves out. */
+function complaintsOf(check: () => string): string {
+  try {
+    return check();
+  } catch (error) {
+    return (error as { stdout: string }).stdout;
+  }
+}

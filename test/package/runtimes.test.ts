@@ -1,0 +1,91 @@
+/** The packed package on every runtime that we promise, by `import` and by `require`. */
+import { execFileSync } from 'node:child_process';
+import { cpSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { build } from 'esbuild';
+import { Miniflare } from 'miniflare';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { provide, runtimes } from '../../tools/gates/runtimes.ts';
+import { checkout, emptyProject, entries, manifest, pack, run, temporaryFolder } from './consumer.ts';
+
+const folder = temporaryFolder();
+let project: string;
+
+// By hand instead of `npm install`, which package.test.ts tries: the same folders, in a tenth of the time.
+beforeAll(async () => {
+  project = emptyProject(folder.path);
+  const { tarball } = await pack(checkout, folder.path);
+  const installed = join(project, 'node_modules', 'holdfast');
+  mkdirSync(installed, { recursive: true });
+  execFileSync('tar', ['-xzf', tarball, '--strip-components=1', '-C', installed]);
+  for (const name of Object.keys(manifest.dependencies)) {
+    cpSync(join(checkout, 'node_modules', name), join(project, 'node_modules', name), { recursive: true });
+  }
+});
+
+afterAll(() => folder[Symbol.dispose]());
+
+const expectedBehaviour = { attempts: 3, value: 'served', code: 'ERR_TIMEOUT', isAbandoned: true, instead: 'instead' };
+const mustHaveAll = process.env.CI === 'true';
+
+for (const runtime of runtimes) {
+  const program = await provide(runtime);
+  const { name, version } = runtime;
+
+  describe.skipIf(program === undefined && !mustHaveAll)(`holdfast on ${name} ${version}`, () => {
+    const answerOf = async (script: string) => {
+      if (program === undefined) throw new Error(`${name} ${version} is not to be had, and CI=true asks for all`);
+      const { stdout } = await run(program, [...runtime.runArguments, script, ...entries], project);
+      return JSON.parse(stdout);
+    };
+
+    it('works by import, and beside the CommonJS build', async () => {
+      const seen = await answerOf('imports.mjs');
+      expect(seen.behaviour).toEqual(expectedBehaviour);
+      expect(seen.commonjsBehaviour).toEqual(expectedBehaviour);
+      for (const entry of entries) expect(seen.names[entry]).not.toEqual([]);
+      // Bun does not ask for `module-sync`, so that `require` there loads a second copy.
+      expect(seen.sameClasses).toBe(name !== 'bun');
+      expect(seen.otherCopy).toBe(true);
+      expect(seen.recognised).toBe(true);
+    });
+
+    it('works by require, with the same names', async () => {
+      const [required, imported] = await Promise.all([answerOf('requires.cjs'), answerOf('imports.mjs')]);
+      expect(required.behaviour).toEqual(expectedBehaviour);
+      expect(required.names).toEqual(imported.names);
+      expect(required.sameClasses).toBe(name !== 'bun');
+      expect(required.recognised).toBe(true);
+    });
+  });
+}
+
+describe('holdfast on workerd', () => {
+  it.each([
+    { title: 'with nothing of Node', compatibilityFlags: [] },
+    { title: 'with nodejs_compat', compatibilityFlags: ['nodejs_compat'] },
+  ])('works $title', async ({ compatibilityFlags }) => {
+    const { outputFiles } = await build({
+      entryPoints: [join(project, 'worker.mjs')],
+      bundle: true,
+      format: 'esm',
+      write: false,
+      conditions: ['workerd', 'worker', 'browser'],
+      mainFields: ['module', 'main'],
+    });
+    const worker = new Miniflare({
+      modules: true,
+      script: outputFiles[0]!.text,
+      compatibilityDate: '2026-07-01',
+      compatibilityFlags,
+      cf: false,
+    });
+    try {
+      const response = await worker.dispatchFetch('http://localhost/');
+      const answer = await response.json();
+      expect(answer).toEqual({ behaviour: expectedBehaviour, hasProcess: compatibilityFlags.length > 0 });
+    } finally {
+      await worker.dispose();
+    }
+  });
+});

@@ -1,0 +1,92 @@
+/**
+ * Size: what a user's bundle grows by, tree-shaken, minified and compressed, and what importing costs.
+ *
+ * Each figure has a budget. `node tools/gates/size.ts` prints the table, and for what is too big the biggest parts.
+ */
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { gzipSync } from 'node:zlib';
+import { build } from 'esbuild';
+import { esbuildLowering } from '../lowering.ts';
+
+export interface Budget {
+  readonly title: string;
+  /** The names that are imported; all of the entry if there is none. */
+  readonly names: readonly string[];
+  readonly maxBytes: number;
+}
+
+const kilobyte = 1024;
+const alone = ['retry', 'timeout', 'deadline', 'fallback', 'retryBudget', 'exponential', 'decorrelated', 'constant'];
+const primitives = ['pipeline', ...alone];
+
+export const budgets: readonly Budget[] = [
+  ...primitives.map((name) => ({ title: name, names: [name], maxBytes: 2 * kilobyte })),
+  { title: 'all local primitives', names: primitives, maxBytes: 8 * kilobyte },
+  { title: 'the whole main entry', names: [], maxBytes: 25 * kilobyte },
+];
+
+/** Milliseconds of processor time that `import 'holdfast'` may take. */
+export const maxImportMs = 4;
+
+const checkout = fileURLToPath(new URL('../../', import.meta.url));
+const builtEntry = join(checkout, 'dist', 'index.js');
+const sourceEntry = join(checkout, 'src', 'index.ts');
+
+export interface Size {
+  /** Minified and compressed. */
+  readonly bytes: number;
+  /** The modules in the bundle, the biggest first, with their minified sizes. */
+  readonly parts: readonly { readonly path: string; readonly bytes: number }[];
+}
+
+/** Bundles these names as a user's bundler would. Packages stay outside: they are counted by whom they belong to. */
+export async function sizeOf(names: readonly string[], entry = builtEntry): Promise<Size> {
+  const { outputFiles, metafile } = await build({
+    stdin: {
+      contents: `export ${names.length === 0 ? '*' : `{ ${names.join(', ')} }`} from ${JSON.stringify(entry)}`,
+      resolveDir: checkout,
+    },
+    ...{ bundle: true, minify: true, treeShaking: true, write: false, metafile: true, logLevel: 'error' },
+    ...{ format: 'esm', platform: 'neutral', target: 'es2023' },
+    external: ['node:*', 'tslib', 'lru-cache'],
+    plugins: [esbuildLowering],
+  });
+  const [output] = Object.values(metafile.outputs);
+  const parts = Object.entries(output!.inputs).map(([path, { bytesInOutput }]) => ({ path, bytes: bytesInOutput }));
+  return {
+    bytes: gzipSync(outputFiles[0]!.contents, { level: 9 }).length,
+    parts: parts.sort((one, other) => other.bytes - one.bytes),
+  };
+}
+
+/** What importing the main entry costs a thread, in milliseconds: the median of fresh processes, less an empty module. */
+export function importMs(rounds = 9): number {
+  const empty = 'data:text/javascript,export{}';
+  const differences = Array.from({ length: rounds }, () => measure(pathToFileURL(builtEntry).href) - measure(empty));
+  return differences.sort((one, other) => one - other)[Math.floor(rounds / 2)]!;
+}
+
+function measure(url: string): number {
+  const script = `const before = process.threadCpuUsage(); await import(${JSON.stringify(url)});
+    const { user, system } = process.threadCpuUsage(before); console.log((user + system) / 1000);`;
+  return Number(execFileSync(process.execPath, ['--input-type=module', '--eval', script], { encoding: 'utf8' }));
+}
+
+if (import.meta.main) {
+  for (const { title, names, maxBytes } of budgets) {
+    const { bytes } = await sizeOf(names);
+    console.log(`${title.padEnd(22)} ${(bytes / kilobyte).toFixed(2).padStart(6)} of ${maxBytes / kilobyte} KB`);
+    if (bytes <= maxBytes) continue;
+    // The build is in few chunks; only the source tells where the bytes come from.
+    const { parts } = await sizeOf(names, sourceEntry);
+    console.log(
+      `  minified: ${parts
+        .slice(0, 6)
+        .map((part) => `${part.path.replace('src/', '')} ${part.bytes}`)
+        .join(', ')}`,
+    );
+  }
+  console.log(`${'import'.padEnd(22)} ${importMs().toFixed(2).padStart(6)} of ${maxImportMs} ms`);
+}

@@ -117,7 +117,7 @@ function expireTimer(timer: Timer): void {
  * console.log(systemClock.now() - startedMs >= 0);
  * ```
  */
-export const systemClock: Clock = new SystemClock();
+export const systemClock: Clock = /* @__PURE__ */ new SystemClock();
 
 class WakeUp extends Timer {
   private readonly then: () => void;

@@ -14,7 +14,7 @@ export interface Policy<Added = never> {
   /** What the rules of composition and `explain()` go by. */
   readonly traits?: PolicyTraits;
   /** Only for the types; never there. */
-  readonly [added]?: Added;
+  readonly [added]?: { readonly type: Added };
 }
 
 /** What a policy tells of itself. Policies of your own may leave it out; then no rule of composition concerns them. */

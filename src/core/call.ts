@@ -52,6 +52,7 @@ class Aftermath {
   hasAborted = false;
   reason: unknown = undefined;
   callerSignal: AbortSignal | undefined = undefined;
+  callerListener: (() => void) | undefined = undefined;
   /** Operations below the call that run on although nobody waits for them. */
   abandonedWork = 0;
   whenIdle: (() => void)[] = [];
@@ -184,24 +185,26 @@ export class Call implements Dependent {
 
   /** @internal Lets the caller's signal end this call. */
   followSignal(signal: AbortSignal): void {
-    if (signal.aborted) return this.abort(signal.reason);
-    this.state().callerSignal = signal;
-    signal.addEventListener('abort', this);
+    const listener = () => {
+      this.unfollowSignal();
+      this.abort(signal.reason);
+    };
+    if (signal.aborted) return listener();
+    const state = this.state();
+    state.callerSignal = signal;
+    state.callerListener = listener;
+    signal.addEventListener('abort', listener);
+    // Some signals abort while they are listened to for the first time.
+    if (signal.aborted) listener();
   }
 
   /** @internal */
   unfollowSignal(): void {
     const { aftermath } = this;
     if (aftermath?.callerSignal === undefined) return;
-    aftermath.callerSignal.removeEventListener('abort', this);
+    if (aftermath.callerListener !== undefined)
+      aftermath.callerSignal.removeEventListener('abort', aftermath.callerListener);
     aftermath.callerSignal = undefined;
-  }
-
-  /** @internal What `followSignal` registered: an object instead of a function, so that nothing is allocated. */
-  handleEvent(): void {
-    const reason = this.aftermath?.callerSignal?.reason;
-    this.unfollowSignal();
-    this.abort(reason);
   }
 
   /** @internal */

@@ -45,6 +45,10 @@ class SystemClock implements Clock {
   private readonly wheel = new TimerWheel<Timer>(0);
   private platformTimer: ReturnType<typeof setTimeout> | undefined;
   private armedTick = 0;
+  /** An instant that the wheel's own tick stands for; ticks are counted modulo 2^32, instants are not. */
+  private knownMs = 0;
+  /** Timers beyond the reach of the wheel, each with one that brings it nearer. */
+  private readonly far = new Map<Timer, Timer>();
   private sweepIsDue = false;
   private readonly onPlatformTimer = () => this.wake();
   private readonly sweep = () => {
@@ -63,13 +67,19 @@ class SystemClock implements Clock {
   schedule(timer: Timer, atMs: number): void {
     const { wheel } = this;
     // Armed means that the wheel's own tick is recent enough; else it may lie a month back.
-    if (this.platformTimer === undefined) wheel.rebase(Math.floor(this.now()));
+    if (this.platformTimer === undefined) {
+      this.knownMs = this.now();
+      wheel.rebase(Math.floor(this.knownMs));
+    }
+    if (this.far.size > 0) this.cancelFar(timer);
+    if (atMs - this.knownMs >= longestWaitMs) return this.scheduleFar(timer, atMs);
     wheel.add(timer, Math.ceil(atMs));
     if (this.platformTimer === undefined || ((timer.tick - this.armedTick) | 0) < 0) this.arm();
   }
 
   cancel(timer: Timer): void {
     const { wheel } = this;
+    if (this.far.size > 0) this.cancelFar(timer);
     if (!wheel.remove(timer) || wheel.size > 0) return;
     // Arming and disarming the platform's timer costs more than a call, so it is done once per turn of the event loop.
     if (atTurnEnd === undefined) this.disarm();
@@ -77,6 +87,23 @@ class SystemClock implements Clock {
       this.sweepIsDue = true;
       atTurnEnd(this.sweep);
     }
+  }
+
+  private scheduleFar(timer: Timer, atMs: number): void {
+    this.wheel.remove(timer);
+    const nearer = callbackTimer(() => {
+      this.far.delete(timer);
+      this.schedule(timer, atMs);
+    });
+    this.far.set(timer, nearer);
+    this.schedule(nearer, this.knownMs + longestWaitMs - 1);
+  }
+
+  private cancelFar(timer: Timer): void {
+    const nearer = this.far.get(timer);
+    if (nearer === undefined) return;
+    this.far.delete(timer);
+    this.cancel(nearer);
   }
 
   private arm(): void {
@@ -97,13 +124,21 @@ class SystemClock implements Clock {
 
   private wake(): void {
     this.platformTimer = undefined;
-    this.wheel.advance(Math.floor(this.now()), expireTimer);
+    this.knownMs = this.now();
+    this.wheel.advance(Math.floor(this.knownMs), expireTimer);
     if (this.platformTimer === undefined) this.arm();
   }
 }
 
 function expireTimer(timer: Timer): void {
-  timer.expire();
+  try {
+    timer.expire();
+  } catch (error) {
+    // It is reported as any exception of a callback is, and the other timers go on.
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
 }
 
 /**

@@ -211,7 +211,12 @@ export function isHoldfastError(error: unknown): error is HoldfastError | Option
 
 function familyOf(error: unknown): Family | undefined {
   if (typeof error !== 'object' || error === null) return undefined;
-  return (error as { [brand]?: Family })[brand];
+  try {
+    return (error as { [brand]?: Family })[brand];
+  } catch {
+    // A revoked proxy, or a getter that throws: anything can be thrown.
+    return undefined;
+  }
 }
 
 /** Puts what never changes on the prototype, where it costs nothing per error. */
@@ -237,7 +242,7 @@ function rounded(ms: number): number {
 /** What was thrown, in words; anything can be thrown, also what cannot be made a string. */
 export function messageOf(thrown: unknown): string {
   try {
-    return thrown instanceof Error ? thrown.message : String(thrown);
+    return String(thrown instanceof Error ? thrown.message : thrown);
   } catch {
     return 'something that cannot be shown';
   }

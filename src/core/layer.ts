@@ -10,6 +10,8 @@ import type { WheelNode } from '../structures/timer-wheel.js';
 import type { Call, Dependent } from './call.js';
 import type { Timer } from './clock.js';
 import { DeadlineExceededError, DeadlineTooShortError, isAbandoned, isRejected, TimeoutError } from './errors.js';
+import { Events } from './events.js';
+import { show } from './options.js';
 import { type Outcome, rejectLater } from './outcome.js';
 import { type Guard, isPermit, type Permit, type Refusal } from './policy.js';
 
@@ -20,7 +22,8 @@ export type Next = (call: Call) => Promise<unknown>;
 export const runTask: Next = (call) => {
   try {
     const answer = call.task(call);
-    return answer instanceof Promise ? answer : Promise.resolve(answer);
+    // Also a promise of another class becomes one whose callbacks come once and later.
+    return Promise.resolve(answer);
   } catch (error) {
     return rejectLater(error);
   }
@@ -116,9 +119,14 @@ class LayerRun implements Timer, Dependent {
       const guard = guards[next]!;
       let answer: Permit | Refusal | Promise<Permit | Refusal>;
       try {
-        answer = guard.admit(this.scope);
+        answer = checkAnswer(guard, guard.admit(this.scope));
       } catch (error) {
         answer = { error };
+      }
+      if (this.phase === 'over') {
+        // The guard, or one that queued before it, ended the call meanwhile.
+        if (isPermit(answer)) giveBack(answer);
+        return undefined;
       }
       if (isPermit(answer)) this.take(answer);
       else {
@@ -135,7 +143,7 @@ class LayerRun implements Timer, Dependent {
     if (permit.ended !== undefined) this.someoneAwaitsEnd = true;
     const { endsAt } = permit;
     // An end that is not nearer than the one in force will never be reached.
-    if (endsAt === undefined || endsAt >= this.scope.deadlineMs) return;
+    if (endsAt === undefined || !(endsAt < this.scope.deadlineMs)) return;
     this.ends = true;
     this.endPermit = permit;
     if (this.scope === this.call && !this.plan.outermost) {
@@ -151,7 +159,8 @@ class LayerRun implements Timer, Dependent {
     const index = this.permits.length;
     this.attachAndArm();
     queued.then(
-      (answer) => {
+      (given) => {
+        const answer = answerOrRefusal(this.plan.guards[index], given);
         if (this.phase === 'over') {
           if (isPermit(answer)) giveBack(answer);
         } else if (isPermit(answer)) {
@@ -167,6 +176,7 @@ class LayerRun implements Timer, Dependent {
   }
 
   private goOn(hindrance: Refusal | Promise<Permit | Refusal> | undefined): void {
+    if (this.phase === 'over') return;
     if (hindrance === undefined) this.run();
     else if ('error' in hindrance) this.failBeforeStart(hindrance.error);
     else this.waitFor(hindrance);
@@ -254,7 +264,7 @@ class LayerRun implements Timer, Dependent {
   private tellEnd(late?: Outcome): void {
     if (!this.someoneAwaitsEnd) return;
     this.scope.onIdle(() => {
-      for (const permit of this.permits) permit.ended?.(late);
+      for (const permit of this.permits) tellEnded(permit, late);
     });
   }
 
@@ -284,7 +294,34 @@ class LayerRun implements Timer, Dependent {
   }
 }
 
+/** A guard of one's own may be wrong; what its permits throw when a call is over must not keep others from hearing. */
+const reports = /* @__PURE__ */ new Events('pipeline', undefined);
+
 function giveBack(permit: Permit): void {
-  permit.release();
-  permit.ended?.();
+  reports.contain('release', () => permit.release());
+  tellEnded(permit, undefined);
+}
+
+function tellEnded(permit: Permit, late: Outcome | undefined): void {
+  if (permit.ended !== undefined) reports.contain('ended', () => permit.ended?.(late));
+}
+
+type Answer = Permit | Refusal | Promise<Permit | Refusal>;
+
+function checkAnswer(guard: Guard, answer: Answer): Answer {
+  if (typeof answer === 'object' && answer !== null) {
+    if (isPermit(answer) || 'error' in answer || typeof answer.then === 'function') return answer;
+  }
+  throw new TypeError(
+    `guard "${guard.name}" must answer a permit or a refusal, or a promise of one, got ${show(answer)}`,
+  );
+}
+
+/** What a promise of a guard resolved with. */
+function answerOrRefusal(guard: Guard | undefined, answer: Permit | Refusal): Permit | Refusal {
+  try {
+    return guard === undefined ? answer : (checkAnswer(guard, answer) as Permit | Refusal);
+  } catch (error) {
+    return { error };
+  }
 }

@@ -21,7 +21,13 @@ export const handlesThrows: Handles = (outcome) => !outcome.ok;
 /** Asks a predicate; one that throws becomes a {@link HandlesError} with the call's own error as its cause. */
 export function judge(handles: Handles, outcome: Outcome, policy: string): boolean {
   try {
-    return handles(outcome);
+    const answer: unknown = handles(outcome);
+    if (typeof answer === 'boolean') return answer;
+    // A promise would count as true, whatever it resolves with.
+    if (answer instanceof Promise) answer.catch(() => {});
+    throw new TypeError(
+      `it must answer true or false at once, not ${answer instanceof Promise ? 'a promise' : typeof answer}`,
+    );
   } catch (thrown) {
     throw new HandlesError({ policy, option: 'handles', thrown, ...(outcome.ok ? {} : { cause: outcome.error }) });
   }

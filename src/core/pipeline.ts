@@ -115,15 +115,15 @@ class LinkedPipeline implements Pipeline<unknown> {
   }
 
   attempt<T>(task: Task<T>, options?: ExecuteOptions): Promise<Outcome<T>> {
-    let call: Call;
+    let run: Promise<unknown>;
     try {
-      call = this.#callOf(task, options);
+      const call = this.#callOf(task, options);
+      call.asOutcome = true;
+      if (options !== undefined) return this.#executeWith(call, options) as Promise<Outcome<T>>;
+      run = this.#run(call);
     } catch (error) {
       return Promise.resolve({ ok: false, error });
     }
-    call.asOutcome = true;
-    if (options !== undefined) return this.#executeWith(call, options) as Promise<Outcome<T>>;
-    const run = this.#run(call);
     if (this.#run === this.#runWatched) return run as Promise<Outcome<T>>;
     return run.then(
       (value) => ({ ok: true, value: value as T }),
@@ -188,7 +188,7 @@ function strategyStep(strategy: Strategy<unknown>, next: Next): Next {
   return (call) => {
     try {
       const answer = strategy.handle(call, next);
-      return answer instanceof Promise ? answer : Promise.resolve(answer);
+      return Promise.resolve(answer);
     } catch (error) {
       return rejectLater(error);
     }
@@ -224,7 +224,7 @@ const callOptionChecks: Readonly<
 > = {
   signal: {
     allowed: 'an AbortSignal',
-    fits: (value) => isObject(value) && typeof (value as AbortSignal).aborted === 'boolean',
+    fits: isSignal,
   },
   deadline: {
     allowed: "an instant of the pipeline's clock in milliseconds or a duration literal such as '2s'",
@@ -236,6 +236,14 @@ const callOptionChecks: Readonly<
   attributes: { allowed: 'an object', fits: isObject },
 };
 
+function isSignal(value: unknown): boolean {
+  if (!isObject(value)) return false;
+  const { aborted, addEventListener, removeEventListener } = value as AbortSignal;
+  return (
+    typeof aborted === 'boolean' && typeof addEventListener === 'function' && typeof removeEventListener === 'function'
+  );
+}
+
 function isString(value: unknown): boolean {
   return typeof value === 'string';
 }
@@ -244,7 +252,7 @@ function isString(value: unknown): boolean {
 function checkCallOptions(options: ExecuteOptions): void {
   for (const name in options) {
     const value = options[name as keyof ExecuteOptions];
-    const check = callOptionChecks[name];
+    const check = Object.hasOwn(callOptionChecks, name) ? callOptionChecks[name] : undefined;
     if (check !== undefined && (value === undefined || check.fits(value))) continue;
     const allowed = check?.allowed ?? Object.keys(callOptionChecks).join(', ');
     const message =

@@ -19,6 +19,7 @@ import {
   having,
   integer,
   optional,
+  show,
   withDefault,
 } from '../../core/options.js';
 import { type Handles, handlesThrows, judge, type Outcome } from '../../core/outcome.js';
@@ -144,7 +145,7 @@ async function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) =
   try {
     const value = await next(call);
     if (plan.handles === handlesThrows) {
-      plan.budget?.deposit();
+      if (plan.budget !== undefined) payIn(plan, plan.budget);
       return value;
     }
     outcome = { ok: true, value };
@@ -152,10 +153,15 @@ async function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) =
     outcome = { ok: false, error };
   }
   if (outcome.ok && !judge(plan.handles, outcome, plan.name)) {
-    plan.budget?.deposit();
+    if (plan.budget !== undefined) payIn(plan, plan.budget);
     return outcome.value;
   }
   return new RetryRun(plan, call, next).goOn(outcome);
+}
+
+/** A budget of one's own may throw; the call has succeeded all the same. */
+function payIn({ events }: RetryPlan, budget: RetryBudget): void {
+  events.contain('budget', () => budget.deposit());
 }
 
 /** A call whose first attempt failed; also the timer of its waits and what hears of its abort. */
@@ -171,6 +177,7 @@ class RetryRun<T> extends Timer implements Dependent {
   #previousDelayMs: number | undefined = undefined;
   #hintMs: number | undefined = undefined;
   #wake: (() => void) | undefined = undefined;
+  #hasTold = false;
 
   constructor(plan: RetryPlan, call: Call, next: (call: Call) => Promise<T>) {
     super();
@@ -196,6 +203,9 @@ class RetryRun<T> extends Timer implements Dependent {
     this.#call.attach(this);
     try {
       return await this.#attemptFurther(first);
+    } catch (error) {
+      if (!this.#hasTold) this.#tellStop('classifier', { ok: false, error });
+      throw error;
     } finally {
       this.#call.detach(this);
     }
@@ -211,14 +221,15 @@ class RetryRun<T> extends Timer implements Dependent {
       const delayMs = this.#delayAfter(attempt, outcome);
       if (typeof delayMs === 'string') return this.#stop(delayMs, outcome);
       if (events.heard) events.emit({ type: 'retry', name, attempt, delayMs, error: errorOf(outcome), outcome });
-      await this.#wait(delayMs);
+      // Told of the retry, the caller may have ended the call.
+      if (!call.aborted) await this.#wait(delayMs);
       if (call.aborted) throw call.reason;
       // The timer may have been late, so that meanwhile no time is left.
       if (call.remainingMs <= minAttemptTime) return this.#stop('deadline', outcome);
       this.#discard(outcome);
       outcome = await this.#attempt(attempt + 1);
       if (outcome.ok && !judge(handles, outcome, name)) {
-        budget?.deposit();
+        if (budget !== undefined) payIn(this.#plan, budget);
         if (events.heard) events.emit({ type: 'retry-succeeded', name, attempts: attempt + 1 });
         return outcome.value;
       }
@@ -263,7 +274,7 @@ class RetryRun<T> extends Timer implements Dependent {
     if (hint === 'never' || (hint !== undefined && hint > maxRetryAfter)) return 'pushback';
     const delayMs = this.#delay(attempt, outcome);
     if (delayMs >= call.remainingMs - minAttemptTime) return 'deadline';
-    if (budget !== undefined && !budget.tryWithdraw()) return 'budget';
+    if (budget !== undefined && !this.#ask('budget', outcome, () => budget.tryWithdraw())) return 'budget';
     return delayMs;
   }
 
@@ -275,24 +286,31 @@ class RetryRun<T> extends Timer implements Dependent {
   }
 
   #delay(attempt: number, outcome: Outcome<T>): number {
-    const { backoff, random, name } = this.#plan;
-    let delayMs: number;
-    try {
-      delayMs = backoff({ attempt, previousDelayMs: this.#previousDelayMs, error: errorOf(outcome), random });
-      if (!(delayMs >= 0))
-        throw new TypeError(`a delay is a number of milliseconds of at least 0, got ${String(delayMs)}`);
-    } catch (thrown) {
-      throw new HandlesError({
-        policy: name,
-        option: 'backoff',
-        thrown,
-        ...(outcome.ok ? {} : { cause: outcome.error }),
+    const { backoff, random } = this.#plan;
+    const delayMs = this.#ask('backoff', outcome, () => {
+      const delay: unknown = backoff({
+        attempt,
+        previousDelayMs: this.#previousDelayMs,
+        error: errorOf(outcome),
+        random,
       });
-    }
+      if (typeof delay === 'number' && delay >= 0) return delay;
+      throw new TypeError(`a delay is a number of milliseconds of at least 0, got ${show(delay)}`);
+    });
     this.#previousDelayMs = delayMs;
-    // Spread above the hint, never below it: all clients were told the same.
-    const hintedMs = this.#hintMs === undefined ? 0 : this.#hintMs * (1 + random() / 10);
+    const spread = this.#hintMs === undefined ? 0 : this.#ask('random', outcome, () => clamped(random()));
+    const hintedMs = (this.#hintMs ?? 0) * (1 + spread / 10);
     return Math.min(Math.max(delayMs, hintedMs), longestWaitMs);
+  }
+
+  /** Asks a function of the user's; what it throws leaves the error of the call as its cause. */
+  #ask<Answer>(option: string, outcome: Outcome<T>, question: () => Answer): Answer {
+    try {
+      return question();
+    } catch (thrown) {
+      const cause = outcome.ok ? {} : { cause: outcome.error };
+      throw new HandlesError({ policy: this.#plan.name, option, thrown, ...cause });
+    }
   }
 
   #stop(stoppedBy: RetryStop, outcome: Outcome<T>): T {
@@ -303,6 +321,7 @@ class RetryRun<T> extends Timer implements Dependent {
   }
 
   #tellStop(stoppedBy: RetryStop, outcome: Outcome<T>): void {
+    this.#hasTold = true;
     const { events, name } = this.#plan;
     const attempts = this.#errors.length;
     if (events.heard) events.emit({ type: 'retry-stopped', name, attempts, stoppedBy, error: errorOf(outcome) });
@@ -311,6 +330,11 @@ class RetryRun<T> extends Timer implements Dependent {
     shared[reportsKey] ??= new WeakMap();
     shared[reportsKey].set(carrier, { attempts, stoppedBy, errors: this.#errors.slice(), retryAfterMs: this.#hintMs });
   }
+}
+
+/** Spread above a hint, never below it: all clients were told the same. */
+function clamped(drawn: number): number {
+  return drawn >= 0 && drawn <= 1 ? drawn : 0;
 }
 
 function errorOf(outcome: Outcome): unknown {

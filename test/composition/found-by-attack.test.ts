@@ -1,0 +1,297 @@
+/** Faults that an attack on the code found. Each was a call that hung, a wrong result or a timer left behind. */
+import { describe, expect, it } from 'vitest';
+import {
+  attemptsOf,
+  callbackTimer,
+  constant,
+  type Guard,
+  HandlesError,
+  type HoldfastEvent,
+  type Outcome,
+  type Permit,
+  pipeline,
+  retry,
+  systemClock,
+  timeout,
+} from '../../src/index.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+const permit: Permit = { settle() {}, release() {} };
+const broken = new Error('broken');
+const throws = () => {
+  throw broken;
+};
+const platformTimers = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+const nextTurn = () => new Promise(setImmediate);
+const guardOf = (answer: unknown): Guard => ({ name: 'odd', admit: () => answer as Permit });
+
+describe('systemClock', () => {
+  it.each([['30d' as const], [systemClock.now() + 2 ** 32 + 5], [Number.MAX_VALUE], [Number.POSITIVE_INFINITY]])(
+    'does not end a call before a deadline that lies further ahead than a platform timer reaches: %s',
+    async (deadline) => {
+      const before = platformTimers();
+      const outcome = await pipeline().attempt(() => new Promise((resolve) => setTimeout(resolve, 20, 'fine')), {
+        deadline,
+      });
+      expect(outcome).toEqual({ ok: true, value: 'fine' });
+      await nextTurn();
+      expect(platformTimers()).toBe(before);
+    },
+  );
+
+  it('moves a timer from far ahead to near, and back', async () => {
+    const fired: string[] = [];
+    await new Promise<void>((done) => {
+      const near = callbackTimer(() => {
+        fired.push('near');
+        done();
+      });
+      const far = callbackTimer(() => fired.push('far'));
+      systemClock.schedule(near, systemClock.now() + 2 ** 40);
+      systemClock.schedule(near, systemClock.now() + 5);
+      systemClock.schedule(far, systemClock.now() + 1);
+      systemClock.schedule(far, systemClock.now() + 2 ** 40);
+      systemClock.schedule(
+        callbackTimer(() => systemClock.cancel(far)),
+        systemClock.now() + 3,
+      );
+    });
+    expect(fired).toEqual(['near']);
+  });
+
+  it('goes on with the other timers when one throws, which is reported as an exception of a callback is', async () => {
+    const reported: unknown[] = [];
+    const others = process.rawListeners('uncaughtException');
+    process.removeAllListeners('uncaughtException');
+    process.on('uncaughtException', (error) => reported.push(error));
+    const at = systemClock.now() + 3;
+    systemClock.schedule(callbackTimer(throws), at);
+    const fired = await new Promise((resolve) =>
+      systemClock.schedule(
+        callbackTimer(() => resolve('fired')),
+        at,
+      ),
+    );
+    await nextTurn();
+    process.removeAllListeners('uncaughtException');
+    for (const other of others) process.on('uncaughtException', other as never);
+    expect([fired, reported]).toEqual(['fired', [broken]]);
+  });
+});
+
+describe('a guard that breaks the contract', () => {
+  it.each<[string, unknown]>([
+    ['nothing', undefined],
+    ['an empty object', {}],
+    ['a number', 5],
+    ['a promise of nothing', Promise.resolve(undefined)],
+    ['a promise of an empty object', Promise.resolve({})],
+  ])('makes the call fail with an error that names it, when it answers %s', async (_, answer) => {
+    const outcome = await pipeline(guardOf(answer)).attempt(() => 1);
+    expect(outcome).toMatchObject({ ok: false, error: expect.any(TypeError) });
+    expect(String(!outcome.ok && outcome.error)).toContain('guard "odd" must answer a permit or a refusal');
+  });
+
+  it.each<[string, Partial<Permit>, Outcome]>([
+    ['ended throws', { ended: throws }, { ok: true, value: 1 }],
+    ['release and ended throw', { release: throws, ended: throws }, { ok: true, value: 1 }],
+    ['endsAt is not a number', { endsAt: Number.NaN }, { ok: true, value: 1 }],
+  ])('changes nothing for a call that succeeds: %s', async (_, extra, expected) => {
+    expect(await pipeline(guardOf({ ...permit, ...extra })).attempt(() => 1)).toEqual(expected);
+    await nextTurn();
+  });
+
+  it('gives the other permits back when one throws while a guard further in refuses', async () => {
+    const told: string[] = [];
+    const other = guardOf({ ...permit, release: () => told.push('release') });
+    const refusing = guardOf({ error: broken });
+    const bad = guardOf({ ...permit, release: throws, ended: throws });
+    expect(await pipeline(other, bad, refusing).attempt(() => 1)).toEqual({ ok: false, error: broken });
+    expect(await pipeline(other, bad, guardOf(Promise.resolve({ error: broken }))).attempt(() => 1)).toEqual({
+      ok: false,
+      error: broken,
+    });
+    expect(told).toEqual(['release', 'release']);
+  });
+
+  it('gives each permit back once when it ends the call while it admits, after another one queued', async () => {
+    for (const inner of [permit, { error: broken }, Promise.resolve(permit)]) {
+      const told: string[] = [];
+      const counting = (name: string): Permit => ({
+        settle: () => told.push(`${name} settle`),
+        release: () => told.push(name),
+      });
+      const controller = new AbortController();
+      const queued: Guard = { name: 'queued', admit: async () => counting('queued') };
+      const ending: Guard = {
+        name: 'ending',
+        admit() {
+          controller.abort('gone');
+          return inner === permit ? counting('ending') : inner;
+        },
+      };
+      const outcome = await pipeline(queued, ending).attempt(() => 1, { signal: controller.signal });
+      await nextTurn();
+      expect(outcome).toEqual({ ok: false, error: 'gone' });
+      expect(told).toEqual(inner === permit ? ['queued', 'ending'] : ['queued']);
+    }
+  });
+});
+
+describe('an error or a promise that cannot be looked at', () => {
+  const revoked = () => {
+    const { proxy, revoke } = Proxy.revocable({}, {});
+    revoke();
+    return proxy;
+  };
+
+  it('is passed on as it is', async () => {
+    const error = revoked();
+    for (const each of [pipeline(timeout(20)), pipeline(retry({ attempts: 2, backoff: constant(0) })), pipeline()]) {
+      const outcome = await each.attempt(() => Promise.reject(error));
+      expect(!outcome.ok && outcome.error === error).toBe(true);
+    }
+  });
+
+  it('is passed on as the reason of an abort', async () => {
+    const [controller, reason] = [new AbortController(), revoked()];
+    const running = pipeline(timeout('1m')).attempt(() => new Promise(() => {}), { signal: controller.signal });
+    controller.abort(reason);
+    const outcome = await running;
+    expect(!outcome.ok && outcome.error === reason).toBe(true);
+  });
+
+  it('settles its permits once, also when a promise of another class calls back twice or throws', async () => {
+    class Twice<T> extends Promise<T> {
+      override then(onValue?: unknown): never {
+        (onValue as (value: number) => void)(1);
+        (onValue as (value: number) => void)(2);
+        return undefined as never;
+      }
+    }
+    class Throwing<T> extends Promise<T> {
+      override then(): never {
+        throw broken;
+      }
+    }
+    const told: string[] = [];
+    const guard = guardOf({ settle: () => told.push('settle'), release: () => told.push('release') });
+    expect(await pipeline(guard).attempt(() => Twice.resolve(0))).toEqual({ ok: true, value: 1 });
+    expect(await pipeline(guard).attempt(() => new Throwing(() => {}))).toEqual({ ok: false, error: broken });
+    expect((await pipeline(guard).attempt(() => new Proxy(Promise.resolve(1), {}))).ok).toBe(false);
+    expect(told).toEqual(['settle', 'settle', 'settle']);
+  });
+});
+
+describe('retry', () => {
+  it('does not repeat an operation that succeeded because its budget throws', async () => {
+    let calls = 0;
+    const budget = { balance: 1, deposit: throws, tryWithdraw: () => true };
+    expect(await pipeline(retry({ budget })).attempt(() => ++calls)).toEqual({ ok: true, value: 1 });
+    expect(calls).toBe(1);
+  });
+
+  it.each([
+    ['budget', { budget: { balance: 1, deposit() {}, tryWithdraw: throws } }],
+    ['backoff', { backoff: throws }],
+  ])(
+    'keeps the error of the call as the cause when its %s throws, and tells why it stopped',
+    async (option, options) => {
+      const cause = new Error('down');
+      const events: HoldfastEvent[] = [];
+      const outcome = await pipeline(retry({ ...options, on: (event) => events.push(event) })).attempt(() =>
+        Promise.reject(cause),
+      );
+      expect(outcome).toMatchObject({ error: expect.any(HandlesError) });
+      expect(outcome).toMatchObject({
+        error: { cause, thrown: broken, message: expect.stringContaining(`"${option}"`) },
+      });
+      expect(attemptsOf(!outcome.ok && outcome.error)).toMatchObject({ attempts: 1, stoppedBy: 'classifier' });
+      expect(events.at(-1)?.type).toBe('retry-stopped');
+    },
+  );
+
+  it('leaves no timer when the call is ended while it is told of the retry', async () => {
+    const clock = virtualClock();
+    const controller = new AbortController();
+    const on = ({ type }: HoldfastEvent) => {
+      if (type === 'retry') controller.abort('gone');
+    };
+    expect(
+      await pipeline(retry({ clock, backoff: constant('1h'), on })).attempt(throws, { signal: controller.signal }),
+    ).toEqual({
+      ok: false,
+      error: 'gone',
+    });
+    await nextTurn();
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it.each([
+    ['a promise', async () => false],
+    ['a string', () => 'no'],
+    ['nothing', () => undefined],
+  ])('refuses handles that answers %s instead of taking it for true', async (_, handles) => {
+    let calls = 0;
+    const outcome = await pipeline(retry({ handles: handles as unknown as () => boolean })).attempt(() => ++calls);
+    expect(outcome).toMatchObject({ ok: false, error: { code: 'ERR_HANDLES_FAILED' } });
+    expect(calls).toBe(1);
+  });
+
+  it.each([['5'], [null], [true], [[5]], [5n]])('refuses a delay that is no number: %s', async (delay) => {
+    const outcome = await pipeline(retry({ backoff: () => delay as never })).attempt(throws);
+    expect(outcome).toMatchObject({ error: { code: 'ERR_HANDLES_FAILED', cause: broken } });
+  });
+
+  it.each([[-7], [Number.NaN], [3]])(
+    'comes back no earlier than asked and no more than a tenth later when random answers %s',
+    async (drawn) => {
+      const clock = virtualClock();
+      const at: number[] = [];
+      const running = pipeline(retry({ attempts: 2, backoff: constant(0), random: () => drawn, clock })).attempt(() => {
+        at.push(clock.now());
+        throw Object.assign(new Error('busy'), { retryAfterMs: 100 });
+      });
+      await clock.runAll();
+      await running;
+      expect(at).toEqual([0, 100]);
+    },
+  );
+});
+
+describe('the options of a call', () => {
+  it('refuse a signal that cannot be listened to, and a key that every object has', async () => {
+    expect(await pipeline().attempt(() => 1, { signal: { aborted: false } as AbortSignal })).toMatchObject({
+      error: { code: 'ERR_OPTIONS' },
+    });
+    expect(await pipeline().attempt(() => 1, { toString: 1 } as never)).toMatchObject({
+      error: { code: 'ERR_OPTIONS' },
+    });
+  });
+
+  it('accept a signal of another make, also one that aborts as soon as it is listened to', async () => {
+    const signal = {
+      aborted: false,
+      reason: undefined as unknown,
+      addEventListener(_type: string, listener: () => void) {
+        if (typeof listener !== 'function') return;
+        this.aborted = true;
+        this.reason = 'at once';
+      },
+      removeEventListener() {},
+    };
+    expect(await pipeline().attempt(() => new Promise(() => {}), { signal: signal as unknown as AbortSignal })).toEqual(
+      { ok: false, error: 'at once' },
+    );
+  });
+});
+
+it('a hook that throws an error whose message is no string is contained', async () => {
+  const clock = virtualClock();
+  const on = () => {
+    throw Object.assign(new Error(), { message: Symbol('odd') });
+  };
+  const running = pipeline(timeout({ after: 5, clock, on })).attempt(() => new Promise(() => {}));
+  await clock.runAll();
+  expect(await running).toMatchObject({ error: { code: 'ERR_TIMEOUT' } });
+});

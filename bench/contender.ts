@@ -1,0 +1,56 @@
+/**
+ * Contender: the process of one contender. It measures when the parent asks and is idle otherwise.
+ *
+ * Arguments: the table and the contender.
+ */
+import { onceMeasures, roundMeasures, threadUs } from './measures.ts';
+import type { Operation } from './table.ts';
+import { tables } from './tables/all.ts';
+
+/** What the parent asks. `calibrate` answers the repetitions that fill a sample. */
+export type Question =
+  | { readonly ask: 'calibrate' }
+  | { readonly ask: 'round'; readonly repetitions: number }
+  | { readonly ask: 'once'; readonly measure: keyof typeof onceMeasures };
+
+export type Answer = { readonly value: number } | { readonly error: string };
+
+const sampleMs = 30;
+/** Above the least, so that a run that is faster than the calibrating one still takes long enough. */
+const calibratedMs = 1.3 * sampleMs;
+const warmUpMs = 300;
+
+const [tableName, contenderName] = process.argv.slice(2);
+const table = tables.find(({ name }) => name === tableName)!;
+const call = await table.contenders.find(({ name }) => name === contenderName)!.prepare();
+
+process.on('message', async (question: Question) => {
+  let answer: Answer;
+  try {
+    answer = { value: await answerTo(question, call) };
+  } catch (error) {
+    answer = { error: String(error) };
+  }
+  process.send?.(answer);
+});
+process.on('disconnect', () => process.exit());
+
+async function answerTo(question: Question, operation: Operation): Promise<number> {
+  if (question.ask === 'calibrate') return calibrate(operation);
+  if (question.ask === 'once') return onceMeasures[question.measure](operation);
+  // No forced collection in front of a sample: it also drops compiled code, and everything would look 3 times dearer.
+  return roundMeasures[table.measure](operation, question.repetitions);
+}
+
+async function calibrate(operation: Operation): Promise<number> {
+  const measure = roundMeasures[table.measure];
+  const startedUs = threadUs();
+  for (let repetitions = 1; ; ) {
+    const beforeUs = threadUs();
+    await measure(operation, repetitions);
+    const tookMs = (threadUs() - beforeUs) / 1000;
+    const isWarm = threadUs() - startedUs >= warmUpMs * 1000;
+    if (tookMs < calibratedMs) repetitions = Math.ceil(repetitions * Math.min(8, (1.1 * calibratedMs) / tookMs));
+    else if (isWarm) return Math.max(1, Math.ceil((repetitions * calibratedMs) / tookMs));
+  }
+}

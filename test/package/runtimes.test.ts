@@ -28,14 +28,15 @@ afterAll(() => folder[Symbol.dispose]());
 const expectedBehaviour = { attempts: 3, value: 'served', code: 'ERR_TIMEOUT', isAbandoned: true, instead: 'instead' };
 const mustHaveAll = process.env.CI === 'true';
 
-for (const runtime of runtimes) {
-  const program = await provide(runtime);
-  const { name, version } = runtime;
+const programs = await Promise.all(runtimes.map(provide));
+
+for (const [index, { name, version, runArguments }] of runtimes.entries()) {
+  const program = programs[index];
 
   describe.skipIf(program === undefined && !mustHaveAll)(`holdfast on ${name} ${version}`, () => {
     const answerOf = async (script: string) => {
       if (program === undefined) throw new Error(`${name} ${version} is not to be had, and CI=true asks for all`);
-      const { stdout } = await run(program, [...runtime.runArguments, script, ...entries], project);
+      const { stdout } = await run(program, [...runArguments, script, ...entries], project);
       return JSON.parse(stdout);
     };
 

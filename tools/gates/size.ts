@@ -61,17 +61,29 @@ export async function sizeOf(names: readonly string[], entry = builtEntry): Prom
   };
 }
 
-/** What importing the main entry costs a thread, in milliseconds: the median of fresh processes, less an empty module. */
-export function importMs(rounds = 9): number {
-  const empty = 'data:text/javascript,export{}';
-  const differences = Array.from({ length: rounds }, () => measure(pathToFileURL(builtEntry).href) - measure(empty));
-  return differences.sort((one, other) => one - other)[Math.floor(rounds / 2)]!;
+/** What these imports cost on the machine of the budget while nothing else runs on it. */
+const atRestMs = { lruCache: 4.8, emptyModule: 1.25 };
+
+/**
+ * What importing the main entry costs a thread, in milliseconds, beyond what any import costs.
+ *
+ * A slow or busy machine makes every import dearer, by a factor of three at times. So each round, in fresh processes,
+ * also imports lru-cache, whose cost at rest is known; the median of the ratios is the result.
+ */
+export function importMs(rounds = 21): number {
+  const yardstick = fileURLToPath(import.meta.resolve('lru-cache'));
+  const ratios = Array.from({ length: rounds }, () => measure(builtEntry) / measure(yardstick));
+  return median(ratios) * atRestMs.lruCache - atRestMs.emptyModule;
 }
 
-function measure(url: string): number {
-  const script = `const before = process.threadCpuUsage(); await import(${JSON.stringify(url)});
+function measure(path: string): number {
+  const script = `const before = process.threadCpuUsage(); await import(${JSON.stringify(pathToFileURL(path).href)});
     const { user, system } = process.threadCpuUsage(before); console.log((user + system) / 1000);`;
   return Number(execFileSync(process.execPath, ['--input-type=module', '--eval', script], { encoding: 'utf8' }));
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((one, other) => one - other)[Math.floor(values.length / 2)]!;
 }
 
 if (import.meta.main) {

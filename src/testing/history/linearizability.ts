@@ -140,7 +140,7 @@ const modelField: Field<object> = {
   },
 };
 
-/** The operations that may have had an effect, checked, by key. */
+/** The operations, checked, by key. */
 function byKey<Operation, Result>(
   history: Iterable<RecordedOperation<Operation, Result>>,
 ): ReadonlyMap<string, readonly RecordedOperation<Operation, Result>[]> {
@@ -153,7 +153,6 @@ function byKey<Operation, Result>(
   const takenPlaces = new Set<number>();
   for (const record of history) {
     checkRecord(record, takenPlaces);
-    if (record.outcome.kind === 'failed') continue;
     const operations = operationsByKey.get(record.key);
     if (operations === undefined) operationsByKey.set(record.key, [record]);
     else operations.push(record);

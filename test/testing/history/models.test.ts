@@ -75,7 +75,7 @@ describe('registerModel', () => {
   });
 });
 
-describe('lockModel', () => {
+describe('lockModel', { timeout: 60_000 }, () => {
   const model = lockModel();
   const free = { holder: 'nobody', fence: 4 } as const;
   const held = { holder: 'known', fence: 5 } as const;

@@ -26,7 +26,13 @@ export default defineConfig({
   // Without splitting each CommonJS entry would copy the error classes, and instanceof would fail between entries.
   splitting: true,
   dts: {
-    compilerOptions: { allowImportingTsExtensions: true, importHelpers: false, stripInternal: true, paths: {}, ignoreDeprecations: '6.0' },
+    compilerOptions: {
+      allowImportingTsExtensions: true,
+      importHelpers: false,
+      stripInternal: true,
+      paths: {},
+      ignoreDeprecations: '6.0',
+    },
   },
   sourcemap: true,
   clean: true,

@@ -1,15 +1,20 @@
-/** What the package weighs (P15): the same figures and budgets that the size gate checks. */
-import { budgets, importMs, maxImportMs, sizeOf } from '../tools/gates/size.ts';
+/** What the package weighs (P15): the same figures that the size gate checks, against what we aim at. */
+import { budgets, importMs, sizeOf, targetImportMs } from '../tools/gates/size.ts';
 import { figure, type Section } from './report.ts';
 
 export async function weightSection(): Promise<Section> {
   const rows: string[][] = [];
-  for (const { title, names, maxBytes } of budgets) {
+  for (const { title, names, targetBytes } of budgets) {
     const { bytes } = await sizeOf(names);
-    rows.push([title, `${figure(bytes / 1024)} KB`, `${maxBytes / 1024} KB`, bytes <= maxBytes ? 'met' : 'missed']);
+    rows.push([
+      title,
+      `${figure(bytes / 1024)} KB`,
+      `${targetBytes / 1024} KB`,
+      bytes <= targetBytes ? 'met' : 'missed',
+    ]);
   }
   const tookMs = importMs();
-  rows.push(['import', `${figure(tookMs)} ms`, `${maxImportMs} ms`, tookMs <= maxImportMs ? 'met' : 'missed']);
+  rows.push(['import', `${figure(tookMs)} ms`, `${targetImportMs} ms`, tookMs <= targetImportMs ? 'met' : 'missed']);
   return {
     title: 'Weight',
     note: 'Tree-shaken, minified and compressed with gzip; the import is processor time of the thread.',

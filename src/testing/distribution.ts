@@ -24,7 +24,7 @@ export type Sampler = (random: SeededRandom) => number;
 export const tickMs = 1 / 1024;
 
 /** The nearest whole tick. */
-export function toTicks(ms: number): number {
+function toTicks(ms: number): number {
   return Math.round(ms / tickMs) * tickMs;
 }
 

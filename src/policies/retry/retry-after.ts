@@ -42,10 +42,7 @@ export function retryHintOf(outcome: Outcome, wallNowMs: number): RetryHint | un
 }
 
 /** The same for headers at hand. The most exact form comes first. */
-export function retryHintOfHeaders(
-  header: (name: string) => string | undefined,
-  wallNowMs: number,
-): RetryHint | undefined {
+function retryHintOfHeaders(header: (name: string) => string | undefined, wallNowMs: number): RetryHint | undefined {
   const pushback = header('grpc-retry-pushback-ms');
   if (pushback !== undefined) return /^\d{1,9}$/.test(pushback) ? Number(pushback) : 'never';
   return (

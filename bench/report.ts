@@ -52,6 +52,8 @@ function withQuartiles({ median, p25, p75 }: Quartiles): string {
 
 /** Three digits are more than the machine is good for. */
 export function figure(value: number): string {
+  // A ratio to a baseline that cost nothing.
+  if (!Number.isFinite(value)) return '–';
   const size = Math.abs(value);
   if (size >= 100) return Math.round(value).toLocaleString('en');
   const digits = size >= 10 ? 1 : 2;

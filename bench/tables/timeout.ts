@@ -66,7 +66,7 @@ function contenders(task: Task, afterMs: number): Contender[] {
 export const timeout: Table = {
   name: 'timeout',
   title: 'Timeout, the operation ends in time',
-  note: 'opossum takes no signal of the caller. The timers left of opossum are those of its statistics; the one of the ideal is its armed timer.',
+  note: 'opossum takes no signal of the caller. Timers left are those that keep a process alive; unref-ed ones are not seen.',
   measure: 'ns per call',
   once: ['B per call', 'B left', 'timers left', 'listeners left'],
   baseline: emptyWrapper.name,

@@ -2,7 +2,7 @@
  * Search: an order of one object's operations that its model accepts and that contradicts nothing the clients saw.
  *
  * Promise: it finds an order if there is one, or proves that there is none, or says that its steps are used up. Memory
- * is bounded by the longest order and the remembered configurations; forgetting one costs time only.
+ * grows with the operations times those open at once, plus what is remembered; forgetting that costs time only.
  * After: Wing and Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for linearizability" (2017):
  * a configuration (operations placed, state) is visited once. Ours: operations of unknown outcome that are equal are
  * counted instead of told apart; a configuration that spends more of them than an earlier one is not visited; a model's

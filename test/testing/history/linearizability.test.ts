@@ -424,10 +424,27 @@ describe('checkLinearizability explains', () => {
       history.invoke({ client: 'b', key: 'x', operation: write(1000 + value) }).unknown();
     }
     history.invoke({ client: 'a', key: 'x', operation: read }).ok(5);
-    const text = String(checkLinearizability(history, model));
+    const verdict = checkLinearizability(history, model);
+    expect(verdict).toMatchObject({ states: { length: 20 } });
+    const text = String(verdict);
     expect(text).toContain('  ... 80 earlier ones\n');
     expect(text).toContain('  ... 80 more\n');
     expect(text.split('\n').length).toBeLessThan(60);
+  });
+
+  it('which unknown operations took effect, and which were of no help', () => {
+    const verdict = checkLinearizability(drawn('|-w1-. |-w2-.', '              |-r2-| |-r7-|'), model);
+    expect(String(verdict).split('\n').slice(3)).toEqual([
+      'The longest order without it:',
+      '  [3 .. ] client "line-0": write 2 -> unknown',
+      '  [5 .. 6] client "line-1": read -> 2',
+      'This order leaves the state: 2',
+      'Other orders that get as far leave:',
+      '  1',
+      'Of unknown outcome, and of no help:',
+      '  [1 .. ] client "line-0": write 1 -> unknown',
+      '(Numbers are places in the sequence of the recorder: [invoked .. ended].)',
+    ]);
   });
 
   it('a fine history in one line', () => {

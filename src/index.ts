@@ -30,7 +30,7 @@ export type {
   RetrySucceededEvent,
   TimeoutEvent,
 } from './core/events.js';
-export type { CommonOptions } from './core/options.js';
+export type { CommonOptions, RefusalOptions } from './core/options.js';
 export type { Handles, Outcome } from './core/outcome.js';
 export {
   type AddedBy,

@@ -132,6 +132,10 @@ export function text(): Field<string> {
   };
 }
 
+export function flag(): Field<boolean> {
+  return { allowed: 'true or false', parse: (value) => (typeof value === 'boolean' ? value : undefined) };
+}
+
 export function oneOf<const Word extends string>(words: readonly Word[]): Field<Word> {
   return {
     allowed: words.map((word) => `'${word}'`).join(' or '),
@@ -178,6 +182,12 @@ export interface CommonOptions {
 
 function within(value: number, min: number, max: number): boolean {
   return value >= min && value <= max;
+}
+
+/** Options of every policy that refuses calls. */
+export interface RefusalOptions {
+  /** Captures a stack for each refusal, about 3 microseconds on Node 24. Default `false`. */
+  readonly stack?: boolean;
 }
 
 /** A value as an error message shows it: short, and telling `5` from `'5'`. */

@@ -8,12 +8,20 @@ import { systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { DeadlineExceededError } from '../core/errors.js';
 import { Events } from '../core/events.js';
-import { type CommonOptions, checkOptions, commonFields, duration } from '../core/options.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  flag,
+  type RefusalOptions,
+  withDefault,
+} from '../core/options.js';
 import type { Guard, Permit, Refusal } from '../core/policy.js';
 import { afterOptions, refuseTooLate } from './timeout.js';
 
 /** Options of {@link deadline}. */
-export interface DeadlineOptions extends CommonOptions {
+export interface DeadlineOptions extends CommonOptions, RefusalOptions {
   /** Time allowed for the whole call: milliseconds or a literal such as `'5s'`, from 1 ms to 24.8 days. */
   readonly after: Duration;
 }
@@ -29,7 +37,7 @@ export interface DeadlineGuard extends Guard {
  * Put it around a retry. A call that comes with a nearer deadline (`execute(fn, { deadline })`) keeps that one.
  *
  * @param after - Time allowed: milliseconds, or a literal such as `'5s'`, from 1 ms to 24.8 days; or
- * `{ after, name, on, clock }`.
+ * `{ after, stack, name, on, clock }`.
  * @throws {@link DeadlineExceededError} `ERR_DEADLINE_EXCEEDED` from the call, when the time has passed.
  * @throws {@link DeadlineTooShortError} `ERR_DEADLINE_TOO_SHORT` from the call, when no time is left to start it.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
@@ -43,10 +51,14 @@ export interface DeadlineGuard extends Guard {
  * ```
  */
 export function deadline(after: Duration | DeadlineOptions): DeadlineGuard {
-  const options = checkOptions('deadline', afterOptions(after), { after: duration({}), ...commonFields('deadline') });
+  const options = checkOptions('deadline', afterOptions(after), {
+    after: duration({}),
+    stack: withDefault(flag(), false),
+    ...commonFields('deadline'),
+  });
   const { name, after: afterMs, clock } = options;
   const events = new Events(name, options.on);
-  const plan = { name, events };
+  const plan = { name, events, stack: options.stack };
   return {
     name,
     traits: { kind: 'deadline', summary: `ends the whole call after ${afterMs} ms`, clock, afterMs },

@@ -9,12 +9,22 @@ import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { DeadlineTooShortError, TimeoutError } from '../core/errors.js';
 import { Events } from '../core/events.js';
-import { type CommonOptions, checkOptions, commonFields, duration, func, optional } from '../core/options.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  flag,
+  func,
+  optional,
+  type RefusalOptions,
+  withDefault,
+} from '../core/options.js';
 import type { Outcome } from '../core/outcome.js';
 import { type Guard, type Permit, type Refusal, refuse } from '../core/policy.js';
 
 /** Options of {@link timeout}. */
-export interface TimeoutOptions extends CommonOptions {
+export interface TimeoutOptions extends CommonOptions, RefusalOptions {
   /** Time allowed: milliseconds or a literal such as `'2s'`, from 1 ms to 24.8 days. */
   readonly after: Duration;
   /**
@@ -37,7 +47,7 @@ export function afterOptions(given: unknown): unknown {
  * An operation that ignores `call.signal` keeps running: its outcome is unknown.
  *
  * @param after - Time allowed: milliseconds, or a literal such as `'2s'`, from 1 ms to 24.8 days; or
- * `{ after, onLateResult, name, on, clock }`.
+ * `{ after, onLateResult, stack, name, on, clock }`.
  * @throws {@link TimeoutError} `ERR_TIMEOUT` from the call, when the time has passed.
  * @throws {@link DeadlineTooShortError} `ERR_DEADLINE_TOO_SHORT` from the call, when its deadline has passed already.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
@@ -55,6 +65,7 @@ export function timeout(after: Duration | TimeoutOptions): TimeoutGuard {
   const options = checkOptions('timeout', afterOptions(after), {
     after: duration({}),
     onLateResult: optional(func<(value: unknown) => void>()),
+    stack: withDefault(flag(), false),
     ...commonFields('timeout'),
   });
   const plan: TimeoutPlan = {
@@ -62,6 +73,7 @@ export function timeout(after: Duration | TimeoutOptions): TimeoutGuard {
     afterMs: options.after,
     events: new Events(options.name, options.on),
     onLateResult: options.onLateResult,
+    stack: options.stack,
   };
   return {
     name: options.name,
@@ -81,6 +93,7 @@ export interface TimeoutGuard extends Guard {
 }
 
 interface TimeoutPlan {
+  readonly stack: boolean;
   readonly name: string;
   readonly afterMs: number;
   readonly events: Events;
@@ -100,11 +113,11 @@ function permitOf(plan: TimeoutPlan, nowMs: number): Permit {
 
 /** The refusal that timeout and deadline share: no time is left to start. */
 export function refuseTooLate(
-  { name, events }: { readonly name: string; readonly events: Events },
+  { name, events, stack }: { readonly name: string; readonly events: Events; readonly stack: boolean },
   remainingMs: number,
 ): Refusal {
   if (events.heard) events.emit({ type: 'deadline-too-short', name, remainingMs });
-  return refuse(new DeadlineTooShortError({ policy: name, remainingMs }));
+  return refuse(new DeadlineTooShortError({ policy: name, remainingMs, stack }));
 }
 
 class TimeoutPermit implements Permit {

@@ -354,6 +354,26 @@ describe('isRefusal', () => {
 });
 
 describe('timeout and deadline', () => {
+  it('capture a stack for a refusal only when told to', async () => {
+    const clock = virtualClock({ now: 10 });
+    const refusalOf = async (stack: boolean, guard: typeof timeout | typeof deadline) => {
+      const past: Strategy = {
+        name: 'past',
+        handle(call, next) {
+          call.deadlineMs = 5;
+          return next(call);
+        },
+      };
+      const outcome = await pipeline(past, guard({ after: 5, clock, stack })).attempt(() => 1);
+      return (
+        !outcome.ok && outcome.error instanceof DeadlineTooShortError && outcome.error.stack?.includes('\n    at ')
+      );
+    };
+    for (const guard of [timeout, deadline]) {
+      expect([await refusalOf(true, guard), await refusalOf(false, guard)]).toEqual([true, false]);
+    }
+  });
+
   it('refuse a call whose deadline has passed, so that nothing is begun', async () => {
     const clock = virtualClock();
     for (const guard of [timeout({ after: 5, clock }), deadline({ after: 5, clock })]) {

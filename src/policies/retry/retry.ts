@@ -43,8 +43,8 @@ export interface RetryOptions extends CommonOptions {
   /** Time that must be left before the deadline when an attempt begins. Default 0; from 0 to 24.8 days. */
   readonly minAttemptTime?: Duration;
   /**
-   * Given each value that `handles` took for a failure and another attempt has taken the place of, to close what it holds
-   * open: `(response) => response.body?.cancel()`. An exception in it is contained.
+   * Given each value that `handles` took for a failure and that the caller does not get, because another attempt has taken
+   * its place or the call was ended, to close what it holds open: `(response) => response.body?.cancel()`. An exception in it is contained.
    */
   readonly onDiscard?: (value: unknown) => void;
   /** The source of chance, answering numbers in [0, 1). Default: `Math.random`. */
@@ -217,13 +217,13 @@ class RetryRun<T> extends Timer implements Dependent {
     const call = this.#call;
     let outcome = failed;
     for (let attempt = 1; ; attempt++) {
-      if (call.aborted) throw call.reason;
+      if (call.aborted) return this.#giveUp(outcome);
       const delayMs = this.#delayAfter(attempt, outcome);
       if (typeof delayMs === 'string') return this.#stop(delayMs, outcome);
       if (events.heard) events.emit({ type: 'retry', name, attempt, delayMs, error: errorOf(outcome), outcome });
       // Told of the retry, the caller may have ended the call.
       if (!call.aborted) await this.#wait(delayMs);
-      if (call.aborted) throw call.reason;
+      if (call.aborted) return this.#giveUp(outcome);
       // The timer may have been late, so that meanwhile no time is left.
       if (call.remainingMs <= minAttemptTime) return this.#stop('deadline', outcome);
       this.#discard(outcome);
@@ -235,6 +235,12 @@ class RetryRun<T> extends Timer implements Dependent {
       }
       this.#errors.push(errorOf(outcome));
     }
+  }
+
+  /** The call was ended, so the caller gets the reason and not the value at hand. */
+  #giveUp(outcome: Outcome<T>): never {
+    this.#discard(outcome);
+    throw this.#call.reason;
   }
 
   #discard(outcome: Outcome<T>): void {

@@ -153,6 +153,20 @@ describe('retry', () => {
       ]);
     });
 
+    it('hands the value at hand to onDiscard when the call is ended during a wait', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const discarded: unknown[] = [];
+      const onDiscard = (value: unknown) => discarded.push(value);
+      const steady = pipeline(retry({ ...isBusy, backoff: constant(100), clock, onDiscard } as RetryOptions));
+      const running = steady.attempt(() => ({ status: 503 }), { signal: controller.signal });
+      await clock.advance(50);
+      controller.abort('gone');
+      expect(await running).toEqual({ ok: false, error: 'gone' });
+      await clock.flush();
+      expect(discarded).toEqual([{ status: 503 }]);
+    });
+
     it('tells the value that it repeats in its event', async () => {
       const { events } = await run({ ...isBusy, attempts: 2 } as RetryOptions, () => ({ status: 503 }));
       expect(events[0]).toMatchObject({ error: undefined, outcome: { ok: true, value: { status: 503 } } });

@@ -7,6 +7,8 @@ export type { CompositionWarning } from './core/composition.js';
 export type { Duration } from './core/duration.js';
 export {
   AbandonedError,
+  BulkheadFullError,
+  CircuitOpenError,
   DeadlineExceededError,
   DeadlineTooShortError,
   HandlesError,
@@ -15,7 +17,9 @@ export {
   isHoldfastError,
   isRejected,
   OptionsError,
+  RateLimitedError,
   RejectedError,
+  ShedError,
   TimeoutError,
 } from './core/errors.js';
 export type {

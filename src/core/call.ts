@@ -80,6 +80,8 @@ export class Call {
   /** @internal */ deadlineMs: number;
   /** @internal When the current layer began to admit; undefined until a guard asks, so that a layer reads the clock once. */
   admittedAtMs: number | undefined = undefined;
+  /** @internal Whether a retry makes the attempts of this call. */
+  isRetried = false;
   /** @internal Whether the outermost layer answers an `Outcome` instead of rejecting. */
   asOutcome = false;
   /** @internal */ owner: Call | undefined = undefined;
@@ -158,6 +160,12 @@ export class Call {
     return this.aftermath?.hasAborted ? this.aftermath.reason : this.parent?.reason;
   }
 
+  /** @internal Whether a retry around this call's pipeline makes further attempts. */
+  get isRetriedOutside(): boolean {
+    for (let call = this.parent; call !== undefined; call = call.parent) if (call.isRetried) return true;
+    return false;
+  }
+
   /** A call below this one, for an attempt of its own: an abort of this one reaches it, its own abort stays below. */
   child(changes: ChildOptions = {}): Call {
     const { attempt = this.attempt, ...changed } = changes;
@@ -186,7 +194,7 @@ export class Call {
   /** @internal Lets the caller's signal end this call. */
   followSignal(signal: AbortSignal): void {
     const listener = () => {
-      this.unfollowSignal();
+      this.unfollow();
       this.abort(signal.reason);
     };
     if (signal.aborted) return listener();
@@ -198,8 +206,9 @@ export class Call {
     if (signal.aborted) listener();
   }
 
-  /** @internal */
-  unfollowSignal(): void {
+  /** @internal The call is over: neither its caller's signal nor a call around it concerns it any more. */
+  unfollow(): void {
+    this.owner?.detach(this);
     const { aftermath } = this;
     if (aftermath?.callerSignal === undefined) return;
     if (aftermath.callerListener !== undefined)

@@ -20,7 +20,17 @@ export interface HoldfastErrorOptions {
 
 /** Base of all errors that end a call. */
 export class HoldfastError extends Error {
-  declare readonly name: string;
+  // Names and brands are accessors of the prototypes: they cost nothing per error, and, unlike assignments to a
+  // prototype, do not keep the classes that nobody uses in a bundle.
+  override get name(): string {
+    return 'HoldfastError';
+  }
+
+  /** @internal */
+  get [brand](): Family {
+    return 'other';
+  }
+
   /** Stable, for programs: `ERR_TIMEOUT` and so on. */
   readonly code: string;
 
@@ -40,6 +50,15 @@ export class HoldfastError extends Error {
 
 /** The operation was never started: repeating it is safe. */
 export class RejectedError extends HoldfastError {
+  override get name(): string {
+    return 'RejectedError';
+  }
+
+  /** @internal */
+  override get [brand](): Family {
+    return 'rejected';
+  }
+
   /** The policy that refused. */
   readonly policy: string;
   /** Milliseconds after which a new try may succeed, where that is known. */
@@ -62,6 +81,15 @@ export class RejectedError extends HoldfastError {
 
 /** The operation was started and nobody waits for it any more: its outcome is unknown. */
 export class AbandonedError extends HoldfastError {
+  override get name(): string {
+    return 'AbandonedError';
+  }
+
+  /** @internal */
+  override get [brand](): Family {
+    return 'abandoned';
+  }
+
   /** The policy that gave up. */
   readonly policy: string;
 
@@ -82,6 +110,10 @@ interface EndOptions extends HoldfastErrorOptions {
 
 /** `ERR_TIMEOUT`: an attempt took longer than its `timeout`. */
 export class TimeoutError extends AbandonedError {
+  override get name(): string {
+    return 'TimeoutError';
+  }
+
   /** The time allowed, in milliseconds; undefined when a guard of your own set the end. */
   readonly afterMs: number | undefined;
 
@@ -96,6 +128,10 @@ export class TimeoutError extends AbandonedError {
 
 /** `ERR_DEADLINE_EXCEEDED`: the whole call took longer than its deadline. */
 export class DeadlineExceededError extends AbandonedError {
+  override get name(): string {
+    return 'DeadlineExceededError';
+  }
+
   /** The time allowed, in milliseconds; undefined when the deadline came with the call. */
   readonly afterMs: number | undefined;
 
@@ -110,6 +146,10 @@ export class DeadlineExceededError extends AbandonedError {
 
 /** `ERR_DEADLINE_TOO_SHORT`: there is no time left to start the operation. */
 export class DeadlineTooShortError extends RejectedError {
+  override get name(): string {
+    return 'DeadlineTooShortError';
+  }
+
   /** Time left when the operation should have started, in milliseconds; zero or less. */
   readonly remainingMs: number;
 
@@ -130,11 +170,109 @@ export class DeadlineTooShortError extends RejectedError {
   }
 }
 
+type RefusalNumbers = HoldfastErrorOptions & { readonly policy: string; readonly retryAfterMs?: number | undefined };
+
+/** `ERR_CIRCUIT_OPEN`: a circuit breaker lets no call through. */
+export class CircuitOpenError extends RejectedError {
+  override get name(): string {
+    return 'CircuitOpenError';
+  }
+
+  /** Why: it is open, all probes of the half-open circuit are taken, it admits only a share yet, or an operator closed it off. */
+  readonly state: 'open' | 'half-open' | 'ramping' | 'isolated';
+
+  constructor({
+    state,
+    detail,
+    ...options
+  }: RefusalNumbers & { readonly state: CircuitOpenError['state']; readonly detail?: string | undefined }) {
+    const wait = options.retryAfterMs === undefined ? '' : ` for another ${rounded(options.retryAfterMs)} ms`;
+    super(
+      'ERR_CIRCUIT_OPEN',
+      `"${options.policy}" is ${state}${wait}${detail === undefined ? '' : ` (${detail})`}`,
+      options,
+    );
+    this.state = state;
+  }
+}
+
+/** `ERR_BULKHEAD_FULL`: all slots of a bulkhead or limiter are taken, and there is no place, or no time, to wait for one. */
+export class BulkheadFullError extends RejectedError {
+  override get name(): string {
+    return 'BulkheadFullError';
+  }
+
+  /** Operations that may run at once. */
+  readonly limit: number;
+  /** Calls that may wait. */
+  readonly queue: number;
+  /** `'full'`: no place in the queue; `'waited'`: it waited as long as it may; `'overtaken'`: newer calls took its place. */
+  readonly reason: 'full' | 'waited' | 'overtaken';
+
+  constructor({
+    limit,
+    queue,
+    reason = 'full',
+    ...options
+  }: RefusalNumbers & {
+    readonly limit: number;
+    readonly queue: number;
+    readonly reason?: BulkheadFullError['reason'] | undefined;
+  }) {
+    super(
+      'ERR_BULKHEAD_FULL',
+      reason === 'full'
+        ? `"${options.policy}" is full: ${limit} operations run and ${queue} may wait`
+        : `"${options.policy}" let the call wait for one of ${limit} slots and gave it up (${reason})`,
+      options,
+    );
+    this.limit = limit;
+    this.queue = queue;
+    this.reason = reason;
+  }
+}
+
+/** `ERR_RATE_LIMITED`: a rate limit has no room for the call now. */
+export class RateLimitedError extends RejectedError {
+  override get name(): string {
+    return 'RateLimitedError';
+  }
+
+  /** Calls allowed per period; undefined where the limit is the other side's. */
+  readonly limit: number | undefined;
+
+  constructor({ limit, ...options }: RefusalNumbers & { readonly limit?: number | undefined }) {
+    const wait =
+      options.retryAfterMs === undefined ? '' : `, the next one may start in ${rounded(options.retryAfterMs)} ms`;
+    super('ERR_RATE_LIMITED', `"${options.policy}" has no room for the call${wait}`, options);
+    this.limit = limit;
+  }
+}
+
+/** `ERR_SHED`: the call was turned away because this process, or the service it calls, has too much to do. */
+export class ShedError extends RejectedError {
+  override get name(): string {
+    return 'ShedError';
+  }
+
+  /** What was too much, in words: `'event loop 130 ms late'`. */
+  readonly reason: string;
+
+  constructor({ reason, ...options }: RefusalNumbers & { readonly reason: string }) {
+    super('ERR_SHED', `"${options.policy}" turned the call away: ${reason}`, options);
+    this.reason = reason;
+  }
+}
+
 /**
  * `ERR_HANDLES_FAILED`: a `handles`, `backoff` or other function given to a policy threw or answered nonsense, so the
  * policy could not judge the outcome. `cause` is the error of the call if it failed, else what the function threw.
  */
 export class HandlesError extends HoldfastError {
+  override get name(): string {
+    return 'HandlesError';
+  }
+
   readonly policy: string;
   /** What the function threw. */
   readonly thrown: unknown;
@@ -153,7 +291,15 @@ export class HandlesError extends HoldfastError {
 
 /** `ERR_OPTIONS`: an option is missing, misspelt, of the wrong type or out of range. Thrown by the factory, at once. */
 export class OptionsError extends TypeError {
-  declare readonly name: string;
+  override get name(): string {
+    return 'OptionsError';
+  }
+
+  /** @internal */
+  get [brand](): Family {
+    return 'other';
+  }
+
   readonly code = 'ERR_OPTIONS';
   /** The factory that was called. */
   readonly policy: string;
@@ -185,15 +331,6 @@ export class OptionsError extends TypeError {
   }
 }
 
-mark(HoldfastError, 'HoldfastError', 'other');
-mark(RejectedError, 'RejectedError', 'rejected');
-mark(AbandonedError, 'AbandonedError', 'abandoned');
-mark(TimeoutError, 'TimeoutError');
-mark(DeadlineExceededError, 'DeadlineExceededError');
-mark(DeadlineTooShortError, 'DeadlineTooShortError');
-mark(HandlesError, 'HandlesError');
-mark(OptionsError, 'OptionsError', 'other');
-
 /** Whether the operation was never started, so that repeating it is safe. Holds across copies of the package. */
 export function isRejected(error: unknown): error is RejectedError {
   return familyOf(error) === 'rejected';
@@ -217,13 +354,6 @@ function familyOf(error: unknown): Family | undefined {
     // A revoked proxy, or a getter that throws: anything can be thrown.
     return undefined;
   }
-}
-
-/** Puts what never changes on the prototype, where it costs nothing per error. */
-function mark(errorClass: { prototype: object }, name: string, family?: Family): void {
-  const hidden = (value: string) => ({ value, enumerable: false, configurable: true, writable: true });
-  Object.defineProperty(errorClass.prototype, 'name', hidden(name));
-  if (family !== undefined) Object.defineProperty(errorClass.prototype, brand, hidden(family));
 }
 
 /** False under `--frozen-intrinsics` and in hardened realms, where errors then keep their stacks. */

@@ -38,7 +38,7 @@ export interface RetryStoppedEvent {
 }
 
 /** Why a retry made no further attempt. */
-export type RetryStop = 'attempts' | 'deadline' | 'budget' | 'classifier' | 'pushback' | 'abort' | 'unsafe';
+export type RetryStop = 'attempts' | 'deadline' | 'budget' | 'classifier' | 'pushback' | 'abort' | 'unsafe' | 'nested';
 
 /** An attempt took longer than its `timeout`. */
 export interface TimeoutEvent {

@@ -7,6 +7,7 @@
  * consumed, counted, and told to the permits when it ends.
  */
 import type { WheelNode } from '../structures/timer-wheel.js';
+import { ambient } from './ambient.js';
 import type { Call, Dependent } from './call.js';
 import type { Timer } from './clock.js';
 import { DeadlineExceededError, DeadlineTooShortError, isAbandoned, isRejected, TimeoutError } from './errors.js';
@@ -21,7 +22,8 @@ export type Next = (call: Call) => Promise<unknown>;
 /** The innermost step: the operation itself. */
 export const runTask: Next = (call) => {
   try {
-    const answer = call.task(call);
+    const around = ambient();
+    const answer = around === undefined ? call.task(call) : around.run(call, () => call.task(call));
     // Also a promise of another class becomes one whose callbacks come once and later.
     return Promise.resolve(answer);
   } catch (error) {
@@ -232,13 +234,13 @@ class LayerRun implements Timer, Dependent {
 
   private failAtOnce(error: unknown): Promise<unknown> {
     this.phase = 'over';
-    if (this.plan.outermost) this.call.unfollowSignal();
+    if (this.plan.outermost) this.call.unfollow();
     return this.answersOutcome() ? Promise.resolve({ ok: false, error }) : rejectLater(error);
   }
 
   private close(): void {
     this.phase = 'over';
-    if (this.plan.outermost) this.call.unfollowSignal();
+    if (this.plan.outermost) this.call.unfollow();
     if (this.owner !== undefined) this.call.detach(this);
     if (this.scope !== this.call) this.call.detach(this.scope);
     if (this.ends) this.call.clock.cancel(this);

@@ -4,6 +4,7 @@
  * Promise: an operation that throws, answers a plain value, a thenable or nothing, or rejects with anything at all is
  * treated as an `async` function would treat it; when the caller's signal aborts, `execute` rejects at once with its reason.
  */
+import { ambient } from './ambient.js';
 import { Call, type CallOptions, type Task } from './call.js';
 import { type Clock, systemClock } from './clock.js';
 import { type CompositionWarning, commonClock, refuseImpossible, warningsOf } from './composition.js';
@@ -107,8 +108,7 @@ class LinkedPipeline implements Pipeline<unknown> {
 
   execute<T>(task: Task<T>, options?: ExecuteOptions): Promise<T> {
     try {
-      if (options !== undefined) return this.#executeWith(this.#callOf(task, options), options) as Promise<T>;
-      return this.#run(this.#callOf(task, undefined)) as Promise<T>;
+      return this.#runCall(this.#callOf(task, options), options) as Promise<T>;
     } catch (error) {
       return rejectLater(error);
     }
@@ -119,7 +119,10 @@ class LinkedPipeline implements Pipeline<unknown> {
     try {
       const call = this.#callOf(task, options);
       call.asOutcome = true;
-      if (options !== undefined) return this.#executeWith(call, options) as Promise<Outcome<T>>;
+      if (options !== undefined || call.parent !== undefined) {
+        if (options?.signal !== undefined) call.followSignal(options.signal);
+        return this.#runWatched(call) as Promise<Outcome<T>>;
+      }
       run = this.#run(call);
     } catch (error) {
       return Promise.resolve({ ok: false, error });
@@ -153,14 +156,16 @@ class LinkedPipeline implements Pipeline<unknown> {
 
   #callOf(task: Task<unknown>, options: ExecuteOptions | undefined): Call {
     if (typeof task !== 'function') throw notAFunction('execute', task);
-    if (options === undefined) return new Call(this.#clock, task, undefined);
-    checkCallOptions(options);
-    return new Call(this.#clock, task, { ...options }, undefined, 1, instantOf(options.deadline, this.#clock));
+    const around = ambient()?.current();
+    if (options === undefined && around === undefined) return new Call(this.#clock, task, undefined);
+    if (options !== undefined) checkCallOptions(options);
+    const deadlineMs = Math.min(instantOf(options?.deadline, this.#clock), instantOfOuter(around, this.#clock));
+    return new Call(this.#clock, task, options && { ...options }, around, 1, deadlineMs);
   }
 
-  #executeWith(call: Call, { signal, deadline }: ExecuteOptions): Promise<unknown> {
-    if (signal === undefined && deadline === undefined && !call.asOutcome) return this.#run(call);
-    if (signal !== undefined) call.followSignal(signal);
+  #runCall(call: Call, options: ExecuteOptions | undefined): Promise<unknown> {
+    if (options?.signal !== undefined) call.followSignal(options.signal);
+    else if (options?.deadline === undefined && call.parent === undefined) return this.#run(call);
     return this.#runWatched(call);
   }
 }
@@ -267,6 +272,12 @@ function instantOf(deadline: ExecuteOptions['deadline'], clock: Clock): number {
   if (deadline === undefined) return Number.POSITIVE_INFINITY;
   if (typeof deadline === 'number') return deadline;
   return clock.now() + (parseDuration(deadline) ?? 0);
+}
+
+/** The deadline of the call around this one, which may run on another clock. */
+function instantOfOuter(around: Call | undefined, clock: Clock): number {
+  if (around === undefined || around.clock === clock) return around?.deadlineMs ?? Number.POSITIVE_INFINITY;
+  return clock.now() + around.remainingMs;
 }
 
 function notAFunction(method: string, value: unknown): OptionsError {

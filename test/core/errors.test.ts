@@ -1,6 +1,8 @@
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import {
+  BulkheadFullError,
+  CircuitOpenError,
   DeadlineExceededError,
   DeadlineTooShortError,
   HandlesError,
@@ -9,7 +11,9 @@ import {
   isHoldfastError,
   isRejected,
   OptionsError,
+  RateLimitedError,
   RejectedError,
+  ShedError,
   TimeoutError,
 } from '../../src/index.js';
 
@@ -41,6 +45,30 @@ describe('errors', () => {
       'DeadlineTooShortError',
       'ERR_DEADLINE_TOO_SHORT',
       '"deadline" did not start the operation: its deadline passed 12.3 ms ago',
+    ],
+    [
+      new CircuitOpenError({ policy: 'pay', state: 'open', retryAfterMs: 3200, detail: '18 of 20 calls failed' }),
+      'CircuitOpenError',
+      'ERR_CIRCUIT_OPEN',
+      '"pay" is open for another 3200 ms (18 of 20 calls failed)',
+    ],
+    [
+      new BulkheadFullError({ policy: 'bulkhead', limit: 5, queue: 2 }),
+      'BulkheadFullError',
+      'ERR_BULKHEAD_FULL',
+      '"bulkhead" is full: 5 operations run and 2 may wait',
+    ],
+    [
+      new RateLimitedError({ policy: 'quota', retryAfterMs: 99.96 }),
+      'RateLimitedError',
+      'ERR_RATE_LIMITED',
+      '"quota" has no room for the call, the next one may start in 100 ms',
+    ],
+    [
+      new ShedError({ policy: 'loadShed', reason: 'event loop 130 ms late' }),
+      'ShedError',
+      'ERR_SHED',
+      '"loadShed" turned the call away: event loop 130 ms late',
     ],
     [
       new HandlesError({ policy: 'retry', option: 'handles', thrown: new Error('boom') }),

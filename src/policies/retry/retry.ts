@@ -141,6 +141,7 @@ interface RetryPlan {
 
 /** The way of a call that succeeds: one asynchronous step, with nothing made for the failures that did not happen. */
 async function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) => Promise<T>): Promise<T> {
+  call.isRetried = true;
   let outcome: Outcome<T>;
   try {
     const value = await next(call);
@@ -277,6 +278,8 @@ class RetryRun<T> extends Timer implements Dependent {
     if (!this.#isWorthRepeating(outcome)) return 'classifier';
     if (call.unsafe && call.idempotencyKey === undefined) return 'unsafe';
     if (attempt >= attempts) return 'attempts';
+    // Attempts of retries inside each other would multiply; the outermost one makes them.
+    if (call.isRetriedOutside) return 'nested';
     if (hint === 'never' || (hint !== undefined && hint > maxRetryAfter)) return 'pushback';
     const delayMs = this.#delay(attempt, outcome);
     if (delayMs >= call.remainingMs - minAttemptTime) return 'deadline';

@@ -1,0 +1,29 @@
+/**
+ * Ambient: where the core finds the call around the present one, if `holdfast/context` keeps it.
+ *
+ * Promise: nothing is kept unless that entry was imported; then a pipeline that runs inside an operation of another one
+ * ends with it, knows its deadline, and does not multiply its retries. Found through `globalThis`, so that it holds
+ * across copies of the package.
+ */
+import type { Call } from './call.js';
+
+/** What `holdfast/context` puts there. */
+export interface Ambient {
+  /** The call whose operation is running, or undefined. */
+  current(): Call | undefined;
+  /** Runs a function with `call` as the current one. */
+  run<T>(call: Call, task: () => T): T;
+}
+
+const place = Symbol.for('holdfast.context');
+const shared = globalThis as { [place]?: Ambient };
+
+export function ambient(): Ambient | undefined {
+  return shared[place];
+}
+
+/** Puts the keeper of the current call in place, unless another copy of the package has done so; answers the one in force. */
+export function provideAmbient(provided: Ambient): Ambient {
+  shared[place] ??= provided;
+  return shared[place];
+}

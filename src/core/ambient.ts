@@ -16,14 +16,26 @@ export interface Ambient {
 }
 
 const place = Symbol.for('holdfast.context');
-const shared = globalThis as { [place]?: Ambient };
+
+/** One cell for all copies of the package, made by the first, so that looking into it costs each call next to nothing. */
+interface Cell {
+  ambient: Ambient | undefined;
+}
+
+const cell: Cell = /* @__PURE__ */ sharedCell();
+
+function sharedCell(): Cell {
+  const shared = globalThis as { [place]?: Cell };
+  shared[place] ??= { ambient: undefined };
+  return shared[place];
+}
 
 export function ambient(): Ambient | undefined {
-  return shared[place];
+  return cell.ambient;
 }
 
 /** Puts the keeper of the current call in place, unless another copy of the package has done so; answers the one in force. */
 export function provideAmbient(provided: Ambient): Ambient {
-  shared[place] ??= provided;
-  return shared[place];
+  cell.ambient ??= provided;
+  return cell.ambient;
 }

@@ -11,8 +11,8 @@ import type { Call } from './call.js';
 export interface Ambient {
   /** The call whose operation is running, or undefined. */
   current(): Call | undefined;
-  /** Runs a function with `call` as the current one. */
-  run<T>(call: Call, task: () => T): T;
+  /** Runs a function with `call` as the current one; undefined: with none. */
+  run<T>(call: Call | undefined, task: () => T): T;
 }
 
 const place = Symbol.for('holdfast.context');

@@ -266,10 +266,15 @@ export class Call {
     }
   }
 
+  /** @internal Whether no abandoned work is left below this call. */
+  get isIdle(): boolean {
+    return this.aftermath === undefined || this.aftermath.abandonedWork === 0;
+  }
+
   /** @internal Calls back when no abandoned work is left below this call: at once, if there is none. */
   onIdle(then: () => void): void {
-    if (this.aftermath === undefined || this.aftermath.abandonedWork === 0) then();
-    else this.aftermath.whenIdle.push(then);
+    if (this.isIdle) then();
+    else this.state().whenIdle.push(then);
   }
 
   private state(): Aftermath {

@@ -1,5 +1,6 @@
 /**
- * Layer: neighbouring guards fused into one asynchronous step, because a step costs more than all their bookkeeping.
+ * Layer: neighbouring guards, and a retry between them, fused into one asynchronous step, because a step costs more than
+ * all their bookkeeping.
  *
  * Promise: the guards are asked outermost first, and when one refuses, those before it get their permits back; each
  * permit is settled or released exactly once; the nearest end of all permits is one timer; when that timer fires or the
@@ -14,7 +15,7 @@ import { DeadlineExceededError, DeadlineTooShortError, isAbandoned, isRejected, 
 import { Events } from './events.js';
 import { show } from './options.js';
 import { type Outcome, rejectLater } from './outcome.js';
-import { type Guard, isPermit, type Permit, type Refusal } from './policy.js';
+import { type Guard, isPermit, type Permit, type Refusal, type Resumable } from './policy.js';
 
 /** The rest of a pipeline: never throws, always answers a promise. */
 export type Next = (call: Call) => Promise<unknown>;
@@ -31,16 +32,38 @@ export const runTask: Next = (call) => {
   }
 };
 
-/** What a layer is made of. */
+/** What a layer is made of: guards, and perhaps a retry among them. */
 export interface LayerPlan {
+  /** Outermost first. */
   readonly guards: readonly Guard[];
+  /** How many of them stand around the retry; all of them where there is none. */
+  readonly outerCount: number;
+  readonly resumable?: Resumable | undefined;
   readonly next: Next;
+  /** Further attempts: the guards inside the retry as a layer of their own. */
+  readonly again?: Next;
   /** The outermost layer has the root call to itself, so it may end it; the others make a child that they may end. */
   readonly outermost: boolean;
 }
 
 /** Fuses guards into one step. */
-export function guardLayer(plan: LayerPlan): Next {
+export function guardLayer(guards: readonly Guard[], next: Next, outermost: boolean): Next {
+  return layer({ guards, outerCount: guards.length, next, outermost });
+}
+
+/** Fuses a retry with the guards around it and inside it: a call whose first attempt succeeds is one step. */
+export function retryLayer(
+  outer: readonly Guard[],
+  resumable: Resumable,
+  inner: readonly Guard[],
+  next: Next,
+  outermost: boolean,
+): Next {
+  const again = inner.length === 0 ? next : guardLayer(inner, next, false);
+  return layer({ guards: [...outer, ...inner], outerCount: outer.length, resumable, next, again, outermost });
+}
+
+function layer(plan: LayerPlan): Next {
   return (call) => new LayerRun(plan, call).start();
 }
 
@@ -52,7 +75,7 @@ const keepFunctions = (resolve: (value: unknown) => void, reject: (error: unknow
   rejectOfNew = reject;
 };
 
-/** One call's way through one layer; also the timer of its end and what hears of the call's abort. */
+/** One call's way through one layer; also the timer of its ends and what hears of the call's abort. */
 class LayerRun implements Timer, Dependent {
   // Declared here instead of inherited: a derived class costs 15 of the 230 ns of a call through a timeout.
   slotIndex = -1;
@@ -65,16 +88,25 @@ class LayerRun implements Timer, Dependent {
 
   private readonly plan: LayerPlan;
   private readonly call: Call;
-  /** The call that goes inwards: the same one, or a child as soon as this layer may have to end it. */
+  /** The call inside the outer guards: the same one, or a child as soon as this layer may have to end it. */
   private scope: Call;
+  /** The call of the first attempt: the scope, or a child of it as soon as a guard inside the retry may end it. */
+  private attempt: Call;
   /** The first permit has a field of its own, which spares most calls an array. */
   private firstPermit: Permit | undefined = undefined;
   private morePermits: Permit[] | undefined = undefined;
-  private phase: 'admitting' | 'running' | 'over' = 'admitting';
+  private permitCount = 0;
+  private phase: 'admitting' | 'running' | 'resumed' | 'over' = 'admitting';
+  /** Whether the outer guards have let the call in. What they learn from begins then. */
+  private isIn = false;
   /** Whether this layer ends the call at `scope.deadlineMs`. */
   private ends = false;
   /** Who set that end; without one it is the deadline that came with the call. */
   private endPermit: Permit | undefined = undefined;
+  /** Who ends the first attempt, at `attempt.deadlineMs`; undefined once that attempt is over. */
+  private attemptEndPermit: Permit | undefined = undefined;
+  /** What was given up while the operation of the first attempt ran. */
+  private abandoned: 'nothing' | 'attempt' | 'call' = 'nothing';
   private someoneAwaitsEnd = false;
   private resolve: ((value: unknown) => void) | undefined = undefined;
   private reject: ((error: unknown) => void) | undefined = undefined;
@@ -83,6 +115,7 @@ class LayerRun implements Timer, Dependent {
     this.plan = plan;
     this.call = call;
     this.scope = call;
+    this.attempt = call;
   }
 
   start(): Promise<unknown> {
@@ -95,18 +128,18 @@ class LayerRun implements Timer, Dependent {
       this.ends = true;
     }
     const hindrance = this.admitFrom(0);
-    if (hindrance !== undefined && 'error' in hindrance) return this.failAtOnce(hindrance.error);
+    if (hindrance !== undefined && 'error' in hindrance && !this.isIn) return this.failAtOnce(hindrance.error);
     const promise = new Promise(keepFunctions);
     this.resolve = resolveOfNew;
     this.reject = rejectOfNew;
-    if (hindrance === undefined) this.run();
-    else this.waitFor(hindrance);
+    this.goOn(hindrance);
     return promise;
   }
 
-  /** The layer's time is over. */
+  /** The time of the first attempt, or of the call, is over. */
   expire(): void {
-    this.giveUp(this.endReason());
+    if (this.attemptEndPermit === undefined) this.giveUp(this.endReason(this.endPermit));
+    else this.giveAttemptUp(this.endReason(this.attemptEndPermit));
   }
 
   /** Someone around this layer ended the call. */
@@ -116,12 +149,13 @@ class LayerRun implements Timer, Dependent {
 
   /** Asks the guards in order. Answers what stopped it: a refusal, or the promise of a guard that queues. */
   private admitFrom(index: number): Refusal | Promise<Permit | Refusal> | undefined {
-    const { guards } = this.plan;
+    const { guards, outerCount } = this.plan;
     for (let next = index; next < guards.length; next++) {
+      if (next === outerCount) this.enter();
       const guard = guards[next]!;
       let answer: Permit | Refusal | Promise<Permit | Refusal>;
       try {
-        answer = checkAnswer(guard, guard.admit(this.scope));
+        answer = checkAnswer(guard, guard.admit(this.attempt));
       } catch (error) {
         answer = { error };
       }
@@ -136,44 +170,56 @@ class LayerRun implements Timer, Dependent {
         return answer;
       }
     }
+    if (!this.isIn) this.enter();
     return undefined;
   }
 
+  /** The outer guards have let the call in. */
+  private enter(): void {
+    this.isIn = true;
+    this.plan.resumable?.begin(this.scope);
+  }
+
   private take(permit: Permit): void {
-    if (this.firstPermit === undefined) this.firstPermit = permit;
-    else if (this.morePermits === undefined) this.morePermits = [permit];
-    else this.morePermits.push(permit);
+    if (this.permitCount === 0) this.firstPermit = permit;
+    else {
+      this.morePermits ??= new Array(this.plan.guards.length - 1);
+      this.morePermits[this.permitCount - 1] = permit;
+    }
+    this.permitCount++;
     if (permit.ended !== undefined) this.someoneAwaitsEnd = true;
     const { endsAt } = permit;
     // An end that is not nearer than the one in force will never be reached.
-    if (endsAt === undefined || !(endsAt < this.scope.deadlineMs)) return;
-    this.ends = true;
-    this.endPermit = permit;
-    if (this.scope === this.call && !this.plan.outermost) {
-      const scope = this.call.child();
-      scope.admittedAtMs = this.call.admittedAtMs;
-      this.scope = scope;
+    if (endsAt === undefined || !(endsAt < this.attempt.deadlineMs)) return;
+    if (this.isIn) {
+      this.attemptEndPermit = permit;
+      if (this.attempt === this.scope) this.attempt = sameTimeChild(this.scope);
+    } else {
+      this.ends = true;
+      this.endPermit = permit;
+      if (this.scope === this.call && !this.plan.outermost) this.scope = sameTimeChild(this.call);
+      this.attempt = this.scope;
     }
-    this.scope.deadlineMs = endsAt;
+    this.attempt.deadlineMs = endsAt;
   }
 
   /** A guard lets the call queue. The ends that earlier guards set hold for the waiting, too. */
   private waitFor(queued: Promise<Permit | Refusal>): void {
-    const index = this.permits().length;
+    const index = this.permitCount;
     this.attachAndArm();
     queued.then(
       (given) => {
         const answer = answerOrRefusal(this.plan.guards[index], given);
-        if (this.phase === 'over') {
+        if (this.phase !== 'admitting') {
           if (isPermit(answer)) giveBack(answer);
         } else if (isPermit(answer)) {
-          this.scope.admittedAtMs = undefined;
+          this.attempt.admittedAtMs = undefined;
           this.take(answer);
           this.goOn(this.admitFrom(index + 1));
-        } else this.failBeforeStart(answer.error);
+        } else this.refused(answer.error);
       },
       (error) => {
-        if (this.phase !== 'over') this.failBeforeStart(error);
+        if (this.phase === 'admitting') this.refused(error);
       },
     );
   }
@@ -181,7 +227,7 @@ class LayerRun implements Timer, Dependent {
   private goOn(hindrance: Refusal | Promise<Permit | Refusal> | undefined): void {
     if (this.phase === 'over') return;
     if (hindrance === undefined) this.run();
-    else if ('error' in hindrance) this.failBeforeStart(hindrance.error);
+    else if ('error' in hindrance) this.refused(hindrance.error);
     else this.waitFor(hindrance);
   }
 
@@ -189,7 +235,7 @@ class LayerRun implements Timer, Dependent {
     this.attachAndArm();
     if ((this.phase as 'admitting' | 'over') === 'over') return;
     this.phase = 'running';
-    this.plan.next(this.scope).then(
+    this.plan.next(this.attempt).then(
       (value) => this.workEnded({ ok: true, value }),
       (error) => this.workEnded({ ok: false, error }),
     );
@@ -197,40 +243,122 @@ class LayerRun implements Timer, Dependent {
 
   private attachAndArm(): void {
     if (this.owner === undefined) this.call.attach(this);
-    if (this.ends && this.phase !== 'over') this.call.clock.schedule(this, this.scope.deadlineMs);
+    if (this.phase !== 'over') this.arm();
   }
 
-  private workEnded(outcome: Outcome): void {
-    if (this.phase === 'over') {
-      this.call.endAbandonedWork();
-      this.tellEnd(outcome);
+  private arm(): void {
+    if (this.attemptEndPermit !== undefined) this.call.clock.schedule(this, this.attempt.deadlineMs);
+    else if (this.ends) this.call.clock.schedule(this, this.scope.deadlineMs);
+  }
+
+  /** A guard said no: where it stands inside the retry, that is how the first attempt ended. */
+  private refused(error: unknown): void {
+    this.giveBack();
+    if (this.isIn) {
+      this.attachAndArm();
+      if (this.phase !== 'over') this.leaveAttempt({ ok: false, error });
       return;
     }
     this.close();
-    // A refusal from inside says nothing about the service.
-    const answer = this.settle(!outcome.ok && isRejected(outcome.error) ? undefined : outcome) ?? outcome;
-    this.tellEnd();
+    this.answer({ ok: false, error });
+  }
+
+  /** The operation of the first attempt ended. */
+  private workEnded(outcome: Outcome): void {
+    if (this.abandoned !== 'nothing') return this.abandonedWorkEnded(outcome);
+    const { outerCount, resumable } = this.plan;
+    if (resumable === undefined) return this.finish(outcome);
+    const answer = this.settle(outerCount, this.permitCount, lessonOf(outcome)) ?? outcome;
+    this.tellEnd(outerCount, this.permitCount);
+    this.leaveAttempt(answer);
+  }
+
+  /** Nobody waits for it any more; the permits want to know all the same. */
+  private abandonedWorkEnded(outcome: Outcome): void {
+    const { outerCount } = this.plan;
+    if (this.abandoned === 'call') {
+      this.call.endAbandonedWork();
+      this.tellEnd(0, outerCount, outcome);
+    } else this.scope.endAbandonedWork();
+    this.tellEnd(outerCount, this.permitCount, outcome);
+  }
+
+  /** The first attempt is over for whoever waits: the call is, too, unless the retry goes on. */
+  private leaveAttempt(outcome: Outcome): void {
+    const { resumable } = this.plan;
+    this.closeAttempt();
+    let isFinal: boolean;
+    try {
+      isFinal = resumable === undefined || resumable.accepts(outcome);
+    } catch (error) {
+      return this.finish({ ok: false, error });
+    }
+    if (isFinal) return this.finish(outcome);
+    this.phase = 'resumed';
+    this.resume(outcome)?.then(
+      (value) => this.resumedEnded({ ok: true, value }),
+      (error) => this.resumedEnded({ ok: false, error }),
+    );
+  }
+
+  private resume(outcome: Outcome): Promise<unknown> | undefined {
+    const { resumable, again, next } = this.plan;
+    return resumable?.resume(this.scope, again ?? next, outcome);
+  }
+
+  /** The further attempts ended. */
+  private resumedEnded(outcome: Outcome): void {
+    if (this.phase !== 'over') return this.finish(outcome);
+    this.call.endAbandonedWork();
+    this.tellEnd(0, this.plan.outerCount, outcome);
+  }
+
+  private finish(outcome: Outcome): void {
+    const { outerCount } = this.plan;
+    this.close();
+    const answer = this.settle(0, outerCount, lessonOf(outcome)) ?? outcome;
+    this.tellEnd(0, outerCount);
     this.answer(answer);
+  }
+
+  /** Ends the first attempt, while its operation may run on. The retry decides what follows. */
+  private giveAttemptUp(reason: unknown): void {
+    const { outerCount } = this.plan;
+    const outcome: Outcome = { ok: false, error: reason };
+    const wasRunning = this.phase === 'running';
+    const answer = this.settle(outerCount, this.permitCount, wasRunning ? lessonOfEnd(outcome) : undefined) ?? outcome;
+    if (wasRunning) {
+      this.abandoned = 'attempt';
+      this.scope.beginAbandonedWork();
+    } else this.tellEnd(outerCount, this.permitCount);
+    this.phase = 'resumed';
+    this.scope.detach(this.attempt);
+    this.attempt.abort(reason);
+    // Who hears of the abort may end the call.
+    if ((this.phase as 'resumed' | 'over') !== 'over') this.leaveAttempt(answer);
   }
 
   /** Ends the call for whoever waits on it, while its operation may run on. */
   private giveUp(reason: unknown): void {
-    const wasRunning = this.phase === 'running';
+    const { outerCount, resumable } = this.plan;
+    const { phase, isIn } = this;
     this.close();
     const outcome: Outcome = { ok: false, error: reason };
-    // Our own timeout is a failure at whichever distance it was set; the caller's abort is nobody's failure, and nor is
-    // a call that ended in a queue.
-    const answer = this.settle(wasRunning && isAbandoned(reason) ? outcome : undefined) ?? outcome;
-    if (wasRunning) this.call.beginAbandonedWork();
-    else this.tellEnd();
+    // A call that ended in a queue says nothing, but what was in has been tried.
+    let answer = this.settle(0, outerCount, isIn ? lessonOfEnd(outcome) : undefined);
+    if (phase !== 'resumed') {
+      const inner = this.settle(outerCount, this.permitCount, phase === 'running' ? lessonOfEnd(outcome) : undefined);
+      answer ??= inner;
+    }
+    if (phase === 'admitting') this.tellEnd(0, this.permitCount);
+    else {
+      if (phase === 'running') this.abandoned = 'call';
+      this.call.beginAbandonedWork();
+    }
     this.scope.abort(reason);
-    this.answer(answer);
-  }
-
-  private failBeforeStart(error: unknown): void {
-    this.close();
-    this.giveBack();
-    this.answer({ ok: false, error });
+    // So that the retry tells how it went.
+    if (resumable !== undefined && isIn && phase !== 'resumed') this.resume(outcome)?.catch(() => {});
+    this.answer(answer ?? outcome);
   }
 
   private failAtOnce(error: unknown): Promise<unknown> {
@@ -239,52 +367,73 @@ class LayerRun implements Timer, Dependent {
     return this.answersOutcome() ? Promise.resolve({ ok: false, error }) : rejectLater(error);
   }
 
+  private closeAttempt(): void {
+    if (this.attempt !== this.scope) this.scope.detach(this.attempt);
+    if (this.attemptEndPermit === undefined) return;
+    this.attemptEndPermit = undefined;
+    if (this.ends) this.arm();
+    else this.call.clock.cancel(this);
+  }
+
   private close(): void {
     this.phase = 'over';
     if (this.plan.outermost) this.call.unfollow();
     if (this.owner !== undefined) this.call.detach(this);
     if (this.scope !== this.call) this.call.detach(this.scope);
-    if (this.ends) this.call.clock.cancel(this);
+    if (this.attempt !== this.scope) this.scope.detach(this.attempt);
+    if (this.ends || this.attemptEndPermit !== undefined) this.call.clock.cancel(this);
+  }
+
+  private permitAt(index: number): Permit | undefined {
+    return index === 0 ? this.firstPermit : this.morePermits?.[index - 1];
   }
 
   /**
-   * Settles every permit, or releases it where there is nothing to learn. A permit that throws takes the place of the
-   * outcome, so that a broken `handles` is seen; the others are settled all the same.
+   * Settles the permits from one index up to another, or releases them where there is nothing to learn. A permit that
+   * throws takes the place of the outcome, so that a broken `handles` is seen; the others are settled all the same.
    */
-  private settle(outcome: Outcome | undefined): Outcome | undefined {
-    const { firstPermit, morePermits } = this;
-    if (firstPermit === undefined) return undefined;
-    let failure = settlePermit(firstPermit, outcome);
-    if (morePermits === undefined) return failure;
-    for (const permit of morePermits) {
-      const another = settlePermit(permit, outcome);
-      failure ??= another;
+  private settle(from: number, to: number, lesson: Outcome | undefined): Outcome | undefined {
+    let failure: Outcome | undefined;
+    const end = Math.min(to, this.permitCount);
+    for (let index = from; index < end; index++) {
+      const permit = this.permitAt(index);
+      try {
+        if (lesson === undefined) permit?.release();
+        else permit?.settle(lesson);
+      } catch (error) {
+        failure ??= { ok: false, error };
+      }
     }
     return failure;
   }
 
-  private tellEnd(late?: Outcome): void {
+  private tellEnd(from: number, to: number, late?: Outcome): void {
     if (!this.someoneAwaitsEnd) return;
-    this.scope.onIdle(() => {
-      for (const permit of this.permits()) tellEnded(permit, late);
-    });
+    const end = Math.min(to, this.permitCount);
+    const inside = from === 0 ? this.scope : this.attempt;
+    if (inside.isIdle) this.tellNow(from, end, late);
+    else inside.onIdle(() => this.tellNow(from, end, late));
   }
 
+  private tellNow(from: number, end: number, late: Outcome | undefined): void {
+    for (let index = from; index < end; index++) tellEnded(this.permitAt(index), late);
+  }
+
+  /** Gives back what was admitted last: all, or what was admitted inside the retry. */
   private giveBack(): void {
-    for (const permit of this.permits().reverse()) giveBack(permit);
-    this.firstPermit = undefined;
-    this.morePermits = undefined;
+    const from = this.isIn ? this.plan.outerCount : 0;
+    while (this.permitCount > from) {
+      this.permitCount--;
+      const permit = this.permitAt(this.permitCount);
+      if (permit !== undefined) giveBack(permit);
+    }
   }
 
-  private permits(): Permit[] {
-    return this.firstPermit === undefined ? [] : [this.firstPermit, ...(this.morePermits ?? [])];
-  }
-
-  private endReason(): unknown {
-    if (this.endPermit === undefined) return new DeadlineExceededError({ policy: 'pipeline' });
-    const policy = this.plan.guards[this.permits().indexOf(this.endPermit)]?.name ?? 'pipeline';
+  private endReason(permit: Permit | undefined): unknown {
+    if (permit === undefined) return new DeadlineExceededError({ policy: 'pipeline' });
+    const policy = this.plan.guards.find((_, index) => this.permitAt(index) === permit)?.name ?? 'pipeline';
     try {
-      return this.endPermit.endReason?.() ?? new TimeoutError({ policy });
+      return permit.endReason?.() ?? new TimeoutError({ policy });
     } catch (error) {
       return error;
     }
@@ -301,26 +450,38 @@ class LayerRun implements Timer, Dependent {
   }
 }
 
+/** What a guard learns from how its call ended; a refusal from inside says nothing about the service. */
+function lessonOf(outcome: Outcome): Outcome | undefined {
+  return !outcome.ok && isRejected(outcome.error) ? undefined : outcome;
+}
+
+/** What it learns from a call that was ended: our own timeout is a failure at whichever distance, an abort nobody's. */
+function lessonOfEnd(outcome: { readonly ok: false; readonly error: unknown }): Outcome | undefined {
+  return isAbandoned(outcome.error) ? outcome : undefined;
+}
+
+/** A child that need not read the clock again. */
+function sameTimeChild(parent: Call): Call {
+  const child = parent.child();
+  child.admittedAtMs = parent.admittedAtMs;
+  return child;
+}
+
 /** A guard of one's own may be wrong; what its permits throw when a call is over must not keep others from hearing. */
 const reports = /* @__PURE__ */ new Events('pipeline', undefined);
-
-function settlePermit(permit: Permit, outcome: Outcome | undefined): Outcome | undefined {
-  try {
-    if (outcome === undefined) permit.release();
-    else permit.settle(outcome);
-    return undefined;
-  } catch (error) {
-    return { ok: false, error };
-  }
-}
 
 function giveBack(permit: Permit): void {
   reports.contain('release', () => permit.release());
   tellEnded(permit, undefined);
 }
 
-function tellEnded(permit: Permit, late: Outcome | undefined): void {
-  if (permit.ended !== undefined) reports.contain('ended', () => permit.ended?.(late));
+function tellEnded(permit: Permit | undefined, late: Outcome | undefined): void {
+  if (permit?.ended === undefined) return;
+  try {
+    permit.ended(late);
+  } catch (error) {
+    reports.report('ended', error);
+  }
 }
 
 type Answer = Permit | Refusal | Promise<Permit | Refusal>;

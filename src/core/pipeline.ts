@@ -10,7 +10,7 @@ import { type Clock, systemClock } from './clock.js';
 import { type CompositionWarning, commonClock, refuseImpossible, warningsOf } from './composition.js';
 import { parseDuration } from './duration.js';
 import { OptionsError } from './errors.js';
-import { guardLayer, type Next, runTask } from './layer.js';
+import { guardLayer, type Next, retryLayer, runTask } from './layer.js';
 import { show } from './options.js';
 import { type Outcome, rejectLater } from './outcome.js';
 import type { Guard, Policy, Strategy } from './policy.js';
@@ -101,9 +101,7 @@ class LinkedPipeline implements Pipeline<unknown> {
     refuseImpossible(this.policies);
     this.#clock = commonClock(this.policies) ?? systemClock;
     this.#run = link(this.policies);
-    this.#runWatched = isGuard(this.policies[0])
-      ? this.#run
-      : guardLayer({ guards: [], next: this.#run, outermost: true });
+    this.#runWatched = beginsWithLayer(this.policies) ? this.#run : guardLayer([], this.#run, true);
   }
 
   execute<T>(task: Task<T>, options?: ExecuteOptions): Promise<T> {
@@ -170,23 +168,38 @@ class LinkedPipeline implements Pipeline<unknown> {
   }
 }
 
-/** Builds the chain from the inside out; neighbouring guards become one layer. */
-function link(policies: readonly Policy<unknown>[]): Next {
-  let next = runTask;
+/** Builds the chain from the inside out; neighbouring guards become one layer, with a retry between them as its part. */
+export function link(policies: readonly Policy<unknown>[], innermost: Next = runTask, isWhole = true): Next {
+  let next = innermost;
   let end = policies.length;
   while (end > 0) {
-    const policy = policies[end - 1];
-    if (isGuard(policy)) {
-      let start = end - 1;
-      while (start > 0 && isGuard(policies[start - 1])) start--;
-      next = guardLayer({ guards: policies.slice(start, end) as Guard[], next, outermost: start === 0 });
-      end = start;
-    } else {
-      next = strategyStep(policy as Strategy<unknown>, next);
-      end--;
+    const innerStart = startOfGuards(policies, end);
+    const inner = policies.slice(innerStart, end) as Guard[];
+    const strategy = policies[innerStart - 1] as Strategy<unknown> | undefined;
+    const outerStart = strategy === undefined ? 0 : startOfGuards(policies, innerStart - 1);
+    const outer = policies.slice(outerStart, Math.max(innerStart - 1, 0)) as Guard[];
+    if (strategy?.resumable !== undefined && inner.length + outer.length > 0) {
+      next = retryLayer(outer, strategy.resumable, inner, next, isWhole && outerStart === 0);
+      end = outerStart;
+      continue;
     }
+    if (inner.length > 0) next = guardLayer(inner, next, isWhole && innerStart === 0);
+    if (strategy !== undefined) next = strategyStep(strategy, next);
+    end = innerStart - 1;
   }
   return next;
+}
+
+/** Where the guards begin that stand next to each other right before `end`. */
+function startOfGuards(policies: readonly Policy<unknown>[], end: number): number {
+  let start = end;
+  while (start > 0 && isGuard(policies[start - 1])) start--;
+  return start;
+}
+
+/** Whether the outermost step is a layer, which watches the caller's signal and deadline. */
+function beginsWithLayer([first, second]: readonly Policy<unknown>[]): boolean {
+  return isGuard(first) || ((first as Strategy | undefined)?.resumable !== undefined && isGuard(second));
 }
 
 function strategyStep(strategy: Strategy<unknown>, next: Next): Next {

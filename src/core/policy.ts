@@ -68,6 +68,18 @@ export interface Refusal {
 export interface Strategy<Added = never> extends Policy<Added> {
   /** Calls `next` any number of times, also at once, with this call or a child of it. `next` never throws, it rejects. */
   handle<T>(call: Call, next: (call: Call) => Promise<T>): Promise<T | Added>;
+  /** @internal A strategy whose first attempt a layer can make itself. */
+  readonly resumable?: Resumable;
+}
+
+/** @internal A retry seen from a layer that makes the first attempt itself, because most calls need no other. */
+export interface Resumable {
+  /** Before the first attempt of this call. */
+  begin(call: Call): void;
+  /** Whether the first attempt, which ended so, was the last one. May throw, which then is how the call ends. */
+  accepts(outcome: Outcome): boolean;
+  /** Goes on after a first attempt that was not accepted. */
+  resume(call: Call, next: (call: Call) => Promise<unknown>, outcome: Outcome): Promise<unknown>;
 }
 
 /** A refusal with this error. */

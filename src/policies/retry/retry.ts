@@ -111,8 +111,7 @@ export function retry(options?: RetryOptions): Strategy {
     ...commonFields('retry'),
   });
   const { attempts, backoff, budget, name, clock } = checked;
-  const events = new Events(name, checked.on);
-  const plan: RetryPlan = { ...checked, events, onSuccess: budget && paysInto(budget, events) };
+  const plan: RetryPlan = { ...checked, events: new Events(name, checked.on) };
   return {
     name,
     traits: {
@@ -124,6 +123,13 @@ export function retry(options?: RetryOptions): Strategy {
       hasBudget: budget !== undefined,
     },
     handle: (call, next) => firstAttempt(plan, call, next),
+    resumable: {
+      begin(call) {
+        call.isRetried = true;
+      },
+      accepts: (outcome) => accepts(plan, outcome),
+      resume: (call, next, outcome) => new RetryRun(plan, call, next).goOn(outcome),
+    },
   };
 }
 
@@ -138,28 +144,23 @@ interface RetryPlan {
   readonly onDiscard: ((value: unknown) => void) | undefined;
   readonly random: () => number;
   readonly events: Events;
-  readonly onSuccess: (<T>(value: T) => T) | undefined;
 }
 
 /** The way of a call that succeeds makes nothing for failures that did not happen; `then` costs half of what `await` does. */
 function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) => Promise<T>): Promise<T> {
+  const resume = (outcome: Outcome<T>) => new RetryRun(plan, call, next).goOn(outcome);
   call.isRetried = true;
-  const onError = (error: unknown) => new RetryRun(plan, call, next).goOn({ ok: false, error });
-  if (plan.handles === handlesThrows) return next(call).then(plan.onSuccess as undefined, onError);
-  return next(call).then((value) => {
-    const outcome: Outcome<T> = { ok: true, value };
-    if (judge(plan.handles, outcome, plan.name)) return new RetryRun(plan, call, next).goOn(outcome);
-    plan.onSuccess?.(value);
-    return value;
-  }, onError);
+  const hasNothingToDo = plan.handles === handlesThrows && plan.budget === undefined;
+  const onValue = (value: T) => (accepts(plan, { ok: true, value }) ? value : resume({ ok: true, value }));
+  return next(call).then(hasNothingToDo ? undefined : onValue, (error) => resume({ ok: false, error }));
 }
 
-/** What a success of any attempt does: it pays into the budget. One of one's own may throw; the call has succeeded all the same. */
-function paysInto(budget: RetryBudget, events: Events): <T>(value: T) => T {
-  return (value) => {
-    events.contain('budget', () => budget.deposit());
-    return value;
-  };
+/** Whether an outcome needs no further attempt; then it pays into the budget. */
+function accepts({ handles, budget, events, name }: RetryPlan, outcome: Outcome): boolean {
+  if (!outcome.ok || (handles !== handlesThrows && judge(handles, outcome, name))) return false;
+  // A budget of one's own may throw; the call has succeeded all the same.
+  if (budget !== undefined) events.contain('budget', () => budget.deposit());
+  return true;
 }
 
 /** A call whose first attempt failed; also the timer of its waits and what hears of its abort. */
@@ -211,7 +212,7 @@ class RetryRun<T> extends Timer implements Dependent {
 
   /** `failed` is an error, or a value that `handles` took for a failure. */
   async #attemptFurther(failed: Outcome<T>): Promise<T> {
-    const { events, name, onSuccess, handles, minAttemptTime } = this.#plan;
+    const { events, name, minAttemptTime } = this.#plan;
     const call = this.#call;
     let outcome = failed;
     for (let attempt = 1; ; attempt++) {
@@ -226,8 +227,7 @@ class RetryRun<T> extends Timer implements Dependent {
       if (call.remainingMs <= minAttemptTime) return this.#stop('deadline', outcome);
       this.#discard(outcome);
       outcome = await this.#attempt(attempt + 1);
-      if (outcome.ok && !judge(handles, outcome, name)) {
-        onSuccess?.(outcome.value);
+      if (outcome.ok && accepts(this.#plan, outcome)) {
         if (events.heard) events.emit({ type: 'retry-succeeded', name, attempts: attempt + 1 });
         return outcome.value;
       }

@@ -1,5 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { basename, isAbsolute } from 'node:path';
+import type { Plugin as EsbuildPlugin } from 'esbuild';
 import { defineConfig } from 'tsup';
 import { esbuildLowering } from './tools/lowering.ts';
 
@@ -15,13 +16,38 @@ const portableMaps = {
   },
 };
 
+/** What is bundled may be CommonJS that requires a module of Node, which an ES module has to import. */
+const importOfNode: EsbuildPlugin = {
+  name: 'holdfast-import-of-node',
+  setup(build) {
+    build.onResolve({ filter: /^node:/ }, ({ path, kind }) =>
+      kind === 'require-call' ? { path, namespace: 'import-of-node' } : { path, external: true },
+    );
+    build.onLoad({ filter: /.*/, namespace: 'import-of-node' }, ({ path }) => ({
+      contents: `export * from '${path}';`,
+    }));
+  },
+};
+
 export default defineConfig({
-  entry: { index: 'src/index.ts', testing: 'src/testing/index.ts' },
+  entry: {
+    fetch: 'src/client/fetch.ts',
+    index: 'src/index.ts',
+    context: 'src/integrations/context.ts',
+    express: 'src/server/express.ts',
+    fastify: 'src/server/fastify.ts',
+    opossum: 'src/integrations/opossum.ts',
+    'p-retry': 'src/integrations/p-retry.ts',
+    sqlite: 'src/stores/sqlite.ts',
+    testing: 'src/testing/index.ts',
+    undici: 'src/client/undici.ts',
+  },
   format: ['esm', 'cjs'],
   target: 'es2023',
   platform: 'neutral',
-  external: [/^node:/, 'tslib', 'lru-cache'],
-  esbuildPlugins: [esbuildLowering],
+  removeNodeProtocol: false,
+  external: ['tslib', 'lru-cache'],
+  esbuildPlugins: [importOfNode, esbuildLowering],
   plugins: [portableMaps],
   // Without splitting each CommonJS entry would copy the error classes, and instanceof would fail between entries.
   splitting: true,

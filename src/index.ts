@@ -20,18 +20,36 @@ export {
   RateLimitedError,
   RejectedError,
   ShedError,
+  StoreError,
+  type StoreFailure,
   TimeoutError,
 } from './core/errors.js';
 export type {
+  BulkheadFullEvent,
+  CircuitChangedEvent,
+  CircuitKeptClosedEvent,
+  CircuitNotRestoredEvent,
+  CircuitRefusedEvent,
   DeadlineExceededEvent,
   DeadlineTooShortEvent,
   FallbackEvent,
+  FlightSharedEvent,
+  HedgeEvent,
+  HedgeFailedEvent,
+  HedgeSkippedEvent,
+  HedgeWonEvent,
   HoldfastEvent,
   HookFailedEvent,
+  LimitChangedEvent,
+  PacedEvent,
+  RateLimitedEvent,
+  ReconnectedEvent,
   RetryEvent,
   RetryStop,
   RetryStoppedEvent,
   RetrySucceededEvent,
+  ShedEvent,
+  ThrottledEvent,
   TimeoutEvent,
 } from './core/events.js';
 export type { CommonOptions, RefusalOptions } from './core/options.js';
@@ -54,8 +72,25 @@ export {
   refuse,
   type Strategy,
 } from './core/policy.js';
+export {
+  type AdaptiveLimitGuard,
+  type AdaptiveLimitOptions,
+  adaptiveLimit,
+} from './policies/adaptive-limit/adaptive-limit.js';
+export { type BulkheadGuard, type BulkheadOptions, bulkhead } from './policies/bulkhead.js';
+export {
+  type CircuitBreaker,
+  type CircuitBreakerOptions,
+  circuitBreaker,
+  type HalfOpenOptions,
+} from './policies/circuit-breaker/circuit-breaker.js';
+export type { CircuitSnapshot, CircuitState } from './policies/circuit-breaker/snapshot.js';
 export { type DeadlineGuard, type DeadlineOptions, deadline } from './policies/deadline.js';
 export { type FallbackOptions, fallback } from './policies/fallback.js';
+export { type HedgeOptions, type HedgeQuantile, hedge } from './policies/hedge.js';
+export { type Keyed, type KeyedOptions, keyed } from './policies/keyed.js';
+export { type LoadShedGuard, type LoadShedOptions, loadShed, type Priority } from './policies/load-shed.js';
+export { type RateLimitGuard, type RateLimitOptions, rateLimit } from './policies/rate-limit.js';
 export {
   type Backoff,
   type BackoffState,
@@ -67,4 +102,19 @@ export {
 } from './policies/retry/backoff.js';
 export { type AttemptsReport, attemptsOf, type RetryOptions, retry } from './policies/retry/retry.js';
 export { type RetryBudget, type RetryBudgetOptions, retryBudget } from './policies/retry/retry-budget.js';
+export { type SingleFlightOptions, singleFlight } from './policies/single-flight.js';
+export { type ThrottleGuard, type ThrottleOptions, throttle } from './policies/throttle.js';
 export { type TimeoutGuard, type TimeoutOptions, timeout } from './policies/timeout.js';
+export { type MemoryStore, type MemoryStoreOptions, memoryStore } from './stores/memory.js';
+export type {
+  ClosableStore,
+  Entry,
+  NativeCapabilities,
+  Refused,
+  Store,
+  StoreCallOptions,
+  StoreRemoveOptions,
+  StoreTransaction,
+  StoreWriteOptions,
+  Written,
+} from './stores/store.js';

@@ -66,9 +66,13 @@ export function refuseImpossible(policies: readonly AnyPolicy[]): void {
 export function warningsOf(policies: readonly AnyPolicy[]): readonly CompositionWarning[] {
   const placed = place(policies);
   const warnings: CompositionWarning[] = [];
-  const warn = (code: string, message: string) => warnings.push({ code, message });
+  const warn: Warn = (code, message) => warnings.push({ code, message });
   const retry = placed.find(({ kind }) => kind === 'retry');
-  if (retry !== undefined) warnOfRetry(retry, placed, warn);
+  if (retry !== undefined) {
+    warnOfRetry(retry, placed, warn);
+    warnOfPlaces(retry, placed, warn);
+  }
+  warnOfTimes(placed, warn);
   const timeouts = placed.filter(({ kind }) => kind === 'timeout');
   for (const [index, inner] of timeouts.entries()) {
     const outer = timeouts[index - 1];
@@ -82,7 +86,9 @@ export function warningsOf(policies: readonly AnyPolicy[]): readonly Composition
   return warnings;
 }
 
-function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: (code: string, message: string) => void): void {
+type Warn = (code: string, message: string) => void;
+
+function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: Warn): void {
   const outside = placed.filter(({ index }) => index < retry.index);
   const inside = placed.filter(({ index }) => index > retry.index);
   const ends = (kinds: readonly string[], among: readonly Placed[]) =>
@@ -123,6 +129,60 @@ function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: (code: stri
     warn(
       'attempts-exceed-deadline',
       `${attempts} attempts of ${attemptMs} ms with waits up to ${maxDelayMs} ms take up to ${longestMs} ms; the call ends after ${totalMs} ms, so the last ones may never be made`,
+    );
+  }
+}
+
+/** What should rather stand on the other side of the retry. */
+function warnOfPlaces(retry: Placed, placed: readonly Placed[], warn: Warn): void {
+  for (const { kind, name, index } of placed) {
+    const isOutside = index < retry.index;
+    if (kind === 'circuit-breaker' && isOutside) {
+      warn(
+        'breaker-outside-retry',
+        `"${name}" around "${retry.name}" sees one outcome for up to ${retry.attempts} attempts, so it opens late; put it inside`,
+      );
+    }
+    if ((kind === 'bulkhead' || kind === 'adaptive-limit') && isOutside) {
+      warn(
+        'slot-held-while-waiting',
+        `"${name}" around "${retry.name}" keeps its slots while nothing runs between two attempts; put it inside`,
+      );
+    }
+    if (kind === 'rate-limit' && !isOutside) {
+      warn(
+        'rate-limit-per-attempt',
+        `"${name}" inside "${retry.name}" takes its cost for each attempt; put it around the retry if the quota is for calls`,
+      );
+    }
+    if (kind === 'hedge') {
+      warn(
+        'retry-and-hedge',
+        `"${retry.name}" and "${name}" multiply: up to ${(retry.attempts ?? 1) * (1 + (placed[index]?.copies ?? 1))} operations for one call; use one of them`,
+      );
+    }
+  }
+}
+
+/** Times that do not fit each other. */
+function warnOfTimes(placed: readonly Placed[], warn: Warn): void {
+  const breaker = placed.find(({ windowMs }) => windowMs !== undefined);
+  const timeout = placed.find(
+    ({ kind, index }) => kind === 'timeout' && breaker !== undefined && index > breaker.index,
+  );
+  if (breaker?.windowMs !== undefined && timeout?.afterMs !== undefined && breaker.windowMs < 2 * timeout.afterMs) {
+    warn(
+      'window-too-short',
+      `"${breaker.name}" looks at ${breaker.windowMs} ms, in which hardly two attempts of ${timeout.afterMs} ms fit; make its window longer`,
+    );
+  }
+  const hedge = placed.find(({ kind }) => kind === 'hedge');
+  const end = placed.find(({ kind, index }) => kind === 'deadline' && hedge !== undefined && index < hedge.index);
+  const { copies = 1, delayMs } = hedge ?? {};
+  if (hedge !== undefined && delayMs !== undefined && end?.afterMs !== undefined && copies * delayMs >= end.afterMs) {
+    warn(
+      'hedges-exceed-deadline',
+      `${copies} copies ${delayMs} ms apart of "${hedge.name}" begin after ${copies * delayMs} ms; the call ends after ${end.afterMs} ms`,
     );
   }
 }

@@ -289,6 +289,54 @@ export class HandlesError extends HoldfastError {
   }
 }
 
+/**
+ * What was wrong: `'invalid'` an argument of the caller's; `'full'` no room left; `'busy'` others kept it locked all the
+ * time; `'timeout'` no answer in time; `'closed'` the store or its connection is closed; `'schema'` its tables are not
+ * there or not as expected; `'failed'` anything else, see `cause`.
+ */
+export type StoreFailure = 'invalid' | 'full' | 'busy' | 'timeout' | 'closed' | 'schema' | 'failed';
+
+/** `ERR_STORE`: a store could not do what it was asked, or could not say whether it did. */
+export class StoreError extends HoldfastError {
+  override get name(): string {
+    return 'StoreError';
+  }
+
+  /** The kind of store: `'memory'`, `'sqlite'` and so on. */
+  readonly store: string;
+  /** What was asked: `'read'`, `'write'`, `'remove'`, or a capability. */
+  readonly operation: string;
+  readonly reason: StoreFailure;
+  /** `'no'`: nothing was changed. `'unknown'`: it may have been done, or may still be done. */
+  readonly applied: 'no' | 'unknown';
+
+  constructor({
+    store,
+    operation,
+    reason,
+    applied,
+    detail,
+    ...options
+  }: HoldfastErrorOptions & {
+    readonly store: string;
+    readonly operation: string;
+    readonly reason: StoreFailure;
+    readonly applied: StoreError['applied'];
+    /** What went wrong and what may help, in words. */
+    readonly detail: string;
+  }) {
+    super(
+      'ERR_STORE',
+      `${store} store, ${operation}: ${detail} (${applied === 'no' ? 'nothing was changed' : 'it may have been applied'})`,
+      options,
+    );
+    this.store = store;
+    this.operation = operation;
+    this.reason = reason;
+    this.applied = applied;
+  }
+}
+
 /** `ERR_OPTIONS`: an option is missing, misspelt, of the wrong type or out of range. Thrown by the factory, at once. */
 export class OptionsError extends TypeError {
   override get name(): string {

@@ -68,6 +68,151 @@ export interface FallbackEvent {
   readonly error: unknown;
 }
 
+/** A bulkhead or an adaptive limit turned a call away. */
+export interface BulkheadFullEvent {
+  readonly type: 'bulkhead-full';
+  readonly name: string;
+  /** As in `BulkheadFullError`. */
+  readonly reason: 'full' | 'waited' | 'overtaken';
+  readonly running: number;
+  readonly waiting: number;
+}
+
+/** An adaptive limit has moved by a tenth or more. */
+export interface LimitChangedEvent {
+  readonly type: 'limit-changed';
+  readonly name: string;
+  readonly limit: number;
+  /** What was told before. */
+  readonly previousLimit: number;
+}
+
+/** A rate limit had no room for a call. */
+export interface RateLimitedEvent {
+  readonly type: 'rate-limited';
+  readonly name: string;
+  /** When there will be room; undefined when there never is, because the call costs more than the burst. */
+  readonly retryAfterMs: number | undefined;
+}
+
+/** A throttle turned a call away, because the service accepts too few. */
+export interface ThrottledEvent {
+  readonly type: 'throttled';
+  readonly name: string;
+  /** With which probability it turns calls away now. */
+  readonly probability: number;
+}
+
+/** A load shedder turned a call away, because this process is too busy. */
+export interface ShedEvent {
+  readonly type: 'shed';
+  readonly name: string;
+  readonly priority: 'low' | 'normal' | 'high' | 'critical';
+  readonly eventLoopDelayMs: number;
+  /** Share of the time that the event loop is busy, from 0 to 1; 0 where it is not watched. */
+  readonly utilization: number;
+}
+
+/** Another copy of a slow or failed call is about to be sent. */
+export interface HedgeEvent {
+  readonly type: 'hedge';
+  readonly name: string;
+  /** The number of this copy, from 1; the first attempt is 0. */
+  readonly copy: number;
+  readonly because: 'slow' | 'failed';
+  /** Since the call began. */
+  readonly afterMs: number;
+}
+
+/** A copy, and not the first attempt, answered a hedged call. */
+export interface HedgeWonEvent {
+  readonly type: 'hedge-won';
+  readonly name: string;
+  readonly copy: number;
+  readonly afterMs: number;
+}
+
+/** A copy was due and was not sent: nothing is left in the budget, or this process is itself late. */
+export interface HedgeSkippedEvent {
+  readonly type: 'hedge-skipped';
+  readonly name: string;
+  readonly reason: 'budget' | 'event-loop';
+}
+
+/** The first attempt and all copies failed. */
+export interface HedgeFailedEvent {
+  readonly type: 'hedge-failed';
+  readonly name: string;
+  readonly copies: number;
+  /** In the order in which they failed; undefined where `handles` took a value for a failure. Refusals are left out. */
+  readonly errors: readonly unknown[];
+}
+
+/** A call joined one with the same key that was under way. */
+export interface FlightSharedEvent {
+  readonly type: 'flight-shared';
+  readonly name: string;
+  readonly key: string;
+  /** How many wait now. */
+  readonly waiting: number;
+}
+
+/** An HTTP client holds a request back, or refuses it, because of what earlier answers of its origin have said. */
+export interface PacedEvent {
+  readonly type: 'paced';
+  readonly name: string;
+  readonly origin: string;
+  readonly delayMs: number;
+  /** Whether the wait would be too long, so that the request is refused. */
+  readonly refused: boolean;
+}
+
+/** An HTTP client sends a request again at once, because its connection was closed for having been idle. */
+export interface ReconnectedEvent {
+  readonly type: 'reconnected';
+  readonly name: string;
+  readonly origin: string;
+  readonly error: unknown;
+}
+
+/** A circuit breaker changed its state. */
+export interface CircuitChangedEvent {
+  readonly type: 'circuit-changed';
+  readonly name: string;
+  readonly from: string;
+  readonly to: string;
+  /** Changes of state so far, this one counted. */
+  readonly generation: number;
+  /** How long it stays open, in milliseconds, when it opened. */
+  readonly openForMs: number | undefined;
+  /** Why it opened: `'18 of 20 calls failed'`. */
+  readonly detail: string | undefined;
+}
+
+/** A circuit breaker refused a call, or would have, were it no shadow. */
+export interface CircuitRefusedEvent {
+  readonly type: 'circuit-refused';
+  readonly name: string;
+  readonly state: string;
+  readonly retryAfterMs: number | undefined;
+  /** The call was let through all the same. */
+  readonly shadow: boolean;
+}
+
+/** A circuit breaker should have opened, but so many of its group are open that the fault is probably elsewhere. */
+export interface CircuitKeptClosedEvent {
+  readonly type: 'circuit-kept-closed';
+  readonly name: string;
+  readonly detail: string;
+}
+
+/** A snapshot given to a circuit breaker made no sense and was not taken. */
+export interface CircuitNotRestoredEvent {
+  readonly type: 'circuit-not-restored';
+  readonly name: string;
+  readonly snapshot: unknown;
+}
+
 /** A hook of yours threw; see `error`. Only on the diagnostics channel. */
 export interface HookFailedEvent {
   readonly type: 'hook-failed';
@@ -85,6 +230,22 @@ export type HoldfastEvent =
   | DeadlineExceededEvent
   | DeadlineTooShortEvent
   | FallbackEvent
+  | BulkheadFullEvent
+  | LimitChangedEvent
+  | RateLimitedEvent
+  | ThrottledEvent
+  | ShedEvent
+  | HedgeEvent
+  | HedgeWonEvent
+  | HedgeSkippedEvent
+  | HedgeFailedEvent
+  | FlightSharedEvent
+  | PacedEvent
+  | ReconnectedEvent
+  | CircuitChangedEvent
+  | CircuitRefusedEvent
+  | CircuitKeptClosedEvent
+  | CircuitNotRestoredEvent
   | HookFailedEvent;
 
 interface EventChannel {
@@ -119,13 +280,14 @@ export class Events {
   contain(hook: string, task: () => unknown): void {
     try {
       const answer = task();
-      if (answer instanceof Promise) answer.catch((error) => this.#report(hook, error));
+      if (answer instanceof Promise) answer.catch((error) => this.report(hook, error));
     } catch (error) {
-      this.#report(hook, error);
+      this.report(hook, error);
     }
   }
 
-  #report(hook: string, error: unknown): void {
+  /** A hook of the user's threw. */
+  report(hook: string, error: unknown): void {
     if (channel.hasSubscribers) channel.publish({ type: 'hook-failed', name: this.#name, hook, error });
     if (this.#hookHasFailed) return;
     this.#hookHasFailed = true;

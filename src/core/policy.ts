@@ -31,6 +31,12 @@ export interface PolicyTraits {
   readonly attempts?: number;
   /** The longest wait between two attempts that it chooses itself, in milliseconds; absent when it cannot be told. */
   readonly maxDelayMs?: number | undefined;
+  /** The time that its window spans, in milliseconds. */
+  readonly windowMs?: number | undefined;
+  /** How long it waits before it sends a copy of the call, in milliseconds, where that is fixed. */
+  readonly delayMs?: number | undefined;
+  /** Copies of the call that it sends at most, besides the first. */
+  readonly copies?: number;
   /** Whether its attempts are drawn from a budget. */
   readonly hasBudget?: boolean;
 }

@@ -27,5 +27,18 @@ export {
   RemoteError,
   SimulationError,
 } from './simulation-error.js';
+export {
+  type ConformanceCase,
+  type ConformanceSettings,
+  type StoreConformanceOptions,
+  storeConformance,
+} from './store-conformance.js';
+export {
+  type StoreModelEntry,
+  type StoreModelState,
+  type StoreOperation,
+  type StoreResult,
+  storeModel,
+} from './store-model.js';
 export { type RunAllOptions, type VirtualClock, type VirtualClockOptions, virtualClock } from './virtual-clock.js';
 export type { Check, Scenario, World } from './world.js';

@@ -29,6 +29,15 @@ const forbiddenTargets = ['cli', 'testing', 'integrations'];
 /** The dependencies of package.json. Everything else comes in as an object that the user made. */
 const packages = ['tslib', 'lru-cache'];
 
+/** The one file that knows a framework: it names the framework's types, and imports what is bundled into its entry. */
+const adapters: Readonly<Record<string, { readonly types: string; readonly bundled?: string }>> = {
+  'server/express': { types: 'express' },
+  'server/fastify': { types: 'fastify', bundled: 'fastify-plugin' },
+};
+
+/** Packages that are bundled into one subpath at build, each imported by exactly one file. */
+const bundled: Readonly<Record<string, string>> = { 'structured-headers': 'src/client/rate-limit-headers.ts' };
+
 /** These folders are what everybody loads; they import no package at all. */
 const foldersWithoutPackages = ['core', 'structures', 'policies'];
 
@@ -78,7 +87,7 @@ export function violations(sources: ReadonlyMap<string, string>): Violation[] {
     const edges: string[] = [];
     for (const { specifier, typeOnly } of importsOf(source)) {
       if (!specifier.startsWith('.')) {
-        checkPackage(place, specifier, typeOnly, report);
+        if (bundled[specifier] !== file) checkPackage(file, specifier, typeOnly, report);
         continue;
       }
       const target = resolve(file, specifier, sources);
@@ -115,11 +124,14 @@ function checkDirection(file: string, target: string, specifier: string, report:
   }
 }
 
-function checkPackage(place: string, specifier: string, typeOnly: boolean, report: Report): void {
+function checkPackage(file: string, specifier: string, typeOnly: boolean, report: Report): void {
   if (specifier.startsWith('node:')) {
     if (!typeOnly) report('no-node-imports', specifier, 'take it by process.getBuiltinModule, with a fallback');
     return;
   }
+  const adapter = adapters[pathInSrc(file)];
+  if (specifier === adapter?.bundled || (typeOnly && specifier === adapter?.types)) return;
+  const place = placeOf(file);
   const name = packages.find((known) => specifier === known || specifier.startsWith(`${known}/`));
   if (name === undefined) report('only-known-packages', specifier, `only ${packages.join(' and ')} may be imported`);
   else if (foldersWithoutPackages.includes(place)) {

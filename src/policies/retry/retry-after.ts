@@ -112,7 +112,7 @@ function fullYear(twoDigits: number, wallNowMs: number): number {
 }
 
 /** A header of a `Headers` object or of a plain one, cut to a length at which nothing takes long. */
-function headerOf(source: object, name: string): string | undefined {
+export function headerOf(source: object, name: string, longest = longestHeader): string | undefined {
   const { get } = source as { readonly get?: unknown };
   const value =
     typeof get === 'function'
@@ -122,9 +122,9 @@ function headerOf(source: object, name: string): string | undefined {
     return value
       .slice(0, 10)
       .join(', ')
-      .slice(0, longestHeader + 1);
+      .slice(0, longest + 1);
   if (typeof value === 'number') return String(value);
-  return typeof value === 'string' ? value.slice(0, longestHeader + 1) : undefined;
+  return typeof value === 'string' ? value.slice(0, longest + 1) : undefined;
 }
 
 function plainHeaderOf(source: Readonly<Record<string, unknown>>, name: string): unknown {

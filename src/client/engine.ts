@@ -1,0 +1,349 @@
+/**
+ * Engine: what every HTTP client does around a request, whichever way the request is sent.
+ *
+ * Promise: one pipeline and one pacer per origin, at most `maxOrigins` of them; a request that must not run twice gets
+ * one attempt; each answer that the caller does not get is given back, when the call is over at the latest; a request
+ * that met a connection which was just being closed is sent once more at once, if it may run twice.
+ */
+import type { Call } from '../core/call.js';
+import type { Clock } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { Events } from '../core/events.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  type Field,
+  func,
+  having,
+  integer,
+  oneOf,
+  text,
+  withDefault,
+} from '../core/options.js';
+import { type AnyPolicy, type ExecuteOptions, type Pipeline, pipeline } from '../core/pipeline.js';
+import type { Policy } from '../core/policy.js';
+import { attemptHeader, type DeadlineForm, deadlineHeaders } from '../policies/deadline-headers.js';
+import { defaultPolicy } from './default-policy.js';
+import { isLostConnection } from './handles.js';
+import { Pacer, type PacerPlan } from './pacer.js';
+
+/** How requests are slowed down by what an origin says of its limits. */
+export interface PacingOptions {
+  /** The longest that one answer can stop all requests to its origin. Default 60 s; from 1 ms to 24.8 days. */
+  readonly maxPause?: Duration;
+  /** The longest that a request is held back; else it is refused at once with `RateLimitedError`. Default 10 s; from 0. */
+  readonly maxWait?: Duration;
+  /** Requests of one origin that may be held back at once. Default 1,000; from 0. */
+  readonly queue?: number;
+}
+
+/** What an idempotency key is made from. */
+export interface KeylessRequest {
+  readonly origin: string;
+  /** In capitals. */
+  readonly method: string;
+}
+
+/** Options of every HTTP client. */
+export interface ClientOptions extends CommonOptions {
+  /**
+   * What is around each request: one policy, or one for each origin such as `https://api.example.com`. `call.key` is the
+   * origin. Statuses are judged by `handles`, which is exported beside this.
+   */
+  readonly policy?: AnyPolicy | ((origin: string) => AnyPolicy);
+  /**
+   * `'given'`: a POST or PATCH that comes with an idempotency key may be repeated, with the same key. `'generate'`: each
+   * POST and PATCH without one gets one, so choose it only for origins that know the header. A function makes it, or
+   * answers undefined for none. Default `'given'`.
+   */
+  readonly idempotencyKey?: 'given' | 'generate' | ((request: KeylessRequest) => string | undefined);
+  /** The header that holds the key. Default `'idempotency-key'`. */
+  readonly idempotencyHeader?: string;
+  /**
+   * In which form the time that is left until the deadline, and the number of the attempt, are sent along. Default
+   * `'none'`, because origins of others have no use for it.
+   */
+  readonly propagate?: DeadlineForm | 'none';
+  /** What is learnt from `Retry-After` and the `RateLimit` headers; `'off'` learns nothing. */
+  readonly pacing?: PacingOptions | 'off';
+  /** Origins that are remembered; beyond it the one not used for longest is forgotten. Default 1,000; from 1. */
+  readonly maxOrigins?: number;
+}
+
+/** One logical request, as far as the engine must know it. */
+export interface EngineRequest {
+  readonly origin: string;
+  readonly method: string;
+  /** The idempotency key that is sent with each attempt. */
+  readonly key: string | undefined;
+  /** Whether its body can be sent again. */
+  readonly isReplayable: boolean;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** Sends one attempt with these headers added to its own. */
+export type Send<Answer> = (call: Call, headers: Readonly<Record<string, string>>) => Promise<Answer>;
+
+/** Methods that may run twice: RFC 9110, 9.2.2, and QUERY. */
+const repeatable = /^(?:GET|HEAD|OPTIONS|TRACE|PUT|DELETE|QUERY)$/;
+/** Answers that each earn one immediate repetition: about as many idle connections as an origin may have. */
+const mostReconnections = 64;
+
+const noHeaders: Readonly<Record<string, string>> = {};
+
+interface Origin {
+  readonly pipeline: Pipeline<unknown>;
+  readonly pacer: Pacer | undefined;
+  /** Whether an attempt begins only when nobody wants the answer before it any more. */
+  readonly isSequential: boolean;
+  /** Connections that may lie idle, as far as one can know. In an outage they are used up. */
+  idleConnections: number;
+}
+
+interface EnginePlan {
+  readonly name: string;
+  readonly events: Events;
+  readonly clock: Clock | undefined;
+  readonly policyFor: (origin: string) => AnyPolicy;
+  readonly keyFor: ((request: KeylessRequest) => string | undefined) | undefined;
+  readonly header: string;
+  readonly propagate: DeadlineForm | 'none';
+  readonly pacing: PacerPlan | undefined;
+  readonly maxOrigins: number;
+}
+
+export class Engine {
+  private readonly plan: EnginePlan;
+  private readonly origins = new Map<string, Origin>();
+
+  constructor(plan: EnginePlan) {
+    this.plan = plan;
+  }
+
+  /** The header that holds the idempotency key. */
+  get idempotencyHeader(): string {
+    return this.plan.header;
+  }
+
+  /** The key that a request without one gets. */
+  keyFor(request: KeylessRequest): string | undefined {
+    return repeatable.test(request.method) ? undefined : this.plan.keyFor?.(request);
+  }
+
+  /** Sends a request as often as its policies say, and answers with the last answer, or what they put in its place. */
+  async run<Answer>(
+    request: EngineRequest,
+    send: Send<Answer>,
+    discard: (answer: Answer) => void,
+  ): Promise<Answer | unknown> {
+    const origin = this.originOf(request.origin);
+    const mayRepeat = request.isReplayable && (repeatable.test(request.method) || request.key !== undefined);
+    const attempts = new Attempts(this.plan, origin, request, mayRepeat, send, discard);
+    let result: unknown;
+    try {
+      result = await origin.pipeline.execute((call) => attempts.make(call), optionsOf(request, mayRepeat));
+      return result;
+    } finally {
+      attempts.close(result);
+    }
+  }
+
+  private originOf(name: string): Origin {
+    const { origins } = this;
+    const known = origins.get(name);
+    const origin = known ?? this.newOrigin(name);
+    // A map keeps the order of insertion, so that the first one is the one not used for longest.
+    if (known !== undefined) origins.delete(name);
+    else if (origins.size >= this.plan.maxOrigins) this.forgetOne();
+    origins.set(name, origin);
+    return origin;
+  }
+
+  private newOrigin(name: string): Origin {
+    const { pacing, policyFor, clock } = this.plan;
+    const { policies } = pipeline(policyFor(name));
+    const pacer = pacing === undefined ? undefined : new Pacer(pacing, name, clock);
+    const inside = policies.findLastIndex(isOutsidePacer) + 1;
+    const around = pacer === undefined ? policies : [...policies.slice(0, inside), pacer, ...policies.slice(inside)];
+    const isSequential = policies.every(attemptsInTurn);
+    return { pipeline: pipeline(...(around as AnyPolicy[])), pacer, isSequential, idleConnections: 0 };
+  }
+
+  /** An origin with requests under way is spared, unless all of the oldest have some. */
+  private forgetOne(): void {
+    let oldest: string | undefined;
+    let looked = 0;
+    for (const [name, { pacer }] of this.origins) {
+      oldest ??= name;
+      if (pacer?.isIdle ?? true) return void this.origins.delete(name);
+      if (++looked === 10) break;
+    }
+    if (oldest !== undefined) this.origins.delete(oldest);
+  }
+}
+
+/**
+ * The pacer stands inside what repeats, ends or refuses a whole call, and outside of slots and attempt timeouts: who
+ * waits for its turn takes nobody's slot, and its attempt has not begun.
+ */
+function isOutsidePacer(policy: Policy<unknown>): boolean {
+  const kind = policy.traits?.kind;
+  return 'handle' in policy || kind === 'deadline' || kind === 'circuit-breaker';
+}
+
+function attemptsInTurn(policy: Policy<unknown>): boolean {
+  const kind = policy.traits?.kind;
+  return !('handle' in policy) || kind === 'retry' || kind === 'fallback';
+}
+
+function optionsOf({ origin, key, signal }: EngineRequest, mayRepeat: boolean): ExecuteOptions {
+  const options = {
+    key: origin,
+    ...(signal === undefined ? {} : { signal }),
+    // One that may not be repeated is told to be unsafe without a key, whatever the reason.
+    ...(mayRepeat ? {} : { unsafe: true }),
+    ...(mayRepeat && key !== undefined ? { idempotencyKey: key } : {}),
+  };
+  return options as ExecuteOptions;
+}
+
+/** The attempts of one logical request, and their answers until it is known which one the caller gets. */
+class Attempts<Answer> {
+  private readonly plan: EnginePlan;
+  private readonly origin: Origin;
+  private readonly request: EngineRequest;
+  private readonly send: Send<Answer>;
+  private readonly discard: (answer: Answer) => void;
+  private readonly answers: Answer[] = [];
+  private mayReconnect: boolean;
+  private isOver = false;
+
+  constructor(
+    plan: EnginePlan,
+    origin: Origin,
+    request: EngineRequest,
+    mayRepeat: boolean,
+    send: Send<Answer>,
+    discard: (answer: Answer) => void,
+  ) {
+    this.plan = plan;
+    this.origin = origin;
+    this.request = request;
+    this.mayReconnect = mayRepeat;
+    this.send = send;
+    this.discard = discard;
+  }
+
+  async make(call: Call): Promise<Answer> {
+    // An answer that is held keeps its connection, and where there is but one the next attempt would wait for it.
+    if (this.origin.isSequential) this.giveBackAllBut(undefined);
+    const answer = await this.sendSafely(call);
+    if (this.origin.idleConnections < mostReconnections) this.origin.idleConnections++;
+    // Nobody waits for what comes after a timeout.
+    if (this.isOver || call.aborted) this.giveBack(answer);
+    else this.answers.push(answer);
+    return answer;
+  }
+
+  close(result: unknown): void {
+    this.isOver = true;
+    this.giveBackAllBut(result);
+  }
+
+  private giveBackAllBut(result: unknown): void {
+    for (const answer of this.answers.splice(0)) if (answer !== result) this.giveBack(answer);
+  }
+
+  private giveBack(answer: Answer): void {
+    this.plan.events.contain('discard', () => this.discard(answer));
+  }
+
+  /** Sends again what met a connection that was being closed for having been idle. Once, and no attempt is counted. */
+  private async sendSafely(call: Call): Promise<Answer> {
+    try {
+      return await this.send(call, this.headersOf(call));
+    } catch (error) {
+      const { origin, request, plan } = this;
+      const repeats = this.mayReconnect && origin.idleConnections > 0 && !call.aborted && isLostConnection(error);
+      if (!repeats) throw error;
+      this.mayReconnect = false;
+      origin.idleConnections--;
+      const { events, name } = plan;
+      if (events.heard) events.emit({ type: 'reconnected', name, origin: request.origin, error });
+      return await this.send(call, this.headersOf(call));
+    }
+  }
+
+  private headersOf(call: Call): Readonly<Record<string, string>> {
+    const { propagate } = this.plan;
+    if (propagate === 'none') return noHeaders;
+    return { ...deadlineHeaders(call.remainingMs, propagate), [attemptHeader]: String(call.attempt) };
+  }
+}
+
+type KeyMaker = (request: KeylessRequest) => string | undefined;
+
+/** Fields of {@link ClientOptions}, for `checkOptions`. */
+export function clientFields<const Name extends string>(name: Name) {
+  return {
+    policy: withDefault<NonNullable<ClientOptions['policy']>>(policyField, defaultPolicy),
+    idempotencyKey: withDefault<'given' | 'generate' | KeyMaker>(
+      either(oneOf(['given', 'generate']), func<KeyMaker>()),
+      'given',
+    ),
+    idempotencyHeader: withDefault(text(), 'idempotency-key'),
+    propagate: withDefault<DeadlineForm | 'none'>(oneOf(['none', 'holdfast', 'grpc', 'envoy']), 'none'),
+    pacing: withDefault<'off' | PacingOptions>(either(oneOf(['off']), having<PacingOptions>('pacing options')), {}),
+    maxOrigins: withDefault(integer({ min: 1, max: 1_000_000 }), 1_000),
+    ...commonFields(name),
+  };
+}
+
+type Values<Fields> = { readonly [Key in keyof Fields]: Fields[Key] extends Field<infer T> ? T : never };
+
+/** An engine for options that were checked with {@link clientFields}. */
+export function engineOf(factory: string, options: Values<ReturnType<typeof clientFields>>): Engine {
+  const { policy, idempotencyKey, idempotencyHeader, pacing, name, on, ...rest } = options;
+  const events = new Events(name, on);
+  return new Engine({
+    ...rest,
+    name,
+    events,
+    policyFor: typeof policy === 'function' ? policy : () => policy,
+    keyFor: idempotencyKey === 'given' ? undefined : idempotencyKey === 'generate' ? randomKey : idempotencyKey,
+    header: idempotencyHeader.toLowerCase(),
+    pacing: pacing === 'off' ? undefined : pacerPlan(factory, pacing, name, events),
+  });
+}
+
+function pacerPlan(factory: string, given: PacingOptions, name: string, events: Events): PacerPlan {
+  const { maxPause, maxWait, queue } = checkOptions(`${factory} pacing`, given, {
+    maxPause: withDefault(duration({}), 60_000),
+    maxWait: withDefault(duration({ min: 0 }), 10_000),
+    queue: withDefault(integer({ min: 0, max: 1_000_000 }), 1_000),
+  });
+  return { name, events, maxPauseMs: maxPause, maxWaitMs: maxWait, maxQueue: queue };
+}
+
+function randomKey(): string {
+  return globalThis.crypto.randomUUID();
+}
+
+/** One policy is looked at here, so that a mistake is seen at once; those of a function when their origin is first called. */
+const policyField: Field<NonNullable<ClientOptions['policy']>> = {
+  allowed: "a policy such as timeout('1s'), or a function that answers one",
+  parse(value) {
+    if (typeof value === 'function') return value as (origin: string) => AnyPolicy;
+    pipeline(value as AnyPolicy);
+    return value as AnyPolicy;
+  },
+};
+
+function either<One, Other>(one: Field<One>, other: Field<Other>): Field<One | Other> {
+  return {
+    allowed: `${one.allowed} or ${other.allowed}`,
+    parse: (value) => one.parse(value) ?? other.parse(value),
+  };
+}

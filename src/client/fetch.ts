@@ -1,0 +1,155 @@
+/**
+ * Fetch: a `fetch` whose requests run through policies of their origin.
+ *
+ * Promise: what it answers is the very response of the last attempt, its body unread; the caller's signal ends the
+ * attempts, the waits and, once the response is there, the reading of its body; nothing else aborts a body; a request
+ * whose body cannot be sent again, or that must not run twice, is sent once.
+ */
+import type { Call } from '../core/call.js';
+import { checkOptions, func, withDefault } from '../core/options.js';
+import { discardBody } from './discard-body.js';
+import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
+
+export { discardBody } from './discard-body.js';
+export type { ClientOptions, KeylessRequest, PacingOptions } from './engine.js';
+export { breakerHandles, handles } from './handles.js';
+
+/** The signature of `fetch`. */
+export type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
+
+/** Options of {@link createFetch}. */
+export interface CreateFetchOptions extends ClientOptions {
+  /** What sends the requests. Default: the `fetch` that is global when this one is made. */
+  readonly fetch?: Fetch;
+}
+
+/**
+ * A `fetch` that repeats what failed and may be repeated, keeps away from an origin that is down, and starts requests
+ * as fast as the origin says it takes them.
+ *
+ * Repeated are GET, HEAD, OPTIONS, TRACE, PUT, DELETE and QUERY, and whatever has an idempotency key, which is sent with
+ * each attempt; not a body that can be read only once: a stream, or that of a `Request`. The response of the last attempt
+ * is answered, whatever its status. Origins are told apart by the URL that is asked for, also when it redirects.
+ * A policy's times end with the headers: the body is read under the caller's `signal` alone.
+ *
+ * @param options - `policy`, `fetch`, `idempotencyKey`, `idempotencyHeader`, `propagate`, `pacing`, `maxOrigins`, `name`,
+ * `on`, `clock`.
+ * @throws What `fetch` threw in the last attempt, or the error of the policy that ended the call, from the call.
+ * @throws {@link RateLimitedError} `ERR_RATE_LIMITED` from the call, when the origin has said that it takes no requests
+ * for longer than this one may wait; `retryAfterMs` says how long.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { constant, pipeline, retry } from 'holdfast';
+ * import { createFetch, discardBody, handles } from 'holdfast/fetch';
+ *
+ * let answered = 0;
+ * const http = createFetch({
+ *   policy: pipeline(retry({ attempts: 3, backoff: constant(1), handles, onDiscard: discardBody })),
+ *   fetch: async () => (++answered < 3 ? new Response('busy', { status: 503 }) : new Response('here')),
+ * });
+ * const response = await http('https://api.example.com/orders');
+ * console.log(response.status, await response.text()); // 200 here
+ * ```
+ */
+export function createFetch(options?: CreateFetchOptions): Fetch {
+  const checked = checkOptions('createFetch', options, {
+    fetch: withDefault<Fetch>(func<Fetch>(), globalThis.fetch),
+    ...clientFields('fetch'),
+  });
+  const engine = engineOf('createFetch', checked);
+  const send = checked.fetch;
+  return (input, init) => run(engine, send, input, init);
+}
+
+async function run(engine: Engine, send: Fetch, input: string | URL | Request, init?: RequestInit): Promise<Response> {
+  const request = isRequest(input) ? input : undefined;
+  const url = urlOf(request?.url ?? input);
+  // What is no HTTP, or no URL, has no origin to learn about.
+  if (url === undefined) return send(input, init);
+  const headers = new Headers(init?.headers ?? request?.headers);
+  const signal = (init?.signal === undefined ? request?.signal : init.signal) ?? undefined;
+  const { origin } = url;
+  const method = (init?.method ?? request?.method ?? 'GET').toUpperCase();
+  const key = headers.get(engine.idempotencyHeader) || engine.keyFor({ origin, method });
+  if (key !== undefined) headers.set(engine.idempotencyHeader, key);
+  const isReplayable = canBeSentAgain(init?.body ?? request?.body);
+  // A form gets a new boundary each time it is written, and the other side would take it for another request.
+  const body = init?.body instanceof FormData && key !== undefined ? await written(init.body, headers) : {};
+  const attempt = async (call: Call, added: Readonly<Record<string, string>>) => {
+    const ownHeaders = new Headers(headers);
+    for (const name in added) ownHeaders.set(name, added[name]!);
+    const ending = signal === undefined ? undefined : new Ending(call.signal);
+    const response = await send(input, {
+      ...init,
+      ...body,
+      headers: ownHeaders,
+      signal: ending?.controller.signal ?? call.signal,
+    });
+    if (signal !== undefined) ending?.leaveTo(signal, response);
+    return response;
+  };
+  return (await engine.run({ origin, method, key, isReplayable, signal }, attempt, discardBody)) as Response;
+}
+
+/** Ends one attempt: at first with its call, then, while its body may be read, with the caller's signal. */
+class Ending {
+  readonly controller = new AbortController();
+  private readonly callSignal: AbortSignal;
+  private readonly onCallEnd = () => this.controller.abort(this.callSignal.reason);
+
+  constructor(callSignal: AbortSignal) {
+    this.callSignal = callSignal;
+    if (callSignal.aborted) this.onCallEnd();
+    else callSignal.addEventListener('abort', this.onCallEnd);
+  }
+
+  /** The signal of a call that has ended hears of no abort any more. */
+  leaveTo(signal: AbortSignal, response: Response): void {
+    this.callSignal.removeEventListener('abort', this.onCallEnd);
+    const { body } = response;
+    if (body === null) return;
+    const { controller } = this;
+    const listener = () => controller.abort(signal.reason);
+    if (signal.aborted) return listener();
+    signal.addEventListener('abort', listener, { once: true });
+    forgetWith(body, signal, listener);
+  }
+}
+
+interface Listening {
+  readonly signal: AbortSignal;
+  readonly listener: () => void;
+}
+
+let forgotten: FinalizationRegistry<Listening> | undefined;
+
+/** Whether a body is still read cannot be seen; a signal that outlives it, such as that of a process, forgets it with it. */
+function forgetWith(body: object, signal: AbortSignal, listener: () => void): void {
+  forgotten ??= new FinalizationRegistry((gone) => gone.signal.removeEventListener('abort', gone.listener));
+  forgotten.register(body, { signal, listener });
+}
+
+function isRequest(input: string | URL | Request): input is Request {
+  return typeof input === 'object' && typeof (input as Partial<Request>).url === 'string';
+}
+
+function urlOf(input: unknown): URL | undefined {
+  const url = URL.canParse(String(input)) ? new URL(String(input)) : undefined;
+  return url?.protocol === 'http:' || url?.protocol === 'https:' ? url : undefined;
+}
+
+/** Whether a body can be sent again: not a stream, which is gone once it is read, and keeping a copy has no limit. */
+function canBeSentAgain(body: unknown): boolean {
+  if (typeof body !== 'object' || body === null) return true;
+  return (
+    ArrayBuffer.isView(body) || [ArrayBuffer, Blob, FormData, URLSearchParams].some((kind) => body instanceof kind)
+  );
+}
+
+async function written(form: FormData, headers: Headers): Promise<RequestInit> {
+  const whole = new Response(form);
+  const type = whole.headers.get('content-type');
+  if (type !== null) headers.set('content-type', type);
+  return { body: await whole.arrayBuffer() };
+}

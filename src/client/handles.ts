@@ -1,0 +1,98 @@
+/**
+ * Handles: what counts as a failure in HTTP, for policies around a request. Nowhere else do statuses count.
+ *
+ * Two questions have two answers. Whether another attempt makes sense: after a busy or broken server. Whether the
+ * service is unwell: a 429 that names its time is a service that does well what it was told to do.
+ */
+import type { Outcome } from '../core/outcome.js';
+import { headerOf, retryHintOf } from '../policies/retry/retry-after.js';
+import { quotaOf } from './rate-limit-headers.js';
+
+interface ResponseLike {
+  readonly status?: unknown;
+  readonly statusCode?: unknown;
+  readonly headers?: unknown;
+}
+
+/** The status and the headers of a response, of fetch or of undici; undefined for anything else. */
+export function headOf(outcome: Outcome): { readonly status: number; readonly headers: object } | undefined {
+  if (!outcome.ok || typeof outcome.value !== 'object' || outcome.value === null) return undefined;
+  const { status, statusCode = status, headers } = outcome.value as ResponseLike;
+  if (typeof statusCode !== 'number' || typeof headers !== 'object' || headers === null) return undefined;
+  return { status: statusCode, headers };
+}
+
+/**
+ * Whether an outcome of a request is worth another attempt: a network fault, 408, 425, 429, a 5xx other than 501 and
+ * 505, or a 409 that says when to come back (the first request with this idempotency key is still being worked on).
+ *
+ * For `retry({ handles })` and `hedge` around a plain `fetch`; `createFetch` uses it by itself.
+ *
+ * @example
+ * ```ts
+ * import { constant, pipeline, retry } from 'holdfast';
+ * import { discardBody, handles } from 'holdfast/fetch';
+ *
+ * const steady = pipeline(retry({ attempts: 2, backoff: constant(1), handles, onDiscard: discardBody }));
+ * const response = await steady.execute(({ attempt }) => new Response(null, { status: attempt === 1 ? 503 : 204 }));
+ * console.log(response.status); // 204
+ * ```
+ */
+export function handles(outcome: Outcome): boolean {
+  if (!outcome.ok) return !isMistake(outcome.error);
+  const head = headOf(outcome);
+  if (head === undefined) return false;
+  const { status, headers } = head;
+  if (status === 409) return headerOf(headers, 'retry-after') !== undefined;
+  if (status === 408 || status === 425 || status === 429) return true;
+  return status >= 500 && status !== 501 && status !== 505;
+}
+
+/**
+ * Whether an outcome of a request says that the service is unwell: a network fault, a 5xx, or a 429 that does not say
+ * when to come back.
+ *
+ * For `circuitBreaker({ handles: breakerHandles })`. A 429 with a time is no failure: who waits as long as it was told is
+ * served, and an open circuit would turn away those who have quota left.
+ */
+export function breakerHandles(outcome: Outcome): boolean {
+  if (!outcome.ok) return !isMistake(outcome.error);
+  const head = headOf(outcome);
+  if (head === undefined) return false;
+  if (head.status !== 429) return head.status >= 500;
+  // Only whether a time is named counts, so that any clock will do.
+  return retryHintOf(outcome, 0) === undefined && quotaOf(head.headers, 0)?.remaining !== 0;
+}
+
+/** Codes of requests that were never sent because they make no sense, and of certificates, which do not heal by repeating. */
+const mistakes =
+  /^(?:ERR_INVALID_|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
+
+function isMistake(error: unknown): boolean {
+  return mistakes.test(codeOf(error));
+}
+
+/** Codes of a connection that ended under a request. */
+const lostConnection = /^(?:ECONNRESET|EPIPE|UND_ERR_SOCKET)$/;
+
+/**
+ * Whether a request may have met a connection that the other side was just closing for having been idle. A connection
+ * that is known never to have carried an answer was not idle.
+ */
+export function isLostConnection(error: unknown): boolean {
+  if (!lostConnection.test(codeOf(error))) return false;
+  const { socket } = causeOf(error) as { readonly socket?: { readonly bytesRead?: unknown } | null };
+  return socket?.bytesRead !== 0;
+}
+
+function codeOf(error: unknown): string {
+  const { code } = causeOf(error) as { readonly code?: unknown };
+  return typeof code === 'string' ? code : '';
+}
+
+/** `fetch` throws a `TypeError` whose cause is what happened. */
+function causeOf(error: unknown): object {
+  if (typeof error !== 'object' || error === null) return {};
+  const { cause, code } = error as { readonly cause?: unknown; readonly code?: unknown };
+  return code === undefined && typeof cause === 'object' && cause !== null ? cause : error;
+}

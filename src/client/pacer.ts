@@ -1,0 +1,264 @@
+/**
+ * Pacer: lets requests to one origin start as fast as that origin says it will take them, so that they are slowed down
+ * before the next 429 and not by it.
+ *
+ * Promise: nothing is held back until an answer has said so; a pause never lasts longer than `maxPause`, whatever a
+ * header says, and the latest word on the quota counts, so that one wrong answer cannot block for ever; who waits is
+ * served in order, and never waits past the deadline of its call; no timer without a waiter.
+ * After: RFC 9110, 10.2.3 (Retry-After); draft-ietf-httpapi-ratelimit-headers.
+ */
+import type { Call, Dependent } from '../core/call.js';
+import { type Clock, Timer } from '../core/clock.js';
+import { RateLimitedError } from '../core/errors.js';
+import type { Events } from '../core/events.js';
+import type { Outcome } from '../core/outcome.js';
+import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
+import { retryHintOf } from '../policies/retry/retry-after.js';
+import { headOf } from './handles.js';
+import { type Quota, quotaOf } from './rate-limit-headers.js';
+
+/** What a pacer is told, in milliseconds and numbers. */
+export interface PacerPlan {
+  readonly name: string;
+  readonly events: Events;
+  /** The longest that a header can stop all requests. */
+  readonly maxPauseMs: number;
+  /** The longest that one request is held back; else it is refused with the time. */
+  readonly maxWaitMs: number;
+  /** Requests that may wait at once. */
+  readonly maxQueue: number;
+}
+
+/** No start before `fromMs`; then, until `untilMs`, one in `intervalMs`, so that not all come back at once. */
+interface Pause {
+  readonly fromMs: number;
+  readonly untilMs: number;
+  readonly intervalMs: number;
+}
+
+/** What is left of the other side's quota, as far as one can know: counted down with each start. */
+interface Left {
+  /** Requests that may start as they come. */
+  free: number;
+  /** Requests that may start in all. */
+  remaining: number;
+  readonly resetsAtMs: number;
+  /** When this knowledge is too old to go by. */
+  readonly untilMs: number;
+}
+
+/** The share of a quota that is given out as it is asked for; the rest is spread over the time until the reset. */
+const spreadShare = 0.5;
+
+export class Pacer extends Timer implements Guard {
+  readonly name: string;
+  readonly traits: PolicyTraits;
+  private readonly plan: PacerPlan;
+  private readonly origin: string;
+  private readonly waiters = new Set<Waiter>();
+  private pause: Pause | undefined = undefined;
+  private left: Left | undefined = undefined;
+  private lastRemaining = 0;
+  private fullQuota = 0;
+  private running = 0;
+  private lastStartMs = Number.NEGATIVE_INFINITY;
+
+  constructor(plan: PacerPlan, origin: string, clock: Clock | undefined) {
+    super();
+    this.plan = plan;
+    this.origin = origin;
+    this.name = plan.name;
+    this.traits = { kind: 'pacer', summary: 'starts requests as fast as the other side says it takes them', clock };
+  }
+
+  admit(call: Call): Permit | Refusal | Promise<Permit | Refusal> {
+    const nowMs = call.admissionMs();
+    const { size } = this.waiters;
+    const startMs = size === 0 ? this.nextStartMs(nowMs) : this.startOfNewcomerMs(nowMs);
+    if (size === 0 && startMs <= nowMs) return this.start(nowMs, call.clock);
+    const { maxWaitMs, maxQueue } = this.plan;
+    const delayMs = Math.max(0, startMs - nowMs);
+    const waits = size < maxQueue && delayMs <= maxWaitMs && nowMs + delayMs < call.deadlineMs;
+    if (!waits) return this.refusal(delayMs);
+    this.tell(delayMs, false);
+    return new Promise((resolve) => {
+      const waiter = new Waiter(this, call, nowMs, resolve);
+      this.waiters.add(waiter);
+      call.attach(waiter);
+      this.serve(call.clock);
+    });
+  }
+
+  /** Whether forgetting this pacer loses nothing. */
+  get isIdle(): boolean {
+    return this.running === 0 && this.waiters.size === 0;
+  }
+
+  /** The time of the first waiter may have come. */
+  override expire(): void {
+    for (const { call } of this.waiters) return this.serve(call.clock);
+  }
+
+  leave(waiter: Waiter): void {
+    this.waiters.delete(waiter);
+    this.serve(waiter.call.clock);
+  }
+
+  /** A request has ended, or was not made after all. */
+  ended(outcome: Outcome | undefined, clock: Clock): void {
+    this.running--;
+    const head = outcome === undefined ? undefined : headOf(outcome);
+    if (outcome === undefined && this.left !== undefined) {
+      // It was refused further inside, or its caller left; where it was counted all the same, the next answer says so.
+      this.left.free++;
+      this.left.remaining++;
+    }
+    if (outcome !== undefined && head !== undefined) {
+      const nowMs = clock.now();
+      const wallNowMs = clock.wallNow();
+      if (head.status === 429 || head.status === 503) {
+        const hint = retryHintOf(outcome, wallNowMs);
+        if (typeof hint === 'number') this.pauseFor(hint, nowMs);
+      }
+      const quota = quotaOf(head.headers, wallNowMs);
+      if (quota !== undefined) this.learn(quota, nowMs);
+    }
+    if (this.waiters.size > 0) this.serve(clock);
+  }
+
+  private refusal(delayMs: number): Refusal {
+    this.tell(delayMs, true);
+    return refuse(new RateLimitedError({ policy: this.name, retryAfterMs: delayMs }));
+  }
+
+  private tell(delayMs: number, refused: boolean): void {
+    const { events, name } = this.plan;
+    if (events.heard) events.emit({ type: 'paced', name, origin: this.origin, delayMs, refused });
+  }
+
+  private pauseFor(askedMs: number, nowMs: number): void {
+    const pauseMs = Math.min(askedMs, this.plan.maxPauseMs);
+    const fromMs = nowMs + pauseMs;
+    // An answer to an earlier request does not shorten what a later one has said.
+    if (this.pause !== undefined && this.pause.fromMs >= fromMs) return;
+    this.pause = { fromMs, untilMs: fromMs + pauseMs / 10, intervalMs: pauseMs / 100 };
+  }
+
+  private learn({ remaining, resetMs, limit }: Quota, nowMs: number): void {
+    if (remaining === 0) this.pauseFor(resetMs, nowMs);
+    // Without a word on the limit, what was left when it last grew stands for it.
+    if (remaining > this.lastRemaining) this.fullQuota = remaining;
+    this.lastRemaining = remaining;
+    const quota = limit ?? this.fullQuota;
+    // What is on its way may or may not be counted in what the answer says: it is taken for not counted.
+    const left = Math.max(0, remaining - this.running);
+    this.left = {
+      free: Math.max(0, left - quota * spreadShare),
+      remaining: left,
+      resetsAtMs: nowMs + resetMs,
+      untilMs: nowMs + Math.min(resetMs, this.plan.maxPauseMs),
+    };
+  }
+
+  private start(nowMs: number, clock: Clock): Permit {
+    this.running++;
+    this.lastStartMs = nowMs;
+    const { left } = this;
+    if (left !== undefined) {
+      left.free--;
+      left.remaining--;
+    }
+    return new PacerPermit(this, clock);
+  }
+
+  /** The first instant at which a request may start. */
+  private nextStartMs(nowMs: number): number {
+    const { pause, left, lastStartMs } = this;
+    let startMs = nowMs;
+    if (pause !== undefined) {
+      if (nowMs >= pause.untilMs) this.pause = undefined;
+      else startMs = Math.max(startMs, pause.fromMs, lastStartMs + pause.intervalMs);
+    }
+    if (left !== undefined) {
+      if (nowMs >= left.untilMs) this.left = undefined;
+      else if (left.free < 1) {
+        const freeAgainMs = Math.min(lastStartMs + this.intervalMs(left, nowMs), left.untilMs);
+        startMs = Math.max(startMs, freeAgainMs);
+      }
+    }
+    return startMs;
+  }
+
+  private intervalMs(left: Left, nowMs: number): number {
+    return Math.min((left.resetsAtMs - nowMs) / (Math.max(0, left.remaining) + 1), this.plan.maxPauseMs);
+  }
+
+  /** About when a request that comes now would start, behind those that wait. */
+  private startOfNewcomerMs(nowMs: number): number {
+    const { pause, left } = this;
+    const pauseMs = pause === undefined ? 0 : pause.intervalMs;
+    const intervalMs = left === undefined ? pauseMs : Math.max(pauseMs, this.intervalMs(left, nowMs));
+    return this.nextStartMs(nowMs) + this.waiters.size * intervalMs;
+  }
+
+  /** Lets the waiters start whose time has come, in order, and wakes up for the next one. */
+  private serve(clock: Clock): void {
+    for (const waiter of this.waiters) {
+      const nowMs = clock.now();
+      const startMs = this.nextStartMs(nowMs);
+      const isTooLong = startMs - waiter.sinceMs > this.plan.maxWaitMs;
+      if (startMs > nowMs && !isTooLong) return clock.schedule(this, startMs);
+      this.waiters.delete(waiter);
+      // A later answer may have put off the start further than one may wait.
+      waiter.answer(startMs > nowMs ? this.refusal(startMs - nowMs) : this.start(nowMs, clock));
+    }
+    clock.cancel(this);
+  }
+}
+
+/** A request that is held back. */
+class Waiter implements Dependent {
+  owner: Call | undefined = undefined;
+  previousDependent: Dependent | undefined = undefined;
+  nextDependent: Dependent | undefined = undefined;
+  readonly call: Call;
+  readonly sinceMs: number;
+  private readonly pacer: Pacer;
+  private readonly resolve: (answer: Permit | Refusal) => void;
+
+  constructor(pacer: Pacer, call: Call, sinceMs: number, resolve: (answer: Permit | Refusal) => void) {
+    this.pacer = pacer;
+    this.call = call;
+    this.sinceMs = sinceMs;
+    this.resolve = resolve;
+  }
+
+  answer(answer: Permit | Refusal): void {
+    this.call.detach(this);
+    this.resolve(answer);
+  }
+
+  /** The call ended while it waited; the layer has told its caller already. */
+  onAbort(reason: unknown): void {
+    this.resolve(refuse(reason));
+    this.pacer.leave(this);
+  }
+}
+
+class PacerPermit implements Permit {
+  private readonly pacer: Pacer;
+  private readonly clock: Clock;
+
+  constructor(pacer: Pacer, clock: Clock) {
+    this.pacer = pacer;
+    this.clock = clock;
+  }
+
+  settle(outcome: Outcome): void {
+    this.pacer.ended(outcome, this.clock);
+  }
+
+  release(): void {
+    this.pacer.ended(undefined, this.clock);
+  }
+}

@@ -1,0 +1,114 @@
+/*!
+ * This bundle contains structured-headers.
+ *
+ * MIT License
+ *
+ * Copyright (c) 2018-2026 Evert Pot
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy
+ * of this software and associated documentation files (the "Software"), to deal
+ * in the Software without restriction, including without limitation the rights
+ * to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+ * copies of the Software, and to permit persons to whom the Software is
+ * furnished to do so, subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all
+ * copies or substantial portions of the Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+ * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+ * FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+ * AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+ * LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+ * OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+ * SOFTWARE.
+ */
+/**
+ * Rate limit headers: how much of a quota the other side says is left, and for how long that must do.
+ *
+ * Promise: never throws, whatever a header holds; looks at no more than its first 1,000 characters; what makes no sense
+ * counts as not said.
+ * After: draft-ietf-httpapi-ratelimit-headers (`RateLimit: "default";r=50;t=30`, and the dictionary and single headers
+ * of its earlier versions), RFC 9651, and the `X-RateLimit-` headers of the field.
+ */
+import { parseDictionary, parseList } from 'structured-headers';
+import { headerOf } from '../policies/retry/retry-after.js';
+
+/** What is left of a quota. */
+export interface Quota {
+  /** Requests that may still be made. */
+  readonly remaining: number;
+  /** Milliseconds until the quota is full again. */
+  readonly resetMs: number;
+  /** Requests that a full quota allows, where that is said. */
+  readonly limit: number | undefined;
+}
+
+const longestHeader = 1_000;
+/** 2024 in seconds: a larger reset is an instant, a smaller one a time span. */
+const epochBeginsSeconds = 1_704_067_200;
+
+/** The quota that binds most, of all that these headers tell. */
+export function quotaOf(headers: object, wallNowMs: number): Quota | undefined {
+  try {
+    const standard = headerOf(headers, 'ratelimit', longestHeader);
+    if (standard !== undefined) return structuredQuota(standard, headerOf(headers, 'ratelimit-policy', longestHeader));
+    return singleQuota(headers, 'ratelimit', wallNowMs) ?? singleQuota(headers, 'x-ratelimit', wallNowMs);
+  } catch {
+    // No structured field, or a getter of a foreign object threw.
+    return undefined;
+  }
+}
+
+function structuredQuota(standard: string, policy: string | undefined): Quota | undefined {
+  if (/^\s*[a-z]+=/.test(standard)) return dictionaryQuota(standard);
+  const limits = new Map<unknown, unknown>();
+  for (const [name, parameters] of policy === undefined ? [] : parseList(policy)) {
+    limits.set(String(name), parameters.get('q'));
+  }
+  let tightest: Quota | undefined;
+  for (const [name, parameters] of parseList(standard)) {
+    const quota = quotaFrom(parameters.get('r'), parameters.get('t'), limits.get(String(name)));
+    if (quota !== undefined && (tightest === undefined || msPerRequest(quota) > msPerRequest(tightest)))
+      tightest = quota;
+  }
+  return tightest;
+}
+
+/** `RateLimit: limit=100, remaining=50, reset=5`, of the draft's versions before 8. */
+function dictionaryQuota(standard: string): Quota | undefined {
+  const members = parseDictionary(standard);
+  const item = (name: string) => members.get(name)?.[0];
+  return quotaFrom(item('remaining'), item('reset'), item('limit'));
+}
+
+/** One header each for limit, remaining and reset. */
+function singleQuota(headers: object, prefix: string, wallNowMs: number): Quota | undefined {
+  const number = (name: string) => /^\s*(\d{1,15})(?:\.\d{1,9})?\s*(?:$|[,;])/.exec(headerOf(headers, name) ?? '')?.[1];
+  const remaining = number(`${prefix}-remaining`);
+  const reset = number(`${prefix}-reset`);
+  if (remaining === undefined || reset === undefined) return undefined;
+  const limit = number(`${prefix}-limit`);
+  const seconds = secondsUntil(Number(reset), wallNowMs / 1_000);
+  return quotaFrom(Number(remaining), seconds, limit === undefined ? undefined : Number(limit));
+}
+
+/** A reset is said as a time span, or as an instant in seconds or milliseconds. */
+function secondsUntil(reset: number, nowSeconds: number): number {
+  if (reset < epochBeginsSeconds) return reset;
+  const instant = reset < epochBeginsSeconds * 1_000 ? reset : reset / 1_000;
+  return Math.max(0, instant - nowSeconds);
+}
+
+function quotaFrom(remaining: unknown, resetSeconds: unknown, limit: unknown): Quota | undefined {
+  if (!isAmount(remaining) || !isAmount(resetSeconds)) return undefined;
+  return { remaining, resetMs: resetSeconds * 1_000, limit: isAmount(limit) ? limit : undefined };
+}
+
+function isAmount(value: unknown): value is number {
+  return typeof value === 'number' && value >= 0;
+}
+
+function msPerRequest({ remaining, resetMs }: Quota): number {
+  return resetMs / Math.max(remaining, 1e-3);
+}

@@ -1,0 +1,350 @@
+/**
+ * Undici: the policies of an origin around the requests of a dispatcher, as an interceptor.
+ *
+ * Promise: the handler hears of one response, that of the last attempt, byte for byte and with its own back pressure;
+ * an abort reaches the attempt, a wait between attempts, and the body; nothing is sent again once the response has been
+ * passed on; upgrades and CONNECT pass untouched.
+ * After: the handlers of undici 7 and 8.
+ */
+import type { Call } from '../core/call.js';
+import { callbackTimer, systemClock } from '../core/clock.js';
+import { checkOptions } from '../core/options.js';
+import { mostDroppedBytes, mostDroppedMs } from './discard-body.js';
+import { type ClientOptions, clientFields, type Engine, engineOf, type Send } from './engine.js';
+
+export type { ClientOptions, KeylessRequest, PacingOptions } from './engine.js';
+export { breakerHandles, handles } from './handles.js';
+
+// The shapes of undici that are used here. Its own types change between versions, and nothing of it is imported.
+
+interface Controller {
+  readonly aborted: boolean;
+  readonly paused: boolean;
+  readonly reason: unknown;
+  rawHeaders?: unknown;
+  rawTrailers?: unknown;
+  abort(reason: unknown): void;
+  pause(): void;
+  resume(): void;
+}
+
+interface Handler {
+  onRequestStart?(controller: Controller, context: unknown): void;
+  onResponseStart?(controller: Controller, statusCode: number, headers: object, statusMessage?: string): void;
+  onResponseData?(controller: Controller, chunk: Uint8Array): void;
+  onResponseEnd?(controller: Controller, trailers: unknown): void;
+  onResponseError?(controller: Controller, error: unknown): void;
+  onResponseStarted?(): void;
+  onBodySent?(chunk: unknown): void;
+  onRequestSent?(): void;
+}
+
+interface RequestFacts {
+  readonly origin?: string | URL;
+  readonly method: string;
+  readonly body?: unknown;
+  readonly headers?: unknown;
+  readonly upgrade?: unknown;
+}
+
+type Dispatch = (options: RequestFacts, handler: Handler) => boolean;
+
+// biome-ignore lint/suspicious/noExplicitAny: undici's own types of options and handlers differ between versions.
+type AnyDispatch = (options: any, handler: any) => boolean;
+
+/** What `dispatcher.compose()` takes. */
+export type Interceptor = <Own extends AnyDispatch>(dispatch: Own) => Own;
+
+/**
+ * An interceptor for `dispatcher.compose()`: repeats what failed and may be repeated, keeps away from an origin that is
+ * down, and starts requests as fast as the origin says it takes them.
+ *
+ * Repeated are GET, HEAD, OPTIONS, TRACE, PUT, DELETE and QUERY, and whatever has an idempotency key; not a body that can
+ * be read only once, such as a stream: also `fetch` hands its bodies down as streams, so prefer `createFetch` for it.
+ * The policies judge an answer as `{ statusCode, headers }`, with `handles` and `breakerHandles` of this module.
+ *
+ * @param options - `policy`, `idempotencyKey`, `idempotencyHeader`, `propagate`, `pacing`, `maxOrigins`, `name`, `on`, `clock`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { createServer } from 'node:http';
+ * import type { AddressInfo } from 'node:net';
+ * import { constant, pipeline, retry } from 'holdfast';
+ * import { handles, resilience } from 'holdfast/undici';
+ * import { Agent, request } from 'undici';
+ *
+ * let asked = 0;
+ * const server = createServer((_, response) => response.writeHead(++asked < 3 ? 503 : 200).end('here'));
+ * await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
+ * const policy = pipeline(retry({ attempts: 3, backoff: constant(1), handles }));
+ * const agent = new Agent();
+ * const { statusCode, body } = await request(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, {
+ *   dispatcher: agent.compose(resilience({ policy })),
+ * });
+ * console.log(statusCode, await body.text()); // 200 here
+ * await agent.close();
+ * server.close();
+ * ```
+ */
+export function resilience(options?: ClientOptions): Interceptor {
+  const engine = engineOf('resilience', checkOptions('resilience', options, clientFields('undici')));
+  return <Own extends AnyDispatch>(dispatch: Own) =>
+    ((request: RequestFacts, handler: Handler) => intercept(engine, dispatch, request, handler)) as Own;
+}
+
+function intercept(engine: Engine, dispatch: Dispatch, request: RequestFacts, handler: Handler): boolean {
+  const origin = originOf(request.origin);
+  if (origin === undefined || request.upgrade || request.method === 'CONNECT') return dispatch(request, handler);
+  const method = request.method.toUpperCase();
+  const headers = replayableHeaders(request.headers);
+  const givenKey = headerIn(headers, engine.idempotencyHeader);
+  const key = givenKey ?? engine.keyFor({ origin, method });
+  const keyHeader = key === undefined || givenKey !== undefined ? {} : { [engine.idempotencyHeader]: key };
+  const exchange = new Exchange(handler);
+  exchange.begin();
+  // What the dispatcher says of its back pressure is passed on, if the first attempt is made at once.
+  let hasRoom = true;
+  const send: Send<Attempt> = (call, added) =>
+    new Promise((resolve, reject) => {
+      const attempt = new Attempt(exchange, call, resolve, reject);
+      hasRoom = dispatch({ ...request, headers: withHeaders(headers, { ...keyHeader, ...added }) }, attempt);
+    });
+  const facts = { origin, method, key, isReplayable: canBeSentAgain(request.body), signal: exchange.ending.signal };
+  engine.run(facts, send, drop).then(
+    (answer) => exchange.answer(answer),
+    (error) => exchange.fail(error),
+  );
+  return hasRoom;
+}
+
+function drop(attempt: Attempt): void {
+  attempt.drop();
+}
+
+/** One logical request, as its handler sees it: the controller that stays the same whichever attempt is under way. */
+class Exchange implements Controller {
+  readonly handler: Handler;
+  /** Ends the call while no response has been passed on. */
+  readonly ending = new AbortController();
+  /** Whether the handler has asked for a pause. */
+  isPaused = false;
+  private target: Controller | undefined = undefined;
+
+  constructor(handler: Handler) {
+    this.handler = handler;
+  }
+
+  /** The handler gets its controller before the first attempt, so that it can also abort a wait. */
+  begin(): void {
+    try {
+      this.handler.onRequestStart?.(this, null);
+    } catch (error) {
+      this.abort(error);
+    }
+  }
+
+  answer(answer: unknown): void {
+    if (!(answer instanceof Attempt)) {
+      this.fail(new TypeError('a policy around a request of undici must answer with one of its responses'));
+    } else if (this.ending.signal.aborted) {
+      answer.drop();
+      this.fail(this.ending.signal.reason);
+    } else {
+      this.target = answer.controller;
+      answer.pass();
+    }
+  }
+
+  fail(error: unknown): void {
+    this.handler.onResponseError?.(this, error);
+  }
+
+  abort(reason: unknown): void {
+    if (this.target === undefined) this.ending.abort(reason);
+    else this.target.abort(reason);
+  }
+
+  pause(): void {
+    this.isPaused = true;
+    this.target?.pause();
+  }
+
+  resume(): void {
+    this.isPaused = false;
+    this.target?.resume();
+  }
+
+  get aborted(): boolean {
+    return this.target?.aborted ?? this.ending.signal.aborted;
+  }
+
+  get paused(): boolean {
+    return this.isPaused;
+  }
+
+  get reason(): unknown {
+    return this.target === undefined ? (this.ending.signal.reason ?? null) : this.target.reason;
+  }
+
+  get rawHeaders(): unknown {
+    return this.target?.rawHeaders ?? null;
+  }
+
+  get rawTrailers(): unknown {
+    return this.target?.rawTrailers ?? null;
+  }
+}
+
+/** What came of a body while nobody knew yet who gets it: little, because its controller is paused. */
+type Tail =
+  | { readonly kind: 'open' }
+  | { readonly kind: 'ended'; readonly trailers: unknown }
+  | { readonly kind: 'failed'; readonly error: unknown };
+
+/** One attempt: the handler that undici sees, and the answer that the policies judge. */
+class Attempt implements Handler {
+  statusCode = 0;
+  headers: object = {};
+  controller: Controller | undefined = undefined;
+  private statusMessage: string | undefined = undefined;
+  private state: 'sent' | 'held' | 'passed' | 'dropped' = 'sent';
+  private chunks: Uint8Array[] = [];
+  private tail: Tail = { kind: 'open' };
+  private droppedBytes = 0;
+  private readonly exchange: Exchange;
+  private readonly call: Call;
+  private readonly resolve: (attempt: Attempt) => void;
+  private readonly reject: (error: unknown) => void;
+  private readonly onCallEnd = () => this.controller?.abort(this.call.reason);
+  private readonly patience = callbackTimer(() => this.controller?.abort(notWanted()));
+
+  constructor(exchange: Exchange, call: Call, resolve: (attempt: Attempt) => void, reject: (error: unknown) => void) {
+    this.exchange = exchange;
+    this.call = call;
+    this.resolve = resolve;
+    this.reject = reject;
+    call.signal.addEventListener('abort', this.onCallEnd);
+  }
+
+  onRequestStart(controller: Controller): void {
+    this.controller = controller;
+    // It may have waited for a connection longer than anybody waited for it.
+    if (this.call.aborted) this.onCallEnd();
+  }
+
+  onResponseStart(controller: Controller, statusCode: number, headers: object, statusMessage?: string): void {
+    const { exchange } = this;
+    if (statusCode < 200) return exchange.handler.onResponseStart?.(exchange, statusCode, headers, statusMessage);
+    this.call.signal.removeEventListener('abort', this.onCallEnd);
+    this.statusCode = statusCode;
+    this.headers = headers;
+    this.statusMessage = statusMessage;
+    this.state = 'held';
+    controller.pause();
+    this.resolve(this);
+  }
+
+  onResponseData(controller: Controller, chunk: Uint8Array): void {
+    const { exchange } = this;
+    if (this.state === 'passed') return exchange.handler.onResponseData?.(exchange, chunk);
+    if (this.state === 'held') return void this.chunks.push(chunk);
+    this.droppedBytes += chunk.byteLength;
+    if (this.droppedBytes > mostDroppedBytes) controller.abort(notWanted());
+  }
+
+  onResponseEnd(_: Controller, trailers: unknown): void {
+    this.close({ kind: 'ended', trailers });
+  }
+
+  onResponseError(_: Controller, error: unknown): void {
+    if (this.state === 'sent') this.reject(error);
+    else this.close({ kind: 'failed', error });
+  }
+
+  onResponseStarted(): void {
+    this.exchange.handler.onResponseStarted?.();
+  }
+
+  onBodySent(chunk: unknown): void {
+    this.exchange.handler.onBodySent?.(chunk);
+  }
+
+  onRequestSent(): void {
+    this.exchange.handler.onRequestSent?.();
+  }
+
+  /** This is the response that the handler gets: from now on it hears all of it. */
+  pass(): void {
+    const { exchange, controller } = this;
+    const { handler } = exchange;
+    try {
+      handler.onResponseStart?.(exchange, this.statusCode, this.headers, this.statusMessage);
+      // Still held: what a handler that resumes at once lets come in takes its place at the end.
+      for (const chunk of this.chunks) handler.onResponseData?.(exchange, chunk);
+      this.state = 'passed';
+      this.chunks = [];
+      if (!exchange.isPaused) controller?.resume();
+      this.passTail();
+    } catch (error) {
+      this.state = 'passed';
+      controller?.abort(error);
+    }
+  }
+
+  /** Nobody gets this response. A short rest is read, so that its connection can serve the next request. */
+  drop(): void {
+    if (this.state === 'dropped' || this.state === 'passed') return;
+    this.state = 'dropped';
+    this.chunks = [];
+    if (this.tail.kind !== 'open') return;
+    systemClock.schedule(this.patience, systemClock.now() + mostDroppedMs);
+    this.controller?.resume();
+  }
+
+  private close(tail: Tail): void {
+    this.tail = tail;
+    if (this.state === 'passed') this.passTail();
+    else systemClock.cancel(this.patience);
+  }
+
+  private passTail(): void {
+    const { exchange, tail } = this;
+    this.tail = { kind: 'open' };
+    if (tail.kind === 'ended') exchange.handler.onResponseEnd?.(exchange, tail.trailers);
+    else if (tail.kind === 'failed') exchange.fail(tail.error);
+  }
+}
+
+function notWanted(): Error {
+  return new Error('the rest of a response that was thrown away is not wanted');
+}
+
+function originOf(origin: string | URL | undefined): string | undefined {
+  return origin !== undefined && URL.canParse(String(origin)) ? new URL(String(origin)).origin : undefined;
+}
+
+/** Headers that can be read more than once: an iterable becomes a list of names and values in turn. */
+function replayableHeaders(given: unknown): object | undefined {
+  if (typeof given !== 'object' || given === null) return undefined;
+  if (Array.isArray(given)) return Array.isArray(given[0]) ? given.flat(1) : given;
+  return Symbol.iterator in given ? [...(given as Iterable<unknown[]>)].flat(1) : given;
+}
+
+function headerIn(headers: object | undefined, name: string): string | undefined {
+  const pairs = Array.isArray(headers)
+    ? headers.flatMap((value, index) => (index % 2 === 0 ? [[value, headers[index + 1]]] : []))
+    : Object.entries(headers ?? {});
+  const value = pairs.find(([key]) => String(key).toLowerCase() === name)?.[1];
+  return value === undefined || value === null || String(value) === '' ? undefined : String(value);
+}
+
+function withHeaders(headers: object | undefined, added: Readonly<Record<string, string>>): object | undefined {
+  if (Object.keys(added).length === 0) return headers;
+  return Array.isArray(headers) ? [...headers, ...Object.entries(added).flat()] : { ...headers, ...added };
+}
+
+/** Whether a body can be sent again: not a stream or an iterable, which is gone once it is read. */
+function canBeSentAgain(body: unknown): boolean {
+  if (typeof body !== 'object' || body === null) return true;
+  return ArrayBuffer.isView(body) || [ArrayBuffer, Blob, FormData].some((kind) => body instanceof kind);
+}

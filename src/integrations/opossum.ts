@@ -1,0 +1,318 @@
+/**
+ * opossum: an existing `CircuitBreaker` of that package as a policy, and its options in our words.
+ *
+ * Promise: opossum itself decides, counts and tells; its state is shared with whoever else fires it. Refusals of policies
+ * inside, and an abort by the caller, are no failures to it; what it refuses or times out becomes our error.
+ * Written against opossum 10.
+ */
+import type { Call, Dependent } from '../core/call.js';
+import {
+  BulkheadFullError,
+  CircuitOpenError,
+  isAbandoned,
+  isRejected,
+  OptionsError,
+  TimeoutError,
+} from '../core/errors.js';
+import {
+  checkOptions,
+  duration,
+  type Field,
+  func,
+  integer,
+  number,
+  optional,
+  text,
+  withDefault,
+} from '../core/options.js';
+import type { Handles, Outcome } from '../core/outcome.js';
+import type { Strategy } from '../core/policy.js';
+
+/** What the bridge uses of an opossum breaker. */
+export interface OpossumBreaker {
+  readonly name: string;
+  readonly opened: boolean;
+  readonly halfOpen: boolean;
+  readonly options: {
+    readonly timeout?: unknown;
+    readonly capacity?: unknown;
+    readonly cache?: unknown;
+    readonly coalesce?: unknown;
+  };
+  /** Runs its action with `context` as `this`, if its circuit lets it. */
+  call(context: unknown, ...args: unknown[]): Promise<unknown>;
+}
+
+/**
+ * An existing opossum breaker as a policy: it guards what is inside of it in a pipeline, instead of its own action.
+ *
+ * For moving step by step: calls through the pipeline and calls by `breaker.fire()` share one circuit. Its listeners,
+ * `errorFilter` and `fallback` are given the call in place of the arguments. It has no answer for "says nothing": what
+ * is no failure of the service counts as a success while the circuit is closed, and opens it again while it is half-open.
+ *
+ * @typeParam Added - What its `fallback` answers, if it has one.
+ * @param breaker - Made by `new CircuitBreaker(...)` of opossum, without its `cache` and `coalesce`.
+ * @throws {@link CircuitOpenError} `ERR_CIRCUIT_OPEN`, when it lets no call through or was shut down (`isolated`).
+ * @throws {@link BulkheadFullError} `ERR_BULKHEAD_FULL`, when its `capacity` is used up.
+ * @throws {@link TimeoutError} `ERR_TIMEOUT`, after its `timeout`; the call inside is aborted.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for what is no such breaker.
+ * @example
+ * ```js
+ * import CircuitBreaker from 'opossum';
+ * import { pipeline } from 'holdfast';
+ * import { fromOpossum } from 'holdfast/opossum';
+ *
+ * const breaker = new CircuitBreaker((id) => `user ${id}`, { timeout: 1000 });
+ * const users = pipeline(fromOpossum(breaker));
+ * console.log(await users.execute(() => 'through the pipeline'), breaker.stats.successes); // through the pipeline 1
+ * breaker.shutdown();
+ * ```
+ */
+export function fromOpossum<Added = never>(breaker: OpossumBreaker): Strategy<Added> {
+  const doubt = doubtOf(breaker);
+  if (doubt !== undefined) {
+    throw new OptionsError(`fromOpossum: ${doubt}`, {
+      policy: 'fromOpossum',
+      option: 'breaker',
+      value: breaker,
+      allowed: 'a CircuitBreaker of opossum without cache and coalesce',
+    });
+  }
+  const guarding = withAction(breaker, runInside);
+  return {
+    name: breaker.name,
+    traits: { kind: 'circuit-breaker', summary: 'an opossum breaker lets calls through while its circuit is closed' },
+    handle: <T>(call: Call, next: (call: Call) => Promise<T>) =>
+      new OpossumRun(guarding, call, next).go() as Promise<T>,
+  };
+}
+
+/** The options of opossum that {@link fromOpossumOptions} understands. */
+export interface OpossumOptions {
+  readonly name?: string;
+  /** Becomes the timeout; `false` for none. Default 10 s, as with opossum. */
+  readonly timeout?: number | false;
+  /** Becomes the limit of the bulkhead. Default: none. */
+  readonly capacity?: number;
+  /** Becomes `failureRate`. Default 50; from 1 to 100. */
+  readonly errorThresholdPercentage?: number;
+  /** Becomes `minimumCalls`. Default 0, which means 1 here. */
+  readonly volumeThreshold?: number;
+  /** Becomes `window`. Default 10 s. */
+  readonly rollingCountTimeout?: number;
+  /** Becomes `openFor`. Default 30 s. */
+  readonly resetTimeout?: number;
+  /** Errors that are no failures. It is given the error alone. */
+  readonly errorFilter?: (error: unknown) => boolean;
+  /** These four concern opossum's statistics only and are left out. */
+  readonly group?: string;
+  readonly rollingCountBuckets?: number;
+  readonly rollingPercentilesEnabled?: boolean;
+  readonly enableSnapshots?: boolean;
+}
+
+/** Options of our policies that do what options of opossum did. */
+export interface FromOpossumOptions {
+  /** For `circuitBreaker`. */
+  readonly circuitBreaker: {
+    readonly name: string;
+    readonly failureRate: number;
+    readonly minimumCalls: number;
+    readonly window: number;
+    readonly openFor: number;
+    readonly maxOpenFor: number;
+    readonly halfOpen: { readonly permits: 1; readonly successes: 1 };
+    readonly handles: Handles;
+  };
+  /** For `bulkhead`, to be put inside the breaker; undefined without `capacity`. */
+  readonly bulkhead: { readonly limit: number; readonly queue: 0 } | undefined;
+  /** For `timeout`, to be put innermost; undefined when opossum's was off. */
+  readonly timeout: { readonly after: number } | undefined;
+}
+
+/**
+ * Options of opossum in our words, for the day on which its breaker goes.
+ *
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong or has no counterpart: `cache` and
+ * `coalesce` are policies of their own here, and each call has a signal of its own.
+ * @example
+ * ```ts
+ * import { pipeline, timeout } from 'holdfast';
+ * import { fromOpossumOptions } from 'holdfast/opossum';
+ *
+ * const ours = fromOpossumOptions({ timeout: 3000, errorThresholdPercentage: 50, resetTimeout: 30000 });
+ * const users = pipeline(timeout(ours.timeout ?? '10s'));
+ * console.log(await users.execute(() => 'user 42'), ours.circuitBreaker.openFor); // user 42 30000
+ * ```
+ */
+export function fromOpossumOptions(options?: OpossumOptions): FromOpossumOptions {
+  const { name, timeout, capacity, errorFilter, ...checked } = checkOptions('fromOpossumOptions', options, {
+    name: withDefault(text(), 'circuitBreaker'),
+    timeout: withDefault(timeoutField, 10_000),
+    capacity: optional(integer({ min: 1 })),
+    errorThresholdPercentage: withDefault(number({ min: 1, max: 100 }), 50),
+    volumeThreshold: withDefault(integer({ min: 0 }), 0),
+    rollingCountTimeout: withDefault(duration({}), 10_000),
+    resetTimeout: withDefault(duration({}), 30_000),
+    errorFilter: optional(func<(error: unknown) => boolean>()),
+    group: optional(anything),
+    rollingCountBuckets: optional(anything),
+    rollingPercentilesEnabled: optional(anything),
+    enableSnapshots: optional(anything),
+  });
+  return {
+    circuitBreaker: {
+      name,
+      failureRate: checked.errorThresholdPercentage / 100,
+      minimumCalls: Math.max(1, checked.volumeThreshold),
+      window: checked.rollingCountTimeout,
+      openFor: checked.resetTimeout,
+      maxOpenFor: checked.resetTimeout,
+      halfOpen: { permits: 1, successes: 1 },
+      handles: (outcome) => !outcome.ok && !errorFilter?.(outcome.error),
+    },
+    bulkhead: capacity === undefined ? undefined : { limit: capacity, queue: 0 },
+    timeout: timeout === false ? undefined : { after: timeout },
+  };
+}
+
+const anything: Field<unknown> = { allowed: 'anything', parse: (value) => value };
+
+const milliseconds = duration({});
+const timeoutField: Field<number | false> = {
+  allowed: `${milliseconds.allowed}, or false`,
+  parse: (value) => (value === false ? false : milliseconds.parse(value)),
+};
+
+function doubtOf(breaker: OpossumBreaker): string | undefined {
+  const { call, options } = (breaker ?? {}) as Partial<OpossumBreaker>;
+  if (typeof call !== 'function' || typeof options !== 'object' || options === null) {
+    return 'the argument must be a CircuitBreaker of opossum';
+  }
+  // Its keys are made of the arguments, so all calls would share one answer.
+  if (options.cache || options.coalesce)
+    return 'opossum\'s "cache" and "coalesce" must be off; use cache or singleFlight';
+  return undefined;
+}
+
+/** The same breaker, state and all, with another action: reads of `action` are answered, everything else passes through. */
+function withAction(breaker: OpossumBreaker, action: (this: OpossumRun) => Promise<unknown>): OpossumBreaker {
+  return new Proxy(breaker, {
+    get: (target, property) => (property === 'action' ? action : Reflect.get(target, property)),
+  });
+}
+
+/** What opossum runs, with the run as `this`, if its circuit lets it. */
+function runInside(this: OpossumRun): Promise<unknown> {
+  return this.start();
+}
+
+/** One call through an opossum breaker; what hears of its abort. */
+class OpossumRun implements Dependent {
+  owner: Call | undefined = undefined;
+  previousDependent: Dependent | undefined = undefined;
+  nextDependent: Dependent | undefined = undefined;
+
+  private readonly breaker: OpossumBreaker;
+  private readonly call: Call;
+  private readonly scope: Call;
+  private readonly next: (call: Call) => Promise<unknown>;
+  private hasStarted = false;
+  /** Whether the operation may run on although nobody waits for it. */
+  private isGivenUp = false;
+  /** How the call ended, as soon as that is known; never, when opossum's timeout comes first. */
+  private outcome: Outcome | undefined = undefined;
+  private isIgnored = false;
+  private tell: ((value: unknown) => void) | undefined = undefined;
+
+  constructor(breaker: OpossumBreaker, call: Call, next: (call: Call) => Promise<unknown>) {
+    this.breaker = breaker;
+    this.call = call;
+    this.scope = call.child();
+    this.next = next;
+  }
+
+  async go(): Promise<unknown> {
+    let answer: Outcome;
+    try {
+      answer = { ok: true, value: await this.breaker.call(this, this.call) };
+    } catch (error) {
+      answer = { ok: false, error };
+    }
+    if (this.hasStarted && this.outcome === undefined) answer = this.timedOut(answer);
+    const ended = this.outcome;
+    // Whatever a listener or a filter made of it, the operation ended so; only a fallback may answer in place of a failure.
+    if (ended !== undefined && (ended.ok || !answer.ok || this.isIgnored)) answer = ended;
+    if (answer.ok) return answer.value;
+    throw this.hasStarted ? answer.error : this.refusalOf(answer.error);
+  }
+
+  /** Opossum lets the call through. */
+  start(): Promise<unknown> {
+    this.hasStarted = true;
+    const told = new Promise((resolve) => {
+      this.tell = resolve;
+    });
+    const { call } = this;
+    if (call.aborted) {
+      // A listener of the breaker ended the call.
+      this.end({ ok: false, error: call.reason }, !isAbandoned(call.reason));
+      return told;
+    }
+    call.attach(this);
+    this.next(this.scope).then(
+      (value) => this.workEnded({ ok: true, value }),
+      (error) => this.workEnded({ ok: false, error }),
+    );
+    return told;
+  }
+
+  onAbort(reason: unknown): void {
+    this.giveUp();
+    this.end({ ok: false, error: reason }, !isAbandoned(reason));
+  }
+
+  private workEnded(outcome: Outcome): void {
+    if (this.isGivenUp) this.call.endAbandonedWork();
+    else this.end(outcome, !outcome.ok && isRejected(outcome.error));
+  }
+
+  private end(outcome: Outcome, isIgnored: boolean): void {
+    this.outcome = outcome;
+    this.isIgnored = isIgnored;
+    this.call.detach(this);
+    this.call.detach(this.scope);
+    if (outcome.ok) this.tell?.(outcome.value);
+    else if (isIgnored && !this.breaker.halfOpen) this.tell?.(outcome.error);
+    else this.tell?.(Promise.reject(outcome.error));
+  }
+
+  private timedOut(answer: Outcome): Outcome {
+    const afterMs = Number(this.breaker.options.timeout);
+    const error = new TimeoutError({ policy: this.breaker.name, afterMs });
+    this.giveUp();
+    this.scope.abort(error);
+    this.call.detach(this);
+    this.call.detach(this.scope);
+    return answer.ok ? answer : { ok: false, error };
+  }
+
+  private giveUp(): void {
+    this.isGivenUp = true;
+    this.call.beginAbandonedWork();
+  }
+
+  private refusalOf(error: unknown): unknown {
+    const { name: policy, halfOpen, options } = this.breaker;
+    switch ((error as { readonly code?: unknown } | null | undefined)?.code) {
+      case 'EOPENBREAKER':
+        return new CircuitOpenError({ policy, state: halfOpen ? 'half-open' : 'open', cause: error });
+      case 'ESHUTDOWN':
+        return new CircuitOpenError({ policy, state: 'isolated', cause: error });
+      case 'ESEMLOCKED':
+        return new BulkheadFullError({ policy, limit: Number(options.capacity), queue: 0, cause: error });
+      default:
+        return error;
+    }
+  }
+}

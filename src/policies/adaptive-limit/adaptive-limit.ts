@@ -1,0 +1,374 @@
+/**
+ * Adaptive limit: a bulkhead that finds its size by itself, from how long operations take.
+ *
+ * Promise: what ends says nothing unless it succeeded or was given up by a timeout, so an outage in which all fails at
+ * once teaches nothing; nor does what ended while this process itself was blocked; an operation that runs on after its
+ * timeout keeps its slot until it ends; each permit gives its slot back once; no timer is left when nothing runs.
+ * After: Netflix concurrency-limits for the form; the queue serves the newest first, as in Maurer, "Fail at scale" (2015).
+ */
+import type { Call, Dependent } from '../../core/call.js';
+import { type Clock, systemClock, Timer } from '../../core/clock.js';
+import { BulkheadFullError, isAbandoned } from '../../core/errors.js';
+import { Events } from '../../core/events.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  flag,
+  func,
+  impossibleOption,
+  integer,
+  oneOf,
+  optional,
+  type RefusalOptions,
+  withDefault,
+} from '../../core/options.js';
+import type { Outcome } from '../../core/outcome.js';
+import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../../core/policy.js';
+import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
+import { Aimd } from './aimd.js';
+import type { LimitAlgorithm, LimitRange, RoundTrip } from './algorithm.js';
+import { Gradient2 } from './gradient2.js';
+import { Knee } from './knee.js';
+import { StallWatch } from './stall-watch.js';
+import { Vegas } from './vegas.js';
+
+/** Options of {@link adaptiveLimit}; none is needed. */
+export interface AdaptiveLimitOptions extends CommonOptions, RefusalOptions {
+  /**
+   * The rule that finds the limit. Default `'knee'`, our own, which needs no tuning. The others are published ones, for
+   * comparison: `'aimd'`, `'vegas'`, `'gradient2'`.
+   */
+  readonly algorithm?: 'knee' | 'aimd' | 'vegas' | 'gradient2';
+  /**
+   * Operations that may run at once until something is known of the service. Default 100 for `'knee'`, 20 for the others;
+   * within `min` and `max`.
+   */
+  readonly initial?: number;
+  /** The limit is never less. Default 1. */
+  readonly min?: number;
+  /** The limit is never more. Default 1,000. */
+  readonly max?: number;
+  /** Calls that may wait for a slot, the newest served first. Default: as many as may run, at least 4. 0 for none. */
+  readonly queue?: number;
+  /** The source of chance, of which only `'vegas'` draws. Default `Math.random`. */
+  readonly random?: () => number;
+}
+
+/** A guard that bounds how many operations run at once, by what it learns. Outside a pipeline `admit()` works without a call. */
+export interface AdaptiveLimitGuard extends Guard {
+  /** Operations that may run at once now. */
+  readonly limit: number;
+  /** Slots that are taken. */
+  readonly running: number;
+  /** Calls that wait for a slot. */
+  readonly waiting: number;
+  /** A permit, or a refusal; a promise where the call waits. A call that is aborted while it waits gets a refusal. */
+  admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal>;
+}
+
+/**
+ * Bounds how many operations run at once, by a limit that it finds while calls are made.
+ *
+ * Use it where you cannot tell the right size of a `bulkhead`, or where it changes: one per dependency, inside a retry and
+ * outside a timeout, without which calls that hang are never noticed. It learns from round trips, so operations behind
+ * one limit should be of one kind. The limit is for this process alone.
+ *
+ * @param options - `algorithm`, `initial`, `min`, `max`, `queue`, `random`, `stack`, `name`, `on`, `clock`.
+ * @throws {@link BulkheadFullError} `ERR_BULKHEAD_FULL` from the call; its `reason` tells whether there was no place
+ * (`'full'`), it waited too long (`'waited'`), or newer calls took its place (`'overtaken'`).
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { adaptiveLimit, pipeline, timeout } from 'holdfast';
+ *
+ * const limit = adaptiveLimit({ name: 'search' });
+ * const search = pipeline(limit, timeout('1s'));
+ * const found = await search.execute(async () => ['kelp']);
+ * console.log(found, limit.running); // [ 'kelp' ] 0
+ * ```
+ */
+export function adaptiveLimit(options?: AdaptiveLimitOptions): AdaptiveLimitGuard {
+  const most = 1_000_000;
+  const checked = checkOptions('adaptiveLimit', options, {
+    algorithm: withDefault<Rule>(oneOf(['knee', 'aimd', 'vegas', 'gradient2']), 'knee'),
+    initial: optional(integer({ min: 1, max: most })),
+    min: withDefault(integer({ min: 1, max: most }), 1),
+    max: withDefault(integer({ min: 1, max: most }), 1_000),
+    queue: optional(integer({ min: 0 })),
+    random: withDefault(func<() => number>(), Math.random),
+    stack: withDefault(flag(), false),
+    ...commonFields('adaptiveLimit'),
+  });
+  const { algorithm, initial, min, max, random } = checked;
+  if (max < min) throw impossibleOption('adaptiveLimit', 'max', max, `at least "min" (${min})`);
+  if (initial !== undefined && (initial < min || initial > max)) {
+    throw impossibleOption('adaptiveLimit', 'initial', initial, `from "min" (${min}) to "max" (${max})`);
+  }
+  const usual = algorithm === 'knee' ? 100 : 20;
+  const range = { initial: initial ?? Math.min(max, Math.max(min, usual)), min, max };
+  return new AdaptiveLimit(checked, ruleOf(algorithm, range, random));
+}
+
+type Rule = NonNullable<AdaptiveLimitOptions['algorithm']>;
+
+function ruleOf(rule: Rule, range: LimitRange, random: () => number): LimitAlgorithm {
+  if (rule === 'aimd') return new Aimd(range);
+  if (rule === 'vegas') return new Vegas(range, random);
+  return rule === 'gradient2' ? new Gradient2(range) : new Knee(range);
+}
+
+interface CheckedOptions {
+  readonly algorithm: Rule;
+  readonly queue: number | undefined;
+  readonly stack: boolean;
+  readonly name: string;
+  readonly on: AdaptiveLimitOptions['on'];
+  readonly clock: Clock | undefined;
+}
+
+/** The least that may wait by default: where two may run, a queue of two would turn ordinary bursts away. */
+const leastQueue = 4;
+/** A round trip of which this share passed while the process was blocked tells nothing of the service. */
+const stalledShare = 0.1;
+/** A change of the limit is told when it is this share of it. */
+const toldShare = 0.1;
+
+class AdaptiveLimit implements AdaptiveLimitGuard {
+  readonly name: string;
+  readonly traits: PolicyTraits;
+  running = 0;
+  private readonly options: CheckedOptions;
+  private readonly rule: LimitAlgorithm;
+  private readonly events: Events;
+  private readonly waiters = new LinkedQueue<Waiter>();
+  private readonly stalls = new StallWatch();
+  private readonly trip: RoundTrip = {
+    roundTripMs: 0,
+    order: 0,
+    runningAtStart: 0,
+    running: 0,
+    wasLost: false,
+    endedMs: 0,
+  };
+  private toldLimit: number;
+
+  constructor(options: CheckedOptions, rule: LimitAlgorithm) {
+    this.options = options;
+    this.name = options.name;
+    this.rule = rule;
+    this.traits = {
+      kind: 'adaptive-limit',
+      summary: `lets as many operations run at once as the service can serve, by ${options.algorithm}`,
+      clock: options.clock,
+    };
+    this.events = new Events(options.name, options.on);
+    this.toldLimit = this.limit;
+  }
+
+  get limit(): number {
+    return Math.floor(this.rule.limit);
+  }
+
+  get waiting(): number {
+    return this.waiters.size;
+  }
+
+  private get queue(): number {
+    return this.options.queue ?? Math.max(leastQueue, this.limit);
+  }
+
+  admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal> {
+    const nowMs = call === undefined ? this.clockOf(call).now() : call.admissionMs();
+    if (this.running < this.limit) return this.start(call, nowMs);
+    const { queue } = this;
+    if (queue === 0) return this.refusal('full');
+    const overtaken = this.waiters.size < queue ? undefined : this.waiters.first;
+    if (overtaken !== undefined) this.takeOut(overtaken);
+    const place = this.wait(call, nowMs);
+    overtaken?.answer(this.refusal('overtaken'));
+    return place;
+  }
+
+  /** @internal */
+  clockOf(call: Call | undefined): Clock {
+    return call?.clock ?? this.options.clock ?? systemClock;
+  }
+
+  /** @internal An operation has ended for whoever waited on it. `wasLost`: by a timeout; undefined: nothing to learn. */
+  learn(slot: Slot, wasLost: boolean | undefined): void {
+    const { rule, trip, running } = this;
+    const nowMs = wasLost === undefined ? 0 : this.clockOf(slot.call).now();
+    const roundTripMs = nowMs - slot.startedMs;
+    if (wasLost === undefined || this.stalls.lostMs(nowMs) - slot.stalledMs > roundTripMs * stalledShare) {
+      rule.ignored(slot.order);
+      return;
+    }
+    trip.roundTripMs = roundTripMs;
+    trip.order = slot.order;
+    trip.runningAtStart = slot.runningAtStart;
+    trip.running = running;
+    trip.wasLost = wasLost;
+    trip.endedMs = nowMs;
+    rule.ended(trip);
+    if (this.events.heard) this.tellLimit();
+  }
+
+  /** @internal A slot is free: the newest waiter gets it at once, before a newcomer can. */
+  giveBack(): void {
+    this.running--;
+    this.serveWaiters();
+    if (this.running === 0) this.stalls.stop();
+  }
+
+  /** @internal Takes a waiter out of the queue; whoever does it answers the waiter. */
+  takeOut(waiter: Waiter): void {
+    this.waiters.remove(waiter);
+    waiter.clock.cancel(waiter);
+    waiter.call?.detach(waiter);
+  }
+
+  /** @internal It leaves first, because the hook that hears of the refusal may abort the call or admit another. */
+  turnAway(waiter: Waiter): void {
+    this.takeOut(waiter);
+    waiter.answer(this.refusal('waited'));
+  }
+
+  private start(call: Call | undefined, nowMs: number): Slot {
+    this.running++;
+    const stalledMs = this.stalls.startedMs(this.clockOf(call), nowMs);
+    return new Slot(this, call, nowMs, stalledMs, this.running, this.rule.started(this.running));
+  }
+
+  private serveWaiters(): void {
+    while (this.waiters.size > 0 && this.running < this.limit) {
+      const waiter = this.waiters.last as Waiter;
+      const nowMs = waiter.clock.now();
+      // The timer of its deadline may be late, or come before the operation can end.
+      if (waiter.call !== undefined && waiter.call.deadlineMs - nowMs <= this.rule.usefulMs) {
+        this.turnAway(waiter);
+      } else {
+        this.takeOut(waiter);
+        waiter.answer(this.start(waiter.call, nowMs));
+      }
+    }
+  }
+
+  private wait(call: Call | undefined, nowMs: number): Promise<Permit | Refusal> {
+    const waiter = new Waiter(this, call);
+    this.waiters.add(waiter);
+    waiter.clock.schedule(waiter, nowMs + this.rule.waitMs);
+    const promise = new Promise<Permit | Refusal>((resolve) => {
+      waiter.answer = resolve;
+    });
+    // Last, because a call that was aborted already hears at once.
+    call?.attach(waiter);
+    return promise;
+  }
+
+  private tellLimit(): void {
+    const { name, limit, toldLimit: previousLimit } = this;
+    if (limit === previousLimit || Math.abs(limit - previousLimit) < previousLimit * toldShare) return;
+    this.toldLimit = limit;
+    this.events.emit({ type: 'limit-changed', name, limit, previousLimit });
+  }
+
+  private refusal(reason: BulkheadFullError['reason']): Refusal {
+    const { name, events, running, waiting, limit, queue } = this;
+    if (events.heard) events.emit({ type: 'bulkhead-full', name, reason, running, waiting });
+    return refuse(new BulkheadFullError({ policy: name, limit, queue, reason, stack: this.options.stack }));
+  }
+}
+
+/** A call in the queue; also the timer of its longest wait and what hears of its abort. */
+class Waiter extends Timer implements Dependent, QueueNode<Waiter> {
+  owner: Call | undefined = undefined;
+  previousDependent: Dependent | undefined = undefined;
+  nextDependent: Dependent | undefined = undefined;
+  previousInQueue: Waiter | undefined = undefined;
+  nextInQueue: Waiter | undefined = undefined;
+  readonly call: Call | undefined;
+  readonly clock: Clock;
+  answer!: (answer: Permit | Refusal) => void;
+  private readonly guard: AdaptiveLimit;
+
+  constructor(guard: AdaptiveLimit, call: Call | undefined) {
+    super();
+    this.guard = guard;
+    this.call = call;
+    this.clock = guard.clockOf(call);
+  }
+
+  override expire(): void {
+    this.guard.turnAway(this);
+  }
+
+  onAbort(reason: unknown): void {
+    this.guard.takeOut(this);
+    this.answer(refuse(reason));
+  }
+}
+
+/** The right to run one operation. */
+class Slot implements Permit {
+  readonly call: Call | undefined;
+  readonly startedMs: number;
+  /** The time that was lost to stalls until it started. */
+  readonly stalledMs: number;
+  readonly runningAtStart: number;
+  readonly order: number;
+  private readonly guard: AdaptiveLimit;
+  /** `settled`: nobody waits for the operation, and whether it has ended is not known yet. */
+  private state: 'running' | 'settled' | 'over' = 'running';
+
+  constructor(
+    guard: AdaptiveLimit,
+    call: Call | undefined,
+    startedMs: number,
+    stalledMs: number,
+    runningAtStart: number,
+    order: number,
+  ) {
+    this.guard = guard;
+    this.call = call;
+    this.startedMs = startedMs;
+    this.stalledMs = stalledMs;
+    this.runningAtStart = runningAtStart;
+    this.order = order;
+  }
+
+  settle(outcome: Outcome): void {
+    if (this.state !== 'running') return;
+    const wasLost = !outcome.ok && isAbandoned(outcome.error);
+    // An operation that failed by itself may have failed at once, whatever the load.
+    this.guard.learn(this, outcome.ok || wasLost ? wasLost : undefined);
+    this.close(wasLost);
+  }
+
+  release(): void {
+    if (this.state !== 'running') return;
+    this.guard.learn(this, undefined);
+    this.close(true);
+  }
+
+  ended(): void {
+    if (this.state === 'over') return;
+    this.state = 'over';
+    this.guard.giveBack();
+  }
+
+  private close(mayRunOn: boolean): void {
+    const { call } = this;
+    if (call === undefined || !mayRunOn) return this.ended();
+    this.state = 'settled';
+    // A layer calls `ended` at once, or counts the operation as abandoned before this microtask comes. By hand, or
+    // through a guard of one's own that does not pass `ended` on, nobody does, and the slot must come back all the same.
+    queueMicrotask(() => {
+      if (this.state !== 'settled') return;
+      // A layer counts on the call that it was given, which may lie around the one that it gives to its guards.
+      let outermost = call;
+      while (outermost.parent !== undefined) outermost = outermost.parent;
+      outermost.onIdle(() => this.ended());
+    });
+  }
+}

@@ -1,0 +1,17 @@
+/**
+ * AIMD: one more while all goes well, a tenth less for each call that was lost.
+ *
+ * It learns only from timeouts, so it fills the service's queue until calls are lost.
+ * After: Netflix concurrency-limits (78a74b9), `AIMDLimit`.
+ */
+import { PublishedRule, type RoundTrip } from './algorithm.js';
+
+const backoff = 0.9;
+const longestMs = 5_000;
+
+export class Aimd extends PublishedRule {
+  ended({ roundTripMs, running, wasLost }: RoundTrip): void {
+    if (wasLost || roundTripMs > longestMs) this.moveTo(Math.trunc(this.limit * backoff));
+    else if (running * 2 >= this.limit) this.moveTo(this.limit + 1);
+  }
+}

@@ -1,0 +1,50 @@
+/**
+ * Gradient2: compares the round trips of now with those of long, and shrinks by their ratio.
+ *
+ * The long average is taught by an overload that lasts, and windows of fixed time hold few round trips of slow services.
+ * After: Netflix concurrency-limits (78a74b9), `Gradient2Limit` and `WindowedLimit`; windows of 250 ms.
+ */
+import { PublishedRule, type RoundTrip } from './algorithm.js';
+
+const windowMs = 250;
+const windowSamples = 10;
+const warmUp = 10;
+const longFactor = 2 / (600 + 1);
+const smoothing = 0.2;
+const tolerance = 1.5;
+const queue = 4;
+
+export class Gradient2 extends PublishedRule {
+  private longMs = 0;
+  private longCount = 0;
+  private sumMs = 0;
+  private samples = 0;
+  private mostRunning = 0;
+  private windowEndsMs = 0;
+
+  ended({ roundTripMs, running, endedMs }: RoundTrip): void {
+    if (this.samples === 0 && this.windowEndsMs === 0) this.windowEndsMs = endedMs + windowMs;
+    this.sumMs += roundTripMs;
+    this.samples++;
+    if (running > this.mostRunning) this.mostRunning = running;
+    if (endedMs < this.windowEndsMs || this.samples < windowSamples) return;
+    const meanMs = this.sumMs / this.samples;
+    const { mostRunning } = this;
+    this.sumMs = 0;
+    this.samples = 0;
+    this.mostRunning = 0;
+    this.windowEndsMs = endedMs + windowMs;
+    this.windowEnded(meanMs, mostRunning);
+  }
+
+  /** @internal */
+  windowEnded(shortMs: number, mostRunning: number): void {
+    if (this.longCount < warmUp) this.longMs += (shortMs - this.longMs) / ++this.longCount;
+    else this.longMs += (shortMs - this.longMs) * longFactor;
+    // After an overload the long average is forgotten faster.
+    if (this.longMs / shortMs > 2) this.longMs *= 0.95;
+    if (mostRunning < this.limit / 2) return;
+    const gradient = Math.min(1, Math.max(0.5, (tolerance * this.longMs) / shortMs));
+    this.moveTo(this.limit * (1 - smoothing) + (this.limit * gradient + queue) * smoothing);
+  }
+}

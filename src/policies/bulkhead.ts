@@ -1,0 +1,316 @@
+/**
+ * Bulkhead: at most `limit` operations run at once, at most `queue` calls wait for one to end.
+ *
+ * Promise: a slot that comes free goes to a waiter in the same instant, so no newcomer takes it first and nobody who was
+ * let wait is turned away for want of space; each permit gives its slot back exactly once; a call that is aborted or
+ * has waited too long leaves the queue at once; an operation that runs on after its timeout keeps its slot until it ends.
+ * After: golang.org/x/sync/semaphore (cancellation), Nygard, "Release It!", 2nd ed., ch. 5; for the orders Maurer, "Fail at
+ * scale" (ACM Queue, 2015).
+ */
+import type { Call, Dependent } from '../core/call.js';
+import { type Clock, systemClock, Timer } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { BulkheadFullError, isAbandoned } from '../core/errors.js';
+import { Events } from '../core/events.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  flag,
+  integer,
+  oneOf,
+  optional,
+  type RefusalOptions,
+  withDefault,
+} from '../core/options.js';
+import type { Outcome } from '../core/outcome.js';
+import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
+import { CoDel } from '../structures/codel.js';
+import { LinkedQueue, type QueueNode } from '../structures/linked-queue.js';
+
+/** Options of {@link bulkhead}. */
+export interface BulkheadOptions extends CommonOptions, RefusalOptions {
+  /** Operations that may run at once. From 1. */
+  readonly limit: number;
+  /** Calls that may wait for a slot. Default 0: a call that finds no slot is refused. */
+  readonly queue?: number;
+  /**
+   * Who gets a slot that comes free. Default `'oldest-first'`. `'newest-first'` serves who came last, and pushes out the
+   * oldest when the queue is full. `'codel'` serves the oldest while the queue drains now and then; when it has stood for
+   * 100 ms it serves the newest and turns away who has waited too long or has too little time left.
+   */
+  readonly order?: 'oldest-first' | 'newest-first' | 'codel';
+  /** The longest wait in the queue. Default: as long as the call's own deadline allows. */
+  readonly maxWait?: Duration;
+  /**
+   * When the slot of a call that was given up comes back. Default `'settle'`: when its operation has really ended.
+   * `'timeout'`: when nobody waits for it any more, which lets more than `limit` run.
+   */
+  readonly releaseOn?: 'settle' | 'timeout';
+}
+
+/** A guard that bounds how many operations run at once. Outside a pipeline `admit()` works without a call. */
+export interface BulkheadGuard extends Guard {
+  /** Slots that are taken. */
+  readonly running: number;
+  /** Calls that wait for a slot. */
+  readonly waiting: number;
+  /** Operations that were given up, by a timeout or their caller, and still run. */
+  readonly abandoned: number;
+  /** A permit, or a refusal; a promise where the call waits. A call that is aborted while it waits gets a refusal. */
+  admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal>;
+}
+
+/**
+ * Bounds how many operations run at once, and how many calls wait for one of them to end.
+ *
+ * Use one per dependency, so that a slow one cannot take all sockets and memory of the process. Put it inside a retry,
+ * or calls hold their slots while they wait for the next attempt, and outside a timeout, so that waiting takes nothing of it.
+ * Use `adaptiveLimit` where you cannot tell the number.
+ *
+ * @param options - `limit`, `queue`, `order`, `maxWait`, `releaseOn`, `stack`, `name`, `on`, `clock`.
+ * @throws {@link BulkheadFullError} `ERR_BULKHEAD_FULL` from the call; its `reason` tells whether there was no place
+ * (`'full'`), it waited too long (`'waited'`), or newer calls took its place (`'overtaken'`).
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { bulkhead, pipeline } from 'holdfast';
+ *
+ * const database = pipeline(bulkhead({ limit: 1 }));
+ * const both = await Promise.all([database.attempt(async () => 'first'), database.attempt(async () => 'second')]);
+ * console.log(both[0].ok, both[1].ok); // true false
+ * ```
+ */
+export function bulkhead(options: BulkheadOptions): BulkheadGuard {
+  return new Bulkhead(
+    checkOptions('bulkhead', options, {
+      limit: integer({ min: 1 }),
+      queue: withDefault(integer({ min: 0 }), 0),
+      order: withDefault<Order>(oneOf(['oldest-first', 'newest-first', 'codel']), 'oldest-first'),
+      maxWait: optional(duration({})),
+      releaseOn: withDefault<'settle' | 'timeout'>(oneOf(['settle', 'timeout']), 'settle'),
+      stack: withDefault(flag(), false),
+      ...commonFields('bulkhead'),
+    }),
+  );
+}
+
+type Order = NonNullable<BulkheadOptions['order']>;
+
+interface CheckedOptions {
+  readonly limit: number;
+  readonly queue: number;
+  readonly order: Order;
+  readonly maxWait: number | undefined;
+  readonly releaseOn: 'settle' | 'timeout';
+  readonly stack: boolean;
+  readonly name: string;
+  readonly on: BulkheadOptions['on'];
+  readonly clock: Clock | undefined;
+}
+
+class Bulkhead implements BulkheadGuard {
+  readonly name: string;
+  readonly traits: PolicyTraits;
+  running = 0;
+  abandoned = 0;
+  /** @internal */ readonly releasesOnTimeout: boolean;
+  /** @internal */ readonly codel: CoDel | undefined;
+  private readonly options: CheckedOptions;
+  private readonly events: Events;
+  private readonly waiters = new LinkedQueue<Waiter>();
+
+  constructor(options: CheckedOptions) {
+    const { name, limit, queue, order, clock } = options;
+    this.options = options;
+    this.name = name;
+    this.traits = {
+      kind: 'bulkhead',
+      summary: `lets ${limit} operations run at once${queue === 0 ? '' : ` and ${queue} calls wait, ${order}`}`,
+      clock,
+    };
+    this.releasesOnTimeout = options.releaseOn === 'timeout';
+    this.codel = order === 'codel' ? new CoDel() : undefined;
+    this.events = new Events(name, options.on);
+  }
+
+  get waiting(): number {
+    return this.waiters.size;
+  }
+
+  admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal> {
+    const { limit, queue } = this.options;
+    if (this.running < limit) {
+      this.running++;
+      this.codel?.noteNoWait();
+      return new Slot(this, call, this.codel === undefined ? 0 : this.admissionMs(call));
+    }
+    const { first, size } = this.waiters;
+    if (size < queue) return this.wait(call);
+    if (first === undefined || !this.servesNewest()) return this.refusal('full');
+    this.takeOut(first);
+    const place = this.wait(call);
+    first.answer(this.refusal('overtaken'));
+    return place;
+  }
+
+  /** @internal A slot is free: a waiter gets it at once, before a newcomer can. */
+  giveBack(): void {
+    for (let first = this.waiters.first; first !== undefined; first = this.waiters.first) {
+      const nowMs = first.clock.now();
+      const waiter = this.nextWaiter(first, nowMs);
+      if (waiter !== undefined) {
+        this.takeOut(waiter);
+        waiter.answer(new Slot(this, waiter.call, nowMs));
+        return;
+      }
+    }
+    this.running--;
+  }
+
+  /** @internal Takes a waiter out of the queue; whoever does it answers the waiter. */
+  takeOut(waiter: Waiter): void {
+    this.waiters.remove(waiter);
+    if (this.options.maxWait !== undefined) waiter.clock.cancel(waiter);
+    waiter.call?.detach(waiter);
+  }
+
+  /** @internal It leaves first, because the hook that hears of the refusal may abort the call or admit another. */
+  turnAway(waiter: Waiter): void {
+    this.takeOut(waiter);
+    waiter.answer(this.refusal('waited'));
+  }
+
+  /** @internal */
+  clockOf(call: Call | undefined): Clock {
+    return call?.clock ?? this.options.clock ?? systemClock;
+  }
+
+  private admissionMs(call: Call | undefined): number {
+    return call === undefined ? this.clockOf(call).now() : call.admissionMs();
+  }
+
+  /** Whose turn it is; undefined when that one was turned away. */
+  private nextWaiter(first: Waiter, nowMs: number): Waiter | undefined {
+    if (this.codel?.isTooLate(nowMs - first.sinceMs, nowMs)) {
+      this.turnAway(first);
+      return undefined;
+    }
+    const waiter = this.servesNewest() ? (this.waiters.last as Waiter) : first;
+    // The timer of its deadline may be late; then the call would be started for nobody.
+    const neededMs = this.codel?.medianServiceMs ?? 0;
+    if (waiter.call === undefined || waiter.call.deadlineMs - nowMs > neededMs) return waiter;
+    this.turnAway(waiter);
+    return undefined;
+  }
+
+  private servesNewest(): boolean {
+    return this.codel === undefined ? this.options.order === 'newest-first' : this.codel.isOverloaded;
+  }
+
+  private wait(call: Call | undefined): Promise<Permit | Refusal> {
+    const { maxWait } = this.options;
+    const waiter = new Waiter(this, call, this.admissionMs(call));
+    this.waiters.add(waiter);
+    if (maxWait !== undefined) waiter.clock.schedule(waiter, waiter.sinceMs + maxWait);
+    const promise = new Promise<Permit | Refusal>((resolve) => {
+      waiter.answer = resolve;
+    });
+    // Last, because a call that was aborted already hears at once.
+    call?.attach(waiter);
+    return promise;
+  }
+
+  private refusal(reason: BulkheadFullError['reason']): Refusal {
+    const { limit, queue, stack } = this.options;
+    const { name, events, running, waiting } = this;
+    if (events.heard) events.emit({ type: 'bulkhead-full', name, reason, running, waiting });
+    return refuse(new BulkheadFullError({ policy: name, limit, queue, reason, stack }));
+  }
+}
+
+/** A call in the queue; also the timer of its `maxWait` and what hears of its abort. */
+class Waiter extends Timer implements Dependent, QueueNode<Waiter> {
+  owner: Call | undefined = undefined;
+  previousDependent: Dependent | undefined = undefined;
+  nextDependent: Dependent | undefined = undefined;
+  previousInQueue: Waiter | undefined = undefined;
+  nextInQueue: Waiter | undefined = undefined;
+  readonly call: Call | undefined;
+  readonly clock: Clock;
+  readonly sinceMs: number;
+  answer!: (answer: Permit | Refusal) => void;
+  private readonly bulkhead: Bulkhead;
+
+  constructor(bulkhead: Bulkhead, call: Call | undefined, sinceMs: number) {
+    super();
+    this.bulkhead = bulkhead;
+    this.call = call;
+    this.clock = bulkhead.clockOf(call);
+    this.sinceMs = sinceMs;
+  }
+
+  override expire(): void {
+    this.bulkhead.turnAway(this);
+  }
+
+  onAbort(reason: unknown): void {
+    this.bulkhead.takeOut(this);
+    this.answer(refuse(reason));
+  }
+}
+
+/** The right to run one operation. */
+class Slot implements Permit {
+  private readonly bulkhead: Bulkhead;
+  private readonly call: Call | undefined;
+  private readonly startedMs: number;
+  /** `settled`: nobody waits for the operation, and whether it has ended is not known yet. `abandoned`: it runs on. */
+  private state: 'running' | 'settled' | 'abandoned' | 'over' = 'running';
+
+  constructor(bulkhead: Bulkhead, call: Call | undefined, startedMs: number) {
+    this.bulkhead = bulkhead;
+    this.call = call;
+    this.startedMs = startedMs;
+  }
+
+  settle(outcome: Outcome): void {
+    if (this.state !== 'running') return;
+    const { bulkhead, call } = this;
+    bulkhead.codel?.noteService(bulkhead.clockOf(call).now() - this.startedMs);
+    this.close(!outcome.ok && isAbandoned(outcome.error));
+  }
+
+  release(): void {
+    if (this.state === 'running') this.close(true);
+  }
+
+  ended(): void {
+    const { bulkhead, state } = this;
+    if (state === 'over') return;
+    this.state = 'over';
+    if (state === 'abandoned') bulkhead.abandoned--;
+    if (state === 'running' || !bulkhead.releasesOnTimeout) bulkhead.giveBack();
+  }
+
+  private close(mayRunOn: boolean): void {
+    const { bulkhead, call } = this;
+    if (call === undefined || (!mayRunOn && call.isIdle)) return this.ended();
+    this.state = 'settled';
+    if (bulkhead.releasesOnTimeout) bulkhead.giveBack();
+    // A layer calls `ended` at once, or counts the operation as abandoned before this microtask comes. By hand, or
+    // through a guard of one's own that does not pass `ended` on, nobody does, and the slot must come back all the same.
+    queueMicrotask(() => this.awaitEnd(call));
+  }
+
+  private awaitEnd(call: Call): void {
+    if (this.state !== 'settled') return;
+    this.state = 'abandoned';
+    this.bulkhead.abandoned++;
+    // A layer counts on the call that it was given, which may lie around the one that it gives to its guards.
+    let outermost = call;
+    while (outermost.parent !== undefined) outermost = outermost.parent;
+    outermost.onIdle(() => this.ended());
+  }
+}

@@ -1,0 +1,532 @@
+/**
+ * Breaker: the state machine behind `circuitBreaker`.
+ *
+ * Promise: each change of state begins a new generation, and a result of an older one changes nothing; a permit counts
+ * once; no timers: a state that is over is left when the next call asks; while closed a call costs one object.
+ * After: Nygard, "Release It!" 2nd ed., ch. 5 (the states); sony/gobreaker (generations); resilience4j (windows).
+ */
+import type { Call } from '../../core/call.js';
+import { type Clock, systemClock } from '../../core/clock.js';
+import { CircuitOpenError, isRejected, TimeoutError } from '../../core/errors.js';
+import { Events } from '../../core/events.js';
+import { handlesThrows, judge, type Outcome } from '../../core/outcome.js';
+import { type Permit, type PolicyTraits, type Refusal, refuse } from '../../core/policy.js';
+import { CallWindow } from '../../structures/call-window.js';
+import type { Rank } from '../../structures/ranked-cache.js';
+import { bucketsPerWindow, TimeWindow } from '../../structures/time-window.js';
+import { retryHintOf } from '../retry/retry-after.js';
+import type { CircuitBreaker } from './circuit-breaker.js';
+import { type Group, type GroupMember, groupMember } from './group.js';
+import { type GroupSettings, type Settings, sameSettings } from './settings.js';
+import { type CircuitSnapshot, type CircuitState, isSnapshot } from './snapshot.js';
+
+type State =
+  | Closed
+  | Ramping
+  | { readonly kind: 'open'; readonly untilMs: number; readonly detail: string }
+  | HalfOpen
+  | { readonly kind: 'isolated' }
+  | { readonly kind: 'forced-closed' };
+
+/** What counts results. Without a window (none recorded yet, or only failures in a row matter) it is 24 bytes smaller. */
+interface Counts {
+  window: TimeWindow | CallWindow | undefined;
+  failuresInARow: number;
+}
+
+interface Closed extends Counts {
+  readonly kind: 'closed';
+}
+
+interface Ramping extends Counts {
+  readonly kind: 'ramping';
+  /** Grows with each call by the share that is admitted; a whole one admits. */
+  credit: number;
+}
+
+interface HalfOpen {
+  readonly kind: 'half-open';
+  /** Probes that may still start in this cycle. */
+  left: number;
+  successes: number;
+  failures: number;
+  /** Those out, oldest first: as all get the same time, the first one ends first. */
+  readonly probes: Set<Probe>;
+}
+
+/** What only a circuit knows that has ever left its first state. */
+class History {
+  /** When the present state began. */
+  sinceMs: number;
+  /** Openings in a series: each one is longer than the one before. */
+  openings = 0;
+  openForMs = 0;
+  staleResults = 0;
+  readonly events: Events;
+
+  constructor(sinceMs: number, events: Events) {
+    this.sinceMs = sinceMs;
+    this.events = events;
+  }
+}
+
+/** Closed with nothing recorded, which all new circuits share; the first record gives a circuit its own. */
+const untouched: Closed = Object.freeze({ kind: 'closed', window: undefined, failuresInARow: 0 });
+
+const longestHintMs = 3_600_000;
+const longestDefaultProbeMs = 10_000;
+
+/** The permit of a call that is not judged. */
+const unjudged: Permit = { settle() {}, release() {} };
+
+export class Breaker implements CircuitBreaker, GroupMember {
+  readonly name: string;
+  private settings: Settings;
+  private generation = 0;
+  private current: State = untouched;
+  private history: History | undefined = undefined;
+  private clock: Clock | undefined;
+
+  constructor(name: string, settings: Settings) {
+    this.name = name;
+    this.settings = settings;
+    this.clock = settings.clock;
+  }
+
+  get traits(): PolicyTraits {
+    const {
+      clock,
+      failureRate,
+      failuresInARow,
+      openForMs,
+      maxOpenForMs,
+      minimumCalls,
+      windowKind,
+      windowSize,
+      shadow,
+    } = this.settings;
+    const opens =
+      windowKind === 'consecutive'
+        ? `after ${failuresInARow} failures in a row`
+        : `when ${failureRate * 100} % of at least ${minimumCalls} calls failed`;
+    const how = shadow ? 'only tells when it would open' : 'opens';
+    return {
+      kind: 'circuit-breaker',
+      summary: `${how} ${opens}, for up to ${openForMs} ms at first and ${maxOpenForMs} ms later`,
+      clock,
+      windowMs: windowKind === 'time' ? windowSize * bucketsPerWindow : undefined,
+    };
+  }
+
+  get state(): CircuitState {
+    return this.current.kind;
+  }
+
+  admit(call?: Call): Permit | Refusal {
+    // Times of different clocks do not compare, so the first one seen is kept.
+    this.clock ??= call?.clock ?? systemClock;
+    if (this.current.kind === 'closed') return this.permit(call);
+    return this.admitUnlessRefused(call);
+  }
+
+  isolate(): void {
+    this.become({ kind: 'isolated' }, this.now());
+  }
+
+  forceClosed(): void {
+    this.become({ kind: 'forced-closed' }, this.now());
+  }
+
+  reset(): void {
+    const nowMs = this.now();
+    this.pastOf(nowMs).openings = 0;
+    this.become(untouched, nowMs);
+  }
+
+  dispose(): void {
+    this.forceClosed();
+    this.leaveGroup();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  snapshot(): CircuitSnapshot {
+    const nowMs = this.now();
+    const { current, history } = this;
+    const counts = 'window' in current ? current : untouched;
+    if (counts.window instanceof TimeWindow) counts.window.moveTo(this.epochOf(nowMs));
+    const { calls = 0, failures = 0, slow = 0 } = counts.window ?? {};
+    return {
+      v: 1,
+      state: current.kind,
+      generation: this.generation,
+      openForMs: history?.openForMs ?? 0,
+      elapsedMs: history === undefined ? 0 : nowMs - history.sinceMs,
+      openings: history?.openings ?? 0,
+      window: { calls, failures, slow, failuresInARow: counts.failuresInARow },
+      staleResults: history?.staleResults ?? 0,
+    };
+  }
+
+  restore(snapshot: unknown): boolean {
+    const nowMs = this.now();
+    if (!isSnapshot(snapshot)) {
+      const { events } = this.pastOf(nowMs);
+      if (events.heard) events.emit({ type: 'circuit-not-restored', name: this.name, snapshot });
+      return false;
+    }
+    const { state, openForMs, openings } = snapshot;
+    // An instant before this clock began is as good as any other: only differences count.
+    const sinceMs = nowMs - snapshot.elapsedMs;
+    const past = this.pastOf(nowMs);
+    past.openForMs = openForMs;
+    past.openings = openings;
+    this.generation = Math.max(this.generation, snapshot.generation);
+    // Probes of another process are lost, so a half-open circuit begins with new ones.
+    if (state === 'half-open') this.become({ kind: 'open', untilMs: nowMs, detail: 'restored' }, nowMs);
+    else if (state === 'open') this.become({ kind: 'open', untilMs: sinceMs + openForMs, detail: 'restored' }, sinceMs);
+    else if (state === 'ramping') this.become(rampingFromNow(), sinceMs);
+    else this.become(state === 'closed' ? untouched : { kind: state }, sinceMs);
+    return true;
+  }
+
+  // The way in.
+
+  private permit(call: Call | undefined): Permit {
+    return this.settings.slowCallRate === Number.POSITIVE_INFINITY
+      ? new CallPermit(this, this.generation)
+      : new TimedPermit(this, this.generation, this.nowOf(call));
+  }
+
+  private admitUnlessRefused(call: Call | undefined): Permit | Refusal {
+    const nowMs = this.nowOf(call);
+    this.leaveWhatIsOver(nowMs);
+    const { current } = this;
+    switch (current.kind) {
+      case 'closed':
+        return this.permit(call);
+      case 'forced-closed':
+        return unjudged;
+      case 'ramping': {
+        const { rampUpMs } = this.settings;
+        current.credit += Math.min(1, 0.1 + (0.9 * (nowMs - this.pastOf(nowMs).sinceMs)) / rampUpMs);
+        if (current.credit < 1) return this.refusal('ramping', undefined, 'it admits a growing share of the calls');
+        current.credit -= 1;
+        return this.permit(call);
+      }
+      case 'half-open':
+        return current.left > 0
+          ? this.probe(current, nowMs)
+          : this.refusal('half-open', undefined, 'all probes are out');
+      case 'open':
+        return this.refusal('open', current.untilMs - nowMs, current.detail);
+      case 'isolated':
+        return this.refusal('isolated', undefined, undefined);
+    }
+  }
+
+  private probe(state: HalfOpen, nowMs: number): Permit {
+    const { probeTimeoutMs, shadow } = this.settings;
+    const timeoutMs = probeTimeoutMs ?? Math.min(this.pastOf(nowMs).openForMs, longestDefaultProbeMs);
+    const probe = new Probe(this, this.generation, nowMs, nowMs + timeoutMs, shadow);
+    state.left--;
+    state.probes.add(probe);
+    return probe;
+  }
+
+  private refusal(
+    state: CircuitOpenError['state'],
+    retryAfterMs: number | undefined,
+    detail: string | undefined,
+  ): Permit | Refusal {
+    const { name, history } = this;
+    const { shadow, stack } = this.settings;
+    if (history?.events.heard) {
+      history.events.emit({ type: 'circuit-refused', name, state, retryAfterMs, shadow });
+    }
+    return shadow ? unjudged : refuse(new CircuitOpenError({ policy: name, state, retryAfterMs, detail, stack }));
+  }
+
+  /** Nobody watches the time, so a state may have ended long before the call that notices; the next began then. */
+  private leaveWhatIsOver(nowMs: number): void {
+    for (;;) {
+      const { current } = this;
+      if (current.kind === 'open') {
+        if (nowMs < current.untilMs) return;
+        const { permits } = this.settings;
+        this.become({ kind: 'half-open', left: permits, successes: 0, failures: 0, probes: new Set() }, nowMs);
+      } else if (current.kind === 'half-open') {
+        const [oldest] = current.probes;
+        if (oldest === undefined || nowMs < oldest.endsAtMs) return;
+        const { endsAtMs } = oldest;
+        oldest.giveUp();
+        current.probes.delete(oldest);
+        this.countProbe(current, true, endsAtMs, undefined);
+      } else if (current.kind === 'ramping') {
+        const endMs = this.pastOf(nowMs).sinceMs + this.settings.rampUpMs;
+        if (nowMs < endMs) return;
+        this.become(untouched, endMs);
+      } else return;
+    }
+  }
+
+  // The way out.
+
+  /** @internal */
+  settle(permit: CallPermit, outcome: Outcome): void {
+    if (this.isStale(permit)) return;
+    if (!outcome.ok && isRejected(outcome.error)) return this.release(permit);
+    const { handles } = this.settings;
+    if (handles === handlesThrows) return this.count(permit, !outcome.ok, outcome);
+    let failed = true;
+    try {
+      failed = judge(handles, outcome, this.name);
+    } finally {
+      // Asked, the user's function may have changed the state.
+      if (!this.isStale(permit)) this.count(permit, failed, outcome);
+    }
+  }
+
+  /** @internal */
+  release(permit: CallPermit): void {
+    const { current } = this;
+    if (permit.generation !== this.generation || current.kind !== 'half-open') return;
+    if (current.probes.delete(permit as Probe)) current.left++;
+  }
+
+  private isStale({ generation }: CallPermit): boolean {
+    if (generation === this.generation) return false;
+    if (this.history !== undefined) this.history.staleResults++;
+    return true;
+  }
+
+  private count(permit: CallPermit, failed: boolean, outcome: Outcome): void {
+    const { current } = this;
+    const { slowCallRate, slowCallMs, windowKind } = this.settings;
+    const countsSlow = slowCallRate !== Number.POSITIVE_INFINITY;
+    // Where only the number of calls matters, no clock is read.
+    const nowMs = countsSlow || windowKind === 'time' || current.kind === 'half-open' ? this.now() : 0;
+    const slow = countsSlow && nowMs - (permit as TimedPermit).startedMs > slowCallMs;
+    if (current.kind === 'half-open') {
+      current.probes.delete(permit as Probe);
+      // A slow probe is no sign of recovery from slowness.
+      this.countProbe(current, failed || slow, nowMs, outcome);
+    } else if (current.kind === 'closed' || current.kind === 'ramping') {
+      this.countCall(current, failed, slow, nowMs, outcome);
+    }
+  }
+
+  private countProbe(state: HalfOpen, failed: boolean, nowMs: number, outcome: Outcome | undefined): void {
+    const { permits, successes, rampUpMs } = this.settings;
+    if (failed) state.failures++;
+    else state.successes++;
+    if (state.successes >= successes) this.become(rampUpMs > 0 ? rampingFromNow() : untouched, nowMs);
+    else if (permits - state.failures < successes) {
+      this.open(nowMs, outcome, `${state.failures} of ${state.failures + state.successes} probes failed`);
+    }
+  }
+
+  private countCall(shared: Closed | Ramping, failed: boolean, slow: boolean, nowMs: number, outcome: Outcome): void {
+    let state = shared;
+    if (state === untouched) {
+      state = { kind: 'closed', window: undefined, failuresInARow: 0 };
+      this.current = state;
+    }
+    const { windowKind, windowSize } = this.settings;
+    state.failuresInARow = failed ? state.failuresInARow + 1 : 0;
+    if (windowKind === 'time') {
+      const epoch = this.epochOf(nowMs);
+      state.window ??= new TimeWindow(epoch);
+      state.window.record(failed, slow, epoch);
+    } else if (windowKind === 'calls') {
+      state.window ??= new CallWindow(windowSize);
+      state.window.record(failed, slow, 0);
+    }
+    const reason = this.reasonToOpen(state);
+    if (reason === undefined) return;
+    const { group } = this.settings;
+    const openedMs = this.now();
+    if (group === undefined || group.mayOpen()) return this.open(openedMs, outcome, reason);
+    state.window = undefined;
+    state.failuresInARow = 0;
+    const { events } = this.pastOf(openedMs);
+    if (events.heard) events.emit({ type: 'circuit-kept-closed', name: this.name, detail: reason });
+  }
+
+  private reasonToOpen({ window, failuresInARow }: Counts): string | undefined {
+    const { settings } = this;
+    if (failuresInARow >= settings.failuresInARow) return `${failuresInARow} calls in a row failed`;
+    if (window === undefined || window.calls < settings.minimumCalls) return undefined;
+    const { calls, failures, slow } = window;
+    if (failures / calls >= settings.failureRate) return `${failures} of ${calls} calls failed`;
+    return slow / calls >= settings.slowCallRate ? `${slow} of ${calls} calls were slow` : undefined;
+  }
+
+  private open(nowMs: number, outcome: Outcome | undefined, detail: string): void {
+    const past = this.pastOf(nowMs);
+    // It has been well for as long as it was last open: a new series.
+    if (this.current.kind === 'closed' && nowMs - past.sinceMs >= past.openForMs) past.openings = 0;
+    const { openForMs, maxOpenForMs, random } = this.settings;
+    const longestMs = Math.min(maxOpenForMs, openForMs * 2 ** past.openings);
+    let drawn = 1;
+    past.events.contain('random', () => {
+      const answer = random();
+      if (answer >= 0 && answer < 1) drawn = answer;
+    });
+    const hint = outcome === undefined ? undefined : retryHintOf(outcome, this.clock?.wallNow() ?? 0);
+    const hintMs = typeof hint === 'number' ? Math.min(hint, longestHintMs) : 0;
+    past.openings++;
+    past.openForMs = Math.max(longestMs / 2 + (drawn * longestMs) / 2, hintMs);
+    this.become({ kind: 'open', untilMs: nowMs + past.openForMs, detail }, nowMs, detail);
+  }
+
+  // The change of states.
+
+  private become(next: State, nowMs: number, detail?: string): void {
+    const { name, current, settings } = this;
+    const past = this.pastOf(nowMs);
+    past.sinceMs = nowMs;
+    this.current = next;
+    this.generation++;
+    if (isOut(next) !== isOut(current)) {
+      if (isOut(next)) settings.group?.opened();
+      else settings.group?.closed();
+    }
+    // Told last, because who hears it may change the state again.
+    if (!past.events.heard) return;
+    past.events.emit({
+      type: 'circuit-changed',
+      name,
+      from: current.kind,
+      to: next.kind,
+      generation: this.generation,
+      openForMs: next.kind === 'open' ? past.openForMs : undefined,
+      detail,
+    });
+  }
+
+  private pastOf(nowMs: number): History {
+    this.history ??= new History(nowMs, new Events(this.name, this.settings.on));
+    return this.history;
+  }
+
+  private now(): number {
+    this.clock ??= systemClock;
+    return this.clock.now();
+  }
+
+  private nowOf(call: Call | undefined): number {
+    return call === undefined ? this.now() : call.admissionMs();
+  }
+
+  private epochOf(nowMs: number): number {
+    return Math.floor(nowMs / this.settings.windowSize);
+  }
+
+  // Membership of a registry.
+
+  get [groupMember](): GroupMember {
+    return this;
+  }
+
+  /** @internal */
+  joinGroup(group: Group): void {
+    const { settings } = this;
+    if (settings.group !== undefined) return;
+    const shared = group.settings;
+    if (shared !== undefined && sameSettings(shared.alone, settings)) this.settings = shared;
+    else {
+      const own: GroupSettings = { ...settings, group, alone: settings };
+      group.settings = own;
+      this.settings = own;
+    }
+    if (isOut(this.current)) group.opened();
+  }
+
+  /** @internal */
+  leaveGroup(): void {
+    const { group, alone } = this.settings as Partial<GroupSettings>;
+    if (alone === undefined) return;
+    if (isOut(this.current)) group?.closed();
+    this.settings = alone;
+  }
+
+  /** @internal */
+  rank(): Rank {
+    const { current } = this;
+    if (current.kind === 'open') return this.now() < current.untilMs ? 2 : 1;
+    if (current.kind === 'ramping') return 1;
+    if (current.kind !== 'closed') return 2;
+    const { window, failuresInARow } = current;
+    if (window instanceof TimeWindow) window.moveTo(this.epochOf(this.now()));
+    return failuresInARow > 0 || (window?.calls ?? 0) > 0 ? 1 : 0;
+  }
+}
+
+function rampingFromNow(): Ramping {
+  // The first call is let through.
+  return { kind: 'ramping', window: undefined, failuresInARow: 0, credit: 1 };
+}
+
+/** Whether a circuit keeps calls from its service, as one of a group would see it. An operator's word does not count. */
+function isOut({ kind }: State): boolean {
+  return kind === 'open' || kind === 'half-open';
+}
+
+/** Counts once: settled or released, it is of no generation any more. */
+class CallPermit implements Permit {
+  /** Undefined once it was used. */
+  private breaker: Breaker | undefined;
+  generation: number;
+
+  constructor(breaker: Breaker, generation: number) {
+    this.breaker = breaker;
+    this.generation = generation;
+  }
+
+  settle(outcome: Outcome): void {
+    const { breaker } = this;
+    this.breaker = undefined;
+    breaker?.settle(this, outcome);
+  }
+
+  release(): void {
+    const { breaker } = this;
+    this.breaker = undefined;
+    breaker?.release(this);
+  }
+}
+
+class TimedPermit extends CallPermit {
+  readonly startedMs: number;
+
+  constructor(breaker: Breaker, generation: number, startedMs: number) {
+    super(breaker, generation);
+    this.startedMs = startedMs;
+  }
+}
+
+/** The permit of a call that shows whether the service is well again. A shadow ends no call. */
+class Probe extends TimedPermit {
+  readonly endsAtMs: number;
+  declare readonly endsAt?: number;
+  private readonly policy: string;
+
+  constructor(breaker: Breaker, generation: number, startedMs: number, endsAtMs: number, isShadow: boolean) {
+    super(breaker, generation, startedMs);
+    this.policy = breaker.name;
+    this.endsAtMs = endsAtMs;
+    if (!isShadow) this.endsAt = endsAtMs;
+  }
+
+  endReason(): unknown {
+    return new TimeoutError({ policy: this.policy, afterMs: this.endsAtMs - this.startedMs });
+  }
+
+  /** Its time is over; what it brings later is stale. */
+  giveUp(): void {
+    this.generation = -1;
+  }
+}

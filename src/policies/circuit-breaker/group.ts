@@ -1,0 +1,28 @@
+/**
+ * Group: what a registry of circuit breakers and its members know of each other.
+ */
+import type { Rank } from '../../structures/ranked-cache.js';
+import type { GroupSettings } from './settings.js';
+
+/** Under this name a policy shows that it can be a member of a group; other policies have nothing of the kind. */
+export const groupMember: unique symbol = Symbol('holdfast.groupMember');
+
+/** A circuit breaker as its registry sees it. */
+export interface GroupMember {
+  joinGroup(group: Group): void;
+  leaveGroup(): void;
+  /** What forgetting it would cost at this instant. */
+  rank(): Rank;
+}
+
+/** The registry as its circuit breakers see it. */
+export interface Group {
+  /** Settings of the member that joined last. Members with equal settings share one object, so each costs less. */
+  settings: GroupSettings | undefined;
+  /** Whether one more of the group may open now. */
+  mayOpen(): boolean;
+  /** A member opened. */
+  opened(): void;
+  /** A member that was open is so no longer. */
+  closed(): void;
+}

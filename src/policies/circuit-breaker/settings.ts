@@ -1,0 +1,45 @@
+/**
+ * Settings: the checked options of a circuit breaker, flat, so that two sets of them compare field by field.
+ */
+import type { Clock } from '../../core/clock.js';
+import type { HoldfastEvent } from '../../core/events.js';
+import type { Handles } from '../../core/outcome.js';
+import type { Group } from './group.js';
+
+export interface Settings {
+  readonly windowKind: 'time' | 'calls' | 'consecutive';
+  /** The width of a bucket in milliseconds, or the number of calls. */
+  readonly windowSize: number;
+  /** So many failures in a row open it, whatever the window says. */
+  readonly failuresInARow: number;
+  readonly minimumCalls: number;
+  readonly failureRate: number;
+  /** Infinity when slow calls do not count. */
+  readonly slowCallRate: number;
+  readonly slowCallMs: number;
+  readonly openForMs: number;
+  readonly maxOpenForMs: number;
+  readonly permits: number;
+  readonly successes: number;
+  readonly probeTimeoutMs: number | undefined;
+  /** 0 when it is off. */
+  readonly rampUpMs: number;
+  readonly handles: Handles;
+  readonly random: () => number;
+  readonly shadow: boolean;
+  readonly stack: boolean;
+  readonly on: ((event: HoldfastEvent) => void) | undefined;
+  readonly clock: Clock | undefined;
+  /** The registry it belongs to. */
+  readonly group: Group | undefined;
+}
+
+/** Settings of a member of a group. */
+export interface GroupSettings extends Settings {
+  /** What they are outside of it. */
+  readonly alone: Settings;
+}
+
+export function sameSettings(one: Settings, other: Settings): boolean {
+  return (Object.keys(one) as (keyof Settings)[]).every((key) => one[key] === other[key]);
+}

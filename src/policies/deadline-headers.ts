@@ -1,0 +1,107 @@
+/**
+ * Deadline headers: how the time that is left travels with a request, as a duration, because clocks differ.
+ *
+ * Promise: reading never throws, whatever a header holds, and looks at no more than 16 characters of it; what makes no
+ * sense counts as not said. What is sent on is always less than what is left.
+ * After: gRPC over HTTP/2 (`grpc-timeout`) and the rounding of grpc-js; Envoy (`x-envoy-expected-rq-timeout-ms`).
+ */
+import { longestWaitMs } from '../core/clock.js';
+
+/** Where headers are found by their name in lower case: `(name) => headers.get(name)`, `(name) => request.headers[name]`. */
+export type HeaderReader = (name: string) => string | readonly string[] | null | undefined;
+
+/** In which header the time that is left is sent. */
+export type DeadlineForm = 'holdfast' | 'grpc' | 'envoy';
+
+/** The number of an attempt, from 1. Sent by callers that retry, so that the retries of those they call do not multiply with theirs. */
+export const attemptHeader = 'request-attempt';
+
+const headerNames: Readonly<Record<DeadlineForm, string>> = {
+  holdfast: 'request-deadline-ms',
+  grpc: 'grpc-timeout',
+  envoy: 'x-envoy-expected-rq-timeout-ms',
+};
+
+const longestHeader = 16;
+const milliseconds = /^\d{1,16}$/;
+const grpcTimeout = /^(\d{1,8})([HMSmun])$/;
+const grpcUnitsMs: Readonly<Record<string, number>> = {
+  m: 1,
+  S: 1_000,
+  M: 60_000,
+  H: 3_600_000,
+  u: 1e-3,
+  n: 1e-6,
+};
+
+/** Options of {@link parseDeadlineHeaders}. */
+export interface ParseDeadlineOptions {
+  /** The most that is believed, in milliseconds; a longer time counts as this one. Default and maximum: 24.8 days. */
+  readonly maxAcceptMs?: number;
+}
+
+/**
+ * The milliseconds that a request grants; undefined when it says nothing that makes sense. Of several headers the
+ * nearest deadline holds; a header that comes more than once counts as not said.
+ */
+export function parseDeadlineHeaders(
+  header: HeaderReader,
+  { maxAcceptMs = longestWaitMs }: ParseDeadlineOptions = {},
+): number | undefined {
+  const nearestMs = Math.min(
+    parseMilliseconds(header(headerNames.holdfast)),
+    parseGrpcTimeout(header(headerNames.grpc)),
+    parseMilliseconds(header(headerNames.envoy)),
+  );
+  return nearestMs === Number.POSITIVE_INFINITY ? undefined : Math.min(nearestMs, maxAcceptMs, longestWaitMs);
+}
+
+/** The number of the attempt that a request is; undefined when its caller does not retry. */
+export function parseAttemptHeader(header: HeaderReader): number | undefined {
+  const text = single(header(attemptHeader));
+  return text !== undefined && /^[1-9]\d{0,3}$/.test(text) ? Number(text) : undefined;
+}
+
+/**
+ * What may be sent on of the time that is left, in whole milliseconds: less a margin for the way back of 1 %, at least
+ * 5 ms. 0: the answer would come too late, so the request is not worth sending.
+ */
+export function relayedMs(remainingMs: number): number {
+  return Math.max(0, Math.floor(remainingMs - Math.max(5, remainingMs / 100)));
+}
+
+/**
+ * The header that tells the other side how long it may take: `relayedMs(remainingMs)`. Without a deadline (`Infinity`)
+ * there is none.
+ */
+export function deadlineHeaders(remainingMs: number, form: DeadlineForm = 'holdfast'): Record<string, string> {
+  if (remainingMs === Number.POSITIVE_INFINITY) return {};
+  const ms = relayedMs(remainingMs);
+  return { [headerNames[form]]: form === 'grpc' ? formatGrpcTimeout(ms) : String(ms) };
+}
+
+/** The finest unit that fits into eight digits, rounded down, so that it is never later than what was meant. */
+function formatGrpcTimeout(ms: number): string {
+  for (const unit of ['m', 'S', 'M'] as const) {
+    const amount = Math.floor(ms / grpcUnitsMs[unit]!);
+    if (amount < 1e8) return `${amount}${unit}`;
+  }
+  return `${Math.min(Math.floor(ms / grpcUnitsMs.H!), 99_999_999)}H`;
+}
+
+function parseMilliseconds(value: unknown): number {
+  const text = single(value);
+  return text !== undefined && milliseconds.test(text) ? Number(text) : Number.POSITIVE_INFINITY;
+}
+
+function parseGrpcTimeout(value: unknown): number {
+  const text = single(value);
+  const match = text === undefined ? null : grpcTimeout.exec(text);
+  return match === null ? Number.POSITIVE_INFINITY : Number(match[1]) * grpcUnitsMs[match[2]!]!;
+}
+
+/** The one value of a header, if it is short enough to be looked at. */
+function single(value: unknown): string | undefined {
+  const only: unknown = Array.isArray(value) && value.length === 1 ? value[0] : value;
+  return typeof only === 'string' && only.length <= longestHeader ? only : undefined;
+}

@@ -1,0 +1,351 @@
+/**
+ * Hedge: sends another copy of a call that takes longer than most, and answers with whichever copy succeeds first.
+ *
+ * Promise: never more copies than allowed, than the budget grants, or than there is time for; a copy that is not granted,
+ * or that a policy inside refuses, never fails the call; when one copy has won, the others are aborted with a reason
+ * that the guards inside take for no failure, and what they still answer is handed to `onDiscard`; an abort reaches all
+ * copies at once; one timer at a time, and none when the call is over.
+ * After: Dean and Barroso, "The tail at scale" (CACM, 2013); gRPC proposal A6, for what failures do; Finagle's backup requests.
+ */
+import type { Call, Dependent } from '../core/call.js';
+import type { Timer } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { isRejected } from '../core/errors.js';
+import { Events } from '../core/events.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  type Field,
+  func,
+  having,
+  integer,
+  number,
+  optional,
+  withDefault,
+} from '../core/options.js';
+import { type Handles, handlesThrows, judge, type Outcome } from '../core/outcome.js';
+import type { Strategy } from '../core/policy.js';
+import { QuantileEstimator } from '../structures/quantile.js';
+import type { WheelNode } from '../structures/timer-wheel.js';
+import { type RetryBudget, retryBudget } from './retry/retry-budget.js';
+
+/** A delay that follows the latencies of the calls themselves. */
+export interface HedgeQuantile {
+  /** The share of calls that need no copy: 0.95 sends about 5 % more load. From 0.5 to 0.999. */
+  readonly quantile: number;
+  /** Successful calls that must have been seen before the first copy is sent for slowness. Default 100; from 10 to 10,000. */
+  readonly minimumSamples?: number;
+}
+
+/** Options of {@link hedge}. */
+export interface HedgeOptions extends CommonOptions {
+  /**
+   * How long to wait for an answer before the next copy is sent: a duration of at least 1 ms, or `{ quantile }` of the
+   * latencies seen. Default: `{ quantile: 0.95 }`.
+   */
+  readonly delay?: Duration | HedgeQuantile;
+  /** Copies besides the first attempt. Default 1, which takes away most of the tail; from 1 to 4. */
+  readonly max?: number;
+  /** What copies are drawn from, and successes pay into. Default: a `retryBudget()` of its own. */
+  readonly budget?: RetryBudget;
+  /**
+   * Which outcomes are worth another copy at once. Any other error ends the call. Default: every throw. It is never
+   * asked about refusals and aborts.
+   */
+  readonly handles?: Handles;
+  /**
+   * Given each value that the caller does not get, because another copy has won or the call was ended, to close what it
+   * holds open: `(response) => response.body?.cancel()`. An exception in it is contained.
+   */
+  readonly onDiscard?: (value: unknown) => void;
+}
+
+/**
+ * Sends another copy of a call that is slow, and answers with whichever copy succeeds first.
+ *
+ * For reads and other operations that may run twice, where a few calls take much longer than most. An operation marked
+ * `unsafe` gets one attempt unless it comes with an idempotency key. Not together with {@link retry} around the same
+ * call: a copy is also sent at once when all before it have failed.
+ *
+ * @param options - `delay`, `max`, `budget`, `handles`, `onDiscard`, `name`, `on`, `clock`.
+ * @throws When no copy succeeds, the error of the one that failed last, as it is.
+ * @throws {@link HandlesError} `ERR_HANDLES_FAILED` when `handles` throws.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { hedge, pipeline } from 'holdfast';
+ *
+ * const steady = pipeline(hedge({ delay: '10ms' }));
+ * const answer = await steady.execute(({ attempt }) =>
+ *   attempt === 1 ? new Promise<string>(() => {}) : 'from the copy',
+ * );
+ * console.log(answer); // from the copy
+ * ```
+ */
+export function hedge(options?: HedgeOptions): Strategy {
+  const checked = checkOptions('hedge', options, {
+    delay: withDefault<number | Required<HedgeQuantile>>(delayField, { quantile: 0.95, minimumSamples: 100 }),
+    max: withDefault(integer({ min: 1, max: 4 }), 1),
+    budget: optional(having<RetryBudget>('a budget such as retryBudget()', 'deposit', 'tryWithdraw')),
+    handles: withDefault(func<Handles>(), handlesThrows),
+    onDiscard: optional(func<(value: unknown) => void>()),
+    ...commonFields('hedge'),
+  });
+  const { delay, max, name, clock } = checked;
+  const plan: HedgePlan = {
+    name,
+    max,
+    fixedDelayMs: typeof delay === 'number' ? delay : undefined,
+    latencies: typeof delay === 'number' ? undefined : new QuantileEstimator(delay.quantile, delay.minimumSamples),
+    budget: checked.budget ?? retryBudget(clock === undefined ? {} : { clock }),
+    handles: checked.handles,
+    onDiscard: checked.onDiscard,
+    events: new Events(name, checked.on),
+  };
+  const after = typeof delay === 'number' ? `${delay} ms` : `the ${delay.quantile} quantile of the latencies`;
+  return {
+    name,
+    traits: {
+      kind: 'hedge',
+      summary: `sends up to ${max} more ${max === 1 ? 'copy' : 'copies'}, each after ${after}, drawn from a budget`,
+      clock,
+      copies: max,
+      delayMs: plan.fixedDelayMs,
+      hasBudget: true,
+    },
+    handle: (call, next) =>
+      call.unsafe && call.idempotencyKey === undefined ? next(call) : new HedgeRun(plan, call, next).start(),
+  };
+}
+
+const wholeDelay = duration({});
+const delayField: Field<number | Required<HedgeQuantile>> = {
+  allowed: `${wholeDelay.allowed}, or { quantile: 0.95 }`,
+  parse: (value) =>
+    typeof value === 'object' && value !== null
+      ? checkOptions('hedge', value, {
+          quantile: number({ min: 0.5, max: 0.999 }),
+          minimumSamples: withDefault(integer({ min: 10, max: 10_000 }), 100),
+        })
+      : wholeDelay.parse(value),
+};
+
+interface HedgePlan {
+  readonly name: string;
+  readonly max: number;
+  readonly fixedDelayMs: number | undefined;
+  readonly latencies: QuantileEstimator | undefined;
+  readonly budget: RetryBudget;
+  readonly handles: Handles;
+  readonly onDiscard: ((value: unknown) => void) | undefined;
+  readonly events: Events;
+}
+
+/** A delay below this is no time that a service could answer in. */
+const shortestDelayMs = 1;
+
+/**
+ * How late a timer may be before its lateness is put down to this process being busy: the answer may be here and only
+ * unread, and a process that is short of time must not make more work. Half the delay, within these bounds.
+ */
+const mostToleratedLagMs = 50;
+const leastToleratedLagMs = 5;
+
+/** One call and its copies; also the timer of the next copy and what hears of the call's abort. */
+class HedgeRun<T> implements Timer, Dependent {
+  slotIndex = -1;
+  tick = 0;
+  previousInSlot: WheelNode | undefined = undefined;
+  nextInSlot: WheelNode | undefined = undefined;
+  owner: Call | undefined = undefined;
+  previousDependent: Dependent | undefined = undefined;
+  nextDependent: Dependent | undefined = undefined;
+
+  private readonly plan: HedgePlan;
+  private readonly call: Call;
+  private readonly next: (call: Call) => Promise<T>;
+  /** The calls of the copies that are under way. */
+  private readonly running: Call[] = [];
+  private sent = 0;
+  private isOver = false;
+  private startedMs = 0;
+  private delayMs: number | undefined = undefined;
+  private dueMs = 0;
+  private errors: unknown[] | undefined = undefined;
+  /** What the caller gets if nothing better comes: the last failure; a refusal only if nothing was ever started. */
+  private failure: Outcome<T> | undefined = undefined;
+  private resolve!: (value: T) => void;
+  private reject!: (error: unknown) => void;
+
+  constructor(plan: HedgePlan, call: Call, next: (call: Call) => Promise<T>) {
+    this.plan = plan;
+    this.call = call;
+    this.next = next;
+  }
+
+  start(): Promise<T> {
+    const { call, plan } = this;
+    const promise = new Promise<T>((resolve, reject) => {
+      this.resolve = resolve;
+      this.reject = reject;
+    });
+    call.attach(this);
+    if (this.isOver) return promise;
+    const known = plan.fixedDelayMs ?? plan.latencies?.value;
+    this.delayMs = known === undefined ? undefined : Math.max(shortestDelayMs, known);
+    this.startedMs = call.clock.now();
+    this.send(this.startedMs);
+    return promise;
+  }
+
+  /** The delay has passed and no copy has answered. */
+  expire(): void {
+    const nowMs = this.call.clock.now();
+    const lagMs = nowMs - this.dueMs;
+    const toleratedMs = Math.min(mostToleratedLagMs, Math.max(leastToleratedLagMs, (this.delayMs ?? 0) / 2));
+    if (lagMs > toleratedMs) {
+      this.tellSkipped('event-loop');
+      this.arm(nowMs);
+    } else if (this.isGranted()) this.sendCopy('slow', nowMs);
+  }
+
+  /** The call was ended, so the caller gets the reason and not the value at hand. */
+  onAbort(reason: unknown): void {
+    this.discard(this.failure);
+    this.close(reason);
+    this.reject(reason);
+  }
+
+  private sendCopy(because: 'slow' | 'failed', nowMs: number): void {
+    const { events, name } = this.plan;
+    if (events.heard) events.emit({ type: 'hedge', name, copy: this.sent, because, afterMs: nowMs - this.startedMs });
+    // Told of the copy, the caller may have ended the call.
+    if (!this.isOver) this.send(nowMs);
+  }
+
+  private send(nowMs: number): void {
+    const { call } = this;
+    const child = call.child({ attempt: call.attempt + this.sent });
+    const copy = this.sent++;
+    this.running.push(child);
+    this.arm(nowMs);
+    this.next(child).then(
+      (value) => this.ended(copy, child, { ok: true, value }),
+      (error) => this.ended(copy, child, { ok: false, error }),
+    );
+  }
+
+  /** Sets the time of the next copy, if there may be one and there will be time for it. */
+  private arm(nowMs: number): void {
+    const { call, delayMs } = this;
+    if (delayMs === undefined || this.sent > this.plan.max || this.isOver) return;
+    this.dueMs = nowMs + delayMs;
+    if (this.dueMs < call.deadlineMs) call.clock.schedule(this, this.dueMs);
+  }
+
+  private ended(copy: number, child: Call, outcome: Outcome<T>): void {
+    const { call, running } = this;
+    if (this.isOver) {
+      call.endAbandonedWork();
+      this.discard(outcome);
+      return;
+    }
+    running.splice(running.indexOf(child), 1);
+    call.detach(child);
+    try {
+      this.judgeEnd(copy, outcome);
+    } catch (error) {
+      this.discard(outcome);
+      this.finish({ ok: false, error });
+    }
+  }
+
+  private judgeEnd(copy: number, outcome: Outcome<T>): void {
+    const { handles, name } = this.plan;
+    if (!outcome.ok && isRejected(outcome.error)) {
+      // Another copy would be refused as well, and only make the crowd larger.
+      this.failure ??= outcome;
+      if (this.running.length === 0) this.fail();
+    } else if (judge(handles, outcome, name)) this.failed(outcome);
+    else if (outcome.ok) this.win(copy, outcome.value);
+    else this.finish(outcome);
+  }
+
+  private failed(outcome: Outcome<T>): void {
+    const { call, plan } = this;
+    this.discard(this.failure);
+    this.failure = outcome;
+    this.errors ??= [];
+    this.errors.push(outcome.ok ? undefined : outcome.error);
+    const nowMs = call.clock.now();
+    if (this.sent <= plan.max && nowMs < call.deadlineMs && this.isGranted()) {
+      call.clock.cancel(this);
+      this.sendCopy('failed', nowMs);
+    } else if (this.running.length === 0) this.fail();
+  }
+
+  private fail(): void {
+    const { events, name } = this.plan;
+    if (this.sent > 1 && events.heard) {
+      events.emit({ type: 'hedge-failed', name, copies: this.sent - 1, errors: this.errors ?? [] });
+    }
+    this.finish(this.failure!);
+  }
+
+  private win(copy: number, value: T): void {
+    const { plan, call, startedMs } = this;
+    const { budget, events, latencies, name } = plan;
+    const elapsedMs = latencies !== undefined || (copy > 0 && events.heard) ? call.clock.now() - startedMs : 0;
+    // Only first attempts are measured: of the copies one would see the quick ones alone.
+    if (copy === 0) latencies?.add(elapsedMs);
+    else if (this.errors === undefined) latencies?.addAtLeast(elapsedMs);
+    events.contain('budget', () => budget.deposit());
+    if (copy > 0 && events.heard) events.emit({ type: 'hedge-won', name, copy, afterMs: elapsedMs });
+    this.finish({ ok: true, value });
+  }
+
+  private finish(outcome: Outcome<T>): void {
+    // A hook may have ended the call meanwhile.
+    if (this.isOver) return this.discard(outcome);
+    if (outcome !== this.failure) this.discard(this.failure);
+    // No error of ours: guards inside take it for the abort of a caller, who has what he wanted.
+    this.close(this.running.length === 0 ? undefined : new DOMException('Another copy ended the call', 'AbortError'));
+    if (outcome.ok) this.resolve(outcome.value);
+    else this.reject(outcome.error);
+  }
+
+  /** Nobody waits for the copies any more that are under way. */
+  private close(reason: unknown): void {
+    const { call, running } = this;
+    this.isOver = true;
+    call.clock.cancel(this);
+    call.detach(this);
+    for (const child of running) {
+      call.beginAbandonedWork();
+      child.abort(reason);
+      call.detach(child);
+    }
+  }
+
+  private isGranted(): boolean {
+    const { budget, events } = this.plan;
+    let granted = false;
+    events.contain('budget', () => {
+      granted = budget.tryWithdraw();
+    });
+    if (!granted) this.tellSkipped('budget');
+    return granted;
+  }
+
+  private tellSkipped(reason: 'budget' | 'event-loop'): void {
+    const { events, name } = this.plan;
+    if (events.heard) events.emit({ type: 'hedge-skipped', name, reason });
+  }
+
+  private discard(outcome: Outcome<T> | undefined): void {
+    const { events, onDiscard } = this.plan;
+    if (outcome?.ok && onDiscard !== undefined) events.contain('onDiscard', () => onDiscard(outcome.value));
+  }
+}

@@ -1,0 +1,249 @@
+/**
+ * Keyed: a policy per key, such as a circuit breaker per host or tenant, in a bounded registry.
+ *
+ * Promise: never more than `maxKeys` policies; what is forgotten first has nothing to lose, and a circuit that is open
+ * goes last; no timers; a key's calls run through its own policy and leave those of other keys alone.
+ * After: Envoy, outlier detection (`max_ejection_percent`), for the share of a group that may be open at once.
+ */
+import type { Call } from '../core/call.js';
+import { systemClock } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { HandlesError, OptionsError } from '../core/errors.js';
+import { guardLayer, type Next } from '../core/layer.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  func,
+  integer,
+  number,
+  optional,
+  show,
+  withDefault,
+} from '../core/options.js';
+import { rejectLater } from '../core/outcome.js';
+import { type AddedBy, type AnyPolicy, link, type Pipeline } from '../core/pipeline.js';
+import type { Guard, Strategy } from '../core/policy.js';
+import { type Rank, RankedCache } from '../structures/ranked-cache.js';
+import { type Group, type GroupMember, groupMember } from './circuit-breaker/group.js';
+
+/** Options of {@link keyed}. */
+export interface KeyedOptions extends Omit<CommonOptions, 'on'> {
+  /** The key of a call: 1 to 1,000 characters. Default: `call.key`. */
+  readonly key?: (call: Call) => string;
+  /** Policies kept at most. Default 10,000; from 1 to 1,000,000. */
+  readonly maxKeys?: number;
+  /** How long a key that is not used is kept, from 1 ms to 24.8 days. Default: until `maxKeys` are there. */
+  readonly idle?: Duration;
+  /**
+   * The share of the keys whose circuits may be open at once, from 0 to 1, though always one. Default 1: each circuit
+   * decides alone. For keys that are replicas of one service: when many of them fail, the fault is probably not theirs.
+   */
+  readonly maxEjected?: number;
+}
+
+/** A policy per key. */
+export interface Keyed<Kept extends AnyPolicy> extends Strategy<AddedBy<readonly [Kept]>> {
+  /** The policy of a key, made if it is not there: the same one as long as it is kept. Counts as a use of the key. */
+  for(key: string): Kept;
+  /** Policies kept now. */
+  readonly size: number;
+}
+
+const longestKey = 1_000;
+
+/**
+ * Keeps a policy per key: a circuit breaker per host, a bulkhead per tenant.
+ *
+ * The factory is called once per key, and again after the key was forgotten. Give its policies equal options, and make
+ * the functions among them outside of it: then all share what can be shared. Not for keys that a caller may choose
+ * at will and that each need their protection: beyond `maxKeys` the least used ones are forgotten.
+ *
+ * @param factory - Makes the policy of a key: a guard, a strategy or a pipeline.
+ * @param options - `key`, `maxKeys`, `idle`, `maxEjected`, `name`, `clock`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong; from the call, when it has no key or
+ * the factory answers no policy.
+ * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `key` throws.
+ * @example
+ * ```ts
+ * import { circuitBreaker, keyed, pipeline } from 'holdfast';
+ *
+ * const breakers = keyed(() => circuitBreaker({ name: 'hosts', window: { consecutive: 2 } }), { maxKeys: 1_000 });
+ * const client = pipeline(breakers);
+ * const down = () => Promise.reject(new Error('connection refused'));
+ * await client.attempt(down, { key: 'a.example' });
+ * await client.attempt(down, { key: 'a.example' });
+ * console.log(breakers.for('a.example').state, breakers.for('b.example').state); // open closed
+ * ```
+ */
+export function keyed<Kept extends AnyPolicy>(factory: (key: string) => Kept, options?: KeyedOptions): Keyed<Kept> {
+  if (typeof factory !== 'function') {
+    throw new OptionsError(`keyed: the factory must be a function, got ${show(factory)}`, {
+      policy: 'keyed',
+      option: 'factory',
+      value: factory,
+      allowed: 'a function',
+    });
+  }
+  const { on: _, ...common } = commonFields('keyed');
+  const checked = checkOptions('keyed', options, {
+    key: withDefault<(call: Call) => unknown>(func<(call: Call) => unknown>(), keyOfCall),
+    maxKeys: withDefault(integer({ min: 1, max: 1_000_000 }), 10_000),
+    idle: optional(duration({})),
+    maxEjected: withDefault(number({ min: 0, max: 1 }), 1),
+    ...common,
+  });
+  return new Registry(factory, checked);
+}
+
+interface KeyedSettings {
+  readonly name: string;
+  readonly key: (call: Call) => unknown;
+  readonly maxKeys: number;
+  readonly idle: number | undefined;
+  readonly maxEjected: number;
+  readonly clock: CommonOptions['clock'];
+}
+
+class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
+  readonly name: string;
+  readonly traits;
+  settings: Group['settings'] = undefined;
+  private readonly factory: (key: string) => Kept;
+  private readonly options: KeyedSettings;
+  private readonly policies: RankedCache<Kept>;
+  /** How a pipeline of a key goes on with what comes after this policy: linked once for as long as that is the same. */
+  private readonly linked = new WeakMap<object, { readonly next: Next; readonly run: Next }>();
+  private openMembers = 0;
+  private nextSweepMs = Number.NEGATIVE_INFINITY;
+
+  constructor(factory: (key: string) => Kept, options: KeyedSettings) {
+    const { name, clock, maxKeys } = options;
+    this.name = name;
+    this.traits = { kind: 'keyed', summary: `keeps a policy per key, for at most ${maxKeys} keys`, clock };
+    this.factory = factory;
+    this.options = options;
+    this.policies = new RankedCache<Kept>(maxKeys, rankOf, leave);
+  }
+
+  get size(): number {
+    return this.policies.size;
+  }
+
+  for(key: string): Kept {
+    return this.policyOf(this.checkKey(key), (this.options.clock ?? systemClock).now());
+  }
+
+  handle<T>(call: Call, next: (call: Call) => Promise<T>): Promise<T> {
+    try {
+      const { idle } = this.options;
+      const policy = this.policyOf(this.keyOf(call), idle === undefined ? 0 : call.clock.now());
+      return this.runThrough(policy, call, next) as Promise<T>;
+    } catch (error) {
+      return rejectLater(error);
+    }
+  }
+
+  mayOpen(): boolean {
+    return this.openMembers < Math.max(1, Math.floor(this.options.maxEjected * this.size));
+  }
+
+  opened(): void {
+    this.openMembers++;
+  }
+
+  closed(): void {
+    this.openMembers--;
+  }
+
+  private policyOf(key: string, nowMs: number): Kept {
+    const usedMs = Math.floor(nowMs);
+    this.sweep(usedMs);
+    const kept = this.policies.use(key, usedMs);
+    if (kept !== undefined) return kept;
+    const policy = this.factory(key);
+    if (!isPolicy(policy)) {
+      const allowed = 'a guard, a strategy or a pipeline';
+      throw new OptionsError(`${this.name}: the factory must answer a policy for "${key}", got ${show(policy)}`, {
+        policy: this.name,
+        option: 'factory',
+        value: policy,
+        allowed,
+      });
+    }
+    // Asked for the same key meanwhile, by the factory itself, there is one already.
+    const madeMeanwhile = this.policies.use(key, usedMs);
+    if (madeMeanwhile !== undefined) return madeMeanwhile;
+    this.policies.add(key, policy, usedMs);
+    for (const member of membersOf(policy)) member.joinGroup(this);
+    return policy;
+  }
+
+  private sweep(nowMs: number): void {
+    const { idle } = this.options;
+    if (idle === undefined || nowMs < this.nextSweepMs) return;
+    const hasMore = this.policies.sweep(nowMs - idle);
+    this.nextSweepMs = hasMore ? nowMs : nowMs + idle / 10;
+  }
+
+  private runThrough(policy: AnyPolicy, call: Call, next: Next): Promise<unknown> {
+    if ('admit' in policy) return guardLayer([policy], next, false)(call);
+    if ('handle' in policy) return policy.handle(call, next);
+    let linked = this.linked.get(policy);
+    if (linked?.next !== next) {
+      linked = { next, run: link(policy.policies, next, false) };
+      this.linked.set(policy, linked);
+    }
+    return linked.run(call);
+  }
+
+  private keyOf(call: Call): string {
+    let key: unknown;
+    try {
+      key = this.options.key(call);
+    } catch (thrown) {
+      throw new HandlesError({ policy: this.name, option: 'key', thrown });
+    }
+    return this.checkKey(key);
+  }
+
+  private checkKey(key: unknown): string {
+    if (typeof key === 'string' && key.length > 0 && key.length <= longestKey) return key;
+    const allowed = `a string of 1 to ${longestKey} characters`;
+    const advice = 'give the call one, execute(fn, { key }), or give this policy the option "key"';
+    throw new OptionsError(`${this.name}: the key of a call must be ${allowed}, got ${show(key)}; ${advice}`, {
+      policy: this.name,
+      option: 'key',
+      value: key,
+      allowed,
+    });
+  }
+}
+
+function keyOfCall(call: Call): string | undefined {
+  return call.key;
+}
+
+function isPolicy(answer: unknown): answer is AnyPolicy {
+  if (typeof answer !== 'object' || answer === null) return false;
+  const { admit, handle, policies } = answer as Partial<Guard & Strategy & Pipeline>;
+  return typeof admit === 'function' || typeof handle === 'function' || Array.isArray(policies);
+}
+
+/** The circuit breakers that a policy is or consists of. */
+function membersOf(policy: AnyPolicy): readonly GroupMember[] {
+  const parts: readonly object[] = 'policies' in policy ? policy.policies : [policy];
+  return parts.flatMap((part) => (part as { readonly [groupMember]?: GroupMember })[groupMember] ?? []);
+}
+
+/** What is no circuit breaker may hold something, too: calls that run, tokens that were used. */
+function rankOf(policy: AnyPolicy): Rank {
+  const ranks = membersOf(policy).map((member) => member.rank());
+  const holdsMore = 'policies' in policy ? policy.policies.length > ranks.length : ranks.length === 0;
+  return Math.max(holdsMore ? 1 : 0, ...ranks) as Rank;
+}
+
+function leave(policy: AnyPolicy): void {
+  for (const member of membersOf(policy)) member.leaveGroup();
+}

@@ -1,0 +1,292 @@
+/**
+ * Rate limit: at most `limit` calls start per `period`, with bursts of at most `burst`.
+ *
+ * Promise: in any stretch of time no more start than `burst` plus what the rate gives for that time; a refusal says when
+ * there will be room; a call that waits starts in the order of arrival, and one that would wait longer than it may is
+ * refused at once instead of after the wait.
+ * After: the generic cell rate algorithm, ITU-T I.371.
+ */
+import type { Call, Dependent } from '../core/call.js';
+import { type Clock, systemClock, Timer } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { HandlesError, RateLimitedError } from '../core/errors.js';
+import { Events } from '../core/events.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  type Field,
+  flag,
+  impossibleOption,
+  integer,
+  oneOf,
+  optional,
+  type RefusalOptions,
+  show,
+  withDefault,
+} from '../core/options.js';
+import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
+import { Gcra } from '../structures/gcra.js';
+import { LinkedQueue, type QueueNode } from '../structures/linked-queue.js';
+
+/** Options of {@link rateLimit}. */
+export interface RateLimitOptions extends CommonOptions, RefusalOptions {
+  /** Calls, or units of cost, per period. From 1. */
+  readonly limit: number;
+  /** Milliseconds or a literal such as `'1s'`. Default one second. */
+  readonly period?: Duration;
+  /** What may start at once after a pause. Default `limit`. From 1. */
+  readonly burst?: number;
+  /** What a call takes of the limit: a number from 0, or a function of the call. Default 1. */
+  readonly cost?: number | ((call: Call) => number);
+  /** What becomes of a call when there is no room: refused (default), or let wait for its turn. */
+  readonly whenFull?: 'reject' | 'wait';
+  /** Calls that may wait. Default 100. Only with `whenFull: 'wait'`. */
+  readonly queue?: number;
+  /** The longest wait; a call that would wait longer is refused at once. Default: what its deadline allows. */
+  readonly maxWait?: Duration;
+}
+
+/** A guard that bounds how many calls start per time. Outside a pipeline `admit()` works without a call. */
+export interface RateLimitGuard extends Guard {
+  /** What could start at once now, in units of cost. */
+  readonly remaining: number;
+  /** Milliseconds until the whole burst is there again. */
+  readonly resetMs: number;
+  /** Calls that wait for their turn. */
+  readonly waiting: number;
+  /** A permit, or a refusal; a promise where the call waits. A call that is aborted while it waits gets a refusal. */
+  admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal>;
+}
+
+/**
+ * Bounds how many calls start per time, evenly and without the double load at the edge of fixed windows.
+ *
+ * For a quota of the other side, or to spread work. It bounds starts, not how many run: for that use {@link bulkhead}.
+ * Where it stands decides what is counted: inside a retry every attempt, outside it every call.
+ *
+ * @param options - `limit`, `period`, `burst`, `cost`, `whenFull`, `queue`, `maxWait`, `stack`, `name`, `on`, `clock`.
+ * @throws {@link RateLimitedError} `ERR_RATE_LIMITED` from the call, with `retryAfterMs`; without it when the call costs
+ * more than `burst`, because then it can never start.
+ * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `cost` throws or answers no number from 0.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { pipeline, rateLimit } from 'holdfast';
+ *
+ * const quota = rateLimit({ limit: 10, period: '1m', burst: 2 });
+ * const calls = pipeline(quota);
+ * await calls.execute(async () => 'first');
+ * await calls.execute(async () => 'second');
+ * console.log((await calls.attempt(async () => 'third')).ok, quota.remaining); // false 0
+ * ```
+ */
+export function rateLimit(options: RateLimitOptions): RateLimitGuard {
+  const checked = checkOptions('rateLimit', options, {
+    limit: integer({ min: 1 }),
+    period: withDefault(duration({}), 1_000),
+    burst: optional(integer({ min: 1 })),
+    cost: withDefault(costField, 1),
+    whenFull: withDefault<'reject' | 'wait'>(oneOf(['reject', 'wait']), 'reject'),
+    queue: optional(integer({ min: 0 })),
+    maxWait: optional(duration({})),
+    stack: withDefault(flag(), false),
+    ...commonFields('rateLimit'),
+  });
+  const burst = checked.burst ?? checked.limit;
+  if (typeof checked.cost === 'number' && checked.cost > burst) {
+    throw impossibleOption('rateLimit', 'cost', checked.cost, `at most "burst" (${burst})`);
+  }
+  for (const option of ['queue', 'maxWait'] as const) {
+    if (checked.whenFull === 'wait' || checked[option] === undefined) continue;
+    throw impossibleOption('rateLimit', option, checked[option], "left out unless whenFull is 'wait'");
+  }
+  return new RateLimit({ ...checked, burst, queue: checked.queue ?? 100 });
+}
+
+type Cost = number | ((call: Call) => number);
+
+const costField: Field<Cost> = {
+  allowed: 'a number of at least 0 or a function of the call',
+  parse: (value) => (isCost(value) || typeof value === 'function' ? (value as Cost) : undefined),
+};
+
+function isCost(value: unknown): value is number {
+  return typeof value === 'number' && value >= 0 && value < Number.POSITIVE_INFINITY;
+}
+
+interface CheckedOptions {
+  readonly limit: number;
+  readonly period: number;
+  readonly burst: number;
+  readonly cost: Cost;
+  readonly whenFull: 'reject' | 'wait';
+  readonly queue: number;
+  readonly maxWait: number | undefined;
+  readonly stack: boolean;
+  readonly name: string;
+  readonly on: RateLimitOptions['on'];
+  readonly clock: Clock | undefined;
+}
+
+/** There is nothing to give back and nothing to learn, so one permit serves all. */
+const permit: Permit = { settle() {}, release() {} };
+
+class RateLimit implements RateLimitGuard {
+  readonly name: string;
+  readonly traits: PolicyTraits;
+  private readonly options: CheckedOptions;
+  private readonly events: Events;
+  private readonly gcra: Gcra;
+  private readonly waiters = new LinkedQueue<Waiter>();
+  /** What all waiters cost together. */
+  private waitingCost = 0;
+  /** The clock of the last call, for the getters. */
+  private clock: Clock;
+
+  constructor(options: CheckedOptions) {
+    const { name, limit, period, burst, whenFull, clock } = options;
+    this.options = options;
+    this.name = name;
+    this.traits = {
+      kind: 'rate-limit',
+      summary: `lets ${limit} per ${period} ms start, ${burst} at once${whenFull === 'wait' ? ', and others wait' : ''}`,
+      clock,
+    };
+    this.events = new Events(name, options.on);
+    this.gcra = new Gcra(period / limit, burst);
+    this.clock = clock ?? systemClock;
+  }
+
+  get remaining(): number {
+    return this.gcra.remaining(this.clock.now());
+  }
+
+  get resetMs(): number {
+    return this.gcra.resetMs(this.clock.now());
+  }
+
+  get waiting(): number {
+    return this.waiters.size;
+  }
+
+  admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal> {
+    const { cost: given, whenFull, burst } = this.options;
+    const cost = typeof given === 'number' ? given : this.ask(given, call);
+    if (typeof cost !== 'number') return refuse(cost);
+    if (cost > burst) return this.refuseForEver(cost);
+    if (call !== undefined) this.clock = call.clock;
+    const nowMs = call === undefined ? this.clock.now() : call.admissionMs();
+    // Nobody overtakes: while others wait, a newcomer waits behind them, for what they cost together with it.
+    const waitMs = this.gcra.waitMs(this.waitingCost + cost, nowMs);
+    if (waitMs === 0 && this.waiters.size === 0) {
+      this.gcra.take(cost, nowMs);
+      return permit;
+    }
+    if (whenFull === 'reject' || !this.mayWait(call, waitMs, nowMs)) return this.refuse(waitMs);
+    return this.wait(call, cost);
+  }
+
+  /** @internal Starts all whose turn has come; the first of the others has a timer, because its turn is known. */
+  serve(): void {
+    for (let { first } = this.waiters; first !== undefined; { first } = this.waiters) {
+      const nowMs = first.clock.now();
+      const waitMs = this.gcra.waitMs(first.cost, nowMs);
+      if (waitMs > 0) return first.clock.schedule(first, nowMs + waitMs);
+      this.gcra.take(first.cost, nowMs);
+      this.takeOut(first);
+      first.answer(permit);
+    }
+  }
+
+  /** @internal A waiter's call was aborted. */
+  leave(waiter: Waiter, reason: unknown): void {
+    const wasFirst = this.waiters.first === waiter;
+    this.takeOut(waiter);
+    waiter.answer(refuse(reason));
+    if (!wasFirst) return;
+    waiter.clock.cancel(waiter);
+    this.serve();
+  }
+
+  private takeOut(waiter: Waiter): void {
+    this.waiters.remove(waiter);
+    this.waitingCost = this.waiters.size === 0 ? 0 : this.waitingCost - waiter.cost;
+    waiter.call?.detach(waiter);
+  }
+
+  /** The wait is known and can only become shorter, so who would wait in vain hears at once. */
+  private mayWait(call: Call | undefined, waitMs: number, nowMs: number): boolean {
+    const { queue, maxWait = Number.POSITIVE_INFINITY } = this.options;
+    const remainingMs = call === undefined ? Number.POSITIVE_INFINITY : call.deadlineMs - nowMs;
+    return this.waiters.size < queue && waitMs <= maxWait && waitMs < remainingMs;
+  }
+
+  private wait(call: Call | undefined, cost: number): Promise<Permit | Refusal> {
+    const waiter = new Waiter(this, call, this.clock, cost);
+    const promise = new Promise<Permit | Refusal>((resolve) => {
+      waiter.answer = resolve;
+    });
+    this.waiters.add(waiter);
+    this.waitingCost += cost;
+    // A call that was aborted already hears at once, and then waits no more.
+    call?.attach(waiter);
+    if (this.waiters.first === waiter) this.serve();
+    return promise;
+  }
+
+  /** The cost of a call; an error when the user's function fails. By hand, without a call to show it, a call costs 1. */
+  private ask(costOf: (call: Call) => number, call: Call | undefined): number | HandlesError {
+    if (call === undefined) return 1;
+    try {
+      const cost: unknown = costOf(call);
+      if (isCost(cost)) return cost;
+      throw new TypeError(`a cost is a number of at least 0, got ${show(cost)}`);
+    } catch (thrown) {
+      return new HandlesError({ policy: this.name, option: 'cost', thrown });
+    }
+  }
+
+  private refuseForEver(cost: number): Refusal {
+    const { burst } = this.options;
+    return this.refuse(undefined, new RangeError(`it costs ${cost} and "burst" is ${burst}, so it can never start`));
+  }
+
+  private refuse(retryAfterMs: number | undefined, cause?: RangeError): Refusal {
+    const { limit, stack } = this.options;
+    const { name, events } = this;
+    if (events.heard) events.emit({ type: 'rate-limited', name, retryAfterMs });
+    return refuse(new RateLimitedError({ policy: name, limit, retryAfterMs, cause, stack }));
+  }
+}
+
+/** A call that waits; also the timer of its turn and what hears of its abort. */
+class Waiter extends Timer implements Dependent, QueueNode<Waiter> {
+  owner: Call | undefined = undefined;
+  previousDependent: Dependent | undefined = undefined;
+  nextDependent: Dependent | undefined = undefined;
+  previousInQueue: Waiter | undefined = undefined;
+  nextInQueue: Waiter | undefined = undefined;
+  readonly call: Call | undefined;
+  readonly clock: Clock;
+  readonly cost: number;
+  answer!: (answer: Permit | Refusal) => void;
+  private readonly rateLimit: RateLimit;
+
+  constructor(rateLimit: RateLimit, call: Call | undefined, clock: Clock, cost: number) {
+    super();
+    this.rateLimit = rateLimit;
+    this.call = call;
+    this.clock = clock;
+    this.cost = cost;
+  }
+
+  override expire(): void {
+    this.rateLimit.serve();
+  }
+
+  onAbort(reason: unknown): void {
+    this.rateLimit.leave(this, reason);
+  }
+}

@@ -1,0 +1,191 @@
+/**
+ * Throttle: turns calls away by chance, as many as a service that has too much to do refuses anyway.
+ *
+ * Promise: while the service accepts at least one of `factor` calls nothing is turned away; when it accepts none, a tenth
+ * goes on being sent, so that its recovery is seen; a call under way and one that says nothing count neither way.
+ * After: Beyer et al., "Site Reliability Engineering" (2016), ch. 21, adaptive throttling. There a request counts when it
+ * begins; here when it has ended, or else the first calls of a fresh process would be taken for refused ones.
+ */
+import type { Call } from '../core/call.js';
+import { type Clock, systemClock } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { ShedError } from '../core/errors.js';
+import { Events } from '../core/events.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  flag,
+  func,
+  integer,
+  number,
+  type RefusalOptions,
+  withDefault,
+} from '../core/options.js';
+import { type Handles, handlesThrows, judge, type Outcome } from '../core/outcome.js';
+import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
+import { bucketsPerWindow, TimeWindow } from '../structures/time-window.js';
+
+/** Options of {@link throttle}. */
+export interface ThrottleOptions extends CommonOptions, RefusalOptions {
+  /**
+   * Calls sent for each one that the service accepts. Default 2: half of what is sent to a service that refuses may be in
+   * vain. Lower is stricter. From 1 to 100.
+   */
+  readonly factor?: number;
+  /** The time that is looked back on, in ten steps. Default two minutes; from 10 ms. Longer than the longest call. */
+  readonly window?: Duration;
+  /** Calls that must have ended in the window before anything is turned away. Default 20; from 1. */
+  readonly minimumCalls?: number;
+  /** The largest share that is turned away. Default 0.9, so that a tenth tells when the service is well again. */
+  readonly maxShedRate?: number;
+  /**
+   * What counts as not accepted. Default: every error, also our own timeout. Say here which errors mean overload, such as
+   * a status 429 or 503, where others are an ordinary answer.
+   */
+  readonly handles?: Handles;
+  /** Draws from 0 to 1. Default `Math.random`. */
+  readonly random?: () => number;
+}
+
+/** A guard that turns away what would be refused. Outside a pipeline `admit()` works without a call. */
+export interface ThrottleGuard extends Guard {
+  /** The share of calls that was turned away when the last one came, from 0 to 1. */
+  readonly probability: number;
+  admit(call?: Call): Permit | Refusal;
+}
+
+/**
+ * Turns calls away by chance, as many as the service would refuse anyway, so that refusing does not cost it its strength.
+ *
+ * Smoother than a circuit breaker: it lessens the load instead of cutting it off, and needs no probes. Put it inside a
+ * retry, next to the operation; what it turns away is not repeated.
+ *
+ * @param options - `factor`, `window`, `minimumCalls`, `maxShedRate`, `handles`, `random`, `stack`, `name`, `on`, `clock`.
+ * @throws {@link ShedError} `ERR_SHED` from the call that is turned away.
+ * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `handles` throws.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { isRejected, pipeline, throttle } from 'holdfast';
+ *
+ * const search = pipeline(throttle({ minimumCalls: 5, random: () => 0.5 }));
+ * const busy = () => Promise.reject(new Error('503'));
+ * for (let call = 0; call < 5; call++) await search.attempt(busy);
+ * const outcome = await search.attempt(busy);
+ * console.log(!outcome.ok && isRejected(outcome.error)); // true
+ * ```
+ */
+export function throttle(options?: ThrottleOptions): ThrottleGuard {
+  return new Throttle(
+    checkOptions('throttle', options, {
+      factor: withDefault(number({ min: 1, max: 100 }), 2),
+      window: withDefault(duration({ min: bucketsPerWindow }), 120_000),
+      minimumCalls: withDefault(integer({ min: 1 }), 20),
+      maxShedRate: withDefault(number({ min: 0, max: 1 }), 0.9),
+      handles: withDefault(func<Handles>(), handlesThrows),
+      random: withDefault(func<() => number>(), Math.random),
+      stack: withDefault(flag(), false),
+      ...commonFields('throttle'),
+    }),
+  );
+}
+
+/** @internal The share to turn away of a service that accepted so many of these requests. */
+export function shedProbability(requests: number, accepts: number, factor: number): number {
+  return Math.max(0, (requests - factor * accepts) / (requests + 1));
+}
+
+interface CheckedOptions {
+  readonly factor: number;
+  readonly window: number;
+  readonly minimumCalls: number;
+  readonly maxShedRate: number;
+  readonly handles: Handles;
+  readonly random: () => number;
+  readonly stack: boolean;
+  readonly name: string;
+  readonly on: ThrottleOptions['on'];
+  readonly clock: Clock | undefined;
+}
+
+class Throttle implements ThrottleGuard {
+  readonly name: string;
+  readonly traits: PolicyTraits;
+  probability = 0;
+  private readonly options: CheckedOptions;
+  private readonly events: Events;
+  private readonly bucketMs: number;
+  private readonly window: TimeWindow;
+
+  constructor(options: CheckedOptions) {
+    const { name, factor, window, clock } = options;
+    this.options = options;
+    this.name = name;
+    this.traits = {
+      kind: 'throttle',
+      summary: `turns calls away when fewer than one in ${factor} is accepted over ${window} ms`,
+      clock,
+    };
+    this.events = new Events(name, options.on);
+    this.bucketMs = window / bucketsPerWindow;
+    this.window = new TimeWindow(0);
+  }
+
+  admit(call?: Call): Permit | Refusal {
+    const { factor, minimumCalls, maxShedRate, random, clock } = this.options;
+    const { window } = this;
+    const nowMs = call === undefined ? (clock ?? systemClock).now() : call.admissionMs();
+    const epoch = Math.floor(nowMs / this.bucketMs);
+    window.moveTo(epoch);
+    const { calls } = window;
+    const probability =
+      calls < minimumCalls ? 0 : Math.min(maxShedRate, shedProbability(calls, calls - window.failures, factor));
+    this.probability = probability;
+    if (probability === 0 || random() >= probability) return new ThrottlePermit(this, epoch);
+    window.record(true, false, epoch);
+    return this.turnAway(probability);
+  }
+
+  /** @internal A call ended. One that began in an earlier bucket counts in the latest, which spares a clock read. */
+  learn(outcome: Outcome, epoch: number): void {
+    const { handles } = this.options;
+    let isRefused = true;
+    try {
+      isRefused = handles === handlesThrows ? !outcome.ok : judge(handles, outcome, this.name);
+    } finally {
+      this.window.record(isRefused, false, epoch);
+    }
+  }
+
+  private turnAway(probability: number): Refusal {
+    const { name, events } = this;
+    if (events.heard) events.emit({ type: 'throttled', name, probability });
+    const percent = Math.round(probability * 100);
+    const reason = `the service accepts too few calls, so ${percent} % are not sent`;
+    return refuse(new ShedError({ policy: name, reason, stack: this.options.stack }));
+  }
+}
+
+class ThrottlePermit implements Permit {
+  private readonly throttle: Throttle;
+  private readonly epoch: number;
+  private isOver = false;
+
+  constructor(throttle: Throttle, epoch: number) {
+    this.throttle = throttle;
+    this.epoch = epoch;
+  }
+
+  settle(outcome: Outcome): void {
+    if (this.isOver) return;
+    this.isOver = true;
+    this.throttle.learn(outcome, this.epoch);
+  }
+
+  /** Aborted by its caller, or refused further inside: neither accepted nor refused by the service, so not a request. */
+  release(): void {
+    this.isOver = true;
+  }
+}

@@ -1,0 +1,226 @@
+/**
+ * Deadline of a request: what the headers grant becomes a call that the handler runs under. No framework is known here.
+ *
+ * Promise: a request whose time is over when it comes is not handled; one whose time passes while it is handled is
+ * answered 504 once, unless an answer has begun, and its call is aborted; a client that goes away aborts the call, too.
+ * When the answer is out, no timer and no listener is left.
+ */
+import { ambient } from '../core/ambient.js';
+import { Call } from '../core/call.js';
+import { type Clock, systemClock, Timer } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { DeadlineExceededError } from '../core/errors.js';
+import { Events } from '../core/events.js';
+import {
+  type CommonOptions,
+  checkArgument,
+  checkOptions,
+  commonFields,
+  duration,
+  flag,
+  impossibleOption,
+  optional,
+  withDefault,
+} from '../core/options.js';
+import { type HeaderReader, parseAttemptHeader, parseDeadlineHeaders } from '../policies/deadline-headers.js';
+import type { Problem } from './problem.js';
+
+/** Options of the `deadline` middleware. */
+export interface DeadlineMiddlewareOptions extends CommonOptions {
+  /** Time for a request that names none. Default: none, so that only a deadline header sets one. From 1 ms to 24.8 days. */
+  readonly default?: Duration;
+  /**
+   * The most that a deadline header is believed: a longer time counts as this one, because it comes from outside.
+   * Default: 60 s, or `default` where that is longer.
+   */
+  readonly maxAccept?: Duration;
+  /**
+   * Whether the deadline and attempt headers are read. `false`: only `default` counts, for servers that face the world.
+   * Default `true`.
+   */
+  readonly headers?: boolean;
+}
+
+/** One request and its answer, as a framework's adapter shows them. */
+export interface Exchange {
+  /** Carries the call, so that {@link callOf} finds it: Node's own request. */
+  readonly request: object;
+  readonly header: HeaderReader;
+  /** Node's own response. */
+  readonly response: ResponseEnd;
+  /** Answers, unless an answer has begun; what the handler writes afterwards must do no harm. */
+  answer(problem: Problem): void;
+}
+
+/** What ends a request: `finish` when the answer is out, `close` without it when the client is gone. */
+export interface ResponseEnd {
+  on(event: 'finish' | 'close', listener: () => void): unknown;
+  removeListener(event: 'finish' | 'close', listener: () => void): unknown;
+}
+
+/** What a route says of its own: its time, or that it has none. */
+export type RouteDeadline = Duration | false;
+
+const defaultMaxAcceptMs = 60_000;
+
+// A property and no WeakMap, so that the call is found whichever copy of the package made it.
+const callKey = Symbol.for('holdfast.call');
+
+/** A request that carries its call. */
+interface Carrier {
+  [callKey]?: Call;
+}
+
+/** The call of a request that went through the middleware, or undefined. */
+export function findCall(request: object): Call | undefined {
+  return (request as Carrier)[callKey];
+}
+
+/** The call of a request, for adapters to offer. */
+export function requireCall(request: object): Call {
+  const call = findCall(request);
+  if (call === undefined) {
+    throw new TypeError('callOf: the request has no call; mount the deadline middleware before what asks for it');
+  }
+  return call;
+}
+
+/** Runs a function with the request's call as the current one, where `holdfast/context` keeps it. */
+export function runUnderCall(request: object, task: () => void): void {
+  const around = ambient();
+  const call = findCall(request);
+  if (around === undefined || call === undefined) task();
+  else around.run(call, task);
+}
+
+/** The milliseconds that a route allows: `Infinity` for `false`, undefined when it says nothing. */
+export function routeLimitMs(route: unknown): number | undefined {
+  if (route === undefined) return undefined;
+  if (route === false) return Number.POSITIVE_INFINITY;
+  const allowed = "a duration such as 5000 or '5s', or false";
+  return checkArgument('deadline', 'config.deadline', route, { ...duration({}), allowed });
+}
+
+/** Gives each request its call. */
+export class DeadlineEngine {
+  readonly name: string;
+  readonly clock: Clock;
+  readonly events: Events;
+  readonly #defaultMs: number | undefined;
+  readonly #maxAcceptMs: number;
+  readonly #readsHeaders: boolean;
+
+  constructor(given: DeadlineMiddlewareOptions | undefined) {
+    const options = checkOptions('deadline', given, {
+      default: optional(duration({})),
+      maxAccept: optional(duration({})),
+      headers: withDefault(flag(), true),
+      ...commonFields('deadline'),
+    });
+    const { default: defaultMs, maxAccept } = options;
+    if (maxAccept !== undefined && defaultMs !== undefined && maxAccept < defaultMs) {
+      const allowed = `at least "default" (${defaultMs} ms), or whoever names a time gets less than who names none`;
+      throw impossibleOption('deadline', 'maxAccept', given?.maxAccept, allowed);
+    }
+    this.name = options.name;
+    this.clock = options.clock ?? systemClock;
+    this.events = new Events(options.name, options.on);
+    this.#defaultMs = defaultMs;
+    this.#maxAcceptMs = maxAccept ?? Math.max(defaultMaxAcceptMs, defaultMs ?? 0);
+    this.#readsHeaders = options.headers;
+  }
+
+  /**
+   * Lets a request begin: `goOn` runs under its call, or the request is answered because its time is over.
+   *
+   * @param routeMs - What the route allows, see {@link routeLimitMs}.
+   */
+  begin(exchange: Exchange, goOn: () => void, routeMs?: number): void {
+    const { header, request } = exchange;
+    const nowMs = this.clock.now();
+    const grantedMs = this.#grantedMs(header, routeMs);
+    const around = findCall(request);
+    // Of deadlines inside each other the nearest holds.
+    if (around !== undefined && grantedMs >= around.remainingMs) return goOn();
+    if (grantedMs <= 0) return this.#refuse(exchange, grantedMs);
+    const attempt = this.#readsHeaders ? parseAttemptHeader(header) : undefined;
+    const call = new Call(this.clock, nothing, undefined, around, attempt, nowMs + grantedMs);
+    call.isRetried = attempt !== undefined;
+    (request as Carrier)[callKey] = call;
+    new RequestRun(this, exchange, call, grantedMs).start();
+    runUnderCall(request, goOn);
+  }
+
+  #grantedMs(header: HeaderReader, routeMs: number | undefined): number {
+    if (routeMs === Number.POSITIVE_INFINITY) return routeMs;
+    const askedMs = this.#readsHeaders
+      ? parseDeadlineHeaders(header, { maxAcceptMs: routeMs ?? this.#maxAcceptMs })
+      : undefined;
+    return askedMs ?? routeMs ?? this.#defaultMs ?? Number.POSITIVE_INFINITY;
+  }
+
+  #refuse(exchange: Exchange, remainingMs: number): void {
+    const { name, events } = this;
+    if (events.heard) events.emit({ type: 'deadline-too-short', name, remainingMs });
+    exchange.answer(
+      timedOut('ERR_DEADLINE_TOO_SHORT', 'The time that the request allows was over when it came; it was not handled.'),
+    );
+  }
+}
+
+/** A request under way; also the timer of its deadline. */
+class RequestRun extends Timer {
+  readonly #engine: DeadlineEngine;
+  readonly #exchange: Exchange;
+  readonly #call: Call;
+  readonly #grantedMs: number;
+  readonly #onFinish = () => this.#release();
+  readonly #onClose = () => this.#clientGone();
+
+  constructor(engine: DeadlineEngine, exchange: Exchange, call: Call, grantedMs: number) {
+    super();
+    this.#engine = engine;
+    this.#exchange = exchange;
+    this.#call = call;
+    this.#grantedMs = grantedMs;
+  }
+
+  start(): void {
+    const { response } = this.#exchange;
+    response.on('finish', this.#onFinish);
+    response.on('close', this.#onClose);
+    if (this.#grantedMs !== Number.POSITIVE_INFINITY) this.#engine.clock.schedule(this, this.#call.deadline);
+  }
+
+  /** The time is over while the request is handled. */
+  override expire(): void {
+    const { name, events } = this.#engine;
+    this.#release();
+    const afterMs = this.#grantedMs;
+    if (events.heard) events.emit({ type: 'deadline-exceeded', name, afterMs });
+    const error = new DeadlineExceededError({ policy: name, afterMs });
+    // Answered first: what the abort sets off in the handler would else answer by itself, now this, now that.
+    this.#exchange.answer(timedOut(error.code, 'The request took longer than the time that it allows.'));
+    this.#call.abort(error);
+  }
+
+  #clientGone(): void {
+    this.#release();
+    this.#call.abort(new DOMException('The client closed the connection before it was answered', 'AbortError'));
+  }
+
+  #release(): void {
+    const { response } = this.#exchange;
+    response.removeListener('finish', this.#onFinish);
+    response.removeListener('close', this.#onClose);
+    this.#call.unfollow();
+    this.#engine.clock.cancel(this);
+  }
+}
+
+function timedOut(code: string, detail: string): Problem {
+  return { status: 504, title: 'Gateway Timeout', detail, code };
+}
+
+/** A request's call has no operation of its own. */
+function nothing(): void {}

@@ -1,0 +1,308 @@
+/**
+ * Memory store: the store of one process, bounded, without a timer of its own.
+ *
+ * Promise: what is not `evictable` is never dropped before its time; when it fills the store, `write` fails and says so.
+ * Expired entries are dropped by later writes, at most a few per write, the soonest first.
+ */
+import { LRUCache } from 'lru-cache';
+import { type Clock, systemClock } from '../core/clock.js';
+import { StoreError } from '../core/errors.js';
+import { checkOptions, having, integer, withDefault } from '../core/options.js';
+import {
+  type ClosableStore,
+  type Entry,
+  maxValueBytesField,
+  type Refused,
+  type StoreCallOptions,
+  type StoreRemoveOptions,
+  type StoreWriteOptions,
+  VerbChecks,
+  type Written,
+} from './store.js';
+
+/** Options of {@link memoryStore}. */
+export interface MemoryStoreOptions {
+  /** Most entries, from 1 to 10 000 000. Default 100 000: a day of idempotency keys at one per second. */
+  readonly max?: number;
+  /** Most bytes of all keys and values together. Default 128 MiB: it fits beside an ordinary heap. */
+  readonly maxBytes?: number;
+  /** Most bytes of one value, from 1 to 1 GiB. Default 1 MiB. */
+  readonly maxValueBytes?: number;
+  /** The source of time. Default `systemClock`. */
+  readonly clock?: Clock;
+}
+
+/** What {@link memoryStore} makes. */
+export interface MemoryStore extends ClosableStore {
+  /** Entries kept, those included whose time is over and that no write has dropped yet. */
+  readonly size: number;
+}
+
+/**
+ * A store in the memory of this process.
+ *
+ * For tests, for services of one process, and as the default until there is a second one. Processes do not see each
+ * other's entries, and a restart forgets all, versions included.
+ * Entries written `evictable` make room for others, the least recently used first; all others stay until their time is
+ * over. When those fill the store, a write fails with {@link StoreError}, reason `'full'`.
+ *
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { memoryStore } from 'holdfast';
+ *
+ * const store = memoryStore({ max: 10_000 });
+ * const mine = new TextEncoder().encode('worker 1');
+ * const first = await store.write('job', mine, { ttlMs: 10_000, ifVersion: 0 });
+ * const second = await store.write('job', mine, { ttlMs: 10_000, ifVersion: 0 });
+ * console.log(first.ok, second.ok); // true false
+ * ```
+ */
+export function memoryStore(options: MemoryStoreOptions = {}): MemoryStore {
+  const { max, maxBytes, maxValueBytes, clock } = checkOptions('memoryStore', options, {
+    max: withDefault(integer({ min: 1, max: 10_000_000 }), 100_000),
+    maxBytes: withDefault(integer({ min: 1024 }), 2 ** 27),
+    maxValueBytes: maxValueBytesField,
+    clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule'), systemClock),
+  });
+  return new BoundedStore(max, maxBytes, clock, new VerbChecks('memory', maxValueBytes));
+}
+
+class Kept {
+  readonly key: string;
+  readonly value: Uint8Array;
+  readonly version: number;
+  readonly writtenMs: number;
+  readonly expiresMs: number;
+  /** Place in the heap; -1 for what is evictable. */
+  heapIndex = -1;
+
+  constructor(key: string, value: Uint8Array, version: number, writtenMs: number, expiresMs: number) {
+    this.key = key;
+    this.value = value;
+    this.version = version;
+    this.writtenMs = writtenMs;
+    this.expiresMs = expiresMs;
+  }
+
+  get bytes(): number {
+    return bytesOf(this.key, this.value);
+  }
+
+  entry(nowMs: number, copies: Copies): Entry {
+    return {
+      value: copies.of(this.value),
+      version: this.version,
+      ageMs: nowMs - this.writtenMs,
+      ttlMs: this.expiresMs - nowMs,
+    };
+  }
+}
+
+/** Expired entries that one write drops: more than it adds, so that they become fewer. */
+const droppedPerWrite = 2;
+
+class BoundedStore implements MemoryStore {
+  private readonly records = new Map<string, Kept>();
+  private readonly expiry = new ExpiryHeap();
+  private recordBytes = 0;
+  /** Made for the first evictable entry. */
+  private evictables: LRUCache<string, Kept> | undefined = undefined;
+  /** One counter for all keys, so that nothing need be remembered of a key that is gone. */
+  private lastVersion = 0;
+  private readonly copies = new Copies();
+  private isClosed = false;
+  private readonly max: number;
+  private readonly maxBytes: number;
+  private readonly clock: Clock;
+  private readonly checks: VerbChecks;
+
+  constructor(max: number, maxBytes: number, clock: Clock, checks: VerbChecks) {
+    this.max = max;
+    this.maxBytes = maxBytes;
+    this.clock = clock;
+    this.checks = checks;
+  }
+
+  get size(): number {
+    return this.records.size + (this.evictables?.size ?? 0);
+  }
+
+  async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
+    this.checks.read(key, options);
+    if (this.isClosed) throw closed('read');
+    const nowMs = this.clock.now();
+    return this.live(key, nowMs)?.entry(nowMs, this.copies);
+  }
+
+  async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
+    this.checks.write(key, value, options);
+    if (this.isClosed) throw closed('write');
+    const { ttlMs, ifVersion, evictable } = options;
+    const nowMs = this.clock.now();
+    const current = this.live(key, nowMs);
+    if (ifVersion !== undefined && ifVersion !== (current?.version ?? 0)) {
+      return { ok: false, entry: current?.entry(nowMs, this.copies) };
+    }
+    for (let dropped = 0; dropped < droppedPerWrite && this.dropExpired(nowMs); dropped++);
+    this.makeRoom(key, bytesOf(key, value), nowMs);
+    this.drop(key);
+    // Not `slice`: on a Buffer that is a view of the same bytes.
+    const kept = new Kept(key, new Uint8Array(value), ++this.lastVersion, nowMs, nowMs + ttlMs);
+    if (evictable) {
+      this.evictables ??= new LRUCache({ maxSize: this.maxBytes, sizeCalculation: (one) => one.bytes });
+      this.evictables.set(key, kept);
+    } else {
+      this.records.set(key, kept);
+      this.recordBytes += kept.bytes;
+      this.expiry.add(kept);
+    }
+    return { ok: true, version: kept.version };
+  }
+
+  async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
+    this.checks.remove(key, options);
+    if (this.isClosed) throw closed('remove');
+    const current = this.live(key, this.clock.now());
+    if (current === undefined) return false;
+    const ifVersion = options?.ifVersion;
+    if (ifVersion !== undefined && ifVersion !== current.version) return false;
+    this.drop(key);
+    return true;
+  }
+
+  async close(): Promise<void> {
+    this.isClosed = true;
+    this.records.clear();
+    this.expiry.clear();
+    this.evictables = undefined;
+  }
+
+  private live(key: string, nowMs: number): Kept | undefined {
+    const kept = this.records.get(key) ?? this.evictables?.get(key);
+    return kept !== undefined && nowMs < kept.expiresMs ? kept : undefined;
+  }
+
+  private drop(key: string): void {
+    const record = this.records.get(key);
+    if (record === undefined) {
+      this.evictables?.delete(key);
+      return;
+    }
+    this.records.delete(key);
+    this.recordBytes -= record.bytes;
+    this.expiry.remove(record);
+  }
+
+  private dropExpired(nowMs: number): boolean {
+    const first = this.expiry.first;
+    if (first === undefined || nowMs < first.expiresMs) return false;
+    this.drop(first.key);
+    return true;
+  }
+
+  /** Drops what may be dropped until the entry fits in place of the key's old one, or throws and leaves all records. */
+  private makeRoom(key: string, bytes: number, nowMs: number): void {
+    for (;;) {
+      const old = this.records.get(key) ?? this.evictables?.peek(key);
+      const entries = this.size + (old === undefined ? 1 : 0);
+      const allBytes = this.recordBytes + (this.evictables?.calculatedSize ?? 0) - (old?.bytes ?? 0) + bytes;
+      if (entries <= this.max && allBytes <= this.maxBytes) return;
+      if (!this.dropExpired(nowMs) && this.evictables?.pop() === undefined) throw this.full();
+    }
+  }
+
+  private full(): StoreError {
+    const used = `${this.records.size} of ${this.max} entries, ${this.recordBytes} of ${this.maxBytes} bytes`;
+    const detail = `it is full of entries that may not be evicted (${used}); raise "max" or "maxBytes", or let them live shorter`;
+    return new StoreError({ store: 'memory', operation: 'write', reason: 'full', applied: 'no', detail });
+  }
+}
+
+function closed(operation: string): StoreError {
+  return new StoreError({ store: 'memory', operation, reason: 'closed', applied: 'no', detail: 'the store is closed' });
+}
+
+/** A string takes at most two bytes per unit. */
+function bytesOf(key: string, value: Uint8Array): number {
+  return key.length * 2 + value.byteLength;
+}
+
+/** Copies that lie side by side in a slab no two of them share a byte of: a buffer for each would cost more than the read. */
+class Copies {
+  private slab = new ArrayBuffer(0);
+  private used = 0;
+
+  of(value: Uint8Array): Uint8Array {
+    const { byteLength } = value;
+    if (byteLength > largestInSlab) return value.slice();
+    if (this.used + byteLength > this.slab.byteLength) {
+      this.slab = new ArrayBuffer(slabBytes);
+      this.used = 0;
+    }
+    const copy = new Uint8Array(this.slab, this.used, byteLength);
+    this.used += byteLength;
+    copy.set(value);
+    return copy;
+  }
+}
+
+const slabBytes = 8192;
+/** One copy that somebody keeps holds its slab, so a slab is small, and a large value has a buffer of its own. */
+const largestInSlab = 1024;
+
+/** A binary heap of records, the first to expire on top. */
+class ExpiryHeap {
+  private readonly heap: Kept[] = [];
+
+  get first(): Kept | undefined {
+    return this.heap[0];
+  }
+
+  add(kept: Kept): void {
+    this.heap.push(kept);
+    this.rise(kept, this.heap.length - 1);
+  }
+
+  remove(kept: Kept): void {
+    const last = this.heap.pop()!;
+    if (last === kept) return;
+    const index = kept.heapIndex;
+    this.rise(last, index);
+    if (last.heapIndex === index) this.sink(last, index);
+  }
+
+  clear(): void {
+    this.heap.length = 0;
+  }
+
+  private rise(kept: Kept, from: number): void {
+    let index = from;
+    while (index > 0) {
+      const parent = this.heap[(index - 1) >> 1]!;
+      if (parent.expiresMs <= kept.expiresMs) break;
+      this.place(parent, index);
+      index = (index - 1) >> 1;
+    }
+    this.place(kept, index);
+  }
+
+  private sink(kept: Kept, from: number): void {
+    const { heap } = this;
+    let index = from;
+    for (;;) {
+      let child = 2 * index + 1;
+      if (child >= heap.length) break;
+      if (child + 1 < heap.length && heap[child + 1]!.expiresMs < heap[child]!.expiresMs) child++;
+      if (kept.expiresMs <= heap[child]!.expiresMs) break;
+      this.place(heap[child]!, index);
+      index = child;
+    }
+    this.place(kept, index);
+  }
+
+  private place(kept: Kept, index: number): void {
+    this.heap[index] = kept;
+    kept.heapIndex = index;
+  }
+}

@@ -1,0 +1,476 @@
+/**
+ * SQLite store: one table in a file that the processes of one machine share.
+ *
+ * Promise: a verb is one statement, so it is done or not done whatever dies in between; the event loop is never blocked
+ * by another process's lock, because the store waits for it by itself. A version is the row's own AUTOINCREMENT number:
+ * SQLite gives none twice in the life of the table, so a key that was removed or swept leaves nothing behind.
+ * After: sqlite.org/autoinc.html, sqlite.org/wal.html, sqlite.org/lang_returning.html.
+ */
+import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
+import { checkArgument, checkOptions, duration, having, withDefault } from '../core/options.js';
+import {
+  type ClosableStore,
+  type Entry,
+  maxValueBytesField,
+  type NativeCapabilities,
+  prefixField,
+  type Refused,
+  type StoreCallOptions,
+  type StoreRemoveOptions,
+  type StoreTransaction,
+  type StoreWriteOptions,
+  VerbChecks,
+  type Written,
+} from './store.js';
+
+/** What {@link sqliteStore} needs of a database: `DatabaseSync` of node:sqlite and `Database` of better-sqlite3 have it. */
+export interface SqliteDatabase {
+  prepare(sql: string): SqliteStatement;
+  exec(sql: string): unknown;
+  /** node:sqlite, from Node 22.16. */
+  readonly isTransaction?: boolean;
+  /** better-sqlite3. */
+  readonly inTransaction?: boolean;
+}
+
+/** A prepared statement of either library. */
+export interface SqliteStatement {
+  all(...values: readonly SqliteValue[]): unknown[];
+  run(...values: readonly SqliteValue[]): { readonly changes: number | bigint };
+}
+
+type SqliteValue = string | number | null | Uint8Array;
+
+/** Options of {@link sqliteStore}. */
+export interface SqliteStoreOptions {
+  /** Goes before each key: stores with different prefixes share a file and never meet. Default `'holdfast'`. */
+  readonly prefix?: string;
+  /** How long a verb waits while another process writes: milliseconds, or a literal. Default `'500ms'`. */
+  readonly timeout?: Duration;
+  /** Most bytes of one value, from 1 to 1 GiB. Default 1 MiB. */
+  readonly maxValueBytes?: number;
+  /** Measures `timeout`; the time of entries is SQLite's. Default `systemClock`. */
+  readonly clock?: Clock;
+}
+
+/** What {@link sqliteStore} makes. */
+export interface SqliteStore extends ClosableStore {
+  readonly native: NativeCapabilities & Required<Pick<NativeCapabilities, 'transaction'>>;
+}
+
+/**
+ * A store in a SQLite file, for all processes of one machine.
+ *
+ * Takes an open database of node:sqlite or better-sqlite3. The first verb creates the table `holdfast_entries`, turns
+ * write-ahead logging on and sets `busy_timeout` of this connection to 0: the store waits for locks itself, up to `timeout`, without
+ * blocking the event loop. A connection of its own is best; where it is shared, keep no transaction open across an `await`.
+ * Not for a file on a network: SQLite's locks do not hold there.
+ *
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option, or a database, that is wrong.
+ * @example
+ * ```ts
+ * import { DatabaseSync } from 'node:sqlite';
+ * import { sqliteStore } from 'holdfast/sqlite';
+ *
+ * const db = new DatabaseSync(':memory:'); // or the path of a file
+ * const store = sqliteStore(db);
+ * const mine = new TextEncoder().encode('worker 1');
+ * const first = await store.write('job', mine, { ttlMs: 10_000, ifVersion: 0 });
+ * const second = await store.write('job', mine, { ttlMs: 10_000, ifVersion: 0 });
+ * console.log(first.ok, second.ok); // true false
+ * ```
+ */
+export function sqliteStore(db: SqliteDatabase, options: SqliteStoreOptions = {}): SqliteStore {
+  const field = having<SqliteDatabase>('an open database of node:sqlite or better-sqlite3', 'prepare', 'exec');
+  const database = checkArgument('sqliteStore', 'db', db, field);
+  const { prefix, timeout, maxValueBytes, clock } = checkOptions('sqliteStore', options, {
+    prefix: prefixField,
+    timeout: withDefault(duration({}), 500),
+    maxValueBytes: maxValueBytesField,
+    clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
+  });
+  return new TableStore(database, prefix, timeout, clock, new VerbChecks('sqlite', maxValueBytes));
+}
+
+// The value comes last: a row with a big one is spread over pages that only reading the value itself must follow.
+const schema = `
+CREATE TABLE IF NOT EXISTS holdfast_entries (
+  version INTEGER PRIMARY KEY AUTOINCREMENT,
+  key TEXT NOT NULL UNIQUE,
+  written_ms INTEGER NOT NULL,
+  expires_ms INTEGER NOT NULL,
+  value BLOB NOT NULL
+)`;
+
+// SQLite knows whole milliseconds and cuts the rest off, so an entry is live through the last one: never gone early.
+const now = `(SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)`;
+
+const readSql = `
+SELECT value, version, now - written_ms AS age, expires_ms - now AS ttl
+FROM holdfast_entries, ${now} WHERE key = ? AND expires_ms >= now`;
+
+const writeSql = `
+WITH given(key, value, ttl, condition) AS (VALUES (?, ?, ?, ?))
+INSERT OR REPLACE INTO holdfast_entries (key, written_ms, expires_ms, value)
+SELECT key, now, now + ttl, coalesce(value, x'') FROM given, ${now}
+WHERE condition IS NULL OR condition = coalesce(
+  (SELECT version FROM holdfast_entries AS held WHERE held.key = given.key AND held.expires_ms >= now), 0)
+RETURNING version`;
+
+const removeSql = `
+DELETE FROM holdfast_entries
+WHERE key = ? AND version = coalesce(?, version) AND expires_ms >= (SELECT now FROM ${now})`;
+
+const scanSql = `
+SELECT count(*) AS rows, max(version) AS last, sum(expires_ms < now) AS expired
+FROM (SELECT version, expires_ms FROM holdfast_entries WHERE version > ? ORDER BY version LIMIT ?), ${now}`;
+
+const sweepSql = `
+DELETE FROM holdfast_entries
+WHERE version > ? AND version <= ? AND expires_ms < (SELECT now FROM ${now})`;
+
+interface Statements {
+  readonly read: SqliteStatement;
+  readonly write: SqliteStatement;
+  readonly remove: SqliteStatement;
+  readonly scan: SqliteStatement;
+  readonly sweep: SqliteStatement;
+}
+
+/** Rows looked at by one sweep, and writes from one to the next: four rows per write, oldest version first, round and round. */
+const rowsPerSweep = 256;
+const writesPerSweep = 64;
+
+/** Pauses between tries for a lock: those of SQLite's own busy handler, but for its longest. */
+const pausesMs = [1, 2, 5, 10, 15, 20, 25];
+
+/** How a transaction ended. What the caller's function throws is passed on as it is. */
+type Ended<T> = { readonly value: T } | { readonly thrown: unknown };
+
+class TableStore implements SqliteStore {
+  readonly native: SqliteStore['native'];
+  private statements: Statements | undefined = undefined;
+  private isClosed = false;
+  private writesUntilSweep = 0;
+  private sweptVersion = 0;
+  private readonly db: SqliteDatabase;
+  /** With the separator, which no prefix contains. */
+  private readonly prefix: string;
+  private readonly timeoutMs: number;
+  private readonly clock: Clock;
+  private readonly checks: VerbChecks;
+
+  constructor(db: SqliteDatabase, prefix: string, timeoutMs: number, clock: Clock, checks: VerbChecks) {
+    this.db = db;
+    this.prefix = `${prefix}|`;
+    this.timeoutMs = timeoutMs;
+    this.clock = clock;
+    this.checks = checks;
+    this.native = { transaction: (work, options) => this.transaction(work, options) };
+  }
+
+  async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
+    this.checks.read(key, options);
+    return this.whenFree('read', options?.signal, (statements) => this.readNow(statements, key));
+  }
+
+  async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
+    this.checks.write(key, value, options);
+    const { ttlMs, ifVersion } = options;
+    return this.whenFree('write', options.signal, (statements) => {
+      const answer = this.writeNow(statements, key, value, ttlMs, ifVersion);
+      this.sweepNowAndThen(statements);
+      return answer;
+    });
+  }
+
+  async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
+    this.checks.remove(key, options);
+    const ifVersion = options?.ifVersion;
+    return this.whenFree('remove', options?.signal, (statements) => this.removeNow(statements, key, ifVersion));
+  }
+
+  async close(): Promise<void> {
+    this.isClosed = true;
+    this.statements = undefined;
+  }
+
+  private async transaction<T>(work: (view: StoreTransaction) => T, options: StoreCallOptions = {}): Promise<T> {
+    checkArgument('transaction', 'work', work, { allowed: 'a function', parse: callable<T> });
+    if (options.signal?.aborted) throw options.signal.reason;
+    const ended = await this.whenFree('transaction', options.signal, (statements): Ended<T> => {
+      this.db.exec('BEGIN IMMEDIATE');
+      const view = new View(this, statements, this.checks);
+      let value: T;
+      // What goes wrong from here on is not thrown: the work is never run a second time.
+      try {
+        value = work(view);
+        if (isThenable(value)) throw this.mustBeSynchronous(value);
+      } catch (thrown) {
+        this.rollBack();
+        return { thrown };
+      } finally {
+        view.end();
+      }
+      try {
+        this.db.exec('COMMIT');
+        return { value };
+      } catch (error) {
+        this.rollBack();
+        return { thrown: this.failure('transaction', error) };
+      }
+    });
+    if ('thrown' in ended) throw ended.thrown;
+    return ended.value;
+  }
+
+  /** @internal */
+  readNow({ read }: Statements, key: string): Entry | undefined {
+    const [row] = read.all(this.prefix + key) as Row[];
+    if (row === undefined) return undefined;
+    const { buffer, byteOffset, byteLength } = row.value;
+    return {
+      // better-sqlite3 gives a Buffer, whose methods differ.
+      value: new Uint8Array(buffer, byteOffset, byteLength),
+      version: Number(row.version),
+      // The machine's clock may have been put back since.
+      ageMs: Math.max(0, Number(row.age)),
+      ttlMs: Number(row.ttl),
+    };
+  }
+
+  /** @internal */
+  writeNow(
+    statements: Statements,
+    key: string,
+    value: Uint8Array,
+    ttlMs: number,
+    ifVersion: number | undefined,
+  ): Written | Refused {
+    for (;;) {
+      // `all` runs the statement to its end: only then is it committed, and a failure to commit known.
+      const [written] = statements.write.all(this.prefix + key, value, Math.ceil(ttlMs), ifVersion ?? null) as Row[];
+      if (written !== undefined) return { ok: true, version: Number(written.version) };
+      const entry = this.readNow(statements, key);
+      // Another process may have removed what was in the way since; then nothing is in the way any more.
+      if (entry !== undefined || ifVersion !== 0) return { ok: false, entry };
+    }
+  }
+
+  /** @internal */
+  removeNow({ remove }: Statements, key: string, ifVersion: number | undefined): boolean {
+    return Number(remove.run(this.prefix + key, ifVersion ?? null).changes) > 0;
+  }
+
+  /** Expired rows go a few at a time; what goes wrong here is the next sweep's business, the write is done. */
+  private sweepNowAndThen({ scan, sweep }: Statements): void {
+    if (this.writesUntilSweep-- > 0) return;
+    this.writesUntilSweep = writesPerSweep - 1;
+    try {
+      const [seen] = scan.all(this.sweptVersion, rowsPerSweep) as Scanned[];
+      const { rows, last, expired } = seen!;
+      if (Number(expired) > 0) sweep.run(this.sweptVersion, Number(last));
+      // New rows come at the end; to follow them would leave the old ones behind for ever.
+      this.sweptVersion = Number(rows) < rowsPerSweep ? 0 : Number(last);
+    } catch {
+      this.sweptVersion = 0;
+    }
+  }
+
+  /** Runs a step, again and again while the database is locked, until `timeout`. A step that is refused has done nothing. */
+  private async whenFree<T>(
+    operation: string,
+    signal: AbortSignal | undefined,
+    step: (statements: Statements) => T,
+  ): Promise<T> {
+    let endsAtMs: number | undefined;
+    for (let tries = 0; ; tries++) {
+      if (this.isClosed) throw this.error(operation, 'closed', 'the store is closed');
+      let reason: unknown;
+      try {
+        if (!this.isInForeignTransaction) return step(this.statements ?? this.setUp());
+        reason = new Error('a transaction of yours is open on this connection; give the store a connection of its own');
+      } catch (error) {
+        if (!isLocked(error)) throw this.failure(operation, error);
+        reason = error;
+      }
+      const nowMs = this.clock.now();
+      endsAtMs ??= nowMs + this.timeoutMs;
+      if (nowMs >= endsAtMs) {
+        const detail = `the database stayed locked for ${this.timeoutMs} ms: ${messageOf(reason)}`;
+        throw this.error(operation, 'busy', detail, reason);
+      }
+      const pauseMs = pausesMs[Math.min(tries, pausesMs.length - 1)]!;
+      await pause(this.clock, Math.min(nowMs + pauseMs, endsAtMs), signal);
+    }
+  }
+
+  private get isInForeignTransaction(): boolean {
+    return this.db.isTransaction ?? this.db.inTransaction ?? false;
+  }
+
+  private setUp(): Statements {
+    const { db } = this;
+    db.exec('PRAGMA busy_timeout = 0');
+    // Persistent and shared by all connections. A database in memory has a mode of its own, and keeps it.
+    db.exec('PRAGMA journal_mode = WAL');
+    db.exec(schema);
+    const [read, write, remove, scan, sweep] = [readSql, writeSql, removeSql, scanSql, sweepSql].map((sql) =>
+      db.prepare(sql),
+    ) as [SqliteStatement, SqliteStatement, SqliteStatement, SqliteStatement, SqliteStatement];
+    this.statements = { read, write, remove, scan, sweep };
+    return this.statements;
+  }
+
+  private rollBack(): void {
+    try {
+      this.db.exec('ROLLBACK');
+    } catch {
+      // Some failures, such as a full disk, roll back by themselves.
+    }
+  }
+
+  /** @internal */
+  failure(operation: string, cause: unknown): StoreError {
+    const code = codeOf(cause);
+    const detail = messageOf(cause);
+    if (code === undefined || code === 'SQLITE_ERROR') {
+      // Somebody may have dropped the table, or closed the connection and opened it again: the next verb begins anew.
+      this.statements = undefined;
+      if (code === undefined) return this.error(operation, 'closed', `the database is not usable: ${detail}`, cause);
+      return this.error(operation, 'schema', `table holdfast_entries is not as expected: ${detail}`, cause);
+    }
+    if (code === 'SQLITE_FULL') return this.error(operation, 'full', `the disk is full: ${detail}`, cause);
+    if (isLocked(cause)) return this.error(operation, 'busy', `the database is locked: ${detail}`, cause);
+    // When it cannot be read or synced, nobody knows how much of a commit has reached the disk.
+    const isUncertain = operation !== 'read' && !surelyNotApplied.has(code);
+    return this.error(operation, 'failed', detail, cause, isUncertain ? 'unknown' : 'no');
+  }
+
+  private error(
+    operation: string,
+    reason: StoreFailure,
+    detail: string,
+    cause?: unknown,
+    applied: StoreError['applied'] = 'no',
+  ): StoreError {
+    return new StoreError({ store: 'sqlite', operation, reason, applied, detail, cause });
+  }
+
+  private mustBeSynchronous(promise: PromiseLike<unknown>): StoreError {
+    // It is rolled back; that it rejects, perhaps for that very reason, is nobody's news.
+    promise.then(undefined, () => {});
+    const detail = 'the function must be synchronous: others would run on the connection while it waits';
+    return this.error('transaction', 'invalid', detail);
+  }
+}
+
+interface Row {
+  readonly value: Uint8Array;
+  readonly version: number | bigint;
+  readonly age: number | bigint;
+  readonly ttl: number | bigint;
+}
+
+interface Scanned {
+  readonly rows: number | bigint;
+  readonly last: number | bigint | null;
+  readonly expired: number | bigint | null;
+}
+
+/** The verbs of a transaction, until it ends. */
+class View implements StoreTransaction {
+  private isOver = false;
+  private readonly store: TableStore;
+  private readonly statements: Statements;
+  private readonly checks: VerbChecks;
+
+  constructor(store: TableStore, statements: Statements, checks: VerbChecks) {
+    this.store = store;
+    this.statements = statements;
+    this.checks = checks;
+  }
+
+  read(key: string): Entry | undefined {
+    this.checks.read(key, undefined);
+    return this.run('read', () => this.store.readNow(this.statements, key));
+  }
+
+  write(key: string, value: Uint8Array, options: Omit<StoreWriteOptions, 'signal'>): Written | Refused {
+    this.checks.write(key, value, options);
+    const { ttlMs, ifVersion } = options;
+    return this.run('write', () => this.store.writeNow(this.statements, key, value, ttlMs, ifVersion));
+  }
+
+  remove(key: string, options?: Omit<StoreRemoveOptions, 'signal'>): boolean {
+    this.checks.remove(key, options);
+    return this.run('remove', () => this.store.removeNow(this.statements, key, options?.ifVersion));
+  }
+
+  end(): void {
+    this.isOver = true;
+  }
+
+  private run<T>(operation: string, step: () => T): T {
+    if (this.isOver) {
+      const detail = 'the transaction is over';
+      throw new StoreError({ store: 'sqlite', operation, reason: 'closed', applied: 'no', detail });
+    }
+    try {
+      return step();
+    } catch (error) {
+      throw this.store.failure(operation, error);
+    }
+  }
+}
+
+/** Primary result codes that node:sqlite gives as numbers, by the names that better-sqlite3 uses. */
+const codeNames: Readonly<Record<number, string>> = {
+  ...{ 1: 'SQLITE_ERROR', 3: 'SQLITE_PERM', 5: 'SQLITE_BUSY', 6: 'SQLITE_LOCKED', 8: 'SQLITE_READONLY' },
+  ...{ 10: 'SQLITE_IOERR', 11: 'SQLITE_CORRUPT', 13: 'SQLITE_FULL', 14: 'SQLITE_CANTOPEN', 18: 'SQLITE_TOOBIG' },
+  ...{ 19: 'SQLITE_CONSTRAINT', 23: 'SQLITE_AUTH', 26: 'SQLITE_NOTADB' },
+};
+
+const surelyNotApplied = new Set([
+  ...['SQLITE_PERM', 'SQLITE_READONLY', 'SQLITE_CANTOPEN', 'SQLITE_TOOBIG', 'SQLITE_CONSTRAINT', 'SQLITE_AUTH'],
+  'SQLITE_NOTADB',
+]);
+
+/** The primary result code, or undefined for what does not come from SQLite itself, such as a connection that is closed. */
+function codeOf(error: unknown): string | undefined {
+  const { code, errcode } = (error ?? {}) as { readonly code?: unknown; readonly errcode?: unknown };
+  if (typeof errcode === 'number') return codeNames[errcode & 0xff] ?? `SQLITE_${errcode & 0xff}`;
+  return typeof code === 'string' ? /^SQLITE_[A-Z]+/.exec(code)?.[0] : undefined;
+}
+
+function isLocked(error: unknown): boolean {
+  const code = codeOf(error);
+  // better-sqlite3 lets nothing else run on a connection while somebody walks through the rows of a query.
+  return code === 'SQLITE_BUSY' || code === 'SQLITE_LOCKED' || /busy executing a query/.test(messageOf(error));
+}
+
+function callable<T>(value: unknown): ((view: StoreTransaction) => T) | undefined {
+  return typeof value === 'function' ? (value as (view: StoreTransaction) => T) : undefined;
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function';
+}
+
+/** Resolves at an instant of the clock; rejects with the signal's reason when it aborts. */
+function pause(clock: Clock, atMs: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const abort = () => {
+      clock.cancel(timer);
+      reject(signal?.reason);
+    };
+    const timer = callbackTimer(() => {
+      signal?.removeEventListener('abort', abort);
+      resolve();
+    });
+    signal?.addEventListener('abort', abort, { once: true });
+    clock.schedule(timer, atMs);
+  });
+}

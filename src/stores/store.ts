@@ -1,0 +1,225 @@
+/**
+ * Store: the one contract that locks, idempotency records and caches stand on, whatever keeps the bytes.
+ *
+ * Promise: a key's versions only grow, also across remove, expiry and a new beginning; a conditional write is atomic and
+ * its refusal brings the entry in the way; time is the store's own, so no client's clock is trusted.
+ *
+ * For those who write a store of their own: implement the three verbs, fail with {@link StoreError} and nothing else, and
+ * run `storeConformance` of `holdfast/testing` against it. Each sentence of this file is a case there.
+ */
+import { StoreError } from '../core/errors.js';
+import { integer, withDefault } from '../core/options.js';
+
+/** What a key holds. */
+export interface Entry {
+  /** A copy: changing it changes nothing in the store. */
+  readonly value: Uint8Array;
+  /** A positive safe integer, greater than every earlier version of this key. */
+  readonly version: number;
+  /** Milliseconds since this version was written, by the store's clock. */
+  readonly ageMs: number;
+  /** Milliseconds until the entry is gone, by the store's clock. */
+  readonly ttlMs: number;
+}
+
+/** The write was done. */
+export interface Written {
+  readonly ok: true;
+  readonly version: number;
+}
+
+/** The write was not done, because the key's version was not `ifVersion`. */
+export interface Refused {
+  readonly ok: false;
+  /** What the key held instead; undefined when it held nothing. */
+  readonly entry?: Entry | undefined;
+}
+
+/** Options of every verb. */
+export interface StoreCallOptions {
+  /** Ends the wait: the verb rejects with the signal's reason. One that has left for a server may still be applied. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Options of {@link Store.write}. */
+export interface StoreWriteOptions extends StoreCallOptions {
+  /** How long the entry lives, in milliseconds, from 1 to 10 years. Rounded up to what the store can measure. */
+  readonly ttlMs: number;
+  /** Write only if this is the key's version; 0: only if the key holds nothing. Without it the write is unconditional. */
+  readonly ifVersion?: number | undefined;
+  /** The store may drop the entry at any time, to make room. For what can be made again, never for a lock. Default false. */
+  readonly evictable?: boolean | undefined;
+}
+
+/** Options of {@link Store.remove}. */
+export interface StoreRemoveOptions extends StoreCallOptions {
+  /** Remove only if this is the key's version. */
+  readonly ifVersion?: number | undefined;
+}
+
+/**
+ * Keeps bytes under keys, each for a limited time and with a version that only grows.
+ *
+ * A key is 1 to 512 bytes of UTF-8 and means nothing to the store. A value is bytes, and copied both ways. A verb answers by a
+ * promise and never throws by itself; it fails with {@link StoreError}, whose `applied` says whether it may have been
+ * done, or with the reason of its signal. A store repeats nothing by itself: repeating a conditional write is safe,
+ * because the refusal brings back the entry, in which its owner knows its own bytes.
+ */
+export interface Store {
+  /** What the key holds, or undefined. An entry whose time is over is nothing. */
+  read(key: string, options?: StoreCallOptions): Promise<Entry | undefined>;
+  /** Writes, or answers with the entry in the way. Of any number of writers with one `ifVersion` exactly one succeeds. */
+  write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused>;
+  /** Whether something was removed. */
+  remove(key: string, options?: StoreRemoveOptions): Promise<boolean>;
+  /** What this store can do besides; each is there only where it is worth it. */
+  readonly native?: NativeCapabilities | undefined;
+}
+
+/** A store that holds something of the process until it is closed. */
+export interface ClosableStore extends Store {
+  /** Ends the store; every later verb fails with reason `'closed'`. What the user passed in stays open. Safe to repeat. */
+  close(): Promise<void>;
+}
+
+/** Beyond the three verbs. */
+export interface NativeCapabilities {
+  /**
+   * Runs a function inside one transaction of the store's database, so that what it writes there and what it writes to
+   * the store are done together or not at all.
+   */
+  readonly transaction?: <T>(work: (view: StoreTransaction) => T, options?: StoreCallOptions) => Promise<T>;
+}
+
+/** The three verbs inside a transaction, at once. A version that is rolled back may be given again. */
+export interface StoreTransaction {
+  read(key: string): Entry | undefined;
+  write(key: string, value: Uint8Array, options: Omit<StoreWriteOptions, 'signal'>): Written | Refused;
+  remove(key: string, options?: Omit<StoreRemoveOptions, 'signal'>): boolean;
+}
+
+/** The longest key, in bytes of UTF-8. */
+export const longestKeyBytes = 512;
+
+/** Ten years: nothing lives for ever. */
+export const longestTtlMs = 10 * 365 * 86_400_000;
+
+/** A string within these many units fits, whatever it says: a unit of UTF-16 is at most three bytes of UTF-8. */
+const surelyShortEnough = Math.floor(longestKeyBytes / 3);
+
+/** The option of every store. 1 MiB holds any record of this package; a greater value has a better place than a store. */
+export const maxValueBytesField = withDefault(integer({ min: 1, max: 2 ** 30 }), 2 ** 20);
+
+/** An option for stores that share a server. No character of it may be one that separates it from the key. */
+export const prefixField = withDefault(
+  {
+    allowed: 'a string of 1 to 64 letters, digits and characters of "_-.:/"',
+    parse: (value: unknown) =>
+      typeof value === 'string' && /^[A-Za-z0-9_\-.:/]{1,64}$/.test(value) ? value : undefined,
+  },
+  'holdfast',
+);
+
+/** What every store checks before it begins: nothing has been touched when one of these throws. */
+export class VerbChecks {
+  private readonly store: string;
+  private readonly maxValueBytes: number;
+
+  constructor(store: string, maxValueBytes: number) {
+    this.store = store;
+    this.maxValueBytes = maxValueBytes;
+  }
+
+  read(key: unknown, options: StoreCallOptions | undefined): void {
+    if (options !== undefined && options !== null) {
+      for (const name in options) if (name !== 'signal') throw this.unknownOption('read', name);
+      throwIfAborted(options.signal);
+    }
+    this.key('read', key);
+  }
+
+  write(key: unknown, value: unknown, options: StoreWriteOptions): void {
+    // Plain JavaScript may leave the options out.
+    const given: Partial<StoreWriteOptions> = options ?? {};
+    for (const name in given) {
+      if (name !== 'ttlMs' && name !== 'ifVersion' && name !== 'evictable' && name !== 'signal') {
+        throw this.unknownOption('write', name);
+      }
+    }
+    throwIfAborted(given.signal);
+    this.key('write', key);
+    if (!isBytes(value)) throw this.invalid('write', `the value must be a Uint8Array, got ${kindOf(value)}`);
+    if (value.byteLength > this.maxValueBytes) {
+      const advice = 'keep a reference instead, or raise "maxValueBytes"';
+      throw this.invalid('write', `the value has ${value.byteLength} bytes, at most ${this.maxValueBytes}; ${advice}`);
+    }
+    const { ttlMs, evictable } = given;
+    if (typeof ttlMs !== 'number' || !(ttlMs >= 1 && ttlMs <= longestTtlMs)) {
+      throw this.invalid('write', `"ttlMs" must be from 1 to ${longestTtlMs} milliseconds, got ${String(ttlMs)}`);
+    }
+    if (evictable !== undefined && typeof evictable !== 'boolean') {
+      throw this.invalid('write', `"evictable" must be true or false, got ${kindOf(evictable)}`);
+    }
+    this.version('write', given.ifVersion);
+  }
+
+  remove(key: unknown, options: StoreRemoveOptions | undefined): void {
+    if (options !== undefined && options !== null) {
+      for (const name in options) {
+        if (name !== 'ifVersion' && name !== 'signal') throw this.unknownOption('remove', name);
+      }
+      throwIfAborted(options.signal);
+      this.version('remove', options.ifVersion);
+    }
+    this.key('remove', key);
+  }
+
+  private key(operation: string, key: unknown): void {
+    if (typeof key !== 'string') throw this.invalid(operation, `the key must be a string, got ${kindOf(key)}`);
+    if (key.length === 0) throw this.invalid(operation, 'the key is empty');
+    // Half a surrogate pair has no UTF-8: two such keys would become one.
+    if (!(key as WellFormed).isWellFormed()) throw this.invalid(operation, 'the key is no well-formed Unicode');
+    if (key.length > surelyShortEnough && utf8Length(key) > longestKeyBytes) {
+      throw this.invalid(operation, `the key has ${utf8Length(key)} bytes, at most ${longestKeyBytes}; hash it`);
+    }
+  }
+
+  private version(operation: string, version: unknown): void {
+    if (version === undefined || (Number.isSafeInteger(version) && (version as number) >= 0)) return;
+    throw this.invalid(operation, `"ifVersion" must be a version or 0, got ${String(version)}`);
+  }
+
+  private unknownOption(operation: string, name: string): StoreError {
+    return this.invalid(operation, `unknown option "${name}"`);
+  }
+
+  private invalid(operation: string, detail: string): StoreError {
+    return new StoreError({ store: this.store, operation, reason: 'invalid', applied: 'no', detail });
+  }
+}
+
+/** In every engine that this package runs on, yet not in the library of ES2023. */
+type WellFormed = string & { isWellFormed(): boolean };
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw signal.reason;
+}
+
+/** Also for bytes of another realm, where `instanceof` says no: test runners have several. */
+function isBytes(value: unknown): value is Uint8Array {
+  return ArrayBuffer.isView(value) && (value as Uint8Array)[Symbol.toStringTag] === 'Uint8Array';
+}
+
+/** Of well-formed text. */
+function utf8Length(text: string): number {
+  let bytes = 0;
+  for (const character of text) {
+    const point = character.codePointAt(0)!;
+    bytes += point < 0x80 ? 1 : point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
+  }
+  return bytes;
+}
+
+function kindOf(value: unknown): string {
+  return value === null ? 'null' : typeof value;
+}

@@ -1,0 +1,868 @@
+/**
+ * Store conformance: the laws of a store as cases that any test runner can run, against any back end.
+ *
+ * Promise: each case opens its own stores under its own prefix, leaves nothing but entries that expire, and says in its
+ * error which law is broken, by what, and with which seed. A store that breaks one law fails a case of that law.
+ */
+import { StoreError } from '../core/errors.js';
+import { checkOptions, func, integer, number, oneOf, optional, withDefault } from '../core/options.js';
+import type { Entry, Refused, Store, StoreWriteOptions, Written } from '../stores/store.js';
+import { checkLinearizability, History } from './history/index.js';
+import { type SeededRandom, seededRandom } from './random.js';
+import { type StoreModelEntry, type StoreOperation, type StoreResult, storeModel } from './store-model.js';
+
+/** What a case wants of the store that it opens. */
+export interface ConformanceSettings {
+  /** The store's option `prefix`, different for every case. */
+  readonly prefix: string;
+  /** The store's option `maxValueBytes`. */
+  readonly maxValueBytes: number;
+}
+
+/** Options of {@link storeConformance}. */
+export interface StoreConformanceOptions {
+  /** Opens a store. Those that have `close` are closed when the case ends. */
+  readonly make: (settings: ConformanceSettings) => Store | Promise<Store>;
+  /**
+   * `'shared'`: all stores of one case are clients of one server, so that cases with several clients open several.
+   * `'separate'`: each has entries of its own, so that there is one per case. Default `'separate'`.
+   */
+  readonly entries?: 'shared' | 'separate';
+  /** Lets this much time pass by the store's clock, for stores on a virtual clock. By default the cases wait for real. */
+  readonly pass?: (ms: number) => Promise<void>;
+  /** Ends the server and starts it again with what it keeps. With it, cases about restarts are added. */
+  readonly restart?: () => Promise<void>;
+  /** How late an entry may go, in milliseconds, from 0 to 10 000. Default 20. */
+  readonly toleranceMs?: number;
+  /** Histories of concurrent clients that are played and checked, from 1 to 100 000. Default 50. */
+  readonly histories?: number;
+  /** The seed of the first of them. Default 1. */
+  readonly seed?: number;
+}
+
+/** One case. Give `name` and `run` to your test runner. */
+export interface ConformanceCase {
+  /** The number of the law in `docs/stores.md`. */
+  readonly law: number;
+  readonly name: string;
+  /** Rejects with an error that says what is broken. */
+  readonly run: () => Promise<void>;
+}
+
+/**
+ * The laws of a store as a list of cases, to run against a back end of your own.
+ *
+ * @throws `OptionsError` for an unknown option or a bad value.
+ * @example
+ * ```ts
+ * import { memoryStore } from 'holdfast';
+ * import { storeConformance, virtualClock } from 'holdfast/testing';
+ *
+ * const clock = virtualClock();
+ * const cases = storeConformance({
+ *   make: ({ maxValueBytes }) => memoryStore({ maxValueBytes, clock }),
+ *   pass: (ms) => clock.advance(ms),
+ * });
+ * for (const { run } of cases) await run(); // or, with a test runner: it(name, run)
+ * ```
+ */
+export function storeConformance(options: StoreConformanceOptions): ConformanceCase[] {
+  const { make, entries, pass, restart, toleranceMs, histories, seed } = checkOptions('storeConformance', options, {
+    make: func<StoreConformanceOptions['make']>(),
+    entries: withDefault(oneOf(['shared', 'separate']), 'separate'),
+    pass: optional(func<(ms: number) => Promise<void>>()),
+    restart: optional(func<() => Promise<void>>()),
+    toleranceMs: withDefault(number({ min: 0, max: 10_000 }), 20),
+    histories: withDefault(integer({ min: 1, max: 100_000 }), 50),
+    seed: withDefault(integer({ min: 0 }), 1),
+  });
+  const cases: ConformanceCase[] = [];
+  const add = (law: number, name: string, body: (bench: Bench) => Promise<void>, maxValueBytes = 2 ** 20) => {
+    cases.push({
+      law,
+      name: `law ${law}: ${name}`,
+      async run() {
+        const bench = new Bench(law, make, entries === 'shared', pass, maxValueBytes);
+        try {
+          await body(bench);
+        } finally {
+          await bench.close();
+        }
+      },
+    });
+  };
+
+  for (const [name, body] of versionCases) add(1, name, body);
+  if (restart !== undefined) add(1, 'versions grow across a restart', (bench) => growAcrossRestart(bench, restart));
+  for (const [name, body] of conditionCases) add(2, name, body);
+  for (const [name, body] of timeCases(toleranceMs)) add(3, name, body);
+  for (const [name, body] of repetitionCases) add(5, name, body);
+  for (const [name, body] of byteCases) add(6, name, body);
+  for (const [name, body] of inputCases) add(6, name, body, smallMaxValueBytes);
+  if (entries === 'shared') add(7, 'stores with different prefixes never meet', prefixesNeverMeet);
+  add(8, 'a closed store fails with reason "closed"', closedStoreFails);
+  add(9, `${histories} histories of concurrent clients are linearizable`, (bench) =>
+    historiesAreLinearizable(bench, histories, seed),
+  );
+  return cases;
+}
+
+type Case = readonly [name: string, body: (bench: Bench) => Promise<void>];
+
+const smallMaxValueBytes = 1000;
+const minute = 60_000;
+/** Clients of the cases that are about concurrency. */
+const clientCount = 4;
+
+/** What a case works with. */
+class Bench {
+  /** Different for every case and every run, so that a server may be used again. */
+  readonly prefix = `conformance-${globalThis.crypto.randomUUID()}`;
+  private readonly opened: Store[] = [];
+  /** Milliseconds that the cases let pass, where they do not wait for real. */
+  private passedMs = 0;
+  private readonly law: number;
+  private readonly make: StoreConformanceOptions['make'];
+  private readonly isShared: boolean;
+  private readonly passTime: ((ms: number) => Promise<void>) | undefined;
+  private readonly maxValueBytes: number;
+
+  constructor(
+    law: number,
+    make: StoreConformanceOptions['make'],
+    isShared: boolean,
+    passTime: ((ms: number) => Promise<void>) | undefined,
+    maxValueBytes: number,
+  ) {
+    this.law = law;
+    this.make = make;
+    this.isShared = isShared;
+    this.passTime = passTime;
+    this.maxValueBytes = maxValueBytes;
+  }
+
+  async open(prefix = this.prefix): Promise<Store> {
+    const store = await this.make({ prefix, maxValueBytes: this.maxValueBytes });
+    this.opened.push(store);
+    return store;
+  }
+
+  /** Clients of the same entries: several stores where they share a server, else one store several times. */
+  async clients(): Promise<Store[]> {
+    const first = await this.open();
+    const others = Array.from({ length: clientCount - 1 }, () => (this.isShared ? this.open() : first));
+    return [first, ...(await Promise.all(others))];
+  }
+
+  async close(): Promise<void> {
+    for (const store of this.opened.splice(0)) await (store as Partial<Closable>).close?.();
+  }
+
+  async pass(ms: number): Promise<void> {
+    if (this.passTime === undefined) await new Promise((resolve) => globalThis.setTimeout(resolve, ms));
+    else await this.passTime(ms);
+    this.passedMs += ms;
+  }
+
+  /** Milliseconds on a scale that no store sees: real ones, or those that were let pass. */
+  now(): number {
+    return this.passTime === undefined ? globalThis.performance.now() : this.passedMs;
+  }
+
+  /** Says that a law is broken, unless the claim holds. */
+  claim(holds: boolean, broken: () => string): asserts holds {
+    if (!holds) throw new Error(`law ${this.law} of stores is broken: ${broken()}`);
+  }
+
+  same(got: unknown, expected: unknown, what: string): void {
+    this.claim(show(got) === show(expected), () => `${what}: expected ${show(expected)}, got ${show(got)}`);
+  }
+
+  /** The verb fails with a `StoreError` that says that nothing was done; it neither answers nor throws by itself. */
+  async refuses(verb: () => Promise<unknown>, reason: StoreError['reason'], what: string): Promise<void> {
+    const error = await this.failureOf(verb, what);
+    const { code, applied, reason: given } = error as Partial<StoreError>;
+    this.claim(code === 'ERR_STORE', () => `${what}: expected a StoreError, got ${show(error)}`);
+    this.same({ reason: given, applied }, { reason, applied: 'no' }, `${what}: the StoreError`);
+  }
+
+  async failureOf(verb: () => Promise<unknown>, what: string): Promise<unknown> {
+    let promise: Promise<unknown>;
+    try {
+      promise = verb();
+    } catch (error) {
+      this.claim(false, () => `${what}: the verb must reject, it threw ${show(error)}`);
+    }
+    const outcome = await promise.then(
+      (value) => ({ value }),
+      (error: unknown) => ({ error }),
+    );
+    this.claim('error' in outcome, () => `${what}: expected a failure, got ${show(outcome)}`);
+    return outcome.error;
+  }
+
+  /** Writes what must be written. */
+  async put(store: Store, key: string, value: string, options: Partial<StoreWriteOptions> = {}): Promise<number> {
+    const answer = await store.write(key, bytes(value), { ttlMs: minute, ...options });
+    this.claim(answer.ok, () => `write "${value}" with ${show(options)} must succeed, got ${show(answer)}`);
+    const { version } = answer;
+    this.claim(
+      Number.isSafeInteger(version) && version > 0,
+      () => `a version must be a positive safe integer: ${version}`,
+    );
+    return version;
+  }
+
+  /** A write that must be refused, and what is in the way. */
+  async blocked(store: Store, key: string, ifVersion: number): Promise<Entry | undefined> {
+    const answer: Written | Refused = await store.write(key, bytes('blocked'), { ttlMs: minute, ifVersion });
+    this.claim(!answer.ok, () => `a write if ${ifVersion} must be refused, got ${show(answer)}`);
+    return answer.entry;
+  }
+
+  async holds(store: Store, key: string, value: string | undefined, version?: number): Promise<void> {
+    this.showsEntry(await store.read(key), value, version, 'a read');
+  }
+
+  showsEntry(entry: Entry | undefined, value: string | undefined, version: number | undefined, what: string): void {
+    this.same(entry && text(entry.value), value, `${what}: the value`);
+    if (version !== undefined) this.same(entry?.version, version, `${what}: the version`);
+  }
+}
+
+interface Closable {
+  close(): Promise<void>;
+}
+
+const versionCases: readonly Case[] = [
+  [
+    'versions grow with every write, and reads show them',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      let last = 0;
+      for (const value of ['one', 'two', 'two']) {
+        const version = await bench.put(store, 'key', value);
+        bench.claim(version > last, () => `version ${version} follows ${last}`);
+        await bench.holds(store, 'key', value, version);
+        last = version;
+      }
+      const version = await bench.put(store, 'key', 'three', { ifVersion: last });
+      bench.claim(version > last, () => `version ${version} of a conditional write follows ${last}`);
+      await bench.holds(store, 'key', 'three', version);
+    },
+  ],
+  [
+    'versions grow across a removal',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      let last = 0;
+      for (let round = 0; round < 3; round++) {
+        for (const value of ['one', 'two']) {
+          const version = await bench.put(store, 'key', value, round === 1 && value === 'one' ? { ifVersion: 0 } : {});
+          bench.claim(version > last, () => `version ${version} follows ${last} across a removal`);
+          last = version;
+        }
+        await store.remove('key');
+      }
+    },
+  ],
+  [
+    'versions grow across expiry',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      await bench.put(store, 'key', 'one');
+      await bench.put(store, 'key', 'two');
+      const last = await bench.put(store, 'key', 'three', { ttlMs: 20 });
+      await bench.pass(100);
+      await bench.holds(store, 'key', undefined);
+      const version = await bench.put(store, 'key', 'four', { ifVersion: 0 });
+      bench.claim(version > last, () => `version ${version} follows ${last} across expiry`);
+    },
+  ],
+];
+
+async function growAcrossRestart(bench: Bench, restart: () => Promise<void>): Promise<void> {
+  let last = 0;
+  for (let round = 0; round < 3; round++) {
+    const store = await bench.open();
+    const version = await bench.put(store, 'key', 'value');
+    bench.claim(version > last, () => `version ${version} follows ${last} across a restart`);
+    last = version;
+    if (round === 1) await store.remove('key');
+    await bench.close();
+    await restart();
+  }
+}
+
+const conditionCases: readonly Case[] = [
+  [
+    'ifVersion 0 writes only where nothing is, and the refusal brings the entry in the way',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      const version = await bench.put(store, 'key', 'first', { ifVersion: 0, ttlMs: 30_000 });
+      const entry = await bench.blocked(store, 'key', 0);
+      bench.showsEntry(entry, 'first', version, 'the refusal of a write if 0');
+      bench.claim(
+        entry !== undefined && entry.ttlMs > 0 && entry.ttlMs <= 30_000 && entry.ageMs >= 0,
+        () => `the entry in the way must have its age and time left, got ${show(entry)}`,
+      );
+      await bench.holds(store, 'key', 'first', version);
+      await store.remove('key');
+      await bench.put(store, 'key', 'second', { ifVersion: 0 });
+      await bench.put(store, 'short', 'first', { ttlMs: 20 });
+      await bench.pass(100);
+      await bench.put(store, 'short', 'second', { ifVersion: 0 });
+    },
+  ],
+  [
+    'ifVersion writes only over that version, and the refusal brings what is there',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      const first = await bench.put(store, 'key', 'first');
+      const second = await bench.put(store, 'key', 'second', { ifVersion: first });
+      bench.showsEntry(await bench.blocked(store, 'key', first), 'second', second, 'the refusal of a stale write');
+      bench.showsEntry(await bench.blocked(store, 'key', second + 1), 'second', second, 'the refusal of a write ahead');
+      await bench.holds(store, 'key', 'second', second);
+      await store.remove('key');
+      bench.same(await bench.blocked(store, 'key', second), undefined, 'in the way where the key was removed');
+      bench.same(await bench.blocked(store, 'never', 1), undefined, 'in the way where the key never was');
+      const short = await bench.put(store, 'short', 'value', { ttlMs: 20 });
+      await bench.pass(100);
+      bench.same(await bench.blocked(store, 'short', short), undefined, 'in the way where the entry has expired');
+    },
+  ],
+  [
+    'a refused write changes neither value, version nor time left',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      const version = await bench.put(store, 'key', 'kept', { ttlMs: 50 });
+      await store.write('key', bytes('refused'), { ttlMs: minute, ifVersion: 0 });
+      await store.write('key', bytes('refused'), { ttlMs: minute, ifVersion: version + 1 });
+      bench.same(await store.remove('key', { ifVersion: version + 1 }), false, 'a removal of another version');
+      const entry = await store.read('key');
+      if (entry !== undefined) bench.showsEntry(entry, 'kept', version, 'a read after refusals');
+      await bench.pass(150);
+      await bench.holds(store, 'key', undefined);
+    },
+  ],
+  [
+    'a removal says whether something was removed, and minds ifVersion',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      bench.same(await store.remove('key'), false, 'a removal where nothing was');
+      const first = await bench.put(store, 'key', 'first');
+      const second = await bench.put(store, 'key', 'second');
+      bench.same(await store.remove('key', { ifVersion: first }), false, 'a removal of an old version');
+      bench.same(await store.remove('key', { ifVersion: 0 }), false, 'a removal of version 0');
+      await bench.holds(store, 'key', 'second', second);
+      bench.same(await store.remove('key', { ifVersion: second }), true, 'a removal of the version');
+      await bench.holds(store, 'key', undefined);
+      bench.same(await store.remove('key', { ifVersion: second }), false, 'a second removal of the version');
+      await bench.put(store, 'key', 'third');
+      bench.same(await store.remove('key'), true, 'an unconditional removal');
+      await bench.put(store, 'key', 'fourth', { ttlMs: 20 });
+      await bench.pass(100);
+      bench.same(await store.remove('key'), false, 'a removal after expiry');
+    },
+  ],
+  [
+    'of many concurrent writers with one ifVersion exactly one wins, and each loser sees it',
+    async (bench: Bench) => {
+      const clients = await bench.clients();
+      let version = 0;
+      for (let round = 0; round < 5; round++) {
+        const answers = await Promise.all(
+          Array.from({ length: 20 }, (_, writer) =>
+            clients[writer % clients.length]!.write('key', bytes(`${round}/${writer}`), {
+              ttlMs: minute,
+              ifVersion: version,
+            }),
+          ),
+        );
+        const winners = answers.flatMap((answer, writer) => (answer.ok ? [{ writer, version: answer.version }] : []));
+        bench.same(winners.length, 1, `winners among 20 writers if ${version}`);
+        const winner = winners[0]!;
+        for (const answer of answers) {
+          if (!answer.ok)
+            bench.showsEntry(answer.entry, `${round}/${winner.writer}`, winner.version, "a loser's entry");
+        }
+        version = winner.version;
+      }
+      const removals = await Promise.all(
+        Array.from({ length: 20 }, (_, index) =>
+          clients[index % clients.length]!.remove('key', index % 2 === 0 ? {} : { ifVersion: version }),
+        ),
+      );
+      bench.same(removals.filter(Boolean).length, 1, 'removals that removed one entry');
+    },
+  ],
+];
+
+function timeCases(toleranceMs: number): readonly Case[] {
+  return [
+    [
+      'an entry lives for its ttl and is gone when it is over',
+      async (bench: Bench) => {
+        const store = await bench.open();
+        const ttlMs = 200;
+        const beginMs = bench.now();
+        await bench.put(store, 'key', 'value', { ttlMs });
+        const writtenMs = bench.now();
+        for (;;) {
+          const askedMs = bench.now();
+          const entry = await store.read('key');
+          const answeredMs = bench.now();
+          if (entry === undefined) {
+            // A millisecond is what clocks of different scales may differ by.
+            bench.claim(answeredMs - beginMs >= ttlMs - 1, () => `gone after ${answeredMs - beginMs} of ${ttlMs} ms`);
+            return;
+          }
+          const overdueMs = askedMs - writtenMs - ttlMs;
+          bench.claim(overdueMs <= toleranceMs, () => `still there ${overdueMs} ms after its ttl of ${ttlMs} ms`);
+          await bench.pass(5);
+        }
+      },
+    ],
+    [
+      'ageMs counts from the last write, ttlMs to the end',
+      async (bench: Bench) => {
+        const store = await bench.open();
+        const slackMs = toleranceMs + 1;
+        await bench.put(store, 'key', 'old', { ttlMs: 5000 });
+        await bench.pass(60);
+        for (const ttlMs of [8500, 2500]) {
+          const beginMs = bench.now();
+          const version = await bench.put(store, 'key', 'value', { ttlMs });
+          const writtenMs = bench.now();
+          await bench.pass(40);
+          const askedMs = bench.now();
+          const views = [await store.read('key'), await bench.blocked(store, 'key', version + 1)];
+          const answeredMs = bench.now();
+          for (const entry of views) {
+            bench.claim(entry !== undefined, () => `nothing is left of a ttl of ${ttlMs} ms after 40 ms`);
+            const { ageMs, ttlMs: leftMs } = entry;
+            bench.claim(
+              ageMs >= askedMs - writtenMs - slackMs && ageMs <= answeredMs - beginMs + slackMs,
+              () => `ageMs is ${ageMs}, about ${askedMs - writtenMs} ms after the write`,
+            );
+            bench.claim(
+              Math.abs(ageMs + leftMs - ttlMs) <= slackMs,
+              () => `ageMs ${ageMs} and ttlMs ${leftMs} must add up to the ttl of ${ttlMs} ms`,
+            );
+          }
+        }
+      },
+    ],
+    [
+      'a write gives the entry its own ttl, longer or shorter',
+      async (bench: Bench) => {
+        const store = await bench.open();
+        await bench.put(store, 'longer', 'value', { ttlMs: 50 });
+        await bench.put(store, 'longer', 'value', { ttlMs: minute });
+        await bench.put(store, 'shorter', 'value', { ttlMs: minute });
+        await bench.put(store, 'shorter', 'value', { ttlMs: 50 });
+        await bench.put(store, 'shortest', 'value', { ttlMs: 1 });
+        await bench.put(store, 'fraction', 'value', { ttlMs: 1000.5 });
+        await bench.pass(150);
+        await bench.holds(store, 'longer', 'value');
+        await bench.holds(store, 'shorter', undefined);
+        await bench.holds(store, 'shortest', undefined);
+        await bench.holds(store, 'fraction', 'value');
+      },
+    ],
+  ];
+}
+
+const repetitionCases: readonly Case[] = [
+  [
+    'a repeated verb brings back what its owner knows as its own',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      // The reply of each first try is taken as lost.
+      const created = await bench.put(store, 'key', 'owner a, lease 1', { ifVersion: 0 });
+      bench.showsEntry(await bench.blocked(store, 'key', 0), 'owner a, lease 1', created, 'a repeated creation');
+      const renewed = await bench.put(store, 'key', 'owner a, lease 2', { ifVersion: created });
+      bench.showsEntry(await bench.blocked(store, 'key', created), 'owner a, lease 2', renewed, 'a repeated renewal');
+      bench.same(await store.remove('key', { ifVersion: renewed }), true, 'a release');
+      const other = await bench.put(store, 'key', 'owner b, lease 1', { ifVersion: 0 });
+      bench.same(await store.remove('key', { ifVersion: renewed }), false, 'a repeated release');
+      await bench.holds(store, 'key', 'owner b, lease 1', other);
+      bench.showsEntry(await bench.blocked(store, 'key', renewed), 'owner b, lease 1', other, 'a renewal come late');
+    },
+  ],
+  [
+    'a verb whose signal has aborted rejects with its reason and does nothing',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      await bench.put(store, 'key', 'kept');
+      const reason = new Error('the caller has gone');
+      const signal = AbortSignal.abort(reason);
+      const verbs: Record<string, () => Promise<unknown>> = {
+        read: () => store.read('key', { signal }),
+        write: () => store.write('key', bytes('changed'), { ttlMs: minute, signal }),
+        remove: () => store.remove('key', { signal }),
+      };
+      for (const [name, verb] of Object.entries(verbs)) {
+        const error = await bench.failureOf(verb, `${name} with an aborted signal`);
+        bench.claim(error === reason, () => `${name} must reject with the signal's reason, got ${show(error)}`);
+      }
+      await bench.holds(store, 'key', 'kept');
+      // A signal that stays quiet changes nothing.
+      await bench.put(store, 'key', 'changed', { signal: new AbortController().signal });
+    },
+  ],
+];
+
+const byteCases: readonly Case[] = [
+  [
+    'the same bytes come out: none, all of them, no UTF-8, 1 MiB',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      const all = Uint8Array.from({ length: 256 }, (_, index) => index);
+      const large = Uint8Array.from({ length: 2 ** 20 }, (_, index) => (index * 7919) >> 5);
+      const values = [
+        new Uint8Array(0),
+        Uint8Array.of(0),
+        all,
+        all.toReversed(),
+        Uint8Array.of(0xff, 0xfe, 0x80),
+        large,
+      ];
+      for (const value of values) {
+        await store.write('key', value, { ttlMs: minute });
+        const refusal = await store.write('key', bytes('blocked'), { ttlMs: minute, ifVersion: 0 });
+        const views = [await store.read('key'), refusal.ok ? undefined : refusal.entry];
+        for (const entry of views) {
+          bench.claim(entry?.value instanceof Uint8Array, () => `${value.length} bytes came out as ${show(entry)}`);
+          bench.claim(isSame(entry.value, value), () => `${value.length} bytes did not come out as they went in`);
+        }
+      }
+    },
+  ],
+  [
+    'values are copied when they go in and when they come out',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      const around = bytes('<<value>>');
+      const given = around.subarray(2, 7);
+      await store.write('key', given, { ttlMs: minute });
+      around.fill(0);
+      await bench.holds(store, 'key', 'value');
+      const read = await store.read('key');
+      read?.value.fill(0);
+      const refusal = await store.write('key', bytes('blocked'), { ttlMs: minute, ifVersion: 0 });
+      if (!refusal.ok) refusal.entry?.value.fill(0);
+      await bench.holds(store, 'key', 'value');
+    },
+  ],
+  [
+    'keys are opaque: globs, SQL, paths, hash tags, prototypes, any text',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      const versions = new Map<string, number>();
+      for (const key of oddKeys) {
+        await bench.holds(store, key, undefined);
+        versions.set(key, await bench.put(store, key, `of ${key}`, { ifVersion: 0 }));
+      }
+      for (const [key, version] of versions) await bench.holds(store, key, `of ${key}`, version);
+      for (const [key, version] of versions) {
+        bench.same(await store.remove(key, { ifVersion: version }), true, `the removal of ${show(key)}`);
+        await bench.holds(store, key, undefined);
+      }
+    },
+  ],
+];
+
+const longest = 'k'.repeat(511);
+const oddKeys: readonly string[] = [
+  ...[
+    'a',
+    'A',
+    ' a',
+    'a ',
+    'a\n',
+    'a\0',
+    'a\0b',
+    'a\0c',
+    '\0',
+    ' ',
+    '\t',
+    '0',
+    '1',
+    '1.0',
+    'null',
+    'undefined',
+    'true',
+  ],
+  ...['*', 'a*', '?', '[a]', '^', '%', '_', 'a_', "'", '"', '`', "' OR 1=1 --", "'; DROP TABLE holdfast_entries; --"],
+  ...[
+    '$1',
+    '?1',
+    ':key',
+    '@key',
+    '{a}b',
+    '{a}c',
+    '{}',
+    '{',
+    '}',
+    'a:b',
+    'a|b',
+    'a/b',
+    '../a',
+    '/',
+    '\\',
+    'a\\',
+    '.',
+    '..',
+  ],
+  ...[
+    '__proto__',
+    'constructor',
+    'toString',
+    'hasOwnProperty',
+    'return 1',
+    'KEYS[1]',
+    '\r\nFLUSHALL\r\n',
+    '-',
+    '--help',
+  ],
+  // Equal to the eye, or in some collation, and yet not the same.
+  ...[
+    '\u00e9',
+    'e\u0301',
+    '\u00c9',
+    '\u00df',
+    'ss',
+    '\u0131',
+    'i',
+    '\ufeffa',
+    'a\u200b',
+    '\u{1f512}',
+    '\uffff',
+    '\u{10ffff}',
+  ],
+  ...[`${longest}1`, `${longest}2`, `\u{1f512}`.repeat(128), `${'\u20ac'.repeat(170)}12`],
+];
+
+const tooLongKeys: readonly string[] = [
+  'k'.repeat(513),
+  '\u00e9'.repeat(257),
+  '\u20ac'.repeat(171),
+  '\u{1f512}'.repeat(129),
+];
+
+const inputCases: readonly Case[] = [
+  [
+    'a key that is no text of 1 to 512 bytes is refused by every verb',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      const badKeys: readonly unknown[] = [
+        '',
+        ...tooLongKeys,
+        '\ud800',
+        'a\udc00b',
+        7,
+        undefined,
+        null,
+        {},
+        Symbol('key'),
+      ];
+      for (const bad of badKeys) {
+        const key = bad as string;
+        await bench.refuses(() => store.read(key), 'invalid', `read of key ${show(bad)}`);
+        await bench.refuses(
+          () => store.write(key, bytes(''), { ttlMs: minute }),
+          'invalid',
+          `write of key ${show(bad)}`,
+        );
+        await bench.refuses(() => store.remove(key), 'invalid', `removal of key ${show(bad)}`);
+      }
+    },
+  ],
+  [
+    'a value over maxValueBytes is refused, one of just that size is not',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      const largest = 'v'.repeat(smallMaxValueBytes);
+      await bench.put(store, 'key', largest);
+      const write = () => store.write('key', bytes(`${largest}v`), { ttlMs: minute });
+      await bench.refuses(write, 'invalid', `a value of ${smallMaxValueBytes + 1} bytes`);
+      await bench.holds(store, 'key', largest);
+    },
+  ],
+  [
+    'bad values, ttls, versions and options are refused before anything is changed',
+    async (bench: Bench) => {
+      const store = await bench.open();
+      await bench.put(store, 'key', 'kept');
+      const value = bytes('changed');
+      for (const bad of ['text', [1], new ArrayBuffer(1), new Uint16Array(1), null, undefined]) {
+        const write = () => store.write('key', bad as unknown as Uint8Array, { ttlMs: minute });
+        await bench.refuses(write, 'invalid', `the value ${show(bad)}`);
+      }
+      const badTtls: readonly unknown[] = [
+        undefined,
+        null,
+        '5s',
+        0,
+        -1,
+        0.5,
+        Number.NaN,
+        Number.POSITIVE_INFINITY,
+        1e15,
+      ];
+      for (const ttlMs of badTtls) {
+        const write = () => store.write('key', value, { ttlMs: ttlMs as number });
+        await bench.refuses(write, 'invalid', `ttlMs ${show(ttlMs)}`);
+      }
+      for (const bad of [-1, 1.5, '1', null, Number.NaN, 2 ** 53]) {
+        const ifVersion = bad as number;
+        const write = () => store.write('key', value, { ttlMs: minute, ifVersion });
+        await bench.refuses(write, 'invalid', `a write if ${show(bad)}`);
+        await bench.refuses(() => store.remove('key', { ifVersion }), 'invalid', `a removal if ${show(bad)}`);
+      }
+      // A condition that is misspelt must not be read as none.
+      const misspelt = { ttlMs: minute, ifversion: 0 } as StoreWriteOptions;
+      await bench.refuses(() => store.write('key', value, misspelt), 'invalid', 'an unknown option of write');
+      await bench.refuses(
+        () => store.remove('key', { ifversion: 1 } as object),
+        'invalid',
+        'an unknown option of remove',
+      );
+      const none = undefined as unknown as StoreWriteOptions;
+      await bench.refuses(() => store.write('key', value, none), 'invalid', 'a write without options');
+      await bench.holds(store, 'key', 'kept');
+    },
+  ],
+];
+
+async function prefixesNeverMeet(bench: Bench): Promise<void> {
+  // Glued together without care, prefix and key of the first two would be the same.
+  const places = [
+    { prefix: `${bench.prefix}:a`, key: 'b:c' },
+    { prefix: `${bench.prefix}:a:b`, key: 'c' },
+    { prefix: `${bench.prefix}:a`, key: 'b' },
+    { prefix: `${bench.prefix}`, key: 'a:b' },
+    { prefix: `${bench.prefix}`, key: 'b:c' },
+  ];
+  const stores = await Promise.all(places.map(({ prefix }) => bench.open(prefix)));
+  for (const [index, { key }] of places.entries()) {
+    await bench.put(stores[index]!, key, `value ${index}`, { ifVersion: 0 });
+  }
+  for (const [index, { key }] of places.entries()) await bench.holds(stores[index]!, key, `value ${index}`);
+  await stores[0]!.remove(places[0]!.key);
+  for (const [index, { key }] of places.entries()) {
+    await bench.holds(stores[index]!, key, index === 0 ? undefined : `value ${index}`);
+  }
+}
+
+async function closedStoreFails(bench: Bench): Promise<void> {
+  const store = (await bench.open()) as Store & Partial<Closable>;
+  if (store.close === undefined) return;
+  await bench.put(store, 'key', 'value');
+  await store.close();
+  await bench.refuses(() => store.read('key'), 'closed', 'read after close');
+  await bench.refuses(() => store.write('key', bytes(''), { ttlMs: minute }), 'closed', 'write after close');
+  await bench.refuses(() => store.remove('key'), 'closed', 'remove after close');
+  await store.close();
+}
+
+async function historiesAreLinearizable(bench: Bench, histories: number, firstSeed: number): Promise<void> {
+  const clients = await bench.clients();
+  for (let seed = firstSeed; seed < firstSeed + histories; seed++) {
+    const history = await play(clients, seed);
+    const verdict = checkLinearizability(history, storeModel());
+    bench.claim(verdict.verdict === 'linearizable', () => `seed ${seed}\n${String(verdict)}`);
+  }
+}
+
+/** Lets each client do a few random things to the same two keys at the same time. */
+async function play(clients: readonly Store[], seed: number): Promise<History<StoreOperation, StoreResult>> {
+  const history = new History<StoreOperation, StoreResult>();
+  const random = seededRandom(seed);
+  const keys = [`${seed}/x`, `${seed}/y`];
+  await Promise.all(
+    clients.map(async (store, index) => {
+      const client = `client ${index}`;
+      const own = random.fork(client);
+      /** The version that this client last saw of each key. */
+      const seenVersions = new Map<string, number>();
+      for (let count = 0; count < 10; count++) {
+        const key = own.pick(keys);
+        const operation = draw(own, `${index}.${count}`, seenVersions.get(key) ?? 0);
+        for (let hops = own.integer(0, 3); hops > 0; hops--) await undefined;
+        const result = await record(history, store, client, key, operation);
+        const version = versionIn(result);
+        if (version !== undefined) seenVersions.set(key, version);
+      }
+    }),
+  );
+  return history;
+}
+
+function draw(random: SeededRandom, value: string, seenVersion: number): StoreOperation {
+  const chance = random();
+  if (chance < 0.25) return { type: 'read' };
+  const ifVersion = random.pick([undefined, 0, seenVersion, seenVersion]);
+  return chance < 0.8 ? { type: 'write', value, ifVersion } : { type: 'remove', ifVersion };
+}
+
+async function record(
+  history: History<StoreOperation, StoreResult>,
+  store: Store,
+  client: string,
+  key: string,
+  operation: StoreOperation,
+): Promise<StoreResult> {
+  const open = history.invoke({ client, key, operation });
+  try {
+    const result = await perform(store, key, operation);
+    open.ok(result);
+    return result;
+  } catch (error) {
+    if (error instanceof StoreError && error.applied === 'no') open.failed();
+    else if ((error as Partial<StoreError> | undefined)?.code === 'ERR_STORE') open.unknown();
+    else throw error;
+    return undefined;
+  }
+}
+
+async function perform(store: Store, key: string, operation: StoreOperation): Promise<StoreResult> {
+  if (operation.type === 'read') return modelEntry(await store.read(key));
+  const { ifVersion } = operation;
+  const condition = ifVersion === undefined ? {} : { ifVersion };
+  if (operation.type === 'remove') return store.remove(key, condition);
+  const answer = await store.write(key, bytes(operation.value), { ttlMs: 10 * minute, ...condition });
+  return answer.ok ? { ok: true, version: answer.version } : { ok: false, entry: modelEntry(answer.entry) };
+}
+
+function modelEntry(entry: Entry | undefined): StoreModelEntry | undefined {
+  return entry && { value: text(entry.value), version: entry.version };
+}
+
+function versionIn(result: StoreResult): number | undefined {
+  if (typeof result !== 'object') return undefined;
+  return 'version' in result ? result.version : 'entry' in result ? result.entry?.version : undefined;
+}
+
+function bytes(value: string): Uint8Array {
+  return new TextEncoder().encode(value);
+}
+
+function text(value: Uint8Array): string {
+  return new TextDecoder().decode(value);
+}
+
+function isSame(one: Uint8Array, other: Uint8Array): boolean {
+  return one.length === other.length && one.every((byte, index) => byte === other[index]);
+}
+
+/** Short, and telling `1` from `'1'`. */
+function show(value: unknown): string {
+  if (value instanceof Error) return String(value);
+  if (value instanceof Uint8Array) return `${value.length} bytes`;
+  if (typeof value !== 'object' && typeof value !== 'string') return String(value);
+  const shown =
+    JSON.stringify(value, (_, inner) => (inner instanceof Uint8Array ? text(inner) : inner)) ?? String(value);
+  return shown.length > 300 ? `${shown.slice(0, 300)}...` : shown;
+}

@@ -1,0 +1,530 @@
+import { once } from 'node:events';
+import { setImmediate } from 'node:timers/promises';
+import { describe, expect, it, vi } from 'vitest';
+import { createFetch, discardBody, type Fetch, handles } from '../../src/client/fetch.js';
+import {
+  CircuitOpenError,
+  constant,
+  deadline,
+  fallback,
+  type HoldfastEvent,
+  isAbandoned,
+  OptionsError,
+  pipeline,
+  RateLimitedError,
+  retry,
+  timeout,
+} from '../../src/index.js';
+import { answerText, httpServer, rawServer } from './support/servers.ts';
+
+const repeating = (attempts = 3) => retry({ attempts, backoff: constant(1), handles, onDiscard: discardBody });
+const policy = pipeline(repeating());
+
+describe('createFetch', () => {
+  it('answers the response of the last attempt, readable, whatever its status', async () => {
+    await using server = await httpServer((_, response, number) => response.writeHead(503).end(`busy ${number}`));
+    const response = await createFetch({ policy })(`${server.origin}/a?b=1`);
+    expect([response.status, await response.text(), response.url]).toEqual([503, 'busy 3', `${server.origin}/a?b=1`]);
+    expect(server.received).toHaveLength(3);
+  });
+
+  it('reads the short bodies of answers that it throws away, so that their connection serves the next attempt', async () => {
+    await using server = await httpServer((_, response, number) =>
+      response.writeHead(number < 3 ? 503 : 200).end('x'.repeat(2_000)),
+    );
+    const slow = pipeline(retry({ attempts: 3, backoff: constant(20), handles, onDiscard: discardBody }));
+    await (await createFetch({ policy: slow })(server.origin)).text();
+    expect(new Set(server.received.map(({ port }) => port)).size).toBeLessThanOrEqual(2);
+  });
+
+  it('cancels a long body that it throws away', async () => {
+    let closed: Promise<unknown> | undefined;
+    await using server = await httpServer((_, response, number) => {
+      if (number === 2) return void response.end('here');
+      closed = once(response, 'close');
+      response.writeHead(503);
+      const pour = () => {
+        while (!response.destroyed && response.write('x'.repeat(16_384)));
+      };
+      response.on('drain', pour);
+      pour();
+    });
+    const response = await createFetch({ policy })(server.origin);
+    expect(await response.text()).toBe('here');
+    await closed;
+  });
+
+  it('gives back answers that the caller does not get although its policy does not', async () => {
+    let cancelled = 0;
+    const answer = () =>
+      new Response(new ReadableStream({ cancel: () => void cancelled++ }, { highWaterMark: 0 }), { status: 503 });
+    const replaced = pipeline(
+      fallback(() => new Response('instead')),
+      retry({ attempts: 2, backoff: constant(0), handles: (outcome) => outcome.ok && outcome.value.status === 503 }),
+    );
+    const http = createFetch({ policy: pipeline(replaced), fetch: async () => answer() });
+    const response = await http('http://a.test/');
+    expect(response.status).toBe(503);
+    await vi.waitFor(() => expect(cancelled).toBe(1), 3_000);
+    await response.body?.cancel();
+  });
+
+  it.each([['GET'], ['HEAD'], ['OPTIONS'], ['PUT'], ['DELETE'], ['put']])('repeats %s', async (method) => {
+    await using server = await httpServer((_, response, number) => response.writeHead(number < 2 ? 500 : 204).end());
+    expect((await createFetch({ policy })(server.origin, { method })).status).toBe(204);
+  });
+
+  it.each([['POST'], ['PATCH'], ['LOCK']])('sends %s once', async (method) => {
+    await using server = await httpServer((_, response) => response.writeHead(500).end());
+    expect((await createFetch({ policy })(server.origin, { method })).status).toBe(500);
+    expect(server.received).toHaveLength(1);
+  });
+
+  it('repeats a POST that comes with a key, and sends the key with each attempt', async () => {
+    await using server = await httpServer((_, response, number) => response.writeHead(number < 3 ? 503 : 201).end());
+    const headers = { 'Idempotency-Key': 'order-1' };
+    const response = await createFetch({ policy })(server.origin, { method: 'POST', headers, body: 'x' });
+    expect(response.status).toBe(201);
+    expect(server.received.map((one) => one.headers['idempotency-key'])).toEqual(['order-1', 'order-1', 'order-1']);
+  });
+
+  it('makes one key per request when it may, and none for a method that may run twice anyway', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(503).end());
+    const http = createFetch({ policy: pipeline(repeating(2)), idempotencyKey: 'generate' });
+    for (const method of ['POST', 'POST', 'PUT']) await http(server.origin, { method });
+    const keys = server.received.map((one) => one.headers['idempotency-key']);
+    expect(keys[0]).toMatch(/^[0-9a-f-]{36}$/);
+    expect(keys).toEqual([keys[0], keys[0], keys[2], keys[2], undefined, undefined]);
+    expect(keys[2]).not.toBe(keys[0]);
+  });
+
+  it('takes the key from a function, under a header of your own', async () => {
+    await using server = await httpServer((_, response, number) => response.writeHead(number < 2 ? 503 : 200).end());
+    const http = createFetch({
+      policy,
+      idempotencyKey: ({ method, origin }) => (origin === server.origin ? `my-${method}` : undefined),
+      idempotencyHeader: 'X-Request-Key',
+    });
+    await http(server.origin, { method: 'PATCH' });
+    expect(server.received.map((one) => one.headers['x-request-key'])).toEqual(['my-PATCH', 'my-PATCH']);
+  });
+
+  const form = () => {
+    const data = new FormData();
+    data.set('a', '1');
+    data.set('file', new Blob(['text']), 'f.txt');
+    return data;
+  };
+
+  it.each<[string, () => RequestInit['body']]>([
+    ['a string', () => 'a=1'],
+    ['bytes', () => new TextEncoder().encode('a=1')],
+    ['an ArrayBuffer', () => new TextEncoder().encode('a=1').buffer],
+    ['a Blob', () => new Blob(['a=1'])],
+    ['URLSearchParams', () => new URLSearchParams({ a: '1' })],
+    ['a form, with the same boundary', form],
+  ])('sends %s again', async (_, body) => {
+    await using server = await httpServer((_, response, number) => response.writeHead(number < 2 ? 503 : 200).end());
+    const headers = { 'idempotency-key': 'k' };
+    await createFetch({ policy })(server.origin, { method: 'POST', headers, body: body() ?? null });
+    const [first, second] = server.received;
+    expect(first?.body).toContain('1');
+    expect(second?.body).toBe(first?.body);
+    expect(second?.headers['content-type']).toBe(first?.headers['content-type']);
+  });
+
+  it('sends a stream once', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(503).end());
+    const body = new Blob(['streamed']).stream();
+    const init = { method: 'PUT', body, duplex: 'half' } as RequestInit;
+    expect((await createFetch({ policy })(server.origin, init)).status).toBe(503);
+    expect(server.received.map((one) => one.body)).toEqual(['streamed']);
+  });
+
+  it('sends a Request with a body once, and one without as often as needed', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(503).end());
+    const http = createFetch({ policy });
+    await http(new Request(server.origin, { method: 'PUT', body: 'x' }));
+    expect(server.received.map((one) => one.body)).toEqual(['x']);
+    const request = new Request(server.origin, { headers: { a: 'b' } });
+    await http(request);
+    expect(server.received.slice(1).map((one) => one.headers.a)).toEqual(['b', 'b', 'b']);
+    await http(new Request(server.origin, { method: 'PUT' }), { body: 'y' });
+    expect(server.received.slice(4).map((one) => one.body)).toEqual(['y', 'y', 'y']);
+  });
+
+  it('hears the signal of a Request', async () => {
+    const controller = new AbortController();
+    const http = createFetch({ policy, fetch: (_, init) => hanging(init) });
+    const running = http(new Request('http://a.test/', { signal: controller.signal }));
+    controller.abort(new Error('left'));
+    await expect(running).rejects.toThrow('left');
+  });
+
+  it('passes on what is no HTTP, and what is no URL, untouched', async () => {
+    const http = createFetch({ policy });
+    expect(await (await http('data:text/plain,hello')).text()).toBe('hello');
+    await expect(http('not a url')).rejects.toBeInstanceOf(TypeError);
+  });
+
+  it('rejects headers that are none without an attempt', async () => {
+    const send = vi.fn();
+    await expect(createFetch({ policy, fetch: send })('http://a.test/', { headers: { 'a b': 'c' } })).rejects.toThrow();
+    expect(send).not.toHaveBeenCalled();
+  });
+
+  it('tells origins apart, by the URL that is asked for', async () => {
+    const asked: string[] = [];
+    await using target = await httpServer((_, response) => response.end('moved here'));
+    await using server = await httpServer((_, response) =>
+      response.writeHead(302, { location: `${target.origin}/` }).end(),
+    );
+    const http = createFetch({
+      policy: (origin) => {
+        asked.push(origin);
+        return policy;
+      },
+    });
+    for (const path of ['/a', '/b']) expect(await (await http(server.origin + path)).text()).toBe('moved here');
+    expect(asked).toEqual([server.origin]);
+  });
+
+  it('remembers no more origins than it may, and forgets the one not used for longest', async () => {
+    const asked: string[] = [];
+    const http = createFetch({
+      policy: (origin) => {
+        asked.push(origin.slice(-1));
+        return policy;
+      },
+      fetch: async () => new Response(),
+      maxOrigins: 2,
+    });
+    for (const host of ['a', 'b', 'a', 'c', 'a', 'b']) await http(`http://${host}/`);
+    expect(asked).toEqual(['a', 'b', 'c', 'b']);
+  });
+
+  it('gives the policies the origin as key', async () => {
+    const keys: unknown[] = [];
+    const spy = {
+      name: 'spy',
+      admit(call: { key?: string | undefined }) {
+        keys.push(call.key);
+        return { settle() {}, release() {} };
+      },
+    };
+    await createFetch({ policy: spy, fetch: async () => new Response() })('https://user@a.test:8443/x');
+    expect(keys).toEqual(['https://a.test:8443']);
+  });
+
+  it.each([
+    ['an unknown option', { retries: 3 }],
+    ['a policy that is none', { policy: 5 }],
+    ['a pacing that is none', { pacing: 'on' }],
+    ['an unknown option of pacing', { pacing: { pause: 1 } }],
+    ['a form that is none', { propagate: 'b3' }],
+    ['no room for an origin', { maxOrigins: 0 }],
+  ])('refuses %s at once', (_, options) => {
+    expect(() => createFetch(options as never)).toThrow(OptionsError);
+  });
+});
+
+/** Reads an answer to its end, and lets the connection become idle. */
+async function readAndFree(http: Fetch, url: string): Promise<void> {
+  await (await http(url)).text();
+  await setImmediate();
+}
+
+/** A request that only its signal ends. */
+function hanging(init?: RequestInit): Promise<Response> {
+  return new Promise((_, reject) => {
+    init?.signal?.addEventListener('abort', () => reject(init.signal?.reason));
+  });
+}
+
+describe('a server that does not answer', () => {
+  it('is given up by the attempt timeout, asked again, and its connection is closed', async () => {
+    let closed: Promise<unknown> | undefined;
+    await using server = await rawServer(({ socket, number }) => {
+      if (number === 1) closed = once(socket, 'close');
+      else socket.write(answerText(200, 'here'));
+    });
+    const http = createFetch({ policy: pipeline(repeating(), timeout('60ms')) });
+    expect(await (await http(server.origin)).text()).toBe('here');
+    await closed;
+  });
+
+  it('ends at the deadline with what the policy says', async () => {
+    await using server = await rawServer(() => {});
+    const http = createFetch({ policy: pipeline(deadline('40ms'), repeating()) });
+    const error = await http(server.origin).catch((thrown: unknown) => thrown);
+    expect(isAbandoned(error)).toBe(true);
+  });
+
+  it('is left when the caller aborts', async () => {
+    const controller = new AbortController();
+    let closed: Promise<unknown> | undefined;
+    await using server = await rawServer(({ socket }) => {
+      closed = once(socket, 'close');
+      controller.abort(new Error('left'));
+    });
+    await expect(createFetch({ policy })(server.origin, { signal: controller.signal })).rejects.toThrow('left');
+    await closed;
+    expect(server.requests).toBe(1);
+  });
+
+  it('is never asked under a signal that has aborted already', async () => {
+    const send = vi.fn(async () => new Response());
+    const signal = AbortSignal.abort(new Error('never'));
+    await expect(createFetch({ policy, fetch: send })('http://a.test/', { signal })).rejects.toThrow('never');
+    expect(send).not.toHaveBeenCalled();
+  });
+
+  it('keeps its answer to itself when it comes after the timeout', async () => {
+    let cancelled = 0;
+    let answer: ((response: Response) => void) | undefined;
+    const http = createFetch({
+      policy: timeout('10ms'),
+      // It ignores its signal.
+      fetch: () => new Promise((resolve) => (answer = resolve)),
+    });
+    await expect(http('http://a.test/')).rejects.toThrow();
+    answer?.(new Response(new ReadableStream({ cancel: () => void cancelled++ }, { highWaterMark: 0 })));
+    await vi.waitFor(() => expect(cancelled).toBe(1), 3_000);
+  });
+});
+
+describe('a body', () => {
+  it('that drips is not cut off by the timeout or the deadline of the policies', async () => {
+    await using server = await rawServer(({ socket }) => {
+      socket.write('HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n');
+      let sent = 0;
+      const drip = setInterval(() => {
+        if (++sent > 5 || socket.destroyed) clearInterval(drip);
+        else socket.write(String(sent));
+      }, 15);
+    });
+    const http = createFetch({ policy: pipeline(deadline('50ms'), repeating(), timeout('40ms')) });
+    expect(await (await http(server.origin, { signal: new AbortController().signal })).text()).toBe('12345');
+  });
+
+  it('ends when the caller aborts while it is read', async () => {
+    const controller = new AbortController();
+    let closed: Promise<unknown> | undefined;
+    await using server = await rawServer(({ socket }) => {
+      closed = once(socket, 'close');
+      socket.write('HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n12');
+    });
+    const response = await createFetch({ policy })(server.origin, { signal: controller.signal });
+    const reading = response.text();
+    controller.abort(new Error('enough'));
+    await expect(reading).rejects.toThrow('enough');
+    await closed;
+  });
+
+  it('that breaks off is the reader’s error, and is not asked for again', async () => {
+    await using server = await rawServer(({ socket }) => {
+      socket.write('HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n12', () => socket.resetAndDestroy());
+    });
+    const response = await createFetch({ policy })(server.origin);
+    await expect(response.text()).rejects.toThrow();
+    expect(server.requests).toBe(1);
+  });
+});
+
+describe('the listeners of a caller’s signal', () => {
+  it('are gone with the bodies that they could end', async () => {
+    const { setFlagsFromString } = await import('node:v8');
+    const { runInNewContext } = await import('node:vm');
+    setFlagsFromString('--expose-gc');
+    const collect = runInNewContext('gc') as () => void;
+    const { signal } = new AbortController();
+    let listeners = 0;
+    const add = signal.addEventListener.bind(signal);
+    const remove = signal.removeEventListener.bind(signal);
+    signal.addEventListener = (...args: Parameters<typeof add>) => {
+      listeners++;
+      add(...args);
+    };
+    signal.removeEventListener = (...args: Parameters<typeof remove>) => {
+      listeners--;
+      remove(...args);
+    };
+    const http = createFetch({ policy, fetch: async () => new Response('x') });
+    for (let index = 0; index < 20; index++) await (await http('http://a.test/', { signal })).text();
+    await vi.waitFor(
+      () => {
+        collect();
+        expect(listeners).toBeLessThan(3);
+      },
+      { timeout: 5_000, interval: 20 },
+    );
+  });
+});
+
+describe('a connection that was closed for having been idle', () => {
+  /** Answers the first request of a connection, and closes the connection when a second one comes in. */
+  const closesIdle = (end: 'reset' | 'close') =>
+    rawServer(({ socket, request }) => {
+      if (request === 1) socket.write(answerText(200, 'here'));
+      else if (end === 'reset') socket.resetAndDestroy();
+      else socket.destroy();
+    });
+  const events: HoldfastEvent[] = [];
+  const plain = () => createFetch({ policy: pipeline(), on: (event) => events.push(event) });
+
+  it.each(['reset', 'close'] as const)(
+    'by a %s is asked for again at once, without an attempt of the policy',
+    async (end) => {
+      await using server = await closesIdle(end);
+      const http = plain();
+      events.length = 0;
+      await readAndFree(http, server.origin);
+      expect(await (await http(server.origin, { method: 'PUT', body: 'x' })).text()).toBe('here');
+      expect([server.connections, server.requests]).toEqual([2, 3]);
+      expect(events).toMatchObject([{ type: 'reconnected', origin: server.origin }]);
+    },
+  );
+
+  it('is asked for again with a POST that has a key, and not without', async () => {
+    await using server = await closesIdle('close');
+    const http = plain();
+    await readAndFree(http, server.origin);
+    await expect(http(server.origin, { method: 'POST', body: 'x' })).rejects.toThrow();
+    await readAndFree(http, server.origin);
+    const headers = { 'idempotency-key': 'k' };
+    expect((await http(server.origin, { method: 'POST', body: 'x', headers })).status).toBe(200);
+  });
+
+  it('is not asked for again with a body that can be read only once', async () => {
+    await using server = await closesIdle('close');
+    const http = plain();
+    await readAndFree(http, server.origin);
+    const init = { method: 'PUT', body: new Blob(['x']).stream(), duplex: 'half' } as RequestInit;
+    await expect(http(server.origin, init)).rejects.toThrow();
+    expect(server.requests).toBe(2);
+  });
+
+  it('is told from a connection that never answered', async () => {
+    await using server = await rawServer(({ socket }) => socket.destroy());
+    await expect(plain()(server.origin)).rejects.toThrow();
+    expect(server.requests).toBe(1);
+  });
+
+  it('is asked for again once in an outage, not with each request', async () => {
+    await using server = await rawServer(({ socket, number, request }) => {
+      if (number === 1 && request === 1) socket.write(answerText(200, 'here'));
+      else socket.resetAndDestroy();
+    });
+    const http = plain();
+    await readAndFree(http, server.origin);
+    for (let index = 0; index < 5; index++) await expect(http(server.origin)).rejects.toThrow();
+    expect(server.requests).toBe(1 + 5 + 1);
+  });
+});
+
+describe('an origin that asks to wait', () => {
+  const wallDate = (ms: number) => new Date(Date.now() + ms).toUTCString();
+
+  it.each<[string, () => Record<string, string>]>([
+    ['429, seconds', () => ({ 'retry-after': '1' })],
+    ['429, milliseconds', () => ({ 'retry-after-ms': '1000' })],
+    ['429, a date', () => ({ 'retry-after': wallDate(2_000) })],
+    ['429, a reset', () => ({ 'ratelimit-reset': '1', 'ratelimit-remaining': '0' })],
+    [
+      '429, an instant',
+      () => ({ 'x-ratelimit-reset': String(Math.ceil(Date.now() / 1_000) + 1), 'x-ratelimit-remaining': '0' }),
+    ],
+    ['429, a quota', () => ({ ratelimit: '"default";r=0;t=1' })],
+  ])('by %s is not asked again before', async (_, headers) => {
+    let firstMs = 0;
+    let secondMs = 0;
+    await using server = await httpServer((_, response, number) => {
+      if (number === 1) {
+        response.writeHead(429, headers()).end();
+        firstMs = performance.now();
+      } else {
+        secondMs = performance.now();
+        response.end('here');
+      }
+    });
+    const http = createFetch({ policy: pipeline(deadline('10s'), repeating()) });
+    expect(await (await http(server.origin)).text()).toBe('here');
+    expect(secondMs - firstMs).toBeGreaterThanOrEqual(990);
+  });
+
+  it('by 503 holds back other requests, too, until the time has come', async () => {
+    await using server = await httpServer((_, response, number) =>
+      number === 1 ? response.writeHead(503, { 'retry-after-ms': '80' }).end() : response.end(),
+    );
+    const events: HoldfastEvent[] = [];
+    const http = createFetch({ policy: pipeline(), on: (event) => events.push(event) });
+    await http(server.origin, { method: 'POST' });
+    const startedMs = performance.now();
+    expect((await http(server.origin, { method: 'POST' })).status).toBe(200);
+    expect(performance.now() - startedMs).toBeGreaterThan(70);
+    expect(events).toMatchObject([{ type: 'paced', origin: server.origin, refused: false }]);
+  });
+
+  it('for longer than the deadline is not asked, and the caller is told at once when to come back', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after': '5' }).end());
+    const http = createFetch({ policy: pipeline(deadline('500ms'), repeating()) });
+    const startedMs = performance.now();
+    expect((await http(server.origin)).status).toBe(429);
+    const error = await http(server.origin).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(RateLimitedError);
+    expect((error as RateLimitedError).retryAfterMs).toBeGreaterThan(4_000);
+    expect(server.received).toHaveLength(1);
+    expect(performance.now() - startedMs).toBeLessThan(450);
+  });
+
+  it('is not learnt from when pacing is off', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after': '5' }).end());
+    const http = createFetch({ policy: pipeline(), pacing: 'off' });
+    for (let index = 0; index < 2; index++) expect((await http(server.origin)).status).toBe(429);
+  });
+});
+
+describe('propagate', () => {
+  it('sends nothing along unless asked', async () => {
+    await using server = await httpServer((_, response) => response.end());
+    await createFetch({ policy: pipeline(deadline('5s')) })(server.origin);
+    expect(Object.keys(server.received[0]?.headers ?? {})).not.toContain('request-attempt');
+  });
+
+  it.each([
+    ['holdfast', 'request-deadline-ms', /^4\d{3}$/],
+    ['grpc', 'grpc-timeout', /^4\d{3}m$/],
+    ['envoy', 'x-envoy-expected-rq-timeout-ms', /^4\d{3}$/],
+  ] as const)('sends the time that is left and the number of the attempt (%s)', async (propagate, name, form) => {
+    await using server = await httpServer((_, response, number) => response.writeHead(number < 2 ? 503 : 200).end());
+    await createFetch({ policy: pipeline(deadline('5s'), repeating()), propagate })(server.origin);
+    expect(server.received.map((one) => one.headers['request-attempt'])).toEqual(['1', '2']);
+    for (const { headers } of server.received) expect(headers[name]).toMatch(form);
+  });
+});
+
+describe('the default policy', () => {
+  /** Retries cost time; a POST is sent once. */
+  const post = (http: Fetch, origin: string) => http(origin, { method: 'POST' });
+
+  it('repeats what failed', async () => {
+    await using server = await httpServer((_, response, number) => response.writeHead(number < 2 ? 503 : 200).end());
+    expect((await createFetch()(server.origin)).status).toBe(200);
+  });
+
+  it('keeps away from an origin that is down, and from no other', async () => {
+    await using down = await httpServer((_, response) => response.writeHead(500).end());
+    await using up = await httpServer((_, response) => response.end());
+    const http = createFetch();
+    for (let index = 0; index < 20; index++) await post(http, down.origin);
+    const error = await post(http, down.origin).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(CircuitOpenError);
+    expect((await post(http, up.origin)).status).toBe(200);
+  });
+
+  it('does not take an origin for down that answers 429 and says when to come back', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after-ms': '0' }).end());
+    const http = createFetch();
+    for (let index = 0; index < 30; index++) expect((await post(http, server.origin)).status).toBe(429);
+  });
+});

@@ -1,0 +1,340 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { Pacer } from '../../src/client/pacer.js';
+import { quotaOf } from '../../src/client/rate-limit-headers.js';
+import { Call } from '../../src/core/call.js';
+import { Events } from '../../src/core/events.js';
+import {
+  type Clock,
+  deadline,
+  type HoldfastEvent,
+  isRejected,
+  type Permit,
+  pipeline,
+  RateLimitedError,
+  type Timer,
+} from '../../src/index.js';
+import { retryHintOf } from '../../src/policies/retry/retry-after.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+interface Answer {
+  readonly status: number;
+  readonly headers: Record<string, string>;
+}
+
+function paced({ maxPauseMs = 60_000, maxWaitMs = 10_000, maxQueue = 1_000, withDeadline = false } = {}) {
+  const clock = virtualClock();
+  const events: HoldfastEvent[] = [];
+  const plan = {
+    name: 'http',
+    events: new Events('http', (event) => events.push(event)),
+    maxPauseMs,
+    maxWaitMs,
+    maxQueue,
+  };
+  const pacer = new Pacer(plan, 'http://a.test', clock);
+  const around = withDeadline ? pipeline(deadline('2s'), pacer) : pipeline(pacer);
+  const startsMs: number[] = [];
+  const send = (answer: Answer = { status: 200, headers: {} }, signal?: AbortSignal) =>
+    around.attempt(
+      () => {
+        startsMs.push(clock.now());
+        return answer;
+      },
+      signal === undefined ? undefined : { signal },
+    );
+  return { clock, events, pacer, send, startsMs };
+}
+
+const quota = (remaining: number, resetSeconds: number, limit?: number): Answer => ({
+  status: 200,
+  headers: {
+    ratelimit: `"default";r=${remaining};t=${resetSeconds}`,
+    ...(limit === undefined ? {} : { 'ratelimit-policy': `"default";q=${limit};w=60` }),
+  },
+});
+
+describe('Pacer', () => {
+  it('holds nothing back until an answer has said so', async () => {
+    const { clock, send, startsMs } = paced();
+    await Promise.all(Array.from({ length: 100 }, () => send()));
+    expect(startsMs).toHaveLength(100);
+    expect([clock.now(), clock.pendingTimers]).toEqual([startsMs[0], 0]);
+  });
+
+  it('lets nothing start before a pause is over, then a few at a time, in order', async () => {
+    const { clock, send, startsMs } = paced();
+    await send({ status: 429, headers: { 'retry-after': '1' } });
+    const beginMs = clock.now();
+    const order: number[] = [];
+    for (let index = 0; index < 12; index++) void send().then(() => order.push(index));
+    await clock.advance(999);
+    expect(startsMs).toHaveLength(1);
+    await clock.runAll();
+    const after = startsMs.slice(1).map((ms) => ms - beginMs);
+    expect(after).toEqual([1_000, 1_010, 1_020, 1_030, 1_040, 1_050, 1_060, 1_070, 1_080, 1_090, 1_100, 1_100]);
+    expect(order).toEqual(Array.from({ length: 12 }, (_, index) => index));
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('gives out half of a quota as it is asked for, and spreads the rest over the time until the reset', async () => {
+    const { clock, send, startsMs } = paced();
+    await send(quota(9, 10, 10));
+    const beginMs = clock.now();
+    for (let index = 0; index < 9; index++) void send();
+    await clock.runAll();
+    const after = startsMs.slice(1).map((ms) => Math.round(ms - beginMs));
+    expect(after.slice(0, 4)).toEqual([0, 0, 0, 0]);
+    const gaps = after.slice(4).map((ms, index) => ms - (after[index + 3] ?? 0));
+    for (const gap of gaps) expect(gap).toBeGreaterThan(1_000);
+    expect(after.at(-1)).toBeLessThan(10_000);
+  });
+
+  it('goes by the latest word: a fresh quota frees who waits', async () => {
+    const { clock, send, startsMs } = paced();
+    await send(quota(1, 8, 100));
+    void send(quota(90, 60, 100));
+    void send();
+    await clock.advance(4_000);
+    expect(startsMs).toHaveLength(3);
+  });
+
+  it.each([
+    ['an hour', { 'retry-after': '3600' }],
+    ['24 million years', { 'retry-after': '99999999999999' }],
+    ['the year 9999', { 'retry-after': 'Fri, 31 Dec 9999 23:59:59 GMT' }],
+    ['a quota used up for ever', { ratelimit: '"x";r=0;t=999999999999999' }],
+  ])('is not stopped for longer than maxPause by one answer that asks for %s', async (_, headers) => {
+    const { clock, send } = paced({ maxPauseMs: 5_000 });
+    await send({ status: 429, headers });
+    const running = send();
+    await clock.advance(5_000);
+    expect(await running).toMatchObject({ ok: true });
+    await clock.advance(60_000);
+    expect(await send()).toMatchObject({ ok: true });
+  });
+
+  it.each([
+    ['a date in the past', { 'retry-after': 'Sun, 06 Nov 1994 08:49:37 GMT' }],
+    ['a negative number', { 'retry-after': '-5' }],
+    ['nonsense', { 'retry-after': 'soon', ratelimit: 'r=;;;"' }],
+    ['two dates', { 'retry-after': 'Fri, 31 Dec 9999 23:59:59 GMT, Fri, 31 Dec 9999 23:59:59 GMT' }],
+    ['10 MB of digits', { 'retry-after': '9'.repeat(10_000_000), ratelimit: `"a";r=${'9'.repeat(10_000_000)}` }],
+  ])('goes on after %s', async (_, headers) => {
+    const { send } = paced();
+    await send({ status: 429, headers });
+    expect(await send()).toMatchObject({ ok: true });
+  });
+
+  it('refuses at once who would wait longer than maxWait, and says for how long', async () => {
+    const { send, events } = paced({ maxWaitMs: 500 });
+    await send({ status: 503, headers: { 'retry-after': '2' } });
+    const outcome = await send();
+    expect(outcome).toMatchObject({ ok: false, error: { retryAfterMs: 2_000, policy: 'http' } });
+    expect(!outcome.ok && outcome.error).toBeInstanceOf(RateLimitedError);
+    expect(events).toEqual([{ type: 'paced', name: 'http', origin: 'http://a.test', delayMs: 2_000, refused: true }]);
+  });
+
+  it('refuses at once who would wait past its deadline', async () => {
+    const { send } = paced({ withDeadline: true });
+    await send({ status: 429, headers: { 'retry-after': '3' } });
+    const outcome = await send();
+    expect(!outcome.ok && isRejected(outcome.error)).toBe(true);
+  });
+
+  it('refuses who finds no place to wait', async () => {
+    const { clock, send } = paced({ maxQueue: 1 });
+    await send({ status: 429, headers: { 'retry-after': '1' } });
+    const waiting = send();
+    expect(await send()).toMatchObject({ ok: false, error: { code: 'ERR_RATE_LIMITED' } });
+    await clock.runAll();
+    expect(await waiting).toMatchObject({ ok: true });
+  });
+
+  it('turns away who waits when a later answer puts the start off too far', async () => {
+    const { clock, send, pacer } = paced({ maxWaitMs: 1_000 });
+    const slow = pacer.admit(new Call(clock, () => {}, undefined)) as Permit;
+    await send({ status: 429, headers: { 'retry-after-ms': '900' } });
+    const waiting = send();
+    await clock.advance(100);
+    slow.settle({ ok: true, value: { status: 503, headers: { 'retry-after': '5' } } });
+    expect(await waiting).toMatchObject({ ok: false, error: { code: 'ERR_RATE_LIMITED', retryAfterMs: 5_000 } });
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('lets go of who aborts while it waits, and of its timer', async () => {
+    const { clock, send, startsMs, pacer } = paced();
+    await send({ status: 429, headers: { 'retry-after': '1' } });
+    const controller = new AbortController();
+    const first = send(undefined, controller.signal);
+    controller.abort('left');
+    expect(await first).toEqual({ ok: false, error: 'left' });
+    expect([clock.pendingTimers, pacer.isIdle]).toEqual([0, true]);
+    await clock.runAll();
+    expect(startsMs).toHaveLength(1);
+  });
+});
+
+describe('quotaOf', () => {
+  const now = Date.UTC(2026, 10, 24);
+  it.each<[string, Record<string, string>, unknown]>([
+    ['the standard', { ratelimit: '"default";r=50;t=30' }, { remaining: 50, resetMs: 30_000, limit: undefined }],
+    [
+      'the standard with its policy',
+      { ratelimit: '"default";r=50;t=30', 'ratelimit-policy': '"burst";q=5;w=1, "default";q=100;w=60' },
+      { remaining: 50, resetMs: 30_000, limit: 100 },
+    ],
+    [
+      'the tightest of several',
+      { ratelimit: '"day";r=900;t=900, "burst";r=2;t=30' },
+      { remaining: 2, resetMs: 30_000, limit: undefined },
+    ],
+    ['a token for a name', { ratelimit: 'default;r=1;t=2' }, { remaining: 1, resetMs: 2_000, limit: undefined }],
+    ['a dictionary', { ratelimit: 'limit=100, remaining=7, reset=5' }, { remaining: 7, resetMs: 5_000, limit: 100 }],
+    [
+      'single headers',
+      { 'RateLimit-Remaining': '3', 'RateLimit-Reset': '9', 'RateLimit-Limit': '10, 10;w=60' },
+      { remaining: 3, resetMs: 9_000, limit: 10 },
+    ],
+    [
+      'X- headers with an instant',
+      { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': String(now / 1_000 + 9) },
+      { remaining: 3, resetMs: 9_000, limit: undefined },
+    ],
+    [
+      'an instant in the past',
+      { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': '1704067201' },
+      { remaining: 3, resetMs: 0, limit: undefined },
+    ],
+    ['nothing', {}, undefined],
+    ['a remainder without a reset', { 'ratelimit-remaining': '3' }, undefined],
+    ['a negative remainder', { ratelimit: '"a";r=-1;t=5' }, undefined],
+    ['a text for a number', { ratelimit: '"a";r="1";t=5' }, undefined],
+    ['a field that ends early', { ratelimit: '"a";r=1;t' }, undefined],
+  ])('reads %s', (_, headers, quota) => {
+    expect(quotaOf(headers, now)).toEqual(quota);
+  });
+});
+
+/** A clock that is set by hand. */
+class HandClock implements Clock {
+  nowMs = 0;
+  readonly timers = new Set<Timer>();
+
+  now(): number {
+    return this.nowMs;
+  }
+
+  wallNow(): number {
+    return Date.UTC(2026, 10, 24) + this.nowMs;
+  }
+
+  schedule(timer: Timer): void {
+    this.timers.add(timer);
+  }
+
+  cancel(timer: Timer): void {
+    this.timers.delete(timer);
+  }
+}
+
+const fuzzRuns = Number(process.env.HOLDFAST_FUZZ_RUNS ?? 100_000);
+
+/** Pieces of which real headers are made, so that the random ones come close. */
+const piece = fc.constantFrom(
+  ...[
+    '0',
+    '1',
+    '9',
+    '-',
+    '+',
+    '.',
+    ',',
+    ';',
+    '=',
+    '"',
+    ' ',
+    'r',
+    't',
+    'q',
+    'w',
+    'e',
+    '(',
+    ')',
+    ':',
+    '?',
+    '@',
+    '%',
+    '*',
+  ],
+  ...[
+    ';r=',
+    ';t=',
+    '"default"',
+    'remaining=',
+    'reset=',
+    'limit=',
+    'GMT',
+    'Sun, 06 Nov 1994 08:49:37 GMT',
+    '1704067200',
+  ],
+  ...['99999999999999999999', '\u0000', '\t', '\u00e9', 'Sunday, 06-Nov-94 08:49:37 GMT', 'Infinity', 'NaN', '0x1f'],
+);
+const names = [
+  'retry-after',
+  'retry-after-ms',
+  'ratelimit',
+  'ratelimit-policy',
+  'ratelimit-remaining',
+  'ratelimit-reset',
+];
+const moreNames = ['ratelimit-limit', 'x-ratelimit-remaining', 'x-ratelimit-reset', 'grpc-retry-pushback-ms'];
+const text = fc.oneof(
+  fc.array(piece, { maxLength: 12 }).map((pieces) => pieces.join('')),
+  fc.string({ maxLength: 40 }),
+);
+const value = fc.oneof({ weight: 9, arbitrary: text }, { weight: 1, arbitrary: fc.array(text, { maxLength: 3 }) });
+const hostile = fc.dictionary(fc.constantFrom(...names, ...moreNames), value, { maxKeys: 4 });
+
+describe('hostile headers', () => {
+  it(`never throw, never stop a request for longer than maxPause, never leave a timer (${fuzzRuns} inputs)`, async () => {
+    const inputs = fc.sample(hostile, { numRuns: fuzzRuns, seed: 20_261_124 });
+    const clock = new HandClock();
+    const plan = {
+      name: 'http',
+      events: new Events('http', undefined),
+      maxPauseMs: 1_000,
+      maxWaitMs: 1_100,
+      maxQueue: 9,
+    };
+    const pacer = new Pacer(plan, 'http://a.test', clock);
+    for (const [index, headers] of inputs.entries()) {
+      const outcome = { ok: true as const, value: { status: index % 2 === 0 ? 429 : 200, headers } };
+      const hint = retryHintOf(outcome, clock.wallNow());
+      if (hint !== undefined && hint !== 'never' && !(hint >= 0))
+        throw new Error(`${JSON.stringify(headers)}: ${hint}`);
+      const answer = pacer.admit(new Call(clock, () => {}, undefined));
+      // Whatever the one before has said, the longest pause is over.
+      if (!('settle' in answer)) throw new Error(`stopped by ${JSON.stringify(inputs[index - 1])}`);
+      answer.settle(outcome);
+      clock.nowMs += 1_200;
+    }
+    expect(clock.timers.size).toBe(0);
+  }, 600_000);
+
+  it('are read in time that does not grow with their length beyond what is looked at', () => {
+    const timeOf = (length: number) => {
+      const filler = ['9', ';r=1', '"', '(', ',', ' ', 'a='].map((part) => part.repeat(length / part.length));
+      // A repeated text is put together when it is first looked into.
+      for (const long of filler) long.charCodeAt(length - 1);
+      const startedMs = performance.now();
+      for (let round = 0; round < 20; round++) {
+        for (const long of filler) quotaOf({ ratelimit: long, 'ratelimit-policy': long }, 0);
+        for (const long of filler) retryHintOf({ ok: true, value: { headers: { 'retry-after': long } } }, 0);
+      }
+      return performance.now() - startedMs;
+    };
+    timeOf(2_000);
+    expect(timeOf(10_000_000)).toBeLessThan(20 * timeOf(2_000) + 100);
+  });
+});

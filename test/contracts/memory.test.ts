@@ -1,0 +1,43 @@
+/** The laws of a store against the memory store, in virtual time and in real time. */
+import { memoryStore, type Store } from 'holdfast';
+import { storeConformance, virtualClock } from 'holdfast/testing';
+import { describe, expect, it } from 'vitest';
+
+const clock = virtualClock();
+
+describe('memoryStore, in virtual time, keeps', () => {
+  const cases = storeConformance({
+    make: ({ maxValueBytes }) => memoryStore({ maxValueBytes, clock }),
+    pass: (ms) => clock.advance(ms),
+    toleranceMs: 0,
+    histories: 1000,
+  });
+  it.each(cases)('$name', ({ run }) => run());
+
+  it('its word that it owns no timer', () => {
+    expect(clock.pendingTimers).toBe(0);
+  });
+});
+
+describe('memoryStore, in real time, keeps', () => {
+  it.each(storeConformance({ make: ({ maxValueBytes }) => memoryStore({ maxValueBytes }) }))('$name', ({ run }) =>
+    run(),
+  );
+});
+
+describe('memoryStore, when all is evictable, keeps', () => {
+  const cases = storeConformance({
+    make({ maxValueBytes }): Store {
+      const store = memoryStore({ maxValueBytes, clock });
+      return {
+        read: (key, options) => store.read(key, options),
+        // Bad options go through as they are.
+        write: (key, value, options) => store.write(key, value, options && { ...options, evictable: true }),
+        remove: (key, options) => store.remove(key, options),
+      };
+    },
+    pass: (ms) => clock.advance(ms),
+    toleranceMs: 0,
+  });
+  it.each(cases)('$name', ({ run }) => run());
+});

@@ -1,0 +1,428 @@
+import { describe, expect, it } from 'vitest';
+import {
+  type CircuitBreaker,
+  type CircuitBreakerOptions,
+  CircuitOpenError,
+  type Clock,
+  circuitBreaker,
+  HandlesError,
+  type HoldfastEvent,
+  isRefusal,
+  OptionsError,
+  type Permit,
+  pipeline,
+  ShedError,
+} from '../../../src/index.js';
+import { seededRandom, type VirtualClock, virtualClock } from '../../../src/testing/index.js';
+
+const failed = { ok: false, error: new Error('down') } as const;
+const succeeded = { ok: true, value: 1 } as const;
+
+/** A breaker without jitter whose openings last as long as they may. */
+function setUp(options: CircuitBreakerOptions = {}) {
+  const clock = virtualClock();
+  const events: HoldfastEvent[] = [];
+  const breaker = circuitBreaker({
+    clock,
+    random: () => 0.999_999_999_999,
+    on: (event) => void events.push(event),
+    ...options,
+  });
+  return { clock, breaker, events };
+}
+
+/** A clock for which only the time matters. */
+function clockOf(now: () => number): Clock {
+  return { now, wallNow: () => 0, schedule() {}, cancel() {} };
+}
+
+function take(breaker: CircuitBreaker): Permit {
+  const answer = breaker.admit();
+  if (isRefusal(answer)) throw answer.error;
+  return answer;
+}
+
+function refusalOf(breaker: CircuitBreaker): CircuitOpenError {
+  const answer = breaker.admit();
+  if (!isRefusal(answer)) throw new Error('it was let through');
+  return answer.error as CircuitOpenError;
+}
+
+function fail(breaker: CircuitBreaker, times = 1): void {
+  for (let call = 0; call < times; call++) take(breaker).settle(failed);
+}
+
+function succeed(breaker: CircuitBreaker, times = 1): void {
+  for (let call = 0; call < times; call++) take(breaker).settle(succeeded);
+}
+
+/** Opens it, and lets the opening pass. */
+async function openAndWait(breaker: CircuitBreaker, clock: VirtualClock): Promise<void> {
+  while (breaker.state === 'closed') fail(breaker);
+  await clock.advance(breaker.snapshot().openForMs + 1);
+}
+
+describe('circuitBreaker', () => {
+  it('opens when half of at least 20 calls of the last 30 s failed, and says so to the next caller', async () => {
+    const { breaker, clock, events } = setUp({ name: 'payments' });
+    succeed(breaker, 10);
+    fail(breaker, 9);
+    expect(breaker.state).toBe('closed');
+    fail(breaker);
+    expect(breaker.state).toBe('open');
+    await clock.advance(1_800);
+    const error = refusalOf(breaker);
+    expect(error).toBeInstanceOf(CircuitOpenError);
+    expect(error.message).toBe('"payments" is open for another 3200 ms (10 of 20 calls failed)');
+    expect(error.retryAfterMs).toBeCloseTo(3_200);
+    expect(events).toMatchObject([
+      { type: 'circuit-changed', from: 'closed', to: 'open', generation: 1, detail: '10 of 20 calls failed' },
+      { type: 'circuit-refused', state: 'open', shadow: false },
+    ]);
+  });
+
+  it('is tested on successes, too', () => {
+    const { breaker } = setUp();
+    fail(breaker, 12);
+    succeed(breaker, 7);
+    expect(breaker.state).toBe('closed');
+    succeed(breaker);
+    expect(breaker.state).toBe('open');
+  });
+
+  it('forgets what is older than its window', async () => {
+    const { breaker, clock } = setUp({ window: '10s' });
+    fail(breaker, 19);
+    await clock.advance('10s');
+    fail(breaker, 19);
+    expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 19, failures: 19 } });
+  });
+
+  it('looks at the last so many calls where it is told so, and reads no clock for it', () => {
+    let reads = 0;
+    const clock = clockOf(() => ++reads);
+    const { breaker } = setUp({ clock, window: { calls: 10 } });
+    succeed(breaker, 10);
+    fail(breaker, 4);
+    expect([breaker.state, reads]).toEqual(['closed', 0]);
+    fail(breaker);
+    expect(breaker.state).toBe('open');
+  });
+
+  it('opens after so many failures in a row where only those count', () => {
+    const { breaker } = setUp({ window: { consecutive: 3 } });
+    fail(breaker, 2);
+    succeed(breaker);
+    fail(breaker, 2);
+    expect(breaker.state).toBe('closed');
+    fail(breaker);
+    expect(refusalOf(breaker).message).toContain('3 calls in a row failed');
+  });
+
+  it('opens after 100 failures in a row, however many successes the window holds', () => {
+    const { breaker } = setUp();
+    succeed(breaker, 10_000);
+    fail(breaker, 99);
+    expect(breaker.state).toBe('closed');
+    fail(breaker);
+    expect(breaker.state).toBe('open');
+  });
+
+  it('opens when enough calls were slow, and takes a slow probe for a failed one', async () => {
+    const { breaker, clock } = setUp({ slowCallRate: 0.5, slowCallDuration: 100, minimumCalls: 2, openFor: 500 });
+    const onTime = take(breaker);
+    await clock.advance(100);
+    onTime.settle(succeeded);
+    const slow = take(breaker);
+    await clock.advance(101);
+    slow.settle(succeeded);
+    expect(refusalOf(breaker).message).toContain('1 of 2 calls were slow');
+    await clock.advance(500);
+    const probe = take(breaker);
+    await clock.advance(101);
+    probe.settle(succeeded);
+    expect(breaker.state).toBe('open');
+  });
+
+  it('lets as many probes through as it has permits, in all and at once, and closes when all have succeeded', async () => {
+    const { breaker, clock } = setUp();
+    await openAndWait(breaker, clock);
+    const probes = [take(breaker), take(breaker), take(breaker)];
+    expect(refusalOf(breaker)).toMatchObject({ state: 'half-open', retryAfterMs: undefined });
+    probes[0]?.settle(succeeded);
+    expect(refusalOf(breaker).state).toBe('half-open');
+    probes[1]?.settle(succeeded);
+    probes[2]?.settle(succeeded);
+    expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 0 } });
+  });
+
+  it('opens again at once when too many probes have failed to close it', async () => {
+    const { breaker, clock } = setUp({ halfOpen: { permits: 5, successes: 3 } });
+    await openAndWait(breaker, clock);
+    fail(breaker, 2);
+    expect(breaker.state).toBe('half-open');
+    fail(breaker);
+    expect(refusalOf(breaker).message).toContain('3 of 3 probes failed');
+  });
+
+  it('doubles its openings up to the longest, with half of each left to chance', async () => {
+    const { breaker, clock } = setUp({ random: () => 0.5, openFor: 100, maxOpenFor: 1_000 });
+    fail(breaker, 20);
+    const openings: number[] = [];
+    for (let opening = 0; opening < 6; opening++) {
+      openings.push(breaker.snapshot().openForMs);
+      await clock.advance(breaker.snapshot().openForMs);
+      fail(breaker);
+    }
+    expect(openings).toEqual([75, 150, 300, 600, 750, 750]);
+  });
+
+  it('begins a new series after it was closed for as long as it was last open, and not before', async () => {
+    for (const [closedMs, openForMs] of [
+      [99, 150],
+      [100, 75],
+    ] as const) {
+      const { breaker, clock } = setUp({ random: () => 0.5, openFor: 100, halfOpen: { permits: 1 } });
+      fail(breaker, 20);
+      await clock.advance(75);
+      succeed(breaker);
+      // The opening lasted 75 ms; what counts is that one.
+      await clock.advance(closedMs - 25);
+      fail(breaker, 20);
+      expect(breaker.snapshot()).toMatchObject({ openForMs });
+    }
+  });
+
+  it('stays open for as long as the failure that opened it asked, up to an hour', () => {
+    const asks = (retryAfterMs: number) =>
+      ({ ok: false, error: Object.assign(new Error('429'), { retryAfterMs }) }) as const;
+    for (const [askedMs, openForMs] of [
+      [30_000, 30_000],
+      [7_200_000, 3_600_000],
+      [1, 5_000],
+    ] as const) {
+      const { breaker } = setUp({ window: { consecutive: 1 } });
+      take(breaker).settle(asks(askedMs));
+      expect(breaker.snapshot().openForMs).toBeCloseTo(openForMs);
+    }
+  });
+
+  it('lets a growing share of the calls through where it ramps up, and goes on with its series when it trips then', async () => {
+    const { breaker, clock } = setUp({ rampUp: '10s', halfOpen: { permits: 1 }, window: { consecutive: 3 } });
+    await openAndWait(breaker, clock);
+    succeed(breaker);
+    expect(breaker.state).toBe('ramping');
+    const answers = Array.from({ length: 105 }, () => breaker.admit());
+    expect(answers.filter((answer) => !isRefusal(answer))).toHaveLength(11);
+    expect(answers.at(-1)).toMatchObject({ error: { state: 'ramping' } });
+    await clock.advance('5s');
+    const later = Array.from({ length: 100 }, () => breaker.admit()).filter((answer) => !isRefusal(answer));
+    expect(Math.abs(later.length - 55)).toBeLessThanOrEqual(1);
+    while (breaker.state === 'ramping') {
+      const answer = breaker.admit();
+      if (!isRefusal(answer)) answer.settle(failed);
+    }
+    expect(breaker.snapshot().openForMs).toBeCloseTo(10_000);
+    await clock.advance('10s');
+    succeed(breaker);
+    await clock.advance('10s');
+    succeed(breaker, 3);
+    expect(breaker.state).toBe('closed');
+  });
+
+  it('counts each permit once', async () => {
+    const { breaker, clock } = setUp();
+    const permit = take(breaker);
+    permit.settle(failed);
+    permit.settle(failed);
+    permit.release();
+    expect(breaker.snapshot().window).toMatchObject({ calls: 1, failures: 1 });
+    await openAndWait(breaker, clock);
+    const probe = take(breaker);
+    probe.release();
+    probe.release();
+    expect([take(breaker), take(breaker), take(breaker)]).toHaveLength(3);
+    expect(refusalOf(breaker).state).toBe('half-open');
+  });
+
+  it('does not count a refusal from inside that is settled by hand, and gives a probe back for it', async () => {
+    const { breaker, clock } = setUp({ halfOpen: { permits: 1 } });
+    const shed = { ok: false, error: new ShedError({ policy: 'inner', reason: 'busy' }) } as const;
+    take(breaker).settle(shed);
+    expect(breaker.snapshot().window.calls).toBe(0);
+    await openAndWait(breaker, clock);
+    take(breaker).settle(shed);
+    take(breaker).settle(succeeded);
+    expect(breaker.state).toBe('closed');
+  });
+
+  it('takes a throwing handles for a failure and shows the error', async () => {
+    const { breaker } = setUp({
+      window: { consecutive: 1 },
+      handles() {
+        throw new Error('mistake');
+      },
+    });
+    expect(await pipeline(breaker).attempt(() => 1)).toMatchObject({ ok: false, error: expect.any(HandlesError) });
+    expect(breaker.state).toBe('open');
+  });
+
+  it('judges by handles', () => {
+    const { breaker } = setUp({
+      window: { consecutive: 1 },
+      handles: (outcome) => outcome.ok && outcome.value === 503,
+    });
+    fail(breaker);
+    expect(breaker.state).toBe('closed');
+    take(breaker).settle({ ok: true, value: 503 });
+    expect(breaker.state).toBe('open');
+  });
+
+  it('refuses nothing as a shadow, ends no call, and tells what it would have refused', async () => {
+    const { breaker, clock, events } = setUp({ shadow: true });
+    fail(breaker, 20);
+    take(breaker).settle(succeeded);
+    expect(events.at(-1)).toMatchObject({ type: 'circuit-refused', state: 'open', shadow: true });
+    expect(breaker.snapshot()).toMatchObject({ state: 'open', window: { calls: 0 } });
+    await clock.advance('5s');
+    for (let probe = 0; probe < 9; probe++) expect(take(breaker).endsAt).toBeUndefined();
+    breaker.isolate();
+    take(breaker);
+  });
+
+  it('tells of each change, and is in order again when it tells', async () => {
+    const { breaker, clock, events } = setUp({ halfOpen: { permits: 1 } });
+    fail(breaker, 20);
+    await clock.advance('5s');
+    succeed(breaker);
+    const changes = events.filter((event) => event.type === 'circuit-changed');
+    expect(changes.map(({ from, to }) => `${from} > ${to}`)).toEqual([
+      'closed > open',
+      'open > half-open',
+      'half-open > closed',
+    ]);
+    const resetting: CircuitBreaker = circuitBreaker({
+      clock,
+      window: { consecutive: 1 },
+      on: (event) => event.type === 'circuit-changed' && event.to === 'open' && resetting.reset(),
+    });
+    fail(resetting);
+    expect(resetting.state).toBe('closed');
+  });
+
+  it('goes on from a snapshot with what is left of its time', async () => {
+    const { breaker, clock } = setUp();
+    fail(breaker, 20);
+    await clock.advance('2s');
+    const snapshot = JSON.parse(JSON.stringify(breaker.snapshot()));
+    expect(snapshot).toEqual({
+      v: 1,
+      state: 'open',
+      generation: 1,
+      openForMs: expect.closeTo(5_000),
+      elapsedMs: 2_000,
+      openings: 1,
+      window: { calls: 0, failures: 0, slow: 0, failuresInARow: 0 },
+      staleResults: 0,
+    });
+    const other = setUp();
+    expect(other.breaker.restore(snapshot)).toBe(true);
+    expect(refusalOf(other.breaker).retryAfterMs).toBeCloseTo(3_000);
+    await other.clock.advance('3s');
+    fail(other.breaker);
+    expect(other.breaker.snapshot()).toMatchObject({ openForMs: expect.closeTo(10_000), openings: 2 });
+  });
+
+  it.each(['closed', 'half-open', 'ramping', 'isolated', 'forced-closed'])(
+    'goes on from a snapshot that is %s',
+    (state) => {
+      const { breaker } = setUp({ rampUp: '1m' });
+      expect(breaker.restore({ ...breaker.snapshot(), state })).toBe(true);
+      // The probes of a half-open circuit were another's: it begins with new ones at the next call.
+      if (state === 'half-open') take(breaker);
+      expect(breaker.state).toBe(state);
+    },
+  );
+
+  it.each([
+    undefined,
+    'open',
+    {},
+    { v: 2 },
+    { state: 'ajar' },
+    { openForMs: -1 },
+    { openForMs: Number.NaN },
+    { elapsedMs: null },
+    { openings: 0.5 },
+    { generation: '7' },
+  ])('stays as it is and tells when a snapshot makes no sense: %j', (change) => {
+    const { breaker, events } = setUp();
+    const corrupt =
+      typeof change === 'object' && Object.keys(change).length > 0 ? { ...breaker.snapshot(), ...change } : change;
+    expect(breaker.restore(corrupt)).toBe(false);
+    expect(breaker.state).toBe('closed');
+    expect(events).toMatchObject([{ type: 'circuit-not-restored' }]);
+  });
+
+  it('lets every call through once it is disposed of, and hears no permit that is out', () => {
+    const { breaker } = setUp({ window: { consecutive: 1 } });
+    const out = take(breaker);
+    breaker[Symbol.dispose]();
+    out.settle(failed);
+    fail(breaker);
+    expect(breaker.snapshot()).toMatchObject({ state: 'forced-closed', staleResults: 1 });
+  });
+
+  it('opens although its random throws or answers nonsense', () => {
+    for (const random of [
+      () => Number.NaN,
+      () => {
+        throw new Error('no chance');
+      },
+    ]) {
+      const { breaker } = setUp({ random, name: 'unlucky' });
+      fail(breaker, 20);
+      expect(breaker.snapshot()).toMatchObject({ state: 'open', openForMs: 5_000 });
+    }
+  });
+
+  it.each<[string, object]>([
+    ['window', { window: 5 }],
+    ['window', { window: { calls: 0 } }],
+    ['window', { window: { calls: 5, consecutive: 5 } }],
+    ['minimumCalls', { window: { calls: 5 }, minimumCalls: 6 }],
+    ['failureRate', { failureRate: 0 }],
+    ['slowCallRate', { slowCallRate: 0.5 }],
+    ['slowCallRate', { slowCallDuration: '1s' }],
+    ['openFor', { openFor: '5 sec' }],
+    ['maxOpenFor', { openFor: '5s', maxOpenFor: '4s' }],
+    ['permits', { halfOpen: { permits: 0 } }],
+    ['halfOpen.successes', { halfOpen: { permits: 2, successes: 3 } }],
+    ['probes', { halfOpen: { probes: 2 } }],
+    ['faillureRate', { faillureRate: 0.5 }],
+  ])('refuses a wrong option "%s" at once', (option, options) => {
+    expect(() => circuitBreaker(options)).toThrow(expect.objectContaining({ option }));
+    expect(() => circuitBreaker(options)).toThrow(OptionsError);
+  });
+
+  it.each([
+    [0.01, 5_000],
+    [0.1, 5_000],
+    [0.1, 10],
+  ])(
+    'does not open within an hour in which %d of the calls fail at random, at %d calls a second',
+    async (share, perSecond) => {
+      const seed = 71;
+      const random = seededRandom(seed);
+      let nowMs = 0;
+      const clock = clockOf(() => nowMs);
+      const { breaker } = setUp({ clock });
+      // At 5,000 a second every seventh call stands for seven: the rates are what counts, and 18 million are too many here.
+      const stepMs = (perSecond > 1_000 ? 7_000 : 1_000) / perSecond;
+      for (; nowMs < 3_600_000 && breaker.state === 'closed'; nowMs += stepMs) {
+        take(breaker).settle(random() < share ? failed : succeeded);
+      }
+      expect(breaker.state, `seed ${seed}`).toBe('closed');
+    },
+  );
+});

@@ -1,0 +1,616 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import {
+  type Clock,
+  deadline,
+  type Guard,
+  HandlesError,
+  type HedgeOptions,
+  type HoldfastEvent,
+  hedge,
+  isAbandoned,
+  isRejected,
+  OptionsError,
+  type Outcome,
+  pipeline,
+  RejectedError,
+  refuse,
+  retryBudget,
+  TimeoutError,
+  timeout,
+} from '../../src/index.js';
+import { seededRandom, virtualClock } from '../../src/testing/index.js';
+
+const down = (text: string | number = '') => new Error(`down ${text}`);
+const rejected = () => new RejectedError('ERR_NO', 'not now', { policy: 'no' });
+
+/** What one copy does: after so many milliseconds, a value, or an error that is thrown. */
+type Script = readonly [afterMs: number, answer: unknown];
+
+/** Runs one hedged call whose copies follow a script, to its end, in virtual time. */
+async function run(options: HedgeOptions, scripts: readonly Script[], execute: object = {}) {
+  const clock = virtualClock();
+  const events: HoldfastEvent[] = [];
+  const sentMs: number[] = [];
+  const attempts: number[] = [];
+  const signals: AbortSignal[] = [];
+  const discarded: unknown[] = [];
+  const hedged = pipeline(
+    hedge({
+      delay: 100,
+      onDiscard: (value) => discarded.push(value),
+      ...options,
+      clock,
+      on: (event) => events.push(event),
+    }),
+  );
+  let endedMs = -1;
+  const running = hedged
+    .attempt(async ({ attempt, signal }) => {
+      const [afterMs, answer] = scripts[sentMs.length]!;
+      sentMs.push(clock.now());
+      attempts.push(attempt);
+      signals.push(signal);
+      await clock.sleep(afterMs);
+      if (answer instanceof Error) throw answer;
+      return answer;
+    }, execute)
+    .finally(() => {
+      endedMs = clock.now();
+    });
+  await clock.runAll();
+  const outcome = await running;
+  expect(clock.pendingTimers).toBe(0);
+  return { outcome, events, sentMs, attempts, signals, discarded, endedMs };
+}
+
+describe('hedge', () => {
+  it('sends no copy of a call that answers in time', async () => {
+    const { outcome, sentMs, events } = await run({}, [[99, 'first']]);
+    expect(outcome).toEqual({ ok: true, value: 'first' });
+    expect(sentMs).toEqual([0]);
+    expect(events).toEqual([]);
+  });
+
+  it('sends a copy when the delay has passed and answers with whichever succeeds first', async () => {
+    const { outcome, sentMs, attempts, events, endedMs } = await run({}, [
+      [1_000, 'first'],
+      [20, 'copy'],
+    ]);
+    expect(outcome).toEqual({ ok: true, value: 'copy' });
+    expect(sentMs).toEqual([0, 100]);
+    expect(attempts).toEqual([1, 2]);
+    expect(endedMs).toBe(120);
+    expect(events).toEqual([
+      { type: 'hedge', name: 'hedge', copy: 1, because: 'slow', afterMs: 100 },
+      { type: 'hedge-won', name: 'hedge', copy: 1, afterMs: 120 },
+    ]);
+  });
+
+  it('lets the first attempt win although a copy was sent, aborts the copy and leaves the winner its signal', async () => {
+    const { outcome, signals, events } = await run({}, [
+      [150, 'first'],
+      [1_000, 'copy'],
+    ]);
+    expect(outcome).toEqual({ ok: true, value: 'first' });
+    expect(signals.map(({ aborted }) => aborted)).toEqual([false, true]);
+    expect(signals[1]?.reason).toMatchObject({ name: 'AbortError' });
+    expect(events.map(({ type }) => type)).toEqual(['hedge']);
+  });
+
+  it('hands the late value of a loser to onDiscard, and consumes its late error', async () => {
+    const late = await run({}, [
+      [1_000, 'late'],
+      [20, 'copy'],
+    ]);
+    expect(late.discarded).toEqual(['late']);
+    const { outcome, discarded } = await run({}, [
+      [1_000, down()],
+      [20, 'copy'],
+    ]);
+    expect(outcome).toEqual({ ok: true, value: 'copy' });
+    expect(discarded).toEqual([]);
+  });
+
+  it('sends no more copies than max, one per delay', async () => {
+    const slow: Script = [1_000, 'slow'];
+    const { sentMs, endedMs } = await run({ max: 3 }, [slow, slow, slow, slow]);
+    expect(sentMs).toEqual([0, 100, 200, 300]);
+    expect(endedMs).toBe(1_000);
+  });
+
+  it('sends the next copy at once when one fails, and the one after that a delay later', async () => {
+    const { sentMs, events, outcome } = await run({ max: 2 }, [
+      [10, down(1)],
+      [1_000, 'slow'],
+      [5, 'quick'],
+    ]);
+    expect(sentMs).toEqual([0, 10, 110]);
+    expect(outcome).toEqual({ ok: true, value: 'quick' });
+    expect(events[0]).toEqual({ type: 'hedge', name: 'hedge', copy: 1, because: 'failed', afterMs: 10 });
+  });
+
+  it('waits for the copy that is under way when another fails', async () => {
+    const { outcome, endedMs } = await run({}, [
+      [150, down()],
+      [300, 'copy'],
+    ]);
+    expect(outcome).toEqual({ ok: true, value: 'copy' });
+    expect(endedMs).toBe(400);
+  });
+
+  it('rejects with the error that came last, as it is, and tells all of them', async () => {
+    const errors = [down(1), down(2), down(3)] as const;
+    const { outcome, events, sentMs } = await run({ max: 2 }, [
+      [10, errors[0]],
+      [10, errors[1]],
+      [10, errors[2]],
+    ]);
+    expect(sentMs).toEqual([0, 10, 20]);
+    expect(!outcome.ok && outcome.error).toBe(errors[2]);
+    expect(events.at(-1)).toEqual({ type: 'hedge-failed', name: 'hedge', copies: 2, errors: [...errors] });
+  });
+
+  it('ends at once with an error that handles takes for no reason to try again, and aborts the rest', async () => {
+    const fatal = new Error('no such user');
+    const { outcome, endedMs, signals } = await run({ handles: (ended) => !ended.ok && ended.error !== fatal }, [
+      [1_000, 'slow'],
+      [50, fatal],
+    ]);
+    expect(!outcome.ok && outcome.error).toBe(fatal);
+    expect(endedMs).toBe(150);
+    expect(signals[0]?.aborted).toBe(true);
+  });
+
+  it('prefers a success to a value that handles takes for a failure, and hands that one to onDiscard', async () => {
+    const handles = (outcome: Outcome) => !outcome.ok || outcome.value === 'busy';
+    const { outcome, discarded } = await run({ handles }, [
+      [10, 'busy'],
+      [10, 'good'],
+    ]);
+    expect(outcome).toEqual({ ok: true, value: 'good' });
+    expect(discarded).toEqual(['busy']);
+  });
+
+  it('answers the last value that handles took for a failure when nothing better comes', async () => {
+    const { outcome, discarded } = await run({ handles: () => true }, [
+      [10, 'busy 1'],
+      [10, 'busy 2'],
+    ]);
+    expect(outcome).toEqual({ ok: true, value: 'busy 2' });
+    expect(discarded).toEqual(['busy 1']);
+  });
+
+  it('rejects with a HandlesError when handles throws', async () => {
+    const { outcome, discarded } = await run(
+      {
+        handles: () => {
+          throw new Error('broken');
+        },
+      },
+      [[10, 'value']],
+    );
+    expect(!outcome.ok && outcome.error).toBeInstanceOf(HandlesError);
+    expect(discarded).toEqual(['value']);
+  });
+
+  describe('with its budget', () => {
+    it('goes on without a copy when nothing is left, and tells so', async () => {
+      const budget = retryBudget({ initial: 0, minPerSecond: 0 });
+      const { outcome, sentMs, events } = await run({ budget }, [[1_000, 'first']]);
+      expect(outcome).toEqual({ ok: true, value: 'first' });
+      expect(sentMs).toEqual([0]);
+      expect(events).toEqual([{ type: 'hedge-skipped', name: 'hedge', reason: 'budget' }]);
+    });
+
+    it('rejects with the error of the attempt when nothing is left for another', async () => {
+      const budget = retryBudget({ initial: 0, minPerSecond: 0 });
+      const error = down();
+      const { outcome } = await run({ budget }, [[10, error]]);
+      expect(!outcome.ok && outcome.error).toBe(error);
+    });
+
+    it('takes one for each copy and pays in once for each call that succeeds', async () => {
+      const budget = retryBudget({ initial: 5, ratio: 0.5, minPerSecond: 0 });
+      await run({ budget, max: 2 }, [
+        [1_000, 'slow'],
+        [1_000, 'slow'],
+        [5, 'quick'],
+      ]);
+      expect(budget.balance).toBe(3.5);
+    });
+
+    it('takes a budget that throws for an empty one', async () => {
+      const broken = () => {
+        throw new Error('budget');
+      };
+      const { outcome, sentMs } = await run({ budget: { balance: 1, deposit: broken, tryWithdraw: broken } }, [
+        [1_000, 'first'],
+      ]);
+      expect(outcome).toEqual({ ok: true, value: 'first' });
+      expect(sentMs).toEqual([0]);
+    });
+
+    it('has one of its own by default: a service that is down is sent a bounded number of copies', async () => {
+      const clock = virtualClock();
+      const hedged = pipeline(hedge({ delay: 100, clock }));
+      let sent = 0;
+      for (let call = 0; call < 200; call++) {
+        await hedged.attempt(() => {
+          sent++;
+          throw down();
+        });
+      }
+      expect(sent).toBe(210);
+    });
+  });
+
+  describe('with { quantile }', () => {
+    const quantileRun = (count: number, options: HedgeOptions = {}) => {
+      const clock = virtualClock();
+      const sentMs: number[] = [];
+      const hedged = pipeline(
+        hedge({
+          delay: { quantile: 0.9, minimumSamples: 10 },
+          budget: retryBudget({ capacity: 1_000_000, initial: 1_000_000, clock }),
+          clock,
+          on: (event) => event.type === 'hedge' && sentMs.push(event.afterMs),
+          ...options,
+        }),
+      );
+      const call = async (...durations: readonly number[]) => {
+        let copy = 0;
+        const running = hedged.attempt(() => clock.sleep(durations[Math.min(copy++, durations.length - 1)]!));
+        await clock.runAll();
+        return running;
+      };
+      const warmUp = async () => {
+        for (let index = 0; index < count; index++) await call(10);
+      };
+      return { call, warmUp, sentMs };
+    };
+
+    it('sends no copy for slowness until enough calls have succeeded', async () => {
+      const { call, warmUp, sentMs } = quantileRun(9);
+      await warmUp();
+      await call(10_000);
+      expect(sentMs).toEqual([]);
+      await call(10_000);
+      expect(sentMs).toEqual([10]);
+    });
+
+    it('then sends one after the quantile of the latencies', async () => {
+      const { call, warmUp, sentMs } = quantileRun(10);
+      await warmUp();
+      await call(10_000, 1);
+      expect(sentMs).toEqual([10]);
+    });
+
+    it('waits at least a millisecond', async () => {
+      const clock = virtualClock();
+      const sentMs: number[] = [];
+      const hedged = pipeline(
+        hedge({
+          delay: { quantile: 0.9, minimumSamples: 10 },
+          clock,
+          on: (event) => event.type === 'hedge' && sentMs.push(event.afterMs),
+        }),
+      );
+      for (let index = 0; index < 10; index++) await hedged.attempt(() => 1);
+      const running = hedged.attempt(() => clock.sleep(50));
+      await clock.runAll();
+      await running;
+      expect(sentMs).toEqual([1]);
+    });
+
+    it('does not count failures', async () => {
+      const clock = virtualClock();
+      const sent: HoldfastEvent[] = [];
+      const hedged = pipeline(
+        hedge({
+          delay: { quantile: 0.9, minimumSamples: 10 },
+          budget: retryBudget({ initial: 0, minPerSecond: 0, clock }),
+          clock,
+          on: (event) => sent.push(event),
+        }),
+      );
+      for (let index = 0; index < 20; index++) await hedged.attempt(() => Promise.reject(down()));
+      sent.length = 0;
+      const running = hedged.attempt(() => clock.sleep(50));
+      await clock.runAll();
+      await running;
+      expect(sent).toEqual([]);
+    });
+
+    it('keeps to the share of copies that was asked for, although the slow attempts it aborts are never measured', async () => {
+      for (let seed = 1; seed <= 5; seed++) {
+        const random = seededRandom(seed);
+        const { call, sentMs } = quantileRun(0, { delay: { quantile: 0.95, minimumSamples: 100 } });
+        const calls = 3_000;
+        // One call in twelve hangs for long: more than the share of copies.
+        const latency = () => (random() < 0.08 ? 5_000 : 5 + random() * 10);
+        for (let index = 0; index < calls; index++) await call(latency(), latency(), latency());
+        expect(sentMs.length / calls, `seed ${seed}`).toBeLessThan(0.07);
+        expect(sentMs.length / calls, `seed ${seed}`).toBeGreaterThan(0.03);
+      }
+    }, 30_000);
+  });
+
+  describe('with a deadline', () => {
+    it('sends no copy when the delay would pass it', async () => {
+      const clock = virtualClock();
+      const sent: number[] = [];
+      const hedged = pipeline(deadline({ after: 100, clock }), hedge({ delay: 100, clock }));
+      const running = hedged.attempt(() => {
+        sent.push(clock.now());
+        return clock.sleep(1_000);
+      });
+      await clock.flush();
+      expect(clock.nextTimerAt).toBe(100);
+      expect(clock.pendingTimers).toBe(2); // the deadline's and the operation's
+      await clock.runAll();
+      expect(isAbandoned(!(await running).ok && ((await running) as { error: unknown }).error)).toBe(true);
+      expect(sent).toEqual([0]);
+    });
+  });
+
+  it('makes one attempt at an unsafe operation without an idempotency key', async () => {
+    const { sentMs } = await run({}, [[1_000, 'first']], { unsafe: true });
+    expect(sentMs).toEqual([0]);
+    const keyed = await run(
+      {},
+      [
+        [1_000, 'first'],
+        [5, 'copy'],
+      ],
+      { unsafe: true, idempotencyKey: 'k' },
+    );
+    expect(keyed.sentMs).toEqual([0, 100]);
+  });
+
+  describe('when the caller aborts', () => {
+    it('settles at once, aborts every copy with the reason, sends none and leaves no timer', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const signals: AbortSignal[] = [];
+      const hedged = pipeline(hedge({ delay: 100, max: 4, clock }));
+      const running = hedged.attempt(
+        ({ signal }) => {
+          signals.push(signal);
+          return new Promise(() => {});
+        },
+        { signal: controller.signal },
+      );
+      await clock.advance(250);
+      expect(signals).toHaveLength(3);
+      controller.abort('gone');
+      expect(signals.map(({ reason }) => reason)).toEqual(['gone', 'gone', 'gone']);
+      expect(clock.pendingTimers).toBe(0);
+      expect(await running).toEqual({ ok: false, error: 'gone' });
+    });
+
+    it('hands the failed value at hand and late values to onDiscard', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const discarded: unknown[] = [];
+      const hedged = pipeline(
+        hedge({ delay: 100, handles: () => true, onDiscard: (value) => discarded.push(value), clock }),
+      );
+      let sent = 0;
+      const running = hedged.attempt(() => (sent++ === 0 ? 'busy' : clock.sleep(50).then(() => 'late')), {
+        signal: controller.signal,
+      });
+      await clock.advance(10);
+      controller.abort('gone');
+      await running;
+      expect(discarded).toEqual(['busy']);
+      await clock.runAll();
+      expect(discarded).toEqual(['busy', 'late']);
+    });
+
+    it('while it hears of a copy sends none', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const hedged = pipeline(
+        hedge({ delay: 100, clock, on: (event) => event.type === 'hedge' && controller.abort('gone') }),
+      );
+      let sent = 0;
+      const running = hedged.attempt(
+        () => {
+          sent++;
+          return new Promise(() => {});
+        },
+        { signal: controller.signal },
+      );
+      await clock.runAll();
+      expect(await running).toEqual({ ok: false, error: 'gone' });
+      expect(sent).toBe(1);
+      expect(clock.pendingTimers).toBe(0);
+    });
+
+    it('while it hears of a copy that is skipped arms no timer', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      let lagMs = 0;
+      const late: Clock = {
+        now: () => clock.now() + lagMs,
+        wallNow: () => clock.wallNow(),
+        schedule: (timer, atMs) => clock.schedule(timer, atMs),
+        cancel: (timer) => clock.cancel(timer),
+      };
+      const hedged = pipeline(hedge({ delay: 100, clock: late, on: () => controller.abort('gone') }));
+      const running = hedged.attempt(() => new Promise(() => {}), { signal: controller.signal });
+      await clock.flush();
+      lagMs = 200;
+      await clock.advance(100);
+      expect(await running).toEqual({ ok: false, error: 'gone' });
+      expect(clock.pendingTimers).toBe(0);
+    });
+  });
+
+  it('puts the copy off while this process is itself late', async () => {
+    const clock = virtualClock();
+    let lagMs = 0;
+    const late: Clock = {
+      now: () => clock.now() + lagMs,
+      wallNow: () => clock.wallNow(),
+      schedule: (timer, atMs) => clock.schedule(timer, atMs),
+      cancel: (timer) => clock.cancel(timer),
+    };
+    const events: HoldfastEvent[] = [];
+    const hedged = pipeline(hedge({ delay: 100, clock: late, on: (event) => events.push(event) }));
+    let sent = 0;
+    const running = hedged.attempt<unknown>(() => (sent++ === 0 ? clock.sleep(1_000) : 'copy'));
+    await clock.flush();
+    lagMs = 51;
+    await clock.advance(100);
+    expect(events).toEqual([{ type: 'hedge-skipped', name: 'hedge', reason: 'event-loop' }]);
+    lagMs = 0;
+    await clock.advance(151);
+    expect(await running).toEqual({ ok: true, value: 'copy' });
+  });
+
+  describe('towards the policies inside and outside', () => {
+    /** A guard that keeps a book of how its permits end. */
+    function bookkeeper() {
+      const book: string[] = [];
+      const guard: Guard = {
+        name: 'book',
+        admit: () => ({
+          settle: (outcome) => book.push(outcome.ok ? 'success' : 'failure'),
+          release: () => book.push('released'),
+          ended: () => book.push('ended'),
+        }),
+      };
+      return { book, guard };
+    }
+
+    it('releases the permits of the losers, which learn nothing from it', async () => {
+      const clock = virtualClock();
+      const { book, guard } = bookkeeper();
+      const hedged = pipeline(hedge({ delay: 100, clock }), guard);
+      let sent = 0;
+      const running = hedged.attempt(() => clock.sleep(sent++ === 0 ? 1_000 : 10));
+      await clock.advance(110);
+      await running;
+      expect(book).toEqual(['success', 'ended', 'released']);
+      await clock.runAll();
+      expect(book).toEqual(['success', 'ended', 'released', 'ended']);
+    });
+
+    it('keeps the slot of a bulkhead around it until the loser has really ended', async () => {
+      const clock = virtualClock();
+      const { book, guard } = bookkeeper();
+      const hedged = pipeline(guard, hedge({ delay: 100, clock }));
+      let sent = 0;
+      const running = hedged.attempt(() => clock.sleep(sent++ === 0 ? 1_000 : 10));
+      await clock.advance(110);
+      await running;
+      expect(book).toEqual(['success']);
+      await clock.advance(889);
+      expect(book).toEqual(['success']);
+      await clock.advance(1);
+      expect(book).toEqual(['success', 'ended']);
+    });
+
+    it('gives each copy the time of the timeout inside', async () => {
+      const clock = virtualClock();
+      const hedged = pipeline(hedge({ delay: 100, clock }), timeout({ after: 150, clock }));
+      const running = hedged.attempt(() => new Promise(() => {}));
+      await clock.advance(249);
+      expect(clock.pendingTimers).toBe(1);
+      await clock.advance(1);
+      const outcome = await running;
+      expect(!outcome.ok && outcome.error).toBeInstanceOf(TimeoutError);
+    });
+
+    it('is not failed by a copy that a policy inside refuses', async () => {
+      const clock = virtualClock();
+      let admitted = 0;
+      const one: Guard = {
+        name: 'one',
+        admit: () => (admitted++ === 0 ? { settle() {}, release() {} } : refuse(rejected())),
+      };
+      const running = pipeline(hedge({ delay: 100, clock }), one).attempt(() => clock.sleep(300).then(() => 'first'));
+      await clock.runAll();
+      expect(await running).toEqual({ ok: true, value: 'first' });
+    });
+
+    it('passes a refusal on at once when nothing was started, and sends no copy', async () => {
+      const refusal = rejected();
+      let asked = 0;
+      const never: Guard = {
+        name: 'never',
+        admit: () => {
+          asked++;
+          return refuse(refusal);
+        },
+      };
+      const outcome = await pipeline(hedge({ delay: 100 }), never).attempt(() => 1);
+      expect(!outcome.ok && outcome.error).toBe(refusal);
+      expect(asked).toBe(1);
+    });
+
+    it('rejects with the failure and not with a refusal when a copy was started', async () => {
+      const error = down();
+      let admitted = 0;
+      const one: Guard = {
+        name: 'one',
+        admit: () => (admitted++ === 0 ? { settle() {}, release() {} } : refuse(rejected())),
+      };
+      const outcome = await pipeline(hedge({ delay: 100 }), one).attempt(() => Promise.reject(error));
+      expect(!outcome.ok && outcome.error).toBe(error);
+      expect(isRejected(!outcome.ok && outcome.error)).toBe(false);
+    });
+  });
+
+  it('always answers with the first success, else the last failure, with never more copies than max', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.integer({ min: 1, max: 4 }),
+        fc.array(fc.tuple(fc.integer({ min: 0, max: 400 }), fc.boolean()), { minLength: 5, maxLength: 5 }),
+        async (max, plan) => {
+          const scripts = plan.map(([afterMs, fails], copy): Script => [afterMs, fails ? down(copy) : `value ${copy}`]);
+          const { outcome, sentMs, endedMs } = await run({ max, delay: 100 }, scripts);
+          expect(sentMs.length).toBeLessThanOrEqual(max + 1);
+          const ends = sentMs.map((atMs, copy) => ({ endMs: atMs + plan[copy]![0], fails: plan[copy]![1], copy }));
+          const successes = ends.filter(({ fails }) => !fails).map(({ endMs }) => endMs);
+          if (successes.length > 0) {
+            expect(outcome.ok).toBe(true);
+            expect(endedMs).toBe(Math.min(...successes));
+          } else {
+            expect(sentMs).toHaveLength(max + 1);
+            expect(outcome.ok).toBe(false);
+            expect(endedMs).toBe(Math.max(...ends.map(({ endMs }) => endMs)));
+          }
+        },
+      ),
+      { numRuns: 200 },
+    );
+  });
+
+  it.each<[string, HedgeOptions]>([
+    ['delay', { delay: 0 }],
+    ['delay', { delay: '5 sec' as never }],
+    ['quantile', { delay: { quantile: 1 } }],
+    ['quantile', { delay: {} as never }],
+    ['minimumSamples', { delay: { quantile: 0.9, minimumSamples: 1 } }],
+    ['max', { max: 5 }],
+    ['max', { max: 0 }],
+    ['budget', { budget: {} as never }],
+    ['onDiscard', { onDiscard: 1 as never }],
+    ['maximum', { maximum: 1 } as never],
+  ])('refuses a wrong %s', (option, options) => {
+    expect(() => hedge(options)).toThrow(OptionsError);
+    expect(() => hedge(options)).toThrow(`"${option}"`);
+  });
+
+  it('tells what it does', () => {
+    expect(hedge({ delay: 20, max: 2 }).traits?.summary).toBe(
+      'sends up to 2 more copies, each after 20 ms, drawn from a budget',
+    );
+    expect(hedge().traits?.summary).toBe(
+      'sends up to 1 more copy, each after the 0.95 quantile of the latencies, drawn from a budget',
+    );
+  });
+});

@@ -1,0 +1,154 @@
+import { describe, expect, expectTypeOf, it } from 'vitest';
+import {
+  bulkhead,
+  type CircuitBreaker,
+  circuitBreaker,
+  HandlesError,
+  type HoldfastEvent,
+  keyed,
+  OptionsError,
+  pipeline,
+  retry,
+  type Strategy,
+  TimeoutError,
+  timeout,
+} from '../../src/index.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+const fails = () => Promise.reject(new Error('down'));
+const one = { window: { consecutive: 1 } } as const;
+
+describe('keyed', () => {
+  it('runs the calls of a key through its own policy and leaves those of other keys alone', async () => {
+    const breakers = keyed(() => circuitBreaker(one));
+    const client = pipeline(breakers);
+    await client.attempt(fails, { key: 'a' });
+    expect(await client.attempt(() => 1, { key: 'a' })).toMatchObject({ ok: false, error: { state: 'open' } });
+    expect(await client.attempt(() => 1, { key: 'b' })).toEqual({ ok: true, value: 1 });
+    expectTypeOf(breakers.for('a')).toEqualTypeOf<CircuitBreaker>();
+    expect([breakers.for('a').state, breakers.for('b').state]).toEqual(['open', 'closed']);
+    expect(breakers.for('a')).toBe(breakers.for('a'));
+  });
+
+  it('takes guards, strategies and pipelines, with what comes after it inside', async () => {
+    const clock = virtualClock();
+    const order: string[] = [];
+    const through: Strategy = {
+      name: 'through',
+      handle(call, next) {
+        order.push('strategy');
+        return next(call);
+      },
+    };
+    const kinds = keyed(
+      (key) =>
+        key === 'guard'
+          ? timeout(50)
+          : key === 'strategy'
+            ? through
+            : pipeline(retry({ attempts: 2, backoff: () => 1 }), timeout(50)),
+      { clock },
+    );
+    const client = pipeline(kinds, bulkhead({ limit: 5 }));
+    const hangs = client.attempt(() => new Promise(() => {}), { key: 'guard' });
+    await clock.advance(50);
+    expect(await hangs).toMatchObject({ error: expect.any(TimeoutError) });
+    expect(await client.attempt(() => 1, { key: 'strategy' })).toEqual({ ok: true, value: 1 });
+    const twice = client.attempt(({ attempt }) => (attempt === 1 ? fails() : attempt), { key: 'pipeline' });
+    await clock.runAll();
+    expect([await twice, order]).toEqual([{ ok: true, value: 2 }, ['strategy']]);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('asks its own option for the key', async () => {
+    const hosts = keyed(() => circuitBreaker(), { key: (call) => String(call.attributes.host) });
+    await pipeline(hosts).execute(() => 1, { attributes: { host: 'a.example' } });
+    expect(hosts.size).toBe(1);
+  });
+
+  it('refuses a call without a key, with a key that is too long, and shows an error of the key function', async () => {
+    const client = pipeline(keyed(() => circuitBreaker()));
+    for (const key of [undefined, '', 'x'.repeat(1_001)]) {
+      expect(await client.attempt(() => 1, { key })).toMatchObject({ ok: false, error: expect.any(OptionsError) });
+    }
+    const broken = keyed(() => circuitBreaker(), {
+      key() {
+        throw new Error('mistake');
+      },
+    });
+    expect(await pipeline(broken).attempt(() => 1)).toMatchObject({ error: expect.any(HandlesError) });
+  });
+
+  it('keeps no more than maxKeys and forgets what was used longest ago', () => {
+    const breakers = keyed(() => circuitBreaker(), { maxKeys: 3 });
+    const [a, b] = [breakers.for('a'), breakers.for('b')];
+    breakers.for('c');
+    breakers.for('a');
+    breakers.for('d');
+    expect(breakers.size).toBe(3);
+    expect(breakers.for('a')).toBe(a);
+    expect(breakers.for('b')).not.toBe(b);
+  });
+
+  it('forgets circuits with nothing counted first, and open and isolated ones last', async () => {
+    const breakers = keyed(() => circuitBreaker({ minimumCalls: 1 }), { maxKeys: 4 });
+    const client = pipeline(breakers);
+    await client.attempt(fails, { key: 'open' });
+    breakers.for('isolated').isolate();
+    await client.attempt(() => 1, { key: 'counting' });
+    const kept = ['open', 'isolated', 'counting'].map((key) => breakers.for(key));
+    for (let key = 0; key < 20; key++) breakers.for(`new ${key}`);
+    expect(['open', 'isolated', 'counting'].map((key) => breakers.for(key))).toEqual(kept);
+    for (let key = 0; key < 20; key++) await client.attempt(() => 1, { key: `used ${key}` });
+    expect([breakers.for('open').state, breakers.for('isolated').state]).toEqual(['open', 'isolated']);
+  });
+
+  it('forgets a key that is idle for long enough, without a timer, but none that is isolated', async () => {
+    const clock = virtualClock();
+    const breakers = keyed(() => circuitBreaker({ clock }), { idle: '1m', clock });
+    breakers.for('isolated').isolate();
+    breakers.for('idle');
+    await clock.advance('50s');
+    breakers.for('used');
+    expect(clock.pendingTimers).toBe(0);
+    await clock.advance('30s');
+    breakers.for('used');
+    expect(breakers.size).toBe(2);
+    expect(breakers.for('isolated').state).toBe('isolated');
+  });
+
+  it('keeps no more than the given share of a group open, and always lets one open', async () => {
+    const events: HoldfastEvent[] = [];
+    const on = (event: HoldfastEvent) => void events.push(event);
+    const breakers = keyed(() => circuitBreaker({ ...one, on }), { maxEjected: 0.2 });
+    const client = pipeline(breakers);
+    const states = () => Array.from({ length: 10 }, (_, key) => breakers.for(`${key}`).state);
+    expect(states()).toHaveLength(10);
+    for (let key = 0; key < 10; key++) await client.attempt(fails, { key: `${key}` });
+    expect(states().filter((state) => state === 'open')).toHaveLength(2);
+    expect(events.filter(({ type }) => type === 'circuit-kept-closed')).toHaveLength(8);
+    breakers.for('0').reset();
+    await client.attempt(fails, { key: '9' });
+    expect(states()).toMatchObject({ 0: 'closed', 1: 'open', 9: 'open' });
+    const few = keyed(() => circuitBreaker(one), { maxEjected: 0 });
+    await pipeline(few).attempt(fails, { key: 'only' });
+    expect(few.for('only').state).toBe('open');
+  });
+
+  it('gives the place of an open circuit that is forgotten to another', async () => {
+    const breakers = keyed(() => circuitBreaker(one), { maxKeys: 1, maxEjected: 0 });
+    const client = pipeline(breakers);
+    const forgotten = breakers.for('a');
+    await client.attempt(fails, { key: 'a' });
+    await client.attempt(fails, { key: 'b' });
+    forgotten.reset();
+    await client.attempt(fails, { key: 'c' });
+    expect([forgotten.state, breakers.for('c').state]).toEqual(['closed', 'open']);
+  });
+
+  it('says so when the factory is no function or answers no policy', () => {
+    expect(() => keyed('a' as never)).toThrow(OptionsError);
+    expect(() => keyed(() => 5 as never).for('a')).toThrow(/must answer a policy for "a", got 5/);
+    expect(() => keyed(() => circuitBreaker(), { maxKeys: 0 })).toThrow(OptionsError);
+  });
+});

@@ -1,0 +1,131 @@
+import { setImmediate as turn } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import {
+  HandlesError,
+  type HoldfastEvent,
+  isRefusal,
+  isRejected,
+  type LoadShedOptions,
+  loadShed,
+  type Priority,
+  pipeline,
+  type Refusal,
+} from '../../src/index.js';
+import { loadShedWith } from '../../src/policies/load-shed.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+/** A guard on an event loop whose state the test says. */
+function onLoop(loop: { delayMs?: number; utilization?: number }, options?: LoadShedOptions) {
+  return loadShedWith({ delayMs: () => loop.delayMs ?? 0, utilization: () => loop.utilization ?? 0 }, options);
+}
+
+const priorities: readonly Priority[] = ['low', 'normal', 'high', 'critical'];
+
+/** Which priorities it lets in. */
+async function admitted(loop: { delayMs?: number; utilization?: number }, options: LoadShedOptions) {
+  const calls = pipeline(onLoop(loop, { ...options, priority: ({ key }) => key as Priority }));
+  const outcomes = await Promise.all(priorities.map((key) => calls.attempt(() => key, { key })));
+  return outcomes.flatMap((outcome) => (outcome.ok ? [outcome.value] : []));
+}
+
+describe('loadShed', () => {
+  it('lets everything in while the event loop is in time', async () => {
+    expect(await admitted({ delayMs: 50, utilization: 0.81 }, { maxUtilization: 0.9 })).toEqual(priorities);
+  });
+
+  it.each([
+    [{ delayMs: 51 }, ['normal', 'high', 'critical']],
+    [{ delayMs: 100 }, ['normal', 'high', 'critical']],
+    [{ delayMs: 101 }, ['high', 'critical']],
+    [{ delayMs: 200 }, ['high', 'critical']],
+    [{ delayMs: 201 }, ['critical']],
+    [{ delayMs: 60_000 }, ['critical']],
+    [{ utilization: 0.82 }, ['normal', 'high', 'critical']],
+    [{ utilization: 0.9 }, ['normal', 'high', 'critical']],
+    [{ utilization: 0.91 }, ['high', 'critical']],
+    [{ utilization: 1 }, ['high', 'critical']],
+  ])('at %j lets in %j: the less important goes first as load grows', async (loop, expected) => {
+    expect(await admitted(loop, { maxUtilization: 0.9 })).toEqual(expected);
+  });
+
+  it('does not mind a busy loop unless asked to', () => {
+    expect(isRefusal(onLoop({ utilization: 1 }).admit())).toBe(false);
+  });
+
+  it('refuses with an error that names the measurement, and tells it', () => {
+    const events: HoldfastEvent[] = [];
+    const guard = onLoop({ delayMs: 130.4 }, { name: 'server', on: (event) => events.push(event) });
+    const { error } = guard.admit() as Refusal;
+    expect(error).toMatchObject({
+      name: 'ShedError',
+      policy: 'server',
+      reason: 'event loop 130 ms late, priority normal',
+    });
+    expect(isRejected(error)).toBe(true);
+    expect(events).toEqual([
+      { type: 'shed', name: 'server', priority: 'normal', eventLoopDelayMs: 130.4, utilization: 0 },
+    ]);
+    const busy = onLoop({ utilization: 0.95 }, { maxUtilization: 0.9 }).admit() as Refusal;
+    expect(busy.error).toMatchObject({ reason: 'event loop busy for 95 % of the time, priority normal' });
+  });
+
+  it.each([
+    [
+      'throws',
+      () => {
+        throw new Error('bug');
+      },
+    ],
+    ['answers no priority', () => 'urgent'],
+    ['answers a name of Object', () => 'constructor'],
+  ])('tells a `priority` that %s apart from a refusal', async (_, priority) => {
+    const outcome = await pipeline(onLoop({}, { priority: priority as () => Priority })).attempt(() => 1);
+    expect(outcome).toEqual({ ok: false, error: expect.any(HandlesError) });
+  });
+
+  it('measures nothing on another clock, so that a simulation stays repeatable', async () => {
+    const clock = virtualClock();
+    const guard = onLoop({ delayMs: 500 }, { clock });
+    expect(isRefusal(guard.admit())).toBe(false);
+    expect(await pipeline(guard).attempt(() => 1)).toEqual({ ok: true, value: 1 });
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('captures a stack for a refusal only if it is asked to', () => {
+    for (const stack of [false, true]) {
+      const { error } = onLoop({ delayMs: 500 }, { stack }).admit() as Refusal;
+      expect(String((error as Error).stack).includes('load-shed.test')).toBe(stack);
+    }
+  });
+
+  it('sheds when the real event loop was blocked for 300 ms, lets in again afterwards, and keeps no process alive', async () => {
+    const guard = loadShed({ maxEventLoopDelay: 150 });
+    const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
+    const before = timers();
+    expect(isRefusal(guard.admit())).toBe(false);
+    // A timer that is unref-ed is not among what keeps the process alive.
+    expect(timers()).toBe(before);
+    const untilMs = performance.now() + 300;
+    while (performance.now() < untilMs);
+    // Within the turn that blocks, and after it.
+    expect(isRefusal(guard.admit())).toBe(true);
+    await turn();
+    expect(isRefusal(guard.admit())).toBe(true);
+    let admissions = 0;
+    const giveUpMs = performance.now() + 5_000;
+    while (admissions === 0 && performance.now() < giveUpMs) {
+      await turn();
+      if (!isRefusal(guard.admit())) admissions++;
+    }
+    expect(admissions).toBe(1);
+  });
+
+  it.each([
+    [{ maxEventLoopDelay: 0 }, 'maxEventLoopDelay'],
+    [{ maxUtilization: 90 }, 'maxUtilization'],
+    [{ priority: 'low' }, 'priority'],
+    [{ maxDelay: 5 }, 'maxDelay'],
+  ])('refuses the options %j', (options, option) => {
+    expect(() => loadShed(options as never)).toThrow(expect.objectContaining({ name: 'OptionsError', option }));
+  });
+});

@@ -1,0 +1,300 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import {
+  deadline,
+  type Guard,
+  HandlesError,
+  type HoldfastEvent,
+  isAbandoned,
+  OptionsError,
+  pipeline,
+  type SingleFlightOptions,
+  singleFlight,
+  timeout,
+} from '../../src/index.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+const byCallKey = (call: { readonly key: string | undefined }) => call.key;
+
+/** A pipeline with a single flight, and an operation that takes 100 ms and counts how often it runs. */
+function shared(options: Partial<SingleFlightOptions> = {}) {
+  const clock = virtualClock();
+  const events: HoldfastEvent[] = [];
+  const signals: AbortSignal[] = [];
+  const flights = pipeline(singleFlight({ key: byCallKey, ...options, clock, on: (event) => events.push(event) }));
+  const call = (key: string | undefined, execute: object = {}) =>
+    flights.attempt(
+      async ({ signal }) => {
+        signals.push(signal);
+        const run = signals.length;
+        await clock.sleep(100);
+        return { run };
+      },
+      { key, ...execute },
+    );
+  return { clock, events, signals, call, flights };
+}
+
+describe('singleFlight', () => {
+  it('runs one operation for calls with the same key that overlap, and gives all the same object', async () => {
+    const { clock, events, signals, call } = shared();
+    const running = [call('a'), call('a'), call('b'), call('a')];
+    await clock.runAll();
+    const [first, second, other, third] = await Promise.all(running);
+    expect(signals).toHaveLength(2);
+    expect(first).toEqual({ ok: true, value: { run: 1 } });
+    expect(other).toEqual({ ok: true, value: { run: 2 } });
+    for (const outcome of [second, third]) expect(outcome?.ok && outcome.value).toBe(first?.ok && first.value);
+    expect(events).toEqual([
+      { type: 'flight-shared', name: 'singleFlight', key: 'a', waiting: 2 },
+      { type: 'flight-shared', name: 'singleFlight', key: 'a', waiting: 3 },
+    ]);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('runs anew when the one before has ended, at once after it', async () => {
+    const { clock, signals, call, flights } = shared();
+    const first = call('a');
+    await clock.advance(100);
+    await first;
+    const second = call('a');
+    await clock.runAll();
+    expect(await second).toEqual({ ok: true, value: { run: 2 } });
+    expect(signals).toHaveLength(2);
+    const chained = flights.execute(() => 1, { key: 'a' }).then(() => flights.execute(() => 2, { key: 'a' }));
+    expect(await chained).toBe(2);
+  });
+
+  it('gives all the same error', async () => {
+    const { clock, flights } = shared();
+    const error = new Error('down');
+    const fail = () => flights.attempt(() => clock.sleep(5).then(() => Promise.reject(error)), { key: 'a' });
+    const running = [fail(), fail()];
+    await clock.runAll();
+    for (const outcome of await Promise.all(running)) expect(!outcome.ok && outcome.error).toBe(error);
+  });
+
+  it('lets calls without a key run alone, and unsafe ones', async () => {
+    const { clock, signals, call } = shared();
+    const unsafe = { unsafe: true, idempotencyKey: 'k' };
+    const running = [call(undefined), call(undefined), call('a', unsafe), call('a', unsafe)];
+    await clock.runAll();
+    await Promise.all(running);
+    expect(signals).toHaveLength(4);
+  });
+
+  it('takes the key from the function it is given', async () => {
+    const { clock, signals, call } = shared({ key: ({ key, attributes }) => `${key}:${attributes.user}` });
+    const running = [
+      call('host', { attributes: { user: 1 } }),
+      call('host', { attributes: { user: 2 } }),
+      call('host', { attributes: { user: 1 } }),
+    ];
+    await clock.runAll();
+    await Promise.all(running);
+    expect(signals).toHaveLength(2);
+  });
+
+  it.each<[string, NonNullable<SingleFlightOptions['key']>]>([
+    [
+      'throws',
+      () => {
+        throw new Error('no key');
+      },
+    ],
+    ['answers no string', () => 5 as never],
+  ])('rejects with a HandlesError when key %s', async (_, key) => {
+    const { call, signals } = shared({ key });
+    const outcome = await call('a');
+    expect(!outcome.ok && outcome.error).toBeInstanceOf(HandlesError);
+    expect(signals).toHaveLength(0);
+  });
+
+  describe('when callers leave', () => {
+    it('lets one that aborts leave alone, also the first, and goes on for the others', async () => {
+      const { clock, signals, call } = shared();
+      const controller = new AbortController();
+      const first = call('a', { signal: controller.signal });
+      const second = call('a');
+      await clock.advance(50);
+      controller.abort('gone');
+      expect(await first).toEqual({ ok: false, error: 'gone' });
+      expect(signals[0]?.aborted).toBe(false);
+      await clock.advance(50);
+      expect(await second).toEqual({ ok: true, value: { run: 1 } });
+    });
+
+    it('aborts the work when the last one has left, and begins anew for the next, even in the same tick', async () => {
+      const { clock, signals, call } = shared();
+      const controllers = [new AbortController(), new AbortController()] as const;
+      const running = controllers.map(({ signal }) => call('a', { signal }));
+      await clock.advance(50);
+      controllers[0].abort('one');
+      expect(signals[0]?.aborted).toBe(false);
+      controllers[1].abort('other');
+      expect(signals[0]?.reason).toBe('other');
+      const next = call('a');
+      await clock.runAll();
+      expect(await Promise.all(running)).toEqual([
+        { ok: false, error: 'one' },
+        { ok: false, error: 'other' },
+      ]);
+      expect(await next).toEqual({ ok: true, value: { run: 2 } });
+      expect(clock.pendingTimers).toBe(0);
+    });
+
+    it('does not let the end of an abandoned work disturb the one that took its key', async () => {
+      const { clock, signals, call } = shared();
+      const controller = new AbortController();
+      const first = call('a', { signal: controller.signal });
+      await clock.advance(50);
+      controller.abort('gone');
+      await first;
+      const second = call('a');
+      await clock.advance(60);
+      // The abandoned work has ended; a third call still joins the second.
+      const third = call('a');
+      await clock.runAll();
+      expect(await second).toEqual(await third);
+      expect(signals).toHaveLength(2);
+    });
+
+    it('does not let the deadline of the first end the work of the second', async () => {
+      const { clock, signals, call } = shared();
+      const first = call('a', { deadline: 30 });
+      const second = call('a', { deadline: 1_000 });
+      await clock.advance(30);
+      const ended = await first;
+      expect(isAbandoned(!ended.ok && ended.error)).toBe(true);
+      expect(signals[0]?.aborted).toBe(false);
+      await clock.runAll();
+      expect(await second).toEqual({ ok: true, value: { run: 1 } });
+    });
+
+    it('keeps the timeout inside although the first caller had less time than it', async () => {
+      const clock = virtualClock();
+      const flights = pipeline(singleFlight({ key: byCallKey, clock }), timeout({ after: 200, clock }));
+      const hang = (deadlineMs: number) =>
+        flights.attempt(() => new Promise(() => {}), { key: 'a', deadline: deadlineMs });
+      const running = [hang(100), hang(10_000)];
+      await clock.advance(200);
+      expect((await Promise.all(running)).map((outcome) => !outcome.ok && (outcome.error as Error).name)).toEqual([
+        'DeadlineExceededError',
+        'TimeoutError',
+      ]);
+      expect(clock.pendingTimers).toBe(0);
+    });
+
+    it('ends a caller in time by a deadline around it', async () => {
+      const clock = virtualClock();
+      const flights = pipeline(deadline({ after: 50, clock }), singleFlight({ key: byCallKey, clock }));
+      const running = flights.attempt(() => clock.sleep(500), { key: 'a' });
+      await clock.advance(50);
+      const outcome = await running;
+      expect(isAbandoned(!outcome.ok && outcome.error)).toBe(true);
+    });
+
+    it('rejects a call that was aborted before it came, without running anything', async () => {
+      const { call, signals, clock } = shared();
+      expect(await call('a', { signal: AbortSignal.abort('early') })).toEqual({ ok: false, error: 'early' });
+      expect(signals).toHaveLength(0);
+      const next = call('a');
+      await clock.runAll();
+      expect(await next).toEqual({ ok: true, value: { run: 1 } });
+    });
+  });
+
+  it('runs nothing for a call that was ended while its key was asked for', async () => {
+    const controller = new AbortController();
+    let runs = 0;
+    const flights = pipeline(
+      singleFlight({
+        key: () => {
+          controller.abort('gone');
+          return 'a';
+        },
+      }),
+    );
+    const outcome = await flights.attempt(() => ++runs, { signal: controller.signal });
+    expect(outcome).toEqual({ ok: false, error: 'gone' });
+    expect(runs).toBe(0);
+  });
+
+  it('keeps the slot of a bulkhead around the last caller until the work has really ended', async () => {
+    const clock = virtualClock();
+    const book: string[] = [];
+    const guard: Guard = {
+      name: 'book',
+      admit: () => ({
+        settle: () => book.push('settled'),
+        release: () => book.push('released'),
+        ended: () => book.push('ended'),
+      }),
+    };
+    const controllers = [new AbortController(), new AbortController()] as const;
+    const flights = pipeline(guard, singleFlight({ key: byCallKey, clock }));
+    const running = controllers.map(({ signal }) => flights.attempt(() => clock.sleep(100), { key: 'a', signal }));
+    await clock.flush();
+    controllers[0].abort('one');
+    await running[0];
+    expect(book).toEqual(['released', 'ended']);
+    controllers[1].abort('other');
+    await running[1];
+    expect(book).toEqual(['released', 'ended', 'released']);
+    await clock.runAll();
+    expect(book).toEqual(['released', 'ended', 'released', 'ended']);
+  });
+
+  it('keeps the slot while an attempt that timed out inside still runs', async () => {
+    const clock = virtualClock();
+    let running = 0;
+    const slots: Guard = {
+      name: 'slots',
+      admit: () => {
+        running++;
+        return { settle() {}, release() {}, ended: () => running-- };
+      },
+    };
+    const flights = pipeline(slots, singleFlight({ key: byCallKey, clock }), timeout({ after: 10, clock }));
+    const call = flights.attempt(() => clock.sleep(100), { key: 'a' });
+    await clock.advance(10);
+    await call;
+    expect(running).toBe(1);
+    await clock.runAll();
+    expect(running).toBe(0);
+  });
+
+  it('gives every caller one answer, his own abort or that of the work, in any interleaving', async () => {
+    const step = fc.record({
+      key: fc.constantFrom('a', 'b'),
+      atMs: fc.integer({ min: 0, max: 300 }),
+      abortAfterMs: fc.option(fc.integer({ min: 0, max: 150 }), { nil: undefined }),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 12 }), async (script) => {
+        const { clock, call, signals } = shared();
+        const outcomes = script.map(async ({ key, atMs, abortAfterMs }) => {
+          await clock.sleep(atMs);
+          const controller = new AbortController();
+          const running = call(key, { signal: controller.signal });
+          if (abortAfterMs !== undefined) void clock.sleep(abortAfterMs).then(() => controller.abort('gone'));
+          return running;
+        });
+        await clock.runAll();
+        for (const [index, outcome] of (await Promise.all(outcomes)).entries()) {
+          if (outcome.ok) continue;
+          expect(outcome.error).toBe('gone');
+          expect(script[index]!.abortAfterMs).toBeLessThanOrEqual(100);
+        }
+        expect(signals.length).toBeLessThanOrEqual(script.length);
+        expect(clock.pendingTimers).toBe(0);
+      }),
+      { numRuns: 200 },
+    );
+  });
+
+  it('refuses wrong options', () => {
+    expect(() => singleFlight({ key: 'a' as never })).toThrow(OptionsError);
+    expect(() => singleFlight({ keys: () => 'a' } as never)).toThrow('did you mean "key"?');
+  });
+});

@@ -1,0 +1,106 @@
+/** What only Express does: routes with a deadline of their own, streams, writes after the answer. */
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import express from 'express';
+import { describe, expect, it } from 'vitest';
+import { OptionsError } from '../../src/index.js';
+import { callOf, deadline } from '../../src/server/express.js';
+import { deferred, problemOf, untilAborted } from './support.js';
+
+async function withServer(app: express.Express, task: (url: string) => Promise<void>): Promise<void> {
+  app.set('env', 'test');
+  const server = app.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  try {
+    await task(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
+}
+
+describe('deadline of express, by itself', () => {
+  it('refuses wrong options when it is mounted', () => {
+    expect(() => deadline({ default: 'soon' as '1s' })).toThrow(OptionsError);
+  });
+
+  it('says what to do when it is not mounted', () => {
+    expect(() => callOf({} as express.Request)).toThrow('mount the deadline middleware');
+  });
+
+  it('sets a nearer deadline for a route', async () => {
+    const app = express();
+    app.use(deadline({ default: '10s' }));
+    const left: express.RequestHandler = (request, response) => void response.json(callOf(request).remainingMs);
+    app.get('/near', deadline({ default: '1s' }), left);
+    app.get('/far', deadline({ default: '1m' }), left);
+    await withServer(app, async (url) => {
+      expect(await (await fetch(`${url}/near`)).json()).toBeLessThanOrEqual(1_000);
+      expect(await (await fetch(`${url}/far`)).json()).toBeLessThanOrEqual(10_000);
+    });
+  });
+
+  it('lets an answer that has begun go on, and aborts the call', async () => {
+    const app = express();
+    app.use(deadline({ default: 50 }));
+    app.get('/', async (request, response) => {
+      response.write('first,');
+      await untilAborted(callOf(request).signal).catch(() => {});
+      response.end('last');
+    });
+    await withServer(app, async (url) => {
+      const answer = await fetch(url);
+      expect([answer.status, await answer.text()]).toEqual([200, 'first,last']);
+    });
+  });
+
+  it('keeps the status it sent, whatever the handler does afterwards, and throws at none of it', async () => {
+    const app = express();
+    const done = deferred<unknown>();
+    app.use(deadline({ default: 30 }));
+    app.get('/', async (request, response) => {
+      await untilAborted(callOf(request).signal).catch(() => {});
+      await sleep(5);
+      try {
+        response.status(500).set('x-late', '1').write('late');
+        response.removeHeader('content-type');
+        response.json({ late: true });
+        response.end();
+        done.resolve([response.statusCode, response.headersSent, request.socket.remoteAddress]);
+      } catch (error) {
+        done.resolve(error);
+      }
+    });
+    await withServer(app, async (url) => {
+      const answer = await fetch(url);
+      expect(await problemOf(answer)).toMatchObject({ status: 504, body: { code: 'ERR_DEADLINE_EXCEEDED' } });
+      expect(await done.promise).toEqual([504, true, '127.0.0.1']);
+    });
+  });
+
+  it('keeps the connection when the error of a handler comes after the answer, also without an error handler', async () => {
+    const app = express();
+    const ports = new Set<number | undefined>();
+    const ended = deferred<void>();
+    app.use(deadline({}));
+    app.get('/', async (request, response) => {
+      ports.add(request.socket.remotePort);
+      if (callOf(request).remainingMs === Number.POSITIVE_INFINITY) return void response.json({});
+      try {
+        await untilAborted(callOf(request).signal);
+      } finally {
+        ended.resolve();
+      }
+    });
+    await withServer(app, async (url) => {
+      const late = await fetch(url, { headers: { 'request-deadline-ms': '40' } });
+      expect(late.status).toBe(504);
+      await late.text();
+      await ended.promise;
+      await sleep(20);
+      expect((await fetch(url)).status).toBe(200);
+      expect(ports.size).toBe(1);
+    });
+  });
+});

@@ -1,0 +1,236 @@
+/**
+ * Overload scenarios: users who come whatever became of those before them, a service that can be overloaded, and between
+ * them any strategy. All in virtual time; the same seed plays the same run.
+ *
+ * Users come at half of what the service can do. Then, for 20 s, ten times as many come (`spike`), or the service takes
+ * ten times as long (`slow`), or every call fails at once (`down`), or nothing happens (`calm`). Then it is as before.
+ * A user waits 2 s; an answer within them is good, whatever the strategy did meanwhile.
+ */
+import { type Clock, Timer } from '../../../src/index.js';
+import { type SeededRandom, seededRandom, virtualClock } from '../../../src/testing/index.js';
+import { type Service, type Shape, serviceOf } from './services.ts';
+
+export type Scenario = 'spike' | 'slow' | 'down' | 'calm';
+
+/** One call of the service. It rejects when the signal aborts, as a client of HTTP does; the service goes on all the same. */
+export type Task = (context: { readonly signal?: AbortSignal }) => Promise<unknown>;
+
+/** What stands between users and service: given a world, it answers how a user's request is made. */
+export type Strategy = (world: {
+  readonly clock: Clock;
+  readonly random: SeededRandom;
+}) => (task: Task) => Promise<unknown>;
+
+export interface Report {
+  readonly seed: number;
+  /** Good answers during the 20 s, in percent of what the service could have given. */
+  readonly goodput: number;
+  /** The time within which 99 % of those came. */
+  readonly p99Ms: number;
+  /** Calls of the service per user's request, during the 20 s. */
+  readonly callsPerRequest: number;
+  /** Seconds after the 20 s until the share of good answers is as before and stays so for 5 s; Infinity if that is not seen. */
+  readonly recoverySeconds: number;
+  /** What the service did for nobody, in percent of all it did. */
+  readonly wasted: number;
+  /** Requests that were turned away without a call, in percent, before the 20 s. */
+  readonly shedBefore: number;
+  /** Good answers in percent of requests: before, during and in the time after. */
+  readonly goodBefore: number;
+  readonly goodDuring: number;
+  readonly goodAfter: number;
+  /** Timers that were left when nothing ran any more. */
+  readonly timersLeft: number;
+}
+
+export interface PlayOptions {
+  readonly strategy: Strategy;
+  readonly shape: Shape;
+  readonly scenario: Scenario;
+  readonly seed: number;
+  /** Seconds before and after. Default 20 and 30. */
+  readonly beforeSeconds?: number;
+  readonly afterSeconds?: number;
+}
+
+const patienceMs = 2_000;
+const disturbanceMs = 20_000;
+const failsAfterMs = 2;
+
+/** Plays one run. */
+export async function play(options: PlayOptions): Promise<Report> {
+  const { strategy, shape, scenario, seed, beforeSeconds = 20, afterSeconds = 30 } = options;
+  const clock = virtualClock();
+  const random = seededRandom(seed);
+  const service = serviceOf(shape, clock, random.fork('service'));
+  const request = strategy({ clock, random: random.fork('strategy') });
+  const startMs = beforeSeconds * 1_000;
+  const endMs = startMs + disturbanceMs;
+  const capacityPerMs = shape.workers / shape.meanMs;
+  const usual = capacityPerMs / 2;
+
+  const users = new Users({ clock, random: random.fork('arrivals'), service, request });
+  users.perMs = usual;
+  users.begin();
+  await clock.advanceTo(startMs);
+  if (scenario === 'spike') users.perMs = 10 * usual;
+  if (scenario === 'slow') service.slowDown(10);
+  if (scenario === 'down') users.isDown = true;
+  users.begin();
+  const callsBefore = users.calls;
+  await clock.advanceTo(endMs);
+  const callsDuring = users.calls - callsBefore;
+  users.perMs = usual;
+  service.slowDown(1);
+  users.isDown = false;
+  users.begin();
+  await clock.advanceTo(endMs + afterSeconds * 1_000);
+  users.end();
+  await clock.runAll({ maxTimers: 10_000_000 });
+
+  const during = users.requests.filter(({ atMs }) => atMs >= startMs && atMs < endMs);
+  const answers = users.requests.filter((one) => one.isGood && one.endedMs >= startMs && one.endedMs < endMs);
+  const latencies = answers.map(({ atMs, endedMs }) => endedMs - atMs).sort((left, right) => left - right);
+  const before = users.requests.filter(({ atMs }) => atMs < startMs);
+  // The last users may still have been waiting when the run ended; the first ones met a cold start.
+  const settledBefore = before.filter(({ atMs }) => atMs >= startMs / 4 && atMs < startMs - patienceMs);
+  return {
+    seed,
+    goodput: (100 * answers.length) / (capacityPerMs * disturbanceMs),
+    p99Ms: latencies[Math.floor(0.99 * latencies.length)] ?? Number.NaN,
+    callsPerRequest: callsDuring / during.length,
+    recoverySeconds: recoveryOf(users.requests, endMs, endMs + afterSeconds * 1_000, goodShare(settledBefore)),
+    wasted: (100 * service.wasted) / service.completed,
+    shedBefore: (100 * before.filter(({ wasShed }) => wasShed).length) / before.length,
+    goodBefore: 100 * goodShare(settledBefore),
+    goodDuring: 100 * goodShare(during),
+    goodAfter: 100 * goodShare(users.requests.filter(({ atMs }) => atMs >= endMs)),
+    timersLeft: clock.pendingTimers,
+  };
+}
+
+interface UserRequest {
+  readonly atMs: number;
+  endedMs: number;
+  isGood: boolean;
+  wasShed: boolean;
+}
+
+/** Users as an open loop: the next one comes whatever becomes of this one. */
+class Users extends Timer {
+  readonly requests: UserRequest[] = [];
+  perMs = 0;
+  isDown = false;
+  calls = 0;
+  private readonly clock: Clock;
+  private readonly random: SeededRandom;
+  private readonly service: Service;
+  private readonly request: (task: Task) => Promise<unknown>;
+
+  constructor(parts: {
+    readonly clock: Clock;
+    readonly random: SeededRandom;
+    readonly service: Service;
+    readonly request: (task: Task) => Promise<unknown>;
+  }) {
+    super();
+    this.clock = parts.clock;
+    this.random = parts.random;
+    this.service = parts.service;
+    this.request = parts.request;
+  }
+
+  begin(): void {
+    this.clock.schedule(this, this.clock.now() + this.random.exponential(1 / this.perMs));
+  }
+
+  end(): void {
+    this.clock.cancel(this);
+  }
+
+  override expire(): void {
+    this.begin();
+    const atMs = this.clock.now();
+    const one: UserRequest = { atMs, endedMs: Number.NaN, isGood: false, wasShed: false };
+    this.requests.push(one);
+    let wasCalled = false;
+    const settle = (isGood: boolean) => {
+      one.endedMs = this.clock.now();
+      one.isGood = isGood && one.endedMs - atMs <= patienceMs;
+      one.wasShed = !wasCalled;
+    };
+    this.request(({ signal }) => {
+      wasCalled = true;
+      return this.call(signal);
+    }).then(
+      () => settle(true),
+      () => settle(false),
+    );
+  }
+
+  private call(signal: AbortSignal | undefined): Promise<unknown> {
+    this.calls++;
+    return new Promise((resolve, reject) => {
+      if (this.isDown) {
+        this.clock.schedule(new Failure(reject), this.clock.now() + failsAfterMs);
+        return;
+      }
+      this.service.serve(signal).then(resolve, reject);
+      signal?.addEventListener('abort', () => reject(signal.reason), { once: true });
+    });
+  }
+}
+
+class Failure extends Timer {
+  private readonly reject: (error: Error) => void;
+
+  constructor(reject: (error: Error) => void) {
+    super();
+    this.reject = reject;
+  }
+
+  override expire(): void {
+    this.reject(new Error('the service is down'));
+  }
+}
+
+function goodShare(requests: readonly UserRequest[]): number {
+  if (requests.length === 0) return Number.NaN;
+  return requests.filter(({ isGood }) => isGood).length / requests.length;
+}
+
+function recoveryOf(requests: readonly UserRequest[], fromMs: number, toMs: number, usualShare: number): number {
+  const after = requests.filter(({ atMs }) => atMs >= fromMs);
+  const shareIn = (beginMs: number, lengthMs: number) =>
+    goodShare(after.filter(({ atMs }) => atMs >= beginMs && atMs < beginMs + lengthMs));
+  for (let beginMs = fromMs; beginMs + 5_000 <= toMs; beginMs += 500) {
+    // Few users come in half a second, so a little less than usual is nothing to be seen there.
+    if (!(shareIn(beginMs, 500) < 0.9 * usualShare) && shareIn(beginMs, 5_000) >= 0.95 * usualShare) {
+      return (beginMs - fromMs) / 1_000;
+    }
+  }
+  return Number.POSITIVE_INFINITY;
+}
+
+/** The twelve services of the robustness grid, by the names of its columns: workers / mean ms / gamma shape. */
+export const grid: Readonly<Record<string, Shape>> = Object.fromEntries(
+  (['pool', 'thrash'] as const).flatMap((kind) =>
+    (
+      [
+        [20, 100, 4],
+        [4, 50, 4],
+        [20, 100, 1],
+        [100, 20, 4],
+        [200, 500, 4],
+        [8, 400, 2],
+      ] as const
+    ).map(([workers, meanMs, gamma]) => [
+      `${kind === 'pool' ? 's' : 't'}${workers}/${meanMs}/${gamma}`,
+      { workers, meanMs, gamma, kind },
+    ]),
+  ),
+);
+
+export function median(values: readonly number[]): number {
+  return [...values].sort((left, right) => left - right)[values.length >> 1] ?? Number.NaN;
+}

@@ -1,0 +1,34 @@
+/** Files and databases for the tests of the SQLite store, of every library that is installed here. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import type { SqliteDatabase } from '../../src/stores/sqlite.js';
+
+export type OpenDatabase = SqliteDatabase & { close(): unknown };
+
+export interface Driver {
+  readonly title: string;
+  readonly open: (path: string) => OpenDatabase;
+}
+
+/** better-sqlite3 is a binary of each platform, so it is tried where it is there. */
+function betterSqlite3(): Driver[] {
+  try {
+    const Database = createRequire(import.meta.url)('better-sqlite3') as new (path: string) => OpenDatabase;
+    new Database(':memory:').close();
+    return [{ title: 'better-sqlite3', open: (path) => new Database(path) }];
+  } catch {
+    return [];
+  }
+}
+
+export const nodeSqlite: Driver = { title: 'node:sqlite', open: (path) => new DatabaseSync(path) };
+export const drivers: readonly Driver[] = [nodeSqlite, ...betterSqlite3()];
+
+/** The path of a database in a folder of its own, gone at the end of the block. */
+export function temporaryDatabase(): { readonly path: string } & Disposable {
+  const folder = mkdtempSync(join(tmpdir(), 'holdfast-sqlite-'));
+  return { path: join(folder, 'store.db'), [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) };
+}

@@ -1,0 +1,139 @@
+/** Several processes at one file, healthy and killed. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import type { Store } from 'holdfast';
+import { storeConformance } from 'holdfast/testing';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { sqliteStore } from '../../src/stores/sqlite.js';
+import { esbuildLowering } from '../../tools/lowering.ts';
+import type { Asked } from './sqlite-child.ts';
+import { nodeSqlite, temporaryDatabase } from './sqlite-files.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'holdfast-sqlite-child-'));
+const program = join(folder, 'child.mjs');
+const children = new Set<ChildProcess>();
+
+beforeAll(() =>
+  build({
+    ...{ entryPoints: [fileURLToPath(new URL('sqlite-child.ts', import.meta.url))], outfile: program },
+    ...{ bundle: true, format: 'esm', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
+  }),
+);
+
+afterAll(async () => {
+  for (const child of children) await kill(child);
+  rmSync(folder, { recursive: true, force: true });
+});
+
+function start(path: string, mode: 'loop' | 'serve'): ChildProcess {
+  const child = fork(program, [path, mode], { execArgv: ['--no-warnings'] });
+  children.add(child);
+  return child;
+}
+
+async function kill(child: ChildProcess): Promise<void> {
+  children.delete(child);
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const gone = once(child, 'exit');
+  child.kill('SIGKILL');
+  await gone;
+}
+
+/** A store whose verbs another process carries out. */
+function remote(child: ChildProcess, prefix: string): Store {
+  const waiting = new Map<number, { resolve: (result: never) => void; reject: (error: Error) => void }>();
+  child.setMaxListeners(0);
+  child.on('message', ({ id, result, error }: { id: number; result: never; error?: string }) => {
+    if (error === undefined) waiting.get(id)?.resolve(result);
+    else waiting.get(id)?.reject(new Error(error));
+    waiting.delete(id);
+  });
+  const ask = <T>(asked: Omit<Asked, 'id'>): Promise<T> =>
+    new Promise((resolve, reject) => {
+      const id = nextId++;
+      waiting.set(id, { resolve, reject });
+      child.send({ ...asked, id, key: `${prefix} ${asked.key}` });
+    });
+  type Shown = { value: string; version: number } | undefined;
+  const entry = (shown: Shown) =>
+    shown && { value: Buffer.from(shown.value, 'hex'), version: shown.version, ageMs: 0, ttlMs: 1 };
+  return {
+    read: async (key) => entry(await ask<Shown>({ verb: 'read', key })),
+    async write(key, value, { ifVersion }) {
+      const condition = ifVersion === undefined ? {} : { ifVersion };
+      type Answer = { ok: true; version: number } | { ok: false; entry: Shown };
+      const answer = await ask<Answer>({ verb: 'write', key, value: Buffer.from(value).toString('hex'), ...condition });
+      return answer.ok ? answer : { ok: false, entry: entry(answer.entry) };
+    },
+    remove: (key, { ifVersion } = {}) =>
+      ask({ verb: 'remove', key, ...(ifVersion === undefined ? {} : { ifVersion }) }),
+  };
+}
+
+let nextId = 0;
+
+describe('sqliteStore, shared by four processes, keeps', () => {
+  const file = temporaryDatabase();
+  const servers: ChildProcess[] = [];
+  let opened = 0;
+  beforeAll(() => {
+    for (let count = 0; count < 4; count++) servers.push(start(file.path, 'serve'));
+  });
+  afterAll(async () => {
+    for (const child of servers) await kill(child);
+    file[Symbol.dispose]();
+  });
+
+  const cases = storeConformance({
+    entries: 'shared',
+    make: ({ prefix }) => remote(servers[opened++ % servers.length]!, prefix),
+    histories: 40,
+  });
+  const concurrent = cases.filter(({ name }) => /concurrent/.test(name));
+
+  it.each(concurrent)('$name', async ({ run }) => run(), 60_000);
+
+  it('two laws about concurrency, at least', () => {
+    expect(concurrent.map(({ law }) => law)).toEqual([2, 9]);
+  });
+});
+
+describe('sqliteStore, after a writer was killed,', () => {
+  it('opens, holds nothing half-written, and goes on above every version that was given', async () => {
+    using file = temporaryDatabase();
+    let last = 0;
+    for (let round = 0; round < 5; round++) {
+      const child = start(file.path, 'loop');
+      let given = 0;
+      child.on('message', (version) => {
+        given = version as number;
+      });
+      const failed = once(child, 'exit').then(() => 'ended by itself');
+      for (let messages = 0; messages < 20 + round * 7; messages++) {
+        expect(await Promise.race([once(child, 'message'), failed])).not.toBe('ended by itself');
+      }
+      await kill(child);
+      expect(given).toBeGreaterThan(last);
+
+      const db = nodeSqlite.open(file.path);
+      const store = sqliteStore(db);
+      expect(db.prepare('PRAGMA integrity_check').all()).toEqual([{ integrity_check: 'ok' }]);
+      const [entry, left, right] = await Promise.all(['key', 'left', 'right'].map((key) => store.read(key)));
+      expect(entry!.version).toBeGreaterThanOrEqual(given);
+      for (const { value } of [entry!, left!, right!]) {
+        expect(value.length).toBe(20_000);
+        expect(value.every((byte) => byte === value[0])).toBe(true);
+      }
+      expect(left!.value[0]).toBe(right!.value[0]);
+      const next = await store.write('key', Uint8Array.of(1), { ttlMs: 600_000, ifVersion: entry!.version });
+      expect(next.ok && next.version > Math.max(given, right!.version)).toBe(true);
+      last = next.ok ? next.version : 0;
+      db.close();
+    }
+  }, 60_000);
+});

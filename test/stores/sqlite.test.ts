@@ -1,0 +1,262 @@
+import { OptionsError, StoreError } from 'holdfast';
+import { virtualClock } from 'holdfast/testing';
+import { describe, expect, it, vi } from 'vitest';
+import { type SqliteDatabase, sqliteStore } from '../../src/stores/sqlite.js';
+import { drivers, nodeSqlite, type OpenDatabase, temporaryDatabase } from './sqlite-files.js';
+
+const bytes = (text: string) => new TextEncoder().encode(text);
+const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
+const ttlMs = 60_000;
+
+async function failure(promise: Promise<unknown>): Promise<StoreError> {
+  const error = await promise.catch((thrown: unknown) => thrown);
+  expect(error).toBeInstanceOf(StoreError);
+  return error as StoreError;
+}
+
+/** The database, with SQLite's clock in the test's hand. */
+function withTime(db: OpenDatabase, seconds: () => number): OpenDatabase {
+  (db as unknown as { function(name: string, options: object, fn: () => number): void }).function(
+    ...(['unixepoch', { varargs: true }, seconds] as const),
+  );
+  return db;
+}
+
+describe.each(drivers)('sqliteStore on $title', ({ open }) => {
+  it('waits for the lock of another connection without blocking, and then writes', async () => {
+    using file = temporaryDatabase();
+    const [db, other] = [open(file.path), open(file.path)];
+    const store = sqliteStore(db, { timeout: '10s' });
+    await store.write('key', bytes('old'), { ttlMs });
+    other.exec('BEGIN IMMEDIATE');
+    const write = store.write('key', bytes('new'), { ttlMs });
+    // Reads are not held up, as a write-ahead log has it; and this line runs although the write waits.
+    expect(text((await store.read('key'))?.value)).toBe('old');
+    other.exec('COMMIT');
+    expect(await write).toMatchObject({ ok: true });
+    expect(text((await store.read('key'))?.value)).toBe('new');
+    db.close();
+    other.close();
+  });
+
+  it('gives up with reason busy after its timeout, leaves no timer, and works when the lock is gone', async () => {
+    using file = temporaryDatabase();
+    const [db, other] = [open(file.path), open(file.path)];
+    const clock = virtualClock();
+    const store = sqliteStore(db, { timeout: '300ms', clock });
+    await store.write('key', bytes('old'), { ttlMs });
+    other.exec('BEGIN IMMEDIATE');
+    const failed = failure(store.write('key', bytes('new'), { ttlMs }));
+    await clock.advance(299);
+    expect(clock.pendingTimers).toBe(1);
+    await clock.advance(1);
+    expect(await failed).toMatchObject({ reason: 'busy', applied: 'no', store: 'sqlite', operation: 'write' });
+    expect((await failed).message).toContain('stayed locked for 300 ms');
+    expect(clock.pendingTimers).toBe(0);
+    other.exec('ROLLBACK');
+    expect(await store.write('key', bytes('new'), { ttlMs })).toMatchObject({ ok: true });
+    db.close();
+    other.close();
+  });
+
+  it('stops waiting at once when the signal aborts, or the store is closed', async () => {
+    using file = temporaryDatabase();
+    const [db, other] = [open(file.path), open(file.path)];
+    const clock = virtualClock();
+    const store = sqliteStore(db, { clock });
+    await store.write('key', bytes('old'), { ttlMs });
+    other.exec('BEGIN IMMEDIATE');
+    const controller = new AbortController();
+    const write = store.write('key', bytes('new'), { ttlMs, signal: controller.signal }).catch((error) => error);
+    await clock.flush();
+    controller.abort('enough');
+    expect(await write).toBe('enough');
+    expect(clock.pendingTimers).toBe(0);
+    const late = failure(store.remove('key'));
+    await store.close();
+    await clock.advance(1);
+    expect(await late).toMatchObject({ reason: 'closed', applied: 'no' });
+    db.close();
+    other.close();
+  });
+
+  it('does not slip into a transaction of the owner of its connection', async () => {
+    const db = open(':memory:');
+    const clock = virtualClock();
+    const store = sqliteStore(db, { timeout: 50, clock });
+    await store.write('key', bytes('old'), { ttlMs });
+    db.exec('BEGIN');
+    const write = store.write('key', bytes('new'), { ttlMs });
+    await clock.advance(10);
+    db.exec('ROLLBACK');
+    await clock.advance(10);
+    expect(await write).toMatchObject({ ok: true });
+    db.exec('BEGIN');
+    const stuck = failure(store.remove('key'));
+    await clock.advance(50);
+    expect((await stuck).message).toContain('a transaction of yours is open on this connection');
+    db.exec('ROLLBACK');
+    db.close();
+  });
+
+  it('writes with the caller in one transaction, or not at all', async () => {
+    const db = open(':memory:');
+    db.exec('CREATE TABLE orders (id TEXT PRIMARY KEY)');
+    const store = sqliteStore(db);
+    const count = () => (db.prepare('SELECT count(*) AS orders FROM orders').all()[0] as { orders: number }).orders;
+    const order = (id: string) => db.prepare('INSERT INTO orders VALUES (?)').run(id);
+    const answer = await store.native.transaction((view) => {
+      order('1');
+      const written = view.write('order 1', bytes('done'), { ttlMs, ifVersion: 0 });
+      expect(view.write('order 1', bytes('again'), { ttlMs, ifVersion: 0 })).toMatchObject({ ok: false });
+      expect(text(view.read('order 1')?.value)).toBe('done');
+      expect(view.remove('other')).toBe(false);
+      return written;
+    });
+    expect(answer).toEqual({ ok: true, version: (await store.read('order 1'))?.version });
+    const mistake = new Error('no stock');
+    const failed = store.native.transaction((view) => {
+      order('2');
+      view.write('order 2', bytes('done'), { ttlMs });
+      throw mistake;
+    });
+    await expect(failed).rejects.toBe(mistake);
+    expect(await store.read('order 2')).toBeUndefined();
+    // An error of the caller's own SQL is the caller's.
+    const twice = await store.native.transaction(() => order('1')).catch((error) => error);
+    expect(twice).not.toBeInstanceOf(StoreError);
+    expect(twice.message).toContain('UNIQUE');
+    expect(count()).toBe(1);
+    db.close();
+  });
+
+  it('refuses an asynchronous transaction, rolls it back, and ends its view', async () => {
+    const db = open(':memory:');
+    const store = sqliteStore(db);
+    let leaked: { read(key: string): unknown } | undefined;
+    const failed = await failure(
+      store.native.transaction(async (view) => {
+        leaked = view;
+        view.write('key', bytes('value'), { ttlMs });
+        throw new Error('nobody hears this');
+      }),
+    );
+    expect(failed).toMatchObject({ reason: 'invalid', applied: 'no' });
+    expect(await store.read('key')).toBeUndefined();
+    expect(() => leaked!.read('key')).toThrow('the transaction is over');
+    await expect(store.native.transaction('work' as never)).rejects.toBeInstanceOf(OptionsError);
+    db.close();
+  });
+
+  it('says that the connection is closed, and nothing else breaks', async () => {
+    const db = open(':memory:');
+    const store = sqliteStore(db);
+    await store.write('key', bytes('value'), { ttlMs });
+    db.close();
+    expect(await failure(store.read('key'))).toMatchObject({ reason: 'closed', applied: 'no' });
+    expect(await failure(store.write('key', bytes('value'), { ttlMs }))).toMatchObject({ reason: 'closed' });
+    expect(await failure(store.native.transaction(() => 1))).toMatchObject({ reason: 'closed' });
+  });
+
+  it('says that its table is not as expected, and makes it anew when it is gone', async () => {
+    const db = open(':memory:');
+    db.exec('CREATE TABLE holdfast_entries (id TEXT)');
+    const store = sqliteStore(db);
+    const error = await failure(store.write('key', bytes('value'), { ttlMs }));
+    expect(error).toMatchObject({ reason: 'schema', applied: 'no' });
+    expect(error.message).toContain('table holdfast_entries is not as expected');
+    db.exec('DROP TABLE holdfast_entries');
+    expect(await store.write('key', bytes('value'), { ttlMs })).toMatchObject({ ok: true });
+    db.exec('DROP TABLE holdfast_entries');
+    await failure(store.read('key'));
+    expect(await store.read('key')).toBeUndefined();
+    db.close();
+  });
+
+  it('says that the disk is full, or read-only, and that nothing was changed', async () => {
+    using file = temporaryDatabase();
+    const db = open(file.path);
+    const store = sqliteStore(db);
+    await store.write('key', bytes('kept'), { ttlMs });
+    db.exec('PRAGMA max_page_count = 10');
+    const full = await failure(store.write('key', new Uint8Array(200_000), { ttlMs }));
+    expect(full).toMatchObject({ reason: 'full', applied: 'no' });
+    expect(text((await store.read('key'))?.value)).toBe('kept');
+    db.exec('PRAGMA query_only = 1');
+    expect(await failure(store.remove('key'))).toMatchObject({ reason: 'failed', applied: 'no' });
+    expect(text((await store.read('key'))?.value)).toBe('kept');
+    db.close();
+  });
+
+  it('sweeps what has expired, round and round, a few rows at a time', async () => {
+    const db = open(':memory:');
+    const store = sqliteStore(db);
+    const rows = () => (db.prepare('SELECT count(*) AS held FROM holdfast_entries').all()[0] as { held: number }).held;
+    for (let index = 0; index < 500; index++) await store.write(`short ${index}`, bytes('1'), { ttlMs: 1 });
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    for (let index = 0; index < 400; index++) await store.write(`long ${index % 50}`, bytes('1'), { ttlMs });
+    expect(rows()).toBe(50);
+    db.close();
+  });
+});
+
+describe('sqliteStore', () => {
+  it('keeps the time of SQLite, and stays sane when it is put back', async () => {
+    let seconds = 1_000_000;
+    const store = sqliteStore(withTime(nodeSqlite.open(':memory:'), () => seconds));
+    await store.write('key', bytes('value'), { ttlMs: 5000 });
+    seconds += 2;
+    expect(await store.read('key')).toMatchObject({ ageMs: 2000, ttlMs: 3000 });
+    seconds -= 10;
+    expect(await store.read('key')).toMatchObject({ ageMs: 0, ttlMs: 13_000 });
+    seconds += 13;
+    expect(await store.read('key')).toBeDefined();
+    seconds += 0.001;
+    expect(await store.read('key')).toBeUndefined();
+  });
+
+  it('says that a write may have been applied when the disk fails in the middle', async () => {
+    const db = nodeSqlite.open(':memory:');
+    const failing: SqliteDatabase = {
+      prepare(sql) {
+        const statement = db.prepare(sql);
+        const broken = () => {
+          throw Object.assign(new Error('disk I/O error'), { code: 'ERR_SQLITE_ERROR', errcode: 1034 });
+        };
+        return { all: /INSERT|SELECT value/.test(sql) ? broken : (...given) => statement.all(...given), run: broken };
+      },
+      exec: (sql) => db.exec(sql),
+    };
+    const store = sqliteStore(failing);
+    expect(await failure(store.write('key', bytes(''), { ttlMs }))).toMatchObject({
+      reason: 'failed',
+      applied: 'unknown',
+    });
+    expect(await failure(store.remove('key'))).toMatchObject({ reason: 'failed', applied: 'unknown' });
+    expect(await failure(store.read('key'))).toMatchObject({ reason: 'failed', applied: 'no' });
+  });
+
+  it('does not fail a write that is done when the sweep after it fails', async () => {
+    const db = nodeSqlite.open(':memory:');
+    const prepare = db.prepare.bind(db);
+    vi.spyOn(db, 'prepare').mockImplementation((sql) => {
+      if (!sql.includes('expired')) return prepare(sql);
+      const fails = () => {
+        throw new Error('no sweep today');
+      };
+      return { all: fails, run: fails } as never;
+    });
+    expect(await sqliteStore(db).write('key', bytes('value'), { ttlMs })).toMatchObject({ ok: true });
+  });
+
+  it('refuses what is no database, and bad options, at once', () => {
+    const db = nodeSqlite.open(':memory:');
+    expect(() => sqliteStore({} as never)).toThrow('an open database of node:sqlite or better-sqlite3');
+    expect(() => sqliteStore(undefined as never)).toThrow(OptionsError);
+    for (const prefix of ['', 'a|b', 'a b', '{a}', 'k'.repeat(65), 'ä']) {
+      expect(() => sqliteStore(db, { prefix })).toThrow('"prefix"');
+    }
+    expect(() => sqliteStore(db, { timeout: '5 sec' as never })).toThrow('"timeout"');
+    expect(() => sqliteStore(db, { table: 'x' } as object)).toThrow('unknown option "table"');
+  });
+});

@@ -1,0 +1,91 @@
+import { describe, expect, it } from 'vitest';
+import { callbackTimer } from '../../src/index.js';
+import { loopGauge } from '../../src/structures/loop-gauge.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+/** A platform whose loop a test can block: what falls due meanwhile comes late. */
+function blockable() {
+  const clock = virtualClock();
+  let blockedUntilMs = 0;
+  const times = { idle: 0, active: 0 };
+  const gauge = loopGauge(
+    {
+      later: (then, ms) => clock.schedule(callbackTimer(then), Math.max(clock.now() + ms, blockedUntilMs)),
+      times: () => ({ ...times }),
+    },
+    () => clock.now(),
+  );
+  return {
+    clock,
+    times,
+    delayMs: () => gauge.delayMs(clock.now()),
+    utilization: () => gauge.utilization(clock.now()),
+    blockNextLookFor: (ms: number) => {
+      blockedUntilMs = clock.now() + ms;
+    },
+  };
+}
+
+describe('loopGauge', () => {
+  it('sees no delay in a loop that is in time, and looks once per 10 ms however often it is asked', async () => {
+    const { clock, delayMs } = blockable();
+    for (let ms = 0; ms < 95; ms++) {
+      expect(delayMs()).toBe(0);
+      expect(delayMs()).toBe(0);
+      expect(clock.pendingTimers).toBe(1);
+      await clock.advance(1);
+    }
+    expect(await clock.runAll()).toBe(1);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('tells of a blocked loop while its look is overdue, and afterwards until the next look', async () => {
+    const { clock, delayMs, blockNextLookFor } = blockable();
+    blockNextLookFor(300);
+    delayMs();
+    await clock.advance(150);
+    expect(delayMs()).toBe(140);
+    await clock.advance(150);
+    expect(delayMs()).toBe(290);
+    await clock.advance(10);
+    expect(delayMs()).toBe(0);
+  });
+
+  it('forgets what it saw when nobody has asked for a second', async () => {
+    const { clock, delayMs, blockNextLookFor } = blockable();
+    blockNextLookFor(300);
+    delayMs();
+    await clock.advance(1_299);
+    expect(delayMs()).toBe(290);
+    const again = blockable();
+    again.blockNextLookFor(300);
+    again.delayMs();
+    await again.clock.advance(1_300);
+    expect(again.delayMs()).toBe(0);
+  });
+
+  it('tells how busy the loop was since the last look, and at first nothing', async () => {
+    const { clock, times, utilization } = blockable();
+    times.active = 900;
+    times.idle = 100;
+    expect(utilization()).toBe(0);
+    await clock.advance(249);
+    times.active += 150;
+    times.idle += 50;
+    expect(utilization()).toBe(0);
+    await clock.advance(1);
+    expect(utilization()).toBe(0.75);
+    await clock.advance(5_000);
+    times.idle += 5_000;
+    expect(utilization()).toBe(0);
+  });
+
+  it('answers 0 where the platform does not tell', async () => {
+    const clock = virtualClock();
+    const gauge = loopGauge({ later() {}, times: () => undefined }, () => clock.now());
+    for (let look = 0; look < 3; look++) {
+      expect(gauge.utilization(clock.now())).toBe(0);
+      await clock.advance(300);
+    }
+  });
+});

@@ -1,0 +1,59 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { type Rank, RankedCache } from '../../src/structures/ranked-cache.js';
+
+interface Thing {
+  readonly key: string;
+  rank: Rank;
+}
+
+describe('RankedCache', () => {
+  it('forgets the lowest rank first, and of equals the one used longest ago, as a sorted list would', () => {
+    const step = fc.record({ key: fc.integer({ min: 0, max: 9 }).map(String), rank: fc.constantFrom<Rank[]>(0, 1, 2) });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), fc.integer({ min: 1, max: 5 }), (steps, limit) => {
+        const dropped: string[] = [];
+        const cache = new RankedCache<Thing>(
+          limit,
+          ({ rank }) => rank,
+          ({ key }) => void dropped.push(key),
+        );
+        let model: Thing[] = [];
+        const expected: string[] = [];
+        for (const { key, rank } of steps) {
+          const kept = cache.use(key, 0);
+          expect(kept === undefined).toBe(!model.some((thing) => thing.key === key));
+          if (kept !== undefined) {
+            model = [...model.filter((thing) => thing !== kept), kept];
+            continue;
+          }
+          const thing = { key, rank };
+          if (model.length === limit) {
+            const lowest = Math.min(...model.map((each) => each.rank));
+            const victim = model.find((each) => each.rank === lowest);
+            model = model.filter((each) => each !== victim);
+            expected.push(victim?.key ?? '');
+          }
+          model.push(thing);
+          cache.add(key, thing, 0);
+        }
+        expect(dropped).toEqual(expected);
+        expect(cache.size).toBe(model.length);
+      }),
+    );
+  });
+
+  it('sweeps at most 1,000 entries at once and says that there may be more', () => {
+    let drops = 0;
+    const cache = new RankedCache<number>(
+      5_000,
+      (value) => (value % 2 === 0 ? 0 : 2),
+      () => drops++,
+    );
+    for (let key = 0; key < 3_000; key++) cache.add(`${key}`, key, key);
+    let sweeps = 1;
+    while (cache.sweep(2_900)) sweeps++;
+    expect(sweeps).toBe(3);
+    expect([drops, cache.size]).toEqual([1_450, 1_550]);
+  });
+});

@@ -1,0 +1,50 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { CallWindow } from '../../src/structures/call-window.js';
+import { TimeWindow } from '../../src/structures/time-window.js';
+
+const record = fc.record({ failed: fc.boolean(), slow: fc.boolean(), steps: fc.integer({ min: 0, max: 13 }) });
+
+const countsOf = (records: readonly { readonly failed: boolean; readonly slow: boolean }[]) => ({
+  calls: records.length,
+  failures: records.filter(({ failed }) => failed).length,
+  slow: records.filter(({ slow }) => slow).length,
+});
+
+describe('CallWindow', () => {
+  it('counts the last so many calls', () => {
+    fc.assert(
+      fc.property(fc.array(record), fc.integer({ min: 1, max: 12 }), (records, capacity) => {
+        const window = new CallWindow(capacity);
+        for (const { failed, slow } of records) window.record(failed, slow);
+        expect(window).toMatchObject(countsOf(records.slice(-capacity)));
+      }),
+    );
+  });
+});
+
+describe('TimeWindow', () => {
+  it('counts the calls of the last ten epochs', () => {
+    fc.assert(
+      fc.property(fc.array(record), fc.nat(1_000), (records, firstEpoch) => {
+        const window = new TimeWindow(firstEpoch);
+        let epoch = firstEpoch;
+        const dated = records.map((each) => {
+          epoch += each.steps > 10 ? each.steps : Math.floor(each.steps / 4);
+          window.record(each.failed, each.slow, epoch);
+          return { ...each, epoch };
+        });
+        expect(window).toMatchObject(countsOf(dated.filter((each) => epoch - each.epoch < 10)));
+      }),
+    );
+  });
+
+  it('is empty after a long pause, and counts in the bucket at hand when time goes back', () => {
+    const window = new TimeWindow(5);
+    window.record(true, true, 5);
+    window.moveTo(15);
+    expect(window).toMatchObject({ calls: 0, failures: 0, slow: 0 });
+    window.record(true, false, 3);
+    expect(window).toMatchObject({ calls: 1, failures: 1 });
+  });
+});

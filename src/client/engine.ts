@@ -279,7 +279,10 @@ class Attempts<Answer> {
   private headersOf(call: Call): Readonly<Record<string, string>> {
     const { propagate } = this.plan;
     if (propagate === 'none') return noHeaders;
-    return { ...deadlineHeaders(call.remainingMs, propagate), [attemptHeader]: String(call.attempt) };
+    const headers = deadlineHeaders(call.remainingMs, propagate);
+    // Only where a retry is at work: it keeps the other side from retrying as well.
+    const isRepeated = call.attempt > 1 || call.isRetried || call.isRetriedOutside;
+    return isRepeated ? { ...headers, [attemptHeader]: String(call.attempt) } : headers;
   }
 }
 

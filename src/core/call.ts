@@ -36,7 +36,7 @@ export interface ChildOptions {
   readonly attributes?: Readonly<Record<string, unknown>>;
 }
 
-/** @internal Something that must hear of a call's abort: an inner call, a layer of guards, a sleep. It is its own list node. */
+/** Something that must hear of a call's abort: an inner call, a layer of guards, a sleep. It is its own list node. */
 export interface Dependent {
   owner: Call | undefined;
   previousDependent: Dependent | undefined;
@@ -88,6 +88,8 @@ export class Call {
   /** @internal */ previousDependent: Dependent | undefined = undefined;
   /** @internal */ nextDependent: Dependent | undefined = undefined;
   private readonly options: CallOptions | undefined;
+  /** Whether nobody around it ends it any more. */
+  private isOver = false;
   private firstDependent: Dependent | undefined = undefined;
   private aftermath: Aftermath | undefined = undefined;
 
@@ -209,6 +211,7 @@ export class Call {
   /** @internal The call is over: neither its caller's signal nor a call around it concerns it any more. */
   unfollow(): void {
     this.owner?.detach(this);
+    this.isOver = true;
     const { aftermath } = this;
     if (aftermath?.callerSignal === undefined) return;
     if (aftermath.callerListener !== undefined)
@@ -284,6 +287,6 @@ export class Call {
 
   /** Hears the parent's abort from now on. Done only for a call that has a signal or dependents. */
   private follow(): void {
-    if (this.parent !== undefined && this.owner === undefined) this.parent.attach(this);
+    if (this.parent !== undefined && this.owner === undefined && !this.isOver) this.parent.attach(this);
   }
 }

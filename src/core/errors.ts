@@ -20,15 +20,10 @@ export interface HoldfastErrorOptions {
 
 /** Base of all errors that end a call. */
 export class HoldfastError extends Error {
-  // Names and brands are accessors of the prototypes: they cost nothing per error, and, unlike assignments to a
-  // prototype, do not keep the classes that nobody uses in a bundle.
+  // An accessor of the prototype costs nothing per error, and, unlike an assignment to the prototype, does not keep the
+  // classes that nobody uses in a bundle.
   override get name(): string {
     return 'HoldfastError';
-  }
-
-  /** @internal */
-  get [brand](): Family {
-    return 'other';
   }
 
   /** Stable, for programs: `ERR_TIMEOUT` and so on. */
@@ -40,6 +35,7 @@ export class HoldfastError extends Error {
     if (mute) Error.stackTraceLimit = 0;
     super(message, cause === undefined ? undefined : { cause });
     if (mute) Error.stackTraceLimit = limit;
+    brandOnce(HoldfastError.prototype, 'other');
     this.code = code;
   }
 
@@ -52,11 +48,6 @@ export class HoldfastError extends Error {
 export class RejectedError extends HoldfastError {
   override get name(): string {
     return 'RejectedError';
-  }
-
-  /** @internal */
-  override get [brand](): Family {
-    return 'rejected';
   }
 
   /** The policy that refused. */
@@ -74,6 +65,7 @@ export class RejectedError extends HoldfastError {
     }: HoldfastErrorOptions & { readonly policy: string; readonly retryAfterMs?: number | undefined },
   ) {
     super(code, message, options);
+    brandOnce(RejectedError.prototype, 'rejected');
     this.policy = policy;
     this.retryAfterMs = retryAfterMs;
   }
@@ -85,11 +77,6 @@ export class AbandonedError extends HoldfastError {
     return 'AbandonedError';
   }
 
-  /** @internal */
-  override get [brand](): Family {
-    return 'abandoned';
-  }
-
   /** The policy that gave up. */
   readonly policy: string;
 
@@ -99,6 +86,7 @@ export class AbandonedError extends HoldfastError {
     { policy, ...options }: HoldfastErrorOptions & { readonly policy: string },
   ) {
     super(code, message, options);
+    brandOnce(AbandonedError.prototype, 'abandoned');
     this.policy = policy;
   }
 }
@@ -343,11 +331,6 @@ export class OptionsError extends TypeError {
     return 'OptionsError';
   }
 
-  /** @internal */
-  get [brand](): Family {
-    return 'other';
-  }
-
   readonly code = 'ERR_OPTIONS';
   /** The factory that was called. */
   readonly policy: string;
@@ -372,6 +355,7 @@ export class OptionsError extends TypeError {
     },
   ) {
     super(message);
+    brandOnce(OptionsError.prototype, 'other');
     this.policy = policy;
     this.option = option;
     this.value = value;
@@ -392,6 +376,11 @@ export function isAbandoned(error: unknown): error is AbandonedError {
 /** Whether an error comes from holdfast. Holds across copies of the package. */
 export function isHoldfastError(error: unknown): error is HoldfastError | OptionsError {
   return familyOf(error) !== undefined;
+}
+
+/** Done by the first error of a class: done when the module loads, it would keep unused classes in every bundle. */
+function brandOnce(prototype: object, family: Family): void {
+  if (!Object.hasOwn(prototype, brand)) Object.defineProperty(prototype, brand, { value: family });
 }
 
 function familyOf(error: unknown): Family | undefined {

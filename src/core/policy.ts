@@ -78,7 +78,7 @@ export interface Strategy<Added = never> extends Policy<Added> {
   readonly resumable?: Resumable;
 }
 
-/** @internal A retry seen from a layer that makes the first attempt itself, because most calls need no other. */
+/** A retry seen from a layer that makes the first attempt itself, because most calls need no other. */
 export interface Resumable {
   /** Before the first attempt of this call. */
   begin(call: Call): void;

@@ -26,7 +26,7 @@ import { rejectLater } from '../core/outcome.js';
 import { type AddedBy, type AnyPolicy, link, type Pipeline } from '../core/pipeline.js';
 import type { Guard, Strategy } from '../core/policy.js';
 import { type Rank, RankedCache } from '../structures/ranked-cache.js';
-import { type Group, type GroupMember, groupMember } from './circuit-breaker/group.js';
+import { type Group, type GroupMember, isGroupMember } from './circuit-breaker/group.js';
 
 /** Options of {@link keyed}. */
 export interface KeyedOptions extends Omit<CommonOptions, 'on'> {
@@ -234,7 +234,7 @@ function isPolicy(answer: unknown): answer is AnyPolicy {
 /** The circuit breakers that a policy is or consists of. */
 function membersOf(policy: AnyPolicy): readonly GroupMember[] {
   const parts: readonly object[] = 'policies' in policy ? policy.policies : [policy];
-  return parts.flatMap((part) => (part as { readonly [groupMember]?: GroupMember })[groupMember] ?? []);
+  return parts.filter(isGroupMember);
 }
 
 /** What is no circuit breaker may hold something, too: calls that run, tokens that were used. */

@@ -16,7 +16,7 @@ import type { Rank } from '../../structures/ranked-cache.js';
 import { bucketsPerWindow, TimeWindow } from '../../structures/time-window.js';
 import { retryHintOf } from '../retry/retry-after.js';
 import type { CircuitBreaker } from './circuit-breaker.js';
-import { type Group, type GroupMember, groupMember } from './group.js';
+import type { Group, GroupMember } from './group.js';
 import { type GroupSettings, type Settings, sameSettings } from './settings.js';
 import { type CircuitSnapshot, type CircuitState, isSnapshot } from './snapshot.js';
 
@@ -426,10 +426,6 @@ export class Breaker implements CircuitBreaker, GroupMember {
   }
 
   // Membership of a registry.
-
-  get [groupMember](): GroupMember {
-    return this;
-  }
 
   /** @internal */
   joinGroup(group: Group): void {

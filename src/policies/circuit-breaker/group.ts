@@ -4,9 +4,6 @@
 import type { Rank } from '../../structures/ranked-cache.js';
 import type { GroupSettings } from './settings.js';
 
-/** Under this name a policy shows that it can be a member of a group; other policies have nothing of the kind. */
-export const groupMember: unique symbol = Symbol('holdfast.groupMember');
-
 /** A circuit breaker as its registry sees it. */
 export interface GroupMember {
   joinGroup(group: Group): void;
@@ -25,4 +22,9 @@ export interface Group {
   opened(): void;
   /** A member that was open is so no longer. */
   closed(): void;
+}
+
+/** Whether a policy can be a member of a group. */
+export function isGroupMember(policy: object): policy is GroupMember {
+  return typeof (policy as Partial<GroupMember>).joinGroup === 'function';
 }

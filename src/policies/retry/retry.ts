@@ -124,9 +124,7 @@ export function retry(options?: RetryOptions): Strategy {
     },
     handle: (call, next) => firstAttempt(plan, call, next),
     resumable: {
-      begin(call) {
-        call.isRetried = true;
-      },
+      begin: (call) => begin(plan, call),
       accepts: (outcome) => accepts(plan, outcome),
       resume: (call, next, outcome) => new RetryRun(plan, call, next).goOn(outcome),
     },
@@ -149,10 +147,20 @@ interface RetryPlan {
 /** The way of a call that succeeds makes nothing for failures that did not happen; `then` costs half of what `await` does. */
 function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) => Promise<T>): Promise<T> {
   const resume = (outcome: Outcome<T>) => new RetryRun(plan, call, next).goOn(outcome);
-  call.isRetried = true;
+  begin(plan, call);
   const hasNothingToDo = plan.handles === handlesThrows && plan.budget === undefined;
   const onValue = (value: T) => (accepts(plan, { ok: true, value }) ? value : resume({ ok: true, value }));
   return next(call).then(hasNothingToDo ? undefined : onValue, (error) => resume({ ok: false, error }));
+}
+
+/** Lets retries inside know of this one, unless it will not repeat the call either. */
+function begin(plan: RetryPlan, call: Call): void {
+  call.isRetried = plan.attempts > 1 && !isOnce(call);
+}
+
+/** An unsafe operation without an idempotency key gets one attempt. */
+function isOnce(call: Call): boolean {
+  return call.unsafe && call.idempotencyKey === undefined;
 }
 
 /** Whether an outcome needs no further attempt; then it pays into the budget. */
@@ -273,7 +281,7 @@ class RetryRun<T> extends Timer implements Dependent {
     const hint = retryHintOf(outcome, call.clock.wallNow());
     this.#hintMs = typeof hint === 'number' ? hint : undefined;
     if (!this.#isWorthRepeating(outcome)) return 'classifier';
-    if (call.unsafe && call.idempotencyKey === undefined) return 'unsafe';
+    if (isOnce(call)) return 'unsafe';
     if (attempt >= attempts) return 'attempts';
     // Attempts of retries inside each other would multiply; the outermost one makes them.
     if (call.isRetriedOutside) return 'nested';

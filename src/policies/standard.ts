@@ -1,0 +1,114 @@
+/**
+ * Standard: the policies that a call to another service should have, in the order that holds, in one line.
+ *
+ * Promise: the load sent to a service that fails stays near what its callers ask for, and the calls come back within
+ * seconds of the service (test/simulation). A key of its own keeps each host or tenant from harming the others.
+ * After: the order of Microsoft.Extensions.Http.Resilience and Finagle, with a success-fed budget (Brooker, 2022).
+ */
+import type { Call } from '../core/call.js';
+import type { Duration } from '../core/duration.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  func,
+  impossibleOption,
+  integer,
+  optional,
+  withDefault,
+} from '../core/options.js';
+import { type Handles, handlesThrows } from '../core/outcome.js';
+import { type Pipeline, pipeline } from '../core/pipeline.js';
+import { adaptiveLimit } from './adaptive-limit/adaptive-limit.js';
+import { circuitBreaker } from './circuit-breaker/circuit-breaker.js';
+import { deadline } from './deadline.js';
+import { keyed } from './keyed.js';
+import { exponential } from './retry/backoff.js';
+import { retry } from './retry/retry.js';
+import { retryBudget } from './retry/retry-budget.js';
+import { timeout } from './timeout.js';
+
+/** Options of {@link standard}. */
+export interface StandardOptions extends CommonOptions {
+  /** Time for the whole call, waits and attempts together. Default 10 s; from 1 ms to 24.8 days. */
+  readonly deadline?: Duration;
+  /** Time for one attempt; below `deadline`. Default 3 s. */
+  readonly timeout?: Duration;
+  /** Attempts in all. Default 3; from 1 to 1,000. */
+  readonly attempts?: number;
+  /** Which outcomes are failures, for the retry and for the breaker. Default: every throw, and no value. */
+  readonly handles?: Handles;
+  /** Given each value that was taken for a failure and that the caller does not get, to close what it holds open. */
+  readonly onDiscard?: (value: unknown) => void;
+  /** Keys, such as hosts, that have a breaker and a limit of their own; the least used ones are forgotten. Default 10,000. */
+  readonly maxKeys?: number;
+  /** The source of chance, in [0, 1). Default `Math.random`. */
+  readonly random?: () => number;
+}
+
+const longestBackoffMs = 500;
+
+/**
+ * Composes what a call to another service should have: a deadline, a retry with full jitter and a success-fed budget, a
+ * circuit breaker and an adaptive concurrency limit per `call.key`, and a timeout for each attempt.
+ *
+ * One per service, made once. Calls without a key share one breaker and one limit. For other numbers than these compose
+ * the policies yourself; `String(standard().explain())` tells what they are.
+ *
+ * @param options - `name`, `deadline`, `timeout`, `attempts`, `handles`, `onDiscard`, `maxKeys`, `random`, `on`, `clock`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong, and for a `timeout` that is not below
+ * `deadline`.
+ * @throws From the call: the operation's last error; {@link DeadlineExceededError}, {@link TimeoutError},
+ * {@link CircuitOpenError} or {@link BulkheadFullError}.
+ * @example
+ * ```ts
+ * import { standard } from 'holdfast';
+ *
+ * const payments = standard({ name: 'payments' });
+ * const receipt = await payments.execute(async ({ attempt }) => {
+ *   if (attempt === 1) throw new Error('connection reset');
+ *   return { id: 42 };
+ * });
+ * console.log(receipt.id); // 42
+ * ```
+ */
+export function standard(options?: StandardOptions): Pipeline {
+  const checked = checkOptions('standard', options, {
+    deadline: withDefault(duration({}), 10_000),
+    timeout: optional(duration({})),
+    attempts: withDefault(integer({ min: 1, max: 1_000 }), 3),
+    handles: withDefault(func<Handles>(), handlesThrows),
+    onDiscard: optional(func<(value: unknown) => void>()),
+    maxKeys: withDefault(integer({ min: 1, max: 1_000_000 }), 10_000),
+    random: withDefault(func<() => number>(), Math.random),
+    ...commonFields('standard'),
+  });
+  const { name, on, clock, random, handles, onDiscard, attempts, maxKeys } = checked;
+  const afterMs = checked.timeout ?? Math.min(3_000, checked.deadline * 0.3);
+  if (afterMs >= checked.deadline) {
+    throw impossibleOption('standard', 'timeout', afterMs, `below "deadline" (${checked.deadline} ms)`);
+  }
+  const common = { name, ...(on && { on }), ...(clock && { clock }) };
+  return pipeline(
+    deadline({ ...common, after: checked.deadline }),
+    retry({
+      ...common,
+      ...(onDiscard && { onDiscard }),
+      attempts,
+      backoff: exponential({ max: longestBackoffMs }),
+      budget: retryBudget({ ...(clock && { clock }) }),
+      handles,
+      random,
+    }),
+    keyed(
+      () =>
+        pipeline(
+          circuitBreaker({ ...common, handles, random, halfOpen: { timeout: afterMs } }),
+          adaptiveLimit(common),
+          timeout({ ...common, after: afterMs }),
+        ),
+      { name, maxKeys, key: (call: Call) => call.key ?? name, ...(clock && { clock }) },
+    ),
+  );
+}

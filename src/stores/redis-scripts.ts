@@ -1,0 +1,66 @@
+/**
+ * Redis scripts: one for each verb, run by the server as a whole, so that a verb is one round trip and nothing comes in between.
+ *
+ * A record is a string: 16 digits of version, 12 digits of the ttl that it was written with, then the value. What is
+ * left of the ttl is the server's to know, so the age needs no clock: it is the one minus the other.
+ * Every script makes its first change by a command that the server refuses when it is full, read-only or cannot persist;
+ * after a first change that was let through, it lets the others through. So a script is done whole or not at all.
+ * After: redis.io/docs, "Scripting with Lua" and "Atomicity of scripts"; Kulkarni et al., "Logical Physical Clocks" (2014).
+ */
+
+/** A script and its SHA-1, by which the server knows it. */
+export interface RedisScript {
+  readonly text: string;
+  readonly hash: string;
+}
+
+/** Digits of a record before its value. */
+export const versionDigits = 16;
+export const headDigits = versionDigits + 12;
+
+/**
+ * KEYS: the record. Answers the record and the milliseconds that are left to it, or nothing.
+ */
+export const readScript: RedisScript = {
+  text: `
+local record = redis.call('GET', KEYS[1])
+if not record then return {} end
+return { record, redis.call('PTTL', KEYS[1]) }`,
+  hash: '',
+};
+
+/**
+ * KEYS: the record, the last version of its bucket. ARGV: value, ttl, the version that the key must have or ''.
+ * Answers the new version; or what was in the way, as a read does.
+ *
+ * A version is the time in microseconds, or one more than the last of the bucket where the clock has not moved on, or
+ * was put back. So it grows even when the bucket has been lost, unless the clock goes back by more than the time since.
+ */
+export const writeScript: RedisScript = {
+  text: `
+if ARGV[3] ~= '' then
+  local held = redis.call('GETRANGE', KEYS[1], 0, 15)
+  if held == '' then held = 0 end
+  if tonumber(held) ~= tonumber(ARGV[3]) then
+    if held == 0 then return {} end
+    return { redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]) }
+  end
+end
+local time = redis.call('TIME')
+local last = tonumber(redis.call('GET', KEYS[2]) or 0)
+local version = string.format('%016.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
+redis.call('SET', KEYS[2], version)
+redis.call('SET', KEYS[1], version .. string.format('%012.0f', ARGV[2]) .. ARGV[1], 'PX', ARGV[2])
+return tonumber(version)`,
+  hash: '',
+};
+
+/**
+ * KEYS: the record. ARGV: the version that the key must have, or ''. Answers how many records were removed.
+ */
+export const removeScript: RedisScript = {
+  text: `
+if ARGV[1] ~= '' and tonumber(redis.call('GETRANGE', KEYS[1], 0, 15)) ~= tonumber(ARGV[1]) then return 0 end
+return redis.call('DEL', KEYS[1])`,
+  hash: '',
+};

@@ -1,0 +1,334 @@
+import { describe, expect, it } from 'vitest';
+import {
+  type AdaptiveLimitGuard,
+  type AdaptiveLimitOptions,
+  adaptiveLimit,
+  BulkheadFullError,
+  type Clock,
+  type HoldfastEvent,
+  isRefusal,
+  OptionsError,
+  type Permit,
+  pipeline,
+  retry,
+  TimeoutError,
+  timeout,
+} from '../../../src/index.js';
+import { seededRandom, type VirtualClock, virtualClock } from '../../../src/testing/index.js';
+
+function make(options: AdaptiveLimitOptions = {}) {
+  const clock = virtualClock();
+  return { clock, guard: adaptiveLimit({ clock, ...options }) };
+}
+
+/** Takes a slot that is free. */
+function take(guard: AdaptiveLimitGuard): Permit {
+  const answer = guard.admit();
+  if (answer instanceof Promise || isRefusal(answer)) throw new Error('no slot was free');
+  return answer;
+}
+
+const success = { ok: true, value: 1 } as const;
+const failure = { ok: false, error: new Error('down') } as const;
+const lost = { ok: false, error: new TimeoutError({ policy: 'timeout' }) } as const;
+
+/** Thirty calls of 100 ms, one after the other. */
+async function learnPlain(guard: AdaptiveLimitGuard, clock: VirtualClock): Promise<void> {
+  for (let count = 0; count < 30; count++) {
+    const permit = take(guard);
+    await clock.advance(100);
+    permit.settle(success);
+  }
+}
+
+describe('adaptiveLimit', () => {
+  it('lets the limit run, lets as many wait, and pushes out who has waited longest', async () => {
+    const { clock, guard } = make({ initial: 1, queue: 1 });
+    const first = take(guard);
+    const second = guard.admit();
+    const third = guard.admit();
+    expect(guard).toMatchObject({ limit: 1, running: 1, waiting: 1 });
+    expect(await second).toMatchObject({
+      error: { code: 'ERR_BULKHEAD_FULL', reason: 'overtaken', limit: 1, queue: 1 },
+    });
+    first.settle(success);
+    const answer = await third;
+    expect(isRefusal(answer)).toBe(false);
+    (answer as Permit).release();
+    expect(guard).toMatchObject({ running: 0, waiting: 0 });
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('refuses at once when nobody may wait', () => {
+    const events: HoldfastEvent[] = [];
+    const { guard } = make({ initial: 1, queue: 0, name: 'search', on: (event) => events.push(event) });
+    take(guard);
+    const answer = guard.admit();
+    expect(answer).toMatchObject({ error: expect.any(BulkheadFullError) });
+    expect(answer).toMatchObject({ error: { policy: 'search', reason: 'full' } });
+    expect(events).toEqual([{ type: 'bulkhead-full', name: 'search', reason: 'full', running: 1, waiting: 0 }]);
+  });
+
+  it('serves the newest first', async () => {
+    const { guard } = make({ initial: 1 });
+    const first = take(guard);
+    const order: string[] = [];
+    const older = Promise.resolve(guard.admit()).then((answer) => {
+      order.push('older');
+      return answer as Permit;
+    });
+    const newer = Promise.resolve(guard.admit()).then((answer) => {
+      order.push('newer');
+      return answer as Permit;
+    });
+    first.release();
+    (await newer).release();
+    (await older).release();
+    expect(order).toEqual(['newer', 'older']);
+  });
+
+  it('turns a call away that waited twice as long as an operation takes', async () => {
+    const { clock, guard } = make({ min: 1 });
+    await learnPlain(guard, clock);
+    const permits = Array.from({ length: guard.limit }, () => take(guard));
+    let answer: unknown;
+    void Promise.resolve(guard.admit()).then((given) => {
+      answer = given;
+    });
+    await clock.advance(199);
+    expect(answer).toBeUndefined();
+    await clock.advance(1);
+    expect(answer).toMatchObject({ error: { reason: 'waited' } });
+    for (const permit of permits) permit.release();
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('takes an aborted call out of the queue at once', async () => {
+    const { clock, guard } = make({ initial: 1 });
+    const calls = pipeline(guard);
+    const controller = new AbortController();
+    const running = calls.attempt(() => clock.sleep(50));
+    const waiting = calls.attempt(() => 'never', { signal: controller.signal });
+    expect(guard.waiting).toBe(1);
+    controller.abort('gone');
+    expect(await waiting).toEqual({ ok: false, error: 'gone' });
+    expect(guard.waiting).toBe(0);
+    await clock.runAll();
+    await running;
+    expect(guard.running).toBe(0);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('does not start a call from the queue that has too little time left to be of use', async () => {
+    const { clock, guard } = make();
+    await learnPlain(guard, clock);
+    const calls = pipeline(guard);
+    const running = Array.from({ length: guard.limit }, () => calls.attempt(() => clock.sleep(50)));
+    let wasStarted = false;
+    const late = calls.attempt(
+      () => {
+        wasStarted = true;
+      },
+      { deadline: clock.now() + 100 },
+    );
+    await clock.advance(50);
+    await Promise.all(running);
+    expect(await late).toMatchObject({ ok: false, error: { reason: 'waited' } });
+    expect(wasStarted).toBe(false);
+  });
+
+  it('keeps the slot of an operation that runs on after its timeout', async () => {
+    const { clock, guard } = make();
+    const calls = pipeline(guard, timeout({ after: 100, clock }));
+    const outcome = calls.attempt(() => clock.sleep(500));
+    await clock.advance(100);
+    expect(await outcome).toMatchObject({ ok: false });
+    expect(guard.running).toBe(1);
+    await clock.advance(400);
+    expect(guard.running).toBe(0);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('gives a slot back once, however often the permit is used', () => {
+    const { guard } = make();
+    const [first, second] = [take(guard), take(guard)];
+    first.settle(success);
+    first.settle(failure);
+    first.release();
+    first.ended?.();
+    expect(guard.running).toBe(1);
+    second.release();
+    expect(guard.running).toBe(0);
+  });
+
+  it('gives the slot of a call back that nobody reports the end of', async () => {
+    const { clock, guard } = make();
+    // A guard of one's own around it that does not pass `ended` on.
+    const calls = pipeline({
+      name: 'own',
+      async admit(call) {
+        const inner = (await guard.admit(call)) as Permit;
+        return { settle: (outcome) => inner.settle(outcome), release: () => inner.release() };
+      },
+    });
+    const controller = new AbortController();
+    const outcome = calls.attempt(() => clock.sleep(20), { signal: controller.signal });
+    await clock.flush();
+    expect(guard.running).toBe(1);
+    controller.abort();
+    await outcome;
+    expect(guard.running).toBe(1);
+    await clock.runAll();
+    expect(guard.running).toBe(0);
+  });
+
+  it('learns nothing from operations that failed, were aborted or refused', async () => {
+    const { clock, guard } = make();
+    await learnPlain(guard, clock);
+    const { limit } = guard;
+    for (let count = 0; count < 200; count++) {
+      const permits = Array.from({ length: limit }, () => take(guard));
+      await clock.advance(2);
+      for (const [index, permit] of permits.entries()) {
+        if (index % 2 === 0) permit.settle(failure);
+        else permit.release();
+      }
+    }
+    expect(guard.limit).toBe(limit);
+  });
+
+  it('learns from operations that were given up', async () => {
+    const { clock, guard } = make({ algorithm: 'aimd', initial: 100 });
+    take(guard).settle(lost);
+    expect(guard.limit).toBe(90);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('tells when the limit has moved by a tenth', () => {
+    const events: HoldfastEvent[] = [];
+    const { guard } = make({ algorithm: 'aimd', initial: 100, name: 'search', on: (event) => events.push(event) });
+    take(guard).settle(lost);
+    take(guard).settle(lost);
+    expect(events).toEqual([
+      { type: 'limit-changed', name: 'search', limit: 90, previousLimit: 100 },
+      { type: 'limit-changed', name: 'search', limit: 81, previousLimit: 90 },
+    ]);
+  });
+
+  it('goes on when a hook throws', () => {
+    const { guard } = make({
+      algorithm: 'aimd',
+      initial: 100,
+      on() {
+        throw new Error('hook');
+      },
+    });
+    take(guard).settle(lost);
+    expect(guard).toMatchObject({ limit: 90, running: 0 });
+  });
+
+  it('is not a failure for a retry around it, and waits no longer than the call', async () => {
+    const { clock, guard } = make({ initial: 1, queue: 0 });
+    const calls = pipeline(retry({ attempts: 2, clock }), guard);
+    const running = calls.attempt(() => clock.sleep(1_000));
+    const refused = calls.attempt(() => 'never');
+    await clock.runAll();
+    await running;
+    expect(await refused).toMatchObject({ ok: false, error: { code: 'ERR_BULKHEAD_FULL' } });
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it.each([
+    [{ algorithm: 'bbr' }, 'algorithm'],
+    [{ min: 0 }, 'min'],
+    [{ min: 10, max: 9 }, 'max'],
+    [{ initial: 5, min: 10 }, 'initial'],
+    [{ initial: 5, max: 4 }, 'initial'],
+    [{ queue: -1 }, 'queue'],
+    [{ limit: 5 }, 'limit'],
+  ])('refuses the options %o at once', (options, option) => {
+    expect(() => adaptiveLimit(options as AdaptiveLimitOptions)).toThrow(OptionsError);
+    expect(() => adaptiveLimit(options as AdaptiveLimitOptions)).toThrow(option);
+  });
+
+  it('begins within its range', () => {
+    expect(adaptiveLimit().limit).toBe(100);
+    expect(adaptiveLimit({ max: 10 }).limit).toBe(10);
+    expect(adaptiveLimit({ min: 300 }).limit).toBe(300);
+    expect(adaptiveLimit({ algorithm: 'gradient2' }).limit).toBe(20);
+  });
+
+  it('says what it is', () => {
+    expect(String(pipeline(adaptiveLimit()).explain())).toContain(
+      'as many operations run at once as the service can serve',
+    );
+  });
+});
+
+/** A clock of which time can be lost: the process is blocked, and everything that falls due meanwhile comes late. */
+function blockable(clock: VirtualClock): Clock & { block(ms: number): void } {
+  let lostMs = 0;
+  return {
+    now: () => clock.now() + lostMs,
+    wallNow: () => clock.wallNow() + lostMs,
+    schedule: (timer, atMs) => clock.schedule(timer, Math.max(clock.now(), atMs - lostMs)),
+    cancel: (timer) => clock.cancel(timer),
+    block(ms) {
+      lostMs += ms;
+    },
+  };
+}
+
+describe('adaptiveLimit in a process that is blocked', () => {
+  async function limitAfterStalls(stallMs: number): Promise<{ before: number; after: number; timers: number }> {
+    const virtual = virtualClock();
+    const clock = blockable(virtual);
+    const random = seededRandom(11);
+    const guard = adaptiveLimit({ clock, queue: 0 });
+    const calls = pipeline(guard);
+    const oneCall = () => calls.attempt(() => virtual.sleep(random.gamma(100, 4)));
+    /** As many callers as given, each calling again and again. */
+    async function callers(count: number, seconds: number, stall: number): Promise<void> {
+      const endsMs = virtual.now() + seconds * 1_000;
+      const one = async () => {
+        while (virtual.now() < endsMs) {
+          await oneCall();
+          await virtual.sleep(1);
+        }
+      };
+      const all = Promise.all(Array.from({ length: count }, one));
+      while (virtual.now() < endsMs) {
+        await virtual.advance(250);
+        if (stall > 0) clock.block(stall);
+      }
+      await virtual.runAll();
+      await all;
+    }
+    await callers(20, 5, 0);
+    const before = guard.limit;
+    await callers(20, 20, stallMs);
+    return { before, after: guard.limit, timers: virtual.pendingTimers };
+  }
+
+  it('does not lower the limit of a healthy service', async () => {
+    const { before, after, timers } = await limitAfterStalls(300);
+    expect(before).toBeGreaterThanOrEqual(18);
+    expect(after).toBeGreaterThanOrEqual(before - 2);
+    expect(timers).toBe(0);
+  });
+
+  it('does not lower it for stalls on the real clock, either', async () => {
+    const guard = adaptiveLimit({ queue: 0 });
+    const calls = pipeline(guard);
+    const oneCall = () => calls.attempt(() => new Promise((resolve) => setTimeout(resolve, 3)));
+    for (let round = 0; round < 5; round++) await Promise.all(Array.from({ length: 10 }, oneCall));
+    const before = guard.limit;
+    for (let round = 0; round < 12; round++) {
+      const all = Promise.all(Array.from({ length: before }, oneCall));
+      const untilMs = performance.now() + 40;
+      while (performance.now() < untilMs);
+      await all;
+    }
+    expect(guard.limit).toBeGreaterThanOrEqual(before);
+  });
+});

@@ -1,0 +1,137 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { Knee } from '../../../src/policies/adaptive-limit/knee.js';
+import { type SeededRandom, seededRandom } from '../../../src/testing/index.js';
+
+interface Ended {
+  readonly running?: number;
+  readonly runningAtStart?: number;
+  readonly wasLost?: boolean;
+}
+
+function end(
+  rule: Knee,
+  order: number,
+  roundTripMs: number,
+  { running = 1, runningAtStart = running, wasLost = false }: Ended = {},
+) {
+  rule.ended({ roundTripMs, order, runningAtStart, running, wasLost, endedMs: 0 });
+}
+
+/** A service of as many workers as given, always as full as the limit lets it be. */
+function saturate(rule: Knee, workers: number, operations: number, meanMs: number, random: SeededRandom): void {
+  for (let count = 0; count < operations; count++) {
+    const running = Math.max(1, Math.floor(rule.limit));
+    const order = rule.started(running);
+    end(rule, order, random.gamma(meanMs, 4) * Math.max(1, running / workers), { running });
+  }
+}
+
+/** Few run, as on most days. */
+function calm(rule: Knee, running: number, operations: number, meanMs: number, random: SeededRandom): void {
+  for (let count = 0; count < operations; count++)
+    end(rule, rule.started(running), random.gamma(meanMs, 4), { running });
+}
+
+const anywhere = { initial: 100, min: 1, max: 1_000 };
+
+describe('knee', () => {
+  it('lets the initial number run until thirty operations have ended', () => {
+    const rule = new Knee(anywhere);
+    calm(rule, 12, 29, 100, seededRandom(1));
+    expect(rule.limit).toBe(100);
+    calm(rule, 12, 1, 100, seededRandom(2));
+    expect(rule.limit).toBe(12);
+  });
+
+  it('measures first those that started first, not those that ended first', () => {
+    const rule = new Knee(anywhere);
+    for (let order = 0; order < 60; order++) rule.started(order + 1);
+    // The later half happens to be quick.
+    for (let order = 30; order < 60; order++) end(rule, order, 1);
+    expect(rule.waitMs).toBe(100);
+    for (let order = 0; order < 30; order++) end(rule, order, 100);
+    expect(rule.waitMs).toBeCloseTo(200, 9);
+  });
+
+  it('takes another operation for one that taught nothing', () => {
+    const rule = new Knee(anywhere);
+    for (let order = 0; order < 31; order++) rule.started(1);
+    rule.ignored(0);
+    for (let order = 1; order < 30; order++) end(rule, order, 10);
+    expect(rule.limit).toBe(100);
+    end(rule, 30, 10);
+    expect(rule.limit).toBe(1);
+  });
+
+  it.each([4, 20, 100])('settles a little above the knee of a service with %i workers', (workers) => {
+    const random = seededRandom(workers);
+    const rule = new Knee(anywhere);
+    calm(rule, workers / 2, 500, 100, random);
+    saturate(rule, workers, 40 * workers, 100, random);
+    const limits: number[] = [];
+    for (let count = 0; count < 100; count++) {
+      saturate(rule, workers, 5, 100, random);
+      limits.push(rule.limit);
+    }
+    const mean = limits.reduce((sum, limit) => sum + limit) / limits.length;
+    expect(mean / workers).toBeGreaterThan(0.95);
+    expect(mean / workers).toBeLessThan(1.5);
+  });
+
+  it('is not lowered by operations that it does not hold back', () => {
+    const random = seededRandom(3);
+    const rule = new Knee(anywhere);
+    calm(rule, 40, 200, 100, random);
+    const { limit } = rule;
+    calm(rule, 10, 1_000, 900, random);
+    expect(rule.limit).toBe(limit);
+  });
+
+  it('finds its way back when the service has become slower for good', () => {
+    const random = seededRandom(4);
+    const rule = new Knee(anywhere);
+    calm(rule, 10, 500, 100, random);
+    saturate(rule, 20, 1_000, 100, random);
+    saturate(rule, 20, 3_000, 500, random);
+    expect(rule.limit).toBeGreaterThan(15);
+    expect(rule.limit).toBeLessThan(40);
+  });
+
+  it('goes down to the least when nearly all calls are lost, and up again when they are not', () => {
+    const random = seededRandom(5);
+    const rule = new Knee(anywhere);
+    calm(rule, 10, 500, 100, random);
+    for (let count = 0; count < 500; count++) {
+      const running = Math.floor(rule.limit);
+      end(rule, rule.started(running), 1_000, { running, wasLost: true });
+    }
+    expect(rule.limit).toBe(1);
+    saturate(rule, 20, 1_500, 100, random);
+    expect(rule.limit).toBeGreaterThan(15);
+  });
+
+  it('stays within its range whatever it is told', () => {
+    const anything = fc.record({
+      roundTripMs: fc.oneof(fc.constant(0), fc.double({ min: 0, max: 1e9, noNaN: true })),
+      runningAtStart: fc.integer({ min: 1, max: 2_000 }),
+      running: fc.integer({ min: 1, max: 2_000 }),
+      wasLost: fc.boolean(),
+      ends: fc.integer({ min: 0, max: 9 }),
+    });
+    fc.assert(
+      fc.property(fc.array(anything, { minLength: 100, maxLength: 400 }), (trips) => {
+        const rule = new Knee({ initial: 10, min: 2, max: 50 });
+        for (const { ends, ...one } of trips) {
+          const order = rule.started(one.runningAtStart);
+          if (ends === 0) rule.ignored(order);
+          else rule.ended({ ...one, order, endedMs: 0 });
+          expect(rule.limit).toBeGreaterThanOrEqual(2);
+          expect(rule.limit).toBeLessThanOrEqual(50);
+          expect(rule.waitMs).toBeGreaterThanOrEqual(0);
+        }
+      }),
+      { seed: 17 },
+    );
+  });
+});

@@ -1,0 +1,97 @@
+import { describe, expect, it } from 'vitest';
+import { Aimd } from '../../../src/policies/adaptive-limit/aimd.js';
+import type { LimitAlgorithm, RoundTrip } from '../../../src/policies/adaptive-limit/algorithm.js';
+import { Gradient2 } from '../../../src/policies/adaptive-limit/gradient2.js';
+import { Vegas } from '../../../src/policies/adaptive-limit/vegas.js';
+
+/** A round trip while as many run as may. */
+function trip(rule: LimitAlgorithm, roundTripMs: number | 'lost', running = Math.floor(rule.limit)): RoundTrip {
+  const wasLost = roundTripMs === 'lost';
+  return { roundTripMs: wasLost ? 10 : roundTripMs, order: 0, runningAtStart: running, running, wasLost, endedMs: 0 };
+}
+
+function limitsAfter(rule: LimitAlgorithm, trips: readonly (number | 'lost')[]): number[] {
+  return trips.map((one) => {
+    rule.ended(trip(rule, one));
+    return rule.limit;
+  });
+}
+
+const neverProbes = () => 1;
+
+describe('aimd', () => {
+  it('goes a tenth down for each lost call', () => {
+    const rule = new Aimd({ initial: 100, min: 20, max: 200 });
+    expect([rule.limit, ...limitsAfter(rule, ['lost', 'lost', 'lost', 'lost'])]).toEqual([100, 90, 81, 72, 64]);
+    expect(limitsAfter(rule, ['lost'])).toEqual([57]);
+  });
+
+  it('goes one up for each success while at least half of the limit runs, within its range', () => {
+    const rule = new Aimd({ initial: 20, min: 20, max: 21 });
+    rule.ended(trip(rule, 10, 9));
+    expect(rule.limit).toBe(20);
+    rule.ended(trip(rule, 10, 10));
+    expect(rule.limit).toBe(21);
+    expect(limitsAfter(rule, [10, 'lost', 'lost'])).toEqual([21, 20, 20]);
+  });
+
+  it('takes a call of more than 5 s for lost', () => {
+    expect(limitsAfter(new Aimd({ initial: 100, min: 1, max: 200 }), [5_000, 5_001])).toEqual([101, 90]);
+  });
+});
+
+describe('vegas', () => {
+  it('keeps the queue between three and six by what a round trip takes longer than the shortest', () => {
+    const rule = new Vegas({ initial: 20, min: 1, max: 1_000 }, neverProbes);
+    const trips = [10, 10, 10, 10.5, 11, 12, 15, 20, 20, 'lost'] as const;
+    expect(limitsAfter(rule, trips)).toEqual([20, 26, 32, 33, 33, 33, 32, 31, 30, 29]);
+  });
+
+  it('holds while less than half of the limit runs', () => {
+    const rule = new Vegas({ initial: 20, min: 1, max: 1_000 }, neverProbes);
+    limitsAfter(rule, [10]);
+    rule.ended(trip(rule, 10, 9));
+    expect(rule.limit).toBe(20);
+  });
+
+  it('measures the shortest round trip anew from time to time', () => {
+    // The draw 0 makes it after every 15 x limit samples.
+    const rule = new Vegas({ initial: 20, min: 1, max: 20 }, () => 0);
+    limitsAfter(rule, [10, ...Array.from({ length: 299 }, () => 20)]);
+    const before = rule.limit;
+    expect(before).toBeLessThan(20);
+    // From now on 20 ms are plain, and the limit goes up again.
+    limitsAfter(
+      rule,
+      Array.from({ length: 300 }, () => 20),
+    );
+    expect(rule.limit).toBe(20);
+  });
+});
+
+describe('gradient2', () => {
+  it('goes up by its queue and down by the ratio of long to short', () => {
+    const rule = new Gradient2({ initial: 20, min: 20, max: 200 });
+    const limits: number[] = [];
+    for (const ms of [...Array.from({ length: 10 }, () => 10), ...Array.from({ length: 6 }, () => 100)]) {
+      rule.windowEnded(ms, 1_000);
+      limits.push(rule.limit);
+    }
+    const expected = [20.8, 21.6, 22.4, 23.2, 24, 24.8, 25.6, 26.4, 27.2, 28, 26, 24.2, 22.58, 21.122, 20, 20];
+    for (const [index, limit] of limits.entries()) expect(limit).toBeCloseTo(expected[index]!, 9);
+  });
+
+  it('judges by windows of a quarter of a second with at least ten round trips', () => {
+    const rule = new Gradient2({ initial: 20, min: 1, max: 200 });
+    for (let index = 0; index < 9; index++) rule.ended({ ...trip(rule, 10), endedMs: 10 + index * 40 });
+    expect(rule.limit).toBe(20);
+    rule.ended({ ...trip(rule, 10), endedMs: 400 });
+    expect(rule.limit).toBeCloseTo(20.8, 9);
+  });
+
+  it('holds while less than half of the limit runs', () => {
+    const rule = new Gradient2({ initial: 20, min: 1, max: 200 });
+    rule.windowEnded(10, 9);
+    expect(rule.limit).toBe(20);
+  });
+});

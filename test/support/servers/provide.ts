@@ -1,0 +1,74 @@
+/**
+ * Programs of real servers: from PATH, else from a cache that is filled once, by an ordinary user, with this machine's
+ * own package sources. Nothing is installed and nothing is started by it; where there is no apt, there is no program.
+ */
+import { execFile } from 'node:child_process';
+import { accessSync, constants, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { promisify } from 'node:util';
+
+/** How to start a program. */
+export interface Program {
+  readonly file: string;
+  /** Added to the environment. */
+  readonly env: Readonly<Record<string, string>>;
+}
+
+const run = promisify(execFile);
+
+/** A program of one of Debian's packages, or undefined where it cannot be had. */
+export async function provide(name: string, packageName: string): Promise<Program | undefined> {
+  const installed = findIn((process.env.PATH ?? '').split(delimiter), name);
+  if (installed !== undefined) return { file: installed, env: {} };
+  const cache = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'holdfast', 'servers');
+  const root = join(cache, packageName);
+  if (findUnder(root, name) === undefined) await unpack(cache, packageName, root).catch(() => {});
+  return findUnder(root, name);
+}
+
+function findUnder(root: string, name: string): Program | undefined {
+  const file = findIn([join(root, 'usr/bin'), join(root, 'usr/sbin')], name);
+  if (file === undefined) return undefined;
+  const libraries = readdirSync(join(root, 'usr/lib'), { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  const folders = libraries.map((entry) => join(root, 'usr/lib', entry.name));
+  return { file, env: { LD_LIBRARY_PATH: folders.join(delimiter) } };
+}
+
+function findIn(folders: readonly string[], name: string): string | undefined {
+  return folders.map((folder) => join(folder, name)).find(isExecutable);
+}
+
+function isExecutable(file: string): boolean {
+  try {
+    accessSync(file, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Two that come at the same time both do it, each in a folder of its own; the first to be done is kept. */
+async function unpack(cache: string, packageName: string, root: string): Promise<void> {
+  mkdirSync(cache, { recursive: true });
+  const folder = mkdtempSync(join(cache, 'unpacking-'));
+  try {
+    for (const part of ['lists/partial', 'archives/partial', 'root']) {
+      mkdirSync(join(folder, part), { recursive: true });
+    }
+    const options = [
+      ...['-o', 'Debug::NoLocking=1', '-o', 'APT::Sandbox::User=root', '-qq'],
+      ...['-o', `Dir::State::lists=${join(folder, 'lists')}`, '-o', `Dir::Cache::archives=${join(folder, 'archives')}`],
+      ...['-o', `Dir::Cache::pkgcache=`, '-o', `Dir::Cache::srcpkgcache=`],
+    ];
+    const limits = { timeout: 120_000 };
+    await run('apt-get', [...options, 'update'], limits);
+    const download = ['install', '-y', '--no-install-recommends', '--download-only'];
+    await run('apt-get', [...options, ...download, packageName], limits);
+    const archives = readdirSync(join(folder, 'archives')).filter((file) => file.endsWith('.deb'));
+    for (const archive of archives) await run('dpkg', ['-x', join(folder, 'archives', archive), join(folder, 'root')]);
+    renameSync(join(folder, 'root'), root);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}

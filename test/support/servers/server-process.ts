@@ -1,0 +1,197 @@
+/**
+ * Server process: a real server as a private child on a free loopback port, to be stopped, killed, frozen and restarted.
+ *
+ * Promise: it is ready when it answers its own protocol; it never outlives the thread that started it, however that ends.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Program } from './provide.ts';
+
+/** How one kind of server is started and asked. */
+export interface ServerKind {
+  readonly name: string;
+  readonly program: Program;
+  readonly args: (place: { readonly port: number; readonly folder: string }) => readonly string[];
+  /** What is sent to the port, and what the answer begins with once the server is ready. */
+  readonly ping: { readonly request: string; readonly answer: string };
+}
+
+const longestStartMs = 10_000;
+const longestStopMs = 3000;
+
+export class ServerProcess {
+  readonly host = '127.0.0.1';
+  readonly port: number;
+  readonly folder: string;
+  private readonly kind: ServerKind;
+  private child: ChildProcess | undefined = undefined;
+
+  private constructor(kind: ServerKind, port: number) {
+    this.kind = kind;
+    this.port = port;
+    this.folder = mkdtempSync(join(tmpdir(), `holdfast-${kind.name}-`));
+  }
+
+  /** Starts one on a port that was free a moment ago; once more, where another was quicker to take it. */
+  static async start(kind: ServerKind): Promise<ServerProcess> {
+    for (let tries = 1; ; tries++) {
+      const server = new ServerProcess(kind, await freePort());
+      try {
+        await server.start();
+        return server;
+      } catch (error) {
+        await server.dispose();
+        if (tries === 2) throw error;
+      }
+    }
+  }
+
+  get isRunning(): boolean {
+    return this.child !== undefined && this.child.exitCode === null && this.child.signalCode === null;
+  }
+
+  /** Starts it again, on its old port, with what its folder keeps. */
+  async start(): Promise<void> {
+    const { file, env } = this.kind.program;
+    const args = [file, ...this.kind.args(this)];
+    // The kernel kills the child when its parent is gone: no clean-up code runs after a SIGKILL.
+    const setpriv = '/usr/bin/setpriv';
+    const command = existsSync(setpriv) ? [setpriv, '--pdeathsig', 'KILL', ...args] : args;
+    const log = openSync(this.logFile, 'a');
+    const child = spawn(command[0]!, command.slice(1), {
+      cwd: this.folder,
+      env: { ...process.env, ...env },
+      stdio: ['ignore', log, log],
+      detached: true,
+    });
+    closeSync(log);
+    this.child = child;
+    const end = once(child, 'exit').then(
+      ([code, signal]) => `it ended with ${code ?? signal}`,
+      (error) => `it could not be started: ${error}`,
+    );
+    let reason: string | undefined;
+    void end.then((text) => {
+      reason = text;
+    });
+    const endsAtMs = performance.now() + longestStartMs;
+    while (!(await this.answers())) {
+      if (performance.now() > endsAtMs) reason ??= `no answer within ${longestStartMs} ms`;
+      if (reason !== undefined) throw new Error(`${this.kind.name}: ${reason}\n${this.log()}`);
+      await sleep(10);
+    }
+  }
+
+  /** Asks it to end, and waits until it has. */
+  async stop(): Promise<void> {
+    await this.end('SIGTERM');
+  }
+
+  /** Ends it where it stands, as a crash does. */
+  async kill(): Promise<void> {
+    await this.end('SIGKILL');
+  }
+
+  /** Stops all its processes; connections stay open, and nothing is answered until `wake`. */
+  freeze(): void {
+    this.signal('SIGSTOP');
+  }
+
+  wake(): void {
+    this.signal('SIGCONT');
+  }
+
+  async dispose(): Promise<void> {
+    await this.kill();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  /** What it has written, for the message of a test that fails. */
+  log(): string {
+    return existsSync(this.logFile) ? readFileSync(this.logFile, 'utf8').slice(-4000) : '';
+  }
+
+  private get logFile(): string {
+    return join(this.folder, 'log');
+  }
+
+  private async end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    const { child } = this;
+    if (child === undefined || !this.isRunning) return;
+    const gone = once(child, 'exit');
+    // A frozen one hears of nothing but SIGKILL.
+    this.signal('SIGCONT');
+    this.signal(signal);
+    const timer = setTimeout(() => this.signal('SIGKILL'), longestStopMs);
+    await gone;
+    clearTimeout(timer);
+  }
+
+  private signal(signal: NodeJS.Signals): void {
+    if (!this.isRunning || this.child?.pid === undefined) return;
+    // Not the process group: some servers give their workers groups of their own.
+    for (const pid of processTree(this.child.pid)) {
+      try {
+        process.kill(pid, signal);
+      } catch {
+        // It has ended in between.
+      }
+    }
+  }
+
+  private answers(): Promise<boolean> {
+    const { request, answer } = this.kind.ping;
+    return new Promise((resolve) => {
+      const socket = connect(this.port, this.host, () => socket.write(request));
+      const done = (isReady: boolean) => {
+        socket.destroy();
+        resolve(isReady);
+      };
+      socket.setTimeout(500, () => done(false));
+      socket.on('error', () => done(false));
+      socket.on('close', () => done(false));
+      socket.once('data', (data) => done(data.toString('latin1').startsWith(answer)));
+    });
+  }
+}
+
+/** A process and all that descend from it; only itself where there is no /proc. */
+function processTree(root: number): number[] {
+  const childrenOf = new Map<number, number[]>();
+  let names: string[] = [];
+  try {
+    names = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+  } catch {
+    return [root];
+  }
+  for (const name of names) {
+    try {
+      const stat = readFileSync(`/proc/${name}/stat`, 'latin1');
+      // The second field is a name in brackets, and may hold anything.
+      const parent = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
+      childrenOf.set(parent, [...(childrenOf.get(parent) ?? []), Number(name)]);
+    } catch {
+      // It has ended in between.
+    }
+  }
+  const tree = [root];
+  for (const pid of tree) tree.push(...(childrenOf.get(pid) ?? []));
+  return tree;
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

@@ -103,6 +103,7 @@ export {
 export { type AttemptsReport, attemptsOf, type RetryOptions, retry } from './policies/retry/retry.js';
 export { type RetryBudget, type RetryBudgetOptions, retryBudget } from './policies/retry/retry-budget.js';
 export { type SingleFlightOptions, singleFlight } from './policies/single-flight.js';
+export { type StandardOptions, standard } from './policies/standard.js';
 export { type ThrottleGuard, type ThrottleOptions, throttle } from './policies/throttle.js';
 export { type TimeoutGuard, type TimeoutOptions, timeout } from './policies/timeout.js';
 export { type MemoryStore, type MemoryStoreOptions, memoryStore } from './stores/memory.js';

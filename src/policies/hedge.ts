@@ -213,8 +213,10 @@ class HedgeRun<T> implements Timer, Dependent {
 
   /** The call was ended, so the caller gets the reason and not the value at hand. */
   onAbort(reason: unknown): void {
-    this.discard(this.failure);
+    const { failure } = this;
+    this.failure = undefined;
     this.close(reason);
+    this.discard(failure);
     this.reject(reason);
   }
 
@@ -268,22 +270,29 @@ class HedgeRun<T> implements Timer, Dependent {
       // Another copy would be refused as well, and only make the crowd larger.
       this.failure ??= outcome;
       if (this.running.length === 0) this.fail();
-    } else if (judge(handles, outcome, name)) this.failed(outcome);
+      return;
+    }
+    const isFailure = judge(handles, outcome, name);
+    // Asked, the user's function may have ended the call.
+    if (this.isOver) this.discard(outcome);
+    else if (isFailure) this.failed(outcome);
     else if (outcome.ok) this.win(copy, outcome.value);
     else this.finish(outcome);
   }
 
   private failed(outcome: Outcome<T>): void {
-    const { call, plan } = this;
-    this.discard(this.failure);
+    const { call, plan, failure } = this;
     this.failure = outcome;
+    // What is told here and below may end the call.
+    this.discard(failure);
+    if (this.isOver) return;
     this.errors ??= [];
     this.errors.push(outcome.ok ? undefined : outcome.error);
     const nowMs = call.clock.now();
     if (this.sent <= plan.max && nowMs < call.deadlineMs && this.isGranted()) {
       call.clock.cancel(this);
       this.sendCopy('failed', nowMs);
-    } else if (this.running.length === 0) this.fail();
+    } else if (this.running.length === 0 && !this.isOver) this.fail();
   }
 
   private fail(): void {
@@ -309,9 +318,11 @@ class HedgeRun<T> implements Timer, Dependent {
   private finish(outcome: Outcome<T>): void {
     // A hook may have ended the call meanwhile.
     if (this.isOver) return this.discard(outcome);
-    if (outcome !== this.failure) this.discard(this.failure);
+    const { failure } = this;
+    this.failure = undefined;
     // No error of ours: guards inside take it for the abort of a caller, who has what he wanted.
     this.close(this.running.length === 0 ? undefined : new DOMException('Another copy ended the call', 'AbortError'));
+    if (outcome !== failure) this.discard(failure);
     if (outcome.ok) this.resolve(outcome.value);
     else this.reject(outcome.error);
   }

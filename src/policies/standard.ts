@@ -39,6 +39,8 @@ export interface StandardOptions extends CommonOptions {
   readonly attempts?: number;
   /** Which outcomes are failures, for the retry and for the breaker. Default: every throw, and no value. */
   readonly handles?: Handles;
+  /** Which outcomes are failures for the breaker, where that differs. Default: `handles`. */
+  readonly breakerHandles?: Handles;
   /** Given each value that was taken for a failure and that the caller does not get, to close what it holds open. */
   readonly onDiscard?: (value: unknown) => void;
   /** Keys, such as hosts, that have a breaker and a limit of their own; the least used ones are forgotten. Default 10,000. */
@@ -48,6 +50,8 @@ export interface StandardOptions extends CommonOptions {
 }
 
 const longestBackoffMs = 500;
+/** Short: a probe costs little, and the service may be well again as soon as it failed. */
+const openings = { openFor: 2_000, maxOpenFor: 5_000 };
 
 /**
  * Composes what a call to another service should have: a deadline, a retry with full jitter and a success-fed budget, a
@@ -56,7 +60,7 @@ const longestBackoffMs = 500;
  * One per service, made once. Calls without a key share one breaker and one limit. For other numbers than these compose
  * the policies yourself; `String(standard().explain())` tells what they are.
  *
- * @param options - `name`, `deadline`, `timeout`, `attempts`, `handles`, `onDiscard`, `maxKeys`, `random`, `on`, `clock`.
+ * @param options - `name`, `deadline`, `timeout`, `attempts`, `handles`, `breakerHandles`, `onDiscard`, `maxKeys`, `random`, `on`, `clock`.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong, and for a `timeout` that is not below
  * `deadline`.
  * @throws From the call: the operation's last error; {@link DeadlineExceededError}, {@link TimeoutError},
@@ -79,12 +83,14 @@ export function standard(options?: StandardOptions): Pipeline {
     timeout: optional(duration({})),
     attempts: withDefault(integer({ min: 1, max: 1_000 }), 3),
     handles: withDefault(func<Handles>(), handlesThrows),
+    breakerHandles: optional(func<Handles>()),
     onDiscard: optional(func<(value: unknown) => void>()),
     maxKeys: withDefault(integer({ min: 1, max: 1_000_000 }), 10_000),
     random: withDefault(func<() => number>(), Math.random),
     ...commonFields('standard'),
   });
   const { name, on, clock, random, handles, onDiscard, attempts, maxKeys } = checked;
+  const { breakerHandles = handles } = checked;
   const afterMs = checked.timeout ?? Math.min(3_000, checked.deadline * 0.3);
   if (afterMs >= checked.deadline) {
     throw impossibleOption('standard', 'timeout', afterMs, `below "deadline" (${checked.deadline} ms)`);
@@ -104,7 +110,7 @@ export function standard(options?: StandardOptions): Pipeline {
     keyed(
       () =>
         pipeline(
-          circuitBreaker({ ...common, handles, random, halfOpen: { timeout: afterMs } }),
+          circuitBreaker({ ...common, handles: breakerHandles, random, ...openings, halfOpen: { timeout: afterMs } }),
           adaptiveLimit(common),
           timeout({ ...common, after: afterMs }),
         ),

@@ -1,3 +1,7 @@
+/**
+ * Fastify: what the engines of this folder need to know of a Fastify request and its reply. Fastify 5.
+ */
+import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify';
 /*!
  * This bundle contains fastify-plugin.
  *
@@ -23,10 +27,6 @@
  * OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
  * SOFTWARE.
  */
-/**
- * Fastify: what the engines of this folder need to know of a Fastify request and its reply. Fastify 5.
- */
-import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify';
 import fastifyPlugin from 'fastify-plugin';
 import type { Call } from '../core/call.js';
 import {

@@ -15,17 +15,25 @@ import type { LimitAlgorithm, LimitRange, RoundTrip } from './algorithm.js';
 
 /** Operations whose mean is the first plain round trip. They are the first to start, not the first to end, which would be the quick ones. */
 const firstSamples = 30;
-/** The ratio that the limit is steered to: 1.08, and more where few run, because a queue of part of an operation is none. */
+/** The plain round trip is the mean of at most so many, and of some more where many run. */
+const plainSamplesOfFew = 300;
+/**
+ * The ratio that the limit is steered to: 1.08; more where few run, because a queue of part of an operation is none; and
+ * so many standard errors of the plain round trip more, because a limit below the knee costs more than one above it.
+ */
 const tolerance = 1.08;
-const toleranceOfFew = 0.5;
+const toleranceOfFew = 0.35;
+const toleranceOfDoubt = 1.5;
 /** What one operation moves the limit by, per unit that its ratio is off. */
 const gain = 0.25;
 /** A single operation may lower the limit by no more than this times `gain`. */
 const worstStep = 2;
 /** Round trips count as at most this many plain ones, so that a single hanging call does not decide. */
 const longest = 4;
+/** A lost call would have taken longer than was waited for it. */
+const lostFactor = 1.5;
 /** What one operation raises the limit by, as long as no knee was seen. */
-const slowStart = 0.5;
+const slowStart = 0.25;
 /** It then stays below this times what ran when the operation started, which is as far as its round trip can tell. */
 const slowStartReach = 1.4;
 /** The share of the limit from which it counts as holding calls back. */
@@ -41,6 +49,8 @@ const firstDipAfter = 50;
 const lastDipAfter = 200;
 /** The first dip after the plain round trip has changed at once. */
 const dipAfterJump = 5;
+/** When round trips in a dip are at least this share of those before it, there was no knee. */
+const sameShare = 0.9;
 /** The plain round trip changes at once when the recent mean is off by so many standard errors and a tenth. */
 const jumpErrors = 4;
 /** From this share of lost calls on, time says nothing any more. */
@@ -69,8 +79,13 @@ export class Knee implements LimitAlgorithm {
   private cohortFrom = 0;
   private cohortTo = firstSamples;
   private cohortLeft = firstSamples;
+  private cohortSize = firstSamples;
   private isDipping = false;
+  /** Operations in a row that ended while calls were held back, and the mean round trip of the latest of them. */
   private busySamples = 0;
+  private busyMs = 0;
+  private dipMs = 0;
+  private dipSamples = 0;
   private dipAfter = firstDipAfter;
 
   constructor(range: LimitRange) {
@@ -97,8 +112,9 @@ export class Knee implements LimitAlgorithm {
   }
 
   ignored(order: number): void {
-    // Another one is measured in its place.
-    if (this.isOfCohort(order)) this.cohortTo++;
+    if (!this.isOfCohort(order)) return;
+    if (this.plainMs === 0) this.leaveFirst();
+    else if (this.isDipping) this.leaveDip();
   }
 
   ended(trip: RoundTrip): void {
@@ -109,7 +125,8 @@ export class Knee implements LimitAlgorithm {
     const share = Math.min(0.5, 1 / (4 + level / 2));
     this.lostShare += ((wasLost ? 1 : 0) - this.lostShare) * share;
     const mostAreLost = this.lostShare > lostMajority;
-    const roundTripMs = Math.min(trip.roundTripMs, longest * Math.max(this.plainMs, this.recentMs));
+    const fullMs = wasLost ? trip.roundTripMs * lostFactor : trip.roundTripMs;
+    const roundTripMs = Math.min(fullMs, longest * Math.max(this.plainMs, this.recentMs));
     const isOfCohort = this.isDipping && this.isOfCohort(order);
     const few = Math.max(1, this.safe * fewShare);
     // While the limit holds calls back, who started among few did not stay among few, unless the limit itself sees to it.
@@ -117,7 +134,10 @@ export class Knee implements LimitAlgorithm {
       this.learnPlain(roundTripMs);
     }
     if (this.isDipping) {
-      if (isOfCohort && --this.cohortLeft === 0) this.endDip();
+      if (isOfCohort) {
+        this.dipMs += (roundTripMs - this.dipMs) / ++this.dipSamples;
+        this.leaveDip();
+      }
       return;
     }
     let ratio = roundTripMs / this.plainMs;
@@ -125,12 +145,14 @@ export class Knee implements LimitAlgorithm {
     // It started among more than may run now. Little's law tells what it would have taken among these.
     else if (runningAtStart > level) ratio *= level / runningAtStart;
     this.ratio += (ratio - this.ratio) * share;
-    const target = tolerance + toleranceOfFew / Math.sqrt(level);
+    const target =
+      tolerance + toleranceOfFew / Math.sqrt(level) + toleranceOfDoubt * Math.sqrt(this.variation / this.plainSamples);
     if (this.ratio <= target && runningAtStart > few) {
-      this.safe = Math.min(level, this.safe + (runningAtStart / fewShare - this.safe) / (2 * level));
+      this.safe = Math.min(level / fewShare, this.safe + (runningAtStart / fewShare - this.safe) / (2 * level));
     }
     if (isBusy) {
       this.busyRatio += (ratio - this.busyRatio) * share;
+      this.learnBusy(roundTripMs);
       this.steer(ratio, target, runningAtStart, mostAreLost);
     }
   }
@@ -139,7 +161,13 @@ export class Knee implements LimitAlgorithm {
     if (!this.isOfCohort(order)) return;
     this.plainSamples++;
     this.recentMs += (roundTripMs - this.recentMs) / this.plainSamples;
+    this.leaveFirst();
+  }
+
+  /** One of the first has ended, or it taught nothing; then others are measured in place of those. */
+  private leaveFirst(): void {
     if (--this.cohortLeft > 0) return;
+    if (this.plainSamples < firstSamples) return this.beginCohort(firstSamples - this.plainSamples);
     this.plainMs = Math.max(this.recentMs, Number.MIN_VALUE);
     this.moveTo(this.mostRunning);
     this.safe = this.level * fewShare;
@@ -148,7 +176,7 @@ export class Knee implements LimitAlgorithm {
   private learnPlain(roundTripMs: number): void {
     const { safe } = this;
     const recentSamples = 10 + safe / 2;
-    if (this.plainSamples < 100 + 5 * safe) this.plainSamples++;
+    if (this.plainSamples < plainSamplesOfFew + 5 * safe) this.plainSamples++;
     const offMs = roundTripMs - this.plainMs;
     this.plainMs += offMs / this.plainSamples;
     this.variation += ((offMs / this.plainMs) ** 2 - this.variation) / Math.max(firstSamples, this.plainSamples);
@@ -159,8 +187,16 @@ export class Knee implements LimitAlgorithm {
     // Few run and it takes another time than before: the service has changed.
     this.plainMs = this.recentMs;
     this.plainSamples = recentSamples;
+    this.variation = 0.5;
     this.busySamples = 0;
     this.dipAfter = dipAfterJump;
+  }
+
+  private learnBusy(roundTripMs: number): void {
+    const { level } = this;
+    this.busyMs += (roundTripMs - this.busyMs) / Math.min(this.busySamples + 1, 10 * level);
+    // Nothing is quicker among many than among few.
+    if (this.busySamples > 5 * level && this.busyMs < this.plainMs) this.plainMs = this.busyMs;
   }
 
   private steer(ratio: number, target: number, runningAtStart: number, mostAreLost: boolean): void {
@@ -176,15 +212,29 @@ export class Knee implements LimitAlgorithm {
 
   private beginDip(): void {
     this.isDipping = true;
-    this.cohortFrom = this.orders;
-    this.cohortLeft = Math.ceil(8 + 0.3 * this.level);
-    this.cohortTo = this.cohortFrom + this.cohortLeft;
+    this.dipMs = 0;
+    this.dipSamples = 0;
+    this.beginCohort(Math.ceil(8 + 0.3 * this.level));
   }
 
-  private endDip(): void {
+  /** One of those of the dip has ended. */
+  private leaveDip(): void {
+    if (--this.cohortLeft > 0) return;
+    // Fewer ran and it was no quicker: so it takes, and the limit was too low for nothing.
+    if (this.dipSamples > this.cohortSize / 2 && this.dipMs > sameShare * this.busyMs) {
+      this.plainMs = Math.max(this.plainMs, (this.dipMs + this.busyMs) / 2);
+    }
     this.isDipping = false;
     this.busySamples = 0;
     this.dipAfter = Math.min(lastDipAfter, 2 * this.dipAfter);
+  }
+
+  /** Those that start from now on are measured together. */
+  private beginCohort(size: number): void {
+    this.cohortFrom = this.orders;
+    this.cohortTo = this.orders + size;
+    this.cohortSize = size;
+    this.cohortLeft = size;
   }
 
   private isOfCohort(order: number): boolean {

@@ -234,9 +234,12 @@ class RetryRun<T> extends Timer implements Dependent {
       // The timer may have been late, so that meanwhile no time is left.
       if (call.remainingMs <= minAttemptTime) return this.#stop('deadline', outcome);
       this.#discard(outcome);
+      // Given the value, the caller may have ended the call.
+      if (call.aborted) throw call.reason;
       outcome = await this.#attempt(attempt + 1);
       if (outcome.ok && accepts(this.#plan, outcome)) {
-        if (events.heard) events.emit({ type: 'retry-succeeded', name, attempts: attempt + 1 });
+        // A call that was ended meanwhile has not succeeded, and that has been told.
+        if (events.heard && !this.#hasTold) events.emit({ type: 'retry-succeeded', name, attempts: attempt + 1 });
         return outcome.value;
       }
       this.#errors.push(errorOf(outcome));

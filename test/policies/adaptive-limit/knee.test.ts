@@ -54,14 +54,35 @@ describe('knee', () => {
     expect(rule.waitMs).toBeCloseTo(200, 9);
   });
 
-  it('takes another operation for one that taught nothing', () => {
+  it('measures another operation in place of one that taught nothing, also when later ones have ended already', () => {
     const rule = new Knee(anywhere);
-    for (let order = 0; order < 31; order++) rule.started(1);
+    for (let order = 0; order < 40; order++) rule.started(1);
+    for (let order = 1; order < 40; order++) end(rule, order, 10);
     rule.ignored(0);
-    for (let order = 1; order < 30; order++) end(rule, order, 10);
     expect(rule.limit).toBe(100);
-    end(rule, 30, 10);
+    end(rule, rule.started(1), 10);
     expect(rule.limit).toBe(1);
+  });
+
+  it('ends a dip although some of its operations, or all, teach nothing', () => {
+    const random = seededRandom(6);
+    for (const share of [0.3, 1]) {
+      const rule = new Knee({ ...anywhere, max: 20 });
+      calm(rule, 10, 500, 100, random);
+      saturate(rule, 30, 400, 100, random);
+      expect(rule.limit).toBeGreaterThan(18);
+      let dips = 0;
+      for (let count = 0; count < 5_000; count++) {
+        const running = Math.floor(rule.limit);
+        const isDip = running < 14;
+        if (isDip) dips++;
+        const order = rule.started(running);
+        if (isDip && random() < share) rule.ignored(order);
+        else end(rule, order, random.gamma(100, 4), { running });
+      }
+      expect(dips).toBeGreaterThan(0);
+      expect(dips).toBeLessThan(200);
+    }
   });
 
   it.each([4, 20, 100])('settles a little above the knee of a service with %i workers', (workers) => {

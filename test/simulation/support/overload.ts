@@ -2,7 +2,7 @@
  * Overload scenarios: users who come whatever became of those before them, a service that can be overloaded, and between
  * them any strategy. All in virtual time; the same seed plays the same run.
  *
- * Users come at half of what the service can do. Then, for 20 s, ten times as many come (`spike`), or the service takes
+ * Users come at half of what the service can do, unless told otherwise. Then, for 20 s, ten times as many come (`spike`), or the service takes
  * ten times as long (`slow`), or every call fails at once (`down`), or nothing happens (`calm`). Then it is as before.
  * A user waits 2 s; an answer within them is good, whatever the strategy did meanwhile.
  */
@@ -48,18 +48,23 @@ export interface PlayOptions {
   readonly shape: Shape;
   readonly scenario: Scenario;
   readonly seed: number;
+  /** Users before and after, as a share of what the service can do. Default 0.5. */
+  readonly load?: number;
+  /** How long the disturbance lasts. Default 20. */
+  readonly disturbanceSeconds?: number;
   /** Seconds before and after. Default 20 and 30. */
   readonly beforeSeconds?: number;
   readonly afterSeconds?: number;
 }
 
 const patienceMs = 2_000;
-const disturbanceMs = 20_000;
 const failsAfterMs = 2;
 
 /** Plays one run. */
 export async function play(options: PlayOptions): Promise<Report> {
-  const { strategy, shape, scenario, seed, beforeSeconds = 20, afterSeconds = 30 } = options;
+  const { strategy, shape, scenario, seed, load = 0.5, disturbanceSeconds = 20 } = options;
+  const { beforeSeconds = 20, afterSeconds = 30 } = options;
+  const disturbanceMs = disturbanceSeconds * 1_000;
   const clock = virtualClock();
   const random = seededRandom(seed);
   const service = serviceOf(shape, clock, random.fork('service'));
@@ -67,7 +72,7 @@ export async function play(options: PlayOptions): Promise<Report> {
   const startMs = beforeSeconds * 1_000;
   const endMs = startMs + disturbanceMs;
   const capacityPerMs = shape.workers / shape.meanMs;
-  const usual = capacityPerMs / 2;
+  const usual = capacityPerMs * load;
 
   const users = new Users({ clock, random: random.fork('arrivals'), service, request });
   users.perMs = usual;

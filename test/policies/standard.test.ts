@@ -1,0 +1,102 @@
+import { describe, expect, it } from 'vitest';
+import {
+  attemptsOf,
+  CircuitOpenError,
+  DeadlineExceededError,
+  OptionsError,
+  standard,
+  TimeoutError,
+} from '../../src/index.js';
+import { seededRandom, virtualClock } from '../../src/testing/index.js';
+
+const hangs = () => new Promise<never>(() => {});
+const fails = () => Promise.reject(new Error('down'));
+
+function world(options: Parameters<typeof standard>[0] = {}) {
+  const clock = virtualClock();
+  return { clock, calls: standard({ name: 'payments', clock, random: seededRandom(1), ...options }) };
+}
+
+describe('standard', () => {
+  it('has nothing doubtful about it', () => {
+    expect(world().calls.explain().warnings).toEqual([]);
+  });
+
+  it('makes three attempts and rethrows the last error as it is', async () => {
+    const { clock, calls } = world();
+    const errors: Error[] = [];
+    const running = calls.attempt(({ attempt }) => {
+      errors.push(new Error(`attempt ${attempt}`));
+      return Promise.reject(errors.at(-1));
+    });
+    await clock.runAll();
+    const outcome = await running;
+    expect(outcome).toEqual({ ok: false, error: errors[2] });
+    expect(!outcome.ok && attemptsOf(outcome.error)).toMatchObject({ attempts: 3, stoppedBy: 'attempts' });
+  });
+
+  it('gives an attempt up after 3 s and the call after 10 s', async () => {
+    const { clock, calls } = world({ attempts: 5 });
+    const startMs = clock.now();
+    const endsMs: number[] = [];
+    const outcome = calls.attempt(({ signal }) => {
+      signal.addEventListener('abort', () => endsMs.push(clock.now() - startMs));
+      return hangs();
+    });
+    await clock.runAll();
+    expect(await outcome).toMatchObject({ ok: false, error: { name: 'DeadlineExceededError', afterMs: 10_000 } });
+    expect(endsMs[0]).toBe(3_000);
+    expect(endsMs.at(-1)).toBe(10_000);
+    expect(DeadlineExceededError.prototype).toBeInstanceOf(Error);
+  });
+
+  it('keeps a breaker per key, and one for calls that have none', async () => {
+    const { clock, calls } = world({ attempts: 1 });
+    for (let call = 0; call < 20; call++) await calls.attempt(fails, { key: 'a' });
+    expect(await calls.attempt(() => 'never', { key: 'a' })).toMatchObject({ error: { name: 'CircuitOpenError' } });
+    expect(await calls.attempt(() => 'fine', { key: 'b' })).toEqual({ ok: true, value: 'fine' });
+    expect(await calls.attempt(() => 'fine')).toEqual({ ok: true, value: 'fine' });
+    await clock.runAll();
+    expect(CircuitOpenError.prototype).toBeInstanceOf(Error);
+  });
+
+  it('judges values by handles, for the breaker by breakerHandles, and hands over what it discards', async () => {
+    const discarded: unknown[] = [];
+    const { clock, calls } = world({
+      handles: (outcome) => !outcome.ok || outcome.value === 429,
+      breakerHandles: (outcome) => !outcome.ok,
+      onDiscard: (value) => discarded.push(value),
+    });
+    for (let call = 0; call < 30; call++) {
+      const running = calls.attempt(() => 429);
+      await clock.runAll();
+      expect(await running).toEqual({ ok: true, value: 429 });
+    }
+    expect(new Set(discarded)).toEqual(new Set([429]));
+  });
+
+  it('lets the limit and the breaker learn from its timeouts', async () => {
+    const { clock, calls } = world({ attempts: 1, timeout: '100ms' });
+    for (let call = 0; call < 20; call++) {
+      const running = calls.attempt(hangs);
+      await clock.advance(100);
+      expect(await running).toMatchObject({ error: { name: TimeoutError.prototype.name } });
+    }
+    expect(await calls.attempt(() => 'never')).toMatchObject({ error: { code: 'ERR_CIRCUIT_OPEN' } });
+  });
+
+  it('leaves no timer behind', async () => {
+    const { clock, calls } = world();
+    await calls.execute(() => 1);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it.each([
+    [{ timeout: '10s' }, 'below "deadline" (10000 ms)'],
+    [{ deadline: '1s', timeout: '2s' }, 'below "deadline" (1000 ms)'],
+    [{ attempt: 3 }, 'did you mean "attempts"?'],
+  ])('refuses %j', (options, message) => {
+    expect(() => standard(options as object)).toThrow(OptionsError);
+    expect(() => standard(options as object)).toThrow(message);
+  });
+});

@@ -51,7 +51,7 @@ export interface StandardOptions extends CommonOptions {
 
 const longestBackoffMs = 500;
 /** Short: a probe costs little, and the service may be well again as soon as it failed. */
-const openings = { openFor: 2_000, maxOpenFor: 5_000 };
+const openings = { openFor: 2_000, maxOpenFor: 4_000 };
 
 /**
  * Composes what a call to another service should have: a deadline, a retry with full jitter and a success-fed budget, a

@@ -38,7 +38,9 @@ describe('after a brown-out of ten seconds', () => {
     expect(report.recoverySeconds).toBeLessThanOrEqual(5);
   });
 
-  it('naive retries do not recover while we look, and send more than three times the load', async () => {
+  it('naive retries do not recover while we look, and send more than three times the load', {
+    timeout: 60_000,
+  }, async () => {
     const report = await play({ ...brownOut, strategy: naive, load: 0.85, seed: 1 });
     expect(report.recoverySeconds).toBe(Number.POSITIVE_INFINITY);
     expect(report.callsPerRequest).toBeGreaterThan(3);

@@ -138,6 +138,8 @@ class AdaptiveLimit implements AdaptiveLimitGuard {
   readonly name: string;
   readonly traits: PolicyTraits;
   running = 0;
+  /** Those of them that somebody waits for. */
+  private awaited = 0;
   private readonly options: CheckedOptions;
   private readonly rule: LimitAlgorithm;
   private readonly events: Events;
@@ -196,7 +198,13 @@ class AdaptiveLimit implements AdaptiveLimitGuard {
   }
 
   /** @internal An operation has ended for whoever waited on it. `wasLost`: by a timeout; undefined: nothing to learn. */
-  learn(slot: Slot, wasLost: boolean | undefined): void {
+  leave(slot: Slot, wasLost: boolean | undefined): void {
+    this.learn(slot, wasLost);
+    // What runs on unwatched, perhaps for ever, must keep neither a timer nor the process.
+    if (--this.awaited === 0) this.stalls.stop();
+  }
+
+  private learn(slot: Slot, wasLost: boolean | undefined): void {
     const { rule, trip, running } = this;
     const nowMs = wasLost === undefined ? 0 : this.clockOf(slot.call).now();
     const roundTripMs = nowMs - slot.startedMs;
@@ -218,7 +226,6 @@ class AdaptiveLimit implements AdaptiveLimitGuard {
   giveBack(): void {
     this.running--;
     this.serveWaiters();
-    if (this.running === 0) this.stalls.stop();
   }
 
   /** @internal Takes a waiter out of the queue; whoever does it answers the waiter. */
@@ -236,6 +243,7 @@ class AdaptiveLimit implements AdaptiveLimitGuard {
 
   private start(call: Call | undefined, nowMs: number): Slot {
     this.running++;
+    this.awaited++;
     const stalledMs = this.stalls.startedMs(this.clockOf(call), nowMs);
     return new Slot(this, call, nowMs, stalledMs, this.running, this.rule.started(this.running));
   }
@@ -341,13 +349,13 @@ class Slot implements Permit {
     if (this.state !== 'running') return;
     const wasLost = !outcome.ok && isAbandoned(outcome.error);
     // An operation that failed by itself may have failed at once, whatever the load.
-    this.guard.learn(this, outcome.ok || wasLost ? wasLost : undefined);
+    this.guard.leave(this, outcome.ok || wasLost ? wasLost : undefined);
     this.close(wasLost);
   }
 
   release(): void {
     if (this.state !== 'running') return;
-    this.guard.learn(this, undefined);
+    this.guard.leave(this, undefined);
     this.close(true);
   }
 

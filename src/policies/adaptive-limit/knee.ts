@@ -30,6 +30,8 @@ const gain = 0.25;
 const worstStep = 2;
 /** Round trips count as at most this many plain ones, so that a single hanging call does not decide. */
 const longest = 4;
+/** What takes no time that a clock can show still takes some, or nothing could be compared with it. In milliseconds. */
+const shortest = 0.001;
 /** A lost call would have taken longer than was waited for it. */
 const lostFactor = 1.5;
 /** What one operation raises the limit by, as long as no knee was seen. */
@@ -123,10 +125,12 @@ export class Knee implements LimitAlgorithm {
     const { level } = this;
     const isBusy = running >= busyShare * Math.floor(level);
     const share = Math.min(0.5, 1 / (4 + level / 2));
+    const mostWereLost = this.lostShare > lostMajority;
     this.lostShare += ((wasLost ? 1 : 0) - this.lostShare) * share;
     const mostAreLost = this.lostShare > lostMajority;
+    if (mostWereLost && !mostAreLost) this.startAgain();
     const fullMs = wasLost ? trip.roundTripMs * lostFactor : trip.roundTripMs;
-    const roundTripMs = Math.min(fullMs, longest * Math.max(this.plainMs, this.recentMs));
+    const roundTripMs = Math.min(Math.max(shortest, fullMs), longest * Math.max(this.plainMs, this.recentMs));
     const isOfCohort = this.isDipping && this.isOfCohort(order);
     const few = Math.max(1, this.safe * fewShare);
     // While the limit holds calls back, who started among few did not stay among few, unless the limit itself sees to it.
@@ -160,7 +164,7 @@ export class Knee implements LimitAlgorithm {
   private learnFirst({ order, roundTripMs }: RoundTrip): void {
     if (!this.isOfCohort(order)) return;
     this.plainSamples++;
-    this.recentMs += (roundTripMs - this.recentMs) / this.plainSamples;
+    this.recentMs += (Math.max(shortest, roundTripMs) - this.recentMs) / this.plainSamples;
     this.leaveFirst();
   }
 
@@ -168,7 +172,7 @@ export class Knee implements LimitAlgorithm {
   private leaveFirst(): void {
     if (--this.cohortLeft > 0) return;
     if (this.plainSamples < firstSamples) return this.beginCohort(firstSamples - this.plainSamples);
-    this.plainMs = Math.max(this.recentMs, Number.MIN_VALUE);
+    this.plainMs = this.recentMs;
     this.moveTo(this.mostRunning);
     this.safe = this.level * fewShare;
   }
@@ -206,8 +210,15 @@ export class Knee implements LimitAlgorithm {
       this.moveTo(Math.max(lowest, level + gain * Math.max(-worstStep, target - ratio)));
     } else if (Math.max(this.busyRatio, this.ratio) > target) this.hasSeenKnee = true;
     else this.moveTo(Math.max(level, Math.min(level + slowStart, slowStartReach * runningAtStart + 1)));
-    if (this.level < this.safe) this.safe += (this.level - this.safe) / (10 * this.level);
+    if (this.level < this.safe && !mostAreLost) this.safe += (this.level - this.safe) / (10 * this.level);
     if (++this.busySamples > this.dipAfter * this.level && !mostAreLost) this.beginDip();
+  }
+
+  /** The service answers again: what the limit fell to while it did not says nothing, so it may grow as at first. */
+  private startAgain(): void {
+    this.hasSeenKnee = false;
+    this.ratio = 1;
+    this.busyRatio = 1;
   }
 
   private beginDip(): void {

@@ -7,7 +7,7 @@
  */
 import type { Call } from '../../core/call.js';
 import { type Clock, systemClock } from '../../core/clock.js';
-import { CircuitOpenError, isRejected, TimeoutError } from '../../core/errors.js';
+import { CircuitOpenError, isAbandoned, isRejected, TimeoutError } from '../../core/errors.js';
 import { Events } from '../../core/events.js';
 import { handlesThrows, judge, type Outcome } from '../../core/outcome.js';
 import { type Permit, type PolicyTraits, type Refusal, refuse } from '../../core/policy.js';
@@ -52,6 +52,8 @@ interface HalfOpen {
   failures: number;
   /** Those out, oldest first: as all get the same time, the first one ends first. */
   readonly probes: Set<Probe>;
+  /** Probes that said nothing, because their callers had hardly any time left. */
+  cutShort: number;
 }
 
 /** What only a circuit knows that has ever left its first state. */
@@ -74,6 +76,10 @@ class History {
 const untouched: Closed = Object.freeze({ kind: 'closed', window: undefined, failuresInARow: 0 });
 
 const longestHintMs = 3_600_000;
+/** A probe that its caller's deadline ended before this share of its time was cut short. */
+const shortShare = 0.1;
+/** So many times the permits of a cycle may be cut short before it counts. */
+const mostCutShort = 10;
 const longestDefaultProbeMs = 10_000;
 
 /** The permit of a call that is not judged. */
@@ -256,7 +262,10 @@ export class Breaker implements CircuitBreaker, GroupMember {
       if (current.kind === 'open') {
         if (nowMs < current.untilMs) return;
         const { permits } = this.settings;
-        this.become({ kind: 'half-open', left: permits, successes: 0, failures: 0, probes: new Set() }, nowMs);
+        this.become(
+          { kind: 'half-open', left: permits, successes: 0, failures: 0, probes: new Set(), cutShort: 0 },
+          nowMs,
+        );
       } else if (current.kind === 'half-open') {
         const [oldest] = current.probes;
         if (oldest === undefined || nowMs < oldest.endsAtMs) return;
@@ -310,12 +319,23 @@ export class Breaker implements CircuitBreaker, GroupMember {
     const nowMs = countsSlow || windowKind === 'time' || current.kind === 'half-open' ? this.now() : 0;
     const slow = countsSlow && nowMs - (permit as TimedPermit).startedMs > slowCallMs;
     if (current.kind === 'half-open') {
+      if (failed && this.wasCutShort(current, permit as Probe, outcome, nowMs)) return this.release(permit);
       current.probes.delete(permit as Probe);
       // A slow probe is no sign of recovery from slowness.
       this.countProbe(current, failed || slow, nowMs, outcome);
     } else if (current.kind === 'closed' || current.kind === 'ramping') {
       this.countCall(current, failed, slow, nowMs, outcome);
     }
+  }
+
+  /**
+   * A call that waited for the circuit may come in with hardly any time left: that its deadline ended it says nothing of
+   * the service. As this cannot be told from a service that hangs, only so many of a cycle are let off.
+   */
+  private wasCutShort(state: HalfOpen, { startedMs, endsAtMs }: Probe, outcome: Outcome, nowMs: number): boolean {
+    if (outcome.ok || !isAbandoned(outcome.error) || outcome.error.code !== 'ERR_DEADLINE_EXCEEDED') return false;
+    if (nowMs - startedMs >= (endsAtMs - startedMs) * shortShare) return false;
+    return state.cutShort++ < mostCutShort * this.settings.permits;
   }
 
   private countProbe(state: HalfOpen, failed: boolean, nowMs: number, outcome: Outcome | undefined): void {

@@ -338,3 +338,16 @@ describe('adaptiveLimit in a process that is blocked', () => {
     expect(guard.limit).toBeGreaterThanOrEqual(before);
   });
 });
+
+describe('adaptiveLimit, for an operation that never ends', () => {
+  it('keeps its slot, but no timer', async () => {
+    const clock = virtualClock();
+    const limit = adaptiveLimit({ clock });
+    const calls = pipeline(limit, timeout({ after: 100, clock }));
+    const running = calls.attempt(() => new Promise(() => {}));
+    await clock.runAll();
+    expect((await running).ok).toBe(false);
+    expect(limit.running).toBe(1);
+    expect(clock.pendingTimers).toBe(0);
+  });
+});

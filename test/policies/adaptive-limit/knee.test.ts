@@ -132,6 +132,15 @@ describe('knee', () => {
     expect(rule.limit).toBeGreaterThan(15);
   });
 
+  it('learns anew when calls that took no time begin to take some', () => {
+    const random = seededRandom(7);
+    const rule = new Knee(anywhere);
+    for (let count = 0; count < 1_000; count++) end(rule, rule.started(10), 0, { running: 10 });
+    saturate(rule, 20, 8_000, 100, random);
+    expect(rule.limit).toBeGreaterThan(15);
+    expect(rule.limit).toBeLessThan(40);
+  });
+
   it('stays within its range whatever it is told', () => {
     const anything = fc.record({
       roundTripMs: fc.oneof(fc.constant(0), fc.double({ min: 0, max: 1e9, noNaN: true })),

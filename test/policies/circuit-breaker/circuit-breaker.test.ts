@@ -373,6 +373,38 @@ describe('circuitBreaker', () => {
     expect(breaker.snapshot()).toMatchObject({ state: 'forced-closed', staleResults: 1 });
   });
 
+  it('lets a probe off that the deadline of its caller cut short, but not for ever', async () => {
+    const clock = virtualClock();
+    const breaker = circuitBreaker({
+      clock,
+      window: { consecutive: 1 },
+      openFor: 1_000,
+      random: () => 1 - 2 ** -53,
+      halfOpen: { permits: 1 },
+    });
+    const calls = pipeline(breaker);
+    await calls.attempt(() => Promise.reject(new Error('down')));
+    await clock.advance(1_000);
+    for (let late = 1; late <= 11; late++) {
+      const running = calls.attempt(() => new Promise(() => {}), { deadline: '50ms' });
+      await clock.advance(50);
+      expect(await running).toMatchObject({ error: { code: 'ERR_DEADLINE_EXCEEDED' } });
+      expect(breaker.state).toBe(late <= 10 ? 'half-open' : 'open');
+    }
+  });
+
+  it('counts a probe that its caller ended after a fair share of its time', async () => {
+    const clock = virtualClock();
+    const breaker = circuitBreaker({ clock, window: { consecutive: 1 }, openFor: 1_000, random: () => 1 - 2 ** -53 });
+    const calls = pipeline(breaker);
+    await calls.attempt(() => Promise.reject(new Error('down')));
+    await clock.advance(1_000);
+    const running = calls.attempt(() => new Promise(() => {}), { deadline: '100ms' });
+    await clock.advance(100);
+    await running;
+    expect(breaker.state).toBe('open');
+  });
+
   it('opens although its random throws or answers nonsense', () => {
     for (const random of [
       () => Number.NaN,

@@ -41,12 +41,11 @@ export class IdealTimeout {
   }
 
   run(task: Task): Promise<unknown> {
-    const waiter = new Waiter(performance.now() + this.afterMs);
+    const waiter = this.begin(performance.now());
     const promise = new Promise((resolve, reject) => {
       waiter.resolve = resolve;
       waiter.reject = reject;
     });
-    this.append(waiter);
     task().then(
       (value) => {
         if (waiter.leave()) waiter.resolve(value);
@@ -58,7 +57,8 @@ export class IdealTimeout {
     return promise;
   }
 
-  private append(waiter: Waiter): void {
+  begin(nowMs: number): Waiter {
+    const waiter = new Waiter(nowMs + this.afterMs);
     const { head } = this;
     const last = head.previous!;
     waiter.previous = last;
@@ -67,6 +67,7 @@ export class IdealTimeout {
     head.previous = waiter;
     // The timer is left running when the list becomes empty: disarming it per call would cost more than the call.
     this.timer ??= setTimeout(this.expire, this.afterMs).unref();
+    return waiter;
   }
 
   private readonly expire = () => {
@@ -103,6 +104,163 @@ class Waiter {
     this.previous = undefined;
     this.next = undefined;
     return true;
+  }
+}
+
+/**
+ * Circuit breaker: one clock read per call, sums over ten buckets of time, no layer. It opens for five seconds when half
+ * of at least twenty calls of the last thirty seconds failed.
+ */
+export class IdealBreaker {
+  private readonly buckets = new Array<number>(20).fill(0);
+  private epoch = 0;
+  private calls = 0;
+  private failures = 0;
+  private openUntilMs = 0;
+
+  run(task: Task): Promise<unknown> {
+    if (this.isOpen()) return idealRefusal();
+    return task().then(this.succeeded, this.failed);
+  }
+
+  isOpen(): boolean {
+    return this.openUntilMs > 0 && performance.now() < this.openUntilMs;
+  }
+
+  count(failed: boolean, nowMs: number): void {
+    const epoch = Math.floor(nowMs / 3000);
+    if (epoch !== this.epoch) this.moveTo(epoch);
+    const at = 2 * (epoch % 10);
+    this.calls++;
+    this.buckets[at]!++;
+    if (!failed) return;
+    this.failures++;
+    this.buckets[at + 1]!++;
+    if (this.calls >= 20 && 2 * this.failures >= this.calls) this.openUntilMs = nowMs + 5000;
+  }
+
+  private readonly succeeded = (value: unknown) => {
+    this.count(false, performance.now());
+    return value;
+  };
+
+  private readonly failed = (error: unknown) => {
+    this.count(true, performance.now());
+    throw error;
+  };
+
+  private moveTo(epoch: number): void {
+    for (let next = Math.max(this.epoch, epoch - 10) + 1; next <= epoch; next++) {
+      const at = 2 * (next % 10);
+      this.calls -= this.buckets[at]!;
+      this.failures -= this.buckets[at + 1]!;
+      this.buckets.fill(0, at, at + 2);
+    }
+    this.epoch = epoch;
+  }
+}
+
+/** An error without a stack, rejected a microtask late: a handler is there by then, which spares Node its bookkeeping. */
+export function idealRefusal(): Promise<never> {
+  return new Promise((_, reject) => {
+    resolved.then(() => reject(Object.create(Error.prototype)));
+  });
+}
+
+const resolved = Promise.resolve();
+
+/** At most `limit` calls at once; the others wait in a linked list. */
+export class IdealSlots {
+  private free: number;
+  private first: Turn | undefined = undefined;
+  private last: Turn | undefined = undefined;
+
+  constructor(limit: number) {
+    this.free = limit;
+  }
+
+  async run(task: Task): Promise<unknown> {
+    if (this.free > 0) this.free--;
+    else await new Promise<void>((begin) => this.append({ begin, next: undefined }));
+    try {
+      return await task();
+    } finally {
+      this.giveBack();
+    }
+  }
+
+  private append(turn: Turn): void {
+    if (this.last === undefined) this.first = turn;
+    else this.last.next = turn;
+    this.last = turn;
+  }
+
+  private giveBack(): void {
+    const { first } = this;
+    if (first === undefined) {
+      this.free++;
+      return;
+    }
+    this.first = first.next;
+    if (this.first === undefined) this.last = undefined;
+    first.begin();
+  }
+}
+
+interface Turn {
+  readonly begin: () => void;
+  next: Turn | undefined;
+}
+
+/** Bulkhead, retry, circuit breaker and timeout, written into one another: one promise, one clock read, one list node. */
+export class IdealFour {
+  private free: number;
+  private readonly breaker = new IdealBreaker();
+  private readonly timeout = new IdealTimeout(1000);
+
+  constructor(limit: number) {
+    this.free = limit;
+  }
+
+  run(task: Task): Promise<unknown> {
+    if (this.free === 0) return idealRefusal();
+    this.free--;
+    return new Promise((resolve, reject) => this.attempt(task, 1, resolve, reject));
+  }
+
+  private attempt(
+    task: Task,
+    attempt: number,
+    resolve: (value: unknown) => void,
+    reject: (error: unknown) => void,
+  ): void {
+    if (this.breaker.isOpen()) {
+      this.free++;
+      idealRefusal().catch(reject);
+      return;
+    }
+    const nowMs = performance.now();
+    const waiter = this.timeout.begin(nowMs);
+    waiter.reject = (error) => {
+      this.breaker.count(true, performance.now());
+      if (attempt < 3) {
+        setTimeout(() => this.attempt(task, attempt + 1, resolve, reject), Math.random() * 100 * 2 ** (attempt - 1));
+        return;
+      }
+      this.free++;
+      reject(error);
+    };
+    task().then(
+      (value) => {
+        if (!waiter.leave()) return;
+        this.breaker.count(false, nowMs);
+        this.free++;
+        resolve(value);
+      },
+      (error) => {
+        if (waiter.leave()) waiter.reject(error);
+      },
+    );
   }
 }
 

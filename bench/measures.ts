@@ -2,8 +2,9 @@
  * Measures: what is taken of a contender, inside its own process. Times are processor time of the thread, so that what
  * else the machine does is left out.
  */
+import { createHook } from 'node:async_hooks';
 import { getEventListeners } from 'node:events';
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { quartilesOf } from './statistics.ts';
 import type { Operation } from './table.ts';
 
@@ -17,6 +18,12 @@ export const burstCalls = 10_000;
 /** Few enough that what they allocate fits in the young generation. */
 const allocatingCalls = 5_000;
 const leavingCalls = 20_000;
+/** Checks allocate a tenth of what calls do. */
+const allocatingChecks = 100_000;
+/** How many circuits one call of an operation makes where circuits are counted. */
+export const circuitsPerBatch = 10_000;
+/** How many calls have waited when one call of an operation has ended, where waiters are counted. */
+export const waitersPerBatch = 10_000;
 
 export const roundMeasures = {
   /** One call after another, each awaited. */
@@ -31,6 +38,37 @@ export const roundMeasures = {
     const startedUs = threadUs();
     for (let left = repetitions * 100; left > 0; left--) call();
     return ((threadUs() - startedUs) * 1000) / (repetitions * 100);
+  },
+
+  /** As `ns per call`, of calls that fail; what is no promise is not awaited. */
+  'ns per failing call': async (call: Operation, repetitions: number) => {
+    const startedUs = threadUs();
+    for (let left = repetitions; left > 0; left--) {
+      try {
+        const answer = call();
+        if (answer instanceof Promise) await answer;
+      } catch {}
+    }
+    return ((threadUs() - startedUs) * 1000) / repetitions;
+  },
+
+  /** Making circuits, each with its key. The operation answers how to drop them. */
+  'ns per circuit': async (call: Operation, repetitions: number) => {
+    let spentUs = 0;
+    for (let left = repetitions; left > 0; left--) {
+      const startedUs = threadUs();
+      const drop = (await call()) as Drop;
+      spentUs += threadUs() - startedUs;
+      drop();
+    }
+    return (spentUs * 1000) / (repetitions * circuitsPerBatch);
+  },
+
+  /** From beginning to end of a call that waits. */
+  'ns per waiter': async (call: Operation, repetitions: number) => {
+    const startedUs = threadUs();
+    for (let left = repetitions; left > 0; left--) await call();
+    return ((threadUs() - startedUs) * 1000) / (repetitions * waitersPerBatch);
   },
 
   /** How long 10,000 calls begun at once keep everything else from running. */
@@ -92,7 +130,64 @@ export const onceMeasures = {
     await nextTurn();
     return getEventListeners(signal, 'abort').length;
   },
+  'B per check': async (call: Operation) => {
+    const samples: number[] = [];
+    for (let sample = 0; sample < 9; sample++) {
+      await settle();
+      const before = process.memoryUsage().heapUsed;
+      for (let left = allocatingChecks; left > 0; left--) call();
+      samples.push((process.memoryUsage().heapUsed - before) / allocatingChecks);
+    }
+    return quartilesOf(samples).median;
+  },
+
+  'B per circuit': async (call: Operation) => {
+    const samples: number[] = [];
+    for (let sample = 0; sample < 5; sample++) {
+      await settle();
+      const before = process.memoryUsage().heapUsed;
+      const drop = (await call()) as Drop;
+      await settle();
+      samples.push((process.memoryUsage().heapUsed - before) / circuitsPerBatch);
+      drop();
+    }
+    return quartilesOf(samples).median;
+  },
+
+  /** All that are made, also those that would not keep a process alive. */
+  'timers per circuit': async (call: Operation) => {
+    let timers = 0;
+    const hook = createHook({
+      init(_id, type) {
+        if (type === 'Timeout') timers++;
+      },
+    });
+    hook.enable();
+    const drop = (await call()) as Drop;
+    hook.disable();
+    drop();
+    return timers / circuitsPerBatch;
+  },
+
+  /**
+   * Processor time that circuits take of which none is called; a microsecond is a millionth of a core. The quietest of a
+   * few seconds, because the collector goes on for a while.
+   */
+  'µs idle per s': async (call: Operation) => {
+    const drop = (await call()) as Drop;
+    await settle();
+    const samples: number[] = [];
+    for (let second = 0; second < 5; second++) {
+      const startedUs = threadUs();
+      await sleep(1000);
+      samples.push(threadUs() - startedUs);
+    }
+    drop();
+    return Math.min(...samples);
+  },
 } satisfies Record<string, (call: Operation) => Promise<number>>;
+
+type Drop = () => void;
 
 async function expire(call: Operation, repetitions: number, counted: 'with beginning' | 'alone'): Promise<number> {
   let spentUs = 0;

@@ -1,8 +1,23 @@
 /** The little of opossum that the tables use; the package comes without types. */
 declare module 'opossum' {
-  export default class CircuitBreaker {
-    constructor(task: () => Promise<unknown>, options: { timeout: number; errorThresholdPercentage?: number });
-    fire(): Promise<unknown>;
+  import type { EventEmitter } from 'node:events';
+
+  export interface Options {
+    timeout?: number;
+    errorThresholdPercentage?: number;
+    resetTimeout?: number;
+    capacity?: number;
+    rollingCountTimeout?: number;
+    rollingPercentilesEnabled?: boolean;
+    enableSnapshots?: boolean;
+    rotateBucketController?: EventEmitter;
+  }
+
+  export default class CircuitBreaker<Values extends readonly unknown[] = []> {
+    constructor(task: (...values: Values) => Promise<unknown>, options?: Options);
+    readonly opened: boolean;
+    fire(...values: Values): Promise<unknown>;
+    open(): void;
     shutdown(): void;
   }
 }

@@ -8,6 +8,7 @@ import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { runTable } from './harness.ts';
+import { outageSection } from './outage.ts';
 import { asMarkdown, asText, type Section, sectionOf, writeBetweenMarkers } from './report.ts';
 import { randomFrom } from './statistics.ts';
 import { tables } from './tables/all.ts';
@@ -22,7 +23,7 @@ const { values, positionals } = parseArgs({
     seed: { type: 'string' },
   },
 });
-const names = [...tables.map(({ name }) => name), 'weight'];
+const names = [...tables.map(({ name }) => name), 'outage', 'weight'];
 const unknown = positionals.filter((name) => !names.includes(name));
 if (unknown.length > 0) {
   console.error(`unknown table ${unknown.join(', ')}; there are ${names.join(', ')}`);
@@ -52,6 +53,7 @@ const add = (section: Section) => {
 for (const table of tables) {
   if (isWanted(table.name)) add(sectionOf(await runTable(table, { rounds, random })));
 }
+if (isWanted('outage')) add(await outageSection(random));
 if (isWanted('weight')) add(await weightSection());
 if (values.write) {
   const path = fileURLToPath(new URL('../docs/performance.md', import.meta.url));

@@ -1,9 +1,18 @@
 /** All tables, in the order in which they are run. */
 import type { Table } from '../table.ts';
+import { breaker, permit } from './breaker.ts';
 import { empty } from './empty.ts';
+import { idle } from './idle.ts';
+import { refusal } from './refusal.ts';
 import { retry } from './retry.ts';
 import { eventPoint, heard } from './telemetry.ts';
 import { expiry, expiryAlone, timeout } from './timeout.ts';
+import { waiters } from './waiters.ts';
+import { window } from './window.ts';
 import { burst, wrap } from './wrap.ts';
 
-export const tables: readonly Table[] = [empty, retry, timeout, expiry, expiryAlone, wrap, burst, eventPoint, heard];
+export const tables: readonly Table[] = [
+  ...[empty, retry, timeout, expiry, expiryAlone],
+  ...[breaker, permit, refusal, window, idle, waiters],
+  ...[wrap, burst, eventPoint, heard],
+];

@@ -44,7 +44,7 @@ export interface Dependent {
   onAbort(reason: unknown): void;
 }
 
-const noAttributes: Readonly<Record<string, unknown>> = Object.freeze({});
+const noAttributes: Readonly<Record<string, unknown>> = /* @__PURE__ */ Object.freeze({});
 
 /** What only some calls need: made when it is first needed, because most calls end without it. */
 class Aftermath {

@@ -31,10 +31,9 @@ export class HoldfastError extends Error {
 
   constructor(code: string, message: string, { cause, stack = false }: HoldfastErrorOptions = {}) {
     const limit = Error.stackTraceLimit;
-    const mute = !stack && limit !== 0 && stackLimitIsWritable();
-    if (mute) Error.stackTraceLimit = 0;
+    const mute = !stack && typeof limit === 'number' && limit !== 0 && setStackLimit(0);
     super(message, cause === undefined ? undefined : { cause });
-    if (mute) Error.stackTraceLimit = limit;
+    if (mute) setStackLimit(limit);
     brandOnce(HoldfastError.prototype, 'other');
     this.code = code;
   }
@@ -58,16 +57,12 @@ export class RejectedError extends HoldfastError {
   constructor(
     code: string,
     message: string,
-    {
-      policy,
-      retryAfterMs,
-      ...options
-    }: HoldfastErrorOptions & { readonly policy: string; readonly retryAfterMs?: number | undefined },
+    options: HoldfastErrorOptions & { readonly policy: string; readonly retryAfterMs?: number | undefined },
   ) {
     super(code, message, options);
     brandOnce(RejectedError.prototype, 'rejected');
-    this.policy = policy;
-    this.retryAfterMs = retryAfterMs;
+    this.policy = options.policy;
+    this.retryAfterMs = options.retryAfterMs;
   }
 }
 
@@ -169,11 +164,10 @@ export class CircuitOpenError extends RejectedError {
   /** Why: it is open, all probes of the half-open circuit are taken, it admits only a share yet, or an operator closed it off. */
   readonly state: 'open' | 'half-open' | 'ramping' | 'isolated';
 
-  constructor({
-    state,
-    detail,
-    ...options
-  }: RefusalNumbers & { readonly state: CircuitOpenError['state']; readonly detail?: string | undefined }) {
+  constructor(
+    options: RefusalNumbers & { readonly state: CircuitOpenError['state']; readonly detail?: string | undefined },
+  ) {
+    const { state, detail } = options;
     const wait = options.retryAfterMs === undefined ? '' : ` for another ${rounded(options.retryAfterMs)} ms`;
     super(
       'ERR_CIRCUIT_OPEN',
@@ -380,7 +374,7 @@ export function isHoldfastError(error: unknown): error is HoldfastError | Option
 
 /** Done by the first error of a class: done when the module loads, it would keep unused classes in every bundle. */
 function brandOnce(prototype: object, family: Family): void {
-  if (!Object.hasOwn(prototype, brand)) Object.defineProperty(prototype, brand, { value: family });
+  if ((prototype as { [brand]?: Family })[brand] !== family) Object.defineProperty(prototype, brand, { value: family });
 }
 
 function familyOf(error: unknown): Family | undefined {
@@ -393,9 +387,14 @@ function familyOf(error: unknown): Family | undefined {
   }
 }
 
-/** False under `--frozen-intrinsics` and in hardened realms, where errors then keep their stacks. */
-function stackLimitIsWritable(): boolean {
-  return Object.getOwnPropertyDescriptor(Error, 'stackTraceLimit')?.writable === true;
+/** Answers false under `--frozen-intrinsics` and in hardened realms, where errors then keep their stacks. */
+function setStackLimit(limit: number): boolean {
+  try {
+    Error.stackTraceLimit = limit;
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function whenOf(afterMs: number | undefined): string {

@@ -33,7 +33,7 @@ export function judge(handles: Handles, outcome: Outcome, policy: string): boole
   }
 }
 
-const settled = Promise.resolve();
+const settled = /* @__PURE__ */ Promise.resolve();
 
 /**
  * A promise that rejects one microtask later. By then its consumer has attached a handler, which spares Node the

@@ -86,7 +86,7 @@ export interface HedgeOptions extends CommonOptions {
  */
 export function hedge(options?: HedgeOptions): Strategy {
   const checked = checkOptions('hedge', options, {
-    delay: withDefault<number | Required<HedgeQuantile>>(delayField, { quantile: 0.95, minimumSamples: 100 }),
+    delay: withDefault<number | Required<HedgeQuantile>>(delayField(), { quantile: 0.95, minimumSamples: 100 }),
     max: withDefault(integer({ min: 1, max: 4 }), 1),
     budget: optional(having<RetryBudget>('a budget such as retryBudget()', 'deposit', 'tryWithdraw')),
     handles: withDefault(func<Handles>(), handlesThrows),
@@ -120,16 +120,18 @@ export function hedge(options?: HedgeOptions): Strategy {
   };
 }
 
-const wholeDelay = duration({});
-const delayField: Field<number | Required<HedgeQuantile>> = {
-  allowed: `${wholeDelay.allowed}, or { quantile: 0.95 }`,
-  parse: (value) =>
-    typeof value === 'object' && value !== null
-      ? checkOptions('hedge', value, {
-          quantile: number({ min: 0.5, max: 0.999 }),
-          minimumSamples: withDefault(integer({ min: 10, max: 10_000 }), 100),
-        })
-      : wholeDelay.parse(value),
+const delayField = (): Field<number | Required<HedgeQuantile>> => {
+  const wholeDelay = duration({});
+  return {
+    allowed: `${wholeDelay.allowed}, or { quantile: 0.95 }`,
+    parse: (value) =>
+      typeof value === 'object' && value !== null
+        ? checkOptions('hedge', value, {
+            quantile: number({ min: 0.5, max: 0.999 }),
+            minimumSamples: withDefault(integer({ min: 10, max: 10_000 }), 100),
+          })
+        : wholeDelay.parse(value),
+  };
 };
 
 interface HedgePlan {

@@ -99,19 +99,22 @@ export interface StoreTransaction {
 }
 
 /** The longest key, in bytes of UTF-8. */
-export const longestKeyBytes = 512;
+const longestKeyBytes = 512;
 
 /** Ten years: nothing lives for ever. */
-export const longestTtlMs = 10 * 365 * 86_400_000;
+const longestTtlMs = 10 * 365 * 86_400_000;
 
 /** A string within these many units fits, whatever it says: a unit of UTF-16 is at most three bytes of UTF-8. */
-const surelyShortEnough = Math.floor(longestKeyBytes / 3);
+const surelyShortEnough = /* @__PURE__ */ Math.floor(longestKeyBytes / 3);
 
 /** The option of every store. 1 MiB holds any record of this package; a greater value has a better place than a store. */
-export const maxValueBytesField = withDefault(integer({ min: 1, max: 2 ** 30 }), 2 ** 20);
+export const maxValueBytesField = /* @__PURE__ */ withDefault(
+  /* @__PURE__ */ integer({ min: 1, max: 1_073_741_824 }),
+  1_048_576,
+);
 
 /** An option for stores that share a server. No character of it may be one that separates it from the key. */
-export const prefixField = withDefault(
+export const prefixField = /* @__PURE__ */ withDefault(
   {
     allowed: 'a string of 1 to 64 letters, digits and characters of "_-.:/"',
     parse: (value: unknown) =>

@@ -22,24 +22,30 @@ export interface Budget {
 
 const kilobyte = 1024;
 const maxKilobytesAlone = {
-  ...{ pipeline: 7.5, retry: 5.5, timeout: 4.2, deadline: 4.1, fallback: 3, retryBudget: 3.8 },
-  ...{ exponential: 2.6, decorrelated: 2.4, constant: 1.9 },
+  ...{ pipeline: 10, retry: 5.7, timeout: 4.7, deadline: 4.6, fallback: 3.2, retryBudget: 3.5 },
+  ...{ exponential: 2.3, decorrelated: 2.2, constant: 2 },
+  ...{ circuitBreaker: 8.9, keyed: 8.2, bulkhead: 5.8, adaptiveLimit: 7.6, rateLimit: 5.6, throttle: 5.1 },
+  ...{ loadShed: 5, hedge: 6.1, singleFlight: 4.4 },
 };
 const primitives = Object.keys(maxKilobytesAlone);
 
 export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
-  budget('all local primitives', primitives, 8, 11.8),
-  budget('the whole main entry', [], 25, 12),
+  budget('memoryStore', ['memoryStore'], 2, 5.3),
+  budget('all local primitives', primitives, 8, 27.3),
+  budget('the whole main entry', [], 25, 30.2),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {
   return { title, names, targetBytes: target * kilobyte, maxBytes: Math.round(max * kilobyte) };
 }
 
-/** Milliseconds of processor time that `import 'holdfast'` should take, and what the gate lets pass on a busy machine. */
+/**
+ * Milliseconds of processor time that `import 'holdfast'` should take, and what the gate lets pass on a busy machine. Most
+ * of it is lru-cache, which `memoryStore` needs: without it the import takes 7 ms where it takes 18.
+ */
 export const targetImportMs = 4;
-export const maxImportMs = 10;
+export const maxImportMs = 26;
 
 const checkout = fileURLToPath(new URL('../../', import.meta.url));
 const builtEntry = join(checkout, 'dist', 'index.js');

@@ -73,7 +73,7 @@ class History {
 }
 
 /** Closed with nothing recorded, which all new circuits share; the first record gives a circuit its own. */
-const untouched: Closed = Object.freeze({ kind: 'closed', window: undefined, failuresInARow: 0 });
+const untouched: Closed = /* @__PURE__ */ Object.freeze({ kind: 'closed', window: undefined, failuresInARow: 0 });
 
 const longestHintMs = 3_600_000;
 /** A probe that its caller's deadline ended before this share of its time was cut short. */
@@ -252,7 +252,9 @@ export class Breaker implements CircuitBreaker, GroupMember {
     if (history?.events.heard) {
       history.events.emit({ type: 'circuit-refused', name, state, retryAfterMs, shadow });
     }
-    return shadow ? unjudged : refuse(new CircuitOpenError({ policy: name, state, retryAfterMs, detail, stack }));
+    if (shadow) return unjudged;
+    const numbers = { policy: name, state, retryAfterMs, detail, stack };
+    return stack ? refuse(new CircuitOpenError(numbers)) : new LazyRefusal(numbers);
   }
 
   /** Nobody watches the time, so a state may have ended long before the call that notices; the next began then. */
@@ -489,6 +491,21 @@ function rampingFromNow(): Ramping {
 /** Whether a circuit keeps calls from its service, as one of a group would see it. An operator's word does not count. */
 function isOut({ kind }: State): boolean {
   return kind === 'open' || kind === 'half-open';
+}
+
+/** Makes its error when somebody asks for it: where calls are admitted by hand, most refusals are only counted. */
+class LazyRefusal implements Refusal {
+  private made: CircuitOpenError | undefined = undefined;
+  private readonly numbers: ConstructorParameters<typeof CircuitOpenError>[0];
+
+  constructor(numbers: ConstructorParameters<typeof CircuitOpenError>[0]) {
+    this.numbers = numbers;
+  }
+
+  get error(): CircuitOpenError {
+    this.made ??= new CircuitOpenError(this.numbers);
+    return this.made;
+  }
 }
 
 /** Counts once: settled or released, it is of no generation any more. */

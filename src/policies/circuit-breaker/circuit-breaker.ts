@@ -105,7 +105,7 @@ const mostCalls = 100_000;
 const failuresInARow = 100;
 
 const windowField: Field<WindowSettings> = {
-  allowed: `a duration from 10 ms to 24 h such as '30s', { calls: 100 } or { consecutive: 5 } (1 to ${mostCalls})`,
+  allowed: `a duration from 10 ms to 24 h such as '30s', { calls: 100 } or { consecutive: 5 } (1 to 100000)`,
   parse(value) {
     const ms = parseDuration(value);
     if (ms !== undefined) {
@@ -118,10 +118,10 @@ const windowField: Field<WindowSettings> = {
   },
 };
 
-const rateField: Field<number> = {
+const rateField = (): Field<number> => ({
   ...number({ min: Number.MIN_VALUE, max: 1 }),
   allowed: 'a number above 0, at most 1',
-};
+});
 
 /**
  * Stops calling a service that fails, and finds out with few calls whether it is well again.
@@ -158,8 +158,8 @@ function settingsOf(options: CircuitBreakerOptions | undefined): Settings & { re
   const checked = checkOptions(policy, options, {
     window: withDefault<WindowSettings>(windowField, { kind: 'time', size: 30_000 / bucketsPerWindow }),
     minimumCalls: optional(integer({ min: 1 })),
-    failureRate: withDefault(rateField, 0.5),
-    slowCallRate: optional(rateField),
+    failureRate: withDefault(rateField(), 0.5),
+    slowCallRate: optional(rateField()),
     slowCallDuration: optional(duration({ max: longestMs })),
     openFor: withDefault(duration({ max: longestMs }), 5_000),
     maxOpenFor: optional(duration({ max: longestMs })),

@@ -30,7 +30,7 @@ export interface CircuitSnapshot {
   readonly staleResults: number;
 }
 
-const longestMs = 2 ** 31 - 1;
+const longestMs = 2_147_483_647;
 
 /** Whether a value from outside is a snapshot that makes sense, as far as `restore` goes by it. */
 export function isSnapshot(value: unknown): value is CircuitSnapshot {

@@ -58,8 +58,8 @@ export interface DecorrelatedOptions {
   readonly max?: Duration;
 }
 
-const initial = withDefault(duration({ min: 0 }), 100);
-const max = withDefault(duration({ min: 0 }), 5_000);
+const initial = /* @__PURE__ */ withDefault(/* @__PURE__ */ duration({ min: 0 }), 100);
+const max = /* @__PURE__ */ withDefault(/* @__PURE__ */ duration({ min: 0 }), 5_000);
 
 /**
  * Delays whose ceiling grows by a factor: `min(max, initial * factor ** (attempt - 1))`, with jitter inside it.

@@ -270,7 +270,7 @@ class LayerRun implements Timer, Dependent {
   private refused(error: unknown): void {
     const outcome: Outcome = { ok: false, error };
     if (this.isIn) {
-      this.phase = 'left';
+      this.closeAttempt();
       this.attachAndArm();
       this.giveBack();
       this.leaveAttempt(outcome);
@@ -286,7 +286,7 @@ class LayerRun implements Timer, Dependent {
     if (this.abandoned !== 'nothing') return this.abandonedWorkEnded(outcome);
     const { outerCount, resumable } = this.plan;
     if (resumable === undefined) return this.finish(outcome);
-    this.phase = 'left';
+    this.closeAttempt();
     const answer = this.settle(outerCount, this.permitCount, lessonOf(outcome)) ?? outcome;
     this.tellEnd(outerCount, this.permitCount);
     this.leaveAttempt(answer);
@@ -308,7 +308,6 @@ class LayerRun implements Timer, Dependent {
    */
   private leaveAttempt(outcome: Outcome): void {
     const { resumable } = this.plan;
-    this.closeAttempt();
     let isFinal: boolean;
     try {
       isFinal = resumable === undefined || resumable.accepts(outcome);
@@ -347,13 +346,12 @@ class LayerRun implements Timer, Dependent {
     const { outerCount } = this.plan;
     const outcome: Outcome = { ok: false, error: reason };
     const wasRunning = this.phase === 'running';
-    this.phase = 'left';
+    this.closeAttempt();
     const answer = this.settle(outerCount, this.permitCount, wasRunning ? lessonOfEnd(outcome) : undefined) ?? outcome;
     if (wasRunning) {
       this.abandoned = 'attempt';
       this.scope.beginAbandonedWork();
     } else this.tellEnd(outerCount, this.permitCount);
-    this.scope.detach(this.attempt);
     this.attempt.abort(reason);
     this.leaveAttempt(answer);
   }
@@ -390,10 +388,11 @@ class LayerRun implements Timer, Dependent {
   }
 
   private closeAttempt(): void {
+    this.phase = 'left';
     if (this.attempt !== this.scope) this.scope.detach(this.attempt);
     if (this.attemptEndPermit === undefined) return;
     this.attemptEndPermit = undefined;
-    if (this.ends && this.phase !== 'over') this.arm();
+    if (this.ends) this.arm();
     else this.call.clock.cancel(this);
   }
 

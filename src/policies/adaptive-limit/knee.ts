@@ -125,8 +125,10 @@ export class Knee implements LimitAlgorithm {
     const { level } = this;
     const isBusy = running >= busyShare * Math.floor(level);
     const share = Math.min(0.5, 1 / (4 + level / 2));
+    const mostWereLost = this.lostShare > lostMajority;
     this.lostShare += ((wasLost ? 1 : 0) - this.lostShare) * share;
     const mostAreLost = this.lostShare > lostMajority;
+    if (mostWereLost && !mostAreLost) this.startAgain();
     const fullMs = wasLost ? trip.roundTripMs * lostFactor : trip.roundTripMs;
     const roundTripMs = Math.min(Math.max(shortest, fullMs), longest * Math.max(this.plainMs, this.recentMs));
     const isOfCohort = this.isDipping && this.isOfCohort(order);
@@ -208,8 +210,15 @@ export class Knee implements LimitAlgorithm {
       this.moveTo(Math.max(lowest, level + gain * Math.max(-worstStep, target - ratio)));
     } else if (Math.max(this.busyRatio, this.ratio) > target) this.hasSeenKnee = true;
     else this.moveTo(Math.max(level, Math.min(level + slowStart, slowStartReach * runningAtStart + 1)));
-    if (this.level < this.safe) this.safe += (this.level - this.safe) / (10 * this.level);
+    if (this.level < this.safe && !mostAreLost) this.safe += (this.level - this.safe) / (10 * this.level);
     if (++this.busySamples > this.dipAfter * this.level && !mostAreLost) this.beginDip();
+  }
+
+  /** The service answers again: what the limit fell to while it did not says nothing, so it may grow as at first. */
+  private startAgain(): void {
+    this.hasSeenKnee = false;
+    this.ratio = 1;
+    this.busyRatio = 1;
   }
 
   private beginDip(): void {

@@ -1,0 +1,67 @@
+/**
+ * Pipelines of any policies in any accepted order, for calls that meet in them, with operations, aborts, deadlines and
+ * hooks of every kind: each call settles once and on time, every limit holds, and nothing is left.
+ */
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { isAccepted, type Played, play, type Script, scripts } from './support/any-pipeline.js';
+
+const seed = 45;
+
+let unhandled: unknown[] = [];
+const noteUnhandled = (error: unknown) => void unhandled.push(error);
+
+beforeEach(() => {
+  unhandled = [];
+  process.on('unhandledRejection', noteUnhandled);
+});
+
+afterEach(async () => {
+  await new Promise(setImmediate);
+  process.off('unhandledRejection', noteUnhandled);
+  expect(unhandled).toEqual([]);
+});
+
+async function holds(check: (script: Script) => Promise<void>, numRuns: number, minCalls = 1, maxCalls = 6) {
+  await fc.assert(
+    fc.asyncProperty(scripts(minCalls, maxCalls, 0), async (script) => {
+      fc.pre(isAccepted(script));
+      await check(script);
+    }),
+    { seed, numRuns },
+  );
+}
+
+describe('pipeline, of any policies in any order that it accepts', { timeout: 60_000 }, () => {
+  it('settles each call once and in time, keeps every limit, and leaves nothing', async () => {
+    await holds(async (script) => {
+      expect((await play(script)).faults).toEqual([]);
+    }, 2_500);
+  });
+
+  it('does so for a single call, whose every event may end it', async () => {
+    await holds(
+      async (script) => {
+        expect((await play(script)).faults).toEqual([]);
+      },
+      1_500,
+      1,
+      1,
+    );
+  });
+
+  it('tells by execute what it tells by attempt, at the same instant and after the same attempts', async () => {
+    const view = ({ outcomes, starts, permits }: Played) => ({
+      starts,
+      permits,
+      outcomes: outcomes.map(({ outcome, ...rest }) => ({
+        ...rest,
+        ok: outcome?.ok,
+        value: outcome?.ok ? outcome.value : String(outcome?.error),
+      })),
+    });
+    await holds(async (script) => {
+      expect(view(await play(script, { way: 'execute' }))).toEqual(view(await play(script)));
+    }, 400);
+  });
+});

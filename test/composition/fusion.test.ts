@@ -1,0 +1,125 @@
+/**
+ * A retry that is fused with the guards around and inside it, against the same retry as a step of its own: nobody can
+ * tell them apart but by the time that a call costs.
+ */
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { guardLayer } from '../../src/core/layer.js';
+import type { Guard, Strategy } from '../../src/index.js';
+import {
+  allOf,
+  guardKinds,
+  hasFusedRetries,
+  isAccepted,
+  type Played,
+  type PolicySpec,
+  play,
+  type Script,
+  scripts,
+  withoutTies,
+} from './support/any-pipeline.js';
+
+const seed = 44;
+
+const hears: Guard = { name: 'hears', admit: () => ({ settle() {}, release() {} }) };
+
+/**
+ * The same retry in an object that tells a pipeline nothing of how it can be resumed. By itself it would hear of the end
+ * of its call only when the first attempt has ended; a fused one hears at once, as one with a guard inside does.
+ */
+function unfused({ name, traits, handle }: Strategy): Strategy {
+  return {
+    name,
+    ...(traits && { traits }),
+    handle(call, next) {
+      const first = guardLayer([hears], next, false) as typeof next;
+      return handle(call, (attempt) => (attempt === call ? first(attempt) : next(attempt)));
+    },
+  };
+}
+
+const told = (outcome: Played['outcomes'][number]['outcome']) =>
+  outcome?.ok ? `value ${outcome.value}` : String(outcome?.error);
+
+/** Order within an instant is left out: how many microtasks a step takes is no promise. */
+function view({ outcomes, starts, aborts, permits, events, faults }: Played) {
+  return {
+    outcomes: outcomes.map(({ settledMs, outcome }) => `${told(outcome)} at ${settledMs}`),
+    starts: [...starts].sort(),
+    aborts: [...aborts].sort(),
+    permits: permits.map(({ name, admittedMs, told }) => `${name} from ${admittedMs}: ${told.join(', ')}`).sort(),
+    events: events.map(({ atMs, text }) => `${atMs} ${text}`).sort(),
+    faults,
+  };
+}
+
+/**
+ * Whether it shows only what is no promise: what comes first in one instant. When a hedge has a winner it aborts a copy
+ * that may get a slot in this instant; callers of one flight end together and want what is left of one budget; who
+ * gets a slot that comes free meets another one at the next bulkhead; of two breakers of one group that fail together one
+ * may open.
+ */
+function isRace({ policies, calls }: Script): boolean {
+  const retryIndex = policies.findIndex(({ kind }) => kind === 'retry');
+  if (allOf(policies.slice(0, retryIndex)).some(({ kind }) => kind === 'hedge')) return true;
+  if (calls.length > 1) {
+    if (allOf(policies).some(({ kind }) => kind === 'flight')) return true;
+    if (allOf(policies).filter(({ kind }) => kind === 'bulkhead' || kind === 'adaptive').length > 1) return true;
+  }
+  return policies.some((spec) => spec.kind === 'keyed' && spec.of.filter(({ kind }) => kind === 'breaker').length > 1);
+}
+
+/**
+ * An operation that ends its own call ends whatever shares that call with it, and a fused retry shares more of it, so that
+ * is tried only where the retry belongs to the outermost step. A hook ends a call only where no other call can come
+ * between, because which event is the fifth depends on the order within an instant.
+ */
+function comparable(script: Script): Script {
+  const first = script.policies.find(({ kind }) => !guardKinds.has(kind));
+  const isOutermost = first?.kind === 'retry' && script.policies.every(({ kind }) => kind !== 'keyed');
+  const calls = script.calls.map((call) => ({
+    ...call,
+    behaviours: call.behaviours.map((one) =>
+      one.ends === 'aborts itself' && !isOutermost ? { ...one, ends: 'error' as const } : one,
+    ),
+  }));
+  const policies = script.policies.map((spec) => calm(spec, calls.length > 1));
+  const mischiefs = script.mischiefs.filter(({ does }) => does === 'throws' || calls.length === 1);
+  return withoutTies({ policies, calls, mischiefs });
+}
+
+/** Whether a call that its own guard or another call ends has begun depends on the order within an instant, too. */
+function calm(spec: PolicySpec, hasCompany: boolean): PolicySpec {
+  if (spec.kind === 'keyed') return { ...spec, of: spec.of.map((part) => calm(part, hasCompany)) };
+  if (!('abortsWhen' in spec) || (spec.kind === 'retry' && !hasCompany)) return spec;
+  return { ...spec, abortsWhen: undefined };
+}
+
+async function isTheSame(drawn: Script): Promise<void> {
+  const script = comparable(drawn);
+  const fused = await play(script);
+  const reference = await play(script, { changeRetry: unfused });
+  expect(view(fused)).toEqual(view(reference));
+}
+
+describe('a fused retry', { timeout: 60_000 }, () => {
+  it('does what a retry by itself does, for one call', async () => {
+    await fc.assert(
+      fc.asyncProperty(scripts(1, 1, 1), async (script) => {
+        fc.pre(hasFusedRetries(script.policies) && !isRace(script) && isAccepted(script));
+        await isTheSame(script);
+      }),
+      { seed, numRuns: 1_500 },
+    );
+  });
+
+  it('does what a retry by itself does, for calls that meet in its guards', async () => {
+    await fc.assert(
+      fc.asyncProperty(scripts(2, 6, 1), async (script) => {
+        fc.pre(hasFusedRetries(script.policies) && !isRace(script) && isAccepted(script));
+        await isTheSame(script);
+      }),
+      { seed, numRuns: 1_500 },
+    );
+  });
+});

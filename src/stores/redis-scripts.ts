@@ -16,7 +16,7 @@ export interface RedisScript {
 
 /** Digits of a record before its value. */
 export const versionDigits = 16;
-export const headDigits = versionDigits + 12;
+export const ttlDigits = 12;
 
 /**
  * KEYS: the record. Answers the record and the milliseconds that are left to it, or nothing.
@@ -26,11 +26,12 @@ export const readScript: RedisScript = {
 local record = redis.call('GET', KEYS[1])
 if not record then return {} end
 return { record, redis.call('PTTL', KEYS[1]) }`,
-  hash: '',
+  hash: '66466e90bbb927b2d73fe1b7c5535b639bd9389c',
 };
 
 /**
- * KEYS: the record, the last version of its bucket. ARGV: value, ttl, the version that the key must have or ''.
+ * KEYS: the record, the last version of its bucket. ARGV: the record without its version, its ttl, the version that the
+ * key must have or ''.
  * Answers the new version; or what was in the way, as a read does.
  *
  * A version is the time in microseconds, or one more than the last of the bucket where the clock has not moved on, or
@@ -50,9 +51,9 @@ local time = redis.call('TIME')
 local last = tonumber(redis.call('GET', KEYS[2]) or 0)
 local version = string.format('%016.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
 redis.call('SET', KEYS[2], version)
-redis.call('SET', KEYS[1], version .. string.format('%012.0f', ARGV[2]) .. ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[1], version .. ARGV[1], 'PX', ARGV[2])
 return tonumber(version)`,
-  hash: '',
+  hash: '9f2c74fa5569aed970d03224fa15af881128c626',
 };
 
 /**
@@ -62,5 +63,5 @@ export const removeScript: RedisScript = {
   text: `
 if ARGV[1] ~= '' and tonumber(redis.call('GETRANGE', KEYS[1], 0, 15)) ~= tonumber(ARGV[1]) then return 0 end
 return redis.call('DEL', KEYS[1])`,
-  hash: '',
+  hash: 'bff4ac6ff811fe9097d3ddb39bea8e6ee3453b8d',
 };

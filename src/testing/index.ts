@@ -1,4 +1,11 @@
 export type { Distribution } from './distribution.js';
+export {
+  type FaultDirection,
+  type FaultProxy,
+  type FaultProxyOptions,
+  faultProxy,
+  type ProxyFault,
+} from './fault-proxy.js';
 export * from './history/index.js';
 export type { LinkOptions, NodeReference, ServedRequest, SimulatedNetwork } from './network.js';
 export type { NodeOptions, SimulatedNode, SimulatedProcess, WaitOptions } from './node.js';

@@ -3,7 +3,17 @@
  * own package sources. Nothing is installed and nothing is started by it; where there is no apt, there is no program.
  */
 import { execFile } from 'node:child_process';
-import { accessSync, constants, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
@@ -17,14 +27,18 @@ export interface Program {
 
 const run = promisify(execFile);
 
-/** A program of one of Debian's packages, or undefined where it cannot be had. */
-export async function provide(name: string, packageName: string): Promise<Program | undefined> {
+/** A program of one of Debian's packages. Rejects with what was tried in vain. */
+export async function provide(name: string, packageName: string): Promise<Program> {
   const installed = findIn((process.env.PATH ?? '').split(delimiter), name);
   if (installed !== undefined) return { file: installed, env: {} };
   const cache = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'holdfast', 'servers');
   const root = join(cache, packageName);
-  if (findUnder(root, name) === undefined) await unpack(cache, packageName, root).catch(() => {});
-  return findUnder(root, name);
+  const kept = findUnder(root, name);
+  if (kept !== undefined) return kept;
+  const failure = await unpack(cache, packageName, root).catch((error: unknown) => error);
+  const provided = findUnder(root, name);
+  if (provided !== undefined) return provided;
+  throw new Error(`${name} is neither on PATH nor to be had from a package source`, { cause: failure });
 }
 
 function findUnder(root: string, name: string): Program | undefined {
@@ -53,22 +67,53 @@ async function unpack(cache: string, packageName: string, root: string): Promise
   mkdirSync(cache, { recursive: true });
   const folder = mkdtempSync(join(cache, 'unpacking-'));
   try {
-    for (const part of ['lists/partial', 'archives/partial', 'root']) {
-      mkdirSync(join(folder, part), { recursive: true });
+    // What is newer than the release itself is among its backports.
+    await download(join(folder, 'release'), packageName, []).catch(() =>
+      download(join(folder, 'backports'), packageName, backports(folder)),
+    );
+    for (const source of ['release', 'backports']) {
+      const archives = filesIn(join(folder, source, 'archives')).filter((file) => file.endsWith('.deb'));
+      for (const archive of archives) {
+        await run('dpkg', ['-x', join(folder, source, 'archives', archive), join(folder, 'root')]);
+      }
     }
-    const options = [
-      ...['-o', 'Debug::NoLocking=1', '-o', 'APT::Sandbox::User=root', '-qq'],
-      ...['-o', `Dir::State::lists=${join(folder, 'lists')}`, '-o', `Dir::Cache::archives=${join(folder, 'archives')}`],
-      ...['-o', `Dir::Cache::pkgcache=`, '-o', `Dir::Cache::srcpkgcache=`],
-    ];
-    const limits = { timeout: 120_000 };
-    await run('apt-get', [...options, 'update'], limits);
-    const download = ['install', '-y', '--no-install-recommends', '--download-only'];
-    await run('apt-get', [...options, ...download, packageName], limits);
-    const archives = readdirSync(join(folder, 'archives')).filter((file) => file.endsWith('.deb'));
-    for (const archive of archives) await run('dpkg', ['-x', join(folder, 'archives', archive), join(folder, 'root')]);
     renameSync(join(folder, 'root'), root);
   } finally {
     rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Fetches a package and what it needs beyond what is installed; the machine's own lists and caches stay untouched. */
+async function download(folder: string, packageName: string, sources: readonly string[]): Promise<void> {
+  for (const part of ['lists/partial', 'archives/partial']) mkdirSync(join(folder, part), { recursive: true });
+  const options = [
+    ...['-o', 'Debug::NoLocking=1', '-o', 'APT::Sandbox::User=root', '-qq', ...sources],
+    ...['-o', `Dir::State::lists=${join(folder, 'lists')}`, '-o', `Dir::Cache::archives=${join(folder, 'archives')}`],
+    ...['-o', 'Dir::Cache::pkgcache=', '-o', 'Dir::Cache::srcpkgcache='],
+  ];
+  const limits = { timeout: 120_000 };
+  await run('apt-get', [...options, 'update'], limits);
+  const install = ['install', '-y', '--no-install-recommends', '--download-only'];
+  await run('apt-get', [...options, ...install, packageName], limits);
+}
+
+/** Options for the machine's first source with its backports as well. */
+function backports(folder: string): string[] {
+  const [, release] = /^VERSION_CODENAME=(.+)$/m.exec(readFileSync('/etc/os-release', 'utf8')) ?? [];
+  const lists = '/etc/apt/sources.list.d';
+  const [stanza] = filesIn(lists)
+    .filter((file) => file.endsWith('.sources'))
+    .flatMap((file) => readFileSync(join(lists, file), 'utf8').split(/\n\s*\n/));
+  const parts = join(folder, 'parts');
+  mkdirSync(parts);
+  writeFileSync(join(parts, 'all.sources'), `${stanza}\n`.replace(/^Suites:.*/m, `$& ${release}-backports`));
+  return ['-o', 'Dir::Etc::sourcelist=/dev/null', '-o', `Dir::Etc::sourceparts=${parts}`];
+}
+
+function filesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
   }
 }

@@ -16,7 +16,7 @@ export interface ServerKind {
   readonly name: string;
   readonly program: Program;
   readonly args: (place: { readonly port: number; readonly folder: string }) => readonly string[];
-  /** What is sent to the port, and what the answer begins with once the server is ready. */
+  /** The line that is sent to the port, and what the answer begins with once the server is ready. */
   readonly ping: { readonly request: string; readonly answer: string };
 }
 
@@ -110,6 +110,19 @@ export class ServerProcess {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
+  /** Sends one line and resolves with the first piece of the answer: enough to set a server up without a client. */
+  ask(line: string): Promise<string> {
+    return new Promise((resolve, reject) => {
+      const socket = connect(this.port, this.host, () => socket.write(`${line}\r\n`));
+      socket.setTimeout(2000, () => socket.destroy(new Error(`no answer to ${line}`)));
+      socket.once('error', reject);
+      socket.once('data', (data) => {
+        socket.destroy();
+        resolve(data.toString());
+      });
+    });
+  }
+
   /** What it has written, for the message of a test that fails. */
   log(): string {
     return existsSync(this.logFile) ? readFileSync(this.logFile, 'utf8').slice(-4000) : '';
@@ -143,19 +156,12 @@ export class ServerProcess {
     }
   }
 
-  private answers(): Promise<boolean> {
+  private async answers(): Promise<boolean> {
     const { request, answer } = this.kind.ping;
-    return new Promise((resolve) => {
-      const socket = connect(this.port, this.host, () => socket.write(request));
-      const done = (isReady: boolean) => {
-        socket.destroy();
-        resolve(isReady);
-      };
-      socket.setTimeout(500, () => done(false));
-      socket.on('error', () => done(false));
-      socket.on('close', () => done(false));
-      socket.once('data', (data) => done(data.toString('latin1').startsWith(answer)));
-    });
+    return this.ask(request).then(
+      (text) => text.startsWith(answer),
+      () => false,
+    );
   }
 }
 

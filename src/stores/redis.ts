@@ -1,0 +1,441 @@
+/**
+ * Redis store: one string per key, each verb one script, for all machines that reach one server.
+ *
+ * Promise: a verb is done by one script, so whole or not at all; nothing is queued while there is no connection, and nothing is
+ * sent a second time. A version is the server's time in microseconds, and greater than the last one of its bucket:
+ * it grows across remove, expiry, a restart that forgets all, and failover, as long as clocks of servers are not put back by more.
+ */
+import { type Clock, systemClock, Timer } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
+import { checkArgument, checkOptions, duration, having, integer, withDefault } from '../core/options.js';
+import { type RedisScript, readScript, removeScript, ttlDigits, versionDigits, writeScript } from './redis-scripts.js';
+import {
+  type ClosableStore,
+  type Entry,
+  prefixField,
+  type Refused,
+  type StoreCallOptions,
+  type StoreRemoveOptions,
+  type StoreWriteOptions,
+  VerbChecks,
+  type Written,
+} from './store.js';
+
+/** What {@link redisStore} needs of ioredis: `Redis` and `Cluster` have it. */
+export interface IoredisClient {
+  readonly status: string;
+  callBuffer(...command: [name: string, ...words: (string | Uint8Array | number)[]]): Promise<unknown>;
+  on(event: 'ready' | 'close', listener: () => void): unknown;
+  off(event: 'ready' | 'close', listener: () => void): unknown;
+}
+
+/** What {@link redisStore} needs of node-redis, 5 or later: clients, clusters and sentinels have it. */
+export interface NodeRedisClient {
+  readonly isOpen: boolean;
+  readonly isReady?: boolean;
+  // biome-ignore lint/suspicious/noExplicitAny: its own types are generic over all that a client can be made with.
+  withTypeMapping(mapping: any): any;
+  // biome-ignore lint/suspicious/noExplicitAny: see above.
+  on(event: any, listener: () => void): unknown;
+  // biome-ignore lint/suspicious/noExplicitAny: see above.
+  off(event: any, listener: () => void): unknown;
+}
+
+/** Options of {@link redisStore}. */
+export interface RedisStoreOptions {
+  /** Goes before each key: stores with different prefixes share a server and never meet. Default `'holdfast'`. */
+  readonly prefix?: string;
+  /** How long a verb waits for the connection and the answer together: milliseconds, or a literal. Default `'500ms'`. */
+  readonly timeout?: Duration;
+  /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
+  readonly maxValueBytes?: number;
+  /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */
+  readonly clock?: Clock;
+}
+
+/**
+ * A store in Redis or Valkey, for all processes that reach the server.
+ *
+ * Takes a client of ioredis or node-redis and leaves it open when it is closed; a client that is used for other things
+ * as well will do. A verb waits for a client that is connecting, and fails with `applied: 'no'` when that takes longer than `timeout`. Give
+ * ioredis `autoResendUnfulfilledCommands: false`: by default it sends again what was not answered when a connection broke,
+ * so that a verb that failed with `applied: 'unknown'` may be done twice.
+ * Safe as the clock of the server and, with replicas, as far as they have copied: `docs/stores.md` has the table.
+ *
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option, or a client, that is wrong.
+ * @example
+ * ```ts no-run
+ * import { Redis } from 'ioredis';
+ * import { redisStore } from 'holdfast/redis';
+ *
+ * const client = new Redis({ autoResendUnfulfilledCommands: false });
+ * const store = redisStore(client, { prefix: 'shop' });
+ * const mine = new TextEncoder().encode('worker 1');
+ * const first = await store.write('job', mine, { ttlMs: 10_000, ifVersion: 0 });
+ * const second = await store.write('job', mine, { ttlMs: 10_000, ifVersion: 0 });
+ * console.log(first.ok, second.ok); // true false
+ * ```
+ */
+export function redisStore(client: IoredisClient | NodeRedisClient, options: RedisStoreOptions = {}): ClosableStore {
+  const server = checkArgument('redisStore', 'client', client, {
+    allowed: 'a client of ioredis, or of node-redis 5 or later',
+    parse: recognise,
+  });
+  const { prefix, timeout, maxValueBytes, clock } = checkOptions('redisStore', options, {
+    prefix: prefixField,
+    timeout: withDefault(duration({}), 500),
+    // Redis closes the connection on more than 512 MiB in one argument.
+    maxValueBytes: withDefault(integer({ min: 1, max: 2 ** 28 }), 2 ** 20),
+    clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
+  });
+  return new ScriptStore(server, prefix, timeout, clock, new VerbChecks('redis', maxValueBytes));
+}
+
+/** Buckets of keys. Each has a last version of its own, in the same slot of a cluster as its keys, so there are few to keep. */
+const bucketCount = 1024;
+
+class ScriptStore implements ClosableStore {
+  private isClosed = false;
+  /** Verbs that wait for a connection, each until its timeout at most. */
+  private readonly waiting = new Set<Verb>();
+  /** Verbs that wait for an answer. */
+  private readonly sent = new Set<Verb>();
+  private readonly server: Server;
+  private readonly prefix: string;
+  private readonly timeoutMs: number;
+  private readonly clock: Clock;
+  private readonly checks: VerbChecks;
+  private readonly sendWaiting = () => {
+    const verbs = [...this.waiting];
+    for (const verb of verbs) this.leave(verb);
+    for (const verb of verbs) this.begin(verb);
+  };
+  /** Nothing is answered on a connection that is gone; a client that sends again on a new one is not listened to. */
+  private readonly failSent = () => {
+    for (const verb of this.sent) {
+      verb.fail(lost(verb.operation, 'the connection to the server broke', undefined, 'closed'));
+    }
+  };
+
+  constructor(server: Server, prefix: string, timeoutMs: number, clock: Clock, checks: VerbChecks) {
+    this.server = server;
+    this.prefix = prefix;
+    this.timeoutMs = timeoutMs;
+    this.clock = clock;
+    this.checks = checks;
+  }
+
+  async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
+    this.checks.read(key, options);
+    const reply = await this.run('read', readScript, [this.recordKey(key)], [], options?.signal);
+    return entryOf('read', reply);
+  }
+
+  async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
+    this.checks.write(key, value, options);
+    const { ttlMs, ifVersion, signal } = options;
+    const ttl = `${Math.ceil(ttlMs)}`;
+    // A copy: the client may write it to its socket later.
+    const record = Buffer.allocUnsafe(ttlDigits + value.length);
+    record.write(ttl.padStart(ttlDigits, '0'), 'latin1');
+    record.set(value, ttlDigits);
+    const given = [record, ttl, `${ifVersion ?? ''}`];
+    const reply = await this.run('write', writeScript, [this.recordKey(key), this.bucketKey(key)], given, signal);
+    if (!Array.isArray(reply)) return { ok: true, version: Number(reply) };
+    return { ok: false, entry: entryOf('write', reply) };
+  }
+
+  async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
+    this.checks.remove(key, options);
+    const given = [`${options?.ifVersion ?? ''}`];
+    const reply = await this.run('remove', removeScript, [this.recordKey(key)], given, options?.signal);
+    return Number(reply) > 0;
+  }
+
+  async close(): Promise<void> {
+    this.isClosed = true;
+    this.sendWaiting();
+  }
+
+  private recordKey(key: string): string {
+    return `${this.bucketKey(key)}:${key}`;
+  }
+
+  /** What is in braces alone decides about the slot of a cluster; no prefix has a brace. */
+  private bucketKey(key: string): string {
+    return `${this.prefix}{${bucketOf(key)}}`;
+  }
+
+  private run(
+    operation: string,
+    script: RedisScript,
+    keys: readonly string[],
+    given: readonly (string | Buffer)[],
+    signal: AbortSignal | undefined,
+  ): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      const verb = new Verb(this, operation, script, keys, given, signal, resolve, reject);
+      this.clock.schedule(verb, this.clock.now() + this.timeoutMs);
+      verb.listen();
+      this.begin(verb);
+    });
+  }
+
+  private begin(verb: Verb): void {
+    const state = this.isClosed ? 'closed' : this.server.state();
+    if (state === 'ready') {
+      verb.hasLeft = true;
+      if (this.sent.size === 0) this.server.onBreak(this.failSent);
+      this.sent.add(verb);
+      this.send(verb, 'evalsha');
+    } else if (state === 'closed') {
+      const detail = this.isClosed ? 'the store is closed' : 'the client is closed, or was never connected; connect it';
+      verb.fail(failure(verb.operation, 'closed', detail));
+    } else {
+      if (this.waiting.size === 0) this.server.onReady(this.sendWaiting);
+      this.waiting.add(verb);
+    }
+  }
+
+  private send(verb: Verb, command: 'evalsha' | 'eval'): void {
+    const { server } = this;
+    const { script, keys, given } = verb;
+    const failed = (error: unknown) => {
+      if (verb.isOver) return;
+      // The server was restarted, or told to forget its scripts: it has done nothing yet. This tells it again.
+      if (command === 'evalsha' && messageOf(error).startsWith('NOSCRIPT')) this.send(verb, 'eval');
+      else verb.fail(failureOf(verb.operation, error));
+    };
+    try {
+      server.run(command, command === 'eval' ? script.text : script.hash, keys, given).then(verb.done, failed);
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  /** @internal */
+  timedOut(verb: Verb): StoreError {
+    const { operation, hasLeft } = verb;
+    if (hasLeft) return lost(operation, `the server did not answer within ${this.timeoutMs} ms`, undefined, 'timeout');
+    const detail = `the client has had no connection to a server for ${this.timeoutMs} ms`;
+    return failure(operation, 'timeout', detail);
+  }
+
+  /** @internal */
+  ended(verb: Verb): void {
+    this.clock.cancel(verb);
+    if (verb.hasLeft) {
+      if (this.sent.delete(verb) && this.sent.size === 0) this.server.offBreak(this.failSent);
+    } else this.leave(verb);
+  }
+
+  private leave(verb: Verb): void {
+    if (this.waiting.delete(verb) && this.waiting.size === 0) this.server.offReady(this.sendWaiting);
+  }
+}
+
+/** One verb on its way; the timer is its timeout. */
+class Verb extends Timer {
+  isOver = false;
+  /** Whether the server may have heard of it. */
+  hasLeft = false;
+  readonly operation: string;
+  readonly script: RedisScript;
+  readonly keys: readonly string[];
+  readonly given: readonly (string | Buffer)[];
+  private readonly store: ScriptStore;
+  private readonly signal: AbortSignal | undefined;
+  private readonly resolve: (reply: unknown) => void;
+  private readonly reject: (error: unknown) => void;
+  private onAbort: (() => void) | undefined = undefined;
+  readonly done = (reply: unknown) => {
+    this.end();
+    this.resolve(reply);
+  };
+
+  constructor(
+    store: ScriptStore,
+    operation: string,
+    script: RedisScript,
+    keys: readonly string[],
+    given: readonly (string | Buffer)[],
+    signal: AbortSignal | undefined,
+    resolve: (reply: unknown) => void,
+    reject: (error: unknown) => void,
+  ) {
+    super();
+    this.store = store;
+    this.operation = operation;
+    this.script = script;
+    this.keys = keys;
+    this.given = given;
+    this.signal = signal;
+    this.resolve = resolve;
+    this.reject = reject;
+  }
+
+  listen(): void {
+    const { signal } = this;
+    if (signal === undefined) return;
+    this.onAbort = () => this.fail(signal.reason);
+    signal.addEventListener('abort', this.onAbort);
+  }
+
+  override expire(): void {
+    this.fail(this.store.timedOut(this));
+  }
+
+  fail(error: unknown): void {
+    this.end();
+    this.reject(error);
+  }
+
+  private end(): void {
+    if (this.isOver) return;
+    this.isOver = true;
+    if (this.onAbort !== undefined) this.signal?.removeEventListener('abort', this.onAbort);
+    this.store.ended(this);
+  }
+}
+
+/** What the two libraries have in common, each in its own words. */
+interface Server {
+  /** `'waiting'`: not connected yet, or not any more, and the client is about to connect by itself. */
+  state(): 'ready' | 'waiting' | 'closed';
+  onReady(listener: () => void): void;
+  offReady(listener: () => void): void;
+  /** A connection broke, and the client does not fail what was on its way by itself. */
+  onBreak(listener: () => void): void;
+  offBreak(listener: () => void): void;
+  /** Runs a script: by its text with `'eval'`, by its hash with `'evalsha'`. */
+  run(
+    command: 'evalsha' | 'eval',
+    script: string,
+    keys: readonly string[],
+    given: readonly (string | Buffer)[],
+  ): Promise<unknown>;
+}
+
+function recognise(client: unknown): Server | undefined {
+  if (typeof client !== 'object' || client === null) return undefined;
+  const has = (...methods: readonly string[]) =>
+    methods.every((method) => typeof (client as Record<string, unknown>)[method] === 'function');
+  if (has('callBuffer', 'on', 'off')) return ioredis(client as IoredisClient);
+  if (has('evalSha', 'eval', 'withTypeMapping', 'on', 'off')) return nodeRedis(client as NodeRedisClient);
+  return undefined;
+}
+
+function ioredis(client: IoredisClient): Server {
+  return {
+    state() {
+      const { status } = client;
+      // With 'wait' the first command makes it connect.
+      if (status === 'ready' || status === 'wait') return 'ready';
+      return status === 'end' ? 'closed' : 'waiting';
+    },
+    onReady: (listener) => client.on('ready', listener),
+    offReady: (listener) => client.off('ready', listener),
+    onBreak: (listener) => client.on('close', listener),
+    offBreak: (listener) => client.off('close', listener),
+    run: (command, script, keys, given) => client.callBuffer(command, script, keys.length, ...keys, ...given),
+  };
+}
+
+/** The code of strings in RESP: those of an answer come as bytes. */
+const blobString = 36;
+
+interface NodeRedisScripts {
+  evalSha(hash: string, options: NodeRedisScriptOptions): Promise<unknown>;
+  eval(text: string, options: NodeRedisScriptOptions): Promise<unknown>;
+}
+
+interface NodeRedisScriptOptions {
+  readonly keys: readonly string[];
+  readonly arguments: readonly (string | Buffer)[];
+}
+
+function nodeRedis(client: NodeRedisClient): Server {
+  const scripts = client.withTypeMapping({ [blobString]: Buffer }) as NodeRedisScripts;
+  return {
+    state: () => ((client.isReady ?? client.isOpen) ? 'ready' : client.isOpen ? 'waiting' : 'closed'),
+    onReady: (listener) => client.on('ready', listener),
+    offReady: (listener) => client.off('ready', listener),
+    onBreak() {},
+    offBreak() {},
+    run(command, script, keys, given) {
+      const options = { keys, arguments: given };
+      return command === 'eval' ? scripts.eval(script, options) : scripts.evalSha(script, options);
+    },
+  };
+}
+
+/** FNV-1a. It decides where a record is, so it must never change. */
+function bucketOf(key: string): number {
+  let hash = 0x811c9dc5;
+  for (let index = 0; index < key.length; index++) hash = Math.imul(hash ^ key.charCodeAt(index), 0x01000193);
+  return (hash ^ (hash >>> 16)) & (bucketCount - 1);
+}
+
+const headDigits = versionDigits + ttlDigits;
+
+/** What a script answers about a record: the record and the milliseconds left, or an empty list. */
+function entryOf(operation: string, reply: unknown): Entry | undefined {
+  const [record, leftMs] = reply as readonly [Buffer?, unknown?];
+  if (record === undefined) return undefined;
+  const head = record.toString('latin1', 0, headDigits);
+  if (!/^\d{28}$/.test(head)) {
+    throw failure(operation, 'schema', 'the key holds something that is none of this store; use another "prefix"');
+  }
+  const ttlMs = Math.max(0, Number(leftMs));
+  return {
+    // What the client gives is a piece of a greater buffer.
+    value: new Uint8Array(record.subarray(headDigits)),
+    version: Number(head.slice(0, versionDigits)),
+    // The clock of the server may have been put back since.
+    ageMs: Math.max(0, Number(head.slice(versionDigits)) - ttlMs),
+    ttlMs,
+  };
+}
+
+const noPermission = 'the user needs @scripting and the commands get, getrange, pttl, time, set and del';
+
+/** What a server answers instead of doing anything, and what may help. */
+const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: string])[] = [
+  ['READONLY', 'failed', 'this server is a replica; let the client follow the primary, by Sentinel or Cluster'],
+  ['LOADING', 'busy', 'the server is still loading its data; try again'],
+  ['BUSY', 'busy', "somebody else's script keeps the server busy"],
+  ['OOM', 'full', 'the server has no memory left under "maxmemory"; raise it, or let entries live shorter'],
+  ['MISCONF', 'failed', 'the server cannot save to its disk and therefore takes no writes; see its log'],
+  ['NOREPLICAS', 'failed', 'too few replicas are connected for "min-replicas-to-write"'],
+  ['MASTERDOWN', 'failed', 'this server is a replica that has lost its primary'],
+  ['CLUSTERDOWN', 'failed', 'the cluster does not serve all of its slots'],
+  ['TRYAGAIN', 'busy', 'the slot is on its way to another node; try again'],
+  ['NOAUTH', 'failed', 'the client has to give a password'],
+  ['NOPERM', 'failed', noPermission],
+  ["ERR The user executing the script can't", 'failed', noPermission],
+  ['WRONGTYPE', 'schema', 'the key holds something that is none of this store; use another "prefix"'],
+];
+
+/** Redis 6 and older name the script first, and what was refused after a dash. */
+const refused = new RegExp(`(?:^|-)(${refusals.map(([says]) => says).join('|')})\\b`);
+
+function failureOf(operation: string, cause: unknown): StoreError {
+  const message = messageOf(cause);
+  const says = refused.exec(message)?.[1];
+  const refusal = refusals.find((known) => known[0] === says);
+  if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);
+  // What the clients say of a command that they have not sent.
+  if (/isn't writeable|client is (closed|offline)/i.test(message)) return failure(operation, 'closed', message, cause);
+  return lost(operation, message, cause, /closed/.test(message) ? 'closed' : 'failed');
+}
+
+function failure(operation: string, reason: StoreFailure, detail: string, cause?: unknown): StoreError {
+  return new StoreError({ store: 'redis', operation, reason, applied: 'no', detail, cause });
+}
+
+/** For what may have been done; a read changes nothing in any case. */
+function lost(operation: string, detail: string, cause?: unknown, reason: StoreFailure = 'failed'): StoreError {
+  const applied = operation === 'read' ? 'no' : 'unknown';
+  return new StoreError({ store: 'redis', operation, reason, applied, detail, cause });
+}

@@ -1,0 +1,366 @@
+/**
+ * Fault proxy: stands between a client and a real server, and breaks TCP in the ways that networks do.
+ *
+ * Promise: it changes no byte and no order; a fault holds for the connections that are open and for those that come,
+ * until it is healed; what a blackhole has held back arrives then, as a network's retransmission has it.
+ * After: Shopify's Toxiproxy, whose toxics most of the faults are.
+ */
+import type { Duration } from '../core/duration.js';
+import { checkArgument, checkOptions, duration, type Field, integer, oneOf, withDefault } from '../core/options.js';
+
+/** Which way a fault holds: what goes to the server, what comes back, or both. */
+export type FaultDirection = 'requests' | 'replies' | 'both';
+
+/** What {@link FaultProxy.inject} can do. `direction` is `'both'` unless it is given. */
+export type ProxyFault =
+  /** Everything arrives later by `delay`. */
+  | { readonly kind: 'latency'; readonly delay: Duration; readonly direction?: FaultDirection }
+  /** `bytes` at a time, one piece each `every`. */
+  | { readonly kind: 'drip'; readonly bytes: number; readonly every: Duration; readonly direction?: FaultDirection }
+  /** The connection is reset when so many more bytes have arrived; with `'replies'` and 0 the answer to what was done is lost. */
+  | { readonly kind: 'cut'; readonly afterBytes: number; readonly direction?: FaultDirection }
+  /** Nothing arrives, and nobody is told. */
+  | { readonly kind: 'blackhole'; readonly direction?: FaultDirection }
+  /** The server sees its connections end, the client does not; what it sends is lost, and new ones are half open, too. */
+  | { readonly kind: 'half-open' }
+  /** Open connections are reset, new ones are refused. */
+  | { readonly kind: 'refuse' };
+
+/** Options of {@link faultProxy}. */
+export interface FaultProxyOptions {
+  /** The server's port. */
+  readonly port: number;
+  /** The server's host. Default `'127.0.0.1'`. */
+  readonly host?: string;
+}
+
+/** What {@link faultProxy} makes. */
+export interface FaultProxy {
+  /** Where clients connect to, on 127.0.0.1. */
+  readonly port: number;
+  /** Connections of clients that are open. */
+  readonly connections: number;
+  /** Puts a fault in place of the one before. Resolves when it holds. */
+  inject(fault: ProxyFault): Promise<void>;
+  /** Ends the fault. Half-open connections are reset, all others go on. */
+  heal(): Promise<void>;
+  /** Resets all open connections, once. */
+  reset(): void;
+  /** Resets all connections and ends the proxy. Safe to repeat. */
+  close(): Promise<void>;
+}
+
+/**
+ * Starts a TCP proxy before a real server, to test how a client fares on a bad network.
+ *
+ * Needs `node:net`, so Node, Bun or Deno. Like a server it keeps the process alive until `close()`.
+ *
+ * @throws `OptionsError` at once, for an option or a fault that is wrong.
+ * @example
+ * ```ts
+ * import { createServer } from 'node:http';
+ * import { faultProxy } from 'holdfast/testing';
+ *
+ * const server = createServer((_, response) => response.end('hello')).listen(0, '127.0.0.1');
+ * await new Promise((resolve) => server.once('listening', resolve));
+ * const proxy = await faultProxy({ port: (server.address() as { port: number }).port });
+ * await proxy.inject({ kind: 'cut', direction: 'replies', afterBytes: 0 });
+ * const answer = await fetch(`http://127.0.0.1:${proxy.port}`).catch(() => 'the server has done it, and nobody knows');
+ * console.log(answer); // the server has done it, and nobody knows
+ * await proxy.close();
+ * server.close();
+ * ```
+ */
+export async function faultProxy(options: FaultProxyOptions): Promise<FaultProxy> {
+  const { port, host } = checkOptions('faultProxy', options, {
+    port: integer({ min: 1, max: 65_535 }),
+    host: withDefault(hostField, '127.0.0.1'),
+  });
+  const proxy = new TcpProxy(net(), host, port);
+  await proxy.listen(0);
+  return proxy;
+}
+
+const hostField: Field<string> = {
+  allowed: 'the name or address of a host',
+  parse: (value) => (typeof value === 'string' && value !== '' ? value : undefined),
+};
+
+function net() {
+  const module = globalThis.process?.getBuiltinModule?.('node:net');
+  if (module === undefined) throw new Error('faultProxy needs node:net, which this runtime does not have');
+  return module;
+}
+
+type Net = ReturnType<typeof net>;
+type Socket = InstanceType<Net['Socket']>;
+type Server = ReturnType<Net['createServer']>;
+
+/** A fault as it is checked. */
+interface Fault {
+  readonly kind: ProxyFault['kind'];
+  readonly direction: FaultDirection;
+  readonly delayMs: number;
+  readonly bytes: number;
+}
+
+const kindField = oneOf(['latency', 'drip', 'cut', 'blackhole', 'half-open', 'refuse']);
+const direction = withDefault(oneOf(['requests', 'replies', 'both']), 'both');
+
+function checkFault(given: ProxyFault): Fault {
+  const kind = checkArgument('faultProxy', 'kind', (given as Partial<ProxyFault> | null | undefined)?.kind, kindField);
+  const none = { kind, direction: 'both', delayMs: 0, bytes: 0 } as const;
+  switch (kind) {
+    case 'latency': {
+      const { delay, ...way } = check(given, { kind: kindField, direction, delay: duration({}) });
+      return { ...none, ...way, delayMs: delay };
+    }
+    case 'drip': {
+      const fields = { kind: kindField, direction, bytes: integer({ min: 1 }), every: duration({}) };
+      const { every, ...way } = check(given, fields);
+      return { ...none, ...way, delayMs: every };
+    }
+    case 'cut': {
+      const { afterBytes, ...way } = check(given, { kind: kindField, direction, afterBytes: integer({}) });
+      return { ...none, ...way, bytes: afterBytes };
+    }
+    case 'blackhole':
+      return { ...none, ...check(given, { kind: kindField, direction }) };
+    default:
+      return { ...none, ...check(given, { kind: kindField }) };
+  }
+}
+
+function check<const Fields extends Readonly<Record<string, Field<unknown>>>>(given: ProxyFault, fields: Fields) {
+  return checkOptions('faultProxy', given, fields);
+}
+
+class TcpProxy implements FaultProxy {
+  port = 0;
+  private fault: Fault | undefined = undefined;
+  private server: Server | undefined = undefined;
+  private isClosed = false;
+  private readonly links = new Set<Link>();
+  private readonly net: Net;
+  private readonly host: string;
+  private readonly serverPort: number;
+
+  constructor(net: Net, host: string, serverPort: number) {
+    this.net = net;
+    this.host = host;
+    this.serverPort = serverPort;
+  }
+
+  get connections(): number {
+    return this.links.size;
+  }
+
+  async inject(given: ProxyFault): Promise<void> {
+    await this.set(checkFault(given));
+  }
+
+  async heal(): Promise<void> {
+    await this.set(undefined);
+  }
+
+  reset(): void {
+    for (const link of [...this.links]) link.reset();
+  }
+
+  async close(): Promise<void> {
+    this.isClosed = true;
+    this.reset();
+    await this.stopListening();
+  }
+
+  listen(port: number): Promise<void> {
+    const server = this.net.createServer({ allowHalfOpen: true, pauseOnConnect: true }, (client) => this.link(client));
+    this.server = server;
+    return new Promise((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(port, '127.0.0.1', () => {
+        this.port = (server.address() as { readonly port: number }).port;
+        resolve();
+      });
+    });
+  }
+
+  private stopListening(): Promise<void> {
+    const { server } = this;
+    this.server = undefined;
+    // It is called back when the last connection has ended; the port is given back at once.
+    server?.close();
+    return new Promise((resolve) => globalThis.setTimeout(resolve));
+  }
+
+  private async set(fault: Fault | undefined): Promise<void> {
+    if (this.isClosed) throw new Error('faultProxy: the proxy is closed');
+    this.fault = fault;
+    if (fault?.kind === 'refuse') {
+      this.reset();
+      await this.stopListening();
+      return;
+    }
+    for (const link of [...this.links]) link.set(fault);
+    if (this.server === undefined) await this.listen(this.port);
+  }
+
+  private link(client: Socket): void {
+    const server = this.net.connect({ port: this.serverPort, host: this.host, allowHalfOpen: true });
+    const link = new Link(client, server, () => this.links.delete(link));
+    this.links.add(link);
+    link.set(this.fault);
+  }
+}
+
+/** One connection of a client, and the one to the server that belongs to it. */
+class Link {
+  private readonly client: Socket;
+  private readonly server: Socket;
+  private readonly requests: Flow;
+  private readonly replies: Flow;
+  private isHalfOpen = false;
+
+  constructor(client: Socket, server: Socket, onEnd: () => void) {
+    this.client = client;
+    this.server = server;
+    const reset = () => this.reset();
+    this.requests = new Flow(client, server, reset);
+    this.replies = new Flow(server, client, reset);
+    client.setNoDelay(true);
+    server.setNoDelay(true);
+    for (const socket of [client, server]) {
+      // The server's end of a half-open connection is nobody's news.
+      socket.on('error', () => (this.isHalfOpen && socket === server ? undefined : this.reset()));
+      socket.on('close', () => {
+        if (client.destroyed && server.destroyed) onEnd();
+      });
+    }
+  }
+
+  set(fault: Fault | undefined): void {
+    if (this.isHalfOpen && fault?.kind !== 'half-open') return this.reset();
+    if (fault?.kind === 'half-open' && !this.isHalfOpen) {
+      this.isHalfOpen = true;
+      this.replies.drop();
+      this.requests.drop();
+      this.server.destroy();
+      return;
+    }
+    this.requests.set(fault?.direction === 'replies' ? undefined : fault);
+    this.replies.set(fault?.direction === 'requests' ? undefined : fault);
+  }
+
+  /** Both ends are told in the hardest way. */
+  reset(): void {
+    this.requests.drop();
+    this.replies.drop();
+    // A socket that is still connecting cannot be reset.
+    for (const socket of [this.client, this.server]) {
+      if (socket.connecting) socket.destroy();
+      else if (!socket.destroyed) socket.resetAndDestroy();
+    }
+  }
+}
+
+interface Piece {
+  /** Undefined: the end. */
+  readonly bytes: Uint8Array | undefined;
+  readonly dueMs: number;
+}
+
+/** One direction of a connection. What is under way stays in order, whatever the faults are in between. */
+class Flow {
+  private fault: Fault | undefined = undefined;
+  private readonly pieces: Piece[] = [];
+  private lastDueMs = 0;
+  private bytesLeft = 0;
+  private isDropping = false;
+  private timer: ReturnType<typeof globalThis.setTimeout> | undefined = undefined;
+  private readonly from: Socket;
+  private readonly to: Socket;
+  private readonly reset: () => void;
+
+  constructor(from: Socket, to: Socket, reset: () => void) {
+    this.from = from;
+    this.to = to;
+    this.reset = reset;
+    from.on('data', (bytes: Uint8Array) => this.take(bytes));
+    from.on('end', () => this.take(undefined));
+    to.on('drain', () => this.pump());
+  }
+
+  set(fault: Fault | undefined): void {
+    this.fault = fault;
+    this.bytesLeft = fault?.bytes ?? 0;
+    this.pump();
+  }
+
+  /** From now on everything is lost. */
+  drop(): void {
+    this.isDropping = true;
+    globalThis.clearTimeout(this.timer);
+    this.pieces.length = 0;
+    this.from.resume();
+  }
+
+  private take(bytes: Uint8Array | undefined): void {
+    if (this.isDropping) return;
+    const { fault } = this;
+    const nowMs = performance.now();
+    if (bytes !== undefined && fault?.kind === 'drip') {
+      this.lastDueMs = Math.max(this.lastDueMs, nowMs);
+      for (let start = 0; start < bytes.length; start += fault.bytes) {
+        this.lastDueMs += fault.delayMs;
+        this.pieces.push({ bytes: bytes.subarray(start, start + fault.bytes), dueMs: this.lastDueMs });
+      }
+    } else {
+      const delayMs = fault?.kind === 'latency' ? fault.delayMs : 0;
+      this.lastDueMs = Math.max(this.lastDueMs, nowMs + delayMs);
+      this.pieces.push({ bytes, dueMs: this.lastDueMs });
+    }
+    this.pump();
+  }
+
+  /** Passes on what is due, as far as the other side takes it. */
+  private pump(): void {
+    globalThis.clearTimeout(this.timer);
+    if (this.isDropping) return;
+    while (this.fault?.kind !== 'blackhole' && this.pieces.length > 0 && !this.to.writableNeedDrain) {
+      const [piece] = this.pieces;
+      const waitMs = piece!.dueMs - performance.now();
+      if (waitMs > 0) {
+        this.timer = globalThis.setTimeout(() => this.pump(), Math.ceil(waitMs));
+        break;
+      }
+      this.pieces.shift();
+      if (!this.pass(piece!.bytes)) return;
+    }
+    // What cannot go on is left to the sender's own window, so that little is held here.
+    const isStuck = this.fault?.kind === 'blackhole' || this.to.writableNeedDrain;
+    if (isStuck || this.pieces.length > mostPieces) this.from.pause();
+    else this.from.resume();
+  }
+
+  private pass(bytes: Uint8Array | undefined): boolean {
+    if (bytes === undefined) {
+      this.to.end();
+      return true;
+    }
+    if (this.fault?.kind === 'cut') {
+      if (bytes.length > this.bytesLeft || this.bytesLeft === 0) {
+        // `end` would say goodbye; the rest of this connection's life is what has been written, then a reset.
+        if (this.bytesLeft > 0) this.to.write(bytes.subarray(0, this.bytesLeft), this.reset);
+        else this.reset();
+        this.isDropping = true;
+        return false;
+      }
+      this.bytesLeft -= bytes.length;
+    }
+    this.to.write(bytes);
+    return true;
+  }
+}
+
+/** Pieces under way in one direction before the sender has to wait. */
+const mostPieces = 10_000;

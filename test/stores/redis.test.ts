@@ -1,0 +1,470 @@
+import { createHash } from 'node:crypto';
+import { EventEmitter } from 'node:events';
+import { rmSync } from 'node:fs';
+import { OptionsError, StoreError } from 'holdfast';
+import { virtualClock } from 'holdfast/testing';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { type IoredisClient, redisStore } from '../../src/stores/redis.js';
+import * as scripts from '../../src/stores/redis-scripts.js';
+import { redisProgram, startRedis, startReplica } from '../support/servers/redis.ts';
+import type { ServerProcess } from '../support/servers/server-process.ts';
+import { drivers, type RedisConnection } from './redis-clients.ts';
+
+const bytes = (text: string) => new TextEncoder().encode(text);
+const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
+const ttlMs = 60_000;
+
+async function failure(promise: Promise<unknown>): Promise<StoreError> {
+  const error = await promise.catch((thrown: unknown) => thrown);
+  expect(error).toBeInstanceOf(StoreError);
+  return error as StoreError;
+}
+
+const program = await redisProgram();
+let prefixes = 0;
+
+describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ connect }) => {
+  let server: ServerProcess;
+  let admin: RedisConnection;
+  let prefix: string;
+  const connections: RedisConnection[] = [];
+  const open = (port = server.port) => {
+    const connection = connect(port);
+    connections.push(connection);
+    return connection;
+  };
+  const newStore = () => {
+    prefix = `test-${++prefixes}`;
+    return redisStore(open().client, { prefix, timeout: '5s' });
+  };
+  /** The calls of each command, as the server counts them. */
+  const calls = async () => {
+    const lines = `${await admin.command('INFO', 'commandstats')}`.matchAll(/cmdstat_(\S+?):calls=(\d+)/g);
+    return Object.fromEntries([...lines].map(([, name, count]) => [name, Number(count)]));
+  };
+  const reads = async () => Number(/total_reads_processed:(\d+)/.exec(`${await admin.command('INFO', 'stats')}`)![1]);
+
+  beforeAll(async () => {
+    server = await startRedis(program!);
+    admin = open();
+    await admin.command('PING');
+  });
+  afterEach(() => {
+    for (const connection of connections.splice(1)) connection.close();
+  });
+  afterAll(async () => {
+    admin.close();
+    await server?.dispose();
+  });
+
+  it('takes one round trip per verb', async () => {
+    const store = newStore();
+    const { version } = (await store.write('key', bytes('warm'), { ttlMs })) as { version: number };
+    await store.read('key');
+    await store.remove('other');
+    await admin.command('CONFIG', 'RESETSTAT');
+    const readsBefore = await reads();
+    await store.write('key', bytes('1'), { ttlMs, ifVersion: version });
+    await store.write('key', bytes('2'), { ttlMs, ifVersion: 0 });
+    await store.write('key', bytes('3'), { ttlMs });
+    await store.read('key');
+    await store.read('other');
+    await store.remove('key', { ifVersion: 1 });
+    await store.remove('key');
+    expect((await reads()) - readsBefore).toBe(7 + 1);
+    expect(await calls()).toMatchObject({ evalsha: 7 });
+    expect(await calls()).not.toHaveProperty('eval');
+  });
+
+  it('tells the server its scripts again when they are forgotten, and only then', async () => {
+    const store = newStore();
+    await admin.command('SCRIPT', 'FLUSH');
+    await admin.command('CONFIG', 'RESETSTAT');
+    for (let round = 0; round < 2; round++) {
+      expect(await store.write('key', bytes('1'), { ttlMs })).toMatchObject({ ok: true });
+      expect(text((await store.read('key'))?.value)).toBe('1');
+      expect(await store.remove('key')).toBe(true);
+      expect(await store.remove('key')).toBe(false);
+    }
+    expect(await calls()).toMatchObject({ evalsha: 8, eval: 3 });
+  });
+
+  it('keeps one last version for each bucket, beside the records, in the same slot', async () => {
+    const store = newStore();
+    for (let index = 0; index < 3000; index++) await store.write(`key ${index}`, bytes(''), { ttlMs });
+    const keys = (await admin.command('KEYS', `${prefix}{*`)) as string[];
+    const records = keys.filter((key) => /^[^{]+\{\d+\}:key \d+$/.test(key));
+    const buckets = keys.filter((key) => /^[^{]+\{\d+\}$/.test(key));
+    expect([records.length, records.length + buckets.length]).toEqual([3000, keys.length]);
+    // All but a twentieth of them, by chance.
+    expect(buckets.length).toBeGreaterThan(900);
+    expect(buckets.length).toBeLessThanOrEqual(1024);
+    for (const key of records) expect(buckets).toContain(key.slice(0, key.indexOf('}') + 1));
+    const lives = await Promise.all(keys.slice(0, 200).map((key) => admin.command('PTTL', key)));
+    expect(lives.every((life, index) => Number(life) > 0 === keys[index]!.includes(':'))).toBe(true);
+  });
+
+  it('gives versions above the last one of the bucket when the clock was put back', async () => {
+    const store = newStore();
+    await store.write('key', bytes('1'), { ttlMs });
+    const [bucket] = (await admin.command('KEYS', `${prefix}{*}`)) as string[];
+    const ahead = Date.now() * 1000 + 3_600_000_000;
+    await admin.command('SET', bucket!, `${ahead}`);
+    expect(await store.write('key', bytes('2'), { ttlMs })).toEqual({ ok: true, version: ahead + 1 });
+    await store.remove('key');
+    expect(await store.write('key', bytes('3'), { ttlMs, ifVersion: 0 })).toEqual({ ok: true, version: ahead + 2 });
+    // Without it, it is the server's time in microseconds.
+    await admin.command('DEL', bucket!);
+    const { version } = (await store.write('key', bytes('4'), { ttlMs })) as { version: number };
+    expect(Math.abs(version / 1000 - Date.now())).toBeLessThan(5000);
+  });
+
+  it('does not touch what is none of its own', async () => {
+    const store = newStore();
+    await store.write('key', bytes('1'), { ttlMs });
+    const keys = (await admin.command('KEYS', `${prefix}{*`)) as string[];
+    const record = keys.find((key) => key.endsWith(':key'))!;
+    for (const foreign of [
+      ['SET', record, 'foreign'],
+      ['HSET', record, 'field', 'value'],
+    ] as const) {
+      await admin.command('DEL', record);
+      await admin.command(...foreign);
+      const dump = `${await admin.command('DUMP', record)}`;
+      const refused = { reason: 'schema', applied: 'no' };
+      expect(await failure(store.read('key'))).toMatchObject(refused);
+      expect(await failure(store.write('key', bytes('2'), { ttlMs, ifVersion: 0 }))).toMatchObject(refused);
+      expect(`${await admin.command('DUMP', record)}`).toBe(dump);
+    }
+  });
+
+  it('says that there is no memory left, and still reads and removes', async () => {
+    const store = newStore();
+    await store.write('key', bytes('kept'), { ttlMs });
+    await admin.command('CONFIG', 'SET', 'maxmemory', '1');
+    try {
+      const error = await failure(store.write('key', bytes('new'), { ttlMs }));
+      expect(error).toMatchObject({ reason: 'full', applied: 'no' });
+      expect(error.message).toContain('maxmemory');
+      expect(await failure(store.write('other', bytes('new'), { ttlMs, ifVersion: 0 }))).toMatchObject({
+        reason: 'full',
+      });
+      expect(text((await store.read('key'))?.value)).toBe('kept');
+      expect(await store.remove('key')).toBe(true);
+    } finally {
+      await admin.command('CONFIG', 'SET', 'maxmemory', '0');
+    }
+    expect(await store.write('key', bytes('new'), { ttlMs })).toMatchObject({ ok: true });
+  });
+
+  it('says that too few replicas are connected', async () => {
+    const store = newStore();
+    await admin.command('CONFIG', 'SET', 'min-replicas-to-write', '1');
+    const error = await failure(store.write('key', bytes('new'), { ttlMs }));
+    await admin.command('CONFIG', 'SET', 'min-replicas-to-write', '0');
+    expect(error).toMatchObject({ reason: 'failed', applied: 'no' });
+    expect(error.message).toContain('min-replicas-to-write');
+    expect(await store.read('key')).toBeUndefined();
+  });
+
+  it("says that somebody else's script keeps the server busy", async () => {
+    const store = newStore();
+    await store.read('key');
+    await admin.command('CONFIG', 'SET', 'busy-reply-threshold', '1');
+    const endless = open()
+      .command('EVAL', 'while true do end', '0')
+      .catch(() => {});
+    await expect.poll(() => store.read('key').catch((error) => error.reason), { interval: 5 }).toBe('busy');
+    const error = await failure(store.write('key', bytes('new'), { ttlMs }));
+    await admin.command('SCRIPT', 'KILL');
+    await endless;
+    await admin.command('CONFIG', 'SET', 'busy-reply-threshold', '5000');
+    expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
+    expect(await store.read('key')).toBeUndefined();
+  });
+
+  it('is done whole or not at all, whichever of its commands is refused', async () => {
+    const store = newStore();
+    const { version } = (await store.write('key', bytes('kept'), { ttlMs })) as { version: number };
+    const verbs: Record<string, () => Promise<unknown>> = {
+      write: () => store.write('key', bytes('new'), { ttlMs }),
+      'write if': () => store.write('key', bytes('new'), { ttlMs, ifVersion: version }),
+      'refused write': () => store.write('key', bytes('new'), { ttlMs, ifVersion: 0 }),
+      remove: () => store.remove('key'),
+      'remove if': () => store.remove('key', { ifVersion: version }),
+      read: () => store.read('key'),
+    };
+    const keys = ((await admin.command('KEYS', `${prefix}{*`)) as string[]).sort();
+    const state = async () => Promise.all(keys.map((key) => admin.command('GET', key)));
+    const before = await state();
+    const failed = new Map<string, string[]>();
+    for (const command of ['get', 'getrange', 'pttl', 'time', 'set', 'del']) {
+      for (const [name, verb] of Object.entries(verbs)) {
+        // A user of the server's own, who lacks one command.
+        await admin.command('ACL', 'SETUSER', 'default', `-${command}`);
+        const outcome = await verb().catch((error: unknown) => error);
+        await admin.command('ACL', 'SETUSER', 'default', '+@all');
+        if (outcome instanceof StoreError) {
+          expect(outcome).toMatchObject({ reason: 'failed', applied: 'no' });
+          expect(outcome.message).toContain('@scripting');
+          failed.set(command, [...(failed.get(command) ?? []), name]);
+          expect(await state()).toEqual(before);
+        } else {
+          await admin.command('SET', keys[1]!, `${before[1]}`, 'PX', `${ttlMs}`);
+          await admin.command('SET', keys[0]!, `${before[0]}`);
+        }
+      }
+    }
+    expect(Object.fromEntries(failed)).toEqual({
+      get: ['write', 'write if', 'refused write', 'read'],
+      getrange: ['write if', 'refused write', 'remove if'],
+      pttl: ['refused write', 'read'],
+      time: ['write', 'write if'],
+      set: ['write', 'write if'],
+      del: ['remove', 'remove if'],
+    });
+  });
+
+  it('says that the server cannot save to its disk', async () => {
+    const broken = await startRedis(program!, ['--save', '3600', '1']);
+    try {
+      const connection = open(broken.port);
+      const store = redisStore(connection.client, { timeout: '5s' });
+      await store.write('key', bytes('kept'), { ttlMs });
+      rmSync(broken.folder, { recursive: true });
+      await connection.command('BGSAVE');
+      await expect
+        .poll(async () => `${await connection.command('INFO', 'persistence')}`, { interval: 5 })
+        .toContain('rdb_last_bgsave_status:err');
+      const error = await failure(store.write('key', bytes('new'), { ttlMs }));
+      expect(error).toMatchObject({ reason: 'failed', applied: 'no' });
+      expect(error.message).toContain('cannot save to its disk');
+      expect(text((await store.read('key'))?.value)).toBe('kept');
+    } finally {
+      await broken.dispose();
+    }
+  });
+
+  it('says that the server is a replica, and goes on above its versions when it is promoted', async () => {
+    const replica = await startReplica(program!, server);
+    try {
+      const store = newStore();
+      const { version } = (await store.write('key', bytes('kept'), { ttlMs })) as { version: number };
+      await expect.poll(async () => Number(await admin.command('WAIT', '1', '100')), { interval: 5 }).toBe(1);
+      const connection = open(replica.port);
+      const copy = redisStore(connection.client, { prefix, timeout: '5s' });
+      const error = await failure(copy.write('key', bytes('new'), { ttlMs, ifVersion: version }));
+      expect(error).toMatchObject({ reason: 'failed', applied: 'no' });
+      expect(error.message).toContain('this server is a replica');
+      expect(await failure(copy.remove('key'))).toMatchObject({ applied: 'no' });
+      expect(text((await copy.read('key'))?.value)).toBe('kept');
+      // The primary is lost, and somebody promotes the copy.
+      await connection.command('REPLICAOF', 'NO', 'ONE');
+      const blocked = await copy.write('key', bytes('new'), { ttlMs, ifVersion: 0 });
+      expect(blocked).toMatchObject({ ok: false, entry: { version } });
+      const next = (await copy.write('key', bytes('new'), { ttlMs, ifVersion: version })) as { version: number };
+      expect(next.version).toBeGreaterThan(version);
+    } finally {
+      await replica.dispose();
+    }
+  });
+
+  it('says that the client is closed', async () => {
+    const connection = open();
+    await connection.command('PING');
+    const store = redisStore(connection.client);
+    await store.read('key');
+    connection.close();
+    await expect.poll(() => failure(store.read('key')).then(({ reason }) => reason)).toBe('closed');
+    for (const verb of [
+      () => store.read('key'),
+      () => store.write('key', bytes(''), { ttlMs }),
+      () => store.remove('key'),
+    ]) {
+      expect(await failure(verb())).toMatchObject({ reason: 'closed', applied: 'no', store: 'redis' });
+    }
+  });
+});
+
+/** An ioredis that answers as the test says. */
+class FakeClient extends EventEmitter implements IoredisClient {
+  status = 'ready';
+  readonly sent: string[] = [];
+  answer: () => Promise<unknown> = () => new Promise(() => {});
+
+  callBuffer(name: string): Promise<unknown> {
+    this.sent.push(name);
+    return this.answer();
+  }
+
+  become(status: 'ready' | 'close'): void {
+    this.status = status;
+    this.emit(status);
+  }
+
+  get listeningTo(): readonly unknown[] {
+    return this.eventNames();
+  }
+}
+
+function withFake() {
+  const client = new FakeClient();
+  const clock = virtualClock();
+  return { client, clock, store: redisStore(client, { clock }) };
+}
+
+describe('redisStore', () => {
+  it('knows its scripts by their SHA-1', () => {
+    for (const script of [scripts.readScript, scripts.writeScript, scripts.removeScript]) {
+      expect(script.hash).toBe(createHash('sha1').update(script.text).digest('hex'));
+    }
+  });
+
+  it('waits for a client that is connecting, and sends nothing before', async () => {
+    const { client, clock, store } = withFake();
+    client.status = 'connecting';
+    client.answer = async () => 1;
+    const removed = [store.remove('one'), store.remove('two')];
+    await clock.advance(400);
+    expect([client.sent.length, client.listenerCount('ready')]).toEqual([0, 1]);
+    client.become('ready');
+    expect(await Promise.all(removed)).toEqual([true, true]);
+    expect([client.sent.length, clock.pendingTimers, client.listeningTo.length]).toEqual([2, 0, 0]);
+  });
+
+  it('fails after its timeout: with "no" while it waits for the client, with "unknown" for the answer', async () => {
+    const { client, clock, store } = withFake();
+    client.status = 'reconnecting';
+    const early = failure(store.write('key', bytes(''), { ttlMs }));
+    await clock.advance(499);
+    expect(clock.pendingTimers).toBe(1);
+    await clock.advance(1);
+    expect(await early).toMatchObject({ reason: 'timeout', applied: 'no' });
+    expect((await early).message).toContain('no connection to a server for 500 ms');
+    expect([client.sent.length, client.listeningTo.length, clock.pendingTimers]).toEqual([0, 0, 0]);
+    client.become('ready');
+    const verbs = [store.write('key', bytes(''), { ttlMs }), store.remove('key'), store.read('key')].map(failure);
+    await clock.advance(500);
+    const applied = (await Promise.all(verbs)).map((error) => [error.reason, error.applied]);
+    expect(applied).toEqual([
+      ['timeout', 'unknown'],
+      ['timeout', 'unknown'],
+      ['timeout', 'no'],
+    ]);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('rejects at once with the reason of a signal, on its way or waiting, and lets go of it', async () => {
+    const { client, clock, store } = withFake();
+    for (const status of ['ready', 'connecting']) {
+      client.status = status;
+      const controller = new AbortController();
+      const write = store.write('key', bytes(''), { ttlMs, signal: controller.signal }).catch((error) => error);
+      await clock.flush();
+      controller.abort('enough');
+      expect(await write).toBe('enough');
+      expect([clock.pendingTimers, client.listeningTo.length]).toEqual([0, 0]);
+    }
+  });
+
+  it('fails what waits when it is closed, and everything later', async () => {
+    const { client, clock, store } = withFake();
+    client.status = 'connecting';
+    const waiting = failure(store.read('key'));
+    await store.close();
+    expect(await waiting).toMatchObject({ reason: 'closed', applied: 'no' });
+    client.status = 'ready';
+    expect(await failure(store.read('key'))).toMatchObject({ reason: 'closed', applied: 'no' });
+    expect([client.sent.length, clock.pendingTimers, client.listeningTo.length]).toEqual([0, 0, 0]);
+    await store.close();
+  });
+
+  it('ignores what comes after the timeout: an answer, a failure, a server without the script', async () => {
+    for (const late of [
+      () => [],
+      () => {
+        throw new Error('late');
+      },
+      () => {
+        throw new Error('NOSCRIPT No matching script');
+      },
+    ]) {
+      const { client, clock, store } = withFake();
+      client.answer = () => clock.sleep(600).then(late);
+      const error = failure(store.read('key'));
+      await clock.advance(1000);
+      expect(await error).toMatchObject({ reason: 'timeout' });
+      expect(client.sent).toEqual(['evalsha']);
+    }
+  });
+
+  it('fails what was sent when the connection breaks, and takes no answer to what the client sends again', async () => {
+    const { client, clock, store } = withFake();
+    let answer = (_: unknown): void => {};
+    client.answer = () =>
+      new Promise((resolve) => {
+        answer = resolve;
+      });
+    const verbs = [store.remove('key'), store.write('key', bytes(''), { ttlMs }), store.read('key')].map(failure);
+    expect(client.listenerCount('close')).toBe(1);
+    client.become('close');
+    const errors = (await Promise.all(verbs)).map(({ reason, applied }) => [reason, applied]);
+    expect(errors).toEqual([
+      ['closed', 'unknown'],
+      ['closed', 'unknown'],
+      ['closed', 'no'],
+    ]);
+    answer([]);
+    expect([clock.pendingTimers, client.listeningTo.length]).toEqual([0, 0]);
+  });
+
+  it.each([
+    ["READONLY You can't write against a read only replica. script: 1, on @user_script:15.", 'failed', 'no'],
+    ['LOADING Redis is loading the dataset in memory', 'busy', 'no'],
+    ['BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.', 'busy', 'no'],
+    ["OOM command not allowed when used memory > 'maxmemory'.", 'full', 'no'],
+    ['MISCONF Redis is configured to save RDB snapshots, but it is unable to persist to disk.', 'failed', 'no'],
+    [
+      'ERR Error running script (call to f_1): @user_script:15: @user_script: 15: -OOM command not allowed',
+      'full',
+      'no',
+    ],
+    ['CLUSTERDOWN Hash slot not served', 'failed', 'no'],
+    ['NOAUTH Authentication required.', 'failed', 'no'],
+    ["Stream isn't writeable and enableOfflineQueue options is false", 'closed', 'no'],
+    ['The client is closed', 'closed', 'no'],
+    ['Socket closed unexpectedly', 'closed', 'unknown'],
+    ['Connection is closed.', 'closed', 'unknown'],
+    ['read ECONNRESET', 'failed', 'unknown'],
+    ['ERR something new', 'failed', 'unknown'],
+  ])('says of "%s": %s, %s', async (message, reason, applied) => {
+    const { client, clock, store } = withFake();
+    const cause = new Error(message);
+    client.answer = () => Promise.reject(cause);
+    const error = await failure(store.write('key', bytes(''), { ttlMs }));
+    expect(error).toMatchObject({ reason, applied, cause, store: 'redis', operation: 'write' });
+    expect(error.message).toContain(message);
+    expect(await failure(store.read('key'))).toMatchObject({ reason, applied: 'no' });
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('survives a client that throws', async () => {
+    const { client, store } = withFake();
+    client.answer = () => {
+      throw new TypeError('no such argument');
+    };
+    expect(await failure(store.read('key'))).toMatchObject({ reason: 'failed', cause: expect.any(TypeError) });
+  });
+
+  it('refuses what is no client, and bad options, at once', () => {
+    const client = new FakeClient();
+    for (const wrong of [undefined, null, {}, 'redis://localhost', { evalSha() {}, eval() {}, on() {}, off() {} }]) {
+      expect(() => redisStore(wrong as never)).toThrow('a client of ioredis, or of node-redis 5 or later');
+    }
+    for (const prefix of ['', '{a}', 'a b', 'k'.repeat(65)])
+      expect(() => redisStore(client, { prefix })).toThrow(OptionsError);
+    expect(() => redisStore(client, { maxValueBytes: 2 ** 29 })).toThrow('"maxValueBytes"');
+    expect(() => redisStore(client, { timeout: 0 })).toThrow('"timeout"');
+    expect(() => redisStore(client, { timeoutMs: 5 } as object)).toThrow('did you mean "timeout"');
+  });
+});

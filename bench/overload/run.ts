@@ -1,25 +1,21 @@
 /**
  * Overload: what each strategy keeps of a service's capacity when too much comes, in virtual time.
  *
- * `node bench/overload/run.ts [--seeds=N] [--first=N] [--scenarios] [--grid]`, after a build or not: it runs the sources.
+ * `node bench/overload/run.ts [--seeds=N] [--first=N] [--scenarios] [--grid] [--rivals] [--only=NAME]`; it runs the sources,
+ * no build is needed. `--rivals` sets other libraries beside ours, and is played only when asked for.
  * Medians of the seeds; the same seeds play the same runs. All of it takes some minutes.
  */
-import { registerHooks } from 'node:module';
+import './sources.ts';
 import { parseArgs } from 'node:util';
 
-// The sources name each other `.js`, as what is built of them will be called.
-registerHooks({
-  resolve(specifier, context, next) {
-    const isSource =
-      specifier.startsWith('.') && specifier.endsWith('.js') && !context.parentURL?.includes('node_modules');
-    return next(isSource ? `${specifier.slice(0, -3)}.ts` : specifier, context);
-  },
-});
-const { grid, median, play } = await import('../../test/simulation/support/overload.ts');
-const { adaptive, onlyTimeout, oracle, published, unprotected } = await import(
+const { grid, median } = await import('../../test/simulation/support/overload.ts');
+const { adaptive, byStandard, onlyTimeout, oracle, published, unprotected } = await import(
   '../../test/simulation/support/strategies.ts'
 );
+const { playOnPlatform } = await import('./platform.ts');
+const { rivals } = await import('./rivals.ts');
 type Strategy = import('../../test/simulation/support/overload.ts').Strategy;
+type Report = import('../../test/simulation/support/overload.ts').Report;
 type Scenario = import('../../test/simulation/support/overload.ts').Scenario;
 type Shape = import('../../test/simulation/support/services.ts').Shape;
 
@@ -29,13 +25,14 @@ const { values } = parseArgs({
     first: { type: 'string', default: '1' },
     scenarios: { type: 'boolean' },
     grid: { type: 'boolean' },
+    rivals: { type: 'boolean' },
     only: { type: 'string' },
   },
 });
 const seeds = Array.from({ length: Number(values.seeds) }, (_, index) => Number(values.first) + index);
-const both = values.scenarios === values.grid;
+const all = !(values.scenarios || values.grid || values.rivals);
 
-const all: readonly [string, (shape: Shape) => Strategy][] = [
+const own: readonly [string, (shape: Shape) => Strategy][] = [
   ['no protection', () => unprotected],
   ['timeout only', () => onlyTimeout],
   ['AIMD', () => published('aimd')],
@@ -44,26 +41,36 @@ const all: readonly [string, (shape: Shape) => Strategy][] = [
   ['adaptiveLimit()', () => adaptive()],
   ['oracle', oracle],
 ];
-const strategies = all.filter(([name]) => values.only === undefined || name === values.only);
+const beside: readonly [string, (shape: Shape) => Strategy][] = [
+  ['no protection', () => unprotected],
+  ...Object.entries(rivals).map(([name, strategy]) => [name, () => strategy] as [string, () => Strategy]),
+  ['standard()', () => byStandard],
+  ['adaptiveLimit() + timeout', () => adaptive()],
+  ['oracle: bulkhead(20) + timeout', oracle],
+];
+const isWanted = ([name]: readonly [string, unknown]) => values.only === undefined || name === values.only;
+const strategies = own.filter(isWanted);
 
 console.log(`seeds ${seeds.join(', ')}; node bench/overload/run.ts --seeds=${seeds.length} --first=${seeds[0]}`);
 
+const nameWidth = values.rivals ? 50 : 16;
+
 async function runs(strategy: Strategy, shape: Shape, scenario: Scenario) {
   const reports = [];
-  for (const seed of seeds) reports.push(await play({ strategy, shape, scenario, seed }));
+  for (const seed of seeds) reports.push(await playOnPlatform({ strategy, shape, scenario, seed }));
   return reports;
 }
 
 function row(name: string, cells: readonly (string | number)[]): string {
-  return `| ${name.padEnd(16)} | ${cells.map((cell) => String(cell).padStart(9)).join(' | ')} |`;
+  return `| ${name.padEnd(nameWidth)} | ${cells.map((cell) => String(cell).padStart(9)).join(' | ')} |`;
 }
 
-function head(columns: readonly string[]): void {
-  console.log(`\n${row('', columns)}`);
-  console.log(`|${'-'.repeat(18)}|${columns.map(() => `${'-'.repeat(10)}:`).join('|')}|`);
+function head(columns: readonly string[], title = ''): void {
+  console.log(`\n${row(title, columns)}`);
+  console.log(`|${'-'.repeat(nameWidth + 2)}|${columns.map(() => `${'-'.repeat(10)}:`).join('|')}|`);
 }
 
-if (both || values.scenarios) {
+if (all || values.scenarios) {
   const pool = grid['s20/100/4']!;
   const thrash = grid['t20/100/4']!;
   head([
@@ -102,7 +109,7 @@ if (both || values.scenarios) {
   }
 }
 
-if (both || values.grid) {
+if (all || values.grid) {
   head([...Object.keys(grid), 'worst', 'of all', '>= 85']);
   for (const [name, strategyFor] of strategies) {
     const medians: number[] = [];
@@ -116,5 +123,38 @@ if (both || values.grid) {
     console.log(
       row(name, [...medians, Math.min(...medians), least].map((one) => one.toFixed(0)).concat(`${enough}/12`)),
     );
+  }
+}
+
+if (values.rivals) {
+  const show: readonly [string, Exclude<keyof Report, 'seed'>, number][] = [
+    ['goodput %', 'goodput', 1],
+    ['p99 ms', 'p99Ms', 0],
+    ['calls', 'callsPerRequest', 2],
+    ['back s', 'recoverySeconds', 1],
+    ['wasted %', 'wasted', 0],
+    ['after %', 'goodAfter', 1],
+  ];
+  const scenarios: readonly [string, string, Scenario][] = [
+    ['spike', 's20/100/4', 'spike'],
+    ['thrash', 't20/100/4', 'spike'],
+    ['slow', 's20/100/4', 'slow'],
+    ['down', 's20/100/4', 'down'],
+  ];
+  for (const [title, shapeName, scenario] of scenarios) {
+    const shape = grid[shapeName]!;
+    head(
+      show.map(([column]) => column),
+      title,
+    );
+    for (const [name, strategyFor] of beside.filter(isWanted)) {
+      const reports = await runs(strategyFor(shape), shape, scenario);
+      console.log(
+        row(
+          name,
+          show.map(([, field, digits]) => median(reports.map((one) => one[field])).toFixed(digits)),
+        ),
+      );
+    }
   }
 }

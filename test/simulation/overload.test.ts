@@ -3,7 +3,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { seededRandom, virtualClock } from '../../src/testing/index.js';
-import { grid, median, play, type Report, type Scenario, type Strategy } from './support/overload.ts';
+import { grid, median, type Played, play, type Scenario, type Strategy } from './support/overload.ts';
 import { type Shape, serviceOf } from './support/services.ts';
 import { adaptive, onlyTimeout, oracle, published, unprotected } from './support/strategies.ts';
 
@@ -11,13 +11,13 @@ const seeds = [1, 2, 3];
 const pool = grid['s20/100/4']!;
 const thrash = grid['t20/100/4']!;
 
-async function playAll(strategy: Strategy, shape: Shape, scenario: Scenario): Promise<Report[]> {
-  const reports: Report[] = [];
+async function playAll(strategy: Strategy, shape: Shape, scenario: Scenario): Promise<Played[]> {
+  const reports: Played[] = [];
   for (const seed of seeds) reports.push(await play({ strategy, shape, scenario, seed, afterSeconds: 12 }));
   return reports;
 }
 
-const middle = (reports: readonly Report[], field: Exclude<keyof Report, 'seed'>) =>
+const middle = (reports: readonly Played[], field: Exclude<keyof Played, 'seed'>) =>
   median(reports.map((report) => report[field]));
 
 describe('the thrashing service', () => {
@@ -93,7 +93,7 @@ describe('adaptiveLimit without options', () => {
   });
 
   it('is back at once when a service was slow for a while', async () => {
-    const reports: Report[] = [];
+    const reports: Played[] = [];
     for (const seed of seeds) reports.push(await play({ strategy: adaptive(), shape: pool, scenario: 'slow', seed }));
     expect(middle(reports, 'goodAfter')).toBeGreaterThanOrEqual(97);
   });

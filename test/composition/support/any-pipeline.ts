@@ -219,7 +219,7 @@ export function withoutTies(script: Script): Script {
   return spread(script) as Script;
 }
 
-export class Failure extends Error {}
+class Failure extends Error {}
 
 /** How one permit of a recorder fared. */
 export interface PermitRecord {

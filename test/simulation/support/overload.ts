@@ -1,6 +1,6 @@
 /**
  * Overload scenarios: users who come whatever became of those before them, a service that can be overloaded, and between
- * them any strategy. All in virtual time; the same seed plays the same run.
+ * them any strategy. `play` does all in virtual time, where the same seed plays the same run; `playIn` where it is told to.
  *
  * Users come at half of what the service can do, unless told otherwise. Then, for 20 s, ten times as many come (`spike`), or the service takes
  * ten times as long (`slow`), or every call fails at once (`down`), or nothing happens (`calm`). Then it is as before.
@@ -31,7 +31,7 @@ export interface Report {
   readonly callsPerRequest: number;
   /** Seconds after the 20 s until the share of good answers is as before and stays so for 5 s; Infinity if that is not seen. */
   readonly recoverySeconds: number;
-  /** What the service did for nobody, in percent of all it did. */
+  /** What the service did without a good answer, in percent of all it did. */
   readonly wasted: number;
   /** Requests that were turned away without a call, in percent, before the 20 s. */
   readonly shedBefore: number;
@@ -39,6 +39,9 @@ export interface Report {
   readonly goodBefore: number;
   readonly goodDuring: number;
   readonly goodAfter: number;
+}
+
+export interface Played extends Report {
   /** Timers that were left when nothing ran any more. */
   readonly timersLeft: number;
 }
@@ -55,62 +58,89 @@ export interface PlayOptions {
   /** Seconds before and after. Default 20 and 30. */
   readonly beforeSeconds?: number;
   readonly afterSeconds?: number;
+  /** The share of calls that fail at once, by chance, before they reach the service. Default 0. */
+  readonly failing?: number;
+}
+
+/** Where a run takes place. */
+export interface Place {
+  readonly clock: Clock;
+  readonly random: SeededRandom;
+  readonly service: Service;
+  /** Resolves when the clock shows this instant. */
+  until(atMs: number): Promise<void>;
+  /** Resolves when every request has ended. No more of them come. */
+  end(): Promise<unknown>;
 }
 
 const patienceMs = 2_000;
 const failsAfterMs = 2;
 
-/** Plays one run. */
-export async function play(options: PlayOptions): Promise<Report> {
-  const { strategy, shape, scenario, seed, load = 0.5, disturbanceSeconds = 20 } = options;
-  const { beforeSeconds = 20, afterSeconds = 30 } = options;
-  const disturbanceMs = disturbanceSeconds * 1_000;
+/** Plays one run in virtual time. */
+export async function play(options: PlayOptions): Promise<Played> {
   const clock = virtualClock();
-  const random = seededRandom(seed);
-  const service = serviceOf(shape, clock, random.fork('service'));
+  const random = seededRandom(options.seed);
+  const report = await playIn(
+    {
+      clock,
+      random,
+      service: serviceOf(options.shape, clock, random.fork('service')),
+      until: (atMs) => clock.advanceTo(atMs),
+      end: () => clock.runAll({ maxTimers: 10_000_000 }),
+    },
+    options,
+  );
+  return { ...report, timersLeft: clock.pendingTimers };
+}
+
+/** Plays one run. */
+export async function playIn(place: Place, options: PlayOptions): Promise<Report> {
+  const { strategy, shape, scenario, seed, load = 0.5, disturbanceSeconds = 20 } = options;
+  const { beforeSeconds = 20, afterSeconds = 30, failing = 0 } = options;
+  const { clock, random, service } = place;
   const request = strategy({ clock, random: random.fork('strategy') });
-  const startMs = beforeSeconds * 1_000;
+  const beginMs = clock.now();
+  const startMs = beginMs + beforeSeconds * 1_000;
+  const disturbanceMs = disturbanceSeconds * 1_000;
   const endMs = startMs + disturbanceMs;
   const capacityPerMs = shape.workers / shape.meanMs;
   const usual = capacityPerMs * load;
 
   const users = new Users({ clock, random: random.fork('arrivals'), service, request });
-  users.perMs = usual;
-  users.begin();
-  await clock.advanceTo(startMs);
-  if (scenario === 'spike') users.perMs = 10 * usual;
+  users.failing = failing;
+  users.come(usual);
+  await place.until(startMs);
   if (scenario === 'slow') service.slowDown(10);
-  if (scenario === 'down') users.isDown = true;
-  users.begin();
+  if (scenario === 'down') users.failing = 1;
+  users.come(scenario === 'spike' ? 10 * usual : usual);
   const callsBefore = users.calls;
-  await clock.advanceTo(endMs);
+  await place.until(endMs);
   const callsDuring = users.calls - callsBefore;
-  users.perMs = usual;
   service.slowDown(1);
-  users.isDown = false;
-  users.begin();
-  await clock.advanceTo(endMs + afterSeconds * 1_000);
-  users.end();
-  await clock.runAll({ maxTimers: 10_000_000 });
+  users.failing = failing;
+  users.come(usual);
+  await place.until(endMs + afterSeconds * 1_000);
+  users.leave();
+  await place.end();
 
   const during = users.requests.filter(({ atMs }) => atMs >= startMs && atMs < endMs);
   const answers = users.requests.filter((one) => one.isGood && one.endedMs >= startMs && one.endedMs < endMs);
   const latencies = answers.map(({ atMs, endedMs }) => endedMs - atMs).sort((left, right) => left - right);
   const before = users.requests.filter(({ atMs }) => atMs < startMs);
   // The last users may still have been waiting when the run ended; the first ones met a cold start.
-  const settledBefore = before.filter(({ atMs }) => atMs >= startMs / 4 && atMs < startMs - patienceMs);
+  const coldMs = (startMs - beginMs) / 4;
+  const settledBefore = before.filter(({ atMs }) => atMs >= beginMs + coldMs && atMs < startMs - patienceMs);
   return {
     seed,
     goodput: (100 * answers.length) / (capacityPerMs * disturbanceMs),
     p99Ms: latencies[Math.floor(0.99 * latencies.length)] ?? Number.NaN,
     callsPerRequest: callsDuring / during.length,
     recoverySeconds: recoveryOf(users.requests, endMs, endMs + afterSeconds * 1_000, goodShare(settledBefore)),
-    wasted: (100 * service.wasted) / service.completed,
+    wasted: 100 * (1 - users.requests.filter(({ isGood }) => isGood).length / service.completed),
     shedBefore: (100 * before.filter(({ wasShed }) => wasShed).length) / before.length,
     goodBefore: 100 * goodShare(settledBefore),
     goodDuring: 100 * goodShare(during),
     goodAfter: 100 * goodShare(users.requests.filter(({ atMs }) => atMs >= endMs)),
-    timersLeft: clock.pendingTimers,
   };
 }
 
@@ -124,11 +154,14 @@ interface UserRequest {
 /** Users as an open loop: the next one comes whatever becomes of this one. */
 class Users extends Timer {
   readonly requests: UserRequest[] = [];
-  perMs = 0;
-  isDown = false;
   calls = 0;
+  /** The share of calls that fail. */
+  failing = 0;
+  private perMs = 0;
+  private nextAtMs = 0;
   private readonly clock: Clock;
   private readonly random: SeededRandom;
+  private readonly chance: SeededRandom;
   private readonly service: Service;
   private readonly request: (task: Task) => Promise<unknown>;
 
@@ -141,20 +174,31 @@ class Users extends Timer {
     super();
     this.clock = parts.clock;
     this.random = parts.random;
+    this.chance = parts.random.fork('failures');
     this.service = parts.service;
     this.request = parts.request;
   }
 
-  begin(): void {
-    this.clock.schedule(this, this.clock.now() + this.random.exponential(1 / this.perMs));
+  come(perMs: number): void {
+    this.perMs = perMs;
+    this.nextAtMs = this.clock.now() + this.random.exponential(1 / perMs);
+    this.clock.schedule(this, this.nextAtMs);
   }
 
-  end(): void {
+  leave(): void {
     this.clock.cancel(this);
   }
 
   override expire(): void {
-    this.begin();
+    // Real timers are late: whoever should have come meanwhile comes now, so that the rate holds.
+    do {
+      this.nextAtMs += this.random.exponential(1 / this.perMs);
+      this.ask();
+    } while (this.nextAtMs <= this.clock.now());
+    this.clock.schedule(this, this.nextAtMs);
+  }
+
+  private ask(): void {
     const atMs = this.clock.now();
     const one: UserRequest = { atMs, endedMs: Number.NaN, isGood: false, wasShed: false };
     this.requests.push(one);
@@ -176,7 +220,7 @@ class Users extends Timer {
   private call(signal: AbortSignal | undefined): Promise<unknown> {
     this.calls++;
     return new Promise((resolve, reject) => {
-      if (this.isDown) {
+      if (this.failing > 0 && this.chance() < this.failing) {
         this.clock.schedule(new Failure(reject), this.clock.now() + failsAfterMs);
         return;
       }
@@ -195,7 +239,7 @@ class Failure extends Timer {
   }
 
   override expire(): void {
-    this.reject(new Error('the service is down'));
+    this.reject(new Error('the service fails'));
   }
 }
 

@@ -16,9 +16,7 @@ export interface Shape {
 
 export interface Service {
   readonly completed: number;
-  /** Completed for nobody. */
-  readonly wasted: number;
-  /** Takes a request, and goes on with it when the signal aborts. */
+  /** Takes a request. What is behind the answer goes on when the signal aborts. */
   serve(signal?: AbortSignal): Promise<unknown>;
   /** Requests that begin from now on take so many times as long. */
   slowDown(factor: number): void;
@@ -41,12 +39,8 @@ class Pool implements Service {
     return this.model.completed;
   }
 
-  get wasted(): number {
-    return this.model.wasted;
-  }
-
-  serve(signal?: AbortSignal): Promise<unknown> {
-    return this.model.serve(signal);
+  serve(): Promise<unknown> {
+    return this.model.serve();
   }
 
   slowDown(factor: number): void {
@@ -59,14 +53,12 @@ const contention = 0.2;
 
 interface Job {
   readonly endsAtWork: number;
-  readonly signal: AbortSignal | undefined;
   readonly resolve: () => void;
 }
 
 /** Processor sharing with contention: n requests on c workers are served at the rate of c / (1 + 0.2 (n - c) / c) workers. */
 class Thrashing extends Timer implements Service {
   completed = 0;
-  wasted = 0;
   private readonly shape: Shape;
   private readonly clock: Clock;
   private readonly random: SeededRandom;
@@ -85,12 +77,12 @@ class Thrashing extends Timer implements Service {
     this.workAtMs = clock.now();
   }
 
-  serve(signal?: AbortSignal): Promise<void> {
+  serve(): Promise<void> {
     return new Promise((resolve) => {
       this.catchUp();
       const { meanMs, gamma } = this.shape;
       const endsAtWork = this.work + this.random.gamma(meanMs, gamma) * this.factor;
-      this.push({ endsAtWork, signal, resolve });
+      this.push({ endsAtWork, resolve });
       this.arm();
     });
   }
@@ -104,7 +96,6 @@ class Thrashing extends Timer implements Service {
     const job = this.pop();
     this.work = Math.max(this.work, job.endsAtWork);
     this.completed++;
-    if (job.signal?.aborted) this.wasted++;
     job.resolve();
     if (this.jobs.length > 0) this.arm();
   }

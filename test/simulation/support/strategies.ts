@@ -1,7 +1,7 @@
 /**
  * The strategies that the overload scenarios compare: none, the one that knows the service, and what holdfast has.
  */
-import { type AdaptiveLimitOptions, adaptiveLimit, bulkhead, pipeline, timeout } from '../../../src/index.js';
+import { type AdaptiveLimitOptions, adaptiveLimit, bulkhead, pipeline, standard, timeout } from '../../../src/index.js';
 import type { Strategy } from './overload.ts';
 import type { Shape } from './services.ts';
 
@@ -32,6 +32,12 @@ export const adaptive =
     const calls = pipeline(adaptiveLimit({ clock, random, ...options }), timeout({ after: attemptTimeout, clock }));
     return (task) => calls.execute(task);
   };
+
+/** The preset, with the times of the scenarios. */
+export const byStandard: Strategy = ({ clock, random }) => {
+  const calls = standard({ clock, random, deadline: '2s', timeout: attemptTimeout });
+  return (task) => calls.execute(task);
+};
 
 /** A published rule as it is published: no queue. Its least limit is lowered to 2, so that small services have a chance. */
 export const published = (algorithm: 'aimd' | 'vegas' | 'gradient2'): Strategy =>

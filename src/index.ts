@@ -114,8 +114,10 @@ export type {
   Refused,
   Store,
   StoreCallOptions,
+  StoreChange,
   StoreRemoveOptions,
   StoreTransaction,
+  StoreWatch,
   StoreWriteOptions,
   Written,
 } from './stores/store.js';

@@ -1,8 +1,8 @@
 /**
  * Clock: where time comes from. Durations are measured on monotonic time; wall time serves only dates in headers.
  *
- * Promise: a timer never fires early; a pending timer keeps the process alive; one turn of the event loop after the
- * last timer has gone the clock holds no timer of the platform, so idle policies own none.
+ * Promise: a timer never fires early; a pending timer keeps the process alive, unless it is one of the background's; one turn
+ * of the event loop after the last timer has gone the clock holds no timer of the platform, so idle policies own none.
  */
 import { TimerWheel, type WheelNode } from '../structures/timer-wheel.js';
 
@@ -31,6 +31,8 @@ export interface Clock {
   schedule(timer: Timer, atMs: number): void;
   /** Takes the timer back; one that is not scheduled is left as it is. */
   cancel(timer: Timer): void;
+  /** The same time, for housekeeping: its timers do not keep the process alive. Where it is missing, the clock itself serves. */
+  readonly background?: Clock | undefined;
 }
 
 /** The longest wait a platform timer can do; also the longest duration any option takes. */
@@ -51,11 +53,23 @@ class SystemClock implements Clock {
   /** Timers beyond the reach of the wheel, each with one that brings it nearer. */
   private readonly far = new Map<Timer, Timer>();
   private sweepIsDue = false;
+  private readonly keepsAlive: boolean;
+  private backgroundClock: SystemClock | undefined = undefined;
   private readonly onPlatformTimer = () => this.wake();
   private readonly sweep = () => {
     this.sweepIsDue = false;
     if (this.wheel.size === 0) this.disarm();
   };
+
+  constructor(keepsAlive: boolean) {
+    this.keepsAlive = keepsAlive;
+  }
+
+  get background(): Clock {
+    if (!this.keepsAlive) return this;
+    this.backgroundClock ??= new SystemClock(false);
+    return this.backgroundClock;
+  }
 
   now(): number {
     this.performance ??= globalThis.performance;
@@ -117,6 +131,8 @@ class SystemClock implements Clock {
     // The tick is known modulo 2^32; the difference is small, so it is exact.
     const waitMs = ((tick - Math.floor(nowMs)) | 0) - (nowMs % 1);
     this.platformTimer = setTimer(this.onPlatformTimer, Math.min(Math.max(waitMs, 1), longestWaitMs));
+    // Where a timer is a number there is no process to keep.
+    if (!this.keepsAlive) (this.platformTimer as { unref?(): void }).unref?.();
   }
 
   private disarm(): void {
@@ -154,7 +170,7 @@ function expireTimer(timer: Timer): void {
  * console.log(systemClock.now() - startedMs >= 0);
  * ```
  */
-export const systemClock: Clock = /* @__PURE__ */ new SystemClock();
+export const systemClock: Clock = /* @__PURE__ */ new SystemClock(true);
 
 class WakeUp extends Timer {
   private readonly then: () => void;

@@ -82,8 +82,30 @@ export interface ClosableStore extends Store {
   close(): Promise<void>;
 }
 
+/** What a watcher is told. */
+export type StoreChange =
+  /** The key was written or removed, by anybody. That its time was over is not told. */
+  | { readonly kind: 'changed' }
+  /** Changes may have been missed, because the connection was lost for a while. */
+  | { readonly kind: 'gap' };
+
+/** A watch that goes on until it is closed. */
+export interface StoreWatch {
+  /** Resolves once changes are told; from then on each is told, or a gap is. Rejects with {@link StoreError} when it cannot begin. */
+  readonly ready: Promise<void>;
+  /** Ends it, and never throws. No listener is called afterwards. Safe to repeat. */
+  close(): void;
+}
+
 /** Beyond the three verbs. */
 export interface NativeCapabilities {
+  /**
+   * Tells when a key has changed, so that who waits for it need not ask again and again. A hint and no more: it may come late, twice, or not at
+   * all, so whoever waits also asks slowly.
+   */
+  readonly watch?: (key: string, onChange: (change: StoreChange) => void) => StoreWatch;
+  /** What each of up to 1,000 keys holds, in their order, by one round trip; in a cluster by one for each node. */
+  readonly readMany?: (keys: readonly string[], options?: StoreCallOptions) => Promise<readonly (Entry | undefined)[]>;
   /**
    * Runs a function inside one transaction of the store's database, so that what it writes there and what it writes to
    * the store are done together or not at all.

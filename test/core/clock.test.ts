@@ -85,4 +85,15 @@ describe('a process', () => {
     expect(output).toBe('done\n');
     expect(elapsedMs).toBeLessThan(15_000);
   });
+
+  it('ends although the background still waits for something', () => {
+    const { output, elapsedMs } = run(`
+      import { callbackTimer, systemClock } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
+      const { background } = systemClock;
+      background.schedule(callbackTimer(() => console.log('late')), background.now() + 60_000);
+      await new Promise((resolve) => systemClock.schedule(callbackTimer(resolve), systemClock.now() + 20));
+      console.log('done');`);
+    expect(output).toBe('done\n');
+    expect(elapsedMs).toBeLessThan(15_000);
+  });
 });

@@ -1,0 +1,171 @@
+/**
+ * Lease keeper: renews a claim on a record of a store for as long as it is wanted, and knows when it is no longer sure.
+ *
+ * Promise: `onLost` is called before the store can give the claim to anybody else, whatever hangs. The end is counted from just before
+ * the write was sent, on whichever clock of this process went further, less 1 % and 2 ms for clocks that differ, less a margin.
+ * After: Gray and Cheriton, "Leases" (1989); the leader election of Kubernetes' client-go (renew deadline before lease duration).
+ */
+import { type Clock, callbackTimer } from '../core/clock.js';
+
+/** Shortest time between the end here and the end at the store: to stop what relies on the lease. */
+export const leastMarginMs = 50;
+
+/** The margin when none is given: a tenth of the lease, at least 50 ms. */
+export function defaultMarginMs(leaseMs: number): number {
+  return Math.max(leastMarginMs, leaseMs / 10);
+}
+
+/** When something was sent. Monotonic time stops while a machine sleeps, wall time may be set: each covers for the other. */
+export interface Instant {
+  readonly monotonicMs: number;
+  readonly wallMs: number;
+}
+
+export function instantOf(clock: Clock): Instant {
+  return { monotonicMs: clock.now(), wallMs: clock.wallNow() };
+}
+
+export interface LeaseTerms {
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly leaseMs: number;
+  readonly marginMs: number;
+  /**
+   * Renews once, for so long: true when that is done, false when the record is somebody else's now. A rejection says nothing, and it is
+   * tried again. Its signal ends after a quarter of the lease; at no time are there two of them.
+   */
+  readonly renew: (leaseMs: number, signal: AbortSignal) => Promise<boolean>;
+  /** Called once. `'taken'`: the store has said so; `'expired'`: nobody can say any more. */
+  readonly onLost: (reason: 'taken' | 'expired') => void;
+}
+
+/** `'suspect'`: the last try to renew has failed, and there is still time for another. */
+export type LeaseState = 'held' | 'suspect' | 'lost' | 'ended';
+
+export class LeaseKeeper {
+  private readonly terms: LeaseTerms;
+  private readonly background: Clock;
+  private leaseMs: number;
+  private sent: Instant;
+  private current: LeaseState = 'held';
+  private running: Promise<boolean | undefined> | undefined = undefined;
+  private readonly end = callbackTimer(() => this.check());
+  private readonly renewal = callbackTimer(() => void this.renew());
+
+  /** For a claim whose first write was sent at `sent` and has been done. */
+  constructor(terms: LeaseTerms, sent: Instant) {
+    this.terms = terms;
+    this.background = terms.clock.background ?? terms.clock;
+    this.leaseMs = terms.leaseMs;
+    this.sent = sent;
+    this.plan();
+  }
+
+  get state(): LeaseState {
+    this.check();
+    return this.current;
+  }
+
+  /** Whether nobody else can have it: looked up anew, so that a process that was frozen finds out before it goes on. */
+  isHeld(): boolean {
+    this.check();
+    return this.current === 'held' || this.current === 'suspect';
+  }
+
+  /** Milliseconds until it is lost unless it is renewed; 0 when it is. */
+  remainingMs(): number {
+    if (this.current === 'lost' || this.current === 'ended') return 0;
+    const { clock } = this.terms;
+    const passedMs = Math.max(clock.now() - this.sent.monotonicMs, clock.wallNow() - this.sent.wallMs);
+    return Math.max(0, this.safeMs() - passedMs);
+  }
+
+  /** Renews now, from here on for so long. Whether that was done; undefined when nobody knows. */
+  async extend(leaseMs = this.leaseMs): Promise<boolean | undefined> {
+    await this.running;
+    if (!this.isHeld()) return false;
+    this.leaseMs = leaseMs;
+    return this.renew();
+  }
+
+  /** Renews no more and is not lost any more. Resolves when no renewal is on its way, so that what follows is not overtaken. */
+  async stop(): Promise<void> {
+    if (this.current !== 'lost') this.current = 'ended';
+    this.cancel();
+    await this.running;
+  }
+
+  /** How long it can be relied on, counted from when the last renewal was sent. */
+  private safeMs(): number {
+    return this.leaseMs * 0.99 - 2 - this.terms.marginMs;
+  }
+
+  private plan(): void {
+    const { monotonicMs } = this.sent;
+    this.background.schedule(this.end, monotonicMs + this.safeMs());
+    this.background.schedule(this.renewal, monotonicMs + this.leaseMs / 3);
+  }
+
+  private cancel(): void {
+    this.background.cancel(this.end);
+    this.background.cancel(this.renewal);
+  }
+
+  private check(): void {
+    if (this.current === 'lost' || this.current === 'ended' || this.remainingMs() > 0) return;
+    this.lose('expired');
+  }
+
+  private lose(reason: 'taken' | 'expired'): void {
+    this.current = 'lost';
+    this.cancel();
+    this.terms.onLost(reason);
+  }
+
+  private renew(): Promise<boolean | undefined> {
+    this.running ??= this.tryOnce().finally(() => {
+      this.running = undefined;
+    });
+    return this.running;
+  }
+
+  private async tryOnce(): Promise<boolean | undefined> {
+    const { clock, random } = this.terms;
+    this.background.cancel(this.renewal);
+    const sent = instantOf(clock);
+    const answer = await this.ask();
+    // It may have been lost or given back meanwhile; then the answer comes too late to matter.
+    if (!this.isHeld()) return answer;
+    if (answer === true) {
+      this.sent = sent;
+      this.current = 'held';
+      this.plan();
+    } else if (answer === false) this.lose('taken');
+    else {
+      this.current = 'suspect';
+      this.background.schedule(this.renewal, clock.now() + (this.leaseMs / 20) * (0.5 + random()));
+    }
+    return answer;
+  }
+
+  /** Undefined: no answer in time, or a failure. */
+  private async ask(): Promise<boolean | undefined> {
+    const { clock, renew } = this.terms;
+    const controller = new AbortController();
+    let timer = callbackTimer(() => {});
+    const patience = new Promise<undefined>((resolve) => {
+      timer = callbackTimer(() => {
+        controller.abort();
+        resolve(undefined);
+      });
+    });
+    this.background.schedule(timer, clock.now() + this.leaseMs / 4);
+    try {
+      return await Promise.race([renew(this.leaseMs, controller.signal), patience]);
+    } catch {
+      return undefined;
+    } finally {
+      this.background.cancel(timer);
+    }
+  }
+}

@@ -8,7 +8,7 @@
 import { type Clock, callbackTimer } from '../core/clock.js';
 
 /** Shortest time between the end here and the end at the store: to stop what relies on the lease. */
-export const leastMarginMs = 50;
+const leastMarginMs = 50;
 
 /** The margin when none is given: a tenth of the lease, at least 50 ms. */
 export function defaultMarginMs(leaseMs: number): number {

@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { instantOf, LeaseKeeper } from '../../src/coordination/lease.js';
+import { defaultMarginMs, instantOf, LeaseKeeper } from '../../src/coordination/lease.js';
 import { virtualClock } from '../../src/testing/index.js';
 
 function keeper(renew: (leaseMs: number, signal: AbortSignal) => Promise<boolean>) {
   const clock = virtualClock();
   const lost: [reason: string, atMs: number][] = [];
-  const terms = { clock, random: () => 0.5, leaseMs: 3_000, marginMs: 300, renew };
+  const terms = { clock, random: () => 0.5, leaseMs: 3_000, marginMs: defaultMarginMs(3_000), renew };
   const lease = new LeaseKeeper({ ...terms, onLost: (reason) => lost.push([reason, clock.now()]) }, instantOf(clock));
   return { clock, lease, lost };
 }

@@ -23,6 +23,8 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: ['test/package/**'],
           pool: 'threads',
+          // Real servers on a machine that does other things as well.
+          testTimeout: 20_000,
           typecheck: {
             enabled: true,
             checker: 'node_modules/ts7/bin/tsc',

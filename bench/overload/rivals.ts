@@ -15,6 +15,7 @@ import {
   wrap,
 } from 'cockatiel';
 import CircuitBreaker, { type Options } from 'opossum';
+import pLimit from 'p-limit';
 import pRetry from 'p-retry';
 import pTimeout from 'p-timeout';
 import type { Strategy, Task } from '../../test/simulation/support/overload.ts';
@@ -32,6 +33,12 @@ const retried: Strategy = () => (task) =>
     },
     { retries: 3 },
   );
+
+/** Its queue has no bound, and who waits in it has no limit of time: the timeout is an attempt's. */
+const limited: Strategy = () => {
+  const places = pLimit(limit);
+  return (task) => places(() => pTimeout(task({}), { milliseconds }));
+};
 
 const opossum =
   (options: Options): Strategy =>
@@ -58,6 +65,7 @@ const cockatiel =
 
 export const rivals = {
   'p-retry 3 + p-timeout': retried,
+  'p-limit(20) + p-timeout': limited,
   'opossum, defaults': opossum({}),
   'opossum, timeout 1 s': opossum({ timeout: milliseconds }),
   'opossum, timeout 1 s, capacity 20': opossum({ timeout: milliseconds, capacity: limit }),

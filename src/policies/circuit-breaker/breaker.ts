@@ -17,6 +17,7 @@ import { bucketsPerWindow, TimeWindow } from '../../structures/time-window.js';
 import { retryHintOf } from '../retry/retry-after.js';
 import type { CircuitBreaker } from './circuit-breaker.js';
 import type { Group, GroupMember } from './group.js';
+import { noteKept } from './made-per-call.js';
 import { type GroupSettings, type Settings, sameSettings } from './settings.js';
 import { type CircuitSnapshot, type CircuitState, isSnapshot } from './snapshot.js';
 
@@ -453,6 +454,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
   joinGroup(group: Group): void {
     const { settings } = this;
     if (settings.group !== undefined) return;
+    noteKept(this.name);
     const shared = group.settings;
     if (shared !== undefined && sameSettings(shared.alone, settings)) this.settings = shared;
     else {

@@ -27,6 +27,7 @@ import { type Handles, handlesThrows } from '../../core/outcome.js';
 import type { Guard, Permit, Refusal } from '../../core/policy.js';
 import { bucketsPerWindow } from '../../structures/time-window.js';
 import { Breaker } from './breaker.js';
+import { noteMade } from './made-per-call.js';
 import type { Settings } from './settings.js';
 import type { CircuitSnapshot, CircuitState } from './snapshot.js';
 
@@ -150,6 +151,7 @@ const rateField = (): Field<number> => ({
  */
 export function circuitBreaker(options?: CircuitBreakerOptions): CircuitBreaker {
   const { name, ...settings } = settingsOf(options);
+  noteMade(name);
   return new Breaker(name, settings);
 }
 

@@ -101,9 +101,10 @@ describe('retry', () => {
     await run(
       {
         attempts: 3,
-        backoff: ({ attempt, previousDelayMs, error, random }) => (
-          seen.push([attempt, previousDelayMs, error, random()]), attempt * 7
-        ),
+        backoff: ({ attempt, previousDelayMs, error, random }) => {
+          seen.push([attempt, previousDelayMs, error, random()]);
+          return attempt * 7;
+        },
       },
       (attempt) => Promise.reject(attempt),
     );
@@ -385,7 +386,10 @@ describe('retry', () => {
       const guard = {
         name: 'guard',
         asked: 0,
-        admit: () => (guard.asked++, refuse(new RejectedError('ERR_X', 'no', { policy: 'guard', retryAfterMs }))),
+        admit() {
+          guard.asked++;
+          return refuse(new RejectedError('ERR_X', 'no', { policy: 'guard', retryAfterMs }));
+        },
       };
       return guard;
     };

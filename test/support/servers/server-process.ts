@@ -16,8 +16,14 @@ export interface ServerKind {
   readonly name: string;
   readonly program: Program;
   readonly args: (place: { readonly port: number; readonly folder: string }) => readonly string[];
-  /** The line that is sent to the port, and what the answer begins with once the server is ready. */
-  readonly ping: { readonly request: string; readonly answer: string };
+  /** Done once, before the first start. */
+  readonly prepare?: (folder: string) => Promise<void>;
+  /** Whom it runs as, where the one that runs the tests may not. */
+  readonly user?: { readonly uid: number; readonly gid: number } | undefined;
+  /** The line that is sent to the port, and what the answer begins with once the server is ready; or a way of its own to ask. */
+  readonly ping: { readonly request: string; readonly answer: string } | ((port: number) => Promise<boolean>);
+  /** What asks it to end. Default SIGTERM. */
+  readonly stopSignal?: NodeJS.Signals;
 }
 
 const longestStartMs = 10_000;
@@ -41,6 +47,7 @@ export class ServerProcess {
     for (let tries = 1; ; tries++) {
       const server = new ServerProcess(kind, await freePort());
       try {
+        await kind.prepare?.(server.folder);
         await server.start();
         return server;
       } catch (error) {
@@ -60,7 +67,9 @@ export class ServerProcess {
     const args = [file, ...this.kind.args(this)];
     // The kernel kills the child when its parent is gone: no clean-up code runs after a SIGKILL.
     const setpriv = '/usr/bin/setpriv';
-    const command = existsSync(setpriv) ? [setpriv, '--pdeathsig', 'KILL', ...args] : args;
+    const { user } = this.kind;
+    const as = user === undefined ? [] : ['--reuid', `${user.uid}`, '--regid', `${user.gid}`, '--clear-groups'];
+    const command = existsSync(setpriv) ? [setpriv, '--pdeathsig', 'KILL', ...as, ...args] : args;
     const log = openSync(this.logFile, 'a');
     const child = spawn(command[0]!, command.slice(1), {
       cwd: this.folder,
@@ -88,7 +97,7 @@ export class ServerProcess {
 
   /** Asks it to end, and waits until it has. */
   async stop(): Promise<void> {
-    await this.end('SIGTERM');
+    await this.end(this.kind.stopSignal ?? 'SIGTERM');
   }
 
   /** Ends it where it stands, as a crash does. */
@@ -132,7 +141,7 @@ export class ServerProcess {
     return join(this.folder, 'log');
   }
 
-  private async end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+  private async end(signal: NodeJS.Signals): Promise<void> {
     const { child } = this;
     if (child === undefined || !this.isRunning) return;
     const gone = once(child, 'exit');
@@ -157,7 +166,9 @@ export class ServerProcess {
   }
 
   private async answers(): Promise<boolean> {
-    const { request, answer } = this.kind.ping;
+    const { ping } = this.kind;
+    if (typeof ping === 'function') return ping(this.port);
+    const { request, answer } = ping;
     return this.ask(request).then(
       (text) => text.startsWith(answer),
       () => false,

@@ -1,0 +1,159 @@
+/**
+ * Postgres schema: one table, one sequence and one function for each verb, as SQL that a team can review and run by itself.
+ *
+ * A verb is one call of one function, so one round trip, outside or inside a transaction, and works behind a pooler: it leaves nothing in
+ * the session. A version is given while the row of its key is locked, as the next of the sequence or one more than the last one, so it
+ * grows per key in the order in which writes were done. What is removed stays as a row without a value until its time is over, so that there is
+ * a row to lock. The functions are named with the version of the schema: an older program goes on with its own while a newer one is deployed.
+ * After: PostgreSQL 18 documentation, 13.2 "Transaction Isolation", 13.3 "Explicit Locking", 9.17 "Sequence Manipulation Functions".
+ */
+
+/** The version of what {@link postgresSchema} makes now. */
+const schemaVersion = 1;
+
+/** One step of the schema. Each may be run more than once, and leaves the steps before it in use. */
+export interface PostgresMigration {
+  readonly version: number;
+  readonly sql: string;
+}
+
+/** The names of the functions of a table. */
+export function functionsOf(table: string) {
+  const name = (verb: string) => `${table}_${verb}_v${schemaVersion}`;
+  return {
+    read: name('read'),
+    readMany: name('read_many'),
+    write: name('write'),
+    remove: name('remove'),
+    sweep: name('sweep'),
+  };
+}
+
+/**
+ * The SQL of the schema, step by step, for a table of this name.
+ *
+ * Run it with your own tool, or let `store.migrate()` do it. The role that uses the store needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the table and `USAGE`
+ * on the sequence `<table>_versions`; the one that migrates must own them.
+ *
+ * @param table - A name as for the option `table` of `postgresStore`, default `'holdfast'`.
+ * @example
+ * ```ts
+ * import { postgresMigrations } from 'holdfast/postgres';
+ *
+ * for (const { version, sql } of postgresMigrations('holdfast')) console.log(version, sql.includes('CREATE TABLE')); // 1 true
+ * ```
+ */
+export function postgresMigrations(table = 'holdfast'): readonly PostgresMigration[] {
+  const { read, readMany, write, remove, sweep } = functionsOf(table);
+  const entry =
+    'done boolean, new_version float8, held_version float8, held_value bytea, age_ms float8, left_ms float8';
+  const sql = `
+CREATE SEQUENCE IF NOT EXISTS ${table}_versions;
+
+CREATE TABLE IF NOT EXISTS ${table} (
+  key bytea PRIMARY KEY,
+  version bigint NOT NULL,
+  -- Without a value it has been removed, and is kept for its version.
+  value bytea,
+  written_at timestamptz NOT NULL,
+  expires_at timestamptz NOT NULL
+) WITH (fillfactor = 70);
+
+CREATE INDEX IF NOT EXISTS ${table}_expires_at ON ${table} (expires_at);
+
+CREATE OR REPLACE FUNCTION ${read}(wanted bytea)
+RETURNS TABLE (held_version float8, held_value bytea, age_ms float8, left_ms float8)
+LANGUAGE sql VOLATILE AS $$
+  SELECT version::float8, value,
+    extract(epoch FROM clock.now - written_at)::float8 * 1000, extract(epoch FROM expires_at - clock.now)::float8 * 1000
+  FROM ${table}, LATERAL (SELECT clock_timestamp() AS now) AS clock
+  WHERE key = wanted AND value IS NOT NULL AND expires_at > clock.now
+$$;
+
+CREATE OR REPLACE FUNCTION ${readMany}(wanted bytea[])
+RETURNS TABLE (held_key bytea, held_version float8, held_value bytea, age_ms float8, left_ms float8)
+LANGUAGE sql VOLATILE AS $$
+  SELECT key, version::float8, value,
+    extract(epoch FROM clock.now - written_at)::float8 * 1000, extract(epoch FROM expires_at - clock.now)::float8 * 1000
+  FROM ${table}, LATERAL (SELECT clock_timestamp() AS now) AS clock
+  WHERE key = ANY (wanted) AND value IS NOT NULL AND expires_at > clock.now
+$$;
+
+-- if_version: NULL for any, 0 for none. announce: the channel that is told, or NULL.
+CREATE OR REPLACE FUNCTION ${write}(wanted bytea, new_value bytea, ttl_ms float8, if_version float8, announce text)
+RETURNS TABLE (${entry})
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  held ${table}%ROWTYPE;
+  now timestamptz;
+  is_live boolean;
+  given bigint;
+BEGIN
+  LOOP
+    IF if_version IS NOT NULL THEN
+      -- Most refusals are found without a lock.
+      SELECT * INTO held FROM ${table} WHERE key = wanted;
+      now := clock_timestamp();
+      is_live := FOUND AND held.value IS NOT NULL AND held.expires_at > now;
+      IF is_live AND held.version <> if_version THEN
+        RETURN QUERY SELECT false, NULL::float8, held.version::float8, held.value,
+          extract(epoch FROM now - held.written_at)::float8 * 1000, extract(epoch FROM held.expires_at - now)::float8 * 1000;
+        RETURN;
+      ELSIF NOT is_live AND if_version <> 0 THEN
+        RETURN QUERY SELECT false, NULL::float8, NULL::float8, NULL::bytea, NULL::float8, NULL::float8;
+        RETURN;
+      END IF;
+    END IF;
+    SELECT * INTO held FROM ${table} WHERE key = wanted FOR UPDATE;
+    IF NOT FOUND THEN
+      now := clock_timestamp();
+      INSERT INTO ${table} AS entry (key, version, value, written_at, expires_at)
+        VALUES (wanted, nextval('${table}_versions'), new_value, now, now + ttl_ms * interval '1 millisecond')
+        ON CONFLICT (key) DO NOTHING
+        RETURNING entry.version INTO given;
+      -- Somebody else was quicker: there is a row to lock now.
+      CONTINUE WHEN given IS NULL;
+    ELSE
+      now := clock_timestamp();
+      is_live := held.value IS NOT NULL AND held.expires_at > now;
+      -- It has changed before it was locked: look again.
+      CONTINUE WHEN if_version IS NOT NULL AND if_version <> CASE WHEN is_live THEN held.version ELSE 0 END;
+      UPDATE ${table} AS entry
+        SET version = greatest(nextval('${table}_versions'), held.version + 1), value = new_value,
+          written_at = now, expires_at = now + ttl_ms * interval '1 millisecond'
+        WHERE entry.key = wanted
+        RETURNING entry.version INTO given;
+    END IF;
+    IF announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
+    RETURN QUERY SELECT true, given::float8, NULL::float8, NULL::bytea, NULL::float8, NULL::float8;
+    RETURN;
+  END LOOP;
+END $$;
+
+CREATE OR REPLACE FUNCTION ${remove}(wanted bytea, if_version float8, announce text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+  UPDATE ${table} AS entry SET value = NULL, version = greatest(nextval('${table}_versions'), entry.version + 1)
+    WHERE entry.key = wanted AND entry.value IS NOT NULL AND entry.expires_at > clock_timestamp()
+      AND (if_version IS NULL OR entry.version = if_version);
+  IF NOT FOUND THEN RETURN false; END IF;
+  IF announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
+  RETURN true;
+END $$;
+
+-- Deletes rows whose time is over, at most so many, and none that somebody is at.
+CREATE OR REPLACE FUNCTION ${sweep}(most integer)
+RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  swept integer;
+BEGIN
+  DELETE FROM ${table} WHERE key IN (
+    SELECT key FROM ${table} WHERE expires_at < clock_timestamp() ORDER BY expires_at LIMIT most FOR UPDATE SKIP LOCKED
+  );
+  GET DIAGNOSTICS swept = ROW_COUNT;
+  RETURN swept;
+END $$;`;
+  return [{ version: schemaVersion, sql }];
+}

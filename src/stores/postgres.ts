@@ -1,0 +1,684 @@
+/**
+ * Postgres store: a row per key, for all processes that reach the database.
+ *
+ * Promise: a verb is one call of a function, done whole or not at all; nothing is sent a second time, and nothing after its verb has
+ * failed without being sent. A version grows per key across remove, expiry, restart and failover, as far as the server keeps what it has committed.
+ */
+import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
+import { checkArgument, checkOptions, duration, having, optional, withDefault } from '../core/options.js';
+import { functionsOf, postgresMigrations } from './postgres-schema.js';
+import {
+  type ClosableStore,
+  type Entry,
+  maxValueBytesField,
+  type NativeCapabilities,
+  prefixField,
+  type Refused,
+  type Store,
+  type StoreCallOptions,
+  type StoreChange,
+  type StoreRemoveOptions,
+  type StoreWatch,
+  type StoreWriteOptions,
+  VerbChecks,
+  type Written,
+} from './store.js';
+
+export { type PostgresMigration, postgresMigrations } from './postgres-schema.js';
+
+/** What {@link postgresStore} needs of a client of `pg`: one connection. */
+export interface PgClient {
+  query(query: { readonly text: string; readonly values?: unknown[] }): Promise<{ readonly rows: unknown[] }>;
+  // biome-ignore lint/suspicious/noExplicitAny: each event has a listener of its own type.
+  on(event: any, listener: (...values: any[]) => void): unknown;
+  // biome-ignore lint/suspicious/noExplicitAny: see above.
+  off(event: any, listener: (...values: any[]) => void): unknown;
+}
+
+/** A client that a pool of `pg` has lent. */
+export interface PgPoolClient extends PgClient {
+  release(destroy?: Error | boolean): void;
+}
+
+/** What {@link postgresStore} needs of `pg`: a `Pool` has it. */
+export interface PgPool {
+  connect(): Promise<PgPoolClient>;
+  // biome-ignore lint/suspicious/noExplicitAny: each event has a listener of its own type.
+  on(event: any, listener: (...values: any[]) => void): unknown;
+  // biome-ignore lint/suspicious/noExplicitAny: see above.
+  off(event: any, listener: (...values: any[]) => void): unknown;
+}
+
+/** What {@link postgresStore} needs of postgres.js, version 3: what its factory answers has it. */
+export interface PostgresJs {
+  // biome-ignore lint/suspicious/noExplicitAny: its own types are generic over the types that a user adds.
+  unsafe(query: string, values?: any[], options?: any): PromiseLike<unknown>;
+  // biome-ignore lint/suspicious/noExplicitAny: see above.
+  reserve(): Promise<any>;
+  listen(
+    channel: string,
+    onNotify: (payload: string) => void,
+    onListen?: () => void,
+  ): Promise<{ unlisten(): Promise<void> }>;
+}
+
+/** What a transaction of the user's runs on: a client of `pg`, or the `sql` that postgres.js gives to `sql.begin`. */
+export type PostgresTransaction = PgClient | Pick<PostgresJs, 'unsafe'>;
+
+/** Options of {@link postgresStore}. */
+export interface PostgresStoreOptions {
+  /** Goes before each key: stores with different prefixes share a table and never meet. Default `'holdfast'`. */
+  readonly prefix?: string;
+  /** How long a verb waits for a connection and the answer together: milliseconds, or a literal. Default `'500ms'`. */
+  readonly timeout?: Duration;
+  /** Most bytes of one value, from 1 to 1 GiB. Default 1 MiB. */
+  readonly maxValueBytes?: number;
+  /** The table, with its schema if it is not on the search path: letters, digits and `_`, at most 40 each. Default `'holdfast'`. */
+  readonly table?: string;
+  /**
+   * Makes `watch` possible. For `pg` a function that answers a connected client of its own, called again whenever that one was lost; for postgres.js its `sql`. It
+   * needs a connection of its own to the server, not one through a pooler. Changes are told by stores that have a listener.
+   */
+  readonly listener?: (() => Promise<PgClient>) | PostgresJs;
+  /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */
+  readonly clock?: Clock;
+}
+
+/** What {@link postgresStore} makes. */
+export interface PostgresStore extends ClosableStore {
+  readonly native: NativeCapabilities & {
+    readonly readMany: NonNullable<NativeCapabilities['readMany']>;
+  };
+  /** Makes the table and functions, or brings them up to date. Several processes may do so at once. Takes its time: no `timeout`. */
+  migrate(): Promise<void>;
+  /** A view of this store inside a transaction of yours: done with it, or not at all. */
+  within(transaction: PostgresTransaction): Store;
+  /** Deletes rows whose time is over, at most `limit` of them (default 1000), and answers how many. Run it now and then. */
+  sweep(limit?: number): Promise<number>;
+}
+
+/**
+ * A store in Postgres, 13 or later, for all processes that reach it.
+ *
+ * Takes a `Pool` of `pg` or the `sql` of postgres.js and leaves it open when it is closed. Make the table once with `migrate()`, or run the SQL of
+ * {@link postgresMigrations} yourself. It works behind PgBouncer in transaction mode. A verb whose `timeout` passes gives its connection
+ * back broken, so that a pool with `pg` makes a new one.
+ *
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option, or a pool, that is wrong.
+ * @example
+ * ```ts no-run
+ * import { postgresStore } from 'holdfast/postgres';
+ * import pg from 'pg';
+ *
+ * const store = postgresStore(new pg.Pool({ connectionString: process.env.DATABASE_URL }), { prefix: 'shop' });
+ * await store.migrate();
+ * const mine = new TextEncoder().encode('worker 1');
+ * const first = await store.write('job', mine, { ttlMs: 10_000, ifVersion: 0 });
+ * const second = await store.write('job', mine, { ttlMs: 10_000, ifVersion: 0 });
+ * console.log(first.ok, second.ok); // true false
+ * ```
+ */
+export function postgresStore(pool: PgPool | PostgresJs, options: PostgresStoreOptions = {}): PostgresStore {
+  const driver = checkArgument('postgresStore', 'pool', pool, {
+    allowed: 'a Pool of pg, or the sql of postgres.js',
+    parse: recognise,
+  });
+  const checked = checkOptions('postgresStore', options, {
+    prefix: prefixField,
+    timeout: withDefault(duration({}), 500),
+    maxValueBytes: maxValueBytesField,
+    table: withDefault(tableField, 'holdfast'),
+    listener: optional<Listener>(listenerField),
+    clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
+  });
+  return new PooledStore(driver, checked);
+}
+
+/** It stands in the SQL as it is. */
+const tableField = {
+  allowed: 'a name of 1 to 40 lower-case letters, digits and "_", with that of a schema before a dot if need be',
+  parse: (value: unknown) =>
+    typeof value === 'string' && /^(?:[a-z_][a-z0-9_]{0,39}\.)?[a-z_][a-z0-9_]{0,39}$/.test(value) ? value : undefined,
+};
+
+type Listener = (() => Promise<PgClient>) | PostgresJs;
+
+const listenerField = {
+  allowed: 'a function that answers a connected client of pg, or the sql of postgres.js',
+  parse: (value: unknown) => (typeof value === 'function' ? (value as Listener) : undefined),
+};
+
+interface Settings {
+  readonly prefix: string;
+  readonly timeout: number;
+  readonly maxValueBytes: number;
+  readonly table: string;
+  readonly listener: Listener | undefined;
+  readonly clock: Clock;
+}
+
+/** One row of an answer. */
+type Row = Readonly<Record<string, unknown>>;
+
+/** Runs one statement and answers its rows. */
+type Run = (operation: string, sql: string, values: unknown[], signal?: AbortSignal) => Promise<readonly Row[]>;
+
+/** The verbs, on whatever runs their statements. */
+class Verbs implements Store {
+  protected readonly settings: Settings;
+  protected readonly functions: ReturnType<typeof functionsOf>;
+  protected readonly checks: VerbChecks;
+  private readonly runStatement: Run;
+
+  constructor(settings: Settings, run: Run) {
+    this.settings = settings;
+    this.functions = functionsOf(settings.table);
+    this.checks = new VerbChecks('postgres', settings.maxValueBytes);
+    this.runStatement = run;
+  }
+
+  async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
+    this.checks.read(key, options);
+    const sql = `SELECT * FROM ${this.functions.read}($1)`;
+    const [row] = await this.runStatement('read', sql, [this.keyOf(key)], options?.signal);
+    return row && entryOf(row);
+  }
+
+  async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
+    this.checks.write(key, value, options);
+    const { ttlMs, ifVersion, signal } = options;
+    const sql = `SELECT * FROM ${this.functions.write}($1, $2, $3, $4, $5)`;
+    // A copy: the driver may write it to its socket later.
+    const values = [this.keyOf(key), Buffer.from(value), Math.ceil(ttlMs), ifVersion ?? null, this.channel];
+    const [row] = await this.runStatement('write', sql, values, signal);
+    if (row?.done === true) return { ok: true, version: Number(row.new_version) };
+    return { ok: false, entry: row === undefined || row.held_value === null ? undefined : entryOf(row) };
+  }
+
+  async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
+    this.checks.remove(key, options);
+    const sql = `SELECT ${this.functions.remove}($1, $2, $3) AS removed`;
+    const values = [this.keyOf(key), options?.ifVersion ?? null, this.channel];
+    const [row] = await this.runStatement('remove', sql, values, options?.signal);
+    return row?.removed === true;
+  }
+
+  /** Told of what changes; null where nobody can listen. */
+  protected get channel(): string | null {
+    const { listener, table } = this.settings;
+    return listener === undefined ? null : channelOf(table);
+  }
+
+  protected keyOf(key: string): Buffer {
+    // No prefix has this character.
+    return Buffer.from(`${this.settings.prefix}\0${key}`);
+  }
+}
+
+/** As many keys as `readMany` takes. */
+const mostKeys = 1_000;
+/** As many verbs may wait for a connection. */
+const mostWaiting = 10_000;
+
+class PooledStore extends Verbs implements PostgresStore {
+  readonly native: PostgresStore['native'];
+  private readonly driver: Driver;
+  private readonly watchers: Watchers | undefined;
+  private isClosed = false;
+  private waiting = 0;
+  private readonly ending = new AbortController();
+
+  constructor(driver: Driver, settings: Settings) {
+    super(settings, (operation, sql, values, signal) => this.run(operation, sql, values, signal));
+    this.driver = driver;
+    const { listener, table, clock } = settings;
+    this.watchers = listener && new Watchers(listener, channelOf(table), clock);
+    const { watchers } = this;
+    this.native = {
+      readMany: (keys, options) => this.readMany(keys, options),
+      ...(watchers && {
+        watch: (key: string, onChange: (change: StoreChange) => void) => {
+          this.checks.read(key, undefined);
+          return watchers.watch(this.keyOf(key).toString('base64'), onChange);
+        },
+      }),
+    };
+    driver.open();
+  }
+
+  async migrate(): Promise<void> {
+    const { table } = this.settings;
+    const steps = postgresMigrations(table).map(({ sql }) => sql);
+    // Two that make one table at once would trip over each other.
+    const lock = `SELECT pg_advisory_xact_lock(hashtextextended('holdfast ${table}', 0))`;
+    try {
+      await this.driver.script(['BEGIN', lock, ...steps, 'COMMIT'].join(';\n'));
+    } catch (error) {
+      throw failureOf('migrate', error, true);
+    }
+  }
+
+  within(transaction: PostgresTransaction): Store {
+    const query = queryOf(transaction);
+    return new Verbs(this.settings, async (operation, sql, values, signal) => {
+      signal?.throwIfAborted();
+      try {
+        return await query(sql, values);
+      } catch (error) {
+        // What was done in a transaction is done when it is committed, which a failed one cannot be.
+        throw failureOf(operation, error, true);
+      }
+    });
+  }
+
+  async sweep(limit = 1_000): Promise<number> {
+    const [row] = await this.run('sweep', `SELECT ${this.functions.sweep}($1) AS swept`, [limit], undefined);
+    return Number(row?.swept);
+  }
+
+  async close(): Promise<void> {
+    if (this.isClosed) return;
+    this.isClosed = true;
+    this.ending.abort(failure('close', 'closed', 'the store is closed'));
+    this.driver.close();
+    await this.watchers?.close();
+  }
+
+  private async readMany(keys: readonly string[], options?: StoreCallOptions): Promise<(Entry | undefined)[]> {
+    if (keys.length > mostKeys) {
+      throw failure('readMany', 'invalid', `${keys.length} keys, at most ${mostKeys}`);
+    }
+    for (const key of keys) this.checks.read(key, options);
+    const wanted = keys.map((key) => this.keyOf(key));
+    const sql = `SELECT * FROM ${this.functions.readMany}($1)`;
+    const rows = await this.run('readMany', sql, [wanted], options?.signal);
+    const entries = new Map(rows.map((row) => [bytesOf(row.held_key).toString('base64'), entryOf(row)]));
+    return wanted.map((key) => entries.get(key.toString('base64')));
+  }
+
+  /** One statement on a connection of the pool, within the time that a verb has. */
+  private run(
+    operation: string,
+    sql: string,
+    values: unknown[],
+    signal: AbortSignal | undefined,
+  ): Promise<readonly Row[]> {
+    const { clock, timeout } = this.settings;
+    return new Promise((resolve, reject) => {
+      if (this.isClosed) return reject(failure(operation, 'closed', 'the store is closed'));
+      if (this.waiting >= mostWaiting) {
+        return reject(
+          failure(operation, 'busy', `${mostWaiting} verbs wait for a connection; raise the size of the pool`),
+        );
+      }
+      let isOver = false;
+      let sent: Connection | undefined;
+      const end = () => {
+        isOver = true;
+        clock.cancel(timer);
+        signal?.removeEventListener('abort', onAbort);
+        this.ending.signal.removeEventListener('abort', onEnd);
+      };
+      const giveUp = (error: unknown) => {
+        if (isOver) return;
+        end();
+        // What it was asked may still come back on it, so nobody else can use it.
+        sent?.release(true);
+        reject(error);
+      };
+      const timer = callbackTimer(() => {
+        const unsent = `the pool had no connection to give for ${timeout} ms; raise its size, or look for who keeps them`;
+        giveUp(
+          sent === undefined
+            ? failure(operation, 'timeout', unsent)
+            : lost(operation, `the server did not answer within ${timeout} ms`, undefined, 'timeout'),
+        );
+      });
+      const onAbort = () => giveUp(signal?.reason);
+      const onEnd = () =>
+        giveUp(
+          sent === undefined
+            ? failure(operation, 'closed', 'the store is closed')
+            : lost(operation, 'the store was closed', undefined, 'closed'),
+        );
+      clock.schedule(timer, clock.now() + timeout);
+      signal?.addEventListener('abort', onAbort);
+      this.ending.signal.addEventListener('abort', onEnd);
+
+      const ask = async () => {
+        this.waiting++;
+        let connection: Connection;
+        try {
+          connection = await this.driver.connect();
+        } catch (error) {
+          return giveUp(failureOf(operation, error, true));
+        } finally {
+          this.waiting--;
+        }
+        if (isOver) return connection.release(false);
+        sent = connection;
+        try {
+          const rows = await connection.query(sql, values);
+          if (isOver) return;
+          end();
+          connection.release(false);
+          resolve(rows);
+        } catch (error) {
+          if (isOver) return;
+          end();
+          connection.release(isBroken(error));
+          reject(failureOf(operation, error, false));
+        }
+      };
+      void ask();
+    });
+  }
+}
+
+/** A connection that was lent. */
+interface Connection {
+  query(sql: string, values: unknown[]): Promise<readonly Row[]>;
+  /** Gives it back; a broken one is not used again. */
+  release(broken: boolean): void;
+}
+
+/** What the two libraries have in common, each in its own words. */
+interface Driver {
+  open(): void;
+  close(): void;
+  connect(): Promise<Connection>;
+  /** Runs statements without values, all or none. */
+  script(sql: string): Promise<void>;
+}
+
+function recognise(pool: unknown): Driver | undefined {
+  if (isPostgresJs(pool)) return postgresJs(pool);
+  if (typeof pool !== 'object' || pool === null) return undefined;
+  const { connect, on, off, release } = pool as Partial<PgPool & PgPoolClient>;
+  const isPool = [connect, on, off].every((method) => typeof method === 'function') && release === undefined;
+  // A single client has a connection of its own, on which nothing else could run meanwhile.
+  return isPool && 'totalCount' in pool ? pg(pool as unknown as PgPool) : undefined;
+}
+
+function isPostgresJs(value: unknown): value is PostgresJs {
+  return typeof value === 'function' && 'unsafe' in value && 'reserve' in value && 'listen' in value;
+}
+
+function pg(pool: PgPool): Driver {
+  // An idle connection that breaks would end the process, if nobody else listens.
+  const ignore = () => {};
+  return {
+    open: () => pool.on('error', ignore),
+    close: () => pool.off('error', ignore),
+    async connect() {
+      const client = await pool.connect();
+      client.on('error', ignore);
+      return {
+        query: async (text, values) => (await client.query({ text, values })).rows as Row[],
+        release(broken) {
+          client.off('error', ignore);
+          if (broken) client.on('error', ignore);
+          client.release(broken);
+        },
+      };
+    },
+    async script(text) {
+      const client = await pool.connect();
+      let isDone = false;
+      try {
+        await client.query({ text });
+        isDone = true;
+      } finally {
+        // It may be in the middle of a transaction.
+        client.release(!isDone);
+      }
+    },
+  };
+}
+
+function postgresJs(sql: PostgresJs): Driver {
+  return {
+    open() {},
+    close() {},
+    async connect() {
+      const reserved = await sql.reserve();
+      let running: Promise<unknown> = Promise.resolve();
+      return {
+        query(text, values) {
+          const rows = queryOf(reserved)(text, values);
+          running = rows;
+          return rows;
+        },
+        // It cannot be told to drop a connection; so it gets it back when the statement has ended, however that is.
+        release: () =>
+          void running.then(
+            () => reserved.release(),
+            () => reserved.release(),
+          ),
+      };
+    },
+    async script(text) {
+      const reserved = await sql.reserve();
+      try {
+        await reserved.unsafe(text).simple();
+      } catch (error) {
+        await reserved.unsafe('ROLLBACK').catch(() => {});
+        throw error;
+      } finally {
+        reserved.release();
+      }
+    },
+  };
+}
+
+/** How a statement is run on one connection of either library. */
+function queryOf(connection: PostgresTransaction): (sql: string, values: unknown[]) => Promise<readonly Row[]> {
+  if ('unsafe' in connection) {
+    // Without a name: a pooler gives the next statement to another session.
+    return async (sql, values) => (await connection.unsafe(sql, values, { prepare: false })) as Row[];
+  }
+  return async (text, values) => (await connection.query({ text, values })).rows as Row[];
+}
+
+function channelOf(table: string): string {
+  return `${table.replace('.', '_')}_changes`;
+}
+
+/** Who waits for a change of which key, on one connection that listens for all of them while there is somebody. */
+class Watchers {
+  private readonly listener: Listener;
+  private readonly channel: string;
+  private readonly clock: Clock;
+  private readonly byKey = new Map<string, Set<(change: StoreChange) => void>>();
+  private listening: Promise<void> | undefined = undefined;
+  private stop: (() => unknown) | undefined = undefined;
+  private isClosed = false;
+  /** Only one connection at a time; those before are over. */
+  private generation = 0;
+
+  constructor(listener: Listener, channel: string, clock: Clock) {
+    this.listener = listener;
+    this.channel = channel;
+    this.clock = clock;
+  }
+
+  watch(key: string, onChange: (change: StoreChange) => void): StoreWatch {
+    const watcher = (change: StoreChange) => onChange(change);
+    const watchers = this.byKey.get(key) ?? new Set();
+    this.byKey.set(key, watchers.add(watcher));
+    const ready = this.begin();
+    ready.catch(() => {});
+    return {
+      ready,
+      close: () => {
+        watchers.delete(watcher);
+        if (watchers.size === 0 && this.byKey.get(key) === watchers) this.byKey.delete(key);
+      },
+    };
+  }
+
+  async close(): Promise<void> {
+    this.isClosed = true;
+    this.generation++;
+    this.byKey.clear();
+    await this.stop?.();
+  }
+
+  private begin(): Promise<void> {
+    if (this.isClosed) return Promise.reject(failure('watch', 'closed', 'the store is closed'));
+    this.listening ??= this.listen();
+    return this.listening;
+  }
+
+  private async listen(): Promise<void> {
+    const generation = ++this.generation;
+    const isOld = () => generation !== this.generation;
+    try {
+      if (isPostgresJs(this.listener)) await this.listenByPostgresJs(this.listener, isOld);
+      else await this.listenByPg(this.listener, isOld);
+    } catch (error) {
+      this.listening = undefined;
+      throw failureOf('watch', error, true);
+    }
+  }
+
+  private async listenByPostgresJs(sql: PostgresJs, isOld: () => boolean): Promise<void> {
+    let connections = 0;
+    const { unlisten } = await sql.listen(
+      this.channel,
+      (key) => isOld() || this.changed(key),
+      // It connects again by itself.
+      () => isOld() || (++connections > 1 && this.gap()),
+    );
+    this.stop = () => unlisten().catch(() => {});
+    if (isOld()) await this.stop();
+  }
+
+  private async listenByPg(connect: () => Promise<PgClient>, isOld: () => boolean): Promise<void> {
+    const client = await connect();
+    let isOver = false;
+    const onNotification = ({ channel, payload }: { channel: string; payload: string }) => {
+      if (channel === this.channel && !isOld()) this.changed(payload);
+    };
+    const onEnd = () => {
+      if (isOver || isOld()) return;
+      isOver = true;
+      this.again();
+    };
+    client.on('notification', onNotification);
+    client.on('error', onEnd);
+    client.on('end', onEnd);
+    this.stop = async () => {
+      isOver = true;
+      client.off('notification', onNotification);
+      await client.query({ text: `UNLISTEN ${this.channel}` }).catch(() => {});
+    };
+    await client.query({ text: `LISTEN ${this.channel}` });
+    if (isOld()) await this.stop();
+  }
+
+  /** The connection was lost: another one, after a while, for as long as somebody watches. */
+  private again(): void {
+    const retry = callbackTimer(() => {
+      if (this.isClosed) return;
+      if (this.byKey.size === 0) {
+        this.listening = undefined;
+        return;
+      }
+      this.listening = this.listen();
+      this.listening.then(
+        () => this.gap(),
+        () => this.again(),
+      );
+    });
+    const background = this.clock.background ?? this.clock;
+    background.schedule(retry, background.now() + reconnectMs);
+  }
+
+  private changed(key: string): void {
+    // A line of base64 is broken after 76 characters.
+    for (const watcher of this.byKey.get(key.replaceAll('\n', '')) ?? []) watcher({ kind: 'changed' });
+  }
+
+  private gap(): void {
+    for (const watchers of [...this.byKey.values()]) for (const watcher of watchers) watcher({ kind: 'gap' });
+  }
+}
+
+const reconnectMs = 500;
+
+function entryOf(row: Row): Entry {
+  return {
+    // What the driver gives may be a piece of a greater buffer.
+    value: new Uint8Array(bytesOf(row.held_value)),
+    version: Number(row.held_version),
+    // The clock of the server may have been put back since.
+    ageMs: Math.max(0, Number(row.age_ms)),
+    ttlMs: Math.max(0, Number(row.left_ms)),
+  };
+}
+
+function bytesOf(value: unknown): Buffer {
+  return value as Buffer;
+}
+
+/** What a server answers instead of doing anything, by the beginning of its code, and what may help. */
+const refusals: readonly (readonly [code: string, reason: StoreFailure, advice: string])[] = [
+  ['42P01', 'schema', 'the table is not there; run store.migrate(), or the SQL of postgresMigrations()'],
+  [
+    '42883',
+    'schema',
+    'the functions of this version are not there; run store.migrate(), or the SQL of postgresMigrations()',
+  ],
+  ['3F000', 'schema', 'the schema named in "table" does not exist'],
+  ['42703', 'schema', 'the table is not the one that postgresMigrations() makes; use another "table"'],
+  ['42804', 'schema', 'the table is not the one that postgresMigrations() makes; use another "table"'],
+  ['25006', 'failed', 'this server takes no writes: it is a standby, or read-only'],
+  ['53100', 'full', 'the disk of the server is full'],
+  ['53200', 'full', 'the server has no memory left'],
+  ['53300', 'busy', 'the server has no connection left; make pools smaller, or use a pooler'],
+  ['53', 'busy', 'the server is short of something'],
+  ['57P03', 'busy', 'the server is starting or stopping'],
+  ['57014', 'timeout', 'the server cancelled the statement, by its "statement_timeout" or on request'],
+  ['55P03', 'busy', "somebody else's transaction keeps the row locked"],
+  ['40', 'busy', 'the transaction had to give way to another one; try again'],
+  ['42501', 'failed', 'the role may not use the table or its functions'],
+  ['25P02', 'failed', 'a statement of this transaction has failed before'],
+  ['28', 'failed', 'the server does not let this user in'],
+  ['3D000', 'failed', 'the database does not exist'],
+];
+
+/** Of sockets that were never open. */
+const unsentCodes = ['ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN'];
+
+function isBroken(cause: unknown): boolean {
+  const { code } = cause as { code?: unknown };
+  // What the server itself says has five characters, and only with 57P01 to 57P03 does it close the connection.
+  return typeof code !== 'string' || !/^[0-9A-Z]{5}$/.test(code) || code.startsWith('57P') || code.startsWith('08');
+}
+
+/** @param isUnsent - Whether what failed came before the statement, or takes all of its work with it. */
+function failureOf(operation: string, cause: unknown, isUnsent: boolean): StoreError {
+  const message = messageOf(cause);
+  const code = String((cause as { code?: unknown } | undefined)?.code ?? '');
+  const refusal = refusals.find(([start]) => code.length === 5 && code.startsWith(start));
+  if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);
+  if (unsentCodes.includes(code)) return failure(operation, 'closed', message, cause);
+  if (/timeout exceeded when trying to connect/i.test(message)) {
+    return failure(operation, 'busy', `the pool had no connection to give; raise its size: ${message}`, cause);
+  }
+  const reason = isBroken(cause) ? 'closed' : 'failed';
+  return isUnsent ? failure(operation, reason, message, cause) : lost(operation, message, cause, reason);
+}
+
+function failure(operation: string, reason: StoreFailure, detail: string, cause?: unknown): StoreError {
+  return new StoreError({ store: 'postgres', operation, reason, applied: 'no', detail, cause });
+}
+
+/** For what may have been done; a read changes nothing in any case. */
+function lost(operation: string, detail: string, cause?: unknown, reason: StoreFailure = 'failed'): StoreError {
+  const applied = operation.startsWith('read') ? 'no' : 'unknown';
+  return new StoreError({ store: 'postgres', operation, reason, applied, detail, cause });
+}

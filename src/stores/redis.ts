@@ -501,7 +501,12 @@ interface IoredisSubscriber extends EventSource {
 
 function ioredisSubscriber(client: IoredisSubscriber, isCluster: boolean): Subscriber {
   const subscribe = (channel: string) => (isCluster ? client.ssubscribe(channel) : client.subscribe(channel));
-  const connectionEvents = ['ready', 'close', ...(isCluster ? ['+subscriber', '-subscriber', 'subscribersReady'] : [])];
+  const connectionEvents = [
+    'ready',
+    'close',
+    'end',
+    ...(isCluster ? ['+subscriber', '-subscriber', 'subscribersReady'] : []),
+  ];
   return {
     state: () => stateOfIoredis(client as unknown as IoredisClient),
     subscribe,

@@ -44,9 +44,9 @@ for (const { name, title, program, connect, histories } of combinations) {
 }
 
 describe.skipIf(kinds[0]!.program === undefined)('redisStore on a cluster', () => {
-  let servers: ServerProcess[] = [];
+  let servers: readonly ServerProcess[] = [];
   beforeAll(async () => {
-    servers = await startCluster(kinds[0]!.program!);
+    servers = (await startCluster(kinds[0]!.program!)).nodes;
   }, 20_000);
   afterAll(async () => {
     for (const server of servers) await server.dispose();

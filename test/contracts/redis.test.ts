@@ -3,6 +3,7 @@ import { storeConformance } from 'holdfast/testing';
 import { afterAll, beforeAll, describe, it } from 'vitest';
 import { redisStore } from '../../src/stores/redis.js';
 import { drivers, type RedisConnection } from '../stores/redis-clients.ts';
+import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
 import { redisProgram, startCluster, startRedis } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 
@@ -37,9 +38,10 @@ for (const { name, title, program, connect, histories } of combinations) {
         await server.kill();
         await server.start();
       },
-      histories,
+      histories: historyCount(histories),
+      seed: firstSeed,
     });
-    it.each(cases)('$name', ({ run }) => run());
+    it.each(cases)('$name', ({ run }) => run(), historiesTimeoutMs);
   });
 }
 
@@ -65,8 +67,9 @@ describe.skipIf(kinds[0]!.program === undefined)('redisStore on a cluster', () =
         clients.push(cluster, second);
         return redisStore(cluster.client, { prefix, maxValueBytes, timeout: '10s', subscriber: second.client });
       },
-      histories: 50,
+      histories: historyCount(50),
+      seed: firstSeed,
     });
-    it.each(cases)('$name', ({ run }) => run());
+    it.each(cases)('$name', ({ run }) => run(), historiesTimeoutMs);
   });
 });

@@ -2,6 +2,7 @@
 import { memoryStore, type Store } from 'holdfast';
 import { storeConformance, virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
+import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
 
 const clock = virtualClock();
 
@@ -10,9 +11,10 @@ describe('memoryStore, in virtual time, keeps', () => {
     make: ({ maxValueBytes }) => memoryStore({ maxValueBytes, clock }),
     pass: (ms) => clock.advance(ms),
     toleranceMs: 0,
-    histories: 1000,
+    histories: historyCount(1000),
+    seed: firstSeed,
   });
-  it.each(cases)('$name', ({ run }) => run());
+  it.each(cases)('$name', ({ run }) => run(), historiesTimeoutMs);
 
   it('its word that it owns no timer', () => {
     expect(clock.pendingTimers).toBe(0);

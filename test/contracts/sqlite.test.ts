@@ -3,6 +3,7 @@ import { storeConformance } from 'holdfast/testing';
 import { afterAll, describe, it } from 'vitest';
 import { sqliteStore } from '../../src/stores/sqlite.js';
 import { drivers, type OpenDatabase, temporaryDatabase } from '../stores/sqlite-files.js';
+import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
 
 describe.each(drivers)('sqliteStore on $title keeps', ({ open }) => {
   const file = temporaryDatabase();
@@ -25,7 +26,8 @@ describe.each(drivers)('sqliteStore on $title keeps', ({ open }) => {
     entries: 'shared',
     make: ({ prefix, maxValueBytes }) => sqliteStore(connect(), { prefix, maxValueBytes }),
     restart: closeAll,
-    histories: 30,
+    histories: historyCount(100),
+    seed: firstSeed,
   });
-  it.each(cases)('$name', ({ run }) => run());
+  it.each(cases)('$name', ({ run }) => run(), historiesTimeoutMs);
 });

@@ -17,6 +17,7 @@ import { Redis } from 'ioredis';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { redisStore } from '../../src/stores/redis.js';
 import type { ClosableStore, Entry } from '../../src/stores/store.js';
+import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
 import { type ClockShim, clockShim } from '../support/servers/clock-shim.ts';
 import { redisProgram, startRedis, startReplica, startSentinels } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
@@ -264,18 +265,23 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     expect(await patient.write('key', bytes('new'), { ttlMs })).toMatchObject({ ok: true });
   });
 
-  it('keeps histories linearizable while connections break and replies are lost', async () => {
-    const stores = Array.from({ length: 4 }, () => redisStore(open(proxy.port).client, { timeout: 30 }));
-    let unknown = 0;
-    for (let seed = 1; seed <= 30; seed++) {
-      const { history, lost } = await play(stores, proxy, seed);
-      unknown += lost;
-      const verdict = checkLinearizability(history, storeModel());
-      expect(verdict.verdict, `seed ${seed}\n${verdict}`).toBe('linearizable');
-    }
-    // The faults have struck.
-    expect(unknown).toBeGreaterThan(10);
-  }, 30_000);
+  it(
+    'keeps histories linearizable while connections break and replies are lost',
+    async () => {
+      const count = historyCount(40);
+      const stores = Array.from({ length: 4 }, () => redisStore(open(proxy.port).client, { timeout: 30 }));
+      let unknown = 0;
+      for (let seed = firstSeed; seed < firstSeed + count; seed++) {
+        const { history, lost } = await play(stores, proxy, seed);
+        unknown += lost;
+        const verdict = checkLinearizability(history, storeModel());
+        expect(verdict.verdict, `seed ${seed}\n${verdict}`).toBe('linearizable');
+      }
+      // The faults have struck.
+      expect(unknown).toBeGreaterThan(10);
+    },
+    historiesTimeoutMs,
+  );
 });
 
 /** Four clients at two keys, and a network that breaks a few times on the way. */

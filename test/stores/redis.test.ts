@@ -225,6 +225,47 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     });
   });
 
+  it('leaves the record as it was, or as it is to be, whichever call of a script fails', async () => {
+    const store = newStore();
+    const head = (version: number) => `${version}`.padStart(16, '0');
+    let last = ((await store.write('key', bytes('old'), { ttlMs })) as { version: number }).version;
+    const [bucket, record] = ((await admin.command('KEYS', `${prefix}{*`)) as string[]).sort();
+    const call = 'redis.call(';
+    const given = `${`${ttlMs}`.padStart(12, '0')}new`;
+    const runs = [
+      { script: scripts.readScript, keys: [record!], words: () => [] },
+      { script: scripts.readManyScript, keys: [record!, bucket!], words: () => [] },
+      { script: scripts.writeScript, keys: [record!, bucket!], words: () => [given, `${ttlMs}`, ''] },
+      { script: scripts.writeScript, keys: [record!, bucket!], words: () => [given, `${ttlMs}`, `${last}`] },
+      { script: scripts.writeScript, keys: [record!, bucket!], words: () => [given, `${ttlMs}`, '1'] },
+      { script: scripts.removeScript, keys: [record!], words: () => [''] },
+      { script: scripts.removeScript, keys: [record!], words: () => [`${last}`] },
+    ];
+    let struck = 0;
+    for (const { script, keys, words } of runs) {
+      const parts = script.text.split(call);
+      for (let nth = 1; nth < parts.length; nth++) {
+        const text = `${parts.slice(0, nth).join(call)}struck(${parts.slice(nth).join(call)}`;
+        const before = await admin.command('GET', record!);
+        const outcome = await admin
+          .command('EVAL', text, `${keys.length}`, ...keys, ...words(), 'PUBLISH', bucket!, 'hash')
+          .catch((error: Error) => error);
+        if (outcome instanceof Error) {
+          expect(outcome.message).toContain('struck');
+          struck++;
+          expect(await admin.command('GET', record!)).toBe(before);
+        }
+        const answer = await store.write('key', bytes('old'), { ttlMs });
+        const next = answer.ok ? answer.version : 0;
+        expect(next).toBeGreaterThan(last);
+        expect(`${await admin.command('GET', record!)}`).toMatch(new RegExp(`^${head(next)}.*old$`));
+        last = next;
+      }
+    }
+    // Every call of every script that is on the way of one of these runs.
+    expect(struck).toBe(19);
+  });
+
   it('says that the server cannot save to its disk', async () => {
     const broken = await startRedis(program!, ['--save', '3600', '1']);
     try {
@@ -315,7 +356,7 @@ function withFake() {
 
 describe('redisStore', () => {
   it('knows its scripts by their SHA-1', () => {
-    for (const script of [scripts.readScript, scripts.writeScript, scripts.removeScript]) {
+    for (const script of Object.values(scripts).filter((value) => typeof value === 'object')) {
       expect(script.hash).toBe(createHash('sha1').update(script.text).digest('hex'));
     }
   });

@@ -6,11 +6,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
-import type { Store } from 'holdfast';
-import { storeConformance } from 'holdfast/testing';
+import { type Store, StoreError } from 'holdfast';
+import { seededRandom, storeConformance } from 'holdfast/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sqliteStore } from '../../src/stores/sqlite.js';
 import { esbuildLowering } from '../../tools/lowering.ts';
+import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
 import type { Asked } from './sqlite-child.ts';
 import { nodeSqlite, temporaryDatabase } from './sqlite-files.ts';
 
@@ -53,11 +54,16 @@ function remote(child: ChildProcess, prefix: string): Store {
     else waiting.get(id)?.reject(new Error(error));
     waiting.delete(id);
   });
+  child.once('exit', () => {
+    for (const { reject } of waiting.values()) reject(killed());
+    waiting.clear();
+  });
   const ask = <T>(asked: Omit<Asked, 'id'>): Promise<T> =>
     new Promise((resolve, reject) => {
       const id = nextId++;
+      if (!child.connected) return reject(killed());
       waiting.set(id, { resolve, reject });
-      child.send({ ...asked, id, key: `${prefix} ${asked.key}` });
+      child.send({ ...asked, id, key: `${prefix} ${asked.key}` }, () => {});
     });
   type Shown = { value: string; version: number } | undefined;
   const entry = (shown: Shown) =>
@@ -73,6 +79,12 @@ function remote(child: ChildProcess, prefix: string): Store {
     remove: (key, { ifVersion } = {}) =>
       ask({ verb: 'remove', key, ...(ifVersion === undefined ? {} : { ifVersion }) }),
   };
+}
+
+/** What the process had begun it may have done. */
+function killed(): StoreError {
+  const detail = 'the process that did it was killed';
+  return new StoreError({ store: 'sqlite', operation: 'write', reason: 'failed', applied: 'unknown', detail });
 }
 
 let nextId = 0;
@@ -92,15 +104,78 @@ describe('sqliteStore, shared by four processes, keeps', () => {
   const cases = storeConformance({
     entries: 'shared',
     make: ({ prefix }) => remote(servers[opened++ % servers.length]!, prefix),
-    histories: 40,
+    histories: historyCount(200),
+    seed: firstSeed,
   });
   const concurrent = cases.filter(({ name }) => /concurrent/.test(name));
 
-  it.each(concurrent)('$name', async ({ run }) => run(), 60_000);
+  it.each(concurrent)('$name', async ({ run }) => run(), historiesTimeoutMs);
 
   it('two laws about concurrency, at least', () => {
     expect(concurrent.map(({ law }) => law)).toEqual([2, 9]);
   });
+});
+
+describe('sqliteStore, shared by processes that are killed and replaced, keeps', () => {
+  const file = temporaryDatabase();
+  const servers: ChildProcess[] = [];
+  let kills = 0;
+  let ends = false;
+  afterAll(async () => {
+    for (const child of servers) await kill(child);
+    file[Symbol.dispose]();
+  });
+
+  /** Whoever lives does it. */
+  const made = new WeakMap<ChildProcess, Store>();
+  const survivor = (index: number, prefix: string): Store => {
+    const child = servers[index % servers.length]!;
+    let store = made.get(child);
+    if (store === undefined) {
+      store = remote(child, prefix);
+      made.set(child, store);
+    }
+    return store;
+  };
+  let opened = 0;
+  const cases = storeConformance({
+    entries: 'shared',
+    make({ prefix }) {
+      const index = opened++;
+      return {
+        read: (key) => survivor(index, prefix).read(key),
+        write: (key, value, options) => survivor(index, prefix).write(key, value, options),
+        remove: (key, options) => survivor(index, prefix).remove(key, options),
+      };
+    },
+    histories: historyCount(100),
+    seed: firstSeed,
+  });
+  const [histories] = cases.filter(({ law }) => law === 9);
+
+  it(
+    histories!.name,
+    async () => {
+      for (let count = 0; count < 4; count++) servers.push(start(file.path, 'serve'));
+      const random = seededRandom(firstSeed);
+      const killing = (async () => {
+        while (!ends) {
+          await new Promise((resolve) => setTimeout(resolve, random.integer(50, 300)));
+          const index = random.integer(0, servers.length - 1);
+          const old = servers[index]!;
+          servers[index] = start(file.path, 'serve');
+          await kill(old);
+          kills++;
+        }
+      })();
+      await histories!.run().finally(() => {
+        ends = true;
+      });
+      await killing;
+      expect(kills).toBeGreaterThan(0);
+    },
+    historiesTimeoutMs,
+  );
 });
 
 describe('sqliteStore, after a writer was killed,', () => {

@@ -100,6 +100,11 @@ export class LeaseKeeper {
     return this.renew();
   }
 
+  /** Somebody else has said that it is taken away. */
+  revoke(): void {
+    if (this.isHeld()) this.lose('taken');
+  }
+
   /** Renews no more and is not lost any more. Resolves when no renewal is on its way, so that what follows is not overtaken. */
   async stop(): Promise<void> {
     if (this.current !== 'lost') this.current = 'ended';

@@ -327,12 +327,12 @@ class Campaign {
 
   private async pause(ms: number): Promise<void> {
     const { clock } = this.settings;
-    if (!this.wasPoked) {
-      await new Promise<void>((resolve) => {
-        this.wakeUp = resolve;
-        if (ms !== Number.POSITIVE_INFINITY) clock.schedule(this.alarm, clock.now() + ms);
-      });
-    }
+    // What happened during the try may have been its own doing: a store that tells too much must not keep the process busy.
+    const atMs = clock.now() + (this.wasPoked ? 1 : ms);
+    await new Promise<void>((resolve) => {
+      this.wakeUp = resolve;
+      if (atMs !== Number.POSITIVE_INFINITY) clock.schedule(this.alarm, atMs);
+    });
     this.wasPoked = false;
     this.listens = false;
   }

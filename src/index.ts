@@ -1,6 +1,7 @@
 /**
  * holdfast: composable resilience primitives. This file only names what is public.
  */
+export { type Leader, type LeaderOptions, type LeaderRunOptions, leader } from './coordination/mutex/leader.js';
 export type { Lease, LeaseRelease } from './coordination/mutex/lease-handle.js';
 export type { LockHolder, LockMode } from './coordination/mutex/line.js';
 export type { AcquireOptions, LockContext, LockInspection, LockKeys } from './coordination/mutex/locks.js';

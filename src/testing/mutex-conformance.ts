@@ -11,8 +11,9 @@ import { type Clock, systemClock } from '../core/clock.js';
 import { LockLostError, LockUnavailableError, StoreError } from '../core/errors.js';
 import { checkOptions, func, having, integer, number, optional, withDefault } from '../core/options.js';
 import type { Store } from '../stores/store.js';
+import type { ConformanceSettings } from './conformance-bench.js';
 import { checkLinearizability, History, type LockOperation, type LockResult, lockModel } from './history/index.js';
-import type { ConformanceCase, ConformanceSettings } from './store-conformance.js';
+import type { ConformanceCase } from './store-conformance.js';
 
 /** Options of {@link mutexConformance}. */
 export interface MutexConformanceOptions {

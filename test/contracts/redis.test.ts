@@ -44,8 +44,9 @@ for (const { name, title, program, connect, histories } of combinations) {
     const lockCases = mutexConformance({
       make({ prefix }) {
         const connection = connect(server.port);
-        connections.push(connection);
-        return redisStore(connection.client, { prefix, timeout: '10s' });
+        const second = connect(server.port);
+        connections.push(connection, second);
+        return redisStore(connection.client, { prefix, timeout: '10s', subscriber: second.client });
       },
       async restart() {
         await server.kill();

@@ -1,6 +1,17 @@
 /**
  * holdfast: composable resilience primitives. This file only names what is public.
  */
+export {
+  type FencedGuardOptions,
+  type FencedUpdateOptions,
+  type FenceGate,
+  type FenceGateOptions,
+  fencedGuard,
+  fencedUpdate,
+  fenceGate,
+  type SqlPlaceholders,
+  type SqlStatement,
+} from './coordination/mutex/fence.js';
 export { type Leader, type LeaderOptions, type LeaderRunOptions, leader } from './coordination/mutex/leader.js';
 export type { Lease, LeaseRelease } from './coordination/mutex/lease-handle.js';
 export type { LockHolder, LockMode } from './coordination/mutex/line.js';

@@ -18,8 +18,8 @@ import type { ConformanceCase } from './store-conformance.js';
 /** Options of {@link mutexConformance}. */
 export interface MutexConformanceOptions {
   /**
-   * Opens a store. All stores of one case have one prefix and are clients of the same entries; a store that has no second client may be given
-   * out several times. Those that have `close` are closed when the case ends.
+   * Opens a store. All stores of one case have one prefix and are clients of the same entries; a store that has no second client is given out
+   * for its prefix again and again. Those that have `close` are closed when the case ends.
    */
   readonly make: (settings: ConformanceSettings) => Store | Promise<Store>;
   /** The clock of the locks, where the store's is virtual. Default `systemClock`. */
@@ -42,12 +42,20 @@ export interface MutexConformanceOptions {
  * @throws `OptionsError` for an unknown option or a bad value.
  * @example
  * ```ts
- * import { memoryStore } from 'holdfast';
+ * import { memoryStore, type Store } from 'holdfast';
  * import { mutexConformance, virtualClock } from 'holdfast/testing';
  *
  * const clock = virtualClock();
- * const store = memoryStore({ clock });
- * const cases = mutexConformance({ make: () => store, clock, pass: (ms) => clock.advance(ms) });
+ * const stores = new Map<string, Store>();
+ * const cases = mutexConformance({
+ *   make({ prefix }) {
+ *     const store = stores.get(prefix) ?? memoryStore({ clock });
+ *     stores.set(prefix, store);
+ *     return store;
+ *   },
+ *   clock,
+ *   pass: (ms) => clock.advance(ms),
+ * });
  * for (const { run } of cases) await run(); // or, with a test runner: it(name, run)
  * ```
  */

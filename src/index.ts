@@ -1,6 +1,24 @@
 /**
  * holdfast: composable resilience primitives. This file only names what is public.
  */
+export {
+  type FencedGuardOptions,
+  type FencedUpdateOptions,
+  type FenceGate,
+  type FenceGateOptions,
+  fencedGuard,
+  fencedUpdate,
+  fenceGate,
+  type SqlPlaceholders,
+  type SqlStatement,
+} from './coordination/mutex/fence.js';
+export { type Leader, type LeaderOptions, type LeaderRunOptions, leader } from './coordination/mutex/leader.js';
+export type { Lease, LeaseRelease } from './coordination/mutex/lease-handle.js';
+export type { LockHolder, LockMode } from './coordination/mutex/line.js';
+export type { AcquireOptions, LockContext, LockInspection, LockKeys } from './coordination/mutex/locks.js';
+export { type Mutex, type MutexOptions, mutex } from './coordination/mutex/mutex.js';
+export type { LeaseOptions, LockOptions } from './coordination/mutex/options.js';
+export { type Semaphore, type SemaphoreOptions, semaphore } from './coordination/mutex/semaphore.js';
 export { Call, type CallOptions, type Task } from './core/call.js';
 export { type Clock, callbackTimer, systemClock, Timer } from './core/clock.js';
 export type { CompositionWarning } from './core/composition.js';
@@ -16,10 +34,13 @@ export {
   isAbandoned,
   isHoldfastError,
   isRejected,
+  LockLostError,
+  LockUnavailableError,
   OptionsError,
   RateLimitedError,
   RejectedError,
   ShedError,
+  StaleFenceError,
   StoreError,
   type StoreFailure,
   TimeoutError,
@@ -41,6 +62,11 @@ export type {
   HoldfastEvent,
   HookFailedEvent,
   LimitChangedEvent,
+  LockAcquiredEvent,
+  LockForceReleasedEvent,
+  LockLostEvent,
+  LockReleasedEvent,
+  LockUnavailableEvent,
   PacedEvent,
   RateLimitedEvent,
   ReconnectedEvent,

@@ -4,9 +4,11 @@
 import type { Request, RequestHandler, Response } from 'express';
 import type { Call } from '../core/call.js';
 import { DeadlineEngine, type DeadlineMiddlewareOptions, requireCall } from './deadline.js';
+import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
 import { type Problem, problemBody, problemType } from './problem.js';
 
 export type { DeadlineMiddlewareOptions } from './deadline.js';
+export type { FenceMiddlewareOptions } from './fence.js';
 
 /**
  * Middleware that gives each request the time that its caller grants.
@@ -59,6 +61,41 @@ export function deadline(options?: DeadlineMiddlewareOptions): RequestHandler {
  */
 export function callOf(request: Request): Call {
   return requireCall(request);
+}
+
+/**
+ * Middleware that refuses writes of owners who have lost their lock: the header `Fence` must not be less than the greatest that the
+ * resource has seen.
+ *
+ * Answers 412 for a fence that is stale, 428 for one that is missing, 400 for one that is no number. Mount it on the routes that write, after
+ * authentication: who may send any number may lock everybody else out.
+ *
+ * @param options - `resource`, `gate`, `missing`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { once } from 'node:events';
+ * import type { AddressInfo } from 'node:net';
+ * import express from 'express';
+ * import { fence } from 'holdfast/express';
+ *
+ * const app = express();
+ * app.put('/reports/:id', fence({ resource: (request) => request.path }), (_request, response) => void response.send('ok'));
+ * const server = app.listen(0, '127.0.0.1');
+ * await once(server, 'listening');
+ * const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/reports/4`;
+ * const put = async (fence: string) => (await fetch(url, { method: 'PUT', headers: { fence } })).status;
+ * console.log(await put('7'), await put('6'), await put('8')); // 200 412 200
+ * server.close();
+ * ```
+ */
+export function fence(options: FenceMiddlewareOptions<Request>): RequestHandler {
+  const engine = new FenceEngine(options);
+  return (request, response, next) => {
+    const problem = engine.check(request, request.headers.fence);
+    if (problem === undefined) next();
+    else response.status(problem.status).type(problemType).end(problemBody(problem));
+  };
 }
 
 function answer(response: Response, problem: Problem): void {

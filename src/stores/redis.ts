@@ -34,6 +34,8 @@ import {
   type Written,
 } from './store.js';
 
+export { fencedSetScript } from './redis-fence.js';
+
 /** What {@link redisStore} needs of ioredis: `Redis` and `Cluster` have it. */
 export interface IoredisClient {
   readonly status: string;

@@ -1,5 +1,5 @@
 /** The laws of a store against real servers, Redis and Valkey, with each client library. */
-import { storeConformance } from 'holdfast/testing';
+import { mutexConformance, storeConformance } from 'holdfast/testing';
 import { afterAll, beforeAll, describe, it } from 'vitest';
 import { redisStore } from '../../src/stores/redis.js';
 import { drivers, type RedisConnection } from '../stores/redis-clients.ts';
@@ -42,6 +42,23 @@ for (const { name, title, program, connect, histories } of combinations) {
       seed: firstSeed,
     });
     it.each(cases)('$name', ({ run }) => run(), historiesTimeoutMs);
+
+    const lockCases = mutexConformance({
+      make({ prefix }) {
+        const connection = connect(server.port);
+        const second = connect(server.port);
+        connections.push(connection, second);
+        return redisStore(connection.client, { prefix, timeout: '10s', subscriber: second.client });
+      },
+      async restart() {
+        await server.kill();
+        await server.start();
+      },
+      contenders: 5,
+    });
+    describe('locks:', () => {
+      it.each(lockCases)('$name', ({ run }) => run(), 60_000);
+    });
   });
 }
 

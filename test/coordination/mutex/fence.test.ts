@@ -1,0 +1,125 @@
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import { DatabaseSync } from 'node:sqlite';
+import express from 'express';
+import Fastify from 'fastify';
+import { fencedGuard, fencedUpdate, fenceGate, StaleFenceError } from 'holdfast';
+import { describe, expect, it } from 'vitest';
+import { fence as expressFence } from '../../../src/server/express.js';
+import { fence as fastifyFence } from '../../../src/server/fastify.js';
+
+describe('fenceGate', () => {
+  it('lets a fence in that is not less than the greatest, for each resource by itself', () => {
+    const gate = fenceGate();
+    for (const fence of [1, 1, 5, 5]) gate.check('a', fence);
+    gate.check('b', 1);
+    expect(() => gate.check('a', 4)).toThrow(StaleFenceError);
+    expect(() => gate.check('a', 4)).toThrow(expect.objectContaining({ fence: 4, newestFence: 5, resource: 'a' }));
+  });
+
+  it('forgets the resource that was longest not asked for', () => {
+    const gate = fenceGate({ max: 2 });
+    for (const name of ['a', 'b', 'a', 'c']) gate.check(name, 5);
+    expect(gate.size).toBe(2);
+    expect(() => gate.check('a', 4)).toThrow(StaleFenceError);
+    gate.check('b', 1);
+  });
+
+  it('refuses what is no fence', () => {
+    for (const fence of [-1, 1.5, Number.NaN, '7' as never])
+      expect(() => fenceGate().check('a', fence)).toThrow('fence');
+  });
+});
+
+describe('fencedUpdate and fencedGuard', () => {
+  const db = new DatabaseSync(':memory:');
+  db.exec('CREATE TABLE jobs (id INTEGER PRIMARY KEY, body TEXT, fence BIGINT NOT NULL DEFAULT 0)');
+  db.exec("INSERT INTO jobs (id, body) VALUES (1, 'new'), (2, 'other')");
+  db.exec('CREATE TABLE holdfast_fences (resource TEXT PRIMARY KEY, fence BIGINT NOT NULL)');
+  const run = ({ text, values }: ReturnType<typeof fencedUpdate>) =>
+    Number(db.prepare(text).run(...(values as (string | number)[])).changes);
+
+  it('writes the row unless a greater fence has written it', () => {
+    const update = (fence: number, body: string) =>
+      run(fencedUpdate({ table: 'jobs', set: { body }, where: { id: 1 }, fence, placeholders: '?' }));
+    expect([update(7, 'seven'), update(7, 'again'), update(6, 'stale'), update(8, 'eight')]).toEqual([1, 1, 0, 1]);
+    expect(db.prepare('SELECT body, fence FROM jobs ORDER BY id').all()).toEqual([
+      { body: 'eight', fence: 8 },
+      { body: 'other', fence: 0 },
+    ]);
+  });
+
+  it('numbers its values for Postgres', () => {
+    const { text, values } = fencedUpdate({
+      table: 'app.jobs',
+      set: { body: 'x' },
+      where: { id: 1, tenant: 2 },
+      fence: 9,
+    });
+    expect(text).toBe('UPDATE app.jobs SET body = $1, fence = $2 WHERE id = $3 AND tenant = $4 AND fence <= $5');
+    expect(values).toEqual(['x', 9, 1, 2, 9]);
+  });
+
+  it('guards a transaction by one row', () => {
+    const guard = (fence: number) => run(fencedGuard({ resource: 'invoices', fence, placeholders: '?' }));
+    expect([guard(7), guard(7), guard(6), guard(8)]).toEqual([1, 1, 0, 1]);
+  });
+
+  it('refuses names that are none', () => {
+    const bad = { table: 'jobs; DROP TABLE jobs', set: { body: 1 }, where: { id: 1 }, fence: 1 };
+    expect(() => fencedUpdate(bad)).toThrow('"table" must be a name');
+    expect(() => fencedUpdate({ ...bad, table: 'jobs', set: { 'body = 1 --': 1 } })).toThrow('"set"');
+    expect(() => fencedUpdate({ ...bad, table: 'jobs', where: {} })).toThrow('"where"');
+    expect(() => fencedGuard({ resource: 'a', fence: -1 })).toThrow('"fence"');
+  });
+});
+
+describe('fence of express and fastify', () => {
+  const statuses = [
+    ['7', 200],
+    ['7', 200],
+    ['6', 412],
+    ['x', 400],
+    ['-1', 400],
+    ['9'.repeat(16), 400],
+    [undefined, 428],
+    ['8', 200],
+  ] as const;
+
+  it('lets through what is not stale: express', async () => {
+    const app = express();
+    app.put('/:id', expressFence({ resource: ({ path }) => path }), (_request, response) => void response.send('ok'));
+    const server = app.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    for (const [fence, status] of statuses) {
+      const headers: Record<string, string> = fence === undefined ? {} : { fence };
+      const answer = await fetch(`http://127.0.0.1:${port}/4`, { method: 'PUT', headers });
+      expect([fence, answer.status]).toEqual([fence, status]);
+      if (status !== 200) expect(await answer.json()).toMatchObject({ status, code: 'ERR_STALE_FENCE' });
+    }
+    server.closeAllConnections();
+    server.close();
+  });
+
+  it('lets through what is not stale: fastify', async () => {
+    const app = Fastify();
+    await app.register(fastifyFence, { resource: ({ url }) => url });
+    app.put('/:id', () => 'ok');
+    for (const [fence, status] of statuses) {
+      const headers: Record<string, string> = fence === undefined ? {} : { fence };
+      const answer = await app.inject({ method: 'PUT', url: '/4', headers });
+      expect([fence, answer.statusCode]).toEqual([fence, status]);
+    }
+    await app.close();
+  });
+
+  it('handles what has no fence, if it is told to', async () => {
+    const app = Fastify();
+    await app.register(fastifyFence, { resource: ({ url }) => url, missing: 'allow' });
+    app.put('/:id', () => 'ok');
+    expect((await app.inject({ method: 'PUT', url: '/4' })).statusCode).toBe(200);
+    await app.close();
+    await expect(Fastify().register(fastifyFence, {} as never)).rejects.toThrow('"resource" is required');
+  });
+});

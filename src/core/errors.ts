@@ -5,6 +5,7 @@
  * Promise: every error has a `name`, a stable `code` and the numbers; the guards recognise errors of any copy of this
  * package. Errors that end a call are real errors, yet carry no stack unless asked: capturing one costs more than the call.
  */
+import type { Outcome } from './outcome.js';
 
 const brand = Symbol.for('holdfast.error');
 
@@ -243,6 +244,107 @@ export class ShedError extends RejectedError {
   constructor({ reason, ...options }: RefusalNumbers & { readonly reason: string }) {
     super('ERR_SHED', `"${options.policy}" turned the call away: ${reason}`, options);
     this.reason = reason;
+  }
+}
+
+/** `ERR_LOCK_UNAVAILABLE`: a lock or permit was not to be had, and nothing was started. */
+export class LockUnavailableError extends RejectedError {
+  override get name(): string {
+    return 'LockUnavailableError';
+  }
+
+  /** The key, or the keys. */
+  readonly key: string;
+  /**
+   * `'waited'`: it waited as long as it may; `'full'`: too many wait already; `'reentrant'`: the caller itself runs inside this very
+   * lock; `'lost'`: of several keys one was lost while it waited for another.
+   */
+  readonly reason: 'waited' | 'full' | 'reentrant' | 'lost';
+
+  constructor({
+    key,
+    reason,
+    detail,
+    ...options
+  }: RefusalNumbers & {
+    readonly key: string;
+    readonly reason: LockUnavailableError['reason'];
+    /** What happened, in words. */
+    readonly detail: string;
+  }) {
+    super('ERR_LOCK_UNAVAILABLE', `"${options.policy}" did not get "${key}": ${detail}`, options);
+    this.key = key;
+    this.reason = reason;
+  }
+}
+
+/**
+ * `ERR_LOCK_LOST`: the lock may be somebody else's now. Where an operation ran under it, `outcome` is how that ended, and `cause` its
+ * error, if it failed.
+ */
+export class LockLostError extends AbandonedError {
+  override get name(): string {
+    return 'LockLostError';
+  }
+
+  readonly key: string;
+  readonly fence: number;
+  /**
+   * `'expired'`: it could not be renewed in time; `'taken'`: the store says that it is somebody else's, or was taken away; `'released'`: it was
+   * given back before; `'short'`: it is held, but not for as long as was asked for.
+   */
+  readonly reason: 'expired' | 'taken' | 'released' | 'short';
+  /** How the operation under the lock ended; undefined where there was none, or it still runs. */
+  readonly outcome: Outcome | undefined;
+
+  constructor({
+    key,
+    fence,
+    reason,
+    outcome,
+    ...options
+  }: HoldfastErrorOptions & {
+    readonly policy: string;
+    readonly key: string;
+    readonly fence: number;
+    readonly reason: LockLostError['reason'];
+    readonly outcome?: Outcome | undefined;
+  }) {
+    super('ERR_LOCK_LOST', `"${options.policy}" does not hold "${key}" any more (fence ${fence}, ${reason})`, options);
+    this.key = key;
+    this.fence = fence;
+    this.reason = reason;
+    this.outcome = outcome;
+  }
+}
+
+/** `ERR_STALE_FENCE`: a resource has already been written under a newer lock, so this write was not done. */
+export class StaleFenceError extends HoldfastError {
+  override get name(): string {
+    return 'StaleFenceError';
+  }
+
+  readonly resource: string;
+  /** The fence that the write came with. */
+  readonly fence: number;
+  /** The newest one that the resource has seen, where that is known. */
+  readonly newestFence: number | undefined;
+
+  constructor({
+    resource,
+    fence,
+    newestFence,
+    ...options
+  }: HoldfastErrorOptions & {
+    readonly resource: string;
+    readonly fence: number;
+    readonly newestFence?: number | undefined;
+  }) {
+    const newest = newestFence === undefined ? 'a newer one' : String(newestFence);
+    super('ERR_STALE_FENCE', `"${resource}" was not written: it has seen ${newest}, this is fence ${fence}`, options);
+    this.resource = resource;
+    this.fence = fence;
+    this.newestFence = newestFence;
   }
 }
 

@@ -472,7 +472,8 @@ export class InFlightError extends HoldfastError {
 /**
  * `ERR_IN_DOUBT`: nobody can say what became of the operation with this idempotency key, or what it answered. `reason` says why:
  * `'unknown'` its process was lost, `'lost'` this attempt's lease was, `'drift'` its phases changed, `'not-stored'` it was done and its result
- * could not be kept, `'unreadable'` what is stored cannot be read.
+ * could not be kept, `'unreadable'` what is stored cannot be read, `'too-old'` a client does not send its key any more, because the other side may
+ * have forgotten it.
  */
 export class InDoubtError extends HoldfastError {
   override get name(): string {
@@ -480,7 +481,7 @@ export class InDoubtError extends HoldfastError {
   }
 
   readonly policy: string;
-  readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable';
+  readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable' | 'too-old';
 
   constructor({
     policy,

@@ -87,9 +87,9 @@ interface Done<T> {
   readonly record: IdempotencyRecord;
 }
 
-/** What a store of an SQL server can do besides: a view of itself inside a transaction of the user's. */
-interface TransactionalStore {
-  within(transaction: object): Store;
+/** What the store of an SQL server can do besides: be in a transaction of the user's. */
+interface Within {
+  within(transaction: object): Pick<Store, 'write'>;
 }
 
 interface Named extends OperationKey {
@@ -138,7 +138,7 @@ export class Engine {
   ): Promise<Begun | Done<T>> {
     const { store, name } = this.settings;
     const named = this.named(request);
-    const view = (store as Partial<TransactionalStore>).within?.(client);
+    const view = (store.native as Partial<Within> | undefined)?.within?.(client);
     if (view !== undefined) {
       // A transaction that has met a lock is over, so there is no waiting inside of it.
       return this.told(named, () => this.runWithin(view, named, request, fn, encode));
@@ -323,7 +323,7 @@ export class Engine {
 
   /** The same in a transaction that somebody else has begun, and will commit: the key's row is locked until then. */
   private async runWithin<T>(
-    view: Store,
+    view: Pick<Store, 'write'>,
     named: Named,
     request: BeginRequest,
     fn: (handle: TransactionHandle) => T,

@@ -12,6 +12,12 @@ export {
   type SqlPlaceholders,
   type SqlStatement,
 } from './coordination/mutex/fence.js';
+  type Idempotency,
+  type IdempotencyHandle,
+  type IdempotencyOptions,
+  type IdempotencyRunOptions,
+  idempotency,
+} from './coordination/idempotency/idempotency.js';
 export { type Leader, type LeaderOptions, type LeaderRunOptions, leader } from './coordination/mutex/leader.js';
 export type { Lease, LeaseRelease } from './coordination/mutex/lease-handle.js';
 export type { LockHolder, LockMode } from './coordination/mutex/line.js';
@@ -31,9 +37,13 @@ export {
   DeadlineTooShortError,
   HandlesError,
   HoldfastError,
+  InDoubtError,
+  InFlightError,
   isAbandoned,
   isHoldfastError,
   isRejected,
+  KeyMissingError,
+  KeyReusedError,
   LockLostError,
   LockUnavailableError,
   OptionsError,
@@ -61,6 +71,8 @@ export type {
   HedgeWonEvent,
   HoldfastEvent,
   HookFailedEvent,
+  IdempotencyEvent,
+  IdempotencyOutcome,
   LimitChangedEvent,
   LockAcquiredEvent,
   LockForceReleasedEvent,

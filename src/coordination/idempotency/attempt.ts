@@ -1,0 +1,385 @@
+/**
+ * Attempt: one run of an operation, from the write that acquired its record to the one that ends it.
+ *
+ * Promise: each write is conditional on the version held, and a refusal that brings back a record of the same owner tells of a write of
+ * ours whose reply was lost, or that came first; so writes need not wait for each other, and no other owner's record is ever touched.
+ */
+import { InDoubtError, StoreError } from '../../core/errors.js';
+import { defaultMarginMs, type Instant, LeaseKeeper } from '../lease.js';
+import type { Engine } from './engine.js';
+import { downstreamKeyOf } from './hashing.js';
+import { decodeValue, encodeValue } from './outcomes.js';
+import { decodeRecord, encodeRecord, type IdempotencyRecord, sameBytes } from './record.js';
+
+/** What a handler is given: as `request.idempotency`, or as the argument of a function. */
+export interface IdempotencyHandle {
+  /** The caller's key. */
+  readonly key: string;
+  /** From 1. More than 1: an earlier attempt failed, was released, or was lost with its process. */
+  readonly attempt: number;
+  /**
+   * Greater than that of every earlier attempt: give it to what can refuse an older one. 0 where the operation runs unprotected, because
+   * the store is down.
+   */
+  readonly fence: number;
+  /** Aborts with {@link InDoubtError} before another attempt can begin: stop then. */
+  readonly signal: AbortSignal;
+  /**
+   * The effect is done: from here on the operation is never run again. Its answer is stored whatever it is, also a failure; if its process
+   * dies, the key is in doubt. Wait for it where that must be certain before the next step.
+   *
+   * @throws {@link StoreError} when the store does not take it; {@link InDoubtError} when the record is no longer this attempt's.
+   */
+  seal(): Promise<void>;
+  /** Nothing has happened: the answer is not stored, and the next call with this key runs anew. */
+  release(): void;
+  /**
+   * Runs a step and keeps what it answers, so that a later attempt does not run it again. Steps run one after the other, in the same order
+   * in each attempt; what they answer must be what the serializer takes, JSON by default.
+   *
+   * @throws {@link InDoubtError} when an earlier attempt did other steps (unless `onLost` is `'rerun'`: then it is run from here on), or
+   * when the record is no longer this attempt's; {@link StoreError} when the answer could not be kept.
+   */
+  phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T>;
+  /** An idempotency key for a call to somebody else: the same in each attempt, another for each name. */
+  downstreamKey(name: string): string;
+}
+
+/** What a function in a transaction is given. */
+export type TransactionHandle = Pick<IdempotencyHandle, 'key' | 'attempt' | 'downstreamKey'>;
+
+/**
+ * How the end was recorded. `'too-large'`: as done, without the result. `'lost'`: not at all, the record is somebody else's. `'unrecorded'`: the
+ * store does not answer; it goes on being tried for as long as the lease is held.
+ */
+export type Completion = 'stored' | 'too-large' | 'lost' | 'unrecorded';
+
+/** @internal What an adapter holds. It calls `complete` or `abandon` once, when the handler has ended. Neither rejects, nor takes longer than `storeTimeout`. */
+export interface AdapterHandle extends IdempotencyHandle {
+  /** What the handler wants to become of its answer: `seal()` or `release()` was called. */
+  readonly decision: 'keep' | 'release' | undefined;
+  /** Ends it with a result; undefined when there is one that cannot be stored. */
+  complete(result: Uint8Array | undefined): Promise<Completion>;
+  /** Ends it without: the next call with this key runs anew. */
+  abandon(): Promise<Completion>;
+}
+
+/** Attempts that may end without a result. Then the key is in doubt: there is something about it that repeating will not cure. */
+const mostAttempts = 10;
+/** Between tries to record the end, in the background. */
+const shortestPauseMs = 5;
+const longestPauseMs = 1_000;
+
+export class Attempt implements AdapterHandle {
+  readonly key: string;
+  readonly operation: string;
+  readonly keyHash: string;
+  private readonly engine: Engine;
+  private record: IdempotencyRecord;
+  private version: number;
+  private readonly lease: LeaseKeeper;
+  private readonly acquiredMs: number;
+  private nextPhase = 0;
+  private isInPhase = false;
+  private isOver = false;
+  private wanted: AdapterHandle['decision'] = undefined;
+  private controller: AbortController | undefined = undefined;
+  private lostError: InDoubtError | undefined = undefined;
+
+  /** For a record that was written under `version`, by a write that was sent at `sent`. */
+  constructor(
+    engine: Engine,
+    named: { readonly key: string; readonly operation: string; readonly keyHash: string },
+    record: IdempotencyRecord,
+    version: number,
+    sent: Instant,
+  ) {
+    this.engine = engine;
+    this.key = named.key;
+    this.operation = named.operation;
+    this.keyHash = named.keyHash;
+    this.record = record.fence === 0 ? { ...record, fence: version } : record;
+    this.version = version;
+    this.acquiredMs = sent.monotonicMs;
+    const { clock, random, leaseMs } = engine.settings;
+    const renew = () => this.write(() => this.running());
+    const onLost = (reason: 'taken' | 'expired') => this.lose(reason);
+    this.lease = new LeaseKeeper({ clock, random, leaseMs, marginMs: defaultMarginMs(leaseMs), renew, onLost }, sent);
+  }
+
+  get attempt(): number {
+    return this.record.attempt;
+  }
+
+  get fence(): number {
+    return this.record.fence;
+  }
+
+  get decision(): AdapterHandle['decision'] {
+    return this.wanted;
+  }
+
+  get signal(): AbortSignal {
+    this.controller ??= new AbortController();
+    if (this.lostError !== undefined) this.controller.abort(this.lostError);
+    return this.controller.signal;
+  }
+
+  seal(): Promise<void> {
+    this.wanted = 'keep';
+    if (!this.record.isSealed) this.engine.tell(this, 'sealed', { attempt: this.attempt });
+    this.record = { ...this.record, isSealed: true };
+    const written = this.checkpoint();
+    // Who does not wait for it has said what he wanted all the same.
+    written.catch(() => {});
+    return written;
+  }
+
+  release(): void {
+    if (this.record.isSealed) {
+      throw new Error(`"${this.engine.settings.name}": what was sealed cannot be released: its effect is done`);
+    }
+    this.wanted = 'release';
+  }
+
+  async phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> {
+    const { serializer, sealing } = this.engine.settings;
+    const decode = (bytes: Uint8Array) => decodeValue(serializer, bytes) as T;
+    if (this.isInPhase)
+      throw new Error(`phase "${name}" begins while another is running: they run one after the other`);
+    const done = this.phaseDone(name);
+    if (done !== undefined) {
+      this.nextPhase++;
+      return decode(sealing.open(this.keyHash, done));
+    }
+    this.assertHeld();
+    this.isInPhase = true;
+    try {
+      const value = encodeValue(serializer, await step(this.downstreamKey(name)));
+      const memo = { name, value: sealing.seal(this.keyHash, value) };
+      this.record = { ...this.record, memo: [...this.record.memo, memo] };
+      this.nextPhase++;
+      await this.checkpoint();
+      // As a later attempt will see it, so that what JSON cannot say is found out by the first.
+      return decode(value);
+    } finally {
+      this.isInPhase = false;
+    }
+  }
+
+  downstreamKey(name: string): string {
+    return downstreamKeyOf(this.engine.settings.secret, this.keyHash, name);
+  }
+
+  async complete(result: Uint8Array | undefined): Promise<Completion> {
+    const { sealing, maxBodyBytes } = this.engine.settings;
+    const fits = result !== undefined && result.byteLength <= maxBodyBytes;
+    const kept = fits ? sealing.seal(this.keyHash, result) : undefined;
+    return this.end({ ...this.record, state: 'completed', memo: [], elapsedMs: this.elapsedMs(), result: kept });
+  }
+
+  async abandon(): Promise<Completion> {
+    const state = this.record.attempt >= mostAttempts ? 'in-doubt' : 'idle';
+    return this.end({ ...this.record, state, elapsedMs: this.elapsedMs() });
+  }
+
+  /** Writes the last record: as soon as the store takes it, for as long as the lease is held. */
+  private async end(last: IdempotencyRecord): Promise<Completion> {
+    const { clock, storeTimeoutMs } = this.engine.settings;
+    const beganMs = clock.now();
+    const endsAtMs = beganMs + storeTimeoutMs;
+    const completion =
+      (await this.tryToEnd(last, beganMs)) ??
+      (await this.engine
+        .bounded('complete', endsAtMs, this.endLater(last, beganMs))
+        .catch(() => 'unrecorded' as const));
+    if (completion === 'unrecorded') this.engine.tell(this, 'unrecorded', { attempt: this.attempt });
+    return completion;
+  }
+
+  private async endLater(last: IdempotencyRecord, beganMs: number): Promise<Completion> {
+    for (let pauseMs = shortestPauseMs; this.lease.isHeld(); pauseMs = Math.min(pauseMs * 2, longestPauseMs)) {
+      await this.engine.pause(pauseMs);
+      const completion = await this.tryToEnd(last, beganMs);
+      if (completion !== undefined) return completion;
+    }
+    return 'unrecorded';
+  }
+
+  /** Undefined: it could not be written, and may be tried again. */
+  private async tryToEnd(last: IdempotencyRecord, beganMs: number): Promise<Completion | undefined> {
+    const { clock, storeTimeoutMs } = this.engine.settings;
+    let isMine: boolean;
+    try {
+      isMine = await this.engine.bounded(
+        'complete',
+        clock.now() + storeTimeoutMs,
+        this.write(() => last),
+      );
+    } catch (error) {
+      this.engine.tell(this, 'store-error', { attempt: this.attempt, error });
+      const isTooLarge = error instanceof StoreError && error.reason === 'invalid' && last.result !== undefined;
+      return isTooLarge ? this.tryToEnd({ ...last, result: undefined }, beganMs) : undefined;
+    }
+    this.isOver = true;
+    void this.lease.stop();
+    if (!isMine) {
+      this.tellLost('taken');
+      return 'lost';
+    }
+    const isTooLarge = last.state === 'completed' && last.result === undefined;
+    const outcome = isTooLarge
+      ? 'too-large'
+      : last.state === 'completed'
+        ? 'executed'
+        : last.state === 'idle'
+          ? 'released'
+          : 'in-doubt';
+    this.engine.tell(this, outcome, { attempt: this.attempt, durationMs: clock.now() - beganMs });
+    if (last.state === 'completed') this.engine.took(this.operation, last.elapsedMs);
+    return isTooLarge ? 'too-large' : 'stored';
+  }
+
+  /** What this phase answered in an earlier attempt. */
+  private phaseDone(name: string): Uint8Array | undefined {
+    const { memo } = this.record;
+    const done = memo[this.nextPhase];
+    if (done === undefined || done.name === name) return done?.value;
+    if (this.engine.settings.onLost !== 'rerun') {
+      const detail = `an earlier attempt did phase "${done.name}" where this one does "${name}"; its code has changed`;
+      throw this.inDoubt('drift', detail);
+    }
+    this.record = { ...this.record, memo: memo.slice(0, this.nextPhase) };
+    return undefined;
+  }
+
+  /** Writes what has been reached, within `storeTimeout`. A write whose reply was lost is repeated. */
+  private async checkpoint(): Promise<void> {
+    const { clock, storeTimeoutMs } = this.engine.settings;
+    const endsAtMs = clock.now() + storeTimeoutMs;
+    for (let pauseMs = shortestPauseMs; ; pauseMs *= 2) {
+      try {
+        const work = this.write(() => this.running());
+        if (!(await this.engine.bounded('checkpoint', endsAtMs, work))) this.lose('taken');
+        return this.assertHeld();
+      } catch (error) {
+        if (!(error instanceof StoreError)) throw error;
+        this.engine.tell(this, 'store-error', { attempt: this.attempt, error });
+        if (error.applied === 'no' || clock.now() + pauseMs >= endsAtMs) throw error;
+        await this.engine.pause(pauseMs);
+      }
+    }
+  }
+
+  private assertHeld(): void {
+    if (this.lostError !== undefined || !this.lease.isHeld())
+      throw this.lostError ?? this.inDoubt('lost', 'this attempt has ended');
+  }
+
+  private running(): IdempotencyRecord {
+    return { ...this.record, state: 'running', elapsedMs: this.elapsedMs() };
+  }
+
+  private elapsedMs(): number {
+    return this.engine.settings.clock.now() - this.acquiredMs;
+  }
+
+  /** Whether the record is this attempt's and says now what `next` says. */
+  private async write(next: () => IdempotencyRecord): Promise<boolean> {
+    const { store, ttlMs } = this.engine.settings;
+    for (;;) {
+      const record = next();
+      const isLast = record.state !== 'running';
+      // A renewal that comes after the end would open it again.
+      if (this.isOver && !isLast) return false;
+      const options = { ttlMs, ifVersion: this.version };
+      const answer = await store.write(this.engine.storeKey(this.keyHash), encodeRecord(record), options);
+      if (answer.ok) {
+        this.version = Math.max(this.version, answer.version);
+        if (isLast) this.isOver = true;
+        return true;
+      }
+      const { entry } = answer;
+      if (entry === undefined) {
+        // The server has forgotten it. Nobody else has begun since, and nobody shall.
+        this.version = 0;
+        continue;
+      }
+      const seen = decodeRecord(entry.value);
+      if (!sameBytes(seen.owner, this.record.owner)) return false;
+      if (seen.state !== 'running') {
+        this.isOver = true;
+        return seen.state === record.state;
+      }
+      this.version = entry.version;
+    }
+  }
+
+  private lose(reason: 'taken' | 'expired'): void {
+    if (this.isOver) return;
+    void this.lease.stop();
+    this.tellLost(reason);
+    this.controller?.abort(this.lostError);
+  }
+
+  private tellLost(reason: 'taken' | 'expired'): void {
+    if (this.lostError !== undefined) return;
+    const detail = reason === 'taken' ? 'another attempt has taken it over' : 'it could not be renewed in time';
+    this.lostError = this.inDoubt('lost', `this attempt has lost its key: ${detail}`);
+    this.engine.tell(this, 'lost', { attempt: this.attempt, error: this.lostError });
+  }
+
+  private inDoubt(reason: InDoubtError['reason'], detail: string): InDoubtError {
+    return new InDoubtError({ policy: this.engine.settings.name, reason, detail });
+  }
+}
+
+/** Runs although the store is down: nothing is recorded, and nobody else knows of it. */
+export class UnprotectedAttempt implements AdapterHandle {
+  readonly attempt = 1;
+  readonly fence = 0;
+  readonly key: string;
+  private readonly keyHash: string;
+  private readonly secret: Uint8Array | undefined;
+  private wanted: AdapterHandle['decision'] = undefined;
+  private controller: AbortController | undefined = undefined;
+
+  constructor(key: string, keyHash: string, secret: Uint8Array | undefined) {
+    this.key = key;
+    this.keyHash = keyHash;
+    this.secret = secret;
+  }
+
+  get decision(): AdapterHandle['decision'] {
+    return this.wanted;
+  }
+
+  get signal(): AbortSignal {
+    this.controller ??= new AbortController();
+    return this.controller.signal;
+  }
+
+  async seal(): Promise<void> {
+    this.wanted = 'keep';
+  }
+
+  release(): void {
+    this.wanted = 'release';
+  }
+
+  async phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> {
+    return await step(this.downstreamKey(name));
+  }
+
+  downstreamKey(name: string): string {
+    return downstreamKeyOf(this.secret, this.keyHash, name);
+  }
+
+  async complete(): Promise<Completion> {
+    return 'unrecorded';
+  }
+
+  async abandon(): Promise<Completion> {
+    return 'unrecorded';
+  }
+}

@@ -5,12 +5,15 @@ import type { ServerResponse } from 'node:http';
 import type { Answer } from './capture.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
 
+/** An answer that is there as a whole. */
+export type StoredAnswer = Answer & { readonly body: Uint8Array };
+
 /** First byte of what is stored, so that a later form can be told from this one. */
 const form = 1;
 const prefixBytes = 5;
 
 /** Form, length of the head, head as JSON, and the body as it is. */
-export function encodeAnswer(answer: Answer & { readonly body: Uint8Array }): Uint8Array {
+export function encodeAnswer(answer: StoredAnswer): Uint8Array {
   const { status, statusMessage, headers, body } = answer;
   const head = new TextEncoder().encode(JSON.stringify([status, statusMessage, headers]));
   const bytes = new Uint8Array(prefixBytes + head.byteLength + body.byteLength);
@@ -22,7 +25,7 @@ export function encodeAnswer(answer: Answer & { readonly body: Uint8Array }): Ui
 }
 
 /** Undefined for bytes that no version of this package before or with this one has written. */
-export function decodeAnswer(bytes: Uint8Array): (Answer & { readonly body: Uint8Array }) | undefined {
+export function decodeAnswer(bytes: Uint8Array): StoredAnswer | undefined {
   if (bytes[0] !== form) return undefined;
   const headEnd = prefixBytes + new DataView(bytes.buffer, bytes.byteOffset).getUint32(1);
   const head = new TextDecoder().decode(bytes.subarray(prefixBytes, headEnd));
@@ -44,7 +47,7 @@ export function headersOf(answer: Answer): Map<string, string[]> {
 }
 
 /** Gives an answer again, over Node's own response. */
-export function replay(response: ServerResponse, answer: Answer & { readonly body: Uint8Array }, key: string): void {
+export function replay(response: ServerResponse, answer: StoredAnswer, key: string): void {
   const headers = headersOf(answer);
   const names = new Set(Array.from(headers.keys(), (name) => name.toLowerCase()));
   // What was set before us and not sent with the first answer, the handler had taken away.

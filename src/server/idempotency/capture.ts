@@ -9,7 +9,7 @@
  * record, and are made anew for a replay. Middleware mounted later is part of the answer.
  */
 import type { ServerResponse } from 'node:http';
-import { isDeniedHeader } from './protocol.js';
+import { keptHeaders } from './protocol.js';
 
 /** An answer as it is kept. */
 export interface Answer {
@@ -287,10 +287,10 @@ function headOf(response: ServerResponse, given: readonly unknown[]): Omit<Answe
   const [status, second, third] = given;
   const message = typeof second === 'string' ? second : response.statusMessage;
   const own = (typeof second === 'string' ? third : (third ?? second)) as OwnHeaders | undefined;
-  const named: [name: string, value: unknown][] = [];
+  const named: Header[] = [];
   for (const name of namesOf(response)) named.push([name, response.getHeader(name)]);
-  const headers = own === undefined || own === null ? named : override(named, pairsOf(own));
-  return { status: Number(status), statusMessage: message ?? '', headers: allowed(headers) };
+  const headers = own === undefined || own === null ? named : override(named, pairsOf(own), Array.isArray(own));
+  return { status: Number(status), statusMessage: message ?? '', headers: keptHeaders(headers) };
 }
 
 /** As they were written; not every kind of response remembers that, and the types do not know that Node's does. */
@@ -298,40 +298,31 @@ function namesOf(response: ServerResponse & { getRawHeaderNames?(): string[] }):
   return response.getRawHeaderNames === undefined ? response.getHeaderNames() : response.getRawHeaderNames();
 }
 
+type Header = readonly [name: string, value: unknown];
+
 /** Node takes an object, an array of pairs, or names and values in turn. */
 type OwnHeaders = Readonly<Record<string, unknown>> | readonly unknown[];
 
-function pairsOf(own: OwnHeaders): [name: string, value: unknown][] {
+function pairsOf(own: OwnHeaders): Header[] {
   if (!Array.isArray(own)) return Object.entries(own);
   if (Array.isArray(own[0])) return own.map(([name, value]) => [String(name), value]);
-  const pairs: [string, unknown][] = [];
+  const pairs: Header[] = [];
   for (let index = 0; index + 1 < own.length; index += 2) pairs.push([String(own[index]), own[index + 1]]);
   return pairs;
 }
 
-/** What is given with `writeHead` takes the place of what was set before. */
-function override(before: [string, unknown][], own: [string, unknown][]): [string, unknown][] {
+/** What is given with `writeHead` takes the place of what was set before: of a list all of it, of an object each in its place. */
+function override(before: readonly Header[], own: readonly Header[], isList: boolean): readonly Header[] {
   if (before.length === 0) return own;
-  const names = new Set(own.map(([name]) => name.toLowerCase()));
-  return [...before.filter(([name]) => !names.has(name.toLowerCase())), ...own];
-}
-
-function allowed(headers: readonly [string, unknown][]): string[] {
-  const kept: string[] = [];
-  let listed: readonly string[] = [];
-  for (const [name, value] of headers) {
-    if (name.toLowerCase() === 'connection')
-      listed = String(value)
-        .toLowerCase()
-        .split(/\s*,\s*/);
-  }
-  for (const [name, value] of headers) {
-    const lowerCaseName = name.toLowerCase();
-    if (value === undefined || isDeniedHeader(lowerCaseName) || listed.includes(lowerCaseName)) continue;
-    if (Array.isArray(value)) for (const one of value) kept.push(name, String(one));
-    else kept.push(name, String(value));
-  }
-  return kept;
+  const named = new Map(own.map((header) => [header[0].toLowerCase(), header]));
+  if (isList) return [...before.filter(([name]) => !named.has(name.toLowerCase())), ...own];
+  const rest = new Map(named);
+  const merged = before.map((header) => {
+    const lowerCaseName = header[0].toLowerCase();
+    rest.delete(lowerCaseName);
+    return named.get(lowerCaseName) ?? header;
+  });
+  return [...merged, ...rest.values()];
 }
 
 function isChunk(chunk: unknown): chunk is string | Uint8Array {

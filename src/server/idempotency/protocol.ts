@@ -31,6 +31,7 @@
  * details). Where the draft is silent, what the payment APIs of the field do: bare keys, `Idempotent-Replayed`.
  */
 import { parseItem } from 'structured-headers';
+import type { Problem } from '../problem.js';
 
 /** As the draft writes them. */
 export const keyHeader = 'Idempotency-Key';
@@ -105,7 +106,7 @@ const deniedHeaders: ReadonlySet<string> = /* @__PURE__ */ new Set([
   ...['x-request-id', 'age', 'idempotency-key', 'idempotent-replayed'],
 ]);
 
-/** Whether a header stays out of the record. What `Connection` names, the caller of this leaves out himself. */
+/** Whether a header stays out of the record, by its own name. */
 export function isDeniedHeader(lowerCaseName: string): boolean {
   return (
     deniedHeaders.has(lowerCaseName) ||
@@ -115,6 +116,25 @@ export function isDeniedHeader(lowerCaseName: string): boolean {
   );
 }
 
+/** The headers that are kept, names and values in turn. What `Connection` lists is of the connection, too. */
+export function keptHeaders(headers: readonly (readonly [name: string, value: unknown])[]): string[] {
+  const kept: string[] = [];
+  let listed: readonly string[] = [];
+  for (const [name, value] of headers) {
+    if (name.toLowerCase() === 'connection')
+      listed = String(value)
+        .toLowerCase()
+        .split(/\s*,\s*/);
+  }
+  for (const [name, value] of headers) {
+    const lowerCaseName = name.toLowerCase();
+    if (value === undefined || isDeniedHeader(lowerCaseName) || listed.includes(lowerCaseName)) continue;
+    if (Array.isArray(value)) for (const one of value) kept.push(name, String(one));
+    else kept.push(name, String(value));
+  }
+  return kept;
+}
+
 /** What a replay carries besides what is in the record. It is one caller's answer: no cache may give it to another. */
 export function replayMarks(key: string): readonly (readonly [name: string, value: string])[] {
   return [
@@ -122,4 +142,90 @@ export function replayMarks(key: string): readonly (readonly [name: string, valu
     [keyHeader, keyHeaderValue(key)],
     ['Cache-Control', 'no-store'],
   ];
+}
+
+/** What is answered in place of the handler. */
+export type Refusal =
+  | { readonly kind: 'missing-key' }
+  | { readonly kind: 'invalid-key'; readonly reason: string }
+  | { readonly kind: 'body-too-large'; readonly maxBytes: number }
+  | { readonly kind: 'key-reused' }
+  | { readonly kind: 'in-progress'; readonly retryAfterMs: number }
+  | { readonly kind: 'outcome-unknown' }
+  | { readonly kind: 'result-not-stored' }
+  | { readonly kind: 'store-unavailable' };
+
+interface Wording {
+  readonly status: number;
+  readonly code: string;
+  readonly retryable: boolean;
+  readonly detail: string;
+}
+
+const wordings: Readonly<Record<Refusal['kind'], Wording>> = {
+  'missing-key': {
+    ...{ status: 400, code: 'ERR_KEY_MISSING', retryable: false },
+    detail: `This operation needs an ${keyHeader} header.`,
+  },
+  'invalid-key': {
+    ...{ status: 400, code: 'ERR_KEY_MISSING', retryable: false },
+    detail: `The ${keyHeader} header cannot be taken`,
+  },
+  'body-too-large': {
+    ...{ status: 413, code: 'ERR_BODY_TOO_LARGE', retryable: false },
+    detail: 'The body is longer than may be compared with that of a retry',
+  },
+  'key-reused': {
+    ...{ status: 422, code: 'ERR_KEY_REUSED', retryable: false },
+    detail: 'The key came with another request before. A new request needs a new key.',
+  },
+  'in-progress': {
+    ...{ status: 409, code: 'ERR_IN_FLIGHT', retryable: true },
+    detail: 'A request with this key is being handled. Send it again, with the same key, to get its answer.',
+  },
+  'outcome-unknown': {
+    ...{ status: 409, code: 'ERR_IN_DOUBT', retryable: false },
+    detail: 'A request with this key was begun, and what became of it is not known. It will not be begun again.',
+  },
+  'result-not-stored': {
+    ...{ status: 409, code: 'ERR_IN_DOUBT', retryable: false },
+    detail: 'The request with this key was handled, and its answer is no longer there.',
+  },
+  'store-unavailable': {
+    ...{ status: 503, code: 'ERR_STORE', retryable: true },
+    detail: 'Whether a request with this key was handled before cannot be looked up now; nothing was begun.',
+  },
+};
+
+const titles: Readonly<Record<number, string>> = {
+  400: 'Bad Request',
+  409: 'Conflict',
+  413: 'Content Too Large',
+  422: 'Unprocessable Content',
+  503: 'Service Unavailable',
+};
+
+/**
+ * A refusal in the words of RFC 9457.
+ *
+ * @param documentation - Where the rules of the API are told; the type of the problem then leads there.
+ */
+export function problemOf(refusal: Refusal, documentation: string | undefined): Problem {
+  const { kind } = refusal;
+  const { status, code, retryable, detail } = wordings[kind];
+  const headers: Record<string, string> = { 'Cache-Control': 'no-store' };
+  if (documentation !== undefined) headers.Link = `<${documentation}>; rel="describedby"`;
+  if (kind === 'in-progress') headers['Retry-After'] = String(Math.max(1, Math.ceil(refusal.retryAfterMs / 1_000)));
+  if (kind === 'store-unavailable') headers['Retry-After'] = '1';
+  return {
+    type: documentation === undefined ? `urn:holdfast:idempotency:${kind}` : `${documentation}#${kind}`,
+    ...{ status, title: titles[status]!, code, retryable, headers },
+    detail: detailOf(refusal, detail),
+  };
+}
+
+function detailOf(refusal: Refusal, detail: string): string {
+  if (refusal.kind === 'invalid-key') return `${detail}: ${refusal.reason}.`;
+  if (refusal.kind === 'body-too-large') return `${detail}: at most ${refusal.maxBytes} bytes.`;
+  return detail;
 }

@@ -179,7 +179,7 @@ export function idempotency(
       replay: (answer: StoredAnswer, key: string) => replay(response, answer, key),
       run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
         request.idempotency = handle;
-        keeper.watch(request, response);
+        keeper.watch(request, response, () => isTimedOut(request));
         next();
       },
     };
@@ -190,6 +190,11 @@ export function idempotency(
 /** For `express.json({ verify: rawBody })` and the other parsers: keeps the bytes, so that bodies are compared as they came. */
 export function rawBody(request: IncomingMessage, _response: unknown, bytes: Uint8Array): void {
   putRawBody(request, bytes);
+}
+
+/** What connect-timeout says. */
+function isTimedOut(request: Request & { timedout?: boolean }): boolean {
+  return request.timedout === true;
 }
 
 /** The path of the route with its parameters unnamed; where there is no route yet, the path of the request. */

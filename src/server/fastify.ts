@@ -1,7 +1,14 @@
 /**
  * Fastify: what the engines of this folder need to know of a Fastify request and its reply. Fastify 5.
  */
-import type { FastifyPluginAsync, FastifyReply, FastifyRequest, preParsingHookHandler } from 'fastify';
+import type {
+  FastifyInstance,
+  FastifyPluginAsync,
+  FastifyReply,
+  FastifyRequest,
+  preParsingHookHandler,
+  RouteHandlerMethod,
+} from 'fastify';
 /*!
  * This bundle contains fastify-plugin.
  *
@@ -195,15 +202,32 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
           replay: (answer: StoredAnswer, key: string) => replayBy(reply, answer, key),
           run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
             request.idempotency = handle;
-            keeper.watch(raw, reply.raw);
+            keeper.watch(raw, reply.raw, () => isTimedOut(request));
             next();
           },
         };
         protection.handle(exchange).catch(next);
       },
     ];
+    route.handler = answeringThoughAlone(route.handler);
   });
 };
+
+/**
+ * Fastify sends nothing for a handler that answers with undefined to a client that is gone. Then its answer would never be
+ * there, and its record be held for ever.
+ */
+function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
+  return function (this: FastifyInstance, request, reply) {
+    const result: unknown = handler.call(this, request, reply);
+    if (request.idempotency === undefined || !(result instanceof Promise)) return result;
+    return result.then((payload) => {
+      const isUnanswered = payload === undefined && !reply.sent && !reply.raw.headersSent;
+      if (isUnanswered && request.socket.destroyed) reply.send();
+      return payload;
+    });
+  };
+}
 
 type RequestPayload = Parameters<preParsingHookHandler>[2];
 type NextPayload = Parameters<preParsingHookHandler>[3];
@@ -257,6 +281,11 @@ function protectionOf(
   if (!('engine' in merged)) return new HttpIdempotency(merged, undefined);
   const { engine, ...requestOptions } = merged;
   return new HttpIdempotency(engine, requestOptions);
+}
+
+/** What `handlerTimeout` of a route leaves behind. */
+function isTimedOut({ signal }: FastifyRequest): boolean {
+  return (signal.reason as { code?: unknown } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT';
 }
 
 /** Its bytes as they came. They are all there, for a parser has read them. */

@@ -227,7 +227,7 @@ export class AnswerKeeper implements CaptureTerms {
   private readonly handle: AdapterHandle;
   private readonly keep: (status: number) => boolean;
   private readonly clock: Clock;
-  private request: object | undefined = undefined;
+  private isGivenUp: () => boolean = () => false;
   private onLonely: (() => boolean) | undefined = undefined;
   private readonly patience = callbackTimer(() => this.lonely());
 
@@ -238,9 +238,14 @@ export class AnswerKeeper implements CaptureTerms {
     this.clock = clock.background ?? clock;
   }
 
-  /** Takes the answer down from Node's own response. */
-  watch(request: IncomingMessage, response: ServerResponse): void {
-    this.request = request;
+  /**
+   * Takes the answer down from Node's own response.
+   *
+   * @param isTimedOut - Whether the framework has answered in place of a handler that may still be at work.
+   */
+  watch(request: IncomingMessage, response: ServerResponse, isTimedOut: () => boolean): void {
+    // The deadline of this package does the same.
+    this.isGivenUp = () => (findCall(request)?.remainingMs ?? 1) <= 0 || isTimedOut();
     const capture = captureAnswer(response, this);
     this.onLonely = () => {
       if (!capture.hasBegun) return false;
@@ -253,16 +258,14 @@ export class AnswerKeeper implements CaptureTerms {
   onAnswer(answer: Answer): Promise<unknown> | undefined {
     const { handle } = this;
     this.clock.cancel(this.patience);
-    if (this.isOverdue(answer.status)) return void lapse(handle);
-    if (!this.isKept(answer.status)) return handle.abandon();
+    if (!this.isKept(answer.status)) return this.giveUp();
     return handle.complete(answer.body === undefined ? undefined : encodeAnswer(answer as StoredAnswer));
   }
 
   /** The handler failed without an answer, or in the middle of one. */
   onBroken(): void {
-    const { handle } = this;
     this.clock.cancel(this.patience);
-    void (handle.decision === 'keep' ? handle.complete(undefined) : handle.abandon());
+    void (this.handle.decision === 'keep' ? this.handle.complete(undefined) : this.giveUp());
   }
 
   onClientGone(): void {
@@ -288,11 +291,11 @@ export class AnswerKeeper implements CaptureTerms {
     }
   }
 
-  /** Whether the deadline has answered in place of a handler that may still be at work. */
-  private isOverdue(status: number): boolean {
-    if (status !== 504 || this.request === undefined || this.handle.decision === 'keep') return false;
-    const call = findCall(this.request);
-    return call !== undefined && call.remainingMs <= 0;
+  /** The key is free for another try; but not while the handler may still be at work. */
+  private giveUp(): Promise<unknown> | undefined {
+    if (!this.isGivenUp()) return this.handle.abandon();
+    lapse(this.handle);
+    return undefined;
   }
 }
 

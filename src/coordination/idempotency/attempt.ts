@@ -1,15 +1,15 @@
 /**
  * Attempt: one run of an operation, from the write that acquired its record to the one that ends it.
  *
- * Promise: each write is conditional on the version held, and a refusal that brings back a record of the same owner was a write of ours
- * whose reply was lost, or one that overtook it: so nothing needs to wait for anything, and no other owner's record is ever touched.
+ * Promise: each write is conditional on the version held, and a refusal that brings back a record of the same owner tells of a write of
+ * ours whose reply was lost, or that came first; so writes need not wait for each other, and no other owner's record is ever touched.
  */
-import { InDoubtError } from '../../core/errors.js';
-import type { Entry } from '../../stores/store.js';
+import { InDoubtError, StoreError } from '../../core/errors.js';
 import { defaultMarginMs, type Instant, LeaseKeeper } from '../lease.js';
 import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
-import { decodeRecord, encodeRecord, type IdempotencyRecord, type Memo } from './record.js';
+import { decodeValue, encodeValue } from './outcomes.js';
+import { decodeRecord, encodeRecord, type IdempotencyRecord, sameBytes } from './record.js';
 
 /** What a handler is given: as `request.idempotency`, or as the argument of a function. */
 export interface IdempotencyHandle {
@@ -17,46 +17,63 @@ export interface IdempotencyHandle {
   readonly key: string;
   /** From 1. More than 1: an earlier attempt failed, was released, or was lost with its process. */
   readonly attempt: number;
-  /** Greater than that of every earlier attempt: give it to what can refuse an older one. 0 where the store is down and the operation runs unprotected. */
+  /**
+   * Greater than that of every earlier attempt: give it to what can refuse an older one. 0 where the operation runs unprotected, because
+   * the store is down.
+   */
   readonly fence: number;
-  /** Aborts when the record can become somebody else's: stop then, for another attempt may begin. */
+  /** Aborts with {@link InDoubtError} before another attempt can begin: stop then. */
   readonly signal: AbortSignal;
   /**
-   * The effect is done: whatever happens from here on, the operation is not run again. What it answers is stored, also a failure; when
-   * its process dies, the key is in doubt. Waiting for it is needed only where that must be certain before the next step.
+   * The effect is done: from here on the operation is never run again. Its answer is stored whatever it is, also a failure; if its process
+   * dies, the key is in doubt. Wait for it where that must be certain before the next step.
+   *
+   * @throws {@link StoreError} when the store does not take it; {@link InDoubtError} when the record is no longer this attempt's.
    */
   seal(): Promise<void>;
-  /** Nothing has happened: what is answered is not stored, and the next request with this key runs anew. */
+  /** Nothing has happened: the answer is not stored, and the next call with this key runs anew. */
   release(): void;
   /**
-   * Runs a step and keeps what it answers, so that a later attempt does not run it again. Steps run one after the other and in the same
-   * order in each attempt.
+   * Runs a step and keeps what it answers, so that a later attempt does not run it again. Steps run one after the other, in the same order
+   * in each attempt; what they answer must be what the serializer takes, JSON by default.
+   *
+   * @throws {@link InDoubtError} when an earlier attempt did other steps (unless `onLost` is `'rerun'`: then it is run from here on), or
+   * when the record is no longer this attempt's; {@link StoreError} when the answer could not be kept.
    */
   phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T>;
-  /** An idempotency key for a call of this operation: the same in each attempt, another for each name. */
+  /** An idempotency key for a call to somebody else: the same in each attempt, another for each name. */
   downstreamKey(name: string): string;
 }
 
-/** How an attempt was recorded. `'unrecorded'`: not yet, the store does not answer; it is tried on while the lease is held. */
+/** What a function in a transaction is given. */
+export type TransactionHandle = Pick<IdempotencyHandle, 'key' | 'attempt' | 'downstreamKey'>;
+
+/**
+ * How the end was recorded. `'too-large'`: as done, without the result. `'lost'`: not at all, the record is somebody else's. `'unrecorded'`: the
+ * store does not answer; it goes on being tried for as long as the lease is held.
+ */
 export type Completion = 'stored' | 'too-large' | 'lost' | 'unrecorded';
 
-/** @internal What an adapter holds besides. */
+/** @internal What an adapter holds. It calls `complete` or `abandon` once, when the handler has ended. Neither rejects, nor takes longer than `storeTimeout`. */
 export interface AdapterHandle extends IdempotencyHandle {
-  /** What the handler wants, whatever the answer is: `seal()` or `release()` was called. */
+  /** What the handler wants to become of its answer: `seal()` or `release()` was called. */
   readonly decision: 'keep' | 'release' | undefined;
-  /** Ends it with a result; undefined when that cannot be stored. Answers after `storeTimeout` at the latest, and never rejects. */
+  /** Ends it with a result; undefined when there is one that cannot be stored. */
   complete(result: Uint8Array | undefined): Promise<Completion>;
-  /** Ends it without one: the next request with this key runs anew. Answers after `storeTimeout` at the latest, and never rejects. */
+  /** Ends it without: the next call with this key runs anew. */
   abandon(): Promise<Completion>;
 }
 
-/** Attempts that may be released; then the key is in doubt, because something is wrong with it. */
+/** Attempts that may end without a result. Then the key is in doubt: there is something about it that repeating will not cure. */
 const mostAttempts = 10;
+/** Between tries to record the end, in the background. */
+const shortestPauseMs = 5;
+const longestPauseMs = 1_000;
 
 export class Attempt implements AdapterHandle {
   readonly key: string;
-  /** @internal */ readonly operation: string;
-  /** @internal */ readonly keyHash: string;
+  readonly operation: string;
+  readonly keyHash: string;
   private readonly engine: Engine;
   private record: IdempotencyRecord;
   private version: number;
@@ -69,28 +86,25 @@ export class Attempt implements AdapterHandle {
   private controller: AbortController | undefined = undefined;
   private lostError: InDoubtError | undefined = undefined;
 
+  /** For a record that was written under `version`, by a write that was sent at `sent`. */
   constructor(
     engine: Engine,
-    key: string,
-    operation: string,
-    keyHash: string,
+    named: { readonly key: string; readonly operation: string; readonly keyHash: string },
     record: IdempotencyRecord,
     version: number,
     sent: Instant,
   ) {
     this.engine = engine;
-    this.key = key;
-    this.operation = operation;
-    this.keyHash = keyHash;
-    this.record = { ...record, fence: record.fence === 0 ? version : record.fence };
+    this.key = named.key;
+    this.operation = named.operation;
+    this.keyHash = named.keyHash;
+    this.record = record.fence === 0 ? { ...record, fence: version } : record;
     this.version = version;
     this.acquiredMs = sent.monotonicMs;
     const { clock, random, leaseMs } = engine.settings;
-    const terms = { clock, random, leaseMs, marginMs: defaultMarginMs(leaseMs) };
-    this.lease = new LeaseKeeper(
-      { ...terms, renew: () => this.write(() => this.running()), onLost: (reason) => this.lose(reason) },
-      sent,
-    );
+    const renew = () => this.write(() => this.running());
+    const onLost = (reason: 'taken' | 'expired') => this.lose(reason);
+    this.lease = new LeaseKeeper({ clock, random, leaseMs, marginMs: defaultMarginMs(leaseMs), renew, onLost }, sent);
   }
 
   get attempt(): number {
@@ -113,9 +127,8 @@ export class Attempt implements AdapterHandle {
 
   seal(): Promise<void> {
     this.wanted = 'keep';
-    if (this.record.isSealed) return settled;
+    if (!this.record.isSealed) this.engine.tell(this, 'sealed', { attempt: this.attempt });
     this.record = { ...this.record, isSealed: true };
-    this.engine.tell(this, 'sealed');
     const written = this.checkpoint();
     // Who does not wait for it has said what he wanted all the same.
     written.catch(() => {});
@@ -123,37 +136,32 @@ export class Attempt implements AdapterHandle {
   }
 
   release(): void {
-    if (this.record.isSealed) throw new Error(`idempotency key: it is sealed, so it cannot be released any more`);
+    if (this.record.isSealed) {
+      throw new Error(`"${this.engine.settings.name}": what was sealed cannot be released: its effect is done`);
+    }
     this.wanted = 'release';
   }
 
   async phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> {
-    const { serializer, onLost } = this.engine.settings;
-    if (this.isInPhase) throw new Error(`phase "${name}" begins before the one before it has ended`);
-    const known = this.record.memo[this.nextPhase];
-    if (known !== undefined) {
-      if (known.name === name) {
-        this.nextPhase++;
-        return serializer.decode(this.engine.open(this.keyHash, known.value)) as T;
-      }
-      if (onLost !== 'rerun') {
-        throw new InDoubtError({
-          policy: this.engine.settings.name,
-          reason: 'drift',
-          detail: `an earlier attempt did "${known.name}" where this one does "${name}"`,
-        });
-      }
-      this.record = { ...this.record, memo: this.record.memo.slice(0, this.nextPhase) };
+    const { serializer, sealing } = this.engine.settings;
+    const decode = (bytes: Uint8Array) => decodeValue(serializer, bytes) as T;
+    if (this.isInPhase)
+      throw new Error(`phase "${name}" begins while another is running: they run one after the other`);
+    const done = this.phaseDone(name);
+    if (done !== undefined) {
+      this.nextPhase++;
+      return decode(sealing.open(this.keyHash, done));
     }
     this.assertHeld();
     this.isInPhase = true;
     try {
-      const value = serializer.encode(await step(this.downstreamKey(name)));
-      const memo: Memo = { name, value: this.engine.seal(this.keyHash, value) };
+      const value = encodeValue(serializer, await step(this.downstreamKey(name)));
+      const memo = { name, value: sealing.seal(this.keyHash, value) };
       this.record = { ...this.record, memo: [...this.record.memo, memo] };
       this.nextPhase++;
       await this.checkpoint();
-      return serializer.decode(value) as T;
+      // As a later attempt will see it, so that what JSON cannot say is found out by the first.
+      return decode(value);
     } finally {
       this.isInPhase = false;
     }
@@ -163,71 +171,96 @@ export class Attempt implements AdapterHandle {
     return downstreamKeyOf(this.engine.settings.secret, this.keyHash, name);
   }
 
-  complete(result: Uint8Array | undefined): Promise<Completion> {
-    const { maxBodyBytes } = this.engine.settings;
-    const isTooLarge = result === undefined || result.byteLength > maxBodyBytes;
-    const kept = isTooLarge ? undefined : this.engine.seal(this.keyHash, result);
-    const ended = this.end({ ...this.record, state: 'completed', result: kept, memo: [], elapsedMs: this.elapsedMs() });
-    return ended.then((completion) => {
-      if (completion !== 'stored') return completion;
-      this.engine.tell(this, isTooLarge ? 'too-large' : 'executed');
-      return isTooLarge ? 'too-large' : 'stored';
-    });
+  async complete(result: Uint8Array | undefined): Promise<Completion> {
+    const { sealing, maxBodyBytes } = this.engine.settings;
+    const fits = result !== undefined && result.byteLength <= maxBodyBytes;
+    const kept = fits ? sealing.seal(this.keyHash, result) : undefined;
+    return this.end({ ...this.record, state: 'completed', memo: [], elapsedMs: this.elapsedMs(), result: kept });
   }
 
   async abandon(): Promise<Completion> {
-    const isEndless = this.record.attempt >= mostAttempts;
-    const completion = await this.end({ ...this.record, state: isEndless ? 'in-doubt' : 'idle' });
-    if (completion === 'stored') this.engine.tell(this, isEndless ? 'in-doubt' : 'released');
-    return completion;
+    const state = this.record.attempt >= mostAttempts ? 'in-doubt' : 'idle';
+    return this.end({ ...this.record, state, elapsedMs: this.elapsedMs() });
   }
 
-  /** Writes the last record: at once if that can be, else in the background until the lease is lost. */
+  /** Writes the last record: as soon as the store takes it, for as long as the lease is held. */
   private async end(last: IdempotencyRecord): Promise<Completion> {
     const { clock, storeTimeoutMs } = this.engine.settings;
     const beganMs = clock.now();
     const endsAtMs = beganMs + storeTimeoutMs;
+    const completion =
+      (await this.tryToEnd(last, beganMs)) ??
+      (await this.engine
+        .bounded('complete', endsAtMs, this.endLater(last, beganMs))
+        .catch(() => 'unrecorded' as const));
+    if (completion === 'unrecorded') this.engine.tell(this, 'unrecorded', { attempt: this.attempt });
+    return completion;
+  }
+
+  private async endLater(last: IdempotencyRecord, beganMs: number): Promise<Completion> {
+    for (let pauseMs = shortestPauseMs; this.lease.isHeld(); pauseMs = Math.min(pauseMs * 2, longestPauseMs)) {
+      await this.engine.pause(pauseMs);
+      const completion = await this.tryToEnd(last, beganMs);
+      if (completion !== undefined) return completion;
+    }
+    return 'unrecorded';
+  }
+
+  /** Undefined: it could not be written, and may be tried again. */
+  private async tryToEnd(last: IdempotencyRecord, beganMs: number): Promise<Completion | undefined> {
+    const { clock, storeTimeoutMs } = this.engine.settings;
+    let isMine: boolean;
     try {
-      const isMine = await this.engine.bounded(
+      isMine = await this.engine.bounded(
         'complete',
-        endsAtMs,
-        undefined,
+        clock.now() + storeTimeoutMs,
         this.write(() => last),
       );
-      if (!isMine) this.lose('taken');
-      this.finish();
-      return isMine ? 'stored' : 'lost';
     } catch (error) {
-      this.engine.tell(this, 'unrecorded', { error });
-      void this.endLater(last);
-      return 'unrecorded';
+      this.engine.tell(this, 'store-error', { attempt: this.attempt, error });
+      const isTooLarge = error instanceof StoreError && error.reason === 'invalid' && last.result !== undefined;
+      return isTooLarge ? this.tryToEnd({ ...last, result: undefined }, beganMs) : undefined;
     }
-  }
-
-  private async endLater(last: IdempotencyRecord): Promise<void> {
-    for (let pauseMs = 50; this.lease.isHeld(); pauseMs = Math.min(pauseMs * 2, 1_000)) {
-      await this.engine.pause(pauseMs);
-      const done = await this.write(() => last).catch(() => undefined);
-      if (done === undefined) continue;
-      if (!done) this.lose('taken');
-      break;
-    }
-    this.finish();
-  }
-
-  private finish(): void {
     this.isOver = true;
     void this.lease.stop();
+    if (!isMine) {
+      this.tellLost('taken');
+      return 'lost';
+    }
+    const isTooLarge = last.state === 'completed' && last.result === undefined;
+    const outcome = isTooLarge
+      ? 'too-large'
+      : last.state === 'completed'
+        ? 'executed'
+        : last.state === 'idle'
+          ? 'released'
+          : 'in-doubt';
+    this.engine.tell(this, outcome, { attempt: this.attempt, durationMs: clock.now() - beganMs });
+    if (last.state === 'completed') this.engine.took(this.operation, last.elapsedMs);
+    return isTooLarge ? 'too-large' : 'stored';
   }
 
-  private assertHeld(): void {
-    if (!this.lease.isHeld()) throw this.lostError ?? this.lost('the lease is over');
+  /** What this phase answered in an earlier attempt. */
+  private phaseDone(name: string): Uint8Array | undefined {
+    const { memo } = this.record;
+    const done = memo[this.nextPhase];
+    if (done === undefined || done.name === name) return done?.value;
+    if (this.engine.settings.onLost !== 'rerun') {
+      const detail = `an earlier attempt did phase "${done.name}" where this one does "${name}"; its code has changed`;
+      throw this.inDoubt('drift', detail);
+    }
+    this.record = { ...this.record, memo: memo.slice(0, this.nextPhase) };
+    return undefined;
   }
 
   private async checkpoint(): Promise<void> {
-    const isMine = await this.write(() => this.running());
-    if (!isMine) this.lose('taken');
+    if (!(await this.write(() => this.running()))) this.lose('taken');
     this.assertHeld();
+  }
+
+  private assertHeld(): void {
+    if (this.lostError !== undefined || !this.lease.isHeld())
+      throw this.lostError ?? this.inDoubt('lost', 'this attempt has ended');
   }
 
   private running(): IdempotencyRecord {
@@ -238,54 +271,102 @@ export class Attempt implements AdapterHandle {
     return this.engine.settings.clock.now() - this.acquiredMs;
   }
 
-  /** Whether the record is still ours. Repeats what was refused only because another write of ours came before it. */
+  /** Whether the record is this attempt's and says now what `next` says. */
   private async write(next: () => IdempotencyRecord): Promise<boolean> {
     const { store, ttlMs } = this.engine.settings;
     for (;;) {
       const record = next();
-      const bytes = encodeRecord(record);
-      const answer = await store.write(this.engine.storeKey(this.keyHash), bytes, { ttlMs, ifVersion: this.version });
+      const isLast = record.state !== 'running';
+      // A renewal that comes after the end would open it again.
+      if (this.isOver && !isLast) return false;
+      const options = { ttlMs, ifVersion: this.version };
+      const answer = await store.write(this.engine.storeKey(this.keyHash), encodeRecord(record), options);
       if (answer.ok) {
         this.version = Math.max(this.version, answer.version);
-        if (record.state !== 'running') this.isOver = true;
+        if (isLast) this.isOver = true;
         return true;
       }
       const { entry } = answer;
       if (entry === undefined) {
-        // The server has forgotten it. Nobody else has begun, and nobody shall.
+        // The server has forgotten it. Nobody else has begun since, and nobody shall.
         this.version = 0;
         continue;
       }
-      const seen = this.ours(entry);
-      if (seen === undefined) return false;
-      if (seen.state === record.state && seen.state !== 'running') return true;
-      if (seen.state !== 'running' || this.isOver) return false;
+      const seen = decodeRecord(entry.value);
+      if (!sameBytes(seen.owner, this.record.owner)) return false;
+      if (seen.state !== 'running') {
+        this.isOver = true;
+        return seen.state === record.state;
+      }
       this.version = entry.version;
     }
   }
 
-  private ours(entry: Entry): IdempotencyRecord | undefined {
-    const seen = decodeRecord(entry.value);
-    return sameBytes(seen.owner, this.record.owner) ? seen : undefined;
-  }
-
   private lose(reason: 'taken' | 'expired'): void {
-    if (this.lostError !== undefined || this.isOver) return;
-    const detail = reason === 'taken' ? 'another attempt has taken it over' : 'it could not be renewed in time';
-    this.lostError = this.lost(detail);
-    this.engine.tell(this, 'lost');
+    if (this.isOver) return;
+    void this.lease.stop();
+    this.tellLost(reason);
     this.controller?.abort(this.lostError);
   }
 
-  private lost(detail: string): InDoubtError {
-    return new InDoubtError({ policy: this.engine.settings.name, reason: 'lost', detail });
+  private tellLost(reason: 'taken' | 'expired'): void {
+    if (this.lostError !== undefined) return;
+    const detail = reason === 'taken' ? 'another attempt has taken it over' : 'it could not be renewed in time';
+    this.lostError = this.inDoubt('lost', `this attempt has lost its key: ${detail}`);
+    this.engine.tell(this, 'lost', { attempt: this.attempt, error: this.lostError });
+  }
+
+  private inDoubt(reason: InDoubtError['reason'], detail: string): InDoubtError {
+    return new InDoubtError({ policy: this.engine.settings.name, reason, detail });
   }
 }
 
-const settled = /* @__PURE__ */ Promise.resolve();
+/** Runs although the store is down: nothing is recorded, and nobody else knows of it. */
+export class UnprotectedAttempt implements AdapterHandle {
+  readonly attempt = 1;
+  readonly fence = 0;
+  readonly key: string;
+  private readonly keyHash: string;
+  private readonly secret: Uint8Array | undefined;
+  private wanted: AdapterHandle['decision'] = undefined;
+  private controller: AbortController | undefined = undefined;
 
-export function sameBytes(one: Uint8Array, other: Uint8Array): boolean {
-  if (one.length !== other.length) return false;
-  for (let index = 0; index < one.length; index++) if (one[index] !== other[index]) return false;
-  return true;
+  constructor(key: string, keyHash: string, secret: Uint8Array | undefined) {
+    this.key = key;
+    this.keyHash = keyHash;
+    this.secret = secret;
+  }
+
+  get decision(): AdapterHandle['decision'] {
+    return this.wanted;
+  }
+
+  get signal(): AbortSignal {
+    this.controller ??= new AbortController();
+    return this.controller.signal;
+  }
+
+  async seal(): Promise<void> {
+    this.wanted = 'keep';
+  }
+
+  release(): void {
+    this.wanted = 'release';
+  }
+
+  async phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> {
+    return await step(this.downstreamKey(name));
+  }
+
+  downstreamKey(name: string): string {
+    return downstreamKeyOf(this.secret, this.keyHash, name);
+  }
+
+  async complete(): Promise<Completion> {
+    return 'unrecorded';
+  }
+
+  async abandon(): Promise<Completion> {
+    return 'unrecorded';
+  }
 }

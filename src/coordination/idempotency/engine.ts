@@ -3,23 +3,21 @@
  * begin here.
  *
  * Promise: one round trip says run, replay, busy or mismatch; a begin whose reply was lost knows its own record again; a key is blocked
- * for as long as its owner renews, and one lease more at most.
- * After: draft-ietf-httpapi-idempotency-key-header-07; Leach, "Implementing Stripe-like idempotency keys in Postgres" (2017).
+ * for as long as its owner renews, and for one lease more at most.
+ * After: draft-ietf-httpapi-idempotency-key-header-07; Leach, "Implementing Stripe-like Idempotency Keys in Postgres" (2017).
  */
 import { type Clock, callbackTimer } from '../../core/clock.js';
-import { StoreError } from '../../core/errors.js';
-import type { Events, IdempotencyOutcome } from '../../core/events.js';
-import type { Entry, Store } from '../../stores/store.js';
+import { KeyMissingError, StoreError } from '../../core/errors.js';
+import type { Events, IdempotencyEvent, IdempotencyOutcome } from '../../core/events.js';
+import { checkArgument, type Field, impossibleOption, show } from '../../core/options.js';
+import type { Entry, Refused, Store, StoreTransaction, Written } from '../../stores/store.js';
 import { type Instant, instantOf } from '../lease.js';
-import { type AdapterHandle, Attempt, sameBytes } from './attempt.js';
-import { keyHashOf, newOwner } from './hashing.js';
-import { decodeRecord, encodeRecord, type IdempotencyRecord, noFingerprint } from './record.js';
-
-/** Turns what a function answers into bytes and back. */
-export interface ResultSerializer {
-  encode(value: unknown): Uint8Array;
-  decode(bytes: Uint8Array): unknown;
-}
+import { type AdapterHandle, Attempt, type TransactionHandle, UnprotectedAttempt } from './attempt.js';
+import { downstreamKeyOf, keyHashOf, newOwner } from './hashing.js';
+import { Operations } from './operations.js';
+import type { ResultSerializer } from './outcomes.js';
+import { decodeRecord, encodeRecord, type IdempotencyRecord, noFingerprint, sameBytes } from './record.js';
+import type { Sealing } from './sealing.js';
 
 export interface EngineSettings {
   readonly name: string;
@@ -33,22 +31,27 @@ export interface EngineSettings {
   readonly onLost: 'rerun' | 'resume' | 'refuse';
   readonly onStoreDown: 'refuse' | 'run';
   readonly secret: Uint8Array | undefined;
+  readonly sealing: Sealing;
   readonly serializer: ResultSerializer;
   readonly clock: Clock;
   readonly random: () => number;
   readonly events: Events;
 }
 
-/** @internal What an adapter asks for. */
-export interface BeginRequest {
+/** @internal Which operation of whom. */
+export interface OperationKey {
   /** Whose key it is: known only to the server. */
   readonly scope: string;
   /** What is done: for HTTP the method and the route. */
   readonly operation: string;
   readonly key: string;
+}
+
+/** @internal What an adapter asks for. */
+export interface BeginRequest extends OperationKey {
   /** By {@link fingerprint}; without one any input is taken for the same. */
   readonly fingerprint?: Uint8Array | undefined;
-  /** Ends the waiting. */
+  /** Ends the waiting: `begin` rejects with its reason, and nothing has run. */
   readonly signal?: AbortSignal | undefined;
   /** A W3C `traceparent`, for a link from a replay. */
   readonly trace?: string | undefined;
@@ -56,7 +59,7 @@ export interface BeginRequest {
 
 /** @internal How an operation begins. */
 export type Begun =
-  /** Run it, then call `complete` or `abandon` of the handle. */
+  /** Run it, then call `complete` or `abandon` of the handle. `'takeover'`: an earlier attempt was lost, and may have had its effect. */
   | { readonly kind: 'run' | 'takeover'; readonly handle: AdapterHandle }
   /** It has run: answer what is stored. */
   | {
@@ -68,24 +71,102 @@ export type Begun =
     }
   | { readonly kind: 'busy'; readonly retryAfterMs: number }
   | { readonly kind: 'mismatch' }
+  /** With a cause: the record cannot be read. */
   | { readonly kind: 'in-doubt'; readonly cause: unknown }
-  /** It has run, and its result is not there: too large, or not readable with the keys at hand. */
+  /** It has run, and its result is not there: it was too large, or, with a cause, cannot be opened. */
   | { readonly kind: 'result-not-stored'; readonly cause: unknown }
-  /** With a handle: run it all the same, because `onStoreDown` says so; the handle records nothing. */
+  /** With a handle: run it all the same, because `onStoreDown` says so. */
   | { readonly kind: 'store-down'; readonly error: unknown; readonly handle: AdapterHandle | undefined };
+
+/** It has run, and its result is committed with it. */
+interface Done<T> {
+  readonly kind: 'done';
+  readonly value: T;
+  readonly bytes: Uint8Array;
+  readonly fits: boolean;
+  readonly attempt: number;
+}
+
+interface Named extends OperationKey {
+  readonly keyHash: string;
+}
+
+type Standing = Extract<Begun, { readonly kind: 'replay' | 'busy' | 'mismatch' | 'in-doubt' | 'result-not-stored' }>;
+
+/** What an entry in the way means for a new begin. */
+type Decision = Standing | { readonly kind: 'take' | 'doubt'; readonly seen: IdempotencyRecord };
+
+const shortestPauseMs = 5;
+const longestPauseMs = 100;
+/** Who waits for another asks at first soon, then every quarter of a second; where the store wakes him up, every second. */
+const firstAskMs = 25;
+const slowestAskMs = 250;
+const slowestWatchedAskMs = 1_000;
+/** What is told to come back later comes back after a second at the earliest: HTTP counts in seconds. */
+const soonestRetryMs = 1_000;
 
 export class Engine {
   readonly settings: EngineSettings;
+  readonly operations = new Operations();
 
   constructor(settings: EngineSettings) {
     this.settings = settings;
   }
 
-  /** Throws only the reason of `signal`, or what says that the request itself is wrong. */
+  /**
+   * How an operation begins, within `storeTimeout`, plus `wait` if it runs elsewhere.
+   *
+   * Throws what says that the request itself is wrong, and the reason of `signal`.
+   */
   async begin(request: BeginRequest): Promise<Begun> {
-    const { secret } = this.settings;
-    const keyHash = keyHashOf(secret, request.scope, request.operation, request.key);
-    return await this.claim(request, keyHash);
+    const named = this.named(request);
+    return this.patiently(named, request.signal, () => this.claim(named, request));
+  }
+
+  /** As {@link begin}, and runs the function and stores its result in one transaction of the store. */
+  async transaction<T>(
+    request: BeginRequest,
+    fn: (handle: TransactionHandle) => T,
+    encode: (value: unknown) => Uint8Array,
+  ): Promise<Begun | Done<T>> {
+    const { store, name } = this.settings;
+    const transaction = store.native?.transaction;
+    if (transaction === undefined) {
+      throw impossibleOption(
+        name,
+        'store',
+        store,
+        'one with transactions, such as that of holdfast/sqlite, for transaction()',
+      );
+    }
+    const named = this.named(request);
+    return this.patiently(named, request.signal, () =>
+      transaction((view) => this.runInside(view, named, request, fn, encode), { signal: request.signal }),
+    );
+  }
+
+  /** Ends a doubt: with the result, or, without one, so that the next call runs anew. False when there was none. */
+  async resolve(key: OperationKey, result: Uint8Array | undefined): Promise<boolean> {
+    const { store, ttlMs, sealing } = this.settings;
+    const named = this.named(key);
+    const storeKey = this.storeKey(named.keyHash);
+    const owner = newOwner();
+    const kept = result === undefined ? undefined : sealing.seal(named.keyHash, result);
+    let entry = await store.read(storeKey);
+    while (entry !== undefined) {
+      // Of one that cannot be read nobody knows anything: the operator does.
+      const seen = readable(entry) ?? { ...doubt, owner: noOwner };
+      if (sameBytes(seen.owner, owner)) return true;
+      const isLost = seen.state === 'running' && entry.ageMs >= seen.leaseMs;
+      if (seen.state !== 'in-doubt' && !isLost) return false;
+      const state = kept === undefined ? 'idle' : 'completed';
+      // Whoever resolves it knows that nothing has happened, or what: a seal has done its work.
+      const record = { ...seen, owner, state, result: kept, isSealed: false } as const;
+      const answer = await store.write(storeKey, encodeRecord(record), { ttlMs, ifVersion: entry.version });
+      if (answer.ok) return true;
+      entry = answer.entry;
+    }
+    return false;
   }
 
   storeKey(keyHash: string): string {
@@ -93,24 +174,27 @@ export class Engine {
   }
 
   tell(
-    _about: { readonly operation: string; readonly keyHash: string },
-    _outcome: IdempotencyOutcome,
-    _more: object = {},
-  ): void {}
-
-  seal(_keyHash: string, bytes: Uint8Array): Uint8Array {
-    return bytes;
+    { operation, keyHash }: { readonly operation: string; readonly keyHash: string },
+    outcome: IdempotencyOutcome,
+    more: Partial<Pick<IdempotencyEvent, 'attempt' | 'durationMs' | 'ageMs' | 'error'>> = {},
+  ): void {
+    const { events, name } = this.settings;
+    this.operations.count(operation, outcome);
+    if (!events.heard) return;
+    const { attempt, durationMs, ageMs, error } = more;
+    events.emit({ type: 'idempotency', name, outcome, operation, keyHash, attempt, durationMs, ageMs, error });
   }
 
-  open(_keyHash: string, bytes: Uint8Array): Uint8Array {
-    return bytes;
+  /** How long an operation took: what runs now is told by it when to ask again. */
+  took(operation: string, elapsedMs: number): void {
+    this.operations.took(operation, elapsedMs);
   }
 
-  /** Waits no longer than `endsAtMs`, whatever the store does. */
-  bounded<T>(operation: string, endsAtMs: number, _signal: AbortSignal | undefined, work: Promise<T>): Promise<T> {
+  /** Waits no longer than until an instant, whatever the store does. */
+  bounded<T>(verb: string, endsAtMs: number, work: Promise<T>): Promise<T> {
     const { clock } = this.settings;
     return new Promise((resolve, reject) => {
-      const timer = callbackTimer(() => reject(this.tooSlow(operation)));
+      const timer = callbackTimer(() => reject(this.tooSlow(verb)));
       clock.schedule(timer, endsAtMs);
       work.then(
         (value) => {
@@ -125,87 +209,140 @@ export class Engine {
     });
   }
 
+  /** Keeps no process alive. */
   pause(ms: number): Promise<void> {
-    const { clock } = this.settings;
-    const background = clock.background ?? clock;
-    return new Promise((resolve) => background.schedule(callbackTimer(resolve), clock.now() + ms));
+    return pause(this.settings.clock.background ?? this.settings.clock, ms);
   }
 
-  private async claim(request: BeginRequest, keyHash: string): Promise<Begun> {
-    const { store, clock, ttlMs, leaseMs, storeTimeoutMs, onStoreDown } = this.settings;
-    const { key, operation, fingerprint = noFingerprint, signal, trace } = request;
+  private named({ scope, operation, key }: OperationKey): Named {
+    const { name, secret } = this.settings;
+    checkArgument(name, 'scope', scope, part);
+    checkArgument(name, 'operation', operation, part);
+    if (!isText(key, longestKey)) {
+      throw new KeyMissingError({ policy: name, detail: `a key is 1 to ${longestKey} characters, got ${show(key)}` });
+    }
+    return { scope, operation, key, keyHash: keyHashOf(secret, scope, operation, key) };
+  }
+
+  /** Acquires the record, or says what is in the way. */
+  private async claim(named: Named, request: BeginRequest): Promise<Begun> {
+    const { store, clock, ttlMs, leaseMs, storeTimeoutMs } = this.settings;
+    const { signal } = request;
+    const storeKey = this.storeKey(named.keyHash);
     const endsAtMs = clock.now() + storeTimeoutMs;
-    const owner = newOwner();
-    const first: IdempotencyRecord = {
-      ...{ state: 'running', owner, fence: 0, leaseMs, elapsedMs: 0, attempt: 1, fingerprint, isSealed: false },
-      ...{ trace, memo: [], result: undefined },
-    };
+    const first = this.firstRecord(request);
+    const { owner, fingerprint } = first;
     let record = first;
     let ifVersion = 0;
+    let isTakeover = false;
+    // Of a write whose reply was lost the first one counts: it may have been that one which was applied.
     let sent: Instant | undefined;
+    let isUncertain = false;
+    let pauseMs = shortestPauseMs;
     for (;;) {
       sent ??= instantOf(clock);
-      const write = store.write(this.storeKey(keyHash), encodeRecord(record), { ttlMs, ifVersion, signal });
-      let answer: Awaited<typeof write>;
+      let answer: Written | Refused;
       try {
-        answer = await this.bounded('begin', endsAtMs, signal, write);
+        const write = store.write(storeKey, encodeRecord(record), { ttlMs, ifVersion, signal });
+        answer = await this.bounded('begin', endsAtMs, write);
       } catch (error) {
-        if (signal?.aborted) throw error;
-        if (error instanceof StoreError && error.applied === 'unknown' && clock.now() + 5 < endsAtMs) {
-          // Perhaps it was applied: then the refusal brings our own record back.
-          await this.pause(5);
+        const mayBeApplied = !(error instanceof StoreError) || error.applied === 'unknown';
+        isUncertain ||= mayBeApplied;
+        const isAborted = signal?.aborted === true;
+        if (!isAborted) this.tell(named, 'store-error', { error });
+        if (mayBeApplied && !isAborted && clock.now() + pauseMs < endsAtMs) {
+          // Asked again, the refusal brings our own record back if it was.
+          await pause(clock, pauseMs);
+          pauseMs = Math.min(pauseMs * 2, longestPauseMs);
           continue;
         }
-        return { kind: 'store-down', error, handle: onStoreDown === 'run' ? undefined : undefined };
+        if (isUncertain) void this.withdraw(named, record, clock.now() + leaseMs);
+        if (isAborted) throw error;
+        return this.storeDown(named, error);
       }
-      const kind = ifVersion === 0 || record.attempt === 1 ? 'run' : 'takeover';
       if (answer.ok) {
-        return { kind, handle: new Attempt(this, key, operation, keyHash, record, answer.version, sent) };
+        if (record.state === 'in-doubt') return { kind: 'in-doubt', cause: undefined };
+        return {
+          kind: isTakeover ? 'takeover' : 'run',
+          handle: new Attempt(this, named, record, answer.version, sent),
+        };
       }
       const { entry } = answer;
       if (entry === undefined) {
-        record = first;
-        ifVersion = 0;
-        sent = undefined;
+        [record, ifVersion, isTakeover, sent] = [first, 0, false, undefined];
         continue;
       }
-      let seen: IdempotencyRecord;
-      try {
-        seen = decodeRecord(entry.value);
-      } catch (cause) {
-        return { kind: 'in-doubt', cause };
+      const seen = readable(entry);
+      if (seen !== undefined && seen.state === 'running' && sameBytes(seen.owner, owner)) {
+        return { kind: isTakeover ? 'takeover' : 'run', handle: new Attempt(this, named, seen, entry.version, sent) };
       }
-      if (seen.state === 'running' && sameBytes(seen.owner, owner)) {
-        return { kind, handle: new Attempt(this, key, operation, keyHash, seen, entry.version, sent) };
-      }
-      const decided = this.decide(seen, entry, fingerprint, keyHash);
-      if (decided !== 'takeover') return decided;
-      const isRefused = seen.state === 'running' && (seen.isSealed || this.settings.onLost === 'refuse');
-      record = {
-        ...first,
-        attempt: isRefused ? seen.attempt : seen.attempt + 1,
-        state: isRefused ? 'in-doubt' : 'running',
-        isSealed: seen.isSealed,
-        memo: seen.memo,
-      };
-      ifVersion = entry.version;
-      sent = undefined;
-      if (isRefused) {
-        await store.write(this.storeKey(keyHash), encodeRecord(record), { ttlMs, ifVersion, signal });
-        return { kind: 'in-doubt', cause: undefined };
-      }
+      const decision = this.decide(named, entry, seen, fingerprint);
+      if (!('seen' in decision)) return decision;
+      record = successorOf(decision.seen, first, decision.kind);
+      [ifVersion, isTakeover, sent] = [entry.version, decision.seen.state === 'running', undefined];
     }
   }
 
-  private decide(seen: IdempotencyRecord, entry: Entry, fingerprint: Uint8Array, keyHash: string): Begun | 'takeover' {
+  /** The whole operation, inside a transaction: when the function throws, nothing of it has happened. */
+  private runInside<T>(
+    view: StoreTransaction,
+    named: Named,
+    request: BeginRequest,
+    fn: (handle: TransactionHandle) => T,
+    encode: (value: unknown) => Uint8Array,
+  ): Begun | Done<T> {
+    const { ttlMs, maxBodyBytes, sealing, secret } = this.settings;
+    const { key, keyHash } = named;
+    const storeKey = this.storeKey(keyHash);
+    const entry = view.read(storeKey);
+    let record = this.firstRecord(request);
+    if (entry !== undefined) {
+      const decision = this.decide(named, entry, readable(entry), record.fingerprint);
+      if (!('seen' in decision)) return decision;
+      record = successorOf(decision.seen, record, decision.kind);
+    }
+    const options = { ttlMs, ifVersion: entry?.version ?? 0 };
+    if (record.state === 'in-doubt') {
+      view.write(storeKey, encodeRecord(record), options);
+      return { kind: 'in-doubt', cause: undefined };
+    }
+    const { attempt } = record;
+    const value = fn({ key, attempt, downstreamKey: (name) => downstreamKeyOf(secret, keyHash, name) });
+    // The store says what is wrong with it.
+    if (typeof (value as { then?: unknown } | null | undefined)?.then === 'function') return value as never;
+    const bytes = encode(value);
+    const fits = bytes.byteLength <= maxBodyBytes;
+    const result = fits ? sealing.seal(keyHash, bytes) : undefined;
+    view.write(storeKey, encodeRecord({ ...record, state: 'completed', memo: [], result }), options);
+    return { kind: 'done', value, bytes, fits, attempt };
+  }
+
+  private firstRecord({ fingerprint = noFingerprint, trace }: BeginRequest): IdempotencyRecord {
+    const { leaseMs } = this.settings;
+    return {
+      ...{ state: 'running', owner: newOwner(), fence: 0, leaseMs, elapsedMs: 0, attempt: 1, fingerprint },
+      ...{ isSealed: false, trace, memo: [], result: undefined },
+    };
+  }
+
+  /** Section by section as in the table: another input, then what it has become, then the lease. */
+  private decide(
+    { keyHash, operation }: Named,
+    entry: Entry,
+    seen: IdempotencyRecord | undefined,
+    fingerprint: Uint8Array,
+  ): Decision {
+    if (seen === undefined) return { kind: 'in-doubt', cause: damageOf(entry) };
+    // Fingerprints of different rules say nothing about each other.
     if (seen.fingerprint[0] === fingerprint[0] && !sameBytes(seen.fingerprint, fingerprint))
       return { kind: 'mismatch' };
     switch (seen.state) {
       case 'completed': {
         if (seen.result === undefined) return { kind: 'result-not-stored', cause: undefined };
-        const { attempt, trace } = seen;
+        const { attempt, trace, result } = seen;
         try {
-          return { kind: 'replay', result: this.open(keyHash, seen.result), ageMs: entry.ageMs, attempt, trace };
+          const opened = this.settings.sealing.open(keyHash, result);
+          return { kind: 'replay', result: opened, ageMs: entry.ageMs, attempt, trace };
         } catch (cause) {
           return { kind: 'result-not-stored', cause };
         }
@@ -213,16 +350,202 @@ export class Engine {
       case 'in-doubt':
         return { kind: 'in-doubt', cause: undefined };
       case 'idle':
-        return 'takeover';
+        return { kind: 'take', seen };
       case 'running': {
         const leftMs = seen.leaseMs - entry.ageMs;
-        return leftMs > 0 ? { kind: 'busy', retryAfterMs: leftMs } : 'takeover';
+        if (leftMs > 0)
+          return { kind: 'busy', retryAfterMs: this.retryAfterMs(operation, seen.elapsedMs + entry.ageMs, leftMs) };
+        return { kind: seen.isSealed || this.settings.onLost === 'refuse' ? 'doubt' : 'take', seen };
       }
     }
   }
 
+  private retryAfterMs(operation: string, elapsedMs: number, leftMs: number): number {
+    const expectedMs = (this.operations.medianMs(operation) ?? 0) - elapsedMs;
+    return Math.min(Math.max(Math.ceil(expectedMs), soonestRetryMs), Math.ceil(leftMs));
+  }
+
+  /** Asks how it begins, again and again while it runs elsewhere and there is time to wait. */
+  private async patiently<T extends Begun | Done<unknown>>(
+    named: Named,
+    signal: AbortSignal | undefined,
+    ask: () => Promise<T>,
+  ): Promise<T> {
+    const { clock, waitMs } = this.settings;
+    const beganMs = clock.now();
+    let begun = await ask();
+    if (begun.kind === 'busy' && waitMs > 0) {
+      begun = await this.wait(named, signal, begun, beganMs + waitMs, ask);
+      this.tell(named, 'waited', { durationMs: clock.now() - beganMs });
+    }
+    this.tellBegun(named, begun, clock.now() - beganMs);
+    return begun;
+  }
+
+  private async wait<T extends Begun | Done<unknown>>(
+    named: Named,
+    signal: AbortSignal | undefined,
+    busy: T,
+    endsAtMs: number,
+    ask: () => Promise<T>,
+  ): Promise<T> {
+    const { clock, store } = this.settings;
+    const bell = new Bell(clock);
+    const watch = store.native?.watch?.(this.storeKey(named.keyHash), () => bell.ring());
+    // One that cannot begin, or has gaps, is made up for by asking.
+    watch?.ready.catch(() => {});
+    const slowestMs = watch === undefined ? slowestAskMs : slowestWatchedAskMs;
+    let begun = busy;
+    try {
+      for (
+        let askMs = firstAskMs;
+        begun.kind === 'busy' && clock.now() < endsAtMs;
+        askMs = Math.min(askMs * 2, slowestMs)
+      ) {
+        await bell.heard(Math.min(clock.now() + askMs, endsAtMs), signal);
+        begun = await ask();
+      }
+      return begun;
+    } finally {
+      watch?.close();
+    }
+  }
+
+  private storeDown({ key, keyHash }: Named, error: unknown): Begun {
+    const { onStoreDown, secret } = this.settings;
+    const handle = onStoreDown === 'run' ? new UnprotectedAttempt(key, keyHash, secret) : undefined;
+    return { kind: 'store-down', error, handle };
+  }
+
+  /** Takes back a begin that may have been applied and that nobody waits for, so that the key is not blocked for a lease. */
+  private async withdraw(named: Named, { owner }: IdempotencyRecord, endsAtMs: number): Promise<void> {
+    const { store, clock, ttlMs, storeTimeoutMs } = this.settings;
+    const storeKey = this.storeKey(named.keyHash);
+    for (let pauseMs = shortestPauseMs; clock.now() < endsAtMs; pauseMs = Math.min(pauseMs * 2, 1_000)) {
+      await this.pause(pauseMs);
+      try {
+        const entry = await this.bounded('withdraw', clock.now() + storeTimeoutMs, store.read(storeKey));
+        const seen = entry === undefined ? undefined : readable(entry);
+        // What is not there may still be on its way: only somebody else's record says that it will not come.
+        if (entry === undefined) continue;
+        if (seen?.state !== 'running' || !sameBytes(seen.owner, owner)) return;
+        const idle = { ...seen, state: 'idle', attempt: seen.attempt - 1 } as const;
+        const write = store.write(storeKey, encodeRecord(idle), { ttlMs, ifVersion: entry.version });
+        if ((await this.bounded('withdraw', clock.now() + storeTimeoutMs, write)).ok) return;
+      } catch {
+        // Tried again; in the end the lease runs out.
+      }
+    }
+  }
+
+  private tellBegun(named: Named, begun: Begun | Done<unknown>, durationMs: number): void {
+    switch (begun.kind) {
+      case 'done':
+        return this.tell(named, begun.fits ? 'executed' : 'too-large', { attempt: begun.attempt, durationMs });
+      case 'replay':
+        return this.tell(named, 'replayed', { attempt: begun.attempt, durationMs, ageMs: begun.ageMs });
+      case 'takeover':
+        return this.tell(named, 'takeover', { attempt: begun.handle.attempt, durationMs });
+      case 'result-not-stored':
+        return this.tell(named, 'not-stored', { durationMs, error: begun.cause });
+      case 'in-doubt':
+        return this.tell(named, 'in-doubt', { durationMs, error: begun.cause });
+      case 'busy':
+      case 'mismatch':
+        return this.tell(named, begun.kind, { durationMs });
+      case 'store-down':
+        if (begun.handle !== undefined) this.tell(named, 'unprotected', { durationMs, error: begun.error });
+        return;
+      case 'run':
+        return;
+    }
+  }
+
   private tooSlow(operation: string): StoreError {
-    const detail = `no answer within ${this.settings.storeTimeoutMs} ms`;
+    const detail = `no answer within ${this.settings.storeTimeoutMs} ms ("storeTimeout")`;
     return new StoreError({ store: 'idempotency', operation, reason: 'timeout', applied: 'unknown', detail });
   }
+}
+
+/** The record of the next attempt, or of the doubt, in the place of one that is over. */
+function successorOf(seen: IdempotencyRecord, first: IdempotencyRecord, kind: 'take' | 'doubt'): IdempotencyRecord {
+  const kept = { fingerprint: seen.fingerprint, isSealed: seen.isSealed, memo: seen.memo };
+  if (kind === 'doubt') return { ...first, ...kept, state: 'in-doubt', attempt: seen.attempt, trace: seen.trace };
+  return { ...first, ...kept, attempt: seen.attempt + 1 };
+}
+
+function pause(clock: Clock, ms: number): Promise<void> {
+  return new Promise((resolve) => clock.schedule(callbackTimer(resolve), clock.now() + ms));
+}
+
+function readable(entry: Entry): IdempotencyRecord | undefined {
+  try {
+    return decodeRecord(entry.value);
+  } catch {
+    return undefined;
+  }
+}
+
+function damageOf(entry: Entry): unknown {
+  try {
+    decodeRecord(entry.value);
+    return undefined;
+  } catch (error) {
+    return error;
+  }
+}
+
+/** Wakes who waits, at an instant or sooner. A ring before the wait is not lost. */
+class Bell {
+  private readonly clock: Clock;
+  private hasRung = false;
+  private wake: (() => void) | undefined = undefined;
+
+  constructor(clock: Clock) {
+    this.clock = clock;
+  }
+
+  ring(): void {
+    this.hasRung = true;
+    this.wake?.();
+  }
+
+  heard(atMs: number, signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const end = () => {
+        this.clock.cancel(timer);
+        this.wake = undefined;
+        this.hasRung = false;
+        signal?.removeEventListener('abort', end);
+        if (signal?.aborted) reject(signal.reason);
+        else resolve();
+      };
+      const timer = callbackTimer(end);
+      if (this.hasRung || signal?.aborted) return end();
+      this.wake = end;
+      signal?.addEventListener('abort', end, { once: true });
+      this.clock.schedule(timer, atMs);
+    });
+  }
+}
+
+const noOwner = /* @__PURE__ */ new Uint8Array(16);
+const doubt = /* @__PURE__ */ Object.freeze({
+  ...{ state: 'in-doubt', fence: 0, leaseMs: 0, elapsedMs: 0, attempt: 1, fingerprint: noFingerprint, isSealed: false },
+  ...{ trace: undefined, memo: [], result: undefined },
+} as const);
+
+const longestKey = 255;
+const longestPart = 1_000;
+
+/** Scope and operation are told apart in what is hashed by a character that neither has. */
+const part: Field<string> = {
+  allowed: `a string of 1 to ${longestPart} characters without U+0000`,
+  parse: (value) => (isText(value, longestPart) && !value.includes('\0') ? value : undefined),
+};
+
+/** Half a surrogate pair has no UTF-8: two such texts would have one hash. */
+function isText(value: unknown, longest: number): value is string {
+  if (typeof value !== 'string' || value.length === 0 || value.length > longest) return false;
+  return (value as string & { isWellFormed(): boolean }).isWellFormed();
 }

@@ -1,29 +1,150 @@
 /**
  * Fingerprint: what was asked for, in 33 bytes, so that one key cannot stand for two operations.
  *
- * Promise: JSON is compared as data, from its text: the order of members, white space and the way a string is escaped make no difference,
- * the digits of a number do. The first byte is the version of the rule; fingerprints of different rules are not compared.
+ * Promise: JSON is compared as data, from its text: the order of members, white space and the way in which a string is escaped make no
+ * difference, the digits of a number do. The event loop is not held up by a large body, however it is made. The first byte is the
+ * version of the rule: fingerprints of different rules are not compared with each other.
  */
+import { canonicalJson } from './canonical-json.js';
 import { nodeCrypto } from './hashing.js';
 import { fingerprintBytes } from './record.js';
 
-/** @internal */
+/** @internal What counts. */
 export interface FingerprintInput {
   /** What counts besides the body, in this order: method, path, query. */
   readonly head: readonly string[];
   readonly body?: Uint8Array | string | undefined;
-  /** Whether the body says of itself that it is JSON. One that is none counts byte by byte. */
+  /** Whether the body says of itself that it is JSON. One that is none all the same counts byte by byte. */
   readonly isJson?: boolean | undefined;
   /** JSON pointers to members that do not count, such as `/sentAt`. */
   readonly exclude?: readonly string[] | undefined;
 }
 
-/** @internal Large bodies are read in slices, so that the event loop goes on; then the answer is a promise. */
-export function fingerprint(input: FingerprintInput): Uint8Array | Promise<Uint8Array> {
-  const hash = nodeCrypto().createHash('sha256').update(JSON.stringify(input.head));
-  if (input.body !== undefined) hash.update('\0').update(input.body);
+const ownRule = 1;
+const userRule = 2;
+/** What is no larger is done at once; more is read in slices. */
+const smallBytes = 65_536;
+const sliceBytes = 262_144;
+/** How long a slice of work may take before others get their turn. */
+const turnMs = 5;
+
+/** @internal Of a small body at once; of a large one later, because it is read in slices. */
+export function fingerprint({ head, body, isJson, exclude }: FingerprintInput): Uint8Array | Promise<Uint8Array> {
+  const begin = JSON.stringify(head);
+  if (body === undefined) return digestOf(ownRule, `${begin}\n-\n`);
+  if (body.length > smallBytes) return inSlices(large(begin, body, isJson === true, exclude));
+  const text = isJson ? textOf(body) : undefined;
+  if (text !== undefined) {
+    let canonical = '';
+    const work = canonicalJson(text, (piece) => (canonical += piece), exclude);
+    if (finish(work)) return digestOf(ownRule, `${begin}\njson\n${canonical}`);
+  }
+  const hash = nodeCrypto().createHash('sha256').update(`${begin}\nbytes\n`).update(body);
+  return prefixed(ownRule, hash.digest());
+}
+
+/** @internal What a function of the user's takes for the same is the same. */
+export function ownFingerprint(what: Uint8Array | string): Uint8Array {
+  return prefixed(userRule, nodeCrypto().createHash('sha256').update(what).digest());
+}
+
+function* large(
+  begin: string,
+  body: Uint8Array | string,
+  isJson: boolean,
+  exclude: readonly string[] | undefined,
+): Generator<void, Uint8Array> {
+  const { createHash } = nodeCrypto();
+  const text = isJson ? yield* decoded(body) : undefined;
+  if (text !== undefined) {
+    const hash = createHash('sha256').update(`${begin}\njson\n`);
+    let pieces = '';
+    const sink = (piece: string) => {
+      pieces += piece;
+      if (pieces.length < smallBytes) return;
+      hash.update(pieces);
+      pieces = '';
+    };
+    if (yield* canonicalJson(text, sink, exclude)) return prefixed(ownRule, hash.update(pieces).digest());
+  }
+  const hash = createHash('sha256').update(`${begin}\nbytes\n`);
+  const bytes = typeof body === 'string' ? new TextEncoder().encode(body) : body;
+  for (let at = 0; at < bytes.length; at += sliceBytes) {
+    hash.update(bytes.subarray(at, at + sliceBytes));
+    yield;
+  }
+  return prefixed(ownRule, hash.digest());
+}
+
+/** Undefined when it is no UTF-8. */
+function* decoded(body: Uint8Array | string): Generator<void, string | undefined> {
+  if (typeof body === 'string') return body;
+  const decoder = newDecoder();
+  let text = '';
+  try {
+    for (let at = 0; at < body.length; at += sliceBytes) {
+      text += decoder.decode(body.subarray(at, at + sliceBytes), { stream: true });
+      yield;
+    }
+    return text + decoder.decode();
+  } catch {
+    return undefined;
+  }
+}
+
+function textOf(body: Uint8Array | string): string | undefined {
+  if (typeof body === 'string') return body;
+  try {
+    return newDecoder().decode(body);
+  } catch {
+    return undefined;
+  }
+}
+
+/** With a byte order mark it is no JSON, so that is kept. */
+function newDecoder(): InstanceType<typeof TextDecoder> {
+  return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+}
+
+/** Does all of the work now. */
+function finish<T>(work: Generator<void, T>): T {
+  for (;;) {
+    const step = work.next();
+    if (step.done) return step.value;
+  }
+}
+
+/** Does the work in turns, between which everything else goes on. */
+async function inSlices<T>(work: Generator<void, T>): Promise<T> {
+  let turnEndsMs = performance.now() + turnMs;
+  for (;;) {
+    const step = work.next();
+    if (step.done) return step.value;
+    if (performance.now() < turnEndsMs) continue;
+    await nextTurn();
+    turnEndsMs = performance.now() + turnMs;
+  }
+}
+
+function nextTurn(): Promise<void> {
+  const { setImmediate, setTimeout } = globalThis;
+  return new Promise((resolve) => (setImmediate ? setImmediate(resolve) : setTimeout(resolve)));
+}
+
+function digestOf(rule: number, text: string): Uint8Array {
+  const crypto = nodeCrypto();
+  // Half the price of a hash object. Node has it from 20.12.
+  return prefixed(
+    rule,
+    typeof crypto.hash === 'function'
+      ? crypto.hash('sha256', text, 'buffer')
+      : crypto.createHash('sha256').update(text).digest(),
+  );
+}
+
+function prefixed(rule: number, digest: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(fingerprintBytes);
-  bytes[0] = 1;
-  bytes.set(hash.digest(), 1);
+  bytes[0] = rule;
+  bytes.set(digest, 1);
   return bytes;
 }

@@ -1,18 +1,21 @@
 /**
  * Idempotency: one effect per key. An operation that is repeated with the same key runs once, and answers what it answered then.
  *
- * Promise: of any number of equal calls one runs, and the others get its result; another caller never does, because the scope is part of
- * the key; a process that dies blocks its key for one lease at most, and what then happens is `onLost`'s choice.
+ * Promise: of any number of equal calls one runs, and the others get its result; no other caller gets it, because the scope is part of
+ * the key; a process that dies blocks its keys for one lease at most, and what happens then is `onLost`'s choice.
  */
 import { type Clock, systemClock } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
-import { InDoubtError, InFlightError, KeyMissingError, KeyReusedError } from '../../core/errors.js';
+import { InDoubtError, InFlightError, KeyReusedError } from '../../core/errors.js';
 import { Events, type HoldfastEvent } from '../../core/events.js';
 import {
+  checkArgument,
   checkOptions,
   duration,
+  type Field,
   func,
   having,
+  impossibleOption,
   integer,
   oneOf,
   optional,
@@ -20,108 +23,195 @@ import {
   withDefault,
 } from '../../core/options.js';
 import type { Store } from '../../stores/store.js';
-import type { IdempotencyHandle } from './attempt.js';
-import { type BeginRequest, type Begun, Engine, type ResultSerializer } from './engine.js';
-import { fingerprint } from './fingerprint.js';
+import type { IdempotencyHandle, TransactionHandle } from './attempt.js';
+import { type BeginRequest, type Begun, Engine, type OperationKey } from './engine.js';
+import { fingerprint, ownFingerprint } from './fingerprint.js';
+import type { IdempotencyCounts } from './operations.js';
+import { decodeOutcome, encodeError, encodeValue, jsonSerializer, type ResultSerializer } from './outcomes.js';
+import { type IdempotencyEncryption, sealing } from './sealing.js';
 
-export type { AdapterHandle, Completion, IdempotencyHandle } from './attempt.js';
-export type { BeginRequest, Begun, ResultSerializer } from './engine.js';
-export { type FingerprintInput, fingerprint } from './fingerprint.js';
+export type { AdapterHandle, Completion, IdempotencyHandle, TransactionHandle } from './attempt.js';
+export type { BeginRequest, Begun, OperationKey } from './engine.js';
+export { type FingerprintInput, fingerprint, ownFingerprint } from './fingerprint.js';
+export type { IdempotencyCounts } from './operations.js';
+export type { ResultSerializer } from './outcomes.js';
+export type { IdempotencyEncryption } from './sealing.js';
 
 /** Options of {@link idempotency}. */
 export interface IdempotencyOptions {
-  /** Where the records are. A store that all processes share that may get the same request. */
+  /** Where the records are: a store that all processes share that may get the same call. */
   readonly store: Store;
-  /** How long a record is kept after its last write. Default 24 h; longer than `lease`. */
+  /** How long a record is kept after its last write; longer than `lease`. Default 24 h. */
   readonly ttl?: Duration;
-  /** How long a process that has died blocks its keys: it renews at each third of it. Default 30 s; from 100 ms. */
+  /** How long a process that has died blocks its keys; a live one renews at each third of it. Default 30 s; from 100 ms. */
   readonly lease?: Duration;
   /**
-   * What happens when the process that ran an operation is lost. `'rerun'`: the next call runs it again. `'resume'`: likewise, and its
-   * phases must be the same. `'refuse'`: the key is in doubt until somebody calls `resolve`. Default `'rerun'`; `'refuse'` for money without phases.
+   * What becomes of an operation whose process is lost. `'rerun'`: the next call runs it again. `'resume'`: likewise, and its phases must
+   * be the same as before. `'refuse'`: the key is in doubt until somebody calls `resolve`. Default `'rerun'`; for money that moves outside
+   * of phases choose `'refuse'`.
    */
   readonly onLost?: 'rerun' | 'resume' | 'refuse';
-  /** How long to wait for an operation that runs elsewhere; `'off'` answers at once. Default `'off'`; '5s' serves most. */
+  /** How long a call waits for one that runs elsewhere before it fails with `InFlightError`. Default `'off'`: not at all. `'5s'` suits most. */
   readonly wait?: Duration | 'off';
-  /** How long the store may take to begin or end an operation. Default 500 ms. */
+  /** How long the store may take to begin an operation, and to end it. Default 500 ms. */
   readonly storeTimeout?: Duration;
   /** What happens while the store is down: `'refuse'` runs nothing, `'run'` runs unprotected. Default `'refuse'`. */
   readonly onStoreDown?: 'refuse' | 'run';
-  /** The largest result that is stored, in bytes. Default 1 MiB; from 0. */
+  /** The largest result that is stored, in bytes; a larger one goes to its caller only. Default 1 MiB; from 0 to 1 GiB. */
   readonly maxBodyBytes?: number;
+  /**
+   * What of an input counts: all but some members, as JSON pointers such as `'/sentAt'`; or a function that answers what inputs that are the
+   * same have in common. Default: all of it.
+   */
+  readonly fingerprint?: { readonly exclude: readonly string[] } | ((input: unknown) => string | Uint8Array);
+  /** Turns results into bytes and back. Default JSON. */
+  readonly serializer?: ResultSerializer;
+  /** Keys are hashed with it, so that who can read the store cannot try them out. At least 16 bytes. Records under another secret are not found. */
+  readonly secret?: string | Uint8Array;
+  /** Encrypts results and phases in the store. Default: none. */
+  readonly encryption?: IdempotencyEncryption;
   /** Names the engine in errors and events, and the operation of calls that name none. Default `'idempotency'`. */
   readonly name?: string;
+  /** Hears the events. An exception in it is contained and reported once as a warning. */
   readonly on?: (event: HoldfastEvent) => void;
+  /** Measures waits and renewals; a record's age is the store's. Default `systemClock`. */
   readonly clock?: Clock;
+  /** Spreads retries of renewals. Default `Math.random`. */
+  readonly random?: () => number;
 }
 
-/** Options of one {@link Idempotency.run}. */
-export interface IdempotencyRunOptions {
-  /** Whose key it is: a tenant or user as the server knows it, never what the caller says of itself. Required. */
+/** Which key of whom is meant. */
+export interface IdempotencyScope {
+  /** Whose key it is: the tenant or user as the server knows it, never as the caller says. Without it one caller could get another's answer. */
   readonly scope: string;
-  /** What the operation depends on; the same key with another input is refused. Whatever JSON can say, or text, or bytes. */
-  readonly input?: unknown;
-  /** What is done: the same key stands for another operation in another one. Default: the engine's `name`. */
+  /** What is done: one key stands for something else in another operation. Default: the engine's `name`. */
   readonly operation?: string;
-  /** Ends the waiting for an operation that runs elsewhere. */
+}
+
+/** Options of {@link Idempotency.run} and {@link Idempotency.transaction}. */
+export interface IdempotencyRunOptions extends IdempotencyScope {
+  /** What the operation depends on: whatever JSON can say, or bytes. The same key with another input is refused. Default: nothing. */
+  readonly input?: unknown;
+  /** Ends the wait for an operation that runs elsewhere. */
   readonly signal?: AbortSignal;
 }
 
+/** How a doubt ends: with the result that was found out, or, since nothing had happened, so that the next call runs. */
+export type IdempotencyResolution = IdempotencyScope & ({ readonly result: unknown } | { readonly release: true });
+
 /** What {@link idempotency} makes. */
 export interface Idempotency {
-  /** Runs a function once per key, and answers with its result, or that of the call that ran. */
+  /**
+   * Runs a function once per key, and answers with its result, or with that of the call that ran.
+   *
+   * A result is what its stored bytes say, for the first call, too. What the function throws is not stored, unless it was sealed
+   * before; the next call with the key runs anew, up to ten times.
+   *
+   * @throws {@link InFlightError} `ERR_IN_FLIGHT` while it runs elsewhere; {@link KeyReusedError} `ERR_KEY_REUSED` when the input is another;
+   * {@link InDoubtError} `ERR_IN_DOUBT` when nobody knows its outcome; {@link KeyMissingError} `ERR_KEY_MISSING` for a key that is empty or
+   * longer than 255 characters; {@link StoreError} `ERR_STORE` when the store is down; and what the function throws.
+   */
   run<T>(
     key: string,
     fn: (handle: IdempotencyHandle) => T | PromiseLike<T>,
     options: IdempotencyRunOptions,
   ): Promise<T>;
+  /**
+   * As {@link Idempotency.run}, in one transaction of the store's own database: what the function writes there and its result are committed
+   * together or not at all, so there is no lease, and no crash leaves a doubt.
+   *
+   * @param client - The database or client of the store; what the function does with it belongs to the transaction.
+   * @throws {@link OptionsError} `ERR_OPTIONS` when the store has no transactions; else as `run`.
+   */
+  transaction<T>(
+    client: object,
+    key: string,
+    fn: (handle: TransactionHandle) => T,
+    options: IdempotencyRunOptions,
+  ): Promise<Awaited<T>>;
+  /** Ends the doubt about a key. False when there is none: it runs, has a result, or was never heard of. */
+  resolve(key: string, resolution: IdempotencyResolution): Promise<boolean>;
+  /** What became of the calls so far, by operation; at most 1,000 are told apart. */
+  counts(): Readonly<Record<string, IdempotencyCounts>>;
   /** @internal For adapters. */
   begin(request: BeginRequest): Promise<Begun>;
+  /** @internal For adapters, whose results are bytes of their own; without any, the next call runs. */
+  resolveBytes(key: OperationKey, result: Uint8Array | undefined): Promise<boolean>;
 }
 
+/**
+ * Runs each operation once per key, however often it is called, and answers every call with the one result.
+ *
+ * For whatever must not happen twice and comes from somebody who repeats it: payments, orders, messages of a queue. Not for reads; and
+ * not by itself for an effect in somebody else's system: send {@link IdempotencyHandle.downstreamKey} there.
+ *
+ * @param options - `store` (required), `ttl`, `lease`, `onLost`, `wait`, `storeTimeout`, `onStoreDown`, `maxBodyBytes`, `fingerprint`,
+ * `serializer`, `secret`, `encryption`, `name`, `on`, `clock`, `random`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { idempotency, memoryStore } from 'holdfast';
+ *
+ * const once = idempotency({ store: memoryStore(), name: 'charge' });
+ * let charged = 0;
+ * const charge = () => once.run('order 7', async () => ({ charged: ++charged }), { scope: 'shop 1', input: { cents: 250 } });
+ * console.log(await charge(), await charge()); // { charged: 1 } { charged: 1 }
+ * ```
+ */
 export function idempotency(options: IdempotencyOptions): Idempotency {
   const checked = checkOptions('idempotency', options, {
     store: having<Store>('a store such as memoryStore()', 'read', 'write', 'remove'),
-    ttl: withDefault(duration({}), 86_400_000),
+    ttl: withDefault(duration({ max: longestTtlMs }), 86_400_000),
     lease: withDefault(duration({ min: 100 }), 30_000),
     onLost: withDefault<'rerun' | 'resume' | 'refuse'>(oneOf(['rerun', 'resume', 'refuse']), 'rerun'),
-    wait: withDefault<number | 'off'>(
-      {
-        allowed: "a duration such as '5s', or 'off'",
-        parse: (value) => (value === 'off' ? 'off' : duration({}).parse(value)),
-      },
-      'off',
-    ),
+    wait: withDefault<number | 'off'>(waitField, 'off'),
     storeTimeout: withDefault(duration({}), 500),
     onStoreDown: withDefault<'refuse' | 'run'>(oneOf(['refuse', 'run']), 'refuse'),
-    maxBodyBytes: withDefault(integer({ min: 0 }), 1_048_576),
+    maxBodyBytes: withDefault(integer({ min: 0, max: 1_073_741_824 }), 1_048_576),
+    fingerprint: optional(fingerprintField),
+    serializer: withDefault(
+      having<ResultSerializer>('a serializer with encode and decode', 'encode', 'decode'),
+      jsonSerializer,
+    ),
+    secret: optional(secretField),
+    encryption: optional(encryptionField),
     name: withDefault(text(), 'idempotency'),
     on: optional(func<(event: HoldfastEvent) => void>()),
-    clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule'), systemClock),
+    clock: withDefault(
+      having<Clock>('a clock such as systemClock', 'now', 'wallNow', 'schedule', 'cancel'),
+      systemClock,
+    ),
+    random: withDefault(func<() => number>(), Math.random),
   });
-  const { name, on, wait, ttl, lease, storeTimeout, ...rest } = checked;
+  const { name, on, wait, ttl, lease, storeTimeout, encryption, ...rest } = checked;
+  if (ttl <= lease)
+    throw impossibleOption('idempotency', 'ttl', options.ttl, `longer than "lease", which is ${lease} ms`);
   const engine = new Engine({
     ...{ ...rest, name, ttlMs: ttl, leaseMs: lease, storeTimeoutMs: storeTimeout },
-    ...{ waitMs: wait === 'off' ? 0 : wait, secret: undefined, serializer: json, random: Math.random },
-    events: new Events(name, on),
+    ...{ waitMs: wait === 'off' ? 0 : wait, sealing: sealing(encryption), events: new Events(name, on) },
   });
-  return new Functions(engine);
+  return new Functions(engine, checked.fingerprint);
 }
-
-const json: ResultSerializer = {
-  encode: (value) => new TextEncoder().encode(JSON.stringify(value)),
-  decode: (bytes) => JSON.parse(new TextDecoder().decode(bytes)),
-};
 
 class Functions implements Idempotency {
   private readonly engine: Engine;
+  private readonly whatCounts: IdempotencyOptions['fingerprint'];
 
-  constructor(engine: Engine) {
+  constructor(engine: Engine, whatCounts: IdempotencyOptions['fingerprint']) {
     this.engine = engine;
+    this.whatCounts = whatCounts;
   }
 
   begin(request: BeginRequest): Promise<Begun> {
     return this.engine.begin(request);
+  }
+
+  resolveBytes(key: OperationKey, result: Uint8Array | undefined): Promise<boolean> {
+    return this.engine.resolve(key, result);
+  }
+
+  counts(): Readonly<Record<string, IdempotencyCounts>> {
+    return this.engine.operations.counts();
   }
 
   async run<T>(
@@ -129,37 +219,184 @@ class Functions implements Idempotency {
     fn: (handle: IdempotencyHandle) => T | PromiseLike<T>,
     options: IdempotencyRunOptions,
   ): Promise<T> {
-    const { name, serializer } = this.engine.settings;
-    if (typeof key !== 'string' || key === '') throw new KeyMissingError({ policy: name, detail: 'the key is empty' });
-    const { scope, operation = name, signal, input } = options;
-    const begun = await this.engine.begin({
-      ...{ scope, operation, key, signal },
-      fingerprint: await fingerprint({ head: [], body: JSON.stringify(input), isJson: true }),
-    });
-    switch (begun.kind) {
-      case 'replay':
-        return serializer.decode(begun.result) as T;
-      case 'busy':
-        throw new InFlightError({ policy: name, retryAfterMs: begun.retryAfterMs });
-      case 'mismatch':
-        throw new KeyReusedError({ policy: name });
-      case 'in-doubt':
-        throw new InDoubtError({ policy: name, reason: 'unknown', detail: 'in doubt', cause: begun.cause });
-      case 'result-not-stored':
-        throw new InDoubtError({ policy: name, reason: 'not-stored', detail: 'not stored', cause: begun.cause });
-      case 'store-down':
-        if (begun.handle === undefined) throw begun.error;
-        return await fn(begun.handle);
-    }
+    const { serializer } = this.engine.settings;
+    checkArgument(this.engine.settings.name, 'fn', fn, func());
+    const begun = await this.engine.begin(await this.requestOf(key, options));
+    if (!('handle' in begun) || begun.handle === undefined) return this.answer(begun) as T;
     const { handle } = begun;
     let value: T;
     try {
       value = await fn(handle);
     } catch (error) {
-      await handle.abandon();
+      await (handle.decision === 'keep' ? handle.complete(encodeError(error)) : handle.abandon());
       throw error;
     }
-    await handle.complete(serializer.encode(value));
-    return value;
+    if (handle.decision === 'release') {
+      await handle.abandon();
+      return value;
+    }
+    const bytes = attempted(() => encodeValue(serializer, value));
+    const completion = await handle.complete(bytes);
+    // Somebody else may have run it meanwhile: asked again, the key says what counts.
+    if (completion === 'lost') throw handle.signal.reason;
+    return begun.kind === 'store-down' || bytes === undefined || completion === 'too-large'
+      ? value
+      : (this.answerOf(bytes) as T);
+  }
+
+  async transaction<T>(
+    _client: object,
+    key: string,
+    fn: (handle: TransactionHandle) => T,
+    options: IdempotencyRunOptions,
+  ): Promise<Awaited<T>> {
+    checkArgument(this.engine.settings.name, 'fn', fn, func());
+    const { serializer } = this.engine.settings;
+    const request = await this.requestOf(key, options);
+    const encode = (value: unknown) => encodeValue(serializer, value);
+    const begun = await this.engine.transaction(request, fn, encode);
+    if (begun.kind !== 'done') return this.answer(begun) as Awaited<T>;
+    return (begun.fits ? this.answerOf(begun.bytes) : begun.value) as Awaited<T>;
+  }
+
+  async resolve(key: string, resolution: IdempotencyResolution): Promise<boolean> {
+    const { name, serializer } = this.engine.settings;
+    const { scope, operation, result, release } = checkOptions(name, resolution, {
+      ...scopeFields(name),
+      result: optional(anything),
+      release: optional(onlyTrue),
+    });
+    if ('result' in resolution === (release ?? false)) {
+      throw impossibleOption(name, 'result', result, 'there, or "release: true" in its place');
+    }
+    return this.engine.resolve({ scope, operation, key }, release ? undefined : encodeValue(serializer, result));
+  }
+
+  private async requestOf(key: string, options: IdempotencyRunOptions): Promise<BeginRequest> {
+    const { name } = this.engine.settings;
+    const { scope, operation, input, signal } = checkOptions(name, options, {
+      ...scopeFields(name),
+      input: optional(anything),
+      signal: optional(having<AbortSignal>('an AbortSignal', 'addEventListener', 'removeEventListener')),
+    });
+    return { scope, operation, key, signal, fingerprint: await this.fingerprintOf(input) };
+  }
+
+  private fingerprintOf(input: unknown): Uint8Array | Promise<Uint8Array> {
+    const { whatCounts } = this;
+    if (typeof whatCounts === 'function') return ownFingerprint(whatCounts(input));
+    if (input === undefined) return fingerprint({ head: [] });
+    const exclude = whatCounts?.exclude;
+    if (ArrayBuffer.isView(input)) {
+      return fingerprint({ head: [], body: new Uint8Array(input.buffer, input.byteOffset, input.byteLength) });
+    }
+    return fingerprint({ head: [], body: JSON.stringify(input), isJson: true, exclude });
+  }
+
+  /** What a call gets for which nothing ran. */
+  private answer(begun: Begun): unknown {
+    const policy = this.engine.settings.name;
+    switch (begun.kind) {
+      case 'replay':
+        return this.answerOf(begun.result);
+      case 'busy':
+        throw new InFlightError({ policy, retryAfterMs: begun.retryAfterMs });
+      case 'mismatch':
+        throw new KeyReusedError({ policy });
+      case 'in-doubt': {
+        const { cause } = begun;
+        const detail =
+          cause === undefined
+            ? 'the process that ran the operation with this key was lost, or it failed too often; call resolve when its outcome is known'
+            : 'what is stored under this key cannot be read; call resolve when the outcome is known';
+        throw new InDoubtError({ policy, reason: cause === undefined ? 'unknown' : 'unreadable', detail, cause });
+      }
+      case 'result-not-stored': {
+        const { cause } = begun;
+        const why = cause === undefined ? 'was too large to be stored' : 'cannot be opened';
+        const detail = `the operation with this key was done, and its result ${why}`;
+        throw new InDoubtError({ policy, reason: cause === undefined ? 'not-stored' : 'unreadable', detail, cause });
+      }
+      case 'store-down':
+        throw begun.error;
+      default:
+        return undefined;
+    }
+  }
+
+  private answerOf(bytes: Uint8Array): unknown {
+    const { name, serializer } = this.engine.settings;
+    let outcome: ReturnType<typeof decodeOutcome>;
+    try {
+      outcome = decodeOutcome(serializer, bytes);
+    } catch (cause) {
+      const detail = 'the operation with this key was done, and the serializer cannot read its result';
+      throw new InDoubtError({ policy: name, reason: 'unreadable', detail, cause });
+    }
+    if (!outcome.ok) throw outcome.error;
+    return outcome.value;
   }
 }
+
+function attempted<T>(task: () => T): T | undefined {
+  try {
+    return task();
+  } catch {
+    return undefined;
+  }
+}
+
+const longestTtlMs = 10 * 365 * 86_400_000;
+const leastSecretBytes = 16;
+const encryptionKeyBytes = 32;
+const longestKeyNameBytes = 64;
+
+const anything: Field<unknown> = { allowed: 'anything', parse: (value) => value };
+const onlyTrue: Field<true> = { allowed: 'true', parse: (value) => (value === true ? true : undefined) };
+
+/** Scope and operation are looked at by the engine, for every way to begin. */
+function scopeFields(name: string) {
+  return {
+    scope: { ...text(), parse: (value: unknown) => value as string },
+    operation: withDefault<string>({ ...text(), parse: (value) => value as string }, name),
+  };
+}
+
+const waitField: Field<number | 'off'> = {
+  allowed: "a duration such as '5s', or 'off'",
+  parse: (value) => (value === 'off' ? 'off' : duration({}).parse(value)),
+};
+
+const fingerprintField: Field<NonNullable<IdempotencyOptions['fingerprint']>> = {
+  allowed: "a function, or { exclude } with JSON pointers such as '/sentAt'",
+  parse(value) {
+    if (typeof value === 'function') return value as (input: unknown) => string | Uint8Array;
+    const exclude: unknown = (value as { exclude?: unknown } | null)?.exclude;
+    const isPointer = (one: unknown): one is string => typeof one === 'string' && /^(?:\/(?:[^~/]|~[01])*)+$/.test(one);
+    return Array.isArray(exclude) && exclude.every(isPointer) ? { exclude: [...exclude] } : undefined;
+  },
+};
+
+const secretField: Field<Uint8Array> = {
+  allowed: `at least ${leastSecretBytes} bytes, as text or as a Uint8Array`,
+  parse(value) {
+    const bytes = typeof value === 'string' ? new TextEncoder().encode(value) : value;
+    return bytes instanceof Uint8Array && bytes.length >= leastSecretBytes ? Uint8Array.from(bytes) : undefined;
+  },
+};
+
+const encryptionField: Field<IdempotencyEncryption> = {
+  allowed: `{ current, keys } with ${encryptionKeyBytes} bytes per key, names of 1 to ${longestKeyNameBytes} ASCII characters, and current one of them`,
+  parse(value) {
+    const { current, keys } = (value ?? {}) as { current?: unknown; keys?: unknown };
+    if (typeof current !== 'string' || typeof keys !== 'object' || keys === null || !Object.hasOwn(keys, current))
+      return;
+    const copies: Record<string, Uint8Array> = {};
+    for (const [name, key] of Object.entries(keys)) {
+      const isKey = key instanceof Uint8Array && key.length === encryptionKeyBytes;
+      if (!isKey || !/^[\x21-\x7e]{1,64}$/.test(name)) return;
+      copies[name] = Uint8Array.from(key);
+    }
+    return { current, keys: copies };
+  },
+};

@@ -193,3 +193,9 @@ function checksumOf(bytes: Uint8Array): number {
 function damaged(bytes: Uint8Array, why: string): DamagedRecordError {
   return new DamagedRecordError(`${bytes.length} bytes that are no idempotency record of this release: ${why}`);
 }
+
+export function sameBytes(one: Uint8Array, other: Uint8Array): boolean {
+  if (one.length !== other.length) return false;
+  for (let index = 0; index < one.length; index++) if (one[index] !== other[index]) return false;
+  return true;
+}

@@ -1,21 +1,667 @@
 import { describe, expect, it } from 'vitest';
-import { idempotency, memoryStore } from '../../../src/index.js';
+import type { IdempotencyOptions } from '../../../src/coordination/idempotency/idempotency.js';
+import {
+  type HoldfastEvent,
+  type IdempotencyEvent,
+  InDoubtError,
+  InFlightError,
+  idempotency,
+  KeyMissingError,
+  KeyReusedError,
+  memoryStore,
+  OptionsError,
+  type Store,
+  StoreError,
+} from '../../../src/index.js';
+import { virtualClock } from '../../../src/testing/index.js';
+
+function setUp(options: Partial<IdempotencyOptions> = {}) {
+  const clock = virtualClock();
+  const store = memoryStore({ clock });
+  const events: IdempotencyEvent[] = [];
+  const on = (event: HoldfastEvent) => {
+    if (event.type === 'idempotency') events.push(event);
+  };
+  const once = idempotency({ store, clock, on, random: () => 0.5, lease: '3s', ...options });
+  const outcomes = () => events.map(({ outcome }) => outcome);
+  return { clock, store, once, events, outcomes };
+}
+
+const scope = { scope: 'shop' };
+const raw = { scope: 'shop', operation: 'POST /orders', key: 'k' };
+
+/** A store whose answers can be taken away. */
+function unreliable(inner: Store) {
+  const faults: ('fails' | 'lost' | 'hangs')[] = [];
+  let verbs = 0;
+  const failed = (applied: 'no' | 'unknown') =>
+    new StoreError({ store: 'test', operation: 'write', reason: 'failed', applied, detail: 'injected' });
+  async function around<T>(verb: () => Promise<T>): Promise<T> {
+    verbs++;
+    const fault = faults.shift();
+    if (fault === 'hangs') return new Promise(() => {});
+    if (fault === 'fails') throw failed('no');
+    const answer = await verb();
+    if (fault === 'lost') throw failed('unknown');
+    return answer;
+  }
+  const store: Store = {
+    read: (key, options) => around(() => inner.read(key, options)),
+    write: (key, value, options) => around(() => inner.write(key, value, options)),
+    remove: (key, options) => around(() => inner.remove(key, options)),
+  };
+  return {
+    store,
+    faults,
+    get verbs() {
+      return verbs;
+    },
+  };
+}
 
 describe('idempotency', () => {
   it('runs an operation once per key and answers what it answered', async () => {
-    const once = idempotency({ store: memoryStore() });
+    const { once, outcomes } = setUp();
     let runs = 0;
-    const pay = () => once.run('order 1', async () => ({ paid: ++runs }), { scope: 'shop' });
-    expect([await pay(), await pay()]).toEqual([{ paid: 1 }, { paid: 1 }]);
+    const pay = () => once.run('order 1', async () => ({ paid: ++runs }), scope);
+    expect([await pay(), await pay(), await once.run('order 2', () => ++runs, scope)]).toEqual([
+      { paid: 1 },
+      { paid: 1 },
+      2,
+    ]);
+    expect(outcomes()).toEqual(['executed', 'replayed', 'executed']);
   });
 
-  it('gives adapters a handle, and the bytes they stored', async () => {
-    const once = idempotency({ store: memoryStore() });
-    const request = { scope: 'a', operation: 'POST /orders', key: 'k' };
-    const begun = await once.begin(request);
+  it.each([0, false, '', null, undefined, [], {}, 'text', -1.5])('answers %j again as it was', async (value) => {
+    const { once } = setUp();
+    let runs = 0;
+    const run = () =>
+      once.run(
+        'k',
+        () => {
+          runs++;
+          return value;
+        },
+        scope,
+      );
+    expect([await run(), await run(), runs]).toEqual([value, value, 1]);
+  });
+
+  it('gives the first caller, too, what the stored bytes say', async () => {
+    const { once } = setUp();
+    const run = () => once.run('k', () => ({ at: new Date(0), left: undefined }), scope);
+    expect([await run(), await run()]).toEqual([
+      { at: '1970-01-01T00:00:00.000Z' },
+      { at: '1970-01-01T00:00:00.000Z' },
+    ]);
+  });
+
+  it('costs two round trips, and one for a replay', async () => {
+    const counted = unreliable(memoryStore());
+    const { once } = setUp({ store: counted.store });
+    await once.run('k', () => 1, scope);
+    expect(counted.verbs).toBe(2);
+    await once.run('k', () => 1, scope);
+    expect(counted.verbs).toBe(3);
+  });
+
+  it('keeps callers, and operations, apart', async () => {
+    const { once } = setUp();
+    let runs = 0;
+    const run = (who: string, operation: string) => once.run('k', () => ++runs, { scope: who, operation });
+    expect([await run('a', 'x'), await run('b', 'x'), await run('a', 'y'), await run('a', 'x')]).toEqual([1, 2, 3, 1]);
+  });
+
+  it('refuses a key that comes with another input', async () => {
+    const { once } = setUp();
+    const run = (input: unknown) => once.run('k', () => 1, { ...scope, input });
+    await run({ cents: 1, to: 'a' });
+    expect(await run({ to: 'a', cents: 1 })).toBe(1);
+    await expect(run({ to: 'b', cents: 1 })).rejects.toThrow(KeyReusedError);
+    await expect(run(undefined)).rejects.toThrow(KeyReusedError);
+  });
+
+  it('compares what fingerprint says that counts', async () => {
+    const { once } = setUp({ fingerprint: { exclude: ['/sentAt'] } });
+    const run = (input: unknown) => once.run('k', () => 1, { ...scope, input });
+    await run({ cents: 1, sentAt: 5 });
+    expect(await run({ cents: 1, sentAt: 6 })).toBe(1);
+    await expect(run({ cents: 2, sentAt: 6 })).rejects.toThrow(KeyReusedError);
+    const own = setUp({ fingerprint: (input) => String((input as { cents: number }).cents) }).once;
+    await own.run('k', () => 1, { ...scope, input: { cents: 1, a: 1 } });
+    expect(await own.run('k', () => 2, { ...scope, input: { cents: 1, b: 1 } })).toBe(1);
+  });
+
+  it('tells who comes while it runs when to ask again', async () => {
+    const { once, clock } = setUp();
+    const first = once.run('k', () => clock.sleep('10s').then(() => 'done'), scope);
+    await clock.advance('1s');
+    await expect(once.run('k', () => 'again', scope)).rejects.toMatchObject({
+      code: 'ERR_IN_FLIGHT',
+      retryAfterMs: 1_000,
+    });
+    await clock.advance('9s');
+    expect(await first).toBe('done');
+  });
+
+  it('guesses from earlier calls how long it will still run', async () => {
+    const { once, clock } = setUp({ lease: '30s' });
+    for (const key of ['a', 'b', 'c']) {
+      const run = once.run(key, () => clock.sleep('8s'), scope);
+      await clock.advance('8s');
+      await run;
+    }
+    void once.run('k', () => clock.sleep('8s'), scope);
+    await clock.advance('3s');
+    await expect(once.run('k', () => 1, scope)).rejects.toMatchObject({ retryAfterMs: 5_000 });
+    await clock.advance('5s');
+  });
+
+  it('runs anew after an error, and gives up after ten attempts', async () => {
+    const { once, outcomes } = setUp();
+    const attempts: number[] = [];
+    const run = () =>
+      once.run(
+        'k',
+        ({ attempt }) => {
+          attempts.push(attempt);
+          throw new RangeError('no');
+        },
+        scope,
+      );
+    for (let count = 0; count < 10; count++) await expect(run()).rejects.toThrow(RangeError);
+    await expect(run()).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'unknown' });
+    expect(attempts).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    expect(outcomes().slice(-3)).toEqual(['released', 'in-doubt', 'in-doubt']);
+  });
+
+  it('keeps an error that comes after a seal', async () => {
+    const { once, outcomes } = setUp();
+    let runs = 0;
+    const sealing = () =>
+      once.run(
+        'k',
+        async (handle) => {
+          runs++;
+          await handle.seal();
+          throw Object.assign(new RangeError('card declined'), { code: 'E_CARD' });
+        },
+        scope,
+      );
+    await expect(sealing()).rejects.toThrow(RangeError);
+    await expect(sealing()).rejects.toMatchObject({ name: 'RangeError', message: 'card declined', code: 'E_CARD' });
+    expect([runs, outcomes()]).toEqual([1, ['sealed', 'executed', 'replayed']]);
+  });
+
+  it('does not store what is released, and refuses to release what is sealed', async () => {
+    const { once } = setUp();
+    let runs = 0;
+    const run = () =>
+      once.run(
+        'k',
+        (handle) => {
+          handle.release();
+          return ++runs;
+        },
+        scope,
+      );
+    expect([await run(), await run()]).toEqual([1, 2]);
+    await once.run(
+      'k',
+      async (handle) => {
+        await handle.seal();
+        expect(() => handle.release()).toThrow(/sealed/);
+        expect(handle.attempt).toBe(3);
+      },
+      scope,
+    );
+  });
+
+  it('renews its lease for as long as it runs', async () => {
+    const { once, clock } = setUp();
+    const first = once.run('k', ({ signal }) => clock.sleep('1h').then(() => signal.aborted), scope);
+    for (let minute = 0; minute < 60; minute++) {
+      await expect(once.run('k', () => 'again', scope)).rejects.toThrow(InFlightError);
+      await clock.advance('1m');
+    }
+    expect([await first, clock.pendingTimers]).toEqual([false, 0]);
+  });
+
+  it('waits for the one that runs, if it may', async () => {
+    const { once, clock, outcomes } = setUp({ wait: '5s' });
+    const first = once.run('k', () => clock.sleep('2s').then(() => 'done'), scope);
+    const second = once.run('k', () => 'again', scope);
+    await clock.advance('2s');
+    expect(await first).toBe('done');
+    await clock.advance('250ms');
+    expect([await second, outcomes(), clock.pendingTimers]).toEqual(['done', ['executed', 'waited', 'replayed'], 0]);
+    const slow = once.run('slow', () => clock.sleep('9s'), scope);
+    const late = once.run('slow', () => 'again', scope).catch((error) => error);
+    await clock.advance('5s');
+    expect(await late).toBeInstanceOf(InFlightError);
+    await clock.advance('4s');
+    await slow;
+  });
+
+  it('stops waiting when its signal says so', async () => {
+    const { once, clock } = setUp({ wait: '5s' });
+    const first = once.run('k', () => clock.sleep('2s'), scope);
+    const controller = new AbortController();
+    const second = once.run('k', () => 'again', { ...scope, signal: controller.signal }).catch((error) => error);
+    await clock.advance('1s');
+    controller.abort(new Error('gone'));
+    expect(await second).toMatchObject({ message: 'gone' });
+    await clock.advance('1s');
+    await first;
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it.each(['rerun', 'resume'] as const)(
+    'with %s, lets the next call take over when the lease of a lost one is over',
+    async (onLost) => {
+      const { once, clock, store, outcomes } = setUp({ onLost });
+      const lost = await idempotency({ store, clock: virtualClock(), lease: '3s' }).begin({ ...raw });
+      if (lost.kind !== 'run') throw new Error(lost.kind);
+      await clock.advance(2_999);
+      expect(await once.begin({ ...raw })).toMatchObject({ kind: 'busy' });
+      await clock.advance(1);
+      const begun = await once.begin({ ...raw });
+      if (begun.kind !== 'takeover') throw new Error(begun.kind);
+      expect([begun.handle.attempt, begun.handle.fence > lost.handle.fence]).toEqual([2, true]);
+      // The slow first owner can neither end nor free what is the second's.
+      expect(await lost.handle.complete(new Uint8Array(1))).toBe('lost');
+      expect(lost.handle.signal.aborted).toBe(true);
+      expect(await begun.handle.complete(new Uint8Array(2))).toBe('stored');
+      expect(await lost.handle.abandon()).toBe('lost');
+      expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay', result: new Uint8Array(2) });
+      expect(outcomes()).toEqual(['busy', 'takeover', 'executed', 'replayed']);
+    },
+  );
+
+  it('with refuse, keeps a lost one in doubt until it is resolved', async () => {
+    const { once, clock, store } = setUp({ onLost: 'refuse' });
+    const lost = await idempotency({ store, clock: virtualClock(), lease: '3s', name: 'pay' }).begin({
+      ...raw,
+      operation: 'pay',
+    });
+    const key = { scope: 'shop', operation: 'pay' };
+    expect(await once.resolve('k', { ...key, release: true })).toBe(false);
+    await clock.advance('3s');
+    expect(await once.begin({ ...raw, operation: 'pay' })).toEqual({ kind: 'in-doubt', cause: undefined });
+    await clock.advance('1h');
+    expect(await once.begin({ ...raw, operation: 'pay' })).toEqual({ kind: 'in-doubt', cause: undefined });
+    if (lost.kind !== 'run') throw new Error(lost.kind);
+    expect(await lost.handle.complete(new Uint8Array(1))).toBe('lost');
+    expect(await once.resolve('k', { ...key, result: { paid: 1 } })).toBe(true);
+    expect(await once.begin({ ...raw, operation: 'pay' })).toMatchObject({ kind: 'replay' });
+    expect(await once.resolve('k', { ...key, result: { paid: 2 } })).toBe(false);
+    expect(await once.resolve('other', { ...key, result: { paid: 2 } })).toBe(false);
+  });
+
+  it('runs anew what was in doubt and had not happened', async () => {
+    const { once, clock, store } = setUp({ onLost: 'refuse' });
+    const dead = idempotency({ store, clock: virtualClock(), lease: '3s' });
+    void dead.run('k', () => new Promise(() => {}), scope);
+    await clock.advance('3s');
+    const run = () => once.run('k', ({ attempt }) => attempt, scope);
+    await expect(run()).rejects.toThrow(InDoubtError);
+    expect(await once.resolve('k', { ...scope, release: true })).toBe(true);
+    expect([await run(), await run()]).toEqual([2, 2]);
+  });
+
+  it('never takes over what was sealed', async () => {
+    const { once, clock, store } = setUp({ onLost: 'rerun' });
+    const dead = idempotency({ store, clock: virtualClock(), lease: '3s' });
+    void dead.run(
+      'k',
+      async (handle) => {
+        await handle.seal();
+        await new Promise(() => {});
+      },
+      scope,
+    );
+    await clock.advance('3s');
+    await expect(once.run('k', () => 1, scope)).rejects.toMatchObject({ reason: 'unknown' });
+  });
+
+  it('tells the handler that its lease is lost before another can begin', async () => {
+    const faulty = unreliable(memoryStore());
+    const { once, clock } = setUp({ store: faulty.store });
+    let lostAtMs = 0;
+    const run = once.run(
+      'k',
+      ({ signal }) =>
+        new Promise((_, reject) => {
+          signal.addEventListener('abort', () => {
+            lostAtMs = clock.now();
+            reject(signal.reason);
+          });
+        }),
+      scope,
+    );
+    run.catch(() => {});
+    await clock.flush();
+    faulty.faults.push(...Array(20).fill('hangs'));
+    await clock.advance('10s');
+    await expect(run).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'lost' });
+    expect(lostAtMs).toBeLessThan(3_000);
+  });
+
+  it('knows its own record again when the reply to begin, complete or release was lost', async () => {
+    const faulty = unreliable(memoryStore());
+    const { once, clock } = setUp({ store: faulty.store });
+    let runs = 0;
+    faulty.faults.push('lost');
+    const first = once.run('k', () => ++runs, scope);
+    await clock.advance(100);
+    expect(await first).toBe(1);
+    faulty.faults.push('lost', 'lost', 'lost');
+    expect(await Promise.all([once.run('k', () => ++runs, scope), clock.advance(200)])).toEqual([1, undefined]);
+    const failing = once.run(
+      'f',
+      () => {
+        faulty.faults.push('lost');
+        throw new Error('no');
+      },
+      scope,
+    );
+    failing.catch(() => {});
+    await clock.advance(100);
+    await expect(failing).rejects.toThrow('no');
+    faulty.faults.push();
+    const completing = once.run(
+      'f',
+      ({ attempt }) => {
+        faulty.faults.push('lost', 'fails', 'lost');
+        return attempt;
+      },
+      scope,
+    );
+    await clock.advance(100);
+    expect([await completing, await once.run('f', () => 'again', scope), runs]).toEqual([2, 2, 1]);
+  });
+
+  it('answers when the store does not take the result, and goes on trying for as long as the lease is held', async () => {
+    const faulty = unreliable(memoryStore());
+    const { once, clock, outcomes } = setUp({ store: faulty.store });
+    const run = once.run(
+      'k',
+      () => {
+        faulty.faults.push(...Array(12).fill('fails'));
+        return 'done';
+      },
+      scope,
+    );
+    await clock.advance(500);
+    expect([await run, outcomes().at(-1)]).toEqual(['done', 'unrecorded']);
+    await clock.advance('5s');
+    expect(outcomes().at(-1)).toBe('executed');
+    expect([await once.run('k', () => 'again', scope), clock.pendingTimers]).toEqual(['done', 0]);
+  });
+
+  it('runs nothing while the store is down, within storeTimeout', async () => {
+    const faulty = unreliable(memoryStore());
+    const { once, clock } = setUp({ store: faulty.store });
+    let runs = 0;
+    faulty.faults.push('hangs');
+    const run = once.run('k', () => ++runs, scope).catch((error) => error);
+    await clock.advance(500);
+    expect([await run, runs]).toEqual([expect.any(StoreError), 0]);
+    faulty.faults.push('fails');
+    await expect(once.run('k', () => ++runs, scope)).rejects.toThrow(StoreError);
+    await clock.advance('1m');
+    expect([await once.run('k', () => ++runs, scope), clock.pendingTimers]).toEqual([1, 0]);
+  });
+
+  it('takes back a begin of which it never heard', async () => {
+    const inner = memoryStore();
+    const faulty = unreliable(inner);
+    const { once, clock } = setUp({ store: faulty.store, lease: '1h', onLost: 'refuse' });
+    faulty.faults.push(...Array(20).fill('lost'));
+    const run = once.run('k', () => 1, scope).catch((error) => error);
+    await clock.advance(500);
+    expect(await run).toBeInstanceOf(StoreError);
+    faulty.faults.length = 0;
+    await clock.advance('2s');
+    expect(await once.run('k', ({ attempt }) => attempt, scope)).toBe(1);
+  });
+
+  it('runs unprotected while the store is down, if that is wanted', async () => {
+    const faulty = unreliable(memoryStore());
+    const { once, outcomes } = setUp({ store: faulty.store, onStoreDown: 'run' });
+    faulty.faults.push('fails');
+    const seen = await once.run(
+      'k',
+      async (handle) => {
+        await handle.seal();
+        return [handle.fence, handle.signal.aborted, await handle.phase('p', (key) => key.length)];
+      },
+      scope,
+    );
+    expect([seen, outcomes()]).toEqual([
+      [0, false, 43],
+      ['store-error', 'unprotected'],
+    ]);
+  });
+
+  it('keeps a result that is too large from being run again', async () => {
+    const { once, outcomes } = setUp({ maxBodyBytes: 10 });
+    const run = () => once.run('k', () => 'x'.repeat(20), scope);
+    expect(await run()).toHaveLength(20);
+    await expect(run()).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'not-stored' });
+    expect(outcomes()).toEqual(['too-large', 'not-stored']);
+    const tight = setUp({ store: memoryStore({ maxValueBytes: 1_000 }) });
+    expect(await tight.once.run('k', () => 'x'.repeat(2_000), scope)).toHaveLength(2_000);
+    await expect(tight.once.run('k', () => 1, scope)).rejects.toMatchObject({ reason: 'not-stored' });
+    const odd = setUp();
+    expect(await odd.once.run('k', () => 1n, scope)).toBe(1n);
+    await expect(odd.once.run('k', () => 1n, scope)).rejects.toMatchObject({ reason: 'not-stored' });
+  });
+
+  it('holds on to its key when the server has forgotten it', async () => {
+    const { once, clock, store } = setUp();
+    const begun = await once.begin({ ...raw });
     if (begun.kind !== 'run') throw new Error(begun.kind);
-    expect(await once.begin(request)).toMatchObject({ kind: 'busy' });
-    expect(await begun.handle.complete(new Uint8Array([1, 2, 3]))).toBe('stored');
-    expect(await once.begin(request)).toMatchObject({ kind: 'replay', result: new Uint8Array([1, 2, 3]) });
+    const lost = memoryStore({ clock });
+    Object.assign(store, { read: lost.read.bind(lost), write: lost.write.bind(lost) });
+    await clock.advance('1s');
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'busy' });
+    expect(await begun.handle.complete(new Uint8Array(1))).toBe('stored');
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay' });
+  });
+
+  it('refuses what is wrong before anything is done', async () => {
+    const { once, store } = setUp();
+    const never = () => expect.unreachable();
+    await expect(once.run('', never, scope)).rejects.toThrow(KeyMissingError);
+    await expect(once.run('k'.repeat(256), never, scope)).rejects.toThrow(KeyMissingError);
+    await expect(once.run('\ud800', never, scope)).rejects.toThrow(KeyMissingError);
+    await expect(once.run(7 as never, never, scope)).rejects.toThrow(KeyMissingError);
+    await expect(once.run('k', never, {} as never)).rejects.toThrow(/"scope"/);
+    await expect(once.run('k', never, { scope: '' })).rejects.toThrow(OptionsError);
+    await expect(once.run('k', never, { scope: 'a\0b' })).rejects.toThrow(OptionsError);
+    await expect(once.run('k', never, { scope: 'a', scop: 1 } as never)).rejects.toThrow(/did you mean "scope"/);
+    await expect(once.run('k', never, { scope: 'a', input: 1n })).rejects.toThrow(TypeError);
+    await expect(once.resolve('k', { scope: 'a' } as never)).rejects.toThrow(OptionsError);
+    expect(store.size).toBe(0);
+    expect(() => idempotency({} as never)).toThrow(/"store" is required/);
+    expect(() => idempotency({ store, ttl: '10s', lease: '10s' })).toThrow(/longer than "lease"/);
+    expect(() => idempotency({ store, secret: 'short' })).toThrow(/at least 16 bytes/);
+    expect(() => idempotency({ store, fingerprint: { exclude: ['sentAt'] } })).toThrow(/JSON pointers/);
+    const keys = { a: new Uint8Array(31) };
+    expect(() => idempotency({ store, encryption: { current: 'a', keys } })).toThrow(/32 bytes/);
+    expect(() => idempotency({ store, encryption: { current: 'b', keys: { a: new Uint8Array(32) } } })).toThrow(
+      /current/,
+    );
+  });
+
+  it('counts what became of the calls of each operation', async () => {
+    const { once } = setUp();
+    await once.run('k', () => 1, { scope: 'a', operation: 'pay' });
+    await once.run('k', () => 1, { scope: 'a', operation: 'pay' });
+    await once.run('k', () => 1, { scope: 'a', operation: 'ship' });
+    expect(once.counts()).toEqual({ pay: { executed: 1, replayed: 1 }, ship: { executed: 1 } });
+    for (let count = 0; count < 1_500; count++) await once.run('k', () => 1, { scope: 'a', operation: `o ${count}` });
+    expect(Object.keys(once.counts())).toHaveLength(1_001);
+  });
+});
+
+describe('phase', () => {
+  it('is not run again by a later attempt, which gets what it answered', async () => {
+    const { once } = setUp({ onLost: 'resume' });
+    const done: string[] = [];
+    let fails = true;
+    const order = () =>
+      once.run(
+        'k',
+        async (handle) => {
+          const reserved = await handle.phase('reserve', (key) => {
+            done.push(`reserve ${key === handle.downstreamKey('reserve')}`);
+            return { seat: 7, none: undefined };
+          });
+          const charged = await handle.phase('charge', () => {
+            done.push('charge');
+            if (fails) throw new Error('no money');
+            return undefined;
+          });
+          return [reserved, charged, handle.attempt];
+        },
+        scope,
+      );
+    await expect(order()).rejects.toThrow('no money');
+    fails = false;
+    expect(await order()).toEqual([{ seat: 7 }, null, 2]);
+    expect(done).toEqual(['reserve true', 'charge', 'charge']);
+  });
+
+  it('survives the process, and keeps its downstream key', async () => {
+    const { once, clock, store } = setUp({ onLost: 'resume' });
+    const keys: string[] = [];
+    const dead = idempotency({ store, clock: virtualClock(), lease: '3s', onLost: 'resume' });
+    void dead.run(
+      'k',
+      async (handle) => {
+        await handle.phase('a', (key) => keys.push(key));
+        await handle.phase('b', (key) => {
+          keys.push(key);
+          return new Promise<never>(() => {});
+        });
+      },
+      scope,
+    );
+    await clock.advance('3s');
+    const answer = await once.run(
+      'k',
+      async (handle) => {
+        const a = await handle.phase('a', () => expect.unreachable());
+        return [a, await handle.phase('b', (key) => keys.push(key))];
+      },
+      scope,
+    );
+    expect(answer).toEqual([1, 3]);
+    expect([keys[0] === keys[1], keys[1] === keys[2]]).toEqual([false, true]);
+  });
+
+  it('refuses other steps than an earlier attempt did, unless it may be rerun', async () => {
+    for (const onLost of ['resume', 'refuse', 'rerun'] as const) {
+      const { once } = setUp({ onLost });
+      const run = (names: string[]) =>
+        once.run(
+          'k',
+          async (handle) => {
+            const all = [];
+            for (const name of names) all.push(await handle.phase(name, () => `${name} ${handle.attempt}`));
+            if (handle.attempt === 1) throw new Error('later');
+            return all;
+          },
+          scope,
+        );
+      await expect(run(['a', 'b', 'c'])).rejects.toThrow('later');
+      if (onLost === 'rerun') expect(await run(['a', 'x', 'c'])).toEqual(['a 1', 'x 2', 'c 2']);
+      else await expect(run(['a', 'x'])).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'drift' });
+    }
+  });
+
+  it('runs one at a time', async () => {
+    const { once } = setUp();
+    const run = once.run('k', (handle) => Promise.all([handle.phase('a', () => 1), handle.phase('b', () => 2)]), scope);
+    await expect(run).rejects.toThrow(/one after the other/);
+  });
+
+  it('is not begun when the lease is lost', async () => {
+    const { clock, store, once } = setUp();
+    const frozen = virtualClock();
+    const begun = await idempotency({ store, clock: frozen, lease: '3s' }).begin({ ...raw });
+    if (begun.kind !== 'run') throw new Error(begun.kind);
+    await clock.advance('3s');
+    await once.begin({ ...raw });
+    await expect(begun.handle.phase('a', () => 1)).rejects.toMatchObject({ reason: 'lost' });
+    await expect(begun.handle.phase('b', () => expect.unreachable())).rejects.toMatchObject({ reason: 'lost' });
+  });
+});
+
+describe('encryption and secret', () => {
+  const keys = { old: new Uint8Array(32).fill(1), new: new Uint8Array(32).fill(2) };
+
+  it('keep results and keys out of the store in clear, over a rotation', async () => {
+    const { store, once, clock } = setUp({ secret: 'sixteen bytes or more', encryption: { current: 'old', keys } });
+    const written: string[] = [];
+    const write = store.write.bind(store);
+    store.write = (key, value, options) => {
+      written.push(key, new TextDecoder('latin1').decode(value));
+      return write(key, value, options);
+    };
+    const run = (engine: typeof once) =>
+      engine.run('secret key', (handle) => handle.phase('p', () => 'secret result'), scope);
+    await run(once);
+    expect(written.join()).not.toMatch(/secret/);
+    const rotated = idempotency({
+      store,
+      clock,
+      secret: 'sixteen bytes or more',
+      encryption: { current: 'new', keys },
+    });
+    expect(await run(rotated)).toBe('secret result');
+    const without = { current: 'new', keys: { new: keys.new } };
+    const forgot = idempotency({ store, clock, secret: 'sixteen bytes or more', encryption: without });
+    await expect(run(forgot)).rejects.toMatchObject({ reason: 'unreadable', cause: { message: /key "old"/ } });
+  });
+
+  it('open no result under another key than its own, nor a changed one', async () => {
+    const { store, once } = setUp({ encryption: { current: 'old', keys } });
+    const stored: Record<string, Uint8Array> = {};
+    const write = store.write.bind(store);
+    store.write = (key, value, options) => {
+      stored[key] = value;
+      return write(key, value, options);
+    };
+    await once.run('mine', () => 'mine', scope);
+    await once.run('yours', () => 'yours', scope);
+    const [mine, yours] = Object.keys(stored) as [string, string];
+    await write(mine, stored[yours]!, { ttlMs: 1_000 });
+    await expect(once.run('mine', () => 'x', scope)).rejects.toMatchObject({ reason: 'unreadable' });
+  });
+});
+
+describe('a damaged record', () => {
+  it('is a doubt, and nothing runs', async () => {
+    const { store, once } = setUp();
+    await once.run('k', () => 1, scope);
+    const write = store.write.bind(store);
+    let bytes: Uint8Array = new Uint8Array();
+    store.write = async (key, value, options) => {
+      const answer = await write(key, value, options);
+      if (!answer.ok && answer.entry) {
+        bytes = answer.entry.value.slice();
+        bytes[10]! ^= 1;
+        return { ok: false, entry: { ...answer.entry, value: bytes } };
+      }
+      return answer;
+    };
+    await expect(once.run('k', () => expect.unreachable(), scope)).rejects.toMatchObject({
+      code: 'ERR_IN_DOUBT',
+      reason: 'unreadable',
+      cause: { name: 'DamagedRecordError', message: expect.stringMatching(/checksum/) },
+    });
   });
 });

@@ -1,0 +1,73 @@
+/**
+ * Sealing: results as they lie in the store, plain or encrypted with AES-256-GCM under a named key.
+ *
+ * Promise: what was sealed under one key hash opens under no other, so nobody who can write to the store can move an answer to another
+ * caller; a changed byte is an error; a key that is no longer current still opens what it sealed.
+ * Layout: 0, bytes; or 1, length of the key's name, name, nonce 12, tag 16, ciphertext.
+ */
+import { nodeCrypto } from './hashing.js';
+
+/** Keys for what is stored. */
+export interface IdempotencyEncryption {
+  /** The name of the key that seals. */
+  readonly current: string;
+  /** 32 bytes each, by name. To rotate, add one and make it current; drop an old one when `ttl` has passed since. */
+  readonly keys: Readonly<Record<string, Uint8Array>>;
+}
+
+const plain = 0;
+const aes256gcm = 1;
+const nonceBytes = 12;
+const tagBytes = 16;
+
+export interface Sealing {
+  seal(keyHash: string, bytes: Uint8Array): Uint8Array;
+  /** Throws when it cannot be opened. */
+  open(keyHash: string, bytes: Uint8Array): Uint8Array;
+}
+
+export function sealing(encryption: IdempotencyEncryption | undefined): Sealing {
+  const keys = new Map(Object.entries(encryption?.keys ?? {}));
+  const current = encryption?.current;
+  return {
+    seal(keyHash, bytes) {
+      if (current === undefined) return joined([Uint8Array.of(plain), bytes]);
+      return encrypt(current, keys.get(current)!, keyHash, bytes);
+    },
+    open(keyHash, bytes) {
+      if (bytes[0] === plain) return bytes.subarray(1);
+      if (bytes[0] !== aes256gcm) throw new Error(`sealed by an unknown method, ${bytes[0]}`);
+      const name = new TextDecoder().decode(bytes.subarray(2, 2 + bytes[1]!));
+      const key = keys.get(name);
+      if (key === undefined) throw new Error(`sealed under key "${name}", which is not among the keys of "encryption"`);
+      return decrypt(key, keyHash, bytes.subarray(2 + bytes[1]!));
+    },
+  };
+}
+
+function encrypt(name: string, key: Uint8Array, keyHash: string, bytes: Uint8Array): Uint8Array {
+  const nonce = globalThis.crypto.getRandomValues(new Uint8Array(nonceBytes));
+  const cipher = nodeCrypto().createCipheriv('aes-256-gcm', key, nonce, { authTagLength: tagBytes });
+  cipher.setAAD(new TextEncoder().encode(keyHash));
+  const sealed = [cipher.update(bytes), cipher.final()];
+  const nameBytes = new TextEncoder().encode(name);
+  return joined([Uint8Array.of(aes256gcm, nameBytes.length), nameBytes, nonce, cipher.getAuthTag(), ...sealed]);
+}
+
+function decrypt(key: Uint8Array, keyHash: string, sealed: Uint8Array): Uint8Array {
+  const nonce = sealed.subarray(0, nonceBytes);
+  const decipher = nodeCrypto().createDecipheriv('aes-256-gcm', key, nonce, { authTagLength: tagBytes });
+  decipher.setAAD(new TextEncoder().encode(keyHash));
+  decipher.setAuthTag(sealed.subarray(nonceBytes, nonceBytes + tagBytes));
+  return joined([decipher.update(sealed.subarray(nonceBytes + tagBytes)), decipher.final()]);
+}
+
+function joined(parts: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}

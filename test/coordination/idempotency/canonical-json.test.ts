@@ -1,0 +1,153 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { canonicalJson } from '../../../src/coordination/idempotency/canonical-json.js';
+
+function canonical(text: string, exclude?: readonly string[]): string | false {
+  let written = '';
+  const work = canonicalJson(text, (piece) => (written += piece), exclude);
+  for (;;) {
+    const step = work.next();
+    if (step.done) return step.value && written;
+  }
+}
+
+/** The same data as a text that looks different: other orders of members, spaces, escapes. */
+function disguised(value: unknown, random: () => number): string {
+  const gap = () => [' ', '', '\n', '\t \r', ''][Math.floor(random() * 5)]!;
+  const text = (one: string) =>
+    `"${[...one]
+      .map((character) =>
+        random() < 0.3
+          ? [...Array(character.length).keys()]
+              .map((index) => `\\u${character.charCodeAt(index).toString(16).padStart(4, '0')}`)
+              .join('')
+          : JSON.stringify(character).slice(1, -1),
+      )
+      .join('')}"`;
+  if (typeof value === 'string') return text(value);
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  if (Array.isArray(value)) return `[${gap()}${value.map((one) => disguised(one, random)).join(`${gap()},${gap()}`)}]`;
+  const members = Object.entries(value).map(([name, one]) => `${text(name)}${gap()}:${gap()}${disguised(one, random)}`);
+  members.sort(() => random() - 0.5);
+  return `{${gap()}${members.join(`${gap()},${gap()}`)}${gap()}}`;
+}
+
+/** What it should be, for data whose numbers JSON.stringify writes as they are. */
+function sorted(value: unknown): string {
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  if (Array.isArray(value)) return `[${value.map(sorted).join(',')}]`;
+  const names = Object.keys(value).sort((one, other) => (one < other ? -1 : 1));
+  return `{${names.map((name) => `${JSON.stringify(name)}:${sorted((value as Record<string, unknown>)[name])}`).join(',')}}`;
+}
+
+const anyData = fc.jsonValue({ maxDepth: 5, stringUnit: 'binary', noUnicodeString: false } as object).map((value) =>
+  // What is no well-formed text does not come out of UTF-8, and two names may become one.
+  JSON.parse(
+    JSON.stringify(value)
+      .replaceAll(/\\ud[89a-f][0-9a-f]{2}/g, 'x')
+      .replaceAll('__proto__', 'proto'),
+  ),
+);
+
+describe('canonicalJson', () => {
+  it('gives all texts of the same data one form, which is itself canonical', () => {
+    fc.assert(
+      fc.property(anyData, fc.infiniteStream(fc.double({ min: 0, max: 0.999, noNaN: true })), (data, numbers) => {
+        const expected = sorted(data);
+        const text = disguised(data, () => numbers.next().value);
+        expect(canonical(text)).toBe(expected);
+        expect(canonical(expected)).toBe(expected);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it('takes for JSON what JSON.parse takes, and nothing else', () => {
+    const piece = fc.constantFrom(
+      ...[
+        '{',
+        '}',
+        '[',
+        ']',
+        ',',
+        ':',
+        '"',
+        '"a"',
+        '"b"',
+        '1',
+        '-',
+        '0',
+        '01',
+        '1.',
+        '.5',
+        '1e',
+        'e+2',
+        'true',
+        'nul',
+        'null',
+      ],
+      ...[' ', '\n', '\\', '\\u12', '\\n', '\u0001', '\u00a0', '\ufeff', '{"a":', '[1', '""'],
+    );
+    fc.assert(
+      fc.property(
+        fc.array(piece, { maxLength: 12 }).map((pieces) => pieces.join('')),
+        (text) => {
+          let isJson = true;
+          try {
+            JSON.parse(text);
+          } catch {
+            isJson = false;
+          }
+          expect([text, canonical(text) !== false]).toEqual([text, isJson]);
+        },
+      ),
+      { numRuns: 20_000 },
+    );
+  });
+
+  it('tells other data apart', () => {
+    fc.assert(
+      fc.property(anyData, anyData, (one, other) => {
+        expect(canonical(JSON.stringify(one)) === canonical(JSON.stringify(other))).toBe(sorted(one) === sorted(other));
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it('keeps the digits of a number, and members of one name in their order', () => {
+    expect(canonical('{"n": 9007199254740993, "m": 1.0, "e": 1E5}')).toBe('{"e":1E5,"m":1.0,"n":9007199254740993}');
+    expect(canonical('{"b":1,"a":2,"b":0,"a":1}')).toBe('{"a":2,"a":1,"b":1,"b":0}');
+    expect(canonical('{"a":1,"a":2}')).not.toBe(canonical('{"a":2,"a":1}'));
+  });
+
+  it('orders names by code unit, escaped or not', () => {
+    expect(canonical('{"\\ud83d\\ude00":1,"\uffee":2,"\\u0041":3,"B":4}')).toBe(
+      '{"A":3,"B":4,"\u{1f600}":1,"\uffee":2}',
+    );
+  });
+
+  it('leaves out the members that pointers name, and nothing else', () => {
+    const text =
+      '{"sentAt":1,"order":{"id":7,"trace":{"a":{"b":2}}},"lines":[{"id":1,"at":5},{"id":2,"at":6}],"a/b":1,"~":2}';
+    expect(canonical(text, ['/sentAt', '/order/trace', '/lines/1/at', '/a~1b', '/~0'])).toBe(
+      '{"lines":[{"at":5,"id":1},{"id":2}],"order":{"id":7}}',
+    );
+    expect(canonical('{"a":1}', ['/a'])).toBe('{}');
+    expect(canonical('{"b":{"a":1}}', ['/a'])).toBe('{"b":{"a":1}}');
+  });
+
+  it('is safe from depth', () => {
+    const depth = 200_000;
+    const text = `${'{"b":0,"a":'.repeat(depth)}[]${'}'.repeat(depth)}`;
+    expect(canonical(text)).toBe(`${'{"a":'.repeat(depth)}[]${',"b":0}'.repeat(depth)}`);
+    expect(canonical(`${'['.repeat(depth)}${']'.repeat(depth)}`)).toHaveLength(2 * depth);
+    expect(canonical('['.repeat(depth))).toBe(false);
+  });
+
+  it('cuts long strings between characters', () => {
+    const long = `${'x'.repeat(65_533)}\u{1f600}${'\\ud83d\\ude00'.repeat(20_000)}`;
+    expect(canonical(` "${long}"`)).toBe(JSON.stringify(JSON.parse(`"${long}"`)));
+    const quotes = `${'x'.repeat(65_535)}\\"${'\\"'.repeat(40_000)}`;
+    expect(canonical(` "${quotes}"`)).toBe(`"${quotes}"`);
+  });
+});

@@ -1,0 +1,103 @@
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { type FingerprintInput, fingerprint } from '../../../src/coordination/idempotency/fingerprint.js';
+
+const hexOf = async (input: FingerprintInput) => Buffer.from(await fingerprint(input)).toString('hex');
+const json = (body: string | Uint8Array, exclude?: readonly string[]) =>
+  hexOf({ head: [], body, isJson: true, exclude });
+const bytes = (text: string) => new TextEncoder().encode(text);
+
+describe('fingerprint', () => {
+  it('is the same for the same data, and for nothing else', async () => {
+    expect(await json('{"a":1,"b":"ä"}')).toBe(await json(bytes(' {"b" : "\\u00e4", "a": 1}')));
+    expect(await json('{"a":1}')).not.toBe(await json('{"a":1.0}'));
+    expect(await json('{"a":9007199254740993}')).not.toBe(await json('{"a":9007199254740992}'));
+    expect(await json('{"a":1,"t":5}', ['/t'])).toBe(await json('{"t":6,"a":1}', ['/t']));
+  });
+
+  it('takes bytes that are no JSON, or do not say so, as they are', async () => {
+    expect(await json('{"a": 1')).not.toBe(await json('{"a":1'));
+    expect(await json(Uint8Array.of(0xff, 0x22))).not.toBe(await json(Uint8Array.of(0xfe, 0x22)));
+    expect(await hexOf({ head: [], body: '{"a": 1}' })).not.toBe(await hexOf({ head: [], body: '{"a":1}' }));
+    expect(await json('\ufeff{}')).not.toBe(await json('{}'));
+  });
+
+  it('tells head from body, and one part of the head from the next', async () => {
+    const all = [
+      { head: [] },
+      { head: [''] },
+      { head: ['ab', 'c'] },
+      { head: ['a', 'bc'] },
+      { head: ['a'], body: '' },
+      { head: ['a'], body: 'b' },
+      { head: [], body: '-' },
+      { head: ['a'], body: '""', isJson: true },
+      { head: ['a'], body: '""' },
+    ];
+    expect(new Set(await Promise.all(all.map(hexOf))).size).toBe(all.length);
+  });
+
+  it('is the same in slices as at once', async () => {
+    const text = fc.string({ unit: 'grapheme', maxLength: 40 });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.record({ b: text, a: fc.integer() }), { minLength: 1, maxLength: 9 }),
+        async (rows) => {
+          const body = JSON.stringify(rows);
+          // White space makes it large, and changes nothing.
+          const large = body.replace('[', `[${' '.repeat(70_000)}`);
+          expect(await json(bytes(large))).toBe(await json(body));
+        },
+      ),
+      { numRuns: 50 },
+    );
+  });
+
+  const megabytes20 = 20 * 1_048_576;
+  const repeated = (piece: string, open = '[', close = ']') =>
+    `${open}${Array(Math.floor(megabytes20 / (piece.length + 1)))
+      .fill(piece)
+      .join(',')}${close}`;
+  it.each([
+    ['an array of numbers', () => repeated('1')],
+    ['objects out of order', () => repeated('{"b":1,"a":2}')],
+    [
+      'one object with very many members',
+      () => {
+        const members: string[] = [];
+        for (let count = 0; count < 1_500_000; count++) members.push(`"${(count * 7_919) % 1_500_007}":0`);
+        return `{${members.join(',')}}`;
+      },
+    ],
+    ['one long string', () => ` "${'x'.repeat(megabytes20)}"`],
+    ['one string of escapes', () => ` "${'\\u00e4'.repeat(megabytes20 / 6)}"`],
+    ['depth', () => `${'{"b":0,"a":'.repeat(1_200_000)}0${'}'.repeat(1_200_000)}`],
+    ['no JSON', () => 'x'.repeat(megabytes20)],
+  ])(
+    'lets the event loop go on over 20 MB: %s',
+    async (_, make) => {
+      const body = bytes(make());
+      // Only the processor's time is its own; how long others on the machine take is not.
+      const work = fingerprint({ head: [], body, isJson: true });
+      let longestMs = 0;
+      let isDone = false;
+      const looking = (async () => {
+        while (!isDone) {
+          const before = process.cpuUsage();
+          await new Promise((resolve) => setImmediate(resolve));
+          const { user, system } = process.cpuUsage(before);
+          longestMs = Math.max(longestMs, (user + system) / 1_000);
+        }
+      })();
+      const delay = monitorEventLoopDelay({ resolution: 5 });
+      delay.enable();
+      expect(await work).toHaveLength(33);
+      isDone = true;
+      await looking;
+      delay.disable();
+      console.log(_, longestMs, delay.max / 1e6, delay.percentile(99) / 1e6);
+    },
+    120_000,
+  );
+});

@@ -24,6 +24,7 @@ export type {
   IdempotencyRequestOptions,
   RequestFingerprint,
 } from './idempotency/idempotency.js';
+export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
 
 declare global {
   namespace Express {

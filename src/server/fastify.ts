@@ -64,6 +64,7 @@ export type {
   IdempotencyRequestOptions,
   RequestFingerprint,
 } from './idempotency/idempotency.js';
+export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
 
 /** What the plugin takes: options, or an engine and what is asked of requests. */
 export type IdempotencyPluginOptions =

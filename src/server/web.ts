@@ -24,6 +24,7 @@ export type {
   IdempotencyRequestOptions,
   RequestFingerprint,
 } from './idempotency/idempotency.js';
+export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
 
 /** A handler that finds the record of its request as second argument: undefined, when the request has no key. */
 export type IdempotentHandler<More extends readonly unknown[]> = (

@@ -57,6 +57,7 @@ export function replay(response: ServerResponse, answer: StoredAnswer, key: stri
   for (const [name, values] of headers) response.setHeader(name, values.length === 1 ? values[0]! : values);
   for (const [name, value] of replayMarks(key)) response.setHeader(name, value);
   response.statusCode = answer.status;
-  response.statusMessage = answer.statusMessage;
+  // Without words of its own Node says the usual ones.
+  if (answer.statusMessage !== '') response.statusMessage = answer.statusMessage;
   response.end(answer.body);
 }

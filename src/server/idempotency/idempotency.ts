@@ -65,7 +65,11 @@ export interface IdempotencyRequestOptions<Request> {
 }
 
 /** Options of the `idempotency` middleware: those of the engine, and what is asked of requests. */
-export type IdempotencyMiddlewareOptions<Request> = IdempotencyOptions & IdempotencyRequestOptions<Request>;
+export type IdempotencyMiddlewareOptions<Request> = Omit<
+  IdempotencyOptions,
+  keyof IdempotencyRequestOptions<Request> | 'serializer'
+> &
+  IdempotencyRequestOptions<Request>;
 
 /** The body of a request, as far as it is known. */
 export interface RequestBody {

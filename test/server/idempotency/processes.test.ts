@@ -8,7 +8,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { esbuildLowering } from '../../../tools/lowering.ts';
 import { temporaryDatabase } from '../../stores/sqlite-files.js';
 import { headerOf, type RawAnswer, send } from './raw-client.js';
@@ -16,7 +16,6 @@ import type { Death } from './shop-child.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'holdfast-shop-'));
 const program = join(folder, 'child.cjs');
-const children = new Set<ChildProcess>();
 const leaseMs = 1_000;
 const patienceMs = 60_000;
 
@@ -34,26 +33,37 @@ interface Shop {
   readonly port: number;
 }
 
-let file = temporaryDatabase();
-beforeEach(() => {
-  file = temporaryDatabase();
-});
-afterEach(async () => {
-  for (const child of children) {
-    if (child.exitCode !== null || child.signalCode !== null) continue;
-    const gone = once(child, 'exit');
-    child.kill('SIGKILL');
-    await gone;
-  }
-  children.clear();
-  file[Symbol.dispose]();
-});
+/** A file and the processes on it, gone at the end of the block. */
+class Town implements AsyncDisposable {
+  readonly file = temporaryDatabase();
+  private readonly children: ChildProcess[] = [];
 
-async function open(framework: string, onLost: string): Promise<Shop> {
-  const child = fork(program, [file.path, framework, onLost, `${leaseMs}ms`], { execArgv: ['--no-warnings'] });
-  children.add(child);
-  const [port] = (await once(child, 'message')) as [number];
-  return { child, port };
+  async open(framework: string, onLost: string): Promise<Shop> {
+    const given = [this.file.path, framework, onLost, `${leaseMs}ms`];
+    const child = fork(program, given, { execArgv: ['--no-warnings'] });
+    this.children.push(child);
+    const [port] = (await once(child, 'message')) as [number];
+    return { child, port };
+  }
+
+  effects(): { key: string; attempt: number }[] {
+    const db = new DatabaseSync(this.file.path);
+    try {
+      return db.prepare('SELECT key, attempt FROM effects').all() as { key: string; attempt: number }[];
+    } finally {
+      db.close();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const child of this.children) {
+      if (child.exitCode !== null || child.signalCode !== null) continue;
+      const gone = once(child, 'exit');
+      child.kill('SIGKILL');
+      await gone;
+    }
+    this.file[Symbol.dispose]();
+  }
 }
 
 function order(
@@ -77,16 +87,7 @@ async function untilDecided(shop: Shop, key: string): Promise<{ answer: RawAnswe
   }
 }
 
-function effects(): { key: string; attempt: number }[] {
-  const db = new DatabaseSync(file.path);
-  try {
-    return db.prepare('SELECT key, attempt FROM effects').all() as { key: string; attempt: number }[];
-  } finally {
-    db.close();
-  }
-}
-
-describe.each(['express', 'fastify'])('with %s, a server that is killed', (framework) => {
+describe.concurrent.each(['express', 'fastify'])('with %s, a server that is killed', (framework) => {
   /** What the next request finds, and how often the effect may then have been done. */
   const fates: [onLost: string, die: Death, status: number, effects: number][] = [
     ['rerun', 'before-effect', 201, 1],
@@ -107,33 +108,35 @@ describe.each(['express', 'fastify'])('with %s, a server that is killed', (frame
   it.each(fates)(
     'in mode %s, %s, answers %i in the end, and has had %i effects',
     async (onLost, die, status, count) => {
-      const shops = [await open(framework, onLost), await open(framework, onLost)] as const;
+      await using town = new Town();
+      const shops = [await town.open(framework, onLost), await town.open(framework, onLost)] as const;
       const gone = once(shops[0].child, 'exit');
       await order(shops[0], 'k', { die });
       await gone;
       const { answer, tookMs } = await untilDecided(shops[1], 'k');
       expect(answer.status).toBe(status);
-      expect(effects()).toHaveLength(count);
+      expect(town.effects()).toHaveLength(count);
       if (status === 409) expect(JSON.parse(answer.body.toString()).type).toMatch(/outcome-unknown$/);
       else expect(headerOf(await order(shops[1], 'k'), 'idempotent-replayed')).toBe('true');
       // One lease, and what a loaded machine needs.
       expect(tookMs).toBeLessThan(leaseMs + 5_000);
-      expect(effects()).toHaveLength(count);
+      expect(town.effects()).toHaveLength(count);
     },
     patienceMs,
   );
 });
 
-describe.each(['express', 'fastify'])('with %s, four servers', (framework) => {
+describe.concurrent.each(['express', 'fastify'])('with %s, four servers', (framework) => {
   it(
     'let one of a hundred equal requests run',
     async () => {
-      const shops = await Promise.all(Array.from({ length: 4 }, () => open(framework, 'refuse')));
+      await using town = new Town();
+      const shops = await Promise.all(Array.from({ length: 4 }, () => town.open(framework, 'refuse')));
       const answers = await Promise.all(
         Array.from({ length: 100 }, (_, index) => order(shops[index % 4]!, 'k', { pauseMs: 200 })),
       );
       expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([201, 409]));
-      expect(effects()).toEqual([{ key: 'k', attempt: 1 }]);
+      expect(town.effects()).toEqual([{ key: 'k', attempt: 1 }]);
       const again = await Promise.all(shops.map((shop) => order(shop, 'k')));
       expect(again.map(({ status, body }) => [status, body.toString()])).toEqual(shops.map(() => [201, '{"order":1}']));
     },
@@ -141,11 +144,12 @@ describe.each(['express', 'fastify'])('with %s, four servers', (framework) => {
   );
 });
 
-describe('a server that is frozen past its lease', () => {
+describe.concurrent('a server that is frozen past its lease', () => {
   it(
     'has had the only effect when it wakes, where the mode is refuse',
     async () => {
-      const shops = [await open('express', 'refuse'), await open('express', 'refuse')] as const;
+      await using town = new Town();
+      const shops = [await town.open('express', 'refuse'), await town.open('express', 'refuse')] as const;
       const first = order(shops[0], 'k', { pauseMs: 300 });
       await sleep(150);
       shops[0].child.kill('SIGSTOP');
@@ -153,7 +157,7 @@ describe('a server that is frozen past its lease', () => {
       shops[0].child.kill('SIGCONT');
       await first;
       expect(answer.status).toBe(409);
-      expect(effects()).toHaveLength(1);
+      expect(town.effects()).toHaveLength(1);
       expect((await order(shops[1], 'k')).status).toBe(409);
     },
     patienceMs,
@@ -162,7 +166,8 @@ describe('a server that is frozen past its lease', () => {
   it(
     'does not take the place of the answer that was given meanwhile, where the mode is rerun',
     async () => {
-      const shops = [await open('fastify', 'rerun'), await open('fastify', 'rerun')] as const;
+      await using town = new Town();
+      const shops = [await town.open('fastify', 'rerun'), await town.open('fastify', 'rerun')] as const;
       const first = order(shops[0], 'k', { pauseMs: 300 });
       await sleep(150);
       shops[0].child.kill('SIGSTOP');

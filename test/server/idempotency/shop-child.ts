@@ -15,9 +15,10 @@ export const deaths = ['before-effect', 'after-effect', 'storing', 'stored', 'an
 export type Death = (typeof deaths)[number];
 
 const [path, framework, onLost, lease] = process.argv.slice(2) as [string, string, 'rerun' | 'resume' | 'refuse', '1s'];
+// Two connections: the store never lets its own wait.
 const db = new DatabaseSync(path);
-db.exec('PRAGMA busy_timeout = 10000; CREATE TABLE IF NOT EXISTS effects (key TEXT, attempt INTEGER)');
-const inner = sqliteStore(db, { timeout: '10s' });
+db.exec('PRAGMA busy_timeout = 30000; CREATE TABLE IF NOT EXISTS effects (key TEXT, attempt INTEGER)');
+const inner = sqliteStore(new DatabaseSync(path), { timeout: '10s' });
 let death: Death | undefined;
 let isEffectDone = false;
 

@@ -3,17 +3,22 @@
  *
  * Promise: members are in the order of their names by code unit, those of one name in their own; white space is gone and each string is
  * escaped in one way; numbers keep their digits, so that 1.0 is not 1 and nothing above 2^53 is rounded. No depth and no width of a document
- * needs more than linear memory and n log n time, and the work can be put down every few thousand steps.
- * After: RFC 8785 (JSON Canonicalization Scheme) for the order of names; unlike there, numbers are kept as they are written.
+ * needs more than linear memory and n log n time, and the work can be put down at every millisecond or so.
+ * After: RFC 8785 (JSON Canonicalization Scheme) for the order of names; unlike there, numbers stay as they are written.
  */
+import { Integers } from './integers.js';
 
-/** Gets the canonical text, piece by piece; no piece ends within a character. */
-export type Sink = (piece: string) => void;
+/** Gets the canonical text as ranges of texts. No range ends within a character. */
+export type Sink = (text: string, start: number, end: number) => void;
 
-/** Steps from one yield to the next: a fraction of a millisecond. */
-const stepsPerSlice = 10_000;
-/** Characters that are looked at, or passed on, in one step. */
-const charactersPerStep = 65_536;
+/** Work done from one yield to the next, in characters looked at: a millisecond or two. */
+const workPerSlice = 300_000;
+/** What a step costs besides the characters it looks at. */
+const stepWork = 20;
+/** Characters that are looked at, or passed on, in one go. */
+const stride = 65_536;
+/** Members that are put in order in one go. */
+const smallObject = 500;
 
 /**
  * Writes the canonical form, in slices: it yields between them. Returns false when the text is no JSON; nothing has been written then.
@@ -27,8 +32,6 @@ export function* canonicalJson(text: string, sink: Sink, exclude: readonly strin
   return true;
 }
 
-/** Members whose order is looked at in one step. */
-const smallObject = 1_000;
 /** In the place of an index: there is nothing. */
 const none = -1;
 
@@ -45,35 +48,47 @@ const closeBracket = 0x5d;
 const openBrace = 0x7b;
 const closeBrace = 0x7d;
 
+// A member is so many numbers, the next: where its name lies, where its value does; the next member of its object, in the order in
+// which they are written; the first object that begins within its value or after it.
+const nameStart = 0;
+const nameEnd = 1;
+const valueStart = 2;
+const valueEnd = 3;
+const nextMember = 4;
+const nextObject = 5;
+
+// An object: where it lies, its first member, the first object that begins after its end.
+const objectStart = 0;
+const objectEnd = 1;
+const firstMember = 2;
+const follower = 3;
+
+// A container that is open: its object, or none for an array; the member that is being read, the last one in its list, how many there are.
+const openLength = 4;
+const ofObject = 0;
+const current = 1;
+const last = 2;
+const count = 3;
+
+// What is being written: the end of a range, or none for the members of an object; where it is; in a range the next object, in an
+// object whether it has begun.
+const writingLength = 3;
+const rangeEnd = 0;
+const place = 1;
+const extra = 2;
+
 type Expected = 'value' | 'value or ]' | 'name' | 'name or }' | 'what follows';
 
-/**
- * A text and where its objects and their members lie: parallel arrays of numbers, because a document of 20 MB has millions of members.
- * Arrays and plain values are no more than ranges of the text.
- */
+/** A text, and where its objects and their members lie; arrays and plain values are no more than ranges of the text. */
 class Document {
   private readonly text: string;
   private readonly excluded: ReadonlySet<string>;
   private readonly deepestExcluded: number;
   /** Whether the text is canonical as it stands, as far as it has been read. */
   private isCanonical = true;
-  private steps = 0;
-
-  /** Members, in the order of the text. Those of one object are a list, in the order in which they are written. */
-  private readonly nameStarts: number[] = [];
-  private readonly nameEnds: number[] = [];
-  private readonly valueStarts: number[] = [];
-  private readonly valueEnds: number[] = [];
-  private readonly nextMembers: number[] = [];
-  /** The first object that begins within the value or after it. */
-  private readonly nextObjects: number[] = [];
-
-  /** Objects, in the order in which they begin. */
-  private readonly objectStarts: number[] = [];
-  private readonly objectEnds: number[] = [];
-  private readonly firstMembers: number[] = [];
-  /** The first object that begins after this one's end. */
-  private readonly followers: number[] = [];
+  private work = 0;
+  private readonly members = new Integers();
+  private readonly objects = new Integers();
 
   constructor(text: string, exclude: readonly string[]) {
     this.text = text;
@@ -83,47 +98,45 @@ class Document {
 
   /** Finds all objects and puts their members in order. False when the text is no JSON. */
   *read(): Generator<void, boolean> {
-    const { text, valueEnds } = this;
-    // Of each container that is open: its object, or none for an array; the member that is being read; the last one in its list.
-    const objects: number[] = [];
-    const members: number[] = [];
-    const lastMembers: number[] = [];
-    // For pointers: the name of the member, or the index of the element, that is being read.
+    const { text, members, objects } = this;
+    const open = new Integers();
+    // For pointers, as deep as these go: the name of the member, or the index of the element, that is being read.
     const path: (string | number)[] = [];
     let expected: Expected = 'value';
     let at = 0;
     for (;;) {
-      if (++this.steps % stepsPerSlice === 0) yield;
+      if (this.isSliceDone(stepWork)) yield;
       const code = text.charCodeAt(at);
-      if (code === space || code === lineFeed || code === carriageReturn || code === tab) {
+      if (isSpace(code)) {
         this.isCanonical = false;
         at++;
         continue;
       }
-      const top = objects.length - 1;
+      const top = open.length - openLength;
       if (expected === 'what follows') {
         if (top < 0) return at >= text.length;
-        const isObject = objects[top] !== none;
-        if (isObject && valueEnds[members[top]!] === none) valueEnds[members[top]!] = at;
+        const isObject = open.get(top + ofObject) !== none;
+        if (isObject) this.endValue(open.get(top + current), at);
         if (code === comma) {
-          if (!isObject) path[top] = (path[top] as number) + 1;
+          if (!isObject) this.step(path, open.length / openLength);
           expected = isObject ? 'name' : 'value';
           at++;
           continue;
         }
         if (code !== (isObject ? closeBrace : closeBracket)) return false;
       }
-      const closes = expected === 'what follows' || expected === 'value or ]' || expected === 'name or }';
-      if (closes && code === (objects[top] === none ? closeBracket : closeBrace)) {
-        const object = objects.pop()!;
-        members.pop();
-        lastMembers.pop();
-        path.pop();
+      const mayClose = expected !== 'value' && expected !== 'name';
+      if (mayClose && code === (open.get(top + ofObject) === none ? closeBracket : closeBrace)) {
+        const object = open.get(top + ofObject);
+        const memberCount = open.get(top + count);
+        open.length = top;
+        path.length = Math.min(path.length, top / openLength);
         at++;
         if (object !== none) {
-          this.objectEnds[object] = at;
-          this.followers[object] = this.objectStarts.length;
-          if (!this.isInOrder(object)) yield* this.sortMembers(object);
+          objects.set(object + objectEnd, at);
+          objects.set(object + follower, objects.length);
+          if (memberCount > smallObject) yield* this.sortMany(object, memberCount);
+          else if (memberCount > 1) this.sortFew(object);
         }
         expected = 'what follows';
         continue;
@@ -131,23 +144,18 @@ class Document {
       if (expected === 'name' || expected === 'name or }') {
         if (code !== quote) return false;
         const near = this.readString(at + 1);
-        const end = near < none ? yield* this.stringEnd(at) : near;
+        const end = near < none ? yield* this.restOfString(near) : near;
         const valueAt = end === none ? none : this.afterColon(end);
         if (valueAt === none) return false;
-        const member = this.nameStarts.length;
-        this.nameStarts.push(at);
-        this.nameEnds.push(end);
-        this.valueStarts.push(valueAt);
-        this.valueEnds.push(none);
-        this.nextMembers.push(none);
-        this.nextObjects.push(this.objectStarts.length);
-        members[top] = member;
-        path[top] = top < this.deepestExcluded ? this.nameOf(member) : '';
-        if (top < this.deepestExcluded && this.excluded.has(pointerTo(path))) this.isCanonical = false;
-        else {
-          if (lastMembers[top] === none) this.firstMembers[objects[top]!] = member;
-          else this.nextMembers[lastMembers[top]!] = member;
-          lastMembers[top] = member;
+        const member = members.length;
+        for (const number of [at, end, valueAt, none, none, objects.length]) members.push(number);
+        open.set(top + current, member);
+        if (!this.isExcluded(path, top / openLength, member)) {
+          const previous = open.get(top + last);
+          if (previous === none) objects.set(open.get(top + ofObject) + firstMember, member);
+          else members.set(previous + nextMember, member);
+          open.set(top + last, member);
+          open.set(top + count, open.get(top + count) + 1);
         }
         at = valueAt;
         expected = 'value';
@@ -155,22 +163,15 @@ class Document {
       }
       if (code === openBrace || code === openBracket) {
         const isObject = code === openBrace;
-        objects.push(isObject ? this.objectStarts.length : none);
-        members.push(none);
-        lastMembers.push(none);
-        path.push(0);
-        if (isObject) {
-          this.objectStarts.push(at);
-          this.objectEnds.push(none);
-          this.firstMembers.push(none);
-          this.followers.push(none);
-        }
+        for (const number of [isObject ? objects.length : none, none, none, 0]) open.push(number);
+        if (open.length / openLength <= this.deepestExcluded) path.push(0);
+        if (isObject) for (const number of [at, none, none, none]) objects.push(number);
         expected = isObject ? 'name or }' : 'value or ]';
         at++;
         continue;
       }
       const near = code === quote ? this.readString(at + 1) : this.literalEnd(at);
-      at = near < none ? yield* this.stringEnd(at) : near;
+      at = near < none ? yield* this.restOfString(near) : near;
       if (at === none) return false;
       expected = 'what follows';
     }
@@ -178,128 +179,169 @@ class Document {
 
   /** Writes the canonical form. Goes down into an object by a list of its own, so that no depth is too deep. */
   *write(sink: Sink): Generator<void, void> {
-    const { text, objectStarts } = this;
-    if (this.isCanonical) return yield* this.writeRange(0, text.length, sink);
-    // Ranges of the text, and lists of members, that are begun; a range has its end, a list none.
-    const ends = [text.length];
-    const places = [0];
-    const objects = [0];
-    while (ends.length > 0) {
-      if (++this.steps % stepsPerSlice === 0) yield;
-      const top = ends.length - 1;
-      const end = ends[top]!;
-      const place = places[top]!;
-      const object = objects[top]!;
+    const { text, members, objects } = this;
+    if (this.isCanonical) return yield* this.writeLong(0, text.length, sink);
+    const writing = new Integers();
+    for (const number of [text.length, 0, 0]) writing.push(number);
+    while (writing.length > 0) {
+      if (this.isSliceDone(stepWork)) yield;
+      const top = writing.length - writingLength;
+      const end = writing.get(top + rangeEnd);
+      const at = writing.get(top + place);
       if (end !== none) {
-        const begin = objectStarts[object] ?? end;
-        yield* this.writeRange(place, Math.min(begin, end), sink);
-        if (begin >= end) {
-          [ends, places, objects].map((stack) => stack.pop());
+        const object = writing.get(top + extra);
+        const begin = object < objects.length ? Math.min(objects.get(object + objectStart), end) : end;
+        if (begin - at > stride) yield* this.writeLong(at, begin, sink);
+        else this.writeShort(at, begin, sink);
+        if (begin === end) {
+          writing.length = top;
           continue;
         }
-        sink('{');
-        places[top] = this.objectEnds[object]!;
-        objects[top] = this.followers[object]!;
-        ends.push(none);
-        places.push(this.firstMembers[object]!);
-        // Of a list: whether it has begun.
-        objects.push(0);
-      } else if (place === none) {
-        sink('}');
-        [ends, places, objects].map((stack) => stack.pop());
+        sink('{', 0, 1);
+        writing.set(top + place, objects.get(object + objectEnd));
+        writing.set(top + extra, objects.get(object + follower));
+        for (const number of [none, objects.get(object + firstMember), 0]) writing.push(number);
+      } else if (at === none) {
+        sink('}', 0, 1);
+        writing.length = top;
       } else {
-        if (object === 1) sink(',');
-        objects[top] = 1;
-        places[top] = this.nextMembers[place]!;
-        yield* this.writeRange(this.nameStarts[place]!, this.nameEnds[place]!, sink);
-        sink(':');
-        ends.push(this.valueEnds[place]!);
-        places.push(this.valueStarts[place]!);
-        objects.push(this.nextObjects[place]!);
+        if (writing.get(top + extra) === 1) sink(',', 0, 1);
+        writing.set(top + place, members.get(at + nextMember));
+        writing.set(top + extra, 1);
+        const [from, to] = [members.get(at + nameStart), members.get(at + nameEnd)];
+        if (to - from > stride) yield* this.writeLong(from, to, sink);
+        else this.writeShort(from, to, sink);
+        sink(':', 0, 1);
+        for (const field of [valueEnd, valueStart, nextObject]) writing.push(members.get(at + field));
       }
     }
+  }
+
+  /** Whether it is time to put the work down. */
+  private isSliceDone(work: number): boolean {
+    this.work += work;
+    if (this.work < workPerSlice) return false;
+    this.work = 0;
+    return true;
+  }
+
+  private endValue(member: number, at: number): void {
+    if (this.members.get(member + valueEnd) === none) this.members.set(member + valueEnd, at);
+  }
+
+  private step(path: (string | number)[], depth: number): void {
+    if (depth <= this.deepestExcluded) path[depth - 1] = (path[depth - 1] as number) + 1;
+  }
+
+  private isExcluded(path: (string | number)[], depth: number, member: number): boolean {
+    if (depth >= this.deepestExcluded) return false;
+    path[depth] = this.nameOf(member);
+    if (!this.excluded.has(pointerTo(path))) return false;
+    this.isCanonical = false;
+    return true;
   }
 
   /** A range in which no object lies. */
-  private *writeRange(start: number, end: number, sink: Sink): Generator<void, void> {
+  private writeShort(start: number, end: number, sink: Sink): void {
     const { text } = this;
-    if (this.isCanonical) {
-      for (let at = start; at < end; ) {
-        const until = wholeCharacters(text, Math.min(at + charactersPerStep, end), end);
-        sink(text.slice(at, until));
-        at = until;
-        if (at < end) yield;
-      }
-      return;
-    }
+    this.work += end - start;
     for (let at = start; at < end; ) {
-      if (++this.steps % stepsPerSlice === 0) yield;
       const code = text.charCodeAt(at);
       if (code === quote) {
-        const close = yield* this.stringEnd(at);
-        yield* this.writeString(at, close, sink);
+        const close = this.readString(at + 1);
+        if (text.slice(at, close).includes('\\')) this.writeEscaped(at, close, sink);
+        else sink(text, at, close);
         at = close;
-      } else if (code === space || code === lineFeed || code === carriageReturn || code === tab) at++;
+      } else if (isSpace(code)) at++;
       else {
         const until = this.plainEnd(at, end);
-        sink(text.slice(at, until));
+        sink(text, at, until);
         at = until;
       }
     }
   }
 
-  private *writeString(start: number, end: number, sink: Sink): Generator<void, void> {
+  /** The same for one that may be very long, or hold one string that is. */
+  private *writeLong(start: number, end: number, sink: Sink): Generator<void, void> {
     const { text } = this;
-    sink('"');
-    for (let at = start + 1; at < end - 1; ) {
-      let until = at;
-      let hasEscape = false;
-      let isHalf = false;
-      // No part ends within an escape, nor between the halves of a pair.
-      while (until < end - 1 && (until - at < charactersPerStep || isHalf)) {
-        const code = text.charCodeAt(until);
-        const isEscape = code === backslash;
-        const isLong = isEscape && text.charAt(until + 1) === 'u';
-        const unit = isLong ? Number.parseInt(text.slice(until + 2, until + 6), 16) : code;
-        hasEscape ||= isEscape;
-        isHalf = unit >= 0xd800 && unit < 0xdc00;
-        until += isLong ? 6 : isEscape ? 2 : 1;
+    for (let at = start; at < end; ) {
+      const code = text.charCodeAt(at);
+      if (this.isCanonical) {
+        const until = wholeCharacters(text, Math.min(at + stride, end), end);
+        sink(text, at, until);
+        at = until;
+      } else if (code === quote) {
+        const near = this.readString(at + 1);
+        if (near < none) {
+          const close = yield* this.restOfString(near);
+          yield* this.writeLongString(at, close, sink);
+          at = close;
+        } else {
+          this.writeShort(at, near, sink);
+          at = near;
+        }
+      } else if (isSpace(code)) {
+        at++;
+        if (this.isSliceDone(1)) yield;
+        continue;
+      } else {
+        const until = this.plainEnd(at, end);
+        sink(text, at, until);
+        if (this.isSliceDone(until - at)) yield;
+        at = until;
+        continue;
       }
-      const part = text.slice(at, until);
-      sink(hasEscape ? JSON.stringify(JSON.parse(`"${part}"`)).slice(1, -1) : part);
-      at = until;
-      if (at < end - 1) yield;
+      if (this.isSliceDone(stride / 4)) yield;
     }
-    sink('"');
   }
 
-  /** Up to the next string, white space or step. */
+  /** In parts that end neither within an escape nor between the halves of a pair. */
+  private *writeLongString(start: number, end: number, sink: Sink): Generator<void, void> {
+    const { text } = this;
+    sink('"', 0, 1);
+    for (let at = start + 1; at < end - 1; ) {
+      let until = at;
+      let isHalf = false;
+      while (until < end - 1 && (until - at < stride || isHalf)) {
+        const code = text.charCodeAt(until);
+        const isLong = code === backslash && text.charAt(until + 1) === 'u';
+        const unit = isLong ? Number.parseInt(text.slice(until + 2, until + 6), 16) : code;
+        isHalf = unit >= 0xd800 && unit < 0xdc00;
+        until += isLong ? 6 : code === backslash ? 2 : 1;
+      }
+      const part = JSON.stringify(JSON.parse(`"${text.slice(at, until)}"`));
+      sink(part, 1, part.length - 1);
+      at = until;
+      yield;
+    }
+    sink('"', 0, 1);
+  }
+
+  private writeEscaped(start: number, end: number, sink: Sink): void {
+    const lexeme = JSON.stringify(JSON.parse(this.text.slice(start, end)));
+    sink(lexeme, 0, lexeme.length);
+  }
+
+  /** Up to the next string, white space or stride. */
   private plainEnd(start: number, end: number): number {
     const { text } = this;
-    const limit = Math.min(end, start + charactersPerStep);
+    const limit = Math.min(end, start + stride);
     let at = start;
     while (at < limit && text.charCodeAt(at) > space && text.charCodeAt(at) !== quote) at++;
     return at;
   }
 
-  /** Behind the closing quote of a string; none when it is none. */
-  private *stringEnd(start: number): Generator<void, number> {
-    let place = this.readString(start + 1);
-    while (place < none) {
-      yield;
-      place = this.readString(-place);
-    }
-    return place;
-  }
-
-  /** Reads on within a string: the place behind its closing quote, none, or, after many characters, minus the place to go on at. */
+  /** Reads on within a string: the place behind its closing quote, none, or, after a stride, minus the place to go on at. */
   private readString(from: number): number {
     const { text } = this;
-    const limit = from + charactersPerStep;
+    const limit = from + stride;
     let at = from;
     for (; at < limit; at++) {
       const code = text.charCodeAt(at);
-      if (code === quote) return at + 1;
+      if (code === quote) {
+        this.work += at - from;
+        return at + 1;
+      }
       // At the end of the text it is NaN.
       if (!(code >= space)) return none;
       if (code !== backslash) continue;
@@ -311,6 +353,15 @@ class Document {
       } else if (escaped === '' || !'"\\/bfnrt'.includes(escaped)) return none;
     }
     return -at;
+  }
+
+  private *restOfString(begun: number): Generator<void, number> {
+    let near = begun;
+    while (near < none) {
+      if (this.isSliceDone(stride)) yield;
+      near = this.readString(-near);
+    }
+    return near;
   }
 
   private afterColon(end: number): number {
@@ -325,8 +376,7 @@ class Document {
   private literalEnd(start: number): number {
     const { text } = this;
     for (const word of ['true', 'false', 'null']) if (text.startsWith(word, start)) return start + word.length;
-    let at = start;
-    if (text.charAt(at) === '-') at++;
+    let at = text.charAt(start) === '-' ? start + 1 : start;
     const whole = this.digitsEnd(at);
     // No digit, or one too many before others.
     if (whole === at || (text.charAt(at) === '0' && whole > at + 1)) return none;
@@ -349,59 +399,80 @@ class Document {
   private digitsEnd(start: number): number {
     let at = start;
     for (let code = this.text.charCodeAt(at); code >= 0x30 && code <= 0x39; code = this.text.charCodeAt(++at));
+    this.work += at - start;
     return at;
   }
 
   private nameOf(member: number): string {
-    const lexeme = this.text.slice(this.nameStarts[member]!, this.nameEnds[member]!);
+    const lexeme = this.text.slice(this.members.get(member + nameStart), this.members.get(member + nameEnd));
     return lexeme.includes('\\') ? (JSON.parse(lexeme) as string) : lexeme.slice(1, -1);
   }
 
-  /** Whether the members of a small object are in the order of their names already, as most are. */
-  private isInOrder(object: number): boolean {
-    let previous = '';
-    for (let member = this.firstMembers[object]!, count = 0; member !== none; member = this.nextMembers[member]!) {
-      const name = this.nameOf(member);
-      if (name < previous || ++count > smallObject) return false;
-      previous = name;
+  /** The order of two names, looked at where they lie: a string for each of millions would be too much. */
+  private isAfter(one: number, other: number): boolean {
+    const { text, members } = this;
+    let left = members.get(one + nameStart) + 1;
+    let right = members.get(other + nameStart) + 1;
+    for (let looked = 1; ; looked++) {
+      const code = text.charCodeAt(left++);
+      const otherCode = text.charCodeAt(right++);
+      if (code === backslash || otherCode === backslash) return this.nameOf(one) > this.nameOf(other);
+      if (code !== otherCode || code === quote) {
+        this.work += looked;
+        return code !== quote && (otherCode === quote || code > otherCode);
+      }
     }
-    return true;
   }
 
-  /** Puts the members of an object in the order of their names: a merge sort from below, which keeps equal names in their order. */
-  private *sortMembers(object: number): Generator<void, void> {
-    const { firstMembers, nextMembers } = this;
-    const members: number[] = [];
-    const names: string[] = [];
-    let order: number[] = [];
+  /** By insertion where they are almost in order, as mostly; at most 500 of them. */
+  private sortFew(object: number): void {
+    const { members, objects } = this;
+    const order: number[] = [];
     let isSorted = true;
-    for (let member = firstMembers[object]!; member !== none; member = nextMembers[member]!) {
-      if (++this.steps % stepsPerSlice === 0) yield;
-      const index = members.push(member) - 1;
-      order.push(names.push(this.nameOf(member)) - 1);
-      if (index > 0 && names[index]! < names[index - 1]!) isSorted = false;
+    for (let member = objects.get(object + firstMember); member !== none; member = members.get(member + nextMember)) {
+      isSorted &&= order.length === 0 || !this.isAfter(order.at(-1)!, member);
+      order.push(member);
     }
     if (isSorted) return;
     this.isCanonical = false;
-    for (let width = 1; width < order.length; width *= 2) {
-      const merged: number[] = [];
-      for (let start = 0; start < order.length; start += 2 * width) {
-        const middle = Math.min(start + width, order.length);
-        const end = Math.min(start + 2 * width, order.length);
+    order.sort((one, other) => (this.isAfter(one, other) ? 1 : this.isAfter(other, one) ? -1 : 0));
+    objects.set(object + firstMember, order[0]!);
+    for (const [index, member] of order.entries()) members.set(member + nextMember, order[index + 1] ?? none);
+  }
+
+  /** A merge sort from below, which can be put down anywhere and keeps equal names in their order. */
+  private *sortMany(object: number, length: number): Generator<void, void> {
+    const { members, objects } = this;
+    let order = new Int32Array(length);
+    let merged = new Int32Array(length);
+    let isSorted = true;
+    let member = objects.get(object + firstMember);
+    for (let index = 0; index < length; index++) {
+      if (this.isSliceDone(stepWork)) yield;
+      isSorted &&= index === 0 || !this.isAfter(order[index - 1]!, member);
+      order[index] = member;
+      member = members.get(member + nextMember);
+    }
+    if (isSorted) return;
+    this.isCanonical = false;
+    for (let width = 1; width < length; width *= 2) {
+      for (let start = 0; start < length; start += 2 * width) {
+        const middle = Math.min(start + width, length);
+        const end = Math.min(start + 2 * width, length);
         let left = start;
         let right = middle;
-        while (left < middle || right < end) {
-          if (++this.steps % stepsPerSlice === 0) yield;
-          const takesLeft = right >= end || (left < middle && names[order[left]!]! <= names[order[right]!]!);
-          merged.push(takesLeft ? order[left++]! : order[right++]!);
+        for (let to = start; to < end; to++) {
+          if (this.isSliceDone(stepWork)) yield;
+          const takesLeft = right >= end || (left < middle && !this.isAfter(order[left]!, order[right]!));
+          merged[to] = takesLeft ? order[left++]! : order[right++]!;
         }
       }
-      order = merged;
+      [order, merged] = [merged, order];
     }
-    firstMembers[object] = members[order[0]!]!;
-    for (let index = 0; index < order.length; index++) {
-      if (++this.steps % stepsPerSlice === 0) yield;
-      nextMembers[members[order[index]!]!] = index + 1 < order.length ? members[order[index + 1]!]! : none;
+    objects.set(object + firstMember, order[0]!);
+    for (let index = 0; index < length; index++) {
+      if (this.isSliceDone(stepWork)) yield;
+      members.set(order[index]! + nextMember, index + 1 < length ? order[index + 1]! : none);
     }
   }
 }

@@ -5,7 +5,7 @@
  * difference, the digits of a number do. The event loop is not held up by a large body, however it is made. The first byte is the
  * version of the rule: fingerprints of different rules are not compared with each other.
  */
-import { canonicalJson } from './canonical-json.js';
+import { canonicalJson, type Sink } from './canonical-json.js';
 import { nodeCrypto } from './hashing.js';
 import { fingerprintBytes } from './record.js';
 
@@ -36,8 +36,8 @@ export function fingerprint({ head, body, isJson, exclude }: FingerprintInput): 
   const text = isJson ? textOf(body) : undefined;
   if (text !== undefined) {
     let canonical = '';
-    const work = canonicalJson(text, (piece) => (canonical += piece), exclude);
-    if (finish(work)) return digestOf(ownRule, `${begin}\njson\n${canonical}`);
+    const sink: Sink = (piece, start, end) => (canonical += piece.slice(start, end));
+    if (finish(canonicalJson(text, sink, exclude))) return digestOf(ownRule, `${begin}\njson\n${canonical}`);
   }
   const hash = nodeCrypto().createHash('sha256').update(`${begin}\nbytes\n`).update(body);
   return prefixed(ownRule, hash.digest());
@@ -58,14 +58,11 @@ function* large(
   const text = isJson ? yield* decoded(body) : undefined;
   if (text !== undefined) {
     const hash = createHash('sha256').update(`${begin}\njson\n`);
-    let pieces = '';
-    const sink = (piece: string) => {
-      pieces += piece;
-      if (pieces.length < smallBytes) return;
-      hash.update(pieces);
-      pieces = '';
-    };
-    if (yield* canonicalJson(text, sink, exclude)) return prefixed(ownRule, hash.update(pieces).digest());
+    const writer = new Utf8Writer((bytes) => hash.update(bytes));
+    if (yield* canonicalJson(text, (piece, start, end) => writer.write(piece, start, end), exclude)) {
+      writer.flush();
+      return prefixed(ownRule, hash.digest());
+    }
   }
   const hash = createHash('sha256').update(`${begin}\nbytes\n`);
   const bytes = typeof body === 'string' ? new TextEncoder().encode(body) : body;
@@ -147,4 +144,46 @@ function prefixed(rule: number, digest: Uint8Array): Uint8Array {
   bytes[0] = rule;
   bytes.set(digest, 1);
   return bytes;
+}
+
+/** Text as UTF-8, block by block: a string for each of millions of pieces would keep the garbage collector busy. */
+class Utf8Writer {
+  private readonly block = new Uint8Array(smallBytes);
+  private length = 0;
+  private readonly onBlock: (bytes: Uint8Array) => void;
+
+  constructor(onBlock: (bytes: Uint8Array) => void) {
+    this.onBlock = onBlock;
+  }
+
+  write(text: string, start: number, end: number): void {
+    const { block } = this;
+    let { length } = this;
+    for (let at = start; at < end; at++) {
+      if (length > smallBytes - 4) {
+        this.length = length;
+        this.flush();
+        length = 0;
+      }
+      const unit = text.charCodeAt(at);
+      if (unit < 0x80) {
+        block[length++] = unit;
+        continue;
+      }
+      const point = text.codePointAt(at)!;
+      if (point >= 0x1_0000) at++;
+      if (point >= 0x1_0000) block[length++] = 0xf0 | (point >> 18);
+      if (point >= 0x1_0000) block[length++] = 0x80 | ((point >> 12) & 0x3f);
+      else if (point >= 0x800) block[length++] = 0xe0 | (point >> 12);
+      if (point >= 0x800) block[length++] = 0x80 | ((point >> 6) & 0x3f);
+      else block[length++] = 0xc0 | (point >> 6);
+      block[length++] = 0x80 | (point & 0x3f);
+    }
+    this.length = length;
+  }
+
+  flush(): void {
+    this.onBlock(this.block.subarray(0, this.length));
+    this.length = 0;
+  }
 }

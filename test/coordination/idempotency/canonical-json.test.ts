@@ -4,7 +4,7 @@ import { canonicalJson } from '../../../src/coordination/idempotency/canonical-j
 
 function canonical(text: string, exclude?: readonly string[]): string | false {
   let written = '';
-  const work = canonicalJson(text, (piece) => (written += piece), exclude);
+  const work = canonicalJson(text, (piece, start, end) => (written += piece.slice(start, end)), exclude);
   for (;;) {
     const step = work.next();
     if (step.done) return step.value && written;

@@ -1,4 +1,3 @@
-import { monitorEventLoopDelay } from 'node:perf_hooks';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { type FingerprintInput, fingerprint } from '../../../src/coordination/idempotency/fingerprint.js';
@@ -78,25 +77,25 @@ describe('fingerprint', () => {
     'lets the event loop go on over 20 MB: %s',
     async (_, make) => {
       const body = bytes(make());
-      // Only the processor's time is its own; how long others on the machine take is not.
+      // Counted is what this thread computes from one turn to the next; how long others on the machine take is not its doing.
       const work = fingerprint({ head: [], body, isJson: true });
+      const cpuMs = () => {
+        const { user, system } = process.threadCpuUsage?.() ?? process.cpuUsage();
+        return (user + system) / 1_000;
+      };
       let longestMs = 0;
       let isDone = false;
       const looking = (async () => {
         while (!isDone) {
-          const before = process.cpuUsage();
+          const before = cpuMs();
           await new Promise((resolve) => setImmediate(resolve));
-          const { user, system } = process.cpuUsage(before);
-          longestMs = Math.max(longestMs, (user + system) / 1_000);
+          longestMs = Math.max(longestMs, cpuMs() - before);
         }
       })();
-      const delay = monitorEventLoopDelay({ resolution: 5 });
-      delay.enable();
       expect(await work).toHaveLength(33);
       isDone = true;
       await looking;
-      delay.disable();
-      console.log(_, longestMs, delay.max / 1e6, delay.percentile(99) / 1e6);
+      expect(longestMs).toBeLessThan(50);
     },
     120_000,
   );

@@ -13,7 +13,7 @@ import { checkArgument, type Field, impossibleOption, show } from '../../core/op
 import type { Entry, Refused, Store, StoreTransaction, Written } from '../../stores/store.js';
 import { type Instant, instantOf } from '../lease.js';
 import { type AdapterHandle, Attempt, type TransactionHandle, UnprotectedAttempt } from './attempt.js';
-import { downstreamKeyOf, keyHashOf, newOwner } from './hashing.js';
+import { downstreamKeyOf, keyHashOf, Owners } from './hashing.js';
 import { Operations } from './operations.js';
 import type { ResultSerializer } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, noFingerprint, sameBytes } from './record.js';
@@ -108,6 +108,7 @@ const soonestRetryMs = 1_000;
 export class Engine {
   readonly settings: EngineSettings;
   readonly operations = new Operations();
+  private readonly owners = new Owners();
 
   constructor(settings: EngineSettings) {
     this.settings = settings;
@@ -150,7 +151,7 @@ export class Engine {
     const { store, ttlMs, sealing } = this.settings;
     const named = this.named(key);
     const storeKey = this.storeKey(named.keyHash);
-    const owner = newOwner();
+    const owner = this.owners.next();
     const kept = result === undefined ? undefined : sealing.seal(named.keyHash, result);
     let entry = await store.read(storeKey);
     while (entry !== undefined) {
@@ -320,7 +321,7 @@ export class Engine {
   private firstRecord({ fingerprint = noFingerprint, trace }: BeginRequest): IdempotencyRecord {
     const { leaseMs } = this.settings;
     return {
-      ...{ state: 'running', owner: newOwner(), fence: 0, leaseMs, elapsedMs: 0, attempt: 1, fingerprint },
+      ...{ state: 'running', owner: this.owners.next(), fence: 0, leaseMs, elapsedMs: 0, attempt: 1, fingerprint },
       ...{ isSealed: false, trace, memo: [], result: undefined },
     };
   }

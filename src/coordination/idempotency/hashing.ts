@@ -42,15 +42,19 @@ function sha256(text: string): string {
 }
 
 const ownerBytes = 16;
-let pool = new Uint8Array(0);
-let used = 0;
+const ownersPerDraw = 256;
 
-/** 128 random bits, by which an owner knows its own record again. Drawn by the page: one at a time costs a microsecond. */
-export function newOwner(): Uint8Array {
-  if (used >= pool.byteLength) {
-    pool = globalThis.crypto.getRandomValues(new Uint8Array(256 * ownerBytes));
-    used = 0;
+/** 128 random bits each, by which an owner knows its own record again. Drawn by the page: one at a time costs a microsecond. */
+export class Owners {
+  private page = new Uint8Array(0);
+  private used = 0;
+
+  next(): Uint8Array {
+    if (this.used >= this.page.length) {
+      this.page = globalThis.crypto.getRandomValues(new Uint8Array(ownersPerDraw * ownerBytes));
+      this.used = 0;
+    }
+    this.used += ownerBytes;
+    return this.page.subarray(this.used - ownerBytes, this.used);
   }
-  used += ownerBytes;
-  return pool.subarray(used - ownerBytes, used);
 }

@@ -7,12 +7,12 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import {
   type AdapterHandle,
-  type FingerprintInput,
   fingerprint,
   type Idempotency,
   type IdempotencyHandle,
   type IdempotencyOptions,
   idempotency,
+  ownFingerprint,
 } from '../../coordination/idempotency/idempotency.js';
 import { type Clock, callbackTimer, systemClock } from '../../core/clock.js';
 import {
@@ -34,8 +34,8 @@ import { defaultMethods, isKeptStatus, parseKey, problemOf, type Refusal } from 
 
 /** What counts as the same request. */
 export type RequestFingerprint<Request> =
-  /** What the request asks for, in place of its method, path, query and body: whatever JSON can say. */
-  | ((request: Request) => unknown)
+  /** Answers what requests that are the same have in common, in place of method, path, query and body. */
+  | ((request: Request) => string | Uint8Array | PromiseLike<string | Uint8Array>)
   /** JSON pointers to members of the body that do not count, such as `/sentAt`. */
   | { readonly exclude: readonly string[] };
 
@@ -164,16 +164,13 @@ export class HttpIdempotency<Request> {
     if (typeof scope !== 'string' || scope === '') {
       throw new TypeError('idempotency: scope(request) must give the caller as a string that is not empty');
     }
-    const input = this.inputOf(exchange);
-    const content = input instanceof Promise ? await input : input;
-    if (content === undefined) return;
-    if (content === 'too-large') {
-      return this.refuse(exchange, { kind: 'body-too-large', maxBytes: this.maxInputBytes });
-    }
-    const print = fingerprint(content);
+    const print = this.fingerprintOf(exchange);
+    const known = print instanceof Promise ? await print : print;
+    if (known === undefined) return;
+    if (known === 'too-large') return this.refuse(exchange, { kind: 'body-too-large', maxBytes: this.maxInputBytes });
     const begun = await this.engine.begin({
       ...{ scope, key, operation: `${exchange.method} ${exchange.route()}` },
-      ...{ fingerprint: print instanceof Promise ? await print : print, trace: exchange.traceparent },
+      ...{ fingerprint: known, trace: exchange.traceparent },
     });
     switch (begun.kind) {
       case 'run':
@@ -206,24 +203,27 @@ export class HttpIdempotency<Request> {
     exchange.run(handle, new AnswerKeeper(handle, this.keep, this.maxBodyBytes, this.clock));
   }
 
-  /** What is compared. The client may be gone before all of it is there: undefined. */
-  private inputOf(
-    exchange: IdempotencyExchange<Request>,
-  ): FingerprintInput | 'too-large' | undefined | Promise<FingerprintInput | 'too-large' | undefined> {
+  /** What is compared. Undefined: the client was gone before all of it was there. */
+  private fingerprintOf(exchange: IdempotencyExchange<Request>): Known | Promise<Known> {
     const { fingerprint: rule } = this;
-    if (typeof rule === 'function') return this.ownInputOf(exchange.request, rule);
-    const body = exchange.body(this.maxInputBytes);
+    if (typeof rule === 'function') return this.ownFingerprintOf(exchange.request, rule);
     const exclude = rule?.exclude;
-    if (body instanceof Promise) return body.then((found) => inputOf(exchange, found, exclude));
-    return inputOf(exchange, body, exclude);
+    const body = exchange.body(this.maxInputBytes);
+    if (!(body instanceof Promise)) return printed(exchange, body, exclude);
+    return body.then((found) => printed(exchange, found, exclude));
   }
 
-  private async ownInputOf(request: Request, rule: (request: Request) => unknown): Promise<FingerprintInput> {
-    const text = JSON.stringify(await rule(request));
-    if (text === undefined) throw new TypeError('idempotency: fingerprint(request) must give what JSON can say');
-    return { head: ['own'], body: text, isJson: true };
+  private async ownFingerprintOf(
+    request: Request,
+    rule: Extract<RequestFingerprint<Request>, (request: Request) => unknown>,
+  ): Promise<Known> {
+    const what = await rule(request);
+    if (typeof what === 'string' || what instanceof Uint8Array) return ownFingerprint(what);
+    throw new TypeError('idempotency: fingerprint(request) must give a string or bytes');
   }
 }
+
+type Known = Uint8Array | 'too-large' | undefined;
 
 /** Takes care of the answer of one attempt. */
 export class AnswerKeeper implements CaptureTerms {
@@ -307,13 +307,12 @@ function lapse(handle: AdapterHandle): void {
   (handle as { lapse?(): void }).lapse?.();
 }
 
-function inputOf<Request>(
-  exchange: IdempotencyExchange<Request>,
+function printed<Request>(
+  { method, url, contentType }: IdempotencyExchange<Request>,
   body: RequestBody | 'too-large' | undefined,
   exclude: readonly string[] | undefined,
-): FingerprintInput | 'too-large' | undefined {
+): Known | Promise<Known> {
   if (body === undefined || body === 'too-large') return body;
-  const { method, url, contentType } = exchange;
   const queryAt = url.indexOf('?');
   const path = queryAt < 0 ? url : url.slice(0, queryAt);
   const query =
@@ -325,7 +324,7 @@ function inputOf<Request>(
           .sort()
           .join('&');
   const head = [method, path, query, body.content === undefined ? '' : familyOf(contentType)];
-  return { head, body: body.content, isJson: body.isJson, exclude };
+  return fingerprint({ head, body: body.content, isJson: body.isJson, exclude });
 }
 
 /** The kind of content without its parameters; all kinds of JSON are one. */

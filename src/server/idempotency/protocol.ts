@@ -35,7 +35,7 @@ import type { Problem } from '../problem.js';
 
 /** As the draft writes them. */
 export const keyHeader = 'Idempotency-Key';
-export const replayedHeader = 'Idempotent-Replayed';
+const replayedHeader = 'Idempotent-Replayed';
 
 /** What the draft defines the header for: the other methods are safe or idempotent by themselves. */
 export const defaultMethods: readonly string[] = ['POST', 'PATCH'];
@@ -87,7 +87,7 @@ function invalid(reason: string): ParsedKey {
 }
 
 /** A key as a header holds it: a structured string. */
-export function keyHeaderValue(key: string): string {
+function keyHeaderValue(key: string): string {
   return `"${key.replace(/["\\]/g, '\\$&')}"`;
 }
 

@@ -33,11 +33,7 @@ export type RequestResolution = {
  * @returns False when there is no doubt: it runs, has an answer, or was never heard of.
  * @throws {@link OptionsError} `ERR_OPTIONS` for a status that no answer can have.
  */
-export function resolveRequest(
-  engine: Pick<Idempotency, 'resolveBytes'>,
-  key: string,
-  resolution: RequestResolution,
-): Promise<boolean> {
+export function resolveRequest(engine: Idempotency, key: string, resolution: RequestResolution): Promise<boolean> {
   const { scope, operation } = resolution;
   if (!('answer' in resolution)) return engine.resolveBytes({ scope, operation, key }, undefined);
   const { status, headers = {}, body = '' } = resolution.answer;

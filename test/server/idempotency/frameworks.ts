@@ -106,7 +106,7 @@ const web: Framework['serve'] = (given, service) => {
 };
 
 /** What runtimes of the fetch standard do: a request of Node becomes a `Request`, a `Response` is sent. */
-export function bridged(handler: (request: Request) => Promise<Response>) {
+function bridged(handler: (request: Request) => Promise<Response>) {
   return async (incoming: IncomingMessage, outgoing: ServerResponse) => {
     try {
       const headers = new Headers();

@@ -225,7 +225,7 @@ describe('a fetch handler', () => {
 
   it('compares what its own fingerprint says', async () => {
     const counting = counted(() => new Response('ok'));
-    const fingerprint = async (request: Request) => ((await request.clone().json()) as { order: number }).order;
+    const fingerprint = async (request: Request) => String(((await request.clone().json()) as { order: number }).order);
     const handler = protect({ fingerprint })(counting);
     const statuses = [];
     for (const body of ['{"order":1,"at":1}', '{"order":1,"at":2}', '{"order":2,"at":1}'])

@@ -52,7 +52,7 @@ export type FetchHandler<More extends readonly unknown[]> = (request: Request, .
  * const once = idempotency({ store: memoryStore(), scope: (request) => request.headers.get('authorization') ?? 'nobody' });
  * let orders = 0;
  * const POST = once(async (request, record) => {
- *   const { item } = await request.json();
+ *   const { item } = (await request.json()) as { item: string };
  *   return Response.json({ order: ++orders, item, attempt: record?.attempt }, { status: 201 });
  * });
  * for (const attempt of [1, 2]) {

@@ -8,6 +8,13 @@ export {
   type IdempotencyRunOptions,
   idempotency,
 } from './coordination/idempotency/idempotency.js';
+export { type Leader, type LeaderOptions, type LeaderRunOptions, leader } from './coordination/mutex/leader.js';
+export type { Lease, LeaseRelease } from './coordination/mutex/lease-handle.js';
+export type { LockHolder, LockMode } from './coordination/mutex/line.js';
+export type { AcquireOptions, LockContext, LockInspection, LockKeys } from './coordination/mutex/locks.js';
+export { type Mutex, type MutexOptions, mutex } from './coordination/mutex/mutex.js';
+export type { LeaseOptions, LockOptions } from './coordination/mutex/options.js';
+export { type Semaphore, type SemaphoreOptions, semaphore } from './coordination/mutex/semaphore.js';
 export { Call, type CallOptions, type Task } from './core/call.js';
 export { type Clock, callbackTimer, systemClock, Timer } from './core/clock.js';
 export type { CompositionWarning } from './core/composition.js';
@@ -27,10 +34,13 @@ export {
   isRejected,
   KeyMissingError,
   KeyReusedError,
+  LockLostError,
+  LockUnavailableError,
   OptionsError,
   RateLimitedError,
   RejectedError,
   ShedError,
+  StaleFenceError,
   StoreError,
   type StoreFailure,
   TimeoutError,
@@ -54,6 +64,11 @@ export type {
   IdempotencyEvent,
   IdempotencyOutcome,
   LimitChangedEvent,
+  LockAcquiredEvent,
+  LockForceReleasedEvent,
+  LockLostEvent,
+  LockReleasedEvent,
+  LockUnavailableEvent,
   PacedEvent,
   RateLimitedEvent,
   ReconnectedEvent,

@@ -9,13 +9,13 @@ import type { Call } from '../core/call.js';
 import { checkOptions, func, withDefault } from '../core/options.js';
 import { discardBody } from './discard-body.js';
 import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
+import { type Fetch, sendKeyed } from './keyed-redirects.js';
 
+export { type KeyJar, type KeyJarOptions, keyFrom, keyJar } from '../coordination/idempotency/key-jar.js';
 export { discardBody } from './discard-body.js';
 export type { ClientOptions, KeylessRequest, PacingOptions } from './engine.js';
 export { breakerHandles, handles } from './handles.js';
-
-/** The signature of `fetch`. */
-export type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
+export type { Fetch } from './keyed-redirects.js';
 
 /** Options of {@link createFetch}. */
 export interface CreateFetchOptions extends ClientOptions {
@@ -29,14 +29,16 @@ export interface CreateFetchOptions extends ClientOptions {
  *
  * Repeated are GET, HEAD, OPTIONS, TRACE, PUT, DELETE and QUERY, and whatever has an idempotency key, which is sent with
  * each attempt; not a body that can be read only once: a stream, or that of a `Request`. The response of the last attempt
- * is answered, whatever its status. Origins are told apart by the URL that is asked for, also when it redirects.
+ * is answered, whatever its status. Origins are told apart by the URL that is asked for, also when it redirects; an idempotency
+ * key is kept over redirects of one origin, and no other origin gets it.
  * A policy's times end with the headers: the body is read under the caller's `signal` alone.
  *
- * @param options - `policy`, `fetch`, `idempotencyKey`, `idempotencyHeader`, `propagate`, `pacing`, `maxOrigins`, `name`,
+ * @param options - `policy`, `fetch`, `idempotencyKey`, `idempotencyHeader`, `maxKeyAge`, `propagate`, `pacing`, `maxOrigins`, `name`,
  * `on`, `clock`.
  * @throws What `fetch` threw in the last attempt, or the error of the policy that ended the call, from the call.
  * @throws {@link RateLimitedError} `ERR_RATE_LIMITED` from the call, when the origin has said that it takes no requests
  * for longer than this one may wait; `retryAfterMs` says how long.
+ * @throws {@link InDoubtError} `ERR_IN_DOUBT` from the call, when its idempotency key has become older than `maxKeyAge`.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
  * ```ts
@@ -80,12 +82,11 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
     const ownHeaders = new Headers(headers);
     for (const name in added) ownHeaders.set(name, added[name]!);
     const ending = signal === undefined ? undefined : new Ending(call.signal);
-    const response = await send(input, {
-      ...init,
-      ...body,
-      headers: ownHeaders,
-      signal: ending?.controller.signal ?? call.signal,
-    });
+    const options = { ...init, ...body, headers: ownHeaders, signal: ending?.controller.signal ?? call.signal };
+    const follows = key !== undefined && (init?.redirect ?? request?.redirect ?? 'follow') === 'follow';
+    const response = follows
+      ? await sendKeyed(send, input, url, { ...options, method }, engine.idempotencyHeader)
+      : await send(input, options);
     if (signal !== undefined) ending?.leaveTo(signal, response);
     return response;
   };

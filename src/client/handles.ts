@@ -64,9 +64,9 @@ export function breakerHandles(outcome: Outcome): boolean {
   return retryHintOf(outcome, 0) === undefined && quotaOf(head.headers, 0)?.remaining !== 0;
 }
 
-/** Codes of requests that were never sent because they make no sense, and of certificates, which do not heal by repeating. */
+/** Codes of requests that were not sent because that makes no sense, and of certificates, which do not heal by repeating. */
 const mistakes =
-  /^(?:ERR_INVALID_|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
+  /^(?:ERR_INVALID_|ERR_IN_DOUBT|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
 
 function isMistake(error: unknown): boolean {
   return mistakes.test(codeOf(error));

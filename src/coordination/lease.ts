@@ -15,6 +15,11 @@ export function defaultMarginMs(leaseMs: number): number {
   return Math.max(leastMarginMs, leaseMs / 10);
 }
 
+/** How long a lease can be relied on here, counted from just before it was asked for. */
+export function safeLeaseMs(leaseMs: number, marginMs: number): number {
+  return leaseMs * 0.99 - 2 - marginMs;
+}
+
 /** When something was sent. Monotonic time stops while a machine sleeps, wall time may be set: each covers for the other. */
 export interface Instant {
   readonly monotonicMs: number;
@@ -30,6 +35,8 @@ export interface LeaseTerms {
   readonly random: () => number;
   readonly leaseMs: number;
   readonly marginMs: number;
+  /** From one renewal to the next. Default a third of the lease, so that two tries may fail. */
+  readonly renewEveryMs?: number | undefined;
   /**
    * Renews once, for so long: true when that is done, false when the record is somebody else's now. A rejection says nothing, and it is
    * tried again. Its signal ends after a quarter of the lease; at no time are there two of them.
@@ -45,8 +52,11 @@ export type LeaseState = 'held' | 'suspect' | 'lost' | 'ended';
 export class LeaseKeeper {
   private readonly terms: LeaseTerms;
   private readonly background: Clock;
+  /** What the next renewal asks for. */
   private leaseMs: number;
-  private sent: Instant;
+  /** What the last renewal that was done has given, counted from `sent`. */
+  private grantedMs!: number;
+  private sent!: Instant;
   private current: LeaseState = 'held';
   private running: Promise<boolean | undefined> | undefined = undefined;
   private readonly end = callbackTimer(() => this.check());
@@ -57,8 +67,8 @@ export class LeaseKeeper {
     this.terms = terms;
     this.background = terms.clock.background ?? terms.clock;
     this.leaseMs = terms.leaseMs;
-    this.sent = sent;
-    this.plan();
+    this.count(sent, terms.leaseMs);
+    this.background.schedule(this.renewal, sent.monotonicMs + this.untilRenewalMs());
   }
 
   get state(): LeaseState {
@@ -77,15 +87,22 @@ export class LeaseKeeper {
     if (this.current === 'lost' || this.current === 'ended') return 0;
     const { clock } = this.terms;
     const passedMs = Math.max(clock.now() - this.sent.monotonicMs, clock.wallNow() - this.sent.wallMs);
-    return Math.max(0, this.safeMs() - passedMs);
+    const leftMs = this.safeMs() - passedMs;
+    // The timer of the end fires once: a sum of fractions must not let it find a rest of nothing.
+    return leftMs < 0.001 ? 0 : leftMs;
   }
 
   /** Renews now, from here on for so long. Whether that was done; undefined when nobody knows. */
   async extend(leaseMs = this.leaseMs): Promise<boolean | undefined> {
-    await this.running;
+    while (this.running !== undefined) await this.running;
     if (!this.isHeld()) return false;
     this.leaseMs = leaseMs;
     return this.renew();
+  }
+
+  /** Somebody else has said that it is taken away. */
+  revoke(): void {
+    if (this.isHeld()) this.lose('taken');
   }
 
   /** Renews no more and is not lost any more. Resolves when no renewal is on its way, so that what follows is not overtaken. */
@@ -97,13 +114,18 @@ export class LeaseKeeper {
 
   /** How long it can be relied on, counted from when the last renewal was sent. */
   private safeMs(): number {
-    return this.leaseMs * 0.99 - 2 - this.terms.marginMs;
+    return safeLeaseMs(this.grantedMs, this.terms.marginMs);
   }
 
-  private plan(): void {
-    const { monotonicMs } = this.sent;
-    this.background.schedule(this.end, monotonicMs + this.safeMs());
-    this.background.schedule(this.renewal, monotonicMs + this.leaseMs / 3);
+  private count(sent: Instant, leaseMs: number): void {
+    this.sent = sent;
+    this.grantedMs = leaseMs;
+    this.background.schedule(this.end, sent.monotonicMs + this.safeMs());
+  }
+
+  /** A lease that was made shorter needs its renewals sooner. */
+  private untilRenewalMs(): number {
+    return Math.min(this.terms.renewEveryMs ?? this.grantedMs / 3, this.safeMs() / 2);
   }
 
   private cancel(): void {
@@ -133,23 +155,28 @@ export class LeaseKeeper {
     const { clock, random } = this.terms;
     this.background.cancel(this.renewal);
     const sent = instantOf(clock);
-    const answer = await this.ask();
+    const { leaseMs } = this;
+    // A lease that gets shorter may have done so whatever the answer is.
+    if (leaseMs < this.grantedMs && safeLeaseMs(leaseMs, this.terms.marginMs) < this.remainingMs()) {
+      this.count(sent, leaseMs);
+    }
+    const answer = await this.ask(leaseMs);
     // It may have been lost or given back meanwhile; then the answer comes too late to matter.
     if (!this.isHeld()) return answer;
     if (answer === true) {
-      this.sent = sent;
       this.current = 'held';
-      this.plan();
+      this.count(sent, leaseMs);
+      this.background.schedule(this.renewal, sent.monotonicMs + this.untilRenewalMs());
     } else if (answer === false) this.lose('taken');
     else {
       this.current = 'suspect';
-      this.background.schedule(this.renewal, clock.now() + (this.leaseMs / 20) * (0.5 + random()));
+      this.background.schedule(this.renewal, clock.now() + (this.grantedMs / 20) * (0.5 + random()));
     }
     return answer;
   }
 
   /** Undefined: no answer in time, or a failure. */
-  private async ask(): Promise<boolean | undefined> {
+  private async ask(leaseMs: number): Promise<boolean | undefined> {
     const { clock, renew } = this.terms;
     const controller = new AbortController();
     let timer = callbackTimer(() => {});
@@ -159,9 +186,9 @@ export class LeaseKeeper {
         resolve(undefined);
       });
     });
-    this.background.schedule(timer, clock.now() + this.leaseMs / 4);
+    this.background.schedule(timer, clock.now() + this.grantedMs / 4);
     try {
-      return await Promise.race([renew(this.leaseMs, controller.signal), patience]);
+      return await Promise.race([renew(leaseMs, controller.signal), patience]);
     } catch {
       return undefined;
     } finally {

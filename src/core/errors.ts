@@ -5,6 +5,7 @@
  * Promise: every error has a `name`, a stable `code` and the numbers; the guards recognise errors of any copy of this
  * package. Errors that end a call are real errors, yet carry no stack unless asked: capturing one costs more than the call.
  */
+import type { Outcome } from './outcome.js';
 
 const brand = Symbol.for('holdfast.error');
 
@@ -246,6 +247,107 @@ export class ShedError extends RejectedError {
   }
 }
 
+/** `ERR_LOCK_UNAVAILABLE`: a lock or permit was not to be had, and nothing was started. */
+export class LockUnavailableError extends RejectedError {
+  override get name(): string {
+    return 'LockUnavailableError';
+  }
+
+  /** The key, or the keys. */
+  readonly key: string;
+  /**
+   * `'waited'`: it waited as long as it may; `'full'`: too many wait already; `'reentrant'`: the caller itself runs inside this very
+   * lock; `'lost'`: of several keys one was lost while it waited for another.
+   */
+  readonly reason: 'waited' | 'full' | 'reentrant' | 'lost';
+
+  constructor({
+    key,
+    reason,
+    detail,
+    ...options
+  }: RefusalNumbers & {
+    readonly key: string;
+    readonly reason: LockUnavailableError['reason'];
+    /** What happened, in words. */
+    readonly detail: string;
+  }) {
+    super('ERR_LOCK_UNAVAILABLE', `"${options.policy}" did not get "${key}": ${detail}`, options);
+    this.key = key;
+    this.reason = reason;
+  }
+}
+
+/**
+ * `ERR_LOCK_LOST`: the lock may be somebody else's now. Where an operation ran under it, `outcome` is how that ended, and `cause` its
+ * error, if it failed.
+ */
+export class LockLostError extends AbandonedError {
+  override get name(): string {
+    return 'LockLostError';
+  }
+
+  readonly key: string;
+  readonly fence: number;
+  /**
+   * `'expired'`: it could not be renewed in time; `'taken'`: the store says that it is somebody else's, or was taken away; `'released'`: it was
+   * given back before; `'short'`: it is held, but not for as long as was asked for.
+   */
+  readonly reason: 'expired' | 'taken' | 'released' | 'short';
+  /** How the operation under the lock ended; undefined where there was none, or it still runs. */
+  readonly outcome: Outcome | undefined;
+
+  constructor({
+    key,
+    fence,
+    reason,
+    outcome,
+    ...options
+  }: HoldfastErrorOptions & {
+    readonly policy: string;
+    readonly key: string;
+    readonly fence: number;
+    readonly reason: LockLostError['reason'];
+    readonly outcome?: Outcome | undefined;
+  }) {
+    super('ERR_LOCK_LOST', `"${options.policy}" does not hold "${key}" any more (fence ${fence}, ${reason})`, options);
+    this.key = key;
+    this.fence = fence;
+    this.reason = reason;
+    this.outcome = outcome;
+  }
+}
+
+/** `ERR_STALE_FENCE`: a resource has already been written under a newer lock, so this write was not done. */
+export class StaleFenceError extends HoldfastError {
+  override get name(): string {
+    return 'StaleFenceError';
+  }
+
+  readonly resource: string;
+  /** The fence that the write came with. */
+  readonly fence: number;
+  /** The newest one that the resource has seen, where that is known. */
+  readonly newestFence: number | undefined;
+
+  constructor({
+    resource,
+    fence,
+    newestFence,
+    ...options
+  }: HoldfastErrorOptions & {
+    readonly resource: string;
+    readonly fence: number;
+    readonly newestFence?: number | undefined;
+  }) {
+    const newest = newestFence === undefined ? 'a newer one' : String(newestFence);
+    super('ERR_STALE_FENCE', `"${resource}" was not written: it has seen ${newest}, this is fence ${fence}`, options);
+    this.resource = resource;
+    this.fence = fence;
+    this.newestFence = newestFence;
+  }
+}
+
 /**
  * `ERR_HANDLES_FAILED`: a `handles`, `backoff` or other function given to a policy threw or answered nonsense, so the
  * policy could not judge the outcome. `cause` is the error of the call if it failed, else what the function threw.
@@ -370,7 +472,8 @@ export class InFlightError extends HoldfastError {
 /**
  * `ERR_IN_DOUBT`: nobody can say what became of the operation with this idempotency key, or what it answered. `reason` says why:
  * `'unknown'` its process was lost, `'lost'` this attempt's lease was, `'drift'` its phases changed, `'not-stored'` it was done and its result
- * could not be kept, `'unreadable'` what is stored cannot be read.
+ * could not be kept, `'unreadable'` what is stored cannot be read, `'too-old'` a client does not send its key any more, because the other side may
+ * have forgotten it.
  */
 export class InDoubtError extends HoldfastError {
   override get name(): string {
@@ -378,7 +481,7 @@ export class InDoubtError extends HoldfastError {
   }
 
   readonly policy: string;
-  readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable';
+  readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable' | 'too-old';
 
   constructor({
     policy,

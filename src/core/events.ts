@@ -253,6 +253,53 @@ export type IdempotencyOutcome =
   | 'too-large'
   | 'store-error';
 
+/** A lock or permit was got. */
+export interface LockAcquiredEvent {
+  readonly type: 'lock-acquired';
+  readonly name: string;
+  readonly key: string;
+  readonly fence: number;
+  readonly waitedMs: number;
+}
+
+/** A lock or permit was not got. */
+export interface LockUnavailableEvent {
+  readonly type: 'lock-unavailable';
+  readonly name: string;
+  readonly key: string;
+  /** As in `LockUnavailableError`; `'aborted'`: the caller gave up; `'store'`: the store failed, see `error`. */
+  readonly reason: 'waited' | 'full' | 'reentrant' | 'lost' | 'aborted' | 'store';
+  readonly waitedMs: number;
+  readonly error: unknown;
+}
+
+/** A lock or permit may be somebody else's now, although its owner has not given it back. */
+export interface LockLostEvent {
+  readonly type: 'lock-lost';
+  readonly name: string;
+  readonly key: string;
+  readonly fence: number;
+  readonly reason: 'expired' | 'taken';
+}
+
+/** A lock or permit was given back by its owner. */
+export interface LockReleasedEvent {
+  readonly type: 'lock-released';
+  readonly name: string;
+  readonly key: string;
+  readonly fence: number;
+  readonly heldMs: number;
+  /** As `release()` answers: it may have been lost before, or the store may not have said. */
+  readonly result: 'released' | 'lost' | 'unknown';
+}
+
+/** A lock was taken away by `forceRelease`. */
+export interface LockForceReleasedEvent {
+  readonly type: 'lock-force-released';
+  readonly name: string;
+  readonly key: string;
+}
+
 /** A hook of yours threw; see `error`. Only on the diagnostics channel. */
 export interface HookFailedEvent {
   readonly type: 'hook-failed';
@@ -287,6 +334,11 @@ export type HoldfastEvent =
   | CircuitKeptClosedEvent
   | CircuitNotRestoredEvent
   | IdempotencyEvent
+  | LockAcquiredEvent
+  | LockUnavailableEvent
+  | LockLostEvent
+  | LockReleasedEvent
+  | LockForceReleasedEvent
   | HookFailedEvent;
 
 interface EventChannel {

@@ -8,6 +8,7 @@ export {
   type ProxyFault,
 } from './fault-proxy.js';
 export * from './history/index.js';
+export { type MutexConformanceOptions, mutexConformance } from './mutex-conformance.js';
 export type { LinkOptions, NodeReference, ServedRequest, SimulatedNetwork } from './network.js';
 export type { NodeOptions, SimulatedNode, SimulatedProcess, WaitOptions } from './node.js';
 export { type SeededRandom, seededRandom } from './random.js';

@@ -1,6 +1,6 @@
 /** The laws of a store against the memory store, in virtual time and in real time. */
 import { memoryStore, type Store } from 'holdfast';
-import { storeConformance, virtualClock } from 'holdfast/testing';
+import { mutexConformance, storeConformance, virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 
 const clock = virtualClock();
@@ -41,3 +41,32 @@ describe('memoryStore, when all is evictable, keeps', () => {
   });
   it.each(cases)('$name', ({ run }) => run());
 });
+
+describe('locks over memoryStore, in virtual time:', () => {
+  const clock = virtualClock();
+  const stores = new Map<string, Store>();
+  const cases = mutexConformance({
+    make({ prefix }) {
+      // Clients of one store: they share its entries, and none of them closes it.
+      const store = stores.get(prefix) ?? bound(memoryStore({ clock }));
+      stores.set(prefix, store);
+      return store;
+    },
+    ...{ clock, pass: (ms: number) => clock.advance(ms), toleranceMs: 0, contenders: 50, sections: 20 },
+  });
+  it.each(cases)('$name', ({ run }) => run());
+
+  it('no timer is left', async () => {
+    await clock.advance(60_000);
+    expect(clock.pendingTimers).toBe(0);
+  });
+});
+
+function bound(store: Store): Store {
+  return {
+    read: (key, options) => store.read(key, options),
+    write: (key, value, options) => store.write(key, value, options),
+    remove: (key, options) => store.remove(key, options),
+    native: store.native,
+  };
+}

@@ -1,5 +1,5 @@
 /** The laws of a store against real servers, Redis and Valkey, with each client library. */
-import { storeConformance } from 'holdfast/testing';
+import { mutexConformance, storeConformance } from 'holdfast/testing';
 import { afterAll, beforeAll, describe, it } from 'vitest';
 import { redisStore } from '../../src/stores/redis.js';
 import { drivers, type RedisConnection } from '../stores/redis-clients.ts';
@@ -40,6 +40,22 @@ for (const { name, title, program, connect, histories } of combinations) {
       histories,
     });
     it.each(cases)('$name', ({ run }) => run());
+
+    const lockCases = mutexConformance({
+      make({ prefix }) {
+        const connection = connect(server.port);
+        connections.push(connection);
+        return redisStore(connection.client, { prefix, timeout: '10s' });
+      },
+      async restart() {
+        await server.kill();
+        await server.start();
+      },
+      contenders: 5,
+    });
+    describe('locks:', () => {
+      it.each(lockCases)('$name', ({ run }) => run(), 60_000);
+    });
   });
 }
 

@@ -1,5 +1,5 @@
 /** The laws of a store against SQLite: several connections to one file, with every library that is installed here. */
-import { storeConformance } from 'holdfast/testing';
+import { mutexConformance, storeConformance } from 'holdfast/testing';
 import { afterAll, describe, it } from 'vitest';
 import { sqliteStore } from '../../src/stores/sqlite.js';
 import { drivers, type OpenDatabase, temporaryDatabase } from '../stores/sqlite-files.js';
@@ -28,4 +28,13 @@ describe.each(drivers)('sqliteStore on $title keeps', ({ open }) => {
     histories: 30,
   });
   it.each(cases)('$name', ({ run }) => run());
+
+  const lockCases = mutexConformance({
+    make: ({ prefix }) => sqliteStore(connect(), { prefix, timeout: '10s' }),
+    restart: closeAll,
+    contenders: 5,
+  });
+  describe('locks:', () => {
+    it.each(lockCases)('$name', ({ run }) => run(), 60_000);
+  });
 });

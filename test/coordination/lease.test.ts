@@ -75,4 +75,47 @@ describe('LeaseKeeper', () => {
     await stopped;
     expect([lease.state, clock.pendingTimers]).toEqual(['ended', 0]);
   });
+
+  it('counts a longer lease only once the store has given it', async () => {
+    const { clock, lease, lost } = keeper(() => new Promise(() => {}));
+    void lease.extend(60_000);
+    await clock.advance(2_668);
+    expect(lost).toEqual([['expired', 2_668]]);
+  });
+
+  it('counts a shorter lease from when it was asked for, whether or not there is an answer', async () => {
+    const { clock, lease, lost } = keeper(() => new Promise(() => {}));
+    void lease.extend(1_000);
+    await clock.advance(1_000);
+    // 1000 less 1 %, less 2, less the margin of 300.
+    expect(lost).toEqual([['expired', 688]]);
+  });
+
+  it('renews as often as it is told', async () => {
+    const clock = virtualClock();
+    const atMs: number[] = [];
+    const renew = async () => atMs.push(clock.now()) > 0;
+    const terms = { clock, random: () => 0.5, leaseMs: 3_000, marginMs: 300, renewEveryMs: 400, renew, onLost() {} };
+    const lease = new LeaseKeeper(terms, instantOf(clock));
+    await clock.advance(1_300);
+    await lease.stop();
+    expect(atMs).toEqual([400, 800, 1_200]);
+  });
+
+  it('ends on time when instants have fractions', async () => {
+    for (let index = 1; index <= 200; index++) {
+      const clock = virtualClock({ now: index / 7 });
+      let isLost = false;
+      const terms = {
+        clock,
+        random: () => 0.5,
+        leaseMs: 1_000 + index / 3,
+        marginMs: 100,
+        renew: () => new Promise<never>(() => {}),
+      };
+      new LeaseKeeper({ ...terms, onLost: () => (isLost = true) }, instantOf(clock));
+      await clock.advance(1_100);
+      expect(isLost).toBe(true);
+    }
+  });
 });

@@ -17,7 +17,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   coordination: ['coordination', 'core', 'structures', 'policies', 'stores/store', 'stores/memory'],
   server: ['server', 'core', 'policies', 'coordination'],
   client: ['client', 'core', 'policies', 'coordination'],
-  testing: ['testing', 'core', 'stores/store'],
+  // The kit of a primitive runs the primitive itself.
+  testing: ['testing', 'core', 'stores/store', 'coordination'],
   integrations: ['integrations', 'core'],
   // The main entry stays small: what needs a framework, a peer or a test has an entry of its own.
   index: ['core', 'policies', 'coordination', 'stores/store', 'stores/memory'],

@@ -253,9 +253,22 @@ export class Attempt implements AdapterHandle {
     return undefined;
   }
 
+  /** Writes what has been reached, within `storeTimeout`. A write whose reply was lost is repeated. */
   private async checkpoint(): Promise<void> {
-    if (!(await this.write(() => this.running()))) this.lose('taken');
-    this.assertHeld();
+    const { clock, storeTimeoutMs } = this.engine.settings;
+    const endsAtMs = clock.now() + storeTimeoutMs;
+    for (let pauseMs = shortestPauseMs; ; pauseMs *= 2) {
+      try {
+        const work = this.write(() => this.running());
+        if (!(await this.engine.bounded('checkpoint', endsAtMs, work))) this.lose('taken');
+        return this.assertHeld();
+      } catch (error) {
+        if (!(error instanceof StoreError)) throw error;
+        this.engine.tell(this, 'store-error', { attempt: this.attempt, error });
+        if (error.applied === 'no' || clock.now() + pauseMs >= endsAtMs) throw error;
+        await this.engine.pause(pauseMs);
+      }
+    }
   }
 
   private assertHeld(): void {

@@ -81,10 +81,15 @@ export type Begun =
 /** It has run, and its result is committed with it. */
 interface Done<T> {
   readonly kind: 'done';
-  readonly value: T;
+  readonly value: Awaited<T>;
   readonly bytes: Uint8Array;
   readonly fits: boolean;
-  readonly attempt: number;
+  readonly record: IdempotencyRecord;
+}
+
+/** What the store of an SQL server can do besides: be in a transaction of the user's. */
+interface Within {
+  within(transaction: object): Pick<Store, 'write'>;
 }
 
 interface Named extends OperationKey {
@@ -124,25 +129,27 @@ export class Engine {
     return this.patiently(named, request.signal, () => this.claim(named, request));
   }
 
-  /** As {@link begin}, and runs the function and stores its result in one transaction of the store. */
+  /** As {@link begin}, and runs the function and stores its result in a transaction: the store's own, or that of `client`. */
   async transaction<T>(
+    client: object,
     request: BeginRequest,
     fn: (handle: TransactionHandle) => T,
     encode: (value: unknown) => Uint8Array,
   ): Promise<Begun | Done<T>> {
     const { store, name } = this.settings;
+    const named = this.named(request);
+    const view = (store.native as Partial<Within> | undefined)?.within?.(client);
+    if (view !== undefined) {
+      // A transaction that has met a lock is over, so there is no waiting inside of it.
+      return this.told(named, () => this.runWithin(view, named, request, fn, encode));
+    }
     const transaction = store.native?.transaction;
     if (transaction === undefined) {
-      throw impossibleOption(
-        name,
-        'store',
-        store,
-        'one with transactions, such as that of holdfast/sqlite, for transaction()',
-      );
+      const allowed = 'one with transactions, such as that of holdfast/sqlite or holdfast/postgres, for transaction()';
+      throw impossibleOption(name, 'store', store, allowed);
     }
-    const named = this.named(request);
     return this.patiently(named, request.signal, () =>
-      transaction((view) => this.runInside(view, named, request, fn, encode), { signal: request.signal }),
+      transaction((inside) => this.runInside(inside, named, request, fn, encode), { signal: request.signal }),
     );
   }
 
@@ -292,9 +299,8 @@ export class Engine {
     fn: (handle: TransactionHandle) => T,
     encode: (value: unknown) => Uint8Array,
   ): Begun | Done<T> {
-    const { ttlMs, maxBodyBytes, sealing, secret } = this.settings;
-    const { key, keyHash } = named;
-    const storeKey = this.storeKey(keyHash);
+    const { ttlMs } = this.settings;
+    const storeKey = this.storeKey(named.keyHash);
     const entry = view.read(storeKey);
     let record = this.firstRecord(request);
     if (entry !== undefined) {
@@ -307,15 +313,82 @@ export class Engine {
       view.write(storeKey, encodeRecord(record), options);
       return { kind: 'in-doubt', cause: undefined };
     }
-    const { attempt } = record;
-    const value = fn({ key, attempt, downstreamKey: (name) => downstreamKeyOf(secret, keyHash, name) });
+    const value = fn(this.transactionHandle(named, record));
     // The store says what is wrong with it.
     if (typeof (value as { then?: unknown } | null | undefined)?.then === 'function') return value as never;
+    const done = this.done(named, record, value as Awaited<T>, encode);
+    view.write(storeKey, encodeRecord(done.record), options);
+    return done;
+  }
+
+  /** The same in a transaction that somebody else has begun, and will commit: the key's row is locked until then. */
+  private async runWithin<T>(
+    view: Pick<Store, 'write'>,
+    named: Named,
+    request: BeginRequest,
+    fn: (handle: TransactionHandle) => T,
+    encode: (value: unknown) => Uint8Array,
+  ): Promise<Begun | Done<T>> {
+    const { ttlMs } = this.settings;
+    const storeKey = this.storeKey(named.keyHash);
+    const first = this.firstRecord(request);
+    let record = first;
+    let ifVersion = 0;
+    for (;;) {
+      let answer: Written | Refused;
+      try {
+        answer = await view.write(storeKey, encodeRecord(record), { ttlMs, ifVersion, signal: request.signal });
+      } catch (error) {
+        const isLocked = error instanceof StoreError && error.reason === 'busy';
+        if (isLocked) return { kind: 'busy', retryAfterMs: soonestRetryMs };
+        throw error;
+      }
+      if (answer.ok) {
+        ifVersion = answer.version;
+        break;
+      }
+      const { entry } = answer;
+      if (entry === undefined) {
+        [record, ifVersion] = [first, 0];
+        continue;
+      }
+      const decision = this.decide(named, entry, readable(entry), first.fingerprint);
+      if (!('seen' in decision)) return decision;
+      record = successorOf(decision.seen, first, decision.kind);
+      ifVersion = entry.version;
+    }
+    if (record.state === 'in-doubt') return { kind: 'in-doubt', cause: undefined };
+    let value: Awaited<T>;
+    try {
+      value = await fn(this.transactionHandle(named, record));
+    } catch (error) {
+      // Nothing is left of it when the transaction is rolled back; if it is committed all the same, the key is free.
+      await view.write(storeKey, encodeRecord({ ...record, state: 'idle' }), { ttlMs, ifVersion }).catch(() => {});
+      throw error;
+    }
+    const done = this.done<T>(named, record, value, encode);
+    const answer = await view.write(storeKey, encodeRecord(done.record), { ttlMs, ifVersion });
+    if (!answer.ok) throw new Error('the transaction does not hold the lock of its key: is it one?');
+    return done;
+  }
+
+  private transactionHandle({ key, keyHash }: Named, { attempt }: IdempotencyRecord): TransactionHandle {
+    const { secret } = this.settings;
+    return { key, attempt, downstreamKey: (name) => downstreamKeyOf(secret, keyHash, name) };
+  }
+
+  private done<T>(
+    { keyHash }: Named,
+    running: IdempotencyRecord,
+    value: Awaited<T>,
+    encode: (value: unknown) => Uint8Array,
+  ): Done<T> {
+    const { maxBodyBytes, sealing } = this.settings;
     const bytes = encode(value);
     const fits = bytes.byteLength <= maxBodyBytes;
     const result = fits ? sealing.seal(keyHash, bytes) : undefined;
-    view.write(storeKey, encodeRecord({ ...record, state: 'completed', memo: [], result }), options);
-    return { kind: 'done', value, bytes, fits, attempt };
+    const record = { ...running, state: 'completed', memo: [], result } as const;
+    return { kind: 'done', value, bytes, fits, record };
   }
 
   private firstRecord({ fingerprint = noFingerprint, trace }: BeginRequest): IdempotencyRecord {
@@ -373,12 +446,20 @@ export class Engine {
     ask: () => Promise<T>,
   ): Promise<T> {
     const { clock, waitMs } = this.settings;
-    const beganMs = clock.now();
-    let begun = await ask();
-    if (begun.kind === 'busy' && waitMs > 0) {
-      begun = await this.wait(named, signal, begun, beganMs + waitMs, ask);
+    return this.told(named, async () => {
+      const beganMs = clock.now();
+      const begun = await ask();
+      if (begun.kind !== 'busy' || waitMs === 0) return begun;
+      const later = await this.wait(named, signal, begun, beganMs + waitMs, ask);
       this.tell(named, 'waited', { durationMs: clock.now() - beganMs });
-    }
+      return later;
+    });
+  }
+
+  private async told<T extends Begun | Done<unknown>>(named: Named, ask: () => Promise<T>): Promise<T> {
+    const { clock } = this.settings;
+    const beganMs = clock.now();
+    const begun = await ask();
     this.tellBegun(named, begun, clock.now() - beganMs);
     return begun;
   }
@@ -442,7 +523,7 @@ export class Engine {
   private tellBegun(named: Named, begun: Begun | Done<unknown>, durationMs: number): void {
     switch (begun.kind) {
       case 'done':
-        return this.tell(named, begun.fits ? 'executed' : 'too-large', { attempt: begun.attempt, durationMs });
+        return this.tell(named, begun.fits ? 'executed' : 'too-large', { attempt: begun.record.attempt, durationMs });
       case 'replay':
         return this.tell(named, 'replayed', { attempt: begun.attempt, durationMs, ageMs: begun.ageMs });
       case 'takeover':

@@ -120,7 +120,8 @@ export interface Idempotency {
    * As {@link Idempotency.run}, in one transaction of the store's own database: what the function writes there and its result are committed
    * together or not at all, so there is no lease, and no crash leaves a doubt.
    *
-   * @param client - The database or client of the store; what the function does with it belongs to the transaction.
+   * @param client - On SQLite the store's own database: the transaction begins and ends with this call, and the function is
+   * synchronous. On Postgres what your transaction runs on: you begin it, commit it when this has answered, and roll it back when it throws.
    * @throws {@link OptionsError} `ERR_OPTIONS` when the store has no transactions; else as `run`.
    */
   transaction<T>(
@@ -245,7 +246,7 @@ class Functions implements Idempotency {
   }
 
   async transaction<T>(
-    _client: object,
+    client: object,
     key: string,
     fn: (handle: TransactionHandle) => T,
     options: IdempotencyRunOptions,
@@ -254,7 +255,7 @@ class Functions implements Idempotency {
     const { serializer } = this.engine.settings;
     const request = await this.requestOf(key, options);
     const encode = (value: unknown) => encodeValue(serializer, value);
-    const begun = await this.engine.transaction(request, fn, encode);
+    const begun = await this.engine.transaction(client, request, fn, encode);
     if (begun.kind !== 'done') return this.answer(begun) as Awaited<T>;
     return (begun.fits ? this.answerOf(begun.bytes) : begun.value) as Awaited<T>;
   }

@@ -1,0 +1,186 @@
+/**
+ * Leader: of all candidates one at a time, for as long as it can show that it is alive.
+ *
+ * Promise: a term ends by the signal before the next leader's begins; terms have growing fences; a candidate that lost its term stands again
+ * once its work has stopped, and a store that is away for a while ends no candidacy.
+ */
+import { callbackTimer, longestWaitMs } from '../../core/clock.js';
+import { LockLostError, LockUnavailableError, StoreError } from '../../core/errors.js';
+import { checkOptions, having, optional } from '../../core/options.js';
+import { type LockContext, type LockInspection, Locks } from './locks.js';
+import { type LeaseOptions, leaseFields, leaseTerms } from './options.js';
+
+/** Options of {@link leader}. */
+export interface LeaderOptions extends LeaseOptions {
+  /** What is led: all candidates with this name and this store elect one. */
+  readonly name: string;
+}
+
+/** Options of a candidacy, or of watching one. */
+export interface LeaderRunOptions {
+  /** Ends it: the signal of the term aborts, and the leadership is given up when the function has ended. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** What {@link leader} makes: one candidate. */
+export interface Leader {
+  readonly name: string;
+  /** Whether a function of this candidate runs under a term that is not lost. */
+  readonly isLeader: boolean;
+  /**
+   * Stands for election for as long as it takes, runs the function as the leader, and gives the leadership up when it has ended.
+   *
+   * When the term is lost, the signal aborts; once the function has ended it stands again and runs it anew. So it settles only as the
+   * function does in a term that was not lost.
+   *
+   * @throws the signal's reason, when it aborts before there was a term; a {@link StoreError} of a store that is closed or not usable.
+   */
+  run<T>(fn: (term: LockContext) => T | PromiseLike<T>, options?: LeaderRunOptions): Promise<Awaited<T>>;
+  /** Who leads, now and after each change, until the signal aborts or the loop is left. It looks once per second. */
+  observe(options?: LeaderRunOptions): AsyncGenerator<LockInspection, void, void>;
+  /**
+   * Gives up: the term, whose signal aborts, or the candidacy, whose `run` rejects with an `AbortError`. Resolves when no leadership is left.
+   */
+  resign(): Promise<void>;
+}
+
+/** How often an observer looks, and how soon a candidate tries again when the store has failed. */
+const lookMs = 1_000;
+
+/**
+ * Elects one of all processes that run the same: a scheduler, a consumer that must be alone, a cleaner.
+ *
+ * It is a lock named `name` whose waiters have all the time in the world. As with every lock the leader can be the last to notice that
+ * it no longer leads, so let what it writes to check `fence`.
+ *
+ * @param options - `name`, `store`, `ttl`, `margin`, `renewEvery`, `on`, `clock`, `random`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { leader, memoryStore } from 'holdfast';
+ *
+ * const candidate = leader({ store: memoryStore(), name: 'scheduler' });
+ * const term = await candidate.run(async ({ signal, fence }) => !signal.aborted && fence > 0);
+ * console.log(term, candidate.isLeader); // true false
+ * ```
+ */
+export function leader(options: LeaderOptions): Leader {
+  const { name: unnamed, ...fields } = leaseFields('leader');
+  const checked = checkOptions('leader', options, {
+    ...fields,
+    name: { allowed: unnamed.allowed, parse: unnamed.parse },
+  });
+  return new Candidate(
+    new Locks({
+      ...{ ...checked, ...leaseTerms('leader', checked) },
+      ...{ permits: 1, wait: longestWaitMs, queue: Number.MAX_SAFE_INTEGER, stack: false },
+    }),
+  );
+}
+
+class Candidate implements Leader {
+  readonly name: string;
+  private readonly locks: Locks;
+  private readonly terms = new Set<LockContext>();
+  private readonly candidacies = new Map<AbortController, Promise<unknown>>();
+
+  constructor(locks: Locks) {
+    this.locks = locks;
+    this.name = locks.settings.name;
+  }
+
+  get isLeader(): boolean {
+    for (const { lease } of this.terms) if (lease.held()) return true;
+    return false;
+  }
+
+  run<T>(fn: (term: LockContext) => T | PromiseLike<T>, options?: LeaderRunOptions): Promise<Awaited<T>> {
+    const resigned = new AbortController();
+    const running = this.stand(fn, resigned, options);
+    const ended = running.then(
+      () => this.candidacies.delete(resigned),
+      () => this.candidacies.delete(resigned),
+    );
+    this.candidacies.set(resigned, ended);
+    return running;
+  }
+
+  async *observe(options?: LeaderRunOptions): AsyncGenerator<LockInspection, void, void> {
+    const signal = this.signalOf('observe', options);
+    let last: string | undefined;
+    for (let isFirst = true; !signal?.aborted; isFirst = false) {
+      const seen = await this.locks.inspect(this.name);
+      const now = `${seen.owner} ${seen.fence}`;
+      if (isFirst || now !== last) yield seen;
+      last = now;
+      await this.pause(signal);
+    }
+  }
+
+  async resign(): Promise<void> {
+    const ended = [...this.candidacies.values()];
+    for (const resigned of this.candidacies.keys()) {
+      resigned.abort(new DOMException(`"${this.name}" was told to resign`, 'AbortError'));
+    }
+    await Promise.all(ended);
+  }
+
+  private async stand<T>(
+    fn: (term: LockContext) => T | PromiseLike<T>,
+    resigned: AbortController,
+    options: LeaderRunOptions | undefined,
+  ): Promise<Awaited<T>> {
+    const given = this.signalOf('run', options);
+    const signal = given === undefined ? resigned.signal : AbortSignal.any([given, resigned.signal]);
+    for (;;) {
+      let hasBegun = false;
+      const term = async (context: LockContext) => {
+        hasBegun = true;
+        this.terms.add(context);
+        try {
+          return await fn(context);
+        } finally {
+          this.terms.delete(context);
+        }
+      };
+      try {
+        return await this.locks.run(this.name, 'exclusive', term, { signal });
+      } catch (error) {
+        const isOver = hasBegun ? !(error instanceof LockLostError) : signal.aborted || !isPassing(error);
+        if (isOver || signal.aborted) throw error;
+        if (!hasBegun) await this.pause(signal);
+      }
+    }
+  }
+
+  private signalOf(operation: string, options: LeaderRunOptions | undefined): AbortSignal | undefined {
+    return checkOptions(`${this.name}.${operation}`, options, {
+      signal: optional(having<AbortSignal>('an AbortSignal', 'addEventListener', 'removeEventListener')),
+    }).signal;
+  }
+
+  /** Resolves after a second or so, or when the signal aborts. */
+  private pause(signal: AbortSignal | undefined): Promise<void> {
+    const { clock, random } = this.locks.settings;
+    if (signal?.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      const end = () => {
+        clock.cancel(timer);
+        signal?.removeEventListener('abort', end);
+        resolve();
+      };
+      const timer = callbackTimer(end);
+      signal?.addEventListener('abort', end);
+      clock.schedule(timer, clock.now() + lookMs * (0.75 + random() / 2));
+    });
+  }
+}
+
+/** What time may mend: a wait of weeks that has ended, a store that is away. */
+function isPassing(error: unknown): boolean {
+  if (error instanceof LockUnavailableError) return error.reason === 'waited';
+  if (!(error instanceof StoreError)) return false;
+  return (
+    error.reason === 'timeout' || error.reason === 'busy' || error.reason === 'failed' || error.applied === 'unknown'
+  );
+}

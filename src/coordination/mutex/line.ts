@@ -1,0 +1,158 @@
+/**
+ * Line: those of this process who wait for one key, first come first served.
+ *
+ * Promise: a waiter that is aborted, or has waited as long as it may, is gone at once and leaves no timer and no listener.
+ */
+import { Timer } from '../../core/clock.js';
+import { LockUnavailableError } from '../../core/errors.js';
+import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
+import type { LeaseBase } from './lease-handle.js';
+import type { LockSettings } from './settings.js';
+
+/** `'shared'`: any number of readers, or as many as there are permits. */
+export type LockMode = 'exclusive' | 'shared';
+
+/** Who holds a key, as {@link Line.view} tells. */
+export interface LockHolder {
+  readonly owner: string;
+  readonly fence: number;
+  /** Milliseconds until the store gives it to somebody else unless it is renewed; `Infinity` without a store. */
+  readonly remainingMs: number;
+  readonly mode: LockMode;
+}
+
+/** What is known of a key. */
+export interface LockView {
+  readonly holders: readonly LockHolder[];
+  readonly queueLength: number;
+}
+
+export abstract class Line {
+  readonly key: string;
+  protected readonly settings: LockSettings;
+  protected readonly waiters = new LinkedQueue<Waiter>();
+
+  constructor(key: string, settings: LockSettings) {
+    this.key = key;
+    this.settings = settings;
+  }
+
+  /** Whether nothing would be forgotten with it. */
+  abstract readonly isIdle: boolean;
+  /** Takes it now, if that needs neither waiting nor a store. */
+  abstract takeNow(mode: LockMode): LeaseBase | undefined;
+  /** Takes it if it is free. */
+  abstract tryTake(mode: LockMode): Promise<LeaseBase | undefined>;
+  abstract view(): Promise<LockView>;
+  /** Whether there was anything to take away. */
+  abstract forceRelease(): Promise<boolean>;
+  /** Somebody has come to wait. */
+  protected abstract onArrival(): void;
+  /** Somebody has gone without having got it. */
+  protected abstract onDeparture(): void;
+  /** When a new try may succeed, where that is known. */
+  protected retryAfterMs(): number | undefined {
+    return undefined;
+  }
+
+  /** What stands in the way besides others, where something does. */
+  protected get failure(): unknown {
+    return undefined;
+  }
+
+  get waiting(): number {
+    return this.waiters.size;
+  }
+
+  wait(mode: LockMode, waitMs: number, signal: AbortSignal | undefined): Promise<LeaseBase> {
+    const { clock, queue } = this.settings;
+    if (this.waiters.size >= queue) {
+      if (this.isIdle) this.settings.onIdle(this);
+      return Promise.reject(this.unavailable('full', `${queue} wait for it already`));
+    }
+    return new Promise((resolve, reject) => {
+      const waiter = new Waiter(this, mode, signal, clock.now(), resolve, reject);
+      this.waiters.add(waiter);
+      clock.schedule(waiter, waiter.sinceMs + waitMs);
+      waiter.listen();
+      this.onArrival();
+    });
+  }
+
+  /** @internal Ends a wait without a lease. */
+  giveUp(waiter: Waiter, error: unknown): void {
+    this.takeOut(waiter);
+    waiter.reject(error);
+    this.onDeparture();
+  }
+
+  /** @internal */
+  expire(waiter: Waiter): void {
+    const waitedMs = this.settings.clock.now() - waiter.sinceMs;
+    this.giveUp(waiter, this.unavailable('waited', `it was not free for ${Math.round(waitedMs)} ms`));
+  }
+
+  private unavailable(reason: LockUnavailableError['reason'], detail: string): LockUnavailableError {
+    const { name: policy, stack } = this.settings;
+    const { key, failure: cause } = this;
+    return new LockUnavailableError({ policy, key, reason, detail, stack, cause, retryAfterMs: this.retryAfterMs() });
+  }
+
+  protected answer(waiter: Waiter, lease: LeaseBase): void {
+    this.takeOut(waiter);
+    if (this.settings.events.heard) this.settings.noteAcquired(lease, this.settings.clock.now() - waiter.sinceMs);
+    waiter.resolve(lease);
+  }
+
+  /** Whoever takes a waiter out answers it. */
+  protected takeOut(waiter: Waiter): void {
+    this.waiters.remove(waiter);
+    this.settings.clock.cancel(waiter);
+    waiter.unlisten();
+  }
+}
+
+/** One who waits; also the timer of how long it may. */
+export class Waiter extends Timer implements QueueNode<Waiter> {
+  previousInQueue: Waiter | undefined = undefined;
+  nextInQueue: Waiter | undefined = undefined;
+  readonly mode: LockMode;
+  readonly sinceMs: number;
+  readonly resolve: (lease: LeaseBase) => void;
+  readonly reject: (error: unknown) => void;
+  private readonly line: Line;
+  private readonly signal: AbortSignal | undefined;
+  private onAbort: (() => void) | undefined = undefined;
+
+  constructor(
+    line: Line,
+    mode: LockMode,
+    signal: AbortSignal | undefined,
+    sinceMs: number,
+    resolve: (lease: LeaseBase) => void,
+    reject: (error: unknown) => void,
+  ) {
+    super();
+    this.line = line;
+    this.mode = mode;
+    this.signal = signal;
+    this.sinceMs = sinceMs;
+    this.resolve = resolve;
+    this.reject = reject;
+  }
+
+  override expire(): void {
+    this.line.expire(this);
+  }
+
+  listen(): void {
+    const { signal } = this;
+    if (signal === undefined) return;
+    this.onAbort = () => this.line.giveUp(this, signal.reason);
+    signal.addEventListener('abort', this.onAbort);
+  }
+
+  unlisten(): void {
+    if (this.onAbort !== undefined) this.signal?.removeEventListener('abort', this.onAbort);
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * Local line: a lock of one process, without a store and without a lease that could end.
+ *
+ * Promise: who gives it back passes it on in the same instant, so nobody overtakes; the cost per waiter does not depend on how many wait;
+ * readers and writers are served in the order in which they came, so neither starves.
+ */
+import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
+import { LeaseBase, type LeaseRelease } from './lease-handle.js';
+import { Line, type LockMode, type LockView } from './line.js';
+
+export class LocalLine extends Line {
+  private readonly holders = new LinkedQueue<LocalLease>();
+  private isExclusive = false;
+
+  get isIdle(): boolean {
+    return this.holders.size === 0 && this.waiters.size === 0;
+  }
+
+  takeNow(mode: LockMode): LocalLease | undefined {
+    return this.waiters.size === 0 && this.hasRoom(mode) ? this.grant(mode) : undefined;
+  }
+
+  async tryTake(mode: LockMode): Promise<LocalLease | undefined> {
+    return this.takeNow(mode);
+  }
+
+  async view(): Promise<LockView> {
+    const holders = [];
+    for (let lease = this.holders.first; lease !== undefined; lease = lease.nextInQueue) {
+      const { owner, fence, mode } = lease;
+      holders.push({ owner, fence, mode, remainingMs: Number.POSITIVE_INFINITY });
+    }
+    if (this.isIdle) this.settings.onIdle(this);
+    return { holders, queueLength: this.waiters.size };
+  }
+
+  async forceRelease(): Promise<boolean> {
+    const { first } = this.holders;
+    for (let lease = this.holders.first; lease !== undefined; lease = this.holders.first) {
+      this.drop(lease);
+      lease.takeAway();
+      this.settings.noteLost(lease, 'taken');
+    }
+    this.passOn();
+    return first !== undefined;
+  }
+
+  /** @internal */
+  giveBack(lease: LocalLease): void {
+    this.drop(lease);
+    this.settings.noteReleased(lease, 'released');
+    this.passOn();
+  }
+
+  protected onArrival(): void {}
+
+  /** What stood behind a writer that has gone may go in with those who read. */
+  protected onDeparture(): void {
+    this.passOn();
+  }
+
+  private hasRoom(mode: LockMode): boolean {
+    const { size } = this.holders;
+    return mode === 'exclusive' ? size === 0 : !this.isExclusive && size < this.settings.permits;
+  }
+
+  private passOn(): void {
+    for (let first = this.waiters.first; first !== undefined; first = this.waiters.first) {
+      if (!this.hasRoom(first.mode)) return;
+      this.answer(first, this.grant(first.mode));
+    }
+    if (this.holders.size === 0) this.settings.onIdle(this);
+  }
+
+  private grant(mode: LockMode): LocalLease {
+    const lease = new LocalLease(this, mode, this.settings.nextLocalFence(), this.settings.name);
+    this.holders.add(lease);
+    this.isExclusive = mode === 'exclusive';
+    return lease;
+  }
+
+  private drop(lease: LocalLease): void {
+    this.holders.remove(lease);
+    if (this.holders.size === 0) this.isExclusive = false;
+  }
+}
+
+class LocalLease extends LeaseBase implements QueueNode<LocalLease> {
+  previousInQueue: LocalLease | undefined = undefined;
+  nextInQueue: LocalLease | undefined = undefined;
+  readonly fence: number;
+  readonly mode: LockMode;
+  protected readonly policy: string;
+  private current: 'held' | 'lost' | 'released' = 'held';
+  private readonly line: LocalLine;
+
+  constructor(line: LocalLine, mode: LockMode, fence: number, policy: string) {
+    super();
+    this.line = line;
+    this.mode = mode;
+    this.fence = fence;
+    this.policy = policy;
+  }
+
+  get key(): string {
+    return this.line.key;
+  }
+
+  /** Fences of one process are unlike each other. */
+  get owner(): string {
+    return `local:${this.fence}`;
+  }
+
+  get state(): 'held' | 'lost' | 'released' {
+    return this.current;
+  }
+
+  remaining(): number {
+    return this.current === 'held' ? Number.POSITIVE_INFINITY : 0;
+  }
+
+  async extend(duration?: Parameters<LeaseBase['extend']>[0]): Promise<number> {
+    this.checkExtension(duration, 1);
+    this.assertHeld();
+    return this.remaining();
+  }
+
+  release(): Promise<LeaseRelease> {
+    if (this.current === 'held') {
+      this.current = 'released';
+      this.line.giveBack(this);
+    }
+    return this.current === 'lost' ? lost : released;
+  }
+
+  /** @internal */
+  takeAway(): void {
+    this.current = 'lost';
+    this.noteLoss('taken');
+  }
+}
+
+const released: Promise<LeaseRelease> = /* @__PURE__ */ Promise.resolve<LeaseRelease>('released');
+const lost: Promise<LeaseRelease> = /* @__PURE__ */ Promise.resolve<LeaseRelease>('lost');

@@ -1,0 +1,88 @@
+/** Options that mutex, semaphore and leader have in common. */
+import { type Clock, systemClock } from '../../core/clock.js';
+import type { Duration } from '../../core/duration.js';
+import {
+  type CommonOptions,
+  commonFields,
+  duration,
+  flag,
+  func,
+  having,
+  impossibleOption,
+  integer,
+  optional,
+  type RefusalOptions,
+  withDefault,
+} from '../../core/options.js';
+import type { Store } from '../../stores/store.js';
+import { defaultMarginMs, safeLeaseMs } from '../lease.js';
+import type { CheckedLockOptions } from './settings.js';
+
+/** Options of everything that holds leases. */
+export interface LeaseOptions extends CommonOptions {
+  /**
+   * Where the lock is, for all processes that use the same store. Without it the lock is one of this process: no lease, nothing to renew, and held
+   * until it is given back; `ttl`, `margin` and `renewEvery` then mean nothing.
+   */
+  readonly store?: Store;
+  /**
+   * How long the store keeps a lock whose owner is heard of no more. From 100 ms; default `'10s'`: it is renewed three times in that time, and a
+   * crashed owner holds others up for no longer.
+   */
+  readonly ttl?: Duration;
+  /** How long before the end of the lease its owner is told that it is lost. Up to half of `ttl`; default a tenth, at least 50 ms. */
+  readonly margin?: Duration;
+  /** From one renewal to the next. Default a third of `ttl`. */
+  readonly renewEvery?: Duration;
+  /** Draws the jitter of renewals and looks: from 0 up to 1. Default `Math.random`. */
+  readonly random?: () => number;
+}
+
+/** Options of locks that callers wait for. */
+export interface LockOptions extends LeaseOptions, RefusalOptions {
+  /** How long a call may wait. 0: not at all. Default `'30s'`: longer than a crashed owner's lease. */
+  readonly wait?: Duration;
+  /** How many callers of this process may wait for one key. Default 10 000. */
+  readonly queue?: number;
+}
+
+const defaultWaitMs = 30_000;
+
+export function leaseFields<const Name extends string>(name: Name) {
+  return {
+    ...commonFields(name),
+    store: optional(having<Store>('a store such as memoryStore()', 'read', 'write', 'remove')),
+    ttl: withDefault(duration({ min: 100 }), 10_000),
+    margin: optional(duration({ min: 0 })),
+    renewEvery: optional(duration({})),
+    random: withDefault(func<() => number>(), Math.random),
+  };
+}
+
+export function lockFields<const Name extends string>(name: Name) {
+  return {
+    ...leaseFields(name),
+    wait: withDefault(duration({ min: 0 }), defaultWaitMs),
+    queue: withDefault(integer({ min: 0 }), 10_000),
+    stack: withDefault(flag(), false),
+  };
+}
+
+type LeaseTerms = Pick<CheckedLockOptions, 'ttl' | 'renewEvery'> & {
+  readonly margin: number | undefined;
+  readonly clock: Clock | undefined;
+};
+
+/** What follows from the options of a lease, once they are found to fit each other. */
+export function leaseTerms(kind: CheckedLockOptions['kind'], { ttl, margin, renewEvery, clock }: LeaseTerms) {
+  if (margin !== undefined && margin > ttl / 2) {
+    throw impossibleOption(kind, 'margin', margin, `at most half of "ttl", ${ttl / 2} ms`);
+  }
+  const marginMs = margin ?? defaultMarginMs(ttl);
+  const safeMs = safeLeaseMs(ttl, marginMs);
+  if (renewEvery !== undefined && renewEvery > safeMs / 2) {
+    const allowed = `at most half of what "ttl" and "margin" leave, ${Math.floor(safeMs / 2)} ms`;
+    throw impossibleOption(kind, 'renewEvery', renewEvery, allowed);
+  }
+  return { kind, ttl, margin: marginMs, renewEvery, clock: clock ?? systemClock };
+}

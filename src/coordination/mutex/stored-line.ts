@@ -1,0 +1,453 @@
+/**
+ * Stored line: a lock that a store holds for all processes; those of this process wait in memory, and one of them asks the store.
+ *
+ * Promise: a grant that comes when nobody waits any more is given back; where it is not known whether a grant was made, what may be left of it
+ * is looked for and taken away; while others of this process wait, a lock goes from hand to hand by one write, for a slice of time, and
+ * then to whoever asks the store first.
+ * After: Dice, Marathe and Shavit, "Lock cohorting" (2012), for the slice; DynamoDB's lock client for judging holders by their renewals.
+ */
+import { callbackTimer } from '../../core/clock.js';
+import type { Duration } from '../../core/duration.js';
+import { StoreError } from '../../core/errors.js';
+import type { StoreWatch } from '../../stores/store.js';
+import { LeaseKeeper, safeLeaseMs } from '../lease.js';
+import { LeaseBase, type LeaseRelease, type LossReason } from './lease-handle.js';
+import { Line, type LockMode, type LockView, type Waiter } from './line.js';
+import type { LockTable, Seat, Taken } from './lock-table.js';
+import type { LockSettings } from './settings.js';
+
+/** How long a lock may go from hand to hand in one process before others get their chance. */
+const sliceMs = 20;
+/** Their chance: some trips to a store nearby. */
+const chanceMs = 1.5;
+
+/** From one look to the next where the store tells of changes: a waiter costs it at most half a request per second. */
+const slowPollMs = 5_000;
+/** Where it does not: from the first look to the slowest. */
+const firstPollMs = 5;
+const lastPollMs = 250;
+
+/** What may be left of a grant is looked for at once, because others wait for it, after this, and ever later until it has expired. */
+const firstCleanUpMs = 50;
+/** Looked for at once, of one key; what is beyond ends by itself, with its lease. */
+const mostCleanUps = 100;
+
+/** Makes owners that are unlike each other, and unlike those of all other processes. */
+export class Owners {
+  private readonly process = globalThis.crypto.randomUUID();
+  private last = 0;
+
+  next(): string {
+    return `${this.process}:${++this.last}`;
+  }
+}
+
+export class StoredLine extends Line {
+  /** @internal */ readonly table: LockTable;
+  private readonly owners: Owners;
+  /** What this process holds of the key. */
+  private readonly held = new Set<StoredLease>();
+  private campaign: Campaign | undefined = undefined;
+  private cleanUps = 0;
+
+  constructor(key: string, settings: LockSettings, table: LockTable, owners: Owners) {
+    super(key, settings);
+    this.table = table;
+    this.owners = owners;
+  }
+
+  get isIdle(): boolean {
+    return this.held.size === 0 && this.waiters.size === 0 && this.campaign === undefined && this.cleanUps === 0;
+  }
+
+  takeNow(): undefined {}
+
+  async tryTake(mode: LockMode): Promise<StoredLease | undefined> {
+    if (this.waiters.size > 0 || this.isMine) return undefined;
+    const owner = this.owners.next();
+    try {
+      const seat = await this.table.join(owner, mode, false);
+      return 'owner' in seat ? this.hold(seat, this.sliceEnd()) : undefined;
+    } catch (error) {
+      if (isUncertain(error)) this.cleanUp([owner]);
+      throw error;
+    } finally {
+      this.rest();
+    }
+  }
+
+  async view(): Promise<LockView> {
+    try {
+      const { record } = await this.table.look();
+      const holders = record.holders.map(({ owner, fence, leftMs, mode }) => {
+        return { owner, fence: fence!, remainingMs: leftMs, mode };
+      });
+      return { holders, queueLength: this.waiters.size };
+    } finally {
+      this.rest();
+    }
+  }
+
+  async forceRelease(): Promise<boolean> {
+    try {
+      const wasHeld = await this.table.clear();
+      for (const lease of [...this.held]) lease.takeAway();
+      return wasHeld;
+    } finally {
+      this.rest();
+    }
+  }
+
+  /** @internal Whether this process holds it such that nobody else can come in. */
+  get isMine(): boolean {
+    for (const { seat } of this.held) if (seat.mode === 'exclusive') return true;
+    return false;
+  }
+
+  /** @internal */
+  get first(): Waiter | undefined {
+    return this.waiters.first;
+  }
+
+  /** @internal The owner gives back what it holds. */
+  async giveBack({ seat, sliceEndsMs }: StoredLease): Promise<LeaseRelease> {
+    const next = this.waiters.first;
+    const owner = this.owners.next();
+    const isPassedOn = next?.mode === seat.mode && this.settings.clock.now() < sliceEndsMs;
+    try {
+      if (!isPassedOn) return (await this.table.leave([seat.owner], seat.seen)) ? 'released' : 'lost';
+      const heir = await this.table.passOn(seat, owner);
+      if (heir === undefined) return 'lost';
+      this.grant(heir, sliceEndsMs);
+      return 'released';
+    } catch {
+      // It may be there still, or the heir's may be: both are looked for until they are gone.
+      this.cleanUp([seat.owner, owner]);
+      return 'unknown';
+    }
+  }
+
+  /** @internal */
+  drop(lease: StoredLease): void {
+    if (!this.held.delete(lease)) return;
+    this.campaign?.poke();
+    this.rest();
+  }
+
+  /** @internal Gives a seat to whoever is first, or back. */
+  grant(seat: Seat, sliceEndsMs = this.sliceEnd()): void {
+    const lease = this.hold(seat, sliceEndsMs);
+    if (lease === undefined) return;
+    const { first } = this.waiters;
+    if (first?.mode === seat.mode) this.answer(first, lease);
+    else void lease.release();
+  }
+
+  /** @internal */
+  failAll(error: unknown): void {
+    for (let first = this.waiters.first; first !== undefined; first = this.waiters.first) {
+      this.takeOut(first);
+      first.reject(error);
+    }
+  }
+
+  /** @internal */
+  nextOwner(): string {
+    return this.owners.next();
+  }
+
+  /** @internal */
+  endCampaign(): void {
+    this.campaign = undefined;
+    if (this.waiters.size > 0) this.onArrival();
+    else this.rest();
+  }
+
+  /** @internal Looks for these owners until they are found and taken out, or what they may have got has expired. */
+  cleanUp(owners: readonly string[]): void {
+    if (this.cleanUps >= mostCleanUps) return;
+    this.cleanUps++;
+    const { clock, ttlMs, random } = this.settings;
+    const background = clock.background ?? clock;
+    const endsAtMs = clock.now() + ttlMs;
+    let delayMs = firstCleanUpMs;
+    const look = async () => {
+      const isDone = await this.table.leave(owners).catch(() => false);
+      const atMs = clock.now() + delayMs * (0.5 + random());
+      delayMs *= 2;
+      if (!isDone && atMs < endsAtMs) return background.schedule(timer, atMs);
+      this.cleanUps--;
+      this.rest();
+    };
+    const timer = callbackTimer(() => void look());
+    void look();
+  }
+
+  protected onArrival(): void {
+    this.campaign ??= new Campaign(this, this.settings);
+  }
+
+  protected onDeparture(): void {
+    if (this.waiters.size === 0) this.campaign?.poke();
+  }
+
+  protected override retryAfterMs(): number | undefined {
+    return this.campaign?.leftMs;
+  }
+
+  protected override get failure(): unknown {
+    return this.campaign?.failure;
+  }
+
+  /** Undefined when its time was over before the answer came. */
+  private hold(seat: Seat, sliceEndsMs: number): StoredLease | undefined {
+    const { clock, ttlMs, marginMs } = this.settings;
+    const { sent } = seat;
+    const passedMs = Math.max(clock.now() - sent.monotonicMs, clock.wallNow() - sent.wallMs);
+    if (passedMs >= safeLeaseMs(ttlMs, marginMs)) {
+      this.cleanUp([seat.owner]);
+      return undefined;
+    }
+    const lease = new StoredLease(this, this.settings, seat, sliceEndsMs);
+    this.held.add(lease);
+    return lease;
+  }
+
+  private sliceEnd(): number {
+    return this.settings.clock.now() + sliceMs;
+  }
+
+  private rest(): void {
+    if (this.isIdle) this.settings.onIdle(this);
+  }
+}
+
+/** Asks the store for as long as somebody of this process waits. */
+class Campaign {
+  /** Until the first of those in the way is gone, when it was last seen. */
+  leftMs: number | undefined = undefined;
+  /** Why the store did not answer the last time. */
+  failure: unknown = undefined;
+  private readonly line: StoredLine;
+  private readonly settings: LockSettings;
+  private owner: string;
+  /** Whether the store may have something of this owner. */
+  private mayBeThere = false;
+  private watch: StoreWatch | undefined = undefined;
+  private isTold = false;
+  /** Whether a change in the store is worth another try. */
+  private listens = false;
+  private wasPoked = false;
+  private wakeUp: (() => void) | undefined = undefined;
+  private readonly alarm = callbackTimer(() => this.poke());
+
+  constructor(line: StoredLine, settings: LockSettings) {
+    this.line = line;
+    this.settings = settings;
+    this.owner = line.nextOwner();
+    void this.run();
+  }
+
+  /** Something has happened that is worth a look. */
+  poke(): void {
+    const { wakeUp } = this;
+    if (wakeUp === undefined) {
+      this.wasPoked = true;
+      return;
+    }
+    this.wakeUp = undefined;
+    this.settings.clock.cancel(this.alarm);
+    wakeUp();
+  }
+
+  private async run(): Promise<void> {
+    const { line } = this;
+    const { random } = this.settings;
+    let hasAnswered = false;
+    let pollMs = firstPollMs;
+    while (line.first !== undefined) {
+      if (line.isMine) {
+        await this.pause(Number.POSITIVE_INFINITY);
+        // Who has just had it lets others have it.
+        if (!line.isMine) await this.pause(chanceMs * (1 + random()));
+        continue;
+      }
+      this.listens = true;
+      this.wasPoked = false;
+      let answer: Seat | Taken;
+      try {
+        answer = await line.table.join(this.owner, line.first.mode, true);
+      } catch (error) {
+        this.mayBeThere ||= isUncertain(error);
+        // A store that has not answered at all is told of at once. One that has may come back while there is time to wait.
+        if (!hasAnswered || isHopeless(error)) {
+          line.failAll(error);
+          break;
+        }
+        this.failure = error;
+        pollMs = Math.min(lastPollMs, pollMs * 2);
+        await this.pause(pollMs * (0.5 + random()));
+        continue;
+      }
+      hasAnswered = true;
+      this.failure = undefined;
+      if ('owner' in answer) {
+        this.owner = line.nextOwner();
+        this.mayBeThere = false;
+        pollMs = firstPollMs;
+        line.grant(answer);
+        continue;
+      }
+      this.mayBeThere ||= answer.isClaimed;
+      this.leftMs = answer.leftMs;
+      this.listen();
+      pollMs = this.isTold ? slowPollMs : Math.min(lastPollMs, pollMs * 1.5);
+      // Not all at once when a lease has run out.
+      await this.pause(Math.min(pollMs * (0.75 + random() / 2), answer.leftMs + 1 + 4 * random()));
+    }
+    this.watch?.close();
+    if (this.mayBeThere) line.cleanUp([this.owner]);
+    line.endCampaign();
+  }
+
+  private listen(): void {
+    if (this.watch !== undefined) return;
+    this.watch = this.line.table.watch(() => {
+      if (this.listens) this.poke();
+    });
+    this.watch?.ready.then(
+      () => {
+        this.isTold = true;
+        // What happened before it was ready was not told.
+        this.poke();
+      },
+      () => {},
+    );
+  }
+
+  private async pause(ms: number): Promise<void> {
+    const { clock } = this.settings;
+    // What happened during the try may have been its own doing: a store that tells too much must not keep the process busy.
+    const atMs = clock.now() + (this.wasPoked ? 1 : ms);
+    await new Promise<void>((resolve) => {
+      this.wakeUp = resolve;
+      if (atMs !== Number.POSITIVE_INFINITY) clock.schedule(this.alarm, atMs);
+    });
+    this.wasPoked = false;
+    this.listens = false;
+  }
+}
+
+class StoredLease extends LeaseBase {
+  seat: Seat;
+  readonly sliceEndsMs: number;
+  protected readonly policy: string;
+  private readonly line: StoredLine;
+  private readonly settings: LockSettings;
+  private readonly keeper: LeaseKeeper;
+  private releasing: Promise<LeaseRelease> | undefined = undefined;
+  private failure: unknown = undefined;
+
+  constructor(line: StoredLine, settings: LockSettings, seat: Seat, sliceEndsMs: number) {
+    super();
+    this.line = line;
+    this.settings = settings;
+    this.seat = seat;
+    this.sliceEndsMs = sliceEndsMs;
+    this.policy = settings.name;
+    const { clock, random, ttlMs: leaseMs, marginMs, renewEveryMs } = settings;
+    const renew = (ms: number, signal: AbortSignal) => this.renew(ms, signal);
+    const onLost = (reason: LossReason) => this.lose(reason);
+    this.keeper = new LeaseKeeper({ clock, random, leaseMs, marginMs, renewEveryMs, renew, onLost }, seat.sent);
+  }
+
+  get key(): string {
+    return this.line.key;
+  }
+
+  get owner(): string {
+    return this.seat.owner;
+  }
+
+  get fence(): number {
+    return this.seat.fence;
+  }
+
+  get state(): 'held' | 'suspect' | 'lost' | 'released' {
+    const { state } = this.keeper;
+    return state === 'ended' ? 'released' : state;
+  }
+
+  remaining(): number {
+    return this.keeper.remainingMs();
+  }
+
+  async extend(given?: Duration): Promise<number> {
+    const shortestMs = Math.ceil((this.settings.marginMs + 3) / 0.99);
+    const leaseMs = this.checkExtension(given, shortestMs);
+    const isDone = await this.keeper.extend(leaseMs);
+    if (!this.held()) throw this.lossError();
+    if (isDone === true) return this.remaining();
+    throw this.failure;
+  }
+
+  release(): Promise<LeaseRelease> {
+    this.releasing ??= this.giveBack();
+    return this.releasing;
+  }
+
+  /** @internal */
+  takeAway(): void {
+    this.keeper.revoke();
+  }
+
+  private async giveBack(): Promise<LeaseRelease> {
+    const { keeper, line, seat } = this;
+    const wasHeld = keeper.isHeld();
+    await keeper.stop();
+    // It is over here, yet perhaps not in the store, where others wait for it.
+    if (!wasHeld && !this.isTaken) line.cleanUp([seat.owner]);
+    const result = wasHeld ? await line.giveBack(this) : 'lost';
+    line.drop(this);
+    if (wasHeld) this.settings.noteReleased(this, result);
+    return result;
+  }
+
+  private async renew(leaseMs: number, signal: AbortSignal): Promise<boolean> {
+    const detail = 'the store did not answer in time';
+    this.failure = new StoreError({
+      store: 'lock',
+      operation: 'extend',
+      reason: 'timeout',
+      applied: 'unknown',
+      detail,
+    });
+    try {
+      const seat = await this.line.table.renew(this.seat, leaseMs, signal);
+      if (seat === undefined) return false;
+      this.seat = seat;
+      return true;
+    } catch (error) {
+      if (!signal.aborted) this.failure = error;
+      throw error;
+    }
+  }
+
+  private lose(reason: LossReason): void {
+    this.noteLoss(reason);
+    this.settings.noteLost(this, reason);
+    this.line.drop(this);
+  }
+}
+
+function isUncertain(error: unknown): boolean {
+  return !(error instanceof StoreError) || error.applied === 'unknown';
+}
+
+/** Trying again does not help. */
+function isHopeless(error: unknown): boolean {
+  if (!(error instanceof StoreError)) return true;
+  return (
+    error.reason === 'invalid' || error.reason === 'schema' || (error.reason === 'closed' && error.applied === 'no')
+  );
+}

@@ -1,0 +1,622 @@
+/**
+ * Mutex conformance: what locks promise, as cases that any test runner can run, over any store.
+ *
+ * Promise: each case opens its own stores under its own prefix, and says in its error which promise is broken and by what. A store that gives
+ * one key to two owners, loses a claim early, or forgets a version fails a case.
+ */
+import type { Lease } from '../coordination/mutex/lease-handle.js';
+import { type Mutex, mutex } from '../coordination/mutex/mutex.js';
+import { type Semaphore, semaphore } from '../coordination/mutex/semaphore.js';
+import { type Clock, systemClock } from '../core/clock.js';
+import { LockLostError, LockUnavailableError, StoreError } from '../core/errors.js';
+import { checkOptions, func, having, integer, number, optional, withDefault } from '../core/options.js';
+import type { Store } from '../stores/store.js';
+import type { ConformanceSettings } from './conformance-bench.js';
+import { checkLinearizability, History, type LockOperation, type LockResult, lockModel } from './history/index.js';
+import type { ConformanceCase } from './store-conformance.js';
+
+/** Options of {@link mutexConformance}. */
+export interface MutexConformanceOptions {
+  /**
+   * Opens a store. All stores of one case have one prefix and are clients of the same entries; a store that has no second client may be given
+   * out several times. Those that have `close` are closed when the case ends.
+   */
+  readonly make: (settings: ConformanceSettings) => Store | Promise<Store>;
+  /** The clock of the locks, where the store's is virtual. Default `systemClock`. */
+  readonly clock?: Clock;
+  /** Lets this much time pass by the store's clock, for stores on a virtual clock. By default the cases wait for real. */
+  readonly pass?: (ms: number) => Promise<void>;
+  /** Ends the server and starts it again. With it, a case about restarts is added. */
+  readonly restart?: () => Promise<void>;
+  /** How late a lease may end, in milliseconds, from 0 to 10 000. Default 250, for machines with much to do. */
+  readonly toleranceMs?: number;
+  /** Contenders of the case with the most of them, from 2 to 1000. Default 10. */
+  readonly contenders?: number;
+  /** Sections that each of them runs, from 1 to 10 000. Default 10. */
+  readonly sections?: number;
+}
+
+/**
+ * The promises of locks as a list of cases, to run over a store of your own. `law` is the number of the case in `docs/mutex.md`.
+ *
+ * @throws `OptionsError` for an unknown option or a bad value.
+ * @example
+ * ```ts
+ * import { memoryStore } from 'holdfast';
+ * import { mutexConformance, virtualClock } from 'holdfast/testing';
+ *
+ * const clock = virtualClock();
+ * const store = memoryStore({ clock });
+ * const cases = mutexConformance({ make: () => store, clock, pass: (ms) => clock.advance(ms) });
+ * for (const { run } of cases) await run(); // or, with a test runner: it(name, run)
+ * ```
+ */
+export function mutexConformance(options: MutexConformanceOptions): ConformanceCase[] {
+  const checked = checkOptions('mutexConformance', options, {
+    make: func<MutexConformanceOptions['make']>(),
+    clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule'), systemClock),
+    pass: optional(func<(ms: number) => Promise<void>>()),
+    restart: optional(func<() => Promise<void>>()),
+    toleranceMs: withDefault(number({ min: 0, max: 10_000 }), 250),
+    contenders: withDefault(integer({ min: 2, max: 1000 }), 10),
+    sections: withDefault(integer({ min: 1, max: 10_000 }), 10),
+  });
+  const { restart } = checked;
+  const all = restart === undefined ? cases : [...cases, restartCase(restart)];
+  return all.map(([law, name, body]) => ({
+    law,
+    name: `case ${law}: ${name}`,
+    async run() {
+      const bench = new Bench(law, checked);
+      try {
+        await body(bench);
+      } finally {
+        await bench.close();
+      }
+    },
+  }));
+}
+
+type Case = readonly [law: number, name: string, body: (bench: Bench) => Promise<void>];
+
+interface Checked {
+  readonly make: MutexConformanceOptions['make'];
+  readonly clock: Clock;
+  readonly pass: ((ms: number) => Promise<void>) | undefined;
+  readonly toleranceMs: number;
+  readonly contenders: number;
+  readonly sections: number;
+}
+
+const ttlMs = 900;
+const maxValueBytes = 2 ** 20;
+/** No answer of a healthy store takes this long. */
+const patienceMs = 60_000;
+
+/** What a verb of a store that a case has in hand comes to. */
+type Fate = 'ok' | 'hung' | 'lost-reply' | 'never-arrives';
+
+/** A store between a lock and the real one, for the faults. */
+class Unsteady implements Store {
+  fate: Fate = 'ok';
+  /** Verbs that have begun. */
+  calls = 0;
+  readonly native: Store['native'];
+  private readonly inner: Store;
+
+  constructor(inner: Store) {
+    this.inner = inner;
+    this.native = inner.native;
+  }
+
+  read: Store['read'] = (key, options) => this.through('read', () => this.inner.read(key, options));
+  write: Store['write'] = (key, value, options) => this.through('write', () => this.inner.write(key, value, options));
+  remove: Store['remove'] = (key, options) => this.through('remove', () => this.inner.remove(key, options));
+
+  private async through<T>(operation: string, verb: () => Promise<T>): Promise<T> {
+    this.calls++;
+    const { fate } = this;
+    if (fate === 'hung') return new Promise<T>(() => {});
+    const lost = { store: 'test', operation, reason: 'timeout', applied: 'unknown', detail: 'no answer came' } as const;
+    if (fate === 'never-arrives') throw new StoreError(lost);
+    const answer = await verb();
+    if (fate === 'lost-reply') throw new StoreError(lost);
+    return answer;
+  }
+}
+
+class Bench {
+  readonly contenders: number;
+  readonly sections: number;
+  readonly toleranceMs: number;
+  private readonly prefix = `mutex-${globalThis.crypto.randomUUID()}`;
+  private readonly opened = new Set<Store>();
+  private readonly law: number;
+  private readonly checked: Checked;
+
+  constructor(law: number, checked: Checked) {
+    this.law = law;
+    this.checked = checked;
+    this.contenders = checked.contenders;
+    this.sections = checked.sections;
+    this.toleranceMs = checked.toleranceMs;
+  }
+
+  async store(): Promise<Store> {
+    const store = await this.checked.make({ prefix: this.prefix, maxValueBytes });
+    this.opened.add(store);
+    return store;
+  }
+
+  /** Locks of a process of its own. */
+  async locks(store?: Store, more: Partial<Parameters<typeof mutex>[0]> = {}): Promise<Mutex> {
+    return mutex({ store: store ?? (await this.store()), clock: this.checked.clock, ttl: ttlMs, wait: '60s', ...more });
+  }
+
+  async permits(permits: number): Promise<Semaphore> {
+    return semaphore({ store: await this.store(), clock: this.checked.clock, ttl: ttlMs, wait: '60s', permits });
+  }
+
+  async unsteady(): Promise<Unsteady> {
+    return new Unsteady(await this.store());
+  }
+
+  get clock(): Clock {
+    return this.checked.clock;
+  }
+
+  now(): number {
+    return this.checked.clock.now();
+  }
+
+  async pass(ms: number): Promise<void> {
+    if (this.checked.pass === undefined) await new Promise((resolve) => globalThis.setTimeout(resolve, ms));
+    else await this.checked.pass(ms);
+  }
+
+  /** Waits for a promise; where time is virtual, lets it pass meanwhile. */
+  async settled<T>(promise: Promise<T>): Promise<T> {
+    const { pass } = this.checked;
+    let isOver = false;
+    const over = promise.finally(() => {
+      isOver = true;
+    });
+    over.catch(() => {});
+    if (pass !== undefined) for (let ms = 0; !isOver && ms < patienceMs; ms++) await pass(1);
+    else {
+      const late = new Promise<never>((_, reject) => {
+        const timer = globalThis.setTimeout(() => reject(new Error('it has not come to an end')), patienceMs);
+        over.catch(() => {}).finally(() => globalThis.clearTimeout(timer));
+      });
+      return Promise.race([over, late]);
+    }
+    this.claim(isOver, () => 'it has not come to an end');
+    return over;
+  }
+
+  async errorOf(promise: Promise<unknown>): Promise<unknown> {
+    return this.settled(
+      promise.then(
+        () => undefined,
+        (error: unknown) => error,
+      ),
+    );
+  }
+
+  claim(holds: boolean, broken: () => string): asserts holds {
+    if (!holds) throw new Error(`case ${this.law} of locks is broken: ${broken()}`);
+  }
+
+  async close(): Promise<void> {
+    for (const store of this.opened) await (store as { close?(): Promise<void> }).close?.();
+  }
+}
+
+const cases: readonly Case[] = [
+  [1, 'one holds it, others are told, and it is free afterwards', basics],
+  [2, 'contenders of several processes never overlap and lose no update', exclusive],
+  [3, 'fences grow across release, expiry and force-release', fencesGrow],
+  [4, 'a grant whose reply was lost is known again, or taken back', lostGrant],
+  [5, 'a stale owner neither frees nor renews what is somebody else’s', staleOwner],
+  [6, 'the lock of an owner that is gone is free when its lease is over, not before', expiry],
+  [7, 'what remains is never more than the store will keep', remaining],
+  [8, 'it is renewed for more than five leases', renewal],
+  [9, 'a lock that is lost stays lost', lostStaysLost],
+  [10, 'who is aborted while waiting leaves nothing behind', (bench) => leavesNothing(bench, 'abort')],
+  [11, 'who has waited too long leaves nothing behind', (bench) => leavesNothing(bench, 'timeout')],
+  [12, 'those of one process are served in the order in which they came', order],
+  [14, 'a waiter that is never told of changes gets it all the same', missedNotices],
+  [17, 'an owner that is cut off is told before anybody else gets in', cutOff],
+  [20, 'a release whose reply was lost is made sure of', lostRelease],
+  [23, 'an owner whose record is gone is told at its next renewal', dataLoss],
+  [24, 'clocks of clients that differ by an hour change nothing', skewedClocks],
+  [25, 'a renewal that races a release brings nothing back', releaseRace],
+  [26, 'a semaphore holds its bound', semaphoreBound],
+  [27, 'readers share, a writer is alone, and does not starve', readersAndWriters],
+  [28, 'of several keys all are held or none', severalKeys],
+  [29, 'any name is a name of its own', oddNames],
+  [31, 'the history of concurrent clients is that of a fenced lock', history],
+];
+
+async function basics(bench: Bench): Promise<void> {
+  const [one, other] = [await bench.locks(), await bench.locks()];
+  const lease = await bench.settled(one.acquire('key'));
+  bench.claim(lease.held() && lease.state === 'held', () => `a lease that was just given is ${lease.state}`);
+  bench.claim((await bench.settled(other.tryAcquire('key'))) === null, () => 'a lock that is held was given again');
+  const seen = await bench.settled(other.inspect('key'));
+  bench.claim(
+    seen.owner === lease.owner && seen.fence === lease.fence,
+    () => `inspect tells ${seen.owner} with fence ${seen.fence}, it is ${lease.owner} with ${lease.fence}`,
+  );
+  const error = await bench.errorOf(other.acquire('key', { wait: 20 }));
+  bench.claim(error instanceof LockUnavailableError, () => `a wait that is over ends with ${error}`);
+  const released = await bench.settled(lease.release());
+  bench.claim(released === 'released', () => `giving it back answers '${released}'`);
+  const next = await bench.settled(other.tryAcquire('key'));
+  bench.claim(next !== null, () => 'a lock that was given back is not free');
+  await bench.settled(next.release());
+}
+
+async function exclusive(bench: Bench): Promise<void> {
+  let inside = 0;
+  let counter = 0;
+  const work = async () => {
+    const locks = await bench.locks();
+    for (let section = 0; section < bench.sections; section++) {
+      await locks.run('key', async () => {
+        bench.claim(++inside === 1, () => `${inside} are inside at once`);
+        const seen = counter;
+        await Promise.resolve();
+        counter = seen + 1;
+        inside--;
+      });
+    }
+  };
+  await bench.settled(Promise.all(Array.from({ length: bench.contenders }, work)));
+  const expected = bench.contenders * bench.sections;
+  bench.claim(counter === expected, () => `${expected - counter} of ${expected} updates are lost`);
+}
+
+async function fencesGrow(bench: Bench): Promise<void> {
+  const [one, other] = [await bench.locks(), await bench.locks()];
+  const dead = await bench.unsteady();
+  const fences: number[] = [];
+  const take = async (locks: Mutex) => {
+    const lease = await bench.settled(locks.acquire('key'));
+    fences.push(lease.fence);
+    return lease;
+  };
+  await bench.settled((await take(one)).release());
+  await bench.settled((await take(other)).release());
+  await take(await bench.locks(dead));
+  dead.fate = 'hung';
+  await take(one);
+  await bench.settled(other.forceRelease('key'));
+  await bench.settled((await take(other)).release());
+  const grow = fences.every((fence, index) => Number.isSafeInteger(fence) && fence > (fences[index - 1] ?? 0));
+  bench.claim(grow, () => `the fences are ${fences.join(', ')}`);
+}
+
+async function lostGrant(bench: Bench): Promise<void> {
+  const store = await bench.unsteady();
+  const [one, other] = [await bench.locks(store), await bench.locks()];
+  store.fate = 'lost-reply';
+  const error = await bench.errorOf(one.acquire('key'));
+  bench.claim(error instanceof StoreError, () => `a store that does not answer ends the call with ${error}`);
+  store.fate = 'ok';
+  const startMs = bench.now();
+  const lease = await bench.settled(other.acquire('key'));
+  const passedMs = bench.now() - startMs;
+  bench.claim(passedMs < ttlMs / 2 + bench.toleranceMs, () => `others waited ${passedMs} ms for a grant nobody has`);
+  await bench.settled(lease.release());
+}
+
+async function staleOwner(bench: Bench): Promise<void> {
+  const [one, other] = [await bench.locks(), await bench.locks()];
+  const stale = await bench.settled(one.acquire('key'));
+  await bench.settled(other.forceRelease('key'));
+  const next = await bench.settled(other.acquire('key'));
+  const error = await bench.errorOf(stale.extend());
+  bench.claim(error instanceof LockLostError, () => `extending what is somebody else’s ends with ${error}`);
+  const released = await bench.settled(stale.release());
+  bench.claim(released === 'lost', () => `a stale release answers '${released}'`);
+  const seen = await bench.settled(one.inspect('key'));
+  bench.claim(seen.owner === next.owner, () => `after a stale release the owner is ${seen.owner}`);
+  await bench.settled(next.release());
+}
+
+async function expiry(bench: Bench): Promise<void> {
+  const store = await bench.unsteady();
+  const beforeMs = bench.now();
+  await bench.settled((await bench.locks(store)).acquire('key'));
+  const afterMs = bench.now();
+  store.fate = 'hung';
+  const next = await bench.settled((await bench.locks()).acquire('key'));
+  const passedMs = bench.now() - beforeMs;
+  // A store may count in whole milliseconds.
+  bench.claim(passedMs >= ttlMs - 1, () => `a lease of ${ttlMs} ms was over after ${passedMs} ms`);
+  const lateMs = bench.now() - afterMs - ttlMs;
+  bench.claim(lateMs <= 250 + bench.toleranceMs, () => `a lease was given to the next ${lateMs} ms after its end`);
+  await bench.settled(next.release());
+}
+
+async function remaining(bench: Bench): Promise<void> {
+  const [one, other] = [await bench.locks(), await bench.locks()];
+  const lease = await bench.settled(one.acquire('key'));
+  for (let look = 0; look < 5; look++) {
+    const own = lease.remaining();
+    const { remainingMs } = await bench.settled(other.inspect('key'));
+    // The look came later, so the store may show less by the time that it took.
+    const left = lease.remaining();
+    bench.claim(left <= remainingMs, () => `the owner counts on ${left} ms, the store keeps it for ${remainingMs} ms`);
+    bench.claim(own > 0, () => 'nothing remains of a lease that is held');
+    await bench.pass(100);
+  }
+  await bench.settled(lease.release());
+}
+
+async function renewal(bench: Bench): Promise<void> {
+  const [one, other] = [await bench.locks(), await bench.locks()];
+  const lease = await bench.settled(one.acquire('key'));
+  for (let passedMs = 0; passedMs < 5.5 * ttlMs; passedMs += ttlMs / 2) {
+    await bench.pass(ttlMs / 2);
+    bench.claim(lease.held(), () => `a healthy lease is ${lease.state} after ${passedMs} ms`);
+    bench.claim(
+      (await bench.settled(other.tryAcquire('key'))) === null,
+      () => 'a lock that is renewed was given again',
+    );
+  }
+  await bench.settled(lease.release());
+}
+
+async function lostStaysLost(bench: Bench): Promise<void> {
+  const store = await bench.unsteady();
+  const lease = await bench.settled((await bench.locks(store)).acquire('key'));
+  store.fate = 'hung';
+  await bench.pass(ttlMs);
+  bench.claim(!lease.held() && lease.signal.aborted, () => `a lease that is over is ${lease.state}`);
+  store.fate = 'ok';
+  await bench.pass(ttlMs);
+  const error = await bench.errorOf(lease.extend());
+  bench.claim(error instanceof LockLostError && !lease.held(), () => 'a lease that was lost is held again');
+}
+
+async function leavesNothing(bench: Bench, how: 'abort' | 'timeout'): Promise<void> {
+  const store = await bench.unsteady();
+  const [one, other] = [await bench.locks(), await bench.locks(store)];
+  const lease = await bench.settled(one.acquire('key'));
+  const controller = new AbortController();
+  const waiting = other.acquire('key', how === 'abort' ? { signal: controller.signal } : { wait: 50 });
+  waiting.catch(() => {});
+  await bench.pass(50);
+  controller.abort('enough');
+  const error = await bench.errorOf(waiting);
+  const isExpected = how === 'abort' ? error === 'enough' : error instanceof LockUnavailableError;
+  bench.claim(isExpected, () => `the wait ended with ${error}`);
+  await bench.settled(lease.release());
+  const after = await bench.settled(one.tryAcquire('key'));
+  bench.claim(after !== null, () => 'who gave up waiting holds the lock');
+  const { calls } = store;
+  await bench.pass(ttlMs / 2);
+  bench.claim(store.calls === calls, () => 'who gave up waiting still asks the store');
+  await bench.settled(after.release());
+}
+
+async function order(bench: Bench): Promise<void> {
+  const locks = await bench.locks();
+  const lease = await bench.settled(locks.acquire('key'));
+  const served: number[] = [];
+  const waiting = Array.from({ length: 10 }, (_, index) => locks.run('key', () => void served.push(index)));
+  await bench.settled(lease.release());
+  await bench.settled(Promise.all(waiting));
+  bench.claim(
+    served.every((who, index) => who === index),
+    () => `they were served in the order ${served.join(', ')}`,
+  );
+}
+
+async function missedNotices(bench: Bench): Promise<void> {
+  const deaf = await bench.unsteady();
+  const silent = { ready: Promise.resolve(), close() {} };
+  const store: Store = { read: deaf.read, write: deaf.write, remove: deaf.remove, native: { watch: () => silent } };
+  const [one, other] = [await bench.locks(), await bench.locks(store)];
+  const lease = await bench.settled(one.acquire('key'));
+  const waiting = other.acquire('key');
+  await bench.pass(50);
+  await bench.settled(lease.release());
+  const next = await bench.settled(waiting);
+  bench.claim(next.held(), () => 'the waiter did not get it');
+  await bench.settled(next.release());
+}
+
+async function cutOff(bench: Bench): Promise<void> {
+  const store = await bench.unsteady();
+  const lease = await bench.settled((await bench.locks(store)).acquire('key'));
+  let lostMs: number | undefined;
+  lease.signal.addEventListener('abort', () => {
+    lostMs = bench.now();
+  });
+  const waiting = (await bench.locks()).acquire('key').then((next) => ({ next, atMs: bench.now() }));
+  store.fate = 'never-arrives';
+  const { next, atMs } = await bench.settled(waiting);
+  bench.claim(
+    lostMs !== undefined && lostMs <= atMs,
+    () => `the owner was told at ${lostMs} ms, the next began at ${atMs} ms`,
+  );
+  await bench.settled(next.release());
+}
+
+async function lostRelease(bench: Bench): Promise<void> {
+  for (const fate of ['lost-reply', 'never-arrives'] as const) {
+    const store = await bench.unsteady();
+    const lease = await bench.settled((await bench.locks(store)).acquire(fate));
+    store.fate = fate;
+    const released = await bench.settled(lease.release());
+    bench.claim(released === 'unknown', () => `a release without a reply answers '${released}'`);
+    store.fate = 'ok';
+    const startMs = bench.now();
+    const next = await bench.settled((await bench.locks()).acquire(fate));
+    const passedMs = bench.now() - startMs;
+    bench.claim(passedMs < ttlMs / 2 + bench.toleranceMs, () => `others waited ${passedMs} ms for what nobody holds`);
+    await bench.settled(next.release());
+  }
+}
+
+async function dataLoss(bench: Bench): Promise<void> {
+  const [one, other] = [await bench.locks(), await bench.locks()];
+  const lease = await bench.settled(one.acquire('key'));
+  await bench.settled(other.forceRelease('key'));
+  await bench.pass(ttlMs / 2 + bench.toleranceMs);
+  bench.claim(!lease.held() && lease.signal.aborted, () => `the owner of a record that is gone is ${lease.state}`);
+}
+
+async function skewedClocks(bench: Bench): Promise<void> {
+  const { clock } = bench;
+  const hour = 3_600_000;
+  const skewed = (ms: number): Clock => ({
+    now: () => clock.now(),
+    wallNow: () => clock.wallNow() + ms,
+    schedule: (timer, atMs) => clock.schedule(timer, atMs),
+    cancel: (timer) => clock.cancel(timer),
+  });
+  const fast = await bench.locks(undefined, { clock: skewed(hour) });
+  const slow = await bench.locks(undefined, { clock: skewed(-hour) });
+  const first = await bench.settled(fast.acquire('key'));
+  bench.claim((await bench.settled(slow.tryAcquire('key'))) === null, () => 'a slow clock let a second one in');
+  await bench.pass(ttlMs * 1.5);
+  bench.claim(first.held(), () => 'an owner with a fast clock lost a lease that it renews');
+  await bench.settled(first.release());
+  const second = await bench.settled(slow.acquire('key'));
+  bench.claim((await bench.settled(fast.tryAcquire('key'))) === null, () => 'a fast clock let a second one in');
+  await bench.settled(second.release());
+}
+
+async function releaseRace(bench: Bench): Promise<void> {
+  const [one, other] = [await bench.locks(), await bench.locks()];
+  for (let round = 0; round < 20; round++) {
+    const lease = await bench.settled(one.acquire('key'));
+    const extended = lease.extend().catch(() => {});
+    await bench.settled(lease.release());
+    await bench.settled(extended);
+    const { owner } = await bench.settled(other.inspect('key'));
+    bench.claim(owner !== lease.owner, () => 'what was given back is there again');
+  }
+}
+
+async function semaphoreBound(bench: Bench): Promise<void> {
+  const permits = 3;
+  let inside = 0;
+  let most = 0;
+  const work = async () => {
+    const slots = await bench.permits(permits);
+    for (let section = 0; section < bench.sections; section++) {
+      await slots.run('key', async () => {
+        most = Math.max(most, ++inside);
+        await Promise.resolve();
+        inside--;
+      });
+    }
+  };
+  await bench.settled(Promise.all(Array.from({ length: Math.min(bench.contenders, 20) }, work)));
+  bench.claim(most <= permits, () => `${most} of ${permits} permits were held at once`);
+  const slots = await bench.permits(permits);
+  const leases: (Lease | null)[] = [];
+  for (let count = 0; count < permits; count++) leases.push(await bench.settled(slots.tryAcquire('key')));
+  bench.claim(!leases.includes(null), () => 'a permit that was given back is not free');
+  bench.claim((await bench.settled(slots.tryAcquire('key'))) === null, () => 'a permit too many was given');
+  for (const lease of leases) await bench.settled(lease!.release());
+}
+
+async function readersAndWriters(bench: Bench): Promise<void> {
+  const [one, other, third] = [await bench.locks(), await bench.locks(), await bench.locks()];
+  const readers = [await bench.settled(one.read('key')), await bench.settled(other.read('key'))];
+  bench.claim((await bench.settled(third.tryAcquire('key'))) === null, () => 'a writer came in among readers');
+  const writing = third.write('key');
+  await bench.pass(50);
+  const error = await bench.errorOf(one.read('key', { wait: 0 }));
+  bench.claim(error instanceof LockUnavailableError, () => 'a reader overtook a writer that waits');
+  for (const reader of readers) await bench.settled(reader.release());
+  const writer = await bench.settled(writing);
+  const late = await bench.errorOf(one.read('key', { wait: 0 }));
+  bench.claim(late instanceof LockUnavailableError, () => 'a reader came in beside a writer');
+  bench.claim(
+    readers.every(({ fence }) => fence < writer.fence),
+    () => 'a writer has no greater fence than readers before',
+  );
+  await bench.settled(writer.release());
+  await bench.settled((await bench.settled(one.read('key'))).release());
+}
+
+async function severalKeys(bench: Bench): Promise<void> {
+  const [one, other] = [await bench.locks(), await bench.locks()];
+  const lease = await bench.settled(one.acquire('b'));
+  const error = await bench.errorOf(other.acquire(['c', 'b', 'a'], { wait: 50 }));
+  bench.claim(error instanceof LockUnavailableError, () => `not getting one of several ends with ${error}`);
+  for (const key of ['a', 'c']) {
+    const { owner } = await bench.settled(one.inspect(key));
+    bench.claim(owner === undefined, () => `"${key}" is still held although "b" was not to be had`);
+  }
+  await bench.settled(lease.release());
+  const opposite = (keys: readonly string[], locks: Mutex) => async () => {
+    for (let round = 0; round < 5; round++) await locks.run(keys, () => Promise.resolve());
+  };
+  const rounds = [opposite(['x', 'y'], one), opposite(['y', 'x'], other)].map((run) => run());
+  await bench.settled(Promise.all(rounds));
+}
+
+async function oddNames(bench: Bench): Promise<void> {
+  const locks = await bench.locks();
+  const names = [
+    ...['__proto__', 'constructor', 'toString', ' ', '*', '{a}', 'a:b', 'a|b', 'a/../b', "'; --", '\0', '\n'],
+    ...['\u00e9', 'e\u0301', '\u{1f512}', 'x'.repeat(1024), `${'x'.repeat(1023)}y`],
+  ];
+  const leases: (Lease | null)[] = [];
+  for (const name of names) leases.push(await bench.settled(locks.tryAcquire(name)));
+  const missing = names.find((_, index) => leases[index] === null);
+  bench.claim(missing === undefined, () => `${JSON.stringify(missing)} is the same as another name`);
+  for (const lease of leases) await bench.settled(lease!.release());
+  const error = await bench.errorOf(locks.acquire(''));
+  bench.claim((error as { code?: unknown } | undefined)?.code === 'ERR_OPTIONS', () => 'an empty name was taken');
+}
+
+async function history(bench: Bench): Promise<void> {
+  const log = new History<LockOperation, LockResult>();
+  const client = async (name: string) => {
+    const locks = await bench.locks();
+    for (let round = 0; round < 10; round++) {
+      const acquire = log.invoke({ client: name, key: 'key', operation: { type: 'acquire' } });
+      const lease = await locks.tryAcquire('key');
+      acquire.ok(lease?.fence);
+      await Promise.resolve();
+      if (lease === null) continue;
+      const release = log.invoke({ client: name, key: 'key', operation: { type: 'release', fence: lease.fence } });
+      release.ok((await lease.release()) === 'released');
+    }
+  };
+  await bench.settled(Promise.all(Array.from({ length: 5 }, (_, index) => client(`client ${index}`))));
+  const verdict = checkLinearizability(log, lockModel());
+  bench.claim(verdict.verdict === 'linearizable', () => String(verdict));
+}
+
+function restartCase(restart: () => Promise<void>): Case {
+  return [
+    22,
+    'after a restart of the store a lock can be had again, with a greater fence',
+    async (bench: Bench) => {
+      const store = await bench.store();
+      const before = await bench.settled((await bench.locks(store)).acquire('key'));
+      await restart();
+      const [first, other] = [await bench.locks(), await bench.locks()];
+      let lease: Lease | undefined;
+      for (let tries = 0; lease === undefined && tries < 100; tries++) {
+        lease = await bench.settled(first.acquire('key')).catch(() => undefined);
+        if (lease === undefined) await bench.pass(50);
+      }
+      bench.claim(lease !== undefined, () => 'it cannot be had any more');
+      bench.claim(lease.fence > before.fence, () => `the fence was ${before.fence}, and is not greater afterwards`);
+      const second = await bench.settled(other.tryAcquire('key'));
+      bench.claim(second === null, () => 'two hold it after the restart');
+      await bench.settled(lease.release());
+    },
+  ];
+}

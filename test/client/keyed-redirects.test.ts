@@ -1,0 +1,102 @@
+import { describe, expect, it } from 'vitest';
+import { createFetch, discardBody, handles } from '../../src/client/fetch.js';
+import { constant, pipeline, retry } from '../../src/index.js';
+import { virtualClock } from '../../src/testing/index.js';
+import { httpServer } from './support/servers.ts';
+
+const policy = pipeline(retry({ attempts: 3, backoff: constant(1), handles, onDiscard: discardBody }));
+const post = (body: NonNullable<RequestInit['body']> = 'x') => ({
+  ...{ method: 'POST', body, headers: { 'Idempotency-Key': 'k', Authorization: 'secret', 'X-Mine': '1' } },
+});
+
+describe('createFetch with an idempotency key', () => {
+  it.each([307, 308])('keeps the key over a %i of its origin, with each attempt', async (status) => {
+    await using server = await httpServer((request, response, number) => {
+      if (request.url === '/old') response.writeHead(status, { location: '/new' }).end('moved');
+      else response.writeHead(number < 4 ? 503 : 201).end('made');
+    });
+    const response = await createFetch({ policy })(`${server.origin}/old`, post());
+    expect([response.status, await response.text(), response.url]).toEqual([201, 'made', `${server.origin}/new`]);
+    expect(server.received.map(({ method, body, headers }) => [method, body, headers['idempotency-key']])).toEqual(
+      Array(4).fill(['POST', 'x', 'k']),
+    );
+  });
+
+  it.each([301, 302, 303, 307, 308])('gives the key to no other origin over a %i', async (status) => {
+    await using other = await httpServer((_, response) => response.end('there'));
+    await using server = await httpServer((_, response) =>
+      response.writeHead(status, { location: other.origin }).end(),
+    );
+    const response = await createFetch({ policy })(server.origin, post());
+    expect(await response.text()).toBe('there');
+    const [{ method, body, headers }] = other.received as [(typeof other.received)[0]];
+    expect([headers['idempotency-key'], headers.authorization, headers['x-mine']]).toEqual([undefined, undefined, '1']);
+    expect([method, body]).toEqual(status < 304 ? ['GET', ''] : ['POST', 'x']);
+  });
+
+  it('follows a 303 as a GET, which has no key', async () => {
+    await using server = await httpServer((request, response) => {
+      if (request.method === 'POST') response.writeHead(303, { location: '/receipt' }).end();
+      else response.end('receipt');
+    });
+    expect(await (await createFetch({ policy })(server.origin, post())).text()).toBe('receipt');
+    const last = server.received.at(-1)!;
+    expect([last.method, last.headers['idempotency-key'], last.headers['content-type']]).toEqual([
+      'GET',
+      undefined,
+      undefined,
+    ]);
+  });
+
+  it('does not follow what it was told not to, nor more than twenty', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(307, { location: '/again' }).end());
+    const http = createFetch({ policy: pipeline(retry({ attempts: 1, handles })) });
+    expect((await http(server.origin, { ...post(), redirect: 'manual' })).status).toBe(307);
+    await expect(http(server.origin, { ...post(), redirect: 'error' })).rejects.toThrow(TypeError);
+    server.received.length = 0;
+    await expect(http(server.origin, post())).rejects.toMatchObject({ cause: { message: 'more than 20 redirects' } });
+    expect(server.received).toHaveLength(21);
+  });
+
+  it('fails where a stream would have to be sent again', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(307, { location: '/again' }).end());
+    const streamed = { ...post(new Blob(['x']).stream()), duplex: 'half' } as RequestInit;
+    await expect(createFetch({ policy })(server.origin, streamed)).rejects.toMatchObject({
+      cause: { message: /stream/ },
+    });
+    const request = new Request(server.origin, post());
+    await expect(createFetch({ policy })(request)).rejects.toMatchObject({ cause: { message: /stream/ } });
+  });
+
+  it('asks again with the same key after a 409 that says when, and not after a 400 or 422', async () => {
+    await using server = await httpServer((_, response, number) =>
+      response.writeHead(number < 3 ? 409 : 201, number < 3 ? { 'retry-after': '0' } : {}).end(),
+    );
+    expect((await createFetch({ policy })(server.origin, post())).status).toBe(201);
+    expect(server.received.map(({ headers }) => headers['idempotency-key'])).toEqual(['k', 'k', 'k']);
+    for (const status of [400, 409, 422]) {
+      await using refusing = await httpServer((_, response) => response.writeHead(status).end());
+      expect((await createFetch({ policy })(refusing.origin, post())).status).toBe(status);
+      expect(refusing.received).toHaveLength(1);
+    }
+  });
+
+  it('sends no key that is older than maxKeyAge', async () => {
+    const clock = virtualClock();
+    let sent = 0;
+    const http = createFetch({
+      policy: pipeline(retry({ attempts: 9, backoff: constant('10h'), handles, clock })),
+      fetch: async () => {
+        sent++;
+        return new Response(null, { status: 503 });
+      },
+    });
+    const late = http('http://a.test/', post()).catch((error) => error);
+    await clock.advance('30h');
+    expect(await late).toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'too-old', message: /maxKeyAge/ });
+    expect(sent).toBe(3);
+    const keyless = http('http://a.test/', { method: 'PUT' });
+    await clock.advance('90h');
+    expect([(await keyless).status, sent]).toEqual([503, 12]);
+  });
+});

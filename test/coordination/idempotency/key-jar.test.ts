@@ -1,0 +1,63 @@
+import { DatabaseSync } from 'node:sqlite';
+import { describe, expect, it } from 'vitest';
+import { keyFrom, keyJar } from '../../../src/client/fetch.js';
+import { InDoubtError, memoryStore, OptionsError } from '../../../src/index.js';
+import { sqliteStore } from '../../../src/stores/sqlite.js';
+import { virtualClock } from '../../../src/testing/index.js';
+import { temporaryDatabase } from '../../stores/sqlite-files.ts';
+
+describe('keyFrom', () => {
+  it('answers one key per operation, and no two the same', () => {
+    const pairs: readonly (readonly [string, string])[] = [
+      ['a', 'bc'],
+      ['ab', 'c'],
+      ['c', 'ab'],
+      ['bc', 'a'],
+      ['1a', 'b'],
+      ['a', '1b'],
+    ];
+    expect(new Set(pairs.map(([id, operation]) => keyFrom(id, operation))).size).toBe(pairs.length);
+    expect(keyFrom('a', 'bc')).toBe(keyFrom('a', 'bc'));
+    expect(keyFrom('a', 'b')).toMatch(/^[\w-]{43}$/);
+    expect(() => keyFrom('', 'pay')).toThrow(OptionsError);
+  });
+});
+
+describe('keyJar', () => {
+  it('keeps one key per operation until it is forgotten, whoever asks', async () => {
+    const jar = keyJar({ store: memoryStore() });
+    const keys = await Promise.all(Array.from({ length: 20 }, () => jar.key('invoice 7')));
+    expect([new Set(keys).size, keys[0] === (await jar.key('invoice 8'))]).toEqual([1, false]);
+    expect([await jar.forget('invoice 7'), await jar.forget('invoice 7')]).toEqual([true, false]);
+    expect(await jar.key('invoice 7')).not.toBe(keys[0]);
+  });
+
+  it('has the same key after a restart', async () => {
+    using file = temporaryDatabase();
+    const keys: string[] = [];
+    for (let start = 0; start < 2; start++) {
+      const db = new DatabaseSync(file.path);
+      keys.push(await keyJar({ store: sqliteStore(db) }).key('invoice 7'));
+      db.close();
+    }
+    expect(keys[0]).toBe(keys[1]);
+  });
+
+  it('gives out no key that the other side may have forgotten, nor a new one in its place', async () => {
+    const clock = virtualClock();
+    const jar = keyJar({ store: memoryStore({ clock }) });
+    const key = await jar.key('invoice 7');
+    await clock.advance('23h');
+    expect(await jar.key('invoice 7')).toBe(key);
+    await clock.advance(1);
+    await expect(jar.key('invoice 7')).rejects.toThrow(InDoubtError);
+    await clock.advance('20d');
+    await expect(jar.key('invoice 7')).rejects.toMatchObject({ reason: 'too-old' });
+  });
+
+  it('refuses options that do not fit', async () => {
+    expect(() => keyJar({} as never)).toThrow(/"store" is required/);
+    expect(() => keyJar({ store: memoryStore(), ttl: '1h' })).toThrow(/longer than "maxKeyAge"/);
+    await expect(keyJar({ store: memoryStore() }).key('')).rejects.toThrow(OptionsError);
+  });
+});

@@ -1,0 +1,143 @@
+import { leader, memoryStore, mutex, type Store, StoreError } from 'holdfast';
+import { virtualClock } from 'holdfast/testing';
+import { describe, expect, it } from 'vitest';
+import { enableContext, runDetached } from '../../../src/integrations/context.js';
+
+const untilAborted = (signal: AbortSignal) =>
+  new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener('abort', () => resolve());
+  });
+
+function bench() {
+  const clock = virtualClock();
+  const inner = memoryStore({ clock });
+  let isDown = false;
+  const guard = <T>(operation: string, work: () => Promise<T>) =>
+    isDown
+      ? Promise.reject(
+          new StoreError({ store: 'test', operation, reason: 'timeout', applied: 'unknown', detail: 'no answer' }),
+        )
+      : work();
+  const cut: Store = {
+    read: (key, options) => guard('read', () => inner.read(key, options)),
+    write: (key, value, options) => guard('write', () => inner.write(key, value, options)),
+    remove: (key, options) => guard('remove', () => inner.remove(key, options)),
+  };
+  const candidate = (store: Store = inner) => leader({ store, name: 'scheduler', ttl: '3s', clock, random: () => 0.5 });
+  return {
+    ...{ clock, candidate, inner, cut },
+    setDown(down: boolean) {
+      isDown = down;
+    },
+  };
+}
+
+describe('leader', () => {
+  it('lets one lead at a time, and the next when it gives up', async () => {
+    const { clock, candidate } = bench();
+    const [one, other] = [candidate(), candidate()];
+    const log: string[] = [];
+    const lead = (who: string, candidate: typeof one) =>
+      candidate.run(async ({ signal }) => {
+        log.push(`${who} begins`);
+        await untilAborted(signal);
+        log.push(`${who} ends`);
+        return who;
+      });
+    const first = lead('one', one);
+    await clock.flush();
+    const second = lead('other', other);
+    await clock.advance(20_000);
+    expect([one.isLeader, other.isLeader, log]).toEqual([true, false, ['one begins']]);
+    await one.resign();
+    expect([await first, one.isLeader]).toEqual(['one', false]);
+    await clock.advance(1_000);
+    expect([other.isLeader, log]).toEqual([true, ['one begins', 'one ends', 'other begins']]);
+    await other.resign();
+    expect([await second, clock.pendingTimers]).toEqual(['other', 0]);
+  });
+
+  it('stands again when it has lost its term, and then leads with a greater fence', async () => {
+    const { clock, candidate, cut, setDown } = bench();
+    const fences: number[] = [];
+    const one = candidate(cut);
+    const running = one.run(async ({ signal, fence }) => {
+      fences.push(fence);
+      await untilAborted(signal);
+    });
+    await clock.advance(100);
+    setDown(true);
+    await clock.advance(10_000);
+    expect(one.isLeader).toBe(false);
+    setDown(false);
+    await clock.advance(10_000);
+    expect([one.isLeader, fences.length, fences[1]! > fences[0]!]).toEqual([true, 2, true]);
+    await one.resign();
+    await running;
+  });
+
+  it('settles as its function does', async () => {
+    const { candidate } = bench();
+    expect(await candidate().run(() => 5)).toBe(5);
+    await expect(candidate().run(() => Promise.reject(new Error('mine')))).rejects.toThrow('mine');
+    await expect(candidate().run(() => 5, { signal: AbortSignal.abort('no') })).rejects.toBe('no');
+  });
+
+  it('gives a candidacy up that came to nothing', async () => {
+    const { clock, candidate } = bench();
+    const one = candidate();
+    const term = one.run(({ signal }) => untilAborted(signal));
+    await clock.flush();
+    const other = candidate();
+    const waiting = expect(other.run(() => 1)).rejects.toMatchObject({ name: 'AbortError' });
+    await clock.advance(100);
+    await other.resign();
+    await waiting;
+    await one.resign();
+    await term;
+  });
+
+  it('tells who leads, and each change', async () => {
+    const { clock, candidate } = bench();
+    const one = candidate();
+    const seen: (string | undefined)[] = [];
+    const controller = new AbortController();
+    const watching = (async () => {
+      for await (const { owner } of candidate().observe({ signal: controller.signal })) seen.push(owner);
+    })();
+    await clock.advance(2_000);
+    const term = one.run(({ signal }) => untilAborted(signal));
+    await clock.advance(2_000);
+    await one.resign();
+    await term;
+    await clock.advance(2_000);
+    controller.abort();
+    await watching;
+    expect([seen.length, seen[0], seen[2], clock.pendingTimers]).toEqual([3, undefined, undefined, 0]);
+  });
+
+  it('refuses options that are wrong', () => {
+    expect(() => leader({} as never)).toThrow('option "name" is required');
+    expect(() => leader({ name: 'x', wait: 5 } as never)).toThrow('unknown option "wait"');
+  });
+});
+
+describe('mutex where the context is in use', () => {
+  it('refuses to wait for itself, and lets others wait', async () => {
+    enableContext();
+    for (const options of [{}, { store: memoryStore() }]) {
+      const locks = mutex(options);
+      const other = mutex(options);
+      await locks.run('key', async () => {
+        await expect(locks.run('key', () => 1)).rejects.toMatchObject({ reason: 'reentrant' });
+        await expect(locks.acquire(['a', 'key'])).rejects.toMatchObject({ reason: 'reentrant', key: 'key' });
+        if ('store' in options) await expect(other.acquire('key')).rejects.toMatchObject({ reason: 'reentrant' });
+        expect(await locks.run('another', () => 2)).toBe(2);
+        const waits = runDetached(() => locks.run('key', () => 3, { wait: 20 }));
+        await expect(waits).rejects.toMatchObject({ reason: 'waited' });
+      });
+      expect(await locks.run('key', () => 4)).toBe(4);
+    }
+  });
+});

@@ -1,0 +1,287 @@
+import { isRejected, LockLostError, LockUnavailableError, mutex, semaphore } from 'holdfast';
+import { virtualClock } from 'holdfast/testing';
+import { describe, expect, it } from 'vitest';
+import { Locks } from '../../../src/coordination/mutex/locks.js';
+import type { HoldfastEvent } from '../../../src/core/events.js';
+
+function engine() {
+  const checked = {
+    ...{ name: 'mutex', on: undefined, clock: virtualClock(), random: Math.random, store: undefined },
+    ttl: 10_000,
+  };
+  const rest = {
+    kind: 'mutex',
+    margin: 1_000,
+    renewEvery: undefined,
+    wait: 1_000,
+    queue: 10,
+    stack: false,
+    permits: 1,
+  } as const;
+  const locks = new Locks({ ...checked, ...rest });
+  return { locks, lines: (locks as unknown as { readonly lines: Map<string, unknown> }).lines };
+}
+
+const settle = async () => {
+  for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+};
+
+describe('mutex without a store', () => {
+  it('lets in one at a time, in the order in which they came', async () => {
+    const locks = mutex();
+    const log: string[] = [];
+    const work = (name: string) =>
+      locks.run('key', async () => {
+        log.push(`${name} in`);
+        await settle();
+        log.push(`${name} out`);
+      });
+    await Promise.all([work('a'), work('b'), work('c')]);
+    expect(log).toEqual(['a in', 'a out', 'b in', 'b out', 'c in', 'c out']);
+  });
+
+  it('keeps keys apart, names of prototypes and one of a megabyte among them', async () => {
+    const locks = mutex();
+    const names = ['__proto__', 'constructor', 'a:b', ' ', '\u{1f512}', 'x'.repeat(2 ** 20)];
+    const leases = await Promise.all(names.map((name) => locks.acquire(name)));
+    expect(leases.map(({ key }) => key)).toEqual(names);
+    for (const name of names) expect(await locks.tryAcquire(name)).toBe(null);
+    for (const lease of leases) expect(await lease.release()).toBe('released');
+  });
+
+  it('refuses a key that is none', async () => {
+    const locks = mutex();
+    for (const key of ['', undefined, 5, [], ['a', '']] as never[]) {
+      await expect(locks.acquire(key)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+      await expect(locks.tryAcquire(key)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+      await expect(locks.run(key, () => 1)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+    }
+  });
+
+  it('passes a result and an error on', async () => {
+    const locks = mutex();
+    expect(await locks.run('key', ({ fence }) => fence > 0)).toBe(true);
+    const failure = new Error('of the body');
+    await expect(locks.run('key', () => Promise.reject(failure))).rejects.toBe(failure);
+    expect((await locks.inspect('key')).owner).toBe(undefined);
+  });
+
+  it('gives each holder a greater fence', async () => {
+    const locks = mutex();
+    const fences: number[] = [];
+    await Promise.all(Array.from({ length: 50 }, () => locks.run('key', ({ fence }) => void fences.push(fence))));
+    await locks.forceRelease('key');
+    await locks.run('key', ({ fence }) => void fences.push(fence));
+    expect(fences.every((fence, index) => Number.isSafeInteger(fence) && fence > (fences[index - 1] ?? 0))).toBe(true);
+  });
+
+  it('ends a wait after its time, and one that was aborted with its reason', async () => {
+    const clock = virtualClock();
+    const locks = mutex({ clock, wait: '2s', name: 'jobs' });
+    const lease = await locks.acquire('key');
+    const controller = new AbortController();
+    const waits = Promise.allSettled([
+      locks.acquire('key'),
+      locks.acquire('key', { wait: 500 }),
+      locks.acquire('key', { signal: controller.signal }),
+      locks.acquire('key', { wait: 0 }),
+    ]);
+    await clock.flush();
+    expect((await locks.inspect('key')).queueLength).toBe(3);
+    controller.abort('no more');
+    await clock.advance(500);
+    expect((await locks.inspect('key')).queueLength).toBe(1);
+    await clock.advance(1_500);
+    const [first, second, third, fourth] = (await waits) as PromiseRejectedResult[];
+    expect(first!.reason).toBeInstanceOf(LockUnavailableError);
+    expect(isRejected(first!.reason)).toBe(true);
+    expect(first!.reason).toMatchObject({ reason: 'waited', key: 'key', policy: 'jobs', code: 'ERR_LOCK_UNAVAILABLE' });
+    expect(second!.reason).toMatchObject({ reason: 'waited' });
+    expect(third!.reason).toBe('no more');
+    expect(fourth!.reason).toMatchObject({ reason: 'waited' });
+    expect([clock.pendingTimers, clock.now()]).toEqual([0, 2_000]);
+    await lease.release();
+    expect(await locks.tryAcquire('key')).not.toBe(null);
+  });
+
+  it('does not begin for a signal that has aborted', async () => {
+    const locks = mutex();
+    await expect(locks.acquire('key', { signal: AbortSignal.abort('over') })).rejects.toBe('over');
+    expect((await locks.inspect('key')).owner).toBe(undefined);
+  });
+
+  it('refuses who finds the queue full', async () => {
+    const locks = mutex({ queue: 1 });
+    const lease = await locks.acquire('key');
+    const waiting = locks.acquire('key');
+    await expect(locks.acquire('key')).rejects.toMatchObject({ reason: 'full' });
+    await lease.release();
+    await (await waiting).release();
+  });
+
+  it('serves readers together and writers alone, as they came', async () => {
+    const locks = mutex();
+    const log: string[] = [];
+    const hold = async (name: string, pending: Promise<Awaited<ReturnType<typeof locks.read>>>) => {
+      const lease = await pending;
+      log.push(`${name} in`);
+      await settle();
+      log.push(`${name} out`);
+      await lease.release();
+    };
+    await Promise.all([
+      hold('r1', locks.read('key')),
+      hold('r2', locks.read('key')),
+      hold('w1', locks.write('key')),
+      hold('r3', locks.read('key')),
+      hold('r4', locks.read('key')),
+    ]);
+    expect(log).toEqual([
+      'r1 in',
+      'r2 in',
+      'r1 out',
+      'r2 out',
+      'w1 in',
+      'w1 out',
+      'r3 in',
+      'r4 in',
+      'r3 out',
+      'r4 out',
+    ]);
+  });
+
+  it('lets readers in when the writer before them has given up', async () => {
+    const clock = virtualClock();
+    const locks = mutex({ clock });
+    await locks.read('key');
+    const writer = locks.write('key', { wait: 100 });
+    const reader = locks.read('key');
+    const outcome = Promise.allSettled([writer, reader]);
+    await clock.advance(100);
+    expect((await outcome).map(({ status }) => status)).toEqual(['rejected', 'fulfilled']);
+  });
+
+  it('holds several keys or none, and never in a deadlock', async () => {
+    const clock = virtualClock();
+    const locks = mutex({ clock });
+    const both = await locks.acquire(['b', 'a', 'b']);
+    expect([both.key, both.leases?.map(({ key }) => key), both.held()]).toEqual(['a, b', ['a', 'b'], true]);
+    expect(await locks.tryAcquire(['c', 'b'])).toBe(null);
+    expect(await locks.tryAcquire('c')).not.toBe(null);
+    const failed = expect(locks.acquire(['d', 'b'], { wait: 100 })).rejects.toMatchObject({ reason: 'waited' });
+    await clock.advance(100);
+    await failed;
+    expect(await locks.tryAcquire('d')).not.toBe(null);
+    expect(await both.release()).toBe('released');
+    const rounds = Array.from({ length: 20 }, (_, index) =>
+      locks.run(index % 2 === 0 ? ['x', 'y'] : ['y', 'x'], () => settle()),
+    );
+    await Promise.all(rounds);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('tells the owner whom it takes the lock away from, and lets the next in', async () => {
+    const events: HoldfastEvent[] = [];
+    const locks = mutex({ on: (event) => events.push(event) });
+    const work = locks.run('key', async ({ signal, lease }) => {
+      await locks.forceRelease('key');
+      expect([signal.aborted, lease.held(), lease.state]).toEqual([true, false, 'lost']);
+      expect(() => lease.assertHeld()).toThrow(LockLostError);
+      return 'done';
+    });
+    const error = await work.catch((caught: unknown) => caught);
+    expect(error).toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'taken', outcome: { ok: true, value: 'done' } });
+    expect(events.map(({ type }) => type)).toEqual(['lock-acquired', 'lock-lost', 'lock-force-released']);
+    expect(await locks.forceRelease('key')).toBe(false);
+  });
+
+  it('gives a lease back once, at the end of its scope', async () => {
+    const locks = mutex();
+    {
+      await using lease = await locks.acquire('key');
+      expect([lease.held(), lease.remaining(), await lease.extend('5s')]).toEqual([true, Infinity, Infinity]);
+      lease.assertHeld(1_000_000);
+    }
+    const lease = await locks.acquire('key');
+    await lease.release();
+    const next = await locks.acquire('key');
+    expect([await lease.release(), lease.state, lease.remaining()]).toEqual(['released', 'released', 0]);
+    expect(() => lease.assertHeld()).toThrow(expect.objectContaining({ reason: 'released' }));
+    await expect(lease.extend()).rejects.toMatchObject({ code: 'ERR_LOCK_LOST' });
+    expect([lease.signal.aborted, next.held()]).toEqual([false, true]);
+  });
+
+  it('tells what it does', async () => {
+    const clock = virtualClock();
+    const events: HoldfastEvent[] = [];
+    const locks = mutex({ name: 'jobs', clock, on: (event) => events.push(event) });
+    const lease = await locks.acquire('key');
+    const second = locks.acquire('key');
+    await clock.advance(10);
+    await expect(locks.acquire('key', { wait: 0 })).rejects.toThrow('jobs');
+    await lease.release();
+    await second;
+    const { fence } = lease;
+    expect(events.map(({ type }) => type)).toEqual([
+      'lock-acquired',
+      'lock-unavailable',
+      'lock-released',
+      'lock-acquired',
+    ]);
+    expect(events[2]).toEqual({
+      type: 'lock-released',
+      name: 'jobs',
+      key: 'key',
+      fence,
+      heldMs: 10,
+      result: 'released',
+    });
+    expect(events[3]).toMatchObject({ waitedMs: 10 });
+  });
+
+  it('forgets a key that nobody holds or waits for', async () => {
+    const { lines, locks } = engine();
+    await locks.run('key', 'exclusive', () => 1);
+    await locks.inspect('other');
+    await locks.tryAcquire('third', 'exclusive').then((lease) => lease!.release());
+    expect(lines.size).toBe(0);
+  });
+
+  it('refuses options that are wrong', async () => {
+    expect(() => mutex({ tll: 5 } as never)).toThrow('mutex: unknown option "tll", did you mean "ttl"?');
+    expect(() => mutex({ ttl: '1s', margin: '800ms' })).toThrow('"margin" must be at most half of "ttl"');
+    expect(() => mutex({ ttl: '1s', renewEvery: '800ms' })).toThrow('"renewEvery" must be at most');
+    expect(() => mutex({ store: {} as never })).toThrow('a store such as');
+    expect(() => semaphore({} as never)).toThrow('"permits" is required');
+    await expect(mutex().acquire('key', { timeout: 5 } as never)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+    await expect(mutex().run('key', 5 as never)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+  });
+});
+
+describe('semaphore without a store', () => {
+  it('lets in as many as there are permits', async () => {
+    const permits = semaphore({ permits: 3 });
+    let running = 0;
+    let most = 0;
+    const work = () =>
+      permits.run('key', async () => {
+        most = Math.max(most, ++running);
+        await settle();
+        running--;
+      });
+    await Promise.all(Array.from({ length: 20 }, work));
+    expect([running, most]).toEqual([0, 3]);
+  });
+
+  it('passes a permit on when a waiter is aborted in the same tick', async () => {
+    const permits = semaphore({ permits: 1 });
+    const lease = await permits.acquire('key');
+    const controller = new AbortController();
+    const aborted = permits.acquire('key', { signal: controller.signal });
+    const next = permits.acquire('key');
+    controller.abort('gone');
+    void lease.release();
+    await expect(aborted).rejects.toBe('gone');
+    expect((await next).held()).toBe(true);
+  });
+});

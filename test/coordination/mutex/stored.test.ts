@@ -1,0 +1,545 @@
+/** Locks over a store, in virtual time: what the store answers, and when, is in the hands of the test. */
+import { LockLostError, memoryStore, mutex, type Store, type StoreChange, StoreError, semaphore } from 'holdfast';
+import { type VirtualClock, virtualClock } from 'holdfast/testing';
+import { describe, expect, it } from 'vitest';
+import type { HoldfastEvent } from '../../../src/core/events.js';
+
+type Verb = 'read' | 'write' | 'remove';
+/** What happens to one verb: `'lost'`: it is done and the reply is not; `'dropped'`: it never arrives; a promise: when it is done. */
+type Fate = 'ok' | 'lost' | 'dropped' | 'hung' | Promise<unknown>;
+
+/** A store whose verbs go wrong as told, and that tells of changes if it may. */
+function unsteady(clock: VirtualClock, { watches = false, inner = memoryStore({ clock }) } = {}) {
+  const watchers = new Map<string, Set<(change: StoreChange) => void>>();
+  const state = { calls: 0, fate: (_verb: Verb, _key: string): Fate => 'ok', watching: 0 };
+  const failure = (operation: string, applied: 'no' | 'unknown') =>
+    new StoreError({ store: 'unsteady', operation, reason: 'timeout', applied, detail: 'no answer' });
+  const through = async <T>(verb: Verb, key: string, work: () => Promise<T>): Promise<T> => {
+    state.calls++;
+    const fate = state.fate(verb, key);
+    if (fate === 'hung') return new Promise<T>(() => {});
+    if (fate === 'dropped') throw failure(verb, verb === 'read' ? 'no' : 'unknown');
+    if (fate instanceof Promise) await fate;
+    const answer = await work();
+    const isChanged = typeof answer === 'boolean' ? answer : (answer as { ok?: boolean } | undefined)?.ok === true;
+    if (isChanged) for (const tell of watchers.get(key) ?? []) queueMicrotask(() => tell({ kind: 'changed' }));
+    if (fate === 'lost') throw failure(verb, 'unknown');
+    return answer;
+  };
+  const store: Store = {
+    read: (key, options) => through('read', key, () => inner.read(key, options)),
+    write: (key, value, options) => through('write', key, () => inner.write(key, value, options)),
+    remove: (key, options) => through('remove', key, () => inner.remove(key, options)),
+    native: watches
+      ? {
+          watch(key, onChange) {
+            state.watching++;
+            const all = watchers.get(key) ?? new Set();
+            watchers.set(key, all.add(onChange));
+            return {
+              ready: Promise.resolve(),
+              close() {
+                if (all.delete(onChange)) state.watching--;
+              },
+            };
+          },
+        }
+      : undefined,
+  };
+  return { store, inner, state };
+}
+
+/** As many processes as wanted on one store. */
+function bench(options: { readonly watches?: boolean } = {}) {
+  const clock = virtualClock();
+  const { store, inner, state } = unsteady(clock, options);
+  const process = (more: Partial<Parameters<typeof mutex>[0]> = {}) =>
+    mutex({ store, clock, ttl: '3s', random: () => 0.5, ...more });
+  return { clock, store, inner, state, process };
+}
+
+/** Lets virtual time pass until a promise has settled. */
+async function until<T>(clock: VirtualClock, promise: Promise<T>, mostMs = 60_000): Promise<T> {
+  let isSettled = false;
+  const settled = promise.finally(() => {
+    isSettled = true;
+  });
+  settled.catch(() => {});
+  for (let passedMs = 0; !isSettled && passedMs < mostMs; passedMs++) await clock.advance(1);
+  if (!isSettled) throw new Error(`not settled after ${mostMs} ms`);
+  return settled;
+}
+
+describe('mutex with a store', () => {
+  it('takes and gives back by two verbs', async () => {
+    const { state, process } = bench();
+    const lease = await process().acquire('key');
+    expect(await lease.release()).toBe('released');
+    expect(state.calls).toBe(2);
+  });
+
+  it('keeps other processes out, and lets them in soon after', async () => {
+    const { clock, process } = bench();
+    const [one, other] = [process(), process()];
+    const lease = await one.acquire('key');
+    expect(await other.tryAcquire('key')).toBe(null);
+    const waiting = other.acquire('key');
+    await clock.advance(100);
+    await lease.release();
+    const atMs = clock.now();
+    const next = await until(clock, waiting);
+    expect(clock.now() - atMs).toBeLessThan(250);
+    expect(next.fence).toBeGreaterThan(lease.fence);
+  });
+
+  it('is told of the release where the store tells of changes, and asks seldom meanwhile', async () => {
+    const { clock, state, process } = bench({ watches: true });
+    const lease = await process({ ttl: '30s' }).acquire('key');
+    const waiting = process().acquire('key');
+    await clock.advance(100);
+    state.calls = 0;
+    await clock.advance(20_000);
+    // The owner has renewed twice, and each time the waiter has looked.
+    expect(state.calls).toBeLessThanOrEqual(10);
+    await lease.release();
+    await clock.flush();
+    const next = await waiting;
+    expect([next.held(), state.watching]).toEqual([true, 0]);
+  });
+
+  it('renews for as long as it is held', async () => {
+    const { clock, process } = bench();
+    const lease = await process().acquire('key');
+    await clock.advance(30_000);
+    expect([lease.held(), lease.state, lease.signal.aborted]).toEqual([true, 'held', false]);
+    expect(await process().tryAcquire('key')).toBe(null);
+    await lease.release();
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('tells the owner that is cut off before anybody else gets in', async () => {
+    const { clock, state, process } = bench();
+    const lease = await process().acquire('key');
+    const other = process();
+    state.fate = () => 'hung';
+    let lostAtMs = 0;
+    lease.signal.addEventListener('abort', () => {
+      lostAtMs = clock.now();
+    });
+    await clock.advance(1_800);
+    expect(lease.state).toBe('suspect');
+    await clock.advance(900);
+    state.fate = () => 'ok';
+    const next = await until(clock, other.acquire('key'));
+    expect(lostAtMs).toBe(2_668);
+    expect(clock.now()).toBeGreaterThanOrEqual(3_000);
+    expect(clock.now()).toBeLessThan(3_300);
+    expect(next.fence).toBeGreaterThan(lease.fence);
+    expect(lease.signal.reason).toBeInstanceOf(LockLostError);
+    expect(await lease.release()).toBe('lost');
+    expect(next.held()).toBe(true);
+  });
+
+  it('finds out in held() that the process was frozen past its lease', async () => {
+    const { clock, process } = bench();
+    const lease = await process().acquire('key');
+    clock.jumpWallClock(3_600_000);
+    expect([lease.held(), lease.signal.aborted, lease.remaining()]).toEqual([false, true, 0]);
+    await until(clock, process().acquire('other'));
+    expect(() => lease.assertHeld()).toThrow(LockLostError);
+    await lease.release();
+    // It was not over in the store; that it is given up is told there, too.
+    await clock.flush();
+    expect(await process().tryAcquire('key')).not.toBe(null);
+  });
+
+  it('does not mind a wall clock that is put back', async () => {
+    const { clock, process } = bench();
+    const lease = await process().acquire('key');
+    clock.jumpWallClock(-3_600_000);
+    await clock.advance(10_000);
+    expect(lease.held()).toBe(true);
+  });
+
+  it('fails with the error of the store, and takes back what it may have got', async () => {
+    const { clock, state, process } = bench();
+    const fates: Fate[] = ['lost'];
+    state.fate = () => fates.shift() ?? 'ok';
+    await expect(process().acquire('key')).rejects.toMatchObject({ code: 'ERR_STORE', applied: 'unknown' });
+    const next = await until(clock, process().acquire('key'), 100);
+    expect(next.held()).toBe(true);
+  });
+
+  it('goes on looking for a grant whose reply was lost while the store is away', async () => {
+    const { clock, state, process } = bench();
+    const fates: Fate[] = ['lost', 'dropped', 'dropped'];
+    state.fate = () => fates.shift() ?? 'ok';
+    await expect(process().acquire('key')).rejects.toMatchObject({ code: 'ERR_STORE' });
+    await clock.advance(200);
+    expect(await process().tryAcquire('key')).not.toBe(null);
+    await clock.advance(10_000);
+  });
+
+  it('knows its own grant when the reply was lost while it waited', async () => {
+    const { clock, state, process } = bench();
+    const lease = await process().acquire('key');
+    const waiting = process().acquire('key');
+    await clock.advance(100);
+    await lease.release();
+    state.fate = (verb) => {
+      if (verb !== 'write') return 'ok';
+      state.fate = () => 'ok';
+      return 'lost';
+    };
+    const next = await until(clock, waiting, 1_000);
+    expect([next.held(), next.fence > lease.fence]).toEqual([true, true]);
+  });
+
+  it('says that it does not know, when the reply to the release was lost, and sees to it', async () => {
+    const { clock, state, process } = bench();
+    const lease = await process().acquire('key');
+    state.fate = (verb) => (verb === 'remove' ? 'dropped' : 'ok');
+    expect(await lease.release()).toBe('unknown');
+    expect([lease.held(), lease.state]).toEqual([false, 'released']);
+    state.fate = () => 'ok';
+    await clock.advance(100);
+    expect(await process().tryAcquire('key')).not.toBe(null);
+  });
+
+  it('gives no lease out that is over when the reply comes', async () => {
+    const { clock, state, process } = bench();
+    let answer = () => {};
+    const slow = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    const pending = process().acquire('key', { wait: '20s' });
+    await clock.flush();
+    (await pending.then((lease) => lease.release())) satisfies string;
+    state.fate = (verb) => (verb === 'write' ? slow : 'ok');
+    const late = process().acquire('key', { wait: '20s' });
+    await clock.advance(4_000);
+    state.fate = () => 'ok';
+    answer();
+    const lease = await until(clock, late);
+    expect(lease.remaining()).toBeGreaterThan(2_500);
+  });
+
+  it('gives back a grant that comes when nobody waits any more', async () => {
+    const { clock, state, process } = bench();
+    let answer = () => {};
+    state.fate = () =>
+      new Promise<void>((resolve) => {
+        answer = resolve;
+      });
+    const controller = new AbortController();
+    const pending = process().acquire('key', { signal: controller.signal });
+    await clock.flush();
+    controller.abort('gone');
+    await expect(pending).rejects.toBe('gone');
+    state.fate = () => 'ok';
+    answer();
+    await clock.flush();
+    expect(await process().tryAcquire('key')).not.toBe(null);
+  });
+
+  it('forgets who gives up waiting: no timer, no watch, no request', async () => {
+    const { clock, state, process } = bench({ watches: true });
+    const lease = await process().acquire('key');
+    const other = process();
+    const controller = new AbortController();
+    const waits = Promise.allSettled([
+      other.acquire('key', { signal: controller.signal }),
+      other.acquire('key', { wait: 50 }),
+    ]);
+    await clock.advance(20);
+    expect(state.watching).toBe(1);
+    await clock.advance(30);
+    controller.abort();
+    await waits;
+    await clock.flush();
+    expect(state.watching).toBe(0);
+    await lease.release();
+    const { calls } = state;
+    expect(clock.pendingTimers).toBe(0);
+    await clock.advance(60_000);
+    expect(state.calls).toBe(calls);
+  });
+
+  it('lets 500 waiters of one process ask the store as one, and hands over from one to the next', async () => {
+    const { clock, state, process } = bench();
+    const locks = process();
+    const fences: number[] = [];
+    const all = Promise.all(
+      Array.from({ length: 500 }, () =>
+        locks.run('key', async ({ fence }) => {
+          fences.push(fence);
+          await clock.sleep(1);
+        }),
+      ),
+    );
+    await until(clock, all);
+    expect(fences.length).toBe(500);
+    expect(fences.every((fence, index) => fence > (fences[index - 1] ?? 0))).toBe(true);
+    expect(state.calls / 500).toBeLessThan(1.1);
+  });
+
+  it('shares a lock between processes while both have many who wait', async () => {
+    const { clock, process } = bench({ watches: true });
+    const sections = [0, 0];
+    let inside = 0;
+    const end = 3_000;
+    const work = async (locks: ReturnType<typeof mutex>, index: number) => {
+      while (clock.now() < end) {
+        await locks.run('key', async () => {
+          expect(++inside).toBe(1);
+          sections[index]!++;
+          await clock.sleep(2);
+          inside--;
+        });
+      }
+    };
+    const all = [process({ random: Math.random }), process({ random: Math.random })].flatMap((locks, index) =>
+      Array.from({ length: 8 }, () => work(locks, index)),
+    );
+    await until(clock, Promise.all(all));
+    expect(Math.min(...sections) / Math.max(...sections)).toBeGreaterThan(0.6);
+  });
+
+  it('tells its owner at the next renewal that an operator took it away, and gives the next a greater fence', async () => {
+    const { clock, process } = bench();
+    const events: HoldfastEvent[] = [];
+    const lease = await process({ on: (event) => events.push(event) }).acquire('key');
+    const operator = process();
+    expect(await operator.inspect('key')).toMatchObject({ owner: lease.owner, fence: lease.fence, remainingMs: 3_000 });
+    expect(await operator.forceRelease('key')).toBe(true);
+    expect(await operator.inspect('key')).toMatchObject({ owner: undefined, queueLength: 0, holders: [] });
+    const next = (await operator.tryAcquire('key'))!;
+    expect(next.fence).toBeGreaterThan(lease.fence);
+    await clock.advance(1_000);
+    expect([lease.held(), lease.signal.aborted, await lease.release()]).toEqual([false, true, 'lost']);
+    expect(next.held()).toBe(true);
+    expect(events.map(({ type }) => type)).toEqual(['lock-acquired', 'lock-lost']);
+  });
+
+  it('does not bring a lock back that was given up while a renewal was on its way', async () => {
+    const { clock, state, inner, process } = bench();
+    const lease = await process().acquire('key');
+    let answer = () => {};
+    const late = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    state.fate = (verb) => (verb === 'write' ? late : 'ok');
+    await clock.advance(1_000);
+    const released = lease.release();
+    await clock.advance(800);
+    expect(await released).toBe('released');
+    answer();
+    await clock.flush();
+    expect(await inner.read('mutex:key')).toBe(undefined);
+  });
+
+  it('knows its record again when the reply to a renewal was lost', async () => {
+    const { clock, state, process } = bench();
+    const lease = await process().acquire('key');
+    const fates: Fate[] = ['lost'];
+    state.fate = () => fates.shift() ?? 'ok';
+    await clock.advance(10_000);
+    expect([lease.held(), fates.length, await lease.release()]).toEqual([true, 0, 'released']);
+  });
+
+  it('is held longer, or shorter, when it is extended', async () => {
+    const { clock, process } = bench();
+    const lease = await process().acquire('key');
+    expect(await lease.extend('30s')).toBeCloseTo(30_000 * 0.99 - 2 - 300);
+    expect((await process().inspect('key')).remainingMs).toBe(30_000);
+    await expect(lease.extend(200)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+    await lease.extend('1s');
+    expect(lease.remaining()).toBe(688);
+    expect(() => lease.assertHeld(700)).toThrow(expect.objectContaining({ reason: 'short' }));
+    await clock.advance(5_000);
+    expect(lease.held()).toBe(true);
+  });
+
+  it('fails to extend with the error of the store, and is held as before', async () => {
+    const { state, process } = bench();
+    const lease = await process().acquire('key');
+    state.fate = () => 'dropped';
+    await expect(lease.extend()).rejects.toMatchObject({ code: 'ERR_STORE' });
+    expect(lease.held()).toBe(true);
+  });
+
+  it('tells all who wait of a store that is down, at once', async () => {
+    const { clock, state, process } = bench();
+    state.fate = () => 'dropped';
+    const locks = process();
+    const waits = Promise.allSettled(Array.from({ length: 20 }, () => locks.acquire('key')));
+    await clock.flush();
+    const reasons = (await waits).map((outcome) => (outcome as PromiseRejectedResult).reason.code);
+    expect(new Set(reasons)).toEqual(new Set(['ERR_STORE']));
+  });
+
+  it('goes on waiting through a failure of the store, and says what it was when the wait ends', async () => {
+    const { clock, state, process } = bench();
+    const lease = await process().acquire('key');
+    const waiting = process().acquire('key');
+    const hopeless = process().acquire('key', { wait: '1s' });
+    await clock.advance(100);
+    state.fate = () => 'dropped';
+    const failed = expect(hopeless).rejects.toMatchObject({
+      code: 'ERR_LOCK_UNAVAILABLE',
+      cause: { code: 'ERR_STORE' },
+    });
+    await clock.advance(1_000);
+    await failed;
+    state.fate = () => 'ok';
+    await lease.release();
+    expect((await until(clock, waiting)).held()).toBe(true);
+  });
+
+  it('runs to its end what has lost its lock, and hands its result or error on', async () => {
+    const { clock, state, process } = bench();
+    const failure = new Error('of the body');
+    const work = (body: () => unknown) =>
+      process()
+        .run(`key ${Math.random()}`, async ({ signal }) => {
+          state.fate = () => 'hung';
+          await new Promise((resolve) => signal.addEventListener('abort', resolve));
+          return body();
+        })
+        .catch((error: unknown) => error);
+    const outcomes = Promise.all([
+      work(() => 'result'),
+      work(() => {
+        throw failure;
+      }),
+    ]);
+    const [first, second] = (await until(clock, outcomes)) as [LockLostError, LockLostError];
+    expect(first).toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'expired', outcome: { ok: true, value: 'result' } });
+    expect(second).toMatchObject({ code: 'ERR_LOCK_LOST', outcome: { ok: false, error: failure }, cause: failure });
+  });
+
+  it('aborts the function when its caller gives up, and passes its error on', async () => {
+    const { process } = bench();
+    const controller = new AbortController();
+    const work = process().run(
+      'key',
+      ({ signal }) => new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+      { signal: controller.signal },
+    );
+    for (let turn = 0; turn < 50; turn++) await Promise.resolve();
+    controller.abort('enough');
+    await expect(work).rejects.toBe('enough');
+  });
+
+  it('takes keys that are too long for a store, and refuses records that are none of a lock', async () => {
+    const { inner, process } = bench();
+    const long = ['x'.repeat(1024), `${'x'.repeat(1023)}y`, '\u{1f512}'.repeat(300)];
+    const leases = await Promise.all(long.map((key) => process().acquire(key)));
+    expect(leases.map(({ key }) => key)).toEqual(long);
+    await inner.write('mutex:foreign', new TextEncoder().encode('hello'), { ttlMs: 1_000 });
+    await expect(process().acquire('foreign')).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'schema' });
+    await expect(process().acquire('\ud800')).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'invalid' });
+  });
+
+  it('gives up all keys when one is not to be had', async () => {
+    const { clock, process } = bench();
+    const lease = await process().acquire('b');
+    const several = process().acquire(['c', 'b', 'a'], { wait: 500 });
+    const failed = expect(several).rejects.toMatchObject({ reason: 'waited' });
+    await clock.advance(600);
+    await failed;
+    for (const key of ['a', 'c']) expect(await process().tryAcquire(key)).not.toBe(null);
+    await lease.release();
+    const all = await until(clock, process().acquire(['b', 'd']));
+    expect(all.fence).toBe(Math.max(...all.leases!.map(({ fence }) => fence)));
+    expect(await all.release()).toBe('released');
+  });
+
+  it('lets a writer in although readers keep coming', async () => {
+    const { clock, process } = bench();
+    let readers = 0;
+    let isOver = false;
+    const read = async (locks: ReturnType<typeof mutex>) => {
+      while (!isOver) {
+        const lease = await locks.read('key');
+        readers++;
+        await clock.sleep(10);
+        readers--;
+        await lease.release();
+      }
+    };
+    const reading = [0, 3, 6].map(async (ms) => {
+      await clock.sleep(ms + 1);
+      await read(process({ random: Math.random }));
+    });
+    await clock.advance(100);
+    const writer = await until(clock, process().write('key'), 2_000);
+    expect(readers).toBe(0);
+    await clock.advance(100);
+    expect(readers).toBe(0);
+    await writer.release();
+    await clock.advance(300);
+    expect(readers).toBeGreaterThan(0);
+    isOver = true;
+    await until(clock, Promise.all(reading));
+  });
+
+  it('does not let a writer that gave up hold readers off', async () => {
+    const { clock, process } = bench();
+    const reader = await process().read('key');
+    const writer = process().write('key', { wait: 100 });
+    const failed = expect(writer).rejects.toMatchObject({ reason: 'waited' });
+    await clock.advance(50);
+    expect(await process().tryAcquire('key')).toBe(null);
+    await clock.advance(51);
+    await failed;
+    expect((await until(clock, process().read('key'), 100)).held()).toBe(true);
+    expect(reader.held()).toBe(true);
+  });
+});
+
+describe('semaphore with a store', () => {
+  const permitsOf = (clock: VirtualClock, store: Store, permits: number) =>
+    semaphore({ store, clock, permits, ttl: '3s', random: Math.random });
+
+  it('holds its bound for all processes together', async () => {
+    const clock = virtualClock();
+    const { store } = unsteady(clock, { watches: true });
+    let inside = 0;
+    let most = 0;
+    const work = async () => {
+      const permits = permitsOf(clock, store, 3);
+      for (let round = 0; round < 10; round++) {
+        await permits.run('key', async () => {
+          most = Math.max(most, ++inside);
+          await clock.sleep(5);
+          inside--;
+        });
+      }
+    };
+    await until(clock, Promise.all(Array.from({ length: 8 }, work)));
+    expect([inside, most]).toEqual([0, 3]);
+  });
+
+  it('frees the permit of an owner that is heard of no more, however often others come and go', async () => {
+    const clock = virtualClock();
+    const { store, inner } = unsteady(clock);
+    const dead = unsteady(clock, { inner });
+    const lease = await permitsOf(clock, dead.store, 2).acquire('key');
+    dead.state.fate = () => 'hung';
+    const others = permitsOf(clock, store, 2);
+    let isOver = false;
+    const work = async () => {
+      while (!isOver) await others.run('key', () => clock.sleep(1));
+    };
+    const all = Promise.all([work(), work()]);
+    await clock.advance(2_900);
+    expect((await others.inspect('key')).holders.length).toBe(2);
+    expect(lease.held()).toBe(false);
+    await clock.advance(400);
+    const { holders } = await others.inspect('key');
+    expect(holders.map(({ owner }) => owner)).not.toContain(lease.owner);
+    isOver = true;
+    await until(clock, all);
+  });
+});

@@ -43,6 +43,7 @@ export default defineConfig({
     sqlite: 'src/stores/sqlite.ts',
     testing: 'src/testing/index.ts',
     undici: 'src/client/undici.ts',
+    web: 'src/server/web.ts',
   },
   format: ['esm', 'cjs'],
   target: 'es2023',

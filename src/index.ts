@@ -12,6 +12,7 @@ export {
   type SqlPlaceholders,
   type SqlStatement,
 } from './coordination/mutex/fence.js';
+export {
   type Idempotency,
   type IdempotencyHandle,
   type IdempotencyOptions,

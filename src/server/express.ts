@@ -1,14 +1,41 @@
 /**
  * Express: what the engines of this folder need to know of an Express request and its response. Express 4 and 5.
  */
+import type { IncomingMessage } from 'node:http';
 import type { Request, RequestHandler, Response } from 'express';
+import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
 import { DeadlineEngine, type DeadlineMiddlewareOptions, requireCall } from './deadline.js';
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
+import { replay, type StoredAnswer } from './idempotency/answer.js';
+import { putRawBody } from './idempotency/body.js';
+import {
+  type AnswerKeeper,
+  HttpIdempotency,
+  type IdempotencyMiddlewareOptions,
+  type IdempotencyRequestOptions,
+} from './idempotency/idempotency.js';
+import { bodyOf, headerOf, keyLinesOf, sendProblem } from './idempotency/node.js';
 import { type Problem, problemBody, problemType } from './problem.js';
 
+export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type { DeadlineMiddlewareOptions } from './deadline.js';
 export type { FenceMiddlewareOptions } from './fence.js';
+export type {
+  IdempotencyMiddlewareOptions,
+  IdempotencyRequestOptions,
+  RequestFingerprint,
+} from './idempotency/idempotency.js';
+export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
+
+declare global {
+  namespace Express {
+    interface Request {
+      /** The record of a request that came with an idempotency key; undefined without one. */
+      idempotency?: IdempotencyHandle;
+    }
+  }
+}
 
 /**
  * Middleware that gives each request the time that its caller grants.
@@ -121,4 +148,95 @@ function detach(response: Response): void {
     get: (target, name) => (name === 'destroy' ? () => socket : Reflect.get(target, name)),
   });
   Object.defineProperty(request, 'socket', { value: socket, configurable: true });
+}
+
+/**
+ * Middleware that lets each request with an `Idempotency-Key` run once: whoever repeats it gets the same answer.
+ *
+ * Mount it behind authentication and the parser of bodies, in front of the handler of a route. The key counts for one `scope`, method and
+ * route; the same key with another request is refused (422), and so is one that is being handled (409). The answer is
+ * stored before the client has the end of it. Answers 5xx, 401, 403, 408, 421, 425, 429 are not stored: the next request runs.
+ * The handler finds its record as `request.idempotency`.
+ *
+ * Mount `express.json({ verify: rawBody })`, so that bodies are compared as they came.
+ *
+ * @param options - `store` and `scope` are required; see {@link IdempotencyMiddlewareOptions}.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { once } from 'node:events';
+ * import type { AddressInfo } from 'node:net';
+ * import express from 'express';
+ * import { memoryStore } from 'holdfast';
+ * import { idempotency, rawBody } from 'holdfast/express';
+ *
+ * const app = express();
+ * const user = (request: express.Request) => request.get('authorization') ?? 'nobody';
+ * let orders = 0;
+ * app.use(express.json({ verify: rawBody }));
+ * app.post('/orders', idempotency({ store: memoryStore(), scope: user, onLost: 'refuse' }), (request, response) => {
+ *   response.status(201).json({ order: ++orders, item: request.body.item });
+ * });
+ * const server = app.listen(0, '127.0.0.1');
+ * await once(server, 'listening');
+ * const { port } = server.address() as AddressInfo;
+ * const order = {
+ *   method: 'POST',
+ *   headers: { 'content-type': 'application/json', 'idempotency-key': '"8e03978e-40d5"', authorization: 'alice' },
+ *   body: JSON.stringify({ item: 'kelp' }),
+ * };
+ * for (const attempt of [1, 2]) {
+ *   const answer = await fetch(`http://127.0.0.1:${port}/orders`, order);
+ *   console.log(attempt, answer.status, await answer.text(), answer.headers.get('idempotent-replayed'));
+ * }
+ * server.closeAllConnections();
+ * server.close();
+ * ```
+ */
+export function idempotency(options: IdempotencyMiddlewareOptions<Request>): RequestHandler;
+/** With an engine that `idempotency(...)` of `holdfast` has made; it may serve several routes and wrapped functions. */
+export function idempotency(engine: Idempotency, options: IdempotencyRequestOptions<Request>): RequestHandler;
+export function idempotency(
+  first: Idempotency | IdempotencyMiddlewareOptions<Request>,
+  second?: IdempotencyRequestOptions<Request>,
+): RequestHandler {
+  const protection = new HttpIdempotency(first, second);
+  return (request, response, next) => {
+    const isProtected = request.idempotency !== undefined;
+    if (isProtected || protection.passes(request.method, request.headers['idempotency-key'])) return next();
+    const exchange = {
+      request,
+      method: request.method,
+      url: request.originalUrl,
+      contentType: headerOf(request, 'content-type'),
+      traceparent: headerOf(request, 'traceparent'),
+      route: () => routeOf(request),
+      keyLines: () => keyLinesOf(request),
+      body: (maxBytes: number) => bodyOf(request, request.body, maxBytes),
+      refuse: (problem: Problem) => sendProblem(response, problem),
+      replay: (answer: StoredAnswer, key: string) => replay(response, answer, key),
+      run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
+        request.idempotency = handle;
+        keeper.watch(request, response, () => isTimedOut(request));
+        next();
+      },
+    };
+    protection.handle(exchange).catch(next);
+  };
+}
+
+/** For `express.json({ verify: rawBody })` and the other parsers: keeps the bytes, so that bodies are compared as they came. */
+export function rawBody(request: IncomingMessage, _response: unknown, bytes: Uint8Array): void {
+  putRawBody(request, bytes);
+}
+
+/** What connect-timeout says. */
+function isTimedOut(request: Request & { timedout?: boolean }): boolean {
+  return request.timedout === true;
+}
+
+/** The path of the route with its parameters unnamed; where there is no route yet, the path of the request. */
+function routeOf(request: Request): string {
+  const path: unknown = request.route?.path;
+  return path === undefined ? request.originalUrl.replace(/\?.*$/s, '') : request.baseUrl + String(path);
 }

@@ -1,7 +1,14 @@
 /**
  * Fastify: what the engines of this folder need to know of a Fastify request and its reply. Fastify 5.
  */
-import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify';
+import type {
+  FastifyInstance,
+  FastifyPluginAsync,
+  FastifyReply,
+  FastifyRequest,
+  preParsingHookHandler,
+  RouteHandlerMethod,
+} from 'fastify';
 /*!
  * This bundle contains fastify-plugin.
  *
@@ -28,6 +35,7 @@ import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify';
  * SOFTWARE.
  */
 import fastifyPlugin from 'fastify-plugin';
+import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
 import {
   DeadlineEngine,
@@ -38,10 +46,38 @@ import {
   runUnderCall,
 } from './deadline.js';
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
+import { replay, type StoredAnswer } from './idempotency/answer.js';
+import { announcesBody, type Body, tapBody } from './idempotency/body.js';
+import {
+  type AnswerKeeper,
+  HttpIdempotency,
+  type IdempotencyMiddlewareOptions,
+  type IdempotencyRequestOptions,
+  isJsonType,
+} from './idempotency/idempotency.js';
+import { contentOf, headerOf, keyLinesOf } from './idempotency/node.js';
 import { type Problem, problemBody, problemType } from './problem.js';
 
+export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type { DeadlineMiddlewareOptions, RouteDeadline } from './deadline.js';
 export type { FenceMiddlewareOptions } from './fence.js';
+export type {
+  IdempotencyMiddlewareOptions,
+  IdempotencyRequestOptions,
+  RequestFingerprint,
+} from './idempotency/idempotency.js';
+export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
+
+/** What the plugin takes: options, or an engine and what is asked of requests. */
+export type IdempotencyPluginOptions =
+  | IdempotencyMiddlewareOptions<FastifyRequest>
+  | (IdempotencyRequestOptions<FastifyRequest> & {
+      /** Made by `idempotency(...)` of `holdfast`; it may serve several plugins and wrapped functions. */
+      readonly engine: Idempotency;
+    });
+
+/** What a route says of its own: options in place of the plugin's, or `false` for none of it. */
+export type RouteIdempotency = Partial<IdempotencyRequestOptions<FastifyRequest>> | false;
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -50,6 +86,12 @@ declare module 'fastify' {
      * routes that stream.
      */
     deadline?: RouteDeadline;
+    /** The route's own options of the `idempotency` plugin; `false`: keys count for nothing there. */
+    idempotency?: RouteIdempotency;
+  }
+  interface FastifyRequest {
+    /** The record of a request that came with an idempotency key; undefined without one. */
+    idempotency: IdempotencyHandle | undefined;
   }
 }
 
@@ -161,4 +203,152 @@ function answer(reply: FastifyReply, problem: Problem): void {
   reply.code(problem.status).type(problemType).send(problemBody(problem));
   // What the handler answers later is not for Fastify to send, nor to warn of.
   reply.hijack();
+}
+
+const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (app, options) => {
+  // Shows a mistake when the plugin is registered, also where no route follows.
+  const common = protectionOf(options, {});
+  const bodies = new WeakMap<FastifyRequest, Promise<Body>>();
+  app.decorateRequest('idempotency', undefined);
+  app.addHook('onRoute', (route) => {
+    const own = (route.config as { idempotency?: RouteIdempotency } | undefined)?.idempotency;
+    if (own === false) return;
+    const protection = own === undefined ? common : protectionOf(options, own);
+    if (![route.method].flat().some((method) => protection.methods.includes(method))) return;
+    route.preParsing = [
+      ...[route.preParsing ?? []].flat(),
+      (request: FastifyRequest, _reply: FastifyReply, payload: RequestPayload, next: NextPayload) => {
+        const { raw, headers } = request;
+        if (!protection.passes(request.method, headers['idempotency-key']) && announcesBody(raw)) {
+          bodies.set(request, tapBody(raw, protection.maxInputBytes, false));
+        }
+        next(null, payload);
+      },
+    ];
+    // The last of them, so that whoever checks the caller, in this route or before it, has done so.
+    route.preHandler = [
+      ...[route.preHandler ?? []].flat(),
+      (request: FastifyRequest, reply: FastifyReply, next: (error?: Error) => void) => {
+        const { raw } = request;
+        if (protection.passes(request.method, request.headers['idempotency-key'])) return next();
+        const exchange = {
+          request,
+          method: request.method,
+          url: request.originalUrl,
+          contentType: headerOf(raw, 'content-type'),
+          traceparent: headerOf(raw, 'traceparent'),
+          route: () => request.routeOptions.url ?? request.originalUrl,
+          keyLines: () => keyLinesOf(raw),
+          body: () => bodyOf(request, bodies.get(request)),
+          refuse: (problem: Problem) => refuse(reply, problem),
+          replay: (answer: StoredAnswer, key: string) => replayBy(reply, answer, key),
+          run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
+            request.idempotency = handle;
+            keeper.watch(raw, reply.raw, () => isTimedOut(request));
+            next();
+          },
+        };
+        protection.handle(exchange).catch(next);
+      },
+    ];
+    route.handler = answeringThoughAlone(route.handler);
+  });
+};
+
+/**
+ * Fastify sends nothing for a handler that answers with undefined to a client that is gone. Then its answer would never be
+ * there, and its record be held for ever.
+ */
+function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
+  return function (this: FastifyInstance, request, reply) {
+    const result: unknown = handler.call(this, request, reply);
+    if (request.idempotency === undefined || !(result instanceof Promise)) return result;
+    return result.then((payload) => {
+      const isUnanswered = payload === undefined && !reply.sent && !reply.raw.headersSent;
+      if (isUnanswered && request.socket.destroyed) reply.send();
+      return payload;
+    });
+  };
+}
+
+type RequestPayload = Parameters<preParsingHookHandler>[2];
+type NextPayload = Parameters<preParsingHookHandler>[3];
+
+/**
+ * Plugin that lets each request with an `Idempotency-Key` run once: whoever repeats it gets the same answer.
+ *
+ * Register it before the routes; it comes to each request behind validation and every other `preHandler`, so that the caller is known. A
+ * route has options of its own by `config: { idempotency: { required: true } }`, or none of it by `false`. The key counts for one
+ * `scope`, method and route; the same key with another request is refused (422), and so is one that is being handled (409). The answer
+ * is stored before the client has the end of it. Answers 5xx, 401, 403, 408, 421, 425, 429 are not stored: the next request runs.
+ * The handler finds its record as `request.idempotency`.
+ *
+ * `store` and `scope` are required; a wrong option lets `register` fail.
+ * @example
+ * ```ts
+ * import Fastify from 'fastify';
+ * import { memoryStore } from 'holdfast';
+ * import { idempotency } from 'holdfast/fastify';
+ *
+ * const app = Fastify();
+ * let orders = 0;
+ * await app.register(idempotency, {
+ *   store: memoryStore(),
+ *   scope: (request) => request.headers.authorization ?? 'nobody',
+ *   onLost: 'refuse',
+ * });
+ * app.post('/orders', { config: { idempotency: { required: true } } }, async (_request, reply) => {
+ *   reply.code(201);
+ *   return { order: ++orders };
+ * });
+ * const address = await app.listen({ port: 0, host: '127.0.0.1' });
+ * const order = { method: 'POST', headers: { 'idempotency-key': '"8e03978e-40d5"', authorization: 'alice' } };
+ * for (const attempt of [1, 2]) {
+ *   const answer = await fetch(`${address}/orders`, order);
+ *   console.log(attempt, answer.status, await answer.text(), answer.headers.get('idempotent-replayed'));
+ * }
+ * await app.close();
+ * ```
+ */
+export const idempotency: FastifyPluginAsync<IdempotencyPluginOptions> = /* @__PURE__ */ fastifyPlugin(
+  idempotencyPlugin,
+  { fastify: '5.x', name: 'holdfast-idempotency' },
+);
+
+function protectionOf(
+  options: IdempotencyPluginOptions,
+  own: Partial<IdempotencyRequestOptions<FastifyRequest>>,
+): HttpIdempotency<FastifyRequest> {
+  const merged = { ...options, ...own };
+  if (!('engine' in merged)) return new HttpIdempotency(merged, undefined);
+  const { engine, ...requestOptions } = merged;
+  return new HttpIdempotency(engine, requestOptions);
+}
+
+/** What `handlerTimeout` of a route leaves behind. */
+function isTimedOut({ signal }: FastifyRequest): boolean {
+  return (signal.reason as { code?: unknown } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT';
+}
+
+/** Its bytes as they came. They are all there, for a parser has read them. */
+function bodyOf({ raw }: FastifyRequest, tapped: Promise<Body> | undefined) {
+  if (tapped === undefined) return { content: undefined, isJson: false };
+  return tapped.then((body) => contentOf(body, isJsonType(headerOf(raw, 'content-type'))));
+}
+
+function refuse(reply: FastifyReply, problem: Problem): void {
+  reply
+    .code(problem.status)
+    .headers(problem.headers ?? {})
+    .type(problemType)
+    .send(problemBody(problem));
+}
+
+/** Past Fastify: the bytes that are stored have been through its hooks. */
+function replayBy(reply: FastifyReply, answer: StoredAnswer, key: string): void {
+  reply.hijack();
+  for (const [name, value] of Object.entries(reply.getHeaders())) {
+    if (value !== undefined) reply.raw.setHeader(name, value);
+  }
+  replay(reply.raw, answer, key);
 }

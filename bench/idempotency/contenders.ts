@@ -1,0 +1,15 @@
+/** Who is measured in the idempotency table. */
+export interface Contender {
+  readonly name: string;
+  readonly framework: 'express' | 'fastify';
+  readonly kind: 'bare' | 'ideal' | 'holdfast' | 'node-idempotency' | 'express-idempotency';
+}
+
+const kinds = ['bare', 'ideal', 'holdfast', 'node-idempotency'] as const;
+
+export const contenders: readonly Contender[] = [
+  ...(['express', 'fastify'] as const).flatMap((framework) =>
+    kinds.map((kind) => ({ name: `${framework} ${kind}`, framework, kind })),
+  ),
+  { name: 'express express-idempotency', framework: 'express', kind: 'express-idempotency' },
+];

@@ -1,0 +1,53 @@
+/**
+ * An Express shop with a payment behind it: one order for each key, and one charge for each order, whatever breaks.
+ *
+ * `npm run start -w @holdfast/example-express-shop`, with SHOP_STORE=redis://127.0.0.1:6379 on Redis.
+ */
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import express, { type ErrorRequestHandler } from 'express';
+import { idempotency, rawBody } from 'holdfast/express';
+import { goShopping } from './customers.ts';
+import { openProvider } from './payment.ts';
+import { openStore } from './store.ts';
+
+const { name, store, close } = openStore();
+const provider = await openProvider();
+let orders = 0;
+
+const app = express();
+app.use(express.json({ verify: rawBody }));
+app.use((request, response, next) => {
+  // Whoever is not known has no keys here.
+  if (request.get('authorization') === undefined) response.sendStatus(401);
+  else next();
+});
+
+const onceForEachKey = idempotency({
+  store,
+  scope: (request) => request.get('authorization')!,
+  required: true,
+  // A process that dies in the middle is gone on with by the next request, past the phases that are done.
+  onLost: 'resume',
+});
+
+app.post('/orders', onceForEachKey, async (request, response) => {
+  const { cents } = request.body;
+  // The key for the provider is the same in every attempt: a charge whose answer was lost is found again.
+  const { charge } = await request.idempotency!.phase('charge', (key) => provider.charge(cents, key));
+  response.status(201).json({ order: ++orders, cents, charge });
+});
+
+app.use(((_error, _request, response, _next) => {
+  // Not kept, so that the next request with the key tries again.
+  response.status(502).json({ error: 'the provider cannot be reached' });
+}) satisfies ErrorRequestHandler);
+
+const server = app.listen(0, '127.0.0.1');
+await once(server, 'listening');
+console.log(`Express, records in ${name}\n`);
+await goShopping(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, provider);
+server.closeAllConnections();
+server.close();
+await provider.close();
+await close();

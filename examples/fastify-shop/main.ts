@@ -1,0 +1,50 @@
+/**
+ * The shop of `express-shop` with Fastify: one order for each key, and one charge for each order, whatever breaks.
+ *
+ * `npm run start -w @holdfast/example-fastify-shop`, with SHOP_STORE=redis://127.0.0.1:6379 on Redis.
+ */
+import Fastify from 'fastify';
+import { idempotency } from 'holdfast/fastify';
+import { goShopping } from '../express-shop/customers.ts';
+import { openProvider } from '../express-shop/payment.ts';
+import { openStore } from '../express-shop/store.ts';
+
+const { name, store, close } = openStore();
+const provider = await openProvider();
+let orders = 0;
+
+const app = Fastify();
+app.addHook('onRequest', async (request, reply) => {
+  // Whoever is not known has no keys here.
+  if (request.headers.authorization === undefined) return reply.code(401).send();
+});
+
+await app.register(idempotency, {
+  store,
+  scope: (request) => request.headers.authorization!,
+  // A process that dies in the middle is gone on with by the next request, past the phases that are done.
+  onLost: 'resume',
+});
+
+app.post<{ Body: { cents: number } }>(
+  '/orders',
+  { config: { idempotency: { required: true } } },
+  async (request, reply) => {
+    const { cents } = request.body;
+    // The key for the provider is the same in every attempt: a charge whose answer was lost is found again.
+    const { charge } = await request.idempotency!.phase('charge', (key) => provider.charge(cents, key));
+    return reply.code(201).send({ order: ++orders, cents, charge });
+  },
+);
+
+app.setErrorHandler((_error, _request, reply) => {
+  // Not kept, so that the next request with the key tries again.
+  reply.code(502).send({ error: 'the provider cannot be reached' });
+});
+
+const address = await app.listen({ port: 0, host: '127.0.0.1' });
+console.log(`Fastify, records in ${name}\n`);
+await goShopping(address, provider);
+await app.close();
+await provider.close();
+await close();

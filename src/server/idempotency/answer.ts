@@ -1,0 +1,63 @@
+/**
+ * Answer: how a captured answer is written down as bytes, and given again.
+ */
+import type { ServerResponse } from 'node:http';
+import type { Answer } from './capture.js';
+import { isDeniedHeader, replayMarks } from './protocol.js';
+
+/** An answer that is there as a whole. */
+export type StoredAnswer = Answer & { readonly body: Uint8Array };
+
+/** First byte of what is stored, so that a later form can be told from this one. */
+const form = 1;
+const prefixBytes = 5;
+
+/** Form, length of the head, head as JSON, and the body as it is. */
+export function encodeAnswer(answer: StoredAnswer): Uint8Array {
+  const { status, statusMessage, headers, body } = answer;
+  const head = new TextEncoder().encode(JSON.stringify([status, statusMessage, headers]));
+  const bytes = new Uint8Array(prefixBytes + head.byteLength + body.byteLength);
+  bytes[0] = form;
+  new DataView(bytes.buffer).setUint32(1, head.byteLength);
+  bytes.set(head, prefixBytes);
+  bytes.set(body, prefixBytes + head.byteLength);
+  return bytes;
+}
+
+/** Undefined for bytes that no version of this package before or with this one has written. */
+export function decodeAnswer(bytes: Uint8Array): StoredAnswer | undefined {
+  if (bytes[0] !== form) return undefined;
+  const headEnd = prefixBytes + new DataView(bytes.buffer, bytes.byteOffset).getUint32(1);
+  const head = new TextDecoder().decode(bytes.subarray(prefixBytes, headEnd));
+  const [status, statusMessage, headers] = JSON.parse(head) as [number, string, string[]];
+  return { status, statusMessage, headers, body: bytes.subarray(headEnd) };
+}
+
+/** Names with all values of each, in order. */
+export function headersOf(answer: Answer): Map<string, string[]> {
+  const values = new Map<string, string[]>();
+  for (let index = 0; index < answer.headers.length; index += 2) {
+    const name = answer.headers[index]!;
+    const value = answer.headers[index + 1]!;
+    const before = values.get(name);
+    if (before === undefined) values.set(name, [value]);
+    else before.push(value);
+  }
+  return values;
+}
+
+/** Gives an answer again, over Node's own response. */
+export function replay(response: ServerResponse, answer: StoredAnswer, key: string): void {
+  const headers = headersOf(answer);
+  const names = new Set(Array.from(headers.keys(), (name) => name.toLowerCase()));
+  // What was set before us and not sent with the first answer, the handler had taken away.
+  for (const name of response.getHeaderNames()) {
+    if (!names.has(name) && !isDeniedHeader(name)) response.removeHeader(name);
+  }
+  for (const [name, values] of headers) response.setHeader(name, values.length === 1 ? values[0]! : values);
+  for (const [name, value] of replayMarks(key)) response.setHeader(name, value);
+  response.statusCode = answer.status;
+  // Without words of its own Node says the usual ones.
+  if (answer.statusMessage !== '') response.statusMessage = answer.statusMessage;
+  response.end(answer.body);
+}

@@ -1,0 +1,365 @@
+/**
+ * Capture: what a handler answers through Node's own response, taken down as it is written.
+ *
+ * Promise: every way to answer ends in `writeHead`, `write` and `end` of this object, so none is missed; the first bytes of
+ * a stream go out at once; only the last `end` waits, until its answer has been taken care of; a client that goes away
+ * changes nothing, so the handler goes on writing, to nobody. What a handler does after its answer goes nowhere.
+ *
+ * Middleware mounted before this one has patched the response already: its changes, such as compression, are not in the
+ * record, and are made anew for a replay. Middleware mounted later is part of the answer.
+ */
+import type { ServerResponse } from 'node:http';
+import { keptHeaders } from './protocol.js';
+
+/** An answer as it is kept. */
+export interface Answer {
+  readonly status: number;
+  /** The words after the status; empty where there are none. */
+  readonly statusMessage: string;
+  /** Names and values in turn, in the order in which they were sent. */
+  readonly headers: readonly string[];
+  /** Undefined: longer than may be kept. */
+  readonly body: Uint8Array | undefined;
+}
+
+/** What becomes of an answer. */
+export interface CaptureTerms {
+  readonly maxBodyBytes: number;
+  /** The handler has answered. The end goes out when the promise is settled; without one, at once. */
+  onAnswer(answer: Answer): Promise<unknown> | undefined;
+  /** The handler has broken its answer off, as for an error in the middle of a stream. */
+  onBroken(): void;
+  /** The client is gone before the handler has answered. */
+  onClientGone(): void;
+}
+
+/** The members that are replaced, and those that nobody may call while the end waits. */
+const patched = ['writeHead', 'write', 'end', 'destroy', 'emit'] as const;
+const changers = ['setHeader', 'setHeaders', 'appendHeader', 'removeHeader', 'flushHeaders', 'addTrailers'] as const;
+
+type Inner = Pick<ServerResponse, (typeof patched)[number]>;
+
+// A property of the response, so that the functions below are shared by all: a closure for each would cost more.
+const captureKey = Symbol('holdfast.capture');
+
+/** Node's own bookkeeping, which says whether more can come. */
+type CapturedResponse = ServerResponse & {
+  [captureKey]?: ResponseCapture;
+  _closed?: boolean;
+};
+
+type Callback = (error?: Error | null) => void;
+/** As Node takes them: `(chunk, encoding, callback)`, any of them left out. */
+type ChunkArguments = readonly unknown[];
+
+/** Takes down what is answered from here on. */
+export function captureAnswer(response: ServerResponse, terms: CaptureTerms): ResponseCapture {
+  return new ResponseCapture(response as CapturedResponse, terms);
+}
+
+export class ResponseCapture {
+  private readonly response: CapturedResponse;
+  private readonly terms: CaptureTerms;
+  private readonly inner: Inner;
+  private state: 'open' | 'held' | 'done' = 'open';
+  private head: Omit<Answer, 'body'> | undefined = undefined;
+  private chunks: Uint8Array[] = [];
+  private bytes = 0;
+  private clientGone = false;
+  private closeWaits = false;
+
+  constructor(response: CapturedResponse, terms: CaptureTerms) {
+    const { writeHead, write, end, destroy, emit } = response;
+    this.response = response;
+    this.terms = terms;
+    this.inner = { writeHead, write, end, destroy, emit };
+    response[captureKey] = this;
+    response.writeHead = capturedWriteHead as ServerResponse['writeHead'];
+    response.write = capturedWrite as ServerResponse['write'];
+    response.end = capturedEnd as ServerResponse['end'];
+    response.destroy = capturedDestroy;
+    response.emit = capturedEmit as ServerResponse['emit'];
+    if (response.destroyed) this.hideClose();
+  }
+
+  /** Whether bytes of the answer are out, or would be if the client were there. */
+  get hasBegun(): boolean {
+    return this.head !== undefined;
+  }
+
+  /** Takes down no more; a close that has been kept back is told. */
+  stop(): void {
+    if (this.state !== 'open') return;
+    this.state = 'done';
+    this.chunks = [];
+    this.tellClose();
+  }
+
+  writeHead(given: readonly unknown[]): unknown {
+    const { response, inner, state } = this;
+    if (state === 'held') return response;
+    if (state === 'done') return Reflect.apply(inner.writeHead, response, given);
+    // Looked at before those who patched the response earlier add what is theirs.
+    const head = headOf(response, given);
+    const answer = Reflect.apply(inner.writeHead, response, given);
+    this.head = head;
+    return answer;
+  }
+
+  write(given: ChunkArguments): boolean {
+    const { response, inner, state } = this;
+    if (state === 'held') return this.ignore(given);
+    if (state === 'done') return Reflect.apply(inner.write, response, given as []);
+    let goesOn = true;
+    if (this.clientGone && isChunk(given[0])) {
+      if (!response.headersSent) response.writeHead(response.statusCode);
+      const callback = callbackOf(given);
+      if (callback !== undefined) queueMicrotask(callback);
+    } else {
+      goesOn = Reflect.apply(inner.write, response, given as []);
+    }
+    this.head ??= headOf(response, [response.statusCode]);
+    this.keep(given[0], given[1]);
+    return goesOn;
+  }
+
+  end(given: ChunkArguments): unknown {
+    const { response, inner, state } = this;
+    if (state === 'held') {
+      this.ignore(given);
+      return response;
+    }
+    const [chunk, encoding] = given;
+    // What Node refuses by throwing it shall refuse now, while the handler can hear it.
+    if (state === 'done' || !canEnd(response, chunk)) return Reflect.apply(inner.end, response, given as []);
+    if (!response.headersSent) this.completeHead();
+    this.keep(chunk, encoding);
+    const { status, statusMessage, headers } = this.head ?? headOf(response, [response.statusCode]);
+    const isWhole = this.bytes <= this.terms.maxBodyBytes;
+    const answer = { status, statusMessage, headers, body: isWhole ? joined(this.chunks, this.bytes) : undefined };
+    this.chunks = [];
+    this.state = 'held';
+    const wait = this.terms.onAnswer(answer);
+    if (wait === undefined) this.letGo(given);
+    else this.hold(given, wait);
+    return response;
+  }
+
+  destroy(given: readonly unknown[]): unknown {
+    const { response, inner, state, terms } = this;
+    if (state === 'held') return response;
+    if (state === 'open') {
+      this.stop();
+      terms.onBroken();
+    }
+    return Reflect.apply(inner.destroy, response, given as []);
+  }
+
+  emit(given: readonly unknown[]): boolean {
+    if (given[0] === 'close' && this.state !== 'done') {
+      this.closeWaits = true;
+      this.hideClose();
+      return true;
+    }
+    return Reflect.apply(this.inner.emit, this.response, given as [string]);
+  }
+
+  /** Pipes end at a close, and with them the answer; so for the handler the client is still there, and reads fast. */
+  private hideClose(): void {
+    const { response, inner } = this;
+    const isFirst = !this.clientGone;
+    this.clientGone = true;
+    setIfOwn(response, 'destroyed', false);
+    setIfOwn(response, '_closed', false);
+    if (!isFirst || this.state !== 'open') return;
+    this.terms.onClientGone();
+    queueMicrotask(() => void Reflect.apply(inner.emit, response, ['drain']));
+  }
+
+  private tellClose(): void {
+    const { response, inner } = this;
+    if (!this.clientGone) return;
+    setIfOwn(response, 'destroyed', true);
+    setIfOwn(response, '_closed', true);
+    if (!this.closeWaits) return;
+    this.closeWaits = false;
+    Reflect.apply(inner.emit, response, ['close']);
+  }
+
+  /** Whoever patched `writeHead` later than we did may still add headers, and does so when it is called. */
+  private completeHead(): void {
+    const { response } = this;
+    if (response.writeHead === (capturedWriteHead as ServerResponse['writeHead'])) {
+      this.head = headOf(response, [response.statusCode]);
+      return;
+    }
+    const { writeHead } = this.inner;
+    this.inner.writeHead = () => response;
+    try {
+      response.writeHead(response.statusCode);
+    } finally {
+      this.inner.writeHead = writeHead;
+    }
+  }
+
+  private keep(chunk: unknown, encoding: unknown): void {
+    if (!isChunk(chunk) || chunk.length === 0) return;
+    const { maxBodyBytes } = this.terms;
+    if (this.bytes > maxBodyBytes) return;
+    if (typeof chunk !== 'string') {
+      this.bytes += chunk.byteLength;
+      // A copy: whoever wrote it may use the buffer again.
+      if (this.bytes <= maxBodyBytes) this.chunks.push(new Uint8Array(chunk));
+    } else {
+      const bytes = Buffer.from(chunk, typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8');
+      this.bytes += bytes.byteLength;
+      if (this.bytes <= maxBodyBytes) this.chunks.push(bytes);
+    }
+    if (this.bytes > maxBodyBytes) this.chunks = [];
+  }
+
+  private async hold(given: ChunkArguments, wait: Promise<unknown>): Promise<void> {
+    const { response } = this;
+    const { statusCode, statusMessage } = response;
+    const writers = changers.map((name) => response[name]);
+    for (const name of changers) response[name] = ignored as never;
+    // Says to frameworks that the answer is given.
+    setIfOwn(response, 'finished', true);
+    await wait;
+    setIfOwn(response, 'finished', false);
+    changers.forEach((name, index) => {
+      response[name] = writers[index] as never;
+    });
+    response.statusCode = statusCode;
+    response.statusMessage = statusMessage;
+    this.letGo(given);
+  }
+
+  private letGo(given: ChunkArguments): void {
+    const { response, inner } = this;
+    this.state = 'done';
+    if (this.clientGone) {
+      setIfOwn(response, 'finished', true);
+      this.tellClose();
+      return;
+    }
+    try {
+      Reflect.apply(inner.end, response, given as []);
+    } catch (error) {
+      // The handler has long returned; a length that does not fit its header is found only here.
+      response.destroy(error as Error);
+    }
+  }
+
+  private ignore(given: ChunkArguments): false {
+    const callback = callbackOf(given);
+    if (callback !== undefined) this.response.once('finish', callback);
+    return false;
+  }
+}
+
+function capturedWriteHead(this: CapturedResponse, ...given: unknown[]): unknown {
+  return this[captureKey]!.writeHead(given);
+}
+
+function capturedWrite(this: CapturedResponse, ...given: unknown[]): boolean {
+  return this[captureKey]!.write(given);
+}
+
+function capturedEnd(this: CapturedResponse, ...given: unknown[]): unknown {
+  return this[captureKey]!.end(given);
+}
+
+function capturedDestroy(this: CapturedResponse, ...given: unknown[]): never {
+  return this[captureKey]!.destroy(given) as never;
+}
+
+function capturedEmit(this: CapturedResponse, ...given: unknown[]): boolean {
+  return this[captureKey]!.emit(given);
+}
+
+function ignored(this: CapturedResponse): CapturedResponse {
+  return this;
+}
+
+/** The status line and the headers that `writeHead`, called like this, would send: those set before, and its own. */
+function headOf(response: ServerResponse, given: readonly unknown[]): Omit<Answer, 'body'> {
+  const [status, second, third] = given;
+  const message = typeof second === 'string' ? second : response.statusMessage;
+  const own = (typeof second === 'string' ? third : (third ?? second)) as OwnHeaders | undefined;
+  const named: Header[] = [];
+  for (const name of namesOf(response)) named.push([name, response.getHeader(name)]);
+  const headers = own === undefined || own === null ? named : override(named, pairsOf(own), Array.isArray(own));
+  return { status: Number(status), statusMessage: message ?? '', headers: keptHeaders(headers) };
+}
+
+/** As they were written; not every kind of response remembers that, and the types do not know that Node's does. */
+function namesOf(response: ServerResponse & { getRawHeaderNames?(): string[] }): string[] {
+  return response.getRawHeaderNames === undefined ? response.getHeaderNames() : response.getRawHeaderNames();
+}
+
+type Header = readonly [name: string, value: unknown];
+
+/** Node takes an object, an array of pairs, or names and values in turn. */
+type OwnHeaders = Readonly<Record<string, unknown>> | readonly unknown[];
+
+function pairsOf(own: OwnHeaders): Header[] {
+  if (!Array.isArray(own)) return Object.entries(own);
+  if (Array.isArray(own[0])) return own.map(([name, value]) => [String(name), value]);
+  const pairs: Header[] = [];
+  for (let index = 0; index + 1 < own.length; index += 2) pairs.push([String(own[index]), own[index + 1]]);
+  return pairs;
+}
+
+/** What is given with `writeHead` takes the place of what was set before: of a list all of it, of an object each in its place. */
+function override(before: readonly Header[], own: readonly Header[], isList: boolean): readonly Header[] {
+  if (before.length === 0) return own;
+  const named = new Map(own.map((header) => [header[0].toLowerCase(), header]));
+  if (isList) return [...before.filter(([name]) => !named.has(name.toLowerCase())), ...own];
+  const rest = new Map(named);
+  const merged = before.map((header) => {
+    const lowerCaseName = header[0].toLowerCase();
+    rest.delete(lowerCaseName);
+    return named.get(lowerCaseName) ?? header;
+  });
+  return [...merged, ...rest.values()];
+}
+
+function isChunk(chunk: unknown): chunk is string | Uint8Array {
+  if (typeof chunk === 'string') return true;
+  // Also of another realm.
+  return ArrayBuffer.isView(chunk) && (chunk as Uint8Array)[Symbol.toStringTag] === 'Uint8Array';
+}
+
+/** Whether Node will take this end; what it refuses, it shall refuse by itself. */
+function canEnd(response: ServerResponse, chunk: unknown): boolean {
+  const isBody = !chunk || typeof chunk === 'function' || isChunk(chunk);
+  if (!isBody || response.headersSent) return isBody;
+  const { statusCode, statusMessage } = response;
+  const isStatus = Number.isInteger(statusCode) && statusCode >= 100 && statusCode <= 999;
+  return isStatus && (statusMessage === undefined || /^[\t\x20-\x7e\x80-\xff]*$/.test(statusMessage));
+}
+
+function callbackOf(given: ChunkArguments): Callback | undefined {
+  return given.find((one): one is Callback => typeof one === 'function');
+}
+
+function joined(chunks: readonly Uint8Array[], bytes: number): Uint8Array {
+  if (chunks.length === 1) return chunks[0]!;
+  const all = new Uint8Array(bytes);
+  let offset = 0;
+  for (const chunk of chunks) {
+    all.set(chunk, offset);
+    offset += chunk.byteLength;
+  }
+  return all;
+}
+
+/** Where it is a getter, as in HTTP/2, it knows better. */
+function setIfOwn<Name extends 'finished' | 'destroyed' | '_closed'>(
+  response: CapturedResponse,
+  name: Name,
+  value: boolean,
+): void {
+  if (Object.hasOwn(response, name)) response[name] = value;
+}

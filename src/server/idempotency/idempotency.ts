@@ -1,0 +1,399 @@
+/**
+ * Idempotency over HTTP: what a request asks of the engine, and what its answer becomes. No framework is known here.
+ *
+ * Promise: a request with a key runs once, and whoever repeats it gets the bytes that the first one was answered with; a key
+ * is worth nothing to another scope, on another route, or with another body; where that cannot be assured, nothing runs.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import {
+  type AdapterHandle,
+  fingerprint,
+  type Idempotency,
+  type IdempotencyHandle,
+  type IdempotencyOptions,
+  idempotency,
+  ownFingerprint,
+} from '../../coordination/idempotency/idempotency.js';
+import { type Clock, callbackTimer, systemClock } from '../../core/clock.js';
+import {
+  checkOptions,
+  type Field,
+  flag,
+  func,
+  having,
+  impossibleOption,
+  integer,
+  optional,
+  withDefault,
+} from '../../core/options.js';
+import { findCall } from '../deadline.js';
+import type { Problem } from '../problem.js';
+import { decodeAnswer, encodeAnswer, type StoredAnswer } from './answer.js';
+import { type Answer, type CaptureTerms, captureAnswer } from './capture.js';
+import { defaultMethods, isKeptStatus, parseKey, problemOf, type Refusal } from './protocol.js';
+
+/** What counts as the same request. */
+export type RequestFingerprint<Request> =
+  /** Answers what requests that are the same have in common, in place of method, path, query and body. */
+  | ((request: Request) => string | Uint8Array | PromiseLike<string | Uint8Array>)
+  /** JSON pointers to members of the body that do not count, such as `/sentAt`. */
+  | { readonly exclude: readonly string[] };
+
+/** What a route, or all of them, asks of requests with a key. */
+export interface IdempotencyRequestOptions<Request> {
+  /**
+   * Whose key it is: the user or tenant as the server knows it after authentication, never what the request says of itself.
+   * Keys of different scopes have nothing to do with each other. Must give a string that is not empty.
+   */
+  readonly scope: (request: Request) => string | PromiseLike<string>;
+  /** Whether a request without a key is refused with 400. Default `false`: it is handled, unprotected. */
+  readonly required?: boolean;
+  /** The methods that a key counts for. Default `['POST', 'PATCH']`. */
+  readonly methods?: readonly string[];
+  /** Which statuses are the answer for good. Default: 2xx, 3xx and 4xx but 401, 403, 408, 421, 425 and 429. */
+  readonly keep?: (status: number) => boolean;
+  /** What counts as the same request. Default: method, path, query, kind of content, and body; JSON is compared as data. */
+  readonly fingerprint?: RequestFingerprint<Request>;
+  /** The longest body of an answer that is stored. A longer one goes out, and is then not there for a retry: 409. Default 1 MiB. */
+  readonly maxBodyBytes?: number;
+  /** The longest body of a request that is read here because no parser has read it. A longer one is refused with 413. Default 32 MiB. */
+  readonly maxInputBytes?: number;
+  /** Address of the page that tells the rules of your API: named in problems as their type, and as `Link`. */
+  readonly documentation?: string;
+  /** Source of time. Default `systemClock`. */
+  readonly clock?: Clock;
+}
+
+/** Options of the `idempotency` middleware: those of the engine, and what is asked of requests. */
+export type IdempotencyMiddlewareOptions<Request> = Omit<
+  IdempotencyOptions,
+  keyof IdempotencyRequestOptions<Request> | 'serializer'
+> &
+  IdempotencyRequestOptions<Request>;
+
+/** The body of a request, as far as it is known. */
+export interface RequestBody {
+  readonly content: Uint8Array | string | undefined;
+  readonly isJson: boolean;
+}
+
+/** One request and its answer, as the adapter of a framework shows them. */
+export interface IdempotencyExchange<Request> {
+  readonly request: Request;
+  readonly method: string;
+  /** What the route is, with its parameters unnamed: `/orders/:id`. */
+  readonly route: () => string;
+  /** Path and query as the client sent them. */
+  readonly url: string;
+  readonly contentType: string | undefined;
+  readonly traceparent: string | undefined;
+  /** Every line of the header. */
+  readonly keyLines: () => readonly string[];
+  /** Undefined, when the client has gone before all of it was there. */
+  readonly body: (
+    maxBytes: number,
+  ) => RequestBody | 'too-large' | undefined | Promise<RequestBody | 'too-large' | undefined>;
+  readonly refuse: (problem: Problem) => void;
+  readonly replay: (answer: StoredAnswer, key: string) => void;
+  /** Lets the handler run with the record; what it answers goes to the keeper. */
+  readonly run: (handle: IdempotencyHandle, keeper: AnswerKeeper) => void;
+}
+
+/** A handler that has begun to answer, and whose client is gone, has so long to come to an end. */
+const lonelyStreamMs = 15_000;
+/** Room for the status line and the headers besides the body. */
+const headBytes = 65_536;
+
+export class HttpIdempotency<Request> {
+  readonly methods: readonly string[];
+  private readonly engine: Pick<Idempotency, 'begin'>;
+  private readonly clock: Clock;
+  private readonly scope: (request: Request) => string | PromiseLike<string>;
+  private readonly isRequired: boolean;
+  private readonly keep: (status: number) => boolean;
+  private readonly fingerprint: RequestFingerprint<Request> | undefined;
+  private readonly maxBodyBytes: number;
+  readonly maxInputBytes: number;
+  private readonly documentation: string | undefined;
+
+  constructor(
+    first: Idempotency | IdempotencyMiddlewareOptions<Request>,
+    second: IdempotencyRequestOptions<Request> | undefined,
+  ) {
+    const given = isEngine(first) ? second : first;
+    const { own, rest } = divided(given);
+    const options = checkOptions('idempotency', own, requestFields<Request>());
+    if (isEngine(first)) {
+      // An engine has its own options; those that are not ours are a mistake.
+      checkOptions('idempotency', rest, {});
+      this.engine = first;
+    } else {
+      const { maxBodyBytes, clock } = options;
+      this.engine = idempotency({
+        ...(rest as unknown as IdempotencyOptions),
+        ...(clock === undefined ? {} : { clock }),
+        maxBodyBytes: maxBodyBytes + headBytes,
+      });
+    }
+    this.clock = options.clock ?? systemClock;
+    this.scope = options.scope;
+    this.isRequired = options.required;
+    this.methods = options.methods;
+    this.keep = options.keep ?? isKeptStatus;
+    this.fingerprint = options.fingerprint;
+    this.maxBodyBytes = options.maxBodyBytes;
+    this.maxInputBytes = options.maxInputBytes;
+    this.documentation = options.documentation;
+  }
+
+  /** Whether a request is none of ours: by its method, or because it has no key and needs none. The cheap question. */
+  passes(method: string, key: string | readonly string[] | undefined | null): boolean {
+    return !this.methods.includes(method) || ((key === undefined || key === null) && !this.isRequired);
+  }
+
+  /**
+   * Runs, replays or refuses. Rejects with what a function of the options threw; then nothing has been begun.
+   */
+  async handle(exchange: IdempotencyExchange<Request>): Promise<void> {
+    const parsed = parseKey(exchange.keyLines());
+    if (parsed.kind === 'absent') return this.refuse(exchange, { kind: 'missing-key' });
+    if (parsed.kind === 'invalid') return this.refuse(exchange, { kind: 'invalid-key', reason: parsed.reason });
+    const { key } = parsed;
+    const given = this.scope(exchange.request);
+    const scope = typeof given === 'string' ? given : await given;
+    if (typeof scope !== 'string' || scope === '') {
+      throw new TypeError('idempotency: scope(request) must give the caller as a string that is not empty');
+    }
+    const print = this.fingerprintOf(exchange);
+    const known = print instanceof Promise ? await print : print;
+    if (known === undefined) return;
+    if (known === 'too-large') return this.refuse(exchange, { kind: 'body-too-large', maxBytes: this.maxInputBytes });
+    const begun = await this.engine.begin({
+      ...{ scope, key, operation: `${exchange.method} ${exchange.route()}` },
+      ...{ fingerprint: known, trace: exchange.traceparent },
+    });
+    switch (begun.kind) {
+      case 'run':
+      case 'takeover':
+        return this.run(exchange, begun.handle);
+      case 'store-down':
+        if (begun.handle !== undefined) return this.run(exchange, begun.handle);
+        return this.refuse(exchange, { kind: 'store-unavailable' });
+      case 'replay': {
+        const answer = decodeAnswer(begun.result);
+        if (answer === undefined) return this.refuse(exchange, { kind: 'result-not-stored' });
+        return exchange.replay(answer, key);
+      }
+      case 'busy':
+        return this.refuse(exchange, { kind: 'in-progress', retryAfterMs: begun.retryAfterMs });
+      case 'mismatch':
+        return this.refuse(exchange, { kind: 'key-reused' });
+      case 'in-doubt':
+        return this.refuse(exchange, { kind: 'outcome-unknown' });
+      case 'result-not-stored':
+        return this.refuse(exchange, { kind: 'result-not-stored' });
+    }
+  }
+
+  private refuse(exchange: IdempotencyExchange<Request>, refusal: Refusal): void {
+    exchange.refuse(problemOf(refusal, this.documentation));
+  }
+
+  private run(exchange: IdempotencyExchange<Request>, handle: AdapterHandle): void {
+    exchange.run(handle, new AnswerKeeper(handle, this.keep, this.maxBodyBytes, this.clock));
+  }
+
+  /** What is compared. Undefined: the client was gone before all of it was there. */
+  private fingerprintOf(exchange: IdempotencyExchange<Request>): Known | Promise<Known> {
+    const { fingerprint: rule } = this;
+    if (typeof rule === 'function') return this.ownFingerprintOf(exchange.request, rule);
+    const exclude = rule?.exclude;
+    const body = exchange.body(this.maxInputBytes);
+    if (!(body instanceof Promise)) return printed(exchange, body, exclude);
+    return body.then((found) => printed(exchange, found, exclude));
+  }
+
+  private async ownFingerprintOf(
+    request: Request,
+    rule: Extract<RequestFingerprint<Request>, (request: Request) => unknown>,
+  ): Promise<Known> {
+    const what = await rule(request);
+    if (typeof what === 'string' || what instanceof Uint8Array) return ownFingerprint(what);
+    throw new TypeError('idempotency: fingerprint(request) must give a string or bytes');
+  }
+}
+
+type Known = Uint8Array | 'too-large' | undefined;
+
+/** Takes care of the answer of one attempt. */
+export class AnswerKeeper implements CaptureTerms {
+  readonly maxBodyBytes: number;
+  private readonly handle: AdapterHandle;
+  private readonly keep: (status: number) => boolean;
+  private readonly clock: Clock;
+  private isGivenUp: () => boolean = () => false;
+  private onLonely: (() => boolean) | undefined = undefined;
+  private readonly patience = callbackTimer(() => this.lonely());
+
+  constructor(handle: AdapterHandle, keep: (status: number) => boolean, maxBodyBytes: number, clock: Clock) {
+    this.handle = handle;
+    this.keep = keep;
+    this.maxBodyBytes = maxBodyBytes;
+    this.clock = clock.background ?? clock;
+  }
+
+  /**
+   * Takes the answer down from Node's own response.
+   *
+   * @param isTimedOut - Whether the framework has answered in place of a handler that may still be at work.
+   */
+  watch(request: IncomingMessage, response: ServerResponse, isTimedOut: () => boolean): void {
+    // The deadline of this package does the same.
+    this.isGivenUp = () => (findCall(request)?.remainingMs ?? 1) <= 0 || isTimedOut();
+    const capture = captureAnswer(response, this);
+    this.onLonely = () => {
+      if (!capture.hasBegun) return false;
+      capture.stop();
+      return true;
+    };
+  }
+
+  /** Resolves when the answer may go out, and never rejects. */
+  onAnswer(answer: Answer): Promise<unknown> | undefined {
+    const { handle } = this;
+    this.clock.cancel(this.patience);
+    if (!this.isKept(answer.status)) return this.giveUp();
+    return handle.complete(answer.body === undefined ? undefined : encodeAnswer(answer as StoredAnswer));
+  }
+
+  /** The handler failed without an answer, or in the middle of one. */
+  onBroken(): void {
+    this.clock.cancel(this.patience);
+    void (this.handle.decision === 'keep' ? this.handle.complete(undefined) : this.giveUp());
+  }
+
+  onClientGone(): void {
+    this.clock.schedule(this.patience, this.clock.now() + lonelyStreamMs);
+  }
+
+  private lonely(): void {
+    // A handler that works in the background is given all the time it needs.
+    if (this.onLonely?.() !== true) return this.onClientGone();
+    const { handle } = this;
+    if (handle.decision === 'keep') void handle.complete(undefined);
+    else lapse(handle);
+  }
+
+  private isKept(status: number): boolean {
+    const { decision } = this.handle;
+    if (decision !== undefined) return decision === 'keep';
+    try {
+      return this.keep(status);
+    } catch {
+      // Running twice is worse than an answer too many.
+      return true;
+    }
+  }
+
+  /** The key is free for another try; but not while the handler may still be at work. */
+  private giveUp(): Promise<unknown> | undefined {
+    if (!this.isGivenUp()) return this.handle.abandon();
+    lapse(this.handle);
+    return undefined;
+  }
+}
+
+function lapse(handle: AdapterHandle): void {
+  (handle as { lapse?(): void }).lapse?.();
+}
+
+function printed<Request>(
+  { method, url, contentType }: IdempotencyExchange<Request>,
+  body: RequestBody | 'too-large' | undefined,
+  exclude: readonly string[] | undefined,
+): Known | Promise<Known> {
+  if (body === undefined || body === 'too-large') return body;
+  const queryAt = url.indexOf('?');
+  const path = queryAt < 0 ? url : url.slice(0, queryAt);
+  const query =
+    queryAt < 0
+      ? ''
+      : url
+          .slice(queryAt + 1)
+          .split('&')
+          .sort()
+          .join('&');
+  const head = [method, path, query, body.content === undefined ? '' : familyOf(contentType)];
+  return fingerprint({ head, body: body.content, isJson: body.isJson, exclude });
+}
+
+/** The kind of content without its parameters; all kinds of JSON are one. */
+function familyOf(contentType: string | undefined): string {
+  if (contentType === undefined) return '';
+  return isJsonType(contentType) ? 'json' : essenceOf(contentType);
+}
+
+export function isJsonType(contentType: string | undefined): boolean {
+  return contentType !== undefined && /[/+]json$/.test(essenceOf(contentType));
+}
+
+function essenceOf(contentType: string): string {
+  const end = contentType.indexOf(';');
+  return (end < 0 ? contentType : contentType.slice(0, end)).trim().toLowerCase();
+}
+
+function isEngine(given: unknown): given is Idempotency {
+  return typeof given === 'object' && given !== null && typeof (given as Idempotency).begin === 'function';
+}
+
+function requestFields<Request>() {
+  return {
+    scope: func<(request: Request) => string | PromiseLike<string>>(),
+    required: withDefault(flag(), false),
+    methods: withDefault(methods, defaultMethods),
+    keep: optional(func<(status: number) => boolean>()),
+    fingerprint: optional(fingerprintField as Field<RequestFingerprint<Request>>),
+    maxBodyBytes: withDefault(integer({ min: 0 }), 1_048_576),
+    maxInputBytes: withDefault(integer({ min: 1 }), 33_554_432),
+    documentation: optional(address),
+    clock: optional(having<Clock>('a clock such as systemClock', 'now', 'wallNow', 'schedule', 'cancel')),
+  };
+}
+
+const methods: Field<readonly string[]> = {
+  allowed: "a list of methods such as ['POST', 'PATCH']",
+  parse(value) {
+    if (!Array.isArray(value) || value.length === 0) return undefined;
+    return value.every((one) => typeof one === 'string' && /^[A-Z-]+$/.test(one)) ? [...value] : undefined;
+  },
+};
+
+const fingerprintField: Field<RequestFingerprint<never>> = {
+  allowed: "a function, or { exclude: ['/sentAt'] } with JSON pointers",
+  parse(value) {
+    if (typeof value === 'function') return value as RequestFingerprint<never>;
+    if (typeof value !== 'object' || value === null) return undefined;
+    const { exclude, ...others } = value as { readonly exclude?: unknown };
+    if (!Array.isArray(exclude) || Object.keys(others).length > 0) return undefined;
+    const isPointer = (one: unknown) => typeof one === 'string' && one.startsWith('/');
+    return exclude.every(isPointer) ? { exclude: [...exclude] } : undefined;
+  },
+};
+
+const address: Field<string> = {
+  allowed: "an address such as 'https://example.com/docs/idempotency'",
+  // It stands in a header, between angle brackets.
+  parse: (value) => (typeof value === 'string' && /^[!-;=?-~]{1,500}$/.test(value) ? value : undefined),
+};
+
+/** What is ours of the options, and what is the engine's to check. */
+function divided(given: unknown): { own: Record<string, unknown>; rest: Record<string, unknown> } {
+  const own: Record<string, unknown> = {};
+  const rest: Record<string, unknown> = {};
+  if (given !== undefined && (typeof given !== 'object' || given === null)) {
+    throw impossibleOption('idempotency', 'options', given, 'an object');
+  }
+  const names = Object.keys(requestFields());
+  for (const [name, value] of Object.entries(given ?? {})) (names.includes(name) ? own : rest)[name] = value;
+  return { own, rest };
+}

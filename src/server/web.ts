@@ -1,0 +1,326 @@
+/**
+ * Web: idempotency for handlers of the fetch standard, `(Request) => Response`, as Hono, Next.js, Bun and Deno have them, and
+ * for plain listeners of `node:http`.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
+import { headersOf, replay, type StoredAnswer } from './idempotency/answer.js';
+import type { Body } from './idempotency/body.js';
+import type { Answer } from './idempotency/capture.js';
+import {
+  type AnswerKeeper,
+  HttpIdempotency,
+  type IdempotencyMiddlewareOptions,
+  type IdempotencyRequestOptions,
+  isJsonType,
+} from './idempotency/idempotency.js';
+import { bodyOf, contentOf, headerOf, keyLinesOf, sendProblem } from './idempotency/node.js';
+import { keptHeaders, replayMarks } from './idempotency/protocol.js';
+import { type Problem, problemBody, problemType } from './problem.js';
+
+export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
+export type {
+  IdempotencyMiddlewareOptions,
+  IdempotencyRequestOptions,
+  RequestFingerprint,
+} from './idempotency/idempotency.js';
+export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
+
+/** A handler that finds the record of its request as second argument: undefined, when the request has no key. */
+export type IdempotentHandler<More extends readonly unknown[]> = (
+  request: Request,
+  record: IdempotencyHandle | undefined,
+  ...more: More
+) => Response | Promise<Response>;
+
+/** A handler as the fetch standard has it; what the framework passes besides goes on to the handler inside. */
+export type FetchHandler<More extends readonly unknown[]> = (request: Request, ...more: More) => Promise<Response>;
+
+/**
+ * Wraps handlers of the fetch standard: each request with an `Idempotency-Key` runs once, and whoever repeats it gets the same answer.
+ *
+ * Keys count for one `scope`, method and path. The answer is stored before the client has the end of its body; its first bytes
+ * go at once. A `Request` does not tell whether a header was sent twice, so a bare key with `, ` in it is refused.
+ *
+ * @param options - `store` and `scope` are required; see {@link IdempotencyMiddlewareOptions}.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { memoryStore } from 'holdfast';
+ * import { idempotency } from 'holdfast/web';
+ *
+ * const once = idempotency({ store: memoryStore(), scope: (request) => request.headers.get('authorization') ?? 'nobody' });
+ * let orders = 0;
+ * const POST = once(async (request, record) => {
+ *   const { item } = (await request.json()) as { item: string };
+ *   return Response.json({ order: ++orders, item, attempt: record?.attempt }, { status: 201 });
+ * });
+ * for (const attempt of [1, 2]) {
+ *   const headers = { 'idempotency-key': '"8e03978e-40d5"', 'content-type': 'application/json' };
+ *   const answer = await POST(new Request('http://shop.test/orders', { method: 'POST', headers, body: '{"item":"kelp"}' }));
+ *   console.log(attempt, answer.status, await answer.text(), answer.headers.get('idempotent-replayed'));
+ * }
+ * ```
+ */
+export function idempotency(
+  options: IdempotencyMiddlewareOptions<Request>,
+): <More extends readonly unknown[]>(handler: IdempotentHandler<More>) => FetchHandler<More>;
+/** With an engine that `idempotency(...)` of `holdfast` has made; it may serve several handlers and wrapped functions. */
+export function idempotency(
+  engine: Idempotency,
+  options: IdempotencyRequestOptions<Request>,
+): <More extends readonly unknown[]>(handler: IdempotentHandler<More>) => FetchHandler<More>;
+export function idempotency(
+  first: Idempotency | IdempotencyMiddlewareOptions<Request>,
+  second?: IdempotencyRequestOptions<Request>,
+) {
+  const protection = new HttpIdempotency(first, second);
+  return <More extends readonly unknown[]>(handler: IdempotentHandler<More>): FetchHandler<More> =>
+    async (request, ...more) => {
+      const key = request.headers.get('idempotency-key');
+      if (protection.passes(request.method, key)) return handler(request, undefined, ...more);
+      return new Promise<Response>((resolve, reject) => {
+        const { pathname, search } = new URL(request.url);
+        const contentType = request.headers.get('content-type') ?? undefined;
+        const exchange = {
+          request,
+          method: request.method,
+          url: pathname + search,
+          contentType,
+          traceparent: request.headers.get('traceparent') ?? undefined,
+          route: () => pathname,
+          keyLines: () => keyLines(key),
+          body: async (maxBytes: number) => {
+            if (request.body === null) return { content: undefined, isJson: false };
+            return contentOf(await readBody(request.clone(), maxBytes), isJsonType(contentType));
+          },
+          refuse: (problem: Problem) => resolve(problemResponse(problem)),
+          replay: (answer: StoredAnswer, key: string) => resolve(replayed(answer, key)),
+          run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
+            const answering = new Promise<Response>((answer) => answer(handler(request, handle, ...more)));
+            answering
+              .then((response) => kept(response, keeper))
+              .then(resolve, (error) => {
+                keeper.onBroken();
+                reject(error);
+              });
+          },
+        };
+        protection.handle(exchange).catch(reject);
+      });
+    };
+}
+
+/** A listener of `node:http` that finds the record of its request as third argument: undefined, when the request has no key. */
+export type IdempotentListener = (
+  request: IncomingMessage,
+  response: ServerResponse,
+  record: IdempotencyHandle | undefined,
+) => unknown;
+
+/**
+ * Wraps listeners of `node:http`: each request with an `Idempotency-Key` runs once, and whoever repeats it gets the same answer.
+ *
+ * Keys count for one `scope`, method and path. The body is read here and can be read again by the listener. A listener that throws or rejects
+ * is answered 500, unless it has begun to answer.
+ *
+ * @param options - `store` and `scope` are required; see {@link IdempotencyMiddlewareOptions}.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { once as event } from 'node:events';
+ * import { createServer } from 'node:http';
+ * import type { AddressInfo } from 'node:net';
+ * import { memoryStore } from 'holdfast';
+ * import { nodeIdempotency } from 'holdfast/web';
+ *
+ * const once = nodeIdempotency({ store: memoryStore(), scope: () => 'everybody' });
+ * let orders = 0;
+ * const server = createServer(once((_request, response) => response.end(`order ${++orders}`)));
+ * server.listen(0, '127.0.0.1');
+ * await event(server, 'listening');
+ * const { port } = server.address() as AddressInfo;
+ * for (const attempt of [1, 2]) {
+ *   const answer = await fetch(`http://127.0.0.1:${port}/`, { method: 'POST', headers: { 'idempotency-key': '"8e03978e"' } });
+ *   console.log(attempt, await answer.text());
+ * }
+ * server.closeAllConnections();
+ * server.close();
+ * ```
+ */
+export function nodeIdempotency(
+  options: IdempotencyMiddlewareOptions<IncomingMessage>,
+): (listener: IdempotentListener) => (request: IncomingMessage, response: ServerResponse) => void;
+/** With an engine that `idempotency(...)` of `holdfast` has made; it may serve several listeners and wrapped functions. */
+export function nodeIdempotency(
+  engine: Idempotency,
+  options: IdempotencyRequestOptions<IncomingMessage>,
+): (listener: IdempotentListener) => (request: IncomingMessage, response: ServerResponse) => void;
+export function nodeIdempotency(
+  first: Idempotency | IdempotencyMiddlewareOptions<IncomingMessage>,
+  second?: IdempotencyRequestOptions<IncomingMessage>,
+) {
+  const protection = new HttpIdempotency(first, second);
+  return (listener: IdempotentListener) => (request: IncomingMessage, response: ServerResponse) => {
+    const { method = 'GET', url = '/' } = request;
+    const fail = () => failed(response);
+    const run = (record: IdempotencyHandle | undefined) =>
+      void new Promise((settle) => settle(listener(request, response, record))).catch(fail);
+    if (protection.passes(method, request.headers['idempotency-key'])) return run(undefined);
+    const exchange = {
+      request,
+      method,
+      url,
+      contentType: headerOf(request, 'content-type'),
+      traceparent: headerOf(request, 'traceparent'),
+      route: () => url.replace(/\?.*$/s, ''),
+      keyLines: () => keyLinesOf(request),
+      body: (maxBytes: number) => bodyOf(request, undefined, maxBytes),
+      refuse: (problem: Problem) => sendProblem(response, problem),
+      replay: (answer: StoredAnswer, key: string) => replay(response, answer, key),
+      run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
+        keeper.watch(request, response, () => false);
+        run(handle);
+      },
+    };
+    protection.handle(exchange).catch(fail);
+  };
+}
+
+/** As Node would, had the error been thrown where it is caught: nothing of it is told to the client. */
+function failed(response: ServerResponse): void {
+  if (response.writableEnded) return;
+  if (response.headersSent) {
+    response.destroy();
+    return;
+  }
+  for (const name of response.getHeaderNames()) response.removeHeader(name);
+  response.statusCode = 500;
+  response.end();
+}
+
+/** Lines that were joined by the platform; a structured string holds its commas in quotes. */
+function keyLines(value: string | null): readonly string[] {
+  if (value === null) return [];
+  return value.startsWith('"') ? [value] : value.split(', ');
+}
+
+async function readBody(request: Request, maxBytes: number): Promise<Body> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of request.body as AsyncIterable<Uint8Array>) {
+    bytes += chunk.byteLength;
+    if (bytes > maxBytes) return { kind: 'too-large' };
+    chunks.push(chunk);
+  }
+  return { kind: 'bytes', bytes: joined(chunks, bytes) };
+}
+
+function problemResponse(problem: Problem): Response {
+  const headers = { 'content-type': problemType, ...problem.headers };
+  return new Response(problemBody(problem), { status: problem.status, statusText: problem.title, headers });
+}
+
+/** These may have no body, not even an empty one. */
+const bodiless: readonly number[] = [101, 103, 204, 205, 304];
+
+function replayed(answer: StoredAnswer, key: string): Response {
+  const { status, statusMessage, body } = answer;
+  const headers = new Headers();
+  for (const [name, values] of headersOf(answer)) for (const value of values) headers.append(name, value);
+  for (const [name, value] of replayMarks(key)) headers.set(name, value);
+  const content = bodiless.includes(status) ? null : (body as Uint8Array<ArrayBuffer>);
+  return new Response(content, { status, statusText: statusMessage, headers });
+}
+
+/** The same response, whose body ends when the answer has been taken care of. */
+async function kept(response: Response, keeper: AnswerKeeper): Promise<Response> {
+  const { status, statusText } = response;
+  const head = { status, statusMessage: statusText, headers: keptHeaders([...response.headers]) };
+  if (response.body === null) {
+    await keeper.onAnswer({ ...head, body: new Uint8Array(0) });
+    return response;
+  }
+  const tee = new BodyTee(response.body.getReader() as ReadableStreamDefaultReader<Uint8Array>, keeper, head);
+  return new Response(new ReadableStream(tee), { status, statusText, headers: response.headers });
+}
+
+/**
+ * Takes a body down while it goes out. It is read to its end although nobody listens any more, or not yet: as far as it can
+ * be kept. What is longer is read no faster than it is wanted.
+ */
+class BodyTee {
+  private readonly reader: ReadableStreamDefaultReader<Uint8Array>;
+  private readonly keeper: AnswerKeeper;
+  private readonly head: Omit<Answer, 'body'>;
+  private chunks: Uint8Array[] = [];
+  private bytes = 0;
+  private isWanted = true;
+  private wake = () => {};
+
+  constructor(reader: ReadableStreamDefaultReader<Uint8Array>, keeper: AnswerKeeper, head: Omit<Answer, 'body'>) {
+    this.reader = reader;
+    this.keeper = keeper;
+    this.head = head;
+  }
+
+  start(controller: ReadableStreamDefaultController<Uint8Array>): void {
+    // Begun and not waited for: a stream is pulled only after its start.
+    void this.pump(controller);
+  }
+
+  pull(): void {
+    this.wake();
+  }
+
+  cancel(): void {
+    this.isWanted = false;
+    this.wake();
+  }
+
+  private async pump(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
+    const { reader, keeper } = this;
+    try {
+      for (;;) {
+        const isWhole = this.bytes <= keeper.maxBodyBytes;
+        if (!isWhole && !this.isWanted) {
+          await reader.cancel();
+          break;
+        }
+        if (!isWhole && (controller.desiredSize ?? 0) <= 0) {
+          await new Promise<void>((resolve) => {
+            this.wake = resolve;
+          });
+          continue;
+        }
+        const { done, value } = await reader.read();
+        if (done) break;
+        this.take(value);
+        if (this.isWanted) controller.enqueue(value);
+      }
+    } catch (error) {
+      keeper.onBroken();
+      if (this.isWanted) controller.error(error);
+      return;
+    }
+    const isWhole = this.bytes <= keeper.maxBodyBytes;
+    await keeper.onAnswer({ ...this.head, body: isWhole ? joined(this.chunks, this.bytes) : undefined });
+    if (this.isWanted) controller.close();
+  }
+
+  private take(chunk: Uint8Array): void {
+    this.bytes += chunk.byteLength;
+    if (this.bytes <= this.keeper.maxBodyBytes) this.chunks.push(chunk.slice());
+    else this.chunks = [];
+  }
+}
+
+function joined(chunks: readonly Uint8Array[], bytes: number): Uint8Array {
+  const all = new Uint8Array(bytes);
+  let offset = 0;
+  for (const chunk of chunks) {
+    all.set(chunk, offset);
+    offset += chunk.byteLength;
+  }
+  return all;
+}

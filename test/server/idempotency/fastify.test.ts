@@ -1,0 +1,198 @@
+/** Every way to answer with Fastify 5, beside the same server without protection, on bare sockets. */
+
+import type { AddressInfo } from 'node:net';
+import { gzipSync } from 'node:zlib';
+import Fastify, { type FastifyInstance } from 'fastify';
+import { describe, expect, it } from 'vitest';
+import { idempotency as engineOf, memoryStore, OptionsError } from '../../../src/index.js';
+import { type IdempotencyPluginOptions, idempotency, type RouteIdempotency } from '../../../src/server/fastify.js';
+import { type FastifyHandler, failingFastifyPaths, fastifyPaths } from './fastify-paths.js';
+import { headerOf, requestBytes, send, sendAndLeave } from './raw-client.js';
+import { keyed, lasting, leaked, marksOf, wire } from './support.js';
+
+const options = (): IdempotencyPluginOptions => ({
+  store: memoryStore(),
+  scope: (request) => request.headers.authorization ?? 'nobody',
+});
+
+async function serving<T>(
+  { isProtected = true, given = options(), prepare = (_app: FastifyInstance): Promise<unknown> => Promise.resolve() },
+  task: (port: number) => Promise<T>,
+): Promise<T> {
+  const app = Fastify({ forceCloseConnections: true });
+  if (isProtected) await app.register(idempotency, given);
+  await prepare(app);
+  await app.listen({ port: 0, host: '127.0.0.1' });
+  try {
+    return await task((app.server.address() as AddressInfo).port);
+  } finally {
+    await app.close();
+  }
+}
+
+const routed = (handler: FastifyHandler, own?: RouteIdempotency) => async (app: FastifyInstance) =>
+  app.post('/:id', own === undefined ? {} : { config: { idempotency: own } }, handler);
+
+function counted(handler: FastifyHandler) {
+  const counting = Object.assign(
+    function (this: unknown, request: Parameters<FastifyHandler>[0], reply: Parameters<FastifyHandler>[1]) {
+      counting.runs++;
+      return handler(request, reply);
+    },
+    { runs: 0 },
+  );
+  return counting;
+}
+
+const request = { path: '/1', headers: keyed('k-1') };
+
+describe('an answer of fastify by', () => {
+  for (const [name, handler] of Object.entries(fastifyPaths)) {
+    it(`${name} is the same as without protection, and the same when it is repeated`, async () => {
+      const bare = await serving({ isProtected: false, prepare: routed(handler) }, (port) => send(port, request));
+      const counting = counted(handler);
+      await serving({ prepare: routed(counting) }, async (port) => {
+        const first = await send(port, request);
+        const second = await send(port, request);
+        expect(wire(first)).toEqual(wire(bare));
+        expect(lasting(second)).toEqual(lasting(bare));
+        expect(marksOf(second)).toEqual({
+          'idempotent-replayed': 'true',
+          'idempotency-key': '"k-1"',
+          'cache-control': 'no-store',
+        });
+        expect(leaked(second)).toEqual([]);
+        expect(counting.runs).toBe(1);
+      });
+    });
+  }
+
+  for (const [name, handler] of Object.entries(failingFastifyPaths)) {
+    it(`a handler that ${name} is the same as without protection, and runs again`, async () => {
+      const bare = await serving({ isProtected: false, prepare: routed(handler) }, (port) => send(port, request));
+      const counting = counted(handler);
+      await serving({ prepare: routed(counting) }, async (port) => {
+        expect(wire(await send(port, request))).toEqual(wire(bare));
+        expect(wire(await send(port, request))).toEqual(wire(bare));
+        expect(counting.runs).toBe(2);
+      });
+    });
+  }
+});
+
+describe('idempotency of fastify', () => {
+  const created: FastifyHandler = async (_request, reply) => reply.code(201).send({ ok: true });
+
+  it('lets registering fail for wrong options, also those of a route', async () => {
+    const app = Fastify();
+    await expect(app.register(idempotency, { store: memoryStore() } as never)).rejects.toThrow(OptionsError);
+    const other = Fastify();
+    await other.register(idempotency, options());
+    expect(() => other.post('/', { config: { idempotency: { required: 'yes' as never } } }, created)).toThrow(
+      OptionsError,
+    );
+  });
+
+  it('stores what the hooks have made of an answer, and passes it through them once', async () => {
+    const prepare = async (app: FastifyInstance) => {
+      app.addHook('onSend', async (_request, reply, payload) => {
+        reply.header('content-encoding', 'gzip');
+        return gzipSync(payload as string);
+      });
+      await routed(created)(app);
+    };
+    await serving({ prepare }, async (port) => {
+      const first = await send(port, request);
+      const second = await send(port, request);
+      expect(headerOf(first, 'content-encoding')).toBe('gzip');
+      expect(lasting(second)).toEqual(lasting(first));
+    });
+  });
+
+  it('keeps the headers that a hook has set for this caller, as CORS does', async () => {
+    const prepare = async (app: FastifyInstance) => {
+      app.addHook(
+        'onRequest',
+        async ({ headers }, reply) => void reply.header('access-control-allow-origin', headers.origin),
+      );
+      await routed(created)(app);
+    };
+    await serving({ prepare }, async (port) => {
+      for (const origin of ['https://a.example', 'https://b.example']) {
+        const answer = await send(port, { path: '/1', headers: keyed('k-1', ['Origin', origin]) });
+        expect([answer.status, headerOf(answer, 'access-control-allow-origin')]).toEqual([201, origin]);
+      }
+    });
+  });
+
+  it('comes behind every check of the route, wherever it stands', async () => {
+    const counting = counted(created);
+    const prepare = async (app: FastifyInstance) => {
+      const preHandler = async (
+        { headers }: { headers: { authorization?: string } },
+        reply: { code(status: number): { send(): unknown } },
+      ) => {
+        return headers.authorization === undefined ? reply.code(401).send() : undefined;
+      };
+      app.post('/:id', { preHandler: preHandler as never }, counting);
+    };
+    const known = { path: '/1', headers: keyed('k-1', ['Authorization', 'alice']) };
+    await serving({ prepare }, async (port) => {
+      expect((await send(port, known)).status).toBe(201);
+      expect((await send(port, request)).status).toBe(401);
+      expect((await send(port, known)).status).toBe(201);
+      expect(counting.runs).toBe(1);
+    });
+  });
+
+  it('takes options of a route, of which false is none at all', async () => {
+    const counting = counted(created);
+    const prepare = async (app: FastifyInstance) => {
+      app.post('/must', { config: { idempotency: { required: true } } }, counting);
+      app.post('/free', { config: { idempotency: false } }, counting);
+      app.put('/put', { config: { idempotency: { methods: ['PUT'] } } }, counting);
+    };
+    await serving({ prepare }, async (port) => {
+      expect((await send(port, { path: '/must' })).status).toBe(400);
+      for (let count = 0; count < 2; count++) await send(port, { path: '/free', headers: keyed('k') });
+      expect(counting.runs).toBe(2);
+      for (let count = 0; count < 2; count++) await send(port, { method: 'PUT', path: '/put', headers: keyed('k') });
+      expect(counting.runs).toBe(3);
+    });
+  });
+
+  it('takes an engine, and reaches into encapsulated plugins', async () => {
+    const counting = counted(created);
+    const given = { engine: engineOf({ store: memoryStore() }), scope: () => 'all' };
+    const prepare = async (app: FastifyInstance) =>
+      app.register(async (child) => void child.post('/:id', counting), { prefix: '/child' });
+    await serving({ given, prepare }, async (port) => {
+      for (let count = 0; count < 2; count++) await send(port, { path: '/child/1', headers: keyed('k') });
+      expect(counting.runs).toBe(1);
+    });
+  });
+
+  it('ends the record of a handler that answers with nothing to a client that is gone', async () => {
+    let go = () => {};
+    const started = new Promise<void>((resolve) => {
+      go = resolve;
+    });
+    let finish = () => {};
+    const finished = new Promise<void>((resolve) => {
+      finish = resolve;
+    });
+    const counting = counted(async ({ socket }) => {
+      go();
+      await finished;
+      if (!socket.destroyed) await new Promise((resolve) => socket.once('close', resolve));
+    });
+    await serving({ prepare: routed(counting) }, async (port) => {
+      const bytes = requestBytes(request);
+      const leaving = sendAndLeave(port, bytes, { afterSent: bytes.byteLength });
+      await Promise.all([started, leaving]);
+      finish();
+      await expect.poll(async () => (await send(port, request)).status, { timeout: 10_000 }).toBe(200);
+      expect(counting.runs).toBe(1);
+    });
+  });
+});

@@ -1,0 +1,276 @@
+/** What idempotency over HTTP is made of besides its adapters: time that runs out, doubts, large bodies, parsers. */
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
+import express, { type RequestHandler } from 'express';
+import Fastify from 'fastify';
+import { describe, expect, it } from 'vitest';
+import { idempotency as engineOf, memoryStore } from '../../../src/index.js';
+import { deadline, idempotency, rawBody, resolveRequest } from '../../../src/server/express.js';
+import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
+import { nodeIdempotency } from '../../../src/server/web.js';
+import { requestBytes, send, sendAndLeave } from './raw-client.js';
+import { keyed, listening, wire } from './support.js';
+
+const scope = () => 'all';
+const request = { path: '/orders', headers: keyed('k') };
+const typeOf = (answer: { body: Buffer }) => String(JSON.parse(answer.body.toString()).type).split(':').at(-1);
+
+function appOf(...handlers: readonly RequestHandler[]) {
+  const app = express();
+  app.set('env', 'test');
+  app.post('/orders', ...handlers);
+  return createServer(app);
+}
+
+describe('a request that is answered in place of its handler', () => {
+  it('by the deadline is in doubt, and not run again beside itself', async () => {
+    let effects = 0;
+    const handler: RequestHandler = async (_request, response) => {
+      await sleep(300);
+      effects++;
+      response.status(201).end();
+    };
+    const protect = idempotency({ store: memoryStore(), scope, lease: 500, onLost: 'refuse' });
+    await listening(appOf(deadline({ default: 50 }), protect, handler), async (port) => {
+      expect((await send(port, request)).status).toBe(504);
+      const next = await send(port, request);
+      expect([next.status, typeOf(next), effects]).toEqual([409, 'in-progress', 0]);
+      await expect.poll(async () => typeOf(await send(port, request)), { timeout: 10_000 }).toBe('outcome-unknown');
+      expect(effects).toBe(1);
+    });
+  });
+
+  it('by a timeout of Fastify likewise', async () => {
+    let effects = 0;
+    const app = Fastify({ forceCloseConnections: true });
+    await app.register(fastifyIdempotency, { store: memoryStore(), scope, lease: 500, onLost: 'refuse' });
+    app.post('/orders', { handlerTimeout: 50 }, async () => {
+      await sleep(300);
+      effects++;
+      return { done: true };
+    });
+    await app.listen({ port: 0, host: '127.0.0.1' });
+    const { port } = app.server.address() as { port: number };
+    expect((await send(port, request)).status).toBe(503);
+    expect(typeOf(await send(port, request))).toBe('in-progress');
+    await expect.poll(async () => typeOf(await send(port, request)), { timeout: 10_000 }).toBe('outcome-unknown');
+    expect(effects).toBe(1);
+    await app.close();
+  });
+});
+
+describe('resolveRequest', () => {
+  const lost = async (task: (port: number, engine: ReturnType<typeof engineOf>) => Promise<void>) => {
+    const engine = engineOf({ store: memoryStore(), lease: 100, onLost: 'refuse' });
+    const begun = await engine.begin({ scope: 'all', operation: 'POST /orders', key: 'k' });
+    // As if its process were gone: nobody renews.
+    if (begun.kind === 'run') (begun.handle as { lapse?(): void }).lapse?.();
+    const protect = idempotency(engine, { scope, fingerprint: () => 'any' });
+    await listening(
+      appOf(protect, (_request, response) => void response.status(201).send('ran')),
+      async (port) => {
+        await expect.poll(async () => typeOf(await send(port, request)), { timeout: 10_000 }).toBe('outcome-unknown');
+        await task(port, engine);
+      },
+    );
+  };
+
+  it('gives the answer that was found out', async () => {
+    await lost(async (port, engine) => {
+      const answer = { status: 201, headers: { 'x-id': '7', 'set-cookie': 'a=1' }, body: 'found out' };
+      expect(await resolveRequest(engine, 'k', { scope: 'all', operation: 'POST /orders', answer })).toBe(true);
+      expect(await resolveRequest(engine, 'k', { scope: 'all', operation: 'POST /orders', answer })).toBe(false);
+      const replayed = await send(port, request);
+      expect([replayed.statusLine, replayed.body.toString()]).toEqual(['HTTP/1.1 201 Created', 'found out']);
+      expect(replayed.headers.map(([name]) => name)).toContain('x-id');
+      expect(replayed.headers.map(([name]) => name)).not.toContain('set-cookie');
+    });
+  });
+
+  it('lets it run where nothing had happened', async () => {
+    await lost(async (port, engine) => {
+      expect(await resolveRequest(engine, 'k', { scope: 'all', operation: 'POST /orders', release: true })).toBe(true);
+      expect((await send(port, request)).body.toString()).toBe('ran');
+    });
+  });
+
+  it('refuses a status that no answer has', () => {
+    const resolution = { scope: 'all', operation: 'POST /orders', answer: { status: 99 } };
+    expect(() => resolveRequest(engineOf({ store: memoryStore() }), 'k', resolution)).toThrow('"status"');
+  });
+});
+
+describe('the body of a request of express', () => {
+  const echo: RequestHandler = (asked, response) => void response.json(asked.body ?? null);
+  const json = (body: string) => ({ ...request, headers: keyed('k', ['Content-Type', 'application/json']), body });
+
+  it('is compared by its digits where the bytes are kept, and refused where they are lost', async () => {
+    const exact = [express.json({ verify: rawBody }), idempotency({ store: memoryStore(), scope }), echo];
+    await listening(appOf(...exact), async (port) => {
+      expect((await send(port, json('{"n":9007199254740993}'))).status).toBe(200);
+      expect((await send(port, json('{"n":9007199254740992}'))).status).toBe(422);
+    });
+    const lossy = [express.json(), idempotency({ store: memoryStore(), scope }), echo];
+    await listening(appOf(...lossy), async (port) => {
+      expect((await send(port, json('{"n":9007199254740993}'))).status).toBe(500);
+      expect((await send(port, json('{"card":"4111111111111111","n":1}'))).status).toBe(200);
+      expect((await send(port, json('{"n":1, "card":"4111111111111111"}'))).status).toBe(200);
+      expect((await send(port, json('{"n":2, "card":"4111111111111111"}'))).status).toBe(422);
+    });
+  });
+
+  it('can be parsed behind us as well as before us', async () => {
+    const late = [idempotency({ store: memoryStore(), scope }), express.json(), echo];
+    await listening(appOf(...late), async (port) => {
+      const long = JSON.stringify({ text: 'x'.repeat(90_000) });
+      const first = await send(port, json(long));
+      expect([first.status, first.body.toString()]).toEqual([200, long]);
+      expect((await send(port, json(` ${long}`))).body.toString()).toBe(long);
+      expect((await send(port, json('{"text":"y"}'))).status).toBe(422);
+    });
+  });
+
+  it('that does not parse is refused by the parser, and nothing is stored', async () => {
+    await listening(appOf(express.json(), idempotency({ store: memoryStore(), scope }), echo), async (port) => {
+      expect((await send(port, json('{"n":'))).status).toBe(400);
+      expect((await send(port, json('{"n":1}'))).status).toBe(200);
+    });
+  });
+
+  it('that was read by something that leaves nothing is a mistake that is told', async () => {
+    const reader: RequestHandler = (asked, _response, next) => void asked.resume().on('end', next);
+    await listening(appOf(reader, idempotency({ store: memoryStore(), scope }), echo), async (port) => {
+      const answer = await send(port, json('{"n":1}'));
+      expect([answer.status, answer.body.toString()]).toEqual([
+        500,
+        expect.stringContaining('keep the bytes with rawBody'),
+      ]);
+    });
+  });
+
+  it('may be no longer than is read here', async () => {
+    const protect = idempotency({ store: memoryStore(), scope, maxInputBytes: 1_000 });
+    await listening(appOf(protect, express.json({ limit: '1mb' }), echo), async (port) => {
+      const answer = await send(port, json(JSON.stringify('x'.repeat(1_000))));
+      expect([answer.status, typeOf(answer)]).toEqual([413, 'body-too-large']);
+    });
+  });
+});
+
+describe('20 MB', () => {
+  const size = 20_000_000;
+  /** The most that was worked between two turns of the loop, in milliseconds: what else runs on the machine does not count. */
+  async function longestBlockMs(task: () => Promise<unknown>): Promise<number> {
+    const workedMs = () => {
+      const { user, system } = process.threadCpuUsage();
+      return (user + system) / 1_000;
+    };
+    let longest = 0;
+    let last = workedMs();
+    const timer = setInterval(() => {
+      const now = workedMs();
+      longest = Math.max(longest, now - last);
+      last = now;
+    }, 1);
+    try {
+      await task();
+      return longest;
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  const member = `{"id":9007199254740993,"name":"${'n'.repeat(60)}","tags":["b","a"]},`;
+  const bodies: readonly (readonly [string, string, Uint8Array])[] = [
+    ['of bytes', 'application/octet-stream', new Uint8Array(size).fill(7)],
+    ['of JSON', 'application/json', Buffer.from(`[${member.repeat(Math.floor(size / member.length))}0]`)],
+    ['of one string of JSON', 'application/json', Buffer.from(JSON.stringify('s'.repeat(size)))],
+  ];
+
+  it.each(bodies)(
+    '%s come in, and the loop goes on',
+    async (_name, type, body) => {
+      const protect = nodeIdempotency({ store: memoryStore(), scope, storeTimeout: '10s' });
+      // What the same server costs without us, on a machine as busy as this one.
+      const listener = (asked: IncomingMessage, response: ServerResponse) =>
+        void asked.on('data', () => {}).on('end', () => response.end('got it'));
+      const sent = (port: number) => send(port, { ...request, headers: keyed('k', ['Content-Type', type]), body });
+      const bareMs = await listening(createServer(listener), (port) => longestBlockMs(() => sent(port)));
+      const ourMs = await listening(createServer(protect(listener)), async (port) => {
+        const longest = await longestBlockMs(async () => expect((await sent(port)).body.toString()).toBe('got it'));
+        expect((await sent(port)).body.toString()).toBe('got it');
+        return longest;
+      });
+      expect(ourMs).toBeLessThan(bareMs + 80);
+    },
+    60_000,
+  );
+
+  it('go out, are not stored, and the loop goes on', async () => {
+    const protect = nodeIdempotency({ store: memoryStore(), scope });
+    const body = Buffer.alloc(size, 'x');
+    await listening(createServer(protect((_asked, response) => void response.end(body))), async (port) => {
+      const longest = await longestBlockMs(async () => expect((await send(port, request)).body.byteLength).toBe(size));
+      expect(longest).toBeLessThan(100);
+      expect(typeOf(await send(port, request))).toBe('result-not-stored');
+    });
+  }, 60_000);
+});
+
+describe('nodeIdempotency', () => {
+  it('answers 500 for a listener that throws or rejects, and runs it again', async () => {
+    let runs = 0;
+    const protect = nodeIdempotency({ store: memoryStore(), scope });
+    const listener = protect((_asked, response) => {
+      response.setHeader('x-secret', '1');
+      if (++runs === 1) throw new Error('thrown');
+      if (runs === 2) return Promise.reject(new Error('rejected'));
+      return response.end('well');
+    });
+    await listening(createServer(listener), async (port) => {
+      const answers = [await send(port, request), await send(port, request), await send(port, request)];
+      expect(answers.map(({ status }) => status)).toEqual([500, 500, 200]);
+      expect(JSON.stringify(answers[0]!.headers)).not.toContain('x-secret');
+      const replayed = await send(port, request);
+      expect(wire(replayed).body).toBe('well');
+    });
+  });
+
+  it('breaks off what a listener has begun and cannot end, and runs it again', async () => {
+    let runs = 0;
+    const protect = nodeIdempotency({ store: memoryStore(), scope });
+    const listener = protect((_asked, response) => {
+      response.write('begun ');
+      if (++runs === 1) throw new Error('thrown');
+      response.end('and ended');
+    });
+    await listening(createServer(listener), async (port) => {
+      await send(port, request).catch(() => {});
+      expect((await send(port, request)).body.toString()).toBe('begun and ended');
+    });
+  });
+
+  it('runs a listener without a key as it is', async () => {
+    const protect = nodeIdempotency({ store: memoryStore(), scope });
+    const listener = protect((asked, response, record) => response.end(`${asked.method} ${String(record)}`));
+    await listening(createServer(listener), async (port) => {
+      expect((await send(port, { method: 'GET', headers: keyed('k') })).body.toString()).toBe('GET undefined');
+      expect((await send(port, {})).body.toString()).toBe('POST undefined');
+    });
+  });
+
+  it('does not run when the client leaves before its body is there', async () => {
+    let runs = 0;
+    const protect = nodeIdempotency({ store: memoryStore(), scope });
+    const listener = protect((_asked, response) => {
+      runs++;
+      response.end();
+    });
+    await listening(createServer(listener), async (port) => {
+      const bytes = requestBytes({ ...request, body: 'x'.repeat(1_000) });
+      await sendAndLeave(port, bytes, { afterSent: bytes.byteLength - 10 });
+      await sleep(50);
+      expect(runs).toBe(0);
+    });
+  });
+});

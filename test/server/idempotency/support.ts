@@ -1,0 +1,56 @@
+/** What the tests of idempotency over HTTP share: servers, and answers that can be compared. */
+import { once } from 'node:events';
+import type { Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import type { RawAnswer } from './raw-client.js';
+
+/** Listens on loopback while a task runs. */
+export async function listening<T>(server: Server, task: (port: number) => Promise<T>): Promise<T> {
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  try {
+    return await task((server.address() as AddressInfo).port);
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
+}
+
+/** All but the date. */
+export function wire({ statusLine, headers, body, trailers }: RawAnswer) {
+  return { statusLine, headers: headers.filter(([name]) => name !== 'Date'), body: body.toString('latin1'), trailers };
+}
+
+const denied = new RegExp(
+  `^(${[
+    ...['set-cookie', 'date', 'connection', 'keep-alive', 'proxy-.*', 'te', 'trailer', 'transfer-encoding', 'upgrade'],
+    ...['content-length', 'access-control-.*', 'vary', 'alt-svc', 'strict-transport-security', 'server-timing'],
+    ...['traceparent', 'x-request-id', 'ratelimit-.*', 'age', 'x-hop'],
+  ].join('|')})$`,
+  'i',
+);
+const marks = /^(idempotent-replayed|idempotency-key|cache-control)$/i;
+
+/** What a replay must have in common with the first answer. */
+export function lasting(answer: RawAnswer) {
+  const { statusLine, headers, body } = wire(answer);
+  return { statusLine, headers: headers.filter(([name]) => !denied.test(name) && !marks.test(name)), body };
+}
+
+/** The headers that a replay may not carry. */
+export function leaked(answer: RawAnswer): readonly string[] {
+  return answer.headers
+    .map(([name]) => name)
+    .filter((name) => /^(set-cookie|vary|age|x-hop|x-request-id|ratelimit-.*)$/i.test(name));
+}
+
+export function marksOf(answer: RawAnswer) {
+  return Object.fromEntries(
+    answer.headers.filter(([name]) => marks.test(name)).map(([name, value]) => [name.toLowerCase(), value]),
+  );
+}
+
+/** The headers of a request with a key. */
+export function keyed(key: string, ...more: readonly (readonly [string, string])[]) {
+  return [['Idempotency-Key', key] as const, ...more];
+}

@@ -1,0 +1,244 @@
+/** Handlers of the fetch standard: what only they have. */
+import { describe, expect, it } from 'vitest';
+import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
+import { type IdempotentHandler, idempotency } from '../../../src/server/web.js';
+
+const protect = (given: object = {}) =>
+  idempotency({ store: memoryStore(), scope: (request) => request.headers.get('x-user') ?? 'all', ...given });
+
+function post(
+  key: string | readonly string[] | null = 'k',
+  { body, headers = {}, path = '/' }: { body?: string; headers?: Record<string, string>; path?: string } = {},
+): Request {
+  const all = new Headers(headers);
+  for (const one of key === null ? [] : [key].flat()) all.append('idempotency-key', one);
+  return new Request(`http://shop.test${path}`, {
+    method: 'POST',
+    headers: all,
+    ...(body === undefined ? {} : { body }),
+  });
+}
+
+function counted<More extends readonly unknown[]>(handler: IdempotentHandler<More>) {
+  const counting = (...given: Parameters<IdempotentHandler<More>>) => {
+    counting.runs++;
+    return handler(...given);
+  };
+  counting.runs = 0;
+  return counting;
+}
+
+async function typeOf(problem: Response): Promise<string> {
+  return ((await problem.json()) as { type: string }).type;
+}
+
+/** What can be compared of a response. */
+async function shown(response: Response) {
+  const { status, statusText, headers } = response;
+  const lasting = [...headers].filter(
+    ([name]) => !/^(idempotent-replayed|idempotency-key|cache-control|set-cookie|vary)$/.test(name),
+  );
+  return {
+    status,
+    statusText,
+    headers: lasting,
+    body: Buffer.from(await response.arrayBuffer()).toString('latin1'),
+    hasBody: response.body !== null,
+  };
+}
+
+function streamOf(...parts: readonly (string | Error)[]): ReadableStream<Uint8Array> {
+  let index = 0;
+  return new ReadableStream({
+    async pull(controller) {
+      await new Promise((resolve) => setImmediate(resolve));
+      const part = parts[index++];
+      if (part === undefined) controller.close();
+      else if (part instanceof Error) controller.error(part);
+      else controller.enqueue(new TextEncoder().encode(part));
+    },
+  });
+}
+
+const ways: Readonly<Record<string, () => Response>> = {
+  json: () => Response.json({ id: 1 }, { status: 201 }),
+  text: () => new Response('für 5 €'),
+  bytes: () => new Response(Uint8Array.from({ length: 256 }, (_, index) => index)),
+  'an empty text': () => new Response(''),
+  nothing: () => new Response(),
+  '204': () => new Response(null, { status: 204 }),
+  '304': () => new Response(null, { status: 304, headers: { etag: '"1"' } }),
+  'a redirect': () => Response.redirect('http://shop.test/orders/1', 303),
+  'words of its own': () => new Response('x', { status: 202, statusText: 'Taken Down' }),
+  'headers of all kinds': () => {
+    const headers = new Headers({ 'x-a': '1', 'set-cookie': 'a=1', vary: 'accept' });
+    headers.append('x-a', '2');
+    headers.append('set-cookie', 'b=2');
+    return new Response('x', { headers });
+  },
+  'a stream': () => new Response(streamOf('one,', 'two,', 'three')),
+  'a form': () => new Response(new URLSearchParams({ a: '1' })),
+  'a blob': () => new Response(new Blob(['blob'], { type: 'text/csv' })),
+};
+
+describe('a fetch handler', () => {
+  it.each(Object.entries(ways))(
+    'that answers by %s is answered for once, and the same when it is repeated',
+    async (_name, way) => {
+      const counting = counted(() => way());
+      const handler = protect()(counting);
+      const bare = await shown(way());
+      const first = await shown(await handler(post()));
+      const second = await handler(post());
+      expect([second.headers.get('idempotent-replayed'), second.headers.get('cache-control')]).toEqual([
+        'true',
+        'no-store',
+      ]);
+      expect([second.headers.get('set-cookie'), second.headers.get('vary')]).toEqual([null, null]);
+      expect(first).toEqual(bare);
+      expect({ ...(await shown(second)), hasBody: bare.hasBody }).toEqual(bare);
+      expect(counting.runs).toBe(1);
+    },
+  );
+
+  it('gets the request with its body, the record, and what the framework passes besides', async () => {
+    const seen: unknown[] = [];
+    const handler = protect()(async (request, record, context: { id: number }) => {
+      seen.push(await request.json(), record?.key, context);
+      return new Response('ok');
+    });
+    await handler(post('"k"', { body: '{"a":1}' }), { id: 7 });
+    await handler(post(null, { body: '{"a":1}' }), { id: 8 });
+    expect(seen).toEqual([{ a: 1 }, 'k', { id: 7 }, { a: 1 }, undefined, { id: 8 }]);
+  });
+
+  it.each([[['a', 'b']], [['a', 'a']], [['"a"', '"b"']]])('is not reached with the keys %j', async (keys) => {
+    const counting = counted(() => new Response('ok'));
+    const answer = await protect()(counting)(post(keys));
+    expect([answer.status, await typeOf(answer), counting.runs]).toEqual([
+      400,
+      expect.stringMatching(/invalid-key$/),
+      0,
+    ]);
+  });
+
+  it('that throws fails, and is run again', async () => {
+    const counting = counted(() => {
+      if (counting.runs === 1) throw new Error('broken');
+      return new Response('ok');
+    });
+    const handler = protect()(counting);
+    await expect(handler(post())).rejects.toThrow('broken');
+    expect(await (await handler(post())).text()).toBe('ok');
+  });
+
+  it('whose scope throws fails before anything begins', async () => {
+    const counting = counted(() => new Response('ok'));
+    const scope = () => {
+      throw new Error('who is that');
+    };
+    await expect(protect({ scope })(counting)(post())).rejects.toThrow('who is that');
+    expect(counting.runs).toBe(0);
+  });
+
+  it('whose stream breaks is run again', async () => {
+    const counting = counted(
+      (): Response => new Response(counting.runs === 1 ? streamOf('first', new Error('broken')) : 'whole'),
+    );
+    const handler = protect()(counting);
+    await expect((await handler(post())).text()).rejects.toThrow('broken');
+    expect(await (await handler(post())).text()).toBe('whole');
+  });
+
+  it('lets the first bytes go at once, and the last when the answer is stored', async () => {
+    let store = () => {};
+    const stored = new Promise<void>((resolve) => {
+      store = resolve;
+    });
+    const inner = memoryStore();
+    let writes = 0;
+    const slow: Store = {
+      read: (...given) => inner.read(...given),
+      remove: (...given) => inner.remove(...given),
+      async write(...given) {
+        if (++writes > 1) await stored;
+        return inner.write(...given);
+      },
+    };
+    const answer = await protect({ store: slow, storeTimeout: '10s' })(() => new Response(streamOf('first', 'last')))(
+      post(),
+    );
+    const reader = answer.body!.getReader();
+    const texts = [];
+    for (let count = 0; count < 2; count++) texts.push(Buffer.from((await reader.read()).value!).toString());
+    const end = reader.read();
+    const waited = new Promise((resolve) => setTimeout(resolve, 30, 'waits'));
+    expect([texts, await Promise.race([end, waited])]).toEqual([['first', 'last'], 'waits']);
+    store();
+    expect((await end).done).toBe(true);
+  });
+
+  it.each(['reads nothing', 'leaves in the middle'])(
+    'has its whole answer stored when the client %s',
+    async (client) => {
+      const counting = counted(() => new Response(streamOf('one,', 'two,', 'three')));
+      const handler = protect()(counting);
+      const answer = await handler(post());
+      if (client === 'leaves in the middle') {
+        const reader = answer.body!.getReader();
+        await reader.read();
+        await reader.cancel();
+      }
+      const again = async () => {
+        const response = await handler(post());
+        return response.status === 200 ? response.text() : response.status;
+      };
+      await expect.poll(again, { timeout: 10_000 }).toBe('one,two,three');
+      expect(counting.runs).toBe(1);
+    },
+  );
+
+  it('is not read to its end for nobody when it is longer than may be stored', async () => {
+    let produced = 0;
+    const endless = () =>
+      new ReadableStream<Uint8Array>({
+        async pull(controller) {
+          produced++;
+          await new Promise((resolve) => setImmediate(resolve));
+          controller.enqueue(new Uint8Array(1_000));
+        },
+      });
+    const handler = protect({ maxBodyBytes: 10_000 })(() => new Response(endless()));
+    const answer = await handler(post());
+    await answer.body!.cancel();
+    await expect.poll(async () => typeOf(await handler(post())), { timeout: 10_000 }).toMatch(/result-not-stored$/);
+    expect(produced).toBeLessThan(20);
+  });
+
+  it('takes an engine', async () => {
+    const engine = engineOf({ store: memoryStore() });
+    const counting = counted(() => new Response('ok'));
+    const handler = idempotency(engine, { scope: () => 'all' })(counting);
+    expect([(await handler(post())).status, (await handler(post())).status, counting.runs]).toEqual([200, 200, 1]);
+    expect(() => idempotency(engine, { scope: () => 'all', ttl: '1h' } as never)).toThrow('"ttl"');
+  });
+
+  it('compares what its own fingerprint says', async () => {
+    const counting = counted(() => new Response('ok'));
+    const fingerprint = async (request: Request) => String(((await request.clone().json()) as { order: number }).order);
+    const handler = protect({ fingerprint })(counting);
+    const statuses = [];
+    for (const body of ['{"order":1,"at":1}', '{"order":1,"at":2}', '{"order":2,"at":1}'])
+      statuses.push((await handler(post('k', { body }))).status);
+    expect(statuses).toEqual([200, 200, 422]);
+  });
+
+  it('leaves out of the comparison what it is told to', async () => {
+    const handler = protect({ fingerprint: { exclude: ['/at'] } })(() => new Response('ok'));
+    const headers = { 'content-type': 'application/json' };
+    const statuses = [];
+    for (const body of ['{"order":1,"at":1}', '{"order":1,"at":2}', '{"order":2,"at":1}'])
+      statuses.push((await handler(post('k', { body, headers }))).status);
+    expect(statuses).toEqual([200, 200, 422]);
+  });
+});

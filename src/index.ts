@@ -1,6 +1,19 @@
 /**
  * holdfast: composable resilience primitives. This file only names what is public.
  */
+export {
+  type Cache,
+  type CacheLifetime,
+  type CacheOptions,
+  type CacheSource,
+  cache,
+  type GetOptions,
+  type LoadContext,
+  type Loader,
+  type ManyLoader,
+  type Serializer,
+  type SerializerName,
+} from './coordination/cache/cache.js';
 export { Call, type CallOptions, type Task } from './core/call.js';
 export { type Clock, callbackTimer, systemClock, Timer } from './core/clock.js';
 export type { CompositionWarning } from './core/composition.js';
@@ -16,6 +29,7 @@ export {
   isAbandoned,
   isHoldfastError,
   isRejected,
+  LoadBackoffError,
   OptionsError,
   RateLimitedError,
   RejectedError,
@@ -26,6 +40,10 @@ export {
 } from './core/errors.js';
 export type {
   BulkheadFullEvent,
+  CacheGetEvent,
+  CacheLoadEvent,
+  CacheWarning,
+  CacheWarningEvent,
   CircuitChangedEvent,
   CircuitKeptClosedEvent,
   CircuitNotRestoredEvent,

@@ -37,6 +37,9 @@ const safetyPollMs = 500;
 /** Of a load's measured time: how much the newest counts. */
 const newest = 0.3;
 
+/** A load that a tag's invalidation has overtaken is done again, so often at most in all. */
+const mostLoads = 3;
+
 const emptyTags: ReadonlyMap<string, number> = /* @__PURE__ */ new Map();
 
 /** A value that the store has, decoded and judged. */
@@ -396,9 +399,12 @@ export class Flight<V, K> {
 
   /** Asked for before the store is, so that what changes later is told. */
   private watchTags(backing: Backing, tags: Iterable<string>): void {
-    for (const watch of this.tagWatches.splice(0)) backing.release(watch);
+    // What was told of the key meanwhile still counts.
+    const toldMeanwhile = this.told() - this.toldBefore;
+    const old = this.tagWatches.splice(0);
     for (const tag of tags) this.tagWatches.push(backing.watch('tag', tag));
-    this.toldBefore = this.told();
+    for (const watch of old) backing.release(watch);
+    this.toldBefore = this.told() - toldMeanwhile;
     this.wasWatched &&= this.tagWatches.every(({ isReady }) => isReady);
   }
 
@@ -484,23 +490,35 @@ export class Flight<V, K> {
       { ...instantOf(clock), monotonicMs: lease.sentMs },
     );
     this.watch.listeners.add(guard);
-    let value: V;
     try {
-      value = await this.load();
+      for (let loads = 1; ; loads++) {
+        let value: V;
+        try {
+          value = await this.load();
+        } catch (error) {
+          await keeper.stop();
+          const ageMs = known === undefined ? 0 : known.ageMs + this.clock.now() - lease.sentMs;
+          return await this.failed(backing, version, known && { ...known, ageMs }, error);
+        }
+        const filled = await this.filledWith(backing, value, known, version);
+        if (filled === 'overtaken' && loads < mostLoads) {
+          await keeper.extend();
+          continue;
+        }
+        await keeper.stop();
+        if (typeof filled === 'object') return await this.fill(backing, version, value, filled);
+        this.unlink();
+        this.settle(value, 'load');
+        return await this.giveBack(backing, version, undefined);
+      }
     } catch (error) {
+      // What the user's own functions threw of the value.
       await keeper.stop();
-      await this.failed(
-        backing,
-        version,
-        known && { ...known, ageMs: known.ageMs + this.clock.now() - lease.sentMs },
-        error,
-      );
-      return;
+      await this.giveBack(backing, version, undefined);
+      throw error;
     } finally {
       this.watch.listeners.delete(guard);
     }
-    await keeper.stop();
-    await this.fill(backing, version, known, value);
   }
 
   /** On word of a change looks once whether the lease is still in the entry: most words are of our own writing. */
@@ -515,8 +533,12 @@ export class Flight<V, K> {
       isLooking = true;
       do {
         isDue = false;
-        const answer = await this.look(backing);
-        if (answer !== undefined && answer.seen?.record.claim?.token !== this.token) this.unlink();
+        try {
+          const seen = await backing.read(this.text);
+          if (seen?.record.claim?.token !== this.token) this.unlink();
+        } catch {
+          // The next word, or the next renewal, tells.
+        }
       } while (isDue);
       isLooking = false;
     };
@@ -529,21 +551,8 @@ export class Flight<V, K> {
     return answer.seen?.record.claim?.token === this.token ? answer.seen.version : undefined;
   }
 
-  private async fill(backing: Backing, version: number, known: Known<V> | undefined, value: V): Promise<void> {
+  private async fill(backing: Backing, version: number, value: V, filled: Filled): Promise<void> {
     const { engine } = this;
-    const loadMs = this.smoothedLoadMs(known?.filled.loadMs);
-    let filled: Filled | undefined;
-    try {
-      filled = await this.filledWith(backing, value, loadMs, version);
-    } catch (error) {
-      await this.giveBack(backing, version, undefined);
-      throw error;
-    }
-    if (filled === undefined) {
-      this.unlink();
-      this.settle(value, 'load');
-      return this.giveBack(backing, version, undefined);
-    }
     let ifVersion = version;
     for (let tries = 0; tries < 2; tries++) {
       let answer: Answer;
@@ -559,7 +568,14 @@ export class Flight<V, K> {
       if (answer.version !== undefined) {
         if (!this.isFenced) {
           const at = instantsOf(filled, answer.sentMs);
-          const placing = { value, version: answer.version, at, ttlMs: filled.freshMs, loadMs, tags: filled.tags };
+          const placing = {
+            value,
+            version: answer.version,
+            at,
+            ttlMs: filled.freshMs,
+            loadMs: filled.loadMs,
+            tags: filled.tags,
+          };
           this.hold(placing, filled.bytes.length);
         }
         return this.settle(value, 'load');
@@ -576,11 +592,17 @@ export class Flight<V, K> {
     this.settle(value, 'load');
   }
 
-  /** The record of a loaded value; undefined when it is not to be cached, or was invalidated while it was loaded. */
-  private async filledWith(backing: Backing, value: V, loadMs: number, version: number): Promise<Filled | undefined> {
+  /** The record of a loaded value. `'uncached'`: there is to be none; `'overtaken'`: one of its tags was invalidated while it was loaded. */
+  private async filledWith(
+    backing: Backing,
+    value: V,
+    known: Known<V> | undefined,
+    version: number,
+  ): Promise<Filled | 'uncached' | 'overtaken'> {
     const { engine } = this;
+    const loadMs = this.smoothedLoadMs(known?.filled.loadMs);
     const lifetimes = engine.lifetimesOf(value, this.start.key);
-    if (lifetimes === undefined) return undefined;
+    if (lifetimes === undefined) return 'uncached';
     const names = engine.tagsOf(value, this.start.key);
     const bytes = engine.encode(value);
     let tags = emptyTags;
@@ -592,13 +614,13 @@ export class Flight<V, K> {
         current = await backing.generations(names, this.text);
       } catch (error) {
         engine.warn('not-stored', this.text, error);
-        return undefined;
+        return 'uncached';
       }
       // A tag that changed since the load began has made the value old, whoever changed it. Where the lease was not renewed since, the
       // store's own clock tells; else what it counts is set against what was counted here. Clocks differ by less than a hundredth.
       const loadingMs =
         current.key?.version === version ? current.key.ageMs : (this.clock.now() - this.startedMs) * 1.01 + 5;
-      if ([...current.tags.values()].some(({ ageMs }) => ageMs <= loadingMs)) return undefined;
+      if ([...current.tags.values()].some(({ ageMs }) => ageMs <= loadingMs)) return 'overtaken';
       tags = new Map([...current.tags].map(([tag, { version }]) => [tag, version]));
     }
     this.engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
@@ -612,8 +634,8 @@ export class Flight<V, K> {
 
   private async failed(backing: Backing, version: number, known: Known<V> | undefined, error: unknown): Promise<void> {
     if (this.isAborted && !this.hasTimedOut) {
-      await this.giveBack(backing, version, known);
-      throw error;
+      this.fail(error);
+      return this.giveBack(backing, version, known);
     }
     const count = this.failures + 1;
     const retryInMs = this.engine.backoffMs(count, error);
@@ -628,7 +650,7 @@ export class Flight<V, K> {
     // The word of the failure must be out before those who wait try again.
     await backing.write(this.text, record, { ttlMs, ifVersion: version }).catch(() => {});
     this.engine.backOff(this.text, retryAtMs, count);
-    if (!this.settleStale()) throw error;
+    if (!this.settleStale()) this.fail(error);
   }
 
   /** Takes the lease out, so that nobody waits for it; with the old value left, if there is one. */

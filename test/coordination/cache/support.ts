@@ -20,7 +20,7 @@ export function viewOf(store: Store): Store {
 }
 
 /** A source of values that counts and can be made slow, old or broken. */
-export class Source {
+class Source {
   loads = 0;
   value: unknown = 1;
   delayMs = 0;

@@ -242,6 +242,10 @@ export class Engine<V, K> {
       }
     }
     let flight = this.flights.get(text);
+    if (flight?.isJoinable === false) {
+      flight.unlink();
+      flight = undefined;
+    }
     const isOpener = flight === undefined;
     if (flight === undefined) {
       if (text.length > longestKey || text.length === 0) return rejectLater(badKey(this.settings.name, text));

@@ -86,6 +86,7 @@ export class Flight<V, K> {
   /** What was told of the key and of all tags when the store was last asked. */
   private toldBefore = 0;
   private wasWatched = false;
+  private toldWhenSettled = 0;
   private readonly tagWatches: KeyWatch[] = [];
   /** What may stand in for an error, and until when. */
   private fallback: { readonly value: V; readonly untilMs: number } | undefined = undefined;
@@ -105,10 +106,16 @@ export class Flight<V, K> {
     if (start.held !== undefined) this.watch = engine.backing?.watch('key', start.text);
   }
 
+  /** Whether its answer, be it to come or given already, is right for somebody who asks now. */
+  get isJoinable(): boolean {
+    if (!this.isSettled || this.engine.backing === undefined) return true;
+    return this.wasWatched && this.hasFallback && this.told() === this.toldWhenSettled;
+  }
+
   /** The answer for one more caller. */
   join(signal: AbortSignal | undefined): Promise<V> {
-    // It was answered by a stale value, whose time is over now: newcomers wait for what is still under way.
-    if (this.isSettled && this.source === 'stale' && !this.hasFallback) this.open();
+    // It was answered by a value whose time is over now: newcomers wait for what is still under way.
+    if (this.isSettled && !this.hasFallback) this.open();
     if (signal === undefined) {
       this.isPinned = true;
       return this.promise;
@@ -202,10 +209,18 @@ export class Flight<V, K> {
     this.isSettled = true;
     this.isPinned = true;
     this.source = source;
+    this.toldWhenSettled = this.told();
     this.resolve(value);
   }
 
+  /** The end: who asks from here on finds the value in memory, or begins anew. */
+  private finish(value: V, source: CacheSource = 'load'): void {
+    this.unlink();
+    this.settle(value, source);
+  }
+
   private fail(error: unknown): void {
+    this.unlink();
     if (this.isSettled) return;
     this.isSettled = true;
     this.reject(error);
@@ -454,8 +469,7 @@ export class Flight<V, K> {
     if (onWaitTimeout === 'reject') throw new TimeoutError({ policy: name, afterMs: waitTimeoutMs });
     // Without a lease nothing is stored, neither there nor here.
     const value = await this.load();
-    this.unlink();
-    this.settle(value, 'load');
+    this.finish(value);
   }
 
   private async loadWithLease(
@@ -507,8 +521,7 @@ export class Flight<V, K> {
         }
         await keeper.stop();
         if (typeof filled === 'object') return await this.fill(backing, version, value, filled);
-        this.unlink();
-        this.settle(value, 'load');
+        this.finish(value);
         return await this.giveBack(backing, version, undefined);
       }
     } catch (error) {
@@ -561,8 +574,7 @@ export class Flight<V, K> {
       } catch (error) {
         // Nobody knows whether it is stored, nor whether it was refused because the key was deleted.
         engine.warn('not-stored', this.text, error);
-        this.unlink();
-        this.settle(value, 'load');
+        this.finish(value);
         return this.giveBack(backing, ifVersion, undefined);
       }
       if (answer.version !== undefined) {
@@ -578,18 +590,18 @@ export class Flight<V, K> {
           };
           this.hold(placing, filled.bytes.length);
         }
-        return this.settle(value, 'load');
+        return this.finish(value);
       }
       const renewed = this.mine(answer);
       if (renewed === undefined) {
         const newer = answer.seen && (await this.judge(backing, answer.seen));
         engine.warn('fill-refused', this.text, undefined);
         const isNewer = newer !== undefined && newer.ageMs < newer.filled.freshMs;
-        return isNewer ? this.settle(newer.value, 'wait') : this.settle(value, 'load');
+        return isNewer ? this.finish(newer.value, 'wait') : this.finish(value);
       }
       ifVersion = renewed;
     }
-    this.settle(value, 'load');
+    this.finish(value);
   }
 
   /** The record of a loaded value. `'uncached'`: there is to be none; `'overtaken'`: one of its tags was invalidated while it was loaded. */
@@ -710,7 +722,7 @@ export class Flight<V, K> {
       this.hold(placing, engine.sizeOf(value));
       engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
     } else if (lifetimes === undefined) engine.forget(this.text, held);
-    this.settle(value, 'load');
+    this.finish(value);
   }
 
   private hasTimedOut = false;

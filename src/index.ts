@@ -14,6 +14,7 @@ export {
   type Serializer,
   type SerializerName,
 } from './coordination/cache/cache.js';
+export { type Memoized, type MemoizeOptions, memoize } from './coordination/cache/memoize.js';
 export { Call, type CallOptions, type Task } from './core/call.js';
 export { type Clock, callbackTimer, systemClock, Timer } from './core/clock.js';
 export type { CompositionWarning } from './core/composition.js';

@@ -26,6 +26,20 @@ export type { AcquireOptions, LockContext, LockInspection, LockKeys } from './co
 export { type Mutex, type MutexOptions, mutex } from './coordination/mutex/mutex.js';
 export type { LeaseOptions, LockOptions } from './coordination/mutex/options.js';
 export { type Semaphore, type SemaphoreOptions, semaphore } from './coordination/mutex/semaphore.js';
+export {
+  type Cache,
+  type CacheLifetime,
+  type CacheOptions,
+  type CacheSource,
+  cache,
+  type GetOptions,
+  type LoadContext,
+  type Loader,
+  type ManyLoader,
+  type Serializer,
+  type SerializerName,
+} from './coordination/cache/cache.js';
+export { type Memoized, type MemoizeOptions, memoize } from './coordination/cache/memoize.js';
 export { Call, type CallOptions, type Task } from './core/call.js';
 export { type Clock, callbackTimer, systemClock, Timer } from './core/clock.js';
 export type { CompositionWarning } from './core/composition.js';
@@ -47,6 +61,7 @@ export {
   KeyReusedError,
   LockLostError,
   LockUnavailableError,
+  LoadBackoffError,
   OptionsError,
   RateLimitedError,
   RejectedError,
@@ -58,6 +73,10 @@ export {
 } from './core/errors.js';
 export type {
   BulkheadFullEvent,
+  CacheGetEvent,
+  CacheLoadEvent,
+  CacheWarning,
+  CacheWarningEvent,
   CircuitChangedEvent,
   CircuitKeptClosedEvent,
   CircuitNotRestoredEvent,

@@ -348,6 +348,21 @@ export class StaleFenceError extends HoldfastError {
   }
 }
 
+/** `ERR_LOAD_BACKOFF`: a cache does not load the key now, because its last load failed a moment ago, here or in another process. */
+export class LoadBackoffError extends RejectedError {
+  override get name(): string {
+    return 'LoadBackoffError';
+  }
+
+  readonly key: string;
+
+  constructor({ key, detail, ...options }: RefusalNumbers & { readonly key: string; readonly detail: string }) {
+    const wait = rounded(options.retryAfterMs ?? 0);
+    super('ERR_LOAD_BACKOFF', `"${options.policy}" does not load "${key}" for another ${wait} ms: ${detail}`, options);
+    this.key = key;
+  }
+}
+
 /**
  * `ERR_HANDLES_FAILED`: a `handles`, `backoff` or other function given to a policy threw or answered nonsense, so the
  * policy could not judge the outcome. `cause` is the error of the call if it failed, else what the function threw.

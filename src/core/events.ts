@@ -300,6 +300,45 @@ export interface LockForceReleasedEvent {
   readonly key: string;
 }
 
+/** A cache has answered. */
+export interface CacheGetEvent {
+  readonly type: 'cache-get';
+  readonly name: string;
+  readonly key: string;
+  /** `'l1'`: memory; `'l2'`: the store; `'load'`: loaded for this call; `'wait'`: loaded by somebody else; `'stale'`: past its time. */
+  readonly source: 'l1' | 'l2' | 'load' | 'stale' | 'wait';
+  readonly durationMs: number;
+}
+
+/** A cache's loader has ended. */
+export interface CacheLoadEvent {
+  readonly type: 'cache-load';
+  readonly name: string;
+  readonly key: string;
+  readonly durationMs: number;
+  /** Whether nobody waited for it. */
+  readonly isBackground: boolean;
+  /** How it ended; a value is left out. */
+  readonly outcome: Outcome<undefined>;
+}
+
+/**
+ * `'slow-load'`: it took more than 0.3 of the time to live. `'fill-refused'`: the key was changed or loaded by somebody while it was
+ * being loaded. `'not-stored'`: the store did not take it. `'undecodable'`: what is stored is not of this serializer. `'gap'`: words of
+ * changes may have been lost.
+ */
+export type CacheWarning = 'slow-load' | 'fill-refused' | 'not-stored' | 'undecodable' | 'gap';
+
+/** Something about a cache that its owner should know. */
+export interface CacheWarningEvent {
+  readonly type: 'cache-warning';
+  readonly name: string;
+  /** Empty where it concerns all keys. */
+  readonly key: string;
+  readonly reason: CacheWarning;
+  readonly error: unknown;
+}
+
 /** A hook of yours threw; see `error`. Only on the diagnostics channel. */
 export interface HookFailedEvent {
   readonly type: 'hook-failed';
@@ -339,6 +378,9 @@ export type HoldfastEvent =
   | LockLostEvent
   | LockReleasedEvent
   | LockForceReleasedEvent
+  | CacheGetEvent
+  | CacheLoadEvent
+  | CacheWarningEvent
   | HookFailedEvent;
 
 interface EventChannel {

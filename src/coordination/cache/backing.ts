@@ -1,0 +1,293 @@
+/**
+ * Backing: the cache's way to its store: timeouts, a circuit breaker, leases, watches.
+ *
+ * Promise: no operation takes longer than its timeout, and while the store is down none is tried but a few probes, so an
+ * outage costs the first calls a timeout each and the others nothing. Repeats nothing by itself.
+ */
+import { type Clock, callbackTimer } from '../../core/clock.js';
+import { messageOf, StoreError } from '../../core/errors.js';
+import type { HoldfastEvent } from '../../core/events.js';
+import { isRefusal } from '../../core/policy.js';
+import { type CircuitBreaker, circuitBreaker } from '../../policies/circuit-breaker/circuit-breaker.js';
+import type { Entry, Store, StoreWatch, StoreWriteOptions } from '../../stores/store.js';
+import { type CacheRecord, decodeRecord, encodeRecord } from './record.js';
+
+/** An entry of the store, as it was when the store was asked. */
+export interface Seen {
+  readonly version: number;
+  /** Empty when the entry is of another release: it may be written over, and is worth nothing. */
+  readonly record: CacheRecord;
+  /** Since this version was written; counted up to when the question was sent, so that it is never too young. */
+  readonly ageMs: number;
+  readonly sentMs: number;
+}
+
+/** `version` when it was written, else what was in the way. */
+export type Answer =
+  | { readonly version: number; readonly sentMs: number; readonly seen?: undefined }
+  | { readonly version?: undefined; readonly sentMs: number; readonly seen: Seen | undefined };
+
+/** By tag its generation, and for how long it has had it; and what a key has. */
+export interface Generations {
+  readonly tags: ReadonlyMap<string, { readonly version: number; readonly ageMs: number }>;
+  readonly key: { readonly version: number; readonly ageMs: number } | undefined;
+}
+
+export interface Timeouts {
+  readonly readMs: number;
+  readonly writeMs: number;
+}
+
+interface BackingSettings {
+  readonly name: string;
+  readonly store: Store;
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly timeouts: Timeouts;
+  readonly serializer: number;
+  readonly on: ((event: HoldfastEvent) => void) | undefined;
+}
+
+/** An entry of another kind, so that no key can be mistaken for a tag. */
+type Kind = 'key' | 'tag';
+
+/** Longer than any record lives: durations are at most 24.8 days, and the longest life is the sum of two. */
+const tagTtlMs = 60 * 86_400_000;
+
+/** What a store takes at least is 512 bytes; its own prefix is not counted. */
+const longestStoreKey = 512;
+const nothing = /* @__PURE__ */ new Uint8Array(0);
+
+export class Backing {
+  readonly breaker: CircuitBreaker;
+  private readonly settings: BackingSettings;
+  private readonly watches = new Map<string, KeyWatch>();
+
+  constructor(settings: BackingSettings) {
+    const { name, clock, random, on } = settings;
+    this.settings = settings;
+    this.breaker = circuitBreaker({
+      ...{ name: `${name} store`, clock, random },
+      ...{ window: { consecutive: 3 }, openFor: 1_000, maxOpenFor: 10_000, halfOpen: { permits: 1 } },
+      ...(on === undefined ? {} : { on }),
+    });
+  }
+
+  async read(key: string): Promise<Seen | undefined> {
+    const sentMs = this.settings.clock.now();
+    const { readMs } = this.settings.timeouts;
+    const entry = await this.run('read', readMs, (store, signal) => store.read(this.keyOf('key', key), { signal }));
+    return seen(entry, sentMs);
+  }
+
+  /** What each key holds, by as few trips as the store can. */
+  async readMany(keys: readonly string[]): Promise<readonly (Seen | undefined)[]> {
+    const sentMs = this.settings.clock.now();
+    const entries = await this.entries(keys.map((key) => this.keyOf('key', key)));
+    return entries.map((entry) => seen(entry, sentMs));
+  }
+
+  async write(
+    key: string,
+    record: Omit<CacheRecord, 'serializer'>,
+    options: Pick<StoreWriteOptions, 'ttlMs' | 'ifVersion'>,
+  ): Promise<Answer> {
+    const { clock, timeouts, serializer } = this.settings;
+    const sentMs = clock.now();
+    const bytes = encodeRecord({ ...record, serializer });
+    const answer = await this.run('write', timeouts.writeMs, (store, signal) =>
+      store.write(this.keyOf('key', key), bytes, { ...options, evictable: true, signal }),
+    );
+    return answer.ok ? { version: answer.version, sentMs } : { sentMs, seen: seen(answer.entry, sentMs) };
+  }
+
+  remove(key: string, ifVersion?: number): Promise<boolean> {
+    const condition = ifVersion === undefined ? {} : { ifVersion };
+    return this.run('remove', this.settings.timeouts.writeMs, (store, signal) =>
+      store.remove(this.keyOf('key', key), { ...condition, signal }),
+    );
+  }
+
+  /** Of each tag. The version of an entry only grows, so it serves as a counter. And of a key, if one is named, by the same look. */
+  async generations(tags: readonly string[], key?: string): Promise<Generations> {
+    const keys = tags.map((tag) => this.keyOf('tag', tag));
+    if (key !== undefined) keys.push(this.keyOf('key', key));
+    const entries = await this.entries(keys);
+    return {
+      tags: new Map(
+        tags.map((tag, index) => {
+          const { version = 0, ageMs = Number.POSITIVE_INFINITY } = entries[index] ?? {};
+          return [tag, { version, ageMs }];
+        }),
+      ),
+      key: entries[tags.length],
+    };
+  }
+
+  /** Gives a tag its next generation. */
+  async bump(tag: string): Promise<void> {
+    await this.run('write', this.settings.timeouts.writeMs, (store, signal) =>
+      store.write(this.keyOf('tag', tag), nothing, { ttlMs: tagTtlMs, signal }),
+    );
+  }
+
+  /** A watch that is shared by all who need the key, or one that never tells anything. Give it back by `release`. */
+  watch(kind: Kind, key: string): KeyWatch {
+    const id = this.keyOf(kind, key);
+    let watch = this.watches.get(id);
+    if (watch === undefined) {
+      watch = new KeyWatch(id, this.settings.store);
+      this.watches.set(id, watch);
+    }
+    watch.users++;
+    return watch;
+  }
+
+  release(watch: KeyWatch): void {
+    if (--watch.users > 0) return;
+    this.watches.delete(watch.id);
+    watch.close();
+  }
+
+  close(): void {
+    for (const watch of this.watches.values()) watch.close();
+    this.watches.clear();
+  }
+
+  private entries(keys: readonly string[]): Promise<readonly (Entry | undefined)[]> {
+    return this.run('read', this.settings.timeouts.readMs, (store, signal) => {
+      const readMany = store.native?.readMany;
+      if (readMany === undefined || keys.length === 1) {
+        return Promise.all(keys.map((key) => store.read(key, { signal })));
+      }
+      const parts: Promise<readonly (Entry | undefined)[]>[] = [];
+      for (let at = 0; at < keys.length; at += keysPerRead) {
+        parts.push(readMany(keys.slice(at, at + keysPerRead), { signal }));
+      }
+      return Promise.all(parts).then((all) => all.flat());
+    });
+  }
+
+  private keyOf(kind: Kind, key: string): string {
+    const whole = `cache|${this.settings.name}|${kind}|${key}`;
+    if (whole.length * 3 <= longestStoreKey || new TextEncoder().encode(whole).length <= longestStoreKey) return whole;
+    return `cache|${this.settings.name.slice(0, 40)}|hash|${sha256(whole)}`;
+  }
+
+  private async run<T>(
+    operation: string,
+    timeoutMs: number,
+    work: (store: Store, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const permit = this.breaker.admit();
+    if (isRefusal(permit)) throw permit.error;
+    const { clock, store, name } = this.settings;
+    const controller = new AbortController();
+    const timedOut = () => {
+      const detail = `cache "${name}" had no answer within ${timeoutMs} ms`;
+      const error = new StoreError({ store: 'cache', operation, reason: 'timeout', applied: 'unknown', detail });
+      controller.abort(error);
+      return error;
+    };
+    try {
+      const value = await within(clock, timeoutMs, work(store, controller.signal), timedOut);
+      permit.settle({ ok: true, value });
+      return value;
+    } catch (error) {
+      // What the store will never take says nothing of its health.
+      const isOurs = error instanceof StoreError && (error.reason === 'invalid' || error.reason === 'full');
+      if (isOurs) permit.release();
+      else permit.settle({ ok: false, error });
+      throw error;
+    }
+  }
+}
+
+const keysPerRead = 1_000;
+
+/** Hears of the changes of one key as long as somebody needs it. */
+export class KeyWatch {
+  users = 0;
+  /** Whether every change from now on is told, or a gap is. Without it the key must be asked for again and again. */
+  isReady = false;
+  /** Changes told so far: who compares two looks at it knows whether something happened in between. */
+  changes = 0;
+  readonly id: string;
+  readonly listeners = new Set<(kind: 'changed' | 'gap') => void>();
+  private readonly watch: StoreWatch | undefined = undefined;
+
+  constructor(id: string, store: Store) {
+    this.id = id;
+    try {
+      this.watch = store.native?.watch?.(id, ({ kind }) => this.tell(kind));
+    } catch {
+      // A store that cannot watch now is asked again and again instead.
+    }
+    this.watch?.ready.then(
+      () => {
+        this.isReady = true;
+        // What changed until now was not told.
+        this.tell('changed');
+      },
+      () => {},
+    );
+  }
+
+  close(): void {
+    this.isReady = false;
+    this.listeners.clear();
+    this.watch?.close();
+  }
+
+  private tell(kind: 'changed' | 'gap'): void {
+    this.changes++;
+    for (const listener of [...this.listeners]) listener(kind);
+  }
+}
+
+function seen(entry: Entry | undefined, sentMs: number): Seen | undefined {
+  if (entry === undefined) return undefined;
+  const record = decodeRecord(entry.value) ?? { serializer: 0 };
+  return { version: entry.version, record, ageMs: entry.ageMs, sentMs };
+}
+
+/**
+ * The promise's outcome, or a rejection with `timedOut` after a time. A timer that fires is believed only one more turn of
+ * the event loop later: when the loop was blocked, the answer may be there already, behind the timer.
+ */
+function within<T>(clock: Clock, ms: number, promise: Promise<T>, timedOut: () => Error): Promise<T> {
+  return new Promise((resolve, reject) => {
+    let hasFired = false;
+    const timer = callbackTimer(() => {
+      if (hasFired) return reject(timedOut());
+      hasFired = true;
+      clock.schedule(timer, clock.now() + 1);
+    });
+    clock.schedule(timer, clock.now() + ms);
+    promise.then(
+      (value) => {
+        clock.cancel(timer);
+        resolve(value);
+      },
+      (error) => {
+        clock.cancel(timer);
+        reject(error);
+      },
+    );
+  });
+}
+
+function sha256(text: string): string {
+  const crypto = globalThis.process?.getBuiltinModule?.('node:crypto');
+  if (crypto === undefined) {
+    const detail = 'the key is too long for the store, and this runtime has no hash function to shorten it';
+    throw new StoreError({ store: 'cache', operation: 'hash', reason: 'invalid', applied: 'no', detail });
+  }
+  return crypto.createHash('sha256').update(text).digest('hex');
+}
+
+/** What other processes are told of an error. */
+export function toldOf(error: unknown): string {
+  const name = error instanceof Error && error.name !== 'Error' ? `${error.name}: ` : '';
+  return `${name}${messageOf(error)}`;
+}

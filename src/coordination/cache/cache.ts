@@ -1,0 +1,338 @@
+/**
+ * Cache: a value per key, in the memory of the process and in a store, with one load per key for all processes.
+ *
+ * Promise: while the store is up, one process loads a key that is missing or over, whoever else asks; a load that began before
+ * a change never stores over it; a stale value is used only as long as the options say, counted from its fill; a store that is down costs
+ * the first calls a timeout and the others nothing; memory is bounded by default.
+ * After: Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), leases; RFC 5861; Vattani et al., "Optimal
+ * probabilistic cache stampede prevention" (VLDB 2015); FusionCache and bentocache for names.
+ */
+import { longestWaitMs, systemClock } from '../../core/clock.js';
+import { type Duration, parseDuration } from '../../core/duration.js';
+import { Events } from '../../core/events.js';
+import {
+  type CommonOptions,
+  checkOptions,
+  commonFields,
+  duration,
+  type Field,
+  func,
+  having,
+  impossibleOption,
+  integer,
+  number,
+  oneOf,
+  optional,
+  withDefault,
+} from '../../core/options.js';
+import type { Outcome } from '../../core/outcome.js';
+import { type Backoff, exponential } from '../../policies/retry/backoff.js';
+import type { Store } from '../../stores/store.js';
+import { Backing } from './backing.js';
+import type { ManyLoader } from './batch.js';
+import { Engine, type EngineSettings, type GetOptions } from './engine.js';
+import type { Loader } from './flight.js';
+import { Gate } from './gate.js';
+import type { Early, Windows } from './held.js';
+import { type MarkedSerializer, type Serializer, type SerializerName, serializerField } from './serializer.js';
+
+/** How long one value is good for. What is left out is as the options say. */
+export interface CacheLifetime {
+  /** How long it is fresh. 0: it is not cached. */
+  readonly ttl: Duration;
+  readonly staleWhileRevalidate?: Duration;
+  readonly staleIfError?: Duration;
+}
+
+/** Options of {@link cache}. */
+export interface CacheOptions<V, K = string> extends CommonOptions {
+  /** Where processes share values and loads. Default: none, then each process is for itself. */
+  readonly store?: Store;
+  /**
+   * How long a value is fresh, from its load on: up to 24.8 days, and 0 for what is not to be cached. Or a function of the
+   * value, for values that know it themselves.
+   */
+  readonly ttl: Duration | ((value: V, key: K) => Duration | CacheLifetime);
+  /** Makes the value of a key. Without it each `get` must bring one. */
+  readonly load?: Loader<V, K>;
+  /** Makes the values of many keys at once, for `getMany`. Default: `load` for each. */
+  readonly loadMany?: ManyLoader<V, K>;
+  /** The text by which a key is known. Default: strings, numbers, bigints and booleans as they are written. */
+  readonly key?: (key: K) => string;
+  /** How long after `ttl` a value is still given at once, while one process loads it anew. Default 0. */
+  readonly staleWhileRevalidate?: Duration;
+  /** How long after `ttl` a value stands in for a load that fails or takes longer than `softTimeout`. Default 0; an hour is a good choice. */
+  readonly staleIfError?: Duration;
+  /** How long `null` and `undefined` are fresh. Default: `null` like any value, and `undefined` is not cached. */
+  readonly negativeTtl?: Duration;
+  /** By which share at most each time to live is cut, so that what was loaded together does not end together. From 0 to 0.5, default 0.1. */
+  readonly jitter?: number;
+  /**
+   * When a value that is asked for is loaded anew before its time is over. `'adaptive'`, the default: 1.5 to 2.25 of its measured load times before,
+   * at most 0.3 of its time to live. `'xfetch'`: by chance, the nearer the end the likelier. `'off'`: never.
+   */
+  readonly early?: Early;
+  /** Entries in memory. Default 1,000; from 1 to 10,000,000. */
+  readonly max?: number;
+  /** Bytes in memory, as values are serialized. Default 64 MiB with a store; without one values are not measured unless this is given. */
+  readonly maxBytes?: number;
+  /** After how long a value in memory is compared with the store. Default 30 s where the store tells of changes, 5 s where it does not. */
+  readonly maxL1Ttl?: Duration;
+  /** How long a process that died keeps others from loading. Default 3 s; from 300 ms to an hour. It is renewed at each third. */
+  readonly lease?: Duration;
+  /** How long a caller waits for a load while there is a stale value within `staleIfError`. Default: until the load ends. */
+  readonly softTimeout?: Duration;
+  /** How long a load may take; then its signal aborts and it has failed. Default 30 s. */
+  readonly hardTimeout?: Duration;
+  /** How long a caller waits for the load of another process. Default: `hardTimeout`. */
+  readonly waitTimeout?: Duration;
+  /** What happens then if there is no stale value: the caller loads for himself, the default, or gets a `TimeoutError`. */
+  readonly onWaitTimeout?: 'load' | 'reject';
+  /** Loads at once in this process; others wait in line. Default: no bound. A loader that asks its own cache for another key needs more than one. */
+  readonly maxConcurrentLoads?: number;
+  /** How long nobody tries again after a load that failed. Default `exponential({ initial: '1s', max: '30s' })`. */
+  readonly failBackoff?: Backoff;
+  /** How long the store may take to answer: a read 100 ms, a write 500 ms by default. After three failures in a row it is left alone for a while. */
+  readonly l2Timeouts?: { readonly read?: Duration; readonly write?: Duration };
+  /**
+   * How values become bytes: `'json'`, the default, `'structured-clone'` (`Map`, `Date`, bigint, bytes; by node:v8), `'bytes'` for a plain
+   * `Uint8Array`, or your own. A value that a built-in one would not bring back identical is refused when it is set.
+   */
+  readonly serializer?: SerializerName | Serializer<V>;
+  /** The tags of a value, by which `invalidateTag` finds it. At most 100, each of 1 to 200 characters. */
+  readonly tags?: (value: V, key: K) => readonly string[];
+  /** Chance, in [0, 1). Default `Math.random`. */
+  readonly random?: () => number;
+}
+
+/** What {@link cache} makes. */
+export interface Cache<V, K = string> {
+  readonly name: string;
+  /** Entries in the memory of this process. */
+  readonly size: number;
+  /**
+   * The value of a key: from memory, from the store, or loaded. All who ask for one key at a time share one answer, and the value
+   * itself: do not change it.
+   *
+   * @param options - `signal`: ends the wait of this caller alone. `load`: in place of the factory's.
+   * @throws What the loader throws; {@link LoadBackoffError} `ERR_LOAD_BACKOFF` while nobody loads because the last load failed;
+   * {@link TimeoutError} `ERR_TIMEOUT` after `hardTimeout`; the reason of `signal`.
+   */
+  get(key: K, options?: GetOptions<V, K>): Promise<V>;
+  /** The values of many keys, in their order. What must be loaded is loaded by one `loadMany`; each key has its own outcome. */
+  getMany(keys: readonly K[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Outcome<V>[]>;
+  /** Puts a value in. @throws {@link StoreError} `ERR_STORE` when the store could not; a `TypeError` for a value that would not come back as it is. */
+  set(key: K, value: V): Promise<void>;
+  /** Takes a value out, everywhere. A load under way does not put it back. @throws {@link StoreError} `ERR_STORE` when the store could not. */
+  delete(key: K): Promise<void>;
+  /** Makes every value void that has the tag, by one write. @throws {@link StoreError} `ERR_STORE` when the store could not. */
+  invalidateTag(tag: string): Promise<void>;
+  /** Aborts what is under way, gives back its leases, and ends all watches. The store stays open. Safe to repeat. */
+  close(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+export type { CacheSource, LoadContext, Loader } from './flight.js';
+export type { GetOptions, ManyLoader, Serializer, SerializerName };
+
+/** The caches that use a store, by name: two of one name would take each other's values for their own. */
+const namesByStore = /* @__PURE__ */ new WeakMap<object, Set<string>>();
+
+const span = /* @__PURE__ */ duration({ min: 0 });
+
+const ttlField: Field<Duration | ((value: never, key: never) => Duration | CacheLifetime)> = {
+  allowed: "a duration such as 5000 or '5s', or a function that answers one",
+  parse: (value) => (typeof value === 'function' ? (value as () => Duration) : span.parse(value)),
+};
+
+/**
+ * Keeps what is dear to make, in memory and in a store, and makes it once for all who ask.
+ *
+ * For values that are read more often than they change. With a store, processes share values, and one loads while the others wait;
+ * give each cache of a store a `name` of its own. Not for what must never be old: another process may show a value from its memory for as long as word of a change
+ * takes, and for `maxL1Ttl` when that word is lost.
+ *
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { cache, memoryStore } from 'holdfast';
+ *
+ * let loads = 0;
+ * const users = cache<{ id: string }>({
+ *   store: memoryStore(), // redisStore(client) or sqliteStore(db), to share it
+ *   ttl: '1m',
+ *   staleWhileRevalidate: '30s',
+ *   load: async (id) => {
+ *     loads++;
+ *     return { id };
+ *   },
+ * });
+ * await Promise.all(Array.from({ length: 100 }, () => users.get('42')));
+ * console.log(loads); // 1
+ * await users.delete('42');
+ * await users.close();
+ * ```
+ */
+export function cache<V, K = string>(options: CacheOptions<V, K>): Cache<V, K> {
+  return new StoredCache<V, K>('cache', options);
+}
+
+class StoredCache<V, K> implements Cache<V, K> {
+  readonly name: string;
+  private readonly engine: Engine<V, K>;
+  private readonly leaveStore: () => void;
+  readonly get: Cache<V, K>['get'];
+
+  constructor(policy: string, options: CacheOptions<V, K>) {
+    const { settings, store, l2Timeouts, maxConcurrentLoads, on } = settingsOf(policy, options);
+    const { name, clock, random, serializer } = settings;
+    this.name = name;
+    this.leaveStore = store === undefined ? () => {} : enterStore(policy, store, name);
+    const backing =
+      store && new Backing({ name, store, clock, random, timeouts: l2Timeouts, serializer: serializer.mark, on });
+    const gate = maxConcurrentLoads === undefined ? undefined : new Gate(maxConcurrentLoads);
+    const engine = new Engine<V, K>(settings, backing, gate);
+    this.engine = engine;
+    // One call less on the way of a hit.
+    this.get = (key, getOptions) => engine.get(key, getOptions);
+  }
+
+  get size(): number {
+    return this.engine.size;
+  }
+
+  getMany(keys: readonly K[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Outcome<V>[]> {
+    return this.engine.getMany(keys, options);
+  }
+
+  set(key: K, value: V): Promise<void> {
+    return this.engine.set(key, value);
+  }
+
+  delete(key: K): Promise<void> {
+    return this.engine.delete(key);
+  }
+
+  invalidateTag(tag: string): Promise<void> {
+    return this.engine.invalidateTag(tag);
+  }
+
+  async close(): Promise<void> {
+    await this.engine.close();
+    this.leaveStore();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+function settingsOf<V, K>(policy: string, options: CacheOptions<V, K>) {
+  const { name, on, clock: clockField } = commonFields(policy);
+  const checked = checkOptions(policy, options, {
+    store: optional(having<Store>('a store such as memoryStore()', 'read', 'write', 'remove')),
+    ttl: ttlField as Field<CacheOptions<V, K>['ttl']>,
+    load: optional(func<Loader<V, K>>()),
+    loadMany: optional(func<ManyLoader<V, K>>()),
+    key: optional(func<(key: K) => string>()),
+    staleWhileRevalidate: withDefault(span, 0),
+    staleIfError: withDefault(span, 0),
+    negativeTtl: optional(span),
+    jitter: withDefault(number({ max: 0.5 }), 0.1),
+    early: withDefault<Early>(oneOf(['adaptive', 'xfetch', 'off']), 'adaptive'),
+    max: withDefault(integer({ min: 1, max: 10_000_000 }), 1_000),
+    maxBytes: optional(integer({ min: 1_024 })),
+    maxL1Ttl: optional(duration({})),
+    lease: withDefault(duration({ min: 300, max: 3_600_000 }), 3_000),
+    softTimeout: optional(span),
+    hardTimeout: withDefault(duration({}), 30_000),
+    waitTimeout: optional(span),
+    onWaitTimeout: withDefault<'load' | 'reject'>(oneOf(['load', 'reject']), 'load'),
+    maxConcurrentLoads: optional(integer({ min: 1 })),
+    failBackoff: optional(func<Backoff>()),
+    l2Timeouts: optional<unknown>({ allowed: 'an object', parse: (value) => value }),
+    serializer: serializerField as Field<MarkedSerializer>,
+    tags: optional(func<(value: V, key: K) => readonly string[]>()),
+    random: withDefault(func<() => number>(), Math.random),
+    ...{ name, on, clock: clockField },
+  });
+  const { read, write } = checkOptions(`${policy} "l2Timeouts"`, checked.l2Timeouts, {
+    read: withDefault(duration({}), 100),
+    write: withDefault(duration({}), 500),
+  });
+  const { store, maxL1Ttl, hardTimeout, failBackoff, maxBytes, clock = systemClock } = checked;
+  const settings: EngineSettings<V, K> = {
+    name: checked.name,
+    events: new Events(checked.name, checked.on),
+    clock,
+    random: checked.random,
+    load: checked.load,
+    loadMany: checked.loadMany,
+    keyText: checked.key,
+    lifetimes: lifetimesBy(policy, checked),
+    tags: checked.tags,
+    serializer: checked.serializer,
+    max: checked.max,
+    maxBytes: maxBytes ?? (store === undefined ? undefined : 2 ** 26),
+    maxL1Ms: { told: maxL1Ttl ?? 30_000, untold: Math.min(maxL1Ttl ?? 5_000, 5_000) },
+    early: checked.early,
+    jitter: checked.jitter,
+    leaseMs: checked.lease,
+    softTimeoutMs: checked.softTimeout,
+    hardTimeoutMs: hardTimeout,
+    waitTimeoutMs: checked.waitTimeout ?? hardTimeout,
+    onWaitTimeout: checked.onWaitTimeout,
+    failBackoff: failBackoff ?? exponential({ initial: 1_000, max: 30_000 }),
+  };
+  return {
+    ...{ settings, store, on: checked.on, l2Timeouts: { readMs: read, writeMs: write } },
+    maxConcurrentLoads: checked.maxConcurrentLoads,
+  };
+}
+
+interface LifetimeSettings<V, K> {
+  readonly ttl: CacheOptions<V, K>['ttl'];
+  readonly staleWhileRevalidate: number;
+  readonly staleIfError: number;
+  readonly negativeTtl: number | undefined;
+}
+
+/** The windows of a value, without jitter; undefined for one that is not to be cached. */
+function lifetimesBy<V, K>(policy: string, settings: LifetimeSettings<V, K>) {
+  const { ttl, staleWhileRevalidate, staleIfError, negativeTtl } = settings;
+  const windows = (freshMs: number, staleMs: number, errorMs: number): Windows | undefined =>
+    freshMs > 0 ? { freshMs, staleMs: freshMs + staleMs, errorMs: freshMs + errorMs } : undefined;
+  return (value: V, key: K): Windows | undefined => {
+    // What is not there says nothing of how long what is there stays true.
+    if (negativeTtl !== undefined && (value === undefined || value === null)) return windows(negativeTtl, 0, 0);
+    if (value === undefined) return undefined;
+    if (typeof ttl !== 'function') return windows(ttl as number, staleWhileRevalidate, staleIfError);
+    const answer = ttl(value, key);
+    const lifetime = typeof answer === 'object' && answer !== null ? answer : { ttl: answer };
+    const ms = (name: keyof CacheLifetime, missing: number) => {
+      const given = lifetime[name];
+      const parsed = given === undefined ? missing : parseDuration(given);
+      if (parsed !== undefined && parsed <= longestWaitMs) return parsed;
+      throw impossibleOption(policy, `ttl (its answer's ${name})`, given, span.allowed);
+    };
+    return windows(
+      ms('ttl', Number.NaN),
+      ms('staleWhileRevalidate', staleWhileRevalidate),
+      ms('staleIfError', staleIfError),
+    );
+  };
+}
+
+function enterStore(policy: string, store: Store, name: string): () => void {
+  let names = namesByStore.get(store);
+  if (names === undefined) {
+    names = new Set();
+    namesByStore.set(store, names);
+  }
+  if (names.has(name)) {
+    const allowed = "different for each cache of a store, or they would take each other's values for their own";
+    throw impossibleOption(policy, 'name', name, allowed);
+  }
+  const all = names.add(name);
+  return () => void all.delete(name);
+}

@@ -1,0 +1,530 @@
+/**
+ * Engine: the memory of one process, the flights under way, and the ways in.
+ *
+ * Promise: a hit is one look into the memory and one at the clock; flights are kept apart from the memory, so that
+ * eviction cannot touch them; what is being read while an invalidation arrives leaves nothing in memory.
+ */
+import { LRUCache } from 'lru-cache';
+import type { Clock } from '../../core/clock.js';
+import { StoreError } from '../../core/errors.js';
+import type { CacheWarning, Events } from '../../core/events.js';
+import { show } from '../../core/options.js';
+import { type Outcome, rejectLater } from '../../core/outcome.js';
+import type { Backoff } from '../../policies/retry/backoff.js';
+import type { Backing } from './backing.js';
+import { Batch, type ManyLoader } from './batch.js';
+import { type CacheSource, Flight, type Loader } from './flight.js';
+import type { Gate } from './gate.js';
+import { type Early, Held, instantsOf, type Placing, type Windows } from './held.js';
+import type { MarkedSerializer } from './serializer.js';
+
+/** The windows of one value, its jitter drawn. */
+export type Lifetimes = Windows;
+
+export interface EngineSettings<V, K> {
+  readonly name: string;
+  readonly events: Events;
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly load: Loader<V, K> | undefined;
+  readonly loadMany: ManyLoader<V, K> | undefined;
+  readonly keyText: ((key: K) => string) | undefined;
+  readonly lifetimes: (value: V, key: K) => Lifetimes | undefined;
+  readonly tags: ((value: V, key: K) => readonly string[]) | undefined;
+  readonly serializer: MarkedSerializer;
+  readonly max: number;
+  /** Undefined: values are not measured. */
+  readonly maxBytes: number | undefined;
+  readonly maxL1Ms: { readonly told: number; readonly untold: number };
+  readonly early: Early;
+  readonly jitter: number;
+  readonly leaseMs: number;
+  readonly softTimeoutMs: number | undefined;
+  readonly hardTimeoutMs: number;
+  readonly waitTimeoutMs: number;
+  readonly onWaitTimeout: 'load' | 'reject';
+  readonly failBackoff: Backoff;
+}
+
+export interface GetOptions<V, K> {
+  readonly signal?: AbortSignal | undefined;
+  readonly load?: Loader<V, K> | undefined;
+}
+
+const longestKey = 1_024;
+const noTags: readonly string[] = [];
+
+export class Engine<V, K> {
+  readonly settings: EngineSettings<V, K>;
+  readonly backing: Backing | undefined;
+  readonly gate: Gate | undefined;
+  readonly loader: Loader<V, K>;
+  private readonly events: Events;
+  private readonly clock: Clock;
+  private readonly keyText: ((key: K) => string) | undefined;
+  private readonly l1: LRUCache<string, Held<V>>;
+  /** Those that may be joined. */
+  private readonly flights = new Map<string, Flight<V, K>>();
+  private readonly running = new Map<Flight<V, K>, Promise<void>>();
+  /** Those under way that may not be joined any more. */
+  private readonly parted = new Set<Flight<V, K>>();
+  private readonly heldByTag = new Map<string, Set<Held<V>>>();
+  private readonly listeners = new WeakMap<Held<V>, (kind: 'changed' | 'gap') => void>();
+  /** Tags invalidated here so far. */
+  mark = 0;
+  /** Tags that were invalidated here while flights were under way, whose tags are not known before they end: by tag the mark. */
+  private readonly recentTags = new Map<string, number>();
+  /** Counts invalidations by key, so that a write knows whether it was the last one. */
+  private fences = 0;
+  private gapToldMs = Number.NEGATIVE_INFINITY;
+  private isClosed = false;
+
+  constructor(settings: EngineSettings<V, K>, backing: Backing | undefined, gate: Gate | undefined) {
+    this.settings = settings;
+    this.events = settings.events;
+    this.clock = settings.clock;
+    this.keyText = settings.keyText;
+    this.backing = backing;
+    this.gate = gate;
+    const { max, maxBytes, load, loadMany } = settings;
+    this.l1 = new LRUCache<string, Held<V>>({
+      max,
+      ...(maxBytes === undefined ? {} : { maxSize: maxBytes }),
+      dispose: (held) => this.dispose(held),
+    });
+    this.loader =
+      load ??
+      (loadMany === undefined
+        ? () => {
+            throw new TypeError(
+              `cache "${settings.name}" has no "load"; give the factory one, or this call: get(key, { load })`,
+            );
+          }
+        : async (key, context) => {
+            const [value] = await loadMany([key], context);
+            if (value instanceof Error) throw value;
+            return value as V;
+          });
+  }
+
+  get size(): number {
+    return this.l1.size;
+  }
+
+  get(key: K, options?: GetOptions<V, K>): Promise<V> {
+    let text: string;
+    try {
+      text = this.textOf(key);
+    } catch (error) {
+      return rejectLater(error);
+    }
+    const held = this.l1.get(text);
+    if (held !== undefined && options === undefined && this.clock.now() < held.checkMs) {
+      if (this.events.heard) this.tell(text, 'l1', 0);
+      return held.promise;
+    }
+    return this.search(key, text, held, options, undefined);
+  }
+
+  async getMany(keys: readonly K[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Outcome<V>[]> {
+    const { signal } = options ?? {};
+    signal?.throwIfAborted();
+    const { clock, hardTimeoutMs, loadMany: loader } = this.settings;
+    const batch = new Batch<V, K>({ loader, gate: this.gate, clock, hardTimeoutMs });
+    const opened: Flight<V, K>[] = [];
+    const start = { batch, opened };
+    const answers = keys.map((key) => {
+      try {
+        const text = this.textOf(key);
+        return this.search(key, text, this.l1.get(text), options, start);
+      } catch (error) {
+        return rejectLater(error);
+      }
+    });
+    batch.seal(this.backing);
+    for (const flight of opened) this.launch(flight);
+    const outcomes = await Promise.all(
+      answers.map((answer) =>
+        answer.then(
+          (value): Outcome<V> => ({ ok: true, value }),
+          (error): Outcome<V> => ({ ok: false, error }),
+        ),
+      ),
+    );
+    signal?.throwIfAborted();
+    return outcomes;
+  }
+
+  async set(key: K, value: V): Promise<void> {
+    const text = this.checkedText('set', key);
+    const lifetimes = this.lifetimesOf(value, key);
+    if (lifetimes === undefined) return this.delete(key);
+    const { backing } = this;
+    const names = this.tagsOf(value, key);
+    if (backing === undefined) {
+      const bytes = this.sizeOf(value);
+      const at = instantsOf(lifetimes, this.clock.now());
+      const tags = new Map(names.map((tag) => [tag, 0]));
+      this.fence(text);
+      this.place(text, { value, version: 0, at, ttlMs: lifetimes.freshMs, loadMs: 0, tags }, bytes, false, this.mark);
+      return;
+    }
+    // Before anything is touched: a value that will not do leaves all as it was.
+    const bytes = this.encode(value);
+    this.fence(text);
+    const { mark } = this;
+    const current = names.length === 0 ? undefined : await backing.generations(names);
+    const tags = new Map(names.map((tag) => [tag, current?.tags.get(tag)?.version ?? 0]));
+    const filled = { bytes, isUndefined: value === undefined, ...lifetimes, ageMs: 0, loadMs: 0, tags };
+    const ttlMs = Math.max(1, lifetimes.freshMs, lifetimes.staleMs, lifetimes.errorMs);
+    const fences = this.fences;
+    let answer: Awaited<ReturnType<Backing['write']>>;
+    try {
+      answer = await backing.write(text, { filled }, { ttlMs });
+    } finally {
+      this.fence(text);
+    }
+    // Another invalidation at the same time may have been done after this write, though it was answered before.
+    if (this.fences !== fences + 1 || this.mark !== mark || answer.version === undefined) return;
+    const at = instantsOf(lifetimes, answer.sentMs);
+    const placing = { value, version: answer.version, at, ttlMs: lifetimes.freshMs, loadMs: 0, tags };
+    this.place(text, placing, bytes.length, false, mark);
+  }
+
+  async delete(key: K): Promise<void> {
+    const text = this.checkedText('delete', key);
+    this.fence(text);
+    try {
+      await this.backing?.remove(text);
+    } finally {
+      this.fence(text);
+    }
+  }
+
+  async invalidateTag(tag: string): Promise<void> {
+    this.checkOpen('invalidateTag');
+    this.checkTags([tag]);
+    this.fenceTag(tag);
+    try {
+      await this.backing?.bump(tag);
+    } finally {
+      this.fenceTag(tag);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (!this.isClosed) {
+      this.isClosed = true;
+      for (const flight of this.running.keys()) flight.abort(this.closedError('get'));
+    }
+    await Promise.all(this.running.values());
+    this.l1.clear();
+    this.backing?.close();
+  }
+
+  /** What the memory cannot answer at once. */
+  private search(
+    key: K,
+    text: string,
+    held: Held<V> | undefined,
+    options: GetOptions<V, K> | undefined,
+    many: { readonly batch: Batch<V, K>; readonly opened: Flight<V, K>[] } | undefined,
+  ): Promise<V> {
+    const { signal, load } = options ?? {};
+    if (signal?.aborted) return rejectLater(signal.reason);
+    if (this.isClosed) return rejectLater(this.closedError('get'));
+    const nowMs = this.clock.now();
+    if (held?.isTrusted(nowMs)) {
+      const source = this.usable(key, text, held, load, nowMs);
+      if (source !== undefined) {
+        if (this.events.heard) this.tell(text, source, 0);
+        return held.promise;
+      }
+    }
+    let flight = this.flights.get(text);
+    if (flight?.isJoinable === false) {
+      flight.unlink();
+      flight = undefined;
+    }
+    const isOpener = flight === undefined;
+    if (flight === undefined) {
+      if (text.length > longestKey || text.length === 0) return rejectLater(badKey(this.settings.name, text));
+      const batch = many?.batch;
+      flight = new Flight(this, { key, text, held, background: undefined, load, batch });
+      this.flights.set(text, flight);
+      if (many === undefined) this.launch(flight);
+      else {
+        many.batch.add(flight, key);
+        many.opened.push(flight);
+      }
+    }
+    const answer = flight.join(signal);
+    return this.events.heard ? this.told(answer, text, flight, isOpener, nowMs) : answer;
+  }
+
+  /** Whether what is held will do, and begins a refresh where one is due. */
+  private usable(
+    key: K,
+    text: string,
+    held: Held<V>,
+    load: Loader<V, K> | undefined,
+    nowMs: number,
+  ): CacheSource | undefined {
+    const { early, random } = this.settings;
+    if (nowMs < held.checkMs) return 'l1';
+    const isFresh = nowMs < held.freshMs;
+    if (isFresh || nowMs < held.staleMs) {
+      const mayRefresh = nowMs >= held.quietUntilMs && nowMs >= held.retryAtMs && !this.flights.has(text);
+      const isEarly = nowMs >= held.earlyMs && (early !== 'xfetch' || held.drawsRefresh(nowMs, random));
+      const isDue = !isFresh || isEarly;
+      if (mayRefresh && (isDue || nowMs >= held.verifyMs)) {
+        const background = isDue ? 'refresh' : 'verify';
+        const flight = new Flight(this, { key, text, held, background, load, batch: undefined });
+        this.flights.set(text, flight);
+        this.launch(flight);
+      }
+      return isFresh ? 'l1' : 'stale';
+    }
+    return nowMs < held.errorMs && nowMs < held.retryAtMs ? 'stale' : undefined;
+  }
+
+  private launch(flight: Flight<V, K>): void {
+    this.running.set(flight, flight.run());
+  }
+
+  private async told(
+    answer: Promise<V>,
+    text: string,
+    flight: Flight<V, K>,
+    isOpener: boolean,
+    fromMs: number,
+  ): Promise<V> {
+    const value = await answer;
+    const source = !isOpener && flight.source === 'load' ? 'wait' : flight.source;
+    this.tell(text, source, this.clock.now() - fromMs);
+    return value;
+  }
+
+  private tell(key: string, source: CacheSource, durationMs: number): void {
+    this.events.emit({ type: 'cache-get', name: this.settings.name, key, source, durationMs });
+  }
+
+  // What flights need.
+
+  unlink(flight: Flight<V, K>): void {
+    if (this.flights.get(flight.text) === flight) this.flights.delete(flight.text);
+    this.parted.add(flight);
+  }
+
+  ended(flight: Flight<V, K>): void {
+    this.running.delete(flight);
+    this.parted.delete(flight);
+    if (this.running.size === 0) this.recentTags.clear();
+  }
+
+  /**
+   * Puts a value into memory, unless a newer one is there or one of its tags was invalidated here since.
+   *
+   * @param isTold - Whether word of every change comes since before the store was asked.
+   */
+  place(text: string, placing: Placing<V>, bytes: number, isTold: boolean, mark: number): Held<V> | undefined {
+    const there = this.l1.peek(text);
+    if (there !== undefined && there.version > placing.version && placing.version > 0) return undefined;
+    for (const tag of placing.tags.keys()) if ((this.recentTags.get(tag) ?? 0) > mark) return undefined;
+    if (this.isClosed) return undefined;
+    const { early, random, maxL1Ms, maxBytes } = this.settings;
+    const nowMs = this.clock.now();
+    const boundMs =
+      this.backing === undefined ? Number.POSITIVE_INFINITY : nowMs + (isTold ? maxL1Ms.told : maxL1Ms.untold);
+    const held = new Held(text, placing, nowMs, boundMs, early, random);
+    this.watch(text, held);
+    for (const tag of held.tags.keys()) {
+      let tagged = this.heldByTag.get(tag);
+      if (tagged === undefined) {
+        tagged = new Set();
+        this.heldByTag.set(tag, tagged);
+      }
+      tagged.add(held);
+    }
+    this.l1.set(text, held, maxBytes === undefined ? {} : { size: Math.max(1, bytes + 2 * text.length) });
+    // What is too big for the memory is not put there, and nobody else gives its watches back.
+    if (this.l1.peek(text) !== held) this.dispose(held);
+    return held;
+  }
+
+  /** The store has nothing of the key, so what is held here is gone as well. */
+  forget(text: string, held: Held<V> | undefined): void {
+    if (held !== undefined && this.l1.peek(text) === held) this.l1.delete(text);
+  }
+
+  /** Somebody else refreshes the key. */
+  quiet(text: string, untilMs: number): void {
+    this.l1.peek(text)?.quiet(untilMs);
+  }
+
+  backOff(text: string, retryAtMs: number, failures: number): void {
+    const held = this.l1.peek(text);
+    if (held === undefined) return;
+    held.retryAtMs = retryAtMs;
+    held.failures = failures;
+    held.quiet(retryAtMs);
+  }
+
+  backoffMs(attempt: number, error: unknown): number {
+    const { failBackoff, random } = this.settings;
+    const ms = failBackoff({ attempt, previousDelayMs: undefined, error, random });
+    return Number.isFinite(ms) && ms > 0 ? ms : 0;
+  }
+
+  trustInOutage(held: Held<V>, nowMs: number): void {
+    held.boundMs = nowMs + this.settings.maxL1Ms.untold;
+    held.plan();
+    held.quiet(nowMs + 500);
+  }
+
+  lifetimesOf(value: V, key: K): Lifetimes | undefined {
+    const lifetimes = this.settings.lifetimes(value, key);
+    if (lifetimes === undefined) return undefined;
+    const { jitter, random } = this.settings;
+    const cutMs = lifetimes.freshMs * jitter * random();
+    // All three move together: a value is stale for as long as was asked for.
+    const { freshMs, staleMs, errorMs } = lifetimes;
+    return { freshMs: freshMs - cutMs, staleMs: staleMs - cutMs, errorMs: errorMs - cutMs };
+  }
+
+  tagsOf(value: V, key: K): readonly string[] {
+    const { tags } = this.settings;
+    if (tags === undefined) return noTags;
+    const names = tags(value, key);
+    this.checkTags(names);
+    return [...new Set(names)];
+  }
+
+  /** Also undefined, for which JSON has no word. */
+  encode(value: V): Uint8Array {
+    return value === undefined ? new Uint8Array(0) : this.settings.serializer.encode(value);
+  }
+
+  sizeOf(value: V): number {
+    return this.settings.maxBytes === undefined ? 0 : this.encode(value).length;
+  }
+
+  loaded(
+    key: string,
+    durationMs: number,
+    isBackground: boolean,
+    failure: { readonly error: unknown } | undefined,
+  ): void {
+    if (!this.events.heard) return;
+    const { name } = this.settings;
+    const outcome: Outcome<undefined> =
+      failure === undefined ? { ok: true, value: undefined } : { ok: false, error: failure.error };
+    this.events.emit({ type: 'cache-load', name, key, durationMs, isBackground, outcome });
+  }
+
+  warn(reason: CacheWarning, key: string, error: unknown): void {
+    if (this.events.heard) this.events.emit({ type: 'cache-warning', name: this.settings.name, key, reason, error });
+  }
+
+  warnIfSlow(text: string, loadMs: number, ttlMs: number): void {
+    if (loadMs > 0.3 * ttlMs) this.warn('slow-load', text, undefined);
+  }
+
+  // Invalidation.
+
+  private fence(text: string): void {
+    this.fences++;
+    this.l1.delete(text);
+    this.flights.get(text)?.fence();
+    for (const flight of this.parted) if (flight.text === text) flight.isFenced = true;
+  }
+
+  private fenceTag(tag: string): void {
+    this.mark++;
+    if (this.running.size > 0) this.recentTags.set(tag, this.mark);
+    // What those under way will be tagged with is not known: newcomers do not join them.
+    for (const flight of [...this.flights.values()]) flight.unlink();
+    for (const { text } of [...(this.heldByTag.get(tag) ?? [])]) this.l1.delete(text);
+  }
+
+  /** Hears of changes of the key and its tags for as long as the value is held. */
+  private watch(text: string, held: Held<V>): void {
+    const { backing } = this;
+    if (backing === undefined) return;
+    const hear = (kind: 'changed' | 'gap') => {
+      held.suspect();
+      if (kind === 'gap') this.tellGap();
+    };
+    held.watches.push(backing.watch('key', text));
+    for (const tag of held.tags.keys()) held.watches.push(backing.watch('tag', tag));
+    for (const watch of held.watches) watch.listeners.add(hear);
+    this.listeners.set(held, hear);
+  }
+
+  private dispose(held: Held<V>): void {
+    const hear = this.listeners.get(held);
+    for (const watch of held.watches) {
+      if (hear !== undefined) watch.listeners.delete(hear);
+      this.backing?.release(watch);
+    }
+    held.watches.length = 0;
+    for (const tag of held.tags.keys()) {
+      const tagged = this.heldByTag.get(tag);
+      if (tagged?.delete(held) && tagged.size === 0) this.heldByTag.delete(tag);
+    }
+  }
+
+  /** One gap is told by every watch. */
+  private tellGap(): void {
+    const nowMs = this.clock.now();
+    if (nowMs - this.gapToldMs < 1_000) return;
+    this.gapToldMs = nowMs;
+    this.warn('gap', '', undefined);
+  }
+
+  // Checks.
+
+  private checkedText(operation: string, key: K): string {
+    this.checkOpen(operation);
+    const text = this.textOf(key);
+    if (text.length === 0 || text.length > longestKey) throw badKey(this.settings.name, text);
+    return text;
+  }
+
+  private textOf(key: K): string {
+    const { keyText } = this;
+    const text: unknown = keyText === undefined ? key : keyText(key);
+    return typeof text === 'string' ? text : this.numberText(text);
+  }
+
+  private numberText(text: unknown): string {
+    const { keyText, name } = this.settings;
+    if (typeof text === 'number' || typeof text === 'bigint' || typeof text === 'boolean') return String(text);
+    const advice =
+      keyText === undefined ? 'give the cache the option "key", (key) => string' : '"key" must answer a string';
+    throw new TypeError(
+      `cache "${name}": a key must be a string, a number, a bigint or a boolean, got ${show(text)}; ${advice}`,
+    );
+  }
+
+  private checkTags(tags: readonly string[]): void {
+    const isRight = (tag: unknown) => typeof tag === 'string' && tag.length > 0 && tag.length <= 200;
+    if (Array.isArray(tags) && tags.length <= 100 && tags.every(isRight)) return;
+    const allowed = 'at most 100 tags, each a string of 1 to 200 characters';
+    throw new TypeError(`cache "${this.settings.name}": there may be ${allowed}, got ${show(tags)}`);
+  }
+
+  private checkOpen(operation: string): void {
+    if (this.isClosed) throw this.closedError(operation);
+  }
+
+  private closedError(operation: string): StoreError {
+    const detail = `the cache "${this.settings.name}" is closed`;
+    return new StoreError({ store: 'cache', operation, reason: 'closed', applied: 'no', detail });
+  }
+}
+
+function badKey(name: string, text: string): TypeError {
+  const advice = 'hash what is longer';
+  return new TypeError(`cache "${name}": a key must have 1 to ${longestKey} characters, got ${text.length}; ${advice}`);
+}

@@ -1,0 +1,799 @@
+/**
+ * Flight: one search for the value of one key, and everybody who waits for it.
+ *
+ * Promise: while the store is up, one process loads; what it loads is stored only if nobody has changed, deleted or loaded the key since the
+ * lease was taken; a flight that an invalidation has met may answer those who wait, and leaves nothing in memory; each caller's
+ * abort is his own; it ends, whatever the loader and the store do.
+ * After: Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), leases; golang.org/x/sync/singleflight.
+ */
+import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
+import { LoadBackoffError, messageOf, TimeoutError } from '../../core/errors.js';
+import { rejectLater } from '../../core/outcome.js';
+import { instantOf, LeaseKeeper } from '../lease.js';
+import type { Answer, Backing, Generations, KeyWatch, Seen } from './backing.js';
+import type { Batch } from './batch.js';
+import type { Engine, Lifetimes } from './engine.js';
+import { type Held, instantsOf, type Placing, type Windows } from './held.js';
+import type { Filled } from './record.js';
+
+/** Where an answer came from. `'wait'`: from the load of somebody else; `'stale'`: past its time, as the options allow. */
+export type CacheSource = 'l1' | 'l2' | 'load' | 'stale' | 'wait';
+
+/** What a loader is told. */
+export interface LoadContext {
+  /** Aborts when nobody waits for the value any more, at `hardTimeout`, and when the cache is closed. */
+  readonly signal: AbortSignal;
+  /** Milliseconds until `hardTimeout`. */
+  readonly remainingMs: number;
+}
+
+export type Loader<V, K> = (key: K, context: LoadContext) => V | PromiseLike<V>;
+
+/** Shortest poll of a store that cannot tell of changes, and what it doubles up to. */
+const pollMs = 25;
+const longestPollMs = 100;
+/** With word of changes: for the word that was lost. */
+const safetyPollMs = 500;
+/** Of a load's measured time: how much the newest counts. */
+const newest = 0.3;
+
+/** A load that a tag's invalidation has overtaken is done again, so often at most in all. */
+const mostLoads = 3;
+
+const emptyTags: ReadonlyMap<string, number> = /* @__PURE__ */ new Map();
+
+/** A value that the store has, decoded and judged. */
+interface Known<V> {
+  readonly filled: Filled;
+  readonly ageMs: number;
+  readonly value: V;
+}
+
+interface FlightStart<V, K> {
+  readonly key: K;
+  readonly text: string;
+  /** What this process holds, though it will not do as it is. */
+  readonly held: Held<V> | undefined;
+  /** Nobody waits: `'verify'` asks the store whether what is held is still the newest, `'refresh'` loads it anew if it is. */
+  readonly background: 'verify' | 'refresh' | undefined;
+  readonly load: Loader<V, K> | undefined;
+  readonly batch: Batch<V, K> | undefined;
+}
+
+export class Flight<V, K> {
+  readonly text: string;
+  promise!: Promise<V>;
+  /** How the promise was answered. */
+  source: CacheSource = 'load';
+  /** An invalidation has met it: it leaves nothing in memory. */
+  isFenced = false;
+  /** Whether newcomers may join. */
+  isLinked = true;
+  private readonly engine: Engine<V, K>;
+  private readonly start: FlightStart<V, K>;
+  private readonly clock: Clock;
+  private readonly controller = new AbortController();
+  private resolve!: (value: V) => void;
+  private reject!: (error: unknown) => void;
+  private isSettled = false;
+  /** Somebody waits who will not go, or it goes on for the sake of those to come. */
+  private isPinned: boolean;
+  private callers = 0;
+  /** When its load began; before that, when it began itself. Also by the count of tags that were invalidated here. */
+  private startedMs: number;
+  private mark: number;
+  private watch: KeyWatch | undefined = undefined;
+  /** What was told of the key and of all tags when the store was last asked. */
+  private toldBefore = 0;
+  private wasWatched = false;
+  private toldWhenSettled = 0;
+  private readonly tagWatches: KeyWatch[] = [];
+  /** What may stand in for an error, and until when. */
+  private fallback: { readonly value: V; readonly untilMs: number } | undefined = undefined;
+  private softTimer: Timer | undefined = undefined;
+  private failures = 0;
+
+  constructor(engine: Engine<V, K>, start: FlightStart<V, K>) {
+    this.engine = engine;
+    this.start = start;
+    this.text = start.text;
+    this.isPinned = start.background !== undefined;
+    const { clock } = engine.settings;
+    this.clock = start.background !== undefined ? (clock.background ?? clock) : clock;
+    this.mark = engine.mark;
+    this.startedMs = clock.now();
+    this.open();
+    if (start.held !== undefined) this.watch = engine.backing?.watch('key', start.text);
+  }
+
+  /** Whether its answer, be it to come or given already, is right for somebody who asks now. */
+  get isJoinable(): boolean {
+    if (!this.isSettled || this.engine.backing === undefined) return true;
+    return this.wasWatched && this.hasFallback && this.told() === this.toldWhenSettled;
+  }
+
+  /** The answer for one more caller. */
+  join(signal: AbortSignal | undefined): Promise<V> {
+    // It was answered by a value whose time is over now: newcomers wait for what is still under way.
+    if (this.isSettled && !this.hasFallback) this.open();
+    if (signal === undefined) {
+      this.isPinned = true;
+      return this.promise;
+    }
+    if (signal.aborted) return rejectLater(signal.reason);
+    this.callers++;
+    return new Promise((resolve, reject) => {
+      const leave = () => {
+        reject(signal.reason);
+        this.callers--;
+        if (this.callers === 0 && !this.isPinned) this.abort(signal.reason);
+      };
+      const stay = () => signal.removeEventListener('abort', leave);
+      signal.addEventListener('abort', leave, { once: true });
+      this.promise.then(
+        (value) => {
+          stay();
+          resolve(value);
+        },
+        (error) => {
+          stay();
+          reject(error);
+        },
+      );
+    });
+  }
+
+  /** Ends it now: those who wait get the reason, the loader's signal aborts, the lease is given back. */
+  abort(reason: unknown): void {
+    this.unlink();
+    this.isFenced = true;
+    this.fail(reason);
+    this.controller.abort(reason);
+  }
+
+  /** The key was changed: newcomers begin anew, and nothing of this flight stays in memory. */
+  fence(): void {
+    this.isFenced = true;
+    this.unlink();
+  }
+
+  /** Newcomers begin anew. */
+  unlink(): void {
+    if (!this.isLinked) return;
+    this.isLinked = false;
+    this.engine.unlink(this);
+  }
+
+  /** Runs to its end and never rejects. */
+  async run(): Promise<void> {
+    const { backing } = this.engine;
+    try {
+      if (backing === undefined) await this.loadHere();
+      else await this.search(backing);
+    } catch (error) {
+      this.fail(error);
+    } finally {
+      this.unlink();
+      this.start.batch?.skip(this);
+      if (this.softTimer !== undefined) this.clock.cancel(this.softTimer);
+      for (const watch of this.tagWatches) backing?.release(watch);
+      if (this.watch !== undefined) backing?.release(this.watch);
+      this.engine.ended(this);
+    }
+  }
+
+  private get isBackground(): boolean {
+    return this.isSettled || this.start.background !== undefined;
+  }
+
+  private get isAborted(): boolean {
+    return this.controller.signal.aborted;
+  }
+
+  private open(): void {
+    this.isSettled = false;
+    this.promise = new Promise((resolve, reject) => {
+      this.resolve = resolve;
+      this.reject = reject;
+    });
+    // Of a refresh that fails nobody need hear but the events.
+    this.promise.catch(() => {});
+  }
+
+  private get hasFallback(): boolean {
+    return this.fallback !== undefined && this.clock.now() < this.fallback.untilMs;
+  }
+
+  private settle(value: V, source: CacheSource): void {
+    if (this.isSettled) return;
+    this.isSettled = true;
+    this.isPinned = true;
+    this.source = source;
+    this.toldWhenSettled = this.told();
+    this.resolve(value);
+  }
+
+  /** The end: who asks from here on finds the value in memory, or begins anew. */
+  private finish(value: V, source: CacheSource = 'load'): void {
+    this.unlink();
+    this.settle(value, source);
+  }
+
+  private fail(error: unknown): void {
+    this.unlink();
+    if (this.isSettled) return;
+    this.isSettled = true;
+    this.reject(error);
+  }
+
+  /** Those who wait get the stale value, if there is one, when `softTimeout` has passed; the search goes on. */
+  private armSoftTimeout(): void {
+    const { softTimeoutMs } = this.engine.settings;
+    if (softTimeoutMs === undefined || this.softTimer !== undefined || this.isSettled) return;
+    this.softTimer = callbackTimer(() => this.settleStale());
+    this.clock.schedule(this.softTimer, this.clock.now() + softTimeoutMs);
+  }
+
+  private settleStale(): boolean {
+    if (!this.hasFallback) return false;
+    this.settle(this.fallback!.value, 'stale');
+    return true;
+  }
+
+  /** Asks the store until it has an answer, a lease, or no patience left. */
+  private async search(backing: Backing): Promise<void> {
+    const { settings } = this.engine;
+    let hasWaited = false;
+    let waitEndsMs = Number.POSITIVE_INFINITY;
+    let pauseMs = pollMs;
+    let answer = await this.firstLook(backing);
+    for (;;) {
+      if (answer?.version !== undefined) return this.loadWithLease(backing, answer, undefined);
+      if (this.isAborted) return;
+      if (answer === undefined) return this.loadInOutage();
+      const { seen } = answer;
+      if (seen === undefined) {
+        answer = await this.claim(backing, undefined, undefined);
+        continue;
+      }
+
+      const known = await this.judge(backing, seen);
+      if (this.isAborted) return;
+      const nowMs = this.clock.now();
+      const versionAgeMs = seen.ageMs + nowMs - seen.sentMs;
+      const { claim, failure } = seen.record;
+      this.fallback = undefined;
+      if (known !== undefined) {
+        const { filled, ageMs } = known;
+        const isFresh = ageMs < filled.freshMs;
+        const isUsable = isFresh || ageMs < filled.staleMs;
+        this.mayFallBackTo(known.value, nowMs - ageMs, filled);
+        if (isUsable) {
+          this.place(known, seen);
+          this.settle(known.value, isFresh ? (hasWaited ? 'wait' : 'l2') : 'stale');
+          if (isFresh && !this.isDue(nowMs - ageMs + filled.freshMs)) return;
+        }
+      }
+      if (claim !== undefined && versionAgeMs < claim.forMs) {
+        const leftMs = claim.forMs - versionAgeMs;
+        if (this.isSettled) return this.engine.quiet(this.text, nowMs + Math.min(leftMs, safetyPollMs));
+        if (!hasWaited) {
+          hasWaited = true;
+          this.start.batch?.skip(this);
+          waitEndsMs = nowMs + settings.waitTimeoutMs;
+          if (this.fallback !== undefined) this.armSoftTimeout();
+        }
+        if (nowMs >= waitEndsMs) return this.endWait();
+        await this.wait(backing, Math.min(leftMs, this.pollMs(pauseMs), waitEndsMs - nowMs));
+        pauseMs = Math.min(2 * pauseMs, longestPollMs);
+        answer = await this.look(backing);
+        continue;
+      }
+      this.failures = failure?.count ?? 0;
+      if (failure !== undefined && versionAgeMs < failure.retryInMs) {
+        const leftMs = failure.retryInMs - versionAgeMs;
+        if (known !== undefined && this.settleStale()) {
+          this.place(known, seen);
+          return this.engine.backOff(this.text, nowMs + leftMs, failure.count);
+        }
+        const { name } = settings;
+        throw new LoadBackoffError({ policy: name, key: this.text, retryAfterMs: leftMs, detail: failure.message });
+      }
+      if (this.fallback !== undefined) this.armSoftTimeout();
+      const claimed = await this.claim(backing, seen, known);
+      if (claimed?.version !== undefined) return this.loadWithLease(backing, claimed, known);
+      answer = claimed;
+    }
+  }
+
+  /** Whether a value that is fresh until then is to be loaded anew all the same. */
+  private isDue(freshMs: number): boolean {
+    const { background, held } = this.start;
+    return background === 'refresh' && held !== undefined && held.isSameFill(freshMs);
+  }
+
+  /** One trip: a key that this process knows nothing of is leased if it is absent; the refusal brings what is there. */
+  private async firstLook(backing: Backing): Promise<Answer | undefined> {
+    const { batch, held } = this.start;
+    if (batch === undefined && held === undefined) return this.claim(backing, undefined, undefined);
+    const known = batch?.lookOf(this);
+    if (known === undefined) return this.look(backing);
+    try {
+      return { seen: await known, sentMs: this.startedMs };
+    } catch {
+      return undefined;
+    }
+  }
+
+  private async look(backing: Backing): Promise<Answer | undefined> {
+    this.noteTold();
+    const sentMs = this.clock.now();
+    try {
+      return { seen: await backing.read(this.text), sentMs };
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** What is told from here on came after the store was asked. */
+  private noteTold(): void {
+    this.toldBefore = this.told();
+    this.wasWatched = this.watch?.isReady === true;
+  }
+
+  private told(): number {
+    return this.tagWatches.reduce((sum, { changes }) => sum + changes, this.watch?.changes ?? 0);
+  }
+
+  /** Writes a lease into the entry. Undefined when the store is down. */
+  private async claim(
+    backing: Backing,
+    seen: Seen | undefined,
+    known: Known<V> | undefined,
+  ): Promise<Answer | undefined> {
+    if (seen === undefined) this.engine.forget(this.text, this.start.held);
+    const { leaseMs } = this.engine.settings;
+    this.noteTold();
+    try {
+      return await backing.write(
+        this.text,
+        { filled: this.aged(seen, known), failure: seen?.record.failure, claim: this.newClaim(leaseMs) },
+        { ttlMs: this.ttlWith(leaseMs, known), ifVersion: seen?.version ?? 0 },
+      );
+    } catch {
+      return undefined;
+    }
+  }
+
+  private token = 0;
+
+  private newClaim(forMs: number) {
+    if (this.token === 0) this.token = 1 + Math.floor(this.engine.settings.random() * (2 ** 48 - 1));
+    return { token: this.token, forMs };
+  }
+
+  /** The old value as it goes into the next version of the record: older, and gone when its last window is over. */
+  private aged(seen: Seen | undefined, known: Known<V> | undefined): Filled | undefined {
+    if (seen === undefined || known === undefined) return undefined;
+    const ageMs = known.filled.ageMs + seen.ageMs + this.clock.now() - seen.sentMs;
+    return ageMs < longestOf(known.filled) ? { ...known.filled, ageMs } : undefined;
+  }
+
+  private ttlWith(leastMs: number, known: Known<V> | undefined): number {
+    return Math.max(leastMs, known === undefined ? 0 : longestOf(known.filled) - known.ageMs, 1);
+  }
+
+  /** The value of an entry, if it may be used for anything: its serializer is ours, its tags are as they were, it decodes. */
+  private async judge(backing: Backing, { record, ageMs, sentMs, version }: Seen): Promise<Known<V> | undefined> {
+    const { filled } = record;
+    const { settings } = this.engine;
+    if (filled === undefined || record.serializer !== settings.serializer.mark) return undefined;
+    if (filled.tags.size > 0 && !(await this.areTagsCurrent(backing, filled.tags))) return undefined;
+    const { held } = this.start;
+    const age = filled.ageMs + ageMs + this.clock.now() - sentMs;
+    if (held !== undefined && held.version === version) return { filled, ageMs: age, value: held.value };
+    try {
+      const value = (filled.isUndefined ? undefined : settings.serializer.decode(filled.bytes)) as V;
+      return { filled, ageMs: age, value };
+    } catch (error) {
+      this.engine.warn('undecodable', this.text, error);
+      return undefined;
+    }
+  }
+
+  /** Also when the store cannot say, they are not: a value that may have been invalidated is not shown. */
+  private async areTagsCurrent(backing: Backing, tags: ReadonlyMap<string, number>): Promise<boolean> {
+    this.watchTags(backing, tags.keys());
+    try {
+      const current = await backing.generations([...tags.keys()]);
+      return [...tags].every(([tag, generation]) => current.tags.get(tag)?.version === generation);
+    } catch {
+      return false;
+    }
+  }
+
+  /** Asked for before the store is, so that what changes later is told. */
+  private watchTags(backing: Backing, tags: Iterable<string>): void {
+    // What was told of the key meanwhile still counts.
+    const toldMeanwhile = this.told() - this.toldBefore;
+    const old = this.tagWatches.splice(0);
+    for (const tag of tags) this.tagWatches.push(backing.watch('tag', tag));
+    for (const watch of old) backing.release(watch);
+    this.toldBefore = this.told() - toldMeanwhile;
+    this.wasWatched &&= this.tagWatches.every(({ isReady }) => isReady);
+  }
+
+  private place({ filled, ageMs, value }: Known<V>, { version }: Seen): void {
+    if (this.isFenced) return;
+    const at = instantsOf(filled, this.clock.now() - ageMs);
+    const { freshMs: ttlMs, loadMs, tags } = filled;
+    this.hold({ value, version, at, ttlMs, loadMs, tags }, filled.bytes.length);
+  }
+
+  private hold(placing: Placing<V>, bytes: number): void {
+    const held = this.engine.place(this.text, placing, bytes, this.wasWatched, this.mark);
+    if (this.told() !== this.toldBefore) held?.suspect();
+  }
+
+  private mayFallBackTo(value: V, filledAtMs: number, { staleMs, errorMs }: Windows): void {
+    this.fallback = { value, untilMs: filledAtMs + Math.max(staleMs, errorMs) };
+  }
+
+  private pollMs(pauseMs: number): number {
+    if (this.watch?.isReady) return safetyPollMs;
+    return pauseMs * (0.75 + 0.5 * this.engine.settings.random());
+  }
+
+  /** Until word of a change, or a time. */
+  private wait(backing: Backing, ms: number): Promise<void> {
+    this.watch ??= backing.watch('key', this.text);
+    const { watch } = this;
+    const { signal } = this.controller;
+    return new Promise((resolve) => {
+      const end = () => {
+        this.clock.cancel(timer);
+        watch.listeners.delete(end);
+        signal.removeEventListener('abort', end);
+        resolve();
+      };
+      const timer = callbackTimer(end);
+      watch.listeners.add(end);
+      signal.addEventListener('abort', end, { once: true });
+      this.clock.schedule(timer, this.clock.now() + Math.max(1, ms));
+    });
+  }
+
+  private async endWait(): Promise<void> {
+    if (this.settleStale()) return;
+    const { name, waitTimeoutMs, onWaitTimeout } = this.engine.settings;
+    if (onWaitTimeout === 'reject') throw new TimeoutError({ policy: name, afterMs: waitTimeoutMs });
+    // Without a lease nothing is stored, neither there nor here.
+    const value = await this.load();
+    this.finish(value);
+  }
+
+  private async loadWithLease(
+    backing: Backing,
+    lease: { version: number; sentMs: number },
+    known: Known<V> | undefined,
+  ) {
+    const { leaseMs, random, clock } = this.engine.settings;
+    if (this.isAborted) return this.giveBack(backing, lease.version, known);
+    this.watch ??= backing.watch('key', this.text);
+    const guard = this.guardLease(backing);
+    let { version } = lease;
+    const keeper = new LeaseKeeper(
+      {
+        ...{ clock, random, leaseMs, marginMs: leaseMs / 10 },
+        renew: async () => {
+          const record = { filled: agedSince(known, lease.sentMs, this.clock.now()), claim: this.newClaim(leaseMs) };
+          const answer = await backing.write(this.text, record, {
+            ttlMs: this.ttlWith(leaseMs, known),
+            ifVersion: version,
+          });
+          const renewed = this.mine(answer);
+          if (renewed === undefined) return false;
+          version = renewed;
+          return true;
+        },
+        // Somebody deleted the key, or set it: what is being loaded may be older than that.
+        onLost: (reason) => {
+          if (reason === 'taken') this.fence();
+        },
+      },
+      { ...instantOf(clock), monotonicMs: lease.sentMs },
+    );
+    this.watch.listeners.add(guard);
+    try {
+      for (let loads = 1; ; loads++) {
+        let value: V;
+        try {
+          value = await this.load();
+        } catch (error) {
+          await keeper.stop();
+          const ageMs = known === undefined ? 0 : known.ageMs + this.clock.now() - lease.sentMs;
+          return await this.failed(backing, version, known && { ...known, ageMs }, error);
+        }
+        const filled = await this.filledWith(backing, value, known, version);
+        if (filled === 'overtaken' && loads < mostLoads) {
+          await keeper.extend();
+          continue;
+        }
+        await keeper.stop();
+        if (typeof filled === 'object') return await this.fill(backing, version, value, filled);
+        this.finish(value);
+        return await this.giveBack(backing, version, undefined);
+      }
+    } catch (error) {
+      // What the user's own functions threw of the value.
+      await keeper.stop();
+      await this.giveBack(backing, version, undefined);
+      throw error;
+    } finally {
+      this.watch.listeners.delete(guard);
+    }
+  }
+
+  /** On word of a change looks once whether the lease is still in the entry: most words are of our own writing. */
+  private guardLease(backing: Backing): () => void {
+    let isLooking = false;
+    let isDue = false;
+    const look = async () => {
+      if (isLooking) {
+        isDue = true;
+        return;
+      }
+      isLooking = true;
+      do {
+        isDue = false;
+        try {
+          const seen = await backing.read(this.text);
+          if (seen?.record.claim?.token !== this.token) this.unlink();
+        } catch {
+          // The next word, or the next renewal, tells.
+        }
+      } while (isDue);
+      isLooking = false;
+    };
+    return () => void look();
+  }
+
+  /** The version that our own write has now, also when it was done by a try whose reply was lost. */
+  private mine(answer: Answer): number | undefined {
+    if (answer.version !== undefined) return answer.version;
+    return answer.seen?.record.claim?.token === this.token ? answer.seen.version : undefined;
+  }
+
+  private async fill(backing: Backing, version: number, value: V, filled: Filled): Promise<void> {
+    const { engine } = this;
+    let ifVersion = version;
+    for (let tries = 0; tries < 2; tries++) {
+      let answer: Answer;
+      try {
+        answer = await backing.write(this.text, { filled }, { ttlMs: Math.max(1, longestOf(filled)), ifVersion });
+      } catch (error) {
+        // Nobody knows whether it is stored, nor whether it was refused because the key was deleted.
+        engine.warn('not-stored', this.text, error);
+        this.finish(value);
+        return this.giveBack(backing, ifVersion, undefined);
+      }
+      if (answer.version !== undefined) {
+        if (!this.isFenced) {
+          const at = instantsOf(filled, answer.sentMs);
+          const placing = {
+            value,
+            version: answer.version,
+            at,
+            ttlMs: filled.freshMs,
+            loadMs: filled.loadMs,
+            tags: filled.tags,
+          };
+          this.hold(placing, filled.bytes.length);
+        }
+        return this.finish(value);
+      }
+      const renewed = this.mine(answer);
+      if (renewed === undefined) {
+        const newer = answer.seen && (await this.judge(backing, answer.seen));
+        engine.warn('fill-refused', this.text, undefined);
+        const isNewer = newer !== undefined && newer.ageMs < newer.filled.freshMs;
+        return isNewer ? this.finish(newer.value, 'wait') : this.finish(value);
+      }
+      ifVersion = renewed;
+    }
+    this.finish(value);
+  }
+
+  /** The record of a loaded value. `'uncached'`: there is to be none; `'overtaken'`: one of its tags was invalidated while it was loaded. */
+  private async filledWith(
+    backing: Backing,
+    value: V,
+    known: Known<V> | undefined,
+    version: number,
+  ): Promise<Filled | 'uncached' | 'overtaken'> {
+    const { engine } = this;
+    const loadMs = this.smoothedLoadMs(known?.filled.loadMs);
+    const lifetimes = engine.lifetimesOf(value, this.start.key);
+    if (lifetimes === undefined) return 'uncached';
+    const names = engine.tagsOf(value, this.start.key);
+    const bytes = engine.encode(value);
+    let tags = emptyTags;
+    this.noteTold();
+    if (names.length > 0) {
+      this.watchTags(backing, names);
+      let current: Generations;
+      try {
+        current = await backing.generations(names, this.text);
+      } catch (error) {
+        engine.warn('not-stored', this.text, error);
+        return 'uncached';
+      }
+      // A tag that changed since the load began has made the value old, whoever changed it. Where the lease was not renewed since, the
+      // store's own clock tells; else what it counts is set against what was counted here. Clocks differ by less than a hundredth.
+      const loadingMs =
+        current.key?.version === version ? current.key.ageMs : (this.clock.now() - this.startedMs) * 1.01 + 5;
+      if ([...current.tags.values()].some(({ ageMs }) => ageMs <= loadingMs)) return 'overtaken';
+      tags = new Map([...current.tags].map(([tag, { version }]) => [tag, version]));
+    }
+    this.engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
+    return { bytes, isUndefined: value === undefined, ...lifetimes, ageMs: 0, loadMs, tags };
+  }
+
+  private smoothedLoadMs(before: number | undefined): number {
+    const tookMs = this.clock.now() - this.startedMs;
+    return before === undefined ? tookMs : newest * tookMs + (1 - newest) * before;
+  }
+
+  private async failed(backing: Backing, version: number, known: Known<V> | undefined, error: unknown): Promise<void> {
+    if (this.isAborted && !this.hasTimedOut) {
+      this.fail(error);
+      return this.giveBack(backing, version, known);
+    }
+    const count = this.failures + 1;
+    const retryInMs = this.engine.backoffMs(count, error);
+    const retryAtMs = this.clock.now() + retryInMs;
+    const isUsable = known !== undefined && known.ageMs < longestOf(known.filled);
+    const record = {
+      filled: isUsable ? { ...known.filled, ageMs: known.ageMs } : undefined,
+      failure: { message: messageOf(error), count, retryInMs },
+    };
+    // The count outlives the wait, so that the next failure waits longer.
+    const ttlMs = this.ttlWith(2 * retryInMs + 1_000, isUsable ? known : undefined);
+    // The word of the failure must be out before those who wait try again.
+    await backing.write(this.text, record, { ttlMs, ifVersion: version }).catch(() => {});
+    this.engine.backOff(this.text, retryAtMs, count);
+    if (!this.settleStale()) this.fail(error);
+  }
+
+  /** Takes the lease out, so that nobody waits for it; with the old value left, if there is one. */
+  private async giveBack(backing: Backing, version: number, known: Known<V> | undefined): Promise<void> {
+    try {
+      if (known !== undefined && known.ageMs < longestOf(known.filled)) {
+        const filled = { ...known.filled, ageMs: known.ageMs };
+        await backing.write(this.text, { filled }, { ttlMs: this.ttlWith(1, known), ifVersion: version });
+      } else await backing.remove(this.text, version);
+    } catch {
+      // It is over when its time is.
+    }
+  }
+
+  /** The store is down: only this process is left, and nothing is written there. */
+  private async loadInOutage(): Promise<void> {
+    const { held } = this.start;
+    const nowMs = this.clock.now();
+    if (held !== undefined && !held.isSuspect && !this.isFenced) {
+      if (nowMs < held.staleMs) {
+        this.engine.trustInOutage(held, nowMs);
+        this.settle(held.value, nowMs < held.freshMs ? 'l1' : 'stale');
+        if (nowMs < held.freshMs) return;
+      }
+      if (nowMs < held.retryAtMs && nowMs < held.errorMs) return this.settle(held.value, 'stale');
+    }
+    await this.loadHere();
+  }
+
+  /** Loads for this process alone. */
+  private async loadHere(): Promise<void> {
+    const { engine } = this;
+    const { held } = this.start;
+    if (held !== undefined && !held.isSuspect) {
+      this.mayFallBackTo(held.value, 0, held);
+      if (this.clock.now() < this.fallback!.untilMs) this.armSoftTimeout();
+    }
+    let value: V;
+    try {
+      value = await this.load();
+    } catch (error) {
+      if (this.isAborted && !this.hasTimedOut) throw error;
+      const count = (held?.failures ?? 0) + 1;
+      const nowMs = this.clock.now();
+      engine.backOff(this.text, nowMs + engine.backoffMs(count, error), count);
+      if (this.settleStale()) return;
+      throw error;
+    }
+    const lifetimes: Lifetimes | undefined = engine.lifetimesOf(value, this.start.key);
+    if (lifetimes !== undefined && !this.isFenced) {
+      const tags = new Map(engine.tagsOf(value, this.start.key).map((tag) => [tag, 0]));
+      const loadMs = this.smoothedLoadMs(held?.loadMs);
+      const at = instantsOf(lifetimes, this.clock.now());
+      const placing = { value, version: 0, at, ttlMs: lifetimes.freshMs, loadMs, tags };
+      this.wasWatched = false;
+      this.toldBefore = this.told();
+      this.hold(placing, engine.sizeOf(value));
+      engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
+    } else if (lifetimes === undefined) engine.forget(this.text, held);
+    this.finish(value);
+  }
+
+  private hasTimedOut = false;
+
+  private begin(): void {
+    this.startedMs = this.clock.now();
+    this.mark = this.engine.mark;
+  }
+
+  /** Runs the loader, within `hardTimeout` and in its turn. */
+  private async load(): Promise<V> {
+    const { engine, clock } = this;
+    const { name, hardTimeoutMs } = engine.settings;
+    const { signal } = this.controller;
+    const { batch, key } = this.start;
+    this.begin();
+    const shared = batch?.load(this, signal);
+    // A batch has its own turn.
+    const gate = shared === undefined ? engine.gate : undefined;
+    await gate?.enter(signal);
+    this.begin();
+    const { startedMs } = this;
+    const endsMs = startedMs + hardTimeoutMs;
+    const timer = callbackTimer(() => {
+      this.hasTimedOut = true;
+      this.controller.abort(new TimeoutError({ policy: name, afterMs: hardTimeoutMs }));
+    });
+    clock.schedule(timer, endsMs);
+    let giveUp = () => {};
+    try {
+      signal.throwIfAborted();
+      const loader = this.start.load ?? engine.loader;
+      const value = await new Promise<V>((resolve, reject) => {
+        giveUp = () => reject(signal.reason);
+        signal.addEventListener('abort', giveUp, { once: true });
+        (shared ?? callLoader(loader, key, loadContext(signal, clock, endsMs))).then(resolve, reject);
+      });
+      engine.loaded(this.text, clock.now() - startedMs, this.isBackground, undefined);
+      return value;
+    } catch (error) {
+      engine.loaded(this.text, clock.now() - startedMs, this.isBackground, { error });
+      throw error;
+    } finally {
+      clock.cancel(timer);
+      signal.removeEventListener('abort', giveUp);
+      gate?.leave();
+    }
+  }
+}
+
+/** Also what the loader throws at once rejects. */
+async function callLoader<V, K>(load: Loader<V, K>, key: K, context: LoadContext): Promise<V> {
+  return load(key, context);
+}
+
+export function loadContext(signal: AbortSignal, clock: Clock, endsMs: number): LoadContext {
+  return {
+    signal,
+    get remainingMs() {
+      return Math.max(0, endsMs - clock.now());
+    },
+  };
+}
+
+/** How long a value is of any use. */
+function longestOf({ freshMs, staleMs, errorMs }: Filled): number {
+  return Math.max(freshMs, staleMs, errorMs);
+}
+
+function agedSince<V>(known: Known<V> | undefined, sinceMs: number, nowMs: number): Filled | undefined {
+  if (known === undefined) return undefined;
+  const ageMs = known.ageMs + nowMs - sinceMs;
+  return ageMs < longestOf(known.filled) ? { ...known.filled, ageMs } : undefined;
+}

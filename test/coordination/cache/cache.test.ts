@@ -1,0 +1,400 @@
+import { describe, expect, it } from 'vitest';
+import { cache, LoadBackoffError, memoryStore, OptionsError, TimeoutError } from '../../../src/index.js';
+import { type Changes, setUp, viewOf } from './support.ts';
+
+const alone = { store: undefined } as const;
+
+/** Both ways to run: in memory alone, and before a store. */
+const ways: readonly (readonly [string, Changes])[] = [
+  ['in memory alone', alone],
+  ['before a store', {}],
+];
+
+describe.each(ways)('cache, %s,', (_, way) => {
+  it('loads once for all who ask at a time, and then not until the ttl is over', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off' });
+    source.delayMs = 50;
+    const answers = Promise.all(Array.from({ length: 200 }, () => users.get('42')));
+    await clock.advance(50);
+    expect(new Set(await answers)).toEqual(new Set([1]));
+    await clock.advance(9_999);
+    expect(await users.get('42')).toBe(1);
+    expect(source.loads).toBe(1);
+    await clock.advance(1);
+    source.delayMs = 0;
+    source.value = 2;
+    expect(await users.get('42')).toBe(2);
+    expect(source.loads).toBe(2);
+  });
+
+  it('gives each hit the same promise', async () => {
+    const { users } = setUp(way);
+    // The second look makes sure that nothing has happened before word of changes began to come.
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    expect(users.get('42')).toBe(users.get('42'));
+  });
+
+  it.each([null, false, 0, '', [], {}])('hits %j as it hits any value', async (value) => {
+    const { users, source } = setUp(way);
+    source.value = value;
+    expect([await users.get('42'), await users.get('42')]).toEqual([value, value]);
+    expect(source.loads).toBe(1);
+  });
+
+  it('does not cache undefined, and does with negativeTtl, as null, for that long', async () => {
+    const { users, source, clock, caches } = setUp({ ...way }, 1);
+    source.value = undefined;
+    expect([await users.get('42'), await users.get('42'), source.loads]).toEqual([undefined, undefined, 2]);
+    await caches[0]!.close();
+    const negative = setUp({ ...way, negativeTtl: '1s', early: 'off' });
+    negative.source.value = undefined;
+    expect([await negative.users.get('a'), await negative.users.get('a')]).toEqual([undefined, undefined]);
+    negative.source.value = null;
+    expect([await negative.users.get('b'), await negative.users.get('b')]).toEqual([null, null]);
+    expect(negative.source.loads).toBe(2);
+    await negative.clock.advance(1_000);
+    await negative.users.get('a');
+    expect(negative.source.loads).toBe(3);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('rejects all who wait with what the loader throws, the same object, also when it throws at once', async () => {
+    const error = new Error('down');
+    const { users } = setUp({
+      ...way,
+      load: () => {
+        throw error;
+      },
+    });
+    const answers = await Promise.allSettled([users.get('42'), users.get('42')]);
+    expect(answers.map((answer) => answer.status === 'rejected' && answer.reason)).toEqual([error, error]);
+  });
+
+  it('lets one caller go by his signal and the others have the value', async () => {
+    const { users, source, clock } = setUp(way);
+    source.delayMs = 100;
+    const controller = new AbortController();
+    const impatient = users.get('42', { signal: controller.signal });
+    const patient = users.get('42');
+    await clock.advance(10);
+    controller.abort(new Error('gone'));
+    await expect(impatient).rejects.toThrow('gone');
+    await clock.advance(100);
+    expect([await patient, source.loads]).toEqual([1, 1]);
+  });
+
+  it('aborts the load when the last caller has gone, and begins anew for the next', async () => {
+    const signals: AbortSignal[] = [];
+    const { users, clock } = setUp({
+      ...way,
+      load: async (_key, { signal }) => {
+        signals.push(signal);
+        await clock.sleep(100);
+        return signals.length;
+      },
+    });
+    const controllers = [new AbortController(), new AbortController()];
+    const answers = controllers.map(({ signal }) => users.get('42', { signal }).catch(() => 'gone'));
+    await clock.advance(10);
+    controllers[0]!.abort();
+    await clock.flush();
+    expect(signals[0]!.aborted).toBe(false);
+    controllers[1]!.abort();
+    await clock.flush();
+    expect([signals[0]!.aborted, ...(await Promise.all(answers))]).toEqual([true, 'gone', 'gone']);
+    const next = users.get('42');
+    await clock.advance(100);
+    expect(await next).toBe(2);
+    await clock.advance(60_000);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('gives a load up at hardTimeout, aborts its signal, and drops what comes late', async () => {
+    let late = (_: unknown) => {};
+    let given: AbortSignal | undefined;
+    const { users, clock, source } = setUp({
+      ...way,
+      hardTimeout: '1s',
+      failBackoff: () => 0,
+      load: (_key, { signal, remainingMs }) => {
+        given = signal;
+        expect(remainingMs).toBe(1_000);
+        return new Promise((resolve) => {
+          late = resolve;
+        });
+      },
+    });
+    const answer = users.get('42').catch((error) => error);
+    await clock.advance(1_000);
+    expect(await answer).toBeInstanceOf(TimeoutError);
+    expect(given!.aborted).toBe(true);
+    late('late');
+    await clock.flush();
+    expect(await users.get('42', { load: source.load })).toBe(1);
+    await users.close();
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('shows a stale value at once and refreshes it behind, until staleWhileRevalidate is over', async () => {
+    const { users, source, clock, sources } = setUp({ ...way, early: 'off', staleWhileRevalidate: '5s' });
+    await users.get('42');
+    source.value = 2;
+    source.delayMs = 100;
+    await clock.advance(12_000);
+    expect(await users.get('42')).toBe(1);
+    expect(await users.get('42')).toBe(1);
+    await clock.advance(100);
+    expect(await users.get('42')).toBe(2);
+    expect(source.loads).toBe(2);
+    await clock.advance(15_000);
+    source.value = 3;
+    const answer = users.get('42');
+    await clock.advance(100);
+    expect(await answer).toBe(3);
+    expect(sources().slice(1, 3)).toEqual(['stale', 'stale']);
+  });
+
+  it('puts a stale value in place of an error until staleIfError is over, and not a moment longer', async () => {
+    const { users, source, clock, sources } = setUp({ ...way, early: 'off', staleIfError: '1m' });
+    await users.get('42');
+    source.error = new Error('down');
+    await clock.advance(69_000);
+    expect(await users.get('42')).toBe(1);
+    expect(sources().at(-1)).toBe('stale');
+    await clock.advance(1_000);
+    await expect(users.get('42')).rejects.toThrow('down');
+  });
+
+  it('tries a failing source at most once per backoff while there is a stale value', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1h', failBackoff: () => 1_000 });
+    await users.get('42');
+    source.error = new Error('down');
+    await clock.advance(10_000);
+    for (let ms = 0; ms < 8_000; ms += 100) {
+      expect(await users.get('42')).toBe(1);
+      await clock.advance(100);
+    }
+    expect(source.loads).toBe(1 + 8);
+    source.error = undefined;
+    source.value = 2;
+    await clock.advance(1_000);
+    expect(await users.get('42')).toBe(2);
+  });
+
+  it('gives the stale value after softTimeout and goes on loading', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1m', softTimeout: 200 });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 1_000;
+    source.value = 2;
+    const answer = users.get('42');
+    await clock.advance(200);
+    expect(await answer).toBe(1);
+    await clock.advance(800);
+    expect(await users.get('42')).toBe(2);
+    expect(source.loads).toBe(2);
+  });
+
+  it('refreshes by itself before the end when it is asked then, by the time that loads take', async () => {
+    const { users, source, clock, sources } = setUp(way);
+    source.delayMs = 200;
+    const first = users.get('42');
+    await clock.advance(200);
+    await first;
+    // At most 2.25 loads before the end.
+    await clock.advance(9_500);
+    expect([await users.get('42'), source.loads]).toEqual([1, 1]);
+    await clock.advance(250);
+    source.value = 2;
+    expect(await users.get('42')).toBe(1);
+    await clock.flush();
+    expect(source.loads).toBe(2);
+    await clock.advance(200);
+    expect(await users.get('42')).toBe(2);
+    expect(sources()).not.toContain('stale');
+  });
+
+  it.each(['delete', 'set'] as const)('never shows what was loaded before a %s', async (verb) => {
+    const { users, source, clock } = setUp(way);
+    source.delayMs = 100;
+    const before = users.get('42');
+    await clock.advance(50);
+    source.value = 2;
+    if (verb === 'set') await users.set('42', 2);
+    else await users.delete('42');
+    const after = users.get('42');
+    await clock.advance(1_000);
+    expect([1, 2]).toContain(await before);
+    expect(await after).toBe(2);
+    expect(await users.get('42')).toBe(2);
+    await clock.advance(1_000);
+    expect(await users.get('42')).toBe(2);
+  });
+
+  it('never shows what was loaded before its tag was invalidated, in the foreground and behind', async () => {
+    const { users, source, clock } = setUp({
+      ...way,
+      staleWhileRevalidate: '1m',
+      tags: (value) => [`t${value === 9}`, 'all'],
+    });
+    source.delayMs = 100;
+    const before = users.get('42');
+    await clock.advance(50);
+    source.value = 2;
+    await users.invalidateTag('all');
+    const after = users.get('42');
+    await clock.advance(1_000);
+    expect([1, 2]).toContain(await before);
+    expect(await after).toBe(2);
+    await clock.advance(12_000);
+    // Stale now: a refresh begins behind.
+    expect(await users.get('42')).toBe(2);
+    await clock.advance(50);
+    source.value = 3;
+    await users.invalidateTag('all');
+    const last = users.get('42');
+    await clock.advance(1_000);
+    expect(await last).toBe(3);
+    expect(await users.get('42')).toBe(3);
+    await users.invalidateTag('tfalse');
+    source.value = 4;
+    const other = users.get('42');
+    await clock.advance(1_000);
+    expect(await other).toBe(4);
+  });
+
+  it('loads many keys by one loadMany, each with its own outcome', async () => {
+    const batches: string[][] = [];
+    const { users } = setUp({
+      ...way,
+      load: () => 'alone',
+      loadMany: async (keys) => {
+        batches.push([...keys]);
+        return keys.map((key) => (key === 'b' ? new Error('no b') : key.toUpperCase()));
+      },
+    });
+    await users.get('x');
+    expect(await users.getMany(['a', 'x', 'b', 'c', 'a'])).toEqual([
+      { ok: true, value: 'A' },
+      { ok: true, value: 'alone' },
+      { ok: false, error: new Error('no b') },
+      { ok: true, value: 'C' },
+      { ok: true, value: 'A' },
+    ]);
+    expect(batches).toEqual([['a', 'b', 'c']]);
+    expect((await users.getMany(['a', 'c'])).map((one) => one.ok && one.value)).toEqual(['A', 'C']);
+    expect(batches.length).toBe(1);
+  });
+
+  it('runs at most maxConcurrentLoads at once', async () => {
+    let running = 0;
+    let most = 0;
+    const { users, clock } = setUp({
+      ...way,
+      maxConcurrentLoads: 3,
+      load: async (key) => {
+        most = Math.max(most, ++running);
+        await clock.sleep(10);
+        running--;
+        return key;
+      },
+    });
+    const keys = Array.from({ length: 20 }, (_, index) => `${index}`);
+    const answers = Promise.all(keys.map((key) => users.get(key)));
+    await clock.advance(1_000);
+    expect([await answers, most]).toEqual([keys, 3]);
+  });
+
+  it('keeps at most max values and loses none of the flights', async () => {
+    const { users, clock, source } = setUp({ ...way, max: 10 });
+    source.delayMs = 10;
+    const answers = Promise.all(Array.from({ length: 100 }, (_, index) => users.get(`${index}`)));
+    await clock.advance(10);
+    expect([(await answers).length, users.size]).toEqual([100, 10]);
+  });
+
+  it('holds no timer and answers nothing more when it is closed', async () => {
+    const { users, source, clock } = setUp(way);
+    source.delayMs = 100;
+    const cut = users.get('42').catch((error) => error.message);
+    await clock.advance(10);
+    await users.close();
+    expect(await cut).toContain('closed');
+    await expect(users.get('42')).rejects.toThrow('closed');
+    await expect(users.set('42', 1)).rejects.toThrow('closed');
+    expect(clock.pendingTimers).toBe(1); // the source's own
+  });
+});
+
+describe('cache, for several processes,', () => {
+  it('loads once for all of them, and once at each expiry', async () => {
+    const { caches, source, clock, sources } = setUp({ early: 'off', maxL1Ttl: '1h' }, 8);
+    source.delayMs = 300;
+    for (let round = 1; round <= 3; round++) {
+      const answers = Promise.all(caches.flatMap((one) => Array.from({ length: 20 }, () => one.get('42'))));
+      await clock.advance(1_000);
+      expect(new Set(await answers)).toEqual(new Set([1]));
+      expect(source.loads).toBe(round);
+      await clock.advance(9_300);
+    }
+    expect(sources()).toContain('wait');
+  });
+
+  it('takes over from a process that died, within the lease', async () => {
+    const { caches, source, clock, store } = setUp({}, 2);
+    let writes = 0;
+    const dying = setUpDying(() => writes++ > 0);
+    function setUpDying(isDead: () => boolean) {
+      const view = viewOf(store);
+      const never = () => new Promise<never>(() => {});
+      return cache<unknown>({
+        store: { ...view, write: (key, value, options) => (isDead() ? never() : view.write(key, value, options)) },
+        ttl: '10s',
+        clock,
+        load: never,
+      });
+    }
+    void dying.get('42').catch(() => {});
+    await clock.advance(10);
+    const answers = Promise.all(caches.map((one) => one.get('42')));
+    await clock.advance(2_900);
+    expect(source.loads).toBe(0);
+    await clock.advance(300);
+    expect([...(await answers), source.loads]).toEqual([1, 1, 1]);
+  });
+
+  it('remembers a failure for all of them', async () => {
+    const { caches, source, clock } = setUp({ failBackoff: ({ attempt }) => attempt * 1_000 }, 3);
+    source.error = new TypeError('no such table');
+    await expect(caches[0]!.get('42')).rejects.toBe(source.error);
+    const refused = (await caches[1]!.get('42').catch((error) => error)) as Error;
+    expect(refused).toBeInstanceOf(LoadBackoffError);
+    expect(refused).toMatchObject({ key: '42', retryAfterMs: 1_000, code: 'ERR_LOAD_BACKOFF' });
+    expect(refused.message).toContain('no such table');
+    await clock.advance(1_000);
+    await expect(caches[2]!.get('42')).rejects.toBe(source.error);
+    await clock.advance(1_999);
+    await expect(caches[1]!.get('42')).rejects.toBeInstanceOf(LoadBackoffError);
+    expect(source.loads).toBe(2);
+    await clock.advance(1);
+    source.error = undefined;
+    expect(await caches[1]!.get('42')).toBe(1);
+  });
+
+  it('shows a changed value everywhere once maxL1Ttl is over, without word of changes', async () => {
+    const { caches, source, clock } = setUp({ maxL1Ttl: '1s', early: 'off' }, 2);
+    await caches[1]!.get('42');
+    source.value = 2;
+    await caches[0]!.delete('42');
+    expect(await caches[0]!.get('42')).toBe(2);
+    await clock.advance(1_000);
+    expect(await caches[1]!.get('42')).toBe(2);
+  });
+
+  it('refuses two caches of one name on one store', () => {
+    const store = memoryStore();
+    cache({ store, ttl: 1 });
+    expect(() => cache({ store, ttl: 1 })).toThrow(OptionsError);
+    expect(() => cache({ store, ttl: 1, name: 'other' })).not.toThrow();
+  });
+});

@@ -1,0 +1,153 @@
+/** The store is down, slow, or knows more than this process does. */
+import { describe, expect, it } from 'vitest';
+import { memoryStore, type Store, StoreError } from '../../../src/index.js';
+import { setUp, viewOf } from './support.ts';
+
+/** A store that can be frozen and broken. */
+function breakable(inner: Store) {
+  const state = { how: 'well' as 'well' | 'frozen' | 'broken', calls: 0 };
+  const guard = <T>(verb: string, ask: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> => {
+    state.calls++;
+    if (state.how === 'well') return ask();
+    if (state.how === 'frozen') {
+      return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
+    }
+    return Promise.reject(
+      new StoreError({ store: 'test', operation: verb, reason: 'failed', applied: 'unknown', detail: 'broken' }),
+    );
+  };
+  const store: Store = {
+    read: (key, options) => guard('read', () => inner.read(key, options), options?.signal),
+    write: (key, value, options) => guard('write', () => inner.write(key, value, options), options.signal),
+    remove: (key, options) => guard('remove', () => inner.remove(key, options), options?.signal),
+  };
+  return { store, state };
+}
+
+function setUpBreakable(options: Parameters<typeof setUp>[0] = {}) {
+  const held: { store?: Store } = {};
+  const { store, state } = breakable({
+    read: (...args) => held.store!.read(...args),
+    write: (...args) => held.store!.write(...args),
+    remove: (...args) => held.store!.remove(...args),
+  });
+  const world = setUp({ store, ...options });
+  held.store = memoryStore({ clock: world.clock });
+  return { ...world, state, inner: held.store };
+}
+
+describe('cache, when the store is down,', () => {
+  it('costs the first cold keys a timeout and the others nothing', async () => {
+    const { users, clock, state } = setUpBreakable();
+    state.how = 'frozen';
+    const tookMs: number[] = [];
+    for (let key = 0; key < 6; key++) {
+      const startedMs = clock.now();
+      const answer = users.get(`key ${key}`).then(() => tookMs.push(Math.floor(clock.now() - startedMs)));
+      while (tookMs.length === key) await clock.advance(1);
+      await answer;
+    }
+    expect(tookMs.slice(0, 3).every((ms) => ms >= 500 && ms <= 502)).toBe(true);
+    expect(tookMs.slice(3)).toEqual([0, 0, 0].map(() => expect.closeTo(0, -1)));
+  });
+
+  it('goes on from memory, loads once for all who ask, and takes up the store again', async () => {
+    const { users, source, clock, state } = setUpBreakable({ early: 'off', ttl: '20s' });
+    await users.get('42');
+    state.how = 'broken';
+    source.value = 2;
+    await clock.advance(6_000);
+    // Its copy is older than 5 s, and the store cannot say whether it still holds.
+    expect(await users.get('42')).toBe(1);
+    await clock.advance(14_000);
+    source.delayMs = 10;
+    const answers = Promise.all([users.get('42'), users.get('42'), users.get('43')]);
+    await clock.advance(100);
+    expect([await answers, source.loads]).toEqual([[2, 2, 2], 3]);
+    state.how = 'well';
+    await clock.advance(15_000);
+    source.delayMs = 0;
+    const before = state.calls;
+    await users.get('44');
+    expect(state.calls).toBeGreaterThan(before);
+    await clock.advance(11_000);
+    expect(await users.get('44')).toBe(2);
+  });
+
+  it('rejects what it cannot promise, and forgets its own copy all the same', async () => {
+    const { users, source, state } = setUpBreakable();
+    await users.get('42');
+    state.how = 'broken';
+    await expect(users.delete('42')).rejects.toBeInstanceOf(StoreError);
+    await expect(users.invalidateTag('all')).rejects.toBeInstanceOf(StoreError);
+    await expect(users.set('43', 1)).rejects.toBeInstanceOf(StoreError);
+    source.value = 2;
+    expect(await users.get('42')).toBe(2);
+  });
+
+  it('believes a timeout only one turn later: a blocked event loop is no outage', async () => {
+    const { users, source, sources, state } = setUpBreakable({ clock: undefined, l2Timeouts: { write: 20 } });
+    const blocked = users.get('42');
+    const untilMs = performance.now() + 60;
+    while (performance.now() < untilMs);
+    expect(await blocked).toBe(1);
+    expect([source.loads, sources(), state.calls]).toEqual([1, ['load'], 2]);
+    await users.close();
+  });
+
+  it('answers what was loaded when it cannot be stored, and does not keep it', async () => {
+    const { users, source, state, warnings, clock } = setUpBreakable({
+      load: async () => {
+        source.loads++;
+        state.how = 'broken';
+        return 'dear';
+      },
+    });
+    expect(await users.get('42')).toBe('dear');
+    expect(warnings()).toEqual(['not-stored']);
+    state.how = 'well';
+    // Its lease could not be given back.
+    const again = users.get('42');
+    await clock.advance(2_900);
+    expect(source.loads).toBe(1);
+    await clock.advance(200);
+    expect([await again, source.loads]).toEqual(['dear', 2]);
+  });
+});
+
+describe('cache, when the store holds something else,', () => {
+  it('loads anew over bytes of another release or serializer', async () => {
+    const { users, caches, store, warnings } = setUp({}, 2);
+    await users.get('42');
+    const key = 'cache|cache|key|42';
+    await store.write(key, Uint8Array.of(9, 9, 9, 9), { ttlMs: 60_000 });
+    expect(await caches[1]!.get('42')).toBe(1);
+    const entry = (await store.read(key))!;
+    const spoilt = entry.value.with(entry.value.length - 1, 123);
+    await store.write(key, spoilt, { ttlMs: 60_000 });
+    const third = setUp({}, 1, viewOf(store));
+    expect(await third.users.get('42')).toBe(1);
+    expect([...warnings(), ...third.warnings()]).toContain('undecodable');
+  });
+
+  it('tells of a value that is too big for it, answers it, and holds nobody up', async () => {
+    const clock = undefined;
+    const { users, source, warnings } = setUp({ clock }, 1, memoryStore({ maxValueBytes: 1_000 }));
+    source.value = 'x'.repeat(2_000);
+    expect([await users.get('42'), await users.get('42')]).toEqual([source.value, source.value]);
+    expect(warnings()).toEqual(['not-stored', 'not-stored']);
+    expect(source.loads).toBe(2);
+  });
+
+  it('keeps keys that a store would refuse apart, by their hash', async () => {
+    const { caches, source } = setUp({}, 2);
+    const long = 'k'.repeat(1_000);
+    source.value = 'one';
+    await caches[0]!.get(`${long}1`);
+    source.value = 'two';
+    await caches[0]!.get(`${long}2`);
+    expect([await caches[1]!.get(`${long}1`), await caches[1]!.get(`${long}2`)]).toEqual(['one', 'two']);
+    await expect(caches[0]!.get('k'.repeat(1_025))).rejects.toThrow('1 to 1024 characters');
+    await expect(caches[0]!.get('')).rejects.toThrow(TypeError);
+  });
+});

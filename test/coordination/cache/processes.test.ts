@@ -1,0 +1,203 @@
+/** Caches of several real processes before SQLite and Redis, killed, frozen, and cut off from word of changes. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { esbuildLowering } from '../../../tools/lowering.ts';
+import { redisProgram, startRedis } from '../../support/servers/redis.ts';
+import type { ServerProcess } from '../../support/servers/server-process.ts';
+import type { ChildSettings, Order, Told } from './process-child.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'holdfast-cache-'));
+const program = join(folder, 'child.cjs');
+const redis = await redisProgram();
+const children: Child[] = [];
+let files = 0;
+
+beforeAll(() =>
+  build({
+    ...{ entryPoints: [fileURLToPath(new URL('process-child.ts', import.meta.url))], outfile: program },
+    ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
+  }),
+);
+
+afterEach(async () => {
+  for (const child of children.splice(0)) await child.kill();
+});
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+type Given = Order extends infer One ? (One extends Order ? Omit<One, 'id'> : never) : never;
+
+class Child {
+  readonly process: ChildProcess;
+  readonly loading: string[] = [];
+  private readonly waiting = new Map<number, (told: Told) => void>();
+  private orders = 0;
+
+  constructor(settings: ChildSettings) {
+    this.process = fork(program, [JSON.stringify(settings)], { execArgv: ['--no-warnings'] });
+    this.process.on('message', (told: Told) => {
+      if (told.kind === 'loading') this.loading.push(told.key);
+      else this.waiting.get(told.id)?.(told);
+    });
+    children.push(this);
+  }
+
+  async ask(order: Given): Promise<Extract<Told, { kind: 'done' }>> {
+    const id = ++this.orders;
+    const told = new Promise<Told>((resolve) => this.waiting.set(id, resolve));
+    this.process.send({ ...order, id });
+    const answer = await told;
+    if (answer.kind !== 'done') throw new Error(JSON.stringify(answer));
+    return answer;
+  }
+
+  async get(key: string, { callers = 1, loadMs = 20 } = {}): Promise<string> {
+    const { values } = await this.ask({ verb: 'get', key, callers, loadMs });
+    return values.join(' and ');
+  }
+
+  async kill(): Promise<void> {
+    const { process } = this;
+    if (process.exitCode !== null || process.signalCode !== null) return;
+    const gone = once(process, 'exit');
+    process.kill('SIGKILL');
+    await gone;
+  }
+}
+
+const loadsOf = (all: readonly Child[], key: string) =>
+  all.reduce((sum, { loading }) => sum + loading.filter((one) => one === key).length, 0);
+
+function start(count: number, settings: Pick<ChildSettings, 'place' | 'subscribes'> & Partial<ChildSettings>) {
+  const source = join(folder, `source-${++files}`);
+  const change = (value: string) => writeFileSync(source, value);
+  change('old');
+  const common = { source, patience: 'long', lease: 10_000 } as const;
+  const all = Array.from({ length: count }, () => new Child({ ...common, ...settings }));
+  return { all, change };
+}
+
+interface Kind {
+  readonly title: string;
+  readonly isThere: boolean;
+  readonly subscribes: boolean;
+  place(server: ServerProcess | undefined): string | number;
+}
+
+const kinds: readonly Kind[] = [
+  { title: 'SQLite', isThere: true, subscribes: false, place: () => join(folder, `store-${++files}.db`) },
+  ...[true, false].map((subscribes) => ({
+    title: `Redis ${subscribes ? 'with' : 'without'} a subscriber`,
+    ...{ isThere: redis !== undefined, subscribes, place: (server: ServerProcess | undefined) => server!.port },
+  })),
+];
+
+for (const kind of kinds) {
+  describe.skipIf(!kind.isThere)(`cache of eight processes before ${kind.title}`, () => {
+    let server: ServerProcess | undefined;
+    beforeEach(async () => {
+      server = kind.title === 'SQLite' ? undefined : await startRedis(redis!);
+    });
+    afterEach(() => server?.dispose());
+
+    it('loads a cold key once for 200 callers each, in twenty trials', { timeout: 120_000 }, async () => {
+      const { all } = start(8, { place: kind.place(server), subscribes: kind.subscribes });
+      await Promise.all(all.map((child) => child.get('warm')));
+      for (let trial = 1; trial <= 20; trial++) {
+        const key = `key ${trial}`;
+        const values = await Promise.all(all.map((child) => child.get(key, { callers: 200, loadMs: 50 })));
+        expect(new Set(values)).toEqual(new Set(['old']));
+        expect(loadsOf(all, key), key).toBe(1);
+      }
+    });
+
+    it('loads once more when the process that loads is killed', { timeout: 60_000 }, async () => {
+      const lease = 2_000;
+      const { all } = start(4, { place: kind.place(server), subscribes: kind.subscribes, lease });
+      await Promise.all(all.map((child) => child.get('warm')));
+      const answers = all.map((child) => child.get('key', { callers: 20, loadMs: 1_000 }).catch(() => 'killed'));
+      await expect.poll(() => loadsOf(all, 'key'), { timeout: 20_000, interval: 5 }).toBe(1);
+      const holder = all.findIndex(({ loading }) => loading.includes('key'));
+      await all[holder]!.kill();
+      const values = await Promise.all(answers.filter((_, index) => index !== holder));
+      expect(new Set(values)).toEqual(new Set(['old']));
+      expect(loadsOf(all, 'key')).toBe(2);
+    });
+
+    it('keeps the new value everywhere when the process that loads was frozen meanwhile', {
+      timeout: 60_000,
+    }, async () => {
+      const { all, change } = start(3, { place: kind.place(server), subscribes: kind.subscribes, lease: 1_000 });
+      const [holder, ...others] = all as [Child, Child, Child];
+      await Promise.all(all.map((child) => child.get('warm')));
+      const late = holder.get('key', { loadMs: 200 });
+      await expect.poll(() => loadsOf(all, 'key'), { timeout: 20_000, interval: 5 }).toBe(1);
+      holder.process.kill('SIGSTOP');
+      change('new');
+      await others[0].ask({ verb: 'delete', key: 'key' });
+      expect(await Promise.all(others.map((child) => child.get('key')))).toEqual(['new', 'new']);
+      holder.process.kill('SIGCONT');
+      await late;
+      expect(await Promise.all(all.map((child) => child.get('key')))).toEqual(['new', 'new', 'new']);
+    });
+  });
+}
+
+describe.skipIf(redis === undefined)('cache before Redis', () => {
+  let server: ServerProcess;
+  beforeEach(async () => {
+    server = await startRedis(redis!);
+  });
+  afterEach(() => server.dispose());
+
+  const shown = (all: readonly Child[]) => Promise.all(all.map((child) => child.get('key')));
+  /** Far less than the 30 s for which a copy in memory may live without a look. */
+  const soon = { timeout: 10_000, interval: 20 };
+
+  it('shows a change in all processes as soon as they are told of it', { timeout: 60_000 }, async () => {
+    const { all, change } = start(3, { place: server.port, subscribes: true });
+    expect(await shown(all)).toEqual(['old', 'old', 'old']);
+    change('new');
+    await all[0]!.ask({ verb: 'delete', key: 'key' });
+    await expect.poll(() => shown(all), soon).toEqual(['new', 'new', 'new']);
+  });
+
+  it('looks again after the connection for word of changes was lost', { timeout: 60_000 }, async () => {
+    const { all, change } = start(3, { place: server.port, subscribes: true });
+    for (let looks = 0; looks < 3; looks++) expect(await shown(all)).toEqual(['old', 'old', 'old']);
+    change('new');
+    // In one transaction, so that nobody is connected when the change is made.
+    await server.ask('CLIENT KILL TYPE pubsub');
+    await all[0]!.ask({ verb: 'delete', key: 'key' });
+    await expect.poll(() => shown(all), soon).toEqual(['new', 'new', 'new']);
+  });
+
+  it.each(['frozen', 'killed'] as const)(
+    'costs the first calls little and the others nothing when Redis is %s',
+    { timeout: 60_000 },
+    async (how) => {
+      const { all } = start(1, { place: server.port, subscribes: true, patience: 'default' });
+      const [child] = all as [Child];
+      const loadMs = 50;
+      const took = async (key: string) => (await child.ask({ verb: 'get', key, callers: 10, loadMs })).tookMs;
+      await took('warm');
+      if (how === 'frozen') server.freeze();
+      else await server.dispose();
+      const first: number[] = [];
+      for (let call = 0; call < 3; call++) first.push(await took(`first ${call}`));
+      const later: number[] = [];
+      for (let call = 0; call < 10; call++) later.push(await took(`later ${call}`));
+      // Origin and 0.6 s, and some for a machine that has much else to do.
+      expect(Math.min(...first)).toBeLessThan(loadMs + 600 + 400);
+      expect(later.toSorted((one, other) => one - other)[5]).toBeLessThan(loadMs + 200);
+      expect(await took('later 0')).toBeLessThan(loadMs);
+      if (how === 'frozen') server.wake();
+    },
+  );
+});

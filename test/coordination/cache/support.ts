@@ -1,0 +1,63 @@
+/** Several processes in one: caches that share a store, each with memory of its own. */
+import {
+  type Cache,
+  type CacheOptions,
+  cache,
+  type HoldfastEvent,
+  memoryStore,
+  type Store,
+} from '../../../src/index.js';
+import { seededRandom, virtualClock } from '../../../src/testing/index.js';
+
+/** The same store as another object, as another process would have it. */
+export function viewOf(store: Store): Store {
+  return {
+    read: (key, options) => store.read(key, options),
+    write: (key, value, options) => store.write(key, value, options),
+    remove: (key, options) => store.remove(key, options),
+    ...(store.native === undefined ? {} : { native: store.native }),
+  };
+}
+
+/** A source of values that counts and can be made slow, old or broken. */
+class Source {
+  loads = 0;
+  value: unknown = 1;
+  delayMs = 0;
+  error: unknown = undefined;
+  readonly keys: string[] = [];
+  private readonly clock: { sleep(ms: number): Promise<void> };
+
+  constructor(clock: { sleep(ms: number): Promise<void> }) {
+    this.clock = clock;
+  }
+
+  /** The value is read when the load begins, as by a query whose reply is slow. */
+  readonly load = async (key: string): Promise<unknown> => {
+    this.loads++;
+    this.keys.push(key);
+    const { value, error } = this;
+    if (this.delayMs > 0) await this.clock.sleep(this.delayMs);
+    if (error !== undefined) throw error;
+    return value;
+  };
+}
+
+/** Also to take back an option of the set-up, by undefined. */
+export type Changes = { readonly [Name in keyof CacheOptions<unknown>]?: CacheOptions<unknown>[Name] | undefined };
+
+export function setUp(options: Changes = {}, processes = 1, store?: Store) {
+  const clock = virtualClock();
+  const shared = store ?? memoryStore({ clock });
+  const source = new Source(clock);
+  const events: HoldfastEvent[] = [];
+  const common = { ttl: '10s', jitter: 0, load: source.load, clock, on: (event: HoldfastEvent) => events.push(event) };
+  const caches: Cache<unknown>[] = [];
+  for (let index = 0; index < processes; index++) {
+    const own = { store: viewOf(shared), random: seededRandom(index + 1) };
+    caches.push(cache<unknown>({ ...common, ...own, ...options } as CacheOptions<unknown>));
+  }
+  const sources = () => events.flatMap((event) => (event.type === 'cache-get' ? [event.source] : []));
+  const warnings = () => events.flatMap((event) => (event.type === 'cache-warning' ? [event.reason] : []));
+  return { clock, store: shared, source, events, caches, users: caches[0]!, sources, warnings };
+}

@@ -31,6 +31,7 @@ const importOfNode: EsbuildPlugin = {
 
 export default defineConfig({
   entry: {
+    cli: 'src/cli/main.ts',
     fetch: 'src/client/fetch.ts',
     index: 'src/index.ts',
     context: 'src/integrations/context.ts',

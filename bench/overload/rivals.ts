@@ -17,7 +17,7 @@ import {
 import CircuitBreaker, { type Options } from 'opossum';
 import pRetry from 'p-retry';
 import pTimeout from 'p-timeout';
-import type { Strategy, Task } from '../../test/simulation/support/overload.ts';
+import type { Strategy, Task } from '../../src/testing/overload/overload.ts';
 
 const milliseconds = 1_000;
 /** As many as the service has workers. */

@@ -4,9 +4,11 @@
 import type { Request, RequestHandler, Response } from 'express';
 import type { Call } from '../core/call.js';
 import { DeadlineEngine, type DeadlineMiddlewareOptions, requireCall } from './deadline.js';
+import { HealthEngine, type HealthOptions, healthType } from './health.js';
 import { type Problem, problemBody, problemType } from './problem.js';
 
 export type { DeadlineMiddlewareOptions } from './deadline.js';
+export type { HealthCheck, HealthOptions, HealthPolicy, HealthProbe, HealthStore, HealthSubject } from './health.js';
 
 /**
  * Middleware that gives each request the time that its caller grants.
@@ -59,6 +61,45 @@ export function deadline(options?: DeadlineMiddlewareOptions): RequestHandler {
  */
 export function callOf(request: Request): Call {
   return requireCall(request);
+}
+
+/**
+ * Middleware that answers probes: `/health/live` whether the process answers at all, `/health/ready` and `/health` whether
+ * it should get requests, with breaker, limit and store states as details, as `application/health+json`.
+ *
+ * Mount it before what authenticates or limits requests. It answers 503 when something `critical` is down, and shows
+ * names, states and codes only.
+ *
+ * @param options - `checks`, `path`, `timeout`, `maxAge`, `clock`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { once } from 'node:events';
+ * import type { AddressInfo } from 'node:net';
+ * import express from 'express';
+ * import { circuitBreaker, memoryStore } from 'holdfast';
+ * import { health } from 'holdfast/express';
+ *
+ * const app = express();
+ * app.use(health({ checks: { payments: circuitBreaker(), store: { check: memoryStore(), critical: true } } }));
+ * const server = app.listen(0, '127.0.0.1');
+ * await once(server, 'listening');
+ * const { port } = server.address() as AddressInfo;
+ * const answer = await fetch(`http://127.0.0.1:${port}/health/ready`);
+ * console.log(answer.status, await answer.json());
+ * server.close();
+ * ```
+ */
+export function health(options?: HealthOptions): RequestHandler {
+  const engine = new HealthEngine(options);
+  return (request, response, next) => {
+    const probe = engine.probe(request.method, request.path);
+    if (probe === undefined) return next();
+    // Not `send`, which would add an ETag and answer 304.
+    probe.then(({ status, body }) => {
+      if (!response.headersSent) response.status(status).set('cache-control', 'no-store').type(healthType).end(body);
+    }, next);
+  };
 }
 
 function answer(response: Response, problem: Problem): void {

@@ -37,9 +37,11 @@ import {
   routeLimitMs,
   runUnderCall,
 } from './deadline.js';
+import { type HealthAnswer, HealthEngine, type HealthOptions, healthType } from './health.js';
 import { type Problem, problemBody, problemType } from './problem.js';
 
 export type { DeadlineMiddlewareOptions, RouteDeadline } from './deadline.js';
+export type { HealthCheck, HealthOptions, HealthPolicy, HealthProbe, HealthStore, HealthSubject } from './health.js';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -114,6 +116,43 @@ export const deadline: FastifyPluginAsync<DeadlineMiddlewareOptions> = /* @__PUR
 export function callOf(request: FastifyRequest): Call {
   return requireCall(request.raw);
 }
+
+const healthPlugin: FastifyPluginAsync<HealthOptions> = async (app, options) => {
+  const engine = new HealthEngine(options);
+  const send = async (reply: FastifyReply, probe: Promise<HealthAnswer>) => {
+    const { status, body } = await probe;
+    return reply.code(status).header('cache-control', 'no-store').type(healthType).send(body);
+  };
+  for (const path of engine.readyPaths) app.get(path, (_request, reply) => send(reply, engine.ready()));
+  app.get(engine.livePath, (_request, reply) => send(reply, engine.live()));
+};
+
+/**
+ * Plugin that answers probes: `/health/live` whether the process answers at all, `/health/ready` and `/health` whether it
+ * should get requests, with breaker, limit and store states as details, as `application/health+json`.
+ *
+ * Register it before what authenticates or limits requests. It answers 503 when something `critical` is down, and shows
+ * names, states and codes only.
+ *
+ * Options: `checks`, `path`, `timeout`, `maxAge`, `clock`; a wrong one lets `register` fail.
+ * @example
+ * ```ts
+ * import Fastify from 'fastify';
+ * import { circuitBreaker, memoryStore } from 'holdfast';
+ * import { health } from 'holdfast/fastify';
+ *
+ * const app = Fastify();
+ * await app.register(health, { checks: { payments: circuitBreaker(), store: { check: memoryStore(), critical: true } } });
+ * const address = await app.listen({ port: 0, host: '127.0.0.1' });
+ * const answer = await fetch(`${address}/health/ready`);
+ * console.log(answer.status, await answer.json());
+ * await app.close();
+ * ```
+ */
+export const health: FastifyPluginAsync<HealthOptions> = /* @__PURE__ */ fastifyPlugin(healthPlugin, {
+  fastify: '5.x',
+  name: 'holdfast-health',
+});
 
 function answer(reply: FastifyReply, problem: Problem): void {
   if (reply.sent || reply.raw.headersSent) return;

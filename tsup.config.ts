@@ -31,14 +31,17 @@ const importOfNode: EsbuildPlugin = {
 
 export default defineConfig({
   entry: {
+    cli: 'src/cli/main.ts',
     fetch: 'src/client/fetch.ts',
     index: 'src/index.ts',
     context: 'src/integrations/context.ts',
     express: 'src/server/express.ts',
     fastify: 'src/server/fastify.ts',
+    opentelemetry: 'src/integrations/opentelemetry.ts',
     opossum: 'src/integrations/opossum.ts',
     'p-retry': 'src/integrations/p-retry.ts',
     postgres: 'src/stores/postgres.ts',
+    prometheus: 'src/integrations/prometheus.ts',
     redis: 'src/stores/redis.ts',
     sqlite: 'src/stores/sqlite.ts',
     testing: 'src/testing/index.ts',

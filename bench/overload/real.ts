@@ -17,13 +17,13 @@ import { parseArgs } from 'node:util';
 
 const { systemClock } = await import('../../src/index.ts');
 const { seededRandom, serviceModel } = await import('../../src/testing/index.ts');
-const { grid, playIn } = await import('../../test/simulation/support/overload.ts');
+const { grid, playIn } = await import('../../src/testing/overload/overload.ts');
 const { adaptive, byStandard, unprotected } = await import('../../test/simulation/support/strategies.ts');
-const { playOnPlatform } = await import('./platform.ts');
+const { playOnPlatform } = await import('../../src/testing/overload/platform.ts');
 const { rivals } = await import('./rivals.ts');
-type Report = import('../../test/simulation/support/overload.ts').Report;
-type Strategy = import('../../test/simulation/support/overload.ts').Strategy;
-type Service = import('../../test/simulation/support/services.ts').Service;
+type Report = import('../../src/testing/overload/overload.ts').Report;
+type Strategy = import('../../src/testing/overload/overload.ts').Strategy;
+type Service = import('../../src/testing/overload/services.ts').Service;
 
 const { values } = parseArgs({
   options: { seed: { type: 'string', default: '1' }, only: { type: 'string' }, serve: { type: 'boolean' } },

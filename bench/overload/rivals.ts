@@ -18,7 +18,7 @@ import CircuitBreaker, { type Options } from 'opossum';
 import pLimit from 'p-limit';
 import pRetry from 'p-retry';
 import pTimeout from 'p-timeout';
-import type { Strategy, Task } from '../../test/simulation/support/overload.ts';
+import type { Strategy, Task } from '../../src/testing/overload/overload.ts';
 
 const milliseconds = 1_000;
 /** As many as the service has workers. */

@@ -8,16 +8,16 @@
 import './sources.ts';
 import { parseArgs } from 'node:util';
 
-const { grid, median } = await import('../../test/simulation/support/overload.ts');
+const { grid, median } = await import('../../src/testing/overload/overload.ts');
 const { adaptive, byStandard, onlyTimeout, oracle, published, unprotected } = await import(
   '../../test/simulation/support/strategies.ts'
 );
-const { playOnPlatform } = await import('./platform.ts');
+const { playOnPlatform } = await import('../../src/testing/overload/platform.ts');
 const { rivals } = await import('./rivals.ts');
-type Strategy = import('../../test/simulation/support/overload.ts').Strategy;
-type Report = import('../../test/simulation/support/overload.ts').Report;
-type Scenario = import('../../test/simulation/support/overload.ts').Scenario;
-type Shape = import('../../test/simulation/support/services.ts').Shape;
+type Strategy = import('../../src/testing/overload/overload.ts').Strategy;
+type Report = import('../../src/testing/overload/overload.ts').Report;
+type Scenario = import('../../src/testing/overload/overload.ts').Scenario;
+type Shape = import('../../src/testing/overload/services.ts').Shape;
 
 const { values } = parseArgs({
   options: {

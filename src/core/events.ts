@@ -431,6 +431,16 @@ export class Events {
   }
 }
 
+/** Hears the events of the whole process; answers how to stop that. What the listener throws is contained. */
+export function hearEvents(name: string, listener: (event: HoldfastEvent) => void): () => void {
+  const module = findModule('node:diagnostics_channel');
+  const reports = new Events(name, undefined);
+  // A subscriber that throws would end the process.
+  const hear = (event: unknown) => reports.contain('listener', () => listener(event as HoldfastEvent));
+  module?.subscribe('holdfast', hear);
+  return () => module?.unsubscribe('holdfast', hear);
+}
+
 /** Node's own module where there is one; nothing is imported, so the core also runs where it is missing. */
 function findModule(name: 'node:diagnostics_channel') {
   return globalThis.process?.getBuiltinModule?.(name);

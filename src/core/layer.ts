@@ -8,7 +8,7 @@
  * consumed, counted, and told to the permits when it ends.
  */
 import type { WheelNode } from '../structures/timer-wheel.js';
-import { ambient } from './ambient.js';
+import { ambient, type CallObserver, callObserver } from './ambient.js';
 import type { Call, Dependent } from './call.js';
 import type { Timer } from './clock.js';
 import { DeadlineExceededError, DeadlineTooShortError, isAbandoned, isRejected, TimeoutError } from './errors.js';
@@ -22,6 +22,16 @@ export type Next = (call: Call) => Promise<unknown>;
 
 /** The innermost step: the operation itself. */
 export const runTask: Next = (call) => {
+  const observer = callObserver();
+  return observer === undefined ? runOperation(call) : runObserved(observer, call);
+};
+
+// Apart, because a function that makes a closure allocates for it also where it does not get that far.
+function runObserved(observer: CallObserver, call: Call): Promise<unknown> {
+  return observer.attempt(call, () => runOperation(call));
+}
+
+function runOperation(call: Call): Promise<unknown> {
   try {
     const around = ambient();
     const answer = around === undefined ? call.task(call) : around.run(call, () => call.task(call));
@@ -30,7 +40,7 @@ export const runTask: Next = (call) => {
   } catch (error) {
     return rejectLater(error);
   }
-};
+}
 
 /** What a layer is made of: guards, and perhaps a retry among them. */
 export interface LayerPlan {

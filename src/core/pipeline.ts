@@ -4,7 +4,7 @@
  * Promise: an operation that throws, answers a plain value, a thenable or nothing, or rejects with anything at all is
  * treated as an `async` function would treat it; when the caller's signal aborts, `execute` rejects at once with its reason.
  */
-import { ambient } from './ambient.js';
+import { ambient, type CallObserver, callObserver } from './ambient.js';
 import { Call, type CallOptions, type Task } from './call.js';
 import { type Clock, systemClock } from './clock.js';
 import { type CompositionWarning, commonClock, refuseImpossible, warningsOf } from './composition.js';
@@ -106,7 +106,10 @@ class LinkedPipeline implements Pipeline<unknown> {
 
   execute<T>(task: Task<T>, options?: ExecuteOptions): Promise<T> {
     try {
-      return this.#runCall(this.#callOf(task, options), options) as Promise<T>;
+      const call = this.#callOf(task, options);
+      const observer = callObserver();
+      if (observer === undefined) return this.#runCall(call, options) as Promise<T>;
+      return this.#runObserved(observer, call, options) as Promise<T>;
     } catch (error) {
       return rejectLater(error);
     }
@@ -115,6 +118,7 @@ class LinkedPipeline implements Pipeline<unknown> {
   attempt<T>(task: Task<T>, options?: ExecuteOptions): Promise<Outcome<T>> {
     let run: Promise<unknown>;
     try {
+      if (callObserver() !== undefined) return outcomeOf<T>(this.execute(task, options));
       const call = this.#callOf(task, options);
       call.asOutcome = true;
       if (options !== undefined || call.parent !== undefined) {
@@ -126,10 +130,7 @@ class LinkedPipeline implements Pipeline<unknown> {
       return Promise.resolve({ ok: false, error });
     }
     if (this.#run === this.#runWatched) return run as Promise<Outcome<T>>;
-    return run.then(
-      (value) => ({ ok: true, value: value as T }),
-      (error) => ({ ok: false, error }),
-    );
+    return outcomeOf<T>(run);
   }
 
   wrap<This, Args extends unknown[], Result>(
@@ -159,6 +160,11 @@ class LinkedPipeline implements Pipeline<unknown> {
     if (options !== undefined) checkCallOptions(options);
     const deadlineMs = Math.min(instantOf(options?.deadline, this.#clock), instantOfOuter(around, this.#clock));
     return new Call(this.#clock, task, options && { ...options }, around, 1, deadlineMs);
+  }
+
+  // Apart, because a function that makes a closure allocates for it also where it does not get that far.
+  #runObserved(observer: CallObserver, call: Call, options: ExecuteOptions | undefined): Promise<unknown> {
+    return observer.call(call, this.policies, () => this.#runCall(call, options));
   }
 
   #runCall(call: Call, options: ExecuteOptions | undefined): Promise<unknown> {
@@ -291,6 +297,13 @@ function instantOf(deadline: ExecuteOptions['deadline'], clock: Clock): number {
 function instantOfOuter(around: Call | undefined, clock: Clock): number {
   if (around === undefined || around.clock === clock) return around?.deadlineMs ?? Number.POSITIVE_INFINITY;
   return clock.now() + around.remainingMs;
+}
+
+function outcomeOf<T>(run: Promise<unknown>): Promise<Outcome<T>> {
+  return run.then(
+    (value) => ({ ok: true, value: value as T }),
+    (error) => ({ ok: false, error }),
+  );
 }
 
 function notAFunction(method: string, value: unknown): OptionsError {

@@ -7,6 +7,7 @@ import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency
 import type { Call } from '../core/call.js';
 import { DeadlineEngine, type DeadlineMiddlewareOptions, requireCall } from './deadline.js';
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
+import { HealthEngine, type HealthOptions, healthType } from './health.js';
 import { replay, type StoredAnswer } from './idempotency/answer.js';
 import { putRawBody } from './idempotency/body.js';
 import {
@@ -21,6 +22,7 @@ import { type Problem, problemBody, problemType } from './problem.js';
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type { DeadlineMiddlewareOptions } from './deadline.js';
 export type { FenceMiddlewareOptions } from './fence.js';
+export type { HealthCheck, HealthOptions, HealthPolicy, HealthProbe, HealthStore, HealthSubject } from './health.js';
 export type {
   IdempotencyMiddlewareOptions,
   IdempotencyRequestOptions,
@@ -122,6 +124,45 @@ export function fence(options: FenceMiddlewareOptions<Request>): RequestHandler 
     const problem = engine.check(request, request.headers.fence);
     if (problem === undefined) next();
     else response.status(problem.status).type(problemType).end(problemBody(problem));
+  };
+}
+
+/**
+ * Middleware that answers probes: `/health/live` whether the process answers at all, `/health/ready` and `/health` whether
+ * it should get requests, with breaker, limit and store states as details, as `application/health+json`.
+ *
+ * Mount it before what authenticates or limits requests. It answers 503 when something `critical` is down, and shows
+ * names, states and codes only.
+ *
+ * @param options - `checks`, `path`, `timeout`, `maxAge`, `clock`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { once } from 'node:events';
+ * import type { AddressInfo } from 'node:net';
+ * import express from 'express';
+ * import { circuitBreaker, memoryStore } from 'holdfast';
+ * import { health } from 'holdfast/express';
+ *
+ * const app = express();
+ * app.use(health({ checks: { payments: circuitBreaker(), store: { check: memoryStore(), critical: true } } }));
+ * const server = app.listen(0, '127.0.0.1');
+ * await once(server, 'listening');
+ * const { port } = server.address() as AddressInfo;
+ * const answer = await fetch(`http://127.0.0.1:${port}/health/ready`);
+ * console.log(answer.status, await answer.json());
+ * server.close();
+ * ```
+ */
+export function health(options?: HealthOptions): RequestHandler {
+  const engine = new HealthEngine(options);
+  return (request, response, next) => {
+    const probe = engine.probe(request.method, request.path);
+    if (probe === undefined) return next();
+    // Not `send`, which would add an ETag and answer 304.
+    probe.then(({ status, body }) => {
+      if (!response.headersSent) response.status(status).set('cache-control', 'no-store').type(healthType).end(body);
+    }, next);
   };
 }
 

@@ -46,6 +46,7 @@ import {
   runUnderCall,
 } from './deadline.js';
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
+import { type HealthAnswer, HealthEngine, type HealthOptions, healthType } from './health.js';
 import { replay, type StoredAnswer } from './idempotency/answer.js';
 import { announcesBody, type Body, tapBody } from './idempotency/body.js';
 import {
@@ -61,6 +62,7 @@ import { type Problem, problemBody, problemType } from './problem.js';
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type { DeadlineMiddlewareOptions, RouteDeadline } from './deadline.js';
 export type { FenceMiddlewareOptions } from './fence.js';
+export type { HealthCheck, HealthOptions, HealthPolicy, HealthProbe, HealthStore, HealthSubject } from './health.js';
 export type {
   IdempotencyMiddlewareOptions,
   IdempotencyRequestOptions,
@@ -197,6 +199,43 @@ export const fence: FastifyPluginAsync<FenceMiddlewareOptions<FastifyRequest>> =
   fencePlugin,
   { fastify: '5.x', name: 'holdfast-fence' },
 );
+
+const healthPlugin: FastifyPluginAsync<HealthOptions> = async (app, options) => {
+  const engine = new HealthEngine(options);
+  const send = async (reply: FastifyReply, probe: Promise<HealthAnswer>) => {
+    const { status, body } = await probe;
+    return reply.code(status).header('cache-control', 'no-store').type(healthType).send(body);
+  };
+  for (const path of engine.readyPaths) app.get(path, (_request, reply) => send(reply, engine.ready()));
+  app.get(engine.livePath, (_request, reply) => send(reply, engine.live()));
+};
+
+/**
+ * Plugin that answers probes: `/health/live` whether the process answers at all, `/health/ready` and `/health` whether it
+ * should get requests, with breaker, limit and store states as details, as `application/health+json`.
+ *
+ * Register it before what authenticates or limits requests. It answers 503 when something `critical` is down, and shows
+ * names, states and codes only.
+ *
+ * Options: `checks`, `path`, `timeout`, `maxAge`, `clock`; a wrong one lets `register` fail.
+ * @example
+ * ```ts
+ * import Fastify from 'fastify';
+ * import { circuitBreaker, memoryStore } from 'holdfast';
+ * import { health } from 'holdfast/fastify';
+ *
+ * const app = Fastify();
+ * await app.register(health, { checks: { payments: circuitBreaker(), store: { check: memoryStore(), critical: true } } });
+ * const address = await app.listen({ port: 0, host: '127.0.0.1' });
+ * const answer = await fetch(`${address}/health/ready`);
+ * console.log(answer.status, await answer.json());
+ * await app.close();
+ * ```
+ */
+export const health: FastifyPluginAsync<HealthOptions> = /* @__PURE__ */ fastifyPlugin(healthPlugin, {
+  fastify: '5.x',
+  name: 'holdfast-health',
+});
 
 function answer(reply: FastifyReply, problem: Problem): void {
   if (reply.sent || reply.raw.headersSent) return;

@@ -12,6 +12,7 @@ export const manifest = JSON.parse(readFileSync(join(checkout, 'package.json'), 
   readonly exports: Readonly<Record<string, unknown>>;
   readonly dependencies: Readonly<Record<string, string>>;
   readonly scripts: Readonly<Record<string, string>>;
+  readonly bin: { readonly holdfast: string };
 };
 
 /** What users import: `holdfast`, `holdfast/testing` and so on. */

@@ -15,7 +15,7 @@ import {
   standard,
   timeout,
 } from '../../src/index.js';
-import { grid, median, play, type Scenario, type Strategy } from './support/overload.ts';
+import { grid, median, play, type Scenario, type Strategy } from '../../src/testing/overload/overload.js';
 
 const kinds = ['retry', 'breaker', 'bulkhead', 'timeout'] as const;
 type Kind = (typeof kinds)[number];

@@ -3,7 +3,7 @@
  * each here; `node bench/overload/run.ts --grid` plays more.
  */
 import { describe, expect, it } from 'vitest';
-import { grid, play } from './support/overload.ts';
+import { grid, play } from '../../src/testing/overload/overload.js';
 import { adaptive } from './support/strategies.ts';
 
 const seed = 1;

@@ -4,8 +4,8 @@
  */
 import { describe, expect, it } from 'vitest';
 import { exponential, pipeline, retry, standard, timeout } from '../../src/index.js';
-import { play, type Strategy } from './support/overload.ts';
-import type { Shape } from './support/services.ts';
+import { play, type Strategy } from '../../src/testing/overload/overload.js';
+import type { Shape } from '../../src/testing/overload/services.js';
 
 const service: Shape = { workers: 100, meanMs: 100, gamma: 4, kind: 'pool' };
 const seeds = [1, 2, 3];

@@ -2,8 +2,8 @@
  * The strategies that the overload scenarios compare: none, the one that knows the service, and what holdfast has.
  */
 import { type AdaptiveLimitOptions, adaptiveLimit, bulkhead, pipeline, standard, timeout } from '../../../src/index.js';
-import type { Strategy } from './overload.ts';
-import type { Shape } from './services.ts';
+import type { Strategy } from '../../../src/testing/overload/overload.js';
+import type { Shape } from '../../../src/testing/overload/services.js';
 
 const attemptTimeout = '1s';
 

@@ -6,6 +6,7 @@ import { execFile } from 'node:child_process';
 import {
   accessSync,
   constants,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -44,8 +45,11 @@ export async function provide(name: string, packageName: string): Promise<Progra
 function findUnder(root: string, name: string): Program | undefined {
   const file = findIn([join(root, 'usr/bin'), join(root, 'usr/sbin')], name);
   if (file === undefined) return undefined;
-  const libraries = readdirSync(join(root, 'usr/lib'), { withFileTypes: true }).filter((entry) => entry.isDirectory());
-  const folders = libraries.map((entry) => join(root, 'usr/lib', entry.name));
+  const lib = join(root, 'usr/lib');
+  // A program without libraries of its own has no such folder.
+  const entries = existsSync(lib) ? readdirSync(lib, { withFileTypes: true }) : [];
+  const libraries = entries.filter((entry) => entry.isDirectory());
+  const folders = libraries.map((entry) => join(lib, entry.name));
   return { file, env: { LD_LIBRARY_PATH: folders.join(delimiter) } };
 }
 

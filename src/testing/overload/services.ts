@@ -1,8 +1,9 @@
 /**
  * Services that can be overloaded, in virtual time. Both go on with requests whose callers have gone, as most servers do.
  */
-import { type Clock, Timer } from '../../../src/index.js';
-import { type SeededRandom, serviceModel } from '../../../src/testing/index.js';
+import { type Clock, Timer } from '../../core/clock.js';
+import type { SeededRandom } from '../random.js';
+import { serviceModel } from '../service-model.js';
 
 /** What a service is made of. */
 export interface Shape {

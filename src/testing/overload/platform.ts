@@ -1,19 +1,38 @@
 /**
- * The platform in virtual time: while a run is played, the global timers, `Date.now`, `performance.now` and `Math.random`
- * are those of the run. So libraries that know nothing else take part, and the same seed plays the same run.
+ * The platform in virtual time: while a run is played, the global timers, `Date.now`, `performance.now`, `AbortSignal.timeout`
+ * and `Math.random` are those of the run. So libraries that know nothing else take part, and the same seed plays the same run.
  */
-import { Timer } from '../../src/index.js';
-import { type SeededRandom, seededRandom, type VirtualClock, virtualClock } from '../../src/testing/index.js';
-import { type PlayOptions, playIn, type Report } from '../../test/simulation/support/overload.ts';
-import { serviceOf } from '../../test/simulation/support/services.ts';
+import { callbackTimer, Timer } from '../../core/clock.js';
+import { type SeededRandom, seededRandom } from '../random.js';
+import { type VirtualClock, virtualClock } from '../virtual-clock.js';
+import { type PlayOptions, type Report, type Run, reportOf, runIn } from './overload.js';
+import { serviceOf } from './services.js';
 
 /** As `play`, for strategies whose libraries take time and chance from the platform. */
 export async function playOnPlatform(options: PlayOptions): Promise<Report> {
+  return reportOf(await runOnPlatform(options.seed, () => options));
+}
+
+/** The timers that are replaced. */
+export type PlatformTimers = Pick<typeof globalThis, 'setTimeout' | 'clearTimeout' | 'setInterval' | 'clearInterval'>;
+
+/**
+ * Plays one run while the platform's time is virtual.
+ *
+ * @param prepare - Called when it is: modules loaded by it find virtual time.
+ * @param timers - Whose timers are replaced. Default: the global object.
+ */
+export async function runOnPlatform(
+  seed: number,
+  prepare: () => PlayOptions | Promise<PlayOptions>,
+  timers: PlatformTimers = globalThis,
+): Promise<Run> {
   const clock = virtualClock();
-  const random = seededRandom(options.seed);
-  const platform = new Platform(clock, random.fork('platform'));
+  const random = seededRandom(seed);
+  const platform = new Platform(clock, random.fork('platform'), timers);
   try {
-    return await playIn(
+    const options = await prepare();
+    return await runIn(
       {
         clock,
         random,
@@ -36,15 +55,20 @@ type Task = (...values: unknown[]) => void;
 
 class Platform {
   private readonly clock: VirtualClock;
+  private readonly timers: PlatformTimers;
   private readonly intervals = new Set<PlatformTimer>();
-  private readonly real = { setTimeout, clearTimeout, setInterval, clearInterval };
+  private readonly real: PlatformTimers;
   private readonly realNow = Date.now;
   private readonly realRandom = Math.random;
+  private readonly realSignal = AbortSignal.timeout;
 
-  constructor(clock: VirtualClock, random: SeededRandom) {
+  constructor(clock: VirtualClock, random: SeededRandom, timers: PlatformTimers) {
     this.clock = clock;
+    this.timers = timers;
+    const { setTimeout, clearTimeout, setInterval, clearInterval } = timers;
+    this.real = { setTimeout, clearTimeout, setInterval, clearInterval };
     const clear = (timer: unknown) => this.clear(timer);
-    Object.assign(globalThis, {
+    Object.assign(timers, {
       setTimeout: (task: Task, ms?: number, ...values: unknown[]) => this.begin(() => task(...values), ms, false),
       setInterval: (task: Task, ms?: number, ...values: unknown[]) => this.begin(() => task(...values), ms, true),
       clearTimeout: clear,
@@ -53,6 +77,13 @@ class Platform {
     Date.now = () => Math.floor(clock.wallNow());
     performance.now = () => clock.now();
     Math.random = random;
+    AbortSignal.timeout = (ms) => {
+      const controller = new AbortController();
+      const abort = () =>
+        controller.abort(new DOMException('The operation was aborted due to timeout', 'TimeoutError'));
+      clock.schedule(callbackTimer(abort), clock.now() + ms);
+      return controller.signal;
+    };
   }
 
   endIntervals(): void {
@@ -60,9 +91,10 @@ class Platform {
   }
 
   putBack(): void {
-    Object.assign(globalThis, this.real);
+    Object.assign(this.timers, this.real);
     Date.now = this.realNow;
     Math.random = this.realRandom;
+    AbortSignal.timeout = this.realSignal;
     // The real one is the prototype's.
     Reflect.deleteProperty(performance, 'now');
   }
@@ -93,20 +125,29 @@ class PlatformTimer extends Timer {
     this.task = task;
     this.ms = ms;
     this.repeats = repeats;
-    this.begin();
+    this.refresh();
   }
 
   override expire(): void {
-    if (this.repeats) this.begin();
+    if (this.repeats) this.refresh();
     this.task();
   }
 
+  refresh(): this {
+    this.clock.schedule(this, this.clock.now() + this.ms);
+    return this;
+  }
+
   /** Virtual time keeps no process alive. */
+  ref(): this {
+    return this;
+  }
+
   unref(): this {
     return this;
   }
 
-  private begin(): void {
-    this.clock.schedule(this, this.clock.now() + this.ms);
+  hasRef(): boolean {
+    return false;
   }
 }

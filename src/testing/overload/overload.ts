@@ -2,15 +2,17 @@
  * Overload scenarios: users who come whatever became of those before them, a service that can be overloaded, and between
  * them any strategy. `play` does all in virtual time, where the same seed plays the same run; `playIn` where it is told to.
  *
- * Users come at half of what the service can do, unless told otherwise. Then, for 20 s, ten times as many come (`spike`), or the service takes
- * ten times as long (`slow`), or every call fails at once (`down`), or nothing happens (`calm`). Then it is as before.
+ * Users come at half of what the service can do, unless told otherwise. Then, for 20 s, ten times as many come (`spike`), or
+ * the service takes ten times as long (`slow`), or its answers are a second on their way (`late`), or every call fails at
+ * once (`down`), or nothing happens (`calm`). Then it is as before.
  * A user waits 2 s; an answer within them is good, whatever the strategy did meanwhile.
  */
-import { type Clock, Timer } from '../../../src/index.js';
-import { type SeededRandom, seededRandom, virtualClock } from '../../../src/testing/index.js';
+import { type Clock, callbackTimer, Timer } from '../../core/clock.js';
+import { type SeededRandom, seededRandom } from '../random.js';
+import { virtualClock } from '../virtual-clock.js';
 import { type Service, type Shape, serviceOf } from './services.ts';
 
-export type Scenario = 'spike' | 'slow' | 'down' | 'calm';
+export type Scenario = 'spike' | 'slow' | 'late' | 'down' | 'calm';
 
 /** One call of the service. It rejects when the signal aborts, as a client of HTTP does; the service goes on all the same. */
 export type Task = (context: { readonly signal?: AbortSignal }) => Promise<unknown>;
@@ -60,6 +62,8 @@ export interface PlayOptions {
   readonly afterSeconds?: number;
   /** The share of calls that fail at once, by chance, before they reach the service. Default 0. */
   readonly failing?: number;
+  /** How long a user waits. Default 2,000. */
+  readonly patienceMs?: number;
 }
 
 /** Where a run takes place. */
@@ -73,8 +77,8 @@ export interface Place {
   end(): Promise<unknown>;
 }
 
-const patienceMs = 2_000;
 const failsAfterMs = 2;
+const lateByMs = 1_000;
 
 /** Plays one run in virtual time. */
 export async function play(options: PlayOptions): Promise<Played> {
@@ -95,57 +99,119 @@ export async function play(options: PlayOptions): Promise<Played> {
 
 /** Plays one run. */
 export async function playIn(place: Place, options: PlayOptions): Promise<Report> {
-  const { strategy, shape, scenario, seed, load = 0.5, disturbanceSeconds = 20 } = options;
-  const { beforeSeconds = 20, afterSeconds = 30, failing = 0 } = options;
+  return reportOf(await runIn(place, options));
+}
+
+/** All that happened in a run. */
+export interface Run {
+  readonly options: PlayOptions;
+  readonly requests: readonly UserRequest[];
+  /** Calls of the service, by the second in which they were made. */
+  readonly callsBySecond: readonly number[];
+  readonly callsDuring: number;
+  /** What the service has done, wanted or not. */
+  readonly completed: number;
+  readonly capacityPerMs: number;
+  readonly beginMs: number;
+  readonly startMs: number;
+  readonly endMs: number;
+  readonly lastMs: number;
+}
+
+/** Plays one run, for {@link reportOf} and {@link secondsOf}. */
+export async function runIn(place: Place, options: PlayOptions): Promise<Run> {
+  const { strategy, shape, scenario, load = 0.5, disturbanceSeconds = 20 } = options;
+  const { beforeSeconds = 20, afterSeconds = 30, failing = 0, patienceMs = 2_000 } = options;
   const { clock, random, service } = place;
   const request = strategy({ clock, random: random.fork('strategy') });
   const beginMs = clock.now();
   const startMs = beginMs + beforeSeconds * 1_000;
-  const disturbanceMs = disturbanceSeconds * 1_000;
-  const endMs = startMs + disturbanceMs;
+  const endMs = startMs + disturbanceSeconds * 1_000;
+  const lastMs = endMs + afterSeconds * 1_000;
   const capacityPerMs = shape.workers / shape.meanMs;
   const usual = capacityPerMs * load;
 
-  const users = new Users({ clock, random: random.fork('arrivals'), service, request });
+  const users = new Users({ clock, random: random.fork('arrivals'), service, request, patienceMs });
   users.failing = failing;
   users.come(usual);
   await place.until(startMs);
   if (scenario === 'slow') service.slowDown(10);
+  if (scenario === 'late') users.lateByMs = lateByMs;
   if (scenario === 'down') users.failing = 1;
   users.come(scenario === 'spike' ? 10 * usual : usual);
   const callsBefore = users.calls;
   await place.until(endMs);
   const callsDuring = users.calls - callsBefore;
   service.slowDown(1);
+  users.lateByMs = 0;
   users.failing = failing;
   users.come(usual);
-  await place.until(endMs + afterSeconds * 1_000);
+  await place.until(lastMs);
   users.leave();
   await place.end();
+  const { requests, callsBySecond } = users;
+  const { completed } = service;
+  return { options, requests, callsBySecond, callsDuring, completed, capacityPerMs, beginMs, startMs, endMs, lastMs };
+}
 
-  const during = users.requests.filter(({ atMs }) => atMs >= startMs && atMs < endMs);
-  const answers = users.requests.filter((one) => one.isGood && one.endedMs >= startMs && one.endedMs < endMs);
+/** A run in figures. */
+export function reportOf(run: Run): Report {
+  const { requests, beginMs, startMs, endMs, lastMs } = run;
+  const { seed, patienceMs = 2_000 } = run.options;
+  const during = requests.filter(({ atMs }) => atMs >= startMs && atMs < endMs);
+  const answers = requests.filter((one) => one.isGood && one.endedMs >= startMs && one.endedMs < endMs);
   const latencies = answers.map(({ atMs, endedMs }) => endedMs - atMs).sort((left, right) => left - right);
-  const before = users.requests.filter(({ atMs }) => atMs < startMs);
+  const before = requests.filter(({ atMs }) => atMs < startMs);
   // The last users may still have been waiting when the run ended; the first ones met a cold start.
   const coldMs = (startMs - beginMs) / 4;
   const settledBefore = before.filter(({ atMs }) => atMs >= beginMs + coldMs && atMs < startMs - patienceMs);
   return {
     seed,
-    goodput: (100 * answers.length) / (capacityPerMs * disturbanceMs),
+    goodput: (100 * answers.length) / (run.capacityPerMs * (endMs - startMs)),
     p99Ms: latencies[Math.floor(0.99 * latencies.length)] ?? Number.NaN,
-    callsPerRequest: callsDuring / during.length,
-    recoverySeconds: recoveryOf(users.requests, endMs, endMs + afterSeconds * 1_000, goodShare(settledBefore)),
-    wasted: 100 * (1 - users.requests.filter(({ isGood }) => isGood).length / service.completed),
+    callsPerRequest: run.callsDuring / during.length,
+    recoverySeconds: recoveryOf(requests, endMs, lastMs, goodShare(settledBefore)),
+    wasted: 100 * (1 - requests.filter(({ isGood }) => isGood).length / run.completed),
     shedBefore: (100 * before.filter(({ wasShed }) => wasShed).length) / before.length,
     goodBefore: 100 * goodShare(settledBefore),
     goodDuring: 100 * goodShare(during),
-    goodAfter: 100 * goodShare(users.requests.filter(({ atMs }) => atMs >= endMs)),
+    goodAfter: 100 * goodShare(requests.filter(({ atMs }) => atMs >= endMs)),
   };
 }
 
-interface UserRequest {
+/** One second of a run. */
+export interface Second {
+  /** Since the disturbance began; negative before it. */
+  readonly second: number;
+  /** Users who came. */
+  readonly requests: number;
+  /** Calls that the service got. */
+  readonly calls: number;
+  /** Of those users, how many had, or were to have, a good answer. */
+  readonly good: number;
+}
+
+/** A run second by second. */
+export function secondsOf(run: Run): readonly Second[] {
+  const before = Math.round((run.startMs - run.beginMs) / 1_000);
+  const seconds = Array.from({ length: Math.round((run.lastMs - run.beginMs) / 1_000) }, (_, index) => ({
+    second: index - before,
+    requests: 0,
+    calls: run.callsBySecond[index] ?? 0,
+    good: 0,
+  }));
+  for (const { atMs, isGood } of run.requests) {
+    const one = seconds[Math.floor((atMs - run.beginMs) / 1_000)];
+    if (one === undefined) continue;
+    one.requests++;
+    if (isGood) one.good++;
+  }
+  return seconds;
+}
+
+export interface UserRequest {
   readonly atMs: number;
+  /** NaN for one that never ended. */
   endedMs: number;
   isGood: boolean;
   wasShed: boolean;
@@ -154,9 +220,13 @@ interface UserRequest {
 /** Users as an open loop: the next one comes whatever becomes of this one. */
 class Users extends Timer {
   readonly requests: UserRequest[] = [];
+  readonly callsBySecond: number[] = [];
   calls = 0;
   /** The share of calls that fail. */
   failing = 0;
+  /** How long answers are on their way. */
+  lateByMs = 0;
+  private readonly beginMs: number;
   private perMs = 0;
   private nextAtMs = 0;
   private readonly clock: Clock;
@@ -164,15 +234,19 @@ class Users extends Timer {
   private readonly chance: SeededRandom;
   private readonly service: Service;
   private readonly request: (task: Task) => Promise<unknown>;
+  private readonly patienceMs: number;
 
   constructor(parts: {
     readonly clock: Clock;
     readonly random: SeededRandom;
     readonly service: Service;
     readonly request: (task: Task) => Promise<unknown>;
+    readonly patienceMs: number;
   }) {
     super();
     this.clock = parts.clock;
+    this.beginMs = parts.clock.now();
+    this.patienceMs = parts.patienceMs;
     this.random = parts.random;
     this.chance = parts.random.fork('failures');
     this.service = parts.service;
@@ -205,7 +279,7 @@ class Users extends Timer {
     let wasCalled = false;
     const settle = (isGood: boolean) => {
       one.endedMs = this.clock.now();
-      one.isGood = isGood && one.endedMs - atMs <= patienceMs;
+      one.isGood = isGood && one.endedMs - atMs <= this.patienceMs;
       one.wasShed = !wasCalled;
     };
     this.request(({ signal }) => {
@@ -218,28 +292,25 @@ class Users extends Timer {
   }
 
   private call(signal: AbortSignal | undefined): Promise<unknown> {
+    const { clock, chance, failing, lateByMs } = this;
+    const second = Math.floor((clock.now() - this.beginMs) / 1_000);
+    this.callsBySecond[second] = (this.callsBySecond[second] ?? 0) + 1;
     this.calls++;
     return new Promise((resolve, reject) => {
-      if (this.failing > 0 && this.chance() < this.failing) {
-        this.clock.schedule(new Failure(reject), this.clock.now() + failsAfterMs);
-        return;
-      }
-      this.service.serve(signal).then(resolve, reject);
       signal?.addEventListener('abort', () => reject(signal.reason), { once: true });
+      if (failing > 0 && chance() < failing) {
+        const fail = () => reject(new Error('the service fails'));
+        return clock.schedule(callbackTimer(fail), clock.now() + failsAfterMs);
+      }
+      const arrive = (answer: unknown) =>
+        lateByMs === 0
+          ? resolve(answer)
+          : clock.schedule(
+              callbackTimer(() => resolve(answer)),
+              clock.now() + lateByMs,
+            );
+      this.service.serve(signal).then(arrive, reject);
     });
-  }
-}
-
-class Failure extends Timer {
-  private readonly reject: (error: Error) => void;
-
-  constructor(reject: (error: Error) => void) {
-    super();
-    this.reject = reject;
-  }
-
-  override expire(): void {
-    this.reject(new Error('the service fails'));
   }
 }
 

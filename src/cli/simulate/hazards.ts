@@ -1,0 +1,79 @@
+/** Hazards: what a scenario shows that no service should do to itself, each with its number and what may help. */
+import { afterSeconds, type NamedScenario, type PlayedScenario, type Settings, scenarios } from './scenarios.js';
+
+/** One hazard. */
+export interface Hazard {
+  /** Stable, for programs: `'retry-storm'` and so on; a doubt of `explain()` has the doubt's own code. */
+  readonly code: string;
+  /** Undefined where it concerns all of them. */
+  readonly scenario: NamedScenario['name'] | undefined;
+  readonly message: string;
+}
+
+/** Calls per user during the fault. A budget of a tenth stays near 1.1; two attempts without one make 2. */
+const mostCallsPerRequest = 1.5;
+/** Percent of the capacity that must still come to something in a spike. */
+const leastGoodput = 50;
+/** Percent of users who must be served while nothing is wrong. */
+const leastGoodBefore = 95;
+/** Seconds after the fault. A fault of ten or twenty seconds should not cost much more than itself. */
+const longestRecoverySeconds = 30;
+
+/** The hazards of all scenarios, in their order. */
+export function hazardsOf(played: readonly PlayedScenario[], settings: Settings): readonly Hazard[] {
+  const [first] = played;
+  const doubts = (first?.warnings ?? []).map(({ code, message }) => ({ code, scenario: undefined, message }));
+  const seen = played.flatMap((one) => hazardsIn(one, settings));
+  // What is wrong before the fault is wrong in every scenario.
+  const [harm, ...others] = seen.filter(({ code }) => code === 'refuses-when-well');
+  return [
+    ...(harm === undefined ? [] : [{ ...harm, scenario: undefined }]),
+    ...seen.filter((hazard) => hazard !== harm && !others.includes(hazard)),
+    ...doubts,
+  ];
+}
+
+function hazardsIn({ name, report, unended }: PlayedScenario, settings: Settings): readonly Hazard[] {
+  const found: Hazard[] = [];
+  const add = (code: string, message: string) => found.push({ code, scenario: name, message });
+  const { callsPerRequest, goodBefore, goodput, recoverySeconds } = report;
+  if (unended > 0) {
+    add(
+      'never-ends',
+      `${unended} calls never ended: something in the pipeline waits for a timer of node:timers or for I/O, which virtual time does not reach; give it the clock, or leave it out`,
+    );
+  }
+  if (!(goodBefore >= leastGoodBefore)) {
+    add(
+      'refuses-when-well',
+      `only ${percent(goodBefore)} of the users are served in ${settings.patienceMs} ms while nothing is wrong; a limit or a timeout is too small for --capacity, --latency and --load`,
+    );
+  }
+  if (callsPerRequest > mostCallsPerRequest) {
+    add(
+      'retry-storm',
+      `the dependency gets ${callsPerRequest.toFixed(2)} calls per user while it is in trouble, more than ${mostCallsPerRequest}; give retries and hedges a budget: retryBudget()`,
+    );
+  }
+  if (name === 'spike' && goodput < leastGoodput) {
+    add(
+      'goodput-collapse',
+      `of what the dependency can do only ${percent(goodput)} comes to a good answer while too many users come, less than ${leastGoodput} %; limit what is under way: adaptiveLimit() or bulkhead()`,
+    );
+  }
+  if (recoverySeconds > longestRecoverySeconds) {
+    const when = Number.isFinite(recoverySeconds)
+      ? `${recoverySeconds.toFixed(1)} s after the fault`
+      : `not within ${afterSeconds} s after a fault of ${secondsOfFault(name)} s`;
+    add('no-recovery', `success is back ${when}; shorten what breakers stay open, and limit what is under way`);
+  }
+  return found;
+}
+
+function secondsOfFault(name: NamedScenario['name']): number {
+  return scenarios.find((one) => one.name === name)?.disturbanceSeconds ?? Number.NaN;
+}
+
+function percent(value: number): string {
+  return `${(Number.isFinite(value) ? value : 0).toFixed(1)} %`;
+}

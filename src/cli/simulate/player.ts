@@ -1,0 +1,99 @@
+/**
+ * Plays one scenario in a thread of its own, so that the user's modules are fresh and time can be virtual for all of them.
+ *
+ * Promise: a policy that was given no clock lives in virtual time, too. For that the timers of this thread lead to where
+ * they can be replaced before any module of ours, or of the user's, has taken hold of them; so this file imports nothing
+ * that does.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import type { Task } from '../../testing/overload/overload.js';
+import type { PlatformTimers } from '../../testing/overload/platform.js';
+import { type Answer, afterSeconds, beforeSeconds, type Job, type PlayedScenario, workersOf } from './scenarios.js';
+
+/** Plays what the parent asks for, tells it, and ends the thread, whatever the user's modules keep open. */
+export async function playForParent(): Promise<void> {
+  const timers = divertTimers();
+  let answer: Answer;
+  try {
+    answer = { played: await play(workerData as Job, timers) };
+  } catch (error) {
+    answer = { problem: error instanceof Error ? error.message : String(error) };
+  }
+  parentPort?.postMessage(answer);
+  setImmediate(() => process.exit());
+}
+
+/** Lets the global timers lead to those of the object that is returned. */
+function divertTimers(): PlatformTimers {
+  const { setTimeout, clearTimeout, setInterval, clearInterval } = globalThis;
+  const timers = { setTimeout, clearTimeout, setInterval, clearInterval };
+  for (const name of Object.keys(timers) as (keyof PlatformTimers)[]) {
+    const lead = (...given: unknown[]) => (timers[name] as (...given: unknown[]) => unknown)(...given);
+    Object.assign(globalThis, { [name]: lead });
+  }
+  return timers;
+}
+
+interface Pipelined {
+  execute(task: Task, options: { readonly key: string }): Promise<unknown>;
+  explain(): { readonly warnings: PlayedScenario['warnings'] };
+}
+
+async function play(job: Job, timers: PlatformTimers): Promise<PlayedScenario> {
+  const { scenario: named, settings } = job;
+  const { reportOf, secondsOf } = await import('../../testing/overload/overload.js');
+  const { runOnPlatform } = await import('../../testing/overload/platform.js');
+  let warnings: PlayedScenario['warnings'] = [];
+  const shape = { workers: workersOf(settings), meanMs: settings.latencyMs, gamma: 4, kind: 'pool' } as const;
+  const prepare = async () => {
+    const given = await load(job);
+    return {
+      shape,
+      seed: settings.seed,
+      load: settings.load,
+      patienceMs: settings.patienceMs,
+      scenario: named.scenario,
+      disturbanceSeconds: named.disturbanceSeconds,
+      beforeSeconds,
+      afterSeconds,
+      strategy: (world: unknown) => {
+        const calls = pipelineOf(job, typeof given === 'function' ? given(world) : given);
+        warnings = calls.explain().warnings;
+        return (task: Task) => calls.execute(task, { key: 'dependency' });
+      },
+    };
+  };
+  const run = await runOnPlatform(settings.seed, prepare, timers);
+  return {
+    name: named.name,
+    report: reportOf(run),
+    seconds: secondsOf(run),
+    unended: run.requests.filter(({ endedMs }) => Number.isNaN(endedMs)).length,
+    warnings: warnings.map(({ code, message }) => ({ code, message })),
+  };
+}
+
+/** What the user's module exports under the name asked for, or as `pipeline`, or as default. */
+async function load({ url, exportName }: Job): Promise<unknown> {
+  const exported: Readonly<Record<string, unknown>> = await import(url).catch((error: unknown) => {
+    throw new Error(`the file cannot be loaded: ${error instanceof Error ? (error.stack ?? error.message) : error}`);
+  });
+  // The default of a CommonJS module is the object that holds its exports, `pipeline` perhaps among them.
+  const found = exportName === undefined ? (exported.pipeline ?? exported.default) : exported[exportName];
+  if (found !== undefined) return found;
+  const names = Object.keys(exported).join(', ') || 'nothing';
+  throw new Error(
+    exportName === undefined
+      ? `the file must export a pipeline as "pipeline" or as default; it exports ${names}, see --export`
+      : `the file does not export "${exportName}"; it exports ${names}`,
+  );
+}
+
+function pipelineOf({ exportName }: Job, given: unknown): Pipelined {
+  const { execute, explain } = Object(given) as Record<string, unknown>;
+  if (typeof execute === 'function' && typeof explain === 'function') return given as Pipelined;
+  const what = given instanceof Promise ? 'a promise' : typeof given;
+  throw new Error(
+    `${exportName === undefined ? 'the export' : `"${exportName}"`} must be a pipeline, or a function of { clock, random } that returns one, got ${what}`,
+  );
+}

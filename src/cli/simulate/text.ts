@@ -1,0 +1,73 @@
+/** What `simulate` prints: the world, a table, the load and the success second by second, the hazards. */
+import type { Hazard } from './hazards.js';
+import { beforeSeconds, type PlayedScenario, type Settings, scenarios, workersOf } from './scenarios.js';
+
+const columns: readonly (readonly [string, (one: PlayedScenario) => string])[] = [
+  ['scenario', ({ name }) => name],
+  ['good before', ({ report }) => percent(report.goodBefore)],
+  ['during', ({ report }) => percent(report.goodDuring)],
+  ['after', ({ report }) => percent(report.goodAfter)],
+  ['calls per user', ({ report }) => report.callsPerRequest.toFixed(2)],
+  ['of capacity', ({ report }) => percent(report.goodput)],
+  ['p99', ({ report }) => (Number.isNaN(report.p99Ms) ? '-' : `${report.p99Ms.toFixed(0)} ms`)],
+  [
+    'back after',
+    ({ report }) => (Number.isFinite(report.recoverySeconds) ? `${report.recoverySeconds.toFixed(1)} s` : 'never'),
+  ],
+];
+
+/** The report for a terminal, a log or a file: no colours, no control characters. */
+export function textOf(
+  file: string,
+  settings: Settings,
+  played: readonly PlayedScenario[],
+  hazards: readonly Hazard[],
+): string {
+  const { seed, capacity, latencyMs, load, patienceMs } = settings;
+  const lines = [
+    `${file} in virtual time, seed ${seed}`,
+    `The dependency does ${capacity} calls/s, ${workersOf(settings)} at once in ${latencyMs} ms; ${Math.round(capacity * load)} users/s come and wait ${patienceMs} ms.`,
+    '',
+    ...tableOf([columns.map(([title]) => title), ...played.map((one) => columns.map(([, cell]) => cell(one)))]),
+  ];
+  for (const one of played) lines.push('', ...plotOf(one, settings));
+  lines.push(
+    '',
+    hazards.length === 0 ? 'No hazards.' : `${hazards.length} ${hazards.length === 1 ? 'hazard' : 'hazards'}:`,
+  );
+  for (const { code, scenario, message } of hazards)
+    lines.push(`- ${code}${scenario === undefined ? '' : ` (${scenario})`}: ${message}.`);
+  return lines.join('\n');
+}
+
+function tableOf(rows: readonly (readonly string[])[]): string[] {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  return rows.map((row) =>
+    row
+      .map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!)))
+      .join('  ')
+      .trimEnd(),
+  );
+}
+
+const bars = ' ▁▂▃▄▅▆▇█';
+
+/** One character per second; the fault lies between the marks. */
+function plotOf({ name, seconds }: PlayedScenario, { capacity }: Settings): string[] {
+  const { fault, disturbanceSeconds } = scenarios.find((one) => one.name === name)!;
+  const most = Math.max(capacity, ...seconds.map(({ calls }) => calls));
+  const line = (of: (second: PlayedScenario['seconds'][number]) => number) =>
+    seconds.map((second) => bars[Math.ceil(Math.min(1, of(second)) * (bars.length - 1))]).join('');
+  const load = line(({ calls }) => calls / most);
+  const success = line(({ good, requests }) => (requests === 0 ? 0 : good / requests));
+  return [
+    `${name}: ${fault} for ${disturbanceSeconds} s`,
+    `  ${' '.repeat(9)}${' '.repeat(beforeSeconds)}|${'-'.repeat(disturbanceSeconds - 2)}|`,
+    `  calls    ${load}  up to ${most}/s`,
+    `  success  ${success}  up to 100 %`,
+  ].map((text) => text.trimEnd());
+}
+
+function percent(value: number): string {
+  return Number.isNaN(value) ? '-' : `${value.toFixed(1)} %`;
+}

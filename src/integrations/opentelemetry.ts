@@ -1,0 +1,271 @@
+/**
+ * OpenTelemetry: what holdfast measures, and a span for each call with one for each attempt in it, through the API that the
+ * user passes in.
+ *
+ * Promise: `@opentelemetry/api` is never imported, so any SDK of it will do; no attribute holds a key, a value or the text
+ * of an error. An attempt's span is current while its operation runs, so what that traces becomes its child; it ends when
+ * nobody waits for the attempt any more. Names: docs/telemetry.md.
+ */
+import { type CallObserver, observeCalls } from '../core/ambient.js';
+import type { Call } from '../core/call.js';
+import { isHoldfastError } from '../core/errors.js';
+import { checkOptions, type Field, having, integer, optional, withDefault } from '../core/options.js';
+import type { Outcome } from '../core/outcome.js';
+import type { Policy } from '../core/policy.js';
+import {
+  contractVersion,
+  type Instrumentation,
+  type Metric,
+  type MetricId,
+  measure,
+  metrics,
+  Names,
+  nearest,
+  outcomeWord,
+  pipelineName,
+  untilEnd,
+  untilLeft,
+  Watched,
+} from './telemetry.js';
+
+export type { Instrumentation, Watchable } from './telemetry.js';
+
+type Attributes = Record<string, string | number>;
+
+/** What is used of a span. */
+export interface OpenTelemetrySpan {
+  setAttribute(name: string, value: string | number): unknown;
+  setStatus(status: { code: number }): unknown;
+  end(): void;
+}
+
+/** What is used of a tracer. */
+export interface OpenTelemetryTracer<Context> {
+  startSpan(name: string, options: { attributes: Attributes }, context: Context): OpenTelemetrySpan;
+}
+
+interface Described {
+  unit: string;
+  description: string;
+  advice?: { explicitBucketBoundaries: number[] };
+}
+
+interface ObservableResult {
+  observe(value: number, attributes: Attributes): void;
+}
+
+/** What is used of a meter. */
+export interface OpenTelemetryMeter {
+  createCounter(name: string, options: Described): { add(value: number, attributes: Attributes): void };
+  createHistogram(name: string, options: Described): { record(value: number, attributes: Attributes): void };
+  createObservableGauge(
+    name: string,
+    options: Described,
+  ): {
+    addCallback(callback: (result: ObservableResult) => void): void;
+    removeCallback(callback: (result: ObservableResult) => void): void;
+  };
+}
+
+/** What is used of `@opentelemetry/api`, from version 1.9 on. */
+export interface OpenTelemetryApi<Context> {
+  readonly context: { active(): Context; with(context: Context, run: () => Promise<unknown>): Promise<unknown> };
+  readonly trace: {
+    getTracer(name: string, version: string): OpenTelemetryTracer<Context>;
+    // biome-ignore lint/suspicious/noExplicitAny: a span of the API has more members than are used here.
+    setSpan(context: Context, span: any): Context;
+  };
+  readonly metrics: { getMeter(name: string, version: string): OpenTelemetryMeter };
+}
+
+/** Options of {@link instrument}. */
+export interface OpenTelemetryOptions<Context> {
+  /** The API: `import * as api from '@opentelemetry/api'`. */
+  readonly api: OpenTelemetryApi<Context>;
+  /** Makes the spans. Default: `api.trace.getTracer('holdfast')`. */
+  readonly tracer?: OpenTelemetryTracer<Context>;
+  /** Makes the metrics. Default: `api.metrics.getMeter('holdfast')`. */
+  readonly meter?: OpenTelemetryMeter;
+  /** What to tell. Default: both, `['traces', 'metrics']`. */
+  readonly signals?: readonly ('traces' | 'metrics')[];
+  /** Names of policies, and of pipelines, that become attributes; all others are `other`. Default 100; from 1 to 10,000. */
+  readonly maxNames?: number;
+}
+
+const scope = 'holdfast';
+const buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+/** `SpanStatusCode.ERROR`. */
+const failedStatus = { code: 2 };
+
+/**
+ * Traces and measures every pipeline of this process with OpenTelemetry.
+ *
+ * Once per process, after the SDK has been started. Calls are traced from then on, whenever their pipeline was made. The
+ * states of policies are shown for those that `watch` is given.
+ *
+ * @param options - `api`, `tracer`, `meter`, `signals`, `maxNames`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import * as api from '@opentelemetry/api';
+ * import { pipeline, retry } from 'holdfast';
+ * import { instrument } from 'holdfast/opentelemetry';
+ *
+ * const telemetry = instrument({ api });
+ * const payments = pipeline(retry({ name: 'payments' }));
+ * console.log(await payments.execute(async () => 'paid'));
+ * telemetry.stop();
+ * ```
+ */
+export function instrument<Context>(options: OpenTelemetryOptions<Context>): Instrumentation {
+  const checked = checkOptions('instrument', options, {
+    api: apiField<Context>(),
+    tracer: optional(having<OpenTelemetryTracer<Context>>('a tracer of OpenTelemetry', 'startSpan')),
+    meter: optional(having<OpenTelemetryMeter>('a meter of OpenTelemetry', 'createCounter', 'createObservableGauge')),
+    signals: withDefault(signalsField(), ['traces', 'metrics']),
+    maxNames: withDefault(integer({ min: 1, max: 10_000 }), 100),
+  });
+  const { api, signals } = checked;
+  const names = new Names(checked.maxNames);
+  const watched = new Watched(names);
+  const stops: (() => void)[] = [];
+  if (signals.includes('traces')) {
+    const tracer = checked.tracer ?? api.trace.getTracer(scope, contractVersion);
+    stops.push(observeCalls(new SpanObserver(api, tracer, names)));
+  }
+  if (signals.includes('metrics')) {
+    stops.push(measureWith(checked.meter ?? api.metrics.getMeter(scope, contractVersion), names, watched));
+  }
+  return {
+    watch: (thing, name) => watched.add(thing, name),
+    stop() {
+      for (const stop of stops.splice(0)) stop();
+      watched.clear();
+    },
+  };
+}
+
+interface Traced<Context> {
+  readonly context: Context;
+  readonly pipeline: string;
+  attempts: number;
+}
+
+class SpanObserver<Context> implements CallObserver {
+  readonly #api: OpenTelemetryApi<Context>;
+  readonly #tracer: OpenTelemetryTracer<Context>;
+  readonly #names: Names;
+  readonly #calls = new WeakMap<Call, Traced<Context>>();
+
+  constructor(api: OpenTelemetryApi<Context>, tracer: OpenTelemetryTracer<Context>, names: Names) {
+    this.#api = api;
+    this.#tracer = tracer;
+    this.#names = names;
+  }
+
+  call(call: Call, policies: readonly Policy<unknown>[], run: () => Promise<unknown>): Promise<unknown> {
+    const { context, trace } = this.#api;
+    const pipeline = this.#names.of(pipelineName(policies));
+    const around = context.active();
+    const span = this.#tracer.startSpan(pipeline, { attributes: { 'holdfast.pipeline': pipeline } }, around);
+    const traced = { context: trace.setSpan(around, span), pipeline, attempts: 0 };
+    this.#calls.set(call, traced);
+    return untilEnd(context.with(traced.context, run), (outcome) => {
+      span.setAttribute('holdfast.attempts', traced.attempts);
+      endSpan(span, outcome, call);
+    });
+  }
+
+  attempt(call: Call, run: () => Promise<unknown>): Promise<unknown> {
+    const traced = nearest(this.#calls, call);
+    // The call began before anybody traced.
+    if (traced === undefined) return run();
+    const { context, trace } = this.#api;
+    const { pipeline } = traced;
+    const resends = traced.attempts++;
+    const attributes = {
+      'holdfast.pipeline': pipeline,
+      'holdfast.attempt': traced.attempts,
+      ...(resends > 0 && { 'http.request.resend_count': resends }),
+    };
+    // Not the active context: after a wait that is the one of whoever armed the timer.
+    const span = this.#tracer.startSpan(`${pipeline} attempt`, { attributes }, traced.context);
+    const running = context.with(trace.setSpan(traced.context, span), run);
+    return untilLeft(call, running, (outcome) => endSpan(span, outcome, call));
+  }
+}
+
+function endSpan(span: OpenTelemetrySpan, outcome: Outcome, call: Call): void {
+  span.setAttribute('holdfast.outcome', outcomeWord(outcome, call));
+  if (!outcome.ok) {
+    span.setAttribute('error.type', errorType(outcome.error));
+    span.setStatus(failedStatus);
+  }
+  span.end();
+}
+
+/** Its code or its class, never its text, which may hold anything. */
+function errorType(error: unknown): string {
+  if (isHoldfastError(error)) return error.code;
+  return error instanceof Error ? error.name : typeof error;
+}
+
+function measureWith(meter: OpenTelemetryMeter, names: Names, watched: Watched): () => void {
+  const adds = new Map<MetricId, (value: number, attributes: Attributes) => void>();
+  const stops: (() => void)[] = [];
+  for (const [id, metric] of Object.entries(metrics) as [MetricId, Metric][]) {
+    const described: Described = { unit: metric.unit, description: metric.help };
+    if (metric.kind === 'counter') {
+      const counter = meter.createCounter(metric.name, described);
+      adds.set(id, (value, attributes) => counter.add(value, attributes));
+    } else if (metric.kind === 'histogram') {
+      const advice = { explicitBucketBoundaries: buckets };
+      const histogram = meter.createHistogram(metric.name, { ...described, advice });
+      adds.set(id, (value, attributes) => histogram.record(value, attributes));
+    } else {
+      const gauge = meter.createObservableGauge(metric.name, described);
+      const read = (result: ObservableResult) => {
+        for (const { labels, value } of watched.read(id)) result.observe(value, attributesOf(metric, labels));
+      };
+      gauge.addCallback(read);
+      stops.push(() => gauge.removeCallback(read));
+    }
+  }
+  const sink = {
+    count: (id: MetricId, labels: readonly string[]) => adds.get(id)?.(1, attributesOf(metrics[id], labels)),
+    observe: (id: MetricId, labels: readonly string[], seconds: number) =>
+      adds.get(id)?.(seconds, attributesOf(metrics[id], labels)),
+  };
+  stops.push(measure('opentelemetry', sink, names));
+  return () => {
+    for (const stop of stops) stop();
+  };
+}
+
+function attributesOf(metric: Metric, values: readonly string[]): Attributes {
+  return Object.fromEntries(metric.labels.map((label, index) => [`holdfast.${label}`, values[index] ?? '']));
+}
+
+function apiField<Context>(): Field<OpenTelemetryApi<Context>> {
+  return {
+    allowed: 'the API of OpenTelemetry: import * as api from "@opentelemetry/api"',
+    parse(value) {
+      const { context, trace, metrics } = Object(value) as Partial<OpenTelemetryApi<Context>>;
+      const isWhole =
+        typeof context?.with === 'function' &&
+        typeof trace?.setSpan === 'function' &&
+        typeof metrics?.getMeter === 'function';
+      return isWhole ? (value as OpenTelemetryApi<Context>) : undefined;
+    },
+  };
+}
+
+function signalsField(): Field<readonly ('traces' | 'metrics')[]> {
+  return {
+    allowed: "an array of 'traces' and 'metrics'",
+    parse(value) {
+      const fits = Array.isArray(value) && value.every((signal) => signal === 'traces' || signal === 'metrics');
+      return fits ? value : undefined;
+    },
+  };
+}

@@ -1,0 +1,171 @@
+/**
+ * Prometheus: what holdfast measures, in a registry of prom-client that the user passes in.
+ *
+ * Promise: prom-client is never imported, and no label takes an unbounded number of values. Names: docs/telemetry.md.
+ */
+import { checkOptions, type Field, having, integer, optional, withDefault } from '../core/options.js';
+import { type Instrumentation, type Metric, type MetricId, measure, metrics, Names, Watched } from './telemetry.js';
+
+export type { Instrumentation, Watchable } from './telemetry.js';
+
+/** What is used of a metric of prom-client. */
+export interface PrometheusMetricSettings<Registry> {
+  readonly name: string;
+  readonly help: string;
+  readonly labelNames: string[];
+  readonly registers: Registry[];
+}
+
+/** What is used of a registry of prom-client. */
+export interface PrometheusRegistry {
+  removeSingleMetric(name: string): void;
+}
+
+type Labels = Record<string, string>;
+
+/** What is used of prom-client, from version 14 on. */
+export interface PrometheusClient<Registry extends PrometheusRegistry> {
+  readonly register: Registry;
+  readonly Counter: new (settings: PrometheusMetricSettings<Registry>) => { inc(labels: Labels, value?: number): void };
+  readonly Histogram: new (
+    settings: PrometheusMetricSettings<Registry> & { buckets: number[] },
+  ) => { observe(labels: Labels, value: number): void };
+  readonly Gauge: new (
+    settings: PrometheusMetricSettings<Registry> & { collect(): void },
+  ) => { set(labels: Labels, value: number): void; reset(): void };
+}
+
+/** Options of {@link instrument}. */
+export interface PrometheusOptions<Registry extends PrometheusRegistry> {
+  /** prom-client: `import * as client from 'prom-client'`. */
+  readonly client: PrometheusClient<Registry>;
+  /** Where the metrics are registered. Default: `client.register`. */
+  readonly registry?: Registry;
+  /** Upper bounds of the buckets of durations, in seconds, ascending. Default 0.005 to 10. */
+  readonly buckets?: readonly number[];
+  /** Names of policies, and of pipelines, that become labels; all others count as `other`. Default 100; from 1 to 10,000. */
+  readonly maxNames?: number;
+}
+
+const defaultBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+
+/**
+ * Measures every pipeline of this process with prom-client: durations of calls and attempts, and what the policies tell.
+ *
+ * Once per process and registry. Calls are measured from then on, whenever their pipeline was made. The states of
+ * policies are shown for those that `watch` is given.
+ *
+ * @param options - `client`, `registry`, `buckets`, `maxNames`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws What prom-client throws when the registry has metrics of these names, because it was instrumented before.
+ * @example
+ * ```ts
+ * import { circuitBreaker, pipeline } from 'holdfast';
+ * import { instrument } from 'holdfast/prometheus';
+ * import * as client from 'prom-client';
+ *
+ * const registry = new client.Registry();
+ * const telemetry = instrument({ client, registry });
+ * const payments = pipeline(circuitBreaker({ name: 'payments' }));
+ * telemetry.watch(payments);
+ * await payments.execute(async () => 'paid');
+ * const text = await registry.metrics();
+ * console.log(text.includes('holdfast_call_duration_seconds_count{pipeline="payments",outcome="ok"} 1'));
+ * telemetry.stop();
+ * ```
+ */
+export function instrument<Registry extends PrometheusRegistry>(options: PrometheusOptions<Registry>): Instrumentation {
+  const checked = checkOptions('instrument', options, {
+    client: clientField<Registry>(),
+    registry: optional(having<Registry>('a registry of prom-client', 'removeSingleMetric')),
+    buckets: withDefault(ascending(), defaultBuckets),
+    maxNames: withDefault(integer({ min: 1, max: 10_000 }), 100),
+  });
+  const { client, buckets } = checked;
+  const registry = checked.registry ?? client.register;
+  const names = new Names(checked.maxNames);
+  const watched = new Watched(names);
+  const counters = new Map<MetricId, InstanceType<typeof client.Counter>>();
+  const histograms = new Map<MetricId, InstanceType<typeof client.Histogram>>();
+  const registered: string[] = [];
+  const remove = () => {
+    for (const name of registered) registry.removeSingleMetric(name);
+  };
+
+  try {
+    for (const [id, metric] of Object.entries(metrics) as [MetricId, Metric][]) {
+      const settings = {
+        name: prometheusName(metric),
+        help: `${metric.help}.`,
+        labelNames: [...metric.labels],
+        registers: [registry],
+      };
+      if (metric.kind === 'counter') counters.set(id, new client.Counter(settings));
+      else if (metric.kind === 'histogram')
+        histograms.set(id, new client.Histogram({ ...settings, buckets: [...buckets] }));
+      else {
+        const gauge = new client.Gauge({
+          ...settings,
+          collect() {
+            gauge.reset();
+            for (const { labels, value } of watched.read(id)) gauge.set(labelsOf(metric, labels), value);
+          },
+        });
+      }
+      registered.push(settings.name);
+    }
+  } catch (error) {
+    remove();
+    throw error;
+  }
+  const stopMeasuring = measure(
+    'prometheus',
+    {
+      count: (id, labels) => counters.get(id)?.inc(labelsOf(metrics[id], labels)),
+      observe: (id, labels, seconds) => histograms.get(id)?.observe(labelsOf(metrics[id], labels), seconds),
+    },
+    names,
+  );
+  return {
+    watch: (thing, name) => watched.add(thing, name),
+    stop() {
+      stopMeasuring();
+      watched.clear();
+      remove();
+    },
+  };
+}
+
+/** `holdfast.call.duration` in seconds is `holdfast_call_duration_seconds`. */
+function prometheusName({ name, kind, unit }: Metric): string {
+  const suffix = kind === 'counter' ? '_total' : unit === 's' ? '_seconds' : '';
+  return `${name.replaceAll('.', '_')}${suffix}`;
+}
+
+function labelsOf(metric: Metric, values: readonly string[]): Labels {
+  return Object.fromEntries(metric.labels.map((label, index) => [label, values[index] ?? '']));
+}
+
+function clientField<Registry extends PrometheusRegistry>(): Field<PrometheusClient<Registry>> {
+  return {
+    allowed: 'prom-client: import * as client from "prom-client"',
+    parse(value) {
+      const { Counter, Histogram, Gauge, register } = Object(value) as Record<string, unknown>;
+      const areClasses = [Counter, Histogram, Gauge].every((part) => typeof part === 'function');
+      return areClasses && typeof register === 'object' ? (value as PrometheusClient<Registry>) : undefined;
+    },
+  };
+}
+
+function ascending(): Field<readonly number[]> {
+  return {
+    allowed: 'an array of ascending numbers above 0, in seconds',
+    parse(value) {
+      if (!Array.isArray(value) || value.length === 0) return undefined;
+      const fits = value.every(
+        (bound, index) => Number.isFinite(bound) && bound > (index === 0 ? 0 : value[index - 1]),
+      );
+      return fits ? value : undefined;
+    },
+  };
+}

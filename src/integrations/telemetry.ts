@@ -1,0 +1,368 @@
+/**
+ * Telemetry: what is measured, under which names, and where it comes from. `holdfast/prometheus` and `holdfast/opentelemetry`
+ * only translate it, so both tell the same; docs/telemetry.md is its contract.
+ *
+ * Promise: the labels of a metric take few values: a call's key, an origin, an error's text are never among them, and
+ * names beyond `maxNames` count as `other`.
+ */
+
+import { type CallObserver, observeCalls } from '../core/ambient.js';
+import type { Call, Dependent } from '../core/call.js';
+import { isAbandoned, isRejected, OptionsError } from '../core/errors.js';
+import { type HoldfastEvent, hearEvents } from '../core/events.js';
+import type { Outcome } from '../core/outcome.js';
+import type { Policy } from '../core/policy.js';
+
+/** Raised when a name or its meaning changes; the version of the OpenTelemetry scope. */
+export const contractVersion = '1';
+
+/** A label of a metric. In OpenTelemetry it stands behind `holdfast.`. */
+export type Label = 'pipeline' | 'policy' | 'outcome' | 'reason' | 'state';
+
+export interface Metric {
+  /** As OpenTelemetry has it. Prometheus has underscores, the unit of a duration, and `_total` for what only grows. */
+  readonly name: string;
+  readonly kind: 'counter' | 'histogram' | 'gauge';
+  /** Of UCUM. */
+  readonly unit: string;
+  readonly help: string;
+  readonly labels: readonly Label[];
+}
+
+type Kind = Metric['kind'];
+
+const metric = (kind: Kind, name: string, unit: string, help: string, ...labels: readonly Label[]): Metric => ({
+  name: `holdfast.${name}`,
+  kind,
+  unit,
+  help,
+  labels,
+});
+
+/** Every metric. */
+export const metrics = {
+  callDuration: metric('histogram', 'call.duration', 's', 'Calls of a pipeline, waits included', 'pipeline', 'outcome'),
+  attemptDuration: metric('histogram', 'attempt.duration', 's', 'Runs of the operation', 'pipeline', 'outcome'),
+  retries: metric('counter', 'retries', '{retry}', 'Attempts that were to be repeated after a wait', 'policy'),
+  retriesSucceeded: metric('counter', 'retries.succeeded', '{call}', 'Calls that succeeded after a retry', 'policy'),
+  retriesStopped: metric('counter', 'retries.stopped', '{call}', 'Calls that a retry gave up', 'policy', 'reason'),
+  timeouts: metric('counter', 'timeouts', '{call}', 'Attempts and calls that took too long', 'policy', 'reason'),
+  rejections: metric('counter', 'rejections', '{call}', 'Calls that a policy turned away', 'policy', 'reason'),
+  fallbacks: metric('counter', 'fallbacks', '{call}', 'Errors that a fallback answered', 'policy'),
+  hedges: metric('counter', 'hedges', '{copy}', 'Copies of a call that were sent', 'policy', 'reason'),
+  hedgesWon: metric('counter', 'hedges.won', '{call}', 'Calls that a copy answered', 'policy'),
+  hedgesSkipped: metric('counter', 'hedges.skipped', '{copy}', 'Copies that were due and not sent', 'policy', 'reason'),
+  hedgesFailed: metric('counter', 'hedges.failed', '{call}', 'Calls whose copies all failed', 'policy'),
+  flightsShared: metric('counter', 'flights.shared', '{call}', 'Calls that joined one under way', 'policy'),
+  paced: metric('counter', 'paced', '{request}', 'Requests held back for what answers said', 'policy'),
+  reconnects: metric('counter', 'reconnects', '{request}', 'Requests sent again on a new connection', 'policy'),
+  transitions: metric(
+    'counter',
+    'circuit.transitions',
+    '{change}',
+    'Circuits that came into a state',
+    'policy',
+    'state',
+  ),
+  keptClosed: metric('counter', 'circuit.kept_closed', '{change}', 'Circuits kept closed by their group', 'policy'),
+  notRestored: metric('counter', 'circuit.not_restored', '{snapshot}', 'Snapshots that were not taken', 'policy'),
+  hookFailures: metric('counter', 'hook_failures', '{failure}', 'Hooks that threw', 'policy', 'reason'),
+  circuits: metric('gauge', 'circuits', '{circuit}', 'Circuits in a state', 'policy', 'state'),
+  running: metric('gauge', 'running', '{call}', 'Calls that hold a slot', 'policy'),
+  waiting: metric('gauge', 'waiting', '{call}', 'Calls that wait', 'policy'),
+  abandoned: metric('gauge', 'abandoned', '{call}', 'Operations given up that still run', 'policy'),
+  limit: metric('gauge', 'limit', '{call}', 'Calls that may run at once', 'policy'),
+  remaining: metric('gauge', 'remaining', '{unit}', 'What a rate limit could start at once', 'policy'),
+  balance: metric('gauge', 'retry_budget.balance', '{retry}', 'Retries that a budget has', 'policy'),
+  keys: metric('gauge', 'keys', '{key}', 'Keys that a keyed policy has', 'policy'),
+} as const satisfies Record<string, Metric>;
+
+export type MetricId = keyof typeof metrics;
+
+type EventOf<Type> = Extract<HoldfastEvent, { readonly type: Type }>;
+
+/** What an event counts for: a metric, and the value of its second label where it has one. Undefined: nothing. */
+type Count = readonly [metric: MetricId, second?: string] | undefined;
+
+/** One line per event. */
+const counts: { readonly [Type in HoldfastEvent['type']]: (event: EventOf<Type>) => Count } = {
+  retry: () => ['retries'],
+  'retry-succeeded': () => ['retriesSucceeded'],
+  'retry-stopped': ({ stoppedBy }) => ['retriesStopped', stoppedBy],
+  timeout: () => ['timeouts', 'attempt'],
+  'deadline-exceeded': () => ['timeouts', 'call'],
+  'deadline-too-short': () => ['rejections', 'deadline-too-short'],
+  fallback: () => ['fallbacks'],
+  'bulkhead-full': ({ reason }) => ['rejections', `bulkhead-${reason}`],
+  'limit-changed': () => undefined,
+  'rate-limited': () => ['rejections', 'rate-limited'],
+  throttled: () => ['rejections', 'throttled'],
+  shed: () => ['rejections', 'shed'],
+  hedge: ({ because }) => ['hedges', because],
+  'hedge-won': () => ['hedgesWon'],
+  'hedge-skipped': ({ reason }) => ['hedgesSkipped', reason],
+  'hedge-failed': () => ['hedgesFailed'],
+  'flight-shared': () => ['flightsShared'],
+  paced: ({ refused }) => (refused ? ['rejections', 'paced'] : ['paced']),
+  reconnected: () => ['reconnects'],
+  'circuit-changed': ({ to }) => ['transitions', to],
+  'circuit-refused': ({ shadow }) => (shadow ? undefined : ['rejections', 'circuit-open']),
+  'circuit-kept-closed': () => ['keptClosed'],
+  'circuit-not-restored': () => ['notRestored'],
+  'hook-failed': ({ hook }) => ['hookFailures', hook],
+};
+
+/** Where measurements go. `labels` are in the order of the metric's. */
+export interface Sink {
+  count(metric: MetricId, labels: readonly string[]): void;
+  observe(metric: MetricId, labels: readonly string[], seconds: number): void;
+}
+
+/** What `watch` takes: a policy, all policies of a pipeline, or a retry budget. */
+export interface Watchable {
+  readonly name?: string;
+  /** Of a retry budget. */
+  readonly balance?: number;
+}
+
+/** What `instrument` answers. */
+export interface Instrumentation {
+  /**
+   * Shows the state of a policy, of all policies of a pipeline, or of a retry budget as gauges, until the function that
+   * is returned is called. Things of the same name are summed up.
+   *
+   * @param name - The label `policy`. Default: the policy's own name. A budget has none.
+   */
+  watch(thing: Watchable, name?: string): () => void;
+  /** Ends it: nothing is measured any more. */
+  stop(): void;
+}
+
+/** A gauge's values at this moment. */
+export interface Reading {
+  readonly labels: readonly string[];
+  readonly value: number;
+}
+
+const mostWatched = 1_000;
+
+/** Names as labels: the first `maxNames` as they are, all others as `other`. */
+export class Names {
+  readonly #kept = new Set<string>();
+  readonly #max: number;
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  of(name: string): string {
+    if (this.#kept.has(name)) return name;
+    if (this.#kept.size >= this.#max) return 'other';
+    this.#kept.add(name);
+    return name;
+  }
+}
+
+/** Lets the sink have what is measured; answers how to stop that. */
+export function measure(name: string, sink: Sink, names: Names): () => void {
+  const stopHearing = hearEvents(name, (event) => {
+    const count = Object.hasOwn(counts, event.type)
+      ? (counts[event.type] as (event: HoldfastEvent) => Count)(event)
+      : undefined;
+    if (count === undefined) return;
+    const [metric, second] = count;
+    sink.count(metric, second === undefined ? [names.of(event.name)] : [names.of(event.name), second]);
+  });
+  const stopObserving = observeCalls(new DurationObserver(sink, names));
+  return () => {
+    stopHearing();
+    stopObserving();
+  };
+}
+
+class DurationObserver implements CallObserver {
+  readonly #sink: Sink;
+  readonly #names: Names;
+  readonly #pipelines = new WeakMap<Call, string>();
+
+  constructor(sink: Sink, names: Names) {
+    this.#sink = sink;
+    this.#names = names;
+  }
+
+  call(call: Call, policies: readonly Policy<unknown>[], run: () => Promise<unknown>): Promise<unknown> {
+    const pipeline = this.#names.of(pipelineName(policies));
+    this.#pipelines.set(call, pipeline);
+    return untilEnd(run(), this.#timing('callDuration', pipeline, call));
+  }
+
+  attempt(call: Call, run: () => Promise<unknown>): Promise<unknown> {
+    const pipeline = nearest(this.#pipelines, call) ?? 'pipeline';
+    return untilLeft(call, run(), this.#timing('attemptDuration', pipeline, call));
+  }
+
+  #timing(metric: MetricId, pipeline: string, call: Call): (outcome: Outcome) => void {
+    const beganMs = call.clock.now();
+    return (outcome) => {
+      this.#sink.observe(metric, [pipeline, outcomeWord(outcome, call)], (call.clock.now() - beganMs) / 1_000);
+    };
+  }
+}
+
+/** What is kept for a call or, before that, for one around it. */
+export function nearest<Kept>(kept: WeakMap<Call, Kept>, call: Call): Kept | undefined {
+  for (let one: Call | undefined = call; one !== undefined; one = one.parent) {
+    const found = kept.get(one);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/** Tells how a promise ended; answers the promise. */
+export function untilEnd(running: Promise<unknown>, end: (outcome: Outcome) => void): Promise<unknown> {
+  running.then(
+    (value) => end({ ok: true, value }),
+    (error) => end({ ok: false, error }),
+  );
+  return running;
+}
+
+/** The same for an attempt, which is also over when nobody waits for it any more: its operation may run for ever. */
+export function untilLeft(call: Call, running: Promise<unknown>, end: (outcome: Outcome) => void): Promise<unknown> {
+  let isOver = false;
+  const endOnce = (outcome: Outcome) => {
+    if (isOver) return;
+    isOver = true;
+    call.detach(dependent);
+    end(outcome);
+  };
+  const dependent: Dependent = {
+    owner: undefined,
+    previousDependent: undefined,
+    nextDependent: undefined,
+    onAbort: (reason) => endOnce({ ok: false, error: reason }),
+  };
+  call.attach(dependent);
+  return untilEnd(running, endOnce);
+}
+
+/** How it ended, in one word of few. */
+export function outcomeWord(outcome: Outcome, call: Call): 'ok' | 'failed' | 'rejected' | 'abandoned' | 'aborted' {
+  if (outcome.ok) return 'ok';
+  if (isRejected(outcome.error)) return 'rejected';
+  if (isAbandoned(outcome.error)) return 'abandoned';
+  return call.aborted && call.reason === outcome.error ? 'aborted' : 'failed';
+}
+
+/** The first name that somebody gave to a policy of it; `pipeline` if nobody did. */
+export function pipelineName(policies: readonly Policy<unknown>[]): string {
+  const named = policies.find(({ name, traits }) => name !== defaultName(traits?.kind));
+  return named?.name ?? 'pipeline';
+}
+
+/** `circuit-breaker` is made by `circuitBreaker`, whose name that is by default. */
+function defaultName(kind: string | undefined): string | undefined {
+  return kind?.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase());
+}
+
+/** What is watched, and what it reads now. */
+export class Watched {
+  readonly #things = new Map<object, { readonly thing: Watchable; readonly name: string | undefined }>();
+  readonly #names: Names;
+
+  constructor(names: Names) {
+    this.#names = names;
+  }
+
+  add(thing: Watchable, name: string | undefined): () => void {
+    if (typeof thing !== 'object' || thing === null || !parts(thing).some(readable)) {
+      throw new OptionsError(
+        'watch: the argument must be a policy with a state, a pipeline of such, or a retry budget',
+        {
+          policy: 'watch',
+          option: 'thing',
+          value: thing,
+          allowed: 'a policy with a state, a pipeline of such, or a retry budget',
+        },
+      );
+    }
+    if (this.#things.size >= mostWatched) {
+      throw new OptionsError(`watch: ${mostWatched} things are watched already; stop watching those that are gone`, {
+        policy: 'watch',
+        option: 'thing',
+        value: thing,
+        allowed: `at most ${mostWatched} things`,
+      });
+    }
+    const token = {};
+    this.#things.set(token, { thing, name });
+    return () => void this.#things.delete(token);
+  }
+
+  clear(): void {
+    this.#things.clear();
+  }
+
+  /** One reading for each set of labels. */
+  read(metric: MetricId): readonly Reading[] {
+    const sums = new Map<string, { readonly labels: readonly string[]; value: number }>();
+    for (const { thing, name } of this.#things.values()) {
+      for (const part of parts(thing)) {
+        const label = this.#names.of(name ?? part.name ?? 'retry-budget');
+        for (const [value, ...more] of readings(metric, part)) {
+          const labels = [label, ...more];
+          const key = labels.join('\n');
+          const sum = sums.get(key);
+          if (sum === undefined) sums.set(key, { labels, value });
+          else sum.value += value;
+        }
+      }
+    }
+    return [...sums.values()];
+  }
+}
+
+/** Whatever a policy may tell of itself. */
+interface Stateful extends Watchable {
+  readonly state?: unknown;
+  readonly running?: unknown;
+  readonly waiting?: unknown;
+  readonly abandoned?: unknown;
+  readonly limit?: unknown;
+  readonly remaining?: unknown;
+  readonly size?: unknown;
+}
+
+const circuitStates = ['closed', 'open', 'half-open', 'ramping', 'isolated', 'forced-closed'];
+
+const numbers = {
+  running: 'running',
+  waiting: 'waiting',
+  abandoned: 'abandoned',
+  limit: 'limit',
+  remaining: 'remaining',
+  balance: 'balance',
+  keys: 'size',
+} as const satisfies Partial<Record<MetricId, keyof Stateful>>;
+
+function readings(metric: MetricId, part: Stateful): readonly (readonly [number, ...string[]])[] {
+  if (metric === 'circuits') {
+    if (!isCircuitState(part.state)) return [];
+    return circuitStates.map((state) => [state === part.state ? 1 : 0, state] as const);
+  }
+  const value = metric in numbers ? part[numbers[metric as keyof typeof numbers]] : undefined;
+  return typeof value === 'number' ? [[value]] : [];
+}
+
+function readable(part: Stateful): boolean {
+  return isCircuitState(part.state) || Object.values(numbers).some((field) => typeof part[field] === 'number');
+}
+
+function isCircuitState(state: unknown): state is string {
+  return typeof state === 'string' && circuitStates.includes(state);
+}
+
+function parts(thing: Watchable): readonly Stateful[] {
+  const { policies } = thing as { readonly policies?: unknown };
+  return Array.isArray(policies) ? policies : [thing];
+}

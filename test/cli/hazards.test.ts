@@ -1,0 +1,58 @@
+/** Which figures are a hazard, and which are not. */
+import { describe, expect, it } from 'vitest';
+import { hazardsOf } from '../../src/cli/simulate/hazards.js';
+import type { NamedScenario, PlayedScenario, Settings } from '../../src/cli/simulate/scenarios.js';
+import type { Report } from '../../src/testing/overload/overload.js';
+
+const settings: Settings = { seed: 1, capacity: 200, latencyMs: 100, load: 0.7, patienceMs: 2_000 };
+
+const sound: Report = {
+  ...{ seed: 1, goodput: 95, p99Ms: 300, callsPerRequest: 1.1, recoverySeconds: 2, wasted: 1, shedBefore: 0 },
+  ...{ goodBefore: 100, goodDuring: 50, goodAfter: 99 },
+};
+
+function played(changes: Partial<Report>, name: NamedScenario['name'] = 'spike', more: Partial<PlayedScenario> = {}) {
+  return { name, report: { ...sound, ...changes }, seconds: [], unended: 0, warnings: [], ...more };
+}
+
+const codesOf = (...all: readonly PlayedScenario[]) =>
+  hazardsOf(all, settings).map(({ code, scenario }) => `${code} ${scenario ?? 'everywhere'}`);
+
+describe('hazardsOf', () => {
+  it('finds none in a pipeline that sheds, keeps to its budget and is back soon', () => {
+    expect(codesOf(played({}), played({}, 'dead'))).toEqual([]);
+  });
+
+  it.each([
+    ['retry-storm', { callsPerRequest: 1.51 }, { callsPerRequest: 1.5 }],
+    ['goodput-collapse', { goodput: 49.9 }, { goodput: 50 }],
+    ['no-recovery', { recoverySeconds: Number.POSITIVE_INFINITY }, { recoverySeconds: 30 }],
+    ['no-recovery', { recoverySeconds: 30.5 }, { recoverySeconds: 30 }],
+  ])('names %s from its limit on', (code, beyond, within) => {
+    expect(codesOf(played(beyond))).toEqual([`${code} spike`]);
+    expect(codesOf(played(within))).toEqual([]);
+  });
+
+  it('takes little goodput for no hazard where the dependency itself does little', () => {
+    expect(codesOf(played({ goodput: 3 }, 'brown-out'), played({ goodput: 0 }, 'dead'))).toEqual([]);
+  });
+
+  it('names once what is wrong before any fault', () => {
+    const poor = { goodBefore: 80 };
+    expect(codesOf(played(poor), played(poor, 'dead'))).toEqual(['refuses-when-well everywhere']);
+    expect(codesOf(played({ goodBefore: Number.NaN }))).toEqual(['refuses-when-well everywhere']);
+  });
+
+  it('says that virtual time does not reach what never ends', () => {
+    const [hazard] = hazardsOf([played({}, 'slow', { unended: 3 })], settings);
+    expect(hazard).toMatchObject({ code: 'never-ends', scenario: 'slow' });
+    expect(hazard?.message).toContain('node:timers');
+  });
+
+  it('passes on what explain() doubts, once', () => {
+    const warnings = [{ code: 'retry-without-budget', message: 'no budget' }];
+    expect(codesOf(played({}, 'spike', { warnings }), played({}, 'dead', { warnings }))).toEqual([
+      'retry-without-budget everywhere',
+    ]);
+  });
+});

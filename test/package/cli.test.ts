@@ -1,0 +1,161 @@
+/** `npx holdfast simulate` as a user runs it: built, through the link that npm makes, on files of his own. */
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { fencesOf } from '../../tools/gates/examples.ts';
+import { checkout, manifest, run, temporaryFolder } from './consumer.ts';
+
+const folder = temporaryFolder();
+const program = join(folder.path, 'node_modules', '.bin', 'holdfast');
+
+beforeAll(() => {
+  mkdirSync(join(folder.path, 'node_modules', '.bin'), { recursive: true });
+  symlinkSync(checkout, join(folder.path, 'node_modules', 'holdfast'), 'junction');
+  symlinkSync(join(checkout, manifest.bin.holdfast), program);
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder.path, name), text);
+});
+
+afterAll(() => folder[Symbol.dispose]());
+
+const files = {
+  'sound.ts': "import { standard } from 'holdfast';\nexport const pipeline = standard();\n",
+  'given.ts': `import { standard, type Clock } from 'holdfast';
+    export default ({ clock, random }: { clock: Clock; random: () => number }) => standard({ clock, random });`,
+  'naive.mjs': `import { exponential, pipeline, retry, timeout } from 'holdfast';
+    console.log('a line of the module');
+    export const calls = pipeline(retry({ attempts: 4, backoff: exponential({ initial: 100 }) }), timeout('1s'));`,
+  // CommonJS is another copy of the package; its timers are those of the platform all the same.
+  'common.cjs': `const { pipeline, deadline } = require('holdfast');
+    exports.pipeline = pipeline(deadline('1s'));`,
+  'hangs.mjs': `import { setTimeout as sleep } from 'node:timers/promises';
+    import { pipeline, fallback } from 'holdfast';
+    export default pipeline(fallback(() => sleep(60_000)));`,
+  'platform.mjs': `import { pipeline } from 'holdfast';
+    const waits = { name: 'waits', async handle(call, next) {
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      return Promise.race([next(call), new Promise((_, reject) =>
+        AbortSignal.timeout(1_000).addEventListener('abort', () => reject(new Error('late'))))]);
+    } };
+    export default pipeline(waits);`,
+  'nothing.mjs': 'export const other = 1;',
+  'wrong.mjs': 'export default { execute: 1 };',
+  'broken.mjs': "import './missing.mjs';",
+};
+
+interface Outcome {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+async function holdfast(words: readonly string[], flags: readonly string[] = []): Promise<Outcome> {
+  return run(process.execPath, [...flags, program, ...words], folder.path, 120_000).then(
+    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+    ({ code, stdout, stderr }: Outcome) => ({ code, stdout, stderr }),
+  );
+}
+
+const json = async (...words: readonly string[]) => {
+  const outcome = await holdfast(['simulate', ...words, '--json']);
+  return { code: outcome.code, ...JSON.parse(outcome.stdout) };
+};
+
+describe('holdfast simulate', () => {
+  it('finds nothing in the preset, whose policies were given no clock', async () => {
+    const { code, stdout } = await holdfast(['simulate', 'sound.ts']);
+    expect(stdout).toContain('No hazards.');
+    expect(code).toBe(0);
+  });
+
+  it('plays the same run for the same seed, with the clock of the platform and with the one it gives', async () => {
+    for (const file of ['sound.ts', 'given.ts']) {
+      const first = await json(file, '--scenario', 'brown-out', '--seed', '7');
+      expect(await json(file, '--scenario', 'brown-out', '--seed', '7')).toEqual(first);
+      const { scenarios } = await json(file, '--scenario', 'brown-out', '--seed', '8');
+      expect(scenarios).not.toEqual(first.scenarios);
+      // In virtual time: an answer in time takes longer than the whole program does.
+      expect(first.scenarios[0].report.goodDuring).toBeGreaterThan(5);
+    }
+  });
+
+  it('names what naive retries do, exits 1, and draws a chart of each scenario', async () => {
+    const words = ['simulate', 'naive.mjs', '--export', 'calls', '--svg', 'charts'];
+    const { code, stdout, stderr } = await holdfast(words);
+    expect(code).toBe(1);
+    for (const hazard of [
+      'retry-storm (spike)',
+      'no-recovery (brown-out)',
+      'goodput-collapse',
+      'retry-without-budget',
+    ]) {
+      expect(stdout).toContain(`- ${hazard}`);
+    }
+    expect(stdout).not.toContain('a line of the module');
+    expect(stderr).toContain('a line of the module');
+    expect(readdirSync(join(folder.path, 'charts')).sort()).toEqual([
+      'brown-out.svg',
+      'dead.svg',
+      'slow.svg',
+      'spike.svg',
+    ]);
+    expect(readFileSync(join(folder.path, 'charts', 'spike.svg'), 'utf8')).toMatch(/^<svg /);
+  });
+
+  it('plays CommonJS, and policies that wait for timers of the platform', async () => {
+    const common = await json('common.cjs', '--scenario', 'slow');
+    expect(common.scenarios[0].report).toMatchObject({ goodBefore: 100 });
+    expect(common.scenarios[0].report.goodDuring).toBeLessThan(5);
+    const platform = await json('platform.mjs', '--scenario', 'slow', '--load', '0.3');
+    expect(platform.scenarios[0].report).toMatchObject({ goodBefore: 100 });
+    expect(platform.scenarios[0].report.goodDuring).toBeLessThan(5);
+  });
+
+  it('says so when a call waits for real time', async () => {
+    const { code, hazards } = await json('hangs.mjs', '--scenario', 'dead', '--capacity', '10');
+    expect(code).toBe(1);
+    expect(hazards.map((hazard: { code: string }) => hazard.code)).toContain('never-ends');
+  });
+
+  it.each([
+    [['nothing.mjs'], /it exports other, see --export/],
+    [['nothing.mjs', '--export', 'another'], /does not export "another"; it exports other/],
+    [['wrong.mjs'], /must be a pipeline/],
+    [['broken.mjs'], /cannot be loaded: .*missing\.mjs/s],
+    [['absent.ts'], /there is no file "absent\.ts"/],
+    [[], /give one file/],
+    [['sound.ts', 'given.ts'], /give one file/],
+    [['sound.ts', '--sede', '1'], /--sede/],
+    [['sound.ts', '--seed', '1.5'], /--seed must be an integer, got "1\.5"/],
+    [['sound.ts', '--load', '2'], /--load must be from 0\.01 to 1/],
+    [['sound.ts', '--latency', 'quick'], /--latency must be a time/],
+    [['sound.ts', '--scenario', 'storm'], /there is no scenario "storm", there are brown-out, spike, slow, dead/],
+  ])('exits 2 and says what is wrong: %j', async (words, complaint) => {
+    const { code, stdout, stderr } = await holdfast(['simulate', ...words]);
+    expect(stderr).toMatch(complaint);
+    expect(stdout).toBe('');
+    expect(code).toBe(2);
+  });
+
+  it('says which Node loads TypeScript where this one does not', async () => {
+    const { code, stderr } = await holdfast(['simulate', 'sound.ts'], ['--no-experimental-strip-types']);
+    expect(stderr).toMatch(/cannot load "sound\.ts"; Node 22\.18, 24 and later load TypeScript.*give the \.mjs/);
+    expect(code).toBe(2);
+  });
+
+  it('prints what docs/simulate.md shows', async () => {
+    const page = fencesOf('docs/simulate.md', readFileSync(join(checkout, 'docs', 'simulate.md'), 'utf8'));
+    const source = page.find(({ marks }) => marks.includes('policy.ts'));
+    const shown = page.find(({ marks }) => marks.includes('simulated'));
+    writeFileSync(join(folder.path, 'policy.ts'), source!.code);
+    expect((await holdfast(['simulate', 'policy.ts', '--scenario', 'spike'])).stdout).toBe(shown!.code);
+  });
+});
+
+describe('holdfast', () => {
+  it('tells its commands, and refuses one that is not there', async () => {
+    expect(await holdfast(['--help'])).toMatchObject({ code: 0, stdout: expect.stringContaining('simulate') });
+    expect(await holdfast(['simulate', '--help'])).toMatchObject({ code: 0, stdout: expect.stringContaining('--svg') });
+    expect(await holdfast([])).toMatchObject({ code: 2 });
+    expect(await holdfast(['simulat'])).toMatchObject({ code: 2, stderr: expect.stringContaining('no command') });
+  });
+});

@@ -59,8 +59,8 @@ export async function playStandard(seed: number): Promise<Lived> {
 const disturbances = ['slow', 'down', 'silent', 'flaky', 'spike'] as const;
 type Disturbance = (typeof disturbances)[number];
 
-/** How long after a disturbance a service must be back. */
-const recoveryMs = 10_000;
+/** After this time a service must be back: nine of ten requests are answered. The limit climbs from 1 in steps, one per answer time or so. */
+const recoveryMs = 20_000;
 /** What a disturbance without any answers leaves behind: users wait up to 10 s, and a third of it is the time of an attempt. */
 const longestDisturbanceMs = 20_000;
 const calmMs = 30_000;

@@ -313,6 +313,9 @@ describe('hostile headers', () => {
       const hint = retryHintOf(outcome, clock.wallNow());
       if (hint !== undefined && hint !== 'never' && !(hint >= 0))
         throw new Error(`${JSON.stringify(headers)}: ${hint}`);
+      const quota = quotaOf(headers, clock.wallNow());
+      if (quota !== undefined && !(quota.remaining >= 0 && quota.resetMs >= 0 && (quota.limit ?? 0) >= 0))
+        throw new Error(`${JSON.stringify(headers)}: ${JSON.stringify(quota)}`);
       const answer = pacer.admit(new Call(clock, () => {}, undefined));
       // Whatever the one before has said, the longest pause is over.
       if (!('settle' in answer)) throw new Error(`stopped by ${JSON.stringify(inputs[index - 1])}`);

@@ -2,10 +2,10 @@ import { describe, expect, it } from 'vitest';
 import { defaultMarginMs, instantOf, LeaseKeeper } from '../../src/coordination/lease.js';
 import { virtualClock } from '../../src/testing/index.js';
 
-function keeper(renew: (leaseMs: number, signal: AbortSignal) => Promise<boolean>) {
+function keeper(renew: (leaseMs: number, signal: AbortSignal) => Promise<boolean>, random = () => 0.5) {
   const clock = virtualClock();
   const lost: [reason: string, atMs: number][] = [];
-  const terms = { clock, random: () => 0.5, leaseMs: 3_000, marginMs: defaultMarginMs(3_000), renew };
+  const terms = { clock, random, leaseMs: 3_000, marginMs: defaultMarginMs(3_000), renew };
   const lease = new LeaseKeeper({ ...terms, onLost: (reason) => lost.push([reason, clock.now()]) }, instantOf(clock));
   return { clock, lease, lost };
 }
@@ -117,5 +117,81 @@ describe('LeaseKeeper', () => {
       await clock.advance(1_100);
       expect(isLost).toBe(true);
     }
+  });
+
+  it('extends at once and for the time that is asked for, and goes on with it', async () => {
+    const asked: [atMs: number, leaseMs: number][] = [];
+    const { clock, lease } = keeper(async (leaseMs) => asked.push([clock.now(), leaseMs]) > 0);
+    await clock.advance(500);
+    expect(await lease.extend(9_000)).toBe(true);
+    expect(lease.remainingMs()).toBe(9_000 * 0.99 - 2 - defaultMarginMs(3_000));
+    expect(await lease.extend()).toBe(true);
+    await clock.advance(3_000);
+    expect(asked).toEqual([
+      [500, 9_000],
+      [500, 9_000],
+      [3_500, 9_000],
+    ]);
+  });
+
+  it('extends after the renewal that is on its way, not beside it', async () => {
+    const answers: ((isDone: boolean) => void)[] = [];
+    const { clock, lease } = keeper(() => new Promise((resolve) => answers.push(resolve)));
+    await clock.advance(1_000);
+    const extended = lease.extend(6_000);
+    await clock.flush();
+    expect(answers).toHaveLength(1);
+    answers[0]!(true);
+    await clock.flush();
+    expect(answers).toHaveLength(2);
+    answers[1]!(true);
+    expect(await extended).toBe(true);
+  });
+
+  it('tells from an extension that it is taken, that nobody knows, and asks no more once it is over', async () => {
+    let asked = 0;
+    const taken = keeper(async () => ++asked > 1);
+    expect([await taken.lease.extend(), taken.lost]).toEqual([false, [['taken', 0]]]);
+    expect([await taken.lease.extend(), asked]).toEqual([false, 1]);
+    const unsure = keeper(async () => {
+      throw new Error('no answer');
+    });
+    expect([await unsure.lease.extend(), unsure.lease.state]).toEqual([undefined, 'suspect']);
+    await unsure.lease.stop();
+    expect(await unsure.lease.extend()).toBe(false);
+  });
+
+  it('has no time left once it is lost or given back, and stays what it became', async () => {
+    const taken = keeper(async () => false);
+    await taken.clock.advance(1_000);
+    await taken.lease.stop();
+    expect([taken.lease.remainingMs(), taken.lease.state, taken.lost.length]).toEqual([0, 'lost', 1]);
+    const given = keeper(async () => true);
+    await given.lease.stop();
+    expect([given.lease.remainingMs(), given.lease.state, given.lease.isHeld()]).toEqual([0, 'ended', false]);
+  });
+
+  it('tells of its state, too, that the process was frozen', () => {
+    const { clock, lease, lost } = keeper(() => new Promise(() => {}));
+    const now = clock.now.bind(clock);
+    clock.now = () => now() + 3_000;
+    expect([lease.state, lost.length]).toEqual(['lost', 1]);
+  });
+
+  it.each([
+    [0, 75],
+    [0.25, 112.5],
+    [1, 225],
+  ])('spreads the next try after a failure: a draw of %d waits %d ms', async (drawn, delayMs) => {
+    const atMs: number[] = [];
+    const { clock } = keeper(
+      async () => {
+        atMs.push(clock.now());
+        throw new Error('no answer');
+      },
+      () => drawn,
+    );
+    await clock.advance(1_000 + delayMs);
+    expect(atMs).toEqual([1_000, 1_000 + delayMs]);
   });
 });

@@ -204,13 +204,41 @@ describe('bulkhead', () => {
       expect(starts).toEqual(Array.from({ length: 30 }, (_, index) => index));
     });
 
+    it("'codel' turns away who waited longer than twice the target and serves who came last, once a queue stands", async () => {
+      const clock = virtualClock({ now: 5_000 });
+      const guard = bulkhead({ limit: 1, queue: 1_000, order: 'codel', clock });
+      const calls = pipeline(guard);
+      const ends: { readonly reason: string | undefined; readonly waitedMs: number; readonly atMs: number }[] = [];
+      for (let index = 0; index < 200; index++) {
+        const sinceMs = clock.now();
+        let startedMs: number | undefined;
+        void calls
+          .attempt(() => {
+            startedMs = clock.now();
+            return clock.sleep(10);
+          })
+          .then((outcome) => {
+            ends.push({ reason: reasonOf(outcome), waitedMs: (startedMs ?? clock.now()) - sinceMs, atMs: clock.now() });
+          });
+        await clock.advance(5);
+      }
+      await clock.runAll();
+      // A target of 5 ms, and 100 ms and more until it is clear that the queue stands.
+      const turnedAway = ends.filter(({ reason }) => reason === 'waited');
+      expect(turnedAway.length).toBeGreaterThan(80);
+      expect(Math.min(...turnedAway.map(({ waitedMs }) => waitedMs))).toBeGreaterThan(10);
+      const late = ends.filter((one) => one.reason === undefined && one.waitedMs > 10 && one.atMs > 5_300);
+      expect(late).toEqual([]);
+      expect(guard.waiting).toBe(0);
+    });
+
     it("'codel' does not start a call that has less time left than half of the operations take", async () => {
-      const clock = virtualClock();
+      const clock = virtualClock({ now: 5_000 });
       const guard = bulkhead({ limit: 1, queue: 5, order: 'codel', clock });
       const calls = pipeline(guard);
       const first = calls.attempt(() => clock.sleep(100));
-      const hurried = calls.attempt(() => clock.sleep(100), { deadline: 150 });
-      const patient = calls.attempt(() => clock.sleep(100), { deadline: 300 });
+      const hurried = calls.attempt(() => clock.sleep(100), { deadline: 5_150 });
+      const patient = calls.attempt(() => clock.sleep(100), { deadline: 5_300 });
       await clock.runAll();
       expect((await first).ok).toBe(true);
       expect(reasonOf(await hurried)).toBe('waited');
@@ -383,6 +411,8 @@ describe('bulkhead', () => {
         const permit = permitOf(guard.admit(call));
         permit.settle(done);
         expect(guard.running).toBe(0);
+        permitOf(guard.admit(call)).settle({ ok: false, error: new Error('failed') });
+        expect(guard.running).toBe(0);
         permitOf(guard.admit(call)).release();
       });
       expect([guard.running, guard.abandoned]).toEqual([0, 0]);
@@ -426,11 +456,11 @@ describe('bulkhead', () => {
   });
 
   it('captures a stack for a refusal only if it is asked to', async () => {
-    for (const stack of [false, true]) {
-      const guard = bulkhead({ limit: 1, stack });
+    for (const stack of [undefined, false, true]) {
+      const guard = bulkhead({ limit: 1, ...(stack !== undefined && { stack }) });
       permitOf(guard.admit());
       const { error } = (await guard.admit()) as Refusal;
-      expect(String((error as Error).stack).includes('bulkhead.test')).toBe(stack);
+      expect(String((error as Error).stack).includes('bulkhead.test')).toBe(stack === true);
     }
   });
 
@@ -452,6 +482,7 @@ describe('bulkhead', () => {
     expect(String(pipeline(bulkhead({ limit: 5, queue: 10 })).explain())).toContain(
       'lets 5 operations run at once and 10 calls wait, oldest-first',
     );
+    expect(String(pipeline(bulkhead({ limit: 5 })).explain())).not.toContain('wait');
   });
 
   it('does what a list of the same length does, whatever is admitted, settled, given up, aborted and ended late', async () => {

@@ -13,6 +13,7 @@ import {
 
 const forms: readonly DeadlineForm[] = ['holdfast', 'grpc', 'envoy'];
 const seed = Number(process.env.FUZZ_SEED ?? 20_261);
+const fuzzRuns = Number(process.env.HOLDFAST_FUZZ_RUNS ?? 100_000);
 
 /** Headers as a server of Node shows them. */
 function reader(headers: Readonly<Record<string, unknown>>): HeaderReader {
@@ -83,9 +84,10 @@ describe('parseDeadlineHeaders', () => {
     expect(performance.now() - startedMs).toBeLessThan(2_000);
   });
 
-  it('answers a number in range or nothing, and never throws, for 100,000 hostile values', () => {
+  it(`answers a number in range or nothing, and never throws (${fuzzRuns} hostile values)`, () => {
     const digits = fc.array(fc.constantFrom(...'0123456789HMSmun-+., \t\0e'), { maxLength: 20 }).map((c) => c.join(''));
-    const value = fc.oneof(digits, fc.string(), fc.string({ unit: 'binary' }), fc.array(digits), fc.anything());
+    const texts = fc.oneof(digits, fc.string(), fc.string({ unit: 'binary' }), fc.array(digits, { maxLength: 3 }));
+    const value = fc.oneof({ weight: 19, arbitrary: texts }, { weight: 1, arbitrary: fc.anything({ maxDepth: 1 }) });
     const hostile = fc.property(
       value,
       value,
@@ -104,8 +106,8 @@ describe('parseDeadlineHeaders', () => {
         return attempt === undefined || (Number.isInteger(attempt) && attempt >= 1 && attempt <= 9_999);
       },
     );
-    fc.assert(hostile, { seed, numRuns: 100_000 });
-  }, 60_000);
+    fc.assert(hostile, { seed, numRuns: fuzzRuns });
+  }, 900_000);
 });
 
 describe('deadlineHeaders', () => {

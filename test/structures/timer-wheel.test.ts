@@ -116,4 +116,80 @@ describe('TimerWheel', () => {
   it('leaves a node alone that it does not hold', () => {
     expect(new TimerWheel<Entry>(0).remove(new Entry(0))).toBe(false);
   });
+
+  it.each([5, 64, 70, 4_096, 300_000])('takes out a node once, wherever it lies: at tick %i', (tick) => {
+    const wheel = new TimerWheel<Entry>(0);
+    const entry = new Entry(0);
+    wheel.add(entry, tick);
+    expect([wheel.remove(entry), wheel.size, wheel.nextTick()]).toEqual([true, 0, undefined]);
+    expect([wheel.remove(entry), wheel.size]).toEqual([false, 0]);
+    wheel.add(entry, tick);
+    wheel.add(entry, tick + 1);
+    const seen: number[] = [];
+    wheel.advance(tick + 1, (one) => seen.push(one.tick));
+    expect([seen, wheel.size, wheel.remove(entry)]).toEqual([[tick + 1], 0, false]);
+  });
+
+  it('takes the nodes of one tick out in any order, and hands out the others', () => {
+    const labels = [0, 1, 2, 3];
+    fc.assert(
+      fc.property(fc.shuffledSubarray(labels), (removed) => {
+        const wheel = new TimerWheel<Entry>(0);
+        const entries = labels.map((label) => new Entry(label));
+        for (const entry of entries) wheel.add(entry, 9);
+        for (const label of removed) expect(wheel.remove(entries[label]!)).toBe(true);
+        const seen: number[] = [];
+        wheel.advance(9, ({ label }) => seen.push(label));
+        expect(seen).toEqual(labels.filter((label) => !removed.includes(label)));
+      }),
+      { seed: 12, numRuns: 200 },
+    );
+  });
+
+  it('is moved on while it is empty only, and never back', () => {
+    const wheel = new TimerWheel<Entry>(0);
+    wheel.rebase(1_000);
+    wheel.add(new Entry(0), 900);
+    expect(wheel.nextTick()).toBe(1_001);
+    wheel.rebase(5_000);
+    expect(wheel.nextTick()).toBe(1_001);
+    const seen: number[] = [];
+    wheel.advance(2_000, ({ tick }) => seen.push(tick));
+    wheel.advance(1_500, () => {});
+    wheel.add(new Entry(1), 1_600);
+    expect([seen, wheel.nextTick()]).toEqual([[1_001], 2_001]);
+  });
+
+  it('knows the very tick of what is less than 64 ticks ahead', () => {
+    for (let ahead = 1; ahead < 64; ahead++) {
+      const wheel = new TimerWheel<Entry>(1_000);
+      wheel.add(new Entry(0), 1_000 + ahead);
+      expect(wheel.nextTick()).toBe(1_000 + ahead);
+    }
+  });
+
+  it('wakes no later than it must for what lies a quarter of the range ahead, across the wrap', () => {
+    for (const start of [0, 2 ** 30, 2 ** 31, 3 * 2 ** 30, 2 ** 32 - 5]) {
+      const wheel = new TimerWheel<Entry>(start);
+      const tick = (start + 2 ** 30 + 7) | 0;
+      wheel.add(new Entry(0), tick);
+      expect(((tick - wheel.nextTick()!) | 0) >= 0).toBe(true);
+      const seen: number[] = [];
+      wheel.advance((tick - 1) | 0, (entry) => seen.push(entry.tick));
+      expect(seen).toEqual([]);
+      wheel.advance(tick, (entry) => seen.push(entry.tick));
+      expect(seen).toEqual([tick]);
+    }
+  });
+
+  it('does not miss the wrap for a nearer timer beyond it', () => {
+    const start = 2 ** 32 - 10;
+    const wheel = new TimerWheel<Entry>(start);
+    const [near, far] = [(start + 5_000) | 0, (start + 2 ** 30 + 7) | 0];
+    wheel.add(new Entry(0), far);
+    wheel.add(new Entry(1), near);
+    const seen: number[] = [];
+    wheel.advance(far, ({ tick }) => seen.push(tick));
+    expect(seen).toEqual([near, far]);
+  });
 });

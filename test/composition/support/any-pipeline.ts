@@ -245,6 +245,8 @@ interface PlayOptions {
   readonly nested?: readonly PolicySpec[];
   /** What each retry is replaced with. */
   readonly changeRetry?: (made: Strategy) => AnyPolicy;
+  /** Timers after which a script counts as endless. Default 10,000. */
+  readonly maxTimers?: number;
 }
 
 /** With those that stand in a policy per key. */
@@ -350,7 +352,7 @@ class Stage {
     for (const [index, call] of script.calls.entries()) {
       void clock.sleep(call.startMs).then(() => this.begin(built, index, outcomes[index]!));
     }
-    await clock.runAll();
+    await clock.runAll({ maxTimers: this.options.maxTimers ?? 10_000 });
     for (const [index, { settledMs }] of outcomes.entries()) {
       if (settledMs.length !== 1) this.fault(`call ${index} settled ${settledMs.length} times`);
       const latestMs = this.latestMs(index);

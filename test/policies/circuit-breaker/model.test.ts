@@ -1,6 +1,6 @@
 /**
  * A long random run of a breaker beside a naive model of it that keeps every call and every date, and derives each
- * answer from them. 100,000 steps per setting; a failure names its seed and step.
+ * answer from them. 100,000 steps per setting, or HOLDFAST_MODEL_STEPS; a failure names its seed and step.
  */
 import { describe, expect, it } from 'vitest';
 import { type CircuitBreakerOptions, circuitBreaker, isRefusal, type Permit } from '../../../src/index.js';
@@ -170,8 +170,10 @@ const settings: readonly [string, ModelSettings, CircuitBreakerOptions][] = [
   ],
 ];
 
+const steps = Number(process.env.HOLDFAST_MODEL_STEPS ?? 100_000);
+
 describe('circuitBreaker', () => {
-  it.each(settings)('does what a naive model does over 100,000 random steps, with %s', (_, modelSettings, options) => {
+  it.each(settings)('does what a naive model does over many random steps, with %s', (_, modelSettings, options) => {
     const seed = Number(process.env.HOLDFAST_SEED ?? 4_711);
     const random = seededRandom(seed);
     const virtual = virtualClock();
@@ -190,7 +192,7 @@ describe('circuitBreaker', () => {
     const visited = new Set<string>();
     let badness = 0.1;
 
-    for (let step = 0; step < 100_000; step++) {
+    for (let step = 0; step < steps; step++) {
       const at = `seed ${seed}, step ${step}`;
       const drawn = random();
       if (step % 500 === 0) badness = random.pick([0, 0.1, 0.4, 0.9]);

@@ -2,6 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { parseHttpDate, parseRetryAfter, retryHintOf } from '../../../src/policies/retry/retry-after.js';
 
+const seed = Number(process.env.FUZZ_SEED ?? 8);
+const fuzzRuns = Number(process.env.HOLDFAST_FUZZ_RUNS ?? 10_000);
 const now = Date.UTC(2026, 10, 24, 12, 0, 0);
 const withHeaders = (headers: unknown) => retryHintOf({ ok: true, value: { headers } }, now);
 
@@ -120,14 +122,18 @@ describe('retryHintOf', () => {
     expect(withHeaders({ 'retry-after': `${','.repeat(10_000_000)}` })).toBeUndefined();
   });
 
-  it('never throws and never answers a wait below zero, whatever the headers hold', () => {
+  it(`never throws and never answers a wait below zero, whatever the headers hold (${fuzzRuns} inputs)`, () => {
     const header = fc.oneof(
       fc.string(),
+      fc.string({ unit: 'binary' }),
       fc.stringMatching(/^-?[0-9]{1,30}(\.[0-9]{1,5})?$/),
+      fc.stringMatching(/^[0-9]{1,9}( ?, ?[0-9]{1,30}){1,4}$/),
       fc.stringMatching(/^[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT$/),
-      fc.array(fc.string()),
-      fc.anything(),
+      fc.stringMatching(/^[A-Z][a-z]{5,8}, [0-9]{2}-(Jan|Feb|Nov)-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT$/),
+      fc.stringMatching(/^[A-Z][a-z]{2} (Jan|Feb|Nov) [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2} [0-9]{4}$/),
+      fc.array(fc.string(), { maxLength: 3 }),
     );
+    const any = fc.oneof({ weight: 19, arbitrary: header }, { weight: 1, arbitrary: fc.anything({ maxDepth: 1 }) });
     const names = [
       'retry-after',
       'Retry-After',
@@ -137,12 +143,28 @@ describe('retryHintOf', () => {
       'x-ratelimit-reset',
       'grpc-retry-pushback-ms',
     ];
-    fc.assert(
-      fc.property(fc.dictionary(fc.constantFrom(...names), header), (headers) => {
-        const hint = withHeaders(headers);
-        expect(hint === undefined || hint === 'never' || hint >= 0).toBe(true);
-      }),
-      { seed: 8, numRuns: 2_000 },
-    );
-  });
+    const hostile = fc.property(fc.dictionary(fc.constantFrom(...names), any, { maxKeys: 4 }), (headers) => {
+      const hint = withHeaders(headers);
+      return hint === undefined || hint === 'never' || hint >= 0;
+    });
+    fc.assert(hostile, { seed, numRuns: fuzzRuns });
+  }, 900_000);
+
+  it(`reads every date in each of its three forms (${fuzzRuns} dates)`, () => {
+    const days = ['Sunday', 'Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday'];
+    const read = fc.property(fc.integer({ min: 0, max: Date.UTC(9999, 11, 31) / 1_000 }), (seconds) => {
+      const date = new Date(seconds * 1_000);
+      const fixdate = date.toUTCString();
+      const [, day = '', month = '', year = '', time = ''] = fixdate.split(' ');
+      const asctime = `${fixdate.slice(0, 3)} ${month} ${day.replace(/^0/, ' ')} ${time} ${year}`;
+      const rfc850 = `${days[date.getUTCDay()]}, ${day}-${month}-${year.slice(2)} ${time} GMT`;
+      const isNear = date.getUTCFullYear() > 1976 && date.getUTCFullYear() <= 2076;
+      return (
+        parseHttpDate(fixdate, now) === date.getTime() &&
+        parseHttpDate(asctime, now) === date.getTime() &&
+        (!isNear || parseHttpDate(rfc850, now) === date.getTime())
+      );
+    });
+    fc.assert(read, { seed, numRuns: fuzzRuns });
+  }, 900_000);
 });

@@ -1,0 +1,129 @@
+/**
+ * `npm run mutation`: breaks the source in every small way that Stryker knows, and tells which breakages no test notices.
+ *
+ * One module after the other, each judged by its own tests: those of the same stem, and all of `test/core` for the core.
+ * `-- --mutate src/policies/retry` takes one module, several are separated by commas, folders stand for all in them. A
+ * whole run takes hours. What Stryker saw is kept in `.cache/mutation/`, a report for each module, and a report that is there
+ * is not made again: `--fresh` does. Not broken are texts, since most of them are messages, and constants of a module.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+interface Mutant {
+  readonly status: string;
+  readonly mutatorName: string;
+  readonly replacement?: string;
+  readonly location: { readonly start: Position; readonly end: Position };
+}
+
+interface Position {
+  readonly line: number;
+  readonly column: number;
+}
+
+interface Report {
+  readonly files: Readonly<Record<string, { readonly source: string; readonly mutants: readonly Mutant[] }>>;
+}
+
+interface Tally {
+  noticed: number;
+  missed: number;
+}
+
+const checkout = fileURLToPath(new URL('../../', import.meta.url));
+process.chdir(checkout);
+const { values } = parseArgs({
+  options: { mutate: { type: 'string', default: '' }, fresh: { type: 'boolean', default: false } },
+});
+const everything = 'src/core,src/structures,src/policies,src/coordination';
+const modules = modulesOf((values.mutate || everything).split(','));
+if (modules.length === 0) throw new Error(`no source under ${values.mutate}`);
+
+const folders = new Map<string, Tally>();
+const survivors: string[] = [];
+for (const module of modules) {
+  const report = reportOn(module);
+  const tally = { noticed: 0, missed: 0 };
+  for (const [file, { source, mutants }] of Object.entries(report.files)) {
+    for (const mutant of mutants) {
+      if (mutant.status === 'Killed' || mutant.status === 'Timeout') tally.noticed++;
+      if (mutant.status === 'Survived' || mutant.status === 'NoCoverage') {
+        tally.missed++;
+        survivors.push(inWords(file, source, mutant));
+      }
+    }
+  }
+  console.log(line(module, tally));
+  const folder = module.split('/').slice(0, 2).join('/');
+  const sum = folders.get(folder) ?? { noticed: 0, missed: 0 };
+  folders.set(folder, { noticed: sum.noticed + tally.noticed, missed: sum.missed + tally.missed });
+}
+console.log(`\nNot noticed:\n${survivors.map((survivor) => `  ${survivor}`).join('\n')}\n`);
+for (const [folder, tally] of folders) console.log(line(folder, tally));
+
+function modulesOf(places: readonly string[]): string[] {
+  return places.flatMap((place) => (place.endsWith('.ts') ? [place] : globSync(`${place}/**/*.ts`))).sort();
+}
+
+/** The tests that are there for a module, by its stem. */
+function testsOf(module: string): string[] {
+  const [, area, stem] = /^src\/([\w-]+)\/([\w-]+)/.exec(module)!;
+  const patterns =
+    area === 'core'
+      ? ['test/core/*.test.ts', 'test/composition/fusion.test.ts']
+      : [`test/${area}/${stem}.test.ts`, `test/${area}/${stem}/*.test.ts`, `test/${area}/field-faults.test.ts`];
+  return globSync(patterns).sort();
+}
+
+function reportOn(module: string): Report {
+  const file = join('.cache', 'mutation', module.replaceAll('/', '.').replace(/\.ts$/, '.json'));
+  if (values.fresh || !existsSync(file)) {
+    rmSync(file, { force: true });
+    mkdirSync(dirname(file), { recursive: true });
+    const config = join('.cache', 'mutation', 'stryker.config.json');
+    writeFileSync(
+      config,
+      JSON.stringify({
+        testRunner: 'vitest',
+        vitest: { configFile: 'vitest.stryker.config.ts' },
+        mutate: [module],
+        testFiles: testsOf(module),
+        // What is computed as a module loads would need every test anew for each breakage.
+        ignoreStatic: true,
+        mutator: { excludedMutations: ['StringLiteral'] },
+        ignorePatterns: ['.cache', 'bench', 'docs', 'examples', 'test/package'],
+        tempDirName: '.cache/stryker',
+        concurrency: 1,
+        reporters: ['json'],
+        jsonReporter: { fileName: file },
+      }),
+    );
+    const stryker = join('node_modules', '@stryker-mutator', 'core', 'bin', 'stryker.js');
+    const options = ['run', config, '--logLevel', 'error'];
+    spawnSync(process.execPath, [stryker, ...options], { stdio: 'inherit' });
+    if (!existsSync(file)) throw new Error(`Stryker made no report on ${module}`);
+  }
+  return JSON.parse(readFileSync(file, 'utf8')) as Report;
+}
+
+function line(name: string, { noticed, missed }: Tally): string {
+  const all = noticed + missed;
+  const score = all === 0 ? 'nothing to break' : `${((100 * noticed) / all).toFixed(1)} %`;
+  return `${name.padEnd(50)} ${score.padStart(8)}  ${noticed} of ${all} noticed`;
+}
+
+function inWords(file: string, source: string, { mutatorName, replacement, location, status }: Mutant): string {
+  const { start, end } = location;
+  const lines = source.split('\n').slice(start.line - 1, end.line);
+  lines[lines.length - 1] = lines.at(-1)!.slice(0, end.column - 1);
+  const original = lines.join('\n').slice(start.column - 1);
+  const short = (text: string) => {
+    const one = text.replaceAll(/\s+/g, ' ');
+    return one.length > 70 ? `${one.slice(0, 70)}...` : one;
+  };
+  const untested = status === 'NoCoverage' ? ', no test comes there' : '';
+  return `${file}:${start.line}:${start.column} ${mutatorName}: ${short(original)} -> ${short(replacement ?? '')}${untested}`;
+}

@@ -1,0 +1,77 @@
+/**
+ * `npm run docs`: the README, `docs/` and the API reference as a site in `.cache/site/html`, which needs no server of its own
+ * and fetches nothing from elsewhere. Dead links, dead anchors and foreign resources make it fail.
+ */
+import { cpSync, globSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Application } from 'typedoc';
+import { build } from 'vitepress';
+import packaging from '../../tsup.config.ts';
+import { faultsOf } from './checks.ts';
+
+const here = fileURLToPath(new URL('.', import.meta.url));
+const checkout = join(here, '..', '..');
+const pages = join(checkout, '.cache', 'site', 'pages');
+const html = join(checkout, '.cache', 'site', 'html');
+
+process.chdir(checkout);
+rmSync(join(checkout, '.cache', 'site'), { recursive: true, force: true });
+copyPages();
+await writeReference();
+await build(here);
+const faults = faultsOf(readSite());
+if (faults.length > 0) {
+  console.error(faults.join('\n'));
+  process.exitCode = 1;
+} else
+  console.log(
+    `${globSync(join(html, '**', '*.html')).length} pages in .cache/site/html, no dead link, nothing from elsewhere`,
+  );
+
+/** Where they stand in the repository, so that their links among each other stay as they are. */
+function copyPages(): void {
+  for (const file of ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', ...globSync('docs/**/*.md')]) {
+    const target = join(pages, file);
+    mkdirSync(dirname(target), { recursive: true });
+    cpSync(file, target);
+  }
+  writeFileSync(join(pages, 'LICENSE.md'), `# License\n\n${readFileSync('LICENSE', 'utf8')}`);
+}
+
+/** One page for each entry of the package, called as it is imported. */
+async function writeReference(): Promise<void> {
+  const { entry } = packaging as { readonly entry: Readonly<Record<string, string>> };
+  const app = await Application.bootstrapWithPlugins({
+    plugin: ['typedoc-plugin-markdown'],
+    entryPoints: Object.values(entry),
+    tsconfig: join(checkout, 'tsconfig.json'),
+    outputs: [{ name: 'markdown', path: join(pages, 'api') }],
+    readme: 'none',
+    name: 'API',
+    excludeInternal: true,
+    excludePrivate: true,
+    disableSources: true,
+    disableGit: true,
+    ...{ outputFileStrategy: 'modules', entryFileName: 'index', hideBreadcrumbs: true, hidePageHeader: true },
+    ...{ useCodeBlocks: true, sanitizeComments: true, parametersFormat: 'table', interfacePropertiesFormat: 'list' },
+  });
+  const project = await app.convert();
+  if (project === undefined) throw new Error('typedoc could not read the source');
+  for (const [subpath, source] of Object.entries(entry)) {
+    const path = source.replace(/^src\//, '').replace(/\.ts$/, '');
+    const module = project.children?.find(({ name }) => name === path || name === path.replace(/\/index$/, ''));
+    if (module === undefined) throw new Error(`typedoc does not know ${source}`);
+    module.name = subpath === 'index' ? 'holdfast' : `holdfast/${subpath}`;
+  }
+  await app.generateOutputs(project);
+  if (app.logger.hasErrors()) throw new Error('typedoc could not write the reference');
+}
+
+function readSite(): Map<string, string> {
+  const files = globSync('**/*', { cwd: html }).filter((path) => statSync(join(html, path)).isFile());
+  const isText = (path: string) => /\.(?:html|css|js)$/.test(path);
+  return new Map(
+    files.map((path) => [path.replaceAll('\\', '/'), isText(path) ? readFileSync(join(html, path), 'utf8') : '']),
+  );
+}

@@ -1,6 +1,13 @@
 /**
  * holdfast: composable resilience primitives. This file only names what is public.
  */
+export {
+  type Idempotency,
+  type IdempotencyHandle,
+  type IdempotencyOptions,
+  type IdempotencyRunOptions,
+  idempotency,
+} from './coordination/idempotency/idempotency.js';
 export { Call, type CallOptions, type Task } from './core/call.js';
 export { type Clock, callbackTimer, systemClock, Timer } from './core/clock.js';
 export type { CompositionWarning } from './core/composition.js';
@@ -13,9 +20,13 @@ export {
   DeadlineTooShortError,
   HandlesError,
   HoldfastError,
+  InDoubtError,
+  InFlightError,
   isAbandoned,
   isHoldfastError,
   isRejected,
+  KeyMissingError,
+  KeyReusedError,
   OptionsError,
   RateLimitedError,
   RejectedError,
@@ -40,6 +51,8 @@ export type {
   HedgeWonEvent,
   HoldfastEvent,
   HookFailedEvent,
+  IdempotencyEvent,
+  IdempotencyOutcome,
   LimitChangedEvent,
   PacedEvent,
   RateLimitedEvent,

@@ -319,6 +319,79 @@ export class StoreError extends HoldfastError {
   }
 }
 
+/** What the errors of idempotency have in common. */
+type KeyNumbers = HoldfastErrorOptions & { readonly policy: string };
+
+/** `ERR_KEY_MISSING`: an operation that needs an idempotency key came without one, or with one that cannot be taken. */
+export class KeyMissingError extends HoldfastError {
+  override get name(): string {
+    return 'KeyMissingError';
+  }
+
+  readonly policy: string;
+
+  constructor({ policy, detail, ...options }: KeyNumbers & { readonly detail: string }) {
+    super('ERR_KEY_MISSING', `"${policy}": ${detail}; nothing was started`, options);
+    this.policy = policy;
+  }
+}
+
+/** `ERR_KEY_REUSED`: the idempotency key came with another input before. Repeating it will not help; use a new key for a new operation. */
+export class KeyReusedError extends HoldfastError {
+  override get name(): string {
+    return 'KeyReusedError';
+  }
+
+  readonly policy: string;
+
+  constructor({ policy, ...options }: KeyNumbers) {
+    super('ERR_KEY_REUSED', `"${policy}": the key came with another input before; nothing was started`, options);
+    this.policy = policy;
+  }
+}
+
+/** `ERR_IN_FLIGHT`: the operation with this idempotency key is running. Ask again, with the same key, after `retryAfterMs`. */
+export class InFlightError extends HoldfastError {
+  override get name(): string {
+    return 'InFlightError';
+  }
+
+  readonly policy: string;
+  readonly retryAfterMs: number;
+
+  constructor({ policy, retryAfterMs, ...options }: KeyNumbers & { readonly retryAfterMs: number }) {
+    const wait = `ask again with the same key in ${rounded(retryAfterMs)} ms`;
+    super('ERR_IN_FLIGHT', `"${policy}": the operation with this key is running; ${wait}`, options);
+    this.policy = policy;
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+/**
+ * `ERR_IN_DOUBT`: nobody can say what became of the operation with this idempotency key, or what it answered. `reason` says why:
+ * `'unknown'` its process was lost, `'lost'` this attempt's lease was, `'drift'` its phases changed, `'not-stored'` it was done and its result
+ * could not be kept, `'unreadable'` what is stored cannot be read.
+ */
+export class InDoubtError extends HoldfastError {
+  override get name(): string {
+    return 'InDoubtError';
+  }
+
+  readonly policy: string;
+  readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable';
+
+  constructor({
+    policy,
+    reason,
+    detail,
+    ...options
+  }: KeyNumbers & { readonly reason: InDoubtError['reason']; readonly detail: string }) {
+    super('ERR_IN_DOUBT', `"${policy}": ${detail}`, options);
+    this.policy = policy;
+    this.reason = reason;
+  }
+}
+
 /** `ERR_OPTIONS`: an option is missing, misspelt, of the wrong type or out of range. Thrown by the factory, at once. */
 export class OptionsError extends TypeError {
   override get name(): string {

@@ -213,6 +213,46 @@ export interface CircuitNotRestoredEvent {
   readonly snapshot: unknown;
 }
 
+/** Something became of an operation with an idempotency key. */
+export interface IdempotencyEvent {
+  readonly type: 'idempotency';
+  readonly name: string;
+  readonly outcome: IdempotencyOutcome;
+  readonly operation: string;
+  /** Names the key without telling it. */
+  readonly keyHash: string;
+  /** From 1; undefined where nothing ran. */
+  readonly attempt: number | undefined;
+  /** How long it took to begin, to end or to wait, whichever the outcome is about, in milliseconds. */
+  readonly durationMs: number | undefined;
+  /** Of a replay: how long ago the result was stored. */
+  readonly ageMs: number | undefined;
+  readonly error: unknown;
+}
+
+/**
+ * `'executed'` it ran and its result is stored; `'replayed'`, `'busy'`, `'mismatch'`, `'in-doubt'` and `'not-stored'` how it was answered without
+ * running; `'waited'` a running one was waited for; `'takeover'` it runs after an attempt that was lost; `'lost'` this attempt was; `'released'` it
+ * ended without a result; `'sealed'` it must not run again; `'unprotected'` it runs although the store is down; `'unrecorded'` the store did not
+ * take its end in time; `'too-large'` it ran and its result could not be stored; `'store-error'` the store failed.
+ */
+export type IdempotencyOutcome =
+  | 'executed'
+  | 'replayed'
+  | 'busy'
+  | 'waited'
+  | 'mismatch'
+  | 'takeover'
+  | 'lost'
+  | 'released'
+  | 'sealed'
+  | 'in-doubt'
+  | 'not-stored'
+  | 'unprotected'
+  | 'unrecorded'
+  | 'too-large'
+  | 'store-error';
+
 /** A hook of yours threw; see `error`. Only on the diagnostics channel. */
 export interface HookFailedEvent {
   readonly type: 'hook-failed';
@@ -246,6 +286,7 @@ export type HoldfastEvent =
   | CircuitRefusedEvent
   | CircuitKeptClosedEvent
   | CircuitNotRestoredEvent
+  | IdempotencyEvent
   | HookFailedEvent;
 
 interface EventChannel {

@@ -1,0 +1,195 @@
+/**
+ * Record: what a store keeps of one operation, as bytes.
+ *
+ * Promise: reading gives back exactly what was written; bytes that are damaged, cut, or somebody else's are a
+ * {@link DamagedRecordError} and never taken for a record. The first byte says whose it is, the second which version: a later
+ * release reads what this one wrote.
+ *
+ * Layout, big-endian: magic 1, version 1, state 1, flags 1, owner 16, fence 8 (float64), lease 4, elapsed 8 (float64), attempt 4,
+ * fingerprint 1 + 32, checksum 4; then trace, result and memo, each behind its length.
+ */
+
+export type RecordState = 'running' | 'idle' | 'completed' | 'in-doubt';
+
+/** What a phase has answered. */
+export interface Memo {
+  readonly name: string;
+  readonly value: Uint8Array;
+}
+
+export interface IdempotencyRecord {
+  readonly state: RecordState;
+  /** Who wrote it: kept when it is over, so that an owner whose reply was lost knows its own record. */
+  readonly owner: Uint8Array;
+  /** The version of the write that acquired it; 0 in that very write, which cannot know it yet. */
+  readonly fence: number;
+  readonly leaseMs: number;
+  /** How long the attempt had run when this was written, by its owner's clock. */
+  readonly elapsedMs: number;
+  /** From 1; a takeover counts, and so does a new begin after a release. */
+  readonly attempt: number;
+  /** Version and digest of what was asked for: {@link fingerprintBytes} bytes. */
+  readonly fingerprint: Uint8Array;
+  /** Its effect is done: it is never run again. */
+  readonly isSealed: boolean;
+  /** Of the attempt, for a link from a replay: a W3C `traceparent`. */
+  readonly trace: string | undefined;
+  /** In the order in which the phases were done. */
+  readonly memo: readonly Memo[];
+  /** Of a record that is completed; undefined when it could not be stored. */
+  readonly result: Uint8Array | undefined;
+}
+
+/** What a store holds under a key of ours is no record, or no whole one. */
+export class DamagedRecordError extends Error {
+  override get name(): string {
+    return 'DamagedRecordError';
+  }
+}
+
+export const fingerprintBytes = 33;
+/** Taken when there is nothing to compare. */
+export const noFingerprint = /* @__PURE__ */ new Uint8Array(fingerprintBytes);
+
+const magic = 0xa9;
+const formatVersion = 1;
+const states: readonly RecordState[] = ['running', 'idle', 'completed', 'in-doubt'];
+const sealedFlag = 1;
+const resultFlag = 2;
+const knownFlags = sealedFlag | resultFlag;
+const ownerBytes = 16;
+const checksumAt = 77;
+const headBytes = 81;
+
+const encoder = /* @__PURE__ */ new TextEncoder();
+const decoder = /* @__PURE__ */ new TextDecoder('utf-8', { fatal: true });
+
+export function encodeRecord(record: IdempotencyRecord): Uint8Array {
+  const { trace, memo, result } = record;
+  const traceBytes = trace === undefined ? noBytes : encoder.encode(trace);
+  const names = memo.map(({ name }) => encoder.encode(name));
+  let length = headBytes + 2 + traceBytes.length + 4 + (result?.length ?? 0) + 2;
+  for (const [index, name] of names.entries()) length += 2 + name.length + 4 + memo[index]!.value.length;
+  const bytes = new Uint8Array(length);
+  const view = new DataView(bytes.buffer);
+  bytes[0] = magic;
+  bytes[1] = formatVersion;
+  bytes[2] = states.indexOf(record.state);
+  bytes[3] = (record.isSealed ? sealedFlag : 0) | (result === undefined ? 0 : resultFlag);
+  bytes.set(record.owner, 4);
+  view.setFloat64(20, record.fence);
+  view.setUint32(28, record.leaseMs);
+  view.setFloat64(32, record.elapsedMs);
+  view.setUint32(40, record.attempt);
+  bytes.set(record.fingerprint, 44);
+  let at = putBytes(bytes, view, headBytes, 2, traceBytes);
+  at = putBytes(bytes, view, at, 4, result ?? noBytes);
+  view.setUint16(at, memo.length);
+  at += 2;
+  for (const [index, name] of names.entries()) {
+    at = putBytes(bytes, view, at, 2, name);
+    at = putBytes(bytes, view, at, 4, memo[index]!.value);
+  }
+  view.setUint32(checksumAt, checksumOf(bytes));
+  return bytes;
+}
+
+/** @throws {@link DamagedRecordError} when these bytes are no record. */
+export function decodeRecord(bytes: Uint8Array): IdempotencyRecord {
+  if (bytes.length < headBytes || bytes[0] !== magic) throw damaged(bytes, 'it does not begin as one');
+  if (bytes[1] !== formatVersion)
+    throw damaged(bytes, `its version is ${bytes[1]}, this release knows ${formatVersion}`);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (view.getUint32(checksumAt) !== checksumOf(bytes)) throw damaged(bytes, 'its checksum is wrong');
+  const reader = new Reader(bytes, view, headBytes);
+  const state = states[bytes[2]!];
+  const flags = bytes[3]!;
+  const trace = reader.take(2);
+  const result = reader.take(4);
+  const memo: Memo[] = [];
+  for (let count = reader.count(); count > 0; count--) memo.push({ name: reader.text(2), value: reader.take(4) });
+  if (state === undefined || (flags & ~knownFlags) !== 0 || !reader.isAtEnd)
+    throw damaged(bytes, 'its parts do not fit');
+  return {
+    state,
+    owner: bytes.subarray(4, 4 + ownerBytes),
+    fence: view.getFloat64(20),
+    leaseMs: view.getUint32(28),
+    elapsedMs: view.getFloat64(32),
+    attempt: view.getUint32(40),
+    fingerprint: bytes.subarray(44, 44 + fingerprintBytes),
+    isSealed: (flags & sealedFlag) !== 0,
+    trace: trace.length === 0 ? undefined : reader.decode(trace),
+    memo,
+    result: (flags & resultFlag) === 0 ? undefined : result,
+  };
+}
+
+const noBytes = /* @__PURE__ */ new Uint8Array(0);
+
+function putBytes(into: Uint8Array, view: DataView, at: number, lengthBytes: 2 | 4, part: Uint8Array): number {
+  if (lengthBytes === 2) view.setUint16(at, part.length);
+  else view.setUint32(at, part.length);
+  into.set(part, at + lengthBytes);
+  return at + lengthBytes + part.length;
+}
+
+/** Reads parts one after the other and never beyond the end. */
+class Reader {
+  private at: number;
+  private readonly bytes: Uint8Array;
+  private readonly view: DataView;
+
+  constructor(bytes: Uint8Array, view: DataView, at: number) {
+    this.bytes = bytes;
+    this.view = view;
+    this.at = at;
+  }
+
+  get isAtEnd(): boolean {
+    return this.at === this.bytes.length;
+  }
+
+  count(): number {
+    this.need(2);
+    this.at += 2;
+    return this.view.getUint16(this.at - 2);
+  }
+
+  take(lengthBytes: 2 | 4): Uint8Array {
+    this.need(lengthBytes);
+    const length = lengthBytes === 2 ? this.view.getUint16(this.at) : this.view.getUint32(this.at);
+    this.at += lengthBytes;
+    this.need(length);
+    this.at += length;
+    return this.bytes.subarray(this.at - length, this.at);
+  }
+
+  text(lengthBytes: 2 | 4): string {
+    return this.decode(this.take(lengthBytes));
+  }
+
+  decode(part: Uint8Array): string {
+    try {
+      return decoder.decode(part);
+    } catch {
+      throw damaged(this.bytes, 'a name in it is no UTF-8');
+    }
+  }
+
+  private need(length: number): void {
+    if (this.at + length > this.bytes.length) throw damaged(this.bytes, 'it is cut off');
+  }
+}
+
+/** FNV-1a over all bytes but the checksum's own: finds damage, and keeps nobody from forging. */
+function checksumOf(bytes: Uint8Array): number {
+  let hash = 0x811c9dc5;
+  for (let index = 0; index < checksumAt; index++) hash = Math.imul(hash ^ bytes[index]!, 0x01000193);
+  for (let index = headBytes; index < bytes.length; index++) hash = Math.imul(hash ^ bytes[index]!, 0x01000193);
+  return hash >>> 0;
+}
+
+function damaged(bytes: Uint8Array, why: string): DamagedRecordError {
+  return new DamagedRecordError(`${bytes.length} bytes that are no idempotency record of this release: ${why}`);
+}

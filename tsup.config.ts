@@ -29,6 +29,25 @@ const importOfNode: EsbuildPlugin = {
   },
 };
 
+/** `import text from './page.html?raw'` gives the text of a file, as it does in vitest. */
+const rawFiles: EsbuildPlugin = {
+  name: 'holdfast-raw-files',
+  setup(build) {
+    build.onResolve({ filter: /\?raw$/ }, async ({ path, importer, resolveDir }) => {
+      const resolved = await build.resolve(path.slice(0, -'?raw'.length), {
+        importer,
+        resolveDir,
+        kind: 'import-statement',
+      });
+      return { ...resolved, external: false, namespace: 'raw' };
+    });
+    build.onLoad({ filter: /.*/, namespace: 'raw' }, async ({ path }) => ({
+      contents: await readFile(path, 'utf8'),
+      loader: 'text',
+    }));
+  },
+};
+
 export default defineConfig({
   entry: {
     cli: 'src/cli/main.ts',
@@ -53,7 +72,7 @@ export default defineConfig({
   platform: 'neutral',
   removeNodeProtocol: false,
   external: ['tslib', 'lru-cache'],
-  esbuildPlugins: [importOfNode, esbuildLowering],
+  esbuildPlugins: [rawFiles, importOfNode, esbuildLowering],
   plugins: [portableMaps],
   // Without splitting each CommonJS entry would copy the error classes, and instanceof would fail between entries.
   splitting: true,

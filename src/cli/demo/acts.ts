@@ -1,0 +1,203 @@
+/**
+ * Acts: what happens to both paths, and what is counted of it. Each begins and ends with everything in order.
+ */
+import { fair, type Weather } from './bank.js';
+import { lockTtlMs } from './job.js';
+import { type Path, paths } from './shop.js';
+import { send, type Visitors, Visits } from './users.js';
+import type { World } from './world.js';
+
+/** A figure of both paths. */
+export interface Row {
+  readonly what: string;
+  readonly naked: number;
+  readonly protected: number;
+  readonly unit: 'percent' | 'ms' | 'times' | 'count';
+  readonly better: 'more' | 'less';
+  /** Why they differ. */
+  readonly cause: string;
+}
+
+export interface Stage {
+  readonly world: World;
+  readonly visitors: Visitors;
+  readonly ms: number;
+}
+
+export interface Act {
+  readonly name: string;
+  readonly story: string;
+  /** Of the whole. */
+  readonly share: number;
+  play(stage: Stage): Promise<Row[]>;
+}
+
+const usualPerSecond = 40;
+const brownOut: Weather = { failing: 0.25, meanMs: 75 };
+
+export const acts: readonly Act[] = [
+  {
+    name: 'brown-out',
+    story: 'the bank fails a quarter of its calls and takes half as long again',
+    share: 0.2,
+    async play({ world, visitors, ms }) {
+      const calls = await counted(world, 'calls', async () => {
+        await world.setWeather(brownOut);
+        await send(world, visitors, { perSecond: usualPerSecond, forMs: ms, request: () => ({ kind: 'quote' }) });
+        await world.setWeather(fair);
+      });
+      const perUser = (path: Path) => calls[path] / visitors[path].came;
+      return [
+        successOf(visitors, 'three tries at once keep the bank full; a breaker, a limit and paid retries let it work'),
+        row('calls of the bank per user', 'times', 'less', perUser, 'retries are paid by successes, not free'),
+      ];
+    },
+  },
+  {
+    name: 'spike',
+    story: 'ten times as many users as usual',
+    share: 0.24,
+    async play({ world, visitors, ms }) {
+      const quotes = (perSecond: number, forMs: number) =>
+        send(world, visitors, { perSecond, forMs, request: () => ({ kind: 'quote' }) });
+      await Promise.all([
+        quotes(usualPerSecond, ms),
+        world.sleep(ms * 0.25).then(() => quotes(9 * usualPerSecond, ms * 0.4)),
+      ]);
+      const p99 = (path: Path) => visitors[path].p99Ms;
+      return [
+        successOf(
+          visitors,
+          'whoever waits too long has left when it is his turn; a limit turns away at once whom it cannot serve',
+        ),
+        row('slowest of 99 % of those served', 'ms', 'less', p99, 'the queue stands at the limit, not before the bank'),
+      ];
+    },
+  },
+  {
+    name: 'hot key',
+    story: 'everybody looks at one product, which is kept for half a second',
+    share: 0.15,
+    async play({ world, visitors, ms }) {
+      const beganMs = world.clock.now();
+      const loads = await counted(world, 'loads', () =>
+        send(world, visitors, { perSecond: 150, forMs: ms, request: () => ({ kind: 'product' }) }),
+      );
+      const expiries = (world.clock.now() - beganMs) / 500;
+      return [
+        row(
+          'loads per expiry',
+          'times',
+          'less',
+          (path) => loads[path] / expiries,
+          'one load per key for all processes, by a lease in the entry',
+        ),
+      ];
+    },
+  },
+  {
+    name: 'double click',
+    story: 'every user clicks three times on "pay"',
+    share: 0.1,
+    async play({ world, visitors, ms }) {
+      const doubled = await counted(world, 'doubled', () =>
+        send(world, visitors, { perSecond: 6, forMs: ms, clicks: 3, request: order('click') }),
+      );
+      return [
+        row(
+          'cards charged twice',
+          'count',
+          'less',
+          (path) => doubled[path],
+          'looking before charging is a race; a key is claimed before',
+        ),
+      ];
+    },
+  },
+  {
+    name: 'kill -9',
+    story: 'a worker is killed while it charges cards; users try again',
+    share: 0.13,
+    async play({ world, visitors, ms }) {
+      const doubled = await counted(world, 'doubled', async () => {
+        const orders = send(world, visitors, { perSecond: 25, forMs: ms, request: order('kill') });
+        for (const share of [0.3, 0.65]) {
+          void world.sleep(ms * share).then(() => Promise.all(paths.map((path) => world.killWorker(path, ms * 0.1))));
+        }
+        await orders;
+      });
+      const unserved = (path: Path) => visitors[path].came - visitors[path].served;
+      return [
+        row(
+          'cards charged twice',
+          'count',
+          'less',
+          (path) => doubled[path],
+          'who takes over charges with the key that the dead worker used',
+        ),
+        row('orders without an answer', 'count', 'less', unserved, 'users came back until they had one'),
+      ];
+    },
+  },
+  {
+    name: 'frozen',
+    story: 'the owner of a lock stands still for twice the life of the lock, then goes on',
+    share: 0.18,
+    async play({ world, ms }) {
+      const overlaps = await counted(world, 'overlaps', async () => {
+        await world.startJobs();
+        const endsAtMs = world.clock.now() + ms;
+        await world.sleep(lockTtlMs * 0.4);
+        while (world.clock.now() < endsAtMs) {
+          await Promise.all(paths.map((path) => world.freezeOwner(path, 2 * lockTtlMs)));
+          await world.sleep(lockTtlMs * 0.5);
+        }
+        await world.stopJobs();
+      });
+      return [
+        row(
+          'lines written by two owners at once',
+          'count',
+          'less',
+          (path) => overlaps[path],
+          'the lease tells that it is lost, and the ledger refuses its old fence',
+        ),
+      ];
+    },
+  },
+];
+
+/** Plays an act with visitors of its own. */
+export function stageOf(world: World, ms: number): Stage {
+  return { world, ms, visitors: { naked: new Visits(), protected: new Visits() } };
+}
+
+/** Whether holdfast kept its word. Where neither path has anything to show, nothing was shown. */
+export function isBetter({ naked, protected: guarded, better }: Row): boolean {
+  return better === 'more' ? guarded > naked : guarded < naked || guarded === 0;
+}
+
+function order(series: string) {
+  return (number: number) => ({ kind: 'order', key: `${series} ${number}` }) as const;
+}
+
+function successOf(visitors: Visitors, cause: string): Row {
+  return row('users served', 'percent', 'more', (path) => visitors[path].share * 100, cause);
+}
+
+function row(what: string, unit: Row['unit'], better: Row['better'], of: (path: Path) => number, cause: string): Row {
+  return { what, unit, better, naked: of('naked'), protected: of('protected'), cause };
+}
+
+/** How much a count of both banks grows meanwhile. */
+async function counted(
+  world: World,
+  name: 'calls' | 'loads' | 'doubled' | 'overlaps',
+  during: () => Promise<unknown>,
+): Promise<Record<Path, number>> {
+  const before = await Promise.all(paths.map((path) => world.counts(path)));
+  await during();
+  const after = await Promise.all(paths.map((path) => world.counts(path)));
+  const grown = (index: number) => after[index]![name] - before[index]![name];
+  return { naked: grown(0), protected: grown(1) };
+}

@@ -1,0 +1,207 @@
+/**
+ * `holdfast demo`: the same users on a naked and on a protected path, through six acts of trouble, and what became of them.
+ *
+ * Promise: it ends by itself, leaves no process and no file behind, and its exit code is 0 only when the protected path
+ * was better in every row. With `--sim` all of it happens in virtual time, where a seed decides every figure.
+ */
+import { parseArgs } from 'node:util';
+import { acts, isBetter, stageOf } from './acts.js';
+import { fair } from './bank.js';
+import { type Fault, Page } from './page.js';
+import { type Part, play as playPart } from './parts.js';
+import { partOf } from './processes.js';
+import { RealWorld } from './real-world.js';
+import { type Screen, screenOn } from './screen.js';
+import { paths } from './shop.js';
+import { inSimulation } from './simulated-world.js';
+import { type Result, tableOf } from './table.js';
+import type { Visitors } from './users.js';
+import { Watcher } from './watcher.js';
+import type { World } from './world.js';
+
+const usage = `Usage: holdfast demo [--quick] [--seed 7] [--redis URL | --postgres URL]
+       holdfast demo --sim [--seed 7]`;
+
+interface Plan {
+  readonly seed: number;
+  readonly seconds: number;
+  readonly isSimulated: boolean;
+  readonly store: { readonly kind: 'redis' | 'postgres'; readonly url: string } | undefined;
+  readonly shops: readonly string[];
+}
+
+/** Runs the command and resolves with its exit code. */
+export async function demo(args: readonly string[]): Promise<number> {
+  const part = partOf();
+  if (part !== undefined) {
+    await playPart(part as Part);
+    // It goes on until its parent is gone.
+    return new Promise(() => {});
+  }
+  const plan = planOf(args);
+  if (plan === undefined) return 2;
+  const screen = screenOn(process.stdout);
+  const stop = new AbortController();
+  const release = stopOnSignals(stop, plan);
+  try {
+    const results = await (plan.isSimulated
+      ? inSimulation(plan.seed, (world) => playAll(world, plan, screen))
+      : playReal(plan, screen, stop));
+    const worse = results.filter(({ row }) => !isBetter(row));
+    screen.print('', ...tableOf(results), '', verdictOf(worse, plan));
+    return worse.length === 0 ? 0 : 1;
+  } catch (error) {
+    const reason = stop.signal.aborted ? stop.signal.reason : error;
+    screen.print(`The demo stopped: ${reason instanceof Error ? reason.message : String(reason)}`);
+    return reason instanceof Interruption ? 130 : 1;
+  } finally {
+    release();
+  }
+}
+
+function planOf(args: readonly string[]): Plan | undefined {
+  try {
+    const text = { type: 'string' } as const;
+    const { values } = parseArgs({
+      args: [...args],
+      options: {
+        seed: { type: 'string', default: '7' },
+        quick: { type: 'boolean', default: false },
+        sim: { type: 'boolean', default: false },
+        redis: text,
+        postgres: text,
+        shop: { type: 'string', multiple: true, default: [] },
+      },
+    });
+    const { quick, sim, redis, postgres, shop } = values;
+    const seed = Number(values.seed);
+    if (!Number.isSafeInteger(seed) || seed < 0) throw new Error(`--seed must be a whole number, got ${values.seed}`);
+    if (redis !== undefined && postgres !== undefined) throw new Error('--redis and --postgres: one of them is enough');
+    const store =
+      redis !== undefined
+        ? ({ kind: 'redis', url: redis } as const)
+        : postgres !== undefined
+          ? ({ kind: 'postgres', url: postgres } as const)
+          : undefined;
+    if (!sim && store === undefined && process.getBuiltinModule('node:sqlite') === undefined) {
+      throw new Error('this Node has no node:sqlite, which Node 22 brings: use --sim, --redis URL or --postgres URL');
+    }
+    return { seed, seconds: sim ? 3_600 : quick ? 14 : 58, isSimulated: sim, store, shops: shop };
+  } catch (error) {
+    console.error(`${(error as Error).message}\n${usage}`);
+    return undefined;
+  }
+}
+
+async function playReal(plan: Plan, screen: Screen, stop: AbortController): Promise<Result[]> {
+  const { seed, store, shops } = plan;
+  const { signal } = stop;
+  const world = await RealWorld.start({ seed, store, shops, signal, onLost: (error) => stop.abort(error) });
+  const page = await Page.open((fault) => inject(world, fault));
+  try {
+    screen.print(`In your browser while it lasts: ${page.address}`, '');
+    return await playAll(world, plan, screen, new Watcher(world, page));
+  } finally {
+    page.close();
+    await world[Symbol.asyncDispose]();
+  }
+}
+
+async function playAll(world: World, plan: Plan, screen: Screen, watcher?: Watcher): Promise<Result[]> {
+  const { seed, seconds, isSimulated } = plan;
+  const where = isSimulated ? 'an hour of virtual time' : `${seconds} s of real traffic`;
+  screen.print(
+    `holdfast demo, seed ${seed}: ${where}. Users -> two workers -> a bank that can do 100 calls per second.`,
+    'naked: three retries, a map as a cache, a look before charging, SET NX as a lock.',
+    'protected: standard(), cache(), idempotency() and mutex() around the same calls.',
+    '',
+  );
+  const results: Result[] = [];
+  // The first calls of a process are slow, whatever is called.
+  await warmUp(world);
+  for (const { name, story, share, play } of acts) {
+    screen.print(`${name}: ${story}`);
+    const stage = stageOf(world, seconds * 1_000 * share);
+    const stopShowing = isSimulated ? () => {} : show(screen, stage.visitors);
+    watcher?.begin(`${name}: ${story}`, stage.visitors);
+    try {
+      for (const row of await play(stage)) {
+        results.push({ act: name, row });
+        watcher?.row({ act: name, row });
+      }
+    } finally {
+      stopShowing();
+      watcher?.end();
+    }
+    const found = results.filter(({ act }) => act === name);
+    screen.print(
+      ...tableOf(found)
+        .slice(1)
+        .map((line) => `  ${line.slice(name.length + 2)}`),
+    );
+    // What is left of one act is not part of the next.
+    await world.sleep(isSimulated ? 30_000 : 500);
+  }
+  return results;
+}
+
+/** A button of the page was pressed. */
+function inject(world: World, fault: Fault): void {
+  const injected =
+    fault === 'kill'
+      ? Promise.all(paths.map((path) => world.killWorker(path, 1_000)))
+      : world.setWeather({
+          failing: fault === 'failing' ? 0.25 : 0,
+          meanMs: fault === 'slow' ? 3 * fair.meanMs : fair.meanMs,
+        });
+  // The demo may end meanwhile.
+  injected.catch(() => {});
+}
+
+async function warmUp(world: World): Promise<void> {
+  const { signal } = new AbortController();
+  for (let round = 0; round < 10; round++) {
+    await Promise.allSettled(paths.map((path) => world.ask(path, { kind: 'quote' }, signal)));
+  }
+}
+
+/** Redraws in a terminal. */
+function show(screen: Screen, visitors: Visitors): () => void {
+  const timer = setInterval(() => {
+    screen.live(
+      paths.map((path) => {
+        const { came, served, waiting } = visitors[path];
+        return `  ${path.padEnd(10)} ${String(came).padStart(6)} came  ${String(served).padStart(6)} served  ${String(waiting).padStart(5)} wait`;
+      }),
+    );
+  }, 200);
+  return () => {
+    clearInterval(timer);
+    screen.live([]);
+  };
+}
+
+function verdictOf(worse: readonly Result[], { seed }: Plan): string {
+  if (worse.length === 0) return 'The protected path was better in every row.';
+  return `The protected path was NOT better: ${worse.map(({ act, row }) => `${act}, ${row.what}`).join('; ')}. Seed ${seed}.`;
+}
+
+class Interruption extends Error {}
+
+function stopOnSignals(stop: AbortController, { seconds, isSimulated }: Plan): () => void {
+  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  const interrupt = (name: string) => {
+    stop.abort(new Interruption(`${name} received`));
+    // Virtual time hears nothing in between.
+    if (isSimulated) process.exit(130);
+  };
+  for (const name of names) process.on(name, interrupt);
+  // A reader such as `head` may close its end of the pipe.
+  process.stdout.on('error', () => stop.abort(new Interruption('nobody reads the output')));
+  const limitMs = seconds * 1_000 + 60_000;
+  const timer = setTimeout(() => stop.abort(new Error(`it did not end within ${limitMs / 1_000} s`)), limitMs);
+  return () => {
+    clearTimeout(timer);
+    for (const name of names) process.off(name, interrupt);
+  };
+}

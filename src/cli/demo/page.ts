@@ -1,0 +1,110 @@
+/**
+ * Page: the demo in a browser, one HTML file with its charts inside and no foreign address. Figures come as server-sent events.
+ *
+ * Promise: it listens on 127.0.0.1 only and takes orders from itself only; no browser, however slow, holds the demo up.
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import uplotScript from 'uplot/dist/uPlot.iife.min.js?raw';
+import uplotStyle from 'uplot/dist/uPlot.min.css?raw';
+import html from './page.html?raw';
+
+export const faults = ['failing', 'slow', 'fair', 'kill'] as const;
+export type Fault = (typeof faults)[number];
+
+export interface PathFigures {
+  readonly served: number;
+  readonly waiting: number;
+  readonly calls: number;
+}
+
+export type PageEvent =
+  | { readonly event: 'act'; readonly data: string }
+  | { readonly event: 'row'; readonly data: readonly string[] }
+  | {
+      readonly event: 'figures';
+      readonly data: {
+        readonly atSeconds: number;
+        readonly naked: PathFigures;
+        readonly protected: PathFigures;
+        readonly breakers: readonly string[];
+      };
+    }
+  | { readonly event: 'end'; readonly data: '' };
+
+/** What a browser that comes later is told first: at most so many events. */
+const mostKept = 2_000;
+/** A browser that is this far behind is let go. */
+const mostBehindBytes = 1_000_000;
+
+export class Page {
+  private readonly server: Server;
+  private readonly kept: string[] = [];
+  private readonly browsers = new Set<ServerResponse>();
+
+  private constructor(onFault: (fault: Fault) => void) {
+    const page = pageOf();
+    this.server = createServer((request, response) => {
+      const path = request.url ?? '/';
+      const fault = faults.find((name) => path === `/faults/${name}`);
+      if (fault !== undefined && request.method === 'POST' && isOwn(request)) {
+        onFault(fault);
+        response.writeHead(204).end();
+      } else if (request.method !== 'GET') response.writeHead(405).end();
+      else if (path === '/') {
+        response.writeHead(200, {
+          'content-type': 'text/html; charset=utf-8',
+          'content-security-policy':
+            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:",
+        });
+        response.end(page);
+      } else if (path === '/events') this.join(response);
+      else response.writeHead(404).end();
+    });
+  }
+
+  static async open(onFault: (fault: Fault) => void): Promise<Page> {
+    const page = new Page(onFault);
+    await new Promise<void>((resolve) => page.server.listen(0, '127.0.0.1', resolve));
+    return page;
+  }
+
+  get address(): string {
+    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}/`;
+  }
+
+  send({ event, data }: PageEvent): void {
+    const text = `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
+    this.kept.push(text);
+    if (this.kept.length > mostKept) this.kept.shift();
+    for (const browser of this.browsers) {
+      if (browser.writableLength > mostBehindBytes) browser.destroy();
+      else browser.write(text);
+    }
+  }
+
+  close(): void {
+    this.send({ event: 'end', data: '' });
+    for (const browser of this.browsers) browser.end();
+    this.server.close();
+    // Keep-alive connections that have nothing to say.
+    this.server.closeIdleConnections();
+  }
+
+  private join(response: ServerResponse): void {
+    response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
+    response.write(this.kept.join(''));
+    this.browsers.add(response);
+    response.once('close', () => this.browsers.delete(response));
+  }
+}
+
+function pageOf(): string {
+  // Functions, since a replacement text would have meaning where it has a dollar sign.
+  return html.replace('/*uplot.css*/', () => uplotStyle).replace('/*uplot.js*/', () => uplotScript);
+}
+
+/** A page of somebody else's must not press our buttons. */
+function isOwn({ headers }: IncomingMessage): boolean {
+  return headers.origin === undefined || headers.origin === `http://${headers.host}`;
+}

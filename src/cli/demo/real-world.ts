@@ -1,0 +1,159 @@
+/** The demo on this machine: one process for both banks, two workers and two jobs for each path, and the users here. */
+import { randomUUID } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { Agent } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { systemClock } from '../../core/clock.js';
+import { seededRandom } from '../../testing/random.js';
+import { sleepOn } from '../../testing/virtual-clock.js';
+import type { Counts } from './bank.js';
+import { type Part, post } from './parts.js';
+import { Child, type ChildOptions } from './processes.js';
+import { type Path, paths } from './shop.js';
+import type { StorePlace } from './store-place.js';
+import type { World } from './world.js';
+
+export interface RealOptions {
+  readonly seed: number;
+  /** Undefined: a file of SQLite in a folder that is removed afterwards. */
+  readonly store: { readonly kind: 'redis' | 'postgres'; readonly url: string } | undefined;
+  /** Scripts that serve users in place of the demo's own shop; the workers of each path take turns at them. */
+  readonly shops: readonly string[];
+  readonly signal: AbortSignal;
+  readonly onLost: (error: Error) => void;
+}
+
+type Worker = Child<{ readonly port: number }>;
+
+export class RealWorld implements World, AsyncDisposable {
+  readonly clock = systemClock;
+  readonly random;
+  private readonly agent = new Agent({ keepAlive: true });
+  private readonly options: RealOptions;
+  private readonly folder = mkdtempSync(join(tmpdir(), 'holdfast-demo-'));
+  private readonly place: StorePlace;
+  private readonly workers: Record<Path, (Worker | undefined)[]> = { naked: [], protected: [] };
+  private readonly jobs: Record<Path, Map<string, Child<object>>> = { naked: new Map(), protected: new Map() };
+  private bank!: Worker;
+  private readonly circuits = new Map<number, string>();
+  private turn = 0;
+
+  private constructor(options: RealOptions) {
+    this.options = options;
+    this.random = seededRandom(options.seed).fork('users');
+    const { store } = options;
+    this.place =
+      store === undefined
+        ? { kind: 'sqlite', file: join(this.folder, 'demo.db') }
+        : { ...store, run: randomUUID().slice(0, 8) };
+  }
+
+  static async start(options: RealOptions): Promise<RealWorld> {
+    const world = new RealWorld(options);
+    try {
+      await world.build();
+      return world;
+    } catch (error) {
+      await world[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** The state of the breaker of each protected worker. */
+  get breakers(): readonly string[] {
+    return [0, 1].map((index) => this.circuits.get(index) ?? 'closed');
+  }
+
+  sleep(ms: number): Promise<void> {
+    return sleepOn(systemClock, ms, this.options.signal);
+  }
+
+  async ask(path: Path, request: object, signal: AbortSignal): Promise<unknown> {
+    const worker = this.workers[path][(this.turn++ >> 1) & 1];
+    if (worker === undefined) throw new Error('the worker is down');
+    return post(this.agent, worker.ready.port, '/', request, signal);
+  }
+
+  async setWeather(weather: object): Promise<void> {
+    await this.bank.ask({ weather });
+  }
+
+  async counts(path: Path): Promise<Counts> {
+    return this.bank.ask({ counts: path });
+  }
+
+  async killWorker(path: Path, downMs: number): Promise<void> {
+    const [worker] = this.workers[path];
+    this.workers[path][0] = undefined;
+    worker?.kill();
+    await this.sleep(downMs);
+    this.workers[path][0] = await this.worker(path, 0);
+  }
+
+  async freezeOwner(path: Path, frozenMs: number): Promise<void> {
+    const { owner } = await this.counts(path);
+    const job = owner === undefined ? undefined : this.jobs[path].get(owner);
+    job?.freeze();
+    try {
+      await this.sleep(frozenMs);
+    } finally {
+      job?.thaw();
+    }
+  }
+
+  async startJobs(): Promise<void> {
+    await Promise.all(this.allJobs().map((job) => job.ask('begin')));
+  }
+
+  async stopJobs(): Promise<void> {
+    await Promise.all(this.allJobs().map((job) => job.ask('end')));
+    await this.sleep(500);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.agent.destroy();
+    const workers = paths.flatMap((path) => this.workers[path]);
+    for (const child of [this.bank, ...workers, ...this.allJobs()]) child?.kill();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  private async build(): Promise<void> {
+    const { seed } = this.options;
+    this.bank = await this.start({ part: 'bank', seed }, 'bank');
+    // The first of them makes the tables.
+    for (const path of paths) this.workers[path].push(await this.worker(path, 0));
+    await Promise.all(paths.map(async (path) => this.workers[path].push(await this.worker(path, 1))));
+    await Promise.all(
+      paths.flatMap((path) =>
+        [1, 2].map(async (number) => {
+          const name = `${path} job ${number}`;
+          const settings = { part: 'job', name, path, bankPort: this.bank.ready.port, store: this.place } as const;
+          this.jobs[path].set(name, await this.start(settings, name));
+        }),
+      ),
+    );
+  }
+
+  private allJobs(): readonly Child<object>[] {
+    return paths.flatMap((path) => [...this.jobs[path].values()]);
+  }
+
+  private worker(path: Path, index: number): Promise<Worker> {
+    const { shops } = this.options;
+    const file = shops.length === 0 ? undefined : shops[index % shops.length];
+    const settings = { part: 'shop', path, bankPort: this.bank.ready.port, store: this.place } as const;
+    if (path === 'protected') this.circuits.delete(index);
+    const onNews = ({ circuit }: { circuit: string }) => void this.circuits.set(index, circuit);
+    return this.start(settings, `${path} worker ${index + 1}`, { file, onNews });
+  }
+
+  private start<Ready>(
+    settings: Part,
+    name: string,
+    more: Pick<ChildOptions, 'file' | 'onNews'> = {},
+  ): Promise<Child<Ready>> {
+    const { signal, onLost } = this.options;
+    return Child.start({ name, settings, signal, onLost, ...more });
+  }
+}

@@ -1,0 +1,129 @@
+/**
+ * Simulated world of the demo: the same shops, jobs and banks on machines in virtual time, where a seed decides everything.
+ */
+
+import { memoryStore } from '../../stores/memory.js';
+import type { Store } from '../../stores/store.js';
+import type { SimulatedNode, SimulatedProcess } from '../../testing/node.js';
+import { seededRandom } from '../../testing/random.js';
+import { simulate } from '../../testing/simulation.js';
+import { Bank, type BankRequest } from './bank.js';
+import { runJobs } from './job.js';
+import { type Path, paths, type ShopParts, shopOf, type UserRequest } from './shop.js';
+import type { World } from './world.js';
+
+/** Plays in a world of its own; nothing of it is real but the code. */
+export async function inSimulation<T>(seed: number, play: (world: World) => Promise<T>): Promise<T> {
+  const bounds = { maxSteps: Number.MAX_SAFE_INTEGER, maxTime: '24h' } as const;
+  const { result } = await simulate({ seed, ...bounds, network: { delay: { min: 0.2, max: 1 } } }, async (world) => {
+    const random = seededRandom(seed);
+    const users = world.node('users');
+    const banks = new Map<Path, Bank>();
+    const workers = new Map<Path, SimulatedNode[]>();
+    const jobs = new Map<Path, SimulatedNode[]>();
+    let turn = 0;
+    let jobsEnd = new AbortController();
+
+    for (const path of paths) {
+      const bank = world.node(`${path} bank`, {
+        start(process) {
+          const served = new Bank(process.clock, random.fork(path));
+          banks.set(path, served);
+          process.serve((request: BankRequest) => served.serve(request));
+        },
+      });
+      const database = world.node(`${path} database`, {
+        start(process) {
+          const store = memoryStore({ clock: process.clock, max: 10_000_000 });
+          process.serve(({ verb, given }: Verb) => verbOf(store, verb, given));
+        },
+      });
+      const partsOf = (process: SimulatedProcess): ShopParts => ({
+        clock: process.clock,
+        random: process.random,
+        store: remoteStore(process, database),
+        bank: (request, signal) => process.request(bank, request, signal && { signal }),
+      });
+      workers.set(
+        path,
+        [1, 2].map((number) =>
+          world.node(`${path} worker ${number}`, {
+            start(process) {
+              const shop = shopOf(path, partsOf(process));
+              process.serve((request: UserRequest) => shop(request));
+            },
+          }),
+        ),
+      );
+      jobs.set(
+        path,
+        [1, 2].map((number) =>
+          world.node(`${path} job ${number}`, {
+            start(process) {
+              process.serve(
+                () =>
+                  void process.run('jobs', () => runJobs(path, process.node.name, partsOf(process), jobsEnd.signal)),
+              );
+            },
+          }),
+        ),
+      );
+    }
+    const user = await users.run('users', (process) => process);
+    return play({
+      clock: user.clock,
+      random: random.fork('users'),
+      sleep: (ms) => user.sleep(ms),
+      ask: (path, request, signal) => user.request(workers.get(path)![(turn++ >> 1) & 1]!, request, { signal }),
+      async setWeather(weather) {
+        for (const bank of banks.values()) bank.weather = weather;
+      },
+      counts: async (path) => banks.get(path)!.counts(),
+      async killWorker(path, downMs) {
+        const [worker] = workers.get(path)!;
+        worker!.crash();
+        await user.sleep(downMs);
+        worker!.restart();
+      },
+      async freezeOwner(path, frozenMs) {
+        const name = banks.get(path)!.counts().owner;
+        const owner = jobs.get(path)!.find((node) => node.name === name);
+        owner?.freeze();
+        await user.sleep(frozenMs);
+        owner?.thaw();
+      },
+      async startJobs() {
+        jobsEnd = new AbortController();
+        await Promise.all([...jobs.values()].flat().map((node) => user.request(node, 'begin')));
+      },
+      async stopJobs() {
+        jobsEnd.abort();
+        await user.sleep(2_000);
+      },
+    });
+  });
+  return result;
+}
+
+interface Verb {
+  readonly verb: 'read' | 'write' | 'remove';
+  readonly given: readonly unknown[];
+}
+
+function verbOf(store: Store, verb: Verb['verb'], given: readonly unknown[]): Promise<unknown> {
+  return (store[verb] as (...given: readonly unknown[]) => Promise<unknown>)(...given);
+}
+
+/** A store on another machine. Its signals end the wait here and are not sent. */
+function remoteStore(process: SimulatedProcess, database: SimulatedNode): Store {
+  const ask = <Answer>(
+    verb: Verb['verb'],
+    { signal, ...options }: { signal?: AbortSignal | undefined },
+    ...given: unknown[]
+  ) => process.request<Answer>(database, { verb, given: [...given, options] } satisfies Verb, signal && { signal });
+  return {
+    read: (key, options = {}) => ask('read', options, key),
+    write: (key, value, options) => ask('write', options, key, value),
+    remove: (key, options = {}) => ask('remove', options, key),
+  };
+}

@@ -1,0 +1,31 @@
+/** Where the workers of the demo keep what they share: a file of SQLite, or a Redis or Postgres of the user's. */
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { postgresStore } from '../../stores/postgres.js';
+import { type IoredisClient, redisStore } from '../../stores/redis.js';
+import { sqliteStore } from '../../stores/sqlite.js';
+import type { Store } from '../../stores/store.js';
+
+export type StorePlace =
+  | { readonly kind: 'sqlite'; readonly file: string }
+  | { readonly kind: 'redis' | 'postgres'; readonly url: string; readonly run: string };
+
+/** The driver is the user's: it is looked for where the demo was started. */
+export async function openStore(place: StorePlace, path: string): Promise<Store> {
+  if (place.kind === 'sqlite') {
+    const { DatabaseSync } = process.getBuiltinModule('node:sqlite');
+    const database = new DatabaseSync(place.file);
+    database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL');
+    return sqliteStore(database, { prefix: path, timeout: '2s' });
+  }
+  const prefix = `demo-${place.run}-${path}`;
+  const require = createRequire(join(process.cwd(), 'demo.js'));
+  if (place.kind === 'redis') {
+    const { Redis } = require('ioredis') as { Redis: new (url: string, options: object) => IoredisClient };
+    return redisStore(new Redis(place.url, { autoResendUnfulfilledCommands: false }), { prefix, timeout: '2s' });
+  }
+  const { Pool } = require('pg') as { Pool: new (options: object) => Parameters<typeof postgresStore>[0] };
+  const store = postgresStore(new Pool({ connectionString: place.url }), { prefix, timeout: '2s' });
+  await store.migrate();
+  return store;
+}

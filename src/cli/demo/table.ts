@@ -1,0 +1,35 @@
+/** The last table of the demo, and its words for numbers. */
+import type { Row } from './acts.js';
+
+export interface Result {
+  readonly act: string;
+  readonly row: Row;
+}
+
+/** One line of it. */
+export function cellsOf({ act, row }: Result): string[] {
+  return [act, row.what, show(row.naked, row), show(row.protected, row), row.cause];
+}
+
+/** First columns to the left, numbers to the right. */
+export function tableOf(results: readonly Result[]): string[] {
+  const head = ['act', '', 'naked', 'protected', 'why'];
+  const rows = results.map(cellsOf);
+  const widths = head.map((title, column) =>
+    Math.max(...[head, ...rows].map((cells) => (cells[column] ?? title).length)),
+  );
+  const line = (cells: readonly string[]) =>
+    cells
+      .map((cell, column) =>
+        column === 2 || column === 3 ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!),
+      )
+      .join('  ')
+      .trimEnd();
+  return [line(head), ...rows.map(line)];
+}
+
+function show(value: number, { unit }: Row): string {
+  if (unit === 'percent') return `${value.toFixed(1)} %`;
+  if (unit === 'ms') return `${Math.round(value)} ms`;
+  return unit === 'times' ? value.toFixed(2) : String(value);
+}

@@ -1,0 +1,89 @@
+/**
+ * Users: they come at a rate, whether or not those before them have been answered, at the same instants on both paths.
+ */
+import { callbackTimer } from '../../core/clock.js';
+import { type Path, paths, type UserRequest } from './shop.js';
+import type { World } from './world.js';
+
+/** After this time a user leaves. */
+export const patienceMs = 2_000;
+/** How long one who pays keeps trying, with the same key. */
+const payersPatienceMs = 8_000;
+const againMs = 250;
+
+/** What became of the users of one path. */
+export class Visits {
+  came = 0;
+  served = 0;
+  waiting = 0;
+  readonly latenciesMs: number[] = [];
+
+  get share(): number {
+    return this.came === 0 ? 1 : this.served / this.came;
+  }
+
+  /** The slowest but one in a hundred of those who were served. */
+  get p99Ms(): number {
+    const sorted = this.latenciesMs.toSorted((left, right) => left - right);
+    return sorted[Math.ceil(sorted.length * 0.99) - 1] ?? 0;
+  }
+}
+
+export type Visitors = Readonly<Record<Path, Visits>>;
+
+export interface Crowd {
+  readonly perSecond: number;
+  readonly forMs: number;
+  readonly request: (number: number) => UserRequest;
+  /** How often each of them clicks, at once. */
+  readonly clicks?: number;
+}
+
+/** Sends a crowd, and resolves when the last of them has been answered or has left. */
+export async function send(world: World, visitors: Visitors, crowd: Crowd): Promise<void> {
+  const { perSecond, forMs, request, clicks = 1 } = crowd;
+  const draw = world.random.fork(`crowd ${visitors.naked.came}`);
+  const visits: Promise<void>[] = [];
+  const beganMs = world.clock.now();
+  for (let number = 0, atMs = 0; ; number++) {
+    atMs += draw.exponential(1_000 / perSecond);
+    if (atMs >= forMs) break;
+    const waitMs = beganMs + atMs - world.clock.now();
+    if (waitMs > 0) await world.sleep(waitMs);
+    const asked = request(number);
+    for (const path of paths) {
+      for (let click = 0; click < clicks; click++) visits.push(visit(world, visitors[path], path, asked));
+    }
+  }
+  await Promise.all(visits);
+}
+
+/** One user: never rejects. */
+async function visit(world: World, visits: Visits, path: Path, request: UserRequest): Promise<void> {
+  const { clock } = world;
+  const beganMs = clock.now();
+  const isPaying = request.kind === 'order';
+  const controller = new AbortController();
+  const leaves = callbackTimer(() => controller.abort(new Error('the user has left')));
+  clock.schedule(leaves, beganMs + (isPaying ? payersPatienceMs : patienceMs));
+  visits.came++;
+  visits.waiting++;
+  try {
+    while (!controller.signal.aborted) {
+      const isServed = await world.ask(path, request, controller.signal).then(
+        () => true,
+        () => false,
+      );
+      if (isServed) {
+        visits.served++;
+        visits.latenciesMs.push(clock.now() - beganMs);
+        return;
+      }
+      if (!isPaying) return;
+      await world.sleep(againMs);
+    }
+  } finally {
+    clock.cancel(leaves);
+    visits.waiting--;
+  }
+}

@@ -1,0 +1,59 @@
+/** Watcher: looks at the demo four times a second, for the page. */
+import type { Page, PathFigures } from './page.js';
+import type { RealWorld } from './real-world.js';
+import { type Path, paths } from './shop.js';
+import { cellsOf, type Result } from './table.js';
+import type { Visitors } from './users.js';
+
+const everyMs = 250;
+
+export class Watcher {
+  private readonly world: RealWorld;
+  private readonly page: Page;
+  private readonly beganMs = performance.now();
+  private timer: NodeJS.Timeout | undefined = undefined;
+  private seen: Record<Path, { readonly served: number; readonly calls: number }> | undefined = undefined;
+
+  constructor(world: RealWorld, page: Page) {
+    this.world = world;
+    this.page = page;
+  }
+
+  begin(act: string, visitors: Visitors): void {
+    this.page.send({ event: 'act', data: act });
+    this.seen = undefined;
+    this.timer = setInterval(() => void this.look(visitors), everyMs);
+  }
+
+  row(result: Result): void {
+    this.page.send({ event: 'row', data: cellsOf(result) });
+  }
+
+  end(): void {
+    clearInterval(this.timer);
+  }
+
+  private async look(visitors: Visitors): Promise<void> {
+    const [naked, guarded] = await Promise.all(paths.map((path) => this.world.counts(path)));
+    const now = {
+      naked: { served: visitors.naked.served, calls: naked!.calls },
+      protected: { served: visitors.protected.served, calls: guarded!.calls },
+    };
+    const before = this.seen;
+    this.seen = now;
+    if (before === undefined) return;
+    const perSecond = (path: Path, count: 'served' | 'calls') =>
+      ((now[path][count] - before[path][count]) * 1_000) / everyMs;
+    const figuresOf = (path: Path): PathFigures => ({
+      served: perSecond(path, 'served'),
+      waiting: visitors[path].waiting,
+      calls: perSecond(path, 'calls'),
+    });
+    const atSeconds = Math.round((performance.now() - this.beganMs) / 100) / 10;
+    const { breakers } = this.world;
+    this.page.send({
+      event: 'figures',
+      data: { atSeconds, naked: figuresOf('naked'), protected: figuresOf('protected'), breakers },
+    });
+  }
+}

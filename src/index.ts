@@ -1,31 +1,7 @@
 /**
  * holdfast: composable resilience primitives. This file only names what is public.
  */
-export {
-  type FencedGuardOptions,
-  type FencedUpdateOptions,
-  type FenceGate,
-  type FenceGateOptions,
-  fencedGuard,
-  fencedUpdate,
-  fenceGate,
-  type SqlPlaceholders,
-  type SqlStatement,
-} from './coordination/mutex/fence.js';
-export {
-  type Idempotency,
-  type IdempotencyHandle,
-  type IdempotencyOptions,
-  type IdempotencyRunOptions,
-  idempotency,
-} from './coordination/idempotency/idempotency.js';
-export { type Leader, type LeaderOptions, type LeaderRunOptions, leader } from './coordination/mutex/leader.js';
-export type { Lease, LeaseRelease } from './coordination/mutex/lease-handle.js';
-export type { LockHolder, LockMode } from './coordination/mutex/line.js';
-export type { AcquireOptions, LockContext, LockInspection, LockKeys } from './coordination/mutex/locks.js';
-export { type Mutex, type MutexOptions, mutex } from './coordination/mutex/mutex.js';
-export type { LeaseOptions, LockOptions } from './coordination/mutex/options.js';
-export { type Semaphore, type SemaphoreOptions, semaphore } from './coordination/mutex/semaphore.js';
+
 export {
   type Cache,
   type CacheLifetime,
@@ -40,6 +16,31 @@ export {
   type SerializerName,
 } from './coordination/cache/cache.js';
 export { type Memoized, type MemoizeOptions, memoize } from './coordination/cache/memoize.js';
+export {
+  type Idempotency,
+  type IdempotencyHandle,
+  type IdempotencyOptions,
+  type IdempotencyRunOptions,
+  idempotency,
+} from './coordination/idempotency/idempotency.js';
+export {
+  type FencedGuardOptions,
+  type FencedUpdateOptions,
+  type FenceGate,
+  type FenceGateOptions,
+  fencedGuard,
+  fencedUpdate,
+  fenceGate,
+  type SqlPlaceholders,
+  type SqlStatement,
+} from './coordination/mutex/fence.js';
+export { type Leader, type LeaderOptions, type LeaderRunOptions, leader } from './coordination/mutex/leader.js';
+export type { Lease, LeaseRelease } from './coordination/mutex/lease-handle.js';
+export type { LockHolder, LockMode } from './coordination/mutex/line.js';
+export type { AcquireOptions, LockContext, LockInspection, LockKeys } from './coordination/mutex/locks.js';
+export { type Mutex, type MutexOptions, mutex } from './coordination/mutex/mutex.js';
+export type { LeaseOptions, LockOptions } from './coordination/mutex/options.js';
+export { type Semaphore, type SemaphoreOptions, semaphore } from './coordination/mutex/semaphore.js';
 export { Call, type CallOptions, type Task } from './core/call.js';
 export { type Clock, callbackTimer, systemClock, Timer } from './core/clock.js';
 export type { CompositionWarning } from './core/composition.js';
@@ -59,9 +60,9 @@ export {
   isRejected,
   KeyMissingError,
   KeyReusedError,
+  LoadBackoffError,
   LockLostError,
   LockUnavailableError,
-  LoadBackoffError,
   OptionsError,
   RateLimitedError,
   RejectedError,

@@ -16,7 +16,7 @@ export function startApi({ redis }: Settings) {
   app.use('/orders', idempotent({ store, scope: () => 'customer', required: true, lease: '2s', onLost: 'rerun' }));
   app.post('/orders', async (request, response) => {
     // The job's id comes from the request's key, so a second run of this handler adds nothing.
-    const jobId = request.idempotency.downstreamKey('job');
+    const jobId = request.idempotency!.downstreamKey('job');
     const again = { attempts: 20, backoff: { type: 'fixed', delay: 500 } };
     await enqueue.execute(() => queue.add('order', request.body, { jobId, ...again }));
     response.status(202).json({ job: jobId });

@@ -17,7 +17,7 @@ import type { Policy } from '../core/policy.js';
 export const contractVersion = '1';
 
 /** A label of a metric. In OpenTelemetry it stands behind `holdfast.`. */
-export type Label = 'pipeline' | 'policy' | 'outcome' | 'reason' | 'state';
+export type Label = 'pipeline' | 'policy' | 'outcome' | 'reason' | 'source' | 'state';
 
 export interface Metric {
   /** As OpenTelemetry has it. Prometheus has underscores, the unit of a duration, and `_total` for what only grows. */
@@ -66,6 +66,25 @@ export const metrics = {
   ),
   keptClosed: metric('counter', 'circuit.kept_closed', '{change}', 'Circuits kept closed by their group', 'policy'),
   notRestored: metric('counter', 'circuit.not_restored', '{snapshot}', 'Snapshots that were not taken', 'policy'),
+  cacheGets: metric(
+    'counter',
+    'cache.gets',
+    '{get}',
+    'Answers of a cache, by where they came from',
+    'policy',
+    'source',
+  ),
+  cacheLoads: metric('counter', 'cache.loads', '{load}', 'Loads of a cache that have ended', 'policy', 'outcome'),
+  cacheWarnings: metric('counter', 'cache.warnings', '{warning}', 'What a cache warned of', 'policy', 'reason'),
+  idempotentOperations: metric(
+    'counter',
+    'idempotency.operations',
+    '{operation}',
+    'What became of operations with an idempotency key',
+    'policy',
+    'outcome',
+  ),
+  locks: metric('counter', 'locks', '{lock}', 'What became of locks and permits', 'policy', 'outcome'),
   hookFailures: metric('counter', 'hook_failures', '{failure}', 'Hooks that threw', 'policy', 'reason'),
   circuits: metric('gauge', 'circuits', '{circuit}', 'Circuits in a state', 'policy', 'state'),
   running: metric('gauge', 'running', '{call}', 'Calls that hold a slot', 'policy'),
@@ -109,6 +128,15 @@ const counts: { readonly [Type in HoldfastEvent['type']]: (event: EventOf<Type>)
   'circuit-refused': ({ shadow }) => (shadow ? undefined : ['rejections', 'circuit-open']),
   'circuit-kept-closed': () => ['keptClosed'],
   'circuit-not-restored': () => ['notRestored'],
+  'cache-get': ({ source }) => ['cacheGets', source],
+  'cache-load': ({ outcome }) => ['cacheLoads', outcome.ok ? 'success' : 'failure'],
+  'cache-warning': ({ reason }) => ['cacheWarnings', reason],
+  idempotency: ({ outcome }) => ['idempotentOperations', outcome],
+  'lock-acquired': () => ['locks', 'acquired'],
+  'lock-unavailable': ({ reason }) => ['locks', `unavailable-${reason}`],
+  'lock-lost': ({ reason }) => ['locks', `lost-${reason}`],
+  'lock-released': ({ result }) => ['locks', result === 'released' ? 'released' : `release-${result}`],
+  'lock-force-released': () => ['locks', 'force-released'],
   'hook-failed': ({ hook }) => ['hookFailures', hook],
 };
 

@@ -6,8 +6,8 @@ import { getEventListeners } from 'node:events';
 import fc from 'fast-check';
 import { type Call, type Outcome, standard } from '../../../src/index.js';
 import { type SeededRandom, seededRandom, type VirtualClock, virtualClock } from '../../../src/testing/index.js';
+import { type Service, serviceOf } from '../../../src/testing/overload/services.js';
 import { isAccepted, play, type Script, scripts } from '../../composition/support/any-pipeline.ts';
-import { type Service, serviceOf } from './services.ts';
 
 export interface Lived {
   readonly virtualMs: number;

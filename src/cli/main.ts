@@ -10,6 +10,10 @@ import { UsageError } from './usage-error.js';
 type Command = (words: readonly string[], program: string) => Promise<number>;
 
 const commands: Readonly<Record<string, { readonly does: string; readonly load: () => Promise<Command> }>> = {
+  demo: {
+    does: 'shows the same users on a naked and on a protected path, through six acts of trouble',
+    load: () => import('./demo/demo.js').then(({ demo }) => demo),
+  },
   simulate: {
     does: 'plays your pipeline through a brown-out, a spike, a slow and a dead dependency',
     load: () => import('./simulate/command.js').then(({ simulate }) => simulate),

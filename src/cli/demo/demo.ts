@@ -5,6 +5,7 @@
  * was better in every row. With `--sim` all of it happens in virtual time, where a seed decides every figure.
  */
 import { parseArgs } from 'node:util';
+import { UsageError } from '../usage-error.js';
 import { acts, isBetter, stageOf } from './acts.js';
 import { fair } from './bank.js';
 import { type Fault, Page } from './page.js';
@@ -39,7 +40,6 @@ export async function demo(args: readonly string[]): Promise<number> {
     return new Promise(() => {});
   }
   const plan = planOf(args);
-  if (plan === undefined) return 2;
   const screen = screenOn(process.stdout);
   const stop = new AbortController();
   const release = stopOnSignals(stop, plan);
@@ -59,7 +59,7 @@ export async function demo(args: readonly string[]): Promise<number> {
   }
 }
 
-function planOf(args: readonly string[]): Plan | undefined {
+function planOf(args: readonly string[]): Plan {
   try {
     const text = { type: 'string' } as const;
     const { values } = parseArgs({
@@ -88,8 +88,7 @@ function planOf(args: readonly string[]): Plan | undefined {
     }
     return { seed, seconds: sim ? 3_600 : quick ? 14 : 58, isSimulated: sim, store, shops: shop };
   } catch (error) {
-    console.error(`${(error as Error).message}\n${usage}`);
-    return undefined;
+    throw new UsageError((error as Error).message, usage);
   }
 }
 

@@ -38,6 +38,7 @@ export default defineConfig({
     fastify: 'src/server/fastify.ts',
     opossum: 'src/integrations/opossum.ts',
     'p-retry': 'src/integrations/p-retry.ts',
+    postgres: 'src/stores/postgres.ts',
     redis: 'src/stores/redis.ts',
     sqlite: 'src/stores/sqlite.ts',
     testing: 'src/testing/index.ts',

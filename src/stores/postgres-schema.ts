@@ -59,7 +59,7 @@ CREATE TABLE IF NOT EXISTS ${table} (
   expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 70);
 
-CREATE INDEX IF NOT EXISTS ${table}_expires_at ON ${table} (expires_at);
+CREATE INDEX IF NOT EXISTS ${table.slice(table.indexOf('.') + 1)}_expires_at ON ${table} (expires_at);
 
 CREATE OR REPLACE FUNCTION ${read}(wanted bytea)
 RETURNS TABLE (held_version float8, held_value bytea, age_ms float8, left_ms float8)

@@ -54,9 +54,9 @@ export interface PgPool {
 /** What {@link postgresStore} needs of postgres.js, version 3: what its factory answers has it. */
 export interface PostgresJs {
   // biome-ignore lint/suspicious/noExplicitAny: its own types are generic over the types that a user adds.
-  unsafe(query: string, values?: any[], options?: any): PromiseLike<unknown>;
+  unsafe(query: string): any;
   // biome-ignore lint/suspicious/noExplicitAny: see above.
-  reserve(): Promise<any>;
+  begin(work: (transaction: any) => Promise<void>): Promise<unknown>;
   listen(
     channel: string,
     onNotify: (payload: string) => void,
@@ -163,7 +163,7 @@ interface Settings {
 type Row = Readonly<Record<string, unknown>>;
 
 /** Runs one statement and answers its rows. */
-type Run = (operation: string, sql: string, values: unknown[], signal?: AbortSignal) => Promise<readonly Row[]>;
+type Run = (operation: string, sql: string, values: readonly Value[], signal?: AbortSignal) => Promise<readonly Row[]>;
 
 /** The verbs, on whatever runs their statements. */
 class Verbs implements Store {
@@ -219,15 +219,14 @@ class Verbs implements Store {
 
 /** As many keys as `readMany` takes. */
 const mostKeys = 1_000;
-/** As many verbs may wait for a connection. */
-const mostWaiting = 10_000;
+/** As many verbs may be under way at once, those that wait for a connection among them. */
+const mostRunning = 10_000;
 
 class PooledStore extends Verbs implements PostgresStore {
   readonly native: PostgresStore['native'];
   private readonly driver: Driver;
   private readonly watchers: Watchers | undefined;
-  private isClosed = false;
-  private waiting = 0;
+  private running = 0;
   private readonly ending = new AbortController();
 
   constructor(driver: Driver, settings: Settings) {
@@ -254,7 +253,7 @@ class PooledStore extends Verbs implements PostgresStore {
     // Two that make one table at once would trip over each other.
     const lock = `SELECT pg_advisory_xact_lock(hashtextextended('holdfast ${table}', 0))`;
     try {
-      await this.driver.script(['BEGIN', lock, ...steps, 'COMMIT'].join(';\n'));
+      await this.driver.script([lock, ...steps]);
     } catch (error) {
       throw failureOf('migrate', error, true);
     }
@@ -279,9 +278,8 @@ class PooledStore extends Verbs implements PostgresStore {
   }
 
   async close(): Promise<void> {
-    if (this.isClosed) return;
-    this.isClosed = true;
-    this.ending.abort(failure('close', 'closed', 'the store is closed'));
+    if (this.ending.signal.aborted) return;
+    this.ending.abort();
     this.driver.close();
     await this.watchers?.close();
   }
@@ -292,8 +290,10 @@ class PooledStore extends Verbs implements PostgresStore {
     }
     for (const key of keys) this.checks.read(key, options);
     const wanted = keys.map((key) => this.keyOf(key));
-    const sql = `SELECT * FROM ${this.functions.readMany}($1)`;
-    const rows = await this.run('readMany', sql, [wanted], options?.signal);
+    // The drivers differ in how they send arrays; an array in words means the same to both.
+    const sql = `SELECT * FROM ${this.functions.readMany}($1::text::bytea[])`;
+    const words = `{${wanted.map((key) => `"\\\\x${key.toString('hex')}"`).join()}}`;
+    const rows = await this.run('readMany', sql, [words], options?.signal);
     const entries = new Map(rows.map((row) => [bytesOf(row.held_key).toString('base64'), entryOf(row)]));
     return wanted.map((key) => entries.get(key.toString('base64')));
   }
@@ -302,95 +302,75 @@ class PooledStore extends Verbs implements PostgresStore {
   private run(
     operation: string,
     sql: string,
-    values: unknown[],
+    values: readonly Value[],
     signal: AbortSignal | undefined,
   ): Promise<readonly Row[]> {
     const { clock, timeout } = this.settings;
+    const closed = 'the store is closed';
+    if (this.ending.signal.aborted) return Promise.reject(failure(operation, 'closed', closed));
+    if (this.running >= mostRunning) {
+      const detail = `${mostRunning} verbs are under way; raise the size of the pool, or ask for less`;
+      return Promise.reject(failure(operation, 'busy', detail));
+    }
+    this.running++;
+    const statement = this.driver.start(sql, values);
     return new Promise((resolve, reject) => {
-      if (this.isClosed) return reject(failure(operation, 'closed', 'the store is closed'));
-      if (this.waiting >= mostWaiting) {
-        return reject(
-          failure(operation, 'busy', `${mostWaiting} verbs wait for a connection; raise the size of the pool`),
-        );
-      }
-      let isOver = false;
-      let sent: Connection | undefined;
       const end = () => {
-        isOver = true;
+        this.running--;
         clock.cancel(timer);
         signal?.removeEventListener('abort', onAbort);
-        this.ending.signal.removeEventListener('abort', onEnd);
+        this.ending.signal.removeEventListener('abort', onClose);
       };
       const giveUp = (error: unknown) => {
-        if (isOver) return;
         end();
-        // What it was asked may still come back on it, so nobody else can use it.
-        sent?.release(true);
+        statement.giveUp();
         reject(error);
       };
+      const late = (unsent: string, sent: string, reason: StoreFailure) =>
+        statement.hasLeft() ? lost(operation, sent, undefined, reason) : failure(operation, reason, unsent);
       const timer = callbackTimer(() => {
         const unsent = `the pool had no connection to give for ${timeout} ms; raise its size, or look for who keeps them`;
-        giveUp(
-          sent === undefined
-            ? failure(operation, 'timeout', unsent)
-            : lost(operation, `the server did not answer within ${timeout} ms`, undefined, 'timeout'),
-        );
+        giveUp(late(unsent, `the server did not answer within ${timeout} ms`, 'timeout'));
       });
       const onAbort = () => giveUp(signal?.reason);
-      const onEnd = () =>
-        giveUp(
-          sent === undefined
-            ? failure(operation, 'closed', 'the store is closed')
-            : lost(operation, 'the store was closed', undefined, 'closed'),
-        );
+      const onClose = () => giveUp(late(closed, 'the store was closed', 'closed'));
       clock.schedule(timer, clock.now() + timeout);
       signal?.addEventListener('abort', onAbort);
-      this.ending.signal.addEventListener('abort', onEnd);
-
-      const ask = async () => {
-        this.waiting++;
-        let connection: Connection;
-        try {
-          connection = await this.driver.connect();
-        } catch (error) {
-          return giveUp(failureOf(operation, error, true));
-        } finally {
-          this.waiting--;
-        }
-        if (isOver) return connection.release(false);
-        sent = connection;
-        try {
-          const rows = await connection.query(sql, values);
-          if (isOver) return;
+      this.ending.signal.addEventListener('abort', onClose);
+      statement.rows.then(
+        (rows) => {
           end();
-          connection.release(false);
           resolve(rows);
-        } catch (error) {
-          if (isOver) return;
+        },
+        (error) => {
           end();
-          connection.release(isBroken(error));
-          reject(failureOf(operation, error, false));
-        }
-      };
-      void ask();
+          reject(failureOf(operation, error, !statement.hasLeft()));
+        },
+      );
     });
   }
 }
 
-/** A connection that was lent. */
-interface Connection {
-  query(sql: string, values: unknown[]): Promise<readonly Row[]>;
-  /** Gives it back; a broken one is not used again. */
-  release(broken: boolean): void;
+/** What a statement is given: bytes, a number, a name of ours, or nothing. */
+type Value = Buffer | number | string | null;
+
+/** A statement on its way. */
+interface Statement {
+  /** Never settles once it has been given up. */
+  readonly rows: Promise<readonly Row[]>;
+  /** Whether the server may have heard of it. */
+  hasLeft(): boolean;
+  /** Nobody waits any more: what has not left never will, and what has left keeps nobody else from its connection. */
+  giveUp(): void;
 }
 
 /** What the two libraries have in common, each in its own words. */
 interface Driver {
   open(): void;
   close(): void;
-  connect(): Promise<Connection>;
-  /** Runs statements without values, all or none. */
-  script(sql: string): Promise<void>;
+  start(sql: string, values: readonly Value[]): Statement;
+  /** Runs statements without values in a transaction. */
+  script(statements: readonly string[]): Promise<void>;
 }
 
 function recognise(pool: unknown): Driver | undefined {
@@ -403,32 +383,55 @@ function recognise(pool: unknown): Driver | undefined {
 }
 
 function isPostgresJs(value: unknown): value is PostgresJs {
-  return typeof value === 'function' && 'unsafe' in value && 'reserve' in value && 'listen' in value;
+  return typeof value === 'function' && 'unsafe' in value && 'begin' in value && 'listen' in value;
 }
 
 function pg(pool: PgPool): Driver {
-  // An idle connection that breaks would end the process, if nobody else listens.
+  // A connection that breaks while nobody uses it would end the process, if nobody else listens.
   const ignore = () => {};
   return {
     open: () => pool.on('error', ignore),
     close: () => pool.off('error', ignore),
-    async connect() {
-      const client = await pool.connect();
-      client.on('error', ignore);
+    start(text, values) {
+      let client: PgPoolClient | undefined;
+      let isOver = false;
+      const release = (broken: boolean) => {
+        isOver = true;
+        // A broken one may have more to say; it is not used again.
+        if (!broken) client?.off('error', ignore);
+        client?.release(broken);
+      };
+      const ask = async () => {
+        const lent = await pool.connect();
+        if (isOver) {
+          lent.release();
+          return never;
+        }
+        client = lent;
+        client.on('error', ignore);
+        try {
+          const { rows } = await client.query({ text, values: [...values] });
+          if (isOver) return never;
+          release(false);
+          return rows as Row[];
+        } catch (error) {
+          if (isOver) return never;
+          release(isBroken(error));
+          throw error;
+        }
+      };
       return {
-        query: async (text, values) => (await client.query({ text, values })).rows as Row[],
-        release(broken) {
-          client.off('error', ignore);
-          if (broken) client.on('error', ignore);
-          client.release(broken);
-        },
+        rows: ask(),
+        hasLeft: () => client !== undefined,
+        // What it was asked may still come back on its connection.
+        giveUp: () => release(true),
       };
     },
-    async script(text) {
+    async script(statements) {
       const client = await pool.connect();
       let isDone = false;
       try {
-        await client.query({ text });
+        await client.query({ text: ['BEGIN', ...statements, 'COMMIT'].join(';\n') });
         isDone = true;
       } finally {
         // It may be in the middle of a transaction.
@@ -438,48 +441,68 @@ function pg(pool: PgPool): Driver {
   };
 }
 
+const never = new Promise<never>(() => {});
+
 function postgresJs(sql: PostgresJs): Driver {
   return {
     open() {},
     close() {},
-    async connect() {
-      const reserved = await sql.reserve();
-      let running: Promise<unknown> = Promise.resolve();
+    start(text, values) {
+      const query = sql.unsafe(inWords(text, values)) as PostgresJsQuery;
+      let isOver = false;
+      // It goes into the queue, or to the server, a moment later; cancelled before, it would block its connection.
+      let isQueued = false;
+      const queued = Promise.resolve()
+        .then(() => {})
+        .then(() => {
+          isQueued = true;
+        });
+      const rows = new Promise<readonly Row[]>((resolve, reject) => {
+        query.then(
+          (answer) => isOver || resolve(answer),
+          (error) => isOver || reject(error),
+        );
+      });
       return {
-        query(text, values) {
-          const rows = queryOf(reserved)(text, values);
-          running = rows;
-          return rows;
+        rows,
+        hasLeft: () => !isQueued || query.state !== null,
+        giveUp() {
+          isOver = true;
+          // One that has not left is taken out of the queue; for another the server is asked to stop.
+          void queued.then(() => query.cancel()).catch(() => {});
         },
-        // It cannot be told to drop a connection; so it gets it back when the statement has ended, however that is.
-        release: () =>
-          void running.then(
-            () => reserved.release(),
-            () => reserved.release(),
-          ),
       };
     },
-    async script(text) {
-      const reserved = await sql.reserve();
-      try {
-        await reserved.unsafe(text).simple();
-      } catch (error) {
-        await reserved.unsafe('ROLLBACK').catch(() => {});
-        throw error;
-      } finally {
-        reserved.release();
-      }
+    script: async (statements) => {
+      await sql.begin((transaction) => transaction.unsafe(statements.join(';\n')));
     },
   };
 }
 
-/** How a statement is run on one connection of either library. */
-function queryOf(connection: PostgresTransaction): (sql: string, values: unknown[]) => Promise<readonly Row[]> {
-  if ('unsafe' in connection) {
-    // Without a name: a pooler gives the next statement to another session.
-    return async (sql, values) => (await connection.unsafe(sql, values, { prepare: false })) as Row[];
-  }
-  return async (text, values) => (await connection.query({ text, values })).rows as Row[];
+interface PostgresJsQuery extends PromiseLike<readonly Row[]> {
+  /** Of the connection that it was sent on. */
+  readonly state: unknown;
+  cancel(): Promise<unknown> | null | undefined;
+}
+
+/** How a statement is run on a connection of the user's. */
+function queryOf(connection: PostgresTransaction): (sql: string, values: readonly Value[]) => Promise<readonly Row[]> {
+  if ('unsafe' in connection) return async (text, values) => await connection.unsafe(inWords(text, values));
+  return async (text, values) => (await connection.query({ text, values: [...values] })).rows as Row[];
+}
+
+/**
+ * The statement with its values in it. With values beside it postgres.js first asks the server for their types: a second round trip.
+ * They are bytes, numbers and names of ours, so nothing in them can be taken for SQL.
+ */
+function inWords(text: string, values: readonly Value[]): string {
+  return text.replace(/\$(\d)/g, (_, number: string) => {
+    const value = values[Number(number) - 1];
+    if (value === null || value === undefined) return 'NULL';
+    if (typeof value === 'number') return `${value}`;
+    if (typeof value === 'string') return `'${value.replaceAll("'", "''")}'`;
+    return `decode('${value.toString('hex')}', 'hex')`;
+  });
 }
 
 function channelOf(table: string): string {

@@ -62,11 +62,12 @@ export const drivers: readonly PostgresDriver[] = [
   {
     title: 'postgres.js',
     connect(port, size = 10) {
-      const sql = postgres({ ...place, port, max: size, onnotice: () => {}, backoff: () => 0.02 });
+      const sql = postgres({ ...place, port, max: size, onnotice: () => {}, backoff: () => 0.02, fetch_types: false });
       return {
         pool: sql,
         listener: sql,
-        query: (text) => sql.unsafe(text) as unknown as Promise<Record<string, unknown>[]>,
+        // Its queries are sent when somebody waits for them.
+        query: async (text) => (await sql.unsafe(text)) as Record<string, unknown>[],
         async transaction(work) {
           await sql.begin((transaction) => work(transaction));
         },

@@ -1,0 +1,224 @@
+/** What is Postgres's own about the store: its schema, transactions, watching, and clients that cannot serve. */
+import { OptionsError, StoreError } from 'holdfast';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { postgresMigrations, postgresStore } from '../../src/stores/postgres.js';
+import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
+import type { ServerProcess } from '../support/servers/server-process.ts';
+import { drivers, type PostgresConnection } from './postgres-clients.ts';
+
+const bytes = (text: string) => new TextEncoder().encode(text);
+const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
+const ttlMs = 60_000;
+
+const home = postgresHome();
+
+async function failure(promise: Promise<unknown>): Promise<StoreError> {
+  const error = await promise.catch((thrown: unknown) => thrown);
+  expect(error).toBeInstanceOf(StoreError);
+  return error as StoreError;
+}
+
+describe('postgresStore', () => {
+  it('refuses what is no pool, and a table that is no name', () => {
+    for (const wrong of [undefined, {}, 'postgres://', new pg.Client(), () => 1]) {
+      expect(() => postgresStore(wrong as never)).toThrow(OptionsError);
+    }
+    const pool = new pg.Pool();
+    for (const table of ['', 'a b', 'x; DROP TABLE y', 'A', 'a.b.c', 'x'.repeat(41), '1a']) {
+      expect(() => postgresStore(pool, { table })).toThrow(/option "table" must be a name/);
+    }
+    expect(() => postgresStore(pool, { listener: {} as never })).toThrow(/option "listener"/);
+  });
+});
+
+describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ connect }) => {
+  let server: ServerProcess;
+  const connections: PostgresConnection[] = [];
+  const open = (size?: number) => {
+    const connection = connect(server.port, size);
+    connections.push(connection);
+    return connection;
+  };
+  beforeAll(async () => {
+    server = await startPostgres(home!);
+    await postgresStore(open().pool).migrate();
+  }, 30_000);
+  afterAll(async () => {
+    for (const connection of connections) await connection.close().catch(() => {});
+    await server?.dispose();
+  });
+
+  it('says what to do when its table is not there, and makes it when it is asked to, also twice and at once', async () => {
+    const { pool } = open();
+    const store = postgresStore(pool, { table: 'not_there', timeout: '5s' });
+    expect(await failure(store.read('key'))).toMatchObject({ reason: 'schema', applied: 'no' });
+    expect((await failure(store.write('key', bytes('a'), { ttlMs }))).message).toContain('run store.migrate()');
+    await Promise.all([store.migrate(), store.migrate(), postgresStore(open().pool, { table: 'not_there' }).migrate()]);
+    expect(await store.write('key', bytes('a'), { ttlMs })).toMatchObject({ ok: true });
+    await store.migrate();
+    expect(text((await store.read('key'))?.value)).toBe('a');
+  });
+
+  it('keeps its table in a schema, made by SQL that was run by hand', async () => {
+    const connection = open(1);
+    await connection.query('CREATE SCHEMA shop');
+    for (const { sql } of postgresMigrations('shop.records')) await connection.query(sql);
+    const store = postgresStore(connection.pool, { table: 'shop.records', timeout: '5s' });
+    expect(await store.write('key', bytes('a'), { ttlMs })).toMatchObject({ ok: true });
+    expect(text((await store.read('key'))?.value)).toBe('a');
+  });
+
+  it('makes one round trip for each verb', async () => {
+    const connection = open(1);
+    const store = postgresStore(connection.pool, { prefix: 'trips', timeout: '5s' });
+    await store.write('key', bytes('a'), { ttlMs });
+    await connection.query("SET log_statement = 'all'");
+    await store.read('key');
+    await store.write('key', bytes('b'), { ttlMs, ifVersion: 0 });
+    await store.remove('other');
+    await connection.query("SET log_statement = 'none'");
+    const verbs = () =>
+      server
+        .log()
+        .split('\n')
+        .filter((line) => line.includes('LOG:') && /execute|statement/.test(line));
+    await expect.poll(() => verbs().length, { timeout: 5_000 }).toBe(4);
+    const names = verbs().map((line) => /holdfast_(\w+)_v1|SET log_statement/.exec(line)?.[1]);
+    expect(names).toEqual(['read', 'write', 'remove', undefined]);
+    await connection.close();
+  });
+
+  it('writes in a transaction of the user with what else is written there, or not at all', async () => {
+    const connection = open();
+    const store = postgresStore(connection.pool, { prefix: 'within', timeout: '5s' });
+    await connection.query('CREATE TABLE IF NOT EXISTS orders (id text)');
+    const insert = "INSERT INTO orders VALUES ('42')";
+    await expect(
+      connection.transaction(async (client) => {
+        await ('unsafe' in client ? client.unsafe(insert) : client.query({ text: insert }));
+        expect(await store.within(client).write('order', bytes('done'), { ttlMs, ifVersion: 0 })).toMatchObject({
+          ok: true,
+        });
+        expect(text((await store.within(client).read('order'))?.value)).toBe('done');
+        // Nobody else sees it yet.
+        expect(await store.read('order')).toBeUndefined();
+        throw new Error('no');
+      }),
+    ).rejects.toThrow('no');
+    expect(await store.read('order')).toBeUndefined();
+    await connection.transaction(async (client) => {
+      await store.within(client).write('order', bytes('done'), { ttlMs, ifVersion: 0 });
+    });
+    expect(text((await store.read('order'))?.value)).toBe('done');
+  });
+
+  it('reads many keys at once, in their order', async () => {
+    const store = postgresStore(open().pool, { prefix: 'many', timeout: '5s' });
+    await store.write('a', bytes('1'), { ttlMs });
+    await store.write('c', bytes(''), { ttlMs });
+    const entries = await store.native.readMany(['c', 'b', 'a', 'a']);
+    expect(entries.map((entry) => text(entry?.value))).toEqual(['', undefined, '1', '1']);
+    expect(await store.native.readMany([])).toEqual([]);
+    const tooMany = Array.from({ length: 1_001 }, (_, index) => `${index}`);
+    expect(await failure(store.native.readMany(tooMany) as Promise<unknown>)).toMatchObject({ reason: 'invalid' });
+  });
+
+  it('tells who watches of changes by others, and of a gap when the connection was lost', async () => {
+    const connection = open();
+    const watching = postgresStore(connection.pool, { prefix: 'watch', timeout: '5s', listener: connection.listener });
+    const other = open();
+    const writing = postgresStore(other.pool, { prefix: 'watch', timeout: '5s', listener: other.listener });
+    const told: string[] = [];
+    const long = 'a long key '.repeat(20);
+    const watches = ['key', long].map((key) =>
+      watching.native.watch!(key, ({ kind }) => told.push(`${key.slice(0, 6)} ${kind}`)),
+    );
+    await Promise.all(watches.map(({ ready }) => ready));
+    await writing.write('other', bytes('a'), { ttlMs });
+    await writing.write('key', bytes('a'), { ttlMs });
+    await expect.poll(() => told, { timeout: 5_000 }).toEqual(['key changed']);
+    await writing.write(long, bytes('a'), { ttlMs });
+    await writing.remove('key');
+    await expect.poll(() => told, { timeout: 5_000 }).toEqual(['key changed', 'a long changed', 'key changed']);
+    told.length = 0;
+    watches[1]!.close();
+    await other.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ILIKE 'LISTEN%'");
+    await expect.poll(() => told, { timeout: 10_000 }).toContain('key gap');
+    told.length = 0;
+    await writing.write('key', bytes('b'), { ttlMs });
+    await expect.poll(() => told, { timeout: 5_000 }).toContain('key changed');
+    watches[0]!.close();
+    told.length = 0;
+    await writing.write('key', bytes('c'), { ttlMs });
+    await watching.close();
+    await expect(watching.native.watch!('key', () => {}).ready).rejects.toMatchObject({ reason: 'closed' });
+    expect(told).toEqual([]);
+  });
+
+  it('sweeps what is over, a batch at a time, and keeps versions growing', async () => {
+    const connection = open();
+    const store = postgresStore(connection.pool, { prefix: 'sweep', table: 'not_there', timeout: '5s' });
+    await store.migrate();
+    let last = 0;
+    for (let index = 0; index < 5; index++) {
+      const written = await store.write(`key ${index}`, bytes('a'), { ttlMs: 1 });
+      last = written.ok ? written.version : 0;
+    }
+    await expect.poll(async () => (await store.read('key 4')) === undefined).toBe(true);
+    expect([await store.sweep(2), await store.sweep(), await store.sweep()]).toEqual([2, 3, 0]);
+    const next = await store.write('key 4', bytes('b'), { ttlMs, ifVersion: 0 });
+    expect(next.ok && next.version > last).toBe(true);
+  });
+
+  it('keeps a row for what was removed until its time is over, so that its versions grow', async () => {
+    const store = postgresStore(open().pool, { prefix: 'tombstone', timeout: '5s' });
+    const first = await store.write('key', bytes('a'), { ttlMs });
+    expect(await store.remove('key')).toBe(true);
+    expect([await store.read('key'), await store.remove('key')]).toEqual([undefined, false]);
+    expect(await store.write('key', bytes('b'), { ttlMs, ifVersion: first.ok ? first.version : 0 })).toEqual({
+      ok: false,
+      entry: undefined,
+    });
+    const second = await store.write('key', bytes('b'), { ttlMs, ifVersion: 0 });
+    expect(first.ok && second.ok && second.version > first.version + 1).toBe(true);
+  });
+
+  it('fails in time while the pool has no connection to give, and sends nothing later', async () => {
+    const connection = open(1);
+    const store = postgresStore(connection.pool, { prefix: 'exhausted', timeout: 100 });
+    const sleeping = connection.query('SELECT pg_sleep(0.6)');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(await failure(store.write('key', bytes('lost'), { ttlMs }))).toMatchObject({
+      reason: 'timeout',
+      applied: 'no',
+    });
+    await sleeping;
+    await expect
+      .poll(
+        () =>
+          store.read('key').then(
+            (entry) => entry === undefined,
+            () => false,
+          ),
+        { timeout: 5_000 },
+      )
+      .toBe(true);
+  });
+
+  it('ends a wait by its signal, and every wait when it is closed', async () => {
+    const connection = open(1);
+    const store = postgresStore(connection.pool, { prefix: 'ends', timeout: '10s' });
+    const sleeping = connection.query('SELECT pg_sleep(0.5)');
+    const controller = new AbortController();
+    const aborted = store.read('key', { signal: controller.signal });
+    controller.abort(new Error('enough'));
+    await expect(aborted).rejects.toThrow('enough');
+    const closed = failure(store.read('key'));
+    await store.close();
+    await store.close();
+    expect(await closed).toMatchObject({ reason: 'closed', applied: 'no' });
+    expect(await failure(store.read('key'))).toMatchObject({ reason: 'closed', applied: 'no' });
+    await sleeping;
+  });
+});

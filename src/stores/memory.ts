@@ -12,13 +12,17 @@ import {
   type ClosableStore,
   type Entry,
   maxValueBytesField,
+  type NativeCapabilities,
   type Refused,
   type StoreCallOptions,
+  type StoreChange,
   type StoreRemoveOptions,
+  type StoreWatch,
   type StoreWriteOptions,
   VerbChecks,
   type Written,
 } from './store.js';
+import { Watchers } from './watchers.js';
 
 /** Options of {@link memoryStore}. */
 export interface MemoryStoreOptions {
@@ -34,6 +38,7 @@ export interface MemoryStoreOptions {
 
 /** What {@link memoryStore} makes. */
 export interface MemoryStore extends ClosableStore {
+  readonly native: Required<Pick<NativeCapabilities, 'watch' | 'readMany'>>;
   /** Entries kept, those included whose time is over and that no write has dropped yet. */
   readonly size: number;
 }
@@ -103,6 +108,8 @@ class Kept {
 const droppedPerWrite = 2;
 
 class BoundedStore implements MemoryStore {
+  readonly native: MemoryStore['native'];
+  private readonly watchers = new Watchers();
   private readonly records = new Map<string, Kept>();
   private readonly expiry = new ExpiryHeap();
   private recordBytes = 0;
@@ -122,6 +129,10 @@ class BoundedStore implements MemoryStore {
     this.maxBytes = maxBytes;
     this.clock = clock;
     this.checks = checks;
+    this.native = {
+      watch: (key, onChange) => this.watch(key, onChange),
+      readMany: (keys, options) => this.readMany(keys, options),
+    };
   }
 
   get size(): number {
@@ -157,6 +168,7 @@ class BoundedStore implements MemoryStore {
       this.recordBytes += kept.bytes;
       this.expiry.add(kept);
     }
+    if (this.watchers.size > 0) this.watchers.tell(key);
     return { ok: true, version: kept.version };
   }
 
@@ -168,14 +180,35 @@ class BoundedStore implements MemoryStore {
     const ifVersion = options?.ifVersion;
     if (ifVersion !== undefined && ifVersion !== current.version) return false;
     this.drop(key);
+    if (this.watchers.size > 0) this.watchers.tell(key);
     return true;
   }
 
   async close(): Promise<void> {
     this.isClosed = true;
+    this.watchers.closeAll();
     this.records.clear();
     this.expiry.clear();
     this.evictables = undefined;
+  }
+
+  private async readMany(
+    keys: readonly string[],
+    options: StoreCallOptions | undefined,
+  ): Promise<readonly (Entry | undefined)[]> {
+    this.checks.readMany(keys, options);
+    if (this.isClosed) throw closed('readMany');
+    const nowMs = this.clock.now();
+    return keys.map((key) => this.live(key, nowMs)?.entry(nowMs, this.copies));
+  }
+
+  private watch(key: string, onChange: (change: StoreChange) => void): StoreWatch {
+    const watcher = this.checks.watch(key, onChange, this.watchers, this.isClosed);
+    if (!watcher.isStarting) return watcher;
+    watcher.whenOver(() => this.watchers.delete(watcher));
+    this.watchers.add(watcher);
+    watcher.begin();
+    return watcher;
   }
 
   private live(key: string, nowMs: number): Kept | undefined {

@@ -5,6 +5,7 @@
  * left of the ttl is the server's to know, so the age needs no clock: it is the one minus the other.
  * Every script makes its first change by a command that the server refuses when it is full, read-only or cannot persist;
  * after a first change that was let through, it lets the others through. So a script is done whole or not at all.
+ * Who watches is told last, and a server that refuses to (SPUBLISH before Redis 7, a user without the right) has done the rest.
  * After: redis.io/docs, "Scripting with Lua" and "Atomicity of scripts"; Kulkarni et al., "Logical Physical Clocks" (2014).
  */
 
@@ -30,8 +31,22 @@ return { record, redis.call('PTTL', KEYS[1]) }`,
 };
 
 /**
+ * KEYS: the records. Answers, for each, what a read does.
+ */
+export const readManyScript: RedisScript = {
+  text: `
+local answers = {}
+for index, key in ipairs(KEYS) do
+  local record = redis.call('GET', key)
+  answers[index] = record and { record, redis.call('PTTL', key) } or {}
+end
+return answers`,
+  hash: 'c5f8c8a4ea961fac057036be344d66f9d7810eca',
+};
+
+/**
  * KEYS: the record, the last version of its bucket. ARGV: the record without its version, its ttl, the version that the
- * key must have or ''.
+ * key must have or ''; then whom to tell: PUBLISH or SPUBLISH, the channel of the bucket, the hash of the key.
  * Answers the new version; or what was in the way, as a read does.
  *
  * A version is the time in microseconds, or one more than the last of the bucket where the clock has not moved on, or
@@ -52,16 +67,20 @@ local last = tonumber(redis.call('GET', KEYS[2]) or 0)
 local version = string.format('%016.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
 redis.call('SET', KEYS[2], version)
 redis.call('SET', KEYS[1], version .. ARGV[1], 'PX', ARGV[2])
+redis.pcall(ARGV[4], ARGV[5], ARGV[6])
 return tonumber(version)`,
-  hash: '9f2c74fa5569aed970d03224fa15af881128c626',
+  hash: '1b136d2cdfcd751b6ff8c549aec0a0410ef24871',
 };
 
 /**
- * KEYS: the record. ARGV: the version that the key must have, or ''. Answers how many records were removed.
+ * KEYS: the record. ARGV: the version that the key must have, or ''; then whom to tell, as for a write. Answers how many
+ * records were removed.
  */
 export const removeScript: RedisScript = {
   text: `
 if ARGV[1] ~= '' and tonumber(redis.call('GETRANGE', KEYS[1], 0, 15)) ~= tonumber(ARGV[1]) then return 0 end
-return redis.call('DEL', KEYS[1])`,
-  hash: 'bff4ac6ff811fe9097d3ddb39bea8e6ee3453b8d',
+local removed = redis.call('DEL', KEYS[1])
+if removed == 1 then redis.pcall(ARGV[2], ARGV[3], ARGV[4]) end
+return removed`,
+  hash: 'ad721c705c9d23ae559ff40fd9b4efb7b38575e8',
 };

@@ -8,15 +8,27 @@
 import { type Clock, systemClock, Timer } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
-import { checkArgument, checkOptions, duration, having, integer, withDefault } from '../core/options.js';
-import { type RedisScript, readScript, removeScript, ttlDigits, versionDigits, writeScript } from './redis-scripts.js';
+import { checkArgument, checkOptions, duration, having, integer, optional, withDefault } from '../core/options.js';
+import {
+  type RedisScript,
+  readManyScript,
+  readScript,
+  removeScript,
+  ttlDigits,
+  versionDigits,
+  writeScript,
+} from './redis-scripts.js';
+import { RedisWatches, type Subscriber } from './redis-watches.js';
 import {
   type ClosableStore,
   type Entry,
+  type NativeCapabilities,
   prefixField,
   type Refused,
   type StoreCallOptions,
+  type StoreChange,
   type StoreRemoveOptions,
+  type StoreWatch,
   type StoreWriteOptions,
   VerbChecks,
   type Written,
@@ -50,8 +62,19 @@ export interface RedisStoreOptions {
   readonly timeout?: Duration;
   /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
   readonly maxValueBytes?: number;
+  /**
+   * A second connection, of the same library and to the same servers, for `native.watch`: one that has subscribed can do little else. For a
+   * cluster it is a cluster client too, with ioredis one made with `shardedSubscribers: true`. It is left open, and serves one store.
+   * Without it the store has no `native.watch`, and who waits for a key asks for it again and again.
+   */
+  readonly subscriber?: IoredisClient | NodeRedisClient;
   /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */
   readonly clock?: Clock;
+}
+
+/** What {@link redisStore} makes. */
+export interface RedisStore extends ClosableStore {
+  readonly native: Required<Pick<NativeCapabilities, 'readMany'>> & Pick<NativeCapabilities, 'watch'>;
 }
 
 /**
@@ -77,25 +100,33 @@ export interface RedisStoreOptions {
  * console.log(first.ok, second.ok); // true false
  * ```
  */
-export function redisStore(client: IoredisClient | NodeRedisClient, options: RedisStoreOptions = {}): ClosableStore {
+export function redisStore(client: IoredisClient | NodeRedisClient, options: RedisStoreOptions = {}): RedisStore {
   const server = checkArgument('redisStore', 'client', client, {
     allowed: 'a client of ioredis, or of node-redis 5 or later',
     parse: recognise,
   });
-  const { prefix, timeout, maxValueBytes, clock } = checkOptions('redisStore', options, {
+  const { prefix, subscriber, timeout, maxValueBytes, clock } = checkOptions('redisStore', options, {
     prefix: prefixField,
+    subscriber: optional({
+      allowed: server.isCluster
+        ? 'a second cluster client, with ioredis one made with "shardedSubscribers: true"'
+        : 'a second client of the same server, which is not the first one and no cluster client',
+      parse: (value) => (value === client ? undefined : subscriberOf(value, server.isCluster)),
+    }),
     timeout: withDefault(duration({}), 500),
     // Redis closes the connection on more than 512 MiB in one argument.
     maxValueBytes: withDefault(integer({ min: 1, max: 2 ** 28 }), 2 ** 20),
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
   });
-  return new ScriptStore(server, prefix, timeout, clock, new VerbChecks('redis', maxValueBytes));
+  return new ScriptStore(server, subscriber, prefix, timeout, clock, new VerbChecks('redis', maxValueBytes));
 }
 
 /** Buckets of keys. Each has a last version of its own, in the same slot of a cluster as its keys, so there are few to keep. */
 const bucketCount = 1024;
 
-class ScriptStore implements ClosableStore {
+class ScriptStore implements RedisStore {
+  readonly native: RedisStore['native'];
+  private readonly watches: RedisWatches | undefined;
   private isClosed = false;
   /** Verbs that wait for a connection, each until its timeout at most. */
   private readonly waiting = new Set<Verb>();
@@ -118,17 +149,32 @@ class ScriptStore implements ClosableStore {
     }
   };
 
-  constructor(server: Server, prefix: string, timeoutMs: number, clock: Clock, checks: VerbChecks) {
+  constructor(
+    server: Server,
+    subscriber: Subscriber | undefined,
+    prefix: string,
+    timeoutMs: number,
+    clock: Clock,
+    checks: VerbChecks,
+  ) {
     this.server = server;
     this.prefix = prefix;
     this.timeoutMs = timeoutMs;
     this.clock = clock;
     this.checks = checks;
+    const readMany: RedisStore['native']['readMany'] = (keys, options) => this.readMany(keys, options);
+    if (subscriber === undefined) this.native = { readMany };
+    else {
+      const watches = new RedisWatches(subscriber, timeoutMs, clock, (error) => failureOf('watch', error));
+      this.watches = watches;
+      this.native = { readMany, watch: (key, onChange) => this.watch(watches, key, onChange) };
+    }
   }
 
   async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
     this.checks.read(key, options);
-    const reply = await this.run('read', readScript, [this.recordKey(key)], [], options?.signal);
+    const bucket = this.bucketKey(hashOf(key));
+    const reply = await this.run('read', readScript, [`${bucket}:${key}`], [], options?.signal);
     return entryOf('read', reply);
   }
 
@@ -140,31 +186,64 @@ class ScriptStore implements ClosableStore {
     const record = Buffer.allocUnsafe(ttlDigits + value.length);
     record.write(ttl.padStart(ttlDigits, '0'), 'latin1');
     record.set(value, ttlDigits);
-    const given = [record, ttl, `${ifVersion ?? ''}`];
-    const reply = await this.run('write', writeScript, [this.recordKey(key), this.bucketKey(key)], given, signal);
+    const hash = hashOf(key);
+    const bucket = this.bucketKey(hash);
+    const given = [record, ttl, `${ifVersion ?? ''}`, this.server.publish, bucket, messageFor(hash)];
+    const reply = await this.run('write', writeScript, [`${bucket}:${key}`, bucket], given, signal);
     if (!Array.isArray(reply)) return { ok: true, version: Number(reply) };
     return { ok: false, entry: entryOf('write', reply) };
   }
 
   async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
     this.checks.remove(key, options);
-    const given = [`${options?.ifVersion ?? ''}`];
-    const reply = await this.run('remove', removeScript, [this.recordKey(key)], given, options?.signal);
+    const hash = hashOf(key);
+    const bucket = this.bucketKey(hash);
+    const given = [`${options?.ifVersion ?? ''}`, this.server.publish, bucket, messageFor(hash)];
+    const reply = await this.run('remove', removeScript, [`${bucket}:${key}`], given, options?.signal);
     return Number(reply) > 0;
   }
 
   async close(): Promise<void> {
     this.isClosed = true;
     this.sendWaiting();
+    this.watches?.close();
   }
 
-  private recordKey(key: string): string {
-    return `${this.bucketKey(key)}:${key}`;
+  private async readMany(
+    keys: readonly string[],
+    options: StoreCallOptions | undefined,
+  ): Promise<readonly (Entry | undefined)[]> {
+    this.checks.readMany(keys, options);
+    // In a cluster one script sees one slot.
+    const groups = new Map<string, number[]>();
+    const names = keys.map((key, index) => {
+      const bucket = this.bucketKey(hashOf(key));
+      const group = this.server.isCluster ? bucket : '';
+      const others = groups.get(group);
+      if (others === undefined) groups.set(group, [index]);
+      else others.push(index);
+      return `${bucket}:${key}`;
+    });
+    const entries = new Array<Entry | undefined>(keys.length);
+    const reads = [...groups.values()].map(async (indexes) => {
+      const recordKeys = indexes.map((index) => names[index]!);
+      const replies = await this.run('readMany', readManyScript, recordKeys, [], options?.signal);
+      for (const [at, reply] of (replies as unknown[]).entries()) entries[indexes[at]!] = entryOf('readMany', reply);
+    });
+    await Promise.all(reads);
+    return entries;
+  }
+
+  private watch(watches: RedisWatches, key: string, onChange: (change: StoreChange) => void): StoreWatch {
+    const hash = typeof key === 'string' ? hashOf(key) : 0;
+    const watcher = this.checks.watch(key, onChange, watches.watchers, this.isClosed);
+    if (watcher.isStarting) watches.add(watcher, messageFor(hash), this.bucketKey(hash));
+    return watcher;
   }
 
   /** What is in braces alone decides about the slot of a cluster; no prefix has a brace. */
-  private bucketKey(key: string): string {
-    return `${this.prefix}{${bucketOf(key)}}`;
+  private bucketKey(hash: number): string {
+    return `${this.prefix}{${(hash ^ (hash >>> 16)) & (bucketCount - 1)}}`;
   }
 
   private run(
@@ -301,6 +380,9 @@ class Verb extends Timer {
 
 /** What the two libraries have in common, each in its own words. */
 interface Server {
+  readonly isCluster: boolean;
+  /** The command that tells who watches: in a cluster only the node that serves the key, and who listens to it. */
+  readonly publish: 'PUBLISH' | 'SPUBLISH';
   /** `'waiting'`: not connected yet, or not any more, and the client is about to connect by itself. */
   state(): 'ready' | 'waiting' | 'closed';
   onReady(listener: () => void): void;
@@ -318,22 +400,33 @@ interface Server {
 }
 
 function recognise(client: unknown): Server | undefined {
-  if (typeof client !== 'object' || client === null) return undefined;
-  const has = (...methods: readonly string[]) =>
-    methods.every((method) => typeof (client as Record<string, unknown>)[method] === 'function');
-  if (has('callBuffer', 'on', 'off')) return ioredis(client as IoredisClient);
-  if (has('evalSha', 'eval', 'withTypeMapping', 'on', 'off')) return nodeRedis(client as NodeRedisClient);
+  if (hasMethods(client, 'callBuffer', 'on', 'off')) return ioredis(client as IoredisClient);
+  if (hasMethods(client, 'evalSha', 'eval', 'withTypeMapping', 'on', 'off'))
+    return nodeRedis(client as NodeRedisClient);
   return undefined;
 }
 
+function hasMethods(client: unknown, ...methods: readonly string[]): boolean {
+  if (typeof client !== 'object' || client === null) return false;
+  return methods.every((method) => typeof (client as Record<string, unknown>)[method] === 'function');
+}
+
+function stateOfIoredis({ status }: IoredisClient): ReturnType<Server['state']> {
+  // With 'wait' the first command makes it connect.
+  if (status === 'ready' || status === 'wait') return 'ready';
+  return status === 'end' ? 'closed' : 'waiting';
+}
+
+function stateOfNodeRedis({ isReady, isOpen }: NodeRedisClient): ReturnType<Server['state']> {
+  return (isReady ?? isOpen) ? 'ready' : isOpen ? 'waiting' : 'closed';
+}
+
 function ioredis(client: IoredisClient): Server {
+  const isCluster = (client as { readonly isCluster?: unknown }).isCluster === true;
   return {
-    state() {
-      const { status } = client;
-      // With 'wait' the first command makes it connect.
-      if (status === 'ready' || status === 'wait') return 'ready';
-      return status === 'end' ? 'closed' : 'waiting';
-    },
+    isCluster,
+    publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
+    state: () => stateOfIoredis(client),
     onReady: (listener) => client.on('ready', listener),
     offReady: (listener) => client.off('ready', listener),
     onBreak: (listener) => client.on('close', listener),
@@ -356,9 +449,12 @@ interface NodeRedisScriptOptions {
 }
 
 function nodeRedis(client: NodeRedisClient): Server {
+  const isCluster = hasMethods(client, 'getRandomNode');
   const scripts = client.withTypeMapping({ [blobString]: Buffer }) as NodeRedisScripts;
   return {
-    state: () => ((client.isReady ?? client.isOpen) ? 'ready' : client.isOpen ? 'waiting' : 'closed'),
+    isCluster,
+    publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
+    state: () => stateOfNodeRedis(client),
     onReady: (listener) => client.on('ready', listener),
     offReady: (listener) => client.off('ready', listener),
     onBreak() {},
@@ -370,11 +466,111 @@ function nodeRedis(client: NodeRedisClient): Server {
   };
 }
 
+function subscriberOf(client: unknown, isCluster: boolean): Subscriber | undefined {
+  const server = recognise(client);
+  if (server === undefined || server.isCluster !== isCluster) return undefined;
+  if (!hasMethods(client, 'callBuffer')) return nodeRedisSubscriber(client as NodeRedisSubscriber, isCluster);
+  const { options } = client as { readonly options?: { readonly shardedSubscribers?: unknown } };
+  if (isCluster && options?.shardedSubscribers !== true) return undefined;
+  return ioredisSubscriber(client as IoredisSubscriber, isCluster);
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: what an event brings differs from one to the next.
+type Listener = (...values: any[]) => void;
+
+/** What a subscriber of either library has besides. */
+interface EventSource {
+  on(event: string, listener: Listener): unknown;
+  off(event: string, listener: Listener): unknown;
+}
+
+function listenTo(source: EventSource, events: readonly string[], listener: Listener): () => void {
+  for (const event of events) source.on(event, listener);
+  return () => {
+    for (const event of events) source.off(event, listener);
+  };
+}
+
+interface IoredisSubscriber extends EventSource {
+  readonly status: string;
+  subscribe(channel: string): Promise<unknown>;
+  unsubscribe(channel: string): Promise<unknown>;
+  ssubscribe(channel: string): Promise<unknown>;
+  sunsubscribe(channel: string): Promise<unknown>;
+}
+
+function ioredisSubscriber(client: IoredisSubscriber, isCluster: boolean): Subscriber {
+  const subscribe = (channel: string) => (isCluster ? client.ssubscribe(channel) : client.subscribe(channel));
+  const connectionEvents = [
+    'ready',
+    'close',
+    'end',
+    ...(isCluster ? ['+subscriber', '-subscriber', 'subscribersReady'] : []),
+  ];
+  return {
+    state: () => stateOfIoredis(client as unknown as IoredisClient),
+    subscribe,
+    unsubscribe: (channel) => (isCluster ? client.sunsubscribe(channel) : client.unsubscribe(channel)),
+    // The server answers this as often as it is asked.
+    confirm: subscribe,
+    listen(onMessage, onConnection) {
+      const ends = [
+        listenTo(client, [isCluster ? 'smessage' : 'message'], onMessage),
+        listenTo(client, connectionEvents, () => onConnection()),
+      ];
+      return () => {
+        for (const end of ends) end();
+      };
+    },
+  };
+}
+
+interface NodeRedisSubscriber extends EventSource {
+  readonly isOpen: boolean;
+  readonly isReady?: boolean;
+  subscribe(channel: string, listener: Listener): Promise<unknown>;
+  unsubscribe(channel: string, listener: Listener): Promise<unknown>;
+  sSubscribe(channel: string, listener: Listener): Promise<unknown>;
+  sUnsubscribe(channel: string, listener: Listener): Promise<unknown>;
+  ping?(): Promise<unknown>;
+}
+
+function nodeRedisSubscriber(client: NodeRedisSubscriber, isCluster: boolean): Subscriber {
+  let onMessage: (channel: string, message: string) => void = () => {};
+  const listener = (message: string, channel: string) => onMessage(channel, message);
+  const events = [
+    'ready',
+    'reconnecting',
+    'end',
+    'topology-change',
+    'node-ready',
+    'node-disconnect',
+    'node-reconnecting',
+  ];
+  return {
+    state: () => stateOfNodeRedis(client as unknown as NodeRedisClient),
+    subscribe: (channel) => (isCluster ? client.sSubscribe(channel, listener) : client.subscribe(channel, listener)),
+    unsubscribe: (channel) =>
+      isCluster ? client.sUnsubscribe(channel, listener) : client.unsubscribe(channel, listener),
+    // To subscribe again is answered without the server. Clusters and sentinels answer a ping on other connections.
+    confirm: async () => client.ping?.(),
+    listen(onMessages, onConnection) {
+      onMessage = onMessages;
+      return listenTo(client, events, () => onConnection());
+    },
+  };
+}
+
 /** FNV-1a. It decides where a record is, so it must never change. */
-function bucketOf(key: string): number {
+function hashOf(key: string): number {
   let hash = 0x811c9dc5;
   for (let index = 0; index < key.length; index++) hash = Math.imul(hash ^ key.charCodeAt(index), 0x01000193);
-  return (hash ^ (hash >>> 16)) & (bucketCount - 1);
+  return hash;
+}
+
+/** What is said of a key in the channel of its bucket: short, and one in four million others there is taken for it. */
+function messageFor(hash: number): string {
+  return (hash >>> 0).toString(36);
 }
 
 const headDigits = versionDigits + ttlDigits;
@@ -436,6 +632,6 @@ function failure(operation: string, reason: StoreFailure, detail: string, cause?
 
 /** For what may have been done; a read changes nothing in any case. */
 function lost(operation: string, detail: string, cause?: unknown, reason: StoreFailure = 'failed'): StoreError {
-  const applied = operation === 'read' ? 'no' : 'unknown';
+  const applied = operation === 'write' || operation === 'remove' ? 'unknown' : 'no';
   return new StoreError({ store: 'redis', operation, reason, applied, detail, cause });
 }

@@ -18,12 +18,15 @@ import {
   prefixField,
   type Refused,
   type StoreCallOptions,
+  type StoreChange,
   type StoreRemoveOptions,
   type StoreTransaction,
+  type StoreWatch,
   type StoreWriteOptions,
   VerbChecks,
   type Written,
 } from './store.js';
+import { Watchers } from './watchers.js';
 
 /** What {@link sqliteStore} needs of a database: `DatabaseSync` of node:sqlite and `Database` of better-sqlite3 have it. */
 export interface SqliteDatabase {
@@ -57,7 +60,7 @@ export interface SqliteStoreOptions {
 
 /** What {@link sqliteStore} makes. */
 export interface SqliteStore extends ClosableStore {
-  readonly native: NativeCapabilities & Required<Pick<NativeCapabilities, 'transaction'>>;
+  readonly native: Required<Pick<NativeCapabilities, 'watch' | 'readMany' | 'transaction'>>;
 }
 
 /**
@@ -65,7 +68,8 @@ export interface SqliteStore extends ClosableStore {
  *
  * Takes an open database of node:sqlite or better-sqlite3. The first verb creates the table `holdfast_entries`, turns
  * write-ahead logging on and sets `busy_timeout` of this connection to 0: the store waits for locks itself, up to `timeout`, without
- * blocking the event loop. A connection of its own is best; where it is shared, keep no transaction open across an `await`.
+ * blocking the event loop. While somebody watches a key, it looks every 10 ms whether the file has changed; processes that wait for each other's locks
+ * are woken that way. A connection of its own is best; where it is shared, keep no transaction open across an `await`.
  * Not for a file on a network: SQLite's locks do not hold there.
  *
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option, or a database, that is wrong.
@@ -131,7 +135,17 @@ const sweepSql = `
 DELETE FROM holdfast_entries
 WHERE version > ? AND version <= ? AND expires_ms < (SELECT now FROM ${now})`;
 
+// The first column moves with the commits of other connections, the second with what this one does.
+const movedSql = 'SELECT data_version AS others, total_changes() AS own FROM pragma_data_version()';
+
+const lastSql = `SELECT coalesce(max(seq), 0) AS version FROM sqlite_sequence WHERE name = 'holdfast_entries'`;
+
+const versionSql = 'SELECT version FROM holdfast_entries WHERE key = ?';
+
 interface Statements {
+  readonly moved: SqliteStatement;
+  readonly last: SqliteStatement;
+  readonly version: SqliteStatement;
   readonly read: SqliteStatement;
   readonly write: SqliteStatement;
   readonly remove: SqliteStatement;
@@ -142,6 +156,11 @@ interface Statements {
 /** Rows looked at by one sweep, and writes from one to the next: four rows per write, oldest version first, round and round. */
 const rowsPerSweep = 256;
 const writesPerSweep = 64;
+
+/** How often a watched file is looked at; rarer the more keys there are to look up, and while it cannot be looked at. */
+const shortestPollMs = 10;
+const keysPerPollMs = 10;
+const blindPollMs = 250;
 
 /** Pauses between tries for a lock: those of SQLite's own busy handler, but for its longest. */
 const pausesMs = [1, 2, 5, 10, 15, 20, 25];
@@ -155,6 +174,12 @@ class TableStore implements SqliteStore {
   private isClosed = false;
   private writesUntilSweep = 0;
   private sweptVersion = 0;
+  private readonly watchers = new Watchers();
+  /** Of each watched key the version that was last seen; 0 for none. */
+  private readonly seenVersions = new Map<string, number>();
+  private seenLast = 0;
+  private seenMoves = '';
+  private readonly poll = callbackTimer(() => this.look());
   private readonly db: SqliteDatabase;
   /** With the separator, which no prefix contains. */
   private readonly prefix: string;
@@ -168,7 +193,11 @@ class TableStore implements SqliteStore {
     this.timeoutMs = timeoutMs;
     this.clock = clock;
     this.checks = checks;
-    this.native = { transaction: (work, options) => this.transaction(work, options) };
+    this.native = {
+      watch: (key, onChange) => this.watch(key, onChange),
+      readMany: (keys, options) => this.readMany(keys, options),
+      transaction: (work, options) => this.transaction(work, options),
+    };
   }
 
   async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
@@ -182,6 +211,7 @@ class TableStore implements SqliteStore {
     return this.whenFree('write', options.signal, (statements) => {
       const answer = this.writeNow(statements, key, value, ttlMs, ifVersion);
       this.sweepNowAndThen(statements);
+      if (answer.ok) this.tellOwn(key, answer.version);
       return answer;
     });
   }
@@ -189,12 +219,101 @@ class TableStore implements SqliteStore {
   async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
     this.checks.remove(key, options);
     const ifVersion = options?.ifVersion;
-    return this.whenFree('remove', options?.signal, (statements) => this.removeNow(statements, key, ifVersion));
+    return this.whenFree('remove', options?.signal, (statements) => {
+      const isRemoved = this.removeNow(statements, key, ifVersion);
+      if (isRemoved) this.tellOwn(key, 0);
+      return isRemoved;
+    });
   }
 
   async close(): Promise<void> {
     this.isClosed = true;
     this.statements = undefined;
+    this.watchers.closeAll();
+  }
+
+  private async readMany(
+    keys: readonly string[],
+    options: StoreCallOptions | undefined,
+  ): Promise<readonly (Entry | undefined)[]> {
+    this.checks.readMany(keys, options);
+    const known = [...keys];
+    return this.whenFree('readMany', options?.signal, (statements) =>
+      known.map((key) => this.readNow(statements, key)),
+    );
+  }
+
+  private watch(key: string, onChange: (change: StoreChange) => void): StoreWatch {
+    const watcher = this.checks.watch(key, onChange, this.watchers, this.isClosed);
+    if (!watcher.isStarting) return watcher;
+    watcher.whenOver(() => {
+      this.watchers.delete(watcher);
+      if (!this.watchers.has(key)) this.seenVersions.delete(key);
+      if (this.watchers.size === 0) this.background.cancel(this.poll);
+    });
+    this.whenFree('watch', undefined, (statements) => {
+      if (!watcher.isStarting) return;
+      // The key is compared with what is seen now; the others stay as they are, so that the next look tells of them.
+      if (this.watchers.size === 0) this.seenLast = versionOf(statements.last.all());
+      if (!this.seenVersions.has(key)) this.seenVersions.set(key, this.versionNow(statements, key));
+      this.watchers.add(watcher);
+      if (this.watchers.size === 1) this.lookIn(shortestPollMs);
+    }).then(
+      () => watcher.begin(),
+      (error) => watcher.fail(error),
+    );
+    return watcher;
+  }
+
+  private get background(): Clock {
+    return this.clock.background ?? this.clock;
+  }
+
+  private lookIn(ms: number): void {
+    this.background.schedule(this.poll, this.clock.now() + ms);
+  }
+
+  /** Tells of what has changed since the last look. What cannot be seen now is seen later: states are compared, not events. */
+  private look(): void {
+    let pollMs = Math.max(shortestPollMs, this.seenVersions.size / keysPerPollMs);
+    try {
+      if (!this.isInForeignTransaction) this.tellChanges(this.statements ?? this.setUp());
+    } catch (error) {
+      if (!isLocked(error)) {
+        this.statements = undefined;
+        pollMs = blindPollMs;
+      }
+    }
+    if (this.watchers.size > 0) this.lookIn(pollMs);
+  }
+
+  private tellChanges(statements: Statements): void {
+    const [{ others, own } = { others: 0, own: 0 }] = statements.moved.all() as Moves[];
+    const moves = `${others} ${own}`;
+    if (moves === this.seenMoves) return;
+    const last = versionOf(statements.last.all());
+    const wasWritten = last !== this.seenLast;
+    const changed: [key: string, version: number][] = [];
+    for (const [key, seen] of this.seenVersions) {
+      const version = this.versionNow(statements, key);
+      // A key that is absent again may have been written and removed in between.
+      if (version !== seen || (version === 0 && wasWritten)) changed.push([key, version]);
+    }
+    // Only now: had a statement failed on the way, the next look would begin anew.
+    this.seenMoves = moves;
+    this.seenLast = last;
+    for (const [key, version] of changed) this.seenVersions.set(key, version);
+    for (const [key] of changed) this.watchers.tell(key);
+  }
+
+  private versionNow({ version }: Statements, key: string): number {
+    return versionOf(version.all(this.prefix + key));
+  }
+
+  private tellOwn(key: string, version: number): void {
+    if (!this.seenVersions.has(key)) return;
+    this.seenVersions.set(key, version);
+    this.watchers.tell(key);
   }
 
   private async transaction<T>(work: (view: StoreTransaction) => T, options: StoreCallOptions = {}): Promise<T> {
@@ -317,10 +436,16 @@ class TableStore implements SqliteStore {
     // Persistent and shared by all connections. A database in memory has a mode of its own, and keeps it.
     db.exec('PRAGMA journal_mode = WAL');
     db.exec(schema);
-    const [read, write, remove, scan, sweep] = [readSql, writeSql, removeSql, scanSql, sweepSql].map((sql) =>
-      db.prepare(sql),
-    ) as [SqliteStatement, SqliteStatement, SqliteStatement, SqliteStatement, SqliteStatement];
-    this.statements = { read, write, remove, scan, sweep };
+    this.statements = {
+      read: db.prepare(readSql),
+      write: db.prepare(writeSql),
+      remove: db.prepare(removeSql),
+      scan: db.prepare(scanSql),
+      sweep: db.prepare(sweepSql),
+      moved: db.prepare(movedSql),
+      last: db.prepare(lastSql),
+      version: db.prepare(versionSql),
+    };
     return this.statements;
   }
 
@@ -345,7 +470,8 @@ class TableStore implements SqliteStore {
     if (code === 'SQLITE_FULL') return this.error(operation, 'full', `the disk is full: ${detail}`, cause);
     if (isLocked(cause)) return this.error(operation, 'busy', `the database is locked: ${detail}`, cause);
     // When it cannot be read or synced, nobody knows how much of a commit has reached the disk.
-    const isUncertain = operation !== 'read' && !surelyNotApplied.has(code);
+    const isUncertain =
+      (operation === 'write' || operation === 'remove' || operation === 'transaction') && !surelyNotApplied.has(code);
     return this.error(operation, 'failed', detail, cause, isUncertain ? 'unknown' : 'no');
   }
 
@@ -378,6 +504,16 @@ interface Scanned {
   readonly rows: number | bigint;
   readonly last: number | bigint | null;
   readonly expired: number | bigint | null;
+}
+
+interface Moves {
+  readonly others: number | bigint;
+  readonly own: number | bigint;
+}
+
+function versionOf(rows: unknown[]): number {
+  const [row] = rows as Pick<Row, 'version'>[];
+  return Number(row?.version ?? 0);
 }
 
 /** The verbs of a transaction, until it ends. */

@@ -7,8 +7,9 @@
  * For those who write a store of their own: implement the three verbs, fail with {@link StoreError} and nothing else, and
  * run `storeConformance` of `holdfast/testing` against it. Each sentence of this file is a case there.
  */
-import { StoreError } from '../core/errors.js';
+import { StoreError, type StoreFailure } from '../core/errors.js';
 import { integer, withDefault } from '../core/options.js';
+import { Watcher, type Watchers } from './watchers.js';
 
 /** What a key holds. */
 export interface Entry {
@@ -84,14 +85,20 @@ export interface ClosableStore extends Store {
 
 /** What a watcher is told. */
 export type StoreChange =
-  /** The key was written or removed, by anybody. That its time was over is not told. */
+  /**
+   * The key was written or removed, by anybody, the watcher itself included. Several changes may be told as one, and one may be told twice,
+   * or where there was none. Not promised for an entry whose time is over, or that was evicted.
+   */
   | { readonly kind: 'changed' }
-  /** Changes may have been missed, because the connection was lost for a while. */
+  /** Changes may have been missed, because the connection was lost for a while: what is known of the key has to be asked for again. */
   | { readonly kind: 'gap' };
 
-/** A watch that goes on until it is closed. */
+/** A watch that goes on until it is closed, or until its store is. */
 export interface StoreWatch {
-  /** Resolves once changes are told; from then on each is told, or a gap is. Rejects with {@link StoreError} when it cannot begin. */
+  /**
+   * Resolves once changes are told; from then on each is told, or a gap is. What happened before was perhaps not: read after it. Rejects
+   * with {@link StoreError} when the watch cannot begin, or is closed before; then it is over. It need not be listened to.
+   */
   readonly ready: Promise<void>;
   /** Ends it, and never throws. No listener is called afterwards. Safe to repeat. */
   close(): void;
@@ -100,11 +107,16 @@ export interface StoreWatch {
 /** Beyond the three verbs. */
 export interface NativeCapabilities {
   /**
-   * Tells when a key has changed, so that who waits for it need not ask again and again. A hint and no more: it may come late, twice, or not at
-   * all, so whoever waits also asks slowly.
+   * Tells when a key has changed, so that who waits for it need not ask again and again. A hint and no more: a server that dies in between
+   * may tell late or, until the gap is told, not at all, so whoever waits also asks slowly. The listener is called at once, perhaps inside a
+   * verb, and should do little; what it throws is reported as an uncaught exception. Never throws: what is wrong is told by `ready`.
+   * At most 100,000 watches at a time, then reason `'full'`.
    */
   readonly watch?: (key: string, onChange: (change: StoreChange) => void) => StoreWatch;
-  /** What each of up to 1,000 keys holds, in their order, by one round trip; in a cluster by one for each node. */
+  /**
+   * What each of up to 1,000 keys holds, in their order, by one round trip; in a cluster by requests that are sent all at once. It is no
+   * snapshot: each key is read by itself. Fails as a whole.
+   */
   readonly readMany?: (keys: readonly string[], options?: StoreCallOptions) => Promise<readonly (Entry | undefined)[]>;
   /**
    * Runs a function inside one transaction of the store's database, so that what it writes there and what it writes to
@@ -122,6 +134,9 @@ export interface StoreTransaction {
 
 /** The longest key, in bytes of UTF-8. */
 const longestKeyBytes = 512;
+
+/** What one `readMany` takes: its answer may be a thousand times the largest value. */
+const mostKeys = 1000;
 
 /** Ten years: nothing lives for ever. */
 const longestTtlMs = 10 * 365 * 86_400_000;
@@ -199,6 +214,31 @@ export class VerbChecks {
     this.key('remove', key);
   }
 
+  readMany(keys: unknown, options: StoreCallOptions | undefined): void {
+    if (options !== undefined && options !== null) {
+      for (const name in options) if (name !== 'signal') throw this.unknownOption('readMany', name);
+      throwIfAborted(options.signal);
+    }
+    if (!Array.isArray(keys)) throw this.invalid('readMany', `the keys must be a list, got ${kindOf(keys)}`);
+    if (keys.length > mostKeys) throw this.invalid('readMany', `${keys.length} keys were given, at most ${mostKeys}`);
+    for (const key of keys) this.key('readMany', key);
+  }
+
+  /** A watch that may begin, or one that has failed already. */
+  watch(key: string, onChange: (change: StoreChange) => void, watchers: Watchers, isClosed: boolean): Watcher {
+    const watcher = new Watcher(this.store, key, onChange);
+    try {
+      this.key('watch', key);
+      if (typeof onChange !== 'function')
+        throw this.invalid('watch', `the listener must be a function, got ${kindOf(onChange)}`);
+      if (isClosed) throw this.failure('watch', 'closed', 'the store is closed');
+      if (watchers.isFull) throw this.failure('watch', 'full', `${watchers.size} watches are open; close some`);
+    } catch (error) {
+      watcher.fail(error);
+    }
+    return watcher;
+  }
+
   private key(operation: string, key: unknown): void {
     if (typeof key !== 'string') throw this.invalid(operation, `the key must be a string, got ${kindOf(key)}`);
     if (key.length === 0) throw this.invalid(operation, 'the key is empty');
@@ -219,7 +259,11 @@ export class VerbChecks {
   }
 
   private invalid(operation: string, detail: string): StoreError {
-    return new StoreError({ store: this.store, operation, reason: 'invalid', applied: 'no', detail });
+    return this.failure(operation, 'invalid', detail);
+  }
+
+  private failure(operation: string, reason: StoreFailure, detail: string): StoreError {
+    return new StoreError({ store: this.store, operation, reason, applied: 'no', detail });
   }
 }
 

@@ -1,3 +1,4 @@
+export type { ConformanceSettings } from './conformance-bench.js';
 export type { Distribution } from './distribution.js';
 export {
   type FaultDirection,
@@ -36,7 +37,6 @@ export {
 } from './simulation-error.js';
 export {
   type ConformanceCase,
-  type ConformanceSettings,
   type StoreConformanceOptions,
   storeConformance,
 } from './store-conformance.js';

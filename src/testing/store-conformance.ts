@@ -6,18 +6,22 @@
  */
 import { StoreError } from '../core/errors.js';
 import { checkOptions, func, integer, number, oneOf, optional, withDefault } from '../core/options.js';
-import type { Entry, Refused, Store, StoreWriteOptions, Written } from '../stores/store.js';
+import type { Entry, Store, StoreWriteOptions } from '../stores/store.js';
+import {
+  Bench,
+  bytes,
+  type Case,
+  type Closable,
+  type ConformanceSettings,
+  isSame,
+  minute,
+  show,
+  text,
+} from './conformance-bench.js';
+import { readManyCases, watchCases } from './conformance-native.js';
 import { checkLinearizability, History } from './history/index.js';
 import { type SeededRandom, seededRandom } from './random.js';
 import { type StoreModelEntry, type StoreOperation, type StoreResult, storeModel } from './store-model.js';
-
-/** What a case wants of the store that it opens. */
-export interface ConformanceSettings {
-  /** The store's option `prefix`, different for every case. */
-  readonly prefix: string;
-  /** The store's option `maxValueBytes`. */
-  readonly maxValueBytes: number;
-}
 
 /** Options of {@link storeConformance}. */
 export interface StoreConformanceOptions {
@@ -104,135 +108,12 @@ export function storeConformance(options: StoreConformanceOptions): ConformanceC
   add(9, `${histories} histories of concurrent clients are linearizable`, (bench) =>
     historiesAreLinearizable(bench, histories, seed),
   );
+  for (const [name, body] of watchCases) add(10, name, body);
+  for (const [name, body] of readManyCases) add(11, name, body);
   return cases;
 }
 
-type Case = readonly [name: string, body: (bench: Bench) => Promise<void>];
-
 const smallMaxValueBytes = 1000;
-const minute = 60_000;
-/** Clients of the cases that are about concurrency. */
-const clientCount = 4;
-
-/** What a case works with. */
-class Bench {
-  /** Different for every case and every run, so that a server may be used again. */
-  readonly prefix = `conformance-${globalThis.crypto.randomUUID()}`;
-  private readonly opened: Store[] = [];
-  /** Milliseconds that the cases let pass, where they do not wait for real. */
-  private passedMs = 0;
-  private readonly law: number;
-  private readonly make: StoreConformanceOptions['make'];
-  private readonly isShared: boolean;
-  private readonly passTime: ((ms: number) => Promise<void>) | undefined;
-  private readonly maxValueBytes: number;
-
-  constructor(
-    law: number,
-    make: StoreConformanceOptions['make'],
-    isShared: boolean,
-    passTime: ((ms: number) => Promise<void>) | undefined,
-    maxValueBytes: number,
-  ) {
-    this.law = law;
-    this.make = make;
-    this.isShared = isShared;
-    this.passTime = passTime;
-    this.maxValueBytes = maxValueBytes;
-  }
-
-  async open(prefix = this.prefix): Promise<Store> {
-    const store = await this.make({ prefix, maxValueBytes: this.maxValueBytes });
-    this.opened.push(store);
-    return store;
-  }
-
-  /** Clients of the same entries: several stores where they share a server, else one store several times. */
-  async clients(): Promise<Store[]> {
-    const first = await this.open();
-    const others = Array.from({ length: clientCount - 1 }, () => (this.isShared ? this.open() : first));
-    return [first, ...(await Promise.all(others))];
-  }
-
-  async close(): Promise<void> {
-    for (const store of this.opened.splice(0)) await (store as Partial<Closable>).close?.();
-  }
-
-  async pass(ms: number): Promise<void> {
-    if (this.passTime === undefined) await new Promise((resolve) => globalThis.setTimeout(resolve, ms));
-    else await this.passTime(ms);
-    this.passedMs += ms;
-  }
-
-  /** Milliseconds on a scale that no store sees: real ones, or those that were let pass. */
-  now(): number {
-    return this.passTime === undefined ? globalThis.performance.now() : this.passedMs;
-  }
-
-  /** Says that a law is broken, unless the claim holds. */
-  claim(holds: boolean, broken: () => string): asserts holds {
-    if (!holds) throw new Error(`law ${this.law} of stores is broken: ${broken()}`);
-  }
-
-  same(got: unknown, expected: unknown, what: string): void {
-    this.claim(show(got) === show(expected), () => `${what}: expected ${show(expected)}, got ${show(got)}`);
-  }
-
-  /** The verb fails with a `StoreError` that says that nothing was done; it neither answers nor throws by itself. */
-  async refuses(verb: () => Promise<unknown>, reason: StoreError['reason'], what: string): Promise<void> {
-    const error = await this.failureOf(verb, what);
-    const { code, applied, reason: given } = error as Partial<StoreError>;
-    this.claim(code === 'ERR_STORE', () => `${what}: expected a StoreError, got ${show(error)}`);
-    this.same({ reason: given, applied }, { reason, applied: 'no' }, `${what}: the StoreError`);
-  }
-
-  async failureOf(verb: () => Promise<unknown>, what: string): Promise<unknown> {
-    let promise: Promise<unknown>;
-    try {
-      promise = verb();
-    } catch (error) {
-      this.claim(false, () => `${what}: the verb must reject, it threw ${show(error)}`);
-    }
-    const outcome = await promise.then(
-      (value) => ({ value }),
-      (error: unknown) => ({ error }),
-    );
-    this.claim('error' in outcome, () => `${what}: expected a failure, got ${show(outcome)}`);
-    return outcome.error;
-  }
-
-  /** Writes what must be written. */
-  async put(store: Store, key: string, value: string, options: Partial<StoreWriteOptions> = {}): Promise<number> {
-    const answer = await store.write(key, bytes(value), { ttlMs: minute, ...options });
-    this.claim(answer.ok, () => `write "${value}" with ${show(options)} must succeed, got ${show(answer)}`);
-    const { version } = answer;
-    this.claim(
-      Number.isSafeInteger(version) && version > 0,
-      () => `a version must be a positive safe integer: ${version}`,
-    );
-    return version;
-  }
-
-  /** A write that must be refused, and what is in the way. */
-  async blocked(store: Store, key: string, ifVersion: number): Promise<Entry | undefined> {
-    const answer: Written | Refused = await store.write(key, bytes('blocked'), { ttlMs: minute, ifVersion });
-    this.claim(!answer.ok, () => `a write if ${ifVersion} must be refused, got ${show(answer)}`);
-    return answer.entry;
-  }
-
-  async holds(store: Store, key: string, value: string | undefined, version?: number): Promise<void> {
-    this.showsEntry(await store.read(key), value, version, 'a read');
-  }
-
-  showsEntry(entry: Entry | undefined, value: string | undefined, version: number | undefined, what: string): void {
-    this.same(entry && text(entry.value), value, `${what}: the value`);
-    if (version !== undefined) this.same(entry?.version, version, `${what}: the version`);
-  }
-}
-
-interface Closable {
-  close(): Promise<void>;
-}
 
 const versionCases: readonly Case[] = [
   [
@@ -843,26 +724,4 @@ function modelEntry(entry: Entry | undefined): StoreModelEntry | undefined {
 function versionIn(result: StoreResult): number | undefined {
   if (typeof result !== 'object') return undefined;
   return 'version' in result ? result.version : 'entry' in result ? result.entry?.version : undefined;
-}
-
-function bytes(value: string): Uint8Array {
-  return new TextEncoder().encode(value);
-}
-
-function text(value: Uint8Array): string {
-  return new TextDecoder().decode(value);
-}
-
-function isSame(one: Uint8Array, other: Uint8Array): boolean {
-  return one.length === other.length && one.every((byte, index) => byte === other[index]);
-}
-
-/** Short, and telling `1` from `'1'`. */
-function show(value: unknown): string {
-  if (value instanceof Error) return String(value);
-  if (value instanceof Uint8Array) return `${value.length} bytes`;
-  if (typeof value !== 'object' && typeof value !== 'string') return String(value);
-  const shown =
-    JSON.stringify(value, (_, inner) => (inner instanceof Uint8Array ? text(inner) : inner)) ?? String(value);
-  return shown.length > 300 ? `${shown.slice(0, 300)}...` : shown;
 }

@@ -28,8 +28,9 @@ for (const { name, title, program, connect, histories } of combinations) {
       entries: 'shared',
       make({ prefix, maxValueBytes }) {
         const connection = connect(server.port);
-        connections.push(connection);
-        return redisStore(connection.client, { prefix, maxValueBytes, timeout: '10s' });
+        const second = connect(server.port);
+        connections.push(connection, second);
+        return redisStore(connection.client, { prefix, maxValueBytes, timeout: '10s', subscriber: second.client });
       },
       // It keeps nothing on disk: all is forgotten, versions grow all the same.
       async restart() {
@@ -43,9 +44,9 @@ for (const { name, title, program, connect, histories } of combinations) {
 }
 
 describe.skipIf(kinds[0]!.program === undefined)('redisStore on a cluster', () => {
-  let servers: ServerProcess[] = [];
+  let servers: readonly ServerProcess[] = [];
   beforeAll(async () => {
-    servers = await startCluster(kinds[0]!.program!);
+    servers = (await startCluster(kinds[0]!.program!)).nodes;
   }, 20_000);
   afterAll(async () => {
     for (const server of servers) await server.dispose();
@@ -59,9 +60,10 @@ describe.skipIf(kinds[0]!.program === undefined)('redisStore on a cluster', () =
     const cases = storeConformance({
       entries: 'shared',
       async make({ prefix, maxValueBytes }) {
-        const cluster = await connectCluster(servers.map(({ port }) => port));
-        clients.push(cluster);
-        return redisStore(cluster.client, { prefix, maxValueBytes, timeout: '10s' });
+        const ports = servers.map(({ port }) => port);
+        const [cluster, second] = await Promise.all([connectCluster(ports), connectCluster(ports)]);
+        clients.push(cluster, second);
+        return redisStore(cluster.client, { prefix, maxValueBytes, timeout: '10s', subscriber: second.client });
       },
       histories: 50,
     });

@@ -214,3 +214,48 @@ describe('memoryStore', () => {
     expect(() => memoryStore({ clock: Date as never })).toThrow('"clock"');
   });
 });
+
+describe('memoryStore, when it is watched,', () => {
+  it('tells inside the verb, and refusals tell nothing', async () => {
+    const store = memoryStore({ clock: virtualClock() });
+    const told: string[] = [];
+    store.native.watch('key', ({ kind }) => told.push(kind));
+    const write = store.write('key', bytes('value'), { ttlMs: 1000 });
+    expect(told).toEqual(['changed']);
+    await write;
+    await store.write('key', bytes('value'), { ttlMs: 1000, ifVersion: 0 });
+    await store.remove('key', { ifVersion: 99 });
+    await store.remove('other');
+    expect(told).toEqual(['changed']);
+  });
+
+  it('is done with a write whose listener throws, which is reported as an uncaught exception', async () => {
+    const store = memoryStore({ clock: virtualClock() });
+    const thrown = new Error('a bug of the listener');
+    const told: string[] = [];
+    const reported = new Promise((resolve) => {
+      const others = process.rawListeners('uncaughtException') as NodeJS.UncaughtExceptionListener[];
+      process.removeAllListeners('uncaughtException');
+      process.once('uncaughtException', (error) => {
+        for (const other of others) process.on('uncaughtException', other);
+        resolve(error);
+      });
+    });
+    store.native.watch('key', () => {
+      throw thrown;
+    });
+    store.native.watch('key', ({ kind }) => told.push(kind));
+    expect(await store.write('key', bytes('value'), { ttlMs: 1000 })).toMatchObject({ ok: true });
+    expect(told).toEqual(['changed']);
+    expect(await reported).toBe(thrown);
+  });
+
+  it('refuses watches without end, until some are closed', async () => {
+    const store = memoryStore({ clock: virtualClock() });
+    const all = Array.from({ length: 100_000 }, (_, index) => store.native.watch(`key ${index % 7}`, () => {}));
+    const oneMore = () => store.native.watch('key', () => {}).ready;
+    await expect(oneMore()).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'full', applied: 'no' });
+    all[3]!.close();
+    await oneMore();
+  });
+});

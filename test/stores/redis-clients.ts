@@ -45,7 +45,10 @@ const ioredis: RedisDriver = {
     return { client, close: () => client.disconnect() };
   },
   async connectCluster(ports) {
-    const client = new Cluster(ports.map((port) => ({ host: '127.0.0.1', port })));
+    const client = new Cluster(
+      ports.map((port) => ({ host: '127.0.0.1', port })),
+      { shardedSubscribers: true },
+    );
     return { client, close: () => client.disconnect() };
   },
 };

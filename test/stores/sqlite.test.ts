@@ -260,3 +260,98 @@ describe('sqliteStore', () => {
     expect(() => sqliteStore(db, { table: 'x' } as object)).toThrow('unknown option "table"');
   });
 });
+
+describe('sqliteStore, when it is watched,', () => {
+  const watching = () => {
+    const file = temporaryDatabase();
+    const clock = virtualClock();
+    const [own, other] = [nodeSqlite.open(file.path), nodeSqlite.open(file.path)];
+    const store = sqliteStore(own, { clock });
+    const writer = sqliteStore(other, { clock });
+    const told: string[] = [];
+    const watch = store.native.watch('key', ({ kind }) => told.push(kind));
+    const end = () => {
+      own.close();
+      other.close();
+      file[Symbol.dispose]();
+    };
+    return { clock, own, other, store, writer, told, watch, end };
+  };
+
+  it('looks every 10 ms, while somebody watches and no longer', async () => {
+    const { clock, writer, told, watch, end } = watching();
+    await watch.ready;
+    await writer.write('key', bytes('value'), { ttlMs });
+    expect(told).toEqual([]);
+    await clock.advance('10ms');
+    expect(told).toEqual(['changed']);
+    await clock.advance('1s');
+    expect(told).toEqual(['changed']);
+    expect(clock.pendingTimers).toBe(1);
+    watch.close();
+    expect(clock.pendingTimers).toBe(0);
+    end();
+  });
+
+  it('tells a key that was written and removed between two looks, and leaves keys alone that are as they were', async () => {
+    const { clock, writer, store, told, watch, end } = watching();
+    const untouched: string[] = [];
+    await writer.write('untouched', bytes('value'), { ttlMs });
+    const second = store.native.watch('untouched', ({ kind }) => untouched.push(kind));
+    await Promise.all([watch.ready, second.ready]);
+    await writer.write('key', bytes('value'), { ttlMs });
+    await writer.remove('key');
+    await clock.advance('10ms');
+    expect([told, untouched]).toEqual([['changed'], []]);
+    end();
+  });
+
+  it('tells what a transaction has committed, and nothing of one that was rolled back', async () => {
+    const { clock, store, told, watch, end } = watching();
+    await store.write('key', bytes('first'), { ttlMs });
+    await watch.ready;
+    told.length = 0;
+    const failed = store.native.transaction((view) => {
+      view.write('key', bytes('lost'), { ttlMs });
+      throw new Error('rolled back');
+    });
+    await expect(failed).rejects.toThrow('rolled back');
+    await clock.advance('10ms');
+    expect(told).toEqual([]);
+    await store.native.transaction((view) => view.write('key', bytes('kept'), { ttlMs }));
+    await clock.advance('10ms');
+    expect(told).toEqual(['changed']);
+    end();
+  });
+
+  it('goes on after a look that failed: what happened meanwhile is told', async () => {
+    const { clock, own, other, writer, told, watch, end } = watching();
+    await watch.ready;
+    own.exec('BEGIN');
+    own.exec('SELECT * FROM holdfast_entries');
+    await writer.write('key', bytes('value'), { ttlMs });
+    await clock.advance('100ms');
+    expect(told).toEqual([]);
+    own.exec('COMMIT');
+    await clock.advance('10ms');
+    expect(told).toEqual(['changed']);
+    other.exec('DROP TABLE holdfast_entries');
+    await clock.advance('1s');
+    expect(told).toEqual(['changed', 'changed']);
+    await writer.write('key', bytes('value'), { ttlMs }).catch(() => {});
+    await writer.write('key', bytes('value'), { ttlMs });
+    await clock.advance('1s');
+    expect(told.length).toBeGreaterThan(2);
+    end();
+  });
+
+  it('does not keep the process alive', async () => {
+    const background = virtualClock();
+    const clock = Object.assign(virtualClock(), { background });
+    const db = nodeSqlite.open(':memory:');
+    const watch = sqliteStore(db, { clock }).native.watch('key', () => {});
+    await watch.ready;
+    expect([clock.pendingTimers, background.pendingTimers]).toEqual([0, 1]);
+    db.close();
+  });
+});

@@ -33,29 +33,49 @@ export function startReplica(program: Program, primary: ServerProcess): Promise<
   return startRedis(program, ['--replicaof', primary.host, `${primary.port}`]);
 }
 
-/** Starts a cluster of primaries without replicas, and waits until each of them knows that all slots are served. */
-export async function startCluster(program: Program, size = 3): Promise<ServerProcess[]> {
-  const nodes: { readonly server: ServerProcess; readonly busPort: string }[] = [];
+export interface RedisCluster {
+  /** The primaries, each with a third of the slots. */
+  readonly nodes: readonly ServerProcess[];
+  /** As many for each primary as were asked for, in the same order. */
+  readonly replicas: readonly ServerProcess[];
+}
+
+/** Starts a cluster of three primaries, and waits until each node knows that all slots are served and all replicas follow. */
+export async function startCluster(program: Program, { replicas = 0 } = {}): Promise<RedisCluster> {
+  const size = 3;
+  const total = size * (1 + replicas);
+  const started: { readonly server: ServerProcess; readonly busPort: string }[] = [];
   try {
-    for (let count = 0; count < size; count++) {
+    while (started.length < total) {
       const busPort = `${await freePort()}`;
       const settings = ['--cluster-enabled', 'yes', '--cluster-node-timeout', '1000', '--cluster-port', busPort];
-      nodes.push({ server: await startRedis(program, settings), busPort });
+      started.push({ server: await startRedis(program, settings), busPort });
     }
     const slots = 16_384;
-    for (const [index, { server }] of nodes.entries()) {
-      const [first, last] = [index, index + 1].map((bound) => Math.floor((bound * slots) / size));
-      await server.ask(`CLUSTER ADDSLOTSRANGE ${first} ${last! - 1}`);
+    for (const [index, { server, busPort }] of started.entries()) {
+      if (index < size) {
+        const [first, last] = [index, index + 1].map((bound) => Math.floor((bound * slots) / size));
+        await server.ask(`CLUSTER ADDSLOTSRANGE ${first} ${last! - 1}`);
+      }
       await server.ask(`CLUSTER SET-CONFIG-EPOCH ${index + 1}`);
-      if (index > 0) await nodes[0]!.server.ask(`CLUSTER MEET ${server.host} ${server.port} ${nodes[index]!.busPort}`);
+      if (index > 0) await started[0]!.server.ask(`CLUSTER MEET ${server.host} ${server.port} ${busPort}`);
     }
-    const isWhole = (info: string) => info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${size}`);
-    for (const { server } of nodes) await until(async () => isWhole(await server.ask('CLUSTER INFO')));
+    const isWhole = (info: string) =>
+      info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${total}`);
+    for (const { server } of started) await until(async () => isWhole(await server.ask('CLUSTER INFO')));
+    for (const [index, { server }] of started.slice(size).entries()) {
+      const id = /[0-9a-f]{40}/.exec(await started[index % size]!.server.ask('CLUSTER MYID'))![0];
+      await server.ask(`CLUSTER REPLICATE ${id}`);
+    }
+    for (const { server } of started.slice(size)) {
+      await until(async () => (await server.ask('INFO replication')).includes('master_link_status:up'));
+    }
   } catch (error) {
-    for (const { server } of nodes) await server.dispose();
+    for (const { server } of started) await server.dispose();
     throw error;
   }
-  return nodes.map(({ server }) => server);
+  const servers = started.map(({ server }) => server);
+  return { nodes: servers.slice(0, size), replicas: servers.slice(size) };
 }
 
 /** Starts three sentinels for a primary that has a replica, and waits until they agree on both. */

@@ -1,0 +1,190 @@
+/**
+ * Redis watches: which channels a store listens to, on a second connection of the user's, and when something may have been missed.
+ *
+ * Promise: once `ready`, every change is told or a gap is: after each new connection, and while the old one cannot be proved alive.
+ * There is one channel for each bucket of keys, so a process has at most 1,024 subscriptions, whatever it watches.
+ * After: redis.io/docs, "Redis Pub/Sub", with its at-most-once delivery; ioredis and node-redis, "auto-resubscribe".
+ */
+import { type Clock, callbackTimer } from '../core/clock.js';
+import type { StoreError } from '../core/errors.js';
+import { type Watcher, Watchers } from './watchers.js';
+
+/** A connection on which messages come, as both libraries have it, each in its own words. */
+export interface Subscriber {
+  /** `'waiting'`: not connected yet, or not any more, and the client is about to connect by itself. */
+  state(): 'ready' | 'waiting' | 'closed';
+  /** Resolves once the server has said so. Safe to repeat. */
+  subscribe(channel: string): Promise<unknown>;
+  unsubscribe(channel: string): Promise<unknown>;
+  /** Resolves when the server has answered again; stays open when the connection is dead though nobody has noticed. */
+  confirm(channel: string): Promise<unknown>;
+  /** Calls back for each message, and whenever a connection was lost or made. Answers how to end that. */
+  listen(onMessage: (channel: string, message: string) => void, onConnection: () => void): () => void;
+}
+
+/** How often each subscription is confirmed, and idle ones are given up: rare enough to cost nothing, often beside a ttl. */
+const confirmEveryMs = 5000;
+
+class Channel {
+  readonly name: string;
+  readonly watchers = new Watchers();
+  state: 'none' | 'asked' | 'subscribed' = 'none';
+  /** A confirmation was asked for and has not come. */
+  isDoubtful = false;
+  /** Nobody has watched it since the last round. */
+  isIdle = false;
+
+  constructor(name: string) {
+    this.name = name;
+  }
+}
+
+export class RedisWatches {
+  /** All watchers; those of a channel are in the channel as well. */
+  readonly watchers = new Watchers();
+  private readonly channels = new Map<string, Channel>();
+  /** Counts connections: an answer of an old one says nothing of the new. */
+  private connection = 0;
+  private stopListening: (() => void) | undefined = undefined;
+  private readonly subscriber: Subscriber;
+  private readonly timeoutMs: number;
+  private readonly clock: Clock;
+  private readonly failureOf: (error: unknown) => StoreError;
+  private readonly round = callbackTimer(() => this.confirmAll());
+
+  constructor(subscriber: Subscriber, timeoutMs: number, clock: Clock, failureOf: (error: unknown) => StoreError) {
+    this.subscriber = subscriber;
+    this.timeoutMs = timeoutMs;
+    this.clock = clock;
+    this.failureOf = failureOf;
+  }
+
+  add(watcher: Watcher, message: string, channelName: string): void {
+    const channel = this.channelOf(channelName);
+    channel.isIdle = false;
+    channel.watchers.add(watcher, message);
+    this.watchers.add(watcher);
+    watcher.whenOver(() => {
+      this.clock.cancel(watcher);
+      this.watchers.delete(watcher);
+      channel.watchers.delete(watcher, message);
+    });
+    if (channel.state === 'subscribed') return watcher.begin();
+    this.clock.schedule(watcher, this.clock.now() + this.timeoutMs);
+    this.subscribe(channel);
+  }
+
+  close(): void {
+    this.watchers.closeAll();
+    for (const channel of this.channels.values()) this.giveUp(channel);
+  }
+
+  private channelOf(name: string): Channel {
+    let channel = this.channels.get(name);
+    if (channel === undefined) {
+      channel = new Channel(name);
+      if (this.channels.size === 0) {
+        const onMessage = (from: string, message: string) => this.channels.get(from)?.watchers.tell(message);
+        this.stopListening = this.subscriber.listen(onMessage, () => this.begin());
+        this.nextRound();
+      }
+      this.channels.set(name, channel);
+    }
+    return channel;
+  }
+
+  /** A connection was lost, or made: whatever was subscribed is to be asked for again. */
+  private begin(): void {
+    this.connection++;
+    for (const channel of this.channels.values()) {
+      channel.state = 'none';
+      channel.isDoubtful = false;
+      this.subscribe(channel);
+    }
+  }
+
+  private subscribe(channel: Channel): void {
+    const state = this.subscriber.state();
+    if (state === 'closed')
+      return this.fail(channel, new Error('the client given as "subscriber" is closed; connect it'));
+    if (channel.state !== 'none' || state !== 'ready') return;
+    channel.state = 'asked';
+    const { connection } = this;
+    const isOld = () => connection !== this.connection || this.channels.get(channel.name) !== channel;
+    attempt(() => this.subscriber.subscribe(channel.name)).then(
+      () => {
+        if (isOld()) return;
+        channel.state = 'subscribed';
+        for (const watcher of channel.watchers.all()) {
+          this.clock.cancel(watcher);
+          // Who was told that it is ready may have missed something; for the others it begins now.
+          if (watcher.isStarting) watcher.begin();
+          else watcher.gap();
+        }
+      },
+      (error) => {
+        if (isOld()) return;
+        channel.state = 'none';
+        // When the connection broke, the next one asks again.
+        if (this.subscriber.state() === 'ready') this.fail(channel, error);
+      },
+    );
+  }
+
+  private fail(channel: Channel, error: unknown): void {
+    for (const watcher of channel.watchers.all()) if (watcher.isStarting) watcher.fail(this.failureOf(error));
+  }
+
+  private confirmAll(): void {
+    for (const channel of [...this.channels.values()]) {
+      if (channel.watchers.size === 0) {
+        if (channel.isIdle) this.giveUp(channel);
+        channel.isIdle = true;
+      } else this.confirm(channel);
+    }
+    if (this.channels.size > 0) this.nextRound();
+  }
+
+  private confirm(channel: Channel): void {
+    if (channel.state !== 'subscribed' || channel.isDoubtful) {
+      for (const watcher of channel.watchers.all()) watcher.gap();
+      if (channel.state === 'none') this.subscribe(channel);
+      return;
+    }
+    channel.isDoubtful = true;
+    const { connection } = this;
+    const answered = (isSubscribed: boolean) => {
+      if (connection !== this.connection) return;
+      channel.isDoubtful = false;
+      if (isSubscribed) return;
+      channel.state = 'none';
+      this.subscribe(channel);
+    };
+    attempt(() => this.subscriber.confirm(channel.name)).then(
+      () => answered(true),
+      () => answered(false),
+    );
+  }
+
+  private giveUp(channel: Channel): void {
+    this.channels.delete(channel.name);
+    if (channel.state !== 'none') attempt(() => this.subscriber.unsubscribe(channel.name)).catch(() => {});
+    if (this.channels.size > 0) return;
+    this.background.cancel(this.round);
+    this.stopListening?.();
+    this.stopListening = undefined;
+  }
+
+  private nextRound(): void {
+    this.background.schedule(this.round, this.clock.now() + confirmEveryMs);
+  }
+
+  private get background(): Clock {
+    return this.clock.background ?? this.clock;
+  }
+}
+
+/** Clients throw some errors and reject with others. */
+async function attempt(task: () => Promise<unknown>): Promise<void> {
+  await task();
+}

@@ -104,7 +104,7 @@ export interface PostgresStore extends ClosableStore {
  *
  * Takes a `Pool` of `pg` or the `sql` of postgres.js and leaves it open when it is closed. Make the table once with `migrate()`, or run the SQL of
  * {@link postgresMigrations} yourself. It works behind PgBouncer in transaction mode. A verb whose `timeout` passes gives its connection
- * back broken, so that a pool with `pg` makes a new one.
+ * back broken, so that a pool of `pg` makes a new one; postgres.js cannot be told, and may send a verb after it has failed with `applied: 'unknown'`.
  *
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option, or a pool, that is wrong.
  * @example
@@ -315,8 +315,9 @@ class PooledStore extends Verbs implements PostgresStore {
     this.running++;
     const statement = this.driver.start(sql, values);
     return new Promise((resolve, reject) => {
+      let isOver = false;
       const end = () => {
-        this.running--;
+        isOver = true;
         clock.cancel(timer);
         signal?.removeEventListener('abort', onAbort);
         this.ending.signal.removeEventListener('abort', onClose);
@@ -339,10 +340,14 @@ class PooledStore extends Verbs implements PostgresStore {
       this.ending.signal.addEventListener('abort', onClose);
       statement.rows.then(
         (rows) => {
+          this.running--;
+          if (isOver) return;
           end();
           resolve(rows);
         },
         (error) => {
+          this.running--;
+          if (isOver) return;
           end();
           reject(failureOf(operation, error, !statement.hasLeft()));
         },
@@ -356,11 +361,11 @@ type Value = Buffer | number | string | null;
 
 /** A statement on its way. */
 interface Statement {
-  /** Never settles once it has been given up. */
+  /** Settles also when it has been given up: then it keeps nothing any more. */
   readonly rows: Promise<readonly Row[]>;
   /** Whether the server may have heard of it. */
   hasLeft(): boolean;
-  /** Nobody waits any more: what has not left never will, and what has left keeps nobody else from its connection. */
+  /** Nobody waits any more. */
   giveUp(): void;
 }
 
@@ -405,17 +410,17 @@ function pg(pool: PgPool): Driver {
         const lent = await pool.connect();
         if (isOver) {
           lent.release();
-          return never;
+          return [];
         }
         client = lent;
         client.on('error', ignore);
         try {
           const { rows } = await client.query({ text, values: [...values] });
-          if (isOver) return never;
+          if (isOver) return [];
           release(false);
           return rows as Row[];
         } catch (error) {
-          if (isOver) return never;
+          if (isOver) return [];
           release(isBroken(error));
           throw error;
         }
@@ -441,48 +446,16 @@ function pg(pool: PgPool): Driver {
   };
 }
 
-const never = new Promise<never>(() => {});
-
 function postgresJs(sql: PostgresJs): Driver {
   return {
     open() {},
     close() {},
-    start(text, values) {
-      const query = sql.unsafe(inWords(text, values)) as PostgresJsQuery;
-      let isOver = false;
-      // It goes into the queue, or to the server, a moment later; cancelled before, it would block its connection.
-      let isQueued = false;
-      const queued = Promise.resolve()
-        .then(() => {})
-        .then(() => {
-          isQueued = true;
-        });
-      const rows = new Promise<readonly Row[]>((resolve, reject) => {
-        query.then(
-          (answer) => isOver || resolve(answer),
-          (error) => isOver || reject(error),
-        );
-      });
-      return {
-        rows,
-        hasLeft: () => !isQueued || query.state !== null,
-        giveUp() {
-          isOver = true;
-          // One that has not left is taken out of the queue; for another the server is asked to stop.
-          void queued.then(() => query.cancel()).catch(() => {});
-        },
-      };
-    },
+    // It does not say whether a query has left its queue; and one that is cancelled before may block its connection for ever. So none is taken back.
+    start: (text, values) => ({ rows: queryOf(sql)(text, values), hasLeft: () => true, giveUp() {} }),
     script: async (statements) => {
       await sql.begin((transaction) => transaction.unsafe(statements.join(';\n')));
     },
   };
-}
-
-interface PostgresJsQuery extends PromiseLike<readonly Row[]> {
-  /** Of the connection that it was sent on. */
-  readonly state: unknown;
-  cancel(): Promise<unknown> | null | undefined;
 }
 
 /** How a statement is run on a connection of the user's. */
@@ -674,7 +647,7 @@ const refusals: readonly (readonly [code: string, reason: StoreFailure, advice: 
 ];
 
 /** Of sockets that were never open. */
-const unsentCodes = ['ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN'];
+const unsentCodes = ['CONNECT_TIMEOUT', 'ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN'];
 
 function isBroken(cause: unknown): boolean {
   const { code } = cause as { code?: unknown };

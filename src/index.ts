@@ -117,6 +117,7 @@ export type {
   StoreChange,
   StoreRemoveOptions,
   StoreTransaction,
+  StoreView,
   StoreWatch,
   StoreWriteOptions,
   Written,

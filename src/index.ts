@@ -176,6 +176,7 @@ export type {
   StoreChange,
   StoreRemoveOptions,
   StoreTransaction,
+  StoreView,
   StoreWatch,
   StoreWriteOptions,
   Written,

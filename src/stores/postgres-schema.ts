@@ -4,7 +4,8 @@
  * A verb is one call of one function, so one round trip, outside or inside a transaction, and works behind a pooler: it leaves nothing in
  * the session. A version is given while the row of its key is locked, as the next of the sequence or one more than the last one, so it
  * grows per key in the order in which writes were done. What is removed stays as a row without a value until its time is over, so that there is
- * a row to lock. The functions are named with the version of the schema: an older program goes on with its own while a newer one is deployed.
+ * a row to lock. A verb waits for a row that somebody else keeps no longer than its store does: a server goes on with what a client has given up,
+ * and would have a connection less for each. The functions are named with the version of the schema: an older program goes on with its own while a newer one is deployed.
  * After: PostgreSQL 18 documentation, 13.2 "Transaction Isolation", 13.3 "Explicit Locking", 9.17 "Sequence Manipulation Functions".
  */
 
@@ -59,7 +60,9 @@ CREATE TABLE IF NOT EXISTS ${table} (
   expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 70);
 
-CREATE INDEX IF NOT EXISTS ${table.slice(table.indexOf('.') + 1)}_expires_at ON ${table} (expires_at);
+-- Of blocks, not of rows: from Postgres 16 on a row that is written again needs no new place in any index.
+CREATE INDEX IF NOT EXISTS ${table.slice(table.indexOf('.') + 1)}_expires_at
+  ON ${table} USING brin (expires_at) WITH (pages_per_range = 16, autosummarize = on);
 
 CREATE OR REPLACE FUNCTION ${read}(wanted bytea)
 RETURNS TABLE (held_version float8, held_value bytea, age_ms float8, left_ms float8)
@@ -70,25 +73,29 @@ LANGUAGE sql VOLATILE AS $$
   WHERE key = wanted AND value IS NOT NULL AND expires_at > clock.now
 $$;
 
-CREATE OR REPLACE FUNCTION ${readMany}(wanted bytea[])
+CREATE OR REPLACE FUNCTION ${readMany}(wanted text[])
 RETURNS TABLE (held_key bytea, held_version float8, held_value bytea, age_ms float8, left_ms float8)
 LANGUAGE sql VOLATILE AS $$
   SELECT key, version::float8, value,
     extract(epoch FROM clock.now - written_at)::float8 * 1000, extract(epoch FROM expires_at - clock.now)::float8 * 1000
   FROM ${table}, LATERAL (SELECT clock_timestamp() AS now) AS clock
-  WHERE key = ANY (wanted) AND value IS NOT NULL AND expires_at > clock.now
+  WHERE key = ANY (ARRAY (SELECT decode(base64, 'base64') FROM unnest(wanted) AS base64)) AND value IS NOT NULL AND expires_at > clock.now
 $$;
 
--- if_version: NULL for any, 0 for none. announce: the channel that is told, or NULL.
-CREATE OR REPLACE FUNCTION ${write}(wanted bytea, new_value bytea, ttl_ms float8, if_version float8, announce text)
+-- if_version: NULL for any, 0 for none. announce: the channel that is told, or NULL. lock_ms: how long to wait for the row.
+-- What it sets is set back when it ends, for it says so itself.
+CREATE OR REPLACE FUNCTION ${write}(
+  wanted bytea, new_value bytea, ttl_ms float8, if_version float8, announce text, lock_ms integer
+)
 RETURNS TABLE (${entry})
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = 0 AS $$
 DECLARE
   held ${table}%ROWTYPE;
   now timestamptz;
   is_live boolean;
   given bigint;
 BEGIN
+  PERFORM set_config('lock_timeout', lock_ms::text, true);
   LOOP
     IF if_version IS NOT NULL THEN
       -- Most refusals are found without a lock.
@@ -106,34 +113,36 @@ BEGIN
     END IF;
     SELECT * INTO held FROM ${table} WHERE key = wanted FOR UPDATE;
     IF NOT FOUND THEN
-      now := clock_timestamp();
+      -- A place to lock first: were its version drawn before, others could write, remove and sweep the key in between.
       INSERT INTO ${table} AS entry (key, version, value, written_at, expires_at)
-        VALUES (wanted, nextval('${table}_versions'), new_value, now, now + ttl_ms * interval '1 millisecond')
+        VALUES (wanted, 0, NULL, clock_timestamp(), clock_timestamp())
         ON CONFLICT (key) DO NOTHING
-        RETURNING entry.version INTO given;
+        RETURNING * INTO held;
       -- Somebody else was quicker: there is a row to lock now.
-      CONTINUE WHEN given IS NULL;
+      CONTINUE WHEN NOT FOUND;
+      now := clock_timestamp();
     ELSE
       now := clock_timestamp();
       is_live := held.value IS NOT NULL AND held.expires_at > now;
       -- It has changed before it was locked: look again.
       CONTINUE WHEN if_version IS NOT NULL AND if_version <> CASE WHEN is_live THEN held.version ELSE 0 END;
-      UPDATE ${table} AS entry
-        SET version = greatest(nextval('${table}_versions'), held.version + 1), value = new_value,
-          written_at = now, expires_at = now + ttl_ms * interval '1 millisecond'
-        WHERE entry.key = wanted
-        RETURNING entry.version INTO given;
     END IF;
+    UPDATE ${table} AS entry
+      SET version = greatest(nextval('${table}_versions'), held.version + 1), value = new_value,
+        written_at = now, expires_at = now + ttl_ms * interval '1 millisecond'
+      WHERE entry.key = wanted
+      RETURNING entry.version INTO given;
     IF announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
     RETURN QUERY SELECT true, given::float8, NULL::float8, NULL::bytea, NULL::float8, NULL::float8;
     RETURN;
   END LOOP;
 END $$;
 
-CREATE OR REPLACE FUNCTION ${remove}(wanted bytea, if_version float8, announce text)
+CREATE OR REPLACE FUNCTION ${remove}(wanted bytea, if_version float8, announce text, lock_ms integer)
 RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = 0 AS $$
 BEGIN
+  PERFORM set_config('lock_timeout', lock_ms::text, true);
   UPDATE ${table} AS entry SET value = NULL, version = greatest(nextval('${table}_versions'), entry.version + 1)
     WHERE entry.key = wanted AND entry.value IS NOT NULL AND entry.expires_at > clock_timestamp()
       AND (if_version IS NULL OR entry.version = if_version);
@@ -150,7 +159,7 @@ DECLARE
   swept integer;
 BEGIN
   DELETE FROM ${table} WHERE key IN (
-    SELECT key FROM ${table} WHERE expires_at < clock_timestamp() ORDER BY expires_at LIMIT most FOR UPDATE SKIP LOCKED
+    SELECT key FROM ${table} WHERE expires_at < now() LIMIT most FOR UPDATE SKIP LOCKED
   );
   GET DIAGNOSTICS swept = ROW_COUNT;
   RETURN swept;

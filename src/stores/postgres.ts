@@ -9,6 +9,7 @@ import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 import { checkArgument, checkOptions, duration, having, optional, withDefault } from '../core/options.js';
 import { functionsOf, postgresMigrations } from './postgres-schema.js';
+import { type Listen, PostgresWatches } from './postgres-watches.js';
 import {
   type ClosableStore,
   type Entry,
@@ -20,6 +21,7 @@ import {
   type StoreCallOptions,
   type StoreChange,
   type StoreRemoveOptions,
+  type StoreView,
   type StoreWatch,
   type StoreWriteOptions,
   VerbChecks,
@@ -30,11 +32,20 @@ export { type PostgresMigration, postgresMigrations } from './postgres-schema.js
 
 /** What {@link postgresStore} needs of a client of `pg`: one connection. */
 export interface PgClient {
-  query(query: { readonly text: string; readonly values?: unknown[] }): Promise<{ readonly rows: unknown[] }>;
+  query(query: {
+    readonly text: string;
+    readonly values?: unknown[];
+    readonly rowMode?: 'array';
+  }): Promise<{ readonly rows: unknown[] }>;
   // biome-ignore lint/suspicious/noExplicitAny: each event has a listener of its own type.
   on(event: any, listener: (...values: any[]) => void): unknown;
   // biome-ignore lint/suspicious/noExplicitAny: see above.
   off(event: any, listener: (...values: any[]) => void): unknown;
+}
+
+/** A client of `pg` that only listens; the store ends it. */
+export interface PgListener extends PgClient {
+  end(): Promise<void>;
 }
 
 /** A client that a pool of `pg` has lent. */
@@ -78,23 +89,32 @@ export interface PostgresStoreOptions {
   /** The table, with its schema if it is not on the search path: letters, digits and `_`, at most 40 each. Default `'holdfast'`. */
   readonly table?: string;
   /**
-   * Makes `watch` possible. For `pg` a function that answers a connected client of its own, called again whenever that one was lost; for postgres.js its `sql`. It
+   * Makes `watch` possible. For `pg` a function that answers a connected client of its own, called again whenever that one was lost, and ended by the store; for postgres.js its `sql`. It
    * needs a connection of its own to the server, not one through a pooler. Changes are told by stores that have a listener.
    */
-  readonly listener?: (() => Promise<PgClient>) | PostgresJs;
+  readonly listener?: (() => Promise<PgListener>) | PostgresJs;
   /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */
   readonly clock?: Clock;
 }
 
+/** What a {@link PostgresStore} can do besides; `watch` only with a `listener`. */
+export interface PostgresNative
+  extends Required<Pick<NativeCapabilities, 'readMany'>>,
+    Pick<NativeCapabilities, 'watch'> {
+  /**
+   * A view of this store inside a transaction of yours: what it writes is done with the transaction, or not at all. Roll it back when a verb fails. Each
+   * verb is sent on that connection; it has no `timeout` but waits for a row that somebody else keeps no longer than the store does.
+   *
+   * @throws {@link OptionsError} `ERR_OPTIONS` for what is no transaction, as a pool: it would write at once.
+   */
+  within(transaction: PostgresTransaction): StoreView;
+}
+
 /** What {@link postgresStore} makes. */
 export interface PostgresStore extends ClosableStore {
-  readonly native: NativeCapabilities & {
-    readonly readMany: NonNullable<NativeCapabilities['readMany']>;
-  };
+  readonly native: PostgresNative;
   /** Makes the table and functions, or brings them up to date. Several processes may do so at once. Takes its time: no `timeout`. */
   migrate(): Promise<void>;
-  /** A view of this store inside a transaction of yours: done with it, or not at all. */
-  within(transaction: PostgresTransaction): Store;
   /** Deletes rows whose time is over, at most `limit` of them (default 1000), and answers how many. Run it now and then. */
   sweep(limit?: number): Promise<number>;
 }
@@ -143,7 +163,7 @@ const tableField = {
     typeof value === 'string' && /^(?:[a-z_][a-z0-9_]{0,39}\.)?[a-z_][a-z0-9_]{0,39}$/.test(value) ? value : undefined,
 };
 
-type Listener = (() => Promise<PgClient>) | PostgresJs;
+type Listener = (() => Promise<PgListener>) | PostgresJs;
 
 const listenerField = {
   allowed: 'a function that answers a connected client of pg, or the sql of postgres.js',
@@ -159,8 +179,8 @@ interface Settings {
   readonly clock: Clock;
 }
 
-/** One row of an answer. */
-type Row = Readonly<Record<string, unknown>>;
+/** One row of an answer: texts or nulls. Users have their own ways to read other types, and to spell the names of columns. */
+type Row = readonly unknown[];
 
 /** Runs one statement and answers its rows. */
 type Run = (operation: string, sql: string, values: readonly Value[], signal?: AbortSignal) => Promise<readonly Row[]>;
@@ -181,7 +201,7 @@ class Verbs implements Store {
 
   async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
     this.checks.read(key, options);
-    const sql = `SELECT * FROM ${this.functions.read}($1)`;
+    const sql = `SELECT ${entryColumns} FROM ${this.functions.read}($1)`;
     const [row] = await this.runStatement('read', sql, [this.keyOf(key)], options?.signal);
     return row && entryOf(row);
   }
@@ -189,20 +209,28 @@ class Verbs implements Store {
   async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
     this.checks.write(key, value, options);
     const { ttlMs, ifVersion, signal } = options;
-    const sql = `SELECT * FROM ${this.functions.write}($1, $2, $3, $4, $5)`;
+    const sql = `SELECT ${entryColumns}, new_version::text FROM ${this.functions.write}($1, $2, $3, $4, $5, $6)`;
     // A copy: the driver may write it to its socket later.
-    const values = [this.keyOf(key), Buffer.from(value), Math.ceil(ttlMs), ifVersion ?? null, this.channel];
+    const values = [
+      this.keyOf(key),
+      Buffer.from(value),
+      Math.ceil(ttlMs),
+      ifVersion ?? null,
+      this.channel,
+      this.lockMs,
+    ];
     const [row] = await this.runStatement('write', sql, values, signal);
-    if (row?.done === true) return { ok: true, version: Number(row.new_version) };
-    return { ok: false, entry: row === undefined || row.held_value === null ? undefined : entryOf(row) };
+    const given = row?.[entryWidth];
+    if (typeof given === 'string') return { ok: true, version: Number(given) };
+    return { ok: false, entry: typeof row?.[0] === 'string' ? entryOf(row) : undefined };
   }
 
   async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
     this.checks.remove(key, options);
-    const sql = `SELECT ${this.functions.remove}($1, $2, $3) AS removed`;
-    const values = [this.keyOf(key), options?.ifVersion ?? null, this.channel];
+    const sql = `SELECT ${this.functions.remove}($1, $2, $3, $4)::text`;
+    const values = [this.keyOf(key), options?.ifVersion ?? null, this.channel, this.lockMs];
     const [row] = await this.runStatement('remove', sql, values, options?.signal);
-    return row?.removed === true;
+    return row?.[0] === 'true';
   }
 
   /** Told of what changes; null where nobody can listen. */
@@ -211,37 +239,45 @@ class Verbs implements Store {
     return listener === undefined ? null : channelOf(table);
   }
 
+  /**
+   * The server gives up the row of somebody else a little sooner than the store gives up the server, so that the store hears that nothing was done. Who
+   * is not first in the queue for the row may wait twice as long, and is told too late.
+   */
+  private get lockMs(): number {
+    return Math.ceil(this.settings.timeout * 0.8);
+  }
+
   protected keyOf(key: string): Buffer {
     // No prefix has this character.
     return Buffer.from(`${this.settings.prefix}\0${key}`);
   }
 }
 
-/** As many keys as `readMany` takes. */
-const mostKeys = 1_000;
 /** As many verbs may be under way at once, those that wait for a connection among them. */
 const mostRunning = 10_000;
 
 class PooledStore extends Verbs implements PostgresStore {
   readonly native: PostgresStore['native'];
   private readonly driver: Driver;
-  private readonly watchers: Watchers | undefined;
+  private readonly watches: PostgresWatches | undefined;
   private running = 0;
   private readonly ending = new AbortController();
 
   constructor(driver: Driver, settings: Settings) {
     super(settings, (operation, sql, values, signal) => this.run(operation, sql, values, signal));
     this.driver = driver;
-    const { listener, table, clock } = settings;
-    this.watchers = listener && new Watchers(listener, channelOf(table), clock);
-    const { watchers } = this;
+    const { listener, table, clock, timeout } = settings;
+    const watches =
+      listener &&
+      new PostgresWatches(listenBy(listener, channelOf(table)), timeout, clock, (error) =>
+        failureOf('watch', error, true),
+      );
+    this.watches = watches;
     this.native = {
       readMany: (keys, options) => this.readMany(keys, options),
-      ...(watchers && {
-        watch: (key: string, onChange: (change: StoreChange) => void) => {
-          this.checks.read(key, undefined);
-          return watchers.watch(this.keyOf(key).toString('base64'), onChange);
-        },
+      within: (transaction) => this.within(transaction),
+      ...(watches && {
+        watch: (key: string, onChange: (change: StoreChange) => void) => this.watch(watches, key, onChange),
       }),
     };
     driver.open();
@@ -259,8 +295,31 @@ class PooledStore extends Verbs implements PostgresStore {
     }
   }
 
-  within(transaction: PostgresTransaction): Store {
-    const query = queryOf(transaction);
+  async sweep(limit = 1_000): Promise<number> {
+    const [row] = await this.run('sweep', `SELECT ${this.functions.sweep}($1)::text`, [limit], undefined);
+    return Number(row?.[0]);
+  }
+
+  async close(): Promise<void> {
+    if (this.ending.signal.aborted) return;
+    this.ending.abort();
+    this.driver.close();
+    this.watches?.close();
+  }
+
+  private watch(watches: PostgresWatches, key: string, onChange: (change: StoreChange) => void): StoreWatch {
+    const watcher = this.checks.watch(key, onChange, watches.watchers, this.ending.signal.aborted);
+    if (watcher.isStarting) watches.add(watcher, this.keyOf(key).toString('base64'));
+    return watcher;
+  }
+
+  private within(transaction: unknown): StoreView {
+    const query = queryOf(
+      checkArgument('within', 'transaction', transaction, {
+        allowed: 'a client of pg on which BEGIN was run, or what sql.begin of postgres.js gives',
+        parse: (value: unknown) => (isTransaction(value) ? value : undefined),
+      }),
+    );
     return new Verbs(this.settings, async (operation, sql, values, signal) => {
       signal?.throwIfAborted();
       try {
@@ -272,29 +331,14 @@ class PooledStore extends Verbs implements PostgresStore {
     });
   }
 
-  async sweep(limit = 1_000): Promise<number> {
-    const [row] = await this.run('sweep', `SELECT ${this.functions.sweep}($1) AS swept`, [limit], undefined);
-    return Number(row?.swept);
-  }
-
-  async close(): Promise<void> {
-    if (this.ending.signal.aborted) return;
-    this.ending.abort();
-    this.driver.close();
-    await this.watchers?.close();
-  }
-
   private async readMany(keys: readonly string[], options?: StoreCallOptions): Promise<(Entry | undefined)[]> {
-    if (keys.length > mostKeys) {
-      throw failure('readMany', 'invalid', `${keys.length} keys, at most ${mostKeys}`);
-    }
-    for (const key of keys) this.checks.read(key, options);
+    this.checks.readMany(keys, options);
     const wanted = keys.map((key) => this.keyOf(key));
     // The drivers differ in how they send arrays; an array in words means the same to both.
-    const sql = `SELECT * FROM ${this.functions.readMany}($1::text::bytea[])`;
-    const words = `{${wanted.map((key) => `"\\\\x${key.toString('hex')}"`).join()}}`;
+    const sql = `SELECT ${entryColumns}, encode(held_key, 'base64') FROM ${this.functions.readMany}($1::text[])`;
+    const words = `{${wanted.map((key) => key.toString('base64')).join()}}`;
     const rows = await this.run('readMany', sql, [words], options?.signal);
-    const entries = new Map(rows.map((row) => [bytesOf(row.held_key).toString('base64'), entryOf(row)]));
+    const entries = new Map(rows.map((row) => [inOneLine(row[entryWidth] as string), entryOf(row)]));
     return wanted.map((key) => entries.get(key.toString('base64')));
   }
 
@@ -415,10 +459,10 @@ function pg(pool: PgPool): Driver {
         client = lent;
         client.on('error', ignore);
         try {
-          const { rows } = await client.query({ text, values: [...values] });
+          const rows = await queryOf(client)(text, values);
           if (isOver) return [];
           release(false);
-          return rows as Row[];
+          return rows;
         } catch (error) {
           if (isOver) return [];
           release(isBroken(error));
@@ -458,10 +502,20 @@ function postgresJs(sql: PostgresJs): Driver {
   };
 }
 
+/** What only looks like one would write at once, whatever became of the transaction. */
+function isTransaction(value: unknown): value is PostgresTransaction {
+  if (typeof value === 'function') return 'unsafe' in value && 'savepoint' in value;
+  const { query, connect, totalCount, getTransactionStatus } = (value ?? {}) as Readonly<Record<string, unknown>>;
+  if (typeof query !== 'function' || typeof connect !== 'function' || totalCount !== undefined) return false;
+  // Idle, says the server. Older versions of pg do not tell.
+  return typeof getTransactionStatus !== 'function' || getTransactionStatus.call(value) !== 'I';
+}
+
 /** How a statement is run on a connection of the user's. */
 function queryOf(connection: PostgresTransaction): (sql: string, values: readonly Value[]) => Promise<readonly Row[]> {
-  if ('unsafe' in connection) return async (text, values) => await connection.unsafe(inWords(text, values));
-  return async (text, values) => (await connection.query({ text, values: [...values] })).rows as Row[];
+  if ('unsafe' in connection) return async (text, values) => await connection.unsafe(inWords(text, values)).values();
+  return async (text, values) =>
+    (await connection.query({ text, values: [...values], rowMode: 'array' })).rows as Row[];
 }
 
 /**
@@ -474,150 +528,72 @@ function inWords(text: string, values: readonly Value[]): string {
     if (value === null || value === undefined) return 'NULL';
     if (typeof value === 'number') return `${value}`;
     if (typeof value === 'string') return `'${value.replaceAll("'", "''")}'`;
-    return `decode('${value.toString('hex')}', 'hex')`;
+    return `decode('${value.toString('base64')}', 'base64')`;
   });
 }
 
 function channelOf(table: string): string {
-  return `${table.replace('.', '_')}_changes`;
+  // 63 characters are the most. Tables that share one hear of each other's changes, too many rather than too few.
+  return `${table.replace('.', '_')}_changes`.slice(-63);
 }
 
-/** Who waits for a change of which key, on one connection that listens for all of them while there is somebody. */
-class Watchers {
-  private readonly listener: Listener;
-  private readonly channel: string;
-  private readonly clock: Clock;
-  private readonly byKey = new Map<string, Set<(change: StoreChange) => void>>();
-  private listening: Promise<void> | undefined = undefined;
-  private stop: (() => unknown) | undefined = undefined;
-  private isClosed = false;
-  /** Only one connection at a time; those before are over. */
-  private generation = 0;
+function listenBy(listener: Listener, channel: string): Listen {
+  return isPostgresJs(listener) ? listenByPostgresJs(listener, channel) : listenByPg(listener, channel);
+}
 
-  constructor(listener: Listener, channel: string, clock: Clock) {
-    this.listener = listener;
-    this.channel = channel;
-    this.clock = clock;
-  }
-
-  watch(key: string, onChange: (change: StoreChange) => void): StoreWatch {
-    const watcher = (change: StoreChange) => onChange(change);
-    const watchers = this.byKey.get(key) ?? new Set();
-    this.byKey.set(key, watchers.add(watcher));
-    const ready = this.begin();
-    ready.catch(() => {});
-    return {
-      ready,
-      close: () => {
-        watchers.delete(watcher);
-        if (watchers.size === 0 && this.byKey.get(key) === watchers) this.byKey.delete(key);
-      },
-    };
-  }
-
-  async close(): Promise<void> {
-    this.isClosed = true;
-    this.generation++;
-    this.byKey.clear();
-    await this.stop?.();
-  }
-
-  private begin(): Promise<void> {
-    if (this.isClosed) return Promise.reject(failure('watch', 'closed', 'the store is closed'));
-    this.listening ??= this.listen();
-    return this.listening;
-  }
-
-  private async listen(): Promise<void> {
-    const generation = ++this.generation;
-    const isOld = () => generation !== this.generation;
-    try {
-      if (isPostgresJs(this.listener)) await this.listenByPostgresJs(this.listener, isOld);
-      else await this.listenByPg(this.listener, isOld);
-    } catch (error) {
-      this.listening = undefined;
-      throw failureOf('watch', error, true);
-    }
-  }
-
-  private async listenByPostgresJs(sql: PostgresJs, isOld: () => boolean): Promise<void> {
+function listenByPostgresJs(sql: PostgresJs, channel: string): Listen {
+  return async ({ onPayload, onListening }) => {
     let connections = 0;
+    // It connects again by itself, and says so.
     const { unlisten } = await sql.listen(
-      this.channel,
-      (key) => isOld() || this.changed(key),
-      // It connects again by itself.
-      () => isOld() || (++connections > 1 && this.gap()),
+      channel,
+      (payload) => onPayload(inOneLine(payload)),
+      () => {
+        if (++connections > 1) onListening();
+      },
     );
-    this.stop = () => unlisten().catch(() => {});
-    if (isOld()) await this.stop();
-  }
-
-  private async listenByPg(connect: () => Promise<PgClient>, isOld: () => boolean): Promise<void> {
-    const client = await connect();
-    let isOver = false;
-    const onNotification = ({ channel, payload }: { channel: string; payload: string }) => {
-      if (channel === this.channel && !isOld()) this.changed(payload);
-    };
-    const onEnd = () => {
-      if (isOver || isOld()) return;
-      isOver = true;
-      this.again();
-    };
-    client.on('notification', onNotification);
-    client.on('error', onEnd);
-    client.on('end', onEnd);
-    this.stop = async () => {
-      isOver = true;
-      client.off('notification', onNotification);
-      await client.query({ text: `UNLISTEN ${this.channel}` }).catch(() => {});
-    };
-    await client.query({ text: `LISTEN ${this.channel}` });
-    if (isOld()) await this.stop();
-  }
-
-  /** The connection was lost: another one, after a while, for as long as somebody watches. */
-  private again(): void {
-    const retry = callbackTimer(() => {
-      if (this.isClosed) return;
-      if (this.byKey.size === 0) {
-        this.listening = undefined;
-        return;
-      }
-      this.listening = this.listen();
-      this.listening.then(
-        () => this.gap(),
-        () => this.again(),
-      );
-    });
-    const background = this.clock.background ?? this.clock;
-    background.schedule(retry, background.now() + reconnectMs);
-  }
-
-  private changed(key: string): void {
-    // A line of base64 is broken after 76 characters.
-    for (const watcher of this.byKey.get(key.replaceAll('\n', '')) ?? []) watcher({ kind: 'changed' });
-  }
-
-  private gap(): void {
-    for (const watchers of [...this.byKey.values()]) for (const watcher of watchers) watcher({ kind: 'gap' });
-  }
-}
-
-const reconnectMs = 500;
-
-function entryOf(row: Row): Entry {
-  return {
-    // What the driver gives may be a piece of a greater buffer.
-    value: new Uint8Array(bytesOf(row.held_value)),
-    version: Number(row.held_version),
-    // The clock of the server may have been put back since.
-    ageMs: Math.max(0, Number(row.age_ms)),
-    ttlMs: Math.max(0, Number(row.left_ms)),
+    return { end: () => void unlisten().catch(() => {}) };
   };
 }
 
-function bytesOf(value: unknown): Buffer {
-  return value as Buffer;
+function listenByPg(connect: () => Promise<PgListener>, channel: string): Listen {
+  return async ({ onPayload, onLost }) => {
+    const client = await connect();
+    const end = () => void client.end().catch(() => {});
+    // It stays until the end: an error that nobody listens to would end the process.
+    client.on('error', onLost);
+    client.on('end', onLost);
+    client.on('notification', (told: { channel: string; payload?: string }) => {
+      if (told.channel === channel) onPayload(inOneLine(told.payload ?? ''));
+    });
+    try {
+      await client.query({ text: `LISTEN "${channel}"` });
+    } catch (error) {
+      end();
+      throw error;
+    }
+    return { confirm: () => client.query({ text: 'SELECT 1' }), end };
+  };
+}
+
+/** Of each function that answers an entry. */
+const entryColumns = "held_version::text, encode(held_value, 'base64'), age_ms::text, left_ms::text";
+const entryWidth = 4;
+
+function entryOf([version, value, ageMs, leftMs]: Row): Entry {
+  return {
+    // What is made of a text may be a piece of a greater buffer.
+    value: new Uint8Array(Buffer.from(value as string, 'base64')),
+    version: Number(version),
+    // The clock of the server may have been put back since.
+    ageMs: Math.max(0, Number(ageMs)),
+    ttlMs: Math.max(0, Number(leftMs)),
+  };
+}
+
+/** The server breaks a line of base64 after 76 characters. */
+function inOneLine(base64: string): string {
+  return base64.replaceAll('\n', '');
 }
 
 /** What a server answers instead of doing anything, by the beginning of its code, and what may help. */

@@ -123,7 +123,18 @@ export interface NativeCapabilities {
    * the store are done together or not at all.
    */
   readonly transaction?: <T>(work: (view: StoreTransaction) => T, options?: StoreCallOptions) => Promise<T>;
+  /**
+   * The three verbs inside a transaction that the caller has begun on a client of the store's database, and ends himself: what they write is done with it, or
+   * not at all. For stores whose transactions take time; those that do not have `transaction`. What a verb answers holds once the
+   * transaction is committed. After a verb has failed it has to be rolled back. Others who write a key wait for the end of a transaction that has written it.
+   *
+   * @throws {@link OptionsError} `ERR_OPTIONS` for what is no transaction of this store's database.
+   */
+  within?(transaction: unknown): StoreView;
 }
+
+/** The verbs of a store, and nothing besides. */
+export type StoreView = Pick<Store, 'read' | 'write' | 'remove'>;
 
 /** The three verbs inside a transaction, at once. A version that is rolled back may be given again. */
 export interface StoreTransaction {

@@ -1,12 +1,12 @@
 /** The client libraries that the Postgres store takes, each connected in its own way. */
 import pg from 'pg';
 import postgres from 'postgres';
-import type { PgClient, PgPool, PostgresJs, PostgresTransaction } from '../../src/stores/postgres.js';
+import type { PgListener, PgPool, PostgresJs, PostgresTransaction } from '../../src/stores/postgres.js';
 
 export interface PostgresConnection {
   readonly pool: PgPool | PostgresJs;
   /** Makes `watch` possible. */
-  readonly listener: (() => Promise<PgClient>) | PostgresJs;
+  readonly listener: (() => Promise<PgListener>) | PostgresJs;
   /** Runs any SQL. */
   query(sql: string): Promise<readonly Record<string, unknown>[]>;
   /** Runs something in a transaction of its own, which is rolled back when it throws. */
@@ -28,14 +28,11 @@ export const drivers: readonly PostgresDriver[] = [
       const pool = new pg.Pool({ ...place, port, max: size });
       // Its servers are ended under it.
       pool.on('error', () => {});
-      const listeners: pg.Client[] = [];
       return {
         pool,
         async listener() {
           const client = new pg.Client({ ...place, port });
-          client.on('error', () => {});
           await client.connect();
-          listeners.push(client);
           return client;
         },
         query: async (sql) => (await pool.query(sql)).rows,
@@ -52,10 +49,7 @@ export const drivers: readonly PostgresDriver[] = [
             client.release();
           }
         },
-        async close() {
-          for (const client of listeners) await client.end().catch(() => {});
-          await pool.end();
-        },
+        close: () => pool.end(),
       };
     },
   },

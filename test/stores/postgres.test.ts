@@ -97,10 +97,10 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     await expect(
       connection.transaction(async (client) => {
         await ('unsafe' in client ? client.unsafe(insert) : client.query({ text: insert }));
-        expect(await store.within(client).write('order', bytes('done'), { ttlMs, ifVersion: 0 })).toMatchObject({
+        expect(await store.native.within(client).write('order', bytes('done'), { ttlMs, ifVersion: 0 })).toMatchObject({
           ok: true,
         });
-        expect(text((await store.within(client).read('order'))?.value)).toBe('done');
+        expect(text((await store.native.within(client).read('order'))?.value)).toBe('done');
         // Nobody else sees it yet.
         expect(await store.read('order')).toBeUndefined();
         throw new Error('no');
@@ -108,7 +108,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     ).rejects.toThrow('no');
     expect(await store.read('order')).toBeUndefined();
     await connection.transaction(async (client) => {
-      await store.within(client).write('order', bytes('done'), { ttlMs, ifVersion: 0 });
+      await store.native.within(client).write('order', bytes('done'), { ttlMs, ifVersion: 0 });
     });
     expect(text((await store.read('order'))?.value)).toBe('done');
   });

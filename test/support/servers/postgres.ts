@@ -6,6 +6,7 @@ import {
   cpSync,
   existsSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -44,31 +45,76 @@ export function postgresHome(): string | undefined {
   }
 }
 
-/** Starts an empty one, on disk as it would be, yet without waiting for the disk. */
-export async function startPostgres(home: string, settings: readonly string[] = []): Promise<ServerProcess> {
+/** A home with the tools for a standby, which the npm package lacks: Debian's. Undefined where there is none; in CI that is an error. */
+export function debianPostgresHome(): string | undefined {
+  const versions = '/usr/lib/postgresql';
+  const homes = existsSync(versions) ? readdirSync(versions).map((version) => join(versions, version)) : [];
+  const home = homes.find((folder) =>
+    ['postgres', 'pg_basebackup'].every((name) => existsSync(join(folder, 'bin', name))),
+  );
+  if (home !== undefined) return home;
+  const message = `no Postgres with pg_basebackup in ${versions}: install the package "postgresql"`;
+  if (process.env.CI) throw new Error(message);
+  console.log(`Skipped: ${message}.`);
+  return undefined;
+}
+
+/** Starts an empty one, on disk as it would be, yet without waiting for the disk. `added` goes into its environment. */
+export function startPostgres(
+  home: string,
+  settings: readonly string[] = [],
+  added: Readonly<Record<string, string>> = {},
+): Promise<ServerProcess> {
+  return startOne(home, settings, added, async (folder, environment) => {
+    const args = [
+      '-D',
+      join(folder, 'data'),
+      '-U',
+      'postgres',
+      '-A',
+      'trust',
+      '-N',
+      '-E',
+      'UTF8',
+      '--locale=C',
+      '--no-instructions',
+    ];
+    await run(join(home, 'bin', 'initdb'), args, environment);
+  });
+}
+
+/** Starts one that follows another. `SELECT pg_promote()` makes it a primary. */
+export function startStandby(home: string, primary: ServerProcess): Promise<ServerProcess> {
+  return startOne(home, [], {}, async (folder, environment) => {
+    const from = ['-h', primary.host, '-p', `${primary.port}`, '-U', 'postgres', '-w'];
+    const copy = ['-D', join(folder, 'data'), '-R', '-X', 'stream', '-c', 'fast', '-N'];
+    await run(join(home, 'bin', 'pg_basebackup'), [...from, ...copy], environment);
+  });
+}
+
+type Environment = {
+  readonly cwd: string;
+  readonly env: NodeJS.ProcessEnv;
+  readonly uid?: number;
+  readonly gid?: number;
+};
+
+function startOne(
+  home: string,
+  settings: readonly string[],
+  added: Readonly<Record<string, string>>,
+  fill: (folder: string, environment: Environment) => Promise<void>,
+): Promise<ServerProcess> {
   const env = { LD_LIBRARY_PATH: join(home, 'lib'), LC_ALL: 'C' };
   return ServerProcess.start({
     name: 'postgres',
-    program: { file: join(home, 'bin', 'postgres'), env },
+    program: { file: join(home, 'bin', 'postgres'), env: { ...env, ...added } },
     user,
     stopSignal: 'SIGINT',
     async prepare(folder) {
       if (user !== undefined) chownSync(folder, user.uid, user.gid);
       chmodSync(folder, 0o700);
-      const args = [
-        '-D',
-        join(folder, 'data'),
-        '-U',
-        'postgres',
-        '-A',
-        'trust',
-        '-N',
-        '-E',
-        'UTF8',
-        '--locale=C',
-        '--no-instructions',
-      ];
-      await run(join(home, 'bin', 'initdb'), args, { ...user, cwd: folder, env: { ...process.env, ...env } });
+      await fill(folder, { ...user, cwd: folder, env: { ...process.env, ...env } });
     },
     args: ({ port, folder }) => [
       ...['-D', join(folder, 'data'), '-p', `${port}`],

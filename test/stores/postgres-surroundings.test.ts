@@ -1,0 +1,257 @@
+/** What the store keeps whatever surrounds it: settings of the user's, other people's transactions, bad timing, a pool that is never free. */
+import { OptionsError, StoreError } from 'holdfast';
+import pg from 'pg';
+import postgres from 'postgres';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { type PgListener, type PgPool, type PostgresJs, postgresStore } from '../../src/stores/postgres.js';
+import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
+import type { ServerProcess } from '../support/servers/server-process.ts';
+
+const bytes = (text: string) => new TextEncoder().encode(text);
+const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
+const ttlMs = 60_000;
+
+const home = postgresHome();
+
+describe.skipIf(home === undefined)('postgresStore', () => {
+  let server: ServerProcess;
+  let admin: pg.Pool;
+  let place: { host: string; port: number; user: string; database: string };
+  const ends: (() => unknown)[] = [];
+
+  const pgPool = (settings: pg.PoolConfig = {}) => {
+    const pool = new pg.Pool({ ...place, ...settings });
+    pool.on('error', () => {});
+    ends.push(() => pool.end());
+    return pool;
+  };
+  const postgresJs = (settings: Parameters<typeof postgres>[1] = {}) => {
+    const sql = postgres({ ...place, onnotice: () => {}, ...settings } as never);
+    ends.push(() => sql.end({ timeout: 1 }));
+    return sql as unknown as PostgresJs;
+  };
+  const connectListener = async (): Promise<PgListener> => {
+    const client = new pg.Client(place);
+    await client.connect();
+    return client;
+  };
+  /** Keeps all rows locked until it is called. */
+  const lockRows = async () => {
+    const keeper = await admin.connect();
+    await keeper.query('BEGIN');
+    await keeper.query('SELECT 1 FROM holdfast FOR UPDATE');
+    return async () => {
+      await keeper.query('ROLLBACK');
+      keeper.release();
+    };
+  };
+
+  beforeAll(async () => {
+    server = await startPostgres(home!, ['max_connections=60']);
+    place = { host: server.host, port: server.port, user: 'postgres', database: 'postgres' };
+    admin = new pg.Pool({ ...place, max: 5 });
+    admin.on('error', () => {});
+    await postgresStore(admin).migrate();
+  }, 30_000);
+  afterEach(async () => {
+    for (const end of ends.splice(0)) await end();
+  });
+  afterAll(async () => {
+    await admin?.end();
+    await server?.dispose();
+  });
+
+  it('never gives a version twice or backwards, even when a key was written and swept while another writer was about to insert it', async () => {
+    // The writer called "slow" stops where its row is made and the key not looked for yet.
+    await admin.query(`CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF current_setting('application_name') = 'slow' THEN PERFORM pg_advisory_xact_lock(77); END IF; RETURN NEW; END $$;
+      CREATE TRIGGER stop BEFORE INSERT ON holdfast FOR EACH ROW EXECUTE FUNCTION stop()`);
+    const keeper = await admin.connect();
+    try {
+      await keeper.query('SELECT pg_advisory_lock(77)');
+      const slow = postgresStore(pgPool({ application_name: 'slow' }), { timeout: '20s' });
+      const quick = postgresStore(admin, { timeout: '20s' });
+      const late = slow.write('raced', bytes('late'), { ttlMs });
+      await vi.waitFor(
+        async () => {
+          const sql = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'slow' AND wait_event = 'advisory'";
+          expect((await admin.query(sql)).rowCount).toBe(1);
+        },
+        { timeout: 10_000 },
+      );
+      const first = await quick.write('raced', bytes('first'), { ttlMs: 1 });
+      await vi.waitFor(async () => expect(await quick.sweep()).toBe(1), { timeout: 10_000 });
+      await keeper.query('SELECT pg_advisory_unlock(77)');
+      const second = await late;
+      expect(first.ok && second.ok && second.version > first.version).toBe(true);
+    } finally {
+      keeper.release(true);
+      await admin.query('DROP TRIGGER stop ON holdfast');
+    }
+  }, 30_000);
+
+  it('keeps renewed entries in place: no index grows with each renewal', async () => {
+    const count = async () => {
+      const sql =
+        "SELECT n_tup_upd::int AS all, n_tup_hot_upd::int AS hot FROM pg_stat_user_tables WHERE relname = 'hot'";
+      return (await admin.query(sql)).rows[0] as { all: number; hot: number };
+    };
+    const store = postgresStore(pgPool({ max: 1 }), { timeout: '10s', table: 'hot' });
+    await store.migrate();
+    for (let index = 0; index < 300; index++) await store.write(`key ${index % 5}`, bytes('value'), { ttlMs });
+    await vi.waitFor(async () => expect((await count()).all).toBeGreaterThanOrEqual(300), { timeout: 20_000 });
+    const { all, hot } = await count();
+    expect(hot / all).toBeGreaterThan(0.9);
+  }, 60_000);
+
+  it('gives up a row that others keep locked, knows that nothing was done, and leaves nothing behind on the server', async () => {
+    const pool = pgPool();
+    const store = postgresStore(pool, { timeout: '3s', prefix: 'locked' });
+    await store.write('key', bytes('old'), { ttlMs });
+    const unlock = await lockRows();
+    try {
+      for (const verb of [() => store.write('key', bytes('new'), { ttlMs }), () => store.remove('key')]) {
+        const error = await verb().catch((thrown: unknown) => thrown);
+        expect(error).toBeInstanceOf(StoreError);
+        expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
+      }
+      const impatient = postgresStore(pool, { timeout: 50, prefix: 'locked' });
+      for (let round = 0; round < 5; round++) {
+        const verbs = Array.from({ length: 10 }, () => impatient.write('key', bytes('new'), { ttlMs }));
+        for (const { status } of await Promise.allSettled(verbs)) expect(status).toBe('rejected');
+      }
+      // While the lock is still kept.
+      const waiting = "SELECT count(*)::int AS waiting FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+      await vi.waitFor(async () => expect((await admin.query(waiting)).rows[0].waiting).toBe(0), { timeout: 10_000 });
+    } finally {
+      await unlock();
+    }
+    expect(text((await store.read('key'))?.value)).toBe('old');
+    // The limit was that of the verb, not of the session.
+    const settings = await Promise.all([1, 2, 3].map(() => pool.query('SHOW lock_timeout')));
+    expect(settings.map(({ rows }) => rows[0].lock_timeout)).toEqual(['0', '0', '0']);
+  }, 60_000);
+
+  it('lets no more than 10,000 verbs wait for a pool that has nothing to give', async () => {
+    const pool = pgPool({ max: 1 });
+    const kept = await pool.connect();
+    const store = postgresStore(pool, { timeout: 5 });
+    const reasons = new Set<string>();
+    for (let round = 0; round < 12; round++) {
+      const verbs = Array.from({ length: 1_000 }, () => store.read('key').catch((error) => reasons.add(error.reason)));
+      await Promise.all(verbs);
+    }
+    expect(pool.waitingCount).toBe(10_000);
+    expect(reasons).toEqual(new Set(['timeout', 'busy']));
+    kept.release();
+    await vi.waitFor(() => expect(pool.waitingCount).toBe(0), { timeout: 10_000 });
+    expect(await postgresStore(pool, { timeout: '10s' }).read('key')).toBeUndefined();
+  }, 60_000);
+
+  it.each<[string, () => PgPool | PostgresJs]>([
+    ['postgres.js that spells columns in camel case', () => postgresJs({ transform: postgres.camel })],
+    ['postgres.js that spells columns in Pascal case', () => postgresJs({ transform: postgres.pascal })],
+    ['postgres.js that spells columns in kebab case', () => postgresJs({ transform: postgres.kebab })],
+    [
+      'postgres.js on a server that reads backslashes in strings',
+      () => postgresJs({ connection: { standard_conforming_strings: 'off' } as never }),
+    ],
+    [
+      'pg that reads all types in its own way',
+      () =>
+        pgPool({
+          types: {
+            getTypeParser: (type: number) => (value: string) => (type === 25 ? value : { type, value }),
+          } as never,
+        }),
+    ],
+    [
+      'a server that writes bytes and numbers in its own way',
+      () => pgPool({ options: '-c bytea_output=escape -c extra_float_digits=0' }),
+    ],
+    [
+      'a server whose sessions are in another time zone and style',
+      () => pgPool({ options: '-c TimeZone=Asia/Tokyo -c DateStyle=German -c IntervalStyle=iso_8601' }),
+    ],
+  ])('reads what it wrote by %s', async (title, connect) => {
+    const store = postgresStore(connect(), {
+      timeout: '10s',
+      prefix: `by/${title.replaceAll(/[^a-zA-Z]/g, '-')}`.slice(0, 64),
+    });
+    const value = Uint8Array.from({ length: 512 }, (_, index) => index % 256);
+    const written = await store.write("it's \\ a key", value, { ttlMs });
+    const { version } = written as { version: number };
+    expect(version).toBeGreaterThan(0);
+    const entry = await store.read("it's \\ a key");
+    expect(entry).toMatchObject({ value, version });
+    expect(entry!.ttlMs).toBeGreaterThan(ttlMs - 20_000);
+    expect(entry!.ttlMs).toBeLessThanOrEqual(ttlMs);
+    expect((await store.write("it's \\ a key", value, { ttlMs, ifVersion: 0 })) as object).toMatchObject({
+      ok: false,
+      entry: { version },
+    });
+    expect((await store.native.readMany(["it's \\ a key"]))[0]).toMatchObject({ value, version });
+    expect(await store.remove("it's \\ a key", { ifVersion: version })).toBe(true);
+  });
+
+  it.each(['repeatable read', 'serializable'])('lets one writer win in sessions that are %s', async (level) => {
+    const pool = pgPool({ options: `-c default_transaction_isolation=${level.replace(' ', '\\ ')}` });
+    const store = postgresStore(pool, { timeout: '10s', prefix: level.replace(' ', '-') });
+    const answers = await Promise.all(
+      Array.from({ length: 30 }, (_, index) =>
+        store.write('key', bytes(`${index}`), { ttlMs, ifVersion: 0 }).catch((error: StoreError) => error),
+      ),
+    );
+    const winners = answers.filter((answer) => !(answer instanceof StoreError) && answer.ok);
+    // Some have to give way to others before anybody has won, and are told that nothing was done.
+    for (const answer of answers) {
+      if (answer instanceof StoreError) expect(answer).toMatchObject({ reason: 'busy', applied: 'no' });
+    }
+    expect(winners.length).toBeLessThanOrEqual(1);
+    const entry = await store.read('key');
+    if (winners.length === 1) expect(entry?.version).toBe((winners[0] as { version: number }).version);
+    else expect(entry).toBeUndefined();
+  });
+
+  it('tells changes in a table whose names are long', async () => {
+    const [schema, name] = ['s'.repeat(40), 't'.repeat(40)];
+    await admin.query(`CREATE SCHEMA ${schema}`);
+    const store = postgresStore(admin, { timeout: '10s', table: `${schema}.${name}`, listener: connectListener });
+    await store.migrate();
+    const told: string[] = [];
+    await store.native.watch!('key', ({ kind }) => told.push(kind)).ready;
+    expect(await store.write('key', bytes('a'), { ttlMs })).toMatchObject({ ok: true });
+    await vi.waitFor(() => expect(told).toEqual(['changed']), { timeout: 10_000 });
+    await store.close();
+  });
+
+  it('refuses a view inside what is no transaction, which would write at once', async () => {
+    const store = postgresStore(admin);
+    const idle = await connectListener();
+    const { within } = store.native;
+    for (const wrong of [undefined, {}, admin, postgresJs(), store, idle]) {
+      expect(() => within(wrong as never)).toThrow(OptionsError);
+    }
+    await idle.query({ text: 'BEGIN' });
+    expect(await within(idle).write('mine', bytes('a'), { ttlMs })).toMatchObject({ ok: true });
+    await idle.query({ text: 'ROLLBACK' });
+    expect(() => within(idle)).toThrow(OptionsError);
+    await idle.end();
+  });
+
+  it('ends the listening connection when it is closed, and fails a watch that cannot begin in time', async () => {
+    const listening = "SELECT count(*)::int AS count FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+    const store = postgresStore(admin, { timeout: '10s', prefix: 'ends', listener: connectListener });
+    await store.native.watch!('key', () => {}).ready;
+    expect((await admin.query(listening)).rows[0].count).toBe(1);
+    await store.close();
+    await vi.waitFor(async () => expect((await admin.query(listening)).rows[0].count).toBe(0), { timeout: 10_000 });
+
+    const never = postgresStore(admin, { timeout: 50, listener: () => new Promise(() => {}) });
+    await expect(never.native.watch!('key', () => {}).ready).rejects.toMatchObject({ reason: 'timeout' });
+    const refused = postgresStore(admin, { timeout: '10s', listener: () => Promise.reject(new Error('no such host')) });
+    await expect(refused.native.watch!('key', () => {}).ready).rejects.toThrow('no such host');
+    await never.close();
+    await refused.close();
+  });
+});

@@ -168,6 +168,8 @@ export { type TimeoutGuard, type TimeoutOptions, timeout } from './policies/time
 export { type MemoryStore, type MemoryStoreOptions, memoryStore } from './stores/memory.js';
 export type {
   ClosableStore,
+  Consumed,
+  ConsumeOptions,
   Entry,
   NativeCapabilities,
   Refused,

@@ -10,6 +10,8 @@ import { StoreError } from '../core/errors.js';
 import { checkOptions, having, integer, withDefault } from '../core/options.js';
 import {
   type ClosableStore,
+  type Consumed,
+  type ConsumeOptions,
   type Entry,
   maxValueBytesField,
   type NativeCapabilities,
@@ -38,7 +40,7 @@ export interface MemoryStoreOptions {
 
 /** What {@link memoryStore} makes. */
 export interface MemoryStore extends ClosableStore {
-  readonly native: Required<Pick<NativeCapabilities, 'watch' | 'readMany'>>;
+  readonly native: Required<Pick<NativeCapabilities, 'watch' | 'readMany' | 'consume'>>;
   /** Entries kept, those included whose time is over and that no write has dropped yet. */
   readonly size: number;
 }
@@ -104,6 +106,9 @@ class Kept {
   }
 }
 
+/** Half of a surrogate pair: no key of a verb begins so. */
+const limitPrefix = '\ud800';
+
 /** Expired entries that one write drops: more than it adds, so that they become fewer. */
 const droppedPerWrite = 2;
 
@@ -132,6 +137,7 @@ class BoundedStore implements MemoryStore {
     this.native = {
       watch: (key, onChange) => this.watch(key, onChange),
       readMany: (keys, options) => this.readMany(keys, options),
+      consume: (key, options) => this.consume(key, options),
     };
   }
 
@@ -155,21 +161,10 @@ class BoundedStore implements MemoryStore {
     if (ifVersion !== undefined && ifVersion !== (current?.version ?? 0)) {
       return { ok: false, entry: current?.entry(nowMs, this.copies) };
     }
-    for (let dropped = 0; dropped < droppedPerWrite && this.dropExpired(nowMs); dropped++);
-    this.makeRoom(key, bytesOf(key, value), nowMs);
-    this.drop(key);
     // Not `slice`: on a Buffer that is a view of the same bytes.
-    const kept = new Kept(key, new Uint8Array(value), ++this.lastVersion, nowMs, nowMs + ttlMs);
-    if (evictable) {
-      this.evictables ??= new LRUCache({ maxSize: this.maxBytes, sizeCalculation: (one) => one.bytes });
-      this.evictables.set(key, kept);
-    } else {
-      this.records.set(key, kept);
-      this.recordBytes += kept.bytes;
-      this.expiry.add(kept);
-    }
+    const { version } = this.keep(key, new Uint8Array(value), nowMs, ttlMs, evictable);
     if (this.watchers.size > 0) this.watchers.tell(key);
-    return { ok: true, version: kept.version };
+    return { ok: true, version };
   }
 
   async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
@@ -209,6 +204,38 @@ class BoundedStore implements MemoryStore {
     this.watchers.add(watcher);
     watcher.begin();
     return watcher;
+  }
+
+  private async consume(key: string, options: ConsumeOptions): Promise<Consumed> {
+    const rate = this.checks.consume(key, options);
+    if (this.isClosed) throw closed('consume');
+    const nowMs = this.clock.now();
+    const own = limitPrefix + key;
+    const kept = this.live(own, nowMs);
+    const debtMs = kept === undefined ? 0 : Math.min(new Float64Array(kept.value.buffer)[0]! - nowMs, rate.wholeMs);
+    const ok = rate.isGranted(debtMs);
+    const nextMs = rate.debtAfter(debtMs);
+    if (ok && rate.cost > 0) {
+      const worked = new Uint8Array(Float64Array.of(nowMs + nextMs).buffer);
+      this.keep(own, worked, nowMs, nextMs, false);
+    }
+    return rate.answer(debtMs, ok);
+  }
+
+  private keep(key: string, value: Uint8Array, nowMs: number, ttlMs: number, evictable: boolean | undefined): Kept {
+    for (let dropped = 0; dropped < droppedPerWrite && this.dropExpired(nowMs); dropped++);
+    this.makeRoom(key, bytesOf(key, value), nowMs);
+    this.drop(key);
+    const kept = new Kept(key, value, ++this.lastVersion, nowMs, nowMs + ttlMs);
+    if (evictable) {
+      this.evictables ??= new LRUCache({ maxSize: this.maxBytes, sizeCalculation: (one) => one.bytes });
+      this.evictables.set(key, kept);
+    } else {
+      this.records.set(key, kept);
+      this.recordBytes += kept.bytes;
+      this.expiry.add(kept);
+    }
+    return kept;
   }
 
   private live(key: string, nowMs: number): Kept | undefined {

@@ -84,3 +84,23 @@ if removed == 1 then redis.pcall(ARGV[2], ARGV[3], ARGV[4]) end
 return removed`,
   hash: 'ad721c705c9d23ae559ff40fd9b4efb7b38575e8',
 };
+
+/**
+ * KEYS: the limit. ARGV: microseconds of one unit, units of the burst, units asked for. Answers whether they were granted, and the
+ * microseconds of debt before. Time is counted from a day in 2023, so that it has fractions of a microsecond.
+ */
+export const consumeScript: RedisScript = {
+  text: `
+local time = redis.call('TIME')
+local now = (time[1] - 1700000000) * 1000000 + time[2]
+local whole = ARGV[1] * ARGV[2]
+local worked = tonumber(redis.call('GET', KEYS[1]) or now) or now
+local debt = math.min(math.max(worked - now, 0), whole)
+local after = debt + ARGV[1] * ARGV[3]
+local granted = after - whole <= 0.001
+if granted and after > debt then
+  redis.call('SET', KEYS[1], string.format('%.17g', now + after), 'PX', math.ceil(after / 1000))
+end
+return { granted and 1 or 0, string.format('%.17g', debt) }`,
+  hash: '4948ea375b540413e5c86ce4256a9c99928dfdb3',
+};

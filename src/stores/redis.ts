@@ -10,6 +10,7 @@ import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 import { checkArgument, checkOptions, duration, having, integer, optional, withDefault } from '../core/options.js';
 import {
+  consumeScript,
   type RedisScript,
   readManyScript,
   readScript,
@@ -21,6 +22,8 @@ import {
 import { RedisWatches, type Subscriber } from './redis-watches.js';
 import {
   type ClosableStore,
+  type Consumed,
+  type ConsumeOptions,
   type Entry,
   type NativeCapabilities,
   prefixField,
@@ -76,7 +79,7 @@ export interface RedisStoreOptions {
 
 /** What {@link redisStore} makes. */
 export interface RedisStore extends ClosableStore {
-  readonly native: Required<Pick<NativeCapabilities, 'readMany'>> & Pick<NativeCapabilities, 'watch'>;
+  readonly native: Required<Pick<NativeCapabilities, 'readMany' | 'consume'>> & Pick<NativeCapabilities, 'watch'>;
 }
 
 /**
@@ -167,12 +170,15 @@ class ScriptStore implements RedisStore {
     this.timeoutMs = timeoutMs;
     this.clock = clock;
     this.checks = checks;
-    const readMany: RedisStore['native']['readMany'] = (keys, options) => this.readMany(keys, options);
-    if (subscriber === undefined) this.native = { readMany };
+    const always: Pick<RedisStore['native'], 'readMany' | 'consume'> = {
+      readMany: (keys, options) => this.readMany(keys, options),
+      consume: (key, options) => this.consume(key, options),
+    };
+    if (subscriber === undefined) this.native = always;
     else {
       const watches = new RedisWatches(subscriber, timeoutMs, clock, (error) => failureOf('watch', error));
       this.watches = watches;
-      this.native = { readMany, watch: (key, onChange) => this.watch(watches, key, onChange) };
+      this.native = { ...always, watch: (key, onChange) => this.watch(watches, key, onChange) };
     }
   }
 
@@ -237,6 +243,16 @@ class ScriptStore implements RedisStore {
     });
     await Promise.all(reads);
     return entries;
+  }
+
+  private async consume(key: string, options: ConsumeOptions): Promise<Consumed> {
+    const rate = this.checks.consume(key, options);
+    // No record has this name: theirs have a colon there.
+    const keys = [`${this.bucketKey(hashOf(key))}|${key}`];
+    const given = [rate.intervalMs * 1000, rate.burst, rate.cost].map(String);
+    const reply = await this.run('consume', consumeScript, keys, given, options.signal);
+    const [granted, debtUs] = reply as readonly [unknown, unknown];
+    return rate.answer(Number(`${debtUs}`) / 1000, Number(granted) === 1);
   }
 
   private watch(watches: RedisWatches, key: string, onChange: (change: StoreChange) => void): StoreWatch {
@@ -648,6 +664,6 @@ function failure(operation: string, reason: StoreFailure, detail: string, cause?
 
 /** For what may have been done; a read changes nothing in any case. */
 function lost(operation: string, detail: string, cause?: unknown, reason: StoreFailure = 'failed'): StoreError {
-  const applied = operation === 'write' || operation === 'remove' ? 'unknown' : 'no';
+  const applied = operation === 'read' || operation === 'readMany' || operation === 'watch' ? 'no' : 'unknown';
   return new StoreError({ store: 'redis', operation, reason, applied, detail, cause });
 }

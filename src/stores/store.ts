@@ -9,6 +9,7 @@
  */
 import { StoreError, type StoreFailure } from '../core/errors.js';
 import { integer, withDefault } from '../core/options.js';
+import { ConsumeRate } from './consume.js';
 import { Watcher, type Watchers } from './watchers.js';
 
 /** What a key holds. */
@@ -104,6 +105,30 @@ export interface StoreWatch {
   close(): void;
 }
 
+/** Options of {@link NativeCapabilities.consume}. */
+export interface ConsumeOptions extends StoreCallOptions {
+  /** Units that are granted per period in the long run. From 1. */
+  readonly limit: number;
+  /** In milliseconds, from 1 to 10 years. */
+  readonly periodMs: number;
+  /** Units that may be granted at once, after a quiet time. From 1. Default `limit`. */
+  readonly burst?: number | undefined;
+  /** Units that are asked for, from 0, which only looks, to `burst`. Fractions are fine. Default 1. */
+  readonly cost?: number | undefined;
+}
+
+/** What {@link NativeCapabilities.consume} answers. */
+export interface Consumed {
+  /** Whether the cost was granted. When it was not, nothing was taken. */
+  readonly ok: boolean;
+  /** Whole units that could be granted now. */
+  readonly remaining: number;
+  /** Milliseconds until the same cost would be granted, if nobody else takes it; 0 when it was granted. */
+  readonly retryAfterMs: number;
+  /** Milliseconds until the whole burst is there again. */
+  readonly resetMs: number;
+}
+
 /** Beyond the three verbs. */
 export interface NativeCapabilities {
   /**
@@ -118,6 +143,12 @@ export interface NativeCapabilities {
    * snapshot: each key is read by itself. Fails as a whole.
    */
   readonly readMany?: (keys: readonly string[], options?: StoreCallOptions) => Promise<readonly (Entry | undefined)[]>;
+  /**
+   * Takes from a rate limit that is shared by all who reach the store (GCRA), by one round trip and by the store's clock. Its keys are apart
+   * from those of the verbs, and are forgotten once the whole burst is there again. The limit is what each call says: after a change the new
+   * one holds at once, and never makes anybody wait longer than for its own whole burst. One whose reply was lost may have been taken.
+   */
+  readonly consume?: (key: string, options: ConsumeOptions) => Promise<Consumed>;
   /**
    * Runs a function inside one transaction of the store's database, so that what it writes there and what it writes to
    * the store are done together or not at all.
@@ -233,6 +264,32 @@ export class VerbChecks {
     if (!Array.isArray(keys)) throw this.invalid('readMany', `the keys must be a list, got ${kindOf(keys)}`);
     if (keys.length > mostKeys) throw this.invalid('readMany', `${keys.length} keys were given, at most ${mostKeys}`);
     for (const key of keys) this.key('readMany', key);
+  }
+
+  consume(key: unknown, options: ConsumeOptions): ConsumeRate {
+    const given: Partial<ConsumeOptions> = options ?? {};
+    for (const name in given) {
+      if (name !== 'limit' && name !== 'periodMs' && name !== 'burst' && name !== 'cost' && name !== 'signal') {
+        throw this.unknownOption('consume', name);
+      }
+    }
+    throwIfAborted(given.signal);
+    this.key('consume', key);
+    const { limit, periodMs, burst = limit, cost = 1 } = given;
+    this.number('limit', limit, 1, Number.MAX_SAFE_INTEGER);
+    this.number('periodMs', periodMs, 1, longestTtlMs);
+    this.number('burst', burst, 1, Number.MAX_SAFE_INTEGER);
+    // More than the burst could never be granted.
+    this.number('cost', cost, 0, burst!);
+    const rate = new ConsumeRate(options);
+    if (rate.wholeMs > longestTtlMs)
+      throw this.invalid('consume', 'the whole burst would take more than 10 years to come back');
+    return rate;
+  }
+
+  private number(name: string, value: unknown, min: number, max: number): void {
+    if (typeof value === 'number' && value >= min && value <= max) return;
+    throw this.invalid('consume', `"${name}" must be a number from ${min} to ${max}, got ${String(value)}`);
   }
 
   /** A watch that may begin, or one that has failed already. */

@@ -11,6 +11,7 @@ const toldWithinMs = 10_000;
 const quietMs = 100;
 
 type Watch = NonNullable<NativeCapabilities['watch']>;
+type Consume = NonNullable<NativeCapabilities['consume']>;
 type ReadMany = NonNullable<NativeCapabilities['readMany']>;
 
 /** A watch and what it has told. */
@@ -227,6 +228,101 @@ export const readManyCases: readonly Case[] = [
       await store.write('key', bytes('value'), { ttlMs: minute });
       await close.call(store);
       await bench.refuses(() => readMany(['key']), 'closed', 'readMany after close');
+    }),
+  ],
+];
+
+function withConsume(body: (bench: Bench, store: Store, consume: Consume) => Promise<void>): Case[1] {
+  return async (bench) => {
+    const store = await bench.open();
+    if (store.native?.consume !== undefined) await body(bench, store, store.native.consume);
+  };
+}
+
+export const consumeCases: readonly Case[] = [
+  [
+    'consume grants the burst at once, then by the rate, and says when',
+    withConsume(async (bench: Bench, _store, consume) => {
+      const limit = { limit: 10, periodMs: 4000, burst: 3 };
+      for (const remaining of [2, 1, 0]) {
+        const { ok, ...given } = await consume('key', limit);
+        bench.claim(
+          ok && given.remaining >= remaining && given.remaining <= 3,
+          () => `a unit of the burst: ${show(given)}`,
+        );
+      }
+      const refused = await consume('key', { ...limit, cost: 3 });
+      const { ok, retryAfterMs, resetMs } = refused;
+      bench.claim(!ok && retryAfterMs > 0 && retryAfterMs <= 1200, () => `above the burst: ${show(refused)}`);
+      bench.claim(
+        resetMs >= retryAfterMs && resetMs <= 1200,
+        () => `the time until all is there again: ${show(refused)}`,
+      );
+      await bench.pass(retryAfterMs + 25);
+      // What was refused has taken nothing.
+      const later = await consume('key', { ...limit, cost: 3 });
+      bench.claim(later.ok, () => `after ${retryAfterMs} ms: ${show(later)}`);
+      const other = await consume('other', limit);
+      bench.same(other.ok, true, 'whether another key is granted');
+    }),
+  ],
+  [
+    'of many who consume at once exactly the burst is granted',
+    withConsume(async (bench: Bench, store, consume) => {
+      const other = (await bench.other(store)).native!.consume!;
+      const limit = { limit: 20, periodMs: 20 * minute };
+      const answers = await Promise.all(
+        Array.from({ length: 60 }, (_, index) => (index % 2 === 0 ? consume : other)('key', limit)),
+      );
+      bench.same(answers.filter(({ ok }) => ok).length, 20, 'grants of a burst of 20');
+      const refused = answers.filter(({ ok, retryAfterMs }) => !ok && retryAfterMs > 0 && retryAfterMs <= minute);
+      bench.same(refused.length, 40, 'refusals with the time until the next');
+    }),
+  ],
+  [
+    'consume counts by cost, looks with 0, and takes a new limit at its word',
+    withConsume(async (bench: Bench, store, consume) => {
+      const limit = { limit: 10, periodMs: 10 * minute };
+      bench.same((await consume('key', { ...limit, cost: 0 })).remaining, 10, 'units left of a new key');
+      bench.same((await consume('key', { ...limit, cost: 7.5 })).remaining, 2, 'whole units left after 7.5 of 10');
+      bench.same((await consume('key', { ...limit, cost: 3 })).ok, false, 'whether 3 are granted');
+      bench.same((await consume('key', { ...limit, cost: 2.5 })).ok, true, 'whether 2.5 are granted');
+      const narrow = await consume('key', { limit: 10, periodMs: 1000 });
+      bench.claim(
+        !narrow.ok && narrow.retryAfterMs <= 100,
+        () => `a shorter period waits no longer than its own: ${show(narrow)}`,
+      );
+      // Its keys are none of the verbs'.
+      bench.same(await store.read('key'), undefined, 'what a read sees of a limit');
+      await bench.put(store, 'key', 'value', { ifVersion: 0 });
+      bench.same((await consume('key', { ...limit, cost: 0 })).remaining < 10, true, 'whether the limit is still used');
+    }),
+  ],
+  [
+    'consume refuses bad limits before anything is taken',
+    withConsume(async (bench: Bench, store, consume) => {
+      const limit = { limit: 10, periodMs: 1000 };
+      const bads: readonly object[] = [
+        ...[
+          { limit: 0 },
+          { limit: '10' },
+          { periodMs: 0 },
+          { periodMs: '1s' },
+          { burst: 0 },
+          { cost: -1 },
+          { cost: 11 },
+        ],
+        ...[{ cost: Number.NaN }, { burst: 2, cost: 3 }, { periodMs: 1e15 }, { period: 5 }],
+      ];
+      for (const bad of bads) {
+        await bench.refuses(() => consume('key', { ...limit, ...bad }), 'invalid', `consume with ${show(bad)}`);
+      }
+      await bench.refuses(() => consume('', limit), 'invalid', 'consume of an empty key');
+      bench.same((await consume('key', { ...limit, cost: 0 })).remaining, 10, 'units left');
+      const { close } = store as Store & Partial<Closable>;
+      if (close === undefined) return;
+      await close.call(store);
+      await bench.refuses(() => consume('key', limit), 'closed', 'consume after close');
     }),
   ],
 ];

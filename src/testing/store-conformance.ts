@@ -18,7 +18,7 @@ import {
   show,
   text,
 } from './conformance-bench.js';
-import { readManyCases, watchCases } from './conformance-native.js';
+import { consumeCases, readManyCases, watchCases } from './conformance-native.js';
 import { checkLinearizability, History } from './history/index.js';
 import { type SeededRandom, seededRandom } from './random.js';
 import { type StoreModelEntry, type StoreOperation, type StoreResult, storeModel } from './store-model.js';
@@ -105,11 +105,12 @@ export function storeConformance(options: StoreConformanceOptions): ConformanceC
   for (const [name, body] of inputCases) add(6, name, body, smallMaxValueBytes);
   if (entries === 'shared') add(7, 'stores with different prefixes never meet', prefixesNeverMeet);
   add(8, 'a closed store fails with reason "closed"', closedStoreFails);
+  for (const [name, body] of watchCases) add(10, name, body);
+  for (const [name, body] of readManyCases) add(11, name, body);
+  for (const [name, body] of consumeCases) add(12, name, body);
   add(9, `${histories} histories of concurrent clients are linearizable`, (bench) =>
     historiesAreLinearizable(bench, histories, seed),
   );
-  for (const [name, body] of watchCases) add(10, name, body);
-  for (const [name, body] of readManyCases) add(11, name, body);
   return cases;
 }
 

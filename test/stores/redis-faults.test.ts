@@ -19,7 +19,7 @@ import { redisStore } from '../../src/stores/redis.js';
 import type { ClosableStore, Entry } from '../../src/stores/store.js';
 import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
 import { type ClockShim, clockShim } from '../support/servers/clock-shim.ts';
-import { redisProgram, startRedis, startReplica, startSentinels } from '../support/servers/redis.ts';
+import { redisProgram, startCluster, startRedis, startReplica, startSentinels } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
 
@@ -425,6 +425,52 @@ describe.skipIf(program === undefined)('redisStore behind sentinels', () => {
       for (const server of servers.reverse()) await server.dispose();
     }
   }, 40_000);
+});
+
+describe.skipIf(program === undefined)('redisStore on a cluster that loses a primary', () => {
+  it.each(drivers)(
+    'goes on by $title at the promoted replica, above all versions',
+    async ({ connectCluster }) => {
+      const { nodes, replicas } = await startCluster(program!, { replicas: 1 });
+      const all = [...nodes, ...replicas];
+      let client: Awaited<ReturnType<typeof connectCluster>> | undefined;
+      try {
+        client = await connectCluster(all.map(({ port }) => port));
+        const store = redisStore(client.client, { timeout: '2s' });
+        const keys = Array.from({ length: 12 }, (_, index) => `key ${index}`);
+        const versions = new Map<string, number>();
+        for (const key of keys) {
+          const answer = await store.write(key, bytes('copied'), { ttlMs });
+          versions.set(key, answer.ok ? answer.version : 0);
+        }
+        const offset = (info: string, field: string) => Number(new RegExp(`${field}:(\\d+)`).exec(info)?.[1]);
+        for (const [index, replica] of replicas.entries()) {
+          const behind = async () =>
+            offset(await nodes[index]!.ask('INFO replication'), 'master_repl_offset') -
+            offset(await replica.ask('INFO replication'), 'slave_repl_offset');
+          await expect.poll(behind, { timeout: 10_000, interval: 50 }).toBeLessThanOrEqual(0);
+        }
+        await nodes[0]!.kill();
+        for (const key of keys) {
+          const seen = versions.get(key)!;
+          const again = async () => {
+            try {
+              await store.write(key, bytes('new'), { ttlMs, ifVersion: seen });
+              return text((await store.read(key))?.value);
+            } catch (error) {
+              return error instanceof StoreError ? 'a failure' : error;
+            }
+          };
+          await expect.poll(again, { timeout: 30_000, interval: 50 }).toBe('new');
+          expect((await store.read(key))!.version).toBeGreaterThan(seen);
+        }
+      } finally {
+        client?.close();
+        for (const server of all) await server.dispose();
+      }
+    },
+    90_000,
+  );
 });
 
 describe.skipIf(program === undefined)('redisStore on a server whose clock jumps', () => {

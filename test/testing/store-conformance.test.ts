@@ -357,6 +357,74 @@ const bugs: readonly Bug[] = [
       };
     },
   },
+  {
+    law: 10,
+    bug: 'tells of writes only',
+    plant: (sound) => {
+      const told = new Set<() => void>();
+      return {
+        async write(key, value, options) {
+          const answer = await sound.write(key, value, options);
+          if (answer.ok) for (const tell of told) tell();
+          return answer;
+        },
+        native: {
+          watch(key, onChange) {
+            const inner = sound.native!.watch!(key, () => {});
+            const tell = () => onChange({ kind: 'changed' });
+            told.add(tell);
+            return {
+              ready: inner.ready,
+              close() {
+                told.delete(tell);
+                inner.close();
+              },
+            };
+          },
+        },
+      };
+    },
+  },
+  {
+    law: 10,
+    bug: 'goes on telling who has closed',
+    plant: (sound) => ({
+      native: { watch: (key, onChange) => ({ ready: sound.native!.watch!(key, onChange).ready, close() {} }) },
+    }),
+  },
+  {
+    law: 11,
+    bug: 'answers only for what is there',
+    plant: (sound) => ({
+      native: {
+        readMany: async (keys) => (await sound.native!.readMany!(keys)).filter((entry) => entry !== undefined),
+      },
+    }),
+  },
+  {
+    law: 12,
+    bug: 'takes from the limit what it refuses',
+    plant: (sound) => ({
+      native: {
+        async consume(key, options) {
+          const answer = await sound.native!.consume!(key, options);
+          if (!answer.ok)
+            await sound.native!.consume!(key, { ...options, limit: 1, periodMs: 600_000, burst: 9, cost: 1 });
+          return answer;
+        },
+      },
+    }),
+  },
+  {
+    law: 12,
+    bug: 'grants one more than the burst',
+    plant: (sound) => ({
+      native: {
+        consume: (key, options) =>
+          sound.native!.consume!(key, { ...options, burst: (options.burst ?? options.limit) + 1 }),
+      },
+    }),
+  },
 ];
 
 /** The laws that a store breaks in virtual time. */
@@ -424,7 +492,7 @@ describe('storeConformance', () => {
 
   it('names the seed of a history that is not linearizable, and finds it again from there', async () => {
     const clock = virtualClock();
-    const { plant } = bugs.at(-1)!;
+    const { plant } = bugs.findLast(({ law }) => law === 9)!;
     const make = () => {
       const sound = memoryStore({ clock });
       return { ...verbsOf(sound), ...plant(sound, clock) };

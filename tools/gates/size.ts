@@ -31,9 +31,9 @@ const primitives = Object.keys(maxKilobytesAlone);
 
 export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
-  budget('memoryStore', ['memoryStore'], 2, 5.3),
+  budget('memoryStore', ['memoryStore'], 2, 6.3),
   budget('all local primitives', primitives, 8, 27.5),
-  budget('the whole main entry', [], 25, 30.2),
+  budget('the whole main entry', [], 25, 70),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

@@ -31,9 +31,12 @@ const primitives = Object.keys(maxKilobytesAlone);
 
 export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
-  budget('memoryStore', ['memoryStore'], 2, 5.3),
+  budget('memoryStore', ['memoryStore'], 2, 5.8),
+  // A lock is a lock of this process, one over a store, and the keeper of its lease.
+  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 12.9)),
+  ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 2)),
   budget('all local primitives', primitives, 8, 27.3),
-  budget('the whole main entry', [], 25, 30.2),
+  budget('the whole main entry', [], 25, 40.5),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

@@ -3,6 +3,8 @@ import type { Table } from '../table.ts';
 import { breaker, permit } from './breaker.ts';
 import { empty } from './empty.ts';
 import { idle } from './idle.ts';
+import { mutex, mutexWaiters } from './mutex.ts';
+import { redisLock } from './redis-lock.ts';
 import { refusal } from './refusal.ts';
 import { retry } from './retry.ts';
 import { eventPoint, heard } from './telemetry.ts';
@@ -14,5 +16,6 @@ import { burst, wrap } from './wrap.ts';
 export const tables: readonly Table[] = [
   ...[empty, retry, timeout, expiry, expiryAlone],
   ...[breaker, permit, refusal, window, idle, waiters],
+  ...[mutex, mutexWaiters, redisLock],
   ...[wrap, burst, eventPoint, heard],
 ];

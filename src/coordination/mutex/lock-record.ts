@@ -42,10 +42,12 @@ export interface Seen {
 
 export const nothing: Seen = { version: 0, record: { holders: [] } };
 
-const encoder = /* @__PURE__ */ new TextEncoder();
-const decoder = /* @__PURE__ */ new TextDecoder();
+/** Made when they are first needed: making them takes time of every import. */
+let encoder: InstanceType<typeof TextEncoder> | undefined;
+let decoder: InstanceType<typeof TextDecoder> | undefined;
 
 export function encodeRecord(record: LockRecord): Uint8Array {
+  encoder ??= new TextEncoder();
   return encoder.encode(JSON.stringify(record));
 }
 
@@ -78,6 +80,7 @@ export function ttlOf({ holders, claim }: LockRecord): number {
 function parse(key: string, value: Uint8Array): LockRecord {
   let parsed: Partial<LockRecord> | null = null;
   try {
+    decoder ??= new TextDecoder();
     parsed = JSON.parse(decoder.decode(value));
   } catch {
     // Said below.

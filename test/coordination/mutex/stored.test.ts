@@ -1,5 +1,14 @@
 /** Locks over a store, in virtual time: what the store answers, and when, is in the hands of the test. */
-import { LockLostError, memoryStore, mutex, type Store, type StoreChange, StoreError, semaphore } from 'holdfast';
+import {
+  LockLostError,
+  memoryStore,
+  mutex,
+  type Store,
+  type StoreChange,
+  StoreError,
+  semaphore,
+  type Timer,
+} from 'holdfast';
 import { type VirtualClock, virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import type { HoldfastEvent } from '../../../src/core/events.js';
@@ -76,6 +85,26 @@ describe('mutex with a store', () => {
     const lease = await process().acquire('key');
     expect(await lease.release()).toBe('released');
     expect(state.calls).toBe(2);
+  });
+
+  it('keeps no process alive by a lock that is held, only by who waits for one', async () => {
+    const [foreground, background] = [virtualClock(), virtualClock()];
+    const clock = {
+      now: () => foreground.now(),
+      wallNow: () => foreground.wallNow(),
+      schedule: (timer: Timer, atMs: number) => foreground.schedule(timer, atMs),
+      cancel: (timer: Timer) => foreground.cancel(timer),
+      background,
+    };
+    const locks = mutex({ store: memoryStore({ clock: foreground }), clock });
+    const lease = await locks.acquire('key');
+    expect([foreground.pendingTimers, background.pendingTimers]).toEqual([0, 2]);
+    const waiting = locks.acquire('key');
+    await foreground.flush();
+    expect(foreground.pendingTimers).toBeGreaterThan(0);
+    await lease.release();
+    await (await until(foreground, waiting)).release();
+    expect([foreground.pendingTimers, background.pendingTimers]).toEqual([0, 0]);
   });
 
   it('keeps other processes out, and lets them in soon after', async () => {

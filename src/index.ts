@@ -18,10 +18,16 @@ export {
 export { type Memoized, type MemoizeOptions, memoize } from './coordination/cache/memoize.js';
 export {
   type Idempotency,
+  type IdempotencyCounts,
+  type IdempotencyEncryption,
   type IdempotencyHandle,
   type IdempotencyOptions,
+  type IdempotencyResolution,
   type IdempotencyRunOptions,
+  type IdempotencyScope,
   idempotency,
+  type ResultSerializer,
+  type TransactionHandle,
 } from './coordination/idempotency/idempotency.js';
 export {
   type FencedGuardOptions,

@@ -67,9 +67,10 @@ const decoder = /* @__PURE__ */ new TextDecoder('utf-8', { fatal: true });
 export function encodeRecord(record: IdempotencyRecord): Uint8Array {
   const { trace, memo, result } = record;
   const traceBytes = trace === undefined ? noBytes : encoder.encode(trace);
-  const names = memo.map(({ name }) => encoder.encode(name));
+  // Most records have none.
+  const names = memo.length === 0 ? noNames : memo.map(({ name }) => encoder.encode(name));
   let length = headBytes + 2 + traceBytes.length + 4 + (result?.length ?? 0) + 2;
-  for (const [index, name] of names.entries()) length += 2 + name.length + 4 + memo[index]!.value.length;
+  for (let index = 0; index < names.length; index++) length += 6 + names[index]!.length + memo[index]!.value.length;
   const bytes = new Uint8Array(length);
   const view = new DataView(bytes.buffer);
   bytes[0] = magic;
@@ -86,8 +87,8 @@ export function encodeRecord(record: IdempotencyRecord): Uint8Array {
   at = putBytes(bytes, view, at, 4, result ?? noBytes);
   view.setUint16(at, memo.length);
   at += 2;
-  for (const [index, name] of names.entries()) {
-    at = putBytes(bytes, view, at, 2, name);
+  for (let index = 0; index < names.length; index++) {
+    at = putBytes(bytes, view, at, 2, names[index]!);
     at = putBytes(bytes, view, at, 4, memo[index]!.value);
   }
   view.setUint32(checksumAt, checksumOf(bytes));
@@ -126,6 +127,7 @@ export function decodeRecord(bytes: Uint8Array): IdempotencyRecord {
 }
 
 const noBytes = /* @__PURE__ */ new Uint8Array(0);
+const noNames: readonly Uint8Array[] = [];
 
 function putBytes(into: Uint8Array, view: DataView, at: number, lengthBytes: 2 | 4, part: Uint8Array): number {
   if (lengthBytes === 2) view.setUint16(at, part.length);

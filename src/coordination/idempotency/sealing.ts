@@ -31,7 +31,12 @@ export function sealing(encryption: IdempotencyEncryption | undefined): Sealing 
   const current = encryption?.current;
   return {
     seal(keyHash, bytes) {
-      if (current === undefined) return joined([Uint8Array.of(plain), bytes]);
+      if (current === undefined) {
+        // Zero is how plain bytes begin.
+        const sealed = new Uint8Array(bytes.length + 1);
+        sealed.set(bytes, 1);
+        return sealed;
+      }
       return encrypt(current, keys.get(current)!, keyHash, bytes);
     },
     open(keyHash, bytes) {

@@ -3,13 +3,16 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { setTimeout as sleep } from 'node:timers/promises';
 import express, { type RequestHandler } from 'express';
 import Fastify from 'fastify';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore } from '../../../src/index.js';
 import { deadline, idempotency, rawBody, resolveRequest } from '../../../src/server/express.js';
 import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
 import { requestBytes, send, sendAndLeave } from './raw-client.js';
 import { keyed, listening, wire } from './support.js';
+
+// Real servers on a machine that may be busy with others.
+vi.setConfig({ testTimeout: 60_000 });
 
 const scope = () => 'all';
 const request = { path: '/orders', headers: keyed('k') };

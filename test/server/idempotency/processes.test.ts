@@ -19,11 +19,13 @@ const program = join(folder, 'child.cjs');
 const leaseMs = 1_000;
 const patienceMs = 60_000;
 
-beforeAll(() =>
-  build({
-    ...{ entryPoints: [fileURLToPath(new URL('shop-child.ts', import.meta.url))], outfile: program },
-    ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
-  }),
+beforeAll(
+  () =>
+    build({
+      ...{ entryPoints: [fileURLToPath(new URL('shop-child.ts', import.meta.url))], outfile: program },
+      ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
+    }),
+  120_000,
 );
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

@@ -3,10 +3,16 @@
  */
 export {
   type Idempotency,
+  type IdempotencyCounts,
+  type IdempotencyEncryption,
   type IdempotencyHandle,
   type IdempotencyOptions,
+  type IdempotencyResolution,
   type IdempotencyRunOptions,
+  type IdempotencyScope,
   idempotency,
+  type ResultSerializer,
+  type TransactionHandle,
 } from './coordination/idempotency/idempotency.js';
 export { type Leader, type LeaderOptions, type LeaderRunOptions, leader } from './coordination/mutex/leader.js';
 export type { Lease, LeaseRelease } from './coordination/mutex/lease-handle.js';

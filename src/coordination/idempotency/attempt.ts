@@ -54,7 +54,7 @@ export type TransactionHandle = Pick<IdempotencyHandle, 'key' | 'attempt' | 'dow
  */
 export type Completion = 'stored' | 'too-large' | 'lost' | 'unrecorded';
 
-/** @internal What an adapter holds. It calls `complete` or `abandon` once, when the handler has ended. Neither rejects, nor takes longer than `storeTimeout`. */
+/** What an adapter holds. It calls `complete` or `abandon` once, when the handler has ended. Neither rejects, nor takes longer than `storeTimeout`. */
 export interface AdapterHandle extends IdempotencyHandle {
   /** What the handler wants to become of its answer: `seal()` or `release()` was called. */
   readonly decision: 'keep' | 'release' | undefined;

@@ -38,7 +38,7 @@ export interface EngineSettings {
   readonly events: Events;
 }
 
-/** @internal Which operation of whom. */
+/** Which operation of whom. */
 export interface OperationKey {
   /** Whose key it is: known only to the server. */
   readonly scope: string;
@@ -47,7 +47,7 @@ export interface OperationKey {
   readonly key: string;
 }
 
-/** @internal What an adapter asks for. */
+/** What an adapter asks for. */
 export interface BeginRequest extends OperationKey {
   /** By {@link fingerprint}; without one any input is taken for the same. */
   readonly fingerprint?: Uint8Array | undefined;
@@ -57,7 +57,7 @@ export interface BeginRequest extends OperationKey {
   readonly trace?: string | undefined;
 }
 
-/** @internal How an operation begins. */
+/** How an operation begins. */
 export type Begun =
   /** Run it, then call `complete` or `abandon` of the handle. `'takeover'`: an earlier attempt was lost, and may have had its effect. */
   | { readonly kind: 'run' | 'takeover'; readonly handle: AdapterHandle }

@@ -9,7 +9,7 @@ import { canonicalJson, type Sink } from './canonical-json.js';
 import { nodeCrypto } from './hashing.js';
 import { fingerprintBytes } from './record.js';
 
-/** @internal What counts. */
+/** What is compared. */
 export interface FingerprintInput {
   /** What counts besides the body, in this order: method, path, query. */
   readonly head: readonly string[];
@@ -28,7 +28,7 @@ const sliceBytes = 262_144;
 /** How long a slice of work may take before others get their turn. */
 const turnMs = 5;
 
-/** @internal Of a small body at once; of a large one later, because it is read in slices. */
+/** Of a small body at once; of a large one later, because it is read in slices. */
 export function fingerprint({ head, body, isJson, exclude }: FingerprintInput): Uint8Array | Promise<Uint8Array> {
   const begin = JSON.stringify(head);
   if (body === undefined) return digestOf(ownRule, `${begin}\n-\n`);
@@ -43,7 +43,7 @@ export function fingerprint({ head, body, isJson, exclude }: FingerprintInput): 
   return prefixed(ownRule, hash.digest());
 }
 
-/** @internal What a function of the user's takes for the same is the same. */
+/** What a function of the user's takes for the same is the same. */
 export function ownFingerprint(what: Uint8Array | string): Uint8Array {
   return prefixed(userRule, nodeCrypto().createHash('sha256').update(what).digest());
 }

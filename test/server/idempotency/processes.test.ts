@@ -78,16 +78,6 @@ function order(
   return send(port, { path: '/orders', headers: [...headers, ...told.filter((one) => typeof one === 'object')] });
 }
 
-/** Resolves when the record of an order is there. */
-async function untilUnderWay({ file }: Town): Promise<void> {
-  const db = new DatabaseSync(file.path);
-  try {
-    while (db.prepare('SELECT count(*) AS records FROM holdfast_entries').get()?.records === 0) await sleep(10);
-  } finally {
-    db.close();
-  }
-}
-
 /** Asks until it is not told that the order is under way. */
 async function untilDecided(shop: Shop, key: string): Promise<{ answer: RawAnswer; tookMs: number }> {
   const beganMs = performance.now();
@@ -162,8 +152,9 @@ describe.concurrent('a server that is frozen past its lease', () => {
     async () => {
       await using town = new Town();
       const shops = [await town.open('express', 'refuse'), await town.open('express', 'refuse')] as const;
+      const working = once(shops[0].child, 'message');
       const first = order(shops[0], 'k', { pauseMs: 3_000 });
-      await untilUnderWay(town);
+      await working;
       shops[0].child.kill('SIGSTOP');
       const { answer } = await untilDecided(shops[1], 'k');
       shops[0].child.kill('SIGCONT');
@@ -180,8 +171,9 @@ describe.concurrent('a server that is frozen past its lease', () => {
     async () => {
       await using town = new Town();
       const shops = [await town.open('fastify', 'rerun'), await town.open('fastify', 'rerun')] as const;
+      const working = once(shops[0].child, 'message');
       const first = order(shops[0], 'k', { pauseMs: 3_000 });
-      await untilUnderWay(town);
+      await working;
       shops[0].child.kill('SIGSTOP');
       const { answer } = await untilDecided(shops[1], 'k');
       shops[0].child.kill('SIGCONT');

@@ -11,11 +11,13 @@ export type StoredAnswer = Answer & { readonly body: Uint8Array };
 /** First byte of what is stored, so that a later form can be told from this one. */
 const form = 1;
 const prefixBytes = 5;
+const encoder = /* @__PURE__ */ new TextEncoder();
+const decoder = /* @__PURE__ */ new TextDecoder();
 
 /** Form, length of the head, head as JSON, and the body as it is. */
 export function encodeAnswer(answer: StoredAnswer): Uint8Array {
   const { status, statusMessage, headers, body } = answer;
-  const head = new TextEncoder().encode(JSON.stringify([status, statusMessage, headers]));
+  const head = encoder.encode(JSON.stringify([status, statusMessage, headers]));
   const bytes = new Uint8Array(prefixBytes + head.byteLength + body.byteLength);
   bytes[0] = form;
   new DataView(bytes.buffer).setUint32(1, head.byteLength);
@@ -28,7 +30,7 @@ export function encodeAnswer(answer: StoredAnswer): Uint8Array {
 export function decodeAnswer(bytes: Uint8Array): StoredAnswer | undefined {
   if (bytes[0] !== form) return undefined;
   const headEnd = prefixBytes + new DataView(bytes.buffer, bytes.byteOffset).getUint32(1);
-  const head = new TextDecoder().decode(bytes.subarray(prefixBytes, headEnd));
+  const head = decoder.decode(bytes.subarray(prefixBytes, headEnd));
   const [status, statusMessage, headers] = JSON.parse(head) as [number, string, string[]];
   return { status, statusMessage, headers, body: bytes.subarray(headEnd) };
 }

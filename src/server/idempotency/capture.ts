@@ -341,7 +341,8 @@ function canEnd(response: ServerResponse, chunk: unknown): boolean {
 }
 
 function callbackOf(given: ChunkArguments): Callback | undefined {
-  return given.find((one): one is Callback => typeof one === 'function');
+  for (const one of given) if (typeof one === 'function') return one as Callback;
+  return undefined;
 }
 
 function joined(chunks: readonly Uint8Array[], bytes: number): Uint8Array {

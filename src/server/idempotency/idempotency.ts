@@ -279,9 +279,7 @@ export class AnswerKeeper implements CaptureTerms {
   private lonely(): void {
     // A handler that works in the background is given all the time it needs.
     if (this.onLonely?.() !== true) return this.onClientGone();
-    const { handle } = this;
-    if (handle.decision === 'keep') void handle.complete(undefined);
-    else lapse(handle);
+    void this.handle.complete(undefined);
   }
 
   private isKept(status: number): boolean {
@@ -295,16 +293,13 @@ export class AnswerKeeper implements CaptureTerms {
     }
   }
 
-  /** The key is free for another try; but not while the handler may still be at work. */
-  private giveUp(): Promise<unknown> | undefined {
-    if (!this.isGivenUp()) return this.handle.abandon();
-    lapse(this.handle);
-    return undefined;
+  /**
+   * The key is free for another try. But where the handler may still be at work, a second effect could follow: then the request counts as
+   * handled, and its answer as not there.
+   */
+  private giveUp(): Promise<unknown> {
+    return this.isGivenUp() ? this.handle.complete(undefined) : this.handle.abandon();
   }
-}
-
-function lapse(handle: AdapterHandle): void {
-  (handle as { lapse?(): void }).lapse?.();
 }
 
 function printed<Request>(

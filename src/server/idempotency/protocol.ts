@@ -119,20 +119,22 @@ export function isDeniedHeader(lowerCaseName: string): boolean {
 /** The headers that are kept, names and values in turn. What `Connection` lists is of the connection, too. */
 export function keptHeaders(headers: readonly (readonly [name: string, value: unknown])[]): string[] {
   const kept: string[] = [];
-  let listed: readonly string[] = [];
+  let listed: readonly string[] | undefined;
   for (const [name, value] of headers) {
-    if (name.toLowerCase() === 'connection')
+    const lowerCaseName = name.toLowerCase();
+    if (lowerCaseName === 'connection')
       listed = String(value)
         .toLowerCase()
         .split(/\s*,\s*/);
-  }
-  for (const [name, value] of headers) {
-    const lowerCaseName = name.toLowerCase();
-    if (value === undefined || isDeniedHeader(lowerCaseName) || listed.includes(lowerCaseName)) continue;
+    if (value === undefined || isDeniedHeader(lowerCaseName)) continue;
     if (Array.isArray(value)) for (const one of value) kept.push(name, String(one));
     else kept.push(name, String(value));
   }
-  return kept;
+  return listed === undefined ? kept : without(kept, listed);
+}
+
+function without(kept: readonly string[], listed: readonly string[]): string[] {
+  return kept.filter((_, index) => !listed.includes(kept[index - (index % 2)]!.toLowerCase()));
 }
 
 /** What a replay carries besides what is in the record. It is one caller's answer: no cache may give it to another. */

@@ -4,12 +4,15 @@ import { createServer, type ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { decodeAnswer, encodeAnswer, replay } from '../../../src/server/idempotency/answer.js';
 import { type Answer, captureAnswer, type ResponseCapture } from '../../../src/server/idempotency/capture.js';
 import { type Listener, nodePaths } from './node-paths.js';
 import { exchange, headerOf, parseAnswer, requestBytes, send, sendAndLeave } from './raw-client.js';
 import { lasting, leaked, listening, marksOf, wire } from './support.js';
+
+// Real servers on a machine that may be busy with others.
+vi.setConfig({ testTimeout: 60_000 });
 
 function withServer<T>(listener: Listener, task: (port: number) => Promise<T>): Promise<T> {
   return listening(

@@ -5,11 +5,14 @@ import { MemoryStorageAdapter } from '@node-idempotency/storage-adapter-memory';
 import express, { type ErrorRequestHandler, type RequestHandler } from 'express';
 import { idempotency as expressIdempotency, getSharedIdempotencyService } from 'express-idempotency';
 import { seededRandom } from 'holdfast/testing';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { memoryStore } from '../../../src/index.js';
 import { idempotency, rawBody } from '../../../src/server/express.js';
 import { type RawAnswer, send } from './raw-client.js';
 import { listening } from './support.js';
+
+// Real servers on a machine that may be busy with others.
+vi.setConfig({ testTimeout: 60_000 });
 
 interface Contender {
   readonly name: string;

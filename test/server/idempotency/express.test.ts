@@ -10,6 +10,9 @@ import { errorHandler, expressPaths, failingExpressPaths } from './express-paths
 import { headerOf, send } from './raw-client.js';
 import { keyed, lasting, leaked, listening, marksOf, wire } from './support.js';
 
+// Real servers on a machine that may be busy with others.
+vi.setConfig({ testTimeout: 60_000 });
+
 const versions = [
   ['express 5', express],
   ['express 4', express4],

@@ -3,12 +3,15 @@
 import type { AddressInfo } from 'node:net';
 import { gzipSync } from 'node:zlib';
 import Fastify, { type FastifyInstance } from 'fastify';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, OptionsError } from '../../../src/index.js';
 import { type IdempotencyPluginOptions, idempotency, type RouteIdempotency } from '../../../src/server/fastify.js';
 import { type FastifyHandler, failingFastifyPaths, fastifyPaths } from './fastify-paths.js';
 import { headerOf, requestBytes, send, sendAndLeave } from './raw-client.js';
 import { keyed, lasting, leaked, marksOf, wire } from './support.js';
+
+// Real servers on a machine that may be busy with others.
+vi.setConfig({ testTimeout: 60_000 });
 
 const options = (): IdempotencyPluginOptions => ({
   store: memoryStore(),

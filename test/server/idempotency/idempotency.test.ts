@@ -3,13 +3,16 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { setTimeout as sleep } from 'node:timers/promises';
 import express, { type RequestHandler } from 'express';
 import Fastify from 'fastify';
-import { describe, expect, it } from 'vitest';
-import { idempotency as engineOf, memoryStore } from '../../../src/index.js';
+import { describe, expect, it, vi } from 'vitest';
+import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
 import { deadline, idempotency, rawBody, resolveRequest } from '../../../src/server/express.js';
 import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
 import { requestBytes, send, sendAndLeave } from './raw-client.js';
 import { keyed, listening, wire } from './support.js';
+
+// Real servers on a machine that may be busy with others.
+vi.setConfig({ testTimeout: 60_000 });
 
 const scope = () => 'all';
 const request = { path: '/orders', headers: keyed('k') };
@@ -23,7 +26,7 @@ function appOf(...handlers: readonly RequestHandler[]) {
 }
 
 describe('a request that is answered in place of its handler', () => {
-  it('by the deadline is in doubt, and not run again beside itself', async () => {
+  it('by the deadline is not run again beside itself', async () => {
     let effects = 0;
     const handler: RequestHandler = async (_request, response) => {
       await sleep(300);
@@ -33,9 +36,9 @@ describe('a request that is answered in place of its handler', () => {
     const protect = idempotency({ store: memoryStore(), scope, lease: 500, onLost: 'refuse' });
     await listening(appOf(deadline({ default: 50 }), protect, handler), async (port) => {
       expect((await send(port, request)).status).toBe(504);
-      const next = await send(port, request);
-      expect([next.status, typeOf(next), effects]).toEqual([409, 'in-progress', 0]);
-      await expect.poll(async () => typeOf(await send(port, request)), { timeout: 10_000 }).toBe('outcome-unknown');
+      expect(typeOf(await send(port, request))).toBe('result-not-stored');
+      await expect.poll(() => effects, { timeout: 10_000 }).toBe(1);
+      expect(typeOf(await send(port, request))).toBe('result-not-stored');
       expect(effects).toBe(1);
     });
   });
@@ -52,19 +55,27 @@ describe('a request that is answered in place of its handler', () => {
     await app.listen({ port: 0, host: '127.0.0.1' });
     const { port } = app.server.address() as { port: number };
     expect((await send(port, request)).status).toBe(503);
-    expect(typeOf(await send(port, request))).toBe('in-progress');
-    await expect.poll(async () => typeOf(await send(port, request)), { timeout: 10_000 }).toBe('outcome-unknown');
-    expect(effects).toBe(1);
+    expect(typeOf(await send(port, request))).toBe('result-not-stored');
+    await expect.poll(() => effects, { timeout: 10_000 }).toBe(1);
+    expect(typeOf(await send(port, request))).toBe('result-not-stored');
     await app.close();
   });
 });
 
 describe('resolveRequest', () => {
   const lost = async (task: (port: number, engine: ReturnType<typeof engineOf>) => Promise<void>) => {
-    const engine = engineOf({ store: memoryStore(), lease: 100, onLost: 'refuse' });
-    const begun = await engine.begin({ scope: 'all', operation: 'POST /orders', key: 'k' });
+    const store = memoryStore();
+    let isGone = false;
+    const cut: Store = {
+      read: (...given) => store.read(...given),
+      remove: (...given) => store.remove(...given),
+      write: (...given) => (isGone ? new Promise(() => {}) : store.write(...given)),
+    };
     // As if its process were gone: nobody renews.
-    if (begun.kind === 'run') (begun.handle as { lapse?(): void }).lapse?.();
+    const lostEngine = engineOf({ store: cut, lease: 100 });
+    await lostEngine.begin({ scope: 'all', operation: 'POST /orders', key: 'k' });
+    isGone = true;
+    const engine = engineOf({ store, lease: 100, onLost: 'refuse' });
     const protect = idempotency(engine, { scope, fingerprint: () => 'any' });
     await listening(
       appOf(protect, (_request, response) => void response.status(201).send('ran')),

@@ -1,7 +1,7 @@
 /** The faults of the field, each as a law, on every kind of server and every store that can be had. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { memoryStore, type Store, StoreError } from '../../../src/index.js';
 import { redisStore } from '../../../src/stores/redis.js';
 import { sqliteStore } from '../../../src/stores/sqlite.js';
@@ -12,6 +12,9 @@ import type { ServerProcess } from '../../support/servers/server-process.js';
 import { type Answered, type Asked, frameworks, type Given, type Running } from './frameworks.js';
 import { exchange, headerOf, parseAnswer, type RawAnswer, requestBytes, send, sendAndLeave } from './raw-client.js';
 import { lasting, leaked, marksOf } from './support.js';
+
+// Real servers on a machine that may be busy with others.
+vi.setConfig({ testTimeout: 60_000 });
 
 interface Backend {
   readonly name: string;

@@ -19,11 +19,13 @@ const program = join(folder, 'child.cjs');
 const leaseMs = 1_000;
 const patienceMs = 60_000;
 
-beforeAll(() =>
-  build({
-    ...{ entryPoints: [fileURLToPath(new URL('shop-child.ts', import.meta.url))], outfile: program },
-    ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
-  }),
+beforeAll(
+  () =>
+    build({
+      ...{ entryPoints: [fileURLToPath(new URL('shop-child.ts', import.meta.url))], outfile: program },
+      ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
+    }),
+  120_000,
 );
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -150,8 +152,9 @@ describe.concurrent('a server that is frozen past its lease', () => {
     async () => {
       await using town = new Town();
       const shops = [await town.open('express', 'refuse'), await town.open('express', 'refuse')] as const;
-      const first = order(shops[0], 'k', { pauseMs: 300 });
-      await sleep(150);
+      const working = once(shops[0].child, 'message');
+      const first = order(shops[0], 'k', { pauseMs: 3_000 });
+      await working;
       shops[0].child.kill('SIGSTOP');
       const { answer } = await untilDecided(shops[1], 'k');
       shops[0].child.kill('SIGCONT');
@@ -168,8 +171,9 @@ describe.concurrent('a server that is frozen past its lease', () => {
     async () => {
       await using town = new Town();
       const shops = [await town.open('fastify', 'rerun'), await town.open('fastify', 'rerun')] as const;
-      const first = order(shops[0], 'k', { pauseMs: 300 });
-      await sleep(150);
+      const working = once(shops[0].child, 'message');
+      const first = order(shops[0], 'k', { pauseMs: 3_000 });
+      await working;
       shops[0].child.kill('SIGSTOP');
       const { answer } = await untilDecided(shops[1], 'k');
       shops[0].child.kill('SIGCONT');

@@ -43,7 +43,7 @@ export async function exchange(port: number, bytes: Uint8Array): Promise<Buffer>
   // A reset is an answer, too: it ends in the middle.
   socket.on('error', () => {});
   socket.write(bytes);
-  await once(socket, 'close');
+  await new Promise((resolve) => socket.once('close', resolve));
   return Buffer.concat(chunks);
 }
 
@@ -55,7 +55,7 @@ export async function sendAndLeave(
 ): Promise<void> {
   const socket = connect(port, '127.0.0.1');
   socket.on('error', () => {});
-  const closed = once(socket, 'close');
+  const closed = new Promise((resolve) => socket.once('close', resolve));
   await once(socket, 'connect');
   if ('afterSent' in leave) {
     socket.write(bytes.subarray(0, leave.afterSent), () => socket.destroy());

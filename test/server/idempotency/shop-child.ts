@@ -39,6 +39,7 @@ const store: Store = {
 };
 
 async function sell(record: IdempotencyHandle, moment: Death | undefined, pauseMs: number): Promise<{ order: number }> {
+  process.send?.('working');
   death = moment;
   dieAt('before-effect');
   const charge = async () => {

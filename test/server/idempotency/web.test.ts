@@ -1,7 +1,10 @@
 /** Handlers of the fetch standard: what only they have. */
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
 import { type IdempotentHandler, idempotency } from '../../../src/server/web.js';
+
+// Real servers on a machine that may be busy with others.
+vi.setConfig({ testTimeout: 60_000 });
 
 const protect = (given: object = {}) =>
   idempotency({ store: memoryStore(), scope: (request) => request.headers.get('x-user') ?? 'all', ...given });

@@ -1,6 +1,7 @@
 /** All tables, in the order in which they are run. */
 import type { Table } from '../table.ts';
 import { breaker, permit } from './breaker.ts';
+import { cacheHit, cacheWaiter } from './cache.ts';
 import { empty } from './empty.ts';
 import { idle } from './idle.ts';
 import { refusal } from './refusal.ts';
@@ -15,4 +16,5 @@ export const tables: readonly Table[] = [
   ...[empty, retry, timeout, expiry, expiryAlone],
   ...[breaker, permit, refusal, window, idle, waiters],
   ...[wrap, burst, eventPoint, heard],
+  ...[cacheHit, cacheWaiter],
 ];

@@ -32,8 +32,9 @@ const primitives = Object.keys(maxKilobytesAlone);
 export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
   budget('memoryStore', ['memoryStore'], 2, 5.3),
+  budget('cache', ['cache'], 12, 21.9),
   budget('all local primitives', primitives, 8, 27.3),
-  budget('the whole main entry', [], 25, 30.2),
+  budget('the whole main entry', [], 25, 43.6),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

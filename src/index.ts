@@ -4,11 +4,11 @@
 
 export {
   type Cache,
+  type CacheGetOptions,
   type CacheLifetime,
   type CacheOptions,
   type CacheSource,
   cache,
-  type GetOptions,
   type LoadContext,
   type Loader,
   type ManyLoader,

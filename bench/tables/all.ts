@@ -1,6 +1,7 @@
 /** All tables, in the order in which they are run. */
 import type { Table } from '../table.ts';
 import { breaker, permit } from './breaker.ts';
+import { cacheHit, cacheWaiter } from './cache.ts';
 import { empty } from './empty.ts';
 import { idle } from './idle.ts';
 import { mutex, mutexWaiters } from './mutex.ts';
@@ -18,4 +19,5 @@ export const tables: readonly Table[] = [
   ...[breaker, permit, refusal, window, idle, waiters],
   ...[mutex, mutexWaiters, redisLock],
   ...[wrap, burst, eventPoint, heard],
+  ...[cacheHit, cacheWaiter],
 ];

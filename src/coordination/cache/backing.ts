@@ -5,7 +5,7 @@
  * outage costs the first calls a timeout each and the others nothing. Repeats nothing by itself.
  */
 import { type Clock, callbackTimer } from '../../core/clock.js';
-import { messageOf, StoreError } from '../../core/errors.js';
+import { StoreError } from '../../core/errors.js';
 import type { HoldfastEvent } from '../../core/events.js';
 import { isRefusal } from '../../core/policy.js';
 import { type CircuitBreaker, circuitBreaker } from '../../policies/circuit-breaker/circuit-breaker.js';
@@ -284,10 +284,4 @@ function sha256(text: string): string {
     throw new StoreError({ store: 'cache', operation: 'hash', reason: 'invalid', applied: 'no', detail });
   }
   return crypto.createHash('sha256').update(text).digest('hex');
-}
-
-/** What other processes are told of an error. */
-export function toldOf(error: unknown): string {
-  const name = error instanceof Error && error.name !== 'Error' ? `${error.name}: ` : '';
-  return `${name}${messageOf(error)}`;
 }

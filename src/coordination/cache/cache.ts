@@ -30,7 +30,7 @@ import { type Backoff, exponential } from '../../policies/retry/backoff.js';
 import type { Store } from '../../stores/store.js';
 import { Backing } from './backing.js';
 import type { ManyLoader } from './batch.js';
-import { Engine, type EngineSettings, type GetOptions } from './engine.js';
+import { type CacheGetOptions, Engine, type EngineSettings } from './engine.js';
 import type { Loader } from './flight.js';
 import { Gate } from './gate.js';
 import type { Early, Windows } from './held.js';
@@ -118,7 +118,7 @@ export interface Cache<V, K = string> {
    * @throws What the loader throws; {@link LoadBackoffError} `ERR_LOAD_BACKOFF` while nobody loads because the last load failed;
    * {@link TimeoutError} `ERR_TIMEOUT` after `hardTimeout`; the reason of `signal`.
    */
-  get(key: K, options?: GetOptions<V, K>): Promise<V>;
+  get(key: K, options?: CacheGetOptions<V, K>): Promise<V>;
   /** The values of many keys, in their order. What must be loaded is loaded by one `loadMany`; each key has its own outcome. */
   getMany(keys: readonly K[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Outcome<V>[]>;
   /** Puts a value in. @throws {@link StoreError} `ERR_STORE` when the store could not; a `TypeError` for a value that would not come back as it is. */
@@ -133,7 +133,7 @@ export interface Cache<V, K = string> {
 }
 
 export type { CacheSource, LoadContext, Loader } from './flight.js';
-export type { GetOptions, ManyLoader, Serializer, SerializerName };
+export type { CacheGetOptions, ManyLoader, Serializer, SerializerName };
 
 /** The caches that use a store, by name: two of one name would take each other's values for their own. */
 const namesByStore = /* @__PURE__ */ new WeakMap<object, Set<string>>();

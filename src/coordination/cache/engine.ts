@@ -46,7 +46,7 @@ export interface EngineSettings<V, K> {
   readonly failBackoff: Backoff;
 }
 
-export interface GetOptions<V, K> {
+export interface CacheGetOptions<V, K> {
   readonly signal?: AbortSignal | undefined;
   readonly load?: Loader<V, K> | undefined;
 }
@@ -111,7 +111,7 @@ export class Engine<V, K> {
     return this.l1.size;
   }
 
-  get(key: K, options?: GetOptions<V, K>): Promise<V> {
+  get(key: K, options?: CacheGetOptions<V, K>): Promise<V> {
     let text: string;
     try {
       text = this.textOf(key);
@@ -227,7 +227,7 @@ export class Engine<V, K> {
     key: K,
     text: string,
     held: Held<V> | undefined,
-    options: GetOptions<V, K> | undefined,
+    options: CacheGetOptions<V, K> | undefined,
     many: { readonly batch: Batch<V, K>; readonly opened: Flight<V, K>[] } | undefined,
   ): Promise<V> {
     const { signal, load } = options ?? {};

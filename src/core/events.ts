@@ -436,7 +436,12 @@ export function hearEvents(name: string, listener: (event: HoldfastEvent) => voi
   const module = findModule('node:diagnostics_channel');
   const reports = new Events(name, undefined);
   // A subscriber that throws would end the process.
-  const hear = (event: unknown) => reports.contain('listener', () => listener(event as HoldfastEvent));
+  const hear = (message: unknown) => {
+    const event = message as HoldfastEvent;
+    // Else a listener that throws at everything would hear of that, throw again, and so on.
+    if (event.type === 'hook-failed' && event.hook === 'listener') return;
+    reports.contain('listener', () => listener(event));
+  };
   module?.subscribe('holdfast', hear);
   return () => module?.unsubscribe('holdfast', hear);
 }

@@ -243,7 +243,9 @@ function measureWith(meter: OpenTelemetryMeter, names: Names, watched: Watched):
 }
 
 function attributesOf(metric: Metric, values: readonly string[]): Attributes {
-  return Object.fromEntries(metric.labels.map((label, index) => [`holdfast.${label}`, values[index] ?? '']));
+  const labels: Attributes = {};
+  for (let index = 0; index < values.length; index++) labels[`holdfast.${metric.labels[index]}`] = values[index]!;
+  return labels;
 }
 
 function apiField<Context>(): Field<OpenTelemetryApi<Context>> {

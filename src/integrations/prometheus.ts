@@ -143,7 +143,9 @@ function prometheusName({ name, kind, unit }: Metric): string {
 }
 
 function labelsOf(metric: Metric, values: readonly string[]): Labels {
-  return Object.fromEntries(metric.labels.map((label, index) => [label, values[index] ?? '']));
+  const labels: Labels = {};
+  for (let index = 0; index < values.length; index++) labels[metric.labels[index]!] = values[index]!;
+  return labels;
 }
 
 function clientField<Registry extends PrometheusRegistry>(): Field<PrometheusClient<Registry>> {

@@ -282,10 +282,16 @@ export function outcomeWord(outcome: Outcome, call: Call): 'ok' | 'failed' | 're
   return call.aborted && call.reason === outcome.error ? 'aborted' : 'failed';
 }
 
+const pipelineNames = /* @__PURE__ */ new WeakMap<readonly Policy<unknown>[], string>();
+
 /** The first name that somebody gave to a policy of it; `pipeline` if nobody did. */
 export function pipelineName(policies: readonly Policy<unknown>[]): string {
+  const known = pipelineNames.get(policies);
+  if (known !== undefined) return known;
   const named = policies.find(({ name, traits }) => name !== defaultName(traits?.kind));
-  return named?.name ?? 'pipeline';
+  const found = named?.name ?? 'pipeline';
+  pipelineNames.set(policies, found);
+  return found;
 }
 
 /** `circuit-breaker` is made by `circuitBreaker`, whose name that is by default. */

@@ -1,6 +1,6 @@
 import { channel } from 'node:diagnostics_channel';
 import { afterEach, describe, expect, it } from 'vitest';
-import { Events } from '../../src/core/events.js';
+import { Events, hearEvents } from '../../src/core/events.js';
 import { constant, fallback, type HoldfastEvent, pipeline, retry, timeout } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
 
@@ -83,5 +83,33 @@ describe('Events', () => {
     );
     expect(published.filter(({ type }) => type === 'hook-failed')).toHaveLength(3);
     expect(published.find(({ type }) => type === 'hook-failed')).toMatchObject({ name: 'payments', hook: 'on' });
+  });
+});
+
+describe('hearEvents', () => {
+  const event: HoldfastEvent = { type: 'timeout', name: 'quick', afterMs: 5 };
+
+  it('hears every event of the process until it is stopped', () => {
+    const heard: HoldfastEvent[] = [];
+    const stop = hearEvents('telemetry', (one) => heard.push(one));
+    channel('holdfast').publish(event);
+    stop();
+    channel('holdfast').publish(event);
+    expect(heard).toEqual([event]);
+    expect(channel('holdfast').hasSubscribers).toBe(false);
+  });
+
+  it('contains listeners that throw at everything, and reports each once', async () => {
+    const warnings = collectWarnings();
+    const throws = () => {
+      throw new Error('bad listener');
+    };
+    cleanups.push(hearEvents('one', throws), hearEvents('other', throws));
+    const published = subscribe();
+    channel('holdfast').publish(event);
+    channel('holdfast').publish(event);
+    await nextTurn();
+    expect(warnings.map(({ message }) => message.slice(0, 8))).toEqual(['"one": i', '"other":']);
+    expect(published.filter(({ type }) => type === 'hook-failed')).toHaveLength(4);
   });
 });

@@ -10,6 +10,7 @@ import {
   constant,
   deadline,
   fallback,
+  type HoldfastEvent,
   keyed,
   pipeline,
   rateLimit,
@@ -43,6 +44,8 @@ async function samples(name: string): Promise<Record<string, number>> {
   return Object.fromEntries(found);
 }
 
+const by = <const Type>(type: Type) => ({ type, name: 'payments' });
+const failed = { error: new Error('down') };
 const down = () => Promise.reject(new Error('connection refused: secret-host'));
 
 describe('instrument of holdfast/prometheus', () => {
@@ -90,7 +93,11 @@ describe('instrument of holdfast/prometheus', () => {
     expect(await samples('holdfast_fallbacks_total')).toEqual({ 'policy="cached"': 1 });
     expect(await samples('holdfast_circuit_transitions_total')).toEqual({ 'policy="ledger",state="open"': 1 });
     expect(await samples('holdfast_timeouts_total')).toEqual({ 'policy="quick",reason="attempt"': 1 });
-    await calls.execute(down);
+    // Without the retry, which might wait until the breaker lets a probe through.
+    await pipeline(
+      fallback(() => 'instead', { name: 'cached' }),
+      breaker,
+    ).execute(down);
     expect(await samples('holdfast_rejections_total')).toMatchObject({
       'policy="ledger",reason="circuit-open"': expect.any(Number),
     });
@@ -98,6 +105,51 @@ describe('instrument of holdfast/prometheus', () => {
       'pipeline="cached",outcome="ok"': 2,
       'pipeline="quick",outcome="abandoned"': 1,
     });
+  });
+
+  it.each<[HoldfastEvent, string, string]>([
+    [{ ...by('retry'), attempt: 1, delayMs: 5, ...failed, outcome: { ok: true, value: 1 } }, 'retries', ''],
+    [{ ...by('retry-succeeded'), attempts: 2 }, 'retries_succeeded', ''],
+    [{ ...by('retry-stopped'), attempts: 2, stoppedBy: 'budget', ...failed }, 'retries_stopped', ',reason="budget"'],
+    [{ ...by('timeout'), afterMs: 5 }, 'timeouts', ',reason="attempt"'],
+    [{ ...by('deadline-exceeded'), afterMs: 5 }, 'timeouts', ',reason="call"'],
+    [{ ...by('deadline-too-short'), remainingMs: 0 }, 'rejections', ',reason="deadline-too-short"'],
+    [{ ...by('fallback'), ...failed }, 'fallbacks', ''],
+    [{ ...by('bulkhead-full'), reason: 'waited', running: 1, waiting: 2 }, 'rejections', ',reason="bulkhead-waited"'],
+    [{ ...by('rate-limited'), retryAfterMs: 5 }, 'rejections', ',reason="rate-limited"'],
+    [{ ...by('throttled'), probability: 0.5 }, 'rejections', ',reason="throttled"'],
+    [{ ...by('shed'), priority: 'low', eventLoopDelayMs: 5, utilization: 1 }, 'rejections', ',reason="shed"'],
+    [{ ...by('hedge'), copy: 1, because: 'slow', afterMs: 5 }, 'hedges', ',reason="slow"'],
+    [{ ...by('hedge-won'), copy: 1, afterMs: 5 }, 'hedges_won', ''],
+    [{ ...by('hedge-skipped'), reason: 'budget' }, 'hedges_skipped', ',reason="budget"'],
+    [{ ...by('hedge-failed'), copies: 1, errors: [] }, 'hedges_failed', ''],
+    [{ ...by('flight-shared'), key: 'tenant', waiting: 1 }, 'flights_shared', ''],
+    [{ ...by('paced'), origin: 'o', delayMs: 5, refused: false }, 'paced', ''],
+    [{ ...by('paced'), origin: 'o', delayMs: 5, refused: true }, 'rejections', ',reason="paced"'],
+    [{ ...by('reconnected'), origin: 'o', ...failed }, 'reconnects', ''],
+    [
+      { ...by('circuit-changed'), from: 'closed', to: 'open', generation: 1, openForMs: 5, detail: 'x' },
+      'circuit_transitions',
+      ',state="open"',
+    ],
+    [
+      { ...by('circuit-refused'), state: 'open', retryAfterMs: 5, shadow: false },
+      'rejections',
+      ',reason="circuit-open"',
+    ],
+    [{ ...by('circuit-kept-closed'), detail: 'x' }, 'circuit_kept_closed', ''],
+    [{ ...by('circuit-not-restored'), snapshot: 1 }, 'circuit_not_restored', ''],
+    [{ ...by('hook-failed'), hook: 'on', ...failed }, 'hook_failures', ',reason="on"'],
+  ])('counts %o', async (event, metric, labels) => {
+    begin();
+    channel('holdfast').publish(event);
+    expect(await samples(`holdfast_${metric}_total`)).toEqual({ [`policy="payments"${labels}`]: 1 });
+  });
+
+  it('counts nothing where a shadow would have refused', async () => {
+    begin();
+    channel('holdfast').publish({ ...by('circuit-refused'), state: 'open', retryAfterMs: 5, shadow: true });
+    expect(await samples('holdfast_rejections_total')).toEqual({});
   });
 
   it('tells an abort by the caller from a failure', async () => {

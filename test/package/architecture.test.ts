@@ -35,6 +35,7 @@ function tree(changes: Record<string, string>): Map<string, string> {
       "import { parseList } from 'structured-headers'; export const parse = parseList;",
     'src/testing/clock.ts': "import type { Store } from '../stores/store.js'; export type Clock = Store;",
     'src/integrations/otel.ts': "import type { Event } from '../core/events.js'; export type Otel = Event;",
+    'src/cli/main.ts': "import { parseArgs } from 'node:util'; void import('./demo.js').then(() => parseArgs);",
     'src/cli/demo.ts': "import { clock } from '../testing/clock.js'; import { mutex } from '../coordination/mutex.js';",
   };
   return new Map(Object.entries({ ...sound, ...changes }));

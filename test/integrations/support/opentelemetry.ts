@@ -113,7 +113,11 @@ export function promises<Context>(name: string, start: () => Sdk<Context>): void
       const won = calls.execute(() => (++copies === 1 ? new Promise<string>(() => {}) : 'copy'));
       await clock.advance('1s');
       expect(await won).toBe('copy');
-      const spans = flat(sdk.spans());
+      const ended = sdk.spans();
+      const call = ended.find((span) => span.name === 'hedged');
+      const parents = ended.filter((span) => span !== call).map((span) => span.parentSpanContext?.spanId);
+      expect(parents).toEqual([call?.spanContext().spanId, call?.spanContext().spanId]);
+      const spans = flat(ended);
       expect(spans.find((span) => span.name === 'hedged')).toMatchObject({ 'holdfast.attempts': 2 });
       const attempts = spans.filter((span) => span.name === 'hedged attempt');
       expect(attempts).toHaveLength(2);

@@ -83,7 +83,7 @@ function reportOn(module: string): Report {
   if (values.fresh || !existsSync(file)) {
     rmSync(file, { force: true });
     mkdirSync(dirname(file), { recursive: true });
-    const config = join('.cache', 'mutation', 'stryker.config.json');
+    const config = file.replace(/\.json$/, '.config.json');
     writeFileSync(
       config,
       JSON.stringify({

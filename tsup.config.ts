@@ -34,15 +34,16 @@ const rawFiles: EsbuildPlugin = {
   name: 'holdfast-raw-files',
   setup(build) {
     build.onResolve({ filter: /\?raw$/ }, async ({ path, importer, resolveDir }) => {
-      const resolved = await build.resolve(path.slice(0, -'?raw'.length), {
+      const found = await build.resolve(path.slice(0, -'?raw'.length), {
         importer,
         resolveDir,
         kind: 'import-statement',
       });
-      return { ...resolved, external: false, namespace: 'raw' };
+      // The name of the module is in the source map, so it must not be one of this machine; nor may it look like CSS.
+      return { path: path.replace(/^\.\//, ''), namespace: 'raw', pluginData: found.path };
     });
-    build.onLoad({ filter: /.*/, namespace: 'raw' }, async ({ path }) => ({
-      contents: await readFile(path, 'utf8'),
+    build.onLoad({ filter: /.*/, namespace: 'raw' }, async ({ pluginData }) => ({
+      contents: await readFile(pluginData as string, 'utf8'),
       loader: 'text',
     }));
   },

@@ -32,7 +32,10 @@ export interface Act {
   play(stage: Stage): Promise<Row[]>;
 }
 
-const usualPerSecond = 40;
+const usualPerSecond = 60;
+const spikeMs = 6_000;
+const killEveryMs = 3_000;
+const downMs = 1_000;
 const brownOut: Weather = { failing: 0.25, meanMs: 75 };
 
 export const acts: readonly Act[] = [
@@ -62,7 +65,7 @@ export const acts: readonly Act[] = [
         send(world, visitors, { perSecond, forMs, request: () => ({ kind: 'quote' }) });
       await Promise.all([
         quotes(usualPerSecond, ms),
-        world.sleep(ms * 0.25).then(() => quotes(9 * usualPerSecond, ms * 0.4)),
+        world.sleep(ms * 0.2).then(() => quotes(9 * usualPerSecond, Math.min(spikeMs, ms * 0.4))),
       ]);
       const p99 = (path: Path) => visitors[path].p99Ms;
       return [
@@ -121,8 +124,8 @@ export const acts: readonly Act[] = [
     async play({ world, visitors, ms }) {
       const doubled = await counted(world, 'doubled', async () => {
         const orders = send(world, visitors, { perSecond: 25, forMs: ms, request: order('kill') });
-        for (const share of [0.3, 0.65]) {
-          void world.sleep(ms * share).then(() => Promise.all(paths.map((path) => world.killWorker(path, ms * 0.1))));
+        for (let atMs = 1_000; atMs < ms; atMs += killEveryMs) {
+          void world.sleep(atMs).then(() => Promise.all(paths.map((path) => world.killWorker(path, downMs))));
         }
         await orders;
       });

@@ -42,10 +42,10 @@ export interface Counts {
   readonly owner: string | undefined;
 }
 
-export const workers = 5;
+const workers = 5;
 
 export class Bank {
-  private readonly service: ServiceModel;
+  private service: ServiceModel;
   private readonly clock: Clock;
   private readonly random: SeededRandom;
   private weatherNow = fair;
@@ -63,7 +63,12 @@ export class Bank {
   constructor(clock: Clock, random: SeededRandom) {
     this.clock = clock;
     this.random = random;
-    this.service = serviceModel({ workers, serviceTime: timeOf(fair), random: random.fork('service'), clock });
+    this.service = this.restarted();
+  }
+
+  /** Everything that waits is forgotten, as when a service is started anew. */
+  restart(): void {
+    this.service = this.restarted();
   }
 
   set weather(weather: Weather) {
@@ -89,6 +94,11 @@ export class Bank {
     const doubled = [...this.charges.values()].reduce((sum, times) => sum + times - 1, 0);
     const { calls, loads, overlaps, refused, owner } = this;
     return { calls, loads, charged: this.charges.size, doubled, overlaps, refused, owner };
+  }
+
+  private restarted(): ServiceModel {
+    const random = this.random.fork(`service ${this.calls}`);
+    return serviceModel({ workers, serviceTime: timeOf(this.weatherNow), random, clock: this.clock });
   }
 
   private answer(request: Exclude<BankRequest, { kind: 'ledger' }>): unknown {

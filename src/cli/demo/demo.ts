@@ -120,6 +120,7 @@ async function playAll(world: World, plan: Plan, screen: Screen, watcher?: Watch
   await warmUp(world);
   for (const { name, story, share, play } of acts) {
     screen.print(`${name}: ${story}`);
+    await world.restartBanks();
     const stage = stageOf(world, seconds * 1_000 * share);
     const stopShowing = isSimulated ? () => {} : show(screen, stage.visitors);
     watcher?.begin(`${name}: ${story}`, stage.visitors);

@@ -44,8 +44,12 @@ async function playBank(seed: number): Promise<void> {
     answer(request, response, (body) => banks[path].serve(body as BankRequest));
   });
   const port = await listen(server);
-  serveParent({ port }, (message: { counts: Path } | { weather: Weather }) => {
+  serveParent({ port }, (message: { counts: Path } | { weather: Weather } | { restart: true }) => {
     if ('counts' in message) return banks[message.counts].counts();
+    if ('restart' in message) {
+      for (const path of paths) banks[path].restart();
+      return true;
+    }
     for (const path of paths) banks[path].weather = message.weather;
     return true;
   });

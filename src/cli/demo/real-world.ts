@@ -79,6 +79,10 @@ export class RealWorld implements World, AsyncDisposable {
     await this.bank.ask({ weather });
   }
 
+  async restartBanks(): Promise<void> {
+    await this.bank.ask({ restart: true });
+  }
+
   async counts(path: Path): Promise<Counts> {
     return this.bank.ask({ counts: path });
   }

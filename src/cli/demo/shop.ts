@@ -32,7 +32,7 @@ export interface ShopParts {
 export type Shop = (request: UserRequest) => Promise<unknown>;
 
 /** How long a product may be shown before it is loaded again. */
-export const productTtlMs = 500;
+const productTtlMs = 500;
 
 export function shopOf(path: Path, parts: ShopParts): Shop {
   return path === 'naked' ? naked(parts) : guarded(parts);

@@ -78,6 +78,9 @@ export async function inSimulation<T>(seed: number, play: (world: World) => Prom
       async setWeather(weather) {
         for (const bank of banks.values()) bank.weather = weather;
       },
+      async restartBanks() {
+        for (const bank of banks.values()) bank.restart();
+      },
       counts: async (path) => banks.get(path)!.counts(),
       async killWorker(path, downMs) {
         const [worker] = workers.get(path)!;

@@ -19,12 +19,12 @@ export async function openStore(place: StorePlace, path: string): Promise<Store>
     return sqliteStore(database, { prefix: path, timeout: '2s' });
   }
   const prefix = `demo-${place.run}-${path}`;
-  const require = createRequire(join(process.cwd(), 'demo.js'));
+  const load = createRequire(join(process.cwd(), 'demo.js'));
   if (place.kind === 'redis') {
-    const { Redis } = require('ioredis') as { Redis: new (url: string, options: object) => IoredisClient };
+    const { Redis } = load('ioredis') as { Redis: new (url: string, options: object) => IoredisClient };
     return redisStore(new Redis(place.url, { autoResendUnfulfilledCommands: false }), { prefix, timeout: '2s' });
   }
-  const { Pool } = require('pg') as { Pool: new (options: object) => Parameters<typeof postgresStore>[0] };
+  const { Pool } = load('pg') as { Pool: new (options: object) => Parameters<typeof postgresStore>[0] };
   const store = postgresStore(new Pool({ connectionString: place.url }), { prefix, timeout: '2s' });
   await store.migrate();
   return store;

@@ -6,7 +6,7 @@ import { type Path, paths, type UserRequest } from './shop.js';
 import type { World } from './world.js';
 
 /** After this time a user leaves. */
-export const patienceMs = 2_000;
+const patienceMs = 2_000;
 /** How long one who pays keeps trying, with the same key. */
 const payersPatienceMs = 8_000;
 const againMs = 250;

@@ -11,6 +11,8 @@ export interface World {
   /** One try of a user's browser, at one of the two workers of a path, which take turns. Rejects when it fails. */
   ask(path: Path, request: UserRequest, signal: AbortSignal): Promise<unknown>;
   setWeather(weather: Weather): Promise<void>;
+  /** Both banks forget what waits before them. */
+  restartBanks(): Promise<void>;
   counts(path: Path): Promise<Counts>;
   /** Kills one of the two workers of a path without warning, and starts it again after this time. */
   killWorker(path: Path, downMs: number): Promise<void>;

@@ -70,6 +70,7 @@ const mostAttempts = 10;
 const shortestPauseMs = 5;
 const longestPauseMs = 1_000;
 
+/** What handlers use is bound, so that they may take it apart: `({ phase, downstreamKey }) => ...`. */
 export class Attempt implements AdapterHandle {
   readonly key: string;
   readonly operation: string;
@@ -125,7 +126,7 @@ export class Attempt implements AdapterHandle {
     return this.controller.signal;
   }
 
-  seal(): Promise<void> {
+  readonly seal = (): Promise<void> => {
     this.wanted = 'keep';
     if (!this.record.isSealed) this.engine.tell(this, 'sealed', { attempt: this.attempt });
     this.record = { ...this.record, isSealed: true };
@@ -133,16 +134,16 @@ export class Attempt implements AdapterHandle {
     // Who does not wait for it has said what he wanted all the same.
     written.catch(() => {});
     return written;
-  }
+  };
 
-  release(): void {
+  readonly release = (): void => {
     if (this.record.isSealed) {
       throw new Error(`"${this.engine.settings.name}": what was sealed cannot be released: its effect is done`);
     }
     this.wanted = 'release';
-  }
+  };
 
-  async phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> {
+  readonly phase = async <T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> => {
     const { serializer, sealing } = this.engine.settings;
     const decode = (bytes: Uint8Array) => decodeValue(serializer, bytes) as T;
     if (this.isInPhase)
@@ -165,11 +166,11 @@ export class Attempt implements AdapterHandle {
     } finally {
       this.isInPhase = false;
     }
-  }
+  };
 
-  downstreamKey(name: string): string {
+  readonly downstreamKey = (name: string): string => {
     return downstreamKeyOf(this.engine.settings.secret, this.keyHash, name);
-  }
+  };
 
   async complete(result: Uint8Array | undefined): Promise<Completion> {
     const { sealing, maxBodyBytes } = this.engine.settings;
@@ -359,21 +360,21 @@ export class UnprotectedAttempt implements AdapterHandle {
     return this.controller.signal;
   }
 
-  async seal(): Promise<void> {
+  readonly seal = async (): Promise<void> => {
     this.wanted = 'keep';
-  }
+  };
 
-  release(): void {
+  readonly release = (): void => {
     this.wanted = 'release';
-  }
+  };
 
-  async phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> {
+  readonly phase = async <T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> => {
     return await step(this.downstreamKey(name));
-  }
+  };
 
-  downstreamKey(name: string): string {
+  readonly downstreamKey = (name: string): string => {
     return downstreamKeyOf(this.secret, this.keyHash, name);
-  }
+  };
 
   async complete(): Promise<Completion> {
     return 'unrecorded';

@@ -30,9 +30,9 @@ import type { IdempotencyCounts } from './operations.js';
 import { decodeOutcome, encodeError, encodeValue, jsonSerializer, type ResultSerializer } from './outcomes.js';
 import { type IdempotencyEncryption, sealing } from './sealing.js';
 
-export type { AdapterHandle, Completion, IdempotencyHandle, TransactionHandle } from './attempt.js';
+export type { AdapterHandle, IdempotencyHandle, TransactionHandle } from './attempt.js';
 export type { BeginRequest, Begun, OperationKey } from './engine.js';
-export { type FingerprintInput, fingerprint, ownFingerprint } from './fingerprint.js';
+export { fingerprint, ownFingerprint } from './fingerprint.js';
 export type { IdempotencyCounts } from './operations.js';
 export type { ResultSerializer } from './outcomes.js';
 export type { IdempotencyEncryption } from './sealing.js';

@@ -507,6 +507,21 @@ describe('idempotency', () => {
 });
 
 describe('phase', () => {
+  it('gives a handler what it may take apart', async () => {
+    const orders = idempotency({ store: memoryStore(), onLost: 'rerun' });
+    const whole = await orders.run('a', (handle) => handle.downstreamKey('charge'), { scope: 'user' });
+    const apart = await orders.run(
+      'b',
+      async ({ phase, downstreamKey, seal }) => {
+        await phase('reserve', () => 1);
+        await seal();
+        return downstreamKey('charge');
+      },
+      { scope: 'user' },
+    );
+    expect([typeof whole, typeof apart, whole === apart]).toEqual(['string', 'string', false]);
+  });
+
   it('is not run again by a later attempt, which gets what it answered', async () => {
     const { once } = setUp({ onLost: 'resume' });
     const done: string[] = [];

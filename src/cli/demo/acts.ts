@@ -27,22 +27,24 @@ export interface Stage {
 export interface Act {
   readonly name: string;
   readonly story: string;
-  /** Of the whole. */
-  readonly share: number;
+  readonly seconds: number;
+  /** Just long enough to show it. */
+  readonly quickSeconds: number;
   play(stage: Stage): Promise<Row[]>;
 }
 
-const usualPerSecond = 60;
+const usualPerSecond = 30;
 const spikeMs = 6_000;
 const killEveryMs = 3_000;
 const downMs = 1_000;
-const brownOut: Weather = { failing: 0.25, meanMs: 75 };
+const brownOut: Weather = { failing: 0.25, meanMs: 170 };
 
 export const acts: readonly Act[] = [
   {
     name: 'brown-out',
-    story: 'the bank fails a quarter of its calls and takes half as long again',
-    share: 0.2,
+    story: 'the bank fails a quarter of its calls and is two thirds slower',
+    seconds: 12,
+    quickSeconds: 9,
     async play({ world, visitors, ms }) {
       const calls = await counted(world, 'calls', async () => {
         await world.setWeather(brownOut);
@@ -59,7 +61,8 @@ export const acts: readonly Act[] = [
   {
     name: 'spike',
     story: 'ten times as many users as usual',
-    share: 0.24,
+    seconds: 14,
+    quickSeconds: 4,
     async play({ world, visitors, ms }) {
       const quotes = (perSecond: number, forMs: number) =>
         send(world, visitors, { perSecond, forMs, request: () => ({ kind: 'quote' }) });
@@ -80,11 +83,12 @@ export const acts: readonly Act[] = [
   {
     name: 'hot key',
     story: 'everybody looks at one product, which is kept for half a second',
-    share: 0.15,
+    seconds: 9,
+    quickSeconds: 1.5,
     async play({ world, visitors, ms }) {
       const beganMs = world.clock.now();
       const loads = await counted(world, 'loads', () =>
-        send(world, visitors, { perSecond: 150, forMs: ms, request: () => ({ kind: 'product' }) }),
+        send(world, visitors, { perSecond: 75, forMs: ms, request: () => ({ kind: 'product' }) }),
       );
       const expiries = (world.clock.now() - beganMs) / 500;
       return [
@@ -101,7 +105,8 @@ export const acts: readonly Act[] = [
   {
     name: 'double click',
     story: 'every user clicks three times on "pay"',
-    share: 0.1,
+    seconds: 6,
+    quickSeconds: 1,
     async play({ world, visitors, ms }) {
       const doubled = await counted(world, 'doubled', () =>
         send(world, visitors, { perSecond: 6, forMs: ms, clicks: 3, request: order('click') }),
@@ -120,10 +125,11 @@ export const acts: readonly Act[] = [
   {
     name: 'kill -9',
     story: 'a worker is killed while it charges cards; users try again',
-    share: 0.13,
+    seconds: 8,
+    quickSeconds: 2,
     async play({ world, visitors, ms }) {
       const doubled = await counted(world, 'doubled', async () => {
-        const orders = send(world, visitors, { perSecond: 25, forMs: ms, request: order('kill') });
+        const orders = send(world, visitors, { perSecond: 15, forMs: ms, request: order('kill') });
         for (let atMs = 1_000; atMs < ms; atMs += killEveryMs) {
           void world.sleep(atMs).then(() => Promise.all(paths.map((path) => world.killWorker(path, downMs))));
         }
@@ -145,7 +151,8 @@ export const acts: readonly Act[] = [
   {
     name: 'frozen',
     story: 'the owner of a lock stands still for twice the life of the lock, then goes on',
-    share: 0.18,
+    seconds: 9,
+    quickSeconds: 2.5,
     async play({ world, ms }) {
       const overlaps = await counted(world, 'overlaps', async () => {
         await world.startJobs();

@@ -1,7 +1,7 @@
 /**
  * Bank: the service behind the demo, one for each path. It quotes prices, describes a product, charges cards and keeps a ledger.
  *
- * It can do about a hundred calls per second and has no way to say no: who asks for more waits. It remembers what was done to it.
+ * It can do about fifty calls per second and has no way to say no: who asks for more waits. It remembers what was done to it.
  */
 import type { Clock } from '../../core/clock.js';
 import type { SeededRandom } from '../../testing/random.js';
@@ -22,7 +22,7 @@ export interface Weather {
   readonly meanMs: number;
 }
 
-export const fair: Weather = { failing: 0, meanMs: 50 };
+export const fair: Weather = { failing: 0, meanMs: 100 };
 
 /** What was done to one bank. */
 export interface Counts {

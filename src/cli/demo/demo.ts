@@ -6,7 +6,7 @@
  */
 import { parseArgs } from 'node:util';
 import { UsageError } from '../usage-error.js';
-import { acts, isBetter, stageOf } from './acts.js';
+import { type Act, acts, isBetter, stageOf } from './acts.js';
 import { fair } from './bank.js';
 import { type Fault, Page } from './page.js';
 import { type Part, play as playPart } from './parts.js';
@@ -25,7 +25,8 @@ const usage = `Usage: holdfast demo [--quick] [--seed 7] [--redis URL | --postgr
 
 interface Plan {
   readonly seed: number;
-  readonly seconds: number;
+  readonly isQuick: boolean;
+  readonly patienceMs: number;
   readonly isSimulated: boolean;
   readonly store: { readonly kind: 'redis' | 'postgres'; readonly url: string } | undefined;
   readonly shops: readonly string[];
@@ -45,7 +46,7 @@ export async function demo(args: readonly string[]): Promise<number> {
   const release = stopOnSignals(stop, plan);
   try {
     const results = await (plan.isSimulated
-      ? inSimulation(plan.seed, (world) => playAll(world, plan, screen))
+      ? inSimulation(plan.seed, plan.patienceMs, (world) => playAll(world, plan, screen))
       : playReal(plan, screen, stop));
     const worse = results.filter(({ row }) => !isBetter(row));
     screen.print('', ...tableOf(results), '', verdictOf(worse, plan));
@@ -86,16 +87,23 @@ function planOf(args: readonly string[]): Plan {
     if (!sim && store === undefined && process.getBuiltinModule('node:sqlite') === undefined) {
       throw new Error('this Node has no node:sqlite, which Node 22 brings: use --sim, --redis URL or --postgres URL');
     }
-    return { seed, seconds: sim ? 3_600 : quick ? 14 : 58, isSimulated: sim, store, shops: shop };
+    return {
+      seed,
+      isQuick: quick,
+      patienceMs: 2_000,
+      isSimulated: sim,
+      store,
+      shops: shop,
+    };
   } catch (error) {
     throw new UsageError((error as Error).message, usage);
   }
 }
 
 async function playReal(plan: Plan, screen: Screen, stop: AbortController): Promise<Result[]> {
-  const { seed, store, shops } = plan;
+  const { seed, patienceMs, store, shops } = plan;
   const { signal } = stop;
-  const world = await RealWorld.start({ seed, store, shops, signal, onLost: (error) => stop.abort(error) });
+  const world = await RealWorld.start({ seed, patienceMs, store, shops, signal, onLost: (error) => stop.abort(error) });
   const page = await Page.open((fault) => inject(world, fault));
   try {
     screen.print(`In your browser while it lasts: ${page.address}`, '');
@@ -107,10 +115,10 @@ async function playReal(plan: Plan, screen: Screen, stop: AbortController): Prom
 }
 
 async function playAll(world: World, plan: Plan, screen: Screen, watcher?: Watcher): Promise<Result[]> {
-  const { seed, seconds, isSimulated } = plan;
-  const where = isSimulated ? 'an hour of virtual time' : `${seconds} s of real traffic`;
+  const { seed, isSimulated } = plan;
+  const where = isSimulated ? 'an hour of virtual time' : `${totalSeconds(plan)} s of real traffic`;
   screen.print(
-    `holdfast demo, seed ${seed}: ${where}. Users -> two workers -> a bank that can do 100 calls per second.`,
+    `holdfast demo, seed ${seed}: ${where}. Users -> two workers -> a bank that can do 50 calls per second.`,
     'naked: three retries, a map as a cache, a look before charging, SET NX as a lock.',
     'protected: standard(), cache(), idempotency() and mutex() around the same calls.',
     '',
@@ -118,14 +126,15 @@ async function playAll(world: World, plan: Plan, screen: Screen, watcher?: Watch
   const results: Result[] = [];
   // The first calls of a process are slow, whatever is called.
   await warmUp(world);
-  for (const { name, story, share, play } of acts) {
+  for (const act of acts) {
+    const { name, story } = act;
     screen.print(`${name}: ${story}`);
     await world.restartBanks();
-    const stage = stageOf(world, seconds * 1_000 * share);
+    const stage = stageOf(world, secondsOf(act, plan) * 1_000);
     const stopShowing = isSimulated ? () => {} : show(screen, stage.visitors);
     watcher?.begin(`${name}: ${story}`, stage.visitors);
     try {
-      for (const row of await play(stage)) {
+      for (const row of await act.play(stage)) {
         results.push({ act: name, row });
         watcher?.row({ act: name, row });
       }
@@ -133,7 +142,7 @@ async function playAll(world: World, plan: Plan, screen: Screen, watcher?: Watch
       stopShowing();
       watcher?.end();
     }
-    const found = results.filter(({ act }) => act === name);
+    const found = results.filter((one) => one.act === name);
     screen.print(
       ...tableOf(found)
         .slice(1)
@@ -156,6 +165,16 @@ function inject(world: World, fault: Fault): void {
         });
   // The demo may end meanwhile.
   injected.catch(() => {});
+}
+
+/** In virtual time an hour, all acts together. */
+function secondsOf({ seconds, quickSeconds }: Act, { isQuick, isSimulated }: Plan): number {
+  if (isSimulated) return (seconds * 3_600) / acts.reduce((sum, act) => sum + act.seconds, 0);
+  return isQuick ? quickSeconds : seconds;
+}
+
+function totalSeconds(plan: Plan): number {
+  return Math.round(acts.reduce((sum, act) => sum + secondsOf(act, plan), 0));
 }
 
 async function warmUp(world: World): Promise<void> {
@@ -188,17 +207,17 @@ function verdictOf(worse: readonly Result[], { seed }: Plan): string {
 
 class Interruption extends Error {}
 
-function stopOnSignals(stop: AbortController, { seconds, isSimulated }: Plan): () => void {
+function stopOnSignals(stop: AbortController, plan: Plan): () => void {
   const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
   const interrupt = (name: string) => {
     stop.abort(new Interruption(`${name} received`));
     // Virtual time hears nothing in between.
-    if (isSimulated) process.exit(130);
+    if (plan.isSimulated) process.exit(130);
   };
   for (const name of names) process.on(name, interrupt);
   // A reader such as `head` may close its end of the pipe.
   process.stdout.on('error', () => stop.abort(new Interruption('nobody reads the output')));
-  const limitMs = seconds * 1_000 + 60_000;
+  const limitMs = totalSeconds(plan) * 1_000 + 60_000;
   const timer = setTimeout(() => stop.abort(new Error(`it did not end within ${limitMs / 1_000} s`)), limitMs);
   return () => {
     clearTimeout(timer);

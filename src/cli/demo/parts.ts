@@ -24,6 +24,7 @@ export type Part =
 export interface WorkerSettings {
   readonly path: Path;
   readonly bankPort: number;
+  readonly patienceMs: number;
   readonly store: StorePlace;
 }
 
@@ -73,20 +74,29 @@ async function playJob(settings: Extract<Part, { part: 'job' }>): Promise<void> 
   });
 }
 
-async function partsOf({ path, bankPort, store }: WorkerSettings): Promise<ShopParts> {
+async function partsOf({ path, bankPort, patienceMs, store }: WorkerSettings): Promise<ShopParts> {
   const agent = new Agent({ keepAlive: true });
   return {
     clock: systemClock,
     random: Math.random,
+    patienceMs,
     store: await openStore(store, path),
     bank: (request, signal) => post(agent, bankPort, `/${path}`, request, signal),
   };
 }
 
 /** Sends JSON, and resolves with the JSON of the answer; rejects for any status but 200. */
-export function post(agent: Agent, port: number, path: string, body: unknown, signal?: AbortSignal): Promise<unknown> {
+export function post(
+  agent: Agent,
+  port: number,
+  path: string,
+  body: unknown,
+  signal?: AbortSignal,
+  more: Readonly<Record<string, string>> = {},
+): Promise<unknown> {
   return new Promise((resolve, reject) => {
-    const options = { agent, host: '127.0.0.1', port, path, method: 'POST', ...(signal && { signal }) };
+    const headers = { 'content-type': 'application/json', ...more };
+    const options = { agent, host: '127.0.0.1', port, path, method: 'POST', headers, ...(signal && { signal }) };
     const request = send(options, (response) => {
       textOf(response).then((text) => {
         if (response.statusCode === 200) resolve(JSON.parse(text));

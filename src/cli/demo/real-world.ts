@@ -10,12 +10,13 @@ import { sleepOn } from '../../testing/virtual-clock.js';
 import type { Counts } from './bank.js';
 import { type Part, post } from './parts.js';
 import { Child, type ChildOptions } from './processes.js';
-import { type Path, paths } from './shop.js';
+import { type Path, paths, type UserRequest } from './shop.js';
 import type { StorePlace } from './store-place.js';
 import type { World } from './world.js';
 
 export interface RealOptions {
   readonly seed: number;
+  readonly patienceMs: number;
   /** Undefined: a file of SQLite in a folder that is removed afterwards. */
   readonly store: { readonly kind: 'redis' | 'postgres'; readonly url: string } | undefined;
   /** Scripts that serve users in place of the demo's own shop; the workers of each path take turns at them. */
@@ -29,6 +30,7 @@ type Worker = Child<{ readonly port: number }>;
 export class RealWorld implements World, AsyncDisposable {
   readonly clock = systemClock;
   readonly random;
+  readonly patienceMs: number;
   private readonly agent = new Agent({ keepAlive: true });
   private readonly options: RealOptions;
   private readonly folder = mkdtempSync(join(tmpdir(), 'holdfast-demo-'));
@@ -41,6 +43,7 @@ export class RealWorld implements World, AsyncDisposable {
 
   private constructor(options: RealOptions) {
     this.options = options;
+    this.patienceMs = options.patienceMs;
     this.random = seededRandom(options.seed).fork('users');
     const { store } = options;
     this.place =
@@ -69,10 +72,11 @@ export class RealWorld implements World, AsyncDisposable {
     return sleepOn(systemClock, ms, this.options.signal);
   }
 
-  async ask(path: Path, request: object, signal: AbortSignal): Promise<unknown> {
+  async ask(path: Path, request: UserRequest, signal: AbortSignal): Promise<unknown> {
     const worker = this.workers[path][(this.turn++ >> 1) & 1];
     if (worker === undefined) throw new Error('the worker is down');
-    return post(this.agent, worker.ready.port, '/', request, signal);
+    const headers = request.kind === 'order' ? { 'idempotency-key': request.key } : {};
+    return post(this.agent, worker.ready.port, `/${request.kind}`, request, signal, headers);
   }
 
   async setWeather(weather: object): Promise<void> {
@@ -132,7 +136,14 @@ export class RealWorld implements World, AsyncDisposable {
       paths.flatMap((path) =>
         [1, 2].map(async (number) => {
           const name = `${path} job ${number}`;
-          const settings = { part: 'job', name, path, bankPort: this.bank.ready.port, store: this.place } as const;
+          const settings = {
+            part: 'job',
+            name,
+            path,
+            bankPort: this.bank.ready.port,
+            patienceMs: this.patienceMs,
+            store: this.place,
+          } as const;
           this.jobs[path].set(name, await this.start(settings, name));
         }),
       ),
@@ -146,7 +157,13 @@ export class RealWorld implements World, AsyncDisposable {
   private worker(path: Path, index: number): Promise<Worker> {
     const { shops } = this.options;
     const file = shops.length === 0 ? undefined : shops[index % shops.length];
-    const settings = { part: 'shop', path, bankPort: this.bank.ready.port, store: this.place } as const;
+    const settings = {
+      part: 'shop',
+      path,
+      bankPort: this.bank.ready.port,
+      patienceMs: this.patienceMs,
+      store: this.place,
+    } as const;
     if (path === 'protected') this.circuits.delete(index);
     const onNews = ({ circuit }: { circuit: string }) => void this.circuits.set(index, circuit);
     return this.start(settings, `${path} worker ${index + 1}`, { file, onNews });

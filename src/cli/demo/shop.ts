@@ -23,6 +23,8 @@ export type UserRequest =
 export interface ShopParts {
   readonly clock: Clock;
   readonly random: () => number;
+  /** How long users wait. */
+  readonly patienceMs: number;
   readonly store: Store;
   readonly bank: (request: BankRequest, signal?: AbortSignal) => Promise<unknown>;
   /** Told when the breaker before the bank changes its state. */
@@ -71,11 +73,11 @@ function naked({ clock, store, bank }: ShopParts): Shop {
 }
 
 /** The same by three primitives. */
-function guarded({ clock, random, store, bank, onCircuit }: ShopParts): Shop {
+function guarded({ clock, random, store, bank, patienceMs, onCircuit }: ShopParts): Shop {
   const on = (event: HoldfastEvent) => {
     if (event.type === 'circuit-changed') onCircuit?.(event.to);
   };
-  const calls = standard({ name: 'bank', deadline: '2s', timeout: '1s', clock, random, on });
+  const calls = standard({ name: 'bank', deadline: patienceMs, timeout: patienceMs / 2, clock, random, on });
   const products = cache({
     name: 'product',
     store,

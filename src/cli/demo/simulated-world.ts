@@ -13,7 +13,11 @@ import { type Path, paths, type ShopParts, shopOf, type UserRequest } from './sh
 import type { World } from './world.js';
 
 /** Plays in a world of its own; nothing of it is real but the code. */
-export async function inSimulation<T>(seed: number, play: (world: World) => Promise<T>): Promise<T> {
+export async function inSimulation<T>(
+  seed: number,
+  patienceMs: number,
+  play: (world: World) => Promise<T>,
+): Promise<T> {
   const bounds = { maxSteps: Number.MAX_SAFE_INTEGER, maxTime: '24h' } as const;
   const { result } = await simulate({ seed, ...bounds, network: { delay: { min: 0.2, max: 1 } } }, async (world) => {
     const random = seededRandom(seed);
@@ -41,6 +45,7 @@ export async function inSimulation<T>(seed: number, play: (world: World) => Prom
       const partsOf = (process: SimulatedProcess): ShopParts => ({
         clock: process.clock,
         random: process.random,
+        patienceMs,
         store: remoteStore(process, database),
         bank: (request, signal) => process.request(bank, request, signal && { signal }),
       });
@@ -73,6 +78,7 @@ export async function inSimulation<T>(seed: number, play: (world: World) => Prom
     return play({
       clock: user.clock,
       random: random.fork('users'),
+      patienceMs,
       sleep: (ms) => user.sleep(ms),
       ask: (path, request, signal) => user.request(workers.get(path)![(turn++ >> 1) & 1]!, request, { signal }),
       async setWeather(weather) {

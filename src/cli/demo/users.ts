@@ -5,8 +5,6 @@ import { callbackTimer } from '../../core/clock.js';
 import { type Path, paths, type UserRequest } from './shop.js';
 import type { World } from './world.js';
 
-/** After this time a user leaves. */
-const patienceMs = 2_000;
 /** How long one who pays keeps trying, with the same key. */
 const payersPatienceMs = 8_000;
 const againMs = 250;
@@ -65,7 +63,7 @@ async function visit(world: World, visits: Visits, path: Path, request: UserRequ
   const isPaying = request.kind === 'order';
   const controller = new AbortController();
   const leaves = callbackTimer(() => controller.abort(new Error('the user has left')));
-  clock.schedule(leaves, beganMs + (isPaying ? payersPatienceMs : patienceMs));
+  clock.schedule(leaves, beganMs + (isPaying ? payersPatienceMs : world.patienceMs));
   visits.came++;
   visits.waiting++;
   try {

@@ -7,6 +7,8 @@ import type { Path, UserRequest } from './shop.js';
 export interface World {
   readonly clock: Clock;
   readonly random: SeededRandom;
+  /** After this time a user leaves. */
+  readonly patienceMs: number;
   sleep(ms: number): Promise<void>;
   /** One try of a user's browser, at one of the two workers of a path, which take turns. Rejects when it fails. */
   ask(path: Path, request: UserRequest, signal: AbortSignal): Promise<unknown>;

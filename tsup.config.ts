@@ -9,9 +9,13 @@ const portableMaps = {
   name: 'holdfast-portable-maps',
   async buildEnd({ writtenFiles }: { writtenFiles: readonly { readonly name: string }[] }) {
     for (const { name } of writtenFiles.filter((file) => file.name.endsWith('.map'))) {
-      const map = JSON.parse(await readFile(name, 'utf8')) as { sources: string[] };
+      const map = JSON.parse(await readFile(name, 'utf8')) as { sources: string[]; sourcesContent?: (string | null)[] };
       const sources = map.sources.map((source) => (isAbsolute(source) ? basename(source) : source));
-      await writeFile(name, JSON.stringify({ ...map, sources }));
+      // The text of a file stands in the code as it is.
+      const sourcesContent = map.sourcesContent?.map((content, index) =>
+        sources[index]?.startsWith('raw:') ? 'The text of this file.' : content,
+      );
+      await writeFile(name, JSON.stringify({ ...map, sources, ...(sourcesContent && { sourcesContent }) }));
     }
   },
 };

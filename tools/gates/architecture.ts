@@ -39,6 +39,7 @@ const adapters: Readonly<Record<string, { readonly types: string; readonly bundl
 /** Packages that are bundled at build, each imported only by the files named. */
 const bundled: Readonly<Record<string, readonly string[]>> = {
   'uplot/dist/uPlot.iife.min.js?raw': ['src/cli/demo/page.ts'],
+  'uplot/LICENSE?raw': ['src/cli/demo/page.ts'],
   'uplot/dist/uPlot.min.css?raw': ['src/cli/demo/page.ts'],
   'structured-headers': ['src/client/rate-limit-headers.ts', 'src/server/idempotency/protocol.ts'],
 };

@@ -24,7 +24,7 @@ const kilobyte = 1024;
 const maxKilobytesAlone = {
   ...{ pipeline: 10, retry: 5.7, timeout: 4.7, deadline: 4.6, fallback: 3.2, retryBudget: 3.5 },
   ...{ exponential: 2.3, decorrelated: 2.2, constant: 2 },
-  ...{ circuitBreaker: 8.9, keyed: 8.2, bulkhead: 5.8, adaptiveLimit: 7.6, rateLimit: 5.6, throttle: 5.1 },
+  ...{ circuitBreaker: 9.1, keyed: 8.2, bulkhead: 5.8, adaptiveLimit: 7.6, rateLimit: 5.6, throttle: 5.1 },
   ...{ loadShed: 5, hedge: 6.1, singleFlight: 4.4 },
 };
 const primitives = Object.keys(maxKilobytesAlone);
@@ -32,11 +32,11 @@ const primitives = Object.keys(maxKilobytesAlone);
 export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
   budget('memoryStore', ['memoryStore'], 2, 6.3),
-  budget('cache', ['cache'], 12, 21.9),
+  budget('cache', ['cache'], 12, 22.1),
   // A lock is a lock of this process, one over a store, and the keeper of its lease.
   ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 12.9)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 2)),
-  budget('all local primitives', primitives, 8, 27.5),
+  budget('all local primitives', primitives, 8, 28),
   budget('the whole main entry', [], 25, 70),
 ];
 
@@ -49,7 +49,7 @@ function budget(title: string, names: readonly string[], target: number, max: nu
  * of it is lru-cache, which `memoryStore` needs: without it the import takes 7 ms where it takes 18.
  */
 export const targetImportMs = 4;
-export const maxImportMs = 26;
+export const maxImportMs = 50;
 
 const checkout = fileURLToPath(new URL('../../', import.meta.url));
 const builtEntry = join(checkout, 'dist', 'index.js');

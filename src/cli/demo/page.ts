@@ -7,6 +7,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import uplotScript from 'uplot/dist/uPlot.iife.min.js?raw';
 import uplotStyle from 'uplot/dist/uPlot.min.css?raw';
+import uplotLicence from 'uplot/LICENSE?raw';
 import html from './page.html?raw';
 
 export const faults = ['failing', 'slow', 'fair', 'kill'] as const;
@@ -101,7 +102,9 @@ export class Page {
 
 function pageOf(): string {
   // Functions, since a replacement text would have meaning where it has a dollar sign.
-  return html.replace('/*uplot.css*/', () => uplotStyle).replace('/*uplot.js*/', () => uplotScript);
+  return html
+    .replace('/*uplot.css*/', () => uplotStyle)
+    .replace('/*uplot.js*/', () => `/*!\n${uplotLicence}*/\n${uplotScript}`);
 }
 
 /** A page of somebody else's must not press our buttons. */

@@ -1,0 +1,26 @@
+/** The demo as it is installed: in virtual time it prints what the README says, on every machine. */
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { promisify } from 'node:util';
+import { describe, expect, it } from 'vitest';
+
+const run = promisify(execFile);
+
+describe('holdfast demo', () => {
+  it('prints in virtual time what the README shows', { timeout: 180_000 }, async () => {
+    const readme = readFileSync('README.md', 'utf8');
+    const shown = /npx holdfast demo --sim --seed 7\n```\n\n```text\n([\s\S]*?)\n```/.exec(readme)?.[1];
+    const { stdout } = await run(process.execPath, ['dist/cli.js', 'demo', '--sim', '--seed', '7']);
+    const table = stdout.slice(stdout.indexOf('\nact ') + 1).trim();
+    // The last column is left out: why.
+    const lines = table.split('\n\n')[0]!.split('\n');
+    const width = lines[0]!.indexOf('why');
+    const withoutCauses = lines.map((line) => line.slice(0, width).trimEnd()).join('\n');
+    expect(shown).toBe(withoutCauses);
+  });
+
+  it('refuses what it does not know, and says how it is called', async () => {
+    const wrong = run(process.execPath, ['dist/cli.js', 'demo', '--fast']);
+    await expect(wrong).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining('Usage: holdfast demo') });
+  });
+});

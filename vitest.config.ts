@@ -23,6 +23,8 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: ['test/package/**'],
           pool: 'threads',
+          // Many tests wait for real servers and real time.
+          maxWorkers: 4,
           // Real servers on a machine that does other things as well.
           testTimeout: 20_000,
           typecheck: {

@@ -2,10 +2,13 @@
 import { DatabaseSync } from 'node:sqlite';
 import { type IdempotencyOptions, idempotency, memoryStore, type Store } from 'holdfast';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { postgresStore } from '../../src/stores/postgres.js';
 import { redisStore } from '../../src/stores/redis.js';
 import { sqliteStore } from '../../src/stores/sqlite.js';
+import { drivers as postgresDrivers } from '../stores/postgres-clients.ts';
 import { drivers, type RedisConnection } from '../stores/redis-clients.ts';
 import { temporaryDatabase } from '../stores/sqlite-files.ts';
+import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import { redisProgram, startRedis } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 
@@ -47,7 +50,7 @@ function redis(
 
 const redisServer = await redisProgram('redis-server');
 const valkeyServer = await redisProgram('valkey-server');
-const backEnds: readonly BackEnd[] = [
+const backEnds: BackEnd[] = [
   {
     title: 'memory',
     isThere: true,
@@ -75,6 +78,28 @@ const backEnds: readonly BackEnd[] = [
   ...drivers.map((driver) => redis('Redis', redisServer, driver)),
   redis('Valkey', valkeyServer, drivers[0]!),
 ];
+
+const home = postgresHome();
+for (const driver of postgresDrivers) {
+  backEnds.push({
+    title: `Postgres by ${driver.title}`,
+    isThere: home !== undefined,
+    async open() {
+      const server = await startPostgres(home!);
+      const connections = [driver.connect(server.port), driver.connect(server.port)] as const;
+      const [one, other] = connections.map(({ pool, listener }) => postgresStore(pool, { timeout: '10s', listener }));
+      await one!.migrate();
+      return {
+        stores: [one!, other!],
+        async close() {
+          for (const store of [one!, other!]) await store.close();
+          for (const connection of connections) await connection.close();
+          await server.dispose();
+        },
+      };
+    },
+  });
+}
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 

@@ -1,5 +1,5 @@
 /** The laws of a store against a real Postgres, with each client library, straight and through PgBouncer. */
-import { storeConformance } from 'holdfast/testing';
+import { mutexConformance, storeConformance } from 'holdfast/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
 import { drivers, type PostgresConnection } from '../stores/postgres-clients.ts';
@@ -44,5 +44,22 @@ for (const { title, connect, place } of combinations) {
       histories: place === 'straight' ? 150 : 50,
     });
     it.each(cases)('$name', ({ run }) => run());
+
+    if (place === 'straight') {
+      const lockCases = mutexConformance({
+        make({ prefix }) {
+          const { pool, listener } = open();
+          return postgresStore(pool, { prefix, timeout: '10s', listener });
+        },
+        async restart() {
+          await server.stop();
+          await server.start();
+        },
+        contenders: 5,
+      });
+      describe('locks:', () => {
+        it.each(lockCases)('$name', ({ run }) => run(), 60_000);
+      });
+    }
   });
 }

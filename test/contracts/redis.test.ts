@@ -43,6 +43,8 @@ for (const { name, title, program, connect, histories } of combinations) {
     });
     it.each(cases)('$name', ({ run }) => run(), historiesTimeoutMs);
 
+    // Both clients and both servers, yet not each with each: these cases wait for leases to end.
+    if ((name === 'Redis') !== (title === 'ioredis')) return;
     const lockCases = mutexConformance({
       make({ prefix }) {
         const connection = connect(server.port);

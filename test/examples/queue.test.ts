@@ -151,7 +151,7 @@ describe.skipIf(program === undefined)('the example of the queue', { timeout: 12
     const seed = Number(process.env.HOLDFAST_SEED ?? 1);
     const random = seededRandom(seed);
     const { api, worker } = await start('after');
-    const rounds = 6;
+    const rounds = 4;
     const ids: string[] = [];
     try {
       for (let round = 0; round < rounds; round++) {

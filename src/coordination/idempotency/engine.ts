@@ -87,11 +87,6 @@ interface Done<T> {
   readonly record: IdempotencyRecord;
 }
 
-/** What the store of an SQL server can do besides: be in a transaction of the user's. */
-interface Within {
-  within(transaction: object): Pick<Store, 'write'>;
-}
-
 interface Named extends OperationKey {
   readonly keyHash: string;
 }
@@ -138,7 +133,7 @@ export class Engine {
   ): Promise<Begun | Done<T>> {
     const { store, name } = this.settings;
     const named = this.named(request);
-    const view = (store.native as Partial<Within> | undefined)?.within?.(client);
+    const view = store.native?.within?.(client);
     if (view !== undefined) {
       // A transaction that has met a lock is over, so there is no waiting inside of it.
       return this.told(named, () => this.runWithin(view, named, request, fn, encode));

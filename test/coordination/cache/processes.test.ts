@@ -7,7 +7,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { postgresStore } from '../../../src/stores/postgres.js';
 import { esbuildLowering } from '../../../tools/lowering.ts';
+import { drivers } from '../../stores/postgres-clients.ts';
+import { postgresHome, startPostgres } from '../../support/servers/postgres.ts';
 import { redisProgram, startRedis } from '../../support/servers/redis.ts';
 import type { ServerProcess } from '../../support/servers/server-process.ts';
 import type { ChildSettings, Order, Told } from './process-child.ts';
@@ -15,6 +18,7 @@ import type { ChildSettings, Order, Told } from './process-child.ts';
 const folder = mkdtempSync(join(tmpdir(), 'holdfast-cache-'));
 const program = join(folder, 'child.cjs');
 const redis = await redisProgram();
+const home = postgresHome();
 const children: Child[] = [];
 let files = 0;
 
@@ -87,23 +91,39 @@ interface Kind {
   readonly title: string;
   readonly isThere: boolean;
   readonly subscribes: boolean;
-  place(server: ServerProcess | undefined): string | number;
+  /** Starts what it needs. */
+  start?(): Promise<ServerProcess>;
+  place(server: ServerProcess | undefined): ChildSettings['place'];
 }
 
 const kinds: readonly Kind[] = [
   { title: 'SQLite', isThere: true, subscribes: false, place: () => join(folder, `store-${++files}.db`) },
   ...[true, false].map((subscribes) => ({
     title: `Redis ${subscribes ? 'with' : 'without'} a subscriber`,
+    start: () => startRedis(redis!),
     ...{ isThere: redis !== undefined, subscribes, place: (server: ServerProcess | undefined) => server!.port },
   })),
+  {
+    title: 'Postgres',
+    isThere: home !== undefined,
+    subscribes: true,
+    async start() {
+      const server = await startPostgres(home!);
+      const connection = drivers[0]!.connect(server.port, 1);
+      await postgresStore(connection.pool).migrate();
+      await connection.close();
+      return server;
+    },
+    place: (server) => ({ postgres: server!.port }),
+  },
 ];
 
 for (const kind of kinds) {
   describe.skipIf(!kind.isThere)(`cache of eight processes before ${kind.title}`, () => {
     let server: ServerProcess | undefined;
     beforeEach(async () => {
-      server = kind.title === 'SQLite' ? undefined : await startRedis(redis!);
-    });
+      server = await kind.start?.();
+    }, 30_000);
     afterEach(() => server?.dispose());
 
     it('loads a cold key once for 200 callers each, in twenty trials', { timeout: 120_000 }, async () => {

@@ -201,9 +201,10 @@ class Verbs implements Store {
 
   async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
     this.checks.read(key, options);
-    const sql = `SELECT ${entryColumns} FROM ${this.functions.read}($1)`;
-    const [row] = await this.runStatement('read', sql, [this.keyOf(key)], options?.signal);
-    return row && entryOf(row);
+    // A row in any case: a reply without one is that of a connection that broke.
+    const sql = `SELECT ${entryColumns} FROM (VALUES (1)) AS one LEFT JOIN ${this.functions.read}($1) AS held ON true`;
+    const row = answerOf('read', await this.runStatement('read', sql, [this.keyOf(key)], options?.signal));
+    return row[0] === null ? undefined : entryOf(row);
   }
 
   async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
@@ -219,18 +220,18 @@ class Verbs implements Store {
       this.channel,
       this.lockMs,
     ];
-    const [row] = await this.runStatement('write', sql, values, signal);
-    const given = row?.[entryWidth];
+    const row = answerOf('write', await this.runStatement('write', sql, values, signal));
+    const given = row[entryWidth];
     if (typeof given === 'string') return { ok: true, version: Number(given) };
-    return { ok: false, entry: typeof row?.[0] === 'string' ? entryOf(row) : undefined };
+    return { ok: false, entry: row[0] === null ? undefined : entryOf(row) };
   }
 
   async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
     this.checks.remove(key, options);
     const sql = `SELECT ${this.functions.remove}($1, $2, $3, $4)::text`;
     const values = [this.keyOf(key), options?.ifVersion ?? null, this.channel, this.lockMs];
-    const [row] = await this.runStatement('remove', sql, values, options?.signal);
-    return row?.[0] === 'true';
+    const row = answerOf('remove', await this.runStatement('remove', sql, values, options?.signal));
+    return row[0] === 'true';
   }
 
   /** Told of what changes; null where nobody can listen. */
@@ -335,10 +336,13 @@ class PooledStore extends Verbs implements PostgresStore {
     this.checks.readMany(keys, options);
     const wanted = keys.map((key) => this.keyOf(key));
     // The drivers differ in how they send arrays; an array in words means the same to both.
-    const sql = `SELECT ${entryColumns}, encode(held_key, 'base64') FROM ${this.functions.readMany}($1::text[])`;
+    const many = `${this.functions.readMany}($1::text[])`;
+    const sql = `SELECT ${entryColumns}, encode(held_key, 'base64') FROM (VALUES (1)) AS one LEFT JOIN ${many} AS held ON true`;
     const words = `{${wanted.map((key) => key.toString('base64')).join()}}`;
     const rows = await this.run('readMany', sql, [words], options?.signal);
-    const entries = new Map(rows.map((row) => [inOneLine(row[entryWidth] as string), entryOf(row)]));
+    answerOf('readMany', rows);
+    const there = rows.filter((row) => row[0] !== null);
+    const entries = new Map(there.map((row) => [inOneLine(row[entryWidth] as string), entryOf(row)]));
     return wanted.map((key) => entries.get(key.toString('base64')));
   }
 
@@ -577,6 +581,13 @@ function listenByPg(connect: () => Promise<PgListener>, channel: string): Listen
 }
 
 /** Of each function that answers an entry. */
+/** postgres.js answers a query with nothing when its connection broke at the wrong moment; then nobody knows what was done. */
+function answerOf(operation: string, rows: readonly Row[]): Row {
+  const [row] = rows;
+  if (row === undefined) throw lost(operation, 'the reply had no row: the connection broke', undefined, 'closed');
+  return row;
+}
+
 const entryColumns = "held_version::text, encode(held_value, 'base64'), age_ms::text, left_ms::text";
 const entryWidth = 4;
 

@@ -36,6 +36,8 @@ function copyPages(): void {
     mkdirSync(dirname(target), { recursive: true });
     cpSync(file, target);
   }
+  // No page, so it is handed out as it is.
+  cpSync('docs/dashboards', join(pages, 'public', 'docs', 'dashboards'), { recursive: true });
   writeFileSync(join(pages, 'LICENSE.md'), `# License\n\n${readFileSync('LICENSE', 'utf8')}`);
 }
 
@@ -66,6 +68,16 @@ async function writeReference(): Promise<void> {
   }
   await app.generateOutputs(project);
   if (app.logger.hasErrors()) throw new Error('typedoc could not write the reference');
+  for (const file of globSync(join(pages, 'api', '**', '*.md'))) {
+    const text = readFileSync(file, 'utf8');
+    // It numbers a name that it thinks to be there twice; VitePress does so only where it is.
+    const headings = [...text.matchAll(/^#+ (\w+)$/gm)].map(([, name]) => name!.toLowerCase());
+    const isTwice = (name: string) => headings.filter((heading) => heading === name).length > 1;
+    writeFileSync(
+      file,
+      text.replace(/\(#(\w+)-1\)/g, (link, name: string) => (isTwice(name) ? link : `(#${name})`)),
+    );
+  }
 }
 
 function readSite(): Map<string, string> {

@@ -22,12 +22,13 @@ for (const { title, connect, place } of combinations) {
     };
     beforeAll(async () => {
       server = await startPostgres(home!);
+      // The first time it is fetched.
       if (place === 'through PgBouncer') {
         bouncer = await startPgBouncer(server);
         expect(bouncer).toBeDefined();
       }
       await postgresStore(open().pool).migrate();
-    }, 30_000);
+    }, 120_000);
     afterAll(async () => {
       for (const connection of connections) await connection.close().catch(() => {});
       await bouncer?.dispose();

@@ -24,7 +24,7 @@ export default defineConfig({
           exclude: ['test/package/**'],
           pool: 'threads',
           // Many tests wait for real servers and real time.
-          maxWorkers: 4,
+          maxWorkers: 3,
           // Real servers on a machine that does other things as well.
           testTimeout: 20_000,
           typecheck: {

@@ -86,9 +86,6 @@ function planOf(args: readonly string[]): Plan {
         : postgres !== undefined
           ? ({ kind: 'postgres', url: postgres } as const)
           : undefined;
-    if (!sim && store === undefined && process.getBuiltinModule('node:sqlite') === undefined) {
-      throw new Error('this Node has no node:sqlite, which Node 22 brings: use --sim, --redis URL or --postgres URL');
-    }
     return {
       seed,
       isQuick: quick,

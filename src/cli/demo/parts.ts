@@ -1,23 +1,19 @@
-/** The parts that the processes of the demo play: the bank, a shop's worker, a job's worker. Plain `node:http` between them. */
-import {
-  Agent,
-  createServer,
-  type IncomingMessage,
-  type Server,
-  type ServerResponse,
-  request as send,
-} from 'node:http';
-import type { AddressInfo } from 'node:net';
+/** The parts that the processes of the demo play: the bank, a shop's worker, a job's worker, and the memory that they share. */
+import { Agent, createServer } from 'node:http';
 import { systemClock } from '../../core/clock.js';
+import { memoryStore } from '../../stores/memory.js';
 import { seededRandom } from '../../testing/random.js';
 import { Bank, type BankRequest, type Weather } from './bank.js';
+import { answer, listen, post } from './http.js';
 import { runJobs } from './job.js';
 import { serveParent, tellParent } from './processes.js';
+import { answerFrom, type StoreQuestion } from './shared-memory.js';
 import { type Path, paths, type ShopParts, shopOf, type UserRequest } from './shop.js';
 import { openStore, type StorePlace } from './store-place.js';
 
 export type Part =
   | { readonly part: 'bank'; readonly seed: number }
+  | { readonly part: 'memory' }
   | ({ readonly part: 'shop' } & WorkerSettings)
   | ({ readonly part: 'job'; readonly name: string } & WorkerSettings);
 
@@ -30,6 +26,7 @@ export interface WorkerSettings {
 
 export async function play(part: Part): Promise<void> {
   if (part.part === 'bank') return playBank(part.seed);
+  if (part.part === 'memory') return playMemory();
   if (part.part === 'shop') return playShop(part);
   return playJob(part);
 }
@@ -54,6 +51,15 @@ async function playBank(seed: number): Promise<void> {
     for (const path of paths) banks[path].weather = message.weather;
     return true;
   });
+}
+
+async function playMemory(): Promise<void> {
+  const stores = { naked: memoryStore(), protected: memoryStore() };
+  const server = createServer((request, response) => {
+    const store = request.url === '/naked' ? stores.naked : stores.protected;
+    answer(request, response, (body) => answerFrom(store, body as StoreQuestion));
+  });
+  serveParent({ port: await listen(server) }, () => undefined);
 }
 
 async function playShop(settings: WorkerSettings): Promise<void> {
@@ -83,52 +89,4 @@ async function partsOf({ path, bankPort, patienceMs, store }: WorkerSettings): P
     store: await openStore(store, path),
     bank: (request, signal) => post(agent, bankPort, `/${path}`, request, signal),
   };
-}
-
-/** Sends JSON, and resolves with the JSON of the answer; rejects for any status but 200. */
-export function post(
-  agent: Agent,
-  port: number,
-  path: string,
-  body: unknown,
-  signal?: AbortSignal,
-  more: Readonly<Record<string, string>> = {},
-): Promise<unknown> {
-  return new Promise((resolve, reject) => {
-    const headers = { 'content-type': 'application/json', ...more };
-    const options = { agent, host: '127.0.0.1', port, path, method: 'POST', headers, ...(signal && { signal }) };
-    const request = send(options, (response) => {
-      textOf(response).then((text) => {
-        if (response.statusCode === 200) resolve(JSON.parse(text));
-        else reject(new Error(`status ${response.statusCode}: ${text}`));
-      }, reject);
-    });
-    request.once('error', reject);
-    request.end(JSON.stringify(body));
-  });
-}
-
-function answer(request: IncomingMessage, response: ServerResponse, handle: (body: unknown) => Promise<unknown>): void {
-  textOf(request)
-    .then((text) => handle(JSON.parse(text)))
-    .then(
-      (value) => response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(value)),
-      (error: unknown) => response.writeHead(503, { 'content-type': 'text/plain' }).end(String(error)),
-    );
-}
-
-async function textOf(message: IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of message) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks).toString();
-}
-
-function listen(server: Server): Promise<number> {
-  // Longer than the demo: no idle connection is closed while a request is on its way to it.
-  server.keepAliveTimeout = 120_000;
-  return new Promise((resolve) => {
-    server.listen({ port: 0, host: '127.0.0.1', backlog: 4_096 }, () =>
-      resolve((server.address() as AddressInfo).port),
-    );
-  });
 }

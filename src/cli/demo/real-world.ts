@@ -8,7 +8,8 @@ import { systemClock } from '../../core/clock.js';
 import { seededRandom } from '../../testing/random.js';
 import { sleepOn } from '../../testing/virtual-clock.js';
 import type { Counts } from './bank.js';
-import { type Part, post } from './parts.js';
+import { post } from './http.js';
+import type { Part } from './parts.js';
 import { Child, type ChildOptions } from './processes.js';
 import { type Path, paths, type UserRequest } from './shop.js';
 import type { StorePlace } from './store-place.js';
@@ -17,7 +18,7 @@ import type { World } from './world.js';
 export interface RealOptions {
   readonly seed: number;
   readonly patienceMs: number;
-  /** Undefined: a file of SQLite in a folder that is removed afterwards. */
+  /** Undefined: a file of SQLite in a folder that is removed afterwards, or on a Node without SQLite the memory of a process. */
   readonly store: { readonly kind: 'redis' | 'postgres'; readonly url: string } | undefined;
   /** Scripts that serve users in place of the demo's own shop; the workers of each path take turns at them. */
   readonly shops: readonly string[];
@@ -34,7 +35,8 @@ export class RealWorld implements World, AsyncDisposable {
   private readonly agent = new Agent({ keepAlive: true });
   private readonly options: RealOptions;
   private readonly folder = mkdtempSync(join(tmpdir(), 'holdfast-demo-'));
-  private readonly place: StorePlace;
+  private place!: StorePlace;
+  private memory: Child<{ readonly port: number }> | undefined = undefined;
   private readonly workers: Record<Path, (Worker | undefined)[]> = { naked: [], protected: [] };
   private readonly jobs: Record<Path, Map<string, Child<object>>> = { naked: new Map(), protected: new Map() };
   private bank!: Worker;
@@ -45,11 +47,6 @@ export class RealWorld implements World, AsyncDisposable {
     this.options = options;
     this.patienceMs = options.patienceMs;
     this.random = seededRandom(options.seed).fork('users');
-    const { store } = options;
-    this.place =
-      store === undefined
-        ? { kind: 'sqlite', file: join(this.folder, 'demo.db') }
-        : { ...store, run: randomUUID().slice(0, 8) };
   }
 
   static async start(options: RealOptions): Promise<RealWorld> {
@@ -122,13 +119,14 @@ export class RealWorld implements World, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.agent.destroy();
     const workers = paths.flatMap((path) => this.workers[path]);
-    for (const child of [this.bank, ...workers, ...this.allJobs()]) child?.kill();
+    for (const child of [this.bank, this.memory, ...workers, ...this.allJobs()]) child?.kill();
     rmSync(this.folder, { recursive: true, force: true });
   }
 
   private async build(): Promise<void> {
     const { seed } = this.options;
     this.bank = await this.start({ part: 'bank', seed }, 'bank');
+    this.place = await this.openPlace();
     // The first of them makes the tables.
     for (const path of paths) this.workers[path].push(await this.worker(path, 0));
     await Promise.all(paths.map(async (path) => this.workers[path].push(await this.worker(path, 1))));
@@ -148,6 +146,16 @@ export class RealWorld implements World, AsyncDisposable {
         }),
       ),
     );
+  }
+
+  private async openPlace(): Promise<StorePlace> {
+    const { store } = this.options;
+    if (store !== undefined) return { ...store, run: randomUUID().slice(0, 8) };
+    if (process.getBuiltinModule('node:sqlite') !== undefined) {
+      return { kind: 'sqlite', file: join(this.folder, 'demo.db') };
+    }
+    this.memory = await this.start<{ readonly port: number }>({ part: 'memory' }, 'memory');
+    return { kind: 'memory', port: this.memory.ready.port };
   }
 
   private allJobs(): readonly Child<object>[] {

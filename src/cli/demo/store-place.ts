@@ -1,13 +1,17 @@
-/** Where the workers of the demo keep what they share: a file of SQLite, or a Redis or Postgres of the user's. */
+/** Where the workers of the demo keep what they share: a file of SQLite, the memory of one process, or a Redis or Postgres of the user's. */
+import { Agent } from 'node:http';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { postgresStore } from '../../stores/postgres.js';
 import { type IoredisClient, redisStore } from '../../stores/redis.js';
 import { sqliteStore } from '../../stores/sqlite.js';
 import type { Store } from '../../stores/store.js';
+import { post } from './http.js';
+import { storeBehind } from './shared-memory.js';
 
 export type StorePlace =
   | { readonly kind: 'sqlite'; readonly file: string }
+  | { readonly kind: 'memory'; readonly port: number }
   | { readonly kind: 'redis' | 'postgres'; readonly url: string; readonly run: string };
 
 /** The driver is the user's: it is looked for where the demo was started. */
@@ -17,6 +21,10 @@ export async function openStore(place: StorePlace, path: string): Promise<Store>
     const database = new DatabaseSync(place.file);
     database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL');
     return sqliteStore(database, { prefix: path, timeout: '2s' });
+  }
+  if (place.kind === 'memory') {
+    const agent = new Agent({ keepAlive: true });
+    return storeBehind((question, signal) => post(agent, place.port, `/${path}`, question, signal));
   }
   const prefix = `demo-${place.run}-${path}`;
   const load = createRequire(join(process.cwd(), 'demo.js'));

@@ -36,6 +36,7 @@ function copyPages(): void {
     mkdirSync(dirname(target), { recursive: true });
     cpSync(file, target);
   }
+  cpSync('docs/images', join(pages, 'docs', 'images'), { recursive: true });
   // No page, so it is handed out as it is.
   cpSync('docs/dashboards', join(pages, 'public', 'docs', 'dashboards'), { recursive: true });
   writeFileSync(join(pages, 'LICENSE.md'), `# License\n\n${readFileSync('LICENSE', 'utf8')}`);

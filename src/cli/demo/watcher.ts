@@ -7,12 +7,18 @@ import type { Visitors } from './users.js';
 
 const everyMs = 250;
 
+interface Seen extends Record<Path, { readonly served: number; readonly calls: number }> {
+  readonly atMs: number;
+}
+
 export class Watcher {
   private readonly world: RealWorld;
   private readonly page: Page;
   private readonly beganMs = performance.now();
   private timer: NodeJS.Timeout | undefined = undefined;
-  private seen: Record<Path, { readonly served: number; readonly calls: number }> | undefined = undefined;
+  private seen: Seen | undefined = undefined;
+  /** One look at a time: on a busy machine the bank may take longer to answer than the next look takes to come. */
+  private isLooking = false;
 
   constructor(world: RealWorld, page: Page) {
     this.world = world;
@@ -34,8 +40,12 @@ export class Watcher {
   }
 
   private async look(visitors: Visitors): Promise<void> {
+    if (this.isLooking) return;
+    this.isLooking = true;
     const [naked, guarded] = await Promise.all(paths.map((path) => this.world.counts(path)));
-    const now = {
+    this.isLooking = false;
+    const now: Seen = {
+      atMs: performance.now(),
       naked: { served: visitors.naked.served, calls: naked!.calls },
       protected: { served: visitors.protected.served, calls: guarded!.calls },
     };
@@ -43,13 +53,13 @@ export class Watcher {
     this.seen = now;
     if (before === undefined) return;
     const perSecond = (path: Path, count: 'served' | 'calls') =>
-      ((now[path][count] - before[path][count]) * 1_000) / everyMs;
+      ((now[path][count] - before[path][count]) * 1_000) / (now.atMs - before.atMs);
     const figuresOf = (path: Path): PathFigures => ({
       served: perSecond(path, 'served'),
       waiting: visitors[path].waiting,
       calls: perSecond(path, 'calls'),
     });
-    const atSeconds = Math.round((performance.now() - this.beganMs) / 100) / 10;
+    const atSeconds = Math.round((now.atMs - this.beganMs) / 100) / 10;
     const { breakers } = this.world;
     this.page.send({
       event: 'figures',

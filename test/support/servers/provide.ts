@@ -34,23 +34,30 @@ export async function provide(name: string, packageName: string): Promise<Progra
   if (installed !== undefined) return { file: installed, env: {} };
   const cache = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'holdfast', 'servers');
   const root = join(cache, packageName);
-  const kept = findUnder(root, name);
+  const kept = findUnder(root, name, packageName);
   if (kept !== undefined) return kept;
   const failure = await unpack(cache, packageName, root).catch((error: unknown) => error);
-  const provided = findUnder(root, name);
+  const provided = findUnder(root, name, packageName);
   if (provided !== undefined) return provided;
   throw new Error(`${name} is neither on PATH nor to be had from a package source`, { cause: failure });
 }
 
-function findUnder(root: string, name: string): Program | undefined {
-  const file = findIn([join(root, 'usr/bin'), join(root, 'usr/sbin')], name);
+function findUnder(root: string, name: string, packageName: string): Program | undefined {
+  // What a package has for itself comes first: the command of the same name may be a script that expects it in its usual place.
+  const places = [`usr/lib/${packageName}`, 'usr/bin', 'usr/sbin'].map((folder) => join(root, folder));
+  const file = findIn(places, name);
   if (file === undefined) return undefined;
-  const lib = join(root, 'usr/lib');
-  // A program without libraries of its own has no such folder.
-  const entries = existsSync(lib) ? readdirSync(lib, { withFileTypes: true }) : [];
-  const libraries = entries.filter((entry) => entry.isDirectory());
-  const folders = libraries.map((entry) => join(lib, entry.name));
+  const libraries = join(root, 'usr/lib');
+  // Some keep their libraries in a folder of their own below the common one.
+  const folders = foldersIn(libraries).flatMap((folder) => [folder, ...foldersIn(folder)]);
   return { file, env: { LD_LIBRARY_PATH: folders.join(delimiter) } };
+}
+
+/** None where there is no such folder, as for a program without libraries of its own. */
+function foldersIn(parent: string): string[] {
+  if (!existsSync(parent)) return [];
+  const entries = readdirSync(parent, { withFileTypes: true });
+  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(parent, name));
 }
 
 function findIn(folders: readonly string[], name: string): string | undefined {

@@ -1,0 +1,38 @@
+/** The demo's page in a real Chromium. */
+import type { Browser } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { chromiumProgram, startBrowser } from '../support/browser.ts';
+import { visitDemo } from '../support/demo-page.ts';
+
+const program = await chromiumProgram();
+let browser: Browser;
+
+beforeAll(async () => {
+  if (program !== undefined) browser = await startBrowser(program);
+});
+afterAll(() => browser?.close());
+
+describe.skipIf(program === undefined)('the page of the demo', () => {
+  it('draws what happens, obeys its buttons, and asks nobody else', { timeout: 120_000 }, async () => {
+    const { page, address, requests, complaints, ended } = await visitDemo(browser, ['--quick']);
+    await page.waitForSelector('#rows tbody tr', { timeout: 60_000 });
+    const pressed = page.waitForResponse((response) => response.url() === `${address}faults/slow`);
+    await page.click('[data-fault=slow]');
+    expect((await pressed).status()).toBe(204);
+    await ended;
+
+    // Chromium has drawn at least the lines of both paths in each chart.
+    const coloursByChart = await page.evaluate<number[]>(`
+      [...document.querySelectorAll('#charts canvas')].map((canvas) => {
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        return new Set(new Uint32Array(data.buffer)).size;
+      })`);
+    expect(coloursByChart).toHaveLength(3);
+    for (const colours of coloursByChart) expect(colours).toBeGreaterThan(10);
+    expect(await page.textContent('#act')).toMatch(/^frozen: /);
+    expect(await page.locator('#rows tbody tr').count()).toBe(9);
+    expect(await page.locator('#breakers span').count()).toBe(2);
+    expect(complaints).toEqual([]);
+    expect(requests.filter((url) => !url.startsWith(address) && !url.startsWith('data:'))).toEqual([]);
+  });
+});

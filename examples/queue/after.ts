@@ -1,5 +1,5 @@
 /** The same endpoint with holdfast: a key for the request, the same for its job, the same for what the job does. */
-import { Queue, Worker } from 'bullmq';
+import { type Job, Queue, Worker } from 'bullmq';
 import express from 'express';
 import { idempotency, pipeline, timeout } from 'holdfast';
 import { idempotency as idempotent } from 'holdfast/express';
@@ -28,10 +28,8 @@ export function startWorker({ redis, charge, stalledAfterMs }: Settings) {
   const store = redisStore(new Redis({ ...redis, autoResendUnfulfilledCommands: false }), { prefix: 'jobs' });
   const once = idempotency({ store, ttl: '7d', lease: '2s', onLost: 'rerun' });
   const bullmq = { lockDuration: stalledAfterMs, stalledInterval: stalledAfterMs, maxStalledCount: 1_000 };
-  return new Worker(
-    'orders',
-    // What was charged and not said is charged again with the same key, which the bank knows.
-    (job) => once.run(job.id!, ({ downstreamKey }) => charge(job.data, downstreamKey('charge')), { scope: 'orders' }),
-    { connection: redis, ...bullmq },
-  );
+  // What was charged and not said is charged again with the same key, which the bank knows.
+  const work = (job: Job) =>
+    once.run(job.id!, ({ downstreamKey }) => charge(job.data, downstreamKey('charge')), { scope: 'orders' });
+  return new Worker('orders', work, { connection: redis, ...bullmq });
 }

@@ -118,6 +118,24 @@ function workspacesIn(parent: string): string[] {
   return children.filter((child) => existsSync(join(checkout, child, 'package.json')));
 }
 
+describe('the difference that the README shows', () => {
+  const { code } = fences.find(({ file, language }) => file === 'README.md' && language === 'diff')!;
+  const lines = code.split('\n').filter((line) => line.trim() !== '');
+  const linesOf = (version: string) =>
+    readFileSync(join(checkout, 'examples', 'queue', `${version}.ts`), 'utf8')
+      .split('\n')
+      .map((line) => line.trim());
+
+  it.each([
+    ['before', '-'],
+    ['after', '+'],
+  ])('is of the example as it is %s', (version, mark) => {
+    const shown = lines.filter((line) => [' ', mark].includes(line[0]!)).map((line) => line.slice(1).trim());
+    const there = linesOf(version);
+    expect(shown.filter((line) => !there.includes(line))).toEqual([]);
+  });
+});
+
 describe('the reading of pages', () => {
   it('takes a program with its output, its line and its marks', () => {
     const page = [

@@ -98,6 +98,16 @@ describe('adaptiveLimit without options', () => {
     expect(middle(reports, 'goodAfter')).toBeGreaterThanOrEqual(97);
   });
 
+  it('takes a longer way for a longer way: answers a second later, and no more load, and the limit follows within seconds', async () => {
+    const patient: Strategy = adaptive({}, '2s');
+    for (const seed of seeds) {
+      const options = { strategy: patient, shape: pool, scenario: 'late', seed, patienceMs: 3_000 } as const;
+      const report = await play({ ...options, disturbanceSeconds: 60, afterSeconds: 12 });
+      expect(report.goodDuring).toBeGreaterThanOrEqual(70);
+      expect(report.recoverySeconds).toBeLessThanOrEqual(1);
+    }
+  });
+
   it('learns nothing from an outage in which all fails at once, and makes no call twice', async () => {
     for (const report of await playAll(adaptive(), pool, 'down')) {
       expect(report.goodAfter).toBeGreaterThanOrEqual(99.5);

@@ -34,7 +34,7 @@ const longest = 4;
 const shortest = 0.001;
 /** A lost call would have taken longer than was waited for it. */
 const lostFactor = 1.5;
-/** What one operation raises the limit by, as long as no knee was seen. */
+/** What one operation raises the limit by, as long as no knee was seen; more where few may run, so that one round trip of each is felt. */
 const slowStart = 0.25;
 /** It then stays below this times what ran when the operation started, which is as far as its round trip can tell. */
 const slowStartReach = 1.4;
@@ -55,6 +55,8 @@ const dipAfterJump = 5;
 const sameShare = 0.9;
 /** The plain round trip changes at once when the recent mean is off by so many standard errors and a tenth. */
 const jumpErrors = 4;
+/** A knee that was seen when the plain round trip was less than this share of what it is now was that of another service. */
+const sameKneeShare = 0.6;
 /** From this share of lost calls on, time says nothing any more. */
 const lostMajority = 0.5;
 
@@ -75,6 +77,8 @@ export class Knee implements LimitAlgorithm {
   private busyRatio = 1;
   private lostShare = 0;
   private hasSeenKnee = false;
+  /** The plain round trip when it was seen. */
+  private kneePlainMs = 0;
   private mostRunning = 0;
   private orders = 0;
   /** The operations that are measured together: the first ones, or those of a dip. Here by their orders. */
@@ -205,11 +209,14 @@ export class Knee implements LimitAlgorithm {
 
   private steer(ratio: number, target: number, runningAtStart: number, mostAreLost: boolean): void {
     const { level } = this;
+    if (this.ratio <= target && this.kneePlainMs < sameKneeShare * this.plainMs) this.hasSeenKnee = false;
     if (this.hasSeenKnee) {
       const lowest = mostAreLost ? 1 : Math.min(level, floorShare * this.safe);
       this.moveTo(Math.max(lowest, level + gain * Math.max(-worstStep, target - ratio)));
-    } else if (Math.max(this.busyRatio, this.ratio) > target) this.hasSeenKnee = true;
-    else this.moveTo(Math.max(level, Math.min(level + slowStart, slowStartReach * runningAtStart + 1)));
+    } else if (Math.max(this.busyRatio, this.ratio) > target) {
+      this.hasSeenKnee = true;
+      this.kneePlainMs = this.plainMs;
+    } else this.moveTo(Math.max(level, Math.min(level + Math.max(slowStart, 1 / level), slowStartReach * runningAtStart + 1)));
     if (this.level < this.safe && !mostAreLost) this.safe += (this.level - this.safe) / (10 * this.level);
     if (++this.busySamples > this.dipAfter * this.level && !mostAreLost) this.beginDip();
   }

@@ -1,7 +1,15 @@
 /**
  * The strategies that the overload scenarios compare: none, the one that knows the service, and what holdfast has.
  */
-import { type AdaptiveLimitOptions, adaptiveLimit, bulkhead, pipeline, standard, timeout } from '../../../src/index.js';
+import {
+  type AdaptiveLimitOptions,
+  adaptiveLimit,
+  bulkhead,
+  type Duration,
+  pipeline,
+  standard,
+  timeout,
+} from '../../../src/index.js';
 import type { Strategy } from '../../../src/testing/overload/overload.js';
 import type { Shape } from '../../../src/testing/overload/services.js';
 
@@ -27,9 +35,9 @@ export const oracle =
 
 /** Without options: our own rule. */
 export const adaptive =
-  (options: AdaptiveLimitOptions = {}): Strategy =>
+  (options: AdaptiveLimitOptions = {}, after: Duration = attemptTimeout): Strategy =>
   ({ clock, random }) => {
-    const calls = pipeline(adaptiveLimit({ clock, random, ...options }), timeout({ after: attemptTimeout, clock }));
+    const calls = pipeline(adaptiveLimit({ clock, random, ...options }), timeout({ after, clock }));
     return (task) => calls.execute(task);
   };
 

@@ -2,6 +2,7 @@
  * Answer: how a captured answer is written down as bytes, and given again.
  */
 import type { ServerResponse } from 'node:http';
+import { Slab } from '../../structures/slab.js';
 import type { Answer } from './capture.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
 
@@ -11,18 +12,34 @@ export type StoredAnswer = Answer & { readonly body: Uint8Array };
 /** First byte of what is stored, so that a later form can be told from this one. */
 const form = 1;
 const prefixBytes = 5;
+const slab = /* @__PURE__ */ new Slab();
 const encoder = /* @__PURE__ */ new TextEncoder();
 const decoder = /* @__PURE__ */ new TextDecoder();
 
 /** Form, length of the head, head as JSON, and the body as it is. */
 export function encodeAnswer(answer: StoredAnswer): Uint8Array {
   const { status, statusMessage, headers, body } = answer;
-  const head = encoder.encode(JSON.stringify([status, statusMessage, headers]));
-  const bytes = new Uint8Array(prefixBytes + head.byteLength + body.byteLength);
-  bytes[0] = form;
-  new DataView(bytes.buffer).setUint32(1, head.byteLength);
+  const head = JSON.stringify([status, statusMessage, headers]);
+  const bytes = slab.take(prefixBytes + head.length + body.byteLength);
+  for (let index = 0; index < head.length; index++) {
+    const code = head.charCodeAt(index);
+    if (code >= 0x80) return encoded(encoder.encode(head), body);
+    bytes[prefixBytes + index] = code;
+  }
+  return begun(bytes, head.length, body);
+}
+
+/** For a head of other characters than ASCII. */
+function encoded(head: Uint8Array, body: Uint8Array): Uint8Array {
+  const bytes = slab.take(prefixBytes + head.byteLength + body.byteLength);
   bytes.set(head, prefixBytes);
-  bytes.set(body, prefixBytes + head.byteLength);
+  return begun(bytes, head.byteLength, body);
+}
+
+function begun(bytes: Uint8Array, headLength: number, body: Uint8Array): Uint8Array {
+  bytes[0] = form;
+  for (let index = 0; index < 4; index++) bytes[1 + index] = headLength >>> (24 - 8 * index);
+  bytes.set(body, prefixBytes + headLength);
   return bytes;
 }
 

@@ -77,6 +77,7 @@ export class Attempt implements AdapterHandle {
   readonly key: string;
   readonly operation: string;
   readonly keyHash: string;
+  private readonly storeKey: string;
   private readonly engine: Engine;
   private record: IdempotencyRecord;
   private version: number;
@@ -92,7 +93,7 @@ export class Attempt implements AdapterHandle {
   /** For a record that was written under `version`, by a write that was sent at `sent`. */
   constructor(
     engine: Engine,
-    named: { readonly key: string; readonly operation: string; readonly keyHash: string },
+    named: { readonly key: string; readonly operation: string; readonly keyHash: string; readonly storeKey: string },
     record: IdempotencyRecord,
     version: number,
     sent: Instant,
@@ -101,6 +102,7 @@ export class Attempt implements AdapterHandle {
     this.key = named.key;
     this.operation = named.operation;
     this.keyHash = named.keyHash;
+    this.storeKey = named.storeKey;
     this.record = record.fence === 0 ? { ...record, fence: version } : record;
     this.version = version;
     this.sent = sent;
@@ -322,7 +324,7 @@ export class Attempt implements AdapterHandle {
       // A renewal that comes after the end would open it again.
       if (this.isOver && !isLast) return false;
       const options = { ttlMs, ifVersion: this.version };
-      const answer = await store.write(this.engine.storeKey(this.keyHash), encodeRecord(record), options);
+      const answer = await store.write(this.storeKey, encodeRecord(record), options);
       if (answer.ok) {
         this.version = Math.max(this.version, answer.version);
         if (isLast) this.isOver = true;

@@ -89,6 +89,8 @@ interface Done<T> {
 
 interface Named extends OperationKey {
   readonly keyHash: string;
+  /** One string for all verbs: a map has its hash with it. */
+  readonly storeKey: string;
 }
 
 type Standing = Extract<Begun, { readonly kind: 'replay' | 'busy' | 'mismatch' | 'in-doubt' | 'result-not-stored' }>;
@@ -169,7 +171,7 @@ export class Engine {
   async resolve(key: OperationKey, result: Uint8Array | undefined): Promise<boolean> {
     const { store, ttlMs, sealing } = this.settings;
     const named = this.named(key);
-    const storeKey = this.storeKey(named.keyHash);
+    const { storeKey } = named;
     const owner = this.owners.next();
     const kept = result === undefined ? undefined : sealing.seal(named.keyHash, result);
     let entry = await store.read(storeKey);
@@ -187,10 +189,6 @@ export class Engine {
       entry = answer.entry;
     }
     return false;
-  }
-
-  storeKey(keyHash: string): string {
-    return `idempotency:${keyHash}`;
   }
 
   tell(
@@ -249,14 +247,15 @@ export class Engine {
     if (!isText(key, longestKey)) {
       throw new KeyMissingError({ policy: name, detail: `a key is 1 to ${longestKey} characters, got ${show(key)}` });
     }
-    return { scope, operation, key, keyHash: keyHashOf(secret, scope, operation, key) };
+    const keyHash = keyHashOf(secret, scope, operation, key);
+    return { scope, operation, key, keyHash, storeKey: `idempotency:${keyHash}` };
   }
 
   /** Acquires the record, or says what is in the way. */
   private async claim(named: Named, request: BeginRequest, beganMs: number): Promise<Begun> {
     const { store, clock, ttlMs, leaseMs, storeTimeoutMs } = this.settings;
     const { signal } = request;
-    const storeKey = this.storeKey(named.keyHash);
+    const { storeKey } = named;
     const endsAtMs = beganMs + storeTimeoutMs;
     const first = this.firstRecord(request);
     const { owner, fingerprint } = first;
@@ -320,7 +319,7 @@ export class Engine {
     encode: (value: unknown) => Uint8Array,
   ): Begun | Done<T> {
     const { ttlMs } = this.settings;
-    const storeKey = this.storeKey(named.keyHash);
+    const { storeKey } = named;
     const entry = view.read(storeKey);
     let record = this.firstRecord(request);
     if (entry !== undefined) {
@@ -350,7 +349,7 @@ export class Engine {
     encode: (value: unknown) => Uint8Array,
   ): Promise<Begun | Done<T>> {
     const { ttlMs } = this.settings;
-    const storeKey = this.storeKey(named.keyHash);
+    const { storeKey } = named;
     const first = this.firstRecord(request);
     let record = first;
     let ifVersion = 0;
@@ -479,7 +478,7 @@ export class Engine {
     const { clock, store, waitMs } = this.settings;
     const endsAtMs = beganMs + waitMs;
     const bell = new Bell(clock);
-    const watch = store.native?.watch?.(this.storeKey(named.keyHash), () => bell.ring());
+    const watch = store.native?.watch?.(named.storeKey, () => bell.ring());
     // One that cannot begin, or has gaps, is made up for by asking.
     watch?.ready.catch(() => {});
     const slowestMs = watch === undefined ? slowestAskMs : slowestWatchedAskMs;
@@ -509,7 +508,7 @@ export class Engine {
   /** Takes back a begin that may have been applied and that nobody waits for, so that the key is not blocked for a lease. */
   private async withdraw(named: Named, { owner }: IdempotencyRecord, endsAtMs: number): Promise<void> {
     const { store, clock, ttlMs, storeTimeoutMs } = this.settings;
-    const storeKey = this.storeKey(named.keyHash);
+    const { storeKey } = named;
     for (let pauseMs = shortestPauseMs; clock.now() < endsAtMs; pauseMs = Math.min(pauseMs * 2, 1_000)) {
       await this.pause(pauseMs);
       try {

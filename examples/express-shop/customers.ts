@@ -4,11 +4,14 @@
  */
 import assert from 'node:assert/strict';
 import type { Provider } from './payment.ts';
+import type { OpenStore } from './store.ts';
 
 interface Order {
   readonly customer: string;
   readonly key?: string;
-  readonly cents: number;
+  readonly cents?: number;
+  /** To reserve, where nothing is paid. */
+  readonly seat?: string;
 }
 
 interface Seen {
@@ -18,15 +21,19 @@ interface Seen {
 }
 
 /** Lets them shop at an address, with the provider behind it. */
-export async function goShopping(address: string, provider: Provider): Promise<void> {
-  const order = async (what: string, { customer, key, cents }: Order): Promise<Seen> => {
-    const answer = await fetch(`${address}/orders`, {
+export async function goShopping(
+  address: string,
+  provider: Provider,
+  reservations: OpenStore['reservations'],
+): Promise<void> {
+  const order = async (what: string, { customer, key, cents, seat }: Order): Promise<Seen> => {
+    const answer = await fetch(`${address}/${seat === undefined ? 'orders' : 'reservations'}`, {
       method: 'POST',
       headers: {
         ...{ authorization: customer, 'content-type': 'application/json' },
         ...(key === undefined ? {} : { 'idempotency-key': key }),
       },
-      body: JSON.stringify({ cents }),
+      body: JSON.stringify({ cents, seat }),
     });
     const seen = {
       status: answer.status,
@@ -67,6 +74,18 @@ export async function goShopping(address: string, provider: Provider): Promise<v
   });
   const retried = await order('eve tries again', { customer: 'eve', key: 'e-1', cents: 700 });
   assert.deepEqual([broken.status, retried.status], [502, 201]);
+
+  if (reservations !== undefined) {
+    const wish = { customer: 'frank', key: 'f-1', seat: '12 B' };
+    const all = await Promise.all(Array.from({ length: 5 }, () => order('frank reserves five times at once', wish)));
+    const [reserved] = all.filter(({ status }) => status === 201);
+    const later = await order('frank reserves once more', wish);
+    // Whoever meets the transaction of the first is told to come back.
+    assert.ok(all.every(({ status }) => status === 201 || status === 409));
+    assert.deepEqual([later.status, later.body], [201, reserved?.body]);
+    const changed = await order('frank wants another seat with that key', { ...wish, seat: '1 A' });
+    assert.deepEqual([changed.status, await reservations.count()], [422, 1]);
+  }
 
   console.log(`charged: ${provider.charges.join(', ')} cents`);
   // Four orders, four charges: eve's was made before the line broke, and the provider knew it again.

@@ -1,7 +1,8 @@
 /**
  * An Express shop with a payment behind it: one order for each key, and one charge for each order, whatever breaks.
  *
- * `npm run start -w @holdfast/example-express-shop`, with SHOP_STORE=redis://127.0.0.1:6379 on Redis.
+ * `npm run start -w @holdfast/example-express-shop`, with SHOP_STORE=redis://127.0.0.1:6379 on Redis, with
+ * SHOP_STORE=postgres://postgres@127.0.0.1:5432/postgres on Postgres.
  */
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
@@ -9,9 +10,9 @@ import express, { type ErrorRequestHandler } from 'express';
 import { idempotency, rawBody } from 'holdfast/express';
 import { goShopping } from './customers.ts';
 import { openProvider } from './payment.ts';
-import { openStore } from './store.ts';
+import { openStore, statusOf } from './store.ts';
 
-const { name, store, close } = openStore();
+const { name, store, reservations, close } = await openStore();
 const provider = await openProvider();
 let orders = 0;
 
@@ -38,6 +39,15 @@ app.post('/orders', onceForEachKey, async (request, response) => {
   response.status(201).json({ order: ++orders, cents, charge });
 });
 
+app.post('/reservations', async (request, response) => {
+  const [customer, key] = [request.get('authorization')!, request.get('idempotency-key') ?? ''];
+  try {
+    response.status(201).json(await reservations?.reserve({ customer, key, seat: request.body.seat }));
+  } catch (error) {
+    response.status(statusOf(error)).json({ error: (error as Error).message });
+  }
+});
+
 app.use(((_error, _request, response, _next) => {
   // Not kept, so that the next request with the key tries again.
   response.status(502).json({ error: 'the provider cannot be reached' });
@@ -46,7 +56,7 @@ app.use(((_error, _request, response, _next) => {
 const server = app.listen(0, '127.0.0.1');
 await once(server, 'listening');
 console.log(`Express, records in ${name}\n`);
-await goShopping(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, provider);
+await goShopping(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, provider, reservations);
 server.closeAllConnections();
 server.close();
 await provider.close();

@@ -1,15 +1,16 @@
 /**
  * The shop of `express-shop` with Fastify: one order for each key, and one charge for each order, whatever breaks.
  *
- * `npm run start -w @holdfast/example-fastify-shop`, with SHOP_STORE=redis://127.0.0.1:6379 on Redis.
+ * `npm run start -w @holdfast/example-fastify-shop`, with SHOP_STORE=redis://127.0.0.1:6379 on Redis, with
+ * SHOP_STORE=postgres://postgres@127.0.0.1:5432/postgres on Postgres.
  */
 import Fastify from 'fastify';
 import { idempotency } from 'holdfast/fastify';
 import { goShopping } from '../express-shop/customers.ts';
 import { openProvider } from '../express-shop/payment.ts';
-import { openStore } from '../express-shop/store.ts';
+import { openStore, statusOf } from '../express-shop/store.ts';
 
-const { name, store, close } = openStore();
+const { name, store, reservations, close } = await openStore();
 const provider = await openProvider();
 let orders = 0;
 
@@ -37,6 +38,17 @@ app.post<{ Body: { cents: number } }>(
   },
 );
 
+// Its key is not the plugin's: it is committed with the row.
+app.post<{ Body: { seat: string } }>('/reservations', { config: { idempotency: false } }, async (request, reply) => {
+  const customer = request.headers.authorization!;
+  const key = String(request.headers['idempotency-key'] ?? '');
+  try {
+    return reply.code(201).send(await reservations?.reserve({ customer, key, seat: request.body.seat }));
+  } catch (error) {
+    return reply.code(statusOf(error)).send({ error: (error as Error).message });
+  }
+});
+
 app.setErrorHandler((_error, _request, reply) => {
   // Not kept, so that the next request with the key tries again.
   reply.code(502).send({ error: 'the provider cannot be reached' });
@@ -44,7 +56,7 @@ app.setErrorHandler((_error, _request, reply) => {
 
 const address = await app.listen({ port: 0, host: '127.0.0.1' });
 console.log(`Fastify, records in ${name}\n`);
-await goShopping(address, provider);
+await goShopping(address, provider, reservations);
 await app.close();
 await provider.close();
 await close();

@@ -13,6 +13,7 @@ import { putRawBody } from './idempotency/body.js';
 import {
   type AnswerKeeper,
   HttpIdempotency,
+  type IdempotencyExchange,
   type IdempotencyMiddlewareOptions,
   type IdempotencyRequestOptions,
 } from './idempotency/idempotency.js';
@@ -245,39 +246,73 @@ export function idempotency(
   return (request, response, next) => {
     const isProtected = request.idempotency !== undefined;
     if (isProtected || protection.passes(request.method, request.headers['idempotency-key'])) return next();
-    const exchange = {
-      request,
-      method: request.method,
-      url: request.originalUrl,
-      contentType: headerOf(request, 'content-type'),
-      traceparent: headerOf(request, 'traceparent'),
-      route: () => routeOf(request),
-      keyLines: () => keyLinesOf(request),
-      body: (maxBytes: number) => bodyOf(request, request.body, maxBytes),
-      refuse: (problem: Problem) => sendProblem(response, problem),
-      replay: (answer: StoredAnswer, key: string) => replay(response, answer, key),
-      run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
-        request.idempotency = handle;
-        keeper.watch(request, response, () => isTimedOut(request));
-        next();
-      },
-    };
-    protection.handle(exchange).catch(next);
+    protection.handle(new Exchange(request, response, next)).catch(next);
   };
+}
+
+class Exchange implements IdempotencyExchange<Request> {
+  readonly request: Request;
+  private readonly response: Response;
+  private readonly next: () => void;
+
+  constructor(request: Request, response: Response, next: () => void) {
+    this.request = request;
+    this.response = response;
+    this.next = next;
+  }
+
+  get method(): string {
+    return this.request.method;
+  }
+
+  get url(): string {
+    return this.request.originalUrl;
+  }
+
+  get contentType(): string | undefined {
+    return headerOf(this.request, 'content-type');
+  }
+
+  get traceparent(): string | undefined {
+    return headerOf(this.request, 'traceparent');
+  }
+
+  /** The path of the route with its parameters unnamed; where there is no route yet, the path of the request. */
+  route(): string {
+    const { request } = this;
+    const path: unknown = request.route?.path;
+    return path === undefined ? request.originalUrl.replace(/\?.*$/s, '') : request.baseUrl + String(path);
+  }
+
+  keyLines(): readonly string[] {
+    return keyLinesOf(this.request);
+  }
+
+  body(maxBytes: number): ReturnType<typeof bodyOf> {
+    return bodyOf(this.request, this.request.body, maxBytes);
+  }
+
+  refuse(problem: Problem): void {
+    sendProblem(this.response, problem);
+  }
+
+  replay(answer: StoredAnswer, key: string): void {
+    replay(this.response, answer, key);
+  }
+
+  run(handle: IdempotencyHandle, keeper: AnswerKeeper): void {
+    this.request.idempotency = handle;
+    keeper.watch(this.request, this.response, this);
+    this.next();
+  }
+
+  /** What connect-timeout says. */
+  isTimedOut(): boolean {
+    return (this.request as { timedout?: boolean }).timedout === true;
+  }
 }
 
 /** For `express.json({ verify: rawBody })` and the other parsers: keeps the bytes, so that bodies are compared as they came. */
 export function rawBody(request: IncomingMessage, _response: unknown, bytes: Uint8Array): void {
   putRawBody(request, bytes);
-}
-
-/** What connect-timeout says. */
-function isTimedOut(request: Request & { timedout?: boolean }): boolean {
-  return request.timedout === true;
-}
-
-/** The path of the route with its parameters unnamed; where there is no route yet, the path of the request. */
-function routeOf(request: Request): string {
-  const path: unknown = request.route?.path;
-  return path === undefined ? request.originalUrl.replace(/\?.*$/s, '') : request.baseUrl + String(path);
 }

@@ -48,10 +48,11 @@ import {
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
 import { type HealthAnswer, HealthEngine, type HealthOptions, healthType } from './health.js';
 import { replay, type StoredAnswer } from './idempotency/answer.js';
-import { announcesBody, type Body, tapBody } from './idempotency/body.js';
+import { announcesBody, findTap, tapBody } from './idempotency/body.js';
 import {
   type AnswerKeeper,
   HttpIdempotency,
+  type IdempotencyExchange,
   type IdempotencyMiddlewareOptions,
   type IdempotencyRequestOptions,
   isJsonType,
@@ -247,7 +248,6 @@ function answer(reply: FastifyReply, problem: Problem): void {
 const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (app, options) => {
   // Shows a mistake when the plugin is registered, also where no route follows.
   const common = protectionOf(options, {});
-  const bodies = new WeakMap<FastifyRequest, Promise<Body>>();
   app.decorateRequest('idempotency', undefined);
   app.addHook('onRoute', (route) => {
     const own = (route.config as { idempotency?: RouteIdempotency } | undefined)?.idempotency;
@@ -259,7 +259,7 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
       (request: FastifyRequest, _reply: FastifyReply, payload: RequestPayload, next: NextPayload) => {
         const { raw, headers } = request;
         if (!protection.passes(request.method, headers['idempotency-key']) && announcesBody(raw)) {
-          bodies.set(request, tapBody(raw, protection.maxInputBytes, false));
+          tapBody(raw, protection.maxInputBytes);
         }
         next(null, payload);
       },
@@ -268,31 +268,89 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
     route.preHandler = [
       ...[route.preHandler ?? []].flat(),
       (request: FastifyRequest, reply: FastifyReply, next: (error?: Error) => void) => {
-        const { raw } = request;
         if (protection.passes(request.method, request.headers['idempotency-key'])) return next();
-        const exchange = {
-          request,
-          method: request.method,
-          url: request.originalUrl,
-          contentType: headerOf(raw, 'content-type'),
-          traceparent: headerOf(raw, 'traceparent'),
-          route: () => request.routeOptions.url ?? request.originalUrl,
-          keyLines: () => keyLinesOf(raw),
-          body: () => bodyOf(request, bodies.get(request)),
-          refuse: (problem: Problem) => refuse(reply, problem),
-          replay: (answer: StoredAnswer, key: string) => replayBy(reply, answer, key),
-          run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
-            request.idempotency = handle;
-            keeper.watch(raw, reply.raw, () => isTimedOut(request));
-            next();
-          },
-        };
+        const exchange = new Exchange(request, reply, route.url, next);
         protection.handle(exchange).catch(next);
       },
     ];
     route.handler = answeringThoughAlone(route.handler);
   });
 };
+
+class Exchange implements IdempotencyExchange<FastifyRequest> {
+  readonly request: FastifyRequest;
+  private readonly reply: FastifyReply;
+  private readonly path: string;
+  private readonly next: () => void;
+
+  constructor(request: FastifyRequest, reply: FastifyReply, path: string, next: () => void) {
+    this.request = request;
+    this.reply = reply;
+    this.path = path;
+    this.next = next;
+  }
+
+  get method(): string {
+    return this.request.method;
+  }
+
+  get url(): string {
+    return this.request.originalUrl;
+  }
+
+  get contentType(): string | undefined {
+    return headerOf(this.request.raw, 'content-type');
+  }
+
+  get traceparent(): string | undefined {
+    return headerOf(this.request.raw, 'traceparent');
+  }
+
+  route(): string {
+    return this.path;
+  }
+
+  keyLines(): readonly string[] {
+    return keyLinesOf(this.request.raw);
+  }
+
+  /** Its bytes as they came. They are all there, if a parser has read them. */
+  body(): ReturnType<IdempotencyExchange<FastifyRequest>['body']> {
+    const body = findTap(this.request.raw)?.body();
+    if (body === undefined) return { content: undefined, isJson: false };
+    const isJson = isJsonType(this.contentType);
+    return body instanceof Promise ? body.then((all) => contentOf(all, isJson)) : contentOf(body, isJson);
+  }
+
+  refuse(problem: Problem): void {
+    this.reply
+      .code(problem.status)
+      .headers(problem.headers ?? {})
+      .type(problemType)
+      .send(problemBody(problem));
+  }
+
+  /** Past Fastify: the bytes that are stored have been through its hooks. */
+  replay(answer: StoredAnswer, key: string): void {
+    const { reply } = this;
+    reply.hijack();
+    for (const [name, value] of Object.entries(reply.getHeaders())) {
+      if (value !== undefined) reply.raw.setHeader(name, value);
+    }
+    replay(reply.raw, answer, key);
+  }
+
+  run(handle: IdempotencyHandle, keeper: AnswerKeeper): void {
+    this.request.idempotency = handle;
+    keeper.watch(this.request.raw, this.reply.raw, this);
+    this.next();
+  }
+
+  /** What `handlerTimeout` of a route leaves behind. */
+  isTimedOut(): boolean {
+    return (this.request.signal.reason as { code?: unknown } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT';
+  }
+}
 
 /**
  * Fastify sends nothing for a handler that answers with undefined to a client that is gone. Then its answer would never be
@@ -362,32 +420,4 @@ function protectionOf(
   if (!('engine' in merged)) return new HttpIdempotency(merged, undefined);
   const { engine, ...requestOptions } = merged;
   return new HttpIdempotency(engine, requestOptions);
-}
-
-/** What `handlerTimeout` of a route leaves behind. */
-function isTimedOut({ signal }: FastifyRequest): boolean {
-  return (signal.reason as { code?: unknown } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT';
-}
-
-/** Its bytes as they came. They are all there, for a parser has read them. */
-function bodyOf({ raw }: FastifyRequest, tapped: Promise<Body> | undefined) {
-  if (tapped === undefined) return { content: undefined, isJson: false };
-  return tapped.then((body) => contentOf(body, isJsonType(headerOf(raw, 'content-type'))));
-}
-
-function refuse(reply: FastifyReply, problem: Problem): void {
-  reply
-    .code(problem.status)
-    .headers(problem.headers ?? {})
-    .type(problemType)
-    .send(problemBody(problem));
-}
-
-/** Past Fastify: the bytes that are stored have been through its hooks. */
-function replayBy(reply: FastifyReply, answer: StoredAnswer, key: string): void {
-  reply.hijack();
-  for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (value !== undefined) reply.raw.setHeader(name, value);
-  }
-  replay(reply.raw, answer, key);
 }

@@ -105,6 +105,7 @@ export function idempotency(
                 reject(error);
               });
           },
+          isTimedOut: () => false,
         };
         protection.handle(exchange).catch(reject);
       });
@@ -179,9 +180,10 @@ export function nodeIdempotency(
       refuse: (problem: Problem) => sendProblem(response, problem),
       replay: (answer: StoredAnswer, key: string) => replay(response, answer, key),
       run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
-        keeper.watch(request, response, () => false);
+        keeper.watch(request, response, exchange);
         run(handle);
       },
+      isTimedOut: () => false,
     };
     protection.handle(exchange).catch(fail);
   };

@@ -4,8 +4,10 @@
  * Promise: each write is conditional on the version held, and a refusal that brings back a record of the same owner tells of a write of
  * ours whose reply was lost, or that came first; so writes need not wait for each other, and no other owner's record is ever touched.
  */
+
+import { type Clock, callbackTimer } from '../../core/clock.js';
 import { InDoubtError, StoreError } from '../../core/errors.js';
-import { defaultMarginMs, type Instant, LeaseKeeper } from '../lease.js';
+import { defaultMarginMs, type Instant, LeaseKeeper, safeLeaseMs } from '../lease.js';
 import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
 import { decodeValue, encodeValue } from './outcomes.js';
@@ -75,11 +77,12 @@ export class Attempt implements AdapterHandle {
   readonly key: string;
   readonly operation: string;
   readonly keyHash: string;
+  private readonly storeKey: string;
   private readonly engine: Engine;
   private record: IdempotencyRecord;
   private version: number;
-  private readonly lease: LeaseKeeper;
-  private readonly acquiredMs: number;
+  private readonly sent: Instant;
+  private keeper: LeaseKeeper | undefined = undefined;
   private nextPhase = 0;
   private isInPhase = false;
   private isOver = false;
@@ -90,7 +93,7 @@ export class Attempt implements AdapterHandle {
   /** For a record that was written under `version`, by a write that was sent at `sent`. */
   constructor(
     engine: Engine,
-    named: { readonly key: string; readonly operation: string; readonly keyHash: string },
+    named: { readonly key: string; readonly operation: string; readonly keyHash: string; readonly storeKey: string },
     record: IdempotencyRecord,
     version: number,
     sent: Instant,
@@ -99,13 +102,28 @@ export class Attempt implements AdapterHandle {
     this.key = named.key;
     this.operation = named.operation;
     this.keyHash = named.keyHash;
+    this.storeKey = named.storeKey;
     this.record = record.fence === 0 ? { ...record, fence: version } : record;
     this.version = version;
-    this.acquiredMs = sent.monotonicMs;
-    const { clock, random, leaseMs } = engine.settings;
+    this.sent = sent;
+    engine.young.add(this);
+  }
+
+  /** When the write was sent that acquired it. */
+  get acquiredMs(): number {
+    return this.sent.monotonicMs;
+  }
+
+  /** Kept from the first renewal on, or from when somebody asks: most attempts end before. */
+  get lease(): LeaseKeeper {
+    if (this.keeper !== undefined) return this.keeper;
+    const { clock, random, leaseMs } = this.engine.settings;
+    this.engine.young.delete(this);
     const renew = () => this.write(() => this.running());
     const onLost = (reason: 'taken' | 'expired') => this.lose(reason);
-    this.lease = new LeaseKeeper({ clock, random, leaseMs, marginMs: defaultMarginMs(leaseMs), renew, onLost }, sent);
+    const terms = { clock, random, leaseMs, marginMs: defaultMarginMs(leaseMs), renew, onLost };
+    this.keeper = new LeaseKeeper(terms, this.sent);
+    return this.keeper;
   }
 
   get attempt(): number {
@@ -126,7 +144,23 @@ export class Attempt implements AdapterHandle {
     return this.controller.signal;
   }
 
-  readonly seal = (): Promise<void> => {
+  get seal(): () => Promise<void> {
+    return () => this.doSeal();
+  }
+
+  get release(): () => void {
+    return () => this.doRelease();
+  }
+
+  get phase(): IdempotencyHandle['phase'] {
+    return (name, step) => this.doPhase(name, step);
+  }
+
+  get downstreamKey(): (name: string) => string {
+    return (name) => downstreamKeyOf(this.engine.settings.secret, this.keyHash, name);
+  }
+
+  private doSeal(): Promise<void> {
     this.wanted = 'keep';
     if (!this.record.isSealed) this.engine.tell(this, 'sealed', { attempt: this.attempt });
     this.record = { ...this.record, isSealed: true };
@@ -134,16 +168,16 @@ export class Attempt implements AdapterHandle {
     // Who does not wait for it has said what he wanted all the same.
     written.catch(() => {});
     return written;
-  };
+  }
 
-  readonly release = (): void => {
+  private doRelease(): void {
     if (this.record.isSealed) {
       throw new Error(`"${this.engine.settings.name}": what was sealed cannot be released: its effect is done`);
     }
     this.wanted = 'release';
-  };
+  }
 
-  readonly phase = async <T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> => {
+  private async doPhase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> {
     const { serializer, sealing } = this.engine.settings;
     const decode = (bytes: Uint8Array) => decodeValue(serializer, bytes) as T;
     if (this.isInPhase)
@@ -166,20 +200,16 @@ export class Attempt implements AdapterHandle {
     } finally {
       this.isInPhase = false;
     }
-  };
+  }
 
-  readonly downstreamKey = (name: string): string => {
-    return downstreamKeyOf(this.engine.settings.secret, this.keyHash, name);
-  };
-
-  async complete(result: Uint8Array | undefined): Promise<Completion> {
+  complete(result: Uint8Array | undefined): Promise<Completion> {
     const { sealing, maxBodyBytes } = this.engine.settings;
     const fits = result !== undefined && result.byteLength <= maxBodyBytes;
     const kept = fits ? sealing.seal(this.keyHash, result) : undefined;
     return this.end({ ...this.record, state: 'completed', memo: [], elapsedMs: this.elapsedMs(), result: kept });
   }
 
-  async abandon(): Promise<Completion> {
+  abandon(): Promise<Completion> {
     const state = this.record.attempt >= mostAttempts ? 'in-doubt' : 'idle';
     return this.end({ ...this.record, state, elapsedMs: this.elapsedMs() });
   }
@@ -223,7 +253,7 @@ export class Attempt implements AdapterHandle {
       return isTooLarge ? this.tryToEnd({ ...last, result: undefined }, beganMs) : undefined;
     }
     this.isOver = true;
-    void this.lease.stop();
+    this.stopRenewing();
     if (!isMine) {
       this.tellLost('taken');
       return 'lost';
@@ -282,7 +312,7 @@ export class Attempt implements AdapterHandle {
   }
 
   private elapsedMs(): number {
-    return this.engine.settings.clock.now() - this.acquiredMs;
+    return this.engine.settings.clock.now() - this.sent.monotonicMs;
   }
 
   /** Whether the record is this attempt's and says now what `next` says. */
@@ -294,7 +324,7 @@ export class Attempt implements AdapterHandle {
       // A renewal that comes after the end would open it again.
       if (this.isOver && !isLast) return false;
       const options = { ttlMs, ifVersion: this.version };
-      const answer = await store.write(this.engine.storeKey(this.keyHash), encodeRecord(record), options);
+      const answer = await store.write(this.storeKey, encodeRecord(record), options);
       if (answer.ok) {
         this.version = Math.max(this.version, answer.version);
         if (isLast) this.isOver = true;
@@ -318,9 +348,14 @@ export class Attempt implements AdapterHandle {
 
   private lose(reason: 'taken' | 'expired'): void {
     if (this.isOver) return;
-    void this.lease.stop();
+    this.stopRenewing();
     this.tellLost(reason);
     this.controller?.abort(this.lostError);
+  }
+
+  private stopRenewing(): void {
+    if (this.keeper === undefined) this.engine.young.delete(this);
+    else void this.keeper.stop();
   }
 
   private tellLost(reason: 'taken' | 'expired'): void {
@@ -332,6 +367,49 @@ export class Attempt implements AdapterHandle {
 
   private inDoubt(reason: InDoubtError['reason'], detail: string): InDoubtError {
     return new InDoubtError({ policy: this.engine.settings.name, reason, detail });
+  }
+}
+
+/** Attempts that need no renewal yet: one timer for all, since most end before, and a timer for each would cost more than they do. */
+export class YoungAttempts {
+  private readonly attempts = new Set<Attempt>();
+  private readonly clock: Clock;
+  private readonly youngMs: number;
+  private isTimed = false;
+  private readonly timer = callbackTimer(() => this.age());
+
+  constructor(clock: Clock, leaseMs: number) {
+    this.clock = clock.background ?? clock;
+    // Before the first renewal is due, however short the lease is.
+    this.youngMs = Math.min(leaseMs / 3, safeLeaseMs(leaseMs, defaultMarginMs(leaseMs)) / 2);
+  }
+
+  add(attempt: Attempt): void {
+    this.attempts.add(attempt);
+    if (this.isTimed) return;
+    this.isTimed = true;
+    this.clock.schedule(this.timer, attempt.acquiredMs + this.youngMs);
+  }
+
+  /** The timer stays: to take it back, and set it again for the next, would cost more than to let it find nothing. */
+  delete(attempt: Attempt): void {
+    this.attempts.delete(attempt);
+  }
+
+  /** In the order in which they came, so the first that is young ends the search. */
+  private age(): void {
+    this.isTimed = false;
+    const nowMs = this.clock.now();
+    for (const attempt of this.attempts) {
+      const atMs = attempt.acquiredMs + this.youngMs;
+      if (atMs > nowMs) {
+        this.isTimed = true;
+        this.clock.schedule(this.timer, atMs);
+        return;
+      }
+      // It takes itself out.
+      void attempt.lease;
+    }
   }
 }
 

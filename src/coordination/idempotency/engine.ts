@@ -6,13 +6,13 @@
  * for as long as its owner renews, and for one lease more at most.
  * After: draft-ietf-httpapi-idempotency-key-header-07; Leach, "Implementing Stripe-like Idempotency Keys in Postgres" (2017).
  */
-import { type Clock, callbackTimer } from '../../core/clock.js';
+import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
 import { KeyMissingError, StoreError } from '../../core/errors.js';
 import type { Events, IdempotencyEvent, IdempotencyOutcome } from '../../core/events.js';
 import { checkArgument, type Field, impossibleOption, show } from '../../core/options.js';
 import type { Entry, Refused, Store, StoreTransaction, Written } from '../../stores/store.js';
 import { type Instant, instantOf } from '../lease.js';
-import { type AdapterHandle, Attempt, type TransactionHandle, UnprotectedAttempt } from './attempt.js';
+import { type AdapterHandle, Attempt, type TransactionHandle, UnprotectedAttempt, YoungAttempts } from './attempt.js';
 import { downstreamKeyOf, keyHashOf, Owners } from './hashing.js';
 import { Operations } from './operations.js';
 import type { ResultSerializer } from './outcomes.js';
@@ -89,6 +89,8 @@ interface Done<T> {
 
 interface Named extends OperationKey {
   readonly keyHash: string;
+  /** One string for all verbs: a map has its hash with it. */
+  readonly storeKey: string;
 }
 
 type Standing = Extract<Begun, { readonly kind: 'replay' | 'busy' | 'mismatch' | 'in-doubt' | 'result-not-stored' }>;
@@ -108,10 +110,12 @@ const soonestRetryMs = 1_000;
 export class Engine {
   readonly settings: EngineSettings;
   readonly operations = new Operations();
+  readonly young: YoungAttempts;
   private readonly owners = new Owners();
 
   constructor(settings: EngineSettings) {
     this.settings = settings;
+    this.young = new YoungAttempts(settings.clock, settings.leaseMs);
   }
 
   /**
@@ -120,8 +124,15 @@ export class Engine {
    * Throws what says that the request itself is wrong, and the reason of `signal`.
    */
   async begin(request: BeginRequest): Promise<Begun> {
+    const { clock, waitMs } = this.settings;
     const named = this.named(request);
-    return this.patiently(named, request.signal, () => this.claim(named, request));
+    const beganMs = clock.now();
+    let begun = await this.claim(named, request, beganMs);
+    if (begun.kind === 'busy' && waitMs > 0) {
+      begun = await this.wait(named, request.signal, begun, beganMs, () => this.claim(named, request, clock.now()));
+    }
+    if (begun.kind !== 'run') this.tellBegun(named, begun, clock.now() - beganMs);
+    return begun;
   }
 
   /** As {@link begin}, and runs the function and stores its result in a transaction: the store's own, or that of `client`. */
@@ -136,23 +147,31 @@ export class Engine {
     const view = store.native?.within?.(client);
     if (view !== undefined) {
       // A transaction that has met a lock is over, so there is no waiting inside of it.
-      return this.told(named, () => this.runWithin(view, named, request, fn, encode));
+      const beganMs = this.settings.clock.now();
+      const begun = await this.runWithin(view, named, request, fn, encode);
+      this.tellBegun(named, begun, this.settings.clock.now() - beganMs);
+      return begun;
     }
     const transaction = store.native?.transaction;
     if (transaction === undefined) {
       const allowed = 'one with transactions, such as that of holdfast/sqlite or holdfast/postgres, for transaction()';
       throw impossibleOption(name, 'store', store, allowed);
     }
-    return this.patiently(named, request.signal, () =>
-      transaction((inside) => this.runInside(inside, named, request, fn, encode), { signal: request.signal }),
-    );
+    const { clock, waitMs } = this.settings;
+    const ask = () =>
+      transaction((inside) => this.runInside(inside, named, request, fn, encode), { signal: request.signal });
+    const beganMs = clock.now();
+    let begun = await ask();
+    if (begun.kind === 'busy' && waitMs > 0) begun = await this.wait(named, request.signal, begun, beganMs, ask);
+    this.tellBegun(named, begun, clock.now() - beganMs);
+    return begun;
   }
 
   /** Ends a doubt: with the result, or, without one, so that the next call runs anew. False when there was none. */
   async resolve(key: OperationKey, result: Uint8Array | undefined): Promise<boolean> {
     const { store, ttlMs, sealing } = this.settings;
     const named = this.named(key);
-    const storeKey = this.storeKey(named.keyHash);
+    const { storeKey } = named;
     const owner = this.owners.next();
     const kept = result === undefined ? undefined : sealing.seal(named.keyHash, result);
     let entry = await store.read(storeKey);
@@ -172,14 +191,10 @@ export class Engine {
     return false;
   }
 
-  storeKey(keyHash: string): string {
-    return `idempotency:${keyHash}`;
-  }
-
   tell(
     { operation, keyHash }: { readonly operation: string; readonly keyHash: string },
     outcome: IdempotencyOutcome,
-    more: Partial<Pick<IdempotencyEvent, 'attempt' | 'durationMs' | 'ageMs' | 'error'>> = {},
+    more: Partial<Pick<IdempotencyEvent, 'attempt' | 'durationMs' | 'ageMs' | 'error'>> = nothingMore,
   ): void {
     const { events, name } = this.settings;
     this.operations.count(operation, outcome);
@@ -197,18 +212,26 @@ export class Engine {
   bounded<T>(verb: string, endsAtMs: number, work: Promise<T>): Promise<T> {
     const { clock } = this.settings;
     return new Promise((resolve, reject) => {
-      const timer = callbackTimer(() => reject(this.tooSlow(verb)));
-      clock.schedule(timer, endsAtMs);
+      let isOver = false;
+      let timer: Timer | undefined;
       work.then(
         (value) => {
-          clock.cancel(timer);
+          isOver = true;
+          if (timer !== undefined) clock.cancel(timer);
           resolve(value);
         },
         (error) => {
-          clock.cancel(timer);
+          isOver = true;
+          if (timer !== undefined) clock.cancel(timer);
           reject(error);
         },
       );
+      // A store in memory has answered two microtasks later, and then needs no timer.
+      soon.then(pass).then(() => {
+        if (isOver) return;
+        timer = callbackTimer(() => reject(this.tooSlow(verb)));
+        clock.schedule(timer, endsAtMs);
+      });
     });
   }
 
@@ -224,22 +247,23 @@ export class Engine {
     if (!isText(key, longestKey)) {
       throw new KeyMissingError({ policy: name, detail: `a key is 1 to ${longestKey} characters, got ${show(key)}` });
     }
-    return { scope, operation, key, keyHash: keyHashOf(secret, scope, operation, key) };
+    const keyHash = keyHashOf(secret, scope, operation, key);
+    return { scope, operation, key, keyHash, storeKey: `idempotency:${keyHash}` };
   }
 
   /** Acquires the record, or says what is in the way. */
-  private async claim(named: Named, request: BeginRequest): Promise<Begun> {
+  private async claim(named: Named, request: BeginRequest, beganMs: number): Promise<Begun> {
     const { store, clock, ttlMs, leaseMs, storeTimeoutMs } = this.settings;
     const { signal } = request;
-    const storeKey = this.storeKey(named.keyHash);
-    const endsAtMs = clock.now() + storeTimeoutMs;
+    const { storeKey } = named;
+    const endsAtMs = beganMs + storeTimeoutMs;
     const first = this.firstRecord(request);
     const { owner, fingerprint } = first;
     let record = first;
     let ifVersion = 0;
     let isTakeover = false;
     // Of a write whose reply was lost the first one counts: it may have been that one which was applied.
-    let sent: Instant | undefined;
+    let sent: Instant | undefined = { monotonicMs: beganMs, wallMs: clock.wallNow() };
     let isUncertain = false;
     let pauseMs = shortestPauseMs;
     for (;;) {
@@ -295,7 +319,7 @@ export class Engine {
     encode: (value: unknown) => Uint8Array,
   ): Begun | Done<T> {
     const { ttlMs } = this.settings;
-    const storeKey = this.storeKey(named.keyHash);
+    const { storeKey } = named;
     const entry = view.read(storeKey);
     let record = this.firstRecord(request);
     if (entry !== undefined) {
@@ -325,7 +349,7 @@ export class Engine {
     encode: (value: unknown) => Uint8Array,
   ): Promise<Begun | Done<T>> {
     const { ttlMs } = this.settings;
-    const storeKey = this.storeKey(named.keyHash);
+    const { storeKey } = named;
     const first = this.firstRecord(request);
     let record = first;
     let ifVersion = 0;
@@ -389,8 +413,17 @@ export class Engine {
   private firstRecord({ fingerprint = noFingerprint, trace }: BeginRequest): IdempotencyRecord {
     const { leaseMs } = this.settings;
     return {
-      ...{ state: 'running', owner: this.owners.next(), fence: 0, leaseMs, elapsedMs: 0, attempt: 1, fingerprint },
-      ...{ isSealed: false, trace, memo: [], result: undefined },
+      state: 'running',
+      owner: this.owners.next(),
+      fence: 0,
+      leaseMs,
+      elapsedMs: 0,
+      attempt: 1,
+      fingerprint,
+      isSealed: false,
+      trace,
+      memo: nothingDone,
+      result: undefined,
     };
   }
 
@@ -435,40 +468,17 @@ export class Engine {
   }
 
   /** Asks how it begins, again and again while it runs elsewhere and there is time to wait. */
-  private async patiently<T extends Begun | Done<unknown>>(
-    named: Named,
-    signal: AbortSignal | undefined,
-    ask: () => Promise<T>,
-  ): Promise<T> {
-    const { clock, waitMs } = this.settings;
-    return this.told(named, async () => {
-      const beganMs = clock.now();
-      const begun = await ask();
-      if (begun.kind !== 'busy' || waitMs === 0) return begun;
-      const later = await this.wait(named, signal, begun, beganMs + waitMs, ask);
-      this.tell(named, 'waited', { durationMs: clock.now() - beganMs });
-      return later;
-    });
-  }
-
-  private async told<T extends Begun | Done<unknown>>(named: Named, ask: () => Promise<T>): Promise<T> {
-    const { clock } = this.settings;
-    const beganMs = clock.now();
-    const begun = await ask();
-    this.tellBegun(named, begun, clock.now() - beganMs);
-    return begun;
-  }
-
   private async wait<T extends Begun | Done<unknown>>(
     named: Named,
     signal: AbortSignal | undefined,
     busy: T,
-    endsAtMs: number,
+    beganMs: number,
     ask: () => Promise<T>,
   ): Promise<T> {
-    const { clock, store } = this.settings;
+    const { clock, store, waitMs } = this.settings;
+    const endsAtMs = beganMs + waitMs;
     const bell = new Bell(clock);
-    const watch = store.native?.watch?.(this.storeKey(named.keyHash), () => bell.ring());
+    const watch = store.native?.watch?.(named.storeKey, () => bell.ring());
     // One that cannot begin, or has gaps, is made up for by asking.
     watch?.ready.catch(() => {});
     const slowestMs = watch === undefined ? slowestAskMs : slowestWatchedAskMs;
@@ -482,6 +492,7 @@ export class Engine {
         await bell.heard(Math.min(clock.now() + askMs, endsAtMs), signal);
         begun = await ask();
       }
+      this.tell(named, 'waited', { durationMs: clock.now() - beganMs });
       return begun;
     } finally {
       watch?.close();
@@ -497,7 +508,7 @@ export class Engine {
   /** Takes back a begin that may have been applied and that nobody waits for, so that the key is not blocked for a lease. */
   private async withdraw(named: Named, { owner }: IdempotencyRecord, endsAtMs: number): Promise<void> {
     const { store, clock, ttlMs, storeTimeoutMs } = this.settings;
-    const storeKey = this.storeKey(named.keyHash);
+    const { storeKey } = named;
     for (let pauseMs = shortestPauseMs; clock.now() < endsAtMs; pauseMs = Math.min(pauseMs * 2, 1_000)) {
       await this.pause(pauseMs);
       try {
@@ -606,6 +617,10 @@ class Bell {
   }
 }
 
+const soon = /* @__PURE__ */ Promise.resolve();
+const pass = () => {};
+const nothingMore = {};
+const nothingDone: IdempotencyRecord['memo'] = [];
 const noOwner = /* @__PURE__ */ new Uint8Array(16);
 const doubt = /* @__PURE__ */ Object.freeze({
   ...{ state: 'in-doubt', fence: 0, leaseMs: 0, elapsedMs: 0, attempt: 1, fingerprint: noFingerprint, isSealed: false },

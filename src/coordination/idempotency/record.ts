@@ -9,6 +9,8 @@
  * fingerprint 1 + 32, checksum 4; then trace, result and memo, each behind its length.
  */
 
+import { Slab } from '../../structures/slab.js';
+
 export type RecordState = 'running' | 'idle' | 'completed' | 'in-doubt';
 
 /** What a phase has answered. */
@@ -61,6 +63,7 @@ const ownerBytes = 16;
 const checksumAt = 77;
 const headBytes = 81;
 
+const slab = /* @__PURE__ */ new Slab();
 const encoder = /* @__PURE__ */ new TextEncoder();
 const decoder = /* @__PURE__ */ new TextDecoder('utf-8', { fatal: true });
 
@@ -71,8 +74,8 @@ export function encodeRecord(record: IdempotencyRecord): Uint8Array {
   const names = memo.length === 0 ? noNames : memo.map(({ name }) => encoder.encode(name));
   let length = headBytes + 2 + traceBytes.length + 4 + (result?.length ?? 0) + 2;
   for (let index = 0; index < names.length; index++) length += 6 + names[index]!.length + memo[index]!.value.length;
-  const bytes = new Uint8Array(length);
-  const view = new DataView(bytes.buffer);
+  const bytes = slab.take(length);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, length);
   bytes[0] = magic;
   bytes[1] = formatVersion;
   bytes[2] = states.indexOf(record.state);

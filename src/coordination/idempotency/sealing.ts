@@ -5,6 +5,7 @@
  * caller; a changed byte is an error; a key that is no longer current still opens what it sealed.
  * Layout: 0, bytes; or 1, length of the key's name, name, nonce 12, tag 16, ciphertext.
  */
+import { Slab } from '../../structures/slab.js';
 import { nodeCrypto } from './hashing.js';
 
 /** Keys for what is stored. */
@@ -15,6 +16,7 @@ export interface IdempotencyEncryption {
   readonly keys: Readonly<Record<string, Uint8Array>>;
 }
 
+const slab = /* @__PURE__ */ new Slab();
 const plain = 0;
 const aes256gcm = 1;
 const nonceBytes = 12;
@@ -33,7 +35,7 @@ export function sealing(encryption: IdempotencyEncryption | undefined): Sealing 
     seal(keyHash, bytes) {
       if (current === undefined) {
         // Zero is how plain bytes begin.
-        const sealed = new Uint8Array(bytes.length + 1);
+        const sealed = slab.take(bytes.length + 1);
         sealed.set(bytes, 1);
         return sealed;
       }

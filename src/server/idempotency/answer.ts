@@ -2,6 +2,7 @@
  * Answer: how a captured answer is written down as bytes, and given again.
  */
 import type { ServerResponse } from 'node:http';
+import { Slab } from '../../structures/slab.js';
 import type { Answer } from './capture.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
 
@@ -11,18 +12,36 @@ export type StoredAnswer = Answer & { readonly body: Uint8Array };
 /** First byte of what is stored, so that a later form can be told from this one. */
 const form = 1;
 const prefixBytes = 5;
+/** A larger body is not copied once more. */
+const largestText = 16_384;
+const slab = /* @__PURE__ */ new Slab();
 const encoder = /* @__PURE__ */ new TextEncoder();
 const decoder = /* @__PURE__ */ new TextDecoder();
 
 /** Form, length of the head, head as JSON, and the body as it is. */
 export function encodeAnswer(answer: StoredAnswer): Uint8Array {
   const { status, statusMessage, headers, body } = answer;
-  const head = encoder.encode(JSON.stringify([status, statusMessage, headers]));
-  const bytes = new Uint8Array(prefixBytes + head.byteLength + body.byteLength);
-  bytes[0] = form;
-  new DataView(bytes.buffer).setUint32(1, head.byteLength);
+  const head = JSON.stringify([status, statusMessage, headers]);
+  const bytes = slab.take(prefixBytes + head.length + body.byteLength);
+  for (let index = 0; index < head.length; index++) {
+    const code = head.charCodeAt(index);
+    if (code >= 0x80) return encoded(encoder.encode(head), body);
+    bytes[prefixBytes + index] = code;
+  }
+  return begun(bytes, head.length, body);
+}
+
+/** For a head of other characters than ASCII. */
+function encoded(head: Uint8Array, body: Uint8Array): Uint8Array {
+  const bytes = slab.take(prefixBytes + head.byteLength + body.byteLength);
   bytes.set(head, prefixBytes);
-  bytes.set(body, prefixBytes + head.byteLength);
+  return begun(bytes, head.byteLength, body);
+}
+
+function begun(bytes: Uint8Array, headLength: number, body: Uint8Array): Uint8Array {
+  bytes[0] = form;
+  for (let index = 0; index < 4; index++) bytes[1 + index] = headLength >>> (24 - 8 * index);
+  bytes.set(body, prefixBytes + headLength);
   return bytes;
 }
 
@@ -50,16 +69,23 @@ export function headersOf(answer: Answer): Map<string, string[]> {
 
 /** Gives an answer again, over Node's own response. */
 export function replay(response: ServerResponse, answer: StoredAnswer, key: string): void {
-  const headers = headersOf(answer);
-  const names = new Set(Array.from(headers.keys(), (name) => name.toLowerCase()));
+  const { headers, body } = answer;
+  const names: string[] = [];
+  for (let index = 0; index < headers.length; index += 2) names.push(headers[index]!.toLowerCase());
   // What was set before us and not sent with the first answer, the handler had taken away.
   for (const name of response.getHeaderNames()) {
-    if (!names.has(name) && !isDeniedHeader(name)) response.removeHeader(name);
+    if (!names.includes(name) && !isDeniedHeader(name)) response.removeHeader(name);
   }
-  for (const [name, values] of headers) response.setHeader(name, values.length === 1 ? values[0]! : values);
+  if (new Set(names).size === names.length) {
+    for (let index = 0; index < headers.length; index += 2) response.setHeader(headers[index]!, headers[index + 1]!);
+  } else {
+    for (const [name, values] of headersOf(answer)) response.setHeader(name, values.length === 1 ? values[0]! : values);
+  }
   for (const [name, value] of replayMarks(key)) response.setHeader(name, value);
   response.statusCode = answer.status;
   // Without words of its own Node says the usual ones.
   if (answer.statusMessage !== '') response.statusMessage = answer.statusMessage;
-  response.end(answer.body);
+  if (body.byteLength > largestText) response.end(body);
+  // As one byte per character it goes out in one piece with the head.
+  else response.end(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('latin1'), 'latin1');
 }

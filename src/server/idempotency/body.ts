@@ -33,47 +33,94 @@ export function announcesBody({ headers }: Pick<IncomingMessage, 'headers'>): bo
   return headers['transfer-encoding'] !== undefined || (length !== undefined && length !== '0');
 }
 
+// Shared functions find the tap by it: closures for each request would cost more.
+const tapKey = Symbol('holdfast.tap');
+
+type TappedRequest = IncomingMessage & { [tapKey]?: BodyTap };
+
 /**
  * Watches the bytes of a request come in.
- *
- * @param keepsComing - Lets them come although nobody reads yet: for whoever must know all of them before he goes on.
  */
-export function tapBody(request: IncomingMessage, maxBytes: number, keepsComing: boolean): Promise<Body> {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  const take = (chunk: unknown, encoding?: BufferEncoding) => {
-    const taken = typeof chunk === 'string' ? Buffer.from(chunk, encoding) : (chunk as Uint8Array);
-    bytes += taken.byteLength;
-    if (bytes <= maxBytes) chunks.push(taken);
-    else chunks.length = 0;
-  };
-  const whole = (): Body =>
-    bytes > maxBytes ? { kind: 'too-large' } : { kind: 'bytes', bytes: Buffer.concat(chunks) };
+export function tapBody(request: IncomingMessage, maxBytes: number): BodyTap {
+  return new BodyTap(request as TappedRequest, maxBytes);
+}
 
-  // What came before is still there, because nobody has read.
-  const early: unknown = request.readableLength > 0 ? request.read() : null;
-  if (early !== null) {
-    take(early);
-    request.unshift(early);
+/** The tap of a request, if there is one. */
+export function findTap(request: IncomingMessage): BodyTap | undefined {
+  return (request as TappedRequest)[tapKey];
+}
+
+export class BodyTap {
+  private readonly request: TappedRequest;
+  private readonly maxBytes: number;
+  private readonly inner: IncomingMessage['push'];
+  private chunks: Uint8Array[] = [];
+  private bytes = 0;
+  private isWhole = false;
+  private comesUnread = false;
+  private settle: ((body: Body) => void) | undefined = undefined;
+
+  constructor(request: TappedRequest, maxBytes: number) {
+    this.request = request;
+    this.maxBytes = maxBytes;
+    this.inner = request.push;
+    request[tapKey] = this;
+    // What came before is still there, because nobody has read.
+    const early: unknown = request.readableLength > 0 ? request.read() : null;
+    if (early !== null) {
+      this.take(early, undefined);
+      request.unshift(early);
+    }
+    if (request.complete) this.isWhole = true;
+    else request.push = tappedPush;
   }
-  if (request.complete) return Promise.resolve(whole());
-  if (request.destroyed) return Promise.resolve({ kind: 'gone' });
 
-  return new Promise((resolve) => {
-    const { push } = request;
-    const onClose = () => settle({ kind: 'gone' });
-    const settle = (body: Body) => {
-      request.push = push;
-      request.removeListener('close', onClose);
-      resolve(body);
-    };
-    request.push = (chunk: unknown, encoding?: BufferEncoding) => {
-      const wantsMore = Reflect.apply(push, request, [chunk, encoding]) as boolean;
-      if (chunk === null) settle(whole());
-      else take(chunk, encoding);
-      if (bytes > maxBytes) settle(whole());
-      return keepsComing || wantsMore;
-    };
-    request.once('close', onClose);
-  });
+  /** All of it: now, if it is there; else when it is, and it comes although nobody reads. */
+  body(): Body | Promise<Body> {
+    if (this.isWhole) return this.whole();
+    const { request } = this;
+    if (request.destroyed) return { kind: 'gone' };
+    this.comesUnread = true;
+    return new Promise((resolve) => {
+      const onClose = () => this.settle?.({ kind: 'gone' });
+      this.settle = (body) => {
+        this.settle = undefined;
+        request.removeListener('close', onClose);
+        resolve(body);
+      };
+      request.once('close', onClose);
+      // If reading has paused, because so much lies there unread.
+      if (request.readableLength >= request.readableHighWaterMark)
+        (request as { _read?(size: number): void })._read?.(0);
+    });
+  }
+
+  push(chunk: unknown, encoding: BufferEncoding | undefined): boolean {
+    const { request, inner } = this;
+    const wantsMore = Reflect.apply(inner, request, [chunk, encoding]) as boolean;
+    if (chunk !== null) this.take(chunk, encoding);
+    if (chunk === null || this.bytes > this.maxBytes) {
+      this.isWhole = true;
+      request.push = inner;
+      this.settle?.(this.whole());
+    }
+    return this.comesUnread || wantsMore;
+  }
+
+  private take(chunk: unknown, encoding: BufferEncoding | undefined): void {
+    const taken = typeof chunk === 'string' ? Buffer.from(chunk, encoding) : (chunk as Uint8Array);
+    this.bytes += taken.byteLength;
+    if (this.bytes <= this.maxBytes) this.chunks.push(taken);
+    else this.chunks = [];
+  }
+
+  private whole(): Body {
+    if (this.bytes > this.maxBytes) return { kind: 'too-large' };
+    const { chunks } = this;
+    return { kind: 'bytes', bytes: chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks) };
+  }
+}
+
+function tappedPush(this: TappedRequest, chunk: unknown, encoding?: BufferEncoding): boolean {
+  return this[tapKey]!.push(chunk, encoding);
 }

@@ -33,9 +33,8 @@ export interface CaptureTerms {
   onClientGone(): void;
 }
 
-/** The members that are replaced, and those that nobody may call while the end waits. */
+/** The members that are replaced. */
 const patched = ['writeHead', 'write', 'end', 'destroy', 'emit'] as const;
-const changers = ['setHeader', 'setHeaders', 'appendHeader', 'removeHeader', 'flushHeaders', 'addTrailers'] as const;
 
 type Inner = Pick<ServerResponse, (typeof patched)[number]>;
 
@@ -218,21 +217,31 @@ export class ResponseCapture {
     if (this.bytes > maxBodyBytes) this.chunks = [];
   }
 
-  private async hold(given: ChunkArguments, wait: Promise<unknown>): Promise<void> {
+  private hold(given: ChunkArguments, wait: Promise<unknown>): void {
     const { response } = this;
     const { statusCode, statusMessage } = response;
-    const writers = changers.map((name) => response[name]);
-    for (const name of changers) response[name] = ignored as never;
+    // Each by its name, which costs a third of a loop over names.
+    const { setHeader, setHeaders, appendHeader, removeHeader, flushHeaders, addTrailers } = response;
+    response.setHeader = ignored as never;
+    response.setHeaders = ignored as never;
+    response.appendHeader = ignored as never;
+    response.removeHeader = ignored as never;
+    response.flushHeaders = ignored as never;
+    response.addTrailers = ignored as never;
     // Says to frameworks that the answer is given.
     setIfOwn(response, 'finished', true);
-    await wait;
-    setIfOwn(response, 'finished', false);
-    changers.forEach((name, index) => {
-      response[name] = writers[index] as never;
+    wait.then(() => {
+      setIfOwn(response, 'finished', false);
+      response.setHeader = setHeader;
+      response.setHeaders = setHeaders;
+      response.appendHeader = appendHeader;
+      response.removeHeader = removeHeader;
+      response.flushHeaders = flushHeaders;
+      response.addTrailers = addTrailers;
+      response.statusCode = statusCode;
+      response.statusMessage = statusMessage;
+      this.letGo(given);
     });
-    response.statusCode = statusCode;
-    response.statusMessage = statusMessage;
-    this.letGo(given);
   }
 
   private letGo(given: ChunkArguments): void {

@@ -14,7 +14,7 @@ import {
   idempotency,
   ownFingerprint,
 } from '../../coordination/idempotency/idempotency.js';
-import { type Clock, callbackTimer, systemClock } from '../../core/clock.js';
+import { type Clock, callbackTimer, systemClock, type Timer } from '../../core/clock.js';
 import {
   checkOptions,
   type Field,
@@ -29,7 +29,7 @@ import {
 import { findCall } from '../deadline.js';
 import type { Problem } from '../problem.js';
 import { decodeAnswer, encodeAnswer, type StoredAnswer } from './answer.js';
-import { type Answer, type CaptureTerms, captureAnswer } from './capture.js';
+import { type Answer, type CaptureTerms, captureAnswer, type ResponseCapture } from './capture.js';
 import { defaultMethods, isKeptStatus, parseKey, problemOf, type Refusal } from './protocol.js';
 
 /** What counts as the same request. */
@@ -97,6 +97,8 @@ export interface IdempotencyExchange<Request> {
   readonly replay: (answer: StoredAnswer, key: string) => void;
   /** Lets the handler run with the record; what it answers goes to the keeper. */
   readonly run: (handle: IdempotencyHandle, keeper: AnswerKeeper) => void;
+  /** Whether the framework has answered in place of a handler that may still be at work. */
+  readonly isTimedOut: () => boolean;
 }
 
 /** A handler that has begun to answer, and whose client is gone, has so long to come to an end. */
@@ -169,8 +171,11 @@ export class HttpIdempotency<Request> {
     if (known === undefined) return;
     if (known === 'too-large') return this.refuse(exchange, { kind: 'body-too-large', maxBytes: this.maxInputBytes });
     const begun = await this.engine.begin({
-      ...{ scope, key, operation: `${exchange.method} ${exchange.route()}` },
-      ...{ fingerprint: known, trace: exchange.traceparent },
+      scope,
+      key,
+      operation: `${exchange.method} ${exchange.route()}`,
+      fingerprint: known,
+      trace: exchange.traceparent,
     });
     switch (begun.kind) {
       case 'run':
@@ -231,9 +236,10 @@ export class AnswerKeeper implements CaptureTerms {
   private readonly handle: AdapterHandle;
   private readonly keep: (status: number) => boolean;
   private readonly clock: Clock;
-  private isGivenUp: () => boolean = () => false;
-  private onLonely: (() => boolean) | undefined = undefined;
-  private readonly patience = callbackTimer(() => this.lonely());
+  private request: IncomingMessage | undefined = undefined;
+  private capture: ResponseCapture | undefined = undefined;
+  private exchange: Pick<IdempotencyExchange<unknown>, 'isTimedOut'> | undefined = undefined;
+  private patience: Timer | undefined = undefined;
 
   constructor(handle: AdapterHandle, keep: (status: number) => boolean, maxBodyBytes: number, clock: Clock) {
     this.handle = handle;
@@ -242,44 +248,45 @@ export class AnswerKeeper implements CaptureTerms {
     this.clock = clock.background ?? clock;
   }
 
-  /**
-   * Takes the answer down from Node's own response.
-   *
-   * @param isTimedOut - Whether the framework has answered in place of a handler that may still be at work.
-   */
-  watch(request: IncomingMessage, response: ServerResponse, isTimedOut: () => boolean): void {
-    // The deadline of this package does the same.
-    this.isGivenUp = () => (findCall(request)?.remainingMs ?? 1) <= 0 || isTimedOut();
-    const capture = captureAnswer(response, this);
-    this.onLonely = () => {
-      if (!capture.hasBegun) return false;
-      capture.stop();
-      return true;
-    };
+  /** Takes the answer down from Node's own response. */
+  watch(
+    request: IncomingMessage,
+    response: ServerResponse,
+    exchange: Pick<IdempotencyExchange<unknown>, 'isTimedOut'>,
+  ): void {
+    this.request = request;
+    this.exchange = exchange;
+    this.capture = captureAnswer(response, this);
   }
 
   /** Resolves when the answer may go out, and never rejects. */
   onAnswer(answer: Answer): Promise<unknown> | undefined {
     const { handle } = this;
-    this.clock.cancel(this.patience);
+    this.endPatience();
     if (!this.isKept(answer.status)) return this.giveUp();
     return handle.complete(answer.body === undefined ? undefined : encodeAnswer(answer as StoredAnswer));
   }
 
   /** The handler failed without an answer, or in the middle of one. */
   onBroken(): void {
-    this.clock.cancel(this.patience);
+    this.endPatience();
     void (this.handle.decision === 'keep' ? this.handle.complete(undefined) : this.giveUp());
   }
 
   onClientGone(): void {
+    this.patience ??= callbackTimer(() => this.lonely());
     this.clock.schedule(this.patience, this.clock.now() + lonelyStreamMs);
   }
 
   private lonely(): void {
     // A handler that works in the background is given all the time it needs.
-    if (this.onLonely?.() !== true) return this.onClientGone();
+    if (this.capture?.hasBegun !== true) return this.onClientGone();
+    this.capture.stop();
     void this.handle.complete(undefined);
+  }
+
+  private endPatience(): void {
+    if (this.patience !== undefined) this.clock.cancel(this.patience);
   }
 
   private isKept(status: number): boolean {
@@ -299,6 +306,13 @@ export class AnswerKeeper implements CaptureTerms {
    */
   private giveUp(): Promise<unknown> {
     return this.isGivenUp() ? this.handle.complete(undefined) : this.handle.abandon();
+  }
+
+  private isGivenUp(): boolean {
+    const { request, exchange } = this;
+    if (request === undefined || exchange === undefined) return false;
+    // The deadline of this package does the same.
+    return (findCall(request)?.remainingMs ?? 1) <= 0 || exchange.isTimedOut();
   }
 }
 

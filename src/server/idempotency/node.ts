@@ -31,20 +31,20 @@ export function headerOf({ headers }: IncomingMessage, name: string): string | u
  *
  * @param parsed - What a parser of the framework has left, if one has run.
  */
-export function bodyOf(
-  request: IncomingMessage,
-  parsed: unknown,
-  maxBytes: number,
-): RequestBody | Promise<RequestBody | 'too-large' | undefined> {
+export function bodyOf(request: IncomingMessage, parsed: unknown, maxBytes: number): Found | Promise<Found> {
   const isJson = isJsonType(headerOf(request, 'content-type'));
   const raw = findRawBody(request);
   if (raw !== undefined) return { content: raw, isJson };
   if (!announcesBody(request)) return { content: undefined, isJson: false };
   if (request.readableDidRead) return parsedBody(parsed, isJson);
-  return tapBody(request, maxBytes, true).then((body) => contentOf(body, isJson));
+  const body = tapBody(request, maxBytes).body();
+  return body instanceof Promise ? body.then((all) => contentOf(all, isJson)) : contentOf(body, isJson);
 }
 
-export function contentOf(body: Body, isJson: boolean): RequestBody | 'too-large' | undefined {
+/** Undefined: the client was gone before all of it was there. */
+type Found = RequestBody | 'too-large' | undefined;
+
+export function contentOf(body: Body, isJson: boolean): Found {
   if (body.kind === 'bytes') return { content: body.bytes, isJson };
   return body.kind === 'too-large' ? 'too-large' : undefined;
 }

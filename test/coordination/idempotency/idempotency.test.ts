@@ -410,7 +410,10 @@ describe('idempotency', () => {
     faulty.faults.push('fails');
     await expect(once.run('k', () => ++runs, scope)).rejects.toThrow(StoreError);
     await clock.advance('1m');
-    expect([await once.run('k', () => ++runs, scope), clock.pendingTimers]).toEqual([1, 0]);
+    expect(await once.run('k', () => ++runs, scope)).toBe(1);
+    // The one timer that looks after all young attempts goes with the first that would have needed it.
+    await clock.advance('10s');
+    expect(clock.pendingTimers).toBe(0);
   });
 
   it('takes back a begin of which it never heard', async () => {

@@ -1,32 +1,69 @@
 /** A shop in a process of its own, on a file that others share: it dies where a request tells it to. */
-import { createServer } from 'node:http';
+import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
-import express from 'express';
-import Fastify from 'fastify';
+import { promiseHooks } from 'node:v8';
 import type { IdempotencyHandle, Store } from '../../../src/index.js';
-import { idempotency as expressIdempotency } from '../../../src/server/express.js';
-import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
+import { postgresStore } from '../../../src/stores/postgres.js';
+import { redisStore } from '../../../src/stores/redis.js';
 import { sqliteStore } from '../../../src/stores/sqlite.js';
 
 /** Where it dies: each is a moment at which it waits for something, or has just done something. */
 export const deaths = ['before-effect', 'after-effect', 'storing', 'stored', 'answered'] as const;
 export type Death = (typeof deaths)[number];
 
-const [path, framework, onLost, lease] = process.argv.slice(2) as [string, string, 'rerun' | 'resume' | 'refuse', '1s'];
+const [path, framework, onLost, lease, records] = process.argv.slice(2) as [
+  string,
+  string,
+  'rerun' | 'resume' | 'refuse',
+  '1s',
+  string,
+];
 // Two connections: the store never lets its own wait.
 const db = new DatabaseSync(path);
 db.exec('PRAGMA busy_timeout = 30000; CREATE TABLE IF NOT EXISTS effects (key TEXT, attempt INTEGER)');
-const inner = sqliteStore(new DatabaseSync(path), { timeout: '10s' });
 let death: Death | undefined;
 let isEffectDone = false;
+
+/** What is not needed is not loaded: it takes longer than all the rest. */
+async function openRecords(): Promise<Store> {
+  const [kind, port] = records.split(':');
+  if (kind === 'redis') {
+    const { Redis } = await import('ioredis');
+    return redisStore(new Redis(Number(port), '127.0.0.1'), { timeout: '10s' });
+  }
+  if (kind !== 'postgres') return sqliteStore(new DatabaseSync(path), { timeout: '10s' });
+  const { default: pg } = await import('pg');
+  const pool = new pg.Pool({ host: '127.0.0.1', port: Number(port), user: 'postgres', database: 'postgres', max: 4 });
+  const store = postgresStore(pool, { timeout: '10s' });
+  await store.migrate();
+  return store;
+}
+
+/** Dies when so many promises have gone on since the request came in; with 0 it tells how many there are. */
+function dieByCount(server: Server): void {
+  server.prependListener('request', (request, response) => {
+    const at = request.headers['x-dies-at'];
+    if (at === undefined) return;
+    let passed = 0;
+    const stop = promiseHooks.onBefore(() => {
+      if (++passed === Number(at)) process.kill(process.pid, 'SIGKILL');
+    });
+    response.once('close', () =>
+      setTimeout(() => {
+        stop();
+        process.send?.({ passed });
+      }, 50),
+    );
+  });
+}
 
 function dieAt(moment: Death): void {
   if (death === moment) process.kill(process.pid, 'SIGKILL');
 }
 
-const store: Store = {
+const watched = (inner: Store): Store => ({
   read: (...given) => inner.read(...given),
   remove: (...given) => inner.remove(...given),
   async write(...given) {
@@ -36,9 +73,13 @@ const store: Store = {
     if (isEffectDone) dieAt('stored');
     return written;
   },
-};
+});
 
-async function sell(record: IdempotencyHandle, moment: Death | undefined, pauseMs: number): Promise<{ order: number }> {
+async function sell(
+  record: IdempotencyHandle,
+  moment: Death | undefined,
+  pauseMs: number,
+): Promise<{ order: number; of: string }> {
   process.send?.('working');
   death = moment;
   dieAt('before-effect');
@@ -50,23 +91,28 @@ async function sell(record: IdempotencyHandle, moment: Death | undefined, pauseM
     return record.attempt;
   };
   const order = onLost === 'resume' ? await record.phase('charge', charge) : await charge();
-  return { order };
+  return { order, of: record.key };
 }
 
 const asked = (header: (name: string) => unknown) =>
   [header('x-die') as Death | undefined, Number(header('x-pause') ?? 1)] as const;
-const options = { store, onLost, lease, storeTimeout: '10s' } as const;
 
-if (framework === 'express') {
-  const app = express();
-  app.post('/orders', expressIdempotency({ ...options, scope: () => 'all' }), async (request, response) => {
-    response.on('finish', () => dieAt('answered'));
-    response.status(201).json(await sell(request.idempotency!, ...asked((name) => request.get(name))));
-  });
-  const server = createServer(app).listen(0, '127.0.0.1', () => process.send?.((server.address() as AddressInfo).port));
-} else {
+async function open(): Promise<Server> {
+  const options = { store: watched(await openRecords()), onLost, lease, storeTimeout: '10s' } as const;
+  if (framework === 'express') {
+    const { default: express } = await import('express');
+    const { idempotency } = await import('../../../src/server/express.js');
+    const app = express();
+    app.post('/orders', idempotency({ ...options, scope: () => 'all' }), async (request, response) => {
+      response.on('finish', () => dieAt('answered'));
+      response.status(201).json(await sell(request.idempotency!, ...asked((name) => request.get(name))));
+    });
+    return createServer(app);
+  }
+  const { default: Fastify } = await import('fastify');
+  const { idempotency } = await import('../../../src/server/fastify.js');
   const app = Fastify();
-  app.register(fastifyIdempotency, { ...options, scope: () => 'all' });
+  app.register(idempotency, { ...options, scope: () => 'all' });
   app.register(async (child) => {
     child.post('/orders', async (request, reply) => {
       reply.raw.on('finish', () => dieAt('answered'));
@@ -74,7 +120,13 @@ if (framework === 'express') {
       return reply.code(201).send(order);
     });
   });
-  app.listen({ port: 0, host: '127.0.0.1' }).then(() => process.send?.((app.server.address() as AddressInfo).port));
+  await app.ready();
+  return app.server;
 }
+
+void open().then((server) => {
+  dieByCount(server);
+  server.listen(0, '127.0.0.1', () => process.send?.((server.address() as AddressInfo).port));
+});
 // Its parent may be gone before it.
 process.on('disconnect', () => process.exit());

@@ -5,10 +5,11 @@ import type { IncomingMessage } from 'node:http';
 import type { Request, RequestHandler, Response } from 'express';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
+import type { StoredAnswer } from './capture.js';
 import { DeadlineEngine, type DeadlineMiddlewareOptions, requireCall } from './deadline.js';
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
 import { HealthEngine, type HealthOptions, healthType } from './health.js';
-import { replay, type StoredAnswer } from './idempotency/answer.js';
+import { replay } from './idempotency/answer.js';
 import { putRawBody } from './idempotency/body.js';
 import {
   type AnswerKeeper,

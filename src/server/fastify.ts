@@ -37,6 +37,7 @@ import type {
 import fastifyPlugin from 'fastify-plugin';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
+import type { StoredAnswer } from './capture.js';
 import {
   DeadlineEngine,
   type DeadlineMiddlewareOptions,
@@ -47,7 +48,7 @@ import {
 } from './deadline.js';
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
 import { type HealthAnswer, HealthEngine, type HealthOptions, healthType } from './health.js';
-import { replay, type StoredAnswer } from './idempotency/answer.js';
+import { replay } from './idempotency/answer.js';
 import { announcesBody, type Body, tapBody } from './idempotency/body.js';
 import {
   type AnswerKeeper,

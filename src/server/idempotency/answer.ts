@@ -2,11 +2,8 @@
  * Answer: how a captured answer is written down as bytes, and given again.
  */
 import type { ServerResponse } from 'node:http';
-import type { Answer } from './capture.js';
+import { headersOf, type StoredAnswer } from '../capture.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
-
-/** An answer that is there as a whole. */
-export type StoredAnswer = Answer & { readonly body: Uint8Array };
 
 /** First byte of what is stored, so that a later form can be told from this one. */
 const form = 1;
@@ -35,22 +32,9 @@ export function decodeAnswer(bytes: Uint8Array): StoredAnswer | undefined {
   return { status, statusMessage, headers, body: bytes.subarray(headEnd) };
 }
 
-/** Names with all values of each, in order. */
-export function headersOf(answer: Answer): Map<string, string[]> {
-  const values = new Map<string, string[]>();
-  for (let index = 0; index < answer.headers.length; index += 2) {
-    const name = answer.headers[index]!;
-    const value = answer.headers[index + 1]!;
-    const before = values.get(name);
-    if (before === undefined) values.set(name, [value]);
-    else before.push(value);
-  }
-  return values;
-}
-
 /** Gives an answer again, over Node's own response. */
 export function replay(response: ServerResponse, answer: StoredAnswer, key: string): void {
-  const headers = headersOf(answer);
+  const headers = headersOf(answer.headers);
   const names = new Set(Array.from(headers.keys(), (name) => name.toLowerCase()));
   // What was set before us and not sent with the first answer, the handler had taken away.
   for (const name of response.getHeaderNames()) {

@@ -74,6 +74,11 @@ export function captureAnswer(response: ServerResponse, terms: CaptureTerms): Re
   return new ResponseCapture(response as CapturedResponse, terms);
 }
 
+/** Whether somebody waits for what is answered here. */
+export function isCaptured(response: ServerResponse): boolean {
+  return (response as CapturedResponse)[captureKey] !== undefined;
+}
+
 export class ResponseCapture {
   private readonly response: CapturedResponse;
   private readonly terms: CaptureTerms;

@@ -97,12 +97,21 @@ export class ResponseCapture {
     this.response = response;
     this.terms = terms;
     this.inner = { writeHead, write, end, destroy, emit };
-    response[captureKey] = this;
-    response.writeHead = capturedWriteHead as ServerResponse['writeHead'];
-    response.write = capturedWrite as ServerResponse['write'];
-    response.end = capturedEnd as ServerResponse['end'];
-    response.destroy = capturedDestroy;
-    response.emit = capturedEmit as ServerResponse['emit'];
+    if (response[captureKey] === undefined) {
+      response[captureKey] = this;
+      response.writeHead = capturedWriteHead as ServerResponse['writeHead'];
+      response.write = capturedWrite as ServerResponse['write'];
+      response.end = capturedEnd as ServerResponse['end'];
+      response.destroy = capturedDestroy;
+      response.emit = capturedEmit as ServerResponse['emit'];
+    } else {
+      // The shared functions serve the first who listens; what they do is `inner` to this one.
+      response.writeHead = (...given: unknown[]) => this.writeHead(given) as never;
+      response.write = (...given: unknown[]) => this.write(given);
+      response.end = (...given: unknown[]) => this.end(given) as never;
+      response.destroy = (...given: unknown[]) => this.destroy(given) as never;
+      response.emit = (...given: unknown[]) => this.emit(given);
+    }
     if (response.destroyed) this.hideClose();
   }
 

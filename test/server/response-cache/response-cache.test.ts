@@ -331,18 +331,21 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
   describe('is not poisoned by', () => {
     const echo = { ttl: '1m' as const };
 
-    it.each([
-      ['host', {}, { host: 'evil.test' }],
-      ['x-forwarded-host', {}, { 'x-forwarded-host': 'evil.test' }],
-      ['x-forwarded-proto', {}, { 'x-forwarded-proto': 'http' }],
-      ['x-original-url', {}, { 'x-original-url': '/admin' }],
-      ['x-rewrite-url', {}, { 'x-rewrite-url': '/admin' }],
-    ] as const)('%s, which many handlers read', async (name, good, bad) => {
-      await using world = await open(echo, ({ headers }) => ({ body: String(headers[name]) }));
-      await world.get('/', bad);
-      const answer = await world.text('/', good);
-      expect(answer).not.toContain('evil');
-      expect(answer).not.toContain('admin');
+    it.each(['x-forwarded-host', 'x-forwarded-proto', 'x-original-url', 'x-rewrite-url'])(
+      '%s, which many handlers read',
+      async (name) => {
+        await using world = await open(echo, ({ headers }) => ({ body: String(headers[name]) }));
+        expect(await world.text('/', { [name]: 'evil' })).toBe('evil');
+        expect(await world.text('/')).toBe('undefined');
+      },
+    );
+
+    it('another host', async () => {
+      await using world = await open(echo, ({ headers }) => ({ body: String(headers.host) }));
+      const bytes = (host: string) => Buffer.from(`GET / HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+      for (const host of ['evil.test', 'good.test', 'good.test:81']) {
+        expect(String(await exchange(world.port, bytes(host)))).toMatch(new RegExp(`${host}$`));
+      }
     });
 
     it('an origin that is allowed and not named in Vary, or an encoding', async () => {

@@ -1,14 +1,15 @@
 /**
  * Express: what the engines of this folder need to know of an Express request and its response. Express 4 and 5.
  */
-import type { IncomingMessage } from 'node:http';
-import type { Request, RequestHandler, Response } from 'express';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { Application, Request, RequestHandler, Response } from 'express';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
+import type { StoredAnswer } from './capture.js';
 import { DeadlineEngine, type DeadlineMiddlewareOptions, requireCall } from './deadline.js';
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
 import { HealthEngine, type HealthOptions, healthType } from './health.js';
-import { replay, type StoredAnswer } from './idempotency/answer.js';
+import { replay } from './idempotency/answer.js';
 import { putRawBody } from './idempotency/body.js';
 import {
   type AnswerKeeper,
@@ -19,6 +20,12 @@ import {
 } from './idempotency/idempotency.js';
 import { bodyOf, headerOf, keyLinesOf, sendProblem } from './idempotency/node.js';
 import { type Problem, problemBody, problemType } from './problem.js';
+import {
+  checkRules,
+  HttpResponseCache,
+  type ResponseCacheControl,
+  type ResponseCacheOptions,
+} from './response-cache/response-cache.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type { DeadlineMiddlewareOptions } from './deadline.js';
@@ -30,6 +37,7 @@ export type {
   RequestFingerprint,
 } from './idempotency/idempotency.js';
 export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
+export type { ResponseCacheOptions } from './response-cache/response-cache.js';
 
 declare global {
   namespace Express {
@@ -315,4 +323,70 @@ class Exchange implements IdempotencyExchange<Request> {
 /** For `express.json({ verify: rawBody })` and the other parsers: keeps the bytes, so that bodies are compared as they came. */
 export function rawBody(request: IncomingMessage, _response: unknown, bytes: Uint8Array): void {
   putRawBody(request, bytes);
+}
+
+/** What {@link responseCache} makes: middleware, and what can be done to its cache. */
+export type ResponseCache = RequestHandler & ResponseCacheControl;
+
+/**
+ * Middleware that keeps the answers to GET and HEAD as their `Cache-Control` and `Vary` allow, and lets one handler run for all who ask for the
+ * same at a time, in all processes that share a store.
+ *
+ * Mount it behind authentication, on routes or on the whole app. Responses that are private, `no-store` or set a cookie are not kept; those to
+ * requests with cookies or `Authorization` only if they say `public`, `s-maxage` or `must-revalidate`. What says nothing is kept for `ttl`.
+ * Answers carry `Age` and `Cache-Status`.
+ *
+ * @param options - `ttl`, `staleWhileRevalidate`, `staleIfError`, `maxBodyBytes`, `key`, `tags`, and those of `cache`, such as `store`.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @example
+ * ```ts
+ * import { once } from 'node:events';
+ * import type { AddressInfo } from 'node:net';
+ * import express from 'express';
+ * import { memoryStore } from 'holdfast';
+ * import { responseCache } from 'holdfast/express';
+ *
+ * const app = express();
+ * const cached = responseCache({ store: memoryStore(), ttl: '1m', staleIfError: '1h', tags: () => ['news'] });
+ * let runs = 0;
+ * app.get('/news', cached, (_request, response) => void response.json({ run: ++runs }));
+ * const server = app.listen(0, '127.0.0.1');
+ * await once(server, 'listening');
+ * const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/news`;
+ * for (let request = 0; request < 2; request++) {
+ *   const answer = await fetch(url);
+ *   console.log(await answer.text(), answer.headers.get('cache-status'));
+ * }
+ * await cached.invalidateTag('news');
+ * console.log(await (await fetch(url)).text()); // {"run":2}
+ * server.closeAllConnections();
+ * server.close();
+ * await cached.close();
+ * ```
+ */
+export function responseCache(options: ResponseCacheOptions<Request> = {}): ResponseCache {
+  const cache = new HttpResponseCache<Request>(options);
+  const rules = checkRules(options);
+  const middleware: RequestHandler = (request, response, next) =>
+    cache.handle(
+      {
+        ...{ request, incoming: request, response, protocol: `${request.protocol}://${request.hostname}` },
+        ...{ url: request.originalUrl, headersBefore: {}, next, takeOver() {} },
+        dispatch: (incoming, outgoing) => dispatch(request, incoming, outgoing),
+      },
+      rules,
+    );
+  return Object.assign(middleware, {
+    invalidateTag: (tag: string) => cache.invalidateTag(tag),
+    close: () => cache.close(),
+  });
+}
+
+/** To the server, so that it passes whatever is around the app as well; where there is none, to the outermost app. */
+function dispatch(request: Request, incoming: IncomingMessage, outgoing: ServerResponse): void {
+  const { server } = request.socket as { server?: Pick<Server, 'emit'> };
+  if (server !== undefined) return void server.emit('request', incoming, outgoing);
+  let { app } = request as { app: Application & { parent?: Application } };
+  while (app.parent !== undefined) app = app.parent;
+  app(incoming as Request, outgoing as Response);
 }

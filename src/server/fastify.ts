@@ -37,6 +37,7 @@ import type {
 import fastifyPlugin from 'fastify-plugin';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
+import { isCaptured, type StoredAnswer } from './capture.js';
 import {
   DeadlineEngine,
   type DeadlineMiddlewareOptions,
@@ -47,7 +48,7 @@ import {
 } from './deadline.js';
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
 import { type HealthAnswer, HealthEngine, type HealthOptions, healthType } from './health.js';
-import { replay, type StoredAnswer } from './idempotency/answer.js';
+import { replay } from './idempotency/answer.js';
 import { announcesBody, findTap, tapBody } from './idempotency/body.js';
 import {
   type AnswerKeeper,
@@ -59,6 +60,14 @@ import {
 } from './idempotency/idempotency.js';
 import { contentOf, headerOf, keyLinesOf } from './idempotency/node.js';
 import { type Problem, problemBody, problemType } from './problem.js';
+import {
+  type CheckedRules,
+  checkRules,
+  HttpResponseCache,
+  type ResponseCacheControl,
+  type ResponseCacheOptions,
+  type ResponseCacheRules,
+} from './response-cache/response-cache.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type { DeadlineMiddlewareOptions, RouteDeadline } from './deadline.js';
@@ -70,6 +79,7 @@ export type {
   RequestFingerprint,
 } from './idempotency/idempotency.js';
 export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
+export type { ResponseCacheControl, ResponseCacheOptions } from './response-cache/response-cache.js';
 
 /** What the plugin takes: options, or an engine and what is asked of requests. */
 export type IdempotencyPluginOptions =
@@ -82,6 +92,9 @@ export type IdempotencyPluginOptions =
 /** What a route says of its own: options in place of the plugin's, or `false` for none of it. */
 export type RouteIdempotency = Partial<IdempotencyRequestOptions<FastifyRequest>> | false;
 
+/** What a route says of its own: rules in place of the plugin's, or `false` for none of it. */
+export type RouteResponseCache = ResponseCacheRules<FastifyRequest> | false;
+
 declare module 'fastify' {
   interface FastifyContextConfig {
     /**
@@ -91,6 +104,12 @@ declare module 'fastify' {
     deadline?: RouteDeadline;
     /** The route's own options of the `idempotency` plugin; `false`: keys count for nothing there. */
     idempotency?: RouteIdempotency;
+    /** The route's own rules of the `responseCache` plugin; `false`: its responses are not kept. */
+    responseCache?: RouteResponseCache;
+  }
+  interface FastifyInstance {
+    /** The cache of the `responseCache` plugin that is registered here. */
+    responseCache: ResponseCacheControl;
   }
   interface FastifyRequest {
     /** The record of a request that came with an idempotency key; undefined without one. */
@@ -359,7 +378,7 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
 function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
   return function (this: FastifyInstance, request, reply) {
     const result: unknown = handler.call(this, request, reply);
-    if (request.idempotency === undefined || !(result instanceof Promise)) return result;
+    if (!isCaptured(reply.raw) || !(result instanceof Promise)) return result;
     return result.then((payload) => {
       const isUnanswered = payload === undefined && !reply.sent && !reply.raw.headersSent;
       if (isUnanswered && request.socket.destroyed) reply.send();
@@ -421,3 +440,79 @@ function protectionOf(
   const { engine, ...requestOptions } = merged;
   return new HttpIdempotency(engine, requestOptions);
 }
+
+const responseCachePlugin: FastifyPluginAsync<ResponseCacheOptions<FastifyRequest>> = async (app, options) => {
+  const cache = new HttpResponseCache<FastifyRequest>(options);
+  const common = checkRules(options);
+  app.decorate('responseCache', cache);
+  app.addHook('onClose', () => cache.close());
+  app.addHook('onRoute', (route) => {
+    const own = (route.config as { responseCache?: RouteResponseCache } | undefined)?.responseCache;
+    const methods = [route.method].flat();
+    if (own === false || !methods.some((method) => method === 'GET' || method === 'HEAD')) return;
+    const rules = own === undefined ? common : checkRules(options, own);
+    // The last of them, so that whoever checks the caller, in this route or before it, has done so.
+    route.preHandler = [
+      ...[route.preHandler ?? []].flat(),
+      (request: FastifyRequest, reply: FastifyReply, next: (error?: Error) => void) =>
+        handleCached(app, cache, rules, request, reply, next),
+    ];
+    route.handler = answeringThoughAlone(route.handler);
+  });
+};
+
+function handleCached(
+  app: FastifyInstance,
+  cache: HttpResponseCache<FastifyRequest>,
+  rules: CheckedRules<FastifyRequest>,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  next: (error?: Error) => void,
+): void {
+  cache.handle(
+    {
+      ...{ request, incoming: request.raw, response: reply.raw, protocol: `${request.protocol}://${request.host}` },
+      ...{ url: request.originalUrl, headersBefore: reply.getHeaders() },
+      next: (error) => next(error as Error | undefined),
+      takeOver: () => void reply.hijack(),
+      dispatch: (incoming, outgoing) => app.routing(incoming, outgoing),
+    },
+    rules,
+  );
+}
+
+/**
+ * Plugin that keeps the answers to GET and HEAD as their `Cache-Control` and `Vary` allow, and lets one handler run for all who ask for the
+ * same at a time, in all processes that share a store.
+ *
+ * Register it before the routes; it comes to each request behind validation and every other `preHandler`. A route has rules of its own by
+ * `config: { responseCache: { ttl: '1m' } }`, or none of it by `false`. Responses that are private, `no-store` or set a cookie are not kept;
+ * those to requests with cookies or `Authorization` only if they say `public`, `s-maxage` or `must-revalidate`. What says nothing is kept for
+ * `ttl`. Answers carry `Age` and `Cache-Status`. `app.responseCache.invalidateTag(tag)` makes responses void.
+ *
+ * Options: `ttl`, `staleWhileRevalidate`, `staleIfError`, `maxBodyBytes`, `key`, `tags`, and those of `cache`, such as `store`; a wrong one
+ * lets `register` fail.
+ * @example
+ * ```ts
+ * import Fastify from 'fastify';
+ * import { memoryStore } from 'holdfast';
+ * import { responseCache } from 'holdfast/fastify';
+ *
+ * const app = Fastify();
+ * let runs = 0;
+ * await app.register(responseCache, { store: memoryStore(), staleIfError: '1h', tags: () => ['news'] });
+ * app.get('/news', { config: { responseCache: { ttl: '1m' } } }, async () => ({ run: ++runs }));
+ * const address = await app.listen({ port: 0, host: '127.0.0.1' });
+ * for (let request = 0; request < 2; request++) {
+ *   const answer = await fetch(`${address}/news`);
+ *   console.log(await answer.text(), answer.headers.get('cache-status'));
+ * }
+ * await app.responseCache.invalidateTag('news');
+ * console.log(await (await fetch(`${address}/news`)).text()); // {"run":2}
+ * await app.close();
+ * ```
+ */
+export const responseCache: FastifyPluginAsync<ResponseCacheOptions<FastifyRequest>> = /* @__PURE__ */ fastifyPlugin(
+  responseCachePlugin,
+  { fastify: '5.x', name: 'holdfast-response-cache' },
+);

@@ -4,9 +4,9 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
-import { headersOf, replay, type StoredAnswer } from './idempotency/answer.js';
+import { type Answer, headersOf, type StoredAnswer } from './capture.js';
+import { replay } from './idempotency/answer.js';
 import type { Body } from './idempotency/body.js';
-import type { Answer } from './idempotency/capture.js';
 import {
   type AnswerKeeper,
   HttpIdempotency,
@@ -229,7 +229,7 @@ const bodiless: readonly number[] = [101, 103, 204, 205, 304];
 function replayed(answer: StoredAnswer, key: string): Response {
   const { status, statusMessage, body } = answer;
   const headers = new Headers();
-  for (const [name, values] of headersOf(answer)) for (const value of values) headers.append(name, value);
+  for (const [name, values] of headersOf(answer.headers)) for (const value of values) headers.append(name, value);
   for (const [name, value] of replayMarks(key)) headers.set(name, value);
   const content = bodiless.includes(status) ? null : (body as Uint8Array<ArrayBuffer>);
   return new Response(content, { status, statusText: statusMessage, headers });

@@ -96,7 +96,7 @@ export class Batch<V, K> {
     }
     try {
       const keys = wanted.map(({ key }) => key);
-      const values = await loader(keys, loadContext(controller.signal, clock, clock.now() + hardTimeoutMs));
+      const values = await loader(keys, loadContext(controller.signal, clock, clock.now() + hardTimeoutMs, false));
       if (!Array.isArray(values) || values.length !== wanted.length) {
         const got = Array.isArray(values) ? `${values.length} values` : typeof values;
         throw new TypeError(

@@ -30,7 +30,7 @@ import { type Backoff, exponential } from '../../policies/retry/backoff.js';
 import type { Store } from '../../stores/store.js';
 import { Backing } from './backing.js';
 import type { ManyLoader } from './batch.js';
-import { type CacheGetOptions, Engine, type EngineSettings } from './engine.js';
+import { type AskOptions, type CacheGetOptions, Engine, type EngineSettings, type Found } from './engine.js';
 import type { Loader } from './flight.js';
 import { Gate } from './gate.js';
 import type { Early, Windows } from './held.js';
@@ -177,7 +177,8 @@ export function cache<V, K = string>(options: CacheOptions<V, K>): Cache<V, K> {
   return new StoredCache<V, K>('cache', options);
 }
 
-class StoredCache<V, K> implements Cache<V, K> {
+/** As {@link cache}, for those of this package whose users know it by another name. */
+export class StoredCache<V, K> implements Cache<V, K> {
   readonly name: string;
   private readonly engine: Engine<V, K>;
   private readonly leaveStore: () => void;
@@ -199,6 +200,10 @@ class StoredCache<V, K> implements Cache<V, K> {
 
   get size(): number {
     return this.engine.size;
+  }
+
+  ask(key: K, options: AskOptions<V, K>): Promise<Found<V>> {
+    return this.engine.ask(key, options);
   }
 
   getMany(keys: readonly K[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Outcome<V>[]> {

@@ -13,7 +13,7 @@ import { type Outcome, rejectLater } from '../../core/outcome.js';
 import type { Backoff } from '../../policies/retry/backoff.js';
 import type { Backing } from './backing.js';
 import { Batch, type ManyLoader } from './batch.js';
-import { type CacheSource, Flight, type Loader } from './flight.js';
+import { type CacheSource, Flight, type Freshness, type Loader } from './flight.js';
 import type { Gate } from './gate.js';
 import { type Early, Held, instantsOf, type Placing, type Windows } from './held.js';
 import type { MarkedSerializer } from './serializer.js';
@@ -49,6 +49,20 @@ export interface EngineSettings<V, K> {
 export interface CacheGetOptions<V, K> {
   readonly signal?: AbortSignal | undefined;
   readonly load?: Loader<V, K> | undefined;
+}
+
+/** For those of this package who make values of their own on the engine. */
+export interface AskOptions<V, K> {
+  readonly load: Loader<V, K>;
+  /** Whether a value is worth a refresh while it is still shown. */
+  readonly isRefreshed: (value: V) => boolean;
+}
+
+/** A value, where it came from, and how fresh it is; the latter is unknown of what is not kept. */
+export interface Found<V> {
+  readonly value: V;
+  readonly source: CacheSource;
+  readonly freshness: Freshness | undefined;
 }
 
 const longestKey = 1_024;
@@ -124,6 +138,30 @@ export class Engine<V, K> {
       return held.promise;
     }
     return this.search(key, text, held, options, undefined);
+  }
+
+  /** As `get`, and tells how old the value is. */
+  async ask(key: K, { load, isRefreshed }: AskOptions<V, K>): Promise<Found<V>> {
+    this.checkOpen('get');
+    const text = this.textOf(key);
+    const held = this.l1.get(text);
+    const nowMs = this.clock.now();
+    if (held?.isTrusted(nowMs)) {
+      const source = isRefreshed(held.value)
+        ? this.usable(key, text, held, load, nowMs)
+        : nowMs < held.freshMs
+          ? 'l1'
+          : undefined;
+      if (source !== undefined) {
+        if (this.events.heard) this.tell(text, source, 0);
+        return { value: held.value, source, freshness: held };
+      }
+    }
+    const { flight, isOpener } = this.board(key, text, held, load, undefined);
+    const value = await flight.join(undefined);
+    const source = sourceOf(flight, isOpener);
+    if (this.events.heard) this.tell(text, source, this.clock.now() - nowMs);
+    return { value, source, freshness: flight.freshness };
   }
 
   async getMany(keys: readonly K[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Outcome<V>[]> {
@@ -241,25 +279,35 @@ export class Engine<V, K> {
         return held.promise;
       }
     }
-    let flight = this.flights.get(text);
-    if (flight?.isJoinable === false) {
-      flight.unlink();
-      flight = undefined;
+    try {
+      const { flight, isOpener } = this.board(key, text, held, load, many);
+      const answer = flight.join(signal);
+      return this.events.heard ? this.told(answer, text, flight, isOpener, nowMs) : answer;
+    } catch (error) {
+      return rejectLater(error);
     }
-    const isOpener = flight === undefined;
-    if (flight === undefined) {
-      if (text.length > longestKey || text.length === 0) return rejectLater(badKey(this.settings.name, text));
-      const batch = many?.batch;
-      flight = new Flight(this, { key, text, held, background: undefined, load, batch });
-      this.flights.set(text, flight);
-      if (many === undefined) this.launch(flight);
-      else {
-        many.batch.add(flight, key);
-        many.opened.push(flight);
-      }
+  }
+
+  /** The flight that newcomers may join, or a new one. */
+  private board(
+    key: K,
+    text: string,
+    held: Held<V> | undefined,
+    load: Loader<V, K> | undefined,
+    many: { readonly batch: Batch<V, K>; readonly opened: Flight<V, K>[] } | undefined,
+  ): { readonly flight: Flight<V, K>; readonly isOpener: boolean } {
+    const there = this.flights.get(text);
+    if (there?.isJoinable === true) return { flight: there, isOpener: false };
+    there?.unlink();
+    if (text.length > longestKey || text.length === 0) throw badKey(this.settings.name, text);
+    const flight = new Flight(this, { key, text, held, background: undefined, load, batch: many?.batch });
+    this.flights.set(text, flight);
+    if (many === undefined) this.launch(flight);
+    else {
+      many.batch.add(flight, key);
+      many.opened.push(flight);
     }
-    const answer = flight.join(signal);
-    return this.events.heard ? this.told(answer, text, flight, isOpener, nowMs) : answer;
+    return { flight, isOpener: true };
   }
 
   /** Whether what is held will do, and begins a refresh where one is due. */
@@ -300,8 +348,7 @@ export class Engine<V, K> {
     fromMs: number,
   ): Promise<V> {
     const value = await answer;
-    const source = !isOpener && flight.source === 'load' ? 'wait' : flight.source;
-    this.tell(text, source, this.clock.now() - fromMs);
+    this.tell(text, sourceOf(flight, isOpener), this.clock.now() - fromMs);
     return value;
   }
 
@@ -522,6 +569,10 @@ export class Engine<V, K> {
     const detail = `the cache "${this.settings.name}" is closed`;
     return new StoreError({ store: 'cache', operation, reason: 'closed', applied: 'no', detail });
   }
+}
+
+function sourceOf<V, K>({ source }: Flight<V, K>, isOpener: boolean): CacheSource {
+  return !isOpener && source === 'load' ? 'wait' : source;
 }
 
 function badKey(name: string, text: string): TypeError {

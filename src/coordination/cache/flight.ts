@@ -25,6 +25,14 @@ export interface LoadContext {
   readonly signal: AbortSignal;
   /** Milliseconds until `hardTimeout`. */
   readonly remainingMs: number;
+  /** Nobody waits: what is there is shown meanwhile. */
+  readonly isBackground: boolean;
+}
+
+/** When a value stops being fresh, and how long it was fresh in all. */
+export interface Freshness {
+  readonly freshMs: number;
+  readonly ttlMs: number;
 }
 
 export type Loader<V, K> = (key: K, context: LoadContext) => V | PromiseLike<V>;
@@ -65,6 +73,8 @@ export class Flight<V, K> {
   promise!: Promise<V>;
   /** How the promise was answered. */
   source: CacheSource = 'load';
+  /** Of the value it was answered with; undefined for one that is not kept. */
+  freshness: Freshness | undefined = undefined;
   /** An invalidation has met it: it leaves nothing in memory. */
   isFenced = false;
   /** Whether newcomers may join. */
@@ -89,7 +99,8 @@ export class Flight<V, K> {
   private toldWhenSettled = 0;
   private readonly tagWatches: KeyWatch[] = [];
   /** What may stand in for an error, and until when. */
-  private fallback: { readonly value: V; readonly untilMs: number } | undefined = undefined;
+  private fallback: { readonly value: V; readonly untilMs: number; readonly freshness: Freshness } | undefined =
+    undefined;
   private softTimer: Timer | undefined = undefined;
   private failures = 0;
 
@@ -204,9 +215,10 @@ export class Flight<V, K> {
     return this.fallback !== undefined && this.clock.now() < this.fallback.untilMs;
   }
 
-  private settle(value: V, source: CacheSource): void {
+  private settle(value: V, source: CacheSource, freshness: Freshness | undefined): void {
     if (this.isSettled) return;
     this.isSettled = true;
+    this.freshness = freshness;
     this.isPinned = true;
     this.source = source;
     this.toldWhenSettled = this.told();
@@ -214,9 +226,9 @@ export class Flight<V, K> {
   }
 
   /** The end: who asks from here on finds the value in memory, or begins anew. */
-  private finish(value: V, source: CacheSource = 'load'): void {
+  private finish(value: V, freshness: Freshness | undefined, source: CacheSource = 'load'): void {
     this.unlink();
-    this.settle(value, source);
+    this.settle(value, source, freshness);
   }
 
   private fail(error: unknown): void {
@@ -236,7 +248,7 @@ export class Flight<V, K> {
 
   private settleStale(): boolean {
     if (!this.hasFallback) return false;
-    this.settle(this.fallback!.value, 'stale');
+    this.settle(this.fallback!.value, 'stale', this.fallback!.freshness);
     return true;
   }
 
@@ -267,10 +279,10 @@ export class Flight<V, K> {
         const { filled, ageMs } = known;
         const isFresh = ageMs < filled.freshMs;
         const isUsable = isFresh || ageMs < filled.staleMs;
-        this.mayFallBackTo(known.value, nowMs - ageMs, filled);
+        this.mayFallBackTo(known.value, nowMs - ageMs, filled, freshnessOf(known, nowMs));
         if (isUsable) {
           this.place(known, seen);
-          this.settle(known.value, isFresh ? (hasWaited ? 'wait' : 'l2') : 'stale');
+          this.settle(known.value, isFresh ? (hasWaited ? 'wait' : 'l2') : 'stale', freshnessOf(known, nowMs));
           if (isFresh && !this.isDue(nowMs - ageMs + filled.freshMs)) return;
         }
       }
@@ -435,8 +447,8 @@ export class Flight<V, K> {
     if (this.told() !== this.toldBefore) held?.suspect();
   }
 
-  private mayFallBackTo(value: V, filledAtMs: number, { staleMs, errorMs }: Windows): void {
-    this.fallback = { value, untilMs: filledAtMs + Math.max(staleMs, errorMs) };
+  private mayFallBackTo(value: V, filledAtMs: number, { staleMs, errorMs }: Windows, freshness: Freshness): void {
+    this.fallback = { value, untilMs: filledAtMs + Math.max(staleMs, errorMs), freshness };
   }
 
   private pollMs(pauseMs: number): number {
@@ -469,7 +481,7 @@ export class Flight<V, K> {
     if (onWaitTimeout === 'reject') throw new TimeoutError({ policy: name, afterMs: waitTimeoutMs });
     // Without a lease nothing is stored, neither there nor here.
     const value = await this.load();
-    this.finish(value);
+    this.finish(value, undefined);
   }
 
   private async loadWithLease(
@@ -521,7 +533,7 @@ export class Flight<V, K> {
         }
         await keeper.stop();
         if (typeof filled === 'object') return await this.fill(backing, version, value, filled);
-        this.finish(value);
+        this.finish(value, undefined);
         return await this.giveBack(backing, version, undefined);
       }
     } catch (error) {
@@ -574,12 +586,12 @@ export class Flight<V, K> {
       } catch (error) {
         // Nobody knows whether it is stored, nor whether it was refused because the key was deleted.
         engine.warn('not-stored', this.text, error);
-        this.finish(value);
+        this.finish(value, undefined);
         return this.giveBack(backing, ifVersion, undefined);
       }
       if (answer.version !== undefined) {
+        const at = instantsOf(filled, answer.sentMs);
         if (!this.isFenced) {
-          const at = instantsOf(filled, answer.sentMs);
           const placing = {
             value,
             version: answer.version,
@@ -590,18 +602,20 @@ export class Flight<V, K> {
           };
           this.hold(placing, filled.bytes.length);
         }
-        return this.finish(value);
+        return this.finish(value, { freshMs: at.freshMs, ttlMs: filled.freshMs });
       }
       const renewed = this.mine(answer);
       if (renewed === undefined) {
         const newer = answer.seen && (await this.judge(backing, answer.seen));
         engine.warn('fill-refused', this.text, undefined);
         const isNewer = newer !== undefined && newer.ageMs < newer.filled.freshMs;
-        return isNewer ? this.finish(newer.value, 'wait') : this.finish(value);
+        return isNewer
+          ? this.finish(newer.value, freshnessOf(newer, this.clock.now()), 'wait')
+          : this.finish(value, undefined);
       }
       ifVersion = renewed;
     }
-    this.finish(value);
+    this.finish(value, undefined);
   }
 
   /** The record of a loaded value. `'uncached'`: there is to be none; `'overtaken'`: one of its tags was invalidated while it was loaded. */
@@ -684,10 +698,10 @@ export class Flight<V, K> {
     if (held !== undefined && !held.isSuspect && !this.isFenced) {
       if (nowMs < held.staleMs) {
         this.engine.trustInOutage(held, nowMs);
-        this.settle(held.value, nowMs < held.freshMs ? 'l1' : 'stale');
+        this.settle(held.value, nowMs < held.freshMs ? 'l1' : 'stale', held);
         if (nowMs < held.freshMs) return;
       }
-      if (nowMs < held.retryAtMs && nowMs < held.errorMs) return this.settle(held.value, 'stale');
+      if (nowMs < held.retryAtMs && nowMs < held.errorMs) return this.settle(held.value, 'stale', held);
     }
     await this.loadHere();
   }
@@ -697,7 +711,7 @@ export class Flight<V, K> {
     const { engine } = this;
     const { held } = this.start;
     if (held !== undefined && !held.isSuspect) {
-      this.mayFallBackTo(held.value, 0, held);
+      this.mayFallBackTo(held.value, 0, held, held);
       if (this.clock.now() < this.fallback!.untilMs) this.armSoftTimeout();
     }
     let value: V;
@@ -722,7 +736,8 @@ export class Flight<V, K> {
       this.hold(placing, engine.sizeOf(value));
       engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
     } else if (lifetimes === undefined) engine.forget(this.text, held);
-    this.finish(value);
+    const ttlMs = lifetimes?.freshMs;
+    this.finish(value, ttlMs === undefined ? undefined : { freshMs: this.clock.now() + ttlMs, ttlMs });
   }
 
   private hasTimedOut = false;
@@ -758,7 +773,10 @@ export class Flight<V, K> {
       const value = await new Promise<V>((resolve, reject) => {
         giveUp = () => reject(signal.reason);
         signal.addEventListener('abort', giveUp, { once: true });
-        (shared ?? callLoader(loader, key, loadContext(signal, clock, endsMs))).then(resolve, reject);
+        (shared ?? callLoader(loader, key, loadContext(signal, clock, endsMs, this.isBackground))).then(
+          resolve,
+          reject,
+        );
       });
       engine.loaded(this.text, clock.now() - startedMs, this.isBackground, undefined);
       return value;
@@ -778,13 +796,18 @@ async function callLoader<V, K>(load: Loader<V, K>, key: K, context: LoadContext
   return load(key, context);
 }
 
-export function loadContext(signal: AbortSignal, clock: Clock, endsMs: number): LoadContext {
+export function loadContext(signal: AbortSignal, clock: Clock, endsMs: number, isBackground: boolean): LoadContext {
   return {
     signal,
+    isBackground,
     get remainingMs() {
       return Math.max(0, endsMs - clock.now());
     },
   };
+}
+
+function freshnessOf<V>({ filled, ageMs }: Known<V>, nowMs: number): Freshness {
+  return { freshMs: nowMs - ageMs + filled.freshMs, ttlMs: filled.freshMs };
 }
 
 /** How long a value is of any use. */

@@ -47,7 +47,7 @@ export class Held<V> {
   readonly watches: KeyWatch[] = [];
   /** From then on a refresh may begin. */
   readonly earlyMs: number;
-  private readonly ttlMs: number;
+  readonly ttlMs: number;
   private readonly placedMs: number;
 
   constructor(

@@ -3,11 +3,8 @@
  */
 import type { ServerResponse } from 'node:http';
 import { Slab } from '../../structures/slab.js';
-import type { Answer } from './capture.js';
+import { headersOf, type StoredAnswer } from '../capture.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
-
-/** An answer that is there as a whole. */
-export type StoredAnswer = Answer & { readonly body: Uint8Array };
 
 /** First byte of what is stored, so that a later form can be told from this one. */
 const form = 1;
@@ -54,19 +51,6 @@ export function decodeAnswer(bytes: Uint8Array): StoredAnswer | undefined {
   return { status, statusMessage, headers, body: bytes.subarray(headEnd) };
 }
 
-/** Names with all values of each, in order. */
-export function headersOf(answer: Answer): Map<string, string[]> {
-  const values = new Map<string, string[]>();
-  for (let index = 0; index < answer.headers.length; index += 2) {
-    const name = answer.headers[index]!;
-    const value = answer.headers[index + 1]!;
-    const before = values.get(name);
-    if (before === undefined) values.set(name, [value]);
-    else before.push(value);
-  }
-  return values;
-}
-
 /** Gives an answer again, over Node's own response. */
 export function replay(response: ServerResponse, answer: StoredAnswer, key: string): void {
   const { headers, body } = answer;
@@ -79,7 +63,8 @@ export function replay(response: ServerResponse, answer: StoredAnswer, key: stri
   if (new Set(names).size === names.length) {
     for (let index = 0; index < headers.length; index += 2) response.setHeader(headers[index]!, headers[index + 1]!);
   } else {
-    for (const [name, values] of headersOf(answer)) response.setHeader(name, values.length === 1 ? values[0]! : values);
+    for (const [name, values] of headersOf(answer.headers))
+      response.setHeader(name, values.length === 1 ? values[0]! : values);
   }
   for (const [name, value] of replayMarks(key)) response.setHeader(name, value);
   response.statusCode = answer.status;

@@ -26,11 +26,11 @@ import {
   optional,
   withDefault,
 } from '../../core/options.js';
+import { type Answer, type CaptureTerms, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
 import { findCall } from '../deadline.js';
 import type { Problem } from '../problem.js';
-import { decodeAnswer, encodeAnswer, type StoredAnswer } from './answer.js';
-import { type Answer, type CaptureTerms, captureAnswer, type ResponseCapture } from './capture.js';
-import { defaultMethods, isKeptStatus, parseKey, problemOf, type Refusal } from './protocol.js';
+import { decodeAnswer, encodeAnswer } from './answer.js';
+import { defaultMethods, isKeptStatus, keptHeaders, parseKey, problemOf, type Refusal } from './protocol.js';
 
 /** What counts as the same request. */
 export type RequestFingerprint<Request> =
@@ -233,6 +233,7 @@ type Known = Uint8Array | 'too-large' | undefined;
 /** Takes care of the answer of one attempt. */
 export class AnswerKeeper implements CaptureTerms {
   readonly maxBodyBytes: number;
+  readonly keepHeaders = keptHeaders;
   private readonly handle: AdapterHandle;
   private readonly keep: (status: number) => boolean;
   private readonly clock: Clock;

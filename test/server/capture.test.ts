@@ -5,11 +5,12 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
-import { decodeAnswer, encodeAnswer, replay } from '../../../src/server/idempotency/answer.js';
-import { type Answer, captureAnswer, type ResponseCapture } from '../../../src/server/idempotency/capture.js';
-import { type Listener, nodePaths } from './node-paths.js';
-import { exchange, headerOf, parseAnswer, requestBytes, send, sendAndLeave } from './raw-client.js';
-import { lasting, leaked, listening, marksOf, wire } from './support.js';
+import { type Answer, captureAnswer, type ResponseCapture } from '../../src/server/capture.js';
+import { decodeAnswer, encodeAnswer, replay } from '../../src/server/idempotency/answer.js';
+import { keptHeaders } from '../../src/server/idempotency/protocol.js';
+import { type Listener, nodePaths } from './idempotency/node-paths.js';
+import { exchange, headerOf, parseAnswer, requestBytes, send, sendAndLeave } from './idempotency/raw-client.js';
+import { lasting, leaked, listening, marksOf, wire } from './idempotency/support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -37,6 +38,7 @@ function captured(
   return (request, response) => {
     seen.capture = captureAnswer(response, {
       maxBodyBytes,
+      keepHeaders: keptHeaders,
       onAnswer(answer) {
         seen.answer = answer;
         return wait();

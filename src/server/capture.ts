@@ -9,7 +9,6 @@
  * record, and are made anew for a replay. Middleware mounted later is part of the answer.
  */
 import type { ServerResponse } from 'node:http';
-import { keptHeaders } from './protocol.js';
 
 /** An answer as it is kept. */
 export interface Answer {
@@ -22,9 +21,27 @@ export interface Answer {
   readonly body: Uint8Array | undefined;
 }
 
+/** An answer without its body. */
+export type AnswerHead = Omit<Answer, 'body'>;
+
+/** A header as it was set: a value, or several. */
+export type Header = readonly [name: string, value: unknown];
+
+/** An answer that is there as a whole. */
+export type StoredAnswer = Answer & { readonly body: Uint8Array };
+
 /** What becomes of an answer. */
 export interface CaptureTerms {
   readonly maxBodyBytes: number;
+  /** Which headers are kept, of all that are set: names and values in turn. */
+  keepHeaders(headers: readonly Header[]): string[];
+  /**
+   * The head is known, and not out yet. Answers what goes out in its place, or `'wait'`: nothing does before `resume`.
+   * Without it the head goes out as it is.
+   */
+  onHead?(head: AnswerHead): AnswerHead | 'wait' | undefined;
+  /** The body is longer than may be kept. */
+  onTooLarge?(): void;
   /** The handler has answered. The end goes out when the promise is settled; without one, at once. */
   onAnswer(answer: Answer): Promise<unknown> | undefined;
   /** The handler has broken its answer off, as for an error in the middle of a stream. */
@@ -56,12 +73,19 @@ export function captureAnswer(response: ServerResponse, terms: CaptureTerms): Re
   return new ResponseCapture(response as CapturedResponse, terms);
 }
 
+/** Whether somebody waits for what is answered here. */
+export function isCaptured(response: ServerResponse): boolean {
+  return (response as CapturedResponse)[captureKey] !== undefined;
+}
+
 export class ResponseCapture {
   private readonly response: CapturedResponse;
   private readonly terms: CaptureTerms;
   private readonly inner: Inner;
-  private state: 'open' | 'held' | 'done' = 'open';
-  private head: Omit<Answer, 'body'> | undefined = undefined;
+  private state: 'open' | 'waiting' | 'held' | 'replaced' | 'done' = 'open';
+  private head: AnswerHead | undefined = undefined;
+  /** What the handler did while its head waits. */
+  private postponed: (readonly [name: 'writeHead' | 'write' | 'end', given: readonly unknown[]])[] = [];
   private chunks: Uint8Array[] = [];
   private bytes = 0;
   private clientGone = false;
@@ -72,12 +96,21 @@ export class ResponseCapture {
     this.response = response;
     this.terms = terms;
     this.inner = { writeHead, write, end, destroy, emit };
-    response[captureKey] = this;
-    response.writeHead = capturedWriteHead as ServerResponse['writeHead'];
-    response.write = capturedWrite as ServerResponse['write'];
-    response.end = capturedEnd as ServerResponse['end'];
-    response.destroy = capturedDestroy;
-    response.emit = capturedEmit as ServerResponse['emit'];
+    if (response[captureKey] === undefined) {
+      response[captureKey] = this;
+      response.writeHead = capturedWriteHead as ServerResponse['writeHead'];
+      response.write = capturedWrite as ServerResponse['write'];
+      response.end = capturedEnd as ServerResponse['end'];
+      response.destroy = capturedDestroy;
+      response.emit = capturedEmit as ServerResponse['emit'];
+    } else {
+      // The shared functions serve the first who listens; what they do is `inner` to this one.
+      response.writeHead = (...given: unknown[]) => this.writeHead(given) as never;
+      response.write = (...given: unknown[]) => this.write(given);
+      response.end = (...given: unknown[]) => this.end(given) as never;
+      response.destroy = (...given: unknown[]) => this.destroy(given) as never;
+      response.emit = (...given: unknown[]) => this.emit(given);
+    }
     if (response.destroyed) this.hideClose();
   }
 
@@ -96,19 +129,34 @@ export class ResponseCapture {
 
   writeHead(given: readonly unknown[]): unknown {
     const { response, inner, state } = this;
-    if (state === 'held') return response;
     if (state === 'done') return Reflect.apply(inner.writeHead, response, given);
+    if (state !== 'open') return response;
     // Looked at before those who patched the response earlier add what is theirs.
-    const head = headOf(response, given);
-    const answer = Reflect.apply(inner.writeHead, response, given);
+    const head = this.headOf(given);
+    const instead = this.head === undefined ? this.terms.onHead?.(head) : undefined;
+    if (instead === 'wait') this.postpone('writeHead', given);
+    else if (instead !== undefined) {
+      putHead(response, instead);
+      Reflect.apply(inner.writeHead, response, [instead.status]);
+    } else Reflect.apply(inner.writeHead, response, given);
     this.head = head;
-    return answer;
+    return response;
   }
 
   write(given: ChunkArguments): boolean {
-    const { response, inner, state } = this;
+    const { response, inner, state, terms } = this;
     if (state === 'held') return this.ignore(given);
+    if (state === 'replaced') return !this.ignore(given);
     if (state === 'done') return Reflect.apply(inner.write, response, given as []);
+    if (terms.onHead !== undefined && this.head === undefined && isChunk(given[0])) {
+      response.writeHead(response.statusCode);
+      if (this.isDone) return Reflect.apply(inner.write, response, given as []);
+    }
+    if (this.isWaiting) {
+      this.postpone('write', given);
+      this.keep(given[0], given[1]);
+      return false;
+    }
     let goesOn = true;
     if (this.clientGone && isChunk(given[0])) {
       if (!response.headersSent) response.writeHead(response.statusCode);
@@ -117,26 +165,32 @@ export class ResponseCapture {
     } else {
       goesOn = Reflect.apply(inner.write, response, given as []);
     }
-    this.head ??= headOf(response, [response.statusCode]);
+    this.head ??= this.headOf([response.statusCode]);
     this.keep(given[0], given[1]);
     return goesOn;
   }
 
   end(given: ChunkArguments): unknown {
     const { response, inner, state } = this;
-    if (state === 'held') {
+    if (state === 'held' || state === 'replaced') {
       this.ignore(given);
       return response;
     }
     const [chunk, encoding] = given;
     // What Node refuses by throwing it shall refuse now, while the handler can hear it.
     if (state === 'done' || !canEnd(response, chunk)) return Reflect.apply(inner.end, response, given as []);
-    if (!response.headersSent) this.completeHead();
+    if (!response.headersSent && !this.isWaiting) this.completeHead();
     this.keep(chunk, encoding);
-    const { status, statusMessage, headers } = this.head ?? headOf(response, [response.statusCode]);
+    const { status, statusMessage, headers } = this.head ?? this.headOf([response.statusCode]);
     const isWhole = this.bytes <= this.terms.maxBodyBytes;
     const answer = { status, statusMessage, headers, body: isWhole ? joined(this.chunks, this.bytes) : undefined };
     this.chunks = [];
+    if (this.isWaiting) {
+      this.postpone('end', given);
+      this.terms.onAnswer(answer);
+      return response;
+    }
+    if (this.isDone) return Reflect.apply(inner.end, response, given as []);
     this.state = 'held';
     const wait = this.terms.onAnswer(answer);
     if (wait === undefined) this.letGo(given);
@@ -146,8 +200,9 @@ export class ResponseCapture {
 
   destroy(given: readonly unknown[]): unknown {
     const { response, inner, state, terms } = this;
-    if (state === 'held') return response;
-    if (state === 'open') {
+    if (state === 'held' || state === 'replaced') return response;
+    if (state !== 'done') {
+      this.state = 'open';
       this.stop();
       terms.onBroken();
     }
@@ -155,7 +210,7 @@ export class ResponseCapture {
   }
 
   emit(given: readonly unknown[]): boolean {
-    if (given[0] === 'close' && this.state !== 'done') {
+    if (given[0] === 'close' && this.state !== 'done' && this.state !== 'replaced') {
       this.closeWaits = true;
       this.hideClose();
       return true;
@@ -189,7 +244,11 @@ export class ResponseCapture {
   private completeHead(): void {
     const { response } = this;
     if (response.writeHead === (capturedWriteHead as ServerResponse['writeHead'])) {
-      this.head = headOf(response, [response.statusCode]);
+      const head = this.headOf([response.statusCode]);
+      const instead = this.head === undefined ? this.terms.onHead?.(head) : undefined;
+      if (instead === 'wait') this.state = 'waiting';
+      else if (instead !== undefined) putHead(response, instead);
+      this.head = head;
       return;
     }
     const { writeHead } = this.inner;
@@ -198,7 +257,54 @@ export class ResponseCapture {
       response.writeHead(response.statusCode);
     } finally {
       this.inner.writeHead = writeHead;
+      // It is written with the end.
+      this.postponed = [];
     }
+  }
+
+  /** Ends the wait that `onHead` began: the handler's answer goes out as far as it is there, or another one in its place. */
+  resume(instead?: StoredAnswer): void {
+    if (!this.isWaiting) return;
+    const { response, inner, postponed } = this;
+    const hasEnded = postponed.at(-1)?.[0] === 'end';
+    this.postponed = [];
+    if (this.clientGone) {
+      this.state = hasEnded ? 'done' : 'open';
+      if (hasEnded) setIfOwn(response, 'finished', true);
+      if (hasEnded || instead !== undefined) this.tellClose();
+      return;
+    }
+    if (instead !== undefined) {
+      this.state = 'done';
+      putHead(response, instead);
+      Reflect.apply(inner.end, response, [instead.body]);
+      this.state = 'replaced';
+      return;
+    }
+    // What its own bytes are is known by now.
+    this.state = 'done';
+    for (const [name, given] of postponed) Reflect.apply(inner[name], response, given as []);
+    if (!hasEnded) Reflect.apply(inner.emit, response, ['drain']);
+  }
+
+  // Asked anew, because what was called in between may have changed it.
+  private get isWaiting(): boolean {
+    return this.state === 'waiting';
+  }
+
+  private get isDone(): boolean {
+    return this.state === 'done';
+  }
+
+  private postpone(name: 'writeHead' | 'write' | 'end', given: readonly unknown[]): void {
+    this.state = 'waiting';
+    // Whoever wrote it may use the buffer again.
+    const own = given.map((one) => (one instanceof Uint8Array ? new Uint8Array(one) : one));
+    this.postponed.push([name, own]);
+  }
+
+  private headOf(given: readonly unknown[]): AnswerHead {
+    return headOf(this.response, given, (headers) => this.terms.keepHeaders(headers));
   }
 
   private keep(chunk: unknown, encoding: unknown): void {
@@ -214,7 +320,9 @@ export class ResponseCapture {
       this.bytes += bytes.byteLength;
       if (this.bytes <= maxBodyBytes) this.chunks.push(bytes);
     }
-    if (this.bytes > maxBodyBytes) this.chunks = [];
+    if (this.bytes <= maxBodyBytes) return;
+    this.chunks = [];
+    this.terms.onTooLarge?.();
   }
 
   private hold(given: ChunkArguments, wait: Promise<unknown>): void {
@@ -292,22 +400,45 @@ function ignored(this: CapturedResponse): CapturedResponse {
 }
 
 /** The status line and the headers that `writeHead`, called like this, would send: those set before, and its own. */
-function headOf(response: ServerResponse, given: readonly unknown[]): Omit<Answer, 'body'> {
+function headOf(
+  response: ServerResponse,
+  given: readonly unknown[],
+  keep: (headers: readonly Header[]) => string[],
+): AnswerHead {
   const [status, second, third] = given;
   const message = typeof second === 'string' ? second : response.statusMessage;
   const own = (typeof second === 'string' ? third : (third ?? second)) as OwnHeaders | undefined;
   const named: Header[] = [];
   for (const name of namesOf(response)) named.push([name, response.getHeader(name)]);
   const headers = own === undefined || own === null ? named : override(named, pairsOf(own), Array.isArray(own));
-  return { status: Number(status), statusMessage: message ?? '', headers: keptHeaders(headers) };
+  return { status: Number(status), statusMessage: message ?? '', headers: keep(headers) };
+}
+
+/** Sets status and headers, and takes away all others. */
+export function putHead(response: ServerResponse, { status, statusMessage, headers }: AnswerHead): void {
+  for (const name of response.getHeaderNames()) response.removeHeader(name);
+  for (const [name, values] of headersOf(headers)) response.setHeader(name, values.length === 1 ? values[0]! : values);
+  response.statusCode = status;
+  response.statusMessage = statusMessage;
+}
+
+/** Names with all values of each, in order. */
+export function headersOf(headers: readonly string[]): Map<string, string[]> {
+  const values = new Map<string, string[]>();
+  for (let index = 0; index < headers.length; index += 2) {
+    const name = headers[index]!;
+    const value = headers[index + 1]!;
+    const before = values.get(name);
+    if (before === undefined) values.set(name, [value]);
+    else before.push(value);
+  }
+  return values;
 }
 
 /** As they were written; not every kind of response remembers that, and the types do not know that Node's does. */
 function namesOf(response: ServerResponse & { getRawHeaderNames?(): string[] }): string[] {
   return response.getRawHeaderNames === undefined ? response.getHeaderNames() : response.getRawHeaderNames();
 }
-
-type Header = readonly [name: string, value: unknown];
 
 /** Node takes an object, an array of pairs, or names and values in turn. */
 type OwnHeaders = Readonly<Record<string, unknown>> | readonly unknown[];

@@ -1,0 +1,111 @@
+/** What is mounted around a response cache: compression, headers of other middleware, authentication, another cache. */
+
+import { createServer } from 'node:http';
+import { gunzipSync } from 'node:zlib';
+import compression from 'compression';
+import express from 'express';
+import express4 from 'express4';
+import { describe, expect, it } from 'vitest';
+import { responseCache } from '../../../src/server/express.js';
+import { virtualClock } from '../../../src/testing/index.js';
+import { headerOf, send } from '../idempotency/raw-client.js';
+import { listening } from '../idempotency/support.js';
+import { statusOf } from './support.ts';
+
+const page = 'a page of some length, '.repeat(200);
+
+describe.each([
+  ['express 5', express],
+  ['express 4', express4],
+])('responseCache on %s', (_, framework) => {
+  const served = <T>(app: express.Express, task: (get: ReturnType<typeof getter>) => Promise<T>) => {
+    app.set('env', 'test');
+    return listening(createServer(app), (port) => task(getter(port)));
+  };
+  const getter =
+    (port: number) =>
+    (headers: Record<string, string> = {}, path = '/') =>
+      send(port, { method: 'GET', path, headers: Object.entries(headers) });
+
+  it.each(['before', 'after'])('gives what compression mounted %s it makes of the answer', async (where) => {
+    const app = framework();
+    const cached = responseCache({ ttl: '1m', jitter: 0 });
+    let runs = 0;
+    for (const one of where === 'before' ? [compression(), cached] : [cached, compression()]) app.use(one);
+    app.get('/', (_request, response) => void response.type('text').send(`${page}${++runs > 0 ? 1 : 0}`));
+    await served(app, async (get) => {
+      for (let round = 0; round < 2; round++) {
+        const zipped = await get({ 'accept-encoding': 'gzip' });
+        expect([headerOf(zipped, 'content-encoding'), gunzipSync(zipped.body).toString()]).toEqual([
+          'gzip',
+          `${page}1`,
+        ]);
+        const plain = await get();
+        expect([headerOf(plain, 'content-encoding'), plain.body.toString()]).toEqual([undefined, `${page}1`]);
+      }
+      expect(runs).toBe(where === 'before' ? 1 : 2);
+    });
+    await cached.close();
+  });
+
+  it('leaves the headers of earlier middleware to each request', async () => {
+    const app = framework();
+    let requests = 0;
+    app.use((_request, response, next) => {
+      response.set({ 'X-Request-Id': `${++requests}`, 'X-Taken-Away': '1' });
+      next();
+    });
+    app.use(responseCache({ ttl: '1m', jitter: 0 }));
+    app.get('/', (_request, response) => {
+      response.set('X-Handler', '1').removeHeader('X-Taken-Away');
+      response.send('x');
+    });
+    await served(app, async (get) => {
+      const answers = [await get(), await get()];
+      expect(answers.map((answer) => headerOf(answer, 'x-request-id'))).toEqual(['1', '2']);
+      expect(answers.map((answer) => headerOf(answer, 'x-taken-away'))).toEqual([undefined, undefined]);
+      expect(answers.map((answer) => headerOf(answer, 'x-handler'))).toEqual(['1', '1']);
+    });
+  });
+
+  it('keeps the old answer when its own request is turned away before it', async () => {
+    const clock = virtualClock();
+    const app = framework();
+    let isOpen = true;
+    let runs = 0;
+    app.use((_request, response, next) => (isOpen ? next() : void response.sendStatus(401)));
+    app.use('/sub', responseCache({ ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock }));
+    app.get('/sub/page', (request, response) => void response.send(`${request.originalUrl} ${++runs}`));
+    await served(app, async (get) => {
+      expect((await get({}, '/sub/page')).body.toString()).toBe('/sub/page 1');
+      await clock.advance(11_000);
+      const stale = get({}, '/sub/page');
+      expect((await stale).body.toString()).toBe('/sub/page 1');
+      await expect.poll(() => runs).toBe(2);
+      await clock.advance(11_000);
+      const racing = get({}, '/sub/page');
+      await racing;
+      await expect.poll(() => runs).toBe(3);
+      isOpen = false;
+      expect((await get({}, '/sub/page')).status).toBe(401);
+      expect(runs).toBe(3);
+    });
+  });
+
+  it('makes anew what it keeps, though another cache is mounted around it', async () => {
+    const clock = virtualClock();
+    const app = framework();
+    let runs = 0;
+    const common = { staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock } as const;
+    app.use(responseCache({ ...common, ttl: '20s', name: 'outer', staleWhileRevalidate: 0 }));
+    app.use(responseCache({ ...common, ttl: '10s', name: 'inner' }));
+    app.get('/', (_request, response) => void response.send(`${++runs}`));
+    await served(app, async (get) => {
+      await get();
+      await clock.advance(21_000);
+      const stale = await get();
+      expect([stale.body.toString(), statusOf(stale)]).toEqual(['1', expect.stringContaining('inner; hit; ttl=-')]);
+      await expect.poll(() => runs).toBe(2);
+    });
+  });
+});

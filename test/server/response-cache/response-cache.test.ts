@@ -1,0 +1,422 @@
+/** Responses kept and given again, on both versions of Express and on Fastify. */
+import { connect } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import Fastify from 'fastify';
+import { describe, expect, it } from 'vitest';
+import { memoryStore, OptionsError } from '../../../src/index.js';
+import { responseCache } from '../../../src/server/express.js';
+import { responseCache as fastifyCache } from '../../../src/server/fastify.js';
+import { virtualClock } from '../../../src/testing/index.js';
+import { exchange, headerOf, requestBytes, send, sendAndLeave } from '../idempotency/raw-client.js';
+import { deferred } from '../support.js';
+import { comparable, frameworks, statusOf, World } from './support.ts';
+
+const allBytes = Uint8Array.from({ length: 256 }, (_, index) => index);
+
+describe.each(frameworks)('responseCache of $name', (framework) => {
+  const open = (given: Parameters<typeof World.open>[1], service: Parameters<typeof World.open>[2]) =>
+    World.open(framework, given, service);
+
+  it('gives what the handler answered once, byte for byte as the bare server does', async () => {
+    const answer = {
+      status: 203,
+      headers: { 'Content-Type': 'application/x-all', 'X-One': '1', Link: ['<a>; rel=a', '<b>; rel=b'], ETag: '"e"' },
+      body: allBytes,
+    };
+    const bare = await framework.bare(() => answer);
+    await using world = await open({ ttl: '1m' }, () => answer);
+    const expected = comparable(await send(bare.port, { method: 'GET' }));
+    await bare.close();
+    const first = await world.get();
+    const second = await world.get();
+    expect(comparable(first)).toEqual(expected);
+    expect(comparable(second)).toEqual(expected);
+    expect(headerOf(second, 'content-length')).toBe('256');
+    expect([world.runs, statusOf(first), headerOf(second, 'age')]).toEqual([1, 'responses; fwd=uri-miss', '0']);
+    expect(statusOf(second)).toMatch(/^responses; hit; ttl=(59|60)$/);
+    expect(headerOf(second, 'date')).toBeDefined();
+  });
+
+  it('lets one handler run for all who ask at a time', async () => {
+    await using world = await open({ ttl: '1m', store: memoryStore() }, () => ({ body: 'shared' }));
+    world.delayMs = 50;
+    const answers = await Promise.all(Array.from({ length: 50 }, () => world.get()));
+    expect(new Set(answers.map(({ body }) => body.toString()))).toEqual(new Set(['shared']));
+    expect(world.runs).toBe(1);
+    expect(answers.map(statusOf)).toContain('responses; fwd=uri-miss; collapsed');
+  });
+
+  it.each([
+    ['private', { 'cache-control': 'private, max-age=60' }],
+    ['private in part', { 'cache-control': 'max-age=60, private="x-user"' }],
+    ['no-store', { 'cache-control': 'No-Store' }],
+    ['no-cache', { 'cache-control': 'no-cache, max-age=60' }],
+    ['max-age=0', { 'cache-control': 'max-age=0' }],
+    ['a freshness that cannot be read', { 'cache-control': 'max-age=soon' }],
+    ['over by Expires', { expires: '0' }],
+    ['older than it may be', { 'cache-control': 'max-age=60', age: '61' }],
+    ['with a cookie', { 'cache-control': 'public, max-age=60', 'set-cookie': 'a=1' }],
+    ['depending on what nobody knows', { 'cache-control': 'max-age=60', vary: 'accept, *' }],
+    ['a stream of events', { 'cache-control': 'max-age=60', 'content-type': 'text/event-stream' }],
+  ])('leaves each request to the handler when its answer is %s', async (_, headers) => {
+    await using world = await open({ ttl: '1m' }, () => ({ headers, body: 'x' }));
+    for (let request = 0; request < 3; request++) expect(await world.text()).toBe('x');
+    expect(world.runs).toBe(3);
+  });
+
+  it('holds nobody up behind an answer that cannot be kept', async () => {
+    await using world = await open({ ttl: '1m' }, () => ({ headers: { 'cache-control': 'private' }, body: 'mine' }));
+    world.delayMs = 100;
+    await Promise.all(Array.from({ length: 20 }, () => world.get()));
+    // One waited for its head, and then all went at once.
+    expect(world.runs).toBe(20);
+    expect(statusOf(await world.get())).toBe('responses; fwd=bypass');
+  });
+
+  it('keeps statuses that say nothing only where that is usual, and never a failure', async () => {
+    await using world = await open({ ttl: '1m' }, ({ url }) => ({ status: Number(url.slice(1)), body: 'x' }));
+    for (const status of [200, 404, 410, 301, 400, 403, 201, 500, 503, 429]) {
+      world.runs = 0;
+      for (let request = 0; request < 3; request++) expect((await world.get(`/${status}`)).status).toBe(status);
+      expect(world.runs, `${status}`).toBe([200, 404, 410, 301].includes(status) ? 1 : 3);
+    }
+  });
+
+  it('goes by the freshness that the answer states: s-maxage, then max-age, then Expires', async () => {
+    const clock = virtualClock();
+    const soon = new Date(clock.wallNow() + 30_000).toUTCString();
+    const stated: Readonly<Record<string, Record<string, string>>> = {
+      '/shared': { 'cache-control': 'max-age=5, s-maxage=30' },
+      '/aged': { 'cache-control': 'max-age=60', age: '30' },
+      '/expires': { expires: soon, date: new Date(clock.wallNow()).toUTCString() },
+      '/said': { 'cache-control': 'max-age=30' },
+    };
+    await using world = await open({ ttl: '1h', clock }, ({ url }) => ({ headers: stated[url]!, body: 'x' }));
+    for (const path of Object.keys(stated)) await world.get(path);
+    await clock.advance(29_000);
+    for (const path of Object.keys(stated)) await world.get(path);
+    expect(world.runs).toBe(4);
+    expect(headerOf(await world.get('/aged'), 'age')).toBe('59');
+    await clock.advance(1_100);
+    for (const path of Object.keys(stated)) await world.get(path);
+    expect(world.runs).toBe(8);
+  });
+
+  it('keeps the variants that Vary names apart, and loads each once', async () => {
+    await using world = await open({ ttl: '1m', store: memoryStore() }, ({ headers }) => ({
+      headers: { vary: 'Accept-Language, constructor' },
+      body: String(headers['accept-language']),
+    }));
+    world.delayMs = 20;
+    const languages = ['de', 'en', 'fr'];
+    for (let round = 0; round < 3; round++) {
+      const answers = await Promise.all(
+        [...languages, ...languages].map((language) => world.text('/', { 'accept-language': language })),
+      );
+      expect(answers).toEqual([...languages, ...languages]);
+    }
+    expect(await world.text('/', { constructor: 'x', 'accept-language': 'de' })).toBe('de');
+    expect(world.runs).toBe(4);
+  });
+
+  it('follows an answer that depends on more than before', async () => {
+    let vary = 'x-a';
+    await using world = await open({ ttl: '1m' }, ({ headers }) => ({
+      headers: { vary },
+      body: `${headers['x-a']} ${headers['x-b']}`,
+    }));
+    expect(await world.text('/', { 'x-a': '1', 'x-b': '1' })).toBe('1 1');
+    vary = 'x-a, x-b';
+    expect(await world.text('/', { 'x-a': '2', 'x-b': '1' })).toBe('2 1');
+    expect(await world.text('/', { 'x-a': '2', 'x-b': '2' })).toBe('2 2');
+    expect(await world.text('/', { 'x-a': '2', 'x-b': '1' })).toBe('2 1');
+    expect(await world.text('/', { 'x-a': '1', 'x-b': '1' })).toBe('1 1');
+  });
+
+  it('gives no answer without credentials to a request with them, nor the other way, and shares what says so', async () => {
+    await using world = await open({ ttl: '1m' }, ({ url, headers }) => ({
+      headers: url === '/public' ? { 'cache-control': 'public, max-age=60' } : {},
+      body: String(headers.authorization ?? headers.cookie ?? 'nobody'),
+    }));
+    expect(await world.text('/mine', { authorization: 'alice' })).toBe('alice');
+    expect(await world.text('/mine')).toBe('nobody');
+    expect(await world.text('/mine', { authorization: 'bob' })).toBe('bob');
+    expect(await world.text('/mine', { cookie: 'session=1' })).toBe('session=1');
+    expect(await world.text('/mine')).toBe('nobody');
+    expect(world.runs).toBe(4);
+    expect(await world.text('/public', { authorization: 'alice' })).toBe('alice');
+    expect(await world.text('/public', { authorization: 'bob' })).toBe('alice');
+    expect(world.runs).toBe(5);
+  });
+
+  it('answers 304 to who has it already, from the handler and from the cache', async () => {
+    await using world = await open({ ttl: '1m' }, () => ({
+      headers: { etag: 'W/"7"', 'last-modified': 'Tue, 01 Sep 2026 00:00:00 GMT', 'x-more': '1' },
+      body: 'whole',
+    }));
+    for (const request of [1, 2, 3]) {
+      const answer = await world.get('/', { 'if-none-match': '"6", "7"' });
+      expect([request, answer.status, answer.body.length, headerOf(answer, 'etag')]).toEqual([
+        request,
+        304,
+        0,
+        'W/"7"',
+      ]);
+      expect(headerOf(answer, 'content-type')).toBeUndefined();
+    }
+    expect(world.runs).toBe(1);
+    expect(await world.text()).toBe('whole');
+    expect(await world.text('/', { 'if-none-match': '"8"' })).toBe('whole');
+    expect((await world.get('/', { 'if-modified-since': 'Tue, 01 Sep 2026 00:00:00 GMT' })).status).toBe(304);
+    expect(await world.text('/', { 'if-modified-since': 'Mon, 31 Aug 2026 00:00:00 GMT' })).toBe('whole');
+    expect(world.runs).toBe(1);
+  });
+
+  it('answers HEAD from the GET, which it makes if there is none', async () => {
+    await using world = await open({ ttl: '1m' }, () => ({ headers: { 'x-one': '1' }, body: 'four' }));
+    const head = await world.get('/', {}, { method: 'HEAD' });
+    expect([head.status, head.body.length, headerOf(head, 'content-length'), headerOf(head, 'x-one')]).toEqual([
+      ...[200, 0, '4', '1'],
+    ]);
+    expect(await world.text()).toBe('four');
+    expect(world.runs).toBe(1);
+  });
+
+  it('shows the old answer while one request of its own makes it anew, without a client', async () => {
+    const clock = virtualClock();
+    let version = 1;
+    await using world = await open(
+      { ttl: '10s', staleWhileRevalidate: '1m', clock, store: memoryStore({ clock }) },
+      () => ({
+        body: `v${version}`,
+      }),
+    );
+    expect(await world.text('/x?a=1', { 'x-tenant': 't', 'if-none-match': '"0"' })).toBe('v1');
+    version = 2;
+    await clock.advance(11_000);
+    const stale = await world.get('/x?a=1', { 'x-tenant': 't' });
+    await expect.poll(() => world.runs).toBe(2);
+    expect([stale.body.toString(), statusOf(stale)]).toEqual(['v1', 'responses; hit; ttl=-1']);
+    const { url, headers } = world.seen[1]!;
+    expect([url, headers['x-tenant'], headers['if-none-match'], headers.host]).toEqual([
+      '/x?a=1',
+      't',
+      undefined,
+      'test',
+    ]);
+    await expect.poll(() => world.text('/x?a=1')).toBe('v2');
+    expect(world.runs).toBe(2);
+  });
+
+  it('shows the old answer in place of a failure as long as the options say, and not where it must not', async () => {
+    const clock = virtualClock();
+    let status = 200;
+    await using world = await open({ ttl: '10s', staleIfError: '1m', clock }, ({ url }) => ({
+      status,
+      headers: {
+        'x-how': `${status}`,
+        ...(url === '/strict' ? { 'cache-control': 'max-age=10, must-revalidate' } : {}),
+      },
+      body: `body ${status}`,
+    }));
+    for (const path of ['/', '/strict']) await world.get(path);
+    status = 503;
+    await clock.advance(11_000);
+    const stale = await world.get('/');
+    expect([stale.status, headerOf(stale, 'x-how'), stale.body.toString()]).toEqual([200, '200', 'body 200']);
+    expect(await world.text('/strict')).toBe('body 503');
+    const { runs } = world;
+    // Nobody asks a handler that has just failed.
+    expect(await world.text('/')).toBe('body 200');
+    expect(world.runs).toBe(runs);
+    await clock.advance(60_000);
+    const failed = await world.get('/');
+    expect([failed.status, headerOf(failed, 'x-how'), failed.body.toString()]).toEqual([503, '503', 'body 503']);
+    status = 200;
+    await clock.advance(60_000);
+    expect(await world.text('/')).toBe('body 200');
+  });
+
+  it('lets those who waited for a failure ask the handler themselves', async () => {
+    await using world = await open({ ttl: '1m' }, ({ headers }) => ({
+      status: headers['x-bad'] === '1' ? 500 : 200,
+      body: String(headers['x-bad']),
+    }));
+    world.delayMs = 300;
+    const bad = world.get('/', { 'x-bad': '1' });
+    await expect.poll(() => world.runs, { interval: 5 }).toBe(1);
+    const others = await Promise.all([2, 3].map((one) => world.get('/', { 'x-bad': `${one}` })));
+    expect((await bad).status).toBe(500);
+    expect(others.map(({ status, body }) => [status, body.toString()])).toEqual([
+      [200, '2'],
+      [200, '3'],
+    ]);
+  });
+
+  it('sends a stream on as it is written, and keeps what is not too long', async () => {
+    const { resolve, promise } = deferred<void>();
+    await using world = await open({ ttl: '1m', maxBodyBytes: 20 }, async ({ url, response }) => {
+      response.writeHead(200, { 'Content-Type': 'text/plain' });
+      response.write('first,');
+      if (url === '/slow') await promise;
+      response.end(url === '/long' ? 'x'.repeat(1_000) : 'last');
+      return undefined;
+    });
+    let got = '';
+    const socket = connect(world.port, '127.0.0.1');
+    socket.on('data', (chunk) => (got += chunk));
+    socket.write(requestBytes({ method: 'GET', path: '/slow' }));
+    await expect.poll(() => got).toContain('first,');
+    expect(got).not.toContain('last');
+    resolve();
+    await expect.poll(() => got).toContain('last');
+    expect(await world.text('/slow')).toBe('first,last');
+    expect(world.runs).toBe(1);
+    for (let request = 0; request < 2; request++) expect((await world.get('/long')).body.length).toBe(1_006);
+    expect(world.runs).toBe(3);
+  });
+
+  it('goes on for the others when the client whose handler runs has gone', async () => {
+    await using world = await open({ ttl: '1m' }, () => ({ body: 'for all' }));
+    world.delayMs = 100;
+    const leaving = sendAndLeave(world.port, requestBytes({ method: 'GET' }), { afterSent: 1_000 });
+    await expect.poll(() => world.runs).toBe(1);
+    const other = world.text();
+    await leaving;
+    expect([await other, await world.text(), world.runs]).toEqual(['for all', 'for all', 1]);
+  });
+
+  it('forgets what is invalidated by a tag, also while it is being made', async () => {
+    let version = 1;
+    await using world = await open({ ttl: '1m', store: memoryStore(), tags: () => ['news'] }, async () => {
+      const seen = version;
+      await sleep(30);
+      return { body: `v${seen}` };
+    });
+    expect(await world.text()).toBe('v1');
+    version = 2;
+    await world.control.invalidateTag('news');
+    const during = world.text();
+    await expect.poll(() => world.runs).toBe(2);
+    version = 3;
+    await world.control.invalidateTag('news');
+    await during;
+    expect(await world.text()).toBe('v3');
+  });
+
+  it('breaks nothing when an answer breaks off, and keeps nothing of it', async () => {
+    await using world = await open({ ttl: '1m' }, ({ response }) => {
+      response.writeHead(200, { 'content-length': '100' });
+      response.write('half');
+      setTimeout(() => response.destroy(), 5);
+      return undefined;
+    });
+    for (let request = 0; request < 2; request++) {
+      expect(String(await exchange(world.port, requestBytes({ method: 'GET' })))).toMatch(/half$/);
+    }
+    expect(world.runs).toBe(2);
+  });
+
+  it('leaves all to the handlers when it is closed, and when its store fails', async () => {
+    const broken = () => Promise.reject(new Error('down'));
+    await using world = await open({ ttl: '1m', store: { read: broken, write: broken, remove: broken } }, () => ({
+      body: 'here',
+    }));
+    expect([await world.text('/1'), await world.text('/2')]).toEqual(['here', 'here']);
+    await world.control.close();
+    expect([await world.text('/1'), await world.text('/1')]).toEqual(['here', 'here']);
+    expect(world.runs).toBe(4);
+  });
+
+  describe('is not poisoned by', () => {
+    const echo = { ttl: '1m' as const };
+
+    it.each(['x-forwarded-host', 'x-forwarded-proto', 'x-original-url', 'x-rewrite-url'])(
+      '%s, which many handlers read',
+      async (name) => {
+        await using world = await open(echo, ({ headers }) => ({ body: String(headers[name]) }));
+        expect(await world.text('/', { [name]: 'evil' })).toBe('evil');
+        expect(await world.text('/')).toBe('undefined');
+      },
+    );
+
+    it('another host', async () => {
+      await using world = await open(echo, ({ headers }) => ({ body: String(headers.host) }));
+      const bytes = (host: string) => Buffer.from(`GET / HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+      for (const host of ['evil.test', 'good.test', 'good.test:81']) {
+        expect(String(await exchange(world.port, bytes(host)))).toMatch(new RegExp(`${host}$`));
+      }
+    });
+
+    it('an origin that is allowed and not named in Vary, or an encoding', async () => {
+      await using world = await open(echo, ({ headers, url }) => ({
+        headers:
+          url === '/cors'
+            ? { 'access-control-allow-origin': String(headers.origin) }
+            : { 'content-encoding': String(headers['accept-encoding']) },
+        body: String(headers.origin ?? headers['accept-encoding']),
+      }));
+      expect(await world.text('/cors', { origin: 'https://evil.test' })).toContain('evil');
+      expect(await world.text('/cors', { origin: 'https://good.test' })).toContain('good');
+      expect(await world.text('/coded', { 'accept-encoding': 'br' })).toBe('br');
+      expect(await world.text('/coded', { 'accept-encoding': 'gzip' })).toBe('gzip');
+    });
+
+    it('paths and queries that look alike', async () => {
+      await using world = await open(echo, ({ url }) => ({ body: url }));
+      const paths = ['/a/b', '/a%2Fb', '/a%2fb', '/a/./b', '/a//b', '/A/b', '/a/b?', '/a/b?x=1&y=2', '/a/b?y=2&x=1'];
+      const odd = ['/__proto__', '/constructor', '/a/b?__proto__=1', '/a/b?x=1%26y=2', `/${'l'.repeat(2_000)}`];
+      for (const path of [...paths, ...odd, ...paths, ...odd]) expect(await world.text(path)).toBe(path);
+      expect(world.runs).toBe(paths.length + odd.length);
+    });
+
+    it('another method, a part, or a GET with a body', async () => {
+      await using world = await open(echo, ({ headers }) => ({
+        body: String(headers['x-http-method-override'] ?? headers.range ?? headers['content-length'] ?? 'plain'),
+      }));
+      expect(
+        (
+          await world.get('/', {}, { method: 'POST', body: 'x', headers: [['Content-Type', 'text/plain']] })
+        ).body.toString(),
+      ).toBe('1');
+      expect(await world.text('/', { 'x-http-method-override': 'DELETE' })).toBe('DELETE');
+      expect(await world.text('/', { range: 'bytes=0-1' })).toBe('bytes=0-1');
+      expect((await world.get('/', {}, { body: 'xx' })).body.toString()).toMatch(/2|plain/);
+      expect(await world.text()).toBe('plain');
+      expect(await world.text('/', { range: 'bytes=0-1' })).toBe('bytes=0-1');
+    });
+
+    it('requests that want nothing kept', async () => {
+      await using world = await open(echo, () => ({ body: 'x' }));
+      for (let request = 0; request < 2; request++) await world.get('/', { 'cache-control': 'no-store' });
+      expect(world.runs).toBe(2);
+      // A reload of one client is not the others' load.
+      for (let request = 0; request < 2; request++) await world.get('/', { 'cache-control': 'no-cache, max-age=0' });
+      expect(world.runs).toBe(3);
+    });
+  });
+});
+
+describe('responseCache', () => {
+  it.each([
+    [{ tl: 1 }, 'did you mean "ttl"'],
+    [{ ttl: '5 sec' }, 'a duration'],
+    [{ store: {} }, 'a store such as memoryStore()'],
+    [{ maxBodyBytes: -1 }, 'an integer'],
+    [{ tags: ['a'] }, 'a function'],
+    [{ softTimeout: 5 }, 'unknown option "softTimeout"'],
+    [{ max: 0 }, 'from 1 to'],
+    [{ name: '' }, '1 to 200 characters'],
+  ])('refuses the options %j at once', async (options, message) => {
+    expect(() => responseCache(options as never)).toThrow(OptionsError);
+    expect(() => responseCache(options as never)).toThrow(message);
+    await expect(Fastify().register(fastifyCache, options as never)).rejects.toThrow(message);
+  });
+
+  it('refuses a mistake in a route when the server starts', async () => {
+    const app = Fastify();
+    await app.register(fastifyCache, { ttl: '1m' });
+    const config = { responseCache: { ttl: 'soon' as '1s' } };
+    expect(() => app.get('/', { config }, async () => 'x')).toThrow('a duration');
+  });
+});

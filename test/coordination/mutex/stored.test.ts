@@ -98,7 +98,7 @@ describe('mutex with a store', () => {
     };
     const locks = mutex({ store: memoryStore({ clock: foreground }), clock });
     const lease = await locks.acquire('key');
-    expect([foreground.pendingTimers, background.pendingTimers]).toEqual([0, 2]);
+    expect([foreground.pendingTimers, background.pendingTimers]).toEqual([0, 3]);
     const waiting = locks.acquire('key');
     await foreground.flush();
     expect(foreground.pendingTimers).toBeGreaterThan(0);

@@ -88,7 +88,12 @@ export function leaseTerms(kind: CheckedLockOptions['kind'], options: LeaseTerms
     throw impossibleOption(kind, 'afterRestart', afterRestart, "'grant' for a store that cannot tell of its restarts");
   }
   if (fair === true && store !== undefined && store.native?.queue === undefined) {
-    throw impossibleOption(kind, 'fair', fair, 'a store with "native.queue", as redisStore with a "subscriber"');
+    throw impossibleOption(
+      kind,
+      'fair',
+      fair,
+      'false for a store without "native.queue"; redisStore with a "subscriber" has it',
+    );
   }
   if (margin !== undefined && margin > ttl / 2) {
     throw impossibleOption(kind, 'margin', margin, `at most half of "ttl", ${ttl / 2} ms`);

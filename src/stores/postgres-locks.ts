@@ -5,7 +5,6 @@
  * owner for a `ttl`, and the owner is told before. The server's own queue makes both fair.
  * After: Postgres, "Advisory Locks", `lock_timeout`, `idle_session_timeout` (14 or later); Gray and Cheriton, "Leases" (1989).
  */
-import { createHash } from 'node:crypto';
 import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { LockUnavailableError, messageOf, StoreError } from '../core/errors.js';
@@ -362,6 +361,7 @@ function firstRowOf(connection: PostgresTransaction): Ask {
 
 /** The lock's number, the same in every process: advisory locks have no names. */
 function numberOf(key: string): string {
+  const { createHash } = globalThis.process.getBuiltinModule('node:crypto');
   return `'${createHash('sha256').update(key).digest().readBigInt64BE()}'::bigint`;
 }
 

@@ -11,7 +11,7 @@
 import type { RedisScript } from './redis-scripts.js';
 
 /** The longest claim of a lock that was handed over: what a waiter that is frozen costs the others. */
-export const claimMs = 1_000;
+const claimMs = 1_000;
 
 /**
  * KEYS: the record, the last version of its bucket, the line, the places, the guard. ARGV: PUBLISH or SPUBLISH, the channel of the bucket and the hash of the key

@@ -4,6 +4,7 @@
  * Promise: a hint is missed only where a gap is told; a ticket that was granted, or has left, is listened for no more. A process listens on one channel, in a
  * cluster on one for each bucket of keys that it waits for.
  */
+import { StoreError } from '../core/errors.js';
 import { enterScript, guardedWriteScript, leaveScript, passScript, sizeScript } from './redis-queue-scripts.js';
 import type { RedisScript } from './redis-scripts.js';
 import { ttlDigits } from './redis-scripts.js';
@@ -46,6 +47,25 @@ export interface QueueHome {
 
 type Reply = readonly [record: Buffer | string, leftMs: unknown, quietForMs: unknown];
 
+/** A place that nobody asks for any more is forgotten soon. */
+const longestPlaceMs = 60_000;
+/** A day: no lease is longer. */
+const longestQuietMs = 86_400_000;
+
+function checkMs(operation: string, name: string, value: unknown, max: number): void {
+  if (typeof value === 'number' && value >= 0 && value <= max) return;
+  throw invalid(operation, `"${name}" must be a number from 0 to ${max}, got ${String(value)}`);
+}
+
+function checkTicket(operation: string, ticket: unknown): void {
+  if (typeof ticket === 'string' && /^[\x21-\x7e]{1,128}$/.test(ticket)) return;
+  throw invalid(operation, 'a ticket is a string of 1 to 128 characters of ASCII without spaces');
+}
+
+function invalid(operation: string, detail: string): StoreError {
+  return new StoreError({ store: 'redis', operation, reason: 'invalid', applied: 'no', detail });
+}
+
 /** Longer ones gain nothing by being text. */
 const longestText = 1_024;
 
@@ -74,7 +94,7 @@ export async function guardedWrite(
 ): Promise<Written | GuardRefused> {
   const { quietMs, ...write } = options;
   home.checks.write(key, value, write);
-  home.checks.quiet('guardedWrite', quietMs);
+  checkMs('guardedWrite', 'quietMs', quietMs ?? 0, longestQuietMs);
   const { ttlMs, ifVersion, signal } = write;
   const ttl = `${Math.ceil(ttlMs)}`;
   const given = [recordOf(value, ttl), ttl, `${ifVersion ?? ''}`];
@@ -103,8 +123,9 @@ export class RedisQueue implements StoreQueue {
     const { home } = this;
     const { ttlMs, placeMs, quietMs, onTurn, signal } = options;
     home.checks.write(key, value, { ttlMs, signal });
-    home.checks.place(ticket, placeMs);
-    home.checks.quiet('enter', quietMs);
+    checkTicket('enter', ticket);
+    checkMs('enter', 'placeMs', placeMs, longestPlaceMs);
+    checkMs('enter', 'quietMs', quietMs ?? 0, longestQuietMs);
     const { bucket } = home.placeOf(key);
     const channel = `${home.isCluster ? bucket : home.prefix}!${this.id}`;
     const waits = placeMs > 0 && onTurn !== undefined;
@@ -132,7 +153,7 @@ export class RedisQueue implements StoreQueue {
   async pass(key: string, options: StoreRemoveOptions & GuardOptions = {}): Promise<boolean> {
     const { quietMs, ...remove } = options;
     this.home.checks.remove(key, remove);
-    this.home.checks.quiet('pass', quietMs);
+    checkMs('pass', 'quietMs', quietMs ?? 0, longestQuietMs);
     const given = [`${remove.ifVersion ?? ''}`];
     return Number(await run(this.home, 'remove', passScript, key, quietMs, given, remove.signal)) > 0;
   }
@@ -141,7 +162,7 @@ export class RedisQueue implements StoreQueue {
     const { home } = this;
     home.checks.read(key, options);
     for (const ticket of tickets) {
-      home.checks.place(ticket, 0);
+      checkTicket('leave', ticket);
       this.forget(ticket);
     }
     const [record, , line, places] = keysOf(home, key);

@@ -69,9 +69,9 @@ export interface RedisStoreOptions {
   /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
   readonly maxValueBytes?: number;
   /**
-   * A second connection, of the same library and to the same servers, for `native.watch`: one that has subscribed can do little else. For a
+   * A second connection, of the same library and to the same servers, for `native.watch` and `native.queue`: one that has subscribed can do little else. For a
    * cluster it is a cluster client too, with ioredis one made with `shardedSubscribers: true`. It is left open, and serves one store.
-   * Without it the store has no `native.watch`, and who waits for a key asks for it again and again.
+   * Without it the store has neither, and who waits for a key asks for it again and again, in no order.
    */
   readonly subscriber?: IoredisClient | NodeRedisClient;
   /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */

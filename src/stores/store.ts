@@ -151,7 +151,7 @@ export type QueueTurn = 'granted' | 'next' | 'gap';
 export interface GuardOptions extends StoreCallOptions {
   /**
    * Grants nothing until the server has run for so long, counted from when somebody first asked this after a start, a failover, or the loss of its data: as
-   * long as the longest lease that the server may have forgotten. Default 0.
+   * long as the longest lease that the server may have forgotten. From 0, the default, to a day.
    */
   readonly quietMs?: number | undefined;
 }
@@ -250,9 +250,6 @@ const mostKeys = 1000;
 /** Ten years: nothing lives for ever. */
 const longestTtlMs = 10 * 365 * 86_400_000;
 
-/** A place that nobody asks for any more is forgotten soon. */
-const longestPlaceMs = 60_000;
-
 /** A string within these many units fits, whatever it says: a unit of UTF-16 is at most three bytes of UTF-8. */
 const surelyShortEnough = /* @__PURE__ */ Math.floor(longestKeyBytes / 3);
 
@@ -326,19 +323,6 @@ export class VerbChecks {
     this.key('remove', key);
   }
 
-  /** How long nothing is to be granted after a new beginning. */
-  quiet(operation: string, quietMs: unknown): void {
-    if (quietMs !== undefined) this.number(operation, 'quietMs', quietMs, 0, longestTtlMs);
-  }
-
-  /** A place in a line. */
-  place(ticket: unknown, placeMs: unknown): void {
-    if (typeof ticket !== 'string' || !/^[\x21-\x7e]{1,128}$/.test(ticket)) {
-      throw this.invalid('enter', 'a ticket is a string of 1 to 128 characters that can be seen');
-    }
-    this.number('enter', 'placeMs', placeMs, 0, longestPlaceMs);
-  }
-
   readMany(keys: unknown, options: StoreCallOptions | undefined): void {
     if (options !== undefined && options !== null) {
       for (const name in options) if (name !== 'signal') throw this.unknownOption('readMany', name);
@@ -359,20 +343,20 @@ export class VerbChecks {
     throwIfAborted(given.signal);
     this.key('consume', key);
     const { limit, periodMs, burst = limit, cost = 1 } = given;
-    this.number('consume', 'limit', limit, 1, Number.MAX_SAFE_INTEGER);
-    this.number('consume', 'periodMs', periodMs, 1, longestTtlMs);
-    this.number('consume', 'burst', burst, 1, Number.MAX_SAFE_INTEGER);
+    this.number('limit', limit, 1, Number.MAX_SAFE_INTEGER);
+    this.number('periodMs', periodMs, 1, longestTtlMs);
+    this.number('burst', burst, 1, Number.MAX_SAFE_INTEGER);
     // More than the burst could never be granted.
-    this.number('consume', 'cost', cost, 0, burst!);
+    this.number('cost', cost, 0, burst!);
     const rate = new ConsumeRate(options);
     if (rate.wholeMs > longestTtlMs)
       throw this.invalid('consume', 'the whole burst would take more than 10 years to come back');
     return rate;
   }
 
-  private number(operation: string, name: string, value: unknown, min: number, max: number): void {
+  private number(name: string, value: unknown, min: number, max: number): void {
     if (typeof value === 'number' && value >= min && value <= max) return;
-    throw this.invalid(operation, `"${name}" must be a number from ${min} to ${max}, got ${String(value)}`);
+    throw this.invalid('consume', `"${name}" must be a number from ${min} to ${max}, got ${String(value)}`);
   }
 
   /** A watch that may begin, or one that has failed already. */

@@ -49,8 +49,8 @@ type Reply = readonly [record: Buffer | string, leftMs: unknown, quietForMs: unk
 
 /** A place that nobody asks for any more is forgotten soon. */
 const longestPlaceMs = 60_000;
-/** A day: no lease is longer. */
-const longestQuietMs = 86_400_000;
+/** No lease is longer: timers take no more. */
+const longestQuietMs = 2 ** 31;
 
 function checkMs(operation: string, name: string, value: unknown, max: number): void {
   if (typeof value === 'number' && value >= 0 && value <= max) return;

@@ -151,7 +151,7 @@ export type QueueTurn = 'granted' | 'next' | 'gap';
 export interface GuardOptions extends StoreCallOptions {
   /**
    * Grants nothing until the server has run for so long, counted from when somebody first asked this after a start, a failover, or the loss of its data: as
-   * long as the longest lease that the server may have forgotten. From 0, the default, to a day.
+   * long as the longest lease that the server may have forgotten. From 0, the default, to 24 days.
    */
   readonly quietMs?: number | undefined;
 }

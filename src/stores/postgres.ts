@@ -8,6 +8,7 @@ import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 import { checkArgument, checkOptions, duration, having, optional, withDefault } from '../core/options.js';
+import { isTransaction } from './postgres-locks.js';
 import { functionsOf, postgresMigrations } from './postgres-schema.js';
 import { type Listen, PostgresWatches } from './postgres-watches.js';
 import {
@@ -28,6 +29,13 @@ import {
   type Written,
 } from './store.js';
 
+export {
+  type SessionLock,
+  type SessionLockOptions,
+  sessionLock,
+  type TransactionLockOptions,
+  transactionLock,
+} from './postgres-locks.js';
 export { type PostgresMigration, postgresMigrations } from './postgres-schema.js';
 
 /** What {@link postgresStore} needs of a client of `pg`: one connection. */
@@ -504,15 +512,6 @@ function postgresJs(sql: PostgresJs): Driver {
       await sql.begin((transaction) => transaction.unsafe(statements.join(';\n')));
     },
   };
-}
-
-/** What only looks like one would write at once, whatever became of the transaction. */
-function isTransaction(value: unknown): value is PostgresTransaction {
-  if (typeof value === 'function') return 'unsafe' in value && 'savepoint' in value;
-  const { query, connect, totalCount, getTransactionStatus } = (value ?? {}) as Readonly<Record<string, unknown>>;
-  if (typeof query !== 'function' || typeof connect !== 'function' || totalCount !== undefined) return false;
-  // Idle, says the server. Older versions of pg do not tell.
-  return typeof getTransactionStatus !== 'function' || getTransactionStatus.call(value) !== 'I';
 }
 
 /** How a statement is run on a connection of the user's. */

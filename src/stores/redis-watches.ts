@@ -74,6 +74,11 @@ export class RedisWatches {
     this.subscribe(channel);
   }
 
+  /** Whether a watch of this channel would be ready at once. */
+  hears(channelName: string): boolean {
+    return this.channels.get(channelName)?.state === 'subscribed';
+  }
+
   close(): void {
     this.watchers.closeAll();
     for (const channel of this.channels.values()) this.giveUp(channel);

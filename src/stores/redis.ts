@@ -9,6 +9,7 @@ import { type Clock, systemClock, Timer } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 import { checkArgument, checkOptions, duration, having, integer, optional, withDefault } from '../core/options.js';
+import { guardedWrite, type QueueHome, RedisQueue, recordOf } from './redis-queue.js';
 import {
   consumeScript,
   type RedisScript,
@@ -68,9 +69,9 @@ export interface RedisStoreOptions {
   /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
   readonly maxValueBytes?: number;
   /**
-   * A second connection, of the same library and to the same servers, for `native.watch`: one that has subscribed can do little else. For a
+   * A second connection, of the same library and to the same servers, for `native.watch` and `native.queue`: one that has subscribed can do little else. For a
    * cluster it is a cluster client too, with ioredis one made with `shardedSubscribers: true`. It is left open, and serves one store.
-   * Without it the store has no `native.watch`, and who waits for a key asks for it again and again.
+   * Without it the store has neither, and who waits for a key asks for it again and again, in no order.
    */
   readonly subscriber?: IoredisClient | NodeRedisClient;
   /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */
@@ -79,7 +80,8 @@ export interface RedisStoreOptions {
 
 /** What {@link redisStore} makes. */
 export interface RedisStore extends ClosableStore {
-  readonly native: Required<Pick<NativeCapabilities, 'readMany' | 'consume'>> & Pick<NativeCapabilities, 'watch'>;
+  readonly native: Required<Pick<NativeCapabilities, 'readMany' | 'consume' | 'guardedWrite'>> &
+    Pick<NativeCapabilities, 'watch' | 'queue'>;
 }
 
 /**
@@ -170,7 +172,9 @@ class ScriptStore implements RedisStore {
     this.timeoutMs = timeoutMs;
     this.clock = clock;
     this.checks = checks;
-    const always: Pick<RedisStore['native'], 'readMany' | 'consume'> = {
+    const home = this.queueHome();
+    const always: Pick<RedisStore['native'], 'readMany' | 'consume' | 'guardedWrite'> = {
+      guardedWrite: (key, value, options) => guardedWrite(home, key, value, options),
       readMany: (keys, options) => this.readMany(keys, options),
       consume: (key, options) => this.consume(key, options),
     };
@@ -178,7 +182,8 @@ class ScriptStore implements RedisStore {
     else {
       const watches = new RedisWatches(subscriber, timeoutMs, clock, (error) => failureOf('watch', error));
       this.watches = watches;
-      this.native = { ...always, watch: (key, onChange) => this.watch(watches, key, onChange) };
+      const queue = new RedisQueue(home, watches);
+      this.native = { ...always, queue, watch: (key, onChange) => this.watch(watches, key, onChange) };
     }
   }
 
@@ -193,10 +198,7 @@ class ScriptStore implements RedisStore {
     this.checks.write(key, value, options);
     const { ttlMs, ifVersion, signal } = options;
     const ttl = `${Math.ceil(ttlMs)}`;
-    // A copy: the client may write it to its socket later.
-    const record = Buffer.allocUnsafe(ttlDigits + value.length);
-    record.write(ttl.padStart(ttlDigits, '0'), 'latin1');
-    record.set(value, ttlDigits);
+    const record = recordOf(value, ttl);
     const hash = hashOf(key);
     const bucket = this.bucketKey(hash);
     const given = [record, ttl, `${ifVersion ?? ''}`, this.server.publish, bucket, messageFor(hash)];
@@ -260,6 +262,18 @@ class ScriptStore implements RedisStore {
     const watcher = this.checks.watch(key, onChange, watches.watchers, this.isClosed);
     if (watcher.isStarting) watches.add(watcher, messageFor(hash), this.bucketKey(hash));
     return watcher;
+  }
+
+  private queueHome(): QueueHome {
+    return {
+      ...{ prefix: this.prefix, checks: this.checks, entryOf, run: this.run.bind(this) },
+      ...{ isCluster: this.server.isCluster, publish: this.server.publish },
+      placeOf: (key) => {
+        const hash = hashOf(key);
+        return { bucket: this.bucketKey(hash), message: messageFor(hash) };
+      },
+      watcher: (key, onChange) => this.checks.watch(key, onChange, this.watches!.watchers, this.isClosed),
+    };
   }
 
   /** What is in braces alone decides about the slot of a cluster; no prefix has a brace. */

@@ -129,8 +129,75 @@ export interface Consumed {
   readonly resetMs: number;
 }
 
+/** Options of {@link StoreQueue.enter}. */
+export interface QueueEnterOptions extends GuardOptions {
+  /** How long the entry lives, as for a write. */
+  readonly ttlMs: number;
+  /**
+   * Takes a place in the line where the key cannot be had now, and keeps it for so long unless `enter` is repeated; 0: does not wait. Not more than a minute.
+   */
+  readonly placeMs: number;
+  /** Called while the place is kept, at once and outside any verb: see {@link QueueTurn}. Only a hint; what it throws is reported. */
+  readonly onTurn?: ((turn: QueueTurn) => void) | undefined;
+}
+
+/**
+ * `'granted'`: the key was handed to this ticket, for a second at most: `enter` again makes it a whole `ttlMs`. `'next'`: it was handed to the one before, who has a
+ * second at most to take it. `'gap'`: something may have been missed, so `enter` again.
+ */
+export type QueueTurn = 'granted' | 'next' | 'gap';
+
+/** Options of what must not happen for a while after a store has begun anew. */
+export interface GuardOptions extends StoreCallOptions {
+  /**
+   * Grants nothing until the server has run for so long, counted from when somebody first asked this after a start, a failover, or the loss of its data: as
+   * long as the longest lease that the server may have forgotten. From 0, the default, to 24 days.
+   */
+  readonly quietMs?: number | undefined;
+}
+
+/** Not done. */
+export interface GuardRefused extends Refused {
+  /** Milliseconds until something can be granted again; 0: the server has run for long enough. */
+  readonly quietForMs: number;
+}
+
+/** The key is not to be had now. */
+export interface QueueRefused extends GuardRefused {
+  /** Whether `onTurn` is told from before this answer on: else ask often. */
+  readonly isTold: boolean;
+}
+
+/**
+ * A waiting line for each key: first come, first served, across all processes. A ticket is any text that no other caller has.
+ *
+ * It is a line for `write` with `ifVersion: 0`: who writes and removes past it, by the verbs, overtakes those who wait in it. A process that is gone is passed over; one
+ * that is frozen, or cut off in silence, holds the others up for a second.
+ */
+export interface StoreQueue {
+  /**
+   * Writes the value if the key holds nothing and nobody waits before this ticket, else takes a place at the end. Safe to repeat: a ticket keeps its place, and one
+   * whose value the key holds already is granted again. Values of different tickets must differ.
+   */
+  enter(key: string, ticket: string, value: Uint8Array, options: QueueEnterOptions): Promise<Written | QueueRefused>;
+  /** Removes what the key holds, as `remove` does, and in the same step writes the value of the first in line. Whether something was removed. */
+  pass(key: string, options?: StoreRemoveOptions & GuardOptions): Promise<boolean>;
+  /** Gives places up. What the key holds then, which may be the value of one of these tickets. */
+  leave(key: string, tickets: readonly string[], options?: StoreCallOptions): Promise<Entry | undefined>;
+  /** How many wait. */
+  size(key: string, options?: StoreCallOptions): Promise<number>;
+}
+
 /** Beyond the three verbs. */
 export interface NativeCapabilities {
+  /** A fair waiting line with hand-over. */
+  readonly queue?: StoreQueue;
+  /** As `write`, unless the server has begun anew within `quietMs`. */
+  readonly guardedWrite?: (
+    key: string,
+    value: Uint8Array,
+    options: StoreWriteOptions & GuardOptions,
+  ) => Promise<Written | GuardRefused>;
   /**
    * Tells when a key has changed, so that who waits for it need not ask again and again. A hint and no more: a server that dies in between
    * may tell late or, until the gap is told, not at all, so whoever waits also asks slowly. The listener is called at once, perhaps inside a

@@ -38,6 +38,10 @@ export class Watcher extends Timer implements StoreWatch {
     return this.state === 'starting';
   }
 
+  get isReady(): boolean {
+    return this.state === 'ready';
+  }
+
   /** What is to be done when it is over, for whatever reason. */
   whenOver(onEnd: (watcher: Watcher) => void): void {
     this.onEnd = onEnd;

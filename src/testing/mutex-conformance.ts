@@ -98,6 +98,10 @@ interface Checked {
 
 const ttlMs = 900;
 const maxValueBytes = 2 ** 20;
+/** Less than the shortest time for which anything could be left over. */
+const soonMs = 250;
+/** A waiter that is not told looks after as long as this, at best. */
+const handOverMs = 25;
 /** No answer of a healthy store takes this long. */
 const patienceMs = 60_000;
 
@@ -114,12 +118,32 @@ class Unsteady implements Store {
 
   constructor(inner: Store) {
     this.inner = inner;
-    this.native = inner.native;
+    this.native = this.nativeOf(inner.native);
   }
 
   read: Store['read'] = (key, options) => this.through('read', () => this.inner.read(key, options));
   write: Store['write'] = (key, value, options) => this.through('write', () => this.inner.write(key, value, options));
   remove: Store['remove'] = (key, options) => this.through('remove', () => this.inner.remove(key, options));
+
+  /** What changes something goes through as the verbs do. */
+  private nativeOf(native: Store['native']): Store['native'] {
+    const { queue, guardedWrite } = native ?? {};
+    const through = <T>(operation: string, verb: () => Promise<T>) => this.through(operation, verb);
+    return {
+      ...native,
+      ...(guardedWrite && {
+        guardedWrite: (key, value, options) => through('write', () => guardedWrite(key, value, options)),
+      }),
+      ...(queue && {
+        queue: {
+          enter: (key, ticket, value, options) => through('enter', () => queue.enter(key, ticket, value, options)),
+          pass: (key, options) => through('remove', () => queue.pass(key, options)),
+          leave: (key, tickets, options) => through('leave', () => queue.leave(key, tickets, options)),
+          size: (key, options) => through('read', () => queue.size(key, options)),
+        },
+      }),
+    };
+  }
 
   private async through<T>(operation: string, verb: () => Promise<T>): Promise<T> {
     this.calls++;
@@ -233,6 +257,8 @@ const cases: readonly Case[] = [
   [10, 'who is aborted while waiting leaves nothing behind', (bench) => leavesNothing(bench, 'abort')],
   [11, 'who has waited too long leaves nothing behind', (bench) => leavesNothing(bench, 'timeout')],
   [12, 'those of one process are served in the order in which they came', order],
+  [12, 'those of several processes are served in the order in which they came, where the store has a line', fairOrder],
+  [13, 'a lock is handed over in less time than it takes to ask again, where the store tells', handOver],
   [14, 'a waiter that is never told of changes gets it all the same', missedNotices],
   [17, 'an owner that is cut off is told before anybody else gets in', cutOff],
   [20, 'a release whose reply was lost is made sure of', lostRelease],
@@ -260,9 +286,14 @@ async function basics(bench: Bench): Promise<void> {
   bench.claim(error instanceof LockUnavailableError, () => `a wait that is over ends with ${error}`);
   const released = await bench.settled(lease.release());
   bench.claim(released === 'released', () => `giving it back answers '${released}'`);
-  const next = await bench.settled(other.tryAcquire('key'));
-  bench.claim(next !== null, () => 'a lock that was given back is not free');
+  const next = await soon(bench, other);
+  bench.claim(next !== undefined, () => 'a lock that was given back is not free');
   await bench.settled(next.release());
+}
+
+/** Takes what must be free by now, or in an instant: who gave up waiting in the same moment may have to pass it on first. */
+async function soon(bench: Bench, locks: Mutex): Promise<Lease | undefined> {
+  return bench.settled(locks.acquire('key', { wait: soonMs }).catch(() => undefined));
 }
 
 async function exclusive(bench: Bench): Promise<void> {
@@ -402,8 +433,8 @@ async function leavesNothing(bench: Bench, how: 'abort' | 'timeout'): Promise<vo
   const isExpected = how === 'abort' ? error === 'enough' : error instanceof LockUnavailableError;
   bench.claim(isExpected, () => `the wait ended with ${error}`);
   await bench.settled(lease.release());
-  const after = await bench.settled(one.tryAcquire('key'));
-  bench.claim(after !== null, () => 'who gave up waiting holds the lock');
+  const after = await soon(bench, one);
+  bench.claim(after !== undefined, () => 'who gave up waiting holds the lock');
   const { calls } = store;
   await bench.pass(ttlMs / 2);
   bench.claim(store.calls === calls, () => 'who gave up waiting still asks the store');
@@ -423,10 +454,70 @@ async function order(bench: Bench): Promise<void> {
   );
 }
 
+/** Until so many wait, as the store tells. */
+async function waitersOf(bench: Bench, locks: Mutex, waiters: number): Promise<void> {
+  const endsAtMs = bench.now() + patienceMs;
+  while ((await bench.settled(locks.inspect('key'))).queueLength < waiters) {
+    bench.claim(bench.now() < endsAtMs, () => `there are no ${waiters} waiters in the line`);
+    await bench.pass(2);
+  }
+}
+
+async function fairOrder(bench: Bench): Promise<void> {
+  const store = await bench.store();
+  if (store.native?.queue === undefined) return;
+  const observer = await bench.locks(store);
+  for (const fair of [false, true]) {
+    const lease = await bench.settled(observer.acquire('key'));
+    const processes = await Promise.all([1, 2, 3, 4, 5].map(() => bench.locks(undefined, { fair })));
+    const served: number[] = [];
+    const waiting: Promise<unknown>[] = [];
+    // Those of one process stand together unless it is to be fair.
+    for (let who = 0; who < (fair ? 10 : 5); who++) {
+      waiting.push(processes[who % 5]!.run('key', () => void served.push(who)));
+      await waitersOf(bench, observer, who + 1);
+    }
+    await bench.settled(lease.release());
+    await bench.settled(Promise.all(waiting));
+    bench.claim(
+      served.every((who, index) => who === index),
+      () => `${fair ? 'fair: ' : ''}they were served in the order ${served.join(', ')}`,
+    );
+  }
+}
+
+async function handOver(bench: Bench): Promise<void> {
+  const store = await bench.store();
+  if (store.native?.watch === undefined) return;
+  const [one, other] = [await bench.locks(store), await bench.locks()];
+  const waitsMs: number[] = [];
+  for (let round = 0; round < 11; round++) {
+    const lease = await bench.settled(one.acquire('key'));
+    const waiting = other.acquire('key').then((next) => ({ next, atMs: bench.now() }));
+    await bench.pass(30);
+    const releasedMs = bench.now();
+    await bench.settled(lease.release());
+    const { next, atMs } = await bench.settled(waiting);
+    waitsMs.push(atMs - releasedMs);
+    await bench.settled(next.release());
+  }
+  const middleMs = waitsMs.sort((a, b) => a - b)[5]!;
+  bench.claim(middleMs <= handOverMs, () => `half of the hand-overs took more than ${middleMs} ms`);
+}
+
 async function missedNotices(bench: Bench): Promise<void> {
   const deaf = await bench.unsteady();
   const silent = { ready: Promise.resolve(), close() {} };
-  const store: Store = { read: deaf.read, write: deaf.write, remove: deaf.remove, native: { watch: () => silent } };
+  const { queue } = deaf.native ?? {};
+  const store: Store = {
+    ...{ read: deaf.read, write: deaf.write, remove: deaf.remove },
+    native: {
+      watch: () => silent,
+      ...(queue && {
+        queue: { ...queue, enter: (key, ticket, value, { onTurn, ...rest }) => queue.enter(key, ticket, value, rest) },
+      }),
+    },
+  };
   const [one, other] = [await bench.locks(), await bench.locks(store)];
   const lease = await bench.settled(one.acquire('key'));
   const waiting = other.acquire('key');
@@ -614,6 +705,8 @@ function restartCase(restart: () => Promise<void>): Case {
       const store = await bench.store();
       const before = await bench.settled((await bench.locks(store)).acquire('key'));
       await restart();
+      // A store that has kept it has kept its owner, who goes on renewing it until then.
+      await bench.settled(before.release());
       const [first, other] = [await bench.locks(), await bench.locks()];
       let lease: Lease | undefined;
       for (let tries = 0; lease === undefined && tries < 100; tries++) {

@@ -52,6 +52,10 @@ for (const { title, connect, place } of combinations) {
           const { pool, listener } = open();
           return postgresStore(pool, { prefix, timeout: '10s', listener });
         },
+        async restart() {
+          await server.stop();
+          await server.start();
+        },
         contenders: 5,
       });
       describe('locks:', () => {

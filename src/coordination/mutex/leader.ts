@@ -53,7 +53,7 @@ const lookMs = 1_000;
  * It is a lock named `name` whose waiters have all the time in the world. As with every lock the leader can be the last to notice that
  * it no longer leads, so let what it writes to check `fence`.
  *
- * @param options - `name`, `store`, `ttl`, `margin`, `renewEvery`, `on`, `clock`, `random`.
+ * @param options - `name`, `store`, `ttl`, `margin`, `renewEvery`, `afterRestart`, `on`, `clock`, `random`.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
  * ```ts

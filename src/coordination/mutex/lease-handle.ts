@@ -119,7 +119,7 @@ export abstract class LeaseBase implements Lease {
     this.lossListener?.(reason);
   }
 
-  protected checkExtension(given: Duration | undefined, shortestMs: number): number | undefined {
-    return checkArgument(this.policy, 'extend', given, optional(duration({ min: shortestMs })));
+  protected checkExtension(given: Duration | undefined, bounds: { min: number; max?: number }): number | undefined {
+    return checkArgument(this.policy, 'extend', given, optional(duration(bounds)));
   }
 }

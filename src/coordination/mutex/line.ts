@@ -47,9 +47,9 @@ export abstract class Line {
   /** Whether there was anything to take away. */
   abstract forceRelease(): Promise<boolean>;
   /** Somebody has come to wait. */
-  protected abstract onArrival(): void;
+  protected abstract onArrival(waiter: Waiter): void;
   /** Somebody has gone without having got it. */
-  protected abstract onDeparture(): void;
+  protected abstract onDeparture(waiter: Waiter): void;
   /** When a new try may succeed, where that is known. */
   protected retryAfterMs(): number | undefined {
     return undefined;
@@ -75,7 +75,7 @@ export abstract class Line {
       this.waiters.add(waiter);
       clock.schedule(waiter, waiter.sinceMs + waitMs);
       waiter.listen();
-      this.onArrival();
+      this.onArrival(waiter);
     });
   }
 
@@ -83,7 +83,7 @@ export abstract class Line {
   giveUp(waiter: Waiter, error: unknown): void {
     this.takeOut(waiter);
     waiter.reject(error);
-    this.onDeparture();
+    this.onDeparture(waiter);
   }
 
   /** @internal */
@@ -107,6 +107,7 @@ export abstract class Line {
   /** Whoever takes a waiter out answers it. */
   protected takeOut(waiter: Waiter): void {
     this.waiters.remove(waiter);
+    waiter.isOver = true;
     this.settings.clock.cancel(waiter);
     waiter.unlisten();
   }
@@ -116,6 +117,8 @@ export abstract class Line {
 export class Waiter extends Timer implements QueueNode<Waiter> {
   previousInQueue: Waiter | undefined = undefined;
   nextInQueue: Waiter | undefined = undefined;
+  /** It has its answer. */
+  isOver = false;
   readonly mode: LockMode;
   readonly sinceMs: number;
   readonly resolve: (lease: LeaseBase) => void;

@@ -120,7 +120,7 @@ class LocalLease extends LeaseBase implements QueueNode<LocalLease> {
   }
 
   async extend(duration?: Parameters<LeaseBase['extend']>[0]): Promise<number> {
-    this.checkExtension(duration, 1);
+    this.checkExtension(duration, { min: 1 });
     this.assertHeld();
     return this.remaining();
   }

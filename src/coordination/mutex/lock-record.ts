@@ -52,9 +52,10 @@ export function encodeRecord(record: LockRecord): Uint8Array {
 }
 
 /** What an entry says now: with all fences, and without those whose time is over. */
-export function readRecord(key: string, { value, version, ageMs }: Entry): Seen {
+export function readRecord(key: string, { value, version, ageMs, ttlMs }: Entry): Seen {
   const { holders, claim } = parse(key, value);
-  const left = (ms: number) => ms - ageMs;
+  // What was handed over lives shorter than it says, until its owner has taken it.
+  const left = (ms: number) => Math.min(ms - ageMs, ttlMs);
   return {
     version,
     record: {

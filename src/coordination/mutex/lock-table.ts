@@ -5,7 +5,15 @@
  * ever given up, and nothing comes back that was given up: each write names the version that it stands on.
  */
 import { StoreError } from '../../core/errors.js';
-import type { Entry } from '../../stores/store.js';
+import type {
+  Entry,
+  GuardRefused,
+  QueueTurn,
+  Refused,
+  StoreQueue,
+  StoreRemoveOptions,
+  Written,
+} from '../../stores/store.js';
 import { type Instant, instantOf } from '../lease.js';
 import type { LockMode } from './line.js';
 import {
@@ -40,9 +48,20 @@ export interface Seat extends Changed {
 export interface Taken {
   /** Milliseconds until the first of those in the way is gone, unless it renews. */
   readonly leftMs: number;
-  /** Whether the record has the claim of the one who asked. */
+  /** Whether the store has a claim, or a place in its line, of the one who asked. */
   readonly isClaimed: boolean;
+  /** Whether the one who asked is told when it is his turn. */
+  readonly isTold: boolean;
 }
+
+/** How one waits. */
+export interface Waiting {
+  /** Called with each hint of a store that has a line. */
+  readonly onTurn: (turn: QueueTurn) => void;
+}
+
+/** For how long a place in the line of a store is kept: three times as long as it takes to ask again. */
+const placeMs = 15_000;
 
 /** Writes in a row that others came before: more than that many others at once means that something is wrong. */
 const mostTries = 200;
@@ -54,52 +73,95 @@ export class LockTable {
   private readonly seenSince = new Map<string, { readonly renewals: number; readonly atMs: number }>();
   private readonly key: string;
   private readonly storeKey: string;
+  /** The line of the store, for those who are alone. */
+  readonly queue: StoreQueue | undefined;
 
   constructor(settings: LockSettings, store: NonNullable<LockSettings['store']>, key: string, storeKey: string) {
     this.settings = settings;
     this.store = store;
     this.key = key;
     this.storeKey = storeKey;
+    this.queue = settings.kind === 'semaphore' ? undefined : store.native?.queue;
   }
 
   /**
    * Takes a seat where there is room, or a seat of that owner whose grant was not answered.
    *
-   * @param claims - Lets a writer stop readers from coming in before it.
+   * @param waiting - It waits: in the line of the store, if there is one, and a writer stops readers from coming in before it.
    */
-  async join(owner: string, mode: LockMode, claims: boolean): Promise<Seat | Taken> {
+  async join(owner: string, mode: LockMode, waiting?: Waiting): Promise<Seat | Taken> {
     const { ttlMs, permits } = this.settings;
-    const outcome = await this.change<Taken>(nothing, undefined, ({ holders, claim }) => {
-      const others = holders.filter((holder) => holder.owner !== owner);
-      const mine = holders.find((holder) => holder.owner === owner);
-      const claimed = claim !== undefined && claim.owner !== owner;
-      const hasRoom =
-        mode === 'exclusive'
-          ? others.length === 0 && (!claimed || mine !== undefined)
-          : !others.some((other) => other.mode === 'exclusive') &&
-            others.length < permits &&
-            (!claimed || mine !== undefined);
-      if (hasRoom) {
-        const seat = newHolder(owner, mode, ttlMs, mine);
-        return { record: { holders: [...others, seat], claim: claimed ? claim : undefined } };
-      }
-      const wantsClaim = claims && mode === 'exclusive' && !claimed && others.every((other) => other.mode === 'shared');
-      // Half of it must be over before it is worth a write.
-      if (wantsClaim && (claim?.leftMs ?? 0) < ttlMs / 2) {
-        return { record: { holders: others, claim: { owner, leftMs: ttlMs } } };
-      }
-      const leftMs = Math.min(
-        ...others.map((other) => other.leftMs),
-        claimed ? claim.leftMs : Number.POSITIVE_INFINITY,
-      );
-      const isClaimed = claim?.owner === owner;
-      return { answer: { leftMs: Number.isFinite(leftMs) ? leftMs : ttlMs, isClaimed } };
-    });
+    if (mode === 'exclusive' && this.queue !== undefined) return this.enter(this.queue, owner, waiting);
+    const quiet = (leftMs: number) => ({ leftMs, isClaimed: false, isTold: false });
+    const outcome = await this.change<Taken>(
+      nothing,
+      undefined,
+      ({ holders, claim }) => {
+        const others = holders.filter((holder) => holder.owner !== owner);
+        const mine = holders.find((holder) => holder.owner === owner);
+        const claimed = claim !== undefined && claim.owner !== owner;
+        const hasRoom =
+          mode === 'exclusive'
+            ? others.length === 0 && (!claimed || mine !== undefined)
+            : !others.some((other) => other.mode === 'exclusive') &&
+              others.length < permits &&
+              (!claimed || mine !== undefined);
+        if (hasRoom) {
+          const seat = newHolder(owner, mode, ttlMs, mine);
+          return { record: { holders: [...others, seat], claim: claimed ? claim : undefined } };
+        }
+        if (waiting !== undefined && mode === 'exclusive' && this.wantsClaim(owner, { holders: others, claim })) {
+          return { record: { holders: others, claim: { owner, leftMs: ttlMs } } };
+        }
+        return { answer: this.taken({ holders: others, claim: claimed ? claim : undefined }, claim?.owner === owner) };
+      },
+      quiet,
+    );
     if (!('sent' in outcome)) return outcome;
     const me = outcome.seen.record.holders.find((holder) => holder.owner === owner);
     // What was written was only the claim of a writer.
-    if (me === undefined) return { leftMs: ttlOf({ holders: outcome.seen.record.holders }), isClaimed: true };
+    if (me === undefined) return this.taken({ holders: outcome.seen.record.holders }, true);
     return { ...outcome, owner, mode, fence: me.fence! };
+  }
+
+  /** As `join`, in the line of the store. */
+  private async enter(queue: StoreQueue, owner: string, waiting: Waiting | undefined): Promise<Seat | Taken> {
+    const { ttlMs, quietMs, clock } = this.settings;
+    const record = { holders: [newHolder(owner, 'exclusive', ttlMs, undefined)] };
+    const value = encodeRecord(record);
+    const place = { ttlMs, quietMs, placeMs: waiting === undefined ? 0 : placeMs, onTurn: waiting?.onTurn };
+    const isClaimed = waiting !== undefined;
+    for (let tries = 1; tries <= mostTries; tries++) {
+      const sent = instantOf(clock);
+      const answer = await queue.enter(this.storeKey, owner, value, place);
+      if (answer.ok) {
+        const { version } = answer;
+        const seen = { version, record: withFences(record, version) };
+        return { seen, sent, owner, mode: 'exclusive', fence: version };
+      }
+      const { isTold, quietForMs } = answer;
+      if (quietForMs > 0) return { leftMs: quietForMs, isClaimed, isTold };
+      const { version, record: now } = this.read(answer.entry);
+      const isOver = now.holders.length === 0 && (now.claim === undefined || now.claim.owner === owner);
+      if (isOver && version > 0) await queue.pass(this.storeKey, { ifVersion: version, quietMs });
+      else if (isClaimed && this.wantsClaim(owner, now)) {
+        const claimed = { holders: now.holders, claim: { owner, leftMs: ttlMs } };
+        const ifVersion = version;
+        await this.store.write(this.storeKey, encodeRecord(claimed), { ttlMs: ttlOf(claimed), ifVersion });
+      } else return { ...this.taken(now, isClaimed), isTold };
+    }
+    throw this.busy();
+  }
+
+  /** Whether a writer is to hold further readers off. Half of a claim must be over before it is worth another write. */
+  private wantsClaim(owner: string, { holders, claim }: LockRecord): boolean {
+    if (claim !== undefined && (claim.owner !== owner || claim.leftMs >= this.settings.ttlMs / 2)) return false;
+    return holders.length > 0 && holders.every(({ mode }) => mode === 'shared');
+  }
+
+  private taken({ holders, claim }: LockRecord, isClaimed: boolean): Taken {
+    const leftMs = Math.min(...holders.map((holder) => holder.leftMs), claim?.leftMs ?? Number.POSITIVE_INFINITY);
+    return { leftMs: Number.isFinite(leftMs) ? leftMs : this.settings.ttlMs, isClaimed, isTold: false };
   }
 
   /** Renews a seat; undefined when it is gone. */
@@ -124,10 +186,12 @@ export class LockTable {
     return outcome && { ...outcome, owner, mode, fence: outcome.seen.version };
   }
 
-  /** Takes owners, and the claims of writers, out of the record. Whether one of them was a holder. */
+  /** Takes owners, and the claims of writers, out of the record and the line. Whether one of them was a holder. */
   async leave(owners: readonly string[], seen?: Seen): Promise<boolean> {
     let wasHolder = false;
-    await this.change<undefined>(seen ?? (await this.look()), undefined, ({ holders, claim }) => {
+    // First out of the line, so that nothing is handed to them any more.
+    const from = seen ?? this.read(await (this.queue?.leave(this.storeKey, owners) ?? this.store.read(this.storeKey)));
+    await this.change<undefined>(from, undefined, ({ holders, claim }) => {
       const others = holders.filter((holder) => !owners.includes(holder.owner));
       const isClaimed = claim !== undefined && owners.includes(claim.owner);
       wasHolder = others.length < holders.length;
@@ -142,7 +206,16 @@ export class LockTable {
   }
 
   clear(): Promise<boolean> {
-    return this.store.remove(this.storeKey);
+    return this.vacate({});
+  }
+
+  /** Those in the line of the store. */
+  async queued(): Promise<number> {
+    return (await this.queue?.size(this.storeKey)) ?? 0;
+  }
+
+  get isWatchable(): boolean {
+    return this.store.native?.watch !== undefined;
   }
 
   watch(onChange: () => void) {
@@ -153,8 +226,11 @@ export class LockTable {
     from: Seen,
     signal: AbortSignal | undefined,
     decide: (record: LockRecord) => Change<Answer>,
+    onQuiet?: (quietForMs: number) => Answer,
   ): Promise<Changed | Answer> {
     const { store, storeKey } = this;
+    const { quietMs } = this.settings;
+    const guarded = quietMs !== undefined && onQuiet !== undefined ? store.native?.guardedWrite : undefined;
     let seen = from;
     for (let tries = 1; tries <= mostTries; tries++) {
       const change = decide(seen.record);
@@ -162,18 +238,35 @@ export class LockTable {
       const { record } = change;
       const { version } = seen;
       const sent = instantOf(this.settings.clock);
-      if (record.holders.length === 0 && record.claim === undefined) {
-        if (await store.remove(storeKey, { ifVersion: version, signal })) return { seen: nothing, sent };
+      // Whoever has claimed it is in the line, if there is one.
+      if (record.holders.length === 0 && (record.claim === undefined || this.queue !== undefined)) {
+        if (await this.vacate({ ifVersion: version, signal })) return { seen: nothing, sent };
         seen = this.read(await store.read(storeKey, { signal }));
       } else {
-        const ttlMs = ttlOf(record);
-        const answer = await store.write(storeKey, encodeRecord(record), { ttlMs, ifVersion: version, signal });
+        const options = { ttlMs: ttlOf(record), ifVersion: version, signal };
+        const value = encodeRecord(record);
+        const answer: Written | (Refused & Partial<GuardRefused>) =
+          guarded === undefined
+            ? await store.write(storeKey, value, options)
+            : await guarded(storeKey, value, { ...options, quietMs });
         if (answer.ok) return { seen: { version: answer.version, record: withFences(record, answer.version) }, sent };
+        const { quietForMs = 0 } = answer;
+        if (quietForMs > 0) return onQuiet!(quietForMs);
         seen = this.read(answer.entry);
       }
     }
+    throw this.busy();
+  }
+
+  /** Gives the key to the next in the line of the store, or to nobody. */
+  private vacate(options: StoreRemoveOptions): Promise<boolean> {
+    const { queue, store, storeKey } = this;
+    return queue?.pass(storeKey, { ...options, quietMs: this.settings.quietMs }) ?? store.remove(storeKey, options);
+  }
+
+  private busy(): StoreError {
     const detail = `others came first ${mostTries} times in a row`;
-    throw new StoreError({ store: 'lock', operation: 'write', reason: 'busy', applied: 'no', detail });
+    return new StoreError({ store: 'lock', operation: 'write', reason: 'busy', applied: 'no', detail });
   }
 
   /** Without those who have not renewed for as long as their lease, by the clock of this process: a record that is rewritten all the time ages slowly. */

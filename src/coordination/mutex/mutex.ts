@@ -6,13 +6,20 @@
  * After: Gray and Cheriton, "Leases" (1989); Burrows, "The Chubby lock service" (2006), for the fence.
  */
 
-import { checkOptions } from '../../core/options.js';
+import { checkOptions, flag, withDefault } from '../../core/options.js';
 import type { Lease } from './lease-handle.js';
 import { type AcquireOptions, type LockContext, type LockInspection, type LockKeys, Locks } from './locks.js';
 import { type LockOptions, leaseTerms, lockFields } from './options.js';
 
 /** Options of {@link mutex}. */
-export interface MutexOptions extends LockOptions {}
+export interface MutexOptions extends LockOptions {
+  /**
+   * Serves all callers of all processes in the order in which they came: each has a place of his own in the line of the store, and asks it himself. By default the
+   * callers of a process share one place, and pass the lock on among themselves for 20 ms: faster, and still nobody starves. Needs a store with `native.queue`; readers
+   * stand in no line. A lock without a store is always fair. Default false.
+   */
+  readonly fair?: boolean;
+}
 
 /** What {@link mutex} makes: any number of locks, each with a key. */
 export interface Mutex {
@@ -59,7 +66,7 @@ export interface Mutex {
  * let the resource refuse what is older than what it has seen. One object serves any number of keys; those of one process wait in memory,
  * so that the store is asked by one of them only.
  *
- * @param options - `store`, `ttl`, `margin`, `renewEvery`, `wait`, `queue`, `stack`, `name`, `on`, `clock`, `random`.
+ * @param options - `store`, `ttl`, `margin`, `renewEvery`, `wait`, `queue`, `fair`, `afterRestart`, `stack`, `name`, `on`, `clock`, `random`.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
  * ```ts
@@ -75,7 +82,7 @@ export interface Mutex {
  * ```
  */
 export function mutex(options: MutexOptions = {}): Mutex {
-  const checked = checkOptions('mutex', options, lockFields('mutex'));
+  const checked = checkOptions('mutex', options, { ...lockFields('mutex'), fair: withDefault(flag(), false) });
   const locks = new Locks({ ...checked, ...leaseTerms('mutex', checked), permits: Number.POSITIVE_INFINITY });
   return {
     name: checked.name,

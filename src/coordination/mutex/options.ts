@@ -10,6 +10,7 @@ import {
   having,
   impossibleOption,
   integer,
+  oneOf,
   optional,
   type RefusalOptions,
   withDefault,
@@ -34,6 +35,12 @@ export interface LeaseOptions extends CommonOptions {
   readonly margin?: Duration;
   /** From one renewal to the next. Default a third of `ttl`. */
   readonly renewEvery?: Duration;
+  /**
+   * What a store does that has begun anew, by a restart, a failover or the loss of its data, and may have forgotten who holds what. `'grant'`: goes on at once, so
+   * that two may hold a key until the first of them renews. `'wait'`: grants nothing for one `ttl`; the first use of an empty store waits as long. For stores
+   * that can tell, as `redisStore`; all who share the keys must say the same, with the same `ttl`, and `extend` may not go beyond it. Default `'grant'`.
+   */
+  readonly afterRestart?: 'grant' | 'wait';
   /** Draws the jitter of renewals and looks: from 0 up to 1. Default `Math.random`. */
   readonly random?: () => number;
 }
@@ -56,6 +63,7 @@ export function leaseFields<const Name extends string>(name: Name) {
     margin: optional(duration({ min: 0 })),
     renewEvery: optional(duration({})),
     random: withDefault(func<() => number>(), Math.random),
+    afterRestart: withDefault(oneOf(['grant', 'wait']), 'grant'),
   };
 }
 
@@ -68,13 +76,25 @@ export function lockFields<const Name extends string>(name: Name) {
   };
 }
 
-type LeaseTerms = Pick<CheckedLockOptions, 'ttl' | 'renewEvery'> & {
+type LeaseTerms = Pick<CheckedLockOptions, 'ttl' | 'renewEvery' | 'store' | 'afterRestart' | 'fair'> & {
   readonly margin: number | undefined;
   readonly clock: Clock | undefined;
 };
 
 /** What follows from the options of a lease, once they are found to fit each other. */
-export function leaseTerms(kind: CheckedLockOptions['kind'], { ttl, margin, renewEvery, clock }: LeaseTerms) {
+export function leaseTerms(kind: CheckedLockOptions['kind'], options: LeaseTerms) {
+  const { ttl, margin, renewEvery, clock, store, afterRestart, fair } = options;
+  if (afterRestart === 'wait' && store !== undefined && store.native?.guardedWrite === undefined) {
+    throw impossibleOption(kind, 'afterRestart', afterRestart, "'grant' for a store that cannot tell of its restarts");
+  }
+  if (fair === true && store !== undefined && store.native?.queue === undefined) {
+    throw impossibleOption(
+      kind,
+      'fair',
+      fair,
+      'false for a store without "native.queue"; redisStore with a "subscriber" has it',
+    );
+  }
   if (margin !== undefined && margin > ttl / 2) {
     throw impossibleOption(kind, 'margin', margin, `at most half of "ttl", ${ttl / 2} ms`);
   }

@@ -22,6 +22,9 @@ export interface CheckedLockOptions {
   readonly stack: boolean;
   /** How many may share a key: the permits of a semaphore, no limit for readers. */
   readonly permits: number;
+  /** Every caller has a place of his own in the line of the store. */
+  readonly fair?: boolean;
+  readonly afterRestart?: 'grant' | 'wait';
 }
 
 export class LockSettings {
@@ -38,6 +41,9 @@ export class LockSettings {
   readonly queue: number;
   readonly stack: boolean;
   readonly permits: number;
+  readonly isFair: boolean;
+  /** How long a store that has begun anew grants nothing; undefined: it need not wait. */
+  readonly quietMs: number | undefined;
   private readonly lines: Map<string, Line>;
   private lastLocalFence: number;
 
@@ -55,6 +61,8 @@ export class LockSettings {
     this.queue = options.queue;
     this.stack = options.stack;
     this.permits = options.permits;
+    this.isFair = options.fair === true && options.store !== undefined;
+    this.quietMs = options.afterRestart === 'wait' ? options.ttl : undefined;
     this.lines = lines;
     // So that fences grow from one run of the program to the next, unless it grants a million per second.
     this.lastLocalFence = Math.floor(options.clock.wallNow()) * 1000;

@@ -3,17 +3,17 @@
  *
  * Promise: a grant that comes when nobody waits any more is given back; where it is not known whether a grant was made, what may be left of it
  * is looked for and taken away; while others of this process wait, a lock goes from hand to hand by one write, for a slice of time, and
- * then to whoever asks the store first.
+ * then to whoever is first in the line of the store or, where it has none, asks it first. Of a fair lock each waiter stands in that line by itself.
  * After: Dice, Marathe and Shavit, "Lock cohorting" (2012), for the slice; DynamoDB's lock client for judging holders by their renewals.
  */
 import { callbackTimer } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
 import { StoreError } from '../../core/errors.js';
-import type { StoreWatch } from '../../stores/store.js';
+import type { QueueTurn, StoreWatch } from '../../stores/store.js';
 import { LeaseKeeper, safeLeaseMs } from '../lease.js';
 import { LeaseBase, type LeaseRelease, type LossReason } from './lease-handle.js';
 import { Line, type LockMode, type LockView, type Waiter } from './line.js';
-import type { LockTable, Seat, Taken } from './lock-table.js';
+import type { LockTable, Seat, Taken, Waiting } from './lock-table.js';
 import type { LockSettings } from './settings.js';
 
 /** How long a lock may go from hand to hand in one process before others get their chance. */
@@ -29,8 +29,16 @@ const lastPollMs = 250;
 
 /** What may be left of a grant is looked for at once, because others wait for it, after this, and ever later until it has expired. */
 const firstCleanUpMs = 50;
+/** An owner asks to be told of changes after this: most sections are shorter, and what happened before is looked for then. */
+const watchAfterMs = 250;
+
+/** How long a waiter that was handed a lock has to take it: as long as a store may claim it for. */
+const claimMs = 1_000;
+
 /** Looked for at once, of one key; what is beyond ends by itself, with its lease. */
 const mostCleanUps = 100;
+/** Owners that are looked for by one request. */
+const mostTogether = 1_000;
 
 /** Makes owners that are unlike each other, and unlike those of all other processes. */
 export class Owners {
@@ -47,8 +55,11 @@ export class StoredLine extends Line {
   private readonly owners: Owners;
   /** What this process holds of the key. */
   private readonly held = new Set<StoredLease>();
-  private campaign: Campaign | undefined = undefined;
+  /** Who asks the store: for whoever is first here, or, of a fair lock, for one waiter each. */
+  private readonly campaigns = new Map<Waiter | undefined, Campaign>();
   private cleanUps = 0;
+  /** Of those who have gone in this turn. */
+  private leaving: string[] = [];
 
   constructor(key: string, settings: LockSettings, table: LockTable, owners: Owners) {
     super(key, settings);
@@ -57,7 +68,7 @@ export class StoredLine extends Line {
   }
 
   get isIdle(): boolean {
-    return this.held.size === 0 && this.waiters.size === 0 && this.campaign === undefined && this.cleanUps === 0;
+    return this.held.size === 0 && this.waiters.size === 0 && this.campaigns.size === 0 && this.cleanUps === 0;
   }
 
   takeNow(): undefined {}
@@ -66,7 +77,7 @@ export class StoredLine extends Line {
     if (this.waiters.size > 0 || this.isMine) return undefined;
     const owner = this.owners.next();
     try {
-      const seat = await this.table.join(owner, mode, false);
+      const seat = await this.table.join(owner, mode);
       return 'owner' in seat ? this.hold(seat, this.sliceEnd()) : undefined;
     } catch (error) {
       if (isUncertain(error)) this.cleanUp([owner]);
@@ -78,11 +89,13 @@ export class StoredLine extends Line {
 
   async view(): Promise<LockView> {
     try {
-      const { record } = await this.table.look();
+      const [{ record }, queued] = await Promise.all([this.table.look(), this.table.queued()]);
       const holders = record.holders.map(({ owner, fence, leftMs, mode }) => {
         return { owner, fence: fence!, remainingMs: leftMs, mode };
       });
-      return { holders, queueLength: this.waiters.size };
+      let mine = 0;
+      for (const { mayBeThere } of this.campaigns.values()) if (mayBeThere) mine++;
+      return { holders, queueLength: this.waiters.size + Math.max(0, queued - mine) };
     } finally {
       this.rest();
     }
@@ -113,12 +126,13 @@ export class StoredLine extends Line {
   async giveBack({ seat, sliceEndsMs }: StoredLease): Promise<LeaseRelease> {
     const next = this.waiters.first;
     const owner = this.owners.next();
-    const isPassedOn = next?.mode === seat.mode && this.settings.clock.now() < sliceEndsMs;
+    const { clock, isFair } = this.settings;
+    const isPassedOn = !isFair && next?.mode === seat.mode && clock.now() < sliceEndsMs;
     try {
       if (!isPassedOn) return (await this.table.leave([seat.owner], seat.seen)) ? 'released' : 'lost';
       const heir = await this.table.passOn(seat, owner);
       if (heir === undefined) return 'lost';
-      this.grant(heir, sliceEndsMs);
+      this.grant(heir, this.waiters.first, sliceEndsMs);
       return 'released';
     } catch {
       // It may be there still, or the heir's may be: both are looked for until they are gone.
@@ -130,16 +144,15 @@ export class StoredLine extends Line {
   /** @internal */
   drop(lease: StoredLease): void {
     if (!this.held.delete(lease)) return;
-    this.campaign?.poke();
+    this.campaigns.get(undefined)?.poke();
     this.rest();
   }
 
-  /** @internal Gives a seat to whoever is first, or back. */
-  grant(seat: Seat, sliceEndsMs = this.sliceEnd()): void {
+  /** @internal Gives a seat to the one that it was got for, or back. */
+  grant(seat: Seat, heir: Waiter | undefined, sliceEndsMs = this.sliceEnd()): void {
     const lease = this.hold(seat, sliceEndsMs);
     if (lease === undefined) return;
-    const { first } = this.waiters;
-    if (first?.mode === seat.mode) this.answer(first, lease);
+    if (heir?.mode === seat.mode && !heir.isOver) this.answer(heir, lease);
     else void lease.release();
   }
 
@@ -157,14 +170,32 @@ export class StoredLine extends Line {
   }
 
   /** @internal */
-  endCampaign(): void {
-    this.campaign = undefined;
-    if (this.waiters.size > 0) this.onArrival();
+  endCampaign(only: Waiter | undefined): void {
+    this.campaigns.delete(only);
+    const { first } = this.waiters;
+    if (only === undefined && first !== undefined) this.onArrival(first);
     else this.rest();
   }
 
-  /** @internal Looks for these owners until they are found and taken out, or what they may have got has expired. */
-  cleanUp(owners: readonly string[]): void {
+  /** @internal As `cleanUp`, for those who have had every answer; those who go in one turn together. */
+  leave(owner: string): void {
+    this.leaving.push(owner);
+    if (this.leaving.length > 1) return;
+    this.cleanUps++;
+    queueMicrotask(() => {
+      const owners = this.leaving;
+      this.leaving = [];
+      this.cleanUps--;
+      for (let from = 0; from < owners.length; from += mostTogether)
+        this.cleanUp(owners.slice(from, from + mostTogether), 'answered');
+    });
+  }
+
+  /**
+   * @internal Looks for these owners until they are found and taken out, or what they may have got has expired. Where no request of theirs is on its way any
+   * more, the first answer will do.
+   */
+  cleanUp(owners: readonly string[], until: 'found' | 'answered' = 'found'): void {
     if (this.cleanUps >= mostCleanUps) return;
     this.cleanUps++;
     const { clock, ttlMs, random } = this.settings;
@@ -172,7 +203,10 @@ export class StoredLine extends Line {
     const endsAtMs = clock.now() + ttlMs;
     let delayMs = firstCleanUpMs;
     const look = async () => {
-      const isDone = await this.table.leave(owners).catch(() => false);
+      const isDone = await this.table.leave(owners).then(
+        (isFound) => isFound || until === 'answered',
+        () => false,
+      );
       const atMs = clock.now() + delayMs * (0.5 + random());
       delayMs *= 2;
       if (!isDone && atMs < endsAtMs) return background.schedule(timer, atMs);
@@ -183,20 +217,26 @@ export class StoredLine extends Line {
     void look();
   }
 
-  protected onArrival(): void {
-    this.campaign ??= new Campaign(this, this.settings);
+  protected onArrival(waiter: Waiter): void {
+    const only = this.settings.isFair ? waiter : undefined;
+    if (!this.campaigns.has(only)) this.campaigns.set(only, new Campaign(this, this.settings, only));
   }
 
-  protected onDeparture(): void {
-    if (this.waiters.size === 0) this.campaign?.poke();
+  protected onDeparture(waiter: Waiter): void {
+    if (this.settings.isFair) this.campaigns.get(waiter)?.poke();
+    else if (this.waiters.size === 0) this.campaigns.get(undefined)?.poke();
   }
 
   protected override retryAfterMs(): number | undefined {
-    return this.campaign?.leftMs;
+    return this.anyCampaign?.leftMs;
   }
 
   protected override get failure(): unknown {
-    return this.campaign?.failure;
+    return this.anyCampaign?.failure;
+  }
+
+  private get anyCampaign(): Campaign | undefined {
+    return this.campaigns.values().next().value;
   }
 
   /** Undefined when its time was over before the answer came. */
@@ -222,17 +262,20 @@ export class StoredLine extends Line {
   }
 }
 
-/** Asks the store for as long as somebody of this process waits. */
+/** Asks the store for as long as somebody of this process waits, or for as long as one does. */
 class Campaign {
   /** Until the first of those in the way is gone, when it was last seen. */
   leftMs: number | undefined = undefined;
   /** Why the store did not answer the last time. */
   failure: unknown = undefined;
+  /** Whether the store has a place or a claim of this owner. */
+  mayBeThere = false;
+  /** Whether something of this owner may be on its way still. */
+  private isUncertain = false;
   private readonly line: StoredLine;
   private readonly settings: LockSettings;
+  private readonly only: Waiter | undefined;
   private owner: string;
-  /** Whether the store may have something of this owner. */
-  private mayBeThere = false;
   private watch: StoreWatch | undefined = undefined;
   private isTold = false;
   /** Whether a change in the store is worth another try. */
@@ -240,10 +283,12 @@ class Campaign {
   private wasPoked = false;
   private wakeUp: (() => void) | undefined = undefined;
   private readonly alarm = callbackTimer(() => this.poke());
+  private readonly waiting: Waiting = { onTurn: (turn) => this.onTurn(turn) };
 
-  constructor(line: StoredLine, settings: LockSettings) {
+  constructor(line: StoredLine, settings: LockSettings, only: Waiter | undefined) {
     this.line = line;
     this.settings = settings;
+    this.only = only;
     this.owner = line.nextOwner();
     void this.run();
   }
@@ -260,25 +305,38 @@ class Campaign {
     wakeUp();
   }
 
+  /** Who is to have it. */
+  private get heir(): Waiter | undefined {
+    return this.only === undefined ? this.line.first : this.only.isOver ? undefined : this.only;
+  }
+
   private async run(): Promise<void> {
     const { line } = this;
-    const { random } = this.settings;
+    const { random, isFair } = this.settings;
+    const { queue } = line.table;
     let hasAnswered = false;
     let pollMs = firstPollMs;
-    while (line.first !== undefined) {
-      if (line.isMine) {
+    for (let { heir } = this; heir !== undefined; heir = this.heir) {
+      if (!isFair && line.isMine) {
         await this.pause(Number.POSITIVE_INFINITY);
-        // Who has just had it lets others have it.
-        if (!line.isMine) await this.pause(chanceMs * (1 + random()));
+        // Who has just had it lets others have it. Those in a line have it already.
+        if (queue === undefined && !line.isMine) await this.pause(chanceMs * (1 + random()));
         continue;
+      }
+      const { mode } = heir;
+      const isInLine = queue !== undefined && mode === 'exclusive';
+      // A writer that has gone leaves the line before readers of this process are asked for.
+      if (!isInLine && queue !== undefined && this.mayBeThere) {
+        this.leave();
+        this.begin();
       }
       this.listens = true;
       this.wasPoked = false;
       let answer: Seat | Taken;
       try {
-        answer = await line.table.join(this.owner, line.first.mode, true);
+        answer = await line.table.join(this.owner, mode, this.waiting);
       } catch (error) {
-        this.mayBeThere ||= isUncertain(error);
+        this.isUncertain ||= isUncertain(error);
         // A store that has not answered at all is told of at once. One that has may come back while there is time to wait.
         if (!hasAnswered || isHopeless(error)) {
           line.failAll(error);
@@ -292,22 +350,41 @@ class Campaign {
       hasAnswered = true;
       this.failure = undefined;
       if ('owner' in answer) {
-        this.owner = line.nextOwner();
-        this.mayBeThere = false;
+        this.begin();
         pollMs = firstPollMs;
-        line.grant(answer);
+        line.grant(answer, this.heir);
         continue;
       }
       this.mayBeThere ||= answer.isClaimed;
       this.leftMs = answer.leftMs;
-      this.listen();
-      pollMs = this.isTold ? slowPollMs : Math.min(lastPollMs, pollMs * 1.5);
+      if (!isInLine) this.listen();
+      const isTold = isInLine ? answer.isTold : this.isTold;
+      pollMs = isTold ? slowPollMs : Math.min(lastPollMs, pollMs * 1.5);
       // Not all at once when a lease has run out.
       await this.pause(Math.min(pollMs * (0.75 + random() / 2), answer.leftMs + 1 + 4 * random()));
     }
     this.watch?.close();
-    if (this.mayBeThere) line.cleanUp([this.owner]);
-    line.endCampaign();
+    this.leave();
+    line.endCampaign(this.only);
+  }
+
+  private begin(): void {
+    this.owner = this.line.nextOwner();
+    this.mayBeThere = false;
+    this.isUncertain = false;
+  }
+
+  private leave(): void {
+    if (this.isUncertain) this.line.cleanUp([this.owner]);
+    else if (this.mayBeThere) this.line.leave(this.owner);
+  }
+
+  private onTurn(turn: QueueTurn): void {
+    if (turn !== 'next') return this.poke();
+    // If the one before does not take it in time, it is this one's turn.
+    const { clock, ttlMs, random } = this.settings;
+    if (this.wakeUp !== undefined)
+      clock.schedule(this.alarm, clock.now() + Math.min(claimMs, ttlMs) + 1 + 4 * random());
   }
 
   private listen(): void {
@@ -347,6 +424,10 @@ class StoredLease extends LeaseBase {
   private readonly keeper: LeaseKeeper;
   private releasing: Promise<LeaseRelease> | undefined = undefined;
   private failure: unknown = undefined;
+  private watch: StoreWatch | undefined = undefined;
+  private isLooking = false;
+  private looksAgain = false;
+  private readonly watchTimer = callbackTimer(() => this.beginWatch());
 
   constructor(line: StoredLine, settings: LockSettings, seat: Seat, sliceEndsMs: number) {
     super();
@@ -359,6 +440,10 @@ class StoredLease extends LeaseBase {
     const renew = (ms: number, signal: AbortSignal) => this.renew(ms, signal);
     const onLost = (reason: LossReason) => this.lose(reason);
     this.keeper = new LeaseKeeper({ clock, random, leaseMs, marginMs, renewEveryMs, renew, onLost }, seat.sent);
+    // Where many share a key it changes too often to look each time.
+    if (seat.mode === 'exclusive' && line.table.isWatchable) {
+      (clock.background ?? clock).schedule(this.watchTimer, clock.now() + watchAfterMs);
+    }
   }
 
   get key(): string {
@@ -383,8 +468,10 @@ class StoredLease extends LeaseBase {
   }
 
   async extend(given?: Duration): Promise<number> {
-    const shortestMs = Math.ceil((this.settings.marginMs + 3) / 0.99);
-    const leaseMs = this.checkExtension(given, shortestMs);
+    const { marginMs, quietMs } = this.settings;
+    const min = Math.ceil((marginMs + 3) / 0.99);
+    // A store that has forgotten a longer lease would not wait for its end.
+    const leaseMs = this.checkExtension(given, quietMs === undefined ? { min } : { min, max: quietMs });
     const isDone = await this.keeper.extend(leaseMs);
     if (!this.held()) throw this.lossError();
     if (isDone === true) return this.remaining();
@@ -401,10 +488,45 @@ class StoredLease extends LeaseBase {
     this.keeper.revoke();
   }
 
+  private beginWatch(): void {
+    this.watch = this.line.table.watch(() => void this.look());
+    this.watch?.ready.then(
+      () => this.look(),
+      () => {},
+    );
+  }
+
+  private endWatch(): void {
+    const { clock } = this.settings;
+    (clock.background ?? clock).cancel(this.watchTimer);
+    this.watch?.close();
+  }
+
+  /** Its record was changed, perhaps by itself: is it still there? One look at a time. */
+  private async look(): Promise<void> {
+    this.looksAgain = this.isLooking;
+    if (this.isLooking) return;
+    this.isLooking = true;
+    try {
+      do {
+        this.looksAgain = false;
+        const { owner } = this;
+        const { record } = await this.line.table.look();
+        if (owner === this.owner && !record.holders.some((holder) => holder.owner === owner)) this.keeper.revoke();
+      } while (this.looksAgain && this.held());
+    } catch {
+      // The next renewal will tell.
+    } finally {
+      this.isLooking = false;
+    }
+  }
+
   private async giveBack(): Promise<LeaseRelease> {
-    const { keeper, line, seat } = this;
+    const { keeper, line } = this;
+    this.endWatch();
     const wasHeld = keeper.isHeld();
     await keeper.stop();
+    const { seat } = this;
     // It is over here, yet perhaps not in the store, where others wait for it.
     if (!wasHeld && !this.isTaken) line.cleanUp([seat.owner]);
     const result = wasHeld ? await line.giveBack(this) : 'lost';
@@ -434,6 +556,7 @@ class StoredLease extends LeaseBase {
   }
 
   private lose(reason: LossReason): void {
+    this.endWatch();
     this.noteLoss(reason);
     this.settings.noteLost(this, reason);
     this.line.drop(this);

@@ -113,6 +113,29 @@ describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_0
     await lease.release();
   });
 
+  it('hands a lock to a waiter that is frozen for a second, and then to the next', async () => {
+    const { locks } = locksAt(server.port, drivers[0], 20_000);
+    const lease = await locks.acquire('key');
+    const inLine = (count: number) =>
+      expect.poll(async () => (await locks.inspect('key')).queueLength, patience).toBe(count);
+    const frozen = start('hold', 20_000);
+    await inLine(1);
+    const waiting = locksAt(server.port, drivers[1], 20_000).locks.acquire('key');
+    await inLine(2);
+    frozen.child.kill('SIGSTOP');
+    const releasedMs = performance.now();
+    await lease.release();
+    const next = await waiting;
+    expect(performance.now() - releasedMs).toBeGreaterThan(500);
+    expect(performance.now() - releasedMs).toBeLessThan(3_000);
+    frozen.child.kill('SIGCONT');
+    await sleep(300);
+    // What it was told while it was frozen lets it in no more.
+    expect([frozen.told, next.held()]).toEqual([[], true]);
+    await next.release();
+    expect((await frozen.heard('held')).fence).toBeGreaterThan(next.fence);
+  });
+
   it('finds a lease over in the turn in which a blocked event loop goes on', async () => {
     const owner = start('block', ttlMs);
     const { fence } = await owner.heard('held');
@@ -141,6 +164,15 @@ describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_0
       expect(await lease.release()).toBe('lost');
       expect(next.held()).toBe(true);
       await next.release();
+    });
+
+    it('tells an owner at once that somebody took the lock away', async () => {
+      const lease = await locksAt(server.port, driver, 20_000).locks.acquire('key');
+      await sleep(500);
+      await locksAt(server.port, driver, 20_000).locks.forceRelease('key');
+      // Its next renewal is seconds away.
+      await expect.poll(() => lease.signal.aborted, { timeout: 1_000, interval: 5 }).toBe(true);
+      expect(await lease.release()).toBe('lost');
     });
 
     it('keeps a lock through a connection that is reset', async () => {

@@ -98,7 +98,7 @@ describe('mutex with a store', () => {
     };
     const locks = mutex({ store: memoryStore({ clock: foreground }), clock });
     const lease = await locks.acquire('key');
-    expect([foreground.pendingTimers, background.pendingTimers]).toEqual([0, 2]);
+    expect([foreground.pendingTimers, background.pendingTimers]).toEqual([0, 3]);
     const waiting = locks.acquire('key');
     await foreground.flush();
     expect(foreground.pendingTimers).toBeGreaterThan(0);
@@ -348,6 +348,44 @@ describe('mutex with a store', () => {
     expect([lease.held(), lease.signal.aborted, await lease.release()]).toEqual([false, true, 'lost']);
     expect(next.held()).toBe(true);
     expect(events.map(({ type }) => type)).toEqual(['lock-acquired', 'lock-lost']);
+  });
+
+  it('tells the owner at once that the lock was taken away, where the store tells of changes', async () => {
+    const { clock, state, process } = bench({ watches: true });
+    const lease = await process().acquire('key');
+    await clock.advance(300);
+    expect([lease.held(), state.watching]).toEqual([true, 1]);
+    await process().forceRelease('key');
+    await clock.flush();
+    expect([lease.signal.aborted, lease.held(), state.watching]).toEqual([true, false, 0]);
+    expect(await lease.release()).toBe('lost');
+  });
+
+  it('finds out that it was taken away before it was told of changes', async () => {
+    const { clock, process } = bench({ watches: true });
+    const lease = await process().acquire('key');
+    await process().forceRelease('key');
+    await clock.advance(250);
+    expect(lease.held()).toBe(false);
+  });
+
+  it('looks once after each renewal of its own, and stays held', async () => {
+    const { clock, state, process } = bench({ watches: true });
+    const lease = await process().acquire('key');
+    await clock.advance(500);
+    const { calls } = state;
+    await clock.advance(30_000);
+    expect(lease.held()).toBe(true);
+    // A renewal each second, and a look.
+    expect(state.calls - calls).toBeLessThanOrEqual(60);
+    await lease.release();
+    expect([state.watching, clock.pendingTimers]).toEqual([0, 0]);
+  });
+
+  it('refuses a line, or a guard, that the store does not have', () => {
+    const { process } = bench();
+    expect(() => process({ fair: true })).toThrow('option "fair" must be false for a store without "native.queue"');
+    expect(() => process({ afterRestart: 'wait' })).toThrow('option "afterRestart" must be \'grant\' for a store');
   });
 
   it('does not bring a lock back that was given up while a renewal was on its way', async () => {

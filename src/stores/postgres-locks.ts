@@ -1,0 +1,388 @@
+/**
+ * Postgres locks: advisory locks of the server, inside a transaction of the caller's, or on a session of their own that is a lease.
+ *
+ * Promise: the lock of a transaction ends with it, so lock and writes are one; the lock of a session is given up by the server when nothing has been heard of its
+ * owner for a `ttl`, and the owner is told before. The server's own queue makes both fair.
+ * After: Postgres, "Advisory Locks", `lock_timeout`, `idle_session_timeout` (14 or later); Gray and Cheriton, "Leases" (1989).
+ */
+import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
+import type { Duration } from '../core/duration.js';
+import { LockUnavailableError, messageOf, StoreError } from '../core/errors.js';
+import {
+  checkArgument,
+  checkOptions,
+  duration,
+  having,
+  impossibleOption,
+  optional,
+  withDefault,
+} from '../core/options.js';
+import type { PgListener, PostgresTransaction } from './postgres.js';
+
+/** Options of {@link transactionLock}. */
+export interface TransactionLockOptions {
+  /** How long it may wait. 0: not at all. Default `'30s'`. */
+  readonly wait?: Duration;
+}
+
+/** Options of {@link sessionLock}. */
+export interface SessionLockOptions extends TransactionLockOptions {
+  /** How long the server keeps the lock when it hears nothing of the owner. From 1 s; default `'10s'`. It is asked three times in that time. */
+  readonly ttl?: Duration;
+  /** How long before that the owner counts it as lost. Up to half of `ttl`; default a tenth. */
+  readonly margin?: Duration;
+  /** Ends the wait; the lock that may be granted later ends with its connection. */
+  readonly signal?: AbortSignal;
+  /** Counts `ttl` for the owner. Default `systemClock`. */
+  readonly clock?: Clock;
+}
+
+/** A lock on a connection of its own. */
+export interface SessionLock {
+  readonly key: string;
+  /** Aborts when the lock is lost. */
+  readonly signal: AbortSignal;
+  /** Whether nobody else can have it: looked up anew, so that a process that was frozen finds out here. */
+  held(): boolean;
+  /** Milliseconds for which it can be relied on without hearing from the server again; 0 when it is not held. */
+  remaining(): number;
+  /** Gives it back and ends the connection; never rejects. `'unknown'`: the server has not said; it ends at the latest with its `ttl`. */
+  release(): Promise<'released' | 'lost' | 'unknown'>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** Says that something waited for `lock_timeout`. */
+const lockTimeoutCode = '55P03';
+const oldestVersion = 140_000;
+
+const waitField = withDefault(duration({ min: 0 }), 30_000);
+const keyField = {
+  allowed: 'a string that is not empty',
+  parse: (value: unknown) => (typeof value === 'string' && value.length > 0 ? value : undefined),
+};
+
+/**
+ * Locks a key for the rest of a transaction that has begun on a connection of yours: `pg_advisory_xact_lock`.
+ *
+ * The strongest lock there is for work in one database: nobody else gets in before the transaction has ended, and nothing of it is written when the connection was lost, so it needs no
+ * fence and no lease. Works through PgBouncer in transaction mode. Others take the same lock by the number that is the first eight bytes of the key's SHA-256. The same transaction
+ * may lock a key again.
+ *
+ * @param transaction - A client of `pg` after its `BEGIN`, or what postgres.js gives to `sql.begin`.
+ * @throws {@link LockUnavailableError} `ERR_LOCK_UNAVAILABLE`, when it waited too long. With a `wait` the transaction has failed then: roll it back, or to a savepoint.
+ * @throws {@link OptionsError} `ERR_OPTIONS` for what is no transaction; else whatever the server says, as the client throws it.
+ * @example
+ * ```ts no-run
+ * import { transactionLock } from 'holdfast/postgres';
+ * import pg from 'pg';
+ *
+ * const client = await new pg.Pool().connect();
+ * await client.query('BEGIN');
+ * await transactionLock(client, 'account:7', { wait: '2s' });
+ * await client.query('UPDATE accounts SET balance = balance - 1 WHERE id = 7');
+ * await client.query('COMMIT');
+ * client.release();
+ * ```
+ */
+export async function transactionLock(
+  transaction: PostgresTransaction,
+  key: string,
+  options: TransactionLockOptions = {},
+): Promise<void> {
+  const name = 'transactionLock';
+  const allowed = 'a client of pg after its BEGIN, or what postgres.js gives to sql.begin';
+  checkArgument(name, 'transaction', transaction, {
+    allowed,
+    parse: (value: unknown) => (isTransaction(value) ? value : undefined),
+  });
+  const lock = numberOf(checkArgument(name, 'key', key, keyField));
+  const { wait } = checkOptions(name, options, { wait: waitField });
+  const ask = firstRowOf(transaction);
+  // Older versions of pg do not tell whether a transaction has begun. Where none has, each statement is one, and its lock is over with it.
+  const inTransaction = "CASE WHEN now() = statement_timestamp() THEN 'no' ELSE 'yes' END";
+  let isLocked: string | undefined;
+  let isInside: string | undefined;
+  if (wait === 0) {
+    [isLocked, isInside] = await ask(`SELECT pg_try_advisory_xact_lock(${lock})::text AS a, ${inTransaction} AS b`);
+  } else {
+    const timeout = (value: string) => `set_config('lock_timeout', ${value}, true)`;
+    const before = `(SELECT current_setting('lock_timeout') AS value OFFSET 0) AS before`;
+    // From left to right: the limit is the lock's own, and the transaction goes on with the one that it had.
+    const sql = `SELECT ${timeout(`'${Math.ceil(wait)}ms'`)} AS c, pg_advisory_xact_lock(${lock})::text AS a, ${timeout('before.value')} AS d, ${inTransaction} AS b FROM ${before}`;
+    try {
+      [, isInside] = await ask(sql);
+      isLocked = 'true';
+    } catch (error) {
+      if (codeOf(error) !== lockTimeoutCode) throw error;
+      throw unavailable(name, key, wait, error);
+    }
+  }
+  if (isInside !== 'yes') throw impossibleOption(name, 'transaction', transaction, allowed);
+  if (isLocked !== 'true') throw unavailable(name, key, wait);
+}
+
+/**
+ * Locks a key on a connection of its own, for work that is longer than a transaction may be: `pg_advisory_lock`, made a lease by `idle_session_timeout`.
+ *
+ * An advisory lock alone is kept for ever by an owner that is frozen, or cut off without a word. Here the server ends a session that it has heard nothing of for a `ttl`, and the owner
+ * asks three times in that time. It has no fence: what is written under it is safe only as far as `held()` is asked before. Prefer {@link transactionLock}, or `mutex` over
+ * `postgresStore`, whose leases have fences and need no connection each.
+ *
+ * @param connect - Makes a connected client of `pg`, to the server itself; it is ended with the lock.
+ * @throws {@link LockUnavailableError} `ERR_LOCK_UNAVAILABLE`, when it waited too long; the reason of the signal.
+ * @throws {@link StoreError} `ERR_STORE`, reason `'invalid'` behind a pooler or with Postgres before 14; else when the connection fails.
+ * @example
+ * ```ts no-run
+ * import { sessionLock } from 'holdfast/postgres';
+ * import pg from 'pg';
+ *
+ * const connect = async () => {
+ *   const client = new pg.Client();
+ *   await client.connect();
+ *   return client;
+ * };
+ * await using lock = await sessionLock(connect, 'nightly-import', { ttl: '10s' });
+ * console.log(lock.held()); // true
+ * ```
+ */
+export async function sessionLock(
+  connect: () => Promise<PgListener>,
+  key: string,
+  options: SessionLockOptions = {},
+): Promise<SessionLock> {
+  const name = 'sessionLock';
+  checkArgument(name, 'connect', connect, {
+    allowed: 'a function that answers a connected client of pg',
+    parse: (value: unknown) => (typeof value === 'function' ? value : undefined),
+  });
+  checkArgument(name, 'key', key, keyField);
+  const { ttl, margin, wait, signal, clock } = checkOptions(name, options, {
+    ttl: withDefault(duration({ min: 1_000 }), 10_000),
+    margin: optional(duration({ min: 0 })),
+    wait: waitField,
+    signal: optional(having<AbortSignal>('an AbortSignal', 'addEventListener', 'removeEventListener')),
+    clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
+  });
+  if (margin !== undefined && margin > ttl / 2) {
+    throw impossibleOption(name, 'margin', margin, `at most half of "ttl", ${ttl / 2} ms`);
+  }
+  signal?.throwIfAborted();
+  const session = new Session(await connect(), key, ttl, margin ?? ttl / 10, clock);
+  let onAbort = () => {};
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(signal?.reason);
+  });
+  signal?.addEventListener('abort', onAbort);
+  try {
+    await Promise.race([session.lock(wait), session.broken, aborted]);
+    return session;
+  } catch (error) {
+    session.end();
+    if (codeOf(error) === lockTimeoutCode) throw unavailable(name, key, wait, error);
+    throw error;
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+class Session implements SessionLock {
+  readonly key: string;
+  /** Rejects when the connection breaks. */
+  readonly broken: Promise<never>;
+  private readonly controller = new AbortController();
+  private readonly client: PgListener;
+  private readonly number: string;
+  private readonly ttlMs: number;
+  private readonly marginMs: number;
+  private readonly clock: Clock;
+  private readonly background: Clock;
+  private readonly ask: Ask;
+  private state: 'waiting' | 'held' | 'lost' | 'released' = 'waiting';
+  private pid = '';
+  private sentMs = 0;
+  private sentWallMs = 0;
+  private onBroken!: (error: unknown) => void;
+  private releasing: Promise<'released' | 'lost' | 'unknown'> | undefined = undefined;
+  private readonly beat = callbackTimer(() => void this.hear());
+  private readonly deadline = callbackTimer(() => this.held());
+
+  constructor(client: PgListener, key: string, ttlMs: number, marginMs: number, clock: Clock) {
+    this.client = client;
+    this.key = key;
+    this.number = numberOf(key);
+    this.ttlMs = ttlMs;
+    this.marginMs = marginMs;
+    this.clock = clock;
+    this.background = clock.background ?? clock;
+    this.ask = firstRowOf(client);
+    this.broken = new Promise((_, reject) => {
+      this.onBroken = reject;
+    });
+    this.broken.catch(() => {});
+    const gone = (error?: unknown) => {
+      this.lose('the connection broke');
+      this.onBroken(
+        failure('closed', `the connection broke: ${error === undefined ? 'it ended' : messageOf(error)}`, error),
+      );
+    };
+    // They stay until the end: an error that nobody listens to would end the process.
+    client.on('error', gone);
+    client.on('end', () => gone());
+  }
+
+  get signal(): AbortSignal {
+    this.held();
+    return this.controller.signal;
+  }
+
+  /** Takes it. */
+  async lock(waitMs: number): Promise<void> {
+    const about = "SELECT pg_backend_pid()::text AS a, current_setting('server_version_num') AS b";
+    const [pid, version] = await this.ask(about);
+    if (Number(version) < oldestVersion) throw failure('invalid', `Postgres 14 or later is needed, this is ${version}`);
+    this.pid = pid!;
+    // What the server said when the connection was made; a pooler makes up something of its own.
+    const { processID } = this.client as { readonly processID?: unknown };
+    if (typeof processID === 'number') this.checkPid(`${processID}`);
+    await this.ask(
+      `SELECT set_config('idle_session_timeout', '${Math.ceil(this.ttlMs)}ms', false) AS a, set_config('lock_timeout', '${Math.ceil(waitMs)}ms', false) AS b`,
+    );
+    if (waitMs > 0) await this.ask(`SELECT pg_advisory_lock(${this.number})::text AS a, '' AS b`);
+    else {
+      const [isLocked] = await this.ask(`SELECT pg_try_advisory_lock(${this.number})::text AS a, '' AS b`);
+      if (isLocked !== 'true') throw unavailable('sessionLock', this.key, waitMs);
+    }
+    // It may have waited for long: the lease counts from what is asked now.
+    const sent = await this.confirm();
+    this.state = 'held';
+    this.count(sent);
+    if (!this.held()) throw failure('timeout', 'the answer came when the lease was over');
+  }
+
+  held(): boolean {
+    if (this.state === 'held' && this.leftMs() <= 0)
+      this.lose(`nothing was heard of the server for ${this.ttlMs} ms, less the margin`);
+    return this.state === 'held';
+  }
+
+  remaining(): number {
+    return this.held() ? this.leftMs() : 0;
+  }
+
+  release(): Promise<'released' | 'lost' | 'unknown'> {
+    this.releasing ??= this.giveBack();
+    return this.releasing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.release();
+  }
+
+  end(): void {
+    this.background.cancel(this.beat);
+    this.background.cancel(this.deadline);
+    this.client.end().catch(() => {});
+  }
+
+  private async giveBack(): Promise<'released' | 'lost' | 'unknown'> {
+    if (!this.held()) return 'lost';
+    const leftMs = this.leftMs();
+    this.state = 'released';
+    this.background.cancel(this.beat);
+    this.background.cancel(this.deadline);
+    let isLate = () => {};
+    const late = new Promise<undefined>((resolve) => {
+      isLate = () => resolve(undefined);
+    });
+    const timer = callbackTimer(() => isLate());
+    this.clock.schedule(timer, this.clock.now() + leftMs);
+    const unlock = this.ask(`SELECT pg_advisory_unlock(${this.number})::text AS a, '' AS b`).catch(() => undefined);
+    const answer = await Promise.race([unlock, late]);
+    this.clock.cancel(timer);
+    this.end();
+    return answer === undefined ? 'unknown' : answer[0] === 'true' ? 'released' : 'lost';
+  }
+
+  /** Asks the server, which counts from its answer: a third of the time, so that two may fail. */
+  private async hear(): Promise<void> {
+    try {
+      const sent = await this.confirm();
+      if (this.held()) this.count(sent);
+    } catch (error) {
+      this.lose(messageOf(error));
+    }
+  }
+
+  private async confirm(): Promise<{ readonly ms: number; readonly wallMs: number }> {
+    const sent = { ms: this.clock.now(), wallMs: this.clock.wallNow() };
+    const [pid] = await this.ask("SELECT pg_backend_pid()::text AS a, '' AS b");
+    this.checkPid(pid!);
+    return sent;
+  }
+
+  private checkPid(pid: string): void {
+    if (pid === this.pid) return;
+    const advice = 'connect to the server itself: behind a pooler the lock would be that of somebody else’s session';
+    throw failure('invalid', `the backend was ${pid} and is ${this.pid}; ${advice}`);
+  }
+
+  private count({ ms, wallMs }: { readonly ms: number; readonly wallMs: number }): void {
+    this.sentMs = ms;
+    this.sentWallMs = wallMs;
+    this.background.schedule(this.deadline, this.clock.now() + Math.max(0, this.leftMs()));
+    this.background.schedule(this.beat, ms + this.ttlMs / 3);
+  }
+
+  /** As for every lease: on whichever clock of this process went further, less 1 %, 2 ms and the margin. */
+  private leftMs(): number {
+    const passedMs = Math.max(this.clock.now() - this.sentMs, this.clock.wallNow() - this.sentWallMs);
+    const leftMs = this.ttlMs * 0.99 - 2 - this.marginMs - passedMs;
+    return leftMs < 0.001 ? 0 : leftMs;
+  }
+
+  private lose(detail: string): void {
+    if (this.state !== 'held') return;
+    this.state = 'lost';
+    this.controller.abort(failure('closed', `the lock "${this.key}" is lost: ${detail}`));
+    this.end();
+  }
+}
+
+type Ask = (sql: string) => Promise<readonly [a: string | undefined, b: string | undefined]>;
+
+/** Runs a statement without values, which needs one trip with both libraries, and answers what it calls a and b. */
+function firstRowOf(connection: PostgresTransaction): Ask {
+  return async (sql) => {
+    const answer = 'unsafe' in connection ? await connection.unsafe(sql) : (await connection.query({ text: sql })).rows;
+    const [row] = answer as readonly { readonly a: string; readonly b: string }[];
+    return [row?.a, row?.b];
+  };
+}
+
+/** The lock's number, the same in every process: advisory locks have no names. */
+function numberOf(key: string): string {
+  const { createHash } = globalThis.process.getBuiltinModule('node:crypto');
+  return `'${createHash('sha256').update(key).digest().readBigInt64BE()}'::bigint`;
+}
+
+/** What only looks like one would write at once, whatever became of the transaction. */
+export function isTransaction(value: unknown): value is PostgresTransaction {
+  if (typeof value === 'function') return 'unsafe' in value && 'savepoint' in value;
+  const { query, connect, totalCount, getTransactionStatus } = (value ?? {}) as Readonly<Record<string, unknown>>;
+  if (typeof query !== 'function' || typeof connect !== 'function' || totalCount !== undefined) return false;
+  // Idle, says the server. Older versions of pg do not tell.
+  return typeof getTransactionStatus !== 'function' || getTransactionStatus.call(value) !== 'I';
+}
+
+function codeOf(error: unknown): unknown {
+  return (error as { readonly code?: unknown } | undefined)?.code;
+}
+
+function unavailable(policy: string, key: string, waitMs: number, cause?: unknown): LockUnavailableError {
+  const detail = waitMs > 0 ? `it was not free for ${waitMs} ms` : 'it is not free, and the call may not wait';
+  return new LockUnavailableError({ policy, key, reason: 'waited', detail, stack: true, cause });
+}
+
+function failure(reason: StoreError['reason'], detail: string, cause?: unknown): StoreError {
+  return new StoreError({ store: 'postgres', operation: 'lock', reason, applied: 'no', detail, cause });
+}

@@ -1,0 +1,150 @@
+/**
+ * Redis queue scripts: a fair line for a key, whose lock goes from owner to owner inside the release; and a guard for the time after a restart.
+ *
+ * The line is a sorted set of tickets in the order in which they came, beside it a hash with each one's place: until when it is kept, the channel of its
+ * process, and the record that is to be written for it. Who gives the key back writes the record of the first whose process listens, for a second at most, and tells
+ * it: the server itself knows how many heard. The guard holds which server this is (its run and its replication id: the one is new after a restart, the
+ * other after each promotion) and since when it has been asked; a server without it, or with another's, has forgotten something.
+ * As in all scripts the first change that could be refused is refused before anything else was granted.
+ * After: Mellor-Crummey and Scott (1991), for handing over instead of freeing; Antirez, "Redlock", for the delayed restart.
+ */
+import type { RedisScript } from './redis-scripts.js';
+
+/** The longest claim of a lock that was handed over: what a waiter that is frozen costs the others. */
+const claimMs = 1_000;
+
+/**
+ * KEYS: the record, the last version of its bucket, the line, the places, the guard. ARGV: PUBLISH or SPUBLISH, the channel of the bucket and the hash of the key
+ * for those who watch, the milliseconds after a restart without grants or 0; the others are of each script.
+ */
+const common = `
+local time = redis.call('TIME')
+local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+local function tell() redis.pcall(ARGV[1], ARGV[2], ARGV[3]) end
+local function put(record, ttl)
+  local last = tonumber(redis.call('GET', KEYS[2]) or 0)
+  local version = string.format('%016.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
+  redis.call('SET', KEYS[2], version)
+  redis.call('SET', KEYS[1], version .. record, 'PX', ttl)
+  tell()
+  return tonumber(version)
+end
+local function quietMs()
+  if ARGV[4] == '0' then return 0 end
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local life = run .. ' ' .. string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  local known, since = string.match(redis.call('GET', KEYS[5]) or '', '^(%x+ %x+) (%d+)$')
+  since = tonumber(since)
+  if known ~= life or since > nowMs then
+    redis.call('SET', KEYS[5], life .. ' ' .. string.format('%.0f', nowMs))
+    since = nowMs
+  end
+  return math.max(0, since + ARGV[4] - nowMs)
+end`;
+
+const line = `
+local function remove(ticket)
+  redis.call('ZREM', KEYS[3], ticket)
+  redis.call('HDEL', KEYS[4], ticket)
+end
+local function firstPlace()
+  local ticket = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
+  if not ticket then return end
+  return ticket, string.match(redis.call('HGET', KEYS[4], ticket) or '', '^(%d+) (%S+) (.*)$')
+end
+local function passOn(own)
+  for _ = 1, 1000 do
+    local ticket, endsMs, channel, record = firstPlace()
+    if not ticket or ticket == own then return ticket end
+    local heard = 0
+    if endsMs and tonumber(endsMs) > nowMs then heard = redis.pcall(ARGV[1], channel, ticket) end
+    if type(heard) == 'table' then return false end
+    if heard > 0 then
+      local claim = math.min(${claimMs}, tonumber(string.sub(record, 1, 12)))
+      put(string.format('%012.0f', claim) .. string.sub(record, 13), claim)
+      remove(ticket)
+      local second, _, where = firstPlace()
+      if where then redis.pcall(ARGV[1], where, second .. '+') end
+      return ticket
+    end
+    remove(ticket)
+  end
+end`;
+
+/**
+ * ARGV: the ticket, its record without a version, its ttl, for how long its place is kept or 0, the channel of its process. Answers the version; or what is in
+ * the way, as a read does, and how long nothing is granted.
+ */
+export const enterScript: RedisScript = {
+  text: `${common}${line}
+local held = redis.call('GET', KEYS[1])
+local isMine = held and string.sub(held, 29) == string.sub(ARGV[6], 13)
+local quiet = 0
+if not held or isMine then
+  quiet = quietMs()
+  if quiet == 0 then
+    local turn = ARGV[5]
+    if not isMine then turn = passOn(ARGV[5]) end
+    if turn == nil or turn == ARGV[5] then
+      local version = put(ARGV[6], ARGV[7])
+      remove(ARGV[5])
+      return version
+    end
+    held = redis.call('GET', KEYS[1])
+  end
+end
+if ARGV[8] ~= '0' then
+  if not redis.call('ZSCORE', KEYS[3], ARGV[5]) then
+    local last = redis.call('ZRANGE', KEYS[3], -1, -1, 'WITHSCORES')[2] or 0
+    redis.call('ZADD', KEYS[3], last + 1, ARGV[5])
+  end
+  redis.call('HSET', KEYS[4], ARGV[5], string.format('%.0f', nowMs + ARGV[8]) .. ' ' .. ARGV[9] .. ' ' .. ARGV[6])
+  redis.call('PEXPIRE', KEYS[3], ARGV[8])
+  redis.call('PEXPIRE', KEYS[4], ARGV[8])
+end
+return { held or '', redis.call('PTTL', KEYS[1]), quiet }`,
+  hash: '3551fa0a6b6e71b9f8fde9b039fbb6865fa96259',
+};
+
+/** ARGV: the version that the key must have, or ''. Answers how many records were removed. */
+export const passScript: RedisScript = {
+  text: `${common}${line}
+local held = redis.call('GETRANGE', KEYS[1], 0, 15)
+if held == '' or (ARGV[5] ~= '' and tonumber(held) ~= tonumber(ARGV[5])) then return 0 end
+if quietMs() > 0 or not passOn('') then
+  redis.call('DEL', KEYS[1])
+  tell()
+end
+return 1`,
+  hash: '71a5fdbcc8b8564b7085096d4ea5650e82dc4102',
+};
+
+/** KEYS: the record, the line, the places. ARGV: tickets. Answers what a read does. */
+export const leaveScript: RedisScript = {
+  text: `
+redis.call('ZREM', KEYS[2], unpack(ARGV))
+redis.call('HDEL', KEYS[3], unpack(ARGV))
+local record = redis.call('GET', KEYS[1])
+if not record then return {} end
+return { record, redis.call('PTTL', KEYS[1]) }`,
+  hash: '4c441114e1aabf8bb657ea4aa6ae9fc6a091cd40',
+};
+
+/** KEYS: the line. Answers how many wait. */
+export const sizeScript: RedisScript = {
+  text: `return redis.call('ZCARD', KEYS[1])`,
+  hash: '069031802520e6bede929a90688aa1aaeff3de25',
+};
+
+/** ARGV: the record without its version, its ttl, the version that the key must have or ''. Answers as a write does, and how long nothing is granted. */
+export const guardedWriteScript: RedisScript = {
+  text: `${common}
+local held = redis.call('GETRANGE', KEYS[1], 0, 15)
+if ARGV[7] ~= '' and tonumber(held == '' and 0 or held) ~= tonumber(ARGV[7]) then
+  return { redis.call('GET', KEYS[1]) or '', redis.call('PTTL', KEYS[1]), 0 }
+end
+local quiet = quietMs()
+if quiet > 0 then return { redis.call('GET', KEYS[1]) or '', redis.call('PTTL', KEYS[1]), quiet } end
+return put(ARGV[5], ARGV[6])`,
+  hash: 'e323f8f5570891c3f0ac61e678461c69bb1e393f',
+};

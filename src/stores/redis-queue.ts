@@ -1,0 +1,262 @@
+/**
+ * Redis queue: who of this process waits in which line of the server, and is told when it is his turn.
+ *
+ * Promise: a hint is missed only where a gap is told; a ticket that was granted, or has left, is listened for no more. A process listens on one channel, in a
+ * cluster on one for each bucket of keys that it waits for.
+ */
+import { StoreError } from '../core/errors.js';
+import { enterScript, guardedWriteScript, leaveScript, passScript, sizeScript } from './redis-queue-scripts.js';
+import type { RedisScript } from './redis-scripts.js';
+import { ttlDigits } from './redis-scripts.js';
+import type { RedisWatches } from './redis-watches.js';
+import type {
+  Entry,
+  GuardOptions,
+  GuardRefused,
+  QueueEnterOptions,
+  QueueRefused,
+  QueueTurn,
+  StoreCallOptions,
+  StoreChange,
+  StoreQueue,
+  StoreRemoveOptions,
+  StoreWriteOptions,
+  VerbChecks,
+  Written,
+} from './store.js';
+import type { Watcher } from './watchers.js';
+
+/** What a queue needs of its store. */
+export interface QueueHome {
+  readonly prefix: string;
+  readonly isCluster: boolean;
+  readonly publish: 'PUBLISH' | 'SPUBLISH';
+  readonly checks: VerbChecks;
+  /** The bucket of a key, and what is said of the key in its channel. */
+  placeOf(key: string): { readonly bucket: string; readonly message: string };
+  run(
+    operation: string,
+    script: RedisScript,
+    keys: readonly string[],
+    given: readonly (string | Buffer)[],
+    signal: AbortSignal | undefined,
+  ): Promise<unknown>;
+  entryOf(operation: string, reply: unknown): Entry | undefined;
+  watcher(key: string, onChange: (change: StoreChange) => void): Watcher;
+}
+
+type Reply = readonly [record: Buffer | string, leftMs: unknown, quietForMs: unknown];
+
+/** A place that nobody asks for any more is forgotten soon. */
+const longestPlaceMs = 60_000;
+/** No lease is longer: timers take no more. */
+const longestQuietMs = 2 ** 31;
+
+function checkMs(operation: string, name: string, value: unknown, max: number): void {
+  if (typeof value === 'number' && value >= 0 && value <= max) return;
+  throw invalid(operation, `"${name}" must be a number from 0 to ${max}, got ${String(value)}`);
+}
+
+function checkTicket(operation: string, ticket: unknown): void {
+  if (typeof ticket === 'string' && /^[\x21-\x7e]{1,128}$/.test(ticket)) return;
+  throw invalid(operation, 'a ticket is a string of 1 to 128 characters of ASCII without spaces');
+}
+
+function invalid(operation: string, detail: string): StoreError {
+  return new StoreError({ store: 'redis', operation, reason: 'invalid', applied: 'no', detail });
+}
+
+/** Longer ones gain nothing by being text. */
+const longestText = 1_024;
+
+/**
+ * The record of a value, without its version. Where all of it is ASCII, as text: ioredis sends a command with bytes in it in pieces that it first puts together, which
+ * takes a third longer than all else that it does.
+ */
+export function recordOf(value: Uint8Array, ttl: string): Buffer | string {
+  if (value.length <= longestText) {
+    const text = Buffer.from(value.buffer, value.byteOffset, value.length).toString('latin1');
+    if (/^[\0-\x7f]*$/.test(text)) return ttl.padStart(ttlDigits, '0') + text;
+  }
+  // A copy: the client may write it to its socket later.
+  const record = Buffer.allocUnsafe(ttlDigits + value.length);
+  record.write(ttl.padStart(ttlDigits, '0'), 'latin1');
+  record.set(value, ttlDigits);
+  return record;
+}
+
+/** Writes unless the server has begun anew. */
+export async function guardedWrite(
+  home: QueueHome,
+  key: string,
+  value: Uint8Array,
+  options: StoreWriteOptions & GuardOptions,
+): Promise<Written | GuardRefused> {
+  const { quietMs, ...write } = options;
+  home.checks.write(key, value, write);
+  checkMs('guardedWrite', 'quietMs', quietMs ?? 0, longestQuietMs);
+  const { ttlMs, ifVersion, signal } = write;
+  const ttl = `${Math.ceil(ttlMs)}`;
+  const given = [recordOf(value, ttl), ttl, `${ifVersion ?? ''}`];
+  const reply = await run(home, 'write', guardedWriteScript, key, quietMs, given, signal);
+  return Array.isArray(reply) ? refused(home, reply as never) : { ok: true, version: Number(reply) };
+}
+
+export class RedisQueue implements StoreQueue {
+  private readonly home: QueueHome;
+  private readonly watches: RedisWatches;
+  /** Of this process, for the names of its channels. */
+  private readonly id = globalThis.crypto.randomUUID();
+  private readonly listening = new Map<string, Listening>();
+
+  constructor(home: QueueHome, watches: RedisWatches) {
+    this.home = home;
+    this.watches = watches;
+  }
+
+  async enter(
+    key: string,
+    ticket: string,
+    value: Uint8Array,
+    options: QueueEnterOptions,
+  ): Promise<Written | QueueRefused> {
+    const { home } = this;
+    const { ttlMs, placeMs, quietMs, onTurn, signal } = options;
+    home.checks.write(key, value, { ttlMs, signal });
+    checkTicket('enter', ticket);
+    checkMs('enter', 'placeMs', placeMs, longestPlaceMs);
+    checkMs('enter', 'quietMs', quietMs ?? 0, longestQuietMs);
+    const { bucket } = home.placeOf(key);
+    const channel = `${home.isCluster ? bucket : home.prefix}!${this.id}`;
+    const waits = placeMs > 0 && onTurn !== undefined;
+    const known = this.listening.get(ticket);
+    // Where the channel is heard already, the ticket is listened for before it is in the line: then nothing can be missed.
+    if (waits && known === undefined && this.watches.hears(channel)) this.listen(ticket, channel, onTurn);
+    const isTold = this.listening.get(ticket)?.isTold === true;
+    const ttl = `${Math.ceil(ttlMs)}`;
+    const given = [ticket, recordOf(value, ttl), ttl, `${Math.ceil(placeMs)}`, channel];
+    let reply: unknown;
+    try {
+      reply = await run(home, 'enter', enterScript, key, quietMs, given, signal);
+    } catch (error) {
+      if (known === undefined && (error as { applied?: unknown }).applied === 'no') this.forget(ticket);
+      throw error;
+    }
+    if (!Array.isArray(reply)) {
+      this.forget(ticket);
+      return { ok: true, version: Number(reply) };
+    }
+    if (waits) this.listen(ticket, channel, onTurn).hearNext();
+    return { ...refused(home, reply as never), isTold };
+  }
+
+  async pass(key: string, options: StoreRemoveOptions & GuardOptions = {}): Promise<boolean> {
+    const { quietMs, ...remove } = options;
+    this.home.checks.remove(key, remove);
+    checkMs('pass', 'quietMs', quietMs ?? 0, longestQuietMs);
+    const given = [`${remove.ifVersion ?? ''}`];
+    return Number(await run(this.home, 'remove', passScript, key, quietMs, given, remove.signal)) > 0;
+  }
+
+  async leave(key: string, tickets: readonly string[], options?: StoreCallOptions): Promise<Entry | undefined> {
+    const { home } = this;
+    home.checks.read(key, options);
+    for (const ticket of tickets) {
+      checkTicket('leave', ticket);
+      this.forget(ticket);
+    }
+    const [record, , line, places] = keysOf(home, key);
+    const reply = await home.run('leave', leaveScript, [record!, line!, places!], tickets, options?.signal);
+    return home.entryOf('leave', reply);
+  }
+
+  async size(key: string, options?: StoreCallOptions): Promise<number> {
+    const { home } = this;
+    home.checks.read(key, options);
+    return Number(await home.run('read', sizeScript, [keysOf(home, key)[2]!], [], options?.signal));
+  }
+
+  private listen(ticket: string, channel: string, onTurn: (turn: QueueTurn) => void): Listening {
+    let listening = this.listening.get(ticket);
+    if (listening === undefined) {
+      listening = new Listening(this.home, this.watches, ticket, channel, onTurn);
+      this.listening.set(ticket, listening);
+    }
+    return listening;
+  }
+
+  private forget(ticket: string): void {
+    const listening = this.listening.get(ticket);
+    if (listening === undefined) return;
+    this.listening.delete(ticket);
+    listening.close();
+  }
+}
+
+/** A ticket in a line. */
+class Listening {
+  private readonly turn: Watcher;
+  private next: Watcher | undefined = undefined;
+  private readonly hear: (message: string, turn: QueueTurn) => Watcher;
+
+  constructor(
+    home: QueueHome,
+    watches: RedisWatches,
+    ticket: string,
+    channel: string,
+    onTurn: (turn: QueueTurn) => void,
+  ) {
+    this.hear = (message, turn) => {
+      const watcher = home.watcher(ticket, ({ kind }) => onTurn(kind === 'gap' ? 'gap' : turn));
+      if (watcher.isStarting) watches.add(watcher, message, channel);
+      return watcher;
+    };
+    this.turn = this.hear(ticket, 'granted');
+    // What came before it began was not heard.
+    if (!this.isTold)
+      this.turn.ready.then(
+        () => onTurn('gap'),
+        () => {},
+      );
+  }
+
+  get isTold(): boolean {
+    return this.turn.isReady;
+  }
+
+  /** That its turn comes next is worth hearing once it is in the line. */
+  hearNext(): void {
+    this.next ??= this.hear(`${this.turn.key}+`, 'next');
+  }
+
+  close(): void {
+    this.turn.close();
+    this.next?.close();
+  }
+}
+
+function refused(home: QueueHome, [record, leftMs, quietForMs]: Reply): GuardRefused {
+  const entry = record.length === 0 ? undefined : home.entryOf('write', [record, leftMs]);
+  return { ok: false, entry, quietForMs: Number(quietForMs) };
+}
+
+/** In a cluster all of them are in one slot; else one guard does for all. */
+function keysOf(home: QueueHome, key: string): readonly string[] {
+  const { bucket } = home.placeOf(key);
+  const guard = `${home.isCluster ? bucket : home.prefix}@guard`;
+  return [`${bucket}:${key}`, bucket, `${bucket}<${key}`, `${bucket}>${key}`, guard];
+}
+
+function run(
+  home: QueueHome,
+  operation: string,
+  script: RedisScript,
+  key: string,
+  quietMs: number | undefined,
+  given: readonly (string | Buffer)[],
+  signal: AbortSignal | undefined,
+): Promise<unknown> {
+  const { bucket, message } = home.placeOf(key);
+  const common = [home.publish, bucket, message, `${Math.ceil(quietMs ?? 0)}`];
+  return home.run(operation, script, keysOf(home, key), [...common, ...given], signal);
+}

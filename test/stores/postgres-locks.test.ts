@@ -1,0 +1,195 @@
+/** Advisory locks of a real Postgres: of a transaction, with both libraries and through PgBouncer; of a session, whose owner is cut off. */
+import { createHash } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type FaultProxy, faultProxy } from 'holdfast/testing';
+import pg from 'pg';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { sessionLock, transactionLock } from '../../src/stores/postgres.js';
+import { postgresHome, startPgBouncer, startPostgres } from '../support/servers/postgres.ts';
+import type { ServerProcess } from '../support/servers/server-process.ts';
+import { drivers, type PostgresConnection } from './postgres-clients.ts';
+
+const home = postgresHome();
+const patience = { timeout: 10_000, interval: 5 };
+
+describe.skipIf(home === undefined)('advisory locks', { timeout: 60_000 }, () => {
+  let server: ServerProcess;
+  let bouncer: ServerProcess | undefined;
+  let proxy: FaultProxy;
+  let closing: (() => Promise<unknown>)[] = [];
+  beforeAll(async () => {
+    server = await startPostgres(home!);
+    bouncer = await startPgBouncer(server);
+    proxy = await faultProxy({ port: server.port });
+  }, 120_000);
+  afterAll(async () => {
+    await proxy?.close();
+    await bouncer?.dispose();
+    await server?.dispose();
+  });
+  afterEach(async () => {
+    await proxy.heal();
+    for (const close of closing.reverse()) await close().catch(() => {});
+    closing = [];
+  });
+  const connectTo = (port: number) => async () => {
+    const client = new pg.Client({ host: '127.0.0.1', port, user: 'postgres', database: 'postgres' });
+    await client.connect();
+    return client;
+  };
+
+  const places = [
+    { place: 'straight', port: () => server.port },
+    { place: 'through PgBouncer', port: () => bouncer!.port },
+  ];
+  describe.each(drivers.flatMap((driver) => places.map((place) => ({ ...driver, ...place }))))(
+    'transactionLock by $title, $place',
+    ({ connect, port }) => {
+      const open = (): PostgresConnection => {
+        const connection = connect(port(), 4);
+        closing.push(connection.close);
+        return connection;
+      };
+
+      it('lets transactions in one after the other, and each with what the one before has written', async () => {
+        const connection = open();
+        await connection.query('CREATE TABLE IF NOT EXISTS counted (n int)');
+        await connection.query('TRUNCATE counted');
+        await connection.query('INSERT INTO counted VALUES (0)');
+        const count = () =>
+          connection.transaction(async (client) => {
+            await transactionLock(client, "it's a key");
+            const query = async (text: string) =>
+              'unsafe' in client ? await client.unsafe(text) : (await client.query({ text })).rows;
+            const [{ n }] = (await query('SELECT n FROM counted')) as [{ n: number }];
+            await query(`UPDATE counted SET n = ${n + 1}`);
+          });
+        await Promise.all(Array.from({ length: 20 }, count));
+        expect(await connection.query('SELECT n FROM counted')).toEqual([{ n: 20 }]);
+      });
+
+      it('waits no longer than it may, and leaves the limits of the transaction alone', async () => {
+        const connection = open();
+        let free = () => {};
+        const isFree = new Promise<void>((resolve) => {
+          free = resolve;
+        });
+        let isLocked = false;
+        const holding = connection.transaction(async (client) => {
+          await transactionLock(client, 'key');
+          isLocked = true;
+          await isFree;
+        });
+        await expect.poll(() => isLocked, patience).toBe(true);
+        for (const wait of [0, 50]) {
+          const startMs = performance.now();
+          const attempt = connection.transaction((client) => transactionLock(client, 'key', { wait }));
+          await expect(attempt).rejects.toMatchObject({ code: 'ERR_LOCK_UNAVAILABLE', reason: 'waited', key: 'key' });
+          expect(performance.now() - startMs).toBeGreaterThan(wait - 5);
+        }
+        free();
+        await holding;
+        await connection.transaction(async (client) => {
+          await transactionLock(client, 'key', { wait: '1s' });
+          const text = "SELECT current_setting('lock_timeout') AS limit";
+          const rows = 'unsafe' in client ? await client.unsafe(text) : (await client.query({ text })).rows;
+          expect(rows[0]).toEqual({ limit: '0' });
+        });
+      });
+    },
+  );
+
+  it('transactionLock refuses what is no transaction, for there it would be over at once', async () => {
+    const client = await connectTo(server.port)();
+    closing.push(() => client.end());
+    await expect(transactionLock(client, 'key')).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+    await expect(transactionLock(client, 'key', { wait: 0 })).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+    // As a client of an older version, that does not know.
+    const old = { query: client.query.bind(client), connect() {}, on() {}, off() {} };
+    await expect(transactionLock(old, 'key')).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+    await client.query('BEGIN');
+    await transactionLock(old, 'key');
+    await client.query('ROLLBACK');
+  });
+
+  it('transactionLock takes the number that others can work out', async () => {
+    const client = await connectTo(server.port)();
+    closing.push(() => client.end());
+    await client.query('BEGIN');
+    await transactionLock(client, 'key');
+    const number = createHash('sha256').update('key').digest().readBigInt64BE();
+    const { rows } = await client.query(
+      "SELECT ((classid::bigint << 32) | objid::bigint)::text AS number FROM pg_locks WHERE locktype = 'advisory'",
+    );
+    expect(rows).toEqual([{ number: `${number}` }]);
+    await client.query('ROLLBACK');
+  });
+
+  describe('sessionLock', () => {
+    const ttl = 1_000;
+    const take = (key: string, more: Parameters<typeof sessionLock>[2] = {}, port = server.port) =>
+      sessionLock(connectTo(port), key, { ttl, ...more });
+
+    it('is held for many leases, by one at a time, and handed on when it is given back', async () => {
+      const lock = await take('key');
+      await sleep(2.5 * ttl);
+      expect([lock.held(), lock.remaining() > 0]).toEqual([true, true]);
+      await expect(take('key', { wait: 0 })).rejects.toMatchObject({ code: 'ERR_LOCK_UNAVAILABLE' });
+      await expect(take('key', { wait: 50 })).rejects.toMatchObject({ code: 'ERR_LOCK_UNAVAILABLE' });
+      const waiting = take('key');
+      await sleep(100);
+      expect(await lock.release()).toBe('released');
+      const next = await waiting;
+      expect([lock.held(), next.held()]).toEqual([false, true]);
+      await next.release();
+    });
+
+    it('is lost for an owner that is cut off before the server gives it to the next', async () => {
+      const lock = await take('key', {}, proxy.port);
+      let lostMs = 0;
+      lock.signal.addEventListener('abort', () => {
+        lostMs = performance.now();
+      });
+      await proxy.inject({ kind: 'blackhole' });
+      const startMs = performance.now();
+      const next = await take('key');
+      const grantedMs = performance.now();
+      expect(lostMs).toBeGreaterThan(0);
+      expect(lostMs).toBeLessThan(grantedMs);
+      expect(grantedMs - startMs).toBeLessThan(ttl + 1_500);
+      expect([lock.held(), await lock.release()]).toEqual([false, 'lost']);
+      await next.release();
+    });
+
+    it('is lost at once when its connection breaks, or its session is ended', async () => {
+      for (const end of [() => proxy.reset(), () => terminate()]) {
+        const lock = await take('key', {}, proxy.port);
+        await end();
+        await expect.poll(() => lock.signal.aborted, { timeout: ttl / 2, interval: 5 }).toBe(true);
+        expect(await lock.release()).toBe('lost');
+      }
+    });
+    const terminate = async () => {
+      const client = await connectTo(server.port)();
+      await client.query("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'");
+      await client.end();
+    };
+
+    it('leaves nothing of a wait that was ended', async () => {
+      const lock = await take('key');
+      const controller = new AbortController();
+      const waiting = take('key', { signal: controller.signal });
+      await sleep(100);
+      controller.abort('enough');
+      await expect(waiting).rejects.toBe('enough');
+      await lock.release();
+      const next = await take('key', { wait: '5s' });
+      expect(next.held()).toBe(true);
+      await next.release();
+    });
+
+    it('is refused behind a pooler, where sessions are not one’s own', async () => {
+      await expect(take('key', {}, bouncer!.port)).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'invalid' });
+    });
+  });
+});

@@ -1,0 +1,330 @@
+/** The line of a key in a real Redis, and the guard after a restart: alone, with a lagging replica, behind sentinels, in a cluster. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Mutex, mutex } from 'holdfast';
+import { virtualClock } from 'holdfast/testing';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { type RedisStore, redisStore } from '../../src/stores/redis.js';
+import type { QueueTurn } from '../../src/stores/store.js';
+import { redisProgram, startCluster, startRedis, startReplica, startSentinels } from '../support/servers/redis.ts';
+import type { ServerProcess } from '../support/servers/server-process.ts';
+import { drivers } from './redis-clients.ts';
+
+const program = await redisProgram();
+const bytes = (text: string) => new TextEncoder().encode(text);
+const patience = { timeout: 10_000, interval: 5 };
+const place = { ttlMs: 10_000, placeMs: 15_000 };
+
+describe.skipIf(program === undefined)('the line of redisStore', { timeout: 60_000 }, () => {
+  let server: ServerProcess;
+  let closing: (() => unknown)[] = [];
+  beforeAll(async () => {
+    server = await startRedis(program!);
+  });
+  afterAll(() => server?.dispose());
+  beforeEach(async () => {
+    await server.ask('FLUSHALL');
+  });
+  afterEach(async () => {
+    for (const close of closing.reverse()) await close();
+    closing = [];
+  });
+
+  const started = async (starting: Promise<ServerProcess>) => {
+    const own = await starting;
+    closing.push(() => own.dispose());
+    return own;
+  };
+  /** A process of its own: a store with its two connections. */
+  const process = (driver = drivers[0]!, port = server.port, more: Parameters<typeof redisStore>[1] = {}) => {
+    const [client, subscriber] = [driver.connect(port), driver.connect(port)];
+    closing.push(client.close, subscriber.close);
+    const store = redisStore(client.client, { timeout: '5s', subscriber: subscriber.client, ...more });
+    return { store, queue: store.native.queue!, client, subscriber };
+  };
+  const keys = async (of = server) => Number((await of.ask('DBSIZE')).slice(1));
+
+  describe.each(drivers)('by $title', (driver) => {
+    /** Waits in the line, and is told. */
+    const waiter = async ({ queue }: { queue: NonNullable<RedisStore['native']['queue']> }, ticket: string) => {
+      const turns: QueueTurn[] = [];
+      const enter = () => queue.enter('key', ticket, bytes(ticket), { ...place, onTurn: (turn) => turns.push(turn) });
+      const first = await enter();
+      // The first of a process is told once its channel is heard.
+      if (!first.ok && !first.isTold) await expect.poll(() => turns.includes('gap'), patience).toBe(true);
+      turns.length = 0;
+      return { turns, enter, isGranted: first.ok };
+    };
+
+    it('hands the key from ticket to ticket in the order in which they came, and tells each', async () => {
+      const processes = [process(driver), process(driver), process(driver)];
+      const [a, b, c] = [
+        await waiter(processes[0]!, 'a'),
+        await waiter(processes[1]!, 'b'),
+        await waiter(processes[2]!, 'c'),
+      ];
+      expect([a.isGranted, b.isGranted, c.isGranted]).toEqual([true, false, false]);
+      const { store, queue } = processes[0]!;
+      // Who asks again keeps its place.
+      await b.enter();
+      const first = (await store.read('key'))!;
+      expect(await queue.pass('key', { ifVersion: first.version })).toBe(true);
+      await expect.poll(() => [b.turns, c.turns], patience).toEqual([['granted'], ['next']]);
+      const claim = (await store.read('key'))!;
+      expect(new TextDecoder().decode(claim.value)).toBe('b');
+      expect(claim.ttlMs).toBeLessThanOrEqual(1_000);
+      expect(claim.version).toBeGreaterThan(first.version);
+      const granted = await b.enter();
+      expect(granted).toMatchObject({ ok: true });
+      expect((await store.read('key'))!.ttlMs).toBeGreaterThan(9_000);
+      // A release that is repeated frees nobody else's.
+      expect(await queue.pass('key', { ifVersion: first.version })).toBe(false);
+      expect(await queue.pass('key')).toBe(true);
+      await expect.poll(() => c.turns.includes('granted'), patience).toBe(true);
+      expect(await c.enter()).toMatchObject({ ok: true });
+    });
+
+    it('grants a ticket again whose grant was not answered, and nobody else', async () => {
+      const { store, queue } = process(driver);
+      const first = await queue.enter('key', 'a', bytes('a'), place);
+      const other = await queue.enter('key', 'b', bytes('b'), { ...place, placeMs: 0 });
+      const again = await queue.enter('key', 'a', bytes('a'), place);
+      expect([first.ok, other.ok, again.ok, await queue.size('key')]).toEqual([true, false, true, 0]);
+      expect((await store.read('key'))!.version).toBe(again.ok && again.version);
+    });
+
+    it('keeps nothing of those who have left, or did not want to wait', async () => {
+      const { queue } = process(driver);
+      await queue.enter('key', 'a', bytes('a'), place);
+      const before = await keys();
+      await queue.enter('key', 'b', bytes('b'), place);
+      await queue.enter('key', 'c', bytes('c'), place);
+      await queue.enter('key', 'd', bytes('d'), { ...place, placeMs: 0 });
+      expect([await queue.size('key'), await keys()]).toEqual([2, before + 2]);
+      expect((await queue.leave('key', ['b', 'c']))?.value).toEqual(bytes('a'));
+      expect([await queue.size('key'), await keys()]).toEqual([0, before]);
+      await queue.pass('key');
+      // What counts versions is all that is left.
+      expect(await keys()).toBe(1);
+    });
+
+    it('passes over a process that is gone', async () => {
+      const [holder, gone, next] = [process(driver), process(driver), process(driver)];
+      await waiter(holder, 'a');
+      await waiter(gone, 'b');
+      const c = await waiter(next, 'c');
+      gone.subscriber.close();
+      gone.client.close();
+      await sleep(50);
+      await holder.queue.pass('key');
+      await expect.poll(() => c.turns, patience).toEqual(['granted']);
+      expect(await c.enter()).toMatchObject({ ok: true });
+      expect(await holder.queue.size('key')).toBe(0);
+    });
+
+    it('lets in the first of those who wait when the holder’s time is over, whoever asks first', async () => {
+      const [holder, first, second] = [process(driver), process(driver), process(driver)];
+      await holder.queue.enter('key', 'a', bytes('a'), { ...place, ttlMs: 100 });
+      const b = await waiter(first, 'b');
+      const c = await waiter(second, 'c');
+      await sleep(120);
+      expect(await c.enter()).toMatchObject({ ok: false });
+      await expect.poll(() => b.turns, patience).toEqual(['granted']);
+      expect(await b.enter()).toMatchObject({ ok: true });
+    });
+
+    it('goes on in a cluster, each key in one slot', async ({ skip }) => {
+      const { nodes } = await startCluster(program!).catch(() => skip() as never);
+      closing.push(...nodes.map((node) => () => node.dispose()));
+      const ports = nodes.map(({ port }) => port);
+      const locks: Mutex[] = [];
+      for (let index = 0; index < 2; index++) {
+        const [cluster, second] = await Promise.all([driver.connectCluster(ports), driver.connectCluster(ports)]);
+        closing.push(cluster.close, second.close);
+        locks.push(
+          mutex({ store: redisStore(cluster.client, { timeout: '5s', subscriber: second.client }), fair: true }),
+        );
+      }
+      for (const key of ['one', 'two', 'three', 'four']) {
+        const lease = await locks[0]!.acquire(key);
+        const served: number[] = [];
+        const waiting: Promise<unknown>[] = [];
+        for (let who = 0; who < 4; who++) {
+          waiting.push(locks[who % 2]!.run(key, () => void served.push(who)));
+          await expect.poll(async () => (await locks[0]!.inspect(key)).queueLength, patience).toBe(who + 1);
+        }
+        const releasedMs = performance.now();
+        await lease.release();
+        await Promise.all(waiting);
+        expect(served).toEqual([0, 1, 2, 3]);
+        // Not by asking again, and not by the end of a claim.
+        expect(performance.now() - releasedMs).toBeLessThan(900);
+      }
+    });
+  });
+
+  it('costs at most half a request per second and waiter while nothing happens', async () => {
+    const clock = virtualClock();
+    const holder = mutex({ store: process().store });
+    const { store } = process(drivers[0], server.port, { clock });
+    const lease = await holder.acquire('key');
+    const controller = new AbortController();
+    const waiting = mutex({ store, clock, wait: '1h' }).acquire('key', { signal: controller.signal });
+    waiting.catch(() => {});
+    const steps = async (seconds: number) => {
+      for (let second = 0; second < seconds; second++) {
+        await clock.advance(1_000);
+        await sleep(5);
+      }
+    };
+    await steps(5);
+    await server.ask('CONFIG RESETSTAT');
+    await steps(120);
+    const calls = await server.ask('INFO commandstats');
+    const requests = ['evalsha', 'eval', 'subscribe', 'ping', 'get'].reduce((sum, name) => {
+      // What the scripts call counts as well, but for these, which they do not.
+      const count = name === 'get' ? 0 : Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(calls)?.[1] ?? 0);
+      return sum + count;
+    }, 0);
+    expect(requests).toBeGreaterThan(10);
+    expect(requests).toBeLessThanOrEqual(60);
+    controller.abort();
+    await lease.release();
+  });
+
+  it('serves those who may not publish, by asking', async () => {
+    await server.ask('ACL SETUSER default -publish');
+    try {
+      const [one, other] = [process(), process()].map(({ store }) => mutex({ store, ttl: '1s' }));
+      const lease = await one!.acquire('key');
+      const waiting = other!.acquire('key');
+      await sleep(100);
+      await lease.release();
+      expect((await waiting).held()).toBe(true);
+    } finally {
+      await server.ask('ACL SETUSER default +publish');
+    }
+  });
+
+  describe("with afterRestart: 'wait'", () => {
+    const ttl = 500;
+    const locksOf = (port: number, afterRestart: 'grant' | 'wait' = 'wait') =>
+      mutex({ store: process(drivers[0], port).store, ttl, wait: '20s', afterRestart });
+    /** Milliseconds until somebody else gets in, after something that the owner has not heard of; and whether he was told before. */
+    const admitted = async (locks: Mutex, lease: { held(): boolean }) => {
+      const startMs = performance.now();
+      const next = await locks.acquire('key');
+      const [passedMs, wasHeld] = [performance.now() - startMs, lease.held()];
+      return { next, passedMs, wasHeld };
+    };
+
+    it('an empty server waits for one lease before it grants, and then no more', async () => {
+      const locks = locksOf(server.port);
+      expect(await locks.tryAcquire('key')).toBe(null);
+      const startMs = performance.now();
+      await (await locks.acquire('key')).release();
+      expect(performance.now() - startMs).toBeGreaterThan(ttl - 50);
+      const againMs = performance.now();
+      await (await locks.acquire('other')).release();
+      await (await locks.read('shared')).release();
+      expect(performance.now() - againMs).toBeLessThan(ttl / 2);
+    });
+
+    it.each(['acquire', 'read'] as const)('nobody gets in for one lease after a flush, by %s', async (how) => {
+      const [owner, other] = [locksOf(server.port), locksOf(server.port)];
+      const lease = await owner.acquire('key');
+      await server.ask('FLUSHALL');
+      const startMs = performance.now();
+      const next = await other[how]('key');
+      expect([performance.now() - startMs > ttl - 20, lease.held()]).toEqual([true, false]);
+      expect(next.fence).toBeGreaterThan(lease.fence);
+    });
+
+    it("somebody gets in at once after a flush with 'grant'", async () => {
+      const [owner, other] = [locksOf(server.port, 'grant'), locksOf(server.port, 'grant')];
+      const lease = await owner.acquire('key');
+      await server.ask('FLUSHALL');
+      const { passedMs, wasHeld } = await admitted(other, lease);
+      expect([passedMs < ttl / 2, wasHeld]).toEqual([true, true]);
+    });
+
+    it('nobody gets in for one lease after a server was killed and has come back empty', async () => {
+      const own = await started(startRedis(program!));
+      const [owner, other] = [locksOf(own.port), locksOf(own.port)];
+      const lease = await owner.acquire('key');
+      await own.kill();
+      await own.start();
+      const { next, passedMs, wasHeld } = await admitted(other, lease);
+      expect([passedMs > ttl - 50, wasHeld, next.fence > lease.fence]).toEqual([true, false, true]);
+    });
+
+    it('nobody gets in for one lease after a replica was promoted that had not heard of the owner', async () => {
+      const primary = await started(startRedis(program!));
+      const replica = await started(startReplica(program!, primary));
+      const [owner, other] = [locksOf(primary.port), locksOf(replica.port)];
+      const before = await owner.acquire('key');
+      await expect.poll(async () => keys(replica), patience).toBe(await keys(primary));
+      await before.release();
+      // From here on the replica lags.
+      await replica.ask(`REPLICAOF ${primary.host} 1`);
+      const lease = await owner.acquire('key');
+      await replica.ask('REPLICAOF NO ONE');
+      const startMs = performance.now();
+      const promise = other.acquire('key');
+      await primary.kill();
+      const next = await promise;
+      expect([performance.now() - startMs > ttl - 20, lease.held()]).toEqual([true, false]);
+      expect(next.fence).toBeGreaterThan(lease.fence);
+    });
+
+    it('a release hands nothing over in that time', async () => {
+      const [owner, other] = [locksOf(server.port), locksOf(server.port)];
+      const lease = await owner.acquire('key');
+      const waiting = other.acquire('key').then((next) => ({ next, atMs: performance.now() }));
+      await expect.poll(async () => (await owner.inspect('key')).queueLength, patience).toBe(1);
+      // The guard alone is lost: the record is there, as on a replica that lags.
+      await server.ask('DEL holdfast@guard');
+      const releasedMs = performance.now();
+      expect(await lease.release()).toBe('released');
+      expect((await waiting).atMs - releasedMs).toBeGreaterThan(ttl - 20);
+    });
+
+    it('a lease that the guard would not outwait is refused', async () => {
+      const lease = await locksOf(server.port).acquire('key');
+      await expect(lease.extend(ttl * 2)).rejects.toThrow('"extend" must be a duration');
+    });
+  });
+
+  it('goes on behind sentinels when the primary dies, with growing fences', async () => {
+    const primary = await started(startRedis(program!));
+    const replica = await started(startReplica(program!, primary));
+    const sentinels = await startSentinels(program!, primary);
+    closing.push(...sentinels.map((sentinel) => () => sentinel.dispose()));
+    const ports = sentinels.map(({ port }) => port);
+    const locks: Mutex[] = [];
+    for (const driver of drivers) {
+      const [client, subscriber] = await Promise.all([driver.connectSentinels(ports), driver.connectSentinels(ports)]);
+      closing.push(client.close, subscriber.close);
+      const store = redisStore(client.client, { timeout: '1s', subscriber: subscriber.client });
+      locks.push(mutex({ store, ttl: '2s', wait: '40s' }));
+    }
+    const [one, other] = locks as [Mutex, Mutex];
+    const lease = await one.acquire('key');
+    const waiting = other.acquire('key');
+    await expect.poll(async () => (await one.inspect('key')).queueLength, patience).toBe(1);
+    await expect.poll(async () => Number((await replica.ask('DBSIZE')).slice(1)), patience).toBe(await keys(primary));
+    await primary.kill();
+    // The replica had heard of the owner, who goes on; or he could not renew in time.
+    await expect.poll(() => lease.extend().catch(() => !lease.held()), { timeout: 30_000, interval: 50 }).toBeTruthy();
+    await lease.release();
+    const next = await waiting;
+    expect(next.fence).toBeGreaterThan(lease.fence);
+    const back = one.acquire('key');
+    await sleep(300);
+    const releasedMs = performance.now();
+    await next.release();
+    expect((await back).fence).toBeGreaterThan(next.fence);
+    // The line works on the new primary as on the old one.
+    expect(performance.now() - releasedMs).toBeLessThan(1_500);
+    await (await back).release();
+  });
+});

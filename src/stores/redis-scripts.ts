@@ -45,44 +45,48 @@ return answers`,
 };
 
 /**
- * KEYS: the record, the last version of its bucket. ARGV: the record without its version, its ttl, the version that the
- * key must have or ''; then whom to tell: PUBLISH or SPUBLISH, the channel of the bucket, the hash of the key.
+ * KEYS: the record, the last version of its bucket. ARGV: the record without its version, its ttl; whom to tell: PUBLISH or
+ * SPUBLISH, the channel of the bucket, the hash of the key; and, if there is a condition, the version that the key must have.
  * Answers the new version; or what was in the way, as a read does.
  *
  * A version is the time in microseconds, or one more than the last of the bucket where the clock has not moved on, or
- * was put back. So it grows even when the bucket has been lost, unless the clock goes back by more than the time since.
+ * was put back. So it grows even when the bucket has been lost, unless the clock goes back by more than the time since. Versions have
+ * as many digits each, so texts compare as numbers do. Each call of a command costs as much as the script around it, so there are few.
  */
 export const writeScript: RedisScript = {
   text: `
-if ARGV[3] ~= '' then
+if ARGV[6] then
   local held = redis.call('GETRANGE', KEYS[1], 0, 15)
   if held == '' then held = 0 end
-  if tonumber(held) ~= tonumber(ARGV[3]) then
+  if tonumber(held) ~= tonumber(ARGV[6]) then
     if held == 0 then return {} end
     return { redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]) }
   end
 end
 local time = redis.call('TIME')
-local last = tonumber(redis.call('GET', KEYS[2]) or 0)
-local version = string.format('%016.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
-redis.call('SET', KEYS[2], version)
+local version = string.format('%010d%06d', time[1], time[2])
+local last = redis.call('SET', KEYS[2], version, 'GET')
+if last and last >= version then
+  version = string.format('%016.0f', last + 1)
+  redis.call('SET', KEYS[2], version)
+end
 redis.call('SET', KEYS[1], version .. ARGV[1], 'PX', ARGV[2])
-redis.pcall(ARGV[4], ARGV[5], ARGV[6])
+redis.pcall(ARGV[3], ARGV[4], ARGV[5])
 return tonumber(version)`,
-  hash: '1b136d2cdfcd751b6ff8c549aec0a0410ef24871',
+  hash: '54d7d821e226213c647185a7bbd313f12cbabcd3',
 };
 
 /**
- * KEYS: the record. ARGV: the version that the key must have, or ''; then whom to tell, as for a write. Answers how many
- * records were removed.
+ * KEYS: the record. ARGV: whom to tell, as for a write; and, if there is a condition, the version that the key must have.
+ * Answers how many records were removed.
  */
 export const removeScript: RedisScript = {
   text: `
-if ARGV[1] ~= '' and tonumber(redis.call('GETRANGE', KEYS[1], 0, 15)) ~= tonumber(ARGV[1]) then return 0 end
+if ARGV[4] and tonumber(redis.call('GETRANGE', KEYS[1], 0, 15)) ~= tonumber(ARGV[4]) then return 0 end
 local removed = redis.call('DEL', KEYS[1])
-if removed == 1 then redis.pcall(ARGV[2], ARGV[3], ARGV[4]) end
+if removed == 1 then redis.pcall(ARGV[1], ARGV[2], ARGV[3]) end
 return removed`,
-  hash: 'ad721c705c9d23ae559ff40fd9b4efb7b38575e8',
+  hash: '773b92a85f8e18fba02c5a25cf906a9f225a8670',
 };
 
 /**

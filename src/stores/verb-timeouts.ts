@@ -32,7 +32,7 @@ export class VerbTimeouts extends Timer {
   private hadGrace = false;
 
   /** @param onBusy - Called before the first verb begins; `onIdle` some time after the last has ended. */
-  constructor(clock: Clock, timeoutMs: number, onBusy: () => void, onIdle: () => void) {
+  constructor(clock: Clock, timeoutMs: number, onBusy: () => void = () => {}, onIdle: () => void = () => {}) {
     super();
     this.clock = clock.background ?? clock;
     this.timeoutMs = timeoutMs;

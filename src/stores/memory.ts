@@ -8,7 +8,7 @@ import { LRUCache } from 'lru-cache';
 import { type Clock, systemClock } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
 import { checkOptions, having, integer, withDefault } from '../core/options.js';
-import { Slab } from '../structures/slab.js';
+import { Copies } from './copies.js';
 import {
   type ClosableStore,
   type Consumed,
@@ -287,17 +287,6 @@ function closed(operation: string): StoreError {
 /** A string takes at most two bytes per unit. */
 function bytesOf(key: string, value: Uint8Array): number {
   return key.length * 2 + value.byteLength;
-}
-
-/** What is handed out, side by side in slabs. */
-class Copies {
-  private readonly slab = new Slab();
-
-  of(value: Uint8Array): Uint8Array {
-    const copy = this.slab.take(value.byteLength);
-    copy.set(value);
-    return copy;
-  }
 }
 
 /** A binary heap of records, the first to expire on top. */

@@ -46,8 +46,6 @@ export function functionsOf(table: string) {
  */
 export function postgresMigrations(table = 'holdfast'): readonly PostgresMigration[] {
   const { read, readMany, write, remove, sweep } = functionsOf(table);
-  const entry =
-    'done boolean, new_version float8, held_version float8, held_value bytea, age_ms float8, left_ms float8';
   const sql = `
 CREATE SEQUENCE IF NOT EXISTS ${table}_versions;
 
@@ -64,91 +62,86 @@ CREATE TABLE IF NOT EXISTS ${table} (
 CREATE INDEX IF NOT EXISTS ${table.slice(table.indexOf('.') + 1)}_expires_at
   ON ${table} USING brin (expires_at) WITH (pages_per_range = 16, autosummarize = on);
 
+-- Stable, so that it becomes part of the statement that calls it, and is planned with it.
 CREATE OR REPLACE FUNCTION ${read}(wanted bytea)
-RETURNS TABLE (held_version float8, held_value bytea, age_ms float8, left_ms float8)
-LANGUAGE sql VOLATILE AS $$
-  SELECT version::float8, value,
+RETURNS TABLE (held_version bigint, held_value bytea, age_ms float8, left_ms float8)
+LANGUAGE sql STABLE AS $$
+  SELECT version, value,
     extract(epoch FROM clock.now - written_at)::float8 * 1000, extract(epoch FROM expires_at - clock.now)::float8 * 1000
   FROM ${table}, LATERAL (SELECT clock_timestamp() AS now) AS clock
   WHERE key = wanted AND value IS NOT NULL AND expires_at > clock.now
 $$;
 
 CREATE OR REPLACE FUNCTION ${readMany}(wanted text[])
-RETURNS TABLE (held_key bytea, held_version float8, held_value bytea, age_ms float8, left_ms float8)
+RETURNS TABLE (held_key bytea, held_version bigint, held_value bytea, age_ms float8, left_ms float8)
 LANGUAGE sql VOLATILE AS $$
-  SELECT key, version::float8, value,
+  SELECT key, version, value,
     extract(epoch FROM clock.now - written_at)::float8 * 1000, extract(epoch FROM expires_at - clock.now)::float8 * 1000
   FROM ${table}, LATERAL (SELECT clock_timestamp() AS now) AS clock
   WHERE key = ANY (ARRAY (SELECT decode(base64, 'base64') FROM unnest(wanted) AS base64)) AND value IS NOT NULL AND expires_at > clock.now
 $$;
 
 -- if_version: NULL for any, 0 for none. announce: the channel that is told, or NULL. lock_ms: how long to wait for the row.
--- What it sets is set back when it ends, for it says so itself.
+-- What it sets is set back when it ends; when it fails, so has its transaction.
 CREATE OR REPLACE FUNCTION ${write}(
-  wanted bytea, new_value bytea, ttl_ms float8, if_version float8, announce text, lock_ms integer
+  wanted bytea, new_value bytea, ttl_ms float8, if_version float8, announce text, lock_ms integer,
+  OUT new_version bigint, OUT held_version bigint, OUT held_value bytea, OUT age_ms float8, OUT left_ms float8
 )
-RETURNS TABLE (${entry})
-LANGUAGE plpgsql VOLATILE SET lock_timeout = 0 AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   held ${table}%ROWTYPE;
   now timestamptz;
   is_live boolean;
-  given bigint;
+  lock_before text := current_setting('lock_timeout');
+  ignored text := set_config('lock_timeout', lock_ms::text, true);
 BEGIN
-  PERFORM set_config('lock_timeout', lock_ms::text, true);
   LOOP
-    IF if_version IS NOT NULL THEN
-      -- Most refusals are found without a lock.
-      SELECT * INTO held FROM ${table} WHERE key = wanted;
-      now := clock_timestamp();
-      is_live := FOUND AND held.value IS NOT NULL AND held.expires_at > now;
-      IF is_live AND held.version <> if_version THEN
-        RETURN QUERY SELECT false, NULL::float8, held.version::float8, held.value,
-          extract(epoch FROM now - held.written_at)::float8 * 1000, extract(epoch FROM held.expires_at - now)::float8 * 1000;
-        RETURN;
-      ELSIF NOT is_live AND if_version <> 0 THEN
-        RETURN QUERY SELECT false, NULL::float8, NULL::float8, NULL::bytea, NULL::float8, NULL::float8;
-        RETURN;
-      END IF;
-    END IF;
-    SELECT * INTO held FROM ${table} WHERE key = wanted FOR UPDATE;
-    IF NOT FOUND THEN
-      -- A place to lock first: were its version drawn before, others could write, remove and sweep the key in between.
-      INSERT INTO ${table} AS entry (key, version, value, written_at, expires_at)
-        VALUES (wanted, 0, NULL, clock_timestamp(), clock_timestamp())
-        ON CONFLICT (key) DO NOTHING
-        RETURNING * INTO held;
-      -- Somebody else was quicker: there is a row to lock now.
-      CONTINUE WHEN NOT FOUND;
-      now := clock_timestamp();
-    ELSE
-      now := clock_timestamp();
-      is_live := held.value IS NOT NULL AND held.expires_at > now;
-      -- It has changed before it was locked: look again.
-      CONTINUE WHEN if_version IS NOT NULL AND if_version <> CASE WHEN is_live THEN held.version ELSE 0 END;
-    END IF;
+    -- A row that somebody else has changed meanwhile is looked at again once it is locked, and the version drawn again. What a
+    -- condition refuses needs no lock.
     UPDATE ${table} AS entry
-      SET version = greatest(nextval('${table}_versions'), held.version + 1), value = new_value,
-        written_at = now, expires_at = now + ttl_ms * interval '1 millisecond'
-      WHERE entry.key = wanted
-      RETURNING entry.version INTO given;
-    IF announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
-    RETURN QUERY SELECT true, given::float8, NULL::float8, NULL::bytea, NULL::float8, NULL::float8;
-    RETURN;
+      SET version = greatest(nextval('${table}_versions'), entry.version + 1), value = new_value,
+        written_at = clock_timestamp(), expires_at = clock_timestamp() + ttl_ms * interval '1 millisecond'
+      WHERE entry.key = wanted AND (if_version IS NULL
+        OR if_version = CASE WHEN entry.value IS NOT NULL AND entry.expires_at > clock_timestamp() THEN entry.version ELSE 0 END)
+      RETURNING entry.version INTO new_version;
+    EXIT WHEN FOUND;
+    SELECT * INTO held FROM ${table} WHERE key = wanted;
+    now := clock_timestamp();
+    is_live := FOUND AND held.value IS NOT NULL AND held.expires_at > now;
+    IF if_version <> (CASE WHEN is_live THEN held.version ELSE 0 END) THEN
+      IF is_live THEN
+        held_version := held.version;
+        held_value := held.value;
+        age_ms := extract(epoch FROM now - held.written_at) * 1000;
+        left_ms := extract(epoch FROM held.expires_at - now) * 1000;
+      END IF;
+      EXIT;
+    END IF;
+    -- A place to lock: were its version drawn before, others could write, remove and sweep the key in between. When somebody
+    -- else is quicker, or the row has changed since it was looked for, there is a row to lock now.
+    INSERT INTO ${table} (key, version, value, written_at, expires_at)
+      VALUES (wanted, 0, NULL, clock_timestamp(), clock_timestamp())
+      ON CONFLICT (key) DO NOTHING;
   END LOOP;
+  IF announce IS NOT NULL AND new_version IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
+  ignored := set_config('lock_timeout', lock_before, true);
 END $$;
 
 CREATE OR REPLACE FUNCTION ${remove}(wanted bytea, if_version float8, announce text, lock_ms integer)
 RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET lock_timeout = 0 AS $$
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  is_removed boolean;
+  lock_before text := current_setting('lock_timeout');
+  ignored text := set_config('lock_timeout', lock_ms::text, true);
 BEGIN
-  PERFORM set_config('lock_timeout', lock_ms::text, true);
   UPDATE ${table} AS entry SET value = NULL, version = greatest(nextval('${table}_versions'), entry.version + 1)
     WHERE entry.key = wanted AND entry.value IS NOT NULL AND entry.expires_at > clock_timestamp()
       AND (if_version IS NULL OR entry.version = if_version);
-  IF NOT FOUND THEN RETURN false; END IF;
-  IF announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
-  RETURN true;
+  is_removed := FOUND;
+  IF is_removed AND announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
+  ignored := set_config('lock_timeout', lock_before, true);
+  RETURN is_removed;
 END $$;
 
 -- Deletes rows whose time is over, at most so many, and none that somebody is at.

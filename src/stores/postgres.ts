@@ -4,10 +4,11 @@
  * Promise: a verb is one call of a function, done whole or not at all; nothing is sent a second time, and nothing after its verb has
  * failed without being sent. A version grows per key across remove, expiry, restart and failover, as far as the server keeps what it has committed.
  */
-import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
+import { createHash } from 'node:crypto';
+import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
-import { checkArgument, checkOptions, duration, having, optional, withDefault } from '../core/options.js';
+import { checkArgument, checkOptions, duration, flag, having, optional, withDefault } from '../core/options.js';
 import { isTransaction } from './postgres-locks.js';
 import { functionsOf, postgresMigrations } from './postgres-schema.js';
 import { type Listen, PostgresWatches } from './postgres-watches.js';
@@ -28,6 +29,7 @@ import {
   VerbChecks,
   type Written,
 } from './store.js';
+import { TimedVerb, VerbTimeouts } from './verb-timeouts.js';
 
 export {
   type SessionLock,
@@ -42,6 +44,7 @@ export { type PostgresMigration, postgresMigrations } from './postgres-schema.js
 export interface PgClient {
   query(query: {
     readonly text: string;
+    readonly name?: string;
     readonly values?: unknown[];
     readonly rowMode?: 'array';
   }): Promise<{ readonly rows: unknown[] }>;
@@ -73,7 +76,7 @@ export interface PgPool {
 /** What {@link postgresStore} needs of postgres.js, version 3: what its factory answers has it. */
 export interface PostgresJs {
   // biome-ignore lint/suspicious/noExplicitAny: its own types are generic over the types that a user adds.
-  unsafe(query: string): any;
+  unsafe(query: string, values?: any[], options?: { readonly prepare: boolean }): any;
   // biome-ignore lint/suspicious/noExplicitAny: see above.
   begin(work: (transaction: any) => Promise<void>): Promise<unknown>;
   listen(
@@ -96,6 +99,11 @@ export interface PostgresStoreOptions {
   readonly maxValueBytes?: number;
   /** The table, with its schema if it is not on the search path: letters, digits and `_`, at most 40 each. Default `'holdfast'`. */
   readonly table?: string;
+  /**
+   * postgres.js only: prepares each statement once per connection, which saves about half of a verb's time. Never set it behind a pooler in
+   * transaction mode: statements of postgres.js would be taken for one another there. `pg` prepares in any case, safely. Default false.
+   */
+  readonly prepare?: boolean;
   /**
    * Makes `watch` possible. For `pg` a function that answers a connected client of its own, called again whenever that one was lost, and ended by the store; for postgres.js its `sql`. It
    * needs a connection of its own to the server, not one through a pooler. Changes are told by stores that have a listener.
@@ -158,6 +166,7 @@ export function postgresStore(pool: PgPool | PostgresJs, options: PostgresStoreO
     timeout: withDefault(duration({}), 500),
     maxValueBytes: maxValueBytesField,
     table: withDefault(tableField, 'holdfast'),
+    prepare: withDefault(flag(), false),
     listener: optional<Listener>(listenerField),
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
   });
@@ -183,6 +192,7 @@ interface Settings {
   readonly timeout: number;
   readonly maxValueBytes: number;
   readonly table: string;
+  readonly prepare: boolean;
   readonly listener: Listener | undefined;
   readonly clock: Clock;
 }
@@ -190,35 +200,59 @@ interface Settings {
 /** One row of an answer: texts or nulls. Users have their own ways to read other types, and to spell the names of columns. */
 type Row = readonly unknown[];
 
+/** A statement, and what a server is to know it by: two of one name are one, whoever made them, as behind a pooler. */
+interface Sql {
+  readonly text: string;
+  readonly name: string;
+}
+
+function sqlOf(text: string): Sql {
+  return { text, name: `holdfast_${createHash('sha256').update(text).digest('hex').slice(0, 32)}` };
+}
+
+/** The statements of the verbs. A read answers a row in any case: a reply without one is that of a connection that broke. */
+function statementsOf(table: string) {
+  const { read, readMany, write, remove, sweep } = functionsOf(table);
+  const one = '(VALUES (1)) AS one LEFT JOIN';
+  return {
+    read: sqlOf(`SELECT ${entryColumns} FROM ${one} ${read}($1) AS held ON true`),
+    // The drivers differ in how they send arrays; an array in words means the same to both.
+    readMany: sqlOf(
+      `SELECT ${entryColumns}, encode(held_key, 'base64') FROM ${one} ${readMany}($1::text[]) AS held ON true`,
+    ),
+    write: sqlOf(`SELECT ${entryColumns}, new_version::text FROM ${write}($1, $2, $3, $4, $5, $6)`),
+    remove: sqlOf(`SELECT ${remove}($1, $2, $3, $4)::text`),
+    sweep: sqlOf(`SELECT ${sweep}($1)::text`),
+  };
+}
+
 /** Runs one statement and answers its rows. */
-type Run = (operation: string, sql: string, values: readonly Value[], signal?: AbortSignal) => Promise<readonly Row[]>;
+type Run = (operation: string, sql: Sql, values: readonly Value[], signal?: AbortSignal) => Promise<readonly Row[]>;
 
 /** The verbs, on whatever runs their statements. */
 class Verbs implements Store {
   protected readonly settings: Settings;
-  protected readonly functions: ReturnType<typeof functionsOf>;
+  protected readonly statements: ReturnType<typeof statementsOf>;
   protected readonly checks: VerbChecks;
   private readonly runStatement: Run;
 
   constructor(settings: Settings, run: Run) {
     this.settings = settings;
-    this.functions = functionsOf(settings.table);
+    this.statements = statementsOf(settings.table);
     this.checks = new VerbChecks('postgres', settings.maxValueBytes);
     this.runStatement = run;
   }
 
   async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
     this.checks.read(key, options);
-    // A row in any case: a reply without one is that of a connection that broke.
-    const sql = `SELECT ${entryColumns} FROM (VALUES (1)) AS one LEFT JOIN ${this.functions.read}($1) AS held ON true`;
-    const row = answerOf('read', await this.runStatement('read', sql, [this.keyOf(key)], options?.signal));
+    const { read } = this.statements;
+    const row = answerOf('read', await this.runStatement('read', read, [this.keyOf(key)], options?.signal));
     return row[0] === null ? undefined : entryOf(row);
   }
 
   async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
     this.checks.write(key, value, options);
     const { ttlMs, ifVersion, signal } = options;
-    const sql = `SELECT ${entryColumns}, new_version::text FROM ${this.functions.write}($1, $2, $3, $4, $5, $6)`;
     // A copy: the driver may write it to its socket later.
     const values = [
       this.keyOf(key),
@@ -228,7 +262,7 @@ class Verbs implements Store {
       this.channel,
       this.lockMs,
     ];
-    const row = answerOf('write', await this.runStatement('write', sql, values, signal));
+    const row = answerOf('write', await this.runStatement('write', this.statements.write, values, signal));
     const given = row[entryWidth];
     if (typeof given === 'string') return { ok: true, version: Number(given) };
     return { ok: false, entry: row[0] === null ? undefined : entryOf(row) };
@@ -236,9 +270,9 @@ class Verbs implements Store {
 
   async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
     this.checks.remove(key, options);
-    const sql = `SELECT ${this.functions.remove}($1, $2, $3, $4)::text`;
     const values = [this.keyOf(key), options?.ifVersion ?? null, this.channel, this.lockMs];
-    const row = answerOf('remove', await this.runStatement('remove', sql, values, options?.signal));
+    const { remove } = this.statements;
+    const row = answerOf('remove', await this.runStatement('remove', remove, values, options?.signal));
     return row[0] === 'true';
   }
 
@@ -269,13 +303,16 @@ class PooledStore extends Verbs implements PostgresStore {
   readonly native: PostgresStore['native'];
   private readonly driver: Driver;
   private readonly watches: PostgresWatches | undefined;
+  /** Statements that keep a connection, or a place in the queue for one, those included that nobody waits for any more. */
   private running = 0;
-  private readonly ending = new AbortController();
+  private readonly underWay: VerbTimeouts;
+  private isClosed = false;
 
   constructor(driver: Driver, settings: Settings) {
     super(settings, (operation, sql, values, signal) => this.run(operation, sql, values, signal));
     this.driver = driver;
     const { listener, table, clock, timeout } = settings;
+    this.underWay = new VerbTimeouts(clock, timeout);
     const watches =
       listener &&
       new PostgresWatches(listenBy(listener, channelOf(table)), timeout, clock, (error) =>
@@ -289,7 +326,7 @@ class PooledStore extends Verbs implements PostgresStore {
         watch: (key: string, onChange: (change: StoreChange) => void) => this.watch(watches, key, onChange),
       }),
     };
-    driver.open();
+    driver.open(settings.prepare);
   }
 
   async migrate(): Promise<void> {
@@ -305,19 +342,21 @@ class PooledStore extends Verbs implements PostgresStore {
   }
 
   async sweep(limit = 1_000): Promise<number> {
-    const [row] = await this.run('sweep', `SELECT ${this.functions.sweep}($1)::text`, [limit], undefined);
+    const [row] = await this.run('sweep', this.statements.sweep, [limit], undefined);
     return Number(row?.[0]);
   }
 
   async close(): Promise<void> {
-    if (this.ending.signal.aborted) return;
-    this.ending.abort();
+    if (this.isClosed) return;
+    this.isClosed = true;
+    this.underWay.each((verb) => (verb as Verb).storeClosed());
+    this.underWay.close();
     this.driver.close();
     this.watches?.close();
   }
 
   private watch(watches: PostgresWatches, key: string, onChange: (change: StoreChange) => void): StoreWatch {
-    const watcher = this.checks.watch(key, onChange, watches.watchers, this.ending.signal.aborted);
+    const watcher = this.checks.watch(key, onChange, watches.watchers, this.isClosed);
     if (watcher.isStarting) watches.add(watcher, this.keyOf(key).toString('base64'));
     return watcher;
   }
@@ -332,7 +371,7 @@ class PooledStore extends Verbs implements PostgresStore {
     return new Verbs(this.settings, async (operation, sql, values, signal) => {
       signal?.throwIfAborted();
       try {
-        return await query(sql, values);
+        return await query(sql, values, 'once');
       } catch (error) {
         // What was done in a transaction is done when it is committed, which a failed one cannot be.
         throw failureOf(operation, error, true);
@@ -343,11 +382,8 @@ class PooledStore extends Verbs implements PostgresStore {
   private async readMany(keys: readonly string[], options?: StoreCallOptions): Promise<(Entry | undefined)[]> {
     this.checks.readMany(keys, options);
     const wanted = keys.map((key) => this.keyOf(key));
-    // The drivers differ in how they send arrays; an array in words means the same to both.
-    const many = `${this.functions.readMany}($1::text[])`;
-    const sql = `SELECT ${entryColumns}, encode(held_key, 'base64') FROM (VALUES (1)) AS one LEFT JOIN ${many} AS held ON true`;
     const words = `{${wanted.map((key) => key.toString('base64')).join()}}`;
-    const rows = await this.run('readMany', sql, [words], options?.signal);
+    const rows = await this.run('readMany', this.statements.readMany, [words], options?.signal);
     answerOf('readMany', rows);
     const there = rows.filter((row) => row[0] !== null);
     const entries = new Map(there.map((row) => [inOneLine(row[entryWidth] as string), entryOf(row)]));
@@ -357,13 +393,11 @@ class PooledStore extends Verbs implements PostgresStore {
   /** One statement on a connection of the pool, within the time that a verb has. */
   private run(
     operation: string,
-    sql: string,
+    sql: Sql,
     values: readonly Value[],
     signal: AbortSignal | undefined,
   ): Promise<readonly Row[]> {
-    const { clock, timeout } = this.settings;
-    const closed = 'the store is closed';
-    if (this.ending.signal.aborted) return Promise.reject(failure(operation, 'closed', closed));
+    if (this.isClosed) return Promise.reject(failure(operation, 'closed', closedDetail));
     if (this.running >= mostRunning) {
       const detail = `${mostRunning} verbs are under way; raise the size of the pool, or ask for less`;
       return Promise.reject(failure(operation, 'busy', detail));
@@ -371,44 +405,80 @@ class PooledStore extends Verbs implements PostgresStore {
     this.running++;
     const statement = this.driver.start(sql, values);
     return new Promise((resolve, reject) => {
-      let isOver = false;
-      const end = () => {
-        isOver = true;
-        clock.cancel(timer);
-        signal?.removeEventListener('abort', onAbort);
-        this.ending.signal.removeEventListener('abort', onClose);
-      };
-      const giveUp = (error: unknown) => {
-        end();
-        statement.giveUp();
-        reject(error);
-      };
-      const late = (unsent: string, sent: string, reason: StoreFailure) =>
-        statement.hasLeft() ? lost(operation, sent, undefined, reason) : failure(operation, reason, unsent);
-      const timer = callbackTimer(() => {
-        const unsent = `the pool had no connection to give for ${timeout} ms; raise its size, or look for who keeps them`;
-        giveUp(late(unsent, `the server did not answer within ${timeout} ms`, 'timeout'));
-      });
-      const onAbort = () => giveUp(signal?.reason);
-      const onClose = () => giveUp(late(closed, 'the store was closed', 'closed'));
-      clock.schedule(timer, clock.now() + timeout);
-      signal?.addEventListener('abort', onAbort);
-      this.ending.signal.addEventListener('abort', onClose);
+      const verb = new Verb(operation, statement, this.underWay, this.settings.timeout, signal, reject);
+      this.underWay.begin(verb);
+      signal?.addEventListener('abort', verb.onAbort);
       statement.rows.then(
         (rows) => {
           this.running--;
-          if (isOver) return;
-          end();
-          resolve(rows);
+          if (verb.end()) resolve(rows);
         },
         (error) => {
           this.running--;
-          if (isOver) return;
-          end();
-          reject(failureOf(operation, error, !statement.hasLeft()));
+          if (verb.end()) reject(failureOf(operation, error, !statement.hasLeft()));
         },
       );
     });
+  }
+}
+
+const closedDetail = 'the store is closed';
+
+/** One verb on its way. */
+class Verb extends TimedVerb {
+  readonly onAbort = () => this.giveUp(this.signal?.reason);
+  private isOver = false;
+  private readonly operation: string;
+  private readonly statement: Statement;
+  private readonly timeouts: VerbTimeouts;
+  private readonly timeoutMs: number;
+  private readonly signal: AbortSignal | undefined;
+  private readonly reject: (error: unknown) => void;
+
+  constructor(
+    operation: string,
+    statement: Statement,
+    timeouts: VerbTimeouts,
+    timeoutMs: number,
+    signal: AbortSignal | undefined,
+    reject: (error: unknown) => void,
+  ) {
+    super();
+    this.operation = operation;
+    this.statement = statement;
+    this.timeouts = timeouts;
+    this.timeoutMs = timeoutMs;
+    this.signal = signal;
+    this.reject = reject;
+  }
+
+  override timedOut(): void {
+    const unsent = `the pool had no connection to give for ${this.timeoutMs} ms; raise its size, or look for who keeps them`;
+    this.late(unsent, `the server did not answer within ${this.timeoutMs} ms`, 'timeout');
+  }
+
+  storeClosed(): void {
+    this.late(closedDetail, 'the store was closed', 'closed');
+  }
+
+  /** Whether it was not over before. */
+  end(): boolean {
+    if (this.isOver) return false;
+    this.isOver = true;
+    this.timeouts.end(this);
+    this.signal?.removeEventListener('abort', this.onAbort);
+    return true;
+  }
+
+  private late(unsent: string, sent: string, reason: StoreFailure): void {
+    const { operation, statement } = this;
+    this.giveUp(statement.hasLeft() ? lost(operation, sent, undefined, reason) : failure(operation, reason, unsent));
+  }
+
+  private giveUp(error: unknown): void {
+    if (!this.end()) return;
+    this.statement.giveUp();
+    this.reject(error);
   }
 }
 
@@ -427,9 +497,10 @@ interface Statement {
 
 /** What the two libraries have in common, each in its own words. */
 interface Driver {
-  open(): void;
+  /** @param prepare - Whether statements may be prepared under names that are not ours. */
+  open(prepare: boolean): void;
   close(): void;
-  start(sql: string, values: readonly Value[]): Statement;
+  start(sql: Sql, values: readonly Value[]): Statement;
   /** Runs statements without values in a transaction. */
   script(statements: readonly string[]): Promise<void>;
 }
@@ -450,10 +521,12 @@ function isPostgresJs(value: unknown): value is PostgresJs {
 function pg(pool: PgPool): Driver {
   // A connection that breaks while nobody uses it would end the process, if nobody else listens.
   const ignore = () => {};
+  // Its names are ours, so one that a pooler gives to another connection means the same there.
+  const asking = new Asking('often');
   return {
     open: () => pool.on('error', ignore),
     close: () => pool.off('error', ignore),
-    start(text, values) {
+    start(sql, values) {
       let client: PgPoolClient | undefined;
       let isOver = false;
       const release = (broken: boolean) => {
@@ -471,7 +544,7 @@ function pg(pool: PgPool): Driver {
         client = lent;
         client.on('error', ignore);
         try {
-          const rows = await queryOf(client)(text, values);
+          const rows = await asking.ask(queryOf(client), sql, values);
           if (isOver) return [];
           release(false);
           return rows;
@@ -503,26 +576,68 @@ function pg(pool: PgPool): Driver {
 }
 
 function postgresJs(sql: PostgresJs): Driver {
+  let asking = new Asking('once');
+  const query = queryOf(sql);
   return {
-    open() {},
+    open(prepare) {
+      if (prepare) asking = new Asking('often');
+    },
     close() {},
     // It does not say whether a query has left its queue; and one that is cancelled before may block its connection for ever. So none is taken back.
-    start: (text, values) => ({ rows: queryOf(sql)(text, values), hasLeft: () => true, giveUp() {} }),
+    start: (text, values) => ({ rows: asking.ask(query, text, values), hasLeft: () => true, giveUp() {} }),
     script: async (statements) => {
       await sql.begin((transaction) => transaction.unsafe(statements.join(';\n')));
     },
   };
 }
 
+/** Whether a connection is to know the statement from then on, which saves the server the planning of it. */
+type Use = 'often' | 'once';
+
+type Query = (sql: Sql, values: readonly Value[], use: Use) => Promise<readonly Row[]>;
+
+/**
+ * Prepares statements where that works. Behind a pooler in transaction mode that knows nothing of prepared statements, the next one goes to
+ * another connection, which lacks it or has it already; it says so before anything is done, is asked again at once, and nothing is prepared any more.
+ */
+class Asking {
+  private use: Use;
+
+  constructor(use: Use) {
+    this.use = use;
+  }
+
+  async ask(query: Query, sql: Sql, values: readonly Value[]): Promise<readonly Row[]> {
+    const { use } = this;
+    try {
+      return await query(sql, values, use);
+    } catch (error) {
+      if (use === 'once' || !['26000', '42P05'].includes((error as { code?: string }).code ?? '')) throw error;
+      this.use = 'once';
+      return query(sql, values, 'once');
+    }
+  }
+}
+
 /** How a statement is run on a connection of the user's. */
-function queryOf(connection: PostgresTransaction): (sql: string, values: readonly Value[]) => Promise<readonly Row[]> {
-  if ('unsafe' in connection) return async (text, values) => await connection.unsafe(inWords(text, values)).values();
-  return async (text, values) =>
-    (await connection.query({ text, values: [...values], rowMode: 'array' })).rows as Row[];
+function queryOf(connection: PostgresTransaction): Query {
+  if ('unsafe' in connection) {
+    return async ({ text }, values, use) => {
+      const asked =
+        use === 'often'
+          ? connection.unsafe(text, [...values], { prepare: true })
+          : connection.unsafe(inWords(text, values));
+      return await asked.values();
+    };
+  }
+  return async ({ text, name }, values, use) => {
+    const named = use === 'often' ? { name } : {};
+    return (await connection.query({ ...named, text, values: [...values], rowMode: 'array' })).rows as Row[];
+  };
 }
 
 /**
- * The statement with its values in it. With values beside it postgres.js first asks the server for their types: a second round trip.
+ * The statement with its values in it. With values beside one that is not prepared postgres.js first asks for their types, each time: a second round trip.
  * They are bytes, numbers and names of ours, so nothing in them can be taken for SQL.
  */
 function inWords(text: string, values: readonly Value[]): string {

@@ -6,8 +6,7 @@
  */
 import { StoreError } from '../core/errors.js';
 import { enterScript, guardedWriteScript, leaveScript, passScript, sizeScript } from './redis-queue-scripts.js';
-import type { RedisScript } from './redis-scripts.js';
-import { ttlDigits } from './redis-scripts.js';
+import { type RedisScript, recordOf } from './redis-scripts.js';
 import type { RedisWatches } from './redis-watches.js';
 import type {
   Entry,
@@ -64,25 +63,6 @@ function checkTicket(operation: string, ticket: unknown): void {
 
 function invalid(operation: string, detail: string): StoreError {
   return new StoreError({ store: 'redis', operation, reason: 'invalid', applied: 'no', detail });
-}
-
-/** Longer ones gain nothing by being text. */
-const longestText = 1_024;
-
-/**
- * The record of a value, without its version. Where all of it is ASCII, as text: ioredis sends a command with bytes in it in pieces that it first puts together, which
- * takes a third longer than all else that it does.
- */
-export function recordOf(value: Uint8Array, ttl: string): Buffer | string {
-  if (value.length <= longestText) {
-    const text = Buffer.from(value.buffer, value.byteOffset, value.length).toString('latin1');
-    if (/^[\0-\x7f]*$/.test(text)) return ttl.padStart(ttlDigits, '0') + text;
-  }
-  // A copy: the client may write it to its socket later.
-  const record = Buffer.allocUnsafe(ttlDigits + value.length);
-  record.write(ttl.padStart(ttlDigits, '0'), 'latin1');
-  record.set(value, ttlDigits);
-  return record;
 }
 
 /** Writes unless the server has begun anew. */

@@ -9,6 +9,8 @@
  * After: redis.io/docs, "Scripting with Lua" and "Atomicity of scripts"; Kulkarni et al., "Logical Physical Clocks" (2014).
  */
 
+import { isAscii } from 'node:buffer';
+
 /** A script and its SHA-1, by which the server knows it. */
 export interface RedisScript {
   readonly text: string;
@@ -18,6 +20,20 @@ export interface RedisScript {
 /** Digits of a record before its value. */
 export const versionDigits = 16;
 export const ttlDigits = 12;
+/** Longer values are dearer to look through than to send in a piece of their own. */
+const longestText = 4096;
+
+/** A record without its version; a copy, since the client may write it to its socket later. The clients send a text at less cost than bytes. */
+export function recordOf(value: Uint8Array, ttl: string): string | Buffer {
+  const head = ttl.padStart(ttlDigits, '0');
+  if (value.length <= longestText && isAscii(value)) {
+    return head + Buffer.from(value.buffer, value.byteOffset, value.length).toString('latin1');
+  }
+  const record = Buffer.allocUnsafe(ttlDigits + value.length);
+  record.write(head, 'latin1');
+  record.set(value, ttlDigits);
+  return record;
+}
 
 /**
  * KEYS: the record. Answers the record and the milliseconds that are left to it, or nothing.
@@ -45,44 +61,48 @@ return answers`,
 };
 
 /**
- * KEYS: the record, the last version of its bucket. ARGV: the record without its version, its ttl, the version that the
- * key must have or ''; then whom to tell: PUBLISH or SPUBLISH, the channel of the bucket, the hash of the key.
+ * KEYS: the record, the last version of its bucket. ARGV: the record without its version, its ttl; whom to tell: PUBLISH or
+ * SPUBLISH, the channel of the bucket, the hash of the key; and, if there is a condition, the version that the key must have.
  * Answers the new version; or what was in the way, as a read does.
  *
  * A version is the time in microseconds, or one more than the last of the bucket where the clock has not moved on, or
- * was put back. So it grows even when the bucket has been lost, unless the clock goes back by more than the time since.
+ * was put back. So it grows even when the bucket has been lost, unless the clock goes back by more than the time since. Versions have
+ * as many digits each, so texts compare as numbers do. Each call of a command costs as much as the script around it, so there are few.
  */
 export const writeScript: RedisScript = {
   text: `
-if ARGV[3] ~= '' then
+if ARGV[6] then
   local held = redis.call('GETRANGE', KEYS[1], 0, 15)
   if held == '' then held = 0 end
-  if tonumber(held) ~= tonumber(ARGV[3]) then
+  if tonumber(held) ~= tonumber(ARGV[6]) then
     if held == 0 then return {} end
     return { redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]) }
   end
 end
 local time = redis.call('TIME')
-local last = tonumber(redis.call('GET', KEYS[2]) or 0)
-local version = string.format('%016.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
-redis.call('SET', KEYS[2], version)
+local version = string.format('%010d%06d', time[1], time[2])
+local last = redis.call('SET', KEYS[2], version, 'GET')
+if last and last >= version then
+  version = string.format('%016.0f', last + 1)
+  redis.call('SET', KEYS[2], version)
+end
 redis.call('SET', KEYS[1], version .. ARGV[1], 'PX', ARGV[2])
-redis.pcall(ARGV[4], ARGV[5], ARGV[6])
+redis.pcall(ARGV[3], ARGV[4], ARGV[5])
 return tonumber(version)`,
-  hash: '1b136d2cdfcd751b6ff8c549aec0a0410ef24871',
+  hash: '54d7d821e226213c647185a7bbd313f12cbabcd3',
 };
 
 /**
- * KEYS: the record. ARGV: the version that the key must have, or ''; then whom to tell, as for a write. Answers how many
- * records were removed.
+ * KEYS: the record. ARGV: whom to tell, as for a write; and, if there is a condition, the version that the key must have.
+ * Answers how many records were removed.
  */
 export const removeScript: RedisScript = {
   text: `
-if ARGV[1] ~= '' and tonumber(redis.call('GETRANGE', KEYS[1], 0, 15)) ~= tonumber(ARGV[1]) then return 0 end
+if ARGV[4] and tonumber(redis.call('GETRANGE', KEYS[1], 0, 15)) ~= tonumber(ARGV[4]) then return 0 end
 local removed = redis.call('DEL', KEYS[1])
-if removed == 1 then redis.pcall(ARGV[2], ARGV[3], ARGV[4]) end
+if removed == 1 then redis.pcall(ARGV[1], ARGV[2], ARGV[3]) end
 return removed`,
-  hash: 'ad721c705c9d23ae559ff40fd9b4efb7b38575e8',
+  hash: '773b92a85f8e18fba02c5a25cf906a9f225a8670',
 };
 
 /**

@@ -5,16 +5,18 @@
  * sent a second time. A version is the server's time in microseconds, and greater than the last one of its bucket:
  * it grows across remove, expiry, a restart that forgets all, and failover, as long as clocks of servers are not put back by more.
  */
-import { type Clock, systemClock, Timer } from '../core/clock.js';
+import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 import { checkArgument, checkOptions, duration, having, integer, optional, withDefault } from '../core/options.js';
-import { guardedWrite, type QueueHome, RedisQueue, recordOf } from './redis-queue.js';
+import { Copies } from './copies.js';
+import { guardedWrite, type QueueHome, RedisQueue } from './redis-queue.js';
 import {
   consumeScript,
   type RedisScript,
   readManyScript,
   readScript,
+  recordOf,
   removeScript,
   ttlDigits,
   versionDigits,
@@ -37,6 +39,7 @@ import {
   VerbChecks,
   type Written,
 } from './store.js';
+import { TimedVerb, VerbTimeouts } from './verb-timeouts.js';
 
 export { fencedSetScript } from './redis-fence.js';
 
@@ -128,9 +131,6 @@ export function redisStore(client: IoredisClient | NodeRedisClient, options: Red
   return new ScriptStore(server, subscriber, prefix, timeout, clock, new VerbChecks('redis', maxValueBytes));
 }
 
-/** A timer that fires on time is late by less. */
-const lateMs = 5;
-
 /** Buckets of keys. Each has a last version of its own, in the same slot of a cluster as its keys, so there are few to keep. */
 const bucketCount = 1024;
 
@@ -140,13 +140,18 @@ class ScriptStore implements RedisStore {
   private isClosed = false;
   /** Verbs that wait for a connection, each until its timeout at most. */
   private readonly waiting = new Set<Verb>();
-  /** Verbs that wait for an answer. */
-  private readonly sent = new Set<Verb>();
+  /** These and all that wait for an answer. */
+  private readonly underWay: VerbTimeouts;
   private readonly server: Server;
   private readonly prefix: string;
   private readonly timeoutMs: number;
-  private readonly clock: Clock;
   private readonly checks: VerbChecks;
+  private readonly copies = new Copies();
+  private readonly asEntry = (reply: unknown) => entryOf('read', reply, this.copies);
+  private readonly asWritten = (reply: unknown): Written | Refused =>
+    Array.isArray(reply)
+      ? { ok: false, entry: entryOf('write', reply, this.copies) }
+      : { ok: true, version: Number(reply) };
   private readonly sendWaiting = () => {
     const verbs = [...this.waiting];
     for (const verb of verbs) this.leave(verb);
@@ -154,9 +159,7 @@ class ScriptStore implements RedisStore {
   };
   /** Nothing is answered on a connection that is gone; a client that sends again on a new one is not listened to. */
   private readonly failSent = () => {
-    for (const verb of this.sent) {
-      verb.fail(lost(verb.operation, 'the connection to the server broke', undefined, 'closed'));
-    }
+    this.underWay.each((verb) => (verb as Verb).connectionBroke());
   };
 
   constructor(
@@ -170,8 +173,13 @@ class ScriptStore implements RedisStore {
     this.server = server;
     this.prefix = prefix;
     this.timeoutMs = timeoutMs;
-    this.clock = clock;
     this.checks = checks;
+    this.underWay = new VerbTimeouts(
+      clock,
+      timeoutMs,
+      () => server.onBreak(this.failSent),
+      () => server.offBreak(this.failSent),
+    );
     const home = this.queueHome();
     const always: Pick<RedisStore['native'], 'readMany' | 'consume' | 'guardedWrite'> = {
       guardedWrite: (key, value, options) => guardedWrite(home, key, value, options),
@@ -187,38 +195,41 @@ class ScriptStore implements RedisStore {
     }
   }
 
-  async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
-    this.checks.read(key, options);
-    const bucket = this.bucketKey(hashOf(key));
-    const reply = await this.run('read', readScript, [`${bucket}:${key}`], [], options?.signal);
-    return entryOf('read', reply);
+  read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
+    return this.run('read', options?.signal, this.asEntry, () => {
+      this.checks.read(key, options);
+      return [readScript, [`${this.bucketKey(hashOf(key))}:${key}`], []];
+    });
   }
 
-  async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
-    this.checks.write(key, value, options);
-    const { ttlMs, ifVersion, signal } = options;
-    const ttl = `${Math.ceil(ttlMs)}`;
-    const record = recordOf(value, ttl);
-    const hash = hashOf(key);
-    const bucket = this.bucketKey(hash);
-    const given = [record, ttl, `${ifVersion ?? ''}`, this.server.publish, bucket, messageFor(hash)];
-    const reply = await this.run('write', writeScript, [`${bucket}:${key}`, bucket], given, signal);
-    if (!Array.isArray(reply)) return { ok: true, version: Number(reply) };
-    return { ok: false, entry: entryOf('write', reply) };
+  write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
+    return this.run('write', options?.signal, this.asWritten, () => {
+      this.checks.write(key, value, options);
+      const { ttlMs, ifVersion } = options;
+      const ttl = `${Math.ceil(ttlMs)}`;
+      const hash = hashOf(key);
+      const bucket = this.bucketKey(hash);
+      const given = [recordOf(value, ttl), ttl, this.server.publish, bucket, messageFor(hash)];
+      if (ifVersion !== undefined) given.push(`${ifVersion}`);
+      return [writeScript, [`${bucket}:${key}`, bucket], given];
+    });
   }
 
-  async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
-    this.checks.remove(key, options);
-    const hash = hashOf(key);
-    const bucket = this.bucketKey(hash);
-    const given = [`${options?.ifVersion ?? ''}`, this.server.publish, bucket, messageFor(hash)];
-    const reply = await this.run('remove', removeScript, [`${bucket}:${key}`], given, options?.signal);
-    return Number(reply) > 0;
+  remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
+    return this.run('remove', options?.signal, isAboveZero, () => {
+      this.checks.remove(key, options);
+      const hash = hashOf(key);
+      const bucket = this.bucketKey(hash);
+      const given = [this.server.publish, bucket, messageFor(hash)];
+      if (options?.ifVersion !== undefined) given.push(`${options.ifVersion}`);
+      return [removeScript, [`${bucket}:${key}`], given];
+    });
   }
 
   async close(): Promise<void> {
     this.isClosed = true;
     this.sendWaiting();
+    this.underWay.close();
     this.watches?.close();
   }
 
@@ -240,8 +251,9 @@ class ScriptStore implements RedisStore {
     const entries = new Array<Entry | undefined>(keys.length);
     const reads = [...groups.values()].map(async (indexes) => {
       const recordKeys = indexes.map((index) => names[index]!);
-      const replies = await this.run('readMany', readManyScript, recordKeys, [], options?.signal);
-      for (const [at, reply] of (replies as unknown[]).entries()) entries[indexes[at]!] = entryOf('readMany', reply);
+      const parse = (replies: unknown) => (replies as unknown[]).map((one) => entryOf('readMany', one, this.copies));
+      const read = await this.run('readMany', options?.signal, parse, () => [readManyScript, recordKeys, []]);
+      for (const [at, entry] of read.entries()) entries[indexes[at]!] = entry;
     });
     await Promise.all(reads);
     return entries;
@@ -252,9 +264,11 @@ class ScriptStore implements RedisStore {
     // No record has this name: theirs have a colon there.
     const keys = [`${this.bucketKey(hashOf(key))}|${key}`];
     const given = [rate.intervalMs * 1000, rate.burst, rate.cost].map(String);
-    const reply = await this.run('consume', consumeScript, keys, given, options.signal);
-    const [granted, debtUs] = reply as readonly [unknown, unknown];
-    return rate.answer(Number(`${debtUs}`) / 1000, Number(granted) === 1);
+    const parse = (reply: unknown) => {
+      const [granted, debtUs] = reply as readonly [unknown, unknown];
+      return rate.answer(Number(`${debtUs}`) / 1000, Number(granted) === 1);
+    };
+    return this.run('consume', options.signal, parse, () => [consumeScript, keys, given]);
   }
 
   private watch(watches: RedisWatches, key: string, onChange: (change: StoreChange) => void): StoreWatch {
@@ -266,7 +280,15 @@ class ScriptStore implements RedisStore {
 
   private queueHome(): QueueHome {
     return {
-      ...{ prefix: this.prefix, checks: this.checks, entryOf, run: this.run.bind(this) },
+      ...{ prefix: this.prefix, checks: this.checks },
+      entryOf: (operation, reply) => entryOf(operation, reply, this.copies),
+      run: (operation, script, keys, given, signal) =>
+        this.run(
+          operation,
+          signal,
+          (reply) => reply,
+          () => [script, keys, given],
+        ),
       ...{ isCluster: this.server.isCluster, publish: this.server.publish },
       placeOf: (key) => {
         const hash = hashOf(key);
@@ -281,17 +303,16 @@ class ScriptStore implements RedisStore {
     return `${this.prefix}{${(hash ^ (hash >>> 16)) & (bucketCount - 1)}}`;
   }
 
-  private run(
+  /** @param parse - Makes the answer of what the server says. @param prepare - What is to be sent; rejects by what it throws. */
+  private run<Answer>(
     operation: string,
-    script: RedisScript,
-    keys: readonly string[],
-    given: readonly (string | Buffer)[],
     signal: AbortSignal | undefined,
-  ): Promise<unknown> {
+    parse: (reply: unknown) => Answer,
+    prepare: () => Command,
+  ): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      const verb = new Verb(this, operation, script, keys, given, signal, resolve, reject);
-      verb.endsAtMs = this.clock.now() + this.timeoutMs;
-      this.clock.schedule(verb, verb.endsAtMs);
+      const verb = new Verb(this, operation, prepare(), signal, parse, resolve as (answer: unknown) => void, reject);
+      this.underWay.begin(verb);
       verb.listen();
       this.begin(verb);
     });
@@ -301,8 +322,6 @@ class ScriptStore implements RedisStore {
     const state = this.isClosed ? 'closed' : this.server.state();
     if (state === 'ready') {
       verb.hasLeft = true;
-      if (this.sent.size === 0) this.server.onBreak(this.failSent);
-      this.sent.add(verb);
       this.send(verb, 'evalsha');
     } else if (state === 'closed') {
       const detail = this.isClosed ? 'the store is closed' : 'the client is closed, or was never connected; connect it';
@@ -315,7 +334,7 @@ class ScriptStore implements RedisStore {
 
   private send(verb: Verb, command: 'evalsha' | 'eval'): void {
     const { server } = this;
-    const { script, keys, given } = verb;
+    const [script, keys, given] = verb.command;
     const failed = (error: unknown) => {
       if (verb.isOver) return;
       // The server was restarted, or told to forget its scripts: it has done nothing yet. This tells it again.
@@ -330,15 +349,7 @@ class ScriptStore implements RedisStore {
   }
 
   /** @internal */
-  timedOut(verb: Verb): StoreError | undefined {
-    const { operation, hasLeft, endsAtMs } = verb;
-    const nowMs = this.clock.now();
-    // A timer that is this late means that the event loop was busy: the answer may be there, and is read after the timers.
-    if (hasLeft && nowMs - endsAtMs > lateMs && !verb.hadGrace) {
-      verb.hadGrace = true;
-      this.clock.schedule(verb, nowMs + 1);
-      return undefined;
-    }
+  timeoutOf({ operation, hasLeft }: Verb): StoreError {
     if (hasLeft) return lost(operation, `the server did not answer within ${this.timeoutMs} ms`, undefined, 'timeout');
     const detail = `the client has had no connection to a server for ${this.timeoutMs} ms`;
     return failure(operation, 'timeout', detail);
@@ -346,10 +357,8 @@ class ScriptStore implements RedisStore {
 
   /** @internal */
   ended(verb: Verb): void {
-    this.clock.cancel(verb);
-    if (verb.hasLeft) {
-      if (this.sent.delete(verb) && this.sent.size === 0) this.server.offBreak(this.failSent);
-    } else this.leave(verb);
+    this.underWay.end(verb);
+    if (!verb.hasLeft) this.leave(verb);
   }
 
   private leave(verb: Verb): void {
@@ -357,44 +366,50 @@ class ScriptStore implements RedisStore {
   }
 }
 
-/** One verb on its way; the timer is its timeout. */
-class Verb extends Timer {
+/** What a verb sends: keys, and what else the script is given. */
+type Command = readonly [script: RedisScript, keys: readonly string[], given: readonly (string | Buffer)[]];
+
+function isAboveZero(reply: unknown): boolean {
+  return Number(reply) > 0;
+}
+
+/** One verb on its way. */
+class Verb extends TimedVerb {
   isOver = false;
   /** Whether the server may have heard of it. */
   hasLeft = false;
-  endsAtMs = 0;
-  hadGrace = false;
   readonly operation: string;
-  readonly script: RedisScript;
-  readonly keys: readonly string[];
-  readonly given: readonly (string | Buffer)[];
+  readonly command: Command;
   private readonly store: ScriptStore;
   private readonly signal: AbortSignal | undefined;
-  private readonly resolve: (reply: unknown) => void;
+  private readonly parse: (reply: unknown) => unknown;
+  private readonly resolve: (answer: unknown) => void;
   private readonly reject: (error: unknown) => void;
   private onAbort: (() => void) | undefined = undefined;
   readonly done = (reply: unknown) => {
     this.end();
-    this.resolve(reply);
+    try {
+      this.resolve(this.parse(reply));
+    } catch (error) {
+      this.reject(error);
+    }
   };
 
   constructor(
     store: ScriptStore,
     operation: string,
-    script: RedisScript,
-    keys: readonly string[],
-    given: readonly (string | Buffer)[],
+    command: Command,
     signal: AbortSignal | undefined,
-    resolve: (reply: unknown) => void,
+    parse: (reply: unknown) => unknown,
+    resolve: (answer: unknown) => void,
     reject: (error: unknown) => void,
   ) {
     super();
     this.store = store;
     this.operation = operation;
-    this.script = script;
-    this.keys = keys;
-    this.given = given;
+    this.command = command;
     this.signal = signal;
+    this.parse = parse;
     this.resolve = resolve;
     this.reject = reject;
   }
@@ -406,9 +421,12 @@ class Verb extends Timer {
     signal.addEventListener('abort', this.onAbort);
   }
 
-  override expire(): void {
-    const error = this.store.timedOut(this);
-    if (error !== undefined) this.fail(error);
+  connectionBroke(): void {
+    if (this.hasLeft) this.fail(lost(this.operation, 'the connection to the server broke', undefined, 'closed'));
+  }
+
+  override timedOut(): void {
+    this.fail(this.store.timeoutOf(this));
   }
 
   fail(error: unknown): void {
@@ -622,22 +640,34 @@ function messageFor(hash: number): string {
 const headDigits = versionDigits + ttlDigits;
 
 /** What a script answers about a record: the record and the milliseconds left, or an empty list. */
-function entryOf(operation: string, reply: unknown): Entry | undefined {
+function entryOf(operation: string, reply: unknown, copies: Copies): Entry | undefined {
   const [record, leftMs] = reply as readonly [Buffer?, unknown?];
   if (record === undefined) return undefined;
-  const head = record.toString('latin1', 0, headDigits);
-  if (!/^\d{28}$/.test(head)) {
+  const version = numberIn(record, 0, versionDigits);
+  const givenMs = numberIn(record, versionDigits, headDigits);
+  if (Number.isNaN(version + givenMs)) {
     throw failure(operation, 'schema', 'the key holds something that is none of this store; use another "prefix"');
   }
   const ttlMs = Math.max(0, Number(leftMs));
   return {
     // What the client gives is a piece of a greater buffer.
-    value: new Uint8Array(record.subarray(headDigits)),
-    version: Number(head.slice(0, versionDigits)),
+    value: copies.of(record, headDigits),
+    version,
     // The clock of the server may have been put back since.
-    ageMs: Math.max(0, Number(head.slice(versionDigits)) - ttlMs),
+    ageMs: Math.max(0, givenMs - ttlMs),
     ttlMs,
   };
+}
+
+/** Digit by digit: texts of each part would cost a tenth of the round trip. NaN where something else stands. */
+function numberIn(record: Uint8Array, start: number, end: number): number {
+  let number = 0;
+  for (let index = start; index < end; index++) {
+    const digit = record[index]! - 48;
+    if (!(digit >= 0 && digit <= 9)) return Number.NaN;
+    number = number * 10 + digit;
+  }
+  return number;
 }
 
 const noPermission = 'the user needs @scripting and the commands get, getrange, pttl, time, set and del';

@@ -3,6 +3,7 @@ import { mutexConformance, storeConformance } from 'holdfast/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
 import { drivers, type PostgresConnection } from '../stores/postgres-clients.ts';
+import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
 import { postgresHome, startPgBouncer, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 
@@ -37,14 +38,16 @@ for (const { title, connect, place } of combinations) {
 
     const cases = storeConformance({
       entries: 'shared',
-      make: ({ prefix, maxValueBytes }) => postgresStore(open().pool, { prefix, maxValueBytes, timeout: '10s' }),
+      make: ({ prefix, maxValueBytes }) =>
+        postgresStore(open().pool, { prefix, maxValueBytes, timeout: '10s', prepare: place === 'straight' }),
       async restart() {
         await server.stop();
         await server.start();
       },
-      histories: place === 'straight' ? 150 : 50,
+      histories: historyCount(place === 'straight' ? 150 : 50),
+      seed: firstSeed,
     });
-    it.each(cases)('$name', ({ run }) => run());
+    it.each(cases)('$name', ({ run }) => run(), historiesTimeoutMs);
 
     if (place === 'straight' && title === 'pg') {
       const lockCases = mutexConformance({

@@ -154,7 +154,8 @@ export class Call {
 
   /** Whether the call was aborted. Cheaper than `signal.aborted`, which makes the signal. */
   get aborted(): boolean {
-    return this.aftermath?.hasAborted || (this.parent?.aborted ?? false);
+    if (this.aftermath?.hasAborted) return true;
+    return this.parent === undefined ? false : this.parent.aborted;
   }
 
   /** Why it was aborted; undefined while it is not. */
@@ -227,24 +228,25 @@ export class Call {
   /** @internal Lets a dependent hear of an abort. One that comes too late hears at once. */
   attach(dependent: Dependent): void {
     if (this.aborted) return dependent.onAbort(this.reason);
-    if (this.firstDependent === undefined) this.follow();
     const first = this.firstDependent;
     dependent.owner = this;
-    dependent.nextDependent = first;
-    if (first !== undefined) first.previousDependent = dependent;
     this.firstDependent = dependent;
+    if (first === undefined) return this.follow();
+    dependent.nextDependent = first;
+    first.previousDependent = dependent;
   }
 
   /** @internal */
   detach(dependent: Dependent): void {
     if (dependent.owner !== this) return;
+    dependent.owner = undefined;
     const { previousDependent, nextDependent } = dependent;
     if (previousDependent === undefined) this.firstDependent = nextDependent;
     else previousDependent.nextDependent = nextDependent;
     if (nextDependent !== undefined) nextDependent.previousDependent = previousDependent;
-    dependent.owner = undefined;
-    dependent.previousDependent = undefined;
-    dependent.nextDependent = undefined;
+    // Most are alone in their list, and a store costs more than a look.
+    if (previousDependent !== undefined) dependent.previousDependent = undefined;
+    if (nextDependent !== undefined) dependent.nextDependent = undefined;
   }
 
   /** @internal The time of the current layer's admission, read once however many guards ask. */

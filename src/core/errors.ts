@@ -76,14 +76,10 @@ export class AbandonedError extends HoldfastError {
   /** The policy that gave up. */
   readonly policy: string;
 
-  constructor(
-    code: string,
-    message: string,
-    { policy, ...options }: HoldfastErrorOptions & { readonly policy: string },
-  ) {
+  constructor(code: string, message: string, options: HoldfastErrorOptions & { readonly policy: string }) {
     super(code, message, options);
     brandOnce(AbandonedError.prototype, 'abandoned');
-    this.policy = policy;
+    this.policy = options.policy;
   }
 }
 
@@ -101,11 +97,9 @@ export class TimeoutError extends AbandonedError {
   /** The time allowed, in milliseconds; undefined when a guard of your own set the end. */
   readonly afterMs: number | undefined;
 
-  constructor({ policy, afterMs, ...options }: EndOptions) {
-    super('ERR_TIMEOUT', `"${policy}" gave up ${whenOf(afterMs)}; the operation may still be running`, {
-      policy,
-      ...options,
-    });
+  constructor(options: EndOptions) {
+    const { policy, afterMs } = options;
+    super('ERR_TIMEOUT', `"${policy}" gave up ${whenOf(afterMs)}; the operation may still be running`, options);
     this.afterMs = afterMs;
   }
 }
@@ -119,11 +113,9 @@ export class DeadlineExceededError extends AbandonedError {
   /** The time allowed, in milliseconds; undefined when the deadline came with the call. */
   readonly afterMs: number | undefined;
 
-  constructor({ policy, afterMs, ...options }: EndOptions) {
-    super('ERR_DEADLINE_EXCEEDED', `"${policy}" ended the call ${whenOf(afterMs)}; its outcome is unknown`, {
-      policy,
-      ...options,
-    });
+  constructor(options: EndOptions) {
+    const { policy, afterMs } = options;
+    super('ERR_DEADLINE_EXCEEDED', `"${policy}" ended the call ${whenOf(afterMs)}; its outcome is unknown`, options);
     this.afterMs = afterMs;
   }
 }
@@ -137,18 +129,12 @@ export class DeadlineTooShortError extends RejectedError {
   /** Time left when the operation should have started, in milliseconds; zero or less. */
   readonly remainingMs: number;
 
-  constructor({
-    policy,
-    remainingMs,
-    ...options
-  }: HoldfastErrorOptions & { readonly policy: string; readonly remainingMs: number }) {
+  constructor(options: HoldfastErrorOptions & { readonly policy: string; readonly remainingMs: number }) {
+    const { policy, remainingMs } = options;
     super(
       'ERR_DEADLINE_TOO_SHORT',
       `"${policy}" did not start the operation: its deadline passed ${rounded(-remainingMs)} ms ago`,
-      {
-        policy,
-        ...options,
-      },
+      options,
     );
     this.remainingMs = remainingMs;
   }
@@ -192,16 +178,14 @@ export class BulkheadFullError extends RejectedError {
   /** `'full'`: no place in the queue; `'waited'`: it waited as long as it may; `'overtaken'`: newer calls took its place. */
   readonly reason: 'full' | 'waited' | 'overtaken';
 
-  constructor({
-    limit,
-    queue,
-    reason = 'full',
-    ...options
-  }: RefusalNumbers & {
-    readonly limit: number;
-    readonly queue: number;
-    readonly reason?: BulkheadFullError['reason'] | undefined;
-  }) {
+  constructor(
+    options: RefusalNumbers & {
+      readonly limit: number;
+      readonly queue: number;
+      readonly reason?: BulkheadFullError['reason'] | undefined;
+    },
+  ) {
+    const { limit, queue, reason = 'full' } = options;
     super(
       'ERR_BULKHEAD_FULL',
       reason === 'full'
@@ -224,7 +208,8 @@ export class RateLimitedError extends RejectedError {
   /** Calls allowed per period; undefined where the limit is the other side's. */
   readonly limit: number | undefined;
 
-  constructor({ limit, ...options }: RefusalNumbers & { readonly limit?: number | undefined }) {
+  constructor(options: RefusalNumbers & { readonly limit?: number | undefined }) {
+    const { limit } = options;
     const wait =
       options.retryAfterMs === undefined ? '' : `, the next one may start in ${rounded(options.retryAfterMs)} ms`;
     super('ERR_RATE_LIMITED', `"${options.policy}" has no room for the call${wait}`, options);
@@ -241,7 +226,8 @@ export class ShedError extends RejectedError {
   /** What was too much, in words: `'event loop 130 ms late'`. */
   readonly reason: string;
 
-  constructor({ reason, ...options }: RefusalNumbers & { readonly reason: string }) {
+  constructor(options: RefusalNumbers & { readonly reason: string }) {
+    const { reason } = options;
     super('ERR_SHED', `"${options.policy}" turned the call away: ${reason}`, options);
     this.reason = reason;
   }
@@ -261,17 +247,15 @@ export class LockUnavailableError extends RejectedError {
    */
   readonly reason: 'waited' | 'full' | 'reentrant' | 'lost';
 
-  constructor({
-    key,
-    reason,
-    detail,
-    ...options
-  }: RefusalNumbers & {
-    readonly key: string;
-    readonly reason: LockUnavailableError['reason'];
-    /** What happened, in words. */
-    readonly detail: string;
-  }) {
+  constructor(
+    options: RefusalNumbers & {
+      readonly key: string;
+      readonly reason: LockUnavailableError['reason'];
+      /** What happened, in words. */
+      readonly detail: string;
+    },
+  ) {
+    const { key, reason, detail } = options;
     super('ERR_LOCK_UNAVAILABLE', `"${options.policy}" did not get "${key}": ${detail}`, options);
     this.key = key;
     this.reason = reason;
@@ -297,19 +281,16 @@ export class LockLostError extends AbandonedError {
   /** How the operation under the lock ended; undefined where there was none, or it still runs. */
   readonly outcome: Outcome | undefined;
 
-  constructor({
-    key,
-    fence,
-    reason,
-    outcome,
-    ...options
-  }: HoldfastErrorOptions & {
-    readonly policy: string;
-    readonly key: string;
-    readonly fence: number;
-    readonly reason: LockLostError['reason'];
-    readonly outcome?: Outcome | undefined;
-  }) {
+  constructor(
+    options: HoldfastErrorOptions & {
+      readonly policy: string;
+      readonly key: string;
+      readonly fence: number;
+      readonly reason: LockLostError['reason'];
+      readonly outcome?: Outcome | undefined;
+    },
+  ) {
+    const { key, fence, reason, outcome } = options;
     super('ERR_LOCK_LOST', `"${options.policy}" does not hold "${key}" any more (fence ${fence}, ${reason})`, options);
     this.key = key;
     this.fence = fence;
@@ -330,16 +311,14 @@ export class StaleFenceError extends HoldfastError {
   /** The newest one that the resource has seen, where that is known. */
   readonly newestFence: number | undefined;
 
-  constructor({
-    resource,
-    fence,
-    newestFence,
-    ...options
-  }: HoldfastErrorOptions & {
-    readonly resource: string;
-    readonly fence: number;
-    readonly newestFence?: number | undefined;
-  }) {
+  constructor(
+    options: HoldfastErrorOptions & {
+      readonly resource: string;
+      readonly fence: number;
+      readonly newestFence?: number | undefined;
+    },
+  ) {
+    const { resource, fence, newestFence } = options;
     const newest = newestFence === undefined ? 'a newer one' : String(newestFence);
     super('ERR_STALE_FENCE', `"${resource}" was not written: it has seen ${newest}, this is fence ${fence}`, options);
     this.resource = resource;
@@ -356,7 +335,8 @@ export class LoadBackoffError extends RejectedError {
 
   readonly key: string;
 
-  constructor({ key, detail, ...options }: RefusalNumbers & { readonly key: string; readonly detail: string }) {
+  constructor(options: RefusalNumbers & { readonly key: string; readonly detail: string }) {
+    const { key, detail } = options;
     const wait = rounded(options.retryAfterMs ?? 0);
     super('ERR_LOAD_BACKOFF', `"${options.policy}" does not load "${key}" for another ${wait} ms: ${detail}`, options);
     this.key = key;
@@ -409,21 +389,17 @@ export class StoreError extends HoldfastError {
   /** `'no'`: nothing was changed. `'unknown'`: it may have been done, or may still be done. */
   readonly applied: 'no' | 'unknown';
 
-  constructor({
-    store,
-    operation,
-    reason,
-    applied,
-    detail,
-    ...options
-  }: HoldfastErrorOptions & {
-    readonly store: string;
-    readonly operation: string;
-    readonly reason: StoreFailure;
-    readonly applied: StoreError['applied'];
-    /** What went wrong and what may help, in words. */
-    readonly detail: string;
-  }) {
+  constructor(
+    options: HoldfastErrorOptions & {
+      readonly store: string;
+      readonly operation: string;
+      readonly reason: StoreFailure;
+      readonly applied: StoreError['applied'];
+      /** What went wrong and what may help, in words. */
+      readonly detail: string;
+    },
+  ) {
+    const { store, operation, reason, applied, detail } = options;
     super(
       'ERR_STORE',
       `${store} store, ${operation}: ${detail} (${applied === 'no' ? 'nothing was changed' : 'it may have been applied'})`,
@@ -447,7 +423,8 @@ export class KeyMissingError extends HoldfastError {
 
   readonly policy: string;
 
-  constructor({ policy, detail, ...options }: KeyNumbers & { readonly detail: string }) {
+  constructor(options: KeyNumbers & { readonly detail: string }) {
+    const { policy, detail } = options;
     super('ERR_KEY_MISSING', `"${policy}": ${detail}; nothing was started`, options);
     this.policy = policy;
   }
@@ -461,7 +438,8 @@ export class KeyReusedError extends HoldfastError {
 
   readonly policy: string;
 
-  constructor({ policy, ...options }: KeyNumbers) {
+  constructor(options: KeyNumbers) {
+    const { policy } = options;
     super('ERR_KEY_REUSED', `"${policy}": the key came with another input before; nothing was started`, options);
     this.policy = policy;
   }
@@ -476,7 +454,8 @@ export class InFlightError extends HoldfastError {
   readonly policy: string;
   readonly retryAfterMs: number;
 
-  constructor({ policy, retryAfterMs, ...options }: KeyNumbers & { readonly retryAfterMs: number }) {
+  constructor(options: KeyNumbers & { readonly retryAfterMs: number }) {
+    const { policy, retryAfterMs } = options;
     const wait = `ask again with the same key in ${rounded(retryAfterMs)} ms`;
     super('ERR_IN_FLIGHT', `"${policy}": the operation with this key is running; ${wait}`, options);
     this.policy = policy;
@@ -498,12 +477,8 @@ export class InDoubtError extends HoldfastError {
   readonly policy: string;
   readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable' | 'too-old';
 
-  constructor({
-    policy,
-    reason,
-    detail,
-    ...options
-  }: KeyNumbers & { readonly reason: InDoubtError['reason']; readonly detail: string }) {
+  constructor(options: KeyNumbers & { readonly reason: InDoubtError['reason']; readonly detail: string }) {
+    const { policy, reason, detail } = options;
     super('ERR_IN_DOUBT', `"${policy}": ${detail}`, options);
     this.policy = policy;
     this.reason = reason;

@@ -8,7 +8,7 @@
  * consumed, counted, and told to the permits when it ends.
  */
 import type { WheelNode } from '../structures/timer-wheel.js';
-import { ambient, type CallObserver, callObserver } from './ambient.js';
+import { type Ambient, ambient, type CallObserver, callObserver } from './ambient.js';
 import type { Call, Dependent } from './call.js';
 import type { Timer } from './clock.js';
 import { DeadlineExceededError, DeadlineTooShortError, isAbandoned, isRejected, TimeoutError } from './errors.js';
@@ -34,7 +34,7 @@ function runObserved(observer: CallObserver, call: Call): Promise<unknown> {
 function runOperation(call: Call): Promise<unknown> {
   try {
     const around = ambient();
-    const answer = around === undefined ? call.task(call) : around.run(call, () => call.task(call));
+    const answer = around === undefined ? call.task(call) : runWithin(around, call);
     // Also a promise of another class becomes one whose callbacks come once and later.
     return Promise.resolve(answer);
   } catch (error) {
@@ -42,10 +42,16 @@ function runOperation(call: Call): Promise<unknown> {
   }
 }
 
+function runWithin(around: Ambient, call: Call): unknown {
+  return around.run(call, () => call.task(call));
+}
+
 /** What a layer is made of: guards, and perhaps a retry among them. */
 export interface LayerPlan {
   /** Outermost first. */
   readonly guards: readonly Guard[];
+  /** How each of them is asked. */
+  readonly admissions: readonly ((call: Call) => Answer)[];
   /** How many of them stand around the retry; all of them where there is none. */
   readonly outerCount: number;
   readonly resumable?: Resumable | undefined;
@@ -58,7 +64,7 @@ export interface LayerPlan {
 
 /** Fuses guards into one step. */
 export function guardLayer(guards: readonly Guard[], next: Next, outermost: boolean): Next {
-  return layer({ guards, outerCount: guards.length, next, outermost });
+  return layer({ guards, admissions: guards.map(admissionOf), outerCount: guards.length, next, outermost });
 }
 
 /** Fuses a retry with the guards around it and inside it: a call whose first attempt succeeds is one step. */
@@ -70,7 +76,9 @@ export function retryLayer(
   outermost: boolean,
 ): Next {
   const again = inner.length === 0 ? next : guardLayer(inner, next, false);
-  return layer({ guards: [...outer, ...inner], outerCount: outer.length, resumable, next, again, outermost });
+  const guards = [...outer, ...inner];
+  const admissions = guards.map(admissionOf);
+  return layer({ guards, admissions, outerCount: outer.length, resumable, next, again, outermost });
 }
 
 function layer(plan: LayerPlan): Next {
@@ -170,13 +178,12 @@ class LayerRun implements Timer, Dependent {
 
   /** Asks the guards in order. Answers what stopped it: a refusal, or the promise of a guard that queues. */
   private admitFrom(index: number): Refusal | Promise<Permit | Refusal> | undefined {
-    const { guards, outerCount } = this.plan;
-    for (let next = index; next < guards.length; next++) {
+    const { admissions, outerCount } = this.plan;
+    for (let next = index; next < admissions.length; next++) {
       if (next === outerCount) this.enter();
-      const guard = guards[next]!;
-      let answer: Permit | Refusal | Promise<Permit | Refusal>;
+      let answer: Answer;
       try {
-        answer = checkAnswer(guard, guard.admit(this.attempt));
+        answer = admissions[next]!(this.attempt);
       } catch (error) {
         answer = { error };
       }
@@ -207,7 +214,8 @@ class LayerRun implements Timer, Dependent {
     }
     this.permitCount++;
     if (permit.ended !== undefined) this.someoneAwaitsEnd = true;
-    const { endsAt } = permit;
+    const { endsAfterMs } = permit;
+    const endsAt = endsAfterMs === undefined ? permit.endsAt : this.attempt.admissionMs() + endsAfterMs;
     // An end that is not nearer than the one in force will never be reached.
     if (endsAt === undefined || !(endsAt < this.attempt.deadlineMs)) return;
     if (this.isIn) {
@@ -439,8 +447,11 @@ class LayerRun implements Timer, Dependent {
   }
 
   private tellEnd(from: number, to: number, late?: Outcome): void {
-    if (!this.someoneAwaitsEnd) return;
-    const end = Math.min(to, this.permitCount);
+    if (this.someoneAwaitsEnd) this.tellWhenIdle(from, Math.min(to, this.permitCount), to, late);
+  }
+
+  // Apart, because a function that makes a closure allocates for it also where it does not get that far.
+  private tellWhenIdle(from: number, end: number, to: number, late: Outcome | undefined): void {
     const inside = to > this.plan.outerCount ? this.attempt : this.scope;
     if (inside.isIdle) this.tellNow(from, end, late);
     else inside.onIdle(() => this.tellNow(from, end, late));
@@ -516,6 +527,11 @@ function tellEnded(permit: Permit | undefined, late: Outcome | undefined): void 
 }
 
 type Answer = Permit | Refusal | Promise<Permit | Refusal>;
+
+function admissionOf(guard: Guard): (call: Call) => Answer {
+  const { fused } = guard;
+  return fused?.of === guard.admit ? fused.admit : (call) => checkAnswer(guard, guard.admit(call));
+}
 
 function checkAnswer(guard: Guard, answer: Answer): Answer {
   if (typeof answer === 'object' && answer !== null) {

@@ -45,12 +45,26 @@ export interface PolicyTraits {
 export interface Guard extends Policy {
   /** A permit, or a refusal; a promise only where the call queues. Aborting `call` must take it out of the queue. */
   admit(call: Call): Permit | Refusal | Promise<Permit | Refusal>;
+  /** @internal */
+  readonly fused?: FusedAdmission;
+}
+
+/**
+ * How a layer admits where the guard has a cheaper way: a layer uses each permit exactly once, so one permit may serve
+ * many calls.
+ */
+export interface FusedAdmission {
+  /** The `admit` that it stands for: a guard that was derived from this one with an `admit` of its own is asked that. */
+  readonly of: Guard['admit'];
+  readonly admit: (call: Call) => Permit | Refusal;
 }
 
 /** The right to run one operation. Exactly one of `settle` and `release` is called, once. */
 export interface Permit {
   /** When the layer gives the call up: an instant of the call's clock. */
   readonly endsAt?: number;
+  /** @internal The same counted from the admission, so that one permit may serve many calls. */
+  readonly endsAfterMs?: number;
   /** The error with which it gives up. Called once, then. Default: a `TimeoutError`. */
   endReason?(): unknown;
   /** The call ended so; what the guard learns from. */

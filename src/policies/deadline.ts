@@ -4,7 +4,6 @@
  * Promise: of nested deadlines the nearest holds; what cannot be started in time is refused instead of begun.
  */
 import type { Call } from '../core/call.js';
-import { systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { DeadlineExceededError } from '../core/errors.js';
 import { Events } from '../core/events.js';
@@ -18,7 +17,7 @@ import {
   withDefault,
 } from '../core/options.js';
 import type { Guard, Permit, Refusal } from '../core/policy.js';
-import { afterOptions, refuseTooLate } from './timeout.js';
+import { afterOptions, endingGuard } from './timeout.js';
 
 /** Options of {@link deadline}. */
 export interface DeadlineOptions extends CommonOptions, RefusalOptions {
@@ -56,24 +55,12 @@ export function deadline(after: Duration | DeadlineOptions): DeadlineGuard {
     stack: withDefault(flag(), false),
     ...commonFields('deadline'),
   });
-  const { name, after: afterMs, clock } = options;
+  const { name, after: afterMs, clock, stack } = options;
   const events = new Events(name, options.on);
-  const plan = { name, events, stack: options.stack };
-  return {
-    name,
-    traits: { kind: 'deadline', summary: `ends the whole call after ${afterMs} ms`, clock, afterMs },
-    admit(call) {
-      const nowMs = call === undefined ? (clock ?? systemClock).now() : call.admissionMs();
-      if (call !== undefined && nowMs >= call.deadlineMs) return refuseTooLate(plan, call.deadlineMs - nowMs);
-      return {
-        endsAt: nowMs + afterMs,
-        endReason() {
-          if (events.heard) events.emit({ type: 'deadline-exceeded', name, afterMs });
-          return new DeadlineExceededError({ policy: name, afterMs });
-        },
-        settle() {},
-        release() {},
-      };
-    },
+  const traits = { kind: 'deadline', summary: `ends the whole call after ${afterMs} ms`, clock, afterMs };
+  const reason = () => {
+    if (events.heard) events.emit({ type: 'deadline-exceeded', name, afterMs });
+    return new DeadlineExceededError({ policy: name, afterMs });
   };
+  return endingGuard({ name, traits, afterMs, clock, events, stack, reason });
 }

@@ -21,7 +21,7 @@ import {
   withDefault,
 } from '../core/options.js';
 import type { Outcome } from '../core/outcome.js';
-import { type Guard, type Permit, type Refusal, refuse } from '../core/policy.js';
+import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
 
 /** Options of {@link timeout}. */
 export interface TimeoutOptions extends CommonOptions, RefusalOptions {
@@ -68,23 +68,19 @@ export function timeout(after: Duration | TimeoutOptions): TimeoutGuard {
     stack: withDefault(flag(), false),
     ...commonFields('timeout'),
   });
-  const plan: TimeoutPlan = {
-    name: options.name,
-    afterMs: options.after,
-    events: new Events(options.name, options.on),
-    onLateResult: options.onLateResult,
-    stack: options.stack,
+  const { name, after: afterMs, clock, stack, onLateResult } = options;
+  const events = new Events(name, options.on);
+  const traits = {
+    kind: 'timeout',
+    summary: `gives an attempt up after ${afterMs} ms and aborts its signal`,
+    clock,
+    afterMs,
   };
-  return {
-    name: options.name,
-    traits: {
-      kind: 'timeout',
-      summary: `gives an attempt up after ${options.after} ms and aborts its signal`,
-      clock: options.clock,
-      afterMs: options.after,
-    },
-    admit: (call) => admit(plan, options.clock, call),
+  const reason = () => {
+    if (events.heard) events.emit({ type: 'timeout', name, afterMs });
+    return new TimeoutError({ policy: name, afterMs });
   };
+  return endingGuard({ name, traits, afterMs, clock, events, stack, reason, onLateResult });
 }
 
 /** A guard whose permits end after a time. Outside a pipeline `admit()` works without a call. */
@@ -92,55 +88,61 @@ export interface TimeoutGuard extends Guard {
   admit(call?: Call): Permit | Refusal;
 }
 
-interface TimeoutPlan {
-  readonly stack: boolean;
+/** What a guard is made of that ends a call after a time: a timeout, or a deadline. */
+interface Ending {
   readonly name: string;
+  readonly traits: PolicyTraits;
   readonly afterMs: number;
+  readonly clock: Clock | undefined;
   readonly events: Events;
-  readonly onLateResult: ((value: unknown) => void) | undefined;
+  readonly stack: boolean;
+  /** Tells of the end, and answers the error. */
+  readonly reason: () => unknown;
+  readonly onLateResult?: ((value: unknown) => void) | undefined;
 }
 
-function admit(plan: TimeoutPlan, clock: Clock | undefined, call: Call | undefined): Permit | Refusal {
-  if (call === undefined) return permitOf(plan, (clock ?? systemClock).now());
-  const nowMs = call.admissionMs();
-  if (nowMs >= call.deadlineMs) return refuseTooLate(plan, call.deadlineMs - nowMs);
-  return permitOf(plan, nowMs);
+/** What timeout and deadline share. */
+export function endingGuard(ending: Ending): TimeoutGuard {
+  const { name, traits, afterMs, clock } = ending;
+  const Permit = ending.onLateResult === undefined ? EndingPermit : LateResultPermit;
+  const sharedPermit = new Permit(ending, { endsAfterMs: afterMs });
+  const admit = (call?: Call) => {
+    const nowMs = call === undefined ? (clock ?? systemClock).now() : call.admissionMs();
+    return refusalIfLate(ending, call, nowMs) ?? new Permit(ending, { endsAt: nowMs + afterMs });
+  };
+  const admitFused = (call: Call) => refusalIfLate(ending, call, call.admissionMs()) ?? sharedPermit;
+  return { name, traits, admit, fused: { of: admit, admit: admitFused } };
 }
 
-function permitOf(plan: TimeoutPlan, nowMs: number): Permit {
-  return plan.onLateResult === undefined ? new TimeoutPermit(plan, nowMs) : new LateResultPermit(plan, nowMs);
-}
-
-/** The refusal that timeout and deadline share: no time is left to start. */
-export function refuseTooLate(
-  { name, events, stack }: { readonly name: string; readonly events: Events; readonly stack: boolean },
-  remainingMs: number,
-): Refusal {
+/** No time is left to start. */
+function refusalIfLate({ name, events, stack }: Ending, call: Call | undefined, nowMs: number): Refusal | undefined {
+  if (call === undefined || nowMs < call.deadlineMs) return undefined;
+  const remainingMs = call.deadlineMs - nowMs;
   if (events.heard) events.emit({ type: 'deadline-too-short', name, remainingMs });
   return refuse(new DeadlineTooShortError({ policy: name, remainingMs, stack }));
 }
 
-class TimeoutPermit implements Permit {
-  readonly plan: TimeoutPlan;
-  readonly endsAt: number;
+class EndingPermit implements Permit {
+  declare readonly endsAt?: number;
+  declare readonly endsAfterMs?: number;
+  protected readonly ending: Ending;
 
-  constructor(plan: TimeoutPlan, nowMs: number) {
-    this.plan = plan;
-    this.endsAt = nowMs + plan.afterMs;
+  constructor(ending: Ending, end: { readonly endsAt: number } | { readonly endsAfterMs: number }) {
+    this.ending = ending;
+    Object.assign(this, end);
   }
 
   endReason(): unknown {
-    const { name, afterMs, events } = this.plan;
-    if (events.heard) events.emit({ type: 'timeout', name, afterMs });
-    return new TimeoutError({ policy: name, afterMs });
+    return this.ending.reason();
   }
 
   settle(): void {}
   release(): void {}
 }
 
-class LateResultPermit extends TimeoutPermit {
+class LateResultPermit extends EndingPermit {
   ended(late?: Outcome): void {
-    if (late?.ok) this.plan.events.contain('onLateResult', () => this.plan.onLateResult?.(late.value));
+    const { events, onLateResult } = this.ending;
+    if (late?.ok) events.contain('onLateResult', () => onLateResult?.(late.value));
   }
 }

@@ -10,7 +10,7 @@ import { type Clock, systemClock } from '../../core/clock.js';
 import { CircuitOpenError, isAbandoned, isRejected, TimeoutError } from '../../core/errors.js';
 import { Events } from '../../core/events.js';
 import { handlesThrows, judge, type Outcome } from '../../core/outcome.js';
-import { type Permit, type PolicyTraits, type Refusal, refuse } from '../../core/policy.js';
+import { type FusedAdmission, type Permit, type PolicyTraits, type Refusal, refuse } from '../../core/policy.js';
 import { CallWindow } from '../../structures/call-window.js';
 import type { Rank } from '../../structures/ranked-cache.js';
 import { bucketsPerWindow, TimeWindow } from '../../structures/time-window.js';
@@ -37,6 +37,8 @@ interface Counts {
 
 interface Closed extends Counts {
   readonly kind: 'closed';
+  /** The permit of all calls that a layer admits as long as this state lasts; absent where slow calls count. */
+  permit: SharedPermit | undefined;
 }
 
 interface Ramping extends Counts {
@@ -74,7 +76,12 @@ class History {
 }
 
 /** Closed with nothing recorded, which all new circuits share; the first record gives a circuit its own. */
-const untouched: Closed = /* @__PURE__ */ Object.freeze({ kind: 'closed', window: undefined, failuresInARow: 0 });
+const untouched: Closed = /* @__PURE__ */ Object.freeze({
+  kind: 'closed',
+  permit: undefined,
+  window: undefined,
+  failuresInARow: 0,
+});
 
 const longestHintMs = 3_600_000;
 /** A probe that its caller's deadline ended before this share of its time was cut short. */
@@ -82,6 +89,8 @@ const shortShare = 0.1;
 /** So many times the permits of a cycle may be cut short before it counts. */
 const mostCutShort = 10;
 const longestDefaultProbeMs = 10_000;
+
+type AnyPermit = CallPermit | SharedPermit;
 
 /** The permit of a call that is not judged. */
 const unjudged: Permit = { settle() {}, release() {} };
@@ -134,6 +143,16 @@ export class Breaker implements CircuitBreaker, GroupMember {
     this.clock ??= call?.clock ?? systemClock;
     if (this.current.kind === 'closed') return this.permit(call);
     return this.admitUnlessRefused(call);
+  }
+
+  /** @internal On the prototype, because each byte of a circuit counts in a large registry. */
+  get fused(): FusedAdmission {
+    return { of: Breaker.prototype.admit, admit: (call) => this.admitFused(call) };
+  }
+
+  private admitFused(call: Call): Permit | Refusal {
+    const { current } = this;
+    return (current.kind === 'closed' ? current.permit : undefined) ?? this.admit(call);
   }
 
   isolate(): void {
@@ -287,7 +306,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
   // The way out.
 
   /** @internal */
-  settle(permit: CallPermit, outcome: Outcome): void {
+  settle(permit: AnyPermit, outcome: Outcome): void {
     if (this.isStale(permit)) return;
     if (!outcome.ok && isRejected(outcome.error)) return this.release(permit);
     const { handles } = this.settings;
@@ -302,19 +321,19 @@ export class Breaker implements CircuitBreaker, GroupMember {
   }
 
   /** @internal */
-  release(permit: CallPermit): void {
+  release(permit: AnyPermit): void {
     const { current } = this;
     if (permit.generation !== this.generation || current.kind !== 'half-open') return;
     if (current.probes.delete(permit as Probe)) current.left++;
   }
 
-  private isStale({ generation }: CallPermit): boolean {
+  private isStale({ generation }: AnyPermit): boolean {
     if (generation === this.generation) return false;
     if (this.history !== undefined) this.history.staleResults++;
     return true;
   }
 
-  private count(permit: CallPermit, failed: boolean, outcome: Outcome): void {
+  private count(permit: AnyPermit, failed: boolean, outcome: Outcome): void {
     const { current } = this;
     const { slowCallRate, slowCallMs, windowKind } = this.settings;
     const countsSlow = slowCallRate !== Number.POSITIVE_INFINITY;
@@ -352,12 +371,15 @@ export class Breaker implements CircuitBreaker, GroupMember {
   }
 
   private countCall(shared: Closed | Ramping, failed: boolean, slow: boolean, nowMs: number, outcome: Outcome): void {
+    const { settings } = this;
     let state = shared;
     if (state === untouched) {
-      state = { kind: 'closed', window: undefined, failuresInARow: 0 };
+      const countsSlow = settings.slowCallRate !== Number.POSITIVE_INFINITY;
+      const permit = countsSlow ? undefined : new SharedPermit(this, this.generation);
+      state = { kind: 'closed', permit, window: undefined, failuresInARow: 0 };
       this.current = state;
     }
-    const { windowKind, windowSize } = this.settings;
+    const { windowKind, windowSize } = settings;
     state.failuresInARow = failed ? state.failuresInARow + 1 : 0;
     if (windowKind === 'time') {
       const epoch = this.epochOf(nowMs);
@@ -369,7 +391,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     }
     const reason = this.reasonToOpen(state);
     if (reason === undefined) return;
-    const { group } = this.settings;
+    const { group } = settings;
     const openedMs = this.now();
     if (group === undefined || group.mayOpen()) return this.open(openedMs, outcome, reason);
     state.window = undefined;
@@ -508,6 +530,24 @@ class LazyRefusal implements Refusal {
     this.made ??= new CircuitOpenError(this.numbers);
     return this.made;
   }
+}
+
+/** The permit of every call that a layer admits while the circuit stays closed: a layer uses each one exactly once. */
+class SharedPermit implements Permit {
+  readonly generation: number;
+  private readonly breaker: Breaker;
+
+  constructor(breaker: Breaker, generation: number) {
+    this.breaker = breaker;
+    this.generation = generation;
+  }
+
+  settle(outcome: Outcome): void {
+    this.breaker.settle(this, outcome);
+  }
+
+  /** Only a probe has a place to give back. */
+  release(): void {}
 }
 
 /** Counts once: settled or released, it is of no generation any more. */

@@ -415,7 +415,7 @@ function headOf(
 }
 
 /** Sets status and headers, and takes away all others. */
-export function putHead(response: ServerResponse, { status, statusMessage, headers }: AnswerHead): void {
+function putHead(response: ServerResponse, { status, statusMessage, headers }: AnswerHead): void {
   for (const name of response.getHeaderNames()) response.removeHeader(name);
   for (const [name, values] of headersOf(headers)) response.setHeader(name, values.length === 1 ? values[0]! : values);
   response.statusCode = status;

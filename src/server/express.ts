@@ -37,7 +37,11 @@ export type {
   RequestFingerprint,
 } from './idempotency/idempotency.js';
 export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
-export type { ResponseCacheControl, ResponseCacheOptions, ResponseCacheRules } from './response-cache/response-cache.js';
+export type {
+  ResponseCacheControl,
+  ResponseCacheOptions,
+  ResponseCacheRules,
+} from './response-cache/response-cache.js';
 
 declare global {
   namespace Express {

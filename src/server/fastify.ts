@@ -79,7 +79,11 @@ export type {
   RequestFingerprint,
 } from './idempotency/idempotency.js';
 export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
-export type { ResponseCacheControl, ResponseCacheOptions, ResponseCacheRules } from './response-cache/response-cache.js';
+export type {
+  ResponseCacheControl,
+  ResponseCacheOptions,
+  ResponseCacheRules,
+} from './response-cache/response-cache.js';
 
 /** What the plugin takes: options, or an engine and what is asked of requests. */
 export type IdempotencyPluginOptions =

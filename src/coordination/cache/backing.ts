@@ -10,6 +10,7 @@ import type { HoldfastEvent } from '../../core/events.js';
 import { isRefusal } from '../../core/policy.js';
 import { type CircuitBreaker, circuitBreaker } from '../../policies/circuit-breaker/circuit-breaker.js';
 import type { Entry, Store, StoreWatch, StoreWriteOptions } from '../../stores/store.js';
+import { Debts, type Payment } from './debts.js';
 import { type CacheRecord, decodeRecord, encodeRecord } from './record.js';
 
 /** An entry of the store, as it was when the store was asked. */
@@ -45,6 +46,10 @@ interface BackingSettings {
   readonly random: () => number;
   readonly timeouts: Timeouts;
   readonly serializer: number;
+  /** What becomes of an invalidation that the store did not take. */
+  readonly onStoreDown: 'reject' | 'replay';
+  /** One is kept. */
+  readonly onOwed: (key: string, error: unknown) => void;
   readonly on: ((event: HoldfastEvent) => void) | undefined;
 }
 
@@ -62,10 +67,12 @@ export class Backing {
   readonly breaker: CircuitBreaker;
   private readonly settings: BackingSettings;
   private readonly watches = new Map<string, KeyWatch>();
+  private readonly debts: Debts;
 
   constructor(settings: BackingSettings) {
     const { name, clock, random, on } = settings;
     this.settings = settings;
+    this.debts = new Debts(clock);
     this.breaker = circuitBreaker({
       ...{ name: `${name} store`, clock, random },
       ...{ window: { consecutive: 3 }, openFor: 1_000, maxOpenFor: 10_000, halfOpen: { permits: 1 } },
@@ -124,8 +131,42 @@ export class Backing {
     };
   }
 
-  /** Gives a tag its next generation. */
-  async bump(tag: string): Promise<void> {
+  /** Removes a key, or sees to it that it will be removed before anybody here trusts it. */
+  invalidate(key: string): Promise<void> {
+    return this.payOrOwe('key', key, () => this.remove(key));
+  }
+
+  /** Gives a tag its next generation, or sees to it as for a key. */
+  invalidateTag(tag: string): Promise<void> {
+    return this.payOrOwe('tag', tag, () => this.bump(tag));
+  }
+
+  /** The key holds something new, so nothing is owed of it. */
+  renewed(key: string): void {
+    this.debts.cancel(this.keyOf('key', key));
+  }
+
+  /** Writes what is owed of a key, or of tags. Rejects while the store cannot; then nothing that it says of them is to be trusted. */
+  settle(kind: Kind, keys: Iterable<string>): Promise<void> | undefined {
+    if (this.debts.isEmpty) return undefined;
+    return this.debts.settle(Array.from(keys, (key) => this.keyOf(kind, key)));
+  }
+
+  private async payOrOwe(kind: Kind, key: string, payment: Payment): Promise<void> {
+    const id = this.keyOf(kind, key);
+    try {
+      await payment();
+      this.debts.cancel(id);
+    } catch (error) {
+      const { onStoreDown, onOwed } = this.settings;
+      // What the store will never take, it will not take later.
+      const isForGood = error instanceof StoreError && (error.reason === 'invalid' || error.reason === 'closed');
+      if (onStoreDown === 'reject' || isForGood || !this.debts.owe(id, payment)) throw error;
+      onOwed(key, error);
+    }
+  }
+
+  private async bump(tag: string): Promise<void> {
     await this.run('write', this.settings.timeouts.writeMs, (store, signal) =>
       store.write(this.keyOf('tag', tag), nothing, { ttlMs: tagTtlMs, signal }),
     );
@@ -149,9 +190,10 @@ export class Backing {
     watch.close();
   }
 
-  close(): void {
+  async close(): Promise<void> {
     for (const watch of this.watches.values()) watch.close();
     this.watches.clear();
+    await this.debts.close();
   }
 
   private entries(keys: readonly string[]): Promise<readonly (Entry | undefined)[]> {

@@ -95,6 +95,12 @@ export interface CacheOptions<V, K = string> extends CommonOptions {
   /** How long the store may take to answer: a read 100 ms, a write 500 ms by default. After three failures in a row it is left alone for a while. */
   readonly l2Timeouts?: { readonly read?: Duration; readonly write?: Duration };
   /**
+   * What becomes of `set`, `delete` and `invalidateTag` when the store does not take them. `'reject'`, the default: they reject. `'replay'`: they
+   * resolve, and that the old value is void is written when the store is back, before anybody in this process trusts it again; at most
+   * 10,000 are kept, the next is rejected, and they die with the process.
+   */
+  readonly onStoreDown?: 'reject' | 'replay';
+  /**
    * How values become bytes: `'json'`, the default, `'structured-clone'` (`Map`, `Date`, bigint, bytes; by node:v8), `'bytes'` for a plain
    * `Uint8Array`, or your own. A value that a built-in one would not bring back identical is refused when it is set.
    */
@@ -189,8 +195,12 @@ export class StoredCache<V, K> implements Cache<V, K> {
     const { name, clock, random, serializer } = settings;
     this.name = name;
     this.leaveStore = store === undefined ? () => {} : enterStore(policy, store, name);
-    const backing =
-      store && new Backing({ name, store, clock, random, timeouts: l2Timeouts, serializer: serializer.mark, on });
+    const { onStoreDown, events } = settings;
+    const onOwed = (key: string, error: unknown) => {
+      if (events.heard) events.emit({ type: 'cache-warning', name, key, reason: 'owed', error });
+    };
+    const common = { name, store, clock, random, timeouts: l2Timeouts, serializer: serializer.mark };
+    const backing = store && new Backing({ ...common, store, onStoreDown, onOwed, on });
     const gate = maxConcurrentLoads === undefined ? undefined : new Gate(maxConcurrentLoads);
     const engine = new Engine<V, K>(settings, backing, gate);
     this.engine = engine;
@@ -255,6 +265,7 @@ function settingsOf<V, K>(policy: string, options: CacheOptions<V, K>) {
     onWaitTimeout: withDefault<'load' | 'reject'>(oneOf(['load', 'reject']), 'load'),
     maxConcurrentLoads: optional(integer({ min: 1 })),
     failBackoff: optional(func<Backoff>()),
+    onStoreDown: withDefault<'reject' | 'replay'>(oneOf(['reject', 'replay']), 'reject'),
     l2Timeouts: optional<unknown>({ allowed: 'an object', parse: (value) => value }),
     serializer: serializerField as Field<MarkedSerializer>,
     tags: optional(func<(value: V, key: K) => readonly string[]>()),
@@ -287,6 +298,7 @@ function settingsOf<V, K>(policy: string, options: CacheOptions<V, K>) {
     hardTimeoutMs: hardTimeout,
     waitTimeoutMs: checked.waitTimeout ?? hardTimeout,
     onWaitTimeout: checked.onWaitTimeout,
+    onStoreDown: checked.onStoreDown,
     failBackoff: failBackoff ?? exponential({ initial: 1_000, max: 30_000 }),
   };
   return {

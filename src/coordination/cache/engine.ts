@@ -11,7 +11,7 @@ import type { CacheWarning, Events } from '../../core/events.js';
 import { show } from '../../core/options.js';
 import { type Outcome, rejectLater } from '../../core/outcome.js';
 import type { Backoff } from '../../policies/retry/backoff.js';
-import type { Backing } from './backing.js';
+import type { Backing, Generations } from './backing.js';
 import { Batch, type ManyLoader } from './batch.js';
 import { type CacheSource, Flight, type Freshness, type Loader } from './flight.js';
 import type { Gate } from './gate.js';
@@ -44,6 +44,7 @@ export interface EngineSettings<V, K> {
   readonly waitTimeoutMs: number;
   readonly onWaitTimeout: 'load' | 'reject';
   readonly failBackoff: Backoff;
+  readonly onStoreDown: 'reject' | 'replay';
 }
 
 export interface CacheGetOptions<V, K> {
@@ -211,7 +212,13 @@ export class Engine<V, K> {
     const bytes = this.encode(value);
     this.fence(text);
     const { mark } = this;
-    const current = names.length === 0 ? undefined : await backing.generations(names);
+    let current: Generations | undefined;
+    try {
+      await backing.settle('tag', names);
+      if (names.length > 0) current = await backing.generations(names);
+    } catch (error) {
+      return this.setLater(backing, text, error);
+    }
     const tags = new Map(names.map((tag) => [tag, current?.tags.get(tag)?.version ?? 0]));
     const filled = { bytes, isUndefined: value === undefined, ...lifetimes, ageMs: 0, loadMs: 0, tags };
     const ttlMs = Math.max(1, lifetimes.freshMs, lifetimes.staleMs, lifetimes.errorMs);
@@ -219,9 +226,12 @@ export class Engine<V, K> {
     let answer: Awaited<ReturnType<Backing['write']>>;
     try {
       answer = await backing.write(text, { filled }, { ttlMs });
-    } finally {
+      backing.renewed(text);
+    } catch (error) {
       this.fence(text);
+      return this.setLater(backing, text, error);
     }
+    this.fence(text);
     // Another invalidation at the same time may have been done after this write, though it was answered before.
     if (this.fences !== fences + 1 || this.mark !== mark || answer.version === undefined) return;
     const at = instantsOf(lifetimes, answer.sentMs);
@@ -229,11 +239,18 @@ export class Engine<V, K> {
     this.place(text, placing, bytes.length, false, mark);
   }
 
+  /** A value that the store did not take: what it has instead is void at least. */
+  private async setLater(backing: Backing, text: string, error: unknown): Promise<void> {
+    if (this.settings.onStoreDown === 'reject') throw error;
+    await backing.invalidate(text);
+    this.fence(text);
+  }
+
   async delete(key: K): Promise<void> {
     const text = this.checkedText('delete', key);
     this.fence(text);
     try {
-      await this.backing?.remove(text);
+      await this.backing?.invalidate(text);
     } finally {
       this.fence(text);
     }
@@ -244,7 +261,7 @@ export class Engine<V, K> {
     this.checkTags([tag]);
     this.fenceTag(tag);
     try {
-      await this.backing?.bump(tag);
+      await this.backing?.invalidateTag(tag);
     } finally {
       this.fenceTag(tag);
     }
@@ -257,7 +274,7 @@ export class Engine<V, K> {
     }
     await Promise.all(this.running.values());
     this.l1.clear();
-    this.backing?.close();
+    await this.backing?.close();
   }
 
   /** What the memory cannot answer at once. */

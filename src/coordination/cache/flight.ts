@@ -258,7 +258,15 @@ export class Flight<V, K> {
     let hasWaited = false;
     let waitEndsMs = Number.POSITIVE_INFINITY;
     let pauseMs = pollMs;
-    let answer = await this.firstLook(backing);
+    const settling = backing.settle('key', [this.text]);
+    try {
+      if (settling !== undefined) await settling;
+    } catch {
+      // What is there may be what somebody here has deleted.
+      return this.loadInOutage();
+    }
+    // What a batch has looked up was there before.
+    let answer = settling === undefined ? await this.firstLook(backing) : await this.look(backing);
     for (;;) {
       if (answer?.version !== undefined) return this.loadWithLease(backing, answer, undefined);
       if (this.isAborted) return;
@@ -417,6 +425,7 @@ export class Flight<V, K> {
   private async areTagsCurrent(backing: Backing, tags: ReadonlyMap<string, number>): Promise<boolean> {
     this.watchTags(backing, tags.keys());
     try {
+      await backing.settle('tag', tags.keys());
       const current = await backing.generations([...tags.keys()]);
       return [...tags].every(([tag, generation]) => current.tags.get(tag)?.version === generation);
     } catch {
@@ -637,6 +646,7 @@ export class Flight<V, K> {
       this.watchTags(backing, names);
       let current: Generations;
       try {
+        await backing.settle('tag', names);
         current = await backing.generations(names, this.text);
       } catch (error) {
         engine.warn('not-stored', this.text, error);

@@ -58,7 +58,7 @@ export type ResponseCacheOptions<Request> = Pick<CacheOptions<unknown>, (typeof 
 /** The options of `cache` that mean the same here. */
 const passedOn = [
   ...(['store', 'jitter', 'early', 'max', 'maxBytes', 'maxL1Ttl', 'lease', 'hardTimeout', 'waitTimeout'] as const),
-  ...(['failBackoff', 'l2Timeouts', 'random', 'on', 'clock'] as const),
+  ...(['failBackoff', 'l2Timeouts', 'onStoreDown', 'random', 'on', 'clock'] as const),
 ] as const;
 
 /** What can be done to a response cache besides asking it. */

@@ -93,7 +93,7 @@ export function fieldsOf(headers: readonly string[]): ReadonlyMap<string, string
 }
 
 /** The directives of a `Cache-Control`, names in lower case; of those that are there twice the first counts. */
-export function directivesOf(value: string | undefined): ReadonlyMap<string, string> {
+function directivesOf(value: string | undefined): ReadonlyMap<string, string> {
   const directives = new Map<string, string>();
   for (const [, name, quoted, token] of (value ?? '').matchAll(
     /([^\s,;="]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]*)))?/g,

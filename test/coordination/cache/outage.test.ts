@@ -85,6 +85,58 @@ describe('cache, when the store is down,', () => {
     expect(await users.get('42')).toBe(2);
   });
 
+  it('keeps what it could not write with onStoreDown replay, and writes it before it trusts the store again', async () => {
+    const { users, source, clock, state, inner, warnings } = setUpBreakable({
+      ...{ onStoreDown: 'replay', ttl: '1h', early: 'off', tags: (_value, key) => [`tag of ${key}`] },
+    });
+    for (const key of ['deleted', 'set', 'tagged']) await users.get(key);
+    state.how = 'broken';
+    source.value = 2;
+    await users.delete('deleted');
+    await users.set('set', 3);
+    await users.invalidateTag('tag of tagged');
+    expect(warnings()).toEqual(['owed', 'owed', 'owed']);
+    // Nobody sees the old one meanwhile.
+    expect([await users.get('deleted'), await users.get('set'), await users.get('tagged')]).toEqual([2, 2, 2]);
+    state.how = 'well';
+    // Another process sees no old one either, once the store has been back for a while.
+    await clock.advance(15_000);
+    const other = setUp(
+      { clock, load: async () => 'new', tags: (_value: unknown, key: string) => [`tag of ${key}`] },
+      1,
+      inner,
+    );
+    for (const key of ['deleted', 'set', 'tagged']) expect([key, await other.users.get(key)]).toEqual([key, 'new']);
+  });
+
+  it('writes what it owes of a key before it reads it, however soon', async () => {
+    const { users, clock, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h', early: 'off' });
+    await users.get('42');
+    state.how = 'broken';
+    await users.delete('42');
+    state.how = 'well';
+    const { calls } = state;
+    expect(await users.get('42')).toBe(1);
+    expect(state.calls).toBe(calls + 4);
+    expect((await inner.read('cache|cache|key|42'))!.ageMs).toBeLessThan(5);
+    await clock.advance(60_000);
+    expect(state.calls).toBe(calls + 4);
+  });
+
+  it('owes 10,000 at most, refuses the next, and tries once more when it is closed', async () => {
+    const { users, clock, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h' });
+    await users.get('0');
+    state.how = 'broken';
+    for (let key = 0; key < 10_000; key++) await users.delete(`${key}`);
+    await users.delete('0');
+    await expect(users.delete('one more')).rejects.toThrow('cache store');
+    state.how = 'well';
+    await clock.advance(11_000);
+    expect(await inner.read('cache|cache|key|0')).toBeUndefined();
+    await users.delete('one more');
+    await users.close();
+  });
+
   it('believes a timeout only one turn later: a blocked event loop is no outage', async () => {
     const { users, source, sources, state } = setUpBreakable({ clock: undefined, l2Timeouts: { write: 20 } });
     const blocked = users.get('42');

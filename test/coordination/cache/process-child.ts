@@ -16,6 +16,7 @@ export interface ChildSettings {
   readonly source: string;
   readonly patience: 'default' | 'long';
   readonly lease: number;
+  readonly onStoreDown?: 'reject' | 'replay';
 }
 
 export type Order =
@@ -60,6 +61,7 @@ const values = cache<string>({
   store: openStore(),
   ttl: '10m',
   lease: settings.lease,
+  onStoreDown: settings.onStoreDown ?? 'reject',
   // A machine that has much else to do is no outage.
   ...(settings.patience === 'long' ? { l2Timeouts: { read: '10s', write: '10s' } } : {}),
   load: async (key) => {

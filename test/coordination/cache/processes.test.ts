@@ -198,6 +198,20 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
     await expect.poll(() => shown(all), soon).toEqual(['new', 'new', 'new']);
   });
 
+  it('writes a deletion that a frozen Redis did not take when it is awake, for all processes', {
+    timeout: 60_000,
+  }, async () => {
+    const settings = { place: server.port, subscribes: true, patience: 'default', onStoreDown: 'replay' } as const;
+    const { all, change } = start(2, settings);
+    for (let looks = 0; looks < 2; looks++) expect(await shown(all)).toEqual(['old', 'old']);
+    server.freeze();
+    change('new');
+    await all[0]!.ask({ verb: 'delete', key: 'key' });
+    expect(await all[0]!.get('key')).toBe('new');
+    server.wake();
+    await expect.poll(() => shown(all), soon).toEqual(['new', 'new']);
+  });
+
   it.each(['frozen', 'killed'] as const)(
     'costs the first calls little and the others nothing when Redis is %s',
     { timeout: 60_000 },

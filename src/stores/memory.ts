@@ -8,7 +8,7 @@ import { LRUCache } from 'lru-cache';
 import { type Clock, systemClock } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
 import { checkOptions, having, integer, withDefault } from '../core/options.js';
-import { Slab } from '../structures/slab.js';
+import { Slab } from '../core/slab.js';
 import {
   type ClosableStore,
   type Consumed,

@@ -8,7 +8,6 @@ import { LRUCache } from 'lru-cache';
 import { type Clock, systemClock } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
 import { checkOptions, having, integer, withDefault } from '../core/options.js';
-import { Slab } from '../core/slab.js';
 import {
   type ClosableStore,
   type Consumed,
@@ -289,16 +288,28 @@ function bytesOf(key: string, value: Uint8Array): number {
   return key.length * 2 + value.byteLength;
 }
 
-/** What is handed out, side by side in slabs. */
+/** Copies that lie side by side in a slab no two of them share a byte of: a buffer for each would cost more than the read. */
 class Copies {
-  private readonly slab = new Slab();
+  private slab = new ArrayBuffer(0);
+  private used = 0;
 
   of(value: Uint8Array): Uint8Array {
-    const copy = this.slab.take(value.byteLength);
+    const { byteLength } = value;
+    if (byteLength > largestInSlab) return value.slice();
+    if (this.used + byteLength > this.slab.byteLength) {
+      this.slab = new ArrayBuffer(slabBytes);
+      this.used = 0;
+    }
+    const copy = new Uint8Array(this.slab, this.used, byteLength);
+    this.used += byteLength;
     copy.set(value);
     return copy;
   }
 }
+
+const slabBytes = 8192;
+/** One copy that somebody keeps holds its slab, so a slab is small, and a large value has a buffer of its own. */
+const largestInSlab = 1024;
 
 /** A binary heap of records, the first to expire on top. */
 class ExpiryHeap {

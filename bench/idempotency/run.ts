@@ -1,6 +1,6 @@
 /**
- * What an idempotency key costs a server: processor time per hello POST, beside the same server without it, the least that
- * can be done by hand, and two libraries of the field. Records are in memory.
+ * What an idempotency key costs a server: processor time of its thread per hello POST, beside the same server without it, the least that
+ * can be done by hand, and two libraries of the field. Records are in memory, or in a Redis of its own.
  *
  * `node bench/idempotency/run.ts [--rounds=N] [--requests=N]`, after a build. One server at a time works; ratios are within a round.
  */
@@ -9,25 +9,34 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { redisProgram, startRedis } from '../../test/support/servers/redis.ts';
 import { quartilesOf } from '../statistics.ts';
-import { contenders } from './contenders.ts';
+import { type Contender, contenders } from './contenders.ts';
 
 const { values } = parseArgs({ options: { rounds: { type: 'string' }, requests: { type: 'string' } } });
 const rounds = Number(values.rounds ?? 11);
 const requests = Number(values.requests ?? 3_000);
-const connections = 8;
+const connections = 32;
 const body = JSON.stringify({ amount: 250, currency: 'EUR', to: 'kelp and daughters' });
 
-type Mode = 'fresh' | 'replay' | 'no key';
-const modes: readonly Mode[] = ['fresh', 'replay', 'no key'];
+/** `slow`: a fresh key, and a handler that works for 150 microseconds. */
+type Mode = 'fresh' | 'replay' | 'no key' | 'slow';
+const modes: readonly Mode[] = ['fresh', 'replay', 'no key', 'slow'];
 let keys = 0;
+
+interface Cost {
+  /** Of the server's thread, per request. */
+  readonly microseconds: number;
+  readonly medianMs: number;
+}
 
 class Server {
   private readonly child: ChildProcess;
-  port = 0;
+  private port = 0;
 
-  constructor(name: string) {
-    this.child = fork(fileURLToPath(new URL('server.ts', import.meta.url)), [name], { execArgv: ['--no-warnings'] });
+  constructor(name: string, redisPort: number) {
+    const program = fileURLToPath(new URL('server.ts', import.meta.url));
+    this.child = fork(program, [name, String(redisPort)], { execArgv: ['--no-warnings'] });
   }
 
   async start(): Promise<void> {
@@ -38,15 +47,15 @@ class Server {
     [this.port] = (await once(this.child, 'message')) as [number];
   }
 
-  /** Microseconds of processor time per request. */
-  async measure(mode: Mode): Promise<number> {
+  async measure(mode: Mode, count = requests): Promise<Cost> {
     const replayed = `replay-${keys++}`;
-    if (mode === 'replay') await drive(this.port, 1, () => replayed);
+    const path = mode === 'slow' ? '/slow' : '/';
+    if (mode === 'replay') await drive(this.port, path, 1, () => replayed);
     await this.spent();
-    await drive(this.port, requests, () =>
-      mode === 'fresh' ? `key-${keys++}` : mode === 'replay' ? replayed : undefined,
+    const waits = await drive(this.port, path, count, () =>
+      mode === 'no key' ? undefined : mode === 'replay' ? replayed : `key-${keys++}`,
     );
-    return (await this.spent()) / requests;
+    return { microseconds: (await this.spent()) / count, medianMs: quartilesOf(waits).median };
   }
 
   end(): void {
@@ -60,56 +69,131 @@ class Server {
   }
 }
 
-/** Sends over a few connections, on each one request after the other. */
-async function drive(port: number, count: number, key: () => string | undefined): Promise<void> {
+/** Sends over some connections, on each one request after the other, and tells how long each has waited. */
+async function drive(port: number, path: string, count: number, key: () => string | undefined): Promise<number[]> {
+  const waits: number[] = [];
   let left = count;
-  const one = async () => {
-    const socket = connect(port, '127.0.0.1').setNoDelay(true);
-    await once(socket, 'connect');
-    while (left-- > 0) {
-      const name = key();
-      const line = name === undefined ? '' : `Idempotency-Key: ${name}\r\n`;
-      const head = `POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n${line}Content-Length: ${body.length}\r\n\r\n`;
-      socket.write(head + body);
-      const [answer] = (await once(socket, 'data')) as [Buffer];
-      if (!answer.toString('latin1').includes('hello')) throw new Error(`unexpected answer: ${answer}`);
-    }
-    socket.destroy();
-  };
+  const one = () =>
+    new Promise<void>((resolve, reject) => {
+      const socket = connect(port, '127.0.0.1').setNoDelay(true);
+      let sentMs = 0;
+      const next = () => {
+        if (left-- <= 0) {
+          socket.destroy();
+          return resolve();
+        }
+        const name = key();
+        const line = name === undefined ? '' : `Idempotency-Key: ${name}\r\n`;
+        const head = `POST ${path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n${line}Content-Length: ${body.length}\r\n\r\n`;
+        sentMs = performance.now();
+        socket.write(head + body);
+      };
+      let answer = '';
+      socket.on('connect', next).on('error', reject);
+      socket.on('data', (bytes) => {
+        answer += bytes.toString('latin1');
+        if (!answer.endsWith('}')) return;
+        if (!answer.includes('"hello":"world"')) return reject(new Error(`unexpected answer: ${answer}`));
+        answer = '';
+        waits.push(performance.now() - sentMs);
+        next();
+      });
+    });
   await Promise.all(Array.from({ length: Math.min(connections, count) }, one));
+  return waits;
 }
 
+const program = await redisProgram();
+const redis = program && (await startRedis(program));
+const measured = contenders.filter(({ kind }) => redis !== undefined || kind !== 'holdfast on Redis');
+/** Who is not worth a row in a mode. */
+const takesPart = ({ kind }: Contender, mode: Mode) =>
+  mode === 'slow' ? kind === 'bare' || kind === 'holdfast' : mode !== 'no key' || kind !== 'holdfast on Redis';
+
 const servers = new Map<string, Server>();
-for (const { name } of contenders) servers.set(name, new Server(name));
+for (const { name } of measured) servers.set(name, new Server(name, redis?.port ?? 0));
 await Promise.all([...servers.values()].map((server) => server.start()));
 // The compiler's work is not theirs.
-for (const server of servers.values()) for (const mode of modes) await server.measure(mode);
+for (const mode of modes) {
+  for (const one of measured) if (takesPart(one, mode)) await servers.get(one.name)!.measure(mode, 2 * requests);
+}
 
-const results = new Map<string, { added: number[]; ratio: number[] }>();
+/** Commands of the store: each is a script, what that calls is not counted. */
+async function commands(): Promise<number> {
+  return Number(/cmdstat_evalsha:calls=(\d+)/.exec((await redis?.ask('INFO commandstats')) ?? '')?.[1] ?? 0);
+}
+
+interface Result {
+  readonly added: number[];
+  readonly ratio: number[];
+  readonly addedMs: number[];
+  readonly commands: number[];
+}
+
+const results = new Map<string, Result>();
 for (let round = 0; round < rounds; round++) {
   for (const mode of modes) {
-    const spent = new Map<string, number>();
-    for (const [name, server] of servers) spent.set(name, await server.measure(mode));
-    for (const { name, framework } of contenders) {
-      const bare = spent.get(`${framework} bare`)!;
-      const result = results.get(`${mode} ${name}`) ?? { added: [], ratio: [] };
-      results.set(`${mode} ${name}`, result);
-      result.added.push(spent.get(name)! - bare);
-      result.ratio.push(spent.get(name)! / bare);
+    const costs = new Map<string, Cost>();
+    for (const one of measured.filter((candidate) => takesPart(candidate, mode))) {
+      const before = one.kind === 'holdfast on Redis' ? await commands() : 0;
+      const cost = await servers.get(one.name)!.measure(mode);
+      const asked = one.kind === 'holdfast on Redis' ? (await commands()) - before : 0;
+      costs.set(one.name, cost);
+      const bare = costs.get(`${one.framework} bare`)!;
+      const result = results.get(`${mode} ${one.name}`) ?? { added: [], ratio: [], addedMs: [], commands: [] };
+      results.set(`${mode} ${one.name}`, result);
+      result.added.push(cost.microseconds - bare.microseconds);
+      result.ratio.push(cost.microseconds / bare.microseconds);
+      result.addedMs.push(cost.medianMs - bare.medianMs);
+      result.commands.push(asked / requests);
     }
   }
 }
 for (const server of servers.values()) server.end();
 
-console.log(`Node ${process.version}, ${rounds} rounds of ${requests} requests; medians and quartiles\n`);
+/** What a fresh key costs among 50,000 others, in terms of what it costs among 10,000. */
+async function growth(name: string): Promise<number> {
+  const server = new Server(name, 0);
+  await server.start();
+  const chunk = 2_500;
+  const costs: number[] = [];
+  for (let known = 0; known < 52_500; known += chunk) costs.push((await server.measure('fresh', chunk)).microseconds);
+  server.end();
+  const near = (thousands: number) =>
+    quartilesOf(costs.slice((thousands * 1_000) / chunk - 2, (thousands * 1_000) / chunk + 1)).median;
+  return near(50) / near(10);
+}
+const grown = new Map<string, number[]>();
+for (const framework of ['express', 'fastify']) {
+  const ratios: number[] = [];
+  for (let round = 0; round < Math.ceil(rounds / 4); round++) ratios.push(await growth(`${framework} holdfast`));
+  grown.set(framework, ratios);
+}
+await redis?.dispose();
+
+const show = (samples: readonly number[], digits: number) => {
+  const { p25, median, p75 } = quartilesOf(samples);
+  return `${median.toFixed(digits)} (${p25.toFixed(digits)} to ${p75.toFixed(digits)})`;
+};
+console.log(
+  `Node ${process.version}, ${rounds} rounds of ${requests} requests over ${connections} connections; medians and quartiles\n`,
+);
 console.log('| server | requests | µs added | times the bare server |\n|---|---|---|---|');
 for (const mode of modes) {
-  for (const { name, kind } of contenders) {
-    if (kind === 'bare') continue;
-    const { added, ratio } = results.get(`${mode} ${name}`)!;
-    const [a, r] = [quartilesOf(added), quartilesOf(ratio)];
-    const show = ({ p25, median, p75 }: typeof a, digits: number) =>
-      `${median.toFixed(digits)} (${p25.toFixed(digits)} to ${p75.toFixed(digits)})`;
-    console.log(`| ${name} | ${mode} | ${show(a, 1)} | ${show(r, 2)} |`);
+  for (const one of measured) {
+    if (one.kind === 'bare' || !takesPart(one, mode)) continue;
+    const { added, ratio } = results.get(`${mode} ${one.name}`)!;
+    console.log(`| ${one.name} | ${mode} | ${show(added, 1)} | ${show(ratio, 2)} |`);
   }
+}
+for (const framework of ['express', 'fastify'] as const) {
+  const { addedMs, commands } = results.get(`fresh ${framework} holdfast on Redis`) ?? { addedMs: [], commands: [] };
+  if (addedMs.length > 0) {
+    console.log(
+      `\n${framework} on Redis: ${show(commands, 2)} commands per fresh key, ${show(addedMs, 2)} ms added at the median`,
+    );
+  }
+  console.log(
+    `\n${framework} in memory: a key among 50,000 costs ${show(grown.get(framework)!, 2)} times one among 10,000`,
+  );
 }

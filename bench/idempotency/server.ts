@@ -7,12 +7,25 @@ import { MemoryStorageAdapter } from '@node-idempotency/storage-adapter-memory';
 import express, { type RequestHandler } from 'express';
 import { idempotency as expressIdempotency, getSharedIdempotencyService } from 'express-idempotency';
 import Fastify, { type FastifyInstance } from 'fastify';
-import { memoryStore } from 'holdfast';
+import { memoryStore, type Store } from 'holdfast';
 import { idempotency as onExpress, rawBody } from 'holdfast/express';
 import { idempotency as onFastify } from 'holdfast/fastify';
+import { redisStore } from 'holdfast/redis';
+import { Redis } from 'ioredis';
 import { type Contender, contenders } from './contenders.ts';
 
-const store = () => memoryStore({ max: 1_000_000, maxBytes: 1_000_000_000 });
+const store = (kind: Contender['kind']): Store =>
+  kind === 'holdfast on Redis'
+    ? redisStore(new Redis(Number(process.argv[3]), '127.0.0.1'))
+    : memoryStore({ max: 1_000_000, maxBytes: 1_000_000_000 });
+const isOurs = (kind: Contender['kind']) => kind.startsWith('holdfast');
+const slowMs = 0.15;
+
+/** A handler with something to do. */
+function work(): void {
+  const until = performance.now() + slowMs;
+  while (performance.now() < until);
+}
 
 /** What can be done at the least: the body hashed, one look into a map, the answer kept before it goes out. */
 class Ideal {
@@ -31,15 +44,19 @@ class Ideal {
 function expressApp(kind: Contender['kind']): RequestListener {
   const app = express();
   app.disable('x-powered-by');
-  const handler: RequestHandler = (_request, response) => void response.json({ hello: 'world' });
+  const handler: RequestHandler = (request, response) => {
+    if (request.path === '/slow') work();
+    response.json({ hello: 'world' });
+  };
   let bytes = new Uint8Array(0);
   const keepBytes = (_request: unknown, _response: unknown, body: Buffer) => {
     bytes = new Uint8Array(body);
   };
-  const verify = kind === 'holdfast' ? rawBody : keepBytes;
+  const verify = isOurs(kind) ? rawBody : keepBytes;
   app.use(express.json({ verify }));
   const ideal = new Ideal();
   const core = new Idempotency(new MemoryStorageAdapter());
+  const ours = isOurs(kind) ? [onExpress({ store: store(kind), scope: () => 'all' }), handler] : [];
   const protections: Record<Contender['kind'], RequestHandler[]> = {
     bare: [handler],
     ideal: [
@@ -57,7 +74,8 @@ function expressApp(kind: Contender['kind']): RequestListener {
       },
       handler,
     ],
-    holdfast: [onExpress({ store: store(), scope: () => 'all' }), handler],
+    holdfast: ours,
+    'holdfast on Redis': ours,
     'node-idempotency': [
       (request, response, next) => {
         const { headers, path, method, body } = request;
@@ -82,7 +100,7 @@ function expressApp(kind: Contender['kind']): RequestListener {
       },
     ],
   };
-  app.post('/', ...protections[kind]);
+  app.post(['/', '/slow'], ...protections[kind]);
   return app;
 }
 
@@ -90,7 +108,7 @@ async function fastifyApp(kind: Contender['kind']): Promise<FastifyInstance> {
   const app = Fastify();
   const ideal = new Ideal();
   const core = new Idempotency(new MemoryStorageAdapter());
-  if (kind === 'holdfast') await app.register(onFastify, { store: store(), scope: () => 'all' });
+  if (isOurs(kind)) await app.register(onFastify, { store: store(kind), scope: () => 'all' });
   if (kind === 'ideal') {
     app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
     app.addHook('preHandler', async (request, reply) => {
@@ -126,6 +144,10 @@ async function fastifyApp(kind: Contender['kind']): Promise<FastifyInstance> {
     });
   }
   app.post('/', async () => ({ hello: 'world' }));
+  app.post('/slow', async () => {
+    work();
+    return { hello: 'world' };
+  });
   return app;
 }
 
@@ -140,12 +162,13 @@ if (framework === 'express') {
   await app.listen({ port: 0, host: '127.0.0.1' });
   port = (app.server.address() as AddressInfo).port;
 }
-let before = process.cpuUsage();
+const usage = (): NodeJS.CpuUsage => process.threadCpuUsage?.() ?? process.cpuUsage();
+let before = usage();
 process.on('message', () => {
-  // What was spent since it was asked last, in microseconds.
-  const { user, system } = process.cpuUsage(before);
-  before = process.cpuUsage();
-  process.send?.(user + system);
+  // What this thread has spent since it was asked last, in microseconds.
+  const now = usage();
+  process.send?.(now.user - before.user + now.system - before.system);
+  before = now;
 });
 process.on('disconnect', () => process.exit());
 process.send?.(port);

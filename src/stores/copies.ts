@@ -1,5 +1,5 @@
 /** Copies: bytes that nobody else holds, side by side in slabs. */
-import { Slab } from '../structures/slab.js';
+import { Slab } from '../core/slab.js';
 
 export class Copies {
   private readonly slab = new Slab();

@@ -9,7 +9,7 @@
  * fingerprint 1 + 32, checksum 4; then trace, result and memo, each behind its length.
  */
 
-import { Slab } from '../../structures/slab.js';
+import { Slab } from '../../core/slab.js';
 
 export type RecordState = 'running' | 'idle' | 'completed' | 'in-doubt';
 

@@ -5,7 +5,7 @@
  * caller; a changed byte is an error; a key that is no longer current still opens what it sealed.
  * Layout: 0, bytes; or 1, length of the key's name, name, nonce 12, tag 16, ciphertext.
  */
-import { Slab } from '../../structures/slab.js';
+import { Slab } from '../../core/slab.js';
 import { nodeCrypto } from './hashing.js';
 
 /** Keys for what is stored. */

@@ -2,7 +2,7 @@
  * Answer: how a captured answer is written down as bytes, and given again.
  */
 import type { ServerResponse } from 'node:http';
-import { Slab } from '../../structures/slab.js';
+import { Slab } from '../../core/slab.js';
 import { headersOf, type StoredAnswer } from '../capture.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
 

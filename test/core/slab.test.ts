@@ -1,0 +1,16 @@
+import { describe, expect, it } from 'vitest';
+import { Slab } from '../../src/core/slab.js';
+
+describe('Slab', () => {
+  it('gives out bytes that are zero and that nobody else has, small ones side by side', () => {
+    const slab = new Slab();
+    const lengths = [1, 1024, 0, 1000, 1025, 4000, ...Array.from({ length: 40 }, (_, index) => index * 25)];
+    const taken = lengths.map((length) => slab.take(length));
+    for (const [index, bytes] of taken.entries()) {
+      expect(bytes).toEqual(new Uint8Array(lengths[index]!));
+      bytes.fill(index + 1);
+    }
+    for (const [index, bytes] of taken.entries()) expect(bytes.every((byte) => byte === index + 1)).toBe(true);
+    expect(new Set(taken.map(({ buffer }) => buffer)).size).toBeLessThan(8);
+  });
+});

@@ -1,7 +1,7 @@
 /**
  * Locks in Redis that others want (P12): how long a hand-over takes, what an idle waiter costs, and who waits how long when many processes want one key.
  *
- * `node bench/locks.ts` after a build. Each contender has a server of its own; its processes are forks of this file. One contender runs at a time.
+ * `node bench/locks.ts` after a build; with the name of a contender for that one alone. Each contender has a server of its own; its processes are forks of this file. One contender runs at a time.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -195,7 +195,7 @@ async function idleRequests(name: string, port: number, seconds: number): Promis
   return perSecond;
 }
 
-async function main(): Promise<void> {
+async function main(only?: string): Promise<void> {
   const program = await redisProgram();
   if (program === undefined) throw new Error('these tables need a Redis');
   const figure = (value: number) =>
@@ -206,7 +206,7 @@ async function main(): Promise<void> {
     ['', '2 × 8, sections of 1 ms: per s', 'p99, ms', 'requests per section', 'share'],
   ];
   const tables = rows.map((head) => [head]);
-  for (const name of Object.keys(contenders)) {
+  for (const name of Object.keys(contenders).filter((one) => only === undefined || one === only)) {
     const server = await startRedis(program);
     const { port } = server;
     const times = await handOvers(name, port, 60);
@@ -227,5 +227,5 @@ async function main(): Promise<void> {
 }
 
 const [name, ...numbers] = process.argv.slice(2);
-if (name === undefined) await main();
+if (numbers.length === 0) await main(name);
 else await child(name, ...(numbers.map(Number) as [number, number, number, number]));

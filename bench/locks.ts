@@ -227,5 +227,5 @@ async function main(only?: string): Promise<void> {
 }
 
 const [name, ...numbers] = process.argv.slice(2);
-if (numbers.length === 0) await main(name);
+if (name === undefined || numbers.length === 0) await main(name);
 else await child(name, ...(numbers.map(Number) as [number, number, number, number]));

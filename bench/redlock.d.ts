@@ -5,7 +5,7 @@ declare module 'redlock' {
   }
 
   export default class Redlock {
-    constructor(clients: readonly unknown[]);
+    constructor(clients: readonly unknown[], options?: { readonly retryCount?: number });
     lock(key: string, ttlMs: number): Promise<Lock>;
   }
 }

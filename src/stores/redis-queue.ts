@@ -106,8 +106,7 @@ export class RedisQueue implements StoreQueue {
     checkTicket('enter', ticket);
     checkMs('enter', 'placeMs', placeMs, longestPlaceMs);
     checkMs('enter', 'quietMs', quietMs ?? 0, longestQuietMs);
-    const { bucket } = home.placeOf(key);
-    const channel = `${home.isCluster ? bucket : home.prefix}!${this.id}`;
+    const channel = `${home.isCluster ? home.placeOf(key).bucket : home.prefix}!${this.id}`;
     const waits = placeMs > 0 && onTurn !== undefined;
     const known = this.listening.get(ticket);
     // Where the channel is heard already, the ticket is listened for before it is in the line: then nothing can be missed.
@@ -119,7 +118,8 @@ export class RedisQueue implements StoreQueue {
     try {
       reply = await run(home, 'enter', enterScript, key, quietMs, given, signal);
     } catch (error) {
-      if (known === undefined && (error as { applied?: unknown }).applied === 'no') this.forget(ticket);
+      // Should it be in the line all the same, it is asked for again, or taken out.
+      if (known === undefined) this.forget(ticket);
       throw error;
     }
     if (!Array.isArray(reply)) {
@@ -221,8 +221,7 @@ function refused(home: QueueHome, [record, leftMs, quietForMs]: Reply): GuardRef
 }
 
 /** In a cluster all of them are in one slot; else one guard does for all. */
-function keysOf(home: QueueHome, key: string): readonly string[] {
-  const { bucket } = home.placeOf(key);
+function keysOf(home: QueueHome, key: string, bucket = home.placeOf(key).bucket): readonly string[] {
   const guard = `${home.isCluster ? bucket : home.prefix}@guard`;
   return [`${bucket}:${key}`, bucket, `${bucket}<${key}`, `${bucket}>${key}`, guard];
 }
@@ -238,5 +237,5 @@ function run(
 ): Promise<unknown> {
   const { bucket, message } = home.placeOf(key);
   const common = [home.publish, bucket, message, `${Math.ceil(quietMs ?? 0)}`];
-  return home.run(operation, script, keysOf(home, key), [...common, ...given], signal);
+  return home.run(operation, script, keysOf(home, key, bucket), [...common, ...given], signal);
 }

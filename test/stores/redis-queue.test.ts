@@ -276,6 +276,17 @@ describe.skipIf(program === undefined)('the line of redisStore', { timeout: 60_0
       expect(next.fence).toBeGreaterThan(lease.fence);
     });
 
+    it('nobody gets in for one lease after a primary was a replica for a while, in one run', async () => {
+      const own = await started(startRedis(program!));
+      const locks = locksOf(own.port);
+      await (await locks.acquire('key')).release();
+      await own.ask('REPLICAOF 127.0.0.1 1');
+      await own.ask('REPLICAOF NO ONE');
+      const startMs = performance.now();
+      await (await locks.acquire('key')).release();
+      expect(performance.now() - startMs).toBeGreaterThan(ttl - 20);
+    });
+
     it('a release hands nothing over in that time', async () => {
       const [owner, other] = [locksOf(server.port), locksOf(server.port)];
       const lease = await owner.acquire('key');

@@ -40,7 +40,7 @@ export interface Semaphore {
  * For what a fleet may do only so often at once: jobs on one database, calls to a partner. Inside one process, `bulkhead` does it for a
  * pipeline. Fences grow from grant to grant, but as several hold a key at once, they tell who came later and no more.
  *
- * @param options - `permits`, and those of `mutex`.
+ * @param options - `permits`, and those of `mutex` but `fair`.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
  * ```ts

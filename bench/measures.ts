@@ -25,12 +25,29 @@ export const circuitsPerBatch = 10_000;
 /** How many calls have waited when one call of an operation has ended, where waiters are counted. */
 export const waitersPerBatch = 10_000;
 
+/** Of one call by us and one by the bare client. */
+export interface TimesTaken {
+  readonly ownMs: number;
+  readonly bareMs: number;
+}
+
 export const roundMeasures = {
   /** One call after another, each awaited. */
   'ns per call': async (call: Operation, repetitions: number) => {
     const startedUs = threadUs();
     for (let left = repetitions; left > 0; left--) await call();
     return ((threadUs() - startedUs) * 1000) / repetitions;
+  },
+
+  /**
+   * From call to answer, of what waits for another process, beside the bare call: taken in turns, so that whatever else the machine does
+   * meets both alike. The operation does both and answers how long each took.
+   */
+  'times the bare call': async (call: Operation, repetitions: number) => {
+    const pairs: TimesTaken[] = [];
+    for (let left = repetitions; left > 0; left--) pairs.push((await call()) as TimesTaken);
+    const median = (ofOne: (pair: TimesTaken) => number) => quartilesOf(pairs.map(ofOne)).median;
+    return median(({ ownMs }) => ownMs) / median(({ bareMs }) => bareMs);
   },
 
   /** For operations that are not asynchronous. */

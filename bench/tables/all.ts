@@ -8,6 +8,7 @@ import { mutex, mutexWaiters } from './mutex.ts';
 import { redisLock } from './redis-lock.ts';
 import { refusal } from './refusal.ts';
 import { retry } from './retry.ts';
+import { memoryRead, postgresRead, postgresWrite, redisRead, redisWrite } from './stores.ts';
 import { eventPoint, heard } from './telemetry.ts';
 import { expiry, expiryAlone, timeout } from './timeout.ts';
 import { waiters } from './waiters.ts';
@@ -18,6 +19,7 @@ export const tables: readonly Table[] = [
   ...[empty, retry, timeout, expiry, expiryAlone],
   ...[breaker, permit, refusal, window, idle, waiters],
   ...[mutex, mutexWaiters, redisLock],
+  ...[memoryRead, redisRead, redisWrite, postgresRead, postgresWrite],
   ...[wrap, burst, eventPoint, heard],
   ...[cacheHit, cacheWaiter],
 ];

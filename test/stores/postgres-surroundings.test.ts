@@ -1,4 +1,6 @@
 /** What the store keeps whatever surrounds it: settings of the user's, other people's transactions, bad timing, a pool that is never free. */
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
 import { OptionsError, StoreError } from 'holdfast';
 import pg from 'pg';
 import postgres from 'postgres';
@@ -6,6 +8,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest
 import { type PgListener, type PgPool, type PostgresJs, postgresStore } from '../../src/stores/postgres.js';
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
+import { canMount, smallDisk } from '../support/servers/small-disk.ts';
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
@@ -131,6 +134,42 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     const settings = await Promise.all([1, 2, 3].map(() => pool.query('SHOW lock_timeout')));
     expect(settings.map(({ rows }) => rows[0].lock_timeout)).toEqual(['0', '0', '0']);
   }, 60_000);
+
+  it.skipIf(!canMount)(
+    'says that the disk is full, changes nothing, keeps all, and goes on when there is room',
+    async () => {
+      const disk = smallDisk(join(server.folder, 'small'), 65_534, 3);
+      try {
+        await admin.query(`CREATE TABLESPACE small LOCATION '${disk.folder}'`);
+        const pool = pgPool({ options: '-c default_tablespace=small' });
+        const store = postgresStore(pool, { table: 'on_a_small_disk', timeout: '10s' });
+        await store.migrate();
+        const versions = new Map<string, number>();
+        const fill = async () => {
+          for (let count = 0; count < 100; count++) {
+            const key = `key ${versions.size}`;
+            const answer = await store.write(key, randomBytes(100_000), { ttlMs, ifVersion: 0 });
+            if (answer.ok) versions.set(key, answer.version);
+          }
+        };
+        const error = await fill().catch((thrown: unknown) => thrown);
+        expect(error).toBeInstanceOf(StoreError);
+        expect(error).toMatchObject({ reason: 'full', applied: 'no' });
+        expect((error as StoreError).message).toContain('the disk of the server is full');
+        expect(versions.size).toBeGreaterThan(5);
+        expect(await store.read(`key ${versions.size}`)).toBeUndefined();
+        for (const [key, version] of versions) expect((await store.read(key))?.version).toBe(version);
+        disk.resize(30);
+        const next = await store.write('key 0', randomBytes(100_000), { ttlMs, ifVersion: versions.get('key 0')! });
+        expect(next.ok && next.version > Math.max(...versions.values())).toBe(true);
+        await pool.query('DROP TABLE on_a_small_disk');
+        await pool.query('DROP TABLESPACE small');
+      } finally {
+        disk.dispose();
+      }
+    },
+    60_000,
+  );
 
   it('lets no more than 10,000 verbs wait for a pool that has nothing to give', async () => {
     const pool = pgPool({ max: 1 });

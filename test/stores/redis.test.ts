@@ -277,6 +277,26 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     expect(struck).toBe(17);
   });
 
+  it('takes nothing from a limit whichever call of "consume" fails', async () => {
+    const store = newStore();
+    const rate = { limit: 10, periodMs: 600_000, burst: 5 };
+    expect(await store.native.consume('limit', rate)).toMatchObject({ ok: true, remaining: 4 });
+    const [key] = (await admin.command('KEYS', `${prefix}{*`)) as string[];
+    const { text: script } = scripts.consumeScript;
+    const call = 'redis.call(';
+    const parts = script.split(call);
+    const words = [(rate.periodMs / rate.limit) * 1000, rate.burst, 1].map(String);
+    for (let nth = 1; nth < parts.length; nth++) {
+      const broken = `${parts.slice(0, nth).join(call)}struck(${parts.slice(nth).join(call)}`;
+      const before = await admin.command('GET', key!);
+      const outcome = await admin.command('EVAL', broken, '1', key!, ...words).catch((error: Error) => error.message);
+      expect(outcome).toContain('struck');
+      expect(await admin.command('GET', key!)).toBe(before);
+    }
+    expect(parts.length).toBe(4);
+    expect(await store.native.consume('limit', rate)).toMatchObject({ ok: true, remaining: 3 });
+  });
+
   it('says that the server cannot save to its disk', async () => {
     const broken = await startRedis(program!, ['--save', '3600', '1']);
     try {

@@ -61,15 +61,17 @@ const rawFiles: EsbuildPlugin = {
 const fewChunks: EsbuildPlugin = {
   name: 'holdfast-few-chunks',
   async setup(build) {
-    const ofMain = await modulesOf([entry.index]);
-    const smallest = [entry.context, entry.opossum, entry['p-retry']];
-    const clients = [entry.fetch, entry.undici];
+    const entry = build.initialOptions.entryPoints as Record<string, string>;
+    const entries = (...names: readonly string[]) => names.map((name) => entry[name]!);
+    const ofMain = await modulesOf(entries('index'));
+    const smallest = entries('context', 'opossum', 'p-retry');
+    const clients = entries('fetch', 'undici');
     const smallestTier = await modulesOf(smallest);
     const clientTier = [...smallestTier, ...(await modulesOf(clients))];
     const isOneOf = (entries: readonly string[], path: string) => entries.some((entry) => resolve(entry) === path);
     const tierOf = (path: string) => {
       // The command loads what it simulates, and this package with it, after it has put virtual time in place.
-      if (isOneOf([entry.cli], path)) return [];
+      if (isOneOf(entries('cli'), path)) return [];
       if (isOneOf(smallest, path)) return ofMain.filter((module) => smallestTier.includes(module));
       return isOneOf(clients, path) ? ofMain.filter((module) => clientTier.includes(module)) : ofMain;
     };
@@ -95,27 +97,25 @@ async function modulesOf(entryPoints: string[]): Promise<string[]> {
   return Object.keys(metafile.inputs).filter((path) => !entryPoints.includes(path));
 }
 
-const entry = {
-  cli: 'src/cli/main.ts',
-  fetch: 'src/client/fetch.ts',
-  index: 'src/index.ts',
-  context: 'src/integrations/context.ts',
-  express: 'src/server/express.ts',
-  fastify: 'src/server/fastify.ts',
-  opentelemetry: 'src/integrations/opentelemetry.ts',
-  opossum: 'src/integrations/opossum.ts',
-  'p-retry': 'src/integrations/p-retry.ts',
-  postgres: 'src/stores/postgres.ts',
-  prometheus: 'src/integrations/prometheus.ts',
-  redis: 'src/stores/redis.ts',
-  sqlite: 'src/stores/sqlite.ts',
-  testing: 'src/testing/index.ts',
-  undici: 'src/client/undici.ts',
-  web: 'src/server/web.ts',
-};
-
 export default defineConfig({
-  entry,
+  entry: {
+    cli: 'src/cli/main.ts',
+    fetch: 'src/client/fetch.ts',
+    index: 'src/index.ts',
+    context: 'src/integrations/context.ts',
+    express: 'src/server/express.ts',
+    fastify: 'src/server/fastify.ts',
+    opentelemetry: 'src/integrations/opentelemetry.ts',
+    opossum: 'src/integrations/opossum.ts',
+    'p-retry': 'src/integrations/p-retry.ts',
+    postgres: 'src/stores/postgres.ts',
+    prometheus: 'src/integrations/prometheus.ts',
+    redis: 'src/stores/redis.ts',
+    sqlite: 'src/stores/sqlite.ts',
+    testing: 'src/testing/index.ts',
+    undici: 'src/client/undici.ts',
+    web: 'src/server/web.ts',
+  },
   format: ['esm', 'cjs'],
   target: 'es2023',
   platform: 'neutral',

@@ -447,14 +447,16 @@ class LayerRun implements Timer, Dependent {
   }
 
   private tellEnd(from: number, to: number, late?: Outcome): void {
-    if (this.someoneAwaitsEnd) this.tellWhenIdle(from, Math.min(to, this.permitCount), to, late);
+    if (!this.someoneAwaitsEnd) return;
+    const end = Math.min(to, this.permitCount);
+    const inside = to > this.plan.outerCount ? this.attempt : this.scope;
+    if (inside.isIdle) this.tellNow(from, end, late);
+    else this.tellWhenIdle(inside, from, end, late);
   }
 
   // Apart, because a function that makes a closure allocates for it also where it does not get that far.
-  private tellWhenIdle(from: number, end: number, to: number, late: Outcome | undefined): void {
-    const inside = to > this.plan.outerCount ? this.attempt : this.scope;
-    if (inside.isIdle) this.tellNow(from, end, late);
-    else inside.onIdle(() => this.tellNow(from, end, late));
+  private tellWhenIdle(inside: Call, from: number, end: number, late: Outcome | undefined): void {
+    inside.onIdle(() => this.tellNow(from, end, late));
   }
 
   private tellNow(from: number, end: number, late: Outcome | undefined): void {

@@ -299,8 +299,14 @@ class Slot implements Permit {
     if (call === undefined || (!mayRunOn && call.isIdle)) return this.ended();
     this.state = 'settled';
     if (bulkhead.releasesOnTimeout) bulkhead.giveBack();
-    // A layer calls `ended` at once, or counts the operation as abandoned before this microtask comes. By hand, or
-    // through a guard of one's own that does not pass `ended` on, nobody does, and the slot must come back all the same.
+    this.expectEnd(call);
+  }
+
+  /**
+   * A layer calls `ended` at once, or counts the operation as abandoned before this microtask comes. By hand, or
+   * through a guard of one's own that does not pass `ended` on, nobody does, and the slot must come back all the same.
+   */
+  private expectEnd(call: Call): void {
     queueMicrotask(() => this.awaitEnd(call));
   }
 

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   type Call,
+  circuitBreaker,
   DeadlineTooShortError,
   deadline,
   type Guard,
@@ -181,6 +182,36 @@ describe('a layer of guards', () => {
     await clock.advance(5);
     expect(await outcomes[1]).toMatchObject({ error: { code: 'ERR_TIMEOUT', policy: 'ten', afterMs: 10 } });
     expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('asks a guard that is derived from one of ours by its own admit, and not by what ours tells a layer', async () => {
+    const clock = virtualClock();
+    const asked: string[] = [];
+    const ours = timeout({ after: 10, clock });
+    const breaker = circuitBreaker({ clock });
+    const noted = (name: string, guard: Guard) => (call: Call) => {
+      asked.push(name);
+      return guard.admit(call);
+    };
+    const spread: Guard = { ...ours, admit: noted('spread', ours) };
+    const inherited: Guard = Object.create(breaker, { admit: { value: noted('inherited', breaker) } });
+    const both = pipeline(spread, inherited);
+    for (let call = 0; call < 2; call++) await both.execute(() => 1);
+    expect(asked).toEqual(['spread', 'inherited', 'spread', 'inherited']);
+    const outcome = both.attempt(() => new Promise(() => {}));
+    await clock.advance(10);
+    expect(await outcome).toMatchObject({ error: { code: 'ERR_TIMEOUT', afterMs: 10 } });
+  });
+
+  it('shares the permit of a closed circuit between calls, none of which counts after the circuit opened', async () => {
+    const breaker = circuitBreaker({ clock: virtualClock(), window: { consecutive: 2 } });
+    const guarded = pipeline(breaker);
+    await guarded.execute(() => 1);
+    const ends: ((answer: Promise<never>) => void)[] = [];
+    const outcomes = Array.from({ length: 3 }, () => guarded.attempt(() => new Promise((end) => ends.push(end))));
+    for (const end of ends) end(Promise.reject(new Error('down')));
+    await Promise.all(outcomes);
+    expect(breaker.snapshot()).toMatchObject({ state: 'open', generation: 1, staleResults: 1 });
   });
 
   it('reads the clock once, however many guards ask', async () => {

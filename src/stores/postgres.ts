@@ -4,7 +4,6 @@
  * Promise: a verb is one call of a function, done whole or not at all; nothing is sent a second time, and nothing after its verb has
  * failed without being sent. A version grows per key across remove, expiry, restart and failover, as far as the server keeps what it has committed.
  */
-import { createHash } from 'node:crypto';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
@@ -207,6 +206,7 @@ interface Sql {
 }
 
 function sqlOf(text: string): Sql {
+  const { createHash } = process.getBuiltinModule('node:crypto');
   return { text, name: `holdfast_${createHash('sha256').update(text).digest('hex').slice(0, 32)}` };
 }
 

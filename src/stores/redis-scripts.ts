@@ -9,8 +9,6 @@
  * After: redis.io/docs, "Scripting with Lua" and "Atomicity of scripts"; Kulkarni et al., "Logical Physical Clocks" (2014).
  */
 
-import { isAscii } from 'node:buffer';
-
 /** A script and its SHA-1, by which the server knows it. */
 export interface RedisScript {
   readonly text: string;
@@ -26,8 +24,10 @@ const longestText = 4096;
 /** A record without its version; a copy, since the client may write it to its socket later. The clients send a text at less cost than bytes. */
 export function recordOf(value: Uint8Array, ttl: string): string | Buffer {
   const head = ttl.padStart(ttlDigits, '0');
-  if (value.length <= longestText && isAscii(value)) {
-    return head + Buffer.from(value.buffer, value.byteOffset, value.length).toString('latin1');
+  if (value.length <= longestText) {
+    const text = Buffer.from(value.buffer, value.byteOffset, value.length).toString('latin1');
+    // Beyond ASCII it would take more bytes than there are.
+    if (Buffer.byteLength(text) === value.length) return head + text;
   }
   const record = Buffer.allocUnsafe(ttlDigits + value.length);
   record.write(head, 'latin1');

@@ -216,7 +216,10 @@ export class Knee implements LimitAlgorithm {
     } else if (Math.max(this.busyRatio, this.ratio) > target) {
       this.hasSeenKnee = true;
       this.kneePlainMs = this.plainMs;
-    } else this.moveTo(Math.max(level, Math.min(level + Math.max(slowStart, 1 / level), slowStartReach * runningAtStart + 1)));
+    } else
+      this.moveTo(
+        Math.max(level, Math.min(level + Math.max(slowStart, 1 / level), slowStartReach * runningAtStart + 1)),
+      );
     if (this.level < this.safe && !mostAreLost) this.safe += (this.level - this.safe) / (10 * this.level);
     if (++this.busySamples > this.dipAfter * this.level && !mostAreLost) this.beginDip();
   }

@@ -34,7 +34,7 @@ export const budgets: readonly Budget[] = [
   budget('memoryStore', ['memoryStore'], 2, 6.6),
   budget('cache', ['cache'], 12, 23.5),
   // A lock is a lock of this process, one over a store and in its line, and the keeper of its lease.
-  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 14.5)),
+  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 14.8)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 1.8)),
   budget('all local primitives', primitives, 8, 28.4),
   budget('the whole main entry', [], 25, 70),

@@ -3,11 +3,8 @@ import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
-import { provide, runtimes } from '../../tools/gates/runtimes.ts';
 
 const run = promisify(execFile);
-const oldest = await provide(runtimes[0]!);
-const mustHaveAll = process.env.CI === 'true';
 
 describe('holdfast demo', () => {
   it('prints in virtual time what the README shows', { timeout: 180_000 }, async () => {
@@ -26,13 +23,4 @@ describe('holdfast demo', () => {
     const wrong = run(process.execPath, ['dist/cli.js', 'demo', '--fast']);
     await expect(wrong).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining('Usage: holdfast demo') });
   });
-
-  it.skipIf(oldest === undefined && !mustHaveAll)(
-    'needs no SQLite: on the oldest Node its processes share the memory of one of them',
-    { timeout: 120_000 },
-    async () => {
-      const { stdout } = await run(oldest!, ['dist/cli.js', 'demo', '--quick']);
-      expect(stdout).toContain('The protected path kept its word in all 4 rows that were judged.');
-    },
-  );
 });

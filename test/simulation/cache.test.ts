@@ -104,7 +104,7 @@ describe('cache, simulated', () => {
     timeout: 240_000,
   }, async () => {
     const network = { replyLoss: 0.01, loss: 0.01 };
-    await checkSeeds({ seeds: 60, network }, async (world) => {
+    await checkSeeds({ seeds: 30, network }, async (world) => {
       const ttlMs = 2_000;
       const windows = { staleWhileRevalidate: 1_000, staleIfError: 3_000, hardTimeout: 2_000, lease: 1_000 } as const;
       const caches = new CacheWorld(world, {

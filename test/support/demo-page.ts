@@ -13,14 +13,15 @@ export interface DemoVisit {
   readonly ended: Promise<number | null>;
 }
 
-export async function visitDemo(browser: Browser, args: readonly string[]): Promise<DemoVisit> {
+/** @param node - Which Node it runs on. */
+export async function visitDemo(browser: Browser, node: string, args: readonly string[]): Promise<DemoVisit> {
   const page = await browser.newPage({ viewport: { width: 1_240, height: 820 } });
   const requests: string[] = [];
   const complaints: string[] = [];
   page.on('request', (request) => requests.push(request.url()));
   page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
   page.on('pageerror', (error) => complaints.push(String(error)));
-  const demo = spawn(process.execPath, ['dist/cli.js', 'demo', ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const demo = spawn(node, ['dist/cli.js', 'demo', ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
   const ended = once(demo, 'exit').then(([code]) => code as number | null);
   const address = await new Promise<string>((resolve, reject) => {
     let said = '';

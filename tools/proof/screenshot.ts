@@ -6,7 +6,7 @@ const program = await chromiumProgram();
 if (program === undefined) process.exit(1);
 const browser = await startBrowser(program);
 try {
-  const { page, ended } = await visitDemo(browser, []);
+  const { page, ended } = await visitDemo(browser, process.execPath, []);
   const code = await ended;
   await page.screenshot({ path: 'docs/images/demo.png', fullPage: true });
   process.exitCode = code ?? 1;

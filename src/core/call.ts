@@ -58,6 +58,9 @@ class Aftermath {
   whenIdle: (() => void)[] = [];
 }
 
+/** A copy gets no place where this share of all is taken. After Dean and Barroso, "The tail at scale" (2013): copies are for idle room. */
+export const roomForCopies = 0.8;
+
 /**
  * One execution, as its operation and its policies see it.
  *
@@ -82,6 +85,8 @@ export class Call {
   admittedAtMs: number | undefined = undefined;
   /** @internal Whether a retry makes the attempts of this call. */
   isRetried = false;
+  /** @internal Whether it is a copy of one that is still under way: it must not take the room that others need. */
+  isCopy = false;
   /** @internal Whether the outermost layer answers an `Outcome` instead of rejecting. */
   asOutcome = false;
   /** @internal */ owner: Call | undefined = undefined;
@@ -173,7 +178,9 @@ export class Call {
   child(changes: ChildOptions = {}): Call {
     const { attempt = this.attempt, ...changed } = changes;
     const options = Object.keys(changed).length === 0 ? this.options : { ...this.options, ...changed };
-    return new Call(this.clock, this.task, options, this, attempt, this.deadlineMs);
+    const child = new Call(this.clock, this.task, options, this, attempt, this.deadlineMs);
+    child.isCopy = this.isCopy;
+    return child;
   }
 
   /**

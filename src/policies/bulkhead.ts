@@ -7,7 +7,7 @@
  * After: golang.org/x/sync/semaphore (cancellation), Nygard, "Release It!", 2nd ed., ch. 5; for the orders Maurer, "Fail at
  * scale" (ACM Queue, 2015).
  */
-import type { Call, Dependent } from '../core/call.js';
+import { type Call, type Dependent, roomForCopies } from '../core/call.js';
 import { type Clock, systemClock, Timer } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { BulkheadFullError, isAbandoned } from '../core/errors.js';
@@ -141,6 +141,7 @@ class Bulkhead implements BulkheadGuard {
 
   admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal> {
     const { limit, queue } = this.options;
+    if (call?.isCopy && this.running >= roomForCopies * limit) return this.refusal('full');
     if (this.running < limit) {
       this.running++;
       this.codel?.noteNoWait();

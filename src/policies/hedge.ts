@@ -233,6 +233,7 @@ class HedgeRun<T> implements Timer, Dependent {
     const { call } = this;
     const child = call.child({ attempt: call.attempt + this.sent });
     const copy = this.sent++;
+    child.isCopy = call.isCopy || this.running.length > 0;
     this.running.push(child);
     this.arm(nowMs);
     this.next(child).then(

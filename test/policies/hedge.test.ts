@@ -1,6 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
+  adaptiveLimit,
+  bulkhead,
   type Clock,
   deadline,
   type Guard,
@@ -587,6 +589,30 @@ describe('hedge', () => {
       ),
       { numRuns: 200 },
     );
+  });
+
+  it.each([
+    ['bulkhead', () => bulkhead({ limit: 5, queue: 10 })],
+    ['adaptiveLimit', () => adaptiveLimit({ initial: 5, min: 5, max: 5 })],
+  ])('sends no copy into a %s of which four fifths are taken, and the call goes on', async (_, limited) => {
+    for (const [taken, copies] of [
+      [2, 1],
+      [3, 0],
+    ] as const) {
+      const clock = virtualClock();
+      const limit = limited();
+      for (let index = 0; index < taken; index++) limit.admit();
+      const attempts: number[] = [];
+      const running = pipeline(hedge({ delay: 100, clock }), limit).execute(async ({ attempt }) => {
+        attempts.push(attempt);
+        await clock.sleep(300);
+        return attempt;
+      });
+      await clock.runAll();
+      expect(await running).toBe(1);
+      expect(attempts).toHaveLength(1 + copies);
+      expect(limit.waiting).toBe(0);
+    }
   });
 
   it.each<[string, HedgeOptions]>([

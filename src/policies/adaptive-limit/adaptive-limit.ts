@@ -6,7 +6,7 @@
  * timeout keeps its slot until it ends; each permit gives its slot back once; no timer is left when nothing runs.
  * After: Netflix concurrency-limits for the form; the queue serves the newest first, as in Maurer, "Fail at scale" (2015).
  */
-import type { Call, Dependent } from '../../core/call.js';
+import { type Call, type Dependent, roomForCopies } from '../../core/call.js';
 import { type Clock, systemClock, Timer } from '../../core/clock.js';
 import { BulkheadFullError, isAbandoned } from '../../core/errors.js';
 import { Events } from '../../core/events.js';
@@ -182,6 +182,7 @@ class AdaptiveLimit implements AdaptiveLimitGuard {
 
   admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal> {
     const nowMs = call === undefined ? this.clockOf(call).now() : call.admissionMs();
+    if (call?.isCopy && this.running >= roomForCopies * this.limit) return this.refusal('full');
     if (this.running < this.limit) return this.start(call, nowMs);
     const { queue } = this;
     if (queue === 0) return this.refusal('full');

@@ -287,12 +287,13 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
         next(null, payload);
       },
     ];
+    const hasTimeout = (route.handlerTimeout ?? (app.initialConfig as TimeoutConfig).handlerTimeout ?? 0) > 0;
     // The last of them, so that whoever checks the caller, in this route or before it, has done so.
     route.preHandler = [
       ...[route.preHandler ?? []].flat(),
       (request: FastifyRequest, reply: FastifyReply, next: (error?: Error) => void) => {
         if (protection.passes(request.method, request.headers['idempotency-key'])) return next();
-        const exchange = new Exchange(request, reply, route.url, next);
+        const exchange = new Exchange(request, reply, route.url, hasTimeout, next);
         protection.handle(exchange).catch(next);
       },
     ];
@@ -300,16 +301,21 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
   });
 };
 
+/** Its types do not have it yet. */
+type TimeoutConfig = { readonly handlerTimeout?: number };
+
 class Exchange implements IdempotencyExchange<FastifyRequest> {
   readonly request: FastifyRequest;
   private readonly reply: FastifyReply;
   private readonly path: string;
+  private readonly hasTimeout: boolean;
   private readonly next: () => void;
 
-  constructor(request: FastifyRequest, reply: FastifyReply, path: string, next: () => void) {
+  constructor(request: FastifyRequest, reply: FastifyReply, path: string, hasTimeout: boolean, next: () => void) {
     this.request = request;
     this.reply = reply;
     this.path = path;
+    this.hasTimeout = hasTimeout;
     this.next = next;
   }
 
@@ -371,7 +377,11 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
 
   /** What `handlerTimeout` of a route leaves behind. */
   isTimedOut(): boolean {
-    return (this.request.signal.reason as { code?: unknown } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT';
+    // To look at its signal makes one.
+    return (
+      this.hasTimeout &&
+      (this.request.signal.reason as { code?: unknown } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
+    );
   }
 }
 

@@ -485,7 +485,8 @@ function callbackOf(given: ChunkArguments): Callback | undefined {
   return undefined;
 }
 
-function joined(chunks: readonly Uint8Array[], bytes: number): Uint8Array {
+/** All of them in one; the only one as it is. */
+export function joined(chunks: readonly Uint8Array[], bytes: number): Uint8Array {
   if (chunks.length === 1) return chunks[0]!;
   const all = new Uint8Array(bytes);
   let offset = 0;

@@ -4,7 +4,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
-import { type Answer, headersOf, type StoredAnswer } from './capture.js';
+import { type Answer, headersOf, joined, type StoredAnswer } from './capture.js';
 import { replay } from './idempotency/answer.js';
 import type { Body } from './idempotency/body.js';
 import {
@@ -315,14 +315,4 @@ class BodyTee {
     if (this.bytes <= this.keeper.maxBodyBytes) this.chunks.push(chunk.slice());
     else this.chunks = [];
   }
-}
-
-function joined(chunks: readonly Uint8Array[], bytes: number): Uint8Array {
-  const all = new Uint8Array(bytes);
-  let offset = 0;
-  for (const chunk of chunks) {
-    all.set(chunk, offset);
-    offset += chunk.byteLength;
-  }
-  return all;
 }

@@ -127,11 +127,11 @@ export interface Cache<V, K = string> {
   get(key: K, options?: CacheGetOptions<V, K>): Promise<V>;
   /** The values of many keys, in their order. What must be loaded is loaded by one `loadMany`; each key has its own outcome. */
   getMany(keys: readonly K[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Outcome<V>[]>;
-  /** Puts a value in. @throws {@link StoreError} `ERR_STORE` when the store could not; a `TypeError` for a value that would not come back as it is. */
+  /** Puts a value in. @throws {@link StoreError} `ERR_STORE` when the store could not, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while it is left alone after failures; a `TypeError` for a value that would not come back as it is. */
   set(key: K, value: V): Promise<void>;
-  /** Takes a value out, everywhere. A load under way does not put it back. @throws {@link StoreError} `ERR_STORE` when the store could not. */
+  /** Takes a value out, everywhere. A load under way does not put it back. @throws {@link StoreError} `ERR_STORE` when the store could not, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while it is left alone after failures. */
   delete(key: K): Promise<void>;
-  /** Makes every value void that has the tag, by one write. @throws {@link StoreError} `ERR_STORE` when the store could not. */
+  /** Makes every value void that has the tag, by one write. @throws {@link StoreError} `ERR_STORE` when the store could not, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while it is left alone after failures. */
   invalidateTag(tag: string): Promise<void>;
   /** Aborts what is under way, gives back its leases, and ends all watches. The store stays open. Safe to repeat. */
   close(): Promise<void>;

@@ -63,7 +63,11 @@ const passedOn = [
 
 /** What can be done to a response cache besides asking it. */
 export interface ResponseCacheControl {
-  /** Makes every response void that has the tag, in all processes. @throws {@link StoreError} `ERR_STORE` when the store could not. */
+  /**
+   * Makes every response void that has the tag, in all processes.
+   *
+   * @throws {@link StoreError} `ERR_STORE` when the store could not, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while it is left alone after failures.
+   */
   invalidateTag(tag: string): Promise<void>;
   /** Leaves every request to its handler from now on. The store stays open. Safe to repeat. */
   close(): Promise<void>;

@@ -81,7 +81,7 @@ export const refusal: Table = {
   baseline: rejection,
   contenders,
   targets: [
-    atMost(0.6, 'P6: execute ≤ 0.6 × Promise.reject', (round) => round['holdfast, execute']! / round[rejection]!),
+    atMost(1.3, 'P6: execute ≤ 1.3 × Promise.reject', (round) => round['holdfast, execute']! / round[rejection]!),
     ...['opossum', 'cockatiel'].flatMap((rival) => [
       atLeast(15, `P6: execute ≥ 15 × faster than ${rival}`, (round) => timesFaster(round, 'execute', rival)),
       atLeast(50, `P6: attempt ≥ 50 × faster than ${rival}`, (round) => timesFaster(round, 'attempt', rival)),

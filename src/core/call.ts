@@ -278,6 +278,14 @@ export class Call {
     }
   }
 
+  /** @internal Whether nobody can end it: no caller, no call around it, no deadline, and not its operation, which does not take it. */
+  get isUnwatched(): boolean {
+    const { parent, aftermath, deadlineMs, task } = this;
+    return (
+      parent === undefined && aftermath === undefined && deadlineMs === Number.POSITIVE_INFINITY && task.length === 0
+    );
+  }
+
   /** @internal Whether no abandoned work is left below this call. */
   get isIdle(): boolean {
     return this.aftermath === undefined || this.aftermath.abandonedWork === 0;

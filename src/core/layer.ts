@@ -82,7 +82,60 @@ export function retryLayer(
 }
 
 function layer(plan: LayerPlan): Next {
+  const { guards, resumable, next, outermost } = plan;
+  const [guard] = guards;
+  const isLone = guards.length === 1 && resumable === undefined && next === runTask && outermost;
+  if (isLone && guard?.fused?.of === guard?.admit && guard?.fused?.endsWithWork) return loneGuard(plan);
   return (call) => new LayerRun(plan, call).start();
+}
+
+/**
+ * One guard of ours around nothing but the operation. As long as nobody can end the call but the operation by ending, that
+ * operation's promise is all it needs: none of its own, no place in a list, no timer.
+ */
+function loneGuard(plan: LayerPlan): Next {
+  const admit = plan.admissions[0]!;
+  return (call) => {
+    if (!call.isUnwatched || ambient() !== undefined) return new LayerRun(plan, call).start();
+    const answer = askedBy(admit, call);
+    if (isPermit(answer)) {
+      return endsWithWork(answer) ? runPermitted(call, answer) : new LayerRun(plan, call).start(answer);
+    }
+    return 'error' in answer ? failed(call, answer.error) : new LayerRun(plan, call).start(answer);
+  };
+}
+
+function endsWithWork({ endsAfterMs, endsAt, ended }: Permit): boolean {
+  return endsAfterMs === undefined && endsAt === undefined && ended === undefined;
+}
+
+function runPermitted(call: Call, permit: Permit): Promise<unknown> {
+  return runTask(call).then(
+    (value) => answerOf(call, permit, { ok: true, value }),
+    (error) => answerOf(call, permit, { ok: false, error }),
+  );
+}
+
+function failed(call: Call, error: unknown): Promise<unknown> {
+  return call.asOutcome ? Promise.resolve({ ok: false, error }) : rejectLater(error);
+}
+
+function answerOf(call: Call, permit: Permit, outcome: Outcome): unknown {
+  const answer = settleOne(permit, lessonOf(outcome)) ?? outcome;
+  if (call.asOutcome) return answer;
+  if (answer.ok) return answer.value;
+  throw answer.error;
+}
+
+/** Settles a permit, or releases it where there is nothing to learn. What it throws is how the call ended. */
+function settleOne(permit: Permit, lesson: Outcome | undefined): Outcome | undefined {
+  try {
+    if (lesson === undefined) permit.release();
+    else permit.settle(lesson);
+    return undefined;
+  } catch (error) {
+    return { ok: false, error };
+  }
 }
 
 // One executor for all promises; it leaves its functions here, which spares a closure per call.
@@ -140,7 +193,8 @@ class LayerRun implements Timer, Dependent {
     this.attempt = call;
   }
 
-  start(): Promise<unknown> {
+  /** @param answer - Of the first guard, where that has been asked already. */
+  start(answer?: Answer): Promise<unknown> {
     const call = this.call;
     if (call.aborted) return this.failAtOnce(call.reason);
     call.admittedAtMs = undefined;
@@ -149,7 +203,7 @@ class LayerRun implements Timer, Dependent {
       if (remainingMs <= 0) return this.failAtOnce(new DeadlineTooShortError({ policy: 'pipeline', remainingMs }));
       this.ends = true;
     }
-    const hindrance = this.admitFrom(0);
+    const hindrance = this.admitFrom(0, answer);
     if (hindrance !== undefined && 'error' in hindrance && !this.isIn) {
       this.giveBack();
       return this.failAtOnce(hindrance.error);
@@ -177,16 +231,13 @@ class LayerRun implements Timer, Dependent {
   }
 
   /** Asks the guards in order. Answers what stopped it: a refusal, or the promise of a guard that queues. */
-  private admitFrom(index: number): Refusal | Promise<Permit | Refusal> | undefined {
+  private admitFrom(index: number, given?: Answer): Refusal | Promise<Permit | Refusal> | undefined {
     const { admissions, outerCount } = this.plan;
+    let known = given;
     for (let next = index; next < admissions.length; next++) {
       if (next === outerCount) this.enter();
-      let answer: Answer;
-      try {
-        answer = admissions[next]!(this.attempt);
-      } catch (error) {
-        answer = { error };
-      }
+      const answer = known ?? askedBy(admissions[next]!, this.attempt);
+      known = undefined;
       if (this.phase === 'over') {
         // The guard, or one that queued before it, ended the call meanwhile.
         if (!isPermit(answer)) return answer;
@@ -402,7 +453,7 @@ class LayerRun implements Timer, Dependent {
   private failAtOnce(error: unknown): Promise<unknown> {
     this.phase = 'over';
     if (this.plan.outermost) this.call.unfollow();
-    return this.answersOutcome() ? Promise.resolve({ ok: false, error }) : rejectLater(error);
+    return this.plan.outermost ? failed(this.call, error) : rejectLater(error);
   }
 
   private closeAttempt(): void {
@@ -436,12 +487,8 @@ class LayerRun implements Timer, Dependent {
     const end = Math.min(to, this.permitCount);
     for (let index = from; index < end; index++) {
       const permit = this.permitAt(index);
-      try {
-        if (lesson === undefined) permit?.release();
-        else permit?.settle(lesson);
-      } catch (error) {
-        failure ??= { ok: false, error };
-      }
+      const thrown = permit === undefined ? undefined : settleOne(permit, lesson);
+      failure ??= thrown;
     }
     return failure;
   }
@@ -533,6 +580,14 @@ type Answer = Permit | Refusal | Promise<Permit | Refusal>;
 function admissionOf(guard: Guard): (call: Call) => Answer {
   const { fused } = guard;
   return fused?.of === guard.admit ? fused.admit : (call) => checkAnswer(guard, guard.admit(call));
+}
+
+function askedBy(admit: (call: Call) => Answer, call: Call): Answer {
+  try {
+    return admit(call);
+  } catch (error) {
+    return { error };
+  }
 }
 
 function checkAnswer(guard: Guard, answer: Answer): Answer {

@@ -57,6 +57,8 @@ export interface FusedAdmission {
   /** The `admit` that it stands for: a guard that was derived from this one with an `admit` of its own is asked that. */
   readonly of: Guard['admit'];
   readonly admit: (call: Call) => Permit | Refusal;
+  /** Whether most of its permits set no end to the call, nor want to hear of one: see `loneGuard` of the layer. */
+  readonly endsWithWork?: boolean;
 }
 
 /** The right to run one operation. Exactly one of `settle` and `release` is called, once. */

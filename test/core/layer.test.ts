@@ -423,3 +423,56 @@ describe('timeout and deadline', () => {
     }
   });
 });
+
+describe('a breaker alone around an operation', () => {
+  const halfOpen = async (clock: ReturnType<typeof virtualClock>, timeoutMs: number) => {
+    const breaker = circuitBreaker({
+      ...{
+        clock,
+        window: { consecutive: 1 },
+        openFor: 100,
+        halfOpen: { permits: 1, successes: 1, timeout: timeoutMs },
+      },
+    });
+    const guarded = pipeline(breaker);
+    await guarded.attempt(() => Promise.reject(new Error('down')));
+    await clock.advance(101);
+    return { breaker, guarded };
+  };
+
+  it('hears of the end that the operation makes of its own call', async () => {
+    const guarded = pipeline(circuitBreaker());
+    const enough = new Error('enough');
+    const hangs = new Promise<never>(() => {});
+    const running = guarded.execute((call) => {
+      call.abort(enough);
+      return hangs;
+    });
+    await expect(running).rejects.toBe(enough);
+  });
+
+  it('ends a probe that hangs, also where the operation takes no call', async () => {
+    const clock = virtualClock();
+    const { breaker, guarded } = await halfOpen(clock, 50);
+    const running = guarded.attempt(() => new Promise<never>(() => {}));
+    await clock.advance(50);
+    expect(await running).toMatchObject({ ok: false, error: expect.any(TimeoutError) });
+    expect(breaker.state).toBe('open');
+  });
+
+  it('learns nothing from what a policy further inside refused', async () => {
+    const breaker = circuitBreaker({ window: { consecutive: 1 } });
+    const refused = new RejectedError('ERR_OWN', 'no room', { policy: 'own' });
+    const outcome = await pipeline(breaker).attempt(() => Promise.reject(refused));
+    expect([outcome, breaker.state]).toEqual([{ ok: false, error: refused }, 'closed']);
+  });
+
+  it('begins nothing and counts nothing of a call that was ended before', async () => {
+    const breaker = circuitBreaker({ window: { consecutive: 1 } });
+    const signal = AbortSignal.abort(new Error('gone'));
+    let calls = 0;
+    const running = pipeline(breaker).execute(() => calls++, { signal });
+    await expect(running).rejects.toThrow('gone');
+    expect([calls, breaker.state]).toEqual([0, 'closed']);
+  });
+});

@@ -4,6 +4,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import {
   attemptsOf,
   type Call,
+  circuitBreaker,
   constant,
   DeadlineExceededError,
   DeadlineTooShortError,
@@ -66,6 +67,15 @@ describe('the context', () => {
     expect(seen).toEqual([true, true, true, true]);
     expect(currentCall()).toBe(undefined);
     expect(currentDeadline()).toBe(Number.POSITIVE_INFINITY);
+  });
+
+  it('lets an operation end its call that does not take it', async () => {
+    enableContext();
+    const running = pipeline(circuitBreaker()).execute(() => {
+      currentCall()?.abort(down);
+      return new Promise<never>(() => {});
+    });
+    await expect(running).rejects.toBe(down);
   });
 
   it('knows the call of each attempt', async () => {

@@ -147,7 +147,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
 
   /** @internal On the prototype, because each byte of a circuit counts in a large registry. */
   get fused(): FusedAdmission {
-    return { of: Breaker.prototype.admit, admit: (call) => this.admitFused(call) };
+    return { of: Breaker.prototype.admit, admit: (call) => this.admitFused(call), endsWithWork: true };
   }
 
   private admitFused(call: Call): Permit | Refusal {

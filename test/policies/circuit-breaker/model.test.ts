@@ -1,6 +1,6 @@
 /**
  * A long random run of a breaker beside a naive model of it that keeps every call and every date, and derives each
- * answer from them. 100,000 steps per setting, or HOLDFAST_MODEL_STEPS; a failure names its seed and step.
+ * answer from them. 30,000 steps per setting, or HOLDFAST_MODEL_STEPS; a failure names its seed and step.
  */
 import { describe, expect, it } from 'vitest';
 import { type CircuitBreakerOptions, circuitBreaker, isRefusal, type Permit } from '../../../src/index.js';
@@ -170,7 +170,7 @@ const settings: readonly [string, ModelSettings, CircuitBreakerOptions][] = [
   ],
 ];
 
-const steps = Number(process.env.HOLDFAST_MODEL_STEPS ?? 100_000);
+const steps = Number(process.env.HOLDFAST_MODEL_STEPS ?? 30_000);
 
 describe('circuitBreaker', () => {
   it.each(settings)('does what a naive model does over many random steps, with %s', (_, modelSettings, options) => {

@@ -394,21 +394,22 @@ const channel: EventChannel = findModule('node:diagnostics_channel')?.channel('h
 
 /** The events of one policy. Ask `heard` before building an event: unheard, that is all it costs. */
 export class Events {
-  readonly #name: string;
-  readonly #on: ((event: HoldfastEvent) => unknown) | undefined;
-  #hookHasFailed = false;
+  // Private by word only: V8 inlines the way to a hit up to a size, and # makes it too long.
+  private readonly name: string;
+  private readonly on: ((event: HoldfastEvent) => unknown) | undefined;
+  private hookHasFailed = false;
 
   constructor(name: string, on: ((event: HoldfastEvent) => unknown) | undefined) {
-    this.#name = name;
-    this.#on = on;
+    this.name = name;
+    this.on = on;
   }
 
   get heard(): boolean {
-    return this.#on !== undefined || channel.hasSubscribers;
+    return this.on !== undefined || channel.hasSubscribers;
   }
 
   emit(event: HoldfastEvent): void {
-    if (this.#on !== undefined) this.contain('on', () => this.#on?.(event));
+    if (this.on !== undefined) this.contain('on', () => this.on?.(event));
     if (channel.hasSubscribers) channel.publish(event);
   }
 
@@ -424,10 +425,10 @@ export class Events {
 
   /** A hook of the user's threw. */
   report(hook: string, error: unknown): void {
-    if (channel.hasSubscribers) channel.publish({ type: 'hook-failed', name: this.#name, hook, error });
-    if (this.#hookHasFailed) return;
-    this.#hookHasFailed = true;
-    const text = `"${this.#name}": its "${hook}" hook threw and was contained (said once): ${messageOf(error)}`;
+    if (channel.hasSubscribers) channel.publish({ type: 'hook-failed', name: this.name, hook, error });
+    if (this.hookHasFailed) return;
+    this.hookHasFailed = true;
+    const text = `"${this.name}": its "${hook}" hook threw and was contained (said once): ${messageOf(error)}`;
     globalThis.process?.emitWarning?.(text, { code: 'HOLDFAST_HOOK_FAILED' });
   }
 }

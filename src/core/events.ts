@@ -326,9 +326,16 @@ export interface CacheLoadEvent {
  * `'slow-load'`: it took more than 0.3 of the time to live. `'fill-refused'`: the key was changed or loaded by somebody while it was
  * being loaded. `'not-stored'`: the store did not take it. `'undecodable'`: what is stored is not of this serializer. `'gap'`: words of
  * changes may have been lost. `'owed'`: an invalidation
- * that the store did not take is kept, to be written later.
+ * that the store did not take is kept, to be written later. `'not-invalidated'`: the store did not take that a response is void.
  */
-export type CacheWarning = 'slow-load' | 'fill-refused' | 'not-stored' | 'undecodable' | 'gap' | 'owed';
+export type CacheWarning =
+  | 'slow-load'
+  | 'fill-refused'
+  | 'not-stored'
+  | 'undecodable'
+  | 'gap'
+  | 'owed'
+  | 'not-invalidated';
 
 /** Something about a cache that its owner should know. */
 export interface CacheWarningEvent {

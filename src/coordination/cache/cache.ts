@@ -238,8 +238,13 @@ export class StoredCache<V, K> implements Cache<V, K> {
     return this.engine.delete(key);
   }
 
-  invalidateTag(tag: string): Promise<void> {
-    return this.engine.invalidateTag(tag);
+  /** @param mayHave - The keys whose values can have the tag. Default: all. */
+  invalidateTag(tag: string, mayHave?: (key: string) => boolean): Promise<void> {
+    return this.engine.invalidateTag(tag, mayHave);
+  }
+
+  warn(...warning: Parameters<Engine<V, K>['warn']>): void {
+    this.engine.warn(...warning);
   }
 
   async close(): Promise<void> {

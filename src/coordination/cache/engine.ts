@@ -69,6 +69,7 @@ export interface Found<V> {
 
 const longestKey = 1_024;
 const noTags: readonly string[] = [];
+const anyKey = () => true;
 
 export class Engine<V, K> {
   readonly settings: EngineSettings<V, K>;
@@ -275,14 +276,15 @@ export class Engine<V, K> {
     }
   }
 
-  async invalidateTag(tag: string): Promise<void> {
+  /** @param mayHave - The keys whose values can have the tag. */
+  async invalidateTag(tag: string, mayHave: (key: string) => boolean = anyKey): Promise<void> {
     this.checkOpen('invalidateTag');
     this.checkTags([tag]);
-    this.fenceTag(tag);
+    this.fenceTag(tag, mayHave);
     try {
       await this.backing?.invalidateTag(tag);
     } finally {
-      this.fenceTag(tag);
+      this.fenceTag(tag, mayHave);
     }
   }
 
@@ -522,11 +524,11 @@ export class Engine<V, K> {
     for (const flight of this.parted) if (flight.text === text) flight.isFenced = true;
   }
 
-  private fenceTag(tag: string): void {
+  private fenceTag(tag: string, mayHave: (key: string) => boolean): void {
     this.mark++;
     if (this.running.size > 0) this.recentTags.set(tag, this.mark);
     // What those under way will be tagged with is not known: newcomers do not join them.
-    for (const flight of [...this.flights.values()]) flight.unlink();
+    for (const flight of [...this.flights.values()]) if (mayHave(flight.text)) flight.unlink();
     for (const { text } of [...(this.heldByTag.get(tag) ?? [])]) this.l1.delete(text);
   }
 

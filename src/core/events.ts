@@ -326,9 +326,16 @@ export interface CacheLoadEvent {
  * `'slow-load'`: it took more than 0.3 of the time to live. `'fill-refused'`: the key was changed or loaded by somebody while it was
  * being loaded. `'not-stored'`: the store did not take it. `'undecodable'`: what is stored is not of this serializer. `'gap'`: words of
  * changes may have been lost. `'owed'`: an invalidation
- * that the store did not take is kept, to be written later.
+ * that the store did not take is kept, to be written later. `'not-invalidated'`: the store did not take that a response is void.
  */
-export type CacheWarning = 'slow-load' | 'fill-refused' | 'not-stored' | 'undecodable' | 'gap' | 'owed';
+export type CacheWarning =
+  | 'slow-load'
+  | 'fill-refused'
+  | 'not-stored'
+  | 'undecodable'
+  | 'gap'
+  | 'owed'
+  | 'not-invalidated';
 
 /** Something about a cache that its owner should know. */
 export interface CacheWarningEvent {
@@ -394,21 +401,22 @@ const channel: EventChannel = findModule('node:diagnostics_channel')?.channel('h
 
 /** The events of one policy. Ask `heard` before building an event: unheard, that is all it costs. */
 export class Events {
-  readonly #name: string;
-  readonly #on: ((event: HoldfastEvent) => unknown) | undefined;
-  #hookHasFailed = false;
+  // Private by word only: V8 inlines the way to a hit up to a size, and # makes it too long.
+  private readonly name: string;
+  private readonly on: ((event: HoldfastEvent) => unknown) | undefined;
+  private hookHasFailed = false;
 
   constructor(name: string, on: ((event: HoldfastEvent) => unknown) | undefined) {
-    this.#name = name;
-    this.#on = on;
+    this.name = name;
+    this.on = on;
   }
 
   get heard(): boolean {
-    return this.#on !== undefined || channel.hasSubscribers;
+    return this.on !== undefined || channel.hasSubscribers;
   }
 
   emit(event: HoldfastEvent): void {
-    if (this.#on !== undefined) this.contain('on', () => this.#on?.(event));
+    if (this.on !== undefined) this.contain('on', () => this.on?.(event));
     if (channel.hasSubscribers) channel.publish(event);
   }
 
@@ -424,10 +432,10 @@ export class Events {
 
   /** A hook of the user's threw. */
   report(hook: string, error: unknown): void {
-    if (channel.hasSubscribers) channel.publish({ type: 'hook-failed', name: this.#name, hook, error });
-    if (this.#hookHasFailed) return;
-    this.#hookHasFailed = true;
-    const text = `"${this.#name}": its "${hook}" hook threw and was contained (said once): ${messageOf(error)}`;
+    if (channel.hasSubscribers) channel.publish({ type: 'hook-failed', name: this.name, hook, error });
+    if (this.hookHasFailed) return;
+    this.hookHasFailed = true;
+    const text = `"${this.name}": its "${hook}" hook threw and was contained (said once): ${messageOf(error)}`;
     globalThis.process?.emitWarning?.(text, { code: 'HOLDFAST_HOOK_FAILED' });
   }
 }

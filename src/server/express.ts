@@ -337,8 +337,8 @@ export type ResponseCache = RequestHandler & ResponseCacheControl;
  * same at a time, in all processes that share a store.
  *
  * Mount it behind authentication, on routes or on the whole app. Responses that are private, `no-store` or set a cookie are not kept; those to
- * requests with cookies or `Authorization` only if they say `public`, `s-maxage` or `must-revalidate`. What says nothing is kept for `ttl`.
- * Answers carry `Age` and `Cache-Status`.
+ * requests with cookies or `Authorization` only if they say `public` or `s-maxage`. What says nothing is kept for `ttl`.
+ * Answers carry `Age` and `Cache-Status`. A POST, PUT or DELETE that it sees makes void what is kept of its URL.
  *
  * @param options - `ttl`, `staleWhileRevalidate`, `staleIfError`, `maxBodyBytes`, `key`, `tags`, and those of `cache`, such as `store`.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.

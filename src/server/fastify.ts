@@ -463,7 +463,8 @@ const responseCachePlugin: FastifyPluginAsync<ResponseCacheOptions<FastifyReques
   app.addHook('onRoute', (route) => {
     const own = (route.config as { responseCache?: RouteResponseCache } | undefined)?.responseCache;
     const methods = [route.method].flat();
-    if (own === false || !methods.some((method) => method === 'GET' || method === 'HEAD')) return;
+    const isRead = methods.some((method) => method === 'GET' || method === 'HEAD');
+    if (own === false || !(isRead || cache.onUnsafe === 'invalidate')) return;
     const rules = own === undefined ? common : checkRules(options, own);
     // The last of them, so that whoever checks the caller, in this route or before it, has done so.
     route.preHandler = [
@@ -471,7 +472,7 @@ const responseCachePlugin: FastifyPluginAsync<ResponseCacheOptions<FastifyReques
       (request: FastifyRequest, reply: FastifyReply, next: (error?: Error) => void) =>
         handleCached(app, cache, rules, request, reply, next),
     ];
-    route.handler = answeringThoughAlone(route.handler);
+    if (isRead) route.handler = answeringThoughAlone(route.handler);
   });
 };
 
@@ -501,7 +502,7 @@ function handleCached(
  *
  * Register it before the routes; it comes to each request behind validation and every other `preHandler`. A route has rules of its own by
  * `config: { responseCache: { ttl: '1m' } }`, or none of it by `false`. Responses that are private, `no-store` or set a cookie are not kept;
- * those to requests with cookies or `Authorization` only if they say `public`, `s-maxage` or `must-revalidate`. What says nothing is kept for
+ * those to requests with cookies or `Authorization` only if they say `public` or `s-maxage`. What says nothing is kept for
  * `ttl`. Answers carry `Age` and `Cache-Status`. `app.responseCache.invalidateTag(tag)` makes responses void.
  *
  * Options: `ttl`, `staleWhileRevalidate`, `staleIfError`, `maxBodyBytes`, `key`, `tags`, and those of `cache`, such as `store`; a wrong one

@@ -125,6 +125,14 @@ export interface Cache<V, K = string> {
    * {@link TimeoutError} `ERR_TIMEOUT` after `hardTimeout`; the reason of `signal`.
    */
   get(key: K, options?: CacheGetOptions<V, K>): Promise<V>;
+  /**
+   * The value of a key at once, if this process has it, it is fresh, and no refresh is due; else undefined. It loads nothing and asks no store.
+   *
+   * For code that cannot wait, or is spared a wait: `cache.peek(key) ?? (await cache.get(key))`.
+   *
+   * @throws `TypeError` for a key that is none.
+   */
+  peek(key: K): V | undefined;
   /** The values of many keys, in their order. What must be loaded is loaded by one `loadMany`; each key has its own outcome. */
   getMany(keys: readonly K[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Outcome<V>[]>;
   /** Puts a value in. @throws {@link StoreError} `ERR_STORE` when the store could not, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while it is left alone after failures; a `TypeError` for a value that would not come back as it is. */
@@ -189,6 +197,7 @@ export class StoredCache<V, K> implements Cache<V, K> {
   private readonly engine: Engine<V, K>;
   private readonly leaveStore: () => void;
   readonly get: Cache<V, K>['get'];
+  readonly peek: Cache<V, K>['peek'];
 
   constructor(policy: string, options: CacheOptions<V, K>) {
     const { settings, store, l2Timeouts, maxConcurrentLoads, on } = settingsOf(policy, options);
@@ -206,6 +215,7 @@ export class StoredCache<V, K> implements Cache<V, K> {
     this.engine = engine;
     // One call less on the way of a hit.
     this.get = (key, getOptions) => engine.get(key, getOptions);
+    this.peek = (key) => engine.peek(key);
   }
 
   get size(): number {
@@ -228,8 +238,13 @@ export class StoredCache<V, K> implements Cache<V, K> {
     return this.engine.delete(key);
   }
 
-  invalidateTag(tag: string): Promise<void> {
-    return this.engine.invalidateTag(tag);
+  /** @param mayHave - The keys whose values can have the tag. Default: all. */
+  invalidateTag(tag: string, mayHave?: (key: string) => boolean): Promise<void> {
+    return this.engine.invalidateTag(tag, mayHave);
+  }
+
+  warn(...warning: Parameters<Engine<V, K>['warn']>): void {
+    this.engine.warn(...warning);
   }
 
   async close(): Promise<void> {

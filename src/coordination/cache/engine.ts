@@ -17,6 +17,7 @@ import { type CacheSource, Flight, type Freshness, type Loader } from './flight.
 import type { Gate } from './gate.js';
 import { type Early, Held, instantsOf, type Placing, type Windows } from './held.js';
 import type { MarkedSerializer } from './serializer.js';
+import { TurnClock } from './turn-clock.js';
 
 /** The windows of one value, its jitter drawn. */
 export type Lifetimes = Windows;
@@ -68,6 +69,7 @@ export interface Found<V> {
 
 const longestKey = 1_024;
 const noTags: readonly string[] = [];
+const anyKey = () => true;
 
 export class Engine<V, K> {
   readonly settings: EngineSettings<V, K>;
@@ -76,6 +78,7 @@ export class Engine<V, K> {
   readonly loader: Loader<V, K>;
   private readonly events: Events;
   private readonly clock: Clock;
+  private readonly turnClock: TurnClock;
   private readonly keyText: ((key: K) => string) | undefined;
   private readonly l1: LRUCache<string, Held<V>>;
   /** Those that may be joined. */
@@ -98,6 +101,7 @@ export class Engine<V, K> {
     this.settings = settings;
     this.events = settings.events;
     this.clock = settings.clock;
+    this.turnClock = new TurnClock(settings.clock);
     this.keyText = settings.keyText;
     this.backing = backing;
     this.gate = gate;
@@ -134,11 +138,27 @@ export class Engine<V, K> {
       return rejectLater(error);
     }
     const held = this.l1.get(text);
-    if (held !== undefined && options === undefined && this.clock.now() < held.checkMs) {
-      if (this.events.heard) this.tell(text, 'l1', 0);
-      return held.promise;
+    if (options === undefined) {
+      if (held !== undefined) {
+        if (this.turnClock.now() < held.checkMs) {
+          if (this.events.heard) this.tell(text, 'l1', 0);
+          return held.promise;
+        }
+      } else if (!this.events.heard) {
+        // Who joins a flight needs no time.
+        const flight = this.flights.get(text);
+        if (flight?.isJoinable === true) return flight.join(undefined);
+      }
     }
     return this.search(key, text, held, options, undefined);
+  }
+
+  peek(key: K): V | undefined {
+    const text = this.textOf(key);
+    const held = this.l1.get(text);
+    if (held === undefined || this.turnClock.now() >= held.checkMs) return undefined;
+    if (this.events.heard) this.tell(text, 'l1', 0);
+    return held.value;
   }
 
   /** As `get`, and tells how old the value is. */
@@ -256,14 +276,15 @@ export class Engine<V, K> {
     }
   }
 
-  async invalidateTag(tag: string): Promise<void> {
+  /** @param mayHave - The keys whose values can have the tag. */
+  async invalidateTag(tag: string, mayHave: (key: string) => boolean = anyKey): Promise<void> {
     this.checkOpen('invalidateTag');
     this.checkTags([tag]);
-    this.fenceTag(tag);
+    this.fenceTag(tag, mayHave);
     try {
       await this.backing?.invalidateTag(tag);
     } finally {
-      this.fenceTag(tag);
+      this.fenceTag(tag, mayHave);
     }
   }
 
@@ -503,11 +524,11 @@ export class Engine<V, K> {
     for (const flight of this.parted) if (flight.text === text) flight.isFenced = true;
   }
 
-  private fenceTag(tag: string): void {
+  private fenceTag(tag: string, mayHave: (key: string) => boolean): void {
     this.mark++;
     if (this.running.size > 0) this.recentTags.set(tag, this.mark);
     // What those under way will be tagged with is not known: newcomers do not join them.
-    for (const flight of [...this.flights.values()]) flight.unlink();
+    for (const flight of [...this.flights.values()]) if (mayHave(flight.text)) flight.unlink();
     for (const { text } of [...(this.heldByTag.get(tag) ?? [])]) this.l1.delete(text);
   }
 

@@ -131,6 +131,10 @@ export class Flight<V, K> {
       this.isPinned = true;
       return this.promise;
     }
+    return this.joinUntil(signal);
+  }
+
+  private joinUntil(signal: AbortSignal): Promise<V> {
     if (signal.aborted) return rejectLater(signal.reason);
     this.callers++;
     return new Promise((resolve, reject) => {

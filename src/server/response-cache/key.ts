@@ -36,9 +36,26 @@ export function isCredentialed(headers: IncomingHttpHeaders): boolean {
   return headers.authorization !== undefined || headers.cookie !== undefined;
 }
 
+/** Whether a request may change what others are given. RFC 9110, section 9.2.1. */
+export function isUnsafe({ method }: IncomingMessage): boolean {
+  return method !== 'GET' && method !== 'HEAD' && method !== 'OPTIONS' && method !== 'TRACE';
+}
+
+/** The tag of what lies under other keys than the first, by the first key of requests without credentials. */
+export function addressTag(root: string): string {
+  // So many that one change makes few others void, and so few that a store can hold one of each.
+  return `uri ${Number.parseInt(digest(root, 'hex').slice(0, 3), 16)}`;
+}
+
 /** The key of a request, without what `Vary` adds. */
-export function rootKey(headers: IncomingHttpHeaders, protocol: string, own: string | undefined, url: string): string {
-  const parts: (string | number)[] = [protocol, own ?? url, isCredentialed(headers) ? 1 : 0, own === undefined ? 0 : 1];
+export function rootKey(
+  headers: IncomingHttpHeaders,
+  protocol: string,
+  own: string | undefined,
+  url: string,
+  isCredentialed: boolean,
+): string {
+  const parts: (string | number)[] = [protocol, own ?? url, isCredentialed ? 1 : 0, own === undefined ? 0 : 1];
   for (const [index, name] of addressHeaders.entries()) {
     const value = headers[name];
     if (value !== undefined) parts.push(index, String(value));
@@ -55,6 +72,6 @@ export function variantOf(vary: readonly string[], headers: IncomingHttpHeaders)
   return digest(JSON.stringify(vary.map((name) => [name, Object.hasOwn(headers, name) ? headers[name] : null])));
 }
 
-function digest(text: string): string {
-  return process.getBuiltinModule('node:crypto').createHash('sha256').update(text).digest('base64url');
+function digest(text: string, encoding: 'base64url' | 'hex' = 'base64url'): string {
+  return process.getBuiltinModule('node:crypto').createHash('sha256').update(text).digest(encoding);
 }

@@ -12,7 +12,17 @@ import type { Found } from '../../coordination/cache/engine.js';
 import type { LoadContext } from '../../coordination/cache/flight.js';
 import { type Clock, systemClock } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
-import { checkOptions, duration, type Field, func, integer, optional, text, withDefault } from '../../core/options.js';
+import {
+  checkOptions,
+  duration,
+  type Field,
+  func,
+  integer,
+  oneOf,
+  optional,
+  text,
+  withDefault,
+} from '../../core/options.js';
 import { type Answer, type AnswerHead, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
 import {
   answerFor,
@@ -25,7 +35,7 @@ import {
   notModified,
   pass,
 } from './entry.js';
-import { isCacheable, isCredentialed, rootKey, variantOf } from './key.js';
+import { addressTag, isCacheable, isCredentialed, isUnsafe, rootKey, variantOf } from './key.js';
 import { detachedExchange } from './refresh.js';
 import { isFailure, type ResponseLifetime, type Storable, storableOf } from './storability.js';
 
@@ -44,7 +54,7 @@ export interface ResponseCacheRules<Request> {
    * Default: path and query as they were sent.
    */
   readonly key?: (request: Request) => string;
-  /** The tags of a response, by which `invalidateTag` finds it. Asked when the handler has answered. At most 100, each of 1 to 200 characters. */
+  /** The tags of a response, by which `invalidateTag` finds it. Asked when the handler has answered. At most 99, each of 1 to 200 characters. */
   readonly tags?: (request: Request) => readonly string[];
 }
 
@@ -53,12 +63,17 @@ export type ResponseCacheOptions<Request> = Pick<CacheOptions<unknown>, (typeof 
   ResponseCacheRules<Request> & {
     /** In events, in `Cache-Status`, and in front of the keys: each response cache of a store needs its own. Default `'responses'`. */
     readonly name?: string;
+    /**
+     * What becomes of the responses of a URL when a POST, PUT, DELETE or the like on it is answered 2xx or 3xx. `'invalidate'`, the default: they are
+     * void. `'ignore'`: they stay until their time is over, or a tag is invalidated.
+     */
+    readonly onUnsafe?: 'invalidate' | 'ignore';
   };
 
 /** The options of `cache` that mean the same here. */
 const passedOn = [
   ...(['store', 'jitter', 'early', 'max', 'maxBytes', 'maxL1Ttl', 'lease', 'hardTimeout', 'waitTimeout'] as const),
-  ...(['failBackoff', 'l2Timeouts', 'onStoreDown', 'random', 'on', 'clock'] as const),
+  ...(['maxConcurrentLoads', 'failBackoff', 'l2Timeouts', 'onStoreDown', 'random', 'on', 'clock'] as const),
 ] as const;
 
 /** What can be done to a response cache besides asking it. */
@@ -140,6 +155,7 @@ type WithErrand = IncomingMessage & { [errandKey]?: Errand };
 
 export class HttpResponseCache<Request> implements ResponseCacheControl {
   private readonly cache: StoredCache<Entry, string>;
+  readonly onUnsafe: 'invalidate' | 'ignore';
   private readonly clock: Clock;
   private readonly name: string;
   private readonly maxKnown: number;
@@ -153,9 +169,11 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
       ...fields,
       ...ruleFields<Request>(),
       name: withDefault(text(), 'responses'),
-    }) as Readonly<Record<string, unknown>> & { readonly name: string };
+      onUnsafe: withDefault<'invalidate' | 'ignore'>(oneOf(['invalidate', 'ignore']), 'invalidate'),
+    }) as Readonly<Record<string, unknown>> & Required<Pick<ResponseCacheOptions<Request>, 'name' | 'onUnsafe'>>;
     const given = Object.fromEntries(passedOn.map((name) => [name, checked[name]]));
     this.name = checked.name;
+    this.onUnsafe = checked.onUnsafe;
     this.cache = new StoredCache<Entry, string>(policy, {
       ...(given as Partial<CacheOptions<Entry>>),
       name: checked.name,
@@ -186,7 +204,10 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
       if (errand.owner !== this || errand.take === undefined) return next();
       return errand.take(exchange as CacheExchange<never>);
     }
-    if (this.isClosed || !isCacheable(incoming)) return this.bypass(exchange);
+    if (this.isClosed || !isCacheable(incoming)) {
+      if (this.onUnsafe === 'invalidate' && isUnsafe(incoming)) this.invalidateAfter(exchange, rules);
+      return this.bypass(exchange);
+    }
     let root: string;
     try {
       root = this.rootOf(exchange, rules);
@@ -196,10 +217,32 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
     this.answer(new Ask(this, exchange, rules, root)).catch(next);
   }
 
-  rootOf({ incoming, protocol, request, url }: CacheExchange<Request>, { key }: CheckedRules<Request>): string {
+  rootOf(
+    { incoming, protocol, request, url }: CacheExchange<Request>,
+    { key }: CheckedRules<Request>,
+    hasCredentials = isCredentialed(incoming.headers),
+  ): string {
     const own = key?.(request);
     if (key !== undefined && typeof own !== 'string') throw new TypeError(`${policy}: key(request) must give a string`);
-    return rootKey(incoming.headers, protocol, own, url);
+    return rootKey(incoming.headers, protocol, own, url, hasCredentials);
+  }
+
+  /** Makes the responses of the URL void as soon as it is known that the request has done something. RFC 9111, section 4.4. */
+  private invalidateAfter(exchange: CacheExchange<Request>, rules: CheckedRules<Request>): void {
+    onHead(exchange.response, (status) => {
+      if (status < 200 || status >= 400 || this.isClosed) return;
+      this.invalidate(exchange, rules).catch((error) => this.cache.warn('not-invalidated', exchange.url, error));
+    });
+  }
+
+  private async invalidate(exchange: CacheExchange<Request>, rules: CheckedRules<Request>): Promise<void> {
+    const open = this.rootOf(exchange, rules, false);
+    const credentialed = this.rootOf(exchange, rules, true);
+    const mayHave = (key: string) => key.startsWith(open) || key.startsWith(credentialed);
+    await Promise.all([
+      ...[this.cache.delete(open), this.cache.delete(credentialed)],
+      this.cache.invalidateTag(addressTag(open), mayHave),
+    ]);
   }
 
   private async answer(ask: Ask<Request>): Promise<void> {
@@ -358,6 +401,7 @@ class Ask<Request> {
           return arrived.next();
         }
         const inner = new Ask(owner, arrived, rules, root);
+        inner.address = address;
         inner.watch(arrived, signal, false, arrived.next).then(resolve, reject);
       };
       (request as WithErrand)[errandKey] = errand;
@@ -376,6 +420,7 @@ class Ask<Request> {
     next: () => void,
   ): Promise<Entry> {
     const { owner, rules, headers, before } = this;
+    const ownTags = this.address === this.root ? [] : [addressTag(owner.rootOf(this.exchange, rules, false))];
     return new Promise<Entry>((resolve, reject) => {
       let storable: Storable | undefined;
       let share: ReturnType<typeof handlersShare> | undefined;
@@ -405,7 +450,7 @@ class Ask<Request> {
           const variant = variantOf(vary, headers);
           const kept = { kind: 'response', answer: { ...share.head, body }, removed: share.removed } as const;
           try {
-            const tags = rules.tags?.(request) ?? [];
+            const tags = [...(rules.tags?.(request) ?? []), ...ownTags];
             resolve({ ...kept, ...{ vary, variant, initialAgeMs, lifetime, tags } });
           } catch (error) {
             reject(error);
@@ -423,6 +468,26 @@ class Ask<Request> {
       next();
     });
   }
+}
+
+/** Tells the status of an answer before any of it goes out, also when the client is gone; changes nothing else. */
+function onHead(response: ServerResponse, hear: (status: number) => void): void {
+  const { writeHead, end } = response;
+  let isKnown = false;
+  const tell = (status: number) => {
+    if (isKnown) return;
+    isKnown = true;
+    hear(status);
+  };
+  response.writeHead = (...given: unknown[]) => {
+    tell(Number(given[0]));
+    return Reflect.apply(writeHead, response, given);
+  };
+  // Answers of HTTP/2 do not pass writeHead.
+  response.end = ((...given: unknown[]) => {
+    tell(response.statusCode);
+    return Reflect.apply(end, response, given);
+  }) as ServerResponse['end'];
 }
 
 /** As they are; what is not to be kept is known only with all of them. */

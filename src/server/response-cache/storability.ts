@@ -53,7 +53,8 @@ export function storableOf(
   const said = directivesOf(fields.get('cache-control'));
   if (said.has('no-store') || said.has('private') || said.has('no-cache')) return undefined;
   const isValidated = said.has('must-revalidate') || said.has('proxy-revalidate');
-  const isShared = said.has('public') || said.has('s-maxage') || said.has('must-revalidate');
+  // RFC 9111, 3.5, takes must-revalidate for a third word of this kind. Few who write it mean that.
+  const isShared = said.has('public') || said.has('s-maxage');
   if (isCredentialed && !isShared) return undefined;
   const vary = varyOf(fields);
   if (vary === undefined) return undefined;

@@ -34,6 +34,35 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(users.get('42')).toBe(users.get('42'));
   });
 
+  it('peeks at what a get would hit at once, and begins nothing', async () => {
+    const { users, source, clock, sources } = setUp(way);
+    const isKnown = () => users.peek('42') !== undefined;
+    expect(isKnown()).toBe(false);
+    expect(source.loads).toBe(0);
+    source.delayMs = 100;
+    const first = users.get('42');
+    expect(isKnown()).toBe(false);
+    await clock.advance(100);
+    await first;
+    await users.get('42');
+    expect(users.peek('42')).toBe(1);
+    expect(sources().at(-1)).toBe('l1');
+    // A refresh is due: the next get begins it, though it shows the old value.
+    await clock.advance(9_900);
+    expect(isKnown()).toBe(false);
+    await clock.advance(100);
+    expect(isKnown()).toBe(false);
+    expect(source.loads).toBe(1);
+    await users.set('42', 2);
+    await users.get('42');
+    expect(users.peek('42')).toBe(2);
+    await users.delete('42');
+    expect(isKnown()).toBe(false);
+    expect(() => users.peek({} as never)).toThrow(TypeError);
+    await users.close();
+    expect(isKnown()).toBe(false);
+  });
+
   it.each([null, false, 0, '', [], {}])('hits %j as it hits any value', async (value) => {
     const { users, source } = setUp(way);
     source.value = value;

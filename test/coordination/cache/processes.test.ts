@@ -22,11 +22,13 @@ const home = postgresHome();
 const children: Child[] = [];
 let files = 0;
 
-beforeAll(() =>
-  build({
-    ...{ entryPoints: [fileURLToPath(new URL('process-child.ts', import.meta.url))], outfile: program },
-    ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
-  }),
+beforeAll(
+  () =>
+    build({
+      ...{ entryPoints: [fileURLToPath(new URL('process-child.ts', import.meta.url))], outfile: program },
+      ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
+    }),
+  60_000,
 );
 
 afterEach(async () => {
@@ -198,19 +200,27 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
     await expect.poll(() => shown(all), soon).toEqual(['new', 'new', 'new']);
   });
 
-  it('writes a deletion that a frozen Redis did not take when it is awake, for all processes', {
-    timeout: 60_000,
-  }, async () => {
-    const settings = { place: server.port, subscribes: true, patience: 'default', onStoreDown: 'replay' } as const;
-    const { all, change } = start(2, settings);
-    for (let looks = 0; looks < 2; looks++) expect(await shown(all)).toEqual(['old', 'old']);
-    server.freeze();
-    change('new');
-    await all[0]!.ask({ verb: 'delete', key: 'key' });
-    expect(await all[0]!.get('key')).toBe('new');
-    server.wake();
-    await expect.poll(() => shown(all), soon).toEqual(['new', 'new']);
-  });
+  it.each(['frozen', 'killed'] as const)(
+    'writes a deletion that a %s Redis did not take when it is there again, for all processes',
+    { timeout: 60_000 },
+    async (how) => {
+      const settings = { place: server.port, subscribes: true, patience: 'default', onStoreDown: 'replay' } as const;
+      const { all, change } = start(2, settings);
+      for (let looks = 0; looks < 2; looks++) expect(await shown(all)).toEqual(['old', 'old']);
+      if (how === 'frozen') server.freeze();
+      else {
+        // The old value is there again with the server.
+        await server.ask('SAVE');
+        await server.kill();
+      }
+      change('new');
+      await all[0]!.ask({ verb: 'delete', key: 'key' });
+      expect(await all[0]!.get('key')).toBe('new');
+      if (how === 'frozen') server.wake();
+      else await server.start();
+      await expect.poll(() => shown(all), soon).toEqual(['new', 'new']);
+    },
+  );
 
   it.each(['frozen', 'killed'] as const)(
     'costs the first calls little and the others nothing when Redis is %s',

@@ -135,7 +135,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
 
   it('gives no answer without credentials to a request with them, nor the other way, and shares what says so', async () => {
     await using world = await open({ ttl: '1m' }, ({ url, headers }) => ({
-      headers: url === '/public' ? { 'cache-control': 'public, max-age=60' } : {},
+      headers: { 'cache-control': `max-age=60, ${url.slice(1)}` },
       body: String(headers.authorization ?? headers.cookie ?? 'nobody'),
     }));
     expect(await world.text('/mine', { authorization: 'alice' })).toBe('alice');
@@ -144,9 +144,16 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(await world.text('/mine', { cookie: 'session=1' })).toBe('session=1');
     expect(await world.text('/mine')).toBe('nobody');
     expect(world.runs).toBe(4);
-    expect(await world.text('/public', { authorization: 'alice' })).toBe('alice');
-    expect(await world.text('/public', { authorization: 'bob' })).toBe('alice');
-    expect(world.runs).toBe(5);
+    for (const word of ['public', 's-maxage=60']) {
+      expect(await world.text(`/${word}`, { authorization: 'alice' })).toBe('alice');
+      expect(await world.text(`/${word}`, { cookie: 'session=1' })).toBe('alice');
+    }
+    expect(world.runs).toBe(6);
+    // A word about stale answers does not say that all may have it.
+    for (const name of ['authorization', 'cookie']) {
+      expect(await world.text('/must-revalidate', { [name]: `alice's ${name}` })).toBe(`alice's ${name}`);
+      expect(await world.text('/must-revalidate', { [name]: `bob's ${name}` })).toBe(`bob's ${name}`);
+    }
   });
 
   it('answers 304 to who has it already, from the handler and from the cache', async () => {
@@ -304,6 +311,100 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(await world.text()).toBe('v3');
   });
 
+  describe('when a POST was answered', () => {
+    const post = (world: World, path: string) => world.get(path, {}, { method: 'POST' });
+
+    /** Says which run made it; a POST is answered as its URL says. */
+    const numbered = (given: Parameters<typeof open>[0] = {}) => {
+      let version = 1;
+      return open({ ttl: '1m', ...given }, ({ url, headers, response }) => {
+        const isPost = response.req.method === 'POST';
+        if (isPost) version++;
+        return {
+          status: isPost && url === '/refused' ? 400 : 200,
+          headers: { 'cache-control': 'public, max-age=60', vary: 'accept' },
+          body: `${headers.accept ?? 'plain'} ${version}`,
+        };
+      });
+    };
+
+    it.each([
+      ['in memory alone', () => ({})],
+      ['before a store', () => ({ store: memoryStore() })],
+    ])('makes what is kept of its URL void, in all variants, %s', async (_, given) => {
+      await using world = await numbered(given());
+      const ask = async (path = '/') => [
+        await world.text(path),
+        await world.text(path, { accept: 'a' }),
+        await world.text(path, { accept: 'b', cookie: 'c' }),
+        await world.text(path, { accept: 'c', cookie: 'c' }),
+      ];
+      expect(await ask()).toEqual(['plain 1', 'a 1', 'b 1', 'c 1']);
+      expect(await world.text('/other')).toBe('plain 1');
+      await post(world, '/');
+      expect(await ask()).toEqual(['plain 2', 'a 2', 'b 2', 'c 2']);
+      expect([await ask(), await world.text('/other')]).toEqual([['plain 2', 'a 2', 'b 2', 'c 2'], 'plain 1']);
+    });
+
+    it('keeps what is there when it was refused, or when it is told to', async () => {
+      await using world = await numbered();
+      expect(await world.text('/refused')).toBe('plain 1');
+      await post(world, '/refused');
+      expect(await world.text('/refused')).toBe('plain 1');
+      await using ignoring = await numbered({ onUnsafe: 'ignore' });
+      expect(await ignoring.text()).toBe('plain 1');
+      await post(ignoring, '/');
+      expect(await ignoring.text()).toBe('plain 1');
+    });
+
+    it('does so also when its client has not waited for the answer', async () => {
+      await using world = await numbered();
+      expect(await world.text()).toBe('plain 1');
+      world.delayMs = 50;
+      await sendAndLeave(world.port, requestBytes({ method: 'POST' }), { afterSent: 1_000 });
+      await expect.poll(() => world.text()).toBe('plain 2');
+    });
+
+    it('does not keep what was being made meanwhile', async () => {
+      let version = 1;
+      const slow = deferred();
+      await using world = await open({ ttl: '1m', store: memoryStore() }, async ({ response }) => {
+        if (response.req.method === 'POST') return { body: `${++version}` };
+        const seen = version;
+        if (seen === 1) await slow.promise;
+        return { body: `${seen}` };
+      });
+      const before = world.text();
+      await expect.poll(() => world.runs).toBe(1);
+      await post(world, '/');
+      slow.resolve(undefined);
+      expect([await before, await world.text()]).toEqual(['1', '2']);
+    });
+
+    it('tells when the store did not take that, and breaks nothing', async () => {
+      const broken = () => Promise.reject(new Error('down'));
+      await using world = await numbered({ store: { read: broken, write: broken, remove: broken } });
+      expect((await post(world, '/')).body.toString()).toBe('plain 2');
+      await expect
+        .poll(() => world.events)
+        .toContainEqual(expect.objectContaining({ type: 'cache-warning', reason: 'not-invalidated', key: '/' }));
+    });
+  });
+
+  it('lets at most maxConcurrentLoads handlers run at once', async () => {
+    let running = 0;
+    let most = 0;
+    await using world = await open({ ttl: '1m', maxConcurrentLoads: 2 }, async ({ url }) => {
+      most = Math.max(most, ++running);
+      await sleep(5);
+      running--;
+      return { body: url };
+    });
+    const paths = Array.from({ length: 6 }, (_, index) => `/${index}`);
+    expect(await Promise.all(paths.map((path) => world.text(path)))).toEqual(paths);
+    expect([most, world.runs]).toEqual([2, 6]);
+  });
+
   it('breaks nothing when an answer breaks off, and keeps nothing of it', async () => {
     await using world = await open({ ttl: '1m' }, ({ response }) => {
       response.writeHead(200, { 'content-length': '100' });
@@ -406,11 +507,27 @@ describe('responseCache', () => {
     [{ tags: ['a'] }, 'a function'],
     [{ softTimeout: 5 }, 'unknown option "softTimeout"'],
     [{ max: 0 }, 'from 1 to'],
+    [{ onUnsafe: 'drop' }, 'invalidate'],
     [{ name: '' }, '1 to 200 characters'],
   ])('refuses the options %j at once', async (options, message) => {
     expect(() => responseCache(options as never)).toThrow(OptionsError);
     expect(() => responseCache(options as never)).toThrow(message);
     await expect(Fastify().register(fastifyCache, options as never)).rejects.toThrow(message);
+  });
+
+  it('sees the writes of Fastify routes of their own', async () => {
+    await using app = Fastify();
+    await app.register(fastifyCache, { ttl: '1m' });
+    let version = 1;
+    app.get('/one', async () => `${version}`);
+    app.delete('/one', async () => `${++version}`);
+    app.put('/one', { config: { responseCache: false } }, async () => `${++version}`);
+    const read = async () => (await app.inject('/one')).body;
+    expect(await read()).toBe('1');
+    await app.inject({ method: 'DELETE', url: '/one' });
+    expect(await read()).toBe('2');
+    await app.inject({ method: 'PUT', url: '/one' });
+    expect(await read()).toBe('2');
   });
 
   it('refuses a mistake in a route when the server starts', async () => {

@@ -4,6 +4,7 @@
  *
  * Promise: exit code 0 when all is well, 1 when the command found what it looks for, 2 when it was called wrongly.
  */
+import { readFileSync } from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
 import { UsageError } from './usage-error.js';
 
@@ -25,13 +26,19 @@ const help = [
   '',
   ...Object.entries(commands).map(([name, { does }]) => `  ${name.padEnd(10)} ${does}`),
   '',
-  'holdfast COMMAND --help tells more of a command.',
+  'holdfast COMMAND --help tells more of a command, holdfast --version the version.',
 ].join('\n');
 
 async function main([name, ...words]: readonly string[], program: string): Promise<number> {
   if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
     console.log(help);
     return name === undefined ? 2 : 0;
+  }
+  if (name === '--version' || name === '-v') {
+    // Beside the folder that this file is built into.
+    const manifest = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
+    console.log((JSON.parse(manifest) as { version: string }).version);
+    return 0;
   }
   const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
   try {

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { callbackTimer, pipeline, systemClock, timeout } from '../../src/index.js';
 
 const nextTurn = () => new Promise(setImmediate);
@@ -55,6 +55,21 @@ describe('systemClock', () => {
     await Promise.all(running);
     await nextTurn();
     expect(platformTimers()).toBe(before);
+  });
+
+  it('is that of the platform also when its first use falls under fake timers, and after them', async () => {
+    vi.resetModules();
+    const fresh = await import('../../src/index.js');
+    const begin = performance.now();
+    vi.useFakeTimers();
+    try {
+      vi.advanceTimersByTime(3_600_000);
+      expect(fresh.systemClock.now() - begin).toBeLessThan(3_600_000);
+      expect(await fresh.pipeline(fresh.timeout(2)).attempt(() => new Promise(() => {}))).toMatchObject({ ok: false });
+    } finally {
+      vi.useRealTimers();
+    }
+    expect(await fresh.pipeline(fresh.timeout(2)).attempt(() => new Promise(() => {}))).toMatchObject({ ok: false });
   });
 
   it('shows the wall time of the platform', () => {

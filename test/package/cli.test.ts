@@ -155,6 +155,8 @@ describe('holdfast', () => {
   it('tells its commands, and refuses one that is not there', async () => {
     expect(await holdfast(['--help'])).toMatchObject({ code: 0, stdout: expect.stringContaining('simulate') });
     expect(await holdfast(['simulate', '--help'])).toMatchObject({ code: 0, stdout: expect.stringContaining('--svg') });
+    expect(await holdfast(['demo', '--help'])).toMatchObject({ code: 0, stdout: expect.stringContaining('--quick') });
+    expect(await holdfast(['--version'])).toMatchObject({ code: 0, stdout: `${manifest.version}\n` });
     expect(await holdfast([])).toMatchObject({ code: 2 });
     expect(await holdfast(['simulat'])).toMatchObject({ code: 2, stderr: expect.stringContaining('no command') });
   });

@@ -9,6 +9,7 @@ import { promisify } from 'node:util';
 export const checkout = fileURLToPath(new URL('../../', import.meta.url));
 const fixtures = fileURLToPath(new URL('fixtures/', import.meta.url));
 export const manifest = JSON.parse(readFileSync(join(checkout, 'package.json'), 'utf8')) as {
+  readonly version: string;
   readonly exports: Readonly<Record<string, unknown>>;
   readonly dependencies: Readonly<Record<string, string>>;
   readonly scripts: Readonly<Record<string, string>>;

@@ -10,6 +10,7 @@ import { StoreError } from '../../core/errors.js';
 import type { CacheWarning, Events } from '../../core/events.js';
 import { show } from '../../core/options.js';
 import { type Outcome, rejectLater } from '../../core/outcome.js';
+import { turnClockOf } from '../../core/turn-clock.js';
 import type { Backoff } from '../../policies/retry/backoff.js';
 import type { Backing, Generations } from './backing.js';
 import { Batch, type ManyLoader } from './batch.js';
@@ -17,7 +18,6 @@ import { type CacheSource, Flight, type Freshness, type Loader } from './flight.
 import type { Gate } from './gate.js';
 import { type Early, Held, instantsOf, type Placing, type Windows } from './held.js';
 import type { MarkedSerializer } from './serializer.js';
-import { TurnClock } from './turn-clock.js';
 
 /** The windows of one value, its jitter drawn. */
 export type Lifetimes = Windows;
@@ -78,7 +78,7 @@ export class Engine<V, K> {
   readonly loader: Loader<V, K>;
   private readonly events: Events;
   private readonly clock: Clock;
-  private readonly turnClock: TurnClock;
+  private readonly turnClock: { now(): number };
   private readonly keyText: ((key: K) => string) | undefined;
   private readonly l1: LRUCache<string, Held<V>>;
   /** Those that may be joined. */
@@ -101,7 +101,7 @@ export class Engine<V, K> {
     this.settings = settings;
     this.events = settings.events;
     this.clock = settings.clock;
-    this.turnClock = new TurnClock(settings.clock);
+    this.turnClock = turnClockOf(settings.clock);
     this.keyText = settings.keyText;
     this.backing = backing;
     this.gate = gate;

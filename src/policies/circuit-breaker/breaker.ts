@@ -11,6 +11,7 @@ import { CircuitOpenError, isAbandoned, isRejected, TimeoutError } from '../../c
 import { Events } from '../../core/events.js';
 import { handlesThrows, judge, type Outcome } from '../../core/outcome.js';
 import { type FusedAdmission, type Permit, type PolicyTraits, type Refusal, refuse } from '../../core/policy.js';
+import { turnClockOf } from '../../core/turn-clock.js';
 import { CallWindow } from '../../structures/call-window.js';
 import type { Rank } from '../../structures/ranked-cache.js';
 import { bucketsPerWindow, TimeWindow } from '../../structures/time-window.js';
@@ -337,8 +338,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     const { current } = this;
     const { slowCallRate, slowCallMs, windowKind } = this.settings;
     const countsSlow = slowCallRate !== Number.POSITIVE_INFINITY;
-    // Where only the number of calls matters, no clock is read.
-    const nowMs = countsSlow || windowKind === 'time' || current.kind === 'half-open' ? this.now() : 0;
+    const nowMs = countsSlow || current.kind === 'half-open' ? this.now() : this.turnNow(windowKind);
     const slow = countsSlow && nowMs - (permit as TimedPermit).startedMs > slowCallMs;
     if (current.kind === 'half-open') {
       if (failed && this.wasCutShort(current, permit as Probe, outcome, nowMs)) return this.release(permit);
@@ -460,6 +460,12 @@ export class Breaker implements CircuitBreaker, GroupMember {
   private now(): number {
     this.clock ??= systemClock;
     return this.clock.now();
+  }
+
+  /** The time for the bucket of a window, which is a tenth of it wide. Where only the number of calls matters, no clock is read. */
+  private turnNow(windowKind: Settings['windowKind']): number {
+    this.clock ??= systemClock;
+    return windowKind === 'time' ? turnClockOf(this.clock).now() : 0;
   }
 
   private nowOf(call: Call | undefined): number {

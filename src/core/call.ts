@@ -178,8 +178,13 @@ export class Call {
   child(changes: ChildOptions = {}): Call {
     const { attempt = this.attempt, ...changed } = changes;
     const options = Object.keys(changed).length === 0 ? this.options : { ...this.options, ...changed };
-    const child = new Call(this.clock, this.task, options, this, attempt, this.deadlineMs);
-    child.isCopy = this.isCopy;
+    return this.childWith(options, attempt);
+  }
+
+  /** @internal A child of the same moment, for a layer that may have to end it: it need not read the clock again. */
+  sameTimeChild(): Call {
+    const child = this.childWith(this.options, this.attempt);
+    child.admittedAtMs = this.admittedAtMs;
     return child;
   }
 
@@ -295,6 +300,12 @@ export class Call {
   onIdle(then: () => void): void {
     if (this.isIdle) then();
     else this.state().whenIdle.push(then);
+  }
+
+  private childWith(options: CallOptions | undefined, attempt: number): Call {
+    const child = new Call(this.clock, this.task, options, this, attempt, this.deadlineMs);
+    child.isCopy = this.isCopy;
+    return child;
   }
 
   private state(): Aftermath {

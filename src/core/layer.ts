@@ -271,11 +271,11 @@ class LayerRun implements Timer, Dependent {
     if (endsAt === undefined || !(endsAt < this.attempt.deadlineMs)) return;
     if (this.isIn) {
       this.attemptEndPermit = permit;
-      if (this.attempt === this.scope) this.attempt = sameTimeChild(this.scope);
+      if (this.attempt === this.scope) this.attempt = this.scope.sameTimeChild();
     } else {
       this.ends = true;
       this.endPermit = permit;
-      if (this.scope === this.call && !this.plan.outermost) this.scope = sameTimeChild(this.call);
+      if (this.scope === this.call && !this.plan.outermost) this.scope = this.call.sameTimeChild();
       this.attempt = this.scope;
     }
     this.attempt.deadlineMs = endsAt;
@@ -549,13 +549,6 @@ function lessonOf(outcome: Outcome): Outcome | undefined {
 /** What it learns from a call that was ended: our own timeout is a failure at whichever distance, an abort nobody's. */
 function lessonOfEnd(outcome: { readonly ok: false; readonly error: unknown }): Outcome | undefined {
   return isAbandoned(outcome.error) ? outcome : undefined;
-}
-
-/** A child that need not read the clock again. */
-function sameTimeChild(parent: Call): Call {
-  const child = parent.child();
-  child.admittedAtMs = parent.admittedAtMs;
-  return child;
 }
 
 /** A guard of one's own may be wrong; what its permits throw when a call is over must not keep others from hearing. */

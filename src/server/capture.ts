@@ -73,9 +73,9 @@ export function captureAnswer(response: ServerResponse, terms: CaptureTerms): Re
   return new ResponseCapture(response as CapturedResponse, terms);
 }
 
-/** Whether somebody waits for what is answered here. */
-export function isCaptured(response: ServerResponse): boolean {
-  return (response as CapturedResponse)[captureKey] !== undefined;
+/** Calls a task once, as soon as somebody waits for what is answered here although the client is gone. */
+export function whenAlone(response: ServerResponse, task: () => void): void {
+  (response as CapturedResponse)[captureKey]?.whenAlone(task);
 }
 
 export class ResponseCapture {
@@ -90,6 +90,7 @@ export class ResponseCapture {
   private bytes = 0;
   private clientGone = false;
   private closeWaits = false;
+  private aloneTask: (() => void) | undefined = undefined;
 
   constructor(response: CapturedResponse, terms: CaptureTerms) {
     const { writeHead, write, end, destroy, emit } = response;
@@ -117,6 +118,11 @@ export class ResponseCapture {
   /** Whether bytes of the answer are out, or would be if the client were there. */
   get hasBegun(): boolean {
     return this.head !== undefined;
+  }
+
+  whenAlone(task: () => void): void {
+    if (this.clientGone) task();
+    else this.aloneTask = task;
   }
 
   /** Takes down no more; a close that has been kept back is told. */
@@ -227,6 +233,7 @@ export class ResponseCapture {
     setIfOwn(response, '_closed', false);
     if (!isFirst || this.state !== 'open') return;
     this.terms.onClientGone();
+    this.aloneTask?.();
     queueMicrotask(() => void Reflect.apply(inner.emit, response, ['drain']));
   }
 
@@ -327,29 +334,39 @@ export class ResponseCapture {
 
   private hold(given: ChunkArguments, wait: Promise<unknown>): void {
     const { response } = this;
-    const { statusCode, statusMessage } = response;
+    const { statusCode, statusMessage, addTrailers } = response;
+    response.addTrailers = ignored as never;
+    // A head that is written refuses changes by itself, as it does without us.
+    const release = response.headersSent ? undefined : this.ignoreHeaders();
+    // Says to frameworks that the answer is given.
+    setIfOwn(response, 'finished', true);
+    wait.then(() => {
+      setIfOwn(response, 'finished', false);
+      response.addTrailers = addTrailers;
+      release?.();
+      response.statusCode = statusCode;
+      response.statusMessage = statusMessage;
+      this.letGo(given);
+    });
+  }
+
+  /** Until what it answers is called. */
+  private ignoreHeaders(): () => void {
+    const { response } = this;
     // Each by its name, which costs a third of a loop over names.
-    const { setHeader, setHeaders, appendHeader, removeHeader, flushHeaders, addTrailers } = response;
+    const { setHeader, setHeaders, appendHeader, removeHeader, flushHeaders } = response;
     response.setHeader = ignored as never;
     response.setHeaders = ignored as never;
     response.appendHeader = ignored as never;
     response.removeHeader = ignored as never;
     response.flushHeaders = ignored as never;
-    response.addTrailers = ignored as never;
-    // Says to frameworks that the answer is given.
-    setIfOwn(response, 'finished', true);
-    wait.then(() => {
-      setIfOwn(response, 'finished', false);
+    return () => {
       response.setHeader = setHeader;
       response.setHeaders = setHeaders;
       response.appendHeader = appendHeader;
       response.removeHeader = removeHeader;
       response.flushHeaders = flushHeaders;
-      response.addTrailers = addTrailers;
-      response.statusCode = statusCode;
-      response.statusMessage = statusMessage;
-      this.letGo(given);
-    });
+    };
   }
 
   private letGo(given: ChunkArguments): void {

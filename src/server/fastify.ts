@@ -37,7 +37,7 @@ import type {
 import fastifyPlugin from 'fastify-plugin';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
-import { isCaptured, type StoredAnswer } from './capture.js';
+import { type StoredAnswer, whenAlone } from './capture.js';
 import {
   DeadlineEngine,
   type DeadlineMiddlewareOptions,
@@ -392,12 +392,16 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
 function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
   return function (this: FastifyInstance, request, reply) {
     const result: unknown = handler.call(this, request, reply);
-    if (!isCaptured(reply.raw) || !(result instanceof Promise)) return result;
-    return result.then((payload) => {
-      const isUnanswered = payload === undefined && !reply.sent && !reply.raw.headersSent;
-      if (isUnanswered && request.socket.destroyed) reply.send();
-      return payload;
-    });
+    if (result instanceof Promise) {
+      whenAlone(reply.raw, () => {
+        const answer = (payload: unknown) => {
+          if (payload === undefined && !reply.sent && !reply.raw.headersSent) reply.send();
+        };
+        // Fastify answers for one that fails.
+        result.then(answer, () => {});
+      });
+    }
+    return result;
   };
 }
 

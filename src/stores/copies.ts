@@ -4,10 +4,10 @@ import { Slab } from '../core/slab.js';
 export class Copies {
   private readonly slab = new Slab();
 
-  /** A copy of what lies from `start` on. */
-  of(value: Uint8Array, start = 0): Uint8Array {
-    const copy = this.slab.take(value.byteLength - start);
-    copy.set(start === 0 ? value : value.subarray(start));
+  /** A copy of what lies from `start` on, up to `end`. */
+  of(value: Uint8Array, start = 0, end = value.byteLength): Uint8Array {
+    const copy = this.slab.take(end - start);
+    copy.set(end - start === value.byteLength ? value : value.subarray(start, end));
     return copy;
   }
 }

@@ -8,6 +8,7 @@ import { LRUCache } from 'lru-cache';
 import { type Clock, systemClock } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
 import { checkOptions, having, integer, withDefault } from '../core/options.js';
+import { Cells, type Page } from './cells.js';
 import { Copies } from './copies.js';
 import {
   type ClosableStore,
@@ -78,34 +79,57 @@ export function memoryStore(options: MemoryStoreOptions = {}): MemoryStore {
 
 class Kept {
   readonly key: string;
-  readonly value: Uint8Array;
-  readonly version: number;
-  readonly writtenMs: number;
-  readonly expiresMs: number;
+  version = 0;
+  writtenMs = 0;
+  expiresMs = 0;
+  length = 0;
   /** Place in the heap; -1 for what is evictable. */
   heapIndex = -1;
+  /** The value is in a cell of this page; undefined: it is all of `bytes`. */
+  private page: Page | undefined = undefined;
+  private bytes = noBytes;
+  private offset = 0;
 
-  constructor(key: string, value: Uint8Array, version: number, writtenMs: number, expiresMs: number) {
+  constructor(key: string) {
     this.key = key;
-    this.value = value;
-    this.version = version;
-    this.writtenMs = writtenMs;
-    this.expiresMs = expiresMs;
   }
 
-  get bytes(): number {
-    return bytesOf(this.key, this.value);
+  /** Without cells in an array of its own. */
+  put(value: Uint8Array, cells: Cells | undefined): void {
+    this.free();
+    this.length = value.byteLength;
+    this.page = cells?.pageFor(value.byteLength);
+    if (this.page === undefined) {
+      // Not `slice`: on a Buffer that is a view of the same bytes.
+      this.bytes = new Uint8Array(value);
+      this.offset = 0;
+    } else {
+      this.bytes = this.page.bytes;
+      this.offset = this.page.take();
+      this.bytes.set(value, this.offset);
+    }
+  }
+
+  free(): void {
+    this.page?.free(this.offset);
+    this.page = undefined;
+  }
+
+  copy(copies: Copies): Uint8Array {
+    return copies.of(this.bytes, this.offset, this.offset + this.length);
   }
 
   entry(nowMs: number, copies: Copies): Entry {
     return {
-      value: copies.of(this.value),
+      value: this.copy(copies),
       version: this.version,
       ageMs: nowMs - this.writtenMs,
       ttlMs: this.expiresMs - nowMs,
     };
   }
 }
+
+const noBytes = /* @__PURE__ */ new Uint8Array(0);
 
 /** Half of a surrogate pair: no key of a verb begins so. */
 const limitPrefix = '\ud800';
@@ -124,6 +148,7 @@ class BoundedStore implements MemoryStore {
   /** One counter for all keys, so that nothing need be remembered of a key that is gone. */
   private lastVersion = 0;
   private readonly copies = new Copies();
+  private cells = new Cells();
   private isClosed = false;
   private readonly max: number;
   private readonly maxBytes: number;
@@ -162,8 +187,7 @@ class BoundedStore implements MemoryStore {
     if (ifVersion !== undefined && ifVersion !== (current?.version ?? 0)) {
       return { ok: false, entry: current?.entry(nowMs, this.copies) };
     }
-    // Not `slice`: on a Buffer that is a view of the same bytes.
-    const { version } = this.keep(key, new Uint8Array(value), nowMs, ttlMs, evictable);
+    const { version } = this.keep(key, value, nowMs, ttlMs, evictable);
     if (this.watchers.size > 0) this.watchers.tell(key);
     return { ok: true, version };
   }
@@ -185,6 +209,7 @@ class BoundedStore implements MemoryStore {
     this.watchers.closeAll();
     this.records.clear();
     this.expiry.clear();
+    this.cells = new Cells();
     this.evictables = undefined;
   }
 
@@ -213,27 +238,39 @@ class BoundedStore implements MemoryStore {
     const nowMs = this.clock.now();
     const own = limitPrefix + key;
     const kept = this.live(own, nowMs);
-    const debtMs = kept === undefined ? 0 : Math.min(new Float64Array(kept.value.buffer)[0]! - nowMs, rate.wholeMs);
+    const debtMs = kept === undefined ? 0 : Math.min(numberIn(kept.copy(this.copies)) - nowMs, rate.wholeMs);
     const ok = rate.isGranted(debtMs);
     const nextMs = rate.debtAfter(debtMs);
     if (ok && rate.cost > 0) {
-      const worked = new Uint8Array(Float64Array.of(nowMs + nextMs).buffer);
-      this.keep(own, worked, nowMs, nextMs, false);
+      this.keep(own, bytesWith(nowMs + nextMs), nowMs, nextMs, false);
     }
     return rate.answer(debtMs, ok);
   }
 
   private keep(key: string, value: Uint8Array, nowMs: number, ttlMs: number, evictable: boolean | undefined): Kept {
     for (let dropped = 0; dropped < droppedPerWrite && this.dropExpired(nowMs); dropped++);
-    this.makeRoom(key, bytesOf(key, value), nowMs);
-    this.drop(key);
-    const kept = new Kept(key, value, ++this.lastVersion, nowMs, nowMs + ttlMs);
+    const bytes = bytesOf(key, value.byteLength);
+    this.makeRoom(key, bytes, nowMs);
+    const old = this.records.get(key);
+    // A record that is written again stays where it is: to find its place in a large map costs more than the rest.
+    const isKeptInPlace = old !== undefined && !evictable;
+    if (!isKeptInPlace && (old !== undefined || this.evictables !== undefined)) this.drop(key);
+    const kept = isKeptInPlace ? old : new Kept(key);
+    if (isKeptInPlace) this.recordBytes -= bytesOf(key, old.length);
+    kept.put(value, evictable ? undefined : this.cells);
+    kept.version = ++this.lastVersion;
+    kept.writtenMs = nowMs;
+    kept.expiresMs = nowMs + ttlMs;
     if (evictable) {
-      this.evictables ??= new LRUCache({ maxSize: this.maxBytes, sizeCalculation: (one) => one.bytes });
+      const sizeCalculation = (one: Kept) => bytesOf(one.key, one.length);
+      this.evictables ??= new LRUCache({ maxSize: this.maxBytes, sizeCalculation });
       this.evictables.set(key, kept);
-    } else {
+      return kept;
+    }
+    this.recordBytes += bytes;
+    if (isKeptInPlace) this.expiry.move(kept);
+    else {
       this.records.set(key, kept);
-      this.recordBytes += kept.bytes;
       this.expiry.add(kept);
     }
     return kept;
@@ -251,8 +288,9 @@ class BoundedStore implements MemoryStore {
       return;
     }
     this.records.delete(key);
-    this.recordBytes -= record.bytes;
+    this.recordBytes -= bytesOf(key, record.length);
     this.expiry.remove(record);
+    record.free();
   }
 
   private dropExpired(nowMs: number): boolean {
@@ -264,10 +302,13 @@ class BoundedStore implements MemoryStore {
 
   /** Drops what may be dropped until the entry fits in place of the key's old one, or throws and leaves all records. */
   private makeRoom(key: string, bytes: number, nowMs: number): void {
+    const used = this.recordBytes + (this.evictables?.calculatedSize ?? 0);
+    if (this.size < this.max && used + bytes <= this.maxBytes) return;
     for (;;) {
       const old = this.records.get(key) ?? this.evictables?.peek(key);
       const entries = this.size + (old === undefined ? 1 : 0);
-      const allBytes = this.recordBytes + (this.evictables?.calculatedSize ?? 0) - (old?.bytes ?? 0) + bytes;
+      const oldBytes = old === undefined ? 0 : bytesOf(key, old.length);
+      const allBytes = this.recordBytes + (this.evictables?.calculatedSize ?? 0) - oldBytes + bytes;
       if (entries <= this.max && allBytes <= this.maxBytes) return;
       if (!this.dropExpired(nowMs) && this.evictables?.pop() === undefined) throw this.full();
     }
@@ -285,8 +326,18 @@ function closed(operation: string): StoreError {
 }
 
 /** A string takes at most two bytes per unit. */
-function bytesOf(key: string, value: Uint8Array): number {
-  return key.length * 2 + value.byteLength;
+function bytesOf(key: string, valueBytes: number): number {
+  return key.length * 2 + valueBytes;
+}
+
+function numberIn(bytes: Uint8Array): number {
+  return new DataView(bytes.buffer, bytes.byteOffset).getFloat64(0, true);
+}
+
+function bytesWith(number: number): Uint8Array {
+  const bytes = new Uint8Array(8);
+  new DataView(bytes.buffer).setFloat64(0, number, true);
+  return bytes;
 }
 
 /** A binary heap of records, the first to expire on top. */
@@ -305,13 +356,21 @@ class ExpiryHeap {
   remove(kept: Kept): void {
     const last = this.heap.pop()!;
     if (last === kept) return;
-    const index = kept.heapIndex;
-    this.rise(last, index);
-    if (last.heapIndex === index) this.sink(last, index);
+    this.put(last, kept.heapIndex);
+  }
+
+  /** For one whose time has changed. */
+  move(kept: Kept): void {
+    this.put(kept, kept.heapIndex);
   }
 
   clear(): void {
     this.heap.length = 0;
+  }
+
+  private put(kept: Kept, index: number): void {
+    this.rise(kept, index);
+    if (kept.heapIndex === index) this.sink(kept, index);
   }
 
   private rise(kept: Kept, from: number): void {

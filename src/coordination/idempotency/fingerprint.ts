@@ -26,6 +26,7 @@ const userRule = 2;
 /** What is no larger is done at once; more is read in slices. */
 const smallBytes = 65_536;
 const sliceBytes = 262_144;
+const encoder = /* @__PURE__ */ new TextEncoder();
 /** How long a slice of work may take before others get their turn. */
 const turnMs = 5;
 
@@ -34,16 +35,47 @@ export function fingerprint({ head, body, isJson, exclude }: FingerprintInput): 
   const begin = JSON.stringify(head);
   if (body === undefined) return digestOf(ownRule, `${begin}\n-\n`);
   if (body.length > smallBytes) return inSlices(large(begin, body, isJson === true, exclude));
-  const text = isJson ? textOf(body) : undefined;
-  if (text !== undefined) {
-    const small = exclude === undefined || exclude.length === 0 ? smallCanonicalJson(text) : undefined;
-    if (small !== undefined) return digestOf(ownRule, `${begin}\njson\n${small}`);
+  if (isJson) {
+    if (exclude === undefined || exclude.length === 0) {
+      const small = smallFingerprint(begin, body);
+      if (small !== undefined) return small;
+    }
+    const text = textOf(body);
     let canonical = '';
     const sink: Sink = (piece, start, end) => (canonical += piece.slice(start, end));
-    if (finish(canonicalJson(text, sink, exclude))) return digestOf(ownRule, `${begin}\njson\n${canonical}`);
+    if (text !== undefined && finish(canonicalJson(text, sink, exclude)))
+      return digestOf(ownRule, `${begin}\njson\n${canonical}`);
   }
   const hash = nodeCrypto().createHash('sha256').update(`${begin}\nbytes\n`).update(body);
   return prefixed(ownRule, hash.digest());
+}
+
+/** Of head and canonical body, and behind it of a body that came as text. */
+let scratch: Uint8Array | undefined;
+const headRoom = 16_384;
+/** The UTF-8 of a character of a text takes at most so many bytes. */
+const mostBytes = 3;
+
+/** Of an ordinary document. Undefined: not for this way. */
+function smallFingerprint(begin: string, body: Uint8Array | string): Uint8Array | undefined {
+  const isText = typeof body === 'string';
+  if (mostBytes * begin.length > headRoom - 16 || (isText && mostBytes * body.length > smallBytes)) return undefined;
+  scratch ??= new Uint8Array(headRoom + 2 * smallBytes);
+  let bytes: Uint8Array;
+  if (isText) {
+    const room = scratch.subarray(headRoom + smallBytes);
+    bytes = room.subarray(0, encoder.encodeInto(body, room).written);
+  } else {
+    if (!isAscii(body) && textOf(body) === undefined) return undefined;
+    bytes = body;
+  }
+  const end = smallCanonicalJson(bytes, scratch, encoder.encodeInto(`${begin}\njson\n`, scratch).written);
+  return end < 0 ? undefined : digestOf(ownRule, scratch.subarray(0, end));
+}
+
+function isAscii(bytes: Uint8Array): boolean {
+  for (let index = 0; index < bytes.length; index++) if (bytes[index]! >= 0x80) return false;
+  return true;
 }
 
 /** What a function of the user's takes for the same is the same. */
@@ -68,7 +100,7 @@ function* large(
     }
   }
   const hash = createHash('sha256').update(`${begin}\nbytes\n`);
-  const bytes = typeof body === 'string' ? new TextEncoder().encode(body) : body;
+  const bytes = typeof body === 'string' ? encoder.encode(body) : body;
   for (let at = 0; at < bytes.length; at += sliceBytes) {
     hash.update(bytes.subarray(at, at + sliceBytes));
     yield;
@@ -135,11 +167,11 @@ function nextTurn(): Promise<void> {
   return new Promise((resolve) => (setImmediate ? setImmediate(resolve) : setTimeout(resolve)));
 }
 
-function digestOf(rule: number, text: string): Uint8Array {
+function digestOf(rule: number, data: string | Uint8Array): Uint8Array {
   const crypto = nodeCrypto();
-  if (typeof crypto.hash !== 'function') return prefixed(rule, crypto.createHash('sha256').update(text).digest());
+  if (typeof crypto.hash !== 'function') return prefixed(rule, crypto.createHash('sha256').update(data).digest());
   // Half the price of a hash object. Node has it from 20.12. As text: a buffer for each digest would cost more than the hash.
-  const digest = crypto.hash('sha256', text, 'binary');
+  const digest = crypto.hash('sha256', data, 'binary');
   const bytes = new Uint8Array(fingerprintBytes);
   bytes[0] = rule;
   for (let index = 0; index < digest.length; index++) bytes[index + 1] = digest.charCodeAt(index);

@@ -18,6 +18,8 @@ const text = (value: Uint8Array | undefined) => value && new TextDecoder().decod
 
 /** As many are played at the same time, with keys of their own: the network that breaks is one, and strikes them all. */
 const atOnce = 10;
+/** Verbs of each client that are answered, or of which nobody knows. */
+const verbsPerClient = 8;
 
 /**
  * Plays histories of so many seeds from the first one, each of four clients at two keys while the network breaks a few times, and claims
@@ -32,10 +34,10 @@ export async function checkHistories(
   let lost = 0;
   for (let begun = 0; begun < count; begun += atOnce) {
     const seeds = Array.from({ length: Math.min(atOnce, count - begun) }, (_, index) => firstSeed + begun + index);
-    let isOver = false;
-    const network = breakUntil(proxy, seeds[0]!, () => isOver);
-    const played = await Promise.all(seeds.map((seed) => playHistory(stores, seed)));
-    isOver = true;
+    const progress = { answers: 0, isOver: false };
+    const network = breakNetwork(proxy, seeds[0]!, progress);
+    const played = await Promise.all(seeds.map((seed) => playHistory(stores, seed, progress)));
+    progress.isOver = true;
     await network;
     for (const { seed, history, lost: unknown } of played) {
       lost += unknown;
@@ -50,10 +52,17 @@ export async function checkHistories(
   return lost;
 }
 
-async function breakUntil(proxy: FaultProxy, seed: number, isOver: () => boolean): Promise<void> {
+interface Progress {
+  answers: number;
+  isOver: boolean;
+}
+
+/** Breaks it after every few answers, however fast they come: by the clock a busy machine would see nothing but faults. */
+async function breakNetwork(proxy: FaultProxy, seed: number, progress: Progress): Promise<void> {
   const random = seededRandom(seed).fork('network');
-  while (!isOver()) {
-    await pause(random.integer(1, 6));
+  while (!progress.isOver) {
+    const next = progress.answers + random.integer(10, 50);
+    while (progress.answers < next && !progress.isOver) await pause(1);
     if (random() < 0.5) proxy.reset();
     else {
       await proxy.inject({
@@ -67,20 +76,22 @@ async function breakUntil(proxy: FaultProxy, seed: number, isOver: () => boolean
   }
 }
 
-async function playHistory(stores: readonly ClosableStore[], seed: number) {
+async function playHistory(stores: readonly ClosableStore[], seed: number, progress: Progress) {
   const history = new History<StoreOperation, StoreResult>();
   const random = seededRandom(seed);
   let lost = 0;
   const clients = stores.map(async (store, index) => {
     const own = random.fork(`client ${index}`);
     const seen = new Map<string, number>();
-    for (let count = 0; count < 8; count++) {
+    for (let count = 0, left = verbsPerClient; left > 0; count++) {
       const key = `${seed}/${own.pick(['x', 'y'])}`;
       const operation = draw(own, `${index}.${count}`, seen.get(key) ?? 0);
       const open = history.invoke({ client: `client ${index}`, key, operation });
       try {
         const result = await perform(store, key, operation);
         open.ok(result);
+        progress.answers++;
+        left--;
         const version = versionIn(result);
         if (version !== undefined) seen.set(key, version);
       } catch (error) {
@@ -89,6 +100,7 @@ async function playHistory(stores: readonly ClosableStore[], seed: number) {
         else {
           open.unknown();
           lost++;
+          left--;
         }
         // It is connected again soon; until then its verbs would only fail.
         await pause(10);

@@ -123,7 +123,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
     { timeout: historiesTimeoutMs },
     async ({ connect }, { onTestFinished }) => {
       const { proxy, open } = await place(connect, onTestFinished);
-      const stores = Array.from({ length: 4 }, () => redisStore(open(proxy.port).client, { timeout: 30 }));
+      const stores = Array.from({ length: 4 }, () => redisStore(open(proxy.port).client, { timeout: 500 }));
       const lost = await checkHistories(stores, proxy, firstSeed, historyCount(40));
       // The faults have struck.
       expect(lost).toBeGreaterThan(10);

@@ -26,6 +26,7 @@ export function functionsOf(table: string) {
     readMany: name('read_many'),
     write: name('write'),
     remove: name('remove'),
+    consume: name('consume'),
     sweep: name('sweep'),
   };
 }
@@ -45,7 +46,7 @@ export function functionsOf(table: string) {
  * ```
  */
 export function postgresMigrations(table = 'holdfast'): readonly PostgresMigration[] {
-  const { read, readMany, write, remove, sweep } = functionsOf(table);
+  const { read, readMany, write, remove, consume, sweep } = functionsOf(table);
   const sql = `
 CREATE SEQUENCE IF NOT EXISTS ${table}_versions;
 
@@ -142,6 +143,49 @@ BEGIN
   IF is_removed AND announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
   ignored := set_config('lock_timeout', lock_before, true);
   RETURN is_removed;
+END $$;
+
+-- A limit is a row of its own whose value is when all that was granted will be worked off, in milliseconds since a day in 2023, so that they have
+-- fractions; then its time is over, too. Others can only add to what is seen without a lock, so what is refused needs none.
+CREATE OR REPLACE FUNCTION ${consume}(
+  wanted bytea, interval_ms float8, burst float8, cost float8, lock_ms integer, OUT granted boolean, OUT debt_ms float8
+)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  held ${table}%ROWTYPE;
+  now timestamptz;
+  now_ms float8;
+  after_ms float8;
+  is_locked boolean := false;
+  lock_before text := current_setting('lock_timeout');
+  ignored text := set_config('lock_timeout', lock_ms::text, true);
+BEGIN
+  LOOP
+    IF is_locked THEN
+      SELECT * INTO held FROM ${table} WHERE key = wanted FOR UPDATE;
+    ELSE
+      SELECT * INTO held FROM ${table} WHERE key = wanted;
+    END IF;
+    now := clock_timestamp();
+    now_ms := extract(epoch FROM now - timestamptz '2023-11-14 22:13:20+00')::float8 * 1000;
+    debt_ms := least(greatest(coalesce(convert_from(held.value, 'UTF8')::float8 - now_ms, 0), 0), burst * interval_ms);
+    after_ms := debt_ms + cost * interval_ms;
+    granted := after_ms - burst * interval_ms <= 0.000001;
+    EXIT WHEN NOT granted OR after_ms <= debt_ms;
+    IF held.key IS NULL THEN
+      INSERT INTO ${table} (key, version, value, written_at, expires_at)
+        VALUES (wanted, 0, convert_to((now_ms + after_ms)::text, 'UTF8'), now, now + after_ms * interval '1 millisecond')
+        ON CONFLICT (key) DO NOTHING;
+      EXIT WHEN FOUND;
+    ELSIF is_locked THEN
+      UPDATE ${table}
+        SET value = convert_to((now_ms + after_ms)::text, 'UTF8'), written_at = now, expires_at = now + after_ms * interval '1 millisecond'
+        WHERE key = wanted;
+      EXIT;
+    END IF;
+    is_locked := true;
+  END LOOP;
+  ignored := set_config('lock_timeout', lock_before, true);
 END $$;
 
 -- Deletes rows whose time is over, at most so many, and none that somebody is at.

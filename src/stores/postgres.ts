@@ -13,6 +13,8 @@ import { functionsOf, postgresMigrations } from './postgres-schema.js';
 import { type Listen, PostgresWatches } from './postgres-watches.js';
 import {
   type ClosableStore,
+  type Consumed,
+  type ConsumeOptions,
   type Entry,
   maxValueBytesField,
   type NativeCapabilities,
@@ -114,7 +116,7 @@ export interface PostgresStoreOptions {
 
 /** What a {@link PostgresStore} can do besides; `watch` only with a `listener`. */
 export interface PostgresNative
-  extends Required<Pick<NativeCapabilities, 'readMany'>>,
+  extends Required<Pick<NativeCapabilities, 'readMany' | 'consume'>>,
     Pick<NativeCapabilities, 'watch'> {
   /**
    * A view of this store inside a transaction of yours: what it writes is done with the transaction, or not at all. Roll it back when a verb fails. Each
@@ -212,7 +214,7 @@ function sqlOf(text: string): Sql {
 
 /** The statements of the verbs. A read answers a row in any case: a reply without one is that of a connection that broke. */
 function statementsOf(table: string) {
-  const { read, readMany, write, remove, sweep } = functionsOf(table);
+  const { read, readMany, write, remove, consume, sweep } = functionsOf(table);
   const one = '(VALUES (1)) AS one LEFT JOIN';
   return {
     read: sqlOf(`SELECT ${entryColumns} FROM ${one} ${read}($1) AS held ON true`),
@@ -222,6 +224,7 @@ function statementsOf(table: string) {
     ),
     write: sqlOf(`SELECT ${entryColumns}, new_version::text FROM ${write}($1, $2, $3, $4, $5, $6)`),
     remove: sqlOf(`SELECT ${remove}($1, $2, $3, $4)::text`),
+    consume: sqlOf(`SELECT granted::text, debt_ms::text FROM ${consume}($1, $2, $3, $4, $5)`),
     sweep: sqlOf(`SELECT ${sweep}($1)::text`),
   };
 }
@@ -286,7 +289,7 @@ class Verbs implements Store {
    * The server gives up the row of somebody else a little sooner than the store gives up the server, so that the store hears that nothing was done. Who
    * is not first in the queue for the row may wait twice as long, and is told too late.
    */
-  private get lockMs(): number {
+  protected get lockMs(): number {
     return Math.ceil(this.settings.timeout * 0.8);
   }
 
@@ -321,6 +324,7 @@ class PooledStore extends Verbs implements PostgresStore {
     this.watches = watches;
     this.native = {
       readMany: (keys, options) => this.readMany(keys, options),
+      consume: (key, options) => this.consume(key, options),
       within: (transaction) => this.within(transaction),
       ...(watches && {
         watch: (key: string, onChange: (change: StoreChange) => void) => this.watch(watches, key, onChange),
@@ -388,6 +392,15 @@ class PooledStore extends Verbs implements PostgresStore {
     const there = rows.filter((row) => row[0] !== null);
     const entries = new Map(there.map((row) => [inOneLine(row[entryWidth] as string), entryOf(row)]));
     return wanted.map((key) => entries.get(key.toString('base64')));
+  }
+
+  private async consume(key: string, options: ConsumeOptions): Promise<Consumed> {
+    const rate = this.checks.consume(key, options);
+    // No record has this name: theirs have another character there.
+    const name = Buffer.from(`${this.settings.prefix}\x01${key}`);
+    const values = [name, rate.intervalMs, rate.burst, rate.cost, this.lockMs];
+    const row = answerOf('consume', await this.run('consume', this.statements.consume, values, options.signal));
+    return rate.answer(Number(row[1]), row[0] === 'true');
   }
 
   /** One statement on a connection of the pool, within the time that a verb has. */

@@ -678,6 +678,11 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
   ['LOADING', 'busy', 'the server is still loading its data; try again'],
   ['BUSY', 'busy', "somebody else's script keeps the server busy"],
   ['OOM', 'full', 'the server has no memory left under "maxmemory"; raise it, or let entries live shorter'],
+  [
+    'MISCONF Errors writing to the AOF file: No space left',
+    'full',
+    'the disk of the server is full; it takes writes again by itself when there is room',
+  ],
   ['MISCONF', 'failed', 'the server cannot save to its disk and therefore takes no writes; see its log'],
   ['NOREPLICAS', 'failed', 'too few replicas are connected for "min-replicas-to-write"'],
   ['MASTERDOWN', 'failed', 'this server is a replica that has lost its primary'],

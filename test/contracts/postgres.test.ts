@@ -1,9 +1,10 @@
 /** The laws of a store against a real Postgres, with each client library, straight and through PgBouncer. */
-import { mutexConformance, storeConformance } from 'holdfast/testing';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type ConformanceSettings, mutexConformance, storeConformance } from 'holdfast/testing';
+import { afterAll, beforeAll, describe, expect } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
 import { drivers, type PostgresConnection } from '../stores/postgres-clients.ts';
-import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
+import { runCases } from '../support/conformance.ts';
+import { firstSeed, historyCount } from '../support/histories.ts';
 import { postgresHome, startPgBouncer, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 
@@ -11,59 +12,49 @@ const home = postgresHome();
 const places = ['straight', 'through PgBouncer'] as const;
 const combinations = places.flatMap((place) => drivers.map((driver) => ({ ...driver, place })));
 
-for (const { title, connect, place } of combinations) {
-  describe.skipIf(home === undefined)(`postgresStore by ${title}, ${place}, keeps`, () => {
-    let server: ServerProcess;
-    let bouncer: ServerProcess | undefined;
-    const connections: PostgresConnection[] = [];
-    const open = () => {
-      const connection = connect((bouncer ?? server).port, 4);
-      connections.push(connection);
-      return connection;
-    };
-    beforeAll(async () => {
-      server = await startPostgres(home!);
-      // The first time it is fetched.
-      if (place === 'through PgBouncer') {
-        bouncer = await startPgBouncer(server);
-        expect(bouncer).toBeDefined();
-      }
-      await postgresStore(open().pool).migrate();
-    }, 120_000);
-    afterAll(async () => {
-      for (const connection of connections) await connection.close().catch(() => {});
-      await bouncer?.dispose();
-      await server?.dispose();
+describe.skipIf(home === undefined)('postgresStore', () => {
+  let server: ServerProcess;
+  let bouncer: ServerProcess | undefined;
+  const restart = async () => {
+    await server.stop();
+    await server.start();
+  };
+  beforeAll(async () => {
+    server = await startPostgres(home!);
+    // The first time it is fetched.
+    bouncer = await startPgBouncer(server);
+    expect(bouncer).toBeDefined();
+    const connection = drivers[0]!.connect(server.port);
+    await postgresStore(connection.pool).migrate();
+    await connection.close();
+  }, 120_000);
+  afterAll(async () => {
+    await bouncer?.dispose();
+    await server?.dispose();
+  });
+
+  describe.each(combinations)('by $title, $place, keeps', ({ title, connect, place }) => {
+    let connections: readonly PostgresConnection[];
+    let stores = 0;
+    beforeAll(() => {
+      const { port } = place === 'straight' ? server : bouncer!;
+      connections = [1, 2, 3, 4].map(() => connect(port, 4));
     });
+    afterAll(async () => {
+      for (const connection of connections) await connection.close();
+    });
+    /** Stores over four pools, taken in turn. */
+    const make = ({ prefix, maxValueBytes }: ConformanceSettings) => {
+      const { pool, listener } = connections[stores++ % 4]!;
+      const direct = place === 'straight' && { prepare: true, listener };
+      return postgresStore(pool, { prefix, maxValueBytes, timeout: '10s', ...direct });
+    };
 
     const cases = storeConformance({
-      entries: 'shared',
-      make: ({ prefix, maxValueBytes }) =>
-        postgresStore(open().pool, { prefix, maxValueBytes, timeout: '10s', prepare: place === 'straight' }),
-      async restart() {
-        await server.stop();
-        await server.start();
-      },
-      histories: historyCount(place === 'straight' ? 150 : 50),
-      seed: firstSeed,
+      ...{ entries: 'shared', make, restart },
+      ...{ histories: historyCount(place === 'straight' ? 150 : 50), seed: firstSeed },
     });
-    it.each(cases)('$name', ({ run }) => run(), historiesTimeoutMs);
-
-    if (place === 'straight' && title === 'pg') {
-      const lockCases = mutexConformance({
-        make({ prefix }) {
-          const { pool, listener } = open();
-          return postgresStore(pool, { prefix, timeout: '10s', listener });
-        },
-        async restart() {
-          await server.stop();
-          await server.start();
-        },
-        contenders: 5,
-      });
-      describe('locks:', () => {
-        it.each(lockCases)('$name', ({ run }) => run(), 60_000);
-      });
-    }
+    const hasLocks = place === 'straight' && title === 'pg';
+    runCases([...(hasLocks ? mutexConformance({ make, restart, contenders: 5 }) : []), ...cases]);
   });
-}
+});

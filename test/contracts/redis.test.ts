@@ -1,9 +1,10 @@
 /** The laws of a store against real servers, Redis and Valkey, with each client library. */
-import { mutexConformance, storeConformance } from 'holdfast/testing';
-import { afterAll, beforeAll, describe, it } from 'vitest';
+import { type ConformanceSettings, mutexConformance, storeConformance } from 'holdfast/testing';
+import { afterAll, beforeAll, describe } from 'vitest';
 import { redisStore } from '../../src/stores/redis.js';
 import { drivers, type RedisConnection } from '../stores/redis-clients.ts';
-import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
+import { runCases } from '../support/conformance.ts';
+import { firstSeed, historyCount } from '../support/histories.ts';
 import { redisProgram, startCluster, startRedis } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 
@@ -13,54 +14,52 @@ const kinds = [
 ];
 const combinations = kinds.flatMap((kind) => drivers.map((driver) => ({ ...kind, ...driver })));
 
+type Connection = Pick<RedisConnection, 'client' | 'close'>;
+
+/** Stores of one server over four connections, taken in turn; a subscriber serves one store. */
+function storesOf(connect: () => Connection | Promise<Connection>) {
+  const mains: (Connection | Promise<Connection>)[] = [];
+  const connections: Promise<Connection>[] = [];
+  let stores = 0;
+  return {
+    async make({ prefix, maxValueBytes }: ConformanceSettings) {
+      const turn = stores++ % 4;
+      mains[turn] ??= connect();
+      const pair = [mains[turn], connect()].map(async (connection) => connection);
+      connections.push(...pair);
+      const [main, subscriber] = await Promise.all(pair);
+      return redisStore(main!.client, { prefix, maxValueBytes, timeout: '10s', subscriber: subscriber!.client });
+    },
+    async close() {
+      for (const connection of new Set(await Promise.all(connections))) connection.close();
+    },
+  };
+}
+
 for (const { name, title, program, connect, histories } of combinations) {
   describe.skipIf(program === undefined)(`redisStore on ${name} by ${title} keeps`, () => {
     let server: ServerProcess;
-    const connections: RedisConnection[] = [];
+    const { make, close } = storesOf(() => connect(server.port));
+    // It keeps nothing on disk: all is forgotten, versions grow all the same.
+    const restart = async () => {
+      await server.kill();
+      await server.start();
+    };
     beforeAll(async () => {
       server = await startRedis(program!);
     });
     afterAll(async () => {
-      for (const connection of connections) connection.close();
+      await close();
       await server?.dispose();
     });
 
     const cases = storeConformance({
-      entries: 'shared',
-      make({ prefix, maxValueBytes }) {
-        const connection = connect(server.port);
-        const second = connect(server.port);
-        connections.push(connection, second);
-        return redisStore(connection.client, { prefix, maxValueBytes, timeout: '10s', subscriber: second.client });
-      },
-      // It keeps nothing on disk: all is forgotten, versions grow all the same.
-      async restart() {
-        await server.kill();
-        await server.start();
-      },
-      histories: historyCount(histories),
-      seed: firstSeed,
+      ...{ entries: 'shared', make, restart },
+      ...{ histories: historyCount(histories), seed: firstSeed },
     });
-    it.each(cases)('$name', ({ run }) => run(), historiesTimeoutMs);
-
-    // Both clients and both servers, yet not each with each: these cases wait for leases to end.
-    if ((name === 'Redis') !== (title === 'ioredis')) return;
-    const lockCases = mutexConformance({
-      make({ prefix }) {
-        const connection = connect(server.port);
-        const second = connect(server.port);
-        connections.push(connection, second);
-        return redisStore(connection.client, { prefix, timeout: '10s', subscriber: second.client });
-      },
-      async restart() {
-        await server.kill();
-        await server.start();
-      },
-      contenders: 5,
-    });
-    describe('locks:', () => {
-      it.each(lockCases)('$name', ({ run }) => run(), 60_000);
-    });
+    // Both clients and both servers, yet not each with each.
+    const hasLocks = (name === 'Redis') === (title === 'ioredis');
+    runCases([...(hasLocks ? mutexConformance({ make, restart, contenders: 5 }) : []), ...cases]);
   });
 }
 
@@ -74,21 +73,8 @@ describe.skipIf(kinds[0]!.program === undefined)('redisStore on a cluster', () =
   });
 
   describe.each(drivers)('by $title keeps', ({ connectCluster }) => {
-    const clients: { close(): void }[] = [];
-    afterAll(() => {
-      for (const client of clients) client.close();
-    });
-    const cases = storeConformance({
-      entries: 'shared',
-      async make({ prefix, maxValueBytes }) {
-        const ports = servers.map(({ port }) => port);
-        const [cluster, second] = await Promise.all([connectCluster(ports), connectCluster(ports)]);
-        clients.push(cluster, second);
-        return redisStore(cluster.client, { prefix, maxValueBytes, timeout: '10s', subscriber: second.client });
-      },
-      histories: historyCount(50),
-      seed: firstSeed,
-    });
-    it.each(cases)('$name', ({ run }) => run(), historiesTimeoutMs);
+    const { make, close } = storesOf(() => connectCluster(servers.map(({ port }) => port)));
+    afterAll(close);
+    runCases(storeConformance({ entries: 'shared', make, histories: historyCount(50), seed: firstSeed }));
   });
 });

@@ -1,6 +1,7 @@
 /** Histories of clients of one server, on a network that breaks, as the history checker wants them. */
 import { StoreError } from 'holdfast';
 import {
+  checkLinearizability,
   type FaultProxy,
   History,
   type SeededRandom,
@@ -8,28 +9,89 @@ import {
   type StoreOperation,
   type StoreResult,
   seededRandom,
+  storeModel,
 } from 'holdfast/testing';
 import type { ClosableStore, Entry } from '../../src/stores/store.js';
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 
-/** Four clients at two keys, and a network that breaks a few times on the way. */
-export async function playHistory(stores: readonly ClosableStore[], proxy: FaultProxy, seed: number) {
+/** As many are played at the same time, with keys of their own: the network that breaks is one, and strikes them all. */
+const atOnce = 10;
+/** Verbs of each client that are answered, or of which nobody knows. */
+const verbsPerClient = 8;
+
+/**
+ * Plays histories of so many seeds from the first one, each of four clients at two keys while the network breaks a few times, and claims
+ * that they are linearizable. Answers of how many operations nobody knows what became of them.
+ */
+export async function checkHistories(
+  stores: readonly ClosableStore[],
+  proxy: FaultProxy,
+  firstSeed: number,
+  count: number,
+): Promise<number> {
+  let lost = 0;
+  for (let begun = 0; begun < count; begun += atOnce) {
+    const seeds = Array.from({ length: Math.min(atOnce, count - begun) }, (_, index) => firstSeed + begun + index);
+    const progress = { answers: 0, isOver: false };
+    const network = breakNetwork(proxy, seeds[0]!, progress);
+    const played = await Promise.all(seeds.map((seed) => playHistory(stores, seed, progress)));
+    progress.isOver = true;
+    await network;
+    for (const { seed, history, lost: unknown } of played) {
+      lost += unknown;
+      const verdict = checkLinearizability(history, storeModel());
+      if (verdict.verdict !== 'linearizable') throw new Error(`seed ${seed}\n${verdict}`);
+    }
+    // A long run that is cut off has shown this much; the next one may begin there.
+    const done = begun + seeds.length;
+    if (done % 500 === 0)
+      console.log(`histories: ${done} from seed ${firstSeed} are linearizable, ${lost} replies lost`);
+  }
+  return lost;
+}
+
+interface Progress {
+  answers: number;
+  isOver: boolean;
+}
+
+/** Breaks it after every few answers, however fast they come: by the clock a busy machine would see nothing but faults. */
+async function breakNetwork(proxy: FaultProxy, seed: number, progress: Progress): Promise<void> {
+  const random = seededRandom(seed).fork('network');
+  while (!progress.isOver) {
+    const next = progress.answers + random.integer(10, 50);
+    while (progress.answers < next && !progress.isOver) await pause(1);
+    if (random() < 0.5) proxy.reset();
+    else {
+      await proxy.inject({
+        kind: 'cut',
+        direction: random.pick(['requests', 'replies']),
+        afterBytes: random.integer(0, 200),
+      });
+      await pause(2);
+      await proxy.heal();
+    }
+  }
+}
+
+async function playHistory(stores: readonly ClosableStore[], seed: number, progress: Progress) {
   const history = new History<StoreOperation, StoreResult>();
   const random = seededRandom(seed);
   let lost = 0;
-  let left = stores.length;
   const clients = stores.map(async (store, index) => {
     const own = random.fork(`client ${index}`);
     const seen = new Map<string, number>();
-    for (let count = 0; count < 8; count++) {
+    for (let count = 0, left = verbsPerClient; left > 0; count++) {
       const key = `${seed}/${own.pick(['x', 'y'])}`;
       const operation = draw(own, `${index}.${count}`, seen.get(key) ?? 0);
       const open = history.invoke({ client: `client ${index}`, key, operation });
       try {
         const result = await perform(store, key, operation);
         open.ok(result);
+        progress.answers++;
+        left--;
         const version = versionIn(result);
         if (version !== undefined) seen.set(key, version);
       } catch (error) {
@@ -38,32 +100,18 @@ export async function playHistory(stores: readonly ClosableStore[], proxy: Fault
         else {
           open.unknown();
           lost++;
+          left--;
         }
         // It is connected again soon; until then its verbs would only fail.
-        await new Promise((resolve) => setTimeout(resolve, 10));
+        await pause(10);
       }
     }
-    left--;
   });
-  const faults = (async () => {
-    const own = random.fork('network');
-    while (left > 0) {
-      await new Promise((resolve) => setTimeout(resolve, own.integer(1, 6)));
-      if (own() < 0.5) proxy.reset();
-      else {
-        await proxy.inject({
-          kind: 'cut',
-          direction: own.pick(['requests', 'replies']),
-          afterBytes: own.integer(0, 200),
-        });
-        await new Promise((resolve) => setTimeout(resolve, 2));
-        await proxy.heal();
-      }
-    }
-  })();
-  await Promise.all([...clients, faults]);
-  return { history, lost };
+  await Promise.all(clients);
+  return { seed, history, lost };
 }
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 function draw(random: SeededRandom, value: string, seenVersion: number): StoreOperation {
   const chance = random();

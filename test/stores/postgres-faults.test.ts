@@ -1,12 +1,18 @@
-/** Postgres killed, frozen, restarted and behind a bad network: what the store says then, and what holds afterwards. */
+/**
+ * Postgres killed, frozen, restarted and behind a bad network: what the store says then, and what holds afterwards. Faults that every store meets
+ * are in `faults.ts`; all have one server, and those that strike it strike alone.
+ */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { StoreError } from 'holdfast';
-import { checkLinearizability, type FaultProxy, faultProxy, storeModel } from 'holdfast/testing';
+import { type FaultProxy, faultProxy } from 'holdfast/testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type PostgresStore, postgresStore } from '../../src/stores/postgres.js';
 import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
-import { playHistory } from './histories.ts';
+import { answered, type Column, commonFaults, endure, type Fault, no, until } from './faults.ts';
+import { checkHistories } from './histories.ts';
 import { drivers, type PostgresConnection } from './postgres-clients.ts';
 
 const bytes = (text: string) => new TextEncoder().encode(text);
@@ -22,10 +28,57 @@ async function failure(promise: Promise<unknown>): Promise<StoreError> {
   return error as StoreError;
 }
 
-describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ title, connect }) => {
-  let server: ServerProcess;
+const isReadOnly = (on: string): Fault<PostgresConnection>['strike'] => {
+  return async ({ admin, own }) => {
+    await admin.query(`ALTER SYSTEM SET default_transaction_read_only = ${on}`);
+    await admin.query('SELECT pg_reload_conf()');
+    const shown = () => own.query('SHOW default_transaction_read_only').catch(() => []);
+    await until(shown, ([row]) => row?.default_transaction_read_only === on);
+  };
+};
+
+const rows: readonly Fault<PostgresConnection>[] = [
+  ...commonFaults(),
+  {
+    fault: 'a server that takes no writes',
+    strikes: 'server',
+    strike: isReadOnly('on'),
+    heal: isReadOnly('off'),
+    verbs: { reason: ['failed'], applied: no },
+    read: 'done',
+    afterwards: 'not done',
+  },
+];
+
+let server: ServerProcess;
+beforeAll(async () => {
+  if (home === undefined) return;
+  server = await startPostgres(home, ['max_connections=60']);
+  const connection = drivers[0]!.connect(server.port);
+  await postgresStore(connection.pool).migrate();
+  await connection.close();
+}, 30_000);
+afterAll(() => server?.dispose());
+
+describe.skipIf(home === undefined).each(drivers)('postgresStore by $title survives', ({ connect }) => {
+  const column: Column<PostgresConnection> = {
+    server: async () => server,
+    async leave() {
+      server.wake();
+      if (!server.isRunning) await server.start();
+    },
+    connect: (port) => connect(port, 2),
+    close: (connection) => connection.close().catch(() => {}),
+    storeOf: ({ pool }, options) => postgresStore(pool, options),
+  };
+  const run = (row: Fault<PostgresConnection>) => endure(row, column);
+  it.concurrent.each(rows.filter(({ strikes }) => strikes === 'network'))('$fault', run, 30_000);
+  it.each(rows.filter(({ strikes }) => strikes === 'server'))('$fault', run, 30_000);
+});
+
+describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ title, connect }) => {
+  const connections: PostgresConnection[] = [];
   let proxy: FaultProxy;
-  let connections: PostgresConnection[] = [];
   let store: PostgresStore;
   /** The same, for what must work even where the machine is busy. */
   let patient: PostgresStore;
@@ -36,30 +89,9 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     connections.push(connection);
     return connection;
   };
-  /** What the server holds, asked without any fault in between. */
-  const held = async (key = 'key') =>
-    text((await postgresStore(open(server.port).pool, { timeout: '5s' }).read(key))?.value);
-  /** The verb that works again as soon as there is a connection again. */
-  const readAgain = () =>
-    expect.poll(
-      () =>
-        store.read('key').then(
-          (entry) => text(entry?.value) ?? 'nothing',
-          () => 'a failure',
-        ),
-      { timeout: 10_000, interval: 5 },
-    );
-
-  beforeAll(async () => {
-    server = await startPostgres(home!, ['max_connections=60']);
-    const connection = connect(server.port);
-    await postgresStore(connection.pool).migrate();
-    await connection.close();
-  }, 30_000);
-  afterAll(() => server?.dispose());
+  const readAgain = async () => text((await answered(() => patient.read('key')))?.value);
 
   beforeEach(async () => {
-    connections = [];
     proxy = await faultProxy({ port: server.port });
     const { pool } = open(proxy.port);
     store = postgresStore(pool, { timeout });
@@ -68,7 +100,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
   });
   afterEach(async () => {
     await proxy?.close();
-    for (const connection of connections) await connection.close().catch(() => {});
+    for (const connection of connections.splice(0)) await connection.close().catch(() => {});
     server.wake();
     if (!server.isRunning) await server.start();
   });
@@ -83,7 +115,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     for (const { reason } of errors) expect(['timeout', 'closed', 'busy']).toContain(reason);
     expect(performance.now() - beganMs).toBeLessThan(timeout + 1_000);
     await server.start();
-    await readAgain().toBe('old');
+    expect(await readAgain()).toBe('old');
     const next = await patient.write('key', bytes('new'), { ttlMs, ifVersion: version });
     expect(next.ok && next.version > version).toBe(true);
     // Nothing has come after all that was told as not applied.
@@ -93,109 +125,46 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     if (title === 'pg') expect(Number(rows[0]!.lost)).toBe(0);
   });
 
-  it('fails in time when the server is frozen; what it has received it does when it wakes', async () => {
-    server.freeze();
-    const beganMs = performance.now();
-    const error = await failure(store.write('key', bytes('late'), { ttlMs, ifVersion: version }));
-    expect(error).toMatchObject({ reason: 'timeout', applied: 'unknown' });
-    expect(performance.now() - beganMs).toBeLessThan(timeout + 500);
-    expect(await failure(store.read('key'))).toMatchObject({ reason: 'timeout', applied: 'no' });
-    server.wake();
-    await readAgain().toBe('late');
-    // Its owner repeats it, and knows itself in what is in the way.
-    const again = await patient.write('key', bytes('late'), { ttlMs, ifVersion: version });
-    expect(again.ok ? 'written twice' : text(again.entry?.value)).toBe('late');
-  });
-
-  it('says "unknown" when the reply is lost, and the repetition brings back the own entry', async () => {
-    await proxy.inject({ kind: 'cut', direction: 'replies', afterBytes: 0 });
-    expect(await failure(store.write('key', bytes('mine'), { ttlMs, ifVersion: version }))).toMatchObject({
-      applied: 'unknown',
-    });
-    await proxy.heal();
-    await readAgain().toBe('mine');
-    const again = await patient.write('key', bytes('mine'), { ttlMs, ifVersion: version });
-    expect(again.ok ? 'written twice' : text(again.entry?.value)).toBe('mine');
-    await proxy.inject({ kind: 'cut', direction: 'replies', afterBytes: 0 });
-    expect(await failure(store.remove('key'))).toMatchObject({ applied: 'unknown' });
-    await proxy.heal();
-    await readAgain().toBe('nothing');
-    expect(await patient.remove('key')).toBe(false);
-  });
-
-  it('changes nothing when the request is lost, whole or in the middle', async () => {
-    for (const [afterBytes, value] of [
-      [0, 'short'],
-      [40_000, 'x'.repeat(100_000)],
-    ] as const) {
-      await proxy.inject({ kind: 'cut', direction: 'requests', afterBytes });
-      expect(await failure(store.write('key', bytes(value), { ttlMs }))).toMatchObject({ applied: 'unknown' });
-      await proxy.heal();
-      await readAgain().toBe('old');
-    }
-  });
-
-  it('takes no half of a reply for a whole one', async () => {
-    await patient.write('key', bytes('x'.repeat(100_000)), { ttlMs });
-    for (const afterBytes of [1, 5, 40, 40_000]) {
-      await proxy.inject({ kind: 'cut', direction: 'replies', afterBytes });
-      expect(await failure(store.read('key'))).toMatchObject({ applied: 'no' });
-      const refusal = failure(store.write('key', bytes('new'), { ttlMs, ifVersion: 0 }));
-      expect(['no', 'unknown']).toContain((await refusal).applied);
-      await proxy.heal();
-      await readAgain().toBe('x'.repeat(100_000));
-    }
-  });
-
-  it('fails in time in a blackhole, and on a half-open connection', async () => {
-    await proxy.inject({ kind: 'blackhole' });
-    expect(await failure(store.write('key', bytes('late'), { ttlMs }))).toMatchObject({
-      reason: 'timeout',
-      applied: 'unknown',
-    });
-    expect(await held()).toBe('old');
-    await proxy.heal();
-    await proxy.inject({ kind: 'half-open' });
-    expect(await failure(store.write('key', bytes('lost'), { ttlMs }))).toMatchObject({ reason: 'timeout' });
-    await proxy.heal();
-    await expect
-      .poll(
-        () =>
-          patient.read('key').then(
-            () => true,
-            () => false,
-          ),
-        { timeout: 10_000 },
-      )
-      .toBe(true);
-    expect(await held()).not.toBe('lost');
-  });
-
-  it('fails with "no" while connections are refused', async () => {
-    await proxy.inject({ kind: 'refuse' });
-    await failure(store.read('key'));
-    await expect
-      .poll(async () => (await failure(store.write('key', bytes('lost'), { ttlMs }))).applied, { timeout: 5_000 })
-      .toBe('no');
-    await proxy.heal();
-    await readAgain().toBe('old');
-    expect(await patient.write('key', bytes('new'), { ttlMs, ifVersion: version })).toMatchObject({ ok: true });
-  });
-
-  it('works on a slow network, byte by byte', async () => {
-    await proxy.inject({ kind: 'latency', delay: 20 });
-    expect(await patient.write('key', bytes('slow'), { ttlMs })).toMatchObject({ ok: true });
-    await proxy.inject({ kind: 'drip', bytes: 16, every: 1, direction: 'replies' });
-    expect(text((await patient.read('key'))?.value)).toBe('slow');
-  });
-
   it('goes on with new connections when an operator ends those it has', async () => {
     const admin = open(server.port);
     await admin.query(
       'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL',
     );
-    await readAgain().toBe('old');
+    expect(await readAgain()).toBe('old');
     expect(await patient.write('key', bytes('new'), { ttlMs, ifVersion: version })).toMatchObject({ ok: true });
+  });
+
+  it('fails with reason "busy" while the server starts or stops', async () => {
+    const held = open(server.port, 1);
+    await held.query('SELECT 1');
+    // It lets nobody in any more, and ends when all have gone.
+    const [pid] = readFileSync(join(server.folder, 'data', 'postmaster.pid'), 'utf8').split('\n');
+    process.kill(Number(pid), 'SIGTERM');
+    const late = () =>
+      postgresStore(open(server.port, 1).pool, { timeout: '5s' }).write('key', bytes('lost'), { ttlMs });
+    const error = await until(
+      () => late().catch((thrown: unknown) => thrown),
+      (outcome) => outcome instanceof StoreError,
+    );
+    expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
+    for (const connection of connections.splice(0)) await connection.close();
+    await until(
+      async () => server.isRunning,
+      (isRunning) => !isRunning,
+    );
+  });
+
+  it('says that the role may not use the table, and changes nothing', async () => {
+    const connection = open(server.port, 1);
+    await connection.query('DROP ROLE IF EXISTS guest');
+    await connection.query('CREATE ROLE guest');
+    await connection.query('SET ROLE guest');
+    const guest = postgresStore(connection.pool, { timeout: '5s' });
+    for (const verb of [() => guest.write('key', bytes('new'), { ttlMs }), () => guest.remove('key')]) {
+      expect(await failure(verb())).toMatchObject({ reason: 'failed', applied: 'no' });
+    }
+    await connection.query('RESET ROLE');
+    expect(await readAgain()).toBe('old');
   });
 
   it('waits for a row that a transaction of others has locked, and fails in time, knowing that nothing was done', async () => {
@@ -222,62 +191,43 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     const error = await answer.finally(unlock);
     await blocking;
     expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
-    await readAgain().toBe('old');
+    expect(await readAgain()).toBe('old');
   });
-
-  it('changes nothing on a server that takes no writes', async () => {
-    const admin = open(server.port);
-    await admin.query('ALTER DATABASE postgres SET default_transaction_read_only = on');
-    try {
-      const standby = postgresStore(open(server.port).pool, { timeout: '5s' });
-      expect(await failure(standby.write('key', bytes('lost'), { ttlMs }))).toMatchObject({
-        reason: 'failed',
-        applied: 'no',
-      });
-      expect(text((await standby.read('key'))?.value)).toBe('old');
-    } finally {
-      const back =
-        'SET default_transaction_read_only = off; ALTER DATABASE postgres RESET default_transaction_read_only';
-      await admin.query(back);
-    }
-  });
-
-  it('fails with reason "busy" when the server has no connection left', async () => {
-    const full = await startPostgres(home!, [
-      'max_connections=4',
-      'superuser_reserved_connections=0',
-      'reserved_connections=0',
-      'max_wal_senders=0',
-    ]);
-    try {
-      const first = open(full.port, 4);
-      const keeping = postgresStore(first.pool, { timeout: '10s' });
-      await keeping.migrate();
-      await Promise.all(Array.from({ length: 4 }, () => first.query('SELECT pg_sleep(0.2)')));
-      const late = postgresStore(open(full.port, 1).pool, { timeout: '5s' });
-      const error = await failure(late.write('key', bytes('lost'), { ttlMs }));
-      expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
-    } finally {
-      for (const connection of connections.splice(2)) await connection.close().catch(() => {});
-      await full.dispose();
-    }
-  }, 30_000);
 
   it(
     'keeps histories linearizable while connections break and replies are lost',
     async () => {
-      const count = historyCount(20);
-      const stores = Array.from({ length: 4 }, () => postgresStore(open(proxy.port, 2).pool, { timeout: 60 }));
-      let unknown = 0;
-      for (let seed = firstSeed; seed < firstSeed + count; seed++) {
-        const { history, lost } = await playHistory(stores, proxy, seed);
-        unknown += lost;
-        const verdict = checkLinearizability(history, storeModel());
-        expect(verdict.verdict, `seed ${seed}\n${verdict}`).toBe('linearizable');
-      }
+      const stores = Array.from({ length: 4 }, () => postgresStore(open(proxy.port, 4).pool, { timeout: 500 }));
+      const lost = await checkHistories(stores, proxy, firstSeed, historyCount(20));
       // The faults have struck.
-      expect(unknown).toBeGreaterThan(5);
+      expect(lost).toBeGreaterThan(5);
     },
     historiesTimeoutMs,
   );
+});
+
+describe.skipIf(home === undefined)('postgresStore', () => {
+  it('fails with reason "busy" when the server has no connection left, by each client', async () => {
+    const few = [
+      'max_connections=4',
+      'superuser_reserved_connections=0',
+      'reserved_connections=0',
+      'max_wal_senders=0',
+    ];
+    const full = await startPostgres(home!, few);
+    const first = drivers[0]!.connect(full.port, 4);
+    try {
+      await postgresStore(first.pool, { timeout: '10s' }).migrate();
+      await Promise.all(Array.from({ length: 4 }, () => first.query('SELECT pg_sleep(0.2)')));
+      for (const { connect } of drivers) {
+        const late = connect(full.port, 1);
+        const error = await failure(postgresStore(late.pool, { timeout: '5s' }).write('key', bytes('lost'), { ttlMs }));
+        expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
+        await late.close();
+      }
+    } finally {
+      await first.close();
+      await full.dispose();
+    }
+  }, 30_000);
 });

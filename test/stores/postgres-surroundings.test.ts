@@ -5,7 +5,14 @@ import { OptionsError, StoreError } from 'holdfast';
 import pg from 'pg';
 import postgres from 'postgres';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { type PgListener, type PgPool, type PostgresJs, postgresStore } from '../../src/stores/postgres.js';
+import {
+  type PgListener,
+  type PgPool,
+  type PostgresJs,
+  type PostgresMigration,
+  postgresMigrations,
+  postgresStore,
+} from '../../src/stores/postgres.js';
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { canMount, smallDisk } from '../support/servers/small-disk.ts';
@@ -92,6 +99,64 @@ describe.skipIf(home === undefined)('postgresStore', () => {
       await admin.query('DROP TRIGGER stop ON holdfast');
     }
   }, 30_000);
+
+  it('is done whole or not at all, whichever of its statements is the last before the connection ends', async () => {
+    // The functions as they are, with a strike before each statement that looks at the table or changes it, and before the end: the nth ends
+    // the connection.
+    const table = 'struck';
+    const [{ sql }] = postgresMigrations(table) as [PostgresMigration];
+    await admin.query(`
+      CREATE SEQUENCE strikes INCREMENT -1 MINVALUE -1000000000 MAXVALUE 1000 START -1;
+      CREATE FUNCTION strike() RETURNS void LANGUAGE sql VOLATILE
+        AS $$ SELECT pg_terminate_backend(pg_backend_pid()) WHERE nextval('strikes') = 0 $$`);
+    const statement = /(?<=(?:BEGIN|LOOP|THEN|ELSE|;)\n)(?= *(?:SELECT|INSERT|UPDATE|DELETE|GET|ignored :=) )/g;
+    await admin.query(
+      sql
+        .replace(/^ *--.*\n/gm, '')
+        .replace(/plpgsql[^$]*\$\$[^$]*/g, (body) => body.replace(statement, 'PERFORM strike();\n')),
+    );
+    const store = postgresStore(pgPool({ max: 1 }), { table, timeout: '5s' });
+    const { consume } = store.native;
+    const limit = { limit: 10, periodMs: 6_000_000 };
+    const rows = async () => (await admin.query(`SELECT * FROM ${table} ORDER BY key`)).rows;
+    let version = 0;
+    const verbs: Record<string, () => Promise<unknown>> = {
+      'a first write': () => store.write('other', bytes('new'), { ttlMs, ifVersion: 0 }),
+      'a write': () => store.write('key', bytes('new'), { ttlMs, ifVersion: version }),
+      'a refused write': () => store.write('key', bytes('new'), { ttlMs, ifVersion: 1 }),
+      'a removal': () => store.remove('key', { ifVersion: version }),
+      'a refused removal': () => store.remove('key', { ifVersion: 1 }),
+      'a first unit': () => consume('new limit', limit),
+      'a unit': () => consume('limit', limit),
+      'a refused unit': () => consume('limit', { ...limit, burst: 1 }),
+      'a sweep': () => store.sweep(),
+    };
+    const struck: Record<string, number> = {};
+    for (const [name, verb] of Object.entries(verbs)) {
+      await admin.query(`DELETE FROM ${table}; SELECT setval('strikes', -1)`);
+      const old = await store.write('key', bytes('old'), { ttlMs });
+      version = old.ok ? old.version : 0;
+      await consume('limit', limit);
+      if (name === 'a sweep') await admin.query(`UPDATE ${table} SET expires_at = now() - interval '1 second'`);
+      const before = await rows();
+      let outcome: unknown;
+      for (let nth = 1; ; nth++) {
+        await admin.query(`SELECT setval('strikes', ${nth})`);
+        outcome = await verb().catch((error: unknown) => error);
+        if (!(outcome instanceof StoreError)) break;
+        expect(outcome).toMatchObject({ reason: 'closed', applied: 'unknown' });
+        // Nothing of it is there, so its owner repeats it as if it had never been asked for.
+        expect(await rows()).toEqual(before);
+        struck[name] = nth;
+      }
+      expect(outcome).not.toBeInstanceOf(Error);
+    }
+    // As many statements as each of them does.
+    expect(struck).toEqual({
+      ...{ 'a first write': 5, 'a write': 2, 'a refused write': 3, 'a removal': 2, 'a refused removal': 2 },
+      ...{ 'a first unit': 3, 'a unit': 4, 'a refused unit': 2, 'a sweep': 2 },
+    });
+  });
 
   it('keeps renewed entries in place: no index grows with each renewal', async () => {
     const count = async () => {

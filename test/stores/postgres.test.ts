@@ -77,15 +77,16 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     await store.read('key');
     await store.write('key', bytes('b'), { ttlMs, ifVersion: 0 });
     await store.remove('other');
+    await store.native.consume('key', { limit: 10, periodMs: 1000 });
     await connection.query("SET log_statement = 'none'");
     const verbs = () =>
       server
         .log()
         .split('\n')
         .filter((line) => line.includes('LOG:') && /execute|statement/.test(line));
-    await expect.poll(() => verbs().length, { timeout: 5_000 }).toBe(4);
+    await expect.poll(() => verbs().length, { timeout: 5_000 }).toBe(5);
     const names = verbs().map((line) => /holdfast_(\w+)_v1|SET log_statement/.exec(line)?.[1]);
-    expect(names).toEqual(['read', 'write', 'remove', undefined]);
+    expect(names).toEqual(['read', 'write', 'remove', 'consume', undefined]);
     await connection.close();
   });
 

@@ -27,6 +27,8 @@ const ioredis: RedisDriver = {
       autoResendUnfulfilledCommands: false,
       maxRetriesPerRequest: null,
       retryStrategy: () => reconnectMs,
+      // A server that loads says how many seconds it will take, and may be done sooner.
+      maxLoadingRetryTime: reconnectMs,
     });
     client.on('error', () => {});
     return {
@@ -53,10 +55,15 @@ const ioredis: RedisDriver = {
   },
 };
 
+/** It makes a class of a thousand commands for each new set of options, which takes as long as 50 round trips; duplicates share one. */
+const nodeRedisClient = createClient();
+
 const nodeRedis: RedisDriver = {
   title: 'node-redis',
   connect(port) {
-    const client = createClient({ socket: { host: '127.0.0.1', port, reconnectStrategy: () => reconnectMs } });
+    const client = nodeRedisClient.duplicate({
+      socket: { host: '127.0.0.1', port, reconnectStrategy: () => reconnectMs },
+    });
     client.on('error', () => {});
     client.connect().catch(() => {});
     return { client, command: (...words) => client.sendCommand([...words]), close: () => client.destroy() };

@@ -1,6 +1,8 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { EventEmitter, getEventListeners } from 'node:events';
-import { rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { OptionsError, StoreError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -8,6 +10,7 @@ import { type IoredisClient, redisStore } from '../../src/stores/redis.js';
 import * as scripts from '../../src/stores/redis-scripts.js';
 import { redisProgram, startRedis, startReplica } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
+import { canMount, smallDisk } from '../support/servers/small-disk.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
 
 const bytes = (text: string) => new TextEncoder().encode(text);
@@ -297,25 +300,47 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     expect(await store.native.consume('limit', rate)).toMatchObject({ ok: true, remaining: 3 });
   });
 
-  it('says that the server cannot save to its disk', async () => {
-    const broken = await startRedis(program!, ['--save', '3600', '1']);
-    try {
-      const connection = open(broken.port);
-      const store = redisStore(connection.client, { timeout: '5s' });
-      await store.write('key', bytes('kept'), { ttlMs });
-      rmSync(broken.folder, { recursive: true });
-      await connection.command('BGSAVE');
-      await expect
-        .poll(async () => `${await connection.command('INFO', 'persistence')}`, { interval: 5 })
-        .toContain('rdb_last_bgsave_status:err');
-      const error = await failure(store.write('key', bytes('new'), { ttlMs }));
-      expect(error).toMatchObject({ reason: 'failed', applied: 'no' });
-      expect(error.message).toContain('cannot save to its disk');
-      expect(text((await store.read('key'))?.value)).toBe('kept');
-    } finally {
-      await broken.dispose();
-    }
-  });
+  it.skipIf(!canMount)(
+    'says that the disk is full, changes nothing, answers reads, and goes on by itself when there is room',
+    async () => {
+      const parent = mkdtempSync(join(tmpdir(), 'holdfast-full-'));
+      const disk = smallDisk(join(parent, 'disk'), 0, 3);
+      const full = await startRedis(program!, ['--dir', disk.folder, '--appendonly', 'yes']);
+      try {
+        const connection = open(full.port);
+        const store = redisStore(connection.client, { timeout: '10s' });
+        const versions = new Map<string, number>();
+        const fill = async () => {
+          for (let count = 0; count < 500; count++) {
+            const key = `key ${versions.size}`;
+            const answer = await store.write(key, randomBytes(100_000), { ttlMs, ifVersion: 0 });
+            if (answer.ok) versions.set(key, answer.version);
+          }
+        };
+        const error = await failure(fill());
+        expect(error).toMatchObject({ reason: 'full', applied: 'no' });
+        expect(error.message).toContain('No space left on device');
+        expect(await failure(store.remove('key 0'))).toMatchObject({ reason: 'full', applied: 'no' });
+        for (const [key, version] of versions) expect((await store.read(key))?.version).toBe(version);
+        expect(await store.read(`key ${versions.size}`)).toBeUndefined();
+        disk.resize(100);
+        const again = () => store.write('key 0', bytes('new'), { ttlMs, ifVersion: versions.get('key 0')! });
+        await expect.poll(() => again().catch(() => undefined), { timeout: 10_000 }).toMatchObject({ ok: true });
+        // What was answered before and after is on the disk.
+        await expect.poll(() => connection.command('INFO', 'persistence')).toContain('aof_last_write_status:ok');
+        await full.kill();
+        await full.start();
+        await expect
+          .poll(async () => (await store.read('key 1').catch(() => undefined))?.version)
+          .toBe(versions.get('key 1'));
+        expect(text((await store.read('key 0'))?.value)).toBe('new');
+      } finally {
+        await full.dispose();
+        disk.dispose();
+        rmSync(parent, { recursive: true });
+      }
+    },
+  );
 
   it('says that the server is a replica, and goes on above its versions when it is promoted', async () => {
     const replica = await startReplica(program!, server);

@@ -1,6 +1,12 @@
 /** The suite is worth something only if it finds a store that breaks a law: each bug planted here is found by a case of its law. */
 import { type Entry, memoryStore, OptionsError, type Store, StoreError, type StoreWriteOptions } from 'holdfast';
-import { type StoreConformanceOptions, storeConformance, type VirtualClock, virtualClock } from 'holdfast/testing';
+import {
+  mutexConformance,
+  type StoreConformanceOptions,
+  storeConformance,
+  type VirtualClock,
+  virtualClock,
+} from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 
 interface Bug {
@@ -488,6 +494,15 @@ describe('storeConformance', () => {
     const make = () => ({ ...verbsOf(store) });
     const found = await brokenLaws({ make, restart }, clock);
     expect(found.find(({ law }) => law === 1)?.message).toContain('across a restart');
+  });
+
+  it('says which cases must run alone: those that end the server, and the one that measures', () => {
+    const make = () => memoryStore();
+    const restart = async () => {};
+    const names = [...storeConformance({ make, restart }), ...mutexConformance({ make, restart })]
+      .filter(({ alone }) => alone)
+      .map(({ law, name }) => `${law} ${/restart|handed over in less time/.exec(name)?.[0]}`);
+    expect(names).toEqual(['1 restart', '13 handed over in less time', '22 restart']);
   });
 
   it('names the seed of a history that is not linearizable, and finds it again from there', async () => {

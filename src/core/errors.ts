@@ -21,10 +21,19 @@ export interface HoldfastErrorOptions {
 
 /** Base of all errors that end a call. */
 export class HoldfastError extends Error {
-  // An accessor of the prototype costs nothing per error, and, unlike an assignment to the prototype, does not keep the
-  // classes that nobody uses in a bundle.
-  override get name(): string {
+  // An accessor costs nothing per error, and, unlike an assignment to the prototype, does not keep the classes that nobody
+  // uses in a bundle.
+  /** @internal */ static get label(): string {
     return 'HoldfastError';
+  }
+
+  override get name(): string {
+    return (this.constructor as typeof HoldfastError).label;
+  }
+
+  /** So that classes of others give themselves a name as those of `Error` do: by assigning it. */
+  override set name(value: string) {
+    Object.defineProperty(this, 'name', { value, writable: true, configurable: true });
   }
 
   /** Stable, for programs: `ERR_TIMEOUT` and so on. */
@@ -46,7 +55,7 @@ export class HoldfastError extends Error {
 
 /** The operation was never started: repeating it is safe. */
 export class RejectedError extends HoldfastError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'RejectedError';
   }
 
@@ -69,7 +78,7 @@ export class RejectedError extends HoldfastError {
 
 /** The operation was started and nobody waits for it any more: its outcome is unknown. */
 export class AbandonedError extends HoldfastError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'AbandonedError';
   }
 
@@ -90,7 +99,7 @@ interface EndOptions extends HoldfastErrorOptions {
 
 /** `ERR_TIMEOUT`: an attempt took longer than its `timeout`. */
 export class TimeoutError extends AbandonedError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'TimeoutError';
   }
 
@@ -106,7 +115,7 @@ export class TimeoutError extends AbandonedError {
 
 /** `ERR_DEADLINE_EXCEEDED`: the whole call took longer than its deadline. */
 export class DeadlineExceededError extends AbandonedError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'DeadlineExceededError';
   }
 
@@ -122,7 +131,7 @@ export class DeadlineExceededError extends AbandonedError {
 
 /** `ERR_DEADLINE_TOO_SHORT`: there is no time left to start the operation. */
 export class DeadlineTooShortError extends RejectedError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'DeadlineTooShortError';
   }
 
@@ -144,7 +153,7 @@ type RefusalNumbers = HoldfastErrorOptions & { readonly policy: string; readonly
 
 /** `ERR_CIRCUIT_OPEN`: a circuit breaker lets no call through. */
 export class CircuitOpenError extends RejectedError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'CircuitOpenError';
   }
 
@@ -167,7 +176,7 @@ export class CircuitOpenError extends RejectedError {
 
 /** `ERR_BULKHEAD_FULL`: all slots of a bulkhead or limiter are taken, and there is no place, or no time, to wait for one. */
 export class BulkheadFullError extends RejectedError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'BulkheadFullError';
   }
 
@@ -201,7 +210,7 @@ export class BulkheadFullError extends RejectedError {
 
 /** `ERR_RATE_LIMITED`: a rate limit has no room for the call now. */
 export class RateLimitedError extends RejectedError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'RateLimitedError';
   }
 
@@ -219,7 +228,7 @@ export class RateLimitedError extends RejectedError {
 
 /** `ERR_SHED`: the call was turned away because this process, or the service it calls, has too much to do. */
 export class ShedError extends RejectedError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'ShedError';
   }
 
@@ -235,7 +244,7 @@ export class ShedError extends RejectedError {
 
 /** `ERR_LOCK_UNAVAILABLE`: a lock or permit was not to be had, and nothing was started. */
 export class LockUnavailableError extends RejectedError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'LockUnavailableError';
   }
 
@@ -267,7 +276,7 @@ export class LockUnavailableError extends RejectedError {
  * error, if it failed.
  */
 export class LockLostError extends AbandonedError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'LockLostError';
   }
 
@@ -301,7 +310,7 @@ export class LockLostError extends AbandonedError {
 
 /** `ERR_STALE_FENCE`: a resource has already been written under a newer lock, so this write was not done. */
 export class StaleFenceError extends HoldfastError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'StaleFenceError';
   }
 
@@ -329,7 +338,7 @@ export class StaleFenceError extends HoldfastError {
 
 /** `ERR_LOAD_BACKOFF`: a cache does not load the key now, because its last load failed a moment ago, here or in another process. */
 export class LoadBackoffError extends RejectedError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'LoadBackoffError';
   }
 
@@ -348,7 +357,7 @@ export class LoadBackoffError extends RejectedError {
  * policy could not judge the outcome. `cause` is the error of the call if it failed, else what the function threw.
  */
 export class HandlesError extends HoldfastError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'HandlesError';
   }
 
@@ -377,7 +386,7 @@ export type StoreFailure = 'invalid' | 'full' | 'busy' | 'timeout' | 'closed' | 
 
 /** `ERR_STORE`: a store could not do what it was asked, or could not say whether it did. */
 export class StoreError extends HoldfastError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'StoreError';
   }
 
@@ -417,7 +426,7 @@ type KeyNumbers = HoldfastErrorOptions & { readonly policy: string };
 
 /** `ERR_KEY_MISSING`: an operation that needs an idempotency key came without one, or with one that cannot be taken. */
 export class KeyMissingError extends HoldfastError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'KeyMissingError';
   }
 
@@ -432,7 +441,7 @@ export class KeyMissingError extends HoldfastError {
 
 /** `ERR_KEY_REUSED`: the idempotency key came with another input before. Repeating it will not help; use a new key for a new operation. */
 export class KeyReusedError extends HoldfastError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'KeyReusedError';
   }
 
@@ -447,7 +456,7 @@ export class KeyReusedError extends HoldfastError {
 
 /** `ERR_IN_FLIGHT`: the operation with this idempotency key is running. Ask again, with the same key, after `retryAfterMs`. */
 export class InFlightError extends HoldfastError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'InFlightError';
   }
 
@@ -470,7 +479,7 @@ export class InFlightError extends HoldfastError {
  * have forgotten it.
  */
 export class InDoubtError extends HoldfastError {
-  override get name(): string {
+  /** @internal */ static override get label(): string {
     return 'InDoubtError';
   }
 

@@ -13,6 +13,8 @@ import type { HoldfastEvent } from './events.js';
 /** How one option is read: what is allowed, in words, and the value as the policy wants it, or undefined if it is wrong. */
 export interface Field<T> {
   readonly allowed: string;
+  /** What is allowed, where that is better said in view of what was given. */
+  readonly allowedFor?: ((value: unknown) => string) | undefined;
   parse(value: unknown): T | undefined;
   /** Taken when the option is absent. Without it the option is required. */
   readonly fallback?: { readonly value: T };
@@ -71,7 +73,7 @@ function readField<T>(policy: string, name: string, value: unknown, field: Field
     });
   }
   const parsed = field.parse(value);
-  if (parsed === undefined) throw impossibleOption(policy, name, value, field.allowed);
+  if (parsed === undefined) throw impossibleOption(policy, name, value, field.allowedFor?.(value) ?? field.allowed);
   return parsed;
 }
 
@@ -94,7 +96,7 @@ export function withDefault<T>(field: Field<T>, value: T): Field<T> {
 
 /** An option that may be absent. */
 export function optional<T>(field: Field<T>): Field<T | undefined> {
-  return { allowed: field.allowed, parse: (value) => field.parse(value), fallback: { value: undefined } };
+  return { ...(field as Field<T | undefined>), fallback: { value: undefined } };
 }
 
 export function integer({ min = 0, max = Number.MAX_SAFE_INTEGER }: Bounds): Field<number> {
@@ -116,8 +118,13 @@ export function number({ min = 0, max = Number.MAX_VALUE }: Bounds): Field<numbe
 
 /** A duration, in milliseconds. */
 export function duration({ min = 1, max = longestWaitMs }: Bounds): Field<number> {
+  const plain = "a duration such as 5000 or '5s'";
+  const ranged = `${plain}, from ${min} to ${max} ms`;
+  const allowed = min === 1 && max === longestWaitMs ? plain : ranged;
   return {
-    allowed: `a duration such as 5000 or '5s'${min === 1 && max === longestWaitMs ? '' : `, from ${min} to ${max} ms`}`,
+    allowed,
+    // Who gives '25d' or 0 has to be told the range.
+    allowedFor: (value) => (parseDuration(value) === undefined ? allowed : ranged),
     parse(value) {
       const ms = parseDuration(value);
       return ms !== undefined && within(ms, min, max) ? ms : undefined;

@@ -83,6 +83,18 @@ describe('errors', () => {
     expect(Object.prototype.toString.call(error)).toBe('[object Error]');
   });
 
+  it('lets a class derived from one of them give itself a name as one does', () => {
+    class TooManyError extends RejectedError {
+      constructor() {
+        super('ERR_TOO_MANY', 'no', { policy: 'mine' });
+        this.name = 'TooManyError';
+      }
+    }
+    const error = new TooManyError();
+    expect([String(error), isRejected(error)]).toEqual(['TooManyError [ERR_TOO_MANY]: no', true]);
+    expect(new RejectedError('ERR_MINE', 'no', { policy: 'mine' }).name).toBe('RejectedError');
+  });
+
   it('shows code and numbers where Node prints it', () => {
     expect(inspect(timeoutError)).toContain("code: 'ERR_TIMEOUT'");
     expect(inspect(timeoutError)).toContain('afterMs: 1000');

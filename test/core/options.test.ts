@@ -47,8 +47,14 @@ describe('OptionsError', () => {
     ['retry: options must be an object, got an array', () => retry(wrong([]))],
     ["timeout: option \"after\" must be a duration such as 5000 or '5s', got '5 sec'", () => timeout(wrong('5 sec'))],
     ['timeout: option "after" must be a duration such as 5000 or \'5s\', got -1', () => timeout(-1)],
-    ['timeout: option "after" must be a duration such as 5000 or \'5s\', got 0', () => timeout(0)],
-    ["timeout: option \"after\" must be a duration such as 5000 or '5s', got '25d'", () => timeout('25d')],
+    [
+      'timeout: option "after" must be a duration such as 5000 or \'5s\', from 1 to 2147483647 ms, got 0',
+      () => timeout(0),
+    ],
+    [
+      "timeout: option \"after\" must be a duration such as 5000 or '5s', from 1 to 2147483647 ms, got '25d'",
+      () => timeout('25d'),
+    ],
     ['timeout: option "after" is required: a duration such as 5000 or \'5s\'', () => timeout(wrong({}))],
     ['timeout: option "after" is required: a duration such as 5000 or \'5s\'', () => timeout(wrong(undefined))],
     ['timeout: option "name" must be a string of 1 to 200 characters, got \'\'', () => timeout({ after: 1, name: '' })],

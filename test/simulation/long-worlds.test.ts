@@ -38,7 +38,7 @@ async function playAll(what: string, play: (seed: number) => Promise<Lived>): Pr
 }
 
 describe('in ten minutes of any world', { timeout: isLong ? 7_200_000 : 60_000 }, () => {
-  it('standard keeps its bounds at every step, and each service is back within 20 s of a disturbance', async () => {
+  it('standard keeps its bounds at every step, and each service is back within 10 s of a disturbance', async () => {
     await playAll('standard', playStandard);
   });
 

@@ -323,9 +323,15 @@ export class ResponseCapture {
       // A copy: whoever wrote it may use the buffer again.
       if (this.bytes <= maxBodyBytes) this.chunks.push(new Uint8Array(chunk));
     } else {
-      const bytes = Buffer.from(chunk, typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8');
-      this.bytes += bytes.byteLength;
-      if (this.bytes <= maxBodyBytes) this.chunks.push(bytes);
+      const written = typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8';
+      if (chunk.length > maxBodyBytes && /^utf-?8$/i.test(written)) {
+        // A character takes a byte at least: it is too long, and need not be made into bytes.
+        this.bytes += chunk.length;
+      } else {
+        const bytes = Buffer.from(chunk, written);
+        this.bytes += bytes.byteLength;
+        if (this.bytes <= maxBodyBytes) this.chunks.push(bytes);
+      }
     }
     if (this.bytes <= maxBodyBytes) return;
     this.chunks = [];

@@ -12,6 +12,7 @@ import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
 import { decodeValue, encodeValue } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, sameBytes } from './record.js';
+import { largeBytes, nextTurn } from './turns.js';
 
 /** What a handler is given: as `request.idempotency`, or as the argument of a function. */
 export interface IdempotencyHandle {
@@ -203,9 +204,14 @@ export class Attempt implements AdapterHandle {
   }
 
   complete(result: Uint8Array | undefined): Promise<Completion> {
-    const { sealing, maxBodyBytes } = this.engine.settings;
-    const fits = result !== undefined && result.byteLength <= maxBodyBytes;
-    const kept = fits ? sealing.seal(this.keyHash, result) : undefined;
+    const { maxBodyBytes } = this.engine.settings;
+    if (result === undefined || result.byteLength > maxBodyBytes) return this.completeWith(undefined);
+    if (result.byteLength > largeBytes) return nextTurn().then(() => this.completeWith(result));
+    return this.completeWith(result);
+  }
+
+  private completeWith(result: Uint8Array | undefined): Promise<Completion> {
+    const kept = result === undefined ? undefined : this.engine.settings.sealing.seal(this.keyHash, result);
     return this.end({ ...this.record, state: 'completed', memo: [], elapsedMs: this.elapsedMs(), result: kept });
   }
 
@@ -323,8 +329,12 @@ export class Attempt implements AdapterHandle {
       const isLast = record.state !== 'running';
       // A renewal that comes after the end would open it again.
       if (this.isOver && !isLast) return false;
+      const isLarge = record.result !== undefined && record.result.byteLength > largeBytes;
+      if (isLarge) await nextTurn();
+      const bytes = encodeRecord(record);
+      if (isLarge) await nextTurn();
       const options = { ttlMs, ifVersion: this.version };
-      const answer = await store.write(this.storeKey, encodeRecord(record), options);
+      const answer = await store.write(this.storeKey, bytes, options);
       if (answer.ok) {
         this.version = Math.max(this.version, answer.version);
         if (isLast) this.isOver = true;

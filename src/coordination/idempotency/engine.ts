@@ -393,7 +393,9 @@ export class Engine {
 
   private transactionHandle({ key, keyHash }: Named, { attempt }: IdempotencyRecord): TransactionHandle {
     const { secret } = this.settings;
-    return { key, attempt, downstreamKey: (name) => downstreamKeyOf(secret, keyHash, name) };
+    const handle: TransactionHandle = { key, attempt, downstreamKey: (name) => downstreamKeyOf(secret, keyHash, name) };
+    // The types do not have it; who has none shall read why.
+    return Object.assign(handle, { phase: noPhase });
   }
 
   private done<T>(
@@ -553,6 +555,11 @@ export class Engine {
     const detail = `no answer within ${this.settings.storeTimeoutMs} ms ("storeTimeout")`;
     return new StoreError({ store: 'idempotency', operation, reason: 'timeout', applied: 'unknown', detail });
   }
+}
+
+function noPhase(): never {
+  const detail = 'all of a transaction is kept or none of it, so it has no phases';
+  throw new TypeError(`${detail}; call run() for work in phases, and a transaction in its last one`);
 }
 
 /** The record of the next attempt, or of the doubt, in the place of one that is over. */

@@ -9,6 +9,7 @@ import { canonicalJson, type Sink } from './canonical-json.js';
 import { nodeCrypto } from './hashing.js';
 import { fingerprintBytes } from './record.js';
 import { smallCanonicalJson } from './small-json.js';
+import { nextTurn } from './turns.js';
 
 /** What is compared. */
 export interface FingerprintInput {
@@ -160,11 +161,6 @@ async function inSlices<T>(work: Generator<void, T>): Promise<T> {
     await nextTurn();
     turnEndsMs = performance.now() + turnMs;
   }
-}
-
-function nextTurn(): Promise<void> {
-  const { setImmediate, setTimeout } = globalThis;
-  return new Promise((resolve) => (setImmediate ? setImmediate(resolve) : setTimeout(resolve)));
 }
 
 function digestOf(rule: number, data: string | Uint8Array): Uint8Array {

@@ -36,6 +36,7 @@ export { fingerprint, ownFingerprint } from './fingerprint.js';
 export type { IdempotencyCounts } from './operations.js';
 export type { ResultSerializer } from './outcomes.js';
 export type { IdempotencyEncryption } from './sealing.js';
+export { largeBytes, nextTurn } from './turns.js';
 
 /** Options of {@link idempotency}. */
 export interface IdempotencyOptions {

@@ -12,6 +12,8 @@ import {
   type IdempotencyHandle,
   type IdempotencyOptions,
   idempotency,
+  largeBytes,
+  nextTurn,
   ownFingerprint,
 } from '../../coordination/idempotency/idempotency.js';
 import { type Clock, callbackTimer, systemClock, type Timer } from '../../core/clock.js';
@@ -228,6 +230,10 @@ export class HttpIdempotency<Request> {
   }
 }
 
+function isWhole(answer: Answer): answer is StoredAnswer {
+  return answer.body !== undefined;
+}
+
 type Known = Uint8Array | 'too-large' | undefined;
 
 /** Takes care of the answer of one attempt. */
@@ -265,7 +271,9 @@ export class AnswerKeeper implements CaptureTerms {
     const { handle } = this;
     this.endPatience();
     if (!this.isKept(answer.status)) return this.giveUp();
-    return handle.complete(answer.body === undefined ? undefined : encodeAnswer(answer as StoredAnswer));
+    if (!isWhole(answer)) return handle.complete(undefined);
+    if (answer.body.byteLength > largeBytes) return nextTurn().then(() => handle.complete(encodeAnswer(answer)));
+    return handle.complete(encodeAnswer(answer));
   }
 
   /** The handler failed without an answer, or in the middle of one. */

@@ -1,6 +1,6 @@
 import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, it } from 'vitest';
-import { idempotency, memoryStore, OptionsError } from '../../../src/index.js';
+import { type IdempotencyHandle, idempotency, memoryStore, OptionsError } from '../../../src/index.js';
 import { sqliteStore } from '../../../src/stores/sqlite.js';
 import { temporaryDatabase } from '../../stores/sqlite-files.ts';
 
@@ -76,6 +76,41 @@ describe('transaction on SQLite', () => {
     expect(orders()).toEqual([]);
     const memory = idempotency({ store: memoryStore() });
     await expect(memory.transaction({}, 'k', () => 1, scope)).rejects.toThrow(OptionsError);
+  });
+
+  it('has no phases, and says so to who asks for one', async () => {
+    const { db, once, orders } = setUp();
+    const inPhases = (handle: object) => {
+      db.exec('INSERT INTO orders (cents) VALUES (1)');
+      return (handle as IdempotencyHandle).phase('charge', () => 1);
+    };
+    await expect(once.transaction(db, 'k', inPhases, scope)).rejects.toThrow(/has no phases; call run\(\)/);
+    expect(orders()).toEqual([]);
+  });
+
+  it('ends what was begun in phases outside, under the same downstream keys', async () => {
+    const { db, once, orders } = setUp();
+    const keys: string[] = [];
+    const begun = once.run(
+      'k',
+      async (handle) => {
+        await handle.phase('charge', (downstreamKey) => keys.push(downstreamKey));
+        throw new RangeError('the shop is closed');
+      },
+      scope,
+    );
+    await expect(begun).rejects.toThrow(RangeError);
+    const ended = await once.transaction(
+      db,
+      'k',
+      (handle) => {
+        db.exec('INSERT INTO orders (cents) VALUES (1)');
+        keys.push(handle.downstreamKey('charge'));
+        return handle.attempt;
+      },
+      scope,
+    );
+    expect([ended, orders(), keys[0] === keys[1]]).toEqual([2, [1], true]);
   });
 
   it('commits an effect whose result is too large, and runs it no second time', async () => {

@@ -765,8 +765,9 @@ const unsentCodes = ['CONNECT_TIMEOUT', 'ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREA
 
 function isBroken(cause: unknown): boolean {
   const { code } = cause as { code?: unknown };
-  // What the server itself says has five characters, and only with 57P01 to 57P03 does it close the connection.
-  return typeof code !== 'string' || !/^[0-9A-Z]{5}$/.test(code) || code.startsWith('57P') || code.startsWith('08');
+  // What the server itself says has five characters, as has a socket's EPIPE, and only with 57P01 to 57P03 does it close the connection.
+  if (typeof code !== 'string' || !/^[0-9A-Z]{5}$/.test(code) || code === 'EPIPE') return true;
+  return code.startsWith('57P') || code.startsWith('08');
 }
 
 /** @param isUnsent - Whether what failed came before the statement, or takes all of its work with it. */

@@ -197,7 +197,9 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
   it(
     'keeps histories linearizable while connections break and replies are lost',
     async () => {
-      const stores = Array.from({ length: 4 }, () => postgresStore(open(proxy.port, 4).pool, { timeout: 500 }));
+      const stores = Array.from({ length: 4 }, () =>
+        postgresStore(open(proxy.port, 4).pool, { prefix: title, timeout: 500 }),
+      );
       const lost = await checkHistories(stores, proxy, firstSeed, historyCount(20));
       // The faults have struck.
       expect(lost).toBeGreaterThan(5);

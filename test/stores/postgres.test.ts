@@ -20,6 +20,21 @@ async function failure(promise: Promise<unknown>): Promise<StoreError> {
 }
 
 describe('postgresStore', () => {
+  it('takes EPIPE, which looks like a code of the server, for a connection that broke, and does not use it again', async () => {
+    const released: unknown[] = [];
+    const client = {
+      query: () => Promise.reject(Object.assign(new Error('write EPIPE'), { code: 'EPIPE', syscall: 'write' })),
+      release: (destroy?: Error | boolean) => released.push(destroy),
+      ...{ on() {}, off() {} },
+    };
+    const pool = { connect: async () => client, totalCount: 1, on() {}, off() {} };
+    const error = await postgresStore(pool)
+      .write('key', bytes('a'), { ttlMs })
+      .catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ reason: 'closed', applied: 'unknown' });
+    expect(released).toEqual([true]);
+  });
+
   it('refuses what is no pool, and a table that is no name', () => {
     for (const wrong of [undefined, {}, 'postgres://', new pg.Client(), () => 1]) {
       expect(() => postgresStore(wrong as never)).toThrow(OptionsError);

@@ -1,7 +1,7 @@
 /**
  * Locks in Redis that others want (P12): how long a hand-over takes, what an idle waiter costs, and who waits how long when many processes want one key.
  *
- * `node bench/locks.ts` after a build; with the name of a contender for that one alone. Each contender has a server of its own; its processes are forks of this file. One contender runs at a time.
+ * `node bench/locks.ts` after a build, some five minutes; with the name of a contender for that one alone. What it does goes to stderr, the tables come at the end. Each contender has a server of its own; its processes are forks of this file. One contender runs at a time.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -206,19 +206,24 @@ async function main(only?: string): Promise<void> {
     ['', '2 × 8, sections of 1 ms: per s', 'p99, ms', 'requests per section', 'share'],
   ];
   const tables = rows.map((head) => [head]);
+  const startedMs = performance.now();
+  const note = (what: string) => console.error(`${Math.round((performance.now() - startedMs) / 1_000)} s: ${what}`);
   for (const name of Object.keys(contenders).filter((one) => only === undefined || one === only)) {
     const server = await startRedis(program);
     const { port } = server;
+    note(`${name}, hand-overs and an idle waiter`);
     const times = await handOvers(name, port, 60);
     const idle = await idleRequests(name, port, 15);
     tables[0]!.push([name, figure(percentile(times, 0.5)), figure(percentile(times, 0.9)), figure(idle)]);
     // What the processes of the last one held when they were ended.
     const fresh = () => server.ask('FLUSHALL');
+    note(`${name}, 50 and 500 callers in 5 processes`);
     const many = await contend(name, port, { processes: 5, callers: 50, seconds: 5, sectionMs: 0 });
     await fresh();
     const more = await contend(name, port, { processes: 5, callers: 500, seconds: 8, sectionMs: 0 });
     tables[1]!.push([name, ...[many.perSecond, many.longestMs, more.p99Ms, more.longestMs].map(figure)]);
     await fresh();
+    note(`${name}, two processes of eight`);
     const two = await contend(name, port, { processes: 2, callers: 16, seconds: 5, sectionMs: 1 });
     tables[2]!.push([name, ...[two.perSecond, two.p99Ms, two.requestsPerSection, two.share].map(figure)]);
     await server.dispose();

@@ -55,8 +55,8 @@ export class LeaseKeeper {
   /** What the next renewal asks for. */
   private leaseMs: number;
   /** What the last renewal that was done has given, counted from `sent`. */
-  private grantedMs!: number;
-  private sent!: Instant;
+  private grantedMs: number;
+  private sent: Instant;
   private current: LeaseState = 'held';
   private running: Promise<boolean | undefined> | undefined = undefined;
   private readonly end = callbackTimer(() => this.check());
@@ -67,8 +67,11 @@ export class LeaseKeeper {
     this.terms = terms;
     this.background = terms.clock.background ?? terms.clock;
     this.leaseMs = terms.leaseMs;
-    this.count(sent, terms.leaseMs);
+    this.sent = sent;
+    this.grantedMs = terms.leaseMs;
+    // The nearer one first: a timer that is nearer than all others lets the clock arm the platform's anew.
     this.background.schedule(this.renewal, sent.monotonicMs + this.untilRenewalMs());
+    this.background.schedule(this.end, sent.monotonicMs + this.safeMs());
   }
 
   get state(): LeaseState {

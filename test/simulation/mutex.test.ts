@@ -6,7 +6,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 afterEach(() => vi.restoreAllMocks());
 
 const ttlMs = 1_000;
-const seeds = Number(process.env.HOLDFAST_SEEDS ?? 60);
+const seeds = Number(process.env.HOLDFAST_SEEDS ?? 30);
 
 type Asked = { readonly verb: 'read' | 'write' | 'remove'; readonly args: readonly unknown[] };
 

@@ -81,6 +81,8 @@ export class Engine<V, K> {
   private readonly turnClock: { now(): number };
   private readonly keyText: ((key: K) => string) | undefined;
   private readonly l1: LRUCache<string, Held<V>>;
+  /** lru-cache makes an object for each look that brings none. */
+  private readonly lookup: LRUCache.GetOptions<string, Held<V>, unknown> = {};
   /** Those that may be joined. */
   private readonly flights = new Map<string, Flight<V, K>>();
   private readonly running = new Map<Flight<V, K>, Promise<void>>();
@@ -137,7 +139,7 @@ export class Engine<V, K> {
     } catch (error) {
       return rejectLater(error);
     }
-    const held = this.l1.get(text);
+    const held = this.l1.get(text, this.lookup);
     if (options === undefined) {
       if (held !== undefined) {
         if (this.turnClock.now() < held.checkMs) {
@@ -155,7 +157,7 @@ export class Engine<V, K> {
 
   peek(key: K): V | undefined {
     const text = this.textOf(key);
-    const held = this.l1.get(text);
+    const held = this.l1.get(text, this.lookup);
     if (held === undefined || this.turnClock.now() >= held.checkMs) return undefined;
     if (this.events.heard) this.tell(text, 'l1', 0);
     return held.value;

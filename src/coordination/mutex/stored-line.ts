@@ -439,11 +439,11 @@ class StoredLease extends LeaseBase {
     const { clock, random, ttlMs: leaseMs, marginMs, renewEveryMs } = settings;
     const renew = (ms: number, signal: AbortSignal) => this.renew(ms, signal);
     const onLost = (reason: LossReason) => this.lose(reason);
-    this.keeper = new LeaseKeeper({ clock, random, leaseMs, marginMs, renewEveryMs, renew, onLost }, seat.sent);
     // Where many share a key it changes too often to look each time.
     if (seat.mode === 'exclusive' && line.table.isWatchable) {
       (clock.background ?? clock).schedule(this.watchTimer, clock.now() + watchAfterMs);
     }
+    this.keeper = new LeaseKeeper({ clock, random, leaseMs, marginMs, renewEveryMs, renew, onLost }, seat.sent);
   }
 
   get key(): string {

@@ -201,7 +201,8 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(await world.text('/x?a=1', { 'x-tenant': 't', 'if-none-match': '"0"' })).toBe('v1');
     version = 2;
     await clock.advance(11_000);
-    const stale = await world.get('/x?a=1', { 'x-tenant': 't' });
+    const ofOneClient = { 'cache-control': 'max-age=0', 'idempotency-key': 'k', te: 'trailers' };
+    const stale = await world.get('/x?a=1', { 'x-tenant': 't', ...ofOneClient });
     await expect.poll(() => world.runs).toBe(2);
     expect([stale.body.toString(), statusOf(stale)]).toEqual(['v1', 'responses; hit; ttl=-1']);
     const { url, headers } = world.seen[1]!;
@@ -211,6 +212,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       undefined,
       'test',
     ]);
+    for (const name of Object.keys(ofOneClient)) expect(headers[name]).toBeUndefined();
     await expect.poll(() => world.text('/x?a=1')).toBe('v2');
     expect(world.runs).toBe(2);
   });

@@ -206,7 +206,7 @@ describe('resilience', () => {
     await using refused = client({
       policy: pipeline(
         fallback(() => 'instead'),
-        timeout('20ms'),
+        timeout('200ms'),
       ),
     });
     await using silent = await rawServer(() => {});

@@ -3,7 +3,8 @@
  *
  * Promise: never more attempts than allowed, none after an abort, none whose wait would outlive the deadline, none that
  * the budget does not grant, none earlier than the other side asked for; an abort ends a wait at once; a refusal of a
- * policy inside is repeated only when it says after which time; the error of the last attempt is rethrown as it is.
+ * policy inside is repeated only when it says after which time; the error of the last attempt that was started is rethrown
+ * as it is, so that a refusal, which says that nothing was, reaches the caller only when that is true.
  */
 import type { Call, Dependent } from '../../core/call.js';
 import { longestWaitMs, Timer } from '../../core/clock.js';
@@ -84,7 +85,7 @@ export function attemptsOf(error: unknown): AttemptsReport | undefined {
  * {@link retryBudget}. An operation marked `unsafe` gets one attempt unless it comes with an idempotency key.
  *
  * @param options - `attempts`, `backoff`, `budget`, `handles`, `maxRetryAfter`, `minAttemptTime`, `onDiscard`, `random`, `name`, `on`, `clock`.
- * @throws The error of the last attempt, as it is; {@link attemptsOf} tells the others and why it stopped.
+ * @throws The error of the last attempt that was started, as it is; {@link attemptsOf} tells the others and why it stopped.
  * @throws {@link HandlesError} `ERR_HANDLES_FAILED` when `handles` or `backoff` throws or `backoff` answers no delay.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
@@ -181,6 +182,8 @@ class RetryRun<T> extends Timer implements Dependent {
   readonly #call: Call;
   readonly #next: (call: Call) => Promise<T>;
   readonly #errors: unknown[] = [];
+  /** How the last attempt ended that was started, while the caller can still have it. */
+  #started: Outcome<T> | undefined = undefined;
   #previousDelayMs: number | undefined = undefined;
   #hintMs: number | undefined = undefined;
   #wake: (() => void) | undefined = undefined;
@@ -206,7 +209,7 @@ class RetryRun<T> extends Timer implements Dependent {
   }
 
   async goOn(first: Outcome<T>): Promise<T> {
-    this.#errors.push(errorOf(first));
+    this.#keep(first);
     this.#call.attach(this);
     try {
       return await this.#attemptFurther(first);
@@ -242,8 +245,14 @@ class RetryRun<T> extends Timer implements Dependent {
         if (events.heard && !this.#hasTold) events.emit({ type: 'retry-succeeded', name, attempts: attempt + 1 });
         return outcome.value;
       }
-      this.#errors.push(errorOf(outcome));
+      this.#keep(outcome);
     }
+  }
+
+  #keep(outcome: Outcome<T>): void {
+    this.#errors.push(errorOf(outcome));
+    // A value that is given to onDiscard may be closed by it.
+    if (outcome.ok ? this.#plan.onDiscard === undefined : !isRejected(outcome.error)) this.#started = outcome;
   }
 
   /** The call was ended, so the caller gets the reason and not the value at hand. */
@@ -330,7 +339,8 @@ class RetryRun<T> extends Timer implements Dependent {
     }
   }
 
-  #stop(stoppedBy: RetryStop, outcome: Outcome<T>): T {
+  #stop(stoppedBy: RetryStop, last: Outcome<T>): T {
+    const outcome = !last.ok && isRejected(last.error) ? (this.#started ?? last) : last;
     this.#tellStop(stoppedBy, outcome);
     // A value that was taken for a failure is still the best answer there is: a response can be read.
     if (outcome.ok) return outcome.value;

@@ -7,6 +7,7 @@ import {
   type Guard,
   HandlesError,
   type HoldfastEvent,
+  isRejected,
   OptionsError,
   pipeline,
   RejectedError,
@@ -410,6 +411,29 @@ describe('retry', () => {
       const short = refusing(200);
       await pipeline(deadline({ after: 150, clock }), retry(), short).attempt(() => 1);
       expect(short.asked).toBe(1);
+    });
+
+    const openAfter = (starts: number): Guard => ({
+      name: 'guard',
+      admit: () =>
+        starts-- > 0 ? { settle() {}, release() {} } : refuse(new RejectedError('ERR_X', 'no', { policy: 'guard' })),
+    });
+
+    it('gives the caller the error of the attempt that was started, which a refusal would deny', async () => {
+      const error = down();
+      const steady = pipeline(retry({ attempts: 5, backoff: constant(0) }), openAfter(2));
+      const outcome = await steady.attempt(() => Promise.reject(error));
+      expect(outcome).toEqual({ ok: false, error });
+      expect(attemptsOf(error)).toMatchObject({ stoppedBy: 'classifier', errors: [error, error, { code: 'ERR_X' }] });
+      const neverStarted = await steady.attempt(() => Promise.reject(error));
+      expect(isRejected(!neverStarted.ok && neverStarted.error)).toBe(true);
+    });
+
+    it('gives the caller the value of that attempt, unless it was discarded', async () => {
+      const plan = { attempts: 5, backoff: constant(0), handles: () => true };
+      expect(await pipeline(retry(plan), openAfter(1)).attempt(() => 503)).toEqual({ ok: true, value: 503 });
+      const discarding = pipeline(retry({ ...plan, onDiscard: () => {} }), openAfter(1));
+      expect(await discarding.attempt(() => 503)).toMatchObject({ ok: false, error: { code: 'ERR_X' } });
     });
   });
 

@@ -23,7 +23,7 @@ import {
   text,
   withDefault,
 } from '../core/options.js';
-import { type AnyPolicy, type ExecuteOptions, type Pipeline, pipeline } from '../core/pipeline.js';
+import { type AnyPolicy, type ExecuteOptions, isPolicy, type Pipeline, pipeline } from '../core/pipeline.js';
 import type { Policy } from '../core/policy.js';
 import { attemptHeader, type DeadlineForm, deadlineHeaders } from '../policies/deadline-headers.js';
 import { defaultPolicy } from './default-policy.js';
@@ -361,8 +361,9 @@ const policyField: Field<NonNullable<ClientOptions['policy']>> = {
   allowed: "a policy such as timeout('1s'), or a function that answers one",
   parse(value) {
     if (typeof value === 'function') return value as (origin: string) => AnyPolicy;
-    pipeline(value as AnyPolicy);
-    return value as AnyPolicy;
+    if (!isPolicy(value)) return undefined;
+    pipeline(value);
+    return value;
   },
 };
 

@@ -220,10 +220,7 @@ function strategyStep(strategy: Strategy<unknown>, next: Next): Next {
 }
 
 function flatten(policy: Policy<unknown>, index: number): readonly Policy<unknown>[] {
-  if (isObject(policy)) {
-    if (Array.isArray((policy as Pipeline).policies)) return (policy as Pipeline).policies;
-    if (isGuard(policy) || typeof (policy as Strategy).handle === 'function') return [policy];
-  }
+  if (isPolicy(policy)) return Array.isArray((policy as Pipeline).policies) ? (policy as Pipeline).policies : [policy];
   throw new OptionsError(
     `pipeline: argument ${index + 1} must be a policy such as timeout('1s'), got ${show(policy)}`,
     {
@@ -233,6 +230,13 @@ function flatten(policy: Policy<unknown>, index: number): readonly Policy<unknow
       allowed: 'a guard, a strategy or a pipeline',
     },
   );
+}
+
+/** Whether a pipeline can be made of it. */
+export function isPolicy(value: unknown): value is AnyPolicy {
+  if (!isObject(value)) return false;
+  const { admit, handle, policies } = value as Partial<Guard & Strategy & Pipeline>;
+  return typeof admit === 'function' || typeof handle === 'function' || Array.isArray(policies);
 }
 
 function isGuard(policy: Policy<unknown> | undefined): policy is Guard {

@@ -23,8 +23,8 @@ import {
   withDefault,
 } from '../core/options.js';
 import { rejectLater } from '../core/outcome.js';
-import { type AddedBy, type AnyPolicy, link, type Pipeline } from '../core/pipeline.js';
-import type { Guard, Strategy } from '../core/policy.js';
+import { type AddedBy, type AnyPolicy, isPolicy, link } from '../core/pipeline.js';
+import type { Strategy } from '../core/policy.js';
 import { type Rank, RankedCache } from '../structures/ranked-cache.js';
 import { type Group, type GroupMember, isGroupMember } from './circuit-breaker/group.js';
 
@@ -223,12 +223,6 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
 
 function keyOfCall(call: Call): string | undefined {
   return call.key;
-}
-
-function isPolicy(answer: unknown): answer is AnyPolicy {
-  if (typeof answer !== 'object' || answer === null) return false;
-  const { admit, handle, policies } = answer as Partial<Guard & Strategy & Pipeline>;
-  return typeof admit === 'function' || typeof handle === 'function' || Array.isArray(policies);
 }
 
 /** The circuit breakers that a policy is or consists of. */

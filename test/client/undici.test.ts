@@ -216,5 +216,8 @@ describe('resilience', () => {
 
   it('refuses wrong options at once', () => {
     expect(() => resilience({ policies: [] } as never)).toThrow(OptionsError);
+    expect(() => resilience({ policy: [timeout('1s')] } as never)).toThrow(
+      /^resilience: option "policy" must be a policy/,
+    );
   });
 });

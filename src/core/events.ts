@@ -234,7 +234,7 @@ export interface IdempotencyEvent {
  * `'executed'` it ran and its result is stored; `'replayed'`, `'busy'`, `'mismatch'`, `'in-doubt'` and `'not-stored'` how it was answered without
  * running; `'waited'` a running one was waited for; `'takeover'` it runs after an attempt that was lost; `'lost'` this attempt was; `'released'` it
  * ended without a result; `'sealed'` it must not run again; `'unprotected'` it runs although the store is down; `'unrecorded'` the store did not
- * take its end in time; `'too-large'` it ran and its result could not be stored; `'store-error'` the store failed.
+ * take its end in time; `'too-large'` it ran and its result could not be stored, with an `error` where the serializer did not take it; `'store-error'` the store failed.
  */
 export type IdempotencyOutcome =
   | 'executed'

@@ -62,7 +62,8 @@ export interface AdapterHandle extends IdempotencyHandle {
   /** What the handler wants to become of its answer: `seal()` or `release()` was called. */
   readonly decision: 'keep' | 'release' | undefined;
   /** Ends it with a result; undefined when there is one that cannot be stored. */
-  complete(result: Uint8Array | undefined): Promise<Completion>;
+  /** @param error - Why there is no result, where something went wrong. */
+  complete(result: Uint8Array | undefined, error?: unknown): Promise<Completion>;
   /** Ends it without: the next call with this key runs anew. */
   abandon(): Promise<Completion>;
 }
@@ -87,6 +88,7 @@ export class Attempt implements AdapterHandle {
   private nextPhase = 0;
   private isInPhase = false;
   private isOver = false;
+  private resultError: unknown = undefined;
   private wanted: AdapterHandle['decision'] = undefined;
   private controller: AbortController | undefined = undefined;
   private lostError: InDoubtError | undefined = undefined;
@@ -203,8 +205,9 @@ export class Attempt implements AdapterHandle {
     }
   }
 
-  complete(result: Uint8Array | undefined): Promise<Completion> {
+  complete(result: Uint8Array | undefined, error?: unknown): Promise<Completion> {
     const { maxBodyBytes } = this.engine.settings;
+    this.resultError = error;
     if (result === undefined || result.byteLength > maxBodyBytes) return this.completeWith(undefined);
     if (result.byteLength > largeBytes) return nextTurn().then(() => this.completeWith(result));
     return this.completeWith(result);
@@ -272,7 +275,8 @@ export class Attempt implements AdapterHandle {
         : last.state === 'idle'
           ? 'released'
           : 'in-doubt';
-    this.engine.tell(this, outcome, { attempt: this.attempt, durationMs: clock.now() - beganMs });
+    const error = isTooLarge ? this.resultError : undefined;
+    this.engine.tell(this, outcome, { attempt: this.attempt, durationMs: clock.now() - beganMs, error });
     if (last.state === 'completed') this.engine.took(this.operation, last.elapsedMs);
     return isTooLarge ? 'too-large' : 'stored';
   }

@@ -237,8 +237,8 @@ class Functions implements Idempotency {
       await handle.abandon();
       return value;
     }
-    const bytes = attempted(() => encodeValue(serializer, value));
-    const completion = await handle.complete(bytes);
+    const { bytes, error } = attempted(() => encodeValue(serializer, value));
+    const completion = await handle.complete(bytes, error);
     // Somebody else may have run it meanwhile: asked again, the key says what counts.
     if (completion === 'lost') throw handle.signal.reason;
     return begun.kind === 'store-down' || bytes === undefined || completion === 'too-large'
@@ -315,7 +315,10 @@ class Functions implements Idempotency {
       }
       case 'result-not-stored': {
         const { cause } = begun;
-        const why = cause === undefined ? 'was too large to be stored' : 'cannot be opened';
+        const why =
+          cause === undefined
+            ? 'could not be stored: it was too large, or nothing that the serializer takes'
+            : 'cannot be opened';
         const detail = `the operation with this key was done, and its result ${why}`;
         throw new InDoubtError({ policy, reason: cause === undefined ? 'not-stored' : 'unreadable', detail, cause });
       }
@@ -340,11 +343,11 @@ class Functions implements Idempotency {
   }
 }
 
-function attempted<T>(task: () => T): T | undefined {
+function attempted(encode: () => Uint8Array): { readonly bytes?: Uint8Array; readonly error?: unknown } {
   try {
-    return task();
-  } catch {
-    return undefined;
+    return { bytes: encode() };
+  } catch (error) {
+    return { error };
   }
 }
 

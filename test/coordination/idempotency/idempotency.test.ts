@@ -458,6 +458,7 @@ describe('idempotency', () => {
     await expect(tight.once.run('k', () => 1, scope)).rejects.toMatchObject({ reason: 'not-stored' });
     const odd = setUp();
     expect(await odd.once.run('k', () => 1n, scope)).toBe(1n);
+    expect(odd.events.at(-1)).toMatchObject({ outcome: 'too-large', error: expect.any(TypeError) });
     await expect(odd.once.run('k', () => 1n, scope)).rejects.toMatchObject({ reason: 'not-stored' });
   });
 

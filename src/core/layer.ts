@@ -85,7 +85,10 @@ function layer(plan: LayerPlan): Next {
   const { guards, resumable, next, outermost } = plan;
   const [guard] = guards;
   const isLone = guards.length === 1 && resumable === undefined && next === runTask && outermost;
-  if (isLone && guard?.fused?.of === guard?.admit && guard?.fused?.endsWithWork) return loneGuard(plan);
+  if (isLone && guard?.fused?.of === guard?.admit) {
+    const lastFailed = guard?.fused?.lastFailed;
+    if (lastFailed !== undefined) return loneGuard(plan, lastFailed);
+  }
   return (call) => new LayerRun(plan, call).start();
 }
 
@@ -93,10 +96,11 @@ function layer(plan: LayerPlan): Next {
  * One guard of ours around nothing but the operation. As long as nobody can end the call but the operation by ending, that
  * operation's promise is all it needs: none of its own, no place in a list, no timer.
  */
-function loneGuard(plan: LayerPlan): Next {
+function loneGuard(plan: LayerPlan, lastFailed: () => boolean): Next {
   const admit = plan.admissions[0]!;
   return (call) => {
-    if (!call.isUnwatched || ambient() !== undefined) return new LayerRun(plan, call).start();
+    // To throw from a callback costs a failing call half as much again as a promise of its own costs one that succeeds.
+    if (lastFailed() || !call.isUnwatched || ambient() !== undefined) return new LayerRun(plan, call).start();
     const answer = askedBy(admit, call);
     if (isPermit(answer)) {
       return endsWithWork(answer) ? runPermitted(call, answer) : new LayerRun(plan, call).start(answer);

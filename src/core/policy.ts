@@ -57,8 +57,11 @@ export interface FusedAdmission {
   /** The `admit` that it stands for: a guard that was derived from this one with an `admit` of its own is asked that. */
   readonly of: Guard['admit'];
   readonly admit: (call: Call) => Permit | Refusal;
-  /** Whether most of its permits set no end to the call, nor want to hear of one: see `loneGuard` of the layer. */
-  readonly endsWithWork?: boolean;
+  /**
+   * Where its permits set no end to the call while all is well, nor want to hear of one: whether the last call failed. If not, the
+   * operation's own promise serves, see `loneGuard` of the layer, which makes a success cheaper and a failure dearer.
+   */
+  readonly lastFailed?: () => boolean;
 }
 
 /** The right to run one operation. Exactly one of `settle` and `release` is called, once. */

@@ -148,7 +148,11 @@ export class Breaker implements CircuitBreaker, GroupMember {
 
   /** @internal On the prototype, because each byte of a circuit counts in a large registry. */
   get fused(): FusedAdmission {
-    return { of: Breaker.prototype.admit, admit: (call) => this.admitFused(call), endsWithWork: true };
+    return {
+      of: Breaker.prototype.admit,
+      admit: (call) => this.admitFused(call),
+      lastFailed: () => this.current.kind === 'closed' && this.current.failuresInARow > 0,
+    };
   }
 
   private admitFused(call: Call): Permit | Refusal {

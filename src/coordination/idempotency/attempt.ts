@@ -61,8 +61,11 @@ export type Completion = 'stored' | 'too-large' | 'lost' | 'unrecorded';
 export interface AdapterHandle extends IdempotencyHandle {
   /** What the handler wants to become of its answer: `seal()` or `release()` was called. */
   readonly decision: 'keep' | 'release' | undefined;
-  /** Ends it with a result; undefined when there is one that cannot be stored. */
-  /** @param error - Why there is no result, where something went wrong. */
+  /**
+   * Ends it with a result; undefined when there is one that cannot be stored.
+   *
+   * @param error - Why it cannot be, where something went wrong.
+   */
   complete(result: Uint8Array | undefined, error?: unknown): Promise<Completion>;
   /** Ends it without: the next call with this key runs anew. */
   abandon(): Promise<Completion>;

@@ -1,18 +1,18 @@
 /**
  * Turn clock: the time for what is done so often that a look at the clock would be most of its cost.
  *
- * Promise: what it answers is not from before this turn of the event loop, or at most a millisecond old; few reads, and a clock that
- * is not the system's, are exact. What goes by it may be so much late, and never sees time go back.
+ * Promise: what it answers is not from before this turn of the event loop. Few reads are exact, and so is a clock that is not the
+ * system's, or a platform that tells nobody when a turn ends. What goes by it may be as late as a turn is long.
  */
 import { type Clock, systemClock } from './clock.js';
 
-/** So many reads within a millisecond are worth a timer that ends the answer's life. */
-const readsWorthATimer = 16;
-// The platform's own, as the system's clock has it: under fake timers of a test it would stand still.
-const setTimer = globalThis.setTimeout;
+/** So many reads within a millisecond are worth being told when the turn ends. */
+const readsWorthTelling = 16;
+/** Comes when all that is to be done in this turn is done. No timer: on some platforms those end with the request that set them. */
+const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.process?.nextTick;
 
 class TurnClock {
-  /** What is answered until the timer fires; 0: nothing is held. */
+  /** What is answered until the turn ends; 0: nothing is held. */
   private heldMs = 0;
   private sinceMs = Number.NEGATIVE_INFINITY;
   private reads = 0;
@@ -31,11 +31,10 @@ class TurnClock {
     if (nowMs - this.sinceMs >= 1) {
       this.sinceMs = nowMs;
       this.reads = 0;
-    } else if (++this.reads === readsWorthATimer) {
+      // Fake timers of a test may stand in its place: they hold back what they are told.
+    } else if (++this.reads === readsWorthTelling && atTurnEnd !== undefined && atTurnEnd === process.nextTick) {
       this.heldMs = nowMs;
-      const timer: unknown = setTimer(this.letGo, 1);
-      // Where a timer is a number there is no process to keep.
-      (timer as { unref?(): void }).unref?.();
+      atTurnEnd(this.letGo);
     }
     return nowMs;
   }

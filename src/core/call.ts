@@ -191,6 +191,9 @@ export class Call {
   /**
    * Ends this call and everything below it. The first abort counts.
    *
+   * An operation that ends its own call takes it as a parameter: of one that gets at it as one of `...rest`, a circuit breaker alone
+   * around it hears only when the operation ends.
+   *
    * @param reason - What the signal's `reason` becomes. Default: an `AbortError`.
    */
   abort(reason: unknown = new DOMException('This operation was aborted', 'AbortError')): void {

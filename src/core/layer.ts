@@ -83,11 +83,10 @@ export function retryLayer(
 
 function layer(plan: LayerPlan): Next {
   const { guards, resumable, next, outermost } = plan;
-  const [guard] = guards;
-  const isLone = guards.length === 1 && resumable === undefined && next === runTask && outermost;
-  if (isLone && guard?.fused?.of === guard?.admit) {
-    const lastFailed = guard?.fused?.lastFailed;
-    if (lastFailed !== undefined) return loneGuard(plan, lastFailed);
+  const [guard, ...others] = guards;
+  if (guard !== undefined && others.length === 0 && resumable === undefined && next === runTask && outermost) {
+    const { fused } = guard;
+    if (fused?.of === guard.admit && fused.lastFailed !== undefined) return loneGuard(plan, fused.lastFailed);
   }
   return (call) => new LayerRun(plan, call).start();
 }

@@ -46,6 +46,14 @@ async function place(connect: (port: number) => RedisConnection, closing: Closin
   return { server, proxy, open };
 }
 
+async function primaryWithReplica(closing: Closing) {
+  const primary = await startRedis(program!);
+  closing(() => primary.dispose());
+  const replica = await startReplica(program!, primary);
+  closing(() => replica.dispose());
+  return { primary, replica };
+}
+
 async function put(store: ClosableStore, key: string, value: string): Promise<number> {
   const answer = await store.write(key, bytes(value), { ttlMs });
   return answer.ok ? answer.version : 0;
@@ -134,10 +142,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
   it('cannot keep two servers from giving one key away, but their versions tell who came later', async ({
     onTestFinished,
   }) => {
-    const primary = await startRedis(program!);
-    onTestFinished(() => primary.dispose());
-    const replica = await startReplica(program!, primary);
-    onTestFinished(() => replica.dispose());
+    const { primary, replica } = await primaryWithReplica(onTestFinished);
     const connections = [primary, replica].map(({ port }) => drivers[0]!.connect(port));
     for (const { close } of connections) onTestFinished(close);
     const [old, promoted] = connections.map(({ client }) => redisStore(client, { timeout: '5s' }));
@@ -154,10 +159,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
   it('behind sentinels goes on at the promoted replica with what it had copied, above all versions', async ({
     onTestFinished,
   }) => {
-    const primary = await startRedis(program!);
-    onTestFinished(() => primary.dispose());
-    const replica = await startReplica(program!, primary);
-    onTestFinished(() => replica.dispose());
+    const { primary } = await primaryWithReplica(onTestFinished);
     const sentinels = await startSentinels(program!, primary);
     for (const sentinel of sentinels) onTestFinished(() => sentinel.dispose());
     const admin = drivers[0]!.connect(primary.port);

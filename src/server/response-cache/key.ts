@@ -44,7 +44,7 @@ export function isUnsafe({ method }: IncomingMessage): boolean {
 /** The tag of what lies under other keys than the first, by the first key of requests without credentials. */
 export function addressTag(root: string): string {
   // So many that one change makes few others void, and so few that a store can hold one of each.
-  return `uri ${Number.parseInt(digest(root, 'hex').slice(0, 3), 16)}`;
+  return `uri ${digest(root).slice(0, 2)}`;
 }
 
 /** The key of a request, without what `Vary` adds. */
@@ -72,6 +72,6 @@ export function variantOf(vary: readonly string[], headers: IncomingHttpHeaders)
   return digest(JSON.stringify(vary.map((name) => [name, Object.hasOwn(headers, name) ? headers[name] : null])));
 }
 
-function digest(text: string, encoding: 'base64url' | 'hex' = 'base64url'): string {
-  return process.getBuiltinModule('node:crypto').createHash('sha256').update(text).digest(encoding);
+function digest(text: string): string {
+  return process.getBuiltinModule('node:crypto').createHash('sha256').update(text).digest('base64url');
 }

@@ -139,18 +139,15 @@ export class Engine<V, K> {
     } catch (error) {
       return rejectLater(error);
     }
+    if (this.flights.size > 0 && options === undefined && !this.events.heard) {
+      const flight = this.flights.get(text);
+      // Nothing is in memory of a key whose first load is under way, and who joins it needs no time.
+      if (flight?.isFirst === true) return flight.join(undefined);
+    }
     const held = this.l1.get(text, this.lookup);
-    if (options === undefined) {
-      if (held !== undefined) {
-        if (this.turnClock.now() < held.checkMs) {
-          if (this.events.heard) this.tell(text, 'l1', 0);
-          return held.promise;
-        }
-      } else if (!this.events.heard) {
-        // Who joins a flight needs no time.
-        const flight = this.flights.get(text);
-        if (flight?.isJoinable === true) return flight.join(undefined);
-      }
+    if (held !== undefined && options === undefined && this.turnClock.now() < held.checkMs) {
+      if (this.events.heard) this.tell(text, 'l1', 0);
+      return held.promise;
     }
     return this.search(key, text, held, options, undefined);
   }

@@ -117,6 +117,11 @@ export class Flight<V, K> {
     if (start.held !== undefined) this.watch = engine.backing?.watch('key', start.text);
   }
 
+  /** Whether nothing was held of the key when it began, and nothing has come since. */
+  get isFirst(): boolean {
+    return !this.isSettled && this.start.held === undefined;
+  }
+
   /** Whether its answer, be it to come or given already, is right for somebody who asks now. */
   get isJoinable(): boolean {
     if (!this.isSettled || this.engine.backing === undefined) return true;

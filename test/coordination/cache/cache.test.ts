@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { cache, LoadBackoffError, memoryStore, OptionsError, TimeoutError } from '../../../src/index.js';
+import { virtualClock } from '../../../src/testing/index.js';
 import { type Changes, setUp, viewOf } from './support.ts';
 
 const alone = { store: undefined } as const;
@@ -425,5 +426,50 @@ describe('cache, for several processes,', () => {
     cache({ store, ttl: 1 });
     expect(() => cache({ store, ttl: 1 })).toThrow(OptionsError);
     expect(() => cache({ store, ttl: 1, name: 'other' })).not.toThrow();
+  });
+});
+
+describe('cache that nobody listens to', () => {
+  const unheard = { on: undefined, early: 'off', staleIfError: '1m', softTimeout: 200 } as const;
+
+  it('lets all who ask during a first load join it', async () => {
+    const { users, source, clock } = setUp(unheard);
+    source.delayMs = 50;
+    const answers = [users.get('42'), users.get('42')];
+    expect(users.get('43')).not.toBe(answers[0]);
+    await clock.advance(50);
+    expect([await answers[0], await answers[1], source.loads]).toEqual([1, 1, 2]);
+    expect(users.get('42')).toBe(users.get('42'));
+  });
+
+  it('shows a newcomer no old value that a first load gave for want of better, once the key was changed', async () => {
+    const clock = virtualClock();
+    const shared = memoryStore({ clock });
+    let value = 1;
+    let loadMs = 0;
+    const load = async () => {
+      const read = value;
+      await clock.sleep(loadMs);
+      return read;
+    };
+    const process = () => {
+      // No word of changes comes from this store.
+      const { native: _, ...store } = viewOf(shared);
+      return setUp({ ...unheard, clock, store, load }).users;
+    };
+    const [one, other] = [process(), process()];
+    const first = other.get('42');
+    await clock.advance(0);
+    await first;
+    await clock.advance(10_000);
+    loadMs = 1_000;
+    const stale = one.get('42');
+    await clock.advance(200);
+    expect(await stale).toBe(1);
+    value = 2;
+    await other.delete('42');
+    const answer = one.get('42');
+    await clock.advance(5_000);
+    expect(await answer).toBe(2);
   });
 });

@@ -1,7 +1,7 @@
 /** All tables, in the order in which they are run. */
 import type { Table } from '../table.ts';
 import { breaker, permit } from './breaker.ts';
-import { cacheHit, cachePeek, cacheWaiter } from './cache.ts';
+import { cacheHit, cachePeek, cachePeekMany, cacheWaiter } from './cache.ts';
 import { empty } from './empty.ts';
 import { idle } from './idle.ts';
 import { mutex, mutexWaiters } from './mutex.ts';
@@ -21,5 +21,5 @@ export const tables: readonly Table[] = [
   ...[mutex, mutexWaiters, redisLock],
   ...[memoryRead, redisRead, redisWrite, postgresRead, postgresWrite],
   ...[wrap, burst, eventPoint, heard],
-  ...[cacheHit, cachePeek, cacheWaiter],
+  ...[cacheHit, cachePeek, cachePeekMany, cacheWaiter],
 ];

@@ -11,13 +11,23 @@ const readsWorthTelling = 16;
 /** Comes when all that is to be done in this turn is done. No timer: on some platforms those end with the request that set them. */
 const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.process?.nextTick;
 
-class TurnClock {
+/** The time as of this turn of the event loop at the earliest. */
+export interface Turns {
+  now(): number;
+  /** A number of this turn's own, while the time stands still in it; 0 or none while every look is at the clock. */
+  readonly turn?: number;
+}
+
+class TurnClock implements Turns {
+  turn = 0;
+  private turns = 0;
   /** What is answered until the turn ends; 0: nothing is held. */
   private heldMs = 0;
   private sinceMs = Number.NEGATIVE_INFINITY;
   private reads = 0;
   private readonly letGo = () => {
     this.heldMs = 0;
+    this.turn = 0;
     this.reads = 0;
   };
 
@@ -34,6 +44,9 @@ class TurnClock {
       // Fake timers of a test may stand in its place: they hold back what they are told.
     } else if (++this.reads === readsWorthTelling && atTurnEnd !== undefined && atTurnEnd === process.nextTick) {
       this.heldMs = nowMs;
+      // It may wrap around: nobody looks back that far.
+      this.turns = (this.turns % 1_000_000_000) + 1;
+      this.turn = this.turns;
       atTurnEnd(this.letGo);
     }
     return nowMs;
@@ -43,6 +56,6 @@ class TurnClock {
 const ofSystem = /* @__PURE__ */ new TurnClock();
 
 /** What tells the time of this turn by a clock; of the system's there is one for all. */
-export function turnClockOf(clock: Clock): { now(): number } {
+export function turnClockOf(clock: Clock): Turns {
   return clock === systemClock ? ofSystem : clock;
 }

@@ -33,6 +33,18 @@ describe('turn clock', () => {
     }
   });
 
+  it('numbers a turn in which it stands still, each with a number of its own, and no other', async () => {
+    const numbers = new Set<number | undefined>();
+    for (let turns = 0; turns < 3; turns++) {
+      await turn();
+      expect(clock.turn).toBe(0);
+      untilItStands();
+      expect(clock.turn).toBeGreaterThan(0);
+      numbers.add(clock.turn);
+    }
+    expect(numbers.size).toBe(3);
+  });
+
   it('is exact when it is read seldom, and with a clock that is given', async () => {
     // What the reads of others began ends with the turn.
     await turn();

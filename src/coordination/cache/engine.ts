@@ -4,7 +4,6 @@
  * Promise: a hit is one look into the memory and one at the clock; flights are kept apart from the memory, so that
  * eviction cannot touch them; what is being read while an invalidation arrives leaves nothing in memory.
  */
-import { LRUCache } from 'lru-cache';
 import type { Clock } from '../../core/clock.js';
 import { StoreError } from '../../core/errors.js';
 import type { CacheWarning, Events } from '../../core/events.js';
@@ -17,6 +16,7 @@ import { Batch, type ManyLoader } from './batch.js';
 import { type CacheSource, Flight, type Freshness, type Loader } from './flight.js';
 import type { Gate } from './gate.js';
 import { type Early, Held, instantsOf, type Placing, type Windows } from './held.js';
+import { Memory } from './memory.js';
 import type { MarkedSerializer } from './serializer.js';
 
 /** The windows of one value, its jitter drawn. */
@@ -78,11 +78,8 @@ export class Engine<V, K> {
   readonly loader: Loader<V, K>;
   private readonly events: Events;
   private readonly clock: Clock;
-  private readonly turnClock: { now(): number };
   private readonly keyText: ((key: K) => string) | undefined;
-  private readonly l1: LRUCache<string, Held<V>>;
-  /** lru-cache makes an object for each look that brings none. */
-  private readonly lookup: LRUCache.GetOptions<string, Held<V>, unknown> = {};
+  private readonly memory: Memory<V>;
   /** Those that may be joined. */
   private readonly flights = new Map<string, Flight<V, K>>();
   private readonly running = new Map<Flight<V, K>, Promise<void>>();
@@ -103,16 +100,11 @@ export class Engine<V, K> {
     this.settings = settings;
     this.events = settings.events;
     this.clock = settings.clock;
-    this.turnClock = turnClockOf(settings.clock);
     this.keyText = settings.keyText;
     this.backing = backing;
     this.gate = gate;
-    const { max, maxBytes, load, loadMany } = settings;
-    this.l1 = new LRUCache<string, Held<V>>({
-      max,
-      ...(maxBytes === undefined ? {} : { maxSize: maxBytes }),
-      dispose: (held) => this.dispose(held),
-    });
+    const { max, maxBytes, clock, load, loadMany } = settings;
+    this.memory = new Memory({ max, maxBytes, clock: turnClockOf(clock), onDropped: (held) => this.dispose(held) });
     this.loader =
       load ??
       (loadMany === undefined
@@ -129,7 +121,7 @@ export class Engine<V, K> {
   }
 
   get size(): number {
-    return this.l1.size;
+    return this.memory.size;
   }
 
   get(key: K, options?: CacheGetOptions<V, K>): Promise<V> {
@@ -144,18 +136,20 @@ export class Engine<V, K> {
       // Nothing is in memory of a key whose first load is under way, and who joins it needs no time.
       if (flight?.isFirst === true) return flight.join(undefined);
     }
-    const held = this.l1.get(text, this.lookup);
-    if (held !== undefined && options === undefined && this.turnClock.now() < held.checkMs) {
-      if (this.events.heard) this.tell(text, 'l1', 0);
-      return held.promise;
+    if (options === undefined) {
+      const held = this.memory.peek(text);
+      if (held !== undefined && this.memory.isFine(held)) {
+        if (this.events.heard) this.tell(text, 'l1', 0);
+        return held.promise;
+      }
     }
-    return this.search(key, text, held, options, undefined);
+    return this.search(key, text, this.memory.get(text), options, undefined);
   }
 
   peek(key: K): V | undefined {
     const text = this.textOf(key);
-    const held = this.l1.get(text, this.lookup);
-    if (held === undefined || this.turnClock.now() >= held.checkMs) return undefined;
+    const held = this.memory.peek(text);
+    if (held === undefined || !this.memory.isFine(held)) return undefined;
     if (this.events.heard) this.tell(text, 'l1', 0);
     return held.value;
   }
@@ -164,7 +158,7 @@ export class Engine<V, K> {
   async ask(key: K, { load, isRefreshed }: AskOptions<V, K>): Promise<Found<V>> {
     this.checkOpen('get');
     const text = this.textOf(key);
-    const held = this.l1.get(text);
+    const held = this.memory.get(text);
     const nowMs = this.clock.now();
     if (held?.isTrusted(nowMs)) {
       const source = isRefreshed(held.value)
@@ -194,7 +188,7 @@ export class Engine<V, K> {
     const answers = keys.map((key) => {
       try {
         const text = this.textOf(key);
-        return this.search(key, text, this.l1.get(text), options, start);
+        return this.search(key, text, this.memory.get(text), options, start);
       } catch (error) {
         return rejectLater(error);
       }
@@ -293,7 +287,7 @@ export class Engine<V, K> {
       for (const flight of this.running.keys()) flight.abort(this.closedError('get'));
     }
     await Promise.all(this.running.values());
-    this.l1.clear();
+    this.memory.clear();
     await this.backing?.close();
   }
 
@@ -412,7 +406,7 @@ export class Engine<V, K> {
    * @param isTold - Whether word of every change comes since before the store was asked.
    */
   place(text: string, placing: Placing<V>, bytes: number, isTold: boolean, mark: number): Held<V> | undefined {
-    const there = this.l1.peek(text);
+    const there = this.memory.peek(text);
     if (there !== undefined && there.version > placing.version && placing.version > 0) return undefined;
     for (const tag of placing.tags.keys()) if ((this.recentTags.get(tag) ?? 0) > mark) return undefined;
     if (this.isClosed) return undefined;
@@ -430,24 +424,22 @@ export class Engine<V, K> {
       }
       tagged.add(held);
     }
-    this.l1.set(text, held, maxBytes === undefined ? {} : { size: Math.max(1, bytes + 2 * text.length) });
-    // What is too big for the memory is not put there, and nobody else gives its watches back.
-    if (this.l1.peek(text) !== held) this.dispose(held);
+    this.memory.set(held, maxBytes === undefined ? undefined : Math.max(1, bytes + 2 * text.length));
     return held;
   }
 
   /** The store has nothing of the key, so what is held here is gone as well. */
   forget(text: string, held: Held<V> | undefined): void {
-    if (held !== undefined && this.l1.peek(text) === held) this.l1.delete(text);
+    if (held !== undefined && this.memory.peek(text) === held) this.memory.delete(text);
   }
 
   /** Somebody else refreshes the key. */
   quiet(text: string, untilMs: number): void {
-    this.l1.peek(text)?.quiet(untilMs);
+    this.memory.peek(text)?.quiet(untilMs);
   }
 
   backOff(text: string, retryAtMs: number, failures: number): void {
-    const held = this.l1.peek(text);
+    const held = this.memory.peek(text);
     if (held === undefined) return;
     held.retryAtMs = retryAtMs;
     held.failures = failures;
@@ -518,7 +510,7 @@ export class Engine<V, K> {
 
   private fence(text: string): void {
     this.fences++;
-    this.l1.delete(text);
+    this.memory.delete(text);
     this.flights.get(text)?.fence();
     for (const flight of this.parted) if (flight.text === text) flight.isFenced = true;
   }
@@ -528,7 +520,7 @@ export class Engine<V, K> {
     if (this.running.size > 0) this.recentTags.set(tag, this.mark);
     // What those under way will be tagged with is not known: newcomers do not join them.
     for (const flight of [...this.flights.values()]) if (mayHave(flight.text)) flight.unlink();
-    for (const { text } of [...(this.heldByTag.get(tag) ?? [])]) this.l1.delete(text);
+    for (const { text } of [...(this.heldByTag.get(tag) ?? [])]) this.memory.delete(text);
   }
 
   /** Hears of changes of the key and its tags for as long as the value is held. */

@@ -35,6 +35,8 @@ export class Held<V> {
   readonly tags: ReadonlyMap<string, number>;
   /** Until then a hit has nothing to think of. */
   checkMs = 0;
+  /** The turn of the event loop in which that was found out. */
+  fineInTurn = -1;
   /** When the store must be asked again at the latest, because a change may have been missed. */
   boundMs: number;
   /** Something happened to the key or a tag, and the store has not been asked since. */
@@ -83,6 +85,7 @@ export class Held<V> {
   suspect(): void {
     this.isSuspect = true;
     this.checkMs = Number.NEGATIVE_INFINITY;
+    this.fineInTurn = -1;
   }
 
   /** Lets nobody try a refresh until then. */

@@ -35,6 +35,20 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(users.get('42')).toBe(users.get('42'));
   });
 
+  it('holds at most "max" values, and drops the one that was used least recently, whoever used it', async () => {
+    const { users } = setUp({ ...way, max: 3 });
+    const { signal } = new AbortController();
+    for (const key of ['1', '2', '3']) {
+      // The second look makes sure that nothing has happened before word of changes began to come.
+      for (let looks = 0; looks < 2; looks++) await users.get(key);
+    }
+    await users.get('1');
+    await users.get('2', { signal });
+    await users.get('4');
+    expect(users.size).toBe(3);
+    expect(['1', '2', '3'].map((key) => users.peek(key) !== undefined)).toEqual([true, true, false]);
+  });
+
   it('peeks at what a get would hit at once, and begins nothing', async () => {
     const { users, source, clock, sources } = setUp(way);
     const isKnown = () => users.peek('42') !== undefined;

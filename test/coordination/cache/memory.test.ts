@@ -1,0 +1,107 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { Held } from '../../../src/coordination/cache/held.ts';
+import { Memory } from '../../../src/coordination/cache/memory.ts';
+
+describe('memory of a cache', () => {
+  let clock: { nowMs: number; turn: number; now(): number };
+  let dropped: string[];
+
+  beforeEach(() => {
+    clock = { nowMs: 0, turn: 0, now: () => clock.nowMs };
+    dropped = [];
+  });
+
+  const memoryOf = (max: number, maxBytes?: number) =>
+    new Memory<number>({ max, maxBytes, clock, onDropped: ({ text }) => dropped.push(text) });
+
+  /** Fresh for 100 ms. */
+  const held = (text: string) => {
+    const at = { freshMs: 100, staleMs: 100, errorMs: 100 };
+    const placing = { value: 1, version: 1, at, ttlMs: 100, loadMs: 0, tags: new Map() };
+    return new Held<number>(text, placing, 0, Number.POSITIVE_INFINITY, 'off', () => 0.5);
+  };
+
+  it('looks at the clock each time while time goes on', () => {
+    const memory = memoryOf(10);
+    const one = held('one');
+    memory.set(one, undefined);
+    expect(memory.isFine(one)).toBe(true);
+    clock.nowMs = 100;
+    expect(memory.isFine(one)).toBe(false);
+  });
+
+  it('lets what was fine be fine for the rest of a turn in which time stands still, and no longer', () => {
+    const memory = memoryOf(10);
+    const one = held('one');
+    memory.set(one, undefined);
+    clock.turn = 7;
+    expect(memory.isFine(one)).toBe(true);
+    clock.nowMs = 100;
+    expect(memory.isFine(one)).toBe(true);
+    clock.turn = 8;
+    expect(memory.isFine(one)).toBe(false);
+  });
+
+  it('has nothing fine that became suspect in the same turn', () => {
+    const memory = memoryOf(10);
+    const one = held('one');
+    memory.set(one, undefined);
+    clock.turn = 7;
+    expect(memory.isFine(one)).toBe(true);
+    one.suspect();
+    expect(memory.isFine(one)).toBe(false);
+  });
+
+  it('drops what was used least recently, and says so', () => {
+    const memory = memoryOf(2);
+    const one = held('one');
+    memory.set(one, undefined);
+    memory.set(held('two'), undefined);
+    expect(memory.isFine(one)).toBe(true);
+    memory.set(held('three'), undefined);
+    expect(memory.peek('two')).toBeUndefined();
+    expect(memory.peek('one')).toBe(one);
+    expect(dropped).toEqual(['two']);
+    memory.get('one');
+    memory.set(held('four'), undefined);
+    expect(dropped).toEqual(['two', 'three']);
+    expect(memory.size).toBe(2);
+  });
+
+  it('takes a look for no use', () => {
+    const memory = memoryOf(2);
+    memory.set(held('one'), undefined);
+    memory.set(held('two'), undefined);
+    memory.peek('one');
+    memory.set(held('three'), undefined);
+    expect(dropped).toEqual(['one']);
+  });
+
+  it('holds a new value in place of an old one, of which it says that it is gone', () => {
+    const memory = memoryOf(2);
+    const newer = held('one');
+    memory.set(held('one'), undefined);
+    memory.set(newer, undefined);
+    expect(memory.peek('one')).toBe(newer);
+    expect(dropped).toEqual(['one']);
+  });
+
+  it('holds neither what is too big for it nor what that was to replace', () => {
+    const memory = memoryOf(10, 100);
+    memory.set(held('one'), 10);
+    memory.set(held('one'), 101);
+    expect(memory.peek('one')).toBeUndefined();
+    expect(memory.size).toBe(0);
+    expect(dropped).toEqual(['one', 'one']);
+  });
+
+  it('lets go of one, or of all', () => {
+    const memory = memoryOf(10);
+    for (const text of ['one', 'two', 'three']) memory.set(held(text), undefined);
+    memory.delete('two');
+    expect(memory.peek('two')).toBeUndefined();
+    memory.clear();
+    expect(memory.size).toBe(0);
+    expect(dropped.sort()).toEqual(['one', 'three', 'two']);
+  });
+});

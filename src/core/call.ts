@@ -58,6 +58,13 @@ class Aftermath {
   whenIdle: (() => void)[] = [];
 }
 
+/** The call around all others: there is counted what goes on unwatched, whichever layer gave it up. */
+export function outermostOf(call: Call): Call {
+  let outermost = call;
+  while (outermost.parent !== undefined) outermost = outermost.parent;
+  return outermost;
+}
+
 /** A copy gets no place where this share of all is taken. After Dean and Barroso, "The tail at scale" (2013): copies are for idle room. */
 export const roomForCopies = 0.8;
 

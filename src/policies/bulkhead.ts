@@ -7,8 +7,8 @@
  * After: golang.org/x/sync/semaphore (cancellation), Nygard, "Release It!", 2nd ed., ch. 5; for the orders Maurer, "Fail at
  * scale" (ACM Queue, 2015).
  */
-import { type Call, type Dependent, roomForCopies } from '../core/call.js';
-import { type Clock, systemClock, Timer } from '../core/clock.js';
+import { type Call, outermostOf, roomForCopies } from '../core/call.js';
+import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { BulkheadFullError, isAbandoned } from '../core/errors.js';
 import { Events } from '../core/events.js';
@@ -27,7 +27,8 @@ import {
 import type { Outcome } from '../core/outcome.js';
 import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
 import { CoDel } from '../structures/codel.js';
-import { LinkedQueue, type QueueNode } from '../structures/linked-queue.js';
+import { LinkedQueue } from '../structures/linked-queue.js';
+import { Waiter, type WaitingRoom } from './waiter.js';
 
 /** Options of {@link bulkhead}. */
 export interface BulkheadOptions extends CommonOptions, RefusalOptions {
@@ -110,7 +111,7 @@ interface CheckedOptions {
   readonly clock: Clock | undefined;
 }
 
-class Bulkhead implements BulkheadGuard {
+class Bulkhead implements BulkheadGuard, WaitingRoom {
   readonly name: string;
   readonly traits: PolicyTraits;
   running = 0;
@@ -177,8 +178,8 @@ class Bulkhead implements BulkheadGuard {
     waiter.call?.detach(waiter);
   }
 
-  /** @internal It leaves first, because the hook that hears of the refusal may abort the call or admit another. */
-  turnAway(waiter: Waiter): void {
+  /** @internal It has waited too long. It leaves first, because the hook that hears of the refusal may abort the call or admit another. */
+  due(waiter: Waiter): void {
     this.takeOut(waiter);
     waiter.answer(this.refusal('waited'));
   }
@@ -195,14 +196,14 @@ class Bulkhead implements BulkheadGuard {
   /** Whose turn it is; undefined when that one was turned away. */
   private nextWaiter(first: Waiter, nowMs: number): Waiter | undefined {
     if (this.codel?.isTooLate(nowMs - first.sinceMs, nowMs)) {
-      this.turnAway(first);
+      this.due(first);
       return undefined;
     }
     const waiter = this.servesNewest() ? (this.waiters.last as Waiter) : first;
     // The timer of its deadline may be late; then the call would be started for nobody.
     const neededMs = this.codel?.medianServiceMs ?? 0;
     if (waiter.call === undefined || waiter.call.deadlineMs - nowMs > neededMs) return waiter;
-    this.turnAway(waiter);
+    this.due(waiter);
     return undefined;
   }
 
@@ -212,15 +213,9 @@ class Bulkhead implements BulkheadGuard {
 
   private wait(call: Call | undefined): Promise<Permit | Refusal> {
     const { maxWait } = this.options;
-    const waiter = new Waiter(this, call, this.admissionMs(call));
-    this.waiters.add(waiter);
+    const waiter = new Waiter(this, call, this.clockOf(call), this.admissionMs(call));
     if (maxWait !== undefined) waiter.clock.schedule(waiter, waiter.sinceMs + maxWait);
-    const promise = new Promise<Permit | Refusal>((resolve) => {
-      waiter.answer = resolve;
-    });
-    // Last, because a call that was aborted already hears at once.
-    call?.attach(waiter);
-    return promise;
+    return waiter.join(this.waiters);
   }
 
   private refusal(reason: BulkheadFullError['reason']): Refusal {
@@ -228,37 +223,6 @@ class Bulkhead implements BulkheadGuard {
     const { name, events, running, waiting } = this;
     if (events.heard) events.emit({ type: 'bulkhead-full', name, reason, running, waiting });
     return refuse(new BulkheadFullError({ policy: name, limit, queue, reason, stack }));
-  }
-}
-
-/** A call in the queue; also the timer of its `maxWait` and what hears of its abort. */
-class Waiter extends Timer implements Dependent, QueueNode<Waiter> {
-  owner: Call | undefined = undefined;
-  previousDependent: Dependent | undefined = undefined;
-  nextDependent: Dependent | undefined = undefined;
-  previousInQueue: Waiter | undefined = undefined;
-  nextInQueue: Waiter | undefined = undefined;
-  readonly call: Call | undefined;
-  readonly clock: Clock;
-  readonly sinceMs: number;
-  answer!: (answer: Permit | Refusal) => void;
-  private readonly bulkhead: Bulkhead;
-
-  constructor(bulkhead: Bulkhead, call: Call | undefined, sinceMs: number) {
-    super();
-    this.bulkhead = bulkhead;
-    this.call = call;
-    this.clock = bulkhead.clockOf(call);
-    this.sinceMs = sinceMs;
-  }
-
-  override expire(): void {
-    this.bulkhead.turnAway(this);
-  }
-
-  onAbort(reason: unknown): void {
-    this.bulkhead.takeOut(this);
-    this.answer(refuse(reason));
   }
 }
 
@@ -315,9 +279,6 @@ class Slot implements Permit {
     if (this.state !== 'settled') return;
     this.state = 'abandoned';
     this.bulkhead.abandoned++;
-    // A layer counts on the call that it was given, which may lie around the one that it gives to its guards.
-    let outermost = call;
-    while (outermost.parent !== undefined) outermost = outermost.parent;
-    outermost.onIdle(() => this.ended());
+    outermostOf(call).onIdle(() => this.ended());
   }
 }

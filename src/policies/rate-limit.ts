@@ -6,8 +6,8 @@
  * refused at once instead of after the wait.
  * After: the generic cell rate algorithm, ITU-T I.371.
  */
-import type { Call, Dependent } from '../core/call.js';
-import { type Clock, systemClock, Timer } from '../core/clock.js';
+import type { Call } from '../core/call.js';
+import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { HandlesError, RateLimitedError } from '../core/errors.js';
 import { Events } from '../core/events.js';
@@ -28,7 +28,8 @@ import {
 } from '../core/options.js';
 import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
 import { Gcra } from '../structures/gcra.js';
-import { LinkedQueue, type QueueNode } from '../structures/linked-queue.js';
+import { LinkedQueue } from '../structures/linked-queue.js';
+import { Waiter, type WaitingRoom } from './waiter.js';
 
 /** Options of {@link rateLimit}. */
 export interface RateLimitOptions extends CommonOptions, RefusalOptions {
@@ -133,7 +134,7 @@ interface CheckedOptions {
 /** There is nothing to give back and nothing to learn, so one permit serves all. */
 const permit: Permit = { settle() {}, release() {} };
 
-class RateLimit implements RateLimitGuard {
+class RateLimit implements RateLimitGuard, WaitingRoom {
   readonly name: string;
   readonly traits: PolicyTraits;
   private readonly options: CheckedOptions;
@@ -185,32 +186,31 @@ class RateLimit implements RateLimitGuard {
       return permit;
     }
     if (whenFull === 'reject' || !this.mayWait(call, waitMs, nowMs)) return this.refuse(waitMs);
-    return this.wait(call, cost);
+    return this.wait(call, cost, nowMs);
   }
 
   /** @internal Starts all whose turn has come; the first of the others has a timer, because its turn is known. */
-  serve(): void {
+  due(): void {
     for (let { first } = this.waiters; first !== undefined; { first } = this.waiters) {
       const nowMs = first.clock.now();
       const waitMs = this.gcra.waitMs(first.cost, nowMs);
       if (waitMs > 0) return first.clock.schedule(first, nowMs + waitMs);
       this.gcra.take(first.cost, nowMs);
-      this.takeOut(first);
+      this.remove(first);
       first.answer(permit);
     }
   }
 
-  /** @internal A waiter's call was aborted. */
-  leave(waiter: Waiter, reason: unknown): void {
+  /** @internal It stood in the way of those behind it. */
+  takeOut(waiter: Waiter): void {
     const wasFirst = this.waiters.first === waiter;
-    this.takeOut(waiter);
-    waiter.answer(refuse(reason));
+    this.remove(waiter);
     if (!wasFirst) return;
     waiter.clock.cancel(waiter);
-    this.serve();
+    this.due();
   }
 
-  private takeOut(waiter: Waiter): void {
+  private remove(waiter: Waiter): void {
     this.waiters.remove(waiter);
     this.waitingCost = this.waiters.size === 0 ? 0 : this.waitingCost - waiter.cost;
     waiter.call?.detach(waiter);
@@ -223,17 +223,12 @@ class RateLimit implements RateLimitGuard {
     return this.waiters.size < queue && waitMs <= maxWait && waitMs < remainingMs;
   }
 
-  private wait(call: Call | undefined, cost: number): Promise<Permit | Refusal> {
-    const waiter = new Waiter(this, call, this.clock, cost);
-    const promise = new Promise<Permit | Refusal>((resolve) => {
-      waiter.answer = resolve;
-    });
-    this.waiters.add(waiter);
+  private wait(call: Call | undefined, cost: number, nowMs: number): Promise<Permit | Refusal> {
+    const waiter = new Waiter(this, call, this.clock, nowMs, cost);
     this.waitingCost += cost;
-    // A call that was aborted already hears at once, and then waits no more.
-    call?.attach(waiter);
-    if (this.waiters.first === waiter) this.serve();
-    return promise;
+    const place = waiter.join(this.waiters);
+    if (this.waiters.first === waiter) this.due();
+    return place;
   }
 
   /** The cost of a call; an error when the user's function fails. By hand, without a call to show it, a call costs 1. */
@@ -258,35 +253,5 @@ class RateLimit implements RateLimitGuard {
     const { name, events } = this;
     if (events.heard) events.emit({ type: 'rate-limited', name, retryAfterMs });
     return refuse(new RateLimitedError({ policy: name, limit, retryAfterMs, cause, stack }));
-  }
-}
-
-/** A call that waits; also the timer of its turn and what hears of its abort. */
-class Waiter extends Timer implements Dependent, QueueNode<Waiter> {
-  owner: Call | undefined = undefined;
-  previousDependent: Dependent | undefined = undefined;
-  nextDependent: Dependent | undefined = undefined;
-  previousInQueue: Waiter | undefined = undefined;
-  nextInQueue: Waiter | undefined = undefined;
-  readonly call: Call | undefined;
-  readonly clock: Clock;
-  readonly cost: number;
-  answer!: (answer: Permit | Refusal) => void;
-  private readonly rateLimit: RateLimit;
-
-  constructor(rateLimit: RateLimit, call: Call | undefined, clock: Clock, cost: number) {
-    super();
-    this.rateLimit = rateLimit;
-    this.call = call;
-    this.clock = clock;
-    this.cost = cost;
-  }
-
-  override expire(): void {
-    this.rateLimit.serve();
-  }
-
-  onAbort(reason: unknown): void {
-    this.rateLimit.leave(this, reason);
   }
 }

@@ -6,8 +6,8 @@
  * timeout keeps its slot until it ends; each permit gives its slot back once; no timer is left when nothing runs.
  * After: Netflix concurrency-limits for the form; the queue serves the newest first, as in Maurer, "Fail at scale" (2015).
  */
-import { type Call, type Dependent, roomForCopies } from '../../core/call.js';
-import { type Clock, systemClock, Timer } from '../../core/clock.js';
+import { type Call, outermostOf, roomForCopies } from '../../core/call.js';
+import { type Clock, systemClock } from '../../core/clock.js';
 import { BulkheadFullError, isAbandoned } from '../../core/errors.js';
 import { Events } from '../../core/events.js';
 import {
@@ -25,7 +25,8 @@ import {
 } from '../../core/options.js';
 import type { Outcome } from '../../core/outcome.js';
 import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../../core/policy.js';
-import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
+import { LinkedQueue } from '../../structures/linked-queue.js';
+import { Waiter, type WaitingRoom } from '../waiter.js';
 import { Aimd } from './aimd.js';
 import type { LimitAlgorithm, LimitRange, RoundTrip } from './algorithm.js';
 import { Gradient2 } from './gradient2.js';
@@ -134,7 +135,7 @@ const stalledShare = 0.1;
 /** A change of the limit is told when it is this share of it. */
 const toldShare = 0.1;
 
-class AdaptiveLimit implements AdaptiveLimitGuard {
+class AdaptiveLimit implements AdaptiveLimitGuard, WaitingRoom {
   readonly name: string;
   readonly traits: PolicyTraits;
   running = 0;
@@ -236,8 +237,8 @@ class AdaptiveLimit implements AdaptiveLimitGuard {
     waiter.call?.detach(waiter);
   }
 
-  /** @internal It leaves first, because the hook that hears of the refusal may abort the call or admit another. */
-  turnAway(waiter: Waiter): void {
+  /** @internal It has waited too long. It leaves first, because the hook that hears of the refusal may abort the call or admit another. */
+  due(waiter: Waiter): void {
     this.takeOut(waiter);
     waiter.answer(this.refusal('waited'));
   }
@@ -255,7 +256,7 @@ class AdaptiveLimit implements AdaptiveLimitGuard {
       const nowMs = waiter.clock.now();
       // The timer of its deadline may be late, or come before the operation can end.
       if (waiter.call !== undefined && waiter.call.deadlineMs - nowMs <= this.rule.usefulMs) {
-        this.turnAway(waiter);
+        this.due(waiter);
       } else {
         this.takeOut(waiter);
         waiter.answer(this.start(waiter.call, nowMs));
@@ -264,15 +265,9 @@ class AdaptiveLimit implements AdaptiveLimitGuard {
   }
 
   private wait(call: Call | undefined, nowMs: number): Promise<Permit | Refusal> {
-    const waiter = new Waiter(this, call);
-    this.waiters.add(waiter);
+    const waiter = new Waiter(this, call, this.clockOf(call), nowMs);
     waiter.clock.schedule(waiter, nowMs + this.rule.waitMs);
-    const promise = new Promise<Permit | Refusal>((resolve) => {
-      waiter.answer = resolve;
-    });
-    // Last, because a call that was aborted already hears at once.
-    call?.attach(waiter);
-    return promise;
+    return waiter.join(this.waiters);
   }
 
   private tellLimit(): void {
@@ -286,35 +281,6 @@ class AdaptiveLimit implements AdaptiveLimitGuard {
     const { name, events, running, waiting, limit, queue } = this;
     if (events.heard) events.emit({ type: 'bulkhead-full', name, reason, running, waiting });
     return refuse(new BulkheadFullError({ policy: name, limit, queue, reason, stack: this.options.stack }));
-  }
-}
-
-/** A call in the queue; also the timer of its longest wait and what hears of its abort. */
-class Waiter extends Timer implements Dependent, QueueNode<Waiter> {
-  owner: Call | undefined = undefined;
-  previousDependent: Dependent | undefined = undefined;
-  nextDependent: Dependent | undefined = undefined;
-  previousInQueue: Waiter | undefined = undefined;
-  nextInQueue: Waiter | undefined = undefined;
-  readonly call: Call | undefined;
-  readonly clock: Clock;
-  answer!: (answer: Permit | Refusal) => void;
-  private readonly guard: AdaptiveLimit;
-
-  constructor(guard: AdaptiveLimit, call: Call | undefined) {
-    super();
-    this.guard = guard;
-    this.call = call;
-    this.clock = guard.clockOf(call);
-  }
-
-  override expire(): void {
-    this.guard.turnAway(this);
-  }
-
-  onAbort(reason: unknown): void {
-    this.guard.takeOut(this);
-    this.answer(refuse(reason));
   }
 }
 
@@ -374,10 +340,7 @@ class Slot implements Permit {
     // through a guard of one's own that does not pass `ended` on, nobody does, and the slot must come back all the same.
     queueMicrotask(() => {
       if (this.state !== 'settled') return;
-      // A layer counts on the call that it was given, which may lie around the one that it gives to its guards.
-      let outermost = call;
-      while (outermost.parent !== undefined) outermost = outermost.parent;
-      outermost.onIdle(() => this.ended());
+      outermostOf(call).onIdle(() => this.ended());
     });
   }
 }

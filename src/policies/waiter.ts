@@ -1,0 +1,61 @@
+/**
+ * Waiter: a call in the queue of a guard; also the timer of its waiting, and what hears of its abort.
+ *
+ * Promise: a call that is aborted while it waits leaves the queue in the same tick and is answered with the reason.
+ */
+import type { Call, Dependent } from '../core/call.js';
+import { type Clock, Timer } from '../core/clock.js';
+import { type Permit, type Refusal, refuse } from '../core/policy.js';
+import type { LinkedQueue, QueueNode } from '../structures/linked-queue.js';
+
+/** The guard whose queue it is. */
+export interface WaitingRoom {
+  /** The instant has come for which the waiter was scheduled. */
+  due(waiter: Waiter): void;
+  /** Takes a waiter out of the queue; whoever does it answers the waiter. */
+  takeOut(waiter: Waiter): void;
+}
+
+export class Waiter extends Timer implements Dependent, QueueNode<Waiter> {
+  owner: Call | undefined = undefined;
+  previousDependent: Dependent | undefined = undefined;
+  nextDependent: Dependent | undefined = undefined;
+  previousInQueue: Waiter | undefined = undefined;
+  nextInQueue: Waiter | undefined = undefined;
+  readonly call: Call | undefined;
+  readonly clock: Clock;
+  readonly sinceMs: number;
+  /** How much it needs of what the guard gives out. */
+  readonly cost: number;
+  answer!: (answer: Permit | Refusal) => void;
+  private readonly room: WaitingRoom;
+
+  constructor(room: WaitingRoom, call: Call | undefined, clock: Clock, sinceMs: number, cost = 1) {
+    super();
+    this.room = room;
+    this.call = call;
+    this.clock = clock;
+    this.sinceMs = sinceMs;
+    this.cost = cost;
+  }
+
+  /** Goes to the end of the queue. What is answered there comes later. */
+  join(queue: LinkedQueue<Waiter>): Promise<Permit | Refusal> {
+    queue.add(this);
+    const promise = new Promise<Permit | Refusal>((resolve) => {
+      this.answer = resolve;
+    });
+    // Last, because a call that was aborted already hears at once.
+    this.call?.attach(this);
+    return promise;
+  }
+
+  override expire(): void {
+    this.room.due(this);
+  }
+
+  onAbort(reason: unknown): void {
+    this.room.takeOut(this);
+    this.answer(refuse(reason));
+  }
+}

@@ -15,7 +15,8 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
   /**
    * When the call must be over: an instant of the pipeline's clock, such as `call.deadline` of a call around this one,
-   * or a duration literal such as `'2s'`, counted from now. A number is always an instant.
+   * or a duration literal such as `'2s'`, counted from now. A number is always an instant, and at most
+   * 24.8 days ahead, so that a date is refused: the clock does not count from 1970.
    */
   readonly deadline?: number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}` | undefined;
   /** The partition: a host or tenant, for policies that keep one state per key. */

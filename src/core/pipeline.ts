@@ -6,7 +6,7 @@
  */
 import { ambient, type CallObserver, callObserver } from './ambient.js';
 import { Call, type CallOptions, type Task } from './call.js';
-import { type Clock, systemClock } from './clock.js';
+import { type Clock, longestWaitMs, systemClock } from './clock.js';
 import { type CompositionWarning, commonClock, refuseImpossible, warningsOf } from './composition.js';
 import { parseDuration } from './duration.js';
 import { OptionsError } from './errors.js';
@@ -278,6 +278,11 @@ function isString(value: unknown): boolean {
 
 /** Looked at on each call, so it goes over the keys that are there. */
 function checkCallOptions(options: ExecuteOptions): void {
+  if (!isObject(options)) {
+    const allowed = 'an object';
+    const message = `execute: options must be ${allowed}, got ${show(options)}`;
+    throw new OptionsError(message, { policy: 'execute', option: 'options', value: options, allowed });
+  }
   for (const name in options) {
     const value = options[name as keyof ExecuteOptions];
     const check = Object.hasOwn(callOptionChecks, name) ? callOptionChecks[name] : undefined;
@@ -293,8 +298,15 @@ function checkCallOptions(options: ExecuteOptions): void {
 
 function instantOf(deadline: ExecuteOptions['deadline'], clock: Clock): number {
   if (deadline === undefined) return Number.POSITIVE_INFINITY;
-  if (typeof deadline === 'number') return deadline;
-  return clock.now() + (parseDuration(deadline) ?? 0);
+  if (typeof deadline !== 'number') return clock.now() + (parseDuration(deadline) ?? 0);
+  // The clock counts from the start of the process or so: what lies further ahead is a date, and would never come.
+  if (deadline > longestWaitMs && deadline < Number.POSITIVE_INFINITY && deadline - clock.now() > longestWaitMs) {
+    const nowMs = Math.round(clock.now());
+    const allowed = `an instant at most 24.8 days ahead on the pipeline's clock, which says ${nowMs} and is not Date.now(), or a duration literal such as '2s'`;
+    const message = `execute: option "deadline" must be ${allowed}, got ${deadline}`;
+    throw new OptionsError(message, { policy: 'execute', option: 'deadline', value: deadline, allowed });
+  }
+  return deadline;
 }
 
 /** The deadline of the call around this one, which may run on another clock. */

@@ -203,6 +203,8 @@ describe('pipeline', () => {
     ],
     [{ key: 5 }, 'execute: option "key" must be a string, got 5'],
     [{ unsafe: 'yes', idempotencyKey: 'k' }, 'execute: option "unsafe" must be true or false, got \'yes\''],
+    [5, 'execute: options must be an object, got 5'],
+    [null, 'execute: options must be an object, got null'],
     [{ idempotencyKey: '' }, 'execute: option "idempotencyKey" must be a string that is not empty, got \'\''],
   ])('refuses options of a call such as %j before the operation runs', async (options, message) => {
     let calls = 0;
@@ -254,6 +256,17 @@ describe('pipeline', () => {
       });
       await clock.advance('2s');
       expect(await running).toMatchObject({ ok: false, error: expect.any(DeadlineExceededError) });
+    });
+
+    it('refuses a date, which the clock would never reach', async () => {
+      const clock = virtualClock({ now: 1_000 });
+      const calls = pipeline(timeout({ after: '1m', clock }));
+      const never = 1_000 + 2 ** 31;
+      await expect(calls.execute(() => 1, { deadline: never })).rejects.toThrow(
+        "execute: option \"deadline\" must be an instant at most 24.8 days ahead on the pipeline's clock, which says 1000 and is not Date.now(), or a duration literal such as '2s', got 2147484648",
+      );
+      expect(await calls.execute(() => 1, { deadline: never - 1 })).toBe(1);
+      expect(await calls.execute(() => 2, { deadline: Number.POSITIVE_INFINITY })).toBe(2);
     });
 
     it('does not begin when no time is left', async () => {

@@ -145,11 +145,9 @@ class LinkedPipeline implements Pipeline<unknown> {
 
   explain(): Explanation {
     const warnings = warningsOf(this.policies);
-    const steps = this.policies.map(
-      ({ name, traits }, index) => `${index + 1}. ${name}: ${traits?.summary ?? 'a policy of your own'}`,
-    );
+    const steps = stepsOf(this.policies);
     const doubts = warnings.map(({ code, message }) => `Doubtful (${code}): ${message}.`);
-    const text = ['From the outside in:', ...steps, `${steps.length + 1}. the operation`, ...doubts].join('\n');
+    const text = ['From the outside in:', ...steps, `${this.policies.length + 1}. the operation`, ...doubts].join('\n');
     return { warnings, toString: () => text };
   }
 
@@ -172,6 +170,15 @@ class LinkedPipeline implements Pipeline<unknown> {
     else if (options?.deadline === undefined && call.parent === undefined) return this.#run(call);
     return this.#runWatched(call);
   }
+}
+
+/** A line per policy, numbered; what is inside a policy follows it as 3.1, 3.2 and so on. */
+function stepsOf(policies: readonly Policy<unknown>[], number = ''): readonly string[] {
+  return policies.flatMap(({ name, traits }, index) => {
+    const place = `${number}${index + 1}.`;
+    const summary = traits?.summary ?? 'a policy of your own';
+    return [`${place} ${name}: ${summary}`, ...stepsOf(traits?.inside?.() ?? [], place)];
+  });
 }
 
 /** Builds the chain from the inside out; neighbouring guards become one layer, with a retry between them as its part. */

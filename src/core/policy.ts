@@ -39,6 +39,8 @@ export interface PolicyTraits {
   readonly copies?: number;
   /** Whether its attempts are drawn from a budget. */
   readonly hasBudget?: boolean;
+  /** The policies that a call passes through inside it, outermost first, for `explain()` to show. */
+  readonly inside?: () => readonly Policy<unknown>[];
 }
 
 /** Decides whether a call may start, and learns how it ended. Refusing is answering, not throwing. */

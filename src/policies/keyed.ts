@@ -24,7 +24,7 @@ import {
 } from '../core/options.js';
 import { rejectLater } from '../core/outcome.js';
 import { type AddedBy, type AnyPolicy, isPolicy, link } from '../core/pipeline.js';
-import type { Strategy } from '../core/policy.js';
+import type { Policy, Strategy } from '../core/policy.js';
 import { type Rank, RankedCache } from '../structures/ranked-cache.js';
 import { type Group, type GroupMember, isGroupMember } from './circuit-breaker/group.js';
 
@@ -56,7 +56,8 @@ const longestKey = 1_000;
 /**
  * Keeps a policy per key: a circuit breaker per host, a bulkhead per tenant.
  *
- * The factory is called once per key, and again after the key was forgotten. Give its policies equal options, and make
+ * The factory is called once per key, and again after the key was forgotten; with the key `'example'` by `explain()`, which shows
+ * what is inside, as long as there is no other. Give its policies equal options, and make
  * the functions among them outside of it: then all share what can be shared. Not for keys that a caller may choose
  * at will and that each need their protection: beyond `maxKeys` the least used ones are forgotten.
  *
@@ -121,7 +122,12 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
   constructor(factory: (key: string) => Kept, options: KeyedSettings) {
     const { name, clock, maxKeys } = options;
     this.name = name;
-    this.traits = { kind: 'keyed', summary: `keeps a policy per key, for at most ${maxKeys} keys`, clock };
+    this.traits = {
+      kind: 'keyed',
+      summary: `keeps a policy per key, for at most ${maxKeys} keys`,
+      clock,
+      inside: () => this.example(),
+    };
     this.factory = factory;
     this.options = options;
     this.policies = new RankedCache<Kept>(maxKeys, rankOf, leave);
@@ -180,6 +186,15 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
     return policy;
   }
 
+  /** What is kept for a key; before the first one, what would be. */
+  private example(): readonly Policy<unknown>[] {
+    try {
+      return partsOf(this.policies.newest ?? this.factory('example'));
+    } catch {
+      return [];
+    }
+  }
+
   private sweep(nowMs: number): void {
     const { idle } = this.options;
     if (idle === undefined || nowMs < this.nextSweepMs) return;
@@ -225,9 +240,13 @@ function keyOfCall(call: Call): string | undefined {
   return call.key;
 }
 
+function partsOf(policy: AnyPolicy): readonly Policy<unknown>[] {
+  return 'policies' in policy ? policy.policies : [policy];
+}
+
 /** The circuit breakers that a policy is or consists of. */
 function membersOf(policy: AnyPolicy): readonly GroupMember[] {
-  const parts: readonly object[] = 'policies' in policy ? policy.policies : [policy];
+  const parts: readonly object[] = partsOf(policy);
   return parts.filter(isGroupMember);
 }
 

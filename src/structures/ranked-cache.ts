@@ -56,6 +56,12 @@ export class RankedCache<Value> {
     return undefined;
   }
 
+  /** What was used last, unless it is gone. */
+  get newest(): Value | undefined {
+    const key = this.newestKey;
+    return key === undefined ? undefined : this.tiers[0]!.entries.get(key)?.value;
+  }
+
   /** Adds the value of a key that is not there. */
   add(key: string, value: Value, nowMs: number): void {
     if (this.size >= this.limit) this.evict();

@@ -146,6 +146,30 @@ describe('keyed', () => {
     expect([forgotten.state, breakers.for('c').state]).toEqual(['closed', 'open']);
   });
 
+  it('shows what is inside: of the key used last, or before the first what there would be', () => {
+    const keys: string[] = [];
+    const policies = keyed((key) => {
+      keys.push(key);
+      return pipeline(circuitBreaker({ name: key }), timeout(`${keys.length}s`));
+    });
+    const text = () => String(pipeline(retry(), policies).explain());
+    expect(text()).toMatch(
+      /^2\. keyed: keeps a policy per key.*\n2\.1\. example: .*\n2\.2\. timeout: .*1000 ms.*\n3\. the operation$/m,
+    );
+    expect(policies.size).toBe(0);
+    policies.for('a');
+    policies.for('b');
+    expect(text()).toMatch(/^2\.1\. b: .*\n2\.2\. timeout: .*3000 ms/m);
+    expect(keys).toEqual(['example', 'a', 'b']);
+  });
+
+  it('shows nothing inside where the factory knows no other keys than its own', () => {
+    const policies = keyed<CircuitBreaker>((key) => {
+      throw new Error(`there is no ${key}`);
+    });
+    expect(String(pipeline(policies).explain())).toMatch(/^1\. keyed: .*\n2\. the operation$/m);
+  });
+
   it('says so when the factory is no function or answers no policy', () => {
     expect(() => keyed('a' as never)).toThrow(OptionsError);
     expect(() => keyed(() => 5 as never).for('a')).toThrow(/must answer a policy for "a", got 5/);

@@ -22,6 +22,19 @@ describe('standard', () => {
     expect(world().calls.explain().warnings).toEqual([]);
   });
 
+  it('tells what it is made of, also per key', () => {
+    const [, ...lines] = String(world().calls.explain()).split('\n');
+    expect(lines.map((line) => line.split(' ').slice(0, 3).join(' '))).toEqual([
+      '1. payments: ends',
+      '2. payments: makes',
+      '3. payments: keeps',
+      '3.1. payments: opens',
+      '3.2. payments: lets',
+      '3.3. payments: gives',
+      '4. the operation',
+    ]);
+  });
+
   it('makes three attempts and rethrows the last error as it is', async () => {
     const { clock, calls } = world();
     const errors: Error[] = [];

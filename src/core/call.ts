@@ -4,6 +4,7 @@
  * Promise: an abort reaches everything below it at once, in one synchronous sweep; a call that ends normally aborts
  * nothing and leaves no listener behind; the signal costs nothing until it is read.
  */
+import { addAbortListener, removeAbortListener } from './abort-listeners.js';
 import type { Clock } from './clock.js';
 
 /** An operation: it is given its call, and answers a value or a promise of one. */
@@ -15,8 +16,8 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
   /**
    * When the call must be over: an instant of the pipeline's clock, such as `call.deadline` of a call around this one,
-   * or a duration literal such as `'2s'`, counted from now. A number is always an instant, and at most
-   * 24.8 days ahead, so that a date is refused: the clock does not count from 1970.
+   * or a duration literal such as `'2s'`, counted from now. A number is always an instant, and
+   * never a date: those are refused, because the clock does not count from 1970.
    */
   readonly deadline?: number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}` | undefined;
   /** The partition: a host or tenant, for policies that keep one state per key. */
@@ -227,7 +228,7 @@ export class Call {
     const state = this.state();
     state.callerSignal = signal;
     state.callerListener = listener;
-    signal.addEventListener('abort', listener);
+    addAbortListener(signal, listener);
     // Some signals abort while they are listened to for the first time.
     if (signal.aborted) listener();
   }
@@ -238,8 +239,7 @@ export class Call {
     this.isOver = true;
     const { aftermath } = this;
     if (aftermath?.callerSignal === undefined) return;
-    if (aftermath.callerListener !== undefined)
-      aftermath.callerSignal.removeEventListener('abort', aftermath.callerListener);
+    if (aftermath.callerListener !== undefined) removeAbortListener(aftermath.callerSignal, aftermath.callerListener);
     aftermath.callerSignal = undefined;
   }
 

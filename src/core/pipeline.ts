@@ -6,7 +6,7 @@
  */
 import { ambient, type CallObserver, callObserver } from './ambient.js';
 import { Call, type CallOptions, type Task } from './call.js';
-import { type Clock, longestWaitMs, systemClock } from './clock.js';
+import { type Clock, systemClock } from './clock.js';
 import { type CompositionWarning, commonClock, refuseImpossible, warningsOf } from './composition.js';
 import { parseDuration } from './duration.js';
 import { OptionsError } from './errors.js';
@@ -303,13 +303,16 @@ function checkCallOptions(options: ExecuteOptions): void {
   }
 }
 
+const tenYearsMs = 10 * 365 * 86_400_000;
+/** The last one that JavaScript has. */
+const lastDateMs = 8.64e15;
+
 function instantOf(deadline: ExecuteOptions['deadline'], clock: Clock): number {
   if (deadline === undefined) return Number.POSITIVE_INFINITY;
   if (typeof deadline !== 'number') return clock.now() + (parseDuration(deadline) ?? 0);
-  // The clock counts from the start of the process or so: what lies further ahead is a date, and would never come.
-  if (deadline > longestWaitMs && deadline < Number.POSITIVE_INFINITY && deadline - clock.now() > longestWaitMs) {
-    const nowMs = Math.round(clock.now());
-    const allowed = `an instant at most 24.8 days ahead on the pipeline's clock, which says ${nowMs} and is not Date.now(), or a duration literal such as '2s'`;
+  // A clock counts from the start of the process or so: what lies so far ahead is a date, and would never come.
+  if (deadline > tenYearsMs && deadline <= lastDateMs && deadline - clock.now() > tenYearsMs) {
+    const allowed = `an instant of the pipeline's clock, which says ${Math.round(clock.now())} and does not count from 1970, or a duration literal such as '2s'`;
     const message = `execute: option "deadline" must be ${allowed}, got ${deadline}`;
     throw new OptionsError(message, { policy: 'execute', option: 'deadline', value: deadline, allowed });
   }

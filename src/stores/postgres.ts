@@ -4,6 +4,7 @@
  * Promise: a verb is one call of a function, done whole or not at all; nothing is sent a second time, and nothing after its verb has
  * failed without being sent. A version grows per key across remove, expiry, restart and failover, as far as the server keeps what it has committed.
  */
+import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
@@ -420,7 +421,7 @@ class PooledStore extends Verbs implements PostgresStore {
     return new Promise((resolve, reject) => {
       const verb = new Verb(operation, statement, this.underWay, this.settings.timeout, signal, reject);
       this.underWay.begin(verb);
-      signal?.addEventListener('abort', verb.onAbort);
+      if (signal !== undefined) addAbortListener(signal, verb.onAbort);
       statement.rows.then(
         (rows) => {
           this.running--;
@@ -479,7 +480,7 @@ class Verb extends TimedVerb {
     if (this.isOver) return false;
     this.isOver = true;
     this.timeouts.end(this);
-    this.signal?.removeEventListener('abort', this.onAbort);
+    if (this.signal !== undefined) removeAbortListener(this.signal, this.onAbort);
     return true;
   }
 

@@ -5,6 +5,7 @@
  * sent a second time. A version is the server's time in microseconds, and greater than the last one of its bucket:
  * it grows across remove, expiry, a restart that forgets all, and failover, as long as clocks of servers are not put back by more.
  */
+import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
@@ -418,7 +419,7 @@ class Verb extends TimedVerb {
     const { signal } = this;
     if (signal === undefined) return;
     this.onAbort = () => this.fail(signal.reason);
-    signal.addEventListener('abort', this.onAbort);
+    addAbortListener(signal, this.onAbort);
   }
 
   connectionBroke(): void {
@@ -437,7 +438,7 @@ class Verb extends TimedVerb {
   private end(): void {
     if (this.isOver) return;
     this.isOver = true;
-    if (this.onAbort !== undefined) this.signal?.removeEventListener('abort', this.onAbort);
+    if (this.signal !== undefined && this.onAbort !== undefined) removeAbortListener(this.signal, this.onAbort);
     this.store.ended(this);
   }
 }

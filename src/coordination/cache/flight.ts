@@ -6,6 +6,7 @@
  * abort is his own; it ends, whatever the loader and the store do.
  * After: Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), leases; golang.org/x/sync/singleflight.
  */
+import { addAbortListener, removeAbortListener } from '../../core/abort-listeners.js';
 import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
 import { LoadBackoffError, messageOf, TimeoutError } from '../../core/errors.js';
 import { rejectLater } from '../../core/outcome.js';
@@ -148,8 +149,8 @@ export class Flight<V, K> {
         this.callers--;
         if (this.callers === 0 && !this.isPinned) this.abort(signal.reason);
       };
-      const stay = () => signal.removeEventListener('abort', leave);
-      signal.addEventListener('abort', leave, { once: true });
+      const stay = () => removeAbortListener(signal, leave);
+      addAbortListener(signal, leave);
       this.promise.then(
         (value) => {
           stay();

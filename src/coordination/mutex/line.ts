@@ -3,6 +3,7 @@
  *
  * Promise: a waiter that is aborted, or has waited as long as it may, is gone at once and leaves no timer and no listener.
  */
+import { addAbortListener, removeAbortListener } from '../../core/abort-listeners.js';
 import { Timer } from '../../core/clock.js';
 import { LockUnavailableError } from '../../core/errors.js';
 import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
@@ -152,10 +153,10 @@ export class Waiter extends Timer implements QueueNode<Waiter> {
     const { signal } = this;
     if (signal === undefined) return;
     this.onAbort = () => this.line.giveUp(this, signal.reason);
-    signal.addEventListener('abort', this.onAbort);
+    addAbortListener(signal, this.onAbort);
   }
 
   unlisten(): void {
-    if (this.onAbort !== undefined) this.signal?.removeEventListener('abort', this.onAbort);
+    if (this.signal !== undefined && this.onAbort !== undefined) removeAbortListener(this.signal, this.onAbort);
   }
 }

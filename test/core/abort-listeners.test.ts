@@ -1,0 +1,72 @@
+import { getEventListeners } from 'node:events';
+import { describe, expect, it } from 'vitest';
+import { addAbortListener, removeAbortListener } from '../../src/core/abort-listeners.ts';
+import { pipeline, timeout } from '../../src/index.js';
+
+describe('abort listeners', () => {
+  const listenersOf = (signal: AbortSignal) => getEventListeners(signal, 'abort').length;
+
+  it('tells all who listen, once, and leaves nothing at the signal', () => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const told: number[] = [];
+    for (let number = 0; number < 20; number++) addAbortListener(signal, () => told.push(number));
+    controller.abort();
+    expect(told).toEqual(Array.from({ length: 20 }, (_, number) => number));
+    expect(listenersOf(signal)).toBeLessThanOrEqual(1);
+  });
+
+  it('tells nobody who has gone, also when that was by what another did', () => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const told: string[] = [];
+    const last = () => told.push('last');
+    addAbortListener(signal, () => {
+      told.push('first');
+      removeAbortListener(signal, third);
+    });
+    addAbortListener(signal, () => {
+      told.push('second');
+      removeAbortListener(signal, last);
+    });
+    const third = () => told.push('third');
+    addAbortListener(signal, third);
+    addAbortListener(signal, last);
+    controller.abort();
+    expect(told).toEqual(['first', 'second']);
+  });
+
+  it('needs two listeners at most, however many share the signal, and none when all have gone', () => {
+    const { signal } = new AbortController();
+    const listeners = Array.from({ length: 100 }, () => () => {});
+    for (const listener of listeners) addAbortListener(signal, listener);
+    expect(listenersOf(signal)).toBe(2);
+    for (const listener of listeners) removeAbortListener(signal, listener);
+    expect(listenersOf(signal)).toBe(0);
+    addAbortListener(signal, listeners[0]!);
+    expect(listenersOf(signal)).toBe(1);
+    removeAbortListener(signal, listeners[0]!);
+    expect(listenersOf(signal)).toBe(0);
+  });
+
+  it('sees that a signal is shared among others that are not', () => {
+    const { signal } = new AbortController();
+    for (let turn = 0; turn < 10; turn++) {
+      addAbortListener(signal, () => {});
+      for (let others = 0; others < 3; others++) addAbortListener(new AbortController().signal, () => {});
+    }
+    expect(listenersOf(signal)).toBe(2);
+  });
+
+  it('lets any number of calls share a signal without a listener each', async () => {
+    const controller = new AbortController();
+    const calls = pipeline(timeout('1m'));
+    const hangs = () => new Promise<never>(() => {});
+    const all = Array.from({ length: 50 }, () => calls.attempt(hangs, { signal: controller.signal }));
+    expect(listenersOf(controller.signal)).toBe(2);
+    const reason = new Error('shut down');
+    controller.abort(reason);
+    expect(await Promise.all(all)).toEqual(Array.from({ length: 50 }, () => ({ ok: false, error: reason })));
+    expect(listenersOf(controller.signal)).toBe(0);
+  });
+});

@@ -57,7 +57,7 @@ export interface Taken {
 /** How one waits. */
 export interface Waiting {
   /** Called with each hint of a store that has a line. */
-  readonly onTurn: (turn: QueueTurn) => void;
+  onTurn(turn: QueueTurn): void;
 }
 
 /** For how long a place in the line of a store is kept: three times as long as it takes to ask again. */
@@ -70,7 +70,7 @@ export class LockTable {
   private readonly settings: LockSettings;
   private readonly store: NonNullable<LockSettings['store']>;
   /** Since when each holder of a shared record has been seen with the same number of renewals. */
-  private readonly seenSince = new Map<string, { readonly renewals: number; readonly atMs: number }>();
+  private seenSince: Map<string, { readonly renewals: number; readonly atMs: number }> | undefined = undefined;
   private readonly key: string;
   private readonly storeKey: string;
   /** The line of the store, for those who are alone. */
@@ -129,7 +129,8 @@ export class LockTable {
     const { ttlMs, quietMs, clock } = this.settings;
     const record = { holders: [newHolder(owner, 'exclusive', ttlMs, undefined)] };
     const value = encodeRecord(record);
-    const place = { ttlMs, quietMs, placeMs: waiting === undefined ? 0 : placeMs, onTurn: waiting?.onTurn };
+    const onTurn = waiting && ((turn: QueueTurn) => waiting.onTurn(turn));
+    const place = { ttlMs, quietMs, placeMs: waiting === undefined ? 0 : placeMs, onTurn };
     const isClaimed = waiting !== undefined;
     for (let tries = 1; tries <= mostTries; tries++) {
       const sent = instantOf(clock);
@@ -272,20 +273,22 @@ export class LockTable {
   /** Without those who have not renewed for as long as their lease, by the clock of this process: a record that is rewritten all the time ages slowly. */
   private read(entry: Entry | undefined): Seen {
     if (entry === undefined) {
-      this.seenSince.clear();
+      this.seenSince = undefined;
       return nothing;
     }
     const { version, record } = readRecord(this.key, entry);
-    if (record.holders.length < 2 && this.seenSince.size === 0) return { version, record };
+    if (record.holders.length < 2 && this.seenSince === undefined) return { version, record };
+    this.seenSince ??= new Map();
+    const { seenSince } = this;
     const nowMs = this.settings.clock.now();
     const alive = record.holders.filter(({ owner, renewals, leaseMs }) => {
-      const since = this.seenSince.get(owner);
+      const since = seenSince.get(owner);
       if (since?.renewals === renewals) return nowMs - since.atMs <= leaseMs;
-      this.seenSince.set(owner, { renewals, atMs: nowMs });
+      seenSince.set(owner, { renewals, atMs: nowMs });
       return true;
     });
-    for (const owner of this.seenSince.keys()) {
-      if (!record.holders.some((holder) => holder.owner === owner)) this.seenSince.delete(owner);
+    for (const owner of seenSince.keys()) {
+      if (!record.holders.some((holder) => holder.owner === owner)) seenSince.delete(owner);
     }
     return { version, record: { ...record, holders: alive } };
   }

@@ -6,7 +6,7 @@
  * then to whoever is first in the line of the store or, where it has none, asks it first. Of a fair lock each waiter stands in that line by itself.
  * After: Dice, Marathe and Shavit, "Lock cohorting" (2012), for the slice; DynamoDB's lock client for judging holders by their renewals.
  */
-import { callbackTimer } from '../../core/clock.js';
+import { type Clock, callbackTimer, longestWaitMs, Timer } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
 import { StoreError } from '../../core/errors.js';
 import type { QueueTurn, StoreWatch } from '../../stores/store.js';
@@ -69,6 +69,14 @@ export class StoredLine extends Line {
 
   get isIdle(): boolean {
     return this.held.size === 0 && this.waiters.size === 0 && this.campaigns.size === 0 && this.cleanUps === 0;
+  }
+
+  /**
+   * Who waits keeps the process alive by its campaign: by the request that is on its way, or by the campaign's alarm. A timer of its own, set and taken back for each
+   * lock that is free, would cost more than the lock.
+   */
+  protected get waitClock(): Clock {
+    return this.settings.background;
   }
 
   takeNow(): undefined {}
@@ -144,7 +152,7 @@ export class StoredLine extends Line {
   /** @internal */
   drop(lease: StoredLease): void {
     if (!this.held.delete(lease)) return;
-    this.campaigns.get(undefined)?.poke();
+    if (!this.isMine) this.campaigns.get(undefined)?.poke();
     this.rest();
   }
 
@@ -198,8 +206,7 @@ export class StoredLine extends Line {
   cleanUp(owners: readonly string[], until: 'found' | 'answered' = 'found'): void {
     if (this.cleanUps >= mostCleanUps) return;
     this.cleanUps++;
-    const { clock, ttlMs, random } = this.settings;
-    const background = clock.background ?? clock;
+    const { clock, background, ttlMs, random } = this.settings;
     const endsAtMs = clock.now() + ttlMs;
     let delayMs = firstCleanUpMs;
     const look = async () => {
@@ -263,7 +270,7 @@ export class StoredLine extends Line {
 }
 
 /** Asks the store for as long as somebody of this process waits, or for as long as one does. */
-class Campaign {
+class Campaign extends Timer implements Waiting {
   /** Until the first of those in the way is gone, when it was last seen. */
   leftMs: number | undefined = undefined;
   /** Why the store did not answer the last time. */
@@ -282,15 +289,17 @@ class Campaign {
   private listens = false;
   private wasPoked = false;
   private wakeUp: (() => void) | undefined = undefined;
-  private readonly alarm = callbackTimer(() => this.poke());
-  private readonly waiting: Waiting = { onTurn: (turn) => this.onTurn(turn) };
-
   constructor(line: StoredLine, settings: LockSettings, only: Waiter | undefined) {
+    super();
     this.line = line;
     this.settings = settings;
     this.only = only;
     this.owner = line.nextOwner();
     void this.run();
+  }
+
+  override expire(): void {
+    this.poke();
   }
 
   /** Something has happened that is worth a look. */
@@ -301,7 +310,7 @@ class Campaign {
       return;
     }
     this.wakeUp = undefined;
-    this.settings.clock.cancel(this.alarm);
+    this.settings.clock.cancel(this);
     wakeUp();
   }
 
@@ -318,7 +327,7 @@ class Campaign {
     let pollMs = firstPollMs;
     for (let { heir } = this; heir !== undefined; heir = this.heir) {
       if (!isFair && line.isMine) {
-        await this.pause(Number.POSITIVE_INFINITY);
+        await this.pause(longestWaitMs);
         // Who has just had it lets others have it. Those in a line have it already.
         if (queue === undefined && !line.isMine) await this.pause(chanceMs * (1 + random()));
         continue;
@@ -334,7 +343,7 @@ class Campaign {
       this.wasPoked = false;
       let answer: Seat | Taken;
       try {
-        answer = await line.table.join(this.owner, mode, this.waiting);
+        answer = await line.table.join(this.owner, mode, this);
       } catch (error) {
         this.isUncertain ||= isUncertain(error);
         // A store that has not answered at all is told of at once. One that has may come back while there is time to wait.
@@ -379,12 +388,12 @@ class Campaign {
     else if (this.mayBeThere) this.line.leave(this.owner);
   }
 
-  private onTurn(turn: QueueTurn): void {
+  /** @internal Hints of the line of the store. */
+  onTurn(turn: QueueTurn): void {
     if (turn !== 'next') return this.poke();
     // If the one before does not take it in time, it is this one's turn.
     const { clock, ttlMs, random } = this.settings;
-    if (this.wakeUp !== undefined)
-      clock.schedule(this.alarm, clock.now() + Math.min(claimMs, ttlMs) + 1 + 4 * random());
+    if (this.wakeUp !== undefined) clock.schedule(this, clock.now() + Math.min(claimMs, ttlMs) + 1 + 4 * random());
   }
 
   private listen(): void {
@@ -408,7 +417,7 @@ class Campaign {
     const atMs = clock.now() + (this.wasPoked ? 1 : ms);
     await new Promise<void>((resolve) => {
       this.wakeUp = resolve;
-      if (atMs !== Number.POSITIVE_INFINITY) clock.schedule(this.alarm, atMs);
+      clock.schedule(this, atMs);
     });
     this.wasPoked = false;
     this.listens = false;
@@ -427,7 +436,7 @@ class StoredLease extends LeaseBase {
   private watch: StoreWatch | undefined = undefined;
   private isLooking = false;
   private looksAgain = false;
-  private readonly watchTimer = callbackTimer(() => this.beginWatch());
+  private watchTimer: Timer | undefined = undefined;
 
   constructor(line: StoredLine, settings: LockSettings, seat: Seat, sliceEndsMs: number) {
     super();
@@ -436,12 +445,13 @@ class StoredLease extends LeaseBase {
     this.seat = seat;
     this.sliceEndsMs = sliceEndsMs;
     this.policy = settings.name;
-    const { clock, random, ttlMs: leaseMs, marginMs, renewEveryMs } = settings;
+    const { clock, background, random, ttlMs: leaseMs, marginMs, renewEveryMs } = settings;
     const renew = (ms: number, signal: AbortSignal) => this.renew(ms, signal);
     const onLost = (reason: LossReason) => this.lose(reason);
     // Where many share a key it changes too often to look each time.
     if (seat.mode === 'exclusive' && line.table.isWatchable) {
-      (clock.background ?? clock).schedule(this.watchTimer, clock.now() + watchAfterMs);
+      this.watchTimer = callbackTimer(() => this.beginWatch());
+      background.schedule(this.watchTimer, clock.now() + watchAfterMs);
     }
     this.keeper = new LeaseKeeper({ clock, random, leaseMs, marginMs, renewEveryMs, renew, onLost }, seat.sent);
   }
@@ -497,8 +507,7 @@ class StoredLease extends LeaseBase {
   }
 
   private endWatch(): void {
-    const { clock } = this.settings;
-    (clock.background ?? clock).cancel(this.watchTimer);
+    if (this.watchTimer !== undefined) this.settings.background.cancel(this.watchTimer);
     this.watch?.close();
   }
 

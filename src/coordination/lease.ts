@@ -5,7 +5,7 @@
  * the write was sent, on whichever clock of this process went further, less 1 % and 2 ms for clocks that differ, less a margin.
  * After: Gray and Cheriton, "Leases" (1989); the leader election of Kubernetes' client-go (renew deadline before lease duration).
  */
-import { type Clock, callbackTimer } from '../core/clock.js';
+import { type Clock, callbackTimer, Timer } from '../core/clock.js';
 
 /** Shortest time between the end here and the end at the store: to stop what relies on the lease. */
 const leastMarginMs = 50;
@@ -49,7 +49,8 @@ export interface LeaseTerms {
 /** `'suspect'`: the last try to renew has failed, and there is still time for another. */
 export type LeaseState = 'held' | 'suspect' | 'lost' | 'ended';
 
-export class LeaseKeeper {
+/** Also the timer of its end. */
+export class LeaseKeeper extends Timer {
   private readonly terms: LeaseTerms;
   private readonly background: Clock;
   /** What the next renewal asks for. */
@@ -59,11 +60,11 @@ export class LeaseKeeper {
   private sent: Instant;
   private current: LeaseState = 'held';
   private running: Promise<boolean | undefined> | undefined = undefined;
-  private readonly end = callbackTimer(() => this.check());
   private readonly renewal = callbackTimer(() => void this.renew());
 
   /** For a claim whose first write was sent at `sent` and has been done. */
   constructor(terms: LeaseTerms, sent: Instant) {
+    super();
     this.terms = terms;
     this.background = terms.clock.background ?? terms.clock;
     this.leaseMs = terms.leaseMs;
@@ -71,7 +72,11 @@ export class LeaseKeeper {
     this.grantedMs = terms.leaseMs;
     // The nearer one first: a timer that is nearer than all others lets the clock arm the platform's anew.
     this.background.schedule(this.renewal, sent.monotonicMs + this.untilRenewalMs());
-    this.background.schedule(this.end, sent.monotonicMs + this.safeMs());
+    this.background.schedule(this, sent.monotonicMs + this.safeMs());
+  }
+
+  override expire(): void {
+    this.check();
   }
 
   get state(): LeaseState {
@@ -123,7 +128,7 @@ export class LeaseKeeper {
   private count(sent: Instant, leaseMs: number): void {
     this.sent = sent;
     this.grantedMs = leaseMs;
-    this.background.schedule(this.end, sent.monotonicMs + this.safeMs());
+    this.background.schedule(this, sent.monotonicMs + this.safeMs());
   }
 
   /** A lease that was made shorter needs its renewals sooner. */
@@ -132,7 +137,7 @@ export class LeaseKeeper {
   }
 
   private cancel(): void {
-    this.background.cancel(this.end);
+    this.background.cancel(this);
     this.background.cancel(this.renewal);
   }
 

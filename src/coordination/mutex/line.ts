@@ -4,7 +4,7 @@
  * Promise: a waiter that is aborted, or has waited as long as it may, is gone at once and leaves no timer and no listener.
  */
 import { addAbortListener, removeAbortListener } from '../../core/abort-listeners.js';
-import { Timer } from '../../core/clock.js';
+import { type Clock, Timer } from '../../core/clock.js';
 import { LockUnavailableError } from '../../core/errors.js';
 import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
 import type { LeaseBase } from './lease-handle.js';
@@ -51,6 +51,8 @@ export abstract class Line {
   protected abstract onArrival(waiter: Waiter): void;
   /** Somebody has gone without having got it. */
   protected abstract onDeparture(waiter: Waiter): void;
+  /** What ends waits. */
+  protected abstract readonly waitClock: Clock;
   /** When a new try may succeed, where that is known. */
   protected retryAfterMs(): number | undefined {
     return undefined;
@@ -74,7 +76,7 @@ export abstract class Line {
     return new Promise((resolve, reject) => {
       const waiter = new Waiter(this, mode, signal, clock.now(), resolve, reject);
       this.waiters.add(waiter);
-      clock.schedule(waiter, waiter.sinceMs + waitMs);
+      this.waitClock.schedule(waiter, waiter.sinceMs + waitMs);
       waiter.listen();
       this.onArrival(waiter);
     });
@@ -109,7 +111,7 @@ export abstract class Line {
   protected takeOut(waiter: Waiter): void {
     this.waiters.remove(waiter);
     waiter.isOver = true;
-    this.settings.clock.cancel(waiter);
+    this.waitClock.cancel(waiter);
     waiter.unlisten();
   }
 }

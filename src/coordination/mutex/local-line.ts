@@ -4,6 +4,7 @@
  * Promise: who gives it back passes it on in the same instant, so nobody overtakes; the cost per waiter does not depend on how many wait;
  * readers and writers are served in the order in which they came, so neither starves.
  */
+import type { Clock } from '../../core/clock.js';
 import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
 import { LeaseBase, type LeaseRelease } from './lease-handle.js';
 import { Line, type LockMode, type LockView } from './line.js';
@@ -14,6 +15,10 @@ export class LocalLine extends Line {
 
   get isIdle(): boolean {
     return this.holders.size === 0 && this.waiters.size === 0;
+  }
+
+  protected get waitClock(): Clock {
+    return this.settings.clock;
   }
 
   takeNow(mode: LockMode): LocalLease | undefined {

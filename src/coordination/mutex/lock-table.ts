@@ -42,6 +42,8 @@ export interface Seat extends Changed {
   readonly owner: string;
   readonly mode: LockMode;
   readonly fence: number;
+  /** Whose place in the record it has; undefined once a renewal has put its own owner there. */
+  readonly before?: string | undefined;
 }
 
 /** There is no room. */
@@ -57,7 +59,7 @@ export interface Taken {
 /** How one waits. */
 export interface Waiting {
   /** Called with each hint of a store that has a line. */
-  readonly onTurn: (turn: QueueTurn) => void;
+  onTurn(turn: QueueTurn): void;
 }
 
 /** For how long a place in the line of a store is kept: three times as long as it takes to ask again. */
@@ -70,7 +72,7 @@ export class LockTable {
   private readonly settings: LockSettings;
   private readonly store: NonNullable<LockSettings['store']>;
   /** Since when each holder of a shared record has been seen with the same number of renewals. */
-  private readonly seenSince = new Map<string, { readonly renewals: number; readonly atMs: number }>();
+  private seenSince: Map<string, { readonly renewals: number; readonly atMs: number }> | undefined = undefined;
   private readonly key: string;
   private readonly storeKey: string;
   /** The line of the store, for those who are alone. */
@@ -129,7 +131,8 @@ export class LockTable {
     const { ttlMs, quietMs, clock } = this.settings;
     const record = { holders: [newHolder(owner, 'exclusive', ttlMs, undefined)] };
     const value = encodeRecord(record);
-    const place = { ttlMs, quietMs, placeMs: waiting === undefined ? 0 : placeMs, onTurn: waiting?.onTurn };
+    const onTurn = waiting && ((turn: QueueTurn) => waiting.onTurn(turn));
+    const place = { ttlMs, quietMs, placeMs: waiting === undefined ? 0 : placeMs, onTurn };
     const isClaimed = waiting !== undefined;
     for (let tries = 1; tries <= mostTries; tries++) {
       const sent = instantOf(clock);
@@ -167,23 +170,35 @@ export class LockTable {
   /** Renews a seat; undefined when it is gone. */
   async renew(seat: Seat, leaseMs: number, signal: AbortSignal): Promise<Seat | undefined> {
     const outcome = await this.change<undefined>(seat.seen, signal, ({ holders, claim }) => {
-      const mine = holders.find((holder) => holder.owner === seat.owner);
+      const mine = placeOf(holders, seat);
       if (mine === undefined) return { answer: undefined };
-      return { record: { holders: replace(holders, mine, newHolder(seat.owner, seat.mode, leaseMs, mine)), claim } };
+      const renewed = { ...newHolder(seat.owner, seat.mode, leaseMs, mine), fence: seat.fence };
+      return { record: { holders: replace(holders, mine, renewed), claim } };
     });
-    return outcome && { ...seat, ...outcome };
+    return outcome && { ...seat, ...outcome, before: undefined };
   }
 
   /** Gives a seat to another owner, in one write; undefined when it is gone. */
   async passOn(seat: Seat, owner: string): Promise<Seat | undefined> {
     const { mode } = seat;
     const outcome = await this.change<undefined>(seat.seen, undefined, ({ holders, claim }) => {
-      const mine = holders.find((holder) => holder.owner === seat.owner);
+      const mine = placeOf(holders, seat);
       if (mine === undefined) return { answer: undefined };
       const heir = newHolder(owner, mode, this.settings.ttlMs, undefined);
       return { record: { holders: replace(holders, mine, heir), claim } };
     });
     return outcome && { ...outcome, owner, mode, fence: outcome.seen.version };
+  }
+
+  /**
+   * The seat of another owner, before the store has been told; its first renewal tells it. It needs a fence that is greater than this one's and less than those of all
+   * who come in later: the version of a renewal since, which must have given the whole lease. Where holders share the record, others may have come in after that.
+   */
+  takenOver(seat: Seat, owner: string): Seat | undefined {
+    const { version, record } = seat.seen;
+    if (seat.mode === 'shared' || version <= seat.fence) return undefined;
+    if (placeOf(record.holders, seat)?.leaseMs !== this.settings.ttlMs) return undefined;
+    return { ...seat, owner, fence: version, before: seat.owner };
   }
 
   /** Takes owners, and the claims of writers, out of the record and the line. Whether one of them was a holder. */
@@ -272,23 +287,35 @@ export class LockTable {
   /** Without those who have not renewed for as long as their lease, by the clock of this process: a record that is rewritten all the time ages slowly. */
   private read(entry: Entry | undefined): Seen {
     if (entry === undefined) {
-      this.seenSince.clear();
+      this.seenSince = undefined;
       return nothing;
     }
     const { version, record } = readRecord(this.key, entry);
-    if (record.holders.length < 2 && this.seenSince.size === 0) return { version, record };
+    if (record.holders.length < 2 && this.seenSince === undefined) return { version, record };
+    this.seenSince ??= new Map();
+    const { seenSince } = this;
     const nowMs = this.settings.clock.now();
     const alive = record.holders.filter(({ owner, renewals, leaseMs }) => {
-      const since = this.seenSince.get(owner);
+      const since = seenSince.get(owner);
       if (since?.renewals === renewals) return nowMs - since.atMs <= leaseMs;
-      this.seenSince.set(owner, { renewals, atMs: nowMs });
+      seenSince.set(owner, { renewals, atMs: nowMs });
       return true;
     });
-    for (const owner of this.seenSince.keys()) {
-      if (!record.holders.some((holder) => holder.owner === owner)) this.seenSince.delete(owner);
+    for (const owner of seenSince.keys()) {
+      if (!record.holders.some((holder) => holder.owner === owner)) seenSince.delete(owner);
     }
     return { version, record: { ...record, holders: alive } };
   }
+}
+
+/** Of the seat, or of the one that it was taken over from. */
+export function ownersOf({ owner, before }: Seat): string[] {
+  return before === undefined ? [owner] : [owner, before];
+}
+
+function placeOf(holders: readonly Holder[], seat: Seat): Holder | undefined {
+  const owners = ownersOf(seat);
+  return holders.find(({ owner }) => owners.includes(owner));
 }
 
 function newHolder(owner: string, mode: LockMode, leaseMs: number, before: Holder | undefined): Holder {

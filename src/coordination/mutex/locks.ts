@@ -167,18 +167,22 @@ export class Locks {
     return tried;
   }
 
-  private async acquireOne(
+  private acquireOne(
     key: string,
     mode: LockMode,
     waitMs: number,
     signal: AbortSignal | undefined,
-  ): Promise<LeaseBase> {
+  ): LeaseBase | Promise<LeaseBase> {
     if (signal?.aborted) throw signal.reason;
     const lease = this.takeNow(key, mode);
     if (lease !== undefined) return lease;
     if (waitMs > 0) return this.lineOf(key).wait(mode, Math.min(waitMs, longestWaitMs), signal);
-    const tried = await this.tryOne(key, mode);
-    if (tried !== undefined) return tried;
+    return this.takeAtOnce(key, mode);
+  }
+
+  private async takeAtOnce(key: string, mode: LockMode): Promise<LeaseBase> {
+    const lease = await this.tryOne(key, mode);
+    if (lease !== undefined) return lease;
     throw this.unavailable(key, 'waited', 'it is not free, and the call may not wait');
   }
 

@@ -31,6 +31,8 @@ export class LockSettings {
   readonly name: string;
   readonly kind: CheckedLockOptions['kind'];
   readonly clock: Clock;
+  /** For what keeps no process alive. */
+  readonly background: Clock;
   readonly random: () => number;
   readonly events: Events;
   readonly store: Store | undefined;
@@ -51,6 +53,7 @@ export class LockSettings {
     this.name = options.name;
     this.kind = options.kind;
     this.clock = options.clock;
+    this.background = options.clock.background ?? options.clock;
     this.random = options.random;
     this.events = new Events(options.name, options.on);
     this.store = options.store;

@@ -4,22 +4,26 @@
  * Promise: a grant that comes when nobody waits any more is given back; where it is not known whether a grant was made, what may be left of it
  * is looked for and taken away; while others of this process wait, a lock goes from hand to hand by one write, for a slice of time, and
  * then to whoever is first in the line of the store or, where it has none, asks it first. Of a fair lock each waiter stands in that line by itself.
+ * In a slice the next one begins when the one before ends, on a lease that was renewed meanwhile, and the write is on its way while it runs.
  * After: Dice, Marathe and Shavit, "Lock cohorting" (2012), for the slice; DynamoDB's lock client for judging holders by their renewals.
  */
-import { callbackTimer } from '../../core/clock.js';
+import { type Clock, callbackTimer, longestWaitMs, Timer } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
 import { StoreError } from '../../core/errors.js';
 import type { QueueTurn, StoreWatch } from '../../stores/store.js';
 import { LeaseKeeper, safeLeaseMs } from '../lease.js';
 import { LeaseBase, type LeaseRelease, type LossReason } from './lease-handle.js';
 import { Line, type LockMode, type LockView, type Waiter } from './line.js';
-import type { LockTable, Seat, Taken, Waiting } from './lock-table.js';
+import { type LockTable, ownersOf, type Seat, type Taken, type Waiting } from './lock-table.js';
 import type { LockSettings } from './settings.js';
 
 /** How long a lock may go from hand to hand in one process before others get their chance. */
 const sliceMs = 20;
 /** Their chance: some trips to a store nearby. */
 const chanceMs = 1.5;
+
+/** As many must fit into the rest of a slice to make the first renewal worth it that lets those after it begin early. */
+const earlySections = 4;
 
 /** From one look to the next where the store tells of changes: a waiter costs it at most half a request per second. */
 const slowPollMs = 5_000;
@@ -69,6 +73,14 @@ export class StoredLine extends Line {
 
   get isIdle(): boolean {
     return this.held.size === 0 && this.waiters.size === 0 && this.campaigns.size === 0 && this.cleanUps === 0;
+  }
+
+  /**
+   * Who waits keeps the process alive by its campaign: by the request that is on its way, or by the campaign's alarm. A timer of its own, set and taken back for each
+   * lock that is free, would cost more than the lock.
+   */
+  protected get waitClock(): Clock {
+    return this.settings.background;
   }
 
   takeNow(): undefined {}
@@ -127,33 +139,47 @@ export class StoredLine extends Line {
     const next = this.waiters.first;
     const owner = this.owners.next();
     const { clock, isFair } = this.settings;
-    const isPassedOn = !isFair && next?.mode === seat.mode && clock.now() < sliceEndsMs;
+    const nowMs = clock.now();
+    const isPassedOn = !isFair && next?.mode === seat.mode && nowMs < sliceEndsMs;
+    const early = isPassedOn ? this.table.takenOver(seat, owner) : undefined;
+    if (early !== undefined) return this.grantEarly(early, next, sliceEndsMs);
     try {
-      if (!isPassedOn) return (await this.table.leave([seat.owner], seat.seen)) ? 'released' : 'lost';
+      if (!isPassedOn) return (await this.table.leave(ownersOf(seat), seat.seen)) ? 'released' : 'lost';
       const heir = await this.table.passOn(seat, owner);
       if (heir === undefined) return 'lost';
-      this.grant(heir, this.waiters.first, sliceEndsMs);
+      const lease = this.grant(heir, this.waiters.first, sliceEndsMs);
+      // From now on they begin early, if sections as short as this one was make it worth another request.
+      const tookMs = nowMs - seat.sent.monotonicMs;
+      if (this.waiters.size > 0 && clock.now() + earlySections * tookMs < sliceEndsMs) void lease?.renewNow();
       return 'released';
     } catch {
       // It may be there still, or the heir's may be: both are looked for until they are gone.
-      this.cleanUp([seat.owner, owner]);
+      this.cleanUp([...ownersOf(seat), owner]);
       return 'unknown';
     }
+  }
+
+  /** The next begins at once, and its first renewal is what tells the store; whether the one before had it to the end is known then. */
+  private async grantEarly(seat: Seat, heir: Waiter | undefined, sliceEndsMs: number): Promise<LeaseRelease> {
+    const lease = this.grant(seat, heir, sliceEndsMs);
+    const isDone = await lease?.renewNow();
+    return isDone === undefined ? 'unknown' : isDone ? 'released' : 'lost';
   }
 
   /** @internal */
   drop(lease: StoredLease): void {
     if (!this.held.delete(lease)) return;
-    this.campaigns.get(undefined)?.poke();
+    if (!this.isMine) this.campaigns.get(undefined)?.poke();
     this.rest();
   }
 
   /** @internal Gives a seat to the one that it was got for, or back. */
-  grant(seat: Seat, heir: Waiter | undefined, sliceEndsMs = this.sliceEnd()): void {
+  grant(seat: Seat, heir: Waiter | undefined, sliceEndsMs = this.sliceEnd()): StoredLease | undefined {
     const lease = this.hold(seat, sliceEndsMs);
-    if (lease === undefined) return;
+    if (lease === undefined) return undefined;
     if (heir?.mode === seat.mode && !heir.isOver) this.answer(heir, lease);
     else void lease.release();
+    return lease;
   }
 
   /** @internal */
@@ -198,8 +224,7 @@ export class StoredLine extends Line {
   cleanUp(owners: readonly string[], until: 'found' | 'answered' = 'found'): void {
     if (this.cleanUps >= mostCleanUps) return;
     this.cleanUps++;
-    const { clock, ttlMs, random } = this.settings;
-    const background = clock.background ?? clock;
+    const { clock, background, ttlMs, random } = this.settings;
     const endsAtMs = clock.now() + ttlMs;
     let delayMs = firstCleanUpMs;
     const look = async () => {
@@ -245,7 +270,7 @@ export class StoredLine extends Line {
     const { sent } = seat;
     const passedMs = Math.max(clock.now() - sent.monotonicMs, clock.wallNow() - sent.wallMs);
     if (passedMs >= safeLeaseMs(ttlMs, marginMs)) {
-      this.cleanUp([seat.owner]);
+      this.cleanUp(ownersOf(seat));
       return undefined;
     }
     const lease = new StoredLease(this, this.settings, seat, sliceEndsMs);
@@ -263,7 +288,7 @@ export class StoredLine extends Line {
 }
 
 /** Asks the store for as long as somebody of this process waits, or for as long as one does. */
-class Campaign {
+class Campaign extends Timer implements Waiting {
   /** Until the first of those in the way is gone, when it was last seen. */
   leftMs: number | undefined = undefined;
   /** Why the store did not answer the last time. */
@@ -282,15 +307,17 @@ class Campaign {
   private listens = false;
   private wasPoked = false;
   private wakeUp: (() => void) | undefined = undefined;
-  private readonly alarm = callbackTimer(() => this.poke());
-  private readonly waiting: Waiting = { onTurn: (turn) => this.onTurn(turn) };
-
   constructor(line: StoredLine, settings: LockSettings, only: Waiter | undefined) {
+    super();
     this.line = line;
     this.settings = settings;
     this.only = only;
     this.owner = line.nextOwner();
     void this.run();
+  }
+
+  override expire(): void {
+    this.poke();
   }
 
   /** Something has happened that is worth a look. */
@@ -301,7 +328,7 @@ class Campaign {
       return;
     }
     this.wakeUp = undefined;
-    this.settings.clock.cancel(this.alarm);
+    this.settings.clock.cancel(this);
     wakeUp();
   }
 
@@ -318,7 +345,7 @@ class Campaign {
     let pollMs = firstPollMs;
     for (let { heir } = this; heir !== undefined; heir = this.heir) {
       if (!isFair && line.isMine) {
-        await this.pause(Number.POSITIVE_INFINITY);
+        await this.pause(longestWaitMs);
         // Who has just had it lets others have it. Those in a line have it already.
         if (queue === undefined && !line.isMine) await this.pause(chanceMs * (1 + random()));
         continue;
@@ -334,7 +361,7 @@ class Campaign {
       this.wasPoked = false;
       let answer: Seat | Taken;
       try {
-        answer = await line.table.join(this.owner, mode, this.waiting);
+        answer = await line.table.join(this.owner, mode, this);
       } catch (error) {
         this.isUncertain ||= isUncertain(error);
         // A store that has not answered at all is told of at once. One that has may come back while there is time to wait.
@@ -379,12 +406,12 @@ class Campaign {
     else if (this.mayBeThere) this.line.leave(this.owner);
   }
 
-  private onTurn(turn: QueueTurn): void {
+  /** @internal Hints of the line of the store. */
+  onTurn(turn: QueueTurn): void {
     if (turn !== 'next') return this.poke();
     // If the one before does not take it in time, it is this one's turn.
     const { clock, ttlMs, random } = this.settings;
-    if (this.wakeUp !== undefined)
-      clock.schedule(this.alarm, clock.now() + Math.min(claimMs, ttlMs) + 1 + 4 * random());
+    if (this.wakeUp !== undefined) clock.schedule(this, clock.now() + Math.min(claimMs, ttlMs) + 1 + 4 * random());
   }
 
   private listen(): void {
@@ -408,7 +435,7 @@ class Campaign {
     const atMs = clock.now() + (this.wasPoked ? 1 : ms);
     await new Promise<void>((resolve) => {
       this.wakeUp = resolve;
-      if (atMs !== Number.POSITIVE_INFINITY) clock.schedule(this.alarm, atMs);
+      clock.schedule(this, atMs);
     });
     this.wasPoked = false;
     this.listens = false;
@@ -427,7 +454,7 @@ class StoredLease extends LeaseBase {
   private watch: StoreWatch | undefined = undefined;
   private isLooking = false;
   private looksAgain = false;
-  private readonly watchTimer = callbackTimer(() => this.beginWatch());
+  private watchTimer: Timer | undefined = undefined;
 
   constructor(line: StoredLine, settings: LockSettings, seat: Seat, sliceEndsMs: number) {
     super();
@@ -436,12 +463,13 @@ class StoredLease extends LeaseBase {
     this.seat = seat;
     this.sliceEndsMs = sliceEndsMs;
     this.policy = settings.name;
-    const { clock, random, ttlMs: leaseMs, marginMs, renewEveryMs } = settings;
+    const { clock, background, random, ttlMs: leaseMs, marginMs, renewEveryMs } = settings;
     const renew = (ms: number, signal: AbortSignal) => this.renew(ms, signal);
     const onLost = (reason: LossReason) => this.lose(reason);
     // Where many share a key it changes too often to look each time.
     if (seat.mode === 'exclusive' && line.table.isWatchable) {
-      (clock.background ?? clock).schedule(this.watchTimer, clock.now() + watchAfterMs);
+      this.watchTimer = callbackTimer(() => this.beginWatch());
+      background.schedule(this.watchTimer, clock.now() + watchAfterMs);
     }
     this.keeper = new LeaseKeeper({ clock, random, leaseMs, marginMs, renewEveryMs, renew, onLost }, seat.sent);
   }
@@ -488,6 +516,11 @@ class StoredLease extends LeaseBase {
     this.keeper.revoke();
   }
 
+  /** @internal Whether that was done; undefined when nobody knows. */
+  renewNow(): Promise<boolean | undefined> {
+    return this.keeper.extend();
+  }
+
   private beginWatch(): void {
     this.watch = this.line.table.watch(() => void this.look());
     this.watch?.ready.then(
@@ -497,8 +530,7 @@ class StoredLease extends LeaseBase {
   }
 
   private endWatch(): void {
-    const { clock } = this.settings;
-    (clock.background ?? clock).cancel(this.watchTimer);
+    if (this.watchTimer !== undefined) this.settings.background.cancel(this.watchTimer);
     this.watch?.close();
   }
 
@@ -510,9 +542,9 @@ class StoredLease extends LeaseBase {
     try {
       do {
         this.looksAgain = false;
-        const { owner } = this;
+        const owners = ownersOf(this.seat);
         const { record } = await this.line.table.look();
-        if (owner === this.owner && !record.holders.some((holder) => holder.owner === owner)) this.keeper.revoke();
+        if (!record.holders.some(({ owner }) => owners.includes(owner))) this.keeper.revoke();
       } while (this.looksAgain && this.held());
     } catch {
       // The next renewal will tell.
@@ -528,7 +560,7 @@ class StoredLease extends LeaseBase {
     await keeper.stop();
     const { seat } = this;
     // It is over here, yet perhaps not in the store, where others wait for it.
-    if (!wasHeld && !this.isTaken) line.cleanUp([seat.owner]);
+    if (!wasHeld && !this.isTaken) line.cleanUp(ownersOf(seat));
     const result = wasHeld ? await line.giveBack(this) : 'lost';
     line.drop(this);
     if (wasHeld) this.settings.noteReleased(this, result);

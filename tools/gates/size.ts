@@ -34,10 +34,10 @@ export const budgets: readonly Budget[] = [
   budget('memoryStore', ['memoryStore'], 2, 7.4),
   budget('cache', ['cache'], 12, 24.2),
   // A lock is a lock of this process, one over a store and in its line, and the keeper of its lease.
-  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 15)),
+  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 16)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 1.8)),
   budget('all local primitives', primitives, 8, 29.5),
-  budget('the whole main entry', [], 25, 70.8),
+  budget('the whole main entry', [], 25, 71.8),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

@@ -80,7 +80,7 @@ export function withFences(record: LockRecord, version: number): LockRecord {
 
 /** Until when the record is needed. */
 export function ttlOf({ holders, claim }: LockRecord): number {
-  return Math.max(1, claim?.leftMs ?? 0, ...holders.map(({ leftMs }) => leftMs));
+  return holders.reduce((longestMs, { leftMs }) => Math.max(longestMs, leftMs), Math.max(1, claim?.leftMs ?? 0));
 }
 
 function parse(key: string, value: Uint8Array): LockRecord {

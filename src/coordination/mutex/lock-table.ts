@@ -31,6 +31,21 @@ import type { LockSettings } from './settings.js';
 /** What a change comes to: the record to be, or an answer without one. */
 type Change<Answer> = { readonly record: LockRecord } | { readonly answer: Answer };
 
+/** A change that somebody of this process wants. */
+interface Request {
+  /** What he has seen last. */
+  readonly from: Seen;
+  readonly decide: (record: LockRecord) => Change<unknown>;
+  /** Whether it brings in an owner: whose fence is the version of that write, so that there is one in a write. */
+  readonly bringsOwner?: boolean;
+  /** What he is told while the store grants nothing. */
+  readonly onQuiet?: (quietForMs: number) => unknown;
+  readonly signal?: AbortSignal;
+  /** With what was changed, or with an answer. */
+  readonly resolve: (outcome: unknown) => void;
+  readonly reject: (error: unknown) => void;
+}
+
 /** What was written, and just before when. */
 interface Changed {
   readonly seen: Seen;
@@ -65,6 +80,9 @@ export interface Waiting {
 /** For how long a place in the line of a store is kept: three times as long as it takes to ask again. */
 const placeMs = 15_000;
 
+/** Writes of this process at a time: of more, each comes before the others, which then try again. Some, because one may hang. */
+const mostWrites = 4;
+
 /** Writes in a row that others came before: more than that many others at once means that something is wrong. */
 const mostTries = 200;
 
@@ -75,6 +93,11 @@ export class LockTable {
   private seenSince: Map<string, { readonly renewals: number; readonly atMs: number }> | undefined = undefined;
   private readonly key: string;
   private readonly storeKey: string;
+  /** What waits for one of the writes that are under way. */
+  private readonly requests: Request[] = [];
+  private writes = 0;
+  /** What was written last. Who shares the key with others of this process goes by that: else his first write would only tell him of them. */
+  private last: Seen = nothing;
   /** The line of the store, for those who are alone. */
   readonly queue: StoreQueue | undefined;
 
@@ -97,7 +120,6 @@ export class LockTable {
     const quiet = (leftMs: number) => ({ leftMs, isClaimed: false, isTold: false });
     const outcome = await this.change<Taken>(
       nothing,
-      undefined,
       ({ holders, claim }) => {
         const others = holders.filter((holder) => holder.owner !== owner);
         const mine = holders.find((holder) => holder.owner === owner);
@@ -117,7 +139,7 @@ export class LockTable {
         }
         return { answer: this.taken({ holders: others, claim: claimed ? claim : undefined }, claim?.owner === owner) };
       },
-      quiet,
+      { bringsOwner: true, onQuiet: quiet },
     );
     if (!('sent' in outcome)) return outcome;
     const me = outcome.seen.record.holders.find((holder) => holder.owner === owner);
@@ -169,24 +191,26 @@ export class LockTable {
 
   /** Renews a seat; undefined when it is gone. */
   async renew(seat: Seat, leaseMs: number, signal: AbortSignal): Promise<Seat | undefined> {
-    const outcome = await this.change<undefined>(seat.seen, signal, ({ holders, claim }) => {
+    const renewed = ({ holders, claim }: LockRecord) => {
       const mine = placeOf(holders, seat);
       if (mine === undefined) return { answer: undefined };
-      const renewed = { ...newHolder(seat.owner, seat.mode, leaseMs, mine), fence: seat.fence };
-      return { record: { holders: replace(holders, mine, renewed), claim } };
-    });
+      const holder = { ...newHolder(seat.owner, seat.mode, leaseMs, mine), fence: seat.fence };
+      return { record: { holders: replace(holders, mine, holder), claim } };
+    };
+    const outcome = await this.change<undefined>(seat.seen, renewed, { signal });
     return outcome && { ...seat, ...outcome, before: undefined };
   }
 
   /** Gives a seat to another owner, in one write; undefined when it is gone. */
   async passOn(seat: Seat, owner: string): Promise<Seat | undefined> {
     const { mode } = seat;
-    const outcome = await this.change<undefined>(seat.seen, undefined, ({ holders, claim }) => {
+    const passedOn = ({ holders, claim }: LockRecord) => {
       const mine = placeOf(holders, seat);
       if (mine === undefined) return { answer: undefined };
       const heir = newHolder(owner, mode, this.settings.ttlMs, undefined);
       return { record: { holders: replace(holders, mine, heir), claim } };
-    });
+    };
+    const outcome = await this.change<undefined>(seat.seen, passedOn, { bringsOwner: true });
     return outcome && { ...outcome, owner, mode, fence: outcome.seen.version };
   }
 
@@ -206,7 +230,7 @@ export class LockTable {
     let wasHolder = false;
     // First out of the line, so that nothing is handed to them any more.
     const from = seen ?? this.read(await (this.queue?.leave(this.storeKey, owners) ?? this.store.read(this.storeKey)));
-    await this.change<undefined>(from, undefined, ({ holders, claim }) => {
+    await this.change<undefined>(from, ({ holders, claim }) => {
       const others = holders.filter((holder) => !owners.includes(holder.owner));
       const isClaimed = claim !== undefined && owners.includes(claim.owner);
       wasHolder = others.length < holders.length;
@@ -237,40 +261,90 @@ export class LockTable {
     return this.store.native?.watch?.(this.storeKey, onChange);
   }
 
-  private async change<Answer>(
+  /** What those of this process want while enough writes are under way goes into the next one. */
+  private change<Answer>(
     from: Seen,
-    signal: AbortSignal | undefined,
     decide: (record: LockRecord) => Change<Answer>,
-    onQuiet?: (quietForMs: number) => Answer,
+    options: Pick<Request, 'signal' | 'onQuiet' | 'bringsOwner'> = {},
   ): Promise<Changed | Answer> {
-    const { store, storeKey } = this;
-    const { quietMs } = this.settings;
-    const guarded = quietMs !== undefined && onQuiet !== undefined ? store.native?.guardedWrite : undefined;
-    let seen = from;
+    return new Promise<Changed | Answer>((resolve, reject) => {
+      this.requests.push({ ...options, from, decide, resolve: resolve as Request['resolve'], reject });
+      if (this.writes < mostWrites) void this.changeAll();
+    });
+  }
+
+  private async changeAll(): Promise<void> {
+    this.writes++;
+    while (this.requests.length > 0) {
+      const batch = this.requests.splice(0);
+      try {
+        this.requests.unshift(...(await this.changeTogether(batch)));
+      } catch (error) {
+        for (const { reject } of batch) reject(error);
+      }
+    }
+    this.writes--;
+  }
+
+  /** Does by one write what all of them want, but for those that must have one of their own: they are answered. */
+  private async changeTogether(batch: readonly Request[]): Promise<readonly Request[]> {
+    let requests = batch;
+    let seen = newestOf(requests, isShared(this.last) ? this.last : nothing);
+    // The owner of a seat may go by what he has seen of it; what somebody else wrote must be so by now to tell anybody anything.
+    let isFresh = requests.length === 1 && requests[0]!.from === seen;
     for (let tries = 1; tries <= mostTries; tries++) {
-      const change = decide(seen.record);
-      if ('answer' in change) return change.answer;
-      const { record } = change;
-      const { version } = seen;
+      const plan = planOf(requests, seen.record);
+      const { changed, answered, later, record } = plan;
       const sent = instantOf(this.settings.clock);
-      // Whoever has claimed it is in the line, if there is one.
-      if (record.holders.length === 0 && (record.claim === undefined || this.queue !== undefined)) {
-        if (await this.vacate({ ifVersion: version, signal })) return { seen: nothing, sent };
-        seen = this.read(await store.read(storeKey, { signal }));
+      let outcome: { readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number };
+      if (changed.length > 0) outcome = await this.put(seen.version, record, changed);
+      else outcome = isFresh ? seen : { now: await this.look() };
+      if ('version' in outcome) {
+        const { version } = outcome;
+        const written = { seen: version === 0 ? nothing : { version, record: withFences(record, version) }, sent };
+        this.last = written.seen;
+        for (const { resolve } of changed) resolve(written);
+        for (const { request, answer } of answered) request.resolve(answer);
+        return later;
+      }
+      if ('now' in outcome) {
+        seen = outcome.now;
+        isFresh = true;
       } else {
-        const options = { ttlMs: ttlOf(record), ifVersion: version, signal };
-        const value = encodeRecord(record);
-        const answer: Written | (Refused & Partial<GuardRefused>) =
-          guarded === undefined
-            ? await store.write(storeKey, value, options)
-            : await guarded(storeKey, value, { ...options, quietMs });
-        if (answer.ok) return { seen: { version: answer.version, record: withFences(record, answer.version) }, sent };
-        const { quietForMs = 0 } = answer;
-        if (quietForMs > 0) return onQuiet!(quietForMs);
-        seen = this.read(answer.entry);
+        const { quietForMs } = outcome;
+        for (const { onQuiet, resolve } of requests) if (onQuiet !== undefined) resolve(onQuiet(quietForMs));
+        requests = requests.filter(({ onQuiet }) => onQuiet === undefined);
+        if (requests.length === 0) return [];
       }
     }
     throw this.busy();
+  }
+
+  /** Writes a record in place of the version that was seen; answers what is there instead, or for how long the store grants nothing. */
+  private async put(
+    version: number,
+    record: LockRecord,
+    requests: readonly Request[],
+  ): Promise<{ readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number }> {
+    const { store, storeKey } = this;
+    const { quietMs } = this.settings;
+    const signal = requests.length === 1 ? requests[0]!.signal : undefined;
+    // Whoever has claimed it is in the line, if there is one.
+    if (record.holders.length === 0 && (record.claim === undefined || this.queue !== undefined)) {
+      if (await this.vacate({ ifVersion: version, signal })) return { version: 0 };
+      return { now: this.read(await store.read(storeKey, { signal })) };
+    }
+    const options = { ttlMs: ttlOf(record), ifVersion: version, signal };
+    const value = encodeRecord(record);
+    const isGuarded = quietMs !== undefined && requests.some(({ onQuiet }) => onQuiet !== undefined);
+    const guarded = isGuarded ? store.native?.guardedWrite : undefined;
+    const answer: Written | (Refused & Partial<GuardRefused>) =
+      guarded === undefined
+        ? await store.write(storeKey, value, options)
+        : await guarded(storeKey, value, { ...options, quietMs: quietMs! });
+    if (answer.ok) return answer;
+    const { quietForMs = 0 } = answer;
+    return quietForMs > 0 ? { quietForMs } : { now: this.read(answer.entry) };
   }
 
   /** Gives the key to the next in the line of the store, or to nobody. */
@@ -301,8 +375,9 @@ export class LockTable {
       seenSince.set(owner, { renewals, atMs: nowMs });
       return true;
     });
-    for (const owner of seenSince.keys()) {
-      if (!record.holders.some((holder) => holder.owner === owner)) seenSince.delete(owner);
+    if (seenSince.size > record.holders.length) {
+      const owners = new Set(record.holders.map(({ owner }) => owner));
+      for (const owner of seenSince.keys()) if (!owners.has(owner)) seenSince.delete(owner);
     }
     return { version, record: { ...record, holders: alive } };
   }
@@ -316,6 +391,33 @@ export function ownersOf({ owner, before }: Seat): string[] {
 function placeOf(holders: readonly Holder[], seat: Seat): Holder | undefined {
   const owners = ownersOf(seat);
   return holders.find(({ owner }) => owners.includes(owner));
+}
+
+function isShared({ record: { holders } }: Seen): boolean {
+  return holders[0]?.mode === 'shared';
+}
+
+function newestOf(requests: readonly Request[], last: Seen): Seen {
+  return requests.reduce((seen, { from }) => (from.version > seen.version ? from : seen), last);
+}
+
+/** One after another, each on what those before it leave behind. */
+function planOf(requests: readonly Request[], from: LockRecord) {
+  const changed: Request[] = [];
+  const answered: { readonly request: Request; readonly answer: unknown }[] = [];
+  const later: Request[] = [];
+  let record = from;
+  for (const request of requests) {
+    const isSecond = request.bringsOwner === true && changed.some(({ bringsOwner }) => bringsOwner === true);
+    const change = isSecond ? undefined : request.decide(record);
+    if (change === undefined) later.push(request);
+    else if ('answer' in change) answered.push({ request, answer: change.answer });
+    else {
+      changed.push(request);
+      record = change.record;
+    }
+  }
+  return { changed, answered, later, record };
 }
 
 function newHolder(owner: string, mode: LockMode, leaseMs: number, before: Holder | undefined): Holder {

@@ -352,6 +352,56 @@ describe('mutex with a store', () => {
     expect([await released, third.held(), third.signal.aborted]).toEqual(['lost', false, true]);
   });
 
+  it('lets readers of a process in, and keeps them, by a verb each, and lets them out by a few for all', async () => {
+    const { clock, state, process } = bench();
+    const locks = process();
+    const first = await locks.read('key');
+    state.calls = 0;
+    const others = await Promise.all(Array.from({ length: 99 }, () => locks.read('key')));
+    expect(state.calls).toBe(99);
+    expect(new Set([first, ...others].map(({ fence }) => fence)).size).toBe(100);
+    state.calls = 0;
+    await clock.advance(1_100);
+    expect([...others, first].every((lease) => lease.held())).toBe(true);
+    expect(state.calls).toBeLessThanOrEqual(110);
+    state.calls = 0;
+    const results = await Promise.all([...others, first].map((lease) => lease.release()));
+    expect(new Set(results)).toEqual(new Set(['released']));
+    expect(state.calls).toBeLessThan(20);
+    expect(await process().inspect('key')).toMatchObject({ owner: undefined });
+  });
+
+  it('gives each who comes in at the same time as others of his process a fence of his own', async () => {
+    const { store, clock } = bench();
+    const permits = semaphore({ store, clock, permits: 50 });
+    const leases = await Promise.all(Array.from({ length: 50 }, () => permits.tryAcquire('key')));
+    expect(new Set(leases.map((lease) => lease!.fence)).size).toBe(50);
+    expect(await permits.tryAcquire('key')).toBe(null);
+  });
+
+  it('tells nobody that there is no room by what it wrote itself, when another process has made room', async () => {
+    const { store, clock } = bench();
+    const [one, other] = [1, 2].map(() => semaphore({ store, clock, permits: 2 }));
+    const theirs = await other!.acquire('key');
+    await one!.acquire('key');
+    await theirs.release();
+    expect(await one!.tryAcquire('key')).not.toBe(null);
+    expect(await one!.tryAcquire('key')).toBe(null);
+  });
+
+  it('lets a write that hangs hold up none of the others of its process', async () => {
+    const { store, clock, state } = bench();
+    const permits = semaphore({ store, clock, permits: 3, ttl: '3s', random: () => 0.5 });
+    const leases = await Promise.all([1, 2, 3].map(() => permits.acquire('key')));
+    const fates: Fate[] = ['hung'];
+    state.fate = () => fates.shift() ?? 'ok';
+    void leases[0]!.extend('5s').catch(() => {});
+    await clock.flush();
+    expect(await leases[1]!.release()).toBe('released');
+    await clock.advance(1_500);
+    expect(leases[2]!.held()).toBe(true);
+  });
+
   it('lets nobody begin early who shares: others may have come in since', async () => {
     const { clock, store, state } = bench();
     const [one, other] = [1, 2].map(() => semaphore({ store, clock, permits: 2, ttl: '3s', random: () => 0.5 }));

@@ -83,8 +83,8 @@ export class Engine<V, K> {
   /** Those that may be joined. */
   private readonly flights = new Map<string, Flight<V, K>>();
   private readonly running = new Map<Flight<V, K>, Promise<void>>();
-  /** Those under way that may not be joined any more. */
-  private readonly parted = new Set<Flight<V, K>>();
+  /** Those under way that may not be joined any more and have met no invalidation yet, by key. */
+  private readonly parted = new Map<string, Set<Flight<V, K>>>();
   private readonly heldByTag = new Map<string, Set<Held<V>>>();
   private readonly listeners = new WeakMap<Held<V>, (kind: 'changed' | 'gap') => void>();
   /** Tags invalidated here so far. */
@@ -391,12 +391,16 @@ export class Engine<V, K> {
 
   unlink(flight: Flight<V, K>): void {
     if (this.flights.get(flight.text) === flight) this.flights.delete(flight.text);
-    this.parted.add(flight);
+    if (flight.isFenced) return;
+    const parted = this.parted.get(flight.text);
+    if (parted === undefined) this.parted.set(flight.text, new Set([flight]));
+    else parted.add(flight);
   }
 
   ended(flight: Flight<V, K>): void {
     this.running.delete(flight);
-    this.parted.delete(flight);
+    const parted = this.parted.get(flight.text);
+    if (parted?.delete(flight) && parted.size === 0) this.parted.delete(flight.text);
     if (this.running.size === 0) this.recentTags.clear();
   }
 
@@ -512,7 +516,8 @@ export class Engine<V, K> {
     this.fences++;
     this.memory.delete(text);
     this.flights.get(text)?.fence();
-    for (const flight of this.parted) if (flight.text === text) flight.isFenced = true;
+    for (const flight of this.parted.get(text) ?? []) flight.isFenced = true;
+    this.parted.delete(text);
   }
 
   private fenceTag(tag: string, mayHave: (key: string) => boolean): void {

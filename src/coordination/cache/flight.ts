@@ -166,8 +166,8 @@ export class Flight<V, K> {
 
   /** Ends it now: those who wait get the reason, the loader's signal aborts, the lease is given back. */
   abort(reason: unknown): void {
-    this.unlink();
     this.isFenced = true;
+    this.unlink();
     this.fail(reason);
     this.controller.abort(reason);
   }

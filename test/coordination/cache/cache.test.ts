@@ -35,6 +35,22 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(users.get('42')).toBe(users.get('42'));
   });
 
+  it('keeps no old value of a load that others had left for a tag before its key was deleted', async () => {
+    const { users, source, clock } = setUp(way);
+    source.delayMs = 50;
+    const before = users.get('42');
+    await clock.flush();
+    await users.invalidateTag('prices');
+    source.value = 2;
+    await users.delete('42');
+    await clock.advance(50);
+    expect(await before).toBe(1);
+    expect(users.peek('42')).toBeUndefined();
+    const after = users.get('42');
+    await clock.advance(50);
+    expect(await after).toBe(2);
+  });
+
   it('holds at most "max" values, and drops the one that was used least recently, whoever used it', async () => {
     const { users } = setUp({ ...way, max: 3 });
     const { signal } = new AbortController();

@@ -20,6 +20,7 @@ import {
 } from './support/any-pipeline.js';
 
 const seed = 44;
+const runs = Number(process.env.HOLDFAST_FUSION_RUNS ?? 1_500);
 
 const hears: Guard = { name: 'hears', admit: () => ({ settle() {}, release() {} }) };
 
@@ -109,7 +110,7 @@ describe('a fused retry', { timeout: 60_000 }, () => {
         fc.pre(hasFusedRetries(script.policies) && !isRace(script) && isAccepted(script));
         await isTheSame(script);
       }),
-      { seed, numRuns: 1_500 },
+      { seed, numRuns: runs },
     );
   });
 
@@ -119,7 +120,7 @@ describe('a fused retry', { timeout: 60_000 }, () => {
         fc.pre(hasFusedRetries(script.policies) && !isRace(script) && isAccepted(script));
         await isTheSame(script);
       }),
-      { seed, numRuns: 1_500 },
+      { seed, numRuns: runs },
     );
   });
 });

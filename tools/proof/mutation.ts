@@ -1,10 +1,10 @@
 /**
  * `npm run mutation`: breaks the source in every small way that Stryker knows, and tells which breakages no test notices.
  *
- * One module after the other, each judged by its own tests: those of the same stem, and all of `test/core` for the core.
- * `-- --mutate src/policies/retry` takes one module, several are separated by commas, folders stand for all in them. A
- * whole run takes hours. What Stryker saw is kept in `.cache/mutation/`, a report for each module, and a report that is there
- * is not made again: `--fresh` does. Not broken are texts, since most of them are messages, and constants of a module.
+ * One module after the other, each judged by its own tests: those of the same stem, or of the folder for the core and the
+ * structures. `-- --mutate src/policies/retry` takes one module, several are separated by commas, folders stand for all in
+ * them. A whole run takes hours. What Stryker saw is kept in `.cache/mutation/`, a report for each module, and a report that
+ * is there is not made again: `--fresh` does. Not broken are texts, since most of them are messages, and constants of a module.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -68,14 +68,22 @@ function modulesOf(places: readonly string[]): string[] {
   return places.flatMap((place) => (place.endsWith('.ts') ? [place] : globSync(`${place}/**/*.ts`))).sort();
 }
 
-/** The tests that are there for a module, by its stem. */
+/** The tests that are there for a module: by its stem, or all of its folder where they are quick. */
 function testsOf(module: string): string[] {
   const [, area, stem] = /^src\/([\w-]+)\/([\w-]+)/.exec(module)!;
-  const patterns =
-    area === 'core'
-      ? ['test/core/*.test.ts', 'test/composition/fusion.test.ts']
-      : [`test/${area}/${stem}.test.ts`, `test/${area}/${stem}/*.test.ts`, `test/${area}/field-faults.test.ts`];
-  return globSync(patterns).sort();
+  const ofFolder: Readonly<Record<string, readonly string[]>> = {
+    core: ['test/core/*.test.ts', 'test/composition/fusion.test.ts'],
+    structures: ['test/structures/*.test.ts'],
+  };
+  const ofStem = [
+    `test/${area}/${stem}.test.ts`,
+    `test/${area}/${stem}/*.test.ts`,
+    `test/${area}/field-faults.test.ts`,
+  ];
+  const files = globSync(ofFolder[area!] ?? ofStem).sort();
+  // Without any, Stryker would run the tests of all modules.
+  if (files.length === 0) throw new Error(`no tests for ${module}`);
+  return files;
 }
 
 function reportOn(module: string): Report {

@@ -4,10 +4,11 @@
  * One module after the other, each judged by its own tests: those of the same stem, or of the folder for the core and the
  * structures. `-- --mutate src/policies/retry` takes one module, several are separated by commas, folders stand for all in
  * them. A whole run takes hours. What Stryker saw is kept in `.cache/mutation/`, a report for each module, and a report that
- * is there is not made again: `--fresh` does. Not broken are texts, since most of them are messages, and constants of a module.
+ * is there is not made again: `--again` tries what has changed, and what was missed where a test has come or changed;
+ * `--fresh` tries all. Not broken are texts, since most of them are messages, and constants of a module.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -36,7 +37,11 @@ interface Tally {
 const checkout = fileURLToPath(new URL('../../', import.meta.url));
 process.chdir(checkout);
 const { values } = parseArgs({
-  options: { mutate: { type: 'string', default: '' }, fresh: { type: 'boolean', default: false } },
+  options: {
+    mutate: { type: 'string', default: '' },
+    again: { type: 'boolean', default: false },
+    fresh: { type: 'boolean', default: false },
+  },
 });
 const everything = 'src/core,src/structures,src/policies,src/coordination';
 const modules = modulesOf((values.mutate || everything).split(','));
@@ -88,9 +93,10 @@ function testsOf(module: string): string[] {
 
 function reportOn(module: string): Report {
   const file = join('.cache', 'mutation', module.replaceAll('/', '.').replace(/\.ts$/, '.json'));
-  if (values.fresh || !existsSync(file)) {
-    rmSync(file, { force: true });
+  if (values.again || values.fresh || !existsSync(file)) {
     mkdirSync(dirname(file), { recursive: true });
+    const earlier = file.replace(/\.json$/, '.earlier.json');
+    if (existsSync(file)) renameSync(file, earlier);
     const config = file.replace(/\.json$/, '.config.json');
     writeFileSync(
       config,
@@ -101,6 +107,9 @@ function reportOn(module: string): Report {
         testFiles: testsOf(module),
         // What is computed as a module loads would need every test anew for each breakage.
         ignoreStatic: true,
+        incremental: true,
+        incrementalFile: earlier,
+        force: values.fresh,
         mutator: { excludedMutations: ['StringLiteral'] },
         ignorePatterns: ['.cache', 'bench', 'docs', 'examples', 'test/package'],
         tempDirName: '.cache/stryker',

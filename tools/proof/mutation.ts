@@ -77,7 +77,11 @@ function modulesOf(places: readonly string[]): string[] {
 function testsOf(module: string): string[] {
   const [, area, stem] = /^src\/([\w-]+)\/([\w-]+)/.exec(module)!;
   const ofFolder: Readonly<Record<string, readonly string[]>> = {
-    core: ['test/core/*.test.ts', 'test/composition/fusion.test.ts'],
+    core: [
+      'test/core/*.test.ts',
+      'test/integrations/context.test.ts',
+      'test/composition/{found-by-attack,hostile,fusion}.test.ts',
+    ],
     structures: ['test/structures/*.test.ts'],
   };
   const ofStem = [

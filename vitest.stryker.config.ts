@@ -29,7 +29,7 @@ export default defineConfig({
     // A thread for each file of tests would cost more than the tests.
     isolate: false,
     sequence: { sequencer: QuickFirst },
-    testTimeout: 20_000,
+    testTimeout: Number(process.env.HOLDFAST_TEST_TIMEOUT ?? 20_000),
     setupFiles: ['tools/proof/mutation-setup.ts'],
     env: { HOLDFAST_MODEL_STEPS: '10000', HOLDFAST_FUSION_RUNS: '200' },
   },

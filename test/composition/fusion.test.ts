@@ -103,7 +103,7 @@ async function isTheSame(drawn: Script): Promise<void> {
   expect(view(fused)).toEqual(view(reference));
 }
 
-describe('a fused retry', { timeout: 60_000 }, () => {
+describe('a fused retry', { timeout: 40 * runs }, () => {
   it('does what a retry by itself does, for one call', async () => {
     await fc.assert(
       fc.asyncProperty(scripts(1, 1, 1), async (script) => {

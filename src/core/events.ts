@@ -416,7 +416,8 @@ export class Events {
   }
 
   emit(event: HoldfastEvent): void {
-    if (this.on !== undefined) this.contain('on', () => this.on?.(event));
+    const { on } = this;
+    if (on !== undefined) this.contain('on', () => on(event));
     if (channel.hasSubscribers) channel.publish(event);
   }
 

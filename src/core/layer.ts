@@ -15,7 +15,7 @@ import { DeadlineExceededError, DeadlineTooShortError, isAbandoned, isRejected, 
 import { Events } from './events.js';
 import { show } from './options.js';
 import { type Outcome, rejectLater } from './outcome.js';
-import { type Guard, isPermit, type Permit, type Refusal, type Resumable } from './policy.js';
+import { type FusedAdmission, type Guard, isPermit, type Permit, type Refusal, type Resumable } from './policy.js';
 
 /** The rest of a pipeline: never throws, always answers a promise. */
 export type Next = (call: Call) => Promise<unknown>;
@@ -86,7 +86,9 @@ function layer(plan: LayerPlan): Next {
   const [guard, ...others] = guards;
   if (guard !== undefined && others.length === 0 && resumable === undefined && next === runTask && outermost) {
     const { fused } = guard;
-    if (fused?.of === guard.admit && fused.lastFailed !== undefined) return loneGuard(plan, fused.lastFailed);
+    if (fused?.of === guard.admit && fused.lastFailed !== undefined) {
+      return loneGuard(plan, fused.admit, fused.lastFailed);
+    }
   }
   return (call) => new LayerRun(plan, call).start();
 }
@@ -95,21 +97,14 @@ function layer(plan: LayerPlan): Next {
  * One guard of ours around nothing but the operation. As long as nobody can end the call but the operation by ending, that
  * operation's promise is all it needs: none of its own, no place in a list, no timer.
  */
-function loneGuard(plan: LayerPlan, lastFailed: () => boolean): Next {
-  const admit = plan.admissions[0]!;
+function loneGuard(plan: LayerPlan, admit: FusedAdmission['admit'], lastFailed: () => boolean): Next {
   return (call) => {
     // To throw from a callback costs a failing call half as much again as a promise of its own costs one that succeeds.
     if (lastFailed() || !call.isUnwatched || ambient() !== undefined) return new LayerRun(plan, call).start();
     const answer = askedBy(admit, call);
-    if (isPermit(answer)) {
-      return endsWithWork(answer) ? runPermitted(call, answer) : new LayerRun(plan, call).start(answer);
-    }
-    return 'error' in answer ? failed(call, answer.error) : new LayerRun(plan, call).start(answer);
+    if (!isPermit(answer)) return failed(call, answer.error);
+    return answer.endsAt === undefined ? runPermitted(call, answer) : new LayerRun(plan, call).start(answer);
   };
-}
-
-function endsWithWork({ endsAfterMs, endsAt, ended }: Permit): boolean {
-  return endsAfterMs === undefined && endsAt === undefined && ended === undefined;
 }
 
 function runPermitted(call: Call, permit: Permit): Promise<unknown> {
@@ -578,7 +573,7 @@ function admissionOf(guard: Guard): (call: Call) => Answer {
   return fused?.of === guard.admit ? fused.admit : (call) => checkAnswer(guard, guard.admit(call));
 }
 
-function askedBy(admit: (call: Call) => Answer, call: Call): Answer {
+function askedBy<Given extends Answer>(admit: (call: Call) => Given, call: Call): Given | Refusal {
   try {
     return admit(call);
   } catch (error) {

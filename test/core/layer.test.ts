@@ -5,6 +5,7 @@ import {
   circuitBreaker,
   DeadlineTooShortError,
   deadline,
+  fallback,
   type Guard,
   isRefusal,
   type Outcome,
@@ -182,6 +183,16 @@ describe('a layer of guards', () => {
     await clock.advance(5);
     expect(await outcomes[1]).toMatchObject({ error: { code: 'ERR_TIMEOUT', policy: 'ten', afterMs: 10 } });
     expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('takes the outermost of ends that come at the same instant', async () => {
+    const clock = virtualClock();
+    const outcome = pipeline(
+      timeout({ after: 10, clock, name: 'outer' }),
+      timeout({ after: 10, name: 'inner' }),
+    ).attempt(() => new Promise(() => {}));
+    await clock.advance(10);
+    expect(await outcome).toMatchObject({ error: { code: 'ERR_TIMEOUT', policy: 'outer' } });
   });
 
   it('asks a guard that is derived from one of ours by its own admit, and not by what ours tells a layer', async () => {
@@ -458,6 +469,56 @@ describe('a breaker alone around an operation', () => {
     await clock.advance(50);
     expect(await running).toMatchObject({ ok: false, error: expect.any(TimeoutError) });
     expect(breaker.state).toBe('open');
+  });
+
+  it('tells how a call ended to the strategy around it, and to the caller what that makes of it', async () => {
+    const around = pipeline(
+      fallback(() => 'instead'),
+      circuitBreaker(),
+    );
+    const down = () => Promise.reject(new Error('down'));
+    expect(await around.attempt(down)).toEqual({ ok: true, value: 'instead' });
+    expect(await around.attempt(() => 1)).toEqual({ ok: true, value: 1 });
+    expect(await around.execute(down)).toBe('instead');
+  });
+
+  it('is not alone with a guard or a strategy inside it', async () => {
+    const inner = recorder('inner');
+    await pipeline(circuitBreaker(), inner).execute(() => 1);
+    let steps = 0;
+    const counting: Strategy = {
+      name: 'counting',
+      handle(call, next) {
+        steps++;
+        return next(call);
+      },
+    };
+    await pipeline(circuitBreaker(), counting).execute(() => 1);
+    let attempts = 0;
+    const flaky = () => (++attempts === 1 ? Promise.reject(new Error('reset')) : 'served');
+    const clock = virtualClock();
+    const running = pipeline(circuitBreaker({ clock }), retry({ attempts: 2, backoff: () => 0 })).execute(flaky);
+    await clock.runAll();
+    expect([inner.admitted, steps, await running]).toEqual([1, 1, 'served']);
+  });
+
+  it('refuses by execute() and attempt() alike', async () => {
+    const breaker = circuitBreaker();
+    const guarded = pipeline(breaker);
+    breaker.isolate();
+    let calls = 0;
+    await expect(guarded.execute(() => calls++)).rejects.toMatchObject({ code: 'ERR_CIRCUIT_OPEN' });
+    expect(await guarded.attempt(() => calls++)).toMatchObject({ ok: false, error: { code: 'ERR_CIRCUIT_OPEN' } });
+    expect(calls).toBe(0);
+  });
+
+  it('ends the call with what its handles throws, in place of the outcome', async () => {
+    const handles = () => {
+      throw new Error('broken');
+    };
+    const guarded = pipeline(circuitBreaker({ handles }));
+    await expect(guarded.execute(() => 1)).rejects.toMatchObject({ code: 'ERR_HANDLES_FAILED' });
+    expect(await guarded.attempt(() => 1)).toMatchObject({ ok: false, error: { code: 'ERR_HANDLES_FAILED' } });
   });
 
   it('learns nothing from what a policy further inside refused', async () => {

@@ -327,6 +327,8 @@ describe('pipeline', () => {
       const outcome = await pipeline(timeout({ after: '1m', clock })).attempt(() => calls++, { deadline: 990 });
       expect(outcome).toMatchObject({ ok: false, error: expect.any(DeadlineTooShortError) });
       expect(outcome).toMatchObject({ error: { remainingMs: -10 } });
+      const onTime = await pipeline(timeout({ after: '1m', clock })).attempt(() => calls++, { deadline: 1_000 });
+      expect(onTime).toMatchObject({ ok: false, error: { code: 'ERR_DEADLINE_TOO_SHORT', remainingMs: 0 } });
       expect(calls).toBe(0);
     });
   });

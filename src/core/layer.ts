@@ -285,7 +285,7 @@ class LayerRun implements Timer, Dependent {
     if (this.phase !== 'over') this.attachAndArm();
     queued.then(
       (given) => {
-        const answer = answerOrRefusal(this.plan.guards[index], given);
+        const answer = answerOrRefusal(this.plan.guards[index]!, given);
         if (this.phase !== 'admitting') {
           if (isPermit(answer)) giveBack(answer);
         } else if (isPermit(answer)) {
@@ -374,23 +374,22 @@ class LayerRun implements Timer, Dependent {
    * have ended the call; then nobody waits, and the retry only tells so.
    */
   private leaveAttempt(outcome: Outcome): void {
-    const { resumable } = this.plan;
     let isFinal: boolean;
     try {
-      isFinal = resumable === undefined || resumable.accepts(outcome);
+      isFinal = this.plan.resumable!.accepts(outcome);
     } catch (error) {
       return this.allEnded({ ok: false, error });
     }
     if (isFinal) return this.allEnded(outcome);
-    this.resume(outcome)?.then(
+    this.resume(outcome).then(
       (value) => this.allEnded({ ok: true, value }),
       (error) => this.allEnded({ ok: false, error }),
     );
   }
 
-  private resume(outcome: Outcome): Promise<unknown> | undefined {
+  private resume(outcome: Outcome): Promise<unknown> {
     const { resumable, again, next } = this.plan;
-    return resumable?.resume(this.scope, again ?? next, outcome);
+    return resumable!.resume(this.scope, again ?? next, outcome);
   }
 
   /** All attempts ended. */
@@ -441,10 +440,8 @@ class LayerRun implements Timer, Dependent {
       this.call.beginAbandonedWork();
     }
     this.scope.abort(reason);
-    // It hears nothing of the scope any more.
-    if (phase !== 'left') this.attempt.abort(reason);
     // So that the retry tells how it went.
-    if (resumable !== undefined && isIn && phase !== 'left') this.resume(outcome)?.catch(() => {});
+    if (resumable !== undefined && isIn && phase !== 'left') this.resume(outcome).catch(() => {});
     this.answer(answer ?? outcome);
   }
 
@@ -468,12 +465,12 @@ class LayerRun implements Timer, Dependent {
     if (this.plan.outermost) this.call.unfollow();
     if (this.owner !== undefined) this.call.detach(this);
     if (this.scope !== this.call) this.call.detach(this.scope);
-    if (this.attempt !== this.scope) this.scope.detach(this.attempt);
     if (this.ends || this.attemptEndPermit !== undefined) this.call.clock.cancel(this);
   }
 
-  private permitAt(index: number): Permit | undefined {
-    return index === 0 ? this.firstPermit : this.morePermits?.[index - 1];
+  /** @param index - Of a guard that has let the call in. */
+  private permitAt(index: number): Permit {
+    return index === 0 ? this.firstPermit! : this.morePermits![index - 1]!;
   }
 
   /**
@@ -484,8 +481,7 @@ class LayerRun implements Timer, Dependent {
     let failure: Outcome | undefined;
     const end = Math.min(to, this.permitCount);
     for (let index = from; index < end; index++) {
-      const permit = this.permitAt(index);
-      const thrown = permit === undefined ? undefined : settleOne(permit, lesson);
+      const thrown = settleOne(this.permitAt(index), lesson);
       failure ??= thrown;
     }
     return failure;
@@ -513,14 +509,13 @@ class LayerRun implements Timer, Dependent {
     const from = this.isIn ? this.plan.outerCount : 0;
     while (this.permitCount > from) {
       this.permitCount--;
-      const permit = this.permitAt(this.permitCount);
-      if (permit !== undefined) giveBack(permit);
+      giveBack(this.permitAt(this.permitCount));
     }
   }
 
   private endReason(permit: Permit | undefined): unknown {
     if (permit === undefined) return new DeadlineExceededError({ policy: 'pipeline' });
-    const policy = this.plan.guards.find((_, index) => this.permitAt(index) === permit)?.name ?? 'pipeline';
+    const { name: policy } = this.plan.guards.find((_, index) => this.permitAt(index) === permit)!;
     try {
       return permit.endReason?.() ?? new TimeoutError({ policy });
     } catch (error) {
@@ -533,9 +528,9 @@ class LayerRun implements Timer, Dependent {
   }
 
   private answer(outcome: Outcome): void {
-    if (this.answersOutcome()) this.resolve?.(outcome);
-    else if (outcome.ok) this.resolve?.(outcome.value);
-    else this.reject?.(outcome.error);
+    if (this.answersOutcome()) this.resolve!(outcome);
+    else if (outcome.ok) this.resolve!(outcome.value);
+    else this.reject!(outcome.error);
   }
 }
 
@@ -557,8 +552,8 @@ function giveBack(permit: Permit): void {
   tellEnded(permit, undefined);
 }
 
-function tellEnded(permit: Permit | undefined, late: Outcome | undefined): void {
-  if (permit?.ended === undefined) return;
+function tellEnded(permit: Permit, late: Outcome | undefined): void {
+  if (permit.ended === undefined) return;
   try {
     permit.ended(late);
   } catch (error) {
@@ -591,9 +586,9 @@ function checkAnswer(guard: Guard, answer: Answer): Answer {
 }
 
 /** What a promise of a guard resolved with. */
-function answerOrRefusal(guard: Guard | undefined, answer: Permit | Refusal): Permit | Refusal {
+function answerOrRefusal(guard: Guard, answer: Permit | Refusal): Permit | Refusal {
   try {
-    return guard === undefined ? answer : (checkAnswer(guard, answer) as Permit | Refusal);
+    return checkAnswer(guard, answer) as Permit | Refusal;
   } catch (error) {
     return { error };
   }

@@ -327,8 +327,15 @@ describe('pipeline', () => {
       const outcome = await pipeline(timeout({ after: '1m', clock })).attempt(() => calls++, { deadline: 990 });
       expect(outcome).toMatchObject({ ok: false, error: expect.any(DeadlineTooShortError) });
       expect(outcome).toMatchObject({ error: { remainingMs: -10 } });
-      const onTime = await pipeline(timeout({ after: '1m', clock })).attempt(() => calls++, { deadline: 1_000 });
-      expect(onTime).toMatchObject({ ok: false, error: { code: 'ERR_DEADLINE_TOO_SHORT', remainingMs: 0 } });
+      const permit = { settle() {}, release() {} };
+      const plain: Guard = { name: 'plain', traits: { kind: 'plain', summary: '', clock }, admit: () => permit };
+      for (const remainingMs of [-10, 0]) {
+        const late = await pipeline(plain).attempt(() => calls++, { deadline: 1_000 + remainingMs });
+        expect(late).toMatchObject({
+          ok: false,
+          error: { code: 'ERR_DEADLINE_TOO_SHORT', policy: 'pipeline', remainingMs },
+        });
+      }
       expect(calls).toBe(0);
     });
   });

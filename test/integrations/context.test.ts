@@ -4,6 +4,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import {
   attemptsOf,
   type Call,
+  type Clock,
   circuitBreaker,
   constant,
   DeadlineExceededError,
@@ -15,6 +16,7 @@ import {
   pipeline,
   retry,
   TimeoutError,
+  type Timer,
   timeout,
 } from '../../src/index.js';
 import {
@@ -36,6 +38,36 @@ afterEach(() => {
 
 /** A retry whose waits take no time worth mentioning. */
 const threeAttempts = (clock: VirtualClock) => retry({ attempts: 3, backoff: constant(1), clock });
+
+/** Timers of one instant come in no order that anybody promised: here the one that was set last comes first. */
+function newestFirst(): { readonly clock: Clock; goTo(untilMs: number): Promise<void> } {
+  let nowMs = 0;
+  const waiting = new Map<Timer, number>();
+  const clock: Clock = {
+    now: () => nowMs,
+    wallNow: () => nowMs,
+    schedule(timer, atMs) {
+      waiting.delete(timer);
+      waiting.set(timer, atMs);
+    },
+    cancel: (timer) => void waiting.delete(timer),
+  };
+  return {
+    clock,
+    async goTo(untilMs) {
+      for (;;) {
+        const [next] = [...waiting].reverse().sort(([, one], [, other]) => one - other);
+        if (next === undefined || next[1] > untilMs) break;
+        const [timer, atMs] = next;
+        waiting.delete(timer);
+        nowMs = atMs;
+        timer.expire();
+        await turn();
+      }
+      nowMs = untilMs;
+    },
+  };
+}
 
 /** How many dependents a call has: what would grow, were an inner call to leave something behind. */
 function dependentsOf(call: Call): number {
@@ -188,8 +220,38 @@ describe('a pipeline inside an operation of another one', () => {
     expect(outcome).toEqual({ ok: false, error: expect.any(TimeoutError) });
     expect(signal?.aborted).toBe(true);
     expect(isAbandoned(signal?.reason)).toBe(true);
-    expect(await inner).toMatchObject({ ok: false });
+    expect(await inner).toEqual(outcome);
     expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('is ended by the one that set its deadline, and in the words of that, whichever timer comes first', async () => {
+    enableContext();
+    const { clock, goTo } = newestFirst();
+    let inner: Promise<unknown> | undefined;
+    const own = pipeline(timeout({ after: '1m', clock }));
+    const running = pipeline(deadline({ after: 100, clock, name: 'outer' })).attempt(() => {
+      inner = own.attempt(() => new Promise(() => {}));
+      return inner;
+    });
+    await goTo(100);
+    const outcome = await running;
+    expect(outcome).toMatchObject({ ok: false, error: { code: 'ERR_DEADLINE_EXCEEDED', policy: 'outer' } });
+    expect(await inner).toEqual(outcome);
+  });
+
+  it('ends at its own time where that is nearer, to the millisecond', async () => {
+    enableContext();
+    const { clock, goTo } = newestFirst();
+    const ended: Record<string, number> = {};
+    const hangs = () => new Promise(() => {});
+    void pipeline(deadline({ after: 100, clock })).attempt(async () => {
+      const own = pipeline(timeout({ after: 70, clock }));
+      const all = { 'its own deadline': own.attempt(hangs, { deadline: 60 }), 'its own timeout': own.attempt(hangs) };
+      for (const [name, one] of Object.entries(all)) void one.then(() => (ended[name] = clock.now()));
+      await hangs();
+    });
+    await goTo(99);
+    expect(ended).toEqual({ 'its own deadline': 60, 'its own timeout': 70 });
   });
 
   it.each([

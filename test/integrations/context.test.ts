@@ -156,20 +156,6 @@ describe('the context', () => {
     expect(currentCall()).toBe(undefined);
   });
 
-  it('is the same one for a second enableContext, and for another copy of the package', async () => {
-    enableContext();
-    const first = cell.ambient;
-    enableContext();
-    vi.resetModules();
-    const copy = await import('../../src/integrations/context.js');
-    const { pipeline: pipelineOfCopy } = await import('../../src/index.js');
-    expect(copy.enableContext).not.toBe(enableContext);
-    copy.enableContext();
-    expect(cell.ambient).toBe(first);
-    const seen = await pipelineOfCopy().execute((call) => [currentCall() === call, copy.currentCall() === call]);
-    expect(seen).toEqual([true, true]);
-  });
-
   it('says so where the platform has no AsyncLocalStorage', () => {
     const platform = vi.spyOn(process, 'getBuiltinModule').mockReturnValue(undefined as never);
     try {

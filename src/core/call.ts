@@ -153,7 +153,6 @@ export class Call {
 
   /** Milliseconds until the deadline, never below 0; `Infinity` without one. */
   get remainingMs(): number {
-    if (this.deadlineMs === Number.POSITIVE_INFINITY) return this.deadlineMs;
     return Math.max(0, this.deadlineMs - this.clock.now());
   }
 
@@ -215,12 +214,11 @@ export class Call {
       this.unfollow();
       this.abort(signal.reason);
     };
-    if (signal.aborted) return listener();
     const state = this.state();
     state.callerSignal = signal;
     state.callerListener = listener;
     signal.addEventListener('abort', listener);
-    // Some signals abort while they are listened to for the first time.
+    // It has aborted before, or, as some do, while it is listened to for the first time.
     if (signal.aborted) listener();
   }
 
@@ -230,8 +228,7 @@ export class Call {
     this.isOver = true;
     const { aftermath } = this;
     if (aftermath?.callerSignal === undefined) return;
-    if (aftermath.callerListener !== undefined)
-      aftermath.callerSignal.removeEventListener('abort', aftermath.callerListener);
+    aftermath.callerSignal.removeEventListener('abort', aftermath.callerListener!);
     aftermath.callerSignal = undefined;
   }
 

@@ -120,6 +120,21 @@ describe('a call inside another one', () => {
   });
 });
 
+describe('a call that was told nothing', () => {
+  it('has no key, no deadline, no attributes, and is not unsafe', () => {
+    const { key, idempotencyKey, unsafe, attributes, attempt, deadline, remainingMs, reason } = newCall();
+    expect([key, idempotencyKey, unsafe, attributes, attempt]).toEqual([undefined, undefined, false, {}, 1]);
+    expect([deadline, remainingMs, reason]).toEqual([Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, undefined]);
+  });
+
+  it('has one signal, however often it is read', () => {
+    const call = newCall();
+    expect(call.signal).toBe(call.signal);
+    call.abort('gone');
+    expect(call.signal.reason).toBe('gone');
+  });
+});
+
 describe('a child of a call', () => {
   it('has what it is given, and the rest of its parent', () => {
     const parent = new Call(

@@ -181,6 +181,7 @@ describe('checkOptions', () => {
     ["'full' or 'none'", oneOf(['full', 'none']), ['Full', '', 5]],
     ['a function', func(), [{}, null]],
     ['a thing with a size', sized, [null, 5, {}, { size: () => 1 }, { clear() {} }, { size: 1, clear() {} }]],
+    ['a thing with a size', sized, [Object.assign(() => {}, { size: () => 1, clear() {} })]],
   ])('wants %s', (allowed, field, values) => {
     for (const value of values) {
       expect(refusal(() => read(field, value))).toMatchObject({

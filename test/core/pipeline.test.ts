@@ -278,7 +278,15 @@ describe('pipeline', () => {
   it.each([[undefined], [null], [5], ['timeout'], [{}], [{ name: 'x', admit: 1, handle: 2, policies: 3 }]])(
     'takes %j for no policy',
     (value) => {
-      expect(() => pipeline(value as never)).toThrow(/^pipeline: argument 1 must be a policy such as timeout\('1s'\)/);
+      expect(() => pipeline(value as never)).toThrow(
+        expect.objectContaining({
+          message: expect.stringMatching(/^pipeline: argument 1 must be a policy such as timeout\('1s'\)/),
+          policy: 'pipeline',
+          option: '0',
+          value,
+          allowed: 'a guard, a strategy or a pipeline',
+        }),
+      );
     },
   );
 
@@ -317,8 +325,11 @@ describe('pipeline', () => {
       const running = pipeline(retry({ attempts: 1, clock })).attempt((call) => [call.deadline, hangs()][1], {
         deadline: '2s',
       });
+      const executed = pipeline(retry({ attempts: 1, clock })).execute(hangs, { deadline: '2s' });
+      const rejected = expect(executed).rejects.toThrow(DeadlineExceededError);
       await clock.advance('2s');
       expect(await running).toMatchObject({ ok: false, error: expect.any(DeadlineExceededError) });
+      await rejected;
     });
 
     it('does not begin when no time is left', async () => {

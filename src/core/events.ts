@@ -447,10 +447,9 @@ export function hearEvents(name: string, listener: (event: HoldfastEvent) => voi
   const reports = new Events(name, undefined);
   // A subscriber that throws would end the process.
   const hear = (message: unknown) => {
-    const event = message as HoldfastEvent;
     // Else a listener that throws at everything would hear of that, throw again, and so on.
-    if (event.type === 'hook-failed' && event.hook === 'listener') return;
-    reports.contain('listener', () => listener(event));
+    if ((message as Partial<HookFailedEvent>).hook === 'listener') return;
+    reports.contain('listener', () => listener(message as HoldfastEvent));
   };
   module?.subscribe('holdfast', hear);
   return () => module?.unsubscribe('holdfast', hear);

@@ -162,7 +162,6 @@ export class Call {
 
   /** Milliseconds until the deadline, never below 0; `Infinity` without one. */
   get remainingMs(): number {
-    if (this.deadlineMs === Number.POSITIVE_INFINITY) return this.deadlineMs;
     return Math.max(0, this.deadlineMs - this.clock.now());
   }
 
@@ -224,12 +223,11 @@ export class Call {
       this.unfollow();
       this.abort(signal.reason);
     };
-    if (signal.aborted) return listener();
     const state = this.state();
     state.callerSignal = signal;
     state.callerListener = listener;
     addAbortListener(signal, listener);
-    // Some signals abort while they are listened to for the first time.
+    // It has aborted before, or, as some do, while it is listened to for the first time.
     if (signal.aborted) listener();
   }
 
@@ -239,7 +237,7 @@ export class Call {
     this.isOver = true;
     const { aftermath } = this;
     if (aftermath?.callerSignal === undefined) return;
-    if (aftermath.callerListener !== undefined) removeAbortListener(aftermath.callerSignal, aftermath.callerListener);
+    removeAbortListener(aftermath.callerSignal, aftermath.callerListener!);
     aftermath.callerSignal = undefined;
   }
 

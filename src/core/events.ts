@@ -416,7 +416,8 @@ export class Events {
   }
 
   emit(event: HoldfastEvent): void {
-    if (this.on !== undefined) this.contain('on', () => this.on?.(event));
+    const { on } = this;
+    if (on !== undefined) this.contain('on', () => on(event));
     if (channel.hasSubscribers) channel.publish(event);
   }
 
@@ -446,10 +447,9 @@ export function hearEvents(name: string, listener: (event: HoldfastEvent) => voi
   const reports = new Events(name, undefined);
   // A subscriber that throws would end the process.
   const hear = (message: unknown) => {
-    const event = message as HoldfastEvent;
     // Else a listener that throws at everything would hear of that, throw again, and so on.
-    if (event.type === 'hook-failed' && event.hook === 'listener') return;
-    reports.contain('listener', () => listener(event));
+    if ((message as Partial<HookFailedEvent>).hook === 'listener') return;
+    reports.contain('listener', () => listener(message as HoldfastEvent));
   };
   module?.subscribe('holdfast', hear);
   return () => module?.unsubscribe('holdfast', hear);

@@ -15,7 +15,7 @@ import { DeadlineExceededError, DeadlineTooShortError, isAbandoned, isRejected, 
 import { Events } from './events.js';
 import { show } from './options.js';
 import { type Outcome, rejectLater } from './outcome.js';
-import { type Guard, isPermit, type Permit, type Refusal, type Resumable } from './policy.js';
+import { type FusedAdmission, type Guard, isPermit, type Permit, type Refusal, type Resumable } from './policy.js';
 
 /** The rest of a pipeline: never throws, always answers a promise. */
 export type Next = (call: Call) => Promise<unknown>;
@@ -86,7 +86,9 @@ function layer(plan: LayerPlan): Next {
   const [guard, ...others] = guards;
   if (guard !== undefined && others.length === 0 && resumable === undefined && next === runTask && outermost) {
     const { fused } = guard;
-    if (fused?.of === guard.admit && fused.lastFailed !== undefined) return loneGuard(plan, fused.lastFailed);
+    if (fused?.of === guard.admit && fused.lastFailed !== undefined) {
+      return loneGuard(plan, fused.admit, fused.lastFailed);
+    }
   }
   return (call) => new LayerRun(plan, call).start();
 }
@@ -95,21 +97,14 @@ function layer(plan: LayerPlan): Next {
  * One guard of ours around nothing but the operation. As long as nobody can end the call but the operation by ending, that
  * operation's promise is all it needs: none of its own, no place in a list, no timer.
  */
-function loneGuard(plan: LayerPlan, lastFailed: () => boolean): Next {
-  const admit = plan.admissions[0]!;
+function loneGuard(plan: LayerPlan, admit: FusedAdmission['admit'], lastFailed: () => boolean): Next {
   return (call) => {
     // To throw from a callback costs a failing call half as much again as a promise of its own costs one that succeeds.
     if (lastFailed() || !call.isUnwatched || ambient() !== undefined) return new LayerRun(plan, call).start();
     const answer = askedBy(admit, call);
-    if (isPermit(answer)) {
-      return endsWithWork(answer) ? runPermitted(call, answer) : new LayerRun(plan, call).start(answer);
-    }
-    return 'error' in answer ? failed(call, answer.error) : new LayerRun(plan, call).start(answer);
+    if (!isPermit(answer)) return failed(call, answer.error);
+    return answer.endsAt === undefined ? runPermitted(call, answer) : new LayerRun(plan, call).start(answer);
   };
-}
-
-function endsWithWork({ endsAfterMs, endsAt, ended }: Permit): boolean {
-  return endsAfterMs === undefined && endsAt === undefined && ended === undefined;
 }
 
 function runPermitted(call: Call, permit: Permit): Promise<unknown> {
@@ -290,7 +285,7 @@ class LayerRun implements Timer, Dependent {
     if (this.phase !== 'over') this.attachAndArm();
     queued.then(
       (given) => {
-        const answer = answerOrRefusal(this.plan.guards[index], given);
+        const answer = answerOrRefusal(this.plan.guards[index]!, given);
         if (this.phase !== 'admitting') {
           if (isPermit(answer)) giveBack(answer);
         } else if (isPermit(answer)) {
@@ -379,23 +374,22 @@ class LayerRun implements Timer, Dependent {
    * have ended the call; then nobody waits, and the retry only tells so.
    */
   private leaveAttempt(outcome: Outcome): void {
-    const { resumable } = this.plan;
     let isFinal: boolean;
     try {
-      isFinal = resumable === undefined || resumable.accepts(outcome);
+      isFinal = this.plan.resumable!.accepts(outcome);
     } catch (error) {
       return this.allEnded({ ok: false, error });
     }
     if (isFinal) return this.allEnded(outcome);
-    this.resume(outcome)?.then(
+    this.resume(outcome).then(
       (value) => this.allEnded({ ok: true, value }),
       (error) => this.allEnded({ ok: false, error }),
     );
   }
 
-  private resume(outcome: Outcome): Promise<unknown> | undefined {
+  private resume(outcome: Outcome): Promise<unknown> {
     const { resumable, again, next } = this.plan;
-    return resumable?.resume(this.scope, again ?? next, outcome);
+    return resumable!.resume(this.scope, again ?? next, outcome);
   }
 
   /** All attempts ended. */
@@ -446,10 +440,8 @@ class LayerRun implements Timer, Dependent {
       this.call.beginAbandonedWork();
     }
     this.scope.abort(reason);
-    // It hears nothing of the scope any more.
-    if (phase !== 'left') this.attempt.abort(reason);
     // So that the retry tells how it went.
-    if (resumable !== undefined && isIn && phase !== 'left') this.resume(outcome)?.catch(() => {});
+    if (resumable !== undefined && isIn && phase !== 'left') this.resume(outcome).catch(() => {});
     this.answer(answer ?? outcome);
   }
 
@@ -473,12 +465,12 @@ class LayerRun implements Timer, Dependent {
     if (this.plan.outermost) this.call.unfollow();
     if (this.owner !== undefined) this.call.detach(this);
     if (this.scope !== this.call) this.call.detach(this.scope);
-    if (this.attempt !== this.scope) this.scope.detach(this.attempt);
     if (this.ends || this.attemptEndPermit !== undefined) this.call.clock.cancel(this);
   }
 
-  private permitAt(index: number): Permit | undefined {
-    return index === 0 ? this.firstPermit : this.morePermits?.[index - 1];
+  /** @param index - Of a guard that has let the call in. */
+  private permitAt(index: number): Permit {
+    return index === 0 ? this.firstPermit! : this.morePermits![index - 1]!;
   }
 
   /**
@@ -489,8 +481,7 @@ class LayerRun implements Timer, Dependent {
     let failure: Outcome | undefined;
     const end = Math.min(to, this.permitCount);
     for (let index = from; index < end; index++) {
-      const permit = this.permitAt(index);
-      const thrown = permit === undefined ? undefined : settleOne(permit, lesson);
+      const thrown = settleOne(this.permitAt(index), lesson);
       failure ??= thrown;
     }
     return failure;
@@ -518,14 +509,13 @@ class LayerRun implements Timer, Dependent {
     const from = this.isIn ? this.plan.outerCount : 0;
     while (this.permitCount > from) {
       this.permitCount--;
-      const permit = this.permitAt(this.permitCount);
-      if (permit !== undefined) giveBack(permit);
+      giveBack(this.permitAt(this.permitCount));
     }
   }
 
   private endReason(permit: Permit | undefined): unknown {
     if (permit === undefined) return new DeadlineExceededError({ policy: 'pipeline' });
-    const policy = this.plan.guards.find((_, index) => this.permitAt(index) === permit)?.name ?? 'pipeline';
+    const { name: policy } = this.plan.guards.find((_, index) => this.permitAt(index) === permit)!;
     try {
       return permit.endReason?.() ?? new TimeoutError({ policy });
     } catch (error) {
@@ -538,9 +528,9 @@ class LayerRun implements Timer, Dependent {
   }
 
   private answer(outcome: Outcome): void {
-    if (this.answersOutcome()) this.resolve?.(outcome);
-    else if (outcome.ok) this.resolve?.(outcome.value);
-    else this.reject?.(outcome.error);
+    if (this.answersOutcome()) this.resolve!(outcome);
+    else if (outcome.ok) this.resolve!(outcome.value);
+    else this.reject!(outcome.error);
   }
 }
 
@@ -562,8 +552,8 @@ function giveBack(permit: Permit): void {
   tellEnded(permit, undefined);
 }
 
-function tellEnded(permit: Permit | undefined, late: Outcome | undefined): void {
-  if (permit?.ended === undefined) return;
+function tellEnded(permit: Permit, late: Outcome | undefined): void {
+  if (permit.ended === undefined) return;
   try {
     permit.ended(late);
   } catch (error) {
@@ -578,7 +568,7 @@ function admissionOf(guard: Guard): (call: Call) => Answer {
   return fused?.of === guard.admit ? fused.admit : (call) => checkAnswer(guard, guard.admit(call));
 }
 
-function askedBy(admit: (call: Call) => Answer, call: Call): Answer {
+function askedBy<Given extends Answer>(admit: (call: Call) => Given, call: Call): Given | Refusal {
   try {
     return admit(call);
   } catch (error) {
@@ -596,9 +586,9 @@ function checkAnswer(guard: Guard, answer: Answer): Answer {
 }
 
 /** What a promise of a guard resolved with. */
-function answerOrRefusal(guard: Guard | undefined, answer: Permit | Refusal): Permit | Refusal {
+function answerOrRefusal(guard: Guard, answer: Permit | Refusal): Permit | Refusal {
   try {
-    return guard === undefined ? answer : (checkAnswer(guard, answer) as Permit | Refusal);
+    return checkAnswer(guard, answer) as Permit | Refusal;
   } catch (error) {
     return { error };
   }

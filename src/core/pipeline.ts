@@ -189,8 +189,9 @@ export function link(policies: readonly Policy<unknown>[], innermost: Next = run
     const innerStart = startOfGuards(policies, end);
     const inner = policies.slice(innerStart, end) as Guard[];
     const strategy = policies[innerStart - 1] as Strategy<unknown> | undefined;
-    const outerStart = strategy === undefined ? 0 : startOfGuards(policies, innerStart - 1);
-    const outer = policies.slice(outerStart, Math.max(innerStart - 1, 0)) as Guard[];
+    const outerEnd = Math.max(innerStart - 1, 0);
+    const outerStart = startOfGuards(policies, outerEnd);
+    const outer = policies.slice(outerStart, outerEnd) as Guard[];
     if (strategy?.resumable !== undefined && inner.length + outer.length > 0) {
       next = retryLayer(outer, strategy.resumable, inner, next, isWhole && outerStart === 0);
       end = outerStart;
@@ -206,7 +207,7 @@ export function link(policies: readonly Policy<unknown>[], innermost: Next = run
 /** Where the guards begin that stand next to each other right before `end`. */
 function startOfGuards(policies: readonly Policy<unknown>[], end: number): number {
   let start = end;
-  while (start > 0 && isGuard(policies[start - 1])) start--;
+  while (isGuard(policies[start - 1])) start--;
   return start;
 }
 

@@ -60,8 +60,9 @@ export interface FusedAdmission {
   readonly of: Guard['admit'];
   readonly admit: (call: Call) => Permit | Refusal;
   /**
-   * Where its permits set no end to the call while all is well, nor want to hear of one: whether the last call failed. If not, the
-   * operation's own promise serves, see `loneGuard` of the layer, which makes a success cheaper and a failure dearer.
+   * Where its permits set no end to the call while all is well, and only by `endsAt` else, nor want to hear of one: whether the last
+   * call failed. If not, the operation's own promise serves, see `loneGuard` of the layer, which makes a success cheaper and a
+   * failure dearer.
    */
   readonly lastFailed?: () => boolean;
 }

@@ -47,7 +47,7 @@ export class CoDel {
       // The first one of an interval is served, so that some call gets through however long the queue is.
       return false;
     }
-    if (waitedMs < this.shortestWaitMs) this.shortestWaitMs = waitedMs;
+    this.shortestWaitMs = Math.min(this.shortestWaitMs, waitedMs);
     return this.isOverloaded && waitedMs > 2 * targetMs;
   }
 }

@@ -90,6 +90,7 @@ describe('a guard that breaks the contract', () => {
     ['nothing', undefined],
     ['an empty object', {}],
     ['a number', 5],
+    ['null', null],
     ['a promise of nothing', Promise.resolve(undefined)],
     ['a promise of an empty object', Promise.resolve({})],
   ])('makes the call fail with an error that names it, when it answers %s', async (_, answer) => {

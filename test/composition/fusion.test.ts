@@ -20,6 +20,7 @@ import {
 } from './support/any-pipeline.js';
 
 const seed = 44;
+const runs = Number(process.env.HOLDFAST_FUSION_RUNS ?? 1_500);
 
 const hears: Guard = { name: 'hears', admit: () => ({ settle() {}, release() {} }) };
 
@@ -102,14 +103,14 @@ async function isTheSame(drawn: Script): Promise<void> {
   expect(view(fused)).toEqual(view(reference));
 }
 
-describe('a fused retry', { timeout: 60_000 }, () => {
+describe('a fused retry', { timeout: 40 * runs }, () => {
   it('does what a retry by itself does, for one call', async () => {
     await fc.assert(
       fc.asyncProperty(scripts(1, 1, 1), async (script) => {
         fc.pre(hasFusedRetries(script.policies) && !isRace(script) && isAccepted(script));
         await isTheSame(script);
       }),
-      { seed, numRuns: 1_500 },
+      { seed, numRuns: runs },
     );
   });
 
@@ -119,7 +120,7 @@ describe('a fused retry', { timeout: 60_000 }, () => {
         fc.pre(hasFusedRetries(script.policies) && !isRace(script) && isAccepted(script));
         await isTheSame(script);
       }),
-      { seed, numRuns: 1_500 },
+      { seed, numRuns: runs },
     );
   });
 });

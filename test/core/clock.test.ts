@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { describe, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { callbackTimer, pipeline, systemClock, timeout } from '../../src/index.js';
 
 const nextTurn = () => new Promise(setImmediate);
@@ -59,21 +59,221 @@ describe('systemClock', () => {
 
   it('is that of the platform also when its first use falls under fake timers, and after them', async () => {
     vi.resetModules();
-    const fresh = await import('../../src/index.js');
+    const fresh = await import('../../src/core/clock.js');
+    const comes = (ms: number) =>
+      new Promise<void>((then) => fresh.systemClock.schedule(fresh.callbackTimer(then), fresh.systemClock.now() + ms));
     const begin = performance.now();
     vi.useFakeTimers();
     try {
       vi.advanceTimersByTime(3_600_000);
       expect(fresh.systemClock.now() - begin).toBeLessThan(3_600_000);
-      expect(await fresh.pipeline(fresh.timeout(2)).attempt(() => new Promise(() => {}))).toMatchObject({ ok: false });
+      await comes(2);
     } finally {
       vi.useRealTimers();
     }
-    expect(await fresh.pipeline(fresh.timeout(2)).attempt(() => new Promise(() => {}))).toMatchObject({ ok: false });
+    await comes(2);
   });
 
   it('shows the wall time of the platform', () => {
     expect(Math.abs(systemClock.wallNow() - Date.now())).toBeLessThan(1_000);
+  });
+});
+
+describe('systemClock, on a platform that a test plays', () => {
+  interface PlatformTimer {
+    readonly then: () => void;
+    readonly atMs: number;
+    keepsAlive: boolean;
+  }
+
+  afterEach(() => {
+    vi.unstubAllGlobals();
+    vi.resetModules();
+  });
+
+  /** A clock of its own, whose platform fires timers when it is told to. */
+  async function play(startMs = 0, hasTurns = true) {
+    let nowMs = startMs;
+    const armed = new Set<PlatformTimer>();
+    let atTurnEnd: (() => void)[] = [];
+    vi.stubGlobal('setTimeout', (then: () => void, ms: number) => {
+      const timer = { then, atMs: nowMs + ms, keepsAlive: true, unref: () => (timer.keepsAlive = false) };
+      armed.add(timer);
+      return timer;
+    });
+    vi.stubGlobal('clearTimeout', (timer: PlatformTimer) => armed.delete(timer));
+    vi.stubGlobal('setImmediate', hasTurns ? (task: () => void) => atTurnEnd.push(task) : undefined);
+    vi.stubGlobal('performance', { now: () => nowMs });
+    vi.resetModules();
+    const { systemClock: clock, callbackTimer: timerOf } = await import('../../src/core/clock.js');
+    const fired: string[] = [];
+    return {
+      clock,
+      fired,
+      /** A timer that writes down when it fired. */
+      timer: (name: string) => timerOf(() => fired.push(`${name} at ${nowMs}`)),
+      armed: () => [...armed].map(({ atMs }) => atMs),
+      keepsAlive: () => [...armed].some((timer) => timer.keepsAlive),
+      endsOfTurns: () => atTurnEnd.length,
+      endTurn() {
+        const tasks = atTurnEnd;
+        atTurnEnd = [];
+        for (const task of tasks) task();
+      },
+      /** Lets time pass, and fires what is armed when its time has come: or, as platforms do, a little early. */
+      goTo(untilMs: number, earlyMs = 0) {
+        for (;;) {
+          const [next] = [...armed].sort((one, other) => one.atMs - other.atMs);
+          if (next === undefined || next.atMs > untilMs) break;
+          armed.delete(next);
+          nowMs = Math.max(nowMs, next.atMs - earlyMs);
+          next.then();
+        }
+        nowMs = untilMs;
+      },
+    };
+  }
+
+  const month = 2 ** 31 - 1;
+
+  it('arms one timer, for the nearest of all that wait', async () => {
+    const { clock, timer, armed, goTo, fired } = await play();
+    clock.schedule(timer('a'), 60);
+    expect(armed()).toEqual([60]);
+    clock.schedule(timer('b'), 20);
+    expect(armed()).toEqual([20]);
+    clock.schedule(timer('c'), 30);
+    expect(armed()).toEqual([20]);
+    goTo(25);
+    expect(armed()).toEqual([30]);
+    goTo(1_000);
+    expect([fired, armed()]).toEqual([['b at 20', 'c at 30', 'a at 60'], []]);
+  });
+
+  it('fires nothing before its time, where the platform fires early and where times have fractions', async () => {
+    const { clock, timer, goTo, fired, armed } = await play(0.25);
+    clock.schedule(timer('a'), 10.5);
+    expect(armed()).toEqual([11]);
+    goTo(11, 0.5);
+    expect(fired).toEqual([]);
+    goTo(20, 0.5);
+    expect(fired).toEqual(['a at 11']);
+  });
+
+  it('fires at the next occasion what is due already', async () => {
+    const { clock, timer, goTo, fired, armed } = await play(500);
+    clock.schedule(timer('a'), 200);
+    expect(armed()).toEqual([501]);
+    goTo(600);
+    expect(fired).toEqual(['a at 501']);
+  });
+
+  it('waits longer than any timer of the platform can, and lets that be taken back and moved', async () => {
+    const { clock, timer, goTo, fired, armed, endTurn } = await play(1_000);
+    const [year, taken, moved, near] = [timer('year'), timer('taken'), timer('moved'), timer('near')];
+    clock.schedule(year, 12 * month);
+    clock.schedule(taken, 2 * month);
+    clock.cancel(taken);
+    clock.schedule(moved, 2 * month);
+    clock.schedule(moved, 2_000);
+    clock.schedule(near, 3_000);
+    clock.schedule(near, 3 * month);
+    expect(armed()).toHaveLength(1);
+    goTo(13 * month);
+    expect(fired).toEqual(['moved at 2000', `near at ${3 * month}`, `year at ${12 * month}`]);
+    clock.schedule(taken, 20 * month);
+    clock.cancel(taken);
+    endTurn();
+    expect(armed()).toEqual([]);
+  });
+
+  it('holds no longer wait than the platform can do, wherever that begins', async () => {
+    const { clock, timer, goTo, fired } = await play();
+    clock.schedule(timer('last'), month - 1);
+    clock.schedule(timer('beyond'), month);
+    goTo(month + 1);
+    expect(fired).toEqual([`last at ${month - 1}`, `beyond at ${month}`]);
+  });
+
+  it('is right after months in which nothing waited', async () => {
+    const { clock, timer, goTo, fired, armed, endTurn } = await play();
+    const first = timer('first');
+    clock.schedule(first, 5);
+    clock.cancel(first);
+    endTurn();
+    goTo(1.5 * month);
+    clock.schedule(timer('a'), 1.5 * month + 10);
+    expect(armed()).toEqual([Math.ceil(1.5 * month + 10)]);
+    goTo(2 * month);
+    expect(fired).toHaveLength(1);
+  });
+
+  it('lets go of its timer once, at the end of the turn in which the last was taken back', async () => {
+    const { clock, timer, armed, endsOfTurns, endTurn } = await play();
+    const [a, b] = [timer('a'), timer('b')];
+    for (let round = 0; round < 3; round++) {
+      clock.schedule(a, 10);
+      clock.schedule(b, 20);
+      clock.cancel(a);
+      expect(endsOfTurns()).toBe(Math.min(round, 1));
+      clock.cancel(b);
+      clock.cancel(b);
+    }
+    expect([endsOfTurns(), armed().length]).toEqual([1, 1]);
+    endTurn();
+    expect(armed()).toEqual([]);
+    clock.schedule(a, 10);
+    clock.cancel(a);
+    clock.schedule(b, 20);
+    endTurn();
+    expect(armed()).toHaveLength(1);
+  });
+
+  it('lets go of its timer at once where no turn has an end', async () => {
+    const { clock, timer, armed } = await play(0, false);
+    const a = timer('a');
+    clock.schedule(a, 10);
+    clock.cancel(a);
+    expect(armed()).toEqual([]);
+  });
+
+  it('keeps a process alive, and its background does not', async () => {
+    const { clock, timer, armed, keepsAlive, goTo, fired } = await play();
+    const background = clock.background!;
+    expect([background.background, clock.background]).toEqual([background, background]);
+    background.schedule(timer('behind'), 10);
+    expect([armed(), keepsAlive()]).toEqual([[10], false]);
+    clock.schedule(timer('before'), 20);
+    expect([armed(), keepsAlive()]).toEqual([[10, 20], true]);
+    goTo(30);
+    expect(fired).toEqual(['behind at 10', 'before at 20']);
+  });
+
+  it('reports what a timer throws as the platform does, and goes on with the others', async () => {
+    const { clock, timer, goTo, fired } = await play();
+    const tasks: (() => void)[] = [];
+    vi.stubGlobal('queueMicrotask', (task: () => void) => tasks.push(task));
+    clock.schedule(
+      callbackTimer(() => {
+        throw new Error('bad timer');
+      }),
+      5,
+    );
+    clock.schedule(timer('b'), 5);
+    goTo(10);
+    expect(fired).toEqual(['b at 5']);
+    expect(tasks).toHaveLength(1);
+    expect(tasks[0]).toThrow('bad timer');
+  });
+
+  it('schedules what a timer that fires asks for', async () => {
+    const { clock, timer, goTo, fired } = await play();
+    clock.schedule(
+      callbackTimer(() => clock.schedule(timer('then'), 30)),
+      10,
+    );
+    goTo(100);
+    expect(fired).toEqual(['then at 30']);
   });
 });
 

@@ -1,10 +1,16 @@
 import { describe, expect, it } from 'vitest';
 import {
   type AnyPolicy,
+  adaptiveLimit,
   bulkhead,
   circuitBreaker,
+  constant,
   deadline,
+  fallback,
+  type Guard,
   hedge,
+  OptionsError,
+  type PolicyTraits,
   pipeline,
   rateLimit,
   retry,
@@ -13,6 +19,15 @@ import {
 } from '../../src/index.js';
 
 const budgeted = () => retry({ budget: retryBudget() });
+
+/** A policy of one's own that tells only some of what ours tell. */
+function own(kind: string, traits: Partial<PolicyTraits> = {}): Guard {
+  return {
+    name: `own ${kind}`,
+    traits: { kind, summary: '', ...traits },
+    admit: () => ({ settle() {}, release() {} }),
+  };
+}
 
 /** The codes of what `explain()` doubts. */
 function doubts(...policies: readonly AnyPolicy[]): readonly string[] {
@@ -35,7 +50,16 @@ describe('explain', () => {
   });
 
   it.each<[string, readonly AnyPolicy[]]>([
+    ['retry-without-deadline', [budgeted(), timeout('2s')]],
+    ['retry-without-deadline', [own('deadline'), budgeted()]],
+    ['retry-without-budget', [deadline('30s'), retry(), timeout('2s')]],
+    ['deadline-inside-retry', [deadline('30s'), budgeted(), deadline('2s')]],
+    ['fallback-inside-retry', [deadline('30s'), budgeted(), fallback(() => 1)]],
     ['breaker-outside-retry', [deadline('30s'), circuitBreaker(), budgeted(), timeout('2s')]],
+    ['slot-held-while-waiting', [deadline('30s'), adaptiveLimit(), budgeted(), timeout('2s')]],
+    ['timeout-never-reached', [timeout('1s'), timeout('2s')]],
+    ['timeout-never-reached', [timeout('1s'), timeout('1s')]],
+    ['timeout-never-reached', [deadline('30s'), budgeted(), timeout('1s'), timeout('2s')]],
     ['slot-held-while-waiting', [deadline('30s'), bulkhead({ limit: 10 }), budgeted(), timeout('2s')]],
     ['rate-limit-per-attempt', [deadline('30s'), budgeted(), rateLimit({ limit: 1, period: '1s' }), timeout('2s')]],
     ['retry-and-hedge', [deadline('30s'), budgeted(), hedge({ delay: '1s' }), timeout('2s')]],
@@ -45,9 +69,92 @@ describe('explain', () => {
     expect(doubts(...policies)).toEqual([code]);
   });
 
+  it('takes the nearest end around a retry, and the nearest inside it', () => {
+    const thrice = retry({ attempts: 3, backoff: constant(0), budget: retryBudget() });
+    const told = (...policies: readonly AnyPolicy[]) =>
+      pipeline(...policies)
+        .explain()
+        .warnings.map(({ message }) => message);
+    expect(told(deadline('30s'), timeout('5s'), thrice, timeout('3s'), timeout('2s'))).toEqual([
+      '3 attempts of 2000 ms with waits up to 0 ms take up to 6000 ms; the call ends after 5000 ms, so the last ones may never be made',
+    ]);
+  });
+
+  it('multiplies the attempts of a retry by the copies of a hedge', () => {
+    const doubled = pipeline(deadline('30s'), budgeted(), hedge({ delay: '1s', max: 2 }), timeout('2s'));
+    expect(doubled.explain().warnings.map(({ message }) => message)).toEqual([
+      '"retry" and "hedge" multiply: up to 9 operations for one call; use one of them',
+    ]);
+  });
+
+  it('sees no doubt on the other side: a timeout around a breaker, a hedge around its deadline', () => {
+    expect(doubts(timeout('2s'), circuitBreaker({ window: '3s' }))).toEqual([]);
+    expect(doubts(hedge({ delay: '1s', max: 2 }), deadline('2s'))).toEqual([]);
+    expect(
+      doubts(
+        fallback(() => 1),
+        deadline('30s'),
+        budgeted(),
+        timeout('2s'),
+      ),
+    ).toEqual([]);
+  });
+
+  it('goes by what a policy of your own tells, and doubts nothing of what it does not tell', () => {
+    expect(doubts(own('deadline'), own('timeout'))).toEqual([]);
+    expect(doubts(own('deadline'), timeout('1s'))).toEqual([]);
+    expect(doubts(deadline('1s'), own('timeout'))).toEqual([]);
+    expect(doubts(timeout('1s'), own('timeout'))).toEqual([]);
+    expect(doubts(circuitBreaker({ window: '3s' }), own('timeout'))).toEqual([]);
+    expect(doubts(own('deadline'), hedge({ delay: '1s', max: 2 }))).toEqual([]);
+    expect(doubts(deadline('2s'), hedge({ delay: { quantile: 0.9 }, max: 2 }))).toEqual([]);
+    expect(doubts(deadline('1s'), own('hedge', { delayMs: 1_000 }))).toEqual(['hedges-exceed-deadline']);
+    expect(doubts(deadline('30s'), own('retry'), own('hedge'))).toEqual(['retry-and-hedge']);
+    expect(doubts(deadline('2s'), own('retry', { attempts: 3 }), timeout('1s'))).toEqual(['attempts-exceed-deadline']);
+    expect(doubts(deadline('2s'), own('retry'), timeout('1s'))).toEqual([]);
+  });
+
   it('does not doubt what only just fits', () => {
     expect(doubts(deadline('30s'), circuitBreaker({ window: '4s' }), timeout('2s'))).toEqual([]);
     expect(doubts(deadline('2001ms'), hedge({ delay: '1s', max: 2 }), timeout('1s'))).toEqual([]);
     expect(doubts(circuitBreaker({ window: { calls: 10 } }), timeout('2s'))).toEqual([]);
+    expect(doubts(timeout('2s'), timeout('1s'))).toEqual([]);
+    // Two attempts of 2 s and a wait of 1 s between them.
+    const twice = retry({ attempts: 2, backoff: constant('1s'), budget: retryBudget() });
+    expect(doubts(deadline('5s'), twice, timeout('2s'))).toEqual([]);
+    expect(doubts(deadline('4999ms'), twice, timeout('2s'))).toEqual(['attempts-exceed-deadline']);
+  });
+});
+
+describe('pipeline', () => {
+  it('refuses a timeout that is not below any of the deadlines around it, and takes one just below', () => {
+    expect(() => pipeline(deadline('5s'), timeout('1s'), timeout('5s'))).toThrow(OptionsError);
+    expect(() => pipeline(deadline('9s'), deadline('5s'), timeout('5s'))).toThrow(OptionsError);
+    expect(() => pipeline(deadline('5s'), timeout('4999ms'))).not.toThrow();
+    expect(() => pipeline(timeout('5s'), deadline('5s'))).not.toThrow();
+  });
+
+  it('refuses a fallback inside a breaker only, and names the policies that it was given', () => {
+    expect(() =>
+      pipeline(
+        fallback(() => 1),
+        circuitBreaker(),
+      ),
+    ).not.toThrow();
+    let error: unknown;
+    try {
+      pipeline(
+        circuitBreaker(),
+        timeout('1s'),
+        fallback(() => 1),
+      );
+    } catch (thrown) {
+      error = thrown;
+    }
+    expect(error).toMatchObject({
+      policy: 'pipeline',
+      value: ['circuitBreaker', 'timeout', 'fallback'],
+      allowed: 'a sensible order of policies',
+    });
   });
 });

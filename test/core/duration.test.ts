@@ -39,6 +39,10 @@ describe('parseDuration', () => {
 });
 
 describe('toMs', () => {
+  it('reads what parseDuration reads', () => {
+    expect([toMs('2m'), toMs(0)]).toEqual([120_000, 0]);
+  });
+
   it('throws a RangeError that shows the value', () => {
     expect(() => toMs('5 sec' as '5s')).toThrow(
       new RangeError("a duration is a number of milliseconds or a literal such as '5s', got 5 sec"),

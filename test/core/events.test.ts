@@ -1,5 +1,5 @@
 import { channel } from 'node:diagnostics_channel';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { Events, hearEvents } from '../../src/core/events.js';
 import { constant, fallback, type HoldfastEvent, pipeline, retry, timeout } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
@@ -78,11 +78,52 @@ describe('Events', () => {
       expect(await running).toMatchObject({ error: { code: 'ERR_TIMEOUT' } });
     }
     await nextTurn();
-    expect(warnings.filter((warning) => (warning as { code?: string }).code === 'HOLDFAST_HOOK_FAILED')).toHaveLength(
-      1,
-    );
+    const told = warnings.filter((warning) => (warning as { code?: string }).code === 'HOLDFAST_HOOK_FAILED');
+    expect(told).toHaveLength(1);
+    expect(told[0]?.message).toMatch(/^"payments": its "on" hook threw and was contained \(said once\): /);
     expect(published.filter(({ type }) => type === 'hook-failed')).toHaveLength(3);
     expect(published.find(({ type }) => type === 'hook-failed')).toMatchObject({ name: 'payments', hook: 'on' });
+  });
+});
+
+describe('Events, without the modules of Node', () => {
+  it.each([[undefined], [{}], [{ getBuiltinModule: () => undefined }]])(
+    'go to the hook only, and report nothing: the process is %j',
+    (platform) => {
+      const heard: HoldfastEvent[] = [];
+      vi.stubGlobal('process', platform);
+      try {
+        const stop = hearEvents('telemetry', (event) => heard.push(event));
+        const events = new Events('hooked', (event) => {
+          heard.push(event);
+          throw new Error('bad hook');
+        });
+        events.emit({ type: 'timeout', name: 'hooked', afterMs: 5 });
+        stop();
+      } finally {
+        vi.unstubAllGlobals();
+      }
+      expect(heard).toEqual([{ type: 'timeout', name: 'hooked', afterMs: 5 }]);
+    },
+  );
+
+  it('are silent where the module is missing when the package loads', async () => {
+    const heard: HoldfastEvent[] = [];
+    vi.stubGlobal('process', { ...process, getBuiltinModule: undefined, emitWarning() {} });
+    vi.resetModules();
+    try {
+      const fresh = await import('../../src/core/events.js');
+      const quiet = new fresh.Events('quiet', undefined);
+      expect(quiet.heard).toBe(false);
+      quiet.emit({ type: 'timeout', name: 'quiet', afterMs: 5 });
+      quiet.report('on', new Error('bad hook'));
+      const hooked = new fresh.Events('hooked', (event) => heard.push(event));
+      hooked.emit({ type: 'timeout', name: 'hooked', afterMs: 5 });
+    } finally {
+      vi.unstubAllGlobals();
+      vi.resetModules();
+    }
+    expect(heard).toHaveLength(1);
   });
 });
 
@@ -97,6 +138,20 @@ describe('hearEvents', () => {
     channel('holdfast').publish(event);
     expect(heard).toEqual([event]);
     expect(channel('holdfast').hasSubscribers).toBe(false);
+  });
+
+  it('hears of a hook that failed, and not of a listener that did', async () => {
+    const heard: HoldfastEvent[] = [];
+    cleanups.push(hearEvents('telemetry', (one) => heard.push(one)));
+    cleanups.push(
+      hearEvents('broken', () => {
+        throw new Error('bad listener');
+      }),
+    );
+    const failed = { type: 'hook-failed' as const, name: 'payments', hook: 'on', error: new Error('bad hook') };
+    channel('holdfast').publish(failed);
+    await nextTurn();
+    expect(heard).toEqual([failed]);
   });
 
   it('contains listeners that throw at everything, and reports each once', async () => {

@@ -1,14 +1,18 @@
+import { channel } from 'node:diagnostics_channel';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   type Call,
+  type Clock,
   circuitBreaker,
   DeadlineTooShortError,
   deadline,
+  fallback,
   type Guard,
   isRefusal,
   type Outcome,
   type Permit,
+  type Pipeline,
   pipeline,
   type Refusal,
   RejectedError,
@@ -184,6 +188,124 @@ describe('a layer of guards', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
+  it('ends the call with what endReason throws', async () => {
+    const clock = virtualClock();
+    const broken = new Error('broken endReason');
+    const odd: Guard = {
+      name: 'odd',
+      admit: () => ({
+        endsAt: 5,
+        endReason() {
+          throw broken;
+        },
+        settle() {},
+        release() {},
+      }),
+    };
+    const outcome = pipeline(timeout({ after: 20, clock }), odd).attempt(() => new Promise(() => {}));
+    await clock.advance(5);
+    expect(await outcome).toEqual({ ok: false, error: broken });
+  });
+
+  it.each<[string, (one: Guard, reads: Guard, other: Guard, clock: Clock) => Pipeline]>([
+    ['inside a retry', (one, reads, other, clock) => pipeline(retry({ attempts: 1, clock }), one, reads, other)],
+    ['inside a strategy', (one, reads, other) => pipeline(passOn, one, reads, other)],
+    ['outermost', (one, reads, other) => pipeline(one, reads, other)],
+  ])('aborts the signal that a guard between two ends has read, %s', async (_, build) => {
+    const clock = virtualClock();
+    let signal: AbortSignal | undefined;
+    const reads: Guard = {
+      name: 'reads',
+      admit(call) {
+        signal = call.signal;
+        return { settle() {}, release() {} };
+      },
+    };
+    const outcome = build(timeout({ after: 20, clock }), reads, timeout({ after: 10, clock }), clock).attempt(
+      () => new Promise(() => {}),
+    );
+    await clock.advance(10);
+    expect(await outcome).toMatchObject({ ok: false, error: { code: 'ERR_TIMEOUT', afterMs: 10 } });
+    expect(signal?.aborted).toBe(true);
+  });
+
+  it('ends a later attempt at its very end, too', async () => {
+    const clock = virtualClock();
+    const begun: number[] = [];
+    const running = pipeline(retry({ attempts: 3, backoff: () => 0, clock }), timeout(10)).attempt(() => {
+      begun.push(clock.now());
+      return new Promise(() => {});
+    });
+    await clock.advance(30);
+    expect(await running).toMatchObject({ ok: false, error: { code: 'ERR_TIMEOUT' } });
+    expect(begun).toEqual([0, 10, 20]);
+  });
+
+  it('leaves no timer when a guard ends the call while it is let in', async () => {
+    const clock = virtualClock();
+    const ending: Guard = {
+      name: 'ending',
+      admit(call) {
+        call.abort('enough');
+        return { settle() {}, release() {} };
+      },
+    };
+    const outer = recorder('outer');
+    const outcome = await pipeline(outer, timeout({ after: 10, clock }), ending).attempt(() => 1);
+    expect([outcome, clock.pendingTimers]).toEqual([{ ok: false, error: 'enough' }, 0]);
+    expect(outer.told).toEqual([['release'], ['ended']]);
+  });
+
+  it('listens to the signal of a caller no more when it has refused the call', async () => {
+    const { signal } = new AbortController();
+    let listeners = 0;
+    const watched = Object.assign(signal, {
+      addEventListener: () => listeners++,
+      removeEventListener: () => listeners--,
+    });
+    await pipeline(refusing).attempt(() => 1, { signal: watched });
+    await pipeline(recorder('outer'), refusing).attempt(() => 1, { signal: watched });
+    expect(listeners).toBe(0);
+  });
+
+  it('reports a permit whose ended throws, and nothing of permits that do not want to hear', async () => {
+    const events: unknown[] = [];
+    const listen = (event: unknown) => events.push(event);
+    channel('holdfast').subscribe(listen);
+    const broken = new Error('broken ended');
+    const odd = recorder('odd');
+    const silent: Guard = { name: 'silent', admit: () => ({ settle() {}, release() {} }) };
+    const throwing: Guard = {
+      name: 'throwing',
+      admit: () => ({
+        settle() {},
+        release() {},
+        ended() {
+          throw broken;
+        },
+      }),
+    };
+    try {
+      expect(await pipeline(silent, odd, silent).attempt(() => 1)).toEqual({ ok: true, value: 1 });
+      expect(events).toEqual([]);
+      expect(await pipeline(silent, throwing, odd).attempt(() => 1)).toEqual({ ok: true, value: 1 });
+    } finally {
+      channel('holdfast').unsubscribe(listen);
+    }
+    expect(events).toEqual([{ type: 'hook-failed', name: 'pipeline', hook: 'ended', error: broken }]);
+    expect(odd.told.map(([what]) => what)).toEqual(['settle', 'ended', 'settle', 'ended']);
+  });
+
+  it('takes the outermost of ends that come at the same instant', async () => {
+    const clock = virtualClock();
+    const outcome = pipeline(
+      timeout({ after: 10, clock, name: 'outer' }),
+      timeout({ after: 10, name: 'inner' }),
+    ).attempt(() => new Promise(() => {}));
+    await clock.advance(10);
+    expect(await outcome).toMatchObject({ error: { code: 'ERR_TIMEOUT', policy: 'outer' } });
+  });
+
   it('asks a guard that is derived from one of ours by its own admit, and not by what ours tells a layer', async () => {
     const clock = virtualClock();
     const asked: string[] = [];
@@ -305,6 +427,36 @@ describe('a layer of guards', () => {
       expect(calls).toBe(0);
     });
 
+    it.each<[string, (line: ReturnType<typeof queue>) => void]>([
+      ['refuses', (line) => line.waiting[0]?.(refuse(full))],
+      ['fails', (line) => line.waiting[0]?.(Promise.reject(new Error('broken line')) as never)],
+    ])('lets no permit hear twice where the line %s when the call is over', async (_, answer) => {
+      const events: unknown[] = [];
+      const listen = (event: unknown) => events.push(event);
+      channel('holdfast').subscribe(listen);
+      const controller = new AbortController();
+      const [outer, line] = [recorder('outer'), queue()];
+      const running = pipeline(outer, line).attempt(() => 1, { signal: controller.signal });
+      controller.abort('gone');
+      answer(line);
+      expect(await running).toEqual({ ok: false, error: 'gone' });
+      await new Promise(setImmediate);
+      channel('holdfast').unsubscribe(listen);
+      expect(outer.told).toEqual([['release'], ['ended']]);
+      expect(events).toEqual([]);
+    });
+
+    it('gives back at once what an attempt had that was given up in the line, of which nobody learns', async () => {
+      const clock = virtualClock();
+      const [outer, inner, line] = [recorder('outer'), recorder('inner'), queue()];
+      const running = pipeline(outer, retry({ attempts: 1, clock }), timeout(10), inner, line).attempt(() => 1);
+      await clock.advance(10);
+      const outcome = await running;
+      expect(outcome).toMatchObject({ ok: false, error: { code: 'ERR_TIMEOUT' } });
+      expect(inner.told).toEqual([['release'], ['ended']]);
+      expect(outer.told).toEqual([['settle', outcome], ['ended']]);
+    });
+
     it('learns nothing about the service from a call whose time ran out in the line', async () => {
       const clock = virtualClock();
       const [outer, line] = [recorder('outer'), queue()];
@@ -373,6 +525,45 @@ describe('a layer of guards', () => {
       }),
       { seed: 5, numRuns: 300 },
     );
+  });
+});
+
+describe('a retry in a layer', () => {
+  const broken = new Error('broken');
+  const throwing: Guard = {
+    name: 'throwing',
+    admit: () => ({
+      settle() {
+        throw broken;
+      },
+      release() {},
+    }),
+  };
+
+  it('ends the call with what its handles throws, whichever way the attempt ended', async () => {
+    const outer = recorder('outer');
+    const handles = () => {
+      throw broken;
+    };
+    const steady = pipeline(outer, retry({ handles, clock: virtualClock() }), recorder('inner'));
+    for (const task of [() => 1, () => Promise.reject(new Error('down'))]) {
+      expect(await steady.attempt(task)).toMatchObject({ ok: false, error: { code: 'ERR_HANDLES_FAILED' } });
+    }
+    expect(outer.told.map(([what, outcome]) => [what, outcome?.ok])).toEqual([
+      ...[
+        ['settle', false],
+        ['ended', undefined],
+        ['settle', false],
+        ['ended', undefined],
+      ],
+    ]);
+  });
+
+  it('ends a call whose time is over with what a permit inside throws at that', async () => {
+    const clock = virtualClock();
+    const running = pipeline(timeout({ after: 10, clock }), retry(), throwing).attempt(() => new Promise(() => {}));
+    await clock.advance(10);
+    expect(await running).toEqual({ ok: false, error: broken });
   });
 });
 
@@ -451,6 +642,21 @@ describe('a breaker alone around an operation', () => {
     await expect(running).rejects.toBe(enough);
   });
 
+  it('hears of an end by an operation that gets at its call by the way only when that ends, unless the last call failed', async () => {
+    const clock = virtualClock();
+    const guarded = pipeline(circuitBreaker({ clock }));
+    const work = deferred<number>();
+    const task = (...[call]: Call[]) => {
+      call?.abort('enough');
+      return work.promise;
+    };
+    const first = guarded.attempt(task);
+    await guarded.attempt(() => Promise.reject(new Error('down')));
+    expect(await guarded.attempt(task)).toEqual({ ok: false, error: 'enough' });
+    work.resolve(1);
+    expect(await first).toEqual({ ok: true, value: 1 });
+  });
+
   it('ends a probe that hangs, also where the operation takes no call', async () => {
     const clock = virtualClock();
     const { breaker, guarded } = await halfOpen(clock, 50);
@@ -458,6 +664,56 @@ describe('a breaker alone around an operation', () => {
     await clock.advance(50);
     expect(await running).toMatchObject({ ok: false, error: expect.any(TimeoutError) });
     expect(breaker.state).toBe('open');
+  });
+
+  it('tells how a call ended to the strategy around it, and to the caller what that makes of it', async () => {
+    const around = pipeline(
+      fallback(() => 'instead'),
+      circuitBreaker(),
+    );
+    const down = () => Promise.reject(new Error('down'));
+    expect(await around.attempt(down)).toEqual({ ok: true, value: 'instead' });
+    expect(await around.attempt(() => 1)).toEqual({ ok: true, value: 1 });
+    expect(await around.execute(down)).toBe('instead');
+  });
+
+  it('is not alone with a guard or a strategy inside it', async () => {
+    const inner = recorder('inner');
+    await pipeline(circuitBreaker(), inner).execute(() => 1);
+    let steps = 0;
+    const counting: Strategy = {
+      name: 'counting',
+      handle(call, next) {
+        steps++;
+        return next(call);
+      },
+    };
+    await pipeline(circuitBreaker(), counting).execute(() => 1);
+    let attempts = 0;
+    const flaky = () => (++attempts === 1 ? Promise.reject(new Error('reset')) : 'served');
+    const clock = virtualClock();
+    const running = pipeline(circuitBreaker({ clock }), retry({ attempts: 2, backoff: () => 0 })).execute(flaky);
+    await clock.runAll();
+    expect([inner.admitted, steps, await running]).toEqual([1, 1, 'served']);
+  });
+
+  it('refuses by execute() and attempt() alike', async () => {
+    const breaker = circuitBreaker();
+    const guarded = pipeline(breaker);
+    breaker.isolate();
+    let calls = 0;
+    await expect(guarded.execute(() => calls++)).rejects.toMatchObject({ code: 'ERR_CIRCUIT_OPEN' });
+    expect(await guarded.attempt(() => calls++)).toMatchObject({ ok: false, error: { code: 'ERR_CIRCUIT_OPEN' } });
+    expect(calls).toBe(0);
+  });
+
+  it('ends the call with what its handles throws, in place of the outcome', async () => {
+    const handles = () => {
+      throw new Error('broken');
+    };
+    const guarded = pipeline(circuitBreaker({ handles }));
+    await expect(guarded.execute(() => 1)).rejects.toMatchObject({ code: 'ERR_HANDLES_FAILED' });
+    expect(await guarded.attempt(() => 1)).toMatchObject({ ok: false, error: { code: 'ERR_HANDLES_FAILED' } });
   });
 
   it('learns nothing from what a policy further inside refused', async () => {

@@ -1,5 +1,19 @@
 import { describe, expect, it } from 'vitest';
 import {
+  checkArgument,
+  checkOptions,
+  duration,
+  type Field,
+  flag,
+  func,
+  having,
+  integer,
+  number,
+  oneOf,
+  show,
+  text,
+} from '../../src/core/options.js';
+import {
   constant,
   deadline,
   decorrelated,
@@ -127,5 +141,90 @@ describe('OptionsError', () => {
 
   it('takes undefined for absent', () => {
     expect(retry(wrong({ attempts: undefined })).traits?.attempts).toBe(3);
+  });
+});
+
+describe('checkOptions', () => {
+  const read = (field: Field<unknown>, value: unknown) => checkOptions('mine', { it: value }, { it: field }).it;
+  const fromTwoToFive = { min: 2, max: 5 };
+  const sized = () => having<{ size(): number; clear(): void }>('a thing with a size', 'size', 'clear');
+
+  it.each<[string, () => Field<unknown>, readonly unknown[]]>([
+    ['integer', () => integer(fromTwoToFive), [2, 5]],
+    ['integer without bounds', () => integer({}), [0, Number.MAX_SAFE_INTEGER]],
+    ['number', () => number(fromTwoToFive), [2, 2.5, 5]],
+    ['number without bounds', () => number({}), [0, Number.MAX_VALUE]],
+    ['text', () => text(), ['a', 'a'.repeat(200)]],
+    ['flag', () => flag(), [true, false]],
+    ['word', () => oneOf(['full', 'none']), ['full', 'none']],
+    ['function', () => func(), [Math.max]],
+    ['object with methods', sized, [{ size: () => 1, clear() {} }]],
+  ])('takes %s as it is, up to its bounds', (_, field, values) => {
+    for (const value of values) expect(read(field(), value)).toBe(value);
+  });
+
+  it('takes a duration as milliseconds, up to its bounds', () => {
+    expect(['2ms', 5, '0.005s'].map((value) => read(duration(fromTwoToFive), value))).toEqual([2, 5, 5]);
+    expect([1, 2_147_483_647].map((value) => read(duration({}), value))).toEqual([1, 2_147_483_647]);
+  });
+
+  it.each<[string, () => Field<unknown>, readonly unknown[]]>([
+    ['an integer from 2 to 5', () => integer(fromTwoToFive), [1, 6, 2.5, '3', 3n, null]],
+    ['an integer of at least 0', () => integer({}), [-1, 2 ** 53]],
+    ['a number from 2 to 5', () => number(fromTwoToFive), [1.9, 5.1, '3', Number.NaN]],
+    ['a number of at least 0', () => number({}), [-0.1, Number.POSITIVE_INFINITY]],
+    ["a duration such as 5000 or '5s', from 2 to 5 ms", () => duration(fromTwoToFive), [1, 6, '1ms', '6ms', 'soon']],
+    ["a duration such as 5000 or '5s', from 1 to 5 ms", () => duration({ max: 5 }), [0, 6, null]],
+    ["a duration such as 5000 or '5s', from 2 to 2147483647 ms", () => duration({ min: 2 }), [1, '25d', 'soon']],
+    ['a string of 1 to 200 characters', () => text(), ['', 'a'.repeat(201), 5, ['a']]],
+    ['true or false', () => flag(), [0, 'true', null]],
+    ["'full' or 'none'", () => oneOf(['full', 'none']), ['Full', '', 5]],
+    ['a function', () => func(), [{}, null]],
+    ['a thing with a size', sized, [null, 5, {}, { size: () => 1 }, { clear() {} }, { size: 1, clear() {} }]],
+    ['a thing with a size', sized, [Object.assign(() => {}, { size: () => 1, clear() {} })]],
+  ])('wants %s', (allowed, field, values) => {
+    for (const value of values) {
+      expect(refusal(() => read(field(), value))).toMatchObject({
+        message: `mine: option "it" must be ${allowed}, got ${show(value)}`,
+        policy: 'mine',
+        option: 'it',
+        value,
+        allowed,
+      });
+    }
+  });
+
+  it('tells what was wrong with the whole, with a name, and with what is missing', () => {
+    const fields = { attempts: integer({}), handles: func() };
+    expect(refusal(() => checkOptions('mine', 'x', fields))).toMatchObject({
+      ...{ policy: 'mine', option: undefined, value: 'x', allowed: 'an object' },
+    });
+    expect(refusal(() => checkOptions('mine', { attempt: 3 }, fields))).toMatchObject({
+      ...{ policy: 'mine', option: 'attempt', value: 3, allowed: '"attempts", "handles"' },
+    });
+    expect(refusal(() => checkOptions('mine', null, fields))).toMatchObject({
+      ...{ policy: 'mine', option: 'attempts', value: undefined, allowed: 'an integer of at least 0' },
+    });
+    expect(refusal(() => checkArgument('mine', 'after', undefined, duration({})))).toMatchObject({
+      ...{ message: 'mine: option "after" is required: a duration such as 5000 or \'5s\'', option: 'after' },
+    });
+  });
+});
+
+describe('show', () => {
+  it.each<[unknown, string]>([
+    [5, '5'],
+    ['5', "'5'"],
+    [5n, '5n'],
+    ['a'.repeat(60), `'${'a'.repeat(60)}'`],
+    ['a'.repeat(61), `'${'a'.repeat(57)}...'`],
+    [Math.max, 'a function'],
+    [[1], 'an array'],
+    [{}, 'an object'],
+    [null, 'null'],
+    [undefined, 'undefined'],
+    [Symbol('x'), 'Symbol(x)'],
+  ])('shows %s short, and as what it is', (value, shown) => {
+    expect(show(value)).toBe(shown);
   });
 });

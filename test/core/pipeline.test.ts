@@ -197,6 +197,24 @@ describe('pipeline', () => {
       'execute: unknown option "signl", the options are signal, deadline, key, idempotencyKey, unsafe, attributes',
     ],
     [{ signal: 5 }, 'execute: option "signal" must be an AbortSignal, got 5'],
+    [{ signal: null }, 'execute: option "signal" must be an AbortSignal, got null'],
+    [{ signal: { aborted: false } }, 'execute: option "signal" must be an AbortSignal, got an object'],
+    [
+      { signal: { aborted: false, addEventListener() {} } },
+      'execute: option "signal" must be an AbortSignal, got an object',
+    ],
+    [
+      { signal: { aborted: false, removeEventListener() {} } },
+      'execute: option "signal" must be an AbortSignal, got an object',
+    ],
+    [
+      { signal: { addEventListener() {}, removeEventListener() {} } },
+      'execute: option "signal" must be an AbortSignal, got an object',
+    ],
+    [
+      { deadline: '5 sec' },
+      "execute: option \"deadline\" must be an instant of the pipeline's clock in milliseconds or a duration literal such as '2s', got '5 sec'",
+    ],
     [
       { deadline: Number.NaN },
       "execute: option \"deadline\" must be an instant of the pipeline's clock in milliseconds or a duration literal such as '2s', got NaN",
@@ -206,18 +224,73 @@ describe('pipeline', () => {
     [5, 'execute: options must be an object, got 5'],
     [null, 'execute: options must be an object, got null'],
     [{ idempotencyKey: '' }, 'execute: option "idempotencyKey" must be a string that is not empty, got \'\''],
+    [{ idempotencyKey: 5 }, 'execute: option "idempotencyKey" must be a string that is not empty, got 5'],
+    [{ attributes: null }, 'execute: option "attributes" must be an object, got null'],
+    [{ attributes: 'a' }, 'execute: option "attributes" must be an object, got \'a\''],
+    [
+      { toString: 1 },
+      'execute: unknown option "toString", the options are signal, deadline, key, idempotencyKey, unsafe, attributes',
+    ],
   ])('refuses options of a call such as %j before the operation runs', async (options, message) => {
     let calls = 0;
     await expect(pipeline().execute(() => calls++, options as never)).rejects.toThrow(message);
     expect(calls).toBe(0);
   });
 
-  it('refuses an operation that is no function', async () => {
-    await expect(pipeline().execute(undefined as never)).rejects.toThrow(
-      'execute: the operation must be a function, got undefined',
+  it('tells by the error which option of a call was wrong', async () => {
+    const error = await pipeline()
+      .execute(() => 1, { key: 5 } as never)
+      .catch((thrown) => thrown);
+    expect(error).toMatchObject({ policy: 'execute', option: 'key', value: 5, allowed: 'a string' });
+  });
+
+  it('takes undefined for an option of a call that is absent', async () => {
+    const absent = { signal: undefined, deadline: undefined, key: undefined, unsafe: undefined, attributes: undefined };
+    const seen = await pipeline().execute(
+      ({ key, unsafe, attributes, deadline: end }) => [key, unsafe, attributes, end],
+      absent,
     );
+    expect(seen).toEqual([undefined, false, {}, Number.POSITIVE_INFINITY]);
+  });
+
+  it('keeps no options of a call, which may be changed when it has begun', async () => {
+    const options = { key: 'before' };
+    const running = pipeline(passOn).execute(async (call) => {
+      await Promise.resolve();
+      return call.key;
+    }, options);
+    options.key = 'after';
+    expect(await running).toBe('before');
+  });
+
+  it('refuses an operation that is no function', async () => {
+    const error = await pipeline()
+      .execute(undefined as never)
+      .catch((thrown) => thrown);
+    expect(error).toMatchObject({
+      message: 'execute: the operation must be a function, got undefined',
+      policy: 'execute',
+      option: 'task',
+      value: undefined,
+      allowed: 'a function',
+    });
     expect(() => pipeline().wrap(5 as never)).toThrow('wrap: the operation must be a function, got 5');
   });
+
+  it.each([[undefined], [null], [5], ['timeout'], [{}], [{ name: 'x', admit: 1, handle: 2, policies: 3 }]])(
+    'takes %j for no policy',
+    (value) => {
+      expect(() => pipeline(value as never)).toThrow(
+        expect.objectContaining({
+          message: expect.stringMatching(/^pipeline: argument 1 must be a policy such as timeout\('1s'\)/),
+          policy: 'pipeline',
+          option: '0',
+          value,
+          allowed: 'a guard, a strategy or a pipeline',
+        }),
+      );
+    },
+  );
 
   it('lets an error nobody handles be reported as such', async () => {
     const reported: unknown[] = [];
@@ -254,8 +327,11 @@ describe('pipeline', () => {
       const running = pipeline(retry({ attempts: 1, clock })).attempt((call) => [call.deadline, hangs()][1], {
         deadline: '2s',
       });
+      const executed = pipeline(retry({ attempts: 1, clock })).execute(hangs, { deadline: '2s' });
+      const rejected = expect(executed).rejects.toThrow(DeadlineExceededError);
       await clock.advance('2s');
       expect(await running).toMatchObject({ ok: false, error: expect.any(DeadlineExceededError) });
+      await rejected;
     });
 
     it('refuses a date, which the clock would never reach', async () => {
@@ -277,6 +353,15 @@ describe('pipeline', () => {
       const outcome = await pipeline(timeout({ after: '1m', clock })).attempt(() => calls++, { deadline: 990 });
       expect(outcome).toMatchObject({ ok: false, error: expect.any(DeadlineTooShortError) });
       expect(outcome).toMatchObject({ error: { remainingMs: -10 } });
+      const permit = { settle() {}, release() {} };
+      const plain: Guard = { name: 'plain', traits: { kind: 'plain', summary: '', clock }, admit: () => permit };
+      for (const remainingMs of [-10, 0]) {
+        const late = await pipeline(plain).attempt(() => calls++, { deadline: 1_000 + remainingMs });
+        expect(late).toMatchObject({
+          ok: false,
+          error: { code: 'ERR_DEADLINE_TOO_SHORT', policy: 'pipeline', remainingMs },
+        });
+      }
       expect(calls).toBe(0);
     });
   });

@@ -57,6 +57,31 @@ describe('turn clock', () => {
     for (; nowMs < 0.5; nowMs += 0.01) expect(given.now()).toBe(nowMs);
   });
 
+  it('is that of the system for the system only', () => {
+    const other = { ...systemClock };
+    expect([turnClockOf(systemClock) === systemClock, turnClockOf(other) === other]).toEqual([false, true]);
+  });
+
+  it('takes a read to be one of many only when it is the sixteenth within a millisecond', async () => {
+    await turn();
+    let nowMs = systemClock.now() + 1_000;
+    vi.spyOn(systemClock, 'now').mockImplementation(() => nowMs);
+    clock.now();
+    for (let reads = 1; reads < 16; reads++) {
+      nowMs += 0.01;
+      expect(clock.now()).toBe(nowMs);
+    }
+    nowMs += 1;
+    for (let reads = 0; reads < 16; reads++) expect(clock.now()).toBe(nowMs);
+    nowMs += 0.5;
+    expect(clock.now()).toBe(nowMs);
+    const stoodMs = nowMs;
+    nowMs += 0.4;
+    expect(clock.now()).toBe(stoodMs);
+    await turn();
+    expect(clock.now()).toBe(nowMs);
+  });
+
   it('is exact while a test holds back what is to come at the end of a turn', async () => {
     await turn();
     vi.spyOn(process, 'nextTick').mockImplementation(() => {});

@@ -4,6 +4,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import {
   attemptsOf,
   type Call,
+  type Clock,
   circuitBreaker,
   constant,
   DeadlineExceededError,
@@ -15,6 +16,7 @@ import {
   pipeline,
   retry,
   TimeoutError,
+  type Timer,
   timeout,
 } from '../../src/index.js';
 import {
@@ -36,6 +38,36 @@ afterEach(() => {
 
 /** A retry whose waits take no time worth mentioning. */
 const threeAttempts = (clock: VirtualClock) => retry({ attempts: 3, backoff: constant(1), clock });
+
+/** Timers of one instant come in no order that anybody promised: here the one that was set last comes first. */
+function newestFirst(): { readonly clock: Clock; goTo(untilMs: number): Promise<void> } {
+  let nowMs = 0;
+  const waiting = new Map<Timer, number>();
+  const clock: Clock = {
+    now: () => nowMs,
+    wallNow: () => nowMs,
+    schedule(timer, atMs) {
+      waiting.delete(timer);
+      waiting.set(timer, atMs);
+    },
+    cancel: (timer) => void waiting.delete(timer),
+  };
+  return {
+    clock,
+    async goTo(untilMs) {
+      for (;;) {
+        const [next] = [...waiting].reverse().sort(([, one], [, other]) => one - other);
+        if (next === undefined || next[1] > untilMs) break;
+        const [timer, atMs] = next;
+        waiting.delete(timer);
+        nowMs = atMs;
+        timer.expire();
+        await turn();
+      }
+      nowMs = untilMs;
+    },
+  };
+}
 
 /** How many dependents a call has: what would grow, were an inner call to leave something behind. */
 function dependentsOf(call: Call): number {
@@ -124,20 +156,6 @@ describe('the context', () => {
     expect(currentCall()).toBe(undefined);
   });
 
-  it('is the same one for a second enableContext, and for another copy of the package', async () => {
-    enableContext();
-    const first = cell.ambient;
-    enableContext();
-    vi.resetModules();
-    const copy = await import('../../src/integrations/context.js');
-    const { pipeline: pipelineOfCopy } = await import('../../src/index.js');
-    expect(copy.enableContext).not.toBe(enableContext);
-    copy.enableContext();
-    expect(cell.ambient).toBe(first);
-    const seen = await pipelineOfCopy().execute((call) => [currentCall() === call, copy.currentCall() === call]);
-    expect(seen).toEqual([true, true]);
-  });
-
   it('says so where the platform has no AsyncLocalStorage', () => {
     const platform = vi.spyOn(process, 'getBuiltinModule').mockReturnValue(undefined as never);
     try {
@@ -188,8 +206,38 @@ describe('a pipeline inside an operation of another one', () => {
     expect(outcome).toEqual({ ok: false, error: expect.any(TimeoutError) });
     expect(signal?.aborted).toBe(true);
     expect(isAbandoned(signal?.reason)).toBe(true);
-    expect(await inner).toMatchObject({ ok: false });
+    expect(await inner).toEqual(outcome);
     expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('is ended by the one that set its deadline, and in the words of that, whichever timer comes first', async () => {
+    enableContext();
+    const { clock, goTo } = newestFirst();
+    let inner: Promise<unknown> | undefined;
+    const own = pipeline(timeout({ after: '1m', clock }));
+    const running = pipeline(deadline({ after: 100, clock, name: 'outer' })).attempt(() => {
+      inner = own.attempt(() => new Promise(() => {}));
+      return inner;
+    });
+    await goTo(100);
+    const outcome = await running;
+    expect(outcome).toMatchObject({ ok: false, error: { code: 'ERR_DEADLINE_EXCEEDED', policy: 'outer' } });
+    expect(await inner).toEqual(outcome);
+  });
+
+  it('ends at its own time where that is nearer, to the millisecond', async () => {
+    enableContext();
+    const { clock, goTo } = newestFirst();
+    const ended: Record<string, number> = {};
+    const hangs = () => new Promise(() => {});
+    void pipeline(deadline({ after: 100, clock })).attempt(async () => {
+      const own = pipeline(timeout({ after: 70, clock }));
+      const all = { 'its own deadline': own.attempt(hangs, { deadline: 60 }), 'its own timeout': own.attempt(hangs) };
+      for (const [name, one] of Object.entries(all)) void one.then(() => (ended[name] = clock.now()));
+      await hangs();
+    });
+    await goTo(99);
+    expect(ended).toEqual({ 'its own deadline': 60, 'its own timeout': 70 });
   });
 
   it.each([
@@ -243,7 +291,9 @@ describe('a pipeline inside an operation of another one', () => {
       late = clock.sleep(60).then(() => pipeline(timeout({ after: 5, clock })).attempt(() => 'ran'));
     });
     await clock.advance(60);
-    expect(await late).toEqual({ ok: false, error: expect.any(DeadlineTooShortError) });
+    const error = expect.any(DeadlineTooShortError);
+    expect(await late).toEqual({ ok: false, error });
+    expect(await late).toMatchObject({ error: { remainingMs: -10 } });
   });
 
   it('outlives the outer one when it runs detached', async () => {

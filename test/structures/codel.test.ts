@@ -4,6 +4,7 @@ import { CoDel } from '../../src/structures/codel.js';
 describe('CoDel', () => {
   it('turns nobody away in the first interval, however long they waited', () => {
     const codel = new CoDel();
+    expect(codel.isOverloaded).toBe(false);
     expect([0, 30, 60, 100].map((nowMs) => codel.isTooLate(500, nowMs))).toEqual([false, false, false, false]);
   });
 
@@ -21,6 +22,7 @@ describe('CoDel', () => {
     const codel = new CoDel();
     codel.isTooLate(300, 0);
     codel.isTooLate(5, 50);
+    codel.isTooLate(300, 80);
     codel.isTooLate(300, 101);
     expect(codel.isOverloaded).toBe(false);
     expect(codel.isTooLate(300, 110)).toBe(false);

@@ -22,6 +22,24 @@ describe('nearestName', () => {
     expect(nearestName('handle', names)).toBe('handles');
   });
 
+  it('takes the first of names that are equally near', () => {
+    expect(nearestName('cost', ['most', 'coat', 'cast'])).toBe('most');
+    expect(nearestName('coast', ['most', 'coat', 'cast'])).toBe('coat');
+  });
+
+  it('lets two fifths of the letters differ, and no more', () => {
+    expect(nearestName('abcxy', ['abcde'])).toBe('abcde');
+    expect(nearestName('abxyz', ['abcde'])).toBeUndefined();
+    expect(nearestName('abc', ['abcde'])).toBe('abcde');
+    expect(nearestName('abcde', ['abc'])).toBe('abc');
+  });
+
+  it('looks at words of up to 64 letters', () => {
+    const long = 'a'.repeat(64);
+    expect(nearestName(long, [`b${long}`])).toBe(`b${long}`);
+    expect(nearestName(`${long}b`, [long])).toBeUndefined();
+  });
+
   it('finds none for a word that is like no name, or longer than any slip of the pen', () => {
     expect(nearestName('colour', names)).toBeUndefined();
     expect(nearestName('attempts'.repeat(1_000_000), names)).toBeUndefined();

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { callbackTimer } from '../../src/index.js';
-import { loopGauge } from '../../src/structures/loop-gauge.js';
+import { loopGauge, threadLoop } from '../../src/structures/loop-gauge.js';
 import { virtualClock } from '../../src/testing/index.js';
 
 /** A platform whose loop a test can block: what falls due meanwhile comes late. */
@@ -87,5 +87,22 @@ describe('loopGauge', () => {
       expect(gauge.utilization(clock.now())).toBe(0);
       await clock.advance(300);
     }
+  });
+});
+
+describe('threadLoop', () => {
+  it('calls back, and keeps no process alive for it', async () => {
+    const timers = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+    const before = timers();
+    const called = new Promise<void>((then) => threadLoop.later(then, 1));
+    expect(timers()).toBe(before);
+    await called;
+  });
+
+  it('tells how long the loop was busy, which grows while something runs', async () => {
+    const before = threadLoop.times()!;
+    const endsMs = performance.now() + 3;
+    while (performance.now() < endsMs);
+    expect(threadLoop.times()!.active).toBeGreaterThan(before.active);
   });
 });

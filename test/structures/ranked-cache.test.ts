@@ -43,6 +43,41 @@ describe('RankedCache', () => {
     );
   });
 
+  it('sweeps what nobody has used since, and keeps what would cost much, however often it sweeps', () => {
+    const dropped: string[] = [];
+    const cache = new RankedCache<Thing>(
+      10,
+      ({ rank }) => rank,
+      ({ key }) => void dropped.push(key),
+    );
+    for (const [index, rank] of ([0, 1, 2, 0, 1, 2] as const).entries()) {
+      cache.add(`${index}`, { key: `${index}`, rank }, index);
+    }
+    cache.use('1', 10);
+    for (let sweep = 0; sweep < 3; sweep++) expect(cache.sweep(4)).toBe(false);
+    expect(dropped).toEqual(['0', '3']);
+    expect(['1', '2', '4', '5'].map((key) => cache.use(key, 11)?.key)).toEqual(['1', '2', '4', '5']);
+    expect(cache.size).toBe(4);
+    expect(cache.sweep(12)).toBe(false);
+    expect([dropped, cache.size]).toEqual([['0', '3', '1', '4'], 2]);
+  });
+
+  it('goes over what would cost much once a sweep, and says that there is no more', () => {
+    let looks = 0;
+    const cache = new RankedCache<number>(
+      5_000,
+      () => {
+        looks++;
+        return 2;
+      },
+      () => {},
+    );
+    for (let key = 0; key < 1_500; key++) cache.add(`${key}`, key, 0);
+    expect([cache.sweep(1), looks]).toEqual([true, 1_000]);
+    expect([cache.sweep(1), looks]).toEqual([false, 2_500]);
+    expect([cache.sweep(1), looks, cache.size]).toEqual([false, 3_500, 1_500]);
+  });
+
   it('sweeps at most 1,000 entries at once and says that there may be more', () => {
     let drops = 0;
     const cache = new RankedCache<number>(

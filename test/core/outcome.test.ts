@@ -1,0 +1,85 @@
+import { describe, expect, it } from 'vitest';
+import { handlesThrows, judge, rejectLater } from '../../src/core/outcome.js';
+import { HandlesError, type Outcome } from '../../src/index.js';
+
+const value: Outcome = { ok: true, value: 1 };
+const down = new Error('down');
+const failure: Outcome = { ok: false, error: down };
+
+function thrownBy(task: () => unknown): unknown {
+  try {
+    task();
+  } catch (error) {
+    return error;
+  }
+  throw new Error('nothing was thrown');
+}
+
+/** What nobody handled until the next turn. */
+async function unhandled(task: () => void): Promise<unknown[]> {
+  const reported: unknown[] = [];
+  const listen = (reason: unknown) => reported.push(reason);
+  const others = process.rawListeners('unhandledRejection');
+  process.removeAllListeners('unhandledRejection');
+  process.on('unhandledRejection', listen);
+  task();
+  await new Promise(setImmediate);
+  process.off('unhandledRejection', listen);
+  for (const other of others) process.on('unhandledRejection', other as never);
+  return reported;
+}
+
+describe('handlesThrows', () => {
+  it('takes a throw for a failure and any value for a success', () => {
+    expect([handlesThrows(failure), handlesThrows(value), handlesThrows({ ok: true, value: down })]).toEqual([
+      ...[true, false, false],
+    ]);
+  });
+});
+
+describe('judge', () => {
+  it('answers what the predicate answers, which is shown the outcome', () => {
+    const shown: Outcome[] = [];
+    const handles = (answer: boolean) => (outcome: Outcome) => {
+      shown.push(outcome);
+      return answer;
+    };
+    expect([judge(handles(true), value, 'retry'), judge(handles(false), failure, 'retry')]).toEqual([true, false]);
+    expect(shown).toEqual([value, failure]);
+  });
+
+  it('tells what a predicate threw, and keeps the error of the call as the cause where there is one', () => {
+    const broken = new Error('broken');
+    const throws = () => {
+      throw broken;
+    };
+    expect(thrownBy(() => judge(throws, failure, 'retry'))).toMatchObject({
+      ...{ code: 'ERR_HANDLES_FAILED', policy: 'retry', thrown: broken, cause: down },
+    });
+    const error = thrownBy(() => judge(throws, value, 'retry'));
+    expect(error).toBeInstanceOf(HandlesError);
+    expect(error).toMatchObject({ thrown: broken, cause: broken });
+  });
+
+  it.each<[unknown, string]>([
+    [undefined, 'undefined'],
+    [1, 'number'],
+    [Promise.resolve(true), 'a promise'],
+  ])('refuses %s, which is neither true nor false', (answer, named) => {
+    expect(thrownBy(() => judge(() => answer as boolean, value, 'retry'))).toMatchObject({
+      message: `"retry": its "handles" function failed: it must answer true or false at once, not ${named}`,
+    });
+  });
+
+  it('leaves no rejection unhandled of a promise that it refuses', async () => {
+    const answers = () => Promise.reject(down) as unknown as boolean;
+    expect(await unhandled(() => thrownBy(() => judge(answers, value, 'retry')))).toEqual([]);
+  });
+});
+
+describe('rejectLater', () => {
+  it('rejects with the very error, and is reported where nobody handles it', async () => {
+    await expect(rejectLater(down)).rejects.toBe(down);
+    expect(await unhandled(() => void rejectLater(down))).toEqual([down]);
+  });
+});

@@ -90,12 +90,18 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('open');
   });
 
-  it('forgets what is older than its window', async () => {
-    const { breaker, clock } = setUp({ window: '10s' });
-    fail(breaker, 19);
-    await clock.advance('10s');
-    fail(breaker, 19);
+  it.each([
+    [{ window: '10s' }, 10_000],
+    [{}, 30_000],
+  ] as const)('forgets what is older than its window: with %j, than %i ms', async (options, windowMs) => {
+    const { breaker, clock } = setUp(options);
+    fail(breaker, 10);
+    await clock.advance(windowMs - 1);
+    fail(breaker, 9);
     expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 19, failures: 19 } });
+    await clock.advance(1);
+    fail(breaker, 9);
+    expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 18, failures: 18 } });
   });
 
   it('looks at the last so many calls where it is told so, and reads no clock for it', () => {
@@ -418,17 +424,51 @@ describe('circuitBreaker', () => {
     }
   });
 
+  it('captures a stack for a refusal only if it is asked to', () => {
+    for (const stack of [undefined, false, true]) {
+      const { breaker } = setUp(stack === undefined ? {} : { stack });
+      breaker.isolate();
+      expect(refusalOf(breaker).stack?.includes('\n    at ')).toBe(stack ?? false);
+    }
+  });
+
+  it.each<object>([
+    { window: 10 },
+    { window: '24h' },
+    { window: { calls: 100_000 } },
+    { window: { consecutive: 100_000 } },
+    { window: '100ms', minimumCalls: 50 },
+    { rampUp: 0 },
+    { rampUp: '24h' },
+    { openFor: '24h' },
+    { halfOpen: { permits: 1_000, timeout: '24h' } },
+  ])('takes %j', (options) => {
+    expect(circuitBreaker(options).state).toBe('closed');
+  });
+
   it.each<[string, object]>([
     ['window', { window: 5 }],
+    ['window', { window: 86_400_001 }],
+    ['window', { window: null }],
+    ['window', { window: {} }],
+    ['window', { window: { seconds: 5 } }],
     ['window', { window: { calls: 0 } }],
+    ['window', { window: { calls: 100_001 } }],
     ['window', { window: { calls: 5, consecutive: 5 } }],
+    ['minimumCalls', { minimumCalls: 0 }],
     ['minimumCalls', { window: { calls: 5 }, minimumCalls: 6 }],
     ['failureRate', { failureRate: 0 }],
     ['slowCallRate', { slowCallRate: 0.5 }],
     ['slowCallRate', { slowCallDuration: '1s' }],
+    ['slowCallDuration', { slowCallRate: 0.5, slowCallDuration: '25h' }],
     ['openFor', { openFor: '5 sec' }],
+    ['openFor', { openFor: '25h' }],
     ['maxOpenFor', { openFor: '5s', maxOpenFor: '4s' }],
+    ['maxOpenFor', { maxOpenFor: '25h' }],
+    ['rampUp', { rampUp: '25h' }],
     ['permits', { halfOpen: { permits: 0 } }],
+    ['permits', { halfOpen: { permits: 1_001 } }],
+    ['timeout', { halfOpen: { timeout: '25h' } }],
     ['halfOpen.successes', { halfOpen: { permits: 2, successes: 3 } }],
     ['probes', { halfOpen: { probes: 2 } }],
     ['faillureRate', { faillureRate: 0.5 }],

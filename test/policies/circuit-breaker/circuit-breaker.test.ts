@@ -1,10 +1,12 @@
 import { describe, expect, it } from 'vitest';
+import { Call } from '../../../src/core/call.js';
 import {
   type CircuitBreaker,
   type CircuitBreakerOptions,
   CircuitOpenError,
   type Clock,
   circuitBreaker,
+  deadline,
   HandlesError,
   type HoldfastEvent,
   isRefusal,
@@ -102,6 +104,8 @@ describe('circuitBreaker', () => {
     await clock.advance(1);
     fail(breaker, 9);
     expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 18, failures: 18 } });
+    await clock.advance(windowMs);
+    expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 0, failures: 0 } });
   });
 
   it('looks at the last so many calls where it is told so, and reads no clock for it', () => {
@@ -132,6 +136,36 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('closed');
     fail(breaker);
     expect(breaker.state).toBe('open');
+  });
+
+  it('goes by the clock of the first call where it was given none, and by hand by the clock of the system', async () => {
+    const clock = virtualClock();
+    const breaker = circuitBreaker({ window: { consecutive: 1 }, openFor: '1m' });
+    const calls = pipeline(deadline({ after: '1h', clock }), breaker);
+    await calls.attempt(() => Promise.reject(new Error('down')));
+    expect(await calls.attempt(() => 1)).toMatchObject({ ok: false, error: { state: 'open' } });
+    await clock.advance('1m');
+    expect(await calls.attempt(() => 1)).toEqual({ ok: true, value: 1 });
+    const alone = circuitBreaker({ window: { consecutive: 1 }, openFor: '1h' });
+    fail(alone);
+    expect(refusalOf(alone).retryAfterMs).toBeGreaterThan(1_000);
+  });
+
+  it('gives a layer one permit for all its calls while it is closed, and says whether the last one failed', () => {
+    const { breaker, clock } = setUp({ window: { consecutive: 2 } });
+    const { fused } = breaker;
+    const call = new Call(clock, () => 1, undefined);
+    const permitOf = () => fused?.admit(call) as Permit;
+    permitOf().settle(failed);
+    expect(fused?.lastFailed?.()).toBe(true);
+    const shared = permitOf();
+    expect(permitOf()).toBe(shared);
+    shared.settle(succeeded);
+    expect(fused?.lastFailed?.()).toBe(false);
+    shared.settle(failed);
+    shared.settle(failed);
+    expect([breaker.state, isRefusal(fused!.admit(call))]).toEqual(['open', true]);
+    expect(fused?.lastFailed?.()).toBe(false);
   });
 
   it('opens when enough calls were slow, and takes a slow probe for a failed one', async () => {
@@ -169,6 +203,19 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('half-open');
     fail(breaker);
     expect(refusalOf(breaker).message).toContain('3 of 3 probes failed');
+    await clock.advance(breaker.snapshot().openForMs);
+    succeed(breaker);
+    fail(breaker, 3);
+    expect(refusalOf(breaker).message).toContain('3 of 4 probes failed');
+  });
+
+  it.each([
+    [2_000, 2_000],
+    ['1m', 10_000],
+  ] as const)('gives a probe as long as an opening of %s lasted, %i ms at most', async (openFor, probeMs) => {
+    const { breaker, clock } = setUp({ openFor });
+    await openAndWait(breaker, clock);
+    expect(take(breaker).endsAt).toBeCloseTo(clock.now() + probeMs);
   });
 
   it('doubles its openings up to the longest, with half of each left to chance', async () => {
@@ -236,6 +283,15 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('closed');
   });
 
+  it('counts the first call after its ramp', async () => {
+    const { breaker, clock } = setUp({ rampUp: '10s', halfOpen: { permits: 1 } });
+    await openAndWait(breaker, clock);
+    succeed(breaker);
+    await clock.advance('10s');
+    fail(breaker);
+    expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 1, failures: 1 } });
+  });
+
   it('counts each permit once', async () => {
     const { breaker, clock } = setUp();
     const permit = take(breaker);
@@ -282,6 +338,14 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('closed');
     take(breaker).settle({ ok: true, value: 503 });
     expect(breaker.state).toBe('open');
+  });
+
+  it('asks handles nothing about the calls that an operator lets through', async () => {
+    let asked = 0;
+    const { breaker } = setUp({ handles: () => ++asked > 0 });
+    breaker.forceClosed();
+    await pipeline(breaker).attempt(() => 1);
+    expect(asked).toBe(0);
   });
 
   it('refuses nothing as a shadow, ends no call, and tells what it would have refused', async () => {
@@ -349,6 +413,34 @@ describe('circuitBreaker', () => {
       expect(breaker.state).toBe(state);
     },
   );
+
+  it.each([
+    [0, 3],
+    [7, 8],
+  ])(
+    'begins a new generation after a snapshot of generation %i, so that nothing from before counts',
+    (generation, next) => {
+      const { breaker } = setUp();
+      const out = take(breaker);
+      breaker.isolate();
+      breaker.reset();
+      expect(breaker.restore({ ...breaker.snapshot(), generation })).toBe(true);
+      expect(breaker.snapshot().generation).toBe(next);
+      out.settle(failed);
+      expect(breaker.snapshot()).toMatchObject({ window: { calls: 0 }, staleResults: 1 });
+    },
+  );
+
+  it('opens as ever after a snapshot that was closed, and admits a share after one that was ramping', () => {
+    const closed = setUp({ window: { consecutive: 3 } }).breaker;
+    closed.restore(closed.snapshot());
+    fail(closed, 3);
+    expect(closed.state).toBe('open');
+    const ramping = setUp({ rampUp: '1m' }).breaker;
+    ramping.restore({ ...ramping.snapshot(), state: 'ramping' });
+    const admitted = Array.from({ length: 105 }, () => ramping.admit()).filter((answer) => !isRefusal(answer));
+    expect(admitted).toHaveLength(11);
+  });
 
   it.each([
     undefined,
@@ -422,6 +514,17 @@ describe('circuitBreaker', () => {
       fail(breaker, 20);
       expect(breaker.snapshot()).toMatchObject({ state: 'open', openForMs: 5_000 });
     }
+  });
+
+  it.each<[CircuitBreakerOptions, string, number | undefined]>([
+    [{}, 'opens when 50 % of at least 20 calls failed, for up to 5000 ms at first and 60000 ms later', 30_000],
+    [
+      { window: { consecutive: 3 }, shadow: true },
+      'only tells when it would open after 3 failures in a row, for up to 5000 ms at first and 60000 ms later',
+      undefined,
+    ],
+  ])('tells in words what it does: %j', (options, summary, windowMs) => {
+    expect(circuitBreaker(options).traits).toMatchObject({ kind: 'circuit-breaker', summary, windowMs });
   });
 
   it('captures a stack for a refusal only if it is asked to', () => {

@@ -329,6 +329,18 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('open');
   });
 
+  it.each([true, false])('does not count a call whose handles changes its state, and answers %s', (isFailure) => {
+    const breaker: CircuitBreaker = circuitBreaker({
+      window: { calls: 1 },
+      handles() {
+        breaker.reset();
+        return isFailure;
+      },
+    });
+    take(breaker).settle(failed);
+    expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 0 }, staleResults: 1 });
+  });
+
   it('judges by handles', () => {
     const { breaker } = setUp({
       window: { consecutive: 1 },

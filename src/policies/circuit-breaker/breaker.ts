@@ -425,7 +425,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
       const answer = random();
       if (answer >= 0 && answer < 1) drawn = answer;
     });
-    const hint = outcome === undefined ? undefined : retryHintOf(outcome, this.clock?.wallNow() ?? 0);
+    const hint = outcome === undefined ? undefined : retryHintOf(outcome, this.clock!.wallNow());
     const hintMs = typeof hint === 'number' ? Math.min(hint, longestHintMs) : 0;
     past.openings++;
     past.openForMs = Math.max(longestMs / 2 + (drawn * longestMs) / 2, hintMs);

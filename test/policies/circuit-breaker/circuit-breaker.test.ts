@@ -11,9 +11,11 @@ import {
   type HoldfastEvent,
   isRefusal,
   OptionsError,
+  type Outcome,
   type Permit,
   pipeline,
   ShedError,
+  TimeoutError,
 } from '../../../src/index.js';
 import { seededRandom, type VirtualClock, virtualClock } from '../../../src/testing/index.js';
 
@@ -127,6 +129,12 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('closed');
     fail(breaker);
     expect(refusalOf(breaker).message).toContain('3 calls in a row failed');
+    const patient = setUp({ window: { consecutive: 30 } }).breaker;
+    for (let pair = 0; pair < 50; pair++) {
+      fail(patient);
+      succeed(patient);
+    }
+    expect(patient.state).toBe('closed');
   });
 
   it('opens after 100 failures in a row, however many successes the window holds', () => {
@@ -170,17 +178,34 @@ describe('circuitBreaker', () => {
 
   it('opens when enough calls were slow, and takes a slow probe for a failed one', async () => {
     const { breaker, clock } = setUp({ slowCallRate: 0.5, slowCallDuration: 100, minimumCalls: 2, openFor: 500 });
-    const onTime = take(breaker);
-    await clock.advance(100);
-    onTime.settle(succeeded);
-    const slow = take(breaker);
-    await clock.advance(101);
-    slow.settle(succeeded);
-    expect(refusalOf(breaker).message).toContain('1 of 2 calls were slow');
+    await clock.advance('1m');
+    const takeAfter = async (durationMs: number) => {
+      const permit = take(breaker);
+      await clock.advance(durationMs);
+      permit.settle(succeeded);
+    };
+    await takeAfter(100);
+    await takeAfter(100);
+    await takeAfter(101);
+    expect(breaker.state).toBe('closed');
+    await takeAfter(101);
+    expect(refusalOf(breaker).message).toContain('2 of 4 calls were slow');
     await clock.advance(500);
     const probe = take(breaker);
     await clock.advance(101);
     probe.settle(succeeded);
+    expect(breaker.state).toBe('open');
+  });
+
+  it('counts slow calls in a pipeline, too', async () => {
+    const { breaker, clock } = setUp({ slowCallRate: 0.6, slowCallDuration: 100, minimumCalls: 3 });
+    const calls = pipeline(breaker);
+    for (const durationMs of [1, 101, 101]) {
+      expect(breaker.state).toBe('closed');
+      const running = calls.attempt(() => clock.sleep(durationMs));
+      await clock.runAll();
+      await running;
+    }
     expect(breaker.state).toBe('open');
   });
 
@@ -216,6 +241,12 @@ describe('circuitBreaker', () => {
     const { breaker, clock } = setUp({ openFor });
     await openAndWait(breaker, clock);
     expect(take(breaker).endsAt).toBeCloseTo(clock.now() + probeMs);
+  });
+
+  it('opens for half of its time at least', () => {
+    const { breaker } = setUp({ random: () => 0 });
+    fail(breaker, 20);
+    expect(breaker.snapshot().openForMs).toBe(2_500);
   });
 
   it('doubles its openings up to the longest, with half of each left to chance', async () => {
@@ -258,6 +289,11 @@ describe('circuitBreaker', () => {
       take(breaker).settle(asks(askedMs));
       expect(breaker.snapshot().openForMs).toBeCloseTo(openForMs);
     }
+    const { breaker, clock } = setUp({ window: { consecutive: 1 } });
+    const date = new Date(clock.wallNow() + 30_000).toUTCString();
+    const dated = Object.assign(new Error('503'), { headers: { 'retry-after': date } });
+    take(breaker).settle({ ok: false, error: dated });
+    expect(breaker.snapshot().openForMs).toBe(30_000);
   });
 
   it('lets a growing share of the calls through where it ramps up, and goes on with its series when it trips then', async () => {
@@ -378,10 +414,10 @@ describe('circuitBreaker', () => {
     await clock.advance('5s');
     succeed(breaker);
     const changes = events.filter((event) => event.type === 'circuit-changed');
-    expect(changes.map(({ from, to }) => `${from} > ${to}`)).toEqual([
-      'closed > open',
-      'open > half-open',
-      'half-open > closed',
+    expect(changes.map(({ from, to, openForMs }) => [from, to, openForMs])).toEqual([
+      ['closed', 'open', expect.closeTo(5_000)],
+      ['open', 'half-open', undefined],
+      ['half-open', 'closed', undefined],
     ]);
     const resetting: CircuitBreaker = circuitBreaker({
       clock,
@@ -483,24 +519,50 @@ describe('circuitBreaker', () => {
     expect(breaker.snapshot()).toMatchObject({ state: 'forced-closed', staleResults: 1 });
   });
 
-  it('lets a probe off that the deadline of its caller cut short, but not for ever', async () => {
-    const clock = virtualClock();
-    const breaker = circuitBreaker({
-      clock,
-      window: { consecutive: 1 },
-      openFor: 1_000,
-      random: () => 1 - 2 ** -53,
-      halfOpen: { permits: 1 },
-    });
-    const calls = pipeline(breaker);
-    await calls.attempt(() => Promise.reject(new Error('down')));
+  it.each([
+    [1, 10],
+    [2, 20],
+  ])(
+    'lets probes off that the deadlines of their callers cut short: with %i permits, %i of them',
+    async (permits, letOff) => {
+      const clock = virtualClock();
+      const breaker = circuitBreaker({
+        clock,
+        window: { consecutive: 1 },
+        openFor: 1_000,
+        random: () => 1 - 2 ** -53,
+        halfOpen: { permits },
+      });
+      const calls = pipeline(breaker);
+      await calls.attempt(() => Promise.reject(new Error('down')));
+      await clock.advance(1_000);
+      for (let late = 1; late <= letOff + 1; late++) {
+        const running = calls.attempt(() => new Promise(() => {}), { deadline: '50ms' });
+        await clock.advance(50);
+        expect(await running).toMatchObject({ error: { code: 'ERR_DEADLINE_EXCEEDED' } });
+        expect(breaker.state).toBe(late <= letOff ? 'half-open' : 'open');
+      }
+    },
+  );
+
+  it.each<[string, Outcome]>([
+    ['a timeout inside ended', { ok: false, error: new TimeoutError({ policy: 'inner', afterMs: 5 }) }],
+    ['answered a value taken for a failure', { ok: true, value: 503 }],
+    ['failed with no error at all', { ok: false, error: undefined }],
+  ])('counts a probe that %s soon after it began', async (_, outcome) => {
+    const { breaker, clock } = setUp({ handles: () => true });
+    await openAndWait(breaker, clock);
+    take(breaker).settle(outcome);
+    expect(breaker.state).toBe('open');
+  });
+
+  it('does not wait any more for a probe that has succeeded', async () => {
+    const { breaker, clock } = setUp({ halfOpen: { permits: 2, timeout: 100 } });
+    await openAndWait(breaker, clock);
+    succeed(breaker);
     await clock.advance(1_000);
-    for (let late = 1; late <= 11; late++) {
-      const running = calls.attempt(() => new Promise(() => {}), { deadline: '50ms' });
-      await clock.advance(50);
-      expect(await running).toMatchObject({ error: { code: 'ERR_DEADLINE_EXCEEDED' } });
-      expect(breaker.state).toBe(late <= 10 ? 'half-open' : 'open');
-    }
+    succeed(breaker);
+    expect(breaker.state).toBe('closed');
   });
 
   it('counts a probe that its caller ended after a fair share of its time', async () => {
@@ -518,6 +580,8 @@ describe('circuitBreaker', () => {
   it('opens although its random throws or answers nonsense', () => {
     for (const random of [
       () => Number.NaN,
+      () => -1,
+      () => 2,
       () => {
         throw new Error('no chance');
       },

@@ -491,20 +491,38 @@ describe('circuitBreaker', () => {
   });
 
   it.each([
+    { generation: Number.MAX_SAFE_INTEGER - 1 },
+    { openings: Number.MAX_SAFE_INTEGER },
+    { openForMs: 2 ** 31 - 1 },
+    { elapsedMs: Number.MAX_SAFE_INTEGER },
+  ])('goes on from a snapshot with %j', (change) => {
+    const { breaker } = setUp();
+    expect(breaker.restore({ ...breaker.snapshot(), ...change })).toBe(true);
+  });
+
+  it.each([
     undefined,
+    null,
     'open',
     {},
     { v: 2 },
     { state: 'ajar' },
     { openForMs: -1 },
     { openForMs: Number.NaN },
+    { openForMs: 2 ** 31 },
     { elapsedMs: null },
+    { elapsedMs: -1 },
+    { elapsedMs: Number.POSITIVE_INFINITY },
     { openings: 0.5 },
+    { openings: -1 },
     { generation: '7' },
+    { generation: -1 },
   ])('stays as it is and tells when a snapshot makes no sense: %j', (change) => {
     const { breaker, events } = setUp();
     const corrupt =
-      typeof change === 'object' && Object.keys(change).length > 0 ? { ...breaker.snapshot(), ...change } : change;
+      typeof change === 'object' && change !== null && Object.keys(change).length > 0
+        ? { ...breaker.snapshot(), ...change }
+        : change;
     expect(breaker.restore(corrupt)).toBe(false);
     expect(breaker.state).toBe('closed');
     expect(events).toMatchObject([{ type: 'circuit-not-restored' }]);

@@ -666,6 +666,7 @@ describe('circuitBreaker', () => {
     ['permits', { halfOpen: { permits: 0 } }],
     ['permits', { halfOpen: { permits: 1_001 } }],
     ['timeout', { halfOpen: { timeout: '25h' } }],
+    ['successes', { halfOpen: { successes: 0 } }],
     ['halfOpen.successes', { halfOpen: { permits: 2, successes: 3 } }],
     ['probes', { halfOpen: { probes: 2 } }],
     ['faillureRate', { faillureRate: 0.5 }],

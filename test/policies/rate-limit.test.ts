@@ -15,6 +15,7 @@ import {
   type Refusal,
   rateLimit,
   retry,
+  timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
 
@@ -309,6 +310,58 @@ describe('rateLimit', () => {
     expect(guard.remaining).toBe(3);
   });
 
+  it('grants its limit per second, all of it at once, by default', async () => {
+    const clock = virtualClock();
+    const guard = rateLimit({ limit: 4, clock });
+    const admitted = () =>
+      Array.from({ length: 5 }, () => guard.admit() as Permit | Refusal).filter((a) => !isRefusal(a));
+    expect(admitted()).toHaveLength(4);
+    await clock.advance(999);
+    expect(guard.remaining).toBe(3);
+    await clock.advance(1);
+    expect(admitted()).toHaveLength(4);
+    expect(guard.resetMs).toBe(1_000);
+  });
+
+  it('goes by the clock of its calls where it has none of its own, and by hand by the clock of the system', async () => {
+    const clock = virtualClock();
+    const guard = rateLimit({ limit: 1, period: '1h' });
+    expect([guard.remaining, isRefusal(guard.admit() as Permit | Refusal), guard.remaining]).toEqual([1, false, 0]);
+    const shared = rateLimit({ limit: 1, period: '1h' });
+    const calls = pipeline(timeout({ after: 5, clock }), retry({ attempts: 1 }), shared);
+    await calls.execute(() => 1);
+    expect([shared.remaining, shared.resetMs]).toEqual([0, 3_600_000]);
+    await clock.advance('1h');
+    expect([shared.remaining, shared.resetMs]).toEqual([1, 0]);
+  });
+
+  it('captures a stack for a refusal only if it is asked to', () => {
+    for (const stack of [undefined, false, true]) {
+      const guard = rateLimit({ limit: 1, clock: virtualClock(), ...(stack === undefined ? {} : { stack }) });
+      guard.admit();
+      const { error } = guard.admit() as Refusal;
+      expect((error as Error).stack?.includes('\n    at ')).toBe(stack ?? false);
+    }
+  });
+
+  it('tells what it does', () => {
+    expect(rateLimit({ limit: 5, burst: 2 }).traits).toMatchObject({
+      kind: 'rate-limit',
+      summary: 'lets 5 per 1000 ms start, 2 at once',
+    });
+    expect(rateLimit({ limit: 5, whenFull: 'wait' }).traits?.summary).toBe(
+      'lets 5 per 1000 ms start, 5 at once, and others wait',
+    );
+  });
+
+  it('lets a hundred wait by default', () => {
+    const guard = rateLimit({ limit: 1, whenFull: 'wait', clock: virtualClock() });
+    guard.admit();
+    for (let call = 0; call < 100; call++) void guard.admit();
+    expect(guard.waiting).toBe(100);
+    expect(isRefusal(guard.admit() as Refusal)).toBe(true);
+  });
+
   it('is not shaken by a hook that throws', async () => {
     const guard = rateLimit({
       limit: 1,
@@ -322,6 +375,16 @@ describe('rateLimit', () => {
   });
 
   it.each([
+    [{ limit: 1, burst: 1, cost: 1 }, 0],
+    [{ limit: 5, cost: 0 }, 5],
+    [{ limit: 5, whenFull: 'wait', queue: 0, maxWait: 1 }, 4],
+  ] as const)('takes the options %j', (options, remaining) => {
+    const guard = rateLimit({ ...options, clock: virtualClock() });
+    guard.admit();
+    expect(guard.remaining).toBe(remaining);
+  });
+
+  it.each([
     [{}, 'limit'],
     [{ limit: 0 }, 'limit'],
     [{ limit: 5, period: '1 sec' }, 'period'],
@@ -329,6 +392,10 @@ describe('rateLimit', () => {
     [{ limit: 5, cost: 'one' }, 'cost'],
     [{ limit: 5, cost: -1 }, 'cost'],
     [{ limit: 5, cost: 6 }, 'cost'],
+    [{ limit: 5, cost: Number.POSITIVE_INFINITY }, 'cost'],
+    [{ limit: 5, cost: null }, 'cost'],
+    [{ limit: 5, whenFull: 'wait', queue: -1 }, 'queue'],
+    [{ limit: 5, whenFull: 'wait', maxWait: 0 }, 'maxWait'],
     [{ limit: 5, whenFull: 'queue' }, 'whenFull'],
     [{ limit: 5, maxWait: 5 }, 'maxWait'],
     [{ limit: 5, queue: 5 }, 'queue'],

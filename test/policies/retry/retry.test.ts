@@ -8,7 +8,9 @@ import {
   HandlesError,
   type HoldfastEvent,
   isRejected,
+  keyed,
   OptionsError,
+  type Pipeline,
   pipeline,
   RejectedError,
   type RetryOptions,
@@ -498,6 +500,77 @@ describe('retry', () => {
     expect(callsThen).toBe(3);
   });
 
+  describe('inside another retry', () => {
+    const three = () => retry({ attempts: 3, backoff: constant(0) });
+    const inner = () => keyed(() => pipeline(three()), { key: () => 'all' });
+
+    it.each<[string, () => Pipeline, number]>([
+      ['is left out, because attempts would multiply', () => pipeline(three(), inner()), 3],
+      ['is left out behind a guard, too', () => pipeline(timeout(1_000), three(), inner()), 3],
+      ['makes its attempts where the outer one makes only one', () => pipeline(retry({ attempts: 1 }), inner()), 3],
+      ['makes its attempts behind a guard, too', () => pipeline(timeout(1_000), retry({ attempts: 1 }), inner()), 3],
+    ])('%s', async (_, make, attempts) => {
+      let calls = 0;
+      const error = down();
+      const outcome = await make().attempt(() => {
+        calls++;
+        throw error;
+      });
+      expect(outcome).toEqual({ ok: false, error });
+      expect(calls).toBe(attempts);
+    });
+
+    it('says so in its report', async () => {
+      const reports: unknown[] = [];
+      const heard = keyed(
+        () => pipeline(retry({ on: (event) => event.type === 'retry-stopped' && reports.push(event.stoppedBy) })),
+        { key: () => 'all' },
+      );
+      await pipeline(retry({ attempts: 2, backoff: constant(0) }), heard).attempt(() => Promise.reject(down()));
+      expect(reports).toEqual(['nested', 'nested']);
+    });
+  });
+
+  it('tells what it does', () => {
+    expect(retry().traits).toMatchObject({
+      kind: 'retry',
+      summary: 'makes up to 3 attempts, waiting 100 to 5000 ms with full jitter',
+      attempts: 3,
+      maxDelayMs: 5_000,
+      hasBudget: false,
+    });
+    expect(retry({ backoff: () => 1, budget: retryBudget() }).traits).toMatchObject({
+      summary: 'makes up to 3 attempts, drawn from a budget',
+      maxDelayMs: undefined,
+      hasBudget: true,
+    });
+  });
+
+  it.each([
+    ['attempts', { attempts: 0 }],
+    ['attempts', { attempts: 1_001 }],
+    ['attempts', { attempts: 1.5 }],
+    ['backoff', { backoff: 100 }],
+    ['budget', { budget: { deposit() {} } }],
+    ['budget', { budget: { tryWithdraw: () => true } }],
+    ['handles', { handles: [503] }],
+    ['maxRetryAfter', { maxRetryAfter: -1 }],
+    ['minAttemptTime', { minAttemptTime: -1 }],
+    ['onDiscard', { onDiscard: true }],
+    ['random', { random: 0.5 }],
+    ['retries', { retries: 3 }],
+  ])('refuses a wrong "%s" at once: %j', (option, options) => {
+    expect(() => retry(options as never)).toThrow(expect.objectContaining({ name: 'OptionsError', option }));
+  });
+
+  it('takes no time at all for a limit', async () => {
+    const error = Object.assign(new Error('busy'), { retryAfterMs: 1 });
+    const { calls, report } = await run({ attempts: 1_000, maxRetryAfter: 0, minAttemptTime: 0 }, () =>
+      Promise.reject(error),
+    );
+    expect([calls.length, report?.stoppedBy]).toEqual([1, 'pushback']);
+  });
+
   it('lets an OptionsError of an inner pipeline through like any other error', async () => {
     const { outcome } = await run({ attempts: 1 }, () => retry({ attempts: 0 }));
     expect(outcome).toMatchObject({ error: expect.any(OptionsError) });
@@ -519,6 +592,18 @@ describe('retry', () => {
 describe('attemptsOf', () => {
   it('knows nothing of what no retry gave up with', () => {
     for (const stranger of [new Error('x'), undefined, 'text', null, 5]) expect(attemptsOf(stranger)).toBeUndefined();
+  });
+
+  it('knows nothing before any retry has given up', () => {
+    const shared = globalThis as { [key: symbol]: unknown };
+    const key = Symbol.for('holdfast.attempts');
+    const reports = shared[key];
+    delete shared[key];
+    try {
+      expect(attemptsOf(new Error('x'))).toBeUndefined();
+    } finally {
+      shared[key] = reports;
+    }
   });
 
   it("has no report for a guard's refusal outside of a retry", async () => {

@@ -174,6 +174,8 @@ function accepts({ handles, budget, events, name }: RetryPlan, outcome: Outcome)
   return true;
 }
 
+function notWaiting(): void {}
+
 /** A call whose first attempt failed; also the timer of its waits and what hears of its abort. */
 class RetryRun<T> extends Timer implements Dependent {
   owner: Call | undefined = undefined;
@@ -188,7 +190,7 @@ class RetryRun<T> extends Timer implements Dependent {
   #started: Outcome<T> | undefined = undefined;
   #previousDelayMs: number | undefined = undefined;
   #hintMs: number | undefined = undefined;
-  #wake: (() => void) | undefined = undefined;
+  #wake = notWaiting;
   #hasTold = false;
 
   constructor(plan: RetryPlan, call: Call, next: (call: Call) => Promise<T>) {
@@ -200,14 +202,14 @@ class RetryRun<T> extends Timer implements Dependent {
 
   /** The wait is over. */
   override expire(): void {
-    this.#wake?.();
+    this.#wake();
   }
 
   /** The call was ended: told at once, because whoever ended it hears before an attempt that is under way does. */
   onAbort(reason: unknown): void {
     this.#call.clock.cancel(this);
     this.#tellStop('abort', { ok: false, error: reason });
-    this.#wake?.();
+    this.#wake();
   }
 
   async goOn(first: Outcome<T>): Promise<T> {
@@ -299,7 +301,7 @@ class RetryRun<T> extends Timer implements Dependent {
     if (attempt >= attempts) return 'attempts';
     // Attempts of retries inside each other would multiply; the outermost one makes them.
     if (call.isRetriedOutside || call.outermostRetry !== this.#plan) return 'nested';
-    if (hint === 'never' || (hint !== undefined && hint > maxRetryAfter)) return 'pushback';
+    if (hint === 'never' || (hint ?? 0) > maxRetryAfter) return 'pushback';
     const delayMs = this.#delay(attempt, outcome);
     if (delayMs >= call.remainingMs - minAttemptTime) return 'deadline';
     if (budget !== undefined && !this.#ask('budget', outcome, () => budget.tryWithdraw())) return 'budget';

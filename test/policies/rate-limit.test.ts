@@ -115,7 +115,9 @@ describe('rateLimit', () => {
     it.each([
       ['throws', () => Promise.reject as never],
       ['answers no number', () => 'two' as never],
+      ['answers a number as text', () => '2' as never],
       ['answers NaN', () => Number.NaN],
+      ['answers infinity', () => Number.POSITIVE_INFINITY],
       ['answers a negative number', () => -1],
     ])('that %s is told apart from a refusal', async (_, cost) => {
       const guard = rateLimit({ limit: 10, cost, clock: virtualClock() });
@@ -170,6 +172,35 @@ describe('rateLimit', () => {
       const narrow = pipeline(rateLimit({ limit: 10, burst: 1, whenFull: 'wait', queue: 0, clock }));
       await narrow.execute(() => 1);
       expect(retryAfterOf(await narrow.attempt(() => 2))).toBe(100);
+    });
+
+    it('counts those who still wait when it says how long a newcomer would, also after the first was served', async () => {
+      const clock = virtualClock();
+      const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });
+      const calls = pipeline(guard);
+      await clock.advance('1m');
+      await calls.execute(() => 1);
+      const waiting = [calls.attempt(() => 2), calls.attempt(() => 3)];
+      await clock.advance(100);
+      await waiting[0];
+      expect(guard.waiting).toBe(1);
+      expect(retryAfterOf(await calls.attempt(() => 4, { deadline: '150ms' }))).toBe(200);
+      const patient = calls.attempt(() => 5, { deadline: '201ms' });
+      await clock.runAll();
+      expect([await waiting[1], await patient]).toEqual([
+        { ok: true, value: 3 },
+        { ok: true, value: 5 },
+      ]);
+    });
+
+    it('lets wait without a call', async () => {
+      const clock = virtualClock();
+      const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });
+      guard.admit();
+      const answer = guard.admit() as Promise<Permit | Refusal>;
+      await clock.advance(100);
+      expect(isRefusal(await answer)).toBe(false);
+      expect([guard.waiting, clock.pendingTimers]).toEqual([0, 0]);
     });
 
     it('lets an aborted call leave at once, and the others move up', async () => {
@@ -390,6 +421,7 @@ describe('rateLimit', () => {
     [{ limit: 5, period: '1 sec' }, 'period'],
     [{ limit: 5, burst: 0 }, 'burst'],
     [{ limit: 5, cost: 'one' }, 'cost'],
+    [{ limit: 5, cost: '1' }, 'cost'],
     [{ limit: 5, cost: -1 }, 'cost'],
     [{ limit: 5, cost: 6 }, 'cost'],
     [{ limit: 5, cost: Number.POSITIVE_INFINITY }, 'cost'],

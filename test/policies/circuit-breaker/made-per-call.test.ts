@@ -59,6 +59,19 @@ describe('circuitBreaker, made for each call', () => {
     expect(told()).toHaveLength(1);
   });
 
+  it.each([
+    ['no process', undefined],
+    ['a process that warns of nothing', {}],
+  ])('is no error on a platform with %s', (platform, process) => {
+    vi.stubGlobal('process', process);
+    try {
+      make(platform, 100);
+    } finally {
+      vi.unstubAllGlobals();
+    }
+    expect(told()).toEqual([]);
+  });
+
   it('is told of a hundred names at most, where each call has a name of its own', () => {
     holdTime();
     for (let name = 0; name < 120; name++) make(`name ${name}`, 100);

@@ -123,6 +123,9 @@ describe('rateLimit', () => {
       const guard = rateLimit({ limit: 10, cost, clock: virtualClock() });
       const outcome = await pipeline(guard).attempt(() => 1);
       expect(outcome).toEqual({ ok: false, error: expect.any(HandlesError) });
+      expect(outcome).toMatchObject({
+        error: { policy: 'rateLimit', message: expect.stringContaining('"cost" function failed') },
+      });
       expect(guard.remaining).toBe(10);
     });
   });

@@ -107,6 +107,7 @@ describe('retryHintOf', () => {
     ['a pushback with more before it', { 'grpc-retry-pushback-ms': 'x15' }, 'never'],
     ['the first ten of a list', { 'retry-after': [...new Array(10).fill('1'), '9'] }, 1_000],
     ['no more than the first hundred characters', { 'retry-after': `${' '.repeat(101)}2` }, undefined],
+    ['no more of a list, either', { 'retry-after': ['1', `${' '.repeat(101)}9`] }, undefined],
     ['what is neither text nor number', { 'retry-after': true }, undefined],
     ['a negative pushback', { 'grpc-retry-pushback-ms': '-1' }, 'never'],
     ['a pushback that cannot be read', { 'grpc-retry-pushback-ms': 'no' }, 'never'],

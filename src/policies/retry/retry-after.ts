@@ -27,9 +27,8 @@ const epochBeginsSeconds = 1_704_067_200;
  */
 export function retryHintOf(outcome: Outcome, wallNowMs: number): RetryHint | undefined {
   const carrier = outcome.ok ? outcome.value : outcome.error;
-  if (typeof carrier !== 'object' || carrier === null) return undefined;
   try {
-    const { headers, response, retryAfterMs } = carrier as HeaderSource;
+    const { headers, response, retryAfterMs } = (carrier ?? {}) as HeaderSource;
     if (typeof retryAfterMs === 'number' && retryAfterMs >= 0) return retryAfterMs;
     const source = headers ?? response?.headers;
     return typeof source === 'object' && source !== null

@@ -118,6 +118,20 @@ describe('timeout', () => {
     expect(endsAt! - systemClock.now()).toBeLessThanOrEqual(60_000);
   });
 
+  it('goes by the clock of the call where there is one', () => {
+    const call = new Call(virtualClock({ now: 100 }), hangs, undefined);
+    expect(timeout(50).admit(call)).toMatchObject({ endsAt: 150 });
+  });
+
+  it('gives a layer one permit for all its calls, and has it tell the end only where a late value is wanted', () => {
+    const call = new Call(virtualClock(), hangs, undefined);
+    const { fused } = timeout(50);
+    expect(fused!.admit(call)).toBe(fused!.admit(call));
+    expect((fused!.admit(call) as Permit).ended).toBeUndefined();
+    const wanted = timeout({ after: 50, onLateResult: () => {} }).fused!.admit(call) as Permit;
+    expect(wanted.ended).toBeTypeOf('function');
+  });
+
   it('does not start a call that has no time left, says how late it is, and has a stack for it only if asked', () => {
     for (const stack of [undefined, false, true]) {
       const clock = virtualClock({ now: 100 });
@@ -164,6 +178,10 @@ describe('timeout', () => {
       summary: 'gives an attempt up after 2000 ms and aborts its signal',
       afterMs: 2_000,
     });
+  });
+
+  it('shows what it was given in place of a time', () => {
+    expect(() => timeout(null as never)).toThrow('option "after" must be a duration such as 5000 or \'5s\', got null');
   });
 
   it.each([

@@ -94,6 +94,8 @@ export class Call {
   admittedAtMs: number | undefined = undefined;
   /** @internal Whether a retry makes the attempts of this call. */
   isRetried = false;
+  /** @internal The retry that does, the outermost one: another that `keyed` keeps further in gets the same call. */
+  outermostRetry: object | undefined = undefined;
   /** @internal Whether it is a copy of one that is still under way: it must not take the room that others need. */
   isCopy = false;
   /** @internal Whether the outermost layer answers an `Outcome` instead of rejecting. */

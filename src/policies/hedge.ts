@@ -173,7 +173,8 @@ class HedgeRun<T> implements Timer, Dependent {
   private sent = 0;
   private isOver = false;
   private startedMs = 0;
-  private delayMs: number | undefined = undefined;
+  /** Infinity while too few calls were seen to tell. */
+  private delayMs = Number.POSITIVE_INFINITY;
   private dueMs = 0;
   private errors: unknown[] | undefined = undefined;
   /** What the caller gets if nothing better comes: the last failure; a refusal only if nothing was ever started. */
@@ -195,8 +196,7 @@ class HedgeRun<T> implements Timer, Dependent {
     });
     call.attach(this);
     if (this.isOver) return promise;
-    const known = plan.fixedDelayMs ?? plan.latencies?.value;
-    this.delayMs = known === undefined ? undefined : Math.max(shortestDelayMs, known);
+    this.delayMs = Math.max(shortestDelayMs, plan.fixedDelayMs ?? plan.latencies?.value ?? Number.POSITIVE_INFINITY);
     this.startedMs = call.clock.now();
     this.send(this.startedMs);
     return promise;
@@ -206,7 +206,7 @@ class HedgeRun<T> implements Timer, Dependent {
   expire(): void {
     const nowMs = this.call.clock.now();
     const lagMs = nowMs - this.dueMs;
-    const toleratedMs = Math.min(mostToleratedLagMs, Math.max(leastToleratedLagMs, (this.delayMs ?? 0) / 2));
+    const toleratedMs = Math.min(mostToleratedLagMs, Math.max(leastToleratedLagMs, this.delayMs / 2));
     if (lagMs > toleratedMs) {
       this.tellSkipped('event-loop');
       this.arm(nowMs);
@@ -244,9 +244,9 @@ class HedgeRun<T> implements Timer, Dependent {
 
   /** Sets the time of the next copy, if there may be one and there will be time for it. */
   private arm(nowMs: number): void {
-    const { call, delayMs } = this;
-    if (delayMs === undefined || this.sent > this.plan.max || this.isOver) return;
-    this.dueMs = nowMs + delayMs;
+    const { call } = this;
+    if (this.sent > this.plan.max || this.isOver) return;
+    this.dueMs = nowMs + this.delayMs;
     if (this.dueMs < call.deadlineMs) call.clock.schedule(this, this.dueMs);
   }
 
@@ -309,7 +309,7 @@ class HedgeRun<T> implements Timer, Dependent {
   private win(copy: number, value: T): void {
     const { plan, call, startedMs } = this;
     const { budget, events, latencies, name } = plan;
-    const elapsedMs = latencies !== undefined || (copy > 0 && events.heard) ? call.clock.now() - startedMs : 0;
+    const elapsedMs = latencies !== undefined || copy > 0 ? call.clock.now() - startedMs : 0;
     // Only first attempts are measured: of the copies one would see the quick ones alone.
     if (copy === 0) latencies?.add(elapsedMs);
     else if (this.errors === undefined) latencies?.addAtLeast(elapsedMs);

@@ -131,13 +131,13 @@ class Flight {
     this.forget();
     const [first] = this.waiters;
     first?.call.beginAbandonedWork();
-    const holder = first?.call ?? this.lastCall;
-    this.work.onIdle(() => holder?.endAbandonedWork());
+    // Who is still waiting, or else who was the last to leave.
+    const holder = first?.call ?? this.lastCall!;
+    this.work.onIdle(() => holder.endAbandonedWork());
     for (const waiter of this.waiters) {
       waiter.call.detach(waiter);
       settle(waiter);
     }
-    this.waiters.clear();
   }
 
   private forget(): void {

@@ -143,6 +143,6 @@ class EndingPermit implements Permit {
 class LateResultPermit extends EndingPermit {
   ended(late?: Outcome): void {
     const { events, onLateResult } = this.ending;
-    if (late?.ok) events.contain('onLateResult', () => onLateResult?.(late.value));
+    if (late?.ok) events.contain('onLateResult', () => onLateResult!(late.value));
   }
 }

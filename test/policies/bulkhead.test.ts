@@ -455,6 +455,21 @@ describe('bulkhead', () => {
     expect([guard.running, guard.waiting, clock.pendingTimers]).toEqual([0, 0, 0]);
   });
 
+  it('takes no copy of a call where four fifths of its slots are taken, not even into the queue', async () => {
+    const clock = virtualClock();
+    const guard = bulkhead({ limit: 5, queue: 5 });
+    const copy = () => {
+      const call = new Call(clock, () => 1, undefined);
+      call.isCopy = true;
+      return call;
+    };
+    for (let taken = 0; taken < 3; taken++) permitOf(guard.admit());
+    permitOf(guard.admit(copy()));
+    expect(reasonOf(guard.admit(copy()) as Refusal)).toBe('full');
+    expect([guard.running, guard.waiting]).toEqual([4, 0]);
+    permitOf(guard.admit(new Call(clock, () => 1, undefined)));
+  });
+
   it('captures a stack for a refusal only if it is asked to', async () => {
     for (const stack of [undefined, false, true]) {
       const guard = bulkhead({ limit: 1, ...(stack !== undefined && { stack }) });

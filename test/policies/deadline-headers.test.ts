@@ -54,6 +54,9 @@ describe('parseDeadlineHeaders', () => {
     expect(parseDeadlineHeaders(reader({ 'request-deadline-ms': '90000' }), { maxAcceptMs: 60_000 })).toBe(60_000);
     expect(parse({ 'grpc-timeout': '99999999H' })).toBe(longestWaitMs);
     expect(parse({ 'request-deadline-ms': '9'.repeat(16) })).toBe(longestWaitMs);
+    expect(parseDeadlineHeaders(reader({ 'request-deadline-ms': '9'.repeat(16) }), { maxAcceptMs: 2 ** 40 })).toBe(
+      longestWaitMs,
+    );
   });
 
   const nonsense: readonly unknown[] = [
@@ -66,12 +69,25 @@ describe('parseDeadlineHeaders', () => {
     }
   });
 
-  it.each(['', '5', 'm', '-1m', '1.5S', '123456789m', '1 m', '1s', '1h', '1mm', 'm1', '1S, 1S', '1S\n', ['1S', '1S']])(
-    'takes grpc-timeout %o for not said',
-    (value) => {
-      expect(parse({ 'grpc-timeout': value })).toBe(undefined);
-    },
-  );
+  it.each([
+    '',
+    '5',
+    'm',
+    'x1m',
+    '-1m',
+    '1.5S',
+    '123456789m',
+    '1 m',
+    '1s',
+    '1h',
+    '1mm',
+    'm1',
+    '1S, 1S',
+    '1S\n',
+    ['1S', '1S'],
+  ])('takes grpc-timeout %o for not said', (value) => {
+    expect(parse({ 'grpc-timeout': value })).toBe(undefined);
+  });
 
   it('looks at no more than a few characters of a header of 10 MB', () => {
     const huge = '9'.repeat(10_000_000);
@@ -170,7 +186,11 @@ describe('parseAttemptHeader', () => {
     expect(parseAttemptHeader(reader({ 'request-attempt': ['12'] }))).toBe(12);
   });
 
-  it.each(['', '0', '-1', '01', '1.5', '12345', '1, 2', 'two'])('takes %o for not said', (value) => {
+  it('reads up to four digits', () => {
+    expect(parseAttemptHeader(reader({ 'request-attempt': '9999' }))).toBe(9_999);
+  });
+
+  it.each(['', '0', '-1', '01', '1.5', '12345', 'x1', '1x', '1, 2', 'two'])('takes %o for not said', (value) => {
     expect(parseAttemptHeader(reader({ 'request-attempt': value }))).toBe(undefined);
   });
 });

@@ -1,10 +1,12 @@
 import { describe, expect, it } from 'vitest';
+import { Call } from '../../src/core/call.js';
 import {
   constant,
   DeadlineExceededError,
   deadline,
   type HoldfastEvent,
   pipeline,
+  type Refusal,
   retry,
   timeout,
 } from '../../src/index.js';
@@ -60,6 +62,35 @@ describe('deadline', () => {
     const running = pipeline(deadline({ after: 100, clock })).attempt(hangs, { deadline: 30 });
     await clock.runAll();
     expect([await running, clock.now()]).toMatchObject([{ error: { policy: 'pipeline' } }, 30]);
+  });
+
+  it('does not start a call that has no time left', async () => {
+    const clock = virtualClock({ now: 100 });
+    const call = new Call(clock, hangs, undefined, undefined, 1, 100);
+    for (const stack of [undefined, false, true]) {
+      const guard = deadline({ after: 50, clock, ...(stack === undefined ? {} : { stack }) });
+      const { error } = guard.admit(call) as Refusal;
+      expect(error).toMatchObject({ name: 'DeadlineTooShortError', policy: 'deadline', remainingMs: 0 });
+      expect((error as Error).stack?.includes('\n    at ')).toBe(stack ?? false);
+    }
+  });
+
+  it('tells what it does', () => {
+    expect(deadline('5s').traits).toMatchObject({
+      kind: 'deadline',
+      summary: 'ends the whole call after 5000 ms',
+      afterMs: 5_000,
+    });
+  });
+
+  it.each([
+    ['after', 0],
+    ['after', null],
+    ['after', { after: '5 sec' }],
+    ['stack', { after: 5, stack: 1 }],
+    ['onLateResult', { after: 5, onLateResult: () => {} }],
+  ])('refuses a wrong "%s" at once: %j', (option, options) => {
+    expect(() => deadline(options as never)).toThrow(expect.objectContaining({ name: 'OptionsError', option }));
   });
 
   it('goes by monotonic time: a jump of the wall clock changes nothing', async () => {

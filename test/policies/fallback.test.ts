@@ -81,6 +81,24 @@ describe('fallback', () => {
     await expect(stale.execute(fails)).rejects.toBe(down);
   });
 
+  it('tells what it does', () => {
+    expect(fallback(() => 1).traits).toMatchObject({ kind: 'fallback', summary: 'answers in place of an error' });
+  });
+
+  it('refuses what is no function, and a wrong option, at once', () => {
+    expect(() => fallback('instead' as never)).toThrow(
+      expect.objectContaining({ name: 'OptionsError', option: 'answer' }),
+    );
+    for (const [option, options] of [
+      ['handles', { handles: true }],
+      ['when', { when: () => true }],
+    ] as const) {
+      expect(() => fallback(() => 1, options as never)).toThrow(
+        expect.objectContaining({ name: 'OptionsError', option }),
+      );
+    }
+  });
+
   it('rejects with a HandlesError when handles throws', async () => {
     const bug = new Error('bug');
     const broken = pipeline(

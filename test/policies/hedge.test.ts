@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { Call } from '../../src/core/call.js';
 import {
   adaptiveLimit,
   bulkhead,
@@ -26,6 +27,14 @@ import { seededRandom, virtualClock } from '../../src/testing/index.js';
 const down = (text: string | number = '') => new Error(`down ${text}`);
 const rejected = () => new RejectedError('ERR_NO', 'not now', { policy: 'no' });
 
+/** A clock whose timers fire so much later than they should. */
+const lateClock = (clock: Clock, lagMs: () => number): Clock => ({
+  now: () => clock.now() + lagMs(),
+  wallNow: () => clock.wallNow(),
+  schedule: (timer, atMs) => clock.schedule(timer, atMs),
+  cancel: (timer) => clock.cancel(timer),
+});
+
 /** What one copy does: after so many milliseconds, a value, or an error that is thrown. */
 type Script = readonly [afterMs: number, answer: unknown];
 
@@ -49,7 +58,7 @@ async function run(options: HedgeOptions, scripts: readonly Script[], execute: o
   let endedMs = -1;
   const running = hedged
     .attempt(async ({ attempt, signal }) => {
-      const [afterMs, answer] = scripts[sentMs.length]!;
+      const [afterMs, answer] = scripts[sentMs.length] ?? [0, 'a copy that no script knows of'];
       sentMs.push(clock.now());
       attempts.push(attempt);
       signals.push(signal);
@@ -96,7 +105,7 @@ describe('hedge', () => {
     ]);
     expect(outcome).toEqual({ ok: true, value: 'first' });
     expect(signals.map(({ aborted }) => aborted)).toEqual([false, true]);
-    expect(signals[1]?.reason).toMatchObject({ name: 'AbortError' });
+    expect(signals[1]?.reason).toMatchObject({ name: 'AbortError', message: 'Another copy ended the call' });
     expect(events.map(({ type }) => type)).toEqual(['hedge']);
   });
 
@@ -151,6 +160,11 @@ describe('hedge', () => {
     expect(sentMs).toEqual([0, 10, 20]);
     expect(!outcome.ok && outcome.error).toBe(errors[2]);
     expect(events.at(-1)).toEqual({ type: 'hedge-failed', name: 'hedge', copies: 2, errors: [...errors] });
+  });
+
+  it('tells of no failed copies when none was sent', async () => {
+    const { events } = await run({ budget: retryBudget({ initial: 0, minPerSecond: 0 }) }, [[10, down()]]);
+    expect(events).toEqual([{ type: 'hedge-skipped', name: 'hedge', reason: 'budget' }]);
   });
 
   it('ends at once with an error that handles takes for no reason to try again, and aborts the rest', async () => {
@@ -245,6 +259,25 @@ describe('hedge', () => {
       }
       expect(sent).toBe(210);
     });
+
+    it('goes by its own clock for the copy per second that an empty one still grants', async () => {
+      const clock = virtualClock();
+      const hedged = pipeline(hedge({ delay: 100, clock }));
+      let sent = 0;
+      const send = async (calls: number) => {
+        sent = 0;
+        for (let call = 0; call < calls; call++) {
+          await hedged.attempt(() => {
+            sent++;
+            throw down();
+          });
+        }
+        return sent;
+      };
+      expect(await send(20)).toBe(30);
+      await clock.advance('1s');
+      expect(await send(5)).toBe(6);
+    });
   });
 
   describe('with { quantile }', () => {
@@ -324,6 +357,36 @@ describe('hedge', () => {
       expect(sent).toEqual([]);
     });
 
+    it('takes a first attempt that a copy was quicker than for a slow one, however soon the copy answered', async () => {
+      const { call, warmUp, sentMs } = quantileRun(10);
+      await warmUp();
+      await call(10_000, 0);
+      await call(10_000, 0);
+      expect(sentMs[0]).toBe(10);
+      expect(sentMs[1]).toBeGreaterThan(10);
+    });
+
+    it('learns nothing from a copy that took the place of a failed attempt', async () => {
+      const clock = virtualClock();
+      const sentMs: number[] = [];
+      const hedged = pipeline(
+        hedge({
+          delay: { quantile: 0.9, minimumSamples: 10 },
+          clock,
+          on: (event) => event.type === 'hedge' && event.because === 'slow' && sentMs.push(event.afterMs),
+        }),
+      );
+      const call = async (task: (attempt: number) => Promise<unknown>) => {
+        const running = hedged.attempt(({ attempt }) => task(attempt));
+        await clock.runAll();
+        await running;
+      };
+      for (let index = 0; index < 10; index++) await call(() => clock.sleep(10));
+      await call((attempt) => (attempt === 1 ? Promise.reject(down()) : clock.sleep(15)));
+      await call(() => clock.sleep(50));
+      expect(sentMs).toEqual([10]);
+    });
+
     it('keeps to the share of copies that was asked for, although the slow attempts it aborts are never measured', async () => {
       for (let seed = 1; seed <= 5; seed++) {
         const random = seededRandom(seed);
@@ -354,6 +417,27 @@ describe('hedge', () => {
       expect(isAbandoned(!(await running).ok && ((await running) as { error: unknown }).error)).toBe(true);
       expect(sent).toEqual([0]);
     });
+  });
+
+  it('sends no copy for a failure that is there when the deadline has passed, although its timer is late', async () => {
+    const clock = virtualClock();
+    let lagMs = 0;
+    const budget = retryBudget({ initial: 5, minPerSecond: 0 });
+    const hedged = pipeline(hedge({ delay: 100, budget, clock: lateClock(clock, () => lagMs) }));
+    let sent = 0;
+    const error = down();
+    const running = hedged.attempt(
+      async () => {
+        sent++;
+        await clock.sleep(10);
+        lagMs = 190;
+        throw error;
+      },
+      { deadline: 200 },
+    );
+    await clock.advance(10);
+    expect(await running).toEqual({ ok: false, error });
+    expect([sent, budget.balance]).toEqual([1, 5]);
   });
 
   it('makes one attempt at an unsafe operation without an idempotency key', async () => {
@@ -410,6 +494,98 @@ describe('hedge', () => {
       expect(discarded).toEqual(['busy', 'late']);
     });
 
+    it('does not abort the attempt that has failed already', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const signals: AbortSignal[] = [];
+      const running = pipeline(hedge({ delay: 100, clock })).attempt(
+        ({ signal }) => (signals.push(signal) === 1 ? Promise.reject(down()) : new Promise(() => {})),
+        { signal: controller.signal },
+      );
+      await clock.flush();
+      controller.abort('gone');
+      await running;
+      expect(signals.map(({ aborted }) => aborted)).toEqual([false, true]);
+    });
+
+    it('sends nothing when that was before the call came here', async () => {
+      const call = new Call(virtualClock(), () => new Promise(() => {}), undefined);
+      call.abort('gone');
+      let sent = 0;
+      const answer = hedge().handle(call, async () => sent++);
+      await expect(answer).rejects.toBe('gone');
+      expect(sent).toBe(0);
+    });
+
+    it('is not disturbed when that is after the answer', async () => {
+      const clock = virtualClock();
+      const call = new Call(clock, () => new Promise(() => {}), undefined);
+      let sent = 0;
+      const answer = hedge({ delay: 100, clock }).handle(call, () => clock.sleep(sent++ === 0 ? 1_000 : 0));
+      await clock.advance(100);
+      await answer;
+      call.abort('gone');
+      expect(call.isIdle).toBe(false);
+      await clock.advance(900);
+      expect(call.isIdle).toBe(true);
+    });
+
+    it.each([true, false])(
+      'while handles is asked hands the value to onDiscard, whatever it answers: %s',
+      async (answer) => {
+        const controller = new AbortController();
+        const discarded: unknown[] = [];
+        const events: HoldfastEvent[] = [];
+        const hedged = pipeline(
+          hedge({
+            handles() {
+              controller.abort('gone');
+              return answer;
+            },
+            onDiscard: (value) => discarded.push(value),
+            on: (event) => events.push(event),
+          }),
+        );
+        let sent = 0;
+        const outcome = await hedged.attempt(async () => `value ${sent++}`, { signal: controller.signal });
+        expect(outcome).toEqual({ ok: false, error: 'gone' });
+        expect(discarded).toEqual(['value 0']);
+        expect([sent, events]).toEqual([1, []]);
+      },
+    );
+
+    it('while a value is discarded draws nothing from the budget for another copy', async () => {
+      const controller = new AbortController();
+      const budget = retryBudget({ initial: 5, minPerSecond: 0 });
+      const hedged = pipeline(
+        hedge({ max: 2, budget, handles: () => true, onDiscard: () => controller.abort('gone') }),
+      );
+      const outcome = await hedged.attempt(() => 'busy', { signal: controller.signal });
+      expect(outcome).toEqual({ ok: false, error: 'gone' });
+      expect(budget.balance).toBe(4);
+    });
+
+    it('while it hears of the copy that has won hands the value to onDiscard', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const discarded: unknown[] = [];
+      const hedged = pipeline(
+        hedge({
+          delay: 100,
+          clock,
+          onDiscard: (value) => discarded.push(value),
+          on: (event) => event.type === 'hedge-won' && controller.abort('gone'),
+        }),
+      );
+      let sent = 0;
+      const running = hedged.attempt(() => (sent++ === 0 ? new Promise(() => {}) : 'copy'), {
+        signal: controller.signal,
+      });
+      await clock.advance(100);
+      expect(await running).toEqual({ ok: false, error: 'gone' });
+      expect(discarded).toEqual(['copy']);
+    });
+
     it('while it hears of a copy sends none', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
@@ -434,12 +610,7 @@ describe('hedge', () => {
       const clock = virtualClock();
       const controller = new AbortController();
       let lagMs = 0;
-      const late: Clock = {
-        now: () => clock.now() + lagMs,
-        wallNow: () => clock.wallNow(),
-        schedule: (timer, atMs) => clock.schedule(timer, atMs),
-        cancel: (timer) => clock.cancel(timer),
-      };
+      const late = lateClock(clock, () => lagMs);
       const hedged = pipeline(hedge({ delay: 100, clock: late, on: () => controller.abort('gone') }));
       const running = hedged.attempt(() => new Promise(() => {}), { signal: controller.signal });
       await clock.flush();
@@ -453,12 +624,7 @@ describe('hedge', () => {
   it('puts the copy off while this process is itself late', async () => {
     const clock = virtualClock();
     let lagMs = 0;
-    const late: Clock = {
-      now: () => clock.now() + lagMs,
-      wallNow: () => clock.wallNow(),
-      schedule: (timer, atMs) => clock.schedule(timer, atMs),
-      cancel: (timer) => clock.cancel(timer),
-    };
+    const late = lateClock(clock, () => lagMs);
     const events: HoldfastEvent[] = [];
     const hedged = pipeline(hedge({ delay: 100, clock: late, on: (event) => events.push(event) }));
     let sent = 0;
@@ -470,6 +636,36 @@ describe('hedge', () => {
     lagMs = 0;
     await clock.advance(151);
     expect(await running).toEqual({ ok: true, value: 'copy' });
+  });
+
+  it.each([
+    [4, 5],
+    [20, 10],
+    [400, 50],
+  ])('with a delay of %i ms puts the copy off when its timer is more than %i ms late', async (delay, toleratedMs) => {
+    for (const [lateMs, copies] of [
+      [toleratedMs, 1],
+      [toleratedMs + 0.5, 0],
+    ] as const) {
+      const clock = virtualClock();
+      let lagMs = 0;
+      let sent = 0;
+      const hedged = pipeline(hedge({ delay, clock: lateClock(clock, () => lagMs) }));
+      const controller = new AbortController();
+      const running = hedged.attempt(
+        () => {
+          sent++;
+          return new Promise(() => {});
+        },
+        { signal: controller.signal },
+      );
+      await clock.flush();
+      lagMs = lateMs;
+      await clock.advance(delay);
+      expect(sent).toBe(1 + copies);
+      controller.abort();
+      await running;
+    }
   });
 
   describe('towards the policies inside and outside', () => {
@@ -553,6 +749,20 @@ describe('hedge', () => {
       expect(asked).toBe(1);
     });
 
+    it('tells of copies without errors when all that was sent was refused', async () => {
+      const clock = virtualClock();
+      const events: HoldfastEvent[] = [];
+      let admitted = 0;
+      const queue: Guard = {
+        name: 'queue',
+        admit: () => (admitted++ === 0 ? clock.sleep(150).then(() => refuse(rejected())) : refuse(rejected())),
+      };
+      const running = pipeline(hedge({ delay: 100, clock, on: (event) => events.push(event) }), queue).attempt(() => 1);
+      await clock.runAll();
+      expect(await running).toMatchObject({ ok: false, error: { code: 'ERR_NO' } });
+      expect(events.at(-1)).toEqual({ type: 'hedge-failed', name: 'hedge', copies: 1, errors: [] });
+    });
+
     it('rejects with the failure and not with a refusal when a copy was started', async () => {
       const error = down();
       let admitted = 0;
@@ -615,9 +825,18 @@ describe('hedge', () => {
     }
   });
 
+  it('counts neither the first attempt nor one in place of a failed one as a copy that must leave room', async () => {
+    const limit = bulkhead({ limit: 5 });
+    for (let taken = 0; taken < 4; taken++) limit.admit();
+    const hedged = pipeline(hedge({ delay: 100, clock: virtualClock() }), limit);
+    const answer = hedged.execute(({ attempt }) => (attempt === 1 ? Promise.reject(down()) : 'second'));
+    expect(await answer).toBe('second');
+  });
+
   it.each<[string, HedgeOptions]>([
     ['delay', { delay: 0 }],
     ['delay', { delay: '5 sec' as never }],
+    ['delay', { delay: null as never }],
     ['quantile', { delay: { quantile: 1 } }],
     ['quantile', { delay: {} as never }],
     ['minimumSamples', { delay: { quantile: 0.9, minimumSamples: 1 } }],
@@ -632,9 +851,12 @@ describe('hedge', () => {
   });
 
   it('tells what it does', () => {
-    expect(hedge({ delay: 20, max: 2 }).traits?.summary).toBe(
-      'sends up to 2 more copies, each after 20 ms, drawn from a budget',
-    );
+    expect(hedge({ delay: 20, max: 2 }).traits).toMatchObject({
+      summary: 'sends up to 2 more copies, each after 20 ms, drawn from a budget',
+      copies: 2,
+      delayMs: 20,
+      hasBudget: true,
+    });
     expect(hedge().traits?.summary).toBe(
       'sends up to 1 more copy, each after the 0.95 quantile of the latencies, drawn from a budget',
     );

@@ -173,6 +173,90 @@ describe('keyed', () => {
   it('says so when the factory is no function or answers no policy', () => {
     expect(() => keyed('a' as never)).toThrow(OptionsError);
     expect(() => keyed(() => 5 as never).for('a')).toThrow(/must answer a policy for "a", got 5/);
-    expect(() => keyed(() => circuitBreaker(), { maxKeys: 0 })).toThrow(OptionsError);
+    expect(() => keyed('a' as never)).toThrow(
+      expect.objectContaining({ policy: 'keyed', option: 'factory', value: 'a' }),
+    );
+    expect(() => keyed(() => 5 as never, { name: 'hosts' }).for('a')).toThrow(
+      expect.objectContaining({ policy: 'hosts', option: 'factory', value: 5 }),
+    );
+  });
+
+  it.each([
+    ['maxKeys', { maxKeys: 0 }],
+    ['maxKeys', { maxKeys: 1_000_001 }],
+    ['idle', { idle: 0 }],
+    ['maxEjected', { maxEjected: -0.1 }],
+    ['maxEjected', { maxEjected: 1.1 }],
+    ['key', { key: 'host' }],
+    ['on', { on: () => {} }],
+  ])('refuses a wrong "%s" at once: %j', (option, options) => {
+    expect(() => keyed(() => circuitBreaker(), options as never)).toThrow(
+      expect.objectContaining({ name: 'OptionsError', option }),
+    );
+  });
+
+  it('tells what it does', () => {
+    expect(keyed(() => circuitBreaker()).traits).toMatchObject({
+      kind: 'keyed',
+      summary: 'keeps a policy per key, for at most 10000 keys',
+    });
+  });
+
+  it('keeps the policy that its factory made by asking for the same key', () => {
+    const made: unknown[] = [];
+    const breakers: { for(key: string): CircuitBreaker; readonly size: number } = keyed((key) => {
+      if (made.length === 0) {
+        made.push('asked');
+        made.push(breakers.for(key));
+      }
+      return circuitBreaker();
+    });
+    expect(breakers.for('a')).toBe(made[1]);
+    expect(breakers.size).toBe(1);
+  });
+
+  it('takes keys of one to a thousand characters, and names the one that it does not take', () => {
+    const breakers = keyed(() => circuitBreaker(), { name: 'hosts' });
+    for (const key of ['x', 'x'.repeat(1_000)]) expect(breakers.for(key).state).toBe('closed');
+    for (const key of ['', 'x'.repeat(1_001), 5 as never]) {
+      expect(() => breakers.for(key)).toThrow(expect.objectContaining({ policy: 'hosts', option: 'key', value: key }));
+    }
+  });
+
+  it('forgets what holds calls or tokens after what holds nothing', () => {
+    const policies = keyed(
+      (key) =>
+        key === 'limit'
+          ? bulkhead({ limit: 1 })
+          : key === 'both'
+            ? pipeline(circuitBreaker(), bulkhead({ limit: 1 }))
+            : key === 'circuits'
+              ? pipeline(circuitBreaker())
+              : circuitBreaker(),
+      { maxKeys: 3 },
+    );
+    const kept = ['limit', 'both'].map((key) => policies.for(key));
+    const circuits = policies.for('circuits');
+    for (let key = 0; key < 10; key++) policies.for(`new ${key}`);
+    expect(['limit', 'both'].map((key) => policies.for(key))).toEqual(kept);
+    expect(policies.for('circuits')).not.toBe(circuits);
+  });
+
+  it('looks for idle keys ten times in that time, and asks its own clock for what is taken out by hand', async () => {
+    const clock = virtualClock();
+    const breakers = keyed(() => circuitBreaker({ clock }), { idle: '10s', clock });
+    breakers.for('first');
+    await clock.advance(500);
+    breakers.for('second');
+    await clock.advance(9_501);
+    breakers.for('used');
+    // The first has been idle for more than ten seconds, the second for less.
+    expect(breakers.size).toBe(2);
+    await clock.advance(500);
+    breakers.for('used');
+    expect(breakers.size).toBe(2);
+    await clock.advance(500);
+    breakers.for('used');
+    expect(breakers.size).toBe(1);
   });
 });

@@ -10,6 +10,7 @@ import {
   type Priority,
   pipeline,
   type Refusal,
+  systemClock,
 } from '../../src/index.js';
 import { loadShedWith } from '../../src/policies/load-shed.js';
 import { virtualClock } from '../../src/testing/index.js';
@@ -92,10 +93,36 @@ describe('loadShed', () => {
   });
 
   it('captures a stack for a refusal only if it is asked to', () => {
-    for (const stack of [false, true]) {
-      const { error } = onLoop({ delayMs: 500 }, { stack }).admit() as Refusal;
-      expect(String((error as Error).stack).includes('load-shed.test')).toBe(stack);
+    for (const stack of [undefined, false, true]) {
+      const { error } = onLoop({ delayMs: 500 }, stack === undefined ? {} : { stack }).admit() as Refusal;
+      expect(String((error as Error).stack).includes('load-shed.test')).toBe(stack ?? false);
     }
+  });
+
+  it('bears 100 ms by default', () => {
+    expect(isRefusal(onLoop({ delayMs: 100 }).admit())).toBe(false);
+    expect(isRefusal(onLoop({ delayMs: 100.1 }).admit())).toBe(true);
+  });
+
+  it('measures on the clock of the system, also when it is given that', async () => {
+    const guard = onLoop({ delayMs: 500 }, { clock: systemClock });
+    expect(isRefusal(guard.admit())).toBe(true);
+    expect(await pipeline(guard).attempt(() => 1)).toMatchObject({ ok: false });
+  });
+
+  it('asks nothing of the priority of a call that there is none of', () => {
+    const guard = onLoop({ delayMs: 150 }, { priority: () => 'critical' });
+    expect(isRefusal(guard.admit())).toBe(true);
+  });
+
+  it('tells what it does', () => {
+    expect(onLoop({}).traits).toMatchObject({
+      kind: 'load-shed',
+      summary: 'turns calls away while the event loop is more than 100 ms late',
+    });
+    expect(onLoop({}, { maxUtilization: 0.9 }).traits?.summary).toBe(
+      'turns calls away while the event loop is more than 100 ms late or busy for more than 0.9 of the time',
+    );
   });
 
   it('sheds when the real event loop was blocked for 300 ms, lets in again afterwards, and keeps no process alive', async () => {
@@ -122,7 +149,8 @@ describe('loadShed', () => {
 
   it.each([
     [{ maxEventLoopDelay: 0 }, 'maxEventLoopDelay'],
-    [{ maxUtilization: 90 }, 'maxUtilization'],
+    [{ maxUtilization: 0.009 }, 'maxUtilization'],
+    [{ maxUtilization: 1.01 }, 'maxUtilization'],
     [{ priority: 'low' }, 'priority'],
     [{ maxDelay: 5 }, 'maxDelay'],
   ])('refuses the options %j', (options, option) => {

@@ -15,6 +15,7 @@ import {
   type Refusal,
   rateLimit,
   retry,
+  timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
 
@@ -114,12 +115,17 @@ describe('rateLimit', () => {
     it.each([
       ['throws', () => Promise.reject as never],
       ['answers no number', () => 'two' as never],
+      ['answers a number as text', () => '2' as never],
       ['answers NaN', () => Number.NaN],
+      ['answers infinity', () => Number.POSITIVE_INFINITY],
       ['answers a negative number', () => -1],
     ])('that %s is told apart from a refusal', async (_, cost) => {
       const guard = rateLimit({ limit: 10, cost, clock: virtualClock() });
       const outcome = await pipeline(guard).attempt(() => 1);
       expect(outcome).toEqual({ ok: false, error: expect.any(HandlesError) });
+      expect(outcome).toMatchObject({
+        error: { policy: 'rateLimit', message: expect.stringContaining('"cost" function failed') },
+      });
       expect(guard.remaining).toBe(10);
     });
   });
@@ -169,6 +175,35 @@ describe('rateLimit', () => {
       const narrow = pipeline(rateLimit({ limit: 10, burst: 1, whenFull: 'wait', queue: 0, clock }));
       await narrow.execute(() => 1);
       expect(retryAfterOf(await narrow.attempt(() => 2))).toBe(100);
+    });
+
+    it('counts those who still wait when it says how long a newcomer would, also after the first was served', async () => {
+      const clock = virtualClock();
+      const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });
+      const calls = pipeline(guard);
+      await clock.advance('1m');
+      await calls.execute(() => 1);
+      const waiting = [calls.attempt(() => 2), calls.attempt(() => 3)];
+      await clock.advance(100);
+      await waiting[0];
+      expect(guard.waiting).toBe(1);
+      expect(retryAfterOf(await calls.attempt(() => 4, { deadline: '150ms' }))).toBe(200);
+      const patient = calls.attempt(() => 5, { deadline: '201ms' });
+      await clock.runAll();
+      expect([await waiting[1], await patient]).toEqual([
+        { ok: true, value: 3 },
+        { ok: true, value: 5 },
+      ]);
+    });
+
+    it('lets wait without a call', async () => {
+      const clock = virtualClock();
+      const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });
+      guard.admit();
+      const answer = guard.admit() as Promise<Permit | Refusal>;
+      await clock.advance(100);
+      expect(isRefusal(await answer)).toBe(false);
+      expect([guard.waiting, clock.pendingTimers]).toEqual([0, 0]);
     });
 
     it('lets an aborted call leave at once, and the others move up', async () => {
@@ -309,6 +344,58 @@ describe('rateLimit', () => {
     expect(guard.remaining).toBe(3);
   });
 
+  it('grants its limit per second, all of it at once, by default', async () => {
+    const clock = virtualClock();
+    const guard = rateLimit({ limit: 4, clock });
+    const admitted = () =>
+      Array.from({ length: 5 }, () => guard.admit() as Permit | Refusal).filter((a) => !isRefusal(a));
+    expect(admitted()).toHaveLength(4);
+    await clock.advance(999);
+    expect(guard.remaining).toBe(3);
+    await clock.advance(1);
+    expect(admitted()).toHaveLength(4);
+    expect(guard.resetMs).toBe(1_000);
+  });
+
+  it('goes by the clock of its calls where it has none of its own, and by hand by the clock of the system', async () => {
+    const clock = virtualClock();
+    const guard = rateLimit({ limit: 1, period: '1h' });
+    expect([guard.remaining, isRefusal(guard.admit() as Permit | Refusal), guard.remaining]).toEqual([1, false, 0]);
+    const shared = rateLimit({ limit: 1, period: '1h' });
+    const calls = pipeline(timeout({ after: 5, clock }), retry({ attempts: 1 }), shared);
+    await calls.execute(() => 1);
+    expect([shared.remaining, shared.resetMs]).toEqual([0, 3_600_000]);
+    await clock.advance('1h');
+    expect([shared.remaining, shared.resetMs]).toEqual([1, 0]);
+  });
+
+  it('captures a stack for a refusal only if it is asked to', () => {
+    for (const stack of [undefined, false, true]) {
+      const guard = rateLimit({ limit: 1, clock: virtualClock(), ...(stack === undefined ? {} : { stack }) });
+      guard.admit();
+      const { error } = guard.admit() as Refusal;
+      expect((error as Error).stack?.includes('\n    at ')).toBe(stack ?? false);
+    }
+  });
+
+  it('tells what it does', () => {
+    expect(rateLimit({ limit: 5, burst: 2 }).traits).toMatchObject({
+      kind: 'rate-limit',
+      summary: 'lets 5 per 1000 ms start, 2 at once',
+    });
+    expect(rateLimit({ limit: 5, whenFull: 'wait' }).traits?.summary).toBe(
+      'lets 5 per 1000 ms start, 5 at once, and others wait',
+    );
+  });
+
+  it('lets a hundred wait by default', () => {
+    const guard = rateLimit({ limit: 1, whenFull: 'wait', clock: virtualClock() });
+    guard.admit();
+    for (let call = 0; call < 100; call++) void guard.admit();
+    expect(guard.waiting).toBe(100);
+    expect(isRefusal(guard.admit() as Refusal)).toBe(true);
+  });
+
   it('is not shaken by a hook that throws', async () => {
     const guard = rateLimit({
       limit: 1,
@@ -322,13 +409,28 @@ describe('rateLimit', () => {
   });
 
   it.each([
+    [{ limit: 1, burst: 1, cost: 1 }, 0],
+    [{ limit: 5, cost: 0 }, 5],
+    [{ limit: 5, whenFull: 'wait', queue: 0, maxWait: 1 }, 4],
+  ] as const)('takes the options %j', (options, remaining) => {
+    const guard = rateLimit({ ...options, clock: virtualClock() });
+    guard.admit();
+    expect(guard.remaining).toBe(remaining);
+  });
+
+  it.each([
     [{}, 'limit'],
     [{ limit: 0 }, 'limit'],
     [{ limit: 5, period: '1 sec' }, 'period'],
     [{ limit: 5, burst: 0 }, 'burst'],
     [{ limit: 5, cost: 'one' }, 'cost'],
+    [{ limit: 5, cost: '1' }, 'cost'],
     [{ limit: 5, cost: -1 }, 'cost'],
     [{ limit: 5, cost: 6 }, 'cost'],
+    [{ limit: 5, cost: Number.POSITIVE_INFINITY }, 'cost'],
+    [{ limit: 5, cost: null }, 'cost'],
+    [{ limit: 5, whenFull: 'wait', queue: -1 }, 'queue'],
+    [{ limit: 5, whenFull: 'wait', maxWait: 0 }, 'maxWait'],
     [{ limit: 5, whenFull: 'queue' }, 'whenFull'],
     [{ limit: 5, maxWait: 5 }, 'maxWait'],
     [{ limit: 5, queue: 5 }, 'queue'],

@@ -1,6 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { Call } from '../../src/core/call.js';
 import {
+  constant,
   deadline,
   type Guard,
   HandlesError,
@@ -8,6 +10,7 @@ import {
   isAbandoned,
   OptionsError,
   pipeline,
+  retry,
   type SingleFlightOptions,
   singleFlight,
   timeout,
@@ -293,7 +296,69 @@ describe('singleFlight', () => {
     );
   });
 
+  it('runs the operation as the call of the first caller, but for its deadline', async () => {
+    const { clock, flights } = shared();
+    const options = { key: 'a', idempotencyKey: 'once', attributes: { user: 1 }, deadline: 1_000 };
+    const seen = (value: unknown) =>
+      flights.execute(
+        async ({ key, idempotencyKey, attributes, attempt, deadline }) => {
+          await clock.sleep(10);
+          return { key, idempotencyKey, attributes, attempt, deadline, value };
+        },
+        { ...options, attributes: { user: value } },
+      );
+    const running = [seen(1), seen(2)];
+    await clock.runAll();
+    const [first, second] = await Promise.all(running);
+    expect(first).toEqual({
+      key: 'a',
+      idempotencyKey: 'once',
+      attributes: { user: 1 },
+      attempt: 1,
+      deadline: Number.POSITIVE_INFINITY,
+      value: 1,
+    });
+    expect(second).toBe(first);
+  });
+
+  it('tells the operation which attempt of its first caller it is', async () => {
+    const attempts: number[] = [];
+    const flights = pipeline(retry({ attempts: 3, backoff: constant(0) }), singleFlight({ key: byCallKey }));
+    await flights.attempt(({ attempt }) => Promise.reject(attempts.push(attempt)), { key: 'a' });
+    expect(attempts).toEqual([1, 2, 3]);
+  });
+
+  it('is not disturbed by a caller who ends his call after the answer', async () => {
+    const call = new Call(virtualClock(), () => new Promise(() => {}), { key: 'a' });
+    const flights = singleFlight({ key: byCallKey });
+    expect(await flights.handle(call, async () => 'answer')).toBe('answer');
+    let signal: AbortSignal | undefined;
+    const next = new Call(virtualClock(), () => new Promise(() => {}), { key: 'a' });
+    void flights.handle(next, (work) => {
+      signal = work.signal;
+      return new Promise(() => {});
+    });
+    call.abort('late');
+    expect([call.isIdle, signal?.aborted]).toEqual([true, false]);
+  });
+
+  it('says what is wrong with a key', async () => {
+    const { call } = shared({ key: () => 5 as never, name: 'users' });
+    const outcome = await call('a');
+    expect(!outcome.ok && outcome.error).toMatchObject({
+      message: '"users": its "key" function failed: it must answer a string or undefined, got 5',
+    });
+  });
+
+  it('tells what it does', () => {
+    expect(singleFlight({ key: byCallKey }).traits).toMatchObject({
+      kind: 'single-flight',
+      summary: 'lets calls with the same key share one execution',
+    });
+  });
+
   it('refuses wrong options', () => {
+    expect(() => singleFlight(undefined as never)).toThrow(OptionsError);
     expect(() => singleFlight({ key: 'a' as never })).toThrow(OptionsError);
     expect(() => singleFlight({ keys: () => 'a' } as never)).toThrow('did you mean "key"?');
   });

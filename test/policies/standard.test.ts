@@ -88,6 +88,64 @@ describe('standard', () => {
     expect(new Set(discarded)).toEqual(new Set([429]));
   });
 
+  it('takes one for a failure of its breaker by handles, unless breakerHandles says otherwise', async () => {
+    const { clock, calls } = world({ attempts: 1, handles: (outcome) => outcome.ok && outcome.value === 503 });
+    for (let call = 0; call < 20; call++) await calls.attempt(() => 503);
+    expect(await calls.attempt(() => 'never')).toMatchObject({
+      error: { code: 'ERR_CIRCUIT_OPEN', policy: 'payments' },
+    });
+    await clock.runAll();
+  });
+
+  it('opens for one to two seconds at first and for two to four later', async () => {
+    const { clock, calls } = world({ attempts: 1, random: () => 1 - 2 ** -53 });
+    for (let call = 0; call < 20; call++) await calls.attempt(fails);
+    const refusalMs = async () => {
+      const outcome = await calls.attempt(() => 'never');
+      return !outcome.ok && (outcome.error as CircuitOpenError).retryAfterMs;
+    };
+    expect(await refusalMs()).toBeCloseTo(2_000);
+    for (const openMs of [4_000, 4_000]) {
+      await clock.advance('4s');
+      await calls.attempt(fails);
+      expect(await refusalMs()).toBeCloseTo(openMs);
+    }
+  });
+
+  it('waits no longer than half a second between two attempts, and draws retries from a budget', async () => {
+    const retries: number[] = [];
+    const { clock, calls } = world({
+      attempts: 20,
+      deadline: '1m',
+      random: () => 1,
+      on: (event) => event.type === 'retry' && retries.push(event.delayMs),
+    });
+    const running = calls.attempt(() => Promise.reject(Object.assign(new Error('down'))));
+    await clock.runAll();
+    const outcome = await running;
+    expect(retries.slice(0, 5)).toEqual([100, 200, 400, 500, 500]);
+    expect(!outcome.ok && attemptsOf(outcome.error)?.stoppedBy).toBe('budget');
+  });
+
+  it('gives an attempt three tenths of a deadline that is shorter than ten seconds', async () => {
+    const { clock, calls } = world({ attempts: 1, deadline: '1s' });
+    const running = calls.attempt(hangs);
+    await clock.runAll();
+    expect(await running).toMatchObject({ ok: false, error: { name: 'TimeoutError', afterMs: 300 } });
+  });
+
+  it('forgets the breaker of the key used longest ago where it keeps no more', async () => {
+    const { calls } = world({ attempts: 1, maxKeys: 1 });
+    for (let call = 0; call < 19; call++) await calls.attempt(fails, { key: 'a' });
+    await calls.attempt(() => 1, { key: 'b' });
+    await calls.attempt(fails, { key: 'a' });
+    expect(await calls.attempt(() => 'fine', { key: 'a' })).toEqual({ ok: true, value: 'fine' });
+  });
+
+  it('runs on the clock of the system and tells nobody where it is given neither', async () => {
+    expect(await standard().execute(() => 1)).toBe(1);
+  });
+
   it('lets the limit and the breaker learn from its timeouts', async () => {
     const { clock, calls } = world({ attempts: 1, timeout: '100ms' });
     for (let call = 0; call < 20; call++) {
@@ -106,6 +164,12 @@ describe('standard', () => {
 
   it.each([
     [{ timeout: '10s' }, 'below "deadline" (10000 ms)'],
+    [{ attempts: 0 }, '"attempts"'],
+    [{ attempts: 1_001 }, '"attempts"'],
+    [{ maxKeys: 0 }, '"maxKeys"'],
+    [{ maxKeys: 1_000_001 }, '"maxKeys"'],
+    [{ onDiscard: true }, '"onDiscard"'],
+    [{ breakerHandles: true }, '"breakerHandles"'],
     [{ deadline: '1s', timeout: '2s' }, 'below "deadline" (1000 ms)'],
     [{ attempt: 3 }, 'did you mean "attempts"?'],
   ])('refuses %j', (options, message) => {

@@ -6,7 +6,9 @@ import {
   isRejected,
   type Permit,
   pipeline,
+  type Refusal,
   refuse,
+  retry,
   ShedError,
   type ThrottleOptions,
   TimeoutError,
@@ -205,15 +207,77 @@ describe('throttle', () => {
     expect(await second()).toBe(100);
   });
 
-  it('works in a pipeline without options', async () => {
-    expect(await pipeline(throttle()).attempt(() => 1)).toEqual({ ok: true, value: 1 });
+  it('works in a pipeline without options, and by hand', async () => {
+    const guard = throttle();
+    expect(await pipeline(guard).attempt(() => 1)).toEqual({ ok: true, value: 1 });
+    expect(isRefusal(guard.admit())).toBe(false);
+  });
+
+  it('looks back on two minutes by default', async () => {
+    const { clock, guard, repeat } = throttled();
+    repeat(20, down);
+    await clock.advance('119s');
+    guard.admit();
+    expect(guard.probability).toBeGreaterThan(0);
+    await clock.advance('1s');
+    guard.admit();
+    expect(guard.probability).toBe(0);
+  });
+
+  it('goes by the clock of a call where it has none of its own', async () => {
+    const clock = virtualClock();
+    const guard = throttle({ window: '10s', minimumCalls: 1, random: letsAllIn });
+    const calls = pipeline(timeout({ after: 5, clock }), retry({ attempts: 1 }), guard);
+    for (let call = 0; call < 2; call++) await calls.attempt(() => Promise.reject(new Error('503')));
+    expect(guard.probability).toBe(0.5);
+    await clock.advance('10s');
+    await calls.attempt(() => 1);
+    expect(guard.probability).toBe(0);
+  });
+
+  it('draws nothing while it turns nothing away', () => {
+    let draws = 0;
+    const { repeat } = throttled({ random: () => ++draws });
+    repeat(20, fine);
+    repeat(1, down);
+    expect(draws).toBe(0);
+  });
+
+  it('captures a stack for a refusal only if it is asked to', () => {
+    for (const stack of [undefined, false, true]) {
+      const { guard, repeat } = throttled({ random: () => 0, ...(stack === undefined ? {} : { stack }) });
+      repeat(20, down);
+      const { error } = guard.admit() as Refusal;
+      expect((error as Error).stack?.includes('\n    at ')).toBe(stack ?? false);
+    }
+  });
+
+  it('tells what it does', () => {
+    expect(throttle().traits).toMatchObject({
+      kind: 'throttle',
+      summary: 'turns calls away when fewer than one in 2 is accepted over 120000 ms',
+    });
+  });
+
+  it.each([
+    { factor: 1 },
+    { factor: 100 },
+    { window: 10 },
+    { minimumCalls: 1 },
+    { maxShedRate: 0 },
+    { maxShedRate: 1 },
+  ])('takes the options %j', (options) => {
+    expect(throttle(options).probability).toBe(0);
   });
 
   it.each([
     [{ factor: 0.5 }, 'factor'],
-    [{ window: 5 }, 'window'],
+    [{ factor: 101 }, 'factor'],
+    [{ window: 9 }, 'window'],
     [{ minimumCalls: 0 }, 'minimumCalls'],
-    [{ maxShedRate: 2 }, 'maxShedRate'],
+    [{ maxShedRate: -0.1 }, 'maxShedRate'],
+    [{ maxShedRate: 1.1 }, 'maxShedRate'],
+    [{ random: 0.5 }, 'random'],
     [{ handles: true }, 'handles'],
     [{ ratio: 2 }, 'ratio'],
   ])('refuses the options %j', (options, option) => {

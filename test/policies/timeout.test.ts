@@ -1,5 +1,16 @@
 import { describe, expect, it } from 'vitest';
-import { type HoldfastEvent, isRefusal, pipeline, TimeoutError, timeout } from '../../src/index.js';
+import { Call } from '../../src/core/call.js';
+import {
+  DeadlineTooShortError,
+  type HoldfastEvent,
+  isRefusal,
+  type Permit,
+  pipeline,
+  type Refusal,
+  systemClock,
+  TimeoutError,
+  timeout,
+} from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
 
 const hangs = () => new Promise<never>(() => {});
@@ -97,5 +108,93 @@ describe('timeout', () => {
     const permit = timeout({ after: 50, clock }).admit();
     expect(isRefusal(permit)).toBe(false);
     expect(permit).toMatchObject({ endsAt: 150 });
+    expect((permit as Permit).endReason?.()).toMatchObject({ policy: 'timeout', afterMs: 50 });
+  });
+
+  it('goes by the clock of the system where there is neither a call nor a clock', () => {
+    const beforeMs = systemClock.now();
+    const { endsAt } = timeout('1m').admit() as Permit;
+    expect(endsAt! - beforeMs).toBeGreaterThanOrEqual(60_000);
+    expect(endsAt! - systemClock.now()).toBeLessThanOrEqual(60_000);
+  });
+
+  it('goes by the clock of the call where there is one', () => {
+    const call = new Call(virtualClock({ now: 100 }), hangs, undefined);
+    expect(timeout(50).admit(call)).toMatchObject({ endsAt: 150 });
+  });
+
+  it('gives a layer one permit for all its calls, and has it tell the end only where a late value is wanted', () => {
+    const call = new Call(virtualClock(), hangs, undefined);
+    const { fused } = timeout(50);
+    expect(fused!.admit(call)).toBe(fused!.admit(call));
+    expect((fused!.admit(call) as Permit).ended).toBeUndefined();
+    const wanted = timeout({ after: 50, onLateResult: () => {} }).fused!.admit(call) as Permit;
+    expect(wanted.ended).toBeTypeOf('function');
+  });
+
+  it('does not start a call that has no time left, says how late it is, and has a stack for it only if asked', () => {
+    for (const stack of [undefined, false, true]) {
+      const clock = virtualClock({ now: 100 });
+      const events: HoldfastEvent[] = [];
+      const guard = timeout({
+        after: 50,
+        clock,
+        on: (event) => events.push(event),
+        ...(stack === undefined ? {} : { stack }),
+      });
+      const callUntil = (deadlineMs: number) => new Call(clock, hangs, undefined, undefined, 1, deadlineMs);
+      expect(isRefusal(guard.admit(callUntil(100.5)))).toBe(false);
+      expect(events).toEqual([]);
+      for (const remainingMs of [0, -30]) {
+        const { error } = guard.admit(callUntil(100 + remainingMs)) as Refusal;
+        expect(error).toBeInstanceOf(DeadlineTooShortError);
+        expect(error).toMatchObject({ policy: 'timeout', remainingMs });
+        expect(events.at(-1)).toEqual({ type: 'deadline-too-short', name: 'timeout', remainingMs });
+        expect((error as Error).stack?.includes('\n    at ')).toBe(stack ?? false);
+      }
+    }
+  });
+
+  it('hands nothing to onLateResult where nothing is known of the end, and contains what that throws', () => {
+    let late = 0;
+    const guard = timeout({
+      after: 50,
+      onLateResult() {
+        late++;
+        throw new Error('contained');
+      },
+    });
+    const permit = guard.admit() as Permit;
+    permit.ended?.();
+    permit.ended?.({ ok: false, error: new Error('late') });
+    expect(late).toBe(0);
+    permit.ended?.({ ok: true, value: 1 });
+    expect(late).toBe(1);
+  });
+
+  it('tells what it does', () => {
+    expect(timeout('2s').traits).toMatchObject({
+      kind: 'timeout',
+      summary: 'gives an attempt up after 2000 ms and aborts its signal',
+      afterMs: 2_000,
+    });
+  });
+
+  it('shows what it was given in place of a time', () => {
+    expect(() => timeout(null as never)).toThrow('option "after" must be a duration such as 5000 or \'5s\', got null');
+  });
+
+  it.each([
+    ['after', 0],
+    ['after', null],
+    ['after', undefined],
+    ['after', 2 ** 31],
+    ['after', {}],
+    ['after', { after: '2 sec' }],
+    ['onLateResult', { after: 5, onLateResult: true }],
+    ['stack', { after: 5, stack: 1 }],
+    ['afterMs', { after: 5, afterMs: 5 }],
+  ])('refuses a wrong "%s" at once: %j', (option, options) => {
+    expect(() => timeout(options as never)).toThrow(expect.objectContaining({ name: 'OptionsError', option }));
   });
 });

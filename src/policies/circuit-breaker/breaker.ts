@@ -328,13 +328,14 @@ export class Breaker implements CircuitBreaker, GroupMember {
   /** @internal */
   release(permit: AnyPermit): void {
     const { current } = this;
-    if (permit.generation !== this.generation || current.kind !== 'half-open') return;
-    if (current.probes.delete(permit as Probe)) current.left++;
+    // A permit from before this state is none of its probes.
+    if (current.kind === 'half-open' && current.probes.delete(permit as Probe)) current.left++;
   }
 
   private isStale({ generation }: AnyPermit): boolean {
     if (generation === this.generation) return false;
-    if (this.history !== undefined) this.history.staleResults++;
+    // A generation ends by a change of state, which is history.
+    this.history!.staleResults++;
     return true;
   }
 
@@ -424,7 +425,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
       const answer = random();
       if (answer >= 0 && answer < 1) drawn = answer;
     });
-    const hint = outcome === undefined ? undefined : retryHintOf(outcome, this.clock?.wallNow() ?? 0);
+    const hint = outcome === undefined ? undefined : retryHintOf(outcome, this.clock!.wallNow());
     const hintMs = typeof hint === 'number' ? Math.min(hint, longestHintMs) : 0;
     past.openings++;
     past.openForMs = Math.max(longestMs / 2 + (drawn * longestMs) / 2, hintMs);

@@ -112,8 +112,7 @@ const windowField: Field<WindowSettings> = {
     if (ms !== undefined) {
       return ms >= 10 && ms <= longestMs ? { kind: 'time', size: ms / bucketsPerWindow } : undefined;
     }
-    if (typeof value !== 'object' || value === null) return undefined;
-    const [[kind, size] = [], ...others] = Object.entries(value);
+    const [[kind, size] = [], ...others] = Object.entries(value ?? {});
     if (others.length > 0 || (kind !== 'calls' && kind !== 'consecutive')) return undefined;
     return Number.isInteger(size) && size >= 1 && size <= mostCalls ? { kind, size } : undefined;
   },

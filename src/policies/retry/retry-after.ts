@@ -27,9 +27,8 @@ const epochBeginsSeconds = 1_704_067_200;
  */
 export function retryHintOf(outcome: Outcome, wallNowMs: number): RetryHint | undefined {
   const carrier = outcome.ok ? outcome.value : outcome.error;
-  if (typeof carrier !== 'object' || carrier === null) return undefined;
   try {
-    const { headers, response, retryAfterMs } = carrier as HeaderSource;
+    const { headers, response, retryAfterMs } = (carrier ?? {}) as HeaderSource;
     if (typeof retryAfterMs === 'number' && retryAfterMs >= 0) return retryAfterMs;
     const source = headers ?? response?.headers;
     return typeof source === 'object' && source !== null
@@ -94,12 +93,13 @@ export function parseHttpDate(value: string, wallNowMs: number): number | undefi
   const month = months.indexOf(groups.month ?? '');
   const [hour = 0, minute = 0, second = 0] = (groups.time ?? '').split(':').map(Number);
   const day = Number(groups.day);
-  if (month < 0 || day < 1 || day > 31 || hour > 23 || minute > 59 || second > 60) return undefined;
+  if (hour > 23 || minute > 59 || second > 60) return undefined;
   const digits = groups.year ?? '';
   const year = digits.length === 2 ? fullYear(Number(digits), wallNowMs) : Number(digits);
   const instant = new Date(0);
   // Not Date.UTC, which takes the years 0 to 99 for 1900 to 1999.
   instant.setUTCFullYear(year, month, day);
+  // No such day, or no such month, which is -1 here.
   if (instant.getUTCMonth() !== month) return undefined;
   return instant.setUTCHours(hour, minute, second);
 }

@@ -75,7 +75,7 @@ const shared = globalThis as { [reportsKey]?: WeakMap<object, AttemptsReport> };
  * before an attempt had failed.
  */
 export function attemptsOf(error: unknown): AttemptsReport | undefined {
-  return typeof error === 'object' && error !== null ? shared[reportsKey]?.get(error) : undefined;
+  return shared[reportsKey]?.get(error as object);
 }
 
 /**
@@ -156,7 +156,9 @@ function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) => Prom
 
 /** Lets retries inside know of this one, unless it will not repeat the call either. */
 function begin(plan: RetryPlan, call: Call): void {
-  call.isRetried = plan.attempts > 1 && !isOnce(call);
+  if (plan.attempts === 1 || isOnce(call)) return;
+  call.isRetried = true;
+  call.outermostRetry ??= plan;
 }
 
 /** An unsafe operation without an idempotency key gets one attempt. */
@@ -172,6 +174,8 @@ function accepts({ handles, budget, events, name }: RetryPlan, outcome: Outcome)
   return true;
 }
 
+function notWaiting(): void {}
+
 /** A call whose first attempt failed; also the timer of its waits and what hears of its abort. */
 class RetryRun<T> extends Timer implements Dependent {
   owner: Call | undefined = undefined;
@@ -186,7 +190,7 @@ class RetryRun<T> extends Timer implements Dependent {
   #started: Outcome<T> | undefined = undefined;
   #previousDelayMs: number | undefined = undefined;
   #hintMs: number | undefined = undefined;
-  #wake: (() => void) | undefined = undefined;
+  #wake = notWaiting;
   #hasTold = false;
 
   constructor(plan: RetryPlan, call: Call, next: (call: Call) => Promise<T>) {
@@ -198,14 +202,14 @@ class RetryRun<T> extends Timer implements Dependent {
 
   /** The wait is over. */
   override expire(): void {
-    this.#wake?.();
+    this.#wake();
   }
 
   /** The call was ended: told at once, because whoever ended it hears before an attempt that is under way does. */
   onAbort(reason: unknown): void {
     this.#call.clock.cancel(this);
     this.#tellStop('abort', { ok: false, error: reason });
-    this.#wake?.();
+    this.#wake();
   }
 
   async goOn(first: Outcome<T>): Promise<T> {
@@ -296,8 +300,8 @@ class RetryRun<T> extends Timer implements Dependent {
     if (isOnce(call)) return 'unsafe';
     if (attempt >= attempts) return 'attempts';
     // Attempts of retries inside each other would multiply; the outermost one makes them.
-    if (call.isRetriedOutside) return 'nested';
-    if (hint === 'never' || (hint !== undefined && hint > maxRetryAfter)) return 'pushback';
+    if (call.isRetriedOutside || call.outermostRetry !== this.#plan) return 'nested';
+    if (hint === 'never' || (hint ?? 0) > maxRetryAfter) return 'pushback';
     const delayMs = this.#delay(attempt, outcome);
     if (delayMs >= call.remainingMs - minAttemptTime) return 'deadline';
     if (budget !== undefined && !this.#ask('budget', outcome, () => budget.tryWithdraw())) return 'budget';

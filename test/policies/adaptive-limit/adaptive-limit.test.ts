@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { Call } from '../../../src/core/call.js';
 import {
   type AdaptiveLimitGuard,
   type AdaptiveLimitOptions,
@@ -241,14 +242,86 @@ describe('adaptiveLimit', () => {
   it.each([
     [{ algorithm: 'bbr' }, 'algorithm'],
     [{ min: 0 }, 'min'],
+    [{ min: 1_000_001, max: 1_000_000 }, 'min'],
+    [{ max: 0 }, 'max'],
+    [{ max: 1_000_001 }, 'max'],
     [{ min: 10, max: 9 }, 'max'],
+    [{ initial: 0 }, 'initial'],
+    [{ initial: 1_000_001, max: 1_000_000 }, 'initial'],
     [{ initial: 5, min: 10 }, 'initial'],
     [{ initial: 5, max: 4 }, 'initial'],
     [{ queue: -1 }, 'queue'],
+    [{ random: 0.5 }, 'random'],
     [{ limit: 5 }, 'limit'],
   ])('refuses the options %o at once', (options, option) => {
-    expect(() => adaptiveLimit(options as AdaptiveLimitOptions)).toThrow(OptionsError);
-    expect(() => adaptiveLimit(options as AdaptiveLimitOptions)).toThrow(option);
+    expect(() => adaptiveLimit(options as AdaptiveLimitOptions)).toThrow(expect.any(OptionsError));
+    expect(() => adaptiveLimit(options as AdaptiveLimitOptions)).toThrow(expect.objectContaining({ option }));
+  });
+
+  it.each([
+    [{ initial: 5, min: 5, max: 5 }, 5],
+    [{ initial: 1_000_000, min: 1, max: 1_000_000 }, 1_000_000],
+    [{ min: 1_000_000, max: 1_000_000 }, 1_000_000],
+  ])('takes the options %o', (options, limit) => {
+    expect(adaptiveLimit(options).limit).toBe(limit);
+  });
+
+  it.each([
+    [1, 4],
+    [6, 6],
+  ])('lets as many wait as may run, at least four: with a limit of %i, %i', (initial, places) => {
+    const { guard } = make({ initial });
+    for (let running = 0; running < initial; running++) take(guard);
+    for (let waiting = 0; waiting < places + 2; waiting++) void guard.admit();
+    expect(guard.waiting).toBe(places);
+  });
+
+  it('takes no copy of a call where four fifths of its slots are taken, not even into the queue', () => {
+    const { clock, guard } = make({ initial: 5 });
+    const copy = () => {
+      const call = new Call(clock, () => 1, undefined);
+      call.isCopy = true;
+      return call;
+    };
+    for (let running = 0; running < 3; running++) take(guard);
+    expect(isRefusal(guard.admit(copy()) as Permit)).toBe(false);
+    expect(guard.admit(copy())).toMatchObject({ error: { reason: 'full' } });
+    expect(guard).toMatchObject({ running: 4, waiting: 0 });
+    expect(isRefusal(guard.admit(new Call(clock, () => 1, undefined)) as Permit)).toBe(false);
+  });
+
+  it('captures a stack for a refusal only if it is asked to', () => {
+    for (const stack of [undefined, false, true]) {
+      const { guard } = make({ initial: 1, queue: 0, ...(stack === undefined ? {} : { stack }) });
+      take(guard);
+      const { error } = guard.admit() as { error: Error };
+      expect(error.stack?.includes('\n    at ')).toBe(stack ?? false);
+    }
+  });
+
+  it('answers a refusal to a call that was aborted before it would have had to wait', async () => {
+    const { clock, guard } = make({ initial: 1 });
+    take(guard);
+    const timers = clock.pendingTimers;
+    const call = new Call(clock, () => 1, undefined);
+    call.abort('gone');
+    expect(await guard.admit(call)).toEqual({ error: 'gone' });
+    expect([guard.waiting, clock.pendingTimers]).toEqual([0, timers]);
+  });
+
+  it('says nothing of a limit that has moved by less than a tenth', () => {
+    const events: HoldfastEvent[] = [];
+    const { guard } = make({ algorithm: 'aimd', initial: 95, max: 200, on: (event) => events.push(event) });
+    const fill = (count: number) => Array.from({ length: count }, () => take(guard));
+    for (let round = 0; round < 9; round++) {
+      const permits = fill(60);
+      permits[0]!.settle(success);
+      for (const permit of permits.slice(1)) permit.release();
+    }
+    expect([guard.limit, events]).toEqual([104, []]);
+    const permits = fill(60);
+    permits[0]!.settle(success);
+    expect(events).toEqual([{ type: 'limit-changed', name: 'adaptiveLimit', limit: 105, previousLimit: 95 }]);
   });
 
   it('begins within its range', () => {
@@ -259,6 +332,10 @@ describe('adaptiveLimit', () => {
   });
 
   it('says what it is', () => {
+    expect(adaptiveLimit({ algorithm: 'vegas' }).traits).toMatchObject({
+      kind: 'adaptive-limit',
+      summary: 'lets as many operations run at once as the service can serve, by vegas',
+    });
     expect(String(pipeline(adaptiveLimit()).explain())).toContain(
       'as many operations run at once as the service can serve',
     );

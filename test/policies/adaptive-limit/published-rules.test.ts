@@ -19,6 +19,21 @@ function limitsAfter(rule: LimitAlgorithm, trips: readonly (number | 'lost')[]):
 
 const neverProbes = () => 1;
 
+describe('every published rule', () => {
+  const range = { initial: 20, min: 10, max: 30 };
+
+  it.each<[string, LimitAlgorithm]>([
+    ['aimd', new Aimd(range)],
+    ['vegas', new Vegas(range, neverProbes)],
+    ['gradient2', new Gradient2(range)],
+  ])('lets wait for a fifth of a second, and learns nothing of what begins or says nothing: %s', (_, rule) => {
+    expect(rule).toMatchObject({ limit: 20, waitMs: 200, usefulMs: 0 });
+    const order = rule.started(5);
+    rule.ignored(order);
+    expect([order, rule.limit]).toEqual([0, 20]);
+  });
+});
+
 describe('aimd', () => {
   it('goes a tenth down for each lost call', () => {
     const rule = new Aimd({ initial: 100, min: 20, max: 200 });
@@ -52,6 +67,16 @@ describe('vegas', () => {
     limitsAfter(rule, [10]);
     rule.ended(trip(rule, 10, 9));
     expect(rule.limit).toBe(20);
+  });
+
+  it.each([
+    [1_000, 3],
+    [999, 2],
+    [9, 1],
+  ])('steps by the digits of the limit but one: from %i by %i for a lost call', (initial, step) => {
+    const rule = new Vegas({ initial, min: 1, max: 10_000 }, neverProbes);
+    limitsAfter(rule, [10]);
+    expect(limitsAfter(rule, ['lost'])).toEqual([initial - step]);
   });
 
   it('measures the shortest round trip anew from time to time', () => {

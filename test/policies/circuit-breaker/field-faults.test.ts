@@ -58,7 +58,9 @@ describe('circuitBreaker', () => {
     const probe = run.attempt(() => clock.sleep(900).then(() => 'late'));
     expect(await run.attempt(fails)).toMatchObject({ error: { state: 'half-open' } });
     await clock.advance(750);
-    expect(await probe).toMatchObject({ ok: false, error: expect.any(TimeoutError) });
+    const outcome = await probe;
+    expect(outcome).toMatchObject({ ok: false, error: expect.any(TimeoutError) });
+    expect(outcome).toMatchObject({ error: { policy: 'circuitBreaker', afterMs: 750 } });
     expect(breaker.state).toBe('open');
     await clock.advance(200);
     expect(breaker.snapshot()).toMatchObject({ state: 'open', openings: 2 });

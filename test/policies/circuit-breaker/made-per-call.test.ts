@@ -1,22 +1,81 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { circuitBreaker, keyed } from '../../../src/index.js';
+import { circuitBreaker, keyed, systemClock } from '../../../src/index.js';
 
 const warnings = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
 const told = () => warnings.mock.calls.filter(([, options]) => (options as { code: string }).code === code);
 const code = 'HOLDFAST_BREAKER_PER_CALL';
 
+function make(name: string, count: number): void {
+  for (let call = 0; call < count; call++) circuitBreaker({ name });
+}
+
+/** Holds the clock of the system, later than all that was before; answers how to let time pass. */
+function holdTime(): (ms: number) => void {
+  let nowMs = systemClock.now() + 3_600_000;
+  vi.spyOn(systemClock, 'now').mockImplementation(() => nowMs);
+  return (ms) => {
+    nowMs += ms;
+  };
+}
+
 describe('circuitBreaker, made for each call', () => {
-  afterEach(() => warnings.mockClear());
+  afterEach(() => {
+    warnings.mockClear();
+    if (vi.isMockFunction(systemClock.now)) vi.mocked(systemClock.now).mockRestore();
+  });
 
   it('is told of once, because such a breaker never opens', () => {
-    for (let call = 0; call < 300; call++) circuitBreaker({ name: 'mistake' });
+    make('mistake', 99);
+    expect(told()).toEqual([]);
+    make('mistake', 200);
     expect(told()).toHaveLength(1);
     expect(told()[0]?.[0]).toContain('100 breakers named "mistake" were made within a second');
+  });
+
+  it('is no mistake where as many are made over a longer time', () => {
+    const pass = holdTime();
+    for (let second = 0; second < 5; second++) {
+      make('slow', 60);
+      pass(1_000);
+    }
+    expect(told()).toEqual([]);
   });
 
   it('is no mistake where a registry keeps one per key', () => {
     const hosts = keyed(() => circuitBreaker({ name: 'hosts' }), { maxKeys: 1_000 });
     for (let host = 0; host < 300; host++) hosts.for(`host ${host}`);
     expect(told()).toEqual([]);
+  });
+
+  it('is counted aright, although a registry keeps one that was made long ago', () => {
+    const pass = holdTime();
+    const early = circuitBreaker({ name: 'early' });
+    pass(1_000);
+    make('another', 1);
+    keyed(() => early).for('key');
+    make('early', 99);
+    expect(told()).toEqual([]);
+    make('early', 1);
+    expect(told()).toHaveLength(1);
+  });
+
+  it.each([
+    ['no process', undefined],
+    ['a process that warns of nothing', {}],
+  ])('is no error on a platform with %s', (platform, process) => {
+    vi.stubGlobal('process', process);
+    try {
+      make(platform, 100);
+    } finally {
+      vi.unstubAllGlobals();
+    }
+    expect(told()).toEqual([]);
+  });
+
+  it('is told of a hundred names at most, where each call has a name of its own', () => {
+    holdTime();
+    for (let name = 0; name < 120; name++) make(`name ${name}`, 100);
+    expect(told().length).toBeGreaterThan(90);
+    expect(told().length).toBeLessThanOrEqual(101);
   });
 });

@@ -41,11 +41,55 @@ describe('decorrelated', () => {
   it('has golden delays, with jitter alive at the cap', () => {
     expect(delays(decorrelated({ initial: 100, max: 2_000 }), 6, half)).toEqual([200, 350, 575, 912.5, 1_050, 1_050]);
   });
+
+  it('is never less than `initial`, though the delay before was', () => {
+    const backoff = decorrelated({ initial: 100, max: 2_000 });
+    expect(backoff({ attempt: 2, previousDelayMs: 1, error: undefined, random: half })).toBe(100);
+  });
 });
 
 describe('constant', () => {
   it('is the same each time', () => {
     expect(delays(constant('1s'), 3, half)).toEqual([1_000, 1_000, 1_000]);
+  });
+
+  it('can be no delay at all', () => {
+    expect(delays(constant(0), 2, half)).toEqual([0, 0]);
+  });
+});
+
+describe('every backoff', () => {
+  it.each<[Backoff, number, string]>([
+    [exponential(), 5_000, 'waiting 100 to 5000 ms with full jitter'],
+    [exponential({ max: '1s', jitter: 'none' }), 1_000, 'waiting 100 to 1000 ms with no jitter'],
+    [decorrelated({ initial: 50 }), 5_000, 'waiting 50 to 5000 ms with decorrelated jitter'],
+    [constant('2s'), 2_000, 'waiting 2000 ms'],
+  ])('tells its longest delay and what it does: %#', (backoff, maxMs, summary) => {
+    expect({ maxMs: backoff.maxMs, summary: backoff.summary }).toEqual({ maxMs, summary });
+  });
+
+  it.each<[string, () => Backoff]>([
+    ['initial', () => exponential({ initial: 5_001 })],
+    ['initial', () => exponential({ initial: -1 })],
+    ['max', () => exponential({ max: '5 sec' as never })],
+    ['factor', () => exponential({ factor: 0.9 })],
+    ['factor', () => exponential({ factor: 101 })],
+    ['jitter', () => exponential({ jitter: 'half' as never })],
+    ['initial', () => decorrelated({ initial: 200, max: 199 })],
+    ['factor', () => decorrelated({ factor: 2 } as never)],
+    ['delay', () => constant(-1)],
+  ])('refuses a wrong %s at once: %#', (option, make) => {
+    expect(make).toThrow(expect.objectContaining({ name: 'OptionsError', option }));
+  });
+
+  it.each<[string, () => Backoff, number]>([
+    ['no delay at all', () => exponential({ initial: 0, max: 0 }), 0],
+    ['an initial that is the longest', () => exponential({ initial: 5_000, jitter: 'none' }), 5_000],
+    ['a factor of 1', () => exponential({ factor: 1, jitter: 'none' }), 100],
+    ['a factor of 100', () => exponential({ factor: 100, jitter: 'none' }), 5_000],
+    ['a decorrelated one without a delay', () => decorrelated({ initial: 0, max: 0 }), 0],
+  ])('can have %s', (_, make, secondMs) => {
+    expect(delays(make(), 2, half)[1]).toBe(secondMs);
   });
 });
 

@@ -14,8 +14,13 @@ describe('parseHttpDate', () => {
     ['RFC 850', 'Sunday, 06-Nov-94 08:49:37 GMT', instant],
     ['asctime', 'Sun Nov  6 08:49:37 1994', instant],
     ['asctime with two digits', 'Wed Nov 16 08:49:37 1994', Date.UTC(1994, 10, 16, 8, 49, 37)],
+    ['the first day of a year', 'Thu, 01 Jan 2026 00:00:00 GMT', Date.UTC(2026, 0, 1)],
+    ['the last second of a month', 'Mon, 31 Aug 2026 23:59:59 GMT', Date.UTC(2026, 7, 31, 23, 59, 59)],
+    ['RFC 850 on the shortest day', 'Monday, 07-Nov-94 08:49:37 GMT', Date.UTC(1994, 10, 7, 8, 49, 37)],
+    ['RFC 850 on the longest day', 'Wednesday, 09-Nov-94 08:49:37 GMT', Date.UTC(1994, 10, 9, 8, 49, 37)],
     ['a leap second', 'Sat, 31 Dec 2016 23:59:60 GMT', Date.UTC(2017, 0, 1)],
-    ['RFC 850 within 50 years ahead', 'Sunday, 06-Nov-70 08:49:37 GMT', Date.UTC(2070, 10, 6, 8, 49, 37)],
+    ['RFC 850 within 50 years ahead', 'Sunday, 06-Nov-76 08:49:37 GMT', Date.UTC(2076, 10, 6, 8, 49, 37)],
+    ['RFC 850 more than 50 years ahead', 'Sunday, 06-Nov-77 08:49:37 GMT', Date.UTC(1977, 10, 6, 8, 49, 37)],
     ['a year below 100', 'Sun, 06 Nov 0050 08:49:37 GMT', Date.parse('0050-11-06T08:49:37Z')],
   ])('reads %s', (_, text, expected) => {
     expect(parseHttpDate(text, now)).toBe(expected);
@@ -23,7 +28,14 @@ describe('parseHttpDate', () => {
 
   it.each([
     ['Sun, 31 Feb 2026 08:49:37 GMT'],
+    ['Sun, 00 Nov 1994 08:49:37 GMT'],
+    ['Sat, 32 Dec 1994 08:49:37 GMT'],
     ['Sun, 06 Nov 1994 24:00:00 GMT'],
+    ['Sun, 06 Nov 1994 08:60:37 GMT'],
+    ['Sun, 06 Nov 1994 08:49:61 GMT'],
+    ...['Sun, 06 Nov 1994 08:49:37 GMT', 'Sunday, 06-Nov-94 08:49:37 GMT', 'Sun Nov  6 08:49:37 1994'].flatMap(
+      (date) => [[`x${date}`], [`${date}x`]],
+    ),
     ['Sun, 06 Foo 1994 08:49:37 GMT'],
     ['2026-11-24T12:00:00Z'],
     ['Sun, 06 Nov 1994 08:49:37'],
@@ -40,6 +52,8 @@ describe('parseRetryAfter', () => {
     ['0', 0],
     ['1.5', 1_500],
     ['1, 30, 2', 30_000],
+    [' 1 ,2 ', 2_000],
+    ['1.500000000', 1_500],
     ['Tue, 24 Nov 2026 12:00:30 GMT', 30_000],
     ['Tue, 24 Nov 2026 11:00:00 GMT', 0],
     ['9'.repeat(20), 1e23],
@@ -47,12 +61,24 @@ describe('parseRetryAfter', () => {
     expect(parseRetryAfter(text, now)).toBe(ms);
   });
 
-  it.each([['-5'], ['soon'], ['1e9'], ['0x10'], ['Infinity'], [' '], ['5, soon'], ['9'.repeat(50)]])(
-    'takes %j for not said',
-    (text) => {
-      expect(parseRetryAfter(text, now)).toBeUndefined();
-    },
-  );
+  it.each([
+    ['-5'],
+    ['soon'],
+    ['1e9'],
+    ['0x10'],
+    ['Infinity'],
+    [' '],
+    ['5, soon'],
+    ['5,'],
+    ['1.'],
+    ['.5'],
+    ['1.0000000001'],
+    ['x1'],
+    ['1x'],
+    ['9'.repeat(50)],
+  ])('takes %j for not said', (text) => {
+    expect(parseRetryAfter(text, now)).toBeUndefined();
+  });
 });
 
 describe('retryHintOf', () => {
@@ -64,11 +90,28 @@ describe('retryHintOf', () => {
     ['a number', { 'retry-after': 4 }, 4_000],
     ['milliseconds before seconds', { 'retry-after-ms': '250', 'retry-after': '9' }, 250],
     ['a reset in seconds', { 'ratelimit-reset': '7', 'ratelimit-remaining': '0' }, 7_000],
+    ['a reset with spaces around', { 'ratelimit-reset': ' 7 ', 'ratelimit-remaining': ' 0 ' }, 7_000],
+    ['a reset without a word of the quota', { 'x-ratelimit-reset': '7' }, 7_000],
+    ['the longest reset as a time', { 'x-ratelimit-reset': '1704067199' }, 1_704_067_199_000],
+    ['the first reset as an instant in seconds', { 'x-ratelimit-reset': '1704067200' }, 0],
+    ['the last one', { 'x-ratelimit-reset': '1704067199999' }, 1_704_067_199_999_000 - now],
+    ['the first reset as an instant in milliseconds', { 'x-ratelimit-reset': '1704067200000' }, 0],
     ['a reset while quota is left', { 'ratelimit-reset': '7', 'ratelimit-remaining': '3' }, undefined],
     ['a reset as an instant in seconds', { 'x-ratelimit-reset': String(now / 1_000 + 5) }, 5_000],
     ['a reset as an instant in milliseconds', { 'x-ratelimit-reset': String(now + 5_000) }, 5_000],
     ['a reset in the past', { 'x-ratelimit-reset': String(now / 1_000 - 5) }, 0],
     ['a pushback', { 'grpc-retry-pushback-ms': '15' }, 15],
+    ['the longest pushback', { 'grpc-retry-pushback-ms': '999999999' }, 999_999_999],
+    ['a longer pushback', { 'grpc-retry-pushback-ms': '1000000000' }, 'never'],
+    ['a pushback with more behind it', { 'grpc-retry-pushback-ms': '15x' }, 'never'],
+    ['a pushback with more before it', { 'grpc-retry-pushback-ms': 'x15' }, 'never'],
+    ['the first ten of a list', { 'retry-after': [...new Array(10).fill('1'), '9'] }, 1_000],
+    ['the hundredth character', { 'retry-after': `${' '.repeat(99)}2` }, 2_000],
+    ['the hundredth character of a list', { 'retry-after': ['1', `${' '.repeat(96)}2`] }, 2_000],
+    ['no header with a name of the same length', { 'content-md5': '2' }, undefined],
+    ['no more than the first hundred characters', { 'retry-after': `${' '.repeat(101)}2` }, undefined],
+    ['no more of a list, either', { 'retry-after': ['1', `${' '.repeat(101)}9`] }, undefined],
+    ['what is neither text nor number', { 'retry-after': true }, undefined],
     ['a negative pushback', { 'grpc-retry-pushback-ms': '-1' }, 'never'],
     ['a pushback that cannot be read', { 'grpc-retry-pushback-ms': 'no' }, 'never'],
     ['nothing', {}, undefined],
@@ -78,7 +121,11 @@ describe('retryHintOf', () => {
   });
 
   it('looks at the error, its headers and its response', () => {
-    expect(retryHintOf({ ok: false, error: { retryAfterMs: 5, headers: { 'retry-after': '9' } } }, now)).toBe(5);
+    for (const retryAfterMs of [5, 0]) {
+      expect(retryHintOf({ ok: false, error: { retryAfterMs, headers: { 'retry-after': '9' } } }, now)).toBe(
+        retryAfterMs,
+      );
+    }
     expect(
       retryHintOf(
         {
@@ -94,7 +141,11 @@ describe('retryHintOf', () => {
       'text',
       5,
       new Error('x'),
+      { retryAfterMs: '5' },
       { retryAfterMs: -1 },
+      { response: null },
+      { headers: null },
+      { headers: 'retry-after: 5' },
       { retryAfterMs: Number.NaN },
     ]) {
       expect(retryHintOf({ ok: false, error }, now)).toBeUndefined();

@@ -42,6 +42,40 @@ describe('retryBudget', () => {
     expect(budget.tryWithdraw()).toBe(true);
   });
 
+  it.each([
+    ['ratio', { ratio: -0.1 }],
+    ['ratio', { ratio: 10.1 }],
+    ['capacity', { capacity: 0.9 }],
+    ['capacity', { capacity: 1_000_001 }],
+    ['initial', { initial: -1 }],
+    ['initial', { initial: 1_000_001, capacity: 1_000_000 }],
+    ['initial', { initial: 6, capacity: 5 }],
+    ['minPerSecond', { minPerSecond: -1 }],
+    ['minPerSecond', { minPerSecond: 1_001 }],
+    ['clock', { clock: {} as never }],
+  ])('refuses a wrong %s at once: %j', (option, options) => {
+    expect(() => retryBudget(options)).toThrow(expect.objectContaining({ name: 'OptionsError', option }));
+  });
+
+  it.each([
+    [{ ratio: 0, capacity: 1, initial: 0, minPerSecond: 0 }, 0],
+    [{ ratio: 10, capacity: 1_000_000, initial: 1_000_000, minPerSecond: 1_000 }, 1_000_000],
+    [{ capacity: 5, initial: 5 }, 5],
+  ])('takes %j', (options, balance) => {
+    expect(retryBudget(options).balance).toBe(balance);
+  });
+
+  it('grants as many per second as it is told, evenly', async () => {
+    const clock = virtualClock();
+    const budget = retryBudget({ initial: 0, minPerSecond: 4, clock });
+    const granted: number[] = [];
+    for (let atMs = 0; atMs < 1_000; atMs += 50) {
+      if (budget.tryWithdraw()) granted.push(atMs);
+      await clock.advance(50);
+    }
+    expect(granted).toEqual([0, 250, 500, 750]);
+  });
+
   it('never grants more than initial, a share of the successes and the floor', async () => {
     const script = fc.array(fc.oneof(fc.constant('success'), fc.constant('retry'), fc.integer({ min: 1, max: 700 })), {
       maxLength: 300,

@@ -1,14 +1,17 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import {
   attemptsOf,
   constant,
   DeadlineExceededError,
   deadline,
+  fallback,
   type Guard,
   HandlesError,
   type HoldfastEvent,
   isRejected,
+  keyed,
   OptionsError,
+  type Pipeline,
   pipeline,
   RejectedError,
   type RetryOptions,
@@ -92,9 +95,11 @@ describe('retry', () => {
       },
     ],
     ['rejects with no error', () => Promise.reject(undefined)],
-  ])('repeats an operation that %s', async (_, task) => {
-    const { calls } = await run({ attempts: 2 }, task);
+    ['rejects with null', () => Promise.reject(null)],
+  ])('repeats an operation that %s, and gives up with what it threw', async (_, task) => {
+    const { calls, outcome } = await run({ attempts: 2 }, task);
     expect(calls).toHaveLength(2);
+    expect(!outcome.ok && [undefined, null, 'text'].includes(outcome.error as never)).toBe(true);
   });
 
   it("passes the delay before to a backoff of one's own, and its chance", async () => {
@@ -155,6 +160,29 @@ describe('retry', () => {
       ]);
     });
 
+    it('answers the value of its last attempt although an earlier one threw', async () => {
+      const discarded: unknown[] = [];
+      const plan = { attempts: 2, handles: () => true, onDiscard: (value: unknown) => discarded.push(value) };
+      const { outcome } = await run(plan, (attempt) => (attempt === 1 ? Promise.reject(down()) : 503));
+      expect(outcome).toEqual({ ok: true, value: 503 });
+      expect(discarded).toEqual([]);
+    });
+
+    it('calls nothing in place of an onDiscard that is not given', async () => {
+      const warning = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
+      await run({ attempts: 2, handles: () => true }, () => 503);
+      expect(warning).not.toHaveBeenCalled();
+      warning.mockRestore();
+    });
+
+    it('makes no further attempt when onDiscard ends the call', async () => {
+      const controller = new AbortController();
+      const plan = { backoff: constant(0), handles: () => true, onDiscard: () => controller.abort('gone') };
+      const { outcome, calls } = await run(plan, () => 503, { signal: controller.signal });
+      expect(outcome).toEqual({ ok: false, error: 'gone' });
+      expect(calls).toHaveLength(1);
+    });
+
     it('hands the value at hand to onDiscard when the call is ended during a wait', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
@@ -202,7 +230,10 @@ describe('retry', () => {
       const broken = () => {
         throw bug;
       };
-      const { outcome } = await run({ handles: broken }, () => Promise.reject(cause));
+      const { outcome, report, events } = await run({ handles: broken }, () => Promise.reject(cause));
+      expect(report).toEqual({ attempts: 1, stoppedBy: 'classifier', errors: [cause], retryAfterMs: undefined });
+      const error = !outcome.ok && outcome.error;
+      expect(events).toEqual([{ type: 'retry-stopped', name: 'retry', attempts: 1, stoppedBy: 'classifier', error }]);
       expect(outcome).toMatchObject({
         ok: false,
         error: {
@@ -216,7 +247,7 @@ describe('retry', () => {
     });
   });
 
-  it.each([[Number.NaN], [-1], ['5s'], [undefined]])(
+  it.each([[Number.NaN], [-1], ['5'], ['5s'], [undefined]])(
     'rejects with a HandlesError when backoff answers %s',
     async (delay) => {
       const cause = down();
@@ -258,6 +289,88 @@ describe('retry', () => {
       expect([clock.pendingTimers, calls]).toEqual([0, 1]);
       await clock.advance('1m');
       expect(calls).toBe(1);
+    });
+
+    it('asks nobody for another attempt when the operation itself ends its call', async () => {
+      const controller = new AbortController();
+      const budget = retryBudget({ initial: 5, minPerSecond: 0 });
+      const { outcome, calls, events } = await run(
+        { budget },
+        () => {
+          controller.abort('gone');
+          throw down();
+        },
+        { signal: controller.signal },
+      );
+      expect(outcome).toEqual({ ok: false, error: 'gone' });
+      expect([calls.length, budget.balance]).toEqual([1, 5]);
+      expect(events.map(({ type }) => type)).toEqual(['retry-stopped']);
+    });
+
+    it('begins no wait when that comes while it tells of it', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const steady = pipeline(
+        retry({ backoff: constant(400), clock, on: (event) => event.type === 'retry' && controller.abort('gone') }),
+      );
+      const outcome = await steady.attempt(() => Promise.reject(down()), { signal: controller.signal });
+      expect(outcome).toEqual({ ok: false, error: 'gone' });
+      await clock.flush();
+      expect(clock.pendingTimers).toBe(0);
+    });
+
+    it('does not abort the attempts that have ended', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const signals: AbortSignal[] = [];
+      const running = pipeline(retry({ backoff: constant(10), clock })).attempt(
+        ({ signal }) => (signals.push(signal) < 3 ? Promise.reject(down()) : new Promise(() => {})),
+        { signal: controller.signal },
+      );
+      await clock.runAll();
+      controller.abort('gone');
+      await running;
+      expect(signals.slice(1).map(({ aborted }) => aborted)).toEqual([false, true]);
+    });
+
+    it.each([
+      ['succeeds', 'late'],
+      ['fails', down()],
+    ])('tells no more of an attempt that %s after it', async (_, answer) => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const reason = new Error('gone');
+      const events: HoldfastEvent[] = [];
+      const running = pipeline(retry({ backoff: constant(10), clock, on: (event) => events.push(event) })).attempt(
+        async ({ attempt }) => {
+          if (attempt === 1) throw down();
+          await clock.sleep(100);
+          if (answer instanceof Error) throw answer;
+          return answer;
+        },
+        { signal: controller.signal },
+      );
+      await clock.advance(50);
+      controller.abort(reason);
+      await running;
+      await clock.runAll();
+      expect(events.map(({ type }) => type)).toEqual(['retry', 'retry-stopped']);
+      expect(attemptsOf(reason)).toMatchObject({ attempts: 1, errors: [expect.any(Error)] });
+    });
+
+    it('tells nothing of one that comes after it gave up', async () => {
+      const clock = virtualClock();
+      const controller = new AbortController();
+      const events: HoldfastEvent[] = [];
+      const slow = fallback(() => new Promise(() => {}));
+      const running = pipeline(
+        slow,
+        retry({ attempts: 2, backoff: constant(0), clock, on: (event) => events.push(event) }),
+      ).attempt(() => Promise.reject(down()), { signal: controller.signal });
+      await clock.runAll();
+      controller.abort('gone');
+      await running;
+      expect(events.map(({ type }) => type)).toEqual(['retry', 'retry-stopped']);
     });
 
     it('makes no further attempt after one that fails because of it', async () => {
@@ -353,12 +466,35 @@ describe('retry', () => {
       }
     });
 
+    it.each([
+      [0, 2_000],
+      [0.5, 2_100],
+      [1, 2_200],
+      [-1, 2_000],
+      [2, 2_000],
+      [Number.NaN, 2_000],
+    ])('comes back later by the draw, where that is one: with %d at %i ms', async (draw, secondMs) => {
+      const { calls } = await run({ attempts: 2, backoff: constant(0), random: () => draw }, () =>
+        Promise.reject(busy(2_000)),
+      );
+      expect(calls).toEqual([0, secondMs]);
+    });
+
+    it('draws nothing where nothing was asked', async () => {
+      let draws = 0;
+      await run({ attempts: 2, backoff: constant(1), random: () => ++draws }, () => Promise.reject(down()));
+      expect(draws).toBe(0);
+    });
+
     it('keeps to its own delay where that is longer', async () => {
       const { calls } = await run({ attempts: 2, backoff: constant(700) }, () => Promise.reject(busy(100)));
       expect(calls).toEqual([0, 700]);
     });
 
     it('gives up at once when asked to wait longer than maxRetryAfter', async () => {
+      expect((await run({ attempts: 2, maxRetryAfter: '1s' }, () => Promise.reject(busy(1_000)))).calls).toHaveLength(
+        2,
+      );
       const { calls, report } = await run({ maxRetryAfter: '1s' }, () => Promise.reject(busy(1_001)));
       expect(calls).toEqual([0]);
       expect(report).toMatchObject({ stoppedBy: 'pushback', retryAfterMs: 1_001 });
@@ -378,7 +514,7 @@ describe('retry', () => {
         Promise.reject(Object.assign(new Error('x'), { headers: { 'grpc-retry-pushback-ms': '-1' } })),
       );
       expect(calls).toEqual([0]);
-      expect(report?.stoppedBy).toBe('pushback');
+      expect(report).toMatchObject({ stoppedBy: 'pushback', retryAfterMs: undefined });
     });
   });
 
@@ -498,6 +634,77 @@ describe('retry', () => {
     expect(callsThen).toBe(3);
   });
 
+  describe('inside another retry', () => {
+    const three = () => retry({ attempts: 3, backoff: constant(0) });
+    const inner = () => keyed(() => pipeline(three()), { key: () => 'all' });
+
+    it.each<[string, () => Pipeline, number]>([
+      ['is left out, because attempts would multiply', () => pipeline(three(), inner()), 3],
+      ['is left out behind a guard, too', () => pipeline(timeout(1_000), three(), inner()), 3],
+      ['makes its attempts where the outer one makes only one', () => pipeline(retry({ attempts: 1 }), inner()), 3],
+      ['makes its attempts behind a guard, too', () => pipeline(timeout(1_000), retry({ attempts: 1 }), inner()), 3],
+    ])('%s', async (_, make, attempts) => {
+      let calls = 0;
+      const error = down();
+      const outcome = await make().attempt(() => {
+        calls++;
+        throw error;
+      });
+      expect(outcome).toEqual({ ok: false, error });
+      expect(calls).toBe(attempts);
+    });
+
+    it('says so in its report', async () => {
+      const reports: unknown[] = [];
+      const heard = keyed(
+        () => pipeline(retry({ on: (event) => event.type === 'retry-stopped' && reports.push(event.stoppedBy) })),
+        { key: () => 'all' },
+      );
+      await pipeline(retry({ attempts: 2, backoff: constant(0) }), heard).attempt(() => Promise.reject(down()));
+      expect(reports).toEqual(['nested', 'nested']);
+    });
+  });
+
+  it('tells what it does', () => {
+    expect(retry().traits).toMatchObject({
+      kind: 'retry',
+      summary: 'makes up to 3 attempts, waiting 100 to 5000 ms with full jitter',
+      attempts: 3,
+      maxDelayMs: 5_000,
+      hasBudget: false,
+    });
+    expect(retry({ backoff: () => 1, budget: retryBudget() }).traits).toMatchObject({
+      summary: 'makes up to 3 attempts, drawn from a budget',
+      maxDelayMs: undefined,
+      hasBudget: true,
+    });
+  });
+
+  it.each([
+    ['attempts', { attempts: 0 }],
+    ['attempts', { attempts: 1_001 }],
+    ['attempts', { attempts: 1.5 }],
+    ['backoff', { backoff: 100 }],
+    ['budget', { budget: { deposit() {} } }],
+    ['budget', { budget: { tryWithdraw: () => true } }],
+    ['handles', { handles: [503] }],
+    ['maxRetryAfter', { maxRetryAfter: -1 }],
+    ['minAttemptTime', { minAttemptTime: -1 }],
+    ['onDiscard', { onDiscard: true }],
+    ['random', { random: 0.5 }],
+    ['retries', { retries: 3 }],
+  ])('refuses a wrong "%s" at once: %j', (option, options) => {
+    expect(() => retry(options as never)).toThrow(expect.objectContaining({ name: 'OptionsError', option }));
+  });
+
+  it('takes no time at all for a limit', async () => {
+    const error = Object.assign(new Error('busy'), { retryAfterMs: 1 });
+    const { calls, report } = await run({ attempts: 1_000, maxRetryAfter: 0, minAttemptTime: 0 }, () =>
+      Promise.reject(error),
+    );
+    expect([calls.length, report?.stoppedBy]).toEqual([1, 'pushback']);
+  });
+
   it('lets an OptionsError of an inner pipeline through like any other error', async () => {
     const { outcome } = await run({ attempts: 1 }, () => retry({ attempts: 0 }));
     expect(outcome).toMatchObject({ error: expect.any(OptionsError) });
@@ -519,6 +726,18 @@ describe('retry', () => {
 describe('attemptsOf', () => {
   it('knows nothing of what no retry gave up with', () => {
     for (const stranger of [new Error('x'), undefined, 'text', null, 5]) expect(attemptsOf(stranger)).toBeUndefined();
+  });
+
+  it('knows nothing before any retry has given up', () => {
+    const shared = globalThis as { [key: symbol]: unknown };
+    const key = Symbol.for('holdfast.attempts');
+    const reports = shared[key];
+    delete shared[key];
+    try {
+      expect(attemptsOf(new Error('x'))).toBeUndefined();
+    } finally {
+      shared[key] = reports;
+    }
   });
 
   it("has no report for a guard's refusal outside of a retry", async () => {

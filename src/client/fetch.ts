@@ -9,7 +9,7 @@ import type { Call } from '../core/call.js';
 import { checkOptions, func, withDefault } from '../core/options.js';
 import { discardBody } from './discard-body.js';
 import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
-import { type Fetch, sendKeyed } from './keyed-redirects.js';
+import { canBeSentAgain, type Fetch, sendKeyed } from './keyed-redirects.js';
 
 export { type KeyJar, type KeyJarOptions, keyFrom, keyJar } from '../coordination/idempotency/key-jar.js';
 export { discardBody } from './discard-body.js';
@@ -138,14 +138,6 @@ function isRequest(input: string | URL | Request): input is Request {
 function urlOf(input: unknown): URL | undefined {
   const url = URL.canParse(String(input)) ? new URL(String(input)) : undefined;
   return url?.protocol === 'http:' || url?.protocol === 'https:' ? url : undefined;
-}
-
-/** Whether a body can be sent again: not a stream, which is gone once it is read, and keeping a copy has no limit. */
-function canBeSentAgain(body: unknown): boolean {
-  if (typeof body !== 'object' || body === null) return true;
-  return (
-    ArrayBuffer.isView(body) || [ArrayBuffer, Blob, FormData, URLSearchParams].some((kind) => body instanceof kind)
-  );
 }
 
 async function written(form: FormData, headers: Headers): Promise<RequestInit> {

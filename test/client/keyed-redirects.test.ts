@@ -68,6 +68,21 @@ describe('createFetch with an idempotency key', () => {
     await expect(createFetch({ policy })(request)).rejects.toMatchObject({ cause: { message: /stream/ } });
   });
 
+  it.each([302, 307])('sends no empty body over a %i in place of an iterable that it has read', async (status) => {
+    await using server = await httpServer((_, response) => response.writeHead(status, { location: '/again' }).end());
+    async function* parts() {
+      yield 'all of it';
+    }
+    for (const method of status === 307 ? ['POST', 'PUT'] : ['PUT', 'PATCH']) {
+      server.received.length = 0;
+      const streamed = { ...post(parts() as unknown as ReadableStream), method, duplex: 'half' } as RequestInit;
+      await expect(createFetch({ policy })(server.origin, streamed)).rejects.toMatchObject({
+        cause: { message: /iterable/ },
+      });
+      expect(server.received.map(({ body }) => body)).toEqual(['all of it']);
+    }
+  });
+
   it('asks again with the same key after a 409 that says when, and not after a 400 or 422', async () => {
     await using server = await httpServer((_, response, number) =>
       response.writeHead(number < 3 ? 409 : 201, number < 3 ? { 'retry-after': '0' } : {}).end(),

@@ -9,6 +9,7 @@ import type { Call } from '../core/call.js';
 import { checkOptions, func, withDefault } from '../core/options.js';
 import { discardBody } from './discard-body.js';
 import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
+import { noteMistake } from './handles.js';
 import { canBeSentAgain, type Fetch, sendKeyed } from './keyed-redirects.js';
 
 export { type KeyJar, type KeyJarOptions, keyFrom, keyJar } from '../coordination/idempotency/key-jar.js';
@@ -76,6 +77,7 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
   const key = headers.get(engine.idempotencyHeader) || engine.keyFor({ origin, method });
   if (key !== undefined) headers.set(engine.idempotencyHeader, key);
   const isReplayable = canBeSentAgain(init?.body ?? request?.body);
+  const wasUsed = request?.bodyUsed === true && (init?.body ?? null) === null;
   // A form gets a new boundary each time it is written, and the other side would take it for another request.
   const body = init?.body instanceof FormData && key !== undefined ? await written(init.body, headers) : {};
   const attempt = async (call: Call, added: Readonly<Record<string, string>>) => {
@@ -84,11 +86,16 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
     const ending = signal === undefined ? undefined : new Ending(call.signal);
     const options = { ...init, ...body, headers: ownHeaders, signal: ending?.controller.signal ?? call.signal };
     const follows = key !== undefined && (init?.redirect ?? request?.redirect ?? 'follow') === 'follow';
-    const response = follows
-      ? await sendKeyed(send, input, url, { ...options, method }, engine.idempotencyHeader)
-      : await send(input, options);
-    if (signal !== undefined) ending?.leaveTo(signal, response);
-    return response;
+    try {
+      const response = follows
+        ? await sendKeyed(send, input, url, { ...options, method }, engine.idempotencyHeader)
+        : await send(input, options);
+      if (signal !== undefined) ending?.leaveTo(signal, response);
+      return response;
+    } catch (error) {
+      if (isUnexplained(error) && (wasUsed || !canBeMade(url, method, init))) noteMistake(error);
+      throw error;
+    }
   };
   return (await engine.run({ origin, method, key, isReplayable, signal }, attempt, discardBody)) as Response;
 }
@@ -138,6 +145,24 @@ function isRequest(input: string | URL | Request): input is Request {
 function urlOf(input: unknown): URL | undefined {
   const url = URL.canParse(String(input)) ? new URL(String(input)) : undefined;
   return url?.protocol === 'http:' || url?.protocol === 'https:' ? url : undefined;
+}
+
+/** So are the errors of requests that `fetch` would not make; those of networks are so on some platforms only. */
+function isUnexplained(error: unknown): error is TypeError {
+  return error instanceof TypeError && error.cause === undefined && !('code' in error);
+}
+
+/** Whether `fetch` takes such a request at all. */
+function canBeMade(url: URL, method: string, init: RequestInit | undefined): boolean {
+  const body = init?.body ?? null;
+  if (body !== null && (method === 'GET' || method === 'HEAD')) return false;
+  if (!canBeSentAgain(body) && (init as { readonly duplex?: unknown }).duplex === undefined) return false;
+  try {
+    new Request(url, { ...init, body: null, headers: {}, signal: null });
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 async function written(form: FormData, headers: Headers): Promise<RequestInit> {

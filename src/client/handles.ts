@@ -66,10 +66,18 @@ export function breakerHandles(outcome: Outcome): boolean {
 
 /** Codes of requests that were not sent because that makes no sense, and of certificates, which do not heal by repeating. */
 const mistakes =
-  /^(?:ERR_INVALID_|ERR_IN_DOUBT|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
+  /^(?:ERR_INVALID_|ERR_IN_DOUBT|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|UND_ERR_REQ_CONTENT_LENGTH_|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
+
+/** Errors of `fetch` about requests that it would not make: they have no code. */
+const refusedByFetch = new WeakSet<object>();
+
+/** This error is about the request, and says nothing of the other side. */
+export function noteMistake(error: object): void {
+  refusedByFetch.add(error);
+}
 
 function isMistake(error: unknown): boolean {
-  return mistakes.test(codeOf(error));
+  return mistakes.test(codeOf(error)) || refusedByFetch.has(error as object);
 }
 
 /** Codes of a connection that ended under a request. */

@@ -301,7 +301,7 @@ class Attempts<Answer> {
     if (propagate === 'none') return noHeaders;
     const headers = deadlineHeaders(call.remainingMs, propagate);
     // Only where a retry is at work: it keeps the other side from retrying as well.
-    const isRepeated = call.attempt > 1 || call.isRetried || call.isRetriedOutside;
+    const isRepeated = call.attempt > 1 || call.isRetried();
     return isRepeated ? { ...headers, [attemptHeader]: String(call.attempt) } : headers;
   }
 }

@@ -1,6 +1,7 @@
 /** Faults that an attack on the code found. Each was a call that hung, a wrong result or a timer left behind. */
 import { describe, expect, it } from 'vitest';
 import {
+  type AnyPolicy,
   attemptsOf,
   bulkhead,
   callbackTimer,
@@ -10,10 +11,13 @@ import {
   HandlesError,
   type HoldfastEvent,
   hedge,
+  keyed,
   type Outcome,
   type Permit,
   pipeline,
   retry,
+  type Strategy,
+  singleFlight,
   systemClock,
   timeout,
 } from '../../src/index.js';
@@ -459,5 +463,48 @@ describe('a guard that queues although it has just ended the call', () => {
       await nextTurn();
       expect([outcome, told]).toEqual([{ ok: false, error: 'gone' }, isGiven ? ['release'] : []]);
     }
+  });
+});
+
+describe('a retry inside another one of the same call', () => {
+  const three = (on?: (event: HoldfastEvent) => void) =>
+    retry({ attempts: 3, backoff: constant(0), ...(on === undefined ? {} : { on }) });
+
+  it.each<[string, (inner: Strategy) => AnyPolicy[]]>([
+    ['kept per key', (inner) => [keyed(() => inner)]],
+    ['kept per key in a pipeline', (inner) => [keyed(() => pipeline(inner, timeout('1s')))]],
+    ['kept per key behind a guard', (inner) => [bulkhead({ limit: 1 }), keyed(() => pipeline(timeout('1s'), inner))]],
+    ['in a shared flight', (inner) => [singleFlight({ key: () => 'a' }), keyed(() => inner)]],
+  ])('makes one attempt: %s', async (_, around) => {
+    const stops: string[] = [];
+    const inner = three((event) => event.type === 'retry-stopped' && stops.push(event.stoppedBy));
+    let attempts = 0;
+    const outcome = await pipeline(three(), ...around(inner)).attempt(
+      () => {
+        attempts++;
+        throws();
+      },
+      { key: 'a' },
+    );
+    expect([attempts, stops, !outcome.ok && outcome.error]).toEqual([3, ['nested', 'nested', 'nested'], broken]);
+  });
+
+  it('makes all of its own where the one around it makes none, and each time that a strategy asks', async () => {
+    const twice: Strategy = {
+      name: 'twice',
+      handle: (call, next) => next(call).catch(() => next(call)),
+    };
+    let attempts = 0;
+    const failing = () => {
+      attempts++;
+      throws();
+    };
+    await pipeline(
+      retry({ attempts: 1 }),
+      keyed(() => three()),
+    ).attempt(failing, { key: 'a' });
+    expect(attempts).toBe(3);
+    await pipeline(twice, three()).attempt(failing);
+    expect(attempts).toBe(9);
   });
 });

@@ -77,7 +77,7 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     const open = await serve({}, (call) => ({ ends: call.deadline !== Number.POSITIVE_INFINITY }));
     const closed = await serve({ headers: false }, (call) => ({
       ends: call.deadline !== Number.POSITIVE_INFINITY,
-      isRetried: call.isRetried,
+      isRetried: call.isRetried(),
     }));
     const headers = { 'request-deadline-ms': '0', [attemptHeader]: '2' };
     expect(await (await fetch(open.url)).json()).toEqual({ ends: false });

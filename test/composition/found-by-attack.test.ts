@@ -508,3 +508,24 @@ describe('a retry inside another one of the same call', () => {
     expect(attempts).toBe(9);
   });
 });
+
+describe('a strategy of one’s own', () => {
+  it('begins no operation once its call was ended', async () => {
+    const clock = virtualClock();
+    const heard: unknown[] = [];
+    const patient: Strategy = {
+      name: 'patient',
+      async handle(call, next) {
+        await clock.sleep('1s');
+        return next(call).catch((error) => {
+          heard.push(error);
+          throw error;
+        });
+      },
+    };
+    let runs = 0;
+    const outcome = pipeline(timeout({ after: '10ms', clock }), patient).attempt(() => ++runs);
+    await clock.runAll();
+    expect([(await outcome).ok, runs, heard]).toEqual([false, 0, [expect.objectContaining({ code: 'ERR_TIMEOUT' })]]);
+  });
+});

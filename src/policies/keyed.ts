@@ -186,9 +186,9 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
   private refuseOtherClock(policy: AnyPolicy, key: string, clock: Clock): void {
     const other = partsOf(policy).find(({ traits }) => traits?.clock !== undefined && traits.clock !== clock);
     if (other === undefined) return;
-    const allowed = 'a policy on the clock of the pipeline around it';
+    const allowed = 'a policy on the clock of its pipeline';
     throw new OptionsError(
-      `${this.name}: "${other.name}", made for "${key}", runs on another clock than the pipeline around it; give this policy the same option "clock"`,
+      `${this.name}: "${other.name}" of "${key}" runs on another clock than its pipeline; give this policy the same option "clock"`,
       { policy: this.name, option: 'factory', value: policy, allowed },
     );
   }

@@ -44,7 +44,7 @@ export class HoldfastError extends Error {
     const mute = !stack && typeof limit === 'number' && limit !== 0 && setStackLimit(0);
     super(message, cause === undefined ? undefined : { cause });
     if (mute) setStackLimit(limit);
-    brandOnce(HoldfastError.prototype, 'other');
+    brandHoldfastError();
     this.code = code;
   }
 
@@ -70,7 +70,7 @@ export class RejectedError extends HoldfastError {
     options: HoldfastErrorOptions & { readonly policy: string; readonly retryAfterMs?: number | undefined },
   ) {
     super(code, message, options);
-    brandOnce(RejectedError.prototype, 'rejected');
+    brandRejectedError();
     this.policy = options.policy;
     this.retryAfterMs = options.retryAfterMs;
   }
@@ -87,7 +87,7 @@ export class AbandonedError extends HoldfastError {
 
   constructor(code: string, message: string, options: HoldfastErrorOptions & { readonly policy: string }) {
     super(code, message, options);
-    brandOnce(AbandonedError.prototype, 'abandoned');
+    brandAbandonedError();
     this.policy = options.policy;
   }
 }
@@ -524,7 +524,7 @@ export class OptionsError extends TypeError {
     },
   ) {
     super(message);
-    brandOnce(OptionsError.prototype, 'other');
+    brandOptionsError();
     this.policy = policy;
     this.option = option;
     this.value = value;
@@ -548,6 +548,12 @@ export function isHoldfastError(error: unknown): error is HoldfastError | Option
 }
 
 /** Done by the first error of a class: done when the module loads, it would keep unused classes in every bundle. */
+// Apart from their classes: one that speaks of itself is renamed in a bundle, and logs would show "_OptionsError".
+const brandHoldfastError = () => brandOnce(HoldfastError.prototype, 'other');
+const brandRejectedError = () => brandOnce(RejectedError.prototype, 'rejected');
+const brandAbandonedError = () => brandOnce(AbandonedError.prototype, 'abandoned');
+const brandOptionsError = () => brandOnce(OptionsError.prototype, 'other');
+
 function brandOnce(prototype: object, family: Family): void {
   if ((prototype as { [brand]?: Family })[brand] !== family) Object.defineProperty(prototype, brand, { value: family });
 }

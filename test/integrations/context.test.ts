@@ -124,6 +124,13 @@ describe('the context', () => {
     expect(currentCall()).toBe(undefined);
   });
 
+  it('refuses what is no call, such as the request that has one', () => {
+    expect(() => runWithCall({ headers: {} } as never, () => 1)).toThrow(
+      /^runWithCall: option "call" must be the call that an operation is given/,
+    );
+    expect(runWithCall(undefined as never, () => currentCall())).toBeUndefined();
+  });
+
   it('is the same one for a second enableContext, and for another copy of the package', async () => {
     enableContext();
     const first = cell.ambient;

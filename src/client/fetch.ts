@@ -39,7 +39,8 @@ export interface CreateFetchOptions extends ClientOptions {
  * @throws What `fetch` threw in the last attempt, or the error of the policy that ended the call, from the call.
  * @throws {@link RateLimitedError} `ERR_RATE_LIMITED` from the call, when the origin has said that it takes no requests
  * for longer than this one may wait; `retryAfterMs` says how long.
- * @throws {@link InDoubtError} `ERR_IN_DOUBT` from the call, when its idempotency key has become older than `maxKeyAge`.
+ * @throws {@link InDoubtError} `ERR_IN_DOUBT` from the call, when its idempotency key has become older than `maxKeyAge`, or when a redirect
+ * led it to another origin, which does not get the key, and nothing came back.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
  * ```ts
@@ -80,7 +81,7 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
   const wasUsed = request?.bodyUsed === true && (init?.body ?? null) === null;
   // A form gets a new boundary each time it is written, and the other side would take it for another request.
   const body = init?.body instanceof FormData && key !== undefined ? await written(init.body, headers) : {};
-  const attempt = async (call: Call, added: Readonly<Record<string, string>>) => {
+  const attempt = async (call: Call, added: Readonly<Record<string, string>>, leave: () => void) => {
     const ownHeaders = new Headers(headers);
     for (const name in added) ownHeaders.set(name, added[name]!);
     const ending = signal === undefined ? undefined : new Ending(call.signal);
@@ -88,7 +89,7 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
     const follows = key !== undefined && (init?.redirect ?? request?.redirect ?? 'follow') === 'follow';
     try {
       const response = follows
-        ? await sendKeyed(send, input, url, { ...options, method }, engine.idempotencyHeader)
+        ? await sendKeyed(send, input, url, { ...options, method }, engine.idempotencyHeader, leave)
         : await send(input, options);
       if (signal !== undefined) ending?.leaveTo(signal, response);
       return response;

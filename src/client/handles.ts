@@ -39,6 +39,7 @@ export function headOf(outcome: Outcome): { readonly status: number; readonly he
  * ```
  */
 export function handles(outcome: Outcome): boolean {
+  if (isFinal(outcome.ok ? outcome.value : outcome.error)) return false;
   if (!outcome.ok) return !isMistake(outcome.error);
   const head = headOf(outcome);
   if (head === undefined) return false;
@@ -62,6 +63,17 @@ export function breakerHandles(outcome: Outcome): boolean {
   if (head.status !== 429) return head.status >= 500;
   // Only whether a time is named counts, so that any clock will do.
   return retryHintOf(outcome, 0) === undefined && quotaOf(head.headers, 0)?.remaining !== 0;
+}
+
+const finals = new WeakSet<object>();
+
+/** However the request ended so, it must not be sent again. */
+export function noteFinal(end: unknown): void {
+  if (typeof end === 'object' && end !== null) finals.add(end);
+}
+
+function isFinal(end: unknown): boolean {
+  return finals.has(end as object);
 }
 
 /** Codes of requests that were not sent because that makes no sense, and of certificates, which do not heal by repeating. */

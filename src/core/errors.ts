@@ -476,7 +476,7 @@ export class InFlightError extends HoldfastError {
  * `ERR_IN_DOUBT`: nobody can say what became of the operation with this idempotency key, or what it answered. `reason` says why:
  * `'unknown'` its process was lost, `'lost'` this attempt's lease was, `'drift'` its phases changed, `'not-stored'` it was done and its result
  * could not be kept, `'unreadable'` what is stored cannot be read, `'too-old'` a client does not send its key any more, because the other side may
- * have forgotten it.
+ * have forgotten it, `'redirected'` a client was led to another origin, which does not get its key, so the request is not sent there twice.
  */
 export class InDoubtError extends HoldfastError {
   /** @internal */ static override get label(): string {
@@ -484,7 +484,7 @@ export class InDoubtError extends HoldfastError {
   }
 
   readonly policy: string;
-  readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable' | 'too-old';
+  readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable' | 'too-old' | 'redirected';
 
   constructor(options: KeyNumbers & { readonly reason: InDoubtError['reason']; readonly detail: string }) {
     const { policy, reason, detail } = options;

@@ -1,4 +1,5 @@
 /** Faults that an attack on the code found. Each was a call that hung, a wrong result or a timer left behind. */
+import { getEventListeners } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import {
   type AnyPolicy,
@@ -32,6 +33,12 @@ const throws = () => {
 const timersOfSystemClock = () => {
   const { platformTimer, far } = systemClock as unknown as { platformTimer: unknown; far: Map<unknown, unknown> };
   return (platformTimer === undefined ? 0 : 1) + far.size;
+};
+const told: string[] = [];
+const given: Permit = {
+  settle: () => told.push('settle'),
+  release: () => told.push('release'),
+  ended: () => told.push('ended'),
 };
 const nextTurn = () => new Promise(setImmediate);
 const guardOf = (answer: unknown): Guard => ({ name: 'odd', admit: () => answer as Permit });
@@ -109,6 +116,19 @@ describe('a guard that breaks the contract', () => {
   ])('changes nothing for a call that succeeds: %s', async (_, extra, expected) => {
     expect(await pipeline(guardOf({ ...permit, ...extra })).attempt(() => 1)).toEqual(expected);
     await nextTurn();
+  });
+
+  it.each<[string, (resolve: (answer: unknown) => void, reject: (error: unknown) => void) => void, readonly string[]]>([
+    ['calls back twice', (resolve) => [resolve(given), resolve(given)], ['settle', 'ended']],
+    ['both resolves and rejects', (resolve, reject) => [resolve(given), reject(broken)], ['settle', 'ended']],
+    ['throws', throws, []],
+  ])('uses its permit once, and leaves nothing, when it answers a thenable that %s', async (_, then, expected) => {
+    told.length = 0;
+    const { signal } = new AbortController();
+    const outcome = await pipeline(timeout('1s'), guardOf({ then })).attempt(async () => 1, { signal });
+    expect(outcome).toEqual(expected.length === 0 ? { ok: false, error: broken } : { ok: true, value: 1 });
+    await nextTurn();
+    expect([told, getEventListeners(signal, 'abort').length, timersOfSystemClock()]).toEqual([expected, 0, 0]);
   });
 
   it('gives the other permits back when one throws while a guard further in refuses', async () => {

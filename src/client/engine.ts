@@ -27,7 +27,7 @@ import { type AnyPolicy, type ExecuteOptions, isPolicy, type Pipeline, pipeline 
 import type { Policy } from '../core/policy.js';
 import { attemptHeader, type DeadlineForm, deadlineHeaders } from '../policies/deadline-headers.js';
 import { defaultPolicy } from './default-policy.js';
-import { isLostConnection } from './handles.js';
+import { isLostConnection, noteFinal } from './handles.js';
 import { Pacer, type PacerPlan } from './pacer.js';
 
 /** How requests are slowed down by what an origin says of its limits. */
@@ -89,8 +89,15 @@ export interface EngineRequest {
   readonly signal: AbortSignal | undefined;
 }
 
-/** Sends one attempt with these headers added to its own. */
-export type Send<Answer> = (call: Call, headers: Readonly<Record<string, string>>) => Promise<Answer>;
+/**
+ * Sends one attempt with these headers added to its own. `leave` is asked before a request that needs its key goes on without it, and throws
+ * where that has been so before.
+ */
+export type Send<Answer> = (
+  call: Call,
+  headers: Readonly<Record<string, string>>,
+  leave: () => void,
+) => Promise<Answer>;
 
 /** Methods that may run twice: RFC 9110, 9.2.2, and QUERY. */
 const repeatable = /^(?:GET|HEAD|OPTIONS|TRACE|PUT|DELETE|QUERY)$/;
@@ -227,6 +234,8 @@ class Attempts<Answer> {
   /** When the first attempt began, by the clock of the calls. */
   private beganMs: number | undefined = undefined;
   private mayReconnect: boolean;
+  /** Whether it went on to where its key is not told, so that a second time it would run twice. */
+  private hasLeft = false;
   private isOver = false;
 
   constructor(
@@ -250,6 +259,7 @@ class Attempts<Answer> {
     // An answer that is held keeps its connection, and where there is but one the next attempt would wait for it.
     if (this.origin.isSequential) this.giveBackAllBut(undefined);
     const answer = await this.sendSafely(call);
+    if (this.hasLeft) noteFinal(answer);
     if (this.origin.idleConnections < mostReconnections) this.origin.idleConnections++;
     // Nobody waits for what comes after a timeout.
     if (this.isOver || call.aborted) this.giveBack(answer);
@@ -259,12 +269,26 @@ class Attempts<Answer> {
 
   private checkKey(call: Call): void {
     const { name, maxKeyAgeMs } = this.plan;
+    this.checkLeft();
     const nowMs = call.clock.now();
     this.beganMs ??= nowMs;
     const ageMs = nowMs - this.beganMs;
     if (this.request.key === undefined || ageMs <= maxKeyAgeMs) return;
     const detail = `the idempotency key is ${Math.round(ageMs)} ms old ("maxKeyAge" is ${maxKeyAgeMs} ms), so the other side may have forgotten it; the request was not sent again`;
     throw new InDoubtError({ policy: name, reason: 'too-old', detail });
+  }
+
+  private readonly leave = (): void => {
+    if (repeatable.test(this.request.method)) return;
+    this.checkLeft();
+    this.hasLeft = true;
+  };
+
+  private checkLeft(): void {
+    if (!this.hasLeft) return;
+    const detail =
+      'the request was redirected to another origin, which does not get its idempotency key, so it was not sent again';
+    throw new InDoubtError({ policy: this.plan.name, reason: 'redirected', detail });
   }
 
   close(result: unknown): void {
@@ -283,16 +307,18 @@ class Attempts<Answer> {
   /** Sends again what met a connection that was being closed for having been idle. Once, and no attempt is counted. */
   private async sendSafely(call: Call): Promise<Answer> {
     try {
-      return await this.send(call, this.headersOf(call));
+      return await this.send(call, this.headersOf(call), this.leave);
     } catch (error) {
       const { origin, request, plan } = this;
-      const repeats = this.mayReconnect && origin.idleConnections > 0 && !call.aborted && isLostConnection(error);
+      const repeats =
+        this.mayReconnect && !this.hasLeft && origin.idleConnections > 0 && !call.aborted && isLostConnection(error);
+      if (this.hasLeft) noteFinal(error);
       if (!repeats) throw error;
       this.mayReconnect = false;
       origin.idleConnections--;
       const { events, name } = plan;
       if (events.heard) events.emit({ type: 'reconnected', name, origin: request.origin, error });
-      return await this.send(call, this.headersOf(call));
+      return await this.send(call, this.headersOf(call), this.leave);
     }
   }
 
@@ -301,7 +327,7 @@ class Attempts<Answer> {
     if (propagate === 'none') return noHeaders;
     const headers = deadlineHeaders(call.remainingMs, propagate);
     // Only where a retry is at work: it keeps the other side from retrying as well.
-    const isRepeated = call.attempt > 1 || call.isRetried || call.isRetriedOutside;
+    const isRepeated = call.attempt > 1 || call.isRetried();
     return isRepeated ? { ...headers, [attemptHeader]: String(call.attempt) } : headers;
   }
 }

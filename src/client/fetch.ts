@@ -9,7 +9,8 @@ import type { Call } from '../core/call.js';
 import { checkOptions, func, withDefault } from '../core/options.js';
 import { discardBody } from './discard-body.js';
 import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
-import { type Fetch, sendKeyed } from './keyed-redirects.js';
+import { noteMistake } from './handles.js';
+import { canBeSentAgain, type Fetch, sendKeyed } from './keyed-redirects.js';
 
 export { type KeyJar, type KeyJarOptions, keyFrom, keyJar } from '../coordination/idempotency/key-jar.js';
 export { discardBody } from './discard-body.js';
@@ -38,7 +39,8 @@ export interface CreateFetchOptions extends ClientOptions {
  * @throws What `fetch` threw in the last attempt, or the error of the policy that ended the call, from the call.
  * @throws {@link RateLimitedError} `ERR_RATE_LIMITED` from the call, when the origin has said that it takes no requests
  * for longer than this one may wait; `retryAfterMs` says how long.
- * @throws {@link InDoubtError} `ERR_IN_DOUBT` from the call, when its idempotency key has become older than `maxKeyAge`.
+ * @throws {@link InDoubtError} `ERR_IN_DOUBT` from the call, when its idempotency key has become older than `maxKeyAge`, or when a redirect
+ * led it to another origin, which does not get the key, and nothing came back.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
  * ```ts
@@ -76,19 +78,25 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
   const key = headers.get(engine.idempotencyHeader) || engine.keyFor({ origin, method });
   if (key !== undefined) headers.set(engine.idempotencyHeader, key);
   const isReplayable = canBeSentAgain(init?.body ?? request?.body);
+  const wasUsed = request?.bodyUsed === true && (init?.body ?? null) === null;
   // A form gets a new boundary each time it is written, and the other side would take it for another request.
   const body = init?.body instanceof FormData && key !== undefined ? await written(init.body, headers) : {};
-  const attempt = async (call: Call, added: Readonly<Record<string, string>>) => {
+  const attempt = async (call: Call, added: Readonly<Record<string, string>>, leave: () => void) => {
     const ownHeaders = new Headers(headers);
     for (const name in added) ownHeaders.set(name, added[name]!);
     const ending = signal === undefined ? undefined : new Ending(call.signal);
     const options = { ...init, ...body, headers: ownHeaders, signal: ending?.controller.signal ?? call.signal };
     const follows = key !== undefined && (init?.redirect ?? request?.redirect ?? 'follow') === 'follow';
-    const response = follows
-      ? await sendKeyed(send, input, url, { ...options, method }, engine.idempotencyHeader)
-      : await send(input, options);
-    if (signal !== undefined) ending?.leaveTo(signal, response);
-    return response;
+    try {
+      const response = follows
+        ? await sendKeyed(send, input, url, { ...options, method }, engine.idempotencyHeader, leave)
+        : await send(input, options);
+      if (signal !== undefined) ending?.leaveTo(signal, response);
+      return response;
+    } catch (error) {
+      if (isUnexplained(error) && (wasUsed || !canBeMade(url, method, init))) noteMistake(error);
+      throw error;
+    }
   };
   return (await engine.run({ origin, method, key, isReplayable, signal }, attempt, discardBody)) as Response;
 }
@@ -140,12 +148,22 @@ function urlOf(input: unknown): URL | undefined {
   return url?.protocol === 'http:' || url?.protocol === 'https:' ? url : undefined;
 }
 
-/** Whether a body can be sent again: not a stream, which is gone once it is read, and keeping a copy has no limit. */
-function canBeSentAgain(body: unknown): boolean {
-  if (typeof body !== 'object' || body === null) return true;
-  return (
-    ArrayBuffer.isView(body) || [ArrayBuffer, Blob, FormData, URLSearchParams].some((kind) => body instanceof kind)
-  );
+/** So are the errors of requests that `fetch` would not make; those of networks are so on some platforms only. */
+function isUnexplained(error: unknown): error is TypeError {
+  return error instanceof TypeError && error.cause === undefined && !('code' in error);
+}
+
+/** Whether `fetch` takes such a request at all. */
+function canBeMade(url: URL, method: string, init: RequestInit | undefined): boolean {
+  const body = init?.body ?? null;
+  if (body !== null && (method === 'GET' || method === 'HEAD')) return false;
+  if (!canBeSentAgain(body) && (init as { readonly duplex?: unknown }).duplex === undefined) return false;
+  try {
+    new Request(url, { ...init, body: null, headers: {}, signal: null });
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 async function written(form: FormData, headers: Headers): Promise<RequestInit> {

@@ -39,6 +39,7 @@ export function headOf(outcome: Outcome): { readonly status: number; readonly he
  * ```
  */
 export function handles(outcome: Outcome): boolean {
+  if (isFinal(outcome.ok ? outcome.value : outcome.error)) return false;
   if (!outcome.ok) return !isMistake(outcome.error);
   const head = headOf(outcome);
   if (head === undefined) return false;
@@ -64,12 +65,31 @@ export function breakerHandles(outcome: Outcome): boolean {
   return retryHintOf(outcome, 0) === undefined && quotaOf(head.headers, 0)?.remaining !== 0;
 }
 
+const finals = new WeakSet<object>();
+
+/** However the request ended so, it must not be sent again. */
+export function noteFinal(end: unknown): void {
+  if (typeof end === 'object' && end !== null) finals.add(end);
+}
+
+function isFinal(end: unknown): boolean {
+  return finals.has(end as object);
+}
+
 /** Codes of requests that were not sent because that makes no sense, and of certificates, which do not heal by repeating. */
 const mistakes =
-  /^(?:ERR_INVALID_|ERR_IN_DOUBT|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
+  /^(?:ERR_INVALID_|ERR_IN_DOUBT|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|UND_ERR_REQ_CONTENT_LENGTH_|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
+
+/** Errors of `fetch` about requests that it would not make: they have no code. */
+const refusedByFetch = new WeakSet<object>();
+
+/** This error is about the request, and says nothing of the other side. */
+export function noteMistake(error: object): void {
+  refusedByFetch.add(error);
+}
 
 function isMistake(error: unknown): boolean {
-  return mistakes.test(codeOf(error));
+  return mistakes.test(codeOf(error)) || refusedByFetch.has(error as object);
 }
 
 /** Codes of a connection that ended under a request. */

@@ -15,13 +15,17 @@ const credentials = ['authorization', 'cookie', 'host', 'proxy-authorization'];
 /** What describes a body that is gone. */
 const bodyHeaders = ['content-encoding', 'content-language', 'content-location', 'content-type', 'content-length'];
 
-/** Sends and follows. `init` has the method and the headers; its body is sent again where the method stays. */
+/**
+ * Sends and follows. `init` has the method and the headers; its body is sent again where the method stays. `leave` is called before the
+ * key is left behind.
+ */
 export async function sendKeyed(
   send: Fetch,
   input: string | URL | Request,
   url: URL,
   init: RequestInit & { readonly method: string; readonly headers: Headers },
   keyHeader: string,
+  leave: () => void,
 ): Promise<Response> {
   let response = await send(input, { ...init, redirect: 'manual' });
   let at = url;
@@ -32,19 +36,29 @@ export async function sendKeyed(
     if (next === undefined) return response;
     if (count === mostRedirects) throw failed(`more than ${mostRedirects} redirects`, response);
     const isKept = response.status === 307 || response.status === 308;
-    if (isKept && body instanceof ReadableStream)
-      throw failed('a body that is a stream cannot be sent again', response);
     headers = new Headers(headers);
     if (!isKept && (response.status === 303 ? method !== 'HEAD' : method === 'POST')) {
       method = 'GET';
       body = null;
       for (const name of [...bodyHeaders, keyHeader]) headers.delete(name);
-    }
-    if (next.origin !== at.origin) for (const name of [...credentials, keyHeader]) headers.delete(name);
+      // One that was read already would be sent as an empty one, which the other side would take for the request with this key.
+    } else if (!canBeSentAgain(body)) throw failed('a stream or an iterable cannot be sent again as a body', response);
     await response.body?.cancel();
+    if (next.origin !== at.origin) {
+      if (headers.has(keyHeader)) leave();
+      for (const name of [...credentials, keyHeader]) headers.delete(name);
+    }
     at = next;
     response = await send(at.href, { ...init, method, headers, body: body ?? null, redirect: 'manual' });
   }
+}
+
+/** Whether a body can be sent again: not a stream, which is gone once it is read, and keeping a copy has no limit. */
+export function canBeSentAgain(body: unknown): boolean {
+  if (typeof body !== 'object' || body === null) return true;
+  return (
+    ArrayBuffer.isView(body) || [ArrayBuffer, Blob, FormData, URLSearchParams].some((kind) => body instanceof kind)
+  );
 }
 
 function bodyOf(input: string | URL | Request): RequestInit['body'] {

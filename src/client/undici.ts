@@ -87,14 +87,28 @@ export type Interceptor = <Own extends AnyDispatch>(dispatch: Own) => Own;
  * ```
  */
 export function resilience(options?: ClientOptions): Interceptor {
-  const engine = engineOf('resilience', checkOptions('resilience', options, clientFields('undici')));
-  return <Own extends AnyDispatch>(dispatch: Own) =>
-    ((request: RequestFacts, handler: Handler) => intercept(engine, dispatch, request, handler)) as Own;
+  const checked = checkOptions('resilience', options, clientFields('undici'));
+  const engine = engineOf('resilience', checked);
+  let dispatchers = 0;
+  return <Own extends AnyDispatch>(dispatch: Own) => {
+    dispatchers++;
+    // A Client or Pool has one origin, which undici 7 does not tell.
+    const unnamed = `${checked.name} ${dispatchers}`;
+    return ((request: RequestFacts, handler: Handler) => intercept(engine, dispatch, unnamed, request, handler)) as Own;
+  };
 }
 
-function intercept(engine: Engine, dispatch: Dispatch, request: RequestFacts, handler: Handler): boolean {
-  const origin = originOf(request.origin);
+function intercept(
+  engine: Engine,
+  dispatch: Dispatch,
+  unnamed: string,
+  request: RequestFacts,
+  handler: Handler,
+): boolean {
+  const origin = originOf(request.origin, unnamed);
   if (origin === undefined || request.upgrade || request.method === 'CONNECT') return dispatch(request, handler);
+  // It would hear nothing of its response, and wait for ever.
+  if (typeof handler.onRequestStart !== 'function') throw foreignHandler();
   const method = request.method.toUpperCase();
   const headers = replayableHeaders(request.headers);
   const givenKey = headerIn(headers, engine.idempotencyHeader);
@@ -109,7 +123,8 @@ function intercept(engine: Engine, dispatch: Dispatch, request: RequestFacts, ha
       const attempt = new Attempt(exchange, call, resolve, reject);
       hasRoom = dispatch({ ...request, headers: withHeaders(headers, { ...keyHeader, ...added }) }, attempt);
     });
-  const facts = { origin, method, key, isReplayable: canBeSentAgain(request.body), signal: exchange.ending.signal };
+  const isReplayable = canBeSentAgain(request.body, key !== undefined);
+  const facts = { origin, method, key, isReplayable, signal: exchange.ending.signal };
   engine.run(facts, send, drop).then(
     (answer) => exchange.answer(answer),
     (error) => exchange.fail(error),
@@ -319,8 +334,16 @@ function notWanted(): Error {
   return new Error('the rest of a response that was thrown away is not wanted');
 }
 
-function originOf(origin: string | URL | undefined): string | undefined {
-  return origin !== undefined && URL.canParse(String(origin)) ? new URL(String(origin)).origin : undefined;
+function foreignHandler(): TypeError {
+  return new TypeError(
+    'resilience: the request was made by another major version of undici than its dispatcher, as the built-in fetch does ' +
+      'with an Agent of undici 8; use the fetch of that undici, or createFetch of holdfast/fetch',
+  );
+}
+
+function originOf(origin: string | URL | undefined, unnamed: string): string | undefined {
+  if (origin === undefined) return unnamed;
+  return URL.canParse(String(origin)) ? new URL(String(origin)).origin : undefined;
 }
 
 /** Headers that can be read more than once: an iterable becomes a list of names and values in turn. */
@@ -343,8 +366,13 @@ function withHeaders(headers: object | undefined, added: Readonly<Record<string,
   return Array.isArray(headers) ? [...headers, ...Object.entries(added).flat()] : { ...headers, ...added };
 }
 
-/** Whether a body can be sent again: not a stream or an iterable, which is gone once it is read. */
-function canBeSentAgain(body: unknown): boolean {
+/**
+ * Whether a body can be sent again: not a stream or an iterable, which is gone once it is read; and not a form with a key,
+ * because it gets a new boundary each time, and the other side would take it for another request.
+ */
+function canBeSentAgain(body: unknown, hasKey: boolean): boolean {
   if (typeof body !== 'object' || body === null) return true;
-  return ArrayBuffer.isView(body) || [ArrayBuffer, Blob, FormData].some((kind) => body instanceof kind);
+  // Undici's own class is another than the global one.
+  if ((body as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag] === 'FormData') return !hasKey;
+  return ArrayBuffer.isView(body) || body instanceof ArrayBuffer || body instanceof Blob;
 }

@@ -92,10 +92,8 @@ export class Call {
   /** @internal */ deadlineMs: number;
   /** @internal When the current layer began to admit; undefined until a guard asks, so that a layer reads the clock once. */
   admittedAtMs: number | undefined = undefined;
-  /** @internal Whether a retry makes the attempts of this call. */
-  isRetried = false;
-  /** @internal The retry that does, the outermost one: another that `keyed` keeps further in gets the same call. */
-  outermostRetry: object | undefined = undefined;
+  /** @internal The retry that makes the attempts of this call: the outermost one, where several are given the same call. */
+  retriedBy: object | undefined = undefined;
   /** @internal Whether it is a copy of one that is still under way: it must not take the room that others need. */
   isCopy = false;
   /** @internal Whether the outermost layer answers an `Outcome` instead of rejecting. */
@@ -178,9 +176,10 @@ export class Call {
     return this.aftermath?.hasAborted ? this.aftermath.reason : this.parent?.reason;
   }
 
-  /** @internal Whether a retry around this call's pipeline makes further attempts. */
-  get isRetriedOutside(): boolean {
-    for (let call = this.parent; call !== undefined; call = call.parent) if (call.isRetried) return true;
+  /** @internal Whether any retry makes the attempts of this call or of one around it, other than the given one of this call. */
+  isRetried(except?: object): boolean {
+    if (this.retriedBy !== undefined && this.retriedBy !== except) return true;
+    for (let call = this.parent; call !== undefined; call = call.parent) if (call.retriedBy !== undefined) return true;
     return false;
   }
 

@@ -44,7 +44,7 @@ export class HoldfastError extends Error {
     const mute = !stack && typeof limit === 'number' && limit !== 0 && setStackLimit(0);
     super(message, cause === undefined ? undefined : { cause });
     if (mute) setStackLimit(limit);
-    brandOnce(HoldfastError.prototype, 'other');
+    brandHoldfastError();
     this.code = code;
   }
 
@@ -70,7 +70,7 @@ export class RejectedError extends HoldfastError {
     options: HoldfastErrorOptions & { readonly policy: string; readonly retryAfterMs?: number | undefined },
   ) {
     super(code, message, options);
-    brandOnce(RejectedError.prototype, 'rejected');
+    brandRejectedError();
     this.policy = options.policy;
     this.retryAfterMs = options.retryAfterMs;
   }
@@ -87,7 +87,7 @@ export class AbandonedError extends HoldfastError {
 
   constructor(code: string, message: string, options: HoldfastErrorOptions & { readonly policy: string }) {
     super(code, message, options);
-    brandOnce(AbandonedError.prototype, 'abandoned');
+    brandAbandonedError();
     this.policy = options.policy;
   }
 }
@@ -476,7 +476,7 @@ export class InFlightError extends HoldfastError {
  * `ERR_IN_DOUBT`: nobody can say what became of the operation with this idempotency key, or what it answered. `reason` says why:
  * `'unknown'` its process was lost, `'lost'` this attempt's lease was, `'drift'` its phases changed, `'not-stored'` it was done and its result
  * could not be kept, `'unreadable'` what is stored cannot be read, `'too-old'` a client does not send its key any more, because the other side may
- * have forgotten it.
+ * have forgotten it, `'redirected'` a client was led to another origin, which does not get its key, so the request is not sent there twice.
  */
 export class InDoubtError extends HoldfastError {
   /** @internal */ static override get label(): string {
@@ -484,7 +484,7 @@ export class InDoubtError extends HoldfastError {
   }
 
   readonly policy: string;
-  readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable' | 'too-old';
+  readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable' | 'too-old' | 'redirected';
 
   constructor(options: KeyNumbers & { readonly reason: InDoubtError['reason']; readonly detail: string }) {
     const { policy, reason, detail } = options;
@@ -524,7 +524,7 @@ export class OptionsError extends TypeError {
     },
   ) {
     super(message);
-    brandOnce(OptionsError.prototype, 'other');
+    brandOptionsError();
     this.policy = policy;
     this.option = option;
     this.value = value;
@@ -548,6 +548,12 @@ export function isHoldfastError(error: unknown): error is HoldfastError | Option
 }
 
 /** Done by the first error of a class: done when the module loads, it would keep unused classes in every bundle. */
+// Apart from their classes: one that speaks of itself is renamed in a bundle, and logs would show "_OptionsError".
+const brandHoldfastError = () => brandOnce(HoldfastError.prototype, 'other');
+const brandRejectedError = () => brandOnce(RejectedError.prototype, 'rejected');
+const brandAbandonedError = () => brandOnce(AbandonedError.prototype, 'abandoned');
+const brandOptionsError = () => brandOnce(OptionsError.prototype, 'other');
+
 function brandOnce(prototype: object, family: Family): void {
   if ((prototype as { [brand]?: Family })[brand] !== family) Object.defineProperty(prototype, brand, { value: family });
 }

@@ -283,7 +283,8 @@ class LayerRun implements Timer, Dependent {
   private waitFor(queued: Promise<Permit | Refusal>): void {
     const index = this.permitCount;
     if (this.phase !== 'over') this.attachAndArm();
-    queued.then(
+    // A thenable of somebody's own may call back twice, or throw.
+    Promise.resolve(queued).then(
       (given) => {
         const answer = answerOrRefusal(this.plan.guards[index]!, given);
         if (this.phase !== 'admitting') {

@@ -216,7 +216,11 @@ function beginsWithLayer([first, second]: readonly Policy<unknown>[]): boolean {
   return isGuard(first) || ((first as Strategy | undefined)?.resumable !== undefined && isGuard(second));
 }
 
-function strategyStep(strategy: Strategy<unknown>, next: Next): Next {
+/** A strategy of one's own may go on after its call was ended. A layer looks at that by itself. */
+const runUnlessOver: Next = (call) => (call.aborted ? rejectLater(call.reason) : runTask(call));
+
+function strategyStep(strategy: Strategy<unknown>, inside: Next): Next {
+  const next = inside === runTask ? runUnlessOver : inside;
   return (call) => {
     try {
       const answer = strategy.handle(call, next);

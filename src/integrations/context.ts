@@ -8,6 +8,7 @@
 import { type Ambient, ambient, provideAmbient } from '../core/ambient.js';
 import type { Call } from '../core/call.js';
 import { HoldfastError } from '../core/errors.js';
+import { checkArgument, having } from '../core/options.js';
 
 /**
  * Starts keeping the current call, for this process and for good. A second time it does nothing.
@@ -51,6 +52,7 @@ export function currentDeadline(): number {
  * For places to which the context does not find: a callback of a pool, an event emitter or a queue that was set up
  * elsewhere. The operations of a pipeline need it not.
  *
+ * @throws {@link OptionsError} `ERR_OPTIONS`, when it is given something else than a call.
  * @example
  * ```ts
  * import { pipeline } from 'holdfast';
@@ -61,8 +63,12 @@ export function currentDeadline(): number {
  * ```
  */
 export function runWithCall<T>(call: Call, task: () => T): T {
+  // Undefined, which a request may have in its place, runs it under none.
+  if (call !== undefined) checkArgument('runWithCall', 'call', call, callField);
   return keeper().run(call, task);
 }
+
+const callField = /* @__PURE__ */ having<Call>('the call that an operation is given', 'child', 'abort');
 
 /**
  * Runs a function with no current call, so that what it starts outlives the call around it: work that goes on after the

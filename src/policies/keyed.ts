@@ -6,7 +6,7 @@
  * After: Envoy, outlier detection (`max_ejection_percent`), for the share of a group that may be open at once.
  */
 import type { Call } from '../core/call.js';
-import { systemClock } from '../core/clock.js';
+import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { HandlesError, OptionsError } from '../core/errors.js';
 import { guardLayer, type Next } from '../core/layer.js';
@@ -64,7 +64,7 @@ const longestKey = 1_000;
  * @param factory - Makes the policy of a key: a guard, a strategy or a pipeline.
  * @param options - `key`, `maxKeys`, `idle`, `maxEjected`, `name`, `clock`.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong; from the call, when it has no key or
- * the factory answers no policy.
+ * the factory answers no policy, or one on another clock than the pipeline's.
  * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `key` throws.
  * @example
  * ```ts
@@ -138,13 +138,14 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
   }
 
   for(key: string): Kept {
-    return this.policyOf(this.checkKey(key), (this.options.clock ?? systemClock).now());
+    const { clock } = this.options;
+    return this.policyOf(this.checkKey(key), (clock ?? systemClock).now(), clock);
   }
 
   handle<T>(call: Call, next: (call: Call) => Promise<T>): Promise<T> {
     try {
       const { idle } = this.options;
-      const policy = this.policyOf(this.keyOf(call), idle === undefined ? 0 : call.clock.now());
+      const policy = this.policyOf(this.keyOf(call), idle === undefined ? 0 : call.clock.now(), call.clock);
       return this.runThrough(policy, call, next) as Promise<T>;
     } catch (error) {
       return rejectLater(error);
@@ -163,7 +164,7 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
     this.openMembers--;
   }
 
-  private policyOf(key: string, nowMs: number): Kept {
+  private policyOf(key: string, nowMs: number, clock: Clock | undefined): Kept {
     const usedMs = Math.floor(nowMs);
     this.sweep(usedMs);
     const kept = this.policies.use(key, usedMs);
@@ -178,6 +179,7 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
         allowed,
       });
     }
+    if (clock !== undefined) this.refuseOtherClock(policy, key, clock);
     // Asked for the same key meanwhile, by the factory itself, there is one already.
     const madeMeanwhile = this.policies.use(key, usedMs);
     if (madeMeanwhile !== undefined) return madeMeanwhile;
@@ -193,6 +195,17 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
     } catch {
       return [];
     }
+  }
+
+  /** A circuit that opened by one clock and is asked by another would stay open for as long as they are apart. */
+  private refuseOtherClock(policy: AnyPolicy, key: string, clock: Clock): void {
+    const other = partsOf(policy).find(({ traits }) => traits?.clock !== undefined && traits.clock !== clock);
+    if (other === undefined) return;
+    const allowed = 'a policy on the clock of its pipeline';
+    throw new OptionsError(
+      `${this.name}: "${other.name}" of "${key}" runs on another clock than its pipeline; give this policy the same option "clock"`,
+      { policy: this.name, option: 'factory', value: policy, allowed },
+    );
   }
 
   private sweep(nowMs: number): void {

@@ -96,6 +96,7 @@ class Flight {
     // No parent and no deadline: nothing of the first caller may end what others wait for. A deadline that grew as
     // others join would come too late for the policies inside, which have made their plans by then.
     this.work = new Call(clock, task, { key: first.key, idempotencyKey, attributes }, undefined, attempt);
+    if (first.isRetried()) this.work.retriedBy = this;
     flights.set(key, this);
   }
 

@@ -145,7 +145,8 @@ export class DeadlineEngine {
     if (grantedMs <= 0) return this.#refuse(exchange, grantedMs);
     const attempt = this.#readsHeaders ? parseAttemptHeader(header) : undefined;
     const call = new Call(this.clock, nothing, undefined, around, attempt, nowMs + grantedMs);
-    call.isRetried = attempt !== undefined;
+    // The other side repeats it.
+    if (attempt !== undefined) call.retriedBy = this;
     (request as Carrier)[callKey] = call;
     new RequestRun(this, exchange, call, grantedMs).start();
     runUnderCall(request, goOn);

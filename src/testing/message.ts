@@ -84,5 +84,16 @@ function copyObject(value: object, hash: TraceHash | undefined, depth: number): 
   if (value instanceof Map) return new Map(copyObject([...value], hash, depth) as [unknown, unknown][]);
   if (value instanceof Set) return new Set(copyObject([...value], hash, depth) as unknown[]);
   hash?.text(Object.prototype.toString.call(value));
-  return structuredClone(value);
+  const clone: object = structuredClone(value);
+  if (hash !== undefined) addContents(clone, hash, depth);
+  return clone;
+}
+
+/** What a clone holds, so that two messages that differ are told apart: an instance of a class has become a plain object. */
+function addContents(clone: object, hash: TraceHash, depth: number): void {
+  if (ArrayBuffer.isView(clone))
+    copyObject(new Uint8Array(clone.buffer, clone.byteOffset, clone.byteLength), hash, depth);
+  else if (clone instanceof ArrayBuffer) copyObject(new Uint8Array(clone), hash, depth);
+  else if (Object.getPrototypeOf(clone) === Object.prototype) copyObject(clone, hash, depth);
+  else hash.text(String(clone));
 }

@@ -6,7 +6,17 @@
  */
 import type { Duration } from '../core/duration.js';
 import { OptionsError } from '../core/errors.js';
-import { checkOptions, duration, type Field, func, integer, optional, show, withDefault } from '../core/options.js';
+import {
+  checkArgument,
+  checkOptions,
+  duration,
+  type Field,
+  func,
+  integer,
+  optional,
+  show,
+  withDefault,
+} from '../core/options.js';
 import type { LinkOptions } from './network.js';
 import { SimulationError } from './simulation-error.js';
 import { defaultWallMs } from './virtual-clock.js';
@@ -107,6 +117,7 @@ const seedField: Field<number> = integer({});
  */
 export async function simulate<T>(options: SimulateOptions, scenario: Scenario<T>): Promise<SimulationReport<T>> {
   const { seed, ...settings } = checkOptions('simulate', options, { seed: optional(seedField), ...worldFields });
+  checkArgument('simulate', 'scenario', scenario, func());
   return play(seed ?? environmentSeed() ?? 1, settings, scenario);
 }
 
@@ -137,6 +148,7 @@ export async function checkSeeds(options: CheckSeedsOptions, scenario: Scenario)
     from: withDefault(seedField, 1),
     ...worldFields,
   });
+  checkArgument('checkSeeds', 'scenario', scenario, func());
   const only = environmentSeed();
   const count = only === undefined ? seeds : 1;
   const first = only ?? from;

@@ -1,9 +1,10 @@
 import { once } from 'node:events';
 import { setImmediate } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
-import { createFetch, discardBody, type Fetch, handles } from '../../src/client/fetch.js';
+import { breakerHandles, createFetch, discardBody, type Fetch, handles } from '../../src/client/fetch.js';
 import {
   CircuitOpenError,
+  circuitBreaker,
   constant,
   deadline,
   fallback,
@@ -159,6 +160,44 @@ describe('createFetch', () => {
     const running = http(new Request('http://a.test/', { signal: controller.signal }));
     controller.abort(new Error('left'));
     await expect(running).rejects.toThrow('left');
+  });
+
+  it.each<[string, RequestInit]>([
+    ['a GET with a body', { body: 'x' }],
+    ['a stream without duplex', { method: 'PUT', body: new Blob(['x']).stream() }],
+    ['no method', { method: 'A B', headers: { 'idempotency-key': 'k' } }],
+    ['a method that is not allowed', { method: 'TRACE' }],
+    ['no mode', { mode: 'navigate' }],
+    ['a length that is not that of the body', { method: 'PUT', body: 'x', headers: { 'content-length': '5' } }],
+  ])('takes a request that cannot be made for no fault of its origin: %s', async (_, init) => {
+    await using server = await httpServer((_, response) => response.end());
+    const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
+    const stops: string[] = [];
+    const on = (event: HoldfastEvent) => event.type === 'retry-stopped' && stops.push(event.stoppedBy);
+    const http = createFetch({ policy: pipeline(retry({ attempts: 3, backoff: constant(1), handles, on }), breaker) });
+    await expect(http(server.origin, init)).rejects.toThrow(TypeError);
+    expect([breaker.state, stops, server.received]).toEqual(['closed', ['classifier'], []]);
+  });
+
+  it('takes a Request whose body was read for no fault of its origin', async () => {
+    const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
+    const request = new Request('http://127.0.0.1:9/', { method: 'PUT', body: 'x' });
+    await request.text();
+    await expect(createFetch({ policy: breaker })(request)).rejects.toThrow(/already been used/);
+    expect(breaker.state).toBe('closed');
+  });
+
+  it('takes a TypeError without a cause for a fault where the request is in order', async () => {
+    let sent = 0;
+    const http = createFetch({
+      policy: pipeline(retry({ attempts: 3, backoff: constant(1), handles })),
+      fetch: async () => {
+        sent++;
+        throw new TypeError('network connection lost');
+      },
+    });
+    await expect(http('http://a.test/', { method: 'PUT', body: 'x' })).rejects.toThrow('lost');
+    expect(sent).toBe(3);
   });
 
   it('passes on what is no HTTP, and what is no URL, untouched', async () => {

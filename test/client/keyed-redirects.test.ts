@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { createFetch, discardBody, handles } from '../../src/client/fetch.js';
-import { constant, pipeline, retry } from '../../src/index.js';
+import { type AnyPolicy, constant, deadline, hedge, pipeline, retry, timeout } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
 import { httpServer } from './support/servers.ts';
 
@@ -66,6 +66,63 @@ describe('createFetch with an idempotency key', () => {
     });
     const request = new Request(server.origin, post());
     await expect(createFetch({ policy })(request)).rejects.toMatchObject({ cause: { message: /stream/ } });
+  });
+
+  it.each([302, 307])('sends no empty body over a %i in place of an iterable that it has read', async (status) => {
+    await using server = await httpServer((_, response) => response.writeHead(status, { location: '/again' }).end());
+    async function* parts() {
+      yield 'all of it';
+    }
+    for (const method of status === 307 ? ['POST', 'PUT'] : ['PUT', 'PATCH']) {
+      server.received.length = 0;
+      const streamed = { ...post(parts() as unknown as ReadableStream), method, duplex: 'half' } as RequestInit;
+      await expect(createFetch({ policy })(server.origin, streamed)).rejects.toMatchObject({
+        cause: { message: /iterable/ },
+      });
+      expect(server.received.map(({ body }) => body)).toEqual(['all of it']);
+    }
+  });
+
+  describe('led to another origin, which does not get the key', () => {
+    const leads = async (target: string) =>
+      httpServer((_, response) => response.writeHead(307, { location: target }).end());
+
+    it('sends a POST there once and answers what it answers, a PUT as often as any', async () => {
+      await using other = await httpServer((_, response) => response.writeHead(503).end('busy'));
+      await using server = await leads(other.origin);
+      const response = await createFetch({ policy })(server.origin, post());
+      expect([response.status, await response.text(), other.received.length]).toEqual([503, 'busy', 1]);
+      expect((await createFetch({ policy })(server.origin, { ...post(), method: 'PUT' })).status).toBe(503);
+      expect(other.received).toHaveLength(4);
+    });
+
+    it.each<[string, AnyPolicy, string]>([
+      [
+        'after a timeout',
+        pipeline(retry({ attempts: 3, backoff: constant(1), handles }), timeout('50ms')),
+        'ERR_IN_DOUBT',
+      ],
+      ['as a copy', hedge({ delay: 20, handles }), 'ERR_IN_DOUBT'],
+      ['as a copy whatever is repeated', hedge({ delay: 20, handles: () => true }), 'ERR_DEADLINE_EXCEEDED'],
+    ])('does not send a POST there a second time: %s', async (_, own, code) => {
+      await using other = await httpServer(() => {});
+      await using server = await leads(other.origin);
+      const http = createFetch({ policy: pipeline(deadline('200ms'), own) });
+      await expect(http(server.origin, post())).rejects.toMatchObject({ code });
+      expect(other.received).toHaveLength(1);
+    });
+
+    it('does not send a POST there again when the connection is lost, which may have been idle', async () => {
+      await using other = await httpServer((_, response, number) => {
+        if (number > 1) response.destroy();
+        else response.end();
+      });
+      await using server = await leads(other.origin);
+      const http = createFetch({ policy });
+      expect((await http(server.origin, post())).status).toBe(200);
+      await expect(http(server.origin, post())).rejects.toThrow('fetch failed');
+      expect(other.received).toHaveLength(2);
+    });
   });
 
   it('asks again with the same key after a 409 that says when, and not after a 400 or 422', async () => {

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
-import { Agent, fetch as undiciFetch } from 'undici';
+import { Agent, BalancedPool, FormData, fetch as undiciFetch } from 'undici';
 import { describe, expect, it } from 'vitest';
 import { type ClientOptions, handles, resilience } from '../../src/client/undici.js';
 import {
@@ -104,6 +104,42 @@ describe('resilience', () => {
     await using http = client();
     const { statusCode } = await http.request(server.origin, { method: 'PUT', body: Readable.from(['streamed']) });
     expect([statusCode, server.received.map((one) => one.body)]).toEqual([503, ['streamed']]);
+  });
+
+  it('sends a form again, but for one with a key, which would get another boundary', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(503).end());
+    await using http = client();
+    const body = new FormData();
+    body.append('a', '1');
+    await http.request(server.origin, { method: 'PUT', body });
+    expect(server.received).toHaveLength(3);
+    await http.request(server.origin, { method: 'PUT', body, headers: { 'idempotency-key': 'k' } });
+    expect(server.received).toHaveLength(4);
+  });
+
+  it('protects a dispatcher that does not tell its origin, each by itself', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(503).end());
+    const keys: (string | undefined)[] = [];
+    const interceptor = resilience({
+      policy: (origin) => {
+        keys.push(origin);
+        return policy;
+      },
+    });
+    for (const pool of [new BalancedPool(server.origin), new BalancedPool(server.origin)]) {
+      const { statusCode } = await pool.compose(interceptor).request({ path: '/', method: 'GET' });
+      expect(statusCode).toBe(503);
+      await pool.destroy();
+    }
+    expect([server.received.length, keys]).toEqual([6, ['undici 1', 'undici 2']]);
+  });
+
+  it('refuses a handler of another version of undici, which would wait for ever', () => {
+    const dispatch = resilience({ policy })((_request: unknown, _handler: unknown) => true);
+    const handler = { onConnect() {}, onHeaders() {}, onData() {}, onComplete() {}, onError() {} };
+    expect(() => dispatch({ origin: 'http://a.test', path: '/', method: 'GET' }, handler)).toThrow(
+      /another major version of undici/,
+    );
   });
 
   it('gives up a hanging attempt, closes its connection, and asks again', async () => {

@@ -1,6 +1,8 @@
 /** Faults that an attack on the code found. Each was a call that hung, a wrong result or a timer left behind. */
+import { getEventListeners } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import {
+  type AnyPolicy,
   attemptsOf,
   bulkhead,
   callbackTimer,
@@ -10,10 +12,13 @@ import {
   HandlesError,
   type HoldfastEvent,
   hedge,
+  keyed,
   type Outcome,
   type Permit,
   pipeline,
   retry,
+  type Strategy,
+  singleFlight,
   systemClock,
   timeout,
 } from '../../src/index.js';
@@ -28,6 +33,12 @@ const throws = () => {
 const timersOfSystemClock = () => {
   const { platformTimer, far } = systemClock as unknown as { platformTimer: unknown; far: Map<unknown, unknown> };
   return (platformTimer === undefined ? 0 : 1) + far.size;
+};
+const told: string[] = [];
+const given: Permit = {
+  settle: () => told.push('settle'),
+  release: () => told.push('release'),
+  ended: () => told.push('ended'),
 };
 const nextTurn = () => new Promise(setImmediate);
 const guardOf = (answer: unknown): Guard => ({ name: 'odd', admit: () => answer as Permit });
@@ -106,6 +117,19 @@ describe('a guard that breaks the contract', () => {
   ])('changes nothing for a call that succeeds: %s', async (_, extra, expected) => {
     expect(await pipeline(guardOf({ ...permit, ...extra })).attempt(() => 1)).toEqual(expected);
     await nextTurn();
+  });
+
+  it.each<[string, (resolve: (answer: unknown) => void, reject: (error: unknown) => void) => void, readonly string[]]>([
+    ['calls back twice', (resolve) => [resolve(given), resolve(given)], ['settle', 'ended']],
+    ['both resolves and rejects', (resolve, reject) => [resolve(given), reject(broken)], ['settle', 'ended']],
+    ['throws', throws, []],
+  ])('uses its permit once, and leaves nothing, when it answers a thenable that %s', async (_, then, expected) => {
+    told.length = 0;
+    const { signal } = new AbortController();
+    const outcome = await pipeline(timeout('1s'), guardOf({ then })).attempt(async () => 1, { signal });
+    expect(outcome).toEqual(expected.length === 0 ? { ok: false, error: broken } : { ok: true, value: 1 });
+    await nextTurn();
+    expect([told, getEventListeners(signal, 'abort').length, timersOfSystemClock()]).toEqual([expected, 0, 0]);
   });
 
   it('gives the other permits back when one throws while a guard further in refuses', async () => {
@@ -460,5 +484,69 @@ describe('a guard that queues although it has just ended the call', () => {
       await nextTurn();
       expect([outcome, told]).toEqual([{ ok: false, error: 'gone' }, isGiven ? ['release'] : []]);
     }
+  });
+});
+
+describe('a retry inside another one of the same call', () => {
+  const three = (on?: (event: HoldfastEvent) => void) =>
+    retry({ attempts: 3, backoff: constant(0), ...(on === undefined ? {} : { on }) });
+
+  it.each<[string, (inner: Strategy) => AnyPolicy[]]>([
+    ['kept per key', (inner) => [keyed(() => inner)]],
+    ['kept per key in a pipeline', (inner) => [keyed(() => pipeline(inner, timeout('1s')))]],
+    ['kept per key behind a guard', (inner) => [bulkhead({ limit: 1 }), keyed(() => pipeline(timeout('1s'), inner))]],
+    ['in a shared flight', (inner) => [singleFlight({ key: () => 'a' }), keyed(() => inner)]],
+  ])('makes one attempt: %s', async (_, around) => {
+    const stops: string[] = [];
+    const inner = three((event) => event.type === 'retry-stopped' && stops.push(event.stoppedBy));
+    let attempts = 0;
+    const outcome = await pipeline(three(), ...around(inner)).attempt(
+      () => {
+        attempts++;
+        throws();
+      },
+      { key: 'a' },
+    );
+    expect([attempts, stops, !outcome.ok && outcome.error]).toEqual([3, ['nested', 'nested', 'nested'], broken]);
+  });
+
+  it('makes all of its own where the one around it makes none, and each time that a strategy asks', async () => {
+    const twice: Strategy = {
+      name: 'twice',
+      handle: (call, next) => next(call).catch(() => next(call)),
+    };
+    let attempts = 0;
+    const failing = () => {
+      attempts++;
+      throws();
+    };
+    await pipeline(
+      retry({ attempts: 1 }),
+      keyed(() => three()),
+    ).attempt(failing, { key: 'a' });
+    expect(attempts).toBe(3);
+    await pipeline(twice, three()).attempt(failing);
+    expect(attempts).toBe(9);
+  });
+});
+
+describe('a strategy of one’s own', () => {
+  it('begins no operation once its call was ended', async () => {
+    const clock = virtualClock();
+    const heard: unknown[] = [];
+    const patient: Strategy = {
+      name: 'patient',
+      async handle(call, next) {
+        await clock.sleep('1s');
+        return next(call).catch((error) => {
+          heard.push(error);
+          throw error;
+        });
+      },
+    };
+    let runs = 0;
+    const outcome = pipeline(timeout({ after: '10ms', clock }), patient).attempt(() => ++runs);
+    await clock.runAll();
+    expect([(await outcome).ok, runs, heard]).toEqual([false, 0, [expect.objectContaining({ code: 'ERR_TIMEOUT' })]]);
   });
 });

@@ -173,10 +173,11 @@ describe('a child of a call', () => {
   it('knows whether a retry around it makes attempts, however far out', () => {
     const outer = newCall();
     const inner = newCall(undefined, newCall(undefined, outer));
-    inner.isRetried = true;
-    expect(inner.isRetriedOutside).toBe(false);
-    outer.isRetried = true;
-    expect([outer.isRetriedOutside, inner.isRetriedOutside]).toEqual([false, true]);
+    const [own, other] = [{}, {}];
+    inner.retriedBy = own;
+    expect([inner.isRetried(), inner.isRetried(own), inner.isRetried(other)]).toEqual([true, false, true]);
+    outer.retriedBy = other;
+    expect([outer.isRetried(other), inner.isRetried(own)]).toEqual([false, true]);
   });
 });
 

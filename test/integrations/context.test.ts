@@ -156,6 +156,13 @@ describe('the context', () => {
     expect(currentCall()).toBe(undefined);
   });
 
+  it('refuses what is no call, such as the request that has one', () => {
+    expect(() => runWithCall({ headers: {} } as never, () => 1)).toThrow(
+      /^runWithCall: option "call" must be the call that an operation is given/,
+    );
+    expect(runWithCall(undefined as never, () => currentCall())).toBeUndefined();
+  });
+
   it('says so where the platform has no AsyncLocalStorage', () => {
     const platform = vi.spyOn(process, 'getBuiltinModule').mockReturnValue(undefined as never);
     try {

@@ -75,6 +75,13 @@ describe('the tarball', () => {
     expect(Object.keys(manifest.dependencies).sort()).toEqual(['lru-cache', 'tslib']);
   });
 
+  it('leaves the errors their names, which logs show', () => {
+    const built = packed.files.filter((file) => /\.c?js$/.test(file));
+    const texts = built.map((file) => readFileSync(join(installed, file), 'utf8'));
+    const renamed = texts.flatMap((text) => text.match(/class _\w*Error\b/g) ?? []);
+    expect(renamed).toEqual([]);
+  });
+
   it('imports tslib instead of carrying its helpers', () => {
     const built = packed.files.filter((file) => /\.c?js$/.test(file));
     const texts = built.map((file) => readFileSync(join(installed, file), 'utf8'));

@@ -170,6 +170,16 @@ describe('keyed', () => {
     expect(String(pipeline(policies).explain())).toMatch(/^1\. keyed: .*\n2\. the operation$/m);
   });
 
+  it('refuses a policy on another clock than that of the call, which would be asked by one and count by the other', async () => {
+    const clock = virtualClock();
+    const other = virtualClock();
+    const kept = () => pipeline(timeout('1s'), circuitBreaker({ name: 'hosts', clock }));
+    const outcome = await pipeline(keyed(kept)).attempt(() => 1, { key: 'a' });
+    expect(String(!outcome.ok && outcome.error)).toMatch(/"hosts" of "a" runs on another clock .* option "clock"/);
+    expect(() => keyed(kept, { clock: other }).for('a')).toThrow(OptionsError);
+    expect(await pipeline(keyed(kept, { clock })).attempt(() => 1, { key: 'a' })).toEqual({ ok: true, value: 1 });
+  });
+
   it('says so when the factory is no function or answers no policy', () => {
     expect(() => keyed('a' as never)).toThrow(OptionsError);
     expect(() => keyed(() => 5 as never).for('a')).toThrow(/must answer a policy for "a", got 5/);

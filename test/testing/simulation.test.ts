@@ -409,6 +409,12 @@ describe('checkSeeds', () => {
     expect(failure.message).toContain('does not repeat itself');
   });
 
+  it('refuses what is no scenario at once, as does a simulation', async () => {
+    const missing = undefined as never;
+    await expect(checkSeeds({ seeds: 1 }, missing)).rejects.toThrow(/^checkSeeds: option "scenario" is required/);
+    await expect(simulate({}, 5 as never)).rejects.toThrow(/^simulate: option "scenario" must be a function, got 5/);
+  });
+
   it('refuses a seed of its own and a count below one', async () => {
     await expect(checkSeeds({ seeds: 1, seed: 3 } as never, () => {})).rejects.toThrow('unknown option "seed"');
     await expect(checkSeeds({ seeds: 0 }, () => {})).rejects.toThrow('option "seeds" must be an integer from 1');

@@ -184,7 +184,8 @@ export class Breaker implements CircuitBreaker, GroupMember {
   }
 
   snapshot(): CircuitSnapshot {
-    const nowMs = this.now();
+    // Looked at before its first call, it must not be bound to a clock that is not that call's.
+    const nowMs = (this.clock ?? systemClock).now();
     const { current, history } = this;
     const counts = 'window' in current ? current : untouched;
     if (counts.window instanceof TimeWindow) counts.window.moveTo(this.epochOf(nowMs));

@@ -156,9 +156,7 @@ function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) => Prom
 
 /** Lets retries inside know of this one, unless it will not repeat the call either. */
 function begin(plan: RetryPlan, call: Call): void {
-  if (plan.attempts === 1 || isOnce(call)) return;
-  call.isRetried = true;
-  call.outermostRetry ??= plan;
+  if (plan.attempts > 1 && !isOnce(call)) call.retriedBy ??= plan;
 }
 
 /** An unsafe operation without an idempotency key gets one attempt. */
@@ -300,7 +298,7 @@ class RetryRun<T> extends Timer implements Dependent {
     if (isOnce(call)) return 'unsafe';
     if (attempt >= attempts) return 'attempts';
     // Attempts of retries inside each other would multiply; the outermost one makes them.
-    if (call.isRetriedOutside || call.outermostRetry !== this.#plan) return 'nested';
+    if (call.isRetried(this.#plan)) return 'nested';
     if (hint === 'never' || (hint ?? 0) > maxRetryAfter) return 'pushback';
     const delayMs = this.#delay(attempt, outcome);
     if (delayMs >= call.remainingMs - minAttemptTime) return 'deadline';

@@ -16,6 +16,7 @@ import {
   pipeline,
   ShedError,
   TimeoutError,
+  timeout,
 } from '../../../src/index.js';
 import { seededRandom, type VirtualClock, virtualClock } from '../../../src/testing/index.js';
 
@@ -426,6 +427,17 @@ describe('circuitBreaker', () => {
     });
     fail(resetting);
     expect(resetting.state).toBe('closed');
+  });
+
+  it('runs on the clock of its first call, also where its snapshot was looked at before', async () => {
+    const clock = virtualClock();
+    const breaker = circuitBreaker({ window: { consecutive: 1 }, openFor: '5s' });
+    expect(breaker.snapshot()).toMatchObject({ state: 'closed', elapsedMs: 0 });
+    const client = pipeline(timeout({ after: '1s', clock }), breaker);
+    await client.attempt(() => Promise.reject(new Error('down')));
+    expect((await client.attempt(() => 1)).ok).toBe(false);
+    await clock.advance('5s');
+    expect(await client.attempt(() => 1)).toEqual({ ok: true, value: 1 });
   });
 
   it('goes on from a snapshot with what is left of its time', async () => {

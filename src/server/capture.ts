@@ -9,6 +9,7 @@
  * record, and are made anew for a replay. Middleware mounted later is part of the answer.
  */
 import type { ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 
 /** An answer as it is kept. */
 export interface Answer {
@@ -91,6 +92,7 @@ export class ResponseCapture {
   private clientGone = false;
   private closeWaits = false;
   private aloneTask: (() => void) | undefined = undefined;
+  private giveSocketBack: (() => void) | undefined = undefined;
 
   constructor(response: CapturedResponse, terms: CaptureTerms) {
     const { writeHead, write, end, destroy, emit } = response;
@@ -130,6 +132,7 @@ export class ResponseCapture {
     if (this.state !== 'open') return;
     this.state = 'done';
     this.chunks = [];
+    this.giveSocketBack?.();
     this.tellClose();
   }
 
@@ -146,6 +149,7 @@ export class ResponseCapture {
       Reflect.apply(inner.writeHead, response, [instead.status]);
     } else Reflect.apply(inner.writeHead, response, given);
     this.head = head;
+    this.watchSocket();
     return response;
   }
 
@@ -172,6 +176,7 @@ export class ResponseCapture {
       goesOn = Reflect.apply(inner.write, response, given as []);
     }
     this.head ??= this.headOf([response.statusCode]);
+    this.watchSocket();
     this.keep(given[0], given[1]);
     return goesOn;
   }
@@ -222,6 +227,29 @@ export class ResponseCapture {
       return true;
     }
     return Reflect.apply(this.inner.emit, this.response, given as [string]);
+  }
+
+  /**
+   * The final handler of Express breaks an answer that has begun off by `request.socket.destroy()`. Who has the request in hand means this answer;
+   * a client that leaves, a timeout of the server, or its end, destroy the socket itself.
+   */
+  private watchSocket(): void {
+    const { req: request } = this.response;
+    if (this.giveSocketBack !== undefined || this.state !== 'open' || !Object.hasOwn(request, 'socket')) return;
+    const { socket } = request;
+    const breakOff = (...given: [Error?]) => {
+      if (this.state === 'done') socket.destroy(...given);
+      else this.destroy(given);
+      return watched;
+    };
+    const watched: Socket = new Proxy(socket, {
+      get: (target, name) => (name === 'destroy' ? breakOff : Reflect.get(target, name)),
+    });
+    Reflect.set(request, 'socket', watched);
+    // Others know the connection by its socket, and look when the answer is out.
+    this.giveSocketBack = () => {
+      if (request.socket === watched) request.socket = socket;
+    };
   }
 
   /** Pipes end at a close, and with them the answer; so for the handler the client is still there, and reads fast. */
@@ -378,6 +406,7 @@ export class ResponseCapture {
   private letGo(given: ChunkArguments): void {
     const { response, inner } = this;
     this.state = 'done';
+    this.giveSocketBack?.();
     if (this.clientGone) {
       setIfOwn(response, 'finished', true);
       this.tellClose();

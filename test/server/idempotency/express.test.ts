@@ -7,7 +7,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type IdempotencyHandle, memoryStore, OptionsError } from '../../../src/index.js';
 import { idempotency, rawBody } from '../../../src/server/express.js';
 import { errorHandler, expressPaths, failingExpressPaths } from './express-paths.js';
-import { headerOf, send } from './raw-client.js';
+import { exchange, headerOf, requestBytes, send } from './raw-client.js';
 import { keyed, lasting, leaked, listening, marksOf, wire } from './support.js';
 
 // Real servers on a machine that may be busy with others.
@@ -85,6 +85,21 @@ describe.each(versions)('an answer of %s by', (_version, framework) => {
       });
     });
   }
+});
+
+describe.each(versions)('a handler of %s', (_version, framework) => {
+  it('that fails in the middle of its answer is run again, though Express then destroys the socket', async () => {
+    const counting = counted((_request, response, next) => {
+      response.write('half');
+      if (counting.runs === 1) setImmediate(() => next(new Error('source broke')));
+      else response.end(' and half');
+    });
+    await listening(serverOf({ framework, protect: [once()], handler: counting }), async (port) => {
+      const request = { path: '/1', headers: keyed('k-1') };
+      expect((await exchange(port, requestBytes(request))).toString()).toMatch(/half\r\n$/);
+      expect((await send(port, request)).body.toString()).toBe('half and half');
+    });
+  });
 });
 
 describe.each(versions)('middleware of %s', (_version, framework) => {

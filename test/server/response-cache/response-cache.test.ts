@@ -1,4 +1,5 @@
 /** Responses kept and given again, on both versions of Express and on Fastify. */
+import http2 from 'node:http2';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Fastify from 'fastify';
@@ -546,6 +547,23 @@ describe('responseCache', () => {
     expect(await read()).toBe('2');
     await app.inject({ method: 'PUT', url: '/one' });
     expect(await read()).toBe('2');
+  });
+
+  it('keeps over HTTP/2, where no header need say that a GET has a body, what came without one', async () => {
+    await using app = Fastify({ http2: true });
+    await app.register(fastifyCache, { ttl: '1m' });
+    let runs = 0;
+    app.get('/', async () => `${++runs}`);
+    const session = http2.connect(await app.listen({ port: 0, host: '127.0.0.1' }));
+    const get = async (body?: string) => {
+      const stream = session.request({ ':path': '/' }, { endStream: body === undefined });
+      if (body !== undefined) stream.end(body);
+      let text = '';
+      for await (const chunk of stream) text += String(chunk);
+      return text;
+    };
+    expect([await get('of his own'), await get(), await get(), await get('of his own')]).toEqual(['1', '2', '2', '3']);
+    session.close();
   });
 
   it('refuses a mistake in a route when the server starts', async () => {

@@ -368,7 +368,8 @@ export class ResponseCapture {
 
   private hold(given: ChunkArguments, wait: Promise<unknown>): void {
     const { response } = this;
-    const { statusCode, statusMessage, addTrailers } = response;
+    const { statusCode, addTrailers } = response;
+    const words = wordsOf(response);
     response.addTrailers = ignored as never;
     // A head that is written refuses changes by itself, as it does without us.
     const release = response.headersSent ? undefined : this.ignoreHeaders();
@@ -379,7 +380,7 @@ export class ResponseCapture {
       response.addTrailers = addTrailers;
       release?.();
       response.statusCode = statusCode;
-      response.statusMessage = statusMessage;
+      setWords(response, words);
       this.letGo(given);
     });
   }
@@ -458,7 +459,7 @@ function headOf(
   keep: (headers: readonly Header[]) => string[],
 ): AnswerHead {
   const [status, second, third] = given;
-  const message = typeof second === 'string' ? second : response.statusMessage;
+  const message = typeof second === 'string' ? second : wordsOf(response);
   const own = (typeof second === 'string' ? third : (third ?? second)) as OwnHeaders | undefined;
   const named: Header[] = [];
   for (const name of namesOf(response)) named.push([name, response.getHeader(name)]);
@@ -471,7 +472,21 @@ function putHead(response: ServerResponse, { status, statusMessage, headers }: A
   for (const name of response.getHeaderNames()) response.removeHeader(name);
   for (const [name, values] of headersOf(headers)) response.setHeader(name, values.length === 1 ? values[0]! : values);
   response.statusCode = status;
-  response.statusMessage = statusMessage;
+  setWords(response, statusMessage);
+}
+
+/** The words after the status; without any, Node says the usual ones. */
+export function setWords(response: NodeResponse, words: string | undefined): void {
+  if (!isOfHttp2(response)) response.statusMessage = words as string;
+}
+
+function wordsOf(response: NodeResponse): string | undefined {
+  return isOfHttp2(response) ? undefined : response.statusMessage;
+}
+
+/** Node's response of HTTP/2 has no words, and warns of whoever asks for them. */
+function isOfHttp2(response: NodeResponse): boolean {
+  return response.getRawHeaderNames === undefined;
 }
 
 /** Names with all values of each, in order. */
@@ -488,7 +503,9 @@ export function headersOf(headers: readonly string[]): Map<string, string[]> {
 }
 
 /** As they were written; not every kind of response remembers that, and the types do not know that Node's does. */
-function namesOf(response: ServerResponse & { getRawHeaderNames?(): string[] }): string[] {
+type NodeResponse = ServerResponse & { getRawHeaderNames?(): string[] };
+
+function namesOf(response: NodeResponse): string[] {
   return response.getRawHeaderNames === undefined ? response.getHeaderNames() : response.getRawHeaderNames();
 }
 
@@ -527,9 +544,10 @@ function isChunk(chunk: unknown): chunk is string | Uint8Array {
 function canEnd(response: ServerResponse, chunk: unknown): boolean {
   const isBody = !chunk || typeof chunk === 'function' || isChunk(chunk);
   if (!isBody || response.headersSent) return isBody;
-  const { statusCode, statusMessage } = response;
+  const { statusCode } = response;
+  const words = wordsOf(response);
   const isStatus = Number.isInteger(statusCode) && statusCode >= 100 && statusCode <= 999;
-  return isStatus && (statusMessage === undefined || /^[\t\x20-\x7e\x80-\xff]*$/.test(statusMessage));
+  return isStatus && (words === undefined || /^[\t\x20-\x7e\x80-\xff]*$/.test(words));
 }
 
 function callbackOf(given: ChunkArguments): Callback | undefined {

@@ -9,7 +9,7 @@ import Fastify, { type FastifyInstance } from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
 import { memoryStore } from '../../../src/index.js';
 import { idempotency } from '../../../src/server/express.js';
-import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
+import { idempotency as fastifyIdempotency, responseCache } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
 
 // Real servers on a machine that may be busy with others.
@@ -36,6 +36,25 @@ describe('idempotency over HTTP/2', () => {
     }
   }
   type Post = (body?: string, headers?: http2.OutgoingHttpHeaders) => Promise<readonly unknown[]>;
+
+  it('asks for no words beside a status, of which Node warns once', async () => {
+    const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
+    const app = Fastify({ http2: true });
+    await app.register(fastifyIdempotency, { store: memoryStore(), scope });
+    await app.register(responseCache, { ttl: '1m' });
+    app.post('/', async () => 'x');
+    app.get('/', async () => 'x');
+    await app.listen({ port: 0, host: '127.0.0.1' });
+    await posting(app.server, async (post) => {
+      for (let round = 0; round < 2; round++) {
+        await post();
+        await post(undefined, { ':method': 'GET' });
+      }
+    });
+    await app.close();
+    expect(warn).not.toHaveBeenCalled();
+    warn.mockRestore();
+  });
 
   // In HTTP/2 no header need say that there is a body.
   it.each([{}, { 'content-length': '5' }])(

@@ -56,6 +56,9 @@ const patched = ['writeHead', 'write', 'end', 'destroy', 'emit'] as const;
 
 type Inner = Pick<ServerResponse, (typeof patched)[number]>;
 
+/** Some buffers of a socket. */
+const mostInTurn = 65_536;
+
 // A property of the response, so that the functions below are shared by all: a closure for each would cost more.
 const captureKey = Symbol('holdfast.capture');
 
@@ -91,6 +94,8 @@ export class ResponseCapture {
   private bytes = 0;
   private clientGone = false;
   private closeWaits = false;
+  /** Units taken in this turn from a handler whose client is gone. */
+  private takenInTurn = 0;
   private aloneTask: (() => void) | undefined = undefined;
   private giveSocketBack: (() => void) | undefined = undefined;
 
@@ -172,6 +177,7 @@ export class ResponseCapture {
       if (!response.headersSent) response.writeHead(response.statusCode);
       const callback = callbackOf(given);
       if (callback !== undefined) queueMicrotask(callback);
+      goesOn = this.takesMore(given[0].length);
     } else {
       goesOn = Reflect.apply(inner.write, response, given as []);
     }
@@ -273,6 +279,20 @@ export class ResponseCapture {
     if (!this.closeWaits) return;
     this.closeWaits = false;
     Reflect.apply(inner.emit, response, ['close']);
+  }
+
+  /** As from a client that reads fast, and leaves the event loop its turns: a source without an end would hold it up for ever. */
+  private takesMore(length: number): boolean {
+    const isPausing = this.takenInTurn >= mostInTurn;
+    this.takenInTurn += length;
+    if (this.takenInTurn < mostInTurn) return true;
+    if (!isPausing) {
+      setImmediate(() => {
+        this.takenInTurn = 0;
+        if (this.state === 'open') Reflect.apply(this.inner.emit, this.response, ['drain']);
+      });
+    }
+    return false;
   }
 
   /** Whoever patched `writeHead` later than we did may still add headers, and does so when it is called. */

@@ -218,6 +218,38 @@ describe('captureAnswer', () => {
     expect([seen.gone, seen.broken]).toEqual([1, 0]);
   });
 
+  it.each([
+    ['a pipeline', (response: ServerResponse) => void pipeline(Readable.from(parts()), response).catch(() => {})],
+    [
+      'a loop that writes until it is told to wait',
+      (response: ServerResponse) => {
+        const source = parts();
+        const push = (): unknown => {
+          let part = source.next();
+          while (part.done !== true && response.write(part.value)) part = source.next();
+          return part.done === true ? response.end() : response.once('drain', push);
+        };
+        push();
+      },
+    ],
+  ])('leaves the event loop its turns while %s goes on for nobody', async (_name, answer) => {
+    const seen = observed();
+    let turns = 0;
+    const count = () => {
+      turns++;
+      if (seen.answer === undefined) setImmediate(count);
+    };
+    const listener: Listener = (request, response) => {
+      request.socket.once('close', count);
+      answer(response);
+    };
+    await withServer(captured(listener, seen), async (port) => {
+      await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
+      await expect.poll(() => seen.answer?.body?.byteLength, { timeout: 10_000 }).toBe(parts.bytes);
+    });
+    expect(turns).toBeGreaterThan(20);
+  });
+
   it('tells the close that it kept back when it is stopped', async () => {
     const seen = observed();
     let closes = 0;

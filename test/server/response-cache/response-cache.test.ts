@@ -191,6 +191,26 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(world.runs).toBe(1);
   });
 
+  it.each([200, 500])(
+    'ends a request of its own whose answer, a stream with status %i, is not kept',
+    async (status) => {
+      let streams = 0;
+      await using world = await open({ ttl: '1m' }, ({ response }) => {
+        streams++;
+        response.on('close', () => streams--);
+        response.writeHead(status, { 'Content-Type': 'text/event-stream' });
+        response.write('data: 1\n\n');
+        return undefined;
+      });
+      const leaving = sendAndLeave(world.port, requestBytes({ method: 'HEAD' }), { afterReceived: 1 });
+      await expect.poll(() => world.seen.map(({ response }) => response.req.method)).toEqual(['GET', 'HEAD']);
+      await expect.poll(() => streams).toBe(1);
+      world.seen[1]!.response.end();
+      await leaving;
+      await expect.poll(() => streams).toBe(0);
+    },
+  );
+
   it('shows the old answer while one request of its own makes it anew, without a client', async () => {
     const clock = virtualClock();
     let version = 1;

@@ -152,6 +152,50 @@ describe.each(versions)('middleware of %s', (_version, framework) => {
   });
 });
 
+describe.each(versions)('a key on %s', (_version, framework) => {
+  const body = JSON.stringify({ id: '7' });
+  const headers = keyed('k', ['Content-Type', 'application/json']);
+  // What the same request is says nothing of the path.
+  const protect = () => idempotency({ store: memoryStore(), scope, fingerprint: ({ body: { id } }) => id });
+  const appOf = (mount: (app: express.Express) => void) => {
+    const app = framework();
+    app.set('env', 'test');
+    app.use(framework.json());
+    mount(app);
+    return createServer(app);
+  };
+  const texts = (app: ReturnType<typeof appOf>, paths: readonly string[]) =>
+    listening(app, async (port) => {
+      const answers: string[] = [];
+      for (const path of paths) answers.push((await send(port, { path, headers, body })).body.toString());
+      return answers;
+    });
+
+  it('counts for one path behind a route that has let the request through', async () => {
+    const app = appOf((one) => {
+      one.all(/.*/, (_request, _response, next) => next());
+      one.use(protect());
+      one.post('/pay', (_request, response) => void response.send('paid'));
+      one.post('/refund', (_request, response) => void response.send('refunded'));
+    });
+    expect(await texts(app, ['/pay', '/refund'])).toEqual(['paid', 'refunded']);
+  });
+
+  it('counts for one route in which it is mounted, whatever the path', async () => {
+    let runs = 0;
+    const answer =
+      (word: string): RequestHandler =>
+      (_request, response) =>
+        void response.send(`${word} ${++runs}`);
+    const app = appOf((one) => {
+      one.post('/pay/:id', [protect()], answer('paid'));
+      one.route('/refund/:id').all(protect()).post(answer('refunded'));
+    });
+    const answers = await texts(app, ['/pay/1', '/pay/2', '/refund/1', '/refund/2']);
+    expect(answers).toEqual(['paid 1', 'paid 1', 'refunded 2', 'refunded 2']);
+  });
+});
+
 describe('idempotency of express', () => {
   const created: RequestHandler = (_request, response) => void response.status(201).json({ ok: true });
 

@@ -9,6 +9,7 @@
  * record, and are made anew for a replay. Middleware mounted later is part of the answer.
  */
 import type { ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 
 /** An answer as it is kept. */
 export interface Answer {
@@ -55,6 +56,9 @@ const patched = ['writeHead', 'write', 'end', 'destroy', 'emit'] as const;
 
 type Inner = Pick<ServerResponse, (typeof patched)[number]>;
 
+/** Some buffers of a socket. */
+const mostInTurn = 65_536;
+
 // A property of the response, so that the functions below are shared by all: a closure for each would cost more.
 const captureKey = Symbol('holdfast.capture');
 
@@ -90,7 +94,10 @@ export class ResponseCapture {
   private bytes = 0;
   private clientGone = false;
   private closeWaits = false;
+  /** Units taken in this turn from a handler whose client is gone. */
+  private takenInTurn = 0;
   private aloneTask: (() => void) | undefined = undefined;
+  private giveSocketBack: (() => void) | undefined = undefined;
 
   constructor(response: CapturedResponse, terms: CaptureTerms) {
     const { writeHead, write, end, destroy, emit } = response;
@@ -130,6 +137,7 @@ export class ResponseCapture {
     if (this.state !== 'open') return;
     this.state = 'done';
     this.chunks = [];
+    this.giveSocketBack?.();
     this.tellClose();
   }
 
@@ -146,6 +154,7 @@ export class ResponseCapture {
       Reflect.apply(inner.writeHead, response, [instead.status]);
     } else Reflect.apply(inner.writeHead, response, given);
     this.head = head;
+    this.watchSocket();
     return response;
   }
 
@@ -168,10 +177,12 @@ export class ResponseCapture {
       if (!response.headersSent) response.writeHead(response.statusCode);
       const callback = callbackOf(given);
       if (callback !== undefined) queueMicrotask(callback);
+      goesOn = this.takesMore(given[0].length);
     } else {
       goesOn = Reflect.apply(inner.write, response, given as []);
     }
     this.head ??= this.headOf([response.statusCode]);
+    this.watchSocket();
     this.keep(given[0], given[1]);
     return goesOn;
   }
@@ -224,6 +235,29 @@ export class ResponseCapture {
     return Reflect.apply(this.inner.emit, this.response, given as [string]);
   }
 
+  /**
+   * The final handler of Express breaks an answer that has begun off by `request.socket.destroy()`. Who has the request in hand means this answer;
+   * a client that leaves, a timeout of the server, or its end, destroy the socket itself.
+   */
+  private watchSocket(): void {
+    const { req: request } = this.response;
+    if (this.giveSocketBack !== undefined || this.state !== 'open' || !Object.hasOwn(request, 'socket')) return;
+    const { socket } = request;
+    const breakOff = (...given: [Error?]) => {
+      if (this.state === 'done') socket.destroy(...given);
+      else this.destroy(given);
+      return watched;
+    };
+    const watched: Socket = new Proxy(socket, {
+      get: (target, name) => (name === 'destroy' ? breakOff : Reflect.get(target, name)),
+    });
+    Reflect.set(request, 'socket', watched);
+    // Others know the connection by its socket, and look when the answer is out.
+    this.giveSocketBack = () => {
+      if (request.socket === watched) request.socket = socket;
+    };
+  }
+
   /** Pipes end at a close, and with them the answer; so for the handler the client is still there, and reads fast. */
   private hideClose(): void {
     const { response, inner } = this;
@@ -245,6 +279,20 @@ export class ResponseCapture {
     if (!this.closeWaits) return;
     this.closeWaits = false;
     Reflect.apply(inner.emit, response, ['close']);
+  }
+
+  /** As from a client that reads fast, and leaves the event loop its turns: a source without an end would hold it up for ever. */
+  private takesMore(length: number): boolean {
+    const isPausing = this.takenInTurn >= mostInTurn;
+    this.takenInTurn += length;
+    if (this.takenInTurn < mostInTurn) return true;
+    if (!isPausing) {
+      setImmediate(() => {
+        this.takenInTurn = 0;
+        if (this.state === 'open') Reflect.apply(this.inner.emit, this.response, ['drain']);
+      });
+    }
+    return false;
   }
 
   /** Whoever patched `writeHead` later than we did may still add headers, and does so when it is called. */
@@ -340,7 +388,8 @@ export class ResponseCapture {
 
   private hold(given: ChunkArguments, wait: Promise<unknown>): void {
     const { response } = this;
-    const { statusCode, statusMessage, addTrailers } = response;
+    const { statusCode, addTrailers } = response;
+    const words = wordsOf(response);
     response.addTrailers = ignored as never;
     // A head that is written refuses changes by itself, as it does without us.
     const release = response.headersSent ? undefined : this.ignoreHeaders();
@@ -351,7 +400,7 @@ export class ResponseCapture {
       response.addTrailers = addTrailers;
       release?.();
       response.statusCode = statusCode;
-      response.statusMessage = statusMessage;
+      setWords(response, words);
       this.letGo(given);
     });
   }
@@ -378,6 +427,7 @@ export class ResponseCapture {
   private letGo(given: ChunkArguments): void {
     const { response, inner } = this;
     this.state = 'done';
+    this.giveSocketBack?.();
     if (this.clientGone) {
       setIfOwn(response, 'finished', true);
       this.tellClose();
@@ -429,7 +479,7 @@ function headOf(
   keep: (headers: readonly Header[]) => string[],
 ): AnswerHead {
   const [status, second, third] = given;
-  const message = typeof second === 'string' ? second : response.statusMessage;
+  const message = typeof second === 'string' ? second : wordsOf(response);
   const own = (typeof second === 'string' ? third : (third ?? second)) as OwnHeaders | undefined;
   const named: Header[] = [];
   for (const name of namesOf(response)) named.push([name, response.getHeader(name)]);
@@ -442,7 +492,21 @@ function putHead(response: ServerResponse, { status, statusMessage, headers }: A
   for (const name of response.getHeaderNames()) response.removeHeader(name);
   for (const [name, values] of headersOf(headers)) response.setHeader(name, values.length === 1 ? values[0]! : values);
   response.statusCode = status;
-  response.statusMessage = statusMessage;
+  setWords(response, statusMessage);
+}
+
+/** The words after the status; without any, Node says the usual ones. */
+export function setWords(response: NodeResponse, words: string | undefined): void {
+  if (!isOfHttp2(response)) response.statusMessage = words as string;
+}
+
+function wordsOf(response: NodeResponse): string | undefined {
+  return isOfHttp2(response) ? undefined : response.statusMessage;
+}
+
+/** Node's response of HTTP/2 has no words, and warns of whoever asks for them. */
+function isOfHttp2(response: NodeResponse): boolean {
+  return response.getRawHeaderNames === undefined;
 }
 
 /** Names with all values of each, in order. */
@@ -459,7 +523,9 @@ export function headersOf(headers: readonly string[]): Map<string, string[]> {
 }
 
 /** As they were written; not every kind of response remembers that, and the types do not know that Node's does. */
-function namesOf(response: ServerResponse & { getRawHeaderNames?(): string[] }): string[] {
+type NodeResponse = ServerResponse & { getRawHeaderNames?(): string[] };
+
+function namesOf(response: NodeResponse): string[] {
   return response.getRawHeaderNames === undefined ? response.getHeaderNames() : response.getRawHeaderNames();
 }
 
@@ -498,9 +564,10 @@ function isChunk(chunk: unknown): chunk is string | Uint8Array {
 function canEnd(response: ServerResponse, chunk: unknown): boolean {
   const isBody = !chunk || typeof chunk === 'function' || isChunk(chunk);
   if (!isBody || response.headersSent) return isBody;
-  const { statusCode, statusMessage } = response;
+  const { statusCode } = response;
+  const words = wordsOf(response);
   const isStatus = Number.isInteger(statusCode) && statusCode >= 100 && statusCode <= 999;
-  return isStatus && (statusMessage === undefined || /^[\t\x20-\x7e\x80-\xff]*$/.test(statusMessage));
+  return isStatus && (words === undefined || /^[\t\x20-\x7e\x80-\xff]*$/.test(words));
 }
 
 function callbackOf(given: ChunkArguments): Callback | undefined {

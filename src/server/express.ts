@@ -255,22 +255,31 @@ export function idempotency(
   second?: IdempotencyRequestOptions<Request>,
 ): RequestHandler {
   const protection = new HttpIdempotency(first, second);
-  return (request, response, next) => {
+  const middleware: RequestHandler = (request, response, next) => {
     const isProtected = request.idempotency !== undefined;
     if (isProtected || protection.passes(request.method, request.headers['idempotency-key'])) return next();
-    protection.handle(new Exchange(request, response, next)).catch(next);
+    protection.handle(new Exchange(request, response, next, middleware)).catch(next);
   };
+  return middleware;
+}
+
+/** What its types do not tell of a route. */
+interface MatchedRoute {
+  readonly path: unknown;
+  readonly stack?: readonly { readonly handle: unknown }[];
 }
 
 class Exchange implements IdempotencyExchange<Request> {
   readonly request: Request;
   private readonly response: Response;
   private readonly next: () => void;
+  private readonly middleware: RequestHandler;
 
-  constructor(request: Request, response: Response, next: () => void) {
+  constructor(request: Request, response: Response, next: () => void, middleware: RequestHandler) {
     this.request = request;
     this.response = response;
     this.next = next;
+    this.middleware = middleware;
   }
 
   get method(): string {
@@ -291,9 +300,11 @@ class Exchange implements IdempotencyExchange<Request> {
 
   /** The path of the route with its parameters unnamed; where there is no route yet, the path of the request. */
   route(): string {
-    const { request } = this;
-    const path: unknown = request.route?.path;
-    return path === undefined ? request.originalUrl.replace(/\?.*$/s, '') : request.baseUrl + String(path);
+    const { request, middleware } = this;
+    const route = request.route as MatchedRoute | undefined;
+    // One that the request has left is still there: who is mounted behind it is in no route.
+    const isInRoute = route?.stack?.some(({ handle }) => handle === middleware) === true;
+    return isInRoute ? request.baseUrl + String(route.path) : request.originalUrl.replace(/\?.*$/s, '');
   }
 
   keyLines(): readonly string[] {

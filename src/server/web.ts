@@ -15,7 +15,7 @@ import {
   isJsonType,
 } from './idempotency/idempotency.js';
 import { bodyOf, contentOf, headerOf, keyLinesOf, sendProblem } from './idempotency/node.js';
-import { keptHeaders, replayMarks } from './idempotency/protocol.js';
+import { joinedLines, keptHeaders, replayMarks } from './idempotency/protocol.js';
 import { type Problem, problemBody, problemType } from './problem.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
@@ -89,7 +89,7 @@ export function idempotency(
           contentType,
           traceparent: request.headers.get('traceparent') ?? undefined,
           route: () => pathname,
-          keyLines: () => keyLines(key),
+          keyLines: () => joinedLines(key),
           body: async (maxBytes: number) => {
             if (request.body === null) return { content: undefined, isJson: false };
             return contentOf(await readBody(request.clone(), maxBytes), isJsonType(contentType));
@@ -199,12 +199,6 @@ function failed(response: ServerResponse): void {
   for (const name of response.getHeaderNames()) response.removeHeader(name);
   response.statusCode = 500;
   response.end();
-}
-
-/** Lines that were joined by the platform; a structured string holds its commas in quotes. */
-function keyLines(value: string | null): readonly string[] {
-  if (value === null) return [];
-  return value.startsWith('"') ? [value] : value.split(', ');
 }
 
 async function readBody(request: Request, maxBytes: number): Promise<Body> {

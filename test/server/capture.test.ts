@@ -218,6 +218,38 @@ describe('captureAnswer', () => {
     expect([seen.gone, seen.broken]).toEqual([1, 0]);
   });
 
+  it.each([
+    ['a pipeline', (response: ServerResponse) => void pipeline(Readable.from(parts()), response).catch(() => {})],
+    [
+      'a loop that writes until it is told to wait',
+      (response: ServerResponse) => {
+        const source = parts();
+        const push = (): unknown => {
+          let part = source.next();
+          while (part.done !== true && response.write(part.value)) part = source.next();
+          return part.done === true ? response.end() : response.once('drain', push);
+        };
+        push();
+      },
+    ],
+  ])('leaves the event loop its turns while %s goes on for nobody', async (_name, answer) => {
+    const seen = observed();
+    let turns = 0;
+    const count = () => {
+      turns++;
+      if (seen.answer === undefined) setImmediate(count);
+    };
+    const listener: Listener = (request, response) => {
+      request.socket.once('close', count);
+      answer(response);
+    };
+    await withServer(captured(listener, seen), async (port) => {
+      await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
+      await expect.poll(() => seen.answer?.body?.byteLength, { timeout: 10_000 }).toBe(parts.bytes);
+    });
+    expect(turns).toBeGreaterThan(20);
+  });
+
   it('tells the close that it kept back when it is stopped', async () => {
     const seen = observed();
     let closes = 0;
@@ -234,15 +266,56 @@ describe('captureAnswer', () => {
     });
   });
 
-  it('says when the handler breaks its own answer off', async () => {
+  it.each(['response', 'socket of the request'] as const)(
+    'says when the handler breaks its own answer off by the %s',
+    async (by) => {
+      const seen = observed();
+      const listener: Listener = (request, response) => {
+        response.write('first');
+        const broken = new Error('source broke');
+        setTimeout(() => (by === 'response' ? response.destroy(broken) : request.socket.destroy()), 5);
+      };
+      const bytes = await withServer(captured(listener, seen), (port) => exchange(port, requestBytes({})));
+      expect(bytes.toString()).toContain('first');
+      expect([seen.broken, seen.gone, seen.answer]).toEqual([1, 0, undefined]);
+    },
+  );
+
+  it('hears that the handler breaks off also when the client has gone', async () => {
     const seen = observed();
-    const listener: Listener = (_request, response) => {
+    const listener: Listener = (request, response) => {
       response.write('first');
-      setTimeout(() => response.destroy(new Error('source broke')), 5);
+      response.once('drain', () => request.socket.destroy());
     };
-    const bytes = await withServer(captured(listener, seen), (port) => exchange(port, requestBytes({})));
-    expect(bytes.toString()).toContain('first');
-    expect([seen.broken, seen.gone, seen.answer]).toEqual([1, 0, undefined]);
+    await withServer(captured(listener, seen), async (port) => {
+      await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
+      await expect.poll(() => seen.broken, { timeout: 10_000 }).toBe(1);
+    });
+    expect([seen.broken, seen.gone]).toEqual([1, 1]);
+  });
+
+  it('takes a server that closes its connections for no handler that breaks off', async () => {
+    const seen = observed();
+    const server = createServer((request, response) => {
+      const listener: Listener = (_request, response) => void response.write('first');
+      captured(listener, seen)(request, response);
+      setImmediate(() => server.closeAllConnections());
+    });
+    await listening(server, (port) => exchange(port, requestBytes({})));
+    await expect.poll(() => seen.gone, { timeout: 10_000 }).toBe(1);
+    expect(seen.broken).toBe(0);
+  });
+
+  it('gives the request its socket back when the answer is out', async () => {
+    const sockets = new Set<unknown>();
+    const listener: Listener = (request, response) => {
+      sockets.add(request.socket);
+      response.once('finish', () => sockets.add(request.socket));
+      response.write('first,');
+      response.end('last');
+    };
+    await withServer(captured(listener, observed()), (port) => send(port, {}));
+    expect(sockets.size).toBe(1);
   });
 });
 

@@ -213,7 +213,8 @@ export class Backing {
   private keyOf(kind: Kind, key: string): string {
     const whole = `cache|${this.settings.name}|${kind}|${key}`;
     if (whole.length * 3 <= longestStoreKey || new TextEncoder().encode(whole).length <= longestStoreKey) return whole;
-    return `cache|${this.settings.name.slice(0, 40)}|hash|${sha256(whole)}`;
+    // Half a surrogate pair has no UTF-8: two such keys would have one hash.
+    return `cache|${Array.from(this.settings.name).slice(0, 40).join('')}|hash|${sha256(JSON.stringify(whole))}`;
   }
 
   private async run<T>(

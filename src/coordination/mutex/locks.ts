@@ -329,5 +329,7 @@ function storeKeyOf(kind: CheckedLockOptions['kind'], key: string): string {
   }
   const crypto = globalThis.process?.getBuiltinModule?.('node:crypto');
   // Without it the store says that the key is too long.
-  return `${kind}:${crypto === undefined ? key : `sha256:${crypto.createHash('sha256').update(key).digest('hex')}`}`;
+  if (crypto === undefined) return `${kind}:${key}`;
+  // Half a surrogate pair has no UTF-8: two such keys would have one hash.
+  return `${kind}:sha256:${crypto.createHash('sha256').update(JSON.stringify(key)).digest('hex')}`;
 }

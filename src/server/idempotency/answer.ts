@@ -3,7 +3,7 @@
  */
 import type { ServerResponse } from 'node:http';
 import { Slab } from '../../core/slab.js';
-import { headersOf, type StoredAnswer } from '../capture.js';
+import { headersOf, type StoredAnswer, setWords } from '../capture.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
 
 /** First byte of what is stored, so that a later form can be told from this one. */
@@ -68,8 +68,7 @@ export function replay(response: ServerResponse, answer: StoredAnswer, key: stri
   }
   for (const [name, value] of replayMarks(key)) response.setHeader(name, value);
   response.statusCode = answer.status;
-  // Without words of its own Node says the usual ones.
-  if (answer.statusMessage !== '') response.statusMessage = answer.statusMessage;
+  if (answer.statusMessage !== '') setWords(response, answer.statusMessage);
   if (body.byteLength > largestText) response.end(body);
   // As one byte per character it goes out in one piece with the head.
   else response.end(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('latin1'), 'latin1');

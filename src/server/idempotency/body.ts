@@ -27,16 +27,26 @@ export function findRawBody(request: object): Uint8Array | undefined {
   return (request as WithRawBody)[rawBodyKey];
 }
 
-/** Whether a body comes with these headers: without either there is none. */
-export function announcesBody({ headers }: Pick<IncomingMessage, 'headers'>): boolean {
+/** Whether a body may come with this head: without either header there is none, but in HTTP/2, whose bodies need no header. */
+export function announcesBody(request: IncomingMessage): boolean {
+  const { headers, httpVersionMajor } = request;
   const length = headers['content-length'];
-  return headers['transfer-encoding'] !== undefined || (length !== undefined && length !== '0');
+  if (length !== undefined) return length !== '0';
+  if (httpVersionMajor >= 2) return (request as WithStream).stream?.endAfterHeaders !== true;
+  return headers['transfer-encoding'] !== undefined;
 }
+
+/** A request of HTTP/2. */
+type WithStream = IncomingMessage & { readonly stream?: { readonly endAfterHeaders?: boolean } };
 
 // Shared functions find the tap by it: closures for each request would cost more.
 const tapKey = Symbol('holdfast.tap');
 
-type TappedRequest = IncomingMessage & { [tapKey]?: BodyTap };
+type TappedRequest = IncomingMessage & {
+  [tapKey]?: BodyTap;
+  _read(bytes: number): void;
+  readonly _readableState: { readonly ended: boolean };
+};
 
 /**
  * Watches the bytes of a request come in.
@@ -71,7 +81,7 @@ export class BodyTap {
       this.take(early, undefined);
       request.unshift(early);
     }
-    if (request.complete) this.isWhole = true;
+    if (comesByItself(request) ? request.complete : request._readableState.ended) this.isWhole = true;
     else request.push = tappedPush;
   }
 
@@ -90,8 +100,8 @@ export class BodyTap {
       };
       request.once('close', onClose);
       // If reading has paused, because so much lies there unread.
-      if (request.readableLength >= request.readableHighWaterMark)
-        (request as { _read?(size: number): void })._read?.(0);
+      if (request.readableLength >= request.readableHighWaterMark) request._read(0);
+      else if (!comesByItself(request)) request.read(0);
     });
   }
 
@@ -120,6 +130,14 @@ export class BodyTap {
     return { kind: 'bytes', bytes: chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks) };
   }
 }
+
+/** Whether nobody need ask for the bytes: others than Node's requests from a socket, as of HTTP/2, tests and functions in a cloud, wait for that. */
+function comesByItself(request: TappedRequest): boolean {
+  readOfNode ??= process.getBuiltinModule('node:http').IncomingMessage.prototype._read;
+  return request._read === readOfNode;
+}
+
+let readOfNode: TappedRequest['_read'] | undefined;
 
 function tappedPush(this: TappedRequest, chunk: unknown, encoding?: BufferEncoding): boolean {
   return this[tapKey]!.push(chunk, encoding);

@@ -5,19 +5,20 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { type Problem, problemBody, problemType } from '../problem.js';
 import { announcesBody, type Body, findRawBody, tapBody } from './body.js';
 import { isJsonType, type RequestBody } from './idempotency.js';
-import { keyHeader } from './protocol.js';
+import { joinedLines, keyHeader } from './protocol.js';
 
 const keyHeaderName = /* @__PURE__ */ keyHeader.toLowerCase();
 
 /** Every line of the key's header: Node joins them in `headers`. */
-export function keyLinesOf({ rawHeaders }: IncomingMessage): readonly string[] {
+export function keyLinesOf({ headers, rawHeaders }: IncomingMessage): readonly string[] {
   const lines: string[] = [];
   for (let index = 0; index < rawHeaders.length; index += 2) {
     const name = rawHeaders[index]!;
     if (name.length === keyHeaderName.length && name.toLowerCase() === keyHeaderName)
       lines.push(rawHeaders[index + 1]!);
   }
-  return lines;
+  // The requests of adapters, for functions in a cloud, may have no lines.
+  return lines.length > 0 ? lines : joinedLines(headers[keyHeaderName]);
 }
 
 /** A header of which there is one line. */
@@ -45,7 +46,10 @@ export function bodyOf(request: IncomingMessage, parsed: unknown, maxBytes: numb
 type Found = RequestBody | 'too-large' | undefined;
 
 export function contentOf(body: Body, isJson: boolean): Found {
-  if (body.kind === 'bytes') return { content: body.bytes, isJson };
+  if (body.kind === 'bytes') {
+    // An empty body is none, whether it was announced or not.
+    return body.bytes.byteLength === 0 ? { content: undefined, isJson: false } : { content: body.bytes, isJson };
+  }
   return body.kind === 'too-large' ? 'too-large' : undefined;
 }
 

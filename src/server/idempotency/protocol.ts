@@ -73,6 +73,13 @@ export function parseKey(values: readonly string[]): ParsedKey {
   return { kind: 'key', key };
 }
 
+/** Lines that a platform has joined into one; a structured string holds its commas in quotes. */
+export function joinedLines(value: string | readonly string[] | null | undefined): readonly string[] {
+  if (value === null || value === undefined) return [];
+  if (typeof value !== 'string') return value;
+  return value.startsWith('"') ? [value] : value.split(', ');
+}
+
 function structuredString(value: string): string | undefined {
   try {
     const [item] = parseItem(value);

@@ -3,7 +3,7 @@
  */
 import type { ServerResponse } from 'node:http';
 import type { Serializer } from '../../coordination/cache/cache.js';
-import { type AnswerHead, headersOf, type StoredAnswer } from '../capture.js';
+import { type AnswerHead, headersOf, type StoredAnswer, setWords } from '../capture.js';
 import { fieldsOf, type ResponseLifetime } from './storability.js';
 
 /** A response that is kept, and for which requests it is right. */
@@ -189,6 +189,6 @@ export function give(response: ServerResponse, { status, statusMessage, headers,
     if (!isSame(response.getHeader(name), values)) response.setHeader(name, values.length === 1 ? values[0]! : values);
   }
   response.statusCode = status;
-  if (statusMessage !== '') response.statusMessage = statusMessage;
+  if (statusMessage !== '') setWords(response, statusMessage);
   response.end(body);
 }

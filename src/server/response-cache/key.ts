@@ -6,6 +6,7 @@
  * After: RFC 9111 sections 4 and 4.1; Kettle, "Practical Web Cache Poisoning" (2018), for what caches forgot.
  */
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import { announcesBody } from '../idempotency/body.js';
 
 /** Frameworks and handlers take these for the address of a request, though few say so in `Vary`. */
 const addressHeaders = [
@@ -15,18 +16,18 @@ const addressHeaders = [
 /** A request with one of these is not what its method says, or wants a part. */
 const passingHeaders = [
   ...['range', 'if-range', 'if-match', 'if-unmodified-since', 'upgrade'],
-  ...['x-http-method-override', 'x-http-method', 'x-method-override', 'transfer-encoding'],
+  ...['x-http-method-override', 'x-http-method', 'x-method-override'],
 ] as const;
 /** The engine takes 1,024 characters; the variant comes behind. */
 const longestPlainKey = 900;
 
 /** Whether a request is one that a cache may answer. */
-export function isCacheable({ method, headers }: IncomingMessage): boolean {
+export function isCacheable(request: IncomingMessage): boolean {
+  const { method, headers } = request;
   if (method !== 'GET' && method !== 'HEAD') return false;
   for (const name of passingHeaders) if (headers[name] !== undefined) return false;
   // The body of a GET has no meaning, and some handlers read it.
-  const length = headers['content-length'];
-  if (length !== undefined && length !== '0') return false;
+  if (announcesBody(request)) return false;
   // Who does not want his request in a store gets it handled.
   return headers['cache-control'] === undefined || !/(?:^|[\s,])no-store(?:$|[\s,])/i.test(headers['cache-control']);
 }

@@ -402,7 +402,11 @@ class Ask<Request> {
         }
         const inner = new Ask(owner, arrived, rules, root);
         inner.address = address;
-        inner.watch(arrived, signal, false, arrived.next).then(resolve, reject);
+        // Nobody reads on what is not kept: for its handler that is a client that left.
+        inner
+          .watch(arrived, signal, false, arrived.next)
+          .then(resolve, reject)
+          .finally(() => response.destroy());
       };
       (request as WithErrand)[errandKey] = errand;
       const lost = () => reject(new Error(`the request for a refresh was answered ${response.statusCode} on its way`));

@@ -59,7 +59,7 @@ export function storableOf(
   const vary = varyOf(fields);
   if (vary === undefined) return undefined;
 
-  const initialAgeMs = msOf(fields.get('age') ?? '0');
+  const initialAgeMs = Math.max(msOf(fields.get('age') ?? '0'), apparentAgeMs(fields, wallMs));
   const statedMs = statedLifetimeMs(said, fields, wallMs);
   if (statedMs === undefined && !heuristicStatuses.has(status)) return undefined;
   const freshMs = (statedMs ?? defaults.ttl) - initialAgeMs;
@@ -117,6 +117,12 @@ function statedLifetimeMs(
   const date = Date.parse(fields.get('date') ?? '');
   const left = Date.parse(expires) - (Number.isNaN(date) ? wallMs : date);
   return Number.isNaN(left) ? 0 : Math.min(Math.max(0, left), longestMs);
+}
+
+/** By its date, for what a handler has fetched elsewhere and somebody else has kept before. RFC 9111, section 4.2.3. */
+function apparentAgeMs(fields: ReadonlyMap<string, string>, wallMs: number): number {
+  const seconds = Math.floor((wallMs - Date.parse(fields.get('date') ?? '')) / 1_000);
+  return seconds > 0 ? Math.min(seconds * 1_000, longestMs) : 0;
 }
 
 function msOf(seconds: string | undefined): number {

@@ -201,7 +201,21 @@ describe('cache, when the store holds something else,', () => {
     source.value = 'two';
     await caches[0]!.get(`${long}2`);
     expect([await caches[1]!.get(`${long}1`), await caches[1]!.get(`${long}2`)]).toEqual(['one', 'two']);
+    source.value = 'half';
+    await caches[0]!.get(`${long}\ud800`);
+    source.value = 'other half';
+    expect([await caches[1]!.get(`${long}\ud801`), await caches[1]!.get(`${long}\ud800`)]).toEqual([
+      'other half',
+      'half',
+    ]);
     await expect(caches[0]!.get('k'.repeat(1_025))).rejects.toThrow('1 to 1024 characters');
     await expect(caches[0]!.get('')).rejects.toThrow(TypeError);
+  });
+
+  it('keeps long keys also where its name would be cut in the middle of a character', async () => {
+    const { caches, source, warnings } = setUp({ name: `${'n'.repeat(39)}😀` }, 2);
+    source.value = 'one';
+    await caches[0]!.get('k'.repeat(1_000));
+    expect([await caches[1]!.get('k'.repeat(1_000)), source.loads, warnings()]).toEqual(['one', 1, []]);
   });
 });

@@ -637,7 +637,13 @@ describe('mutex with a store', () => {
 
   it('takes keys that are too long for a store, and refuses records that are none of a lock', async () => {
     const { inner, process } = bench();
-    const long = ['x'.repeat(1024), `${'x'.repeat(1023)}y`, '\u{1f512}'.repeat(300)];
+    const long = [
+      'x'.repeat(1024),
+      `${'x'.repeat(1023)}y`,
+      '\u{1f512}'.repeat(300),
+      `${'x'.repeat(1023)}\ud800`,
+      `${'x'.repeat(1023)}\ud801`,
+    ];
     const leases = await Promise.all(long.map((key) => process().acquire(key)));
     expect(leases.map(({ key }) => key)).toEqual(long);
     await inner.write('mutex:foreign', new TextEncoder().encode('hello'), { ttlMs: 1_000 });

@@ -7,7 +7,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type IdempotencyHandle, memoryStore, OptionsError } from '../../../src/index.js';
 import { idempotency, rawBody } from '../../../src/server/express.js';
 import { errorHandler, expressPaths, failingExpressPaths } from './express-paths.js';
-import { headerOf, send } from './raw-client.js';
+import { exchange, headerOf, requestBytes, send } from './raw-client.js';
 import { keyed, lasting, leaked, listening, marksOf, wire } from './support.js';
 
 // Real servers on a machine that may be busy with others.
@@ -87,6 +87,21 @@ describe.each(versions)('an answer of %s by', (_version, framework) => {
   }
 });
 
+describe.each(versions)('a handler of %s', (_version, framework) => {
+  it('that fails in the middle of its answer is run again, though Express then destroys the socket', async () => {
+    const counting = counted((_request, response, next) => {
+      response.write('half');
+      if (counting.runs === 1) setImmediate(() => next(new Error('source broke')));
+      else response.end(' and half');
+    });
+    await listening(serverOf({ framework, protect: [once()], handler: counting }), async (port) => {
+      const request = { path: '/1', headers: keyed('k-1') };
+      expect((await exchange(port, requestBytes(request))).toString()).toMatch(/half\r\n$/);
+      expect((await send(port, request)).body.toString()).toBe('half and half');
+    });
+  });
+});
+
 describe.each(versions)('middleware of %s', (_version, framework) => {
   const long = 'kelp '.repeat(1_000);
   const handler: RequestHandler = (_request, response) => void response.type('text/plain').send(long);
@@ -134,6 +149,50 @@ describe.each(versions)('middleware of %s', (_version, framework) => {
       expect([headerOf(first, 'x-late'), second.body.toString()]).toEqual([expect.any(String), 'x']);
       expect(headerOf(second, 'x-late')).toBeDefined();
     });
+  });
+});
+
+describe.each(versions)('a key on %s', (_version, framework) => {
+  const body = JSON.stringify({ id: '7' });
+  const headers = keyed('k', ['Content-Type', 'application/json']);
+  // What the same request is says nothing of the path.
+  const protect = () => idempotency({ store: memoryStore(), scope, fingerprint: ({ body: { id } }) => id });
+  const appOf = (mount: (app: express.Express) => void) => {
+    const app = framework();
+    app.set('env', 'test');
+    app.use(framework.json());
+    mount(app);
+    return createServer(app);
+  };
+  const texts = (app: ReturnType<typeof appOf>, paths: readonly string[]) =>
+    listening(app, async (port) => {
+      const answers: string[] = [];
+      for (const path of paths) answers.push((await send(port, { path, headers, body })).body.toString());
+      return answers;
+    });
+
+  it('counts for one path behind a route that has let the request through', async () => {
+    const app = appOf((one) => {
+      one.all(/.*/, (_request, _response, next) => next());
+      one.use(protect());
+      one.post('/pay', (_request, response) => void response.send('paid'));
+      one.post('/refund', (_request, response) => void response.send('refunded'));
+    });
+    expect(await texts(app, ['/pay', '/refund'])).toEqual(['paid', 'refunded']);
+  });
+
+  it('counts for one route in which it is mounted, whatever the path', async () => {
+    let runs = 0;
+    const answer =
+      (word: string): RequestHandler =>
+      (_request, response) =>
+        void response.send(`${word} ${++runs}`);
+    const app = appOf((one) => {
+      one.post('/pay/:id', [protect()], answer('paid'));
+      one.route('/refund/:id').all(protect()).post(answer('refunded'));
+    });
+    const answers = await texts(app, ['/pay/1', '/pay/2', '/refund/1', '/refund/2']);
+    expect(answers).toEqual(['paid 1', 'paid 1', 'refunded 2', 'refunded 2']);
   });
 });
 

@@ -8,7 +8,7 @@ import express4 from 'express4';
 import { describe, expect, it } from 'vitest';
 import { responseCache } from '../../../src/server/express.js';
 import { virtualClock } from '../../../src/testing/index.js';
-import { headerOf, send } from '../idempotency/raw-client.js';
+import { exchange, headerOf, requestBytes, send } from '../idempotency/raw-client.js';
 import { listening } from '../idempotency/support.js';
 import { statusOf } from './support.ts';
 
@@ -89,6 +89,25 @@ describe.each([
       isOpen = false;
       expect((await get({}, '/sub/page')).status).toBe(401);
       expect(runs).toBe(3);
+    });
+  });
+
+  it('holds nobody up behind a handler that fails in the middle of its answer, though Express then destroys the socket', async () => {
+    const app = framework();
+    app.use(responseCache({ ttl: '1m', jitter: 0 }));
+    let runs = 0;
+    app.get('/', (_request, response, next) => {
+      response.write('half');
+      if (++runs === 1) setTimeout(() => next(new Error('source broke')), 50);
+      else response.end(' and half');
+    });
+    app.set('env', 'test');
+    await listening(createServer(app), async (port) => {
+      const failing = exchange(port, requestBytes({ method: 'GET' }));
+      await expect.poll(() => runs, { interval: 5 }).toBe(1);
+      expect((await send(port, { method: 'GET' })).body.toString()).toBe('half and half');
+      expect((await failing).toString()).toMatch(/half\r\n$/);
+      expect((await send(port, { method: 'HEAD' })).status).toBe(200);
     });
   });
 

@@ -1,4 +1,5 @@
 /** Responses kept and given again, on both versions of Express and on Fastify. */
+import http2 from 'node:http2';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Fastify from 'fastify';
@@ -189,6 +190,26 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(await world.text()).toBe('four');
     expect(world.runs).toBe(1);
   });
+
+  it.each([200, 500])(
+    'ends a request of its own whose answer, a stream with status %i, is not kept',
+    async (status) => {
+      let streams = 0;
+      await using world = await open({ ttl: '1m' }, ({ response }) => {
+        streams++;
+        response.on('close', () => streams--);
+        response.writeHead(status, { 'Content-Type': 'text/event-stream' });
+        response.write('data: 1\n\n');
+        return undefined;
+      });
+      const leaving = sendAndLeave(world.port, requestBytes({ method: 'HEAD' }), { afterReceived: 1 });
+      await expect.poll(() => world.seen.map(({ response }) => response.req.method)).toEqual(['GET', 'HEAD']);
+      await expect.poll(() => streams).toBe(1);
+      world.seen[1]!.response.end();
+      await leaving;
+      await expect.poll(() => streams).toBe(0);
+    },
+  );
 
   it('shows the old answer while one request of its own makes it anew, without a client', async () => {
     const clock = virtualClock();
@@ -546,6 +567,23 @@ describe('responseCache', () => {
     expect(await read()).toBe('2');
     await app.inject({ method: 'PUT', url: '/one' });
     expect(await read()).toBe('2');
+  });
+
+  it('keeps over HTTP/2, where no header need say that a GET has a body, what came without one', async () => {
+    await using app = Fastify({ http2: true });
+    await app.register(fastifyCache, { ttl: '1m' });
+    let runs = 0;
+    app.get('/', async () => `${++runs}`);
+    const session = http2.connect(await app.listen({ port: 0, host: '127.0.0.1' }));
+    const get = async (body?: string) => {
+      const stream = session.request({ ':path': '/' }, { endStream: body === undefined });
+      if (body !== undefined) stream.end(body);
+      let text = '';
+      for await (const chunk of stream) text += String(chunk);
+      return text;
+    };
+    expect([await get('of his own'), await get(), await get(), await get('of his own')]).toEqual(['1', '2', '2', '3']);
+    session.close();
   });
 
   it('refuses a mistake in a route when the server starts', async () => {

@@ -258,7 +258,7 @@ export function idempotency(
   return (request, response, next) => {
     const isProtected = request.idempotency !== undefined;
     if (isProtected || protection.passes(request.method, request.headers['idempotency-key'])) return next();
-    protection.handle(new Exchange(request, response, next)).catch(next);
+    protection.handle(new Exchange(request, response, next), next);
   };
 }
 

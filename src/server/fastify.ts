@@ -294,7 +294,7 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
       (request: FastifyRequest, reply: FastifyReply, next: (error?: Error) => void) => {
         if (protection.passes(request.method, request.headers['idempotency-key'])) return next();
         const exchange = new Exchange(request, reply, route.url, hasTimeout, next);
-        protection.handle(exchange).catch(next);
+        protection.handle(exchange, next as (error: unknown) => void);
       },
     ];
     route.handler = answeringThoughAlone(route.handler);

@@ -7,6 +7,7 @@
 import { LRUCache } from 'lru-cache';
 import { type Clock, systemClock } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
+import { known } from '../core/known.js';
 import { checkOptions, having, integer, withDefault } from '../core/options.js';
 import { Cells, type Page } from './cells.js';
 import { Copies } from './copies.js';
@@ -178,18 +179,12 @@ class BoundedStore implements MemoryStore {
     return this.live(key, nowMs)?.entry(nowMs, this.copies);
   }
 
-  async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
-    this.checks.write(key, value, options);
-    if (this.isClosed) throw closed('write');
-    const { ttlMs, ifVersion, evictable } = options;
-    const nowMs = this.clock.now();
-    const current = this.live(key, nowMs);
-    if (ifVersion !== undefined && ifVersion !== (current?.version ?? 0)) {
-      return { ok: false, entry: current?.entry(nowMs, this.copies) };
+  write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
+    try {
+      return known(this.writeNow(key, value, options));
+    } catch (error) {
+      return Promise.reject(error);
     }
-    const { version } = this.keep(key, value, nowMs, ttlMs, evictable);
-    if (this.watchers.size > 0) this.watchers.tell(key);
-    return { ok: true, version };
   }
 
   async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
@@ -211,6 +206,20 @@ class BoundedStore implements MemoryStore {
     this.expiry.clear();
     this.cells = new Cells();
     this.evictables = undefined;
+  }
+
+  private writeNow(key: string, value: Uint8Array, options: StoreWriteOptions): Written | Refused {
+    this.checks.write(key, value, options);
+    if (this.isClosed) throw closed('write');
+    const { ttlMs, ifVersion, evictable } = options;
+    const nowMs = this.clock.now();
+    const current = this.live(key, nowMs);
+    if (ifVersion !== undefined && ifVersion !== (current?.version ?? 0)) {
+      return { ok: false, entry: current?.entry(nowMs, this.copies) };
+    }
+    const { version } = this.keep(key, value, nowMs, ttlMs, evictable);
+    if (this.watchers.size > 0) this.watchers.tell(key);
+    return { ok: true, version };
   }
 
   private async readMany(

@@ -7,6 +7,8 @@
 
 import { type Clock, callbackTimer } from '../../core/clock.js';
 import { InDoubtError, StoreError } from '../../core/errors.js';
+import { knownOf } from '../../core/known.js';
+import type { Refused, Written } from '../../stores/store.js';
 import { defaultMarginMs, type Instant, LeaseKeeper, safeLeaseMs } from '../lease.js';
 import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
@@ -57,7 +59,10 @@ export type TransactionHandle = Pick<IdempotencyHandle, 'key' | 'attempt' | 'dow
  */
 export type Completion = 'stored' | 'too-large' | 'lost' | 'unrecorded';
 
-/** What an adapter holds. It calls `complete` or `abandon` once, when the handler has ended. Neither rejects, nor takes longer than `storeTimeout`. */
+/**
+ * What an adapter holds. It calls `complete` or `abandon` once, when the handler has ended. Neither rejects, nor takes longer than `storeTimeout`; where the
+ * store answers at once, so do they.
+ */
 export interface AdapterHandle extends IdempotencyHandle {
   /** What the handler wants to become of its answer: `seal()` or `release()` was called. */
   readonly decision: 'keep' | 'release' | undefined;
@@ -66,9 +71,9 @@ export interface AdapterHandle extends IdempotencyHandle {
    *
    * @param error - Why it cannot be, where something went wrong.
    */
-  complete(result: Uint8Array | undefined, error?: unknown): Promise<Completion>;
+  complete(result: Uint8Array | undefined, error?: unknown): Completion | Promise<Completion>;
   /** Ends it without: the next call with this key runs anew. */
-  abandon(): Promise<Completion>;
+  abandon(): Completion | Promise<Completion>;
 }
 
 /** Attempts that may end without a result. Then the key is in doubt: there is something about it that repeating will not cure. */
@@ -208,7 +213,7 @@ export class Attempt implements AdapterHandle {
     }
   }
 
-  complete(result: Uint8Array | undefined, error?: unknown): Promise<Completion> {
+  complete(result: Uint8Array | undefined, error?: unknown): Completion | Promise<Completion> {
     const { maxBodyBytes } = this.engine.settings;
     this.resultError = error;
     if (result === undefined || result.byteLength > maxBodyBytes) return this.completeWith(undefined);
@@ -216,54 +221,72 @@ export class Attempt implements AdapterHandle {
     return this.completeWith(result);
   }
 
-  private completeWith(result: Uint8Array | undefined): Promise<Completion> {
+  private completeWith(result: Uint8Array | undefined): Completion | Promise<Completion> {
     const kept = result === undefined ? undefined : this.engine.settings.sealing.seal(this.keyHash, result);
     return this.end({ ...this.record, state: 'completed', memo: [], elapsedMs: this.elapsedMs(), result: kept });
   }
 
-  abandon(): Promise<Completion> {
+  abandon(): Completion | Promise<Completion> {
     const state = this.record.attempt >= mostAttempts ? 'in-doubt' : 'idle';
     return this.end({ ...this.record, state, elapsedMs: this.elapsedMs() });
   }
 
-  /** Writes the last record: as soon as the store takes it, for as long as the lease is held. */
-  private async end(last: IdempotencyRecord): Promise<Completion> {
-    const { clock, storeTimeoutMs } = this.engine.settings;
-    const beganMs = clock.now();
-    const endsAtMs = beganMs + storeTimeoutMs;
+  /** Writes the last record: now, where the store answers at once. */
+  private end(last: IdempotencyRecord): Completion | Promise<Completion> {
+    const beganMs = this.engine.settings.clock.now();
+    if (isLarge(last)) return this.endLater(last, beganMs, undefined);
+    const write = this.send(last);
+    const answer = knownOf(write);
+    if (answer?.ok !== true) return this.endLater(last, beganMs, write);
+    this.wrote(answer, last);
+    return this.ended(last, true, beganMs);
+  }
+
+  /** The same, as soon as the store takes it, for as long as the lease is held. */
+  private async endLater(
+    last: IdempotencyRecord,
+    beganMs: number,
+    write: Promise<Written | Refused> | undefined,
+  ): Promise<Completion> {
+    const endsAtMs = beganMs + this.engine.settings.storeTimeoutMs;
     const completion =
-      (await this.tryToEnd(last, beganMs)) ??
+      (await this.tryToEnd(last, beganMs, write)) ??
       (await this.engine
-        .bounded('complete', endsAtMs, this.endLater(last, beganMs))
+        .bounded('complete', endsAtMs, this.keepTrying(last, beganMs))
         .catch(() => 'unrecorded' as const));
     if (completion === 'unrecorded') this.engine.tell(this, 'unrecorded', { attempt: this.attempt });
     return completion;
   }
 
-  private async endLater(last: IdempotencyRecord, beganMs: number): Promise<Completion> {
+  private async keepTrying(last: IdempotencyRecord, beganMs: number): Promise<Completion> {
     for (let pauseMs = shortestPauseMs; this.lease.isHeld(); pauseMs = Math.min(pauseMs * 2, longestPauseMs)) {
       await this.engine.pause(pauseMs);
-      const completion = await this.tryToEnd(last, beganMs);
+      const completion = await this.tryToEnd(last, beganMs, undefined);
       if (completion !== undefined) return completion;
     }
     return 'unrecorded';
   }
 
   /** Undefined: it could not be written, and may be tried again. */
-  private async tryToEnd(last: IdempotencyRecord, beganMs: number): Promise<Completion | undefined> {
+  private async tryToEnd(
+    last: IdempotencyRecord,
+    beganMs: number,
+    write: Promise<Written | Refused> | undefined,
+  ): Promise<Completion | undefined> {
     const { clock, storeTimeoutMs } = this.engine.settings;
     let isMine: boolean;
     try {
-      isMine = await this.engine.bounded(
-        'complete',
-        clock.now() + storeTimeoutMs,
-        this.write(() => last),
-      );
+      const work = this.write(() => last, write);
+      isMine = await this.engine.bounded('complete', clock.now() + storeTimeoutMs, work);
     } catch (error) {
       this.engine.tell(this, 'store-error', { attempt: this.attempt, error });
       const isTooLarge = error instanceof StoreError && error.reason === 'invalid' && last.result !== undefined;
-      return isTooLarge ? this.tryToEnd({ ...last, result: undefined }, beganMs) : undefined;
+      return isTooLarge ? this.tryToEnd({ ...last, result: undefined }, beganMs, undefined) : undefined;
     }
+    return this.ended(last, isMine, beganMs);
+  }
+
+  private ended(last: IdempotencyRecord, isMine: boolean, beganMs: number): Completion {
     this.isOver = true;
     this.stopRenewing();
     if (!isMine) {
@@ -279,7 +302,8 @@ export class Attempt implements AdapterHandle {
           ? 'released'
           : 'in-doubt';
     const error = isTooLarge ? this.resultError : undefined;
-    this.engine.tell(this, outcome, { attempt: this.attempt, durationMs: clock.now() - beganMs, error });
+    const durationMs = this.engine.settings.clock.now() - beganMs;
+    this.engine.tell(this, outcome, { attempt: this.attempt, durationMs, error });
     if (last.state === 'completed') this.engine.took(this.operation, last.elapsedMs);
     return isTooLarge ? 'too-large' : 'stored';
   }
@@ -328,23 +352,41 @@ export class Attempt implements AdapterHandle {
     return this.engine.settings.clock.now() - this.sent.monotonicMs;
   }
 
-  /** Whether the record is this attempt's and says now what `next` says. */
-  private async write(next: () => IdempotencyRecord): Promise<boolean> {
-    const { store, ttlMs } = this.engine.settings;
+  private send(record: IdempotencyRecord): Promise<Written | Refused> {
+    return this.sendBytes(encodeRecord(record));
+  }
+
+  private async sendInTurns(record: IdempotencyRecord): Promise<Written | Refused> {
+    await nextTurn();
+    const bytes = encodeRecord(record);
+    await nextTurn();
+    return this.sendBytes(bytes);
+  }
+
+  private sendBytes(bytes: Uint8Array): Promise<Written | Refused> {
+    return this.engine.write(this.storeKey, bytes, { ttlMs: this.engine.settings.ttlMs, ifVersion: this.version });
+  }
+
+  private wrote({ version }: Written, { state }: IdempotencyRecord): void {
+    this.version = Math.max(this.version, version);
+    if (state !== 'running') this.isOver = true;
+  }
+
+  /**
+   * Whether the record is this attempt's and says now what `next` says.
+   *
+   * @param begun - The first write, if it is under way.
+   */
+  private async write(next: () => IdempotencyRecord, begun?: Promise<Written | Refused>): Promise<boolean> {
+    let write = begun;
     for (;;) {
       const record = next();
-      const isLast = record.state !== 'running';
       // A renewal that comes after the end would open it again.
-      if (this.isOver && !isLast) return false;
-      const isLarge = record.result !== undefined && record.result.byteLength > largeBytes;
-      if (isLarge) await nextTurn();
-      const bytes = encodeRecord(record);
-      if (isLarge) await nextTurn();
-      const options = { ttlMs, ifVersion: this.version };
-      const answer = await store.write(this.storeKey, bytes, options);
+      if (this.isOver && record.state === 'running') return false;
+      const answer = await (write ?? (isLarge(record) ? this.sendInTurns(record) : this.send(record)));
+      write = undefined;
       if (answer.ok) {
-        this.version = Math.max(this.version, answer.version);
-        if (isLast) this.isOver = true;
+        this.wrote(answer, record);
         return true;
       }
       const { entry } = answer;
@@ -385,6 +427,10 @@ export class Attempt implements AdapterHandle {
   private inDoubt(reason: InDoubtError['reason'], detail: string): InDoubtError {
     return new InDoubtError({ policy: this.engine.settings.name, reason, detail });
   }
+}
+
+function isLarge({ result }: IdempotencyRecord): boolean {
+  return result !== undefined && result.byteLength > largeBytes;
 }
 
 /** Attempts that need no renewal yet: one timer for all, since most end before, and a timer for each would cost more than they do. */

@@ -9,8 +9,9 @@
 import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
 import { KeyMissingError, StoreError } from '../../core/errors.js';
 import type { Events, IdempotencyEvent, IdempotencyOutcome } from '../../core/events.js';
+import { knownOf } from '../../core/known.js';
 import { checkArgument, type Field, impossibleOption, show } from '../../core/options.js';
-import type { Entry, Refused, Store, StoreTransaction, Written } from '../../stores/store.js';
+import type { Entry, Refused, Store, StoreTransaction, StoreWriteOptions, Written } from '../../stores/store.js';
 import { type Instant, instantOf } from '../lease.js';
 import { type AdapterHandle, Attempt, type TransactionHandle, UnprotectedAttempt, YoungAttempts } from './attempt.js';
 import { downstreamKeyOf, keyHashOf, Owners } from './hashing.js';
@@ -119,19 +120,36 @@ export class Engine {
   }
 
   /**
-   * How an operation begins, within `storeTimeout`, plus `wait` if it runs elsewhere.
+   * How an operation begins, within `storeTimeout`, plus `wait` if it runs elsewhere; now, where the store answers at once.
    *
    * Throws what says that the request itself is wrong, and the reason of `signal`.
    */
-  async begin(request: BeginRequest): Promise<Begun> {
+  begin(request: BeginRequest): Begun | Promise<Begun> {
     const { clock, waitMs } = this.settings;
     const named = this.named(request);
     const beganMs = clock.now();
-    let begun = await this.claim(named, request, beganMs);
+    const begun = this.claim(named, request, beganMs);
+    if (begun instanceof Promise || (begun.kind === 'busy' && waitMs > 0))
+      return this.beginLater(named, request, begun, beganMs);
+    return this.told(named, begun, beganMs);
+  }
+
+  private async beginLater(
+    named: Named,
+    request: BeginRequest,
+    first: Begun | Promise<Begun>,
+    beganMs: number,
+  ): Promise<Begun> {
+    const { clock, waitMs } = this.settings;
+    let begun = await first;
     if (begun.kind === 'busy' && waitMs > 0) {
       begun = await this.wait(named, request.signal, begun, beganMs, () => this.claim(named, request, clock.now()));
     }
-    if (begun.kind !== 'run') this.tellBegun(named, begun, clock.now() - beganMs);
+    return this.told(named, begun, beganMs);
+  }
+
+  private told(named: Named, begun: Begun, beganMs: number): Begun {
+    if (begun.kind !== 'run') this.tellBegun(named, begun, this.settings.clock.now() - beganMs);
     return begun;
   }
 
@@ -208,6 +226,15 @@ export class Engine {
     this.operations.took(operation, elapsedMs);
   }
 
+  /** A store that throws all the same has failed like one that rejects. */
+  write(storeKey: string, bytes: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
+    try {
+      return this.settings.store.write(storeKey, bytes, options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
   /** Waits no longer than until an instant, whatever the store does. */
   bounded<T>(verb: string, endsAtMs: number, work: Promise<T>): Promise<T> {
     const { clock } = this.settings;
@@ -251,26 +278,48 @@ export class Engine {
     return { scope, operation, key, keyHash, storeKey: `idempotency:${keyHash}` };
   }
 
-  /** Acquires the record, or says what is in the way. */
-  private async claim(named: Named, request: BeginRequest, beganMs: number): Promise<Begun> {
-    const { store, clock, ttlMs, leaseMs, storeTimeoutMs } = this.settings;
+  /** Acquires the record, or says what is in the way: now, where the store answers at once. */
+  private claim(named: Named, request: BeginRequest, beganMs: number): Begun | Promise<Begun> {
+    const { clock, ttlMs } = this.settings;
+    const { signal } = request;
+    const record = this.firstRecord(request);
+    // Of a write whose reply was lost the first one counts: it may have been that one which was applied.
+    const sent = { monotonicMs: beganMs, wallMs: clock.wallNow() };
+    const write = this.write(named.storeKey, encodeRecord(record), { ttlMs, ifVersion: 0, signal });
+    const answer = knownOf(write);
+    if (answer?.ok) return { kind: 'run', handle: new Attempt(this, named, record, answer.version, sent) };
+    if (answer?.entry !== undefined) {
+      const decision = this.decide(named, answer.entry, readable(answer.entry), record.fingerprint);
+      if (!('seen' in decision)) return decision;
+    }
+    return this.claimLater(named, request, record, sent, write);
+  }
+
+  /** The same, for an answer that has to be waited for, or is not the last. */
+  private async claimLater(
+    named: Named,
+    request: BeginRequest,
+    first: IdempotencyRecord,
+    firstSent: Instant,
+    firstWrite: Promise<Written | Refused>,
+  ): Promise<Begun> {
+    const { clock, ttlMs, leaseMs, storeTimeoutMs } = this.settings;
     const { signal } = request;
     const { storeKey } = named;
-    const endsAtMs = beganMs + storeTimeoutMs;
-    const first = this.firstRecord(request);
+    const endsAtMs = firstSent.monotonicMs + storeTimeoutMs;
     const { owner, fingerprint } = first;
     let record = first;
     let ifVersion = 0;
     let isTakeover = false;
-    // Of a write whose reply was lost the first one counts: it may have been that one which was applied.
-    let sent: Instant | undefined = { monotonicMs: beganMs, wallMs: clock.wallNow() };
+    let sent: Instant | undefined = firstSent;
+    let write: Promise<Written | Refused> | undefined = firstWrite;
     let isUncertain = false;
     let pauseMs = shortestPauseMs;
     for (;;) {
       sent ??= instantOf(clock);
+      write ??= this.write(storeKey, encodeRecord(record), { ttlMs, ifVersion, signal });
       let answer: Written | Refused;
       try {
-        const write = store.write(storeKey, encodeRecord(record), { ttlMs, ifVersion, signal });
         answer = await this.bounded('begin', endsAtMs, write);
       } catch (error) {
         const mayBeApplied = !(error instanceof StoreError) || error.applied === 'unknown';
@@ -281,12 +330,14 @@ export class Engine {
           // Asked again, the refusal brings our own record back if it was.
           await pause(clock, pauseMs);
           pauseMs = Math.min(pauseMs * 2, longestPauseMs);
+          write = undefined;
           continue;
         }
         if (isUncertain) void this.withdraw(named, record, clock.now() + leaseMs);
         if (isAborted) throw error;
         return this.storeDown(named, error);
       }
+      write = undefined;
       if (answer.ok) {
         if (record.state === 'in-doubt') return { kind: 'in-doubt', cause: undefined };
         return {
@@ -475,7 +526,7 @@ export class Engine {
     signal: AbortSignal | undefined,
     busy: T,
     beganMs: number,
-    ask: () => Promise<T>,
+    ask: () => T | Promise<T>,
   ): Promise<T> {
     const { clock, store, waitMs } = this.settings;
     const endsAtMs = beganMs + waitMs;

@@ -510,6 +510,36 @@ describe('idempotency', () => {
   });
 });
 
+describe('begin, with a store', () => {
+  it('that answers at once, begins, replays and ends at once', () => {
+    const { once } = setUp();
+    const begun = once.begin({ ...raw });
+    expect(begun).toMatchObject({ kind: 'run' });
+    expect(once.begin({ ...raw })).toMatchObject({ kind: 'busy' });
+    expect('handle' in begun && begun.handle?.complete(new Uint8Array(1))).toBe('stored');
+    expect(once.begin({ ...raw })).toMatchObject({ kind: 'replay', result: new Uint8Array(1) });
+  });
+
+  it('that stands before one that answers at once, does not pass it by', async () => {
+    const { store, faults } = unreliable(memoryStore());
+    const { once } = setUp({ store });
+    faults.push('fails');
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'store-down' });
+  });
+
+  it('that throws, takes that for a failure', async () => {
+    const store: Store = {
+      read: async () => undefined,
+      write() {
+        throw new StoreError({ store: 'test', operation: 'write', reason: 'failed', applied: 'no', detail: 'thrown' });
+      },
+      remove: async () => false,
+    };
+    const { once } = setUp({ store });
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'store-down' });
+  });
+});
+
 describe('phase', () => {
   it('gives a handler what it may take apart', async () => {
     const orders = idempotency({ store: memoryStore(), onLost: 'rerun' });

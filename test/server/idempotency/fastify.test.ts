@@ -4,17 +4,17 @@ import type { AddressInfo } from 'node:net';
 import { gzipSync } from 'node:zlib';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
-import { idempotency as engineOf, memoryStore, OptionsError } from '../../../src/index.js';
+import { idempotency as engineOf, memoryStore, OptionsError, type Store } from '../../../src/index.js';
 import { type IdempotencyPluginOptions, idempotency, type RouteIdempotency } from '../../../src/server/fastify.js';
 import { type FastifyHandler, failingFastifyPaths, fastifyPaths } from './fastify-paths.js';
 import { headerOf, requestBytes, send, sendAndLeave } from './raw-client.js';
-import { keyed, lasting, leaked, marksOf, wire } from './support.js';
+import { keyed, lasting, leaked, marksOf, storesToTry, wire } from './support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
 
-const options = (): IdempotencyPluginOptions => ({
-  store: memoryStore(),
+const options = (store: Store = memoryStore()): IdempotencyPluginOptions => ({
+  store,
   scope: (request) => request.headers.authorization ?? 'nobody',
 });
 
@@ -49,12 +49,12 @@ function counted(handler: FastifyHandler) {
 
 const request = { path: '/1', headers: keyed('k-1') };
 
-describe('an answer of fastify by', () => {
+describe.each(storesToTry)('with fastify and a store that %s, an answer by', (_how, store) => {
   for (const [name, handler] of Object.entries(fastifyPaths)) {
     it(`${name} is the same as without protection, and the same when it is repeated`, async () => {
       const bare = await serving({ isProtected: false, prepare: routed(handler) }, (port) => send(port, request));
       const counting = counted(handler);
-      await serving({ prepare: routed(counting) }, async (port) => {
+      await serving({ given: options(store()), prepare: routed(counting) }, async (port) => {
         const first = await send(port, request);
         const second = await send(port, request);
         expect(wire(first)).toEqual(wire(bare));
@@ -74,7 +74,7 @@ describe('an answer of fastify by', () => {
     it(`a handler that ${name} is the same as without protection, and runs again`, async () => {
       const bare = await serving({ isProtected: false, prepare: routed(handler) }, (port) => send(port, request));
       const counting = counted(handler);
-      await serving({ prepare: routed(counting) }, async (port) => {
+      await serving({ given: options(store()), prepare: routed(counting) }, async (port) => {
         expect(wire(await send(port, request))).toEqual(wire(bare));
         expect(wire(await send(port, request))).toEqual(wire(bare));
         expect(counting.runs).toBe(2);

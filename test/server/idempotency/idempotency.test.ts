@@ -25,6 +25,20 @@ function appOf(...handlers: readonly RequestHandler[]) {
   return createServer(app);
 }
 
+describe('a handler', () => {
+  it('runs in the turn of its request where the store answers at once, and its answer goes out in its own', async () => {
+    const turns: string[] = [];
+    const before: RequestHandler = (_request, response, next) => {
+      queueMicrotask(() => turns.push(`microtask: ${response.writableEnded ? 'answered' : 'not answered'}`));
+      next();
+    };
+    const handler: RequestHandler = (_request, response) => void response.end('x');
+    const protect = idempotency({ store: memoryStore(), scope });
+    await listening(appOf(before, protect, handler), (port) => send(port, request));
+    expect(turns).toEqual(['microtask: answered']);
+  });
+});
+
 describe('a request that is answered in place of its handler', () => {
   it('by the deadline is not run again beside itself', async () => {
     let effects = 0;

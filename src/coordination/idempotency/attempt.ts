@@ -93,6 +93,10 @@ export class Attempt implements AdapterHandle {
   private version: number;
   private readonly sent: Instant;
   private keeper: LeaseKeeper | undefined = undefined;
+  /** Its place among those that are young. */
+  isYoung = false;
+  before: Attempt | undefined = undefined;
+  behind: Attempt | undefined = undefined;
   private nextPhase = 0;
   private isInPhase = false;
   private isOver = false;
@@ -302,8 +306,7 @@ export class Attempt implements AdapterHandle {
           ? 'released'
           : 'in-doubt';
     const error = isTooLarge ? this.resultError : undefined;
-    const durationMs = this.engine.settings.clock.now() - beganMs;
-    this.engine.tell(this, outcome, { attempt: this.attempt, durationMs, error });
+    this.engine.tell(this, outcome, { attempt: this.attempt, sinceMs: beganMs, error });
     if (last.state === 'completed') this.engine.took(this.operation, last.elapsedMs);
     return isTooLarge ? 'too-large' : 'stored';
   }
@@ -435,7 +438,9 @@ function isLarge({ result }: IdempotencyRecord): boolean {
 
 /** Attempts that need no renewal yet: one timer for all, since most end before, and a timer for each would cost more than they do. */
 export class YoungAttempts {
-  private readonly attempts = new Set<Attempt>();
+  /** The ends of a list that the attempts themselves are, in the order in which they came. */
+  private first: Attempt | undefined = undefined;
+  private last: Attempt | undefined = undefined;
   private readonly clock: Clock;
   private readonly youngMs: number;
   private isTimed = false;
@@ -448,7 +453,11 @@ export class YoungAttempts {
   }
 
   add(attempt: Attempt): void {
-    this.attempts.add(attempt);
+    attempt.isYoung = true;
+    attempt.before = this.last;
+    if (this.last === undefined) this.first = attempt;
+    else this.last.behind = attempt;
+    this.last = attempt;
     if (this.isTimed) return;
     this.isTimed = true;
     this.clock.schedule(this.timer, attempt.acquiredMs + this.youngMs);
@@ -456,22 +465,30 @@ export class YoungAttempts {
 
   /** The timer stays: to take it back, and set it again for the next, would cost more than to let it find nothing. */
   delete(attempt: Attempt): void {
-    this.attempts.delete(attempt);
+    if (!attempt.isYoung) return;
+    const { before, behind } = attempt;
+    if (before === undefined) this.first = behind;
+    else before.behind = behind;
+    if (behind === undefined) this.last = before;
+    else behind.before = before;
+    attempt.before = undefined;
+    attempt.behind = undefined;
+    attempt.isYoung = false;
   }
 
-  /** In the order in which they came, so the first that is young ends the search. */
+  /** The first that is young ends the search. */
   private age(): void {
     this.isTimed = false;
     const nowMs = this.clock.now();
-    for (const attempt of this.attempts) {
-      const atMs = attempt.acquiredMs + this.youngMs;
+    while (this.first !== undefined) {
+      const atMs = this.first.acquiredMs + this.youngMs;
       if (atMs > nowMs) {
         this.isTimed = true;
         this.clock.schedule(this.timer, atMs);
         return;
       }
       // It takes itself out.
-      void attempt.lease;
+      void this.first.lease;
     }
   }
 }

@@ -149,7 +149,7 @@ export class Engine {
   }
 
   private told(named: Named, begun: Begun, beganMs: number): Begun {
-    if (begun.kind !== 'run') this.tellBegun(named, begun, this.settings.clock.now() - beganMs);
+    if (begun.kind !== 'run') this.tellBegun(named, begun, beganMs);
     return begun;
   }
 
@@ -167,7 +167,7 @@ export class Engine {
       // A transaction that has met a lock is over, so there is no waiting inside of it.
       const beganMs = this.settings.clock.now();
       const begun = await this.runWithin(view, named, request, fn, encode);
-      this.tellBegun(named, begun, this.settings.clock.now() - beganMs);
+      this.tellBegun(named, begun, beganMs);
       return begun;
     }
     const transaction = store.native?.transaction;
@@ -181,7 +181,7 @@ export class Engine {
     const beganMs = clock.now();
     let begun = await ask();
     if (begun.kind === 'busy' && waitMs > 0) begun = await this.wait(named, request.signal, begun, beganMs, ask);
-    this.tellBegun(named, begun, clock.now() - beganMs);
+    this.tellBegun(named, begun, beganMs);
     return begun;
   }
 
@@ -212,12 +212,13 @@ export class Engine {
   tell(
     { operation, keyHash }: { readonly operation: string; readonly keyHash: string },
     outcome: IdempotencyOutcome,
-    more: Partial<Pick<IdempotencyEvent, 'attempt' | 'durationMs' | 'ageMs' | 'error'>> = nothingMore,
+    more: Partial<Pick<IdempotencyEvent, 'attempt' | 'ageMs' | 'error'>> & { readonly sinceMs?: number } = nothingMore,
   ): void {
-    const { events, name } = this.settings;
+    const { events, name, clock } = this.settings;
     this.operations.count(operation, outcome);
     if (!events.heard) return;
-    const { attempt, durationMs, ageMs, error } = more;
+    const { attempt, sinceMs, ageMs, error } = more;
+    const durationMs = sinceMs === undefined ? undefined : clock.now() - sinceMs;
     events.emit({ type: 'idempotency', name, outcome, operation, keyHash, attempt, durationMs, ageMs, error });
   }
 
@@ -545,7 +546,7 @@ export class Engine {
         await bell.heard(Math.min(clock.now() + askMs, endsAtMs), signal);
         begun = await ask();
       }
-      this.tell(named, 'waited', { durationMs: clock.now() - beganMs });
+      this.tell(named, 'waited', { sinceMs: beganMs });
       return begun;
     } finally {
       watch?.close();
@@ -579,23 +580,23 @@ export class Engine {
     }
   }
 
-  private tellBegun(named: Named, begun: Begun | Done<unknown>, durationMs: number): void {
+  private tellBegun(named: Named, begun: Begun | Done<unknown>, sinceMs: number): void {
     switch (begun.kind) {
       case 'done':
-        return this.tell(named, begun.fits ? 'executed' : 'too-large', { attempt: begun.record.attempt, durationMs });
+        return this.tell(named, begun.fits ? 'executed' : 'too-large', { attempt: begun.record.attempt, sinceMs });
       case 'replay':
-        return this.tell(named, 'replayed', { attempt: begun.attempt, durationMs, ageMs: begun.ageMs });
+        return this.tell(named, 'replayed', { attempt: begun.attempt, sinceMs, ageMs: begun.ageMs });
       case 'takeover':
-        return this.tell(named, 'takeover', { attempt: begun.handle.attempt, durationMs });
+        return this.tell(named, 'takeover', { attempt: begun.handle.attempt, sinceMs });
       case 'result-not-stored':
-        return this.tell(named, 'not-stored', { durationMs, error: begun.cause });
+        return this.tell(named, 'not-stored', { sinceMs, error: begun.cause });
       case 'in-doubt':
-        return this.tell(named, 'in-doubt', { durationMs, error: begun.cause });
+        return this.tell(named, 'in-doubt', { sinceMs, error: begun.cause });
       case 'busy':
       case 'mismatch':
-        return this.tell(named, begun.kind, { durationMs });
+        return this.tell(named, begun.kind, { sinceMs });
       case 'store-down':
-        if (begun.handle !== undefined) this.tell(named, 'unprotected', { durationMs, error: begun.error });
+        if (begun.handle !== undefined) this.tell(named, 'unprotected', { sinceMs, error: begun.error });
         return;
       case 'run':
         return;

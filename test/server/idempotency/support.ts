@@ -6,7 +6,7 @@ import { memoryStore, type Store } from '../../../src/index.js';
 import type { RawAnswer } from './raw-client.js';
 
 /** In memory, and waited for like a store on a server. */
-export function awaitedStore(): Store {
+function awaitedStore(): Store {
   const inner = memoryStore();
   return {
     read: async (...given) => inner.read(...given),

@@ -89,6 +89,8 @@ export class Attempt implements AdapterHandle {
   readonly keyHash: string;
   private readonly storeKey: string;
   private readonly engine: Engine;
+  readonly fence: number;
+  /** As it was acquired, and with what has been reached since; the fence is kept beside it. */
   private record: IdempotencyRecord;
   private version: number;
   private readonly sent: Instant;
@@ -118,7 +120,8 @@ export class Attempt implements AdapterHandle {
     this.operation = named.operation;
     this.keyHash = named.keyHash;
     this.storeKey = named.storeKey;
-    this.record = record.fence === 0 ? { ...record, fence: version } : record;
+    this.record = record;
+    this.fence = record.fence === 0 ? version : record.fence;
     this.version = version;
     this.sent = sent;
     engine.young.add(this);
@@ -143,10 +146,6 @@ export class Attempt implements AdapterHandle {
 
   get attempt(): number {
     return this.record.attempt;
-  }
-
-  get fence(): number {
-    return this.record.fence;
   }
 
   get decision(): AdapterHandle['decision'] {
@@ -227,12 +226,13 @@ export class Attempt implements AdapterHandle {
 
   private completeWith(result: Uint8Array | undefined): Completion | Promise<Completion> {
     const kept = result === undefined ? undefined : this.engine.settings.sealing.seal(this.keyHash, result);
-    return this.end({ ...this.record, state: 'completed', memo: [], elapsedMs: this.elapsedMs(), result: kept });
+    const { fence } = this;
+    return this.end({ ...this.record, state: 'completed', fence, memo: [], elapsedMs: this.elapsedMs(), result: kept });
   }
 
   abandon(): Completion | Promise<Completion> {
     const state = this.record.attempt >= mostAttempts ? 'in-doubt' : 'idle';
-    return this.end({ ...this.record, state, elapsedMs: this.elapsedMs() });
+    return this.end({ ...this.record, state, fence: this.fence, elapsedMs: this.elapsedMs() });
   }
 
   /** Writes the last record: now, where the store answers at once. */
@@ -348,7 +348,7 @@ export class Attempt implements AdapterHandle {
   }
 
   private running(): IdempotencyRecord {
-    return { ...this.record, state: 'running', elapsedMs: this.elapsedMs() };
+    return { ...this.record, state: 'running', fence: this.fence, elapsedMs: this.elapsedMs() };
   }
 
   private elapsedMs(): number {

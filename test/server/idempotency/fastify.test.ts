@@ -164,6 +164,33 @@ describe('idempotency of fastify', () => {
     });
   });
 
+  it.each(['only in the reply', "also in Node's own response"])(
+    'lets a replay have what hooks have set for its own request, %s',
+    async (where) => {
+      let asked = 0;
+      const prepare = async (app: FastifyInstance) => {
+        app.addHook('onRequest', async (_request, reply) => {
+          asked++;
+          reply.headers({ vary: 'origin', 'set-cookie': [`a=${asked}`, 'b=1'], 'x-hook': '1', 'content-length': 3 });
+          if (where !== 'only in the reply') reply.raw.setHeader('X-Request-Id', asked);
+        });
+        app.post('/:id', async (_request, reply) => {
+          reply.removeHeader('x-hook').removeHeader('content-length').header('cache-control', 'max-age=5');
+          return { ok: true };
+        });
+      };
+      await serving({ prepare }, async (port) => {
+        const first = await send(port, request);
+        const second = await send(port, request);
+        const values = (name: string) =>
+          second.headers.filter(([one]) => one.toLowerCase() === name).map(([, it]) => it);
+        expect(lasting(second)).toEqual(lasting(first));
+        expect([values('vary'), values('set-cookie'), values('x-hook')]).toEqual([['origin'], ['a=2', 'b=1'], []]);
+        expect([values('content-length'), values('cache-control')]).toEqual([['11'], ['no-store']]);
+      });
+    },
+  );
+
   it('takes an engine, and reaches into encapsulated plugins', async () => {
     const counting = counted(created);
     const given = { engine: engineOf({ store: memoryStore() }), scope: () => 'all' };

@@ -255,22 +255,31 @@ export function idempotency(
   second?: IdempotencyRequestOptions<Request>,
 ): RequestHandler {
   const protection = new HttpIdempotency(first, second);
-  return (request, response, next) => {
+  const middleware: RequestHandler = (request, response, next) => {
     const isProtected = request.idempotency !== undefined;
     if (isProtected || protection.passes(request.method, request.headers['idempotency-key'])) return next();
-    protection.handle(new Exchange(request, response, next), next);
+    protection.handle(new Exchange(request, response, next, middleware), next);
   };
+  return middleware;
+}
+
+/** As far as it concerns us. */
+interface Route {
+  readonly path: unknown;
+  readonly stack: readonly { readonly handle: unknown }[];
 }
 
 class Exchange implements IdempotencyExchange<Request> {
   readonly request: Request;
   private readonly response: Response;
   private readonly next: () => void;
+  private readonly middleware: RequestHandler;
 
-  constructor(request: Request, response: Response, next: () => void) {
+  constructor(request: Request, response: Response, next: () => void, middleware: RequestHandler) {
     this.request = request;
     this.response = response;
     this.next = next;
+    this.middleware = middleware;
   }
 
   get method(): string {
@@ -289,11 +298,13 @@ class Exchange implements IdempotencyExchange<Request> {
     return headerOf(this.request, 'traceparent');
   }
 
-  /** The path of the route with its parameters unnamed; where there is no route yet, the path of the request. */
+  /** The path of the route that the middleware is in, with its parameters unnamed; where it is in none, the path of the request. */
   route(): string {
-    const { request } = this;
-    const path: unknown = request.route?.path;
-    return path === undefined ? request.originalUrl.replace(/\?.*$/s, '') : request.baseUrl + String(path);
+    const { request, middleware } = this;
+    const route: Route | undefined = request.route;
+    // A route that the request has passed before stays there, too.
+    const isWithin = route?.stack.some(({ handle }) => handle === middleware);
+    return isWithin ? request.baseUrl + String(route!.path) : request.originalUrl.replace(/\?.*$/s, '');
   }
 
   keyLines(): readonly string[] {

@@ -201,10 +201,10 @@ function failed(response: ServerResponse): void {
   response.end();
 }
 
-/** Lines that were joined by the platform; a structured string holds its commas in quotes. */
+/** Lines that were joined by the platform, of which the last may be empty; a structured string holds its commas in quotes. */
 function keyLines(value: string | null): readonly string[] {
   if (value === null) return [];
-  return value.startsWith('"') ? [value] : value.split(', ');
+  return value.startsWith('"') ? [value] : value.split(/, |,$/);
 }
 
 async function readBody(request: Request, maxBytes: number): Promise<Body> {

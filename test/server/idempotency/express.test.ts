@@ -1,7 +1,7 @@
 /** Every way to answer with Express 4 and 5, beside the same server without protection, on bare sockets. */
 import { createServer } from 'node:http';
 import compression from 'compression';
-import express, { type Request, type RequestHandler } from 'express';
+import express, { type Request, type RequestHandler, type Response } from 'express';
 import express4 from 'express4';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type IdempotencyHandle, memoryStore, OptionsError, type Store } from '../../../src/index.js';
@@ -137,6 +137,36 @@ describe.each(versions)('middleware of %s', (_version, framework) => {
       const second = await send(port, { path: '/1', headers });
       expect([headerOf(first, 'x-late'), second.body.toString()]).toEqual([expect.any(String), 'x']);
       expect(headerOf(second, 'x-late')).toBeDefined();
+    });
+  });
+});
+
+describe.each(versions)('a route of %s', (version, framework) => {
+  it('that the request has passed before is not the one that a key counts for', async () => {
+    let orders = 0;
+    const app = framework();
+    app.all(version === 'express 5' ? '/*all' : '*', (_request, _response, next) => next());
+    // What is compared leaves the path out, so the route alone keeps them apart.
+    app.use(idempotency({ store: memoryStore(), scope, fingerprint: () => 'same' }));
+    app.post('/a', (_request, response) => void response.send(`a ${++orders}`));
+    app.post('/b', (_request, response) => void response.send(`b ${++orders}`));
+    await listening(createServer(app), async (port) => {
+      const bodyOf = async (path: string) => (await send(port, { path, headers: keyed('k-1') })).body.toString();
+      expect([await bodyOf('/a'), await bodyOf('/b'), await bodyOf('/a')]).toEqual(['a 1', 'b 2', 'a 1']);
+    });
+  });
+
+  it('is what a key counts for, whatever its parameters are, and wherever it is mounted', async () => {
+    const router = framework.Router();
+    const protect = idempotency({ store: memoryStore(), scope, fingerprint: () => 'same' });
+    let orders = 0;
+    router.post('/:id', [protect], (_request: Request, response: Response) => void response.send(String(++orders)));
+    const app = framework();
+    app.use('/a', router);
+    app.use('/b', router);
+    await listening(createServer(app), async (port) => {
+      const bodyOf = async (path: string) => (await send(port, { path, headers: keyed('k-1') })).body.toString();
+      expect([await bodyOf('/a/1'), await bodyOf('/a/2'), await bodyOf('/b/1')]).toEqual(['1', '1', '2']);
     });
   });
 });

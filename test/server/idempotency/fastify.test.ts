@@ -191,6 +191,18 @@ describe('idempotency of fastify', () => {
     },
   );
 
+  it('tells routes of one path apart by their constraints', async () => {
+    const prepare = async (app: FastifyInstance) => {
+      for (const version of ['1.0.0', '2.0.0'])
+        app.post('/:id', { constraints: { version } }, async () => `of version ${version}`);
+    };
+    await serving({ prepare }, async (port) => {
+      const bodyOf = async (version: string) =>
+        (await send(port, { path: '/1', headers: keyed('k-1', ['Accept-Version', version]) })).body.toString();
+      expect([await bodyOf('1.x'), await bodyOf('2.x')]).toEqual(['of version 1.0.0', 'of version 2.0.0']);
+    });
+  });
+
   it('takes an engine, and reaches into encapsulated plugins', async () => {
     const counting = counted(created);
     const given = { engine: engineOf({ store: memoryStore() }), scope: () => 'all' };

@@ -60,8 +60,10 @@ export interface BeginRequest extends OperationKey {
 
 /** How an operation begins. */
 export type Begun =
-  /** Run it, then call `complete` or `abandon` of the handle. `'takeover'`: an earlier attempt was lost, and may have had its effect. */
-  | { readonly kind: 'run' | 'takeover'; readonly handle: AdapterHandle }
+  /** Run it, then call `complete` or `abandon` of the handle. */
+  | { readonly kind: 'run'; readonly handle: AdapterHandle }
+  /** The same, after an earlier attempt that was lost, and may have had its effect. */
+  | { readonly kind: 'takeover'; readonly handle: AdapterHandle; readonly trace: string | undefined }
   /** It has run: answer what is stored. */
   | {
       readonly kind: 'replay';
@@ -212,14 +214,16 @@ export class Engine {
   tell(
     { operation, keyHash }: { readonly operation: string; readonly keyHash: string },
     outcome: IdempotencyOutcome,
-    more: Partial<Pick<IdempotencyEvent, 'attempt' | 'ageMs' | 'error'>> & { readonly sinceMs?: number } = nothingMore,
+    more: Partial<Pick<IdempotencyEvent, 'attempt' | 'ageMs' | 'trace' | 'error'>> & {
+      readonly sinceMs?: number;
+    } = nothingMore,
   ): void {
     const { events, name, clock } = this.settings;
     this.operations.count(operation, outcome);
     if (!events.heard) return;
-    const { attempt, sinceMs, ageMs, error } = more;
+    const { attempt, sinceMs, ageMs, trace, error } = more;
     const durationMs = sinceMs === undefined ? undefined : clock.now() - sinceMs;
-    events.emit({ type: 'idempotency', name, outcome, operation, keyHash, attempt, durationMs, ageMs, error });
+    events.emit({ type: 'idempotency', name, outcome, operation, keyHash, attempt, durationMs, ageMs, trace, error });
   }
 
   /** How long an operation took: what runs now is told by it when to ask again. */
@@ -311,7 +315,8 @@ export class Engine {
     const { owner, fingerprint } = first;
     let record = first;
     let ifVersion = 0;
-    let isTakeover = false;
+    /** The attempt that was lost, if this one takes its place. */
+    let lost: IdempotencyRecord | undefined;
     let sent: Instant | undefined = firstSent;
     let write: Promise<Written | Refused> | undefined = firstWrite;
     let isUncertain = false;
@@ -341,24 +346,22 @@ export class Engine {
       write = undefined;
       if (answer.ok) {
         if (record.state === 'in-doubt') return { kind: 'in-doubt', cause: undefined };
-        return {
-          kind: isTakeover ? 'takeover' : 'run',
-          handle: new Attempt(this, named, record, answer.version, sent),
-        };
+        return acquired(new Attempt(this, named, record, answer.version, sent), lost);
       }
       const { entry } = answer;
       if (entry === undefined) {
-        [record, ifVersion, isTakeover, sent] = [first, 0, false, undefined];
+        [record, ifVersion, lost, sent] = [first, 0, undefined, undefined];
         continue;
       }
       const seen = readable(entry);
       if (seen !== undefined && seen.state === 'running' && sameBytes(seen.owner, owner)) {
-        return { kind: isTakeover ? 'takeover' : 'run', handle: new Attempt(this, named, seen, entry.version, sent) };
+        return acquired(new Attempt(this, named, seen, entry.version, sent), lost);
       }
       const decision = this.decide(named, entry, seen, fingerprint);
       if (!('seen' in decision)) return decision;
       record = successorOf(decision.seen, first, decision.kind);
-      [ifVersion, isTakeover, sent] = [entry.version, decision.seen.state === 'running', undefined];
+      lost = decision.seen.state === 'running' ? decision.seen : undefined;
+      [ifVersion, sent] = [entry.version, undefined];
     }
   }
 
@@ -584,10 +587,12 @@ export class Engine {
     switch (begun.kind) {
       case 'done':
         return this.tell(named, begun.fits ? 'executed' : 'too-large', { attempt: begun.record.attempt, sinceMs });
-      case 'replay':
-        return this.tell(named, 'replayed', { attempt: begun.attempt, sinceMs, ageMs: begun.ageMs });
+      case 'replay': {
+        const { attempt, ageMs, trace } = begun;
+        return this.tell(named, 'replayed', { attempt, sinceMs, ageMs, trace });
+      }
       case 'takeover':
-        return this.tell(named, 'takeover', { attempt: begun.handle.attempt, sinceMs });
+        return this.tell(named, 'takeover', { attempt: begun.handle.attempt, sinceMs, trace: begun.trace });
       case 'result-not-stored':
         return this.tell(named, 'not-stored', { sinceMs, error: begun.cause });
       case 'in-doubt':
@@ -612,6 +617,10 @@ export class Engine {
 function noPhase(): never {
   const detail = 'all of a transaction is kept or none of it, so it has no phases';
   throw new TypeError(`${detail}; call run() for work in phases, and a transaction in its last one`);
+}
+
+function acquired(handle: AdapterHandle, lost: IdempotencyRecord | undefined): Begun {
+  return lost === undefined ? { kind: 'run', handle } : { kind: 'takeover', handle, trace: lost.trace };
 }
 
 /** The record of the next attempt, or of the doubt, in the place of one that is over. */

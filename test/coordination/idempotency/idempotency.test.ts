@@ -510,6 +510,23 @@ describe('idempotency', () => {
   });
 });
 
+describe('an event', () => {
+  it('of a replay or a takeover names the trace of the attempt that has run, or was lost', async () => {
+    const { store, clock, once, events } = setUp();
+    await idempotency({ store, clock: virtualClock(), lease: '3s' }).begin({ ...raw, trace: 'of the lost one' });
+    await clock.advance(3_001);
+    const begun = await once.begin({ ...raw, trace: 'of the second' });
+    if (!('handle' in begun) || begun.handle === undefined) throw new Error(begun.kind);
+    await begun.handle.complete(new Uint8Array(1));
+    await once.begin({ ...raw, trace: 'of the third' });
+    expect(events.map(({ outcome, trace }) => [outcome, trace])).toEqual([
+      ['takeover', 'of the lost one'],
+      ['executed', undefined],
+      ['replayed', 'of the second'],
+    ]);
+  });
+});
+
 describe('begin, with a store', () => {
   it('that answers at once, begins, replays and ends at once', () => {
     const { once } = setUp();

@@ -478,7 +478,7 @@ export class Engine {
       attempt: 1,
       fingerprint,
       isSealed: false,
-      trace,
+      trace: trace !== undefined && trace.length <= longestTrace ? trace : undefined,
       memo: nothingDone,
       result: undefined,
     };
@@ -696,6 +696,8 @@ const doubt = /* @__PURE__ */ Object.freeze({
 } as const);
 
 const longestKey = 255;
+/** A `traceparent` has 55 characters, and may have some more in a later version; it comes from whoever calls. */
+const longestTrace = 255;
 const longestPart = 1_000;
 
 /** Scope and operation are told apart in what is hashed by a character that neither has. */

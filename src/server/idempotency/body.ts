@@ -27,8 +27,13 @@ export function findRawBody(request: object): Uint8Array | undefined {
   return (request as WithRawBody)[rawBodyKey];
 }
 
-/** Whether a body comes with these headers: without either there is none. */
-export function announcesBody({ headers }: Pick<IncomingMessage, 'headers'>): boolean {
+/** Whether a body comes with this request. */
+export function announcesBody(request: IncomingMessage): boolean {
+  const { headers, httpVersionMajor } = request;
+  // From HTTP/2 on no header need say so; the frame of the headers says whether it is the last.
+  const { stream } = request as { readonly stream?: { readonly endAfterHeaders?: boolean } };
+  if (httpVersionMajor >= 2) return stream?.endAfterHeaders !== true;
+  // Without either there is none.
   const length = headers['content-length'];
   return headers['transfer-encoding'] !== undefined || (length !== undefined && length !== '0');
 }
@@ -89,8 +94,8 @@ export class BodyTap {
         resolve(body);
       };
       request.once('close', onClose);
-      // If reading has paused, because so much lies there unread.
-      if (request.readableLength >= request.readableHighWaterMark)
+      // If reading has paused, because so much lies there unread; by HTTP/2 it begins only when somebody reads.
+      if (request.readableLength >= request.readableHighWaterMark || request.httpVersionMajor >= 2)
         (request as { _read?(size: number): void })._read?.(0);
     });
   }

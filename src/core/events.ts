@@ -227,6 +227,8 @@ export interface IdempotencyEvent {
   readonly durationMs: number | undefined;
   /** Of a replay: how long ago the result was stored. */
   readonly ageMs: number | undefined;
+  /** Of a replay or a takeover: the W3C `traceparent` that the attempt came with which has run, or was lost; for a link to its trace. */
+  readonly trace: string | undefined;
   readonly error: unknown;
 }
 

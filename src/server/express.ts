@@ -258,7 +258,7 @@ export function idempotency(
   const middleware: RequestHandler = (request, response, next) => {
     const isProtected = request.idempotency !== undefined;
     if (isProtected || protection.passes(request.method, request.headers['idempotency-key'])) return next();
-    protection.handle(new Exchange(request, response, next, middleware)).catch(next);
+    protection.handle(new Exchange(request, response, next, middleware), next);
   };
   return middleware;
 }
@@ -298,7 +298,7 @@ class Exchange implements IdempotencyExchange<Request> {
     return headerOf(this.request, 'traceparent');
   }
 
-  /** The path of the route with its parameters unnamed; where there is no route yet, the path of the request. */
+  /** The path of the route that the middleware is in, with its parameters unnamed; where it is in none, the path of the request. */
   route(): string {
     const { request, middleware } = this;
     const route = request.route as MatchedRoute | undefined;

@@ -8,6 +8,7 @@ import type {
   FastifyRequest,
   preParsingHookHandler,
   RouteHandlerMethod,
+  RouteOptions,
 } from 'fastify';
 /*!
  * This bundle contains fastify-plugin.
@@ -287,19 +288,25 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
         next(null, payload);
       },
     ];
+    const name = nameOf(route);
     const hasTimeout = (route.handlerTimeout ?? (app.initialConfig as TimeoutConfig).handlerTimeout ?? 0) > 0;
     // The last of them, so that whoever checks the caller, in this route or before it, has done so.
     route.preHandler = [
       ...[route.preHandler ?? []].flat(),
       (request: FastifyRequest, reply: FastifyReply, next: (error?: Error) => void) => {
         if (protection.passes(request.method, request.headers['idempotency-key'])) return next();
-        const exchange = new Exchange(request, reply, route.url, hasTimeout, next);
-        protection.handle(exchange).catch(next);
+        const exchange = new Exchange(request, reply, name, hasTimeout, next);
+        protection.handle(exchange, next as (error: unknown) => void);
       },
     ];
     route.handler = answeringThoughAlone(route.handler);
   });
 };
+
+/** Routes of one path are told apart by their constraints, such as a version or a host. */
+function nameOf({ url, constraints = {} }: RouteOptions): string {
+  return [url, ...Object.entries(constraints).map(([name, value]) => `${name}=${String(value)}`)].join(' ');
+}
 
 /** Its types do not have it yet. */
 type TimeoutConfig = { readonly handlerTimeout?: number };

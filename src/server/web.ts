@@ -107,7 +107,7 @@ export function idempotency(
           },
           isTimedOut: () => false,
         };
-        protection.handle(exchange).catch(reject);
+        protection.handle(exchange, reject);
       });
     };
 }
@@ -185,7 +185,7 @@ export function nodeIdempotency(
       },
       isTimedOut: () => false,
     };
-    protection.handle(exchange).catch(fail);
+    protection.handle(exchange, fail);
   };
 }
 

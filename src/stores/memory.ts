@@ -7,6 +7,7 @@
 import { LRUCache } from 'lru-cache';
 import { type Clock, systemClock } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
+import { known } from '../core/known.js';
 import { checkOptions, having, integer, withDefault } from '../core/options.js';
 import { Cells, type Page } from './cells.js';
 import { Copies } from './copies.js';
@@ -178,18 +179,12 @@ class BoundedStore implements MemoryStore {
     return this.live(key, nowMs)?.entry(nowMs, this.copies);
   }
 
-  async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
-    this.checks.write(key, value, options);
-    if (this.isClosed) throw closed('write');
-    const { ttlMs, ifVersion, evictable } = options;
-    const nowMs = this.clock.now();
-    const current = this.live(key, nowMs);
-    if (ifVersion !== undefined && ifVersion !== (current?.version ?? 0)) {
-      return { ok: false, entry: current?.entry(nowMs, this.copies) };
+  write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
+    try {
+      return known(this.writeNow(key, value, options));
+    } catch (error) {
+      return Promise.reject(error);
     }
-    const { version } = this.keep(key, value, nowMs, ttlMs, evictable);
-    if (this.watchers.size > 0) this.watchers.tell(key);
-    return { ok: true, version };
   }
 
   async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
@@ -211,6 +206,21 @@ class BoundedStore implements MemoryStore {
     this.expiry.clear();
     this.cells = new Cells();
     this.evictables = undefined;
+  }
+
+  private writeNow(key: string, value: Uint8Array, options: StoreWriteOptions): Written | Refused {
+    this.checks.write(key, value, options);
+    if (this.isClosed) throw closed('write');
+    const { ttlMs, ifVersion, evictable } = options;
+    const nowMs = this.clock.now();
+    const kept = this.kept(key);
+    const current = kept !== undefined && nowMs < kept.expiresMs ? kept : undefined;
+    if (ifVersion !== undefined && ifVersion !== (current?.version ?? 0)) {
+      return { ok: false, entry: current?.entry(nowMs, this.copies) };
+    }
+    const { version } = this.keep(key, kept, value, nowMs, ttlMs, evictable);
+    if (this.watchers.size > 0) this.watchers.tell(key);
+    return { ok: true, version };
   }
 
   private async readMany(
@@ -237,24 +247,31 @@ class BoundedStore implements MemoryStore {
     if (this.isClosed) throw closed('consume');
     const nowMs = this.clock.now();
     const own = limitPrefix + key;
-    const kept = this.live(own, nowMs);
-    const debtMs = kept === undefined ? 0 : Math.min(numberIn(kept.copy(this.copies)) - nowMs, rate.wholeMs);
+    const kept = this.kept(own);
+    const isLive = kept !== undefined && nowMs < kept.expiresMs;
+    const debtMs = isLive ? Math.min(numberIn(kept.copy(this.copies)) - nowMs, rate.wholeMs) : 0;
     const ok = rate.isGranted(debtMs);
     const nextMs = rate.debtAfter(debtMs);
     if (ok && rate.cost > 0) {
-      this.keep(own, bytesWith(nowMs + nextMs), nowMs, nextMs, false);
+      this.keep(own, kept, bytesWith(nowMs + nextMs), nowMs, nextMs, false);
     }
     return rate.answer(debtMs, ok);
   }
 
-  private keep(key: string, value: Uint8Array, nowMs: number, ttlMs: number, evictable: boolean | undefined): Kept {
-    for (let dropped = 0; dropped < droppedPerWrite && this.dropExpired(nowMs); dropped++);
+  /** @param known - What is kept under the key, so that it need not be looked up again: in a large map that costs more than the rest. */
+  private keep(
+    key: string,
+    known: Kept | undefined,
+    value: Uint8Array,
+    nowMs: number,
+    ttlMs: number,
+    evictable: boolean | undefined,
+  ): Kept {
     const bytes = bytesOf(key, value.byteLength);
-    this.makeRoom(key, bytes, nowMs);
-    const old = this.records.get(key);
-    // A record that is written again stays where it is: to find its place in a large map costs more than the rest.
-    const isKeptInPlace = old !== undefined && !evictable;
-    if (!isKeptInPlace && (old !== undefined || this.evictables !== undefined)) this.drop(key);
+    const old = this.makeRoom(key, bytes, nowMs) ? this.kept(key) : known;
+    // A record that is written again stays where it is.
+    const isKeptInPlace = old !== undefined && old.heapIndex >= 0 && !evictable;
+    if (!isKeptInPlace && old !== undefined) this.drop(key);
     const kept = isKeptInPlace ? old : new Kept(key);
     if (isKeptInPlace) this.recordBytes -= bytesOf(key, old.length);
     kept.put(value, evictable ? undefined : this.cells);
@@ -276,8 +293,12 @@ class BoundedStore implements MemoryStore {
     return kept;
   }
 
+  private kept(key: string): Kept | undefined {
+    return this.records.get(key) ?? this.evictables?.get(key);
+  }
+
   private live(key: string, nowMs: number): Kept | undefined {
-    const kept = this.records.get(key) ?? this.evictables?.get(key);
+    const kept = this.kept(key);
     return kept !== undefined && nowMs < kept.expiresMs ? kept : undefined;
   }
 
@@ -300,16 +321,21 @@ class BoundedStore implements MemoryStore {
     return true;
   }
 
-  /** Drops what may be dropped until the entry fits in place of the key's old one, or throws and leaves all records. */
-  private makeRoom(key: string, bytes: number, nowMs: number): void {
+  /**
+   * Drops some of what has expired, and what may be dropped until the entry fits in place of the key's old one, or throws and leaves all
+   * records. Whether anything was dropped.
+   */
+  private makeRoom(key: string, bytes: number, nowMs: number): boolean {
+    let dropped = 0;
+    while (dropped < droppedPerWrite && this.dropExpired(nowMs)) dropped++;
     const used = this.recordBytes + (this.evictables?.calculatedSize ?? 0);
-    if (this.size < this.max && used + bytes <= this.maxBytes) return;
+    if (this.size < this.max && used + bytes <= this.maxBytes) return dropped > 0;
     for (;;) {
       const old = this.records.get(key) ?? this.evictables?.peek(key);
       const entries = this.size + (old === undefined ? 1 : 0);
       const oldBytes = old === undefined ? 0 : bytesOf(key, old.length);
       const allBytes = this.recordBytes + (this.evictables?.calculatedSize ?? 0) - oldBytes + bytes;
-      if (entries <= this.max && allBytes <= this.maxBytes) return;
+      if (entries <= this.max && allBytes <= this.maxBytes) return true;
       if (!this.dropExpired(nowMs) && this.evictables?.pop() === undefined) throw this.full();
     }
   }

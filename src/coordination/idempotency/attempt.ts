@@ -7,6 +7,8 @@
 
 import { type Clock, callbackTimer } from '../../core/clock.js';
 import { InDoubtError, StoreError } from '../../core/errors.js';
+import { knownOf } from '../../core/known.js';
+import type { Refused, Written } from '../../stores/store.js';
 import { defaultMarginMs, type Instant, LeaseKeeper, safeLeaseMs } from '../lease.js';
 import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
@@ -57,7 +59,10 @@ export type TransactionHandle = Pick<IdempotencyHandle, 'key' | 'attempt' | 'dow
  */
 export type Completion = 'stored' | 'too-large' | 'lost' | 'unrecorded';
 
-/** What an adapter holds. It calls `complete` or `abandon` once, when the handler has ended. Neither rejects, nor takes longer than `storeTimeout`. */
+/**
+ * What an adapter holds. It calls `complete` or `abandon` once, when the handler has ended. Neither rejects, nor takes longer than `storeTimeout`; where the
+ * store answers at once, so do they.
+ */
 export interface AdapterHandle extends IdempotencyHandle {
   /** What the handler wants to become of its answer: `seal()` or `release()` was called. */
   readonly decision: 'keep' | 'release' | undefined;
@@ -66,9 +71,9 @@ export interface AdapterHandle extends IdempotencyHandle {
    *
    * @param error - Why it cannot be, where something went wrong.
    */
-  complete(result: Uint8Array | undefined, error?: unknown): Promise<Completion>;
+  complete(result: Uint8Array | undefined, error?: unknown): Completion | Promise<Completion>;
   /** Ends it without: the next call with this key runs anew. */
-  abandon(): Promise<Completion>;
+  abandon(): Completion | Promise<Completion>;
 }
 
 /** Attempts that may end without a result. Then the key is in doubt: there is something about it that repeating will not cure. */
@@ -84,10 +89,16 @@ export class Attempt implements AdapterHandle {
   readonly keyHash: string;
   private readonly storeKey: string;
   private readonly engine: Engine;
+  readonly fence: number;
+  /** As it was acquired, and with what has been reached since; the fence is kept beside it. */
   private record: IdempotencyRecord;
   private version: number;
   private readonly sent: Instant;
   private keeper: LeaseKeeper | undefined = undefined;
+  /** Its place among those that are young. */
+  isYoung = false;
+  before: Attempt | undefined = undefined;
+  behind: Attempt | undefined = undefined;
   private nextPhase = 0;
   private isInPhase = false;
   private isOver = false;
@@ -109,7 +120,8 @@ export class Attempt implements AdapterHandle {
     this.operation = named.operation;
     this.keyHash = named.keyHash;
     this.storeKey = named.storeKey;
-    this.record = record.fence === 0 ? { ...record, fence: version } : record;
+    this.record = record;
+    this.fence = record.fence === 0 ? version : record.fence;
     this.version = version;
     this.sent = sent;
     engine.young.add(this);
@@ -134,10 +146,6 @@ export class Attempt implements AdapterHandle {
 
   get attempt(): number {
     return this.record.attempt;
-  }
-
-  get fence(): number {
-    return this.record.fence;
   }
 
   get decision(): AdapterHandle['decision'] {
@@ -208,7 +216,7 @@ export class Attempt implements AdapterHandle {
     }
   }
 
-  complete(result: Uint8Array | undefined, error?: unknown): Promise<Completion> {
+  complete(result: Uint8Array | undefined, error?: unknown): Completion | Promise<Completion> {
     const { maxBodyBytes } = this.engine.settings;
     this.resultError = error;
     if (result === undefined || result.byteLength > maxBodyBytes) return this.completeWith(undefined);
@@ -216,54 +224,73 @@ export class Attempt implements AdapterHandle {
     return this.completeWith(result);
   }
 
-  private completeWith(result: Uint8Array | undefined): Promise<Completion> {
+  private completeWith(result: Uint8Array | undefined): Completion | Promise<Completion> {
     const kept = result === undefined ? undefined : this.engine.settings.sealing.seal(this.keyHash, result);
-    return this.end({ ...this.record, state: 'completed', memo: [], elapsedMs: this.elapsedMs(), result: kept });
+    const { fence } = this;
+    return this.end({ ...this.record, state: 'completed', fence, memo: [], elapsedMs: this.elapsedMs(), result: kept });
   }
 
-  abandon(): Promise<Completion> {
+  abandon(): Completion | Promise<Completion> {
     const state = this.record.attempt >= mostAttempts ? 'in-doubt' : 'idle';
-    return this.end({ ...this.record, state, elapsedMs: this.elapsedMs() });
+    return this.end({ ...this.record, state, fence: this.fence, elapsedMs: this.elapsedMs() });
   }
 
-  /** Writes the last record: as soon as the store takes it, for as long as the lease is held. */
-  private async end(last: IdempotencyRecord): Promise<Completion> {
-    const { clock, storeTimeoutMs } = this.engine.settings;
-    const beganMs = clock.now();
-    const endsAtMs = beganMs + storeTimeoutMs;
+  /** Writes the last record: now, where the store answers at once. */
+  private end(last: IdempotencyRecord): Completion | Promise<Completion> {
+    const beganMs = this.engine.settings.clock.now();
+    if (isLarge(last)) return this.endLater(last, beganMs, undefined);
+    const write = this.send(last);
+    const answer = knownOf(write);
+    if (answer?.ok !== true) return this.endLater(last, beganMs, write);
+    this.wrote(answer, last);
+    return this.ended(last, true, beganMs);
+  }
+
+  /** The same, as soon as the store takes it, for as long as the lease is held. */
+  private async endLater(
+    last: IdempotencyRecord,
+    beganMs: number,
+    write: Promise<Written | Refused> | undefined,
+  ): Promise<Completion> {
+    const endsAtMs = beganMs + this.engine.settings.storeTimeoutMs;
     const completion =
-      (await this.tryToEnd(last, beganMs)) ??
+      (await this.tryToEnd(last, beganMs, write)) ??
       (await this.engine
-        .bounded('complete', endsAtMs, this.endLater(last, beganMs))
+        .bounded('complete', endsAtMs, this.keepTrying(last, beganMs))
         .catch(() => 'unrecorded' as const));
     if (completion === 'unrecorded') this.engine.tell(this, 'unrecorded', { attempt: this.attempt });
     return completion;
   }
 
-  private async endLater(last: IdempotencyRecord, beganMs: number): Promise<Completion> {
+  private async keepTrying(last: IdempotencyRecord, beganMs: number): Promise<Completion> {
     for (let pauseMs = shortestPauseMs; this.lease.isHeld(); pauseMs = Math.min(pauseMs * 2, longestPauseMs)) {
       await this.engine.pause(pauseMs);
-      const completion = await this.tryToEnd(last, beganMs);
+      const completion = await this.tryToEnd(last, beganMs, undefined);
       if (completion !== undefined) return completion;
     }
     return 'unrecorded';
   }
 
   /** Undefined: it could not be written, and may be tried again. */
-  private async tryToEnd(last: IdempotencyRecord, beganMs: number): Promise<Completion | undefined> {
+  private async tryToEnd(
+    last: IdempotencyRecord,
+    beganMs: number,
+    write: Promise<Written | Refused> | undefined,
+  ): Promise<Completion | undefined> {
     const { clock, storeTimeoutMs } = this.engine.settings;
     let isMine: boolean;
     try {
-      isMine = await this.engine.bounded(
-        'complete',
-        clock.now() + storeTimeoutMs,
-        this.write(() => last),
-      );
+      const work = this.write(() => last, write);
+      isMine = await this.engine.bounded('complete', clock.now() + storeTimeoutMs, work);
     } catch (error) {
       this.engine.tell(this, 'store-error', { attempt: this.attempt, error });
       const isTooLarge = error instanceof StoreError && error.reason === 'invalid' && last.result !== undefined;
-      return isTooLarge ? this.tryToEnd({ ...last, result: undefined }, beganMs) : undefined;
+      return isTooLarge ? this.tryToEnd({ ...last, result: undefined }, beganMs, undefined) : undefined;
     }
+    return this.ended(last, isMine, beganMs);
+  }
+
+  private ended(last: IdempotencyRecord, isMine: boolean, beganMs: number): Completion {
     this.isOver = true;
     this.stopRenewing();
     if (!isMine) {
@@ -279,7 +306,7 @@ export class Attempt implements AdapterHandle {
           ? 'released'
           : 'in-doubt';
     const error = isTooLarge ? this.resultError : undefined;
-    this.engine.tell(this, outcome, { attempt: this.attempt, durationMs: clock.now() - beganMs, error });
+    this.engine.tell(this, outcome, { attempt: this.attempt, sinceMs: beganMs, error });
     if (last.state === 'completed') this.engine.took(this.operation, last.elapsedMs);
     return isTooLarge ? 'too-large' : 'stored';
   }
@@ -321,30 +348,48 @@ export class Attempt implements AdapterHandle {
   }
 
   private running(): IdempotencyRecord {
-    return { ...this.record, state: 'running', elapsedMs: this.elapsedMs() };
+    return { ...this.record, state: 'running', fence: this.fence, elapsedMs: this.elapsedMs() };
   }
 
   private elapsedMs(): number {
     return this.engine.settings.clock.now() - this.sent.monotonicMs;
   }
 
-  /** Whether the record is this attempt's and says now what `next` says. */
-  private async write(next: () => IdempotencyRecord): Promise<boolean> {
-    const { store, ttlMs } = this.engine.settings;
+  private send(record: IdempotencyRecord): Promise<Written | Refused> {
+    return this.sendBytes(encodeRecord(record));
+  }
+
+  private async sendInTurns(record: IdempotencyRecord): Promise<Written | Refused> {
+    await nextTurn();
+    const bytes = encodeRecord(record);
+    await nextTurn();
+    return this.sendBytes(bytes);
+  }
+
+  private sendBytes(bytes: Uint8Array): Promise<Written | Refused> {
+    return this.engine.write(this.storeKey, bytes, { ttlMs: this.engine.settings.ttlMs, ifVersion: this.version });
+  }
+
+  private wrote({ version }: Written, { state }: IdempotencyRecord): void {
+    this.version = Math.max(this.version, version);
+    if (state !== 'running') this.isOver = true;
+  }
+
+  /**
+   * Whether the record is this attempt's and says now what `next` says.
+   *
+   * @param begun - The first write, if it is under way.
+   */
+  private async write(next: () => IdempotencyRecord, begun?: Promise<Written | Refused>): Promise<boolean> {
+    let write = begun;
     for (;;) {
       const record = next();
-      const isLast = record.state !== 'running';
       // A renewal that comes after the end would open it again.
-      if (this.isOver && !isLast) return false;
-      const isLarge = record.result !== undefined && record.result.byteLength > largeBytes;
-      if (isLarge) await nextTurn();
-      const bytes = encodeRecord(record);
-      if (isLarge) await nextTurn();
-      const options = { ttlMs, ifVersion: this.version };
-      const answer = await store.write(this.storeKey, bytes, options);
+      if (this.isOver && record.state === 'running') return false;
+      const answer = await (write ?? (isLarge(record) ? this.sendInTurns(record) : this.send(record)));
+      write = undefined;
       if (answer.ok) {
-        this.version = Math.max(this.version, answer.version);
-        if (isLast) this.isOver = true;
+        this.wrote(answer, record);
         return true;
       }
       const { entry } = answer;
@@ -387,9 +432,15 @@ export class Attempt implements AdapterHandle {
   }
 }
 
+function isLarge({ result }: IdempotencyRecord): boolean {
+  return result !== undefined && result.byteLength > largeBytes;
+}
+
 /** Attempts that need no renewal yet: one timer for all, since most end before, and a timer for each would cost more than they do. */
 export class YoungAttempts {
-  private readonly attempts = new Set<Attempt>();
+  /** The ends of a list that the attempts themselves are, in the order in which they came. */
+  private first: Attempt | undefined = undefined;
+  private last: Attempt | undefined = undefined;
   private readonly clock: Clock;
   private readonly youngMs: number;
   private isTimed = false;
@@ -402,7 +453,11 @@ export class YoungAttempts {
   }
 
   add(attempt: Attempt): void {
-    this.attempts.add(attempt);
+    attempt.isYoung = true;
+    attempt.before = this.last;
+    if (this.last === undefined) this.first = attempt;
+    else this.last.behind = attempt;
+    this.last = attempt;
     if (this.isTimed) return;
     this.isTimed = true;
     this.clock.schedule(this.timer, attempt.acquiredMs + this.youngMs);
@@ -410,22 +465,30 @@ export class YoungAttempts {
 
   /** The timer stays: to take it back, and set it again for the next, would cost more than to let it find nothing. */
   delete(attempt: Attempt): void {
-    this.attempts.delete(attempt);
+    if (!attempt.isYoung) return;
+    const { before, behind } = attempt;
+    if (before === undefined) this.first = behind;
+    else before.behind = behind;
+    if (behind === undefined) this.last = before;
+    else behind.before = before;
+    attempt.before = undefined;
+    attempt.behind = undefined;
+    attempt.isYoung = false;
   }
 
-  /** In the order in which they came, so the first that is young ends the search. */
+  /** The first that is young ends the search. */
   private age(): void {
     this.isTimed = false;
     const nowMs = this.clock.now();
-    for (const attempt of this.attempts) {
-      const atMs = attempt.acquiredMs + this.youngMs;
+    while (this.first !== undefined) {
+      const atMs = this.first.acquiredMs + this.youngMs;
       if (atMs > nowMs) {
         this.isTimed = true;
         this.clock.schedule(this.timer, atMs);
         return;
       }
       // It takes itself out.
-      void attempt.lease;
+      void this.first.lease;
     }
   }
 }

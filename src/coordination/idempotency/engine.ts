@@ -9,8 +9,9 @@
 import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
 import { KeyMissingError, StoreError } from '../../core/errors.js';
 import type { Events, IdempotencyEvent, IdempotencyOutcome } from '../../core/events.js';
+import { knownOf } from '../../core/known.js';
 import { checkArgument, type Field, impossibleOption, show } from '../../core/options.js';
-import type { Entry, Refused, Store, StoreTransaction, Written } from '../../stores/store.js';
+import type { Entry, Refused, Store, StoreTransaction, StoreWriteOptions, Written } from '../../stores/store.js';
 import { type Instant, instantOf } from '../lease.js';
 import { type AdapterHandle, Attempt, type TransactionHandle, UnprotectedAttempt, YoungAttempts } from './attempt.js';
 import { downstreamKeyOf, keyHashOf, Owners } from './hashing.js';
@@ -59,8 +60,10 @@ export interface BeginRequest extends OperationKey {
 
 /** How an operation begins. */
 export type Begun =
-  /** Run it, then call `complete` or `abandon` of the handle. `'takeover'`: an earlier attempt was lost, and may have had its effect. */
-  | { readonly kind: 'run' | 'takeover'; readonly handle: AdapterHandle }
+  /** Run it, then call `complete` or `abandon` of the handle. */
+  | { readonly kind: 'run'; readonly handle: AdapterHandle }
+  /** The same, after an earlier attempt that was lost, and may have had its effect. */
+  | { readonly kind: 'takeover'; readonly handle: AdapterHandle; readonly trace: string | undefined }
   /** It has run: answer what is stored. */
   | {
       readonly kind: 'replay';
@@ -119,19 +122,36 @@ export class Engine {
   }
 
   /**
-   * How an operation begins, within `storeTimeout`, plus `wait` if it runs elsewhere.
+   * How an operation begins, within `storeTimeout`, plus `wait` if it runs elsewhere; now, where the store answers at once.
    *
    * Throws what says that the request itself is wrong, and the reason of `signal`.
    */
-  async begin(request: BeginRequest): Promise<Begun> {
+  begin(request: BeginRequest): Begun | Promise<Begun> {
     const { clock, waitMs } = this.settings;
     const named = this.named(request);
     const beganMs = clock.now();
-    let begun = await this.claim(named, request, beganMs);
+    const begun = this.claim(named, request, beganMs);
+    if (begun instanceof Promise || (begun.kind === 'busy' && waitMs > 0))
+      return this.beginLater(named, request, begun, beganMs);
+    return this.told(named, begun, beganMs);
+  }
+
+  private async beginLater(
+    named: Named,
+    request: BeginRequest,
+    first: Begun | Promise<Begun>,
+    beganMs: number,
+  ): Promise<Begun> {
+    const { clock, waitMs } = this.settings;
+    let begun = await first;
     if (begun.kind === 'busy' && waitMs > 0) {
       begun = await this.wait(named, request.signal, begun, beganMs, () => this.claim(named, request, clock.now()));
     }
-    if (begun.kind !== 'run') this.tellBegun(named, begun, clock.now() - beganMs);
+    return this.told(named, begun, beganMs);
+  }
+
+  private told(named: Named, begun: Begun, beganMs: number): Begun {
+    if (begun.kind !== 'run') this.tellBegun(named, begun, beganMs);
     return begun;
   }
 
@@ -149,7 +169,7 @@ export class Engine {
       // A transaction that has met a lock is over, so there is no waiting inside of it.
       const beganMs = this.settings.clock.now();
       const begun = await this.runWithin(view, named, request, fn, encode);
-      this.tellBegun(named, begun, this.settings.clock.now() - beganMs);
+      this.tellBegun(named, begun, beganMs);
       return begun;
     }
     const transaction = store.native?.transaction;
@@ -163,7 +183,7 @@ export class Engine {
     const beganMs = clock.now();
     let begun = await ask();
     if (begun.kind === 'busy' && waitMs > 0) begun = await this.wait(named, request.signal, begun, beganMs, ask);
-    this.tellBegun(named, begun, clock.now() - beganMs);
+    this.tellBegun(named, begun, beganMs);
     return begun;
   }
 
@@ -194,18 +214,30 @@ export class Engine {
   tell(
     { operation, keyHash }: { readonly operation: string; readonly keyHash: string },
     outcome: IdempotencyOutcome,
-    more: Partial<Pick<IdempotencyEvent, 'attempt' | 'durationMs' | 'ageMs' | 'error'>> = nothingMore,
+    more: Partial<Pick<IdempotencyEvent, 'attempt' | 'ageMs' | 'trace' | 'error'>> & {
+      readonly sinceMs?: number;
+    } = nothingMore,
   ): void {
-    const { events, name } = this.settings;
+    const { events, name, clock } = this.settings;
     this.operations.count(operation, outcome);
     if (!events.heard) return;
-    const { attempt, durationMs, ageMs, error } = more;
-    events.emit({ type: 'idempotency', name, outcome, operation, keyHash, attempt, durationMs, ageMs, error });
+    const { attempt, sinceMs, ageMs, trace, error } = more;
+    const durationMs = sinceMs === undefined ? undefined : clock.now() - sinceMs;
+    events.emit({ type: 'idempotency', name, outcome, operation, keyHash, attempt, durationMs, ageMs, trace, error });
   }
 
   /** How long an operation took: what runs now is told by it when to ask again. */
   took(operation: string, elapsedMs: number): void {
     this.operations.took(operation, elapsedMs);
+  }
+
+  /** A store that throws all the same has failed like one that rejects. */
+  write(storeKey: string, bytes: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
+    try {
+      return this.settings.store.write(storeKey, bytes, options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   /** Waits no longer than until an instant, whatever the store does. */
@@ -251,26 +283,49 @@ export class Engine {
     return { scope, operation, key, keyHash, storeKey: `idempotency:${keyHash}` };
   }
 
-  /** Acquires the record, or says what is in the way. */
-  private async claim(named: Named, request: BeginRequest, beganMs: number): Promise<Begun> {
-    const { store, clock, ttlMs, leaseMs, storeTimeoutMs } = this.settings;
+  /** Acquires the record, or says what is in the way: now, where the store answers at once. */
+  private claim(named: Named, request: BeginRequest, beganMs: number): Begun | Promise<Begun> {
+    const { clock, ttlMs } = this.settings;
+    const { signal } = request;
+    const record = this.firstRecord(request);
+    // Of a write whose reply was lost the first one counts: it may have been that one which was applied.
+    const sent = { monotonicMs: beganMs, wallMs: clock.wallNow() };
+    const write = this.write(named.storeKey, encodeRecord(record), { ttlMs, ifVersion: 0, signal });
+    const answer = knownOf(write);
+    if (answer?.ok) return { kind: 'run', handle: new Attempt(this, named, record, answer.version, sent) };
+    if (answer?.entry !== undefined) {
+      const decision = this.decide(named, answer.entry, readable(answer.entry), record.fingerprint);
+      if (!('seen' in decision)) return decision;
+    }
+    return this.claimLater(named, request, record, sent, write);
+  }
+
+  /** The same, for an answer that has to be waited for, or is not the last. */
+  private async claimLater(
+    named: Named,
+    request: BeginRequest,
+    first: IdempotencyRecord,
+    firstSent: Instant,
+    firstWrite: Promise<Written | Refused>,
+  ): Promise<Begun> {
+    const { clock, ttlMs, leaseMs, storeTimeoutMs } = this.settings;
     const { signal } = request;
     const { storeKey } = named;
-    const endsAtMs = beganMs + storeTimeoutMs;
-    const first = this.firstRecord(request);
+    const endsAtMs = firstSent.monotonicMs + storeTimeoutMs;
     const { owner, fingerprint } = first;
     let record = first;
     let ifVersion = 0;
-    let isTakeover = false;
-    // Of a write whose reply was lost the first one counts: it may have been that one which was applied.
-    let sent: Instant | undefined = { monotonicMs: beganMs, wallMs: clock.wallNow() };
+    /** The attempt that was lost, if this one takes its place. */
+    let lost: IdempotencyRecord | undefined;
+    let sent: Instant | undefined = firstSent;
+    let write: Promise<Written | Refused> | undefined = firstWrite;
     let isUncertain = false;
     let pauseMs = shortestPauseMs;
     for (;;) {
       sent ??= instantOf(clock);
+      write ??= this.write(storeKey, encodeRecord(record), { ttlMs, ifVersion, signal });
       let answer: Written | Refused;
       try {
-        const write = store.write(storeKey, encodeRecord(record), { ttlMs, ifVersion, signal });
         answer = await this.bounded('begin', endsAtMs, write);
       } catch (error) {
         const mayBeApplied = !(error instanceof StoreError) || error.applied === 'unknown';
@@ -281,32 +336,32 @@ export class Engine {
           // Asked again, the refusal brings our own record back if it was.
           await pause(clock, pauseMs);
           pauseMs = Math.min(pauseMs * 2, longestPauseMs);
+          write = undefined;
           continue;
         }
         if (isUncertain) void this.withdraw(named, record, clock.now() + leaseMs);
         if (isAborted) throw error;
         return this.storeDown(named, error);
       }
+      write = undefined;
       if (answer.ok) {
         if (record.state === 'in-doubt') return { kind: 'in-doubt', cause: undefined };
-        return {
-          kind: isTakeover ? 'takeover' : 'run',
-          handle: new Attempt(this, named, record, answer.version, sent),
-        };
+        return acquired(new Attempt(this, named, record, answer.version, sent), lost);
       }
       const { entry } = answer;
       if (entry === undefined) {
-        [record, ifVersion, isTakeover, sent] = [first, 0, false, undefined];
+        [record, ifVersion, lost, sent] = [first, 0, undefined, undefined];
         continue;
       }
       const seen = readable(entry);
       if (seen !== undefined && seen.state === 'running' && sameBytes(seen.owner, owner)) {
-        return { kind: isTakeover ? 'takeover' : 'run', handle: new Attempt(this, named, seen, entry.version, sent) };
+        return acquired(new Attempt(this, named, seen, entry.version, sent), lost);
       }
       const decision = this.decide(named, entry, seen, fingerprint);
       if (!('seen' in decision)) return decision;
       record = successorOf(decision.seen, first, decision.kind);
-      [ifVersion, isTakeover, sent] = [entry.version, decision.seen.state === 'running', undefined];
+      lost = decision.seen.state === 'running' ? decision.seen : undefined;
+      [ifVersion, sent] = [entry.version, undefined];
     }
   }
 
@@ -423,7 +478,7 @@ export class Engine {
       attempt: 1,
       fingerprint,
       isSealed: false,
-      trace,
+      trace: trace !== undefined && trace.length <= longestTrace ? trace : undefined,
       memo: nothingDone,
       result: undefined,
     };
@@ -475,7 +530,7 @@ export class Engine {
     signal: AbortSignal | undefined,
     busy: T,
     beganMs: number,
-    ask: () => Promise<T>,
+    ask: () => T | Promise<T>,
   ): Promise<T> {
     const { clock, store, waitMs } = this.settings;
     const endsAtMs = beganMs + waitMs;
@@ -494,7 +549,7 @@ export class Engine {
         await bell.heard(Math.min(clock.now() + askMs, endsAtMs), signal);
         begun = await ask();
       }
-      this.tell(named, 'waited', { durationMs: clock.now() - beganMs });
+      this.tell(named, 'waited', { sinceMs: beganMs });
       return begun;
     } finally {
       watch?.close();
@@ -528,23 +583,25 @@ export class Engine {
     }
   }
 
-  private tellBegun(named: Named, begun: Begun | Done<unknown>, durationMs: number): void {
+  private tellBegun(named: Named, begun: Begun | Done<unknown>, sinceMs: number): void {
     switch (begun.kind) {
       case 'done':
-        return this.tell(named, begun.fits ? 'executed' : 'too-large', { attempt: begun.record.attempt, durationMs });
-      case 'replay':
-        return this.tell(named, 'replayed', { attempt: begun.attempt, durationMs, ageMs: begun.ageMs });
+        return this.tell(named, begun.fits ? 'executed' : 'too-large', { attempt: begun.record.attempt, sinceMs });
+      case 'replay': {
+        const { attempt, ageMs, trace } = begun;
+        return this.tell(named, 'replayed', { attempt, sinceMs, ageMs, trace });
+      }
       case 'takeover':
-        return this.tell(named, 'takeover', { attempt: begun.handle.attempt, durationMs });
+        return this.tell(named, 'takeover', { attempt: begun.handle.attempt, sinceMs, trace: begun.trace });
       case 'result-not-stored':
-        return this.tell(named, 'not-stored', { durationMs, error: begun.cause });
+        return this.tell(named, 'not-stored', { sinceMs, error: begun.cause });
       case 'in-doubt':
-        return this.tell(named, 'in-doubt', { durationMs, error: begun.cause });
+        return this.tell(named, 'in-doubt', { sinceMs, error: begun.cause });
       case 'busy':
       case 'mismatch':
-        return this.tell(named, begun.kind, { durationMs });
+        return this.tell(named, begun.kind, { sinceMs });
       case 'store-down':
-        if (begun.handle !== undefined) this.tell(named, 'unprotected', { durationMs, error: begun.error });
+        if (begun.handle !== undefined) this.tell(named, 'unprotected', { sinceMs, error: begun.error });
         return;
       case 'run':
         return;
@@ -560,6 +617,10 @@ export class Engine {
 function noPhase(): never {
   const detail = 'all of a transaction is kept or none of it, so it has no phases';
   throw new TypeError(`${detail}; call run() for work in phases, and a transaction in its last one`);
+}
+
+function acquired(handle: AdapterHandle, lost: IdempotencyRecord | undefined): Begun {
+  return lost === undefined ? { kind: 'run', handle } : { kind: 'takeover', handle, trace: lost.trace };
 }
 
 /** The record of the next attempt, or of the doubt, in the place of one that is over. */
@@ -635,6 +696,8 @@ const doubt = /* @__PURE__ */ Object.freeze({
 } as const);
 
 const longestKey = 255;
+/** A `traceparent` has 55 characters, and may have some more in a later version; it comes from whoever calls. */
+const longestTrace = 255;
 const longestPart = 1_000;
 
 /** Scope and operation are told apart in what is hashed by a character that neither has. */

@@ -135,8 +135,8 @@ export interface Idempotency {
   resolve(key: string, resolution: IdempotencyResolution): Promise<boolean>;
   /** What became of the calls so far, by operation; at most 1,000 are told apart. */
   counts(): Readonly<Record<string, IdempotencyCounts>>;
-  /** @internal For adapters. */
-  begin(request: BeginRequest): Promise<Begun>;
+  /** @internal For adapters. Now, where the store answers at once. */
+  begin(request: BeginRequest): Begun | Promise<Begun>;
   /** @internal For adapters, whose results are bytes of their own; without any, the next call runs. */
   resolveBytes(key: OperationKey, result: Uint8Array | undefined): Promise<boolean>;
 }
@@ -204,7 +204,7 @@ class Functions implements Idempotency {
     this.whatCounts = whatCounts;
   }
 
-  begin(request: BeginRequest): Promise<Begun> {
+  begin(request: BeginRequest): Begun | Promise<Begun> {
     return this.engine.begin(request);
   }
 

@@ -75,26 +75,27 @@ export function encodeRecord(record: IdempotencyRecord): Uint8Array {
   let length = headBytes + 2 + traceBytes.length + 4 + (result?.length ?? 0) + 2;
   for (let index = 0; index < names.length; index++) length += 6 + names[index]!.length + memo[index]!.value.length;
   const bytes = slab.take(length);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, length);
+  const view = viewOf(bytes);
+  const from = bytes.byteOffset;
   bytes[0] = magic;
   bytes[1] = formatVersion;
   bytes[2] = states.indexOf(record.state);
   bytes[3] = (record.isSealed ? sealedFlag : 0) | (result === undefined ? 0 : resultFlag);
   bytes.set(record.owner, 4);
-  view.setFloat64(20, record.fence);
-  view.setUint32(28, record.leaseMs);
-  view.setFloat64(32, record.elapsedMs);
-  view.setUint32(40, record.attempt);
+  view.setFloat64(from + 20, record.fence);
+  view.setUint32(from + 28, record.leaseMs);
+  view.setFloat64(from + 32, record.elapsedMs);
+  view.setUint32(from + 40, record.attempt);
   bytes.set(record.fingerprint, 44);
   let at = putBytes(bytes, view, headBytes, 2, traceBytes);
   at = putBytes(bytes, view, at, 4, result ?? noBytes);
-  view.setUint16(at, memo.length);
+  view.setUint16(from + at, memo.length);
   at += 2;
   for (let index = 0; index < names.length; index++) {
     at = putBytes(bytes, view, at, 2, names[index]!);
     at = putBytes(bytes, view, at, 4, memo[index]!.value);
   }
-  view.setUint32(checksumAt, checksumOf(bytes, view));
+  view.setUint32(from + checksumAt, checksumOf(bytes, view));
   return bytes;
 }
 
@@ -103,8 +104,9 @@ export function decodeRecord(bytes: Uint8Array): IdempotencyRecord {
   if (bytes.length < headBytes || bytes[0] !== magic) throw damaged(bytes, 'it does not begin as one');
   if (bytes[1] !== formatVersion)
     throw damaged(bytes, `its version is ${bytes[1]}, this release knows ${formatVersion}`);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (view.getUint32(checksumAt) !== checksumOf(bytes, view)) throw damaged(bytes, 'its checksum is wrong');
+  const view = viewOf(bytes);
+  const from = bytes.byteOffset;
+  if (view.getUint32(from + checksumAt) !== checksumOf(bytes, view)) throw damaged(bytes, 'its checksum is wrong');
   const reader = new Reader(bytes, view, headBytes);
   const state = states[bytes[2]!];
   const flags = bytes[3]!;
@@ -117,10 +119,10 @@ export function decodeRecord(bytes: Uint8Array): IdempotencyRecord {
   return {
     state,
     owner: bytes.subarray(4, 4 + ownerBytes),
-    fence: view.getFloat64(20),
-    leaseMs: view.getUint32(28),
-    elapsedMs: view.getFloat64(32),
-    attempt: view.getUint32(40),
+    fence: view.getFloat64(from + 20),
+    leaseMs: view.getUint32(from + 28),
+    elapsedMs: view.getFloat64(from + 32),
+    attempt: view.getUint32(from + 40),
     fingerprint: bytes.subarray(44, 44 + fingerprintBytes),
     isSealed: (flags & sealedFlag) !== 0,
     trace: trace.length === 0 ? undefined : reader.decode(trace),
@@ -130,12 +132,26 @@ export function decodeRecord(bytes: Uint8Array): IdempotencyRecord {
 }
 
 const noBytes = /* @__PURE__ */ new Uint8Array(0);
+
+/** Of the buffer that was looked at last: small records lie side by side in one, and a view for each would cost more than its words. */
+let lastView: DataView = /* @__PURE__ */ new DataView(/* @__PURE__ */ new ArrayBuffer(0));
+/** A larger buffer is not kept for it. */
+const largestKept = 65_536;
+
+/** Of the whole buffer in which these bytes lie. */
+function viewOf({ buffer }: Uint8Array): DataView {
+  if (buffer === lastView.buffer) return lastView;
+  const view = new DataView(buffer);
+  if (buffer.byteLength <= largestKept) lastView = view;
+  return view;
+}
+
 const noNames: readonly Uint8Array[] = [];
 
 function putBytes(into: Uint8Array, view: DataView, at: number, lengthBytes: 2 | 4, part: Uint8Array): number {
-  if (lengthBytes === 2) view.setUint16(at, part.length);
-  else view.setUint32(at, part.length);
-  into.set(part, at + lengthBytes);
+  if (lengthBytes === 2) view.setUint16(into.byteOffset + at, part.length);
+  else view.setUint32(into.byteOffset + at, part.length);
+  if (part.length > 0) into.set(part, at + lengthBytes);
   return at + lengthBytes + part.length;
 }
 
@@ -158,16 +174,17 @@ class Reader {
   count(): number {
     this.need(2);
     this.at += 2;
-    return this.view.getUint16(this.at - 2);
+    return this.view.getUint16(this.bytes.byteOffset + this.at - 2);
   }
 
   take(lengthBytes: 2 | 4): Uint8Array {
     this.need(lengthBytes);
-    const length = lengthBytes === 2 ? this.view.getUint16(this.at) : this.view.getUint32(this.at);
+    const at = this.bytes.byteOffset + this.at;
+    const length = lengthBytes === 2 ? this.view.getUint16(at) : this.view.getUint32(at);
     this.at += lengthBytes;
     this.need(length);
     this.at += length;
-    return this.bytes.subarray(this.at - length, this.at);
+    return length === 0 ? noBytes : this.bytes.subarray(this.at - length, this.at);
   }
 
   text(lengthBytes: 2 | 4): string {
@@ -189,11 +206,12 @@ class Reader {
 
 /** FNV-1a over all words but the checksum's own, the last ones byte by byte: finds damage, and keeps nobody from forging. */
 function checksumOf(bytes: Uint8Array, view: DataView): number {
+  const from = bytes.byteOffset;
   let hash = 0x811c9dc5;
-  for (let at = 0; at + 4 <= checksumAt; at += 4) hash = Math.imul(hash ^ view.getInt32(at), 0x01000193);
+  for (let at = 0; at + 4 <= checksumAt; at += 4) hash = Math.imul(hash ^ view.getInt32(from + at), 0x01000193);
   hash = Math.imul(hash ^ bytes[checksumAt - 1]!, 0x01000193);
   let at = headBytes;
-  for (; at + 4 <= bytes.length; at += 4) hash = Math.imul(hash ^ view.getInt32(at), 0x01000193);
+  for (; at + 4 <= bytes.length; at += 4) hash = Math.imul(hash ^ view.getInt32(from + at), 0x01000193);
   for (; at < bytes.length; at++) hash = Math.imul(hash ^ bytes[at]!, 0x01000193);
   return hash >>> 0;
 }

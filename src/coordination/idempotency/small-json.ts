@@ -32,15 +32,16 @@ class Document {
   private bytes = noBytes;
   private out = noBytes;
   private at = 0;
-  /** Where the members of the objects that are open begin in what is written, and the names of those members end. */
+  /** Where the members of the objects that are open begin in what is written, and the names of those members end. It keeps its room. */
   private readonly marks: number[] = [];
+  private markCount = 0;
 
   begin(bytes: Uint8Array, out: Uint8Array, at: number): void {
     this.bytes = bytes;
     this.out = out;
     this.at = 0;
     this.written = at;
-    this.marks.length = 0;
+    this.markCount = 0;
   }
 
   /** Writes the value that begins here, behind white space. False: not for this pass. */
@@ -136,21 +137,23 @@ class Document {
     const { marks } = this;
     this.take();
     if (this.isNext(0x7d)) return true;
-    const firstMark = marks.length;
+    const firstMark = this.markCount;
     let isSorted = true;
     for (;;) {
       if (this.skipSpace() !== quote) return false;
       const begin = this.written;
       if (!this.string(false)) return false;
-      const { length } = marks;
-      marks.push(begin, this.written);
-      isSorted &&= length === firstMark || !this.isLess(length, length - 2);
+      const mark = this.markCount;
+      marks[mark] = begin;
+      marks[mark + 1] = this.written;
+      this.markCount += 2;
+      isSorted &&= mark === firstMark || !this.isLess(mark, mark - 2);
       if (!this.isNext(colon) || !this.value(depth + 1)) return false;
       if (this.isNext(0x7d)) break;
       if (!this.isNext(comma)) return false;
     }
     if (!isSorted) this.sort(firstMark);
-    marks.length = firstMark;
+    this.markCount = firstMark;
     return true;
   }
 
@@ -173,13 +176,13 @@ class Document {
     const begin = marks[firstMark]!;
     // Equal names stay in their order.
     const order: number[] = [];
-    for (let mark = firstMark; mark < marks.length; mark += 2) order.push(mark);
+    for (let mark = firstMark; mark < this.markCount; mark += 2) order.push(mark);
     order.sort((one, other) => (this.isLess(one, other) ? -1 : this.isLess(other, one) ? 1 : 0));
     const unsorted = out.slice(begin, this.written);
     let at = begin;
     for (const mark of order) {
       // Up to the comma, or to the brace that ends the object.
-      const memberEnd = (marks[mark + 2] ?? this.written) - 1;
+      const memberEnd = (mark + 2 < this.markCount ? marks[mark + 2]! : this.written) - 1;
       if (at > begin) out[at++] = comma;
       out.set(unsorted.subarray(marks[mark]! - begin, memberEnd - begin), at);
       at += memberEnd - marks[mark]!;

@@ -58,8 +58,10 @@ export function replay(response: ServerResponse, answer: StoredAnswer, key: stri
   for (let index = 0; index < headers.length; index += 2) names.push(headers[index]!.toLowerCase());
   // What was set before us and not sent with the first answer, the handler had taken away.
   for (const name of response.getHeaderNames()) {
-    if (!names.includes(name) && !isDeniedHeader(name)) response.removeHeader(name);
+    if (name === 'transfer-encoding' || (!names.includes(name) && !isDeniedHeader(name))) response.removeHeader(name);
   }
+  // It was set for another body.
+  if (response.hasHeader('content-length')) response.setHeader('Content-Length', body.byteLength);
   if (new Set(names).size === names.length) {
     for (let index = 0; index < headers.length; index += 2) response.setHeader(headers[index]!, headers[index + 1]!);
   } else {

@@ -7,6 +7,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import {
   type AdapterHandle,
+  type Begun,
   fingerprint,
   type Idempotency,
   type IdempotencyHandle,
@@ -156,29 +157,66 @@ export class HttpIdempotency<Request> {
   }
 
   /**
-   * Runs, replays or refuses. Rejects with what a function of the options threw; then nothing has been begun.
+   * Runs, replays or refuses: now, where nothing has to be waited for.
+   *
+   * @param fail - Gets what a function of the options threw; then nothing has been begun.
    */
-  async handle(exchange: IdempotencyExchange<Request>): Promise<void> {
+  handle(exchange: IdempotencyExchange<Request>, fail: (error: unknown) => void): void {
+    try {
+      this.begin(exchange)?.catch(fail);
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  private begin(exchange: IdempotencyExchange<Request>): Promise<void> | undefined {
     const parsed = parseKey(exchange.keyLines());
     if (parsed.kind === 'absent') return this.refuse(exchange, { kind: 'missing-key' });
     if (parsed.kind === 'invalid') return this.refuse(exchange, { kind: 'invalid-key', reason: parsed.reason });
     const { key } = parsed;
-    const given = this.scope(exchange.request);
-    const scope = typeof given === 'string' ? given : await given;
+    const scope = this.scope(exchange.request);
+    if (typeof scope !== 'string') return this.beginLater(exchange, key, scope);
+    const print = this.printOf(exchange, scope);
+    if (print instanceof Promise) return print.then((known) => this.claim(exchange, key, scope, known));
+    return this.claim(exchange, key, scope, print);
+  }
+
+  private async beginLater(
+    exchange: IdempotencyExchange<Request>,
+    key: string,
+    given: PromiseLike<string>,
+  ): Promise<void> {
+    const scope = await given;
+    return this.claim(exchange, key, scope, await this.printOf(exchange, scope));
+  }
+
+  private printOf(exchange: IdempotencyExchange<Request>, scope: string): Known | Promise<Known> {
     if (typeof scope !== 'string' || scope === '') {
       throw new TypeError('idempotency: scope(request) must give the caller as a string that is not empty');
     }
-    const print = this.fingerprintOf(exchange);
-    const known = print instanceof Promise ? await print : print;
-    if (known === undefined) return;
-    if (known === 'too-large') return this.refuse(exchange, { kind: 'body-too-large', maxBytes: this.maxInputBytes });
-    const begun = await this.engine.begin({
+    return this.fingerprintOf(exchange);
+  }
+
+  private claim(
+    exchange: IdempotencyExchange<Request>,
+    key: string,
+    scope: string,
+    print: Known,
+  ): Promise<void> | undefined {
+    if (print === undefined) return;
+    if (print === 'too-large') return this.refuse(exchange, { kind: 'body-too-large', maxBytes: this.maxInputBytes });
+    const begun = this.engine.begin({
       scope,
       key,
       operation: `${exchange.method} ${exchange.route()}`,
-      fingerprint: known,
+      fingerprint: print,
       trace: exchange.traceparent,
     });
+    if (begun instanceof Promise) return begun.then((found) => this.goOn(exchange, key, found));
+    return this.goOn(exchange, key, begun);
+  }
+
+  private goOn(exchange: IdempotencyExchange<Request>, key: string, begun: Begun): undefined {
     switch (begun.kind) {
       case 'run':
       case 'takeover':
@@ -189,7 +227,8 @@ export class HttpIdempotency<Request> {
       case 'replay': {
         const answer = decodeAnswer(begun.result);
         if (answer === undefined) return this.refuse(exchange, { kind: 'result-not-stored' });
-        return exchange.replay(answer, key);
+        exchange.replay(answer, key);
+        return;
       }
       case 'busy':
         return this.refuse(exchange, { kind: 'in-progress', retryAfterMs: begun.retryAfterMs });
@@ -202,11 +241,11 @@ export class HttpIdempotency<Request> {
     }
   }
 
-  private refuse(exchange: IdempotencyExchange<Request>, refusal: Refusal): void {
+  private refuse(exchange: IdempotencyExchange<Request>, refusal: Refusal): undefined {
     exchange.refuse(problemOf(refusal, this.documentation));
   }
 
-  private run(exchange: IdempotencyExchange<Request>, handle: AdapterHandle): void {
+  private run(exchange: IdempotencyExchange<Request>, handle: AdapterHandle): undefined {
     exchange.run(handle, new AnswerKeeper(handle, this.keep, this.maxBodyBytes, this.clock));
   }
 
@@ -266,10 +305,15 @@ export class AnswerKeeper implements CaptureTerms {
     this.capture = captureAnswer(response, this);
   }
 
-  /** Resolves when the answer may go out, and never rejects. */
+  /** A promise resolves when the answer may go out, and never rejects; without one it may at once. */
   onAnswer(answer: Answer): Promise<unknown> | undefined {
-    const { handle } = this;
     this.endPatience();
+    const end = this.endOf(answer);
+    return end instanceof Promise ? end : undefined;
+  }
+
+  private endOf(answer: Answer): unknown {
+    const { handle } = this;
     if (!this.isKept(answer.status)) return this.giveUp();
     if (!isWhole(answer)) return handle.complete(undefined);
     if (answer.body.byteLength > largeBytes) return nextTurn().then(() => handle.complete(encodeAnswer(answer)));
@@ -313,7 +357,7 @@ export class AnswerKeeper implements CaptureTerms {
    * The key is free for another try. But where the handler may still be at work, a second effect could follow: then the request counts as
    * handled, and its answer as not there.
    */
-  private giveUp(): Promise<unknown> {
+  private giveUp(): unknown {
     return this.isGivenUp() ? this.handle.complete(undefined) : this.handle.abandon();
   }
 

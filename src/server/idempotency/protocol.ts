@@ -77,7 +77,7 @@ export function parseKey(values: readonly string[]): ParsedKey {
 export function joinedLines(value: string | readonly string[] | null | undefined): readonly string[] {
   if (value === null || value === undefined) return [];
   if (typeof value !== 'string') return value;
-  return value.startsWith('"') ? [value] : value.split(', ');
+  return value.startsWith('"') ? [value] : value.split(/, |,$/);
 }
 
 function structuredString(value: string): string | undefined {

@@ -10,7 +10,10 @@ import { keptHeaders } from './protocol.js';
 export type RequestResolution = {
   /** What `scope(request)` gave for it. */
   readonly scope: string;
-  /** Method and route, as the router knows it: `POST /orders/:id`. Where there is no router, method and path. */
+  /**
+   * Method and route, as the router knows it: `POST /orders/:id`. Where there is no router, method and path. Constraints of a Fastify route
+   * come behind it: `POST /orders/:id version=2.0.0`.
+   */
   readonly operation: string;
 } & (
   | {

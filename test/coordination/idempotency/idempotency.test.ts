@@ -510,6 +510,53 @@ describe('idempotency', () => {
   });
 });
 
+describe('an event', () => {
+  it('of a replay or a takeover names the trace of the attempt that has run, or was lost', async () => {
+    const { store, clock, once, events } = setUp();
+    await idempotency({ store, clock: virtualClock(), lease: '3s' }).begin({ ...raw, trace: 'of the lost one' });
+    await clock.advance(3_001);
+    const begun = await once.begin({ ...raw, trace: 'of the second' });
+    if (!('handle' in begun) || begun.handle === undefined) throw new Error(begun.kind);
+    await begun.handle.complete(new Uint8Array(1));
+    await once.begin({ ...raw, trace: 'of the third' });
+    expect(events.map(({ outcome, trace }) => [outcome, trace])).toEqual([
+      ['takeover', 'of the lost one'],
+      ['executed', undefined],
+      ['replayed', 'of the second'],
+    ]);
+  });
+});
+
+describe('begin, with a store', () => {
+  it('that answers at once, begins, replays and ends at once', () => {
+    const { once } = setUp();
+    const begun = once.begin({ ...raw });
+    expect(begun).toMatchObject({ kind: 'run' });
+    expect(once.begin({ ...raw })).toMatchObject({ kind: 'busy' });
+    expect('handle' in begun && begun.handle?.complete(new Uint8Array(1))).toBe('stored');
+    expect(once.begin({ ...raw })).toMatchObject({ kind: 'replay', result: new Uint8Array(1) });
+  });
+
+  it('that stands before one that answers at once, does not pass it by', async () => {
+    const { store, faults } = unreliable(memoryStore());
+    const { once } = setUp({ store });
+    faults.push('fails');
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'store-down' });
+  });
+
+  it('that throws, takes that for a failure', async () => {
+    const store: Store = {
+      read: async () => undefined,
+      write() {
+        throw new StoreError({ store: 'test', operation: 'write', reason: 'failed', applied: 'no', detail: 'thrown' });
+      },
+      remove: async () => false,
+    };
+    const { once } = setUp({ store });
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'store-down' });
+  });
+});
+
 describe('phase', () => {
   it('gives a handler what it may take apart', async () => {
     const orders = idempotency({ store: memoryStore(), onLost: 'rerun' });

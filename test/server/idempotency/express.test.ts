@@ -4,11 +4,11 @@ import compression from 'compression';
 import express, { type Request, type RequestHandler } from 'express';
 import express4 from 'express4';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { type IdempotencyHandle, memoryStore, OptionsError } from '../../../src/index.js';
+import { type IdempotencyHandle, memoryStore, OptionsError, type Store } from '../../../src/index.js';
 import { idempotency, rawBody } from '../../../src/server/express.js';
 import { errorHandler, expressPaths, failingExpressPaths } from './express-paths.js';
 import { exchange, headerOf, requestBytes, send } from './raw-client.js';
-import { keyed, lasting, leaked, listening, marksOf, wire } from './support.js';
+import { keyed, lasting, leaked, listening, marksOf, storesToTry, wire } from './support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -47,17 +47,21 @@ function counted(handler: RequestHandler) {
   return counting;
 }
 
-const once = () => idempotency({ store: memoryStore(), scope });
+const once = (store = memoryStore as () => Store) => idempotency({ store: store(), scope });
+
+const versionsAndStores = versions.flatMap(([version, framework]) =>
+  storesToTry.map(([how, store]) => [version, how, framework, store] as const),
+);
 
 afterEach(() => vi.restoreAllMocks());
 
-describe.each(versions)('an answer of %s by', (_version, framework) => {
+describe.each(versionsAndStores)('with %s and a store that %s, an answer by', (_version, _how, framework, store) => {
   for (const [name, handler] of Object.entries(expressPaths)) {
     it(`${name} is the same as without protection, and the same when it is repeated`, async () => {
       const request = { path: '/1', headers: keyed('k-1') };
       const bare = await listening(serverOf({ framework, protect: [], handler }), (port) => send(port, request));
       const counting = counted(handler);
-      await listening(serverOf({ framework, protect: [once()], handler: counting }), async (port) => {
+      await listening(serverOf({ framework, protect: [once(store)], handler: counting }), async (port) => {
         const first = await send(port, request);
         const second = await send(port, request);
         expect(wire(first)).toEqual(wire(bare));
@@ -78,7 +82,7 @@ describe.each(versions)('an answer of %s by', (_version, framework) => {
       const request = { path: '/1', headers: keyed('k-1') };
       const bare = await listening(serverOf({ framework, protect: [], handler }), (port) => send(port, request));
       const counting = counted(handler);
-      await listening(serverOf({ framework, protect: [once()], handler: counting }), async (port) => {
+      await listening(serverOf({ framework, protect: [once(store)], handler: counting }), async (port) => {
         expect(wire(await send(port, request))).toEqual(wire(bare));
         expect(wire(await send(port, request))).toEqual(wire(bare));
         expect(counting.runs).toBe(2);

@@ -4,17 +4,17 @@ import type { AddressInfo } from 'node:net';
 import { gzipSync } from 'node:zlib';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
-import { idempotency as engineOf, memoryStore, OptionsError } from '../../../src/index.js';
+import { idempotency as engineOf, memoryStore, OptionsError, type Store } from '../../../src/index.js';
 import { type IdempotencyPluginOptions, idempotency, type RouteIdempotency } from '../../../src/server/fastify.js';
 import { type FastifyHandler, failingFastifyPaths, fastifyPaths } from './fastify-paths.js';
 import { headerOf, requestBytes, send, sendAndLeave } from './raw-client.js';
-import { keyed, lasting, leaked, marksOf, wire } from './support.js';
+import { keyed, lasting, leaked, marksOf, storesToTry, wire } from './support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
 
-const options = (): IdempotencyPluginOptions => ({
-  store: memoryStore(),
+const options = (store: Store = memoryStore()): IdempotencyPluginOptions => ({
+  store,
   scope: (request) => request.headers.authorization ?? 'nobody',
 });
 
@@ -49,12 +49,12 @@ function counted(handler: FastifyHandler) {
 
 const request = { path: '/1', headers: keyed('k-1') };
 
-describe('an answer of fastify by', () => {
+describe.each(storesToTry)('with fastify and a store that %s, an answer by', (_how, store) => {
   for (const [name, handler] of Object.entries(fastifyPaths)) {
     it(`${name} is the same as without protection, and the same when it is repeated`, async () => {
       const bare = await serving({ isProtected: false, prepare: routed(handler) }, (port) => send(port, request));
       const counting = counted(handler);
-      await serving({ prepare: routed(counting) }, async (port) => {
+      await serving({ given: options(store()), prepare: routed(counting) }, async (port) => {
         const first = await send(port, request);
         const second = await send(port, request);
         expect(wire(first)).toEqual(wire(bare));
@@ -74,7 +74,7 @@ describe('an answer of fastify by', () => {
     it(`a handler that ${name} is the same as without protection, and runs again`, async () => {
       const bare = await serving({ isProtected: false, prepare: routed(handler) }, (port) => send(port, request));
       const counting = counted(handler);
-      await serving({ prepare: routed(counting) }, async (port) => {
+      await serving({ given: options(store()), prepare: routed(counting) }, async (port) => {
         expect(wire(await send(port, request))).toEqual(wire(bare));
         expect(wire(await send(port, request))).toEqual(wire(bare));
         expect(counting.runs).toBe(2);
@@ -161,6 +161,45 @@ describe('idempotency of fastify', () => {
       expect(counting.runs).toBe(2);
       for (let count = 0; count < 2; count++) await send(port, { method: 'PUT', path: '/put', headers: keyed('k') });
       expect(counting.runs).toBe(3);
+    });
+  });
+
+  it.each(['only in the reply', "also in Node's own response"])(
+    'lets a replay have what hooks have set for its own request, %s',
+    async (where) => {
+      let asked = 0;
+      const prepare = async (app: FastifyInstance) => {
+        app.addHook('onRequest', async (_request, reply) => {
+          asked++;
+          reply.headers({ vary: 'origin', 'set-cookie': [`a=${asked}`, 'b=1'], 'x-hook': '1', 'content-length': 3 });
+          if (where !== 'only in the reply') reply.raw.setHeader('X-Request-Id', asked);
+        });
+        app.post('/:id', async (_request, reply) => {
+          reply.removeHeader('x-hook').removeHeader('content-length').header('cache-control', 'max-age=5');
+          return { ok: true };
+        });
+      };
+      await serving({ prepare }, async (port) => {
+        const first = await send(port, request);
+        const second = await send(port, request);
+        const values = (name: string) =>
+          second.headers.filter(([one]) => one.toLowerCase() === name).map(([, it]) => it);
+        expect(lasting(second)).toEqual(lasting(first));
+        expect([values('vary'), values('set-cookie'), values('x-hook')]).toEqual([['origin'], ['a=2', 'b=1'], []]);
+        expect([values('content-length'), values('cache-control')]).toEqual([['11'], ['no-store']]);
+      });
+    },
+  );
+
+  it('tells routes of one path apart by their constraints', async () => {
+    const prepare = async (app: FastifyInstance) => {
+      for (const version of ['1.0.0', '2.0.0'])
+        app.post('/:id', { constraints: { version } }, async () => `of version ${version}`);
+    };
+    await serving({ prepare }, async (port) => {
+      const bodyOf = async (version: string) =>
+        (await send(port, { path: '/1', headers: keyed('k-1', ['Accept-Version', version]) })).body.toString();
+      expect([await bodyOf('1.x'), await bodyOf('2.x')]).toEqual(['of version 1.0.0', 'of version 2.0.0']);
     });
   });
 

@@ -1,5 +1,8 @@
 /** What idempotency over HTTP is made of besides its adapters: time that runs out, doubts, large bodies, parsers. */
+import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { connect, createServer as createHttp2Server } from 'node:http2';
+import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import express, { type RequestHandler } from 'express';
 import Fastify from 'fastify';
@@ -24,6 +27,20 @@ function appOf(...handlers: readonly RequestHandler[]) {
   app.post('/orders', ...handlers);
   return createServer(app);
 }
+
+describe('a handler', () => {
+  it('runs in the turn of its request where the store answers at once, and its answer goes out in its own', async () => {
+    const turns: string[] = [];
+    const before: RequestHandler = (_request, response, next) => {
+      queueMicrotask(() => turns.push(`microtask: ${response.writableEnded ? 'answered' : 'not answered'}`));
+      next();
+    };
+    const handler: RequestHandler = (_request, response) => void response.end('x');
+    const protect = idempotency({ store: memoryStore(), scope });
+    await listening(appOf(before, protect, handler), (port) => send(port, request));
+    expect(turns).toEqual(['microtask: answered']);
+  });
+});
 
 describe('a request that is answered in place of its handler', () => {
   it('by the deadline is not run again beside itself', async () => {
@@ -228,7 +245,68 @@ describe('20 MB', () => {
   }, 60_000);
 });
 
+describe('a body by HTTP/2', () => {
+  /** Sends bodies one after the other with one key, and tells the statuses. */
+  async function statusesOf(port: number, bodies: readonly (string | undefined)[]): Promise<unknown[]> {
+    const session = connect(`http://127.0.0.1:${port}`);
+    const statuses: unknown[] = [];
+    for (const body of bodies) {
+      const type = body === undefined ? {} : { 'content-type': 'application/json' };
+      const head = { ':method': 'POST', ':path': '/orders', 'idempotency-key': 'k', ...type };
+      const stream = session.request(head, { endStream: body === undefined });
+      if (body !== undefined) stream.end(body);
+      const [answer] = await once(stream, 'response');
+      statuses.push(answer[':status']);
+      stream.resume();
+    }
+    session.close();
+    return statuses;
+  }
+  const bodies = ['{"a":1}', '{ "a": 1 }', '{"a":2}', undefined];
+
+  it('counts although nothing announces it, on Fastify', async () => {
+    const app = Fastify({ http2: true });
+    await app.register(fastifyIdempotency, { store: memoryStore(), scope });
+    app.post('/orders', async () => ({ done: true }));
+    await app.listen({ port: 0, host: '127.0.0.1' });
+    const { port } = app.server.address() as { port: number };
+    expect(await statusesOf(port, bodies)).toEqual([200, 200, 422, 422]);
+    await app.close();
+  });
+
+  it("and on Node's own server", async () => {
+    const protect = nodeIdempotency({ store: memoryStore(), scope });
+    const seen: string[] = [];
+    const listener = protect(async (asked, response) => {
+      seen.push(await text(asked));
+      response.end('done');
+    });
+    const server = createHttp2Server(listener as never).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as { port: number };
+    expect(await statusesOf(port, bodies)).toEqual([200, 200, 422, 422]);
+    expect(seen).toEqual(['{"a":1}']);
+    server.close();
+  });
+});
+
 describe('nodeIdempotency', () => {
+  it('is not led astray by a traceparent that is none', async () => {
+    const protect = nodeIdempotency({ store: memoryStore(), scope });
+    const server = createServer(
+      { maxHeaderSize: 200_000 },
+      protect((_asked, response) => void response.end('x')),
+    );
+    const traced = { ...request, headers: keyed('k', ['traceparent', 'x'.repeat(70_000)]) };
+    await listening(server, async (port) => {
+      const answers = [await send(port, traced), await send(port, traced)];
+      expect(answers.map(({ status, body }) => [status, body.toString()])).toEqual([
+        [200, 'x'],
+        [200, 'x'],
+      ]);
+    });
+  });
+
   it('answers 500 for a listener that throws or rejects, and runs it again', async () => {
     let runs = 0;
     const protect = nodeIdempotency({ store: memoryStore(), scope });

@@ -2,7 +2,24 @@
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { memoryStore, type Store } from '../../../src/index.js';
 import type { RawAnswer } from './raw-client.js';
+
+/** In memory, and waited for like a store on a server. */
+function awaitedStore(): Store {
+  const inner = memoryStore();
+  return {
+    read: async (...given) => inner.read(...given),
+    write: async (...given) => inner.write(...given),
+    remove: async (...given) => inner.remove(...given),
+  };
+}
+
+/** The two ways in which a store answers. */
+export const storesToTry: readonly (readonly [name: string, store: () => Store])[] = [
+  ['answers at once', () => memoryStore()],
+  ['is waited for', awaitedStore],
+];
 
 /** Listens on loopback while a task runs. */
 export async function listening<T>(server: Server, task: (port: number) => Promise<T>): Promise<T> {

@@ -115,15 +115,18 @@ describe('a fetch handler', () => {
     expect(seen).toEqual([{ a: 1 }, 'k', { id: 7 }, { a: 1 }, undefined, { id: 8 }]);
   });
 
-  it.each([[['a', 'b']], [['a', 'a']], [['"a"', '"b"']]])('is not reached with the keys %j', async (keys) => {
-    const counting = counted(() => new Response('ok'));
-    const answer = await protect()(counting)(post(keys));
-    expect([answer.status, await typeOf(answer), counting.runs]).toEqual([
-      400,
-      expect.stringMatching(/invalid-key$/),
-      0,
-    ]);
-  });
+  it.each([[['a', 'b']], [['a', 'a']], [['"a"', '"b"']], [['a', '']], [['', 'a']]])(
+    'is not reached with the keys %j',
+    async (keys) => {
+      const counting = counted(() => new Response('ok'));
+      const answer = await protect()(counting)(post(keys));
+      expect([answer.status, await typeOf(answer), counting.runs]).toEqual([
+        400,
+        expect.stringMatching(/invalid-key$/),
+        0,
+      ]);
+    },
+  );
 
   it('that throws fails, and is run again', async () => {
     const counting = counted(() => {

@@ -135,7 +135,7 @@ export class StoredLine extends Line {
   }
 
   /** @internal The owner gives back what it holds. */
-  async giveBack({ seat, sliceEndsMs }: StoredLease): Promise<LeaseRelease> {
+  async giveBack({ seat, sinceMs, sliceEndsMs }: StoredLease): Promise<LeaseRelease> {
     const next = this.waiters.first;
     const owner = this.owners.next();
     const { clock, isFair } = this.settings;
@@ -148,9 +148,11 @@ export class StoredLine extends Line {
       const heir = await this.table.passOn(seat, owner);
       if (heir === undefined) return 'lost';
       const lease = this.grant(heir, this.waiters.first, sliceEndsMs);
-      // From now on they begin early, if sections as short as this one was make it worth another request.
-      const tookMs = nowMs - seat.sent.monotonicMs;
-      if (this.waiters.size > 0 && clock.now() + earlySections * tookMs < sliceEndsMs) void lease?.renewNow();
+      // From now on they begin early, if sections like this one make it worth another request.
+      const sectionMs = nowMs - sinceMs;
+      const tripMs = clock.now() - nowMs;
+      const isWorthIt = sectionMs > tripMs / 2 && nowMs + earlySections * (sectionMs + tripMs) < sliceEndsMs;
+      if (isWorthIt && this.waiters.size > 0) void lease?.renewNow();
       return 'released';
     } catch {
       // It may be there still, or the heir's may be: both are looked for until they are gone.
@@ -444,6 +446,7 @@ class Campaign extends Timer implements Waiting {
 
 class StoredLease extends LeaseBase {
   seat: Seat;
+  readonly sinceMs: number;
   readonly sliceEndsMs: number;
   protected readonly policy: string;
   private readonly line: StoredLine;
@@ -464,12 +467,13 @@ class StoredLease extends LeaseBase {
     this.sliceEndsMs = sliceEndsMs;
     this.policy = settings.name;
     const { clock, background, random, ttlMs: leaseMs, marginMs, renewEveryMs } = settings;
+    this.sinceMs = clock.now();
     const renew = (ms: number, signal: AbortSignal) => this.renew(ms, signal);
     const onLost = (reason: LossReason) => this.lose(reason);
     // Where many share a key it changes too often to look each time.
     if (seat.mode === 'exclusive' && line.table.isWatchable) {
       this.watchTimer = callbackTimer(() => this.beginWatch());
-      background.schedule(this.watchTimer, clock.now() + watchAfterMs);
+      background.schedule(this.watchTimer, this.sinceMs + watchAfterMs);
     }
     this.keeper = new LeaseKeeper({ clock, random, leaseMs, marginMs, renewEveryMs, renew, onLost }, seat.sent);
   }
@@ -503,7 +507,7 @@ class StoredLease extends LeaseBase {
     const isDone = await this.keeper.extend(leaseMs);
     if (!this.held()) throw this.lossError();
     if (isDone === true) return this.remaining();
-    throw this.failure;
+    throw this.failure ?? noAnswer();
   }
 
   release(): Promise<LeaseRelease> {
@@ -568,14 +572,7 @@ class StoredLease extends LeaseBase {
   }
 
   private async renew(leaseMs: number, signal: AbortSignal): Promise<boolean> {
-    const detail = 'the store did not answer in time';
-    this.failure = new StoreError({
-      store: 'lock',
-      operation: 'extend',
-      reason: 'timeout',
-      applied: 'unknown',
-      detail,
-    });
+    this.failure = undefined;
     try {
       const seat = await this.line.table.renew(this.seat, leaseMs, signal);
       if (seat === undefined) return false;
@@ -593,6 +590,11 @@ class StoredLease extends LeaseBase {
     this.settings.noteLost(this, reason);
     this.line.drop(this);
   }
+}
+
+function noAnswer(): StoreError {
+  const detail = 'the store did not answer in time';
+  return new StoreError({ store: 'lock', operation: 'extend', reason: 'timeout', applied: 'unknown', detail });
 }
 
 function isUncertain(error: unknown): boolean {

@@ -313,12 +313,14 @@ describe('mutex with a store', () => {
     expect(state.calls / 500).toBeLessThan(1.2);
   });
 
-  /** The second of eight of one process, with a renewal that lets the third begin early. */
-  async function amongEight() {
+  /** The second of eight of one process, with a renewal that lets the third begin early if the first held it long enough. */
+  async function amongEight(sectionMs = 1) {
     const all = bench();
     const locks = all.process();
     const first = await locks.acquire('key');
     const waiting = Array.from({ length: 7 }, () => locks.acquire('key'));
+    await all.clock.advance(sectionMs);
+    all.state.calls = 0;
     await first.release();
     const second = await waiting[0]!;
     await all.clock.flush();
@@ -343,6 +345,15 @@ describe('mutex with a store', () => {
     expect([fourth.held(), fourth.fence > third.fence]).toEqual([true, true]);
   });
 
+  it.each([
+    [0, 1],
+    [1, 2],
+    [5, 1],
+  ])('renews for that where it gains by it, after a section of %i ms', async (sectionMs, calls) => {
+    const { state } = await amongEight(sectionMs);
+    expect(state.calls).toBe(calls);
+  });
+
   it('tells both, the one before and the next that has begun, that the lock was taken away', async () => {
     const { inner, clock, second, waiting } = await amongEight();
     await inner.remove('mutex:key');
@@ -361,6 +372,7 @@ describe('mutex with a store', () => {
     const waiting = Array.from({ length: 7 }, () => one!.acquire('key'));
     await clock.flush();
     state.fate = () => 'ok';
+    await clock.advance(1);
     await first.release();
     const second = await waiting[0]!;
     await clock.flush();

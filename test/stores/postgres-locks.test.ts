@@ -278,6 +278,16 @@ describe('sessionLock on a client that answers as told', () => {
     await refused;
   });
 
+  it('asks no more while it is given back', async () => {
+    const { clock, client, take } = bench();
+    const lock = await take();
+    client.delay = (sql) => (sql.includes('pg_advisory_unlock') ? new Promise(() => {}) : undefined);
+    const { asked } = client;
+    const released = lock.release();
+    await clock.advance(3_000);
+    expect([await released, client.asked - asked]).toEqual(['unknown', 1]);
+  });
+
   it('leaves no timer and asks no more when it is given back while it asks', async () => {
     const { clock, client, take } = bench();
     const lock = await take();

@@ -60,7 +60,10 @@ export class LeaseKeeper extends Timer {
   private sent: Instant;
   private current: LeaseState = 'held';
   private running: Promise<boolean | undefined> | undefined = undefined;
-  private readonly renewal = callbackTimer(() => void this.renew());
+  private readonly renewal = callbackTimer(() => {
+    // A process that was frozen may come here first: what is over is not renewed.
+    if (this.isHeld()) void this.renew();
+  });
 
   /** For a claim whose first write was sent at `sent` and has been done. */
   constructor(terms: LeaseTerms, sent: Instant) {

@@ -465,7 +465,7 @@ interface Server {
 }
 
 function recognise(client: unknown): Server | undefined {
-  if (hasMethods(client, 'callBuffer', 'on', 'off')) return ioredis(client as IoredisClient);
+  if (hasMethods(client, 'evalBuffer', 'evalshaBuffer', 'on', 'off')) return ioredis(client as IoredisClient);
   if (hasMethods(client, 'evalSha', 'eval', 'withTypeMapping', 'on', 'off'))
     return nodeRedis(client as NodeRedisClient);
   return undefined;
@@ -486,8 +486,14 @@ function stateOfNodeRedis({ isReady, isOpen }: NodeRedisClient): ReturnType<Serv
   return (isReady ?? isOpen) ? 'ready' : isOpen ? 'waiting' : 'closed';
 }
 
+/** Its types do not have these. With `enableAutoPipelining` its `callBuffer`, which they have, forgets the name of the command. */
+type IoredisScripts = Readonly<
+  Record<'evalBuffer' | 'evalshaBuffer', (script: string, ...words: (string | Buffer | number)[]) => Promise<unknown>>
+>;
+
 function ioredis(client: IoredisClient): Server {
   const isCluster = (client as { readonly isCluster?: unknown }).isCluster === true;
+  const scripts = client as unknown as IoredisScripts;
   return {
     isCluster,
     publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
@@ -496,7 +502,7 @@ function ioredis(client: IoredisClient): Server {
     offReady: (listener) => client.off('ready', listener),
     onBreak: (listener) => client.on('close', listener),
     offBreak: (listener) => client.off('close', listener),
-    run: (command, script, keys, given) => client.callBuffer(command, script, keys.length, ...keys, ...given),
+    run: (command, script, keys, given) => scripts[`${command}Buffer`](script, keys.length, ...keys, ...given),
   };
 }
 
@@ -534,7 +540,7 @@ function nodeRedis(client: NodeRedisClient): Server {
 function subscriberOf(client: unknown, isCluster: boolean): Subscriber | undefined {
   const server = recognise(client);
   if (server === undefined || server.isCluster !== isCluster) return undefined;
-  if (!hasMethods(client, 'callBuffer')) return nodeRedisSubscriber(client as NodeRedisSubscriber, isCluster);
+  if (!hasMethods(client, 'evalBuffer')) return nodeRedisSubscriber(client as NodeRedisSubscriber, isCluster);
   const { options } = client as { readonly options?: { readonly shardedSubscribers?: unknown } };
   if (isCluster && options?.shardedSubscribers !== true) return undefined;
   return ioredisSubscriber(client as IoredisSubscriber, isCluster);

@@ -2,10 +2,12 @@ import { describe, expect, it } from 'vitest';
 import { defaultMarginMs, instantOf, LeaseKeeper } from '../../src/coordination/lease.js';
 import { virtualClock } from '../../src/testing/index.js';
 
-function keeper(renew: (leaseMs: number, signal: AbortSignal) => Promise<boolean>, random = () => 0.5) {
+type Renew = (leaseMs: number, signal: AbortSignal) => Promise<boolean>;
+
+function keeper(renew: Renew, random = () => 0.5, renewEveryMs?: number) {
   const clock = virtualClock();
   const lost: [reason: string, atMs: number][] = [];
-  const terms = { clock, random, leaseMs: 3_000, marginMs: defaultMarginMs(3_000), renew };
+  const terms = { clock, random, leaseMs: 3_000, marginMs: defaultMarginMs(3_000), renewEveryMs, renew };
   const lease = new LeaseKeeper({ ...terms, onLost: (reason) => lost.push([reason, clock.now()]) }, instantOf(clock));
   return { clock, lease, lost };
 }
@@ -61,6 +63,25 @@ describe('LeaseKeeper', () => {
     const wallNow = clock.wallNow.bind(clock);
     clock.wallNow = () => wallNow() + 3_000;
     expect([lease.isHeld(), lost]).toEqual([false, [['expired', 0]]]);
+  });
+
+  it('asks for nothing any more, and is lost, when its time is over at its next renewal', async () => {
+    let renewals = 0;
+    const { clock, lost } = keeper(() => {
+      renewals++;
+      return new Promise(() => {});
+    });
+    clock.jumpWallClock(3_000);
+    await clock.advance(1_000);
+    expect([renewals, lost, clock.pendingTimers]).toEqual([0, [['expired', 1_000]], 0]);
+  });
+
+  it('renews a lease that was made shorter in time, however seldom it is to be renewed', async () => {
+    const { clock, lease, lost } = keeper(async () => true, undefined, 1_200);
+    await lease.extend(500);
+    await clock.advance(10_000);
+    expect([lease.state, lost]).toEqual(['held', []]);
+    await lease.stop();
   });
 
   it('stops only when no renewal is on its way', async () => {

@@ -1,7 +1,8 @@
 /** Advisory locks of a real Postgres: of a transaction, with both libraries and through PgBouncer; of a session, whose owner is cut off. */
 import { createHash } from 'node:crypto';
+import { EventEmitter } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type FaultProxy, faultProxy } from 'holdfast/testing';
+import { type FaultProxy, faultProxy, virtualClock } from 'holdfast/testing';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { sessionLock, transactionLock } from '../../src/stores/postgres.js';
@@ -191,5 +192,112 @@ describe.skipIf(home === undefined)('advisory locks', { timeout: 60_000 }, () =>
     it('is refused behind a pooler, where sessions are not one’s own', async () => {
       await expect(take('key', {}, bouncer!.port)).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'invalid' });
     });
+  });
+});
+
+/** A client that answers as the test says. */
+class FakeClient extends EventEmitter {
+  processID = 7;
+  pid = '7';
+  version = '160000';
+  /** What an answer waits for. */
+  delay = (_sql: string): Promise<unknown> | undefined => undefined;
+  asked = 0;
+  hasEnded = false;
+
+  async query({ text }: { readonly text: string }) {
+    this.asked++;
+    await this.delay(text);
+    if (text.includes('pg_backend_pid')) return { rows: [{ a: this.pid, b: this.version }] };
+    return { rows: [{ a: 'true', b: '' }] };
+  }
+
+  async end(): Promise<void> {
+    this.hasEnded = true;
+  }
+}
+
+describe('sessionLock on a client that answers as told', () => {
+  const bench = () => {
+    const clock = virtualClock();
+    const client = new FakeClient();
+    const take = () => sessionLock(async () => client, 'key', { ttl: '3s', margin: 0, clock });
+    return { clock, client, take };
+  };
+  const isConfirmation = (sql: string) => sql.includes('pg_backend_pid') && !sql.includes('server_version_num');
+  const invalid = { code: 'ERR_STORE', reason: 'invalid' };
+
+  it('counts its lease from before it asked the server, once it had the lock', async () => {
+    const { clock, client, take } = bench();
+    client.delay = (sql) => clock.sleep(isConfirmation(sql) ? 400 : 2_000);
+    const taking = take();
+    await clock.advance(6_400);
+    const lock = await taking;
+    expect(lock.remaining()).toBe(3_000 * 0.99 - 2 - 400);
+    clock.jumpWallClock(3_000);
+    expect(lock.held()).toBe(false);
+  });
+
+  it('is not given when that answer comes after its end', async () => {
+    const { clock, client, take } = bench();
+    client.delay = (sql) => (isConfirmation(sql) ? clock.sleep(3_000) : undefined);
+    const refused = expect(take()).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'timeout' });
+    await clock.advance(3_000);
+    await refused;
+    expect([client.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
+  });
+
+  it('is refused by another backend than the one that was connected to, or asked before, and by an old server', async () => {
+    const { client, take } = bench();
+    client.pid = '8';
+    await expect(take()).rejects.toMatchObject(invalid);
+    const other = bench();
+    other.client.delay = async (sql) => {
+      if (sql.includes('pg_advisory_lock')) other.client.pid = '8';
+    };
+    await expect(other.take()).rejects.toMatchObject(invalid);
+    const old = bench();
+    old.client.version = '130011';
+    await expect(old.take()).rejects.toMatchObject(invalid);
+  });
+
+  it('is lost when another backend answers later', async () => {
+    const { clock, client, take } = bench();
+    const lock = await take();
+    client.pid = '8';
+    await clock.advance(1_000);
+    expect([lock.held(), lock.signal.aborted]).toEqual([false, true]);
+  });
+
+  it('ends its wait when the connection does, though the client never answers', async () => {
+    const { client, take } = bench();
+    client.delay = (sql) => (sql.includes('pg_advisory_lock') ? new Promise(() => {}) : undefined);
+    const refused = expect(take()).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'closed' });
+    await new Promise(setImmediate);
+    client.emit('end');
+    await refused;
+  });
+
+  it('asks no more while it is given back', async () => {
+    const { clock, client, take } = bench();
+    const lock = await take();
+    client.delay = (sql) => (sql.includes('pg_advisory_unlock') ? new Promise(() => {}) : undefined);
+    const { asked } = client;
+    const released = lock.release();
+    await clock.advance(3_000);
+    expect([await released, client.asked - asked]).toEqual(['unknown', 1]);
+  });
+
+  it('leaves no timer and asks no more when it is given back while it asks', async () => {
+    const { clock, client, take } = bench();
+    const lock = await take();
+    let answer = () => {};
+    client.delay = (sql) => (isConfirmation(sql) ? new Promise<void>((resolve) => (answer = resolve)) : undefined);
+    await clock.advance(1_000);
+    expect(await lock.release()).toBe('released');
+    const { asked } = client;
+    answer();
+    await clock.advance(10_000);
+    expect([client.asked - asked, clock.pendingTimers]).toEqual([0, 0]);
   });
 });

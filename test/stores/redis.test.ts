@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { OptionsError, StoreError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
+import { Redis } from 'ioredis';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type IoredisClient, redisStore } from '../../src/stores/redis.js';
 import * as scripts from '../../src/stores/redis-scripts.js';
@@ -383,6 +384,29 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
   });
 });
 
+describe.skipIf(program === undefined)('redisStore on an ioredis with enableAutoPipelining', () => {
+  it('does its verbs, also on a server that does not know the scripts yet, those of one turn in one trip', async () => {
+    const server = await startRedis(program!);
+    const client = new Redis(server.port, '127.0.0.1', { enableAutoPipelining: true });
+    try {
+      const store = redisStore(client, { timeout: '5s' });
+      for (const round of ['new', 'known']) {
+        const before = Number(/total_reads_processed:(\d+)/.exec(await server.ask('INFO stats'))![1]);
+        const written = await Promise.all(['a', 'b', 'c'].map((key) => store.write(key, bytes(round), { ttlMs })));
+        const after = Number(/total_reads_processed:(\d+)/.exec(await server.ask('INFO stats'))![1]);
+        expect(written.map(({ ok }) => ok)).toEqual([true, true, true]);
+        // Two are the question's own.
+        if (round === 'known') expect(after - before).toBe(2 + 1);
+      }
+      expect(text((await store.read('b'))?.value)).toBe('known');
+      expect(await store.remove('b')).toBe(true);
+    } finally {
+      client.disconnect();
+      await server.dispose();
+    }
+  });
+});
+
 /** An ioredis that answers as the test says. */
 class FakeClient extends EventEmitter implements IoredisClient {
   status = 'ready';
@@ -392,6 +416,14 @@ class FakeClient extends EventEmitter implements IoredisClient {
   callBuffer(name: string): Promise<unknown> {
     this.sent.push(name);
     return this.answer();
+  }
+
+  evalBuffer(): Promise<unknown> {
+    return this.callBuffer('eval');
+  }
+
+  evalshaBuffer(): Promise<unknown> {
+    return this.callBuffer('evalsha');
   }
 
   become(status: 'ready' | 'close'): void {

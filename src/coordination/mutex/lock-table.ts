@@ -57,8 +57,6 @@ export interface Seat extends Changed {
   readonly owner: string;
   readonly mode: LockMode;
   readonly fence: number;
-  /** Whose place in the record it has; undefined once a renewal has put its own owner there. */
-  readonly before?: string | undefined;
 }
 
 /** There is no room. */
@@ -192,37 +190,25 @@ export class LockTable {
   /** Renews a seat; undefined when it is gone. */
   async renew(seat: Seat, leaseMs: number, signal: AbortSignal): Promise<Seat | undefined> {
     const renewed = ({ holders, claim }: LockRecord) => {
-      const mine = placeOf(holders, seat);
+      const mine = holders.find((holder) => holder.owner === seat.owner);
       if (mine === undefined) return { answer: undefined };
-      const holder = { ...newHolder(seat.owner, seat.mode, leaseMs, mine), fence: seat.fence };
-      return { record: { holders: replace(holders, mine, holder), claim } };
+      return { record: { holders: replace(holders, mine, newHolder(seat.owner, seat.mode, leaseMs, mine)), claim } };
     };
     const outcome = await this.change<undefined>(seat.seen, renewed, { signal });
-    return outcome && { ...seat, ...outcome, before: undefined };
+    return outcome && { ...seat, ...outcome };
   }
 
   /** Gives a seat to another owner, in one write; undefined when it is gone. */
   async passOn(seat: Seat, owner: string): Promise<Seat | undefined> {
     const { mode } = seat;
     const passedOn = ({ holders, claim }: LockRecord) => {
-      const mine = placeOf(holders, seat);
+      const mine = holders.find((holder) => holder.owner === seat.owner);
       if (mine === undefined) return { answer: undefined };
       const heir = newHolder(owner, mode, this.settings.ttlMs, undefined);
       return { record: { holders: replace(holders, mine, heir), claim } };
     };
     const outcome = await this.change<undefined>(seat.seen, passedOn, { bringsOwner: true });
     return outcome && { ...outcome, owner, mode, fence: outcome.seen.version };
-  }
-
-  /**
-   * The seat of another owner, before the store has been told; its first renewal tells it. It needs a fence that is greater than this one's and less than those of all
-   * who come in later: the version of a renewal since, which must have given the whole lease. Where holders share the record, others may have come in after that.
-   */
-  takenOver(seat: Seat, owner: string): Seat | undefined {
-    const { version, record } = seat.seen;
-    if (seat.mode === 'shared' || version <= seat.fence) return undefined;
-    if (placeOf(record.holders, seat)?.leaseMs !== this.settings.ttlMs) return undefined;
-    return { ...seat, owner, fence: version, before: seat.owner };
   }
 
   /** Takes owners, and the claims of writers, out of the record and the line. Whether one of them was a holder. */
@@ -381,16 +367,6 @@ export class LockTable {
     }
     return { version, record: { ...record, holders: alive } };
   }
-}
-
-/** Of the seat, or of the one that it was taken over from. */
-export function ownersOf({ owner, before }: Seat): string[] {
-  return before === undefined ? [owner] : [owner, before];
-}
-
-function placeOf(holders: readonly Holder[], seat: Seat): Holder | undefined {
-  const owners = ownersOf(seat);
-  return holders.find(({ owner }) => owners.includes(owner));
 }
 
 function isShared({ record: { holders } }: Seen): boolean {

@@ -4,7 +4,6 @@
  * Promise: a grant that comes when nobody waits any more is given back; where it is not known whether a grant was made, what may be left of it
  * is looked for and taken away; while others of this process wait, a lock goes from hand to hand by one write, for a slice of time, and
  * then to whoever is first in the line of the store or, where it has none, asks it first. Of a fair lock each waiter stands in that line by itself.
- * In a slice the next one begins when the one before ends, on a lease that was renewed meanwhile, and the write is on its way while it runs.
  * After: Dice, Marathe and Shavit, "Lock cohorting" (2012), for the slice; DynamoDB's lock client for judging holders by their renewals.
  */
 import { type Clock, callbackTimer, longestWaitMs, Timer } from '../../core/clock.js';
@@ -14,16 +13,13 @@ import type { QueueTurn, StoreWatch } from '../../stores/store.js';
 import { LeaseKeeper, safeLeaseMs } from '../lease.js';
 import { LeaseBase, type LeaseRelease, type LossReason } from './lease-handle.js';
 import { Line, type LockMode, type LockView, type Waiter } from './line.js';
-import { type LockTable, ownersOf, type Seat, type Taken, type Waiting } from './lock-table.js';
+import type { LockTable, Seat, Taken, Waiting } from './lock-table.js';
 import type { LockSettings } from './settings.js';
 
 /** How long a lock may go from hand to hand in one process before others get their chance. */
 const sliceMs = 20;
 /** Their chance: some trips to a store nearby. */
 const chanceMs = 1.5;
-
-/** As many must fit into the rest of a slice to make the first renewal worth it that lets those after it begin early. */
-const earlySections = 4;
 
 /** From one look to the next where the store tells of changes: a waiter costs it at most half a request per second. */
 const slowPollMs = 5_000;
@@ -139,31 +135,18 @@ export class StoredLine extends Line {
     const next = this.waiters.first;
     const owner = this.owners.next();
     const { clock, isFair } = this.settings;
-    const nowMs = clock.now();
-    const isPassedOn = !isFair && next?.mode === seat.mode && nowMs < sliceEndsMs;
-    const early = isPassedOn ? this.table.takenOver(seat, owner) : undefined;
-    if (early !== undefined) return this.grantEarly(early, next, sliceEndsMs);
+    const isPassedOn = !isFair && next?.mode === seat.mode && clock.now() < sliceEndsMs;
     try {
-      if (!isPassedOn) return (await this.table.leave(ownersOf(seat), seat.seen)) ? 'released' : 'lost';
+      if (!isPassedOn) return (await this.table.leave([seat.owner], seat.seen)) ? 'released' : 'lost';
       const heir = await this.table.passOn(seat, owner);
       if (heir === undefined) return 'lost';
-      const lease = this.grant(heir, this.waiters.first, sliceEndsMs);
-      // From now on they begin early, if sections as short as this one was make it worth another request.
-      const tookMs = nowMs - seat.sent.monotonicMs;
-      if (this.waiters.size > 0 && clock.now() + earlySections * tookMs < sliceEndsMs) void lease?.renewNow();
+      this.grant(heir, this.waiters.first, sliceEndsMs);
       return 'released';
     } catch {
       // It may be there still, or the heir's may be: both are looked for until they are gone.
-      this.cleanUp([...ownersOf(seat), owner]);
+      this.cleanUp([seat.owner, owner]);
       return 'unknown';
     }
-  }
-
-  /** The next begins at once, and its first renewal is what tells the store; whether the one before had it to the end is known then. */
-  private async grantEarly(seat: Seat, heir: Waiter | undefined, sliceEndsMs: number): Promise<LeaseRelease> {
-    const lease = this.grant(seat, heir, sliceEndsMs);
-    const isDone = await lease?.renewNow();
-    return isDone === undefined ? 'unknown' : isDone ? 'released' : 'lost';
   }
 
   /** @internal */
@@ -174,12 +157,11 @@ export class StoredLine extends Line {
   }
 
   /** @internal Gives a seat to the one that it was got for, or back. */
-  grant(seat: Seat, heir: Waiter | undefined, sliceEndsMs = this.sliceEnd()): StoredLease | undefined {
+  grant(seat: Seat, heir: Waiter | undefined, sliceEndsMs = this.sliceEnd()): void {
     const lease = this.hold(seat, sliceEndsMs);
-    if (lease === undefined) return undefined;
+    if (lease === undefined) return;
     if (heir?.mode === seat.mode && !heir.isOver) this.answer(heir, lease);
     else void lease.release();
-    return lease;
   }
 
   /** @internal */
@@ -270,7 +252,7 @@ export class StoredLine extends Line {
     const { sent } = seat;
     const passedMs = Math.max(clock.now() - sent.monotonicMs, clock.wallNow() - sent.wallMs);
     if (passedMs >= safeLeaseMs(ttlMs, marginMs)) {
-      this.cleanUp(ownersOf(seat));
+      this.cleanUp([seat.owner]);
       return undefined;
     }
     const lease = new StoredLease(this, this.settings, seat, sliceEndsMs);
@@ -503,7 +485,7 @@ class StoredLease extends LeaseBase {
     const isDone = await this.keeper.extend(leaseMs);
     if (!this.held()) throw this.lossError();
     if (isDone === true) return this.remaining();
-    throw this.failure;
+    throw this.failure ?? noAnswer();
   }
 
   release(): Promise<LeaseRelease> {
@@ -514,11 +496,6 @@ class StoredLease extends LeaseBase {
   /** @internal */
   takeAway(): void {
     this.keeper.revoke();
-  }
-
-  /** @internal Whether that was done; undefined when nobody knows. */
-  renewNow(): Promise<boolean | undefined> {
-    return this.keeper.extend();
   }
 
   private beginWatch(): void {
@@ -542,9 +519,9 @@ class StoredLease extends LeaseBase {
     try {
       do {
         this.looksAgain = false;
-        const owners = ownersOf(this.seat);
+        const { owner } = this;
         const { record } = await this.line.table.look();
-        if (!record.holders.some(({ owner }) => owners.includes(owner))) this.keeper.revoke();
+        if (owner === this.owner && !record.holders.some((holder) => holder.owner === owner)) this.keeper.revoke();
       } while (this.looksAgain && this.held());
     } catch {
       // The next renewal will tell.
@@ -560,7 +537,7 @@ class StoredLease extends LeaseBase {
     await keeper.stop();
     const { seat } = this;
     // It is over here, yet perhaps not in the store, where others wait for it.
-    if (!wasHeld && !this.isTaken) line.cleanUp(ownersOf(seat));
+    if (!wasHeld && !this.isTaken) line.cleanUp([seat.owner]);
     const result = wasHeld ? await line.giveBack(this) : 'lost';
     line.drop(this);
     if (wasHeld) this.settings.noteReleased(this, result);
@@ -568,14 +545,7 @@ class StoredLease extends LeaseBase {
   }
 
   private async renew(leaseMs: number, signal: AbortSignal): Promise<boolean> {
-    const detail = 'the store did not answer in time';
-    this.failure = new StoreError({
-      store: 'lock',
-      operation: 'extend',
-      reason: 'timeout',
-      applied: 'unknown',
-      detail,
-    });
+    this.failure = undefined;
     try {
       const seat = await this.line.table.renew(this.seat, leaseMs, signal);
       if (seat === undefined) return false;
@@ -593,6 +563,11 @@ class StoredLease extends LeaseBase {
     this.settings.noteLost(this, reason);
     this.line.drop(this);
   }
+}
+
+function noAnswer(): StoreError {
+  const detail = 'the store did not answer in time';
+  return new StoreError({ store: 'lock', operation: 'extend', reason: 'timeout', applied: 'unknown', detail });
 }
 
 function isUncertain(error: unknown): boolean {

@@ -5,6 +5,7 @@
  * attempts, the waits and, once the response is there, the reading of its body; nothing else aborts a body; a request
  * whose body cannot be sent again, or that must not run twice, is sent once.
  */
+import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
 import type { Call } from '../core/call.js';
 import { checkOptions, func, withDefault } from '../core/options.js';
 import { discardBody } from './discard-body.js';
@@ -121,7 +122,7 @@ class Ending {
     const { controller } = this;
     const listener = () => controller.abort(signal.reason);
     if (signal.aborted) return listener();
-    signal.addEventListener('abort', listener, { once: true });
+    addAbortListener(signal, listener);
     forgetWith(body, signal, listener);
   }
 }
@@ -135,7 +136,7 @@ let forgotten: FinalizationRegistry<Listening> | undefined;
 
 /** Whether a body is still read cannot be seen; a signal that outlives it, such as that of a process, forgets it with it. */
 function forgetWith(body: object, signal: AbortSignal, listener: () => void): void {
-  forgotten ??= new FinalizationRegistry((gone) => gone.signal.removeEventListener('abort', gone.listener));
+  forgotten ??= new FinalizationRegistry(({ signal, listener }) => removeAbortListener(signal, listener));
   forgotten.register(body, { signal, listener });
 }
 

@@ -6,6 +6,7 @@
  * SQLite gives none twice in the life of the table, so a key that was removed or swept leaves nothing behind.
  * After: sqlite.org/autoinc.html, sqlite.org/wal.html, sqlite.org/lang_returning.html.
  */
+import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
 import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
@@ -603,10 +604,10 @@ function pause(clock: Clock, atMs: number, signal: AbortSignal | undefined): Pro
       reject(signal?.reason);
     };
     const timer = callbackTimer(() => {
-      signal?.removeEventListener('abort', abort);
+      if (signal !== undefined) removeAbortListener(signal, abort);
       resolve();
     });
-    signal?.addEventListener('abort', abort, { once: true });
+    if (signal !== undefined) addAbortListener(signal, abort);
     clock.schedule(timer, atMs);
   });
 }

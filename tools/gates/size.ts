@@ -22,7 +22,7 @@ export interface Budget {
 
 const kilobyte = 1024;
 const maxKilobytesAlone = {
-  ...{ pipeline: 9.8, retry: 5.2, timeout: 4.2, deadline: 4.2, fallback: 2.4, retryBudget: 2.9 },
+  ...{ pipeline: 9.8, retry: 5.3, timeout: 4.2, deadline: 4.2, fallback: 2.4, retryBudget: 2.9 },
   ...{ exponential: 1.8, decorrelated: 1.7, constant: 1.1 },
   ...{ circuitBreaker: 9.4, keyed: 8.6, bulkhead: 6, adaptiveLimit: 7.1, rateLimit: 5.2, throttle: 4.8 },
   ...{ loadShed: 4.5, hedge: 6.5, singleFlight: 4 },
@@ -37,7 +37,7 @@ export const budgets: readonly Budget[] = [
   ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 16)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 1.8)),
   budget('all local primitives', primitives, 8, 29.5),
-  budget('the whole main entry', [], 25, 71.8),
+  budget('the whole main entry', [], 25, 72.5),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

@@ -6,6 +6,7 @@
  * for as long as its owner renews, and for one lease more at most.
  * After: draft-ietf-httpapi-idempotency-key-header-07; Leach, "Implementing Stripe-like Idempotency Keys in Postgres" (2017).
  */
+import { addAbortListener, removeAbortListener } from '../../core/abort-listeners.js';
 import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
 import { KeyMissingError, StoreError } from '../../core/errors.js';
 import type { Events, IdempotencyEvent, IdempotencyOutcome } from '../../core/events.js';
@@ -672,14 +673,14 @@ class Bell {
         this.clock.cancel(timer);
         this.wake = undefined;
         this.hasRung = false;
-        signal?.removeEventListener('abort', end);
+        if (signal !== undefined) removeAbortListener(signal, end);
         if (signal?.aborted) reject(signal.reason);
         else resolve();
       };
       const timer = callbackTimer(end);
       if (this.hasRung || signal?.aborted) return end();
       this.wake = end;
-      signal?.addEventListener('abort', end, { once: true });
+      if (signal !== undefined) addAbortListener(signal, end);
       this.clock.schedule(timer, atMs);
     });
   }

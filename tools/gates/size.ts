@@ -37,7 +37,7 @@ export const budgets: readonly Budget[] = [
   ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 14.9)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 1.8)),
   budget('all local primitives', primitives, 8, 29.1),
-  budget('the whole main entry', [], 25, 70.4),
+  budget('the whole main entry', [], 25, 71.2),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

@@ -37,7 +37,7 @@ export const budgets: readonly Budget[] = [
   ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 16)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 1.8)),
   budget('all local primitives', primitives, 8, 29.5),
-  budget('the whole main entry', [], 25, 72.5),
+  budget('the whole main entry', [], 25, 73.5),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

@@ -241,6 +241,23 @@ describe('retry', () => {
     },
   );
 
+  it('grants no attempt, nor a hedge a copy, by a budget that answers a promise', async () => {
+    const budget = { balance: 1, deposit() {}, tryWithdraw: async () => throws() } as never;
+    let attempts = 0;
+    const failing = () => {
+      attempts++;
+      throws();
+    };
+    const outcome = await pipeline(retry({ backoff: constant(0), budget })).attempt(failing);
+    expect([attempts, String(!outcome.ok && outcome.error)]).toEqual([
+      1,
+      expect.stringContaining('"budget" function failed: it must answer true or false at once, not a promise'),
+    ]);
+    expect(await pipeline(hedge({ delay: 1, budget })).attempt(failing)).toEqual({ ok: false, error: broken });
+    expect(attempts).toBe(2);
+    await nextTurn();
+  });
+
   it('leaves no timer when the call is ended while it is told of the retry', async () => {
     const clock = virtualClock();
     const controller = new AbortController();

@@ -23,7 +23,7 @@ import {
   show,
   withDefault,
 } from '../../core/options.js';
-import { type Handles, handlesThrows, judge, type Outcome } from '../../core/outcome.js';
+import { type Handles, handlesThrows, judge, type Outcome, yesOrNo } from '../../core/outcome.js';
 import type { Strategy } from '../../core/policy.js';
 import { type Backoff, exponential } from './backoff.js';
 import { retryHintOf } from './retry-after.js';
@@ -300,7 +300,7 @@ class RetryRun<T> extends Timer implements Dependent {
     if (hint === 'never' || (hint !== undefined && hint > maxRetryAfter)) return 'pushback';
     const delayMs = this.#delay(attempt, outcome);
     if (delayMs >= call.remainingMs - minAttemptTime) return 'deadline';
-    if (budget !== undefined && !this.#ask('budget', outcome, () => budget.tryWithdraw())) return 'budget';
+    if (budget !== undefined && !this.#ask('budget', outcome, () => yesOrNo(budget.tryWithdraw()))) return 'budget';
     return delayMs;
   }
 

@@ -215,6 +215,9 @@ describe('pipeline', () => {
       'execute: the operation must be a function, got undefined',
     );
     expect(() => pipeline().wrap(5 as never)).toThrow('wrap: the operation must be a function, got 5');
+    await expect(pipeline().execute(Promise.resolve(1) as never)).rejects.toThrow(
+      'got a promise; give the function that makes it, () => ...',
+    );
   });
 
   it('lets an error nobody handles be reported as such', async () => {

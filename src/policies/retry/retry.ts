@@ -102,7 +102,10 @@ export function attemptsOf(error: unknown): AttemptsReport | undefined {
 export function retry(options?: RetryOptions): Strategy {
   const checked = checkOptions('retry', options, {
     attempts: withDefault(integer({ min: 1, max: 1_000 }), 3),
-    backoff: withDefault<Backoff>(func<Backoff>(), exponential()),
+    backoff: withDefault<Backoff>(
+      { ...func<Backoff>(), allowed: "exponential(), constant('1s') or another function" },
+      exponential(),
+    ),
     budget: optional(having<RetryBudget>('a budget such as retryBudget()', 'deposit', 'tryWithdraw')),
     handles: withDefault(func<Handles>(), handlesThrows),
     maxRetryAfter: withDefault(duration({ min: 0 }), 30_000),

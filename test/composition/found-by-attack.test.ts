@@ -547,6 +547,37 @@ describe('a retry inside another one of the same call', () => {
 });
 
 describe('a strategy of one’s own', () => {
+  it('begins no operation that it left behind in a queue, once the caller has gone', async () => {
+    const clock = virtualClock();
+    const controller = new AbortController();
+    const racing: Strategy = {
+      name: 'racing',
+      handle: (call, next) => Promise.race([next(call.child({ attempt: 10 })), next(call.child({ attempt: 20 }))]),
+    };
+    const runs: number[] = [];
+    const slow: Guard = {
+      name: 'slow',
+      admit: async ({ attempt }) => {
+        await clock.sleep(attempt === 20 ? 50 : 1);
+        return permit;
+      },
+    };
+    let failures = 0;
+    const on = ({ type }: HoldfastEvent) => {
+      if (type === 'retry' && ++failures === 2) controller.abort(broken);
+    };
+    const outcome = pipeline(retry({ attempts: 5, backoff: constant(0), clock, on }), racing, slow).attempt(
+      ({ attempt }) => {
+        runs.push(attempt);
+        throws();
+      },
+      { signal: controller.signal },
+    );
+    await clock.runAll();
+    expect(await outcome).toEqual({ ok: false, error: broken });
+    expect(runs).toEqual([10, 10]);
+  });
+
   it('begins no operation once its call was ended', async () => {
     const clock = virtualClock();
     const heard: unknown[] = [];

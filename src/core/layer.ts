@@ -287,6 +287,8 @@ class LayerRun implements Timer, Dependent {
     Promise.resolve(queued).then(
       (given) => {
         const answer = answerOrRefusal(this.plan.guards[index]!, given);
+        // It hears of no abort where a strategy has left it behind: what was around it is over, and told nobody.
+        if (this.phase === 'admitting' && this.call.aborted) this.giveUp(this.call.reason);
         if (this.phase !== 'admitting') {
           if (isPermit(answer)) giveBack(answer);
         } else if (isPermit(answer)) {

@@ -21,16 +21,19 @@ export const handlesThrows: Handles = (outcome) => !outcome.ok;
 /** Asks a predicate; one that throws becomes a {@link HandlesError} with the call's own error as its cause. */
 export function judge(handles: Handles, outcome: Outcome, policy: string): boolean {
   try {
-    const answer: unknown = handles(outcome);
-    if (typeof answer === 'boolean') return answer;
-    // A promise would count as true, whatever it resolves with.
-    if (answer instanceof Promise) answer.catch(() => {});
-    throw new TypeError(
-      `it must answer true or false at once, not ${answer instanceof Promise ? 'a promise' : typeof answer}`,
-    );
+    return yesOrNo(handles(outcome));
   } catch (thrown) {
     throw new HandlesError({ policy, option: 'handles', thrown, ...(outcome.ok ? {} : { cause: outcome.error }) });
   }
+}
+
+/** What a function of the user's answered, as a boolean. A promise would count as true, whatever it resolves with. */
+export function yesOrNo(answer: unknown): boolean {
+  if (typeof answer === 'boolean') return answer;
+  if (answer instanceof Promise) answer.catch(() => {});
+  throw new TypeError(
+    `it must answer true or false at once, not ${answer instanceof Promise ? 'a promise' : typeof answer}`,
+  );
 }
 
 const settled = /* @__PURE__ */ Promise.resolve();

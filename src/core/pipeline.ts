@@ -338,7 +338,9 @@ function outcomeOf<T>(run: Promise<unknown>): Promise<Outcome<T>> {
 }
 
 function notAFunction(method: string, value: unknown): OptionsError {
-  return new OptionsError(`${method}: the operation must be a function, got ${show(value)}`, {
+  // What was meant to be run has begun already, and nothing can repeat or end it.
+  const got = value instanceof Promise ? 'a promise; give the function that makes it, () => ...' : show(value);
+  return new OptionsError(`${method}: the operation must be a function, got ${got}`, {
     policy: method,
     option: 'task',
     value,

@@ -25,7 +25,7 @@ import {
   optional,
   withDefault,
 } from '../core/options.js';
-import { type Handles, handlesThrows, judge, type Outcome } from '../core/outcome.js';
+import { type Handles, handlesThrows, judge, type Outcome, yesOrNo } from '../core/outcome.js';
 import type { Strategy } from '../core/policy.js';
 import { QuantileEstimator } from '../structures/quantile.js';
 import type { WheelNode } from '../structures/timer-wheel.js';
@@ -347,7 +347,7 @@ class HedgeRun<T> implements Timer, Dependent {
     const { budget, events } = this.plan;
     let granted = false;
     events.contain('budget', () => {
-      granted = budget.tryWithdraw();
+      granted = yesOrNo(budget.tryWithdraw());
     });
     if (!granted) this.tellSkipped('budget');
     return granted;

@@ -348,7 +348,7 @@ class Flow {
       return true;
     }
     if (this.fault?.kind === 'cut') {
-      if (bytes.length > this.bytesLeft || this.bytesLeft === 0) {
+      if (bytes.length >= this.bytesLeft) {
         // `end` would say goodbye; the rest of this connection's life is what has been written, then a reset.
         if (this.bytesLeft > 0) this.to.write(bytes.subarray(0, this.bytesLeft), this.reset);
         else this.reset();

@@ -242,6 +242,23 @@ describe('retry', () => {
     },
   );
 
+  it('grants no attempt, nor a hedge a copy, by a budget that answers a promise', async () => {
+    const budget = { balance: 1, deposit() {}, tryWithdraw: async () => throws() } as never;
+    let attempts = 0;
+    const failing = () => {
+      attempts++;
+      throws();
+    };
+    const outcome = await pipeline(retry({ backoff: constant(0), budget })).attempt(failing);
+    expect([attempts, String(!outcome.ok && outcome.error)]).toEqual([
+      1,
+      expect.stringContaining('"budget" function failed: it must answer true or false at once, not a promise'),
+    ]);
+    expect(await pipeline(hedge({ delay: 1, budget })).attempt(failing)).toEqual({ ok: false, error: broken });
+    expect(attempts).toBe(2);
+    await nextTurn();
+  });
+
   it('leaves no timer when the call is ended while it is told of the retry', async () => {
     const clock = virtualClock();
     const controller = new AbortController();
@@ -531,6 +548,37 @@ describe('a retry inside another one of the same call', () => {
 });
 
 describe('a strategy of one’s own', () => {
+  it('begins no operation that it left behind in a queue, once the caller has gone', async () => {
+    const clock = virtualClock();
+    const controller = new AbortController();
+    const racing: Strategy = {
+      name: 'racing',
+      handle: (call, next) => Promise.race([next(call.child({ attempt: 10 })), next(call.child({ attempt: 20 }))]),
+    };
+    const runs: number[] = [];
+    const slow: Guard = {
+      name: 'slow',
+      admit: async ({ attempt }) => {
+        await clock.sleep(attempt === 20 ? 50 : 1);
+        return permit;
+      },
+    };
+    let failures = 0;
+    const on = ({ type }: HoldfastEvent) => {
+      if (type === 'retry' && ++failures === 2) controller.abort(broken);
+    };
+    const outcome = pipeline(retry({ attempts: 5, backoff: constant(0), clock, on }), racing, slow).attempt(
+      ({ attempt }) => {
+        runs.push(attempt);
+        throws();
+      },
+      { signal: controller.signal },
+    );
+    await clock.runAll();
+    expect(await outcome).toEqual({ ok: false, error: broken });
+    expect(runs).toEqual([10, 10]);
+  });
+
   it('begins no operation once its call was ended', async () => {
     const clock = virtualClock();
     const heard: unknown[] = [];

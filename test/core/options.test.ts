@@ -55,7 +55,10 @@ describe('OptionsError', () => {
       () => retry({ attempts: Number.POSITIVE_INFINITY }),
     ],
     ['retry: option "attempts" must be an integer from 1 to 1000, got null', () => retry(wrong({ attempts: null }))],
-    ['retry: option "backoff" must be a function, got an object', () => retry(wrong({ backoff: {} }))],
+    [
+      `retry: option "backoff" must be exponential(), constant('1s') or another function, got an object`,
+      () => retry(wrong({ backoff: {} })),
+    ],
     ['retry: option "budget" must be a budget such as retryBudget(), got 5', () => retry(wrong({ budget: 5 }))],
     ['retry: options must be an object, got 3', () => retry(wrong(3))],
     ['retry: options must be an object, got an array', () => retry(wrong([]))],

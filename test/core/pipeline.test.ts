@@ -275,6 +275,9 @@ describe('pipeline', () => {
       allowed: 'a function',
     });
     expect(() => pipeline().wrap(5 as never)).toThrow('wrap: the operation must be a function, got 5');
+    await expect(pipeline().execute(Promise.resolve(1) as never)).rejects.toThrow(
+      'got a promise; give the function that makes it, () => ...',
+    );
   });
 
   it.each([[undefined], [null], [5], ['timeout'], [{}], [{ name: 'x', admit: 1, handle: 2, policies: 3 }]])(

@@ -121,6 +121,14 @@ describe('faultProxy', () => {
     expect(heard).toBe('abcdef');
   });
 
+  it('cuts when the last of these bytes has come, and does not wait for another one', async () => {
+    await proxy.inject({ kind: 'cut', afterBytes: 3, direction: 'replies' });
+    const one = await client();
+    one.socket.write('abc');
+    await soon(() => expect(one.state).toBe('ECONNRESET'));
+    expect('ABC').toContain(one.text);
+  });
+
   it('loses the reply to a request that was heard, or the request itself', async () => {
     await proxy.inject({ kind: 'cut', afterBytes: 0, direction: 'replies' });
     const one = await client();

@@ -32,7 +32,7 @@ export interface RetryBudget {
   readonly balance: number;
   /** A call succeeded. */
   deposit(): void;
-  /** Takes one retry; false when there is none. */
+  /** Takes one retry; false when there is none. Answers at once: a promise would grant every retry. */
   tryWithdraw(): boolean;
 }
 

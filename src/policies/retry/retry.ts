@@ -23,7 +23,7 @@ import {
   show,
   withDefault,
 } from '../../core/options.js';
-import { type Handles, handlesThrows, judge, type Outcome } from '../../core/outcome.js';
+import { type Handles, handlesThrows, judge, type Outcome, yesOrNo } from '../../core/outcome.js';
 import type { Strategy } from '../../core/policy.js';
 import { type Backoff, exponential } from './backoff.js';
 import { retryHintOf } from './retry-after.js';
@@ -102,7 +102,10 @@ export function attemptsOf(error: unknown): AttemptsReport | undefined {
 export function retry(options?: RetryOptions): Strategy {
   const checked = checkOptions('retry', options, {
     attempts: withDefault(integer({ min: 1, max: 1_000 }), 3),
-    backoff: withDefault<Backoff>(func<Backoff>(), exponential()),
+    backoff: withDefault<Backoff>(
+      { ...func<Backoff>(), allowed: "exponential(), constant('1s') or another function" },
+      exponential(),
+    ),
     budget: optional(having<RetryBudget>('a budget such as retryBudget()', 'deposit', 'tryWithdraw')),
     handles: withDefault(func<Handles>(), handlesThrows),
     maxRetryAfter: withDefault(duration({ min: 0 }), 30_000),
@@ -302,7 +305,7 @@ class RetryRun<T> extends Timer implements Dependent {
     if (hint === 'never' || (hint ?? 0) > maxRetryAfter) return 'pushback';
     const delayMs = this.#delay(attempt, outcome);
     if (delayMs >= call.remainingMs - minAttemptTime) return 'deadline';
-    if (budget !== undefined && !this.#ask('budget', outcome, () => budget.tryWithdraw())) return 'budget';
+    if (budget !== undefined && !this.#ask('budget', outcome, () => yesOrNo(budget.tryWithdraw()))) return 'budget';
     return delayMs;
   }
 

@@ -227,12 +227,15 @@ export class ResponseCapture {
   }
 
   emit(given: readonly unknown[]): boolean {
-    if (given[0] === 'close' && this.state !== 'done' && this.state !== 'replaced') {
+    const { response, state } = this;
+    if (given[0] === 'close' && state !== 'done' && state !== 'replaced') {
       this.closeWaits = true;
       this.hideClose();
       return true;
     }
-    return Reflect.apply(this.inner.emit, this.response, given as [string]);
+    // With HTTP/2 this comes before a close, though nobody has ended anything.
+    if (given[0] === 'finish' && (state === 'open' || state === 'waiting') && isOfHttp2(response)) return true;
+    return Reflect.apply(this.inner.emit, response, given as [string]);
   }
 
   /**

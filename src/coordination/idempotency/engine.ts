@@ -702,7 +702,7 @@ const longestTrace = 255;
 const longestPart = 1_000;
 
 /** Scope and operation are told apart in what is hashed by a character that neither has. */
-const part: Field<string> = {
+export const part: Field<string> = {
   allowed: `a string of 1 to ${longestPart} characters without U+0000`,
   parse: (value) => (isText(value, longestPart) && !value.includes('\0') ? value : undefined),
 };

@@ -24,7 +24,7 @@ import {
 } from '../../core/options.js';
 import type { Store } from '../../stores/store.js';
 import type { IdempotencyHandle, TransactionHandle } from './attempt.js';
-import { type BeginRequest, type Begun, Engine, type OperationKey } from './engine.js';
+import { type BeginRequest, type Begun, Engine, type OperationKey, part } from './engine.js';
 import { fingerprint, ownFingerprint } from './fingerprint.js';
 import type { IdempotencyCounts } from './operations.js';
 import { decodeOutcome, encodeError, encodeValue, jsonSerializer, type ResultSerializer } from './outcomes.js';
@@ -362,8 +362,8 @@ const onlyTrue: Field<true> = { allowed: 'true', parse: (value) => (value === tr
 /** Scope and operation are looked at by the engine, for every way to begin. */
 function scopeFields(name: string) {
   return {
-    scope: { ...text(), parse: (value: unknown) => value as string },
-    operation: withDefault<string>({ ...text(), parse: (value) => value as string }, name),
+    scope: { ...part, parse: (value: unknown) => value as string },
+    operation: withDefault<string>({ ...part, parse: (value) => value as string }, name),
   };
 }
 

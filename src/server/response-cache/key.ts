@@ -58,7 +58,8 @@ export function rootKey(
 ): string {
   const parts: (string | number)[] = [protocol, own ?? url, isCredentialed ? 1 : 0, own === undefined ? 0 : 1];
   for (const [index, name] of addressHeaders.entries()) {
-    const value = headers[name];
+    // With HTTP/2 the host has another name, and a refresh has the usual one.
+    const value = headers[name] ?? (name === 'host' ? headers[':authority'] : undefined);
     if (value !== undefined) parts.push(index, String(value));
   }
   // Also keeps apart what a store could not: half a surrogate pair has no UTF-8.

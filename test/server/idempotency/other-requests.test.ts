@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import http from 'node:http';
 import http2 from 'node:http2';
 import type { AddressInfo, Socket } from 'node:net';
-import { Duplex } from 'node:stream';
+import { Duplex, Readable } from 'node:stream';
 import express from 'express';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
@@ -11,6 +11,7 @@ import { memoryStore } from '../../../src/index.js';
 import { idempotency } from '../../../src/server/express.js';
 import { idempotency as fastifyIdempotency, responseCache } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
+import { deferred } from '../support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -91,6 +92,42 @@ describe('idempotency over HTTP/2', () => {
       expect(await post('{"n": 1}', type)).toEqual([200, 'true', '{"n":1}']);
       expect((await post('{"n":2}', type))[0]).toBe(422);
     });
+    await app.close();
+  });
+});
+
+describe('a client of HTTP/2', () => {
+  it('that leaves changes nothing: a stream goes on to its end, and is there for the next request', async () => {
+    const app = Fastify({ http2: true });
+    await app.register(fastifyIdempotency, { store: memoryStore(), scope });
+    const left = deferred<void>();
+    async function* parts() {
+      yield 'first,';
+      await left.promise;
+      for (let part = 0; part < 3; part++) yield `part ${part},`;
+    }
+    let runs = 0;
+    app.post('/', async (_request, reply) => {
+      runs++;
+      reply.type('text/plain').raw.stream.once('close', () => setImmediate(left.resolve));
+      return Readable.from(parts());
+    });
+    const address = await app.listen({ port: 0, host: '127.0.0.1' });
+    const leaving = http2.connect(address);
+    const stream = leaving.request({ ':method': 'POST', ...key }, { endStream: true });
+    await once(stream, 'data');
+    leaving.destroy();
+    await left.promise;
+    const session = http2.connect(address);
+    const post = async () => {
+      const again = session.request({ ':method': 'POST', ...key }, { endStream: true });
+      let text = '';
+      for await (const chunk of again) text += String(chunk);
+      return text;
+    };
+    await expect.poll(post, { timeout: 10_000 }).toBe('first,part 0,part 1,part 2,');
+    expect(runs).toBe(1);
+    session.close();
     await app.close();
   });
 });

@@ -586,6 +586,25 @@ describe('responseCache', () => {
     session.close();
   });
 
+  it('makes anew over HTTP/2 what is old', async () => {
+    const clock = virtualClock();
+    await using app = Fastify({ http2: true });
+    await app.register(fastifyCache, { ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock });
+    let runs = 0;
+    app.get('/', async () => `${++runs}`);
+    const session = http2.connect(await app.listen({ port: 0, host: '127.0.0.1' }));
+    const get = async () => {
+      let text = '';
+      for await (const chunk of session.request({ ':path': '/' })) text += String(chunk);
+      return text;
+    };
+    expect(await get()).toBe('1');
+    await clock.advance(11_000);
+    expect(await get()).toBe('1');
+    await expect.poll(get).toBe('2');
+    session.close();
+  });
+
   it('refuses a mistake in a route when the server starts', async () => {
     const app = Fastify();
     await app.register(fastifyCache, { ttl: '1m' });

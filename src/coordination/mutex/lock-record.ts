@@ -6,7 +6,6 @@
  * in: the first to rewrite the record puts it down, since who writes does not know the version in advance.
  */
 import { StoreError } from '../../core/errors.js';
-import { Slab } from '../../core/slab.js';
 import type { Entry } from '../../stores/store.js';
 import type { LockMode } from './line.js';
 
@@ -46,14 +45,10 @@ export const nothing: Seen = { version: 0, record: { holders: [] } };
 /** Made when they are first needed: making them takes time of every import. */
 let encoder: InstanceType<typeof TextEncoder> | undefined;
 let decoder: InstanceType<typeof TextDecoder> | undefined;
-const slab = /* @__PURE__ */ new Slab();
 
 export function encodeRecord(record: LockRecord): Uint8Array {
   encoder ??= new TextEncoder();
-  const text = JSON.stringify(record);
-  const bytes = slab.take(text.length);
-  // What we write ourselves is ASCII; all else has more bytes than characters, and does not fit.
-  return encoder.encodeInto(text, bytes).read === text.length ? bytes : encoder.encode(text);
+  return encoder.encode(JSON.stringify(record));
 }
 
 /** What an entry says now: with all fences, and without those whose time is over. */

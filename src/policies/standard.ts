@@ -114,7 +114,7 @@ export function standard(options?: StandardOptions): Pipeline {
           adaptiveLimit(common),
           timeout({ ...common, after: afterMs }),
         ),
-      { name, maxKeys, key: (call: Call) => call.key ?? name, ...(clock && { clock }) },
+      { name, maxKeys, key: (call: Call) => call.key ?? name },
     ),
   );
 }

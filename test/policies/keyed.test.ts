@@ -60,6 +60,51 @@ describe('keyed', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
+  it('asks its factory once for each key that it keeps', async () => {
+    const asked: string[] = [];
+    const breakers = keyed((key) => {
+      asked.push(key);
+      return circuitBreaker();
+    });
+    const client = pipeline(breakers);
+    for (const key of ['a', 'b', 'a', 'b']) await client.attempt(() => 1, { key });
+    breakers.for('a');
+    expect(asked).toEqual(['a', 'b']);
+  });
+
+  it('forgets what no call came for as long as `idle`, and reads no clock where it forgets nothing', async () => {
+    const clock = virtualClock();
+    const idle = keyed(() => circuitBreaker(), { idle: '1m', clock });
+    const client = pipeline(idle);
+    await client.attempt(() => 1, { key: 'a' });
+    await clock.advance('61s');
+    await client.attempt(() => 1, { key: 'b' });
+    expect(idle.size).toBe(1);
+    let reads = 0;
+    const counting = { now: () => ++reads, wallNow: () => 0, schedule() {}, cancel() {} };
+    const timeless = keyed(() => circuitBreaker({ window: { calls: 5 } }), { clock: counting });
+    await pipeline(timeless).attempt(() => 1, { key: 'a' });
+    expect([timeless.size, reads]).toEqual([1, 0]);
+  });
+
+  it('links the pipeline of a key once for as long as the same comes after it', async () => {
+    const inner = pipeline(circuitBreaker());
+    let looks = 0;
+    const looking = Object.create(inner, {
+      policies: {
+        get() {
+          looks++;
+          return inner.policies;
+        },
+      },
+    }) as typeof inner;
+    const client = pipeline(keyed(() => looking));
+    await client.attempt(() => 1, { key: 'a' });
+    const before = looks;
+    for (let call = 0; call < 10; call++) await client.attempt(() => 1, { key: 'a' });
+    expect([before > 0, looks - before]).toEqual([true, 0]);
+  });
+
   it('asks its own option for the key', async () => {
     const hosts = keyed(() => circuitBreaker(), { key: (call) => String(call.attributes.host) });
     await pipeline(hosts).execute(() => 1, { attributes: { host: 'a.example' } });
@@ -76,7 +121,11 @@ describe('keyed', () => {
         throw new Error('mistake');
       },
     });
-    expect(await pipeline(broken).attempt(() => 1)).toMatchObject({ error: expect.any(HandlesError) });
+    const outcome = await pipeline(broken).attempt(() => 1);
+    expect(outcome).toMatchObject({ error: expect.any(HandlesError) });
+    expect(outcome).toMatchObject({
+      error: { policy: 'keyed', message: '"keyed": its "key" function failed: mistake' },
+    });
   });
 
   it('keeps no more than maxKeys and forgets what was used longest ago', () => {
@@ -141,6 +190,7 @@ describe('keyed', () => {
     const forgotten = breakers.for('a');
     await client.attempt(fails, { key: 'a' });
     await client.attempt(fails, { key: 'b' });
+    expect(breakers.for('b').state).toBe('open');
     forgotten.reset();
     await client.attempt(fails, { key: 'c' });
     expect([forgotten.state, breakers.for('c').state]).toEqual(['closed', 'open']);
@@ -245,10 +295,11 @@ describe('keyed', () => {
               : circuitBreaker(),
       { maxKeys: 3 },
     );
-    const kept = ['limit', 'both'].map((key) => policies.for(key));
+    const [limit, both] = [policies.for('limit'), policies.for('both')];
     const circuits = policies.for('circuits');
     for (let key = 0; key < 10; key++) policies.for(`new ${key}`);
-    expect(['limit', 'both'].map((key) => policies.for(key))).toEqual(kept);
+    expect(policies.for('limit')).toBe(limit);
+    expect(policies.for('both')).toBe(both);
     expect(policies.for('circuits')).not.toBe(circuits);
   });
 

@@ -55,7 +55,8 @@ describe('loadShed', () => {
 
   it('refuses with an error that names the measurement, and tells it', () => {
     const events: HoldfastEvent[] = [];
-    const guard = onLoop({ delayMs: 130.4 }, { name: 'server', on: (event) => events.push(event) });
+    // How busy it is was not asked for.
+    const guard = onLoop({ delayMs: 130.4, utilization: 0.5 }, { name: 'server', on: (event) => events.push(event) });
     const { error } = guard.admit() as Refusal;
     expect(error).toMatchObject({
       name: 'ShedError',
@@ -79,9 +80,13 @@ describe('loadShed', () => {
     ],
     ['answers no priority', () => 'urgent'],
     ['answers a name of Object', () => 'constructor'],
+    ['answers a list', () => ['low']],
   ])('tells a `priority` that %s apart from a refusal', async (_, priority) => {
     const outcome = await pipeline(onLoop({}, { priority: priority as () => Priority })).attempt(() => 1);
     expect(outcome).toEqual({ ok: false, error: expect.any(HandlesError) });
+    expect(outcome).toMatchObject({
+      error: { policy: 'loadShed', message: expect.stringContaining('"priority" function failed') },
+    });
   });
 
   it('measures nothing on another clock, so that a simulation stays repeatable', async () => {
@@ -107,7 +112,8 @@ describe('loadShed', () => {
   it('measures on the clock of the system, also when it is given that', async () => {
     const guard = onLoop({ delayMs: 500 }, { clock: systemClock });
     expect(isRefusal(guard.admit())).toBe(true);
-    expect(await pipeline(guard).attempt(() => 1)).toMatchObject({ ok: false });
+    expect(await pipeline(guard).attempt(() => 1)).toMatchObject({ ok: false, error: { code: 'ERR_SHED' } });
+    expect(await pipeline(onLoop({})).attempt(() => 1)).toEqual({ ok: true, value: 1 });
   });
 
   it('asks nothing of the priority of a call that there is none of', () => {

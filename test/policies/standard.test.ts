@@ -127,6 +127,32 @@ describe('standard', () => {
     expect(!outcome.ok && attemptsOf(outcome.error)?.stoppedBy).toBe('budget');
   });
 
+  it('grants a retry per second from an empty budget, by its own clock', async () => {
+    let sent = 0;
+    const { clock, calls } = world({ attempts: 2, random: () => 0, breakerHandles: () => false });
+    const send = async (count: number) => {
+      sent = 0;
+      for (let call = 0; call < count; call++) {
+        const running = calls.attempt(() => Promise.reject(++sent));
+        await clock.runAll();
+        await running;
+      }
+      return sent;
+    };
+    expect(await send(15)).toBe(25);
+    await clock.advance('1s');
+    expect(await send(5)).toBe(6);
+  });
+
+  it('gives a probe as much time as any attempt, though the breaker was open for less', async () => {
+    const { clock, calls } = world({ attempts: 1 });
+    for (let call = 0; call < 20; call++) await calls.attempt(fails);
+    await clock.advance('2s');
+    const probe = calls.attempt(hangs);
+    await clock.runAll();
+    expect(await probe).toMatchObject({ ok: false, error: { name: 'TimeoutError', afterMs: 3_000 } });
+  });
+
   it('gives an attempt three tenths of a deadline that is shorter than ten seconds', async () => {
     const { clock, calls } = world({ attempts: 1, deadline: '1s' });
     const running = calls.attempt(hangs);
@@ -164,10 +190,10 @@ describe('standard', () => {
 
   it.each([
     [{ timeout: '10s' }, 'below "deadline" (10000 ms)'],
-    [{ attempts: 0 }, '"attempts"'],
-    [{ attempts: 1_001 }, '"attempts"'],
-    [{ maxKeys: 0 }, '"maxKeys"'],
-    [{ maxKeys: 1_000_001 }, '"maxKeys"'],
+    [{ attempts: 0 }, 'standard: option "attempts"'],
+    [{ attempts: 1_001 }, 'standard: option "attempts"'],
+    [{ maxKeys: 0 }, 'standard: option "maxKeys"'],
+    [{ maxKeys: 1_000_001 }, 'standard: option "maxKeys"'],
     [{ onDiscard: true }, '"onDiscard"'],
     [{ breakerHandles: true }, '"breakerHandles"'],
     [{ deadline: '1s', timeout: '2s' }, 'below "deadline" (1000 ms)'],

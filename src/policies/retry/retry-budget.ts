@@ -63,14 +63,15 @@ export function retryBudget(options?: RetryBudgetOptions): RetryBudget {
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now'), systemClock),
   });
   const { ratio, capacity, minPerSecond, clock } = checked;
-  if (checked.initial !== undefined && checked.initial > capacity) {
-    throw impossibleOption('retryBudget', 'initial', checked.initial, `at most "capacity" (${capacity})`);
+  const { initial = Math.min(10, capacity) } = checked;
+  if (initial > capacity) {
+    throw impossibleOption('retryBudget', 'initial', initial, `at most "capacity" (${capacity})`);
   }
   // Counted in ten-thousandths, because ten deposits of 0.1 must make one retry, which they do not in binary fractions.
   const scale = 10_000;
   const depositUnits = Math.round(ratio * scale);
   const capacityUnits = Math.round(capacity * scale);
-  let units = Math.round(Math.min(checked.initial ?? 10, capacity) * scale);
+  let units = Math.round(initial * scale);
   let lastGrantMs = Number.NEGATIVE_INFINITY;
 
   return {

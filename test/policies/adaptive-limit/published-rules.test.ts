@@ -79,6 +79,26 @@ describe('vegas', () => {
     expect(limitsAfter(rule, ['lost'])).toEqual([initial - step]);
   });
 
+  it.each([
+    [3, 18],
+    [4, 3],
+    [8, 3],
+    [9, 0],
+    [18, 0],
+    [19, -3],
+  ])('where it steps by three, a queue of %i moves the limit by %i', (queued, moved) => {
+    const rule = new Vegas({ initial: 1_000, min: 1, max: 10_000 }, neverProbes);
+    limitsAfter(rule, [10]);
+    expect(limitsAfter(rule, [10 / (1 - (queued - 0.5) / 1_000)])).toEqual([1_000 + moved]);
+  });
+
+  it('goes by the shortest round trip that it has seen, and moves from half of the limit on', () => {
+    const rule = new Vegas({ initial: 20, min: 1, max: 1_000 }, neverProbes);
+    expect(limitsAfter(rule, [20, 10])).toEqual([20, 20]);
+    rule.ended(trip(rule, 20, 10));
+    expect(rule.limit).toBe(19);
+  });
+
   it('measures the shortest round trip anew from time to time', () => {
     // The draw 0 makes it after every 15 x limit samples.
     const rule = new Vegas({ initial: 20, min: 1, max: 20 }, () => 0);

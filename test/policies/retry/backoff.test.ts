@@ -59,12 +59,13 @@ describe('constant', () => {
 });
 
 describe('every backoff', () => {
-  it.each<[Backoff, number, string]>([
-    [exponential(), 5_000, 'waiting 100 to 5000 ms with full jitter'],
-    [exponential({ max: '1s', jitter: 'none' }), 1_000, 'waiting 100 to 1000 ms with no jitter'],
-    [decorrelated({ initial: 50 }), 5_000, 'waiting 50 to 5000 ms with decorrelated jitter'],
-    [constant('2s'), 2_000, 'waiting 2000 ms'],
-  ])('tells its longest delay and what it does: %#', (backoff, maxMs, summary) => {
+  it.each<[() => Backoff, number, string]>([
+    [() => exponential(), 5_000, 'waiting 100 to 5000 ms with full jitter'],
+    [() => exponential({ max: '1s', jitter: 'none' }), 1_000, 'waiting 100 to 1000 ms with no jitter'],
+    [() => decorrelated({ initial: 50 }), 5_000, 'waiting 50 to 5000 ms with decorrelated jitter'],
+    [() => constant('2s'), 2_000, 'waiting 2000 ms'],
+  ])('tells its longest delay and what it does: %#', (make, maxMs, summary) => {
+    const backoff = make();
     expect({ maxMs: backoff.maxMs, summary: backoff.summary }).toEqual({ maxMs, summary });
   });
 

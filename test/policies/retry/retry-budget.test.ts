@@ -34,6 +34,17 @@ describe('retryBudget', () => {
     expect([budget.tryWithdraw(), budget.tryWithdraw()]).toEqual([true, false]);
   });
 
+  it('grants nothing at all that is empty and has no floor', () => {
+    expect(retryBudget({ initial: 0, minPerSecond: 0 }).tryWithdraw()).toBe(false);
+  });
+
+  it('takes no debt for a retry from the floor', () => {
+    const budget = retryBudget({ initial: 0, clock: virtualClock() });
+    expect([budget.tryWithdraw(), budget.balance]).toEqual([true, 0]);
+    for (let success = 0; success < 10; success++) budget.deposit();
+    expect([budget.tryWithdraw(), budget.balance]).toEqual([true, 0]);
+  });
+
   it('grants nothing from the floor within a second of a retry from the balance', async () => {
     const clock = virtualClock();
     const budget = retryBudget({ initial: 1, clock });

@@ -116,10 +116,7 @@ class SystemClock implements Clock {
 
   private scheduleFar(timer: Timer, atMs: number): void {
     this.wheel.remove(timer);
-    const nearer = callbackTimer(() => {
-      this.far.delete(timer);
-      this.schedule(timer, atMs);
-    });
+    const nearer = callbackTimer(() => this.schedule(timer, atMs));
     this.far.set(timer, nearer);
     this.schedule(nearer, this.knownMs + longestWaitMs - 1);
   }

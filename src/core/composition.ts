@@ -13,9 +13,9 @@ export interface CompositionWarning {
   readonly message: string;
 }
 
-interface Placed extends PolicyTraits {
+/** A policy as the rules see it. One that tells nothing of itself has its name only. */
+interface Placed extends Partial<PolicyTraits> {
   readonly name: string;
-  readonly index: number;
 }
 
 type AnyPolicy = Policy<unknown>;
@@ -40,19 +40,16 @@ export function refuseImpossible(policies: readonly AnyPolicy[]): void {
     throw refused(`two retries in one pipeline multiply their attempts; leave out "${secondRetry.name}"`, policies);
   }
   const breaker = placed.find(({ kind }) => kind === 'circuit-breaker');
-  const hidden = placed.find(
-    ({ kind, index }) => kind === 'fallback' && breaker !== undefined && index > breaker.index,
-  );
+  const hidden = insideOf(breaker, placed).find(({ kind }) => kind === 'fallback');
   if (hidden !== undefined) {
     throw refused(
-      `"${hidden.name}" inside "${breaker?.name}" hides every failure from it; put the fallback first`,
+      `"${hidden.name}" inside "${breaker!.name}" hides every failure from it; put the fallback first`,
       policies,
     );
   }
   for (const attempt of placed.filter(({ kind }) => kind === 'timeout')) {
-    const deadline = placed.find(
-      ({ kind, index, afterMs }) =>
-        kind === 'deadline' && index < attempt.index && (attempt.afterMs ?? 0) >= (afterMs ?? Number.POSITIVE_INFINITY),
+    const deadline = outsideOf(attempt, placed).find(
+      ({ kind, afterMs }) => kind === 'deadline' && (attempt.afterMs ?? 0) >= (afterMs ?? Number.POSITIVE_INFINITY),
     );
     if (deadline === undefined) continue;
     throw refused(
@@ -77,7 +74,7 @@ export function warningsOf(policies: readonly AnyPolicy[]): readonly Composition
   for (const [index, inner] of timeouts.entries()) {
     const outer = timeouts[index - 1];
     if (outer === undefined || (inner.afterMs ?? 0) < (outer.afterMs ?? 0)) continue;
-    if (retry !== undefined && outer.index < retry.index) continue;
+    if (outsideOf(retry, placed).includes(outer)) continue;
     warn(
       'timeout-never-reached',
       `"${inner.name}" (${inner.afterMs} ms) never fires: the timeout around it fires after ${outer.afterMs} ms; leave one out`,
@@ -89,9 +86,9 @@ export function warningsOf(policies: readonly AnyPolicy[]): readonly Composition
 type Warn = (code: string, message: string) => void;
 
 function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: Warn): void {
-  const outside = placed.filter(({ index }) => index < retry.index);
-  const inside = placed.filter(({ index }) => index > retry.index);
-  const ends = (kinds: readonly string[], among: readonly Placed[]) =>
+  const outside = outsideOf(retry, placed);
+  const inside = insideOf(retry, placed);
+  const ends = (kinds: readonly (string | undefined)[], among: readonly Placed[]) =>
     among
       .filter(({ kind, afterMs }) => kinds.includes(kind) && afterMs !== undefined)
       .map(({ afterMs }) => afterMs ?? 0);
@@ -125,7 +122,7 @@ function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: Warn): void
   }
   const { attempts = 1, maxDelayMs = 0 } = retry;
   const longestMs = attempts * attemptMs + (attempts - 1) * maxDelayMs;
-  if (totalMs !== Number.POSITIVE_INFINITY && attemptMs !== Number.POSITIVE_INFINITY && longestMs > totalMs) {
+  if (attemptMs !== Number.POSITIVE_INFINITY && longestMs > totalMs) {
     warn(
       'attempts-exceed-deadline',
       `${attempts} attempts of ${attemptMs} ms with waits up to ${maxDelayMs} ms take up to ${longestMs} ms; the call ends after ${totalMs} ms, so the last ones may never be made`,
@@ -135,8 +132,10 @@ function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: Warn): void
 
 /** What should rather stand on the other side of the retry. */
 function warnOfPlaces(retry: Placed, placed: readonly Placed[], warn: Warn): void {
-  for (const { kind, name, index } of placed) {
-    const isOutside = index < retry.index;
+  const outside = outsideOf(retry, placed);
+  for (const policy of placed) {
+    const { kind, name, copies = 1 } = policy;
+    const isOutside = outside.includes(policy);
     if (kind === 'circuit-breaker' && isOutside) {
       warn(
         'breaker-outside-retry',
@@ -158,7 +157,7 @@ function warnOfPlaces(retry: Placed, placed: readonly Placed[], warn: Warn): voi
     if (kind === 'hedge') {
       warn(
         'retry-and-hedge',
-        `"${retry.name}" and "${name}" multiply: up to ${(retry.attempts ?? 1) * (1 + (placed[index]?.copies ?? 1))} operations for one call; use one of them`,
+        `"${retry.name}" and "${name}" multiply: up to ${(retry.attempts ?? 1) * (1 + copies)} operations for one call; use one of them`,
       );
     }
   }
@@ -167,28 +166,35 @@ function warnOfPlaces(retry: Placed, placed: readonly Placed[], warn: Warn): voi
 /** Times that do not fit each other. */
 function warnOfTimes(placed: readonly Placed[], warn: Warn): void {
   const breaker = placed.find(({ windowMs }) => windowMs !== undefined);
-  const timeout = placed.find(
-    ({ kind, index }) => kind === 'timeout' && breaker !== undefined && index > breaker.index,
-  );
-  if (breaker?.windowMs !== undefined && timeout?.afterMs !== undefined && breaker.windowMs < 2 * timeout.afterMs) {
+  const timeout = insideOf(breaker, placed).find(({ kind }) => kind === 'timeout');
+  if (timeout?.afterMs !== undefined && breaker!.windowMs! < 2 * timeout.afterMs) {
     warn(
       'window-too-short',
-      `"${breaker.name}" looks at ${breaker.windowMs} ms, in which hardly two attempts of ${timeout.afterMs} ms fit; make its window longer`,
+      `"${breaker!.name}" looks at ${breaker!.windowMs} ms, in which hardly two attempts of ${timeout.afterMs} ms fit; make its window longer`,
     );
   }
   const hedge = placed.find(({ kind }) => kind === 'hedge');
-  const end = placed.find(({ kind, index }) => kind === 'deadline' && hedge !== undefined && index < hedge.index);
-  const { copies = 1, delayMs } = hedge ?? {};
-  if (hedge !== undefined && delayMs !== undefined && end?.afterMs !== undefined && copies * delayMs >= end.afterMs) {
+  const end = outsideOf(hedge, placed).find(({ kind }) => kind === 'deadline');
+  const { copies = 1, delayMs = 0 } = hedge ?? {};
+  const lastMs = copies * delayMs;
+  if (end?.afterMs !== undefined && lastMs >= end.afterMs) {
     warn(
       'hedges-exceed-deadline',
-      `${copies} copies ${delayMs} ms apart of "${hedge.name}" begin after ${copies * delayMs} ms; the call ends after ${end.afterMs} ms`,
+      `${copies} copies ${delayMs} ms apart of "${hedge!.name}" begin after ${lastMs} ms; the call ends after ${end.afterMs} ms`,
     );
   }
 }
 
 function place(policies: readonly AnyPolicy[]): readonly Placed[] {
-  return policies.flatMap(({ name, traits }, index) => (traits === undefined ? [] : [{ ...traits, name, index }]));
+  return policies.map(({ name, traits }) => ({ ...traits, name }));
+}
+
+function outsideOf(one: Placed | undefined, placed: readonly Placed[]): readonly Placed[] {
+  return one === undefined ? [] : placed.slice(0, placed.indexOf(one));
+}
+
+function insideOf(one: Placed | undefined, placed: readonly Placed[]): readonly Placed[] {
+  return one === undefined ? [] : placed.slice(placed.indexOf(one) + 1);
 }
 
 function refused(message: string, policies: readonly AnyPolicy[]): OptionsError {

@@ -41,7 +41,8 @@ export class HoldfastError extends Error {
 
   constructor(code: string, message: string, { cause, stack = false }: HoldfastErrorOptions = {}) {
     const limit = Error.stackTraceLimit;
-    const mute = !stack && typeof limit === 'number' && limit !== 0 && setStackLimit(0);
+    const mute = !stack && typeof limit === 'number' && limit !== 0;
+    if (mute) setStackLimit(0);
     super(message, cause === undefined ? undefined : { cause });
     if (mute) setStackLimit(limit);
     brandHoldfastError();
@@ -559,23 +560,19 @@ function brandOnce(prototype: object, family: Family): void {
 }
 
 function familyOf(error: unknown): Family | undefined {
-  if (typeof error !== 'object' || error === null) return undefined;
   try {
-    return (error as { [brand]?: Family })[brand];
+    return (error as { [brand]?: Family } | null | undefined)?.[brand];
   } catch {
     // A revoked proxy, or a getter that throws: anything can be thrown.
     return undefined;
   }
 }
 
-/** Answers false under `--frozen-intrinsics` and in hardened realms, where errors then keep their stacks. */
-function setStackLimit(limit: number): boolean {
+/** Does nothing under `--frozen-intrinsics` and in hardened realms, where errors then keep their stacks. */
+function setStackLimit(limit: number): void {
   try {
     Error.stackTraceLimit = limit;
-    return true;
-  } catch {
-    return false;
-  }
+  } catch {}
 }
 
 function whenOf(afterMs: number | undefined): string {

@@ -84,7 +84,7 @@ describe('an observer', () => {
     stops.shift()?.();
     seen.length = 0;
     await pipeline().execute(() => 1);
-    expect(seen.every((line) => line.startsWith('b'))).toBe(true);
+    expect(seen).toEqual(['b call 1 begins', 'b attempt 1 begins', 'b attempt 1 ends', 'b call 1 ends']);
     stops.shift()?.();
     seen.length = 0;
     await pipeline().execute(() => 1);

@@ -94,22 +94,29 @@ describe('systemClock, on a platform that a test plays', () => {
   /** A clock of its own, whose platform fires timers when it is told to. */
   async function play(startMs = 0, hasTurns = true) {
     let nowMs = startMs;
+    const looks = { atTheTime: 0, timersSet: 0 };
     const armed = new Set<PlatformTimer>();
     let atTurnEnd: (() => void)[] = [];
     vi.stubGlobal('setTimeout', (then: () => void, ms: number) => {
+      looks.timersSet++;
       const timer = { then, atMs: nowMs + ms, keepsAlive: true, unref: () => (timer.keepsAlive = false) };
       armed.add(timer);
       return timer;
     });
     vi.stubGlobal('clearTimeout', (timer: PlatformTimer) => armed.delete(timer));
     vi.stubGlobal('setImmediate', hasTurns ? (task: () => void) => atTurnEnd.push(task) : undefined);
-    vi.stubGlobal('performance', { now: () => nowMs });
+    const now = () => {
+      looks.atTheTime++;
+      return nowMs;
+    };
+    vi.stubGlobal('performance', { now });
     vi.resetModules();
     const { systemClock: clock, callbackTimer: timerOf } = await import('../../src/core/clock.js');
     const fired: string[] = [];
     return {
       clock,
       fired,
+      looks,
       /** A timer that writes down when it fired. */
       timer: (name: string) => timerOf(() => fired.push(`${name} at ${nowMs}`)),
       armed: () => [...armed].map(({ atMs }) => atMs),
@@ -137,13 +144,17 @@ describe('systemClock, on a platform that a test plays', () => {
   const month = 2 ** 31 - 1;
 
   it('arms one timer, for the nearest of all that wait', async () => {
-    const { clock, timer, armed, goTo, fired } = await play();
+    const { clock, timer, armed, goTo, fired, looks } = await play();
     clock.schedule(timer('a'), 60);
     expect(armed()).toEqual([60]);
     clock.schedule(timer('b'), 20);
     expect(armed()).toEqual([20]);
+    const before = { ...looks };
     clock.schedule(timer('c'), 30);
-    expect(armed()).toEqual([20]);
+    const again = timer('again');
+    clock.schedule(again, 20);
+    expect([armed(), looks]).toEqual([[20], before]);
+    clock.cancel(again);
     goTo(25);
     expect(armed()).toEqual([30]);
     goTo(1_000);
@@ -247,6 +258,22 @@ describe('systemClock, on a platform that a test plays', () => {
     expect([armed(), keepsAlive()]).toEqual([[10, 20], true]);
     goTo(30);
     expect(fired).toEqual(['behind at 10', 'before at 20']);
+  });
+
+  it('needs of a platform no more than timers, which may be numbers, and a time', async () => {
+    for (const platform of [undefined, {}, { getBuiltinModule: () => undefined }]) {
+      vi.stubGlobal('process', platform);
+      vi.stubGlobal('performance', { now: () => 7 });
+      vi.stubGlobal('setTimeout', () => 1);
+      vi.resetModules();
+      const { systemClock: clock } = await import('../../src/core/clock.js');
+      vi.stubGlobal('setTimeout', () => 'of fake timers');
+      expect(clock.now()).toBe(7);
+      clock.background!.schedule(
+        callbackTimer(() => {}),
+        10,
+      );
+    }
   });
 
   it('reports what a timer throws as the platform does, and goes on with the others', async () => {

@@ -65,6 +65,11 @@ describe('explain', () => {
     ['retry-and-hedge', [deadline('30s'), budgeted(), hedge({ delay: '1s' }), timeout('2s')]],
     ['window-too-short', [deadline('30s'), circuitBreaker({ window: '3s' }), timeout('2s')]],
     ['hedges-exceed-deadline', [deadline('2s'), hedge({ delay: '1s', max: 2 }), timeout('1s')]],
+    [
+      'hedges-exceed-deadline',
+      [rateLimit({ limit: 1, period: '1s' }), deadline('2s'), hedge({ delay: '1s', max: 2 }), timeout('1s')],
+    ],
+    ['window-too-short', [deadline('30s'), circuitBreaker({ window: '3s' }), bulkhead({ limit: 10 }), timeout('2s')]],
   ])('doubts %s', (code, policies) => {
     expect(doubts(...policies)).toEqual([code]);
   });
@@ -80,16 +85,28 @@ describe('explain', () => {
     ]);
   });
 
+  it('tells when the last copy of a hedge begins', () => {
+    const hedged = pipeline(deadline('2s'), hedge({ delay: '1s', max: 3 }), timeout('1s'));
+    expect(hedged.explain().warnings.map(({ message }) => message)).toEqual([
+      '3 copies 1000 ms apart of "hedge" begin after 3000 ms; the call ends after 2000 ms',
+    ]);
+  });
+
   it('multiplies the attempts of a retry by the copies of a hedge', () => {
     const doubled = pipeline(deadline('30s'), budgeted(), hedge({ delay: '1s', max: 2 }), timeout('2s'));
     expect(doubled.explain().warnings.map(({ message }) => message)).toEqual([
       '"retry" and "hedge" multiply: up to 9 operations for one call; use one of them',
     ]);
+    // A policy that tells nothing of itself changes nothing.
+    const silent: Guard = { name: 'silent', admit: () => ({ settle() {}, release() {} }) };
+    const beside = pipeline(silent, deadline('30s'), budgeted(), hedge({ delay: '1s', max: 2 }), timeout('2s'));
+    expect(beside.explain().warnings).toEqual(doubled.explain().warnings);
   });
 
   it('sees no doubt on the other side: a timeout around a breaker, a hedge around its deadline', () => {
     expect(doubts(timeout('2s'), circuitBreaker({ window: '3s' }))).toEqual([]);
     expect(doubts(hedge({ delay: '1s', max: 2 }), deadline('2s'))).toEqual([]);
+    expect(doubts(timeout('2s'), hedge({ delay: '1s', max: 2 }))).toEqual([]);
     expect(
       doubts(
         fallback(() => 1),
@@ -132,6 +149,7 @@ describe('pipeline', () => {
     expect(() => pipeline(deadline('9s'), deadline('5s'), timeout('5s'))).toThrow(OptionsError);
     expect(() => pipeline(deadline('5s'), timeout('4999ms'))).not.toThrow();
     expect(() => pipeline(timeout('5s'), deadline('5s'))).not.toThrow();
+    expect(() => pipeline(deadline('5s'), deadline('5s'))).not.toThrow();
   });
 
   it('refuses a fallback inside a breaker only, and names the policies that it was given', () => {

@@ -1,5 +1,6 @@
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
+import { messageOf } from '../../src/core/errors.js';
 import {
   AbandonedError,
   BulkheadFullError,
@@ -224,6 +225,8 @@ describe('errors', () => {
     }
     const error = new TooManyError();
     expect([String(error), isRejected(error)]).toEqual(['TooManyError [ERR_TOO_MANY]: no', true]);
+    error.name = 'Renamed';
+    expect([error.name, Reflect.deleteProperty(error, 'name'), error.name]).toEqual(['Renamed', true, 'RejectedError']);
     expect(new RejectedError('ERR_MINE', 'no', { policy: 'mine' }).name).toBe('RejectedError');
   });
 
@@ -259,7 +262,9 @@ describe('errors', () => {
     expect([isAbandoned(timedOut()), isRejected(timedOut()), isHoldfastError(timedOut())]).toEqual([true, false, true]);
     expect([isAbandoned(tooLate()), isRejected(tooLate()), isHoldfastError(tooLate())]).toEqual([false, true, true]);
     const options = new OptionsError('m', { policy: 'p', value: 1, allowed: 'a' });
-    expect([isAbandoned(options), isRejected(options), isHoldfastError(options)]).toEqual([false, false, true]);
+    for (const other of [options, new HoldfastError('ERR_MINE', 'went wrong')]) {
+      expect([isAbandoned(other), isRejected(other), isHoldfastError(other)]).toEqual([false, false, true]);
+    }
   });
 
   it.each([[new Error('x')], [undefined], [null], ['ERR_TIMEOUT'], [{ code: 'ERR_TIMEOUT' }]])(
@@ -281,9 +286,10 @@ describe('errors', () => {
       Object.defineProperty(Error, 'stackTraceLimit', { ...limit, writable: false });
       expect(new TimeoutError({ policy: 'x' }).stack).toContain('errors.test.ts');
       expect(Error.stackTraceLimit).toBe(limit.value);
-      Object.defineProperty(Error, 'stackTraceLimit', { ...limit, value: undefined });
+      Object.defineProperty(Error, 'stackTraceLimit', limit);
+      Reflect.deleteProperty(Error, 'stackTraceLimit');
       expect(new TimeoutError({ policy: 'x' })).toMatchObject({ code: 'ERR_TIMEOUT' });
-      expect(Error.stackTraceLimit).toBeUndefined();
+      expect('stackTraceLimit' in Error).toBe(false);
     } finally {
       Object.defineProperty(Error, 'stackTraceLimit', limit);
     }
@@ -293,5 +299,13 @@ describe('errors', () => {
     class Elsewhere extends Error {}
     Object.defineProperty(Elsewhere.prototype, Symbol.for('holdfast.error'), { value: 'rejected' });
     expect(isRejected(new Elsewhere())).toBe(true);
+  });
+});
+
+describe('messageOf', () => {
+  it('tells what was thrown in words, whatever it was', () => {
+    expect([new Error('why'), 'why', 5, undefined, Object.create(null)].map(messageOf)).toEqual([
+      ...['why', 'why', '5', 'undefined', 'something that cannot be shown'],
+    ]);
   });
 });

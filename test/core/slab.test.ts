@@ -11,6 +11,15 @@ describe('Slab', () => {
       bytes.fill(index + 1);
     }
     for (const [index, bytes] of taken.entries()) expect(bytes.every((byte) => byte === index + 1)).toBe(true);
+    expect(lengths.slice(0, 6).map((_, index) => taken[index]!.buffer.byteLength)).toEqual([
+      ...[8192, 8192, 8192, 8192, 1025, 4000],
+    ]);
     expect(new Set(taken.map(({ buffer }) => buffer)).size).toBeLessThan(8);
+  });
+
+  it('fills a buffer to the last byte', () => {
+    const slab = new Slab();
+    const buffers = Array.from({ length: 9 }, () => slab.take(1024).buffer);
+    expect([new Set(buffers.slice(0, 8)).size, new Set(buffers).size]).toEqual([1, 2]);
   });
 });

@@ -64,14 +64,14 @@ describe('turn clock', () => {
 
   it('takes a read to be one of many only when it is the sixteenth within a millisecond', async () => {
     await turn();
-    let nowMs = systemClock.now() + 1_000;
+    let nowMs = Math.ceil(systemClock.now()) + 1_000;
     vi.spyOn(systemClock, 'now').mockImplementation(() => nowMs);
     clock.now();
     for (let reads = 1; reads < 16; reads++) {
-      nowMs += 0.01;
+      nowMs += 1 / 64;
       expect(clock.now()).toBe(nowMs);
     }
-    nowMs += 1;
+    nowMs = Math.ceil(nowMs);
     for (let reads = 0; reads < 16; reads++) expect(clock.now()).toBe(nowMs);
     nowMs += 0.5;
     expect(clock.now()).toBe(nowMs);
@@ -80,6 +80,27 @@ describe('turn clock', () => {
     expect(clock.now()).toBe(stoodMs);
     await turn();
     expect(clock.now()).toBe(nowMs);
+  });
+
+  it('is exact on a platform that tells nobody when a turn ends', async () => {
+    vi.stubGlobal('process', Object.create(process, { nextTick: { value: undefined } }));
+    vi.resetModules();
+    try {
+      const [fresh, { systemClock: system }] = await Promise.all([
+        import('../../src/core/turn-clock.js'),
+        import('../../src/core/clock.js'),
+      ]);
+      let nowMs = 1;
+      vi.spyOn(system, 'now').mockImplementation(() => nowMs);
+      const exact = fresh.turnClockOf(system);
+      for (let reads = 0; reads < 50; reads++) {
+        nowMs += 1 / 1024;
+        expect(exact.now()).toBe(nowMs);
+      }
+    } finally {
+      vi.unstubAllGlobals();
+      vi.resetModules();
+    }
   });
 
   it('is exact while a test holds back what is to come at the end of a turn', async () => {

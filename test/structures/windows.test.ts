@@ -4,6 +4,8 @@ import { CallWindow } from '../../src/structures/call-window.js';
 import { TimeWindow } from '../../src/structures/time-window.js';
 
 const record = fc.record({ failed: fc.boolean(), slow: fc.boolean(), steps: fc.integer({ min: 0, max: 13 }) });
+/** Long enough to fill a window several times. */
+const manyRecords = fc.array(record, { minLength: 20, maxLength: 80 });
 
 const countsOf = (records: readonly { readonly failed: boolean; readonly slow: boolean }[]) => ({
   calls: records.length,
@@ -14,11 +16,12 @@ const countsOf = (records: readonly { readonly failed: boolean; readonly slow: b
 describe('CallWindow', () => {
   it('counts the last so many calls', () => {
     fc.assert(
-      fc.property(fc.array(record), fc.integer({ min: 1, max: 12 }), (records, capacity) => {
+      fc.property(manyRecords, fc.integer({ min: 1, max: 12 }), (records, capacity) => {
         const window = new CallWindow(capacity);
         for (const { failed, slow } of records) window.record(failed, slow);
         expect(window).toMatchObject(countsOf(records.slice(-capacity)));
       }),
+      { seed: 31 },
     );
   });
 });
@@ -26,16 +29,18 @@ describe('CallWindow', () => {
 describe('TimeWindow', () => {
   it('counts the calls of the last ten epochs', () => {
     fc.assert(
-      fc.property(fc.array(record), fc.nat(1_000), (records, firstEpoch) => {
+      fc.property(manyRecords, fc.nat(1_000), (records, firstEpoch) => {
         const window = new TimeWindow(firstEpoch);
         let epoch = firstEpoch;
-        const dated = records.map((each) => {
-          epoch += each.steps > 10 ? each.steps : Math.floor(each.steps / 4);
+        const dated: { failed: boolean; slow: boolean; epoch: number }[] = [];
+        for (const each of records) {
+          epoch += each.steps > 12 ? each.steps : Math.floor(each.steps / 4);
           window.record(each.failed, each.slow, epoch);
-          return { ...each, epoch };
-        });
-        expect(window).toMatchObject(countsOf(dated.filter((each) => epoch - each.epoch < 10)));
+          dated.push({ ...each, epoch });
+          expect(window).toMatchObject(countsOf(dated.filter((other) => epoch - other.epoch < 10)));
+        }
       }),
+      { seed: 31 },
     );
   });
 

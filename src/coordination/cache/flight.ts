@@ -679,7 +679,10 @@ export class Flight<V, K> {
   }
 
   private async failed(backing: Backing, version: number, known: Known<V> | undefined, error: unknown): Promise<void> {
-    if (this.isAborted && !this.hasTimedOut) {
+    // A get without a loader says nothing about the source either.
+    const { load, loadMany } = this.engine.settings;
+    const hasLoader = (this.start.load ?? load ?? loadMany) !== undefined;
+    if ((this.isAborted && !this.hasTimedOut) || !hasLoader) {
       this.fail(error);
       return this.giveBack(backing, version, known);
     }

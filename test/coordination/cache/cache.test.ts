@@ -51,6 +51,13 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(await after).toBe(2);
   });
 
+  it('says that there is no loader, which keeps nobody from bringing one', async () => {
+    const { users } = setUp({ ...way, load: undefined });
+    await expect(users.get('42')).rejects.toThrow(/has no "load"; give the factory one, or this call/);
+    expect(await users.get('42', { load: () => 5 })).toBe(5);
+    expect(await users.get('42')).toBe(5);
+  });
+
   it('holds at most "max" values, and drops the one that was used least recently, whoever used it', async () => {
     const { users } = setUp({ ...way, max: 3 });
     const { signal } = new AbortController();

@@ -74,7 +74,8 @@ export function warningsOf(policies: readonly AnyPolicy[]): readonly Composition
   for (const [index, inner] of timeouts.entries()) {
     const outer = timeouts[index - 1];
     if (outer === undefined || (inner.afterMs ?? 0) < (outer.afterMs ?? 0)) continue;
-    if (outsideOf(retry, placed).includes(outer)) continue;
+    const outside = outsideOf(retry, placed);
+    if (outside.includes(outer) && !outside.includes(inner)) continue;
     warn(
       'timeout-never-reached',
       `"${inner.name}" (${inner.afterMs} ms) never fires: the timeout around it fires after ${outer.afterMs} ms; leave one out`,

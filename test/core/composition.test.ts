@@ -60,6 +60,7 @@ describe('explain', () => {
     ['timeout-never-reached', [timeout('1s'), timeout('2s')]],
     ['timeout-never-reached', [timeout('1s'), timeout('1s')]],
     ['timeout-never-reached', [deadline('30s'), budgeted(), timeout('1s'), timeout('2s')]],
+    ['timeout-never-reached', [deadline('30s'), timeout('20s'), timeout('25s'), budgeted(), timeout('1s')]],
     ['slot-held-while-waiting', [deadline('30s'), bulkhead({ limit: 10 }), budgeted(), timeout('2s')]],
     ['rate-limit-per-attempt', [deadline('30s'), budgeted(), rateLimit({ limit: 1, period: '1s' }), timeout('2s')]],
     ['retry-and-hedge', [deadline('30s'), budgeted(), hedge({ delay: '1s' }), timeout('2s')]],

@@ -46,10 +46,10 @@ function budget(title: string, names: readonly string[], target: number, max: nu
 
 /**
  * Milliseconds of processor time that `import 'holdfast'` should take, and what the gate lets pass on a busy machine. Nearly all of
- * it is parsing: 390 KB of code. lru-cache, which `memoryStore` needs, is a tenth, and each file costs as much as 15 KB of code.
+ * it is parsing: 410 KB of code. lru-cache, which `memoryStore` needs, is a tenth, and each file costs as much as 15 KB of code.
  */
 export const targetImportMs = 4;
-export const maxImportMs = 50;
+export const maxImportMs = 55;
 
 const checkout = fileURLToPath(new URL('../../', import.meta.url));
 const builtEntry = join(checkout, 'dist', 'index.js');

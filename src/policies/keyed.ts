@@ -138,14 +138,12 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
   }
 
   for(key: string): Kept {
-    const { clock } = this.options;
-    return this.policyOf(this.checkKey(key), (clock ?? systemClock).now(), clock);
+    return this.policyOf(this.checkKey(key), this.options.clock);
   }
 
   handle<T>(call: Call, next: (call: Call) => Promise<T>): Promise<T> {
     try {
-      const { idle } = this.options;
-      const policy = this.policyOf(this.keyOf(call), idle === undefined ? 0 : call.clock.now(), call.clock);
+      const policy = this.policyOf(this.keyOf(call), call.clock);
       return this.runThrough(policy, call, next) as Promise<T>;
     } catch (error) {
       return rejectLater(error);
@@ -164,9 +162,9 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
     this.openMembers--;
   }
 
-  private policyOf(key: string, nowMs: number, clock: Clock | undefined): Kept {
-    const usedMs = Math.floor(nowMs);
-    this.sweep(usedMs);
+  private policyOf(key: string, clock: Clock | undefined): Kept {
+    const { idle } = this.options;
+    const usedMs = idle === undefined ? undefined : this.sweep(idle, clock ?? systemClock);
     const kept = this.policies.use(key, usedMs);
     if (kept !== undefined) return kept;
     const policy = this.factory(key);
@@ -208,11 +206,13 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
     );
   }
 
-  private sweep(nowMs: number): void {
-    const { idle } = this.options;
-    if (idle === undefined || nowMs < this.nextSweepMs) return;
+  /** Forgets what is idle, where it is time to. Answers the time. */
+  private sweep(idle: number, clock: Clock): number {
+    const nowMs = Math.floor(clock.now());
+    if (nowMs < this.nextSweepMs) return nowMs;
     const hasMore = this.policies.sweep(nowMs - idle);
     this.nextSweepMs = hasMore ? nowMs : nowMs + idle / 10;
+    return nowMs;
   }
 
   private runThrough(policy: AnyPolicy, call: Call, next: Next): Promise<unknown> {

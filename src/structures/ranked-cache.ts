@@ -9,17 +9,6 @@
 /** What losing a value costs: nothing, something, much. */
 export type Rank = 0 | 1 | 2;
 
-/** A value and when it was last used, in whole milliseconds. */
-export class Kept<Value> {
-  readonly value: Value;
-  usedMs: number;
-
-  constructor(value: Value, usedMs: number) {
-    this.value = value;
-    this.usedMs = usedMs;
-  }
-}
-
 /** Entries that one sweep looks at, so that no call pays for all. */
 const sweepLimit = 1_000;
 
@@ -30,6 +19,8 @@ export class RankedCache<Value> {
   /** Entries since their last use; then, by rank, those that were passed over when something had to go. */
   private readonly tiers: readonly Tier<Value>[] = [new Tier(), new Tier(), new Tier()];
   private newestKey: string | undefined = undefined;
+  /** When a key was last used. Apart, because what nobody sweeps needs no times: 40 bytes per key. */
+  private readonly usedMs = new Map<string, number>();
 
   constructor(limit: number, rankOf: (value: Value) => Rank, onDrop: (value: Value) => void) {
     this.limit = limit;
@@ -41,17 +32,17 @@ export class RankedCache<Value> {
     return this.tiers.reduce((sum, { entries }) => sum + entries.size, 0);
   }
 
-  /** The value of a key, which counts as a use of it. */
-  use(key: string, nowMs: number): Value | undefined {
+  /** The value of a key, which counts as a use of it; without a time no sweep finds it. */
+  use(key: string, nowMs: number | undefined): Value | undefined {
     for (const { entries } of this.tiers) {
-      const kept = entries.get(key);
-      if (kept === undefined) continue;
-      kept.usedMs = nowMs;
+      const value = entries.get(key);
+      if (value === undefined) continue;
+      if (nowMs !== undefined) this.usedMs.set(key, nowMs);
       if (key !== this.newestKey) {
         entries.delete(key);
-        this.append(key, kept);
+        this.append(key, value);
       }
-      return kept.value;
+      return value;
     }
     return undefined;
   }
@@ -59,13 +50,14 @@ export class RankedCache<Value> {
   /** What was used last, unless it is gone. */
   get newest(): Value | undefined {
     const key = this.newestKey;
-    return key === undefined ? undefined : this.tiers[0]!.entries.get(key)?.value;
+    return key === undefined ? undefined : this.tiers[0]!.entries.get(key);
   }
 
   /** Adds the value of a key that is not there. */
-  add(key: string, value: Value, nowMs: number): void {
+  add(key: string, value: Value, nowMs: number | undefined): void {
     if (this.size >= this.limit) this.evict();
-    this.append(key, new Kept(value, nowMs));
+    if (nowMs !== undefined) this.usedMs.set(key, nowMs);
+    this.append(key, value);
   }
 
   /** Drops what has not been used since `beforeMs`, except what would cost much. Answers whether there may be more of it. */
@@ -74,40 +66,45 @@ export class RankedCache<Value> {
       const isLast = entries === this.tiers[2]!.entries;
       // What is set aside comes to the end of the last tier, which is therefore gone over once.
       let left = isLast ? Math.min(entries.size, sweepLimit) : sweepLimit;
-      for (const [key, kept] of entries) {
-        if (kept.usedMs >= beforeMs) break;
+      for (const [key, value] of entries) {
+        if ((this.usedMs.get(key) ?? beforeMs) >= beforeMs) break;
         if (left-- === 0) return !isLast;
         entries.delete(key);
-        if (this.rankOf(kept.value) === 2) this.tiers[2]!.entries.set(key, kept);
-        else this.onDrop(kept.value);
+        if (this.rankOf(value) === 2) this.tiers[2]!.entries.set(key, value);
+        else this.drop(key, value);
       }
     }
     return false;
   }
 
-  private append(key: string, kept: Kept<Value>): void {
-    this.tiers[0]!.entries.set(key, kept);
+  private append(key: string, value: Value): void {
+    this.tiers[0]!.entries.set(key, value);
     this.newestKey = key;
+  }
+
+  private drop(key: string, value: Value): void {
+    this.usedMs.delete(key);
+    this.onDrop(value);
   }
 
   private evict(): void {
     for (const [index, tier] of this.tiers.entries()) {
       for (let oldest = tier.takeOldest(); oldest !== undefined; oldest = tier.takeOldest()) {
-        const [key, kept] = oldest;
-        const rank = this.rankOf(kept.value);
-        if (rank <= index) return this.onDrop(kept.value);
-        this.tiers[rank]!.entries.set(key, kept);
+        const [key, value] = oldest;
+        const rank = this.rankOf(value);
+        if (rank <= index) return this.drop(key, value);
+        this.tiers[rank]!.entries.set(key, value);
       }
     }
   }
 }
 
 class Tier<Value> {
-  readonly entries = new Map<string, Kept<Value>>();
+  readonly entries = new Map<string, Value>();
   /** Goes on where it stopped: a new iterator would step over all that was deleted before, each time. */
-  private cursor: MapIterator<[string, Kept<Value>]> | undefined = undefined;
+  private cursor: MapIterator<[string, Value]> | undefined = undefined;
 
-  takeOldest(): [string, Kept<Value>] | undefined {
+  takeOldest(): [string, Value] | undefined {
     this.cursor ??= this.entries.entries();
     let step = this.cursor.next();
     if (step.done) {

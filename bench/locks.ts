@@ -132,7 +132,9 @@ async function child(name: string, port: number, callers: number, seconds: numbe
   const calls = Array.from({ length: callers }, call);
   await sleep(seconds * 1_000);
   isOver = true;
-  process.send!({ waitsMs, requests: connections.sent() - before } satisfies Told);
+  const told: Told = { waitsMs, requests: connections.sent() - before };
+  // All of it must be out before the process ends.
+  await new Promise((resolve) => process.send!(told, resolve));
   // Those who wait still have to go, or others would wait for them.
   await Promise.race([Promise.all(calls), sleep(5_000)]);
   process.exit();

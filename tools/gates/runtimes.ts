@@ -73,13 +73,15 @@ export async function provide(runtime: Runtime): Promise<string | undefined> {
   const program = join(folder, 'node_modules', runtime.package, runtime.program);
   if (existsSync(program)) return program;
   await mkdir(cacheFolder, { recursive: true });
-  // Only the rename makes it visible, so that nobody ever sees half an engine.
-  const staging = await mkdtemp(join(cacheFolder, 'staging-'));
-  try {
-    await install(`${runtime.package}@${runtime.version}`, staging);
-    await rename(staging, folder);
-  } catch {
-    await rm(staging, { recursive: true, force: true });
+  for (let tries = 0; tries < 2 && !existsSync(program); tries++) {
+    // Only the rename makes it visible, so that nobody ever sees half an engine.
+    const staging = await mkdtemp(join(cacheFolder, 'staging-'));
+    try {
+      await install(`${runtime.package}@${runtime.version}`, staging);
+      await rename(staging, folder);
+    } catch {
+      await rm(staging, { recursive: true, force: true });
+    }
   }
   return existsSync(program) ? program : undefined;
 }
@@ -90,7 +92,8 @@ async function install(specifier: string, folder: string): Promise<void> {
   await promisify(execFile)('npm', ['install', ...aside, ...quick, specifier], {
     cwd: folder,
     shell: isWindows,
-    timeout: 120_000,
+    // An npm that waits for a registry that does not answer lets itself not be asked.
+    ...{ timeout: 90_000, killSignal: 'SIGKILL' },
   });
 }
 

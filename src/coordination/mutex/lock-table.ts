@@ -275,7 +275,7 @@ export class LockTable {
   /** Does by one write what all of them want, but for those that must have one of their own: they are answered. */
   private async changeTogether(batch: readonly Request[]): Promise<readonly Request[]> {
     let requests = batch;
-    let seen = newestOf(requests, isShared(this.last) ? this.last : nothing);
+    let seen = newestOf(requests, isShared(this.last) ? this.judged(this.last) : nothing);
     // The owner of a seat may go by what he has seen of it; what somebody else wrote must be so by now to tell anybody anything.
     let isFresh = requests.length === 1 && requests[0]!.from === seen;
     for (let tries = 1; tries <= mostTries; tries++) {
@@ -344,14 +344,16 @@ export class LockTable {
     return new StoreError({ store: 'lock', operation: 'write', reason: 'busy', applied: 'no', detail });
   }
 
-  /** Without those who have not renewed for as long as their lease, by the clock of this process: a record that is rewritten all the time ages slowly. */
   private read(entry: Entry | undefined): Seen {
-    if (entry === undefined) {
-      this.seenSince = undefined;
-      return nothing;
-    }
-    const { version, record } = readRecord(this.key, entry);
-    if (record.holders.length < 2 && this.seenSince === undefined) return { version, record };
+    if (entry !== undefined) return this.judged(readRecord(this.key, entry));
+    this.seenSince = undefined;
+    return nothing;
+  }
+
+  /** Without those who have not renewed for as long as their lease, by the clock of this process: a record that is rewritten all the time ages slowly. */
+  private judged(seen: Seen): Seen {
+    const { version, record } = seen;
+    if (record.holders.length < 2 && this.seenSince === undefined) return seen;
     this.seenSince ??= new Map();
     const { seenSince } = this;
     const nowMs = this.settings.clock.now();
@@ -365,7 +367,7 @@ export class LockTable {
       const owners = new Set(record.holders.map(({ owner }) => owner));
       for (const owner of seenSince.keys()) if (!owners.has(owner)) seenSince.delete(owner);
     }
-    return { version, record: { ...record, holders: alive } };
+    return alive.length === record.holders.length ? seen : { version, record: { ...record, holders: alive } };
   }
 }
 

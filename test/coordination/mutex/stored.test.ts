@@ -658,6 +658,22 @@ describe('semaphore with a store', () => {
     expect([inside, most]).toEqual([0, 3]);
   });
 
+  it('frees it also where only one of the others comes and goes, who never has to look', async () => {
+    const clock = virtualClock();
+    const { store, inner } = unsteady(clock);
+    const dead = unsteady(clock, { inner });
+    await permitsOf(clock, dead.store, 3).acquire('key');
+    dead.state.fate = () => 'hung';
+    const others = permitsOf(clock, store, 3);
+    const lasting = await others.acquire('key');
+    for (let passedMs = 0; passedMs < 10_000; passedMs += 100) {
+      await (await others.tryAcquire('key'))!.release();
+      await clock.advance(100);
+    }
+    const [second, third] = [await others.tryAcquire('key'), await others.tryAcquire('key')];
+    expect([lasting.held(), second?.held(), third?.held()]).toEqual([true, true, true]);
+  });
+
   it('frees the permit of an owner that is heard of no more, however often others come and go', async () => {
     const clock = virtualClock();
     const { store, inner } = unsteady(clock);

@@ -3,7 +3,7 @@
  *
  * Promise: with a signal that calls share, such as that of a shutdown, to come and to go costs the same for the ten-thousandth as for the
  * first, while the signal itself searches its listeners one by one, and Node 20 warns of more than ten; when all have gone it holds
- * no listener. What is seen once, such as the signal of a request, pays nothing for that.
+ * no listener. What is seen once, such as the signal of a request, has a listener of its own.
  */
 
 /** Who listens to a signal that calls share. */

@@ -9,6 +9,7 @@ import { type Clock, callbackTimer } from '../../core/clock.js';
 import { InDoubtError, StoreError } from '../../core/errors.js';
 import { knownOf } from '../../core/known.js';
 import type { Refused, Written } from '../../stores/store.js';
+import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
 import { defaultMarginMs, type Instant, LeaseKeeper, safeLeaseMs } from '../lease.js';
 import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
@@ -83,7 +84,7 @@ const shortestPauseMs = 5;
 const longestPauseMs = 1_000;
 
 /** What handlers use is bound, so that they may take it apart: `({ phase, downstreamKey }) => ...`. */
-export class Attempt implements AdapterHandle {
+export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   readonly key: string;
   readonly operation: string;
   readonly keyHash: string;
@@ -95,10 +96,10 @@ export class Attempt implements AdapterHandle {
   private version: number;
   private readonly sent: Instant;
   private keeper: LeaseKeeper | undefined = undefined;
-  /** Its place among those that are young. */
+  /** Whether it is among those that are young. */
   isYoung = false;
-  before: Attempt | undefined = undefined;
-  behind: Attempt | undefined = undefined;
+  previousInQueue: Attempt | undefined = undefined;
+  nextInQueue: Attempt | undefined = undefined;
   private nextPhase = 0;
   private isInPhase = false;
   private isOver = false;
@@ -438,9 +439,8 @@ function isLarge({ result }: IdempotencyRecord): boolean {
 
 /** Attempts that need no renewal yet: one timer for all, since most end before, and a timer for each would cost more than they do. */
 export class YoungAttempts {
-  /** The ends of a list that the attempts themselves are, in the order in which they came. */
-  private first: Attempt | undefined = undefined;
-  private last: Attempt | undefined = undefined;
+  /** In the order in which they came. */
+  private readonly attempts = new LinkedQueue<Attempt>();
   private readonly clock: Clock;
   private readonly youngMs: number;
   private isTimed = false;
@@ -454,10 +454,7 @@ export class YoungAttempts {
 
   add(attempt: Attempt): void {
     attempt.isYoung = true;
-    attempt.before = this.last;
-    if (this.last === undefined) this.first = attempt;
-    else this.last.behind = attempt;
-    this.last = attempt;
+    this.attempts.add(attempt);
     if (this.isTimed) return;
     this.isTimed = true;
     this.clock.schedule(this.timer, attempt.acquiredMs + this.youngMs);
@@ -466,29 +463,23 @@ export class YoungAttempts {
   /** The timer stays: to take it back, and set it again for the next, would cost more than to let it find nothing. */
   delete(attempt: Attempt): void {
     if (!attempt.isYoung) return;
-    const { before, behind } = attempt;
-    if (before === undefined) this.first = behind;
-    else before.behind = behind;
-    if (behind === undefined) this.last = before;
-    else behind.before = before;
-    attempt.before = undefined;
-    attempt.behind = undefined;
     attempt.isYoung = false;
+    this.attempts.remove(attempt);
   }
 
   /** The first that is young ends the search. */
   private age(): void {
     this.isTimed = false;
     const nowMs = this.clock.now();
-    while (this.first !== undefined) {
-      const atMs = this.first.acquiredMs + this.youngMs;
+    for (let { first } = this.attempts; first !== undefined; { first } = this.attempts) {
+      const atMs = first.acquiredMs + this.youngMs;
       if (atMs > nowMs) {
         this.isTimed = true;
         this.clock.schedule(this.timer, atMs);
         return;
       }
       // It takes itself out.
-      void this.first.lease;
+      void first.lease;
     }
   }
 }

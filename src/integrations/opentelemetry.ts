@@ -9,6 +9,7 @@
 import { type CallObserver, observeCalls } from '../core/ambient.js';
 import type { Call } from '../core/call.js';
 import { isHoldfastError } from '../core/errors.js';
+import { hearEvents, type IdempotencyOutcome } from '../core/events.js';
 import { checkOptions, type Field, having, integer, optional, withDefault } from '../core/options.js';
 import type { Outcome } from '../core/outcome.js';
 import type { Policy } from '../core/policy.js';
@@ -37,6 +38,13 @@ export interface OpenTelemetrySpan {
   setAttribute(name: string, value: string | number): unknown;
   setStatus(status: { code: number }): unknown;
   end(): void;
+}
+
+/** What is used of the span that is active. */
+export interface OpenTelemetryActiveSpan {
+  isRecording(): boolean;
+  setAttribute(name: string, value: string | number): unknown;
+  addLink(link: { context: { traceId: string; spanId: string; traceFlags: number; isRemote: boolean } }): unknown;
 }
 
 /** What is used of a tracer. */
@@ -74,6 +82,7 @@ export interface OpenTelemetryApi<Context> {
     getTracer(name: string, version: string): OpenTelemetryTracer<Context>;
     // biome-ignore lint/suspicious/noExplicitAny: a span of the API has more members than are used here.
     setSpan(context: Context, span: any): Context;
+    getActiveSpan(): OpenTelemetryActiveSpan | undefined;
   };
   readonly metrics: { getMeter(name: string, version: string): OpenTelemetryMeter };
 }
@@ -93,6 +102,8 @@ export interface OpenTelemetryOptions<Context> {
 }
 
 const scope = 'holdfast';
+/** What the renewal of a lease may tell: the span that is active then may be that of any call. */
+const toldByTimers: ReadonlySet<IdempotencyOutcome> = new Set<IdempotencyOutcome>(['lost', 'store-error']);
 const buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 /** `SpanStatusCode.ERROR`. */
 const failedStatus = { code: 2 };
@@ -131,7 +142,7 @@ export function instrument<Context>(options: OpenTelemetryOptions<Context>): Ins
   const stops: (() => void)[] = [];
   if (signals.includes('traces')) {
     const tracer = checked.tracer ?? api.trace.getTracer(scope, contractVersion);
-    stops.push(observeCalls(new SpanObserver(api, tracer, names)));
+    stops.push(observeCalls(new SpanObserver(api, tracer, names)), traceIdempotency(api));
   }
   if (signals.includes('metrics')) {
     stops.push(measureWith(checked.meter ?? api.metrics.getMeter(scope, contractVersion), names, watched));
@@ -195,6 +206,24 @@ class SpanObserver<Context> implements CallObserver {
   }
 }
 
+/**
+ * Says on the span that is active, as an instrumentation of HTTP makes it for a request, what became of its idempotency key;
+ * a replay and a takeover link to the trace of the attempt that ran before.
+ */
+function traceIdempotency<Context>({ trace }: OpenTelemetryApi<Context>): () => void {
+  return hearEvents('opentelemetry', (event) => {
+    if (event.type !== 'idempotency' || toldByTimers.has(event.outcome)) return;
+    const span = trace.getActiveSpan();
+    if (span?.isRecording() !== true) return;
+    span.setAttribute('holdfast.idempotency.outcome', event.outcome);
+    span.setAttribute('holdfast.idempotency.key_hash', event.keyHash);
+    if (event.attempt !== undefined) span.setAttribute('holdfast.idempotency.attempt', event.attempt);
+    const [, traceId, spanId, flags] = /^00-([\da-f]{32})-([\da-f]{16})-([\da-f]{2})$/.exec(event.trace ?? '') ?? [];
+    if (traceId === undefined || spanId === undefined || flags === undefined) return;
+    span.addLink({ context: { traceId, spanId, traceFlags: Number.parseInt(flags, 16), isRemote: true } });
+  });
+}
+
 function endSpan(span: OpenTelemetrySpan, outcome: Outcome, call: Call): void {
   span.setAttribute('holdfast.outcome', outcomeWord(outcome, call));
   if (!outcome.ok) {
@@ -219,7 +248,7 @@ function measureWith(meter: OpenTelemetryMeter, names: Names, watched: Watched):
       const counter = meter.createCounter(metric.name, described);
       adds.set(id, (value, attributes) => counter.add(value, attributes));
     } else if (metric.kind === 'histogram') {
-      const advice = { explicitBucketBoundaries: buckets };
+      const advice = { explicitBucketBoundaries: [...(metric.buckets ?? buckets)] };
       const histogram = meter.createHistogram(metric.name, { ...described, advice });
       adds.set(id, (value, attributes) => histogram.record(value, attributes));
     } else {

@@ -102,7 +102,7 @@ export function instrument<Registry extends PrometheusRegistry>(options: Prometh
       };
       if (metric.kind === 'counter') counters.set(id, new client.Counter(settings));
       else if (metric.kind === 'histogram')
-        histograms.set(id, new client.Histogram({ ...settings, buckets: [...buckets] }));
+        histograms.set(id, new client.Histogram({ ...settings, buckets: [...(metric.buckets ?? buckets)] }));
       else {
         const gauge = new client.Gauge({
           ...settings,

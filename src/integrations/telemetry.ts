@@ -27,6 +27,8 @@ export interface Metric {
   readonly unit: string;
   readonly help: string;
   readonly labels: readonly Label[];
+  /** Upper bounds of a histogram's buckets in seconds, where those for calls would tell nothing. */
+  readonly buckets?: readonly number[];
 }
 
 type Kind = Metric['kind'];
@@ -75,6 +77,14 @@ export const metrics = {
     'source',
   ),
   cacheLoads: metric('counter', 'cache.loads', '{load}', 'Loads of a cache that have ended', 'policy', 'outcome'),
+  cacheLoadDuration: metric(
+    'histogram',
+    'cache.load.duration',
+    's',
+    'Loads of a cache, from the loader’s call to its end',
+    'policy',
+    'outcome',
+  ),
   cacheWarnings: metric('counter', 'cache.warnings', '{warning}', 'What a cache warned of', 'policy', 'reason'),
   idempotentOperations: metric(
     'counter',
@@ -84,7 +94,21 @@ export const metrics = {
     'policy',
     'outcome',
   ),
+  idempotencyDuration: metric(
+    'histogram',
+    'idempotency.duration',
+    's',
+    'What idempotency keys took to begin, to end or to wait, whichever the outcome is about',
+    'policy',
+    'outcome',
+  ),
+  replayAge: {
+    ...metric('histogram', 'idempotency.replay.age', 's', 'How long ago the result of a replay was stored', 'policy'),
+    buckets: [0.1, 1, 10, 60, 600, 3_600, 21_600, 86_400, 604_800],
+  },
   locks: metric('counter', 'locks', '{lock}', 'What became of locks and permits', 'policy', 'outcome'),
+  lockWait: metric('histogram', 'locks.wait', 's', 'Waits for a lock or permit', 'policy', 'outcome'),
+  lockHeld: metric('histogram', 'locks.held', 's', 'Locks and permits held, until given back', 'policy'),
   hookFailures: metric('counter', 'hook_failures', '{failure}', 'Hooks that threw', 'policy', 'reason'),
   circuits: metric('gauge', 'circuits', '{circuit}', 'Circuits in a state', 'policy', 'state'),
   running: metric('gauge', 'running', '{call}', 'Calls that hold a slot', 'policy'),
@@ -100,44 +124,63 @@ export type MetricId = keyof typeof metrics;
 
 type EventOf<Type> = Extract<HoldfastEvent, { readonly type: Type }>;
 
-/** What an event counts for: a metric, and the value of its second label where it has one. Undefined: nothing. */
-type Count = readonly [metric: MetricId, second?: string] | undefined;
+/** What an event is measured by: a metric, the value of its second label where it has one, and of a histogram the milliseconds. */
+type Measure = readonly [metric: MetricId, second?: string | undefined, durationMs?: number | undefined];
 
 /** One line per event. */
-const counts: { readonly [Type in HoldfastEvent['type']]: (event: EventOf<Type>) => Count } = {
-  retry: () => ['retries'],
-  'retry-succeeded': () => ['retriesSucceeded'],
-  'retry-stopped': ({ stoppedBy }) => ['retriesStopped', stoppedBy],
-  timeout: () => ['timeouts', 'attempt'],
-  'deadline-exceeded': () => ['timeouts', 'call'],
-  'deadline-too-short': () => ['rejections', 'deadline-too-short'],
-  fallback: () => ['fallbacks'],
-  'bulkhead-full': ({ reason }) => ['rejections', `bulkhead-${reason}`],
-  'limit-changed': () => undefined,
-  'rate-limited': () => ['rejections', 'rate-limited'],
-  throttled: () => ['rejections', 'throttled'],
-  shed: () => ['rejections', 'shed'],
-  hedge: ({ because }) => ['hedges', because],
-  'hedge-won': () => ['hedgesWon'],
-  'hedge-skipped': ({ reason }) => ['hedgesSkipped', reason],
-  'hedge-failed': () => ['hedgesFailed'],
-  'flight-shared': () => ['flightsShared'],
-  paced: ({ refused }) => (refused ? ['rejections', 'paced'] : ['paced']),
-  reconnected: () => ['reconnects'],
-  'circuit-changed': ({ to }) => ['transitions', to],
-  'circuit-refused': ({ shadow }) => (shadow ? undefined : ['rejections', 'circuit-open']),
-  'circuit-kept-closed': () => ['keptClosed'],
-  'circuit-not-restored': () => ['notRestored'],
-  'cache-get': ({ source }) => ['cacheGets', source],
-  'cache-load': ({ outcome }) => ['cacheLoads', outcome.ok ? 'success' : 'failure'],
-  'cache-warning': ({ reason }) => ['cacheWarnings', reason],
-  idempotency: ({ outcome }) => ['idempotentOperations', outcome],
-  'lock-acquired': () => ['locks', 'acquired'],
-  'lock-unavailable': ({ reason }) => ['locks', `unavailable-${reason}`],
-  'lock-lost': ({ reason }) => ['locks', `lost-${reason}`],
-  'lock-released': ({ result }) => ['locks', result === 'released' ? 'released' : `release-${result}`],
-  'lock-force-released': () => ['locks', 'force-released'],
-  'hook-failed': ({ hook }) => ['hookFailures', hook],
+const measures: { readonly [Type in HoldfastEvent['type']]: (event: EventOf<Type>) => readonly Measure[] } = {
+  retry: () => [['retries']],
+  'retry-succeeded': () => [['retriesSucceeded']],
+  'retry-stopped': ({ stoppedBy }) => [['retriesStopped', stoppedBy]],
+  timeout: () => [['timeouts', 'attempt']],
+  'deadline-exceeded': () => [['timeouts', 'call']],
+  'deadline-too-short': () => [['rejections', 'deadline-too-short']],
+  fallback: () => [['fallbacks']],
+  'bulkhead-full': ({ reason }) => [['rejections', `bulkhead-${reason}`]],
+  'limit-changed': () => [],
+  'rate-limited': () => [['rejections', 'rate-limited']],
+  throttled: () => [['rejections', 'throttled']],
+  shed: () => [['rejections', 'shed']],
+  hedge: ({ because }) => [['hedges', because]],
+  'hedge-won': () => [['hedgesWon']],
+  'hedge-skipped': ({ reason }) => [['hedgesSkipped', reason]],
+  'hedge-failed': () => [['hedgesFailed']],
+  'flight-shared': () => [['flightsShared']],
+  paced: ({ refused }) => [refused ? ['rejections', 'paced'] : ['paced']],
+  reconnected: () => [['reconnects']],
+  'circuit-changed': ({ to }) => [['transitions', to]],
+  'circuit-refused': ({ shadow }) => (shadow ? [] : [['rejections', 'circuit-open']]),
+  'circuit-kept-closed': () => [['keptClosed']],
+  'circuit-not-restored': () => [['notRestored']],
+  'cache-get': ({ source }) => [['cacheGets', source]],
+  'cache-load': ({ outcome: { ok }, durationMs }) => {
+    const outcome = ok ? 'success' : 'failure';
+    return [
+      ['cacheLoads', outcome],
+      ['cacheLoadDuration', outcome, durationMs],
+    ];
+  },
+  'cache-warning': ({ reason }) => [['cacheWarnings', reason]],
+  idempotency: ({ outcome, durationMs, ageMs }) => [
+    ['idempotentOperations', outcome],
+    ['idempotencyDuration', outcome, durationMs],
+    ['replayAge', undefined, ageMs],
+  ],
+  'lock-acquired': ({ waitedMs }) => [
+    ['locks', 'acquired'],
+    ['lockWait', 'acquired', waitedMs],
+  ],
+  'lock-unavailable': ({ reason, waitedMs }) => [
+    ['locks', `unavailable-${reason}`],
+    ['lockWait', `unavailable-${reason}`, waitedMs],
+  ],
+  'lock-lost': ({ reason }) => [['locks', `lost-${reason}`]],
+  'lock-released': ({ result, heldMs }) => [
+    ['locks', result === 'released' ? 'released' : `release-${result}`],
+    ['lockHeld', undefined, heldMs],
+  ],
+  'lock-force-released': () => [['locks', 'force-released']],
+  'hook-failed': ({ hook }) => [['hookFailures', hook]],
 };
 
 /** Where measurements go. `labels` are in the order of the metric's. */
@@ -194,12 +237,14 @@ export class Names {
 /** Lets the sink have what is measured; answers how to stop that. */
 export function measure(name: string, sink: Sink, names: Names): () => void {
   const stopHearing = hearEvents(name, (event) => {
-    const count = Object.hasOwn(counts, event.type)
-      ? (counts[event.type] as (event: HoldfastEvent) => Count)(event)
-      : undefined;
-    if (count === undefined) return;
-    const [metric, second] = count;
-    sink.count(metric, second === undefined ? [names.of(event.name)] : [names.of(event.name), second]);
+    if (!Object.hasOwn(measures, event.type)) return;
+    for (const [id, second, durationMs] of (measures[event.type] as (event: HoldfastEvent) => readonly Measure[])(
+      event,
+    )) {
+      const labels = second === undefined ? [names.of(event.name)] : [names.of(event.name), second];
+      if (metrics[id].kind === 'counter') sink.count(id, labels);
+      else if (durationMs !== undefined) sink.observe(id, labels, durationMs / 1_000);
+    }
   });
   const stopObserving = observeCalls(new DurationObserver(sink, names));
   return () => {

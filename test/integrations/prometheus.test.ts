@@ -45,6 +45,12 @@ async function samples(name: string): Promise<Record<string, number>> {
 }
 
 const by = <const Type>(type: Type) => ({ type, name: 'payments' });
+const lock = <const Type extends string>(what: Type) => ({ ...by(`lock-${what}` as const), key: 'stock' });
+const key = {
+  ...by('idempotency'),
+  ...{ operation: 'POST /orders', keyHash: 'hash', attempt: 1, trace: undefined, error: undefined },
+  ...{ durationMs: undefined, ageMs: undefined },
+};
 const failed = { error: new Error('down') };
 const down = () => Promise.reject(new Error('connection refused: secret-host'));
 
@@ -144,6 +150,48 @@ describe('instrument of holdfast/prometheus', () => {
     begin();
     channel('holdfast').publish(event);
     expect(await samples(`holdfast_${metric}_total`)).toEqual({ [`policy="payments"${labels}`]: 1 });
+  });
+
+  it.each<[HoldfastEvent, string, string, number]>([
+    [
+      { ...key, outcome: 'replayed', durationMs: 250, ageMs: 90_000 },
+      'idempotency_duration',
+      ',outcome="replayed"',
+      0.25,
+    ],
+    [{ ...key, outcome: 'replayed', durationMs: 250, ageMs: 90_000 }, 'idempotency_replay_age', '', 90],
+    [{ ...lock('acquired'), fence: 1, waitedMs: 500 }, 'locks_wait', ',outcome="acquired"', 0.5],
+    [
+      { ...lock('unavailable'), reason: 'waited', waitedMs: 500, error: undefined },
+      'locks_wait',
+      ',outcome="unavailable-waited"',
+      0.5,
+    ],
+    [{ ...lock('released'), fence: 1, heldMs: 750, result: 'released' }, 'locks_held', '', 0.75],
+    [
+      { ...by('cache-load'), key: 'k', durationMs: 125, isBackground: false, outcome: { ok: true, value: undefined } },
+      'cache_load_duration',
+      ',outcome="success"',
+      0.125,
+    ],
+  ])('measures %o', async (event, metric, labels, seconds) => {
+    begin();
+    channel('holdfast').publish(event);
+    expect(await samples(`holdfast_${metric}_seconds_sum`)).toEqual({ [`policy="payments"${labels}`]: seconds });
+  });
+
+  it('measures no time where an event has none, and ages of replays up to a week', async () => {
+    begin();
+    channel('holdfast').publish({ ...key, outcome: 'sealed' });
+    channel('holdfast').publish({ ...key, outcome: 'replayed', ageMs: 2 * 86_400_000 });
+    expect(await samples('holdfast_idempotency_operations_total')).toMatchObject({
+      'policy="payments",outcome="sealed"': 1,
+    });
+    expect(await samples('holdfast_idempotency_duration_seconds_count')).toEqual({});
+    expect(await samples('holdfast_idempotency_replay_age_seconds_bucket')).toMatchObject({
+      'le="86400",policy="payments"': 0,
+      'le="604800",policy="payments"': 1,
+    });
   });
 
   it('counts nothing where a shadow would have refused', async () => {

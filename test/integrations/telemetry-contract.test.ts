@@ -7,6 +7,9 @@ import { contractVersion, metrics } from '../../src/integrations/telemetry.js';
 import { metricNames } from '../../tools/gates/telemetry.ts';
 
 const page = readFileSync(new URL('../../docs/telemetry.md', import.meta.url), 'utf8');
+const spanAttributes = ['pipeline', 'outcome', 'attempts', 'attempt'].concat(
+  ['outcome', 'attempt', 'key_hash'].map((word) => `idempotency.${word}`),
+);
 const documented = metricNames(page);
 
 describe('docs/telemetry.md', () => {
@@ -37,7 +40,7 @@ describe('docs/telemetry.md', () => {
   });
 
   it('names the attributes of spans', () => {
-    for (const name of ['pipeline', 'outcome', 'attempts', 'attempt'].map((word) => `holdfast.${word}`)) {
+    for (const name of spanAttributes.map((word) => `holdfast.${word}`)) {
       expect(page).toContain(`| \`${name}\` |`);
     }
     for (const name of ['http.request.resend_count', 'error.type']) expect(page).toContain(`| \`${name}\` |`);

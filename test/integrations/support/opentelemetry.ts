@@ -1,9 +1,20 @@
 /** What holdfast/opentelemetry promises, for whichever generation of the SDK. */
+import { channel } from 'node:diagnostics_channel';
 import { afterAll, beforeEach, describe, expect, it } from 'vitest';
 import { callObserver } from '../../../src/core/ambient.js';
-import { circuitBreaker, constant, deadline, hedge, pipeline, retry, timeout } from '../../../src/index.js';
+import {
+  circuitBreaker,
+  constant,
+  deadline,
+  hedge,
+  memoryStore,
+  pipeline,
+  retry,
+  timeout,
+} from '../../../src/index.js';
 import { instrument, type OpenTelemetryApi } from '../../../src/integrations/opentelemetry.js';
 import { metrics } from '../../../src/integrations/telemetry.js';
+import { idempotency } from '../../../src/server/web.js';
 import { virtualClock } from '../../../src/testing/index.js';
 
 /** A span that has ended, as both generations show it. */
@@ -11,6 +22,7 @@ export interface EndedSpan {
   readonly name: string;
   readonly attributes: Readonly<Record<string, unknown>>;
   readonly status: { readonly code: number };
+  readonly links: readonly { readonly context: { readonly traceId: string; readonly spanId: string } }[];
   readonly parentSpanContext?: { readonly spanId: string } | undefined;
   readonly instrumentationScope: { readonly name: string; readonly version?: string | undefined };
   spanContext(): { readonly spanId: string; readonly traceId: string };
@@ -124,6 +136,39 @@ export function promises<Context>(name: string, start: () => Sdk<Context>): void
       expect(attempts).toContainEqual(
         expect.objectContaining({ 'holdfast.attempt': 2, 'http.request.resend_count': 1 }),
       );
+    });
+
+    it('says on the active span what became of an idempotency key, and links a replay to the trace that ran', async () => {
+      const once = idempotency({ store: memoryStore(), scope: () => 'all' });
+      const handler = once(async () => new Response('paid'));
+      const calls = pipeline(timeout({ name: 'request', after: '1m', clock: virtualClock() }));
+      const ask = (traceparent: string) => {
+        const headers = { 'idempotency-key': 'secret-key', traceparent };
+        return calls.execute(() => handler(new Request('http://shop.example/', { method: 'POST', headers })));
+      };
+      const first = { traceId: '0af7651916cd43dd8448eb211c80319c', spanId: 'b7ad6b7169203331' };
+      await ask(`00-${first.traceId}-${first.spanId}-01`);
+      await ask('00-11111111111111111111111111111111-2222222222222222-01');
+      const [ran, replayed] = sdk.spans().filter(({ name }) => name === 'request attempt');
+      expect(ran?.attributes).toMatchObject({
+        'holdfast.idempotency.outcome': 'executed',
+        'holdfast.idempotency.attempt': 1,
+      });
+      expect(ran?.links).toEqual([]);
+      expect(replayed?.attributes).toMatchObject({ 'holdfast.idempotency.outcome': 'replayed' });
+      expect(replayed?.links).toMatchObject([{ context: { ...first, traceFlags: 1, isRemote: true } }]);
+      const hash = ran?.attributes['holdfast.idempotency.key_hash'];
+      expect(hash).toMatch(/^[\w-]{16,}$/);
+      expect(replayed?.attributes['holdfast.idempotency.key_hash']).toBe(hash);
+      expect(JSON.stringify([ran?.attributes, replayed?.attributes])).not.toContain('secret');
+    });
+
+    it('leaves the active span alone when a lease is lost by a timer', () => {
+      const event = { type: 'idempotency', name: 'orders', operation: 'POST /orders', keyHash: 'hash', attempt: 1 };
+      const calls = pipeline(timeout({ name: 'other', after: '1m', clock: virtualClock() }));
+      return calls
+        .execute(() => channel('holdfast').publish({ ...event, outcome: 'lost' }))
+        .then(() => expect(flat(sdk.spans())[0]).not.toHaveProperty(['holdfast.idempotency.outcome']));
     });
 
     it('measures with the same names and labels, in seconds', async () => {

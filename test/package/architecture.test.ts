@@ -2,7 +2,7 @@
 import { globSync, readFileSync } from 'node:fs';
 import { sep } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type Rule, violations } from '../../tools/gates/architecture.ts';
+import { mayImport, type Rule, violations } from '../../tools/gates/architecture.ts';
 
 const files = globSync('src/**/*.ts').map((file) => file.split(sep).join('/'));
 const sources = new Map(files.map((file) => [file, readFileSync(file, 'utf8')]));
@@ -14,6 +14,16 @@ describe('the imports of src', () => {
 
   it('run one way', () => {
     expect(violations(sources).map(({ message }) => message)).toEqual([]);
+  });
+});
+
+describe('CONTRIBUTING.md', () => {
+  it('says of each folder what it may import, as the rules do', () => {
+    const rows = readFileSync('CONTRIBUTING.md', 'utf8').matchAll(/^\| `src\/(\w+)` \|.*\| (.*) \|$/gm);
+    const told = Array.from(rows, ([, folder, imports]) => [folder, imports!.replaceAll('`', '').split(', ').sort()]);
+    const { index: _, ...folders } = mayImport;
+    const rules = Object.entries(folders).map(([folder, imports]) => [folder, imports.toSorted()]);
+    expect(Object.fromEntries(told)).toEqual({ ...Object.fromEntries(rules), cli: ['anything'] });
   });
 });
 

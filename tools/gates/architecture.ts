@@ -9,7 +9,7 @@ import { posix } from 'node:path';
 import ts from 'typescript';
 
 /** Where a file of `src` lives, and what it may import. A name is a folder, or one file without its extension. */
-const mayImport: Readonly<Record<string, readonly string[]>> = {
+export const mayImport: Readonly<Record<string, readonly string[]>> = {
   core: ['core', 'structures'],
   structures: ['structures'],
   policies: ['policies', 'core', 'structures'],

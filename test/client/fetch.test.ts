@@ -179,6 +179,22 @@ describe('createFetch', () => {
     expect([breaker.state, stops, server.received]).toEqual(['closed', ['classifier'], []]);
   });
 
+  it.each<[string, string, RequestInit, number]>([
+    ['a redirect that leads to itself', '/around', {}, 21],
+    ['a redirect that leads to itself, with a key', '/around', { headers: { 'idempotency-key': 'k' } }, 21],
+    ['a redirect that it was told not to follow', '/around', { redirect: 'error' }, 1],
+    ['a redirect to where it does not go', '/elsewhere', {}, 1],
+  ])('follows %s once, and no breaker counts it', async (_, path, init, requests) => {
+    const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
+    await using server = await httpServer(({ url }, response) =>
+      response.writeHead(302, { location: url === '/around' ? url : 'ftp://elsewhere.test/' }).end(),
+    );
+    await expect(createFetch({ policy: pipeline(repeating(), breaker) })(server.origin + path, init)).rejects.toThrow(
+      'fetch failed',
+    );
+    expect([server.received.length, breaker.state]).toEqual([requests, 'closed']);
+  });
+
   it('takes a Request whose body was read for no fault of its origin', async () => {
     const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
     const request = new Request('http://127.0.0.1:9/', { method: 'PUT', body: 'x' });

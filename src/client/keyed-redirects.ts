@@ -38,7 +38,7 @@ export async function sendKeyed(
     if (count === mostRedirects) throw failed(`more than ${mostRedirects} redirects`, response);
     const isKept = response.status === 307 || response.status === 308;
     headers = new Headers(headers);
-    if (!isKept && (response.status === 303 ? method !== 'HEAD' : method === 'POST')) {
+    if (!isKept && (response.status === 303 ? method !== 'GET' && method !== 'HEAD' : method === 'POST')) {
       method = 'GET';
       body = null;
       for (const name of [...bodyHeaders, keyHeader]) headers.delete(name);

@@ -48,6 +48,16 @@ describe('createFetch with an idempotency key', () => {
     ]);
   });
 
+  it('keeps the headers of a GET over a 303, as fetch does', async () => {
+    await using server = await httpServer(({ url }, response) => {
+      if (url === '/') response.writeHead(303, { location: '/there' }).end();
+      else response.end('there');
+    });
+    const headers = { 'idempotency-key': 'k', 'content-type': 'text/x' };
+    await createFetch({ policy })(server.origin, { headers });
+    expect(server.received.at(-1)).toMatchObject({ method: 'GET', url: '/there', headers });
+  });
+
   it('does not follow what it was told not to, nor more than twenty', async () => {
     await using server = await httpServer((_, response) => response.writeHead(307, { location: '/again' }).end());
     const http = createFetch({ policy: pipeline(retry({ attempts: 1, handles })) });

@@ -2,13 +2,10 @@
  * Engine: what every HTTP client does around a request, whichever way the request is sent.
  *
  * Promise: one pipeline and one pacer per origin, at most `maxOrigins` of them; a request that must not run twice gets
- * one attempt; each answer that the caller does not get is given back, when the call is over at the latest; a request
- * that met a connection which was just being closed is sent once more at once, if it may run twice.
+ * one attempt.
  */
-import type { Call } from '../core/call.js';
 import type { Clock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
-import { InDoubtError } from '../core/errors.js';
 import { Events } from '../core/events.js';
 import {
   type CommonOptions,
@@ -25,9 +22,9 @@ import {
 } from '../core/options.js';
 import { type AnyPolicy, type ExecuteOptions, isPolicy, type Pipeline, pipeline } from '../core/pipeline.js';
 import type { Policy } from '../core/policy.js';
-import { attemptHeader, type DeadlineForm, deadlineHeaders } from '../policies/deadline-headers.js';
+import type { DeadlineForm } from '../policies/deadline-headers.js';
+import { Attempts, type EngineRequest, mayRunTwice, type Send } from './attempts.js';
 import { defaultPolicy } from './default-policy.js';
-import { isLostConnection, noteFinal } from './handles.js';
 import { Pacer, type PacerPlan } from './pacer.js';
 
 /** How requests are slowed down by what an origin says of its limits. */
@@ -78,35 +75,8 @@ export interface ClientOptions extends CommonOptions {
   readonly maxOrigins?: number;
 }
 
-/** One logical request, as far as the engine must know it. */
-export interface EngineRequest {
-  readonly origin: string;
-  readonly method: string;
-  /** The idempotency key that is sent with each attempt. */
-  readonly key: string | undefined;
-  /** Whether its body can be sent again. */
-  readonly isReplayable: boolean;
-  readonly signal: AbortSignal | undefined;
-}
-
-/**
- * Sends one attempt with these headers added to its own. `leave` is asked before a request that needs its key goes on without it, and throws
- * where that has been so before.
- */
-export type Send<Answer> = (
-  call: Call,
-  headers: Readonly<Record<string, string>>,
-  leave: () => void,
-) => Promise<Answer>;
-
-/** Methods that may run twice: RFC 9110, 9.2.2, and QUERY. */
-const repeatable = /^(?:GET|HEAD|OPTIONS|TRACE|PUT|DELETE|QUERY)$/;
-/** Answers that each earn one immediate repetition: about as many idle connections as an origin may have. */
-const mostReconnections = 64;
-
-const noHeaders: Readonly<Record<string, string>> = {};
-
-interface Origin {
+/** What is known of one origin. */
+export interface Origin {
   readonly pipeline: Pipeline<unknown>;
   readonly pacer: Pacer | undefined;
   /** Whether an attempt begins only when nobody wants the answer before it any more. */
@@ -115,7 +85,8 @@ interface Origin {
   idleConnections: number;
 }
 
-interface EnginePlan {
+/** The options of a client, checked. */
+export interface EnginePlan {
   readonly name: string;
   readonly events: Events;
   readonly clock: Clock | undefined;
@@ -143,7 +114,7 @@ export class Engine {
 
   /** The key that a request without one gets. */
   keyFor(request: KeylessRequest): string | undefined {
-    return repeatable.test(request.method) ? undefined : this.plan.keyFor?.(request);
+    return mayRunTwice(request.method) ? undefined : this.plan.keyFor?.(request);
   }
 
   /** Sends a request as often as its policies say, and answers with the last answer, or what they put in its place. */
@@ -153,7 +124,7 @@ export class Engine {
     discard: (answer: Answer) => void,
   ): Promise<Answer | unknown> {
     const origin = this.originOf(request.origin);
-    const mayRepeat = request.isReplayable && (repeatable.test(request.method) || request.key !== undefined);
+    const mayRepeat = request.isReplayable && (mayRunTwice(request.method) || request.key !== undefined);
     const attempts = new Attempts(this.plan, origin, request, mayRepeat, send, discard);
     let result: unknown;
     try {
@@ -221,115 +192,6 @@ function optionsOf({ origin, key, signal }: EngineRequest, mayRepeat: boolean): 
     ...(mayRepeat && key !== undefined ? { idempotencyKey: key } : {}),
   };
   return options as ExecuteOptions;
-}
-
-/** The attempts of one logical request, and their answers until it is known which one the caller gets. */
-class Attempts<Answer> {
-  private readonly plan: EnginePlan;
-  private readonly origin: Origin;
-  private readonly request: EngineRequest;
-  private readonly send: Send<Answer>;
-  private readonly discard: (answer: Answer) => void;
-  private readonly answers: Answer[] = [];
-  /** When the first attempt began, by the clock of the calls. */
-  private beganMs: number | undefined = undefined;
-  private mayReconnect: boolean;
-  /** Whether it went on to where its key is not told, so that a second time it would run twice. */
-  private hasLeft = false;
-  private isOver = false;
-
-  constructor(
-    plan: EnginePlan,
-    origin: Origin,
-    request: EngineRequest,
-    mayRepeat: boolean,
-    send: Send<Answer>,
-    discard: (answer: Answer) => void,
-  ) {
-    this.plan = plan;
-    this.origin = origin;
-    this.request = request;
-    this.mayReconnect = mayRepeat;
-    this.send = send;
-    this.discard = discard;
-  }
-
-  async make(call: Call): Promise<Answer> {
-    this.checkKey(call);
-    // An answer that is held keeps its connection, and where there is but one the next attempt would wait for it.
-    if (this.origin.isSequential) this.giveBackAllBut(undefined);
-    const answer = await this.sendSafely(call);
-    if (this.hasLeft) noteFinal(answer);
-    if (this.origin.idleConnections < mostReconnections) this.origin.idleConnections++;
-    // Nobody waits for what comes after a timeout.
-    if (this.isOver || call.aborted) this.giveBack(answer);
-    else this.answers.push(answer);
-    return answer;
-  }
-
-  private checkKey(call: Call): void {
-    const { name, maxKeyAgeMs } = this.plan;
-    this.checkLeft();
-    const nowMs = call.clock.now();
-    this.beganMs ??= nowMs;
-    const ageMs = nowMs - this.beganMs;
-    if (this.request.key === undefined || ageMs <= maxKeyAgeMs) return;
-    const detail = `the idempotency key is ${Math.round(ageMs)} ms old ("maxKeyAge" is ${maxKeyAgeMs} ms), so the other side may have forgotten it; the request was not sent again`;
-    throw new InDoubtError({ policy: name, reason: 'too-old', detail });
-  }
-
-  private readonly leave = (): void => {
-    if (repeatable.test(this.request.method)) return;
-    this.checkLeft();
-    this.hasLeft = true;
-  };
-
-  private checkLeft(): void {
-    if (!this.hasLeft) return;
-    const detail =
-      'the request was redirected to another origin, which does not get its idempotency key, so it was not sent again';
-    throw new InDoubtError({ policy: this.plan.name, reason: 'redirected', detail });
-  }
-
-  close(result: unknown): void {
-    this.isOver = true;
-    this.giveBackAllBut(result);
-  }
-
-  private giveBackAllBut(result: unknown): void {
-    for (const answer of this.answers.splice(0)) if (answer !== result) this.giveBack(answer);
-  }
-
-  private giveBack(answer: Answer): void {
-    this.plan.events.contain('discard', () => this.discard(answer));
-  }
-
-  /** Sends again what met a connection that was being closed for having been idle. Once, and no attempt is counted. */
-  private async sendSafely(call: Call): Promise<Answer> {
-    try {
-      return await this.send(call, this.headersOf(call), this.leave);
-    } catch (error) {
-      const { origin, request, plan } = this;
-      const repeats =
-        this.mayReconnect && !this.hasLeft && origin.idleConnections > 0 && !call.aborted && isLostConnection(error);
-      if (this.hasLeft) noteFinal(error);
-      if (!repeats) throw error;
-      this.mayReconnect = false;
-      origin.idleConnections--;
-      const { events, name } = plan;
-      if (events.heard) events.emit({ type: 'reconnected', name, origin: request.origin, error });
-      return await this.send(call, this.headersOf(call), this.leave);
-    }
-  }
-
-  private headersOf(call: Call): Readonly<Record<string, string>> {
-    const { propagate } = this.plan;
-    if (propagate === 'none') return noHeaders;
-    const headers = deadlineHeaders(call.remainingMs, propagate);
-    // Only where a retry is at work: it keeps the other side from retrying as well.
-    const isRepeated = call.attempt > 1 || call.isRetried();
-    return isRepeated ? { ...headers, [attemptHeader]: String(call.attempt) } : headers;
-  }
 }
 
 type KeyMaker = (request: KeylessRequest) => string | undefined;

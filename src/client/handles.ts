@@ -88,8 +88,14 @@ export function noteMistake(error: object): void {
   refusedByFetch.add(error);
 }
 
+/** Where the `fetch` of Node does not go, in its words, because there is no code: it would be led there again. */
+const noWay =
+  /^(?:redirect count exceeded|unexpected redirect|bad port|URL scheme must be a HTTP\(S\) scheme|cross origin not allowed for request mode "cors")$/;
+
 function isMistake(error: unknown): boolean {
-  return mistakes.test(codeOf(error)) || refusedByFetch.has(error as object);
+  if (mistakes.test(codeOf(error)) || refusedByFetch.has(error as object)) return true;
+  const { message } = causeOf(error) as { readonly message?: unknown };
+  return typeof message === 'string' && noWay.test(message);
 }
 
 /** Codes of a connection that ended under a request. */

@@ -4,6 +4,7 @@
  * Promise: the key goes along over 307 and 308 within its origin and never to another one, to which `fetch` by itself would take it.
  * After: WHATWG Fetch, 4.4, HTTP-redirect fetch.
  */
+import { noteMistake } from './handles.js';
 
 /** The signature of `fetch`. */
 export type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
@@ -37,7 +38,7 @@ export async function sendKeyed(
     if (count === mostRedirects) throw failed(`more than ${mostRedirects} redirects`, response);
     const isKept = response.status === 307 || response.status === 308;
     headers = new Headers(headers);
-    if (!isKept && (response.status === 303 ? method !== 'HEAD' : method === 'POST')) {
+    if (!isKept && (response.status === 303 ? method !== 'GET' && method !== 'HEAD' : method === 'POST')) {
       method = 'GET';
       body = null;
       for (const name of [...bodyHeaders, keyHeader]) headers.delete(name);
@@ -75,5 +76,7 @@ function targetOf(response: Response, from: URL): URL | undefined {
 
 function failed(why: string, response: Response): TypeError {
   void response.body?.cancel();
-  return new TypeError('fetch failed', { cause: new Error(why) });
+  const error = new TypeError('fetch failed', { cause: new Error(why) });
+  noteMistake(error);
+  return error;
 }

@@ -7,13 +7,15 @@
  * served in order, and never waits past the deadline of its call; no timer without a waiter.
  * After: RFC 9110, 10.2.3 (Retry-After); draft-ietf-httpapi-ratelimit-headers.
  */
-import type { Call, Dependent } from '../core/call.js';
-import { type Clock, Timer } from '../core/clock.js';
+import type { Call } from '../core/call.js';
+import type { Clock } from '../core/clock.js';
 import { RateLimitedError } from '../core/errors.js';
 import type { Events } from '../core/events.js';
 import type { Outcome } from '../core/outcome.js';
 import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
 import { retryHintOf } from '../policies/retry/retry-after.js';
+import { Waiter, type WaitingRoom } from '../policies/waiter.js';
+import { LinkedQueue } from '../structures/linked-queue.js';
 import { headOf } from './handles.js';
 import { type Quota, quotaOf } from './rate-limit-headers.js';
 
@@ -50,12 +52,12 @@ interface Left {
 /** The share of a quota that is given out as it is asked for; the rest is spread over the time until the reset. */
 const spreadShare = 0.5;
 
-export class Pacer extends Timer implements Guard {
+export class Pacer implements Guard, WaitingRoom {
   readonly name: string;
   readonly traits: PolicyTraits;
   private readonly plan: PacerPlan;
   private readonly origin: string;
-  private readonly waiters = new Set<Waiter>();
+  private readonly waiters = new LinkedQueue<Waiter>();
   private pause: Pause | undefined = undefined;
   private left: Left | undefined = undefined;
   private lastRemaining = 0;
@@ -64,7 +66,6 @@ export class Pacer extends Timer implements Guard {
   private lastStartMs = Number.NEGATIVE_INFINITY;
 
   constructor(plan: PacerPlan, origin: string, clock: Clock | undefined) {
-    super();
     this.plan = plan;
     this.origin = origin;
     this.name = plan.name;
@@ -81,12 +82,9 @@ export class Pacer extends Timer implements Guard {
     const waits = size < maxQueue && delayMs <= maxWaitMs && nowMs + delayMs < call.deadlineMs;
     if (!waits) return this.refusal(delayMs);
     this.tell(delayMs, false);
-    return new Promise((resolve) => {
-      const waiter = new Waiter(this, call, nowMs, resolve);
-      this.waiters.add(waiter);
-      call.attach(waiter);
-      this.serve(call.clock);
-    });
+    const place = new Waiter(this, call, call.clock, nowMs).join(this.waiters);
+    this.due();
+    return place;
   }
 
   /** Whether forgetting this pacer loses nothing. */
@@ -94,14 +92,24 @@ export class Pacer extends Timer implements Guard {
     return this.running === 0 && this.waiters.size === 0;
   }
 
-  /** The time of the first waiter may have come. */
-  override expire(): void {
-    for (const { call } of this.waiters) return this.serve(call.clock);
+  /** @internal Lets the waiters start whose time has come, in order; the first of the others has a timer. */
+  due(): void {
+    for (let { first } = this.waiters; first !== undefined; { first } = this.waiters) {
+      const { clock, sinceMs } = first;
+      const nowMs = clock.now();
+      const startMs = this.nextStartMs(nowMs);
+      const isTooLong = startMs - sinceMs > this.plan.maxWaitMs;
+      if (startMs > nowMs && !isTooLong) return clock.schedule(first, startMs);
+      this.remove(first);
+      // A later answer may have put off the start further than one may wait.
+      first.answer(startMs > nowMs ? this.refusal(startMs - nowMs) : this.start(nowMs, clock));
+    }
   }
 
-  leave(waiter: Waiter): void {
-    this.waiters.delete(waiter);
-    this.serve(waiter.call.clock);
+  /** @internal Behind it the next one may be the first. */
+  takeOut(waiter: Waiter): void {
+    this.remove(waiter);
+    this.due();
   }
 
   /** A request has ended, or was not made after all. */
@@ -123,7 +131,7 @@ export class Pacer extends Timer implements Guard {
       const quota = quotaOf(head.headers, wallNowMs);
       if (quota !== undefined) this.learn(quota, nowMs);
     }
-    if (this.waiters.size > 0) this.serve(clock);
+    this.due();
   }
 
   private refusal(delayMs: number): Refusal {
@@ -201,47 +209,10 @@ export class Pacer extends Timer implements Guard {
     return this.nextStartMs(nowMs) + this.waiters.size * intervalMs;
   }
 
-  /** Lets the waiters start whose time has come, in order, and wakes up for the next one. */
-  private serve(clock: Clock): void {
-    for (const waiter of this.waiters) {
-      const nowMs = clock.now();
-      const startMs = this.nextStartMs(nowMs);
-      const isTooLong = startMs - waiter.sinceMs > this.plan.maxWaitMs;
-      if (startMs > nowMs && !isTooLong) return clock.schedule(this, startMs);
-      this.waiters.delete(waiter);
-      // A later answer may have put off the start further than one may wait.
-      waiter.answer(startMs > nowMs ? this.refusal(startMs - nowMs) : this.start(nowMs, clock));
-    }
-    clock.cancel(this);
-  }
-}
-
-/** A request that is held back. */
-class Waiter implements Dependent {
-  owner: Call | undefined = undefined;
-  previousDependent: Dependent | undefined = undefined;
-  nextDependent: Dependent | undefined = undefined;
-  readonly call: Call;
-  readonly sinceMs: number;
-  private readonly pacer: Pacer;
-  private readonly resolve: (answer: Permit | Refusal) => void;
-
-  constructor(pacer: Pacer, call: Call, sinceMs: number, resolve: (answer: Permit | Refusal) => void) {
-    this.pacer = pacer;
-    this.call = call;
-    this.sinceMs = sinceMs;
-    this.resolve = resolve;
-  }
-
-  answer(answer: Permit | Refusal): void {
-    this.call.detach(this);
-    this.resolve(answer);
-  }
-
-  /** The call ended while it waited; the layer has told its caller already. */
-  onAbort(reason: unknown): void {
-    this.resolve(refuse(reason));
-    this.pacer.leave(this);
+  private remove(waiter: Waiter): void {
+    this.waiters.remove(waiter);
+    waiter.clock.cancel(waiter);
+    waiter.call?.detach(waiter);
   }
 }
 

@@ -9,8 +9,9 @@
 import type { Call } from '../core/call.js';
 import { callbackTimer, systemClock } from '../core/clock.js';
 import { checkOptions } from '../core/options.js';
+import type { Send } from './attempts.js';
 import { mostDroppedBytes, mostDroppedMs } from './discard-body.js';
-import { type ClientOptions, clientFields, type Engine, engineOf, type Send } from './engine.js';
+import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
 
 export type { ClientOptions, KeylessRequest, PacingOptions } from './engine.js';
 export { breakerHandles, handles } from './handles.js';

@@ -8,43 +8,24 @@
  * consumed, counted, and told to the permits when it ends.
  */
 import type { WheelNode } from '../structures/timer-wheel.js';
-import { type Ambient, ambient, type CallObserver, callObserver } from './ambient.js';
+import {
+  type Answer,
+  admissionOf,
+  answerOrRefusal,
+  askedBy,
+  giveBack,
+  lessonOf,
+  lessonOfEnd,
+  settleOne,
+  tellEnded,
+} from './admission.js';
+import { ambient } from './ambient.js';
 import type { Call, Dependent } from './call.js';
 import type { Timer } from './clock.js';
-import { DeadlineExceededError, DeadlineTooShortError, isAbandoned, isRejected, TimeoutError } from './errors.js';
-import { Events } from './events.js';
-import { show } from './options.js';
+import { DeadlineExceededError, DeadlineTooShortError, TimeoutError } from './errors.js';
+import { type Next, runTask } from './operation.js';
 import { type Outcome, rejectLater } from './outcome.js';
 import { type FusedAdmission, type Guard, isPermit, type Permit, type Refusal, type Resumable } from './policy.js';
-
-/** The rest of a pipeline: never throws, always answers a promise. */
-export type Next = (call: Call) => Promise<unknown>;
-
-/** The innermost step: the operation itself. */
-export const runTask: Next = (call) => {
-  const observer = callObserver();
-  return observer === undefined ? runOperation(call) : runObserved(observer, call);
-};
-
-// Apart, because a function that makes a closure allocates for it also where it does not get that far.
-function runObserved(observer: CallObserver, call: Call): Promise<unknown> {
-  return observer.attempt(call, () => runOperation(call));
-}
-
-function runOperation(call: Call): Promise<unknown> {
-  try {
-    const around = ambient();
-    const answer = around === undefined ? call.task(call) : runWithin(around, call);
-    // Also a promise of another class becomes one whose callbacks come once and later.
-    return Promise.resolve(answer);
-  } catch (error) {
-    return rejectLater(error);
-  }
-}
-
-function runWithin(around: Ambient, call: Call): unknown {
-  return around.run(call, () => call.task(call));
-}
 
 /** What a layer is made of: guards, and perhaps a retry among them. */
 export interface LayerPlan {
@@ -123,17 +104,6 @@ function answerOf(call: Call, permit: Permit, outcome: Outcome): unknown {
   if (call.asOutcome) return answer;
   if (answer.ok) return answer.value;
   throw answer.error;
-}
-
-/** Settles a permit, or releases it where there is nothing to learn. What it throws is how the call ended. */
-function settleOne(permit: Permit, lesson: Outcome | undefined): Outcome | undefined {
-  try {
-    if (lesson === undefined) permit.release();
-    else permit.settle(lesson);
-    return undefined;
-  } catch (error) {
-    return { ok: false, error };
-  }
 }
 
 // One executor for all promises; it leaves its functions here, which spares a closure per call.
@@ -534,65 +504,5 @@ class LayerRun implements Timer, Dependent {
     if (this.answersOutcome()) this.resolve!(outcome);
     else if (outcome.ok) this.resolve!(outcome.value);
     else this.reject!(outcome.error);
-  }
-}
-
-/** What a guard learns from how its call ended; a refusal from inside says nothing about the service. */
-function lessonOf(outcome: Outcome): Outcome | undefined {
-  return !outcome.ok && isRejected(outcome.error) ? undefined : outcome;
-}
-
-/** What it learns from a call that was ended: our own timeout is a failure at whichever distance, an abort nobody's. */
-function lessonOfEnd(outcome: { readonly ok: false; readonly error: unknown }): Outcome | undefined {
-  return isAbandoned(outcome.error) ? outcome : undefined;
-}
-
-/** A guard of one's own may be wrong; what its permits throw when a call is over must not keep others from hearing. */
-const reports = /* @__PURE__ */ new Events('pipeline', undefined);
-
-function giveBack(permit: Permit): void {
-  reports.contain('release', () => permit.release());
-  tellEnded(permit, undefined);
-}
-
-function tellEnded(permit: Permit, late: Outcome | undefined): void {
-  if (permit.ended === undefined) return;
-  try {
-    permit.ended(late);
-  } catch (error) {
-    reports.report('ended', error);
-  }
-}
-
-type Answer = Permit | Refusal | Promise<Permit | Refusal>;
-
-function admissionOf(guard: Guard): (call: Call) => Answer {
-  const { fused } = guard;
-  return fused?.of === guard.admit ? fused.admit : (call) => checkAnswer(guard, guard.admit(call));
-}
-
-function askedBy<Given extends Answer>(admit: (call: Call) => Given, call: Call): Given | Refusal {
-  try {
-    return admit(call);
-  } catch (error) {
-    return { error };
-  }
-}
-
-function checkAnswer(guard: Guard, answer: Answer): Answer {
-  if (typeof answer === 'object' && answer !== null) {
-    if (isPermit(answer) || 'error' in answer || typeof answer.then === 'function') return answer;
-  }
-  throw new TypeError(
-    `guard "${guard.name}" must answer a permit or a refusal, or a promise of one, got ${show(answer)}`,
-  );
-}
-
-/** What a promise of a guard resolved with. */
-function answerOrRefusal(guard: Guard, answer: Permit | Refusal): Permit | Refusal {
-  try {
-    return checkAnswer(guard, answer) as Permit | Refusal;
-  } catch (error) {
-    return { error };
   }
 }

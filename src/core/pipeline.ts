@@ -10,7 +10,8 @@ import { type Clock, systemClock } from './clock.js';
 import { type CompositionWarning, commonClock, refuseImpossible, warningsOf } from './composition.js';
 import { parseDuration } from './duration.js';
 import { OptionsError } from './errors.js';
-import { guardLayer, type Next, retryLayer, runTask } from './layer.js';
+import { guardLayer, retryLayer } from './layer.js';
+import { type Next, runTask } from './operation.js';
 import { show } from './options.js';
 import { type Outcome, rejectLater } from './outcome.js';
 import type { Guard, Policy, Strategy } from './policy.js';
@@ -42,7 +43,7 @@ export interface Pipeline<Added = never> extends Policy<Added> {
   execute<T>(task: Task<T>, options?: ExecuteOptions): Promise<T | Added>;
   /** Runs an operation and answers how it ended; never rejects. Where calls are refused often it is the cheaper way. */
   attempt<T>(task: Task<T>, options?: ExecuteOptions): Promise<Outcome<T | Added>>;
-  /** A function with the same parameters that runs through this pipeline. `this` is passed on. */
+  /** A function of the same name, with the same parameters, that runs through this pipeline. `this` is passed on. */
   wrap<This, Args extends unknown[], Result>(
     task: (this: This, ...args: Args) => Result,
   ): (this: This, ...args: Args) => Promise<Awaited<Result> | Added>;
@@ -138,9 +139,14 @@ class LinkedPipeline implements Pipeline<unknown> {
   ): (this: This, ...args: Args) => Promise<Awaited<Result>> {
     if (typeof task !== 'function') throw notAFunction('wrap', task);
     const wrapped = this;
-    return function (this: This, ...args: Args) {
+    const run = function (this: This, ...args: Args) {
       return wrapped.execute(() => task.apply(this, args)) as Promise<Awaited<Result>>;
     };
+    // Frameworks go by the number of parameters: Express tells the handler of errors by it.
+    return Object.defineProperties(run, {
+      name: { value: task.name, configurable: true },
+      length: { value: task.length, configurable: true },
+    });
   }
 
   explain(): Explanation {

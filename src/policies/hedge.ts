@@ -8,7 +8,7 @@
  * After: Dean and Barroso, "The tail at scale" (CACM, 2013); gRPC proposal A6, for what failures do; Finagle's backup requests.
  */
 import type { Call, Dependent } from '../core/call.js';
-import type { Timer } from '../core/clock.js';
+import { Timer } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { isRejected } from '../core/errors.js';
 import { Events } from '../core/events.js';
@@ -28,7 +28,6 @@ import {
 import { type Handles, handlesThrows, judge, type Outcome, yesOrNo } from '../core/outcome.js';
 import type { Strategy } from '../core/policy.js';
 import { QuantileEstimator } from '../structures/quantile.js';
-import type { WheelNode } from '../structures/timer-wheel.js';
 import { type RetryBudget, retryBudget } from './retry/retry-budget.js';
 
 /** A delay that follows the latencies of the calls themselves. */
@@ -156,11 +155,7 @@ const mostToleratedLagMs = 50;
 const leastToleratedLagMs = 5;
 
 /** One call and its copies; also the timer of the next copy and what hears of the call's abort. */
-class HedgeRun<T> implements Timer, Dependent {
-  slotIndex = -1;
-  tick = 0;
-  previousInSlot: WheelNode | undefined = undefined;
-  nextInSlot: WheelNode | undefined = undefined;
+class HedgeRun<T> extends Timer implements Dependent {
   owner: Call | undefined = undefined;
   previousDependent: Dependent | undefined = undefined;
   nextDependent: Dependent | undefined = undefined;
@@ -183,6 +178,7 @@ class HedgeRun<T> implements Timer, Dependent {
   private reject!: (error: unknown) => void;
 
   constructor(plan: HedgePlan, call: Call, next: (call: Call) => Promise<T>) {
+    super();
     this.plan = plan;
     this.call = call;
     this.next = next;
@@ -203,7 +199,7 @@ class HedgeRun<T> implements Timer, Dependent {
   }
 
   /** The delay has passed and no copy has answered. */
-  expire(): void {
+  override expire(): void {
     const nowMs = this.call.clock.now();
     const lagMs = nowMs - this.dueMs;
     const toleratedMs = Math.min(mostToleratedLagMs, Math.max(leastToleratedLagMs, this.delayMs / 2));

@@ -9,7 +9,8 @@ import type { Call } from '../core/call.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { HandlesError, OptionsError } from '../core/errors.js';
-import { guardLayer, type Next } from '../core/layer.js';
+import { guardLayer } from '../core/layer.js';
+import type { Next } from '../core/operation.js';
 import {
   type CommonOptions,
   checkOptions,

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { createFetch, discardBody, handles } from '../../src/client/fetch.js';
 import { type AnyPolicy, constant, deadline, hedge, pipeline, retry, timeout } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
@@ -46,6 +46,16 @@ describe('createFetch with an idempotency key', () => {
       undefined,
       undefined,
     ]);
+  });
+
+  it('keeps the headers of a GET over a 303, as fetch does', async () => {
+    await using server = await httpServer(({ url }, response) => {
+      if (url === '/') response.writeHead(303, { location: '/there' }).end();
+      else response.end('there');
+    });
+    const headers = { 'idempotency-key': 'k', 'content-type': 'text/x' };
+    await createFetch({ policy })(server.origin, { headers });
+    expect(server.received.at(-1)).toMatchObject({ method: 'GET', url: '/there', headers });
   });
 
   it('does not follow what it was told not to, nor more than twenty', async () => {
@@ -96,19 +106,23 @@ describe('createFetch with an idempotency key', () => {
       expect(other.received).toHaveLength(4);
     });
 
+    const repeated = pipeline(retry({ attempts: 3, backoff: constant(1), handles }), timeout('50ms'));
     it.each<[string, AnyPolicy, string]>([
-      [
-        'after a timeout',
-        pipeline(retry({ attempts: 3, backoff: constant(1), handles }), timeout('50ms')),
-        'ERR_IN_DOUBT',
-      ],
+      ['after a timeout', repeated, 'ERR_IN_DOUBT'],
       ['as a copy', hedge({ delay: 20, handles }), 'ERR_IN_DOUBT'],
       ['as a copy whatever is repeated', hedge({ delay: 20, handles: () => true }), 'ERR_DEADLINE_EXCEEDED'],
     ])('does not send a POST there a second time: %s', async (_, own, code) => {
       await using other = await httpServer(() => {});
       await using server = await leads(other.origin);
-      const http = createFetch({ policy: pipeline(deadline('200ms'), own) });
-      await expect(http(server.origin, post())).rejects.toMatchObject({ code });
+      const clock = virtualClock();
+      const http = createFetch({ policy: pipeline(deadline({ after: '200ms', clock }), own) });
+      const failing = expect(http(server.origin, post())).rejects.toMatchObject({ code });
+      await vi.waitFor(() => expect(other.received).toHaveLength(1), 3_000);
+      await clock.advance('60ms');
+      // What would be sent meanwhile gets there before these are answered.
+      for (let trip = 1; trip <= 3; trip++) await fetch(server.origin, { redirect: 'manual' });
+      await clock.advance('200ms');
+      await failing;
       expect(other.received).toHaveLength(1);
     });
 

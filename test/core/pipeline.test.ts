@@ -148,6 +148,11 @@ describe('pipeline', () => {
       };
       expect(await till.charge(21, 'EUR')).toBe('42 EUR');
     });
+
+    it('keeps the name of what it wraps and the number of its parameters, by which frameworks go', () => {
+      const { name, length } = policies.wrap(function onError(_error: unknown, _request: unknown) {});
+      expect([name, length]).toEqual(['onError', 2]);
+    });
   });
 
   it('runs the policies outermost first', async () => {

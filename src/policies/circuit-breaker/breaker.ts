@@ -2,12 +2,12 @@
  * Breaker: the state machine behind `circuitBreaker`.
  *
  * Promise: each change of state begins a new generation, and a result of an older one changes nothing; a permit counts
- * once; no timers: a state that is over is left when the next call asks; while closed a call costs one object.
+ * once; no timers: a state that is over is left when the next call asks; while closed a call costs one object at most.
  * After: Nygard, "Release It!" 2nd ed., ch. 5 (the states); sony/gobreaker (generations); resilience4j (windows).
  */
 import type { Call } from '../../core/call.js';
 import { type Clock, systemClock } from '../../core/clock.js';
-import { CircuitOpenError, isAbandoned, isRejected, TimeoutError } from '../../core/errors.js';
+import { CircuitOpenError, isAbandoned, isRejected } from '../../core/errors.js';
 import { Events } from '../../core/events.js';
 import { handlesThrows, judge, type Outcome } from '../../core/outcome.js';
 import { type FusedAdmission, type Permit, type PolicyTraits, type Refusal, refuse } from '../../core/policy.js';
@@ -19,6 +19,7 @@ import { retryHintOf } from '../retry/retry-after.js';
 import type { CircuitBreaker } from './circuit-breaker.js';
 import type { Group, GroupMember } from './group.js';
 import { noteKept } from './made-per-call.js';
+import { CallPermit, LazyRefusal, Probe, SharedPermit, TimedPermit } from './permits.js';
 import { type GroupSettings, type Settings, sameSettings } from './settings.js';
 import { type CircuitSnapshot, type CircuitState, isSnapshot } from './snapshot.js';
 
@@ -527,93 +528,4 @@ function rampingFromNow(): Ramping {
 /** Whether a circuit keeps calls from its service, as one of a group would see it. An operator's word does not count. */
 function isOut({ kind }: State): boolean {
   return kind === 'open' || kind === 'half-open';
-}
-
-/** Makes its error when somebody asks for it: where calls are admitted by hand, most refusals are only counted. */
-class LazyRefusal implements Refusal {
-  private made: CircuitOpenError | undefined = undefined;
-  private readonly numbers: ConstructorParameters<typeof CircuitOpenError>[0];
-
-  constructor(numbers: ConstructorParameters<typeof CircuitOpenError>[0]) {
-    this.numbers = numbers;
-  }
-
-  get error(): CircuitOpenError {
-    this.made ??= new CircuitOpenError(this.numbers);
-    return this.made;
-  }
-}
-
-/** The permit of every call that a layer admits while the circuit stays closed: a layer uses each one exactly once. */
-class SharedPermit implements Permit {
-  readonly generation: number;
-  private readonly breaker: Breaker;
-
-  constructor(breaker: Breaker, generation: number) {
-    this.breaker = breaker;
-    this.generation = generation;
-  }
-
-  settle(outcome: Outcome): void {
-    this.breaker.settle(this, outcome);
-  }
-
-  /** Only a probe has a place to give back. */
-  release(): void {}
-}
-
-/** Counts once: settled or released, it is of no generation any more. */
-class CallPermit implements Permit {
-  /** Undefined once it was used. */
-  private breaker: Breaker | undefined;
-  generation: number;
-
-  constructor(breaker: Breaker, generation: number) {
-    this.breaker = breaker;
-    this.generation = generation;
-  }
-
-  settle(outcome: Outcome): void {
-    const { breaker } = this;
-    this.breaker = undefined;
-    breaker?.settle(this, outcome);
-  }
-
-  release(): void {
-    const { breaker } = this;
-    this.breaker = undefined;
-    breaker?.release(this);
-  }
-}
-
-class TimedPermit extends CallPermit {
-  readonly startedMs: number;
-
-  constructor(breaker: Breaker, generation: number, startedMs: number) {
-    super(breaker, generation);
-    this.startedMs = startedMs;
-  }
-}
-
-/** The permit of a call that shows whether the service is well again. A shadow ends no call. */
-class Probe extends TimedPermit {
-  readonly endsAtMs: number;
-  declare readonly endsAt?: number;
-  private readonly policy: string;
-
-  constructor(breaker: Breaker, generation: number, startedMs: number, endsAtMs: number, isShadow: boolean) {
-    super(breaker, generation, startedMs);
-    this.policy = breaker.name;
-    this.endsAtMs = endsAtMs;
-    if (!isShadow) this.endsAt = endsAtMs;
-  }
-
-  endReason(): unknown {
-    return new TimeoutError({ policy: this.policy, afterMs: this.endsAtMs - this.startedMs });
-  }
-
-  /** Its time is over; what it brings later is stale. */
-  giveUp(): void {
-    this.generation = -1;
-  }
 }

@@ -9,7 +9,7 @@
 import type { Call, Dependent } from '../../core/call.js';
 import { longestWaitMs, Timer } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
-import { HandlesError, isRejected } from '../../core/errors.js';
+import { HandlesError, HoldfastError, isRejected } from '../../core/errors.js';
 import { Events, type RetryStop } from '../../core/events.js';
 import {
   type CommonOptions,
@@ -86,6 +86,7 @@ export function attemptsOf(error: unknown): AttemptsReport | undefined {
  *
  * @param options - `attempts`, `backoff`, `budget`, `handles`, `maxRetryAfter`, `minAttemptTime`, `onDiscard`, `random`, `name`, `on`, `clock`.
  * @throws The error of the last attempt that was started, as it is; {@link attemptsOf} tells the others and why it stopped.
+ * @throws {@link HoldfastError} `ERR_ATTEMPTS_DISCARDED` when a further attempt was refused after `onDiscard` was given the answer of one.
  * @throws {@link HandlesError} `ERR_HANDLES_FAILED` when `handles` or `backoff` throws or `backoff` answers no delay.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
@@ -191,6 +192,8 @@ class RetryRun<T> extends Timer implements Dependent {
   #started: Outcome<T> | undefined = undefined;
   #previousDelayMs: number | undefined = undefined;
   #hintMs: number | undefined = undefined;
+  /** Whether what an attempt answered has been given to onDiscard. */
+  #hasDiscarded = false;
   #wake = notWaiting;
   #hasTold = false;
 
@@ -268,7 +271,9 @@ class RetryRun<T> extends Timer implements Dependent {
 
   #discard(outcome: Outcome<T>): void {
     const { events, onDiscard } = this.#plan;
-    if (outcome.ok && onDiscard !== undefined) events.contain('onDiscard', () => onDiscard(outcome.value));
+    if (!outcome.ok || onDiscard === undefined) return;
+    this.#hasDiscarded = true;
+    events.contain('onDiscard', () => onDiscard(outcome.value));
   }
 
   /** Each further attempt has a call of its own, so that no attempt sees the abort of another. */
@@ -345,11 +350,20 @@ class RetryRun<T> extends Timer implements Dependent {
   }
 
   #stop(stoppedBy: RetryStop, last: Outcome<T>): T {
-    const outcome = !last.ok && isRejected(last.error) ? (this.#started ?? last) : last;
+    const outcome = !last.ok && isRejected(last.error) ? this.#insteadOf(last.error) : last;
     this.#tellStop(stoppedBy, outcome);
     // A value that was taken for a failure is still the best answer there is: a response can be read.
     if (outcome.ok) return outcome.value;
     throw outcome.error;
+  }
+
+  /** A refusal says that nothing was started, so it is for a caller of whom that is true. */
+  #insteadOf(refusal: Error): Outcome<T> {
+    if (this.#started !== undefined) return this.#started;
+    if (!this.#hasDiscarded) return { ok: false, error: refusal };
+    const { name } = this.#plan;
+    const message = `"${name}" has given the answer of an attempt to onDiscard, and was refused a further one: ${refusal.message}`;
+    return { ok: false, error: new HoldfastError('ERR_ATTEMPTS_DISCARDED', message, { cause: refusal }) };
   }
 
   #tellStop(stoppedBy: RetryStop, outcome: Outcome<T>): void {

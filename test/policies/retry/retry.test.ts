@@ -569,7 +569,12 @@ describe('retry', () => {
       const plan = { attempts: 5, backoff: constant(0), handles: () => true };
       expect(await pipeline(retry(plan), openAfter(1)).attempt(() => 503)).toEqual({ ok: true, value: 503 });
       const discarding = pipeline(retry({ ...plan, onDiscard: () => {} }), openAfter(1));
-      expect(await discarding.attempt(() => 503)).toMatchObject({ ok: false, error: { code: 'ERR_X' } });
+      const outcome = await discarding.attempt(() => 503);
+      expect(outcome).toMatchObject({ ok: false, error: { code: 'ERR_ATTEMPTS_DISCARDED', cause: { code: 'ERR_X' } } });
+      expect(isRejected(!outcome.ok && outcome.error)).toBe(false);
+      expect(String(!outcome.ok && outcome.error)).toMatch(/"retry".*refused a further one: no$/);
+      const neverStarted = await discarding.attempt(() => 503);
+      expect(isRejected(!neverStarted.ok && neverStarted.error)).toBe(true);
     });
   });
 

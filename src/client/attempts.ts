@@ -1,0 +1,155 @@
+/**
+ * Attempts: those of one logical request, whichever way they are sent.
+ *
+ * Promise: each answer that the caller does not get is given back, when the call is over at the latest; a request that met a
+ * connection which was just being closed is sent once more at once, if it may run twice; one that needs its idempotency key is
+ * not sent where the key is not told, or no longer known, a second time.
+ */
+import type { Call } from '../core/call.js';
+import { InDoubtError } from '../core/errors.js';
+import { attemptHeader, deadlineHeaders } from '../policies/deadline-headers.js';
+import type { EnginePlan, Origin } from './engine.js';
+import { isLostConnection, noteFinal } from './handles.js';
+
+/** One logical request, as far as the engine must know it. */
+export interface EngineRequest {
+  readonly origin: string;
+  readonly method: string;
+  /** The idempotency key that is sent with each attempt. */
+  readonly key: string | undefined;
+  /** Whether its body can be sent again. */
+  readonly isReplayable: boolean;
+  readonly signal: AbortSignal | undefined;
+}
+
+/**
+ * Sends one attempt with these headers added to its own. `leave` is asked before a request that needs its key goes on without it, and throws
+ * where that has been so before.
+ */
+export type Send<Answer> = (
+  call: Call,
+  headers: Readonly<Record<string, string>>,
+  leave: () => void,
+) => Promise<Answer>;
+
+/** Methods that may run twice: RFC 9110, 9.2.2, and QUERY. */
+const repeatable = /^(?:GET|HEAD|OPTIONS|TRACE|PUT|DELETE|QUERY)$/;
+
+/** Whether a request of this method may run twice, also without an idempotency key. */
+export function mayRunTwice(method: string): boolean {
+  return repeatable.test(method);
+}
+
+/** Answers that each earn one immediate repetition: about as many idle connections as an origin may have. */
+const mostReconnections = 64;
+
+const noHeaders: Readonly<Record<string, string>> = {};
+
+/** The attempts of one logical request, and their answers until it is known which one the caller gets. */
+export class Attempts<Answer> {
+  private readonly plan: EnginePlan;
+  private readonly origin: Origin;
+  private readonly request: EngineRequest;
+  private readonly send: Send<Answer>;
+  private readonly discard: (answer: Answer) => void;
+  private readonly answers: Answer[] = [];
+  /** When the first attempt began, by the clock of the calls. */
+  private beganMs: number | undefined = undefined;
+  private mayReconnect: boolean;
+  /** Whether it went on to where its key is not told, so that a second time it would run twice. */
+  private hasLeft = false;
+  private isOver = false;
+
+  constructor(
+    plan: EnginePlan,
+    origin: Origin,
+    request: EngineRequest,
+    mayRepeat: boolean,
+    send: Send<Answer>,
+    discard: (answer: Answer) => void,
+  ) {
+    this.plan = plan;
+    this.origin = origin;
+    this.request = request;
+    this.mayReconnect = mayRepeat;
+    this.send = send;
+    this.discard = discard;
+  }
+
+  async make(call: Call): Promise<Answer> {
+    this.checkKey(call);
+    // An answer that is held keeps its connection, and where there is but one the next attempt would wait for it.
+    if (this.origin.isSequential) this.giveBackAllBut(undefined);
+    const answer = await this.sendSafely(call);
+    if (this.hasLeft) noteFinal(answer);
+    if (this.origin.idleConnections < mostReconnections) this.origin.idleConnections++;
+    // Nobody waits for what comes after a timeout.
+    if (this.isOver || call.aborted) this.giveBack(answer);
+    else this.answers.push(answer);
+    return answer;
+  }
+
+  private checkKey(call: Call): void {
+    const { name, maxKeyAgeMs } = this.plan;
+    this.checkLeft();
+    const nowMs = call.clock.now();
+    this.beganMs ??= nowMs;
+    const ageMs = nowMs - this.beganMs;
+    if (this.request.key === undefined || ageMs <= maxKeyAgeMs) return;
+    const detail = `the idempotency key is ${Math.round(ageMs)} ms old ("maxKeyAge" is ${maxKeyAgeMs} ms), so the other side may have forgotten it; the request was not sent again`;
+    throw new InDoubtError({ policy: name, reason: 'too-old', detail });
+  }
+
+  private readonly leave = (): void => {
+    if (mayRunTwice(this.request.method)) return;
+    this.checkLeft();
+    this.hasLeft = true;
+  };
+
+  private checkLeft(): void {
+    if (!this.hasLeft) return;
+    const detail =
+      'the request was redirected to another origin, which does not get its idempotency key, so it was not sent again';
+    throw new InDoubtError({ policy: this.plan.name, reason: 'redirected', detail });
+  }
+
+  close(result: unknown): void {
+    this.isOver = true;
+    this.giveBackAllBut(result);
+  }
+
+  private giveBackAllBut(result: unknown): void {
+    for (const answer of this.answers.splice(0)) if (answer !== result) this.giveBack(answer);
+  }
+
+  private giveBack(answer: Answer): void {
+    this.plan.events.contain('discard', () => this.discard(answer));
+  }
+
+  /** Sends again what met a connection that was being closed for having been idle. Once, and no attempt is counted. */
+  private async sendSafely(call: Call): Promise<Answer> {
+    try {
+      return await this.send(call, this.headersOf(call), this.leave);
+    } catch (error) {
+      const { origin, request, plan } = this;
+      const repeats =
+        this.mayReconnect && !this.hasLeft && origin.idleConnections > 0 && !call.aborted && isLostConnection(error);
+      if (this.hasLeft) noteFinal(error);
+      if (!repeats) throw error;
+      this.mayReconnect = false;
+      origin.idleConnections--;
+      const { events, name } = plan;
+      if (events.heard) events.emit({ type: 'reconnected', name, origin: request.origin, error });
+      return await this.send(call, this.headersOf(call), this.leave);
+    }
+  }
+
+  private headersOf(call: Call): Readonly<Record<string, string>> {
+    const { propagate } = this.plan;
+    if (propagate === 'none') return noHeaders;
+    const headers = deadlineHeaders(call.remainingMs, propagate);
+    // Only where a retry is at work: it keeps the other side from retrying as well.
+    const isRepeated = call.attempt > 1 || call.isRetried();
+    return isRepeated ? { ...headers, [attemptHeader]: String(call.attempt) } : headers;
+  }
+}

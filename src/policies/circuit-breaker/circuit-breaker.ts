@@ -150,7 +150,7 @@ const rateField = (): Field<number> => ({
  */
 export function circuitBreaker(options?: CircuitBreakerOptions): CircuitBreaker {
   const { name, ...settings } = settingsOf(options);
-  noteMade(name);
+  noteMade(name, settings.clock);
   return new Breaker(name, settings);
 }
 

@@ -78,7 +78,9 @@ describe('what a log shows', () => {
     expect(JSON.parse(JSON.stringify(calls[0]))).toEqual({
       ...{ attempt: 1, unsafe: false, aborted: false, remainingMs: expect.any(Number) },
     });
-    expect(inspect(calls[0], { breakLength: Infinity }).toMatch(/^\{ attempt: 1, unsafe: false, aborted: false, remainingMs: \d/);
+    expect(inspect(calls[0], { breakLength: Infinity })).toMatch(
+      /^\{ attempt: 1, unsafe: false, aborted: false, remainingMs: \d/,
+    );
     expect(inspect(pipeline(timeout('1s')))).toBe("{ name: 'pipeline', policies: [ 'timeout' ] }");
     expect(JSON.stringify(waiting)).toBe('{"name":"bulkhead","running":1,"waiting":1,"abandoned":0}');
   });

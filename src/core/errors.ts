@@ -506,7 +506,8 @@ export class OptionsError extends TypeError {
   readonly policy: string;
   /** The option, or undefined when the options as a whole are wrong. */
   readonly option: string | undefined;
-  readonly value: unknown;
+  /** What was given. Logs do not show it: it may be a secret, or a client that holds one. */
+  declare readonly value: unknown;
   /** What would be accepted, in words. */
   readonly allowed: string;
 
@@ -528,7 +529,7 @@ export class OptionsError extends TypeError {
     brandOptionsError();
     this.policy = policy;
     this.option = option;
-    this.value = value;
+    Object.defineProperty(this, 'value', { value });
     this.allowed = allowed;
   }
 }

@@ -16,6 +16,8 @@ export interface Field<T> {
   /** What is allowed, where that is better said in view of what was given. */
   readonly allowedFor?: ((value: unknown) => string) | undefined;
   parse(value: unknown): T | undefined;
+  /** What was given, as the error shows it, where `show` would tell a secret: errors are logged. */
+  readonly shown?: (value: unknown) => string;
   /** Taken when the option is absent. Without it the option is required. */
   readonly fallback?: { readonly value: T };
 }
@@ -53,8 +55,14 @@ export function checkArgument<T>(policy: string, name: string, value: unknown, f
 }
 
 /** An option that fits by itself but not with the others. */
-export function impossibleOption(policy: string, option: string, value: unknown, allowed: string): OptionsError {
-  return new OptionsError(`${policy}: option "${option}" must be ${allowed}, got ${show(value)}`, {
+export function impossibleOption(
+  policy: string,
+  option: string,
+  value: unknown,
+  allowed: string,
+  given = show(value),
+): OptionsError {
+  return new OptionsError(`${policy}: option "${option}" must be ${allowed}, got ${given}`, {
     policy,
     option,
     value,
@@ -73,8 +81,8 @@ function readField<T>(policy: string, name: string, value: unknown, field: Field
     });
   }
   const parsed = field.parse(value);
-  if (parsed === undefined) throw impossibleOption(policy, name, value, field.allowedFor?.(value) ?? field.allowed);
-  return parsed;
+  if (parsed !== undefined) return parsed;
+  throw impossibleOption(policy, name, value, field.allowedFor?.(value) ?? field.allowed, field.shown?.(value));
 }
 
 function unknownOption(policy: string, key: string, value: unknown, names: readonly string[]): OptionsError {
@@ -199,10 +207,15 @@ export interface RefusalOptions {
 
 /** A value as an error message shows it: short, and telling `5` from `'5'`. */
 export function show(value: unknown): string {
-  if (typeof value === 'string') return value.length > 60 ? `'${value.slice(0, 57)}...'` : `'${value}'`;
+  if (typeof value === 'string') {
+    // An address in place of a client: its password belongs in no log.
+    const text = value.replace(/\/\/[^/]*@/, '//...@');
+    return text.length > 60 ? `'${text.slice(0, 57)}...'` : `'${text}'`;
+  }
   if (typeof value === 'bigint') return `${value}n`;
   if (typeof value === 'function') return 'a function';
   if (Array.isArray(value)) return 'an array';
-  if (typeof value === 'object' && value !== null) return 'an object';
-  return String(value);
+  if (typeof value !== 'object' || value === null) return String(value);
+  const { name = '' } = value.constructor ?? {};
+  return name === '' || name === 'Object' ? 'an object' : `an object of class ${name}`;
 }

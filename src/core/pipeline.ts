@@ -4,7 +4,9 @@
  * Promise: an operation that throws, answers a plain value, a thenable or nothing, or rejects with anything at all is
  * treated as an `async` function would treat it; when the caller's signal aborts, `execute` rejects at once with its reason.
  */
+
 import { ambient, type CallObserver, callObserver } from './ambient.js';
+import { showBriefly } from './brief.js';
 import { Call, type CallOptions, type Task } from './call.js';
 import { type Clock, systemClock } from './clock.js';
 import { type CompositionWarning, commonClock, refuseImpossible, warningsOf } from './composition.js';
@@ -86,7 +88,18 @@ export type AddedBy<Policies extends readonly AnyPolicy[]> = Policies[number] ex
 export function pipeline<const Policies extends readonly AnyPolicy[]>(
   ...policies: Policies
 ): Pipeline<AddedBy<Policies>> {
+  showBriefly(LinkedPipeline.prototype, figuresOfPipeline);
+  showBriefly(Call.prototype, figuresOfCall);
   return new LinkedPipeline(policies) as Pipeline<AddedBy<Policies>>;
+}
+
+function figuresOfPipeline({ name, policies }: LinkedPipeline): object {
+  return { name, policies: policies.map((policy) => policy.name) };
+}
+
+/** Neither keys nor attributes, and no time where there is no end. */
+function figuresOfCall({ attempt, unsafe, aborted, remainingMs }: Call): object {
+  return { attempt, unsafe, aborted, ...(remainingMs < Number.POSITIVE_INFINITY && { remainingMs }) };
 }
 
 class LinkedPipeline implements Pipeline<unknown> {

@@ -7,6 +7,7 @@
  * After: golang.org/x/sync/semaphore (cancellation), Nygard, "Release It!", 2nd ed., ch. 5; for the orders Maurer, "Fail at
  * scale" (ACM Queue, 2015).
  */
+import { showBriefly } from '../core/brief.js';
 import { type Call, outermostOf, roomForCopies } from '../core/call.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
@@ -84,6 +85,9 @@ export interface BulkheadGuard extends Guard {
  * ```
  */
 export function bulkhead(options: BulkheadOptions): BulkheadGuard {
+  showBriefly(Bulkhead.prototype, ({ name, running, waiting, abandoned }) => ({
+    ...{ name, running, waiting, abandoned },
+  }));
   return new Bulkhead(
     checkOptions('bulkhead', options, {
       limit: integer({ min: 1 }),

@@ -5,6 +5,7 @@
  * goes last; no timers; a key's calls run through its own policy and leave those of other keys alone.
  * After: Envoy, outlier detection (`max_ejection_percent`), for the share of a group that may be open at once.
  */
+import { showBriefly } from '../core/brief.js';
 import type { Call } from '../core/call.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
@@ -96,6 +97,7 @@ export function keyed<Kept extends AnyPolicy>(factory: (key: string) => Kept, op
     maxEjected: withDefault(number({ min: 0, max: 1 }), 1),
     ...common,
   });
+  showBriefly(Registry.prototype, ({ name, size }) => ({ name, size }));
   return new Registry(factory, checked);
 }
 

@@ -6,6 +6,7 @@
  * refused at once instead of after the wait.
  * After: the generic cell rate algorithm, ITU-T I.371.
  */
+import { showBriefly } from '../core/brief.js';
 import type { Call } from '../core/call.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
@@ -103,6 +104,7 @@ export function rateLimit(options: RateLimitOptions): RateLimitGuard {
     if (checked.whenFull === 'wait' || checked[option] === undefined) continue;
     throw impossibleOption('rateLimit', option, checked[option], "left out unless whenFull is 'wait'");
   }
+  showBriefly(RateLimit.prototype, ({ name, remaining, waiting }) => ({ name, remaining, waiting }));
   return new RateLimit({ ...checked, burst, queue: checked.queue ?? 100 });
 }
 

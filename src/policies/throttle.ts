@@ -6,6 +6,7 @@
  * After: Beyer et al., "Site Reliability Engineering" (2016), ch. 21, adaptive throttling. There a request counts when it
  * begins; here when it has ended, or else the first calls of a fresh process would be taken for refused ones.
  */
+import { showBriefly } from '../core/brief.js';
 import type { Call } from '../core/call.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
@@ -78,6 +79,7 @@ export interface ThrottleGuard extends Guard {
  * ```
  */
 export function throttle(options?: ThrottleOptions): ThrottleGuard {
+  showBriefly(Throttle.prototype, ({ name, probability }) => ({ name, probability }));
   return new Throttle(
     checkOptions('throttle', options, {
       factor: withDefault(number({ min: 1, max: 100 }), 2),

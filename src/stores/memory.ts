@@ -4,7 +4,9 @@
  * Promise: what is not `evictable` is never dropped before its time; when it fills the store, `write` fails and says so.
  * Expired entries are dropped by later writes, at most a few per write, the soonest first.
  */
+
 import { LRUCache } from 'lru-cache';
+import { showBriefly } from '../core/brief.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
 import { known } from '../core/known.js';
@@ -75,6 +77,7 @@ export function memoryStore(options: MemoryStoreOptions = {}): MemoryStore {
     maxValueBytes: maxValueBytesField,
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule'), systemClock),
   });
+  showBriefly(BoundedStore.prototype, ({ size }) => ({ store: 'memory', size }));
   return new BoundedStore(max, maxBytes, clock, new VerbChecks('memory', maxValueBytes));
 }
 

@@ -5,6 +5,7 @@
  * owner for a `ttl`, and the owner is told before. The server's own queue makes both fair.
  * After: Postgres, "Advisory Locks", `lock_timeout`, `idle_session_timeout` (14 or later); Gray and Cheriton, "Leases" (1989).
  */
+import { showBriefly } from '../core/brief.js';
 import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { LockUnavailableError, messageOf, StoreError } from '../core/errors.js';
@@ -167,6 +168,7 @@ export async function sessionLock(
     throw impossibleOption(name, 'margin', margin, `at most half of "ttl", ${ttl / 2} ms`);
   }
   signal?.throwIfAborted();
+  showBriefly(Session.prototype, (lock) => ({ key: lock.key, held: lock.held() }));
   const session = new Session(await connect(), key, ttl, margin ?? ttl / 10, clock);
   let onAbort = () => {};
   const aborted = new Promise<never>((_, reject) => {

@@ -4,7 +4,9 @@
  * Promise: a verb is one call of a function, done whole or not at all; nothing is sent a second time, and nothing after its verb has
  * failed without being sent. A version grows per key across remove, expiry, restart and failover, as far as the server keeps what it has committed.
  */
+
 import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
+import { showBriefly } from '../core/brief.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
@@ -172,6 +174,7 @@ export function postgresStore(pool: PgPool | PostgresJs, options: PostgresStoreO
     listener: optional<Listener>(listenerField),
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
   });
+  showBriefly(Verbs.prototype, ({ settings: { table, prefix } }) => ({ store: 'postgres', table, prefix }));
   return new PooledStore(driver, checked);
 }
 
@@ -235,7 +238,7 @@ type Run = (operation: string, sql: Sql, values: readonly Value[], signal?: Abor
 
 /** The verbs, on whatever runs their statements. */
 class Verbs implements Store {
-  protected readonly settings: Settings;
+  /** @internal */ readonly settings: Settings;
   protected readonly statements: ReturnType<typeof statementsOf>;
   protected readonly checks: VerbChecks;
   private readonly runStatement: Run;

@@ -5,7 +5,9 @@
  * sent a second time. A version is the server's time in microseconds, and greater than the last one of its bucket:
  * it grows across remove, expiry, a restart that forgets all, and failover, as long as clocks of servers are not put back by more.
  */
+
 import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
+import { showBriefly } from '../core/brief.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
@@ -129,6 +131,7 @@ export function redisStore(client: IoredisClient | NodeRedisClient, options: Red
     maxValueBytes: withDefault(integer({ min: 1, max: 2 ** 28 }), 2 ** 20),
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
   });
+  showBriefly(ScriptStore.prototype, ({ prefix }) => ({ store: 'redis', prefix }));
   return new ScriptStore(server, subscriber, prefix, timeout, clock, new VerbChecks('redis', maxValueBytes));
 }
 
@@ -144,7 +147,7 @@ class ScriptStore implements RedisStore {
   /** These and all that wait for an answer. */
   private readonly underWay: VerbTimeouts;
   private readonly server: Server;
-  private readonly prefix: string;
+  /** @internal */ readonly prefix: string;
   private readonly timeoutMs: number;
   private readonly checks: VerbChecks;
   private readonly copies = new Copies();

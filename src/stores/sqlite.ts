@@ -6,7 +6,9 @@
  * SQLite gives none twice in the life of the table, so a key that was removed or swept leaves nothing behind.
  * After: sqlite.org/autoinc.html, sqlite.org/wal.html, sqlite.org/lang_returning.html.
  */
+
 import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
+import { showBriefly } from '../core/brief.js';
 import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
@@ -96,6 +98,7 @@ export function sqliteStore(db: SqliteDatabase, options: SqliteStoreOptions = {}
     maxValueBytes: maxValueBytesField,
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
   });
+  showBriefly(TableStore.prototype, ({ prefix }) => ({ store: 'sqlite', prefix: prefix.slice(0, -1) }));
   return new TableStore(database, prefix, timeout, clock, new VerbChecks('sqlite', maxValueBytes));
 }
 
@@ -183,7 +186,7 @@ class TableStore implements SqliteStore {
   private readonly poll = callbackTimer(() => this.look());
   private readonly db: SqliteDatabase;
   /** With the separator, which no prefix contains. */
-  private readonly prefix: string;
+  /** @internal */ readonly prefix: string;
   private readonly timeoutMs: number;
   private readonly clock: Clock;
   private readonly checks: VerbChecks;

@@ -7,6 +7,7 @@
  * After: Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), leases; RFC 5861; Vattani et al., "Optimal
  * probabilistic cache stampede prevention" (VLDB 2015); FusionCache and bentocache for names.
  */
+import { showBriefly } from '../../core/brief.js';
 import { longestWaitMs, systemClock } from '../../core/clock.js';
 import { type Duration, parseDuration } from '../../core/duration.js';
 import { Events } from '../../core/events.js';
@@ -188,6 +189,7 @@ const ttlField: Field<Duration | ((value: never, key: never) => Duration | Cache
  * ```
  */
 export function cache<V, K = string>(options: CacheOptions<V, K>): Cache<V, K> {
+  showBriefly(StoredCache.prototype, ({ name, size }) => ({ name, size }));
   return new StoredCache<V, K>('cache', options);
 }
 

@@ -6,7 +6,9 @@
  * for as long as its owner renews, and for one lease more at most.
  * After: draft-ietf-httpapi-idempotency-key-header-07; Leach, "Implementing Stripe-like Idempotency Keys in Postgres" (2017).
  */
+
 import { addAbortListener, removeAbortListener } from '../../core/abort-listeners.js';
+import { showBriefly } from '../../core/brief.js';
 import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
 import { KeyMissingError, StoreError } from '../../core/errors.js';
 import type { Events, IdempotencyEvent, IdempotencyOutcome } from '../../core/events.js';
@@ -118,6 +120,9 @@ export class Engine {
   private readonly owners = new Owners();
 
   constructor(settings: EngineSettings) {
+    // What a handler holds, made once per operation: not its key, and not what is recorded.
+    for (const handle of [Attempt.prototype, UnprotectedAttempt.prototype])
+      showBriefly(handle, ({ attempt, fence }) => ({ attempt, fence }));
     this.settings = settings;
     this.young = new YoungAttempts(settings.clock, settings.leaseMs);
   }

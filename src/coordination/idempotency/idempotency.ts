@@ -4,6 +4,7 @@
  * Promise: of any number of equal calls one runs, and the others get its result; no other caller gets it, because the scope is part of
  * the key; a process that dies blocks its keys for one lease at most, and what happens then is `onLost`'s choice.
  */
+import { showBriefly } from '../../core/brief.js';
 import { type Clock, systemClock } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
 import { InDoubtError, InFlightError, KeyReusedError } from '../../core/errors.js';
@@ -19,6 +20,7 @@ import {
   integer,
   oneOf,
   optional,
+  show,
   text,
   withDefault,
 } from '../../core/options.js';
@@ -192,11 +194,12 @@ export function idempotency(options: IdempotencyOptions): Idempotency {
     ...{ ...rest, name, ttlMs: ttl, leaseMs: lease, storeTimeoutMs: storeTimeout },
     ...{ waitMs: wait === 'off' ? 0 : wait, sealing: sealing(encryption), events: new Events(name, on) },
   });
+  showBriefly(Functions.prototype, (functions) => ({ name: functions.engine.settings.name }));
   return new Functions(engine, checked.fingerprint);
 }
 
 class Functions implements Idempotency {
-  private readonly engine: Engine;
+  /** @internal */ readonly engine: Engine;
   private readonly whatCounts: IdempotencyOptions['fingerprint'];
 
   constructor(engine: Engine, whatCounts: IdempotencyOptions['fingerprint']) {
@@ -383,6 +386,7 @@ const fingerprintField: Field<NonNullable<IdempotencyOptions['fingerprint']>> = 
 };
 
 const secretField: Field<Uint8Array> = {
+  shown: (value) => (typeof value === 'string' ? `a text of ${value.length} characters` : show(value)),
   allowed: `at least ${leastSecretBytes} bytes, as text or as a Uint8Array`,
   parse(value) {
     const bytes = typeof value === 'string' ? new TextEncoder().encode(value) : value;

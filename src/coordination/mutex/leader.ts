@@ -4,6 +4,7 @@
  * Promise: a term ends by the signal before the next leader's begins; terms have growing fences; a candidate that lost its term stands again
  * once its work has stopped, and a store that is away for a while ends no candidacy.
  */
+import { showBriefly } from '../../core/brief.js';
 import { callbackTimer, longestWaitMs } from '../../core/clock.js';
 import { LockLostError, LockUnavailableError, StoreError } from '../../core/errors.js';
 import { checkOptions, having, optional } from '../../core/options.js';
@@ -70,6 +71,7 @@ export function leader(options: LeaderOptions): Leader {
     ...fields,
     name: { allowed: unnamed.allowed, parse: unnamed.parse },
   });
+  showBriefly(Candidate.prototype, ({ name, isLeader }) => ({ name, isLeader }));
   return new Candidate(
     new Locks({
       ...{ ...checked, ...leaseTerms('leader', checked) },

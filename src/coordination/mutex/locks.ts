@@ -4,14 +4,16 @@
  * Promise: of several keys all are got or none stays held, and they are taken in one order by everybody, so two callers never wait for each
  * other; a result or an error of the code under a lock is never lost with the lock.
  */
+
 import { ambient } from '../../core/ambient.js';
+import { showBriefly } from '../../core/brief.js';
 import { Call } from '../../core/call.js';
 import { longestWaitMs } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
 import { LockUnavailableError } from '../../core/errors.js';
 import { checkArgument, checkOptions, duration, having, optional } from '../../core/options.js';
 import type { Outcome } from '../../core/outcome.js';
-import type { Lease, LeaseBase } from './lease-handle.js';
+import { type Lease, LeaseBase } from './lease-handle.js';
 import type { Line, LockHolder, LockMode } from './line.js';
 import { LocalLine } from './local-line.js';
 import { LockTable } from './lock-table.js';
@@ -74,6 +76,7 @@ export class Locks {
   private readonly owners = new Owners();
 
   constructor(options: CheckedLockOptions) {
+    showBriefly(LeaseBase.prototype, ({ key, fence, state }) => ({ key, fence, state }));
     this.settings = new LockSettings(options, this.lines);
   }
 

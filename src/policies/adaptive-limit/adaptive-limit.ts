@@ -6,6 +6,7 @@
  * timeout keeps its slot until it ends; each permit gives its slot back once; no timer is left when nothing runs.
  * After: Netflix concurrency-limits for the form; the queue serves the newest first, as in Maurer, "Fail at scale" (2015).
  */
+import { showBriefly } from '../../core/brief.js';
 import { type Call, outermostOf, roomForCopies } from '../../core/call.js';
 import { type Clock, systemClock } from '../../core/clock.js';
 import { BulkheadFullError, isAbandoned } from '../../core/errors.js';
@@ -108,6 +109,9 @@ export function adaptiveLimit(options?: AdaptiveLimitOptions): AdaptiveLimitGuar
   }
   const usual = algorithm === 'knee' ? 100 : 20;
   const range = { initial: initial ?? Math.min(max, Math.max(min, usual)), min, max };
+  showBriefly(AdaptiveLimit.prototype, ({ name, limit, running, waiting }) => ({
+    ...{ name, limit, running, waiting },
+  }));
   return new AdaptiveLimit(checked, ruleOf(algorithm, range, random));
 }
 

@@ -489,7 +489,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
   joinGroup(group: Group): void {
     const { settings } = this;
     if (settings.group !== undefined) return;
-    noteKept(this.name);
+    noteKept(this.name, settings.clock);
     const shared = group.settings;
     if (shared !== undefined && sameSettings(shared.alone, settings)) this.settings = shared;
     else {

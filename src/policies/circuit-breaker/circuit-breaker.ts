@@ -6,6 +6,7 @@
  * half-open for ever; a record costs the same whatever the window holds; no timers.
  * After: Nygard, "Release It!" 2nd ed., ch. 5; sony/gobreaker; resilience4j; Finagle (growing openings).
  */
+import { showBriefly } from '../../core/brief.js';
 import type { Call } from '../../core/call.js';
 import { type Duration, parseDuration } from '../../core/duration.js';
 import {
@@ -150,7 +151,8 @@ const rateField = (): Field<number> => ({
  */
 export function circuitBreaker(options?: CircuitBreakerOptions): CircuitBreaker {
   const { name, ...settings } = settingsOf(options);
-  noteMade(name);
+  noteMade(name, settings.clock);
+  showBriefly(Breaker.prototype, ({ name, state }) => ({ name, state }));
   return new Breaker(name, settings);
 }
 

@@ -3,7 +3,7 @@
  *
  * Such a breaker sees one call and never opens; nothing else would tell. Those that a registry keeps, a breaker per key, are no such mistake.
  */
-import { systemClock } from '../../core/clock.js';
+import { type Clock, systemClock } from '../../core/clock.js';
 
 /** As many of one name within a second are made by calls, not by a program that starts. */
 const suspectPerSecond = 100;
@@ -12,8 +12,9 @@ const counts = new Map<string, number>();
 const told = new Set<string>();
 let secondEndsMs = 0;
 
-/** A breaker of this name was made. */
-export function noteMade(name: string): void {
+/** A breaker of this name was made. A clock of one's own is a simulation, where an hour may pass in a second. */
+export function noteMade(name: string, clock: Clock = systemClock): void {
+  if (clock !== systemClock) return;
   const nowMs = systemClock.now();
   if (nowMs >= secondEndsMs) {
     counts.clear();
@@ -31,7 +32,7 @@ export function noteMade(name: string): void {
 }
 
 /** It went into a registry, which keeps it. */
-export function noteKept(name: string): void {
+export function noteKept(name: string, clock: Clock = systemClock): void {
   const count = counts.get(name);
-  if (count !== undefined) counts.set(name, count - 1);
+  if (clock === systemClock && count !== undefined) counts.set(name, count - 1);
 }

@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { circuitBreaker, keyed, systemClock } from '../../../src/index.js';
+import { virtualClock } from '../../../src/testing/index.js';
 
 const warnings = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
 const told = () => warnings.mock.calls.filter(([, options]) => (options as { code: string }).code === code);
@@ -45,6 +46,20 @@ describe('circuitBreaker, made for each call', () => {
     const hosts = keyed(() => circuitBreaker({ name: 'hosts' }), { maxKeys: 1_000 });
     for (let host = 0; host < 300; host++) hosts.for(`host ${host}`);
     expect(told()).toEqual([]);
+  });
+
+  it('is no mistake on a clock of its own, where an hour may pass in a second, and makes the others no fewer', () => {
+    holdTime();
+    const clock = virtualClock();
+    make('simulated', 50);
+    for (let run = 0; run < 200; run++) {
+      const breaker = circuitBreaker({ name: 'simulated', clock });
+      if (run < 10) keyed(() => breaker).for('key');
+    }
+    make('simulated', 49);
+    expect(told()).toEqual([]);
+    make('simulated', 1);
+    expect(told()).toHaveLength(1);
   });
 
   it('is counted aright, although a registry keeps one that was made long ago', () => {

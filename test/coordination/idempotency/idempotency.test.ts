@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { IdempotencyOptions } from '../../../src/coordination/idempotency/idempotency.js';
+import type { IdempotencyHandle, IdempotencyOptions } from '../../../src/coordination/idempotency/idempotency.js';
 import {
   type HoldfastEvent,
   type IdempotencyEvent,
@@ -653,6 +653,37 @@ describe('phase', () => {
     const { once } = setUp();
     const run = once.run('k', (handle) => Promise.all([handle.phase('a', () => 1), handle.phase('b', () => 2)]), scope);
     await expect(run).rejects.toThrow(/one after the other/);
+  });
+
+  it('says so when its answer cannot be kept, and does not hold up what comes after it', async () => {
+    const { once, clock, outcomes } = setUp();
+    const answers = [1n, 'x'.repeat(1_100_000), 'small'];
+    const run = () => once.run('k', (handle) => handle.phase('charge', () => answers[handle.attempt - 1]), scope);
+    await expect(run()).rejects.toThrow(/phase "charge" has run, and its answer cannot be kept.*BigInt/);
+    await expect(run()).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'invalid' });
+    expect([await run(), outcomes()]).toEqual(['small', ['released', 'store-error', 'released', 'executed']]);
+    expect(clock.pendingTimers).toBeLessThanOrEqual(1);
+  });
+
+  it('is in doubt when what it answered cannot be opened any more', async () => {
+    const store = memoryStore();
+    const sealedBy = (current: string) =>
+      idempotency({ store, encryption: { current, keys: { [current]: new Uint8Array(32).fill(1) } } });
+    const failing = sealedBy('old').run(
+      'k',
+      async ({ phase }) => expect.unreachable(await phase('a', () => 'x')),
+      scope,
+    );
+    await expect(failing).rejects.toThrow();
+    const again = sealedBy('new').run('k', ({ phase }) => phase('a', () => expect.unreachable()), scope);
+    await expect(again).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'unreadable', cause: expect.anything() });
+  });
+
+  it('is not begun when its attempt has ended', async () => {
+    const { once } = setUp();
+    const handles: IdempotencyHandle[] = [];
+    await once.run('k', (handle) => void handles.push(handle), scope);
+    await expect(handles[0]!.phase('mail', () => expect.unreachable())).rejects.toMatchObject({ reason: 'lost' });
   });
 
   it('is not begun when the lease is lost', async () => {

@@ -112,6 +112,35 @@ describe('idempotency', () => {
     expect([await run('a', 'x'), await run('b', 'x'), await run('a', 'y'), await run('a', 'x')]).toEqual([1, 2, 3, 1]);
   });
 
+  it('refuses an input of which JSON says nothing, since any two of them would be the same', async () => {
+    const { once } = setUp();
+    const run = (input: unknown) => once.run('k', () => expect.unreachable(), { ...scope, input });
+    const unseen = [
+      new Map([[1, 2]]),
+      new Set([1]),
+      /x/,
+      new URLSearchParams('a=1'),
+      new ArrayBuffer(1),
+      () => 1,
+      Symbol('a'),
+    ];
+    for (const one of unseen) await expect(run(one)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input' });
+    const nested = run({ lines: [{ by: new Map() }] });
+    await expect(nested).rejects.toThrow('"input.lines.0.by" must be what JSON can say, or bytes');
+    class Order {
+      cents = 5;
+    }
+    const said = [
+      new Date(0),
+      new URL('http://shop.test'),
+      { a: {}, b: [], c: null, d: new Order(), e: undefined, f() {} },
+    ];
+    const bare = [Object.assign(Object.create(null), { a: Object.create(null) }), {}, [], { data: Buffer.from('x') }];
+    for (const input of [...said, ...bare]) {
+      expect(await once.run(`k ${JSON.stringify(input)}`, () => 'ran', { ...scope, input })).toBe('ran');
+    }
+  });
+
   it('refuses a key that comes with another input', async () => {
     const { once } = setUp();
     const run = (input: unknown) => once.run('k', () => 1, { ...scope, input });

@@ -38,6 +38,9 @@ export interface Clock {
 /** The longest wait a platform timer can do; also the longest duration any option takes. */
 export const longestWaitMs = 2 ** 31 - 1;
 
+/** What lies further ahead is brought nearer first. It is half of what the wheel can hold, whose tick lies behind while late timers are handed out. */
+const reachMs = 2 ** 30;
+
 const setTimer = globalThis.setTimeout;
 const clearTimer = globalThis.clearTimeout;
 const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.setImmediate;
@@ -97,7 +100,7 @@ class SystemClock implements Clock {
       wheel.rebase(Math.floor(this.knownMs));
     }
     if (this.far.size > 0) this.cancelFar(timer);
-    if (atMs - this.knownMs >= longestWaitMs) return this.scheduleFar(timer, atMs);
+    if (atMs - this.knownMs >= reachMs) return this.scheduleFar(timer, atMs);
     wheel.add(timer, Math.ceil(atMs));
     if (this.platformTimer === undefined || ((timer.tick - this.armedTick) | 0) < 0) this.arm();
   }
@@ -118,7 +121,7 @@ class SystemClock implements Clock {
     this.wheel.remove(timer);
     const nearer = callbackTimer(() => this.schedule(timer, atMs));
     this.far.set(timer, nearer);
-    this.schedule(nearer, this.knownMs + longestWaitMs - 1);
+    this.schedule(nearer, this.knownMs + reachMs - 1);
   }
 
   private cancelFar(timer: Timer): void {

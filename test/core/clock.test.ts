@@ -117,6 +117,7 @@ describe('systemClock, on a platform that a test plays', () => {
       clock,
       fired,
       looks,
+      timerOf,
       /** A timer that writes down when it fired. */
       timer: (name: string) => timerOf(() => fired.push(`${name} at ${nowMs}`)),
       armed: () => [...armed].map(({ atMs }) => atMs),
@@ -127,7 +128,7 @@ describe('systemClock, on a platform that a test plays', () => {
         atTurnEnd = [];
         for (const task of tasks) task();
       },
-      /** Lets time pass, and fires what is armed when its time has come: or, as platforms do, a little early. */
+      /** Lets time pass, and fires what is armed when its time has come: or, as platforms do, a little early or, below 0, late. */
       goTo(untilMs: number, earlyMs = 0) {
         for (;;) {
           const [next] = [...armed].sort((one, other) => one.atMs - other.atMs);
@@ -204,6 +205,24 @@ describe('systemClock, on a platform that a test plays', () => {
     clock.schedule(timer('beyond'), month);
     goTo(month + 1);
     expect(fired).toEqual([`last at ${month - 1}`, `beyond at ${month}`]);
+  });
+
+  it('does not take the longest wait for one that is over, begun within a millisecond or by a timer that is late', async () => {
+    const { clock, timer, timerOf, goTo, fired } = await play(100.4);
+    const longest = clock.now() + month;
+    goTo(100.6);
+    clock.schedule(timer('longest'), longest);
+    goTo(1_000);
+    let next = 0;
+    const late = timerOf(() => {
+      next = clock.now() + month - 2;
+      clock.schedule(timer('next'), next);
+    });
+    clock.schedule(late, 2_000);
+    goTo(9_000, -5_000);
+    expect([fired, next > month + 6_000]).toEqual([[], true]);
+    goTo(month + 10_000);
+    expect(fired).toEqual([`longest at ${month + 101}`, `next at ${next}`]);
   });
 
   it('is right after months in which nothing waited', async () => {

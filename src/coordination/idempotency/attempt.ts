@@ -6,14 +6,14 @@
  */
 
 import { type Clock, callbackTimer } from '../../core/clock.js';
-import { InDoubtError, StoreError } from '../../core/errors.js';
+import { InDoubtError, messageOf, StoreError } from '../../core/errors.js';
 import { knownOf } from '../../core/known.js';
 import type { Refused, Written } from '../../stores/store.js';
 import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
 import { defaultMarginMs, type Instant, LeaseKeeper, safeLeaseMs } from '../lease.js';
 import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
-import { decodeValue, encodeValue } from './outcomes.js';
+import { decodeValue, encodeValue, type ResultSerializer } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, sameBytes } from './record.js';
 import { largeBytes, nextTurn } from './turns.js';
 
@@ -43,8 +43,9 @@ export interface IdempotencyHandle {
    * Runs a step and keeps what it answers, so that a later attempt does not run it again. Steps run one after the other, in the same order
    * in each attempt; what they answer must be what the serializer takes, JSON by default.
    *
-   * @throws {@link InDoubtError} when an earlier attempt did other steps (unless `onLost` is `'rerun'`: then it is run from here on), or
-   * when the record is no longer this attempt's; {@link StoreError} when the answer could not be kept.
+   * @throws {@link InDoubtError} when an earlier attempt did other steps (unless `onLost` is `'rerun'`: then it is run from here on), when what
+   * it answered cannot be read, or when the record is no longer this attempt's; {@link StoreError} when the answer could not be kept, and a
+   * `TypeError` when the serializer does not take it: then a later attempt runs the step again.
    */
   phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T>;
   /** An idempotency key for a call to somebody else: the same in each attempt, another for each name. */
@@ -194,26 +195,43 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
 
   private async doPhase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> {
     const { serializer, sealing } = this.engine.settings;
-    const decode = (bytes: Uint8Array) => decodeValue(serializer, bytes) as T;
     if (this.isInPhase)
       throw new Error(`phase "${name}" begins while another is running: they run one after the other`);
     const done = this.phaseDone(name);
     if (done !== undefined) {
       this.nextPhase++;
-      return decode(sealing.open(this.keyHash, done));
+      try {
+        return decodeValue(serializer, sealing.open(this.keyHash, done)) as T;
+      } catch (cause) {
+        throw this.inDoubt('unreadable', `phase "${name}" was done, and what it answered cannot be read`, cause);
+      }
     }
     this.assertHeld();
     this.isInPhase = true;
     try {
-      const value = encodeValue(serializer, await step(this.downstreamKey(name)));
-      const memo = { name, value: sealing.seal(this.keyHash, value) };
-      this.record = { ...this.record, memo: [...this.record.memo, memo] };
-      this.nextPhase++;
-      await this.checkpoint();
+      const answer = await step(this.downstreamKey(name));
+      const value = encodedAnswer(serializer, name, answer);
+      await this.remember({ name, value: sealing.seal(this.keyHash, value) });
       // As a later attempt will see it, so that what JSON cannot say is found out by the first.
-      return decode(value);
+      return decodeValue(serializer, value) as T;
     } finally {
       this.isInPhase = false;
+    }
+  }
+
+  private async remember(done: IdempotencyRecord['memo'][number]): Promise<void> {
+    const { memo } = this.record;
+    this.record = { ...this.record, memo: [...memo, done] };
+    this.nextPhase++;
+    try {
+      await this.checkpoint();
+    } catch (error) {
+      // What the store will never take must not be in the way of the writes to come: of renewals, and of the end.
+      if (error instanceof StoreError && error.reason === 'invalid') {
+        this.record = { ...this.record, memo };
+        this.nextPhase--;
+      }
+      throw error;
     }
   }
 
@@ -344,7 +362,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   }
 
   private assertHeld(): void {
-    if (this.lostError !== undefined || !this.lease.isHeld())
+    if (this.lostError !== undefined || this.isOver || !this.lease.isHeld())
       throw this.lostError ?? this.inDoubt('lost', 'this attempt has ended');
   }
 
@@ -428,8 +446,17 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     this.engine.tell(this, 'lost', { attempt: this.attempt, error: this.lostError });
   }
 
-  private inDoubt(reason: InDoubtError['reason'], detail: string): InDoubtError {
-    return new InDoubtError({ policy: this.engine.settings.name, reason, detail });
+  private inDoubt(reason: InDoubtError['reason'], detail: string, cause?: unknown): InDoubtError {
+    return new InDoubtError({ policy: this.engine.settings.name, reason, detail, cause });
+  }
+}
+
+function encodedAnswer(serializer: ResultSerializer, name: string, answer: unknown): Uint8Array {
+  try {
+    return encodeValue(serializer, answer);
+  } catch (cause) {
+    const detail = `its answer cannot be kept, so a later attempt runs it again: ${messageOf(cause)}`;
+    throw new TypeError(`phase "${name}" has run, and ${detail}`, { cause });
   }
 }
 

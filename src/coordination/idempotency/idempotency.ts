@@ -93,7 +93,10 @@ export interface IdempotencyScope {
 
 /** Options of {@link Idempotency.run} and {@link Idempotency.transaction}. */
 export interface IdempotencyRunOptions extends IdempotencyScope {
-  /** What the operation depends on: whatever JSON can say, or bytes. The same key with another input is refused. Default: nothing. */
+  /**
+   * What the operation depends on: whatever JSON can say, or bytes; a `Map` and the like, of which JSON says nothing, is an {@link OptionsError}. The same
+   * key with another input is refused. Default: nothing.
+   */
   readonly input?: unknown;
   /** Ends the wait for an operation that runs elsewhere. */
   readonly signal?: AbortSignal;
@@ -295,7 +298,27 @@ class Functions implements Idempotency {
     if (ArrayBuffer.isView(input)) {
       return fingerprint({ head: [], body: new Uint8Array(input.buffer, input.byteOffset, input.byteLength) });
     }
-    return fingerprint({ head: [], body: JSON.stringify(input), isJson: true, exclude });
+    const text: string | undefined = JSON.stringify(input);
+    // Behind it, because it refuses cycles.
+    this.refuseUnseen(input, 'input');
+    return fingerprint({ head: [], body: text, isJson: true, exclude });
+  }
+
+  /** JSON has a `Map`, or whatever keeps what it has to itself, as an object without members: any two would be the same. */
+  private refuseUnseen(part: unknown, path: string): void {
+    if (typeof part !== 'object' || part === null) {
+      if (typeof part !== 'function' && typeof part !== 'symbol') return;
+    } else {
+      if (ArrayBuffer.isView(part) || typeof (part as { toJSON?: unknown }).toJSON === 'function') return;
+      const names = Object.keys(part);
+      for (const name of names) {
+        const member = (part as Record<string, unknown>)[name];
+        if (typeof member === 'object') this.refuseUnseen(member, `${path}.${name}`);
+      }
+      if (names.length > 0 || Array.isArray(part) || isPlain(part)) return;
+    }
+    const allowed = 'what JSON can say, or bytes; for all else there is the option "fingerprint"';
+    throw impossibleOption(this.engine.settings.name, path, part, allowed);
   }
 
   /** What a call gets for which nothing ran. */
@@ -344,6 +367,11 @@ class Functions implements Idempotency {
     if (!outcome.ok) throw outcome.error;
     return outcome.value;
   }
+}
+
+function isPlain(value: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
 function attempted(encode: () => Uint8Array): { readonly bytes?: Uint8Array; readonly error?: unknown } {

@@ -136,11 +136,15 @@ class Candidate implements Leader {
     const signal = given === undefined ? resigned.signal : AbortSignal.any([given, resigned.signal]);
     for (;;) {
       let hasBegun = false;
+      let failure: unknown;
       const term = async (context: LockContext) => {
         hasBegun = true;
         this.terms.add(context);
         try {
           return await fn(context);
+        } catch (error) {
+          failure = error;
+          throw error;
         } finally {
           this.terms.delete(context);
         }
@@ -148,7 +152,9 @@ class Candidate implements Leader {
       try {
         return await this.locks.run(this.name, 'exclusive', term, { signal });
       } catch (error) {
-        const isOver = hasBegun ? !(error instanceof LockLostError) : signal.aborted || !isPassing(error);
+        // The function itself may throw one: of another lock, or because its own is not held for as long as it wants.
+        const isTermLost = error instanceof LockLostError && error !== failure;
+        const isOver = hasBegun ? !isTermLost : !isPassing(error);
         if (isOver || signal.aborted) throw error;
         if (!hasBegun) await this.pause(signal);
       }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { IdempotencyOptions } from '../../../src/coordination/idempotency/idempotency.js';
+import type { IdempotencyHandle, IdempotencyOptions } from '../../../src/coordination/idempotency/idempotency.js';
 import {
   type HoldfastEvent,
   type IdempotencyEvent,
@@ -110,6 +110,35 @@ describe('idempotency', () => {
     let runs = 0;
     const run = (who: string, operation: string) => once.run('k', () => ++runs, { scope: who, operation });
     expect([await run('a', 'x'), await run('b', 'x'), await run('a', 'y'), await run('a', 'x')]).toEqual([1, 2, 3, 1]);
+  });
+
+  it('refuses an input of which JSON says nothing, since any two of them would be the same', async () => {
+    const { once } = setUp();
+    const run = (input: unknown) => once.run('k', () => expect.unreachable(), { ...scope, input });
+    const unseen = [
+      new Map([[1, 2]]),
+      new Set([1]),
+      /x/,
+      new URLSearchParams('a=1'),
+      new ArrayBuffer(1),
+      () => 1,
+      Symbol('a'),
+    ];
+    for (const one of unseen) await expect(run(one)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input' });
+    const nested = run({ lines: [{ by: new Map() }] });
+    await expect(nested).rejects.toThrow('"input.lines.0.by" must be what JSON can say, or bytes');
+    class Order {
+      cents = 5;
+    }
+    const said = [
+      new Date(0),
+      new URL('http://shop.test'),
+      { a: {}, b: [], c: null, d: new Order(), e: undefined, f() {} },
+    ];
+    const bare = [Object.assign(Object.create(null), { a: Object.create(null) }), {}, [], { data: Buffer.from('x') }];
+    for (const input of [...said, ...bare]) {
+      expect(await once.run(`k ${JSON.stringify(input)}`, () => 'ran', { ...scope, input })).toBe('ran');
+    }
   });
 
   it('refuses a key that comes with another input', async () => {
@@ -653,6 +682,37 @@ describe('phase', () => {
     const { once } = setUp();
     const run = once.run('k', (handle) => Promise.all([handle.phase('a', () => 1), handle.phase('b', () => 2)]), scope);
     await expect(run).rejects.toThrow(/one after the other/);
+  });
+
+  it('says so when its answer cannot be kept, and does not hold up what comes after it', async () => {
+    const { once, clock, outcomes } = setUp();
+    const answers = [1n, 'x'.repeat(1_100_000), 'small'];
+    const run = () => once.run('k', (handle) => handle.phase('charge', () => answers[handle.attempt - 1]), scope);
+    await expect(run()).rejects.toThrow(/phase "charge" has run, and its answer cannot be kept.*BigInt/);
+    await expect(run()).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'invalid' });
+    expect([await run(), outcomes()]).toEqual(['small', ['released', 'store-error', 'released', 'executed']]);
+    expect(clock.pendingTimers).toBeLessThanOrEqual(1);
+  });
+
+  it('is in doubt when what it answered cannot be opened any more', async () => {
+    const store = memoryStore();
+    const sealedBy = (current: string) =>
+      idempotency({ store, encryption: { current, keys: { [current]: new Uint8Array(32).fill(1) } } });
+    const failing = sealedBy('old').run(
+      'k',
+      async ({ phase }) => expect.unreachable(await phase('a', () => 'x')),
+      scope,
+    );
+    await expect(failing).rejects.toThrow();
+    const again = sealedBy('new').run('k', ({ phase }) => phase('a', () => expect.unreachable()), scope);
+    await expect(again).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'unreadable', cause: expect.anything() });
+  });
+
+  it('is not begun when its attempt has ended', async () => {
+    const { once } = setUp();
+    const handles: IdempotencyHandle[] = [];
+    await once.run('k', (handle) => void handles.push(handle), scope);
+    await expect(handles[0]!.phase('mail', () => expect.unreachable())).rejects.toMatchObject({ reason: 'lost' });
   });
 
   it('is not begun when the lease is lost', async () => {

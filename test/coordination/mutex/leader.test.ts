@@ -1,4 +1,4 @@
-import { leader, memoryStore, mutex, type Store, StoreError } from 'holdfast';
+import { type LockContext, leader, memoryStore, mutex, type Store, StoreError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import { enableContext, runDetached } from '../../../src/integrations/context.js';
@@ -82,6 +82,26 @@ describe('leader', () => {
     expect(await candidate().run(() => 5)).toBe(5);
     await expect(candidate().run(() => Promise.reject(new Error('mine')))).rejects.toThrow('mine');
     await expect(candidate().run(() => 5, { signal: AbortSignal.abort('no') })).rejects.toBe('no');
+  });
+
+  it('settles with the loss of another lock, or of too short a lease, that its function throws, and does not run it again', async () => {
+    const { inner, candidate } = bench();
+    const locks = mutex({ store: inner });
+    const stopped = new AbortController();
+    let terms = 0;
+    const once = (work: (context: LockContext) => unknown) =>
+      candidate().run(
+        (context) => {
+          if (++terms > 1) stopped.abort();
+          return work(context);
+        },
+        { signal: stopped.signal },
+      );
+    await expect(once(() => locks.run('job', () => locks.forceRelease('job')))).rejects.toMatchObject({ key: 'job' });
+    expect(terms).toBe(1);
+    terms = 0;
+    await expect(once(({ lease }) => lease.assertHeld(60_000))).rejects.toMatchObject({ reason: 'short' });
+    expect(terms).toBe(1);
   });
 
   it('gives a candidacy up that came to nothing', async () => {

@@ -1,83 +1,9 @@
 /** Locks over a store, in virtual time: what the store answers, and when, is in the hands of the test. */
-import {
-  LockLostError,
-  memoryStore,
-  mutex,
-  type Store,
-  type StoreChange,
-  StoreError,
-  semaphore,
-  type Timer,
-} from 'holdfast';
+import { LockLostError, memoryStore, mutex, type Store, semaphore, type Timer } from 'holdfast';
 import { type VirtualClock, virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import type { HoldfastEvent } from '../../../src/core/events.js';
-
-type Verb = 'read' | 'write' | 'remove';
-/** What happens to one verb: `'lost'`: it is done and the reply is not; `'dropped'`: it never arrives; a promise: when it is done. */
-type Fate = 'ok' | 'lost' | 'dropped' | 'hung' | Promise<unknown>;
-
-/** A store whose verbs go wrong as told, and that tells of changes if it may. */
-function unsteady(clock: VirtualClock, { watches = false, inner = memoryStore({ clock }) } = {}) {
-  const watchers = new Map<string, Set<(change: StoreChange) => void>>();
-  const state = { calls: 0, fate: (_verb: Verb, _key: string): Fate => 'ok', watching: 0 };
-  const failure = (operation: string, applied: 'no' | 'unknown') =>
-    new StoreError({ store: 'unsteady', operation, reason: 'timeout', applied, detail: 'no answer' });
-  const through = async <T>(verb: Verb, key: string, work: () => Promise<T>): Promise<T> => {
-    state.calls++;
-    const fate = state.fate(verb, key);
-    if (fate === 'hung') return new Promise<T>(() => {});
-    if (fate === 'dropped') throw failure(verb, verb === 'read' ? 'no' : 'unknown');
-    if (fate instanceof Promise) await fate;
-    const answer = await work();
-    const isChanged = typeof answer === 'boolean' ? answer : (answer as { ok?: boolean } | undefined)?.ok === true;
-    if (isChanged) for (const tell of watchers.get(key) ?? []) queueMicrotask(() => tell({ kind: 'changed' }));
-    if (fate === 'lost') throw failure(verb, 'unknown');
-    return answer;
-  };
-  const store: Store = {
-    read: (key, options) => through('read', key, () => inner.read(key, options)),
-    write: (key, value, options) => through('write', key, () => inner.write(key, value, options)),
-    remove: (key, options) => through('remove', key, () => inner.remove(key, options)),
-    native: watches
-      ? {
-          watch(key, onChange) {
-            state.watching++;
-            const all = watchers.get(key) ?? new Set();
-            watchers.set(key, all.add(onChange));
-            return {
-              ready: Promise.resolve(),
-              close() {
-                if (all.delete(onChange)) state.watching--;
-              },
-            };
-          },
-        }
-      : undefined,
-  };
-  return { store, inner, state };
-}
-
-/** As many processes as wanted on one store. */
-function bench(options: { readonly watches?: boolean } = {}) {
-  const clock = virtualClock();
-  const { store, inner, state } = unsteady(clock, options);
-  const process = (more: Partial<Parameters<typeof mutex>[0]> = {}) =>
-    mutex({ store, clock, ttl: '3s', random: () => 0.5, ...more });
-  return { clock, store, inner, state, process };
-}
-
-/** Lets virtual time pass until a promise has settled. */
-async function until<T>(clock: VirtualClock, promise: Promise<T>, mostMs = 60_000): Promise<T> {
-  let isSettled = false;
-  const settled = promise.finally(() => {
-    isSettled = true;
-  });
-  settled.catch(() => {});
-  for (let passedMs = 0; !isSettled && passedMs < mostMs; passedMs++) await clock.advance(1);
-  if (!isSettled) throw new Error(`not settled after ${mostMs} ms`);
-  return settled;
-}
+import { bench, type Fate, unsteady, until } from './support.ts';
 
 describe('mutex with a store', () => {
   it('takes and gives back by two verbs', async () => {

@@ -1,11 +1,15 @@
 /** A store in virtual time whose answers are in the hands of the test, and as many processes on it as wanted. */
 import { memoryStore, mutex, type Store, type StoreChange, StoreError } from 'holdfast';
 import { type VirtualClock, virtualClock } from 'holdfast/testing';
+import { Locks } from '../../../src/coordination/mutex/locks.js';
 import type { QueueEnterOptions, StoreQueue, Written } from '../../../src/stores/store.js';
 
 export type Verb = 'read' | 'write' | 'remove' | 'enter' | 'pass' | 'leave' | 'size' | 'guardedWrite';
-/** What happens to one verb: `'lost'`: it is done and the reply is not; `'dropped'`: it never arrives; a promise: when it is done. */
-export type Fate = 'ok' | 'lost' | 'dropped' | 'hung' | Promise<unknown>;
+/**
+ * What happens to one verb: `'lost'`: it is done and the reply is not; `'dropped'`: it never arrives; `'refused'`: so, and the store says it; a promise: when it is
+ * done; an error: what it fails with.
+ */
+export type Fate = 'ok' | 'lost' | 'dropped' | 'refused' | 'hung' | Promise<unknown> | Error;
 
 /** What a store can do besides. */
 export interface Abilities {
@@ -31,7 +35,7 @@ export function unsteady(
 ) {
   const watchers = new Map<string, Set<(change: StoreChange) => void>>();
   const state = {
-    ...{ calls: 0, watching: 0, verbs: [] as Verb[] },
+    ...{ calls: 0, watching: 0, verbs: [] as Verb[], times: [] as number[] },
     fate: (_verb: Verb, _key: string): Fate => 'ok',
     /** Whether those in the line are told. */
     isTold: true,
@@ -51,9 +55,12 @@ export function unsteady(
   const through = async <T>(verb: Verb, key: string, work: () => Promise<T>): Promise<T> => {
     state.calls++;
     state.verbs.push(verb);
+    state.times.push(clock.now());
     const fate = state.fate(verb, key);
     if (fate === 'hung') return new Promise<T>(() => {});
     if (fate === 'dropped') throw failure(verb, verb === 'read' ? 'no' : 'unknown');
+    if (fate === 'refused') throw failure(verb, 'no');
+    if (fate instanceof Error) throw fate;
     if (fate instanceof Promise) await fate;
     const answer = await (queues ? inTurn(work) : work());
     const isChanged = typeof answer === 'boolean' ? answer : (answer as { ok?: boolean } | undefined)?.ok === true;
@@ -173,6 +180,15 @@ export function bench(options: Omit<Abilities, 'inner'> = {}) {
   const process = (more: Partial<Parameters<typeof mutex>[0]> = {}) =>
     mutex({ store, clock, ttl: '3s', random: () => 0.5, ...more });
   return { clock, store, inner, state, process };
+}
+
+/** The engine of one process, and the keys that it remembers. */
+export function engine(store: Store | undefined, clock: VirtualClock) {
+  const locks = new Locks({
+    ...{ kind: 'mutex', name: 'mutex', on: undefined, clock, random: () => 0.5, store, stack: false },
+    ...{ ttl: 3_000, margin: 300, renewEvery: undefined, wait: 1_000, queue: 10, permits: Number.POSITIVE_INFINITY },
+  });
+  return { locks, lines: (locks as unknown as { readonly lines: Map<string, unknown> }).lines };
 }
 
 /** Lets virtual time pass until a promise has settled. */

@@ -142,7 +142,9 @@ describe('mutex with a store', () => {
     const { locks, lines } = engine(store, clock);
     await locks.run('key', 'exclusive', () => expect(lines.size).toBe(1));
     await locks.inspect('free');
+    expect(lines.size).toBe(0);
     await locks.forceRelease('free');
+    expect(lines.size).toBe(0);
     const lease = await process().acquire('theirs');
     await locks.tryAcquire('theirs', 'exclusive');
     expect(lines.size).toBe(0);

@@ -8,7 +8,6 @@
 import { ambient } from '../../core/ambient.js';
 import { showBriefly } from '../../core/brief.js';
 import { Call } from '../../core/call.js';
-import { longestWaitMs } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
 import { LockUnavailableError } from '../../core/errors.js';
 import { checkArgument, checkOptions, duration, having, optional } from '../../core/options.js';
@@ -179,7 +178,7 @@ export class Locks {
     if (signal?.aborted) throw signal.reason;
     const lease = this.takeNow(key, mode);
     if (lease !== undefined) return lease;
-    if (waitMs > 0) return this.lineOf(key).wait(mode, Math.min(waitMs, longestWaitMs), signal);
+    if (waitMs > 0) return this.lineOf(key).wait(mode, waitMs, signal);
     return this.takeAtOnce(key, mode);
   }
 

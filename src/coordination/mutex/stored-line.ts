@@ -67,8 +67,9 @@ export class StoredLine extends Line {
     this.owners = owners;
   }
 
+  /** Who waits has a campaign. */
   get isIdle(): boolean {
-    return this.held.size === 0 && this.waiters.size === 0 && this.campaigns.size === 0 && this.cleanUps === 0;
+    return this.held.size === 0 && this.campaigns.size === 0 && this.cleanUps === 0;
   }
 
   /**

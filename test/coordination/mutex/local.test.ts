@@ -1,26 +1,8 @@
 import { isRejected, LockLostError, LockUnavailableError, mutex, semaphore } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
-import { Locks } from '../../../src/coordination/mutex/locks.js';
 import type { HoldfastEvent } from '../../../src/core/events.js';
-
-function engine() {
-  const checked = {
-    ...{ name: 'mutex', on: undefined, clock: virtualClock(), random: Math.random, store: undefined },
-    ttl: 10_000,
-  };
-  const rest = {
-    kind: 'mutex',
-    margin: 1_000,
-    renewEvery: undefined,
-    wait: 1_000,
-    queue: 10,
-    stack: false,
-    permits: 1,
-  } as const;
-  const locks = new Locks({ ...checked, ...rest });
-  return { locks, lines: (locks as unknown as { readonly lines: Map<string, unknown> }).lines };
-}
+import { engine } from './support.ts';
 
 const settle = async () => {
   for (let turn = 0; turn < 20; turn++) await Promise.resolve();
@@ -240,7 +222,7 @@ describe('mutex without a store', () => {
   });
 
   it('forgets a key that nobody holds or waits for', async () => {
-    const { lines, locks } = engine();
+    const { lines, locks } = engine(undefined, virtualClock());
     await locks.run('key', 'exclusive', () => 1);
     await locks.inspect('other');
     await locks.tryAcquire('third', 'exclusive').then((lease) => lease!.release());

@@ -1,83 +1,11 @@
 /** Locks over a store, in virtual time: what the store answers, and when, is in the hands of the test. */
-import {
-  LockLostError,
-  memoryStore,
-  mutex,
-  type Store,
-  type StoreChange,
-  StoreError,
-  semaphore,
-  type Timer,
-} from 'holdfast';
+import { LockLostError, memoryStore, mutex, type Store, StoreError, semaphore, type Timer } from 'holdfast';
 import { type VirtualClock, virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import type { HoldfastEvent } from '../../../src/core/events.js';
+import { bench, engine, type Fate, unsteady, until } from './support.ts';
 
-type Verb = 'read' | 'write' | 'remove';
-/** What happens to one verb: `'lost'`: it is done and the reply is not; `'dropped'`: it never arrives; a promise: when it is done. */
-type Fate = 'ok' | 'lost' | 'dropped' | 'hung' | Promise<unknown>;
-
-/** A store whose verbs go wrong as told, and that tells of changes if it may. */
-function unsteady(clock: VirtualClock, { watches = false, inner = memoryStore({ clock }) } = {}) {
-  const watchers = new Map<string, Set<(change: StoreChange) => void>>();
-  const state = { calls: 0, fate: (_verb: Verb, _key: string): Fate => 'ok', watching: 0 };
-  const failure = (operation: string, applied: 'no' | 'unknown') =>
-    new StoreError({ store: 'unsteady', operation, reason: 'timeout', applied, detail: 'no answer' });
-  const through = async <T>(verb: Verb, key: string, work: () => Promise<T>): Promise<T> => {
-    state.calls++;
-    const fate = state.fate(verb, key);
-    if (fate === 'hung') return new Promise<T>(() => {});
-    if (fate === 'dropped') throw failure(verb, verb === 'read' ? 'no' : 'unknown');
-    if (fate instanceof Promise) await fate;
-    const answer = await work();
-    const isChanged = typeof answer === 'boolean' ? answer : (answer as { ok?: boolean } | undefined)?.ok === true;
-    if (isChanged) for (const tell of watchers.get(key) ?? []) queueMicrotask(() => tell({ kind: 'changed' }));
-    if (fate === 'lost') throw failure(verb, 'unknown');
-    return answer;
-  };
-  const store: Store = {
-    read: (key, options) => through('read', key, () => inner.read(key, options)),
-    write: (key, value, options) => through('write', key, () => inner.write(key, value, options)),
-    remove: (key, options) => through('remove', key, () => inner.remove(key, options)),
-    native: watches
-      ? {
-          watch(key, onChange) {
-            state.watching++;
-            const all = watchers.get(key) ?? new Set();
-            watchers.set(key, all.add(onChange));
-            return {
-              ready: Promise.resolve(),
-              close() {
-                if (all.delete(onChange)) state.watching--;
-              },
-            };
-          },
-        }
-      : undefined,
-  };
-  return { store, inner, state };
-}
-
-/** As many processes as wanted on one store. */
-function bench(options: { readonly watches?: boolean } = {}) {
-  const clock = virtualClock();
-  const { store, inner, state } = unsteady(clock, options);
-  const process = (more: Partial<Parameters<typeof mutex>[0]> = {}) =>
-    mutex({ store, clock, ttl: '3s', random: () => 0.5, ...more });
-  return { clock, store, inner, state, process };
-}
-
-/** Lets virtual time pass until a promise has settled. */
-async function until<T>(clock: VirtualClock, promise: Promise<T>, mostMs = 60_000): Promise<T> {
-  let isSettled = false;
-  const settled = promise.finally(() => {
-    isSettled = true;
-  });
-  settled.catch(() => {});
-  for (let passedMs = 0; !isSettled && passedMs < mostMs; passedMs++) await clock.advance(1);
-  if (!isSettled) throw new Error(`not settled after ${mostMs} ms`);
-  return settled;
-}
+const failed = { store: 'unsteady', operation: 'write', detail: 'no' } as const;
 
 describe('mutex with a store', () => {
   it('takes and gives back by two verbs', async () => {
@@ -207,6 +135,342 @@ describe('mutex with a store', () => {
     await clock.advance(200);
     expect(await process().tryAcquire('key')).not.toBe(null);
     await clock.advance(10_000);
+  });
+
+  it('forgets a key once nobody holds it or waits for it, and nothing is left to clean up there', async () => {
+    const { clock, state, store, process } = bench();
+    const { locks, lines } = engine(store, clock);
+    await locks.run('key', 'exclusive', () => expect(lines.size).toBe(1));
+    await locks.inspect('free');
+    expect(lines.size).toBe(0);
+    await locks.forceRelease('free');
+    expect(lines.size).toBe(0);
+    const lease = await process().acquire('theirs');
+    await locks.tryAcquire('theirs', 'exclusive');
+    expect(lines.size).toBe(0);
+    const waiting = locks.acquire('theirs', 'exclusive', { wait: 500 });
+    const ended = expect(waiting).rejects.toMatchObject({ reason: 'waited' });
+    await clock.advance(100);
+    await locks.inspect('theirs');
+    expect(lines.size).toBe(1);
+    await clock.advance(400);
+    await ended;
+    expect(lines.size).toBe(0);
+    await lease.release();
+    const fates: Fate[] = ['lost', 'dropped'];
+    state.fate = () => fates.shift() ?? 'ok';
+    await expect(locks.tryAcquire('lost', 'exclusive')).rejects.toMatchObject({ code: 'ERR_STORE' });
+    await clock.flush();
+    expect(lines.size).toBe(1);
+    await clock.advance(100);
+    expect([lines.size, clock.pendingTimers]).toEqual([0, 0]);
+    const cutOff = await locks.acquire('lost', 'exclusive');
+    state.fate = () => 'hung';
+    await clock.advance(3_000);
+    expect([cutOff.held(), lines.size]).toEqual([false, 0]);
+  });
+
+  it('asks for nothing that its own process holds, or waits for already', async () => {
+    const { clock, state, process } = bench();
+    const [one, other] = [process(), process()];
+    const lease = await one.acquire('key');
+    const waiting = other.acquire('key');
+    await clock.flush();
+    const { calls } = state;
+    expect([await one.tryAcquire('key'), await other.tryAcquire('key')]).toEqual([null, null]);
+    expect(state.calls).toBe(calls);
+    await lease.release();
+    // Those before it come first, also when it is free.
+    expect(await other.tryAcquire('key')).toBe(null);
+    await (await until(clock, waiting)).release();
+  });
+
+  it('takes back what tryAcquire may have got, and looks for nothing where the store says that it did nothing', async () => {
+    const { clock, state, process } = bench();
+    const fates: Fate[] = ['lost'];
+    state.fate = () => fates.shift() ?? 'ok';
+    await expect(process().tryAcquire('key')).rejects.toMatchObject({ applied: 'unknown' });
+    await clock.flush();
+    expect(await process().tryAcquire('key')).not.toBe(null);
+    fates.push('refused');
+    const { calls } = state;
+    await expect(process().tryAcquire('other')).rejects.toMatchObject({ applied: 'no' });
+    fates.push('refused');
+    await expect(process().acquire('other')).rejects.toMatchObject({ applied: 'no' });
+    await clock.advance(500);
+    expect(state.calls).toBe(calls + 2);
+  });
+
+  it('looks for what may be left of it at once, and ever later, until it must have expired', async () => {
+    for (const [drawn, times] of [
+      [0, [0, 0, 25, 75, 175, 375, 775, 1_575]],
+      [0.5, [0, 0, 50, 150, 350, 750, 1_550]],
+    ] as const) {
+      const { clock, state, process } = bench();
+      state.fate = () => 'dropped';
+      await expect(process({ random: () => drawn }).tryAcquire('key')).rejects.toMatchObject({ code: 'ERR_STORE' });
+      await clock.advance(10_000);
+      expect([state.times, clock.pendingTimers]).toEqual([times, 0]);
+    }
+    // What has not come yet may come still; what was found is gone.
+    for (const [fate, looks] of [
+      ['dropped', 6],
+      ['lost', 1],
+    ] as const) {
+      const { clock, state, process } = bench();
+      state.fate = (verb) => (verb === 'write' ? fate : 'ok');
+      await expect(process().tryAcquire('key')).rejects.toMatchObject({ code: 'ERR_STORE' });
+      await clock.advance(10_000);
+      expect(state.verbs.filter((verb) => verb === 'read').length).toBe(looks);
+    }
+  });
+
+  it('looks for a hundred at a time, and no more', async () => {
+    const { clock, state, process } = bench();
+    const locks = process();
+    state.fate = () => 'dropped';
+    await Promise.allSettled(Array.from({ length: 150 }, () => locks.tryAcquire('key')));
+    await clock.flush();
+    expect(state.verbs.filter((verb) => verb === 'read').length).toBe(100);
+    await clock.advance(10_000);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('tells its own leases at once that an operator of the same process took the key away', async () => {
+    const { process } = bench();
+    const locks = process();
+    const lease = await locks.acquire('key');
+    expect(await locks.forceRelease('key')).toBe(true);
+    expect([lease.signal.aborted, lease.held(), await lease.release()]).toEqual([true, false, 'lost']);
+    expect(await locks.forceRelease('key')).toBe(false);
+  });
+
+  it('goes from hand to hand for 20 ms, and is then free for others for 1.5 to 3', async () => {
+    for (const [drawn, freeMs] of [
+      [0, 1.5],
+      [0.5, 2.25],
+    ] as const) {
+      const { clock, state, process } = bench();
+      const locks = process({ random: () => drawn });
+      const lease = await locks.acquire('key');
+      const [second, third] = [locks.acquire('key'), locks.acquire('key')];
+      await clock.advance(19.9);
+      state.verbs.length = 0;
+      await lease.release();
+      const next = await second;
+      await clock.advance(0.1);
+      await next.release();
+      expect(state.verbs).toEqual(['write', 'remove']);
+      await clock.advance(freeMs - 0.1);
+      expect(state.verbs.length).toBe(2);
+      await clock.advance(0.1);
+      expect([(await third).held(), state.verbs.length]).toEqual([true, 3]);
+    }
+  });
+
+  it('is not handed from a writer to a reader', async () => {
+    const { clock, state, process } = bench();
+    const locks = process();
+    const writer = await locks.write('key');
+    const reading = locks.read('key');
+    await clock.flush();
+    await writer.release();
+    expect(state.verbs).toEqual(['write', 'remove']);
+    expect((await until(clock, reading, 10)).held()).toBe(true);
+  });
+
+  it('says that it was lost when it finds that nothing is there to hand over, and the next asks for it', async () => {
+    const { clock, process } = bench();
+    const locks = process();
+    const lease = await locks.acquire('key');
+    const waiting = locks.acquire('key');
+    await process().forceRelease('key');
+    expect(await lease.release()).toBe('lost');
+    expect((await until(clock, waiting, 10)).held()).toBe(true);
+  });
+
+  it('looks for both when the reply to a hand-over was lost', async () => {
+    for (const fate of ['lost', 'dropped'] as const) {
+      const { clock, state, process } = bench();
+      const locks = process();
+      const lease = await locks.acquire('key');
+      const waiting = locks.acquire('key');
+      const fates: Fate[] = [fate];
+      state.fate = () => fates.shift() ?? 'ok';
+      expect(await lease.release()).toBe('unknown');
+      const next = await until(clock, waiting, 20);
+      expect([next.held(), next.fence > lease.fence]).toEqual([true, true]);
+    }
+  });
+
+  it('takes no lease from a reply that comes as late as the lease would end here, by either clock', async () => {
+    for (const [passMs, jumpMs, isGot] of [
+      [2_667, 0, true],
+      [2_668, 0, false],
+      [0, 2_667, true],
+      [0, 2_668, false],
+    ] as const) {
+      const { clock, state, inner, process } = bench();
+      let answer = () => {};
+      const late = new Promise<void>((resolve) => {
+        answer = resolve;
+      });
+      state.fate = (verb) => (verb === 'write' ? late : 'ok');
+      const pending = process().tryAcquire('key');
+      await clock.advance(passMs);
+      clock.jumpWallClock(jumpMs);
+      state.fate = () => 'ok';
+      answer();
+      const lease = await pending;
+      expect(lease !== null).toBe(isGot);
+      await clock.flush();
+      expect((await inner.read('mutex:key')) !== undefined).toBe(isGot);
+    }
+  });
+
+  it('asks again after 7.5 ms, and half as long again each time, up to a quarter of a second, give or take a quarter', async () => {
+    for (const [drawn, factor] of [
+      [0, 0.75],
+      [0.5, 1],
+    ] as const) {
+      const { clock, state, process } = bench();
+      await process({ ttl: '60s' }).acquire('key');
+      const waiting = process({ random: () => drawn, wait: '10s' }).acquire('key');
+      waiting.catch(() => {});
+      await clock.advance(0);
+      state.times.length = 0;
+      await clock.advance(2_000);
+      const gaps = state.times.map((atMs, index) => (atMs - (state.times[index - 1] ?? 0)) / factor);
+      const expected = Array.from({ length: gaps.length }, (_, index) => Math.min(250, 5 * 1.5 ** (index + 1)));
+      expect(gaps.length).toBeGreaterThan(10);
+      for (const [index, gap] of gaps.entries()) expect(gap).toBeCloseTo(expected[index]!, 6);
+    }
+  });
+
+  it('asks when the lease in its way has run out, not all at one instant', async () => {
+    for (const [drawn, atMs] of [
+      [0, 101],
+      [0.5, 103],
+    ] as const) {
+      const { clock, state, inner, process } = bench({ watches: true });
+      const dead = unsteady(clock, { inner });
+      await mutex({ store: dead.store, clock, ttl: 100 }).acquire('key');
+      dead.state.fate = () => 'hung';
+      const waiting = process({ random: () => drawn }).acquire('key');
+      await clock.advance(2);
+      state.times.length = 0;
+      const lease = await until(clock, waiting, 200);
+      expect(lease.held()).toBe(true);
+      // A look when it was ready to be told, and one at the end.
+      expect(state.times.at(-1)).toBe(atMs);
+    }
+  });
+
+  it('asks a store that has failed ever later while it waits, give or take a half', async () => {
+    for (const [drawn, factor] of [
+      [0, 0.5],
+      [0.5, 1],
+    ] as const) {
+      const { clock, state, process } = bench();
+      await process({ ttl: '60s' }).acquire('key');
+      const waiting = process({ random: () => drawn, wait: '10s' }).acquire('key');
+      waiting.catch(() => {});
+      await clock.advance(0);
+      state.fate = () => 'refused';
+      state.times.length = 0;
+      await clock.advance(1_500);
+      const gaps = state.times.map((atMs, index) => atMs - (state.times[index - 1] ?? 0)).slice(1);
+      const expected = [15, 30, 60, 120, 240, 250, 250].map((ms) => ms * factor);
+      for (const [index, gap] of gaps.slice(0, 7).entries()) expect(gap).toBeCloseTo(expected[index]!, 6);
+      expect(gaps.length).toBeGreaterThan(6);
+    }
+  });
+
+  it.each([
+    ['a value that is none of the store', new StoreError({ ...failed, reason: 'invalid', applied: 'no' }), true],
+    ['a record of something else', new StoreError({ ...failed, reason: 'schema', applied: 'no' }), true],
+    ['a store that is closed', new StoreError({ ...failed, reason: 'closed', applied: 'no' }), true],
+    ['an error that is none of a store', new TypeError('a fault'), true],
+    ['a connection that was closed', new StoreError({ ...failed, reason: 'closed', applied: 'unknown' }), false],
+    ['a store that is busy', new StoreError({ ...failed, reason: 'busy', applied: 'no' }), false],
+  ])('while it waits: %s', async (_, error, isFatal) => {
+    const { clock, state, process } = bench();
+    const lease = await process({ ttl: '60s' }).acquire('key');
+    const waiting = process().acquire('key');
+    let outcome: unknown;
+    waiting.catch((reason: unknown) => {
+      outcome = reason;
+    });
+    await clock.advance(100);
+    const fates: Fate[] = [error];
+    state.fate = () => fates.shift() ?? 'ok';
+    await clock.advance(500);
+    expect([fates.length, outcome]).toEqual([0, isFatal ? error : undefined]);
+    await lease.release();
+    if (!isFatal) expect((await until(clock, waiting)).held()).toBe(true);
+  });
+
+  it('tells who has waited as long as he may how long the lease in his way had to go when it was last seen', async () => {
+    const { clock, process } = bench();
+    await process({ ttl: '60s' }).acquire('key');
+    const waiting = process().acquire('key', { wait: 20 });
+    const ended = expect(waiting).rejects.toMatchObject({ reason: 'waited', retryAfterMs: 60_000 - 7.5 - 11.25 });
+    await clock.advance(20);
+    await ended;
+  });
+
+  it('begins anew for those who come while the last of those before them is given up', async () => {
+    const { clock, state, process } = bench();
+    const lease = await process().acquire('key');
+    const locks = process();
+    const controller = new AbortController();
+    const first = locks.acquire('key', { signal: controller.signal });
+    await clock.advance(50);
+    let answer = () => {};
+    const slow = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    state.fate = () => slow;
+    await clock.advance(250);
+    controller.abort('gone');
+    await expect(first).rejects.toBe('gone');
+    const second = locks.acquire('key');
+    state.fate = () => 'ok';
+    answer();
+    await clock.flush();
+    await lease.release();
+    expect((await until(clock, second, 300)).held()).toBe(true);
+  });
+
+  it('watches a lock that only one may hold, and only where it is held for a while', async () => {
+    const { clock, state, process } = bench({ watches: true });
+    const short = await process().acquire('short');
+    await clock.advance(249);
+    expect(state.watching).toBe(0);
+    await short.release();
+    await clock.advance(10);
+    expect(state.watching).toBe(0);
+    const reader = await process().read('shared');
+    const writer = await process().write('key');
+    await clock.advance(250);
+    expect(state.watching).toBe(1);
+    await writer.release();
+    await reader.release();
+    expect([state.watching, clock.pendingTimers]).toEqual([0, 0]);
+  });
+
+  it('stays held when a look fails that it takes because something has changed', async () => {
+    const { clock, state, store, process } = bench({ watches: true });
+    const lease = await process().acquire('key');
+    await clock.advance(300);
+    state.fate = (verb) => (verb === 'read' ? 'dropped' : 'ok');
+    await lease.extend();
+    await clock.flush();
+    expect([lease.held(), lease.state]).toEqual([true, 'held']);
+    state.fate = () => 'ok';
+    await store.remove('mutex:key');
+    await clock.flush();
+    expect(lease.held()).toBe(false);
   });
 
   it('knows its own grant when the reply was lost while it waited', async () => {

@@ -1,0 +1,215 @@
+/** What a call for a lock does, whatever holds the lock: several keys, names, signals, events. */
+import { LockLostError, memoryStore, mutex, semaphore } from 'holdfast';
+import { virtualClock } from 'holdfast/testing';
+import { describe, expect, it } from 'vitest';
+import type { HoldfastEvent } from '../../../src/core/events.js';
+import { bench, type Fate, until } from './support.ts';
+
+describe('locks of several keys', () => {
+  it('are had or not by tryAcquire, and none of them stays held', async () => {
+    const { state, process } = bench();
+    const held = await process().acquire('b');
+    expect(await process().tryAcquire(['a', 'b', 'c'])).toBe(null);
+    // What comes after the one that is not to be had is not asked for.
+    expect(state.verbs).toEqual(['write', 'write', 'write', 'remove']);
+    expect((await process().inspect('a')).owner).toBe(undefined);
+    await held.release();
+    const all = await process().tryAcquire(['b', 'a', 'b']);
+    expect([all!.key, all!.held(), all!.leases!.length]).toEqual(['a, b', true, 2]);
+  });
+
+  it('are given up when the store fails for one of them', async () => {
+    const { state, inner, process } = bench();
+    const fates: Fate[] = ['ok', 'refused'];
+    state.fate = () => fates.shift() ?? 'ok';
+    await expect(process().tryAcquire(['a', 'b'])).rejects.toMatchObject({ code: 'ERR_STORE' });
+    expect(await inner.read('mutex:a')).toBe(undefined);
+  });
+
+  it.each(['tryAcquire', 'acquire'] as const)('are given up by %s when one is lost meanwhile', async (how) => {
+    const { clock, state, inner, process } = bench();
+    let answer = () => {};
+    const slow = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    state.fate = (verb, key) => (key === 'mutex:b' ? slow : verb === 'write' && clock.now() > 0 ? 'hung' : 'ok');
+    const pending = process({ ttl: '3s' })[how](['a', 'b']);
+    const outcome = pending.catch((error: unknown) => error);
+    // Of the second the lease is new enough, as its request goes out late.
+    await clock.advance(2_667);
+    await clock.advance(1);
+    state.fate = () => 'ok';
+    answer();
+    await clock.advance(100);
+    const result = await outcome;
+    if (how === 'tryAcquire') expect(result).toBe(null);
+    else
+      expect(result).toMatchObject({ reason: 'lost', key: 'a, b', message: expect.stringContaining('"a" was lost') });
+    await clock.advance(100);
+    expect([await inner.read('mutex:a'), await inner.read('mutex:b')]).toEqual([undefined, undefined]);
+  });
+
+  it('share one wait', async () => {
+    const { clock, process } = bench();
+    const [a, b] = [await process().acquire('a'), await process().acquire('b')];
+    let error: unknown;
+    process()
+      .acquire(['a', 'b'], { wait: 500 })
+      .catch((reason: unknown) => {
+        error = reason;
+      });
+    await clock.advance(300);
+    await a.release();
+    await clock.advance(199);
+    expect(error).toBe(undefined);
+    await clock.advance(1);
+    expect(error).toMatchObject({ reason: 'waited', key: 'b' });
+    await b.release();
+  });
+
+  it('are at most a hundred, each a text that is not empty', async () => {
+    const locks = mutex();
+    const names = Array.from({ length: 101 }, (_, index) => `key ${index}`);
+    await expect(locks.acquire(names)).rejects.toThrow('a list of 1 to 100');
+    await expect(locks.acquire(['a', 5 as never])).rejects.toThrow('a list of 1 to 100');
+    await expect(locks.tryAcquire({} as never)).rejects.toThrow('a list of 1 to 100');
+    await expect(locks.acquire('')).rejects.toThrow('a string that is not empty');
+    const lease = await locks.acquire(names.slice(1));
+    expect(lease.leases!.length).toBe(100);
+    await expect(locks.acquire(names.slice(1), { wait: 0 })).rejects.toMatchObject({ key: 'key 1' });
+  });
+
+  it('are taken and given back in sorted order, whatever order they are named in', async () => {
+    const locks = mutex();
+    const lease = await locks.acquire(['c', 'a', 'b']);
+    expect([lease.leases!.map(({ key }) => key), lease.owner]).toEqual([
+      ['a', 'b', 'c'],
+      lease.leases!.map(({ owner }) => owner).join(', '),
+    ]);
+  });
+});
+
+describe('a call for a lock', () => {
+  it('tells why it got nothing, and after how long', async () => {
+    const { clock, state, process } = bench();
+    const events: HoldfastEvent[] = [];
+    const locks = process({ name: 'jobs', queue: 1, on: (event) => events.push(event) });
+    await process().acquire('key');
+    const controller = new AbortController();
+    const first = expect(locks.acquire('key', { wait: 300 })).rejects.toMatchObject({ reason: 'waited' });
+    await clock.flush();
+    await expect(locks.acquire(['key', 'other'])).rejects.toMatchObject({ reason: 'full' });
+    await clock.advance(300);
+    await first;
+    const second = expect(locks.acquire('key', { signal: controller.signal })).rejects.toBe('gone');
+    await clock.advance(200);
+    controller.abort('gone');
+    await second;
+    await clock.flush();
+    state.fate = () => 'refused';
+    await expect(locks.acquire('key')).rejects.toMatchObject({ code: 'ERR_STORE' });
+    const common = { type: 'lock-unavailable', name: 'jobs' };
+    expect(events.slice(-4)).toMatchObject([
+      { ...common, key: 'key,other', reason: 'full', waitedMs: 0 },
+      { ...common, key: 'key', reason: 'waited', waitedMs: 300 },
+      { ...common, key: 'key', reason: 'aborted', waitedMs: 200, error: 'gone' },
+      { ...common, key: 'key', reason: 'store', waitedMs: 0 },
+    ]);
+  });
+
+  it('tells of each lease that was got, given back, lost or taken, also without waiting', async () => {
+    for (const store of [undefined, bench().store]) {
+      const clock = virtualClock();
+      const events: HoldfastEvent[] = [];
+      const locks = mutex({
+        clock,
+        on: (event) => events.push(event),
+        ...(store && { store: memoryStore({ clock }) }),
+      });
+      await locks.run('key', () => clock.advance(5));
+      const tried = await locks.tryAcquire('key');
+      await locks.forceRelease('key');
+      expect(events).toMatchObject([
+        { type: 'lock-acquired', key: 'key', waitedMs: 0 },
+        { type: 'lock-released', key: 'key', heldMs: 5, result: 'released' },
+        { type: 'lock-acquired', key: 'key', waitedMs: 0, fence: tried!.fence },
+        { type: 'lock-lost', key: 'key', reason: 'taken', fence: tried!.fence },
+        { type: 'lock-force-released', key: 'key', name: 'mutex' },
+      ]);
+    }
+  });
+
+  it('names the option that is wrong, and whose it is', async () => {
+    const locks = mutex({ name: 'jobs' });
+    await expect(locks.acquire('key', { wait: -1 })).rejects.toThrow('jobs.acquire: option "wait"');
+    await expect(locks.acquire('key', { signal: {} as never })).rejects.toThrow(
+      'option "signal" must be an AbortSignal',
+    );
+    await expect(locks.run('key', 'text' as never)).rejects.toThrow('jobs: option "fn" must be a function');
+    await expect(locks.acquire(5 as never)).rejects.toThrow('jobs: option "key" must be');
+  });
+
+  it('gives nothing that it may not wait for', async () => {
+    const { process } = bench();
+    await process().acquire('key');
+    await expect(process().acquire('key', { wait: 0 })).rejects.toThrow('it is not free, and the call may not wait');
+    expect((await process().acquire('free', { wait: 0 })).held()).toBe(true);
+  });
+
+  it('keeps keys of up to 480 bytes as they are, and the hash of longer ones', async () => {
+    const { inner, process } = bench();
+    for (const key of ['x'.repeat(480), '\u20ac'.repeat(160)]) {
+      await process().acquire(key);
+      expect(await inner.read(`mutex:${key}`)).not.toBe(undefined);
+    }
+    for (const key of ['x'.repeat(481), `x${'\u20ac'.repeat(160)}`]) {
+      const lease = await process().acquire(key);
+      expect([lease.key, await inner.read(`mutex:${key}`)]).toEqual([key, undefined]);
+      expect(await process().tryAcquire(key)).toBe(null);
+    }
+  });
+});
+
+describe('the signal of code under a lock', () => {
+  it('aborts with the lock, also beside a signal of the caller', async () => {
+    for (const options of [undefined, { signal: new AbortController().signal }]) {
+      const { clock, state, process } = bench();
+      const work = process().run(
+        'key',
+        ({ signal, lease }) => {
+          state.fate = () => 'hung';
+          expect(signal === lease.signal).toBe(options === undefined);
+          return new Promise((resolve) => signal.addEventListener('abort', () => resolve(signal.reason)));
+        },
+        options,
+      );
+      const error = await until(
+        clock,
+        work.catch((reason: unknown) => reason),
+      );
+      expect(error).toBeInstanceOf(LockLostError);
+      expect((error as LockLostError).outcome).toMatchObject({ ok: true, value: { code: 'ERR_LOCK_LOST' } });
+    }
+  });
+
+  it('is one signal, however often it is read', async () => {
+    const options = { signal: new AbortController().signal };
+    await mutex().run(
+      'key',
+      (context) => {
+        expect(context.signal).toBe(context.signal);
+        expect([context.fence, context.lease.held()]).toEqual([context.lease.fence, true]);
+      },
+      options,
+    );
+  });
+});
+
+describe('semaphore', () => {
+  it('has keys of its own in a store', async () => {
+    const { store, clock } = bench();
+    const lease = await mutex({ store, clock }).acquire('key');
+    expect(await semaphore({ store, clock, permits: 1 }).tryAcquire('key')).not.toBe(null);
+    expect(lease.held()).toBe(true);
+  });
+});

@@ -1,0 +1,311 @@
+/** Locks over a store that has a line and a guard, in virtual time. The line of a real server has its own tests. */
+import { LockUnavailableError, mutex, StoreError } from 'holdfast';
+import { describe, expect, it } from 'vitest';
+import { bench, unsteady, until } from './support.ts';
+
+describe('mutex with a store that has a line', () => {
+  it('takes by one verb and gives back by one, and a reader as without a line', async () => {
+    const { state, process } = bench({ queues: true });
+    const locks = process();
+    await (await locks.acquire('key')).release();
+    await (await locks.read('key')).release();
+    expect(state.verbs).toEqual(['enter', 'pass', 'write', 'pass']);
+  });
+
+  it('hands over from process to process in the order in which they came, with growing fences', async () => {
+    const { clock, process } = bench({ queues: true });
+    const first = await process().acquire('key');
+    const waiting = [];
+    for (let who = 0; who < 3; who++) {
+      waiting.push(process().acquire('key'));
+      await clock.flush();
+    }
+    await clock.advance(100);
+    const fences = [first.fence];
+    let lease = first;
+    for (const next of waiting) {
+      await lease.release();
+      await clock.flush();
+      lease = await next;
+      fences.push(lease.fence);
+      expect(lease.held()).toBe(true);
+    }
+    expect(fences).toEqual([...fences].sort((a, b) => a - b));
+    expect([clock.now(), new Set(fences).size]).toEqual([100, 4]);
+    await lease.release();
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it.each([
+    [0, 16],
+    [0.5, 12],
+    [0.999, 9],
+  ])('asks about every five seconds while it is told of its turn, with a draw of %s', async (drawn, looks) => {
+    const { clock, state, process } = bench({ queues: true });
+    await process({ ttl: '60s' }).acquire('key');
+    const controller = new AbortController();
+    const waiting = process({ wait: '10m', random: () => drawn }).acquire('key', { signal: controller.signal });
+    waiting.catch(() => {});
+    await clock.advance(1);
+    state.verbs.length = 0;
+    await clock.advance(60_000);
+    expect(state.verbs.filter((verb) => verb === 'enter').length).toBe(looks);
+    controller.abort();
+    await clock.flush();
+  });
+
+  it('asks often where it is not told of its turn', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    state.isTold = false;
+    const lease = await process({ ttl: '60s' }).acquire('key');
+    const waiting = process().acquire('key');
+    await clock.advance(10_000);
+    state.verbs.length = 0;
+    await clock.advance(2_000);
+    expect(state.verbs).toEqual(Array.from({ length: 8 }, () => 'enter'));
+    await lease.release();
+    expect((await until(clock, waiting, 250)).held()).toBe(true);
+  });
+
+  it('looks at once when something may have been missed', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    await process({ ttl: '60s' }).acquire('key');
+    const waiting = process().acquire('key', { wait: '1s' });
+    waiting.catch(() => {});
+    await clock.advance(100);
+    const { calls } = state;
+    state.lines.get('mutex:key')![0]!.options.onTurn!('gap');
+    await clock.flush();
+    expect(state.calls).toBe(calls + 1);
+  });
+
+  it('looks when the one before it has had time to take what was handed to it, and no sooner', async () => {
+    for (const [ttl, atMs] of [
+      ['60s', 1_003],
+      [500, 503],
+    ] as const) {
+      const { clock, state, process } = bench({ queues: true });
+      const lease = await process({ ttl: '60s' }).acquire('key');
+      const frozen = process({ ttl: '60s' }).acquire('key');
+      await clock.flush();
+      const waiting = process({ ttl }).acquire('key');
+      await clock.advance(0);
+      // It does not hear that it was handed to it.
+      const line = state.lines.get('mutex:key')!;
+      line[0] = { ...line[0]!, options: { ...line[0]!.options, onTurn: () => {} } };
+      await lease.release();
+      await clock.flush();
+      state.verbs.length = 0;
+      await clock.advance(atMs - 1);
+      expect(state.verbs.filter((verb) => verb === 'enter')).toEqual([]);
+      await clock.advance(1);
+      expect(state.verbs.filter((verb) => verb === 'enter').length).toBeGreaterThan(0);
+      if (ttl === '60s') expect((await waiting).held()).toBe(true);
+      void frozen;
+    }
+  });
+
+  it('lets callers of one process share a place, and serves them from hand to hand', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    const [one, other] = [process(), process()];
+    const lease = await one.acquire('key');
+    const served: string[] = [];
+    const run = (locks: ReturnType<typeof mutex>, who: string) => locks.run('key', () => void served.push(who));
+    const all: Promise<unknown>[] = [];
+    for (const [locks, who] of [
+      [other, 'other 1'],
+      [one, 'one 1'],
+      [other, 'other 2'],
+    ] as const) {
+      all.push(run(locks, who));
+      await clock.flush();
+    }
+    expect(state.lines.get('mutex:key')!.length).toBe(1);
+    expect(await one.inspect('key')).toMatchObject({ queueLength: 2 });
+    expect(await other.inspect('key')).toMatchObject({ queueLength: 2 });
+    await clock.advance(30);
+    await lease.release();
+    await until(clock, Promise.all(all));
+    expect(served).toEqual(['other 1', 'other 2', 'one 1']);
+  });
+
+  it('gives each caller a place of his own, if it is fair, and serves them as they came', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    const [one, other] = [process({ fair: true }), process({ fair: true })];
+    const lease = await one.acquire('key');
+    const served: number[] = [];
+    const all: Promise<unknown>[] = [];
+    for (let who = 0; who < 6; who++) {
+      all.push((who % 2 === 0 ? one : other).run('key', () => void served.push(who)));
+      await clock.flush();
+    }
+    expect(state.lines.get('mutex:key')!.length).toBe(6);
+    expect(await one.inspect('key')).toMatchObject({ queueLength: 6 });
+    await lease.release();
+    await until(clock, Promise.all(all), 10);
+    expect(served).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('leaves the line with who gives up, if it is fair, and with the last of a process, if not', async () => {
+    for (const fair of [true, false]) {
+      const { clock, state, process } = bench({ queues: true });
+      const lease = await process().acquire('key');
+      const locks = process({ fair });
+      const controllers = [1, 2, 3].map(() => new AbortController());
+      const waits = controllers.map(({ signal }) => locks.acquire('key', { signal }));
+      const ended = Promise.allSettled(waits);
+      await clock.flush();
+      const places = [];
+      for (const controller of controllers) {
+        places.push(state.lines.get('mutex:key')!.length);
+        controller.abort();
+        await clock.flush();
+      }
+      expect([...places, state.lines.get('mutex:key')!.length]).toEqual(fair ? [3, 2, 1, 0] : [1, 1, 1, 0]);
+      await ended;
+      await lease.release();
+      expect(clock.pendingTimers).toBe(0);
+    }
+  });
+
+  it('takes a thousand who go at once out of the line by one verb', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    await process().acquire('key');
+    const controller = new AbortController();
+    const locks = process({ fair: true });
+    const ended = Promise.allSettled(
+      Array.from({ length: 1_500 }, () => locks.acquire('key', { signal: controller.signal })),
+    );
+    await clock.flush();
+    expect(state.lines.get('mutex:key')!.length).toBe(1_500);
+    state.verbs.length = 0;
+    controller.abort();
+    await ended;
+    await clock.flush();
+    expect([state.lines.get('mutex:key')!.length, state.verbs]).toEqual([0, ['leave', 'leave']]);
+  });
+
+  it('takes a place back whose reply was lost, and what was handed to it', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    const lease = await process().acquire('key');
+    state.fate = (verb) => (verb === 'enter' ? 'lost' : 'ok');
+    await expect(process().acquire('key')).rejects.toMatchObject({ code: 'ERR_STORE', applied: 'unknown' });
+    state.fate = () => 'ok';
+    await clock.flush();
+    expect(state.lines.get('mutex:key')).toEqual([]);
+    await lease.release();
+    state.fate = (verb) => (verb === 'enter' ? 'lost' : 'ok');
+    await expect(process().tryAcquire('key')).rejects.toBeInstanceOf(StoreError);
+    state.fate = () => 'ok';
+    await clock.flush();
+    expect(await process().tryAcquire('key')).not.toBe(null);
+  });
+
+  it('does not stand in line with tryAcquire', async () => {
+    const { state, process } = bench({ queues: true });
+    await process().acquire('key');
+    expect([await process().tryAcquire('key'), state.lines.get('mutex:key')]).toEqual([null, []]);
+    await expect(process().acquire('key', { wait: 0 })).rejects.toBeInstanceOf(LockUnavailableError);
+    expect(state.lines.get('mutex:key')).toEqual([]);
+  });
+
+  it('lets a writer of the line in although readers keep coming', async () => {
+    const { clock, process } = bench({ queues: true });
+    const reader = await process().read('key');
+    const writing = process().write('key');
+    await clock.advance(10);
+    await expect(process().read('key', { wait: 0 })).rejects.toMatchObject({ reason: 'waited' });
+    const late = process().read('key');
+    await clock.advance(20_000);
+    expect(reader.held()).toBe(true);
+    await reader.release();
+    await clock.flush();
+    const writer = await writing;
+    expect(writer.held()).toBe(true);
+    await writer.release();
+    expect((await until(clock, late, 300)).held()).toBe(true);
+  });
+
+  it('lets a writer of the line in when the reader before it has died', async () => {
+    const { clock, inner, process } = bench({ queues: true });
+    const dead = unsteady(clock, { inner });
+    await mutex({ store: dead.store, clock, ttl: '3s' }).read('key');
+    dead.state.fate = () => 'hung';
+    const writing = process({ ttl: '60s' }).write('key');
+    await clock.advance(2_990);
+    expect(await process().tryAcquire('key')).toBe(null);
+    expect((await until(clock, writing, 100)).held()).toBe(true);
+  });
+
+  it('takes a writer that has gone out of the line before readers of its process are asked for', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    const lease = await process().write('key');
+    const locks = process();
+    const controller = new AbortController();
+    const writing = locks.write('key', { signal: controller.signal });
+    const ended = Promise.allSettled([writing]);
+    await clock.flush();
+    const reading = locks.read('key');
+    await clock.flush();
+    controller.abort();
+    await ended;
+    await until(clock, Promise.resolve(), 10);
+    await clock.advance(5_000);
+    expect(state.lines.get('mutex:key')).toEqual([]);
+    await lease.release();
+    const reader = await until(clock, reading, 1_000);
+    expect(reader.held()).toBe(true);
+    await reader.release();
+    expect(clock.pendingTimers).toBe(0);
+  });
+});
+
+describe("mutex with afterRestart: 'wait'", () => {
+  it.each(['write', 'read'] as const)(
+    'lets nobody in for one lease after the store has begun anew, by %s',
+    async (how) => {
+      const { clock, state, process } = bench({ queues: true });
+      const locks = process({ afterRestart: 'wait', ttl: '3s' });
+      const waiting = locks[how]('key');
+      await clock.advance(2_999);
+      expect(await locks.inspect('key')).toMatchObject({ owner: undefined });
+      const lease = await until(clock, waiting, 20);
+      expect(lease.held()).toBe(true);
+      // Who stands in the line asks when the time is over, and not before.
+      if (how === 'write') expect(state.verbs.filter((verb) => verb === 'enter').length).toBe(2);
+      await lease.release();
+      await (await process()[how]('key')).release();
+    },
+  );
+
+  it('answers null, or refuses, at once meanwhile', async () => {
+    const { process } = bench({ queues: true });
+    const locks = process({ afterRestart: 'wait' });
+    expect(await locks.tryAcquire('key')).toBe(null);
+    await expect(locks.read('key', { wait: 0 })).rejects.toMatchObject({ reason: 'waited' });
+  });
+
+  it('renews and gives back what is held meanwhile, and hands nothing over', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    const [one, other] = [1, 2].map(() => process({ afterRestart: 'wait', ttl: '3s' }));
+    const pending = one!.acquire('key');
+    const lease = await until(clock, pending);
+    const waiting = other!.acquire('key');
+    await clock.flush();
+    state.beganMs = clock.now();
+    await clock.advance(2_000);
+    expect([lease.held(), lease.state]).toEqual([true, 'held']);
+    expect(await lease.release()).toBe('released');
+    await clock.flush();
+    expect(await other!.inspect('key')).toMatchObject({ owner: undefined, queueLength: 1 });
+    expect((await until(clock, waiting, 1_010)).held()).toBe(true);
+  });
+
+  it('refuses an extension that the guard would not outwait', async () => {
+    const { clock, process } = bench({ queues: true });
+    const lease = await until(clock, process({ afterRestart: 'wait', ttl: '3s' }).acquire('key'));
+    await expect(lease.extend(3_001)).rejects.toThrow('"extend" must be a duration');
+    expect(await lease.extend(3_000)).toBeGreaterThan(2_500);
+  });
+});

@@ -88,6 +88,8 @@ export class Batch<V, K> {
     };
     for (const { signal } of wanted) signal.addEventListener('abort', giveUp, { once: true });
     giveUp();
+    // Nobody is left to load for.
+    if (controller.signal.aborted) return;
     try {
       await gate?.enter(controller.signal);
     } catch (error) {

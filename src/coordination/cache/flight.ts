@@ -167,7 +167,6 @@ export class Flight<V, K> {
   /** Ends it now: those who wait get the reason, the loader's signal aborts, the lease is given back. */
   abort(reason: unknown): void {
     this.isFenced = true;
-    this.unlink();
     this.fail(reason);
     this.controller.abort(reason);
   }
@@ -537,6 +536,7 @@ export class Flight<V, K> {
     this.watch.listeners.add(guard);
     try {
       for (let loads = 1; ; loads++) {
+        const versionBefore = version;
         let value: V;
         try {
           value = await this.load();
@@ -545,7 +545,7 @@ export class Flight<V, K> {
           const ageMs = known === undefined ? 0 : known.ageMs + this.clock.now() - lease.sentMs;
           return await this.failed(backing, version, known && { ...known, ageMs }, error);
         }
-        const filled = await this.filledWith(backing, value, known, version);
+        const filled = await this.filledWith(backing, value, known, versionBefore);
         if (filled === 'overtaken' && loads < mostLoads) {
           await keeper.extend();
           continue;
@@ -642,7 +642,7 @@ export class Flight<V, K> {
     backing: Backing,
     value: V,
     known: Known<V> | undefined,
-    version: number,
+    versionBefore: number,
   ): Promise<Filled | 'uncached' | 'overtaken'> {
     const { engine } = this;
     const loadMs = this.smoothedLoadMs(known?.filled.loadMs);
@@ -665,7 +665,7 @@ export class Flight<V, K> {
       // A tag that changed since the load began has made the value old, whoever changed it. Where the lease was not renewed since, the
       // store's own clock tells; else what it counts is set against what was counted here. Clocks differ by less than a hundredth.
       const loadingMs =
-        current.key?.version === version ? current.key.ageMs : (this.clock.now() - this.startedMs) * 1.01 + 5;
+        current.key?.version === versionBefore ? current.key.ageMs : (this.clock.now() - this.startedMs) * 1.01 + 5;
       if ([...current.tags.values()].some(({ ageMs }) => ageMs <= loadingMs)) return 'overtaken';
       tags = new Map([...current.tags].map(([tag, { version }]) => [tag, version]));
     }

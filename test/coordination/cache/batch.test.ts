@@ -58,6 +58,16 @@ describe('cache, asked for many keys,', () => {
     expect(trips).toEqual(['read', 'write', 'write']);
   });
 
+  it('believes what it has looked up without word of changes for 5 s at most', async () => {
+    const { users, other, trips, clock } = setUpMany(upper, { ttl: '1h', early: 'off' });
+    for (const key of ['a', 'b']) await other.users.get(key);
+    await users.getMany(['a', 'b']);
+    trips.length = 0;
+    await clock.advance(5_000);
+    await users.get('a');
+    expect(trips).toEqual(['read']);
+  });
+
   it('asks the store nothing for no keys, and takes that for no sign of its health', async () => {
     const { users, clock, trips, state } = setUpMany(upper);
     state.isDown = true;

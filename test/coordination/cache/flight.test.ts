@@ -2,7 +2,7 @@
 import { getEventListeners } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { decodeRecord } from '../../../src/coordination/cache/record.js';
-import { LoadBackoffError, type LoadContext, TimeoutError } from '../../../src/index.js';
+import { LoadBackoffError, type LoadContext, StoreError, TimeoutError } from '../../../src/index.js';
 import { type Changes, setUp, setUpSeen } from './support.ts';
 
 const alone = { store: undefined } as const;
@@ -43,17 +43,6 @@ describe.each(ways)('flight, %s,', (_, way) => {
     await clock.advance(10);
     expect(await failure).toBe(source.error);
     expect(getEventListeners(signal, 'abort').length).toBe(0);
-  });
-
-  it('lets go a caller whose signal the loader aborts at once', async () => {
-    const controller = new AbortController();
-    const load = () => {
-      controller.abort('gone');
-      return new Promise(() => {});
-    };
-    const { users } = setUp({ ...way, load });
-    await expect(users.get('42', { signal: controller.signal })).rejects.toBe('gone');
-    await users.close();
   });
 
   it('is not joined by one who comes the moment the last caller has gone', async () => {
@@ -98,6 +87,24 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect(await users.get('42')).toBe(1);
     await clock.advance(100);
     expect(source.loads).toBe(2);
+  });
+
+  it('hears of a refresh that is cut off, or fails when nothing is left to show, by events alone', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1s' });
+    for (const key of ['42', '43']) await users.get(key);
+    source.delayMs = 2_000;
+    source.error = new Error('down');
+    await clock.advance(10_500);
+    expect(await users.get('42')).toBe(1);
+    await clock.advance(2_000);
+    expect(source.loads).toBe(3);
+    const other = setUp({ ...way, early: 'off', staleWhileRevalidate: '1m' });
+    await other.users.get('42');
+    await other.clock.advance(10_000);
+    other.source.delayMs = 2_000;
+    await other.users.get('42');
+    await other.clock.advance(10);
+    await other.users.close();
   });
 
   it('goes on with a refresh when one who had joined it leaves', async () => {
@@ -313,17 +320,53 @@ describe('flight before a store', () => {
     expect([await answers, source.loads]).toEqual([[1, 1], 1]);
   });
 
-  it('stores what it has loaded also when the reply to a renewal was lost', async () => {
-    const { caches, users, source, control, clock } = setUpSeen({ ttl: '1h' }, 2);
-    source.delayMs = 1_500;
+  it.each([
+    ['it was tried again', 1_500],
+    ['it could be tried again', 1_010],
+  ])('stores what it has loaded also when the reply to a renewal was lost, be that before %s', async (_, delayMs) => {
+    const { caches, users, source, control, clock, warnings } = setUpSeen({ ttl: '1h' }, 2);
+    source.delayMs = delayMs;
     let writes = 0;
-    control.after = () => {
-      if (++writes === 2) throw new Error('reply lost');
+    control.after = (verb) => {
+      if (verb === 'write' && ++writes === 2) throw new Error('reply lost');
     };
     const answer = users.get('42');
     await clock.advance(2_000);
     expect(await answer).toBe(1);
-    expect([await caches[1]!.get('42'), source.loads]).toEqual([1, 1]);
+    expect([await caches[1]!.get('42'), source.loads, warnings()]).toEqual([1, 1, []]);
+  });
+
+  it('keeps what it loaded when its lease was over and nobody took it', async () => {
+    const { users, source, control, clock } = setUpSeen({ early: 'off', staleIfError: '1h' });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 4_500;
+    source.value = 2;
+    const answer = users.get('42');
+    await clock.flush();
+    control.before = (verb) => {
+      const detail = 'no room';
+      if (verb !== 'write' || clock.now() > 14_400) return;
+      throw new StoreError({ store: 'test', operation: verb, reason: 'full', applied: 'no', detail });
+    };
+    await clock.advance(4_500);
+    expect([await answer, users.size]).toEqual([2, 1]);
+  });
+
+  it('leaves no watch of a value with tags that was refreshed, once it is gone', async () => {
+    const { users, source, control, clock } = setUpSeen({
+      early: 'off',
+      staleWhileRevalidate: '1m',
+      tags: () => ['a'],
+    });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    await clock.advance(10_000);
+    source.value = 2;
+    await users.get('42');
+    await clock.flush();
+    expect([await users.get('42'), users.peek('42')]).toEqual([2, 2]);
+    await users.delete('42');
+    expect(control.watches.size).toBe(0);
   });
 
   it('gives its lease back when everybody has gone, so that the next loads at once', async () => {
@@ -352,6 +395,127 @@ describe('flight before a store', () => {
     source.error = new Error('down');
     expect(await caches[1]!.get('42')).toBe(1);
     expect(sources().at(-1)).toBe('stale');
+  });
+
+  it('lets go a caller whose signal is aborted while the store is being asked', async () => {
+    const controller = new AbortController();
+    const { users, control, clock } = setUpSeen();
+    control.before = () => controller.abort('gone');
+    await expect(users.get('42', { signal: controller.signal })).rejects.toBe('gone');
+    void users.close();
+    await clock.flush();
+  });
+
+  it('asks the store nothing more once everybody has gone', async () => {
+    const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', isTelling: false, tags: () => ['a'] });
+    await users.get('42');
+    for (const at of ['|key|', '|tag|']) {
+      await clock.advance(6_000);
+      const controller = new AbortController();
+      control.calls.length = 0;
+      control.after = (_, key) => (key.includes(at) ? clock.sleep(50) : undefined);
+      const given = users.get('42', { signal: controller.signal });
+      await clock.advance(10);
+      controller.abort('gone');
+      await expect(given).rejects.toBe('gone');
+      await clock.advance(100);
+      expect(control.calls.length).toBe(at === '|key|' ? 1 : 2);
+    }
+  });
+
+  it('loads for itself when the store breaks between the look and the lease', async () => {
+    const { users, source, control, clock } = setUpSeen({ early: 'off', staleIfError: '1m' });
+    await users.get('42');
+    await clock.advance(10_000);
+    control.before = (verb) => {
+      if (verb === 'write') throw new Error('down');
+    };
+    source.value = 2;
+    expect(await users.get('42')).toBe(2);
+  });
+
+  it('shows nothing of the store while a deletion of it is owed', async () => {
+    const { users, source, control } = setUpSeen({ early: 'off', onStoreDown: 'replay' });
+    await users.get('42');
+    control.before = (verb) => {
+      if (verb === 'remove') throw new Error('down');
+    };
+    await users.delete('42');
+    source.value = 2;
+    expect(await users.get('42')).toBe(2);
+  });
+
+  it('refreshes nothing that another process has loaded meanwhile', async () => {
+    const { caches, users, source, clock } = setUpSeen({ ttl: '4s', isTelling: false, random: () => 0 }, 2);
+    source.delayMs = 1_000;
+    const first = users.get('42');
+    await clock.advance(1_000);
+    await first;
+    await caches[1]!.get('42');
+    // Within the last 1.2 s both would refresh it.
+    await clock.advance(2_900);
+    await caches[1]!.get('42');
+    await clock.advance(1_000);
+    expect(source.loads).toBe(2);
+    await users.get('42');
+    await clock.advance(1_000);
+    expect([users.peek('42'), source.loads]).toEqual([1, 2]);
+  });
+
+  it('keeps what is stale while it is refreshed, and not what the store has lost', async () => {
+    const { users, source, clock, inner } = setUpSeen({ early: 'off', staleWhileRevalidate: '1h', isTelling: false });
+    await users.get('42');
+    await clock.advance(12_000);
+    source.delayMs = 1_000;
+    await users.get('42').catch(() => {});
+    await clock.advance(100);
+    expect(users.size).toBe(1);
+    await clock.advance(1_000);
+    await inner.remove(keyIn);
+    await clock.advance(6_000);
+    const anew = users.get('42');
+    await clock.flush();
+    expect(users.size).toBe(0);
+    await clock.advance(1_000);
+    await anew;
+  });
+
+  it('suspects what it read when word of a tag came while it was reading', async () => {
+    const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', tags: () => ['a'] });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    expect(users.peek('42')).toBe(1);
+    const tellOf = (place: string) => {
+      for (const watch of control.watches) if (watch.key.includes(place)) watch.tell({ kind: 'changed' });
+    };
+    tellOf('|key|');
+    control.after = (_, key) => {
+      if (key.includes('|tag|')) tellOf('|tag|');
+    };
+    await users.get('42');
+    expect([users.size, users.peek('42')]).toEqual([1, undefined]);
+    control.after = () => undefined;
+    await users.get('42');
+    await clock.flush();
+    expect(users.peek('42')).toBe(1);
+  });
+
+  it('gives no newcomer the stale value that it gave before, once word of a change has come', async () => {
+    const { users, source, control, clock } = setUpSeen({ early: 'off', staleIfError: '1m', softTimeout: 200 });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 2_000;
+    const stale = users.get('42');
+    await clock.advance(200);
+    expect(await stale).toBe(1);
+    control.tell('changed');
+    let isAnswered = false;
+    const newer = users.get('42').then(() => {
+      isAnswered = true;
+    });
+    await clock.advance(199);
+    expect(isAnswered).toBe(false);
+    await clock.advance(5_000);
+    await newer;
   });
 
   it('takes no lease when everybody has gone before it was there', async () => {
@@ -397,6 +561,34 @@ describe('flight before a store', () => {
     const newer = users.get('42');
     await clock.advance(5_000);
     expect([await older, await newer, source.loads]).toEqual([1, 2, 2]);
+  });
+
+  it('lets newcomers begin anew as soon as another process has set the key', async () => {
+    const { caches, users, source, clock } = setUpSeen({}, 2);
+    source.delayMs = 1_000;
+    const older = users.get('42');
+    await clock.advance(100);
+    await caches[1]!.set('42', 2);
+    await clock.flush();
+    expect([await users.get('42'), source.loads]).toEqual([2, 1]);
+    await clock.advance(1_000);
+    expect(await older).toBe(2);
+  });
+
+  it('misses no change that is told while it looks what the last one was', async () => {
+    const { caches, users, source, control, clock } = setUpSeen({}, 2);
+    source.delayMs = 1_000;
+    const older = users.get('42');
+    await clock.advance(100);
+    control.after = (verb) => (verb === 'read' ? clock.sleep(50) : undefined);
+    control.tell('changed');
+    await clock.advance(10);
+    await caches[1]!.delete('42');
+    await clock.advance(100);
+    source.value = 2;
+    const newer = users.get('42');
+    await clock.advance(3_000);
+    expect([await older, await newer]).toEqual([1, 2]);
   });
 
   it('finds out at its next renewal that the lease was taken, without word of changes', async () => {
@@ -550,24 +742,71 @@ describe('flight that waits for the load of another process', () => {
     }
   });
 
-  it('has what is stale at once, and leaves the other one alone for a while', async () => {
-    const { users, other, source, control, clock, sources } = await setUpWaiting({ staleWhileRevalidate: '1m' });
+  it('has what is stale at once, and leaves the other one alone for half a second', async () => {
+    for (const isTelling of [true, false]) {
+      const { users, other, source, control, clock, sources } = await setUpWaiting({
+        ...{ staleWhileRevalidate: '1m', isTelling },
+      });
+      await users.get('42');
+      await clock.advance(10_000);
+      source.delayMs = 800;
+      source.value = 2;
+      await other.get('42');
+      await clock.flush();
+      expect(await users.get('42')).toBe(1);
+      await clock.flush();
+      expect(sources().at(-1)).toBe('stale');
+      control.calls.length = 0;
+      await clock.advance(499);
+      expect(await users.get('42')).toBe(1);
+      await clock.flush();
+      expect([control.calls, source.loads]).toEqual([[], 2]);
+      await clock.advance(1);
+      await users.get('42');
+      await clock.flush();
+      expect(control.calls.length).toBe(1);
+      await clock.advance(500);
+      await users.get('42');
+      await clock.flush();
+      expect(await users.get('42')).toBe(2);
+    }
+  });
+
+  it('takes over the lease of one that died, also when the old value is still in the record', async () => {
+    const { users, other, source, control, clock } = await setUpWaiting({
+      isTelling: false,
+      lease: '1s',
+      staleIfError: '1h',
+    });
+    await other.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 60_000;
+    void other.get('42').catch(() => {});
+    await clock.flush();
+    const startedMs = clock.now();
+    const answered = users.get('42', { load: () => 'own' }).then((value) => [value, clock.now() - startedMs]);
+    await clock.flush();
+    control.before = (verb) =>
+      verb === 'write' && clock.now() < startedMs + 1_000 ? new Promise(() => {}) : undefined;
+    await clock.advance(1_100);
+    expect(await answered).toEqual(['own', 1_000]);
+    await clock.advance(60_000);
+  });
+
+  it('leaves no timer of softTimeout when it waited first and loaded then', async () => {
+    const { users, other, source, clock } = await setUpWaiting({ staleIfError: '1h', softTimeout: '5s' });
     await users.get('42');
     await clock.advance(10_000);
-    source.delayMs = 2_000;
-    source.value = 2;
-    await other.get('42');
+    source.delayMs = 1_000;
+    const controller = new AbortController();
+    const given = other.get('42', { signal: controller.signal });
     await clock.flush();
-    expect(await users.get('42')).toBe(1);
-    await clock.flush();
-    expect(sources().at(-1)).toBe('stale');
-    control.calls.length = 0;
-    await clock.advance(400);
-    expect(await users.get('42')).toBe(1);
-    await clock.flush();
-    expect([control.calls, source.loads]).toEqual([[], 2]);
-    await clock.advance(2_000);
-    expect(await users.get('42')).toBe(2);
+    const answer = users.get('42', { load: () => 'own' });
+    await clock.advance(500);
+    controller.abort();
+    await given.catch(() => {});
+    await clock.advance(600);
+    expect([await answer, clock.pendingTimers]).toEqual(['own', 0]);
   });
 
   it('ends when its cache is closed', async () => {
@@ -723,6 +962,69 @@ describe('record that a flight leaves in the store', () => {
 });
 
 describe('flight of a value with tags', () => {
+  it('loads again what a tag has overtaken before its lease was renewed', async () => {
+    const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);
+    source.delayMs = 2_000;
+    const answer = users.get('42');
+    await clock.advance(500);
+    source.value = 2;
+    await caches[1]!.invalidateTag('a');
+    await clock.advance(5_000);
+    expect([await answer, source.loads]).toEqual([2, 2]);
+  });
+
+  it('loads once what was invalidated a moment before the load', async () => {
+    const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);
+    for (const delayMs of [100, 1_500]) {
+      const { loads } = source;
+      await caches[1]!.invalidateTag('a');
+      await clock.advance(delayMs === 100 ? 3 : 30);
+      source.delayMs = delayMs;
+      const answer = users.get(`${delayMs}`);
+      await clock.advance(5_000);
+      await answer;
+      expect(source.loads - loads).toBe(1);
+    }
+  });
+
+  it('answers what it loaded when the key was deleted meanwhile', async () => {
+    const { caches, users, source, clock, warnings } = setUpSeen({ tags: () => ['a'], isTelling: false }, 2);
+    source.delayMs = 500;
+    const answer = users.get('42');
+    await clock.advance(100);
+    await caches[1]!.delete('42');
+    await clock.advance(500);
+    expect([await answer, users.size, warnings()]).toEqual([1, 0, ['fill-refused']]);
+  });
+
+  it('suspects what it read when word of the key came before it asked for its tags', async () => {
+    const { users, control } = setUpSeen({ ttl: '1h', early: 'off', tags: () => ['a', 'b'] });
+    for (let looks = 0; looks < 3; looks++) await users.get('42');
+    expect(users.peek('42')).toBe(1);
+    const tell = () => {
+      for (const watch of control.watches) if (watch.key === keyIn) watch.tell({ kind: 'changed' });
+    };
+    tell();
+    control.after = (verb, key) => {
+      if (verb === 'read' && key === keyIn) tell();
+    };
+    await users.get('42');
+    expect([users.size, users.peek('42')]).toEqual([1, undefined]);
+  });
+
+  it('is believed as long as one without, where word of its tags comes', async () => {
+    const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', tags: () => ['a', 'b'] });
+    for (let looks = 0; looks < 3; looks++) await users.get('42');
+    control.calls.length = 0;
+    await clock.advance(23_999);
+    await users.get('42');
+    expect(control.calls).toEqual([]);
+    await clock.advance(1);
+    await users.get('42');
+    await clock.flush();
+    expect(control.calls.length).toBe(2);
+  });
+
   it('loads again what a tag has overtaken while it was loaded, three times at most', async () => {
     const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);
     source.delayMs = 500;

@@ -125,6 +125,41 @@ describe('cache, when the store is down,', () => {
     expect(state.calls).toBe(calls + 4);
   });
 
+  it('owes nothing of a key that was set after all', async () => {
+    const { users, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h', early: 'off' });
+    state.how = 'broken';
+    await users.delete('42');
+    state.how = 'well';
+    await users.set('42', 7);
+    expect(await users.get('42')).toBe(7);
+    await users.close();
+    expect(await inner.read('cache|cache|key|42')).toBeDefined();
+  });
+
+  it('keeps nothing that was read while it noted that a set is owed', async () => {
+    const { users, clock, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h', early: 'off' });
+    await users.get('42');
+    const { remove, write } = inner;
+    let fail = (_: Error) => {};
+    inner.write = () => Promise.reject(new Error('down'));
+    inner.remove = () =>
+      new Promise((_, reject) => {
+        fail = reject;
+      });
+    const set = users.set('42', 2);
+    await clock.flush();
+    inner.write = write;
+    expect(await users.get('42')).toBe(1);
+    expect(users.size).toBe(1);
+    fail(new Error('down'));
+    await set;
+    expect(users.size).toBe(0);
+    inner.remove = remove;
+    expect(state.how).toBe('well');
+    await clock.advance(2_000);
+    expect(await inner.read('cache|cache|key|42')).toBeUndefined();
+  });
+
   it('owes 10,000 at most, refuses the next, and tries once more when it is closed', async () => {
     const { users, clock, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h' });
     await users.get('0');
@@ -182,6 +217,14 @@ describe('cache, when the store holds something else,', () => {
     const third = setUp({}, 1, viewOf(store));
     expect(await third.users.get('42')).toBe(1);
     expect([...warnings(), ...third.warnings()]).toContain('undecodable');
+  });
+
+  it('takes nothing for its own that another serializer has made', async () => {
+    const { users, store, source } = setUp();
+    source.value = 'text';
+    await users.get('42');
+    const third = setUp({ serializer: 'bytes', load: async () => Uint8Array.of(7) }, 1, viewOf(store));
+    expect(await third.users.get('42')).toEqual(Uint8Array.of(7));
   });
 
   it('tells of a value that is too big for it, answers it, and holds nobody up', async () => {

@@ -88,12 +88,11 @@ export class Batch<V, K> {
     };
     for (const { signal } of wanted) signal.addEventListener('abort', giveUp, { once: true });
     giveUp();
-    // Nobody is left to load for.
+    // Here, and when its turn never comes: nobody is left to load for.
     if (controller.signal.aborted) return;
     try {
       await gate?.enter(controller.signal);
-    } catch (error) {
-      for (const { reject } of wanted) reject(error);
+    } catch {
       return;
     }
     try {

@@ -765,24 +765,19 @@ export class Flight<V, K> {
 
   private hasTimedOut = false;
 
-  private begin(): void {
-    this.startedMs = this.clock.now();
-    this.mark = this.engine.mark;
-  }
-
   /** Runs the loader, within `hardTimeout` and in its turn. */
   private async load(): Promise<V> {
     const { engine, clock } = this;
     const { name, hardTimeoutMs } = engine.settings;
     const { signal } = this.controller;
     const { batch, key } = this.start;
-    this.begin();
     const shared = batch?.load(this, signal);
     // A batch has its own turn.
     const gate = shared === undefined ? engine.gate : undefined;
     await gate?.enter(signal);
-    this.begin();
-    const { startedMs } = this;
+    const startedMs = clock.now();
+    this.startedMs = startedMs;
+    this.mark = engine.mark;
     const endsMs = startedMs + hardTimeoutMs;
     const timer = callbackTimer(() => {
       this.hasTimedOut = true;

@@ -3,15 +3,17 @@ import { describe, expect, it } from 'vitest';
 import { StoredCache } from '../../../src/coordination/cache/cache.js';
 import { type CacheOptions, type HoldfastEvent, memoryStore } from '../../../src/index.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { viewOf } from './support.ts';
 
 function setUp(options: Partial<CacheOptions<unknown>> & { readonly isStored?: boolean } = {}) {
   const { isStored = false, ...cacheOptions } = options;
   const clock = virtualClock();
+  const store = viewOf(memoryStore({ clock }));
   const events: HoldfastEvent[] = [];
   const on = (event: HoldfastEvent) => void events.push(event);
   const responses = new StoredCache<unknown, string>('responseCache', {
     ...{ ttl: '10s', jitter: 0, early: 'off', name: 'pages', clock, on, ...cacheOptions },
-    ...(isStored && { store: memoryStore({ clock }) }),
+    ...(isStored && { store }),
   });
   const source = { value: 1 as unknown, delayMs: 0, loads: 0 };
   const load = async () => {
@@ -21,7 +23,7 @@ function setUp(options: Partial<CacheOptions<unknown>> & { readonly isStored?: b
     return value;
   };
   const ask = (isRefreshed = true) => responses.ask('42', { load, isRefreshed: () => isRefreshed });
-  return { clock, events, responses, source, ask };
+  return { clock, store, events, responses, source, ask };
 }
 
 describe('what is asked of a stored cache', () => {
@@ -51,13 +53,19 @@ describe('what is asked of a stored cache', () => {
   });
 
   it('tells the same of what is in a store', async () => {
-    const { clock, ask, source } = setUp({ isStored: true });
+    const { clock, store, ask, source } = setUp({ isStored: true });
     source.delayMs = 100;
     const loaded = ask();
     await clock.advance(100);
     const freshness = { freshMs: 10_100, ttlMs: 10_000 };
     expect(await loaded).toEqual({ value: 1, source: 'load', freshness });
     expect((await ask()).freshness).toMatchObject(freshness);
+    const other = new StoredCache<unknown, string>('responseCache', {
+      ...{ ttl: '10s', jitter: 0, staleWhileRevalidate: '1m', early: 'off', name: 'pages', clock, store: { ...store } },
+    });
+    await clock.advance(1_000);
+    const found = await other.ask('42', { load: () => 2, isRefreshed: () => true });
+    expect(found).toEqual({ value: 1, source: 'l2', freshness });
   });
 
   it('shows a value that is worth no refresh until its time is over, and not stale', async () => {

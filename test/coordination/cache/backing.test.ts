@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { Backing } from '../../../src/coordination/cache/backing.js';
 import { type HoldfastEvent, memoryStore, type Store, StoreError } from '../../../src/index.js';
 import type { StoreChange } from '../../../src/stores/store.js';
@@ -117,7 +117,7 @@ describe('backing of a cache', () => {
     }
     expect(backing.breaker.state).toBe('open');
     await expect(backing.read('42')).rejects.toMatchObject({ code: 'ERR_CIRCUIT_OPEN' });
-    expect(calls.length).toBe(3);
+    expect([calls.length, clock.pendingTimers]).toEqual([3, 0]);
     await clock.advance(1_000);
     const tries = await Promise.allSettled([backing.read('42'), backing.read('42')]);
     expect(calls.length).toBe(4);
@@ -215,6 +215,19 @@ describe('backing of a cache', () => {
     expect(hashed).toMatch(new RegExp(`^cache\\|${'😀'.repeat(40)}\\|hash\\|[0-9a-f]{64}$`));
     // As short a text, of longer characters.
     expect(await written('😀'.repeat(100))).toContain('|hash|');
+  });
+
+  it('says so where it cannot shorten a key that is too long', async () => {
+    const { backing } = setUp();
+    for (const process of [undefined, {}, { getBuiltinModule: () => undefined }]) {
+      vi.stubGlobal('process', process);
+      try {
+        const failure = { reason: 'invalid', applied: 'no', operation: 'hash' };
+        await expect(backing.read('k'.repeat(600))).rejects.toMatchObject(failure);
+      } finally {
+        vi.unstubAllGlobals();
+      }
+    }
   });
 
   it('owes nothing of a key that was invalidated after all, or holds something new', async () => {

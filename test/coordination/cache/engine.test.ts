@@ -46,10 +46,13 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     const loads = () =>
       events.filter((event) => event.type === 'cache-load').map(({ name: _, type: __, ...rest }) => rest);
     const failure = new Error('down');
-    source.error = failure;
-    await expect(users.get('bad')).rejects.toBe(failure);
-    source.error = undefined;
+    await clock.advance(1_000);
     source.delayMs = 40;
+    source.error = failure;
+    const failing = users.get('bad').catch((error) => error);
+    await clock.advance(40);
+    expect(await failing).toBe(failure);
+    source.error = undefined;
     const first = users.get('42');
     await clock.advance(40);
     await first;
@@ -57,7 +60,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     await users.get('42');
     await clock.advance(40);
     expect(loads()).toEqual([
-      { key: 'bad', durationMs: 0, isBackground: false, outcome: { ok: false, error: failure } },
+      { key: 'bad', durationMs: 40, isBackground: false, outcome: { ok: false, error: failure } },
       { key: '42', durationMs: 40, isBackground: false, outcome: { ok: true, value: undefined } },
       { key: '42', durationMs: 40, isBackground: true, outcome: { ok: true, value: undefined } },
     ]);
@@ -109,6 +112,16 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     await expect(impatient).rejects.toBe('gone');
     await clock.advance(100);
     expect([await patient, source.loads]).toEqual([1, 1]);
+  });
+
+  it('calls no loader for one who leaves at once', async () => {
+    const { users, source, clock } = setUp(way);
+    const controller = new AbortController();
+    const left = users.get('42', { signal: controller.signal });
+    controller.abort('gone');
+    await expect(left).rejects.toBe('gone');
+    await clock.flush();
+    expect(source.loads).toBe(0);
   });
 
   it('lets the next caller join the load that a deleted key began, not the one before', async () => {
@@ -676,13 +689,17 @@ describe('options of a cache', () => {
     refused({ maxBytes: 1_023 });
     refused({ maxConcurrentLoads: 0 });
     for (const ends of [
-      { jitter: 0.5, max: 10_000_000, lease: 3_600_000, maxBytes: 1_024, maxConcurrentLoads: 1 },
+      { jitter: 0.5, lease: 3_600_000, maxBytes: 1_024, maxConcurrentLoads: 1 },
       { jitter: 0, max: 1, lease: 300, onWaitTimeout: 'reject' },
     ] as Changes[]) {
       expect(() => setUp(ends)).not.toThrow();
     }
     refused({ onWaitTimeout: 'other' as never });
     refused({ ttl: 'soon' as never });
+  });
+
+  it('takes 10,000,000 entries, for which it takes memory at once', () => {
+    expect(setUp({ max: 10_000_000 }).users.size).toBe(0);
   });
 
   it('lets its name be used again on its store once it is closed', async () => {

@@ -222,6 +222,33 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect(source.loads).toBe(3);
   });
 
+  it('has the stale value at hardTimeout', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1m', hardTimeout: '1s' });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 5_000;
+    const answer = users.get('42');
+    await clock.advance(1_000);
+    expect(await answer).toBe(1);
+  });
+
+  it('takes a load that everybody has given up for no failure', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1m', failBackoff: () => 60_000 });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 1_000;
+    source.value = 2;
+    const controller = new AbortController();
+    const given = users.get('42', { signal: controller.signal });
+    await clock.advance(10);
+    controller.abort('gone');
+    await expect(given).rejects.toBe('gone');
+    await clock.flush();
+    const next = users.get('42');
+    await clock.advance(1_000);
+    expect([await next, source.loads]).toEqual([2, 3]);
+  });
+
   it('gives a hit nothing to do after a failed refresh until the backoff is over', async () => {
     const { users, source, clock } = setUp({
       ...{ ...way, early: 'off', staleWhileRevalidate: '1m', failBackoff: () => 3_000 },
@@ -837,6 +864,23 @@ describe('flight that waits for the load of another process', () => {
     await clock.advance(60_000);
   });
 
+  it('asks the store nothing after a failure of its own while there is a stale value', async () => {
+    const { users, source, control, clock } = await setUpWaiting({ staleIfError: '1h', failBackoff: () => 4_000 });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    await clock.advance(10_000);
+    source.error = new Error('down');
+    expect(await users.get('42')).toBe(1);
+    // The word of its own failure.
+    expect(await users.get('42')).toBe(1);
+    control.calls.length = 0;
+    await clock.advance(3_999);
+    expect(await users.get('42')).toBe(1);
+    expect([control.calls, source.loads]).toEqual([[], 2]);
+    await clock.advance(1);
+    await users.get('42');
+    expect(source.loads).toBe(3);
+  });
+
   it('is refused for as long as nobody is to try again after a failure, with the reason', async () => {
     const { users, other, source, clock } = await setUpWaiting({ failBackoff: () => 4_000 });
     source.error = new Error('no such table');
@@ -888,6 +932,7 @@ describe('record that a flight leaves in the store', () => {
       const entry = (await inner.read(keyIn))!;
       const { filled, claim } = decodeRecord(entry.value)!;
       expect(claim!.forMs).toBe(3_000);
+      expect(entry.ageMs).toBeLessThan(1_000);
       expect(filled!.ageMs + entry.ageMs).toBeGreaterThanOrEqual(clock.now() - 1);
       expect(filled!.ageMs + entry.ageMs).toBeLessThanOrEqual(clock.now() + 2);
       expect(entry.ttlMs).toBeGreaterThan(30_000 - clock.now() - 10);
@@ -934,6 +979,19 @@ describe('record that a flight leaves in the store', () => {
     expect(failure).toEqual({ message: 'down again', count: 1, retryInMs: 2_000 });
     expect(filled!.ageMs).toBeCloseTo(10_500, -1);
     expect(entry.ttlMs).toBeCloseTo(3_610_000 - 10_500, -2);
+  });
+
+  it('has the failure alone in it once the old value is of no use', async () => {
+    const { users, source, clock, inner } = setUpSeen({ early: 'off', staleIfError: '1s', failBackoff: () => 5_000 });
+    await users.get('42');
+    await clock.advance(10_500);
+    source.error = new Error('down');
+    source.delayMs = 900;
+    const failing = users.get('42').catch((error) => error);
+    await clock.advance(900);
+    expect(await failing).toBe(source.error);
+    const { filled, failure } = decodeRecord((await inner.read(keyIn))!.value)!;
+    expect([filled, failure!.count]).toEqual([undefined, 1]);
   });
 
   it('knows nothing of a load that everybody has given up, and of a get without a loader', async () => {

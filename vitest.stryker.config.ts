@@ -31,6 +31,6 @@ export default defineConfig({
     sequence: { sequencer: QuickFirst },
     testTimeout: Number(process.env.HOLDFAST_TEST_TIMEOUT ?? 20_000),
     setupFiles: ['tools/proof/mutation-setup.ts'],
-    env: { HOLDFAST_MODEL_STEPS: '10000', HOLDFAST_FUSION_RUNS: '200' },
+    env: { HOLDFAST_MODEL_STEPS: '10000', HOLDFAST_FUSION_RUNS: '200', HOLDFAST_FUZZ_RUNS: '2000' },
   },
 });

@@ -88,10 +88,11 @@ export class Batch<V, K> {
     };
     for (const { signal } of wanted) signal.addEventListener('abort', giveUp, { once: true });
     giveUp();
+    // Here, and when its turn never comes: nobody is left to load for.
+    if (controller.signal.aborted) return;
     try {
       await gate?.enter(controller.signal);
-    } catch (error) {
-      for (const { reject } of wanted) reject(error);
+    } catch {
       return;
     }
     try {

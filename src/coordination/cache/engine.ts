@@ -390,7 +390,7 @@ export class Engine<V, K> {
   // What flights need.
 
   unlink(flight: Flight<V, K>): void {
-    if (this.flights.get(flight.text) === flight) this.flights.delete(flight.text);
+    this.flights.delete(flight.text);
     if (flight.isFenced) return;
     const parted = this.parted.get(flight.text);
     if (parted === undefined) this.parted.set(flight.text, new Set([flight]));

@@ -167,7 +167,6 @@ export class Flight<V, K> {
   /** Ends it now: those who wait get the reason, the loader's signal aborts, the lease is given back. */
   abort(reason: unknown): void {
     this.isFenced = true;
-    this.unlink();
     this.fail(reason);
     this.controller.abort(reason);
   }
@@ -537,6 +536,7 @@ export class Flight<V, K> {
     this.watch.listeners.add(guard);
     try {
       for (let loads = 1; ; loads++) {
+        const versionBefore = version;
         let value: V;
         try {
           value = await this.load();
@@ -545,7 +545,7 @@ export class Flight<V, K> {
           const ageMs = known === undefined ? 0 : known.ageMs + this.clock.now() - lease.sentMs;
           return await this.failed(backing, version, known && { ...known, ageMs }, error);
         }
-        const filled = await this.filledWith(backing, value, known, version);
+        const filled = await this.filledWith(backing, value, known, versionBefore);
         if (filled === 'overtaken' && loads < mostLoads) {
           await keeper.extend();
           continue;
@@ -642,7 +642,7 @@ export class Flight<V, K> {
     backing: Backing,
     value: V,
     known: Known<V> | undefined,
-    version: number,
+    versionBefore: number,
   ): Promise<Filled | 'uncached' | 'overtaken'> {
     const { engine } = this;
     const loadMs = this.smoothedLoadMs(known?.filled.loadMs);
@@ -665,7 +665,7 @@ export class Flight<V, K> {
       // A tag that changed since the load began has made the value old, whoever changed it. Where the lease was not renewed since, the
       // store's own clock tells; else what it counts is set against what was counted here. Clocks differ by less than a hundredth.
       const loadingMs =
-        current.key?.version === version ? current.key.ageMs : (this.clock.now() - this.startedMs) * 1.01 + 5;
+        current.key?.version === versionBefore ? current.key.ageMs : (this.clock.now() - this.startedMs) * 1.01 + 5;
       if ([...current.tags.values()].some(({ ageMs }) => ageMs <= loadingMs)) return 'overtaken';
       tags = new Map([...current.tags].map(([tag, { version }]) => [tag, version]));
     }
@@ -765,24 +765,19 @@ export class Flight<V, K> {
 
   private hasTimedOut = false;
 
-  private begin(): void {
-    this.startedMs = this.clock.now();
-    this.mark = this.engine.mark;
-  }
-
   /** Runs the loader, within `hardTimeout` and in its turn. */
   private async load(): Promise<V> {
     const { engine, clock } = this;
     const { name, hardTimeoutMs } = engine.settings;
     const { signal } = this.controller;
     const { batch, key } = this.start;
-    this.begin();
     const shared = batch?.load(this, signal);
     // A batch has its own turn.
     const gate = shared === undefined ? engine.gate : undefined;
     await gate?.enter(signal);
-    this.begin();
-    const { startedMs } = this;
+    const startedMs = clock.now();
+    this.startedMs = startedMs;
+    this.mark = engine.mark;
     const endsMs = startedMs + hardTimeoutMs;
     const timer = callbackTimer(() => {
       this.hasTimedOut = true;

@@ -19,6 +19,7 @@ export class Gate {
       this.free--;
       return undefined;
     }
+    if (signal.aborted) return Promise.reject(signal.reason);
     return new Promise((resolve, reject) => {
       const give = () => {
         this.waiters.remove(waiter);

@@ -121,7 +121,8 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(negative.source.loads).toBe(2);
     await negative.clock.advance(1_000);
     await negative.users.get('a');
-    expect(negative.source.loads).toBe(3);
+    await negative.users.get('b');
+    expect(negative.source.loads).toBe(4);
     expect(clock.pendingTimers).toBe(0);
   });
 
@@ -194,6 +195,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     const answer = users.get('42').catch((error) => error);
     await clock.advance(1_000);
     expect(await answer).toBeInstanceOf(TimeoutError);
+    expect(await answer).toMatchObject({ policy: 'cache', afterMs: 1_000 });
     expect(given!.aborted).toBe(true);
     late('late');
     await clock.flush();

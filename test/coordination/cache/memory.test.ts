@@ -52,6 +52,17 @@ describe('memory of a cache', () => {
     expect(memory.isFine(one)).toBe(false);
   });
 
+  it('looks at the time of what it has not looked at in a turn, be it the first turn of all', () => {
+    const memory = memoryOf(10);
+    const one = held('one');
+    memory.set(one, undefined);
+    clock.turn = 1;
+    clock.nowMs = 100;
+    expect(memory.isFine(one)).toBe(false);
+    one.suspect();
+    expect(memory.isFine(one)).toBe(false);
+  });
+
   it('drops what was used least recently, and says so', () => {
     const memory = memoryOf(2);
     const one = held('one');

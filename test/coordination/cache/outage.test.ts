@@ -75,6 +75,56 @@ describe('cache, when the store is down,', () => {
     expect(await users.get('44')).toBe(2);
   });
 
+  it('shows its fresh copy, and asks the store again for it after a while', async () => {
+    const { users, source, clock, state, sources } = setUpBreakable({ early: 'off', ttl: '20s' });
+    await users.get('42');
+    state.how = 'broken';
+    await clock.advance(6_000);
+    const { calls } = state;
+    expect([await users.get('42'), sources().at(-1)]).toEqual([1, 'l1']);
+    expect(state.calls).toBe(calls + 1);
+    await clock.advance(2_700);
+    expect([await users.get('42'), users.peek('42'), state.calls]).toEqual([1, 1, calls + 1]);
+    await clock.advance(200);
+    expect(await users.get('42')).toBe(1);
+    await clock.flush();
+    expect([state.calls, source.loads]).toEqual([calls + 2, 1]);
+  });
+
+  it('shows its stale copy and loads behind, and after a failure shows it until the backoff is over', async () => {
+    const { users, source, clock, state, sources } = setUpBreakable({
+      ...{ early: 'off', ttl: '10s', staleWhileRevalidate: '5s', staleIfError: '1m', failBackoff: () => 4_000 },
+    });
+    await users.get('42');
+    state.how = 'broken';
+    await clock.advance(12_000);
+    source.value = 2;
+    expect([await users.get('42'), sources().at(-1)]).toEqual([1, 'stale']);
+    await clock.flush();
+    expect([await users.get('42'), source.loads]).toEqual([2, 2]);
+    await clock.advance(16_000);
+    source.error = new Error('down');
+    expect([await users.get('42'), sources().at(-1), source.loads]).toEqual([2, 'stale', 3]);
+    await clock.advance(3_999);
+    expect([await users.get('42'), sources().at(-1), source.loads]).toEqual([2, 'stale', 3]);
+    await clock.advance(1);
+    expect([await users.get('42'), source.loads]).toEqual([2, 4]);
+    await clock.advance(60_000);
+    await expect(users.get('42')).rejects.toThrow('down');
+  });
+
+  it('compares what it loaded then with the store within 5 s', async () => {
+    const { users, clock, state } = setUpBreakable({ early: 'off', ttl: '20s' });
+    state.how = 'broken';
+    await users.get('42');
+    state.how = 'well';
+    const { calls } = state;
+    await clock.advance(4_000);
+    await users.get('42');
+    await clock.flush();
+    expect(state.calls).toBeGreaterThan(calls);
+  });
+
   it('rejects what it cannot promise, and forgets its own copy all the same', async () => {
     const { users, source, state } = setUpBreakable();
     await users.get('42');
@@ -123,6 +173,41 @@ describe('cache, when the store is down,', () => {
     expect((await inner.read('cache|cache|key|42'))!.ageMs).toBeLessThan(5);
     await clock.advance(60_000);
     expect(state.calls).toBe(calls + 4);
+  });
+
+  it('owes nothing of a key that was set after all', async () => {
+    const { users, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h', early: 'off' });
+    state.how = 'broken';
+    await users.delete('42');
+    state.how = 'well';
+    await users.set('42', 7);
+    expect(await users.get('42')).toBe(7);
+    await users.close();
+    expect(await inner.read('cache|cache|key|42')).toBeDefined();
+  });
+
+  it('keeps nothing that was read while it noted that a set is owed', async () => {
+    const { users, clock, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h', early: 'off' });
+    await users.get('42');
+    const { remove, write } = inner;
+    let fail = (_: Error) => {};
+    inner.write = () => Promise.reject(new Error('down'));
+    inner.remove = () =>
+      new Promise((_, reject) => {
+        fail = reject;
+      });
+    const set = users.set('42', 2);
+    await clock.flush();
+    inner.write = write;
+    expect(await users.get('42')).toBe(1);
+    expect(users.size).toBe(1);
+    fail(new Error('down'));
+    await set;
+    expect(users.size).toBe(0);
+    inner.remove = remove;
+    expect(state.how).toBe('well');
+    await clock.advance(2_000);
+    expect(await inner.read('cache|cache|key|42')).toBeUndefined();
   });
 
   it('owes 10,000 at most, refuses the next, and tries once more when it is closed', async () => {
@@ -182,6 +267,14 @@ describe('cache, when the store holds something else,', () => {
     const third = setUp({}, 1, viewOf(store));
     expect(await third.users.get('42')).toBe(1);
     expect([...warnings(), ...third.warnings()]).toContain('undecodable');
+  });
+
+  it('takes nothing for its own that another serializer has made', async () => {
+    const { users, store, source } = setUp();
+    source.value = 'text';
+    await users.get('42');
+    const third = setUp({ serializer: 'bytes', load: async () => Uint8Array.of(7) }, 1, viewOf(store));
+    expect(await third.users.get('42')).toEqual(Uint8Array.of(7));
   });
 
   it('tells of a value that is too big for it, answers it, and holds nobody up', async () => {

@@ -6,6 +6,7 @@ import {
   type HoldfastEvent,
   memoryStore,
   type Store,
+  type StoreChange,
 } from '../../../src/index.js';
 import { seededRandom, virtualClock } from '../../../src/testing/index.js';
 
@@ -60,4 +61,54 @@ export function setUp(options: Changes = {}, processes = 1, store?: Store) {
   const sources = () => events.flatMap((event) => (event.type === 'cache-get' ? [event.source] : []));
   const warnings = () => events.flatMap((event) => (event.type === 'cache-warning' ? [event.reason] : []));
   return { clock, store: shared, source, events, caches, users: caches[0]!, sources, warnings };
+}
+
+type Verb = 'read' | 'write' | 'remove' | 'readMany';
+
+/** Caches before a store of which each call is seen and can be held up, and which can be kept from telling of changes, or told to. */
+export function setUpSeen(options: Changes & { readonly isTelling?: boolean } = {}, processes = 1) {
+  const { isTelling = true, ...cacheOptions } = options;
+  const late: { inner?: ReturnType<typeof memoryStore> } = {};
+  const inner = () => late.inner!;
+  const watches = new Set<{ readonly key: string; tell(change: StoreChange): void }>();
+  const control = {
+    calls: [] as string[],
+    /** Called before the store does it, and before it answers. */
+    before: (_verb: Verb, _key: string): unknown => undefined,
+    after: (_verb: Verb, _key: string): unknown => undefined,
+    watches,
+    tell: (kind: StoreChange['kind']) => {
+      for (const watch of watches) watch.tell({ kind });
+    },
+  };
+  const seen = async <T>(verb: Verb, key: string, ask: () => Promise<T>): Promise<T> => {
+    control.calls.push(`${verb} ${key}`);
+    await control.before(verb, key);
+    const answer = await ask();
+    await control.after(verb, key);
+    return answer;
+  };
+  const store: Store = {
+    read: (key, own) => seen('read', key, () => inner().read(key, own)),
+    write: (key, value, own) => seen('write', key, () => inner().write(key, value, own)),
+    remove: (key, own) => seen('remove', key, () => inner().remove(key, own)),
+    native: {
+      readMany: (keys, own) => seen('readMany', keys.join(' '), () => inner().native.readMany(keys, own)),
+      ...(isTelling && {
+        watch: (key: string, tell: (change: StoreChange) => void) => {
+          const watch = { key, tell };
+          watches.add(watch);
+          const real = inner().native.watch(key, tell);
+          const close = () => {
+            watches.delete(watch);
+            real.close();
+          };
+          return { ready: real.ready, close };
+        },
+      }),
+    },
+  };
+  const world = setUp(cacheOptions, processes, store);
+  late.inner = memoryStore({ clock: world.clock });
+  return { ...world, control, inner: late.inner };
 }

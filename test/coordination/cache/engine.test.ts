@@ -1,0 +1,792 @@
+/** What one process does with its memory and its flights: hits, changes and tags at one time, refreshes, keys, events. */
+import { describe, expect, it } from 'vitest';
+import { type LoadBackoffError, memoryStore, OptionsError } from '../../../src/index.js';
+import { type Changes, setUp, setUpSeen } from './support.ts';
+
+const alone = { store: undefined } as const;
+
+/** Both ways to run: in memory alone, and before a store. */
+const ways: readonly (readonly [string, Changes])[] = [
+  ['in memory alone', alone],
+  ['before a store', {}],
+];
+
+/** A promise and what ends it. */
+function gate() {
+  let open = () => {};
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { open, opened };
+}
+
+describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
+  it('tells of each get where its value came from and how long it took', async () => {
+    const { users, source, clock, events } = setUp({ ...way, early: 'off' });
+    await clock.advance(1_000);
+    source.delayMs = 40;
+    const answers = [users.get('42'), users.get('42')];
+    await clock.advance(40);
+    await Promise.all(answers);
+    // The first look makes sure that nothing has happened before word of changes began to come.
+    for (let looks = 0; looks < 3; looks++) await users.get('42');
+    users.peek('42');
+    const gets = events.filter((event) => event.type === 'cache-get');
+    const told = gets.map(({ source, durationMs }) => [source, durationMs]);
+    expect(told.slice(0, 2)).toEqual([
+      ['load', 40],
+      ['wait', 40],
+    ]);
+    expect(told.slice(3)).toEqual([1, 2, 3].map(() => ['l1', 0]));
+    expect(gets[0]).toMatchObject({ name: 'cache', key: '42' });
+  });
+
+  it('tells of each load how it ended, how long it took, and whether somebody waited for it', async () => {
+    const { users, source, clock, events } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1m' });
+    const loads = () =>
+      events.filter((event) => event.type === 'cache-load').map(({ name: _, type: __, ...rest }) => rest);
+    const failure = new Error('down');
+    await clock.advance(1_000);
+    source.delayMs = 40;
+    source.error = failure;
+    const failing = users.get('bad').catch((error) => error);
+    await clock.advance(40);
+    expect(await failing).toBe(failure);
+    source.error = undefined;
+    const first = users.get('42');
+    await clock.advance(40);
+    await first;
+    await clock.advance(10_000);
+    await users.get('42');
+    await clock.advance(40);
+    expect(loads()).toEqual([
+      { key: 'bad', durationMs: 40, isBackground: false, outcome: { ok: false, error: failure } },
+      { key: '42', durationMs: 40, isBackground: false, outcome: { ok: true, value: undefined } },
+      { key: '42', durationMs: 40, isBackground: true, outcome: { ok: true, value: undefined } },
+    ]);
+  });
+
+  it('warns of loads that take more than 0.3 of the time to live', async () => {
+    const { users, source, clock, warnings } = setUp({ ...way, early: 'off' });
+    for (const [key, delayMs] of [
+      ['quick', 3_000],
+      ['slow', 3_001],
+    ] as const) {
+      source.delayMs = delayMs;
+      const answer = users.get(key);
+      await clock.advance(delayMs);
+      await answer;
+      expect(warnings()).toEqual(key === 'quick' ? [] : ['slow-load']);
+    }
+  });
+
+  it('begins nothing for one who has given up before, and has nothing for him', async () => {
+    const { users, source } = setUp(way);
+    const signal = AbortSignal.abort('gone');
+    await expect(users.get('42', { signal })).rejects.toBe('gone');
+    expect(source.loads).toBe(0);
+    await users.get('42');
+    await users.get('42');
+    await expect(users.get('42', { signal })).rejects.toBe('gone');
+  });
+
+  it('lets one who joins a first load that nobody listens to go by his signal', async () => {
+    const { users, source, clock } = setUp({ ...way, on: undefined });
+    source.delayMs = 100;
+    const controller = new AbortController();
+    const patient = users.get('42');
+    const impatient = users.get('42', { signal: controller.signal });
+    controller.abort('gone');
+    await expect(impatient).rejects.toBe('gone');
+    await clock.advance(100);
+    expect(await patient).toBe(1);
+  });
+
+  it('leaves the load of one who has no signal alone when others go', async () => {
+    const { users, source, clock } = setUp({ ...way, on: undefined });
+    source.delayMs = 100;
+    const controller = new AbortController();
+    const impatient = users.get('42', { signal: controller.signal });
+    const patient = users.get('42');
+    controller.abort('gone');
+    await expect(impatient).rejects.toBe('gone');
+    await clock.advance(100);
+    expect([await patient, source.loads]).toEqual([1, 1]);
+  });
+
+  it('calls no loader for one who leaves at once', async () => {
+    const { users, source, clock } = setUp(way);
+    const controller = new AbortController();
+    const left = users.get('42', { signal: controller.signal });
+    controller.abort('gone');
+    await expect(left).rejects.toBe('gone');
+    await clock.flush();
+    expect(source.loads).toBe(0);
+  });
+
+  it('lets the next caller join the load that a deleted key began, not the one before', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off' });
+    source.delayMs = 100;
+    void users.get('42');
+    await clock.advance(50);
+    await users.delete('42');
+    void users.get('42');
+    await clock.advance(60);
+    // The first has ended meanwhile.
+    const third = users.get('42');
+    await clock.advance(1_000);
+    await third;
+    expect(source.loads).toBe(2);
+  });
+
+  it.each([7, 7n, true, false])('takes %s for a key as it is written', async (key) => {
+    const { users } = setUp(way);
+    expect(await users.get(key as never)).toBe(1);
+    await users.set(`${key}`, 2);
+    expect(await users.get(key as never)).toBe(2);
+  });
+
+  it('takes keys of 1 to 1,024 characters, everywhere', async () => {
+    const { users } = setUp(way);
+    const longest = 'k'.repeat(1_024);
+    await users.set(longest, 5);
+    expect(await users.get(longest)).toBe(5);
+    for (const bad of ['', `${longest}k`]) {
+      const message = /a key must have 1 to 1024 characters, got (0|1025); hash what is longer/;
+      await expect(users.get(bad)).rejects.toThrow(message);
+      await expect(users.set(bad, 1)).rejects.toThrow(message);
+      await expect(users.delete(bad)).rejects.toThrow(message);
+    }
+  });
+
+  it('says what to do about a key that is none', async () => {
+    const { users } = setUp(way);
+    await expect(users.get({} as never)).rejects.toThrow('give the cache the option "key"');
+    const keyed = setUp({ ...way, name: 'keyed', key: (() => ({})) as never });
+    await expect(keyed.users.get('42')).rejects.toThrow('"key" must answer a string');
+    const good = setUp({ ...way, key: ((id: { id: string }) => id.id) as never });
+    expect(await good.users.get({ id: 'a' } as never)).toBe(1);
+    expect(good.users.peek({ id: 'b' } as never)).toBeUndefined();
+  });
+
+  it('holds nothing when it is closed, also of what ends while it closes', async () => {
+    const { users, source, clock } = setUp(way);
+    await users.get('42');
+    await users.close();
+    expect(users.size).toBe(0);
+    await users.close();
+    await expect(users.delete('42')).rejects.toThrow('the cache "cache" is closed');
+    await expect(users.invalidateTag('a')).rejects.toThrow('closed');
+    const late = setUp(way);
+    late.source.delayMs = 10;
+    const cut = late.users.get('42').catch(() => 'cut');
+    await late.clock.advance(1);
+    await late.users.close();
+    await late.clock.advance(100);
+    expect([await cut, late.users.size, source.loads, clock.pendingTimers]).toEqual(['cut', 0, 1, 0]);
+  });
+
+  it('takes what failBackoff answers for no wait when it is no time', async () => {
+    for (const ms of [Number.NaN, Number.POSITIVE_INFINITY, -5_000]) {
+      const { users, source } = setUp({ ...way, failBackoff: () => ms });
+      source.error = new Error('down');
+      for (let tries = 0; tries < 2; tries++) await expect(users.get('42')).rejects.toThrow('down');
+      expect(source.loads).toBe(2);
+    }
+  });
+});
+
+describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
+  it('shows what was set, without a load, for as long as a loaded value', async () => {
+    const { users, source, clock, sources } = setUp({ ...way, early: 'off', staleWhileRevalidate: '5s' });
+    await users.set('42', 7);
+    expect([await users.get('42'), await users.get('42'), users.peek('42'), source.loads]).toEqual([7, 7, 7, 0]);
+    await clock.advance(10_000);
+    expect([await users.get('42'), sources().at(-1)]).toEqual([7, 'stale']);
+  });
+
+  it('takes what is set to undefined out, or keeps it with negativeTtl', async () => {
+    const { users, source } = setUp(way);
+    await users.set('42', 7);
+    await users.set('42', undefined);
+    expect([users.size, await users.get('42'), source.loads]).toEqual([0, 1, 1]);
+    const negative = setUp({ ...way, negativeTtl: '1m' });
+    await negative.users.set('42', undefined);
+    expect([await negative.users.get('42'), negative.source.loads]).toEqual([undefined, 0]);
+  });
+
+  it('makes void by a tag what was set with it and what was loaded with it, and nothing else', async () => {
+    const { users, source } = setUp({ ...way, tags: (value) => [`tag ${value}`] });
+    await users.set('a', 1);
+    await users.set('b', 1);
+    await users.set('c', 2);
+    expect(await users.get('d')).toBe(1);
+    await users.delete('a');
+    source.value = 3;
+    await users.invalidateTag('tag 1');
+    expect([users.size, users.peek('b'), users.peek('d')]).toEqual([1, undefined, undefined]);
+    expect([await users.get('b'), await users.get('d'), await users.get('c')]).toEqual([3, 3, 2]);
+  });
+
+  it('keeps no value of a load under way whose tag was invalidated, whoever else ends meanwhile', async () => {
+    const { users, source, clock } = setUp({ ...way, tags: (_value, key) => [`tag of ${key}`] });
+    source.delayMs = 50;
+    const quick = users.get('quick');
+    await clock.advance(25);
+    const slow = users.get('slow');
+    await clock.flush();
+    await users.invalidateTag('tag of slow');
+    await clock.advance(25);
+    await quick;
+    expect(users.peek('slow')).toBeUndefined();
+    source.value = 2;
+    await clock.advance(25);
+    // Old for those who asked before, and for nobody else.
+    const after = users.get('slow');
+    await clock.advance(100);
+    expect([1, 2]).toContain(await slow);
+    expect(await after).toBe(2);
+    expect(await users.get('quick')).toBe(1);
+  });
+
+  it('keeps no value of any load under way before a deletion, however many newcomers had been parted from', async () => {
+    const { users, clock } = setUp({
+      ...way,
+      load: async (_key, { signal: _ }) => {
+        const delayMs = delays.shift()!;
+        await clock.sleep(delayMs);
+        return `took ${delayMs}`;
+      },
+    });
+    const delays = [200, 100, 300];
+    for (let loads = 0; loads < 3; loads++) {
+      void users.get('42').catch(() => {});
+      await clock.flush();
+      await users.invalidateTag('any');
+    }
+    await clock.advance(150);
+    // One of them has ended, and what it left goes as well.
+    await users.delete('42');
+    expect(users.peek('42')).toBeUndefined();
+    await clock.advance(1_000);
+    expect(users.peek('42')).toBeUndefined();
+    expect(users.size).toBe(0);
+  });
+
+  it('refuses tags that are none, and leaves all as it was', async () => {
+    const bad: unknown[] = [[''], ['t'.repeat(201)], [5], 'abc', Array.from({ length: 101 }, (_, index) => `${index}`)];
+    for (const tags of bad) {
+      const { users } = setUp({ ...way, tags: () => tags as string[] });
+      const message = 'there may be at most 100 tags, each a string of 1 to 200 characters, got';
+      await expect(users.get('42')).rejects.toThrow(message);
+      await expect(users.set('42', 1)).rejects.toThrow(message);
+      expect(users.size).toBe(0);
+    }
+    const most = Array.from({ length: 100 }, (_, index) => `${index}`.padEnd(200, 't'));
+    const { users } = setUp({ ...way, tags: () => [...most] });
+    await users.get('42');
+    expect(users.size).toBe(1);
+    for (const tag of ['', 5, 't'.repeat(201)]) {
+      await expect(users.invalidateTag(tag as string)).rejects.toThrow('at most 100 tags');
+    }
+    await users.invalidateTag(most[99]!);
+    expect(users.size).toBe(0);
+  });
+
+  it('cuts all windows of a value by the same draw, and at most by the jitter', async () => {
+    for (const [draw, cutMs] of [
+      [0, 0],
+      [0.5, 2_500],
+      [0.999_999, 5_000],
+    ] as const) {
+      const windows = { staleWhileRevalidate: '10s', staleIfError: '20s' } as const;
+      const { users, source, clock } = setUp({
+        ...{ ...way, ...windows, early: 'off', jitter: 0.5, random: () => draw, failBackoff: () => 1 },
+      });
+      await users.get('42');
+      source.error = new Error('down');
+      await clock.advance(9_990 - cutMs);
+      expect([await users.get('42'), source.loads]).toEqual([1, 1]);
+      await clock.advance(20);
+      expect(await users.get('42')).toBe(1);
+      await clock.flush();
+      expect(source.loads).toBe(2);
+      await clock.advance(19_970);
+      expect(await users.get('42')).toBe(1);
+      await clock.advance(30);
+      await expect(users.get('42')).rejects.toThrow('down');
+    }
+  });
+});
+
+describe('cache in memory alone', () => {
+  it('never asks again for what is fresh, however long that is', async () => {
+    const { users, source, clock } = setUp({ ...alone, ttl: '1h', early: 'off' });
+    await users.get('42');
+    await clock.advance(3_599_999);
+    expect([users.peek('42'), await users.get('42'), source.loads]).toEqual([1, 1, 1]);
+  });
+
+  it('measures values only when it is told how many bytes it may hold', async () => {
+    const encoded: unknown[] = [];
+    const serializer = {
+      encode: (value: unknown) => {
+        encoded.push(value);
+        return new Uint8Array(600);
+      },
+      decode: () => undefined,
+    };
+    const unbound = setUp({ ...alone, serializer });
+    await unbound.users.get('a');
+    await unbound.users.set('b', 1);
+    expect([unbound.users.size, encoded]).toEqual([2, []]);
+    const bound = setUp({ ...alone, serializer, maxBytes: 1_396 });
+    // A key counts two bytes per character.
+    await bound.users.get('k'.repeat(49));
+    await bound.users.set('l'.repeat(49), 1);
+    expect(bound.users.size).toBe(2);
+    await bound.users.set('m'.repeat(53), 1);
+    expect(bound.users.size).toBe(1);
+    await bound.users.set('n'.repeat(800), 1);
+    expect(bound.users.size).toBe(1);
+  });
+
+  it('drops what it held of a key whose loader now says that there is nothing', async () => {
+    const { users, source, clock } = setUp({ ...alone, early: 'off', staleIfError: '1h' });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.value = undefined;
+    expect(await users.get('42')).toBeUndefined();
+    expect(users.size).toBe(0);
+  });
+
+  it('keeps a value that was set while the loader found nothing', async () => {
+    const { users, source, clock } = setUp({ ...alone, early: 'off', staleIfError: '1h' });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.value = undefined;
+    source.delayMs = 100;
+    const nothing = users.get('42');
+    await clock.advance(50);
+    await users.set('42', 7);
+    await clock.advance(50);
+    expect(await nothing).toBeUndefined();
+    expect(users.peek('42')).toBe(7);
+  });
+
+  it('refreshes by chance with xfetch, near the end of a value', async () => {
+    let draw = 0;
+    const { users, source, clock } = setUp({ ...alone, early: 'xfetch', random: () => draw });
+    source.delayMs = 100;
+    const first = users.get('42');
+    await clock.advance(100);
+    await first;
+    source.delayMs = 0;
+    await clock.advance(9_700);
+    await users.get('42');
+    await clock.flush();
+    expect(source.loads).toBe(1);
+    draw = 1 - Math.exp(-4);
+    await users.get('42');
+    await clock.flush();
+    expect(source.loads).toBe(2);
+  });
+});
+
+describe('cache before a store, when things happen at one time,', () => {
+  it('shows nobody its own copy of two values that were set at once: it cannot know which came last', async () => {
+    const { users, control, inner, clock } = setUpSeen();
+    const replies = [gate(), gate()];
+    let writes = 0;
+    control.after = (verb) => (verb === 'write' ? replies[writes++]?.opened : undefined);
+    const sets = [users.set('42', 1), users.set('42', 2)];
+    await clock.flush();
+    // The reply of the first comes last.
+    replies[1]!.open();
+    await clock.flush();
+    replies[0]!.open();
+    await Promise.all(sets);
+    expect(users.size).toBe(0);
+    expect(await users.get('42')).toBe(2);
+    expect((await inner.read('cache|cache|key|42'))!.version).toBe(2);
+  });
+
+  it('keeps no copy of a value that was set while a tag was invalidated', async () => {
+    const { users, control, clock } = setUpSeen({ tags: () => ['a'] });
+    const reply = gate();
+    control.after = (verb, key) => (verb === 'write' && key.includes('|key|') ? reply.opened : undefined);
+    const set = users.set('42', 1);
+    await clock.flush();
+    await users.invalidateTag('a');
+    reply.open();
+    await set;
+    expect(users.size).toBe(0);
+  });
+
+  it.each(['set', 'delete', 'invalidateTag'] as const)(
+    'lets nobody join an older load once a %s has begun',
+    async (verb) => {
+      const { users, source, control, clock } = setUpSeen({ on: undefined, early: 'off' });
+      source.delayMs = 1_000;
+      const older = users.get('42');
+      older.catch(() => {});
+      await clock.flush();
+      expect(users.get('42')).toBe(older);
+      control.before = () => new Promise(() => {});
+      (verb === 'set' ? users.set('42', 2) : users[verb]('42')).catch(() => {});
+      const newer = users.get('42');
+      newer.catch(() => {});
+      expect(newer).not.toBe(older);
+      void users.close();
+      await clock.advance(2_000);
+    },
+  );
+
+  it.each(['delete', 'invalidateTag'] as const)(
+    'keeps nothing that was read during a %s, even one that failed',
+    async (verb) => {
+      for (const fails of [false, true]) {
+        const { users, control, clock } = setUpSeen({ tags: () => ['a'], early: 'off' });
+        for (let looks = 0; looks < 2; looks++) await users.get('42');
+        const { hold, isHolding } = { hold: gate(), isHolding: { is: true } };
+        control.before = async (what, key) => {
+          const isOurs = verb === 'delete' ? what === 'remove' : what === 'write' && key.includes('|tag|');
+          if (!isOurs || !isHolding.is) return;
+          await hold.opened;
+          if (fails) throw new Error('down');
+        };
+        const change = (verb === 'delete' ? users.delete('42') : users.invalidateTag('a')).catch(() => 'failed');
+        await clock.flush();
+        expect(await users.get('42')).toBe(1);
+        expect(users.size).toBe(1);
+        isHolding.is = false;
+        hold.open();
+        await change;
+        expect(users.size).toBe(0);
+      }
+    },
+  );
+
+  it('keeps nothing that was read during a set that failed', async () => {
+    const { users, control, clock } = setUpSeen({ early: 'off' });
+    await users.get('42');
+    const hold = gate();
+    control.before = async (verb) => {
+      if (verb !== 'write') return;
+      await hold.opened;
+      throw new Error('down');
+    };
+    const set = users.set('42', 2);
+    await clock.flush();
+    control.before = () => undefined;
+    expect(await users.get('42')).toBe(1);
+    hold.open();
+    await expect(set).rejects.toThrow('down');
+    expect(users.size).toBe(0);
+  });
+
+  it('keeps no copy of a value that was set while it was closed', async () => {
+    const { users, control, clock } = setUpSeen();
+    const reply = gate();
+    control.after = () => reply.opened;
+    const set = users.set('42', 1);
+    await clock.flush();
+    await users.close();
+    reply.open();
+    await set;
+    expect([users.size, control.watches.size]).toEqual([0, 0]);
+  });
+
+  it('puts no older version that it has read in place of a newer one', async () => {
+    const { caches, users, control, clock } = setUpSeen({ early: 'off', isTelling: false }, 2);
+    await caches[1]!.set('42', 1);
+    const reply = gate();
+    control.after = () => reply.opened;
+    const slow = users.get('42');
+    await clock.flush();
+    control.after = () => undefined;
+    await caches[1]!.set('42', 2);
+    // Parts newcomers from the one who still reads.
+    await users.invalidateTag('any');
+    expect(await users.get('42')).toBe(2);
+    reply.open();
+    expect(await slow).toBe(1);
+    expect(users.peek('42')).toBe(2);
+  });
+
+  it('puts no older version in place of one that was set meanwhile', async () => {
+    const { users, control, clock } = setUpSeen({ early: 'off' });
+    await users.get('42');
+    await clock.advance(10_000);
+    const reply = gate();
+    control.after = (verb) => (verb === 'read' ? reply.opened : undefined);
+    const slow = users.get('42');
+    await clock.flush();
+    control.after = () => undefined;
+    await users.set('42', 2);
+    reply.open();
+    await slow;
+    await users.get('42');
+    expect(await users.get('42')).toBe(2);
+  });
+});
+
+describe('cache before a store', () => {
+  it('watches what it holds, once, and nothing else', async () => {
+    const { users, control } = setUpSeen({ max: 2, tags: (_value, key) => [`tag of ${key}`] });
+    const watched = () => [...control.watches].map(({ key }) => key.replace('cache|cache|', '')).sort();
+    for (const key of ['a', 'b', 'c']) for (let looks = 0; looks < 2; looks++) await users.get(key);
+    expect(watched()).toEqual(['key|b', 'key|c', 'tag|tag of b', 'tag|tag of c']);
+    await users.delete('b');
+    expect(watched()).toEqual(['key|c', 'tag|tag of c']);
+    await users.close();
+    expect(watched()).toEqual([]);
+  });
+
+  it('asks again for all that it holds when words of changes may have been lost, and warns once a second', async () => {
+    const { users, source, control, clock, warnings } = setUpSeen({ early: 'off', maxL1Ttl: '1h', ttl: '1h' });
+    for (const key of ['a', 'b']) for (let looks = 0; looks < 2; looks++) await users.get(key);
+    control.calls.length = 0;
+    control.tell('gap');
+    expect([users.peek('a'), users.peek('b'), warnings()]).toEqual([undefined, undefined, ['gap']]);
+    expect([await users.get('a'), await users.get('b')]).toEqual([1, 1]);
+    expect([control.calls.length, source.loads]).toEqual([2, 2]);
+    await clock.advance(999);
+    control.tell('gap');
+    expect(warnings()).toEqual(['gap']);
+    await users.get('a');
+    await clock.advance(1);
+    control.tell('gap');
+    expect(warnings()).toEqual(['gap', 'gap']);
+  });
+
+  it('asks again for what was changed, and warns of nothing', async () => {
+    const { users, control, warnings } = setUpSeen({ early: 'off' });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    control.tell('changed');
+    expect([users.peek('42'), warnings()]).toEqual([undefined, []]);
+  });
+
+  it.each([
+    ['tells of changes', true, 30_000],
+    ['does not tell', false, 5_000],
+  ])(
+    'compares its copy with a store that %s behind, and at the latest before the next hit',
+    async (_, isTelling, boundMs) => {
+      for (const place of ['load', 'set'] as const) {
+        const { users, source, control, clock } = setUpSeen({ ttl: '1h', early: 'off', isTelling });
+        if (place === 'set') await users.set('42', 1);
+        else await users.get('42');
+        // Watched from here on, if at all.
+        control.tell('changed');
+        await users.get('42');
+        const { loads } = source;
+        control.calls.length = 0;
+        await clock.advance(0.8 * boundMs - 1);
+        await users.get('42');
+        expect(control.calls).toEqual([]);
+        await clock.advance(1);
+        // Shown at once, and asked for behind: the source is left alone.
+        expect(await users.get('42')).toBe(1);
+        expect(await users.get('42')).toBe(1);
+        await clock.flush();
+        expect(control.calls).toEqual(['read cache|cache|key|42']);
+        control.before = () => clock.sleep(50);
+        await clock.advance(boundMs);
+        const answer = users.get('42');
+        await clock.flush();
+        expect(users.peek('42')).toBeUndefined();
+        await clock.advance(50);
+        expect([await answer, source.loads]).toEqual([1, loads]);
+      }
+    },
+  );
+
+  it('never believes its own copy longer than 5 s without word of changes, whatever maxL1Ttl says', async () => {
+    const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', isTelling: false, maxL1Ttl: '1h' });
+    await users.get('42');
+    control.calls.length = 0;
+    await clock.advance(5_000);
+    await users.get('42');
+    expect(control.calls).toEqual(['read cache|cache|key|42']);
+  });
+
+  it('holds what it loads while the store is down, in place of what it had of the store', async () => {
+    const { users, source, control, clock } = setUpSeen({ ttl: '20s', early: 'off', isTelling: false });
+    await users.get('42');
+    await clock.advance(20_000);
+    control.before = () => {
+      throw new Error('down');
+    };
+    // One that the store knows nothing of takes the place of one that it knew.
+    source.value = 2;
+    expect([await users.get('42'), await users.get('42'), source.loads]).toEqual([2, 2, 2]);
+  });
+
+  it('sets a value with the generations that its tags have, and nothing when it cannot know them', async () => {
+    const { caches, source, control, clock, inner } = setUpSeen({ tags: () => ['a'] }, 2);
+    await caches[0]!.invalidateTag('a');
+    await clock.advance(10);
+    await caches[0]!.set('42', 7);
+    expect([await caches[1]!.get('42'), source.loads]).toEqual([7, 0]);
+    control.before = (verb) => {
+      if (verb === 'read') throw new Error('down');
+    };
+    await expect(caches[0]!.set('43', 7)).rejects.toThrow('down');
+    expect(await inner.read('cache|cache|key|43')).toBeUndefined();
+  });
+
+  it('shows no stale value past staleIfError, however long nobody is to load', async () => {
+    const { users, source, clock } = setUp({
+      ...{ early: 'off', staleIfError: '1m', failBackoff: () => 3_600_000 },
+    });
+    await users.get('42');
+    source.error = new Error('down');
+    await clock.advance(60_000);
+    expect(await users.get('42')).toBe(1);
+    await clock.advance(9_999);
+    expect(await users.get('42')).toBe(1);
+    await clock.advance(1);
+    await expect(users.get('42')).rejects.toThrow('down');
+    expect(source.loads).toBe(2);
+  });
+
+  it('shares what was set with all its windows and tags', async () => {
+    const { caches, source, clock } = setUp(
+      { early: 'off', staleWhileRevalidate: '5s', tags: () => ['a'], negativeTtl: '1m' },
+      3,
+    );
+    await caches[0]!.set('42', 7);
+    await caches[0]!.set('none', undefined);
+    expect([await caches[1]!.get('42'), await caches[1]!.get('none'), source.loads]).toEqual([7, undefined, 0]);
+    await clock.advance(12_000);
+    expect(await caches[2]!.get('42')).toBe(7);
+    await clock.flush();
+    expect(source.loads).toBe(1);
+    await caches[0]!.set('42', 8);
+    await caches[1]!.invalidateTag('a');
+    expect([await caches[2]!.get('42'), await caches[0]!.get('42')]).toEqual([1, 1]);
+  });
+
+  it('holds 64 MiB of values at most, unless it is told otherwise', async () => {
+    const big = new Uint8Array(2 ** 20 - 1_000);
+    const { users } = setUp({ max: 100, serializer: 'bytes' });
+    for (let key = 0; key < 66; key++) await users.set(`${key}`, big);
+    expect(users.size).toBe(64);
+    const bound = setUp({ max: 100, serializer: 'bytes', maxBytes: 2 ** 22 });
+    for (let key = 0; key < 6; key++) await bound.users.set(`${key}`, big);
+    expect(bound.users.size).toBe(4);
+  });
+});
+
+describe('options of a cache', () => {
+  const refused = (options: Changes) => expect(() => setUp(options)).toThrow(OptionsError);
+
+  it('refuses what is beyond their ends, and takes the ends', () => {
+    for (const jitter of [-0.01, 0.51]) refused({ jitter });
+    for (const max of [0, 10_000_001, 1.5]) refused({ max });
+    for (const lease of [299, 3_600_001]) refused({ lease });
+    refused({ maxBytes: 1_023 });
+    refused({ maxConcurrentLoads: 0 });
+    for (const ends of [
+      { jitter: 0.5, lease: 3_600_000, maxBytes: 1_024, maxConcurrentLoads: 1 },
+      { jitter: 0, max: 1, lease: 300, onWaitTimeout: 'reject' },
+    ] as Changes[]) {
+      expect(() => setUp(ends)).not.toThrow();
+    }
+    refused({ onWaitTimeout: 'other' as never });
+    refused({ ttl: 'soon' as never });
+  });
+
+  it('takes 10,000,000 entries, for which it takes memory at once', () => {
+    expect(setUp({ max: 10_000_000 }).users.size).toBe(0);
+  });
+
+  it('lets its name be used again on its store once it is closed', async () => {
+    const store = memoryStore();
+    const { users } = setUp({ store });
+    expect(() => setUp({ store })).toThrow('different for each cache of a store');
+    await users[Symbol.asyncDispose]();
+    await expect(users.get('42')).rejects.toThrow('closed');
+    expect(() => setUp({ store })).not.toThrow();
+  });
+
+  it('takes no lifetime of 0 for one: nothing is cached', async () => {
+    const { users, source } = setUp({ ttl: 0 });
+    await users.get('42');
+    await users.get('42');
+    expect([users.size, source.loads]).toEqual([0, 2]);
+  });
+
+  it('fails with a backoff of a second at first, by full jitter, and of 30 at most', async () => {
+    const { users, source, clock } = setUp({ random: () => 0.999 });
+    source.error = new Error('down');
+    const waits: number[] = [];
+    for (let failures = 0; failures < 7; failures++) {
+      await expect(users.get('42')).rejects.toThrow('down');
+      const refused = (await users.get('42').catch((error) => error)) as LoadBackoffError;
+      const retryAfterMs = refused.retryAfterMs!;
+      waits.push(Math.round(retryAfterMs / 1_000));
+      await clock.advance(retryAfterMs);
+    }
+    expect(waits).toEqual([1, 2, 4, 8, 16, 30, 30]);
+  });
+});
+
+describe('a lifetime by the value', () => {
+  const lifetimes: Record<string, unknown> = {
+    plain: '2s',
+    number: 3_000,
+    whole: { ttl: '1s', staleWhileRevalidate: '4s', staleIfError: '6s' },
+    none: 0,
+    longest: 2 ** 31 - 1,
+  };
+
+  const options = {
+    ...alone,
+    early: 'off',
+    staleWhileRevalidate: '1s',
+    staleIfError: '2s',
+    load: async (key: string) => key,
+  } as const;
+  const byValue = () => setUp({ ...options, ttl: ((value: string) => lifetimes[value]) as never });
+
+  it('is a duration, or one for each window; what is left out is as the options say', async () => {
+    const { users, clock, sources } = byValue();
+    for (const key of ['plain', 'number', 'whole']) await users.get(key);
+    const sourceAfter = async (ms: number, key: string) => {
+      await clock.advance(ms);
+      await users.get(key);
+      return sources().at(-1);
+    };
+    expect(await sourceAfter(999, 'whole')).toBe('l1');
+    expect(await sourceAfter(1, 'whole')).toBe('stale');
+    expect(await sourceAfter(999, 'plain')).toBe('l1');
+    expect(await sourceAfter(1, 'plain')).toBe('stale');
+    expect(await sourceAfter(999, 'number')).toBe('l1');
+    expect(await sourceAfter(1, 'number')).toBe('stale');
+  });
+
+  it('keeps nothing of what it says 0 for, and up to 24.8 days of others', async () => {
+    const { users } = byValue();
+    await users.get('none');
+    expect(users.size).toBe(0);
+    await users.get('longest');
+    expect(users.size).toBe(1);
+  });
+
+  it.each([
+    ['no duration', 'soon', 'ttl'],
+    ['nothing', undefined, 'ttl'],
+    ['null', null, 'ttl'],
+    ['a negative one', -1, 'ttl'],
+    ['more than 24.8 days', 2 ** 31, 'ttl'],
+    ['an object without ttl', { staleIfError: 1 }, 'ttl'],
+    ['an object with a wrong window', { ttl: 1, staleIfError: 'soon' }, 'staleIfError'],
+  ])('is refused when it is %s', async (_, lifetime, name) => {
+    const { users } = setUp({ ...options, ttl: (() => lifetime) as never });
+    const error = (await users.get('42').catch((reason) => reason)) as Error;
+    expect(error).toBeInstanceOf(OptionsError);
+    expect(error.message).toContain(`ttl (its answer's ${name})`);
+  });
+});

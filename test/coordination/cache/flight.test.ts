@@ -1,0 +1,1140 @@
+/** What one search for a key does: waits, leases, loads, fills, failures, and what it leaves behind. */
+import { getEventListeners } from 'node:events';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { decodeRecord } from '../../../src/coordination/cache/record.js';
+import { LoadBackoffError, type LoadContext, StoreError, TimeoutError } from '../../../src/index.js';
+import { type Changes, setUp, setUpSeen } from './support.ts';
+
+const alone = { store: undefined } as const;
+const keyIn = 'cache|cache|key|42';
+
+/** Both ways to run: in memory alone, and before a store. */
+const ways: readonly (readonly [string, Changes])[] = [
+  ['in memory alone', alone],
+  ['before a store', {}],
+];
+
+const unheard: unknown[] = [];
+const noteUnheard = (reason: unknown) => unheard.push(reason);
+
+beforeEach(() => {
+  unheard.length = 0;
+  process.on('unhandledRejection', noteUnheard);
+});
+
+afterEach(async () => {
+  await new Promise(setImmediate);
+  process.off('unhandledRejection', noteUnheard);
+  expect(unheard).toEqual([]);
+});
+
+describe.each(ways)('flight, %s,', (_, way) => {
+  it('leaves nothing at the signal of a caller who has his answer', async () => {
+    const { users, source, clock } = setUp(way);
+    source.delayMs = 10;
+    const { signal } = new AbortController();
+    const answer = users.get('42', { signal });
+    expect(getEventListeners(signal, 'abort').length).toBe(1);
+    await clock.advance(10);
+    expect(await answer).toBe(1);
+    expect(getEventListeners(signal, 'abort').length).toBe(0);
+    source.error = new Error('down');
+    const failure = users.get('43', { signal }).catch((error) => error);
+    await clock.advance(10);
+    expect(await failure).toBe(source.error);
+    expect(getEventListeners(signal, 'abort').length).toBe(0);
+  });
+
+  it('is not joined by one who comes the moment the last caller has gone', async () => {
+    const { users, source, clock } = setUp(way);
+    source.delayMs = 100;
+    const controller = new AbortController();
+    const first = users.get('42', { signal: controller.signal });
+    await clock.advance(10);
+    controller.abort('gone');
+    const second = users.get('42');
+    await expect(first).rejects.toBe('gone');
+    await clock.advance(1_000);
+    expect([await second, source.loads]).toEqual([1, 2]);
+  });
+
+  it('tells the loader whether somebody waits, and how long it may take', async () => {
+    const contexts: LoadContext[] = [];
+    const { users, clock } = setUp({
+      ...{ ...way, early: 'off', staleWhileRevalidate: '1m', hardTimeout: '2s' },
+      load: (_key, context) => {
+        contexts.push(context);
+        return contexts.length;
+      },
+    });
+    await users.get('42');
+    await clock.advance(10_000);
+    expect(await users.get('42')).toBe(1);
+    await clock.flush();
+    expect(contexts.map(({ isBackground }) => isBackground)).toEqual([false, true]);
+    expect(contexts[1]!.remainingMs).toBe(2_000);
+    await clock.advance(500);
+    expect(contexts[1]!.remainingMs).toBe(1_500);
+    await clock.advance(5_000);
+    expect(contexts[1]!.remainingMs).toBe(0);
+  });
+
+  it('hears of a refresh that fails by events alone', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1m' });
+    await users.get('42');
+    source.error = new Error('down');
+    await clock.advance(10_000);
+    expect(await users.get('42')).toBe(1);
+    await clock.advance(100);
+    expect(source.loads).toBe(2);
+  });
+
+  it('hears of a refresh that is cut off, or fails when nothing is left to show, by events alone', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1s' });
+    for (const key of ['42', '43']) await users.get(key);
+    source.delayMs = 2_000;
+    source.error = new Error('down');
+    await clock.advance(10_500);
+    expect(await users.get('42')).toBe(1);
+    await clock.advance(2_000);
+    expect(source.loads).toBe(3);
+    const other = setUp({ ...way, early: 'off', staleWhileRevalidate: '1m' });
+    await other.users.get('42');
+    await other.clock.advance(10_000);
+    other.source.delayMs = 2_000;
+    await other.users.get('42');
+    await other.clock.advance(10);
+    await other.users.close();
+  });
+
+  it('goes on with a refresh when one who had joined it leaves', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1s' });
+    await users.get('42');
+    await clock.advance(10_500);
+    source.delayMs = 1_000;
+    source.value = 2;
+    expect(await users.get('42')).toBe(1);
+    await clock.advance(600);
+    const controller = new AbortController();
+    const joined = users.get('42', { signal: controller.signal });
+    await clock.advance(10);
+    controller.abort('gone');
+    await expect(joined).rejects.toBe('gone');
+    await clock.advance(500);
+    expect([await users.get('42'), source.loads]).toEqual([2, 2]);
+  });
+
+  it('shows what is stale at once while it is refreshed, also when nobody listens', async () => {
+    const { users, source, clock } = setUp({ ...way, on: undefined, early: 'off', staleWhileRevalidate: '1m' });
+    await users.get('42');
+    await clock.advance(12_000);
+    source.delayMs = 1_000;
+    for (let gets = 0; gets < 3; gets++) expect(await users.get('42')).toBe(1);
+    await clock.advance(1_000);
+    expect(source.loads).toBe(2);
+  });
+
+  it('gives the stale value at softTimeout and no sooner, to newcomers at once, while one load goes on', async () => {
+    const { users, source, clock, sources } = setUp({ ...way, early: 'off', staleIfError: '1m', softTimeout: 200 });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 2_000;
+    source.value = 2;
+    const answers: unknown[] = [];
+    void users.get('42').then((value) => answers.push(value));
+    await clock.advance(199);
+    expect(answers).toEqual([]);
+    await clock.advance(1);
+    expect(answers).toEqual([1]);
+    void users.get('42').then((value) => answers.push(value));
+    await clock.flush();
+    expect([answers, source.loads]).toEqual([[1, 1], 2]);
+    expect(sources().slice(-2)).toEqual(['stale', 'stale']);
+    await clock.advance(2_000);
+    expect([await users.get('42'), source.loads]).toEqual([2, 2]);
+  });
+
+  it('lets newcomers wait for the load once the stale value that it gave first is over', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1s', softTimeout: 200 });
+    await users.get('42');
+    await clock.advance(10_500);
+    source.delayMs = 5_000;
+    source.value = 2;
+    const first = users.get('42');
+    await clock.advance(200);
+    expect(await first).toBe(1);
+    await clock.advance(400);
+    const answers: unknown[] = [];
+    void users.get('42').then((value) => answers.push(value));
+    await clock.flush();
+    expect(answers).toEqual([]);
+    await clock.advance(6_000);
+    expect([answers, source.loads]).toEqual([[2], 2]);
+  });
+
+  it('leaves no timer when it is answered before softTimeout', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1m', softTimeout: '5s' });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 10;
+    const answer = users.get('42');
+    await clock.advance(10);
+    await answer;
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('counts the time of a load from its turn, by which refreshes are planned', async () => {
+    const { users, source, clock, events } = setUp({ ...way, maxConcurrentLoads: 1 });
+    source.delayMs = 1_000;
+    const answers = [users.get('a'), users.get('b')];
+    await clock.advance(2_000);
+    await Promise.all(answers);
+    const loads = events.flatMap((event) => (event.type === 'cache-load' ? [event.durationMs] : []));
+    expect(loads).toEqual([1_000, 1_000]);
+  });
+
+  it('smooths the times of loads: the newest counts 0.3', async () => {
+    const { users, source, clock } = setUp({ ...way, random: () => 0 });
+    const load = async (delayMs: number) => {
+      source.delayMs = delayMs;
+      const answer = users.get('42');
+      await clock.advance(delayMs);
+      await answer;
+      // Makes sure that nothing has happened before word of changes began to come.
+      await users.get('42');
+    };
+    await load(100);
+    await clock.advance(9_999);
+    source.delayMs = 1_100;
+    await users.get('42');
+    await clock.advance(1_100);
+    await users.get('42');
+    const { loads } = source;
+    // 0.7 times 100 and 0.3 times 1,100 are 400, and it is refreshed 1.5 times that before the end.
+    source.delayMs = 0;
+    await clock.advance(10_000 - 600 - 2);
+    await users.get('42');
+    await clock.flush();
+    expect([loads, source.loads]).toEqual([2, 2]);
+    await clock.advance(4);
+    await users.get('42');
+    await clock.flush();
+    expect(source.loads).toBe(3);
+  });
+
+  it('has the stale value at hardTimeout', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1m', hardTimeout: '1s' });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 5_000;
+    const answer = users.get('42');
+    await clock.advance(1_000);
+    expect(await answer).toBe(1);
+  });
+
+  it('takes a load that everybody has given up for no failure', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1m', failBackoff: () => 60_000 });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 1_000;
+    source.value = 2;
+    const controller = new AbortController();
+    const given = users.get('42', { signal: controller.signal });
+    await clock.advance(10);
+    controller.abort('gone');
+    await expect(given).rejects.toBe('gone');
+    await clock.flush();
+    const next = users.get('42');
+    await clock.advance(1_000);
+    expect([await next, source.loads]).toEqual([2, 3]);
+  });
+
+  it('gives a hit nothing to do after a failed refresh until the backoff is over', async () => {
+    const { users, source, clock } = setUp({
+      ...{ ...way, early: 'off', staleWhileRevalidate: '1m', failBackoff: () => 3_000 },
+    });
+    await users.get('42');
+    source.error = new Error('down');
+    await clock.advance(10_000);
+    for (let ms = 0; ms < 6_000; ms += 500) {
+      expect(await users.get('42')).toBe(1);
+      await clock.advance(500);
+    }
+    expect(source.loads).toBe(1 + 2);
+  });
+});
+
+describe('flight in memory alone', () => {
+  it('schedules what a refresh needs by the clock that keeps no process alive', async () => {
+    const { clock } = setUp(alone);
+    const scheduled: string[] = [];
+    const clockOf = (name: string) => ({
+      now: () => clock.now(),
+      wallNow: () => clock.wallNow(),
+      schedule: (...args: Parameters<typeof clock.schedule>) => {
+        scheduled.push(name);
+        clock.schedule(...args);
+      },
+      cancel: (...args: Parameters<typeof clock.cancel>) => clock.cancel(...args),
+    });
+    const both = { ...clockOf('waited for'), background: clockOf('background') };
+    const { users } = setUp({
+      ...alone,
+      early: 'off',
+      staleWhileRevalidate: '1m',
+      clock: both as never,
+      load: () => 1,
+    });
+    await users.get('42');
+    await clock.advance(10_000);
+    await users.get('42');
+    await clock.flush();
+    expect(scheduled).toEqual(['waited for', 'background']);
+  });
+
+  it('counts failures in a row for the backoff, until a load does not fail', async () => {
+    const attempts: number[] = [];
+    const { users, source, clock } = setUp({
+      ...{ ...alone, early: 'off', staleIfError: '1h' },
+      failBackoff: ({ attempt }) => {
+        attempts.push(attempt);
+        return 1;
+      },
+    });
+    await users.get('42');
+    await clock.advance(10_000);
+    for (const error of [new Error('down'), new Error('down'), undefined, new Error('down')]) {
+      source.error = error;
+      await users.get('42');
+      await clock.advance(10_000);
+    }
+    expect(attempts).toEqual([1, 2, 1]);
+  });
+});
+
+describe('flight before a store', () => {
+  it('takes what another process has put there, and leaves no watch but of what is held', async () => {
+    const { caches, users, sources, control } = setUpSeen({}, 2);
+    await caches[1]!.get('42');
+    control.calls.length = 0;
+    expect(await users.get('42')).toBe(1);
+    expect(sources().at(-1)).toBe('l2');
+    // A cold key is leased by the same trip by which it is found.
+    expect(control.calls).toEqual([`write ${keyIn}`]);
+    await users.close();
+    await caches[1]!.close();
+    expect(control.watches.size).toBe(0);
+  });
+
+  it.each([
+    ['fails', (source: { error: unknown }) => (source.error = new Error('down'))],
+    ['is not kept', (source: { value: unknown }) => (source.value = undefined)],
+  ])('leaves no watch, no timer and no lease when its load %s', async (_, change) => {
+    const { users, source, control, clock, inner } = setUpSeen({ tags: () => ['a'], failBackoff: () => 0 });
+    change(source as never);
+    await users.get('42').catch(() => {});
+    await clock.flush();
+    expect([control.watches.size, clock.pendingTimers]).toEqual([0, 0]);
+    const entry = await inner.read(keyIn);
+    expect(entry && decodeRecord(entry.value)!.claim).toBeUndefined();
+  });
+
+  it('renews its lease as long as it loads, so that the others wait however long that is', async () => {
+    const { caches, source, clock } = setUp({ ttl: '1h', hardTimeout: '1m' }, 2);
+    source.delayMs = 20_000;
+    const answers = Promise.all(caches.map((one) => one.get('42')));
+    await clock.advance(21_000);
+    expect([await answers, source.loads]).toEqual([[1, 1], 1]);
+  });
+
+  it.each([
+    ['it was tried again', 1_500],
+    ['it could be tried again', 1_010],
+  ])('stores what it has loaded also when the reply to a renewal was lost, be that before %s', async (_, delayMs) => {
+    const { caches, users, source, control, clock, warnings } = setUpSeen({ ttl: '1h' }, 2);
+    source.delayMs = delayMs;
+    let writes = 0;
+    control.after = (verb) => {
+      if (verb === 'write' && ++writes === 2) throw new Error('reply lost');
+    };
+    const answer = users.get('42');
+    await clock.advance(2_000);
+    expect(await answer).toBe(1);
+    expect([await caches[1]!.get('42'), source.loads, warnings()]).toEqual([1, 1, []]);
+  });
+
+  it('keeps what it loaded when its lease was over and nobody took it', async () => {
+    const { users, source, control, clock } = setUpSeen({ early: 'off', staleIfError: '1h' });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 4_500;
+    source.value = 2;
+    const answer = users.get('42');
+    await clock.flush();
+    control.before = (verb) => {
+      const detail = 'no room';
+      if (verb !== 'write' || clock.now() > 14_400) return;
+      throw new StoreError({ store: 'test', operation: verb, reason: 'full', applied: 'no', detail });
+    };
+    await clock.advance(4_500);
+    expect([await answer, users.size]).toEqual([2, 1]);
+  });
+
+  it('leaves no watch of a value with tags that was refreshed, once it is gone', async () => {
+    const { users, source, control, clock } = setUpSeen({
+      early: 'off',
+      staleWhileRevalidate: '1m',
+      tags: () => ['a'],
+    });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    await clock.advance(10_000);
+    source.value = 2;
+    await users.get('42');
+    await clock.flush();
+    expect([await users.get('42'), users.peek('42')]).toEqual([2, 2]);
+    await users.delete('42');
+    expect(control.watches.size).toBe(0);
+  });
+
+  it('gives its lease back when everybody has gone, so that the next loads at once', async () => {
+    const { caches, source, clock } = setUp({}, 2);
+    source.delayMs = 1_000;
+    const controller = new AbortController();
+    const first = caches[0]!.get('42', { signal: controller.signal });
+    await clock.advance(10);
+    controller.abort('gone');
+    await expect(first).rejects.toBe('gone');
+    source.delayMs = 0;
+    expect(await caches[1]!.get('42')).toBe(1);
+  });
+
+  it('leaves the stale value in the store when it gives its lease back', async () => {
+    const { caches, source, clock, sources } = setUp({ early: 'off', staleIfError: '1m', staleWhileRevalidate: 0 }, 2);
+    await caches[0]!.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 1_000;
+    const controller = new AbortController();
+    const first = caches[0]!.get('42', { signal: controller.signal });
+    await clock.advance(10);
+    controller.abort('gone');
+    await first.catch(() => {});
+    source.delayMs = 0;
+    source.error = new Error('down');
+    expect(await caches[1]!.get('42')).toBe(1);
+    expect(sources().at(-1)).toBe('stale');
+  });
+
+  it('lets go a caller whose signal is aborted while the store is being asked', async () => {
+    const controller = new AbortController();
+    const { users, control, clock } = setUpSeen();
+    control.before = () => controller.abort('gone');
+    await expect(users.get('42', { signal: controller.signal })).rejects.toBe('gone');
+    void users.close();
+    await clock.flush();
+  });
+
+  it('asks the store nothing more once everybody has gone', async () => {
+    const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', isTelling: false, tags: () => ['a'] });
+    await users.get('42');
+    for (const at of ['|key|', '|tag|']) {
+      await clock.advance(6_000);
+      const controller = new AbortController();
+      control.calls.length = 0;
+      control.after = (_, key) => (key.includes(at) ? clock.sleep(50) : undefined);
+      const given = users.get('42', { signal: controller.signal });
+      await clock.advance(10);
+      controller.abort('gone');
+      await expect(given).rejects.toBe('gone');
+      await clock.advance(100);
+      expect(control.calls.length).toBe(at === '|key|' ? 1 : 2);
+    }
+  });
+
+  it('loads for itself when the store breaks between the look and the lease', async () => {
+    const { users, source, control, clock } = setUpSeen({ early: 'off', staleIfError: '1m' });
+    await users.get('42');
+    await clock.advance(10_000);
+    control.before = (verb) => {
+      if (verb === 'write') throw new Error('down');
+    };
+    source.value = 2;
+    expect(await users.get('42')).toBe(2);
+  });
+
+  it('shows nothing of the store while a deletion of it is owed', async () => {
+    const { users, source, control } = setUpSeen({ early: 'off', onStoreDown: 'replay' });
+    await users.get('42');
+    control.before = (verb) => {
+      if (verb === 'remove') throw new Error('down');
+    };
+    await users.delete('42');
+    source.value = 2;
+    expect(await users.get('42')).toBe(2);
+  });
+
+  it('refreshes nothing that another process has loaded meanwhile', async () => {
+    const { caches, users, source, clock } = setUpSeen({ ttl: '4s', isTelling: false, random: () => 0 }, 2);
+    source.delayMs = 1_000;
+    const first = users.get('42');
+    await clock.advance(1_000);
+    await first;
+    await caches[1]!.get('42');
+    // Within the last 1.2 s both would refresh it.
+    await clock.advance(2_900);
+    await caches[1]!.get('42');
+    await clock.advance(1_000);
+    expect(source.loads).toBe(2);
+    await users.get('42');
+    await clock.advance(1_000);
+    expect([users.peek('42'), source.loads]).toEqual([1, 2]);
+  });
+
+  it('keeps what is stale while it is refreshed, and not what the store has lost', async () => {
+    const { users, source, clock, inner } = setUpSeen({ early: 'off', staleWhileRevalidate: '1h', isTelling: false });
+    await users.get('42');
+    await clock.advance(12_000);
+    source.delayMs = 1_000;
+    await users.get('42').catch(() => {});
+    await clock.advance(100);
+    expect(users.size).toBe(1);
+    await clock.advance(1_000);
+    await inner.remove(keyIn);
+    await clock.advance(6_000);
+    const anew = users.get('42');
+    await clock.flush();
+    expect(users.size).toBe(0);
+    await clock.advance(1_000);
+    await anew;
+  });
+
+  it('suspects what it read when word of a tag came while it was reading', async () => {
+    const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', tags: () => ['a'] });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    expect(users.peek('42')).toBe(1);
+    const tellOf = (place: string) => {
+      for (const watch of control.watches) if (watch.key.includes(place)) watch.tell({ kind: 'changed' });
+    };
+    tellOf('|key|');
+    control.after = (_, key) => {
+      if (key.includes('|tag|')) tellOf('|tag|');
+    };
+    await users.get('42');
+    expect([users.size, users.peek('42')]).toEqual([1, undefined]);
+    control.after = () => undefined;
+    await users.get('42');
+    await clock.flush();
+    expect(users.peek('42')).toBe(1);
+  });
+
+  it('gives no newcomer the stale value that it gave before, once word of a change has come', async () => {
+    const { users, source, control, clock } = setUpSeen({ early: 'off', staleIfError: '1m', softTimeout: 200 });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 2_000;
+    const stale = users.get('42');
+    await clock.advance(200);
+    expect(await stale).toBe(1);
+    control.tell('changed');
+    let isAnswered = false;
+    const newer = users.get('42').then(() => {
+      isAnswered = true;
+    });
+    await clock.advance(199);
+    expect(isAnswered).toBe(false);
+    await clock.advance(5_000);
+    await newer;
+  });
+
+  it('takes no lease when everybody has gone before it was there', async () => {
+    const { users, source, control, clock, inner } = setUpSeen();
+    control.after = () => clock.sleep(50);
+    const controller = new AbortController();
+    const first = users.get('42', { signal: controller.signal });
+    await clock.advance(10);
+    controller.abort('gone');
+    await first.catch(() => {});
+    await clock.advance(200);
+    expect([source.loads, await inner.read(keyIn)]).toEqual([0, undefined]);
+  });
+
+  it('answers what it loaded and keeps it nowhere when the key was deleted meanwhile by another process', async () => {
+    const { caches, users, source, clock, warnings } = setUpSeen({ isTelling: false }, 2);
+    source.delayMs = 500;
+    const answer = users.get('42');
+    await clock.advance(100);
+    await caches[1]!.delete('42');
+    await clock.advance(500);
+    expect([await answer, users.size, warnings()]).toEqual([1, 0, ['fill-refused']]);
+  });
+
+  it('answers the newer value when another process has set one meanwhile', async () => {
+    const { caches, users, source, clock, sources } = setUpSeen({ isTelling: false }, 2);
+    source.delayMs = 500;
+    const answer = users.get('42');
+    await clock.advance(100);
+    await caches[1]!.set('42', 2);
+    await clock.advance(500);
+    expect([await answer, sources()]).toEqual([2, ['wait']]);
+  });
+
+  it('lets newcomers begin anew as soon as another process has changed the key', async () => {
+    const { caches, users, source, clock } = setUpSeen({}, 2);
+    source.delayMs = 1_000;
+    const older = users.get('42');
+    await clock.advance(100);
+    source.value = 2;
+    await caches[1]!.delete('42');
+    await clock.flush();
+    const newer = users.get('42');
+    await clock.advance(5_000);
+    expect([await older, await newer, source.loads]).toEqual([1, 2, 2]);
+  });
+
+  it('lets newcomers begin anew as soon as another process has set the key', async () => {
+    const { caches, users, source, clock } = setUpSeen({}, 2);
+    source.delayMs = 1_000;
+    const older = users.get('42');
+    await clock.advance(100);
+    await caches[1]!.set('42', 2);
+    await clock.flush();
+    expect([await users.get('42'), source.loads]).toEqual([2, 1]);
+    await clock.advance(1_000);
+    expect(await older).toBe(2);
+  });
+
+  it('misses no change that is told while it looks what the last one was', async () => {
+    const { caches, users, source, control, clock } = setUpSeen({}, 2);
+    source.delayMs = 1_000;
+    const older = users.get('42');
+    await clock.advance(100);
+    control.after = (verb) => (verb === 'read' ? clock.sleep(50) : undefined);
+    control.tell('changed');
+    await clock.advance(10);
+    await caches[1]!.delete('42');
+    await clock.advance(100);
+    source.value = 2;
+    const newer = users.get('42');
+    await clock.advance(3_000);
+    expect([await older, await newer]).toEqual([1, 2]);
+  });
+
+  it('finds out at its next renewal that the lease was taken, without word of changes', async () => {
+    const { caches, users, source, clock } = setUpSeen({ isTelling: false }, 2);
+    source.delayMs = 2_500;
+    const older = users.get('42');
+    await clock.advance(100);
+    source.value = 2;
+    await caches[1]!.delete('42');
+    await clock.advance(1_000);
+    const newer = users.get('42');
+    await clock.advance(5_000);
+    expect([await older, await newer, source.loads]).toEqual([1, 2, 2]);
+  });
+
+  it('keeps what it has when the store says that its own copy is the newest', async () => {
+    const { users, source, control, clock } = setUpSeen({ ttl: '1h', early: 'off', isTelling: false });
+    source.value = { some: 'object' };
+    const first = await users.get('42');
+    await clock.advance(6_000);
+    control.calls.length = 0;
+    expect(await users.get('42')).toBe(first);
+    expect(control.calls).toEqual([`read ${keyIn}`]);
+  });
+
+  it('takes what was changed in the way for a reason to look again, also while it was asking', async () => {
+    const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off' });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    control.tell('changed');
+    control.after = (verb) => {
+      if (verb === 'read') control.tell('changed');
+    };
+    await users.get('42');
+    expect(users.peek('42')).toBeUndefined();
+    control.after = () => undefined;
+    await users.get('42');
+    await clock.flush();
+    expect(users.peek('42')).toBe(1);
+  });
+});
+
+describe('flight that waits for the load of another process', () => {
+  const setUpWaiting = async (options: Parameters<typeof setUpSeen>[0] = {}) => {
+    const world = setUpSeen({ early: 'off', random: () => 0.5, ...options }, 2);
+    return { ...world, other: world.caches[1]! };
+  };
+
+  it('hears of the fill at once', async () => {
+    const { users, other, source, clock, sources } = await setUpWaiting();
+    source.delayMs = 777;
+    void other.get('42');
+    await clock.flush();
+    const answeredMs = users.get('42').then(() => clock.now());
+    await clock.advance(777);
+    expect(await answeredMs).toBe(777);
+    expect(sources()).toContain('wait');
+    await clock.flush();
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('looks each 500 ms for the word that was lost', async () => {
+    const { users, other, source, control, clock } = await setUpWaiting();
+    source.delayMs = 2_900;
+    void other.get('42');
+    await clock.flush();
+    void users.get('42');
+    await clock.flush();
+    control.calls.length = 0;
+    await clock.advance(999);
+    // The renewal of the other's lease is told, at a third of it.
+    expect(control.calls).toEqual([`read ${keyIn}`]);
+    await clock.advance(3_000);
+  });
+
+  it('looks after 25 ms, after twice as long each time, and each 100 ms at last, where no word comes', async () => {
+    const { users, other, source, control, clock } = await setUpWaiting({ isTelling: false });
+    source.delayMs = 900;
+    void other.get('42');
+    await clock.flush();
+    void users.get('42');
+    await clock.flush();
+    const looksMs: number[] = [];
+    control.before = (verb) => verb === 'read' && looksMs.push(clock.now());
+    await clock.advance(450);
+    expect(looksMs).toEqual([25, 75, 175, 275, 375]);
+    await clock.advance(1_000);
+  });
+
+  it('draws the waits between looks from three to five quarters', async () => {
+    for (const [draw, ms] of [
+      [0, 18.75],
+      [0.999, 31.2375],
+    ] as const) {
+      const { users, other, source, control, clock } = await setUpWaiting({ isTelling: false, random: () => draw });
+      source.delayMs = 900;
+      void other.get('42');
+      await clock.flush();
+      void users.get('42');
+      await clock.flush();
+      let firstMs: number | undefined;
+      control.before = (verb) => {
+        if (verb === 'read') firstMs ??= clock.now();
+      };
+      await clock.advance(40);
+      expect(firstMs).toBeCloseTo(ms, 3);
+      await clock.advance(1_000);
+    }
+  });
+
+  it('loads for itself alone when waitTimeout has passed, and keeps that nowhere', async () => {
+    const { users, other, source, control, clock } = await setUpWaiting({ waitTimeout: 900 });
+    source.delayMs = 10_000;
+    void other.get('42');
+    await clock.flush();
+    const answeredMs = users.get('42', { load: () => 'own' }).then((value) => [value, clock.now()]);
+    await clock.advance(899);
+    control.calls.length = 0;
+    await clock.advance(1);
+    expect(await answeredMs).toEqual(['own', 900]);
+    expect([control.calls.filter((call) => call.startsWith('write')), users.size]).toEqual([[], 0]);
+    await clock.advance(10_000);
+  });
+
+  it('rejects then, if it is told to', async () => {
+    const { users, other, source, clock } = await setUpWaiting({ waitTimeout: '1s', onWaitTimeout: 'reject' });
+    source.delayMs = 10_000;
+    void other.get('42');
+    await clock.flush();
+    const failure = users.get('42').catch((error) => error);
+    await clock.advance(1_000);
+    expect(await failure).toBeInstanceOf(TimeoutError);
+    expect(((await failure) as Error).message).toContain('1000 ms');
+    await clock.advance(10_000);
+  });
+
+  it('takes the stale value at waitTimeout, or at softTimeout', async () => {
+    for (const options of [{ waitTimeout: '1s' }, { softTimeout: '1s' }] as const) {
+      const { users, other, source, clock } = await setUpWaiting({ ...options, staleIfError: '1m' });
+      await users.get('42');
+      await clock.advance(10_000);
+      source.delayMs = 5_000;
+      source.value = 2;
+      const loads = other.get('42');
+      await clock.flush();
+      const startedMs = clock.now();
+      const answered = users.get('42').then((value) => [value, clock.now() - startedMs]);
+      await clock.advance(1_000);
+      expect(await answered).toEqual([1, 1_000]);
+      await clock.advance(10_000);
+      expect([await loads, source.loads]).toEqual([options === undefined ? 0 : expect.anything(), 2]);
+    }
+  });
+
+  it('has what is stale at once, and leaves the other one alone for half a second', async () => {
+    for (const isTelling of [true, false]) {
+      const { users, other, source, control, clock, sources } = await setUpWaiting({
+        ...{ staleWhileRevalidate: '1m', isTelling },
+      });
+      await users.get('42');
+      await clock.advance(10_000);
+      source.delayMs = 800;
+      source.value = 2;
+      await other.get('42');
+      await clock.flush();
+      expect(await users.get('42')).toBe(1);
+      await clock.flush();
+      expect(sources().at(-1)).toBe('stale');
+      control.calls.length = 0;
+      await clock.advance(499);
+      expect(await users.get('42')).toBe(1);
+      await clock.flush();
+      expect([control.calls, source.loads]).toEqual([[], 2]);
+      await clock.advance(1);
+      await users.get('42');
+      await clock.flush();
+      expect(control.calls.length).toBe(1);
+      await clock.advance(500);
+      await users.get('42');
+      await clock.flush();
+      expect(await users.get('42')).toBe(2);
+    }
+  });
+
+  it('takes over the lease of one that died, also when the old value is still in the record', async () => {
+    const { users, other, source, control, clock } = await setUpWaiting({
+      isTelling: false,
+      lease: '1s',
+      staleIfError: '1h',
+    });
+    await other.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 60_000;
+    void other.get('42').catch(() => {});
+    await clock.flush();
+    const startedMs = clock.now();
+    const answered = users.get('42', { load: () => 'own' }).then((value) => [value, clock.now() - startedMs]);
+    await clock.flush();
+    control.before = (verb) =>
+      verb === 'write' && clock.now() < startedMs + 1_000 ? new Promise(() => {}) : undefined;
+    await clock.advance(1_100);
+    expect(await answered).toEqual(['own', 1_000]);
+    await clock.advance(60_000);
+  });
+
+  it('leaves no timer of softTimeout when it waited first and loaded then', async () => {
+    const { users, other, source, clock } = await setUpWaiting({ staleIfError: '1h', softTimeout: '5s' });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.delayMs = 1_000;
+    const controller = new AbortController();
+    const given = other.get('42', { signal: controller.signal });
+    await clock.flush();
+    const answer = users.get('42', { load: () => 'own' });
+    await clock.advance(500);
+    controller.abort();
+    await given.catch(() => {});
+    await clock.advance(600);
+    expect([await answer, clock.pendingTimers]).toEqual(['own', 0]);
+  });
+
+  it('ends when its cache is closed', async () => {
+    const { users, other, source, clock } = await setUpWaiting();
+    source.delayMs = 5_000;
+    void other.get('42');
+    await clock.flush();
+    const cut = users.get('42').catch((error) => error.message);
+    await clock.flush();
+    await users.close();
+    expect(await cut).toContain('closed');
+    await clock.advance(6_000);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('loads when the lease of the other one is over, at once', async () => {
+    const { users, other, source, control, clock } = await setUpWaiting({ isTelling: false, lease: '1s' });
+    source.delayMs = 60_000;
+    void other.get('42').catch(() => {});
+    await clock.flush();
+    const answered = users.get('42', { load: () => 'own' }).then((value) => [value, clock.now()]);
+    await clock.flush();
+    // The other one dies with its lease.
+    control.before = (verb) => (verb === 'write' && clock.now() < 1_000 ? new Promise(() => {}) : undefined);
+    await clock.advance(1_100);
+    expect(await answered).toEqual(['own', 1_000]);
+    void other.close();
+    await clock.advance(60_000);
+  });
+
+  it('asks the store nothing after a failure of its own while there is a stale value', async () => {
+    const { users, source, control, clock } = await setUpWaiting({ staleIfError: '1h', failBackoff: () => 4_000 });
+    for (let looks = 0; looks < 2; looks++) await users.get('42');
+    await clock.advance(10_000);
+    source.error = new Error('down');
+    expect(await users.get('42')).toBe(1);
+    // The word of its own failure.
+    expect(await users.get('42')).toBe(1);
+    control.calls.length = 0;
+    await clock.advance(3_999);
+    expect(await users.get('42')).toBe(1);
+    expect([control.calls, source.loads]).toEqual([[], 2]);
+    await clock.advance(1);
+    await users.get('42');
+    expect(source.loads).toBe(3);
+  });
+
+  it('is refused for as long as nobody is to try again after a failure, with the reason', async () => {
+    const { users, other, source, clock } = await setUpWaiting({ failBackoff: () => 4_000 });
+    source.error = new Error('no such table');
+    await expect(other.get('42')).rejects.toThrow('no such table');
+    await clock.advance(1_000);
+    const refused = (await users.get('42').catch((error) => error)) as LoadBackoffError;
+    expect(refused).toBeInstanceOf(LoadBackoffError);
+    expect(refused.retryAfterMs).toBe(3_000);
+    expect(refused.message).toContain('no such table');
+    await clock.advance(2_999);
+    await expect(users.get('42')).rejects.toBeInstanceOf(LoadBackoffError);
+    await clock.advance(1);
+    await expect(users.get('42')).rejects.toThrow('no such table');
+    expect(source.loads).toBe(2);
+  });
+
+  it('has the stale value for that time, and asks the store no more than once for it', async () => {
+    const { users, other, source, control, clock } = await setUpWaiting({
+      staleIfError: '1h',
+      failBackoff: () => 4_000,
+    });
+    await other.get('42');
+    await clock.advance(10_000);
+    source.error = new Error('down');
+    expect(await other.get('42')).toBe(1);
+    control.calls.length = 0;
+    for (let ms = 0; ms < 3_900; ms += 300) {
+      expect(await users.get('42')).toBe(1);
+      await clock.advance(300);
+    }
+    expect([source.loads, control.calls.length]).toEqual([2, expect.any(Number)]);
+    expect(control.calls.length).toBeLessThan(4);
+    await clock.advance(200);
+    expect(await users.get('42')).toBe(1);
+    expect(source.loads).toBe(3);
+  });
+});
+
+describe('record that a flight leaves in the store', () => {
+  it('has the old value in it while the new one is loaded, as old as it is, for as long as it is of use', async () => {
+    const { users, source, clock, inner } = setUpSeen({ early: 'off', ttl: '10s', staleWhileRevalidate: '20s' });
+    await users.get('42');
+    await clock.advance(15_000);
+    source.delayMs = 5_000;
+    await users.get('42');
+    await clock.flush();
+    for (const afterMs of [0, 1_000, 1_500]) {
+      await clock.advance(afterMs);
+      const entry = (await inner.read(keyIn))!;
+      const { filled, claim } = decodeRecord(entry.value)!;
+      expect(claim!.forMs).toBe(3_000);
+      expect(entry.ageMs).toBeLessThan(1_000);
+      expect(filled!.ageMs + entry.ageMs).toBeGreaterThanOrEqual(clock.now() - 1);
+      expect(filled!.ageMs + entry.ageMs).toBeLessThanOrEqual(clock.now() + 2);
+      expect(entry.ttlMs).toBeGreaterThan(30_000 - clock.now() - 10);
+      expect(entry.ttlMs).toBeLessThanOrEqual(15_000);
+    }
+    await clock.advance(5_000);
+  });
+
+  it('has a lease alone once the old value is of no use', async () => {
+    const { users, source, clock, inner } = setUpSeen({ early: 'off', ttl: '10s', staleWhileRevalidate: '1s' });
+    await users.get('42');
+    await clock.advance(10_500);
+    source.delayMs = 2_500;
+    await users.get('42');
+    await clock.advance(2_000);
+    const entry = (await inner.read(keyIn))!;
+    expect(decodeRecord(entry.value)!.filled).toBeUndefined();
+    expect(entry.ttlMs + entry.ageMs).toBeCloseTo(3_000, -1);
+    await clock.advance(5_000);
+  });
+
+  it('has the failure in it, how many there were in a row, and the old value, longer than the wait', async () => {
+    const { users, source, clock, inner } = setUpSeen({ early: 'off', staleIfError: '1h', failBackoff: () => 2_000 });
+    source.error = new Error('down');
+    await users.get('42').catch(() => {});
+    let entry = (await inner.read(keyIn))!;
+    expect(decodeRecord(entry.value)).toMatchObject({ failure: { message: 'down', count: 1, retryInMs: 2_000 } });
+    expect(entry.ttlMs).toBe(5_000);
+    await clock.advance(2_000);
+    await users.get('42').catch(() => {});
+    entry = (await inner.read(keyIn))!;
+    expect(decodeRecord(entry.value)!.failure!.count).toBe(2);
+    await clock.advance(2_000);
+    source.error = undefined;
+    await users.get('42');
+    await clock.advance(10_000);
+    source.error = new Error('down again');
+    source.delayMs = 500;
+    const stale = users.get('42');
+    await clock.advance(500);
+    expect(await stale).toBe(1);
+    entry = (await inner.read(keyIn))!;
+    const { failure, filled } = decodeRecord(entry.value)!;
+    expect(failure).toEqual({ message: 'down again', count: 1, retryInMs: 2_000 });
+    expect(filled!.ageMs).toBeCloseTo(10_500, -1);
+    expect(entry.ttlMs).toBeCloseTo(3_610_000 - 10_500, -2);
+  });
+
+  it('has the failure alone in it once the old value is of no use', async () => {
+    const { users, source, clock, inner } = setUpSeen({ early: 'off', staleIfError: '1s', failBackoff: () => 5_000 });
+    await users.get('42');
+    await clock.advance(10_500);
+    source.error = new Error('down');
+    source.delayMs = 900;
+    const failing = users.get('42').catch((error) => error);
+    await clock.advance(900);
+    expect(await failing).toBe(source.error);
+    const { filled, failure } = decodeRecord((await inner.read(keyIn))!.value)!;
+    expect([filled, failure!.count]).toEqual([undefined, 1]);
+  });
+
+  it('knows nothing of a load that everybody has given up, and of a get without a loader', async () => {
+    const { users, source, clock, inner } = setUpSeen({ load: undefined });
+    await expect(users.get('42')).rejects.toThrow('has no "load"');
+    expect(await inner.read(keyIn)).toBeUndefined();
+    source.delayMs = 100;
+    const controller = new AbortController();
+    const given = users.get('42', { load: source.load, signal: controller.signal });
+    await clock.advance(10);
+    controller.abort('gone');
+    await given.catch(() => {});
+    await clock.flush();
+    expect(await inner.read(keyIn)).toBeUndefined();
+  });
+
+  it('knows of a load that took longer than hardTimeout', async () => {
+    const { users, source, clock, inner } = setUpSeen({ hardTimeout: '1s', failBackoff: () => 2_000 });
+    source.delayMs = 5_000;
+    const failure = users.get('42').catch((error) => error);
+    await clock.advance(1_000);
+    expect(await failure).toBeInstanceOf(TimeoutError);
+    expect(decodeRecord((await inner.read(keyIn))!.value)!.failure!.count).toBe(1);
+    await clock.advance(5_000);
+  });
+});
+
+describe('flight of a value with tags', () => {
+  it('loads again what a tag has overtaken before its lease was renewed', async () => {
+    const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);
+    source.delayMs = 2_000;
+    const answer = users.get('42');
+    await clock.advance(500);
+    source.value = 2;
+    await caches[1]!.invalidateTag('a');
+    await clock.advance(5_000);
+    expect([await answer, source.loads]).toEqual([2, 2]);
+  });
+
+  it('loads once what was invalidated a moment before the load', async () => {
+    const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);
+    for (const delayMs of [100, 1_500]) {
+      const { loads } = source;
+      await caches[1]!.invalidateTag('a');
+      await clock.advance(delayMs === 100 ? 3 : 30);
+      source.delayMs = delayMs;
+      const answer = users.get(`${delayMs}`);
+      await clock.advance(5_000);
+      await answer;
+      expect(source.loads - loads).toBe(1);
+    }
+  });
+
+  it('answers what it loaded when the key was deleted meanwhile', async () => {
+    const { caches, users, source, clock, warnings } = setUpSeen({ tags: () => ['a'], isTelling: false }, 2);
+    source.delayMs = 500;
+    const answer = users.get('42');
+    await clock.advance(100);
+    await caches[1]!.delete('42');
+    await clock.advance(500);
+    expect([await answer, users.size, warnings()]).toEqual([1, 0, ['fill-refused']]);
+  });
+
+  it('suspects what it read when word of the key came before it asked for its tags', async () => {
+    const { users, control } = setUpSeen({ ttl: '1h', early: 'off', tags: () => ['a', 'b'] });
+    for (let looks = 0; looks < 3; looks++) await users.get('42');
+    expect(users.peek('42')).toBe(1);
+    const tell = () => {
+      for (const watch of control.watches) if (watch.key === keyIn) watch.tell({ kind: 'changed' });
+    };
+    tell();
+    control.after = (verb, key) => {
+      if (verb === 'read' && key === keyIn) tell();
+    };
+    await users.get('42');
+    expect([users.size, users.peek('42')]).toEqual([1, undefined]);
+  });
+
+  it('is believed as long as one without, where word of its tags comes', async () => {
+    const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', tags: () => ['a', 'b'] });
+    for (let looks = 0; looks < 3; looks++) await users.get('42');
+    control.calls.length = 0;
+    await clock.advance(23_999);
+    await users.get('42');
+    expect(control.calls).toEqual([]);
+    await clock.advance(1);
+    await users.get('42');
+    await clock.flush();
+    expect(control.calls.length).toBe(2);
+  });
+
+  it('loads again what a tag has overtaken while it was loaded, three times at most', async () => {
+    const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);
+    source.delayMs = 500;
+    const answer = users.get('42');
+    for (let invalidations = 0; invalidations < 5; invalidations++) {
+      await clock.advance(250);
+      source.value = invalidations;
+      await caches[1]!.invalidateTag('a');
+      await clock.advance(250);
+    }
+    await answer;
+    expect(source.loads).toBe(3);
+    expect(users.size).toBe(0);
+    const twice = setUp({ tags: () => ['a'] }, 2);
+    twice.source.delayMs = 500;
+    const kept = twice.users.get('42');
+    await twice.clock.advance(250);
+    twice.source.value = 2;
+    await twice.caches[1]!.invalidateTag('a');
+    await twice.clock.advance(1_000);
+    expect([await kept, twice.source.loads, await twice.caches[1]!.get('42')]).toEqual([2, 2, 2]);
+  });
+
+  it('takes a value for void whose tag was invalidated since, and for good one whose tag was not', async () => {
+    const { caches, users, source, sources, clock } = setUp({ tags: () => ['a', 'b'], early: 'off' }, 2);
+    await caches[1]!.invalidateTag('b');
+    await clock.advance(10);
+    await users.get('42');
+    expect(await caches[1]!.get('42')).toBe(1);
+    expect(sources().at(-1)).toBe('l2');
+    await users.invalidateTag('b');
+    await clock.advance(10);
+    source.value = 2;
+    expect([await caches[1]!.get('42'), source.loads]).toEqual([2, 2]);
+  });
+
+  it('shows no value of which the store cannot say whether it is void', async () => {
+    const { caches, users, source, control } = setUpSeen({ tags: () => ['a'], early: 'off' }, 2);
+    await caches[1]!.get('42');
+    source.value = 2;
+    control.before = (verb, key) => {
+      if (verb === 'read' && key.includes('|tag|')) throw new Error('down');
+    };
+    expect(await users.get('42')).toBe(2);
+  });
+
+  it('answers what it loaded, and keeps it nowhere, when the store cannot say how its tags are', async () => {
+    const { users, control, warnings } = setUpSeen({ tags: () => ['a'] });
+    control.before = (verb) => {
+      if (verb.startsWith('read')) throw new Error('down');
+    };
+    expect(await users.get('42')).toBe(1);
+    expect([warnings(), users.size]).toEqual([['not-stored'], 0]);
+  });
+});

@@ -68,7 +68,7 @@ CREATE OR REPLACE FUNCTION ${read}(wanted bytea)
 RETURNS TABLE (held_version bigint, held_value bytea, age_ms float8, left_ms float8)
 LANGUAGE sql STABLE AS $$
   SELECT version, value,
-    extract(epoch FROM clock.now - written_at)::float8 * 1000, extract(epoch FROM expires_at - clock.now)::float8 * 1000
+    date_part('epoch', clock.now - written_at) * 1000, date_part('epoch', expires_at - clock.now) * 1000
   FROM ${table}, LATERAL (SELECT clock_timestamp() AS now) AS clock
   WHERE key = wanted AND value IS NOT NULL AND expires_at > clock.now
 $$;
@@ -77,23 +77,26 @@ CREATE OR REPLACE FUNCTION ${readMany}(wanted text[])
 RETURNS TABLE (held_key bytea, held_version bigint, held_value bytea, age_ms float8, left_ms float8)
 LANGUAGE sql VOLATILE AS $$
   SELECT key, version, value,
-    extract(epoch FROM clock.now - written_at)::float8 * 1000, extract(epoch FROM expires_at - clock.now)::float8 * 1000
+    date_part('epoch', clock.now - written_at) * 1000, date_part('epoch', expires_at - clock.now) * 1000
   FROM ${table}, LATERAL (SELECT clock_timestamp() AS now) AS clock
   WHERE key = ANY (ARRAY (SELECT decode(base64, 'base64') FROM unnest(wanted) AS base64)) AND value IS NOT NULL AND expires_at > clock.now
 $$;
 
--- if_version: NULL for any, 0 for none. announce: the channel that is told, or NULL. lock_ms: how long to wait for the row.
--- What it sets is set back when it ends; when it fails, so has its transaction.
+-- if_version: NULL for any, 0 for none. announce: the channel that is told, or NULL. lock_ms: how long to wait for the row; that ends with
+-- the transaction, and is set back before where it goes on. When a verb fails, so has its transaction. Answers the new version; or
+-- of what is in the way version, age and time left in milliseconds, and value; or nothing.
 CREATE OR REPLACE FUNCTION ${write}(
-  wanted bytea, new_value bytea, ttl_ms float8, if_version float8, announce text, lock_ms integer,
-  OUT new_version bigint, OUT held_version bigint, OUT held_value bytea, OUT age_ms float8, OUT left_ms float8
+  wanted bytea, new_value bytea, ttl_ms float8, if_version float8, announce text, lock_ms integer, goes_on boolean
 )
+RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   held ${table}%ROWTYPE;
   now timestamptz;
   is_live boolean;
-  lock_before text := current_setting('lock_timeout');
+  new_version bigint;
+  answer text := '';
+  lock_before text := CASE WHEN goes_on THEN current_setting('lock_timeout') END;
   ignored text := set_config('lock_timeout', lock_ms::text, true);
 BEGIN
   LOOP
@@ -105,16 +108,17 @@ BEGIN
       WHERE entry.key = wanted AND (if_version IS NULL
         OR if_version = CASE WHEN entry.value IS NOT NULL AND entry.expires_at > clock_timestamp() THEN entry.version ELSE 0 END)
       RETURNING entry.version INTO new_version;
-    EXIT WHEN FOUND;
+    IF FOUND THEN
+      answer := new_version;
+      EXIT;
+    END IF;
     SELECT * INTO held FROM ${table} WHERE key = wanted;
     now := clock_timestamp();
     is_live := FOUND AND held.value IS NOT NULL AND held.expires_at > now;
     IF if_version <> (CASE WHEN is_live THEN held.version ELSE 0 END) THEN
       IF is_live THEN
-        held_version := held.version;
-        held_value := held.value;
-        age_ms := extract(epoch FROM now - held.written_at) * 1000;
-        left_ms := extract(epoch FROM held.expires_at - now) * 1000;
+        answer := concat_ws(',', held.version, date_part('epoch', now - held.written_at) * 1000,
+          date_part('epoch', held.expires_at - now) * 1000, encode(held.value, 'base64'));
       END IF;
       EXIT;
     END IF;
@@ -125,15 +129,16 @@ BEGIN
       ON CONFLICT (key) DO NOTHING;
   END LOOP;
   IF announce IS NOT NULL AND new_version IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
-  ignored := set_config('lock_timeout', lock_before, true);
+  IF goes_on THEN ignored := set_config('lock_timeout', lock_before, true); END IF;
+  RETURN answer;
 END $$;
 
-CREATE OR REPLACE FUNCTION ${remove}(wanted bytea, if_version float8, announce text, lock_ms integer)
+CREATE OR REPLACE FUNCTION ${remove}(wanted bytea, if_version float8, announce text, lock_ms integer, goes_on boolean)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   is_removed boolean;
-  lock_before text := current_setting('lock_timeout');
+  lock_before text := CASE WHEN goes_on THEN current_setting('lock_timeout') END;
   ignored text := set_config('lock_timeout', lock_ms::text, true);
 BEGIN
   UPDATE ${table} AS entry SET value = NULL, version = greatest(nextval('${table}_versions'), entry.version + 1)
@@ -141,7 +146,7 @@ BEGIN
       AND (if_version IS NULL OR entry.version = if_version);
   is_removed := FOUND;
   IF is_removed AND announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
-  ignored := set_config('lock_timeout', lock_before, true);
+  IF goes_on THEN ignored := set_config('lock_timeout', lock_before, true); END IF;
   RETURN is_removed;
 END $$;
 
@@ -157,7 +162,6 @@ DECLARE
   now_ms float8;
   after_ms float8;
   is_locked boolean := false;
-  lock_before text := current_setting('lock_timeout');
   ignored text := set_config('lock_timeout', lock_ms::text, true);
 BEGIN
   LOOP
@@ -185,7 +189,6 @@ BEGIN
     END IF;
     is_locked := true;
   END LOOP;
-  ignored := set_config('lock_timeout', lock_before, true);
 END $$;
 
 -- Deletes rows whose time is over, at most so many, and none that somebody is at.

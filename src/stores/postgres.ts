@@ -202,8 +202,8 @@ interface Settings {
   readonly clock: Clock;
 }
 
-/** One row of an answer: texts or nulls. Users have their own ways to read other types, and to spell the names of columns. */
-type Row = readonly unknown[];
+/** One row of an answer. Users have their own ways to read other types than text, and to spell the names of columns. */
+type Row = readonly [string, ...string[]];
 
 /** A statement, and what a server is to know it by: two of one name are one, whoever made them, as behind a pooler. */
 interface Sql {
@@ -216,18 +216,22 @@ function sqlOf(text: string): Sql {
   return { text, name: `holdfast_${createHash('sha256').update(text).digest('hex').slice(0, 32)}` };
 }
 
-/** The statements of the verbs. A read answers a row in any case: a reply without one is that of a connection that broke. */
-function statementsOf(table: string) {
+/**
+ * The statements of the verbs. A read answers a row in any case: a reply without one is that of a connection that broke. An entry is one text, since
+ * each column costs the server and the client a part of a round trip.
+ *
+ * @param goesOn - Whether they are parts of a transaction that goes on afterwards.
+ */
+function statementsOf(table: string, goesOn: boolean) {
   const { read, readMany, write, remove, consume, sweep } = functionsOf(table);
   const one = '(VALUES (1)) AS one LEFT JOIN';
+  const entry = "concat_ws(',', held_version, age_ms, left_ms, encode(held_value, 'base64'))";
   return {
-    read: sqlOf(`SELECT ${entryColumns} FROM ${one} ${read}($1) AS held ON true`),
+    read: sqlOf(`SELECT ${entry} FROM ${one} ${read}($1) AS held ON true`),
     // The drivers differ in how they send arrays; an array in words means the same to both.
-    readMany: sqlOf(
-      `SELECT ${entryColumns}, encode(held_key, 'base64') FROM ${one} ${readMany}($1::text[]) AS held ON true`,
-    ),
-    write: sqlOf(`SELECT ${entryColumns}, new_version::text FROM ${write}($1, $2, $3, $4, $5, $6)`),
-    remove: sqlOf(`SELECT ${remove}($1, $2, $3, $4)::text`),
+    readMany: sqlOf(`SELECT ${entry}, encode(held_key, 'base64') FROM ${one} ${readMany}($1::text[]) AS held ON true`),
+    write: sqlOf(`SELECT ${write}($1, $2, $3, $4, $5, $6, ${goesOn})`),
+    remove: sqlOf(`SELECT ${remove}($1, $2, $3, $4, ${goesOn})::text`),
     consume: sqlOf(`SELECT granted::text, debt_ms::text FROM ${consume}($1, $2, $3, $4, $5)`),
     sweep: sqlOf(`SELECT ${sweep}($1)::text`),
   };
@@ -243,9 +247,9 @@ class Verbs implements Store {
   protected readonly checks: VerbChecks;
   private readonly runStatement: Run;
 
-  constructor(settings: Settings, run: Run) {
+  constructor(settings: Settings, run: Run, goesOn: boolean) {
     this.settings = settings;
-    this.statements = statementsOf(settings.table);
+    this.statements = statementsOf(settings.table, goesOn);
     this.checks = new VerbChecks('postgres', settings.maxValueBytes);
     this.runStatement = run;
   }
@@ -253,8 +257,8 @@ class Verbs implements Store {
   async read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
     this.checks.read(key, options);
     const { read } = this.statements;
-    const row = answerOf('read', await this.runStatement('read', read, [this.keyOf(key)], options?.signal));
-    return row[0] === null ? undefined : entryOf(row);
+    const [held] = answerOf('read', await this.runStatement('read', read, [this.keyOf(key)], options?.signal));
+    return held === '' ? undefined : entryOf(held);
   }
 
   async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
@@ -269,10 +273,10 @@ class Verbs implements Store {
       this.channel,
       this.lockMs,
     ];
-    const row = answerOf('write', await this.runStatement('write', this.statements.write, values, signal));
-    const given = row[entryWidth];
-    if (typeof given === 'string') return { ok: true, version: Number(given) };
-    return { ok: false, entry: row[0] === null ? undefined : entryOf(row) };
+    const [answer] = answerOf('write', await this.runStatement('write', this.statements.write, values, signal));
+    if (answer === '') return { ok: false, entry: undefined };
+    const version = Number(answer);
+    return Number.isNaN(version) ? { ok: false, entry: entryOf(answer) } : { ok: true, version };
   }
 
   async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
@@ -316,7 +320,7 @@ class PooledStore extends Verbs implements PostgresStore {
   private isClosed = false;
 
   constructor(driver: Driver, settings: Settings) {
-    super(settings, (operation, sql, values, signal) => this.run(operation, sql, values, signal));
+    super(settings, (operation, sql, values, signal) => this.run(operation, sql, values, signal), false);
     this.driver = driver;
     const { listener, table, clock, timeout } = settings;
     this.underWay = new VerbTimeouts(clock, timeout);
@@ -370,21 +374,22 @@ class PooledStore extends Verbs implements PostgresStore {
   }
 
   private within(transaction: unknown): StoreView {
-    const query = queryOf(
+    const connection = connectionOf(
       checkArgument('within', 'transaction', transaction, {
         allowed: 'a client of pg on which BEGIN was run, or what sql.begin of postgres.js gives',
         parse: (value: unknown) => (isTransaction(value) ? value : undefined),
       }),
     );
-    return new Verbs(this.settings, async (operation, sql, values, signal) => {
+    const run: Run = async (operation, sql, values, signal) => {
       signal?.throwIfAborted();
       try {
-        return await query(sql, values, 'once');
+        return connection.rowsOf(await connection.ask(sql, values, 'once'));
       } catch (error) {
         // What was done in a transaction is done when it is committed, which a failed one cannot be.
         throw failureOf(operation, error, true);
       }
-    });
+    };
+    return new Verbs(this.settings, run, true);
   }
 
   private async readMany(keys: readonly string[], options?: StoreCallOptions): Promise<(Entry | undefined)[]> {
@@ -393,8 +398,8 @@ class PooledStore extends Verbs implements PostgresStore {
     const words = `{${wanted.map((key) => key.toString('base64')).join()}}`;
     const rows = await this.run('readMany', this.statements.readMany, [words], options?.signal);
     answerOf('readMany', rows);
-    const there = rows.filter((row) => row[0] !== null);
-    const entries = new Map(there.map((row) => [inOneLine(row[entryWidth] as string), entryOf(row)]));
+    const there = rows.filter(([held]) => held !== '');
+    const entries = new Map(there.map(([held, name]) => [inOneLine(name!), entryOf(held)]));
     return wanted.map((key) => entries.get(key.toString('base64')));
   }
 
@@ -420,22 +425,27 @@ class PooledStore extends Verbs implements PostgresStore {
       return Promise.reject(failure(operation, 'busy', detail));
     }
     this.running++;
-    const statement = this.driver.start(sql, values);
     return new Promise((resolve, reject) => {
-      const verb = new Verb(operation, statement, this.underWay, this.settings.timeout, signal, reject);
+      const verb = new Verb(this, operation, this.driver.statement(sql, values), signal, resolve, reject);
       this.underWay.begin(verb);
-      if (signal !== undefined) addAbortListener(signal, verb.onAbort);
-      statement.rows.then(
-        (rows) => {
-          this.running--;
-          if (verb.end()) resolve(rows);
-        },
-        (error) => {
-          this.running--;
-          if (verb.end()) reject(failureOf(operation, error, !statement.hasLeft()));
-        },
-      );
+      if (signal !== undefined) verb.listen();
+      verb.statement.begin(verb);
     });
+  }
+
+  /** @internal */
+  get timeoutMs(): number {
+    return this.settings.timeout;
+  }
+
+  /** @internal */
+  ended(verb: Verb): void {
+    this.underWay.end(verb);
+  }
+
+  /** @internal */
+  statementEnded(): void {
+    this.running--;
   }
 }
 
@@ -443,35 +453,52 @@ const closedDetail = 'the store is closed';
 
 /** One verb on its way. */
 class Verb extends TimedVerb {
-  readonly onAbort = () => this.giveUp(this.signal?.reason);
+  readonly statement: Statement;
   private isOver = false;
+  private readonly store: PooledStore;
   private readonly operation: string;
-  private readonly statement: Statement;
-  private readonly timeouts: VerbTimeouts;
-  private readonly timeoutMs: number;
   private readonly signal: AbortSignal | undefined;
+  private readonly resolve: (rows: readonly Row[]) => void;
   private readonly reject: (error: unknown) => void;
+  private onAbort: (() => void) | undefined = undefined;
 
   constructor(
+    store: PooledStore,
     operation: string,
     statement: Statement,
-    timeouts: VerbTimeouts,
-    timeoutMs: number,
     signal: AbortSignal | undefined,
+    resolve: (rows: readonly Row[]) => void,
     reject: (error: unknown) => void,
   ) {
     super();
+    this.store = store;
     this.operation = operation;
     this.statement = statement;
-    this.timeouts = timeouts;
-    this.timeoutMs = timeoutMs;
     this.signal = signal;
+    this.resolve = resolve;
     this.reject = reject;
   }
 
+  listen(): void {
+    const signal = this.signal!;
+    this.onAbort = () => this.giveUp(signal.reason);
+    addAbortListener(signal, this.onAbort);
+  }
+
+  answered(rows: readonly Row[]): void {
+    this.store.statementEnded();
+    if (this.end()) this.resolve(rows);
+  }
+
+  failed(error: unknown): void {
+    this.store.statementEnded();
+    if (this.end()) this.reject(failureOf(this.operation, error, !this.statement.hasLeft()));
+  }
+
   override timedOut(): void {
-    const unsent = `the pool had no connection to give for ${this.timeoutMs} ms; raise its size, or look for who keeps them`;
-    this.late(unsent, `the server did not answer within ${this.timeoutMs} ms`, 'timeout');
+    const { timeoutMs } = this.store;
+    const unsent = `the pool had no connection to give for ${timeoutMs} ms; raise its size, or look for who keeps them`;
+    this.late(unsent, `the server did not answer within ${timeoutMs} ms`, 'timeout');
   }
 
   storeClosed(): void {
@@ -479,11 +506,11 @@ class Verb extends TimedVerb {
   }
 
   /** Whether it was not over before. */
-  end(): boolean {
+  private end(): boolean {
     if (this.isOver) return false;
     this.isOver = true;
-    this.timeouts.end(this);
-    if (this.signal !== undefined) removeAbortListener(this.signal, this.onAbort);
+    this.store.ended(this);
+    if (this.onAbort !== undefined) removeAbortListener(this.signal!, this.onAbort);
     return true;
   }
 
@@ -504,8 +531,8 @@ type Value = Buffer | number | string | null;
 
 /** A statement on its way. */
 interface Statement {
-  /** Settles also when it has been given up: then it keeps nothing any more. */
-  readonly rows: Promise<readonly Row[]>;
+  /** Tells the verb once how it ended, also when it has been given up: then it keeps nothing any more. */
+  begin(verb: Verb): void;
   /** Whether the server may have heard of it. */
   hasLeft(): boolean;
   /** Nobody waits any more. */
@@ -517,7 +544,7 @@ interface Driver {
   /** @param prepare - Whether statements may be prepared under names that are not ours. */
   open(prepare: boolean): void;
   close(): void;
-  start(sql: Sql, values: readonly Value[]): Statement;
+  statement(sql: Sql, values: readonly Value[]): Statement;
   /** Runs statements without values in a transaction. */
   script(statements: readonly string[]): Promise<void>;
 }
@@ -536,48 +563,13 @@ function isPostgresJs(value: unknown): value is PostgresJs {
 }
 
 function pg(pool: PgPool): Driver {
-  // A connection that breaks while nobody uses it would end the process, if nobody else listens.
-  const ignore = () => {};
   // Its names are ours, so one that a pooler gives to another connection means the same there.
   const asking = new Asking('often');
   return {
+    // A connection that breaks while nobody uses it would end the process, if nobody else listens.
     open: () => pool.on('error', ignore),
     close: () => pool.off('error', ignore),
-    start(sql, values) {
-      let client: PgPoolClient | undefined;
-      let isOver = false;
-      const release = (broken: boolean) => {
-        isOver = true;
-        // A broken one may have more to say; it is not used again.
-        if (!broken) client?.off('error', ignore);
-        client?.release(broken);
-      };
-      const ask = async () => {
-        const lent = await pool.connect();
-        if (isOver) {
-          lent.release();
-          return [];
-        }
-        client = lent;
-        client.on('error', ignore);
-        try {
-          const rows = await asking.ask(queryOf(client), sql, values);
-          if (isOver) return [];
-          release(false);
-          return rows;
-        } catch (error) {
-          if (isOver) return [];
-          release(isBroken(error));
-          throw error;
-        }
-      };
-      return {
-        rows: ask(),
-        hasLeft: () => client !== undefined,
-        // What it was asked may still come back on its connection.
-        giveUp: () => release(true),
-      };
-    },
+    statement: (sql, values) => new PgStatement(pool, asking, sql, values),
     async script(statements) {
       const client = await pool.connect();
       let isDone = false;
@@ -592,16 +584,92 @@ function pg(pool: PgPool): Driver {
   };
 }
 
+const ignore = () => {};
+
+/** A statement on a connection that a pool of `pg` lends to it. */
+class PgStatement implements Statement {
+  private readonly pool: PgPool;
+  private readonly asking: Asking;
+  private readonly sql: Sql;
+  private readonly values: readonly Value[];
+  private client: PgPoolClient | undefined = undefined;
+  private isOver = false;
+
+  constructor(pool: PgPool, asking: Asking, sql: Sql, values: readonly Value[]) {
+    this.pool = pool;
+    this.asking = asking;
+    this.sql = sql;
+    this.values = values;
+  }
+
+  begin(verb: Verb): void {
+    this.pool.connect().then(
+      (client) => this.ask(client, verb),
+      (error) => verb.failed(error),
+    );
+  }
+
+  hasLeft(): boolean {
+    return this.client !== undefined;
+  }
+
+  giveUp(): void {
+    // What it was asked may still come back on its connection.
+    this.release(true);
+  }
+
+  private ask(client: PgPoolClient, verb: Verb): void {
+    if (this.isOver) {
+      client.release();
+      return verb.answered([]);
+    }
+    this.client = client;
+    client.on('error', ignore);
+    this.asking.ask(
+      pgConnection(client),
+      this.sql,
+      this.values,
+      (rows) => {
+        if (!this.isOver) this.release(false);
+        verb.answered(rows);
+      },
+      (error) => {
+        if (!this.isOver) this.release(isBroken(error));
+        verb.failed(error);
+      },
+    );
+  }
+
+  private release(broken: boolean): void {
+    this.isOver = true;
+    // A broken one may have more to say; it is not used again.
+    if (!broken) this.client?.off('error', ignore);
+    this.client?.release(broken);
+  }
+}
+
 function postgresJs(sql: PostgresJs): Driver {
   let asking = new Asking('once');
-  const query = queryOf(sql);
+  const connection = postgresJsConnection(sql);
   return {
     open(prepare) {
       if (prepare) asking = new Asking('often');
     },
     close() {},
     // It does not say whether a query has left its queue; and one that is cancelled before may block its connection for ever. So none is taken back.
-    start: (text, values) => ({ rows: asking.ask(query, text, values), hasLeft: () => true, giveUp() {} }),
+    statement: (text, values) => ({
+      begin(verb) {
+        asking.ask(
+          connection,
+          text,
+          values,
+          (rows) => verb.answered(rows),
+          (error) => verb.failed(error),
+        );
+      },
+      hasLeft: () => true,
+      giveUp() {},
+    }),
     script: async (statements) => {
       await sql.begin((transaction) => transaction.unsafe(statements.join(';\n')));
     },
@@ -611,7 +679,12 @@ function postgresJs(sql: PostgresJs): Driver {
 /** Whether a connection is to know the statement from then on, which saves the server the planning of it. */
 type Use = 'often' | 'once';
 
-type Query = (sql: Sql, values: readonly Value[], use: Use) => Promise<readonly Row[]>;
+/** Where statements are run. */
+interface Connection {
+  ask(sql: Sql, values: readonly Value[], use: Use): Promise<unknown>;
+  /** Of what it answers. */
+  rowsOf(answer: unknown): readonly Row[];
+}
 
 /**
  * Prepares statements where that works. Behind a pooler in transaction mode that knows nothing of prepared statements, the next one goes to
@@ -624,32 +697,49 @@ class Asking {
     this.use = use;
   }
 
-  async ask(query: Query, sql: Sql, values: readonly Value[]): Promise<readonly Row[]> {
+  ask(
+    connection: Connection,
+    sql: Sql,
+    values: readonly Value[],
+    answered: (rows: readonly Row[]) => void,
+    failed: (error: unknown) => void,
+  ): void {
     const { use } = this;
-    try {
-      return await query(sql, values, use);
-    } catch (error) {
-      if (use === 'once' || !['26000', '42P05'].includes((error as { code?: string }).code ?? '')) throw error;
-      this.use = 'once';
-      return query(sql, values, 'once');
-    }
+    connection.ask(sql, values, use).then(
+      (answer) => answered(connection.rowsOf(answer)),
+      (error) => {
+        if (use === 'once' || !['26000', '42P05'].includes((error as { code?: string }).code ?? '')) {
+          return failed(error);
+        }
+        this.use = 'once';
+        this.ask(connection, sql, values, answered, failed);
+      },
+    );
   }
 }
 
-/** How a statement is run on a connection of the user's. */
-function queryOf(connection: PostgresTransaction): Query {
-  if ('unsafe' in connection) {
-    return async ({ text }, values, use) => {
+function connectionOf(transaction: PostgresTransaction): Connection {
+  return 'unsafe' in transaction ? postgresJsConnection(transaction) : pgConnection(transaction);
+}
+
+function postgresJsConnection(sql: Pick<PostgresJs, 'unsafe'>): Connection {
+  return {
+    ask({ text }, values, use) {
       const asked =
-        use === 'often'
-          ? connection.unsafe(text, [...values], { prepare: true })
-          : connection.unsafe(inWords(text, values));
-      return await asked.values();
-    };
-  }
-  return async ({ text, name }, values, use) => {
-    const named = use === 'often' ? { name } : {};
-    return (await connection.query({ ...named, text, values: [...values], rowMode: 'array' })).rows as Row[];
+        use === 'often' ? sql.unsafe(text, values as Value[], { prepare: true }) : sql.unsafe(inWords(text, values));
+      return asked.values();
+    },
+    rowsOf: (rows) => rows as readonly Row[],
+  };
+}
+
+function pgConnection(client: PgClient): Connection {
+  return {
+    ask({ text, name }, values, use) {
+      const query = { text, values: values as Value[], rowMode: 'array' } as const;
+      return client.query(use === 'often' ? { name, ...query } : query);
+    },
+    rowsOf: (result) => (result as { rows: Row[] }).rows,
   };
 }
 
@@ -711,7 +801,6 @@ function listenByPg(connect: () => Promise<PgListener>, channel: string): Listen
   };
 }
 
-/** Of each function that answers an entry. */
 /** postgres.js answers a query with nothing when its connection broke at the wrong moment; then nobody knows what was done. */
 function answerOf(operation: string, rows: readonly Row[]): Row {
   const [row] = rows;
@@ -719,13 +808,11 @@ function answerOf(operation: string, rows: readonly Row[]): Row {
   return row;
 }
 
-const entryColumns = "held_version::text, encode(held_value, 'base64'), age_ms::text, left_ms::text";
-const entryWidth = 4;
-
-function entryOf([version, value, ageMs, leftMs]: Row): Entry {
+function entryOf(held: string): Entry {
+  const [version, ageMs, leftMs, value] = held.split(',');
   return {
     // What is made of a text may be a piece of a greater buffer.
-    value: new Uint8Array(Buffer.from(value as string, 'base64')),
+    value: new Uint8Array(Buffer.from(value!, 'base64')),
     version: Number(version),
     // The clock of the server may have been put back since.
     ageMs: Math.max(0, Number(ageMs)),

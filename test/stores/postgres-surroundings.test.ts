@@ -109,7 +109,8 @@ describe.skipIf(home === undefined)('postgresStore', () => {
       CREATE SEQUENCE strikes INCREMENT -1 MINVALUE -1000000000 MAXVALUE 1000 START -1;
       CREATE FUNCTION strike() RETURNS void LANGUAGE sql VOLATILE
         AS $$ SELECT pg_terminate_backend(pg_backend_pid()) WHERE nextval('strikes') = 0 $$`);
-    const statement = /(?<=(?:BEGIN|LOOP|THEN|ELSE|;)\n)(?= *(?:SELECT|INSERT|UPDATE|DELETE|GET|ignored :=) )/g;
+    const statement =
+      /(?<=(?:BEGIN|LOOP|THEN|ELSE|;)\n)(?= *(?:(?:SELECT|INSERT|UPDATE|DELETE|GET|IF goes_on) |END $))/g;
     await admin.query(
       sql
         .replace(/^ *--.*\n/gm, '')
@@ -327,6 +328,17 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     expect(await store.write('key', bytes('a'), { ttlMs })).toMatchObject({ ok: true });
     await vi.waitFor(() => expect(told).toEqual(['changed']), { timeout: 10_000 });
     await store.close();
+  });
+
+  it('leaves the lock timeout of a transaction as the transaction has set it', async () => {
+    const { within } = postgresStore(admin).native;
+    const client = await admin.connect();
+    await client.query("BEGIN; SET LOCAL lock_timeout = '7s'");
+    await within(client).write('limited', bytes('a'), { ttlMs });
+    await within(client).remove('limited');
+    expect((await client.query('SHOW lock_timeout')).rows).toEqual([{ lock_timeout: '7s' }]);
+    await client.query('ROLLBACK');
+    client.release();
   });
 
   it('refuses a view inside what is no transaction, which would write at once', async () => {

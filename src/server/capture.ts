@@ -97,7 +97,9 @@ export class ResponseCapture {
   /** Units taken in this turn from a handler whose client is gone. */
   private takenInTurn = 0;
   private aloneTask: (() => void) | undefined = undefined;
-  private giveSocketBack: (() => void) | undefined = undefined;
+  /** That of the request, and what its handler sees in its place. */
+  private socket: Socket | undefined = undefined;
+  private watched: Socket | undefined = undefined;
 
   constructor(response: CapturedResponse, terms: CaptureTerms) {
     const { writeHead, write, end, destroy, emit } = response;
@@ -137,7 +139,7 @@ export class ResponseCapture {
     if (this.state !== 'open') return;
     this.state = 'done';
     this.chunks = [];
-    this.giveSocketBack?.();
+    this.giveSocketBack();
     this.tellClose();
   }
 
@@ -244,21 +246,23 @@ export class ResponseCapture {
    */
   private watchSocket(): void {
     const { req: request } = this.response;
-    if (this.giveSocketBack !== undefined || this.state !== 'open' || !Object.hasOwn(request, 'socket')) return;
-    const { socket } = request;
-    const breakOff = (...given: [Error?]) => {
-      if (this.state === 'done') socket.destroy(...given);
-      else this.destroy(given);
-      return watched;
-    };
-    const watched: Socket = new Proxy(socket, {
-      get: (target, name) => (name === 'destroy' ? breakOff : Reflect.get(target, name)),
-    });
-    Reflect.set(request, 'socket', watched);
-    // Others know the connection by its socket, and look when the answer is out.
-    this.giveSocketBack = () => {
-      if (request.socket === watched) request.socket = socket;
-    };
+    if (this.watched !== undefined || this.state !== 'open' || !Object.hasOwn(request, 'socket')) return;
+    this.socket = request.socket;
+    this.watched = new Proxy(request.socket, new SocketWatch(this));
+    Reflect.set(request, 'socket', this.watched);
+  }
+
+  /** Ends an answer that will not be whole, or, where that is over, the connection. */
+  breakOff(given: readonly unknown[]): Socket {
+    if (this.state === 'done') Reflect.apply(this.socket!.destroy, this.socket, given as []);
+    else this.destroy(given);
+    return this.watched!;
+  }
+
+  /** Others know the connection by its socket, and look when the answer is out. */
+  private giveSocketBack(): void {
+    const { req: request } = this.response;
+    if (this.watched !== undefined && request.socket === this.watched) request.socket = this.socket!;
   }
 
   /** Pipes end at a close, and with them the answer; so for the handler the client is still there, and reads fast. */
@@ -430,7 +434,7 @@ export class ResponseCapture {
   private letGo(given: ChunkArguments): void {
     const { response, inner } = this;
     this.state = 'done';
-    this.giveSocketBack?.();
+    this.giveSocketBack();
     if (this.clientGone) {
       setIfOwn(response, 'finished', true);
       this.tellClose();
@@ -448,6 +452,23 @@ export class ResponseCapture {
     const callback = callbackOf(given);
     if (callback !== undefined) this.response.once('finish', callback);
     return false;
+  }
+}
+
+/**
+ * One object and no function for each request: functions that were made for a request and called kept a third of all young garbage alive, until
+ * the next full collection.
+ */
+class SocketWatch implements ProxyHandler<Socket> {
+  private readonly capture: ResponseCapture;
+
+  constructor(capture: ResponseCapture) {
+    this.capture = capture;
+  }
+
+  get(socket: Socket, name: string | symbol): unknown {
+    if (name !== 'destroy') return Reflect.get(socket, name);
+    return (...given: unknown[]) => this.capture.breakOff(given);
   }
 }
 

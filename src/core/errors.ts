@@ -579,8 +579,9 @@ function whenOf(afterMs: number | undefined): string {
   return afterMs === undefined ? 'at its deadline' : `after ${rounded(afterMs)} ms`;
 }
 
+/** Tenths only where they say something: to write a fraction takes a third of what a whole refusal does. */
 function rounded(ms: number): number {
-  return Math.round(ms * 10) / 10;
+  return ms < 100 ? Math.round(ms * 10) / 10 : Math.round(ms);
 }
 
 /** What was thrown, in words; anything can be thrown, also what cannot be made a string. */

@@ -71,10 +71,11 @@ describe('errors', () => {
     ],
     [
       'CircuitOpenError',
-      () => new CircuitOpenError({ policy: 'pay', state: 'open', retryAfterMs: 3200, detail: '18 of 20 calls failed' }),
+      () =>
+        new CircuitOpenError({ policy: 'pay', state: 'open', retryAfterMs: 3199.6, detail: '18 of 20 calls failed' }),
       'ERR_CIRCUIT_OPEN',
       '"pay" is open for another 3200 ms (18 of 20 calls failed)',
-      { state: 'open', retryAfterMs: 3200 },
+      { state: 'open', retryAfterMs: 3199.6 },
     ],
     [
       'CircuitOpenError',

@@ -33,7 +33,7 @@ export class HoldfastError extends Error {
 
   /** So that classes of others give themselves a name as those of `Error` do: by assigning it. */
   override set name(value: string) {
-    Object.defineProperty(this, 'name', { value, writable: true, configurable: true });
+    giveName(this, value);
   }
 
   /** Stable, for programs: `ERR_TIMEOUT` and so on. */
@@ -501,6 +501,10 @@ export class OptionsError extends TypeError {
     return 'OptionsError';
   }
 
+  override set name(value: string) {
+    giveName(this, value);
+  }
+
   readonly code = 'ERR_OPTIONS';
   /** The factory that was called. */
   readonly policy: string;
@@ -546,6 +550,10 @@ export function isAbandoned(error: unknown): error is AbandonedError {
 /** Whether an error comes from holdfast. Holds across copies of the package. */
 export function isHoldfastError(error: unknown): error is HoldfastError | OptionsError {
   return familyOf(error) !== undefined;
+}
+
+function giveName(error: Error, value: string): void {
+  Object.defineProperty(error, 'name', { value, writable: true, configurable: true });
 }
 
 /** Done by the first error of a class: done when the module loads, it would keep unused classes in every bundle. */

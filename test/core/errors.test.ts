@@ -231,6 +231,12 @@ describe('errors', () => {
     expect(new RejectedError('ERR_MINE', 'no', { policy: 'mine' }).name).toBe('RejectedError');
   });
 
+  it('takes another name from whoever gives it one, also where an option was wrong', () => {
+    const error = new OptionsError('no', { policy: 'mine', value: 1, allowed: 'nothing' });
+    error.name = 'Renamed';
+    expect([error.name, Object.keys(error).includes('name')]).toEqual(['Renamed', false]);
+  });
+
   it('shows code and numbers where Node prints it', () => {
     expect(inspect(timedOut())).toContain("code: 'ERR_TIMEOUT'");
     expect(inspect(timedOut())).toContain('afterMs: 1000');

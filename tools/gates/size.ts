@@ -24,8 +24,8 @@ export interface Budget {
 
 const kilobyte = 1024;
 const maxKilobytesAlone = {
-  ...{ pipeline: 9.8, retry: 5.4, timeout: 4.2, deadline: 4.2, fallback: 2.4, retryBudget: 2.9 },
-  ...{ exponential: 1.8, decorrelated: 1.7, constant: 1.1 },
+  ...{ pipeline: 9.8, retry: 5.4, timeout: 4.2, deadline: 4.2, fallback: 2.4, retryBudget: 2.95 },
+  ...{ exponential: 1.85, decorrelated: 1.7, constant: 1.15 },
   ...{ circuitBreaker: 9.4, keyed: 8.6, bulkhead: 6, adaptiveLimit: 7.1, rateLimit: 5.2, throttle: 4.8 },
   ...{ loadShed: 4.5, hedge: 6.5, singleFlight: 4 },
 };

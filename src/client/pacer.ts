@@ -15,7 +15,6 @@ import type { Outcome } from '../core/outcome.js';
 import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
 import { retryHintOf } from '../policies/retry/retry-after.js';
 import { Waiter, type WaitingRoom } from '../policies/waiter.js';
-import { LinkedQueue } from '../structures/linked-queue.js';
 import { headOf } from './handles.js';
 import { type Quota, quotaOf } from './rate-limit-headers.js';
 
@@ -57,7 +56,7 @@ export class Pacer implements Guard, WaitingRoom {
   readonly traits: PolicyTraits;
   private readonly plan: PacerPlan;
   private readonly origin: string;
-  private readonly waiters = new LinkedQueue<Waiter>();
+  private readonly waiters = new Set<Waiter>();
   private pause: Pause | undefined = undefined;
   private left: Left | undefined = undefined;
   private lastRemaining = 0;
@@ -94,15 +93,15 @@ export class Pacer implements Guard, WaitingRoom {
 
   /** @internal Lets the waiters start whose time has come, in order; the first of the others has a timer. */
   due(): void {
-    for (let { first } = this.waiters; first !== undefined; { first } = this.waiters) {
-      const { clock, sinceMs } = first;
+    for (const waiter of this.waiters) {
+      const { clock, sinceMs } = waiter;
       const nowMs = clock.now();
       const startMs = this.nextStartMs(nowMs);
       const isTooLong = startMs - sinceMs > this.plan.maxWaitMs;
-      if (startMs > nowMs && !isTooLong) return clock.schedule(first, startMs);
-      this.remove(first);
+      if (startMs > nowMs && !isTooLong) return clock.schedule(waiter, startMs);
+      this.remove(waiter);
       // A later answer may have put off the start further than one may wait.
-      first.answer(startMs > nowMs ? this.refusal(startMs - nowMs) : this.start(nowMs, clock));
+      waiter.answer(startMs > nowMs ? this.refusal(startMs - nowMs) : this.start(nowMs, clock));
     }
   }
 
@@ -210,7 +209,7 @@ export class Pacer implements Guard, WaitingRoom {
   }
 
   private remove(waiter: Waiter): void {
-    this.waiters.remove(waiter);
+    this.waiters.delete(waiter);
     waiter.clock.cancel(waiter);
     waiter.call?.detach(waiter);
   }

@@ -64,7 +64,7 @@ export type Interceptor = <Own extends AnyDispatch>(dispatch: Own) => Own;
  * be read only once, such as a stream: also `fetch` hands its bodies down as streams, so prefer `createFetch` for it.
  * The policies judge an answer as `{ statusCode, headers }`, with `handles` and `breakerHandles` of this module.
  *
- * @param options - `policy`, `idempotencyKey`, `idempotencyHeader`, `propagate`, `pacing`, `maxOrigins`, `name`, `on`, `clock`.
+ * @param options - `policy`, `idempotencyKey`, `idempotencyHeader`, `maxKeyAge`, `propagate`, `pacing`, `maxOrigins`, `name`, `on`, `clock`.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
  * ```ts

@@ -33,7 +33,7 @@ export class HoldfastError extends Error {
 
   /** So that classes of others give themselves a name as those of `Error` do: by assigning it. */
   override set name(value: string) {
-    Object.defineProperty(this, 'name', { value, writable: true, configurable: true });
+    giveName(this, value);
   }
 
   /** Stable, for programs: `ERR_TIMEOUT` and so on. */
@@ -501,6 +501,10 @@ export class OptionsError extends TypeError {
     return 'OptionsError';
   }
 
+  override set name(value: string) {
+    giveName(this, value);
+  }
+
   readonly code = 'ERR_OPTIONS';
   /** The factory that was called. */
   readonly policy: string;
@@ -549,6 +553,10 @@ export function isHoldfastError(error: unknown): error is HoldfastError | Option
   return familyOf(error) !== undefined;
 }
 
+function giveName(error: Error, value: string): void {
+  Object.defineProperty(error, 'name', { value, writable: true, configurable: true });
+}
+
 /** Done by the first error of a class: done when the module loads, it would keep unused classes in every bundle. */
 // Apart from their classes: one that speaks of itself is renamed in a bundle, and logs would show "_OptionsError".
 const brandHoldfastError = () => brandOnce(HoldfastError.prototype, 'other');
@@ -580,8 +588,9 @@ function whenOf(afterMs: number | undefined): string {
   return afterMs === undefined ? 'at its deadline' : `after ${rounded(afterMs)} ms`;
 }
 
+/** Tenths only where they say something: to write a fraction takes a third of what a whole refusal does. */
 function rounded(ms: number): number {
-  return Math.round(ms * 10) / 10;
+  return ms < 100 ? Math.round(ms * 10) / 10 : Math.round(ms);
 }
 
 /** What was thrown, in words; anything can be thrown, also what cannot be made a string. */

@@ -64,12 +64,9 @@ export function retryLayer(
 
 function layer(plan: LayerPlan): Next {
   const { guards, resumable, next, outermost } = plan;
-  const [guard, ...others] = guards;
-  if (guard !== undefined && others.length === 0 && resumable === undefined && next === runTask && outermost) {
-    const { fused } = guard;
-    if (fused?.of === guard.admit && fused.lastFailed !== undefined) {
-      return loneGuard(plan, fused.admit, fused.lastFailed);
-    }
+  if (outermost && next === runTask && resumable === undefined && guards.length === 1) {
+    const { fused, admit } = guards[0]!;
+    if (fused?.of === admit && fused.lastFailed !== undefined) return loneGuard(plan, fused.admit, fused.lastFailed);
   }
   return (call) => new LayerRun(plan, call).start();
 }

@@ -6,7 +6,7 @@
 import type { Call, Dependent } from '../core/call.js';
 import { type Clock, Timer } from '../core/clock.js';
 import { type Permit, type Refusal, refuse } from '../core/policy.js';
-import type { LinkedQueue, QueueNode } from '../structures/linked-queue.js';
+import type { QueueNode } from '../structures/linked-queue.js';
 
 /** The guard whose queue it is. */
 export interface WaitingRoom {
@@ -40,7 +40,7 @@ export class Waiter extends Timer implements Dependent, QueueNode<Waiter> {
   }
 
   /** Goes to the end of the queue. What is answered there comes later. */
-  join(queue: LinkedQueue<Waiter>): Promise<Permit | Refusal> {
+  join(queue: { add(waiter: Waiter): unknown }): Promise<Permit | Refusal> {
     queue.add(this);
     const promise = new Promise<Permit | Refusal>((resolve) => {
       this.answer = resolve;

@@ -71,10 +71,11 @@ describe('errors', () => {
     ],
     [
       'CircuitOpenError',
-      () => new CircuitOpenError({ policy: 'pay', state: 'open', retryAfterMs: 3200, detail: '18 of 20 calls failed' }),
+      () =>
+        new CircuitOpenError({ policy: 'pay', state: 'open', retryAfterMs: 3199.6, detail: '18 of 20 calls failed' }),
       'ERR_CIRCUIT_OPEN',
       '"pay" is open for another 3200 ms (18 of 20 calls failed)',
-      { state: 'open', retryAfterMs: 3200 },
+      { state: 'open', retryAfterMs: 3199.6 },
     ],
     [
       'CircuitOpenError',
@@ -228,6 +229,12 @@ describe('errors', () => {
     error.name = 'Renamed';
     expect([error.name, Reflect.deleteProperty(error, 'name'), error.name]).toEqual(['Renamed', true, 'RejectedError']);
     expect(new RejectedError('ERR_MINE', 'no', { policy: 'mine' }).name).toBe('RejectedError');
+  });
+
+  it('takes another name from whoever gives it one, also where an option was wrong', () => {
+    const error = new OptionsError('no', { policy: 'mine', value: 1, allowed: 'nothing' });
+    error.name = 'Renamed';
+    expect([error.name, Object.keys(error).includes('name')]).toEqual(['Renamed', false]);
   });
 
   it('shows code and numbers where Node prints it', () => {

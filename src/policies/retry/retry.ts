@@ -361,8 +361,7 @@ class RetryRun<T> extends Timer implements Dependent {
   #insteadOf(refusal: Error): Outcome<T> {
     if (this.#started !== undefined) return this.#started;
     if (!this.#hasDiscarded) return { ok: false, error: refusal };
-    const { name } = this.#plan;
-    const message = `"${name}" has given the answer of an attempt to onDiscard, and was refused a further one: ${refusal.message}`;
+    const message = `"${this.#plan.name}" discarded what an attempt answered, and was refused a further one: ${refusal.message}`;
     return { ok: false, error: new HoldfastError('ERR_ATTEMPTS_DISCARDED', message, { cause: refusal }) };
   }
 

@@ -6,6 +6,7 @@ import {
   type Store,
   type StoreChange,
   StoreError,
+  type StoreQueue,
   semaphore,
   type Timer,
 } from 'holdfast';
@@ -14,8 +15,8 @@ import { describe, expect, it } from 'vitest';
 import type { HoldfastEvent } from '../../../src/core/events.js';
 
 type Verb = 'read' | 'write' | 'remove';
-/** What happens to one verb: `'lost'`: it is done and the reply is not; `'dropped'`: it never arrives; a promise: when it is done. */
-type Fate = 'ok' | 'lost' | 'dropped' | 'hung' | Promise<unknown>;
+/** What happens to one verb: `'lost'`: it is done and the reply is not; `'dropped'`: it never arrives, which nobody knows, `'refused'`: which is known; a promise: when it is done. */
+type Fate = 'ok' | 'lost' | 'dropped' | 'refused' | 'hung' | Promise<unknown>;
 
 /** A store whose verbs go wrong as told, and that tells of changes if it may. */
 function unsteady(clock: VirtualClock, { watches = false, inner = memoryStore({ clock }) } = {}) {
@@ -27,6 +28,7 @@ function unsteady(clock: VirtualClock, { watches = false, inner = memoryStore({ 
     state.calls++;
     const fate = state.fate(verb, key);
     if (fate === 'hung') return new Promise<T>(() => {});
+    if (fate === 'refused') throw failure(verb, 'no');
     if (fate === 'dropped') throw failure(verb, verb === 'read' ? 'no' : 'unknown');
     if (fate instanceof Promise) await fate;
     const answer = await work();
@@ -436,6 +438,33 @@ describe('mutex with a store', () => {
     const { process } = bench();
     expect(() => process({ fair: true })).toThrow('option "fair" must be false for a store without "native.queue"');
     expect(() => process({ afterRestart: 'wait' })).toThrow('option "afterRestart" must be \'grant\' for a store');
+  });
+
+  it('leaves the line of the store also when what it asks next fails', async () => {
+    const { clock, store, inner, state, process } = bench();
+    const left: string[] = [];
+    const entered: string[] = [];
+    const queue: StoreQueue = {
+      async enter(key, ticket) {
+        entered.push(ticket);
+        return { ok: false, entry: await inner.read(key), isTold: false, quietForMs: 0 };
+      },
+      pass: (key, options) => inner.remove(key, options),
+      async leave(key, tickets) {
+        left.push(...tickets);
+        return inner.read(key);
+      },
+      size: async () => 0,
+    };
+    const reader = await process().read('key');
+    state.fate = (verb) => (verb === 'write' ? 'refused' : 'ok');
+    // A writer stands in the line, and then says to readers that it wants the key.
+    const writer = process({ store: { ...store, native: { queue } } }).acquire('key');
+    await expect(until(clock, writer)).rejects.toMatchObject({ code: 'ERR_STORE', applied: 'no' });
+    await clock.flush();
+    expect([entered.length, left]).toEqual([1, entered]);
+    state.fate = () => 'ok';
+    await reader.release();
   });
 
   it('does not bring a lock back that was given up while a renewal was on its way', async () => {

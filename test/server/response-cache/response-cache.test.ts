@@ -1,6 +1,7 @@
 /** Responses kept and given again, on both versions of Express and on Fastify. */
 import http2 from 'node:http2';
 import { connect } from 'node:net';
+import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Fastify from 'fastify';
 import { describe, expect, it } from 'vitest';
@@ -237,6 +238,26 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     for (const name of Object.keys(ofOneClient)) expect(headers[name]).toBeUndefined();
     await expect.poll(() => world.text('/x?a=1')).toBe('v2');
     expect(world.runs).toBe(2);
+  });
+
+  it('makes anew what is piped, and what ends in a tick of its own', async () => {
+    const clock = virtualClock();
+    let version = 1;
+    await using world = await open({ ttl: '10s', staleWhileRevalidate: '1m', clock }, ({ url, response }) => {
+      response.setHeader('Content-Type', 'text/plain');
+      if (url === '/piped') Readable.from([`v${version}`]).pipe(response);
+      else process.nextTick(() => response.end(`v${version}`));
+      return undefined;
+    });
+    for (const url of ['/piped', '/tick']) {
+      version = 1;
+      expect(await world.text(url)).toBe('v1');
+      version = 2;
+      await clock.advance(11_000);
+      expect(await world.text(url)).toBe('v1');
+      await expect.poll(() => world.text(url)).toBe('v2');
+    }
+    expect(world.runs).toBe(4);
   });
 
   it('shows the old answer in place of a failure as long as the options say, and not where it must not', async () => {

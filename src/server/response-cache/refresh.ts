@@ -40,6 +40,8 @@ export function detachedExchange(
   request.push(null);
   const response = new http.ServerResponse(request);
   response.assignSocket(socket);
+  // What a server does for its connections: who pipes waits for it.
+  socket.on('drain', () => response.emit('drain'));
   response.once('finish', () => {
     response.detachSocket(socket);
     socket.destroy();

@@ -240,24 +240,30 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(world.runs).toBe(2);
   });
 
-  it('makes anew what is piped, and what ends in a tick of its own', async () => {
+  it('makes anew what is piped, however long, and what ends in a tick of its own', async () => {
     const clock = virtualClock();
     let version = 1;
     await using world = await open({ ttl: '10s', staleWhileRevalidate: '1m', clock }, ({ url, response }) => {
       response.setHeader('Content-Type', 'text/plain');
-      if (url === '/piped') Readable.from([`v${version}`]).pipe(response);
-      else process.nextTick(() => response.end(`v${version}`));
+      const chunks = Array.from({ length: url === '/long' ? 40 : 1 }, () => `v${version}`.padEnd(16_384, '.'));
+      if (url === '/tick') process.nextTick(() => response.end(chunks[0]));
+      else Readable.from(chunks).pipe(response);
       return undefined;
     });
-    for (const url of ['/piped', '/tick']) {
+    const lengths = { '/piped': 16_384, '/tick': 16_384, '/long': 40 * 16_384 };
+    for (const [url, length] of Object.entries(lengths)) {
+      const shown = async () => {
+        const text = await world.text(url);
+        return [text.slice(0, 3), text.length];
+      };
       version = 1;
-      expect(await world.text(url)).toBe('v1');
+      expect(await shown()).toEqual(['v1.', length]);
       version = 2;
       await clock.advance(11_000);
-      expect(await world.text(url)).toBe('v1');
-      await expect.poll(() => world.text(url)).toBe('v2');
+      expect(await shown()).toEqual(['v1.', length]);
+      await expect.poll(shown).toEqual(['v2.', length]);
     }
-    expect(world.runs).toBe(4);
+    expect(world.runs).toBe(6);
   });
 
   it('shows the old answer in place of a failure as long as the options say, and not where it must not', async () => {

@@ -273,6 +273,11 @@ export class ResponseCapture {
     setIfOwn(response, 'destroyed', false);
     setIfOwn(response, '_closed', false);
     if (!isFirst || this.state !== 'open') return;
+    // Node's own would stay as it was for the client: nothing is written to it any more.
+    Object.defineProperty(response, 'writableNeedDrain', {
+      get: () => this.takenInTurn >= mostInTurn,
+      configurable: true,
+    });
     this.terms.onClientGone();
     this.aloneTask?.();
     queueMicrotask(() => void Reflect.apply(inner.emit, response, ['drain']));

@@ -291,8 +291,9 @@ class BodyTee {
         }
         const { done, value } = await reader.read();
         if (done) break;
-        this.take(value);
-        if (this.isWanted) controller.enqueue(value);
+        const chunk = bytesOf(value);
+        this.take(chunk);
+        if (this.isWanted) controller.enqueue(chunk);
       }
     } catch (error) {
       keeper.onBroken();
@@ -309,4 +310,11 @@ class BodyTee {
     if (this.bytes <= this.keeper.maxBodyBytes) this.chunks.push(chunk.slice());
     else this.chunks = [];
   }
+}
+
+/** The standard has bytes only; servers that pass chunks on by themselves take text, too. */
+function bytesOf(chunk: unknown): Uint8Array {
+  if (typeof chunk === 'string') return new TextEncoder().encode(chunk);
+  if (chunk instanceof Uint8Array) return chunk;
+  throw new TypeError('idempotency: the stream of a response gives bytes, as Uint8Array');
 }

@@ -44,6 +44,8 @@ export interface SqliteDatabase {
 /** A prepared statement of either library. */
 export interface SqliteStatement {
   all(...values: readonly SqliteValue[]): unknown[];
+  /** node:sqlite, from Node 22.16. */
+  setReturnArrays?(isOn: boolean): void;
   run(...values: readonly SqliteValue[]): { readonly changes: number | bigint };
 }
 
@@ -441,14 +443,14 @@ class TableStore implements SqliteStore {
     db.exec('PRAGMA journal_mode = WAL');
     db.exec(schema);
     this.statements = {
-      read: db.prepare(readSql),
-      write: db.prepare(writeSql),
-      remove: db.prepare(removeSql),
-      scan: db.prepare(scanSql),
-      sweep: db.prepare(sweepSql),
-      moved: db.prepare(movedSql),
-      last: db.prepare(lastSql),
-      version: db.prepare(versionSql),
+      read: prepared(db, readSql),
+      write: prepared(db, writeSql),
+      remove: prepared(db, removeSql),
+      scan: prepared(db, scanSql),
+      sweep: prepared(db, sweepSql),
+      moved: prepared(db, movedSql),
+      last: prepared(db, lastSql),
+      version: prepared(db, versionSql),
     };
     return this.statements;
   }
@@ -577,6 +579,13 @@ const surelyNotApplied = new Set([
   ...['SQLITE_PERM', 'SQLITE_READONLY', 'SQLITE_CANTOPEN', 'SQLITE_TOOBIG', 'SQLITE_CONSTRAINT', 'SQLITE_AUTH'],
   'SQLITE_NOTADB',
 ]);
+
+/** Its rows are read by name, also where the database was opened with `returnArrays`. */
+function prepared(db: SqliteDatabase, sql: string): SqliteStatement {
+  const statement = db.prepare(sql);
+  statement.setReturnArrays?.(false);
+  return statement;
+}
 
 /** The primary result code, or undefined for what does not come from SQLite itself, such as a connection that is closed. */
 function codeOf(error: unknown): string | undefined {

@@ -250,6 +250,20 @@ describe('captureAnswer', () => {
     expect(turns).toBeGreaterThan(20);
   });
 
+  it('has the whole answer of a pipe that begins when the client has left with what it did not read', async () => {
+    const seen = observed();
+    const unread = 16 * 2 ** 20;
+    const listener: Listener = async (_request, response) => {
+      response.write(Buffer.alloc(unread));
+      await expect.poll(() => seen.gone, { timeout: 10_000 }).toBe(1);
+      Readable.from(['last']).pipe(response);
+    };
+    await withServer(captured(listener, seen, { maxBodyBytes: 2 * unread }), async (port) => {
+      await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
+      await expect.poll(() => seen.answer?.body?.byteLength, { timeout: 2_000 }).toBe(unread + 4);
+    });
+  });
+
   it('tells the close that it kept back when it is stopped', async () => {
     const seen = observed();
     let closes = 0;

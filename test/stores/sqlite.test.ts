@@ -1,7 +1,9 @@
+import { DatabaseSync } from 'node:sqlite';
 import { OptionsError, StoreError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it, vi } from 'vitest';
 import { type SqliteDatabase, sqliteStore } from '../../src/stores/sqlite.js';
+import type { Written } from '../../src/stores/store.js';
 import { drivers, nodeSqlite, type OpenDatabase, temporaryDatabase } from './sqlite-files.js';
 
 const bytes = (text: string) => new TextEncoder().encode(text);
@@ -247,6 +249,16 @@ describe('sqliteStore', () => {
       return { all: fails, run: fails } as never;
     });
     expect(await sqliteStore(db).write('key', bytes('value'), { ttlMs })).toMatchObject({ ok: true });
+  });
+
+  it('reads its rows whatever the database was opened with for those of its owner', async () => {
+    const db = new DatabaseSync(':memory:', { returnArrays: true, readBigInts: true });
+    const store = sqliteStore(db);
+    const { ok, version } = (await store.write('key', bytes('a'), { ttlMs, ifVersion: 0 })) as Written;
+    expect([ok, await store.read('key')]).toMatchObject([true, { value: bytes('a'), version }]);
+    expect([await store.remove('key', { ifVersion: version }), await store.read('key')]).toEqual([true, undefined]);
+    expect(db.prepare('SELECT 1').all()).toEqual([[1n]]);
+    db.close();
   });
 
   it('refuses what is no database, and bad options, at once', () => {

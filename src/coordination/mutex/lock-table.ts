@@ -71,6 +71,8 @@ export interface Taken {
 
 /** How one waits. */
 export interface Waiting {
+  /** Whether the store has a place or a claim of it; set at once, since what is asked of the store after that may fail. */
+  mayBeThere: boolean;
   /** Called with each hint of a store that has a line. */
   onTurn(turn: QueueTurn): void;
 }
@@ -162,6 +164,7 @@ export class LockTable {
         const seen = { version, record: withFences(record, version) };
         return { seen, sent, owner, mode: 'exclusive', fence: version };
       }
+      if (waiting !== undefined) waiting.mayBeThere = true;
       const { isTold, quietForMs } = answer;
       if (quietForMs > 0) return { leftMs: quietForMs, isClaimed, isTold };
       const { version, record: now } = this.read(answer.entry);

@@ -276,7 +276,6 @@ class Campaign extends Timer implements Waiting {
   leftMs: number | undefined = undefined;
   /** Why the store did not answer the last time. */
   failure: unknown = undefined;
-  /** Whether the store has a place or a claim of this owner. */
   mayBeThere = false;
   /** Whether something of this owner may be on its way still. */
   private isUncertain = false;

@@ -40,6 +40,9 @@ export function detachedExchange(
   request.push(null);
   const response = new http.ServerResponse(request);
   response.assignSocket(socket);
+  // What a server does for its connections: who pipes waits for it, and looks whether to wait.
+  socket.on('drain', () => response.emit('drain'));
+  Object.defineProperty(response, 'writableNeedDrain', { get: () => socket.writableNeedDrain });
   response.once('finish', () => {
     response.detachSocket(socket);
     socket.destroy();

@@ -394,8 +394,11 @@ class Ask<Request> {
     const { request, response } = detachedExchange(exchange.incoming, exchange.url);
     return new Promise<Entry>((resolve, reject) => {
       const errand: Errand = { owner, address, take: undefined };
+      const lost = () => reject(new Error(`the request for a refresh was answered ${response.statusCode} on its way`));
       errand.take = (arrived: CacheExchange<Request>) => {
         errand.take = undefined;
+        // Who watches it tells how it ends. The close may come first: what ends in a tick of its own is closed before any promise is heard.
+        response.removeListener('close', lost);
         if (owner.rootOf(arrived, rules) !== root) {
           reject(new Error('the request for a refresh came as another one'));
           return arrived.next();
@@ -409,7 +412,6 @@ class Ask<Request> {
           .finally(() => response.destroy());
       };
       (request as WithErrand)[errandKey] = errand;
-      const lost = () => reject(new Error(`the request for a refresh was answered ${response.statusCode} on its way`));
       response.once('close', lost);
       signal.addEventListener('abort', () => response.destroy(), { once: true });
       exchange.dispatch(request, response);

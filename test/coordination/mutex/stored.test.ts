@@ -1,5 +1,14 @@
 /** Locks over a store, in virtual time: what the store answers, and when, is in the hands of the test. */
-import { LockLostError, memoryStore, mutex, type Store, StoreError, semaphore, type Timer } from 'holdfast';
+import {
+  LockLostError,
+  memoryStore,
+  mutex,
+  type Store,
+  StoreError,
+  type StoreQueue,
+  semaphore,
+  type Timer,
+} from 'holdfast';
 import { type VirtualClock, virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import type { HoldfastEvent } from '../../../src/core/events.js';
@@ -700,6 +709,33 @@ describe('mutex with a store', () => {
     const { process } = bench();
     expect(() => process({ fair: true })).toThrow('option "fair" must be false for a store without "native.queue"');
     expect(() => process({ afterRestart: 'wait' })).toThrow('option "afterRestart" must be \'grant\' for a store');
+  });
+
+  it('leaves the line of the store also when what it asks next fails', async () => {
+    const { clock, store, inner, state, process } = bench();
+    const left: string[] = [];
+    const entered: string[] = [];
+    const queue: StoreQueue = {
+      async enter(key, ticket) {
+        entered.push(ticket);
+        return { ok: false, entry: await inner.read(key), isTold: false, quietForMs: 0 };
+      },
+      pass: (key, options) => inner.remove(key, options),
+      async leave(key, tickets) {
+        left.push(...tickets);
+        return inner.read(key);
+      },
+      size: async () => 0,
+    };
+    const reader = await process().read('key');
+    state.fate = (verb) => (verb === 'write' ? 'refused' : 'ok');
+    // A writer stands in the line, and then says to readers that it wants the key.
+    const writer = process({ store: { ...store, native: { queue } } }).acquire('key');
+    await expect(until(clock, writer)).rejects.toMatchObject({ code: 'ERR_STORE', applied: 'no' });
+    await clock.flush();
+    expect([entered.length, left]).toEqual([1, entered]);
+    state.fate = () => 'ok';
+    await reader.release();
   });
 
   it('does not bring a lock back that was given up while a renewal was on its way', async () => {

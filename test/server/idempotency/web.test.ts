@@ -156,6 +156,17 @@ describe('a fetch handler', () => {
     expect(await (await handler(post())).text()).toBe('whole');
   });
 
+  it('whose stream gives text is kept as UTF-8, and one that gives neither text nor bytes breaks', async () => {
+    const given: unknown[] = ['caf\u00e9 ', Buffer.from('noir')];
+    const counting = counted(() => new Response(ReadableStream.from(given) as ReadableStream<Uint8Array>));
+    const handler = protect()(counting);
+    const answers = [await handler(post()), await handler(post())];
+    expect(await Promise.all(answers.map((answer) => answer.text()))).toEqual(['caf\u00e9 noir', 'caf\u00e9 noir']);
+    expect(counting.runs).toBe(1);
+    given[0] = new Uint16Array([1]);
+    await expect((await handler(post('other'))).text()).rejects.toThrow('as Uint8Array');
+  });
+
   it('lets the first bytes go at once, and the last when the answer is stored', async () => {
     let store = () => {};
     const stored = new Promise<void>((resolve) => {

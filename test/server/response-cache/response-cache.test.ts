@@ -1,6 +1,7 @@
 /** Responses kept and given again, on both versions of Express and on Fastify. */
 import http2 from 'node:http2';
 import { connect } from 'node:net';
+import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Fastify from 'fastify';
 import { describe, expect, it } from 'vitest';
@@ -237,6 +238,33 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     for (const name of Object.keys(ofOneClient)) expect(headers[name]).toBeUndefined();
     await expect.poll(() => world.text('/x?a=1')).toBe('v2');
     expect(world.runs).toBe(2);
+  });
+
+  it('makes anew what is piped, however long, and what ends in a tick of its own', async () => {
+    const clock = virtualClock();
+    let version = 1;
+    await using world = await open({ ttl: '10s', staleWhileRevalidate: '1m', clock }, ({ url, response }) => {
+      response.setHeader('Content-Type', 'text/plain');
+      const chunks = Array.from({ length: url === '/long' ? 40 : 1 }, () => `v${version}`.padEnd(16_384, '.'));
+      if (url === '/later') response.write(chunks[0]!.repeat(20));
+      if (url === '/tick') process.nextTick(() => response.end(chunks[0]));
+      else setImmediate(() => Readable.from(chunks).pipe(response));
+      return undefined;
+    });
+    const lengths = { '/piped': 16_384, '/tick': 16_384, '/long': 40 * 16_384, '/later': 21 * 16_384 };
+    for (const [url, length] of Object.entries(lengths)) {
+      const shown = async () => {
+        const text = await world.text(url);
+        return [text.slice(0, 3), text.length];
+      };
+      version = 1;
+      expect(await shown()).toEqual(['v1.', length]);
+      version = 2;
+      await clock.advance(11_000);
+      expect(await shown()).toEqual(['v1.', length]);
+      await expect.poll(shown).toEqual(['v2.', length]);
+    }
+    expect(world.runs).toBe(8);
   });
 
   it('shows the old answer in place of a failure as long as the options say, and not where it must not', async () => {

@@ -159,7 +159,7 @@ export class LockTable {
       const answer = await queue.enter(this.storeKey, owner, value, place);
       if (answer.ok) {
         const { version } = answer;
-        const seen = { version, record: withFences(record, version) };
+        const seen = { version, record: withFences(record, version), atMs: sent.monotonicMs };
         return { seen, sent, owner, mode: 'exclusive', fence: version };
       }
       const { isTold, quietForMs } = answer;
@@ -279,7 +279,7 @@ export class LockTable {
     // The owner of a seat may go by what he has seen of it; what somebody else wrote must be so by now to tell anybody anything.
     let isFresh = requests.length === 1 && requests[0]!.from === seen;
     for (let tries = 1; tries <= mostTries; tries++) {
-      const plan = planOf(requests, seen.record);
+      const plan = planOf(requests, this.aged(seen));
       const { changed, answered, later, record } = plan;
       const sent = instantOf(this.settings.clock);
       let outcome: { readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number };
@@ -287,7 +287,11 @@ export class LockTable {
       else outcome = isFresh ? seen : { now: await this.look() };
       if ('version' in outcome) {
         const { version } = outcome;
-        const written = { seen: version === 0 ? nothing : { version, record: withFences(record, version) }, sent };
+        const atMs = sent.monotonicMs;
+        const written = {
+          seen: version === 0 ? nothing : { version, record: withFences(record, version), atMs },
+          sent,
+        };
         this.last = written.seen;
         for (const { resolve } of changed) resolve(written);
         for (const { request, answer } of answered) request.resolve(answer);
@@ -345,14 +349,21 @@ export class LockTable {
   }
 
   private read(entry: Entry | undefined): Seen {
-    if (entry !== undefined) return this.judged(readRecord(this.key, entry));
+    if (entry !== undefined) return this.judged(readRecord(this.key, entry, this.settings.clock.now()));
     this.seenSince = undefined;
     return nothing;
   }
 
+  /** With a claim as old as it is by now: a holder lives as long as its renewals move on, and nothing of a claim does. */
+  private aged({ record, atMs }: Seen): LockRecord {
+    if (record.claim === undefined) return record;
+    const leftMs = record.claim.leftMs - (this.settings.clock.now() - atMs);
+    return { holders: record.holders, claim: leftMs > 0 ? { ...record.claim, leftMs } : undefined };
+  }
+
   /** Without those who have not renewed for as long as their lease, by the clock of this process: a record that is rewritten all the time ages slowly. */
   private judged(seen: Seen): Seen {
-    const { version, record } = seen;
+    const { record } = seen;
     if (record.holders.length < 2 && this.seenSince === undefined) return seen;
     this.seenSince ??= new Map();
     const { seenSince } = this;
@@ -367,7 +378,7 @@ export class LockTable {
       const owners = new Set(record.holders.map(({ owner }) => owner));
       for (const owner of seenSince.keys()) if (!owners.has(owner)) seenSince.delete(owner);
     }
-    return alive.length === record.holders.length ? seen : { version, record: { ...record, holders: alive } };
+    return alive.length === record.holders.length ? seen : { ...seen, record: { ...record, holders: alive } };
   }
 }
 

@@ -37,6 +37,8 @@ export function unsteady(
   const state = {
     ...{ calls: 0, watching: 0, verbs: [] as Verb[], times: [] as number[] },
     fate: (_verb: Verb, _key: string): Fate => 'ok',
+    /** Those that writes were given. */
+    signals: [] as (AbortSignal | undefined)[],
     /** Whether those in the line are told. */
     isTold: true,
     /** When the server has begun anew; undefined: nobody has asked since. */
@@ -136,7 +138,10 @@ export function unsteady(
   };
   const store: Store = {
     read: (key, options) => through('read', key, () => inner.read(key, options)),
-    write: (key, value, options) => through('write', key, () => inner.write(key, value, options)),
+    write: (key, value, options) => {
+      state.signals.push(options.signal);
+      return through('write', key, () => inner.write(key, value, options));
+    },
     remove: (key, options) => through('remove', key, () => inner.remove(key, options)),
     native:
       watches || queues

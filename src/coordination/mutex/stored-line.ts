@@ -166,11 +166,9 @@ export class StoredLine extends Line {
   }
 
   /** @internal */
-  failAll(error: unknown): void {
-    for (let first = this.waiters.first; first !== undefined; first = this.waiters.first) {
-      this.takeOut(first);
-      first.reject(error);
-    }
+  fail(waiter: Waiter, error: unknown): void {
+    this.takeOut(waiter);
+    waiter.reject(error);
   }
 
   /** @internal */
@@ -181,9 +179,7 @@ export class StoredLine extends Line {
   /** @internal */
   endCampaign(only: Waiter | undefined): void {
     this.campaigns.delete(only);
-    const { first } = this.waiters;
-    if (only === undefined && first !== undefined) this.onArrival(first);
-    else this.rest();
+    this.rest();
   }
 
   /** @internal As `cleanUp`, for those who have had every answer; those who go in one turn together. */
@@ -349,7 +345,7 @@ class Campaign extends Timer implements Waiting {
         this.isUncertain ||= isUncertain(error);
         // A store that has not answered at all is told of at once. One that has may come back while there is time to wait.
         if (!hasAnswered || isHopeless(error)) {
-          line.failAll(error);
+          for (let next = this.heir; next !== undefined; next = this.heir) line.fail(next, error);
           break;
         }
         this.failure = error;

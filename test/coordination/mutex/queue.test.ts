@@ -1,7 +1,7 @@
 /** Locks over a store that has a line and a guard, in virtual time. The line of a real server has its own tests. */
 import { LockUnavailableError, mutex, StoreError } from 'holdfast';
 import { describe, expect, it } from 'vitest';
-import { bench, unsteady, until } from './support.ts';
+import { bench, engine, unsteady, until } from './support.ts';
 
 describe('mutex with a store that has a line', () => {
   it('takes by one verb and gives back by one, and a reader as without a line', async () => {
@@ -169,16 +169,42 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
+  it('fails the one who comes while the store fails, if it is fair, and none of those who wait already', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    const lease = await process().acquire('key');
+    const locks = process({ fair: true });
+    const waiting = locks.acquire('key');
+    await clock.advance(100);
+    state.fate = () => 'refused';
+    await expect(locks.acquire('key')).rejects.toMatchObject({ code: 'ERR_STORE' });
+    state.fate = () => 'ok';
+    await lease.release();
+    expect((await until(clock, waiting, 10)).held()).toBe(true);
+  });
+
+  it('forgets the key once the place is given up', async () => {
+    const { clock, store, process } = bench({ queues: true });
+    await process().acquire('key');
+    const { locks, lines } = engine(store, clock);
+    const ended = expect(locks.acquire('key', 'exclusive', { wait: 100 })).rejects.toMatchObject({ reason: 'waited' });
+    await clock.advance(99);
+    expect(lines.size).toBe(1);
+    await clock.advance(1);
+    await ended;
+    await clock.flush();
+    expect(lines.size).toBe(0);
+  });
+
   it('takes a thousand who go at once out of the line by one verb', async () => {
     const { clock, state, process } = bench({ queues: true });
     await process().acquire('key');
     const controller = new AbortController();
     const locks = process({ fair: true });
     const ended = Promise.allSettled(
-      Array.from({ length: 1_500 }, () => locks.acquire('key', { signal: controller.signal })),
+      Array.from({ length: 2_000 }, () => locks.acquire('key', { signal: controller.signal })),
     );
     await clock.flush();
-    expect(state.lines.get('mutex:key')!.length).toBe(1_500);
+    expect(state.lines.get('mutex:key')!.length).toBe(2_000);
     state.verbs.length = 0;
     controller.abort();
     await ended;

@@ -131,6 +131,7 @@ export function unsteady(
       }),
     leave: (key, tickets) =>
       through('leave', key, () => {
+        if (tickets.length > 1_000) throw new RangeError('that is more than a server takes at once');
         takeOut(key, tickets);
         return inner.read(key);
       }),

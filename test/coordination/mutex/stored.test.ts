@@ -202,13 +202,16 @@ describe('mutex with a store', () => {
   });
 
   it('looks for what may be left of it at once, and ever later, until it must have expired', async () => {
-    for (const [drawn, times] of [
-      [0, [0, 0, 25, 75, 175, 375, 775, 1_575]],
-      [0.5, [0, 0, 50, 150, 350, 750, 1_550]],
+    for (const [drawn, ttl, times] of [
+      [0, 3_000, [0, 0, 25, 75, 175, 375, 775, 1_575]],
+      [0.5, 3_000, [0, 0, 50, 150, 350, 750, 1_550]],
+      [0.5, 1_550, [0, 0, 50, 150, 350, 750]],
     ] as const) {
       const { clock, state, process } = bench();
       state.fate = () => 'dropped';
-      await expect(process({ random: () => drawn }).tryAcquire('key')).rejects.toMatchObject({ code: 'ERR_STORE' });
+      await expect(process({ ttl, random: () => drawn }).tryAcquire('key')).rejects.toMatchObject({
+        code: 'ERR_STORE',
+      });
       await clock.advance(10_000);
       expect([state.times, clock.pendingTimers]).toEqual([times, 0]);
     }
@@ -556,6 +559,23 @@ describe('mutex with a store', () => {
     expect(clock.pendingTimers).toBe(0);
     await clock.advance(60_000);
     expect(state.calls).toBe(calls);
+  });
+
+  it('asks for nothing because one of several waiters has gone', async () => {
+    const { clock, state, process } = bench();
+    await process({ ttl: '60s' }).acquire('key');
+    const locks = process();
+    const controller = new AbortController();
+    const gone = expect(locks.acquire('key', { signal: controller.signal })).rejects.toBe('gone');
+    const ended = expect(locks.acquire('key', { wait: '2s' })).rejects.toMatchObject({ reason: 'waited' });
+    await clock.advance(1_000);
+    const { calls } = state;
+    controller.abort('gone');
+    await gone;
+    await clock.flush();
+    expect(state.calls).toBe(calls);
+    await clock.advance(1_000);
+    await ended;
   });
 
   it('lets 500 waiters of one process ask the store as one, and hands over from one to the next', async () => {

@@ -129,6 +129,17 @@ describe('mutex with a store that has a line', () => {
     expect(served).toEqual(['other 1', 'other 2', 'one 1']);
   });
 
+  it('stands in line at once when its slice of time is over', async () => {
+    const { clock, process } = bench({ queues: true });
+    const locks = process();
+    const lease = await locks.acquire('key');
+    const waiting = locks.acquire('key');
+    await clock.advance(25);
+    await lease.release();
+    await clock.flush();
+    expect([(await waiting).held(), clock.now()]).toEqual([true, 25]);
+  });
+
   it('gives each caller a place of his own, if it is fair, and serves them as they came', async () => {
     const { clock, state, process } = bench({ queues: true });
     const [one, other] = [process({ fair: true }), process({ fair: true })];
@@ -228,6 +239,18 @@ describe('mutex with a store that has a line', () => {
     expect(await process().tryAcquire('key')).not.toBe(null);
   });
 
+  it('watches for readers, who stand in no line, and not for who is told of his turn', async () => {
+    const { clock, state, process } = bench({ queues: true, watches: true });
+    await process().write('key');
+    const writing = process().write('key');
+    await clock.advance(10);
+    expect(state.watching).toBe(0);
+    const reading = process().read('key');
+    await clock.advance(10);
+    expect(state.watching).toBe(1);
+    void [writing, reading];
+  });
+
   it('does not stand in line with tryAcquire', async () => {
     const { state, process } = bench({ queues: true });
     await process().acquire('key');
@@ -276,9 +299,9 @@ describe('mutex with a store that has a line', () => {
     await clock.flush();
     controller.abort();
     await ended;
-    await until(clock, Promise.resolve(), 10);
     await clock.advance(5_000);
     expect(state.lines.get('mutex:key')).toEqual([]);
+    expect(state.verbs.filter((verb) => verb === 'leave').length).toBe(1);
     await lease.release();
     const reader = await until(clock, reading, 1_000);
     expect(reader.held()).toBe(true);

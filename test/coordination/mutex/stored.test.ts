@@ -64,6 +64,50 @@ describe('mutex with a store', () => {
     expect([next.held(), state.watching]).toEqual([true, 0]);
   });
 
+  it('looks again when something has changed while it looked', async () => {
+    const { clock, state, process } = bench({ watches: true });
+    const lease = await process({ ttl: '60s' }).acquire('key');
+    const waiting = process().acquire('key');
+    await clock.advance(100);
+    let answer = () => {};
+    const reply = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    const fates: Fate[] = ['ok', { reply }];
+    state.fate = () => fates.shift() ?? 'ok';
+    // The waiter is told, and looks; its answer is old when it comes.
+    await lease.extend();
+    await clock.flush();
+    expect(fates.length).toBe(0);
+    await lease.release();
+    answer();
+    await clock.advance(1);
+    expect((await waiting).held()).toBe(true);
+  });
+
+  it('looks when it begins to be told of changes, for what happened before', async () => {
+    const { clock, state, process } = bench({ watches: true });
+    const lease = await process({ ttl: '60s' }).acquire('key');
+    let begin = () => {};
+    state.ready = new Promise<void>((resolve) => {
+      begin = resolve;
+    });
+    const waiting = process().acquire('key');
+    await clock.advance(1_000);
+    await lease.release();
+    begin();
+    await clock.flush();
+    expect([(await waiting).held(), clock.now()]).toEqual([true, 1_000]);
+  });
+
+  it('refuses who finds no place, and forgets the key', async () => {
+    const { store, clock, process } = bench();
+    await process().acquire('key');
+    const { locks, lines } = engine(store, clock, { queue: 0 });
+    await expect(locks.acquire('key', 'exclusive')).rejects.toMatchObject({ reason: 'full', retryAfterMs: undefined });
+    expect(lines.size).toBe(0);
+  });
+
   it('renews for as long as it is held', async () => {
     const { clock, process } = bench();
     const lease = await process().acquire('key');

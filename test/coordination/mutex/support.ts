@@ -7,9 +7,17 @@ import type { QueueEnterOptions, StoreQueue, Written } from '../../../src/stores
 export type Verb = 'read' | 'write' | 'remove' | 'enter' | 'pass' | 'leave' | 'size' | 'guardedWrite';
 /**
  * What happens to one verb: `'lost'`: it is done and the reply is not; `'dropped'`: it never arrives; `'refused'`: so, and the store says it; a promise: when it is
- * done; an error: what it fails with.
+ * done; `reply`: when its reply comes; an error: what it fails with.
  */
-export type Fate = 'ok' | 'lost' | 'dropped' | 'refused' | 'hung' | Promise<unknown> | Error;
+export type Fate =
+  | 'ok'
+  | 'lost'
+  | 'dropped'
+  | 'refused'
+  | 'hung'
+  | Promise<unknown>
+  | { readonly reply: Promise<unknown> }
+  | Error;
 
 /** What a store can do besides. */
 export interface Abilities {
@@ -37,6 +45,8 @@ export function unsteady(
   const state = {
     ...{ calls: 0, watching: 0, verbs: [] as Verb[], times: [] as number[] },
     fate: (_verb: Verb, _key: string): Fate => 'ok',
+    /** When changes begin to be told. */
+    ready: Promise.resolve(),
     /** Those that writes were given. */
     signals: [] as (AbortSignal | undefined)[],
     /** Whether those in the line are told. */
@@ -68,6 +78,7 @@ export function unsteady(
     const isChanged = typeof answer === 'boolean' ? answer : (answer as { ok?: boolean } | undefined)?.ok === true;
     if (isChanged) for (const tell of watchers.get(key) ?? []) queueMicrotask(() => tell({ kind: 'changed' }));
     if (fate === 'lost') throw failure(verb, 'unknown');
+    if (typeof fate === 'object' && 'reply' in fate) await fate.reply;
     return answer;
   };
 
@@ -164,11 +175,17 @@ export function unsteady(
               watch(key, onChange) {
                 state.watching++;
                 const all = watchers.get(key) ?? new Set();
-                watchers.set(key, all.add(onChange));
+                watchers.set(key, all);
+                let isOpen = true;
+                const ready = state.ready.then(() => {
+                  if (isOpen) all.add(onChange);
+                });
                 return {
-                  ready: Promise.resolve(),
+                  ready,
                   close() {
-                    if (all.delete(onChange)) state.watching--;
+                    if (isOpen) state.watching--;
+                    isOpen = false;
+                    all.delete(onChange);
                   },
                 };
               },
@@ -189,10 +206,10 @@ export function bench(options: Omit<Abilities, 'inner'> = {}) {
 }
 
 /** The engine of one process, and the keys that it remembers. */
-export function engine(store: Store | undefined, clock: VirtualClock) {
+export function engine(store: Store | undefined, clock: VirtualClock, { queue = 10 } = {}) {
   const locks = new Locks({
     ...{ kind: 'mutex', name: 'mutex', on: undefined, clock, random: () => 0.5, store, stack: false },
-    ...{ ttl: 3_000, margin: 300, renewEvery: undefined, wait: 1_000, queue: 10, permits: Number.POSITIVE_INFINITY },
+    ...{ ttl: 3_000, margin: 300, renewEvery: undefined, wait: 1_000, queue, permits: Number.POSITIVE_INFINITY },
   });
   return { locks, lines: (locks as unknown as { readonly lines: Map<string, unknown> }).lines };
 }

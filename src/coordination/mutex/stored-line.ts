@@ -516,9 +516,8 @@ class StoredLease extends LeaseBase {
     try {
       do {
         this.looksAgain = false;
-        const { owner } = this;
         const { record } = await this.line.table.look();
-        if (owner === this.owner && !record.holders.some((holder) => holder.owner === owner)) this.keeper.revoke();
+        if (!record.holders.some(({ owner }) => owner === this.owner)) this.keeper.revoke();
       } while (this.looksAgain && this.held());
     } catch {
       // The next renewal will tell.

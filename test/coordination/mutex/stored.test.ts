@@ -739,6 +739,33 @@ describe('mutex with a store', () => {
     expect(await lease.release()).toBe('lost');
   });
 
+  it('tells the owner also where somebody else has it by the time it looks, or when it looks already', async () => {
+    for (const when of ['before', 'while'] as const) {
+      const { clock, state, process } = bench({ watches: true });
+      const lease = await process().acquire('key');
+      await clock.advance(300);
+      let answer = () => {};
+      const late = new Promise<void>((resolve) => {
+        answer = resolve;
+      });
+      const fates: Fate[] = [when === 'before' ? late : { reply: late }];
+      state.fate = (verb) => (verb === 'read' ? (fates.shift() ?? 'ok') : 'ok');
+      await lease.extend();
+      await clock.flush();
+      expect(fates.length).toBe(0);
+      const { calls } = state;
+      await lease.extend();
+      await clock.flush();
+      // One look at a time.
+      expect(state.calls).toBe(calls + 1);
+      await process().forceRelease('key');
+      const next = await process().tryAcquire('key');
+      answer();
+      await clock.flush();
+      expect([lease.held(), lease.signal.aborted, next!.held()]).toEqual([false, true, true]);
+    }
+  });
+
   it('finds out that it was taken away before it was told of changes', async () => {
     const { clock, process } = bench({ watches: true });
     const lease = await process().acquire('key');
@@ -803,6 +830,15 @@ describe('mutex with a store', () => {
     expect(() => lease.assertHeld(700)).toThrow(expect.objectContaining({ reason: 'short' }));
     await clock.advance(5_000);
     expect(lease.held()).toBe(true);
+  });
+
+  it('cannot be extended by what its margin would eat up, nor once it is taken away', async () => {
+    const { process } = bench();
+    const lease = await process().acquire('key');
+    await expect(lease.extend(306)).rejects.toThrow('from 307 to');
+    expect(await lease.extend(307)).toBeCloseTo(307 * 0.99 - 302);
+    await process().forceRelease('key');
+    await expect(lease.extend('3s')).rejects.toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'taken' });
   });
 
   it('fails to extend with the error of the store, and is held as before', async () => {

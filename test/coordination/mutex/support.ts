@@ -64,12 +64,14 @@ export function unsteady(
     last = answer.catch(() => {});
     return answer;
   };
-  const through = async <T>(verb: Verb, key: string, work: () => Promise<T>): Promise<T> => {
+  const through = async <T>(verb: Verb, key: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> => {
     state.calls++;
     state.verbs.push(verb);
     state.times.push(clock.now());
     const fate = state.fate(verb, key);
-    if (fate === 'hung') return new Promise<T>(() => {});
+    if (fate === 'hung') {
+      return new Promise<T>((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
+    }
     if (fate === 'dropped') throw failure(verb, verb === 'read' ? 'no' : 'unknown');
     if (fate === 'refused') throw failure(verb, 'no');
     if (fate instanceof Error) throw fate;
@@ -152,7 +154,7 @@ export function unsteady(
     read: (key, options) => through('read', key, () => inner.read(key, options)),
     write: (key, value, options) => {
       state.signals.push(options.signal);
-      return through('write', key, () => inner.write(key, value, options));
+      return through('write', key, () => inner.write(key, value, options), options.signal);
     },
     remove: (key, options) => through('remove', key, () => inner.remove(key, options)),
     native:

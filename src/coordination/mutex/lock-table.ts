@@ -65,8 +65,8 @@ export interface Taken {
   readonly leftMs: number;
   /** Whether the store has a claim, or a place in its line, of the one who asked. */
   readonly isClaimed: boolean;
-  /** Whether the one who asked is told when it is his turn. */
-  readonly isTold: boolean;
+  /** Whether the one who asked is told when it is his turn, in a line. */
+  readonly isTold?: boolean;
 }
 
 /** How one waits. */
@@ -115,7 +115,7 @@ export class LockTable {
   async join(owner: string, mode: LockMode, waiting?: Waiting): Promise<Seat | Taken> {
     const { ttlMs, permits } = this.settings;
     if (mode === 'exclusive' && this.queue !== undefined) return this.enter(this.queue, owner, waiting);
-    const quiet = (leftMs: number) => ({ leftMs, isClaimed: false, isTold: false });
+    const quiet = (leftMs: number) => ({ leftMs, isClaimed: false });
     const outcome = await this.change<Taken>(
       nothing,
       ({ holders, claim }) => {
@@ -124,7 +124,7 @@ export class LockTable {
         const claimed = claim !== undefined && claim.owner !== owner;
         const hasRoom =
           mode === 'exclusive'
-            ? others.length === 0 && (!claimed || mine !== undefined)
+            ? others.length === 0 && !claimed
             : !others.some((other) => other.mode === 'exclusive') &&
               others.length < permits &&
               (!claimed || mine !== undefined);
@@ -165,8 +165,8 @@ export class LockTable {
       const { isTold, quietForMs } = answer;
       if (quietForMs > 0) return { leftMs: quietForMs, isClaimed, isTold };
       const { version, record: now } = this.read(answer.entry);
-      const isOver = now.holders.length === 0 && (now.claim === undefined || now.claim.owner === owner);
-      if (isOver && version > 0) await queue.pass(this.storeKey, { ifVersion: version, quietMs });
+      // Whoever has claimed it is in the line.
+      if (version > 0 && now.holders.length === 0) await queue.pass(this.storeKey, { ifVersion: version, quietMs });
       else if (isClaimed && this.wantsClaim(owner, now)) {
         const claimed = { holders: now.holders, claim: { owner, leftMs: ttlMs } };
         const ifVersion = version;
@@ -184,7 +184,7 @@ export class LockTable {
 
   private taken({ holders, claim }: LockRecord, isClaimed: boolean): Taken {
     const leftMs = Math.min(...holders.map((holder) => holder.leftMs), claim?.leftMs ?? Number.POSITIVE_INFINITY);
-    return { leftMs: Number.isFinite(leftMs) ? leftMs : this.settings.ttlMs, isClaimed, isTold: false };
+    return { leftMs: Number.isFinite(leftMs) ? leftMs : this.settings.ttlMs, isClaimed };
   }
 
   /** Renews a seat; undefined when it is gone. */

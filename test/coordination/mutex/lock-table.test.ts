@@ -158,6 +158,58 @@ describe('the claim of a writer', () => {
     expect((await until(clock, second, 300)).held()).toBe(true);
   });
 
+  it('goes with a writer who gives up at once, and lets no other writer by meanwhile', async () => {
+    const { clock, inner, process } = bench();
+    const reader = await process().read('key');
+    const controller = new AbortController();
+    const gone = expect(process().write('key', { signal: controller.signal })).rejects.toBe('gone');
+    await clock.flush();
+    await reader.release();
+    expect(await process().tryAcquire('key')).toBe(null);
+    await (await process().read('other')).release();
+    controller.abort('gone');
+    await gone;
+    await clock.flush();
+    expect(await inner.read('mutex:key')).toBe(undefined);
+    const again = await process().read('key');
+    const next = new AbortController();
+    const ended = expect(process().write('key', { signal: next.signal })).rejects.toBe('gone');
+    await clock.flush();
+    next.abort('gone');
+    await ended;
+    await clock.flush();
+    expect([again.held(), (await recordOf(inner)).claim]).toEqual([true, undefined]);
+  });
+
+  it('passes from a writer who is heard of no more to the next when its time is over', async () => {
+    const { clock, inner, process } = bench();
+    await process({ ttl: '60s' }).read('key');
+    const dead = unsteady(clock, { inner });
+    mutex({ store: dead.store, clock, ttl: '3s' })
+      .write('key')
+      .catch(() => {});
+    await clock.flush();
+    dead.state.fate = () => 'hung';
+    const { claim } = await recordOf(inner);
+    process()
+      .write('key')
+      .catch(() => {});
+    await clock.advance(2_900);
+    expect((await recordOf(inner)).claim.owner).toBe(claim.owner);
+    await clock.advance(400);
+    expect((await recordOf(inner)).claim.owner).not.toBe(claim.owner);
+  });
+
+  it('is none of a semaphore', async () => {
+    const { clock, store, inner } = bench();
+    const permits = semaphore({ store, clock, permits: 1 });
+    await permits.acquire('key');
+    const waiting = expect(semaphore({ store, clock, permits: 1 }).acquire('key', { wait: 500 })).rejects.toThrow();
+    await clock.advance(500);
+    await waiting;
+    expect((await recordOf(inner, 'semaphore:key')).claim).toBe(undefined);
+  });
+
   it('does not keep out a reader who is in already, and has not heard it', async () => {
     const { clock, state, inner, process } = bench();
     const other = await process().write('key');

@@ -1,6 +1,7 @@
 /** Locks over a store that has a line and a guard, in virtual time. The line of a real server has its own tests. */
-import { LockUnavailableError, mutex, StoreError } from 'holdfast';
+import { LockUnavailableError, mutex, StoreError, semaphore } from 'holdfast';
 import { describe, expect, it } from 'vitest';
+import type { StoreQueue } from '../../../src/stores/store.js';
 import { bench, engine, unsteady, until } from './support.ts';
 
 describe('mutex with a store that has a line', () => {
@@ -251,6 +252,56 @@ describe('mutex with a store that has a line', () => {
     void [writing, reading];
   });
 
+  it('asks at most two hundred times for what is over, names the version that is over, and makes no claim of nothing', async () => {
+    const { clock, store } = bench({ queues: true });
+    const log: unknown[] = [];
+    const entry = { value: new TextEncoder().encode('{"holders":[]}'), version: 7, ageMs: 0, ttlMs: 1_000 };
+    const answers: unknown[] = [undefined];
+    const queue: StoreQueue = {
+      ...store.native!.queue!,
+      async enter() {
+        log.push('enter');
+        return {
+          ok: false,
+          entry: answers.length > 0 ? (answers.shift() as undefined) : entry,
+          quietForMs: 0,
+          isTold: true,
+        };
+      },
+      async pass(_, options) {
+        log.push(options);
+        return true;
+      },
+    };
+    const write = async () => {
+      throw new Error('nothing is to be written');
+    };
+    const locks = mutex({ store: { ...store, write, native: { queue } }, clock, ttl: '3s', random: () => 0 });
+    const failing = expect(locks.acquire('key')).rejects.toMatchObject({ code: 'ERR_LOCK_UNAVAILABLE' });
+    await clock.advance(2_000);
+    // There was nothing in the way, and yet it was not had: somebody else comes first.
+    expect(log).toEqual(['enter']);
+    await clock.advance(1_002);
+    expect(log.slice(0, 3)).toEqual(['enter', 'enter', { ifVersion: 7, quietMs: undefined }]);
+    expect(log.filter((one) => one === 'enter').length).toBe(201);
+    await clock.advance(30_000);
+    await failing;
+  });
+
+  it('makes no claim for who does not wait', async () => {
+    const { inner, process } = bench({ queues: true });
+    await process().read('key');
+    expect(await process().tryAcquire('key')).toBe(null);
+    expect(new TextDecoder().decode((await inner.read('mutex:key'))!.value)).not.toContain('"claim"');
+  });
+
+  it('is of no use to a semaphore', async () => {
+    const { clock, state, store } = bench({ queues: true });
+    const permits = semaphore({ store, clock, permits: 1 });
+    await (await permits.acquire('key')).release();
+    expect(state.verbs).toEqual(['write', 'remove']);
+  });
+
   it('does not stand in line with tryAcquire', async () => {
     const { state, process } = bench({ queues: true });
     await process().acquire('key');
@@ -323,6 +374,7 @@ describe("mutex with afterRestart: 'wait'", () => {
       expect(lease.held()).toBe(true);
       // Who stands in the line asks when the time is over, and not before.
       if (how === 'write') expect(state.verbs.filter((verb) => verb === 'enter').length).toBe(2);
+      else expect(state.verbs).not.toContain('leave');
       await lease.release();
       await (await process()[how]('key')).release();
     },

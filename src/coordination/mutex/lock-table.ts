@@ -318,12 +318,12 @@ export class LockTable {
   ): Promise<{ readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number }> {
     const { store, storeKey } = this;
     const { quietMs } = this.settings;
-    const signal = requests.length === 1 ? requests[0]!.signal : undefined;
     // Whoever has claimed it is in the line, if there is one.
     if (record.holders.length === 0 && (record.claim === undefined || this.queue !== undefined)) {
-      if (await this.vacate({ ifVersion: version, signal })) return { version: 0 };
-      return { now: this.read(await store.read(storeKey, { signal })) };
+      if (await this.vacate({ ifVersion: version })) return { version: 0 };
+      return { now: await this.look() };
     }
+    const signal = requests.length === 1 ? requests[0]!.signal : undefined;
     const options = { ttlMs: ttlOf(record), ifVersion: version, signal };
     const value = encodeRecord(record);
     const isGuarded = quietMs !== undefined && requests.some(({ onQuiet }) => onQuiet !== undefined);

@@ -1,12 +1,21 @@
 /** What is written into a store for a lock, and how those who share a key judge it. */
 import { mutex, type Store, StoreError, semaphore } from 'holdfast';
 import { describe, expect, it } from 'vitest';
-import { bench, type Fate, unsteady, until } from './support.ts';
+import { bench, engine, type Fate, unsteady, until } from './support.ts';
 
 /** What a store holds under the key of a lock. */
 async function recordOf(store: Store, key = 'mutex:key') {
   const entry = await store.read(key);
   return entry && { ...JSON.parse(new TextDecoder().decode(entry.value)), ttlMs: entry.ttlMs, version: entry.version };
+}
+
+/** A reply that comes when the test says so. */
+function later() {
+  let answer = () => {};
+  const reply = new Promise<void>((resolve) => {
+    answer = resolve;
+  });
+  return { reply, answer };
 }
 
 describe('the record of a lock', () => {
@@ -275,20 +284,79 @@ describe('writes for a lock', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
+  it('remember of those who share a key only who is there', async () => {
+    const { store, clock, process } = bench();
+    const { locks, lines } = engine(store, clock);
+    await locks.acquire('key', 'shared');
+    const others = process();
+    for (let round = 0; round < 50; round++) {
+      const lease = await others.read('key');
+      await locks.inspect('key');
+      await lease.release();
+    }
+    const line = lines.get('key') as { readonly table: { readonly seenSince: ReadonlyMap<string, unknown> } };
+    expect(line.table.seenSince.size).toBeLessThanOrEqual(2);
+  });
+
   it('are at most four at a time of one process and key', async () => {
-    const { clock, state, process } = bench();
-    const locks = process();
-    let answer = () => {};
-    const slow = new Promise<void>((resolve) => {
-      answer = resolve;
-    });
-    state.fate = () => slow;
-    const reading = Promise.all(Array.from({ length: 20 }, () => locks.read('key')));
+    const { clock, state, store } = bench();
+    const permits = semaphore({ store, clock, permits: 50 });
+    const { reply, answer } = later();
+    state.fate = () => reply;
+    const trying = Promise.all(Array.from({ length: 20 }, () => permits.tryAcquire('key')));
     await clock.flush();
-    expect(state.calls).toBeLessThanOrEqual(4);
+    expect(state.calls).toBe(4);
     state.fate = () => 'ok';
     answer();
-    expect((await until(clock, reading, 1_000)).length).toBe(20);
+    expect((await trying).every((lease) => lease?.held())).toBe(true);
+  });
+
+  it('of several at once end with the try of none of them', async () => {
+    const { clock, state, process } = bench();
+    const locks = process({ ttl: '60s' });
+    const readers = await Promise.all(Array.from({ length: 6 }, () => locks.read('key')));
+    const { reply, answer } = later();
+    state.fate = () => reply;
+    const extended = Promise.all(readers.map((reader) => reader.extend()));
+    await clock.flush();
+    state.signals.length = 0;
+    state.fate = () => 'ok';
+    answer();
+    await extended;
+    expect(state.signals).toContain(undefined);
+  });
+
+  it('renew while the store grants nothing, also by one write with who wants to come in', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    const locks = process({ afterRestart: 'wait', ttl: '3s' });
+    const readers = [await until(clock, locks.read('key'))];
+    for (let index = 0; index < 4; index++) readers.push(await locks.read('key'));
+    state.beganMs = clock.now();
+    const { reply, answer } = later();
+    state.fate = () => reply;
+    const extended = readers.map((reader) => reader.extend());
+    await clock.flush();
+    const refused = expect(locks.read('key', { wait: 0 })).rejects.toMatchObject({ reason: 'waited' });
+    await clock.flush();
+    state.fate = () => 'ok';
+    answer();
+    await refused;
+    for (const remaining of await Promise.all(extended)) expect(remaining).toBe(2_668);
+  });
+
+  it('hand over the seat that is given back, and give each heir a fence of his own', async () => {
+    const { clock, store, inner } = bench();
+    const permits = semaphore({ store, clock, permits: 8, ttl: '3s' });
+    const leases = [];
+    for (let index = 0; index < 8; index++) leases.push(await permits.acquire('key'));
+    const waiting = Array.from({ length: 7 }, () => permits.acquire('key'));
+    await clock.flush();
+    await Promise.all(leases.slice(1).map((lease) => lease.release()));
+    const heirs = await Promise.all(waiting);
+    const { holders } = await recordOf(inner, 'semaphore:key');
+    const owners = [leases[0]!, ...heirs].map(({ owner }) => owner);
+    expect(holders.map(({ owner }: { owner: string }) => owner).sort()).toEqual(owners.sort());
+    expect(new Set(heirs.map(({ fence }) => fence)).size).toBe(7);
   });
 
   it('of a renewal take nothing from the others who share the key', async () => {

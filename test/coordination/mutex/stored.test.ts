@@ -489,6 +489,12 @@ describe('mutex with a store', () => {
     expect((await until(clock, second, 300)).held()).toBe(true);
   });
 
+  it('has no timer for a watch where the store tells of nothing', async () => {
+    const { clock, process } = bench();
+    await process().acquire('key');
+    expect(clock.pendingTimers).toBe(2);
+  });
+
   it('watches a lock that only one may hold, and only where it is held for a while', async () => {
     const { clock, state, process } = bench({ watches: true });
     const short = await process().acquire('short');

@@ -38,9 +38,11 @@ export interface LockRecord {
 export interface Seen {
   readonly version: number;
   readonly record: LockRecord;
+  /** When it was seen, on this process's clock. */
+  readonly atMs: number;
 }
 
-export const nothing: Seen = { version: 0, record: { holders: [] } };
+export const nothing: Seen = { version: 0, record: { holders: [] }, atMs: 0 };
 
 /** Made when they are first needed: making them takes time of every import. */
 let encoder: InstanceType<typeof TextEncoder> | undefined;
@@ -52,12 +54,12 @@ export function encodeRecord(record: LockRecord): Uint8Array {
 }
 
 /** What an entry says now: with all fences, and without those whose time is over. */
-export function readRecord(key: string, { value, version, ageMs, ttlMs }: Entry): Seen {
+export function readRecord(key: string, { value, version, ageMs, ttlMs }: Entry, atMs: number): Seen {
   const { holders, claim } = parse(key, value);
   // What was handed over lives shorter than it says, until its owner has taken it.
   const left = (ms: number) => Math.min(ms - ageMs, ttlMs);
   return {
-    version,
+    ...{ version, atMs },
     record: {
       holders: holders
         .map((holder) => ({ ...holder, leftMs: left(holder.leftMs), fence: holder.fence ?? version }))

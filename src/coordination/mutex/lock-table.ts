@@ -65,8 +65,8 @@ export interface Taken {
   readonly leftMs: number;
   /** Whether the store has a claim, or a place in its line, of the one who asked. */
   readonly isClaimed: boolean;
-  /** Whether the one who asked is told when it is his turn. */
-  readonly isTold: boolean;
+  /** Whether the one who asked is told when it is his turn, in a line. */
+  readonly isTold?: boolean;
 }
 
 /** How one waits. */
@@ -117,7 +117,7 @@ export class LockTable {
   async join(owner: string, mode: LockMode, waiting?: Waiting): Promise<Seat | Taken> {
     const { ttlMs, permits } = this.settings;
     if (mode === 'exclusive' && this.queue !== undefined) return this.enter(this.queue, owner, waiting);
-    const quiet = (leftMs: number) => ({ leftMs, isClaimed: false, isTold: false });
+    const quiet = (leftMs: number) => ({ leftMs, isClaimed: false });
     const outcome = await this.change<Taken>(
       nothing,
       ({ holders, claim }) => {
@@ -126,7 +126,7 @@ export class LockTable {
         const claimed = claim !== undefined && claim.owner !== owner;
         const hasRoom =
           mode === 'exclusive'
-            ? others.length === 0 && (!claimed || mine !== undefined)
+            ? others.length === 0 && !claimed
             : !others.some((other) => other.mode === 'exclusive') &&
               others.length < permits &&
               (!claimed || mine !== undefined);
@@ -161,15 +161,15 @@ export class LockTable {
       const answer = await queue.enter(this.storeKey, owner, value, place);
       if (answer.ok) {
         const { version } = answer;
-        const seen = { version, record: withFences(record, version) };
+        const seen = { version, record: withFences(record, version), atMs: sent.monotonicMs };
         return { seen, sent, owner, mode: 'exclusive', fence: version };
       }
       if (waiting !== undefined) waiting.mayBeThere = true;
       const { isTold, quietForMs } = answer;
       if (quietForMs > 0) return { leftMs: quietForMs, isClaimed, isTold };
       const { version, record: now } = this.read(answer.entry);
-      const isOver = now.holders.length === 0 && (now.claim === undefined || now.claim.owner === owner);
-      if (isOver && version > 0) await queue.pass(this.storeKey, { ifVersion: version, quietMs });
+      // Whoever has claimed it is in the line.
+      if (version > 0 && now.holders.length === 0) await queue.pass(this.storeKey, { ifVersion: version, quietMs });
       else if (isClaimed && this.wantsClaim(owner, now)) {
         const claimed = { holders: now.holders, claim: { owner, leftMs: ttlMs } };
         const ifVersion = version;
@@ -187,7 +187,7 @@ export class LockTable {
 
   private taken({ holders, claim }: LockRecord, isClaimed: boolean): Taken {
     const leftMs = Math.min(...holders.map((holder) => holder.leftMs), claim?.leftMs ?? Number.POSITIVE_INFINITY);
-    return { leftMs: Number.isFinite(leftMs) ? leftMs : this.settings.ttlMs, isClaimed, isTold: false };
+    return { leftMs: Number.isFinite(leftMs) ? leftMs : this.settings.ttlMs, isClaimed };
   }
 
   /** Renews a seat; undefined when it is gone. */
@@ -282,7 +282,7 @@ export class LockTable {
     // The owner of a seat may go by what he has seen of it; what somebody else wrote must be so by now to tell anybody anything.
     let isFresh = requests.length === 1 && requests[0]!.from === seen;
     for (let tries = 1; tries <= mostTries; tries++) {
-      const plan = planOf(requests, seen.record);
+      const plan = planOf(requests, this.aged(seen));
       const { changed, answered, later, record } = plan;
       const sent = instantOf(this.settings.clock);
       let outcome: { readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number };
@@ -290,7 +290,11 @@ export class LockTable {
       else outcome = isFresh ? seen : { now: await this.look() };
       if ('version' in outcome) {
         const { version } = outcome;
-        const written = { seen: version === 0 ? nothing : { version, record: withFences(record, version) }, sent };
+        const atMs = sent.monotonicMs;
+        const written = {
+          seen: version === 0 ? nothing : { version, record: withFences(record, version), atMs },
+          sent,
+        };
         this.last = written.seen;
         for (const { resolve } of changed) resolve(written);
         for (const { request, answer } of answered) request.resolve(answer);
@@ -317,12 +321,12 @@ export class LockTable {
   ): Promise<{ readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number }> {
     const { store, storeKey } = this;
     const { quietMs } = this.settings;
-    const signal = requests.length === 1 ? requests[0]!.signal : undefined;
     // Whoever has claimed it is in the line, if there is one.
     if (record.holders.length === 0 && (record.claim === undefined || this.queue !== undefined)) {
-      if (await this.vacate({ ifVersion: version, signal })) return { version: 0 };
-      return { now: this.read(await store.read(storeKey, { signal })) };
+      if (await this.vacate({ ifVersion: version })) return { version: 0 };
+      return { now: await this.look() };
     }
+    const signal = requests.length === 1 ? requests[0]!.signal : undefined;
     const options = { ttlMs: ttlOf(record), ifVersion: version, signal };
     const value = encodeRecord(record);
     const isGuarded = quietMs !== undefined && requests.some(({ onQuiet }) => onQuiet !== undefined);
@@ -348,14 +352,21 @@ export class LockTable {
   }
 
   private read(entry: Entry | undefined): Seen {
-    if (entry !== undefined) return this.judged(readRecord(this.key, entry));
+    if (entry !== undefined) return this.judged(readRecord(this.key, entry, this.settings.clock.now()));
     this.seenSince = undefined;
     return nothing;
   }
 
+  /** With a claim as old as it is by now: a holder lives as long as its renewals move on, and nothing of a claim does. */
+  private aged({ record, atMs }: Seen): LockRecord {
+    if (record.claim === undefined) return record;
+    const leftMs = record.claim.leftMs - (this.settings.clock.now() - atMs);
+    return { holders: record.holders, claim: leftMs > 0 ? { ...record.claim, leftMs } : undefined };
+  }
+
   /** Without those who have not renewed for as long as their lease, by the clock of this process: a record that is rewritten all the time ages slowly. */
   private judged(seen: Seen): Seen {
-    const { version, record } = seen;
+    const { record } = seen;
     if (record.holders.length < 2 && this.seenSince === undefined) return seen;
     this.seenSince ??= new Map();
     const { seenSince } = this;
@@ -370,7 +381,7 @@ export class LockTable {
       const owners = new Set(record.holders.map(({ owner }) => owner));
       for (const owner of seenSince.keys()) if (!owners.has(owner)) seenSince.delete(owner);
     }
-    return alive.length === record.holders.length ? seen : { version, record: { ...record, holders: alive } };
+    return alive.length === record.holders.length ? seen : { ...seen, record: { ...record, holders: alive } };
   }
 }
 

@@ -166,11 +166,9 @@ export class StoredLine extends Line {
   }
 
   /** @internal */
-  failAll(error: unknown): void {
-    for (let first = this.waiters.first; first !== undefined; first = this.waiters.first) {
-      this.takeOut(first);
-      first.reject(error);
-    }
+  fail(waiter: Waiter, error: unknown): void {
+    this.takeOut(waiter);
+    waiter.reject(error);
   }
 
   /** @internal */
@@ -181,9 +179,7 @@ export class StoredLine extends Line {
   /** @internal */
   endCampaign(only: Waiter | undefined): void {
     this.campaigns.delete(only);
-    const { first } = this.waiters;
-    if (only === undefined && first !== undefined) this.onArrival(first);
-    else this.rest();
+    this.rest();
   }
 
   /** @internal As `cleanUp`, for those who have had every answer; those who go in one turn together. */
@@ -348,7 +344,7 @@ class Campaign extends Timer implements Waiting {
         this.isUncertain ||= isUncertain(error);
         // A store that has not answered at all is told of at once. One that has may come back while there is time to wait.
         if (!hasAnswered || isHopeless(error)) {
-          line.failAll(error);
+          for (let next = this.heir; next !== undefined; next = this.heir) line.fail(next, error);
           break;
         }
         this.failure = error;
@@ -519,9 +515,8 @@ class StoredLease extends LeaseBase {
     try {
       do {
         this.looksAgain = false;
-        const { owner } = this;
         const { record } = await this.line.table.look();
-        if (owner === this.owner && !record.holders.some((holder) => holder.owner === owner)) this.keeper.revoke();
+        if (!record.holders.some(({ owner }) => owner === this.owner)) this.keeper.revoke();
       } while (this.looksAgain && this.held());
     } catch {
       // The next renewal will tell.

@@ -1,7 +1,19 @@
-import { type LockContext, leader, memoryStore, mutex, type Store, StoreError } from 'holdfast';
+import {
+  deadline,
+  type LockContext,
+  leader,
+  memoryStore,
+  mutex,
+  pipeline,
+  retry,
+  type Store,
+  StoreError,
+  semaphore,
+  timeout,
+} from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
-import { enableContext, runDetached } from '../../../src/integrations/context.js';
+import { currentCall, currentDeadline, enableContext, runDetached } from '../../../src/integrations/context.js';
 
 const untilAborted = (signal: AbortSignal) =>
   new Promise<void>((resolve) => {
@@ -159,5 +171,59 @@ describe('mutex where the context is in use', () => {
       });
       expect(await locks.run('key', () => 4)).toBe(4);
     }
+  });
+
+  it('refuses one permit of one, and neither one of several nor what is of another kind or of a lock that is lost', async () => {
+    enableContext();
+    const store = memoryStore();
+    const one = semaphore({ store, permits: 1, wait: 20 });
+    await one.run('key', async () => {
+      await expect(one.acquire('key')).rejects.toMatchObject({ reason: 'reentrant', key: 'key' });
+      await expect(one.tryAcquire('key')).rejects.toMatchObject({ reason: 'reentrant' });
+      expect(await mutex({ store }).run('key', () => 1)).toBe(1);
+      expect(await semaphore({ store: memoryStore(), permits: 1 }).run('key', () => 2)).toBe(2);
+    });
+    const several = semaphore({ permits: 2 });
+    expect(await several.run('key', () => several.run('key', () => 3))).toBe(3);
+    const locks = mutex();
+    const outer = locks.run(['key', 'other'], async () => {
+      await expect(locks.acquire('other')).rejects.toMatchObject({ reason: 'reentrant', key: 'other' });
+      await locks.forceRelease('key');
+      await locks.forceRelease('other');
+      expect(await locks.run('key', () => 4)).toBe(4);
+    });
+    await expect(outer).rejects.toMatchObject({ code: 'ERR_LOCK_LOST' });
+  });
+
+  it('finds itself also behind other locks and calls', async () => {
+    enableContext();
+    const [locks, others] = [mutex(), mutex()];
+    const inside = pipeline(retry({ attempts: 1 }));
+    const result = locks.run('key', () =>
+      others.run('key', () => inside.execute(() => locks.tryAcquire('key').catch((error: unknown) => error))),
+    );
+    expect(await result).toMatchObject({ reason: 'reentrant' });
+  });
+
+  it('ends the calls under the lock when it is lost, and gives them what the call around has', async () => {
+    enableContext();
+    const locks = mutex();
+    const outside = pipeline(deadline('1h'));
+    const work = outside.execute(
+      (call) =>
+        locks.run('key', async ({ lease }) => {
+          expect(currentCall()!.attributes.tenant).toBe('blue');
+          expect(currentDeadline()).toBe(call.deadline);
+          const inner = pipeline(timeout('1h')).execute(({ signal }) => untilAborted(signal).then(() => signal.reason));
+          await locks.forceRelease('key');
+          expect([lease.held(), await inner.catch((error: unknown) => error)]).toMatchObject([
+            false,
+            { code: 'ERR_LOCK_LOST' },
+          ]);
+        }),
+      { attributes: { tenant: 'blue' } },
+    );
+    await expect(work).rejects.toMatchObject({ code: 'ERR_LOCK_LOST' });
+    await locks.run('key', () => expect(currentCall()!.attributes.tenant).toBe(undefined));
   });
 });

@@ -149,6 +149,27 @@ describe('a call for a lock', () => {
     await expect(locks.acquire(5 as never)).rejects.toThrow('jobs: option "key" must be');
   });
 
+  it('checks its options and its signal also where the lock is free', async () => {
+    const locks = mutex();
+    let runs = 0;
+    const count = () => ++runs;
+    await expect(locks.run('key', count, { wait: -1 })).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+    await expect(locks.run('key', count, { signal: AbortSignal.abort('over') })).rejects.toBe('over');
+    expect(runs).toBe(0);
+    expect(await locks.run('key', count, {})).toBe(1);
+  });
+
+  it('fails, with the result, when the lock turns out to be gone as it is given back', async () => {
+    const { process } = bench();
+    const work = process().run('key', async () => {
+      await process().forceRelease('key');
+      return 'done';
+    });
+    await expect(work).rejects.toMatchObject({
+      ...{ code: 'ERR_LOCK_LOST', reason: 'taken', outcome: { ok: true, value: 'done' } },
+    });
+  });
+
   it('gives nothing that it may not wait for', async () => {
     const { process } = bench();
     await process().acquire('key');

@@ -1,7 +1,8 @@
 /** Locks over a store that has a line and a guard, in virtual time. The line of a real server has its own tests. */
-import { LockUnavailableError, mutex, StoreError } from 'holdfast';
+import { LockUnavailableError, mutex, StoreError, semaphore } from 'holdfast';
 import { describe, expect, it } from 'vitest';
-import { bench, unsteady, until } from './support.ts';
+import type { StoreQueue } from '../../../src/stores/store.js';
+import { bench, engine, unsteady, until } from './support.ts';
 
 describe('mutex with a store that has a line', () => {
   it('takes by one verb and gives back by one, and a reader as without a line', async () => {
@@ -129,6 +130,17 @@ describe('mutex with a store that has a line', () => {
     expect(served).toEqual(['other 1', 'other 2', 'one 1']);
   });
 
+  it('stands in line at once when its slice of time is over', async () => {
+    const { clock, process } = bench({ queues: true });
+    const locks = process();
+    const lease = await locks.acquire('key');
+    const waiting = locks.acquire('key');
+    await clock.advance(25);
+    await lease.release();
+    await clock.flush();
+    expect([(await waiting).held(), clock.now()]).toEqual([true, 25]);
+  });
+
   it('gives each caller a place of his own, if it is fair, and serves them as they came', async () => {
     const { clock, state, process } = bench({ queues: true });
     const [one, other] = [process({ fair: true }), process({ fair: true })];
@@ -169,16 +181,42 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
+  it('fails the one who comes while the store fails, if it is fair, and none of those who wait already', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    const lease = await process().acquire('key');
+    const locks = process({ fair: true });
+    const waiting = locks.acquire('key');
+    await clock.advance(100);
+    state.fate = () => 'refused';
+    await expect(locks.acquire('key')).rejects.toMatchObject({ code: 'ERR_STORE' });
+    state.fate = () => 'ok';
+    await lease.release();
+    expect((await until(clock, waiting, 10)).held()).toBe(true);
+  });
+
+  it('forgets the key once the place is given up', async () => {
+    const { clock, store, process } = bench({ queues: true });
+    await process().acquire('key');
+    const { locks, lines } = engine(store, clock);
+    const ended = expect(locks.acquire('key', 'exclusive', { wait: 100 })).rejects.toMatchObject({ reason: 'waited' });
+    await clock.advance(99);
+    expect(lines.size).toBe(1);
+    await clock.advance(1);
+    await ended;
+    await clock.flush();
+    expect(lines.size).toBe(0);
+  });
+
   it('takes a thousand who go at once out of the line by one verb', async () => {
     const { clock, state, process } = bench({ queues: true });
     await process().acquire('key');
     const controller = new AbortController();
     const locks = process({ fair: true });
     const ended = Promise.allSettled(
-      Array.from({ length: 1_500 }, () => locks.acquire('key', { signal: controller.signal })),
+      Array.from({ length: 2_000 }, () => locks.acquire('key', { signal: controller.signal })),
     );
     await clock.flush();
-    expect(state.lines.get('mutex:key')!.length).toBe(1_500);
+    expect(state.lines.get('mutex:key')!.length).toBe(2_000);
     state.verbs.length = 0;
     controller.abort();
     await ended;
@@ -200,6 +238,68 @@ describe('mutex with a store that has a line', () => {
     state.fate = () => 'ok';
     await clock.flush();
     expect(await process().tryAcquire('key')).not.toBe(null);
+  });
+
+  it('watches for readers, who stand in no line, and not for who is told of his turn', async () => {
+    const { clock, state, process } = bench({ queues: true, watches: true });
+    await process().write('key');
+    const writing = process().write('key');
+    await clock.advance(10);
+    expect(state.watching).toBe(0);
+    const reading = process().read('key');
+    await clock.advance(10);
+    expect(state.watching).toBe(1);
+    void [writing, reading];
+  });
+
+  it('asks at most two hundred times for what is over, names the version that is over, and makes no claim of nothing', async () => {
+    const { clock, store } = bench({ queues: true });
+    const log: unknown[] = [];
+    const entry = { value: new TextEncoder().encode('{"holders":[]}'), version: 7, ageMs: 0, ttlMs: 1_000 };
+    const answers: unknown[] = [undefined];
+    const queue: StoreQueue = {
+      ...store.native!.queue!,
+      async enter() {
+        log.push('enter');
+        return {
+          ok: false,
+          entry: answers.length > 0 ? (answers.shift() as undefined) : entry,
+          quietForMs: 0,
+          isTold: true,
+        };
+      },
+      async pass(_, options) {
+        log.push(options);
+        return true;
+      },
+    };
+    const write = async () => {
+      throw new Error('nothing is to be written');
+    };
+    const locks = mutex({ store: { ...store, write, native: { queue } }, clock, ttl: '3s', random: () => 0 });
+    const failing = expect(locks.acquire('key')).rejects.toMatchObject({ code: 'ERR_LOCK_UNAVAILABLE' });
+    await clock.advance(2_000);
+    // There was nothing in the way, and yet it was not had: somebody else comes first.
+    expect(log).toEqual(['enter']);
+    await clock.advance(1_002);
+    expect(log.slice(0, 3)).toEqual(['enter', 'enter', { ifVersion: 7, quietMs: undefined }]);
+    expect(log.filter((one) => one === 'enter').length).toBe(201);
+    await clock.advance(30_000);
+    await failing;
+  });
+
+  it('makes no claim for who does not wait', async () => {
+    const { inner, process } = bench({ queues: true });
+    await process().read('key');
+    expect(await process().tryAcquire('key')).toBe(null);
+    expect(new TextDecoder().decode((await inner.read('mutex:key'))!.value)).not.toContain('"claim"');
+  });
+
+  it('is of no use to a semaphore', async () => {
+    const { clock, state, store } = bench({ queues: true });
+    const permits = semaphore({ store, clock, permits: 1 });
+    await (await permits.acquire('key')).release();
+    expect(state.verbs).toEqual(['write', 'remove']);
   });
 
   it('does not stand in line with tryAcquire', async () => {
@@ -250,9 +350,9 @@ describe('mutex with a store that has a line', () => {
     await clock.flush();
     controller.abort();
     await ended;
-    await until(clock, Promise.resolve(), 10);
     await clock.advance(5_000);
     expect(state.lines.get('mutex:key')).toEqual([]);
+    expect(state.verbs.filter((verb) => verb === 'leave').length).toBe(1);
     await lease.release();
     const reader = await until(clock, reading, 1_000);
     expect(reader.held()).toBe(true);
@@ -274,6 +374,7 @@ describe("mutex with afterRestart: 'wait'", () => {
       expect(lease.held()).toBe(true);
       // Who stands in the line asks when the time is over, and not before.
       if (how === 'write') expect(state.verbs.filter((verb) => verb === 'enter').length).toBe(2);
+      else expect(state.verbs).not.toContain('leave');
       await lease.release();
       await (await process()[how]('key')).release();
     },

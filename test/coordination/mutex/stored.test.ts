@@ -73,6 +73,50 @@ describe('mutex with a store', () => {
     expect([next.held(), state.watching]).toEqual([true, 0]);
   });
 
+  it('looks again when something has changed while it looked', async () => {
+    const { clock, state, process } = bench({ watches: true });
+    const lease = await process({ ttl: '60s' }).acquire('key');
+    const waiting = process().acquire('key');
+    await clock.advance(100);
+    let answer = () => {};
+    const reply = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    const fates: Fate[] = ['ok', { reply }];
+    state.fate = () => fates.shift() ?? 'ok';
+    // The waiter is told, and looks; its answer is old when it comes.
+    await lease.extend();
+    await clock.flush();
+    expect(fates.length).toBe(0);
+    await lease.release();
+    answer();
+    await clock.advance(1);
+    expect((await waiting).held()).toBe(true);
+  });
+
+  it('looks when it begins to be told of changes, for what happened before', async () => {
+    const { clock, state, process } = bench({ watches: true });
+    const lease = await process({ ttl: '60s' }).acquire('key');
+    let begin = () => {};
+    state.ready = new Promise<void>((resolve) => {
+      begin = resolve;
+    });
+    const waiting = process().acquire('key');
+    await clock.advance(1_000);
+    await lease.release();
+    begin();
+    await clock.flush();
+    expect([(await waiting).held(), clock.now()]).toEqual([true, 1_000]);
+  });
+
+  it('refuses who finds no place, and forgets the key', async () => {
+    const { store, clock, process } = bench();
+    await process().acquire('key');
+    const { locks, lines } = engine(store, clock, { queue: 0 });
+    await expect(locks.acquire('key', 'exclusive')).rejects.toMatchObject({ reason: 'full', retryAfterMs: undefined });
+    expect(lines.size).toBe(0);
+  });
+
   it('renews for as long as it is held', async () => {
     const { clock, process } = bench();
     const lease = await process().acquire('key');
@@ -211,13 +255,16 @@ describe('mutex with a store', () => {
   });
 
   it('looks for what may be left of it at once, and ever later, until it must have expired', async () => {
-    for (const [drawn, times] of [
-      [0, [0, 0, 25, 75, 175, 375, 775, 1_575]],
-      [0.5, [0, 0, 50, 150, 350, 750, 1_550]],
+    for (const [drawn, ttl, times] of [
+      [0, 3_000, [0, 0, 25, 75, 175, 375, 775, 1_575]],
+      [0.5, 3_000, [0, 0, 50, 150, 350, 750, 1_550]],
+      [0.5, 1_550, [0, 0, 50, 150, 350, 750]],
     ] as const) {
       const { clock, state, process } = bench();
       state.fate = () => 'dropped';
-      await expect(process({ random: () => drawn }).tryAcquire('key')).rejects.toMatchObject({ code: 'ERR_STORE' });
+      await expect(process({ ttl, random: () => drawn }).tryAcquire('key')).rejects.toMatchObject({
+        code: 'ERR_STORE',
+      });
       await clock.advance(10_000);
       expect([state.times, clock.pendingTimers]).toEqual([times, 0]);
     }
@@ -451,6 +498,12 @@ describe('mutex with a store', () => {
     expect((await until(clock, second, 300)).held()).toBe(true);
   });
 
+  it('has no timer for a watch where the store tells of nothing', async () => {
+    const { clock, process } = bench();
+    await process().acquire('key');
+    expect(clock.pendingTimers).toBe(2);
+  });
+
   it('watches a lock that only one may hold, and only where it is held for a while', async () => {
     const { clock, state, process } = bench({ watches: true });
     const short = await process().acquire('short');
@@ -565,6 +618,23 @@ describe('mutex with a store', () => {
     expect(clock.pendingTimers).toBe(0);
     await clock.advance(60_000);
     expect(state.calls).toBe(calls);
+  });
+
+  it('asks for nothing because one of several waiters has gone', async () => {
+    const { clock, state, process } = bench();
+    await process({ ttl: '60s' }).acquire('key');
+    const locks = process();
+    const controller = new AbortController();
+    const gone = expect(locks.acquire('key', { signal: controller.signal })).rejects.toBe('gone');
+    const ended = expect(locks.acquire('key', { wait: '2s' })).rejects.toMatchObject({ reason: 'waited' });
+    await clock.advance(1_000);
+    const { calls } = state;
+    controller.abort('gone');
+    await gone;
+    await clock.flush();
+    expect(state.calls).toBe(calls);
+    await clock.advance(1_000);
+    await ended;
   });
 
   it('lets 500 waiters of one process ask the store as one, and hands over from one to the next', async () => {
@@ -684,6 +754,33 @@ describe('mutex with a store', () => {
     expect(await lease.release()).toBe('lost');
   });
 
+  it('tells the owner also where somebody else has it by the time it looks, or when it looks already', async () => {
+    for (const when of ['before', 'while'] as const) {
+      const { clock, state, process } = bench({ watches: true });
+      const lease = await process().acquire('key');
+      await clock.advance(300);
+      let answer = () => {};
+      const late = new Promise<void>((resolve) => {
+        answer = resolve;
+      });
+      const fates: Fate[] = [when === 'before' ? late : { reply: late }];
+      state.fate = (verb) => (verb === 'read' ? (fates.shift() ?? 'ok') : 'ok');
+      await lease.extend();
+      await clock.flush();
+      expect(fates.length).toBe(0);
+      const { calls } = state;
+      await lease.extend();
+      await clock.flush();
+      // One look at a time.
+      expect(state.calls).toBe(calls + 1);
+      await process().forceRelease('key');
+      const next = await process().tryAcquire('key');
+      answer();
+      await clock.flush();
+      expect([lease.held(), lease.signal.aborted, next!.held()]).toEqual([false, true, true]);
+    }
+  });
+
   it('finds out that it was taken away before it was told of changes', async () => {
     const { clock, process } = bench({ watches: true });
     const lease = await process().acquire('key');
@@ -775,6 +872,15 @@ describe('mutex with a store', () => {
     expect(() => lease.assertHeld(700)).toThrow(expect.objectContaining({ reason: 'short' }));
     await clock.advance(5_000);
     expect(lease.held()).toBe(true);
+  });
+
+  it('cannot be extended by what its margin would eat up, nor once it is taken away', async () => {
+    const { process } = bench();
+    const lease = await process().acquire('key');
+    await expect(lease.extend(306)).rejects.toThrow('from 307 to');
+    expect(await lease.extend(307)).toBeCloseTo(307 * 0.99 - 302);
+    await process().forceRelease('key');
+    await expect(lease.extend('3s')).rejects.toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'taken' });
   });
 
   it('fails to extend with the error of the store, and is held as before', async () => {

@@ -7,9 +7,17 @@ import type { QueueEnterOptions, StoreQueue, Written } from '../../../src/stores
 export type Verb = 'read' | 'write' | 'remove' | 'enter' | 'pass' | 'leave' | 'size' | 'guardedWrite';
 /**
  * What happens to one verb: `'lost'`: it is done and the reply is not; `'dropped'`: it never arrives; `'refused'`: so, and the store says it; a promise: when it is
- * done; an error: what it fails with.
+ * done; `reply`: when its reply comes; an error: what it fails with.
  */
-export type Fate = 'ok' | 'lost' | 'dropped' | 'refused' | 'hung' | Promise<unknown> | Error;
+export type Fate =
+  | 'ok'
+  | 'lost'
+  | 'dropped'
+  | 'refused'
+  | 'hung'
+  | Promise<unknown>
+  | { readonly reply: Promise<unknown> }
+  | Error;
 
 /** What a store can do besides. */
 export interface Abilities {
@@ -37,6 +45,10 @@ export function unsteady(
   const state = {
     ...{ calls: 0, watching: 0, verbs: [] as Verb[], times: [] as number[] },
     fate: (_verb: Verb, _key: string): Fate => 'ok',
+    /** When changes begin to be told. */
+    ready: Promise.resolve(),
+    /** Those that writes were given. */
+    signals: [] as (AbortSignal | undefined)[],
     /** Whether those in the line are told. */
     isTold: true,
     /** When the server has begun anew; undefined: nobody has asked since. */
@@ -52,12 +64,14 @@ export function unsteady(
     last = answer.catch(() => {});
     return answer;
   };
-  const through = async <T>(verb: Verb, key: string, work: () => Promise<T>): Promise<T> => {
+  const through = async <T>(verb: Verb, key: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> => {
     state.calls++;
     state.verbs.push(verb);
     state.times.push(clock.now());
     const fate = state.fate(verb, key);
-    if (fate === 'hung') return new Promise<T>(() => {});
+    if (fate === 'hung') {
+      return new Promise<T>((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
+    }
     if (fate === 'dropped') throw failure(verb, verb === 'read' ? 'no' : 'unknown');
     if (fate === 'refused') throw failure(verb, 'no');
     if (fate instanceof Error) throw fate;
@@ -66,6 +80,7 @@ export function unsteady(
     const isChanged = typeof answer === 'boolean' ? answer : (answer as { ok?: boolean } | undefined)?.ok === true;
     if (isChanged) for (const tell of watchers.get(key) ?? []) queueMicrotask(() => tell({ kind: 'changed' }));
     if (fate === 'lost') throw failure(verb, 'unknown');
+    if (typeof fate === 'object' && 'reply' in fate) await fate.reply;
     return answer;
   };
 
@@ -129,6 +144,7 @@ export function unsteady(
       }),
     leave: (key, tickets) =>
       through('leave', key, () => {
+        if (tickets.length > 1_000) throw new RangeError('that is more than a server takes at once');
         takeOut(key, tickets);
         return inner.read(key);
       }),
@@ -136,7 +152,10 @@ export function unsteady(
   };
   const store: Store = {
     read: (key, options) => through('read', key, () => inner.read(key, options)),
-    write: (key, value, options) => through('write', key, () => inner.write(key, value, options)),
+    write: (key, value, options) => {
+      state.signals.push(options.signal);
+      return through('write', key, () => inner.write(key, value, options), options.signal);
+    },
     remove: (key, options) => through('remove', key, () => inner.remove(key, options)),
     native:
       watches || queues
@@ -158,11 +177,17 @@ export function unsteady(
               watch(key, onChange) {
                 state.watching++;
                 const all = watchers.get(key) ?? new Set();
-                watchers.set(key, all.add(onChange));
+                watchers.set(key, all);
+                let isOpen = true;
+                const ready = state.ready.then(() => {
+                  if (isOpen) all.add(onChange);
+                });
                 return {
-                  ready: Promise.resolve(),
+                  ready,
                   close() {
-                    if (all.delete(onChange)) state.watching--;
+                    if (isOpen) state.watching--;
+                    isOpen = false;
+                    all.delete(onChange);
                   },
                 };
               },
@@ -183,10 +208,10 @@ export function bench(options: Omit<Abilities, 'inner'> = {}) {
 }
 
 /** The engine of one process, and the keys that it remembers. */
-export function engine(store: Store | undefined, clock: VirtualClock) {
+export function engine(store: Store | undefined, clock: VirtualClock, { queue = 10 } = {}) {
   const locks = new Locks({
     ...{ kind: 'mutex', name: 'mutex', on: undefined, clock, random: () => 0.5, store, stack: false },
-    ...{ ttl: 3_000, margin: 300, renewEvery: undefined, wait: 1_000, queue: 10, permits: Number.POSITIVE_INFINITY },
+    ...{ ttl: 3_000, margin: 300, renewEvery: undefined, wait: 1_000, queue, permits: Number.POSITIVE_INFINITY },
   });
   return { locks, lines: (locks as unknown as { readonly lines: Map<string, unknown> }).lines };
 }

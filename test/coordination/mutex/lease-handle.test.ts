@@ -1,0 +1,136 @@
+/** What the owner of a lock holds in his hands: of one key, of several, with a store and without. */
+import { getEventListeners } from 'node:events';
+import { LockLostError, memoryStore, mutex } from 'holdfast';
+import { virtualClock } from 'holdfast/testing';
+import { describe, expect, it } from 'vitest';
+import { bench, type Fate, until } from './support.ts';
+
+describe('a lease', () => {
+  it('is held for so many milliseconds or not, to the millisecond', async () => {
+    const { process } = bench();
+    const lease = await process().acquire('key');
+    expect(lease.remaining()).toBe(2_668);
+    lease.assertHeld();
+    lease.assertHeld(2_668);
+    expect(() => lease.assertHeld(2_669)).toThrow(expect.objectContaining({ code: 'ERR_LOCK_LOST', reason: 'short' }));
+    expect(() => lease.assertHeld(-1)).toThrow('option "minMs" must be');
+    expect(() => lease.assertHeld('1s' as never)).toThrow('option "minMs" must be');
+    await lease.release();
+    expect(() => lease.assertHeld()).toThrow(expect.objectContaining({ reason: 'released', key: 'key' }));
+  });
+
+  it('has a signal that has aborted already where it is read too late, once and with one reason', async () => {
+    const { process } = bench();
+    const locks = process({ name: 'jobs' });
+    const lease = await locks.acquire('key');
+    await locks.forceRelease('key');
+    const { signal } = lease;
+    const { reason } = signal;
+    expect(reason).toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'taken', policy: 'jobs', fence: lease.fence });
+    expect([lease.signal, lease.signal.reason]).toEqual([signal, reason]);
+    expect(lease.signal.reason).toBe(reason);
+  });
+
+  it('finds out at its signal that the process was frozen', async () => {
+    const { clock, process } = bench();
+    const lease = await process().acquire('key');
+    clock.jumpWallClock(3_000);
+    expect([lease.signal.aborted, lease.signal.reason.reason]).toEqual([true, 'expired']);
+  });
+
+  it('does not abort its signal when it is given back', async () => {
+    const locks = mutex();
+    const lease = await locks.acquire('key');
+    const { signal } = lease;
+    await lease.release();
+    expect([signal.aborted, lease.signal.aborted]).toEqual([false, false]);
+  });
+
+  it('without a store is renewed for nothing, and not once it is lost', async () => {
+    const locks = mutex();
+    const lease = await locks.acquire('key');
+    await expect(lease.extend(0)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+    expect(await lease.extend(1)).toBe(Infinity);
+    await locks.forceRelease('key');
+    await expect(lease.extend()).rejects.toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'taken' });
+    expect([lease.remaining(), await lease.release(), lease.state]).toEqual([0, 'lost', 'lost']);
+  });
+});
+
+describe('a lease of several keys', () => {
+  it('is what the worst of them is, remains as long as the shortest, and has the greatest fence', async () => {
+    const { clock, state, process } = bench();
+    const locks = process();
+    const both = await locks.acquire(['a', 'b']);
+    const [a, b] = both.leases!;
+    expect([both.state, both.held(), both.fence]).toEqual(['held', true, Math.max(a!.fence, b!.fence)]);
+    expect(await a!.extend('60s')).toBeGreaterThan(50_000);
+    expect(both.remaining()).toBe(2_668);
+    state.fate = (_, key) => (key === 'mutex:b' ? 'refused' : 'ok');
+    await clock.advance(1_100);
+    expect([both.state, both.held()]).toEqual(['suspect', true]);
+    let reason: unknown;
+    both.signal.addEventListener('abort', () => {
+      reason = both.signal.reason;
+    });
+    await clock.advance(2_000);
+    expect([both.state, both.held(), both.remaining(), a!.held()]).toEqual(['lost', false, 0, true]);
+    expect(reason).toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'expired', key: 'a, b', policy: 'mutex' });
+    state.fate = () => 'ok';
+    expect(await both.release()).toBe('lost');
+    expect(a!.state).toBe('released');
+  });
+
+  it('is extended as a whole', async () => {
+    const { state, process } = bench();
+    const both = await process().acquire(['a', 'b']);
+    expect(await both.extend('5s')).toBeCloseTo(5_000 * 0.99 - 302);
+    expect(both.leases!.map((lease) => lease.remaining())).toEqual([both.remaining(), both.remaining()]);
+    state.fate = (_, key) => (key === 'mutex:b' ? 'refused' : 'ok');
+    await expect(both.extend()).rejects.toMatchObject({ code: 'ERR_STORE' });
+  });
+
+  it('is given back once, and says when it is not known of one of them', async () => {
+    const { state, process } = bench();
+    const both = await process().acquire(['a', 'b']);
+    const fates: Fate[] = ['dropped'];
+    state.fate = (verb) => (verb === 'remove' ? (fates.shift() ?? 'ok') : 'ok');
+    const releases = [both.release(), both.release()];
+    expect(await Promise.all(releases)).toEqual(['unknown', 'unknown']);
+    // One for each, and one for what was looked for.
+    expect([both.state, state.verbs.filter((verb) => verb === 'remove').length]).toEqual(['released', 3]);
+  });
+
+  it('is lost with the first that is taken away', async () => {
+    const locks = mutex();
+    const both = await locks.acquire(['a', 'b']);
+    const { signal } = both;
+    await locks.forceRelease('b');
+    expect([signal.aborted, both.held(), both.state]).toEqual([true, false, 'lost']);
+    expect(() => both.assertHeld()).toThrow(LockLostError);
+    expect(await both.release()).toBe('lost');
+    expect(await locks.tryAcquire(['a', 'b'])).not.toBe(null);
+  });
+});
+
+describe('a wait', () => {
+  it.each(['without a store', 'with a store'])('leaves no listener on a signal, however it ends: %s', async (where) => {
+    const clock = virtualClock();
+    const locks = mutex({ clock, ...(where === 'with a store' && { store: memoryStore({ clock }) }) });
+    const [kept, aborted] = [new AbortController(), new AbortController()];
+    const lease = await locks.acquire('key');
+    const got = locks.acquire('key', { signal: kept.signal });
+    const late = expect(locks.acquire('key', { signal: kept.signal, wait: 10 })).rejects.toThrow('not free for 10 ms');
+    const gone = expect(locks.acquire('key', { signal: aborted.signal })).rejects.toBe('gone');
+    await clock.flush();
+    expect(getEventListeners(kept.signal, 'abort').length).toBeGreaterThan(0);
+    aborted.abort('gone');
+    await gone;
+    await clock.advance(10);
+    await late;
+    await lease.release();
+    await (await until(clock, got, 10)).release();
+    expect(getEventListeners(kept.signal, 'abort').length).toBe(0);
+    expect(clock.pendingTimers).toBe(0);
+  });
+});

@@ -163,7 +163,8 @@ describe('gradient2', () => {
 
   it('forgets the long average faster after an overload, and remembers 600 windows otherwise', () => {
     const rule = new Gradient2({ initial: 100, min: 1, max: 1_000 });
-    for (let count = 0; count < 10; count++) rule.windowEnded(100, 0);
+    // At first it is the plain mean.
+    for (let count = 0; count < 10; count++) rule.windowEnded(91 + 2 * count, 0);
     expect(rule.limit).toBe(100);
     // The long average is 100 and becomes 100 + 2 / 601 of what the window is off.
     rule.windowEnded(200, 1_000);

@@ -418,10 +418,25 @@ describe('flight before a store', () => {
     await clock.advance(10);
     controller.abort('gone');
     await first.catch(() => {});
+    await clock.flush();
     source.delayMs = 0;
     source.error = new Error('down');
     expect(await caches[1]!.get('42')).toBe(1);
     expect(sources().at(-1)).toBe('stale');
+  });
+
+  it('leaves nothing in the store when it gives its lease back after the old value was of use', async () => {
+    const { users, source, clock, inner } = setUpSeen({ early: 'off', staleIfError: '1s' });
+    await users.get('42');
+    await clock.advance(10_500);
+    source.delayMs = 5_000;
+    const controller = new AbortController();
+    const first = users.get('42', { signal: controller.signal });
+    await clock.advance(700);
+    controller.abort('gone');
+    await first.catch(() => {});
+    await clock.flush();
+    expect(await inner.read(keyIn)).toBeUndefined();
   });
 
   it('lets go a caller whose signal is aborted while the store is being asked', async () => {

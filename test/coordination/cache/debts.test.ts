@@ -31,6 +31,15 @@ describe('debts of a cache', () => {
     expect([paid, debts.isEmpty, clock.pendingTimers]).toEqual([['a', 'a', 'b'], true, 0]);
   });
 
+  it('are not put off by others that come', async () => {
+    const { clock, debts, paid, payment } = setUp();
+    debts.owe('a', payment('a'));
+    await clock.advance(600);
+    debts.owe('b', payment('b'));
+    await clock.advance(400);
+    expect(paid).toEqual(['a', 'b']);
+  });
+
   it('are paid before somebody trusts what they are of, and no others', async () => {
     const { debts, paid, state, payment } = setUp();
     for (const name of ['a', 'b', 'c']) debts.owe(name, payment(name));

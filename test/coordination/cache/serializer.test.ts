@@ -65,8 +65,8 @@ describe('serializer json, of what is nested and of what is hidden,', () => {
     return value;
   };
 
-  it('takes 500 levels, and refuses more', () => {
-    expect(json.decode(json.encode(nested(500)))).toEqual(nested(500));
+  it('takes 500 levels in another, and refuses more', () => {
+    expect(json.decode(json.encode(nested(501)))).toEqual(nested(501));
     expect(() => json.encode(nested(502))).toThrow('nested more than 500 deep, or a cycle');
   });
 
@@ -81,12 +81,14 @@ describe('serializer json, of what is nested and of what is hidden,', () => {
     ['an array of a class', new (class extends Array {})(), 'an array with holes or properties of its own'],
     ['a hidden property', Object.defineProperty({}, 'a', { value: 1 }), 'symbols or hidden properties'],
     ['a class without a name', Object.create({ constructor: undefined }), 'an object of class ?'],
+    ['what comes second', [[1, 2, new Money()]], '[2] is an object of class Money'],
+    ['what is the second member', { a: 1, b: new Money() }, '.b is an object of class Money'],
     ['infinity', Number.POSITIVE_INFINITY, 'the value is Infinity'],
     ['a symbol', Symbol('a'), 'the value is a symbol'],
   ])('refuses %s', (_, value, what) => {
     expect(() => json.encode(value)).toThrow(what);
-    expect(() => json.encode([value])).toThrow(/at \[0\] is/);
-    expect(() => json.encode({ a: value })).toThrow(/at \.a is/);
+    expect(() => json.encode([value])).toThrow(/the value at \[0\]/);
+    expect(() => json.encode({ a: value })).toThrow(/the value at \.a/);
   });
 });
 
@@ -129,6 +131,17 @@ describe('serializer structured-clone', () => {
     }
   });
 
+  it('needs no Buffer', () => {
+    const bytesOfClass = new (class Blob8 extends Uint8Array {})(1);
+    vi.stubGlobal('Buffer', undefined);
+    try {
+      expect(() => clone.encode(bytesOfClass)).toThrow('class Blob8');
+      expect(clone.decode(clone.encode([Uint8Array.of(1)]))).toEqual([Uint8Array.of(1)]);
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+
   it('goes over what is shared once', () => {
     let shared: unknown = 1;
     for (let level = 0; level < 40; level++) shared = [shared, shared];
@@ -138,7 +151,7 @@ describe('serializer structured-clone', () => {
   it('refuses what is nested too deep to be told of', () => {
     let value: unknown = 1;
     for (let level = 0; level < 5_100; level++) value = { a: value };
-    expect(() => clone.encode(value)).toThrow(/the value at (\.a)+ is nested too deep/);
+    expect(() => clone.encode(value)).toThrow(/the value at (\.a){30} is nested too deep/);
   });
 
   const shared = { a: 1 };
@@ -162,6 +175,14 @@ describe('serializer structured-clone', () => {
     ['a symbol', Symbol('a'), 'a symbol'],
     ['a class in a Map', new Map([['a', new Money()]]), 'the value at <entry>[1] is an object of class Money'],
     ['a class in a Set', new Set([new Money()]), 'the value at <member> is an object of class Money'],
+    [
+      'a class in a second entry',
+      new Map<unknown, unknown>([
+        [1, 2],
+        [3, new Money()],
+      ]),
+      'class Money',
+    ],
     ['a Map with a property', Object.assign(new Map(), { a: 1 }), 'class Map with properties of its own'],
     ['a Map of a class', new (class Lookup extends Map {})(), 'class Lookup'],
     ['a RegExp in use', Object.assign(/a/g, { lastIndex: 1 }), 'a RegExp in use'],
@@ -178,8 +199,17 @@ describe('serializer structured-clone', () => {
 describe('serializer bytes', () => {
   it('takes a plain Uint8Array, and nothing that would come back as one', () => {
     expect(bytes.decode(bytes.encode(Uint8Array.of(1, 2)))).toStrictEqual(Uint8Array.of(1, 2));
-    for (const value of [Buffer.from('a'), 'a', [1], new Uint16Array(1)])
+    for (const [value, what] of [
+      [Buffer.from('a'), 'an object of class Buffer'],
+      ['a', 'a string'],
+      [[1], 'an object of class Array'],
+      [new Uint16Array(1), 'an object of class Uint16Array'],
+      [null, 'null'],
+      [undefined, 'undefined'],
+    ] as const) {
       expect(() => bytes.encode(value)).toThrow(TypeError);
+      expect(() => bytes.encode(value)).toThrow(`the value is ${what}, which serializer 'bytes'`);
+    }
   });
 });
 

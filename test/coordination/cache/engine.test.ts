@@ -114,6 +114,41 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect([await patient, source.loads]).toEqual([1, 1]);
   });
 
+  it('asks no clock for those who join a first load', async () => {
+    const { clock, users, source } = setUp({ ...way, on: undefined });
+    let reads = 0;
+    const now = clock.now.bind(clock);
+    clock.now = () => {
+      reads++;
+      return now();
+    };
+    source.delayMs = 10;
+    const answers = [users.get('42')];
+    await clock.flush();
+    reads = 0;
+    for (let joined = 0; joined < 10; joined++) answers.push(users.get('42'));
+    expect(reads).toBe(0);
+    await clock.advance(10);
+    expect(new Set(await Promise.all(answers))).toEqual(new Set([1]));
+    await users.close();
+  });
+
+  it('keeps nothing of flights that have ended, nor of tags that were invalidated meanwhile', async () => {
+    const { users, source, clock } = setUp(way);
+    const { engine } = users as unknown as { engine: Record<string, Map<unknown, unknown>> };
+    source.delayMs = 50;
+    const answers = ['a', 'b', 'b'].map((key) => users.get(key));
+    await clock.advance(10);
+    await users.invalidateTag('any');
+    await users.delete('a');
+    answers.push(users.get('b'));
+    await clock.advance(1_000);
+    await Promise.all(answers);
+    await clock.flush();
+    const kept = ['flights', 'running', 'parted', 'recentTags', 'heldByTag'].map((name) => engine[name]!.size);
+    expect(kept).toEqual([0, 0, 0, 0, 0]);
+  });
+
   it('calls no loader for one who leaves at once', async () => {
     const { users, source, clock } = setUp(way);
     const controller = new AbortController();

@@ -134,7 +134,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
   });
 
   it('keeps nothing of flights that have ended, nor of tags that were invalidated meanwhile', async () => {
-    const { users, source, clock } = setUp(way);
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1m', tags: () => ['a'] });
     const { engine } = users as unknown as { engine: Record<string, Map<unknown, unknown>> };
     source.delayMs = 50;
     const answers = ['a', 'b', 'b'].map((key) => users.get(key));
@@ -144,9 +144,20 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     answers.push(users.get('b'));
     await clock.advance(1_000);
     await Promise.all(answers);
-    await clock.flush();
-    const kept = ['flights', 'running', 'parted', 'recentTags', 'heldByTag'].map((name) => engine[name]!.size);
-    expect(kept).toEqual([0, 0, 0, 0, 0]);
+    await users.invalidateTag('other');
+    const kept = () => ['flights', 'running', 'parted', 'recentTags', 'heldByTag'].map((name) => engine[name]!.size);
+    expect(kept()).toEqual([0, 0, 0, 0, 1]);
+    for (let refreshes = 0; refreshes < 5; refreshes++) {
+      await clock.advance(11_000);
+      await users.get('b');
+    }
+    await clock.advance(1_000);
+    // One copy hears of changes, and not each that there was.
+    const { backing } = engine as unknown as { backing?: { watches: Map<string, { listeners: Set<unknown> }> } };
+    for (const { listeners } of backing?.watches.values() ?? []) expect(listeners.size).toBe(1);
+    await users.delete('b');
+    expect(kept()).toEqual([0, 0, 0, 0, 0]);
+    expect(backing?.watches.size ?? 0).toBe(0);
   });
 
   it('calls no loader for one who leaves at once', async () => {
@@ -309,7 +320,15 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
   });
 
   it('refuses tags that are none, and leaves all as it was', async () => {
-    const bad: unknown[] = [[''], ['t'.repeat(201)], [5], 'abc', Array.from({ length: 101 }, (_, index) => `${index}`)];
+    const bad: unknown[] = [
+      [''],
+      ['good', ''],
+      ['t'.repeat(201)],
+      [5],
+      [['a']],
+      'abc',
+      Array.from({ length: 101 }, (_, index) => `${index}`),
+    ];
     for (const tags of bad) {
       const { users } = setUp({ ...way, tags: () => tags as string[] });
       const message = 'there may be at most 100 tags, each a string of 1 to 200 characters, got';
@@ -346,7 +365,25 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
       expect(await users.get('42')).toBe(1);
       await clock.flush();
       expect(source.loads).toBe(2);
-      await clock.advance(19_970);
+      // Once it is not shown while it is refreshed any more, it waits for the load.
+      source.delayMs = 5;
+      const isAnswered = async () => {
+        let is = false;
+        const answer = users.get('42').then(() => {
+          is = true;
+        });
+        await clock.flush();
+        const was = is;
+        await clock.advance(5);
+        await answer;
+        return was;
+      };
+      await clock.advance(9_980);
+      expect(await isAnswered()).toBe(true);
+      await clock.advance(10);
+      expect(await isAnswered()).toBe(false);
+      source.delayMs = 0;
+      await clock.advance(9_970);
       expect(await users.get('42')).toBe(1);
       await clock.advance(30);
       await expect(users.get('42')).rejects.toThrow('down');

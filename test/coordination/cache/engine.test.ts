@@ -114,6 +114,24 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect([await patient, source.loads]).toEqual([1, 1]);
   });
 
+  it('is refreshed from the planned instant on', async () => {
+    const { users, source, clock } = setUp({ ...way, random: () => 0 });
+    source.delayMs = 100;
+    const first = users.get('42');
+    await clock.advance(100);
+    await first;
+    await users.get('42');
+    await clock.advance(9_849);
+    await users.get('42');
+    await clock.flush();
+    expect(source.loads).toBe(1);
+    await clock.advance(1);
+    await users.get('42');
+    await clock.flush();
+    expect(source.loads).toBe(2);
+    await clock.advance(100);
+  });
+
   it('asks no clock for those who join a first load', async () => {
     const { clock, users, source } = setUp({ ...way, on: undefined });
     let reads = 0;

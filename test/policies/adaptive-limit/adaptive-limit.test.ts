@@ -175,6 +175,13 @@ describe('adaptiveLimit', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
+  it('is not held up by an operation that teaches nothing when it begins', async () => {
+    const { clock, guard } = make();
+    take(guard).settle(failure);
+    await learnPlain(guard, clock);
+    expect(guard.limit).toBe(1);
+  });
+
   it('serves nobody who waits while more run than may', async () => {
     const { guard } = make({ algorithm: 'aimd', initial: 3 });
     const [first, second] = [take(guard), take(guard), take(guard)];

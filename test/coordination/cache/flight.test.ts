@@ -1,9 +1,9 @@
 /** What one search for a key does: waits, leases, loads, fills, failures, and what it leaves behind. */
 import { getEventListeners } from 'node:events';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { decodeRecord } from '../../../src/coordination/cache/record.js';
 import { LoadBackoffError, type LoadContext, StoreError, TimeoutError } from '../../../src/index.js';
-import { type Changes, setUp, setUpSeen } from './support.ts';
+import { type Changes, setUp, setUpSeen, watchForUnheardRejections } from './support.ts';
 
 const alone = { store: undefined } as const;
 const keyIn = 'cache|cache|key|42';
@@ -14,19 +14,7 @@ const ways: readonly (readonly [string, Changes])[] = [
   ['before a store', {}],
 ];
 
-const unheard: unknown[] = [];
-const noteUnheard = (reason: unknown) => unheard.push(reason);
-
-beforeEach(() => {
-  unheard.length = 0;
-  process.on('unhandledRejection', noteUnheard);
-});
-
-afterEach(async () => {
-  await new Promise(setImmediate);
-  process.off('unhandledRejection', noteUnheard);
-  expect(unheard).toEqual([]);
-});
+watchForUnheardRejections();
 
 describe.each(ways)('flight, %s,', (_, way) => {
   it('leaves nothing at the signal of a caller who has his answer', async () => {

@@ -105,12 +105,9 @@ class Tier<Value> {
   private cursor: MapIterator<[string, Value]> | undefined = undefined;
 
   takeOldest(): [string, Value] | undefined {
+    // What is added comes behind it, and nothing is left before it.
     this.cursor ??= this.entries.entries();
-    let step = this.cursor.next();
-    if (step.done) {
-      this.cursor = this.entries.entries();
-      step = this.cursor.next();
-    }
+    const step = this.cursor.next();
     if (step.done) {
       this.cursor = undefined;
       return undefined;

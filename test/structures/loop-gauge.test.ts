@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { callbackTimer } from '../../src/index.js';
 import { loopGauge, threadLoop } from '../../src/structures/loop-gauge.js';
 import { virtualClock } from '../../src/testing/index.js';
@@ -80,6 +80,14 @@ describe('loopGauge', () => {
     expect(utilization()).toBe(0);
   });
 
+  it('tells of no load where no time has passed', async () => {
+    const { clock, times, utilization } = blockable();
+    times.active = 900;
+    utilization();
+    await clock.advance(250);
+    expect(utilization()).toBe(0);
+  });
+
   it('answers 0 where the platform does not tell', async () => {
     const clock = virtualClock();
     const gauge = loopGauge({ later() {}, times: () => undefined }, () => clock.now());
@@ -91,12 +99,26 @@ describe('loopGauge', () => {
 });
 
 describe('threadLoop', () => {
+  afterEach(() => {
+    vi.unstubAllGlobals();
+  });
+
   it('calls back, and keeps no process alive for it', async () => {
     const timers = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
     const before = timers();
     const called = new Promise<void>((then) => threadLoop.later(then, 1));
     expect(timers()).toBe(before);
     await called;
+  });
+
+  it('needs neither of what only some platforms have', () => {
+    for (const performance of [undefined, {}]) {
+      vi.stubGlobal('performance', performance);
+      expect(threadLoop.times()).toBeUndefined();
+    }
+    // A timer that is a number.
+    vi.stubGlobal('setTimeout', () => 1);
+    threadLoop.later(() => {}, 1);
   });
 
   it('tells how long the loop was busy, which grows while something runs', async () => {

@@ -62,6 +62,46 @@ describe('RankedCache', () => {
     expect([dropped, cache.size]).toEqual([['0', '3', '1', '4'], 2]);
   });
 
+  it('takes a use for one at its time, and what has no time is found by no sweep', () => {
+    const dropped: string[] = [];
+    const cache = new RankedCache<string>(
+      2,
+      () => 0,
+      (key) => void dropped.push(key),
+    );
+    cache.add('a', 'a', 0);
+    cache.use('a', 10);
+    cache.sweep(10);
+    expect(dropped).toEqual([]);
+    cache.use('a', undefined);
+    cache.sweep(11);
+    expect(dropped).toEqual(['a']);
+    // The time of one that was dropped is not that of one that comes later.
+    cache.add('a', 'a', undefined);
+    cache.sweep(100);
+    expect(cache.use('a', undefined)).toBe('a');
+    cache.use('a', 100);
+    cache.sweep(100);
+    cache.sweep(101);
+    expect([dropped, cache.size]).toEqual([['a', 'a'], 0]);
+  });
+
+  it('tells what was used last, unless that is gone', () => {
+    const cache = new RankedCache<string>(
+      10,
+      (key) => (key === 'dear' ? 2 : 0),
+      () => {},
+    );
+    expect(cache.newest).toBeUndefined();
+    cache.add('a', 'a', 0);
+    cache.add('dear', 'dear', 1);
+    expect(cache.newest).toBe('dear');
+    cache.use('a', 2);
+    expect(cache.newest).toBe('a');
+    cache.sweep(3);
+    expect(cache.newest).toBeUndefined();
+  });
+
   it('goes over what would cost much once a sweep, and says that there is no more', () => {
     let looks = 0;
     const cache = new RankedCache<number>(

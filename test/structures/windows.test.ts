@@ -51,5 +51,19 @@ describe('TimeWindow', () => {
     expect(window).toMatchObject({ calls: 0, failures: 0, slow: 0 });
     window.record(true, false, 3);
     expect(window).toMatchObject({ calls: 1, failures: 1 });
+    // That was in the bucket of 15, which is one of the last ten still.
+    window.moveTo(24);
+    expect(window).toMatchObject({ calls: 1, failures: 1 });
+    window.moveTo(25);
+    expect(window.calls).toBe(0);
+  });
+
+  it('takes no longer after a pause of an age', () => {
+    const window = new TimeWindow(5);
+    window.record(true, false, 5);
+    window.moveTo(6 + 1e12);
+    expect(window.calls).toBe(0);
+    window.record(true, false, 6 + 1e12);
+    expect(window.calls).toBe(1);
   });
 });

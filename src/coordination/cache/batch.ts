@@ -86,7 +86,7 @@ export class Batch<V, K> {
     const giveUp = () => {
       if (wanted.every(({ signal }) => signal.aborted)) controller.abort(wanted[0]!.signal.reason);
     };
-    for (const { signal } of wanted) signal.addEventListener('abort', giveUp, { once: true });
+    for (const { signal } of wanted) signal.addEventListener('abort', giveUp);
     giveUp();
     // Here, and when its turn never comes: nobody is left to load for.
     if (controller.signal.aborted) return;

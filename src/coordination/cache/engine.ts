@@ -282,10 +282,8 @@ export class Engine<V, K> {
   }
 
   async close(): Promise<void> {
-    if (!this.isClosed) {
-      this.isClosed = true;
-      for (const flight of this.running.keys()) flight.abort(this.closedError('get'));
-    }
+    this.isClosed = true;
+    for (const flight of this.running.keys()) flight.abort(this.closedError('get'));
     await Promise.all(this.running.values());
     this.memory.clear();
     await this.backing?.close();
@@ -434,7 +432,7 @@ export class Engine<V, K> {
 
   /** The store has nothing of the key, so what is held here is gone as well. */
   forget(text: string, held: Held<V> | undefined): void {
-    if (held !== undefined && this.memory.peek(text) === held) this.memory.delete(text);
+    if (this.memory.peek(text) === held) this.memory.delete(text);
   }
 
   /** Somebody else refreshes the key. */

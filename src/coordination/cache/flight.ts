@@ -488,7 +488,7 @@ export class Flight<V, K> {
       };
       const timer = callbackTimer(end);
       watch.listeners.add(end);
-      signal.addEventListener('abort', end, { once: true });
+      signal.addEventListener('abort', end);
       this.clock.schedule(timer, this.clock.now() + Math.max(1, ms));
     });
   }
@@ -790,7 +790,7 @@ export class Flight<V, K> {
       const loader = this.start.load ?? engine.loader;
       const value = await new Promise<V>((resolve, reject) => {
         giveUp = () => reject(signal.reason);
-        signal.addEventListener('abort', giveUp, { once: true });
+        signal.addEventListener('abort', giveUp);
         (shared ?? callLoader(loader, key, loadContext(signal, clock, endsMs, this.isBackground))).then(
           resolve,
           reject,

@@ -33,7 +33,7 @@ export class Gate {
         },
       };
       this.waiters.add(waiter);
-      signal.addEventListener('abort', give, { once: true });
+      signal.addEventListener('abort', give);
     });
   }
 

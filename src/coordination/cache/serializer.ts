@@ -124,7 +124,7 @@ const cloneable: readonly object[] = [
 function cloneFault(value: unknown, path: string, seen: Set<object>): Fault {
   if (typeof value === 'function' || typeof value === 'symbol') return [path, kindOf(value)];
   if (typeof value !== 'object' || value === null || seen.has(value)) return undefined;
-  if (seen.size > 0 && path.length > deepest * 20) return [path.slice(0, 60), 'nested too deep'];
+  if (path.length > deepest * 20) return [path.slice(0, 60), 'nested too deep'];
   seen.add(value);
   const prototype: unknown = Object.getPrototypeOf(value);
   if (prototype === Map.prototype || prototype === Set.prototype) {
@@ -162,8 +162,8 @@ function isBuffer(value: object): boolean {
 }
 
 function kindOf(value: unknown): string {
-  if (typeof value !== 'object' || value === null)
-    return typeof value === 'undefined' ? 'undefined' : `a ${typeof value}`;
+  if (value === undefined || value === null) return `${value}`;
+  if (typeof value !== 'object') return `a ${typeof value}`;
   const prototype = Object.getPrototypeOf(value) as { constructor?: { name?: unknown } } | null;
   if (prototype === null) return 'an object without a prototype';
   if (prototype === Object.prototype) return 'an object with symbols or hidden properties';

@@ -84,7 +84,7 @@ describe('what is asked of a stored cache', () => {
   });
 
   it('makes void by a tag only what can have it, and warns by its name', async () => {
-    const { clock, responses, source, ask, events } = setUp({ isStored: true });
+    const { clock, responses, source, ask, events } = setUp();
     source.delayMs = 100;
     const older = ask();
     await clock.flush();

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { type Cache, type LoadContext, memoryStore, type Store, StoreError } from '../../../src/index.js';
-import { setUp } from './support.ts';
+import { setUp, watchForUnheardRejections } from './support.ts';
 
 type LoadMany = (keys: readonly string[], context: LoadContext) => unknown;
 
@@ -34,6 +34,8 @@ const upper = (keys: readonly string[]) => keys.map((key) => key.toUpperCase());
 
 const valuesOf = async (answers: ReturnType<Cache<unknown>['getMany']>) =>
   (await answers).map((one) => (one.ok ? one.value : one.error));
+
+watchForUnheardRejections();
 
 describe('cache, asked for many keys,', () => {
   it('looks them all up by one trip, and loads nothing when all are there', async () => {

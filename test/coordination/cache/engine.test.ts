@@ -114,6 +114,70 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect([await patient, source.loads]).toEqual([1, 1]);
   });
 
+  it('is refreshed from the planned instant on', async () => {
+    const { users, source, clock } = setUp({ ...way, random: () => 0 });
+    source.delayMs = 100;
+    const first = users.get('42');
+    await clock.advance(100);
+    await first;
+    await users.get('42');
+    await clock.advance(9_849);
+    await users.get('42');
+    await clock.flush();
+    expect(source.loads).toBe(1);
+    await clock.advance(1);
+    await users.get('42');
+    await clock.flush();
+    expect(source.loads).toBe(2);
+    await clock.advance(100);
+  });
+
+  it('asks no clock for those who join a first load', async () => {
+    const { clock, users, source } = setUp({ ...way, on: undefined });
+    let reads = 0;
+    const now = clock.now.bind(clock);
+    clock.now = () => {
+      reads++;
+      return now();
+    };
+    source.delayMs = 10;
+    const answers = [users.get('42')];
+    await clock.flush();
+    reads = 0;
+    for (let joined = 0; joined < 10; joined++) answers.push(users.get('42'));
+    expect(reads).toBe(0);
+    await clock.advance(10);
+    expect(new Set(await Promise.all(answers))).toEqual(new Set([1]));
+    await users.close();
+  });
+
+  it('keeps nothing of flights that have ended, nor of tags that were invalidated meanwhile', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1m', tags: () => ['a'] });
+    const { engine } = users as unknown as { engine: Record<string, Map<unknown, unknown>> };
+    source.delayMs = 50;
+    const answers = ['a', 'b', 'b'].map((key) => users.get(key));
+    await clock.advance(10);
+    await users.invalidateTag('any');
+    await users.delete('a');
+    answers.push(users.get('b'));
+    await clock.advance(1_000);
+    await Promise.all(answers);
+    await users.invalidateTag('other');
+    const kept = () => ['flights', 'running', 'parted', 'recentTags', 'heldByTag'].map((name) => engine[name]!.size);
+    expect(kept()).toEqual([0, 0, 0, 0, 1]);
+    for (let refreshes = 0; refreshes < 5; refreshes++) {
+      await clock.advance(11_000);
+      await users.get('b');
+    }
+    await clock.advance(1_000);
+    // One copy hears of changes, and not each that there was.
+    const { backing } = engine as unknown as { backing?: { watches: Map<string, { listeners: Set<unknown> }> } };
+    for (const { listeners } of backing?.watches.values() ?? []) expect(listeners.size).toBe(1);
+    await users.delete('b');
+    expect(kept()).toEqual([0, 0, 0, 0, 0]);
+    expect(backing?.watches.size ?? 0).toBe(0);
+  });
+
   it('calls no loader for one who leaves at once', async () => {
     const { users, source, clock } = setUp(way);
     const controller = new AbortController();
@@ -274,7 +338,15 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
   });
 
   it('refuses tags that are none, and leaves all as it was', async () => {
-    const bad: unknown[] = [[''], ['t'.repeat(201)], [5], 'abc', Array.from({ length: 101 }, (_, index) => `${index}`)];
+    const bad: unknown[] = [
+      [''],
+      ['good', ''],
+      ['t'.repeat(201)],
+      [5],
+      [['a']],
+      'abc',
+      Array.from({ length: 101 }, (_, index) => `${index}`),
+    ];
     for (const tags of bad) {
       const { users } = setUp({ ...way, tags: () => tags as string[] });
       const message = 'there may be at most 100 tags, each a string of 1 to 200 characters, got';
@@ -311,7 +383,25 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
       expect(await users.get('42')).toBe(1);
       await clock.flush();
       expect(source.loads).toBe(2);
-      await clock.advance(19_970);
+      // Once it is not shown while it is refreshed any more, it waits for the load.
+      source.delayMs = 5;
+      const isAnswered = async () => {
+        let is = false;
+        const answer = users.get('42').then(() => {
+          is = true;
+        });
+        await clock.flush();
+        const was = is;
+        await clock.advance(5);
+        await answer;
+        return was;
+      };
+      await clock.advance(9_980);
+      expect(await isAnswered()).toBe(true);
+      await clock.advance(10);
+      expect(await isAnswered()).toBe(false);
+      source.delayMs = 0;
+      await clock.advance(9_970);
       expect(await users.get('42')).toBe(1);
       await clock.advance(30);
       await expect(users.get('42')).rejects.toThrow('down');

@@ -91,6 +91,32 @@ describe('cache, when the store is down,', () => {
     expect([state.calls, source.loads]).toEqual([calls + 2, 1]);
   });
 
+  it('asks the store for a copy of long ago no more than twice a second', async () => {
+    const { users, clock, state } = setUpBreakable({ early: 'off', ttl: '1h' });
+    await users.get('42');
+    state.how = 'broken';
+    await clock.advance(60_000);
+    const { calls } = state;
+    for (let ms = 0; ms < 500; ms += 100) {
+      expect(await users.get('42')).toBe(1);
+      await clock.advance(100);
+    }
+    expect(state.calls).toBe(calls + 1);
+    await users.get('42');
+    await clock.flush();
+    expect(state.calls).toBe(calls + 2);
+  });
+
+  it('takes what it need not ask for no sign that the store is back', async () => {
+    const { users, clock, state } = setUpBreakable();
+    state.how = 'broken';
+    for (let failures = 0; failures < 3; failures++) await users.set('42', 1).catch(() => {});
+    await clock.advance(1_000);
+    const { calls } = state;
+    for (let sets = 0; sets < 3; sets++) await expect(users.set('42', 1)).rejects.toThrow();
+    expect(state.calls).toBe(calls + 1);
+  });
+
   it('shows its stale copy and loads behind, and after a failure shows it until the backoff is over', async () => {
     const { users, source, clock, state, sources } = setUpBreakable({
       ...{ early: 'off', ttl: '10s', staleWhileRevalidate: '5s', staleIfError: '1m', failBackoff: () => 4_000 },

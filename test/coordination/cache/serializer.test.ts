@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { decodeRecord, encodeRecord } from '../../../src/coordination/cache/record.js';
 import { serializerField } from '../../../src/coordination/cache/serializer.js';
 import { setUp } from './support.ts';
@@ -58,7 +58,102 @@ describe('serializer json', () => {
   });
 });
 
+describe('serializer json, of what is nested and of what is hidden,', () => {
+  const nested = (depth: number) => {
+    let value: unknown = 1;
+    for (let level = 0; level < depth; level++) value = level % 2 === 0 ? [value] : { a: value };
+    return value;
+  };
+
+  it('takes 500 levels in another, and refuses more', () => {
+    expect(json.decode(json.encode(nested(501)))).toEqual(nested(501));
+    expect(() => json.encode(nested(502))).toThrow('nested more than 500 deep, or a cycle');
+  });
+
+  it('takes every kind of plain value', () => {
+    for (const value of [null, true, false, '', 'ä😀', 0, 1.5, -7, [], {}, [[]], [{ a: [null] }]]) {
+      expect(json.decode(json.encode(value))).toEqual(value);
+    }
+  });
+
+  it.each([
+    ['an array with a property', Object.assign([1], { a: 1 }), 'an array with holes or properties of its own'],
+    ['an array of a class', new (class extends Array {})(), 'an array with holes or properties of its own'],
+    ['a hidden property', Object.defineProperty({}, 'a', { value: 1 }), 'symbols or hidden properties'],
+    ['a class without a name', Object.create({ constructor: undefined }), 'an object of class ?'],
+    ['what comes second', [[1, 2, new Money()]], '[2] is an object of class Money'],
+    ['what is the second member', { a: 1, b: new Money() }, '.b is an object of class Money'],
+    ['infinity', Number.POSITIVE_INFINITY, 'the value is Infinity'],
+    ['a symbol', Symbol('a'), 'the value is a symbol'],
+  ])('refuses %s', (_, value, what) => {
+    expect(() => json.encode(value)).toThrow(what);
+    expect(() => json.encode([value])).toThrow(/the value at \[0\]/);
+    expect(() => json.encode({ a: value })).toThrow(/the value at \.a/);
+  });
+});
+
+describe('option serializer', () => {
+  it('takes the names, and what encodes and decodes, and nothing else', () => {
+    for (const bad of ['yaml', 'toString', null, undefined, 5, {}, { encode() {} }, { decode() {} }]) {
+      expect(serializerField.parse(bad)).toBeUndefined();
+    }
+    const own = {
+      secret: 7,
+      encode(value: unknown) {
+        return Uint8Array.of(this.secret, Number(value));
+      },
+      decode(one: Uint8Array) {
+        return [this.secret, one[1]];
+      },
+    };
+    const { mark, encode, decode } = serializerField.parse(own)!;
+    expect([mark, encode(3), decode(Uint8Array.of(0, 4))]).toEqual([0, Uint8Array.of(7, 3), [7, 4]]);
+    expect([json, clone, bytes].map((one) => one.mark)).toEqual([1, 2, 3]);
+    expect(serializerField.fallback!.value).toBe(json);
+  });
+});
+
 describe('serializer structured-clone', () => {
+  it('gives plain bytes, which are its own', () => {
+    const encoded = clone.encode({ a: 1 });
+    expect(Object.getPrototypeOf(encoded) === Uint8Array.prototype).toBe(true);
+    expect(encoded.buffer.byteLength).toBe(encoded.length);
+  });
+
+  it('says so on a platform that has no such thing', () => {
+    for (const process of [undefined, {}, { getBuiltinModule: () => undefined }]) {
+      vi.stubGlobal('process', process);
+      try {
+        expect(() => clone.encode(1)).toThrow("'structured-clone' needs node:v8");
+      } finally {
+        vi.unstubAllGlobals();
+      }
+    }
+  });
+
+  it('needs no Buffer', () => {
+    const bytesOfClass = new (class Blob8 extends Uint8Array {})(1);
+    vi.stubGlobal('Buffer', undefined);
+    try {
+      expect(() => clone.encode(bytesOfClass)).toThrow('class Blob8');
+      expect(clone.decode(clone.encode([Uint8Array.of(1)]))).toEqual([Uint8Array.of(1)]);
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+
+  it('goes over what is shared once', () => {
+    let shared: unknown = 1;
+    for (let level = 0; level < 40; level++) shared = [shared, shared];
+    expect(clone.encode(shared).length).toBeLessThan(1_000);
+  });
+
+  it('refuses what is nested too deep to be told of', () => {
+    let value: unknown = 1;
+    for (let level = 0; level < 5_100; level++) value = { a: value };
+    expect(() => clone.encode(value)).toThrow(/the value at (\.a){30} is nested too deep/);
+  });
+
   const shared = { a: 1 };
   it.each([
     ['Date', new Date(5)],
@@ -78,7 +173,23 @@ describe('serializer structured-clone', () => {
     ['an error', new Error('x'), 'class Error'],
     ['a function', [() => 1], '[0] is a function'],
     ['a symbol', Symbol('a'), 'a symbol'],
-    ['a class in a Map', new Map([['a', new Money()]]), 'class Money'],
+    ['a class in a Map', new Map([['a', new Money()]]), 'the value at <entry>[1] is an object of class Money'],
+    ['a class in a Set', new Set([new Money()]), 'the value at <member> is an object of class Money'],
+    [
+      'a class in a second entry',
+      new Map<unknown, unknown>([
+        [1, 2],
+        [3, new Money()],
+      ]),
+      'class Money',
+    ],
+    ['a Map with a property', Object.assign(new Map(), { a: 1 }), 'class Map with properties of its own'],
+    ['a Map of a class', new (class Lookup extends Map {})(), 'class Lookup'],
+    ['a RegExp in use', Object.assign(/a/g, { lastIndex: 1 }), 'a RegExp in use'],
+    ['bytes of a class', new (class Blob8 extends Uint8Array {})(1), 'class Blob8'],
+    ['a hidden property', Object.defineProperty({}, 'a', { value: 1 }), 'symbols or hidden properties'],
+    ['an array with a symbol', Object.assign([1], { [Symbol('a')]: 1 }), 'class Array'],
+    ['an array with a class', [1, new Money()], 'the value at [1] is an object of class Money'],
     ['a promise', Promise.resolve(), 'class Promise'],
   ])('refuses %s', (_, value, what) => {
     expect(() => clone.encode(value)).toThrow(what);
@@ -88,8 +199,17 @@ describe('serializer structured-clone', () => {
 describe('serializer bytes', () => {
   it('takes a plain Uint8Array, and nothing that would come back as one', () => {
     expect(bytes.decode(bytes.encode(Uint8Array.of(1, 2)))).toStrictEqual(Uint8Array.of(1, 2));
-    for (const value of [Buffer.from('a'), 'a', [1], new Uint16Array(1)])
+    for (const [value, what] of [
+      [Buffer.from('a'), 'an object of class Buffer'],
+      ['a', 'a string'],
+      [[1], 'an object of class Array'],
+      [new Uint16Array(1), 'an object of class Uint16Array'],
+      [null, 'null'],
+      [undefined, 'undefined'],
+    ] as const) {
       expect(() => bytes.encode(value)).toThrow(TypeError);
+      expect(() => bytes.encode(value)).toThrow(`the value is ${what}, which serializer 'bytes'`);
+    }
   });
 });
 
@@ -160,6 +280,62 @@ describe('record', () => {
     for (let length = 0; length < whole.length; length++)
       expect(decodeRecord(whole.subarray(0, length))).toBeUndefined();
     expect(decodeRecord(whole.with(0, 2))).toBeUndefined();
+  });
+
+  it('is laid out as it was: format, what is in it, serializer, then numbers of seven bits to the byte', () => {
+    const windows = { freshMs: 127.9, staleMs: 128, errorMs: 300, ageMs: 0.1, loadMs: 1.5 };
+    const filledNow = { bytes: Uint8Array.of(7, 8), isUndefined: false, ...windows, tags: new Map([['ä', 200]]) };
+    const failure = { message: 'no', count: 2, retryInMs: 0.5 };
+    expect([...encodeRecord({ serializer: 3, filled: filledNow, claim: { token: 5, forMs: 9.5 }, failure })]).toEqual([
+      ...[1, 13, 3],
+      ...[127, 128, 1, 172, 2, 1, 2],
+      ...[1, 2, 0xc3, 0xa4, 200, 1],
+      ...[5, 10],
+      ...[2, 110, 111, 2, 1],
+      ...[7, 8],
+    ]);
+    const nothing = { ...filledNow, bytes: new Uint8Array(0), isUndefined: true };
+    expect(encodeRecord({ serializer: 1, filled: nothing })[1]).toBe(3);
+  });
+
+  it('keeps the first 300 characters of a message', () => {
+    const failure = { message: 'x'.repeat(301), count: 1, retryInMs: 1 };
+    expect(decodeRecord(encodeRecord({ serializer: 1, failure }))!.failure!.message).toBe('x'.repeat(300));
+  });
+
+  it('is nothing when a number in it is too long, or more is announced than there is, however much', () => {
+    const full = Array(8).fill(255);
+    const largest = encodeRecord({ serializer: 1, claim: { token: Number.MAX_SAFE_INTEGER, forMs: 0 } });
+    expect(decodeRecord(largest)!.claim!.token).toBe(Number.MAX_SAFE_INTEGER);
+    expect(decodeRecord(Uint8Array.of(1, 4, 1, ...full, 1, 0))).toBeUndefined();
+    // 2^48 tags.
+    expect(decodeRecord(Uint8Array.of(1, 1, 1, 0, 0, 0, 0, 0, 128, 128, 128, 128, 128, 128, 64))).toBeUndefined();
+    // A text of five of which there are four.
+    expect(decodeRecord(Uint8Array.of(1, 8, 1, 5, 97, 97, 97, 97))).toBeUndefined();
+    expect(decodeRecord(Uint8Array.of(1, 8, 1, 2, 97, 97, 1, 1))!.failure).toEqual({
+      message: 'aa',
+      count: 1,
+      retryInMs: 1,
+    });
+  });
+
+  it('gives its value as bytes of its own', () => {
+    const whole = encodeRecord({
+      serializer: 1,
+      filled: {
+        bytes: Uint8Array.of(7),
+        isUndefined: false,
+        freshMs: 1,
+        staleMs: 1,
+        errorMs: 1,
+        ageMs: 0,
+        loadMs: 0,
+        tags: new Map(),
+      },
+    });
+    const value = decodeRecord(whole)!.filled!.bytes;
+    whole.fill(0);
+    expect([...value]).toEqual([7]);
   });
 
   it('is compact: what is not the value is less than 40 bytes', () => {

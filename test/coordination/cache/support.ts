@@ -1,4 +1,5 @@
 /** Several processes in one: caches that share a store, each with memory of its own. */
+import { afterEach, beforeEach, expect } from 'vitest';
 import {
   type Cache,
   type CacheOptions,
@@ -111,4 +112,19 @@ export function setUpSeen(options: Changes & { readonly isTelling?: boolean } = 
   const world = setUp(cacheOptions, processes, store);
   late.inner = memoryStore({ clock: world.clock });
   return { ...world, control, inner: late.inner };
+}
+
+/** Fails a test during which a promise was rejected that nobody heard of: it would end the process. */
+export function watchForUnheardRejections(): void {
+  const unheard: unknown[] = [];
+  const note = (reason: unknown) => void unheard.push(reason);
+  beforeEach(() => {
+    unheard.length = 0;
+    process.on('unhandledRejection', note);
+  });
+  afterEach(async () => {
+    await new Promise(setImmediate);
+    process.off('unhandledRejection', note);
+    expect(unheard).toEqual([]);
+  });
 }

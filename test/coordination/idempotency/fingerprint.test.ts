@@ -1,11 +1,106 @@
+import { createHash } from 'node:crypto';
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
-import { type FingerprintInput, fingerprint } from '../../../src/coordination/idempotency/fingerprint.js';
+import { describe, expect, it, vi } from 'vitest';
+import {
+  type FingerprintInput,
+  fingerprint,
+  ownFingerprint,
+} from '../../../src/coordination/idempotency/fingerprint.js';
 
 const hexOf = async (input: FingerprintInput) => Buffer.from(await fingerprint(input)).toString('hex');
 const json = (body: string | Uint8Array, exclude?: readonly string[]) =>
   hexOf({ head: [], body, isJson: true, exclude });
 const bytes = (text: string) => new TextEncoder().encode(text);
+
+/** By what the rule says. */
+const digest = (rule: number, ...parts: readonly (string | Uint8Array)[]) => {
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(part);
+  return Buffer.concat([Uint8Array.of(rule), hash.digest()]).toString('hex');
+};
+
+describe('rule of fingerprints', () => {
+  const head = ['POST', '/orders', 'a"b'];
+  const begin = '["POST","/orders","a\\"b"]';
+
+  it.each([
+    ['a text', (text: string) => text],
+    ['bytes', bytes],
+  ])('hashes the head as JSON, what kind of body it is, and the body: of %s', async (_, as) => {
+    expect(await hexOf({ head })).toBe(digest(1, `${begin}\n-\n`));
+    expect(await hexOf({ head, body: as('a=1') })).toBe(digest(1, `${begin}\nbytes\na=1`));
+    expect(await hexOf({ head, body: as(' {"b":[1, 2],"a":"\\u00e4"}'), isJson: true })).toBe(
+      digest(1, `${begin}\njson\n{"a":"ä","b":[1,2]}`),
+    );
+    expect(await hexOf({ head: ['x', 'y'], body: as('{"b":1,"a":2}'), isJson: true })).toBe(
+      digest(1, '["x","y"]\njson\n{"a":2,"b":1}'),
+    );
+    expect(await hexOf({ head: ['x'], body: as('{"b":1,"a":2}'), isJson: true, exclude: ['/b'] })).toBe(
+      digest(1, '["x"]\njson\n{"a":2}'),
+    );
+    expect(await hexOf({ head: ['x'], body: as('{"b"'), isJson: true })).toBe(digest(1, '["x"]\nbytes\n{"b"'));
+  });
+
+  it.each([
+    ['a text', (text: string) => text],
+    ['bytes', bytes],
+  ])('is the same for what is large: of %s', async (_, as) => {
+    // Characters of each length, of which one comes to lie across each border of a block or a slice.
+    for (const character of ['x', 'ä', '€', '😀']) {
+      for (const before of ['', 'x']) {
+        const text = before + character.repeat(140_000);
+        expect(await hexOf({ head, body: as(` ["${text}", 1]`), isJson: true })).toBe(
+          digest(1, `${begin}\njson\n["${text}",1]`),
+        );
+      }
+    }
+    const long = 'ä'.repeat(140_000);
+    expect(await hexOf({ head, body: as(long) })).toBe(digest(1, `${begin}\nbytes\n${long}`));
+    expect(await hexOf({ head, body: as(`["${long}`), isJson: true })).toBe(digest(1, `${begin}\nbytes\n["${long}`));
+    expect(await hexOf({ head: [], body: as(`{"b":"${long}","a":1}`), isJson: true, exclude: ['/b'] })).toBe(
+      digest(1, '[]\njson\n{"a":1}'),
+    );
+  });
+
+  it('takes large bytes that are no UTF-8 as they are, also when the last character is cut off', async () => {
+    for (const last of [0xff, 0xc3]) {
+      const body = new Uint8Array(300_000).fill(0x20);
+      body[body.length - 1] = last;
+      expect(await hexOf({ head: [], body, isJson: true })).toBe(digest(1, '[]\nbytes\n', body));
+    }
+  });
+
+  it('answers at once up to 64 KiB, and later beyond', async () => {
+    for (const isJson of [true, false]) {
+      expect(fingerprint({ head: [], body: `"${'x'.repeat(65_534)}"`, isJson })).toBeInstanceOf(Uint8Array);
+      expect(fingerprint({ head: [], body: `"${'x'.repeat(65_535)}"`, isJson })).toBeInstanceOf(Promise);
+    }
+  });
+
+  it('is the same for any length of head, and where Node cannot hash at one go', async () => {
+    for (const length of [0, 1, 16_350, 16_366, 16_367, 16_368, 16_369, 16_380, 16_384, 20_000]) {
+      const path = 'p'.repeat(length);
+      const expected = digest(1, `["${path}","q"]\njson\n{"a":1}`);
+      expect(await hexOf({ head: [path, 'q'], body: '{"a":1}', isJson: true })).toBe(expected);
+    }
+    vi.resetModules();
+    vi.stubGlobal('process', { ...process, getBuiltinModule: () => ({ createHash }) });
+    try {
+      const older = await import('../../../src/coordination/idempotency/fingerprint.js');
+      const made = await older.fingerprint({ head: ['x'], body: '{"a":1}', isJson: true });
+      expect(Buffer.from(made).toString('hex')).toBe(digest(1, '["x"]\njson\n{"a":1}'));
+    } finally {
+      vi.unstubAllGlobals();
+      vi.resetModules();
+    }
+  });
+
+  it('has a version of its own for what a function of the user made', () => {
+    for (const what of ['abc', bytes('abc')]) {
+      expect(Buffer.from(ownFingerprint(what)).toString('hex')).toBe(digest(2, 'abc'));
+    }
+  });
+});
 
 describe('fingerprint', () => {
   it('is the same for the same data, and for nothing else', async () => {

@@ -162,6 +162,74 @@ describe('adaptiveLimit', () => {
     expect(guard.running).toBe(0);
   });
 
+  it('learns from an operation once, and watches for stalls until the last one is over', () => {
+    const { clock, guard } = make({ algorithm: 'aimd', initial: 4 });
+    const [first, second] = [take(guard), take(guard)];
+    for (let times = 0; times < 3; times++) first.settle(success);
+    expect(guard.limit).toBe(5);
+    for (let times = 0; times < 3; times++) first.release();
+    expect(clock.pendingTimers).toBe(1);
+    second.settle(failure);
+    expect(clock.pendingTimers).toBe(0);
+    take(guard).release();
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('is not held up by an operation that teaches nothing when it begins', async () => {
+    const { clock, guard } = make();
+    take(guard).settle(failure);
+    await learnPlain(guard, clock);
+    expect(guard.limit).toBe(1);
+  });
+
+  it('serves nobody who waits while more run than may', async () => {
+    const { guard } = make({ algorithm: 'aimd', initial: 3 });
+    const [first, second] = [take(guard), take(guard), take(guard)];
+    let isServed = false;
+    const waiting = Promise.resolve(guard.admit()).then(() => {
+      isServed = true;
+    });
+    first!.settle(lost);
+    await Promise.resolve();
+    expect([guard.limit, guard.running, guard.waiting, isServed]).toEqual([2, 2, 1, false]);
+    second!.settle(failure);
+    await waiting;
+    expect([guard.running, guard.waiting]).toEqual([2, 0]);
+  });
+
+  it('starts a call from the queue that has time enough', async () => {
+    const { clock, guard } = make();
+    await learnPlain(guard, clock);
+    const calls = pipeline(guard);
+    const running = Array.from({ length: guard.limit }, () => calls.attempt(() => clock.sleep(50)));
+    const late = calls.attempt(() => 'started', { deadline: clock.now() + 121 });
+    await clock.advance(50);
+    await Promise.all(running);
+    expect(await late).toMatchObject({ ok: true, value: 'started' });
+  });
+
+  it.each([
+    ['aimd', [3, 5, 7], 200],
+    ['vegas', [8, 20, 38], 200],
+    ['gradient2', [2, 2, 2], 200],
+    ['knee', [2, 2, 2], 100],
+  ] as const)('moves by %s, and lets wait by it, if it is to', async (algorithm, limits, waitMs) => {
+    const { clock, guard } = make({ algorithm, initial: 2, random: () => 0.5 });
+    const full = [take(guard), take(guard)];
+    const waited = Promise.resolve(guard.admit()).then(() => clock.now());
+    await clock.advance(waitMs);
+    expect(await waited).toBe(waitMs);
+    for (const permit of full) permit.release();
+    const moved: number[] = [];
+    for (let round = 0; round < 3; round++) {
+      const permits = Array.from({ length: guard.limit }, () => take(guard));
+      await clock.advance(10);
+      for (const permit of permits) permit.settle(success);
+      moved.push(guard.limit);
+    }
+    expect(moved).toEqual(limits);
+  });
+
   it('gives the slot of a call back that nobody reports the end of', async () => {
     const { clock, guard } = make();
     // A guard of one's own around it that does not pass `ended` on.

@@ -35,6 +35,46 @@ function calm(rule: Knee, running: number, operations: number, meanMs: number, r
 
 const anywhere = { initial: 100, min: 1, max: 1_000 };
 
+/** A service in bad and good times: how many it does at once, how long one takes, and how many of a hundred are lost. */
+const times = [
+  { workers: 8, asked: 6, meanMs: 40, lost: 1 },
+  { workers: 8, asked: 500, meanMs: 40, lost: 1 },
+  { workers: 8, asked: 500, meanMs: 160, lost: 0 },
+  { workers: 60, asked: 500, meanMs: 20, lost: 2 },
+  { workers: 60, asked: 30, meanMs: 20, lost: 2 },
+  { workers: 60, asked: 500, meanMs: 20, lost: 80 },
+  { workers: 25, asked: 500, meanMs: 20, lost: 1 },
+  { workers: 25, asked: 9, meanMs: 90, lost: 1 },
+  { workers: 25, asked: 500, meanMs: 90, lost: 1 },
+] as const;
+
+/** What the rule says after each two hundred operations of those times. Without functions whose last digit may differ by platform. */
+function trace(rule: Knee): number[][] {
+  let seed = 12_345;
+  const draw = () => {
+    seed = (seed * 48_271) % 2_147_483_647;
+    return seed / 2_147_483_647;
+  };
+  const running: { readonly order: number; readonly runningAtStart: number }[] = [];
+  const said: number[][] = [];
+  for (const { workers, asked, meanMs, lost } of times) {
+    for (let count = 1; count <= 800; count++) {
+      while (running.length < Math.min(asked, Math.max(1, Math.floor(rule.limit)))) {
+        const runningAtStart = running.length + 1;
+        running.push({ order: rule.started(runningAtStart), runningAtStart });
+      }
+      const [{ order, runningAtStart }] = running.splice(Math.floor(draw() * running.length), 1) as [
+        (typeof running)[0],
+      ];
+      const roundTripMs = meanMs * (0.5 + draw()) * Math.max(1, runningAtStart / workers);
+      if (draw() < 0.03) rule.ignored(order);
+      else end(rule, order, roundTripMs, { running: running.length + 1, runningAtStart, wasLost: draw() * 100 < lost });
+      if (count % 200 === 0) said.push([rule.limit, rule.waitMs, rule.usefulMs]);
+    }
+  }
+  return said;
+}
+
 describe('knee', () => {
   it('lets the initial number run until thirty operations have ended', () => {
     const rule = new Knee(anywhere);
@@ -139,6 +179,52 @@ describe('knee', () => {
     saturate(rule, 20, 8_000, 100, random);
     expect(rule.limit).toBeGreaterThan(15);
     expect(rule.limit).toBeLessThan(40);
+  });
+
+  it('goes as it went when its numbers were measured, through good and bad times: who changes one measures anew', () => {
+    const measured = [
+      [7, 78.1177, 27.3412],
+      [7, 78.1177, 27.3412],
+      [7, 78.1177, 27.3412],
+      [7, 78.1177, 27.3412],
+      [11.0264, 78.1177, 27.3412],
+      [12.0531, 78.1177, 27.3412],
+      [12.2007, 82.2123, 28.7743],
+      [10.8907, 82.2123, 28.7743],
+      [4.7292, 237.3825, 83.0839],
+      [6.1282, 237.3825, 83.0839],
+      [10.7408, 331.0644, 115.8725],
+      [11.2408, 331.0644, 115.8725],
+      [65.9312, 243.3014, 85.1555],
+      [114.3384, 193.8672, 67.8535],
+      [152.202, 170.7455, 59.7609],
+      [181.9676, 158.6704, 55.5346],
+      [184.4316, 259.9505, 90.9827],
+      [184.4316, 80.5904, 28.2066],
+      [184.4316, 59.572, 20.8502],
+      [184.4316, 41.7081, 14.5978],
+      [120.0802, 41.7842, 14.6245],
+      [38.1575, 43.9437, 15.3803],
+      [1, 52.1627, 18.2569],
+      [1.0674, 41.7454, 14.6109],
+      [39.9683, 41.4327, 14.5014],
+      [33.0355, 41.4327, 14.5014],
+      [31.496, 41.4327, 14.5014],
+      [31.4779, 41.4327, 14.5014],
+      [29.5792, 156.0439, 54.6154],
+      [29.5792, 167.8142, 58.735],
+      [29.5792, 171.8591, 60.1507],
+      [29.5792, 175.0094, 61.2533],
+      [17.6008, 174.4563, 61.0597],
+      [32.5629, 198.805, 69.5817],
+      [18.9115, 198.0666, 69.3233],
+      [32.8735, 196.5445, 68.7906],
+    ];
+    const said = trace(new Knee(anywhere));
+    expect(said.length).toBe(measured.length);
+    for (const [at, numbers] of said.entries()) {
+      for (const [index, number] of numbers.entries()) expect(number).toBeCloseTo(measured[at]![index]!, 3);
+    }
   });
 
   it('stays within its range whatever it is told', () => {

@@ -133,6 +133,60 @@ describe('gradient2', () => {
     expect(rule.limit).toBeCloseTo(20.8, 9);
   });
 
+  it('takes the mean of a window and the most that ran in it, and begins the next when it has ended', () => {
+    const rule = new Gradient2({ initial: 20, min: 1, max: 200 });
+    const moves: (readonly [number, number])[] = [];
+    rule.windowEnded = (shortMs, mostRunning) => moves.push([shortMs, mostRunning]);
+    const ended = (endedMs: number, roundTripMs: number, running: number) =>
+      rule.ended({ ...trip(rule, roundTripMs, running), endedMs });
+    // A quarter of a second from the first on, and then from the end of the last.
+    for (let index = 0; index < 20; index++) ended(1_000 + index, 10 + index, index === 3 ? 17 : 5);
+    expect(moves).toEqual([]);
+    ended(1_249, 40.5, 5);
+    expect(moves).toEqual([]);
+    ended(1_250, 40.5, 5);
+    expect(moves).toEqual([[471 / 22, 17]]);
+    for (let index = 0; index < 9; index++) ended(1_260, 10, 6);
+    ended(1_499, 10, 6);
+    expect(moves.length).toBe(1);
+    ended(1_500, 10, 6);
+    expect(moves).toEqual([
+      [471 / 22, 17],
+      [10, 6],
+    ]);
+    // Fewer than ten wait for more.
+    for (let index = 0; index < 9; index++) ended(9_000, 30, 7);
+    expect(moves.length).toBe(2);
+    ended(9_000, 30, 7);
+    expect(moves[2]).toEqual([30, 7]);
+  });
+
+  it('forgets the long average faster after an overload, and remembers 600 windows otherwise', () => {
+    const rule = new Gradient2({ initial: 100, min: 1, max: 1_000 });
+    // At first it is the plain mean.
+    for (let count = 0; count < 10; count++) rule.windowEnded(91 + 2 * count, 0);
+    expect(rule.limit).toBe(100);
+    // The long average is 100 and becomes 100 + 2 / 601 of what the window is off.
+    rule.windowEnded(200, 1_000);
+    const longMs = 100 + 100 * (2 / 601);
+    const first = 100 * 0.8 + (100 * ((1.5 * longMs) / 200) + 4) * 0.2;
+    expect(rule.limit).toBeCloseTo(first, 9);
+    // More than twice as long: 0.95 of it is left.
+    for (let count = 0; count < 3; count++) rule.windowEnded(20, 0);
+    rule.windowEnded(160, 1_000);
+    let expected = longMs;
+    for (const ms of [20, 20, 20]) expected = (expected + (ms - expected) * (2 / 601)) * 0.95;
+    expected += (160 - expected) * (2 / 601);
+    expect(rule.limit).toBeCloseTo(first * 0.8 + (first * ((1.5 * expected) / 160) + 4) * 0.2, 9);
+  });
+
+  it('moves from half of the limit on, by a half down at most', () => {
+    const rule = new Gradient2({ initial: 20, min: 1, max: 200 });
+    for (let count = 0; count < 10; count++) rule.windowEnded(10, 0);
+    rule.windowEnded(1_000, 10);
+    expect(rule.limit).toBeCloseTo(20 * 0.8 + (20 * 0.5 + 4) * 0.2, 9);
+  });
+
   it('holds while less than half of the limit runs', () => {
     const rule = new Gradient2({ initial: 20, min: 1, max: 200 });
     rule.windowEnded(10, 9);

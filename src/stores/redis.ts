@@ -314,7 +314,7 @@ class ScriptStore implements RedisStore {
     return new Promise((resolve, reject) => {
       const verb = new Verb(this, operation, prepare(), signal, parse, resolve as (answer: unknown) => void, reject);
       this.underWay.begin(verb);
-      verb.listen();
+      if (signal !== undefined) verb.listen();
       this.begin(verb);
     });
   }
@@ -323,7 +323,12 @@ class ScriptStore implements RedisStore {
     const state = this.isClosed ? 'closed' : this.server.state();
     if (state === 'ready') {
       verb.hasLeft = true;
-      this.send(verb, 'evalsha');
+      const [script, keys, given] = verb.command;
+      try {
+        this.server.runKnown(script.hash, keys, given).then(verb.done, verb.sendAgainOrFail);
+      } catch (error) {
+        verb.sendAgainOrFail(error);
+      }
     } else if (state === 'closed') {
       const detail = this.isClosed ? 'the store is closed' : 'the client is closed, or was never connected; connect it';
       verb.fail(failure(verb.operation, 'closed', detail));
@@ -333,19 +338,16 @@ class ScriptStore implements RedisStore {
     }
   }
 
-  private send(verb: Verb, command: 'evalsha' | 'eval'): void {
-    const { server } = this;
+  /** @internal */
+  failedToSend(verb: Verb, error: unknown): void {
+    // The server was restarted, or told to forget its scripts: it has done nothing yet. This tells it again.
+    if (!messageOf(error).startsWith('NOSCRIPT')) return verb.fail(failureOf(verb.operation, error));
+    const failed = (again: unknown) => verb.fail(failureOf(verb.operation, again));
     const [script, keys, given] = verb.command;
-    const failed = (error: unknown) => {
-      if (verb.isOver) return;
-      // The server was restarted, or told to forget its scripts: it has done nothing yet. This tells it again.
-      if (command === 'evalsha' && messageOf(error).startsWith('NOSCRIPT')) this.send(verb, 'eval');
-      else verb.fail(failureOf(verb.operation, error));
-    };
     try {
-      server.run(command, command === 'eval' ? script.text : script.hash, keys, given).then(verb.done, failed);
-    } catch (error) {
-      failed(error);
+      this.server.run(script.text, keys, given).then(verb.done, failed);
+    } catch (again) {
+      failed(again);
     }
   }
 
@@ -387,6 +389,9 @@ class Verb extends TimedVerb {
   private readonly resolve: (answer: unknown) => void;
   private readonly reject: (error: unknown) => void;
   private onAbort: (() => void) | undefined = undefined;
+  readonly sendAgainOrFail = (error: unknown) => {
+    if (!this.isOver) this.store.failedToSend(this, error);
+  };
   readonly done = (reply: unknown) => {
     this.end();
     try {
@@ -416,8 +421,7 @@ class Verb extends TimedVerb {
   }
 
   listen(): void {
-    const { signal } = this;
-    if (signal === undefined) return;
+    const signal = this.signal!;
     this.onAbort = () => this.fail(signal.reason);
     addAbortListener(signal, this.onAbort);
   }
@@ -455,13 +459,10 @@ interface Server {
   /** A connection broke, and the client does not fail what was on its way by itself. */
   onBreak(listener: () => void): void;
   offBreak(listener: () => void): void;
-  /** Runs a script: by its text with `'eval'`, by its hash with `'evalsha'`. */
-  run(
-    command: 'evalsha' | 'eval',
-    script: string,
-    keys: readonly string[],
-    given: readonly (string | Buffer)[],
-  ): Promise<unknown>;
+  /** Runs a script that the server knows by this hash; else it answers NOSCRIPT. */
+  runKnown(hash: string, keys: readonly string[], given: readonly (string | Buffer)[]): Promise<unknown>;
+  /** Runs a script, and lets the server know it. */
+  run(text: string, keys: readonly string[], given: readonly (string | Buffer)[]): Promise<unknown>;
 }
 
 function recognise(client: unknown): Server | undefined {
@@ -488,7 +489,10 @@ function stateOfNodeRedis({ isReady, isOpen }: NodeRedisClient): ReturnType<Serv
 
 /** Its types do not have these. With `enableAutoPipelining` its `callBuffer`, which they have, forgets the name of the command. */
 type IoredisScripts = Readonly<
-  Record<'evalBuffer' | 'evalshaBuffer', (script: string, ...words: (string | Buffer | number)[]) => Promise<unknown>>
+  Record<
+    'evalBuffer' | 'evalshaBuffer',
+    (script: string, keys: number, ...words: (readonly (string | Buffer)[])[]) => Promise<unknown>
+  >
 >;
 
 function ioredis(client: IoredisClient): Server {
@@ -502,7 +506,9 @@ function ioredis(client: IoredisClient): Server {
     offReady: (listener) => client.off('ready', listener),
     onBreak: (listener) => client.on('close', listener),
     offBreak: (listener) => client.off('close', listener),
-    run: (command, script, keys, given) => scripts[`${command}Buffer`](script, keys.length, ...keys, ...given),
+    // It flattens what it is given.
+    runKnown: (hash, keys, given) => scripts.evalshaBuffer(hash, keys.length, keys, given),
+    run: (text, keys, given) => scripts.evalBuffer(text, keys.length, keys, given),
   };
 }
 
@@ -530,10 +536,8 @@ function nodeRedis(client: NodeRedisClient): Server {
     offReady: (listener) => client.off('ready', listener),
     onBreak() {},
     offBreak() {},
-    run(command, script, keys, given) {
-      const options = { keys, arguments: given };
-      return command === 'eval' ? scripts.eval(script, options) : scripts.evalSha(script, options);
-    },
+    runKnown: (hash, keys, given) => scripts.evalSha(hash, { keys, arguments: given }),
+    run: (text, keys, given) => scripts.eval(text, { keys, arguments: given }),
   };
 }
 

@@ -29,7 +29,7 @@ interface State {
  * One key of a primary that is replaced by its replica. What was written last may be lost, so that the key holds again what it held at some earlier
  * moment; but each new version is above all that were ever given, and between failovers the laws of a store hold as always.
  */
-export function failoverModel(): Model<State, Operation, StoreResult> {
+function failoverModel(): Model<State, Operation, StoreResult> {
   const store = storeModel();
   return {
     name: 'store with failover',

@@ -393,6 +393,7 @@ class Verb extends TimedVerb {
     if (!this.isOver) this.store.failedToSend(this, error);
   };
   readonly done = (reply: unknown) => {
+    if (isPutOff(reply)) return this.fail(lost(this.operation, putOff));
     this.end();
     try {
       this.resolve(this.parse(reply));
@@ -446,6 +447,13 @@ class Verb extends TimedVerb {
     this.store.ended(this);
   }
 }
+
+/** Instead of any answer, where somebody has begun a MULTI on the connection: no script answers a text. */
+function isPutOff(reply: unknown): boolean {
+  return (typeof reply === 'string' || reply instanceof Uint8Array) && String(reply) === 'QUEUED';
+}
+
+const putOff = 'the client is in the middle of a MULTI, whose EXEC may still do it; give the store a client of its own';
 
 /** What the two libraries have in common, each in its own words. */
 interface Server {
@@ -683,7 +691,9 @@ function numberIn(record: Uint8Array, start: number, end: number): number {
 
 const noPermission = 'the user needs @scripting and the commands get, getrange, pttl, time, set and del';
 
-/** What a server answers instead of doing anything, and what may help. */
+const subscribed = 'the client has subscribed to something, and can do nothing else; give the store one of its own';
+
+/** What a server, or a client, answers instead of doing anything, and what may help. */
 const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: string])[] = [
   ['READONLY', 'failed', 'this server is a replica; let the client follow the primary, by Sentinel or Cluster'],
   ['LOADING', 'busy', 'the server is still loading its data; try again'],
@@ -702,6 +712,9 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
   ['NOAUTH', 'failed', 'the client has to give a password'],
   ['NOPERM', 'failed', noPermission],
   ["ERR The user executing the script can't", 'failed', noPermission],
+  ["ERR Can't execute", 'failed', subscribed],
+  ['Connection in subscriber mode', 'failed', subscribed],
+  ['The queue is full', 'busy', 'the client has as many commands under way as it may, by "commandsQueueMaxLength"'],
   ['WRONGTYPE', 'schema', 'the key holds something that is none of this store; use another "prefix"'],
 ];
 

@@ -13,7 +13,7 @@ import {
 import type { ClosableStore } from '../../src/stores/store.js';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { answered, until } from './faults.ts';
-import { draw, perform, versionIn } from './histories.ts';
+import { draw, pause, perform, versionIn } from './histories.ts';
 
 type Operation = StoreOperation | { readonly type: 'failover' };
 
@@ -84,7 +84,7 @@ export async function checkFailovers(
   for (let begun = 0; begun < count; begun += atOnce) {
     if (begun > 0) await changePlaces(pair);
     const seeds = Array.from({ length: Math.min(atOnce, count - begun) }, (_, index) => firstSeed + begun + index);
-    const progress = { answers: 0, unknown: 0, isBack: deferred() };
+    const progress = { ended: 0, unknown: 0, isFailing: false, isBack: deferred() };
     const plays = seeds.map((seed) => new Play(seed));
     await Promise.all([...plays.map((play) => play.run(stores, progress)), failOver(stores, pair, plays, progress)]);
     for (const { seed, history, asIfNone } of plays) {
@@ -100,8 +100,10 @@ export async function checkFailovers(
 }
 
 interface Progress {
-  answers: number;
+  /** Verbs that count. */
+  ended: number;
   unknown: number;
+  isFailing: boolean;
   readonly isBack: { readonly promise: Promise<void>; resolve(): void };
 }
 
@@ -138,7 +140,7 @@ class Play {
         try {
           const result = await perform(store, key, operation);
           for (const one of open) one.ok(result);
-          progress.answers++;
+          progress.ended++;
           left--;
           const version = versionIn(result);
           if (version !== undefined) seen.set(key, version);
@@ -147,9 +149,11 @@ class Play {
           for (const one of open) error.applied === 'no' ? one.failed() : one.unknown();
           if (error.applied === 'unknown') {
             progress.unknown++;
+            progress.ended++;
             left--;
           }
-          await progress.isBack.promise;
+          // A client may lose its connection at any time, as when it hears of the replica that came back.
+          await (progress.isFailing ? progress.isBack.promise : pause(10));
         }
       }
     });
@@ -166,17 +170,18 @@ async function failOver(
 ): Promise<void> {
   const random = seededRandom(plays[0]!.seed).fork('network');
   const all = plays.length * stores.length * verbsPerClient;
-  const answersFrom = (least: number) =>
+  const verbsFrom = (least: number) =>
     until(
-      async () => progress.answers,
-      (answers) => answers >= least,
+      async () => progress.ended,
+      (ended) => ended >= least,
     );
-  await answersFrom(random.integer(all / 8, all / 2));
+  await verbsFrom(random.integer(all / 8, all / 2));
   if (random() < 0.5) {
     await primary.ask('ACL SETUSER default -psync -sync');
     await primary.ask('CLIENT KILL TYPE REPLICA');
-    await answersFrom(progress.answers + random.integer(1, all / 8));
+    await verbsFrom(progress.ended + random.integer(1, all / 8));
   }
+  progress.isFailing = true;
   const ends = plays.map((play) => play.beginFailover());
   await primary.kill();
   await Promise.all(

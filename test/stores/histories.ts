@@ -111,7 +111,7 @@ async function playHistory(stores: readonly ClosableStore[], seed: number, progr
   return { seed, history, lost };
 }
 
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+export const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export function draw(random: SeededRandom, value: string, seenVersion: number): StoreOperation {
   const chance = random();

@@ -407,6 +407,38 @@ describe.skipIf(program === undefined)('redisStore on an ioredis with enableAuto
   });
 });
 
+describe.skipIf(program === undefined)('redisStore on an ioredis in the middle of a MULTI', () => {
+  it('takes what the server has put off for what nobody knows, and nothing for done', async () => {
+    const server = await startRedis(program!);
+    const client = new Redis(server.port, '127.0.0.1');
+    try {
+      const store = redisStore(client, { timeout: '5s' });
+      const { readMany, consume, guardedWrite } = store.native;
+      const options = { ttlMs, ifVersion: 0 };
+      await store.write('held', bytes('a'), options);
+      await client.multi({ pipeline: false });
+      const verbs = {
+        read: () => store.read('held'),
+        write: () => store.write('key', bytes('b'), options),
+        guardedWrite: () => guardedWrite('key', bytes('b'), { ...options, quietMs: 1 }),
+        remove: () => store.remove('held'),
+        readMany: () => readMany(['held', 'key']),
+        consume: () => consume('key', { limit: 1, periodMs: 1000 }),
+      };
+      for (const [name, verb] of Object.entries(verbs)) {
+        const error = await failure(verb());
+        expect(error).toMatchObject({ reason: 'failed', applied: name.startsWith('read') ? 'no' : 'unknown' });
+        expect(error.message).toContain('MULTI');
+      }
+      await client.discard();
+      expect(text((await store.read('held'))?.value)).toBe('a');
+    } finally {
+      client.disconnect();
+      await server.dispose();
+    }
+  });
+});
+
 /** An ioredis that answers as the test says. */
 class FakeClient extends EventEmitter implements IoredisClient {
   status = 'ready';
@@ -569,6 +601,9 @@ describe('redisStore', () => {
     ['NOAUTH Authentication required.', 'failed', 'no'],
     ["Stream isn't writeable and enableOfflineQueue options is false", 'closed', 'no'],
     ['The client is closed', 'closed', 'no'],
+    ['The queue is full', 'busy', 'no'],
+    ['Connection in subscriber mode, only subscriber commands may be used', 'failed', 'no'],
+    ["ERR Can't execute 'evalsha': only (P|S)SUBSCRIBE / PING / QUIT are allowed in this context", 'failed', 'no'],
     ['Socket closed unexpectedly', 'closed', 'unknown'],
     ['Connection is closed.', 'closed', 'unknown'],
     ['read ECONNRESET', 'failed', 'unknown'],

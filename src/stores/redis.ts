@@ -10,6 +10,7 @@ import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 import { checkArgument, checkOptions, duration, having, integer, optional, withDefault } from '../core/options.js';
+import { addClientListener, removeClientListener } from './client-events.js';
 import { Copies } from './copies.js';
 import { guardedWrite, type QueueHome, RedisQueue } from './redis-queue.js';
 import {
@@ -509,11 +510,15 @@ function ioredis(client: IoredisClient): Server {
   return {
     isCluster,
     publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
-    state: () => stateOfIoredis(client),
-    onReady: (listener) => client.on('ready', listener),
-    offReady: (listener) => client.off('ready', listener),
-    onBreak: (listener) => client.on('close', listener),
-    offBreak: (listener) => client.off('close', listener),
+    state() {
+      // A lazy one connects by its first command, which would stand in a queue until then, whatever becomes of the verb.
+      if (client.status === 'wait') (client as unknown as { connect(): Promise<void> }).connect().catch(() => {});
+      return stateOfIoredis(client);
+    },
+    onReady: (listener) => addClientListener(client, 'ready', listener),
+    offReady: (listener) => removeClientListener(client, 'ready', listener),
+    onBreak: (listener) => addClientListener(client, 'close', listener),
+    offBreak: (listener) => removeClientListener(client, 'close', listener),
     // It flattens what it is given.
     runKnown: (hash, keys, given) => scripts.evalshaBuffer(hash, keys.length, keys, given),
     run: (text, keys, given) => scripts.evalBuffer(text, keys.length, keys, given),
@@ -540,8 +545,8 @@ function nodeRedis(client: NodeRedisClient): Server {
     isCluster,
     publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
     state: () => stateOfNodeRedis(client),
-    onReady: (listener) => client.on('ready', listener),
-    offReady: (listener) => client.off('ready', listener),
+    onReady: (listener) => addClientListener(client, 'ready', listener),
+    offReady: (listener) => removeClientListener(client, 'ready', listener),
     onBreak() {},
     offBreak() {},
     runKnown: (hash, keys, given) => scripts.evalSha(hash, { keys, arguments: given }),

@@ -260,6 +260,8 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
 
 /** Until the one replica has all. */
 async function allCopied(primary: RedisConnection): Promise<void> {
+  // It waits for what its own connection has written.
+  await primary.command('SET', 'copied', '');
   await until(
     () => primary.command('WAIT', '1', '100'),
     (replicas) => Number(replicas) === 1,

@@ -64,10 +64,11 @@ function isWritten(result: StoreResult): result is { readonly ok: true; readonly
 const verbsPerClient = 8;
 const keys = ['x', 'y'];
 
-/** A primary and its replica, which change places. */
+/** A primary and its replica, which change places, and who sees to that. */
 export interface Pair {
   primary: ServerProcess;
   replica: ServerProcess;
+  readonly sentinels: readonly ServerProcess[];
 }
 
 /**
@@ -200,6 +201,12 @@ async function changePlaces(pair: Pair): Promise<void> {
     () => primary.ask('INFO replication'),
     (info) => info.includes('state=online'),
   );
+  // They ask for that every ten seconds, and promote none of which they know less.
+  const good = ['flags slave', 'role-reported slave', 'master-link-status ok', `master-port ${primary.port}`];
+  for (const sentinel of pair.sentinels) {
+    const replicas = async () => (await sentinel.ask('SENTINEL REPLICAS main')).replace(/\r\n\$\d+\r\n/g, ' ');
+    await until(replicas, (told) => good.every((words) => told.includes(` ${words} `)), 30_000);
+  }
   Object.assign(pair, { primary, replica: dead });
 }
 

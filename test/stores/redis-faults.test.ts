@@ -198,7 +198,8 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
         onTestFinished(() => connection.close());
         stores.push(redisStore(connection.client, { timeout: 1000 }));
       }
-      await checkFailovers(stores, pair, { firstSeed, count: historyCount(40), atOnce: 50 });
+      const count = historyCount(40);
+      await checkFailovers(stores, { ...pair, sentinels }, { firstSeed, count, atOnce: Math.max(50, count / 20) });
     },
     historiesTimeoutMs,
   );

@@ -121,9 +121,9 @@ export function redisStore(client: IoredisClient | NodeRedisClient, options: Red
     prefix: prefixField,
     subscriber: optional({
       allowed: server.isCluster
-        ? 'a second cluster client, with ioredis one made with "shardedSubscribers: true"'
+        ? 'a second cluster client, with ioredis one made with "shardedSubscribers: true" and the same "keyPrefix" or none'
         : 'a second client of the same server, which is not the first one and no cluster client',
-      parse: (value) => (value === client ? undefined : subscriberOf(value, server.isCluster)),
+      parse: (value) => (value === client ? undefined : subscriberOf(value, server)),
     }),
     timeout: withDefault(duration({}), 500),
     // Redis closes the connection on more than 512 MiB in one argument.
@@ -211,7 +211,7 @@ class ScriptStore implements RedisStore {
       const ttl = `${Math.ceil(ttlMs)}`;
       const hash = hashOf(key);
       const bucket = this.bucketKey(hash);
-      const given = [recordOf(value, ttl), ttl, this.server.publish, bucket, messageFor(hash)];
+      const given = [recordOf(value, ttl), ttl, this.server.publish, this.channelOf(bucket), messageFor(hash)];
       if (ifVersion !== undefined) given.push(`${ifVersion}`);
       return [writeScript, [`${bucket}:${key}`, bucket], given];
     });
@@ -222,7 +222,7 @@ class ScriptStore implements RedisStore {
       this.checks.remove(key, options);
       const hash = hashOf(key);
       const bucket = this.bucketKey(hash);
-      const given = [this.server.publish, bucket, messageFor(hash)];
+      const given = [this.server.publish, this.channelOf(bucket), messageFor(hash)];
       if (options?.ifVersion !== undefined) given.push(`${options.ifVersion}`);
       return [removeScript, [`${bucket}:${key}`], given];
     });
@@ -276,7 +276,7 @@ class ScriptStore implements RedisStore {
   private watch(watches: RedisWatches, key: string, onChange: (change: StoreChange) => void): StoreWatch {
     const hash = typeof key === 'string' ? hashOf(key) : 0;
     const watcher = this.checks.watch(key, onChange, watches.watchers, this.isClosed);
-    if (watcher.isStarting) watches.add(watcher, messageFor(hash), this.bucketKey(hash));
+    if (watcher.isStarting) watches.add(watcher, messageFor(hash), this.channelOf(this.bucketKey(hash)));
     return watcher;
   }
 
@@ -294,10 +294,16 @@ class ScriptStore implements RedisStore {
       ...{ isCluster: this.server.isCluster, publish: this.server.publish },
       placeOf: (key) => {
         const hash = hashOf(key);
-        return { bucket: this.bucketKey(hash), message: messageFor(hash) };
+        const bucket = this.bucketKey(hash);
+        return { bucket, channel: this.channelOf(bucket), message: messageFor(hash) };
       },
       watcher: (key, onChange) => this.checks.watch(key, onChange, this.watches!.watchers, this.isClosed),
     };
+  }
+
+  /** As the server knows the key of the bucket: in a cluster a node tells only of what it serves. */
+  private channelOf(bucket: string): string {
+    return this.server.keyPrefix + bucket;
   }
 
   /** What is in braces alone decides about the slot of a cluster; no prefix has a brace. */
@@ -459,6 +465,8 @@ const putOff = 'the client is in the middle of a MULTI, whose EXEC may still do 
 /** What the two libraries have in common, each in its own words. */
 interface Server {
   readonly isCluster: boolean;
+  /** What the client puts before keys by itself, yet not before other words. */
+  readonly keyPrefix: string;
   /** The command that tells who watches: in a cluster only the node that serves the key, and who listens to it. */
   readonly publish: 'PUBLISH' | 'SPUBLISH';
   /** `'waiting'`: not connected yet, or not any more, and the client is about to connect by itself. */
@@ -504,11 +512,17 @@ type IoredisScripts = Readonly<
   >
 >;
 
+function keyPrefixOfIoredis(client: object): string {
+  const { options } = client as { readonly options?: { readonly keyPrefix?: unknown } };
+  return String(options?.keyPrefix ?? '');
+}
+
 function ioredis(client: IoredisClient): Server {
   const isCluster = (client as { readonly isCluster?: unknown }).isCluster === true;
   const scripts = client as unknown as IoredisScripts;
   return {
     isCluster,
+    keyPrefix: keyPrefixOfIoredis(client),
     publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
     state() {
       // A lazy one connects by its first command, which would stand in a queue until then, whatever becomes of the verb.
@@ -543,6 +557,7 @@ function nodeRedis(client: NodeRedisClient): Server {
   const scripts = client.withTypeMapping({ [blobString]: Buffer }) as NodeRedisScripts;
   return {
     isCluster,
+    keyPrefix: String((client as { readonly _keyPrefix?: unknown })._keyPrefix ?? ''),
     publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
     state: () => stateOfNodeRedis(client),
     onReady: (listener) => addClientListener(client, 'ready', listener),
@@ -554,13 +569,14 @@ function nodeRedis(client: NodeRedisClient): Server {
   };
 }
 
-function subscriberOf(client: unknown, isCluster: boolean): Subscriber | undefined {
-  const server = recognise(client);
-  if (server === undefined || server.isCluster !== isCluster) return undefined;
+function subscriberOf(client: unknown, { isCluster, keyPrefix }: Server): Subscriber | undefined {
+  const own = recognise(client);
+  if (own === undefined || own.isCluster !== isCluster) return undefined;
   if (!hasMethods(client, 'evalBuffer')) return nodeRedisSubscriber(client as NodeRedisSubscriber, isCluster);
+  if (!isCluster) return ioredisSubscriber(client as IoredisSubscriber, 'alone');
   const { options } = client as { readonly options?: { readonly shardedSubscribers?: unknown } };
-  if (isCluster && options?.shardedSubscribers !== true) return undefined;
-  return ioredisSubscriber(client as IoredisSubscriber, isCluster);
+  if (options?.shardedSubscribers !== true || !['', keyPrefix].includes(own.keyPrefix)) return undefined;
+  return ioredisSubscriber(client as IoredisSubscriber, { keyPrefix: own.keyPrefix });
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: what an event brings differs from one to the next.
@@ -587,8 +603,12 @@ interface IoredisSubscriber extends EventSource {
   sunsubscribe(channel: string): Promise<unknown>;
 }
 
-function ioredisSubscriber(client: IoredisSubscriber, isCluster: boolean): Subscriber {
-  const subscribe = (channel: string) => (isCluster ? client.ssubscribe(channel) : client.subscribe(channel));
+/** @param place - To the channels of a cluster the client adds its prefix, as it does to keys. */
+function ioredisSubscriber(client: IoredisSubscriber, place: 'alone' | { readonly keyPrefix: string }): Subscriber {
+  const isCluster = place !== 'alone';
+  const prefixLength = isCluster ? place.keyPrefix.length : 0;
+  const subscribe = (channel: string) =>
+    isCluster ? client.ssubscribe(channel.slice(prefixLength)) : client.subscribe(channel);
   const connectionEvents = [
     'ready',
     'close',
@@ -598,7 +618,8 @@ function ioredisSubscriber(client: IoredisSubscriber, isCluster: boolean): Subsc
   return {
     state: () => stateOfIoredis(client as unknown as IoredisClient),
     subscribe,
-    unsubscribe: (channel) => (isCluster ? client.sunsubscribe(channel) : client.unsubscribe(channel)),
+    unsubscribe: (channel) =>
+      isCluster ? client.sunsubscribe(channel.slice(prefixLength)) : client.unsubscribe(channel),
     // The server answers this as often as it is asked.
     confirm: subscribe,
     listen(onMessage, onConnection) {

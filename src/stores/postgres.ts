@@ -11,6 +11,7 @@ import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 import { checkArgument, checkOptions, duration, flag, having, optional, withDefault } from '../core/options.js';
+import { addClientListener, removeClientListener } from './client-events.js';
 import { isTransaction } from './postgres-locks.js';
 import { functionsOf, postgresMigrations } from './postgres-schema.js';
 import { type Listen, PostgresWatches } from './postgres-watches.js';
@@ -563,12 +564,13 @@ function isPostgresJs(value: unknown): value is PostgresJs {
 }
 
 function pg(pool: PgPool): Driver {
+  // A connection that breaks while nobody uses it would end the process, if nobody else listens.
+  const ignoreIdle = () => {};
   // Its names are ours, so one that a pooler gives to another connection means the same there.
   const asking = new Asking('often');
   return {
-    // A connection that breaks while nobody uses it would end the process, if nobody else listens.
-    open: () => pool.on('error', ignore),
-    close: () => pool.off('error', ignore),
+    open: () => addClientListener(pool, 'error', ignoreIdle),
+    close: () => removeClientListener(pool, 'error', ignoreIdle),
     statement: (sql, values) => new PgStatement(pool, asking, sql, values),
     async script(statements) {
       const client = await pool.connect();

@@ -31,8 +31,8 @@ export interface QueueHome {
   readonly isCluster: boolean;
   readonly publish: 'PUBLISH' | 'SPUBLISH';
   readonly checks: VerbChecks;
-  /** The bucket of a key, and what is said of the key in its channel. */
-  placeOf(key: string): { readonly bucket: string; readonly message: string };
+  /** The bucket of a key, its channel, and what is said of the key there. */
+  placeOf(key: string): { readonly bucket: string; readonly channel: string; readonly message: string };
   run(
     operation: string,
     script: RedisScript,
@@ -106,7 +106,7 @@ export class RedisQueue implements StoreQueue {
     checkTicket('enter', ticket);
     checkMs('enter', 'placeMs', placeMs, longestPlaceMs);
     checkMs('enter', 'quietMs', quietMs ?? 0, longestQuietMs);
-    const channel = `${home.isCluster ? home.placeOf(key).bucket : home.prefix}!${this.id}`;
+    const channel = `${home.isCluster ? home.placeOf(key).channel : home.prefix}!${this.id}`;
     const waits = placeMs > 0 && onTurn !== undefined;
     const known = this.listening.get(ticket);
     // Where the channel is heard already, the ticket is listened for before it is in the line: then nothing can be missed.
@@ -235,7 +235,7 @@ function run(
   given: readonly (string | Buffer)[],
   signal: AbortSignal | undefined,
 ): Promise<unknown> {
-  const { bucket, message } = home.placeOf(key);
-  const common = [home.publish, bucket, message, `${Math.ceil(quietMs ?? 0)}`];
+  const { bucket, channel, message } = home.placeOf(key);
+  const common = [home.publish, channel, message, `${Math.ceil(quietMs ?? 0)}`];
   return home.run(operation, script, keysOf(home, key, bucket), [...common, ...given], signal);
 }

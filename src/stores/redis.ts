@@ -12,6 +12,7 @@ import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 import { checkArgument, checkOptions, duration, having, integer, optional, withDefault } from '../core/options.js';
+import { addClientListener, removeClientListener } from './client-events.js';
 import { Copies } from './copies.js';
 import { guardedWrite, type QueueHome, RedisQueue } from './redis-queue.js';
 import {
@@ -122,9 +123,9 @@ export function redisStore(client: IoredisClient | NodeRedisClient, options: Red
     prefix: prefixField,
     subscriber: optional({
       allowed: server.isCluster
-        ? 'a second cluster client, with ioredis one made with "shardedSubscribers: true"'
+        ? 'a second cluster client, with ioredis one made with "shardedSubscribers: true" and the same "keyPrefix" or none'
         : 'a second client of the same server, which is not the first one and no cluster client',
-      parse: (value) => (value === client ? undefined : subscriberOf(value, server.isCluster)),
+      parse: (value) => (value === client ? undefined : subscriberOf(value, server)),
     }),
     timeout: withDefault(duration({}), 500),
     // Redis closes the connection on more than 512 MiB in one argument.
@@ -213,7 +214,7 @@ class ScriptStore implements RedisStore {
       const ttl = `${Math.ceil(ttlMs)}`;
       const hash = hashOf(key);
       const bucket = this.bucketKey(hash);
-      const given = [recordOf(value, ttl), ttl, this.server.publish, bucket, messageFor(hash)];
+      const given = [recordOf(value, ttl), ttl, this.server.publish, this.channelOf(bucket), messageFor(hash)];
       if (ifVersion !== undefined) given.push(`${ifVersion}`);
       return [writeScript, [`${bucket}:${key}`, bucket], given];
     });
@@ -224,7 +225,7 @@ class ScriptStore implements RedisStore {
       this.checks.remove(key, options);
       const hash = hashOf(key);
       const bucket = this.bucketKey(hash);
-      const given = [this.server.publish, bucket, messageFor(hash)];
+      const given = [this.server.publish, this.channelOf(bucket), messageFor(hash)];
       if (options?.ifVersion !== undefined) given.push(`${options.ifVersion}`);
       return [removeScript, [`${bucket}:${key}`], given];
     });
@@ -278,7 +279,7 @@ class ScriptStore implements RedisStore {
   private watch(watches: RedisWatches, key: string, onChange: (change: StoreChange) => void): StoreWatch {
     const hash = typeof key === 'string' ? hashOf(key) : 0;
     const watcher = this.checks.watch(key, onChange, watches.watchers, this.isClosed);
-    if (watcher.isStarting) watches.add(watcher, messageFor(hash), this.bucketKey(hash));
+    if (watcher.isStarting) watches.add(watcher, messageFor(hash), this.channelOf(this.bucketKey(hash)));
     return watcher;
   }
 
@@ -296,10 +297,16 @@ class ScriptStore implements RedisStore {
       ...{ isCluster: this.server.isCluster, publish: this.server.publish },
       placeOf: (key) => {
         const hash = hashOf(key);
-        return { bucket: this.bucketKey(hash), message: messageFor(hash) };
+        const bucket = this.bucketKey(hash);
+        return { bucket, channel: this.channelOf(bucket), message: messageFor(hash) };
       },
       watcher: (key, onChange) => this.checks.watch(key, onChange, this.watches!.watchers, this.isClosed),
     };
+  }
+
+  /** As the server knows the key of the bucket: in a cluster a node tells only of what it serves. */
+  private channelOf(bucket: string): string {
+    return this.server.keyPrefix + bucket;
   }
 
   /** What is in braces alone decides about the slot of a cluster; no prefix has a brace. */
@@ -317,7 +324,7 @@ class ScriptStore implements RedisStore {
     return new Promise((resolve, reject) => {
       const verb = new Verb(this, operation, prepare(), signal, parse, resolve as (answer: unknown) => void, reject);
       this.underWay.begin(verb);
-      verb.listen();
+      if (signal !== undefined) verb.listen();
       this.begin(verb);
     });
   }
@@ -326,7 +333,12 @@ class ScriptStore implements RedisStore {
     const state = this.isClosed ? 'closed' : this.server.state();
     if (state === 'ready') {
       verb.hasLeft = true;
-      this.send(verb, 'evalsha');
+      const [script, keys, given] = verb.command;
+      try {
+        this.server.runKnown(script.hash, keys, given).then(verb.done, verb.sendAgainOrFail);
+      } catch (error) {
+        verb.sendAgainOrFail(error);
+      }
     } else if (state === 'closed') {
       const detail = this.isClosed ? 'the store is closed' : 'the client is closed, or was never connected; connect it';
       verb.fail(failure(verb.operation, 'closed', detail));
@@ -336,19 +348,16 @@ class ScriptStore implements RedisStore {
     }
   }
 
-  private send(verb: Verb, command: 'evalsha' | 'eval'): void {
-    const { server } = this;
+  /** @internal */
+  failedToSend(verb: Verb, error: unknown): void {
+    // The server was restarted, or told to forget its scripts: it has done nothing yet. This tells it again.
+    if (!messageOf(error).startsWith('NOSCRIPT')) return verb.fail(failureOf(verb.operation, error));
+    const failed = (again: unknown) => verb.fail(failureOf(verb.operation, again));
     const [script, keys, given] = verb.command;
-    const failed = (error: unknown) => {
-      if (verb.isOver) return;
-      // The server was restarted, or told to forget its scripts: it has done nothing yet. This tells it again.
-      if (command === 'evalsha' && messageOf(error).startsWith('NOSCRIPT')) this.send(verb, 'eval');
-      else verb.fail(failureOf(verb.operation, error));
-    };
     try {
-      server.run(command, command === 'eval' ? script.text : script.hash, keys, given).then(verb.done, failed);
-    } catch (error) {
-      failed(error);
+      this.server.run(script.text, keys, given).then(verb.done, failed);
+    } catch (again) {
+      failed(again);
     }
   }
 
@@ -390,7 +399,11 @@ class Verb extends TimedVerb {
   private readonly resolve: (answer: unknown) => void;
   private readonly reject: (error: unknown) => void;
   private onAbort: (() => void) | undefined = undefined;
+  readonly sendAgainOrFail = (error: unknown) => {
+    if (!this.isOver) this.store.failedToSend(this, error);
+  };
   readonly done = (reply: unknown) => {
+    if (isPutOff(reply)) return this.fail(lost(this.operation, putOff));
     this.end();
     try {
       this.resolve(this.parse(reply));
@@ -419,8 +432,7 @@ class Verb extends TimedVerb {
   }
 
   listen(): void {
-    const { signal } = this;
-    if (signal === undefined) return;
+    const signal = this.signal!;
     this.onAbort = () => this.fail(signal.reason);
     addAbortListener(signal, this.onAbort);
   }
@@ -446,9 +458,18 @@ class Verb extends TimedVerb {
   }
 }
 
+/** Instead of any answer, where somebody has begun a MULTI on the connection: no script answers a text. */
+function isPutOff(reply: unknown): boolean {
+  return (typeof reply === 'string' || reply instanceof Uint8Array) && String(reply) === 'QUEUED';
+}
+
+const putOff = 'the client is in the middle of a MULTI, whose EXEC may still do it; give the store a client of its own';
+
 /** What the two libraries have in common, each in its own words. */
 interface Server {
   readonly isCluster: boolean;
+  /** What the client puts before keys by itself, yet not before other words. */
+  readonly keyPrefix: string;
   /** The command that tells who watches: in a cluster only the node that serves the key, and who listens to it. */
   readonly publish: 'PUBLISH' | 'SPUBLISH';
   /** `'waiting'`: not connected yet, or not any more, and the client is about to connect by itself. */
@@ -458,13 +479,10 @@ interface Server {
   /** A connection broke, and the client does not fail what was on its way by itself. */
   onBreak(listener: () => void): void;
   offBreak(listener: () => void): void;
-  /** Runs a script: by its text with `'eval'`, by its hash with `'evalsha'`. */
-  run(
-    command: 'evalsha' | 'eval',
-    script: string,
-    keys: readonly string[],
-    given: readonly (string | Buffer)[],
-  ): Promise<unknown>;
+  /** Runs a script that the server knows by this hash; else it answers NOSCRIPT. */
+  runKnown(hash: string, keys: readonly string[], given: readonly (string | Buffer)[]): Promise<unknown>;
+  /** Runs a script, and lets the server know it. */
+  run(text: string, keys: readonly string[], given: readonly (string | Buffer)[]): Promise<unknown>;
 }
 
 function recognise(client: unknown): Server | undefined {
@@ -491,21 +509,36 @@ function stateOfNodeRedis({ isReady, isOpen }: NodeRedisClient): ReturnType<Serv
 
 /** Its types do not have these. With `enableAutoPipelining` its `callBuffer`, which they have, forgets the name of the command. */
 type IoredisScripts = Readonly<
-  Record<'evalBuffer' | 'evalshaBuffer', (script: string, ...words: (string | Buffer | number)[]) => Promise<unknown>>
+  Record<
+    'evalBuffer' | 'evalshaBuffer',
+    (script: string, keys: number, ...words: (readonly (string | Buffer)[])[]) => Promise<unknown>
+  >
 >;
+
+function keyPrefixOfIoredis(client: object): string {
+  const { options } = client as { readonly options?: { readonly keyPrefix?: unknown } };
+  return String(options?.keyPrefix ?? '');
+}
 
 function ioredis(client: IoredisClient): Server {
   const isCluster = (client as { readonly isCluster?: unknown }).isCluster === true;
   const scripts = client as unknown as IoredisScripts;
   return {
     isCluster,
+    keyPrefix: keyPrefixOfIoredis(client),
     publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
-    state: () => stateOfIoredis(client),
-    onReady: (listener) => client.on('ready', listener),
-    offReady: (listener) => client.off('ready', listener),
-    onBreak: (listener) => client.on('close', listener),
-    offBreak: (listener) => client.off('close', listener),
-    run: (command, script, keys, given) => scripts[`${command}Buffer`](script, keys.length, ...keys, ...given),
+    state() {
+      // A lazy one connects by its first command, which would stand in a queue until then, whatever becomes of the verb.
+      if (client.status === 'wait') (client as unknown as { connect(): Promise<void> }).connect().catch(() => {});
+      return stateOfIoredis(client);
+    },
+    onReady: (listener) => addClientListener(client, 'ready', listener),
+    offReady: (listener) => removeClientListener(client, 'ready', listener),
+    onBreak: (listener) => addClientListener(client, 'close', listener),
+    offBreak: (listener) => removeClientListener(client, 'close', listener),
+    // It flattens what it is given.
+    runKnown: (hash, keys, given) => scripts.evalshaBuffer(hash, keys.length, keys, given),
+    run: (text, keys, given) => scripts.evalBuffer(text, keys.length, keys, given),
   };
 }
 
@@ -527,26 +560,26 @@ function nodeRedis(client: NodeRedisClient): Server {
   const scripts = client.withTypeMapping({ [blobString]: Buffer }) as NodeRedisScripts;
   return {
     isCluster,
+    keyPrefix: String((client as { readonly _keyPrefix?: unknown })._keyPrefix ?? ''),
     publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
     state: () => stateOfNodeRedis(client),
-    onReady: (listener) => client.on('ready', listener),
-    offReady: (listener) => client.off('ready', listener),
+    onReady: (listener) => addClientListener(client, 'ready', listener),
+    offReady: (listener) => removeClientListener(client, 'ready', listener),
     onBreak() {},
     offBreak() {},
-    run(command, script, keys, given) {
-      const options = { keys, arguments: given };
-      return command === 'eval' ? scripts.eval(script, options) : scripts.evalSha(script, options);
-    },
+    runKnown: (hash, keys, given) => scripts.evalSha(hash, { keys, arguments: given }),
+    run: (text, keys, given) => scripts.eval(text, { keys, arguments: given }),
   };
 }
 
-function subscriberOf(client: unknown, isCluster: boolean): Subscriber | undefined {
-  const server = recognise(client);
-  if (server === undefined || server.isCluster !== isCluster) return undefined;
+function subscriberOf(client: unknown, { isCluster, keyPrefix }: Server): Subscriber | undefined {
+  const own = recognise(client);
+  if (own === undefined || own.isCluster !== isCluster) return undefined;
   if (!hasMethods(client, 'evalBuffer')) return nodeRedisSubscriber(client as NodeRedisSubscriber, isCluster);
+  if (!isCluster) return ioredisSubscriber(client as IoredisSubscriber, 'alone');
   const { options } = client as { readonly options?: { readonly shardedSubscribers?: unknown } };
-  if (isCluster && options?.shardedSubscribers !== true) return undefined;
-  return ioredisSubscriber(client as IoredisSubscriber, isCluster);
+  if (options?.shardedSubscribers !== true || !['', keyPrefix].includes(own.keyPrefix)) return undefined;
+  return ioredisSubscriber(client as IoredisSubscriber, { keyPrefix: own.keyPrefix });
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: what an event brings differs from one to the next.
@@ -573,8 +606,12 @@ interface IoredisSubscriber extends EventSource {
   sunsubscribe(channel: string): Promise<unknown>;
 }
 
-function ioredisSubscriber(client: IoredisSubscriber, isCluster: boolean): Subscriber {
-  const subscribe = (channel: string) => (isCluster ? client.ssubscribe(channel) : client.subscribe(channel));
+/** @param place - To the channels of a cluster the client adds its prefix, as it does to keys. */
+function ioredisSubscriber(client: IoredisSubscriber, place: 'alone' | { readonly keyPrefix: string }): Subscriber {
+  const isCluster = place !== 'alone';
+  const prefixLength = isCluster ? place.keyPrefix.length : 0;
+  const subscribe = (channel: string) =>
+    isCluster ? client.ssubscribe(channel.slice(prefixLength)) : client.subscribe(channel);
   const connectionEvents = [
     'ready',
     'close',
@@ -584,7 +621,8 @@ function ioredisSubscriber(client: IoredisSubscriber, isCluster: boolean): Subsc
   return {
     state: () => stateOfIoredis(client as unknown as IoredisClient),
     subscribe,
-    unsubscribe: (channel) => (isCluster ? client.sunsubscribe(channel) : client.unsubscribe(channel)),
+    unsubscribe: (channel) =>
+      isCluster ? client.sunsubscribe(channel.slice(prefixLength)) : client.unsubscribe(channel),
     // The server answers this as often as it is asked.
     confirm: subscribe,
     listen(onMessage, onConnection) {
@@ -682,7 +720,9 @@ function numberIn(record: Uint8Array, start: number, end: number): number {
 
 const noPermission = 'the user needs @scripting and the commands get, getrange, pttl, time, set and del';
 
-/** What a server answers instead of doing anything, and what may help. */
+const subscribed = 'the client has subscribed to something, and can do nothing else; give the store one of its own';
+
+/** What a server, or a client, answers instead of doing anything, and what may help. */
 const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: string])[] = [
   ['READONLY', 'failed', 'this server is a replica; let the client follow the primary, by Sentinel or Cluster'],
   ['LOADING', 'busy', 'the server is still loading its data; try again'],
@@ -701,6 +741,9 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
   ['NOAUTH', 'failed', 'the client has to give a password'],
   ['NOPERM', 'failed', noPermission],
   ["ERR The user executing the script can't", 'failed', noPermission],
+  ["ERR Can't execute", 'failed', subscribed],
+  ['Connection in subscriber mode', 'failed', subscribed],
+  ['The queue is full', 'busy', 'the client has as many commands under way as it may, by "commandsQueueMaxLength"'],
   ['WRONGTYPE', 'schema', 'the key holds something that is none of this store; use another "prefix"'],
 ];
 

@@ -60,6 +60,9 @@ export class VerbTimeouts extends Timer {
     else verb.previous.next = verb.next;
     if (verb.next === undefined) this.last = verb.previous;
     else verb.next.previous = verb.previous;
+    // One that somebody still holds would hold all that came after it.
+    verb.previous = undefined;
+    verb.next = undefined;
     if (this.isClosed) this.restIfIdle();
   }
 

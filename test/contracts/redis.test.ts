@@ -1,6 +1,6 @@
 /** The laws of a store against real servers, Redis and Valkey, with each client library. */
 import { type ConformanceSettings, mutexConformance, storeConformance } from 'holdfast/testing';
-import { afterAll, beforeAll, describe } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { redisStore } from '../../src/stores/redis.js';
 import { drivers, type RedisConnection } from '../stores/redis-clients.ts';
 import { runCases } from '../support/conformance.ts';
@@ -70,6 +70,45 @@ describe.skipIf(kinds[0]!.program === undefined)('redisStore on a cluster', () =
   }, 20_000);
   afterAll(async () => {
     for (const server of servers) await server.dispose();
+  });
+
+  // What is in braces decides where keys and channels are.
+  it.for(drivers)(
+    'by $title tells who watches behind a keyPrefix, and hands locks over',
+    async ({ connectCluster }) => {
+      const ports = servers.map(({ port }) => port);
+      for (const keyPrefix of ['app:', '{app}:']) {
+        const [main, second] = await Promise.all([connectCluster(ports, keyPrefix), connectCluster(ports, keyPrefix)]);
+        const store = redisStore(main.client, { prefix: 'prefixed', timeout: '10s', subscriber: second.client });
+        const told: string[] = [];
+        const watch = store.native.watch!('key', ({ kind }) => told.push(kind));
+        await watch.ready;
+        const value = new Uint8Array(1);
+        await store.write('key', value, { ttlMs: 60_000 });
+        await expect.poll(() => told).toEqual(['changed']);
+        watch.close();
+        const turns: string[] = [];
+        const place = { ttlMs: 60_000, placeMs: 20_000, onTurn: (turn: string) => turns.push(turn) };
+        expect(await store.native.queue!.enter('key', 'ticket', new Uint8Array(2), place)).toMatchObject({ ok: false });
+        await store.native.queue!.pass('key');
+        await expect.poll(() => turns).toContain('granted');
+        await store.close();
+        main.close();
+        second.close();
+      }
+    },
+  );
+
+  it('refuses a subscriber of ioredis that puts something else before channels', async () => {
+    const [ioredis] = drivers;
+    const ports = servers.map(({ port }) => port);
+    const [main, other] = await Promise.all([
+      ioredis!.connectCluster(ports, 'a:'),
+      ioredis!.connectCluster(ports, 'b:'),
+    ]);
+    expect(() => redisStore(main.client, { subscriber: other.client })).toThrow('the same "keyPrefix" or none');
+    main.close();
+    other.close();
   });
 
   describe.each(drivers)('by $title keeps', ({ connectCluster }) => {

@@ -111,16 +111,16 @@ async function playHistory(stores: readonly ClosableStore[], seed: number, progr
   return { seed, history, lost };
 }
 
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+export const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-function draw(random: SeededRandom, value: string, seenVersion: number): StoreOperation {
+export function draw(random: SeededRandom, value: string, seenVersion: number): StoreOperation {
   const chance = random();
   if (chance < 0.3) return { type: 'read' };
   const ifVersion = random.pick([undefined, 0, seenVersion, seenVersion]);
   return chance < 0.8 ? { type: 'write', value, ifVersion } : { type: 'remove', ifVersion };
 }
 
-async function perform(store: ClosableStore, key: string, operation: StoreOperation): Promise<StoreResult> {
+export async function perform(store: ClosableStore, key: string, operation: StoreOperation): Promise<StoreResult> {
   if (operation.type === 'read') return modelEntry(await store.read(key));
   const { ifVersion } = operation;
   if (operation.type === 'remove') return store.remove(key, { ifVersion });
@@ -132,7 +132,7 @@ function modelEntry(entry: Entry | undefined): StoreModelEntry | undefined {
   return entry && { value: text(entry.value)!, version: entry.version };
 }
 
-function versionIn(result: StoreResult): number | undefined {
+export function versionIn(result: StoreResult): number | undefined {
   if (typeof result !== 'object') return undefined;
   return 'version' in result ? result.version : result.entry?.version;
 }

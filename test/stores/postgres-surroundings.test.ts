@@ -330,6 +330,17 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     await store.close();
   });
 
+  it('has one listener for any number of stores on a pool, until the last is closed', async () => {
+    const pool = pgPool({ max: 1 });
+    const before = pool.listenerCount('error');
+    const stores = Array.from({ length: 12 }, () => postgresStore(pool));
+    expect(pool.listenerCount('error')).toBe(before + 1);
+    for (const store of stores.splice(1)) await store.close();
+    expect(pool.listenerCount('error')).toBe(before + 1);
+    await stores[0]!.close();
+    expect(pool.listenerCount('error')).toBe(before);
+  });
+
   it('leaves the lock timeout of a transaction as the transaction has set it', async () => {
     const { within } = postgresStore(admin).native;
     const client = await admin.connect();

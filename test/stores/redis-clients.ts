@@ -15,7 +15,7 @@ export interface RedisDriver {
   /** Answers at once; the connection may still be on its way, and is made again whenever it breaks. */
   connect(port: number): RedisConnection;
   connectSentinels(ports: readonly number[]): Promise<Pick<RedisConnection, 'client' | 'close'>>;
-  connectCluster(ports: readonly number[]): Promise<Pick<RedisConnection, 'client' | 'close'>>;
+  connectCluster(ports: readonly number[], keyPrefix?: string): Promise<Pick<RedisConnection, 'client' | 'close'>>;
 }
 
 const reconnectMs = 20;
@@ -46,10 +46,10 @@ const ioredis: RedisDriver = {
     client.on('error', () => {});
     return { client, close: () => client.disconnect() };
   },
-  async connectCluster(ports) {
+  async connectCluster(ports, keyPrefix = '') {
     const client = new Cluster(
       ports.map((port) => ({ host: '127.0.0.1', port })),
-      { shardedSubscribers: true },
+      { shardedSubscribers: true, keyPrefix },
     );
     return { client, close: () => client.disconnect() };
   },
@@ -77,8 +77,8 @@ const nodeRedis: RedisDriver = {
     await client.connect();
     return { client, close: () => client.destroy() };
   },
-  async connectCluster(ports) {
-    const client = createCluster({ rootNodes: ports.map((port) => ({ url: `redis://127.0.0.1:${port}` })) });
+  async connectCluster(ports, keyPrefix = '') {
+    const client = createCluster({ rootNodes: ports.map((port) => ({ url: `redis://127.0.0.1:${port}` })), keyPrefix });
     await client.connect();
     return { client, close: () => client.destroy() };
   },

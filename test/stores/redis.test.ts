@@ -348,6 +348,8 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     try {
       const store = newStore();
       const { version } = (await store.write('key', bytes('kept'), { ttlMs })) as { version: number };
+      // It waits for what its own connection has written.
+      await admin.command('SET', 'copied', '');
       await expect.poll(async () => Number(await admin.command('WAIT', '1', '100')), { interval: 5 }).toBe(1);
       const connection = open(replica.port);
       const copy = redisStore(connection.client, { prefix, timeout: '5s' });
@@ -400,6 +402,59 @@ describe.skipIf(program === undefined)('redisStore on an ioredis with enableAuto
       }
       expect(text((await store.read('b'))?.value)).toBe('known');
       expect(await store.remove('b')).toBe(true);
+    } finally {
+      client.disconnect();
+      await server.dispose();
+    }
+  });
+});
+
+describe.skipIf(program === undefined)('redisStore on an ioredis in the middle of a MULTI', () => {
+  it('takes what the server has put off for what nobody knows, and nothing for done', async () => {
+    const server = await startRedis(program!);
+    const client = new Redis(server.port, '127.0.0.1');
+    try {
+      const store = redisStore(client, { timeout: '5s' });
+      const { readMany, consume, guardedWrite } = store.native;
+      const options = { ttlMs, ifVersion: 0 };
+      await store.write('held', bytes('a'), options);
+      await client.multi({ pipeline: false });
+      const verbs = {
+        read: () => store.read('held'),
+        write: () => store.write('key', bytes('b'), options),
+        guardedWrite: () => guardedWrite('key', bytes('b'), { ...options, quietMs: 1 }),
+        remove: () => store.remove('held'),
+        readMany: () => readMany(['held', 'key']),
+        consume: () => consume('key', { limit: 1, periodMs: 1000 }),
+      };
+      for (const [name, verb] of Object.entries(verbs)) {
+        const error = await failure(verb());
+        expect(error).toMatchObject({ reason: 'failed', applied: name.startsWith('read') ? 'no' : 'unknown' });
+        expect(error.message).toContain('MULTI');
+      }
+      await client.discard();
+      expect(text((await store.read('held'))?.value)).toBe('a');
+    } finally {
+      client.disconnect();
+      await server.dispose();
+    }
+  });
+});
+
+describe.skipIf(program === undefined)('redisStore on an ioredis with lazyConnect', () => {
+  it('lets it connect, keeps nothing in its queue meanwhile, and sends nothing later', async () => {
+    const server = await startRedis(program!);
+    await server.kill();
+    const client = new Redis(server.port, '127.0.0.1', { lazyConnect: true, retryStrategy: () => 10 });
+    client.on('error', () => {});
+    try {
+      const store = redisStore(client, { timeout: 50 });
+      const write = () => store.write('key', bytes('late'), { ttlMs, ifVersion: 0 });
+      for (const verb of [write, write])
+        expect(await failure(verb())).toMatchObject({ reason: 'timeout', applied: 'no' });
+      await server.start();
+      await expect.poll(() => store.read('key').catch(String)).toBeUndefined();
+      expect(await server.ask('DBSIZE')).toBe(':0\r\n');
     } finally {
       client.disconnect();
       await server.dispose();
@@ -569,6 +624,9 @@ describe('redisStore', () => {
     ['NOAUTH Authentication required.', 'failed', 'no'],
     ["Stream isn't writeable and enableOfflineQueue options is false", 'closed', 'no'],
     ['The client is closed', 'closed', 'no'],
+    ['The queue is full', 'busy', 'no'],
+    ['Connection in subscriber mode, only subscriber commands may be used', 'failed', 'no'],
+    ["ERR Can't execute 'evalsha': only (P|S)SUBSCRIBE / PING / QUIT are allowed in this context", 'failed', 'no'],
     ['Socket closed unexpectedly', 'closed', 'unknown'],
     ['Connection is closed.', 'closed', 'unknown'],
     ['read ECONNRESET', 'failed', 'unknown'],
@@ -600,6 +658,21 @@ describe('redisStore', () => {
     await clock.advance(10);
     expect(ends).toEqual([500, 600, 700]);
     expect(await left()).toEqual([0, 0]);
+  });
+
+  it('has one listener for any number of stores on a client, and tells them all', async () => {
+    const client = new FakeClient();
+    const clock = virtualClock();
+    const stores = Array.from({ length: 12 }, () => redisStore(client, { clock }));
+    client.status = 'connecting';
+    const reads = stores.map((store) => failure(store.read('key')));
+    expect([client.listenerCount('ready'), client.listenerCount('close')]).toEqual([1, 1]);
+    client.become('ready');
+    expect([client.sent.length, client.listenerCount('ready')]).toEqual([12, 0]);
+    client.become('close');
+    for (const { reason } of await Promise.all(reads)) expect(reason).toBe('closed');
+    await clock.advance(500);
+    expect(client.listeningTo).toEqual([]);
   });
 
   it('survives a client that throws', async () => {

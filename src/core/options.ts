@@ -31,7 +31,7 @@ export function checkOptions<const Fields extends Readonly<Record<string, Field<
   fields: Fields,
 ): Checked<Fields> {
   const given = options ?? {};
-  if (typeof given !== 'object' || Array.isArray(given)) {
+  if (typeof given !== 'object' || Array.isArray(given) || given instanceof Promise) {
     throw new OptionsError(`${policy}: options must be an object, got ${show(options)}`, {
       policy,
       value: options,

@@ -252,8 +252,13 @@ function strategyStep(strategy: Strategy<unknown>, inside: Next): Next {
 
 function flatten(policy: Policy<unknown>, index: number): readonly Policy<unknown>[] {
   if (isPolicy(policy)) return Array.isArray((policy as Pipeline).policies) ? (policy as Pipeline).policies : [policy];
+  const advice = Array.isArray(policy)
+    ? '; spread it, pipeline(...policies)'
+    : typeof policy === 'function'
+      ? '; call the factory, and give an operation to execute()'
+      : '';
   throw new OptionsError(
-    `pipeline: argument ${index + 1} must be a policy such as timeout('1s'), got ${show(policy)}`,
+    `pipeline: argument ${index + 1} must be a policy such as timeout('1s'), got ${show(policy)}${advice}`,
     {
       policy: 'pipeline',
       option: String(index),

@@ -82,12 +82,15 @@ const longestKey = 1_000;
  */
 export function keyed<Kept extends AnyPolicy>(factory: (key: string) => Kept, options?: KeyedOptions): Keyed<Kept> {
   if (typeof factory !== 'function') {
-    throw new OptionsError(`keyed: the factory must be a function, got ${show(factory)}`, {
-      policy: 'keyed',
-      option: 'factory',
-      value: factory,
-      allowed: 'a function',
-    });
+    throw new OptionsError(
+      `keyed: the factory must be a function such as (key) => circuitBreaker({ name: key }), got ${show(factory)}`,
+      {
+        policy: 'keyed',
+        option: 'factory',
+        value: factory,
+        allowed: 'a function',
+      },
+    );
   }
   const { on: _, ...common } = commonFields('keyed');
   const checked = checkOptions('keyed', options, {

@@ -9,7 +9,7 @@
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { OptionsError } from '../core/errors.js';
-import { checkOptions, duration, type Field, having, optional, withDefault } from '../core/options.js';
+import { checkOptions, duration, type Field, having, optional, show, withDefault } from '../core/options.js';
 import { type Pipeline, pipeline } from '../core/pipeline.js';
 import { timeout } from '../policies/timeout.js';
 
@@ -153,6 +153,8 @@ export class HealthEngine {
 
 function checkOf(name: string, given: HealthSubject | HealthCheck, bounded: Pipeline): Check {
   const { check: subject, critical = false } = isWrapped(given) ? given : { check: given };
+  if ((typeof subject !== 'object' && typeof subject !== 'function') || subject === null)
+    throw wrongCheck(name, subject);
   if (typeof critical !== 'boolean') throw wrongCheck(name, given, '"critical" must be true or false');
   if (typeof subject === 'function') {
     return { name, critical, look: lookOnce('component', bounded, (signal) => subject({ signal })) };
@@ -163,7 +165,7 @@ function checkOf(name: string, given: HealthSubject | HealthCheck, bounded: Pipe
   }
   const parts = partsOf(subject);
   if (parts.length === 0) {
-    throw wrongCheck(name, given, 'must be a policy that has a state, a pipeline of such, a store or a function');
+    throw wrongCheck(name, subject);
   }
   return { name, critical, look: async () => parts.map(detailOf) };
 }
@@ -242,7 +244,7 @@ function isCircuit(part: Stateful): part is Stateful & { readonly state: string 
 }
 
 function isWrapped(given: HealthSubject | HealthCheck): given is HealthCheck {
-  return typeof given === 'object' && Object.hasOwn(given, 'check');
+  return typeof given === 'object' && given !== null && Object.hasOwn(given, 'check');
 }
 
 function isStore(subject: HealthPolicy | HealthStore): subject is HealthStore {
@@ -257,10 +259,7 @@ function checksField(): Field<Readonly<Record<string, HealthSubject | HealthChec
     parse(value) {
       if (typeof value !== 'object' || value === null || Array.isArray(value)) return undefined;
       const entries = Object.entries(value);
-      const fits = entries.every(
-        ([name, one]) =>
-          /^[\w.:-]{1,64}$/.test(name) && (typeof one === 'function' || (typeof one === 'object' && one !== null)),
-      );
+      const fits = entries.every(([name]) => /^[\w.:-]{1,64}$/.test(name));
       return fits && entries.length <= mostChecks
         ? (value as Readonly<Record<string, HealthSubject | HealthCheck>>)
         : undefined;
@@ -276,7 +275,11 @@ function pathField(): Field<string> {
   };
 }
 
-function wrongCheck(name: string, value: unknown, what: string): OptionsError {
+function wrongCheck(
+  name: string,
+  value: unknown,
+  what = `must be a policy that has a state, a pipeline of such, a store or a function, got ${show(value)}`,
+): OptionsError {
   return new OptionsError(`health: check "${name}" ${what}`, {
     policy: 'health',
     option: `checks.${name}`,

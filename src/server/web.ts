@@ -2,8 +2,10 @@
  * Web: idempotency for handlers of the fetch standard, `(Request) => Response`, as Hono, Next.js, Bun and Deno have them, and
  * for plain listeners of `node:http`.
  */
+
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
+import { checkArgument, func } from '../core/options.js';
 import { type Answer, headersOf, joined, type StoredAnswer } from './capture.js';
 import { replay } from './idempotency/answer.js';
 import type { Body } from './idempotency/body.js';
@@ -75,8 +77,9 @@ export function idempotency(
   second?: IdempotencyRequestOptions<Request>,
 ) {
   const protection = new HttpIdempotency(first, second);
-  return <More extends readonly unknown[]>(handler: IdempotentHandler<More>): FetchHandler<More> =>
-    async (request, ...more) => {
+  return <More extends readonly unknown[]>(handler: IdempotentHandler<More>): FetchHandler<More> => {
+    checkArgument('idempotency', 'handler', handler, func());
+    return async (request, ...more) => {
       const key = request.headers.get('idempotency-key');
       if (protection.passes(request.method, key)) return handler(request, undefined, ...more);
       return new Promise<Response>((resolve, reject) => {
@@ -110,6 +113,7 @@ export function idempotency(
         protection.handle(exchange, reject);
       });
     };
+  };
 }
 
 /** A listener of `node:http` that finds the record of its request as third argument: undefined, when the request has no key. */
@@ -162,30 +166,33 @@ export function nodeIdempotency(
   second?: IdempotencyRequestOptions<IncomingMessage>,
 ) {
   const protection = new HttpIdempotency(first, second);
-  return (listener: IdempotentListener) => (request: IncomingMessage, response: ServerResponse) => {
-    const { method = 'GET', url = '/' } = request;
-    const fail = () => failed(response);
-    const run = (record: IdempotencyHandle | undefined) =>
-      void new Promise((settle) => settle(listener(request, response, record))).catch(fail);
-    if (protection.passes(method, request.headers['idempotency-key'])) return run(undefined);
-    const exchange = {
-      request,
-      method,
-      url,
-      contentType: headerOf(request, 'content-type'),
-      traceparent: headerOf(request, 'traceparent'),
-      route: () => url.replace(/\?.*$/s, ''),
-      keyLines: () => keyLinesOf(request),
-      body: (maxBytes: number) => bodyOf(request, undefined, maxBytes),
-      refuse: (problem: Problem) => sendProblem(response, problem),
-      replay: (answer: StoredAnswer, key: string) => replay(response, answer, key),
-      run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
-        keeper.watch(request, response, exchange);
-        run(handle);
-      },
-      isTimedOut: () => false,
+  return (listener: IdempotentListener) => {
+    checkArgument('nodeIdempotency', 'listener', listener, func());
+    return (request: IncomingMessage, response: ServerResponse) => {
+      const { method = 'GET', url = '/' } = request;
+      const fail = () => failed(response);
+      const run = (record: IdempotencyHandle | undefined) =>
+        void new Promise((settle) => settle(listener(request, response, record))).catch(fail);
+      if (protection.passes(method, request.headers['idempotency-key'])) return run(undefined);
+      const exchange = {
+        request,
+        method,
+        url,
+        contentType: headerOf(request, 'content-type'),
+        traceparent: headerOf(request, 'traceparent'),
+        route: () => url.replace(/\?.*$/s, ''),
+        keyLines: () => keyLinesOf(request),
+        body: (maxBytes: number) => bodyOf(request, undefined, maxBytes),
+        refuse: (problem: Problem) => sendProblem(response, problem),
+        replay: (answer: StoredAnswer, key: string) => replay(response, answer, key),
+        run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
+          keeper.watch(request, response, exchange);
+          run(handle);
+        },
+        isTimedOut: () => false,
+      };
+      protection.handle(exchange, fail);
     };
-    protection.handle(exchange, fail);
   };
 }
 

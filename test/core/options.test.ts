@@ -19,6 +19,7 @@ import {
   decorrelated,
   exponential,
   fallback,
+  idempotency,
   OptionsError,
   pipeline,
   retry,
@@ -101,8 +102,17 @@ describe('OptionsError', () => {
     ],
     ['fallback: option "answer" must be a function, got 5', () => fallback(wrong(5))],
     [
-      "pipeline: argument 2 must be a policy such as timeout('1s'), got a function",
+      "pipeline: argument 2 must be a policy such as timeout('1s'), got a function; call the factory, and give an operation to execute()",
       () => pipeline(timeout(1), wrong(timeout)),
+    ],
+    [
+      "pipeline: argument 1 must be a policy such as timeout('1s'), got an array; spread it, pipeline(...policies)",
+      () => pipeline(wrong([timeout(1)])),
+    ],
+    ['retry: options must be an object, got an object of class Promise', () => retry(wrong(Promise.resolve({})))],
+    [
+      'idempotency: option "store" must be a store such as memoryStore() or redisStore(client), got an object of class Map',
+      () => idempotency(wrong({ store: new Map() })),
     ],
     ["pipeline: argument 1 must be a policy such as timeout('1s'), got undefined", () => pipeline(wrong(undefined))],
   ])('says: %s', (message, build) => {

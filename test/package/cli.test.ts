@@ -40,6 +40,8 @@ const files = {
   'nothing.mjs': 'export const other = 1;',
   'wrong.mjs': 'export default { execute: 1 };',
   'broken.mjs': "import './missing.mjs';",
+  'policy.mjs': "import { retry } from 'holdfast'; export default retry();",
+  'throws.mjs': "export default () => { throw new Error('no settings'); };",
 };
 
 interface Outcome {
@@ -122,6 +124,13 @@ describe('holdfast simulate', () => {
     [['wrong.mjs'], /must be a pipeline/],
     [['broken.mjs'], /cannot be loaded: .*missing\.mjs/s],
     [['absent.ts'], /there is no file "absent\.ts"/],
+    [['.'], /there is no file "\."/],
+    [['policy.mjs', '--scenario', 'dead'], /must be a pipeline.*got a policy, which pipeline\(\.\.\.\) makes one/],
+    [
+      ['throws.mjs', '--scenario', 'dead'],
+      /the function of \{ clock, random \} failed: Error: no settings\n.*throws\.mjs/,
+    ],
+    [['sound.ts', '--svg', 'sound.ts/charts'], /--svg: ENOTDIR/],
     [[], /give one file/],
     [['sound.ts', 'given.ts'], /give one file/],
     [['sound.ts', '--sede', '1'], /--sede/],
@@ -148,6 +157,19 @@ describe('holdfast simulate', () => {
     const shown = page.find(({ marks }) => marks.includes('simulated'));
     writeFileSync(join(folder.path, 'policy.ts'), source!.code);
     expect((await holdfast(['simulate', 'policy.ts', '--scenario', 'spike'])).stdout).toBe(shown!.code);
+  });
+});
+
+describe('holdfast demo', () => {
+  it.each([
+    [['--sim', '--redis', 'redis://127.0.0.1'], 2, /--sim has no servers/],
+    [['--seed', ''], 2, /--seed must be a whole number, got ""/],
+    [['--quick', '--redis', 'redis://127.0.0.1:1'], 1, /^Cannot find module 'ioredis'\n((?! +at ).*\n)*$/],
+  ])('does not begin in vain: %j', async (words, expectedCode, complaint) => {
+    const { code, stdout, stderr } = await holdfast(['demo', ...words]);
+    expect(stderr).toMatch(complaint);
+    if (expectedCode === 1) expect(stdout).toContain('The demo stopped: naked worker 1 ended before its time');
+    expect(code).toBe(expectedCode);
   });
 });
 

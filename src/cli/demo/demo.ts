@@ -6,6 +6,7 @@
  */
 import { setMaxListeners } from 'node:events';
 import { parseArgs } from 'node:util';
+import { messageOf } from '../../core/errors.js';
 import { UsageError } from '../usage-error.js';
 import { type Act, acts, isBetter, stageOf } from './acts.js';
 import { fair } from './bank.js';
@@ -47,7 +48,13 @@ interface Plan {
 export async function demo(args: readonly string[]): Promise<number> {
   const part = partOf();
   if (part !== undefined) {
-    await playPart(part as Part);
+    try {
+      await playPart(part as Part);
+    } catch (error) {
+      // Such as a driver or a server that is not there: who started the demo needs no stack of it.
+      console.error(messageOf(error));
+      process.exit(1);
+    }
     // It goes on until its parent is gone.
     return new Promise(() => {});
   }
@@ -97,7 +104,10 @@ function planOf(args: readonly string[]): Plan | 'help' {
     if (values.help) return 'help';
     const { quick, sim, redis, postgres, shop } = values;
     const seed = Number(values.seed);
-    if (!Number.isSafeInteger(seed) || seed < 0) throw new Error(`--seed must be a whole number, got ${values.seed}`);
+    if (!Number.isSafeInteger(seed) || seed < 0 || values.seed.trim() === '')
+      throw new Error(`--seed must be a whole number, got "${values.seed}"`);
+    if (sim && (redis ?? postgres ?? shop[0]) !== undefined)
+      throw new Error('--sim has no servers: leave out --redis, --postgres and --shop');
     if (redis !== undefined && postgres !== undefined) throw new Error('--redis and --postgres: one of them is enough');
     const store =
       redis !== undefined

@@ -1,4 +1,5 @@
 /** Where the workers of the demo keep what they share: a file of SQLite, the memory of one process, or a Redis or Postgres of the user's. */
+import type { EventEmitter } from 'node:events';
 import { Agent } from 'node:http';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
@@ -29,8 +30,18 @@ export async function openStore(place: StorePlace, path: string): Promise<Store>
   const prefix = `demo-${place.run}-${path}`;
   const load = createRequire(join(process.cwd(), 'demo.js'));
   if (place.kind === 'redis') {
-    const { Redis } = load('ioredis') as { Redis: new (url: string, options: object) => IoredisClient };
-    return redisStore(new Redis(place.url, { autoResendUnfulfilledCommands: false }), { prefix, timeout: '2s' });
+    const { Redis } = load('ioredis') as { Redis: new (url: string, options: object) => IoredisClient & EventEmitter };
+    const client = new Redis(place.url, { autoResendUnfulfilledCommands: false });
+    let problem: unknown;
+    client.on('error', (error: unknown) => {
+      problem = error;
+    });
+    const store = redisStore(client, { prefix, timeout: '2s' });
+    // A store that is not there shows nothing but errors for a minute.
+    await store.read('ready').catch((error: unknown) => {
+      throw problem ?? error;
+    });
+    return store;
   }
   const { Pool } = load('pg') as { Pool: new (options: object) => Parameters<typeof postgresStore>[0] };
   const store = postgresStore(new Pool({ connectionString: place.url }), { prefix, timeout: '2s' });

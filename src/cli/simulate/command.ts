@@ -4,7 +4,7 @@
  * Promise: the same file, options and seed give the same figures on every machine. Exit code 0 without hazards, 1 with
  * some, 2 when the file or an option is wrong.
  */
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { extname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -63,6 +63,7 @@ export async function simulate(words: readonly string[], program: string): Promi
     load: numberOf('load', values.load, (value) => value >= 0.01 && value <= 1, 'from 0.01 to 1'),
     patienceMs: msOf('patience', values.patience),
   };
+  if (values.svg !== undefined) makeFolder(values.svg);
   const played = await playAll(chosen(values.scenario), { url, exportName: values.export, settings }, program);
   const hazards = hazardsOf(played, settings);
   if (values.svg !== undefined) writeCharts(values.svg, played, settings);
@@ -96,7 +97,8 @@ function parse(words: readonly string[]) {
 
 function urlOf(file: string): string {
   const path = resolve(file);
-  if (!existsSync(path)) throw new UsageError(`simulate: there is no file "${file}"`);
+  if (!statSync(path, { throwIfNoEntry: false })?.isFile())
+    throw new UsageError(`simulate: there is no file "${file}"`);
   // Typed for Node 24; before 22.10 it is not there.
   const { typescript } = process.features as { readonly typescript?: string | false };
   if (/^\.[cm]?ts$/.test(extname(path)) && !typescript) {
@@ -166,8 +168,15 @@ async function playInThread(job: Job, program: string): Promise<PlayedScenario> 
   return answer.played;
 }
 
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (error) {
+    throw new UsageError(`simulate: --svg: ${(error as Error).message}`);
+  }
+}
+
 function writeCharts(folder: string, played: readonly PlayedScenario[], settings: Settings): void {
-  mkdirSync(folder, { recursive: true });
   for (const one of played) writeFileSync(join(folder, `${one.name}.svg`), svgOf(one, settings));
 }
 

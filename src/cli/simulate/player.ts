@@ -57,7 +57,10 @@ async function play(job: Job, timers: PlatformTimers): Promise<PlayedScenario> {
       beforeSeconds,
       afterSeconds,
       strategy: (world: unknown) => {
-        const calls = pipelineOf(job, typeof given === 'function' ? given(world) : given);
+        const calls = pipelineOf(
+          job,
+          typeof given === 'function' ? made(given as (world: unknown) => unknown, world) : given,
+        );
         warnings = calls.explain().warnings;
         return (task: Task) => calls.execute(task, { key: 'dependency' });
       },
@@ -89,10 +92,24 @@ async function load({ url, exportName }: Job): Promise<unknown> {
   );
 }
 
+function made(make: (world: unknown) => unknown, world: unknown): unknown {
+  try {
+    return make(world);
+  } catch (error) {
+    throw new Error(`the function of { clock, random } failed: ${error instanceof Error ? error.stack : error}`);
+  }
+}
+
 function pipelineOf({ exportName }: Job, given: unknown): Pipelined {
   const { execute, explain } = Object(given) as Record<string, unknown>;
   if (typeof execute === 'function' && typeof explain === 'function') return given as Pipelined;
-  const what = given instanceof Promise ? 'a promise' : typeof given;
+  const { admit, handle } = Object(given) as Record<string, unknown>;
+  const isPolicy = typeof admit === 'function' || typeof handle === 'function';
+  const what = isPolicy
+    ? 'a policy, which pipeline(...) makes one'
+    : given instanceof Promise
+      ? 'a promise'
+      : typeof given;
   throw new Error(
     `${exportName === undefined ? 'the export' : `"${exportName}"`} must be a pipeline, or a function of { clock, random } that returns one, got ${what}`,
   );

@@ -262,7 +262,7 @@ export class StoredCache<V, K> implements Cache<V, K> {
 function settingsOf<V, K>(policy: string, options: CacheOptions<V, K>) {
   const { name, on, clock: clockField } = commonFields(policy);
   const checked = checkOptions(policy, options, {
-    store: optional(having<Store>('a store such as memoryStore()', 'read', 'write', 'remove')),
+    store: optional(having<Store>('a store such as memoryStore() or redisStore(client)', 'read', 'write', 'remove')),
     ttl: ttlField as Field<CacheOptions<V, K>['ttl']>,
     load: optional(func<Loader<V, K>>()),
     loadMany: optional(func<ManyLoader<V, K>>()),

@@ -167,7 +167,7 @@ export interface Idempotency {
  */
 export function idempotency(options: IdempotencyOptions): Idempotency {
   const checked = checkOptions('idempotency', options, {
-    store: having<Store>('a store such as memoryStore()', 'read', 'write', 'remove'),
+    store: having<Store>('a store such as memoryStore() or redisStore(client)', 'read', 'write', 'remove'),
     ttl: withDefault(duration({ max: longestTtlMs }), 86_400_000),
     lease: withDefault(duration({ min: 100 }), 30_000),
     onLost: withDefault<'rerun' | 'resume' | 'refuse'>(oneOf(['rerun', 'resume', 'refuse']), 'rerun'),

@@ -84,7 +84,7 @@ export interface KeyJar {
  */
 export function keyJar(options: KeyJarOptions): KeyJar {
   const { store, maxKeyAge, ttl, name } = checkOptions('keyJar', options, {
-    store: having<Store>('a store such as memoryStore()', 'read', 'write', 'remove'),
+    store: having<Store>('a store such as memoryStore() or redisStore(client)', 'read', 'write', 'remove'),
     maxKeyAge: withDefault(duration({}), 82_800_000),
     ttl: withDefault(duration({ max: 10 * 365 * 86_400_000 }), 30 * 86_400_000),
     name: withDefault(text(), 'keyJar'),

@@ -7,7 +7,7 @@
 import { showBriefly } from '../../core/brief.js';
 import { callbackTimer, longestWaitMs } from '../../core/clock.js';
 import { LockLostError, LockUnavailableError, StoreError } from '../../core/errors.js';
-import { checkOptions, having, optional } from '../../core/options.js';
+import { checkArgument, checkOptions, func, having, optional } from '../../core/options.js';
 import { type LockContext, type LockInspection, Locks } from './locks.js';
 import { type LeaseOptions, leaseFields, leaseTerms } from './options.js';
 
@@ -132,6 +132,7 @@ class Candidate implements Leader {
     resigned: AbortController,
     options: LeaderRunOptions | undefined,
   ): Promise<Awaited<T>> {
+    checkArgument(`${this.name}.run`, 'fn', fn, func());
     const given = this.signalOf('run', options);
     const signal = given === undefined ? resigned.signal : AbortSignal.any([given, resigned.signal]);
     for (;;) {

@@ -58,7 +58,7 @@ const defaultWaitMs = 30_000;
 export function leaseFields<const Name extends string>(name: Name) {
   return {
     ...commonFields(name),
-    store: optional(having<Store>('a store such as memoryStore()', 'read', 'write', 'remove')),
+    store: optional(having<Store>('a store such as memoryStore() or redisStore(client)', 'read', 'write', 'remove')),
     ttl: withDefault(duration({ min: 100 }), 10_000),
     margin: optional(duration({ min: 0 })),
     renewEvery: optional(duration({})),

@@ -149,6 +149,11 @@ describe('leader', () => {
     expect([seen.length, seen[0], seen[2], clock.pendingTimers]).toEqual([3, undefined, undefined, 0]);
   });
 
+  it('refuses to stand for nothing', async () => {
+    const { candidate } = bench();
+    await expect(candidate().run(undefined as never)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'fn' });
+  });
+
   it('refuses options that are wrong', () => {
     expect(() => leader({} as never)).toThrow('option "name" is required');
     expect(() => leader({ name: 'x', wait: 5 } as never)).toThrow('unknown option "wait"');

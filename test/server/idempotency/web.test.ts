@@ -1,7 +1,7 @@
 /** Handlers of the fetch standard: what only they have. */
 import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
-import { type IdempotentHandler, idempotency } from '../../../src/server/web.js';
+import { type IdempotentHandler, idempotency, nodeIdempotency } from '../../../src/server/web.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -238,6 +238,14 @@ describe('a fetch handler', () => {
     const handler = idempotency(engine, { scope: () => 'all' })(counting);
     expect([(await handler(post())).status, (await handler(post())).status, counting.runs]).toEqual([200, 200, 1]);
     expect(() => idempotency(engine, { scope: () => 'all', ttl: '1h' } as never)).toThrow('"ttl"');
+  });
+
+  it('is refused where there is nothing to run', () => {
+    const options = { store: memoryStore(), scope: () => 'all' };
+    expect(() => idempotency(options)(new Request('http://shop.test/') as never)).toThrow(
+      '"handler" must be a function',
+    );
+    expect(() => nodeIdempotency(options)(undefined as never)).toThrow('"listener" is required: a function');
   });
 
   it('compares what its own fingerprint says', async () => {

@@ -82,6 +82,12 @@ export function whenAlone(response: ServerResponse, task: () => void): void {
   (response as CapturedResponse)[captureKey]?.whenAlone(task);
 }
 
+type Postponed = readonly [name: 'writeHead' | 'write' | 'end', given: readonly unknown[]];
+
+// Lists that most answers leave empty; what is added goes into a list of its own.
+const noChunks: Uint8Array[] = [];
+const nothingDone: Postponed[] = [];
+
 export class ResponseCapture {
   private readonly response: CapturedResponse;
   private readonly terms: CaptureTerms;
@@ -89,8 +95,8 @@ export class ResponseCapture {
   private state: 'open' | 'waiting' | 'held' | 'replaced' | 'done' = 'open';
   private head: AnswerHead | undefined = undefined;
   /** What the handler did while its head waits. */
-  private postponed: (readonly [name: 'writeHead' | 'write' | 'end', given: readonly unknown[]])[] = [];
-  private chunks: Uint8Array[] = [];
+  private postponed: Postponed[] = nothingDone;
+  private chunks: Uint8Array[] = noChunks;
   private bytes = 0;
   private clientGone = false;
   private closeWaits = false;
@@ -138,7 +144,7 @@ export class ResponseCapture {
   stop(): void {
     if (this.state !== 'open') return;
     this.state = 'done';
-    this.chunks = [];
+    this.chunks = noChunks;
     this.giveSocketBack();
     this.tellClose();
   }
@@ -203,7 +209,7 @@ export class ResponseCapture {
     const { status, statusMessage, headers } = this.head ?? this.headOf([response.statusCode]);
     const isWhole = this.bytes <= this.terms.maxBodyBytes;
     const answer = { status, statusMessage, headers, body: isWhole ? joined(this.chunks, this.bytes) : undefined };
-    this.chunks = [];
+    this.chunks = noChunks;
     if (this.isWaiting) {
       this.postpone('end', given);
       this.terms.onAnswer(answer);
@@ -325,7 +331,7 @@ export class ResponseCapture {
     } finally {
       this.inner.writeHead = writeHead;
       // It is written with the end.
-      this.postponed = [];
+      this.postponed = nothingDone;
     }
   }
 
@@ -334,7 +340,7 @@ export class ResponseCapture {
     if (!this.isWaiting) return;
     const { response, inner, postponed } = this;
     const hasEnded = postponed.at(-1)?.[0] === 'end';
-    this.postponed = [];
+    this.postponed = nothingDone;
     if (this.clientGone) {
       this.state = hasEnded ? 'done' : 'open';
       if (hasEnded) setIfOwn(response, 'finished', true);
@@ -367,7 +373,8 @@ export class ResponseCapture {
     this.state = 'waiting';
     // Whoever wrote it may use the buffer again.
     const own = given.map((one) => (one instanceof Uint8Array ? new Uint8Array(one) : one));
-    this.postponed.push([name, own]);
+    if (this.postponed.length === 0) this.postponed = [[name, own]];
+    else this.postponed.push([name, own]);
   }
 
   private headOf(given: readonly unknown[]): AnswerHead {
@@ -381,7 +388,7 @@ export class ResponseCapture {
     if (typeof chunk !== 'string') {
       this.bytes += chunk.byteLength;
       // A copy: whoever wrote it may use the buffer again.
-      if (this.bytes <= maxBodyBytes) this.chunks.push(new Uint8Array(chunk));
+      if (this.bytes <= maxBodyBytes) this.add(new Uint8Array(chunk));
     } else {
       const written = typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8';
       if (chunk.length > maxBodyBytes && /^utf-?8$/i.test(written)) {
@@ -390,12 +397,18 @@ export class ResponseCapture {
       } else {
         const bytes = Buffer.from(chunk, written);
         this.bytes += bytes.byteLength;
-        if (this.bytes <= maxBodyBytes) this.chunks.push(bytes);
+        if (this.bytes <= maxBodyBytes) this.add(bytes);
       }
     }
     if (this.bytes <= maxBodyBytes) return;
-    this.chunks = [];
+    this.chunks = noChunks;
     this.terms.onTooLarge?.();
+  }
+
+  private add(bytes: Uint8Array): void {
+    // To add to an empty list makes room for many, and most answers are written in one piece.
+    if (this.chunks.length === 0) this.chunks = [bytes];
+    else this.chunks.push(bytes);
   }
 
   private hold(given: ChunkArguments, wait: Promise<unknown>): void {

@@ -18,7 +18,7 @@ import {
   type IdempotencyMiddlewareOptions,
   type IdempotencyRequestOptions,
 } from './idempotency/idempotency.js';
-import { bodyOf, headerOf, keyLinesOf, sendProblem } from './idempotency/node.js';
+import { bodyOf, contentTypeOf, keyLinesOf, sendProblem, traceparentOf } from './idempotency/node.js';
 import { type Problem, problemBody, problemType } from './problem.js';
 import {
   checkRules,
@@ -291,20 +291,21 @@ class Exchange implements IdempotencyExchange<Request> {
   }
 
   get contentType(): string | undefined {
-    return headerOf(this.request, 'content-type');
+    return contentTypeOf(this.request);
   }
 
   get traceparent(): string | undefined {
-    return headerOf(this.request, 'traceparent');
+    return traceparentOf(this.request);
   }
 
-  /** The path of the route that the middleware is in, with its parameters unnamed; where it is in none, the path of the request. */
-  route(): string {
+  /** By the route that the middleware is in, with its parameters unnamed; where it is in none, by the path of the request. */
+  operation(): string {
     const { request, middleware } = this;
     const route = request.route as MatchedRoute | undefined;
     // One that the request has left is still there: who is mounted behind it is in no route.
     const isInRoute = route?.stack?.some(({ handle }) => handle === middleware) === true;
-    return isInRoute ? request.baseUrl + String(route.path) : request.originalUrl.replace(/\?.*$/s, '');
+    const name = isInRoute ? request.baseUrl + String(route.path) : request.originalUrl.replace(/\?.*$/s, '');
+    return `${request.method} ${name}`;
   }
 
   keyLines(): readonly string[] {

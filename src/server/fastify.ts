@@ -59,7 +59,7 @@ import {
   type IdempotencyRequestOptions,
   isJsonType,
 } from './idempotency/idempotency.js';
-import { contentOf, headerOf, keyLinesOf } from './idempotency/node.js';
+import { contentOf, contentTypeOf, keyLinesOf, traceparentOf } from './idempotency/node.js';
 import { type Problem, problemBody, problemType } from './problem.js';
 import {
   type CheckedRules,
@@ -288,14 +288,14 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
         next(null, payload);
       },
     ];
-    const name = nameOf(route);
+    const operations = operationsOf(route, protection.methods);
     const hasTimeout = (route.handlerTimeout ?? (app.initialConfig as TimeoutConfig).handlerTimeout ?? 0) > 0;
     // The last of them, so that whoever checks the caller, in this route or before it, has done so.
     route.preHandler = [
       ...[route.preHandler ?? []].flat(),
       (request: FastifyRequest, reply: FastifyReply, next: (error?: Error) => void) => {
         if (protection.passes(request.method, request.headers['idempotency-key'])) return next();
-        const exchange = new Exchange(request, reply, name, hasTimeout, next);
+        const exchange = new Exchange(request, reply, operations, hasTimeout, next);
         protection.handle(exchange, next as (error: unknown) => void);
       },
     ];
@@ -303,10 +303,13 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
   });
 };
 
-/** Routes of one path are told apart by their constraints, such as a version or a host. */
-function nameOf({ url, constraints = {} }: RouteOptions): string {
-  return [url, ...Object.entries(constraints).map(([name, value]) => `${name}=${String(value)}`)].join(' ');
+/** By method. Routes of one path are told apart by their constraints, such as a version or a host. */
+function operationsOf({ url, constraints = {} }: RouteOptions, methods: readonly string[]): Operations {
+  const name = [url, ...Object.entries(constraints).map(([name, value]) => `${name}=${String(value)}`)].join(' ');
+  return Object.fromEntries(methods.map((method) => [method, `${method} ${name}`]));
 }
+
+type Operations = Readonly<Record<string, string>>;
 
 /** Its types do not have it yet. */
 type TimeoutConfig = { readonly handlerTimeout?: number };
@@ -314,14 +317,20 @@ type TimeoutConfig = { readonly handlerTimeout?: number };
 class Exchange implements IdempotencyExchange<FastifyRequest> {
   readonly request: FastifyRequest;
   private readonly reply: FastifyReply;
-  private readonly path: string;
+  private readonly operations: Operations;
   private readonly hasTimeout: boolean;
   private readonly next: () => void;
 
-  constructor(request: FastifyRequest, reply: FastifyReply, path: string, hasTimeout: boolean, next: () => void) {
+  constructor(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    operations: Operations,
+    hasTimeout: boolean,
+    next: () => void,
+  ) {
     this.request = request;
     this.reply = reply;
-    this.path = path;
+    this.operations = operations;
     this.hasTimeout = hasTimeout;
     this.next = next;
   }
@@ -335,15 +344,15 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
   }
 
   get contentType(): string | undefined {
-    return headerOf(this.request.raw, 'content-type');
+    return contentTypeOf(this.request.raw);
   }
 
   get traceparent(): string | undefined {
-    return headerOf(this.request.raw, 'traceparent');
+    return traceparentOf(this.request.raw);
   }
 
-  route(): string {
-    return this.path;
+  operation(): string {
+    return this.operations[this.request.method]!;
   }
 
   keyLines(): readonly string[] {

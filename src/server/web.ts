@@ -16,7 +16,7 @@ import {
   type IdempotencyRequestOptions,
   isJsonType,
 } from './idempotency/idempotency.js';
-import { bodyOf, contentOf, headerOf, keyLinesOf, sendProblem } from './idempotency/node.js';
+import { bodyOf, contentOf, contentTypeOf, keyLinesOf, sendProblem, traceparentOf } from './idempotency/node.js';
 import { joinedLines, keptHeaders, replayMarks } from './idempotency/protocol.js';
 import { type Problem, problemBody, problemType } from './problem.js';
 
@@ -91,7 +91,7 @@ export function idempotency(
           url: pathname + search,
           contentType,
           traceparent: request.headers.get('traceparent') ?? undefined,
-          route: () => pathname,
+          operation: () => `${request.method} ${pathname}`,
           keyLines: () => joinedLines(key),
           body: async (maxBytes: number) => {
             if (request.body === null) return { content: undefined, isJson: false };
@@ -178,9 +178,9 @@ export function nodeIdempotency(
         request,
         method,
         url,
-        contentType: headerOf(request, 'content-type'),
-        traceparent: headerOf(request, 'traceparent'),
-        route: () => url.replace(/\?.*$/s, ''),
+        contentType: contentTypeOf(request),
+        traceparent: traceparentOf(request),
+        operation: () => `${method} ${url.replace(/\?.*$/s, '')}`,
         keyLines: () => keyLinesOf(request),
         body: (maxBytes: number) => bodyOf(request, undefined, maxBytes),
         refuse: (problem: Problem) => sendProblem(response, problem),

@@ -85,7 +85,7 @@ class Kept {
   readonly key: string;
   version = 0;
   writtenMs = 0;
-  expiresMs = 0;
+  ttlMs = 0;
   length = 0;
   /** Place in the heap; -1 for what is evictable. */
   heapIndex = -1;
@@ -96,6 +96,10 @@ class Kept {
 
   constructor(key: string) {
     this.key = key;
+  }
+
+  get expiresMs(): number {
+    return this.writtenMs + this.ttlMs;
   }
 
   /** Without cells in an array of its own. */
@@ -280,7 +284,7 @@ class BoundedStore implements MemoryStore {
     kept.put(value, evictable ? undefined : this.cells);
     kept.version = ++this.lastVersion;
     kept.writtenMs = nowMs;
-    kept.expiresMs = nowMs + ttlMs;
+    kept.ttlMs = ttlMs;
     if (evictable) {
       const sizeCalculation = (one: Kept) => bytesOf(one.key, one.length);
       this.evictables ??= new LRUCache({ maxSize: this.maxBytes, sizeCalculation });

@@ -60,11 +60,13 @@ export function findTap(request: IncomingMessage): BodyTap | undefined {
   return (request as TappedRequest)[tapKey];
 }
 
+const noChunks: Uint8Array[] = [];
+
 export class BodyTap {
   private readonly request: TappedRequest;
   private readonly maxBytes: number;
   private readonly inner: IncomingMessage['push'];
-  private chunks: Uint8Array[] = [];
+  private chunks: Uint8Array[] = noChunks;
   private bytes = 0;
   private isWhole = false;
   private comesUnread = false;
@@ -120,8 +122,9 @@ export class BodyTap {
   private take(chunk: unknown, encoding: BufferEncoding | undefined): void {
     const taken = typeof chunk === 'string' ? Buffer.from(chunk, encoding) : (chunk as Uint8Array);
     this.bytes += taken.byteLength;
-    if (this.bytes <= this.maxBytes) this.chunks.push(taken);
-    else this.chunks = [];
+    if (this.bytes > this.maxBytes) this.chunks = noChunks;
+    else if (this.chunks.length === 0) this.chunks = [taken];
+    else this.chunks.push(taken);
   }
 
   private whole(): Body {

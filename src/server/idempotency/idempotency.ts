@@ -84,8 +84,8 @@ export interface RequestBody {
 export interface IdempotencyExchange<Request> {
   readonly request: Request;
   readonly method: string;
-  /** What the route is, with its parameters unnamed: `/orders/:id`. */
-  readonly route: () => string;
+  /** What is done: the method and the route, with its parameters unnamed, as in `POST /orders/:id`. */
+  readonly operation: () => string;
   /** Path and query as the client sent them. */
   readonly url: string;
   readonly contentType: string | undefined;
@@ -208,7 +208,7 @@ export class HttpIdempotency<Request> {
     const begun = this.engine.begin({
       scope,
       key,
-      operation: `${exchange.method} ${exchange.route()}`,
+      operation: exchange.operation(),
       fingerprint: print,
       trace: exchange.traceparent,
     });
@@ -385,23 +385,34 @@ function printed<Request>(
           .split('&')
           .sort()
           .join('&');
-  const head = [method, path, query, body.content === undefined ? '' : familyOf(contentType)];
+  const head = [method, path, query, body.content === undefined ? '' : kindOf(contentType).family];
   return fingerprint({ head, body: body.content, isJson: body.isJson, exclude });
 }
 
-/** The kind of content without its parameters; all kinds of JSON are one. */
-function familyOf(contentType: string | undefined): string {
-  if (contentType === undefined) return '';
-  return isJsonType(contentType) ? 'json' : essenceOf(contentType);
+interface ContentKind {
+  readonly contentType: string | undefined;
+  /** Without its parameters; all kinds of JSON are one. */
+  readonly family: string;
+  readonly isJson: boolean;
+}
+
+/** That of the last request: most have the same. */
+let lastKind: ContentKind = { contentType: undefined, family: '', isJson: false };
+
+function kindOf(contentType: string | undefined): ContentKind {
+  if (contentType !== lastKind.contentType) lastKind = newKind(contentType);
+  return lastKind;
+}
+
+function newKind(contentType: string | undefined): ContentKind {
+  const [before = ''] = contentType?.split(';') ?? [];
+  const essence = before.trim().toLowerCase();
+  const isJson = /[/+]json$/.test(essence);
+  return { contentType, family: isJson ? 'json' : essence, isJson };
 }
 
 export function isJsonType(contentType: string | undefined): boolean {
-  return contentType !== undefined && /[/+]json$/.test(essenceOf(contentType));
-}
-
-function essenceOf(contentType: string): string {
-  const end = contentType.indexOf(';');
-  return (end < 0 ? contentType : contentType.slice(0, end)).trim().toLowerCase();
+  return kindOf(contentType).isJson;
 }
 
 function isEngine(given: unknown): given is Idempotency {

@@ -73,6 +73,7 @@ describe('locks of several keys', () => {
     await expect(locks.acquire(names)).rejects.toThrow('a list of 1 to 100');
     await expect(locks.acquire(['a', 5 as never])).rejects.toThrow('a list of 1 to 100');
     await expect(locks.acquire(['a', ''])).rejects.toThrow('a list of 1 to 100');
+    await expect(locks.acquire(['a', ['b'] as never])).rejects.toThrow('a list of 1 to 100');
     await expect(locks.tryAcquire({} as never)).rejects.toThrow('a list of 1 to 100');
     expect((await locks.acquire(['one'])).leases!.length).toBe(1);
     for (const key of [5, '', ['a']] as never[]) {

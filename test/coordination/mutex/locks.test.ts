@@ -72,7 +72,14 @@ describe('locks of several keys', () => {
     const names = Array.from({ length: 101 }, (_, index) => `key ${index}`);
     await expect(locks.acquire(names)).rejects.toThrow('a list of 1 to 100');
     await expect(locks.acquire(['a', 5 as never])).rejects.toThrow('a list of 1 to 100');
+    await expect(locks.acquire(['a', ''])).rejects.toThrow('a list of 1 to 100');
+    await expect(locks.acquire(['a', ['b'] as never])).rejects.toThrow('a list of 1 to 100');
     await expect(locks.tryAcquire({} as never)).rejects.toThrow('a list of 1 to 100');
+    expect((await locks.acquire(['one'])).leases!.length).toBe(1);
+    for (const key of [5, '', ['a']] as never[]) {
+      await expect(locks.inspect(key)).rejects.toThrow('a string that is not empty');
+      await expect(locks.forceRelease(key)).rejects.toThrow('a string that is not empty');
+    }
     await expect(locks.acquire('')).rejects.toThrow('a string that is not empty');
     const lease = await locks.acquire(names.slice(1));
     expect(lease.leases!.length).toBe(100);

@@ -380,6 +380,14 @@ describe("mutex with afterRestart: 'wait'", () => {
     },
   );
 
+  it('lets in who comes while the store waits when that is over, and no later', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    state.beganMs = clock.now();
+    await clock.advance(2_000);
+    const lease = await until(clock, process({ afterRestart: 'wait', ttl: '3s' }).acquire('key'), 1_010);
+    expect(lease.held()).toBe(true);
+  });
+
   it('answers null, or refuses, at once meanwhile', async () => {
     const { process } = bench({ queues: true });
     const locks = process({ afterRestart: 'wait' });

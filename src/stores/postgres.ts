@@ -52,6 +52,7 @@ export interface PgClient {
     readonly name?: string;
     readonly values?: unknown[];
     readonly rowMode?: 'array';
+    readonly types?: { getTypeParser(): (value: string) => string };
   }): Promise<{ readonly rows: unknown[] }>;
   // biome-ignore lint/suspicious/noExplicitAny: each event has a listener of its own type.
   on(event: any, listener: (...values: any[]) => void): unknown;
@@ -203,7 +204,7 @@ interface Settings {
   readonly clock: Clock;
 }
 
-/** One row of an answer. Users have their own ways to read other types than text, and to spell the names of columns. */
+/** One row of an answer, as the server has sent it: users have their own ways to read types, and to spell the names of columns. */
 type Row = readonly [string, ...string[]];
 
 /** A statement, and what a server is to know it by: two of one name are one, whoever made them, as behind a pooler. */
@@ -729,16 +730,20 @@ function postgresJsConnection(sql: Pick<PostgresJs, 'unsafe'>): Connection {
     ask({ text }, values, use) {
       const asked =
         use === 'often' ? sql.unsafe(text, values as Value[], { prepare: true }) : sql.unsafe(inWords(text, values));
-      return asked.values();
+      return asked.raw();
     },
-    rowsOf: (rows) => rows as readonly Row[],
+    // Rows go through what the user has for rows also here.
+    rowsOf: (rows) =>
+      (rows as readonly object[]).map((row) => Object.values(row).map(String) as readonly string[] as Row),
   };
 }
+
+const asSent = { getTypeParser: () => String };
 
 function pgConnection(client: PgClient): Connection {
   return {
     ask({ text, name }, values, use) {
-      const query = { text, values: values as Value[], rowMode: 'array' } as const;
+      const query = { text, values: values as Value[], rowMode: 'array', types: asSent } as const;
       return client.query(use === 'often' ? { name, ...query } : query);
     },
     rowsOf: (result) => (result as { rows: Row[] }).rows,

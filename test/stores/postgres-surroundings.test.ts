@@ -330,6 +330,39 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     await store.close();
   });
 
+  it('reads its answers as the server sends them, however the user reads types, values and rows', async () => {
+    const odd = (value: unknown) => ({ odd: value });
+    const readAs = (oid: number) => ({ to: oid, from: [oid], serialize: (value: unknown) => value, parse: odd });
+    const fetch_types = false;
+    const pools = [
+      pgPool({ types: { getTypeParser: () => odd } }),
+      pgPool({ binary: true } as pg.PoolConfig),
+      postgresJs({ fetch_types, types: { text: readAs(25), bigint: readAs(20), boolean: readAs(16) } as never }),
+      postgresJs({ fetch_types, transform: { row: { from: (row: object) => ({ ...row }) } } as never }),
+      postgresJs({ fetch_types, transform: { value: { from: odd }, undefined: null } as never }),
+    ];
+    for (const [index, pool] of pools.entries()) {
+      for (const prepare of [false, true]) {
+        const store = postgresStore(pool, { timeout: '5s', prefix: `odd-${index}-${prepare}`, prepare });
+        const create = () => store.write('key', bytes('a'), { ttlMs, ifVersion: 0 });
+        const written = await create();
+        expect(written).toEqual({ ok: true, version: expect.any(Number) });
+        const { version } = written as { version: number };
+        expect(await create()).toMatchObject({ ok: false, entry: { value: bytes('a'), version } });
+        expect(await store.write('other', bytes('a'), { ttlMs, ifVersion: 7 })).toEqual({ ok: false });
+        expect(await store.read('key')).toMatchObject({ value: bytes('a'), version });
+        expect(await store.native.readMany(['other', 'key'])).toMatchObject([undefined, { version }]);
+        expect(await store.native.readMany(['other'])).toEqual([undefined]);
+        expect(await store.native.consume('key', { limit: 1, periodMs: 1000 })).toMatchObject({ ok: true });
+        expect(await store.remove('key')).toBe(true);
+        expect(await store.remove('key')).toBe(false);
+        expect(await store.read('key')).toBeUndefined();
+        expect(await store.sweep()).toBeGreaterThanOrEqual(0);
+        await store.close();
+      }
+    }
+  });
+
   it('has one listener for any number of stores on a pool, until the last is closed', async () => {
     const pool = pgPool({ max: 1 });
     const before = pool.listenerCount('error');

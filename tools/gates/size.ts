@@ -27,7 +27,7 @@ const maxKilobytesAlone = {
   ...{ pipeline: 10, retry: 5.4, timeout: 4.3, deadline: 4.3, fallback: 2.5, retryBudget: 3 },
   ...{ exponential: 1.9, decorrelated: 1.8, constant: 1.2 },
   ...{ circuitBreaker: 9.6, keyed: 8.6, bulkhead: 6.2, adaptiveLimit: 7.3, rateLimit: 5.4, throttle: 5 },
-  ...{ loadShed: 4.6, hedge: 6.5, singleFlight: 4.1 },
+  ...{ loadShed: 4.7, hedge: 6.5, singleFlight: 4.1 },
 };
 const primitives = Object.keys(maxKilobytesAlone);
 

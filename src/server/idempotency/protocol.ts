@@ -34,7 +34,7 @@ import { parseItem } from 'structured-headers';
 import type { Problem } from '../problem.js';
 
 /** As the draft writes them. */
-export const keyHeader = 'Idempotency-Key';
+const keyHeader = 'Idempotency-Key';
 const replayedHeader = 'Idempotent-Replayed';
 
 /** What the draft defines the header for: the other methods are safe or idempotent by themselves. */

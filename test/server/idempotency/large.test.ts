@@ -57,6 +57,17 @@ function cpuMs(): number {
   return (user + system) / 1_000;
 }
 
+/** What a copy of one body takes here, at most of some. */
+function copyMs(): number {
+  const body = new Uint8Array(size);
+  const times = Array.from({ length: 5 }, () => {
+    const before = cpuMs();
+    body.slice();
+    return cpuMs() - before;
+  });
+  return Math.max(...times);
+}
+
 /** What the client heard, and how long this thread computed at most from one turn to the next. */
 async function longestTurn(port: number): Promise<{ heard: unknown; longestMs: number }> {
   const worker = new Worker(client, { eval: true, workerData: port });
@@ -87,8 +98,9 @@ describe.each([
         [200, size, undefined],
         [200, size, 'true'],
       ]);
-      // In one turn of its own each, copies of 20 MB are no longer than what a server does with them anyway. All in one turn it was 90 more.
-      expect(Math.max(first.longestMs, again.longestMs)).toBeLessThan(bare.longestMs + 60);
+      // In one turn of its own each, copies of 20 MB are no longer than what a server does with them anyway. All in one turn it was 90 ms more, where this bound was 60.
+      const mostMs = bare.longestMs + 2 * copyMs() + 40;
+      expect(Math.max(first.longestMs, again.longestMs)).toBeLessThan(mostMs);
     });
   }, 60_000);
 });

@@ -431,7 +431,7 @@ class PooledStore extends Verbs implements PostgresStore {
       const verb = new Verb(this, operation, this.driver.statement(sql, values), signal, resolve, reject);
       this.underWay.begin(verb);
       if (signal !== undefined) verb.listen();
-      verb.statement.begin(verb);
+      void verb.statement.begin(verb);
     });
   }
 
@@ -533,8 +533,8 @@ type Value = Buffer | number | string | null;
 
 /** A statement on its way. */
 interface Statement {
-  /** Tells the verb once how it ended, also when it has been given up: then it keeps nothing any more. */
-  begin(verb: Verb): void;
+  /** Tells the verb once how it ended, also when it has been given up: then it keeps nothing any more. Never rejects. */
+  begin(verb: Verb): Promise<void>;
   /** Whether the server may have heard of it. */
   hasLeft(): boolean;
   /** Nobody waits any more. */
@@ -605,11 +605,22 @@ class PgStatement implements Statement {
     this.values = values;
   }
 
-  begin(verb: Verb): void {
-    this.pool.connect().then(
-      (client) => this.ask(client, verb),
-      (error) => verb.failed(error),
-    );
+  async begin(verb: Verb): Promise<void> {
+    try {
+      const client = await this.pool.connect();
+      if (this.isOver) {
+        client.release();
+        return verb.answered([]);
+      }
+      this.client = client;
+      client.on('error', ignore);
+      const rows = await this.asking.ask(pgConnection(client), this.sql, this.values);
+      if (!this.isOver) this.release(false);
+      verb.answered(rows);
+    } catch (error) {
+      if (!this.isOver) this.release(isBroken(error));
+      verb.failed(error);
+    }
   }
 
   hasLeft(): boolean {
@@ -619,28 +630,6 @@ class PgStatement implements Statement {
   giveUp(): void {
     // What it was asked may still come back on its connection.
     this.release(true);
-  }
-
-  private ask(client: PgPoolClient, verb: Verb): void {
-    if (this.isOver) {
-      client.release();
-      return verb.answered([]);
-    }
-    this.client = client;
-    client.on('error', ignore);
-    this.asking.ask(
-      pgConnection(client),
-      this.sql,
-      this.values,
-      (rows) => {
-        if (!this.isOver) this.release(false);
-        verb.answered(rows);
-      },
-      (error) => {
-        if (!this.isOver) this.release(isBroken(error));
-        verb.failed(error);
-      },
-    );
   }
 
   private release(broken: boolean): void {
@@ -661,14 +650,12 @@ function postgresJs(sql: PostgresJs): Driver {
     close() {},
     // It does not say whether a query has left its queue; and one that is cancelled before may block its connection for ever. So none is taken back.
     statement: (text, values) => ({
-      begin(verb) {
-        asking.ask(
-          connection,
-          text,
-          values,
-          (rows) => verb.answered(rows),
-          (error) => verb.failed(error),
-        );
+      async begin(verb) {
+        try {
+          verb.answered(await asking.ask(connection, text, values));
+        } catch (error) {
+          verb.failed(error);
+        }
       },
       hasLeft: () => true,
       giveUp() {},
@@ -700,24 +687,15 @@ class Asking {
     this.use = use;
   }
 
-  ask(
-    connection: Connection,
-    sql: Sql,
-    values: readonly Value[],
-    answered: (rows: readonly Row[]) => void,
-    failed: (error: unknown) => void,
-  ): void {
+  async ask(connection: Connection, sql: Sql, values: readonly Value[]): Promise<readonly Row[]> {
     const { use } = this;
-    connection.ask(sql, values, use).then(
-      (answer) => answered(connection.rowsOf(answer)),
-      (error) => {
-        if (use === 'once' || !['26000', '42P05'].includes((error as { code?: string }).code ?? '')) {
-          return failed(error);
-        }
-        this.use = 'once';
-        this.ask(connection, sql, values, answered, failed);
-      },
-    );
+    try {
+      return connection.rowsOf(await connection.ask(sql, values, use));
+    } catch (error) {
+      if (use === 'once' || !['26000', '42P05'].includes((error as { code?: string }).code ?? '')) throw error;
+      this.use = 'once';
+      return this.ask(connection, sql, values);
+    }
   }
 }
 

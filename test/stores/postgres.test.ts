@@ -1,5 +1,6 @@
 /** What is Postgres's own about the store: its schema, transactions, watching, and clients that cannot serve. */
 import { OptionsError, StoreError } from 'holdfast';
+import { virtualClock } from 'holdfast/testing';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { postgresMigrations, postgresStore } from '../../src/stores/postgres.js';
@@ -33,6 +34,20 @@ describe('postgresStore', () => {
       .catch((thrown: unknown) => thrown);
     expect(error).toMatchObject({ reason: 'closed', applied: 'unknown' });
     expect(released).toEqual([true]);
+  });
+
+  it('fails at once, and gives the connection back, when a driver throws instead of answering', async () => {
+    const released: unknown[] = [];
+    const fail = () => {
+      throw new Error('patched');
+    };
+    const client = { query: fail, release: (broken?: Error | boolean) => released.push(broken), on() {}, off() {} };
+    const pools = [fail, async () => client].map((connect) => ({ connect, totalCount: 1, on() {}, off() {} }));
+    for (const pool of pools) {
+      const store = postgresStore(pool as never, { clock: virtualClock() });
+      expect(await failure(store.read('key'))).toMatchObject({ operation: 'read', cause: { message: 'patched' } });
+    }
+    expect(released).toHaveLength(1);
   });
 
   it('refuses what is no pool, and a table that is no name', () => {

@@ -209,7 +209,7 @@ describe('fingerprint', () => {
       isDone = true;
       await looking;
       // A turn is 5 ms, and 50 are aimed at; the rest is the collector, which takes longer beside others. In one piece it would be seconds.
-      expect(longestMs).toBeLessThan(100);
+      expect(longestMs).toBeLessThan(250);
     },
     120_000,
   );

@@ -22,7 +22,10 @@ const [path, framework, onLost, lease, records] = process.argv.slice(2) as [
 ];
 // Two connections: the store never lets its own wait.
 const db = new DatabaseSync(path);
-db.exec('PRAGMA busy_timeout = 30000; CREATE TABLE IF NOT EXISTS effects (key TEXT, attempt INTEGER)');
+// A process that is killed, or frozen, needs no syncs; while it waits for one it keeps the others out.
+db.exec(
+  'PRAGMA synchronous = OFF; PRAGMA busy_timeout = 30000; CREATE TABLE IF NOT EXISTS effects (key TEXT, attempt INTEGER)',
+);
 let death: Death | undefined;
 let isEffectDone = false;
 
@@ -33,7 +36,11 @@ async function openRecords(): Promise<Store> {
     const { Redis } = await import('ioredis');
     return redisStore(new Redis(Number(port), '127.0.0.1'), { timeout: '10s' });
   }
-  if (kind !== 'postgres') return sqliteStore(new DatabaseSync(path), { timeout: '10s' });
+  if (kind !== 'postgres') {
+    const own = new DatabaseSync(path);
+    own.exec('PRAGMA synchronous = OFF');
+    return sqliteStore(own, { timeout: '10s' });
+  }
   const { default: pg } = await import('pg');
   const pool = new pg.Pool({ host: '127.0.0.1', port: Number(port), user: 'postgres', database: 'postgres', max: 4 });
   const store = postgresStore(pool, { timeout: '10s' });

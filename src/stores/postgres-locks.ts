@@ -66,7 +66,7 @@ const keyField = {
  * Locks a key for the rest of a transaction that has begun on a connection of yours: `pg_advisory_xact_lock`.
  *
  * The strongest lock there is for work in one database: nobody else gets in before the transaction has ended, and nothing of it is written when the connection was lost, so it needs no
- * fence and no lease. Works through PgBouncer in transaction mode. Others take the same lock by the number that is the first eight bytes of the key's SHA-256. The same transaction
+ * fence and no lease. Works through PgBouncer in transaction mode, with postgres.js if its option `prepare` is false: else its commit may be a rollback that it tells nobody. Others take the same lock by the number that is the first eight bytes of the key's SHA-256. The same transaction
  * may lock a key again.
  *
  * @param transaction - A client of `pg` after its `BEGIN`, or what postgres.js gives to `sql.begin`.

@@ -38,7 +38,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     let stores = 0;
     beforeAll(() => {
       const { port } = place === 'straight' ? server : bouncer!;
-      connections = [1, 2, 3, 4].map(() => connect(port, 4));
+      connections = [1, 2, 3, 4].map(() => connect(port, 4, place !== 'straight'));
     });
     afterAll(async () => {
       for (const connection of connections) await connection.close();

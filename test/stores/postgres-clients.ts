@@ -16,7 +16,8 @@ export interface PostgresConnection {
 
 export interface PostgresDriver {
   readonly title: string;
-  connect(port: number, size?: number): PostgresConnection;
+  /** @param isPooled - Whether a pooler in transaction mode is in between. */
+  connect(port: number, size?: number, isPooled?: boolean): PostgresConnection;
 }
 
 const place = { host: '127.0.0.1', user: 'postgres', database: 'postgres' };
@@ -55,8 +56,12 @@ export const drivers: readonly PostgresDriver[] = [
   },
   {
     title: 'postgres.js',
-    connect(port, size = 10) {
-      const sql = postgres({ ...place, port, max: size, onnotice: () => {}, backoff: () => 0.02, fetch_types: false });
+    connect(port, size = 10, isPooled = false) {
+      const sql = postgres({
+        ...{ ...place, port, max: size, onnotice: () => {}, backoff: () => 0.02, fetch_types: false },
+        // Behind a pooler its COMMIT would be a prepared statement that another server may not know: what it then sends once more is a rollback.
+        prepare: !isPooled,
+      });
       return {
         pool: sql,
         listener: sql,

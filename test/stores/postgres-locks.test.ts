@@ -45,9 +45,9 @@ describe.skipIf(home === undefined)('advisory locks', { timeout: 60_000 }, () =>
   ];
   describe.each(drivers.flatMap((driver) => places.map((place) => ({ ...driver, ...place }))))(
     'transactionLock by $title, $place',
-    ({ connect, port }) => {
+    ({ connect, port, place }) => {
       const open = (): PostgresConnection => {
-        const connection = connect(port(), 4);
+        const connection = connect(port(), 4, place === 'through PgBouncer');
         closing.push(connection.close);
         return connection;
       };

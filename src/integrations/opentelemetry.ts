@@ -112,7 +112,8 @@ const failedStatus = { code: 2 };
  * Traces and measures every pipeline of this process with OpenTelemetry.
  *
  * Once per process, after the SDK has been started. Calls are traced from then on, whenever their pipeline was made. The
- * states of policies are shown for those that `watch` is given.
+ * states of policies are shown for those that `watch` is given. The span that is active when a request with an idempotency key is
+ * answered gets what became of the key, and a replay a link to the trace that ran.
  *
  * @param options - `api`, `tracer`, `meter`, `signals`, `maxNames`.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.

@@ -41,7 +41,7 @@ export interface PrometheusOptions<Registry extends PrometheusRegistry> {
   readonly client: PrometheusClient<Registry>;
   /** Where the metrics are registered. Default: `client.register`. */
   readonly registry?: Registry;
-  /** Upper bounds of the buckets of durations, in seconds, ascending. Default 0.005 to 10. */
+  /** Upper bounds of the buckets of durations, in seconds, ascending. Default 0.005 to 10. The age of replays has its own, from 0.1 s to a week. */
   readonly buckets?: readonly number[];
   /** Names of policies, and of pipelines, that become labels; all others count as `other`. Default 100; from 1 to 10,000. */
   readonly maxNames?: number;

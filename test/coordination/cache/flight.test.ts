@@ -560,15 +560,21 @@ describe('flight before a store', () => {
     expect([source.loads, await inner.read(keyIn)]).toEqual([0, undefined]);
   });
 
-  it('answers what it loaded and keeps it nowhere when the key was deleted meanwhile by another process', async () => {
-    const { caches, users, source, clock, warnings } = setUpSeen({ isTelling: false }, 2);
-    source.delayMs = 500;
-    const answer = users.get('42');
-    await clock.advance(100);
-    await caches[1]!.delete('42');
-    await clock.advance(500);
-    expect([await answer, users.size, warnings()]).toEqual([1, 0, ['fill-refused']]);
-  });
+  it.each([
+    ['without tags', {}],
+    ['with a tag', { tags: () => ['a'] }],
+  ])(
+    '%s, answers what it loaded and keeps it nowhere when the key was deleted meanwhile by another process',
+    async (_, options) => {
+      const { caches, users, source, clock, warnings } = setUpSeen({ ...options, isTelling: false }, 2);
+      source.delayMs = 500;
+      const answer = users.get('42');
+      await clock.advance(100);
+      await caches[1]!.delete('42');
+      await clock.advance(500);
+      expect([await answer, users.size, warnings()]).toEqual([1, 0, ['fill-refused']]);
+    },
+  );
 
   it('answers the newer value when another process has set one meanwhile', async () => {
     const { caches, users, source, clock, sources } = setUpSeen({ isTelling: false }, 2);
@@ -1046,16 +1052,6 @@ describe('flight of a value with tags', () => {
       await answer;
       expect(source.loads - loads).toBe(1);
     }
-  });
-
-  it('answers what it loaded when the key was deleted meanwhile', async () => {
-    const { caches, users, source, clock, warnings } = setUpSeen({ tags: () => ['a'], isTelling: false }, 2);
-    source.delayMs = 500;
-    const answer = users.get('42');
-    await clock.advance(100);
-    await caches[1]!.delete('42');
-    await clock.advance(500);
-    expect([await answer, users.size, warnings()]).toEqual([1, 0, ['fill-refused']]);
   });
 
   it('suspects what it read when word of the key came before it asked for its tags', async () => {

@@ -44,6 +44,7 @@ const ioredis: RedisDriver = {
       ...{ sentinelRetryStrategy: () => reconnectMs, retryStrategy: () => reconnectMs },
     });
     client.on('error', () => {});
+    await client.ping();
     return { client, close: () => client.disconnect() };
   },
   async connectCluster(ports, keyPrefix = '') {

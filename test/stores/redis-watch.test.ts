@@ -231,7 +231,7 @@ describe.skipIf(program === undefined).each(drivers)(
         const ports = sentinels.map(({ port }) => port);
         const [main, second] = [await driver.connectSentinels(ports), await driver.connectSentinels(ports)];
         closing.push(main, second);
-        const store = redisStore(main.client, { timeout: '1s', subscriber: second.client });
+        const store = redisStore(main.client, { timeout: '5s', subscriber: second.client });
         const { told, watch } = listen(store, 'key');
         await watch.ready;
         await servers[0]!.kill();

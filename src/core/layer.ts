@@ -76,31 +76,45 @@ function layer(plan: LayerPlan): Next {
  * operation's promise is all it needs: none of its own, no place in a list, no timer.
  */
 function loneGuard(plan: LayerPlan, admit: FusedAdmission['admit'], lastFailed: () => boolean): Next {
+  // A permit that serves many calls has its callbacks made once, which spares each call two closures.
+  let last: PermitCallbacks | undefined;
   return (call) => {
     // To throw from a callback costs a failing call half as much again as a promise of its own costs one that succeeds.
     if (lastFailed() || !call.isUnwatched || ambient() !== undefined) return new LayerRun(plan, call).start();
     const answer = askedBy(admit, call);
     if (!isPermit(answer)) return failed(call, answer.error);
-    return answer.endsAt === undefined ? runPermitted(call, answer) : new LayerRun(plan, call).start(answer);
+    if (answer.endsAt !== undefined) return new LayerRun(plan, call).start(answer);
+    const known = last?.permit === answer && last.asOutcome === call.asOutcome ? last : undefined;
+    // The operation may itself call through here, and leave others.
+    const callbacks = known ?? new PermitCallbacks(answer, call.asOutcome);
+    last = callbacks;
+    return runTask(call).then(callbacks.onValue, callbacks.onError);
   };
 }
 
-function runPermitted(call: Call, permit: Permit): Promise<unknown> {
-  return runTask(call).then(
-    (value) => answerOf(call, permit, { ok: true, value }),
-    (error) => answerOf(call, permit, { ok: false, error }),
-  );
+/** What becomes of a call under a permit when its operation ends. */
+class PermitCallbacks {
+  readonly permit: Permit;
+  readonly asOutcome: boolean;
+
+  constructor(permit: Permit, asOutcome: boolean) {
+    this.permit = permit;
+    this.asOutcome = asOutcome;
+  }
+
+  readonly onValue = (value: unknown) => this.answer({ ok: true, value });
+  readonly onError = (error: unknown) => this.answer({ ok: false, error });
+
+  private answer(outcome: Outcome): unknown {
+    const answer = settleOne(this.permit, lessonOf(outcome)) ?? outcome;
+    if (this.asOutcome) return answer;
+    if (answer.ok) return answer.value;
+    throw answer.error;
+  }
 }
 
 function failed(call: Call, error: unknown): Promise<unknown> {
   return call.asOutcome ? Promise.resolve({ ok: false, error }) : rejectLater(error);
-}
-
-function answerOf(call: Call, permit: Permit, outcome: Outcome): unknown {
-  const answer = settleOne(permit, lessonOf(outcome)) ?? outcome;
-  if (call.asOutcome) return answer;
-  if (answer.ok) return answer.value;
-  throw answer.error;
 }
 
 // One executor for all promises; it leaves its functions here, which spares a closure per call.

@@ -697,6 +697,26 @@ describe('a breaker alone around an operation', () => {
     expect([inner.admitted, steps, await running]).toEqual([1, 1, 'served']);
   });
 
+  it('counts and answers each call for itself, also where operations call through it and each is asked for in another way', async () => {
+    const breaker = circuitBreaker();
+    const guarded = pipeline(breaker);
+    const inner: Promise<unknown>[] = [];
+    const outer = () => {
+      inner.push(
+        guarded.attempt(() => 'inner'),
+        guarded.execute(() => 'innermost'),
+      );
+      return 'outer';
+    };
+    expect([await guarded.execute(outer), await guarded.attempt(outer)]).toEqual([
+      'outer',
+      { ok: true, value: 'outer' },
+    ]);
+    expect(await Promise.all(inner.slice(0, 2))).toEqual([{ ok: true, value: 'inner' }, 'innermost']);
+    expect(breaker.snapshot().window.calls).toBe(6);
+    expect(await Promise.all(inner.slice(2))).toEqual([{ ok: true, value: 'inner' }, 'innermost']);
+  });
+
   it('refuses by execute() and attempt() alike', async () => {
     const breaker = circuitBreaker();
     const guarded = pipeline(breaker);

@@ -1,6 +1,6 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { turnClockOf } from '../../src/core/turn-clock.ts';
+import { epochOfTurn, turnClockOf } from '../../src/core/turn-clock.ts';
 import { systemClock } from '../../src/index.js';
 
 afterEach(() => vi.restoreAllMocks());
@@ -109,5 +109,35 @@ describe('turn clock', () => {
     const firstMs = untilItStands() ?? systemClock.now();
     block(1);
     expect(clock.now()).toBeGreaterThan(firstMs);
+  });
+
+  it('tells which span of each width it is, anew in the turn that follows', async () => {
+    await turn();
+    let nowMs = Math.ceil(systemClock.now()) + 1_000;
+    vi.spyOn(systemClock, 'now').mockImplementation(() => nowMs);
+    for (let turns = 0; turns < 3; turns++) {
+      for (let reads = 0; reads < 20; reads++) clock.now();
+      const epochs = [1, 7, 7, 1, 250, 1].map((widthMs) => epochOfTurn(systemClock, widthMs));
+      expect(epochs).toEqual([1, 7, 7, 1, 250, 1].map((widthMs) => Math.floor(nowMs / widthMs)));
+      nowMs += 5;
+      expect(epochOfTurn(systemClock, 1)).toBe(nowMs - 5);
+      await turn();
+      expect(epochOfTurn(systemClock, 1)).toBe(nowMs);
+    }
+  });
+
+  it('tells the span exactly when it is asked seldom, and with a clock that is given', async () => {
+    await turn();
+    let nowMs = Math.ceil(systemClock.now()) + 1_000;
+    vi.spyOn(systemClock, 'now').mockImplementation(() => nowMs);
+    const given = { ...systemClock, now: () => nowMs };
+    for (let reads = 0; reads < 3; reads++) {
+      expect(epochOfTurn(systemClock, 1)).toBe(nowMs);
+      nowMs += 1;
+    }
+    for (let reads = 0; reads < 50; reads++) {
+      expect(epochOfTurn(given, 1)).toBe(nowMs);
+      nowMs += 1;
+    }
   });
 });

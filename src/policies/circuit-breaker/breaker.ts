@@ -11,7 +11,7 @@ import { CircuitOpenError, isAbandoned, isRejected } from '../../core/errors.js'
 import { Events } from '../../core/events.js';
 import { handlesThrows, judge, type Outcome } from '../../core/outcome.js';
 import { type FusedAdmission, type Permit, type PolicyTraits, type Refusal, refuse } from '../../core/policy.js';
-import { turnClockOf } from '../../core/turn-clock.js';
+import { epochOfTurn } from '../../core/turn-clock.js';
 import { CallWindow } from '../../structures/call-window.js';
 import type { Rank } from '../../structures/ranked-cache.js';
 import { bucketsPerWindow, TimeWindow } from '../../structures/time-window.js';
@@ -343,9 +343,9 @@ export class Breaker implements CircuitBreaker, GroupMember {
 
   private count(permit: AnyPermit, failed: boolean, outcome: Outcome): void {
     const { current } = this;
-    const { slowCallRate, slowCallMs, windowKind } = this.settings;
+    const { slowCallRate, slowCallMs } = this.settings;
     const countsSlow = slowCallRate !== Number.POSITIVE_INFINITY;
-    const nowMs = countsSlow || current.kind === 'half-open' ? this.now() : this.turnNow(windowKind);
+    const nowMs = countsSlow || current.kind === 'half-open' ? this.now() : 0;
     const slow = countsSlow && nowMs - (permit as TimedPermit).startedMs > slowCallMs;
     if (current.kind === 'half-open') {
       if (failed && this.wasCutShort(current, permit as Probe, outcome, nowMs)) return this.release(permit);
@@ -353,7 +353,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
       // A slow probe is no sign of recovery from slowness.
       this.countProbe(current, failed || slow, nowMs, outcome);
     } else if (current.kind === 'closed' || current.kind === 'ramping') {
-      this.countCall(current, failed, slow, nowMs, outcome);
+      this.countCall(current, failed, slow, outcome);
     }
   }
 
@@ -377,7 +377,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     }
   }
 
-  private countCall(shared: Closed | Ramping, failed: boolean, slow: boolean, nowMs: number, outcome: Outcome): void {
+  private countCall(shared: Closed | Ramping, failed: boolean, slow: boolean, outcome: Outcome): void {
     const { settings } = this;
     let state = shared;
     if (state === untouched) {
@@ -389,7 +389,8 @@ export class Breaker implements CircuitBreaker, GroupMember {
     const { windowKind, windowSize } = settings;
     state.failuresInARow = failed ? state.failuresInARow + 1 : 0;
     if (windowKind === 'time') {
-      const epoch = this.epochOf(nowMs);
+      this.clock ??= systemClock;
+      const epoch = epochOfTurn(this.clock, windowSize);
       state.window ??= new TimeWindow(epoch);
       state.window.record(failed, slow, epoch);
     } else if (windowKind === 'calls') {
@@ -467,12 +468,6 @@ export class Breaker implements CircuitBreaker, GroupMember {
   private now(): number {
     this.clock ??= systemClock;
     return this.clock.now();
-  }
-
-  /** The time for the bucket of a window, which is a tenth of it wide. Where only the number of calls matters, no clock is read. */
-  private turnNow(windowKind: Settings['windowKind']): number {
-    this.clock ??= systemClock;
-    return windowKind === 'time' ? turnClockOf(this.clock).now() : 0;
   }
 
   private nowOf(call: Call | undefined): number {

@@ -36,10 +36,10 @@ export interface Clock {
 }
 
 /** The longest wait a platform timer can do; also the longest duration any option takes. */
-export const longestWaitMs = 2 ** 31 - 1;
+export const longestWaitMs = 0x7fff_ffff;
 
 /** What lies further ahead is brought nearer first. It is half of what the wheel can hold, whose tick lies behind while late timers are handed out. */
-const reachMs = 2 ** 30;
+const reachMs = 0x4000_0000;
 
 const setTimer = globalThis.setTimeout;
 const clearTimer = globalThis.clearTimeout;

@@ -399,7 +399,7 @@ interface EventChannel {
 }
 
 const silence: EventChannel = { hasSubscribers: false, publish() {} };
-const channel: EventChannel = findModule('node:diagnostics_channel')?.channel('holdfast') ?? silence;
+const channel = /* @__PURE__ */ channelOfProcess();
 
 /** The events of one policy. Ask `heard` before building an event: unheard, that is all it costs. */
 export class Events {
@@ -455,6 +455,10 @@ export function hearEvents(name: string, listener: (event: HoldfastEvent) => voi
   };
   module?.subscribe('holdfast', hear);
   return () => module?.unsubscribe('holdfast', hear);
+}
+
+function channelOfProcess(): EventChannel {
+  return findModule('node:diagnostics_channel')?.channel('holdfast') ?? silence;
 }
 
 /** Node's own module where there is one; nothing is imported, so the core also runs where it is missing. */

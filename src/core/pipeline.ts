@@ -332,7 +332,7 @@ function checkCallOptions(options: ExecuteOptions): void {
   }
 }
 
-const tenYearsMs = 10 * 365 * 86_400_000;
+const tenYearsMs = 315_360_000_000;
 /** The last one that JavaScript has. */
 const lastDateMs = 8.64e15;
 

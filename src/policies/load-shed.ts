@@ -75,12 +75,12 @@ export function loadShed(options?: LoadShedOptions): LoadShedGuard {
   );
 }
 
-/** What a priority bears, in shares of the limits. */
-const patience: Readonly<Record<Priority, { readonly delay: number; readonly utilization: number }>> = {
+/** What a priority bears, in shares of the limits; anything where nothing is said. */
+const patience: Readonly<Record<Priority, { readonly delay?: number; readonly utilization?: number }>> = {
   low: { delay: 0.5, utilization: 0.9 },
   normal: { delay: 1, utilization: 1 },
-  high: { delay: 2, utilization: Number.POSITIVE_INFINITY },
-  critical: { delay: Number.POSITIVE_INFINITY, utilization: Number.POSITIVE_INFINITY },
+  high: { delay: 2 },
+  critical: {},
 };
 
 /** There is nothing to give back and nothing to learn, so one permit serves all. */
@@ -132,9 +132,9 @@ export function loadShedWith(gauge: LoopGauge, options: LoadShedOptions | undefi
       const nowMs = call === undefined ? systemClock.now() : call.admissionMs();
       const delayMs = gauge.delayMs(nowMs);
       const utilization = maxUtilization === undefined ? 0 : gauge.utilization(nowMs);
-      const borne = patience[priority];
-      const isLate = delayMs > maxEventLoopDelay * borne.delay;
-      const isBusy = maxUtilization !== undefined && utilization > maxUtilization * borne.utilization;
+      const { delay = Number.POSITIVE_INFINITY, utilization: share = Number.POSITIVE_INFINITY } = patience[priority];
+      const isLate = delayMs > maxEventLoopDelay * delay;
+      const isBusy = maxUtilization !== undefined && utilization > maxUtilization * share;
       return isLate || isBusy ? shed(priority, delayMs, utilization, isLate) : permit;
     },
   };

@@ -248,10 +248,7 @@ const longestKeyBytes = 512;
 const mostKeys = 1000;
 
 /** Ten years: nothing lives for ever. */
-const longestTtlMs = 10 * 365 * 86_400_000;
-
-/** A string within these many units fits, whatever it says: a unit of UTF-16 is at most three bytes of UTF-8. */
-const surelyShortEnough = /* @__PURE__ */ Math.floor(longestKeyBytes / 3);
+const longestTtlMs = 315_360_000_000;
 
 /** The option of every store. 1 MiB holds any record of this package; a greater value has a better place than a store. */
 export const maxValueBytesField = /* @__PURE__ */ withDefault(
@@ -379,7 +376,8 @@ export class VerbChecks {
     if (key.length === 0) throw this.invalid(operation, 'the key is empty');
     // Half a surrogate pair has no UTF-8: two such keys would become one.
     if (!(key as WellFormed).isWellFormed()) throw this.invalid(operation, 'the key is no well-formed Unicode');
-    if (key.length > surelyShortEnough && utf8Length(key) > longestKeyBytes) {
+    // A unit of UTF-16 is at most three bytes of UTF-8.
+    if (key.length * 3 > longestKeyBytes && utf8Length(key) > longestKeyBytes) {
       throw this.invalid(operation, `the key has ${utf8Length(key)} bytes, at most ${longestKeyBytes}; hash it`);
     }
   }

@@ -10,7 +10,7 @@
 /** How far one value moves the estimate. A shift of the stream to ten times as much is followed in some 50 values. */
 const gain = 0.05;
 /** What is no larger counts as this, because a share of nothing is nothing. */
-const smallest = 1 / 1024;
+const smallest = 0.001;
 
 export class QuantileEstimator {
   private readonly rise: number;

@@ -7,11 +7,11 @@
  */
 
 const levelBits = 6;
-const slotsPerLevel = 1 << levelBits;
-const slotMask = slotsPerLevel - 1;
+const slotsPerLevel = 64;
+const slotMask = 0b111111;
 /** Six levels of six bits are more than the 32 bits of a tick; the last level holds the two bits that are left. */
 const levels = 6;
-const lastLevelMask = (1 << (32 - levelBits * (levels - 1))) - 1;
+const lastLevelMask = 0b11;
 
 /** What a wheel links: the timer itself, so that nothing is allocated. Only the wheel writes these fields. */
 export interface WheelNode {

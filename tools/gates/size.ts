@@ -23,23 +23,27 @@ export interface Budget {
 }
 
 const kilobyte = 1024;
+/**
+ * Here shows what a bundler keeps of a module of which little is used: what is computed when the module loads, be it from numbers or a
+ * template literal, because that might have an effect. It is written out, or computed where it is used.
+ */
 const maxKilobytesAlone = {
-  ...{ pipeline: 10.1, retry: 5.5, timeout: 4.3, deadline: 4.3, fallback: 2.5, retryBudget: 3.1 },
-  ...{ exponential: 2, decorrelated: 1.8, constant: 1.25 },
-  ...{ circuitBreaker: 9.6, keyed: 8.6, bulkhead: 6.3, adaptiveLimit: 7.3, rateLimit: 5.5, throttle: 5 },
-  ...{ loadShed: 4.7, hedge: 6.5, singleFlight: 4.1 },
+  ...{ pipeline: 10.2, retry: 5.45, timeout: 4.3, deadline: 4.3, fallback: 2.4, retryBudget: 3 },
+  ...{ exponential: 1.85, decorrelated: 1.7, constant: 1.15 },
+  ...{ circuitBreaker: 9.65, keyed: 8.6, bulkhead: 5.7, adaptiveLimit: 7.3, rateLimit: 5.4, throttle: 4.95 },
+  ...{ loadShed: 4.65, hedge: 5.9, singleFlight: 4 },
 };
 const primitives = Object.keys(maxKilobytesAlone);
 
 export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
-  budget('memoryStore', ['memoryStore'], 2, 7.7),
-  budget('cache', ['cache'], 12, 24.5),
+  budget('memoryStore', ['memoryStore'], 2, 7.2),
+  budget('cache', ['cache'], 12, 24.2),
   // A lock is a lock of this process, one over a store and in its line, and the keeper of its lease.
-  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 16)),
+  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 15.5)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 1.9)),
-  budget('all local primitives', primitives, 8, 30.3),
-  budget('the whole main entry', [], 25, 73.5),
+  budget('all local primitives', primitives, 8, 29.9),
+  budget('the whole main entry', [], 25, 73.7),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

@@ -57,7 +57,7 @@ interface BackingSettings {
 type Kind = 'key' | 'tag';
 
 /** Longer than any record lives: durations are at most 24.8 days, and the longest life is the sum of two. */
-const tagTtlMs = 60 * 86_400_000;
+const tagTtlMs = 5_184_000_000;
 
 /** What a store takes at least is 512 bytes; its own prefix is not counted. */
 const longestStoreKey = 512;

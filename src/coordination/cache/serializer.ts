@@ -116,7 +116,7 @@ function jsonFault(value: unknown, path: string, depth: number): Fault {
 }
 
 /** Classes whose objects a structured clone brings back with all that is in them. */
-const cloneable: readonly object[] = [
+const cloneable: readonly object[] = /* @__PURE__ */ [
   ...[Boolean, Number, String, Date, ArrayBuffer, DataView, BigInt64Array, BigUint64Array, Uint8Array, Int8Array],
   ...[Uint8ClampedArray, Uint16Array, Int16Array, Uint32Array, Int32Array, Float32Array, Float64Array],
 ].map(({ prototype }) => prototype);

@@ -708,7 +708,7 @@ const longestPart = 1_000;
 
 /** Scope and operation are told apart in what is hashed by a character that neither has. */
 export const part: Field<string> = {
-  allowed: `a string of 1 to ${longestPart} characters without U+0000`,
+  allowed: 'a string of 1 to 1000 characters without U+0000',
   parse: (value) => (isText(value, longestPart) && !value.includes('\0') ? value : undefined),
 };
 

@@ -180,8 +180,8 @@ export function idempotency(options: IdempotencyOptions): Idempotency {
       having<ResultSerializer>('a serializer with encode and decode', 'encode', 'decode'),
       jsonSerializer,
     ),
-    secret: optional(secretField),
-    encryption: optional(encryptionField),
+    secret: optional(secretField()),
+    encryption: optional(encryptionField()),
     name: withDefault(text(), 'idempotency'),
     on: optional(func<(event: HoldfastEvent) => void>()),
     clock: withDefault(
@@ -382,7 +382,8 @@ function attempted(encode: () => Uint8Array): { readonly bytes?: Uint8Array; rea
   }
 }
 
-const longestTtlMs = 10 * 365 * 86_400_000;
+/** Ten years. */
+const longestTtlMs = 315_360_000_000;
 const leastSecretBytes = 16;
 const encryptionKeyBytes = 32;
 const longestKeyNameBytes = 64;
@@ -413,16 +414,16 @@ const fingerprintField: Field<NonNullable<IdempotencyOptions['fingerprint']>> = 
   },
 };
 
-const secretField: Field<Uint8Array> = {
+const secretField = (): Field<Uint8Array> => ({
   shown: (value) => (typeof value === 'string' ? `a text of ${value.length} characters` : show(value)),
   allowed: `at least ${leastSecretBytes} bytes, as text or as a Uint8Array`,
   parse(value) {
     const bytes = typeof value === 'string' ? new TextEncoder().encode(value) : value;
     return bytes instanceof Uint8Array && bytes.length >= leastSecretBytes ? Uint8Array.from(bytes) : undefined;
   },
-};
+});
 
-const encryptionField: Field<IdempotencyEncryption> = {
+const encryptionField = (): Field<IdempotencyEncryption> => ({
   allowed: `{ current, keys } with ${encryptionKeyBytes} bytes per key, names of 1 to ${longestKeyNameBytes} ASCII characters, and current one of them`,
   parse(value) {
     const { current, keys } = (value ?? {}) as { current?: unknown; keys?: unknown };
@@ -436,4 +437,4 @@ const encryptionField: Field<IdempotencyEncryption> = {
     }
     return { current, keys: copies };
   },
-};
+});

@@ -7,7 +7,7 @@
 
 const headLength = 1_024;
 const pageBits = 16;
-const pageLength = 2 ** pageBits;
+const pageLength = 0x1_0000;
 
 export class Integers {
   length = 0;

@@ -9,7 +9,7 @@ import { PublishedRule, type RoundTrip } from './algorithm.js';
 const windowMs = 250;
 const windowSamples = 10;
 const warmUp = 10;
-const longFactor = 2 / (600 + 1);
+const longSamples = 600;
 const smoothing = 0.2;
 const tolerance = 1.5;
 const queue = 4;
@@ -40,7 +40,7 @@ export class Gradient2 extends PublishedRule {
   /** @internal */
   windowEnded(shortMs: number, mostRunning: number): void {
     if (this.longCount < warmUp) this.longMs += (shortMs - this.longMs) / ++this.longCount;
-    else this.longMs += (shortMs - this.longMs) * longFactor;
+    else this.longMs += (shortMs - this.longMs) * (2 / (longSamples + 1));
     // After an overload the long average is forgotten faster.
     if (this.longMs / shortMs > 2) this.longMs *= 0.95;
     if (mostRunning < this.limit / 2) return;

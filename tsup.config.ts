@@ -1,6 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
-import { basename, dirname, isAbsolute, resolve } from 'node:path';
-import { build as analyse, type Plugin as EsbuildPlugin } from 'esbuild';
+import { basename, dirname, isAbsolute, relative, resolve } from 'node:path';
+import { build as bundle, type Plugin as EsbuildPlugin } from 'esbuild';
 import { defineConfig } from 'tsup';
 import { esbuildLowering } from './tools/lowering.ts';
 
@@ -33,6 +33,20 @@ const importOfNode: EsbuildPlugin = {
   },
 };
 
+/** A CommonJS package as an ES module: else esbuild puts its helpers for CommonJS into a file that every entry imports. */
+const moduleOfCommonJs: EsbuildPlugin = {
+  name: 'holdfast-module-of-common-js',
+  setup(build) {
+    build.onLoad({ filter: /[\\/]fastify-plugin[\\/]index\.js$/ }, async ({ path }) => {
+      const { outputFiles } = await bundle({
+        ...{ entryPoints: [path], bundle: true, write: false, format: 'esm', legalComments: 'inline' },
+        ...{ sourcemap: 'inline', outdir: dirname(path), plugins: [importOfNode], logLevel: 'error' },
+      });
+      return { contents: outputFiles[0]!.text };
+    });
+  },
+};
+
 /** `import text from './page.html?raw'` gives the text of a file, as it does in vitest. */
 const rawFiles: EsbuildPlugin = {
   name: 'holdfast-raw-files',
@@ -56,31 +70,32 @@ const rawFiles: EsbuildPlugin = {
 /**
  * esbuild makes a chunk for each set of entries that share a module: 19 files for the main entry, and each costs an import as
  * much as 15 KB of code. So the modules of the main entry become three chunks: what the smallest entries need, what the clients
- * need besides, and the rest. An entry imports its tier and those before it as a whole.
+ * need besides, and the rest. Whoever needs a module of a chunk imports all of it, also what is loaded later, by the command.
  */
 const fewChunks: EsbuildPlugin = {
   name: 'holdfast-few-chunks',
   async setup(build) {
     const entry = build.initialOptions.entryPoints as Record<string, string>;
-    const entries = (...names: readonly string[]) => names.map((name) => entry[name]!);
-    const ofMain = await modulesOf(entries('index'));
-    const smallest = entries('context', 'opossum', 'p-retry');
-    const clients = entries('fetch', 'undici');
-    const smallestTier = await modulesOf(smallest);
-    const clientTier = [...smallestTier, ...(await modulesOf(clients))];
-    const isOneOf = (entries: readonly string[], path: string) => entries.some((entry) => resolve(entry) === path);
-    const tierOf = (path: string) => {
-      // The command loads what it simulates, and this package with it, after it has put virtual time in place.
-      if (isOneOf(entries('cli'), path)) return [];
-      if (isOneOf(smallest, path)) return ofMain.filter((module) => smallestTier.includes(module));
-      return isOneOf(clients, path) ? ofMain.filter((module) => clientTier.includes(module)) : ofMain;
-    };
-    build.onResolve({ filter: /.*/ }, ({ path, kind }) =>
-      kind === 'entry-point' ? { path: resolve(path), namespace: 'entry' } : undefined,
-    );
+    const modulesOf = await reaching(Object.values(entry));
+    const modulesOfAll = (...names: readonly string[]) => names.flatMap((name) => modulesOf(entry[name]!));
+    const [smallest, clients] = [modulesOfAll('context', 'opossum', 'p-retry'), modulesOfAll('fetch', 'undici')];
+    const ofMain = modulesOf(entry.index!);
+    const chunks = [
+      ofMain.filter((module) => smallest.includes(module)),
+      ofMain.filter((module) => !smallest.includes(module) && clients.includes(module)),
+      ofMain.filter((module) => !smallest.includes(module) && !clients.includes(module)),
+    ];
+    build.onResolve({ filter: /.*/ }, async ({ path, kind, resolveDir, pluginData }) => {
+      if (kind === 'entry-point') return { path: resolve(path), namespace: 'entry' };
+      if (kind !== 'dynamic-import' || pluginData === 'resolved') return undefined;
+      const found = await build.resolve(path, { kind, resolveDir, pluginData: 'resolved' });
+      return { path: found.path, namespace: 'entry' };
+    });
     build.onLoad({ filter: /.*/, namespace: 'entry' }, async ({ path }) => {
       const [hashbang = ''] = /^#!.*\n/.exec(await readFile(path, 'utf8')) ?? [];
-      const imports = tierOf(path).map((module) => `import 'whole:${resolve(module)}';`);
+      const modules = modulesOf(relative('', path));
+      const wanted = chunks.filter((chunk) => chunk.some((module) => modules.includes(module))).flat();
+      const imports = wanted.map((module) => `import 'whole:${resolve(module)}';`);
       const contents = `${hashbang}${[`export * from 'whole:${path}';`, ...imports].join('\n')}`;
       return { contents, resolveDir: dirname(path) };
     });
@@ -89,12 +104,25 @@ const fewChunks: EsbuildPlugin = {
   },
 };
 
-async function modulesOf(entryPoints: string[]): Promise<string[]> {
-  const { metafile } = await analyse({
+/** Which modules a module needs before it can run: not those that it imports later, nor itself. */
+async function reaching(entryPoints: string[]): Promise<(path: string) => readonly string[]> {
+  const { metafile } = await bundle({
     ...{ entryPoints, outdir: 'dist', bundle: true, write: false, metafile: true },
-    ...{ format: 'esm', packages: 'external', logLevel: 'error' },
+    ...{ format: 'esm', packages: 'external', external: ['*?raw'], logLevel: 'error' },
   });
-  return Object.keys(metafile.inputs).filter((path) => !entryPoints.includes(path));
+  return (path) => {
+    const reached = new Set<string>();
+    const visit = (module: string) => {
+      for (const { path: next, kind, external } of metafile.inputs[module]?.imports ?? []) {
+        if (kind === 'dynamic-import' || external || reached.has(next)) continue;
+        reached.add(next);
+        visit(next);
+      }
+    };
+    visit(path);
+    reached.delete(path);
+    return [...reached];
+  };
 }
 
 export default defineConfig({
@@ -120,8 +148,8 @@ export default defineConfig({
   target: 'es2023',
   platform: 'neutral',
   removeNodeProtocol: false,
-  external: ['tslib', 'lru-cache'],
-  esbuildPlugins: [fewChunks, rawFiles, importOfNode, esbuildLowering],
+  external: ['tslib', 'lru-cache', /^node:/],
+  esbuildPlugins: [fewChunks, rawFiles, moduleOfCommonJs, esbuildLowering],
   plugins: [portableMaps],
   // Without splitting each CommonJS entry would copy the error classes, and instanceof would fail between entries.
   splitting: true,

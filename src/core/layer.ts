@@ -308,8 +308,12 @@ class LayerRun implements Timer, Dependent {
   }
 
   private arm(): void {
-    if (this.attemptEndPermit !== undefined) this.call.clock.schedule(this, this.attempt.deadlineMs);
-    else if (this.ends) this.call.clock.schedule(this, this.scope.deadlineMs + (this.endIsInherited() ? graceMs : 0));
+    const { clock } = this.call;
+    if (this.attemptEndPermit !== undefined) clock.schedule(this, this.attempt.deadlineMs);
+    else if (this.ends) {
+      const endMs = this.scope.deadlineMs;
+      clock.schedule(this, this.endIsInherited() ? endMs + graceMs : endMs);
+    }
   }
 
   private endIsInherited(): boolean {

@@ -212,24 +212,31 @@ interface Turn {
   next: Turn | undefined;
 }
 
-/** Bulkhead, retry, circuit breaker and timeout, written into one another: one promise, one clock read, one list node. */
+/**
+ * Bulkhead, retry, circuit breaker and timeout, written into one another: one promise, one clock read, one list node. With
+ * calls, the operation is given one of its attempt, which ends with that attempt, and one around it ends all of them.
+ */
 export class IdealFour {
   private free: number;
+  private readonly hasCalls: boolean;
   private readonly breaker = new IdealBreaker();
   private readonly timeout = new IdealTimeout(1000);
 
-  constructor(limit: number) {
+  constructor(limit: number, hasCalls = false) {
     this.free = limit;
+    this.hasCalls = hasCalls;
   }
 
   run(task: Task): Promise<unknown> {
     if (this.free === 0) return idealRefusal();
     this.free--;
-    return new Promise((resolve, reject) => this.attempt(task, 1, resolve, reject));
+    const call = this.hasCalls ? new IdealCall(undefined, 1) : undefined;
+    return new Promise((resolve, reject) => this.attempt(task, call, 1, resolve, reject));
   }
 
   private attempt(
-    task: Task,
+    task: (call?: IdealCall) => Promise<unknown>,
+    call: IdealCall | undefined,
     attempt: number,
     resolve: (value: unknown) => void,
     reject: (error: unknown) => void,
@@ -241,16 +248,19 @@ export class IdealFour {
     }
     const nowMs = performance.now();
     const waiter = this.timeout.begin(nowMs);
+    const inner = call === undefined ? undefined : new IdealCall(call, attempt);
     waiter.reject = (error) => {
+      inner?.abort(error);
       this.breaker.count(true, performance.now());
       if (attempt < 3) {
-        setTimeout(() => this.attempt(task, attempt + 1, resolve, reject), Math.random() * 100 * 2 ** (attempt - 1));
+        const again = () => this.attempt(task, call, attempt + 1, resolve, reject);
+        setTimeout(again, Math.random() * 100 * 2 ** (attempt - 1));
         return;
       }
       this.free++;
       reject(error);
     };
-    task().then(
+    task(inner).then(
       (value) => {
         if (!waiter.leave()) return;
         this.breaker.count(false, nowMs);
@@ -261,6 +271,55 @@ export class IdealFour {
         if (waiter.leave()) waiter.reject(error);
       },
     );
+  }
+}
+
+/** What an operation knows of its execution: the fields that ours has, and of what it does the abort alone. */
+class IdealCall {
+  readonly parent: IdealCall | undefined;
+  readonly attempt: number;
+  readonly options: object | undefined = undefined;
+  deadlineMs: number | undefined = undefined;
+  hasAborted = false;
+  reason: unknown = undefined;
+  private controller: AbortController | undefined = undefined;
+  private inner: IdealCall | undefined = undefined;
+
+  constructor(parent: IdealCall | undefined, attempt: number) {
+    this.parent = parent;
+    this.attempt = attempt;
+    // Attempts come one after the other, so the last one is all that an abort has to reach.
+    if (parent !== undefined) parent.inner = this;
+  }
+
+  get signal(): AbortSignal {
+    this.controller ??= new AbortController();
+    return this.controller.signal;
+  }
+
+  abort(reason: unknown): void {
+    if (this.hasAborted) return;
+    this.hasAborted = true;
+    this.reason = reason;
+    this.controller?.abort(reason);
+    this.inner?.abort(reason);
+  }
+}
+
+/** What lets a call in and counts once: it knows its breaker until it has been used. */
+export class IdealPermit {
+  private breaker: IdealBreaker | undefined;
+  readonly generation: number;
+
+  constructor(breaker: IdealBreaker, generation: number) {
+    this.breaker = breaker;
+    this.generation = generation;
+  }
+
+  settle(failed: boolean, nowMs: number): void {
+    const { breaker } = this;
+    this.breaker = undefined;
+    breaker?.count(failed, nowMs);
   }
 }
 

@@ -1,5 +1,5 @@
 /** What a closed circuit breaker adds to a call (P1), and what its two steps cost by hand (P2). */
-import { IdealBreaker } from '../ideals.ts';
+import { IdealBreaker, IdealPermit } from '../ideals.ts';
 import { atMost, bare, emptyWrapper, type Table, userTask } from '../table.ts';
 
 export const breaker: Table = {
@@ -69,6 +69,19 @@ export const permit: Table = {
         const ideal = new IdealBreaker();
         return () => {
           if (!ideal.isOpen()) ideal.count(false, performance.now());
+        };
+      },
+    },
+    {
+      name: 'ideal with permits',
+      prepare: () => {
+        const ideal = new IdealBreaker();
+        return () => {
+          if (ideal.isOpen()) return undefined;
+          const permit = new IdealPermit(ideal, 0);
+          permit.settle(false, performance.now());
+          // It goes out, as one does whose operation takes a while: else V8 makes no object.
+          return permit;
         };
       },
     },

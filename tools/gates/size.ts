@@ -68,8 +68,17 @@ export interface Size {
   readonly parts: readonly { readonly path: string; readonly bytes: number }[];
 }
 
-/** Bundles these names as a user's bundler would. Packages stay outside: they are counted by whom they belong to. */
+/** Bundles these names as a user's bundler would, and weighs the bundle. */
 export async function sizeOf(names: readonly string[], entry = builtEntry): Promise<Size> {
+  const { code, parts } = await bundleOf(names, entry);
+  return { bytes: gzipSync(code, { level: 9 }).length, parts };
+}
+
+/** Packages stay outside: they are counted by whom they belong to. */
+export async function bundleOf(
+  names: readonly string[],
+  entry = builtEntry,
+): Promise<{ readonly code: string; readonly parts: Size['parts'] }> {
   const { outputFiles, metafile } = await build({
     stdin: {
       contents: `export ${names.length === 0 ? '*' : `{ ${names.join(', ')} }`} from ${JSON.stringify(entry)}`,
@@ -82,10 +91,7 @@ export async function sizeOf(names: readonly string[], entry = builtEntry): Prom
   });
   const [output] = Object.values(metafile.outputs);
   const parts = Object.entries(output!.inputs).map(([path, { bytesInOutput }]) => ({ path, bytes: bytesInOutput }));
-  return {
-    bytes: gzipSync(outputFiles[0]!.contents, { level: 9 }).length,
-    parts: parts.sort((one, other) => other.bytes - one.bytes),
-  };
+  return { code: outputFiles[0]!.text, parts: parts.sort((one, other) => other.bytes - one.bytes) };
 }
 
 /** What these imports cost on the machine of the budget while nothing else runs on it. */

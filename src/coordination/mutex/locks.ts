@@ -178,14 +178,16 @@ export class Locks {
     if (signal?.aborted) throw signal.reason;
     const lease = this.takeNow(key, mode);
     if (lease !== undefined) return lease;
-    if (waitMs > 0) return this.lineOf(key).wait(mode, waitMs, signal);
-    return this.takeAtOnce(key, mode);
+    if (waitMs > 0 && this.settings.queue > 0) return this.lineOf(key).wait(mode, waitMs, signal);
+    return this.takeAtOnce(key, mode, waitMs);
   }
 
-  private async takeAtOnce(key: string, mode: LockMode): Promise<LeaseBase> {
+  private async takeAtOnce(key: string, mode: LockMode, waitMs: number): Promise<LeaseBase> {
     const lease = await this.tryOne(key, mode);
     if (lease !== undefined) return lease;
-    throw this.unavailable(key, 'waited', 'it is not free, and the call may not wait');
+    throw waitMs > 0
+      ? this.unavailable(key, 'full', 'it is not free, and nobody may wait for it')
+      : this.unavailable(key, 'waited', 'it is not free, and the call may not wait');
   }
 
   private async acquireAll(

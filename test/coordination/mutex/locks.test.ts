@@ -196,6 +196,19 @@ describe('a call for a lock', () => {
       expect(await process().tryAcquire(key)).toBe(null);
     }
   });
+
+  it.each(['without a store', 'with a store'])(
+    'gets what is free, and nothing else, where nobody may wait: %s',
+    async (where) => {
+      const { clock, store } = bench();
+      const locks = where === 'with a store' ? mutex({ store, clock, queue: 0 }) : mutex({ queue: 0 });
+      const lease = await locks.acquire('key');
+      await expect(locks.acquire('key')).rejects.toMatchObject({ code: 'ERR_LOCK_UNAVAILABLE', reason: 'full' });
+      await expect(locks.acquire('key', { wait: 0 })).rejects.toMatchObject({ reason: 'waited' });
+      await lease.release();
+      expect(await locks.run('key', ({ lease: next }) => next.held())).toBe(true);
+    },
+  );
 });
 
 describe('the signal of code under a lock', () => {

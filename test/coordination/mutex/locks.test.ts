@@ -197,6 +197,14 @@ describe('a call for a lock', () => {
     }
   });
 
+  it('keeps keys apart that are no well-formed Unicode', async () => {
+    const { process } = bench();
+    for (const key of ['\ud800', '\udc00', 'a\ud800', `${'x'.repeat(200)}\udfff`]) {
+      const lease = await process().acquire(key);
+      expect([lease.key, await process().tryAcquire(key)]).toEqual([key, null]);
+    }
+  });
+
   it.each(['without a store', 'with a store'])(
     'gets what is free, and nothing else, where nobody may wait: %s',
     async (where) => {

@@ -41,7 +41,9 @@ export class LocalLine extends Line {
 
   async forceRelease(): Promise<boolean> {
     const { first } = this.holders;
-    for (let lease = this.holders.first; lease !== undefined; lease = this.holders.first) {
+    // Who is told may come again in the same instant: what he gets then is his.
+    const newest = this.settings.nextLocalFence();
+    for (let lease = first; lease !== undefined && lease.fence < newest; lease = this.holders.first) {
       this.drop(lease);
       lease.takeAway();
       this.settings.noteLost(lease, 'taken');

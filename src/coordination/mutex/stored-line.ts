@@ -63,6 +63,10 @@ export class StoredLine extends Line {
   /** Of those who have gone and are not asked for yet. */
   private readonly leaving: string[] = [];
   private leaves = 0;
+  /** Of what `tryTake` has asked for. */
+  private tries = 0;
+  /** When the key was taken away by force from here. */
+  private clearedMs = Number.NEGATIVE_INFINITY;
 
   constructor(key: string, settings: LockSettings, table: LockTable, owners: Owners) {
     super(key, settings);
@@ -72,7 +76,7 @@ export class StoredLine extends Line {
 
   /** Who waits has a campaign. */
   get isIdle(): boolean {
-    return this.held.size + this.campaigns.size + this.cleanUps + this.leaves === 0;
+    return this.held.size + this.campaigns.size + this.cleanUps + this.leaves + this.tries === 0;
   }
 
   /**
@@ -88,6 +92,7 @@ export class StoredLine extends Line {
   async tryTake(mode: LockMode): Promise<StoredLease | undefined> {
     if (this.waiters.size > 0 || this.isMine) return undefined;
     const owner = this.owners.next();
+    this.tries++;
     try {
       const seat = await this.table.join(owner, mode);
       return 'owner' in seat ? this.hold(seat, this.sliceEnd()) : undefined;
@@ -95,6 +100,7 @@ export class StoredLine extends Line {
       if (isUncertain(error)) this.cleanUp([owner]);
       throw error;
     } finally {
+      this.tries--;
       this.rest();
     }
   }
@@ -114,9 +120,12 @@ export class StoredLine extends Line {
   }
 
   async forceRelease(): Promise<boolean> {
+    const before = [...this.held];
     try {
       const wasHeld = await this.table.clear();
-      for (const lease of [...this.held]) lease.takeAway();
+      this.clearedMs = this.settings.clock.now();
+      for (const lease of before) lease.takeAway();
+      for (const lease of this.held) this.doubt(lease);
       return wasHeld;
     } finally {
       this.rest();
@@ -259,7 +268,13 @@ export class StoredLine extends Line {
     }
     const lease = new StoredLease(this, this.settings, seat, sliceEndsMs);
     this.held.add(lease);
+    this.doubt(lease);
     return lease;
+  }
+
+  /** What was asked for while the key was taken away by force may have come before that, or after. */
+  private doubt(lease: StoredLease): void {
+    if (lease.seat.sent.monotonicMs <= this.clearedMs) void lease.look();
   }
 
   private sliceEnd(): number {
@@ -512,8 +527,8 @@ class StoredLease extends LeaseBase {
     this.watch?.close();
   }
 
-  /** Its record was changed, perhaps by itself: is it still there? One look at a time. */
-  private async look(): Promise<void> {
+  /** @internal Its record was changed, perhaps by itself: is it still there? One look at a time. */
+  async look(): Promise<void> {
     this.looksAgain = this.isLooking;
     if (this.isLooking) return;
     this.isLooking = true;

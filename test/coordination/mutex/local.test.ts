@@ -1,4 +1,4 @@
-import { isRejected, LockLostError, LockUnavailableError, mutex, semaphore } from 'holdfast';
+import { isRejected, type Lease, LockLostError, LockUnavailableError, mutex, semaphore } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import type { HoldfastEvent } from '../../../src/core/events.js';
@@ -175,6 +175,19 @@ describe('mutex without a store', () => {
     expect(error).toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'taken', outcome: { ok: true, value: 'done' } });
     expect(events.map(({ type }) => type)).toEqual(['lock-acquired', 'lock-lost', 'lock-force-released']);
     expect(await locks.forceRelease('key')).toBe(false);
+  });
+
+  it('takes nothing away from who comes again as he is told', async () => {
+    for (const locks of [mutex(), semaphore({ permits: 2 })]) {
+      const lease = await locks.acquire('key');
+      let again: Promise<Lease> | undefined;
+      lease.signal.addEventListener('abort', () => {
+        again = locks.acquire('key');
+      });
+      expect(await locks.forceRelease('key')).toBe(true);
+      const next = (await again)!;
+      expect([next.held(), next.fence > lease.fence, await next.release()]).toEqual([true, true, 'released']);
+    }
   });
 
   it('gives a lease back once, at the end of its scope', async () => {

@@ -304,6 +304,39 @@ describe('mutex with a store', () => {
     expect(await locks.forceRelease('key')).toBe(false);
   });
 
+  it('tells its own lease also when the grant was on its way as an operator of the same process took the key away', async () => {
+    const { clock, state, process } = bench();
+    const locks = process();
+    let resolve = () => {};
+    const fates: Fate[] = [{ reply: new Promise<void>((done) => (resolve = done)) }];
+    state.fate = () => fates.shift() ?? 'ok';
+    const taking = locks.tryAcquire('key');
+    await clock.flush();
+    expect(await locks.forceRelease('key')).toBe(true);
+    resolve();
+    const lease = (await taking)!;
+    await clock.flush();
+    expect([lease.held(), lease.signal.aborted]).toEqual([false, true]);
+  });
+
+  it('takes nothing away from who came in after the key was taken away, when the word of that comes late', async () => {
+    const { clock, state, process } = bench();
+    const locks = process();
+    const lease = await locks.acquire('key');
+    let resolve = () => {};
+    const fates: Fate[] = [{ reply: new Promise<void>((done) => (resolve = done)) }];
+    state.fate = () => fates.shift() ?? 'ok';
+    const forced = locks.forceRelease('key');
+    const waiting = locks.acquire('key');
+    await clock.flush();
+    expect(await lease.release()).toBe('lost');
+    const next = await until(clock, waiting, 10);
+    resolve();
+    expect(await forced).toBe(true);
+    await clock.flush();
+    expect([next.held(), next.fence > lease.fence, await next.release()]).toEqual([true, true, 'released']);
+  });
+
   it('goes from hand to hand for 20 ms, and is then free for others for 1.5 to 3', async () => {
     for (const [drawn, freeMs] of [
       [0, 1.5],

@@ -951,6 +951,18 @@ describe('mutex with a store', () => {
     expect(new Set(reasons)).toEqual(new Set(['ERR_STORE']));
   });
 
+  it('tells all who wait, at once, that their store is closed', async () => {
+    const clock = virtualClock();
+    const store = memoryStore({ clock });
+    await mutex({ store, clock, ttl: '60s' }).acquire('key');
+    const locks = mutex({ store, clock, ttl: '60s' });
+    const waits = Promise.allSettled([locks.acquire('key'), locks.read('key')]);
+    await clock.advance(1_000);
+    await store.close();
+    const refused = { reason: { code: 'ERR_STORE', reason: 'closed' } };
+    expect(await until(clock, waits, 10)).toMatchObject([refused, refused]);
+  });
+
   it('goes on waiting through a failure of the store, and says what it was when the wait ends', async () => {
     const { clock, state, process } = bench();
     const lease = await process().acquire('key');

@@ -25,9 +25,8 @@ export class LocalLine extends Line {
     return this.waiters.size === 0 && this.hasRoom(mode) ? this.grant(mode) : undefined;
   }
 
-  async tryTake(mode: LockMode): Promise<LocalLease | undefined> {
-    return this.takeNow(mode);
-  }
+  /** What needs no waiting was to be had by `takeNow`. */
+  async tryTake(): Promise<undefined> {}
 
   async view(): Promise<LockView> {
     const holders = [];
@@ -88,7 +87,7 @@ export class LocalLine extends Line {
 
   private drop(lease: LocalLease): void {
     this.holders.remove(lease);
-    if (this.holders.size === 0) this.isExclusive = false;
+    this.isExclusive = false;
   }
 }
 
@@ -127,7 +126,7 @@ class LocalLease extends LeaseBase implements QueueNode<LocalLease> {
   }
 
   async extend(duration?: Parameters<LeaseBase['extend']>[0]): Promise<number> {
-    this.checkExtension(duration, { min: 1 });
+    this.checkExtension(duration, {});
     this.assertHeld();
     return this.remaining();
   }

@@ -223,6 +223,28 @@ describe('mutex with a store', () => {
     expect([cutOff.held(), lines.size]).toEqual([false, 0]);
   });
 
+  it('does not forget a key that is in use because of who looked at it before', async () => {
+    const { clock, state, store } = bench();
+    const { locks, lines } = engine(store, clock);
+    let answer = () => {};
+    const fates: Fate[] = [
+      {
+        reply: new Promise<void>((resolve) => {
+          answer = resolve;
+        }),
+      },
+    ];
+    state.fate = () => fates.shift() ?? 'ok';
+    const looking = locks.inspect('key');
+    await locks.inspect('key');
+    const lease = await locks.acquire('key', 'exclusive');
+    answer();
+    await looking;
+    expect(lines.size).toBe(1);
+    await locks.forceRelease('key');
+    expect(lease.held()).toBe(false);
+  });
+
   it('asks for nothing that its own process holds, or waits for already', async () => {
     const { clock, state, process } = bench();
     const [one, other] = [process(), process()];

@@ -169,17 +169,21 @@ export async function sessionLock(
   }
   signal?.throwIfAborted();
   showBriefly(Session.prototype, (lock) => ({ key: lock.key, held: lock.held() }));
-  const session = new Session(await connect(), key, ttl, margin ?? ttl / 10, clock);
+  const connecting = (async () => new Session(await connect(), key, ttl, margin ?? ttl / 10, clock))();
   let onAbort = () => {};
   const aborted = new Promise<never>((_, reject) => {
     onAbort = () => reject(signal?.reason);
   });
   signal?.addEventListener('abort', onAbort);
   try {
+    const session = await Promise.race([connecting, aborted]);
     await Promise.race([session.lock(wait), session.broken, aborted]);
     return session;
   } catch (error) {
-    session.end();
+    connecting.then(
+      (session) => session.end(),
+      () => {},
+    );
     if (codeOf(error) === lockTimeoutCode) throw unavailable(name, key, wait, error);
     throw error;
   } finally {

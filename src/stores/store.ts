@@ -91,7 +91,7 @@ export type StoreChange =
    * or where there was none. Not promised for an entry whose time is over, or that was evicted.
    */
   | { readonly kind: 'changed' }
-  /** Changes may have been missed, because the connection was lost for a while: what is known of the key has to be asked for again. */
+  /** Changes may have been missed, because the connection was lost for a while, or will be, because the store is closed: what is known of the key has to be asked for again. */
   | { readonly kind: 'gap' };
 
 /** A watch that goes on until it is closed, or until its store is. */

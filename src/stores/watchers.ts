@@ -143,7 +143,11 @@ export class Watchers {
     if (watchers !== undefined) for (const watcher of [...watchers]) watcher.changed();
   }
 
+  /** Who waits for a change asks once more, and hears that the store is closed. */
   closeAll(): void {
-    for (const watcher of this.all()) watcher.close();
+    for (const watcher of this.all()) {
+      watcher.gap();
+      watcher.close();
+    }
   }
 }

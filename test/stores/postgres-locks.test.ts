@@ -278,6 +278,30 @@ describe('sessionLock on a client that answers as told', () => {
     await refused;
   });
 
+  it('ends its wait when it is aborted while the client connects, and the connection when there is one', async () => {
+    for (const isSlow of [false, true]) {
+      const { clock, client } = bench();
+      const controller = new AbortController();
+      let connected = () => {};
+      const connecting = new Promise<FakeClient>((resolve) => {
+        connected = () => resolve(client);
+      });
+      const taking = sessionLock(() => connecting, 'key', { clock, signal: controller.signal });
+      const ended = expect(taking).rejects.toBe('enough');
+      if (isSlow) {
+        controller.abort('enough');
+        await ended;
+        connected();
+      } else {
+        connected();
+        controller.abort('enough');
+        await ended;
+      }
+      await clock.flush();
+      expect([client.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
+    }
+  });
+
   it('asks no more while it is given back', async () => {
     const { clock, client, take } = bench();
     const lock = await take();

@@ -110,10 +110,10 @@ class Candidate implements Leader {
   async *observe(options?: LeaderRunOptions): AsyncGenerator<LockInspection, void, void> {
     const signal = this.signalOf('observe', options);
     let last: string | undefined;
-    for (let isFirst = true; !signal?.aborted; isFirst = false) {
+    while (!signal?.aborted) {
       const seen = await this.locks.inspect(this.name);
       const now = `${seen.owner} ${seen.fence}`;
-      if (isFirst || now !== last) yield seen;
+      if (now !== last) yield seen;
       last = now;
       await this.pause(signal);
     }

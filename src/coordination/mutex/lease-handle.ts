@@ -105,7 +105,6 @@ export abstract class LeaseBase implements Lease {
   /** @internal */
   onLoss(listener: (reason: LossReason) => void): void {
     this.lossListener = listener;
-    if (!this.held()) listener(this.lostBecause ?? 'expired');
   }
 
   protected get isTaken(): boolean {
@@ -119,7 +118,7 @@ export abstract class LeaseBase implements Lease {
     this.lossListener?.(reason);
   }
 
-  protected checkExtension(given: Duration | undefined, bounds: { min: number; max?: number }): number | undefined {
+  protected checkExtension(given: Duration | undefined, bounds: { min?: number; max?: number }): number | undefined {
     return checkArgument(this.policy, 'extend', given, optional(duration(bounds)));
   }
 }

@@ -70,7 +70,6 @@ export abstract class Line {
   wait(mode: LockMode, waitMs: number, signal: AbortSignal | undefined): Promise<LeaseBase> {
     const { clock, queue } = this.settings;
     if (this.waiters.size >= queue) {
-      if (this.isIdle) this.settings.onIdle(this);
       return Promise.reject(this.unavailable('full', `${queue} wait for it already`));
     }
     return new Promise((resolve, reject) => {
@@ -159,6 +158,6 @@ export class Waiter extends Timer implements QueueNode<Waiter> {
   }
 
   unlisten(): void {
-    if (this.signal !== undefined && this.onAbort !== undefined) removeAbortListener(this.signal, this.onAbort);
+    if (this.onAbort !== undefined) removeAbortListener(this.signal!, this.onAbort);
   }
 }

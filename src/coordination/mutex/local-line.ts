@@ -25,9 +25,8 @@ export class LocalLine extends Line {
     return this.waiters.size === 0 && this.hasRoom(mode) ? this.grant(mode) : undefined;
   }
 
-  async tryTake(mode: LockMode): Promise<LocalLease | undefined> {
-    return this.takeNow(mode);
-  }
+  /** What needs no waiting was to be had by `takeNow`. */
+  async tryTake(): Promise<undefined> {}
 
   async view(): Promise<LockView> {
     const holders = [];
@@ -41,7 +40,9 @@ export class LocalLine extends Line {
 
   async forceRelease(): Promise<boolean> {
     const { first } = this.holders;
-    for (let lease = this.holders.first; lease !== undefined; lease = this.holders.first) {
+    // Who is told may come again in the same instant: what he gets then is his.
+    const newest = this.settings.nextLocalFence();
+    for (let lease = first; lease !== undefined && lease.fence < newest; lease = this.holders.first) {
       this.drop(lease);
       lease.takeAway();
       this.settings.noteLost(lease, 'taken');
@@ -86,7 +87,7 @@ export class LocalLine extends Line {
 
   private drop(lease: LocalLease): void {
     this.holders.remove(lease);
-    if (this.holders.size === 0) this.isExclusive = false;
+    this.isExclusive = false;
   }
 }
 
@@ -125,7 +126,7 @@ class LocalLease extends LeaseBase implements QueueNode<LocalLease> {
   }
 
   async extend(duration?: Parameters<LeaseBase['extend']>[0]): Promise<number> {
-    this.checkExtension(duration, { min: 1 });
+    this.checkExtension(duration, {});
     this.assertHeld();
     return this.remaining();
   }

@@ -89,8 +89,9 @@ const mostTries = 200;
 export class LockTable {
   private readonly settings: LockSettings;
   private readonly store: NonNullable<LockSettings['store']>;
-  /** Since when each holder of a shared record has been seen with the same number of renewals. */
-  private seenSince: Map<string, { readonly renewals: number; readonly atMs: number }> | undefined = undefined;
+  /** Since when each holder of a shared record has been seen with the same fence and number of renewals: an owner may come in anew. */
+  private seenSince: Map<string, Pick<Holder, 'fence' | 'renewals'> & { readonly atMs: number }> | undefined =
+    undefined;
   private readonly key: string;
   private readonly storeKey: string;
   /** What waits for one of the writes that are under way. */
@@ -371,10 +372,10 @@ export class LockTable {
     this.seenSince ??= new Map();
     const { seenSince } = this;
     const nowMs = this.settings.clock.now();
-    const alive = record.holders.filter(({ owner, renewals, leaseMs }) => {
+    const alive = record.holders.filter(({ owner, fence, renewals, leaseMs }) => {
       const since = seenSince.get(owner);
-      if (since?.renewals === renewals) return nowMs - since.atMs <= leaseMs;
-      seenSince.set(owner, { renewals, atMs: nowMs });
+      if (since?.fence === fence && since?.renewals === renewals) return nowMs - since.atMs <= leaseMs;
+      seenSince.set(owner, { fence, renewals, atMs: nowMs });
       return true;
     });
     if (seenSince.size > record.holders.length) {

@@ -178,14 +178,16 @@ export class Locks {
     if (signal?.aborted) throw signal.reason;
     const lease = this.takeNow(key, mode);
     if (lease !== undefined) return lease;
-    if (waitMs > 0) return this.lineOf(key).wait(mode, waitMs, signal);
-    return this.takeAtOnce(key, mode);
+    if (waitMs > 0 && this.settings.queue > 0) return this.lineOf(key).wait(mode, waitMs, signal);
+    return this.takeAtOnce(key, mode, waitMs);
   }
 
-  private async takeAtOnce(key: string, mode: LockMode): Promise<LeaseBase> {
+  private async takeAtOnce(key: string, mode: LockMode, waitMs: number): Promise<LeaseBase> {
     const lease = await this.tryOne(key, mode);
     if (lease !== undefined) return lease;
-    throw this.unavailable(key, 'waited', 'it is not free, and the call may not wait');
+    throw waitMs > 0
+      ? this.unavailable(key, 'full', 'it is not free, and nobody may wait for it')
+      : this.unavailable(key, 'waited', 'it is not free, and the call may not wait');
   }
 
   private async acquireAll(
@@ -325,13 +327,15 @@ async function releaseAll(leases: readonly Lease[]): Promise<void> {
 }
 
 function storeKeyOf(kind: CheckedLockOptions['kind'], key: string): string {
-  // A unit of UTF-16 is at most three bytes of UTF-8.
-  if (key.length * 3 <= longestKeyBytes || new TextEncoder().encode(key).length <= longestKeyBytes) {
-    return `${kind}:${key}`;
-  }
   const crypto = globalThis.process?.getBuiltinModule?.('node:crypto');
-  // Without it the store says that the key is too long.
-  if (crypto === undefined) return `${kind}:${key}`;
+  // Without it the store says what is wrong with the key.
+  if (isKeyOfStore(key) || crypto === undefined) return `${kind}:${key}`;
   // Half a surrogate pair has no UTF-8: two such keys would have one hash.
   return `${kind}:sha256:${crypto.createHash('sha256').update(JSON.stringify(key)).digest('hex')}`;
+}
+
+function isKeyOfStore(key: string): boolean {
+  if (!(key as string & { isWellFormed(): boolean }).isWellFormed()) return false;
+  // A unit of UTF-16 is at most three bytes of UTF-8.
+  return key.length * 3 <= longestKeyBytes || new TextEncoder().encode(key).length <= longestKeyBytes;
 }

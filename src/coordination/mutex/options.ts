@@ -71,7 +71,7 @@ export function lockFields<const Name extends string>(name: Name) {
   return {
     ...leaseFields(name),
     wait: withDefault(duration({ min: 0 }), defaultWaitMs),
-    queue: withDefault(integer({ min: 0 }), 10_000),
+    queue: withDefault(integer({}), 10_000),
     stack: withDefault(flag(), false),
   };
 }

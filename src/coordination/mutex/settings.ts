@@ -64,7 +64,7 @@ export class LockSettings {
     this.queue = options.queue;
     this.stack = options.stack;
     this.permits = options.permits;
-    this.isFair = options.fair === true && options.store !== undefined;
+    this.isFair = options.fair === true;
     this.quietMs = options.afterRestart === 'wait' ? options.ttl : undefined;
     this.lines = lines;
     // So that fences grow from one run of the program to the next, unless it grants a million per second.

@@ -35,10 +35,12 @@ const watchAfterMs = 250;
 /** How long a waiter that was handed a lock has to take it: as long as a store may claim it for. */
 const claimMs = 1_000;
 
-/** Looked for at once, of one key; what is beyond ends by itself, with its lease. */
+/** Looked for again and again at a time, of one key; what is beyond is looked for once, and ends by itself, with its lease. */
 const mostCleanUps = 100;
 /** Owners that are looked for by one request. */
 const mostTogether = 1_000;
+/** Requests at a time by which owners leave: some, because one may hang. */
+const mostLeaves = 4;
 
 /** Makes owners that are unlike each other, and unlike those of all other processes. */
 export class Owners {
@@ -58,8 +60,13 @@ export class StoredLine extends Line {
   /** Who asks the store: for whoever is first here, or, of a fair lock, for one waiter each. */
   private readonly campaigns = new Map<Waiter | undefined, Campaign>();
   private cleanUps = 0;
-  /** Of those who have gone in this turn. */
-  private leaving: string[] = [];
+  /** Of those who have gone and are not asked for yet. */
+  private readonly leaving: string[] = [];
+  private leaves = 0;
+  /** Of what `tryTake` has asked for. */
+  private tries = 0;
+  /** When the key was taken away by force from here. */
+  private clearedMs = Number.NEGATIVE_INFINITY;
 
   constructor(key: string, settings: LockSettings, table: LockTable, owners: Owners) {
     super(key, settings);
@@ -69,7 +76,7 @@ export class StoredLine extends Line {
 
   /** Who waits has a campaign. */
   get isIdle(): boolean {
-    return this.held.size === 0 && this.campaigns.size === 0 && this.cleanUps === 0;
+    return this.held.size + this.campaigns.size + this.cleanUps + this.leaves + this.tries === 0;
   }
 
   /**
@@ -85,6 +92,7 @@ export class StoredLine extends Line {
   async tryTake(mode: LockMode): Promise<StoredLease | undefined> {
     if (this.waiters.size > 0 || this.isMine) return undefined;
     const owner = this.owners.next();
+    this.tries++;
     try {
       const seat = await this.table.join(owner, mode);
       return 'owner' in seat ? this.hold(seat, this.sliceEnd()) : undefined;
@@ -92,6 +100,7 @@ export class StoredLine extends Line {
       if (isUncertain(error)) this.cleanUp([owner]);
       throw error;
     } finally {
+      this.tries--;
       this.rest();
     }
   }
@@ -111,9 +120,12 @@ export class StoredLine extends Line {
   }
 
   async forceRelease(): Promise<boolean> {
+    const before = [...this.held];
     try {
       const wasHeld = await this.table.clear();
-      for (const lease of [...this.held]) lease.takeAway();
+      this.clearedMs = this.settings.clock.now();
+      for (const lease of before) lease.takeAway();
+      for (const lease of this.held) this.doubt(lease);
       return wasHeld;
     } finally {
       this.rest();
@@ -182,18 +194,21 @@ export class StoredLine extends Line {
     this.rest();
   }
 
-  /** @internal As `cleanUp`, for those who have had every answer; those who go in one turn together. */
+  /** @internal As `cleanUp`, for those who have had every answer; together go those of one turn, and those who find enough others on their way. */
   leave(owner: string): void {
     this.leaving.push(owner);
-    if (this.leaving.length > 1) return;
-    this.cleanUps++;
-    queueMicrotask(() => {
-      const owners = this.leaving;
-      this.leaving = [];
-      this.cleanUps--;
-      for (let from = 0; from < owners.length; from += mostTogether)
-        this.cleanUp(owners.slice(from, from + mostTogether), 'answered');
-    });
+    if (this.leaving.length > 1 || this.leaves >= mostLeaves) return;
+    this.leaves++;
+    queueMicrotask(() => void this.leaveTogether());
+  }
+
+  private async leaveTogether(): Promise<void> {
+    while (this.leaving.length > 0) {
+      const owners = this.leaving.splice(0, mostTogether);
+      await this.table.leave(owners).catch(() => this.cleanUp(owners, 'answered'));
+    }
+    this.leaves--;
+    this.rest();
   }
 
   /**
@@ -201,10 +216,9 @@ export class StoredLine extends Line {
    * more, the first answer will do.
    */
   cleanUp(owners: readonly string[], until: 'found' | 'answered' = 'found'): void {
-    if (this.cleanUps >= mostCleanUps) return;
     this.cleanUps++;
     const { clock, background, ttlMs, random } = this.settings;
-    const endsAtMs = clock.now() + ttlMs;
+    const endsAtMs = clock.now() + (this.cleanUps > mostCleanUps ? 0 : ttlMs);
     let delayMs = firstCleanUpMs;
     const look = async () => {
       const isDone = await this.table.leave(owners).then(
@@ -254,7 +268,13 @@ export class StoredLine extends Line {
     }
     const lease = new StoredLease(this, this.settings, seat, sliceEndsMs);
     this.held.add(lease);
+    this.doubt(lease);
     return lease;
+  }
+
+  /** What was asked for while the key was taken away by force may have come before that, or after. */
+  private doubt(lease: StoredLease): void {
+    if (lease.seat.sent.monotonicMs <= this.clearedMs) void lease.look();
   }
 
   private sliceEnd(): number {
@@ -507,8 +527,8 @@ class StoredLease extends LeaseBase {
     this.watch?.close();
   }
 
-  /** Its record was changed, perhaps by itself: is it still there? One look at a time. */
-  private async look(): Promise<void> {
+  /** @internal Its record was changed, perhaps by itself: is it still there? One look at a time. */
+  async look(): Promise<void> {
     this.looksAgain = this.isLooking;
     if (this.isLooking) return;
     this.isLooking = true;

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import {
   deadline,
   type LockContext,
@@ -62,9 +63,11 @@ describe('leader', () => {
     const second = lead('other', other);
     await clock.advance(20_000);
     expect([one.isLeader, other.isLeader, log]).toEqual([true, false, ['one begins']]);
+    expect(inspect(one)).toContain("{ name: 'scheduler', isLeader: true }");
     await one.resign();
     expect([await first, one.isLeader]).toEqual(['one', false]);
-    await clock.advance(1_000);
+    // Where the store tells of changes, at once.
+    await clock.advance(20);
     expect([other.isLeader, log]).toEqual([true, ['one begins', 'one ends', 'other begins']]);
     await other.resign();
     expect([await second, clock.pendingTimers]).toEqual(['other', 0]);
@@ -87,6 +90,56 @@ describe('leader', () => {
     expect([one.isLeader, fences.length, fences[1]! > fences[0]!]).toEqual([true, 2, true]);
     await one.resign();
     await running;
+  });
+
+  it('leads no more once its term is lost, though its function goes on, and has not resigned before that has ended', async () => {
+    const { clock, candidate, inner, cut, setDown } = bench();
+    const one = candidate(cut);
+    let end = () => {};
+    const running = one.run(() => new Promise<void>((resolve) => (end = resolve)));
+    running.catch(() => {});
+    await clock.advance(100);
+    setDown(true);
+    await clock.advance(4_000);
+    setDown(false);
+    expect(one.isLeader).toBe(false);
+    // Others lead meanwhile.
+    expect(await candidate(inner).run(() => 'next')).toBe('next');
+    let hasResigned = false;
+    const resigning = one.resign().then(() => {
+      hasResigned = true;
+    });
+    await clock.advance(100);
+    expect(hasResigned).toBe(false);
+    end();
+    await resigning;
+    await expect(running).rejects.toMatchObject({ code: 'ERR_LOCK_LOST' });
+  });
+
+  it('hears at once that its store is closed while it stands, and once its function has ended when it leads', async () => {
+    const { clock, candidate, inner } = bench();
+    const [one, other] = [candidate(), candidate()];
+    const leading = expect(one.run(({ signal }) => untilAborted(signal))).rejects.toMatchObject({ reason: 'closed' });
+    await clock.advance(100);
+    const standing = expect(other.run(() => 1)).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'closed' });
+    await clock.advance(100);
+    await inner.close();
+    await clock.advance(10);
+    await standing;
+    expect(one.isLeader).toBe(true);
+    await clock.advance(6_000);
+    await leading;
+    expect([one.isLeader, clock.pendingTimers]).toEqual([false, 0]);
+  });
+
+  it('forgets terms and candidacies that are over', async () => {
+    const { clock, candidate } = bench();
+    const one = candidate();
+    const { terms, candidacies } = one as unknown as Readonly<Record<'terms' | 'candidacies', ReadonlySet<unknown>>>;
+    await one.run(() => expect([terms.size, candidacies.size]).toEqual([1, 1]));
+    await expect(one.run(() => Promise.reject(new Error('mine')))).rejects.toThrow('mine');
+    await clock.flush();
+    expect([terms.size, candidacies.size]).toEqual([0, 0]);
   });
 
   it('settles as its function does', async () => {
@@ -147,6 +200,14 @@ describe('leader', () => {
     controller.abort();
     await watching;
     expect([seen.length, seen[0], seen[2], clock.pendingTimers]).toEqual([3, undefined, undefined, 0]);
+  });
+
+  it('is watched until the loop is left', async () => {
+    const { candidate } = bench();
+    for await (const { owner, queueLength } of candidate().observe()) {
+      expect([owner, queueLength]).toEqual([undefined, 0]);
+      break;
+    }
   });
 
   it('refuses to stand for nothing', async () => {

@@ -31,6 +31,29 @@ describe('a lease', () => {
     expect(lease.signal.reason).toBe(reason);
   });
 
+  it('says where it was that it turned out to be lost', async () => {
+    const locks = mutex();
+    const lease = await locks.acquire('key');
+    await locks.forceRelease('key');
+    try {
+      lease.assertHeld();
+    } catch (error) {
+      expect((error as Error).stack).toContain('lease-handle.test.ts');
+    }
+    expect.assertions(1);
+  });
+
+  it('asks its store for nothing when it is given back after it was taken away', async () => {
+    const { clock, state, process } = bench();
+    const locks = process();
+    const lease = await locks.acquire('key');
+    await locks.forceRelease('key');
+    state.verbs.length = 0;
+    expect(await lease.release()).toBe('lost');
+    await clock.advance(3_000);
+    expect(state.verbs).toEqual([]);
+  });
+
   it('finds out at its signal that the process was frozen', async () => {
     const { clock, process } = bench();
     const lease = await process().acquire('key');
@@ -82,10 +105,15 @@ describe('a lease of several keys', () => {
   });
 
   it('is extended as a whole', async () => {
-    const { state, process } = bench();
+    const { clock, state, process } = bench();
     const both = await process().acquire(['a', 'b']);
     expect(await both.extend('5s')).toBeCloseTo(5_000 * 0.99 - 302);
     expect(both.leases!.map((lease) => lease.remaining())).toEqual([both.remaining(), both.remaining()]);
+    state.fate = (_, key) => (key === 'mutex:b' ? { reply: clock.sleep(100) } : 'ok');
+    const extending = both.extend('5s');
+    await clock.advance(100);
+    expect(await extending).toBeCloseTo(4_900 * 0.99 - 302, -2);
+    expect(await extending).toBe(both.remaining());
     state.fate = (_, key) => (key === 'mutex:b' ? 'refused' : 'ok');
     await expect(both.extend()).rejects.toMatchObject({ code: 'ERR_STORE' });
   });

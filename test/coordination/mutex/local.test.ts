@@ -1,4 +1,4 @@
-import { isRejected, LockLostError, LockUnavailableError, mutex, semaphore } from 'holdfast';
+import { isRejected, type Lease, LockLostError, LockUnavailableError, mutex, semaphore } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import type { HoldfastEvent } from '../../../src/core/events.js';
@@ -175,6 +175,51 @@ describe('mutex without a store', () => {
     expect(error).toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'taken', outcome: { ok: true, value: 'done' } });
     expect(events.map(({ type }) => type)).toEqual(['lock-acquired', 'lock-lost', 'lock-force-released']);
     expect(await locks.forceRelease('key')).toBe(false);
+  });
+
+  it('tells who holds it and how many wait, and changes nothing by that', async () => {
+    const locks = mutex();
+    const readers = [await locks.read('key'), await locks.read('key')];
+    const waiting = locks.write('key');
+    const holders = readers.map(({ owner, fence }) => ({ owner, fence, mode: 'shared', remainingMs: Infinity }));
+    const { owner, fence } = readers[0]!;
+    expect(await locks.inspect('key')).toEqual({ owner, fence, remainingMs: Infinity, queueLength: 1, holders });
+    for (const reader of readers) await reader.release();
+    const writer = await waiting;
+    expect((await locks.inspect('key')).holders).toMatchObject([{ owner: writer.owner, mode: 'exclusive' }]);
+    expect(await locks.tryAcquire('key')).toBe(null);
+    await writer.release();
+    expect(await locks.inspect('key')).toEqual({ remainingMs: 0, queueLength: 0, holders: [] });
+  });
+
+  it('keeps writers out as long as one of the readers is there', async () => {
+    const locks = mutex();
+    const readers = [await locks.read('key'), await locks.read('key')];
+    await readers[0]!.release();
+    expect(await locks.tryAcquire('key')).toBe(null);
+    await readers[1]!.release();
+    expect(await locks.tryAcquire('key')).not.toBe(null);
+  });
+
+  it('lets those in who wait for a key that is taken away by force', async () => {
+    const locks = mutex();
+    const lease = await locks.acquire('key');
+    const waiting = locks.acquire('key');
+    await locks.forceRelease('key');
+    expect([(await waiting).held(), lease.held()]).toEqual([true, false]);
+  });
+
+  it('takes nothing away from who comes again as he is told', async () => {
+    for (const locks of [mutex(), semaphore({ permits: 2 })]) {
+      const lease = await locks.acquire('key');
+      let again: Promise<Lease> | undefined;
+      lease.signal.addEventListener('abort', () => {
+        again = locks.acquire('key');
+      });
+      expect(await locks.forceRelease('key')).toBe(true);
+      const next = (await again)!;
+      expect([next.held(), next.fence > lease.fence, await next.release()]).toEqual([true, true, 'released']);
+    }
   });
 
   it('gives a lease back once, at the end of its scope', async () => {

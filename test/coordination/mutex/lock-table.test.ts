@@ -392,6 +392,32 @@ describe('writes for a lock', () => {
     await clock.advance(30);
     expect((await others.inspect('key')).holders.length).toBe(1);
   });
+
+  it('take nobody for dead who comes in anew, under the name that was in before', async () => {
+    const { clock, inner } = bench();
+    const shared = { clock, permits: 2, random: () => 0.5 } as const;
+    const [here, there] = [unsteady(clock, { inner }), unsteady(clock, { inner })];
+    const locks = semaphore({ store: here.store, ...shared, ttl: '60s' });
+    const [lease, second] = [await locks.acquire('key'), await locks.acquire('key')];
+    const waiting = semaphore({ store: there.store, ...shared, ttl: '3s' }).acquire('key');
+    await clock.advance(1_000);
+    await second.release();
+    // It gets in and does not hear of it, until those who share the key take it for dead; nor do they hear that they have written so.
+    let deadAtMs = Number.POSITIVE_INFINITY;
+    const isIn = () => deadAtMs !== Number.POSITIVE_INFINITY;
+    there.state.fate = (verb) => (isIn() ? 'dropped' : verb === 'write' ? 'lost' : 'ok');
+    here.state.fate = (verb) => (verb === 'write' && clock.now() > deadAtMs ? 'lost' : 'ok');
+    for (let holders = 1; !isIn() || holders > 1; ) {
+      await clock.advance(10);
+      await lease.extend().catch(() => {});
+      holders = (await recordOf(inner, 'semaphore:key')).holders.length;
+      if (!isIn() && holders > 1) deadAtMs = clock.now() + 3_000;
+    }
+    there.state.fate = here.state.fate = () => 'ok';
+    const late = await until(clock, waiting, 500);
+    await lease.extend();
+    expect([await locks.tryAcquire('key'), lease.held(), late.held()]).toEqual([null, true, true]);
+  });
 });
 
 describe('a store that fails in the middle', () => {

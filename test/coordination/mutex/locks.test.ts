@@ -99,11 +99,12 @@ describe('locks of several keys', () => {
 describe('a call for a lock', () => {
   it('tells why it got nothing, and after how long', async () => {
     const { clock, state, process } = bench();
+    await clock.advance(50);
     const events: HoldfastEvent[] = [];
     const locks = process({ name: 'jobs', queue: 1, on: (event) => events.push(event) });
     await process().acquire('key');
     const controller = new AbortController();
-    const first = expect(locks.acquire('key', { wait: 300 })).rejects.toMatchObject({ reason: 'waited' });
+    const first = expect(locks.acquire('key', { wait: 300 })).rejects.toThrow('it was not free for 300 ms');
     await clock.flush();
     await expect(locks.acquire(['key', 'other'])).rejects.toMatchObject({ reason: 'full' });
     await clock.advance(300);
@@ -127,6 +128,7 @@ describe('a call for a lock', () => {
   it('tells of each lease that was got, given back, lost or taken, also without waiting', async () => {
     for (const store of [undefined, bench().store]) {
       const clock = virtualClock();
+      await clock.advance(50);
       const events: HoldfastEvent[] = [];
       const locks = mutex({
         clock,
@@ -143,6 +145,23 @@ describe('a call for a lock', () => {
         { type: 'lock-lost', key: 'key', reason: 'taken', fence: tried!.fence },
         { type: 'lock-force-released', key: 'key', name: 'mutex' },
       ]);
+    }
+  });
+
+  it('tells how long each has waited that got it', async () => {
+    for (const where of ['without a store', 'with a store']) {
+      const clock = virtualClock();
+      await clock.advance(50);
+      const events: HoldfastEvent[] = [];
+      const store = where === 'with a store' ? { store: memoryStore({ clock }) } : {};
+      const locks = mutex({ clock, on: (event) => events.push(event), ...store });
+      const lease = await locks.acquire('key');
+      const waiting = locks.acquire('key');
+      await clock.advance(10);
+      await lease.release();
+      await (await until(clock, waiting, 10)).release();
+      const waited = events.map((event) => (event.type === 'lock-acquired' ? event.waitedMs : undefined));
+      expect(waited.filter((ms) => ms !== undefined)).toEqual([0, 10]);
     }
   });
 
@@ -196,6 +215,27 @@ describe('a call for a lock', () => {
       expect(await process().tryAcquire(key)).toBe(null);
     }
   });
+
+  it('keeps keys apart that are no well-formed Unicode', async () => {
+    const { process } = bench();
+    for (const key of ['\ud800', '\udc00', 'a\ud800', `${'x'.repeat(200)}\udfff`]) {
+      const lease = await process().acquire(key);
+      expect([lease.key, await process().tryAcquire(key)]).toEqual([key, null]);
+    }
+  });
+
+  it.each(['without a store', 'with a store'])(
+    'gets what is free, and nothing else, where nobody may wait: %s',
+    async (where) => {
+      const { clock, store } = bench();
+      const locks = where === 'with a store' ? mutex({ store, clock, queue: 0 }) : mutex({ queue: 0 });
+      const lease = await locks.acquire('key');
+      await expect(locks.acquire('key')).rejects.toMatchObject({ code: 'ERR_LOCK_UNAVAILABLE', reason: 'full' });
+      await expect(locks.acquire('key', { wait: 0 })).rejects.toMatchObject({ reason: 'waited' });
+      await lease.release();
+      expect(await locks.run('key', ({ lease: next }) => next.held())).toBe(true);
+    },
+  );
 });
 
 describe('the signal of code under a lock', () => {

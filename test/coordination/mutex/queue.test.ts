@@ -1,5 +1,6 @@
 /** Locks over a store that has a line and a guard, in virtual time. The line of a real server has its own tests. */
 import { LockUnavailableError, mutex, StoreError, semaphore } from 'holdfast';
+import { seededRandom } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import type { StoreQueue } from '../../../src/stores/store.js';
 import { bench, engine, unsteady, until } from './support.ts';
@@ -222,6 +223,69 @@ describe('mutex with a store that has a line', () => {
     await ended;
     await clock.flush();
     expect([state.lines.get('mutex:key')!.length, state.verbs]).toEqual([0, ['leave', 'leave']]);
+  });
+
+  it('takes all out of the line who go, in however many turns, by four verbs at a time', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    await process().acquire('key');
+    const locks = process({ fair: true });
+    const controllers = Array.from({ length: 500 }, () => new AbortController());
+    const ended = Promise.allSettled(controllers.map(({ signal }) => locks.acquire('key', { signal })));
+    await clock.flush();
+    let answer = () => {};
+    const answered = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    state.fate = (verb) => (verb === 'leave' ? answered : 'ok');
+    state.verbs.length = 0;
+    for (const controller of controllers) {
+      controller.abort();
+      await clock.flush();
+    }
+    expect(state.verbs).toEqual(['leave', 'leave', 'leave', 'leave']);
+    answer();
+    await ended;
+    await clock.flush();
+    expect([state.lines.get('mutex:key'), state.verbs.length]).toEqual([[], 5]);
+  });
+
+  it('serves the rest, and leaves nothing, while thousands go and come in each turn', async () => {
+    for (const fair of [true, false]) {
+      const { clock, state, process } = bench({ queues: true });
+      const random = seededRandom(7);
+      const processes = [process({ fair }), process({ fair })];
+      let running = 0;
+      let lastFence = 0;
+      const served: number[] = [];
+      const waiting = new Set<{ readonly abort: () => void }>();
+      const ends: Promise<unknown>[] = [];
+      const come = (who: number) => {
+        const controller = new AbortController();
+        const one = { abort: () => controller.abort() };
+        waiting.add(one);
+        const section = async ({ fence }: { readonly fence: number }) => {
+          waiting.delete(one);
+          expect([running++, fence > lastFence]).toEqual([0, true]);
+          lastFence = fence;
+          served.push(who);
+          await clock.sleep(1);
+          running--;
+        };
+        const locks = processes[who % 2]!;
+        ends.push(locks.run('key', section, { signal: controller.signal }).catch((error) => error));
+      };
+      for (let who = 0; who < 4_000; who++) {
+        come(who);
+        if (who % 200 !== 199) continue;
+        await clock.advance(1);
+        for (const one of waiting) if (random() < 0.5) one.abort();
+      }
+      const errors = (await until(clock, Promise.all(ends), 20_000)).filter((error) => error !== undefined);
+      expect(errors.filter((error) => (error as Error).name !== 'AbortError')).toEqual([]);
+      expect(served.length).toBeGreaterThan(100);
+      if (fair) expect(served).toEqual([...served].sort((one, other) => one - other));
+      expect([state.lines.get('mutex:key'), clock.pendingTimers]).toEqual([[], 0]);
+    }
   });
 
   it('takes a place back whose reply was lost, and what was handed to it', async () => {

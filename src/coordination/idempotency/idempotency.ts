@@ -94,8 +94,8 @@ export interface IdempotencyScope {
 /** Options of {@link Idempotency.run} and {@link Idempotency.transaction}. */
 export interface IdempotencyRunOptions extends IdempotencyScope {
   /**
-   * What the operation depends on: whatever JSON can say, or bytes; a `Map` and the like, of which JSON says nothing, is an {@link OptionsError}. The same
-   * key with another input is refused. Default: nothing.
+   * What the operation depends on: whatever JSON can say, or bytes; a `Map` and the like, of which JSON says nothing, is an {@link OptionsError}, and so
+   * are `NaN` and the infinities. The same key with another input is refused. Default: nothing.
    */
   readonly input?: unknown;
   /** Ends the wait for an operation that runs elsewhere. */
@@ -304,16 +304,19 @@ class Functions implements Idempotency {
     return fingerprint({ head: [], body: text, isJson: true, exclude });
   }
 
-  /** JSON has a `Map`, or whatever keeps what it has to itself, as an object without members: any two would be the same. */
+  /**
+   * JSON has a `Map`, or whatever keeps what it has to itself, as an object without members, and a number that is none as null: any two would
+   * be the same.
+   */
   private refuseUnseen(part: unknown, path: string): void {
     if (typeof part !== 'object' || part === null) {
-      if (typeof part !== 'function' && typeof part !== 'symbol') return;
+      if (typeof part !== 'function' && typeof part !== 'symbol' && !isUnsaid(part)) return;
     } else {
       if (ArrayBuffer.isView(part) || typeof (part as { toJSON?: unknown }).toJSON === 'function') return;
       const names = Object.keys(part);
       for (const name of names) {
         const member = (part as Record<string, unknown>)[name];
-        if (typeof member === 'object') this.refuseUnseen(member, `${path}.${name}`);
+        if (typeof member === 'object' || isUnsaid(member)) this.refuseUnseen(member, `${path}.${name}`);
       }
       if (names.length > 0 || Array.isArray(part) || isPlain(part)) return;
     }
@@ -367,6 +370,10 @@ class Functions implements Idempotency {
     if (!outcome.ok) throw outcome.error;
     return outcome.value;
   }
+}
+
+function isUnsaid(value: unknown): boolean {
+  return typeof value === 'number' && !Number.isFinite(value);
 }
 
 function isPlain(value: object): boolean {

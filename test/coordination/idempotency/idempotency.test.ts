@@ -141,6 +141,17 @@ describe('idempotency', () => {
     }
   });
 
+  it('refuses a number in its input that JSON has as null', async () => {
+    const { once } = setUp();
+    const run = (input: unknown) => once.run('k', () => 'ran', { ...scope, input });
+    for (const one of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+      await expect(run(one)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input' });
+      await expect(run({ cents: one })).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input.cents' });
+      await expect(run([[1, one]])).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input.0.1' });
+    }
+    expect(await run({ cents: null, most: Number.MAX_VALUE })).toBe('ran');
+  });
+
   it('refuses a key that comes with another input', async () => {
     const { once } = setUp();
     const run = (input: unknown) => once.run('k', () => 1, { ...scope, input });

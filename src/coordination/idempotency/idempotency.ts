@@ -71,7 +71,7 @@ export interface IdempotencyOptions {
   readonly serializer?: ResultSerializer;
   /** Keys are hashed with it, so that who can read the store cannot try them out. At least 16 bytes. Records under another secret are not found. */
   readonly secret?: string | Uint8Array;
-  /** Encrypts results and phases in the store. Default: none. */
+  /** Encrypts results and phases in the store, and then opens none that lies there in clear. Default: none. */
   readonly encryption?: IdempotencyEncryption;
   /** Names the engine in errors and events, and the operation of calls that name none. Default `'idempotency'`. */
   readonly name?: string;
@@ -430,16 +430,16 @@ const secretField: Field<Uint8Array> = {
 };
 
 const encryptionField: Field<IdempotencyEncryption> = {
-  allowed: `{ current, keys } with ${encryptionKeyBytes} bytes per key, names of 1 to ${longestKeyNameBytes} ASCII characters, and current one of them`,
+  allowed: `{ current, keys } with ${encryptionKeyBytes} bytes or 'plain' per key, names of 1 to ${longestKeyNameBytes} ASCII characters, and current one of them`,
   parse(value) {
     const { current, keys } = (value ?? {}) as { current?: unknown; keys?: unknown };
     if (typeof current !== 'string' || typeof keys !== 'object' || keys === null || !Object.hasOwn(keys, current))
       return;
-    const copies: Record<string, Uint8Array> = {};
+    const copies: Record<string, Uint8Array | 'plain'> = {};
     for (const [name, key] of Object.entries(keys)) {
-      const isKey = key instanceof Uint8Array && key.length === encryptionKeyBytes;
+      const isKey = key === 'plain' || (key instanceof Uint8Array && key.length === encryptionKeyBytes);
       if (!isKey || !/^[\x21-\x7e]{1,64}$/.test(name)) return;
-      copies[name] = Uint8Array.from(key);
+      copies[name] = key === 'plain' ? key : Uint8Array.from(key);
     }
     return { current, keys: copies };
   },

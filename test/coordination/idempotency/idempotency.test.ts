@@ -765,6 +765,35 @@ describe('encryption and secret', () => {
     await expect(run(forgot)).rejects.toMatchObject({ reason: 'unreadable', cause: { message: /key "old"/ } });
   });
 
+  it('open no result that somebody has put into the store in clear', async () => {
+    const { store, once, clock } = setUp({ encryption: { current: 'old', keys } });
+    await idempotency({ store, clock }).run('k', () => 'planted', scope);
+    const run = once.run('k', () => expect.unreachable(), scope);
+    await expect(run).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'unreadable' });
+  });
+
+  it('begin to encrypt what was in clear by a rotation from plain, in which each answer comes again', async () => {
+    const { store, clock } = setUp();
+    const engine = (encryption: NonNullable<IdempotencyOptions['encryption']>) =>
+      idempotency({ store, clock, encryption });
+    const engines = [
+      idempotency({ store, clock }),
+      engine({ current: 'before', keys: { before: 'plain', new: keys.new } }),
+      engine({ current: 'new', keys: { before: 'plain', new: keys.new } }),
+    ];
+    for (const [step, one] of engines.entries()) {
+      // Processes of a step and of the next one run side by side.
+      for (const other of engines.slice(Math.max(0, step - 1), step + 2)) {
+        const key = `${step} ${engines.indexOf(other)}`;
+        await one.run(key, () => step, scope);
+        expect(await other.run(key, () => expect.unreachable(), scope)).toBe(step);
+      }
+    }
+    const last = engine({ current: 'new', keys: { new: keys.new } });
+    expect(await last.run('2 2', () => expect.unreachable(), scope)).toBe(2);
+    await expect(last.run('1 1', () => expect.unreachable(), scope)).rejects.toThrow(InDoubtError);
+  });
+
   it('open no result under another key than its own, nor a changed one', async () => {
     const { store, once } = setUp({ encryption: { current: 'old', keys } });
     const stored: Record<string, Uint8Array> = {};

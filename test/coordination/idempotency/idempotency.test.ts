@@ -1,8 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { IdempotencyHandle, IdempotencyOptions } from '../../../src/coordination/idempotency/idempotency.js';
 import {
-  type HoldfastEvent,
-  type IdempotencyEvent,
   InDoubtError,
   InFlightError,
   idempotency,
@@ -14,50 +12,7 @@ import {
   StoreError,
 } from '../../../src/index.js';
 import { virtualClock } from '../../../src/testing/index.js';
-
-function setUp(options: Partial<IdempotencyOptions> = {}) {
-  const clock = virtualClock();
-  const store = memoryStore({ clock });
-  const events: IdempotencyEvent[] = [];
-  const on = (event: HoldfastEvent) => {
-    if (event.type === 'idempotency') events.push(event);
-  };
-  const once = idempotency({ store, clock, on, random: () => 0.5, lease: '3s', ...options });
-  const outcomes = () => events.map(({ outcome }) => outcome);
-  return { clock, store, once, events, outcomes };
-}
-
-const scope = { scope: 'shop' };
-const raw = { scope: 'shop', operation: 'POST /orders', key: 'k' };
-
-/** A store whose answers can be taken away. */
-function unreliable(inner: Store) {
-  const faults: ('fails' | 'lost' | 'hangs')[] = [];
-  let verbs = 0;
-  const failed = (applied: 'no' | 'unknown') =>
-    new StoreError({ store: 'test', operation: 'write', reason: 'failed', applied, detail: 'injected' });
-  async function around<T>(verb: () => Promise<T>): Promise<T> {
-    verbs++;
-    const fault = faults.shift();
-    if (fault === 'hangs') return new Promise(() => {});
-    if (fault === 'fails') throw failed('no');
-    const answer = await verb();
-    if (fault === 'lost') throw failed('unknown');
-    return answer;
-  }
-  const store: Store = {
-    read: (key, options) => around(() => inner.read(key, options)),
-    write: (key, value, options) => around(() => inner.write(key, value, options)),
-    remove: (key, options) => around(() => inner.remove(key, options)),
-  };
-  return {
-    store,
-    faults,
-    get verbs() {
-      return verbs;
-    },
-  };
-}
+import { raw, scope, setUp, unreliable } from './support.js';
 
 describe('idempotency', () => {
   it('runs an operation once per key and answers what it answered', async () => {

@@ -10,7 +10,7 @@ import {
   StoreError,
 } from '../../../src/index.js';
 import { virtualClock } from '../../../src/testing/index.js';
-import { handleOf, plain, raw, scope, setUp, unreliable } from './support.js';
+import { handleOf, plain, raw, scope, setUp, setUpUnreliable } from './support.js';
 
 const bytes = (...all: number[]) => Uint8Array.from(all);
 const storeError = (applied: 'no' | 'unknown', reason: 'failed' | 'busy' = 'failed') =>
@@ -18,17 +18,6 @@ const storeError = (applied: 'no' | 'unknown', reason: 'failed' | 'busy' = 'fail
 
 /** Its process is gone once it has begun: nothing moves its clock. */
 const lostIn = (store: Store, options = {}) => idempotency({ store, clock: virtualClock(), lease: '3s', ...options });
-
-/** An engine before a store whose answers can be taken away, in the same time. */
-function setUpUnreliable(options: Parameters<typeof setUp>[0] = {}) {
-  const faulties: ReturnType<typeof unreliable>[] = [];
-  const world = setUp(options, (store) => {
-    const faulty = unreliable(store);
-    faulties.push(faulty);
-    return faulty.store;
-  });
-  return { ...world, faulty: faulties[0]! };
-}
 
 describe('begin', () => {
   it('gives a handle that shows neither key nor record in a log', async () => {

@@ -68,3 +68,14 @@ export function handleOf(begun: Begun) {
   if (!('handle' in begun) || begun.handle === undefined) throw new Error(begun.kind);
   return begun.handle;
 }
+
+/** An engine before a store whose answers can be taken away, in the same time. */
+export function setUpUnreliable(options: Parameters<typeof setUp>[0] = {}) {
+  const faulties: ReturnType<typeof unreliable>[] = [];
+  const world = setUp(options, (store) => {
+    const faulty = unreliable(store);
+    faulties.push(faulty);
+    return faulty.store;
+  });
+  return { ...world, faulty: faulties[0]! };
+}

@@ -123,7 +123,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     this.keyHash = named.keyHash;
     this.storeKey = named.storeKey;
     this.record = record;
-    this.fence = record.fence === 0 ? version : record.fence;
+    this.fence = version;
     this.version = version;
     this.sent = sent;
     engine.young.add(this);
@@ -222,16 +222,14 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   private async remember(done: IdempotencyRecord['memo'][number]): Promise<void> {
     const { memo } = this.record;
     this.record = { ...this.record, memo: [...memo, done] };
-    this.nextPhase++;
     try {
       await this.checkpoint();
     } catch (error) {
       // What the store will never take must not be in the way of the writes to come: of renewals, and of the end.
-      if (error instanceof StoreError && error.reason === 'invalid') {
-        this.record = { ...this.record, memo };
-        this.nextPhase--;
-      }
+      if (error instanceof StoreError && error.reason === 'invalid') this.record = { ...this.record, memo };
       throw error;
+    } finally {
+      this.nextPhase = this.record.memo.length;
     }
   }
 
@@ -261,7 +259,6 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     const write = this.send(last);
     const answer = knownOf(write);
     if (answer?.ok !== true) return this.endLater(last, beganMs, write);
-    this.wrote(answer, last);
     return this.ended(last, true, beganMs);
   }
 

@@ -71,7 +71,7 @@ export interface IdempotencyOptions {
   readonly serializer?: ResultSerializer;
   /** Keys are hashed with it, so that who can read the store cannot try them out. At least 16 bytes. Records under another secret are not found. */
   readonly secret?: string | Uint8Array;
-  /** Encrypts results and phases in the store. Default: none. */
+  /** Encrypts results and phases in the store, and then opens none that lies there in clear. Default: none. */
   readonly encryption?: IdempotencyEncryption;
   /** Names the engine in errors and events, and the operation of calls that name none. Default `'idempotency'`. */
   readonly name?: string;
@@ -94,8 +94,8 @@ export interface IdempotencyScope {
 /** Options of {@link Idempotency.run} and {@link Idempotency.transaction}. */
 export interface IdempotencyRunOptions extends IdempotencyScope {
   /**
-   * What the operation depends on: whatever JSON can say, or bytes; a `Map` and the like, of which JSON says nothing, is an {@link OptionsError}. The same
-   * key with another input is refused. Default: nothing.
+   * What the operation depends on: whatever JSON can say, or bytes; a `Map` and the like, of which JSON says nothing, is an {@link OptionsError}, and so
+   * are `NaN` and the infinities. The same key with another input is refused. Default: nothing.
    */
   readonly input?: unknown;
   /** Ends the wait for an operation that runs elsewhere. */
@@ -304,16 +304,19 @@ class Functions implements Idempotency {
     return fingerprint({ head: [], body: text, isJson: true, exclude });
   }
 
-  /** JSON has a `Map`, or whatever keeps what it has to itself, as an object without members: any two would be the same. */
+  /**
+   * JSON has a `Map`, or whatever keeps what it has to itself, as an object without members, and a number that is none as null: any two would
+   * be the same.
+   */
   private refuseUnseen(part: unknown, path: string): void {
     if (typeof part !== 'object' || part === null) {
-      if (typeof part !== 'function' && typeof part !== 'symbol') return;
+      if (typeof part !== 'function' && typeof part !== 'symbol' && !isUnsaid(part)) return;
     } else {
       if (ArrayBuffer.isView(part) || typeof (part as { toJSON?: unknown }).toJSON === 'function') return;
       const names = Object.keys(part);
       for (const name of names) {
         const member = (part as Record<string, unknown>)[name];
-        if (typeof member === 'object') this.refuseUnseen(member, `${path}.${name}`);
+        if (typeof member === 'object' || isUnsaid(member)) this.refuseUnseen(member, `${path}.${name}`);
       }
       if (names.length > 0 || Array.isArray(part) || isPlain(part)) return;
     }
@@ -367,6 +370,10 @@ class Functions implements Idempotency {
     if (!outcome.ok) throw outcome.error;
     return outcome.value;
   }
+}
+
+function isUnsaid(value: unknown): boolean {
+  return typeof value === 'number' && !Number.isFinite(value);
 }
 
 function isPlain(value: object): boolean {
@@ -424,16 +431,16 @@ const secretField = (): Field<Uint8Array> => ({
 });
 
 const encryptionField = (): Field<IdempotencyEncryption> => ({
-  allowed: `{ current, keys } with ${encryptionKeyBytes} bytes per key, names of 1 to ${longestKeyNameBytes} ASCII characters, and current one of them`,
+  allowed: `{ current, keys } with ${encryptionKeyBytes} bytes or 'plain' per key, names of 1 to ${longestKeyNameBytes} ASCII characters, and current one of them`,
   parse(value) {
     const { current, keys } = (value ?? {}) as { current?: unknown; keys?: unknown };
     if (typeof current !== 'string' || typeof keys !== 'object' || keys === null || !Object.hasOwn(keys, current))
       return;
-    const copies: Record<string, Uint8Array> = {};
+    const copies: Record<string, Uint8Array | 'plain'> = {};
     for (const [name, key] of Object.entries(keys)) {
-      const isKey = key instanceof Uint8Array && key.length === encryptionKeyBytes;
+      const isKey = key === 'plain' || (key instanceof Uint8Array && key.length === encryptionKeyBytes);
       if (!isKey || !/^[\x21-\x7e]{1,64}$/.test(name)) return;
-      copies[name] = Uint8Array.from(key);
+      copies[name] = key === 'plain' ? key : Uint8Array.from(key);
     }
     return { current, keys: copies };
   },

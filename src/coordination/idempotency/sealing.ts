@@ -2,7 +2,7 @@
  * Sealing: results as they lie in the store, plain or encrypted with AES-256-GCM under a named key.
  *
  * Promise: what was sealed under one key hash opens under no other, so nobody who can write to the store can move an answer to another
- * caller; a changed byte is an error; a key that is no longer current still opens what it sealed.
+ * caller, nor plant one there; a changed byte is an error; a key that is no longer current still opens what it sealed.
  * Layout: 0, bytes; or 1, length of the key's name, name, nonce 12, tag 16, ciphertext.
  */
 import { Slab } from '../../core/slab.js';
@@ -12,10 +12,14 @@ import { nodeCrypto } from './hashing.js';
 export interface IdempotencyEncryption {
   /** The name of the key that seals. */
   readonly current: string;
-  /** 32 bytes each, by name. To rotate, add one and make it current; drop an old one when `ttl` has passed since. */
-  readonly keys: Readonly<Record<string, Uint8Array>>;
+  /**
+   * 32 bytes each, by name. To rotate, add one and make it current; drop an old one when `ttl` has passed since. `'plain'` in the place of a
+   * key stands for what is stored in clear, which is opened only where one key is that: begin with it to encrypt what was not.
+   */
+  readonly keys: Readonly<Record<string, Uint8Array | 'plain'>>;
 }
 
+const inClear: IdempotencyEncryption = { current: '', keys: { '': 'plain' } };
 const slab = /* @__PURE__ */ new Slab();
 const plain = 0;
 const aes256gcm = 1;
@@ -29,24 +33,31 @@ export interface Sealing {
 }
 
 export function sealing(encryption: IdempotencyEncryption | undefined): Sealing {
-  const keys = new Map(Object.entries(encryption?.keys ?? {}));
-  const current = encryption?.current;
+  const { current, keys: byName } = encryption ?? inClear;
+  const keys = new Map(Object.entries(byName));
+  const currentKey = keys.get(current)!;
+  // Otherwise whoever can write to the store could plant an answer.
+  const opensPlain = [...keys.values()].includes('plain');
   return {
     seal(keyHash, bytes) {
-      if (current === undefined) {
+      if (currentKey === 'plain') {
         // Zero is how plain bytes begin.
         const sealed = slab.take(bytes.length + 1);
         sealed.set(bytes, 1);
         return sealed;
       }
-      return encrypt(current, keys.get(current)!, keyHash, bytes);
+      return encrypt(current, currentKey, keyHash, bytes);
     },
     open(keyHash, bytes) {
-      if (bytes[0] === plain) return bytes.subarray(1);
+      if (bytes[0] === plain) {
+        if (!opensPlain) throw new Error('stored in clear, and none of the keys of "encryption" is \'plain\'');
+        return bytes.subarray(1);
+      }
       if (bytes[0] !== aes256gcm) throw new Error(`sealed by an unknown method, ${bytes[0]}`);
       const name = new TextDecoder().decode(bytes.subarray(2, 2 + bytes[1]!));
       const key = keys.get(name);
-      if (key === undefined) throw new Error(`sealed under key "${name}", which is not among the keys of "encryption"`);
+      if (!(key instanceof Uint8Array))
+        throw new Error(`sealed under key "${name}", which is not among the keys of "encryption"`);
       return decrypt(key, keyHash, bytes.subarray(2 + bytes[1]!));
     },
   };

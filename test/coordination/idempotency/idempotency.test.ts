@@ -1,8 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { IdempotencyHandle, IdempotencyOptions } from '../../../src/coordination/idempotency/idempotency.js';
 import {
-  type HoldfastEvent,
-  type IdempotencyEvent,
   InDoubtError,
   InFlightError,
   idempotency,
@@ -14,50 +12,7 @@ import {
   StoreError,
 } from '../../../src/index.js';
 import { virtualClock } from '../../../src/testing/index.js';
-
-function setUp(options: Partial<IdempotencyOptions> = {}) {
-  const clock = virtualClock();
-  const store = memoryStore({ clock });
-  const events: IdempotencyEvent[] = [];
-  const on = (event: HoldfastEvent) => {
-    if (event.type === 'idempotency') events.push(event);
-  };
-  const once = idempotency({ store, clock, on, random: () => 0.5, lease: '3s', ...options });
-  const outcomes = () => events.map(({ outcome }) => outcome);
-  return { clock, store, once, events, outcomes };
-}
-
-const scope = { scope: 'shop' };
-const raw = { scope: 'shop', operation: 'POST /orders', key: 'k' };
-
-/** A store whose answers can be taken away. */
-function unreliable(inner: Store) {
-  const faults: ('fails' | 'lost' | 'hangs')[] = [];
-  let verbs = 0;
-  const failed = (applied: 'no' | 'unknown') =>
-    new StoreError({ store: 'test', operation: 'write', reason: 'failed', applied, detail: 'injected' });
-  async function around<T>(verb: () => Promise<T>): Promise<T> {
-    verbs++;
-    const fault = faults.shift();
-    if (fault === 'hangs') return new Promise(() => {});
-    if (fault === 'fails') throw failed('no');
-    const answer = await verb();
-    if (fault === 'lost') throw failed('unknown');
-    return answer;
-  }
-  const store: Store = {
-    read: (key, options) => around(() => inner.read(key, options)),
-    write: (key, value, options) => around(() => inner.write(key, value, options)),
-    remove: (key, options) => around(() => inner.remove(key, options)),
-  };
-  return {
-    store,
-    faults,
-    get verbs() {
-      return verbs;
-    },
-  };
-}
+import { raw, scope, setUp, unreliable } from './support.js';
 
 describe('idempotency', () => {
   it('runs an operation once per key and answers what it answered', async () => {
@@ -139,6 +94,17 @@ describe('idempotency', () => {
     for (const input of [...said, ...bare]) {
       expect(await once.run(`k ${JSON.stringify(input)}`, () => 'ran', { ...scope, input })).toBe('ran');
     }
+  });
+
+  it('refuses a number in its input that JSON has as null', async () => {
+    const { once } = setUp();
+    const run = (input: unknown) => once.run('k', () => 'ran', { ...scope, input });
+    for (const one of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+      await expect(run(one)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input' });
+      await expect(run({ cents: one })).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input.cents' });
+      await expect(run([[1, one]])).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input.0.1' });
+    }
+    expect(await run({ cents: null, most: Number.MAX_VALUE })).toBe('ran');
   });
 
   it('refuses a key that comes with another input', async () => {
@@ -752,6 +718,35 @@ describe('encryption and secret', () => {
     const without = { current: 'new', keys: { new: keys.new } };
     const forgot = idempotency({ store, clock, secret: 'sixteen bytes or more', encryption: without });
     await expect(run(forgot)).rejects.toMatchObject({ reason: 'unreadable', cause: { message: /key "old"/ } });
+  });
+
+  it('open no result that somebody has put into the store in clear', async () => {
+    const { store, once, clock } = setUp({ encryption: { current: 'old', keys } });
+    await idempotency({ store, clock }).run('k', () => 'planted', scope);
+    const run = once.run('k', () => expect.unreachable(), scope);
+    await expect(run).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'unreadable' });
+  });
+
+  it('begin to encrypt what was in clear by a rotation from plain, in which each answer comes again', async () => {
+    const { store, clock } = setUp();
+    const engine = (encryption: NonNullable<IdempotencyOptions['encryption']>) =>
+      idempotency({ store, clock, encryption });
+    const engines = [
+      idempotency({ store, clock }),
+      engine({ current: 'before', keys: { before: 'plain', new: keys.new } }),
+      engine({ current: 'new', keys: { before: 'plain', new: keys.new } }),
+    ];
+    for (const [step, one] of engines.entries()) {
+      // Processes of a step and of the next one run side by side.
+      for (const other of engines.slice(Math.max(0, step - 1), step + 2)) {
+        const key = `${step} ${engines.indexOf(other)}`;
+        await one.run(key, () => step, scope);
+        expect(await other.run(key, () => expect.unreachable(), scope)).toBe(step);
+      }
+    }
+    const last = engine({ current: 'new', keys: { new: keys.new } });
+    expect(await last.run('2 2', () => expect.unreachable(), scope)).toBe(2);
+    await expect(last.run('1 1', () => expect.unreachable(), scope)).rejects.toThrow(InDoubtError);
   });
 
   it('open no result under another key than its own, nor a changed one', async () => {

@@ -65,7 +65,27 @@ describe('sealing with encryption', () => {
     expect(() => sealing({ current: 'newer', keys: { newer } }).open('hash', before)).toThrow('key "older"');
   });
 
-  it('opens what was sealed before there was encryption', () => {
-    expect(textOf(open('hash', sealing(undefined).seal('hash', bytesOf('a'))))).toBe('a');
+  it('opens nothing that lies in clear, which anybody could have planted who can write to the store', () => {
+    const planted = sealing(undefined).seal('hash', bytesOf('paid'));
+    expect(() => open('hash', planted)).toThrow('stored in clear, and none of the keys of "encryption" is \'plain\'');
+  });
+
+  it('opens what lies in clear for as long as one of its keys is plain', () => {
+    const before = sealing(undefined).seal('hash', bytesOf('a'));
+    const turning = sealing({ current: 'newer', keys: { newer, before: 'plain' } });
+    expect(textOf(turning.open('hash', before))).toBe('a');
+    expect(Buffer.from(turning.seal('hash', bytesOf('a secret result'))).includes('secret')).toBe(false);
+  });
+
+  it('seals in clear while its current key is plain, and opens already what the next one seals', () => {
+    const first = sealing({ current: 'before', keys: { newer, before: 'plain' } });
+    expect([...first.seal('hash', Uint8Array.of(7))]).toEqual([0, 7]);
+    expect(textOf(first.open('hash', seal('hash', bytesOf('a'))))).toBe('a');
+  });
+
+  it('takes plain for no key of what says that it is sealed', () => {
+    const forged = Uint8Array.of(1, 6, ...bytesOf('before'), ...new Uint8Array(40));
+    const { open: openTurning } = sealing({ current: 'newer', keys: { newer, before: 'plain' } });
+    expect(() => openTurning('hash', forged)).toThrow('sealed under key "before", which is not among the keys');
   });
 });

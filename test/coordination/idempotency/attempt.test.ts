@@ -1,0 +1,347 @@
+/** One run of an operation, between the write that acquired its record and the one that ends it. */
+import { describe, expect, it } from 'vitest';
+import { decodeRecord } from '../../../src/coordination/idempotency/record.js';
+import { idempotency, memoryStore, type Store, StoreError } from '../../../src/index.js';
+import { virtualClock } from '../../../src/testing/index.js';
+import { handleOf, plain, raw, scope, setUp, setUpUnreliable } from './support.js';
+
+const mebibyte = 1_048_576;
+
+function storeError(applied: 'no' | 'unknown', reason: 'failed' | 'invalid' = 'failed') {
+  return new StoreError({ store: 'test', operation: 'write', reason, applied, detail: 'injected' });
+}
+
+/** An engine whose writes a test does itself, from the second one on. */
+function setUpWrites(
+  write: (inner: Store, count: number, ...given: Parameters<Store['write']>) => ReturnType<Store['write']>,
+) {
+  let writes = 0;
+  const world = setUp({}, (store) => ({
+    ...plain(store),
+    write: (...given) => {
+      writes++;
+      return writes === 1 ? store.write(...given) : write(store, writes, ...given);
+    },
+  }));
+  return { ...world, writes: () => writes };
+}
+
+describe('an attempt', () => {
+  it('renews nothing and leaves no timer when it has ended before its first renewal', async () => {
+    const { once, clock, faulty } = setUpUnreliable();
+    await once.run('k', () => 1, scope);
+    await clock.advance('1s');
+    expect(clock.pendingTimers).toBe(0);
+    await clock.advance('1h');
+    expect(faulty.verbs).toBe(2);
+  });
+
+  it('is renewed beside others that began earlier or later, by one timer until the first is due', async () => {
+    const { once, clock } = setUp();
+    const runs = [];
+    for (const key of ['a', 'b', 'c', 'd']) {
+      runs.push(once.run(key, ({ signal }) => clock.sleep('1m').then(() => signal.aborted), scope));
+      await clock.flush();
+      expect([clock.pendingTimers - runs.length, clock.nextTimerAt]).toEqual([1, 1_000]);
+      await clock.advance(200);
+    }
+    await clock.advance('30s');
+    for (const key of ['a', 'b', 'c', 'd']) {
+      await expect(once.run(key, () => 'again', scope)).rejects.toMatchObject({ code: 'ERR_IN_FLIGHT' });
+    }
+    await clock.advance('1m');
+    expect([await Promise.all(runs), clock.pendingTimers]).toEqual([[false, false, false, false], 0]);
+  });
+
+  it('keeps its key with the shortest lease', async () => {
+    const { once, clock } = setUp({ lease: 100 });
+    const run = once.run('k', ({ signal }) => clock.sleep('10s').then(() => signal.aborted), scope);
+    await clock.advance('10s');
+    expect(await run).toBe(false);
+  });
+
+  it('that was lost twice over takes no other out of the care of its engine', async () => {
+    const { once, clock, store } = setUp();
+    const lost = handleOf(await once.begin({ ...raw, key: 'lost' }));
+    const other = once.run('other', ({ signal }) => clock.sleep('1m').then(() => signal.aborted), scope);
+    const another = once.run('another', ({ signal }) => clock.sleep('1m').then(() => signal.aborted), scope);
+    const write = store.write.bind(store);
+    const frozen = idempotency({ store, clock: virtualClock(), lease: '3s' });
+    // Somebody else has it: the record is gone, and begun anew.
+    const keys: string[] = [];
+    store.write = (key, ...given) => {
+      keys.push(key);
+      return write(key, ...given);
+    };
+    await frozen.begin({ ...raw, key: 'lost' });
+    await store.remove(keys[0]!);
+    await frozen.begin({ ...raw, key: 'lost' });
+    for (let call = 0; call < 3; call++) expect(await lost.complete(new Uint8Array(1))).toBe('lost');
+    await clock.advance('1m');
+    expect(await Promise.all([other, another])).toEqual([false, false]);
+  });
+
+  it('tells once that it was lost, and how', async () => {
+    const { once, clock, store, events } = setUp();
+    const begun = handleOf(await idempotency({ store, clock: virtualClock(), lease: '3s' }).begin({ ...raw }));
+    await clock.advance('3s');
+    const { signal } = begun;
+    handleOf(await once.begin({ ...raw }));
+    for (let call = 0; call < 2; call++) {
+      await expect(begun.seal()).rejects.toThrow('this attempt has lost its key: another attempt has taken it over');
+    }
+    expect(signal.reason).toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'lost' });
+    const cut = setUpUnreliable();
+    const handle = handleOf(await cut.once.begin({ ...raw }));
+    cut.faulty.faults.push(...Array(99).fill('hangs'));
+    await cut.clock.advance('3s');
+    expect(String(handle.signal.reason)).toContain('this attempt has lost its key: it could not be renewed in time');
+    const told = cut.events.filter(({ outcome }) => outcome === 'lost');
+    expect(told).toEqual([expect.objectContaining({ attempt: 1, error: handle.signal.reason })]);
+    await cut.clock.advance('1m');
+    expect([cut.clock.pendingTimers, events.map(({ outcome }) => outcome)]).toEqual([0, ['takeover']]);
+  });
+});
+
+describe('the end of an attempt', () => {
+  it('is written at the next try where the store fails once, and nothing is told but that', async () => {
+    const { once, clock, faulty, events } = setUpUnreliable();
+    const run = once.run(
+      'k',
+      () => {
+        faulty.faults.push('fails');
+        return 'done';
+      },
+      scope,
+    );
+    await clock.advance('1s');
+    expect(await run).toBe('done');
+    expect(events).toMatchObject([
+      { outcome: 'store-error', attempt: 1, error: { code: 'ERR_STORE' } },
+      { outcome: 'executed', attempt: 1 },
+    ]);
+    expect(faulty.verbs).toBe(3);
+    await clock.advance('1h');
+    expect([faulty.verbs, clock.pendingTimers]).toEqual([3, 0]);
+  });
+
+  it('is told as unrecorded, with its attempt, when the store takes it in no form', async () => {
+    const { once, clock, events } = setUpWrites(() => Promise.reject(storeError('no', 'invalid')));
+    const run = once.run('k', () => 'done', scope);
+    await clock.advance('10s');
+    expect(await run).toBe('done');
+    expect(events.find(({ outcome }) => outcome === 'unrecorded')).toMatchObject({ attempt: 1 });
+  });
+
+  it('stays the end when it comes late: no renewal opens the record again, and nothing is lost', async () => {
+    const states: string[] = [];
+    const { once, clock, outcomes } = setUpWrites(async (store, count, key, value, options) => {
+      // Neither this write nor a renewal beside it has a reply in time, and the end is done all the same.
+      if (count === 2) await clock.sleep('900ms');
+      const answer = await store.write(key, value, options);
+      if (answer.ok) states.push(decodeRecord(value).state);
+      if (count === 2) await clock.sleep('1h');
+      return answer;
+    });
+    const handle = handleOf(await once.begin({ ...raw }));
+    const { signal } = handle;
+    const ended = handle.complete(new Uint8Array(1));
+    await clock.advance('3s');
+    expect([await ended, signal.aborted]).toEqual(['unrecorded', false]);
+    expect(states.lastIndexOf('running')).toBeLessThan(states.indexOf('completed'));
+    expect(outcomes()).not.toContain('lost');
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay' });
+  });
+
+  it('is no loss where a renewal comes first, or was on its way when it was written', async () => {
+    const { once, clock, outcomes, store } = setUpWrites(async (inner, count, key, value, options) => {
+      // The first renewal, and then the end, take a while; the second renewal waits until the end is there.
+      if (count === 2) await clock.sleep(100);
+      if (count === 3) await clock.sleep(200);
+      return inner.write(key, value, options);
+    });
+    const handle = handleOf(await once.begin({ ...raw }));
+    const { signal } = handle;
+    await clock.advance('1050ms');
+    const ended = handle.complete(new Uint8Array(1));
+    await clock.advance('5s');
+    expect([await ended, signal.aborted, outcomes(), store.size]).toEqual(['stored', false, ['executed'], 1]);
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay' });
+  });
+
+  it('of a result as large as may be is stored, and of one byte more is not', async () => {
+    const { once } = setUp({ maxBodyBytes: 10 });
+    const end = async (key: string, length: number) =>
+      handleOf(await once.begin({ ...raw, key })).complete(new Uint8Array(length));
+    expect([await end('a', 10), await end('b', 11)]).toEqual(['stored', 'too-large']);
+  });
+
+  it('of a large result takes turns, between which everything else goes on', async () => {
+    for (const [length, fewest] of [
+      [mebibyte / 2, 0],
+      [2 * mebibyte, 3],
+    ] as const) {
+      let turns = 0;
+      let isDone = false;
+      const looking = (async () => {
+        for (; !isDone; turns++) await new Promise((resolve) => setImmediate(resolve));
+      })();
+      const { once } = setUp({ maxBodyBytes: 4 * mebibyte, store: memoryStore({ maxValueBytes: 4 * mebibyte }) });
+      const handle = handleOf(await once.begin({ ...raw }));
+      const from = turns;
+      expect(await handle.complete(new Uint8Array(length).fill(7))).toBe('stored');
+      isDone = true;
+      await looking;
+      expect(turns - from).toBeGreaterThanOrEqual(fewest);
+      const begun = await once.begin({ ...raw });
+      expect(begun.kind === 'replay' && begun.result.length).toBe(length);
+    }
+  });
+
+  it('without a result says nothing of how long the operation takes', async () => {
+    const { once, clock } = setUp({ lease: '30s' });
+    for (const key of ['a', 'b', 'c']) {
+      const failing = once.run(key, () => clock.sleep('8s').then(() => Promise.reject(new Error('no'))), scope);
+      failing.catch(() => {});
+      await clock.advance('8s');
+    }
+    void once.begin({ ...raw, operation: 'idempotency' });
+    await expect(once.run('k', () => 1, scope)).rejects.toMatchObject({ retryAfterMs: 1_000 });
+  });
+});
+
+describe('seal', () => {
+  it('is told once, and repeated where its reply was lost', async () => {
+    const { once, clock, faulty, events } = setUpUnreliable();
+    const handle = handleOf(await once.begin({ ...raw }));
+    faulty.faults.push('lost');
+    const sealed = handle.seal();
+    await clock.advance(100);
+    await sealed;
+    await handle.seal();
+    expect(events).toMatchObject([
+      { outcome: 'sealed', attempt: 1 },
+      { outcome: 'store-error', attempt: 1, error: { applied: 'unknown' } },
+    ]);
+  });
+
+  it('that the store does not take rejects within its time, after a few tries at growing distances', async () => {
+    const { once, clock, writes } = setUpWrites(() => Promise.reject(storeError('unknown')));
+    const handle = handleOf(await once.begin({ ...raw }));
+    const sealed = handle.seal().catch((error) => error);
+    await clock.advance(500);
+    expect([await sealed, writes()]).toEqual([expect.any(StoreError), 8]);
+  });
+
+  it('that nobody waits for is no unhandled rejection, and counts all the same', async () => {
+    const { once, faulty } = setUpUnreliable();
+    const handle = handleOf(await once.begin({ ...raw }));
+    faulty.faults.push('fails');
+    void handle.seal();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(handle.decision).toBe('keep');
+    expect(() => handle.release()).toThrow('what was sealed cannot be released');
+  });
+
+  it('waits for a store that is slow, and no longer than it may be', async () => {
+    const { once, clock } = setUpWrites(async (store, _, ...given) => {
+      await clock.sleep(400);
+      return store.write(...given);
+    });
+    const handle = handleOf(await once.begin({ ...raw }));
+    const sealed = handle.seal();
+    await clock.advance(400);
+    expect(await sealed).toBeUndefined();
+  });
+});
+
+describe('phases', () => {
+  const names = ['a', 'b', 'c', 'd'];
+
+  it('of several attempts are each run once, in whichever attempt they came to their end', async () => {
+    const { once } = setUp({ onLost: 'resume' });
+    const done: string[] = [];
+    const run = (last: number) =>
+      once.run(
+        'k',
+        async ({ phase, attempt }) => {
+          const answers = [];
+          for (const [index, name] of names.entries()) {
+            if (index >= last) throw new Error('later');
+            answers.push(await phase(name, () => done.push(name) && `${name}${attempt}`));
+          }
+          return answers;
+        },
+        scope,
+      );
+    await expect(run(2)).rejects.toThrow('later');
+    await expect(run(3)).rejects.toThrow('later');
+    expect([await run(9), done]).toEqual([['a1', 'b1', 'c2', 'd3'], names]);
+  });
+
+  it('whose answer the store has not taken yet are kept with the next write', async () => {
+    const { once, faulty } = setUpUnreliable({ onLost: 'resume' });
+    let runs = 0;
+    const run = () =>
+      once.run(
+        'k',
+        async ({ phase, attempt }) => {
+          if (attempt === 1) faulty.faults.push('fails');
+          const first = phase('a', () => ++runs);
+          if (attempt === 1) await expect(first).rejects.toThrow(StoreError);
+          const second = await phase('b', () => `b${attempt}`);
+          if (attempt === 1) throw new Error('later');
+          return [await first, second];
+        },
+        scope,
+      );
+    await expect(run()).rejects.toThrow('later');
+    expect([await run(), runs]).toEqual([[1, 'b1'], 1]);
+  });
+
+  it('whose answer the store will never take do not keep it from taking the next', async () => {
+    const { once } = setUp({ onLost: 'resume' });
+    const run = () =>
+      once.run(
+        'k',
+        async ({ phase, attempt }) => {
+          const large = phase('a', () => 'x'.repeat(attempt === 1 ? 1_100_000 : 1));
+          if (attempt > 1) return [await large, await phase('b', () => 'b2'), await phase('c', () => 'c2')];
+          await expect(large).rejects.toMatchObject({ reason: 'invalid' });
+          await phase('a', () => 'small');
+          await phase('b', () => 'b1');
+          throw new Error('later');
+        },
+        scope,
+      );
+    await expect(run()).rejects.toThrow('later');
+    expect(await run()).toEqual(['small', 'b1', 'c2']);
+  });
+
+  it('whose answer has no JSON say why, with the cause', async () => {
+    const { once } = setUp();
+    const run = once.run('k', ({ phase }) => phase('a', () => Symbol('x')), scope);
+    await expect(run).rejects.toMatchObject({ name: 'TypeError', cause: { message: 'a symbol has no JSON' } });
+  });
+});
+
+describe('an attempt while the store is down', () => {
+  it('has the key and the downstream keys of a protected one, and says what its handler wants', async () => {
+    const options = { onStoreDown: 'run', secret: 'sixteen bytes or more' } as const;
+    const protectedOne = handleOf(await setUp(options).once.begin({ ...raw }));
+    const { once, faulty } = setUpUnreliable(options);
+    const unprotected = async () => {
+      faulty.faults.push('fails');
+      return handleOf(await once.begin({ ...raw }));
+    };
+    const handle = await unprotected();
+    expect([handle.key, handle.downstreamKey('charge')]).toEqual(['k', protectedOne.downstreamKey('charge')]);
+    expect(await handle.phase('charge', (key) => key)).toBe(protectedOne.downstreamKey('charge'));
+    expect(handle.decision).toBeUndefined();
+    await handle.seal();
+    expect([handle.decision, await handle.complete(new Uint8Array(1))]).toEqual(['keep', 'unrecorded']);
+    const other = await unprotected();
+    other.release();
+    expect([other.decision, await other.abandon()]).toEqual(['release', 'unrecorded']);
+  });
+});

@@ -1,0 +1,608 @@
+/** The state machine on the three verbs: what is in the way, who comes second, and what a store does to it. */
+import { inspect } from 'node:util';
+import { describe, expect, it } from 'vitest';
+import {
+  idempotency,
+  memoryStore,
+  OptionsError,
+  type Store,
+  type StoreChange,
+  StoreError,
+} from '../../../src/index.js';
+import { virtualClock } from '../../../src/testing/index.js';
+import { handleOf, plain, raw, scope, setUp, setUpUnreliable } from './support.js';
+
+const bytes = (...all: number[]) => Uint8Array.from(all);
+const storeError = (applied: 'no' | 'unknown', reason: 'failed' | 'busy' = 'failed') =>
+  new StoreError({ store: 'test', operation: 'write', reason, applied, detail: 'injected' });
+
+/** Its process is gone once it has begun: nothing moves its clock. */
+const lostIn = (store: Store, options = {}) => idempotency({ store, clock: virtualClock(), lease: '3s', ...options });
+
+describe('begin', () => {
+  it('gives a handle that shows neither key nor record in a log', async () => {
+    const { once } = setUp();
+    const handle = handleOf(await once.begin({ ...raw, key: 'of a customer' }));
+    expect(inspect(handle)).toBe(inspect({ attempt: 1, fence: handle.fence }));
+    expect(JSON.stringify(handle)).toBe(JSON.stringify({ attempt: 1, fence: handle.fence }));
+  });
+
+  it('runs at once, also where it would wait, and tells no wait where there was none', async () => {
+    const { once, outcomes } = setUp({ wait: '5s' });
+    const begun = once.begin({ ...raw });
+    expect(begun).not.toBeInstanceOf(Promise);
+    handleOf(await begun).complete(bytes(1));
+    const later = setUp({ wait: '5s' }, plain);
+    for (let call = 0; call < 2; call++) await later.once.run('k', () => 1, scope);
+    expect([outcomes(), later.outcomes()]).toEqual([['executed'], ['executed', 'replayed']]);
+  });
+
+  it('does not wait where it may not, and tells no wait', async () => {
+    const { once, clock, outcomes } = setUp({}, plain);
+    await once.begin({ ...raw });
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'busy' });
+    expect([outcomes(), clock.now()]).toEqual([['busy'], 0]);
+  });
+
+  it('says what is wrong with a key, and refuses an operation that could be taken for another', async () => {
+    const { once } = setUp({ name: 'pay' });
+    const run = (key: string, more = {}) => once.run(key, () => 'ran', { ...scope, ...more });
+    await expect(run('')).rejects.toThrow('"pay": a key is 1 to 255 characters, got \'\'');
+    for (const wrong of ['', 'a\0b', 'o'.repeat(1_001), '\ud800', 7]) {
+      await expect(run('k', { operation: wrong })).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'operation' });
+    }
+    expect([await run('k'.repeat(255)), await run('k', { operation: 'o'.repeat(1_000) })]).toEqual(['ran', 'ran']);
+  });
+
+  it('lets one of two take over at the same time, and the other finds it busy', async () => {
+    const { once, clock, store } = setUp({}, plain);
+    const other = idempotency({ store: plain(store), clock, lease: '3s' });
+    await lostIn(store).begin({ ...raw });
+    await clock.advance('3s');
+    const begun = await Promise.all([once, other].map((one) => one.begin({ ...raw })));
+    expect(begun.map(({ kind }) => kind).sort()).toEqual(['busy', 'takeover']);
+  });
+
+  it('leaves in doubt what it has found in doubt, also when the reply to that was lost', async () => {
+    const { once, clock, store, faulty } = setUpUnreliable({ onLost: 'refuse' });
+    await lostIn(store).begin({ ...raw });
+    await clock.advance('3s');
+    faulty.faults.push(...Array(2).fill('lost'));
+    const begun = once.begin({ ...raw });
+    await clock.advance(100);
+    expect(await begun).toEqual({ kind: 'in-doubt', cause: undefined });
+  });
+
+  it('asks again when what stood in the way is gone', async () => {
+    const gone = (store: Store): Store => {
+      let isFirst = true;
+      const write: Store['write'] = async (key, value, options) => {
+        if (!isFirst) return store.write(key, value, options);
+        isFirst = false;
+        return { ok: false, entry: undefined };
+      };
+      return { ...plain(store), write };
+    };
+    const { once } = setUp({}, gone);
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
+  });
+
+  it('takes fingerprints of different rules for no contradiction', async () => {
+    const { once, store, clock } = setUp();
+    await once.run('k', () => 'first', { ...scope, input: { cents: 1 } });
+    const other = idempotency({ store, clock, fingerprint: () => 'by another rule' });
+    expect(await other.run('k', () => expect.unreachable(), { ...scope, input: { cents: 2 } })).toBe('first');
+  });
+
+  it('keeps no trace that is longer than any it knows, since it comes from whoever calls', async () => {
+    const { once } = setUp();
+    for (const [key, length] of [
+      ['short', 255],
+      ['long', 256],
+    ] as const) {
+      handleOf(await once.begin({ ...raw, key, trace: 't'.repeat(length) })).complete(bytes(1));
+    }
+    expect(await once.begin({ ...raw, key: 'short' })).toMatchObject({ kind: 'replay', trace: 't'.repeat(255) });
+    expect(await once.begin({ ...raw, key: 'long' })).toMatchObject({ kind: 'replay', trace: undefined });
+  });
+
+  it('leaves no timer behind when a slow store has answered, or has failed', async () => {
+    const clock = virtualClock();
+    const faults: string[] = [];
+    const slow = (store: Store): Store => ({
+      ...plain(store),
+      write: async (...given) => {
+        await clock.sleep(100);
+        if (faults.shift() !== undefined) throw storeError('no');
+        return store.write(...given);
+      },
+    });
+    const once = idempotency({ store: slow(memoryStore({ clock })), clock, lease: '3s', storeTimeout: '1h' });
+    const first = once.begin({ ...raw });
+    await clock.advance(100);
+    handleOf(await first).release();
+    const ended = handleOf(await first).abandon();
+    await clock.advance(100);
+    expect(await ended).toBe('stored');
+    faults.push('fails');
+    const failed = once.begin({ ...raw });
+    await clock.advance('2s');
+    expect([(await failed).kind, clock.pendingTimers]).toEqual(['store-down', 0]);
+  });
+});
+
+describe('a store that fails as an operation begins', () => {
+  it('is not asked again when it says that nothing was done', async () => {
+    const { once, clock, faulty } = setUpUnreliable();
+    faulty.faults.push('fails');
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'store-down' });
+    await clock.advance('1h');
+    expect(faulty.verbs).toBe(1);
+  });
+
+  it('is named in the event, with the error, and in the error when it has not answered in time', async () => {
+    const { once, clock, events, faulty } = setUpUnreliable();
+    faulty.faults.push('fails', ...Array(9).fill('hangs'));
+    const error = (await once.begin({ ...raw })) as { error: unknown };
+    expect(events).toMatchObject([{ outcome: 'store-error', error: error.error, keyHash: expect.any(String) }]);
+    const hung = once.begin({ ...raw });
+    await clock.advance(500);
+    expect(await hung).toMatchObject({
+      kind: 'store-down',
+      error: { code: 'ERR_STORE', reason: 'timeout', applied: 'unknown', operation: 'begin' },
+    });
+    expect(String(((await hung) as { error: unknown }).error)).toContain('no answer within 500 ms ("storeTimeout")');
+  });
+
+  it('and runs all the same, if it may: the event says that it is unprotected, and why', async () => {
+    const { once, events, outcomes, faulty } = setUpUnreliable({ onStoreDown: 'run' });
+    faulty.faults.push('fails');
+    expect(await once.run('k', () => 'ran', scope)).toBe('ran');
+    expect(outcomes()).toEqual(['store-error', 'unprotected']);
+    expect(events[1]).toMatchObject({ durationMs: 0, error: events[0]!.error });
+    const refusing = setUpUnreliable();
+    refusing.faulty.faults.push('fails');
+    await expect(refusing.once.run('k', () => expect.unreachable(), scope)).rejects.toThrow(StoreError);
+    expect(refusing.outcomes()).toEqual(['store-error']);
+  });
+
+  it('has its begin taken back when it comes late, so that the key is free before the lease is over', async () => {
+    const clock = virtualClock();
+    const store = memoryStore({ clock });
+    let isLate = true;
+    const late: Store = {
+      ...plain(store),
+      write: async (...given) => {
+        if (!isLate) return store.write(...given);
+        isLate = false;
+        void clock.sleep(900).then(() => store.write(...given));
+        return new Promise(() => {});
+      },
+    };
+    const once = idempotency({ store: late, clock, lease: '30s', random: () => 0.5 });
+    const failed = once.begin({ ...raw });
+    await clock.advance(500);
+    // The next tries are refused by nobody yet, and hang as well.
+    expect((await failed).kind).toBe('store-down');
+    await clock.advance('3s');
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
+  });
+
+  it('has nothing taken back that is of somebody else by then', async () => {
+    const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 100 });
+    faulty.faults.push('hangs');
+    const failed = once.begin({ ...raw });
+    await clock.advance(100);
+    expect((await failed).kind).toBe('store-down');
+    const begun = await once.begin({ ...raw });
+    await clock.advance('2s');
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'busy' });
+    expect(await handleOf(begun).complete(bytes(7))).toBe('stored');
+    await clock.advance('2s');
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay', result: bytes(7) });
+  });
+
+  it('is left alone once the begin is taken back', async () => {
+    const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 4 });
+    faulty.faults.push('lost');
+    const failed = once.begin({ ...raw });
+    await clock.advance('1s');
+    expect([(await failed).kind, faulty.verbs]).toEqual(['store-down', 3]);
+    await clock.advance('1h');
+    expect([faulty.verbs, clock.pendingTimers]).toEqual([3, 0]);
+  });
+
+  it('has its begin taken back at the next try when the first one is refused or slow', async () => {
+    const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 4, lease: '30s' });
+    faulty.faults.push('lost', 'fails', 'hangs');
+    const failed = once.begin({ ...raw });
+    await clock.advance('1s');
+    expect((await failed).kind).toBe('store-down');
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
+  });
+});
+
+describe('a begin whose signal aborts', () => {
+  it('rejects with its reason, tells no error of the store, and frees the key', async () => {
+    const hangs = (store: Store): Store => ({
+      ...plain(store),
+      write: (key, value, options) => {
+        if (options.signal === undefined) return store.write(key, value, options);
+        const { signal } = options;
+        void store.write(key, value, { ...options, signal: undefined });
+        return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+      },
+    });
+    const { once, clock, outcomes } = setUp({ lease: '30s' }, hangs);
+    const controller = new AbortController();
+    const begun = Promise.resolve(once.begin({ ...raw, signal: controller.signal })).catch((error) => error);
+    await clock.advance(10);
+    controller.abort(new Error('gone'));
+    await clock.advance(100);
+    expect(await begun).toMatchObject({ message: 'gone' });
+    expect(outcomes()).toEqual([]);
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run' });
+  });
+});
+
+describe('wait', () => {
+  /** Asks are writes of whoever does not get the key. */
+  function counted(native: Store['native']) {
+    const asksMs: number[] = [];
+    const { once, clock, events } = setUp({ wait: '5s' }, (store) => ({
+      ...plain(store),
+      native,
+      write: async (...given) => {
+        const answer = await store.write(...given);
+        if (!answer.ok) asksMs.push(clock.now());
+        return answer;
+      },
+    }));
+    return { once, clock, events, asksMs };
+  }
+
+  it.each([
+    ['that has nothing besides the verbs', undefined],
+    ['that has no watch', {}],
+  ])('asks a store %s soon, then more seldom, and at the end once more', async (_, native) => {
+    const { once, clock, asksMs } = counted(native);
+    await once.begin({ ...raw });
+    const begun = once.begin({ ...raw });
+    await clock.advance('5s');
+    expect(await begun).toMatchObject({ kind: 'busy' });
+    expect(asksMs.slice(0, 7)).toEqual([0, 25, 75, 175, 375, 625, 875]);
+    expect(asksMs.at(-1)).toBe(5_000);
+  });
+
+  it('asks a store that wakes it up once a second, and at each change', async () => {
+    const rings: (() => void)[] = [];
+    let closed = 0;
+    const watch = (_key: string, onChange: (change: StoreChange) => void) => {
+      rings.push(() => onChange({ kind: 'changed' }));
+      return { ready: Promise.reject(new Error('cannot begin')), close: () => void closed++ };
+    };
+    const { once, clock, events, asksMs } = counted({ watch });
+    const handle = handleOf(await once.begin({ ...raw }));
+    const begun = once.begin({ ...raw });
+    await clock.advance('3s');
+    expect(asksMs).toEqual([0, 25, 75, 175, 375, 775, 1_575, 2_575]);
+    handle.complete(bytes(1));
+    await clock.flush();
+    rings[0]!();
+    await clock.flush();
+    expect(await begun).toMatchObject({ kind: 'replay' });
+    expect(asksMs.at(-1)).toBe(3_000);
+    expect(closed).toBe(1);
+    expect(events.find(({ outcome }) => outcome === 'waited')).toMatchObject({ durationMs: 3_000 });
+    // Heard by nobody any more.
+    rings[0]!();
+    await clock.advance('5s');
+    expect([asksMs.at(-1), clock.pendingTimers]).toEqual([3_000, 0]);
+  });
+
+  it('hears a ring that comes while it asks', async () => {
+    const rings: (() => void)[] = [];
+    const watch = (_key: string, onChange: (change: StoreChange) => void) => {
+      rings.push(() => onChange({ kind: 'changed' }));
+      return { ready: Promise.resolve(), close() {} };
+    };
+    let asks = 0;
+    let clockNow = () => 0;
+    const seen: number[] = [];
+    const { once, clock } = setUp({ wait: '5s' }, (store) => ({
+      ...plain(store),
+      native: { watch },
+      write: async (...given) => {
+        const answer = await store.write(...given);
+        if (!answer.ok) {
+          seen.push(clockNow());
+          if (++asks === 2) rings[0]!();
+        }
+        return answer;
+      },
+    }));
+    clockNow = () => clock.now();
+    await once.begin({ ...raw });
+    const begun = once.begin({ ...raw });
+    await clock.advance('5s');
+    await begun;
+    expect(seen.slice(0, 4)).toEqual([0, 25, 25, 125]);
+  });
+
+  it('is not begun with a signal that has aborted, and leaves no listener on one that has not', async () => {
+    const { once, clock } = setUp({ wait: '5s' });
+    const handle = handleOf(await once.begin({ ...raw }));
+    const aborted = once.begin({ ...raw, signal: AbortSignal.abort(new Error('gone')) });
+    await expect(aborted).rejects.toThrow('gone');
+    const controller = new AbortController();
+    const listeners: string[] = [];
+    const { signal } = controller;
+    for (const name of ['addEventListener', 'removeEventListener'] as const) {
+      const own = signal[name].bind(signal) as (...given: unknown[]) => void;
+      signal[name] = (...given: unknown[]) => {
+        listeners.push(name);
+        own(...given);
+      };
+    }
+    const begun = once.begin({ ...raw, signal });
+    await clock.advance('5s');
+    await begun;
+    const count = (name: string) => listeners.filter((one) => one === name).length;
+    expect(count('removeEventListener')).toBe(count('addEventListener'));
+    handle.complete(bytes(1));
+    expect(clock.pendingTimers).toBe(0);
+  });
+});
+
+describe('resolve', () => {
+  it('ends the doubt about a record that cannot be read', async () => {
+    const { once, store } = setUp();
+    const written: string[] = [];
+    const write = store.write.bind(store);
+    store.write = (key, ...given) => {
+      written.push(key);
+      return write(key, ...given);
+    };
+    await once.run('k', () => 1, scope);
+    for (const [resolution, answer] of [
+      [{ ...scope, result: 'found out' }, 'found out'],
+      [{ ...scope, release: true }, 'ran anew'],
+    ] as const) {
+      await write(written[0]!, bytes(1, 2, 3), { ttlMs: 60_000 });
+      await expect(once.run('k', () => expect.unreachable(), scope)).rejects.toMatchObject({ reason: 'unreadable' });
+      expect(await once.resolve('k', resolution)).toBe(true);
+      expect(await once.run('k', () => 'ran anew', scope)).toBe(answer);
+    }
+  });
+
+  it('ends what was lost, to the millisecond, without anybody having asked before', async () => {
+    const { once, clock, store } = setUp({ onLost: 'refuse' });
+    await lostIn(store).begin({ ...raw });
+    await clock.advance(2_999);
+    expect(await once.resolveBytes({ ...raw }, bytes(7))).toBe(false);
+    await clock.advance(1);
+    expect(await once.resolveBytes({ ...raw }, bytes(7))).toBe(true);
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay', result: bytes(7) });
+  });
+
+  it('ends nothing that is over, or free, however long ago', async () => {
+    const { once, clock } = setUp();
+    await once.run('done', () => 'done', scope);
+    await expect(
+      once.run(
+        'free',
+        () => {
+          throw new Error('no');
+        },
+        scope,
+      ),
+    ).rejects.toThrow('no');
+    await clock.advance('1h');
+    for (const key of ['done', 'free']) expect(await once.resolve(key, { ...scope, result: 'other' })).toBe(false);
+    expect(await once.run('free', () => 'ran', scope)).toBe('ran');
+  });
+
+  it('says that it is done when the store answers its own record, and not when somebody else was first', async () => {
+    const { store, clock } = setUp();
+    await lostIn(store).begin({ ...raw });
+    await clock.advance('3s');
+    const engine = (write: Store['write']) => idempotency({ store: { ...plain(store), write }, clock });
+    const repeating = engine(async (key, ...given) => {
+      await store.write(key, ...given);
+      return { ok: false, entry: await store.read(key) };
+    });
+    expect(await repeating.resolveBytes({ ...raw }, bytes(1))).toBe(true);
+    await lostIn(store).begin({ ...raw, key: 'second' });
+    await clock.advance('3s');
+    const other = idempotency({ store, clock });
+    let isFirst = true;
+    const late = engine(async (...given) => {
+      if (isFirst) expect(await other.resolveBytes({ ...raw, key: 'second' }, bytes(2))).toBe(true);
+      isFirst = false;
+      return store.write(...given);
+    });
+    expect(await late.resolveBytes({ ...raw, key: 'second' }, bytes(3))).toBe(false);
+    expect(await other.begin({ ...raw, key: 'second' })).toMatchObject({ kind: 'replay', result: bytes(2) });
+  });
+});
+
+describe('an event of the engine', () => {
+  it('says how long a wait, a run and its end took, and how old an answer is', async () => {
+    const { once, clock, events, store } = setUp({}, (inner) => ({
+      ...plain(inner),
+      write: async (...given) => {
+        await clock.sleep(40);
+        return inner.write(...given);
+      },
+    }));
+    const call = () => once.run('k', () => clock.sleep('500ms'), scope);
+    const first = call();
+    await clock.advance('2s');
+    await first;
+    const again = call();
+    await clock.advance('1s');
+    await again;
+    const broken = once.run('k', () => 1, { ...scope, input: 'other' }).catch(() => {});
+    await clock.advance('1s');
+    await broken;
+    const told = events.map(({ outcome, durationMs, ageMs, attempt }) => [outcome, durationMs, ageMs, attempt]);
+    expect(told).toEqual([
+      ['executed', 40, undefined, 1],
+      ['replayed', 40, 1_460, 1],
+      ['mismatch', 40, undefined, undefined],
+    ]);
+    expect(store.size).toBe(1);
+  });
+
+  it('says why a result cannot be given, or a record not be read', async () => {
+    const keys = { a: new Uint8Array(32) };
+    const { once, store, clock } = setUp({ encryption: { current: 'a', keys } });
+    const names: string[] = [];
+    const write = store.write.bind(store);
+    store.write = (key, ...given) => {
+      names.push(key);
+      return write(key, ...given);
+    };
+    await once.run('k', () => 1, scope);
+    const events: object[] = [];
+    const other = idempotency({ store, clock, on: (event) => void events.push(event) });
+    const run = () => other.run('k', () => expect.unreachable(), scope);
+    await expect(run()).rejects.toThrow('cannot be opened');
+    await write(names[0]!, bytes(9), { ttlMs: 60_000 });
+    await expect(run()).rejects.toThrow('cannot be read');
+    expect(events).toMatchObject([
+      { outcome: 'not-stored', durationMs: 0, error: { message: expect.stringContaining('key "a"') } },
+      { outcome: 'in-doubt', durationMs: 0, error: { name: 'DamagedRecordError' } },
+    ]);
+  });
+});
+
+describe('a transaction that somebody else has begun', () => {
+  /** What the tests need of a database: a lock that says so, and a commit or a rollback of all that was written. */
+  function database() {
+    const { once: _, clock, store } = setUp();
+    const given = { isLocked: false, refuses: 0 };
+    const writes: (readonly [string, Uint8Array, object])[] = [];
+    const inside: Pick<Store, 'read' | 'write' | 'remove'> = {
+      ...plain(store),
+      write: async (key, value, options) => {
+        if (given.isLocked) throw storeError('no', 'busy');
+        if (given.refuses > 0) {
+          given.refuses--;
+          return { ok: false, entry: undefined };
+        }
+        writes.push([key, value, options]);
+        return store.write(key, value, options);
+      },
+    };
+    const client = {};
+    const withNative: Store = {
+      ...plain(store),
+      native: { within: (asked: unknown) => (asked === client ? inside : undefined) } as never,
+    };
+    const outcomes: unknown[] = [];
+    const engine = (options = {}) =>
+      idempotency({
+        store: withNative,
+        clock,
+        lease: '3s',
+        on: (event) => void outcomes.push((event as { outcome?: string }).outcome),
+        ...options,
+      });
+    return { clock, store, client, given, writes, engine, outcomes };
+  }
+
+  it('runs once, whatever it answers, and tells it', async () => {
+    const { client, engine, outcomes, writes } = database();
+    const once = engine({ maxBodyBytes: 8 });
+    for (const value of [undefined, null, 0, 'text', 'x'.repeat(6)]) {
+      const key = `k ${String(value)}`;
+      expect(await once.transaction(client, key, async () => value, scope)).toBe(value);
+      if (value !== 'xxxxxx')
+        expect(await once.transaction(client, key, () => expect.unreachable(), scope)).toBe(value);
+    }
+    expect(outcomes.slice(0, 2)).toEqual(['executed', 'replayed']);
+    expect(outcomes.at(-1)).toBe('too-large');
+    // Its row is locked from the first statement on.
+    const [began, ended] = writes.map(([, , options]) => options);
+    expect([began, ended]).toMatchObject([{ ifVersion: 0 }, { ifVersion: expect.any(Number) }]);
+    expect(ended).not.toMatchObject({ ifVersion: 0 });
+    await expect(once.transaction(client, 'k xxxxxx', () => 1, scope)).rejects.toMatchObject({ reason: 'not-stored' });
+  });
+
+  it('finds a key that is locked in flight, and passes on whatever else the store says', async () => {
+    const { client, engine, given, outcomes } = database();
+    const once = engine({ wait: '5s' });
+    given.isLocked = true;
+    await expect(once.transaction(client, 'k', () => expect.unreachable(), scope)).rejects.toMatchObject({
+      code: 'ERR_IN_FLIGHT',
+      retryAfterMs: 1_000,
+    });
+    expect(outcomes).toEqual(['busy']);
+    given.isLocked = false;
+    await expect(
+      once.transaction(client, 'k', () => 1, { ...scope, signal: AbortSignal.abort(new Error('gone')) }),
+    ).rejects.toThrow('gone');
+  });
+
+  it('begins anew where what stood in the way is gone', async () => {
+    const { client, engine, given } = database();
+    given.refuses = 2;
+    expect(await engine().transaction(client, 'k', ({ attempt }) => attempt, scope)).toBe(1);
+  });
+
+  it('frees the key when the function throws, also where it is committed all the same', async () => {
+    const { client, engine, writes } = database();
+    const once = engine();
+    const failing = once.transaction(
+      client,
+      'k',
+      () => {
+        throw new RangeError('no stock');
+      },
+      scope,
+    );
+    await expect(failing).rejects.toThrow(RangeError);
+    expect(writes).toHaveLength(2);
+    expect(await once.transaction(client, 'k', ({ attempt }) => attempt, scope)).toBe(2);
+  });
+
+  it('takes the place of what was lost, or leaves it in doubt', async () => {
+    for (const onLost of ['rerun', 'refuse'] as const) {
+      const { client, clock, store, engine, outcomes } = database();
+      await lostIn(store, { name: 'idempotency' }).begin({ ...raw, operation: 'idempotency' });
+      const run = () => engine({ onLost }).transaction(client, 'k', ({ attempt }) => attempt, scope);
+      await expect(run()).rejects.toMatchObject({ code: 'ERR_IN_FLIGHT' });
+      await clock.advance('3s');
+      for (let call = 0; call < 2; call++) {
+        if (onLost === 'rerun') expect(await run()).toBe(2);
+        else await expect(run()).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'unknown' });
+      }
+      expect(outcomes).toEqual(
+        onLost === 'rerun' ? ['busy', 'executed', 'replayed'] : ['busy', 'in-doubt', 'in-doubt'],
+      );
+    }
+  });
+
+  it('says so when it is none, and holds no lock', async () => {
+    const { client, store, writes, engine } = database();
+    const stolen = engine().transaction(
+      client,
+      'k',
+      async () => {
+        // As if the first statement had been rolled back, and somebody else had begun.
+        for (const [key] of writes) await store.remove(key);
+        return 1;
+      },
+      scope,
+    );
+    await expect(stolen).rejects.toThrow('does not hold the lock of its key');
+  });
+
+  it('is asked of no store that has none', async () => {
+    for (const native of [undefined, {}]) {
+      const once = idempotency({ store: { ...plain(memoryStore()), native } });
+      await expect(once.transaction({}, 'k', () => 1, scope)).rejects.toThrow(OptionsError);
+    }
+  });
+});

@@ -1,5 +1,4 @@
 /** The promises of idempotency keys, in real time, on every store. */
-import { DatabaseSync } from 'node:sqlite';
 import { type IdempotencyOptions, idempotency, memoryStore, type Store } from 'holdfast';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
@@ -11,6 +10,7 @@ import { temporaryDatabase } from '../stores/sqlite-files.ts';
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import { redisProgram, startRedis } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
+import { unsynced } from '../support/unsynced.ts';
 
 interface BackEnd {
   readonly title: string;
@@ -64,7 +64,7 @@ const backEnds: BackEnd[] = [
     isThere: true,
     async open() {
       const file = temporaryDatabase();
-      const databases = [new DatabaseSync(file.path), new DatabaseSync(file.path)] as const;
+      const databases = [unsynced(file.path), unsynced(file.path)] as const;
       const [one, other] = databases;
       return {
         stores: [sqliteStore(one, { timeout: '10s' }), sqliteStore(other, { timeout: '10s' })],

@@ -239,7 +239,6 @@ export class Engine<V, K> {
     let answer: Awaited<ReturnType<Backing['write']>>;
     try {
       answer = await backing.write(text, { filled }, { ttlMs });
-      backing.renewed(text);
     } catch (error) {
       this.fence(text);
       return this.setLater(backing, text, error);

@@ -267,15 +267,7 @@ export class Flight<V, K> {
     let hasWaited = false;
     let waitEndsMs = Number.POSITIVE_INFINITY;
     let pauseMs = pollMs;
-    const settling = backing.settle('key', [this.text]);
-    try {
-      if (settling !== undefined) await settling;
-    } catch {
-      // What is there may be what somebody here has deleted.
-      return this.loadInOutage();
-    }
-    // What a batch has looked up was there before.
-    let answer = settling === undefined ? await this.firstLook(backing) : await this.look(backing);
+    let answer = await this.firstLook(backing);
     for (;;) {
       if (answer?.version !== undefined) return this.loadWithLease(backing, answer, undefined);
       if (this.isAborted) return;
@@ -343,6 +335,17 @@ export class Flight<V, K> {
 
   /** One trip: a key that this process knows nothing of is leased if it is absent; the refusal brings what is there. */
   private async firstLook(backing: Backing): Promise<Answer | undefined> {
+    const settling = backing.settle('key', [this.text]);
+    if (settling !== undefined) {
+      try {
+        await settling;
+      } catch {
+        // What is there may be what somebody here has deleted.
+        return undefined;
+      }
+      // What a batch has looked up was there before.
+      return this.look(backing);
+    }
     const { batch, held } = this.start;
     if (batch === undefined && held === undefined) return this.claim(backing, undefined, undefined);
     const known = batch?.lookOf(this);

@@ -604,6 +604,25 @@ describe('cache before a store, when things happen at one time,', () => {
     expect(users.peek('42')).toBe(2);
   });
 
+  it('looks again for what it has set itself when others may have set it before it was told so', async () => {
+    const { caches, users, source, control, clock } = setUpSeen({ early: 'off' }, 2);
+    // A load under way hears of all changes of the key.
+    source.delayMs = 100;
+    const loading = users.get('42');
+    await clock.flush();
+    const reply = gate();
+    control.after = (verb) => (verb === 'write' ? reply.opened : undefined);
+    const ours = users.set('42', 'ours');
+    await clock.flush();
+    control.after = () => undefined;
+    await caches[1]!.set('42', 'theirs');
+    reply.open();
+    await ours;
+    expect(await users.get('42')).toBe('theirs');
+    await clock.advance(100);
+    await loading;
+  });
+
   it('puts no older version in place of one that was set meanwhile', async () => {
     const { users, control, clock } = setUpSeen({ early: 'off' });
     await users.get('42');

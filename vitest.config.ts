@@ -16,6 +16,9 @@ const shared = {
 /** A property's seed is drawn anew each time: a second try could not repeat what its first one found. */
 const retry = process.env.CI ? { count: 1, condition: /^(?!Property failed)/ } : 0;
 
+/** What real servers and processes do comes late where others run beside them. Who is right at once waits no longer for it. */
+const patience = { poll: { timeout: 15_000, interval: 10 } };
+
 const inProcesses = ['test/stores/redis-matrix.test.ts', 'test/stores/postgres-faults.test.ts'];
 
 export default defineConfig({
@@ -34,6 +37,7 @@ export default defineConfig({
           maxWorkers: 3,
           // Real servers on a machine that does other things as well.
           testTimeout: 20_000,
+          expect: patience,
           retry,
           typecheck: {
             enabled: true,
@@ -46,7 +50,14 @@ export default defineConfig({
       {
         ...shared,
         // A thread that has cut thousands of connections does not always end; a process can be made to.
-        test: { name: 'unit in processes', include: inProcesses, pool: 'forks', testTimeout: 20_000, retry },
+        test: {
+          name: 'unit in processes',
+          include: inProcesses,
+          pool: 'forks',
+          testTimeout: 20_000,
+          expect: patience,
+          retry,
+        },
       },
       {
         test: {

@@ -67,7 +67,7 @@ describe('createFetch', () => {
     const http = createFetch({ policy: pipeline(replaced), fetch: async () => answer() });
     const response = await http('http://a.test/');
     expect(response.status).toBe(503);
-    await vi.waitFor(() => expect(cancelled).toBe(1), 3_000);
+    await expect.poll(() => cancelled).toBe(1);
     await response.body?.cancel();
   });
 
@@ -345,7 +345,7 @@ describe('a server that does not answer', () => {
     });
     await expect(http('http://a.test/')).rejects.toThrow();
     answer?.(new Response(new ReadableStream({ cancel: () => void cancelled++ }, { highWaterMark: 0 })));
-    await vi.waitFor(() => expect(cancelled).toBe(1), 3_000);
+    await expect.poll(() => cancelled).toBe(1);
   });
 });
 
@@ -413,7 +413,7 @@ describe('the listeners of a caller’s signal', () => {
         collect();
         expect(listeners).toBeLessThan(3);
       },
-      { timeout: 5_000, interval: 20 },
+      { timeout: 15_000, interval: 20 },
     );
   });
 });
@@ -523,15 +523,13 @@ describe('an origin that asks to wait', () => {
   });
 
   it('for longer than the deadline is not asked, and the caller is told at once when to come back', async () => {
-    await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after': '5' }).end());
-    const http = createFetch({ policy: pipeline(deadline('500ms'), repeating()) });
-    const startedMs = performance.now();
+    await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after': '60' }).end());
+    const http = createFetch({ policy: pipeline(deadline('30s'), repeating()) });
     expect((await http(server.origin)).status).toBe(429);
     const error = await http(server.origin).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(RateLimitedError);
-    expect((error as RateLimitedError).retryAfterMs).toBeGreaterThan(4_000);
+    expect((error as RateLimitedError).retryAfterMs).toBeGreaterThan(30_000);
     expect(server.received).toHaveLength(1);
-    expect(performance.now() - startedMs).toBeLessThan(450);
   });
 
   it('is not learnt from when pacing is off', async () => {

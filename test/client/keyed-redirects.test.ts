@@ -1,4 +1,4 @@
-import { describe, expect, it, vi } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { createFetch, discardBody, handles } from '../../src/client/fetch.js';
 import { type AnyPolicy, constant, deadline, hedge, pipeline, retry, timeout } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
@@ -117,7 +117,7 @@ describe('createFetch with an idempotency key', () => {
       const clock = virtualClock();
       const http = createFetch({ policy: pipeline(deadline({ after: '200ms', clock }), own) });
       const failing = expect(http(server.origin, post())).rejects.toMatchObject({ code });
-      await vi.waitFor(() => expect(other.received).toHaveLength(1), 3_000);
+      await expect.poll(() => other.received).toHaveLength(1);
       await clock.advance('60ms');
       // What would be sent meanwhile gets there before these are answered.
       for (let trip = 1; trip <= 3; trip++) await fetch(server.origin, { redirect: 'manual' });

@@ -1,5 +1,4 @@
 /** The promises of idempotency keys, in real time, on every store. */
-import { DatabaseSync } from 'node:sqlite';
 import { type IdempotencyOptions, idempotency, memoryStore, type Store } from 'holdfast';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
@@ -11,6 +10,7 @@ import { temporaryDatabase } from '../stores/sqlite-files.ts';
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import { redisProgram, startRedis } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
+import { unsynced } from '../support/unsynced.ts';
 
 interface BackEnd {
   readonly title: string;
@@ -64,7 +64,7 @@ const backEnds: BackEnd[] = [
     isThere: true,
     async open() {
       const file = temporaryDatabase();
-      const databases = [new DatabaseSync(file.path), new DatabaseSync(file.path)] as const;
+      const databases = [unsynced(file.path), unsynced(file.path)] as const;
       const [one, other] = databases;
       return {
         stores: [sqliteStore(one, { timeout: '10s' }), sqliteStore(other, { timeout: '10s' })],
@@ -103,7 +103,7 @@ for (const driver of postgresDrivers) {
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-describe.each(backEnds.filter(({ isThere }) => isThere))('idempotency on $title', ({ open }) => {
+describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency on $title', ({ open }) => {
   let opened: Awaited<ReturnType<BackEnd['open']>>;
   let keys = 0;
   beforeAll(async () => {
@@ -145,9 +145,13 @@ describe.each(backEnds.filter(({ isThere }) => isThere))('idempotency on $title'
 
   it('wakes up who waits', async () => {
     const { one, other, key, scope } = setUp({ wait: '20s' });
-    const first = one.run(key, () => pause(300).then(() => 'done'), scope);
-    await pause(30);
-    expect(await Promise.all([first, other.run(key, () => 'again', scope)])).toEqual(['done', 'done']);
+    let second: Promise<string> | undefined;
+    const work = async () => {
+      second = other.run(key, () => 'again', scope);
+      await pause(300);
+      return 'done';
+    };
+    expect([await one.run(key, work, scope), await second]).toEqual(['done', 'done']);
   });
 
   it('renews, and gives away what is no longer renewed', async () => {
@@ -210,11 +214,11 @@ describe.each(backEnds.filter(({ isThere }) => isThere))('idempotency on $title'
   });
 
   it('forgets a record when its time is over', async () => {
-    const { one, key, scope } = setUp({ ttl: '600ms', lease: '500ms' });
+    const { one, key, scope } = setUp({ ttl: '1500ms', lease: '500ms' });
     let runs = 0;
     const run = () => one.run(key, () => ++runs, scope);
     expect([await run(), await run()]).toEqual([1, 1]);
-    await pause(800);
+    await pause(1_700);
     expect(await run()).toBe(2);
   });
 });

@@ -130,15 +130,19 @@ describe.skipIf(program === undefined)('the example of the queue', { timeout: 12
     return { api, worker };
   }
 
+  const countOf = async (question: string) => {
+    const [command, list] = question.split(' ');
+    return Number((await redis.ask(`${command} bull:orders:${list}`)).slice(1));
+  };
   const total = (counts: ReadonlyMap<string, number>) => [...counts.values()].reduce((sum, count) => sum + count, 0);
 
   it('before: charges twice whoever clicks twice, and whom its worker had charged when it died', async () => {
     const { api, worker } = await start('before');
     try {
       await Promise.all([order(api, 'click'), order(api, 'click')]);
-      await expect.poll(() => bank.charges.get('click'), { timeout: 10_000 }).toBe(2);
+      await expect.poll(() => bank.charges.get('click'), { timeout: 20_000 }).toBe(2);
       await order(api, 'death');
-      await expect.poll(() => bank.charges.get('death'), { timeout: 10_000, interval: 2 }).toBe(1);
+      await expect.poll(() => bank.charges.get('death'), { timeout: 20_000, interval: 2 }).toBe(1);
       await worker.kill();
       await worker.start();
       await expect.poll(() => bank.charges.get('death'), { timeout: 20_000 }).toBe(2);
@@ -167,8 +171,9 @@ describe.skipIf(program === undefined)('the example of the queue', { timeout: 12
       }
       const missing = () => ids.filter((id) => !bank.charges.has(id));
       await expect.poll(missing, { timeout: 60_000, interval: 100 }).toEqual([]);
-      // Whoever was killed last may still have something to run again.
-      await sleep(3_000);
+      // Whoever was killed last may have left something that is run again.
+      const left = () => Promise.all(['LLEN wait', 'LLEN active', 'ZCARD delayed'].map(countOf));
+      await expect.poll(left, { timeout: 60_000, interval: 100 }).toEqual([0, 0, 0]);
       expect(
         ids.filter((id) => bank.charges.get(id) !== 1),
         `seed ${seed}`,

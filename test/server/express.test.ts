@@ -6,6 +6,7 @@ import express from 'express';
 import { describe, expect, it } from 'vitest';
 import { OptionsError } from '../../src/index.js';
 import { callOf, deadline } from '../../src/server/express.js';
+import { virtualClock } from '../../src/testing/index.js';
 import { deferred, problemOf, untilAborted } from './support.js';
 
 async function withServer(app: express.Express, task: (url: string) => Promise<void>): Promise<void> {
@@ -43,9 +44,11 @@ describe('deadline of express, by itself', () => {
 
   it('lets an answer that has begun go on, and aborts the call', async () => {
     const app = express();
-    app.use(deadline({ default: 50 }));
+    const clock = virtualClock();
+    app.use(deadline({ default: 50, clock }));
     app.get('/', async (request, response) => {
       response.write('first,');
+      void clock.advance(50);
       await untilAborted(callOf(request).signal).catch(() => {});
       response.end('last');
     });
@@ -58,8 +61,10 @@ describe('deadline of express, by itself', () => {
   it('keeps the status it sent, whatever the handler does afterwards, and throws at none of it', async () => {
     const app = express();
     const done = deferred<unknown>();
-    app.use(deadline({ default: 30 }));
+    const clock = virtualClock();
+    app.use(deadline({ default: 30, clock }));
     app.get('/', async (request, response) => {
+      void clock.advance(30);
       await untilAborted(callOf(request).signal).catch(() => {});
       await sleep(5);
       try {
@@ -83,10 +88,12 @@ describe('deadline of express, by itself', () => {
     const app = express();
     const ports = new Set<number | undefined>();
     const ended = deferred<void>();
-    app.use(deadline({}));
+    const clock = virtualClock();
+    app.use(deadline({ clock }));
     app.get('/', async (request, response) => {
       ports.add(request.socket.remotePort);
       if (callOf(request).remainingMs === Number.POSITIVE_INFINITY) return void response.json({});
+      void clock.advance(40);
       try {
         await untilAborted(callOf(request).signal);
       } finally {

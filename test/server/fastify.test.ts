@@ -52,8 +52,9 @@ describe('deadline of fastify, by itself', () => {
   it('answers once when the time passes while a hook still works on the answer', async () => {
     const lines: string[] = [];
     const app = Fastify({ logger: { level: 'warn', stream: { write: (line: string) => void lines.push(line) } } });
-    await app.register(deadline, { default: 20 });
-    app.addHook('onSend', () => sleep(60).then(() => undefined as never));
+    const clock = virtualClock();
+    await app.register(deadline, { default: 20, clock });
+    app.addHook('onSend', () => clock.advance(60).then(() => undefined as never));
     let reason: unknown;
     app.get('/', (request) => {
       callOf(request).signal.addEventListener('abort', () => {
@@ -70,11 +71,13 @@ describe('deadline of fastify, by itself', () => {
   it('sends its own answer through slow hooks, too, and drops what the handler returns meanwhile', async () => {
     const lines: string[] = [];
     const app = Fastify({ logger: { level: 'warn', stream: { write: (line: string) => void lines.push(line) } } });
-    await app.register(deadline, { default: 20 });
+    const clock = virtualClock();
+    await app.register(deadline, { default: 20, clock });
     app.addHook('onSend', () => sleep(60).then(() => undefined as never));
     const responses: number[] = [];
     app.addHook('onResponse', async (_request, reply) => void responses.push(reply.statusCode));
     app.get('/', async (request) => {
+      void clock.advance(20);
       await untilAborted(callOf(request).signal).catch(() => {});
       return { late: true };
     });

@@ -313,7 +313,7 @@ async function settle(store: Store, verb: Verb, value: string, ifVersion: number
         : store.read('key');
   const outcome = await promise.catch((error: unknown) => error);
   // In time, and a good deal for a machine that is busy.
-  expect(performance.now() - beganMs).toBeLessThan(timeout + 1500);
+  expect(performance.now() - beganMs).toBeLessThan(timeout + 5_000);
   return outcome;
 }
 

@@ -157,16 +157,17 @@ describe.skipIf(home === undefined)('advisory locks', { timeout: 60_000 }, () =>
       const grantedMs = performance.now();
       expect(lostMs).toBeGreaterThan(0);
       expect(lostMs).toBeLessThan(grantedMs);
-      expect(grantedMs - startMs).toBeLessThan(ttl + 1_500);
+      expect(grantedMs - startMs).toBeLessThan(ttl + 10_000);
       expect([lock.held(), await lock.release()]).toEqual([false, 'lost']);
       await next.release();
     });
 
     it('is lost at once when its connection breaks, or its session is ended', async () => {
       for (const end of [() => proxy.reset(), () => terminate()]) {
-        const lock = await take('key', {}, proxy.port);
+        // Not by its lease, which has longer to go.
+        const lock = await take('key', { ttl: 60_000 }, proxy.port);
         await end();
-        await expect.poll(() => lock.signal.aborted, { timeout: ttl / 2, interval: 5 }).toBe(true);
+        await expect.poll(() => lock.signal.aborted).toBe(true);
         expect(await lock.release()).toBe('lost');
       }
     });

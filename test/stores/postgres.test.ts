@@ -70,6 +70,18 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     connections.push(connection);
     return connection;
   };
+  /** Something else has the one connection of its pool, until it is told to give it back. */
+  const keptBusy = async (busy: PostgresConnection) => {
+    const other = open(1);
+    await other.query('SELECT pg_advisory_lock(7)');
+    const waiting = busy.query('SELECT pg_advisory_xact_lock(7)');
+    const blocked = "SELECT count(*)::int AS n FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    await expect.poll(() => other.query(blocked)).toEqual([{ n: 1 }]);
+    return async () => {
+      await other.query('SELECT pg_advisory_unlock(7)');
+      await waiting;
+    };
+  };
   beforeAll(async () => {
     server = await startPostgres(home!);
     await postgresStore(open().pool).migrate();
@@ -218,29 +230,18 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
   it('fails in time while the pool has no connection to give', async () => {
     const connection = open(1);
     const store = postgresStore(connection.pool, { prefix: 'exhausted', timeout: 100 });
-    const sleeping = connection.query('SELECT pg_sleep(0.6)');
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    const wake = await keptBusy(connection);
     // Of what waits in a queue of postgres.js nobody knows.
     const applied = title === 'pg' ? 'no' : 'unknown';
     expect(await failure(store.write('key', bytes('lost'), { ttlMs }))).toMatchObject({ reason: 'timeout', applied });
-    await sleeping;
-    if (title === 'pg')
-      await expect
-        .poll(
-          () =>
-            store.read('key').then(
-              (entry) => entry === undefined,
-              () => false,
-            ),
-          { timeout: 5_000 },
-        )
-        .toBe(true);
+    await wake();
+    if (title === 'pg') await expect.poll(() => store.read('key').catch(String)).toBeUndefined();
   });
 
   it('ends a wait by its signal, and every wait when it is closed', async () => {
     const connection = open(1);
     const store = postgresStore(connection.pool, { prefix: 'ends', timeout: '10s' });
-    const sleeping = connection.query('SELECT pg_sleep(0.5)');
+    const wake = await keptBusy(connection);
     const controller = new AbortController();
     const aborted = store.read('key', { signal: controller.signal });
     controller.abort(new Error('enough'));
@@ -250,6 +251,6 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     await store.close();
     expect(await closed).toMatchObject({ reason: 'closed' });
     expect(await failure(store.read('key'))).toMatchObject({ reason: 'closed', applied: 'no' });
-    await sleeping;
+    await wake();
   });
 });

@@ -75,7 +75,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
         failure(store.write(`key ${index}`, bytes('lost'), { ttlMs })),
       );
       for (const error of await Promise.all(verbs)) expect(['timeout', 'closed', 'failed']).toContain(error.reason);
-      expect(performance.now() - beganMs).toBeLessThan(timeout + 1500);
+      expect(performance.now() - beganMs).toBeLessThan(timeout + 5_000);
       // By now the client knows that there is no server.
       const { reason, applied } = await failure(store.write('key', bytes('lost'), { ttlMs }));
       expect([reason, applied]).toEqual(['timeout', 'no']);

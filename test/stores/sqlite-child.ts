@@ -1,6 +1,6 @@
 /** Another process at the same file: it does what it is told by messages, or writes in a loop until it is killed. */
-import { DatabaseSync } from 'node:sqlite';
 import { type SqliteStore, sqliteStore } from '../../src/stores/sqlite.js';
+import { unsynced } from '../support/unsynced.ts';
 
 export interface Asked {
   readonly id: number;
@@ -11,10 +11,7 @@ export interface Asked {
 }
 
 const [path, mode] = process.argv.slice(2) as [string, string];
-const db = new DatabaseSync(path);
-// What the system was given outlives the process. Only a loss of power needs a sync, and that waits for all that others write to the disk.
-db.exec('PRAGMA synchronous = OFF');
-const store = sqliteStore(db, { timeout: '10s' });
+const store = sqliteStore(unsynced(path), { timeout: '10s' });
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
 
 if (mode === 'loop') await writeForEver(store);

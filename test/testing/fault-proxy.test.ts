@@ -56,7 +56,7 @@ async function client(): Promise<Client> {
 }
 
 function soon(claim: () => void): Promise<unknown> {
-  return vi.waitFor(claim, { interval: 2, timeout: 3000 });
+  return vi.waitFor(claim, { interval: 2, timeout: 15_000 });
 }
 
 const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));

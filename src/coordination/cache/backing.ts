@@ -100,12 +100,17 @@ export class Backing {
     options: Pick<StoreWriteOptions, 'ttlMs' | 'ifVersion'>,
   ): Promise<Answer> {
     const { clock, timeouts, serializer } = this.settings;
+    const id = this.keyOf('key', key);
+    const owed = this.debts.of(id);
     const sentMs = clock.now();
     const bytes = encodeRecord({ ...record, serializer });
     const answer = await this.run('write', timeouts.writeMs, (store, signal) =>
-      store.write(this.keyOf('key', key), bytes, { ...options, evictable: true, signal }),
+      store.write(id, bytes, { ...options, evictable: true, signal }),
     );
-    return answer.ok ? { version: answer.version, sentMs } : { sentMs, seen: seen(answer.entry, sentMs) };
+    if (!answer.ok) return { sentMs, seen: seen(answer.entry, sentMs) };
+    // What was void is written over, whatever it was.
+    if (options.ifVersion === undefined) this.debts.cancel(id, owed);
+    return { version: answer.version, sentMs };
   }
 
   remove(key: string, ifVersion?: number): Promise<boolean> {
@@ -141,11 +146,6 @@ export class Backing {
     return this.payOrOwe('tag', tag, () => this.bump(tag));
   }
 
-  /** The key holds something new, so nothing is owed of it. */
-  renewed(key: string): void {
-    this.debts.cancel(this.keyOf('key', key));
-  }
-
   /** Writes what is owed of a key, or of tags. Rejects while the store cannot; then nothing that it says of them is to be trusted. */
   settle(kind: Kind, keys: Iterable<string>): Promise<void> | undefined {
     if (this.debts.isEmpty) return undefined;
@@ -154,9 +154,10 @@ export class Backing {
 
   private async payOrOwe(kind: Kind, key: string, payment: Payment): Promise<void> {
     const id = this.keyOf(kind, key);
+    const owed = this.debts.of(id);
     try {
       await payment();
-      this.debts.cancel(id);
+      this.debts.cancel(id, owed);
     } catch (error) {
       const { onStoreDown, onOwed } = this.settings;
       // What the store will never take, it will not take later. Closed is also a connection that broke.

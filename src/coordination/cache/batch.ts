@@ -25,6 +25,8 @@ export interface BatchSettings<V, K> {
 interface Wanted<V, K> {
   readonly key: K;
   readonly signal: AbortSignal;
+  /** When its flight gives it up. */
+  readonly endsMs: number;
   readonly resolve: (value: V) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -65,8 +67,9 @@ export class Batch<V, K> {
   load(flight: Flight<V, K>, signal: AbortSignal): Promise<V> | undefined {
     if (!this.undecided.has(flight) || this.settings.loader === undefined) return undefined;
     const key = this.undecided.get(flight) as K;
+    const { clock, hardTimeoutMs } = this.settings;
     const loaded = new Promise<V>((resolve, reject) => {
-      this.wanted.push({ key, signal, resolve, reject });
+      this.wanted.push({ key, signal, endsMs: clock.now() + hardTimeoutMs, resolve, reject });
     });
     this.skip(flight);
     return loaded;
@@ -79,7 +82,7 @@ export class Batch<V, K> {
 
   private async run(): Promise<void> {
     const { wanted } = this;
-    const { loader, gate, clock, hardTimeoutMs } = this.settings;
+    const { loader, gate, clock } = this.settings;
     if (wanted.length === 0 || loader === undefined) return;
     const controller = new AbortController();
     // One that is given up leaves the others their load.
@@ -97,7 +100,9 @@ export class Batch<V, K> {
     }
     try {
       const keys = wanted.map(({ key }) => key);
-      const values = await loader(keys, loadContext(controller.signal, clock, clock.now() + hardTimeoutMs, false));
+      // Who came last gives up last.
+      const { endsMs } = wanted.at(-1)!;
+      const values = await loader(keys, loadContext(controller.signal, clock, endsMs, false));
       if (!Array.isArray(values) || values.length !== wanted.length) {
         const got = Array.isArray(values) ? `${values.length} values` : typeof values;
         throw new TypeError(

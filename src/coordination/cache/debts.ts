@@ -39,14 +39,19 @@ export class Debts {
     return true;
   }
 
-  /** What was owed has been written by somebody else. */
-  cancel(id: string): void {
-    this.owed.delete(id);
+  /** What is owed of it now. */
+  of(id: string): Payment | undefined {
+    return this.owed.get(id);
+  }
+
+  /** What was owed when that was begun which makes it needless. Another one, that came meanwhile, is still owed. */
+  cancel(id: string, payment: Payment | undefined): void {
+    if (this.owed.get(id) === payment) this.owed.delete(id);
   }
 
   /** Writes what is owed of these before anybody trusts them; rejects while the store cannot. */
   async settle(ids: Iterable<string>): Promise<void> {
-    for (const id of ids) await this.pay(id);
+    for (const id of ids) while (this.owed.has(id)) await this.pay(id);
   }
 
   /** Tries once more, for all, and gives up. */
@@ -65,16 +70,14 @@ export class Debts {
     }
   }
 
-  private pay(id: string): Promise<unknown> | undefined {
-    const payment = this.owed.get(id);
-    if (payment === undefined) return undefined;
+  private pay(id: string): Promise<unknown> {
     const there = this.paying.get(id);
     if (there !== undefined) return there;
+    const payment = this.owed.get(id)!;
     const paying = payment().then(
       () => {
         this.paying.delete(id);
-        // Another one, that came meanwhile, is still owed.
-        if (this.owed.get(id) === payment) this.owed.delete(id);
+        this.cancel(id, payment);
       },
       (error) => {
         this.paying.delete(id);

@@ -239,7 +239,6 @@ export class Engine<V, K> {
     let answer: Awaited<ReturnType<Backing['write']>>;
     try {
       answer = await backing.write(text, { filled }, { ttlMs });
-      backing.renewed(text);
     } catch (error) {
       this.fence(text);
       return this.setLater(backing, text, error);
@@ -418,6 +417,8 @@ export class Engine<V, K> {
       this.backing === undefined ? Number.POSITIVE_INFINITY : nowMs + (isTold ? maxL1Ms.told : maxL1Ms.untold);
     const held = new Held(text, placing, nowMs, boundMs, early, random);
     this.watch(text, held);
+    // What was told since the store was asked was not told of this copy.
+    if (!isTold && held.version > 0 && held.watches.some(({ isReady }) => isReady)) held.suspect();
     for (const tag of held.tags.keys()) {
       let tagged = this.heldByTag.get(tag);
       if (tagged === undefined) {

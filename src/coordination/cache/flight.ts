@@ -99,6 +99,8 @@ export class Flight<V, K> {
   private wasWatched = false;
   private toldWhenSettled = 0;
   private readonly tagWatches: KeyWatch[] = [];
+  /** What memory has of the key by this flight, or had before it. */
+  private held: Held<V> | undefined;
   /** What may stand in for an error, and until when. */
   private fallback: { readonly value: V; readonly untilMs: number; readonly freshness: Freshness } | undefined =
     undefined;
@@ -109,6 +111,7 @@ export class Flight<V, K> {
     this.engine = engine;
     this.start = start;
     this.text = start.text;
+    this.held = start.held;
     this.isPinned = start.background !== undefined;
     const { clock } = engine.settings;
     this.clock = start.background !== undefined ? (clock.background ?? clock) : clock;
@@ -267,15 +270,7 @@ export class Flight<V, K> {
     let hasWaited = false;
     let waitEndsMs = Number.POSITIVE_INFINITY;
     let pauseMs = pollMs;
-    const settling = backing.settle('key', [this.text]);
-    try {
-      if (settling !== undefined) await settling;
-    } catch {
-      // What is there may be what somebody here has deleted.
-      return this.loadInOutage();
-    }
-    // What a batch has looked up was there before.
-    let answer = settling === undefined ? await this.firstLook(backing) : await this.look(backing);
+    let answer = await this.firstLook(backing);
     for (;;) {
       if (answer?.version !== undefined) return this.loadWithLease(backing, answer, undefined);
       if (this.isAborted) return;
@@ -343,6 +338,17 @@ export class Flight<V, K> {
 
   /** One trip: a key that this process knows nothing of is leased if it is absent; the refusal brings what is there. */
   private async firstLook(backing: Backing): Promise<Answer | undefined> {
+    const settling = backing.settle('key', [this.text]);
+    if (settling !== undefined) {
+      try {
+        await settling;
+      } catch {
+        // What is there may be what somebody here has deleted.
+        return undefined;
+      }
+      // What a batch has looked up was there before.
+      return this.look(backing);
+    }
     const { batch, held } = this.start;
     if (batch === undefined && held === undefined) return this.claim(backing, undefined, undefined);
     const known = batch?.lookOf(this);
@@ -380,7 +386,7 @@ export class Flight<V, K> {
     seen: Seen | undefined,
     known: Known<V> | undefined,
   ): Promise<Answer | undefined> {
-    if (seen === undefined) this.engine.forget(this.text, this.start.held);
+    if (seen === undefined) this.engine.forget(this.text, this.held);
     const { leaseMs } = this.engine.settings;
     this.noteTold();
     try {
@@ -462,7 +468,9 @@ export class Flight<V, K> {
 
   private hold(placing: Placing<V>, bytes: number): void {
     const held = this.engine.place(this.text, placing, bytes, this.wasWatched, this.mark);
-    if (this.told() !== this.toldBefore) held?.suspect();
+    if (held === undefined) return;
+    this.held = held;
+    if (this.told() !== this.toldBefore) held.suspect();
   }
 
   private mayFallBackTo(value: V, filledAtMs: number, { staleMs, errorMs }: Windows, freshness: Freshness): void {
@@ -646,7 +654,7 @@ export class Flight<V, K> {
   ): Promise<Filled | 'uncached' | 'overtaken'> {
     const { engine } = this;
     const loadMs = this.smoothedLoadMs(known?.filled.loadMs);
-    const lifetimes = engine.lifetimesOf(value, this.start.key);
+    const lifetimes = this.lifetimesOf(value);
     if (lifetimes === undefined) return 'uncached';
     const names = engine.tagsOf(value, this.start.key);
     const bytes = engine.encode(value);
@@ -671,6 +679,13 @@ export class Flight<V, K> {
     }
     this.engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
     return { bytes, isUndefined: value === undefined, ...lifetimes, ageMs: 0, loadMs, tags };
+  }
+
+  /** Undefined for what is not to be kept; then what was held before is void, too. */
+  private lifetimesOf(value: V): Lifetimes | undefined {
+    const lifetimes = this.engine.lifetimesOf(value, this.start.key);
+    if (lifetimes === undefined) this.engine.forget(this.text, this.held);
+    return lifetimes;
   }
 
   private smoothedLoadMs(before: number | undefined): number {
@@ -748,7 +763,7 @@ export class Flight<V, K> {
       if (this.settleStale()) return;
       throw error;
     }
-    const lifetimes: Lifetimes | undefined = engine.lifetimesOf(value, this.start.key);
+    const lifetimes = this.lifetimesOf(value);
     if (lifetimes !== undefined && !this.isFenced) {
       const tags = new Map(engine.tagsOf(value, this.start.key).map((tag) => [tag, 0]));
       const loadMs = this.smoothedLoadMs(held?.loadMs);
@@ -758,7 +773,7 @@ export class Flight<V, K> {
       this.toldBefore = this.told();
       this.hold(placing, engine.sizeOf(value));
       engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
-    } else if (lifetimes === undefined) engine.forget(this.text, held);
+    }
     const ttlMs = lifetimes?.freshMs;
     this.finish(value, ttlMs === undefined ? undefined : { freshMs: this.clock.now() + ttlMs, ttlMs });
   }

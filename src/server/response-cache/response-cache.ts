@@ -397,12 +397,14 @@ class Ask<Request> {
       const lost = () => reject(new Error(`the request for a refresh was answered ${response.statusCode} on its way`));
       errand.take = (arrived: CacheExchange<Request>) => {
         errand.take = undefined;
-        // Who watches it tells how it ends. The close may come first: what ends in a tick of its own is closed before any promise is heard.
-        response.removeListener('close', lost);
-        if (owner.rootOf(arrived, rules) !== root) {
-          reject(new Error('the request for a refresh came as another one'));
+        try {
+          if (owner.rootOf(arrived, rules) !== root) throw new Error('the request for a refresh came as another one');
+        } catch (error) {
+          reject(error);
           return arrived.next();
         }
+        // Who watches it tells how it ends. The close may come first: what ends in a tick of its own is closed before any promise is heard.
+        response.removeListener('close', lost);
         const inner = new Ask(owner, arrived, rules, root);
         inner.address = address;
         // Nobody reads on what is not kept: for its handler that is a client that left.

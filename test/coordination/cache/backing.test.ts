@@ -232,7 +232,7 @@ describe('backing of a cache', () => {
 
   it('owes nothing of a key that was invalidated after all, or holds something new', async () => {
     const { backing, calls, owed, state, fail } = setUp({ onStoreDown: 'replay' });
-    for (const pay of [() => backing.invalidate('42'), () => backing.renewed('42')]) {
+    for (const pay of [() => backing.invalidate('42'), () => backing.write('42', record, { ttlMs: 1_000 })]) {
       fail('failed');
       await backing.invalidate('42');
       state.answer = undefined;
@@ -242,6 +242,34 @@ describe('backing of a cache', () => {
       expect(calls.length).toBe(length);
     }
     expect(owed.map(([key]) => key)).toEqual(['42', '42']);
+  });
+
+  it.each([
+    ['an invalidation', (backing: Backing) => backing.invalidate('42')],
+    ['a write', (backing: Backing) => backing.write('42', record, { ttlMs: 1_000 })],
+  ])('owes what was asked for while %s before it was on its way', async (_, begin) => {
+    const { backing, calls, clock, state, fail } = setUp({ onStoreDown: 'replay' });
+    state.answer = () => clock.sleep(100).then(() => ({ ok: true, version: 1 }) as never);
+    const before = begin(backing);
+    fail('failed');
+    await backing.invalidate('42');
+    await clock.advance(100);
+    await before;
+    state.answer = undefined;
+    const { length } = calls;
+    await backing.settle('key', ['42']);
+    expect(calls.length).toBe(length + 1);
+  });
+
+  it('still owes a key of which something was written on a condition', async () => {
+    const { backing, calls, state, fail } = setUp({ onStoreDown: 'replay' });
+    fail('failed');
+    await backing.invalidate('42');
+    state.answer = undefined;
+    await backing.write('42', record, { ttlMs: 1_000, ifVersion: 0 });
+    const { length } = calls;
+    await backing.settle('key', ['42']);
+    expect(calls.length).toBe(length + 1);
   });
 
   it('owes nothing that the store will never take', async () => {

@@ -132,6 +132,21 @@ describe('cache, asked for many keys,', () => {
     expect([given!.remainingMs, given!.isBackground, given!.signal.aborted]).toEqual([7_000, false, false]);
   });
 
+  it('tells the loader how long it may still take when it had to wait for its turn', async () => {
+    const told: number[] = [];
+    const load: LoadMany = (keys, { remainingMs }) => {
+      told.push(remainingMs);
+      return upper(keys);
+    };
+    const { users, clock, source } = setUpMany(load, { hardTimeout: '7s', maxConcurrentLoads: 1 });
+    source.delayMs = 3_000;
+    const first = users.get('x');
+    const answers = users.getMany(['a', 'b']);
+    await clock.advance(3_000);
+    await Promise.all([first, answers]);
+    expect(told).toEqual([4_000]);
+  });
+
   it('gives each key what the loader throws', async () => {
     const failure = new Error('down');
     const { users } = setUpMany(() => {
@@ -230,6 +245,32 @@ describe('cache, when a caller of many keys gives up,', () => {
     expect(signals).toEqual([]);
     await users.close();
     expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('takes one that was given up while the store was down for none of those that are loaded', async () => {
+    const batches: (readonly string[])[] = [];
+    const { users, clock, state, shared } = setUpMany(
+      async (keys) => {
+        batches.push(keys);
+        throw new Error('no source');
+      },
+      { onStoreDown: 'replay' },
+    );
+    state.isDown = true;
+    await users.delete('a');
+    state.isDown = false;
+    // What is owed of the first is written slowly, and not taken.
+    shared.remove = () => clock.sleep(100).then(() => Promise.reject(new Error('down')));
+    const controller = new AbortController();
+    const answer = users.getMany(['a', 'b'], { signal: controller.signal });
+    const other = users.get('b');
+    controller.abort('enough');
+    await Promise.all([
+      expect(answer).rejects.toBe('enough'),
+      expect(other).rejects.toThrow('no source'),
+      clock.advance(200),
+    ]);
+    expect(batches).toEqual([['b']]);
   });
 
   it('asks nothing at all for one who has given up before', async () => {

@@ -63,25 +63,28 @@ describe('debts of a cache', () => {
     expect(paid).toEqual(['a']);
   });
 
-  it('are still owed when a newer one came while the older was paid', async () => {
+  it('are not settled by the older one when a newer one came while that was paid', async () => {
     const { clock, debts, paid, state, payment } = setUp();
     state.delayMs = 10;
     debts.owe('a', payment('older'));
-    const settled = debts.settle(['a']);
+    const before = debts.settle(['a']);
     debts.owe('a', payment('newer'));
+    const after = debts.settle(['a']).then(() => [...paid]);
     await clock.advance(10);
-    await settled;
     expect([paid, debts.isEmpty]).toEqual([['older'], false]);
-    const again = debts.settle(['a']);
     await clock.advance(10);
-    await again;
-    expect([paid, debts.isEmpty]).toEqual([['older', 'newer'], true]);
+    await before;
+    expect([await after, debts.isEmpty]).toEqual([['older', 'newer'], true]);
   });
 
-  it('are owed no more when somebody else has paid', async () => {
+  it('are owed no more when something else has paid that was begun later', async () => {
     const { clock, debts, paid, payment } = setUp();
+    const none = debts.of('a');
     debts.owe('a', payment('a'));
-    debts.cancel('a');
+    const owed = debts.of('a');
+    debts.cancel('a', none);
+    expect(debts.isEmpty).toBe(false);
+    debts.cancel('a', owed);
     await clock.advance(5_000);
     expect([paid, debts.isEmpty, clock.pendingTimers]).toEqual([[], true, 0]);
   });
@@ -91,7 +94,7 @@ describe('debts of a cache', () => {
     for (let count = 0; count < 10_000; count++) expect(debts.owe(`${count}`, payment('any'))).toBe(true);
     expect(debts.owe('one more', payment('any'))).toBe(false);
     expect(debts.owe('7', payment('newer'))).toBe(true);
-    debts.cancel('8');
+    debts.cancel('8', debts.of('8'));
     expect(debts.owe('one more', payment('any'))).toBe(true);
   });
 

@@ -365,6 +365,16 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
     expect(users.size).toBe(0);
   });
 
+  it('drops what it held of a key whose loader now says that there is nothing', async () => {
+    const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1h', staleWhileRevalidate: '1h' });
+    await users.get('42');
+    await clock.advance(10_000);
+    source.value = undefined;
+    expect(await users.get('42')).toBe(1);
+    await clock.flush();
+    expect(users.size).toBe(0);
+  });
+
   it('cuts all windows of a value by the same draw, and at most by the jitter', async () => {
     for (const [draw, cutMs] of [
       [0, 0],
@@ -439,15 +449,6 @@ describe('cache in memory alone', () => {
     expect(bound.users.size).toBe(1);
     await bound.users.set('n'.repeat(800), 1);
     expect(bound.users.size).toBe(1);
-  });
-
-  it('drops what it held of a key whose loader now says that there is nothing', async () => {
-    const { users, source, clock } = setUp({ ...alone, early: 'off', staleIfError: '1h' });
-    await users.get('42');
-    await clock.advance(10_000);
-    source.value = undefined;
-    expect(await users.get('42')).toBeUndefined();
-    expect(users.size).toBe(0);
   });
 
   it('keeps a value that was set while the loader found nothing', async () => {
@@ -602,6 +603,25 @@ describe('cache before a store, when things happen at one time,', () => {
     reply.open();
     expect(await slow).toBe(1);
     expect(users.peek('42')).toBe(2);
+  });
+
+  it('looks again for what it has set itself when others may have set it before it was told so', async () => {
+    const { caches, users, source, control, clock } = setUpSeen({ early: 'off' }, 2);
+    // A load under way hears of all changes of the key.
+    source.delayMs = 100;
+    const loading = users.get('42');
+    await clock.flush();
+    const reply = gate();
+    control.after = (verb) => (verb === 'write' ? reply.opened : undefined);
+    const ours = users.set('42', 'ours');
+    await clock.flush();
+    control.after = () => undefined;
+    await caches[1]!.set('42', 'theirs');
+    reply.open();
+    await ours;
+    expect(await users.get('42')).toBe('theirs');
+    await clock.advance(100);
+    await loading;
   });
 
   it('puts no older version in place of one that was set meanwhile', async () => {

@@ -1,12 +1,12 @@
 /** A process of its own with a cache before SQLite, Redis or Postgres: it does what it is told by messages. */
 import { readFileSync } from 'node:fs';
-import { DatabaseSync } from 'node:sqlite';
 import { Redis } from 'ioredis';
 import { cache } from '../../../src/coordination/cache/cache.js';
 import { postgresStore } from '../../../src/stores/postgres.js';
 import { redisStore } from '../../../src/stores/redis.js';
 import { sqliteStore } from '../../../src/stores/sqlite.js';
 import { drivers } from '../../stores/postgres-clients.ts';
+import { unsynced } from '../../support/unsynced.ts';
 
 export interface ChildSettings {
   /** A file, or a port of Redis, or one of Postgres. */
@@ -39,7 +39,7 @@ const tell = (told: Told) => process.send?.(told);
 
 function openStore() {
   const { place, subscribes } = settings;
-  if (typeof place === 'string') return sqliteStore(new DatabaseSync(place), { timeout: '10s' });
+  if (typeof place === 'string') return sqliteStore(unsynced(place), { timeout: '10s' });
   if (typeof place === 'object') {
     const connection = drivers[0]!.connect(place.postgres, 4);
     return postgresStore(connection.pool, { timeout: '10s', listener: connection.listener });

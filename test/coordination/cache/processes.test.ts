@@ -239,10 +239,12 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
       for (let call = 0; call < 3; call++) first.push(await took(`first ${call}`));
       const later: number[] = [];
       for (let call = 0; call < 10; call++) later.push(await took(`later ${call}`));
-      // Origin and 0.6 s, and some for a machine that has much else to do.
-      expect(Math.min(...first)).toBeLessThan(loadMs + 600 + 400);
-      expect(later.toSorted((one, other) => one - other)[5]).toBeLessThan(loadMs + 200);
-      expect(await took('later 0')).toBeLessThan(loadMs);
+      const median = (times: number[]) => times.toSorted((one, other) => one - other)[times.length >> 1]!;
+      // Not the 10 s of the store itself, but half a second, which the others do not pay.
+      expect(median(first)).toBeLessThan(loadMs + 5_000);
+      expect(median(later)).toBeLessThan(median(first) - 250);
+      await took('later 0');
+      expect(loadsOf(all, 'later 0')).toBe(1);
       if (how === 'frozen') server.wake();
     },
   );

@@ -1,11 +1,11 @@
 /** Another process that does an order under an idempotency key; it may be told to die at one of its awaits. */
 import { appendFileSync } from 'node:fs';
-import { DatabaseSync } from 'node:sqlite';
 import { promiseHooks } from 'node:v8';
 import { idempotency } from '../../../src/coordination/idempotency/idempotency.js';
 import { redisStore } from '../../../src/stores/redis.js';
 import { sqliteStore } from '../../../src/stores/sqlite.js';
 import type { Store } from '../../../src/stores/store.js';
+import { unsynced } from '../../support/unsynced.ts';
 
 export interface Order {
   readonly kind: 'sqlite' | 'redis';
@@ -29,9 +29,7 @@ const { kind, where, effects, key, onLost, leaseMs, calls, takesMs, diesAt } = o
 // Only where it is needed: it takes as long as all the rest.
 const client = kind === 'redis' ? new (await import('ioredis')).Redis(Number(where), '127.0.0.1') : undefined;
 const store: Store =
-  client === undefined
-    ? sqliteStore(new DatabaseSync(where), { timeout: '10s' })
-    : redisStore(client, { timeout: '10s' });
+  client === undefined ? sqliteStore(unsynced(where), { timeout: '10s' }) : redisStore(client, { timeout: '10s' });
 const once = idempotency({ store, onLost, lease: leaseMs, wait: '30s', storeTimeout: '10s', name: 'order' });
 await store.read('warm');
 

@@ -4,7 +4,6 @@ import { once as onceEvent } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { idempotency, type Store } from 'holdfast';
@@ -15,6 +14,7 @@ import { sqliteStore } from '../../../src/stores/sqlite.js';
 import { esbuildLowering } from '../../../tools/lowering.ts';
 import { redisProgram, startRedis } from '../../support/servers/redis.ts';
 import type { ServerProcess } from '../../support/servers/server-process.ts';
+import { unsynced } from '../../support/unsynced.ts';
 import type { Order } from './child.ts';
 
 // A child lies within the checkout, so that it finds the packages it imports.
@@ -94,7 +94,7 @@ describe.each(kinds)('idempotency on $title', ({ kind, isThere }) => {
       const client = new Redis(server!.port, '127.0.0.1');
       clients.push(client);
       here = redisStore(client, { timeout: '10s' });
-    } else here = sqliteStore(new DatabaseSync(join(files, 'store.db')), { timeout: '10s' });
+    } else here = sqliteStore(unsynced(join(files, 'store.db')), { timeout: '10s' });
     return here;
   }
 

@@ -128,7 +128,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_0
     await lease.release();
     const next = await waiting;
     expect(performance.now() - releasedMs).toBeGreaterThan(500);
-    expect(performance.now() - releasedMs).toBeLessThan(3_000);
+    expect(performance.now() - releasedMs).toBeLessThan(10_000);
     frozen.child.kill('SIGCONT');
     await sleep(300);
     // What it was told while it was frozen lets it in no more.
@@ -171,8 +171,8 @@ describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_0
       const lease = await locksAt(server.port, driver, 20_000).locks.acquire('key');
       await sleep(500);
       await locksAt(server.port, driver, 20_000).locks.forceRelease('key');
-      // Its next renewal is seconds away.
-      await expect.poll(() => lease.signal.aborted, { timeout: 1_000, interval: 5 }).toBe(true);
+      // Its next renewal is 6.6 s away.
+      await expect.poll(() => lease.signal.aborted, { timeout: 5_000 }).toBe(true);
       expect(await lease.release()).toBe('lost');
     });
 

@@ -1,13 +1,13 @@
 /** A shop in a process of its own, on a file that others share: it dies where a request tells it to. */
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promiseHooks } from 'node:v8';
 import type { IdempotencyHandle, Store } from '../../../src/index.js';
 import { postgresStore } from '../../../src/stores/postgres.js';
 import { redisStore } from '../../../src/stores/redis.js';
 import { sqliteStore } from '../../../src/stores/sqlite.js';
+import { unsynced } from '../../support/unsynced.js';
 
 /** Where it dies: each is a moment at which it waits for something, or has just done something. */
 export const deaths = ['before-effect', 'after-effect', 'storing', 'stored', 'answered'] as const;
@@ -21,11 +21,8 @@ const [path, framework, onLost, lease, records] = process.argv.slice(2) as [
   string,
 ];
 // Two connections: the store never lets its own wait.
-const db = new DatabaseSync(path);
-// A process that is killed, or frozen, needs no syncs; while it waits for one it keeps the others out.
-db.exec(
-  'PRAGMA synchronous = OFF; PRAGMA busy_timeout = 30000; CREATE TABLE IF NOT EXISTS effects (key TEXT, attempt INTEGER)',
-);
+const db = unsynced(path);
+db.exec('PRAGMA busy_timeout = 30000; CREATE TABLE IF NOT EXISTS effects (key TEXT, attempt INTEGER)');
 let death: Death | undefined;
 let isEffectDone = false;
 
@@ -36,11 +33,7 @@ async function openRecords(): Promise<Store> {
     const { Redis } = await import('ioredis');
     return redisStore(new Redis(Number(port), '127.0.0.1'), { timeout: '10s' });
   }
-  if (kind !== 'postgres') {
-    const own = new DatabaseSync(path);
-    own.exec('PRAGMA synchronous = OFF');
-    return sqliteStore(own, { timeout: '10s' });
-  }
+  if (kind !== 'postgres') return sqliteStore(unsynced(path), { timeout: '10s' });
   const { default: pg } = await import('pg');
   const pool = new pg.Pool({ host: '127.0.0.1', port: Number(port), user: 'postgres', database: 'postgres', max: 4 });
   const store = postgresStore(pool, { timeout: '10s' });

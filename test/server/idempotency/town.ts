@@ -4,13 +4,13 @@ import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { afterAll, beforeAll } from 'vitest';
 import { esbuildLowering } from '../../../tools/lowering.ts';
 import { temporaryDatabase } from '../../stores/sqlite-files.js';
+import { unsynced } from '../../support/unsynced.js';
 import { type RawAnswer, send } from './raw-client.js';
 import type { Death } from './shop-child.js';
 
@@ -57,13 +57,9 @@ export class Town implements AsyncDisposable {
   }
 
   effects(key?: string): { key: string; attempt: number }[] {
-    const db = new DatabaseSync(this.file.path);
-    try {
-      const all = db.prepare('SELECT key, attempt FROM effects').all() as { key: string; attempt: number }[];
-      return key === undefined ? all : all.filter((effect) => effect.key === key);
-    } finally {
-      db.close();
-    }
+    using db = unsynced(this.file.path);
+    const all = db.prepare('SELECT key, attempt FROM effects').all() as { key: string; attempt: number }[];
+    return key === undefined ? all : all.filter((effect) => effect.key === key);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -6,6 +6,7 @@ import compression from 'compression';
 import express from 'express';
 import express4 from 'express4';
 import { describe, expect, it } from 'vitest';
+import type { HoldfastEvent } from '../../../src/index.js';
 import { responseCache } from '../../../src/server/express.js';
 import { virtualClock } from '../../../src/testing/index.js';
 import { exchange, headerOf, requestBytes, send } from '../idempotency/raw-client.js';
@@ -89,6 +90,26 @@ describe.each([
       isOpen = false;
       expect((await get({}, '/sub/page')).status).toBe(401);
       expect(runs).toBe(3);
+    });
+  });
+
+  it('takes its own request for lost as soon as nobody can say what its key is', async () => {
+    const clock = virtualClock();
+    const app = framework();
+    const loads: boolean[] = [];
+    let asked = 0;
+    const key = () => {
+      if (++asked === 3) throw new Error('no key');
+      return 'page';
+    };
+    const on = (event: HoldfastEvent) => event.type === 'cache-load' && loads.push(event.outcome.ok);
+    app.use(responseCache({ ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock, key, on }));
+    app.get('/', (_request, response) => void response.send('page'));
+    await served(app, async (get) => {
+      await get();
+      await clock.advance(11_000);
+      expect((await get()).body.toString()).toBe('page');
+      await expect.poll(() => loads).toEqual([true, false]);
     });
   });
 

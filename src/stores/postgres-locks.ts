@@ -18,7 +18,7 @@ import {
   optional,
   withDefault,
 } from '../core/options.js';
-import type { PgListener, PostgresTransaction } from './postgres.js';
+import type { PgListener, PostgresTransaction } from './postgres-drivers.js';
 
 /** Options of {@link transactionLock}. */
 export interface TransactionLockOptions {

@@ -50,6 +50,8 @@ export function postgresMigrations(table = 'holdfast'): readonly PostgresMigrati
   const sql = `
 CREATE SEQUENCE IF NOT EXISTS ${table}_versions;
 
+-- No index but that of keys: a row that is written again stays in its page, and needs no new place in any index. One of blocks (BRIN) on the end of
+-- entries would cost each write, and says nothing any more once each block has had a row whose time was over.
 CREATE TABLE IF NOT EXISTS ${table} (
   key bytea PRIMARY KEY,
   version bigint NOT NULL,
@@ -58,10 +60,6 @@ CREATE TABLE IF NOT EXISTS ${table} (
   written_at timestamptz NOT NULL,
   expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 70);
-
--- Of blocks, not of rows: from Postgres 16 on a row that is written again needs no new place in any index.
-CREATE INDEX IF NOT EXISTS ${table.slice(table.indexOf('.') + 1)}_expires_at
-  ON ${table} USING brin (expires_at) WITH (pages_per_range = 16, autosummarize = on);
 
 -- Stable, so that it becomes part of the statement that calls it, and is planned with it.
 CREATE OR REPLACE FUNCTION ${read}(wanted bytea)

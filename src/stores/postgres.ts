@@ -9,12 +9,28 @@ import { addAbortListener, removeAbortListener } from '../core/abort-listeners.j
 import { showBriefly } from '../core/brief.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
-import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
+import type { StoreFailure } from '../core/errors.js';
 import { checkArgument, checkOptions, duration, flag, having, optional, withDefault } from '../core/options.js';
-import { addClientListener, removeClientListener } from './client-events.js';
+import {
+  connectionOf,
+  type Driver,
+  inOneLine,
+  listenBy,
+  type PgListener,
+  type PgPool,
+  type PostgresJs,
+  type PostgresListener,
+  type PostgresTransaction,
+  type Row,
+  recognise,
+  type Sql,
+  type Statement,
+  type Value,
+} from './postgres-drivers.js';
+import { failure, failureOf, lost } from './postgres-failures.js';
 import { isTransaction } from './postgres-locks.js';
 import { functionsOf, postgresMigrations } from './postgres-schema.js';
-import { type Listen, PostgresWatches } from './postgres-watches.js';
+import { PostgresWatches } from './postgres-watches.js';
 import {
   type ClosableStore,
   type Consumed,
@@ -36,6 +52,14 @@ import {
 } from './store.js';
 import { TimedVerb, VerbTimeouts } from './verb-timeouts.js';
 
+export type {
+  PgClient,
+  PgListener,
+  PgPool,
+  PgPoolClient,
+  PostgresJs,
+  PostgresTransaction,
+} from './postgres-drivers.js';
 export {
   type SessionLock,
   type SessionLockOptions,
@@ -44,56 +68,6 @@ export {
   transactionLock,
 } from './postgres-locks.js';
 export { type PostgresMigration, postgresMigrations } from './postgres-schema.js';
-
-/** What {@link postgresStore} needs of a client of `pg`: one connection. */
-export interface PgClient {
-  query(query: {
-    readonly text: string;
-    readonly name?: string;
-    readonly values?: unknown[];
-    readonly rowMode?: 'array';
-    readonly types?: { getTypeParser(): (value: string) => string };
-  }): Promise<{ readonly rows: unknown[] }>;
-  // biome-ignore lint/suspicious/noExplicitAny: each event has a listener of its own type.
-  on(event: any, listener: (...values: any[]) => void): unknown;
-  // biome-ignore lint/suspicious/noExplicitAny: see above.
-  off(event: any, listener: (...values: any[]) => void): unknown;
-}
-
-/** A client of `pg` that only listens; the store ends it. */
-export interface PgListener extends PgClient {
-  end(): Promise<void>;
-}
-
-/** A client that a pool of `pg` has lent. */
-export interface PgPoolClient extends PgClient {
-  release(destroy?: Error | boolean): void;
-}
-
-/** What {@link postgresStore} needs of `pg`: a `Pool` has it. */
-export interface PgPool {
-  connect(): Promise<PgPoolClient>;
-  // biome-ignore lint/suspicious/noExplicitAny: each event has a listener of its own type.
-  on(event: any, listener: (...values: any[]) => void): unknown;
-  // biome-ignore lint/suspicious/noExplicitAny: see above.
-  off(event: any, listener: (...values: any[]) => void): unknown;
-}
-
-/** What {@link postgresStore} needs of postgres.js, version 3: what its factory answers has it. */
-export interface PostgresJs {
-  // biome-ignore lint/suspicious/noExplicitAny: its own types are generic over the types that a user adds.
-  unsafe(query: string, values?: any[], options?: { readonly prepare: boolean }): any;
-  // biome-ignore lint/suspicious/noExplicitAny: see above.
-  begin(work: (transaction: any) => Promise<void>): Promise<unknown>;
-  listen(
-    channel: string,
-    onNotify: (payload: string) => void,
-    onListen?: () => void,
-  ): Promise<{ unlisten(): Promise<void> }>;
-}
-
-/** What a transaction of the user's runs on: a client of `pg`, or the `sql` that postgres.js gives to `sql.begin`. */
-export type PostgresTransaction = PgClient | Pick<PostgresJs, 'unsafe'>;
 
 /** Options of {@link postgresStore}. */
 export interface PostgresStoreOptions {
@@ -173,7 +147,7 @@ export function postgresStore(pool: PgPool | PostgresJs, options: PostgresStoreO
     maxValueBytes: maxValueBytesField,
     table: withDefault(tableField, 'holdfast'),
     prepare: withDefault(flag(), false),
-    listener: optional<Listener>(listenerField),
+    listener: optional<PostgresListener>(listenerField),
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
   });
   showBriefly(Verbs.prototype, ({ settings: { table, prefix } }) => ({ store: 'postgres', table, prefix }));
@@ -187,11 +161,9 @@ const tableField = {
     typeof value === 'string' && /^(?:[a-z_][a-z0-9_]{0,39}\.)?[a-z_][a-z0-9_]{0,39}$/.test(value) ? value : undefined,
 };
 
-type Listener = (() => Promise<PgListener>) | PostgresJs;
-
 const listenerField = {
   allowed: 'a function that answers a connected client of pg, or the sql of postgres.js',
-  parse: (value: unknown) => (typeof value === 'function' ? (value as Listener) : undefined),
+  parse: (value: unknown) => (typeof value === 'function' ? (value as PostgresListener) : undefined),
 };
 
 interface Settings {
@@ -200,17 +172,8 @@ interface Settings {
   readonly maxValueBytes: number;
   readonly table: string;
   readonly prepare: boolean;
-  readonly listener: Listener | undefined;
+  readonly listener: PostgresListener | undefined;
   readonly clock: Clock;
-}
-
-/** One row of an answer, as the server has sent it: users have their own ways to read types, and to spell the names of columns. */
-type Row = readonly [string, ...string[]];
-
-/** A statement, and what a server is to know it by: two of one name are one, whoever made them, as behind a pooler. */
-interface Sql {
-  readonly text: string;
-  readonly name: string;
 }
 
 function sqlOf(text: string): Sql {
@@ -528,262 +491,9 @@ class Verb extends TimedVerb {
   }
 }
 
-/** What a statement is given: bytes, a number, a name of ours, or nothing. */
-type Value = Buffer | number | string | null;
-
-/** A statement on its way. */
-interface Statement {
-  /** Tells the verb once how it ended, also when it has been given up: then it keeps nothing any more. Never rejects. */
-  begin(verb: Verb): Promise<void>;
-  /** Whether the server may have heard of it. */
-  hasLeft(): boolean;
-  /** Nobody waits any more. */
-  giveUp(): void;
-}
-
-/** What the two libraries have in common, each in its own words. */
-interface Driver {
-  /** @param prepare - Whether statements may be prepared under names that are not ours. */
-  open(prepare: boolean): void;
-  close(): void;
-  statement(sql: Sql, values: readonly Value[]): Statement;
-  /** Runs statements without values in a transaction. */
-  script(statements: readonly string[]): Promise<void>;
-}
-
-function recognise(pool: unknown): Driver | undefined {
-  if (isPostgresJs(pool)) return postgresJs(pool);
-  if (typeof pool !== 'object' || pool === null) return undefined;
-  const { connect, on, off, release } = pool as Partial<PgPool & PgPoolClient>;
-  const isPool = [connect, on, off].every((method) => typeof method === 'function') && release === undefined;
-  // A single client has a connection of its own, on which nothing else could run meanwhile.
-  return isPool && 'totalCount' in pool ? pg(pool as unknown as PgPool) : undefined;
-}
-
-function isPostgresJs(value: unknown): value is PostgresJs {
-  return typeof value === 'function' && 'unsafe' in value && 'begin' in value && 'listen' in value;
-}
-
-function pg(pool: PgPool): Driver {
-  // A connection that breaks while nobody uses it would end the process, if nobody else listens.
-  const ignoreIdle = () => {};
-  // Its names are ours, so one that a pooler gives to another connection means the same there.
-  const asking = new Asking('often');
-  return {
-    open: () => addClientListener(pool, 'error', ignoreIdle),
-    close: () => removeClientListener(pool, 'error', ignoreIdle),
-    statement: (sql, values) => new PgStatement(pool, asking, sql, values),
-    async script(statements) {
-      const client = await pool.connect();
-      let isDone = false;
-      try {
-        await client.query({ text: ['BEGIN', ...statements, 'COMMIT'].join(';\n') });
-        isDone = true;
-      } finally {
-        // It may be in the middle of a transaction.
-        client.release(!isDone);
-      }
-    },
-  };
-}
-
-const ignore = () => {};
-
-/** A statement on a connection that a pool of `pg` lends to it. */
-class PgStatement implements Statement {
-  private readonly pool: PgPool;
-  private readonly asking: Asking;
-  private readonly sql: Sql;
-  private readonly values: readonly Value[];
-  private client: PgPoolClient | undefined = undefined;
-  private isOver = false;
-
-  constructor(pool: PgPool, asking: Asking, sql: Sql, values: readonly Value[]) {
-    this.pool = pool;
-    this.asking = asking;
-    this.sql = sql;
-    this.values = values;
-  }
-
-  async begin(verb: Verb): Promise<void> {
-    try {
-      const client = await this.pool.connect();
-      if (this.isOver) {
-        client.release();
-        return verb.answered([]);
-      }
-      this.client = client;
-      client.on('error', ignore);
-      const rows = await this.asking.ask(pgConnection(client), this.sql, this.values);
-      if (!this.isOver) this.release(false);
-      verb.answered(rows);
-    } catch (error) {
-      if (!this.isOver) this.release(isBroken(error));
-      verb.failed(error);
-    }
-  }
-
-  hasLeft(): boolean {
-    return this.client !== undefined;
-  }
-
-  giveUp(): void {
-    // What it was asked may still come back on its connection.
-    this.release(true);
-  }
-
-  private release(broken: boolean): void {
-    this.isOver = true;
-    // A broken one may have more to say; it is not used again.
-    if (!broken) this.client?.off('error', ignore);
-    this.client?.release(broken);
-  }
-}
-
-function postgresJs(sql: PostgresJs): Driver {
-  let asking = new Asking('once');
-  const connection = postgresJsConnection(sql);
-  return {
-    open(prepare) {
-      if (prepare) asking = new Asking('often');
-    },
-    close() {},
-    // It does not say whether a query has left its queue; and one that is cancelled before may block its connection for ever. So none is taken back.
-    statement: (text, values) => ({
-      async begin(verb) {
-        try {
-          verb.answered(await asking.ask(connection, text, values));
-        } catch (error) {
-          verb.failed(error);
-        }
-      },
-      hasLeft: () => true,
-      giveUp() {},
-    }),
-    script: async (statements) => {
-      await sql.begin((transaction) => transaction.unsafe(statements.join(';\n')));
-    },
-  };
-}
-
-/** Whether a connection is to know the statement from then on, which saves the server the planning of it. */
-type Use = 'often' | 'once';
-
-/** Where statements are run. */
-interface Connection {
-  ask(sql: Sql, values: readonly Value[], use: Use): Promise<unknown>;
-  /** Of what it answers. */
-  rowsOf(answer: unknown): readonly Row[];
-}
-
-/**
- * Prepares statements where that works. Behind a pooler in transaction mode that knows nothing of prepared statements, the next one goes to
- * another connection, which lacks it or has it already; it says so before anything is done, is asked again at once, and nothing is prepared any more.
- */
-class Asking {
-  private use: Use;
-
-  constructor(use: Use) {
-    this.use = use;
-  }
-
-  async ask(connection: Connection, sql: Sql, values: readonly Value[]): Promise<readonly Row[]> {
-    const { use } = this;
-    try {
-      return connection.rowsOf(await connection.ask(sql, values, use));
-    } catch (error) {
-      if (use === 'once' || !['26000', '42P05'].includes((error as { code?: string }).code ?? '')) throw error;
-      this.use = 'once';
-      return this.ask(connection, sql, values);
-    }
-  }
-}
-
-function connectionOf(transaction: PostgresTransaction): Connection {
-  return 'unsafe' in transaction ? postgresJsConnection(transaction) : pgConnection(transaction);
-}
-
-function postgresJsConnection(sql: Pick<PostgresJs, 'unsafe'>): Connection {
-  return {
-    ask({ text }, values, use) {
-      const asked =
-        use === 'often' ? sql.unsafe(text, values as Value[], { prepare: true }) : sql.unsafe(inWords(text, values));
-      return asked.raw();
-    },
-    // Rows go through what the user has for rows also here.
-    rowsOf: (rows) =>
-      (rows as readonly object[]).map((row) => Object.values(row).map(String) as readonly string[] as Row),
-  };
-}
-
-const asSent = { getTypeParser: () => String };
-
-function pgConnection(client: PgClient): Connection {
-  return {
-    ask({ text, name }, values, use) {
-      const query = { text, values: values as Value[], rowMode: 'array', types: asSent } as const;
-      return client.query(use === 'often' ? { name, ...query } : query);
-    },
-    rowsOf: (result) => (result as { rows: Row[] }).rows,
-  };
-}
-
-/**
- * The statement with its values in it. With values beside one that is not prepared postgres.js first asks for their types, each time: a second round trip.
- * They are bytes, numbers and names of ours, so nothing in them can be taken for SQL.
- */
-function inWords(text: string, values: readonly Value[]): string {
-  return text.replace(/\$(\d)/g, (_, number: string) => {
-    const value = values[Number(number) - 1];
-    if (value === null || value === undefined) return 'NULL';
-    if (typeof value === 'number') return `${value}`;
-    if (typeof value === 'string') return `'${value.replaceAll("'", "''")}'`;
-    return `decode('${value.toString('base64')}', 'base64')`;
-  });
-}
-
 function channelOf(table: string): string {
   // 63 characters are the most. Tables that share one hear of each other's changes, too many rather than too few.
   return `${table.replace('.', '_')}_changes`.slice(-63);
-}
-
-function listenBy(listener: Listener, channel: string): Listen {
-  return isPostgresJs(listener) ? listenByPostgresJs(listener, channel) : listenByPg(listener, channel);
-}
-
-function listenByPostgresJs(sql: PostgresJs, channel: string): Listen {
-  return async ({ onPayload, onListening }) => {
-    let connections = 0;
-    // It connects again by itself, and says so.
-    const { unlisten } = await sql.listen(
-      channel,
-      (payload) => onPayload(inOneLine(payload)),
-      () => {
-        if (++connections > 1) onListening();
-      },
-    );
-    return { end: () => void unlisten().catch(() => {}) };
-  };
-}
-
-function listenByPg(connect: () => Promise<PgListener>, channel: string): Listen {
-  return async ({ onPayload, onLost }) => {
-    const client = await connect();
-    const end = () => void client.end().catch(() => {});
-    // It stays until the end: an error that nobody listens to would end the process.
-    client.on('error', onLost);
-    client.on('end', onLost);
-    client.on('notification', (told: { channel: string; payload?: string }) => {
-      if (told.channel === channel) onPayload(inOneLine(told.payload ?? ''));
-    });
-    try {
-      await client.query({ text: `LISTEN "${channel}"` });
-    } catch (error) {
-      end();
-      throw error;
-    }
-    return { confirm: () => client.query({ text: 'SELECT 1' }), end };
-  };
 }
 
 /** postgres.js answers a query with nothing when its connection broke at the wrong moment; then nobody knows what was done. */
@@ -803,69 +513,4 @@ function entryOf(held: string): Entry {
     ageMs: Math.max(0, Number(ageMs)),
     ttlMs: Math.max(0, Number(leftMs)),
   };
-}
-
-/** The server breaks a line of base64 after 76 characters. */
-function inOneLine(base64: string): string {
-  return base64.replaceAll('\n', '');
-}
-
-/** What a server answers instead of doing anything, by the beginning of its code, and what may help. */
-const refusals: readonly (readonly [code: string, reason: StoreFailure, advice: string])[] = [
-  ['42P01', 'schema', 'the table is not there; run store.migrate(), or the SQL of postgresMigrations()'],
-  [
-    '42883',
-    'schema',
-    'the functions of this version are not there; run store.migrate(), or the SQL of postgresMigrations()',
-  ],
-  ['3F000', 'schema', 'the schema named in "table" does not exist'],
-  ['42703', 'schema', 'the table is not the one that postgresMigrations() makes; use another "table"'],
-  ['42804', 'schema', 'the table is not the one that postgresMigrations() makes; use another "table"'],
-  ['25006', 'failed', 'this server takes no writes: it is a standby, or read-only'],
-  ['53100', 'full', 'the disk of the server is full'],
-  ['53200', 'full', 'the server has no memory left'],
-  ['53300', 'busy', 'the server has no connection left; make pools smaller, or use a pooler'],
-  ['53', 'busy', 'the server is short of something'],
-  ['57P03', 'busy', 'the server is starting or stopping'],
-  ['57014', 'timeout', 'the server cancelled the statement, by its "statement_timeout" or on request'],
-  ['55P03', 'busy', "somebody else's transaction keeps the row locked"],
-  ['40', 'busy', 'the transaction had to give way to another one; try again'],
-  ['42501', 'failed', 'the role may not use the table or its functions'],
-  ['25P02', 'failed', 'a statement of this transaction has failed before'],
-  ['28', 'failed', 'the server does not let this user in'],
-  ['3D000', 'failed', 'the database does not exist'],
-];
-
-/** Of sockets that were never open. */
-const unsentCodes = ['CONNECT_TIMEOUT', 'ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN'];
-
-function isBroken(cause: unknown): boolean {
-  const { code } = cause as { code?: unknown };
-  // What the server itself says has five characters, as has a socket's EPIPE, and only with 57P01 to 57P03 does it close the connection.
-  if (typeof code !== 'string' || !/^[0-9A-Z]{5}$/.test(code) || code === 'EPIPE') return true;
-  return code.startsWith('57P') || code.startsWith('08');
-}
-
-/** @param isUnsent - Whether what failed came before the statement, or takes all of its work with it. */
-function failureOf(operation: string, cause: unknown, isUnsent: boolean): StoreError {
-  const message = messageOf(cause);
-  const code = String((cause as { code?: unknown } | undefined)?.code ?? '');
-  const refusal = refusals.find(([start]) => code.length === 5 && code.startsWith(start));
-  if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);
-  if (unsentCodes.includes(code)) return failure(operation, 'closed', message, cause);
-  if (/timeout exceeded when trying to connect/i.test(message)) {
-    return failure(operation, 'busy', `the pool had no connection to give; raise its size: ${message}`, cause);
-  }
-  const reason = isBroken(cause) ? 'closed' : 'failed';
-  return isUnsent ? failure(operation, reason, message, cause) : lost(operation, message, cause, reason);
-}
-
-function failure(operation: string, reason: StoreFailure, detail: string, cause?: unknown): StoreError {
-  return new StoreError({ store: 'postgres', operation, reason, applied: 'no', detail, cause });
-}
-
-/** For what may have been done; a read changes nothing in any case. */
-function lost(operation: string, detail: string, cause?: unknown, reason: StoreFailure = 'failed'): StoreError {
-  const applied = operation.startsWith('read') ? 'no' : 'unknown';
-  return new StoreError({ store: 'postgres', operation, reason, applied, detail, cause });
 }

@@ -1,0 +1,62 @@
+/** Failures of Postgres: what a server or a driver says, and whether anything may have been done. */
+import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
+
+/** What a server answers instead of doing anything, by the beginning of its code, and what may help. */
+const refusals: readonly (readonly [code: string, reason: StoreFailure, advice: string])[] = [
+  ['42P01', 'schema', 'the table is not there; run store.migrate(), or the SQL of postgresMigrations()'],
+  [
+    '42883',
+    'schema',
+    'the functions of this version are not there; run store.migrate(), or the SQL of postgresMigrations()',
+  ],
+  ['3F000', 'schema', 'the schema named in "table" does not exist'],
+  ['42703', 'schema', 'the table is not the one that postgresMigrations() makes; use another "table"'],
+  ['42804', 'schema', 'the table is not the one that postgresMigrations() makes; use another "table"'],
+  ['25006', 'failed', 'this server takes no writes: it is a standby, or read-only'],
+  ['53100', 'full', 'the disk of the server is full'],
+  ['53200', 'full', 'the server has no memory left'],
+  ['53300', 'busy', 'the server has no connection left; make pools smaller, or use a pooler'],
+  ['53', 'busy', 'the server is short of something'],
+  ['57P03', 'busy', 'the server is starting or stopping'],
+  ['57014', 'timeout', 'the server cancelled the statement, by its "statement_timeout" or on request'],
+  ['55P03', 'busy', "somebody else's transaction keeps the row locked"],
+  ['40', 'busy', 'the transaction had to give way to another one; try again'],
+  ['42501', 'failed', 'the role may not use the table or its functions'],
+  ['25P02', 'failed', 'a statement of this transaction has failed before'],
+  ['28', 'failed', 'the server does not let this user in'],
+  ['3D000', 'failed', 'the database does not exist'],
+];
+
+/** Of sockets that were never open. */
+const unsentCodes = ['CONNECT_TIMEOUT', 'ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN'];
+
+export function isBroken(cause: unknown): boolean {
+  const { code } = cause as { code?: unknown };
+  // What the server itself says has five characters, as has a socket's EPIPE, and only with 57P01 to 57P03 does it close the connection.
+  if (typeof code !== 'string' || !/^[0-9A-Z]{5}$/.test(code) || code === 'EPIPE') return true;
+  return code.startsWith('57P') || code.startsWith('08');
+}
+
+/** @param isUnsent - Whether what failed came before the statement, or takes all of its work with it. */
+export function failureOf(operation: string, cause: unknown, isUnsent: boolean): StoreError {
+  const message = messageOf(cause);
+  const code = String((cause as { code?: unknown } | undefined)?.code ?? '');
+  const refusal = refusals.find(([start]) => code.length === 5 && code.startsWith(start));
+  if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);
+  if (unsentCodes.includes(code)) return failure(operation, 'closed', message, cause);
+  if (/timeout exceeded when trying to connect/i.test(message)) {
+    return failure(operation, 'busy', `the pool had no connection to give; raise its size: ${message}`, cause);
+  }
+  const reason = isBroken(cause) ? 'closed' : 'failed';
+  return isUnsent ? failure(operation, reason, message, cause) : lost(operation, message, cause, reason);
+}
+
+export function failure(operation: string, reason: StoreFailure, detail: string, cause?: unknown): StoreError {
+  return new StoreError({ store: 'postgres', operation, reason, applied: 'no', detail, cause });
+}
+
+/** For what may have been done; a read changes nothing in any case. */
+export function lost(operation: string, detail: string, cause?: unknown, reason: StoreFailure = 'failed'): StoreError {
+  const applied = operation.startsWith('read') ? 'no' : 'unknown';
+  return new StoreError({ store: 'postgres', operation, reason, applied, detail, cause });
+}

@@ -17,7 +17,6 @@ import {
   having,
   integer,
   oneOf,
-  text,
   withDefault,
 } from '../core/options.js';
 import { type AnyPolicy, type ExecuteOptions, isPolicy, type Pipeline, pipeline } from '../core/pipeline.js';
@@ -57,7 +56,7 @@ export interface ClientOptions extends CommonOptions {
    * answers undefined for none. Default `'given'`.
    */
   readonly idempotencyKey?: 'given' | 'generate' | ((request: KeylessRequest) => string | undefined);
-  /** The header that holds the key. Default `'idempotency-key'`. */
+  /** The header that holds the key, of 1 to 200 characters. Default `'idempotency-key'`. */
   readonly idempotencyHeader?: string;
   /**
    * How long after its first attempt a request is still sent with its key: less than the other side remembers it, because a key that it has
@@ -196,6 +195,12 @@ function optionsOf({ origin, key, signal }: EngineRequest, mayRepeat: boolean): 
 
 type KeyMaker = (request: KeylessRequest) => string | undefined;
 
+/** After RFC 9110, 5.6.2: another one would be refused by each request that has a key. */
+const headerName: Field<string> = {
+  allowed: "the name of a header such as 'idempotency-key', of 1 to 200 characters",
+  parse: (value) => (typeof value === 'string' && /^[\w!#$%&'*+.^`|~-]{1,200}$/.test(value) ? value : undefined),
+};
+
 /** Fields of {@link ClientOptions}, for `checkOptions`. */
 export function clientFields<const Name extends string>(name: Name) {
   return {
@@ -204,7 +209,7 @@ export function clientFields<const Name extends string>(name: Name) {
       either(oneOf(['given', 'generate']), func<KeyMaker>()),
       'given',
     ),
-    idempotencyHeader: withDefault(text(), 'idempotency-key'),
+    idempotencyHeader: withDefault(headerName, 'idempotency-key'),
     maxKeyAge: withDefault(duration({}), 82_800_000),
     propagate: withDefault<DeadlineForm | 'none'>(oneOf(['none', 'holdfast', 'grpc', 'envoy']), 'none'),
     pacing: withDefault<'off' | PacingOptions>(either(oneOf(['off']), having<PacingOptions>('pacing options')), {}),

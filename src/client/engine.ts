@@ -30,14 +30,15 @@ import { Pacer, type PacerPlan } from './pacer.js';
 export interface PacingOptions {
   /** The longest that one answer can stop all requests to its origin. Default 60 s; from 1 ms to 24.8 days. */
   readonly maxPause?: Duration;
-  /** The longest that a request is held back; else it is refused at once with `RateLimitedError`. Default 10 s; from 0. */
+  /** The longest that a request is held back; else it is refused at once with `RateLimitedError`. Default 10 s; from 0 to 24.8 days. */
   readonly maxWait?: Duration;
-  /** Requests of one origin that may be held back at once. Default 1,000; from 0. */
+  /** Requests of one origin that may be held back at once. Default 1,000; from 0 to 1,000,000. */
   readonly queue?: number;
 }
 
 /** What an idempotency key is made from. */
 export interface KeylessRequest {
+  /** Such as `https://api.example.com`. */
   readonly origin: string;
   /** In capitals. */
   readonly method: string;
@@ -70,7 +71,7 @@ export interface ClientOptions extends CommonOptions {
   readonly propagate?: DeadlineForm | 'none';
   /** What is learnt from `Retry-After` and the `RateLimit` headers; `'off'` learns nothing. */
   readonly pacing?: PacingOptions | 'off';
-  /** Origins that are remembered; beyond it the one not used for longest is forgotten. Default 1,000; from 1. */
+  /** Origins that are remembered; beyond it the one not used for longest is forgotten. Default 1,000; from 1 to 1,000,000. */
   readonly maxOrigins?: number;
 }
 

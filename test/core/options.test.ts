@@ -14,6 +14,7 @@ import {
   text,
 } from '../../src/core/options.js';
 import {
+  cache,
   circuitBreaker,
   constant,
   deadline,
@@ -125,6 +126,10 @@ describe('OptionsError', () => {
       'retry: option "backoff" must be exponential(), constant(\'1s\') or another function, got the factory itself; call it',
       () => retry(wrong({ backoff })),
     ]),
+    [
+      'cache: option "failBackoff" must be exponential(), constant(\'1s\') or another function, got the factory itself; call it',
+      () => cache(wrong({ ttl: 1, failBackoff: exponential })),
+    ],
     ['retry: unknown option "maxRetries", did you mean "attempts"?', () => retry(wrong({ maxRetries: 3 }))],
     ['retry: unknown option "retries", did you mean "attempts"?', () => retry(wrong({ retries: 3 }))],
     [

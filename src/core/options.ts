@@ -222,10 +222,7 @@ export interface RefusalOptions {
 
 /** What is made by `new` alone, such as the class of a client, or of the errors that are meant. */
 function isClass(value: unknown): value is { readonly name: string } {
-  if (typeof value !== 'function') return false;
-  return (
-    value === Error || value.prototype instanceof Error || /^class\b/.test(Function.prototype.toString.call(value))
-  );
+  return typeof value === 'function' && /^class\b|^function \w*Error\(\) \{ \[native/.test(String(value));
 }
 
 /** A value as an error message shows it: short, and telling `5` from `'5'`. */
@@ -236,7 +233,7 @@ export function show(value: unknown): string {
     return text.length > 60 ? `'${text.slice(0, 57)}...'` : `'${text}'`;
   }
   if (typeof value === 'bigint') return `${value}n`;
-  if (isClass(value)) return value.name === '' ? 'a class' : `the class ${value.name}`;
+  if (isClass(value)) return `the class ${value.name}`;
   if (typeof value === 'function') return 'a function';
   if (Array.isArray(value)) return 'an array';
   if (typeof value !== 'object' || value === null) return String(value);

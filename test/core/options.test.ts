@@ -266,7 +266,7 @@ describe('show', () => {
     ['a'.repeat(61), `'${'a'.repeat(57)}...'`],
     [Math.max, 'a function'],
     [Store, 'the class Store'],
-    [class {}, 'a class'],
+    [RangeError, 'the class RangeError'],
     [[1], 'an array'],
     [{}, 'an object'],
     [null, 'null'],

@@ -238,8 +238,7 @@ export class StoredCache<V, K> implements Cache<V, K> {
 
   set(key: K, value: V, ...more: readonly never[]): Promise<void> {
     if (more.length > 0) {
-      const advice = 'how long it is fresh is the option "ttl" of the cache, which may be a function of the value';
-      return Promise.reject(new TypeError(`cache "${this.name}": set takes a key and a value; ${advice}`));
+      return Promise.reject(new TypeError(`cache "${this.name}": set takes key and value; "ttl" is of the cache`));
     }
     return this.engine.set(key, value);
   }

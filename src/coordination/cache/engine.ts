@@ -56,12 +56,10 @@ export interface CacheGetOptions<V, K> {
   readonly load?: Loader<V, K> | undefined;
 }
 
-/** What is wrong with options whose value would be passed over. A number is the index of `keys.map(users.get)`. */
-function misuseOf(options: object): string | undefined {
-  if (typeof options === 'function') return 'a loader goes into the options of a get: get(key, { load })';
-  for (const name in options) {
-    if (name !== 'signal' && name !== 'load') return `a get knows the options "signal" and "load", got "${name}"`;
-  }
+/** An option of a `get` whose value would be passed over. A number is the index of `keys.map(users.get)`. */
+function strangerIn(options: object): string | undefined {
+  if (typeof options === 'function') return 'a function';
+  for (const name in options) if (name !== 'signal' && name !== 'load') return `"${name}"`;
   return undefined;
 }
 
@@ -310,8 +308,10 @@ export class Engine<V, K> {
     many: { readonly batch: Batch<V, K>; readonly opened: Flight<V, K>[] } | undefined,
   ): Promise<V> {
     const { signal, load } = options ?? {};
-    const misuse = options === undefined ? undefined : misuseOf(options);
-    if (misuse !== undefined) return rejectLater(new TypeError(`cache "${this.settings.name}": ${misuse}`));
+    const stranger = options === undefined ? undefined : strangerIn(options);
+    if (stranger !== undefined) {
+      return rejectLater(new TypeError(`cache "${this.settings.name}": get takes { signal, load }, got ${stranger}`));
+    }
     if (signal?.aborted) return rejectLater(signal.reason);
     if (this.isClosed) return rejectLater(this.closedError('get'));
     const nowMs = this.clock.now();

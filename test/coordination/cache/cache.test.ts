@@ -104,9 +104,9 @@ describe.each(ways)('cache, %s,', (_, way) => {
   it('refuses what other caches take and it would pass over: a loader by itself, a time for one value', async () => {
     const { users, source } = setUp(way);
     const wrong = users as unknown as Record<'get' | 'set', (...args: readonly unknown[]) => Promise<unknown>>;
-    await expect(wrong.get('42', () => 7)).rejects.toThrow('get(key, { load })');
-    await expect(wrong.get('42', { ttl: 7 })).rejects.toThrow('the options "signal" and "load", got "ttl"');
-    await expect(wrong.set('42', 7, '1m')).rejects.toThrow('the option "ttl" of the cache');
+    await expect(wrong.get('42', () => 7)).rejects.toThrow('get takes { signal, load }, got a function');
+    await expect(wrong.get('42', { ttl: 7 })).rejects.toThrow('get takes { signal, load }, got "ttl"');
+    await expect(wrong.set('42', 7, '1m')).rejects.toThrow('"ttl" is of the cache');
     await expect(wrong.set('42', 7, { ttl: '1m' })).rejects.toThrow(TypeError);
     expect(users.peek('42')).toBeUndefined();
     // An index is no option.

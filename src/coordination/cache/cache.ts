@@ -165,7 +165,7 @@ const ttlField: Field<Duration | ((value: never, key: never) => Duration | Cache
 };
 
 /**
- * Keeps what is dear to make, in memory and in a store, and makes it once for all who ask.
+ * Keeps what is expensive to make, in memory and in a store, and makes it once for all who ask.
  *
  * For values that are read more often than they change. With a store, processes share values, and one loads while the others wait;
  * give each cache of a store a `name` of its own. Not for what must never be old: another process may show a value from its memory for as long as word of a change

@@ -17,7 +17,6 @@ import {
   having,
   integer,
   oneOf,
-  text,
   withDefault,
 } from '../core/options.js';
 import { type AnyPolicy, type ExecuteOptions, isPolicy, type Pipeline, pipeline } from '../core/pipeline.js';
@@ -31,14 +30,15 @@ import { Pacer, type PacerPlan } from './pacer.js';
 export interface PacingOptions {
   /** The longest that one answer can stop all requests to its origin. Default 60 s; from 1 ms to 24.8 days. */
   readonly maxPause?: Duration;
-  /** The longest that a request is held back; else it is refused at once with `RateLimitedError`. Default 10 s; from 0. */
+  /** The longest that a request is held back; else it is refused at once with `RateLimitedError`. Default 10 s; from 0 to 24.8 days. */
   readonly maxWait?: Duration;
-  /** Requests of one origin that may be held back at once. Default 1,000; from 0. */
+  /** Requests of one origin that may be held back at once. Default 1,000; from 0 to 1,000,000. */
   readonly queue?: number;
 }
 
 /** What an idempotency key is made from. */
 export interface KeylessRequest {
+  /** Such as `https://api.example.com`. */
   readonly origin: string;
   /** In capitals. */
   readonly method: string;
@@ -57,7 +57,7 @@ export interface ClientOptions extends CommonOptions {
    * answers undefined for none. Default `'given'`.
    */
   readonly idempotencyKey?: 'given' | 'generate' | ((request: KeylessRequest) => string | undefined);
-  /** The header that holds the key. Default `'idempotency-key'`. */
+  /** The header that holds the key, of 1 to 200 characters. Default `'idempotency-key'`. */
   readonly idempotencyHeader?: string;
   /**
    * How long after its first attempt a request is still sent with its key: less than the other side remembers it, because a key that it has
@@ -71,7 +71,7 @@ export interface ClientOptions extends CommonOptions {
   readonly propagate?: DeadlineForm | 'none';
   /** What is learnt from `Retry-After` and the `RateLimit` headers; `'off'` learns nothing. */
   readonly pacing?: PacingOptions | 'off';
-  /** Origins that are remembered; beyond it the one not used for longest is forgotten. Default 1,000; from 1. */
+  /** Origins that are remembered; beyond it the one not used for longest is forgotten. Default 1,000; from 1 to 1,000,000. */
   readonly maxOrigins?: number;
 }
 
@@ -196,6 +196,12 @@ function optionsOf({ origin, key, signal }: EngineRequest, mayRepeat: boolean): 
 
 type KeyMaker = (request: KeylessRequest) => string | undefined;
 
+/** After RFC 9110, 5.6.2: another one would be refused by each request that has a key. */
+const headerName: Field<string> = {
+  allowed: "the name of a header such as 'idempotency-key', of 1 to 200 characters",
+  parse: (value) => (typeof value === 'string' && /^[\w!#$%&'*+.^`|~-]{1,200}$/.test(value) ? value : undefined),
+};
+
 /** Fields of {@link ClientOptions}, for `checkOptions`. */
 export function clientFields<const Name extends string>(name: Name) {
   return {
@@ -204,7 +210,7 @@ export function clientFields<const Name extends string>(name: Name) {
       either(oneOf(['given', 'generate']), func<KeyMaker>()),
       'given',
     ),
-    idempotencyHeader: withDefault(text(), 'idempotency-key'),
+    idempotencyHeader: withDefault(headerName, 'idempotency-key'),
     maxKeyAge: withDefault(duration({}), 82_800_000),
     propagate: withDefault<DeadlineForm | 'none'>(oneOf(['none', 'holdfast', 'grpc', 'envoy']), 'none'),
     pacing: withDefault<'off' | PacingOptions>(either(oneOf(['off']), having<PacingOptions>('pacing options')), {}),

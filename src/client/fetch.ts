@@ -41,7 +41,7 @@ export interface CreateFetchOptions extends ClientOptions {
  * @throws {@link RateLimitedError} `ERR_RATE_LIMITED` from the call, when the origin has said that it takes no requests
  * for longer than this one may wait; `retryAfterMs` says how long.
  * @throws {@link InDoubtError} `ERR_IN_DOUBT` from the call, when its idempotency key has become older than `maxKeyAge`, or when a redirect
- * led it to another origin, which does not get the key, and nothing came back.
+ * led it to another origin, which does not get the key, and no answer came in time.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
  * ```ts

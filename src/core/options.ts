@@ -16,8 +16,10 @@ export interface Field<T> {
   /** What is allowed, where that is better said in view of what was given. */
   readonly allowedFor?: ((value: unknown) => string) | undefined;
   parse(value: unknown): T | undefined;
-  /** What was given, as the error shows it, where `show` would tell a secret: errors are logged. */
+  /** What was given, as the error shows it, where `show` would tell a secret, as errors are logged, or too little. */
   readonly shown?: (value: unknown) => string;
+  /** What other packages call it. */
+  readonly elsewhere?: readonly string[];
   /** Taken when the option is absent. Without it the option is required. */
   readonly fallback?: { readonly value: T };
 }
@@ -40,7 +42,7 @@ export function checkOptions<const Fields extends Readonly<Record<string, Field<
   }
   const names = Object.keys(fields);
   for (const key of Object.keys(given)) {
-    if (!names.includes(key)) throw unknownOption(policy, key, (given as Record<string, unknown>)[key], names);
+    if (!names.includes(key)) throw unknownOption(policy, key, given, fields);
   }
   const checked: Record<string, unknown> = {};
   for (const name of names) {
@@ -85,10 +87,20 @@ function readField<T>(policy: string, name: string, value: unknown, field: Field
   throw impossibleOption(policy, name, value, field.allowedFor?.(value) ?? field.allowed, field.shown?.(value));
 }
 
-function unknownOption(policy: string, key: string, value: unknown, names: readonly string[]): OptionsError {
-  const nearest = nearestName(key, names);
+function unknownOption(
+  policy: string,
+  key: string,
+  given: object,
+  fields: Readonly<Record<string, Field<unknown>>>,
+): OptionsError {
+  const names = Object.keys(fields);
+  const value = (given as Record<string, unknown>)[key];
+  const nearest = names.find((name) => fields[name]!.elsewhere?.includes(key)) ?? nearestName(key, names);
   const allowed = names.map((name) => `"${name}"`).join(', ');
-  const advice = nearest === undefined ? `the options are ${allowed}` : `did you mean "${nearest}"?`;
+  const shown = show(given);
+  // A store or a client in place of options: its fields are no options that were misspelt.
+  const known = shown === 'an object' ? `the options are ${allowed}` : `options are a plain object, got ${shown}`;
+  const advice = nearest === undefined ? known : `did you mean "${nearest}"?`;
   return new OptionsError(`${policy}: unknown option "${key}", ${advice}`, { policy, option: key, value, allowed });
 }
 
@@ -160,7 +172,10 @@ export function oneOf<const Word extends string>(words: readonly Word[]): Field<
 
 // biome-ignore lint/suspicious/noExplicitAny: the caller names the signature; a function's parameters cannot be checked at run time.
 export function func<Signature extends (...args: any[]) => unknown>(): Field<Signature> {
-  return { allowed: 'a function', parse: (value) => (typeof value === 'function' ? (value as Signature) : undefined) };
+  return {
+    allowed: 'a function',
+    parse: (value) => (typeof value === 'function' && !isClass(value) ? (value as Signature) : undefined),
+  };
 }
 
 /** An object that has the methods named. */
@@ -205,6 +220,11 @@ export interface RefusalOptions {
   readonly stack?: boolean;
 }
 
+/** What is made by `new` alone, such as the class of a client, or of the errors that are meant. */
+function isClass(value: unknown): value is { readonly name: string } {
+  return typeof value === 'function' && /^class\b|^function \w*Error\(\) \{ \[native/.test(String(value));
+}
+
 /** A value as an error message shows it: short, and telling `5` from `'5'`. */
 export function show(value: unknown): string {
   if (typeof value === 'string') {
@@ -213,6 +233,7 @@ export function show(value: unknown): string {
     return text.length > 60 ? `'${text.slice(0, 57)}...'` : `'${text}'`;
   }
   if (typeof value === 'bigint') return `${value}n`;
+  if (isClass(value)) return `the class ${value.name}`;
   if (typeof value === 'function') return 'a function';
   if (Array.isArray(value)) return 'an array';
   if (typeof value !== 'object' || value === null) return String(value);

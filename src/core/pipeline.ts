@@ -40,7 +40,8 @@ export interface Pipeline<Added = never> extends Policy<Added> {
    *
    * @param task - Given its call; `({ signal }) => fetch(url, { signal })`.
    * @param options - How this execution begins: `signal`, `deadline`, `key`, `idempotencyKey`, `unsafe`, `attributes`.
-   * @throws What the operation threw in its last attempt, or the error of the policy that ended the call.
+   * @throws What the operation threw in its last attempt, or the error of the policy that ended the call; {@link OptionsError} `ERR_OPTIONS`
+   * for a task that is no function, and for options that are wrong.
    */
   execute<T>(task: Task<T>, options?: ExecuteOptions): Promise<T | Added>;
   /** Runs an operation and answers how it ended; never rejects. Where calls are refused often it is the cheaper way. */

@@ -27,11 +27,11 @@ export interface PRetryOptions {
   readonly retries?: number;
   /** Default 2; from 0 to 100. 0 means 1. */
   readonly factor?: number;
-  /** The first wait, in milliseconds. Default 1000. */
+  /** The first wait, in milliseconds. Default 1000; from 0 to 24.8 days. */
   readonly minTimeout?: number;
   /** The longest wait, in milliseconds. Default: none, that is 24.8 days. */
   readonly maxTimeout?: number;
-  /** Up to doubles each wait; at `maxTimeout` it draws from the upper half, where p-retry waits the same each time. */
+  /** Default false. Up to doubles each wait; at `maxTimeout` it draws from the upper half, where p-retry waits the same each time. */
   readonly randomize?: boolean;
   /** Called after each failed attempt. What it throws is contained, and it is not waited for. */
   readonly onFailedAttempt?: (context: PRetryContext) => unknown;

@@ -35,7 +35,7 @@ import { Waiter, type WaitingRoom } from './waiter.js';
 export interface BulkheadOptions extends CommonOptions, RefusalOptions {
   /** Operations that may run at once. From 1. */
   readonly limit: number;
-  /** Calls that may wait for a slot. Default 0: a call that finds no slot is refused. */
+  /** Calls that may wait for a slot, from 0. Default 0: a call that finds no slot is refused. */
   readonly queue?: number;
   /**
    * Who gets a slot that comes free. Default `'oldest-first'`. `'newest-first'` serves who came last, and pushes out the
@@ -43,7 +43,7 @@ export interface BulkheadOptions extends CommonOptions, RefusalOptions {
    * 100 ms it serves the newest and turns away who has waited too long or has too little time left.
    */
   readonly order?: 'oldest-first' | 'newest-first' | 'codel';
-  /** The longest wait in the queue. Default: as long as the call's own deadline allows. */
+  /** The longest wait in the queue, which must have places: `queue`. From 1 ms to 24.8 days. Default: as long as the call's own deadline allows. */
   readonly maxWait?: Duration;
   /**
    * When the slot of a call that was given up comes back. Default `'settle'`: when its operation has really ended.

@@ -32,9 +32,9 @@ export type Priority = 'low' | 'normal' | 'high' | 'critical';
 
 /** Options of {@link loadShed}. */
 export interface LoadShedOptions extends CommonOptions, RefusalOptions {
-  /** How late the event loop may be for calls of normal priority. Default 100 ms. */
+  /** How late the event loop may be for calls of normal priority. Default 100 ms; from 1 ms to 24.8 days. */
   readonly maxEventLoopDelay?: Duration;
-  /** Share of the time that the event loop may be busy, from 0 to 1. Default: not watched, a busy loop may be in time. */
+  /** Share of the time that the event loop may be busy, from 0.01 to 1. Default: not watched, a busy loop may be in time. */
   readonly maxUtilization?: number;
   /**
    * How much a call matters. `'low'` is shed at half of `maxEventLoopDelay` or nine tenths of `maxUtilization`, `'high'`

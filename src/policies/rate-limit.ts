@@ -36,7 +36,7 @@ import { Waiter, type WaitingRoom } from './waiter.js';
 export interface RateLimitOptions extends CommonOptions, RefusalOptions {
   /** Calls, or units of cost, per period. From 1. */
   readonly limit: number;
-  /** Milliseconds or a literal such as `'1s'`. Default one second. */
+  /** Milliseconds or a literal such as `'1s'`, from 1 ms to 24.8 days. Default one second. */
   readonly period?: Duration;
   /** What may start at once after a pause. Default `limit`. From 1. */
   readonly burst?: number;
@@ -44,9 +44,9 @@ export interface RateLimitOptions extends CommonOptions, RefusalOptions {
   readonly cost?: number | ((call: Call) => number);
   /** What becomes of a call when there is no room: refused (default), or let wait for its turn. */
   readonly whenFull?: 'reject' | 'wait';
-  /** Calls that may wait. Default 100. Only with `whenFull: 'wait'`. */
+  /** Calls that may wait, from 0. Default 100. Only with `whenFull: 'wait'`. */
   readonly queue?: number;
-  /** The longest wait; a call that would wait longer is refused at once. Default: what its deadline allows. */
+  /** The longest wait, from 1 ms to 24.8 days. Only with `whenFull: 'wait'`. A call that would wait longer is refused at once. Default: what its deadline allows. */
   readonly maxWait?: Duration;
 }
 

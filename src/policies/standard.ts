@@ -33,7 +33,7 @@ import { timeout } from './timeout.js';
 export interface StandardOptions extends CommonOptions {
   /** Time for the whole call, waits and attempts together. Default 10 s; from 1 ms to 24.8 days. */
   readonly deadline?: Duration;
-  /** Time for one attempt; below `deadline`. Default 3 s. */
+  /** Time for one attempt; below `deadline`. Default 3 s, or 0.3 of `deadline` if that is less. */
   readonly timeout?: Duration;
   /** Attempts in all. Default 3; from 1 to 1,000. */
   readonly attempts?: number;
@@ -43,7 +43,7 @@ export interface StandardOptions extends CommonOptions {
   readonly breakerHandles?: Handles;
   /** Given each value that was taken for a failure and that the caller does not get, to close what it holds open. */
   readonly onDiscard?: (value: unknown) => void;
-  /** Keys, such as hosts, that have a breaker and a limit of their own; the least used ones are forgotten. Default 10,000. */
+  /** Keys, such as hosts, that have a breaker and a limit of their own; the least used ones are forgotten. Default 10,000; from 1 to 1,000,000. */
   readonly maxKeys?: number;
   /** The source of chance, in [0, 1). Default `Math.random`. */
   readonly random?: () => number;

@@ -35,11 +35,11 @@ export interface ThrottleOptions extends CommonOptions, RefusalOptions {
    * vain. Lower is stricter. From 1 to 100.
    */
   readonly factor?: number;
-  /** The time that is looked back on, in ten steps. Default two minutes; from 10 ms. Longer than the longest call. */
+  /** The time that is looked back on, in ten steps. Default two minutes; from 10 ms to 24.8 days. Longer than the longest call. */
   readonly window?: Duration;
   /** Calls that must have ended in the window before anything is turned away. Default 20; from 1. */
   readonly minimumCalls?: number;
-  /** The largest share that is turned away. Default 0.9, so that a tenth tells when the service is well again. */
+  /** The largest share that is turned away, from 0 to 1. Default 0.9, so that a tenth tells when the service is well again. */
   readonly maxShedRate?: number;
   /**
    * What counts as not accepted. Default: every error, also our own timeout. Say here which errors mean overload, such as

@@ -31,7 +31,8 @@ export interface DeadlineMiddlewareOptions extends CommonOptions {
   readonly default?: Duration;
   /**
    * The most that a deadline header is believed: a longer time counts as this one, because it comes from outside.
-   * Default: 60 s, or `default` where that is longer.
+   * Default: 60 s, or `default` where that is longer; from 1 ms to
+   * 24.8 days, and not below `default`.
    */
   readonly maxAccept?: Duration;
   /**

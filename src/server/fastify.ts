@@ -4,6 +4,7 @@
 import type {
   FastifyInstance,
   FastifyPluginAsync,
+  FastifyPluginOptions,
   FastifyReply,
   FastifyRequest,
   preParsingHookHandler,
@@ -38,6 +39,7 @@ import type {
 import fastifyPlugin from 'fastify-plugin';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
+import { impossibleOption } from '../core/options.js';
 import { type StoredAnswer, whenAlone } from './capture.js';
 import {
   DeadlineEngine,
@@ -122,6 +124,22 @@ declare module 'fastify' {
   }
 }
 
+/** A plugin for Fastify, which says so to whoever calls it as Express would have it. */
+function pluginOf<Options extends FastifyPluginOptions>(
+  name: string,
+  register: FastifyPluginAsync<Options>,
+): FastifyPluginAsync<Options> {
+  const plugin: FastifyPluginAsync<Options> = async (app, options) => {
+    if (typeof app?.addHook !== 'function') {
+      const allowed = `a Fastify instance: write app.register(${name}, options), without a call of ${name}`;
+      throw impossibleOption(name, 'app', app, allowed);
+    }
+    await register(app, options);
+  };
+  const words = name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  return fastifyPlugin(plugin, { fastify: '5.x', name: `holdfast-${words}` });
+}
+
 // Asynchronous, because Fastify does not catch what a plugin with a callback throws.
 const plugin: FastifyPluginAsync<DeadlineMiddlewareOptions> = async (app, options) => {
   const engine = new DeadlineEngine(options);
@@ -172,10 +190,7 @@ const plugin: FastifyPluginAsync<DeadlineMiddlewareOptions> = async (app, option
  * await app.close();
  * ```
  */
-export const deadline: FastifyPluginAsync<DeadlineMiddlewareOptions> = /* @__PURE__ */ fastifyPlugin(plugin, {
-  fastify: '5.x',
-  name: 'holdfast-deadline',
-});
+export const deadline: FastifyPluginAsync<DeadlineMiddlewareOptions> = /* @__PURE__ */ pluginOf('deadline', plugin);
 
 /**
  * The call of a request: its `signal`, `deadline`, `remainingMs`, and `attempt`, if its caller sends the number.
@@ -220,9 +235,9 @@ const fencePlugin: FastifyPluginAsync<FenceMiddlewareOptions<FastifyRequest>> = 
  * await app.close();
  * ```
  */
-export const fence: FastifyPluginAsync<FenceMiddlewareOptions<FastifyRequest>> = /* @__PURE__ */ fastifyPlugin(
+export const fence: FastifyPluginAsync<FenceMiddlewareOptions<FastifyRequest>> = /* @__PURE__ */ pluginOf(
+  'fence',
   fencePlugin,
-  { fastify: '5.x', name: 'holdfast-fence' },
 );
 
 const healthPlugin: FastifyPluginAsync<HealthOptions> = async (app, options) => {
@@ -257,10 +272,7 @@ const healthPlugin: FastifyPluginAsync<HealthOptions> = async (app, options) => 
  * await app.close();
  * ```
  */
-export const health: FastifyPluginAsync<HealthOptions> = /* @__PURE__ */ fastifyPlugin(healthPlugin, {
-  fastify: '5.x',
-  name: 'holdfast-health',
-});
+export const health: FastifyPluginAsync<HealthOptions> = /* @__PURE__ */ pluginOf('health', healthPlugin);
 
 function answer(reply: FastifyReply, problem: Problem): void {
   if (reply.sent || reply.raw.headersSent) return;
@@ -460,9 +472,9 @@ type NextPayload = Parameters<preParsingHookHandler>[3];
  * await app.close();
  * ```
  */
-export const idempotency: FastifyPluginAsync<IdempotencyPluginOptions> = /* @__PURE__ */ fastifyPlugin(
+export const idempotency: FastifyPluginAsync<IdempotencyPluginOptions> = /* @__PURE__ */ pluginOf(
+  'idempotency',
   idempotencyPlugin,
-  { fastify: '5.x', name: 'holdfast-idempotency' },
 );
 
 function protectionOf(
@@ -547,7 +559,7 @@ function handleCached(
  * await app.close();
  * ```
  */
-export const responseCache: FastifyPluginAsync<ResponseCacheOptions<FastifyRequest>> = /* @__PURE__ */ fastifyPlugin(
+export const responseCache: FastifyPluginAsync<ResponseCacheOptions<FastifyRequest>> = /* @__PURE__ */ pluginOf(
+  'responseCache',
   responseCachePlugin,
-  { fastify: '5.x', name: 'holdfast-response-cache' },
 );

@@ -48,7 +48,7 @@ export interface HealthOptions {
   readonly path?: string;
   /** Time for one check; a store or function that takes longer is down. Default 1 s; from 1 ms to 24.8 days. */
   readonly timeout?: Duration;
-  /** How long an answer serves further probes. Default 1 s; from 0. */
+  /** How long an answer serves further probes. Default 1 s; from 0 to 24.8 days. */
   readonly maxAge?: Duration;
   /** The source of time. Default `systemClock`. */
   readonly clock?: Clock;

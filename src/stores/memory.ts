@@ -35,7 +35,7 @@ import { Watchers } from './watchers.js';
 export interface MemoryStoreOptions {
   /** Most entries, from 1 to 10 000 000. Default 100 000: a day of idempotency keys at one per second. */
   readonly max?: number;
-  /** Most bytes of all keys and values together. Default 128 MiB: it fits beside an ordinary heap. */
+  /** Most bytes of all keys and values together, from 1,024. Default 128 MiB: it fits beside an ordinary heap. */
   readonly maxBytes?: number;
   /** Most bytes of one value, from 1 to 1 GiB. Default 1 MiB. */
   readonly maxValueBytes?: number;

@@ -22,7 +22,7 @@ import type { PgListener, PostgresTransaction } from './postgres-drivers.js';
 
 /** Options of {@link transactionLock}. */
 export interface TransactionLockOptions {
-  /** How long it may wait. 0: not at all. Default `'30s'`. */
+  /** How long it may wait. 0: not at all; up to 24.8 days. Default `'30s'`. */
   readonly wait?: Duration;
 }
 

@@ -73,7 +73,7 @@ export { type PostgresMigration, postgresMigrations } from './postgres-schema.js
 export interface PostgresStoreOptions {
   /** Goes before each key: stores with different prefixes share a table and never meet. Default `'holdfast'`. */
   readonly prefix?: string;
-  /** How long a verb waits for a connection and the answer together: milliseconds, or a literal. Default `'500ms'`. */
+  /** How long a verb waits for a connection and the answer together: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
   readonly timeout?: Duration;
   /** Most bytes of one value, from 1 to 1 GiB. Default 1 MiB. */
   readonly maxValueBytes?: number;

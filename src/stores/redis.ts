@@ -71,7 +71,7 @@ export interface NodeRedisClient {
 export interface RedisStoreOptions {
   /** Goes before each key: stores with different prefixes share a server and never meet. Default `'holdfast'`. */
   readonly prefix?: string;
-  /** How long a verb waits for the connection and the answer together: milliseconds, or a literal. Default `'500ms'`. */
+  /** How long a verb waits for the connection and the answer together: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
   readonly timeout?: Duration;
   /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
   readonly maxValueBytes?: number;

@@ -55,7 +55,7 @@ type SqliteValue = string | number | null | Uint8Array;
 export interface SqliteStoreOptions {
   /** Goes before each key: stores with different prefixes share a file and never meet. Default `'holdfast'`. */
   readonly prefix?: string;
-  /** How long a verb waits while another process writes: milliseconds, or a literal. Default `'500ms'`. */
+  /** How long a verb waits while another process writes: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
   readonly timeout?: Duration;
   /** Most bytes of one value, from 1 to 1 GiB. Default 1 MiB. */
   readonly maxValueBytes?: number;

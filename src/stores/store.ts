@@ -68,11 +68,25 @@ export interface StoreRemoveOptions extends StoreCallOptions {
  * because the refusal brings back the entry, in which its owner knows its own bytes.
  */
 export interface Store {
-  /** What the key holds, or undefined. An entry whose time is over is nothing. */
+  /**
+   * What the key holds, or undefined. An entry whose time is over is nothing.
+   *
+   * @throws {@link StoreError} `ERR_STORE` when the store fails, or for a key that is none; the reason of the signal.
+   */
   read(key: string, options?: StoreCallOptions): Promise<Entry | undefined>;
-  /** Writes, or answers with the entry in the way. Of any number of writers with one `ifVersion` exactly one succeeds. */
+  /**
+   * Writes, or answers with the entry in the way. Of any number of writers with one `ifVersion` exactly one succeeds.
+   *
+   * @throws {@link StoreError} `ERR_STORE` when the store fails, whose `applied` tells whether it may have written all the same, or for what it
+   * does not take; the reason of the signal.
+   */
   write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused>;
-  /** Whether something was removed. */
+  /**
+   * Removes, and answers whether there was something.
+   *
+   * @throws {@link StoreError} `ERR_STORE` when the store fails, whose `applied` tells whether it may have removed all the same; the reason of the
+   * signal.
+   */
   remove(key: string, options?: StoreRemoveOptions): Promise<boolean>;
   /** What this store can do besides; each is there only where it is worth it. */
   readonly native?: NativeCapabilities | undefined;

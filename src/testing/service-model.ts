@@ -27,7 +27,9 @@ export interface ServiceModelOptions {
 
 /** What a request went through, in milliseconds. */
 export interface ServiceTimes {
+  /** From `serve` until a worker was free. */
   readonly waitedMs: number;
+  /** What the worker took. */
   readonly servedMs: number;
 }
 

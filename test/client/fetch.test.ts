@@ -279,6 +279,7 @@ describe('createFetch', () => {
     ['an unknown option of pacing', { pacing: { pause: 1 } }],
     ['a form that is none', { propagate: 'b3' }],
     ['no room for an origin', { maxOrigins: 0 }],
+    ['a header whose name is none', { idempotencyHeader: 'idempotency key' }],
   ])('refuses %s at once', (_, options) => {
     expect(() => createFetch(options as never)).toThrow(OptionsError);
   });

@@ -14,12 +14,15 @@ import {
   text,
 } from '../../src/core/options.js';
 import {
+  cache,
+  circuitBreaker,
   constant,
   deadline,
   decorrelated,
   exponential,
   fallback,
   idempotency,
+  mutex,
   OptionsError,
   pipeline,
   retry,
@@ -35,6 +38,10 @@ function refusal(build: () => unknown): OptionsError {
     throw error;
   }
   throw new Error('nothing was refused');
+}
+
+class Store {
+  readonly entries = 0;
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: what plain JavaScript may pass.
@@ -115,6 +122,25 @@ describe('OptionsError', () => {
       () => idempotency(wrong({ store: new Map() })),
     ],
     ["pipeline: argument 1 must be a policy such as timeout('1s'), got undefined", () => pipeline(wrong(undefined))],
+    ...[exponential, decorrelated, constant].map((backoff): [string, () => unknown] => [
+      'retry: option "backoff" must be exponential(), constant(\'1s\') or another function, got the factory itself; call it',
+      () => retry(wrong({ backoff })),
+    ]),
+    [
+      'cache: option "failBackoff" must be exponential(), constant(\'1s\') or another function, got the factory itself; call it',
+      () => cache(wrong({ ttl: 1, failBackoff: exponential })),
+    ],
+    ['retry: unknown option "maxRetries", did you mean "attempts"?', () => retry(wrong({ maxRetries: 3 }))],
+    ['retry: unknown option "retries", did you mean "attempts"?', () => retry(wrong({ retries: 3 }))],
+    [
+      'circuitBreaker: unknown option "halfOpenAfter", did you mean "openFor"?',
+      () => circuitBreaker(wrong({ halfOpenAfter: 3 })),
+    ],
+    ['retry: option "handles" must be a function, got the class TypeError', () => retry(wrong({ handles: TypeError }))],
+    [
+      'mutex: unknown option "entries", options are a plain object, got an object of class Store',
+      () => mutex(wrong(new Store())),
+    ],
   ])('says: %s', (message, build) => {
     expect(refusal(build).message).toBe(message);
   });
@@ -150,6 +176,13 @@ describe('OptionsError', () => {
       throw new Error('down');
     });
     expect(calls).toBe(2);
+  });
+
+  it('takes options that are an object of a class, as long as it knows each of them', () => {
+    class Settings {
+      readonly attempts = 2;
+    }
+    expect(retry(new Settings()).traits?.attempts).toBe(2);
   });
 
   it('takes undefined for absent', () => {
@@ -192,7 +225,7 @@ describe('checkOptions', () => {
     ['a string of 1 to 200 characters', () => text(), ['', 'a'.repeat(201), 5, ['a']]],
     ['true or false', () => flag(), [0, 'true', null]],
     ["'full' or 'none'", () => oneOf(['full', 'none']), ['Full', '', 5]],
-    ['a function', () => func(), [{}, null]],
+    ['a function', () => func(), [{}, null, Error, Store]],
     ['a thing with a size', sized, [null, 5, {}, { size: () => 1 }, { clear() {} }, { size: 1, clear() {} }]],
     ['a thing with a size', sized, [Object.assign(() => {}, { size: () => 1, clear() {} })]],
   ])('wants %s', (allowed, field, values) => {
@@ -232,6 +265,8 @@ describe('show', () => {
     ['a'.repeat(60), `'${'a'.repeat(60)}'`],
     ['a'.repeat(61), `'${'a'.repeat(57)}...'`],
     [Math.max, 'a function'],
+    [Store, 'the class Store'],
+    [RangeError, 'the class RangeError'],
     [[1], 'an array'],
     [{}, 'an object'],
     [null, 'null'],

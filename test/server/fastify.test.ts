@@ -4,12 +4,22 @@ import Fastify from 'fastify';
 import { describe, expect, it } from 'vitest';
 import { OptionsError } from '../../src/index.js';
 import { currentCall, enableContext, runDetached } from '../../src/integrations/context.js';
-import { callOf, deadline } from '../../src/server/fastify.js';
+import { callOf, deadline, fence, health, idempotency, responseCache } from '../../src/server/fastify.js';
 import { virtualClock } from '../../src/testing/index.js';
 import { untilAborted } from './support.js';
 
 const place = Symbol.for('holdfast.context');
 const provided = (globalThis as unknown as { [place]: { ambient: object | undefined } })[place];
+
+describe('the plugins of fastify', () => {
+  it.each(Object.entries({ deadline, fence, health, idempotency, responseCache }))(
+    '%s says how it is registered when it is called like middleware of Express',
+    async (name, plugin) => {
+      const called = (plugin as unknown as (options: object) => Promise<void>)({ scope: () => 'x' });
+      await expect(called).rejects.toThrow(`write app.register(${name}, options)`);
+    },
+  );
+});
 
 describe('deadline of fastify, by itself', () => {
   it('refuses wrong options, of the plugin and of a route, before the server listens', async () => {

@@ -27,7 +27,7 @@ import {
   withDefault,
 } from '../../core/options.js';
 import type { Outcome } from '../../core/outcome.js';
-import { type Backoff, exponential } from '../../policies/retry/backoff.js';
+import { type Backoff, backoffField, exponential } from '../../policies/retry/backoff.js';
 import type { Store } from '../../stores/store.js';
 import { Backing } from './backing.js';
 import type { ManyLoader } from './batch.js';
@@ -41,7 +41,9 @@ import { type MarkedSerializer, type Serializer, type SerializerName, serializer
 export interface CacheLifetime {
   /** How long it is fresh. 0: it is not cached. */
   readonly ttl: Duration;
+  /** In place of the option of the cache. */
   readonly staleWhileRevalidate?: Duration;
+  /** In place of the option of the cache. */
   readonly staleIfError?: Duration;
 }
 
@@ -60,11 +62,11 @@ export interface CacheOptions<V, K = string> extends CommonOptions {
   readonly loadMany?: ManyLoader<V, K>;
   /** The text by which a key is known. Default: strings, numbers, bigints and booleans as they are written. */
   readonly key?: (key: K) => string;
-  /** How long after `ttl` a value is still given at once, while one process loads it anew. Default 0. */
+  /** How long after `ttl` a value is still given at once, while one process loads it anew. From 0, the default, to 24.8 days. */
   readonly staleWhileRevalidate?: Duration;
-  /** How long after `ttl` a value stands in for a load that fails or takes longer than `softTimeout`. Default 0; an hour is a good choice. */
+  /** How long after `ttl` a value stands in for a load that fails or takes longer than `softTimeout`. From 0, the default, to 24.8 days; an hour is a good choice. */
   readonly staleIfError?: Duration;
-  /** How long `null` and `undefined` are fresh. Default: `null` like any value, and `undefined` is not cached. */
+  /** How long `null` and `undefined` are fresh, from 0 to 24.8 days. Default: `null` like any value, and `undefined` is not cached. */
   readonly negativeTtl?: Duration;
   /** By which share at most each time to live is cut, so that what was loaded together does not end together. From 0 to 0.5, default 0.1. */
   readonly jitter?: number;
@@ -75,25 +77,25 @@ export interface CacheOptions<V, K = string> extends CommonOptions {
   readonly early?: Early;
   /** Entries in memory. Default 1,000; from 1 to 10,000,000. */
   readonly max?: number;
-  /** Bytes in memory, as values are serialized. Default 64 MiB with a store; without one values are not measured unless this is given. */
+  /** Bytes in memory, as values are serialized; from 1,024. Default 64 MiB with a store; without one values are not measured unless this is given. */
   readonly maxBytes?: number;
-  /** After how long a value in memory is compared with the store. Default 30 s where the store tells of changes, 5 s where it does not. */
+  /** After how long a value in memory is compared with the store. Default 30 s where the store tells of changes, 5 s where it does not; from 1 ms to 24.8 days. */
   readonly maxL1Ttl?: Duration;
   /** How long a process that died keeps others from loading. Default 3 s; from 300 ms to an hour. It is renewed at each third. */
   readonly lease?: Duration;
   /** How long a caller waits for a load while there is a stale value within `staleIfError`. Default: until the load ends. */
   readonly softTimeout?: Duration;
-  /** How long a load may take; then its signal aborts and it has failed. Default 30 s. */
+  /** How long a load may take; then its signal aborts and it has failed. Default 30 s; from 1 ms to 24.8 days. */
   readonly hardTimeout?: Duration;
   /** How long a caller waits for the load of another process. Default: `hardTimeout`. */
   readonly waitTimeout?: Duration;
   /** What happens then if there is no stale value: the caller loads for himself, the default, or gets a `TimeoutError`. */
   readonly onWaitTimeout?: 'load' | 'reject';
-  /** Loads at once in this process; others wait in line. Default: no bound. A loader that asks its own cache for another key needs more than one. */
+  /** Loads at once in this process, from 1; others wait in line. Default: no bound. A loader that asks its own cache for another key needs more than one. */
   readonly maxConcurrentLoads?: number;
   /** How long nobody tries again after a load that failed. Default `exponential({ initial: '1s', max: '30s' })`. */
   readonly failBackoff?: Backoff;
-  /** How long the store may take to answer: a read 100 ms, a write 500 ms by default. After three failures in a row it is left alone for a while. */
+  /** How long the store may take to answer: a read 100 ms, a write 500 ms by default; from 1 ms to 24.8 days. After three failures in a row it is left alone for a while. */
   readonly l2Timeouts?: { readonly read?: Duration; readonly write?: Duration };
   /**
    * What becomes of `set`, `delete` and `invalidateTag` when the store does not take them. `'reject'`, the default: they reject. `'replay'`: they
@@ -114,6 +116,7 @@ export interface CacheOptions<V, K = string> extends CommonOptions {
 
 /** What {@link cache} makes. */
 export interface Cache<V, K = string> {
+  /** As the option says, in events and errors. */
   readonly name: string;
   /** Entries in the memory of this process. */
   readonly size: number;
@@ -144,6 +147,7 @@ export interface Cache<V, K = string> {
   invalidateTag(tag: string): Promise<void>;
   /** Aborts what is under way, gives back its leases, and ends all watches. The store stays open. Safe to repeat. */
   close(): Promise<void>;
+  /** As `close`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
@@ -161,7 +165,7 @@ const ttlField: Field<Duration | ((value: never, key: never) => Duration | Cache
 };
 
 /**
- * Keeps what is dear to make, in memory and in a store, and makes it once for all who ask.
+ * Keeps what is expensive to make, in memory and in a store, and makes it once for all who ask.
  *
  * For values that are read more often than they change. With a store, processes share values, and one loads while the others wait;
  * give each cache of a store a `name` of its own. Not for what must never be old: another process may show a value from its memory for as long as word of a change
@@ -232,7 +236,10 @@ export class StoredCache<V, K> implements Cache<V, K> {
     return this.engine.getMany(keys, options);
   }
 
-  set(key: K, value: V): Promise<void> {
+  set(key: K, value: V, ...more: readonly never[]): Promise<void> {
+    if (more.length > 0) {
+      return Promise.reject(new TypeError(`cache "${this.name}": set takes key and value; "ttl" is of the cache`));
+    }
     return this.engine.set(key, value);
   }
 
@@ -281,7 +288,7 @@ function settingsOf<V, K>(policy: string, options: CacheOptions<V, K>) {
     waitTimeout: optional(span),
     onWaitTimeout: withDefault<'load' | 'reject'>(oneOf(['load', 'reject']), 'load'),
     maxConcurrentLoads: optional(integer({ min: 1 })),
-    failBackoff: optional(func<Backoff>()),
+    failBackoff: optional(backoffField),
     onStoreDown: withDefault<'reject' | 'replay'>(oneOf(['reject', 'replay']), 'reject'),
     l2Timeouts: optional<unknown>({ allowed: 'an object', parse: (value) => value }),
     serializer: serializerField as Field<MarkedSerializer>,

@@ -48,9 +48,19 @@ export interface EngineSettings<V, K> {
   readonly onStoreDown: 'reject' | 'replay';
 }
 
+/** Options of one `get` of a cache. */
 export interface CacheGetOptions<V, K> {
+  /** Ends the wait of this caller alone: `get` rejects with its reason, and others still get the value. */
   readonly signal?: AbortSignal | undefined;
+  /** Makes the value, in place of the cache's own `load`. */
   readonly load?: Loader<V, K> | undefined;
+}
+
+/** An option of a `get` whose value would be passed over. A number is the index of `keys.map(users.get)`. */
+function strangerIn(options: object): string | undefined {
+  if (typeof options === 'function') return 'a function';
+  for (const name in options) if (name !== 'signal' && name !== 'load') return `"${name}"`;
+  return undefined;
 }
 
 /** For those of this package who make values of their own on the engine. */
@@ -297,6 +307,10 @@ export class Engine<V, K> {
     many: { readonly batch: Batch<V, K>; readonly opened: Flight<V, K>[] } | undefined,
   ): Promise<V> {
     const { signal, load } = options ?? {};
+    const stranger = options === undefined ? undefined : strangerIn(options);
+    if (stranger !== undefined) {
+      return rejectLater(new TypeError(`cache "${this.settings.name}": get takes { signal, load }, got ${stranger}`));
+    }
     if (signal?.aborted) return rejectLater(signal.reason);
     if (this.isClosed) return rejectLater(this.closedError('get'));
     const nowMs = this.clock.now();

@@ -36,6 +36,7 @@ export interface Freshness {
   readonly ttlMs: number;
 }
 
+/** Makes the value of a key, or a promise of it. `context.signal` aborts when nobody waits for it any more, or after `hardTimeout`. */
 export type Loader<V, K> = (key: K, context: LoadContext) => V | PromiseLike<V>;
 
 /** Shortest poll of a store that cannot tell of changes, and what it doubles up to. */

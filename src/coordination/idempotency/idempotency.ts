@@ -44,7 +44,7 @@ export { largeBytes, nextTurn } from './turns.js';
 export interface IdempotencyOptions {
   /** Where the records are: a store that all processes share that may get the same call. */
   readonly store: Store;
-  /** How long a record is kept after its last write; longer than `lease`. Default 24 h. */
+  /** How long a record is kept after its last write; longer than `lease`, up to 10 years. Default 24 h. */
   readonly ttl?: Duration;
   /** How long a process that has died blocks its keys; a live one renews at each third of it. Default 30 s; from 100 ms. */
   readonly lease?: Duration;
@@ -56,7 +56,7 @@ export interface IdempotencyOptions {
   readonly onLost?: 'rerun' | 'resume' | 'refuse';
   /** How long a call waits for one that runs elsewhere before it fails with `InFlightError`. Default `'off'`: not at all. `'5s'` suits most. */
   readonly wait?: Duration | 'off';
-  /** How long the store may take to begin an operation, and to end it. Default 500 ms. */
+  /** How long the store may take to begin an operation, and to end it. Default 500 ms; from 1 ms to 24.8 days. */
   readonly storeTimeout?: Duration;
   /** What happens while the store is down: `'refuse'` runs nothing, `'run'` runs unprotected. Default `'refuse'`. */
   readonly onStoreDown?: 'refuse' | 'run';

@@ -45,9 +45,9 @@ export function keyFrom(businessId: string, operation: string): string {
 export interface KeyJarOptions {
   /** Where the keys are kept; one that survives a restart, such as that of holdfast/sqlite. */
   readonly store: Store;
-  /** How old a key may be and still be sent: less than the other side remembers it. Default 23 h. */
+  /** How old a key may be and still be sent: less than the other side remembers it. Default 23 h; from 1 ms to 24.8 days. */
   readonly maxKeyAge?: Duration;
-  /** How long a key that nobody forgets is kept, so that one that is too old is known for it. Default 30 days. */
+  /** How long a key that nobody forgets is kept, so that one that is too old is known for it. Default 30 days; up to 10 years. */
   readonly ttl?: Duration;
   /** Names the jar in errors; jars of different names have keys of their own. Default `'keyJar'`. */
   readonly name?: string;

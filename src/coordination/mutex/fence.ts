@@ -86,6 +86,7 @@ export interface FencedUpdateOptions {
   readonly set: Readonly<Record<string, unknown>>;
   /** Columns that name the row, from 1. */
   readonly where: Readonly<Record<string, unknown>>;
+  /** The lock's: `lease.fence`. */
   readonly fence: number;
   /** The column of the fence: `BIGINT NOT NULL DEFAULT 0`. Default `'fence'`. */
   readonly column?: string;
@@ -128,6 +129,7 @@ export function fencedUpdate(options: FencedUpdateOptions): SqlStatement {
 export interface FencedGuardOptions {
   /** What is guarded: anything that is written under one lock. */
   readonly resource: string;
+  /** The lock's: `lease.fence`. */
   readonly fence: number;
   /** The table of guards: `(resource TEXT PRIMARY KEY, fence BIGINT NOT NULL)`. Default `'holdfast_fences'`. */
   readonly table?: string;

@@ -32,7 +32,7 @@ export interface Mutex {
    * @throws {@link StoreError} `ERR_STORE`, when the store fails. If it may have granted the lock all the same, that is taken back.
    */
   acquire(keys: LockKeys, options?: AcquireOptions): Promise<Lease>;
-  /** Takes the lock if it is free, else answers null. */
+  /** Takes the lock if it is free, else answers null. @throws {@link StoreError} `ERR_STORE`, when the store fails. */
   tryAcquire(keys: LockKeys): Promise<Lease | null>;
   /**
    * Runs a function under the lock and gives the lock back when it has ended.

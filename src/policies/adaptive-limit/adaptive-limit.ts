@@ -47,9 +47,9 @@ export interface AdaptiveLimitOptions extends CommonOptions, RefusalOptions {
    * within `min` and `max`.
    */
   readonly initial?: number;
-  /** The limit is never less. Default 1. */
+  /** The limit is never less. Default 1; from 1 to 1,000,000. */
   readonly min?: number;
-  /** The limit is never more. Default 1,000. */
+  /** The limit is never more. Default 1,000; from `min` to 1,000,000. */
   readonly max?: number;
   /** Calls that may wait for a slot, the newest served first. Default: as many as may run, at least 4. 0 for none. */
   readonly queue?: number;

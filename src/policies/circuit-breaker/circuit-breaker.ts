@@ -164,7 +164,7 @@ function settingsOf(options: CircuitBreakerOptions | undefined): Settings & { re
     failureRate: withDefault(rateField(), 0.5),
     slowCallRate: optional(rateField()),
     slowCallDuration: optional(duration({ max: longestMs })),
-    openFor: withDefault(duration({ max: longestMs }), 5_000),
+    openFor: { ...withDefault(duration({ max: longestMs }), 5_000), elsewhere: ['halfOpenAfter', 'resetTimeout'] },
     maxOpenFor: optional(duration({ max: longestMs })),
     halfOpen: optional<unknown>({ allowed: 'an object', parse: (value) => value }),
     rampUp: withDefault(duration({ min: 0, max: longestMs }), 0),

@@ -11,9 +11,11 @@ import {
   checkArgument,
   checkOptions,
   duration,
+  type Field,
   impossibleOption,
   number,
   oneOf,
+  show,
   withDefault,
 } from '../../core/options.js';
 
@@ -135,6 +137,15 @@ export function constant(delay: Duration): Backoff {
   const delayMs = checkArgument('constant', 'delay', delay, duration({ min: 0 }));
   return described({ maxMs: delayMs, summary: `waiting ${delayMs} ms` }, () => delayMs);
 }
+
+const factories: readonly unknown[] = [exponential, decorrelated, constant];
+
+/** The backoff of a retry. A factory is a function as well, and would fail only when the first delay is asked for. */
+export const backoffField: Field<Backoff> = {
+  allowed: "exponential(), constant('1s') or another function",
+  parse: (value) => (typeof value === 'function' && !factories.includes(value) ? (value as Backoff) : undefined),
+  shown: (value) => (factories.includes(value) ? 'the factory itself; call it' : show(value)),
+};
 
 function described(
   description: { readonly maxMs: number; readonly summary: string },

@@ -25,7 +25,7 @@ import {
 } from '../../core/options.js';
 import { type Handles, handlesThrows, judge, type Outcome, yesOrNo } from '../../core/outcome.js';
 import type { Strategy } from '../../core/policy.js';
-import { type Backoff, exponential } from './backoff.js';
+import { type Backoff, backoffField, exponential } from './backoff.js';
 import { retryHintOf } from './retry-after.js';
 import type { RetryBudget } from './retry-budget.js';
 
@@ -102,11 +102,8 @@ export function attemptsOf(error: unknown): AttemptsReport | undefined {
  */
 export function retry(options?: RetryOptions): Strategy {
   const checked = checkOptions('retry', options, {
-    attempts: withDefault(integer({ min: 1, max: 1_000 }), 3),
-    backoff: withDefault<Backoff>(
-      { ...func<Backoff>(), allowed: "exponential(), constant('1s') or another function" },
-      exponential(),
-    ),
+    attempts: { ...withDefault(integer({ min: 1, max: 1_000 }), 3), elsewhere: ['retries', 'maxRetries'] },
+    backoff: withDefault(backoffField, exponential()),
     budget: optional(having<RetryBudget>('a budget such as retryBudget()', 'deposit', 'tryWithdraw')),
     handles: withDefault(func<Handles>(), handlesThrows),
     maxRetryAfter: withDefault(duration({ min: 0 }), 30_000),

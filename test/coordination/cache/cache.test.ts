@@ -101,6 +101,19 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(isKnown()).toBe(false);
   });
 
+  it('refuses what other caches take and it would pass over: a loader by itself, a time for one value', async () => {
+    const { users, source } = setUp(way);
+    const wrong = users as unknown as Record<'get' | 'set', (...args: readonly unknown[]) => Promise<unknown>>;
+    await expect(wrong.get('42', () => 7)).rejects.toThrow('get takes { signal, load }, got a function');
+    await expect(wrong.get('42', { ttl: 7 })).rejects.toThrow('get takes { signal, load }, got "ttl"');
+    await expect(wrong.set('42', 7, '1m')).rejects.toThrow('"ttl" is of the cache');
+    await expect(wrong.set('42', 7, { ttl: '1m' })).rejects.toThrow(TypeError);
+    expect(users.peek('42')).toBeUndefined();
+    // An index is no option.
+    expect(await Promise.all(['42', '42'].map(wrong.get))).toEqual([1, 1]);
+    expect(source.loads).toBe(1);
+  });
+
   it.each([null, false, 0, '', [], {}])('hits %j as it hits any value', async (value) => {
     const { users, source } = setUp(way);
     source.value = value;

@@ -195,7 +195,12 @@ const writers = ['setHeader', 'appendHeader', 'removeHeader', 'writeHead', 'writ
  */
 function detach(response: Response): void {
   const { req: request, statusCode } = response;
-  for (const name of writers) Object.defineProperty(response, name, { value: () => response, configurable: true });
+  const ignore = (...given: unknown[]) => {
+    // Whoever waits until it is written goes on.
+    for (const one of given) if (typeof one === 'function') queueMicrotask(one as () => void);
+    return response;
+  };
+  for (const name of writers) Object.defineProperty(response, name, { value: ignore, configurable: true });
   // The status stays what was sent: logs and metrics read it when the response has finished.
   Object.defineProperty(response, 'statusCode', { get: () => statusCode, set() {}, configurable: true });
   const socket = new Proxy(request.socket, {

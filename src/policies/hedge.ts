@@ -171,6 +171,7 @@ class HedgeRun<T> extends Timer implements Dependent {
   /** Infinity while too few calls were seen to tell. */
   private delayMs = Number.POSITIVE_INFINITY;
   private dueMs = 0;
+  private wake!: () => void;
   private errors: unknown[] | undefined = undefined;
   /** What the caller gets if nothing better comes: the last failure; a refusal only if nothing was ever started. */
   private failure: Outcome<T> | undefined = undefined;
@@ -198,8 +199,12 @@ class HedgeRun<T> extends Timer implements Dependent {
     return promise;
   }
 
-  /** The delay has passed and no copy has answered. */
   override expire(): void {
+    this.wake();
+  }
+
+  /** The delay has passed and no copy has answered. */
+  private due(): void {
     const nowMs = this.call.clock.now();
     const lagMs = nowMs - this.dueMs;
     const toleratedMs = Math.min(mostToleratedLagMs, Math.max(leastToleratedLagMs, this.delayMs / 2));
@@ -243,7 +248,17 @@ class HedgeRun<T> extends Timer implements Dependent {
     const { call } = this;
     if (this.sent > this.plan.max || this.isOver) return;
     this.dueMs = nowMs + this.delayMs;
-    if (this.dueMs < call.deadlineMs) call.clock.schedule(this, this.dueMs);
+    if (this.dueMs >= call.deadlineMs) return;
+    const { sent } = this;
+    // Timers expire in no context of their own; what follows a promise runs in the asynchronous context of the call.
+    const delay = new Promise<void>((wake) => {
+      this.wake = wake;
+    });
+    void delay.then(() => {
+      // Meanwhile a copy may have been sent because one had failed.
+      if (!this.isOver && this.sent === sent) this.due();
+    });
+    call.clock.schedule(this, this.dueMs);
   }
 
   private ended(copy: number, child: Call, outcome: Outcome<T>): void {

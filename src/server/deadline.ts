@@ -178,6 +178,8 @@ class RequestRun extends Timer {
   readonly #grantedMs: number;
   readonly #onFinish = () => this.#release();
   readonly #onClose = () => this.#clientGone();
+  #isOver = false;
+  #wake = nothing;
 
   constructor(engine: DeadlineEngine, exchange: Exchange, call: Call, grantedMs: number) {
     super();
@@ -191,11 +193,22 @@ class RequestRun extends Timer {
     const { response } = this.#exchange;
     response.on('finish', this.#onFinish);
     response.on('close', this.#onClose);
-    if (this.#grantedMs !== Number.POSITIVE_INFINITY) this.#engine.clock.schedule(this, this.#call.deadline);
+    if (this.#grantedMs === Number.POSITIVE_INFINITY) return;
+    // Hooks of the framework hear of the answer. What follows a promise runs in the asynchronous context of the request; a timer does not.
+    const allowed = new Promise<void>((wake) => {
+      this.#wake = wake;
+    });
+    void allowed.then(() => this.#timeIsOver());
+    this.#engine.clock.schedule(this, this.#call.deadline);
+  }
+
+  override expire(): void {
+    this.#wake();
   }
 
   /** The time is over while the request is handled. */
-  override expire(): void {
+  #timeIsOver(): void {
+    if (this.#isOver) return;
     const { name, events } = this.#engine;
     this.#release();
     const afterMs = this.#grantedMs;
@@ -213,6 +226,7 @@ class RequestRun extends Timer {
 
   #release(): void {
     const { response } = this.#exchange;
+    this.#isOver = true;
     response.removeListener('finish', this.#onFinish);
     response.removeListener('close', this.#onClose);
     this.#call.unfollow();

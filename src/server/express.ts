@@ -2,7 +2,7 @@
  * Express: what the engines of this folder need to know of an Express request and its response. Express 4 and 5.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
-import type { Application, Request, RequestHandler, Response } from 'express';
+import type { Application, NextFunction, Request, RequestHandler, Response } from 'express';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
 import type { StoredAnswer } from './capture.js';
@@ -52,6 +52,13 @@ declare global {
   }
 }
 
+/** Middleware for any route: it leaves the types of the route's parameters and of its body to the handlers behind it, which a `RequestHandler` does not. */
+export type Middleware = <Params, Answer, Body, Query, Locals extends Record<string, unknown>>(
+  request: Request<Params, Answer, Body, Query, Locals>,
+  response: Response<Answer, Locals>,
+  next: NextFunction,
+) => void;
+
 /**
  * Middleware that gives each request the time that its caller grants.
  *
@@ -83,7 +90,7 @@ declare global {
  * server.close();
  * ```
  */
-export function deadline(options?: DeadlineMiddlewareOptions): RequestHandler {
+export function deadline(options?: DeadlineMiddlewareOptions): Middleware {
   const engine = new DeadlineEngine(options);
   return (request, response, next) => {
     const exchange = {
@@ -131,13 +138,14 @@ export function callOf(request: Request): Call {
  * server.close();
  * ```
  */
-export function fence(options: FenceMiddlewareOptions<Request>): RequestHandler {
+export function fence(options: FenceMiddlewareOptions<Request>): Middleware {
   const engine = new FenceEngine(options);
-  return (request, response, next) => {
+  const middleware: RequestHandler = (request, response, next) => {
     const problem = engine.check(request, request.headers.fence);
     if (problem === undefined) next();
     else response.status(problem.status).type(problemType).end(problemBody(problem));
   };
+  return middleware as Middleware;
 }
 
 /**
@@ -167,7 +175,7 @@ export function fence(options: FenceMiddlewareOptions<Request>): RequestHandler 
  * server.close();
  * ```
  */
-export function health(options?: HealthOptions): RequestHandler {
+export function health(options?: HealthOptions): Middleware {
   const engine = new HealthEngine(options);
   return (request, response, next) => {
     const probe = engine.probe(request.method, request.path);
@@ -195,7 +203,12 @@ const writers = ['setHeader', 'appendHeader', 'removeHeader', 'writeHead', 'writ
  */
 function detach(response: Response): void {
   const { req: request, statusCode } = response;
-  for (const name of writers) Object.defineProperty(response, name, { value: () => response, configurable: true });
+  const ignore = (...given: unknown[]) => {
+    // Whoever waits until it is written goes on.
+    for (const one of given) if (typeof one === 'function') queueMicrotask(one as () => void);
+    return response;
+  };
+  for (const name of writers) Object.defineProperty(response, name, { value: ignore, configurable: true });
   // The status stays what was sent: logs and metrics read it when the response has finished.
   Object.defineProperty(response, 'statusCode', { get: () => statusCode, set() {}, configurable: true });
   const socket = new Proxy(request.socket, {
@@ -247,20 +260,20 @@ function detach(response: Response): void {
  * server.close();
  * ```
  */
-export function idempotency(options: IdempotencyMiddlewareOptions<Request>): RequestHandler;
+export function idempotency(options: IdempotencyMiddlewareOptions<Request>): Middleware;
 /** With an engine that `idempotency(...)` of `holdfast` has made; it may serve several routes and wrapped functions. */
-export function idempotency(engine: Idempotency, options: IdempotencyRequestOptions<Request>): RequestHandler;
+export function idempotency(engine: Idempotency, options: IdempotencyRequestOptions<Request>): Middleware;
 export function idempotency(
   first: Idempotency | IdempotencyMiddlewareOptions<Request>,
   second?: IdempotencyRequestOptions<Request>,
-): RequestHandler {
+): Middleware {
   const protection = new HttpIdempotency(first, second);
   const middleware: RequestHandler = (request, response, next) => {
     const isProtected = request.idempotency !== undefined;
     if (isProtected || protection.passes(request.method, request.headers['idempotency-key'])) return next();
     protection.handle(new Exchange(request, response, next, middleware), next);
   };
-  return middleware;
+  return middleware as Middleware;
 }
 
 /** What its types do not tell of a route. */
@@ -342,7 +355,7 @@ export function rawBody(request: IncomingMessage, _response: unknown, bytes: Uin
 }
 
 /** What {@link responseCache} makes: middleware, and what can be done to its cache. */
-export type ResponseCache = RequestHandler & ResponseCacheControl;
+export type ResponseCache = Middleware & ResponseCacheControl;
 
 /**
  * Middleware that keeps the answers to GET and HEAD as their `Cache-Control` and `Vary` allow, and lets one handler run for all who ask for the
@@ -392,7 +405,7 @@ export function responseCache(options: ResponseCacheOptions<Request> = {}): Resp
       },
       rules,
     );
-  return Object.assign(middleware, {
+  return Object.assign(middleware as Middleware, {
     invalidateTag: (tag: string) => cache.invalidateTag(tag),
     close: () => cache.close(),
   });

@@ -95,7 +95,7 @@ export function idempotency(
           keyLines: () => joinedLines(key),
           body: async (maxBytes: number) => {
             if (request.body === null) return { content: undefined, isJson: false };
-            return contentOf(await readBody(request.clone(), maxBytes), isJsonType(contentType));
+            return contentOf(await readBody(request, maxBytes), isJsonType(contentType));
           },
           refuse: (problem: Problem) => resolve(problemResponse(problem)),
           replay: (answer: StoredAnswer, key: string) => resolve(replayed(answer, key)),
@@ -209,14 +209,23 @@ function failed(response: ServerResponse): void {
 }
 
 async function readBody(request: Request, maxBytes: number): Promise<Body> {
+  if (request.bodyUsed) {
+    const advice = 'give the wrapped handler the request before anything reads it, or a clone of it';
+    throw new TypeError(`idempotency: the body was read before and cannot be compared; ${advice}`);
+  }
+  const reader = (request.clone().body as ReadableStream<Uint8Array>).getReader();
   const chunks: Uint8Array[] = [];
   let bytes = 0;
-  for await (const chunk of request.body as AsyncIterable<Uint8Array>) {
-    bytes += chunk.byteLength;
-    if (bytes > maxBytes) return { kind: 'too-large' };
-    chunks.push(chunk);
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return { kind: 'bytes', bytes: joined(chunks, bytes) };
+    bytes += value.byteLength;
+    if (bytes > maxBytes) break;
+    chunks.push(value);
   }
-  return { kind: 'bytes', bytes: joined(chunks, bytes) };
+  // Neither ends before both have: who cancels one of them waits for the other.
+  for (const stream of [reader, request.body!]) stream.cancel().catch(() => {});
+  return { kind: 'too-large' };
 }
 
 function problemResponse(problem: Problem): Response {

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { execFileSync } from 'node:child_process';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { callbackTimer, pipeline, systemClock, timeout } from '../../src/index.js';
@@ -55,6 +56,25 @@ describe('systemClock', () => {
     await Promise.all(running);
     await nextTurn();
     expect(platformTimers()).toBe(before);
+  });
+
+  it("lets no timer expire in the asynchronous context of the call that happened to set the platform's", async () => {
+    const requests = new AsyncLocalStorage<string>();
+    const seen: unknown[] = [];
+    const expiry = (afterMs: number) =>
+      new Promise<void>((resolve) => {
+        const timer = callbackTimer(() => {
+          seen.push(requests.getStore());
+          resolve();
+        });
+        systemClock.schedule(timer, systemClock.now() + afterMs);
+      });
+    await Promise.all([
+      requests.run('first', () => expiry(1)),
+      requests.run('second', () => expiry(4)),
+      requests.run('third', () => expiry(2)),
+    ]);
+    expect(seen).toEqual([undefined, undefined, undefined]);
   });
 
   it('is that of the platform also when its first use falls under fake timers, and after them', async () => {

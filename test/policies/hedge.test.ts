@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Call } from '../../src/core/call.js';
@@ -20,6 +21,7 @@ import {
   refuse,
   retryBudget,
   TimeoutError,
+  type Timer,
   timeout,
 } from '../../src/index.js';
 import { seededRandom, virtualClock } from '../../src/testing/index.js';
@@ -619,6 +621,52 @@ describe('hedge', () => {
       expect(await running).toEqual({ ok: false, error: 'gone' });
       expect(clock.pendingTimers).toBe(0);
     });
+  });
+
+  it('runs each copy in the asynchronous context of its caller, whoever moves the clock', async () => {
+    const clock = virtualClock();
+    const requests = new AsyncLocalStorage<string>();
+    const seen: unknown[] = [];
+    const hedged = pipeline(hedge({ delay: 100, max: 2, clock, on: () => seen.push(requests.getStore()) }));
+    const running = requests.run('mine', () =>
+      hedged.execute(({ attempt }) => {
+        seen.push(requests.getStore());
+        return attempt === 3 ? 'third' : new Promise<string>(() => {});
+      }),
+    );
+    await requests.run('another', () => clock.advance(200));
+    expect(await running).toBe('third');
+    expect(seen).toEqual(Array(6).fill('mine'));
+  });
+
+  it('sends one copy where an attempt fails in the turn in which the copy is due', async () => {
+    let due: Timer | undefined;
+    let nowMs = 0;
+    const clock: Clock = {
+      now: () => nowMs,
+      wallNow: () => nowMs,
+      schedule(timer) {
+        due = timer;
+      },
+      cancel() {},
+    };
+    const controller = new AbortController();
+    let fail = (_: Error) => {};
+    let sent = 0;
+    const running = pipeline(hedge({ delay: 100, max: 2, clock })).attempt(
+      () =>
+        new Promise((_, reject) => {
+          if (++sent === 1) fail = reject;
+        }),
+      { signal: controller.signal },
+    );
+    nowMs = 100;
+    fail(down());
+    due?.expire();
+    await new Promise(setImmediate);
+    expect(sent).toBe(2);
+    controller.abort();
+    await running;
   });
 
   it('puts the copy off while this process is itself late', async () => {

@@ -1,4 +1,5 @@
 /** The deadline of a request, with real servers of each framework; and its engine in virtual time. */
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { EventEmitter, once } from 'node:events';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { Agent, request as undiciRequest } from 'undici';
@@ -321,6 +322,18 @@ describe('the engine of deadline', () => {
     });
     await clock.runAll();
     expect(answersAtAbort).toBe(1);
+  });
+
+  it('answers and aborts in the asynchronous context of the request, whoever moves the clock', async () => {
+    const clock = virtualClock();
+    const requests = new AsyncLocalStorage<string>();
+    const seen: unknown[] = [];
+    const see = () => void seen.push(requests.getStore());
+    const { exchange, carrier } = exchangeOf({ 'request-deadline-ms': '100' });
+    requests.run('mine', () => new DeadlineEngine({ clock, on: see }).begin({ ...exchange, answer: see }, () => {}));
+    requireCall(carrier).signal.addEventListener('abort', see);
+    await requests.run('another', () => clock.advance(100));
+    expect(seen).toEqual(['mine', 'mine', 'mine']);
   });
 
   it.each(['finish', 'close'])('lets go of the request at %s', (event) => {

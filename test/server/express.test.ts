@@ -84,6 +84,23 @@ describe('deadline of express, by itself', () => {
     });
   });
 
+  it('calls back whoever writes after the answer, so that no handler waits for ever', async () => {
+    const app = express();
+    const done = deferred<string>();
+    app.use(deadline({ default: 30 }));
+    app.get('/', async (request, response) => {
+      await untilAborted(callOf(request).signal).catch(() => {});
+      await once(response, 'finish');
+      await new Promise<void>((written) => response.write('late', () => written()));
+      await new Promise<void>((ended) => response.end('later', () => ended()));
+      done.resolve('went on');
+    });
+    await withServer(app, async (url) => {
+      expect((await fetch(url)).status).toBe(504);
+      expect(await done.promise).toBe('went on');
+    });
+  });
+
   it('keeps the connection when the error of a handler comes after the answer, also without an error handler', async () => {
     const app = express();
     const ports = new Set<number | undefined>();

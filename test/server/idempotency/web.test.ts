@@ -232,6 +232,39 @@ describe('a fetch handler', () => {
     expect(produced).toBeLessThan(20);
   });
 
+  it('is not reached by a body that is longer than is read here, the rest of which is not asked for', async () => {
+    const counting = counted(() => new Response('ok'));
+    let given = 0;
+    const state = { isCancelled: false };
+    const endless = new ReadableStream<Uint8Array>({
+      pull(controller) {
+        given++;
+        controller.enqueue(new Uint8Array(100));
+      },
+      cancel() {
+        state.isCancelled = true;
+      },
+    });
+    const headers = { 'idempotency-key': '"k"' };
+    const init = { method: 'POST', headers, body: endless, duplex: 'half' } as RequestInit;
+    const answer = await protect({ maxInputBytes: 1_000 })(counting)(new Request('http://shop.test/orders', init));
+    expect([answer.status, await typeOf(answer), counting.runs]).toEqual([
+      413,
+      expect.stringMatching(/body-too-large$/),
+      0,
+    ]);
+    expect(state.isCancelled).toBe(true);
+    expect(given).toBeLessThan(20);
+  });
+
+  it('is not reached by a body that was read before, which cannot be compared', async () => {
+    const counting = counted(() => new Response('ok'));
+    const request = post('"k"', { body: '{}' });
+    await request.text();
+    await expect(protect()(counting)(request)).rejects.toThrow('the body was read before');
+    expect(counting.runs).toBe(0);
+  });
+
   it('takes an engine', async () => {
     const engine = engineOf({ store: memoryStore() });
     const counting = counted(() => new Response('ok'));

@@ -2,10 +2,10 @@
 export interface Contender {
   readonly name: string;
   readonly framework: 'express' | 'fastify';
-  readonly kind: 'bare' | 'ideal' | 'holdfast' | 'holdfast on Redis' | 'node-idempotency' | 'express-idempotency';
+  readonly kind: (typeof kinds)[number] | 'express-idempotency';
 }
 
-const kinds = ['bare', 'ideal', 'holdfast', 'holdfast on Redis', 'node-idempotency'] as const;
+const kinds = ['bare', 'ideal', 'ideal on Redis', 'holdfast', 'holdfast on Redis', 'node-idempotency'] as const;
 
 export const contenders: readonly Contender[] = [
   ...(['express', 'fastify'] as const).flatMap((framework) =>

@@ -14,10 +14,9 @@ import { redisStore } from 'holdfast/redis';
 import { Redis } from 'ioredis';
 import { type Contender, contenders } from './contenders.ts';
 
+const connectRedis = () => new Redis(Number(process.argv[3]), '127.0.0.1');
 const store = (kind: Contender['kind']): Store =>
-  kind === 'holdfast on Redis'
-    ? redisStore(new Redis(Number(process.argv[3]), '127.0.0.1'))
-    : memoryStore({ max: 1_000_000, maxBytes: 1_000_000_000 });
+  kind === 'holdfast on Redis' ? redisStore(connectRedis()) : memoryStore({ max: 1_000_000, maxBytes: 1_000_000_000 });
 const isOurs = (kind: Contender['kind']) => kind.startsWith('holdfast');
 const slowMs = 0.15;
 
@@ -27,17 +26,41 @@ function work(): void {
   while (performance.now() < until);
 }
 
+interface Kept {
+  readonly print: string;
+  readonly status: number;
+  readonly body: string;
+}
+
+const printOf = (body: Uint8Array) => createHash('sha256').update(body).digest('base64');
+
 /** What can be done at the least: the body hashed, one look into a map, the answer kept before it goes out. */
 class Ideal {
-  private readonly kept = new Map<string, { print: string; status: number; body: string }>();
+  private readonly kept = new Map<string, Kept>();
 
-  begin(key: string, body: Uint8Array): { print: string; status: number; body: string } | string {
-    const print = createHash('sha256').update(body).digest('base64');
+  begin(key: string, body: Uint8Array): Kept | string {
+    const print = printOf(body);
     return this.kept.get(key) ?? print;
   }
 
   end(key: string, print: string, status: number, body: string): void {
     this.kept.set(key, { print, status, body });
+  }
+}
+
+/** The same in Redis, by two commands: nothing is known of an owner, a lease, or a reply that was lost. */
+class IdealOnRedis {
+  private readonly client = connectRedis();
+  private readonly ttlMs = 86_400_000;
+
+  async begin(key: string, body: Uint8Array): Promise<Kept | string> {
+    const print = printOf(body);
+    const found = await this.client.set(key, print, 'PX', this.ttlMs, 'NX', 'GET');
+    return found === null ? print : JSON.parse(found);
+  }
+
+  end(key: string, print: string, status: number, body: string): Promise<unknown> {
+    return this.client.set(key, JSON.stringify({ print, status, body }), 'PX', this.ttlMs, 'XX');
   }
 }
 
@@ -55,6 +78,7 @@ function expressApp(kind: Contender['kind']): RequestListener {
   const verify = isOurs(kind) ? rawBody : keepBytes;
   app.use(express.json({ verify }));
   const ideal = new Ideal();
+  const idealOnRedis = kind === 'ideal on Redis' ? new IdealOnRedis() : undefined;
   const core = new Idempotency(new MemoryStorageAdapter());
   const ours = isOurs(kind) ? [onExpress({ store: store(kind), scope: () => 'all' }), handler] : [];
   const protections: Record<Contender['kind'], RequestHandler[]> = {
@@ -71,6 +95,24 @@ function expressApp(kind: Contender['kind']): RequestListener {
           return Reflect.apply(send, response, [body]);
         };
         next();
+      },
+      handler,
+    ],
+    'ideal on Redis': [
+      (request, response, next) => {
+        const key = request.get('idempotency-key');
+        if (key === undefined || idealOnRedis === undefined) return next();
+        idealOnRedis.begin(key, bytes).then((begun) => {
+          if (typeof begun !== 'string') return void response.status(begun.status).type('json').send(begun.body);
+          const { send } = response;
+          response.send = (body: unknown) => {
+            if (typeof body !== 'string') return Reflect.apply(send, response, [body]);
+            const kept = idealOnRedis.end(key, begun, response.statusCode, body);
+            void kept.then(() => Reflect.apply(send, response, [body]));
+            return response;
+          };
+          next();
+        }, next);
       },
       handler,
     ],
@@ -106,15 +148,15 @@ function expressApp(kind: Contender['kind']): RequestListener {
 
 async function fastifyApp(kind: Contender['kind']): Promise<FastifyInstance> {
   const app = Fastify();
-  const ideal = new Ideal();
   const core = new Idempotency(new MemoryStorageAdapter());
   if (isOurs(kind)) await app.register(onFastify, { store: store(kind), scope: () => 'all' });
-  if (kind === 'ideal') {
+  if (kind === 'ideal' || kind === 'ideal on Redis') {
+    const ideal = kind === 'ideal' ? new Ideal() : new IdealOnRedis();
     app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
     app.addHook('preHandler', async (request, reply) => {
       const key = request.headers['idempotency-key'];
       if (typeof key !== 'string') return;
-      const begun = ideal.begin(key, request.body as Uint8Array);
+      const begun = await ideal.begin(key, request.body as Uint8Array);
       if (typeof begun !== 'string') return reply.code(begun.status).type('application/json').send(begun.body);
       (request as { print?: string }).print = begun;
       return;
@@ -122,7 +164,7 @@ async function fastifyApp(kind: Contender['kind']): Promise<FastifyInstance> {
     app.addHook('onSend', async (request, reply, payload) => {
       const { print } = request as { print?: string };
       if (print !== undefined)
-        ideal.end(String(request.headers['idempotency-key']), print, reply.statusCode, String(payload));
+        await ideal.end(String(request.headers['idempotency-key']), print, reply.statusCode, String(payload));
       return payload;
     });
   }

@@ -165,15 +165,16 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('has nothing more to do when the store is closed', async () => {
+  it('tells a last gap and has nothing more to do when the store is closed', async () => {
     const store = newStore({ clock });
     const { told, watch } = listen(store, 'key');
     await watch.ready;
     await store.close();
+    expect(told).toEqual(['gap']);
     await expect.poll(subscriptions, soon).toBe(0);
     expect(clock.pendingTimers).toBe(0);
     await redisStore(admin.client, { timeout: '10s' }).write('key', value, { ttlMs });
-    expect(told).toEqual([]);
+    expect(told).toEqual(['gap']);
   });
 
   it('is there, writers that may not publish write all the same', async () => {

@@ -169,6 +169,22 @@ export function idealRefusal(): Promise<never> {
 
 const resolved = Promise.resolve();
 
+/** The same with a real error that tells how long it will be so. */
+export function idealErrorOfRefusal(untilMs: number): Promise<never> {
+  const error = withoutStack(`"ideal" is open for another ${Math.round(untilMs - performance.now())} ms`);
+  return new Promise((_, reject) => {
+    resolved.then(() => reject(error));
+  });
+}
+
+function withoutStack(message: string): Error {
+  const limit = Error.stackTraceLimit;
+  Error.stackTraceLimit = 0;
+  const error = new Error(message);
+  Error.stackTraceLimit = limit;
+  return error;
+}
+
 /** At most `limit` calls at once; the others wait in a linked list. */
 export class IdealSlots {
   private free: number;

@@ -1,5 +1,5 @@
 /** What an open circuit breaker takes for its no, 20 frames deep, in the three ways to ask (P6). */
-import { idealRefusal } from '../ideals.ts';
+import { idealErrorOfRefusal, idealRefusal } from '../ideals.ts';
 import { atLeast, atMost, type Contender, type Operation, type Round, type Table } from '../table.ts';
 
 const rejection = 'Promise.reject';
@@ -32,6 +32,7 @@ const contenders: readonly Contender[] = [
     },
   },
   { name: 'ideal', prepare: () => deep(idealRefusal) },
+  { name: 'ideal with an error', prepare: () => deep(() => idealErrorOfRefusal(hourMs)) },
   {
     name: 'holdfast, execute',
     prepare: async () => {

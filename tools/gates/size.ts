@@ -107,15 +107,20 @@ const yardstickCode = Array.from(
  * What importing the main entry costs a thread, in milliseconds, beyond what any import costs.
  *
  * A slow or busy machine makes every import dearer, by a factor of three at times. So each round, in fresh processes,
- * also imports a module whose cost at rest is known; the median of the ratios is the result.
+ * also imports a module whose cost at rest is known; the ratio of the sums is the result. Of one round it would be of little worth:
+ * there are systems that count the time of a thread in steps of 4 ms.
  */
 export function importMs(rounds = 21): number {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-yardstick-'));
   try {
     const yardstick = join(folder, 'yardstick.mjs');
     writeFileSync(yardstick, yardstickCode);
-    const ratios = Array.from({ length: rounds }, () => measure(builtEntry) / measure(yardstick));
-    return median(ratios) * atRestMs.yardstick - atRestMs.emptyModule;
+    const sums = { entry: 0, yardstick: 0 };
+    for (let round = 0; round < rounds; round++) {
+      sums.entry += measure(builtEntry);
+      sums.yardstick += measure(yardstick);
+    }
+    return (sums.entry / sums.yardstick) * atRestMs.yardstick - atRestMs.emptyModule;
   } finally {
     rmSync(folder, { recursive: true });
   }
@@ -125,10 +130,6 @@ function measure(path: string): number {
   const script = `const before = process.threadCpuUsage(); await import(${JSON.stringify(pathToFileURL(path).href)});
     const { user, system } = process.threadCpuUsage(before); console.log((user + system) / 1000);`;
   return Number(execFileSync(process.execPath, ['--input-type=module', '--eval', script], { encoding: 'utf8' }));
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((one, other) => one - other)[Math.floor(values.length / 2)]!;
 }
 
 if (import.meta.main) {

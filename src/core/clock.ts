@@ -49,7 +49,11 @@ const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.setImmedi
  * Runs a function in the asynchronous context of this import. One platform timer serves all calls, and while any of them waits it is set anew
  * from itself: it would keep the context of the request that set it first, and show it to whatever expires later.
  */
-const outside = globalThis.process?.getBuiltinModule?.('node:async_hooks')?.AsyncLocalStorage?.snapshot?.();
+const outside = /* @__PURE__ */ contextOfImport();
+
+function contextOfImport() {
+  return globalThis.process?.getBuiltinModule?.('node:async_hooks')?.AsyncLocalStorage?.snapshot?.();
+}
 
 /**
  * Looked up when it is first needed: on Node 24 that costs 1.5 ms, a quarter of importing this package. Should fake timers of a

@@ -28,22 +28,22 @@ const kilobyte = 1024;
  * template literal, because that might have an effect. It is written out, or computed where it is used.
  */
 const maxKilobytesAlone = {
-  ...{ pipeline: 10.2, retry: 5.45, timeout: 4.3, deadline: 4.3, fallback: 2.4, retryBudget: 3 },
-  ...{ exponential: 1.85, decorrelated: 1.7, constant: 1.15 },
-  ...{ circuitBreaker: 9.65, keyed: 8.6, bulkhead: 5.7, adaptiveLimit: 7.3, rateLimit: 5.4, throttle: 4.95 },
-  ...{ loadShed: 4.65, hedge: 5.9, singleFlight: 4 },
+  ...{ pipeline: 10.3, retry: 5.75, timeout: 4.5, deadline: 4.5, fallback: 2.55, retryBudget: 3.2 },
+  ...{ exponential: 1.95, decorrelated: 1.8, constant: 1.2 },
+  ...{ circuitBreaker: 9.85, keyed: 8.8, bulkhead: 5.9, adaptiveLimit: 7.5, rateLimit: 5.6, throttle: 5.15 },
+  ...{ loadShed: 4.85, hedge: 6.15, singleFlight: 4.15 },
 };
 const primitives = Object.keys(maxKilobytesAlone);
 
 export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
-  budget('memoryStore', ['memoryStore'], 2, 7.2),
-  budget('cache', ['cache'], 12, 24.2),
+  budget('memoryStore', ['memoryStore'], 2, 7.35),
+  budget('cache', ['cache'], 12, 24.8),
   // A lock is a lock of this process, one over a store and in its line, and the keeper of its lease.
-  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 15.5)),
-  ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 1.9)),
-  budget('all local primitives', primitives, 8, 29.9),
-  budget('the whole main entry', [], 25, 73.7),
+  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 15.7)),
+  ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 1.95)),
+  budget('all local primitives', primitives, 8, 30.2),
+  budget('the whole main entry', [], 25, 74.6),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

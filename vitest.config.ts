@@ -37,6 +37,7 @@ export default defineConfig({
           maxWorkers: 3,
           // Real servers on a machine that does other things as well.
           testTimeout: 20_000,
+          hookTimeout: 30_000,
           expect: patience,
           retry,
           typecheck: {
@@ -55,6 +56,7 @@ export default defineConfig({
           include: inProcesses,
           pool: 'forks',
           testTimeout: 20_000,
+          hookTimeout: 30_000,
           expect: patience,
           retry,
         },

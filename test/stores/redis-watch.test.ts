@@ -203,7 +203,7 @@ describe.skipIf(program === undefined).each(drivers)(
         const ports = [...nodes, ...replicas].map(({ port }) => port);
         const [main, second] = [await driver.connectCluster(ports), await driver.connectCluster(ports)];
         closing.push(main, second);
-        const store = redisStore(main.client, { timeout: '1s', subscriber: second.client });
+        const store = redisStore(main.client, { timeout: '5s', subscriber: second.client });
         // Some of these are on the node that dies.
         const all = Array.from({ length: 12 }, (_, index) => listen(store, `key ${index}`));
         await Promise.all(all.map(({ watch }) => watch.ready));

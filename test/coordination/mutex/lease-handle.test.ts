@@ -1,5 +1,6 @@
 /** What the owner of a lock holds in his hands: of one key, of several, with a store and without. */
 import { getEventListeners } from 'node:events';
+import { inspect } from 'node:util';
 import { LockLostError, memoryStore, mutex } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
@@ -29,6 +30,12 @@ describe('a lease', () => {
     expect(reason).toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'taken', policy: 'jobs', fence: lease.fence });
     expect([lease.signal, lease.signal.reason]).toEqual([signal, reason]);
     expect(lease.signal.reason).toBe(reason);
+  });
+
+  it('shows its key, its fence and its state, and no more', async () => {
+    const locks = mutex();
+    const lease = await locks.acquire('key');
+    expect(inspect(lease)).toBe(`{ key: 'key', fence: ${lease.fence}, state: 'held' }`);
   });
 
   it('says where it was that it turned out to be lost', async () => {

@@ -38,6 +38,37 @@ describe('a lease', () => {
     expect(inspect(lease)).toBe(`{ key: 'key', fence: ${lease.fence}, state: 'held' }`);
   });
 
+  it('hides no error of its scope when it cannot be given back', async () => {
+    const { state, process } = bench();
+    const scope = async () => {
+      await using lease = await process().acquire('key');
+      state.fate = () => 'dropped';
+      throw new Error(`of ${lease.key}`);
+    };
+    await expect(scope()).rejects.toThrow(/^of key$/);
+  });
+
+  it('is given back for good while extensions are on their way and waiting, which fail', async () => {
+    const { inner, state, process } = bench();
+    const lease = await process().acquire('key');
+    let answer = () => {};
+    const fates: Fate[] = [
+      {
+        reply: new Promise<void>((resolve) => {
+          answer = resolve;
+        }),
+      },
+    ];
+    state.fate = () => fates.shift() ?? 'ok';
+    const extensions = Promise.allSettled([lease.extend('20s'), lease.extend('30s')]);
+    const releasing = lease.release();
+    answer();
+    expect(await releasing).toBe('released');
+    const refused = { status: 'rejected', reason: { code: 'ERR_LOCK_LOST', reason: 'released' } };
+    expect(await extensions).toMatchObject([refused, refused]);
+    expect([await inner.read('mutex:key'), state.verbs]).toEqual([undefined, ['write', 'write', 'remove']]);
+  });
+
   it('says where it was that it turned out to be lost', async () => {
     const locks = mutex();
     const lease = await locks.acquire('key');

@@ -71,6 +71,10 @@ describe('fencedUpdate and fencedGuard', () => {
     });
     expect(text).toBe('UPDATE app.jobs SET body = $1, fence = $2 WHERE id = $3 AND tenant = $4 AND fence <= $5');
     expect(values).toEqual(['x', 9, 1, 2, 9]);
+    expect(fencedGuard({ resource: 'invoices', fence: 9, table: 'app.fences' })).toEqual({
+      text: 'INSERT INTO app.fences (resource, fence) VALUES ($1, $2) ON CONFLICT (resource) DO UPDATE SET fence = excluded.fence WHERE fences.fence <= excluded.fence',
+      values: ['invoices', 9],
+    });
   });
 
   it('guards a transaction by one row', () => {

@@ -14,6 +14,7 @@ import {
 } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
+import { longestWaitMs } from '../../../src/core/clock.js';
 import { currentCall, currentDeadline, enableContext, runDetached } from '../../../src/integrations/context.js';
 
 const untilAborted = (signal: AbortSignal) =>
@@ -192,6 +193,34 @@ describe('leader', () => {
     }
   });
 
+  it('stands on when the longest wait there is has ended', async () => {
+    const clock = virtualClock();
+    let writes = 0;
+    const hung = () => new Promise<never>(() => {});
+    const store: Store = {
+      read: hung,
+      remove: hung,
+      write() {
+        writes++;
+        return hung();
+      },
+    };
+    const controller = new AbortController();
+    const running = leader({ store, name: 'x', clock }).run(() => 1, { signal: controller.signal });
+    const ended = expect(running).rejects.toBe('stop');
+    await clock.advance(longestWaitMs + 2_000);
+    expect(writes).toBeLessThanOrEqual(2);
+    controller.abort('stop');
+    await ended;
+  });
+
+  it('settles with what is no failure of a store', async () => {
+    const broken = new Error('broken');
+    const fail = () => Promise.reject(broken);
+    const store: Store = { read: fail, write: fail, remove: fail };
+    await expect(leader({ store, name: 'x' }).run(() => 1)).rejects.toBe(broken);
+  });
+
   it('stands again at once when its term was taken away', async () => {
     const { clock, inner, candidate } = bench();
     const began: number[] = [];
@@ -319,6 +348,8 @@ describe('mutex where the context is in use', () => {
         await expect(locks.acquire(['a', 'key'])).rejects.toMatchObject({ reason: 'reentrant', key: 'key' });
         if ('store' in options) await expect(other.acquire('key')).rejects.toMatchObject({ reason: 'reentrant' });
         expect(await locks.run('another', () => 2)).toBe(2);
+        const candidate = leader({ ...options, name: 'key' });
+        await expect(candidate.run(() => candidate.run(() => 3))).rejects.toMatchObject({ reason: 'reentrant' });
         const waits = runDetached(() => locks.run('key', () => 3, { wait: 20 }));
         await expect(waits).rejects.toMatchObject({ reason: 'waited' });
       });

@@ -135,6 +135,21 @@ describe.skipIf(program === undefined)('the line of redisStore', { timeout: 60_0
       expect(await b.enter()).toMatchObject({ ok: true });
     });
 
+    it('tells those who wait that their store is closed, long before they would ask again', async () => {
+      const [holder, waiting] = [process(driver), process(driver)];
+      await mutex({ store: holder.store, ttl: '60s' }).acquire('key');
+      const locks = mutex({ store: waiting.store, ttl: '60s' });
+      const waits = Promise.allSettled([locks.acquire('key'), locks.read('key')]);
+      await expect.poll(async () => (await locks.inspect('key')).queueLength, patience).toBe(2);
+      // Until it is told of its turn it asks often.
+      await sleep(1_000);
+      const closedMs = performance.now();
+      await waiting.store.close();
+      const refused = { reason: { code: 'ERR_STORE', reason: 'closed' } };
+      expect(await waits).toMatchObject([refused, refused]);
+      expect(performance.now() - closedMs).toBeLessThan(2_000);
+    });
+
     it('goes on in a cluster, each key in one slot', async ({ skip }) => {
       const { nodes } = await startCluster(program!).catch(() => skip() as never);
       closing.push(...nodes.map((node) => () => node.dispose()));

@@ -71,11 +71,9 @@ describe('RankedCache', () => {
     );
     cache.add('a', 'a', 0);
     cache.use('a', 10);
-    cache.sweep(10);
-    expect(dropped).toEqual([]);
+    expect([cache.sweep(10), dropped]).toEqual([false, []]);
     cache.use('a', undefined);
-    cache.sweep(11);
-    expect(dropped).toEqual(['a']);
+    expect([cache.sweep(11), dropped]).toEqual([false, ['a']]);
     // The time of one that was dropped is not that of one that comes later.
     cache.add('a', 'a', undefined);
     cache.sweep(100);
@@ -84,6 +82,17 @@ describe('RankedCache', () => {
     cache.sweep(100);
     cache.sweep(101);
     expect([dropped, cache.size]).toEqual([['a', 'a'], 0]);
+  });
+
+  it('remembers no times where nobody sweeps', () => {
+    const cache = new RankedCache<string>(
+      2,
+      () => 0,
+      () => {},
+    );
+    cache.add('a', 'a', undefined);
+    cache.use('a', undefined);
+    expect((cache as unknown as { readonly usedMs: ReadonlyMap<string, number> }).usedMs.size).toBe(0);
   });
 
   it('tells what was used last, unless that is gone', () => {

@@ -26,7 +26,7 @@ export interface FenceGate {
   check(resource: string, fence: number): void;
 }
 
-const fenceField = /* @__PURE__ */ integer({ min: 0 });
+const fenceField = /* @__PURE__ */ integer({});
 
 /**
  * Remembers the greatest fence of each resource, in the memory of the process that owns the resource: a socket, a device, a file.

@@ -38,8 +38,6 @@ export abstract class Line {
     this.settings = settings;
   }
 
-  /** Whether nothing would be forgotten with it. */
-  abstract readonly isIdle: boolean;
   /** Takes it now, if that needs neither waiting nor a store. */
   abstract takeNow(mode: LockMode): LeaseBase | undefined;
   /** Takes it if it is free. */
@@ -61,10 +59,6 @@ export abstract class Line {
   /** What stands in the way besides others, where something does. */
   protected get failure(): unknown {
     return undefined;
-  }
-
-  get waiting(): number {
-    return this.waiters.size;
   }
 
   wait(mode: LockMode, waitMs: number, signal: AbortSignal | undefined): Promise<LeaseBase> {

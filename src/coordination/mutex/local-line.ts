@@ -13,10 +13,6 @@ export class LocalLine extends Line {
   private readonly holders = new LinkedQueue<LocalLease>();
   private isExclusive = false;
 
-  get isIdle(): boolean {
-    return this.holders.size === 0 && this.waiters.size === 0;
-  }
-
   protected get waitClock(): Clock {
     return this.settings.clock;
   }
@@ -34,7 +30,7 @@ export class LocalLine extends Line {
       const { owner, fence, mode } = lease;
       holders.push({ owner, fence, mode, remainingMs: Number.POSITIVE_INFINITY });
     }
-    if (this.isIdle) this.settings.onIdle(this);
+    if (this.holders.size === 0) this.settings.onIdle(this);
     return { holders, queueLength: this.waiters.size };
   }
 

@@ -82,10 +82,11 @@ export class Locks {
   async acquire(keys: LockKeys, mode: LockMode, options?: AcquireOptions): Promise<LeaseBase> {
     const { settings } = this;
     const { signal, wait = settings.waitMs } = this.checkCall('acquire', options);
+    const all = typeof keys === 'string' && keys !== '' ? keys : this.sorted(keys);
     const startMs = settings.clock.now();
     try {
-      if (typeof keys === 'string') return await this.acquireOne(keys, mode, wait, signal);
-      return await this.acquireAll(this.sorted(keys), mode, startMs + wait, signal);
+      if (typeof all === 'string') return await this.acquireOne(all, mode, wait, signal);
+      return await this.acquireAll(all, mode, startMs + wait, signal);
     } catch (error) {
       settings.noteUnavailable(String(keys), settings.clock.now() - startMs, error);
       throw error;

@@ -49,7 +49,7 @@ export interface LeaseOptions extends CommonOptions {
 export interface LockOptions extends LeaseOptions, RefusalOptions {
   /** How long a call may wait. 0: not at all. Default `'30s'`: longer than a crashed owner's lease. */
   readonly wait?: Duration;
-  /** How many callers of this process may wait for one key. Default 10 000. */
+  /** How many callers of this process may wait for one key. 0: who comes gets what is free, or is refused. Default 10 000. */
   readonly queue?: number;
 }
 

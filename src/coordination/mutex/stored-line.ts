@@ -74,8 +74,8 @@ export class StoredLine extends Line {
     this.owners = owners;
   }
 
-  /** Who waits has a campaign. */
-  get isIdle(): boolean {
+  /** Whether nothing would be forgotten with it. Who waits has a campaign. */
+  private get isIdle(): boolean {
     return this.held.size + this.campaigns.size + this.cleanUps + this.leaves + this.tries === 0;
   }
 

@@ -25,6 +25,19 @@ describe('fenceGate', () => {
     gate.check('b', 1);
   });
 
+  it('says where it was that a write was stale', () => {
+    const gate = fenceGate();
+    gate.check('a', 2);
+    const refusal = () => gate.check('a', 1);
+    expect(refusal).toThrow(expect.objectContaining({ stack: expect.stringContaining('fence.test.ts') }));
+  });
+
+  it('refuses to remember nothing, and what names no resource', () => {
+    expect(() => fenceGate({ max: 0 })).toThrow('"max" must be');
+    for (const resource of ['', 5, undefined])
+      expect(() => fenceGate().check(resource as never, 1)).toThrow('"resource"');
+  });
+
   it('refuses what is no fence', () => {
     for (const fence of [-1, 1.5, Number.NaN, '7' as never])
       expect(() => fenceGate().check('a', fence)).toThrow('fence');
@@ -58,6 +71,10 @@ describe('fencedUpdate and fencedGuard', () => {
     });
     expect(text).toBe('UPDATE app.jobs SET body = $1, fence = $2 WHERE id = $3 AND tenant = $4 AND fence <= $5');
     expect(values).toEqual(['x', 9, 1, 2, 9]);
+    expect(fencedGuard({ resource: 'invoices', fence: 9, table: 'app.fences' })).toEqual({
+      text: 'INSERT INTO app.fences (resource, fence) VALUES ($1, $2) ON CONFLICT (resource) DO UPDATE SET fence = excluded.fence WHERE fences.fence <= excluded.fence',
+      values: ['invoices', 9],
+    });
   });
 
   it('guards a transaction by one row', () => {
@@ -71,6 +88,29 @@ describe('fencedUpdate and fencedGuard', () => {
     expect(() => fencedUpdate({ ...bad, table: 'jobs', set: { 'body = 1 --': 1 } })).toThrow('"set"');
     expect(() => fencedUpdate({ ...bad, table: 'jobs', where: {} })).toThrow('"where"');
     expect(() => fencedGuard({ resource: 'a', fence: -1 })).toThrow('"fence"');
+    const long = 'x'.repeat(63);
+    for (const table of ['jobs', '_j0', 'app.jobs', long, `${long}.${long}`]) {
+      expect(fencedUpdate({ ...bad, table }).text).toContain(`UPDATE ${table} SET`);
+    }
+    for (const table of [
+      '',
+      '1a',
+      'a b',
+      ' a',
+      'a;',
+      "a'",
+      'a.',
+      '.a',
+      'a..b',
+      'a.1',
+      'a.b.c',
+      'a.b;',
+      'ä',
+      `${long}x`,
+      `a.${long}x`,
+    ]) {
+      expect(() => fencedUpdate({ ...bad, table })).toThrow('"table" must be a name');
+    }
   });
 });
 

@@ -14,6 +14,7 @@ import {
 } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
+import { longestWaitMs } from '../../../src/core/clock.js';
 import { currentCall, currentDeadline, enableContext, runDetached } from '../../../src/integrations/context.js';
 
 const untilAborted = (signal: AbortSignal) =>
@@ -132,6 +133,108 @@ describe('leader', () => {
     expect([one.isLeader, clock.pendingTimers]).toEqual([false, 0]);
   });
 
+  it.each([
+    ['timeout', 'no', true],
+    ['busy', 'no', true],
+    ['failed', 'no', true],
+    ['closed', 'unknown', true],
+    ['closed', 'no', false],
+    ['invalid', 'no', false],
+    ['schema', 'no', false],
+  ] as const)(
+    'stands on through what time may mend: a store that fails with %s (%s)',
+    async (reason, applied, isPassing) => {
+      const { clock, candidate, inner } = bench();
+      const error = new StoreError({ store: 'test', operation: 'write', reason, applied, detail: 'down' });
+      let isDown = true;
+      let writes = 0;
+      const store: Store = {
+        read: (key) => inner.read(key),
+        remove: (key, options) => inner.remove(key, options),
+        write(key, value, options) {
+          if (isDown) writes++;
+          return isDown ? Promise.reject(error) : inner.write(key, value, options);
+        },
+      };
+      const running = candidate(store).run(() => 'led');
+      if (!isPassing) return expect(running).rejects.toBe(error);
+      await clock.advance(2_999);
+      // Once per second or so, and not all candidates at one instant.
+      expect(writes).toBe(3);
+      isDown = false;
+      await clock.advance(1);
+      expect([await running, clock.now()]).toEqual(['led', 3_000]);
+    },
+  );
+
+  it('tries a store that is away again after 0.75 to 1.25 s, and not at all once it is told to stop', async () => {
+    for (const [drawn, times] of [
+      [0, [0, 750, 1_500, 2_250]],
+      [0.999, [0, 1_249.5, 2_499]],
+    ] as const) {
+      const clock = virtualClock();
+      const seen: number[] = [];
+      const error = new StoreError({ store: 'x', operation: 'write', reason: 'failed', applied: 'no', detail: 'away' });
+      const store: Store = {
+        read: async () => undefined,
+        remove: async () => false,
+        async write() {
+          seen.push(clock.now());
+          throw error;
+        },
+      };
+      const controller = new AbortController();
+      const one = leader({ store, name: 'x', clock, random: () => drawn });
+      const ended = expect(one.run(() => 1, { signal: controller.signal })).rejects.toBe('stop');
+      await clock.advance(2_600);
+      controller.abort('stop');
+      await ended;
+      expect([seen, clock.pendingTimers]).toEqual([times, 0]);
+    }
+  });
+
+  it('stands on when the longest wait there is has ended', async () => {
+    const clock = virtualClock();
+    let writes = 0;
+    const hung = () => new Promise<never>(() => {});
+    const store: Store = {
+      read: hung,
+      remove: hung,
+      write() {
+        writes++;
+        return hung();
+      },
+    };
+    const controller = new AbortController();
+    const running = leader({ store, name: 'x', clock }).run(() => 1, { signal: controller.signal });
+    const ended = expect(running).rejects.toBe('stop');
+    await clock.advance(longestWaitMs + 2_000);
+    expect(writes).toBeLessThanOrEqual(2);
+    controller.abort('stop');
+    await ended;
+  });
+
+  it('settles with what is no failure of a store', async () => {
+    const broken = new Error('broken');
+    const fail = () => Promise.reject(broken);
+    const store: Store = { read: fail, write: fail, remove: fail };
+    await expect(leader({ store, name: 'x' }).run(() => 1)).rejects.toBe(broken);
+  });
+
+  it('stands again at once when its term was taken away', async () => {
+    const { clock, inner, candidate } = bench();
+    const began: number[] = [];
+    const running = candidate().run(async ({ lease, fence }) => {
+      began.push(clock.now());
+      if (began.length > 1) return fence;
+      await inner.remove('leader:scheduler');
+      await lease.extend().catch(() => {});
+      return 0;
+    });
+    await clock.advance(10);
+    expect([(await running) > 0, began.length]).toEqual([true, 2]);
+  });
+
   it('forgets terms and candidacies that are over', async () => {
     const { clock, candidate } = bench();
     const one = candidate();
@@ -202,12 +305,25 @@ describe('leader', () => {
     expect([seen.length, seen[0], seen[2], clock.pendingTimers]).toEqual([3, undefined, undefined, 0]);
   });
 
-  it('is watched until the loop is left', async () => {
-    const { candidate } = bench();
-    for await (const { owner, queueLength } of candidate().observe()) {
-      expect([owner, queueLength]).toEqual([undefined, 0]);
-      break;
-    }
+  it('is watched until the loop is left, or the signal aborts inside of it', async () => {
+    const { clock, candidate } = bench();
+    let seen = 0;
+    const looking = (async () => {
+      for await (const { queueLength } of candidate().observe()) {
+        expect(queueLength).toBe(0);
+        if (++seen === 2) break;
+      }
+    })();
+    await clock.advance(1_500);
+    const term = candidate();
+    const leading = term.run(({ signal }) => untilAborted(signal));
+    await clock.advance(1_000);
+    await looking;
+    await term.resign();
+    await leading;
+    const controller = new AbortController();
+    for await (const _ of candidate().observe({ signal: controller.signal })) controller.abort();
+    expect([seen, clock.pendingTimers]).toEqual([2, 0]);
   });
 
   it('refuses to stand for nothing', async () => {
@@ -232,6 +348,8 @@ describe('mutex where the context is in use', () => {
         await expect(locks.acquire(['a', 'key'])).rejects.toMatchObject({ reason: 'reentrant', key: 'key' });
         if ('store' in options) await expect(other.acquire('key')).rejects.toMatchObject({ reason: 'reentrant' });
         expect(await locks.run('another', () => 2)).toBe(2);
+        const candidate = leader({ ...options, name: 'key' });
+        await expect(candidate.run(() => candidate.run(() => 3))).rejects.toMatchObject({ reason: 'reentrant' });
         const waits = runDetached(() => locks.run('key', () => 3, { wait: 20 }));
         await expect(waits).rejects.toMatchObject({ reason: 'waited' });
       });

@@ -1,5 +1,6 @@
 /** What the owner of a lock holds in his hands: of one key, of several, with a store and without. */
 import { getEventListeners } from 'node:events';
+import { inspect } from 'node:util';
 import { LockLostError, memoryStore, mutex } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
@@ -29,6 +30,43 @@ describe('a lease', () => {
     expect(reason).toMatchObject({ code: 'ERR_LOCK_LOST', reason: 'taken', policy: 'jobs', fence: lease.fence });
     expect([lease.signal, lease.signal.reason]).toEqual([signal, reason]);
     expect(lease.signal.reason).toBe(reason);
+  });
+
+  it('shows its key, its fence and its state, and no more', async () => {
+    const locks = mutex();
+    const lease = await locks.acquire('key');
+    expect(inspect(lease)).toBe(`{ key: 'key', fence: ${lease.fence}, state: 'held' }`);
+  });
+
+  it('hides no error of its scope when it cannot be given back', async () => {
+    const { state, process } = bench();
+    const scope = async () => {
+      await using lease = await process().acquire('key');
+      state.fate = () => 'dropped';
+      throw new Error(`of ${lease.key}`);
+    };
+    await expect(scope()).rejects.toThrow(/^of key$/);
+  });
+
+  it('is given back for good while extensions are on their way and waiting, which fail', async () => {
+    const { inner, state, process } = bench();
+    const lease = await process().acquire('key');
+    let answer = () => {};
+    const fates: Fate[] = [
+      {
+        reply: new Promise<void>((resolve) => {
+          answer = resolve;
+        }),
+      },
+    ];
+    state.fate = () => fates.shift() ?? 'ok';
+    const extensions = Promise.allSettled([lease.extend('20s'), lease.extend('30s')]);
+    const releasing = lease.release();
+    answer();
+    expect(await releasing).toBe('released');
+    const refused = { status: 'rejected', reason: { code: 'ERR_LOCK_LOST', reason: 'released' } };
+    expect(await extensions).toMatchObject([refused, refused]);
+    expect([await inner.read('mutex:key'), state.verbs]).toEqual([undefined, ['write', 'write', 'remove']]);
   });
 
   it('says where it was that it turned out to be lost', async () => {

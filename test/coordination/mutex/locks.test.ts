@@ -175,6 +175,15 @@ describe('a call for a lock', () => {
     await expect(locks.acquire(5 as never)).rejects.toThrow('jobs: option "key" must be');
   });
 
+  it('refuses what is no key, whatever it is, and tells of no wait', async () => {
+    const events: HoldfastEvent[] = [];
+    const locks = mutex({ on: (event) => events.push(event) });
+    for (const keys of ['', 5, null, undefined, [], [''], [Symbol('key')], Symbol('key'), Object.create(null)]) {
+      await expect(locks.acquire(keys as never)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'key' });
+    }
+    expect(events).toEqual([]);
+  });
+
   it('checks its options and its signal also where the lock is free', async () => {
     const locks = mutex();
     let runs = 0;

@@ -173,6 +173,24 @@ describe('the end of an attempt', () => {
     },
   );
 
+  it('is told as done once its reply is there, however late, and tried again until then', async () => {
+    let ends = 0;
+    const { once, clock, outcomes } = setUp({ lease: '30s' }, (store) => ({
+      ...plain(store),
+      write: async (key, value, options) => {
+        const isEnd = decodeRecord(value).state === 'completed';
+        const end = isEnd ? ++ends : 0;
+        if (end === 1) await clock.sleep('700ms');
+        if (end === 2) await clock.sleep('1h');
+        return store.write(key, value, options);
+      },
+    }));
+    const ended = handleOf(await once.begin({ ...raw })).complete(new Uint8Array(1));
+    await clock.advance('5s');
+    expect([await ended, outcomes().at(-1), ends]).toEqual(['unrecorded', 'executed', 3]);
+    expect(outcomes()).not.toContain('lost');
+  });
+
   it('is no loss where a renewal comes first, or was on its way when it was written', async () => {
     const { once, clock, outcomes, store } = setUpWrites(async (inner, count, key, value, options) => {
       // The first renewal, and then the end, take a while; the second renewal waits until the end is there.

@@ -1,4 +1,6 @@
 /** Idempotency over HTTP without any HTTP: what a request asks of the engine, and what it gets. */
+import { IncomingMessage, ServerResponse } from 'node:http';
+import { Socket } from 'node:net';
 import { describe, expect, it } from 'vitest';
 import type { AdapterHandle } from '../../../src/coordination/idempotency/idempotency.js';
 import { idempotency as engineOf, memoryStore, OptionsError } from '../../../src/index.js';
@@ -58,8 +60,10 @@ function setUp(options: Options = {}) {
 
 describe('a request', () => {
   it('runs once and is answered again, and says what is in the way', async () => {
-    const { ask, problems } = setUp();
+    const { ask, problems, clock } = setUp();
     expect([await ask(), await ask()]).toEqual(['ran 1', 'in-progress']);
+    // By the clock that was given, who runs is looked after.
+    expect(clock.nextTimerAt).toBe(1_000);
     expect(problems[0]?.headers?.['Retry-After']).toBe('1');
     expect([await ask({ key: 'done', runs: 'one' }), await ask({ key: 'done' })]).toEqual(['ran 1', 'again one']);
     expect(await ask({ key: 'done', text: 'another' })).toBe('key-reused');
@@ -287,6 +291,51 @@ describe('what becomes of an answer', () => {
     expect([waits instanceof Promise, ends]).toEqual([true, []]);
     await waits;
     expect([ends, encodeAnswer({ ...answerOf(''), body }).length > body.length]).toEqual([['kept'], true]);
+  });
+});
+
+describe('an answer whose handler may still be at work', () => {
+  function watched(isTimedOut: boolean) {
+    const clock = virtualClock();
+    const ends: string[] = [];
+    const handle = {
+      decision: undefined,
+      complete: () => ends.push('done without'),
+      abandon: () => ends.push('freed'),
+    } as unknown as AdapterHandle;
+    const keeper = new AnswerKeeper(handle, () => false, 10, clock);
+    const request = new IncomingMessage(new Socket());
+    const response = new ServerResponse(request);
+    keeper.watch(request, response, { isTimedOut: () => isTimedOut });
+    return { clock, ends, keeper, response };
+  }
+
+  it('because its framework has answered in its place, is not run a second time beside it', () => {
+    for (const isTimedOut of [true, false]) {
+      const { keeper, ends } = watched(isTimedOut);
+      keeper.onAnswer(answerOf('timed out', 503));
+      expect(ends).toEqual([isTimedOut ? 'done without' : 'freed']);
+    }
+  });
+
+  it('and whose client is gone, has all the time it needs until it begins to answer, and then a quarter of a minute', async () => {
+    const { clock, ends, keeper, response } = watched(false);
+    keeper.onClientGone();
+    await clock.advance('1h');
+    expect([ends, clock.pendingTimers]).toEqual([[], 1]);
+    response.writeHead(200);
+    await clock.advance('15s');
+    expect([ends, clock.pendingTimers]).toEqual([['done without'], 0]);
+  });
+
+  it('leaves no timer when it has come to its end, or broken off', () => {
+    for (const end of ['onAnswer', 'onBroken'] as const) {
+      const { clock, ends, keeper } = watched(false);
+      keeper.onClientGone();
+      if (end === 'onAnswer') keeper.onAnswer(answerOf('x'));
+      else keeper.onBroken();
+      expect([clock.pendingTimers, ends]).toEqual([0, ['freed']]);
+    }
   });
 });
 

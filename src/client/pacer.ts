@@ -204,7 +204,9 @@ export class Pacer implements Guard, WaitingRoom {
   private startOfNewcomerMs(nowMs: number): number {
     const { pause, left } = this;
     const pauseMs = pause === undefined ? 0 : pause.intervalMs;
-    const intervalMs = left === undefined ? pauseMs : Math.max(pauseMs, this.intervalMs(left, nowMs));
+    // A quota that is over with the pause holds nobody back behind it.
+    const isQuotaOver = left === undefined || (pause !== undefined && pause.fromMs >= left.untilMs);
+    const intervalMs = isQuotaOver ? pauseMs : Math.max(pauseMs, this.intervalMs(left, nowMs));
     return this.nextStartMs(nowMs) + this.waiters.size * intervalMs;
   }
 

@@ -25,7 +25,11 @@ describe('handles', () => {
 
   it('reads the answers of undici, and takes any other value for none', () => {
     expect(handles({ ok: true, value: { statusCode: 503, headers: {} } })).toBe(true);
-    for (const value of [undefined, null, 503, '503', {}, { status: '503' }])
+    const [none, text] = [
+      { status: 503, headers: null },
+      { status: 503, headers: 'text' },
+    ];
+    for (const value of [undefined, null, 503, '503', {}, { status: '503', headers: {} }, { status: 503 }, none, text])
       expect(handles({ ok: true, value })).toBe(false);
   });
 });

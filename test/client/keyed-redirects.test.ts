@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { createFetch, discardBody, handles } from '../../src/client/fetch.js';
+import { createFetch, discardBody, type Fetch, handles } from '../../src/client/fetch.js';
+import { sendKeyed } from '../../src/client/keyed-redirects.js';
 import { type AnyPolicy, constant, deadline, hedge, pipeline, retry, timeout } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
 import { httpServer } from './support/servers.ts';
@@ -169,5 +170,88 @@ describe('createFetch with an idempotency key', () => {
     const keyless = http('http://a.test/', { method: 'PUT' });
     await clock.advance('90h');
     expect([(await keyless).status, sent]).toEqual([503, 12]);
+  });
+});
+
+describe('sendKeyed', () => {
+  /** Answers with these responses in turn, and then with 200; what was sent is kept. */
+  async function followed(
+    responses: readonly (readonly [status: number, location?: string])[],
+    {
+      method = 'POST',
+      input = 'http://a.test/one',
+      body,
+    }: { method?: string; input?: string | Request; body?: string } = {},
+  ) {
+    const sent: string[] = [];
+    let left = 0;
+    const send: Fetch = async (to, init) => {
+      const key = new Headers(init?.headers).get('idempotency-key');
+      sent.push(`${init?.method} ${String(to instanceof Request ? to.url : to)} ${key} ${init?.body ?? '-'}`);
+      const [status, location] = responses[sent.length - 1] ?? [200];
+      return new Response(null, { status, headers: location === undefined ? {} : { location } });
+    };
+    const init = { method, headers: new Headers({ 'idempotency-key': 'k' }), ...(body === undefined ? {} : { body }) };
+    const response = await sendKeyed(send, input, new URL('http://a.test/one'), init, 'idempotency-key', () => left++);
+    return { sent, left, status: response.status };
+  }
+
+  it.each([
+    [301, 'POST', 'GET'],
+    [301, 'PUT', 'PUT'],
+    [302, 'POST', 'GET'],
+    [302, 'PATCH', 'PATCH'],
+    [303, 'POST', 'GET'],
+    [303, 'PUT', 'GET'],
+    [303, 'HEAD', 'HEAD'],
+    [303, 'GET', 'GET'],
+    [307, 'POST', 'POST'],
+    [308, 'PATCH', 'PATCH'],
+  ])(
+    'after a %i goes on from %s with %s, and with key and body where it stays the same',
+    async (status, method, next) => {
+      const { sent, left } = await followed([[status, '/two']], { method, body: 'b' });
+      const rest = next === method ? 'k b' : 'null -';
+      expect([sent, left]).toEqual([[`${method} http://a.test/one k b`, `${next} http://a.test/two ${rest}`], 0]);
+    },
+  );
+
+  it.each<[number, string | undefined]>([
+    [200, '/two'],
+    [201, '/two'],
+    [300, '/two'],
+    [304, '/two'],
+    [307, undefined],
+    [307, 'http://['],
+    [307, 'ftp://a.test/two'],
+    [307, 'data:,x'],
+  ])('answers a %i that leads to %s as it is', async (status, location) => {
+    const { sent, status: answered } = await followed([location === undefined ? [status] : [status, location]]);
+    expect([sent.length, answered]).toEqual([1, status]);
+  });
+
+  it('leaves the key behind once, and only where it still has one', async () => {
+    const away = await followed([
+      [307, 'https://b.test/two'],
+      [307, 'https://c.test/three'],
+    ]);
+    expect([away.sent.slice(1), away.left]).toEqual([
+      ['POST https://b.test/two null -', 'POST https://c.test/three null -'],
+      1,
+    ]);
+    expect((await followed([[303, 'http://b.test/two']])).left).toBe(0);
+  });
+
+  it('does not send the body of a Request a second time, which is gone', async () => {
+    const input = new Request('http://a.test/one', { method: 'POST', body: 'b' });
+    await expect(followed([[307, '/two']], { input })).rejects.toThrow('fetch failed');
+    const empty = new Request('http://a.test/one', { method: 'POST' });
+    expect((await followed([[307, '/two']], { input: empty })).sent).toHaveLength(2);
+  });
+
+  it('gives up after twenty', async () => {
+    const responses = (count: number) => Array.from({ length: count }, () => [307, '/one'] as const);
+    expect((await followed(responses(20))).sent).toHaveLength(21);
+    await expect(followed(responses(21))).rejects.toMatchObject({ cause: { message: 'more than 20 redirects' } });
   });
 });

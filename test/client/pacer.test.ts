@@ -43,7 +43,11 @@ function paced({ maxPauseMs = 60_000, maxWaitMs = 10_000, maxQueue = 1_000, with
       },
       signal === undefined ? undefined : { signal },
     );
-  return { clock, events, pacer, send, startsMs };
+  /** Whose answer takes a while. */
+  const sendSlowly = (answer: Answer, ms: number) => around.attempt(() => clock.sleep(ms).then(() => answer));
+  /** Leave to start, with which nothing is done yet. */
+  const admit = () => pacer.admit(new Call(clock, () => {}, undefined)) as Permit;
+  return { clock, events, pacer, send, sendSlowly, admit, startsMs };
 }
 
 const quota = (remaining: number, resetSeconds: number, limit?: number): Answer => ({
@@ -162,6 +166,164 @@ describe('Pacer', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
+  it('tells who waits for how long, behind those who wait already', async () => {
+    const { clock, send, events } = paced();
+    await clock.advance(500);
+    await send({ status: 429, headers: { 'retry-after': '1' } });
+    for (let count = 0; count < 4; count++) void send();
+    expect(events).toMatchObject(
+      [1_000, 1_010, 1_020, 1_030].map((delayMs) => ({ type: 'paced', delayMs, refused: false })),
+    );
+    await clock.runAll();
+    const limited = paced({ maxWaitMs: 20_000 });
+    await limited.send(quota(1, 10, 100));
+    for (let count = 0; count < 2; count++) void limited.send();
+    expect(limited.events).toMatchObject([{ delayMs: 5_000 }, { delayMs: 10_000 }]);
+    await limited.clock.runAll();
+    const both = paced({ maxWaitMs: 20_000 });
+    await both.send({
+      ...quota(1, 10, 100),
+      status: 429,
+      headers: { ...quota(1, 10, 100).headers, 'retry-after': '1' },
+    });
+    for (let count = 0; count < 2; count++) void both.send();
+    expect(both.events).toMatchObject([{ delayMs: 5_000 }, { delayMs: 10_000 }]);
+    await both.clock.runAll();
+  });
+
+  it('holds back who may wait exactly so long, and nobody to the very end of his deadline', async () => {
+    const { clock, send } = paced({ maxWaitMs: 1_000 });
+    await send({ status: 429, headers: { 'retry-after': '1' } });
+    const waiting = send();
+    await clock.advance(1_000);
+    expect(await waiting).toMatchObject({ ok: true });
+    const bounded = paced({ withDeadline: true });
+    await bounded.send({ status: 429, headers: { 'retry-after': '2' } });
+    expect(await bounded.send()).toMatchObject({ ok: false, error: { code: 'ERR_RATE_LIMITED' } });
+  });
+
+  it('keeps who waits when a later answer puts the start off as far as he may wait, counted from his coming', async () => {
+    const { clock, send, admit } = paced({ maxWaitMs: 1_000 });
+    await clock.advance('1m');
+    const slow = admit();
+    await send({ status: 429, headers: { 'retry-after-ms': '900' } });
+    const waiting = send();
+    await clock.advance(100);
+    slow.settle({ ok: true, value: { status: 503, headers: { 'retry-after-ms': '900' } } });
+    await clock.advance(900);
+    expect(await waiting).toMatchObject({ ok: true });
+  });
+
+  it('is stopped by a 429 and a 503, not by what other answers say of later, nor by what is none', async () => {
+    for (const [status, stops] of [
+      [200, false],
+      [413, false],
+      [500, false],
+      [429, true],
+      [503, true],
+    ] as const) {
+      const { clock, send, startsMs } = paced();
+      await send({ status, headers: { 'retry-after': '5' } });
+      void send();
+      expect([status, startsMs.length]).toEqual([status, stops ? 1 : 2]);
+      await clock.runAll();
+    }
+    const { send, startsMs } = paced();
+    for (const value of [undefined, null, 'text', 7]) await send(value as never);
+    expect(startsMs).toHaveLength(4);
+  });
+
+  it('is stopped for no shorter time by an answer that comes later and asks for less', async () => {
+    const { clock, send, sendSlowly, startsMs } = paced();
+    const first = sendSlowly({ status: 429, headers: { 'retry-after': '5' } }, 100);
+    const second = sendSlowly({ status: 429, headers: { 'retry-after': '1' } }, 200);
+    await clock.advance(200);
+    await Promise.all([first, second]);
+    void send();
+    await clock.runAll();
+    expect(startsMs).toEqual([5_100]);
+  });
+
+  it('takes a quota that is used up for a pause, after which not all come at once', async () => {
+    const { clock, send, startsMs } = paced();
+    await send(quota(0, 5, 10));
+    for (let count = 0; count < 3; count++) void send();
+    await clock.runAll();
+    expect(startsMs.slice(1)).toEqual([5_000, 5_050, 5_100]);
+  });
+
+  it('refuses nobody who would start at the reset of a quota, however many wait for that', async () => {
+    const { clock, send, startsMs } = paced();
+    await send(quota(0, 5, 10));
+    const all = Array.from({ length: 100 }, () => send());
+    await clock.runAll();
+    expect((await Promise.all(all)).every(({ ok }) => ok)).toBe(true);
+    expect([startsMs[1], startsMs.at(-1)]).toEqual([5_000, 5_500]);
+  });
+
+  it.each<[string, readonly Answer[], number]>([
+    ['what was left when it last grew, where no limit is named', [quota(10, 10)], 5],
+    ['the same, while less and less is left', [quota(10, 10), quota(8, 10)], 3],
+    ['the same, when it has grown again', [quota(10, 10), quota(8, 10), quota(20, 10)], 10],
+    ['the same, when as much is left as before', [quota(10, 10), quota(10, 10)], 5],
+    ['the limit, where one is named', [quota(10, 10, 16)], 2],
+  ])('gives out at once what is left beyond half of %s', async (_, answers, atOnce) => {
+    const { clock, send, startsMs } = paced();
+    for (const answer of answers) await send(answer);
+    for (let count = 0; count <= atOnce; count++) void send();
+    expect(startsMs).toHaveLength(answers.length + atOnce);
+    await clock.runAll();
+  });
+
+  it('counts what is on its way as not counted yet, and gives back the share of what was not made after all', async () => {
+    const { clock, send, sendSlowly, startsMs } = paced();
+    const slow = sendSlowly({ status: 200, headers: {} }, 1_000);
+    await send(quota(4, 10, 4));
+    void send();
+    void send();
+    expect(startsMs).toHaveLength(2);
+    await clock.runAll();
+    await slow;
+    const other = paced();
+    // Without a quota there is nothing to give back.
+    other.admit().release();
+    await other.send(quota(4, 10, 4));
+    for (let count = 0; count < 5; count++) {
+      for (const permit of [other.admit(), other.admit()]) permit.release();
+    }
+    for (let count = 0; count < 3; count++) void other.send();
+    expect(other.startsMs).toHaveLength(3);
+    await other.clock.runAll();
+  });
+
+  it('forgets what it knows of a quota after maxPause, however far off its reset is', async () => {
+    const { clock, send, startsMs } = paced({ maxPauseMs: 5_000 });
+    await send(quota(1, 100, 100));
+    await clock.advance(4_999);
+    void send();
+    expect(startsMs).toHaveLength(1);
+    await clock.advance(1);
+    for (let count = 0; count < 3; count++) void send();
+    expect(startsMs).toHaveLength(5);
+  });
+
+  it('is idle when nothing runs and nobody waits', async () => {
+    const { clock, send, admit, pacer } = paced();
+    expect(pacer.isIdle).toBe(true);
+    const permit = admit();
+    expect(pacer.isIdle).toBe(false);
+    permit.settle({ ok: true, value: { status: 429, headers: { 'retry-after': '1' } } });
+    expect(pacer.isIdle).toBe(true);
+    const waiting = send();
+    expect(pacer.isIdle).toBe(false);
+    await clock.advance('1s');
+    await waiting;
+    expect(pacer.isIdle).toBe(true);
+    await clock.advance('1s');
+    admit().release();
+    expect(pacer.isIdle).toBe(true);
+  });
+
   it('lets go of who aborts while it waits, and of its timer', async () => {
     const { clock, send, startsMs, pacer } = paced();
     await send({ status: 429, headers: { 'retry-after': '1' } });
@@ -206,6 +368,25 @@ describe('quotaOf', () => {
       { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': '1704067201' },
       { remaining: 3, resetMs: 0, limit: undefined },
     ],
+    [
+      'the tightest, whichever comes first, past one that says nothing',
+      { ratelimit: '"none", "burst";r=2;t=30, "day";r=900;t=900, "other"' },
+      { remaining: 2, resetMs: 30_000, limit: undefined },
+    ],
+    [
+      'single headers with fractions and more behind them',
+      { 'ratelimit-remaining': ' 3.25 , 5', 'ratelimit-reset': '9.5;w=60', 'ratelimit-limit': 'many' },
+      { remaining: 3, resetMs: 9_000, limit: undefined },
+    ],
+    [
+      'an instant in milliseconds',
+      { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': String(now + 9_000) },
+      { remaining: 3, resetMs: 9_000, limit: undefined },
+    ],
+    ['a dictionary without a reset', { ratelimit: 'limit=100, remaining=7' }, undefined],
+    ['a reset without a remainder', { 'ratelimit-reset': '3' }, undefined],
+    ['no number but something like one', { 'ratelimit-remaining': 'x3', 'ratelimit-reset': '9' }, undefined],
+    ['a number with a unit', { 'ratelimit-remaining': '3', 'ratelimit-reset': '9s' }, undefined],
     ['nothing', {}, undefined],
     ['a remainder without a reset', { 'ratelimit-remaining': '3' }, undefined],
     ['a negative remainder', { ratelimit: '"a";r=-1;t=5' }, undefined],

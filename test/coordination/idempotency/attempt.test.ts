@@ -53,6 +53,13 @@ describe('an attempt', () => {
     expect([await Promise.all(runs), clock.pendingTimers]).toEqual([[false, false, false, false], 0]);
   });
 
+  it('asks to be looked after when a third of its lease is over', async () => {
+    const { once, clock } = setUp();
+    await clock.advance(70);
+    once.begin({ ...raw });
+    expect([clock.pendingTimers, clock.nextTimerAt]).toEqual([1, 1_070]);
+  });
+
   it('keeps its key with the shortest lease', async () => {
     const { once, clock } = setUp({ lease: 100 });
     const run = once.run('k', ({ signal }) => clock.sleep('10s').then(() => signal.aborted), scope);
@@ -61,7 +68,7 @@ describe('an attempt', () => {
   });
 
   it('that was lost twice over takes no other out of the care of its engine', async () => {
-    const { once, clock, store } = setUp();
+    const { once, clock, store, events } = setUp();
     const lost = handleOf(await once.begin({ ...raw, key: 'lost' }));
     const other = once.run('other', ({ signal }) => clock.sleep('1m').then(() => signal.aborted), scope);
     const another = once.run('another', ({ signal }) => clock.sleep('1m').then(() => signal.aborted), scope);
@@ -77,7 +84,12 @@ describe('an attempt', () => {
     await store.remove(keys[0]!);
     await frozen.begin({ ...raw, key: 'lost' });
     for (let call = 0; call < 3; call++) expect(await lost.complete(new Uint8Array(1))).toBe('lost');
-    await clock.advance('1m');
+    expect(events.map(({ outcome, attempt }) => [outcome, attempt])).toEqual([['lost', 1]]);
+    await clock.advance('30s');
+    for (const key of ['other', 'another']) {
+      expect(await frozen.begin({ ...raw, operation: 'idempotency', key })).toMatchObject({ kind: 'busy' });
+    }
+    await clock.advance('30s');
     expect(await Promise.all([other, another])).toEqual([false, false]);
   });
 
@@ -133,24 +145,50 @@ describe('the end of an attempt', () => {
     expect(events.find(({ outcome }) => outcome === 'unrecorded')).toMatchObject({ attempt: 1 });
   });
 
-  it('stays the end when it comes late: no renewal opens the record again, and nothing is lost', async () => {
-    const states: string[] = [];
-    const { once, clock, outcomes } = setUpWrites(async (store, count, key, value, options) => {
-      // Neither this write nor a renewal beside it has a reply in time, and the end is done all the same.
-      if (count === 2) await clock.sleep('900ms');
-      const answer = await store.write(key, value, options);
-      if (answer.ok) states.push(decodeRecord(value).state);
-      if (count === 2) await clock.sleep('1h');
-      return answer;
-    });
-    const handle = handleOf(await once.begin({ ...raw }));
-    const { signal } = handle;
-    const ended = handle.complete(new Uint8Array(1));
-    await clock.advance('3s');
-    expect([await ended, signal.aborted]).toEqual(['unrecorded', false]);
-    expect(states.lastIndexOf('running')).toBeLessThan(states.indexOf('completed'));
+  it.each([
+    ['is applied late', '700ms', 0],
+    ['has no reply', '400ms', '1h'],
+  ] as const)(
+    'stays the end when it %s: no renewal opens the record again, and nothing is lost',
+    async (_, after, reply) => {
+      const states: string[] = [];
+      let ends = 0;
+      const { once, clock, outcomes } = setUpWrites(async (store, _count, key, value, options) => {
+        const { state } = decodeRecord(value);
+        // Of the end only the first write comes through, and the renewals all do.
+        if (state === 'completed' && ++ends > 1) await clock.sleep('1h');
+        if (state === 'completed') await clock.sleep(after);
+        const answer = await store.write(key, value, options);
+        if (answer.ok) states.push(state);
+        if (state === 'completed') await clock.sleep(reply);
+        return answer;
+      });
+      const handle = handleOf(await once.begin({ ...raw }));
+      const { signal } = handle;
+      const ended = handle.complete(new Uint8Array(1));
+      await clock.advance('10s');
+      expect([await ended, states, signal.aborted]).toEqual(['unrecorded', ['completed'], false]);
+      expect(outcomes()).not.toContain('lost');
+      expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay' });
+    },
+  );
+
+  it('is told as done once its reply is there, however late, and tried again until then', async () => {
+    let ends = 0;
+    const { once, clock, outcomes } = setUp({ lease: '30s' }, (store) => ({
+      ...plain(store),
+      write: async (key, value, options) => {
+        const isEnd = decodeRecord(value).state === 'completed';
+        const end = isEnd ? ++ends : 0;
+        if (end === 1) await clock.sleep('700ms');
+        if (end === 2) await clock.sleep('1h');
+        return store.write(key, value, options);
+      },
+    }));
+    const ended = handleOf(await once.begin({ ...raw })).complete(new Uint8Array(1));
+    await clock.advance('5s');
+    expect([await ended, outcomes().at(-1), ends]).toEqual(['unrecorded', 'executed', 3]);
     expect(outcomes()).not.toContain('lost');
-    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay' });
   });
 
   it('is no loss where a renewal comes first, or was on its way when it was written', async () => {

@@ -2,12 +2,16 @@
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import {
+  type HoldfastEvent,
+  type IdempotencyEvent,
+  InDoubtError,
   idempotency,
   memoryStore,
   OptionsError,
   type Store,
   type StoreChange,
   StoreError,
+  type StoreTransaction,
 } from '../../../src/index.js';
 import { virtualClock } from '../../../src/testing/index.js';
 import { handleOf, plain, raw, scope, setUp, setUpUnreliable } from './support.js';
@@ -67,7 +71,7 @@ describe('begin', () => {
     const { once, clock, store, faulty } = setUpUnreliable({ onLost: 'refuse' });
     await lostIn(store).begin({ ...raw });
     await clock.advance('3s');
-    faulty.faults.push(...Array(2).fill('lost'));
+    faulty.faults.push('works', 'lost');
     const begun = once.begin({ ...raw });
     await clock.advance(100);
     expect(await begun).toEqual({ kind: 'in-doubt', cause: undefined });
@@ -210,6 +214,46 @@ describe('a store that fails as an operation begins', () => {
     expect([(await failed).kind, faulty.verbs]).toEqual(['store-down', 3]);
     await clock.advance('1h');
     expect([faulty.verbs, clock.pendingTimers]).toEqual([3, 0]);
+  });
+
+  it('has its begin taken back once, also where the reply to that is lost', async () => {
+    const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 4, lease: '30s' });
+    faulty.faults.push('lost', 'works', 'lost');
+    once.begin({ ...raw });
+    await clock.advance('1s');
+    expect(faulty.verbs).toBe(4);
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
+  });
+
+  it('has its begin taken back by a slow one, and by one that refuses at first', async () => {
+    const clock = virtualClock();
+    const inner = memoryStore({ clock });
+    let writes = 0;
+    let reads = 0;
+    const slow: Store = {
+      ...plain(inner),
+      read: async (...given) => {
+        reads++;
+        await clock.sleep(200);
+        return inner.read(...given);
+      },
+      write: async (...given) => {
+        writes++;
+        if (writes === 1) {
+          await inner.write(...given);
+          return new Promise(() => {});
+        }
+        await clock.sleep(200);
+        return writes === 2 ? { ok: false, entry: undefined } : inner.write(...given);
+      },
+    };
+    const once = idempotency({ store: slow, clock, lease: '30s', random: () => 0.5 });
+    const failed = once.begin({ ...raw });
+    await clock.advance('3s');
+    expect([(await failed).kind, reads, writes]).toEqual(['store-down', 2, 3]);
+    const begun = once.begin({ ...raw });
+    await clock.advance('1s');
+    expect(await begun).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
   });
 
   it('has its begin taken back at the next try when the first one is refused or slow', async () => {
@@ -481,12 +525,13 @@ describe('a transaction that somebody else has begun', () => {
   /** What the tests need of a database: a lock that says so, and a commit or a rollback of all that was written. */
   function database() {
     const { once: _, clock, store } = setUp();
-    const given = { isLocked: false, refuses: 0 };
+    const given = { isLocked: false, fails: false, refuses: 0 };
     const writes: (readonly [string, Uint8Array, object])[] = [];
     const inside: Pick<Store, 'read' | 'write' | 'remove'> = {
       ...plain(store),
       write: async (key, value, options) => {
         if (given.isLocked) throw storeError('no', 'busy');
+        if (given.fails) throw storeError('no');
         if (given.refuses > 0) {
           given.refuses--;
           return { ok: false, entry: undefined };
@@ -540,6 +585,9 @@ describe('a transaction that somebody else has begun', () => {
     });
     expect(outcomes).toEqual(['busy']);
     given.isLocked = false;
+    given.fails = true;
+    await expect(once.transaction(client, 'k', () => 1, scope)).rejects.toMatchObject({ code: 'ERR_STORE' });
+    given.fails = false;
     await expect(
       once.transaction(client, 'k', () => 1, { ...scope, signal: AbortSignal.abort(new Error('gone')) }),
     ).rejects.toThrow('gone');
@@ -604,5 +652,109 @@ describe('a transaction that somebody else has begun', () => {
       const once = idempotency({ store: { ...plain(memoryStore()), native } });
       await expect(once.transaction({}, 'k', () => 1, scope)).rejects.toThrow(OptionsError);
     }
+  });
+});
+
+describe('a transaction of the store', () => {
+  /** A store that does a function and its own writes together, or not at all. */
+  function setUpTransactions(options = {}) {
+    const clock = virtualClock();
+    const kept = new Map<string, { value: Uint8Array; version: number; atMs: number }>();
+    let versions = 0;
+    const asked: unknown[] = [];
+    const entryOf = (key: string) => {
+      const one = kept.get(key);
+      return one && { value: one.value, version: one.version, ageMs: clock.now() - one.atMs, ttlMs: 1e9 };
+    };
+    const view: StoreTransaction = {
+      read: entryOf,
+      write(key, value, { ifVersion }) {
+        const entry = entryOf(key);
+        if (ifVersion !== undefined && ifVersion !== (entry?.version ?? 0)) return { ok: false, entry };
+        kept.set(key, { value, version: ++versions, atMs: clock.now() });
+        return { ok: true, version: versions };
+      },
+      remove: (key) => kept.delete(key),
+    };
+    const store: Store = {
+      read: async (key) => view.read(key),
+      write: async (key, value, given) => view.write(key, value, given),
+      remove: async (key) => view.remove(key),
+      native: {
+        transaction: async (work, given) => {
+          asked.push(given);
+          return work(view);
+        },
+      },
+    };
+    const events: IdempotencyEvent[] = [];
+    const on = (event: HoldfastEvent) => void events.push(event as IdempotencyEvent);
+    const once = idempotency({ store, clock, lease: '3s', on, ...options });
+    const run = (value: unknown = 'done') => once.transaction({}, 'k', ({ attempt }) => value ?? attempt, scope);
+    return { clock, store, once, run, events, asked, outcomes: () => events.map(({ outcome }) => outcome) };
+  }
+
+  it('gives whatever the function answers, and tells it', async () => {
+    const { once, events } = setUpTransactions();
+    for (const value of [undefined, null, 0, { then: 'no promise' }]) {
+      const call = () => once.transaction({}, `k ${String(value)}`, () => value, scope);
+      expect([await call(), await call()]).toEqual([value, value]);
+    }
+    expect(events.slice(0, 2)).toMatchObject([
+      { outcome: 'executed', attempt: 1, durationMs: 0 },
+      { outcome: 'replayed', attempt: 1, durationMs: 0 },
+    ]);
+  });
+
+  it('hands its signal to the store', async () => {
+    const { once, asked } = setUpTransactions();
+    const { signal } = new AbortController();
+    await once.transaction({}, 'k', () => 1, { ...scope, signal });
+    expect(asked).toEqual([{ signal }]);
+  });
+
+  it('stores a result as large as may be, and none that is larger', async () => {
+    const { once, outcomes } = setUpTransactions({ maxBodyBytes: 6 });
+    for (const value of ['abc', 'abcd']) await once.transaction({}, value, () => value, scope);
+    expect(outcomes()).toEqual(['executed', 'too-large']);
+  });
+
+  it('waits for what runs outside, if it may, and tells it', async () => {
+    for (const wait of ['off', '5s'] as const) {
+      const { store, clock, run, outcomes, events } = setUpTransactions({ wait });
+      const outside = idempotency({ store, clock, lease: '3s' });
+      const running = outside.run('k', () => clock.sleep('1s').then(() => 'outside'), scope);
+      await clock.flush();
+      const call = run().catch((error) => error);
+      await clock.advance('2s');
+      await running;
+      if (wait === 'off') expect(await call).toMatchObject({ code: 'ERR_IN_FLIGHT' });
+      else expect(await call).toBe('outside');
+      expect(outcomes()).toEqual(wait === 'off' ? ['busy'] : ['waited', 'replayed']);
+      if (wait !== 'off') expect(events[1]!.durationMs).toBeGreaterThanOrEqual(1_000);
+    }
+    const { run, outcomes } = setUpTransactions({ wait: '5s' });
+    expect([await run(), outcomes()]).toEqual(['done', ['executed']]);
+  });
+
+  it('takes the place of what has failed or was lost, and is not run again', async () => {
+    const { store, clock, once, run } = setUpTransactions();
+    const failing = once.run('k', () => Promise.reject(new Error('no')), scope);
+    await expect(failing).rejects.toThrow('no');
+    expect([await run(null), await run(null)]).toEqual([2, 2]);
+    await lostIn(store).begin({ ...raw, operation: 'idempotency', key: 'lost' });
+    await clock.advance('3s');
+    const other = () => once.transaction({}, 'lost', ({ attempt }) => attempt, scope);
+    expect([await other(), await other()]).toEqual([2, 2]);
+  });
+
+  it('leaves in doubt what was lost, if it must', async () => {
+    const { store, clock, run, outcomes } = setUpTransactions({ onLost: 'refuse' });
+    await lostIn(store).begin({ ...raw, operation: 'idempotency' });
+    await clock.advance('3s');
+    for (let call = 0; call < 2; call++) await expect(run()).rejects.toMatchObject({ reason: 'unknown' });
+    expect(outcomes()).toEqual(['in-doubt', 'in-doubt']);
+    // It was written down: no other engine takes it for lost any more.
+    await expect(idempotency({ store, clock, lease: '3s' }).run('k', () => 1, scope)).rejects.toThrow(InDoubtError);
   });
 });

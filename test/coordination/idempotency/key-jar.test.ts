@@ -1,7 +1,7 @@
 import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, it } from 'vitest';
 import { keyFrom, keyJar } from '../../../src/client/fetch.js';
-import { InDoubtError, memoryStore, OptionsError } from '../../../src/index.js';
+import { InDoubtError, memoryStore, OptionsError, type Store } from '../../../src/index.js';
 import { sqliteStore } from '../../../src/stores/sqlite.js';
 import { virtualClock } from '../../../src/testing/index.js';
 import { temporaryDatabase } from '../../stores/sqlite-files.ts';
@@ -20,6 +20,7 @@ describe('keyFrom', () => {
     expect(keyFrom('a', 'bc')).toBe(keyFrom('a', 'bc'));
     expect(keyFrom('a', 'b')).toMatch(/^[\w-]{43}$/);
     expect(() => keyFrom('', 'pay')).toThrow(OptionsError);
+    expect(() => keyFrom('invoice 7', '')).toThrow(/"operation"/);
   });
 });
 
@@ -55,9 +56,31 @@ describe('keyJar', () => {
     await expect(jar.key('invoice 7')).rejects.toMatchObject({ reason: 'too-old' });
   });
 
+  it('costs one round trip, and another where the key went away in between', async () => {
+    const inner = memoryStore();
+    let writes = 0;
+    let isGone = false;
+    const write: Store['write'] = async (...given) => {
+      writes++;
+      if (!isGone) return inner.write(...given);
+      isGone = false;
+      return { ok: false, entry: undefined };
+    };
+    const jar = keyJar({ store: { read: inner.read.bind(inner), write, remove: inner.remove.bind(inner) } });
+    const key = await jar.key('invoice 7');
+    expect([await jar.key('invoice 7'), writes]).toEqual([key, 2]);
+    isGone = true;
+    expect([await jar.key('invoice 7'), writes]).toEqual([key, 4]);
+  });
+
   it('refuses options that do not fit', async () => {
     expect(() => keyJar({} as never)).toThrow(/"store" is required/);
     expect(() => keyJar({ store: memoryStore(), ttl: '1h' })).toThrow(/longer than "maxKeyAge"/);
+    expect(() => keyJar({ store: memoryStore(), ttl: '2h', maxKeyAge: '2h' })).toThrow(
+      /longer than "maxKeyAge", 7200000/,
+    );
+    expect(() => keyJar({ store: memoryStore(), ttl: '3651d' })).toThrow(OptionsError);
+    expect(keyJar({ store: memoryStore(), ttl: '3650d' })).toBeDefined();
     await expect(keyJar({ store: memoryStore() }).key('')).rejects.toThrow(OptionsError);
   });
 });

@@ -5,6 +5,7 @@ import {
   decodeRecord,
   encodeRecord,
   type IdempotencyRecord,
+  sameBytes,
 } from '../../../src/coordination/idempotency/record.js';
 
 const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
@@ -71,5 +72,81 @@ describe('record', () => {
   it('costs 89 bytes besides the result', () => {
     const [record] = fc.sample(anyRecord, { numRuns: 1, seed: 1 });
     expect(encodeRecord({ ...record!, trace: undefined, memo: [], result: new Uint8Array(100) })).toHaveLength(189);
+  });
+
+  const plain: IdempotencyRecord = {
+    state: 'completed',
+    owner: new Uint8Array(16).fill(1),
+    fence: 7,
+    leaseMs: 30_000,
+    elapsedMs: 12.5,
+    attempt: 2,
+    fingerprint: new Uint8Array(33).fill(2),
+    isSealed: true,
+    trace: 'ab',
+    memo: [{ name: 'p', value: Uint8Array.of(9) }],
+    result: Uint8Array.of(5, 6, 7),
+  };
+  const hexOf = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
+
+  it('is written as every release writes it', () => {
+    expect(hexOf(encodeRecord(plain))).toBe(
+      [
+        ...['a9', '01', '02', '03', '01'.repeat(16), '401c000000000000', '00007530', '4029000000000000', '00000002'],
+        ...['02'.repeat(33), 'bdfbb827', '00026162', '00000003050607', '0001', '000170', '0000000109'],
+      ].join(''),
+    );
+  });
+
+  /** With a checksum that fits, as a later release would write it. */
+  function changed(change: (bytes: Uint8Array) => Uint8Array): Uint8Array {
+    const written = change(encodeRecord(plain).slice());
+    const view = new DataView(written.buffer, written.byteOffset, written.length);
+    let hash = 0x811c9dc5;
+    const take = (part: number) => {
+      hash = Math.imul(hash ^ part, 0x01000193);
+    };
+    for (let at = 0; at < 76; at += 4) take(view.getInt32(at));
+    take(written[76]!);
+    let at = 81;
+    for (; at + 4 <= written.length; at += 4) take(view.getInt32(at));
+    for (; at < written.length; at++) take(written[at]!);
+    view.setUint32(77, hash >>> 0);
+    return written;
+  }
+  const setting = (at: number, value: number) => (written: Uint8Array) => {
+    written[at] = value;
+    return written;
+  };
+
+  it.each([
+    ['another first byte', setting(0, 0x41), 'it does not begin as one'],
+    ['a state that nobody knows', setting(2, 4), 'its parts do not fit'],
+    ['a flag that nobody knows', setting(3, 7), 'its parts do not fit'],
+    ['more behind it', (written: Uint8Array) => Uint8Array.of(...written, 0), 'its parts do not fit'],
+    ['a trace beyond its end', setting(81, 0xff), 'it is cut off'],
+    ['a result beyond its end', setting(85, 0x7f), 'it is cut off'],
+    ['more phases than there are', setting(93, 2), 'it is cut off'],
+    ['nothing behind its result', (written: Uint8Array) => written.slice(0, 92), 'it is cut off'],
+    ['half a length', (written: Uint8Array) => written.slice(0, 87), 'it is cut off'],
+    ['a name that is no text', setting(96, 0xff), 'a name in it is no UTF-8'],
+    ['a trace that is no text', setting(83, 0xff), 'a name in it is no UTF-8'],
+  ])('is none with %s, also where its checksum fits', (_, change, why) => {
+    expect(() => decodeRecord(changed(change))).toThrow(why);
+    expect(() => decodeRecord(changed(change))).toThrow(DamagedRecordError);
+  });
+
+  it('is read again with the checksum of a later release', () => {
+    expect(decodeRecord(changed((written) => written))).toEqual(plain);
+  });
+});
+
+describe('sameBytes', () => {
+  it('takes bytes for the same only when all of them are, and as many', () => {
+    const one = Uint8Array.of(1, 2);
+    expect(sameBytes(one, Uint8Array.of(1, 2))).toBe(true);
+    for (const other of [[1, 3], [1], [1, 2, 0], []]) {
+      expect([sameBytes(one, Uint8Array.from(other)), sameBytes(Uint8Array.from(other), one)]).toEqual([false, false]);
+    }
   });
 });

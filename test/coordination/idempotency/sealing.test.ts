@@ -59,6 +59,14 @@ describe('sealing with encryption', () => {
     }
   });
 
+  it('opens nothing whose tag was cut, which could be guessed', () => {
+    // Without any text nothing else is missing.
+    const sealed = seal('hash', new Uint8Array(0));
+    for (const length of [4, 8, 12, 15]) {
+      expect(() => open('hash', sealed.subarray(0, sealed.length - 16 + length))).toThrow();
+    }
+  });
+
   it('opens what was sealed by a key that is not current any more, and by none that is gone', () => {
     const before = sealing({ current: 'older', keys: { older } }).seal('hash', bytesOf('a'));
     expect(textOf(open('hash', before))).toBe('a');

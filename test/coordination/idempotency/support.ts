@@ -27,7 +27,7 @@ export const raw = { scope: 'shop', operation: 'POST /orders', key: 'k' };
 
 /** A store whose answers can be taken away. */
 export function unreliable(inner: Store) {
-  const faults: ('fails' | 'lost' | 'hangs')[] = [];
+  const faults: ('fails' | 'lost' | 'hangs' | 'works')[] = [];
   let verbs = 0;
   const failed = (applied: 'no' | 'unknown') =>
     new StoreError({ store: 'test', operation: 'write', reason: 'failed', applied, detail: 'injected' });

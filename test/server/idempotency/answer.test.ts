@@ -1,9 +1,10 @@
-import { createServer } from 'node:http';
+import { createServer, type ServerResponse } from 'node:http';
 import express from 'express';
 import { describe, expect, it } from 'vitest';
 import { idempotency as engineOf, memoryStore } from '../../../src/index.js';
+import type { StoredAnswer } from '../../../src/server/capture.js';
 import { idempotency } from '../../../src/server/express.js';
-import { decodeAnswer, encodeAnswer } from '../../../src/server/idempotency/answer.js';
+import { decodeAnswer, encodeAnswer, replay } from '../../../src/server/idempotency/answer.js';
 import { send } from './raw-client.js';
 import { keyed, listening } from './support.js';
 
@@ -46,4 +47,65 @@ describe('an answer', () => {
       expect([answer.status, JSON.parse(answer.body.toString()).code]).toEqual([409, 'ERR_IN_DOUBT']);
     });
   });
+});
+
+describe('a replay', () => {
+  type Before = (response: ServerResponse) => void;
+
+  async function replayed(answer: Partial<StoredAnswer>, before: Before = () => {}) {
+    const server = createServer((_request, response) => {
+      before(response);
+      replay(response, { status: 201, statusMessage: '', headers: [], body: bytesOf('body'), ...answer }, 'k');
+    });
+    const got = await listening(server, (port) => send(port, { path: '/', headers: [] }));
+    const own = /^(date|connection|keep-alive|idempotent-replayed|idempotency-key|cache-control)$/i;
+    return { ...got, headers: got.headers.filter(([name]) => !own.test(name)) };
+  }
+
+  it('has the status, its words, and each header as often as it was there', async () => {
+    const headers = ['X-A', '1', 'x-b', '2', 'X-A', '3'];
+    const answer = await replayed({ statusMessage: 'Made', headers });
+    expect([answer.statusLine, answer.headers]).toEqual([
+      'HTTP/1.1 201 Made',
+      [
+        ['X-A', '1'],
+        ['X-A', '3'],
+        ['x-b', '2'],
+        ['Content-Length', '4'],
+      ],
+    ]);
+    expect((await replayed({})).statusLine).toBe('HTTP/1.1 201 Created');
+    const before: Before = (response) => {
+      response.statusMessage = 'Set Before';
+    };
+    expect((await replayed({}, before)).statusLine).toBe('HTTP/1.1 201 Set Before');
+  });
+
+  it('takes away what was set before and not sent with the first answer, but for what is of the moment', async () => {
+    const before: Before = (response) => {
+      response.setHeader('X-Gone', '1');
+      response.setHeader('X-Kept', '1');
+      response.setHeader('Set-Cookie', 'a=1');
+      response.setHeader('Vary', 'origin');
+      response.setHeader('Content-Length', '999');
+    };
+    const { headers } = await replayed({ headers: ['X-Kept', '2'] }, before);
+    expect(Object.fromEntries(headers)).toEqual({
+      'X-Kept': '2',
+      'Set-Cookie': 'a=1',
+      Vary: 'origin',
+      'Content-Length': '4',
+    });
+    const chunked = await replayed({}, (response) => response.setHeader('Transfer-Encoding', 'chunked'));
+    expect(chunked.headers).toEqual([['Content-Length', '4']]);
+  });
+
+  it.each([0, 1, 16_384, 16_385])(
+    'gives a body of %i bytes byte for byte, also from the middle of a buffer',
+    async (length) => {
+      const whole = Uint8Array.from({ length: length + 10 }, (_, index) => (index * 7) % 256);
+      const answer = await replayed({ body: whole.subarray(5, 5 + length) });
+      expect(Buffer.compare(answer.body, whole.subarray(5, 5 + length))).toBe(0);
+    },
+  );
 });

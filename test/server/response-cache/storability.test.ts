@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { storableOf } from '../../../src/server/response-cache/storability.ts';
+import { fieldsOf, isFailure, storableOf } from '../../../src/server/response-cache/storability.ts';
 
 const options = { ttl: 60_000, staleWhileRevalidate: 5_000, staleIfError: 7_000 };
 const nowMs = Date.parse('Mon, 30 Nov 2026 03:00:00.900 GMT');
@@ -60,5 +60,59 @@ describe('storability', () => {
     ['what is old by its date', 200, { ...control('max-age=9'), Date: 'Mon, 30 Nov 2026 02:00:00 GMT' }],
   ])('does not keep %s', (_, status, headers) => {
     expect(of({ ...control('max-age=60'), ...headers } as Record<string, string>, { status })).toBeUndefined();
+  });
+
+  it.each([
+    ['the first word of two', control('max-age=9, max-age=1'), [9, 5, 7]],
+    ['a time in quotes, or with blanks around its sign', control('MAX-AGE = "9"'), [9, 5, 7]],
+    ['what quotes say as one', control('x="no-store, a=\\"private", max-age=9'), [9, 5, 7]],
+    ['no longer than a clock can wait', control('max-age=99999999999'), [(2 ** 31 - 1) / 1_000, 5, 7]],
+  ])('takes %s', (_, headers, seconds) => expect(secondsOf(headers)).toEqual(seconds));
+
+  it.each(['max-age=9x', 'max-age=x9', 'max-age=-9', 'max-age=', 'max-age', 'max-age="9\\"'])(
+    'takes %s for nothing left',
+    (value) => expect(of(control(`${value}, stale-while-revalidate=0`))).toBeUndefined(),
+  );
+
+  it('keeps a status that is seldom kept only where the response says for how long', () => {
+    const heuristic = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414];
+    const others = [201, 202, 205, 302, 303, 307, 400, 401, 403, 409, 418, 451];
+    const keeps = (headers: Record<string, string>) => (status: number) => of(headers, { status }) !== undefined;
+    expect([heuristic.filter(keeps({})), others.filter(keeps({}))]).toEqual([heuristic, []]);
+    expect(others.filter(keeps(control('max-age=9')))).toEqual(others);
+  });
+
+  it('keeps nothing by the options alone that is never fresh', () => {
+    const head = { status: 200, statusMessage: '', headers: [] };
+    expect(storableOf(head, false, { ...options, ttl: 0 }, nowMs)).toBeUndefined();
+    expect(storableOf(head, false, { ...options, ttl: 1 }, nowMs)).toBeDefined();
+  });
+
+  it('depends on what Vary lists, on the origin where one is named, and on the encoding where there is one', () => {
+    const varyOf = (headers: Record<string, string>) => of(headers)?.vary;
+    expect(varyOf({})).toEqual([]);
+    expect(varyOf({ Vary: 'B, a,, ' })).toEqual(['a', 'b']);
+    expect(varyOf({ Vary: 'a', 'Access-Control-Allow-Origin': 'https://shop.test' })).toEqual(['a', 'origin']);
+    expect(varyOf({ 'Access-Control-Allow-Origin': '*' })).toEqual([]);
+    expect(varyOf({ 'Content-Encoding': 'gzip' })).toEqual(['accept-encoding']);
+    expect(varyOf({ Vary: 'a, *' })).toBeUndefined();
+    const names = (count: number) => Array.from({ length: count }, (_, index) => `x-${index}`).join();
+    expect([varyOf({ Vary: names(20) })?.length, varyOf({ Vary: names(21) })]).toEqual([20, undefined]);
+  });
+});
+
+describe('a status', () => {
+  it('says that the handler failed from 500 on, and when there were too many requests', () => {
+    expect([200, 428, 429, 430, 499, 500, 599].filter(isFailure)).toEqual([429, 500, 599]);
+  });
+});
+
+describe('fields', () => {
+  it('are the lines of each name, joined', () => {
+    const fields = fieldsOf(['Vary', 'a', 'X', '1', 'VARY', 'b', 'vary', 'c']);
+    expect([...fields]).toEqual([
+      ['vary', 'a, b, c'],
+      ['x', '1'],
+    ]);
   });
 });

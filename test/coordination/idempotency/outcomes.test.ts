@@ -1,0 +1,57 @@
+import { describe, expect, it } from 'vitest';
+import {
+  decodeOutcome,
+  decodeValue,
+  encodeError,
+  encodeValue,
+  jsonSerializer,
+} from '../../../src/coordination/idempotency/outcomes.js';
+
+const again = (error: unknown) => decodeOutcome(jsonSerializer, encodeError(error));
+
+describe('an outcome', () => {
+  it('of a value comes back as what it was', () => {
+    for (const value of [undefined, null, 0, false, '', 'kelp', [1, { a: null }]]) {
+      const bytes = encodeValue(jsonSerializer, value);
+      expect(decodeOutcome(jsonSerializer, bytes)).toEqual({ ok: true, value });
+      expect(decodeValue(jsonSerializer, bytes)).toEqual(value);
+    }
+  });
+
+  it('is none of what JSON has no text for', () => {
+    expect(() => encodeValue(jsonSerializer, () => 1)).toThrow(new TypeError('a function has no JSON'));
+    expect(() => encodeValue(jsonSerializer, Symbol('a'))).toThrow(new TypeError('a symbol has no JSON'));
+  });
+
+  it('of an error comes back with its name, its message and its code, be that a text or a number', () => {
+    for (const code of ['E_CARD', 42]) {
+      const error = Object.assign(new RangeError('declined'), { code });
+      expect(again(error)).toEqual({
+        ok: false,
+        error: Object.assign(new Error('declined'), { name: 'RangeError', code }),
+      });
+    }
+  });
+
+  it('of whatever else was thrown is an error with what can be said of it', () => {
+    const seen = [new Error('plain'), 'text', null, Object.assign(new Error('odd'), { name: 7, code: { a: 1 } })].map(
+      (thrown) => {
+        const outcome = again(thrown);
+        if (outcome.ok) throw new Error('no error');
+        const { name, message, ...more } = outcome.error as Error;
+        return [name, message, Object.keys(more)];
+      },
+    );
+    expect(seen).toEqual([
+      ['Error', 'plain', []],
+      ['Error', 'text', []],
+      ['Error', 'null', []],
+      ['Error', 'odd', []],
+    ]);
+  });
+
+  it('is none of what another adapter has stored', () => {
+    expect(() => decodeOutcome(jsonSerializer, Uint8Array.of(3, 0x31))).toThrow(/another adapter uses the same scope/);
+    expect(() => decodeOutcome(jsonSerializer, new Uint8Array(0))).toThrow(TypeError);
+  });
+});

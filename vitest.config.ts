@@ -16,8 +16,18 @@ const shared = {
 /** A property's seed is drawn anew each time: a second try could not repeat what its first one found. */
 const retry = process.env.CI ? { count: 1, condition: /^(?!Property failed)/ } : 0;
 
-/** What real servers and processes do comes late where others run beside them. Who is right at once waits no longer for it. */
-const patience = { poll: { timeout: 15_000, interval: 10 } };
+/**
+ * What all unit tests have in common. Many wait for real servers, processes and real time, on machines that do other things as well: who is
+ * right at once waits no longer for it. Each project says how many files run at a time, or on two cores those of the second one would run
+ * one by one, and on eight vitest would refuse them beside the first.
+ */
+const unit = {
+  maxWorkers: 3,
+  testTimeout: 60_000,
+  hookTimeout: 120_000,
+  expect: { poll: { timeout: 15_000, interval: 10 } },
+  retry,
+};
 
 const inProcesses = ['test/stores/redis-matrix.test.ts', 'test/stores/postgres-faults.test.ts'];
 
@@ -29,17 +39,11 @@ export default defineConfig({
       {
         ...shared,
         test: {
+          ...unit,
           name: 'unit',
           include: ['test/**/*.test.ts'],
           exclude: ['test/package/**', ...inProcesses],
           pool: 'threads',
-          // Many tests wait for real servers and real time.
-          maxWorkers: 3,
-          // Real servers on a machine that does other things as well.
-          testTimeout: 20_000,
-          hookTimeout: 30_000,
-          expect: patience,
-          retry,
           typecheck: {
             enabled: true,
             checker: 'node_modules/ts7/bin/tsc',
@@ -51,15 +55,7 @@ export default defineConfig({
       {
         ...shared,
         // A thread that has cut thousands of connections does not always end; a process can be made to.
-        test: {
-          name: 'unit in processes',
-          include: inProcesses,
-          pool: 'forks',
-          testTimeout: 20_000,
-          hookTimeout: 30_000,
-          expect: patience,
-          retry,
-        },
+        test: { ...unit, name: 'unit in processes', include: inProcesses, pool: 'forks' },
       },
       {
         test: {
@@ -68,7 +64,9 @@ export default defineConfig({
           testTimeout: 120_000,
           retry,
           hookTimeout: 180_000,
-          fileParallelism: false,
+          // After the others: what is weighed and shown here takes both cores for a moment.
+          maxWorkers: 2,
+          sequence: { groupOrder: 1 },
         },
       },
     ],

@@ -30,6 +30,9 @@ export default defineConfig({
     isolate: false,
     sequence: { sequencer: QuickFirst },
     testTimeout: Number(process.env.HOLDFAST_TEST_TIMEOUT ?? 20_000),
+    hookTimeout: 120_000,
+    // A breakage that is waited for in vain shall not cost as much as a machine that is late may.
+    expect: { poll: { timeout: 5_000, interval: 10 } },
     setupFiles: ['tools/proof/mutation-setup.ts'],
     env: { HOLDFAST_MODEL_STEPS: '10000', HOLDFAST_FUSION_RUNS: '200', HOLDFAST_FUZZ_RUNS: '2000' },
   },

@@ -108,7 +108,7 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
   let keys = 0;
   beforeAll(async () => {
     opened = await open();
-  }, 30_000);
+  });
   afterAll(() => opened?.close());
 
   /** Two engines, as of two processes, and a key of their own. */

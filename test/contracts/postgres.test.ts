@@ -27,7 +27,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     const connection = drivers[0]!.connect(server.port);
     await postgresStore(connection.pool).migrate();
     await connection.close();
-  }, 120_000);
+  });
   afterAll(async () => {
     await bouncer?.dispose();
     await server?.dispose();

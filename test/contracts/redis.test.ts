@@ -67,7 +67,7 @@ describe.skipIf(kinds[0]!.program === undefined)('redisStore on a cluster', () =
   let servers: readonly ServerProcess[] = [];
   beforeAll(async () => {
     servers = (await startCluster(kinds[0]!.program!)).nodes;
-  }, 20_000);
+  });
   afterAll(async () => {
     for (const server of servers) await server.dispose();
   });

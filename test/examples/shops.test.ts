@@ -17,7 +17,7 @@ let ofPostgres: ServerProcess | undefined;
 beforeAll(async () => {
   if (redis) ofRedis = await startRedis(redis);
   if (home) ofPostgres = await startPostgres(home);
-}, 60_000);
+});
 
 afterAll(async () => {
   await ofRedis?.dispose();

@@ -57,7 +57,7 @@ beforeAll(async () => {
   const connection = drivers[0]!.connect(server.port);
   await postgresStore(connection.pool).migrate();
   await connection.close();
-}, 30_000);
+});
 afterAll(() => server?.dispose());
 
 describe.skipIf(home === undefined).each(drivers)('postgresStore by $title survives', ({ connect }) => {

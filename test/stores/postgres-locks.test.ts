@@ -22,7 +22,7 @@ describe.skipIf(home === undefined)('advisory locks', { timeout: 60_000 }, () =>
     server = await startPostgres(home!);
     bouncer = await startPgBouncer(server);
     proxy = await faultProxy({ port: server.port });
-  }, 120_000);
+  });
   afterAll(async () => {
     await proxy?.close();
     await bouncer?.dispose();

@@ -62,7 +62,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     admin = new pg.Pool({ ...place, max: 5 });
     admin.on('error', () => {});
     await postgresStore(admin).migrate();
-  }, 30_000);
+  });
   afterEach(async () => {
     for (const end of ends.splice(0)) await end();
   });

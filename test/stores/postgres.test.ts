@@ -85,7 +85,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
   beforeAll(async () => {
     server = await startPostgres(home!);
     await postgresStore(open().pool).migrate();
-  }, 30_000);
+  });
   afterAll(async () => {
     for (const connection of connections) await connection.close().catch(() => {});
     await server?.dispose();

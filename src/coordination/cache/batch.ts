@@ -5,14 +5,9 @@
  */
 import type { Clock } from '../../core/clock.js';
 import type { Backing, Seen } from './backing.js';
-import { type Flight, type LoadContext, loadContext } from './flight.js';
+import type { Flight } from './flight.js';
 import type { Gate } from './gate.js';
-
-/** Loads many keys: a value, or an `Error` of its own, for each key, in their order. */
-export type ManyLoader<V, K> = (
-  keys: readonly K[],
-  context: LoadContext,
-) => readonly (V | Error)[] | PromiseLike<readonly (V | Error)[]>;
+import { loadContext, type ManyLoader } from './loader.js';
 
 /** What a batch needs of its cache. */
 export interface BatchSettings<V, K> {

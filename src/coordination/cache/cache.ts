@@ -30,11 +30,10 @@ import type { Outcome } from '../../core/outcome.js';
 import { type Backoff, backoffField, exponential } from '../../policies/retry/backoff.js';
 import type { Store } from '../../stores/store.js';
 import { Backing } from './backing.js';
-import type { ManyLoader } from './batch.js';
 import { type AskOptions, type CacheGetOptions, Engine, type EngineSettings, type Found } from './engine.js';
-import type { Loader } from './flight.js';
 import { Gate } from './gate.js';
 import type { Early, Windows } from './held.js';
+import type { Loader, ManyLoader } from './loader.js';
 import { type MarkedSerializer, type Serializer, type SerializerName, serializerField } from './serializer.js';
 
 /** How long one value is good for. What is left out is as the options say. */
@@ -151,8 +150,9 @@ export interface Cache<V, K = string> {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-export type { CacheSource, LoadContext, Loader } from './flight.js';
-export type { CacheGetOptions, ManyLoader, Serializer, SerializerName };
+export type { CacheSource } from './flight.js';
+export type { LoadContext, Loader, ManyLoader } from './loader.js';
+export type { CacheGetOptions, Serializer, SerializerName };
 
 /** The caches that use a store, by name: two of one name would take each other's values for their own. */
 const namesByStore = /* @__PURE__ */ new WeakMap<object, Set<string>>();

@@ -12,10 +12,12 @@ import { type Outcome, rejectLater } from '../../core/outcome.js';
 import { turnClockOf } from '../../core/turn-clock.js';
 import type { Backoff } from '../../policies/retry/backoff.js';
 import type { Backing, Generations } from './backing.js';
-import { Batch, type ManyLoader } from './batch.js';
-import { type CacheSource, Flight, type Freshness, type Loader } from './flight.js';
+import { Batch } from './batch.js';
+import { type CacheSource, Flight, type FlightStart } from './flight.js';
 import type { Gate } from './gate.js';
-import { type Early, Held, instantsOf, type Placing, type Windows } from './held.js';
+import { type Early, Held, type Placing, type Windows } from './held.js';
+import { type Freshness, usefulMs } from './known.js';
+import type { Loader, ManyLoader } from './loader.js';
 import { Memory } from './memory.js';
 import type { MarkedSerializer } from './serializer.js';
 
@@ -225,10 +227,9 @@ export class Engine<V, K> {
     const names = this.tagsOf(value, key);
     if (backing === undefined) {
       const bytes = this.sizeOf(value);
-      const at = instantsOf(lifetimes, this.clock.now());
-      const tags = new Map(names.map((tag) => [tag, 0]));
+      const filled = { ...lifetimes, loadMs: 0, tags: new Map(names.map((tag) => [tag, 0])) };
       this.fence(text);
-      this.place(text, { value, version: 0, at, ttlMs: lifetimes.freshMs, loadMs: 0, tags }, bytes, false, this.mark);
+      this.place(text, { value, version: 0, filled, filledAtMs: this.clock.now() }, bytes, false, this.mark);
       return;
     }
     // Before anything is touched: a value that will not do leaves all as it was.
@@ -244,7 +245,7 @@ export class Engine<V, K> {
     }
     const tags = new Map(names.map((tag) => [tag, current?.tags.get(tag)?.version ?? 0]));
     const filled = { bytes, isUndefined: value === undefined, ...lifetimes, ageMs: 0, loadMs: 0, tags };
-    const ttlMs = Math.max(1, lifetimes.freshMs, lifetimes.staleMs, lifetimes.errorMs);
+    const ttlMs = Math.max(1, usefulMs(lifetimes));
     const fences = this.fences;
     let answer: Awaited<ReturnType<Backing['write']>>;
     try {
@@ -256,8 +257,7 @@ export class Engine<V, K> {
     this.fence(text);
     // Another invalidation at the same time may have been done after this write, though it was answered before.
     if (this.fences !== fences + 1 || this.mark !== mark || answer.version === undefined) return;
-    const at = instantsOf(lifetimes, answer.sentMs);
-    const placing = { value, version: answer.version, at, ttlMs: lifetimes.freshMs, loadMs: 0, tags };
+    const placing = { value, version: answer.version, filled, filledAtMs: answer.sentMs };
     this.place(text, placing, bytes.length, false, mark);
   }
 
@@ -342,8 +342,7 @@ export class Engine<V, K> {
     if (there?.isJoinable === true) return { flight: there, isOpener: false };
     there?.unlink();
     if (text.length > longestKey || text.length === 0) throw badKey(this.settings.name, text);
-    const flight = new Flight(this, { key, text, held, background: undefined, load, batch: many?.batch });
-    this.flights.set(text, flight);
+    const flight = this.open({ key, text, held, background: undefined, load, batch: many?.batch });
     if (many === undefined) this.launch(flight);
     else {
       many.batch.add(flight, key);
@@ -369,13 +368,17 @@ export class Engine<V, K> {
       const isDue = !isFresh || isEarly;
       if (mayRefresh && (isDue || nowMs >= held.verifyMs)) {
         const background = isDue ? 'refresh' : 'verify';
-        const flight = new Flight(this, { key, text, held, background, load, batch: undefined });
-        this.flights.set(text, flight);
-        this.launch(flight);
+        this.launch(this.open({ key, text, held, background, load, batch: undefined }));
       }
       return isFresh ? 'l1' : 'stale';
     }
     return nowMs < held.errorMs && nowMs < held.retryAtMs ? 'stale' : undefined;
+  }
+
+  private open(start: FlightStart<V, K>): Flight<V, K> {
+    const flight = new Flight(this, start);
+    this.flights.set(start.text, flight);
+    return flight;
   }
 
   private launch(flight: Flight<V, K>): void {
@@ -423,7 +426,7 @@ export class Engine<V, K> {
   place(text: string, placing: Placing<V>, bytes: number, isTold: boolean, mark: number): Held<V> | undefined {
     const there = this.memory.peek(text);
     if (there !== undefined && there.version > placing.version && placing.version > 0) return undefined;
-    for (const tag of placing.tags.keys()) if ((this.recentTags.get(tag) ?? 0) > mark) return undefined;
+    for (const tag of placing.filled.tags.keys()) if ((this.recentTags.get(tag) ?? 0) > mark) return undefined;
     if (this.isClosed) return undefined;
     const { early, random, maxL1Ms, maxBytes } = this.settings;
     const nowMs = this.clock.now();

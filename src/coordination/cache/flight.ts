@@ -6,38 +6,21 @@
  * abort is his own; it ends, whatever the loader and the store do.
  * After: Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), leases; golang.org/x/sync/singleflight.
  */
-import { addAbortListener, removeAbortListener } from '../../core/abort-listeners.js';
 import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
 import { LoadBackoffError, messageOf, TimeoutError } from '../../core/errors.js';
-import { rejectLater } from '../../core/outcome.js';
 import { instantOf, LeaseKeeper } from '../lease.js';
-import type { Answer, Backing, Generations, KeyWatch, Seen } from './backing.js';
+import type { Answer, Backing, Generations, Seen } from './backing.js';
 import type { Batch } from './batch.js';
 import type { Engine, Lifetimes } from './engine.js';
-import { type Held, instantsOf, type Placing, type Windows } from './held.js';
+import type { Held, Placing, Windows } from './held.js';
+import { agedTo, type Freshness, freshnessOf, type Known, leftMs, usefulMs } from './known.js';
+import { callLoader, type Loader, loadContext } from './loader.js';
 import type { Filled } from './record.js';
+import { Waiters } from './waiters.js';
+import { Watching } from './watching.js';
 
 /** Where an answer came from. `'wait'`: from the load of somebody else; `'stale'`: past its time, as the options allow. */
 export type CacheSource = 'l1' | 'l2' | 'load' | 'stale' | 'wait';
-
-/** What a loader is told. */
-export interface LoadContext {
-  /** Aborts when nobody waits for the value any more, at `hardTimeout`, and when the cache is closed. */
-  readonly signal: AbortSignal;
-  /** Milliseconds until `hardTimeout`. */
-  readonly remainingMs: number;
-  /** Nobody waits: what is there is shown meanwhile. */
-  readonly isBackground: boolean;
-}
-
-/** When a value stops being fresh, and how long it was fresh in all. */
-export interface Freshness {
-  readonly freshMs: number;
-  readonly ttlMs: number;
-}
-
-/** Makes the value of a key, or a promise of it. `context.signal` aborts when nobody waits for it any more, or after `hardTimeout`. */
-export type Loader<V, K> = (key: K, context: LoadContext) => V | PromiseLike<V>;
 
 /** Shortest poll of a store that cannot tell of changes, and what it doubles up to. */
 const pollMs = 25;
@@ -52,14 +35,7 @@ const mostLoads = 3;
 
 const emptyTags: ReadonlyMap<string, number> = /* @__PURE__ */ new Map();
 
-/** A value that the store has, decoded and judged. */
-interface Known<V> {
-  readonly filled: Filled;
-  readonly ageMs: number;
-  readonly value: V;
-}
-
-interface FlightStart<V, K> {
+export interface FlightStart<V, K> {
   readonly key: K;
   readonly text: string;
   /** What this process holds, though it will not do as it is. */
@@ -72,8 +48,7 @@ interface FlightStart<V, K> {
 
 export class Flight<V, K> {
   readonly text: string;
-  promise!: Promise<V>;
-  /** How the promise was answered. */
+  /** How those who wait were answered. */
   source: CacheSource = 'load';
   /** Of the value it was answered with; undefined for one that is not kept. */
   freshness: Freshness | undefined = undefined;
@@ -85,21 +60,12 @@ export class Flight<V, K> {
   private readonly start: FlightStart<V, K>;
   private readonly clock: Clock;
   private readonly controller = new AbortController();
-  private resolve!: (value: V) => void;
-  private reject!: (error: unknown) => void;
-  private isSettled = false;
-  /** Somebody waits who will not go, or it goes on for the sake of those to come. */
-  private isPinned: boolean;
-  private callers = 0;
+  private readonly waiters: Waiters<V>;
   /** When its load began; before that, when it began itself. Also by the count of tags that were invalidated here. */
   private startedMs: number;
   private mark: number;
-  private watch: KeyWatch | undefined = undefined;
-  /** What was told of the key and of all tags when the store was last asked. */
-  private toldBefore = 0;
-  private wasWatched = false;
+  private readonly watching: Watching;
   private toldWhenSettled = 0;
-  private readonly tagWatches: KeyWatch[] = [];
   /** What memory has of the key by this flight, or had before it. */
   private held: Held<V> | undefined;
   /** What may stand in for an error, and until when. */
@@ -113,59 +79,32 @@ export class Flight<V, K> {
     this.start = start;
     this.text = start.text;
     this.held = start.held;
-    this.isPinned = start.background !== undefined;
+    this.waiters = new Waiters(this, start.background !== undefined);
     const { clock } = engine.settings;
     this.clock = start.background !== undefined ? (clock.background ?? clock) : clock;
     this.mark = engine.mark;
     this.startedMs = clock.now();
-    this.open();
-    if (start.held !== undefined) this.watch = engine.backing?.watch('key', start.text);
+    this.watching = new Watching(engine.backing, start.text);
+    if (start.held !== undefined && engine.backing !== undefined) this.watching.key();
   }
 
   /** Whether nothing was held of the key when it began, and nothing has come since. */
   get isFirst(): boolean {
-    return !this.isSettled && this.start.held === undefined;
+    return !this.waiters.isSettled && this.start.held === undefined;
   }
 
   /** Whether its answer, be it to come or given already, is right for somebody who asks now. */
   get isJoinable(): boolean {
-    if (!this.isSettled || this.engine.backing === undefined) return true;
-    return this.wasWatched && this.hasFallback && this.told() === this.toldWhenSettled;
+    const { watching } = this;
+    if (!this.waiters.isSettled || this.engine.backing === undefined) return true;
+    return watching.isWhole && this.hasFallback && watching.told === this.toldWhenSettled;
   }
 
   /** The answer for one more caller. */
   join(signal: AbortSignal | undefined): Promise<V> {
     // It was answered by a value whose time is over now: newcomers wait for what is still under way.
-    if (this.isSettled && !this.hasFallback) this.open();
-    if (signal === undefined) {
-      this.isPinned = true;
-      return this.promise;
-    }
-    return this.joinUntil(signal);
-  }
-
-  private joinUntil(signal: AbortSignal): Promise<V> {
-    if (signal.aborted) return rejectLater(signal.reason);
-    this.callers++;
-    return new Promise((resolve, reject) => {
-      const leave = () => {
-        reject(signal.reason);
-        this.callers--;
-        if (this.callers === 0 && !this.isPinned) this.abort(signal.reason);
-      };
-      const stay = () => removeAbortListener(signal, leave);
-      addAbortListener(signal, leave);
-      this.promise.then(
-        (value) => {
-          stay();
-          resolve(value);
-        },
-        (error) => {
-          stay();
-          reject(error);
-        },
-      );
-    });
+    if (this.waiters.isSettled && !this.hasFallback) this.waiters.open();
+    return this.waiters.join(signal);
   }
 
   /** Ends it now: those who wait get the reason, the loader's signal aborts, the lease is given back. */
@@ -200,28 +139,17 @@ export class Flight<V, K> {
       this.unlink();
       this.start.batch?.skip(this);
       if (this.softTimer !== undefined) this.clock.cancel(this.softTimer);
-      for (const watch of this.tagWatches) backing?.release(watch);
-      if (this.watch !== undefined) backing?.release(this.watch);
+      this.watching.end();
       this.engine.ended(this);
     }
   }
 
   private get isBackground(): boolean {
-    return this.isSettled || this.start.background !== undefined;
+    return this.waiters.isSettled || this.start.background !== undefined;
   }
 
   private get isAborted(): boolean {
     return this.controller.signal.aborted;
-  }
-
-  private open(): void {
-    this.isSettled = false;
-    this.promise = new Promise((resolve, reject) => {
-      this.resolve = resolve;
-      this.reject = reject;
-    });
-    // Of a refresh that fails nobody need hear but the events.
-    this.promise.catch(() => {});
   }
 
   private get hasFallback(): boolean {
@@ -229,13 +157,11 @@ export class Flight<V, K> {
   }
 
   private settle(value: V, source: CacheSource, freshness: Freshness | undefined): void {
-    if (this.isSettled) return;
-    this.isSettled = true;
+    if (this.waiters.isSettled) return;
     this.freshness = freshness;
-    this.isPinned = true;
     this.source = source;
-    this.toldWhenSettled = this.told();
-    this.resolve(value);
+    this.toldWhenSettled = this.watching.told;
+    this.waiters.settle(value);
   }
 
   /** The end: who asks from here on finds the value in memory, or begins anew. */
@@ -246,15 +172,13 @@ export class Flight<V, K> {
 
   private fail(error: unknown): void {
     this.unlink();
-    if (this.isSettled) return;
-    this.isSettled = true;
-    this.reject(error);
+    if (!this.waiters.isSettled) this.waiters.fail(error);
   }
 
   /** Those who wait get the stale value, if there is one, when `softTimeout` has passed; the search goes on. */
   private armSoftTimeout(): void {
     const { softTimeoutMs } = this.engine.settings;
-    if (softTimeoutMs === undefined || this.softTimer !== undefined || this.isSettled) return;
+    if (softTimeoutMs === undefined || this.softTimer !== undefined || this.waiters.isSettled) return;
     this.softTimer = callbackTimer(() => this.settleStale());
     this.clock.schedule(this.softTimer, this.clock.now() + softTimeoutMs);
   }
@@ -289,19 +213,19 @@ export class Flight<V, K> {
       const { claim, failure } = seen.record;
       this.fallback = undefined;
       if (known !== undefined) {
-        const { filled, ageMs } = known;
-        const isFresh = ageMs < filled.freshMs;
-        const isUsable = isFresh || ageMs < filled.staleMs;
-        this.mayFallBackTo(known.value, nowMs - ageMs, filled, freshnessOf(known, nowMs));
-        if (isUsable) {
-          this.place(known, seen);
-          this.settle(known.value, isFresh ? (hasWaited ? 'wait' : 'l2') : 'stale', freshnessOf(known, nowMs));
-          if (isFresh && !this.isDue(nowMs - ageMs + filled.freshMs)) return;
+        const { filled, filledAtMs, value } = known;
+        const freshness = freshnessOf(known);
+        const isFresh = nowMs < freshness.freshMs;
+        this.mayFallBackTo(value, filledAtMs, filled, freshness);
+        if (isFresh || nowMs < filledAtMs + filled.staleMs) {
+          this.place(known);
+          this.settle(value, isFresh ? (hasWaited ? 'wait' : 'l2') : 'stale', freshness);
+          if (isFresh && !this.isDue(freshness.freshMs)) return;
         }
       }
       if (claim !== undefined && versionAgeMs < claim.forMs) {
         const leftMs = claim.forMs - versionAgeMs;
-        if (this.isSettled) return this.engine.quiet(this.text, nowMs + Math.min(leftMs, safetyPollMs));
+        if (this.waiters.isSettled) return this.engine.quiet(this.text, nowMs + Math.min(leftMs, safetyPollMs));
         if (!hasWaited) {
           hasWaited = true;
           this.start.batch?.skip(this);
@@ -309,7 +233,7 @@ export class Flight<V, K> {
           if (this.fallback !== undefined) this.armSoftTimeout();
         }
         if (nowMs >= waitEndsMs) return this.endWait();
-        await this.wait(backing, Math.min(leftMs, this.pollMs(pauseMs), waitEndsMs - nowMs));
+        await this.wait(Math.min(leftMs, this.pollMs(pauseMs), waitEndsMs - nowMs));
         pauseMs = Math.min(2 * pauseMs, longestPollMs);
         answer = await this.look(backing);
         continue;
@@ -318,7 +242,7 @@ export class Flight<V, K> {
       if (failure !== undefined && versionAgeMs < failure.retryInMs) {
         const leftMs = failure.retryInMs - versionAgeMs;
         if (known !== undefined && this.settleStale()) {
-          this.place(known, seen);
+          this.place(known);
           return this.engine.backOff(this.text, nowMs + leftMs, failure.count);
         }
         const { name } = settings;
@@ -339,46 +263,25 @@ export class Flight<V, K> {
 
   /** One trip: a key that this process knows nothing of is leased if it is absent; the refusal brings what is there. */
   private async firstLook(backing: Backing): Promise<Answer | undefined> {
+    const down = () => undefined;
     const settling = backing.settle('key', [this.text]);
-    if (settling !== undefined) {
-      try {
-        await settling;
-      } catch {
-        // What is there may be what somebody here has deleted.
-        return undefined;
-      }
-      // What a batch has looked up was there before.
-      return this.look(backing);
-    }
+    // What is there may be what somebody here has deleted, and what a batch has looked up was there before.
+    if (settling !== undefined) return settling.then(() => this.look(backing), down);
     const { batch, held } = this.start;
     if (batch === undefined && held === undefined) return this.claim(backing, undefined, undefined);
     const known = batch?.lookOf(this);
     if (known === undefined) return this.look(backing);
-    try {
-      return { seen: await known, sentMs: this.startedMs };
-    } catch {
-      return undefined;
-    }
+    return known.then((seen) => ({ seen, sentMs: this.startedMs }), down);
   }
 
   private async look(backing: Backing): Promise<Answer | undefined> {
-    this.noteTold();
+    this.watching.note();
     const sentMs = this.clock.now();
     try {
       return { seen: await backing.read(this.text), sentMs };
     } catch {
       return undefined;
     }
-  }
-
-  /** What is told from here on came after the store was asked. */
-  private noteTold(): void {
-    this.toldBefore = this.told();
-    this.wasWatched = this.watch?.isReady === true;
-  }
-
-  private told(): number {
-    return this.tagWatches.reduce((sum, { changes }) => sum + changes, this.watch?.changes ?? 0);
   }
 
   /** Writes a lease into the entry. Undefined when the store is down. */
@@ -389,12 +292,13 @@ export class Flight<V, K> {
   ): Promise<Answer | undefined> {
     if (seen === undefined) this.engine.forget(this.text, this.held);
     const { leaseMs } = this.engine.settings;
-    this.noteTold();
+    this.watching.note();
+    const nowMs = this.clock.now();
     try {
       return await backing.write(
         this.text,
-        { filled: this.aged(seen, known), failure: seen?.record.failure, claim: this.newClaim(leaseMs) },
-        { ttlMs: this.ttlWith(leaseMs, known), ifVersion: seen?.version ?? 0 },
+        { filled: agedTo(known, nowMs), failure: seen?.record.failure, claim: this.newClaim(leaseMs) },
+        { ttlMs: ttlWith(leaseMs, known, nowMs), ifVersion: seen?.version ?? 0 },
       );
     } catch {
       return undefined;
@@ -408,17 +312,6 @@ export class Flight<V, K> {
     return { token: this.token, forMs };
   }
 
-  /** The old value as it goes into the next version of the record: older, and gone when its last window is over. */
-  private aged(seen: Seen | undefined, known: Known<V> | undefined): Filled | undefined {
-    if (seen === undefined || known === undefined) return undefined;
-    const ageMs = known.filled.ageMs + seen.ageMs + this.clock.now() - seen.sentMs;
-    return ageMs < longestOf(known.filled) ? { ...known.filled, ageMs } : undefined;
-  }
-
-  private ttlWith(leastMs: number, known: Known<V> | undefined): number {
-    return Math.max(leastMs, known === undefined ? 0 : longestOf(known.filled) - known.ageMs, 1);
-  }
-
   /** The value of an entry, if it may be used for anything: its serializer is ours, its tags are as they were, it decodes. */
   private async judge(backing: Backing, { record, ageMs, sentMs, version }: Seen): Promise<Known<V> | undefined> {
     const { filled } = record;
@@ -426,11 +319,11 @@ export class Flight<V, K> {
     if (filled === undefined || record.serializer !== settings.serializer.mark) return undefined;
     if (filled.tags.size > 0 && !(await this.areTagsCurrent(backing, filled.tags))) return undefined;
     const { held } = this.start;
-    const age = filled.ageMs + ageMs + this.clock.now() - sentMs;
-    if (held !== undefined && held.version === version) return { filled, ageMs: age, value: held.value };
+    const filledAtMs = sentMs - ageMs - filled.ageMs;
+    if (held !== undefined && held.version === version) return { filled, filledAtMs, version, value: held.value };
     try {
       const value = (filled.isUndefined ? undefined : settings.serializer.decode(filled.bytes)) as V;
-      return { filled, ageMs: age, value };
+      return { filled, filledAtMs, version, value };
     } catch (error) {
       this.engine.warn('undecodable', this.text, error);
       return undefined;
@@ -439,7 +332,7 @@ export class Flight<V, K> {
 
   /** Also when the store cannot say, they are not: a value that may have been invalidated is not shown. */
   private async areTagsCurrent(backing: Backing, tags: ReadonlyMap<string, number>): Promise<boolean> {
-    this.watchTags(backing, tags.keys());
+    this.watching.tags(tags.keys());
     try {
       await backing.settle('tag', tags.keys());
       const current = await backing.generations([...tags.keys()]);
@@ -449,29 +342,19 @@ export class Flight<V, K> {
     }
   }
 
-  /** Asked for before the store is, so that what changes later is told. */
-  private watchTags(backing: Backing, tags: Iterable<string>): void {
-    // What was told of the key meanwhile still counts.
-    const toldMeanwhile = this.told() - this.toldBefore;
-    const old = this.tagWatches.splice(0);
-    for (const tag of tags) this.tagWatches.push(backing.watch('tag', tag));
-    for (const watch of old) backing.release(watch);
-    this.toldBefore = this.told() - toldMeanwhile;
-    this.wasWatched &&= this.tagWatches.every(({ isReady }) => isReady);
-  }
-
-  private place({ filled, ageMs, value }: Known<V>, { version }: Seen): void {
-    if (this.isFenced) return;
-    const at = instantsOf(filled, this.clock.now() - ageMs);
-    const { freshMs: ttlMs, loadMs, tags } = filled;
-    this.hold({ value, version, at, ttlMs, loadMs, tags }, filled.bytes.length);
+  private place(known: Known<V>): void {
+    this.hold(known, known.filled.bytes.length);
   }
 
   private hold(placing: Placing<V>, bytes: number): void {
-    const held = this.engine.place(this.text, placing, bytes, this.wasWatched, this.mark);
+    if (this.isFenced) return;
+    const { watching } = this;
+    // Of what the store does not have nothing is told.
+    const isThere = placing.version > 0;
+    const held = this.engine.place(this.text, placing, bytes, isThere && watching.isWhole, this.mark);
     if (held === undefined) return;
     this.held = held;
-    if (this.told() !== this.toldBefore) held.suspect();
+    if (isThere && watching.hasHeard) held.suspect();
   }
 
   private mayFallBackTo(value: V, filledAtMs: number, { staleMs, errorMs }: Windows, freshness: Freshness): void {
@@ -479,14 +362,13 @@ export class Flight<V, K> {
   }
 
   private pollMs(pauseMs: number): number {
-    if (this.watch?.isReady) return safetyPollMs;
+    if (this.watching.isReady) return safetyPollMs;
     return pauseMs * (0.75 + 0.5 * this.engine.settings.random());
   }
 
   /** Until word of a change, or a time. */
-  private wait(backing: Backing, ms: number): Promise<void> {
-    this.watch ??= backing.watch('key', this.text);
-    const { watch } = this;
+  private wait(ms: number): Promise<void> {
+    const watch = this.watching.key();
     const { signal } = this.controller;
     return new Promise((resolve) => {
       const end = () => {
@@ -518,18 +400,17 @@ export class Flight<V, K> {
   ) {
     const { leaseMs, random, clock } = this.engine.settings;
     if (this.isAborted) return this.giveBack(backing, lease.version, known);
-    this.watch ??= backing.watch('key', this.text);
+    const watch = this.watching.key();
     const guard = this.guardLease(backing);
     let { version } = lease;
     const keeper = new LeaseKeeper(
       {
         ...{ clock, random, leaseMs, marginMs: leaseMs / 10 },
         renew: async () => {
-          const record = { filled: agedSince(known, lease.sentMs, this.clock.now()), claim: this.newClaim(leaseMs) };
-          const answer = await backing.write(this.text, record, {
-            ttlMs: this.ttlWith(leaseMs, known),
-            ifVersion: version,
-          });
+          const nowMs = this.clock.now();
+          const record = { filled: agedTo(known, nowMs), claim: this.newClaim(leaseMs) };
+          const ttlMs = ttlWith(leaseMs, known, nowMs);
+          const answer = await backing.write(this.text, record, { ttlMs, ifVersion: version });
           const renewed = this.mine(answer);
           if (renewed === undefined) return false;
           version = renewed;
@@ -542,7 +423,7 @@ export class Flight<V, K> {
       },
       { ...instantOf(clock), monotonicMs: lease.sentMs },
     );
-    this.watch.listeners.add(guard);
+    watch.listeners.add(guard);
     try {
       for (let loads = 1; ; loads++) {
         const versionBefore = version;
@@ -551,8 +432,7 @@ export class Flight<V, K> {
           value = await this.load();
         } catch (error) {
           await keeper.stop();
-          const ageMs = known === undefined ? 0 : known.ageMs + this.clock.now() - lease.sentMs;
-          return await this.failed(backing, version, known && { ...known, ageMs }, error);
+          return await this.failed(backing, version, known, error);
         }
         const filled = await this.filledWith(backing, value, known, versionBefore);
         if (filled === 'overtaken' && loads < mostLoads) {
@@ -570,7 +450,7 @@ export class Flight<V, K> {
       await this.giveBack(backing, version, undefined);
       throw error;
     } finally {
-      this.watch.listeners.delete(guard);
+      watch.listeners.delete(guard);
     }
   }
 
@@ -610,7 +490,7 @@ export class Flight<V, K> {
     for (let tries = 0; tries < 2; tries++) {
       let answer: Answer;
       try {
-        answer = await backing.write(this.text, { filled }, { ttlMs: Math.max(1, longestOf(filled)), ifVersion });
+        answer = await backing.write(this.text, { filled }, { ttlMs: Math.max(1, usefulMs(filled)), ifVersion });
       } catch (error) {
         // Nobody knows whether it is stored, nor whether it was refused because the key was deleted.
         engine.warn('not-stored', this.text, error);
@@ -618,28 +498,16 @@ export class Flight<V, K> {
         return this.giveBack(backing, ifVersion, undefined);
       }
       if (answer.version !== undefined) {
-        const at = instantsOf(filled, answer.sentMs);
-        if (!this.isFenced) {
-          const placing = {
-            value,
-            version: answer.version,
-            at,
-            ttlMs: filled.freshMs,
-            loadMs: filled.loadMs,
-            tags: filled.tags,
-          };
-          this.hold(placing, filled.bytes.length);
-        }
-        return this.finish(value, { freshMs: at.freshMs, ttlMs: filled.freshMs });
+        const stored = { filled, filledAtMs: answer.sentMs, version: answer.version, value };
+        this.place(stored);
+        return this.finish(value, freshnessOf(stored));
       }
       const renewed = this.mine(answer);
       if (renewed === undefined) {
         const newer = answer.seen && (await this.judge(backing, answer.seen));
         engine.warn('fill-refused', this.text, undefined);
-        const isNewer = newer !== undefined && newer.ageMs < newer.filled.freshMs;
-        return isNewer
-          ? this.finish(newer.value, freshnessOf(newer, this.clock.now()), 'wait')
-          : this.finish(value, undefined);
+        if (newer === undefined || this.clock.now() >= freshnessOf(newer).freshMs) break;
+        return this.finish(newer.value, freshnessOf(newer), 'wait');
       }
       ifVersion = renewed;
     }
@@ -660,9 +528,9 @@ export class Flight<V, K> {
     const names = engine.tagsOf(value, this.start.key);
     const bytes = engine.encode(value);
     let tags = emptyTags;
-    this.noteTold();
+    this.watching.note();
     if (names.length > 0) {
-      this.watchTags(backing, names);
+      this.watching.tags(names);
       let current: Generations;
       try {
         await backing.settle('tag', names);
@@ -704,27 +572,23 @@ export class Flight<V, K> {
     }
     const count = this.failures + 1;
     const retryInMs = this.engine.backoffMs(count, error);
-    const retryAtMs = this.clock.now() + retryInMs;
-    const isUsable = known !== undefined && known.ageMs < longestOf(known.filled);
-    const record = {
-      filled: isUsable ? { ...known.filled, ageMs: known.ageMs } : undefined,
-      failure: { message: messageOf(error), count, retryInMs },
-    };
+    const nowMs = this.clock.now();
+    const record = { filled: agedTo(known, nowMs), failure: { message: messageOf(error), count, retryInMs } };
     // The count outlives the wait, so that the next failure waits longer.
-    const ttlMs = this.ttlWith(2 * retryInMs + 1_000, isUsable ? known : undefined);
+    const ttlMs = ttlWith(2 * retryInMs + 1_000, known, nowMs);
     // The word of the failure must be out before those who wait try again.
     await backing.write(this.text, record, { ttlMs, ifVersion: version }).catch(() => {});
-    this.engine.backOff(this.text, retryAtMs, count);
+    this.engine.backOff(this.text, nowMs + retryInMs, count);
     if (!this.settleStale()) this.fail(error);
   }
 
   /** Takes the lease out, so that nobody waits for it; with the old value left, if there is one. */
   private async giveBack(backing: Backing, version: number, known: Known<V> | undefined): Promise<void> {
+    const nowMs = this.clock.now();
+    const filled = agedTo(known, nowMs);
     try {
-      if (known !== undefined && known.ageMs < longestOf(known.filled)) {
-        const filled = { ...known.filled, ageMs: known.ageMs };
-        await backing.write(this.text, { filled }, { ttlMs: this.ttlWith(1, known), ifVersion: version });
-      } else await backing.remove(this.text, version);
+      if (filled === undefined) await backing.remove(this.text, version);
+      else await backing.write(this.text, { filled }, { ttlMs: ttlWith(1, known, nowMs), ifVersion: version });
     } catch {
       // It is over when its time is.
     }
@@ -765,18 +629,13 @@ export class Flight<V, K> {
       throw error;
     }
     const lifetimes = this.lifetimesOf(value);
-    if (lifetimes !== undefined && !this.isFenced) {
-      const tags = new Map(engine.tagsOf(value, this.start.key).map((tag) => [tag, 0]));
-      const loadMs = this.smoothedLoadMs(held?.loadMs);
-      const at = instantsOf(lifetimes, this.clock.now());
-      const placing = { value, version: 0, at, ttlMs: lifetimes.freshMs, loadMs, tags };
-      this.wasWatched = false;
-      this.toldBefore = this.told();
-      this.hold(placing, engine.sizeOf(value));
-      engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
-    }
-    const ttlMs = lifetimes?.freshMs;
-    this.finish(value, ttlMs === undefined ? undefined : { freshMs: this.clock.now() + ttlMs, ttlMs });
+    if (lifetimes === undefined) return this.finish(value, undefined);
+    const tags = new Map(engine.tagsOf(value, this.start.key).map((tag) => [tag, 0]));
+    const loadMs = this.smoothedLoadMs(held?.loadMs);
+    const placing = { value, version: 0, filled: { ...lifetimes, loadMs, tags }, filledAtMs: this.clock.now() };
+    this.hold(placing, engine.sizeOf(value));
+    engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
+    this.finish(value, freshnessOf(placing));
   }
 
   private hasTimedOut = false;
@@ -825,32 +684,7 @@ export class Flight<V, K> {
   }
 }
 
-/** Also what the loader throws at once rejects. */
-async function callLoader<V, K>(load: Loader<V, K>, key: K, context: LoadContext): Promise<V> {
-  return load(key, context);
-}
-
-export function loadContext(signal: AbortSignal, clock: Clock, endsMs: number, isBackground: boolean): LoadContext {
-  return {
-    signal,
-    isBackground,
-    get remainingMs() {
-      return Math.max(0, endsMs - clock.now());
-    },
-  };
-}
-
-function freshnessOf<V>({ filled, ageMs }: Known<V>, nowMs: number): Freshness {
-  return { freshMs: nowMs - ageMs + filled.freshMs, ttlMs: filled.freshMs };
-}
-
-/** How long a value is of any use. */
-function longestOf({ freshMs, staleMs, errorMs }: Filled): number {
-  return Math.max(freshMs, staleMs, errorMs);
-}
-
-function agedSince<V>(known: Known<V> | undefined, sinceMs: number, nowMs: number): Filled | undefined {
-  if (known === undefined) return undefined;
-  const ageMs = known.ageMs + nowMs - sinceMs;
-  return ageMs < longestOf(known.filled) ? { ...known.filled, ageMs } : undefined;
+/** How long a record is to live that is needed for so long, or for as long as the old value in it. */
+function ttlWith<V>(leastMs: number, known: Known<V> | undefined, nowMs: number): number {
+  return Math.max(leastMs, known === undefined ? 0 : leftMs(known, nowMs), 1);
 }

@@ -12,10 +12,15 @@ export interface Windows {
   readonly errorMs: number;
 }
 
-/** The value's windows, counted from its fill, made instants of this process. */
-export function instantsOf(filled: Windows, filledAtMs: number): Windows {
-  const { freshMs, staleMs, errorMs } = filled;
-  return { freshMs: filledAtMs + freshMs, staleMs: filledAtMs + staleMs, errorMs: filledAtMs + errorMs };
+/** What is to be held. */
+export interface Placing<V> {
+  readonly value: V;
+  /** Of the store's entry; 0 when it is not in the store. */
+  readonly version: number;
+  /** Its windows, counted from its fill. */
+  readonly filled: Windows & { readonly loadMs: number; readonly tags: ReadonlyMap<string, number> };
+  /** By this process's clock. */
+  readonly filledAtMs: number;
 }
 
 /** A refresh begins within this last share of the time to live. */
@@ -26,7 +31,6 @@ export class Held<V> {
   readonly value: V;
   /** What every hit is given: made once, so that a hit allocates nothing. */
   readonly promise: Promise<V>;
-  /** Of the store's entry; 0 when it is not in the store. */
   readonly version: number;
   readonly freshMs: number;
   readonly staleMs: number;
@@ -54,7 +58,7 @@ export class Held<V> {
 
   constructor(
     text: string,
-    { value, version, at, ttlMs, loadMs, tags }: Placing<V>,
+    { value, version, filled, filledAtMs }: Placing<V>,
     placedMs: number,
     boundMs: number,
     early: Early,
@@ -64,15 +68,15 @@ export class Held<V> {
     this.value = value;
     this.promise = Promise.resolve(value);
     this.version = version;
-    this.freshMs = at.freshMs;
-    this.staleMs = at.staleMs;
-    this.errorMs = at.errorMs;
-    this.loadMs = loadMs;
-    this.ttlMs = ttlMs;
-    this.tags = tags;
+    this.ttlMs = filled.freshMs;
+    this.freshMs = filledAtMs + filled.freshMs;
+    this.staleMs = filledAtMs + filled.staleMs;
+    this.errorMs = filledAtMs + filled.errorMs;
+    this.loadMs = filled.loadMs;
+    this.tags = filled.tags;
     this.placedMs = placedMs;
     this.boundMs = boundMs;
-    this.earlyMs = at.freshMs - earlyWindowMs(early, ttlMs, loadMs, random);
+    this.earlyMs = this.freshMs - earlyWindowMs(early, filled.freshMs, filled.loadMs, random);
     this.plan();
   }
 
@@ -112,17 +116,6 @@ export class Held<V> {
   drawsRefresh(nowMs: number, random: () => number): boolean {
     return nowMs - this.loadMs * Math.log(1 - random()) >= this.freshMs;
   }
-}
-
-/** What is to be held. */
-export interface Placing<V> {
-  readonly value: V;
-  readonly version: number;
-  readonly at: Windows;
-  /** How long it is fresh in all. */
-  readonly ttlMs: number;
-  readonly loadMs: number;
-  readonly tags: ReadonlyMap<string, number>;
 }
 
 function earlyWindowMs(early: Early, ttlMs: number, loadMs: number, random: () => number): number {

@@ -9,7 +9,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { type CacheLifetime, type CacheOptions, StoredCache } from '../../coordination/cache/cache.js';
 import type { Found } from '../../coordination/cache/engine.js';
-import type { LoadContext } from '../../coordination/cache/flight.js';
+import type { LoadContext } from '../../coordination/cache/loader.js';
 import { type Clock, systemClock } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
 import {

@@ -10,8 +10,8 @@ interface Case {
 
 /** Filled and placed at 1,000, fresh until 11,000. */
 function held({ early = 'off', loadMs = 100, boundMs = Number.POSITIVE_INFINITY, draw = 0 }: Case = {}) {
-  const at = { freshMs: 11_000, staleMs: 21_000, errorMs: 31_000 };
-  const placing = { value: 1, version: 1, at, ttlMs: 10_000, loadMs, tags: new Map() };
+  const filled = { freshMs: 10_000, staleMs: 20_000, errorMs: 30_000, loadMs, tags: new Map() };
+  const placing = { value: 1, version: 1, filled, filledAtMs: 1_000 };
   return new Held('42', placing, 1_000, boundMs, early, () => draw);
 }
 

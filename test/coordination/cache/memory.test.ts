@@ -16,8 +16,8 @@ describe('memory of a cache', () => {
 
   /** Fresh for 100 ms. */
   const held = (text: string) => {
-    const at = { freshMs: 100, staleMs: 100, errorMs: 100 };
-    const placing = { value: 1, version: 1, at, ttlMs: 100, loadMs: 0, tags: new Map() };
+    const filled = { freshMs: 100, staleMs: 100, errorMs: 100, loadMs: 0, tags: new Map() };
+    const placing = { value: 1, version: 1, filled, filledAtMs: 0 };
     return new Held<number>(text, placing, 0, Number.POSITIVE_INFINITY, 'off', () => 0.5);
   };
 

@@ -24,13 +24,11 @@ let files = 0;
 /** `npm run worlds` plays the twenty that were promised. */
 const trials = process.env.HOLDFAST_WORLDS === undefined ? 6 : 20;
 
-beforeAll(
-  () =>
-    build({
-      ...{ entryPoints: [fileURLToPath(new URL('process-child.ts', import.meta.url))], outfile: program },
-      ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
-    }),
-  60_000,
+beforeAll(() =>
+  build({
+    ...{ entryPoints: [fileURLToPath(new URL('process-child.ts', import.meta.url))], outfile: program },
+    ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
+  }),
 );
 
 afterEach(async () => {
@@ -127,7 +125,7 @@ for (const kind of kinds) {
     let server: ServerProcess | undefined;
     beforeEach(async () => {
       server = await kind.start?.();
-    }, 30_000);
+    });
     afterEach(() => server?.dispose());
 
     it('loads a cold key once for 200 callers each, every time', { timeout: 120_000 }, async () => {

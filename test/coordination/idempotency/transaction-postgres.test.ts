@@ -17,7 +17,7 @@ describe.skipIf(home === undefined).each(drivers)('transaction on Postgres by $t
     connection = connect(server.port);
     await postgresStore(connection.pool).migrate();
     await connection.query('CREATE TABLE orders (id SERIAL PRIMARY KEY, key TEXT, cents INTEGER)');
-  }, 60_000);
+  });
   afterAll(async () => {
     await connection?.close();
     await server?.dispose();

@@ -84,7 +84,7 @@ let count = 0;
 
 for (const backend of [memory, sqlite(), redis()]) {
   describe.skipIf(!backend.isThere)(`on ${backend.name}`, () => {
-    beforeAll(() => backend.open(), 20_000);
+    beforeAll(() => backend.open());
     afterAll(() => backend.close());
 
     describe.each(frameworks)('with $name', (framework) => {

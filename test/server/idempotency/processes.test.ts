@@ -18,7 +18,7 @@ withShops();
 beforeAll(async () => {
   servers.redis = redis && (await startRedis(redis));
   servers.postgres = home === undefined ? undefined : await startPostgres(home);
-}, 60_000);
+});
 
 afterAll(async () => {
   for (const server of Object.values(servers)) await server?.dispose();

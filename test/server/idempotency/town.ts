@@ -21,14 +21,12 @@ const program = join(folder, 'child.cjs');
 
 /** For the file of tests that calls it: the program of the shops is there while its tests run. */
 export function withShops(): void {
-  beforeAll(
-    () =>
-      build({
-        ...{ entryPoints: [fileURLToPath(new URL('shop-child.ts', import.meta.url))], outfile: program },
-        ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
-        external: ['pg-native'],
-      }),
-    120_000,
+  beforeAll(() =>
+    build({
+      ...{ entryPoints: [fileURLToPath(new URL('shop-child.ts', import.meta.url))], outfile: program },
+      ...{ bundle: true, format: 'cjs', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
+      external: ['pg-native'],
+    }),
   );
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 }

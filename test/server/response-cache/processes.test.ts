@@ -18,14 +18,12 @@ const program = join(folder, 'child.mjs');
 const redis = await redisProgram();
 const children: ChildProcess[] = [];
 
-beforeAll(
-  () =>
-    build({
-      ...{ entryPoints: [fileURLToPath(new URL('process-child.ts', import.meta.url))], outfile: program },
-      ...{ bundle: true, format: 'esm', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
-      banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
-    }),
-  60_000,
+beforeAll(() =>
+  build({
+    ...{ entryPoints: [fileURLToPath(new URL('process-child.ts', import.meta.url))], outfile: program },
+    ...{ bundle: true, format: 'esm', platform: 'node', logLevel: 'error', plugins: [esbuildLowering] },
+    banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
+  }),
 );
 
 afterEach(async () => {

@@ -761,6 +761,11 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
   ["ERR Can't execute", 'failed', subscribed],
   ['Connection in subscriber mode', 'failed', subscribed],
   ['The queue is full', 'busy', 'the client has as many commands under way as it may, by "commandsQueueMaxLength"'],
+  [
+    'Timeout waiting for a client',
+    'busy',
+    'the pool has no connection to give; raise its "maximum", or look for who keeps them',
+  ],
   ['WRONGTYPE', 'schema', 'the key holds something that is none of this store; use another "prefix"'],
 ];
 

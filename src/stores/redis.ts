@@ -779,7 +779,9 @@ function failureOf(operation: string, cause: unknown): StoreError {
   if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);
   // What the clients say of a command that they have not sent.
   if (/isn't writeable|client is (closed|offline)/i.test(message)) return failure(operation, 'closed', message, cause);
-  return lost(operation, message, cause, /closed/.test(message) ? 'closed' : 'failed');
+  // The second is the `commandTimeout` of ioredis.
+  const reason = /closed/.test(message) ? 'closed' : /^Command timed out/.test(message) ? 'timeout' : 'failed';
+  return lost(operation, message, cause, reason);
 }
 
 function failure(operation: string, reason: StoreFailure, detail: string, cause?: unknown): StoreError {

@@ -631,6 +631,7 @@ describe('redisStore', () => {
     ['Socket closed unexpectedly', 'closed', 'unknown'],
     ['Connection is closed.', 'closed', 'unknown'],
     ['read ECONNRESET', 'failed', 'unknown'],
+    ['Command timed out', 'timeout', 'unknown'],
     ['ERR something new', 'failed', 'unknown'],
   ])('says of "%s": %s, %s', async (message, reason, applied) => {
     const { client, left, store } = withFake();

@@ -223,21 +223,13 @@ export const freeze: Strike = async (stores, pair, plays, progress) => {
   await inTheMiddle(stores, pair, plays, progress);
   const promoted = plays.map((play) => play.begin('promotion'));
   primary.freeze();
-  await until(
-    () => replica.ask('INFO replication'),
-    (info) => info.includes('role:master'),
-    30_000,
-  );
+  await untilReplication(replica, 'role:master');
   for (const end of promoted) end();
   const demoted = plays.map((play) => play.begin('demotion'));
   primary.wake();
   progress.isFailing = false;
   progress.isBack.resolve();
-  await until(
-    () => primary.ask('INFO replication'),
-    (info) => info.includes('role:slave'),
-    60_000,
-  );
+  await untilReplication(primary, 'role:slave');
   await allAnswered(stores);
   for (const end of demoted) end();
   progress.isOver.resolve();
@@ -267,6 +259,12 @@ async function inTheMiddle(
   progress.isFailing = true;
 }
 
+/** Sentinels throw out all who are connected when a server changes its role. */
+async function untilReplication(server: ServerProcess, says: string): Promise<void> {
+  const info = () => server.ask('INFO replication').catch(() => '');
+  await until(info, (text) => text.includes(says), 60_000);
+}
+
 async function allAnswered(stores: readonly ClosableStore[]): Promise<void> {
   const probe = (store: ClosableStore) => store.write('probe', new Uint8Array(), { ttlMs: 600_000 });
   await Promise.all(stores.map((store) => answered(() => probe(store), 30_000)));
@@ -279,11 +277,7 @@ async function changePlaces(pair: Pair): Promise<void> {
     await replica.start();
     await replica.ask(`REPLICAOF ${primary.host} ${primary.port}`);
   }
-  await until(
-    () => primary.ask('INFO replication'),
-    (info) => info.includes('state=online'),
-    30_000,
-  );
+  await untilReplication(primary, 'state=online');
   // They ask for that every ten seconds, and promote none of which they know less.
   const good = ['flags slave', 'role-reported slave', 'master-link-status ok', `master-port ${primary.port}`];
   for (const sentinel of pair.sentinels) {

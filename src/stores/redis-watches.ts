@@ -182,9 +182,9 @@ export class RedisWatches {
     if (channel.state !== 'subscribed' || channel.doubt !== 'none') {
       for (const watcher of channel.watchers.all()) watcher.gap();
     }
-    // Perhaps another server has the channel now, and nobody has said so.
-    if (channel.doubt === 'deaf') this.subscribeAnew(channel);
-    else if (channel.state === 'none') this.subscribe(channel);
+    // Perhaps another server has the channel now, and nobody has said so. One who is asked already need not be asked again.
+    if (channel.doubt === 'deaf' && channel.state === 'subscribed') this.subscribeAnew(channel);
+    else this.subscribe(channel);
     channel.doubt = 'tried';
     const { turn } = channel;
     attempt(() => this.tryOut(channel.name)).then(

@@ -7,7 +7,7 @@ import { Watcher } from '../../src/stores/watchers.js';
 /** Watches of one channel, whose server publishes or not, and whose connection hears it or not. */
 function bench() {
   const clock = virtualClock();
-  const state = { isHeard: true, canPublish: true };
+  const state = { isHeard: true, canPublish: true, isDead: false };
   const count = { subscribed: 0, tried: 0 };
   let hear = (_channel: string, _message: string) => {};
   let begin = (_moved?: string) => {};
@@ -16,6 +16,7 @@ function bench() {
       state: () => 'ready',
       async subscribe() {
         count.subscribed++;
+        if (state.isDead) await new Promise(() => {});
       },
       async unsubscribe() {},
       listen(onMessage, onConnection) {
@@ -73,6 +74,15 @@ describe('RedisWatches', () => {
     told.length = 0;
     for (let rounds = 0; rounds < 5; rounds++) await clock.advance(round);
     expect([told, count.subscribed]).toEqual([[], 4]);
+  });
+
+  it('tells a gap each round while nobody answers, and asks once', async () => {
+    const { clock, state, count, watch } = bench();
+    const told = await watch('channel');
+    state.isDead = true;
+    state.isHeard = false;
+    for (let rounds = 0; rounds < 6; rounds++) await clock.advance(round);
+    expect([told, count.subscribed]).toEqual([['gap', 'gap', 'gap', 'gap', 'gap'], 2]);
   });
 
   it('tells a gap each round where it may not publish, and does not subscribe again for that', async () => {

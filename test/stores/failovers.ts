@@ -219,11 +219,15 @@ export const kill: Strike = async (stores, pair, plays, progress) => {
 
 /** It stands still until its replica has taken its place, and wakes: until the sentinels tell it what it is, both take writes. */
 export const freeze: Strike = async (stores, pair, plays, progress) => {
-  const { primary, replica } = pair;
+  const { primary, replica, sentinels } = pair;
   await inTheMiddle(stores, pair, plays, progress);
   const promoted = plays.map((play) => play.begin('promotion'));
   primary.freeze();
-  await untilReplication(replica, 'role:master');
+  // Were it awake before they agree, it might stay what it was, and the other step back.
+  for (const sentinel of sentinels) {
+    const told = () => sentinel.ask('SENTINEL GET-MASTER-ADDR-BY-NAME main');
+    await until(told, (address) => address.includes(`${replica.port}`), 60_000);
+  }
   for (const end of promoted) end();
   const demoted = plays.map((play) => play.begin('demotion'));
   primary.wake();

@@ -255,11 +255,12 @@ describe.skipIf(home === undefined)('postgresStore', () => {
   );
 
   it('knows that nothing was done in a transaction that the server has ended for its idleness', async () => {
-    const client = await pgPool({ max: 1, idle_in_transaction_session_timeout: 50 }).connect();
+    const client = await pgPool({ max: 1 }).connect();
     const ended = new Promise((resolve) => client.on('error', resolve));
     await client.query('BEGIN');
     const view = postgresStore(admin).native.within(client);
     await view.write('idle', bytes('lost'), { ttlMs });
+    await client.query('SET LOCAL idle_in_transaction_session_timeout = 50');
     await ended;
     const error = await view.write('idle', bytes('lost'), { ttlMs }).catch((thrown: unknown) => thrown);
     expect(error).toMatchObject({ reason: 'closed', applied: 'no' });

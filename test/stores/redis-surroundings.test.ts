@@ -111,17 +111,17 @@ describe.skipIf(program === undefined)('redisStore', () => {
   );
 
   it.each([
-    ['ioredis', async () => ioredis({ commandTimeout: 50 })],
-    ['node-redis', () => nodeRedis({ commandOptions: { timeout: 50 } })],
+    ['ioredis', async () => ioredis({ commandTimeout: 1000 })],
+    ['node-redis', () => nodeRedis({ commandOptions: { timeout: 1000 } })],
   ] as [string, () => Promise<IoredisClient | NodeRedisClient>][])(
     'does not know what became of a verb when %s is less patient than the store, and it may be done',
     async (_, connect) => {
       const client = await connect();
-      const store = redisStore(client, { timeout: '5s' });
+      const store = redisStore(client, { timeout: '10s' });
       const { version } = (await store.write('key', bytes('old'), { ttlMs })) as { version: number };
       server.freeze();
       const late = store.write('key', bytes('new'), { ttlMs, ifVersion: version }).catch((error: unknown) => error);
-      const timer = setTimeout(() => server.wake(), 500);
+      const timer = setTimeout(() => server.wake(), 3000);
       const outcome = await late;
       clearTimeout(timer);
       server.wake();

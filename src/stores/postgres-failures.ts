@@ -47,7 +47,8 @@ export function failureOf(operation: string, cause: unknown, isUnsent: boolean):
   if (/timeout exceeded when trying to connect/i.test(message)) {
     return failure(operation, 'busy', `the pool had no connection to give; raise its size: ${message}`, cause);
   }
-  const reason = isBroken(cause) ? 'closed' : 'failed';
+  // The `query_timeout` of pg.
+  const reason = /^Query read timeout/.test(message) ? 'timeout' : isBroken(cause) ? 'closed' : 'failed';
   return isUnsent ? failure(operation, reason, message, cause) : lost(operation, message, cause, reason);
 }
 

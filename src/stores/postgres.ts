@@ -10,7 +10,16 @@ import { showBriefly } from '../core/brief.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import type { StoreFailure } from '../core/errors.js';
-import { checkArgument, checkOptions, duration, flag, having, optional, withDefault } from '../core/options.js';
+import {
+  checkArgument,
+  checkOptions,
+  duration,
+  flag,
+  having,
+  integer,
+  optional,
+  withDefault,
+} from '../core/options.js';
 import {
   connectionOf,
   type Driver,
@@ -36,7 +45,6 @@ import {
   type Consumed,
   type ConsumeOptions,
   type Entry,
-  maxValueBytesField,
   type NativeCapabilities,
   prefixField,
   type Refused,
@@ -75,7 +83,7 @@ export interface PostgresStoreOptions {
   readonly prefix?: string;
   /** How long a verb waits for a connection and the answer together: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
   readonly timeout?: Duration;
-  /** Most bytes of one value, from 1 to 1 GiB. Default 1 MiB. */
+  /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
   readonly maxValueBytes?: number;
   /** The table, with its schema if it is not on the search path: letters, digits and `_`, at most 40 each. Default `'holdfast'`. */
   readonly table?: string;
@@ -144,7 +152,8 @@ export function postgresStore(pool: PgPool | PostgresJs, options: PostgresStoreO
   const checked = checkOptions('postgresStore', options, {
     prefix: prefixField,
     timeout: withDefault(duration({}), 500),
-    maxValueBytes: maxValueBytesField,
+    // An answer is a text a third longer, and `pg` ends the process on one that is longer than texts can be in JavaScript.
+    maxValueBytes: withDefault(integer({ min: 1, max: 2 ** 28 }), 2 ** 20),
     table: withDefault(tableField, 'holdfast'),
     prepare: withDefault(flag(), false),
     listener: optional<PostgresListener>(listenerField),

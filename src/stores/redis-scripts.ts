@@ -106,6 +106,15 @@ return removed`,
 };
 
 /**
+ * KEYS: the last version of a bucket, whose channel is tried out. ARGV: PUBLISH or SPUBLISH, the channel. The message is the hash of no key.
+ */
+export const tryChannelScript: RedisScript = {
+  text: `
+return redis.call(ARGV[1], ARGV[2], '')`,
+  hash: 'f3ad49d0a9ff50ca3f1f2bf242bbbd7fdb9761ed',
+};
+
+/**
  * KEYS: the limit. ARGV: microseconds of one unit, units of the burst, units asked for. Answers whether they were granted, and the
  * microseconds of debt before. Time is counted from a day in 2023, so that it has fractions of a microsecond.
  */

@@ -1,7 +1,8 @@
 /**
  * Redis watches: which channels a store listens to, on a second connection of the user's, and when something may have been missed.
  *
- * Promise: once `ready`, every change is told or a gap is: after each new connection, and while the old one cannot be proved alive.
+ * Promise: once `ready`, every change is told or a gap is: after each new connection, after a channel has moved to another server, and while nothing
+ * proves that a change would be heard. Only what is published and heard proves it: a client that answers for a cluster knows of other connections.
  * There is one channel for each bucket of keys, so a process has at most 1,024 subscriptions, whatever it watches.
  * After: redis.io/docs, "Redis Pub/Sub", with its at-most-once delivery; ioredis and node-redis, "auto-resubscribe".
  */
@@ -16,21 +17,26 @@ export interface Subscriber {
   /** Resolves once the server has said so. Safe to repeat. */
   subscribe(channel: string): Promise<unknown>;
   unsubscribe(channel: string): Promise<unknown>;
-  /** Resolves when the server has answered again; stays open when the connection is dead though nobody has noticed. */
-  confirm(channel: string): Promise<unknown>;
-  /** Calls back for each message, and whenever a connection was lost or made. Answers how to end that. */
-  listen(onMessage: (channel: string, message: string) => void, onConnection: () => void): () => void;
+  /** Calls back for each message, and whenever a connection was lost or made, or this channel has moved to another. Answers how to end that. */
+  listen(
+    onMessage: (channel: string, message: string) => void,
+    onConnection: (movedChannel?: string) => void,
+  ): () => void;
 }
 
-/** How often each subscription is confirmed, and idle ones are given up: rare enough to cost nothing, often beside a ttl. */
-const confirmEveryMs = 5000;
+/** How often a silent subscription is tried, and an idle one given up: rare enough to cost nothing, often beside a ttl. */
+const roundMs = 5000;
 
 class Channel {
   readonly name: string;
   readonly watchers = new Watchers();
   state: 'none' | 'asked' | 'subscribed' = 'none';
-  /** A confirmation was asked for and has not come. */
-  isDoubtful = false;
+  /** Counts subscriptions: an answer to an old one says nothing of the new. */
+  turn = 0;
+  /** Something was heard in this round, of whomever: each who hears it need not try. */
+  isHeard = false;
+  /** `'tried'`: a message is on its way to us; `'deaf'`: it was published and has not been heard. */
+  doubt: 'none' | 'tried' | 'deaf' = 'none';
   /** Nobody has watched it since the last round. */
   isIdle = false;
 
@@ -43,17 +49,24 @@ export class RedisWatches {
   /** All watchers; those of a channel are in the channel as well. */
   readonly watchers = new Watchers();
   private readonly channels = new Map<string, Channel>();
-  /** Counts connections: an answer of an old one says nothing of the new. */
-  private connection = 0;
   private stopListening: (() => void) | undefined = undefined;
   private readonly subscriber: Subscriber;
+  private readonly tryOut: (channel: string) => Promise<unknown>;
   private readonly timeoutMs: number;
   private readonly clock: Clock;
   private readonly failureOf: (error: unknown) => StoreError;
-  private readonly round = callbackTimer(() => this.confirmAll());
+  private readonly round = callbackTimer(() => this.tryAll());
 
-  constructor(subscriber: Subscriber, timeoutMs: number, clock: Clock, failureOf: (error: unknown) => StoreError) {
+  /** @param tryOut - Publishes in a channel what concerns nobody; resolves when that is done. */
+  constructor(
+    subscriber: Subscriber,
+    tryOut: (channel: string) => Promise<unknown>,
+    timeoutMs: number,
+    clock: Clock,
+    failureOf: (error: unknown) => StoreError,
+  ) {
     this.subscriber = subscriber;
+    this.tryOut = tryOut;
     this.timeoutMs = timeoutMs;
     this.clock = clock;
     this.failureOf = failureOf;
@@ -89,8 +102,10 @@ export class RedisWatches {
     if (channel === undefined) {
       channel = new Channel(name);
       if (this.channels.size === 0) {
-        const onMessage = (from: string, message: string) => this.channels.get(from)?.watchers.tell(message);
-        this.stopListening = this.subscriber.listen(onMessage, () => this.begin());
+        this.stopListening = this.subscriber.listen(
+          (from, message) => this.hear(from, message),
+          (moved) => this.begin(moved),
+        );
         this.nextRound();
       }
       this.channels.set(name, channel);
@@ -98,14 +113,26 @@ export class RedisWatches {
     return channel;
   }
 
-  /** A connection was lost, or made: whatever was subscribed is to be asked for again. */
-  private begin(): void {
-    this.connection++;
+  private hear(channelName: string, message: string): void {
+    const channel = this.channels.get(channelName);
+    if (channel === undefined) return;
+    channel.isHeard = true;
+    channel.doubt = 'none';
+    channel.watchers.tell(message);
+  }
+
+  /** A connection was lost, or made, or a channel has moved: what was subscribed is to be asked for again. */
+  private begin(movedChannel: string | undefined): void {
     for (const channel of this.channels.values()) {
-      channel.state = 'none';
-      channel.isDoubtful = false;
-      this.subscribe(channel);
+      if (movedChannel === undefined || movedChannel === channel.name) this.subscribeAnew(channel);
     }
+  }
+
+  private subscribeAnew(channel: Channel): void {
+    channel.turn++;
+    channel.state = 'none';
+    channel.doubt = 'none';
+    this.subscribe(channel);
   }
 
   private subscribe(channel: Channel): void {
@@ -114,8 +141,8 @@ export class RedisWatches {
       return this.fail(channel, new Error('the client given as "subscriber" is closed; connect it'));
     if (channel.state !== 'none' || state !== 'ready') return;
     channel.state = 'asked';
-    const { connection } = this;
-    const isOld = () => connection !== this.connection || this.channels.get(channel.name) !== channel;
+    const { turn } = channel;
+    const isOld = () => turn !== channel.turn || this.channels.get(channel.name) !== channel;
     attempt(() => this.subscriber.subscribe(channel.name)).then(
       () => {
         if (isOld()) return;
@@ -140,34 +167,31 @@ export class RedisWatches {
     for (const watcher of channel.watchers.all()) if (watcher.isStarting) watcher.fail(this.failureOf(error));
   }
 
-  private confirmAll(): void {
+  private tryAll(): void {
     for (const channel of [...this.channels.values()]) {
       if (channel.watchers.size === 0) {
         if (channel.isIdle) this.giveUp(channel);
         channel.isIdle = true;
-      } else this.confirm(channel);
+      } else if (channel.isHeard) channel.isHeard = false;
+      else this.try(channel);
     }
     if (this.channels.size > 0) this.nextRound();
   }
 
-  private confirm(channel: Channel): void {
-    if (channel.state !== 'subscribed' || channel.isDoubtful) {
+  private try(channel: Channel): void {
+    if (channel.state !== 'subscribed' || channel.doubt !== 'none') {
       for (const watcher of channel.watchers.all()) watcher.gap();
-      if (channel.state === 'none') this.subscribe(channel);
-      return;
     }
-    channel.isDoubtful = true;
-    const { connection } = this;
-    const answered = (isSubscribed: boolean) => {
-      if (connection !== this.connection) return;
-      channel.isDoubtful = false;
-      if (isSubscribed) return;
-      channel.state = 'none';
-      this.subscribe(channel);
-    };
-    attempt(() => this.subscriber.confirm(channel.name)).then(
-      () => answered(true),
-      () => answered(false),
+    // Perhaps another server has the channel now, and nobody has said so. One who is asked already need not be asked again.
+    if (channel.doubt === 'deaf' && channel.state === 'subscribed') this.subscribeAnew(channel);
+    else this.subscribe(channel);
+    channel.doubt = 'tried';
+    const { turn } = channel;
+    attempt(() => this.tryOut(channel.name)).then(
+      () => {
+        if (turn === channel.turn && channel.doubt === 'tried') channel.doubt = 'deaf';
+      },
+      () => {},
     );
   }
 
@@ -181,7 +205,7 @@ export class RedisWatches {
   }
 
   private nextRound(): void {
-    this.background.schedule(this.round, this.clock.now() + confirmEveryMs);
+    this.background.schedule(this.round, this.clock.now() + roundMs);
   }
 
   private get background(): Clock {

@@ -22,6 +22,7 @@ import {
   readScript,
   recordOf,
   removeScript,
+  tryChannelScript,
   ttlDigits,
   versionDigits,
   writeScript,
@@ -193,7 +194,8 @@ class ScriptStore implements RedisStore {
     };
     if (subscriber === undefined) this.native = always;
     else {
-      const watches = new RedisWatches(subscriber, timeoutMs, clock, (error) => failureOf('watch', error));
+      const tryOut = (channel: string) => this.tryOut(channel);
+      const watches = new RedisWatches(subscriber, tryOut, timeoutMs, clock, (error) => failureOf('watch', error));
       this.watches = watches;
       const queue = new RedisQueue(home, watches);
       this.native = { ...always, queue, watch: (key, onChange) => this.watch(watches, key, onChange) };
@@ -302,6 +304,12 @@ class ScriptStore implements RedisStore {
       },
       watcher: (key, onChange) => this.checks.watch(key, onChange, this.watches!.watchers, this.isClosed),
     };
+  }
+
+  private tryOut(channel: string): Promise<void> {
+    const bucket = channel.slice(this.server.keyPrefix.length);
+    const parse = () => {};
+    return this.run('watch', undefined, parse, () => [tryChannelScript, [bucket], [this.server.publish, channel]]);
   }
 
   /** As the server knows the key of the bucket: in a cluster a node tells only of what it serves. */
@@ -623,8 +631,6 @@ function ioredisSubscriber(client: IoredisSubscriber, place: 'alone' | { readonl
     subscribe,
     unsubscribe: (channel) =>
       isCluster ? client.sunsubscribe(channel.slice(prefixLength)) : client.unsubscribe(channel),
-    // The server answers this as often as it is asked.
-    confirm: subscribe,
     listen(onMessage, onConnection) {
       const ends = [
         listenTo(client, [isCluster ? 'smessage' : 'message'], onMessage),
@@ -644,12 +650,24 @@ interface NodeRedisSubscriber extends EventSource {
   unsubscribe(channel: string, listener: Listener): Promise<unknown>;
   sSubscribe(channel: string, listener: Listener): Promise<unknown>;
   sUnsubscribe(channel: string, listener: Listener): Promise<unknown>;
-  ping?(): Promise<unknown>;
+  /** Of a cluster, each with a connection for its channels once it has some. */
+  readonly nodeByAddress: ReadonlyMap<string, { readonly pubSub?: { readonly client: EventSource } }>;
 }
 
 function nodeRedisSubscriber(client: NodeRedisSubscriber, isCluster: boolean): Subscriber {
   let onMessage: (channel: string, message: string) => void = () => {};
+  let onMoved: (channel: string) => void = () => {};
   const listener = (message: string, channel: string) => onMessage(channel, message);
+  const heardOf = new WeakSet<EventSource>();
+  const subscribeInCluster = async (channel: string) => {
+    await client.sSubscribe(channel, listener);
+    // When a slot moves, that connection alone is told, and the cluster subscribes elsewhere without a word.
+    for (const { pubSub } of client.nodeByAddress.values()) {
+      if (pubSub === undefined || heardOf.has(pubSub.client)) continue;
+      heardOf.add(pubSub.client);
+      pubSub.client.on('sharded-channel-moved', (moved) => onMoved(moved));
+    }
+  };
   const events = [
     'ready',
     'reconnecting',
@@ -661,13 +679,12 @@ function nodeRedisSubscriber(client: NodeRedisSubscriber, isCluster: boolean): S
   ];
   return {
     state: () => stateOfNodeRedis(client as unknown as NodeRedisClient),
-    subscribe: (channel) => (isCluster ? client.sSubscribe(channel, listener) : client.subscribe(channel, listener)),
+    subscribe: (channel) => (isCluster ? subscribeInCluster(channel) : client.subscribe(channel, listener)),
     unsubscribe: (channel) =>
       isCluster ? client.sUnsubscribe(channel, listener) : client.unsubscribe(channel, listener),
-    // To subscribe again is answered without the server. Clusters and sentinels answer a ping on other connections.
-    confirm: async () => client.ping?.(),
     listen(onMessages, onConnection) {
       onMessage = onMessages;
+      onMoved = onConnection;
       return listenTo(client, events, () => onConnection());
     },
   };
@@ -744,6 +761,11 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
   ["ERR Can't execute", 'failed', subscribed],
   ['Connection in subscriber mode', 'failed', subscribed],
   ['The queue is full', 'busy', 'the client has as many commands under way as it may, by "commandsQueueMaxLength"'],
+  [
+    'Timeout waiting for a client',
+    'busy',
+    'the pool has no connection to give; raise its "maximum", or look for who keeps them',
+  ],
   ['WRONGTYPE', 'schema', 'the key holds something that is none of this store; use another "prefix"'],
 ];
 
@@ -757,7 +779,9 @@ function failureOf(operation: string, cause: unknown): StoreError {
   if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);
   // What the clients say of a command that they have not sent.
   if (/isn't writeable|client is (closed|offline)/i.test(message)) return failure(operation, 'closed', message, cause);
-  return lost(operation, message, cause, /closed/.test(message) ? 'closed' : 'failed');
+  // The second is the `commandTimeout` of ioredis.
+  const reason = /closed/.test(message) ? 'closed' : /^Command timed out/.test(message) ? 'timeout' : 'failed';
+  return lost(operation, message, cause, reason);
 }
 
 function failure(operation: string, reason: StoreFailure, detail: string, cause?: unknown): StoreError {

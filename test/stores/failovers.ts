@@ -1,4 +1,7 @@
-/** Histories of clients behind sentinels while the primary dies and its replica takes its place, judged by what asynchronous replication can promise. */
+/**
+ * Histories of clients behind sentinels while the primary dies, or stands still and comes back, and its replica takes its place: judged by what asynchronous
+ * replication can promise.
+ */
 import { StoreError } from 'holdfast';
 import {
   checkLinearizability,
@@ -15,45 +18,64 @@ import type { ServerProcess } from '../support/servers/server-process.ts';
 import { answered, until } from './faults.ts';
 import { draw, pause, perform, versionIn } from './histories.ts';
 
-type Operation = StoreOperation | { readonly type: 'failover' };
+/** `'promotion'`: from here on there are two that take writes; `'demotion'`: the old one takes none any more, and what it had is gone. */
+type Event = { readonly type: 'failover' } | { readonly type: 'promotion' } | { readonly type: 'demotion' };
+type Operation = StoreOperation | Event;
 
 interface State {
   readonly held: StoreModelState;
-  /** What the key held before, the oldest first: a failover may bring any of it back. */
-  readonly earlier: readonly StoreModelState[];
+  /** What the old primary holds, while it takes writes beside the new one. */
+  readonly old: StoreModelState | undefined;
+  /** What the key held before, the oldest first: the failover may bring any of it back. Nothing, once it has. */
+  readonly earlier: readonly StoreModelState[] | undefined;
   /** The greatest version that was given. A failover takes it from nobody. */
   readonly greatest: number;
 }
 
 /**
  * One key of a primary that is replaced by its replica. What was written last may be lost, so that the key holds again what it held at some earlier
- * moment; but each new version is above all that were ever given, and between failovers the laws of a store hold as always.
+ * moment; but each new version is above all that were ever given, and between failovers the laws of a store hold as always. Where the old primary goes on beside
+ * the new one, they hold at each of the two, and versions are above those of both.
  */
 function failoverModel(): Model<State, Operation, StoreResult> {
   const store = storeModel();
   return {
     name: 'store with failover',
-    initial: { held: store.initial, earlier: [], greatest: 0 },
-    step({ held, earlier, greatest }, operation, observation) {
-      if (operation.type === 'failover') {
-        const kept = earlier.map((state, index) => ({ held: state, earlier: earlier.slice(0, index), greatest }));
-        return [...kept, { held, earlier, greatest }];
+    initial: { held: store.initial, old: undefined, earlier: [], greatest: 0 },
+    step(state, operation, observation) {
+      const { held, old, earlier, greatest } = state;
+      if (operation.type === 'demotion') return old === undefined ? [] : [{ ...state, old: undefined }];
+      if (operation.type === 'failover' || operation.type === 'promotion') {
+        const goesOn = operation.type === 'promotion' ? held : undefined;
+        return [...earlier!, held].map((one) => ({ held: one, old: goesOn, earlier: undefined, greatest }));
       }
       const result = observation.kind === 'ok' ? observation.result : undefined;
       if (isWritten(result) && result.version <= greatest) return [];
+      const greatestOf = (next: StoreModelState) => Math.max(greatest, next.version ?? 0);
       // A look may tell a version that was not known, and changes nothing else.
       const isLook = observation.kind === 'ok' && !isWritten(result) && result !== true;
-      return store.step(held, operation, observation).map((next) => ({
+      const atNew = store.step(held, operation, observation).map((next) => ({
         held: next,
-        earlier: isLook || next === held ? earlier : [...earlier, held],
-        greatest: Math.max(greatest, next.version ?? 0),
+        old,
+        earlier: isLook || next === held ? earlier : earlier && [...earlier, held],
+        greatest: greatestOf(next),
       }));
+      if (old === undefined) return atNew;
+      const atOld = store.step(old, operation, observation);
+      return [...atNew, ...atOld.map((next) => ({ ...state, old: next, greatest: greatestOf(next) }))];
     },
-    isReadOnly: (operation, result) => operation.type !== 'failover' && store.isReadOnly!(operation, result),
+    isReadOnly: (operation, result) => !isEvent(operation) && store.isReadOnly!(operation, result),
     isTooLate: ({ greatest }, _operation, result) => isWritten(result) && result.version <= greatest,
-    keyOf: ({ held, earlier, greatest }) => [...earlier, held].map(store.keyOf!).concat(`${greatest}`).join(),
-    describe: (operation) => (operation.type === 'failover' ? 'failover' : store.describe!(operation)),
+    keyOf({ held, old, earlier, greatest }) {
+      const keyOf = (state: StoreModelState | undefined) => (state === undefined ? '' : store.keyOf!(state));
+      return `${keyOf(held)}|${keyOf(old)}|${earlier?.map(keyOf).join()}|${greatest}`;
+    },
+    describe: (operation) => (isEvent(operation) ? operation.type : store.describe!(operation)),
   };
+}
+
+function isEvent(operation: Operation): operation is Event {
+  return ['failover', 'promotion', 'demotion'].includes(operation.type);
 }
 
 function isWritten(result: StoreResult): result is { readonly ok: true; readonly version: number } {
@@ -61,7 +83,10 @@ function isWritten(result: StoreResult): result is { readonly ok: true; readonly
 }
 
 /** Verbs of each client that are answered, or of which nobody knows. */
-const verbsPerClient = 8;
+const verbsPerClient = 10;
+/** As many of them come when there is a primary again, and as many of these when there is only one. */
+const verbsAfterwards = 5;
+const verbsAtLast = 2;
 const keys = ['x', 'y'];
 
 /** A primary and its replica, which change places, and who sees to that. */
@@ -78,16 +103,21 @@ export interface Pair {
 export async function checkFailovers(
   stores: readonly ClosableStore[],
   pair: Pair,
-  { firstSeed, count, atOnce }: { readonly firstSeed: number; readonly count: number; readonly atOnce: number },
-): Promise<void> {
+  {
+    strike,
+    firstSeed,
+    count,
+    atOnce,
+  }: { readonly strike: Strike; readonly firstSeed: number; readonly count: number; readonly atOnce: number },
+): Promise<{ readonly losing: number; readonly unknown: number }> {
   // Histories in which something that was answered was gone afterwards, and operations of which nobody knows what became of them.
   const shown = { losing: 0, unknown: 0 };
   for (let begun = 0; begun < count; begun += atOnce) {
-    if (begun > 0) await changePlaces(pair);
     const seeds = Array.from({ length: Math.min(atOnce, count - begun) }, (_, index) => firstSeed + begun + index);
-    const progress = { ended: 0, unknown: 0, isFailing: false, isBack: deferred() };
+    const progress = { ended: 0, unknown: 0, isFailing: false, isBack: deferred(), isOver: deferred() };
     const plays = seeds.map((seed) => new Play(seed));
-    await Promise.all([...plays.map((play) => play.run(stores, progress)), failOver(stores, pair, plays, progress)]);
+    await Promise.all([...plays.map((play) => play.run(stores, progress)), strike(stores, pair, plays, progress)]);
+    if (begun + seeds.length < count) await changePlaces(pair);
     for (const { seed, history, asIfNone } of plays) {
       const verdict = checkLinearizability(history, failoverModel());
       if (verdict.verdict !== 'linearizable') throw new Error(`seed ${seed}\n${verdict}`);
@@ -98,6 +128,7 @@ export async function checkFailovers(
     if (done % 500 === 0)
       console.log(`failovers: ${done} histories from seed ${firstSeed} keep what is promised`, shown);
   }
+  return shown;
 }
 
 interface Progress {
@@ -105,7 +136,10 @@ interface Progress {
   ended: number;
   unknown: number;
   isFailing: boolean;
+  /** Clients may go on: there is a primary again. */
   readonly isBack: { readonly promise: Promise<void>; resolve(): void };
+  /** There is one primary, and all clients know it. */
+  readonly isOver: Progress['isBack'];
 }
 
 class Play {
@@ -118,10 +152,10 @@ class Play {
     this.seed = seed;
   }
 
-  /** Begins a failover; what it answers ends it. */
-  beginFailover(): () => void {
+  /** Begins what happens to all keys at once; what it answers ends it. */
+  begin(type: Event['type']): () => void {
     const open = keys.map((key) =>
-      this.history.invoke({ client: 'sentinel', key: `${this.seed}/${key}`, operation: { type: 'failover' } }),
+      this.history.invoke({ client: 'sentinel', key: `${this.seed}/${key}`, operation: { type } }),
     );
     return () => {
       for (const one of open) one.ok(true);
@@ -134,6 +168,8 @@ class Play {
       const own = random.fork(`client ${index}`);
       const seen = new Map<string, number>();
       for (let count = 0, left = verbsPerClient; left > 0; count++) {
+        if (left <= verbsAfterwards) await progress.isBack.promise;
+        if (left <= verbsAtLast) await progress.isOver.promise;
         const key = `${this.seed}/${own.pick(keys)}`;
         const operation = draw(own, `${index}.${count}`, seen.get(key) ?? 0);
         const invocation = { client: `client ${index}`, key, operation };
@@ -162,8 +198,58 @@ class Play {
   }
 }
 
-/** Kills the primary in the middle of all, every other time after its replica has lost touch. */
-async function failOver(
+/** What happens to the primary in the middle of all. */
+type Strike = (
+  stores: readonly ClosableStore[],
+  pair: Pair,
+  plays: readonly Play[],
+  progress: Progress,
+) => Promise<void>;
+
+/** It dies. */
+export const kill: Strike = async (stores, pair, plays, progress) => {
+  await inTheMiddle(stores, pair, plays, progress);
+  const ends = plays.map((play) => play.begin('failover'));
+  await pair.primary.kill();
+  await allAnswered(stores);
+  for (const end of ends) end();
+  progress.isBack.resolve();
+  progress.isOver.resolve();
+};
+
+/** It stands still until its replica has taken its place, and wakes: until somebody tells it what it is, both take writes. */
+export const freeze: Strike = async (stores, pair, plays, progress) => {
+  const { primary, replica, sentinels } = pair;
+  await inTheMiddle(stores, pair, plays, progress);
+  const promoted = plays.map((play) => play.begin('promotion'));
+  primary.freeze();
+  // Were it awake before they agree, it might stay what it was, and the other step back.
+  for (const sentinel of sentinels) {
+    const told = () => sentinel.ask('SENTINEL GET-MASTER-ADDR-BY-NAME main');
+    await until(told, (address) => address.includes(`${replica.port}`), 60_000);
+  }
+  for (const end of promoted) end();
+  const demoted = plays.map((play) => play.begin('demotion'));
+  primary.wake();
+  progress.isFailing = false;
+  progress.isBack.resolve();
+  const inAll = plays.length * stores.length * (verbsPerClient - verbsAtLast);
+  await until(
+    async () => progress.ended,
+    (ended) => ended >= inAll,
+    60_000,
+  );
+  // What the sentinels do 8 s later, and on a busy machine, where they see it down again and again, much later.
+  await primary.ask(`REPLICAOF ${replica.host} ${replica.port}`);
+  await primary.ask('CLIENT KILL TYPE normal');
+  await allAnswered(stores);
+  for (const end of demoted) end();
+  progress.isOver.resolve();
+  await primary.ask('ACL SETUSER default +@all');
+};
+
+/** Waits for it; every other time the replica has lost touch by then. */
+async function inTheMiddle(
   stores: readonly ClosableStore[],
   { primary }: Pair,
   plays: readonly Play[],
@@ -176,38 +262,41 @@ async function failOver(
       async () => progress.ended,
       (ended) => ended >= least,
     );
-  await verbsFrom(random.integer(all / 8, all / 2));
+  await verbsFrom(random.integer(all / 8, all / 4));
   if (random() < 0.5) {
     await primary.ask('ACL SETUSER default -psync -sync');
     await primary.ask('CLIENT KILL TYPE REPLICA');
     await verbsFrom(progress.ended + random.integer(1, all / 8));
   }
   progress.isFailing = true;
-  const ends = plays.map((play) => play.beginFailover());
-  await primary.kill();
-  await Promise.all(
-    stores.map((store) => answered(() => store.write('probe', new Uint8Array(), { ttlMs: 600_000 }), 30_000)),
-  );
-  for (const end of ends) end();
-  progress.isBack.resolve();
 }
 
-/** Starts the one that died, as the replica of the other. */
+/** Sentinels throw out all who are connected when a server changes its role. */
+async function untilReplication(server: ServerProcess, says: string): Promise<void> {
+  const info = () => server.ask('INFO replication').catch(() => '');
+  await until(info, (text) => text.includes(says), 60_000);
+}
+
+async function allAnswered(stores: readonly ClosableStore[]): Promise<void> {
+  const probe = (store: ClosableStore) => store.write('probe', new Uint8Array(), { ttlMs: 600_000 });
+  await Promise.all(stores.map((store) => answered(() => probe(store), 30_000)));
+}
+
+/** The one that was the primary follows the other, and all sentinels know. */
 async function changePlaces(pair: Pair): Promise<void> {
-  const { primary: dead, replica: primary } = pair;
-  await dead.start();
-  await dead.ask(`REPLICAOF ${primary.host} ${primary.port}`);
-  await until(
-    () => primary.ask('INFO replication'),
-    (info) => info.includes('state=online'),
-  );
+  const { primary: replica, replica: primary } = pair;
+  if (!replica.isRunning) {
+    await replica.start();
+    await replica.ask(`REPLICAOF ${primary.host} ${primary.port}`);
+  }
+  await untilReplication(primary, 'state=online');
   // They ask for that every ten seconds, and promote none of which they know less.
   const good = ['flags slave', 'role-reported slave', 'master-link-status ok', `master-port ${primary.port}`];
   for (const sentinel of pair.sentinels) {
     const replicas = async () => (await sentinel.ask('SENTINEL REPLICAS main')).replace(/\r\n\$\d+\r\n/g, ' ');
     await until(replicas, (told) => good.every((words) => told.includes(` ${words} `)), 30_000);
   }
-  Object.assign(pair, { primary, replica: dead });
+  Object.assign(pair, { primary, replica });
 }
 
 function deferred(): Progress['isBack'] {

@@ -19,10 +19,12 @@ export interface Place<Connection> {
   readonly own: Connection;
   /** The store that is looked at; its `timeout` is short. */
   readonly store: Store;
+  /** Of the store. */
+  readonly prefix: string;
   /** Reaches the server without the proxy. */
   readonly admin: Connection;
   /** Opens another such connection. */
-  open(): Connection;
+  open(): Promise<Connection>;
 }
 
 export interface Fault<Connection> {
@@ -211,7 +213,7 @@ export interface Column<Connection> {
   server(settings: readonly string[] | undefined): Promise<ServerProcess>;
   /** Ends it, if it was for this row alone. */
   leave(server: ServerProcess): Promise<void>;
-  connect(port: number): Connection;
+  connect(port: number): Connection | Promise<Connection>;
   close(connection: Connection): unknown;
   storeOf(connection: Connection, options: { readonly timeout: number; readonly prefix: string }): Store;
 }
@@ -224,27 +226,27 @@ type Verb = 'write' | 'remove' | 'read';
 export async function endure<Connection>(row: Fault<Connection>, column: Column<Connection>): Promise<void> {
   const server = await column.server(row.settings);
   const proxy = await faultProxy({ port: server.port });
-  const [own, admin] = [column.connect(proxy.port), column.connect(server.port)];
+  const [own, admin] = [await column.connect(proxy.port), await column.connect(server.port)];
   const connections = [own, admin];
   // Rows may have a server in common.
   const prefix = `row-${++rows}`;
   const store = column.storeOf(own, { timeout, prefix });
   const patient = column.storeOf(own, { timeout: 10_000, prefix });
-  const open = () => {
-    const connection = column.connect(server.port);
+  const open = async () => {
+    const connection = await column.connect(server.port);
     connections.push(connection);
     return connection;
   };
-  const place: Place<Connection> = { server, proxy, own, store, admin, open };
+  const place: Place<Connection> = { server, proxy, own, store, prefix, admin, open };
   const value = row.isLarge ? 'x'.repeat(100_000) : '';
   const values = { old: `old${value}`, new: `new${value}` };
   try {
     let last = 0;
     for (const verb of ['write', 'remove', 'read'] as const) {
       last = await put(patient, values.old, last);
-      // What is struck is the verb, not its first call ever.
-      await patient.read('key');
-      await patient.remove('other');
+      // What is struck is the verb, not its first call ever. A connection that an earlier fault has struck may be found out only now.
+      await answered(() => patient.read('key'));
+      await answered(() => patient.remove('other'));
       await row.strike(place);
       const wanted = wantedOf(row, verb);
       // A busy machine may need more than the short timeout for what is answered.

@@ -12,6 +12,7 @@ import {
   storeModel,
 } from 'holdfast/testing';
 import type { ClosableStore, Entry } from '../../src/stores/store.js';
+import type { ServerProcess } from '../support/servers/server-process.ts';
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
@@ -21,13 +22,16 @@ const atOnce = 10;
 /** Verbs of each client that are answered, or of which nobody knows. */
 const verbsPerClient = 8;
 
+/** What happens around the clients, again and again, until the histories are over. */
+export type Trouble = (random: SeededRandom, progress: Progress) => Promise<void>;
+
 /**
- * Plays histories of so many seeds from the first one, each of four clients at two keys while the network breaks a few times, and claims
+ * Plays histories of so many seeds from the first one, each of four clients at two keys while there is trouble, and claims
  * that they are linearizable. Answers of how many operations nobody knows what became of them.
  */
 export async function checkHistories(
   stores: readonly ClosableStore[],
-  proxy: FaultProxy,
+  trouble: Trouble,
   firstSeed: number,
   count: number,
 ): Promise<number> {
@@ -35,10 +39,10 @@ export async function checkHistories(
   for (let begun = 0; begun < count; begun += atOnce) {
     const seeds = Array.from({ length: Math.min(atOnce, count - begun) }, (_, index) => firstSeed + begun + index);
     const progress = { answers: 0, isOver: false };
-    const network = breakNetwork(proxy, seeds[0]!, progress);
+    const troubled = makeTrouble(trouble, seededRandom(seeds[0]!).fork('trouble'), progress);
     const played = await Promise.all(seeds.map((seed) => playHistory(stores, seed, progress)));
     progress.isOver = true;
-    await network;
+    await troubled;
     for (const { seed, history, lost: unknown } of played) {
       lost += unknown;
       const verdict = checkLinearizability(history, storeModel());
@@ -52,28 +56,50 @@ export async function checkHistories(
   return lost;
 }
 
-interface Progress {
+export interface Progress {
   answers: number;
   isOver: boolean;
 }
 
-/** Breaks it after every few answers, however fast they come: by the clock a busy machine would see nothing but faults. */
-async function breakNetwork(proxy: FaultProxy, seed: number, progress: Progress): Promise<void> {
-  const random = seededRandom(seed).fork('network');
+async function makeTrouble(trouble: Trouble, random: SeededRandom, progress: Progress): Promise<void> {
   while (!progress.isOver) {
-    const next = progress.answers + random.integer(10, 50);
-    while (progress.answers < next && !progress.isOver) await pause(1);
-    if (random() < 0.5) proxy.reset();
-    else {
-      await proxy.inject({
-        kind: 'cut',
-        direction: random.pick(['requests', 'replies']),
-        afterBytes: random.integer(0, 200),
-      });
-      await pause(2);
-      await proxy.heal();
-    }
+    await answersMore(progress, random.integer(10, 50));
+    if (!progress.isOver) await trouble(random, progress);
   }
+}
+
+/** Waits for a few more answers, however fast they come: by the clock a busy machine would see nothing but faults. */
+export async function answersMore(
+  progress: Progress,
+  count: number,
+  withinMs = Number.POSITIVE_INFINITY,
+): Promise<void> {
+  const next = progress.answers + count;
+  const endsAtMs = performance.now() + withinMs;
+  while (progress.answers < next && !progress.isOver && performance.now() < endsAtMs) await pause(1);
+}
+
+/** A network that cuts connections, in the middle of requests and of replies. */
+export function brokenNetwork(proxy: FaultProxy): Trouble {
+  return async (random) => {
+    if (random() < 0.5) return proxy.reset();
+    await proxy.inject({
+      kind: 'cut',
+      direction: random.pick(['requests', 'replies']),
+      afterBytes: random.integer(0, 200),
+    });
+    await pause(2);
+    await proxy.heal();
+  };
+}
+
+/** A server that stops in the middle of all for longer than a verb waits, and does then what it was asked meanwhile. */
+export function frozenServer(server: ServerProcess, forMs: number): Trouble {
+  return async () => {
+    server.freeze();
+    await pause(forMs);
+    server.wake();
+  };
 }
 
 async function playHistory(stores: readonly ClosableStore[], seed: number, progress: Progress) {

@@ -12,7 +12,7 @@ import { firstSeed, historiesTimeoutMs, historyCount } from '../support/historie
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { answered, type Column, commonFaults, endure, type Fault, no, until } from './faults.ts';
-import { checkHistories } from './histories.ts';
+import { brokenNetwork, checkHistories, frozenServer } from './histories.ts';
 import { drivers, type PostgresConnection } from './postgres-clients.ts';
 
 const bytes = (text: string) => new TextEncoder().encode(text);
@@ -200,8 +200,20 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
       const stores = Array.from({ length: 4 }, () =>
         postgresStore(open(proxy.port, 4).pool, { prefix: title, timeout: 500 }),
       );
-      const lost = await checkHistories(stores, proxy, firstSeed, historyCount(20));
+      const lost = await checkHistories(stores, brokenNetwork(proxy), firstSeed, historyCount(20));
       // The faults have struck.
+      expect(lost).toBeGreaterThan(5);
+    },
+    historiesTimeoutMs,
+  );
+
+  it(
+    'keeps histories linearizable while the server stands still, and does then what nobody waits for any more',
+    async () => {
+      const stores = Array.from({ length: 4 }, () =>
+        postgresStore(open(server.port, 4).pool, { prefix: `frozen-${title}`, timeout }),
+      );
+      const lost = await checkHistories(stores, frozenServer(server, 2 * timeout), firstSeed, historyCount(20));
       expect(lost).toBeGreaterThan(5);
     },
     historiesTimeoutMs,

@@ -237,6 +237,56 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     60_000,
   );
 
+  it.each([
+    ['the server', { statement_timeout: 300 }, { reason: 'timeout', applied: 'no' }],
+    ['pg', { query_timeout: 300 }, { reason: 'timeout', applied: 'unknown' }],
+  ] as const)(
+    'says that %s was less patient than the store, and what that means for a write',
+    async (who, settings, told) => {
+      const prefix = `impatient-${who.replace(' ', '-')}`;
+      await postgresStore(admin, { timeout: '20s', prefix }).write('key', bytes('old'), { ttlMs });
+      const store = postgresStore(pgPool(settings), { timeout: '20s', prefix });
+      const unlock = await lockRows();
+      const error = await store.write('key', bytes('new'), { ttlMs }).catch((thrown: unknown) => thrown);
+      await unlock();
+      expect(error).toBeInstanceOf(StoreError);
+      expect(error).toMatchObject(told);
+    },
+  );
+
+  it('knows that nothing was done in a transaction that the server has ended for its idleness', async () => {
+    const client = await pgPool({ max: 1 }).connect();
+    const ended = new Promise((resolve) => client.on('error', resolve));
+    await client.query('BEGIN');
+    const view = postgresStore(admin).native.within(client);
+    await view.write('idle', bytes('lost'), { ttlMs });
+    await client.query('SET LOCAL idle_in_transaction_session_timeout = 50');
+    await ended;
+    const error = await view.write('idle', bytes('lost'), { ttlMs }).catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ reason: 'closed', applied: 'no' });
+    client.release(true);
+    expect(await postgresStore(admin, { timeout: '20s' }).read('idle')).toBeUndefined();
+  });
+
+  it('says that its functions are not on the search path, and needs none where the table is named with its schema', async () => {
+    const pool = pgPool({ max: 1, options: '-c search_path=nowhere' });
+    const lost = postgresStore(pool, { timeout: '20s' });
+    for (const verb of [() => lost.read('key'), () => lost.write('key', bytes('a'), { ttlMs })]) {
+      expect(await verb().catch((error: unknown) => error)).toMatchObject({ reason: 'schema', applied: 'no' });
+    }
+    await pool.query('CREATE SCHEMA somewhere');
+    const store = postgresStore(pool, { timeout: '20s', table: 'somewhere.records' });
+    await store.migrate();
+    expect(await store.write('key', bytes('a'), { ttlMs, ifVersion: 0 })).toMatchObject({ ok: true });
+    expect(await store.native.consume('key', { limit: 1, periodMs: 1000 })).toMatchObject({ ok: true });
+    expect([await store.remove('key'), await store.read('key'), await store.sweep()]).toEqual([true, undefined, 0]);
+  });
+
+  it('takes no greater values than an answer can hold', () => {
+    expect(() => postgresStore(admin, { maxValueBytes: 2 ** 28 + 1 })).toThrow('"maxValueBytes"');
+    expect(postgresStore(admin, { maxValueBytes: 2 ** 28 })).toBeDefined();
+  });
+
   it('lets no more than 10,000 verbs wait for a pool that has nothing to give', async () => {
     const pool = pgPool({ max: 1 });
     const kept = await pool.connect();

@@ -12,9 +12,9 @@ import { firstSeed, historiesTimeoutMs, historyCount } from '../support/historie
 import { type ClockShim, clockShim } from '../support/servers/clock-shim.ts';
 import { redisProgram, startCluster, startRedis, startReplica, startSentinels } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
-import { checkFailovers } from './failovers.ts';
+import { checkFailovers, freeze, kill } from './failovers.ts';
 import { answered, until } from './faults.ts';
-import { checkHistories } from './histories.ts';
+import { brokenNetwork, checkHistories, frozenServer } from './histories.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
 
 const bytes = (text: string) => new TextEncoder().encode(text);
@@ -134,9 +134,20 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
     async ({ connect }, { onTestFinished }) => {
       const { proxy, open } = await place(connect, onTestFinished);
       const stores = Array.from({ length: 4 }, () => redisStore(open(proxy.port).client, { timeout: 500 }));
-      const lost = await checkHistories(stores, proxy, firstSeed, historyCount(40));
+      const lost = await checkHistories(stores, brokenNetwork(proxy), firstSeed, historyCount(40));
       // The faults have struck.
       expect(lost).toBeGreaterThan(10);
+    },
+  );
+
+  it.for(drivers)(
+    'by $title keeps histories linearizable while the server stands still, and does then what nobody waits for any more',
+    { timeout: historiesTimeoutMs },
+    async ({ connect }, { onTestFinished }) => {
+      const { server, open } = await place(connect, onTestFinished);
+      const stores = Array.from({ length: 4 }, () => redisStore(open(server.port).client, { timeout }));
+      const lost = await checkHistories(stores, frozenServer(server, 2 * timeout), firstSeed, historyCount(20));
+      expect(lost).toBeGreaterThan(5);
     },
   );
 
@@ -186,9 +197,14 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
     await Promise.all(goesOn);
   }, 40_000);
 
-  it(
-    'behind sentinels loses at a failover only what was written last, gives no version twice, and keeps its laws before and after it',
-    async ({ onTestFinished }) => {
+  const strikes = {
+    'loses at a failover only what was written last, gives no version twice, and keeps its laws before and after it':
+      kill,
+    'keeps its laws at each of two primaries, while one that stood still takes writes beside its successor, and gives no version twice':
+      freeze,
+  };
+  for (const [title, strike] of Object.entries(strikes)) {
+    it(`behind sentinels ${title}`, { timeout: historiesTimeoutMs }, async ({ onTestFinished }) => {
       const pair = await primaryWithReplica(onTestFinished);
       const sentinels = await startSentinels(program!, pair.primary);
       for (const sentinel of sentinels) onTestFinished(() => sentinel.dispose());
@@ -199,10 +215,12 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
         stores.push(redisStore(connection.client, { timeout: 1000 }));
       }
       const count = historyCount(40);
-      await checkFailovers(stores, { ...pair, sentinels }, { firstSeed, count, atOnce: Math.max(50, count / 20) });
-    },
-    historiesTimeoutMs,
-  );
+      const rounds = { strike, firstSeed, count, atOnce: Math.max(50, count / 20) };
+      const { unknown } = await checkFailovers(stores, { ...pair, sentinels }, rounds);
+      // It has struck.
+      expect(unknown).toBeGreaterThan(0);
+    });
+  }
 
   it('on a cluster that loses a primary goes on at the promoted replica, above all versions', async ({
     onTestFinished,

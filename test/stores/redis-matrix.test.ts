@@ -113,9 +113,8 @@ const rows: readonly Row[] = [
     strikes: 'server',
     async strike({ admin, open }) {
       await admin.command('CONFIG', 'SET', 'busy-reply-threshold', '1');
-      void open()
-        .command('EVAL', 'while true do end', '0')
-        .catch(() => {});
+      const other = await open();
+      void other.command('EVAL', 'while true do end', '0').catch(() => {});
       const ping = () => admin.command('PING').catch((error: Error) => error.message);
       await until(ping, (answer) => `${answer}`.includes('BUSY'));
     },

@@ -625,11 +625,13 @@ describe('redisStore', () => {
     ["Stream isn't writeable and enableOfflineQueue options is false", 'closed', 'no'],
     ['The client is closed', 'closed', 'no'],
     ['The queue is full', 'busy', 'no'],
+    ['Timeout waiting for a client after 3000ms', 'busy', 'no'],
     ['Connection in subscriber mode, only subscriber commands may be used', 'failed', 'no'],
     ["ERR Can't execute 'evalsha': only (P|S)SUBSCRIBE / PING / QUIT are allowed in this context", 'failed', 'no'],
     ['Socket closed unexpectedly', 'closed', 'unknown'],
     ['Connection is closed.', 'closed', 'unknown'],
     ['read ECONNRESET', 'failed', 'unknown'],
+    ['Command timed out', 'timeout', 'unknown'],
     ['ERR something new', 'failed', 'unknown'],
   ])('says of "%s": %s, %s', async (message, reason, applied) => {
     const { client, left, store } = withFake();

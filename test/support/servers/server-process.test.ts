@@ -37,6 +37,15 @@ describe.skipIf(program === undefined)('ServerProcess', () => {
     await server.dispose();
   });
 
+  it('says that a question was not answered when the server closes the connection', async () => {
+    const server = await startRedis(program!);
+    const answer = server.ask('BLPOP nothing 0').catch((error: unknown) => `${error}`);
+    await expect.poll(() => server.ask('INFO clients')).toContain('blocked_clients:1');
+    await server.ask('CLIENT KILL TYPE normal');
+    expect(await answer).toContain('closed before an answer');
+    await server.dispose();
+  });
+
   it('comes back on its port after it was killed, or stopped', async () => {
     const server = await startRedis(program!);
     for (const end of [() => server.kill(), () => server.stop()]) {

@@ -125,6 +125,8 @@ export class ServerProcess {
       const socket = connect(this.port, this.host, () => socket.write(`${line}\r\n`));
       socket.setTimeout(2000, () => socket.destroy(new Error(`no answer to ${line}`)));
       socket.once('error', reject);
+      // It may be shown the door without a word, as all are by a server that becomes a primary.
+      socket.once('close', () => reject(new Error(`the connection was closed before an answer to ${line}`)));
       socket.once('data', (data) => {
         socket.destroy();
         resolve(data.toString());

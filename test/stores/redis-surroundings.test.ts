@@ -1,0 +1,175 @@
+/** What the store on Redis keeps whatever its client was made with and the server set to. */
+import { StoreError } from 'holdfast';
+import { Redis } from 'ioredis';
+import { createClient, createClientPool } from 'redis';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { type IoredisClient, type NodeRedisClient, redisStore } from '../../src/stores/redis.js';
+import { redisProgram, startRedis } from '../support/servers/redis.ts';
+import type { ServerProcess } from '../support/servers/server-process.ts';
+import { until } from './faults.ts';
+
+const bytes = (text: string) => new TextEncoder().encode(text);
+const ttlMs = 60_000;
+const program = await redisProgram();
+
+describe.skipIf(program === undefined)('redisStore', () => {
+  let server: ServerProcess;
+  const ends: (() => unknown)[] = [];
+
+  const ioredis = (options: object) => {
+    const client = new Redis(server.port, '127.0.0.1', options);
+    client.on('error', () => {});
+    ends.push(() => client.disconnect());
+    return client;
+  };
+  const nodeRedis = async (options: object) => {
+    const client = createClient({ socket: { host: '127.0.0.1', port: server.port }, ...options } as object);
+    client.on('error', () => {});
+    await client.connect();
+    ends.push(() => client.destroy());
+    return client as NodeRedisClient;
+  };
+  const nodeRedisPool = async (options: object) => {
+    const pool = createClientPool({ socket: { host: '127.0.0.1', port: server.port } }, options);
+    pool.on('error', () => {});
+    await pool.connect();
+    ends.push(() => pool.destroy());
+    return pool as unknown as NodeRedisClient;
+  };
+
+  beforeAll(async () => {
+    server = await startRedis(program!);
+  });
+  afterEach(async () => {
+    for (const end of ends.splice(0)) await end();
+    await server.ask('CONFIG SET maxmemory 0');
+    await server.ask('CONFIG SET maxmemory-policy noeviction');
+  });
+  afterAll(() => server?.dispose());
+
+  const odd: [title: string, connect: () => Promise<IoredisClient | NodeRedisClient>][] = [
+    ['ioredis by RESP2', async () => ioredis({ protocol: 2 })],
+    ['ioredis by RESP3 as it is', async () => ioredis({ protocol: 3, replyMapping: 'resp3' })],
+    ['ioredis with stringNumbers', async () => ioredis({ stringNumbers: true })],
+    ['ioredis with keyPrefix', async () => ioredis({ keyPrefix: 'a:' })],
+    ['ioredis with commandTimeout', async () => ioredis({ commandTimeout: 10_000 })],
+    ['ioredis without an offline queue', async () => ioredis({ enableOfflineQueue: false })],
+    ['ioredis in a database of its own', async () => ioredis({ db: 3 })],
+    ['node-redis by RESP2', () => nodeRedis({ RESP: 2 })],
+    ['node-redis by RESP3', () => nodeRedis({ RESP: 3 })],
+    ['node-redis with numbers as texts', () => nodeRedis({ RESP: 3, commandOptions: { typeMapping: { 58: String } } })],
+    ['node-redis with texts as bytes', () => nodeRedis({ RESP: 2, commandOptions: { typeMapping: { 36: Buffer } } })],
+    ['node-redis without an offline queue', () => nodeRedis({ disableOfflineQueue: true })],
+    ['node-redis with options for commands', () => nodeRedis({ commandOptions: { asap: true, timeout: 10_000 } })],
+    ['a pool of node-redis', () => nodeRedisPool({ minimum: 1, maximum: 2 })],
+  ];
+  it.each(odd)('keeps its laws on %s', async (title, connect) => {
+    const store = redisStore(await connect(), { prefix: title.replaceAll(/[^a-zA-Z0-9]/g, '-'), timeout: '5s' });
+    const value = Uint8Array.from({ length: 512 }, (_, index) => index % 256);
+    const key = 'a key of {many} parts: \0 \r\n "\' ünïcödé \u{1F600}';
+    const { version } = (await store.write(key, value, { ttlMs, ifVersion: 0 })) as { version: number };
+    expect(version).toBeGreaterThan(1e15);
+    const entry = await store.read(key);
+    expect(entry).toMatchObject({ value, version });
+    expect(entry!.ttlMs).toBeGreaterThan(ttlMs - 20_000);
+    expect(entry!.ttlMs).toBeLessThanOrEqual(ttlMs);
+    expect(await store.write(key, value, { ttlMs, ifVersion: 0 })).toMatchObject({ ok: false, entry: { version } });
+    expect(await store.native.readMany(['other', key])).toMatchObject([undefined, { value, version }]);
+    expect(await store.native.consume(key, { limit: 2, periodMs: 60_000 })).toMatchObject({ ok: true, remaining: 1 });
+    expect(await store.native.guardedWrite(key, value, { ttlMs, ifVersion: version, quietMs: 0 })).toMatchObject({
+      ok: true,
+    });
+    expect(await store.remove(key, { ifVersion: version })).toBe(false);
+    expect(await store.remove(key)).toBe(true);
+    expect(await store.read(key)).toBeUndefined();
+  });
+
+  it.each([
+    ['ioredis', async () => ioredis({ enableOfflineQueue: false, retryStrategy: () => 10 })],
+    [
+      'node-redis',
+      () => nodeRedis({ disableOfflineQueue: true, socket: { port: server.port, reconnectStrategy: 10 } }),
+    ],
+  ] as [string, () => Promise<IoredisClient | NodeRedisClient>][])(
+    'waits for the next connection of %s without an offline queue, and knows that nothing was done until then',
+    async (_, connect) => {
+      const client = await connect();
+      const patient = redisStore(client, { timeout: '10s' });
+      await patient.write('key', bytes('old'), { ttlMs });
+      await server.kill();
+      const hasty = redisStore(client, { timeout: 100 });
+      const failure = () => hasty.write('key', bytes('new'), { ttlMs }).catch((error: unknown) => error);
+      // By then the client knows that there is no connection.
+      await until(
+        failure,
+        (error) => error instanceof StoreError && error.reason === 'timeout' && error.applied === 'no',
+      );
+      const waiting = patient.write('key', bytes('new'), { ttlMs });
+      await server.start();
+      expect(await waiting).toMatchObject({ ok: true });
+    },
+  );
+
+  it.each([
+    ['ioredis', async () => ioredis({ commandTimeout: 1000 })],
+    ['node-redis', () => nodeRedis({ commandOptions: { timeout: 1000 } })],
+  ] as [string, () => Promise<IoredisClient | NodeRedisClient>][])(
+    'does not know what became of a verb when %s is less patient than the store, and it may be done',
+    async (_, connect) => {
+      const client = await connect();
+      const store = redisStore(client, { timeout: '10s' });
+      const { version } = (await store.write('key', bytes('old'), { ttlMs })) as { version: number };
+      server.freeze();
+      const late = store.write('key', bytes('new'), { ttlMs, ifVersion: version }).catch((error: unknown) => error);
+      const timer = setTimeout(() => server.wake(), 3000);
+      const outcome = await late;
+      clearTimeout(timer);
+      server.wake();
+      // node-redis counts only until a command is sent.
+      if (outcome instanceof StoreError) expect(outcome).toMatchObject({ applied: 'unknown' });
+      await until(
+        () => store.read('key').catch(() => undefined),
+        (entry) => entry !== undefined && new TextDecoder().decode(entry.value) === 'new',
+      );
+    },
+  );
+
+  it('says that nothing was done when a pool of node-redis has no connection to give', async () => {
+    const pool = await nodeRedisPool({ minimum: 1, maximum: 1, acquireTimeout: 50 });
+    const store = redisStore(pool, { timeout: '5s' });
+    await store.write('key', bytes('old'), { ttlMs });
+    server.freeze();
+    const first = store.read('key').catch((error: unknown) => error);
+    const second = await store.write('key', bytes('new'), { ttlMs }).catch((error: unknown) => error);
+    server.wake();
+    await first;
+    expect(second).toMatchObject({ reason: 'busy', applied: 'no' });
+    expect(new TextDecoder().decode((await store.read('key'))?.value)).toBe('old');
+  });
+
+  it.each(['allkeys-lru', 'allkeys-random', 'volatile-lru', 'volatile-ttl'])(
+    'gives no version twice or backwards when the server drops keys (%s), though records are lost',
+    async (policy) => {
+      const client = ioredis({});
+      const store = redisStore(client, { prefix: policy, timeout: '10s' });
+      await client.config('SET', 'maxmemory-policy', policy);
+      const used = Number(/used_memory:(\d+)/.exec(await client.info('memory'))![1]);
+      await client.config('SET', 'maxmemory', `${used + 2_000_000}`);
+      const last = new Map<string, number>();
+      let dropped = 0;
+      for (let round = 0; round < 3; round++) {
+        for (let index = 0; index < 200; index++) {
+          const key = `key ${index}`;
+          const answer = await store.write(key, new Uint8Array(50_000), { ttlMs });
+          const { version } = answer as { version: number };
+          expect(version).toBeGreaterThan(last.get(key) ?? 0);
+          last.set(key, version);
+        }
+        const entries = await store.native.readMany([...last.keys()]);
+        dropped += entries.filter((entry) => entry === undefined).length;
+      }
+      expect(dropped).toBeGreaterThan(0);
+      await client.flushall();
+    },
+  );
+});

@@ -2,6 +2,7 @@
  * Fastify: what the engines of this folder need to know of a Fastify request and its reply. Fastify 5.
  */
 import type {
+  FastifyContextConfig,
   FastifyInstance,
   FastifyPluginAsync,
   FastifyPluginOptions,
@@ -285,8 +286,23 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
   // Shows a mistake when the plugin is registered, also where no route follows.
   const common = protectionOf(options, {});
   app.decorateRequest('idempotency', undefined);
+  const isSeen = Symbol('holdfast.idempotency');
+  // A plugin is loaded later than it is registered, unless one waits for it; a route made meanwhile would run twice, and nobody would know.
+  app.addHook('onRequest', (request, _reply, next) => {
+    if (common.passes(request.method, request.headers['idempotency-key']) || request.is404) return next();
+    const { config, method, url } = request.routeOptions;
+    if (config.idempotency === false || isSeen in config) return next();
+    const advice =
+      'write "await app.register(idempotency, options)" before the routes, or give this one config: { idempotency: false }';
+    next(
+      new TypeError(
+        `idempotency: the route ${method} ${url} is not protected, since it was made before the plugin was loaded; ${advice}`,
+      ),
+    );
+  });
   app.addHook('onRoute', (route) => {
-    const own = (route.config as { idempotency?: RouteIdempotency } | undefined)?.idempotency;
+    route.config = { ...route.config, [isSeen]: true } as FastifyContextConfig;
+    const own = (route.config as { idempotency?: RouteIdempotency }).idempotency;
     if (own === false) return;
     const protection = own === undefined ? common : protectionOf(options, own);
     if (![route.method].flat().some((method) => protection.methods.includes(method))) return;

@@ -456,8 +456,9 @@ type NextPayload = Parameters<preParsingHookHandler>[3];
  * Plugin that lets each request with an `Idempotency-Key` run once: whoever repeats it gets the same answer.
  *
  * Register it before the routes, with `await`; it comes to each request behind validation and every other `preHandler`, so that the caller is
- * known. A request with a key at a route that was made before the plugin was loaded is answered 500 and not handled. A route has options of its own by `config: { idempotency: { required: true } }`, or none of it by `false`. The key counts for one
- * `scope`, method and route; the same key with another request is refused (422), and so is one that is being handled (409). The answer
+ * known. A request with a key at a route that was made before the plugin was loaded is answered 500 and not handled. A route has options of
+ * its own by `config: { idempotency: { required: true } }`, or none of it by `false`. The key counts for one `scope`, method and route; the
+ * same key with another request is refused (422), and so is one that is being handled (409). The answer
  * is stored before the client has the end of it. Answers 5xx, 401, 403, 408, 421, 425, 429 are not stored: the next request runs.
  * The handler finds its record as `request.idempotency`.
  *
@@ -548,8 +549,8 @@ function handleCached(
  * Plugin that keeps the answers to GET and HEAD as their `Cache-Control` and `Vary` allow, and lets one handler run for all who ask for the
  * same at a time, in all processes that share a store.
  *
- * Register it before the routes, with `await`; it comes to each request behind validation and every other `preHandler`. A route has rules of its own by
- * `config: { responseCache: { ttl: '1m' } }`, or none of it by `false`. Responses that are private, `no-store` or set a cookie are not kept;
+ * Register it before the routes, with `await`; it comes to each request behind validation and every other `preHandler`. A route has rules of
+ * its own by `config: { responseCache: { ttl: '1m' } }`, or none of it by `false`. Responses that are private, `no-store` or set a cookie are not kept;
  * those to requests with cookies or `Authorization` only if they say `public` or `s-maxage`. What says nothing is kept for
  * `ttl`. Answers carry `Age` and `Cache-Status`. `app.responseCache.invalidateTag(tag)` makes responses void.
  *

@@ -172,10 +172,7 @@ export function oneOf<const Word extends string>(words: readonly Word[]): Field<
 
 // biome-ignore lint/suspicious/noExplicitAny: the caller names the signature; a function's parameters cannot be checked at run time.
 export function func<Signature extends (...args: any[]) => unknown>(): Field<Signature> {
-  return {
-    allowed: 'a function',
-    parse: (value) => (typeof value === 'function' && !isClass(value) ? (value as Signature) : undefined),
-  };
+  return { allowed: 'a function', parse: (value) => (typeof value === 'function' ? (value as Signature) : undefined) };
 }
 
 /** An object that has the methods named. */
@@ -220,11 +217,6 @@ export interface RefusalOptions {
   readonly stack?: boolean;
 }
 
-/** What is made by `new` alone, such as the class of a client, or of the errors that are meant. */
-function isClass(value: unknown): value is { readonly name: string } {
-  return typeof value === 'function' && /^class\b|^function \w*Error\(\) \{ \[native/.test(String(value));
-}
-
 /** A value as an error message shows it: short, and telling `5` from `'5'`. */
 export function show(value: unknown): string {
   if (typeof value === 'string') {
@@ -233,8 +225,8 @@ export function show(value: unknown): string {
     return text.length > 60 ? `'${text.slice(0, 57)}...'` : `'${text}'`;
   }
   if (typeof value === 'bigint') return `${value}n`;
-  if (isClass(value)) return `the class ${value.name}`;
-  if (typeof value === 'function') return 'a function';
+  // The class of a client in place of a client.
+  if (typeof value === 'function') return /^class\b/.test(String(value)) ? `the class ${value.name}` : 'a function';
   if (Array.isArray(value)) return 'an array';
   if (typeof value !== 'object' || value === null) return String(value);
   const { name = '' } = value.constructor ?? {};

@@ -8,7 +8,7 @@
 import { type Ambient, ambient, provideAmbient } from '../core/ambient.js';
 import type { Call } from '../core/call.js';
 import { HoldfastError } from '../core/errors.js';
-import { checkArgument, having } from '../core/options.js';
+import { checkArgument, func, having } from '../core/options.js';
 
 /**
  * Starts keeping the current call, for this process and for good. A second time it does nothing.
@@ -52,7 +52,7 @@ export function currentDeadline(): number {
  * For places to which the context does not find: a callback of a pool, an event emitter or a queue that was set up
  * elsewhere. The operations of a pipeline need it not.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS`, when it is given something else than a call.
+ * @throws {@link OptionsError} `ERR_OPTIONS`, when it is given something else than a call and a function.
  * @example
  * ```ts
  * import { pipeline } from 'holdfast';
@@ -65,6 +65,7 @@ export function currentDeadline(): number {
 export function runWithCall<T>(call: Call, task: () => T): T {
   // Undefined, which a request may have in its place, runs it under none.
   if (call !== undefined) checkArgument('runWithCall', 'call', call, callField);
+  checkArgument('runWithCall', 'task', task, func());
   return keeper().run(call, task);
 }
 
@@ -74,6 +75,7 @@ const callField = /* @__PURE__ */ having<Call>('the call that an operation is gi
  * Runs a function with no current call, so that what it starts outlives the call around it: work that goes on after the
  * answer, a refresh in the background.
  *
+ * @throws {@link OptionsError} `ERR_OPTIONS`, when it is given no function: a promise's work has begun under the call already.
  * @example
  * ```ts
  * import { currentCall, runDetached } from 'holdfast/context';
@@ -82,6 +84,7 @@ const callField = /* @__PURE__ */ having<Call>('the call that an operation is gi
  * ```
  */
 export function runDetached<T>(task: () => T): T {
+  checkArgument('runDetached', 'task', task, func());
   const around = ambient();
   return around === undefined ? task() : around.run(undefined, task);
 }

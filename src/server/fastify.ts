@@ -2,6 +2,7 @@
  * Fastify: what the engines of this folder need to know of a Fastify request and its reply. Fastify 5.
  */
 import type {
+  FastifyContextConfig,
   FastifyInstance,
   FastifyPluginAsync,
   FastifyPluginOptions,
@@ -285,8 +286,23 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
   // Shows a mistake when the plugin is registered, also where no route follows.
   const common = protectionOf(options, {});
   app.decorateRequest('idempotency', undefined);
+  const isSeen = Symbol('holdfast.idempotency');
+  // A plugin is loaded later than it is registered, unless one waits for it; a route made meanwhile would run twice, and nobody would know.
+  app.addHook('onRequest', (request, _reply, next) => {
+    if (common.passes(request.method, request.headers['idempotency-key']) || request.is404) return next();
+    const { config, method, url } = request.routeOptions;
+    if (config.idempotency === false || isSeen in config) return next();
+    const advice =
+      'write "await app.register(idempotency, options)" before the routes, or give this one config: { idempotency: false }';
+    next(
+      new TypeError(
+        `idempotency: the route ${method} ${url} is not protected, since it was made before the plugin was loaded; ${advice}`,
+      ),
+    );
+  });
   app.addHook('onRoute', (route) => {
-    const own = (route.config as { idempotency?: RouteIdempotency } | undefined)?.idempotency;
+    route.config = { ...route.config, [isSeen]: true } as FastifyContextConfig;
+    const own = (route.config as { idempotency?: RouteIdempotency }).idempotency;
     if (own === false) return;
     const protection = own === undefined ? common : protectionOf(options, own);
     if (![route.method].flat().some((method) => protection.methods.includes(method))) return;
@@ -439,9 +455,10 @@ type NextPayload = Parameters<preParsingHookHandler>[3];
 /**
  * Plugin that lets each request with an `Idempotency-Key` run once: whoever repeats it gets the same answer.
  *
- * Register it before the routes; it comes to each request behind validation and every other `preHandler`, so that the caller is known. A
- * route has options of its own by `config: { idempotency: { required: true } }`, or none of it by `false`. The key counts for one
- * `scope`, method and route; the same key with another request is refused (422), and so is one that is being handled (409). The answer
+ * Register it before the routes, with `await`; it comes to each request behind validation and every other `preHandler`, so that the caller is
+ * known. A request with a key at a route that was made before the plugin was loaded is answered 500 and not handled. A route has options of
+ * its own by `config: { idempotency: { required: true } }`, or none of it by `false`. The key counts for one `scope`, method and route; the
+ * same key with another request is refused (422), and so is one that is being handled (409). The answer
  * is stored before the client has the end of it. Answers 5xx, 401, 403, 408, 421, 425, 429 are not stored: the next request runs.
  * The handler finds its record as `request.idempotency`.
  *
@@ -532,8 +549,8 @@ function handleCached(
  * Plugin that keeps the answers to GET and HEAD as their `Cache-Control` and `Vary` allow, and lets one handler run for all who ask for the
  * same at a time, in all processes that share a store.
  *
- * Register it before the routes; it comes to each request behind validation and every other `preHandler`. A route has rules of its own by
- * `config: { responseCache: { ttl: '1m' } }`, or none of it by `false`. Responses that are private, `no-store` or set a cookie are not kept;
+ * Register it before the routes, with `await`; it comes to each request behind validation and every other `preHandler`. A route has rules of
+ * its own by `config: { responseCache: { ttl: '1m' } }`, or none of it by `false`. Responses that are private, `no-store` or set a cookie are not kept;
  * those to requests with cookies or `Authorization` only if they say `public` or `s-maxage`. What says nothing is kept for
  * `ttl`. Answers carry `Age` and `Cache-Status`. `app.responseCache.invalidateTag(tag)` makes responses void.
  *

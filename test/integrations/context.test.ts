@@ -161,6 +161,12 @@ describe('the context', () => {
       /^runWithCall: option "call" must be the call that an operation is given/,
     );
     expect(runWithCall(undefined as never, () => currentCall())).toBeUndefined();
+    expect(() => runWithCall(undefined as never, undefined as never)).toThrow(
+      /^runWithCall: option "task" is required/,
+    );
+    expect(() => runDetached(Promise.resolve() as never)).toThrow(
+      'runDetached: option "task" must be a function, got an object of class Promise',
+    );
   });
 
   it('says so where the platform has no AsyncLocalStorage', () => {

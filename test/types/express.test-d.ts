@@ -32,6 +32,12 @@ describe('the middleware of express', () => {
     }
   });
 
+  it('leaves them typed behind a response cache, which is more than middleware', () => {
+    express().get('/orders/:id', responseCache(), (request) => {
+      expectTypeOf(request.params).toEqualTypeOf<{ id: string }>();
+    });
+  });
+
   it('is a RequestHandler wherever one is asked for', () => {
     expectTypeOf<Middleware>().toExtend<RequestHandler>();
     express().use(deadline(), [health(), responseCache()]);

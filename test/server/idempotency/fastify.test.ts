@@ -84,6 +84,29 @@ describe.each(storesToTry)('with fastify and a store that %s, an answer by', (_h
 });
 
 describe('idempotency of fastify', () => {
+  it('does not run a route that it could not protect, since it was made before the plugin was loaded', async () => {
+    const app = Fastify();
+    // Without `await` it is loaded when the server starts, behind the routes of this function.
+    app.register(idempotency, options());
+    let runs = 0;
+    const run = () => ({ runs: ++runs });
+    app.post('/early', run);
+    app.post('/open', { config: { idempotency: false } }, run);
+    app.register(async (child) => child.post('/child', run));
+    const post = async (url: string, headers: Record<string, string> = { 'idempotency-key': 'k-1' }) => {
+      const { statusCode, body } = await app.inject({ method: 'POST', url, headers });
+      return [statusCode, body] as const;
+    };
+    expect(await post('/early')).toEqual([500, expect.stringContaining('await app.register(idempotency, options)')]);
+    expect(runs).toBe(0);
+    // Nobody asked for protection, or nobody can have it.
+    expect([await post('/early', {}), await post('/open')].map(([status]) => status)).toEqual([200, 200]);
+    expect((await post('/nowhere'))[0]).toBe(404);
+    expect(await post('/child')).toEqual([200, '{"runs":3}']);
+    expect(await post('/child')).toEqual([200, '{"runs":3}']);
+    await app.close();
+  });
+
   const created: FastifyHandler = async (_request, reply) => reply.code(201).send({ ok: true });
 
   it('lets registering fail for wrong options, also those of a route', async () => {

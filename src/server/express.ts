@@ -355,7 +355,7 @@ export function rawBody(request: IncomingMessage, _response: unknown, bytes: Uin
 }
 
 /** What {@link responseCache} makes: middleware, and what can be done to its cache. */
-export type ResponseCache = Middleware & ResponseCacheControl;
+export interface ResponseCache extends Middleware, ResponseCacheControl {}
 
 /**
  * Middleware that keeps the answers to GET and HEAD as their `Cache-Control` and `Vary` allow, and lets one handler run for all who ask for the

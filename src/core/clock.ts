@@ -45,14 +45,15 @@ const setTimer = globalThis.setTimeout;
 const clearTimer = globalThis.clearTimeout;
 const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.setImmediate;
 
+type Run = (task: typeof setTimer, ...given: Parameters<typeof setTimer>) => ReturnType<typeof setTimer>;
+
 /**
  * Runs a function in the asynchronous context of this import. One platform timer serves all calls, and while any of them waits it is set anew
  * from itself: it would keep the context of the request that set it first, and show it to whatever expires later.
  */
-const outside = /* @__PURE__ */ contextOfImport();
-
-function contextOfImport() {
-  return globalThis.process?.getBuiltinModule?.('node:async_hooks')?.AsyncLocalStorage?.snapshot?.();
+function contextOfImport(): Run {
+  const hooks = globalThis.process?.getBuiltinModule?.('node:async_hooks');
+  return hooks?.AsyncLocalStorage?.snapshot?.() ?? ((task, ...given) => task(...given));
 }
 
 /**
@@ -76,6 +77,7 @@ class SystemClock implements Clock {
   private readonly far = new Map<Timer, Timer>();
   private sweepIsDue = false;
   private readonly keepsAlive: boolean;
+  private readonly outside: Run;
   private backgroundClock: SystemClock | undefined = undefined;
   private readonly onPlatformTimer = () => this.wake();
   private readonly sweep = () => {
@@ -83,13 +85,14 @@ class SystemClock implements Clock {
     if (this.wheel.size === 0) this.disarm();
   };
 
-  constructor(keepsAlive: boolean) {
+  constructor(keepsAlive: boolean, outside = contextOfImport()) {
     this.keepsAlive = keepsAlive;
+    this.outside = outside;
   }
 
   get background(): Clock {
     if (!this.keepsAlive) return this;
-    this.backgroundClock ??= new SystemClock(false);
+    this.backgroundClock ??= new SystemClock(false, this.outside);
     return this.backgroundClock;
   }
 
@@ -150,8 +153,7 @@ class SystemClock implements Clock {
     // The tick is known modulo 2^32; the difference is small, so it is exact.
     const waitMs = ((tick - Math.floor(nowMs)) | 0) - (nowMs % 1);
     const ms = Math.min(Math.max(waitMs, 1), longestWaitMs);
-    this.platformTimer =
-      outside === undefined ? setTimer(this.onPlatformTimer, ms) : outside(setTimer, this.onPlatformTimer, ms);
+    this.platformTimer = this.outside(setTimer, this.onPlatformTimer, ms);
     // Where a timer is a number there is no process to keep.
     if (!this.keepsAlive) (this.platformTimer as { unref?(): void }).unref?.();
   }

@@ -93,8 +93,7 @@ interface Done<T> {
   readonly record: IdempotencyRecord;
 }
 
-// Classes, where an attempt holds them that waits for a store: see `listOf`.
-
+/** A class, because it waits for the store with the attempt: see `listOf`. */
 class Named implements OperationKey {
   readonly scope: string;
   readonly operation: string;
@@ -109,28 +108,6 @@ class Named implements OperationKey {
     this.key = key;
     this.keyHash = keyHash;
     this.storeKey = `idempotency:${keyHash}`;
-  }
-}
-
-/** Of the first attempt, as it begins. */
-class FirstRecord implements IdempotencyRecord {
-  readonly state: IdempotencyRecord['state'] = 'running';
-  readonly owner: Uint8Array;
-  readonly fence = 0;
-  readonly leaseMs: number;
-  readonly elapsedMs = 0;
-  readonly attempt = 1;
-  readonly fingerprint: Uint8Array;
-  readonly isSealed = false;
-  readonly trace: string | undefined;
-  readonly memo = nothingDone;
-  readonly result = undefined;
-
-  constructor(owner: Uint8Array, leaseMs: number, { fingerprint = noFingerprint, trace }: BeginRequest) {
-    this.owner = owner;
-    this.leaseMs = leaseMs;
-    this.fingerprint = fingerprint;
-    this.trace = trace !== undefined && trace.length <= longestTrace ? trace : undefined;
   }
 }
 
@@ -239,7 +216,7 @@ export class Engine {
     let entry = await store.read(storeKey);
     while (entry !== undefined) {
       // Of one that cannot be read nobody knows anything: the operator does.
-      const seen = readable(entry) ?? { ...doubt, owner: noOwner };
+      const seen = readable(entry) ?? { ...beginning, state: 'in-doubt' };
       if (sameBytes(seen.owner, owner)) return true;
       const isLost = seen.state === 'running' && entry.ageMs >= seen.leaseMs;
       if (seen.state !== 'in-doubt' && !isLost) return false;
@@ -500,8 +477,11 @@ export class Engine {
     return { kind: 'done', value, bytes, fits, record };
   }
 
-  private firstRecord(request: BeginRequest): IdempotencyRecord {
-    return new FirstRecord(this.owners.next(), this.settings.leaseMs, request);
+  private firstRecord({ fingerprint = noFingerprint, trace }: BeginRequest): IdempotencyRecord {
+    const { leaseMs } = this.settings;
+    const kept = trace !== undefined && trace.length <= longestTrace ? trace : undefined;
+    // A copy, which V8 never makes in old space either: see `listOf`.
+    return { ...beginning, owner: this.owners.next(), leaseMs, fingerprint, trace: kept };
   }
 
   /** Section by section as in the table: another input, then what it has become, then the lease. */
@@ -706,12 +686,19 @@ class Bell {
 }
 
 const nothingMore = {};
-const nothingDone: IdempotencyRecord['memo'] = [];
-const noOwner = /* @__PURE__ */ new Uint8Array(16);
-const doubt = /* @__PURE__ */ Object.freeze({
-  ...{ state: 'in-doubt', fence: 0, leaseMs: 0, elapsedMs: 0, attempt: 1, fingerprint: noFingerprint, isSealed: false },
-  ...{ trace: undefined, memo: [], result: undefined },
-} as const);
+const beginning: IdempotencyRecord = {
+  state: 'running',
+  owner: /* @__PURE__ */ new Uint8Array(16),
+  fence: 0,
+  leaseMs: 0,
+  elapsedMs: 0,
+  attempt: 1,
+  fingerprint: noFingerprint,
+  isSealed: false,
+  trace: undefined,
+  memo: [],
+  result: undefined,
+};
 
 const longestKey = 255;
 /** A `traceparent` has 55 characters, and may have some more in a later version; it comes from whoever calls. */

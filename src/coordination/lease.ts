@@ -21,13 +21,18 @@ export function safeLeaseMs(leaseMs: number, marginMs: number): number {
 }
 
 /** When something was sent. Monotonic time stops while a machine sleeps, wall time may be set: each covers for the other. */
-export interface Instant {
+export class Instant {
   readonly monotonicMs: number;
   readonly wallMs: number;
+
+  constructor(monotonicMs: number, wallMs: number) {
+    this.monotonicMs = monotonicMs;
+    this.wallMs = wallMs;
+  }
 }
 
 export function instantOf(clock: Clock): Instant {
-  return { monotonicMs: clock.now(), wallMs: clock.wallNow() };
+  return new Instant(clock.now(), clock.wallNow());
 }
 
 export interface LeaseTerms {

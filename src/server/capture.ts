@@ -10,6 +10,7 @@
  */
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import { listOf } from '../core/list-of.js';
 
 /** An answer as it is kept. */
 export interface Answer {
@@ -51,10 +52,22 @@ export interface CaptureTerms {
   onClientGone(): void;
 }
 
-/** The members that are replaced. */
-const patched = ['writeHead', 'write', 'end', 'destroy', 'emit'] as const;
+/** As they were. A class, because it lives as long as the response: see `listOf`. */
+class Inner {
+  writeHead: ServerResponse['writeHead'];
+  readonly write: ServerResponse['write'];
+  readonly end: ServerResponse['end'];
+  readonly destroy: ServerResponse['destroy'];
+  readonly emit: ServerResponse['emit'];
 
-type Inner = Pick<ServerResponse, (typeof patched)[number]>;
+  constructor({ writeHead, write, end, destroy, emit }: ServerResponse) {
+    this.writeHead = writeHead;
+    this.write = write;
+    this.end = end;
+    this.destroy = destroy;
+    this.emit = emit;
+  }
+}
 
 /** Some buffers of a socket. */
 const mostInTurn = 65_536;
@@ -87,6 +100,8 @@ type Postponed = readonly [name: 'writeHead' | 'write' | 'end', given: readonly 
 // Lists that most answers leave empty; what is added goes into a list of its own.
 const noChunks: Uint8Array[] = [];
 const nothingDone: Postponed[] = [];
+/** In place of one that is in the answer: what is held meanwhile shall be little. */
+const toldHead: AnswerHead = { status: 0, statusMessage: '', headers: [] };
 
 export class ResponseCapture {
   private readonly response: CapturedResponse;
@@ -108,10 +123,9 @@ export class ResponseCapture {
   private watched: Socket | undefined = undefined;
 
   constructor(response: CapturedResponse, terms: CaptureTerms) {
-    const { writeHead, write, end, destroy, emit } = response;
     this.response = response;
     this.terms = terms;
-    this.inner = { writeHead, write, end, destroy, emit };
+    this.inner = new Inner(response);
     if (response[captureKey] === undefined) {
       response[captureKey] = this;
       response.writeHead = capturedWriteHead as ServerResponse['writeHead'];
@@ -210,6 +224,7 @@ export class ResponseCapture {
     const isWhole = this.bytes <= this.terms.maxBodyBytes;
     const answer = { status, statusMessage, headers, body: isWhole ? joined(this.chunks, this.bytes) : undefined };
     this.chunks = noChunks;
+    this.head = toldHead;
     if (this.isWaiting) {
       this.postpone('end', given);
       this.terms.onAnswer(answer);
@@ -407,7 +422,7 @@ export class ResponseCapture {
 
   private add(bytes: Uint8Array): void {
     // To add to an empty list makes room for many, and most answers are written in one piece.
-    if (this.chunks.length === 0) this.chunks = [bytes];
+    if (this.chunks.length === 0) this.chunks = listOf(bytes);
     else this.chunks.push(bytes);
   }
 

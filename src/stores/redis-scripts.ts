@@ -24,7 +24,8 @@ const longestText = 4096;
 /** A record without its version; a copy, since the client may write it to its socket later. The clients send a text at less cost than bytes. */
 export function recordOf(value: Uint8Array, ttl: string): string | Buffer {
   const head = ttl.padStart(ttlDigits, '0');
-  if (value.length <= longestText) {
+  // Our own records begin beyond ASCII, so that nothing more has to be looked at.
+  if (value.length <= longestText && !(value[0]! >= 0x80)) {
     const text = Buffer.from(value.buffer, value.byteOffset, value.length).toString('latin1');
     // Beyond ASCII it would take more bytes than there are.
     if (Buffer.byteLength(text) === value.length) return head + text;
@@ -61,8 +62,8 @@ return answers`,
 };
 
 /**
- * KEYS: the record, the last version of its bucket. ARGV: the record without its version, its ttl; whom to tell: PUBLISH or
- * SPUBLISH, the channel of the bucket, the hash of the key; and, if there is a condition, the version that the key must have.
+ * KEYS: the record, the last version of its bucket, which is the name of its channel as well. ARGV: the record without its version, which begins
+ * with its ttl; PUBLISH or SPUBLISH, and the hash of the key, to tell who watches; and, if there is a condition, the version that the key must have.
  * Answers the new version; or what was in the way, as a read does.
  *
  * A version is the time in microseconds, or one more than the last of the bucket where the clock has not moved on, or
@@ -71,10 +72,10 @@ return answers`,
  */
 export const writeScript: RedisScript = {
   text: `
-if ARGV[6] then
+if ARGV[4] then
   local held = redis.call('GETRANGE', KEYS[1], 0, 15)
   if held == '' then held = 0 end
-  if tonumber(held) ~= tonumber(ARGV[6]) then
+  if tonumber(held) ~= tonumber(ARGV[4]) then
     if held == 0 then return {} end
     return { redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]) }
   end
@@ -86,10 +87,10 @@ if last and last >= version then
   version = string.format('%016.0f', last + 1)
   redis.call('SET', KEYS[2], version)
 end
-redis.call('SET', KEYS[1], version .. ARGV[1], 'PX', ARGV[2])
-redis.pcall(ARGV[3], ARGV[4], ARGV[5])
+redis.call('SET', KEYS[1], version .. ARGV[1], 'PX', tonumber(string.sub(ARGV[1], 1, 12)))
+redis.pcall(ARGV[2], KEYS[2], ARGV[3])
 return tonumber(version)`,
-  hash: '54d7d821e226213c647185a7bbd313f12cbabcd3',
+  hash: '5a8dba9a7b59c9b2e40fb202ee00be1a401f2492',
 };
 
 /**

@@ -11,6 +11,7 @@ import { showBriefly } from '../core/brief.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
+import { listOf } from '../core/list-of.js';
 import { checkArgument, checkOptions, duration, having, integer, optional, withDefault } from '../core/options.js';
 import { addClientListener, removeClientListener } from './client-events.js';
 import { Copies } from './copies.js';
@@ -205,7 +206,7 @@ class ScriptStore implements RedisStore {
   read(key: string, options?: StoreCallOptions): Promise<Entry | undefined> {
     return this.run('read', options?.signal, this.asEntry, () => {
       this.checks.read(key, options);
-      return [readScript, [`${this.bucketKey(hashOf(key))}:${key}`], []];
+      return [readScript, listOf(`${this.bucketKey(hashOf(key))}:${key}`), noWords];
     });
   }
 
@@ -216,9 +217,9 @@ class ScriptStore implements RedisStore {
       const ttl = `${Math.ceil(ttlMs)}`;
       const hash = hashOf(key);
       const bucket = this.bucketKey(hash);
-      const given = [recordOf(value, ttl), ttl, this.server.publish, this.channelOf(bucket), messageFor(hash)];
+      const given = listOf(recordOf(value, ttl), this.server.publish, messageFor(hash));
       if (ifVersion !== undefined) given.push(`${ifVersion}`);
-      return [writeScript, [`${bucket}:${key}`, bucket], given];
+      return [writeScript, listOf(`${bucket}:${key}`, bucket), given];
     });
   }
 
@@ -227,9 +228,9 @@ class ScriptStore implements RedisStore {
       this.checks.remove(key, options);
       const hash = hashOf(key);
       const bucket = this.bucketKey(hash);
-      const given = [this.server.publish, this.channelOf(bucket), messageFor(hash)];
+      const given = listOf(this.server.publish, this.channelOf(bucket), messageFor(hash));
       if (options?.ifVersion !== undefined) given.push(`${options.ifVersion}`);
-      return [removeScript, [`${bucket}:${key}`], given];
+      return [removeScript, listOf(`${bucket}:${key}`), given];
     });
   }
 
@@ -341,7 +342,7 @@ class ScriptStore implements RedisStore {
     const state = this.isClosed ? 'closed' : this.server.state();
     if (state === 'ready') {
       verb.hasLeft = true;
-      const [script, keys, given] = verb.command;
+      const { script, keys, given } = verb;
       try {
         this.server.runKnown(script.hash, keys, given).then(verb.done, verb.sendAgainOrFail);
       } catch (error) {
@@ -361,7 +362,7 @@ class ScriptStore implements RedisStore {
     // The server was restarted, or told to forget its scripts: it has done nothing yet. This tells it again.
     if (!messageOf(error).startsWith('NOSCRIPT')) return verb.fail(failureOf(verb.operation, error));
     const failed = (again: unknown) => verb.fail(failureOf(verb.operation, again));
-    const [script, keys, given] = verb.command;
+    const { script, keys, given } = verb;
     try {
       this.server.run(script.text, keys, given).then(verb.done, failed);
     } catch (again) {
@@ -390,6 +391,8 @@ class ScriptStore implements RedisStore {
 /** What a verb sends: keys, and what else the script is given. */
 type Command = readonly [script: RedisScript, keys: readonly string[], given: readonly (string | Buffer)[]];
 
+const noWords: readonly string[] = [];
+
 function isAboveZero(reply: unknown): boolean {
   return Number(reply) > 0;
 }
@@ -400,7 +403,9 @@ class Verb extends TimedVerb {
   /** Whether the server may have heard of it. */
   hasLeft = false;
   readonly operation: string;
-  readonly command: Command;
+  readonly script: RedisScript;
+  readonly keys: readonly string[];
+  readonly given: readonly (string | Buffer)[];
   private readonly store: ScriptStore;
   private readonly signal: AbortSignal | undefined;
   private readonly parse: (reply: unknown) => unknown;
@@ -423,7 +428,7 @@ class Verb extends TimedVerb {
   constructor(
     store: ScriptStore,
     operation: string,
-    command: Command,
+    [script, keys, given]: Command,
     signal: AbortSignal | undefined,
     parse: (reply: unknown) => unknown,
     resolve: (answer: unknown) => void,
@@ -432,7 +437,9 @@ class Verb extends TimedVerb {
     super();
     this.store = store;
     this.operation = operation;
-    this.command = command;
+    this.script = script;
+    this.keys = keys;
+    this.given = given;
     this.signal = signal;
     this.parse = parse;
     this.resolve = resolve;
@@ -699,7 +706,7 @@ function hashOf(key: string): number {
 
 /** What is said of a key in the channel of its bucket: short, and one in four million others there is taken for it. */
 function messageFor(hash: number): string {
-  return (hash >>> 0).toString(36);
+  return hash.toString(36);
 }
 
 const headDigits = versionDigits + ttlDigits;

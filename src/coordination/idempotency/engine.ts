@@ -9,13 +9,13 @@
 
 import { addAbortListener, removeAbortListener } from '../../core/abort-listeners.js';
 import { showBriefly } from '../../core/brief.js';
-import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
+import { type Clock, callbackTimer } from '../../core/clock.js';
 import { KeyMissingError, StoreError } from '../../core/errors.js';
 import type { Events, IdempotencyEvent, IdempotencyOutcome } from '../../core/events.js';
 import { knownOf } from '../../core/known.js';
 import { checkArgument, type Field, impossibleOption, show } from '../../core/options.js';
 import type { Entry, Refused, Store, StoreTransaction, StoreWriteOptions, Written } from '../../stores/store.js';
-import { type Instant, instantOf } from '../lease.js';
+import { Instant, instantOf } from '../lease.js';
 import { type AdapterHandle, Attempt, type TransactionHandle, UnprotectedAttempt, YoungAttempts } from './attempt.js';
 import { downstreamKeyOf, keyHashOf, Owners } from './hashing.js';
 import { Operations } from './operations.js';
@@ -93,10 +93,22 @@ interface Done<T> {
   readonly record: IdempotencyRecord;
 }
 
-interface Named extends OperationKey {
+/** A class, because it waits for the store with the attempt: see `listOf`. */
+class Named implements OperationKey {
+  readonly scope: string;
+  readonly operation: string;
+  readonly key: string;
   readonly keyHash: string;
   /** One string for all verbs: a map has its hash with it. */
   readonly storeKey: string;
+
+  constructor({ scope, operation, key }: OperationKey, keyHash: string) {
+    this.scope = scope;
+    this.operation = operation;
+    this.key = key;
+    this.keyHash = keyHash;
+    this.storeKey = `idempotency:${keyHash}`;
+  }
 }
 
 type Standing = Extract<Begun, { readonly kind: 'replay' | 'busy' | 'mismatch' | 'in-doubt' | 'result-not-stored' }>;
@@ -137,20 +149,21 @@ export class Engine {
     const named = this.named(request);
     const beganMs = clock.now();
     const begun = this.claim(named, request, beganMs);
-    if (begun instanceof Promise || (begun.kind === 'busy' && waitMs > 0))
-      return this.beginLater(named, request, begun, beganMs);
+    if (waitMs > 0 && (begun instanceof Promise || begun.kind === 'busy'))
+      return this.beginPatiently(named, request, begun, beganMs);
+    if (begun instanceof Promise) return begun.then((later) => this.told(named, later, beganMs));
     return this.told(named, begun, beganMs);
   }
 
-  private async beginLater(
+  private async beginPatiently(
     named: Named,
     request: BeginRequest,
     first: Begun | Promise<Begun>,
     beganMs: number,
   ): Promise<Begun> {
-    const { clock, waitMs } = this.settings;
+    const { clock } = this.settings;
     let begun = await first;
-    if (begun.kind === 'busy' && waitMs > 0) {
+    if (begun.kind === 'busy') {
       begun = await this.wait(named, request.signal, begun, beganMs, () => this.claim(named, request, clock.now()));
     }
     return this.told(named, begun, beganMs);
@@ -203,7 +216,7 @@ export class Engine {
     let entry = await store.read(storeKey);
     while (entry !== undefined) {
       // Of one that cannot be read nobody knows anything: the operator does.
-      const seen = readable(entry) ?? { ...doubt, owner: noOwner };
+      const seen = readable(entry) ?? { ...beginning, state: 'in-doubt' };
       if (sameBytes(seen.owner, owner)) return true;
       const isLost = seen.state === 'running' && entry.ageMs >= seen.leaseMs;
       if (seen.state !== 'in-doubt' && !isLost) return false;
@@ -250,26 +263,18 @@ export class Engine {
   bounded<T>(verb: string, endsAtMs: number, work: Promise<T>): Promise<T> {
     const { clock } = this.settings;
     return new Promise((resolve, reject) => {
-      let isOver = false;
-      let timer: Timer | undefined;
+      const timer = callbackTimer(() => reject(this.tooSlow(verb)));
+      clock.schedule(timer, endsAtMs);
       work.then(
         (value) => {
-          isOver = true;
-          if (timer !== undefined) clock.cancel(timer);
+          clock.cancel(timer);
           resolve(value);
         },
         (error) => {
-          isOver = true;
-          if (timer !== undefined) clock.cancel(timer);
+          clock.cancel(timer);
           reject(error);
         },
       );
-      // A store in memory has answered two microtasks later, and then needs no timer.
-      soon.then(pass).then(() => {
-        if (isOver) return;
-        timer = callbackTimer(() => reject(this.tooSlow(verb)));
-        clock.schedule(timer, endsAtMs);
-      });
     });
   }
 
@@ -278,15 +283,15 @@ export class Engine {
     return pause(this.settings.clock.background ?? this.settings.clock, ms);
   }
 
-  private named({ scope, operation, key }: OperationKey): Named {
+  private named(request: OperationKey): Named {
     const { name, secret } = this.settings;
+    const { scope, operation, key } = request;
     checkArgument(name, 'scope', scope, part);
     checkArgument(name, 'operation', operation, part);
     if (!isText(key, longestKey)) {
       throw new KeyMissingError({ policy: name, detail: `a key is 1 to ${longestKey} characters, got ${show(key)}` });
     }
-    const keyHash = keyHashOf(secret, scope, operation, key);
-    return { scope, operation, key, keyHash, storeKey: `idempotency:${keyHash}` };
+    return new Named(request, keyHashOf(secret, scope, operation, key));
   }
 
   /** Acquires the record, or says what is in the way: now, where the store answers at once. */
@@ -295,7 +300,7 @@ export class Engine {
     const { signal } = request;
     const record = this.firstRecord(request);
     // Of a write whose reply was lost the first one counts: it may have been that one which was applied.
-    const sent = { monotonicMs: beganMs, wallMs: clock.wallNow() };
+    const sent = new Instant(beganMs, clock.wallNow());
     const write = this.write(named.storeKey, encodeRecord(record), { ttlMs, ifVersion: 0, signal });
     const answer = knownOf(write);
     if (answer?.ok) return { kind: 'run', handle: new Attempt(this, named, record, answer.version, sent) };
@@ -303,19 +308,18 @@ export class Engine {
       const decision = this.decide(named, answer.entry, readable(answer.entry), record.fingerprint);
       if (!('seen' in decision)) return decision;
     }
-    return this.claimLater(named, request, record, sent, write);
+    return this.claimLater(named, signal, record, sent, write);
   }
 
   /** The same, for an answer that has to be waited for, or is not the last. */
   private async claimLater(
     named: Named,
-    request: BeginRequest,
+    signal: AbortSignal | undefined,
     first: IdempotencyRecord,
     firstSent: Instant,
     firstWrite: Promise<Written | Refused>,
   ): Promise<Begun> {
     const { clock, ttlMs, leaseMs, storeTimeoutMs } = this.settings;
-    const { signal } = request;
     const { storeKey } = named;
     const endsAtMs = firstSent.monotonicMs + storeTimeoutMs;
     const { owner, fingerprint } = first;
@@ -475,19 +479,9 @@ export class Engine {
 
   private firstRecord({ fingerprint = noFingerprint, trace }: BeginRequest): IdempotencyRecord {
     const { leaseMs } = this.settings;
-    return {
-      state: 'running',
-      owner: this.owners.next(),
-      fence: 0,
-      leaseMs,
-      elapsedMs: 0,
-      attempt: 1,
-      fingerprint,
-      isSealed: false,
-      trace: trace !== undefined && trace.length <= longestTrace ? trace : undefined,
-      memo: nothingDone,
-      result: undefined,
-    };
+    const kept = trace !== undefined && trace.length <= longestTrace ? trace : undefined;
+    // A copy, which V8 never makes in old space either: see `listOf`.
+    return { ...beginning, owner: this.owners.next(), leaseMs, fingerprint, trace: kept };
   }
 
   /** Section by section as in the table: another input, then what it has become, then the lease. */
@@ -691,15 +685,20 @@ class Bell {
   }
 }
 
-const soon = /* @__PURE__ */ Promise.resolve();
-const pass = () => {};
 const nothingMore = {};
-const nothingDone: IdempotencyRecord['memo'] = [];
-const noOwner = /* @__PURE__ */ new Uint8Array(16);
-const doubt = /* @__PURE__ */ Object.freeze({
-  ...{ state: 'in-doubt', fence: 0, leaseMs: 0, elapsedMs: 0, attempt: 1, fingerprint: noFingerprint, isSealed: false },
-  ...{ trace: undefined, memo: [], result: undefined },
-} as const);
+const beginning: IdempotencyRecord = {
+  state: 'running',
+  owner: /* @__PURE__ */ new Uint8Array(16),
+  fence: 0,
+  leaseMs: 0,
+  elapsedMs: 0,
+  attempt: 1,
+  fingerprint: noFingerprint,
+  isSealed: false,
+  trace: undefined,
+  memo: [],
+  result: undefined,
+};
 
 const longestKey = 255;
 /** A `traceparent` has 55 characters, and may have some more in a later version; it comes from whoever calls. */

@@ -4,6 +4,7 @@
  * Promise: the request can be read afterwards as if nobody had looked; no more is kept than the limit.
  */
 import type { IncomingMessage } from 'node:http';
+import { listOf } from '../../core/list-of.js';
 
 /** The bytes, or why there are none: longer than the limit, or the client left in the middle. */
 export type Body =
@@ -123,7 +124,7 @@ export class BodyTap {
     const taken = typeof chunk === 'string' ? Buffer.from(chunk, encoding) : (chunk as Uint8Array);
     this.bytes += taken.byteLength;
     if (this.bytes > this.maxBytes) this.chunks = noChunks;
-    else if (this.chunks.length === 0) this.chunks = [taken];
+    else if (this.chunks.length === 0) this.chunks = listOf(taken);
     else this.chunks.push(taken);
   }
 

@@ -1,0 +1,178 @@
+/** The attempts of one request, whichever way they are sent: what becomes of their answers, and when there are no more of them. */
+import { describe, expect, it } from 'vitest';
+import type { Send } from '../../src/client/attempts.js';
+import { type ClientOptions, clientFields, engineOf } from '../../src/client/engine.js';
+import { handles } from '../../src/client/handles.js';
+import { checkOptions } from '../../src/core/options.js';
+import { constant, deadline, type HoldfastEvent, hedge, pipeline, retry, timeout } from '../../src/index.js';
+import { virtualClock } from '../../src/testing/index.js';
+
+interface Answer {
+  readonly status: number;
+  readonly headers: object;
+  readonly number: number;
+}
+
+function setUp(options: (clock: ReturnType<typeof virtualClock>) => ClientOptions) {
+  const clock = virtualClock();
+  const happened: string[] = [];
+  const events: HoldfastEvent[] = [];
+  const given = { clock, on: (event: HoldfastEvent) => void events.push(event), ...options(clock) };
+  const engine = engineOf('test', checkOptions('test', given, clientFields('test')));
+  let sent = 0;
+  const answer = (status: number): Answer => ({ status, headers: {}, number: sent });
+  /** Sends by a function of the number of the request. */
+  function run(
+    send: (number: number, ...given: Parameters<Send<Answer>>) => Answer | Promise<Answer>,
+    { method = 'GET', key }: { method?: string; key?: string } = {},
+  ) {
+    return engine.run<Answer>(
+      { origin: 'http://a.test', method, key, isReplayable: true, signal: undefined },
+      async (...all) => {
+        happened.push(`sent ${++sent}`);
+        return send(sent, ...all);
+      },
+      ({ number }) => void happened.push(`given back ${number}`),
+    );
+  }
+  const count = (type: string) => events.filter((event) => event.type === type).length;
+  return { clock, run, answer, happened, count };
+}
+
+const reset = () => new TypeError('fetch failed', { cause: Object.assign(new Error('reset'), { code: 'ECONNRESET' }) });
+
+describe('the attempts of a request', () => {
+  it('give back each answer before the next attempt is sent, and not the last', async () => {
+    const { clock, run, answer, happened } = setUp((clock) => ({
+      policy: pipeline(retry({ attempts: 3, backoff: constant(1), handles, clock })),
+    }));
+    const result = run((number) => answer(number < 3 ? 503 : 200));
+    await clock.advance(10);
+    expect(await result).toMatchObject({ status: 200, number: 3 });
+    expect(happened).toEqual(['sent 1', 'given back 1', 'sent 2', 'given back 2', 'sent 3']);
+  });
+
+  it('that are made at once give back what comes too late, and only that', async () => {
+    const { clock, run, answer, happened } = setUp((clock) => ({
+      policy: pipeline(hedge({ delay: 10, max: 1, clock })),
+    }));
+    const result = run(async (number) => {
+      const one = answer(200);
+      await clock.sleep(number === 1 ? 100 : 5);
+      return one;
+    });
+    await clock.advance('1s');
+    expect(await result).toMatchObject({ number: 2 });
+    expect(happened).toEqual(['sent 1', 'sent 2', 'given back 1']);
+  });
+
+  it('give back what comes after a timeout, before and after the end of the call', async () => {
+    const { clock, run, answer, happened } = setUp((clock) => ({
+      policy: pipeline(retry({ attempts: 2, backoff: constant(1), handles, clock }), timeout({ after: 100, clock })),
+    }));
+    const result = run(async (number) => {
+      const one = answer(200);
+      await clock.sleep(number === 1 ? 150 : 500);
+      return one;
+    });
+    const failed = Promise.resolve(result).catch((error) => error);
+    await clock.advance('1s');
+    expect(await failed).toMatchObject({ code: 'ERR_TIMEOUT' });
+    expect(happened).toEqual(['sent 1', 'sent 2', 'given back 1', 'given back 2']);
+  });
+
+  it('say the time that is left and, only where a retry is at work, their number', async () => {
+    const seen: object[] = [];
+    const ask = async (propagate: 'none' | 'holdfast', isRetried: boolean) => {
+      const { clock, run, answer } = setUp((clock) => ({
+        propagate,
+        policy: isRetried
+          ? pipeline(deadline({ after: '5s', clock }), retry({ attempts: 2, backoff: constant(1), handles, clock }))
+          : pipeline(deadline({ after: '5s', clock })),
+      }));
+      const result = run((number, _call, headers) => {
+        seen.push(headers);
+        return answer(number === 1 ? 503 : 200);
+      });
+      await clock.advance(10);
+      await result;
+    };
+    await ask('none', true);
+    await ask('holdfast', false);
+    await ask('holdfast', true);
+    expect(seen).toEqual([
+      {},
+      {},
+      { 'request-deadline-ms': '4950' },
+      { 'request-deadline-ms': '4950', 'request-attempt': '1' },
+      { 'request-deadline-ms': '4949', 'request-attempt': '2' },
+    ]);
+  });
+
+  it('send a key for as long as it may be known, counted from the first', async () => {
+    const { clock, run, answer, happened } = setUp((clock) => ({
+      maxKeyAge: '10s',
+      policy: pipeline(retry({ attempts: 3, backoff: constant('6s'), handles, clock })),
+    }));
+    await clock.advance('1h');
+    const result = run(() => answer(503), { method: 'POST', key: 'k' }).catch((error) => error);
+    await clock.advance('1m');
+    expect([await result, happened.filter((one) => one.startsWith('sent'))]).toMatchObject([
+      { code: 'ERR_IN_DOUBT', reason: 'too-old' },
+      ['sent 1', 'sent 2'],
+    ]);
+  });
+
+  it('end where one went on to another origin without its key, whatever the policy says', async () => {
+    const { clock, run, happened } = setUp((clock) => ({
+      policy: pipeline(retry({ attempts: 3, backoff: constant(1), handles: () => true, clock })),
+    }));
+    const ask = (method: string, leaves: number) => {
+      const send = (_number: number, _call: unknown, _headers: unknown, leave: () => void): Answer => {
+        for (let count = 0; count < leaves; count++) leave();
+        throw reset();
+      };
+      return run(send, method === 'GET' ? { method } : { method, key: 'k' }).catch((error) => error);
+    };
+    const left = ask('POST', 1);
+    await clock.advance(10);
+    expect([await left, happened.splice(0)]).toMatchObject([
+      { code: 'ERR_IN_DOUBT', reason: 'redirected' },
+      ['sent 1'],
+    ]);
+    const twice = ask('POST', 2);
+    await clock.advance(10);
+    expect(await twice).toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'redirected' });
+    expect(happened.splice(0)).toHaveLength(1);
+    const safe = ask('GET', 2);
+    await clock.advance(10);
+    expect([String(await safe), happened.length]).toEqual(['TypeError: fetch failed', 3]);
+  });
+
+  it('send once more at once what met a connection that was lost, for each answer that came before, up to 64', async () => {
+    const { run, answer, happened, count } = setUp(() => ({ policy: pipeline(deadline('1h')) }));
+    for (let request = 0; request < 70; request++) await run(() => answer(200));
+    happened.length = 0;
+    for (let request = 1; request <= 70; request++) {
+      const lost = run(() => {
+        throw reset();
+      });
+      await expect(lost).rejects.toThrow('fetch failed');
+      if (request === 1) expect(happened).toHaveLength(2);
+    }
+    expect([count('reconnected'), happened.length]).toEqual([64, 134]);
+  });
+
+  it('send once more at once only once for each request', async () => {
+    const { clock, run, answer, happened } = setUp((clock) => ({
+      policy: pipeline(retry({ attempts: 2, backoff: constant(1), handles, clock })),
+    }));
+    for (let request = 0; request < 5; request++) await run(() => answer(200));
+    happened.length = 0;
+    const lost = run(() => {
+      throw reset();
+    }).catch((error) => error);
+    await clock.advance(10);
+    expect([String(await lost), happened.length]).toEqual(['TypeError: fetch failed', 3]);
+  });
+});

@@ -597,8 +597,11 @@ function override(before: readonly Header[], own: readonly Header[], isList: boo
 }
 
 function isChunk(chunk: unknown): chunk is string | Uint8Array {
-  if (typeof chunk === 'string') return true;
-  // Also of another realm.
+  return typeof chunk === 'string' || isBytes(chunk);
+}
+
+/** Also of another realm, as in Jest. */
+export function isBytes(chunk: unknown): chunk is Uint8Array {
   return ArrayBuffer.isView(chunk) && (chunk as Uint8Array)[Symbol.toStringTag] === 'Uint8Array';
 }
 

@@ -6,7 +6,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import { checkArgument, func } from '../core/options.js';
-import { type Answer, headersOf, joined, type StoredAnswer } from './capture.js';
+import { type Answer, headersOf, isBytes, joined, type StoredAnswer } from './capture.js';
 import { replay } from './idempotency/answer.js';
 import type { Body } from './idempotency/body.js';
 import {
@@ -331,6 +331,6 @@ class BodyTee {
 /** The standard has bytes only; servers that pass chunks on by themselves take text, too. */
 function bytesOf(chunk: unknown): Uint8Array {
   if (typeof chunk === 'string') return new TextEncoder().encode(chunk);
-  if (chunk instanceof Uint8Array) return chunk;
+  if (isBytes(chunk)) return chunk;
   throw new TypeError('idempotency: the stream of a response gives bytes, as Uint8Array');
 }

@@ -95,9 +95,9 @@ describe('the tarball', () => {
     expect(messages.map((message) => formatMessage(message, pkg))).toEqual([]);
   });
 
-  it('passes attw: types for import, require and bundlers', async () => {
+  it('passes attw: types for import, require and bundlers, and for a TypeScript that knows no exports', async () => {
     const attw = join(checkout, 'node_modules', '@arethetypeswrong', 'cli', 'dist', 'index.js');
-    const flags = ['--profile', 'node16', '--format', 'ascii', '--no-color', '--no-emoji'];
+    const flags = ['--format', 'ascii', '--no-color', '--no-emoji'];
     await run(process.execPath, [attw, packed.tarball, ...flags], folder.path);
   });
 });

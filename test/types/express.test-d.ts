@@ -15,6 +15,9 @@ const middleware: Readonly<Record<string, Middleware>> = {
 describe('the middleware of express', () => {
   it('leaves the parameters of the route typed for the handlers behind it', () => {
     const app = express();
+    app.get('/orders/:id', responseCache(), (request) => {
+      expectTypeOf(request.params).toEqualTypeOf<{ id: string }>();
+    });
     for (const before of Object.values(middleware)) {
       app.post('/orders/:id', before, (request) => {
         expectTypeOf(request.params).toEqualTypeOf<{ id: string }>();

@@ -36,6 +36,7 @@ export async function sendKeyed(
     const next = targetOf(response, at);
     if (next === undefined) return response;
     if (count === mostRedirects) throw failed(`more than ${mostRedirects} redirects`, response);
+    if (next.username !== '' || next.password !== '') throw failed('the location has credentials', response);
     const isKept = response.status === 307 || response.status === 308;
     headers = new Headers(headers);
     if (!isKept && (response.status === 303 ? method !== 'GET' && method !== 'HEAD' : method === 'POST')) {

@@ -69,6 +69,17 @@ describe('createFetch with an idempotency key', () => {
     expect(server.received).toHaveLength(21);
   });
 
+  it('fails at a location with a password, to which fetch does not go, and is not led there again', async () => {
+    await using server = await httpServer(({ headers: { host } }, response) =>
+      response.writeHead(303, { location: `http://name:password@${host}/` }).end(),
+    );
+    await expect(createFetch({ policy })(server.origin, post())).rejects.toMatchObject({
+      message: 'fetch failed',
+      cause: { message: /credentials/ },
+    });
+    expect(server.received).toHaveLength(1);
+  });
+
   it('fails where a stream would have to be sent again', async () => {
     await using server = await httpServer((_, response) => response.writeHead(307, { location: '/again' }).end());
     const streamed = { ...post(new Blob(['x']).stream()), duplex: 'half' } as RequestInit;

@@ -44,8 +44,9 @@ export interface IdempotencyHandle {
    * in each attempt; what they answer must be what the serializer takes, JSON by default.
    *
    * @throws {@link InDoubtError} when an earlier attempt did other steps (unless `onLost` is `'rerun'`: then it is run from here on), when what
-   * it answered cannot be read, or when the record is no longer this attempt's; {@link StoreError} when the answer could not be kept, and a
-   * `TypeError` when the serializer does not take it: then a later attempt runs the step again.
+   * it answered cannot be read, or when the record is no longer this attempt's; {@link StoreError} when the answer could not be kept: the next
+   * write that the store takes keeps it, and without one a later attempt runs the step again; a `TypeError` when the serializer does not take
+   * it: then a later attempt runs the step again.
    */
   phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T>;
   /** An idempotency key for a call to somebody else: the same in each attempt, another for each name. */

@@ -32,6 +32,11 @@ export function* canonicalJson(text: string, sink: Sink, exclude: readonly strin
   return true;
 }
 
+/** Whether this is a JSON pointer to a member: `~` stands only before 0 and 1. */
+export function isPointer(value: unknown): value is string {
+  return typeof value === 'string' && /^(?:\/(?:[^~/]|~[01])*)+$/.test(value);
+}
+
 /** In the place of an index: there is nothing. */
 const none = -1;
 

@@ -26,6 +26,7 @@ import {
 } from '../../core/options.js';
 import type { Store } from '../../stores/store.js';
 import type { IdempotencyHandle, TransactionHandle } from './attempt.js';
+import { isPointer } from './canonical-json.js';
 import { type BeginRequest, type Begun, Engine, type OperationKey, part } from './engine.js';
 import { fingerprint, ownFingerprint } from './fingerprint.js';
 import type { IdempotencyCounts } from './operations.js';
@@ -33,6 +34,7 @@ import { decodeOutcome, encodeError, encodeValue, jsonSerializer, type ResultSer
 import { type IdempotencyEncryption, sealing } from './sealing.js';
 
 export type { AdapterHandle, IdempotencyHandle, TransactionHandle } from './attempt.js';
+export { isPointer } from './canonical-json.js';
 export type { BeginRequest, Begun, OperationKey } from './engine.js';
 export { fingerprint, ownFingerprint } from './fingerprint.js';
 export type { IdempotencyCounts } from './operations.js';
@@ -416,7 +418,6 @@ const fingerprintField: Field<NonNullable<IdempotencyOptions['fingerprint']>> = 
   parse(value) {
     if (typeof value === 'function') return value as (input: unknown) => string | Uint8Array;
     const exclude: unknown = (value as { exclude?: unknown } | null)?.exclude;
-    const isPointer = (one: unknown): one is string => typeof one === 'string' && /^(?:\/(?:[^~/]|~[01])*)+$/.test(one);
     return Array.isArray(exclude) && exclude.every(isPointer) ? { exclude: [...exclude] } : undefined;
   },
 };

@@ -13,6 +13,7 @@ import {
   type IdempotencyHandle,
   type IdempotencyOptions,
   idempotency,
+  isPointer,
   largeBytes,
   nextTurn,
   ownFingerprint,
@@ -448,7 +449,6 @@ const fingerprintField: Field<RequestFingerprint<never>> = {
     if (typeof value !== 'object' || value === null) return undefined;
     const { exclude, ...others } = value as { readonly exclude?: unknown };
     if (!Array.isArray(exclude) || Object.keys(others).length > 0) return undefined;
-    const isPointer = (one: unknown) => typeof one === 'string' && one.startsWith('/');
     return exclude.every(isPointer) ? { exclude: [...exclude] } : undefined;
   },
 };

@@ -210,7 +210,9 @@ describe('idempotency of express', () => {
     expect(() => idempotency({ store, scope, lease: 'soon' } as never)).toThrow('"lease"');
     expect(() => idempotency({ store, scope, ttll: '1h' } as never)).toThrow('did you mean "ttl"');
     expect(() => idempotency({ store, scope, methods: ['post'] })).toThrow('"methods"');
-    expect(() => idempotency({ store, scope, fingerprint: { exclude: ['sentAt'] } })).toThrow('"fingerprint"');
+    for (const noPointer of ['sentAt', '/~2', '']) {
+      expect(() => idempotency({ store, scope, fingerprint: { exclude: [noPointer] } })).toThrow('"fingerprint"');
+    }
     expect(() => idempotency({ store, scope, documentation: 'a>b' })).toThrow('"documentation"');
   });
 

@@ -22,10 +22,12 @@ export interface Order {
   readonly takesMs: number;
   /** Kills itself when so many promises have gone on; 0: not at all. */
   readonly diesAt: number;
+  /** Stops itself as soon as it has told that it runs. */
+  readonly freezes: boolean;
 }
 
 const order = JSON.parse(process.argv[2]!) as Order;
-const { kind, where, effects, key, onLost, leaseMs, calls, takesMs, diesAt } = order;
+const { kind, where, effects, key, onLost, leaseMs, calls, takesMs, diesAt, freezes } = order;
 // Only where it is needed: it takes as long as all the rest.
 const client = kind === 'redis' ? new (await import('ioredis')).Redis(Number(where), '127.0.0.1') : undefined;
 const store: Store =
@@ -41,7 +43,8 @@ async function run(): Promise<unknown> {
     async (handle) => {
       await pause(1);
       const seat = await handle.phase('reserve', () => 7);
-      process.send?.('runs');
+      await new Promise((resolve) => process.send?.('runs', resolve));
+      if (freezes) process.kill(process.pid, 'SIGSTOP');
       await pause(takesMs);
       appendFileSync(effects, `${key} ${handle.attempt} ${handle.downstreamKey('charge')}\n`);
       await pause(1);

@@ -66,7 +66,7 @@ const kinds = [
   { kind: 'redis' as const, title: 'Redis', isThere: redis !== undefined },
 ];
 
-describe.each(kinds)('idempotency on $title', ({ kind, isThere }) => {
+describe.concurrent.each(kinds)('idempotency on $title', ({ kind, isThere }) => {
   let orders = 0;
   const clients: Redis[] = [];
   afterAll(() => {
@@ -78,7 +78,18 @@ describe.each(kinds)('idempotency on $title', ({ kind, isThere }) => {
     const where = kind === 'redis' ? String(server!.port) : join(files, 'store.db');
     const effects = join(files, `${kind} ${orders}`);
     return {
-      ...{ kind, where, effects, key, onLost: 'rerun', leaseMs: 5_000, calls: 1, takesMs: 20, diesAt: 0 },
+      ...{
+        kind,
+        where,
+        effects,
+        key,
+        onLost: 'rerun',
+        leaseMs: 5_000,
+        calls: 1,
+        takesMs: 20,
+        diesAt: 0,
+        freezes: false,
+      },
       ...more,
     };
   }
@@ -177,12 +188,11 @@ describe.each(kinds)('idempotency on $title', ({ kind, isThere }) => {
   it.skipIf(!isThere)(
     "frozen past its lease, neither overwrites nor frees what is another process's",
     async () => {
-      const order = plan({ leaseMs: 500, takesMs: 600 });
+      const order = plan({ leaseMs: 500, freezes: true });
       const { child, exited } = start(order);
       while ((await onceEvent(child, 'message'))[0] !== 'runs');
-      child.kill('SIGSTOP');
-      await new Promise((resolve) => setTimeout(resolve, 700));
-      const engine = idempotency({ store: storeHere(), lease: '30s', storeTimeout: '10s', name: 'order' });
+      const settings = { lease: '30s', wait: '50s', storeTimeout: '10s', name: 'order' } as const;
+      const engine = idempotency({ store: storeHere(), ...settings });
       const second = engine.run(
         order.key,
         async ({ attempt }) => {

@@ -354,7 +354,7 @@ export function rawBody(request: IncomingMessage, _response: unknown, bytes: Uin
   putRawBody(request, bytes);
 }
 
-/** What {@link responseCache} makes: middleware, and what can be done to its cache. */
+/** What `responseCache` makes: middleware, and what can be done to its cache. */
 export interface ResponseCache extends Middleware, ResponseCacheControl {}
 
 /**

@@ -244,6 +244,7 @@ export const consumeCases: readonly Case[] = [
     'consume grants the burst at once, then by the rate, and says when',
     withConsume(async (bench: Bench, _store, consume) => {
       const limit = { limit: 10, periodMs: 4000, burst: 3 };
+      const beganMs = bench.now();
       for (const remaining of [2, 1, 0]) {
         const { ok, ...given } = await consume('key', limit);
         bench.claim(
@@ -253,15 +254,20 @@ export const consumeCases: readonly Case[] = [
       }
       const refused = await consume('key', { ...limit, cost: 3 });
       const { ok, retryAfterMs, resetMs } = refused;
-      bench.claim(!ok && retryAfterMs > 0 && retryAfterMs <= 1200, () => `above the burst: ${show(refused)}`);
+      // Where the answers took that long, all is there again.
+      const isLate = bench.now() - beganMs >= 1200;
+      bench.claim(
+        (ok && isLate) || (!ok && retryAfterMs > 0 && retryAfterMs <= 1200),
+        () => `above the burst: ${show(refused)}`,
+      );
       bench.claim(
         resetMs >= retryAfterMs && resetMs <= 1200,
         () => `the time until all is there again: ${show(refused)}`,
       );
-      await bench.pass(retryAfterMs + 25);
+      await bench.pass((ok ? resetMs : retryAfterMs) + 25);
       // What was refused has taken nothing.
       const later = await consume('key', { ...limit, cost: 3 });
-      bench.claim(later.ok, () => `after ${retryAfterMs} ms: ${show(later)}`);
+      bench.claim(later.ok, () => `after ${ok ? resetMs : retryAfterMs} ms: ${show(later)}`);
       const other = await consume('other', limit);
       bench.same(other.ok, true, 'whether another key is granted');
     }),

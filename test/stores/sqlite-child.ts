@@ -26,7 +26,8 @@ async function writeForEver(target: SqliteStore): Promise<void> {
     await target.native.transaction((view) => {
       for (const key of ['left', 'right']) view.write(key, value, { ttlMs: 600_000 });
     });
-    process.send?.(answer.version);
+    // Nothing else here waits for anything: what a full pipe does not take would never be sent.
+    await new Promise((sent) => process.send!(answer.version, sent));
   }
 }
 

@@ -54,7 +54,8 @@ function start(order: Order) {
   children.add(child);
   const messages: unknown[] = [];
   child.on('message', (message) => messages.push(message));
-  const exited = onceEvent(child, 'exit').then(() => {
+  // Only then has all been read that it has said.
+  const exited = onceEvent(child, 'close').then(() => {
     children.delete(child);
     return messages.find((message) => typeof message === 'object') as { answers: unknown[] } | undefined;
   });

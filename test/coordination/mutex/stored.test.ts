@@ -359,6 +359,21 @@ describe('mutex with a store', () => {
     expect([next.held(), next.fence > lease.fence, await next.release()]).toEqual([true, true, 'released']);
   });
 
+  it('tells its own lease of a key that was taken away by force, also when somebody looked at the key meanwhile', async () => {
+    const { clock, state, process } = bench();
+    const locks = process();
+    let resolve = () => {};
+    const fates: Fate[] = [new Promise<void>((done) => (resolve = done))];
+    state.fate = () => fates.shift() ?? 'ok';
+    const forced = locks.forceRelease('key');
+    await locks.inspect('key');
+    const lease = await locks.acquire('key');
+    resolve();
+    expect(await forced).toBe(true);
+    await clock.flush();
+    expect([lease.held(), (await process().tryAcquire('key'))?.held()]).toEqual([false, true]);
+  });
+
   it('goes from hand to hand for 20 ms, and is then free for others for 1.5 to 3', async () => {
     for (const [drawn, freeMs] of [
       [0, 1.5],

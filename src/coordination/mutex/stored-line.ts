@@ -225,7 +225,7 @@ export class StoredLine extends Line {
     const look = async () => {
       const isDone = await this.table.leave(owners).then(
         (isFound) => isFound || until === 'answered',
-        () => false,
+        (error) => error instanceof StoreError && isHopeless(error),
       );
       const atMs = clock.now() + delayMs * (0.5 + random());
       delayMs *= 2;

@@ -303,6 +303,16 @@ describe('mutex with a store', () => {
     }
   });
 
+  it('looks no more for what may be left of a grant once its store is closed', async () => {
+    const { clock, state, process } = bench();
+    const closed = new StoreError({ ...failed, reason: 'closed', applied: 'no' });
+    const fates: Fate[] = ['lost', 'dropped'];
+    state.fate = () => fates.shift() ?? closed;
+    await expect(process().tryAcquire('key')).rejects.toMatchObject({ code: 'ERR_STORE' });
+    await clock.advance(10_000);
+    expect(state.verbs).toEqual(['write', 'read', 'read']);
+  });
+
   it('looks again and again for a hundred at a time, and once for others', async () => {
     const { clock, state, process } = bench();
     const locks = process();

@@ -327,6 +327,23 @@ describe('mutex with a store', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
+  it('holds nothing for a call that may not wait and is aborted while the store answers', async () => {
+    for (const options of [{ queue: 0 }, { wait: 0 }]) {
+      const { clock, state, process } = bench();
+      let resolve = () => {};
+      const fates: Fate[] = [{ reply: new Promise<void>((done) => (resolve = done)) }];
+      state.fate = () => fates.shift() ?? 'ok';
+      const controller = new AbortController();
+      const taking = process(options).acquire('key', { signal: controller.signal });
+      const ended = expect(taking).rejects.toBe('no more');
+      await clock.flush();
+      controller.abort('no more');
+      resolve();
+      await ended;
+      expect(await process().tryAcquire('key')).not.toBe(null);
+    }
+  });
+
   it('tells its own leases at once that an operator of the same process took the key away', async () => {
     const { process } = bench();
     const locks = process();

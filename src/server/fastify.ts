@@ -289,9 +289,13 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
   const isSeen = Symbol('holdfast.idempotency');
   // A plugin is loaded later than it is registered, unless one waits for it; a route made meanwhile would run twice, and nobody would know.
   app.addHook('onRequest', (request, _reply, next) => {
-    if (common.passes(request.method, request.headers['idempotency-key']) || request.is404) return next();
+    const key = request.headers['idempotency-key'];
+    if ((key === undefined && common.passes(request.method, key)) || request.is404) return next();
     const { config, method, url } = request.routeOptions;
-    if (config.idempotency === false || isSeen in config) return next();
+    const { idempotency: own } = config;
+    if (own === false || isSeen in config) return next();
+    // Its own options may name other methods.
+    if ((own === undefined ? common : protectionOf(options, own)).passes(request.method, key)) return next();
     const advice =
       'write "await app.register(idempotency, options)" before the routes, or give this one config: { idempotency: false }';
     next(

@@ -199,10 +199,12 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     if (this.isInPhase)
       throw new Error(`phase "${name}" begins while another is running: they run one after the other`);
     const done = this.phaseDone(name);
+    // What a phase answered opens neither as the result nor for another phase.
+    const place = `${this.keyHash} ${name}`;
     if (done !== undefined) {
       this.nextPhase++;
       try {
-        return decodeValue(serializer, sealing.open(this.keyHash, done)) as T;
+        return decodeValue(serializer, sealing.open(place, done)) as T;
       } catch (cause) {
         throw this.inDoubt('unreadable', `phase "${name}" was done, and what it answered cannot be read`, cause);
       }
@@ -212,7 +214,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     try {
       const answer = await step(this.downstreamKey(name));
       const value = encodedAnswer(serializer, name, answer);
-      await this.remember({ name, value: sealing.seal(this.keyHash, value) });
+      await this.remember({ name, value: sealing.seal(place, value) });
       // As a later attempt will see it, so that what JSON cannot say is found out by the first.
       return decodeValue(serializer, value) as T;
     } finally {

@@ -314,7 +314,8 @@ class Functions implements Idempotency {
     if (typeof part !== 'object' || part === null) {
       if (typeof part !== 'function' && typeof part !== 'symbol' && !isUnsaid(part)) return;
     } else {
-      if (ArrayBuffer.isView(part) || typeof (part as { toJSON?: unknown }).toJSON === 'function') return;
+      if (ArrayBuffer.isView(part)) return;
+      if (typeof (part as { toJSON?: unknown }).toJSON === 'function' && !isUnsaid(part)) return;
       const names = Object.keys(part);
       for (const name of names) {
         const member = (part as Record<string, unknown>)[name];
@@ -375,7 +376,7 @@ class Functions implements Idempotency {
 }
 
 function isUnsaid(value: unknown): boolean {
-  return typeof value === 'number' && !Number.isFinite(value);
+  return (typeof value === 'number' || value instanceof Date) && !Number.isFinite(+value);
 }
 
 function isPlain(value: object): boolean {

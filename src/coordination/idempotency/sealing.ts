@@ -1,8 +1,9 @@
 /**
  * Sealing: results as they lie in the store, plain or encrypted with AES-256-GCM under a named key.
  *
- * Promise: what was sealed under one key hash opens under no other, so nobody who can write to the store can move an answer to another
- * caller, nor plant one there; a changed byte is an error; a key that is no longer current still opens what it sealed.
+ * Promise: what was sealed for one place, which is a key hash or a phase of it, opens in no other, so nobody who can write to the store can
+ * move an answer to another caller, nor plant one there; a changed byte is an error; a key that is no longer current still opens what it
+ * sealed.
  * Layout: 0, bytes; or 1, length of the key's name, name, nonce 12, tag 16, ciphertext.
  */
 import { Slab } from '../../core/slab.js';
@@ -27,9 +28,9 @@ const nonceBytes = 12;
 const tagBytes = 16;
 
 export interface Sealing {
-  seal(keyHash: string, bytes: Uint8Array): Uint8Array;
+  seal(place: string, bytes: Uint8Array): Uint8Array;
   /** Throws when it cannot be opened. */
-  open(keyHash: string, bytes: Uint8Array): Uint8Array;
+  open(place: string, bytes: Uint8Array): Uint8Array;
 }
 
 export function sealing(encryption: IdempotencyEncryption | undefined): Sealing {
@@ -39,16 +40,16 @@ export function sealing(encryption: IdempotencyEncryption | undefined): Sealing 
   // Otherwise whoever can write to the store could plant an answer.
   const opensPlain = [...keys.values()].includes('plain');
   return {
-    seal(keyHash, bytes) {
+    seal(place, bytes) {
       if (currentKey === 'plain') {
         // Zero is how plain bytes begin.
         const sealed = slab.take(bytes.length + 1);
         sealed.set(bytes, 1);
         return sealed;
       }
-      return encrypt(current, currentKey, keyHash, bytes);
+      return encrypt(current, currentKey, place, bytes);
     },
-    open(keyHash, bytes) {
+    open(place, bytes) {
       if (bytes[0] === plain) {
         if (!opensPlain) throw new Error('stored in clear, and none of the keys of "encryption" is \'plain\'');
         return bytes.subarray(1);
@@ -58,24 +59,24 @@ export function sealing(encryption: IdempotencyEncryption | undefined): Sealing 
       const key = keys.get(name);
       if (!(key instanceof Uint8Array))
         throw new Error(`sealed under key "${name}", which is not among the keys of "encryption"`);
-      return decrypt(key, keyHash, bytes.subarray(2 + bytes[1]!));
+      return decrypt(key, place, bytes.subarray(2 + bytes[1]!));
     },
   };
 }
 
-function encrypt(name: string, key: Uint8Array, keyHash: string, bytes: Uint8Array): Uint8Array {
+function encrypt(name: string, key: Uint8Array, place: string, bytes: Uint8Array): Uint8Array {
   const nonce = globalThis.crypto.getRandomValues(new Uint8Array(nonceBytes));
   const cipher = nodeCrypto().createCipheriv('aes-256-gcm', key, nonce, { authTagLength: tagBytes });
-  cipher.setAAD(new TextEncoder().encode(keyHash));
+  cipher.setAAD(new TextEncoder().encode(place));
   const sealed = [cipher.update(bytes), cipher.final()];
   const nameBytes = new TextEncoder().encode(name);
   return joined([Uint8Array.of(aes256gcm, nameBytes.length), nameBytes, nonce, cipher.getAuthTag(), ...sealed]);
 }
 
-function decrypt(key: Uint8Array, keyHash: string, sealed: Uint8Array): Uint8Array {
+function decrypt(key: Uint8Array, place: string, sealed: Uint8Array): Uint8Array {
   const nonce = sealed.subarray(0, nonceBytes);
   const decipher = nodeCrypto().createDecipheriv('aes-256-gcm', key, nonce, { authTagLength: tagBytes });
-  decipher.setAAD(new TextEncoder().encode(keyHash));
+  decipher.setAAD(new TextEncoder().encode(place));
   decipher.setAuthTag(sealed.subarray(nonceBytes, nonceBytes + tagBytes));
   return joined([decipher.update(sealed.subarray(nonceBytes + tagBytes)), decipher.final()]);
 }

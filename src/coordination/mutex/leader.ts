@@ -37,7 +37,12 @@ export interface Leader {
    * @throws the signal's reason, when it aborts before there was a term; a {@link StoreError} of a store that is closed or not usable.
    */
   run<T>(fn: (term: LockContext) => T | PromiseLike<T>, options?: LeaderRunOptions): Promise<Awaited<T>>;
-  /** Who leads, now and after each change, until the signal aborts or the loop is left. It looks once per second. */
+  /**
+   * Who leads, now and after each change, until the signal aborts or the loop is left. It looks once per second, also after the store was
+   * away for a while; meanwhile nothing is told.
+   *
+   * @throws a {@link StoreError} of a store that is closed or not usable.
+   */
   observe(options?: LeaderRunOptions): AsyncGenerator<LockInspection, void, void>;
   /**
    * Gives up: the term, whose signal aborts, or the candidacy, whose `run` rejects with an `AbortError`. Resolves when no leadership is left.
@@ -111,10 +116,14 @@ class Candidate implements Leader {
     const signal = this.signalOf('observe', options);
     let last: string | undefined;
     while (!signal?.aborted) {
-      const seen = await this.locks.inspect(this.name);
-      const now = `${seen.owner} ${seen.fence}`;
-      if (now !== last) yield seen;
-      last = now;
+      const seen = await this.locks.inspect(this.name).catch((error) => {
+        if (!isPassing(error)) throw error;
+      });
+      if (seen !== undefined) {
+        const now = `${seen.owner} ${seen.fence}`;
+        if (now !== last) yield seen;
+        last = now;
+      }
       await this.pause(signal);
     }
   }

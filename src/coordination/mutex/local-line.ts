@@ -30,7 +30,8 @@ export class LocalLine extends Line {
       const { owner, fence, mode } = lease;
       holders.push({ owner, fence, mode, remainingMs: Number.POSITIVE_INFINITY });
     }
-    if (this.holders.size === 0) this.settings.onIdle(this);
+    // Hooks and listeners may look after a holder has gone and before the next is let in.
+    if (this.holders.size === 0 && this.waiters.size === 0) this.settings.onIdle(this);
     return { holders, queueLength: this.waiters.size };
   }
 

@@ -180,11 +180,20 @@ export class Locks {
     const lease = this.takeNow(key, mode);
     if (lease !== undefined) return lease;
     if (waitMs > 0 && this.settings.queue > 0) return this.lineOf(key).wait(mode, waitMs, signal);
-    return this.takeAtOnce(key, mode, waitMs);
+    return this.takeAtOnce(key, mode, waitMs, signal);
   }
 
-  private async takeAtOnce(key: string, mode: LockMode, waitMs: number): Promise<LeaseBase> {
+  private async takeAtOnce(
+    key: string,
+    mode: LockMode,
+    waitMs: number,
+    signal: AbortSignal | undefined,
+  ): Promise<LeaseBase> {
     const lease = await this.tryOne(key, mode);
+    if (signal?.aborted) {
+      await lease?.release();
+      throw signal.reason;
+    }
     if (lease !== undefined) return lease;
     throw waitMs > 0
       ? this.unavailable(key, 'full', 'it is not free, and nobody may wait for it')

@@ -63,8 +63,8 @@ export class StoredLine extends Line {
   /** Of those who have gone and are not asked for yet. */
   private readonly leaving: string[] = [];
   private leaves = 0;
-  /** Of what `tryTake` has asked for. */
-  private tries = 0;
+  /** What `tryTake` and `forceRelease` have asked for. */
+  private asks = 0;
   /** When the key was taken away by force from here. */
   private clearedMs = Number.NEGATIVE_INFINITY;
 
@@ -76,7 +76,7 @@ export class StoredLine extends Line {
 
   /** Whether nothing would be forgotten with it. Who waits has a campaign. */
   private get isIdle(): boolean {
-    return this.held.size + this.campaigns.size + this.cleanUps + this.leaves + this.tries === 0;
+    return this.held.size + this.campaigns.size + this.cleanUps + this.leaves + this.asks === 0;
   }
 
   /**
@@ -92,7 +92,7 @@ export class StoredLine extends Line {
   async tryTake(mode: LockMode): Promise<StoredLease | undefined> {
     if (this.waiters.size > 0 || this.isMine) return undefined;
     const owner = this.owners.next();
-    this.tries++;
+    this.asks++;
     try {
       const seat = await this.table.join(owner, mode);
       return 'owner' in seat ? this.hold(seat, this.sliceEnd()) : undefined;
@@ -100,7 +100,7 @@ export class StoredLine extends Line {
       if (isUncertain(error)) this.cleanUp([owner]);
       throw error;
     } finally {
-      this.tries--;
+      this.asks--;
       this.rest();
     }
   }
@@ -121,6 +121,7 @@ export class StoredLine extends Line {
 
   async forceRelease(): Promise<boolean> {
     const before = [...this.held];
+    this.asks++;
     try {
       const wasHeld = await this.table.clear();
       this.clearedMs = this.settings.clock.now();
@@ -128,6 +129,7 @@ export class StoredLine extends Line {
       for (const lease of this.held) this.doubt(lease);
       return wasHeld;
     } finally {
+      this.asks--;
       this.rest();
     }
   }
@@ -223,7 +225,7 @@ export class StoredLine extends Line {
     const look = async () => {
       const isDone = await this.table.leave(owners).then(
         (isFound) => isFound || until === 'answered',
-        () => false,
+        (error) => error instanceof StoreError && isHopeless(error),
       );
       const atMs = clock.now() + delayMs * (0.5 + random());
       delayMs *= 2;

@@ -1,6 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import type { IdempotencyHandle, IdempotencyOptions } from '../../../src/coordination/idempotency/idempotency.js';
 import {
+  decodeRecord,
+  encodeRecord,
+  type IdempotencyRecord,
+  type Memo,
+} from '../../../src/coordination/idempotency/record.js';
+import {
   InDoubtError,
   InFlightError,
   idempotency,
@@ -105,6 +111,15 @@ describe('idempotency', () => {
       await expect(run([[1, one]])).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input.0.1' });
     }
     expect(await run({ cents: null, most: Number.MAX_VALUE })).toBe('ran');
+  });
+
+  it('refuses a date in its input that is none', async () => {
+    const { once } = setUp();
+    const run = (input: unknown) => once.run('k', () => 'ran', { ...scope, input });
+    const none = new Date(Number.NaN);
+    await expect(run(none)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input' });
+    await expect(run({ due: none })).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input.due' });
+    expect(await run({ due: new Date(0) })).toBe('ran');
   });
 
   it('refuses a key that comes with another input', async () => {
@@ -725,6 +740,27 @@ describe('encryption and secret', () => {
     await idempotency({ store, clock }).run('k', () => 'planted', scope);
     const run = once.run('k', () => expect.unreachable(), scope);
     await expect(run).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'unreadable' });
+  });
+
+  it('open no answer of a phase as the result, nor as the answer of another phase', async () => {
+    const { store, once } = setUp({ encryption: { current: 'old', keys } });
+    let kept: { readonly key: string; readonly record: IdempotencyRecord } | undefined;
+    const write = store.write.bind(store);
+    store.write = (key, value, options) => {
+      const record = decodeRecord(value);
+      if (record.memo.length > 0) kept = { key, record };
+      return write(key, value, options);
+    };
+    const run = (name: string) => once.run('k', ({ phase }) => phase(name, () => name), scope);
+    expect(await run('first')).toBe('first');
+    const { key, record } = kept!;
+    const [{ value }] = record.memo as readonly [Memo];
+    const plant = (changed: Partial<IdempotencyRecord>) =>
+      write(key, encodeRecord({ ...record, ...changed }), { ttlMs: 60_000 });
+    await plant({ state: 'completed', result: value, memo: [] });
+    await expect(run('first')).rejects.toMatchObject({ reason: 'unreadable' });
+    await plant({ state: 'idle', memo: [{ name: 'second', value }] });
+    await expect(run('second')).rejects.toMatchObject({ reason: 'unreadable' });
   });
 
   it('begin to encrypt what was in clear by a rotation from plain, in which each answer comes again', async () => {

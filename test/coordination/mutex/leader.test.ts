@@ -326,6 +326,30 @@ describe('leader', () => {
     expect([seen, clock.pendingTimers]).toEqual([2, 0]);
   });
 
+  it('is watched through a time in which the store is away, and until it is closed', async () => {
+    const { clock, candidate, inner, cut, setDown } = bench();
+    const seen: (string | undefined)[] = [];
+    const watching = (async () => {
+      for await (const { owner } of candidate(cut).observe()) seen.push(owner);
+    })();
+    const ended = expect(watching).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'closed' });
+    await clock.flush();
+    setDown(true);
+    const one = candidate();
+    const term = one.run(({ signal }) => untilAborted(signal));
+    await clock.advance(5_000);
+    expect(seen).toEqual([undefined]);
+    setDown(false);
+    await clock.advance(2_000);
+    expect(seen).toEqual([undefined, expect.any(String)]);
+    await one.resign();
+    await term;
+    await inner.close();
+    await clock.advance(2_000);
+    await ended;
+    expect(clock.pendingTimers).toBe(0);
+  });
+
   it('refuses to stand for nothing', async () => {
     const { candidate } = bench();
     await expect(candidate().run(undefined as never)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'fn' });

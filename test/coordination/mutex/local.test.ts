@@ -222,6 +222,22 @@ describe('mutex without a store', () => {
     }
   });
 
+  it('keeps others out who come after those who wait, whoever looks in between', async () => {
+    const looking: Promise<unknown>[] = [];
+    const locks = mutex({ on: ({ type }) => void (type === 'lock-released' && looking.push(locks.inspect('key'))) });
+    const lost = await locks.acquire('key');
+    lost.signal.addEventListener('abort', () => looking.push(locks.inspect('key')));
+    const waiting = [locks.acquire('key'), locks.acquire('key')];
+    await locks.forceRelease('key');
+    const first = await waiting[0]!;
+    expect(await locks.tryAcquire('key')).toBe(null);
+    await first.release();
+    const second = await waiting[1]!;
+    expect(await locks.tryAcquire('key')).toBe(null);
+    await second.release();
+    expect(looking).toHaveLength(3);
+  });
+
   it('gives a lease back once, at the end of its scope', async () => {
     const locks = mutex();
     {

@@ -303,6 +303,16 @@ describe('mutex with a store', () => {
     }
   });
 
+  it('looks no more for what may be left of a grant once its store is closed', async () => {
+    const { clock, state, process } = bench();
+    const closed = new StoreError({ ...failed, reason: 'closed', applied: 'no' });
+    const fates: Fate[] = ['lost', 'dropped'];
+    state.fate = () => fates.shift() ?? closed;
+    await expect(process().tryAcquire('key')).rejects.toMatchObject({ code: 'ERR_STORE' });
+    await clock.advance(10_000);
+    expect(state.verbs).toEqual(['write', 'read', 'read']);
+  });
+
   it('looks again and again for a hundred at a time, and once for others', async () => {
     const { clock, state, process } = bench();
     const locks = process();
@@ -315,6 +325,23 @@ describe('mutex with a store', () => {
     expect(looks()).toBe(250);
     await clock.advance(10_000);
     expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('holds nothing for a call that may not wait and is aborted while the store answers', async () => {
+    for (const options of [{ queue: 0 }, { wait: 0 }]) {
+      const { clock, state, process } = bench();
+      let resolve = () => {};
+      const fates: Fate[] = [{ reply: new Promise<void>((done) => (resolve = done)) }];
+      state.fate = () => fates.shift() ?? 'ok';
+      const controller = new AbortController();
+      const taking = process(options).acquire('key', { signal: controller.signal });
+      const ended = expect(taking).rejects.toBe('no more');
+      await clock.flush();
+      controller.abort('no more');
+      resolve();
+      await ended;
+      expect(await process().tryAcquire('key')).not.toBe(null);
+    }
   });
 
   it('tells its own leases at once that an operator of the same process took the key away', async () => {
@@ -357,6 +384,21 @@ describe('mutex with a store', () => {
     expect(await forced).toBe(true);
     await clock.flush();
     expect([next.held(), next.fence > lease.fence, await next.release()]).toEqual([true, true, 'released']);
+  });
+
+  it('tells its own lease of a key that was taken away by force, also when somebody looked at the key meanwhile', async () => {
+    const { clock, state, process } = bench();
+    const locks = process();
+    let resolve = () => {};
+    const fates: Fate[] = [new Promise<void>((done) => (resolve = done))];
+    state.fate = () => fates.shift() ?? 'ok';
+    const forced = locks.forceRelease('key');
+    await locks.inspect('key');
+    const lease = await locks.acquire('key');
+    resolve();
+    expect(await forced).toBe(true);
+    await clock.flush();
+    expect([lease.held(), (await process().tryAcquire('key'))?.held()]).toEqual([false, true]);
   });
 
   it('goes from hand to hand for 20 ms, and is then free for others for 1.5 to 3', async () => {

@@ -92,18 +92,24 @@ describe('idempotency of fastify', () => {
     const run = () => ({ runs: ++runs });
     app.post('/early', run);
     app.post('/open', { config: { idempotency: false } }, run);
+    app.put('/own', { config: { idempotency: { methods: ['PUT'] } } }, run);
+    app.put('/other', run);
     app.register(async (child) => child.post('/child', run));
-    const post = async (url: string, headers: Record<string, string> = { 'idempotency-key': 'k-1' }) => {
-      const { statusCode, body } = await app.inject({ method: 'POST', url, headers });
+    const keyed = { 'idempotency-key': 'k-1' };
+    const ask = async (method: 'POST' | 'PUT', url: string, headers: Record<string, string> = keyed) => {
+      const { statusCode, body } = await app.inject({ method, url, headers });
       return [statusCode, body] as const;
     };
-    expect(await post('/early')).toEqual([500, expect.stringContaining('await app.register(idempotency, options)')]);
+    const post = (url: string, headers?: Record<string, string>) => ask('POST', url, headers);
+    const refused = [500, expect.stringContaining('await app.register(idempotency, options)')];
+    expect([await post('/early'), await ask('PUT', '/own')]).toEqual([refused, refused]);
     expect(runs).toBe(0);
     // Nobody asked for protection, or nobody can have it.
-    expect([await post('/early', {}), await post('/open')].map(([status]) => status)).toEqual([200, 200]);
+    const open = [await post('/early', {}), await post('/open'), await ask('PUT', '/other')];
+    expect(open.map(([status]) => status)).toEqual([200, 200, 200]);
     expect((await post('/nowhere'))[0]).toBe(404);
-    expect(await post('/child')).toEqual([200, '{"runs":3}']);
-    expect(await post('/child')).toEqual([200, '{"runs":3}']);
+    expect(await post('/child')).toEqual([200, '{"runs":4}']);
+    expect(await post('/child')).toEqual([200, '{"runs":4}']);
     await app.close();
   });
 

@@ -12,6 +12,7 @@ import { Events } from '../core/events.js';
 import { type CommonOptions, checkOptions, commonFields, func, show } from '../core/options.js';
 import { rejectLater } from '../core/outcome.js';
 import type { Strategy } from '../core/policy.js';
+import { ChurnMap } from '../structures/churn-map.js';
 
 /** Options of {@link singleFlight}. */
 export interface SingleFlightOptions extends CommonOptions {
@@ -49,7 +50,7 @@ export function singleFlight(options: SingleFlightOptions): Strategy {
     ...commonFields('singleFlight'),
   });
   const events = new Events(name, on);
-  const flights = new Map<string, Flight>();
+  const flights = new ChurnMap<string, Flight>();
 
   function handle<T>(call: Call, next: (call: Call) => Promise<T>): Promise<T> {
     const flightKey = call.unsafe ? undefined : askKey(name, key, call);
@@ -82,14 +83,14 @@ function askKey(policy: string, key: (call: Call) => string | undefined, call: C
 
 /** One execution and everybody who waits for it. */
 class Flight {
-  private readonly flights: Map<string, Flight>;
+  private readonly flights: ChurnMap<string, Flight>;
   private readonly key: string;
   private readonly work: Call;
   private readonly waiters = new Set<Waiter>();
   /** The last one to leave: its call counts what the work still does, so that a bulkhead outside keeps its slot. */
   private lastCall: Call | undefined = undefined;
 
-  constructor(flights: Map<string, Flight>, key: string, first: Call) {
+  constructor(flights: ChurnMap<string, Flight>, key: string, first: Call) {
     const { clock, task, idempotencyKey, attributes, attempt } = first;
     this.flights = flights;
     this.key = key;
@@ -97,7 +98,7 @@ class Flight {
     // others join would come too late for the policies inside, which have made their plans by then.
     this.work = new Call(clock, task, { key: first.key, idempotencyKey, attributes }, undefined, attempt);
     if (first.isRetried()) this.work.retriedBy = this;
-    flights.set(key, this);
+    flights.add(key, this);
   }
 
   get waiting(): number {

@@ -16,6 +16,7 @@ import {
   timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
+import { bytesLeftBy } from '../support/young-garbage.js';
 
 const byCallKey = (call: { readonly key: string | undefined }) => call.key;
 
@@ -340,6 +341,24 @@ describe('singleFlight', () => {
     });
     call.abort('late');
     expect([call.isIdle, signal?.aborted]).toEqual([true, false]);
+  });
+
+  it('leaves nothing of what its flights have answered to full collections', async () => {
+    const flights = pipeline(singleFlight({ key: byCallKey }));
+    const answer = async () => {
+      await new Promise(setImmediate);
+      return new Array<number>(1_000).fill(1);
+    };
+    const churn = async (from: number, to: number) => {
+      for (let first = from; first < to; first += 32) {
+        await Promise.all(
+          Array.from({ length: 32 }, (_, index) => flights.execute(answer, { key: `${first + index}` })),
+        );
+      }
+    };
+    await bytesLeftBy(() => churn(0, 64));
+    // Eight megabytes, of which 32 answers are there at a time.
+    expect(await bytesLeftBy(() => churn(64, 1_088))).toBeLessThan(2e6);
   });
 
   it('says what is wrong with a key', async () => {

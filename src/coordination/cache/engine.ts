@@ -11,6 +11,8 @@ import { show } from '../../core/options.js';
 import { type Outcome, rejectLater } from '../../core/outcome.js';
 import { turnClockOf } from '../../core/turn-clock.js';
 import type { Backoff } from '../../policies/retry/backoff.js';
+import { ChurnMap } from '../../structures/churn-map.js';
+import { LinkedQueue } from '../../structures/linked-queue.js';
 import type { Backing, Generations } from './backing.js';
 import { Batch } from './batch.js';
 import { type CacheSource, Flight, type FlightStart } from './flight.js';
@@ -93,8 +95,8 @@ export class Engine<V, K> {
   private readonly keyText: ((key: K) => string) | undefined;
   private readonly memory: Memory<V>;
   /** Those that may be joined. */
-  private readonly flights = new Map<string, Flight<V, K>>();
-  private readonly running = new Map<Flight<V, K>, Promise<void>>();
+  private readonly flights = new ChurnMap<string, Flight<V, K>>();
+  private readonly running = new LinkedQueue<Flight<V, K>>();
   /** Those under way that may not be joined any more and have met no invalidation yet, by key. */
   private readonly parted = new Map<string, Set<Flight<V, K>>>();
   private readonly heldByTag = new Map<string, Set<Held<V>>>();
@@ -292,8 +294,12 @@ export class Engine<V, K> {
 
   async close(): Promise<void> {
     this.isClosed = true;
-    for (const flight of this.running.keys()) flight.abort(this.closedError('get'));
-    await Promise.all(this.running.values());
+    const ends: Promise<void>[] = [];
+    for (let flight = this.running.first; flight !== undefined; flight = flight.nextInQueue) {
+      flight.abort(this.closedError('get'));
+      ends.push(flight.ended);
+    }
+    await Promise.all(ends);
     this.memory.clear();
     await this.backing?.close();
   }
@@ -363,7 +369,7 @@ export class Engine<V, K> {
     if (nowMs < held.checkMs) return 'l1';
     const isFresh = nowMs < held.freshMs;
     if (isFresh || nowMs < held.staleMs) {
-      const mayRefresh = nowMs >= held.quietUntilMs && nowMs >= held.retryAtMs && !this.flights.has(text);
+      const mayRefresh = nowMs >= held.quietUntilMs && nowMs >= held.retryAtMs && this.flights.get(text) === undefined;
       const isEarly = nowMs >= held.earlyMs && (early !== 'xfetch' || held.drawsRefresh(nowMs, random));
       const isDue = !isFresh || isEarly;
       if (mayRefresh && (isDue || nowMs >= held.verifyMs)) {
@@ -377,12 +383,13 @@ export class Engine<V, K> {
 
   private open(start: FlightStart<V, K>): Flight<V, K> {
     const flight = new Flight(this, start);
-    this.flights.set(start.text, flight);
+    this.flights.add(start.text, flight);
     return flight;
   }
 
   private launch(flight: Flight<V, K>): void {
-    this.running.set(flight, flight.run());
+    this.running.add(flight);
+    flight.ended = flight.run();
   }
 
   private async told(
@@ -412,7 +419,7 @@ export class Engine<V, K> {
   }
 
   ended(flight: Flight<V, K>): void {
-    this.running.delete(flight);
+    this.running.remove(flight);
     const parted = this.parted.get(flight.text);
     if (parted?.delete(flight) && parted.size === 0) this.parted.delete(flight.text);
     if (this.running.size === 0) this.recentTags.clear();
@@ -540,7 +547,7 @@ export class Engine<V, K> {
     this.mark++;
     if (this.running.size > 0) this.recentTags.set(tag, this.mark);
     // What those under way will be tagged with is not known: newcomers do not join them.
-    for (const flight of [...this.flights.values()]) if (mayHave(flight.text)) flight.unlink();
+    for (const flight of this.flights.values()) if (mayHave(flight.text)) flight.unlink();
     for (const { text } of [...(this.heldByTag.get(tag) ?? [])]) this.memory.delete(text);
   }
 

@@ -8,6 +8,7 @@
  */
 import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
 import { LoadBackoffError, messageOf, TimeoutError } from '../../core/errors.js';
+import type { QueueNode } from '../../structures/linked-queue.js';
 import { instantOf, LeaseKeeper } from '../lease.js';
 import type { Answer, Backing, Generations, Seen } from './backing.js';
 import type { Batch } from './batch.js';
@@ -46,13 +47,17 @@ export interface FlightStart<V, K> {
   readonly batch: Batch<V, K> | undefined;
 }
 
-export class Flight<V, K> {
+export class Flight<V, K> implements QueueNode<Flight<V, K>> {
+  previousInQueue: Flight<V, K> | undefined = undefined;
+  nextInQueue: Flight<V, K> | undefined = undefined;
+  /** Resolves when it has run to its end. */
+  ended!: Promise<void>;
   readonly text: string;
   /** How those who wait were answered. */
   source: CacheSource = 'load';
   /** Of the value it was answered with; undefined for one that is not kept. */
   freshness: Freshness | undefined = undefined;
-  /** An invalidation has met it: it leaves nothing in memory. */
+  /** An invalidation has met it, or it is over: it leaves nothing in memory from here on. */
   isFenced = false;
   /** Whether newcomers may join. */
   isLinked = true;
@@ -114,7 +119,7 @@ export class Flight<V, K> {
     this.controller.abort(reason);
   }
 
-  /** The key was changed: newcomers begin anew, and nothing of this flight stays in memory. */
+  /** Newcomers begin anew, and nothing more of this flight goes into memory. */
   fence(): void {
     this.isFenced = true;
     this.unlink();
@@ -136,7 +141,7 @@ export class Flight<V, K> {
     } catch (error) {
       this.fail(error);
     } finally {
-      this.unlink();
+      this.fence();
       this.start.batch?.skip(this);
       if (this.softTimer !== undefined) this.clock.cancel(this.softTimer);
       this.watching.end();
@@ -166,12 +171,12 @@ export class Flight<V, K> {
 
   /** The end: who asks from here on finds the value in memory, or begins anew. */
   private finish(value: V, freshness: Freshness | undefined, source: CacheSource = 'load'): void {
-    this.unlink();
+    this.fence();
     this.settle(value, source, freshness);
   }
 
   private fail(error: unknown): void {
-    this.unlink();
+    this.fence();
     if (!this.waiters.isSettled) this.waiters.fail(error);
   }
 
@@ -630,7 +635,8 @@ export class Flight<V, K> {
     }
     const lifetimes = this.lifetimesOf(value);
     if (lifetimes === undefined) return this.finish(value, undefined);
-    const tags = new Map(engine.tagsOf(value, this.start.key).map((tag) => [tag, 0]));
+    const names = engine.tagsOf(value, this.start.key);
+    const tags = names.length === 0 ? emptyTags : new Map(names.map((tag) => [tag, 0]));
     const loadMs = this.smoothedLoadMs(held?.loadMs);
     const placing = { value, version: 0, filled: { ...lifetimes, loadMs, tags }, filledAtMs: this.clock.now() };
     this.hold(placing, engine.sizeOf(value));

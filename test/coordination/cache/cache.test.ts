@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { cache, LoadBackoffError, memoryStore, OptionsError, TimeoutError } from '../../../src/index.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { bytesLeftBy } from '../../support/young-garbage.js';
 import { type Changes, setUp, viewOf } from './support.ts';
 
 const alone = { store: undefined } as const;
@@ -523,5 +524,27 @@ describe('cache that nobody listens to', () => {
     const answer = one.get('42');
     await clock.advance(5_000);
     expect(await answer).toBe(2);
+  });
+});
+
+describe('cache that misses', () => {
+  it('leaves nothing of what its loads have held to full collections', async () => {
+    const users = cache<number>({ ttl: '1m' });
+    const churn = async (from: number, to: number) => {
+      for (let first = from; first < to; first += 32) {
+        const get = (_: unknown, index: number) => {
+          const rows = new Array<number>(1_000).fill(index);
+          const load = async () => {
+            await new Promise(setImmediate);
+            return rows.length;
+          };
+          return users.get(`${first + index}`, { load });
+        };
+        await Promise.all(Array.from({ length: 32 }, get));
+      }
+    };
+    await bytesLeftBy(() => churn(0, 64));
+    // Eight megabytes, of which 32 loads hold some at a time. The values themselves stay in memory.
+    expect(await bytesLeftBy(() => churn(64, 1_088))).toBeLessThan(3e6);
   });
 });

@@ -1,6 +1,6 @@
 /** The laws of a store against a real Postgres, with each client library, straight and through PgBouncer. */
 import { type ConformanceSettings, mutexConformance, storeConformance } from 'holdfast/testing';
-import { afterAll, beforeAll, describe, expect } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
 import { drivers, type PostgresConnection } from '../stores/postgres-clients.ts';
 import { runCases } from '../support/conformance.ts';
@@ -60,5 +60,14 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     if (place !== 'straight') runCases(locks.filter(({ law }) => pooledCases.includes(law)));
     else if (title === 'pg') runCases(locks);
     runCases(cases);
+
+    it.runIf(place !== 'straight')('no watch waiting that would be told nothing: it fails', async () => {
+      const { pool, listener } = connections[0]!;
+      const store = postgresStore(pool, { timeout: '10s', listener });
+      for (let watches = 0; watches < 2; watches++) {
+        await expect(store.native.watch!('key', () => {}).ready).rejects.toMatchObject({ reason: 'invalid' });
+      }
+      await store.close();
+    });
   });
 });

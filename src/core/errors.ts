@@ -284,8 +284,8 @@ export class LockLostError extends AbandonedError {
   readonly key: string;
   readonly fence: number;
   /**
-   * `'expired'`: it could not be renewed in time; `'taken'`: the store says that it is somebody else's, or was taken away; `'released'`: it was
-   * given back before; `'short'`: it is held, but not for as long as was asked for.
+   * `'expired'`: it could not be renewed, or given back, in time; `'taken'`: while there was time left the store has said that it is somebody else's,
+   * or was taken away; `'released'`: it was given back before; `'short'`: it is held, but not for as long as was asked for.
    */
   readonly reason: 'expired' | 'taken' | 'released' | 'short';
   /** How the operation under the lock ended; undefined where there was none, or it still runs. */

@@ -5,7 +5,7 @@
  */
 
 import { addClientListener, removeClientListener } from './client-events.js';
-import { isBroken } from './postgres-failures.js';
+import { failure, isBroken } from './postgres-failures.js';
 import type { Listen } from './postgres-watches.js';
 
 /** What `postgresStore` needs of a client of `pg`: one connection. */
@@ -52,7 +52,7 @@ export interface PostgresJs {
     channel: string,
     onNotify: (payload: string) => void,
     onListen?: () => void,
-  ): Promise<{ unlisten(): Promise<void> }>;
+  ): Promise<{ unlisten(): Promise<void>; readonly state?: { readonly pid: number } }>;
 }
 
 /** What a store listens with. */
@@ -298,14 +298,21 @@ function listenByPostgresJs(sql: PostgresJs, channel: string): Listen {
   return async ({ onPayload, onListening }) => {
     let connections = 0;
     // It connects again by itself, and says so.
-    const { unlisten } = await sql.listen(
+    const { unlisten, state } = await sql.listen(
       channel,
       (payload) => onPayload(inOneLine(payload)),
       () => {
         if (++connections > 1) onListening();
       },
     );
-    return { end: () => void unlisten().catch(() => {}) };
+    const end = () => void unlisten().catch(() => {});
+    try {
+      await refusePooler(postgresJsConnection(sql), state?.pid);
+    } catch (error) {
+      end();
+      throw error;
+    }
+    return { end };
   };
 }
 
@@ -320,6 +327,7 @@ function listenByPg(connect: () => Promise<PgListener>, channel: string): Listen
       if (told.channel === channel) onPayload(inOneLine(told.payload ?? ''));
     });
     try {
+      await refusePooler(pgConnection(client), (client as { readonly processID?: unknown }).processID);
       await client.query({ text: `LISTEN "${channel}"` });
     } catch (error) {
       end();
@@ -327,6 +335,19 @@ function listenByPg(connect: () => Promise<PgListener>, channel: string): Listen
     }
     return { confirm: () => client.query({ text: 'SELECT 1' }), end };
   };
+}
+
+/**
+ * A pooler takes LISTEN and tells nothing. It makes up which backend a connection has: one that the server does not know. A standby knows only its
+ * own, and takes no LISTEN.
+ */
+async function refusePooler(connection: Connection, pid: unknown): Promise<void> {
+  if (typeof pid !== 'number') return;
+  const text = `SELECT (pg_is_in_recovery() OR EXISTS (SELECT FROM pg_stat_activity WHERE pid = ${pid}))::text`;
+  const [row] = connection.rowsOf(await connection.ask({ text, name: '' }, [], 'once'));
+  if (row?.[0] !== 'false') return;
+  const detail = `the server has no backend ${pid}: "listener" must connect to the server itself, not to a pooler`;
+  throw failure('watch', 'invalid', detail);
 }
 
 /** The server breaks a line of base64 after 76 characters. */

@@ -39,6 +39,7 @@ export function isBroken(cause: unknown): boolean {
 
 /** @param isUnsent - Whether what failed came before the statement, or takes all of its work with it. */
 export function failureOf(operation: string, cause: unknown, isUnsent: boolean): StoreError {
+  if (cause instanceof StoreError) return cause;
   const message = messageOf(cause);
   const code = String((cause as { code?: unknown } | undefined)?.code ?? '');
   const refusal = refusals.find(([start]) => code.length === 5 && code.startsWith(start));

@@ -39,11 +39,16 @@ export class PostgresWatches {
   private generation = 0;
   private isClosed = false;
   private isUnconfirmed = false;
+  /** Why nothing would be told: a server that says so is not asked again for a round, since each try costs a connection. */
+  private refusal: StoreError | undefined = undefined;
   private readonly listen: Listen;
   private readonly timeoutMs: number;
   private readonly clock: Clock;
   private readonly failureOf: (error: unknown) => StoreError;
-  private readonly retry = callbackTimer(() => this.begin());
+  private readonly retry = callbackTimer(() => {
+    this.refusal = undefined;
+    this.begin();
+  });
   private readonly round = callbackTimer(() => this.confirm());
 
   constructor(listen: Listen, timeoutMs: number, clock: Clock, failureOf: (error: unknown) => StoreError) {
@@ -60,6 +65,7 @@ export class PostgresWatches {
       this.clock.cancel(watcher);
       this.watchers.delete(watcher, payload);
     });
+    if (this.refusal !== undefined) return watcher.fail(this.refusal);
     if (this.state === 'listening') return watcher.begin();
     this.clock.schedule(watcher, this.clock.now() + this.timeoutMs);
     this.begin();
@@ -89,7 +95,9 @@ export class PostgresWatches {
       },
       (error) => {
         if (isOld()) return;
-        for (const watcher of this.watchers.all()) if (watcher.isStarting) watcher.fail(this.failureOf(error));
+        const failure = this.failureOf(error);
+        for (const watcher of this.watchers.all()) if (watcher.isStarting) watcher.fail(failure);
+        if (failure.reason === 'invalid') this.refusal = failure;
         this.lost();
       },
     );
@@ -108,7 +116,7 @@ export class PostgresWatches {
   private lost(): void {
     this.end();
     const background = this.clock.background ?? this.clock;
-    background.schedule(this.retry, background.now() + retryAfterMs);
+    background.schedule(this.retry, background.now() + (this.refusal === undefined ? retryAfterMs : roundMs));
   }
 
   private end(): void {

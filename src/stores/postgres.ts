@@ -94,7 +94,7 @@ export interface PostgresStoreOptions {
   readonly prepare?: boolean;
   /**
    * Makes `watch` possible. For `pg` a function that answers a connected client of its own, called again whenever that one was lost, and ended by the store; for postgres.js its `sql`. It
-   * needs a connection of its own to the server, not one through a pooler. Changes are told by stores that have a listener.
+   * needs a connection of its own to the server: through a pooler a watch fails with reason `'invalid'`. Changes are told by stores that have a listener.
    */
   readonly listener?: (() => Promise<PgListener>) | PostgresJs;
   /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */

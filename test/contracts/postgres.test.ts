@@ -1,6 +1,6 @@
 /** The laws of a store against a real Postgres, with each client library, straight and through PgBouncer. */
 import { type ConformanceSettings, mutexConformance, storeConformance } from 'holdfast/testing';
-import { afterAll, beforeAll, describe, expect } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
 import { drivers, type PostgresConnection } from '../stores/postgres-clients.ts';
 import { runCases } from '../support/conformance.ts';
@@ -11,6 +11,8 @@ import type { ServerProcess } from '../support/servers/server-process.ts';
 const home = postgresHome();
 const places = ['straight', 'through PgBouncer'] as const;
 const combinations = places.flatMap((place) => drivers.map((driver) => ({ ...driver, place })));
+/** Cases of locks in which a pooler could make a difference; the others wait for the end of a lease. */
+const pooledCases = [1, 2, 4, 5, 8, 20, 22, 25, 26, 27, 28, 31];
 
 describe.skipIf(home === undefined)('postgresStore', () => {
   let server: ServerProcess;
@@ -54,7 +56,18 @@ describe.skipIf(home === undefined)('postgresStore', () => {
       ...{ entries: 'shared', make, restart },
       ...{ histories: historyCount(place === 'straight' ? 150 : 50), seed: firstSeed },
     });
-    const hasLocks = place === 'straight' && title === 'pg';
-    runCases([...(hasLocks ? mutexConformance({ make, restart, contenders: 5 }) : []), ...cases]);
+    const locks = mutexConformance({ make, restart, contenders: 5 });
+    if (place !== 'straight') runCases(locks.filter(({ law }) => pooledCases.includes(law)));
+    else if (title === 'pg') runCases(locks);
+    runCases(cases);
+
+    it.runIf(place !== 'straight')('no watch waiting that would be told nothing: it fails', async () => {
+      const { pool, listener } = connections[0]!;
+      const store = postgresStore(pool, { timeout: '10s', listener });
+      for (let watches = 0; watches < 2; watches++) {
+        await expect(store.native.watch!('key', () => {}).ready).rejects.toMatchObject({ reason: 'invalid' });
+      }
+      await store.close();
+    });
   });
 });

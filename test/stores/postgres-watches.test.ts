@@ -4,6 +4,10 @@ import { describe, expect, it } from 'vitest';
 import { type ListeningEvents, PostgresWatches } from '../../src/stores/postgres-watches.js';
 import { Watcher } from '../../src/stores/watchers.js';
 
+function failure(reason: StoreError['reason']): StoreError {
+  return new StoreError({ store: 'postgres', operation: 'watch', reason, applied: 'no', detail: 'x' });
+}
+
 function bench() {
   const clock = virtualClock();
   const connections: { events: ListeningEvents; hasEnded: boolean }[] = [];
@@ -22,8 +26,7 @@ function bench() {
       },
     };
   };
-  const failureOf = (cause: unknown) =>
-    new StoreError({ store: 'postgres', operation: 'watch', reason: 'failed', applied: 'no', detail: 'x', cause });
+  const failureOf = (cause: unknown) => cause as StoreError;
   const watches = new PostgresWatches(listen as never, 500, clock, failureOf);
   const watch = () => {
     const told: string[] = [];
@@ -52,6 +55,24 @@ describe('PostgresWatches', () => {
     expect([connections[1]!.hasEnded, told]).toEqual([false, ['gap', 'changed']]);
   });
 
+  it('fails every watch for ten seconds after it was refused, without a connection for each', async () => {
+    const { clock, connections, state, watch } = bench();
+    const refusal = failure('invalid');
+    let tries = 0;
+    state.connect = async () => {
+      tries++;
+      throw refusal;
+    };
+    for (let watches = 0; watches < 3; watches++) await expect(watch().watcher.ready).rejects.toBe(refusal);
+    await clock.advance(9_999);
+    await expect(watch().watcher.ready).rejects.toBe(refusal);
+    expect(tries).toBe(1);
+    state.connect = () => Promise.resolve();
+    await clock.advance(1);
+    await watch().watcher.ready;
+    expect(connections.length).toBe(1);
+  });
+
   it('connects again after it was told of a loss, or a confirmation failed', async () => {
     const { clock, connections, state, watch } = bench();
     const { told, watcher } = watch();
@@ -75,7 +96,7 @@ describe('PostgresWatches', () => {
 
   it('fails a watch that gets no connection, at once or in time, and ends one that comes after all was closed', async () => {
     const { clock, connections, state, watches, watch } = bench();
-    state.connect = () => Promise.reject(new Error('refused'));
+    state.connect = () => Promise.reject(failure('failed'));
     await expect(watch().watcher.ready).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'failed' });
     let connected = (_: unknown) => {};
     state.connect = () => new Promise((resolve) => (connected = resolve));

@@ -118,7 +118,7 @@ export class Locks {
     work: (context: LockContext) => T | PromiseLike<T>,
     options?: AcquireOptions,
   ): Promise<Awaited<T>> {
-    const { name } = this.settings;
+    const { name, clock, store } = this.settings;
     checkArgument(name, 'fn', work, {
       allowed: 'a function',
       parse: (value) => (typeof value === 'function' ? value : undefined),
@@ -137,8 +137,11 @@ export class Locks {
       outcome = { ok: false, error };
     }
     const wasHeld = lease.held();
+    const endsAtMs = store === undefined ? Number.POSITIVE_INFINITY : clock.now() + lease.remaining();
     const release = await lease.release();
-    if (!wasHeld || release === 'lost') throw lease.lossError(wasHeld ? 'taken' : undefined, outcome);
+    if (!wasHeld) throw lease.lossError(undefined, outcome);
+    // A store that hears of it too late says no more than that the lease has run out meanwhile.
+    if (release === 'lost') throw lease.lossError(clock.now() < endsAtMs ? 'taken' : 'expired', outcome);
     if (outcome.ok) return outcome.value;
     throw outcome.error;
   }

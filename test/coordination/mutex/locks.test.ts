@@ -205,6 +205,24 @@ describe('a call for a lock', () => {
     });
   });
 
+  it('fails as expired, not as taken, when the lease runs out before the store has heard that it is given back', async () => {
+    const { clock, state, process } = bench();
+    let arrive = () => {};
+    const slow = new Promise<void>((resolve) => {
+      arrive = resolve;
+    });
+    const work = process({ ttl: '3s' }).run('key', () => {
+      state.fate = () => slow;
+      return 'done';
+    });
+    const failed = work.catch((error: unknown) => error);
+    await clock.advance(3_001);
+    arrive();
+    expect(await until(clock, failed)).toMatchObject({
+      ...{ code: 'ERR_LOCK_LOST', reason: 'expired', outcome: { ok: true, value: 'done' } },
+    });
+  });
+
   it('gives nothing that it may not wait for', async () => {
     const { process } = bench();
     await process().acquire('key');

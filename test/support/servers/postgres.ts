@@ -164,6 +164,8 @@ export async function startPgBouncer(server: ServerProcess): Promise<ServerProce
         ...['[databases]', `* = host=${server.host} port=${server.port}`, '[pgbouncer]'],
         ...['listen_addr = 127.0.0.1', `listen_port = ${port}`, 'unix_socket_dir =', 'auth_type = any'],
         ...['pool_mode = transaction', 'default_pool_size = 4', 'server_round_robin = 1'],
+        // By default it refuses everybody for 15 s after it has found the server away once.
+        'server_login_retry = 0.1',
         'ignore_startup_parameters = extra_float_digits,client_encoding',
       ];
       // Any user may come in as the one that the server knows.

@@ -202,12 +202,14 @@ export class Pacer implements Guard, WaitingRoom {
 
   /** About when a request that comes now would start, behind those that wait. */
   private startOfNewcomerMs(nowMs: number): number {
+    const nextMs = this.nextStartMs(nowMs);
     const { pause, left } = this;
-    const pauseMs = pause === undefined ? 0 : pause.intervalMs;
-    // A quota that is over with the pause holds nobody back behind it.
-    const isQuotaOver = left === undefined || (pause !== undefined && pause.fromMs >= left.untilMs);
-    const intervalMs = isQuotaOver ? pauseMs : Math.max(pauseMs, this.intervalMs(left, nowMs));
-    return this.nextStartMs(nowMs) + this.waiters.size * intervalMs;
+    const { size } = this.waiters;
+    const afterPauseMs = nextMs + size * (pause?.intervalMs ?? 0);
+    if (left === undefined) return afterPauseMs;
+    // When the quota is forgotten it holds nobody back any more, however many wait.
+    const byQuotaMs = Math.min(nextMs + size * this.intervalMs(left, nowMs), left.untilMs);
+    return Math.max(afterPauseMs, byQuotaMs);
   }
 
   private remove(waiter: Waiter): void {

@@ -131,6 +131,7 @@ export class RedisWatches {
   private subscribeAnew(channel: Channel): void {
     channel.turn++;
     channel.state = 'none';
+    channel.isHeard = false;
     channel.doubt = 'none';
     this.subscribe(channel);
   }

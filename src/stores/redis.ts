@@ -663,17 +663,18 @@ interface NodeRedisSubscriber extends EventSource {
 
 function nodeRedisSubscriber(client: NodeRedisSubscriber, isCluster: boolean): Subscriber {
   let onMessage: (channel: string, message: string) => void = () => {};
-  let onMoved: (channel: string) => void = () => {};
+  let onMoved: ((channel: string) => void) | undefined;
   const listener = (message: string, channel: string) => onMessage(channel, message);
-  const heardOf = new WeakSet<EventSource>();
+  const hearOfMove = (channel: string) => onMoved?.(channel);
+  const leaveNodes = () => {
+    for (const { pubSub } of client.nodeByAddress.values()) pubSub?.client.off('sharded-channel-moved', hearOfMove);
+  };
   const subscribeInCluster = async (channel: string) => {
     await client.sSubscribe(channel, listener);
-    // When a slot moves, that connection alone is told, and the cluster subscribes elsewhere without a word.
-    for (const { pubSub } of client.nodeByAddress.values()) {
-      if (pubSub === undefined || heardOf.has(pubSub.client)) continue;
-      heardOf.add(pubSub.client);
-      pubSub.client.on('sharded-channel-moved', (moved) => onMoved(moved));
-    }
+    leaveNodes();
+    // When a slot moves, the connection to its node alone is told, and the cluster subscribes elsewhere without a word.
+    if (onMoved === undefined) return;
+    for (const { pubSub } of client.nodeByAddress.values()) pubSub?.client.on('sharded-channel-moved', hearOfMove);
   };
   const events = [
     'ready',
@@ -692,7 +693,12 @@ function nodeRedisSubscriber(client: NodeRedisSubscriber, isCluster: boolean): S
     listen(onMessages, onConnection) {
       onMessage = onMessages;
       onMoved = onConnection;
-      return listenTo(client, events, () => onConnection());
+      const end = listenTo(client, events, () => onConnection());
+      return () => {
+        end();
+        onMoved = undefined;
+        if (isCluster) leaveNodes();
+      };
     },
   };
 }

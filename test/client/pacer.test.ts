@@ -261,6 +261,17 @@ describe('Pacer', () => {
     expect([startsMs[1], startsMs.at(-1)]).toEqual([5_000, 5_500]);
   });
 
+  it('refuses nobody who would start when a quota is forgotten, however many wait for that', async () => {
+    const { clock, send, sendSlowly, startsMs } = paced();
+    void sendSlowly({ status: 200, headers: {} }, 20_000);
+    // The one that may be left is taken for the one on its way.
+    await send(quota(1, 5, 10));
+    const all = Array.from({ length: 100 }, () => send());
+    await clock.runAll();
+    expect((await Promise.all(all)).every(({ ok }) => ok)).toBe(true);
+    expect([startsMs[1], startsMs.at(-1)]).toEqual([5_000, 5_000]);
+  });
+
   it.each<[string, readonly Answer[], number]>([
     ['what was left when it last grew, where no limit is named', [quota(10, 10)], 5],
     ['the same, while less and less is left', [quota(10, 10), quota(8, 10)], 3],

@@ -105,6 +105,16 @@ describe('RedisWatches', () => {
     expect(told).toEqual(['changed']);
   });
 
+  it('tells a gap in the first round after the connection was lost, whatever was heard before', async () => {
+    const { clock, state, begin, hear, watch } = bench();
+    const told = await watch('channel');
+    hear('channel', '');
+    [state.isDead, state.isHeard] = [true, false];
+    begin();
+    await clock.advance(round);
+    expect(told).toEqual(['gap']);
+  });
+
   it('tells a gap of the channel that has moved, and of no other', async () => {
     const { clock, count, begin, watch } = bench();
     const [moved, other] = [await watch('moved'), await watch('other')];

@@ -663,6 +663,31 @@ describe('redisStore', () => {
     expect(await left()).toEqual([0, 0]);
   });
 
+  it('leaves no listener at the connections of a cluster of node-redis when it is closed', async () => {
+    const pubSub = { client: new EventEmitter() };
+    const connect = () => {
+      const names = ['evalSha', 'eval', 'getRandomNode', 'sSubscribe', 'sUnsubscribe'];
+      const methods = Object.fromEntries(names.map((name) => [name, async () => undefined]));
+      const nodeByAddress = new Map([['1', { pubSub }]]);
+      const client = Object.assign(new EventEmitter(), { ...methods, isOpen: true, nodeByAddress });
+      return Object.assign(client, { withTypeMapping: () => client }) as unknown as IoredisClient & EventEmitter;
+    };
+    const [client, subscriber] = [connect(), connect()];
+    const clock = virtualClock();
+    const stores = [1, 2].map(() => redisStore(client, { subscriber, clock }));
+    const watch = (index: number, key: string) => stores[index]!.native.watch!(key, () => {});
+    for (const key of ['one', 'two', 'three']) await watch(0, key).ready;
+    await watch(1, 'one').ready;
+    expect(pubSub.client.listenerCount('sharded-channel-moved')).toBe(2);
+    stores[0]!.close();
+    expect(pubSub.client.listenerCount('sharded-channel-moved')).toBe(1);
+    const late = watch(1, 'four');
+    stores[1]!.close();
+    await expect(late.ready).rejects.toMatchObject({ reason: 'closed' });
+    await clock.flush();
+    expect([pubSub.client.eventNames(), subscriber.eventNames()]).toEqual([[], []]);
+  });
+
   it('has one listener for any number of stores on a client, and tells them all', async () => {
     const client = new FakeClient();
     const clock = virtualClock();

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { describe, expect, it, vi } from 'vitest';
 import {
   attemptsOf,
@@ -619,6 +620,27 @@ describe('retry', () => {
     expect(unsafe.report?.stoppedBy).toBe('unsafe');
     const keyed = await run({}, () => Promise.reject(down()), { unsafe: true, idempotencyKey: 'k' });
     expect(keyed.calls).toHaveLength(3);
+  });
+
+  it('runs the attempts after one whose time was over in the asynchronous context of the caller, whoever moves the clock', async () => {
+    const clock = virtualClock();
+    const requests = new AsyncLocalStorage<string>();
+    const seen: unknown[] = [];
+    const look = () => seen.push(requests.getStore());
+    const handles = () => look() > 0;
+    const retried = pipeline(
+      retry({ backoff: constant(100), handles, on: look, clock }),
+      timeout({ after: 50, clock }),
+    );
+    const running = requests.run('mine', () =>
+      retried.execute(({ attempt }) => {
+        look();
+        return attempt === 3 ? 'third' : new Promise<string>(() => {});
+      }),
+    );
+    await requests.run('another', () => clock.advance(300));
+    expect(await running).toBe('third');
+    expect(new Set(seen)).toEqual(new Set(['mine']));
   });
 
   it('ends its loop when a timeout around it ends the call', async () => {

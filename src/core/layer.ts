@@ -118,14 +118,6 @@ function failed(call: Call, error: unknown): Promise<unknown> {
   return call.asOutcome ? Promise.resolve({ ok: false, error }) : rejectLater(error);
 }
 
-// One executor for all promises; it leaves its functions here, which spares a closure per call.
-let resolveOfNew: (value: unknown) => void;
-let rejectOfNew: (error: unknown) => void;
-const keepFunctions = (resolve: (value: unknown) => void, reject: (error: unknown) => void) => {
-  resolveOfNew = resolve;
-  rejectOfNew = reject;
-};
-
 /** Whoever set a deadline around ends the call first, and says so in his words; this layer ends it if nobody does. */
 const graceMs = 1;
 
@@ -197,11 +189,17 @@ class LayerRun implements Timer, Dependent {
       this.giveBack();
       return this.failAtOnce(hindrance.error);
     }
-    const promise = new Promise(keepFunctions);
-    this.resolve = resolveOfNew;
-    this.reject = rejectOfNew;
+    const promise = this.answerPromise();
     this.goOn(hindrance);
     return promise;
+  }
+
+  // Apart, because a function that makes a closure allocates for it also where it does not get that far.
+  private answerPromise(): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      this.resolve = resolve;
+      this.reject = reject;
+    });
   }
 
   /** The time of the first attempt, or of the call, is over. */

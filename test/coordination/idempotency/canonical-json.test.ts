@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { canonicalJson } from '../../../src/coordination/idempotency/canonical-json.js';
+import { canonicalJson, isPointer } from '../../../src/coordination/idempotency/canonical-json.js';
 
 function canonical(text: string, exclude?: readonly string[]): string | false {
   let written = '';
@@ -149,5 +149,59 @@ describe('canonicalJson', () => {
     expect(canonical(` "${long}"`)).toBe(JSON.stringify(JSON.parse(`"${long}"`)));
     const quotes = `${'x'.repeat(65_535)}\\"${'\\"'.repeat(40_000)}`;
     expect(canonical(` "${quotes}"`)).toBe(`"${quotes}"`);
+  });
+
+  describe('puts its work down', () => {
+    const length = 1_000_000;
+    const repeated = (piece: string) =>
+      Array(Math.ceil(length / (piece.length + 1)))
+        .fill(piece)
+        .join(',');
+    const names = [...Array(60_000).keys()].map((index) => `"${(index * 7_919) % 60_013}":0`);
+    it.each([
+      ['numbers', `[${repeated('1')}]`],
+      ['white space', `[${' '.repeat(length)}{"b":1,"a":2}]`],
+      ['objects', `[${repeated('{"b":1,"a":2}')}]`],
+      ['many members', `{${names.join(',')}}`],
+      ['a string', ` "${'x'.repeat(length)}"`],
+      ['a string that is canonical', `"${'x'.repeat(length)}"`],
+      ['a string of escapes', ` "${'\\u00e4'.repeat(length / 6)}"`],
+      ['a long name', `{"b":1,"${'a'.repeat(length)}":1}`],
+      ['strings', ` [${repeated('"abcdefghijklmnop"')}]`],
+    ])('after some 300 000 characters, and not after each: %s', (_, text) => {
+      let written = 0;
+      let slices = 0;
+      let readingSlices = 0;
+      let inSlice = 0;
+      let mostInSlice = 0;
+      const isCanonical = canonical(text) === text;
+      const work = canonicalJson(text, (_piece, start, end) => {
+        written += end - start;
+        inSlice += end - start;
+        mostInSlice = Math.max(mostInSlice, inSlice);
+      });
+      for (; !work.next().done; slices++) {
+        if (written === 0) readingSlices++;
+        inSlice = 0;
+      }
+      expect(readingSlices).toBeGreaterThan(1);
+      expect(slices).toBeLessThan(5_000);
+      // What is canonical as it stands is passed on in large pieces.
+      if (!isCanonical) expect(mostInSlice).toBeLessThan(100_000);
+    });
+
+    it('never within what is small', () => {
+      expect(canonicalJson('{"b":[1,2],"a":{"d":"x","c":null}}', () => {}).next()).toEqual({ done: true, value: true });
+    });
+  });
+});
+
+describe('isPointer', () => {
+  it.each(['/a', '/a/0', '/', '/a//b', '/~0', '/~1', '/a~1b~0/c', '/ä b'])('takes %s', (pointer) => {
+    expect(isPointer(pointer)).toBe(true);
+  });
+
+  it.each(['', 'a', 'a/b', '/~', '/~2', '/a~', '/a/~x', undefined, 7, ['/a']])('refuses %j', (value) => {
+    expect(isPointer(value)).toBe(false);
   });
 });

@@ -230,6 +230,9 @@ describe('canonicalJson, of what is written in odd ways,', () => {
         '{:1}',
         '{"a"}',
         '{a:1}',
+        '{a":1}',
+        '{1":1}',
+        '{"b":0,a":1}',
         '{"a":1 "b"}',
         '{[]:1}',
         '{"a",1}',
@@ -368,6 +371,24 @@ describe('canonicalJson, of what is written in odd ways,', () => {
         expect(canonical(`{${turned.join(',')}}`)).toBe(expected);
         expect(canonical(`{${turned.toReversed().join(',')}}`)).toBe(expected);
       }
+    }
+  });
+
+  it('reads strings that are longer than what it looks at in one go, as names and as values', () => {
+    for (const length of [65_533, 65_534, 65_535, 65_536, 65_537, 140_000]) {
+      for (const end of ['', 'b', '\\n', '\\u00e4', '\\"', '\\\\', '\u{1f600}']) {
+        const long = `"${'a'.repeat(length)}${end}"`;
+        const plain = JSON.stringify(JSON.parse(long));
+        expect(canonical(`{"b":1,${long} :{"d":${long},"c": [${long}]}}`)).toBe(
+          `{${plain}:{"c":[${plain}],"d":${plain}},"b":1}`,
+        );
+      }
+      for (const wrong of ['\\', '\\x', '\\u12', '\\u12x4', '\n']) {
+        expect(canonical(`["${'a'.repeat(length)}${wrong}"]`)).toBe(false);
+        expect(canonical(`{"${'a'.repeat(length)}${wrong}":1}`)).toBe(false);
+      }
+      expect(canonical(`["${'a'.repeat(length)}`)).toBe(false);
+      expect(canonical(`{"${'a'.repeat(length)}" 1}`)).toBe(false);
     }
   });
 });

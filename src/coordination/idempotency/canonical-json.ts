@@ -121,7 +121,7 @@ class Document {
       if (expected === 'what follows') {
         if (top < 0) return at >= text.length;
         const isObject = open.get(top + ofObject) !== none;
-        if (isObject) this.endValue(open.get(top + current), at);
+        if (isObject) members.set(open.get(top + current) + valueEnd, at);
         if (code === comma) {
           if (!isObject) this.step(path, open.length / openLength);
           expected = isObject ? 'name' : 'value';
@@ -233,10 +233,6 @@ class Document {
     if (this.work < workPerSlice) return false;
     this.work = 0;
     return true;
-  }
-
-  private endValue(member: number, at: number): void {
-    if (this.members.get(member + valueEnd) === none) this.members.set(member + valueEnd, at);
   }
 
   private step(path: (string | number)[], depth: number): void {

@@ -1,6 +1,6 @@
 /** What a call promises to the policies and calls around and below it. What it promises to an operation: `pipeline.test.ts`. */
 import { describe, expect, it } from 'vitest';
-import { Call, type Dependent } from '../../src/core/call.js';
+import { Call, type Dependent, outermostOf } from '../../src/core/call.js';
 import { virtualClock } from '../../src/testing/index.js';
 
 const clock = virtualClock();
@@ -99,6 +99,21 @@ describe('a call inside another one', () => {
     expect([heard.sort(), signal.aborted, signal.reason]).toEqual([['one: gone', 'two: gone'], true, 'gone']);
   });
 
+  it('ends once and leaves nothing there when its signal is read and somebody depends on it, whichever comes first', () => {
+    for (const readsFirst of [true, false]) {
+      const outer = newCall();
+      const heard: string[] = [];
+      const inner = newCall(undefined, outer);
+      if (readsFirst) void inner.signal;
+      inner.attach(dependent('one', heard));
+      const { signal } = inner;
+      expect([inner.previousDependent, inner.nextDependent]).toEqual([undefined, undefined]);
+      outer.attach(dependent('beside', heard));
+      outer.abort('gone');
+      expect([heard.sort(), signal.reason, inner.owner]).toEqual([['beside: gone', 'one: gone'], 'gone', undefined]);
+    }
+  });
+
   it('does not end with it when it is over', () => {
     const outer = newCall();
     const inner = newCall(undefined, outer);
@@ -125,6 +140,14 @@ describe('a call that was told nothing', () => {
     const { key, idempotencyKey, unsafe, attributes, attempt, deadline, remainingMs, reason } = newCall();
     expect([key, idempotencyKey, unsafe, attributes, attempt]).toEqual([undefined, undefined, false, {}, 1]);
     expect([deadline, remainingMs, reason]).toEqual([Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, undefined]);
+  });
+
+  it('is no copy, and the outermost of those below it', () => {
+    const outer = newCall();
+    expect([outer.isCopy, outer.isRetried(), outer.isRetried({})]).toEqual([false, false, false]);
+    for (const call of [outer, newCall(undefined, outer), newCall(undefined, newCall(undefined, outer))]) {
+      expect(outermostOf(call)).toBe(outer);
+    }
   });
 
   it('has one signal, however often it is read', () => {

@@ -8,7 +8,7 @@ import { rejectLater } from '../../core/outcome.js';
 
 export class Waiters<V> {
   promise!: Promise<V>;
-  isSettled = false;
+  isSettled!: boolean;
   /** Somebody waits who will not go, or it goes on for the sake of those to come. */
   private isPinned: boolean;
   private callers = 0;

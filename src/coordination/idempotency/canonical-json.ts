@@ -121,7 +121,7 @@ class Document {
       if (expected === 'what follows') {
         if (top < 0) return at >= text.length;
         const isObject = open.get(top + ofObject) !== none;
-        if (isObject) this.endValue(open.get(top + current), at);
+        if (isObject) members.set(open.get(top + current) + valueEnd, at);
         if (code === comma) {
           if (!isObject) this.step(path, open.length / openLength);
           expected = isObject ? 'name' : 'value';
@@ -140,7 +140,8 @@ class Document {
         if (object !== none) {
           objects.set(object + objectEnd, at);
           objects.set(object + follower, objects.length);
-          if (memberCount > smallObject) yield* this.sortMany(object, memberCount);
+          const isLong = memberCount > smallObject || at - objects.get(object + objectStart) > stride;
+          if (isLong) yield* this.sortMany(object, memberCount);
           else if (memberCount > 1) this.sortFew(object);
         }
         expected = 'what follows';
@@ -150,8 +151,12 @@ class Document {
         if (code !== quote) return false;
         const near = this.readString(at + 1);
         const end = near < none ? yield* this.restOfString(near) : near;
-        const valueAt = end === none ? none : this.afterColon(end);
-        if (valueAt === none) return false;
+        if (end === none) return false;
+        let colonAt = end;
+        for (; isSpace(text.charCodeAt(colonAt)); colonAt++) if (this.isSliceDone(1)) yield;
+        if (colonAt > end) this.isCanonical = false;
+        if (text.charCodeAt(colonAt) !== colon) return false;
+        const valueAt = colonAt + 1;
         const member = members.length;
         for (const number of [at, end, valueAt, none, none, objects.length]) members.push(number);
         open.set(top + current, member);
@@ -228,10 +233,6 @@ class Document {
     if (this.work < workPerSlice) return false;
     this.work = 0;
     return true;
-  }
-
-  private endValue(member: number, at: number): void {
-    if (this.members.get(member + valueEnd) === none) this.members.set(member + valueEnd, at);
   }
 
   private step(path: (string | number)[], depth: number): void {
@@ -369,14 +370,6 @@ class Document {
     return near;
   }
 
-  private afterColon(end: number): number {
-    const { text } = this;
-    let at = end;
-    while (isSpace(text.charCodeAt(at))) at++;
-    if (at > end) this.isCanonical = false;
-    return text.charCodeAt(at) === colon ? at + 1 : none;
-  }
-
   /** Behind a number, true, false or null; none when it is none of them. */
   private literalEnd(start: number): number {
     const { text } = this;
@@ -401,9 +394,12 @@ class Document {
     return at;
   }
 
+  /** A number of more digits than are looked at in one go is taken for no JSON: nobody means one. */
   private digitsEnd(start: number): number {
+    const { text } = this;
+    const limit = start + stride;
     let at = start;
-    for (let code = this.text.charCodeAt(at); code >= 0x30 && code <= 0x39; code = this.text.charCodeAt(++at));
+    for (let code = text.charCodeAt(at); at < limit && code >= 0x30 && code <= 0x39; code = text.charCodeAt(++at));
     this.work += at - start;
     return at;
   }

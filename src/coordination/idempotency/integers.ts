@@ -28,8 +28,4 @@ export class Integers {
     if (index >= headLength) this.pages[index >> pageBits] ??= new Int32Array(pageLength);
     this.set(index, value);
   }
-
-  pop(): number {
-    return this.get(--this.length);
-  }
 }

@@ -1137,3 +1137,23 @@ describe('flight of a value with tags', () => {
     expect([warnings(), users.size]).toEqual([['not-stored'], 0]);
   });
 });
+
+describe('flight before a store that tells of nothing', () => {
+  it('shows nobody the stale value that it gave others, once its key may have changed unheard', async () => {
+    const { caches, source, clock } = setUpSeen(
+      { isTelling: false, early: 'off', staleIfError: '1m', softTimeout: 200 },
+      2,
+    );
+    const [one, other] = [caches[0]!, caches[1]!];
+    expect(await one.get('42')).toBe(1);
+    await clock.advance(12_000);
+    source.delayMs = 20_000;
+    const stale = one.get('42');
+    await clock.advance(200);
+    expect(await stale).toBe(1);
+    await other.set('42', 7);
+    const newcomer = one.get('42');
+    await clock.advance(200);
+    expect(await newcomer).toBe(7);
+  });
+});

@@ -45,6 +45,14 @@ describe('held value', () => {
     expect(one.isTrusted(1_000)).toBe(false);
   });
 
+  it('was found out to be fine in no turn, neither at first nor when something has happened', () => {
+    const one = held();
+    expect(one.fineInTurn).toBeLessThan(0);
+    one.fineInTurn = 1;
+    one.suspect();
+    expect(one.fineInTurn).toBeLessThan(0);
+  });
+
   it('is compared with the store when four fifths of the time to its bound are over', () => {
     const one = held({ boundMs: 6_000 });
     expect([one.verifyMs, one.checkMs]).toEqual([5_000, 5_000]);

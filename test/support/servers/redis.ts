@@ -110,9 +110,9 @@ export async function startSentinels(program: Program, primary: ServerProcess): 
 }
 
 async function until(holds: () => Promise<boolean>): Promise<void> {
-  const endsAtMs = performance.now() + 10_000;
+  const endsAtMs = performance.now() + 30_000;
   while (!(await holds())) {
-    if (performance.now() > endsAtMs) throw new Error('the servers did not come together within 10 s');
+    if (performance.now() > endsAtMs) throw new Error('the servers did not come together within 30 s');
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

@@ -61,7 +61,8 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     else if (title === 'pg') runCases(locks);
     runCases(cases);
 
-    it.runIf(place !== 'straight')('no watch waiting that would be told nothing: it fails', async () => {
+    if (place === 'straight') return;
+    it('no watch waiting that would be told nothing: it fails', async () => {
       const { pool, listener } = connections[0]!;
       const store = postgresStore(pool, { timeout: '10s', listener });
       for (let watches = 0; watches < 2; watches++) {

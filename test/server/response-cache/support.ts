@@ -9,7 +9,8 @@ import Fastify from 'fastify';
 import type { HoldfastEvent } from '../../../src/index.js';
 import { responseCache as expressCache } from '../../../src/server/express.js';
 import { responseCache as fastifyCache } from '../../../src/server/fastify.js';
-import type { ResponseCacheControl, ResponseCacheOptions } from '../../../src/server/response-cache/response-cache.js';
+import type { ResponseCacheOptions } from '../../../src/server/response-cache/options.js';
+import type { ResponseCacheControl } from '../../../src/server/response-cache/response-cache.js';
 import { headerOf, type RawAnswer, type RawRequest, send } from '../idempotency/raw-client.js';
 
 export interface Asked {

@@ -14,9 +14,10 @@ import {
   storeModel,
 } from 'holdfast/testing';
 import type { ClosableStore } from '../../src/stores/store.js';
+import { draw, perform, versionIn } from '../../src/testing/store-histories.js';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { answered, until } from './faults.ts';
-import { draw, pause, perform, versionIn } from './histories.ts';
+import { pause } from './histories.ts';
 
 /** `'promotion'`: from here on there are two that take writes; `'demotion'`: the old one takes none any more, and what it had is gone. */
 type Event = { readonly type: 'failover' } | { readonly type: 'promotion' } | { readonly type: 'demotion' };

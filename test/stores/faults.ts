@@ -6,8 +6,8 @@ import { type Store, StoreError, type StoreFailure } from 'holdfast';
 import { type FaultProxy, faultProxy, type ProxyFault } from 'holdfast/testing';
 import { expect } from 'vitest';
 import type { ServerProcess } from '../support/servers/server-process.ts';
+import { bytes } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
 const ttlMs = 600_000;
 const timeout = 150;
 

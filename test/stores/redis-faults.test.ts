@@ -16,19 +16,12 @@ import { checkFailovers, freeze, kill } from './failovers.ts';
 import { answered, until } from './faults.ts';
 import { brokenNetwork, checkHistories, frozenServer } from './histories.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
+import { bytes, failure, text } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
-const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 const ttlMs = 60_000;
 const timeout = 150;
 
 const program = await redisProgram();
-
-async function failure(promise: Promise<unknown>): Promise<StoreError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(StoreError);
-  return error as StoreError;
-}
 
 /** What ends when a test is over, the last first. */
 type Closing = (close: () => void | Promise<void>) => void;

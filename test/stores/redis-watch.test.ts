@@ -1,5 +1,5 @@
 /** What a watch in Redis tells when connections break, freeze, are refused, or move to another server. */
-import { OptionsError, StoreError } from 'holdfast';
+import { OptionsError } from 'holdfast';
 import { type FaultProxy, faultProxy, type VirtualClock, virtualClock } from 'holdfast/testing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RedisStore, type RedisStoreOptions, redisStore } from '../../src/stores/redis.js';
@@ -7,16 +7,11 @@ import type { StoreWatch } from '../../src/stores/store.js';
 import { redisProgram, startCluster, startRedis, startReplica, startSentinels } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
+import { failure } from './support.ts';
 
 const value = new TextEncoder().encode('value');
 const ttlMs = 60_000;
 const program = await redisProgram();
-
-async function failure(promise: Promise<unknown>): Promise<StoreError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(StoreError);
-  return error as StoreError;
-}
 
 /** A watch, and what it has told. */
 function listen(store: RedisStore, key: string): { readonly told: string[]; readonly watch: StoreWatch } {

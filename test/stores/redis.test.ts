@@ -13,16 +13,9 @@ import { redisProgram, startRedis, startReplica } from '../support/servers/redis
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { canMount, smallDisk } from '../support/servers/small-disk.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
+import { bytes, failure, text } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
-const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 const ttlMs = 60_000;
-
-async function failure(promise: Promise<unknown>): Promise<StoreError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(StoreError);
-  return error as StoreError;
-}
 
 const program = await redisProgram();
 let prefixes = 0;

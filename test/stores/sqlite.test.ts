@@ -5,16 +5,9 @@ import { describe, expect, it, vi } from 'vitest';
 import { type SqliteDatabase, sqliteStore } from '../../src/stores/sqlite.js';
 import type { Written } from '../../src/stores/store.js';
 import { drivers, nodeSqlite, type OpenDatabase, temporaryDatabase } from './sqlite-files.js';
+import { bytes, failure, text } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
-const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 const ttlMs = 60_000;
-
-async function failure(promise: Promise<unknown>): Promise<StoreError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(StoreError);
-  return error as StoreError;
-}
 
 /** The database, with SQLite's clock in the test's hand. */
 function withTime(db: OpenDatabase, seconds: () => number): OpenDatabase {

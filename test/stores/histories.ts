@@ -1,4 +1,5 @@
 /** Histories of clients of one server, on a network that breaks, as the history checker wants them. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { StoreError } from 'holdfast';
 import {
   checkLinearizability,
@@ -73,7 +74,7 @@ export async function answersMore(
 ): Promise<void> {
   const next = progress.answers + count;
   const endsAtMs = performance.now() + withinMs;
-  while (progress.answers < next && !progress.isOver && performance.now() < endsAtMs) await pause(1);
+  while (progress.answers < next && !progress.isOver && performance.now() < endsAtMs) await sleep(1);
 }
 
 /** A network that cuts connections, in the middle of requests and of replies. */
@@ -85,7 +86,7 @@ export function brokenNetwork(proxy: FaultProxy): Trouble {
       direction: random.pick(['requests', 'replies']),
       afterBytes: random.integer(0, 200),
     });
-    await pause(2);
+    await sleep(2);
     await proxy.heal();
   };
 }
@@ -94,7 +95,7 @@ export function brokenNetwork(proxy: FaultProxy): Trouble {
 export function frozenServer(server: ServerProcess, forMs: number): Trouble {
   return async () => {
     server.freeze();
-    await pause(forMs);
+    await sleep(forMs);
     server.wake();
   };
 }
@@ -126,12 +127,10 @@ async function playHistory(stores: readonly ClosableStore[], seed: number, progr
           left--;
         }
         // It is connected again soon; until then its verbs would only fail.
-        await pause(10);
+        await sleep(10);
       }
     }
   });
   await Promise.all(clients);
   return { seed, history, lost };
 }
-
-export const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));

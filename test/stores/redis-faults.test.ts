@@ -2,6 +2,7 @@
  * Redis killed, loading, replaced by a replica, with a clock that jumps: what the store says then, and what holds afterwards. Faults that every store
  * meets are in `faults.ts`. These wait for servers, so they run at the same time.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { StoreError } from 'holdfast';
 import { faultProxy } from 'holdfast/testing';
 import { Redis } from 'ioredis';
@@ -105,7 +106,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
       while (!isLoaded) {
         const error = await loading.write('key 1', bytes('new'), { ttlMs, ifVersion: 1 }).catch((thrown) => thrown);
         if (error instanceof StoreError) failures.push(error);
-        await new Promise((resolve) => setTimeout(resolve, 5));
+        await sleep(5);
       }
       await started;
       // The first may have been sent before the client knew that the server was gone.

@@ -1,4 +1,5 @@
 import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { OptionsError, StoreError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it, vi } from 'vitest';
@@ -188,7 +189,7 @@ describe.each(drivers)('sqliteStore on $title', ({ open }) => {
     const store = sqliteStore(db);
     const rows = () => (db.prepare('SELECT count(*) AS held FROM holdfast_entries').all()[0] as { held: number }).held;
     for (let index = 0; index < 500; index++) await store.write(`short ${index}`, bytes('1'), { ttlMs: 1 });
-    await new Promise((resolve) => setTimeout(resolve, 10));
+    await sleep(10);
     for (let index = 0; index < 400; index++) await store.write(`long ${index % 50}`, bytes('1'), { ttlMs });
     expect(rows()).toBe(50);
     db.close();

@@ -4,7 +4,7 @@
  * Promise: what a library does by itself is known here and nowhere else: what it puts before keys, how it flattens what it is given, whether
  * it connects by its first command, and what it says of its connections.
  */
-import { addClientListener, removeClientListener } from './client-events.js';
+import { addClientListener, type EventSource, type Listener, removeClientListener } from './client-events.js';
 import type { Subscriber } from './redis-watches.js';
 
 /** What `redisStore` needs of ioredis: `Redis` and `Cluster` have it. */
@@ -144,19 +144,10 @@ export function subscriberOf(client: unknown, { isCluster, keyPrefix }: Driver):
   return ioredisSubscriber(client as IoredisSubscriber, { keyPrefix: own.keyPrefix });
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: what an event brings differs from one to the next.
-type Listener = (...values: any[]) => void;
-
-/** What a subscriber of either library has besides. */
-interface EventSource {
-  on(event: string, listener: Listener): unknown;
-  off(event: string, listener: Listener): unknown;
-}
-
 function listenTo(source: EventSource, events: readonly string[], listener: Listener): () => void {
-  for (const event of events) source.on(event, listener);
+  for (const event of events) addClientListener(source, event, listener);
   return () => {
-    for (const event of events) source.off(event, listener);
+    for (const event of events) removeClientListener(source, event, listener);
   };
 }
 
@@ -168,23 +159,37 @@ interface IoredisSubscriber extends EventSource {
   sunsubscribe(channel: string): Promise<unknown>;
 }
 
+/** Which stores on a client of ioredis want which channel: it does not count them, and who leaves first would take the channel from all. */
+const wanted = /* @__PURE__ */ new WeakMap<object, Map<string, Set<object>>>();
+
 /** @param place - To the channels of a cluster the client adds its prefix, as it does to keys. */
 function ioredisSubscriber(client: IoredisSubscriber, place: 'alone' | { readonly keyPrefix: string }): Subscriber {
+  const channels = wanted.get(client) ?? new Map<string, Set<object>>();
+  wanted.set(client, channels);
   const isCluster = place !== 'alone';
   const prefixLength = isCluster ? place.keyPrefix.length : 0;
-  const subscribe = (channel: string) =>
-    isCluster ? client.ssubscribe(channel.slice(prefixLength)) : client.subscribe(channel);
+  /** Whether nobody else wants it. */
+  const letGo = (channel: string) => {
+    const stores = channels.get(channel);
+    if (stores?.delete(subscriber) && stores.size === 0) channels.delete(channel);
+    return !channels.has(channel);
+  };
   const connectionEvents = [
     'ready',
     'close',
     'end',
     ...(isCluster ? ['+subscriber', '-subscriber', 'subscribersReady'] : []),
   ];
-  return {
+  const subscriber: Subscriber = {
     state: () => stateOfIoredis(client as unknown as IoredisClient),
-    subscribe,
-    unsubscribe: (channel) =>
-      isCluster ? client.sunsubscribe(channel.slice(prefixLength)) : client.unsubscribe(channel),
+    subscribe(channel) {
+      channels.set(channel, (channels.get(channel) ?? new Set()).add(subscriber));
+      return isCluster ? client.ssubscribe(channel.slice(prefixLength)) : client.subscribe(channel);
+    },
+    async unsubscribe(channel) {
+      if (!letGo(channel)) return;
+      await (isCluster ? client.sunsubscribe(channel.slice(prefixLength)) : client.unsubscribe(channel));
+    },
     listen(onMessage, onConnection) {
       const ends = [
         listenTo(client, [isCluster ? 'smessage' : 'message'], onMessage),
@@ -192,9 +197,12 @@ function ioredisSubscriber(client: IoredisSubscriber, place: 'alone' | { readonl
       ];
       return () => {
         for (const end of ends) end();
+        // Those that could not be given up while there was no connection.
+        for (const channel of [...channels.keys()]) letGo(channel);
       };
     },
   };
+  return subscriber;
 }
 
 interface NodeRedisSubscriber extends EventSource {
@@ -214,14 +222,18 @@ function nodeRedisSubscriber(client: NodeRedisSubscriber, isCluster: boolean): S
   const listener = (message: string, channel: string) => onMessage(channel, message);
   const hearOfMove = (channel: string) => onMoved?.(channel);
   const leaveNodes = () => {
-    for (const { pubSub } of client.nodeByAddress.values()) pubSub?.client.off('sharded-channel-moved', hearOfMove);
+    for (const { pubSub } of client.nodeByAddress.values()) {
+      if (pubSub !== undefined) removeClientListener(pubSub.client, 'sharded-channel-moved', hearOfMove);
+    }
   };
   const subscribeInCluster = async (channel: string) => {
     await client.sSubscribe(channel, listener);
     leaveNodes();
     // When a slot moves, the connection to its node alone is told, and the cluster subscribes elsewhere without a word.
     if (onMoved === undefined) return;
-    for (const { pubSub } of client.nodeByAddress.values()) pubSub?.client.on('sharded-channel-moved', hearOfMove);
+    for (const { pubSub } of client.nodeByAddress.values()) {
+      if (pubSub !== undefined) addClientListener(pubSub.client, 'sharded-channel-moved', hearOfMove);
+    }
   };
   const events = [
     'ready',

@@ -60,7 +60,7 @@ export interface RedisStoreOptions {
   readonly maxValueBytes?: number;
   /**
    * A second connection, of the same library and to the same servers, for `native.watch` and `native.queue`: one that has subscribed can do little else. For a
-   * cluster it is a cluster client too, with ioredis one made with `shardedSubscribers: true`. It is left open, and serves one store.
+   * cluster it is a cluster client too, with ioredis one made with `shardedSubscribers: true`. It is left open, and stores may share it.
    * Without it the store has neither, and who waits for a key asks for it again and again, in no order.
    */
   readonly subscriber?: IoredisClient | NodeRedisClient;

@@ -8,6 +8,7 @@
 import { fork } from 'node:child_process';
 import { Agent, createServer, get } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Clock, pipeline, systemClock, timeout } from 'holdfast';
 import { type SeededRandom, seededRandom, serviceModel, simulate } from 'holdfast/testing';
@@ -83,7 +84,6 @@ async function real(rate: number): Promise<Result> {
     const port = await new Promise<number>((listening) =>
       child.once('message', (message) => listening(message as number)),
     );
-    const sleep = (ms: number) => new Promise<void>((wake) => setTimeout(wake, ms));
     const request = (signal: AbortSignal) =>
       new Promise<void>((resolve, reject) => {
         get({ host: '127.0.0.1', port, agent, signal }, (response) => {

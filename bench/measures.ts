@@ -111,28 +111,16 @@ export const roundMeasures = {
 } satisfies Record<string, (call: Operation, repetitions: number) => number | Promise<number>>;
 
 export const onceMeasures = {
-  'B per call': async (call: Operation) => {
-    const samples: number[] = [];
-    for (let sample = 0; sample < 9; sample++) {
-      await settle();
-      const before = process.memoryUsage().heapUsed;
+  'B per call': (call: Operation) =>
+    grownBy(9, allocatingCalls, async () => {
       for (let left = allocatingCalls; left > 0; left--) await call();
-      samples.push((process.memoryUsage().heapUsed - before) / allocatingCalls);
-    }
-    return quartilesOf(samples).median;
-  },
+    }),
 
-  'B left': async (call: Operation) => {
-    const samples: number[] = [];
-    for (let sample = 0; sample < 5; sample++) {
-      await settle();
-      const before = process.memoryUsage().heapUsed;
+  'B left': (call: Operation) =>
+    grownBy(5, leavingCalls, async () => {
       for (let left = leavingCalls; left > 0; left--) await call();
       await settle();
-      samples.push((process.memoryUsage().heapUsed - before) / leavingCalls);
-    }
-    return quartilesOf(samples).median;
-  },
+    }),
 
   'timers left': async (call: Operation) => {
     const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
@@ -148,29 +136,17 @@ export const onceMeasures = {
     await nextTurn();
     return getEventListeners(signal, 'abort').length;
   },
-  'B per check': async (call: Operation) => {
-    const samples: number[] = [];
-    for (let sample = 0; sample < 9; sample++) {
-      await settle();
-      const before = process.memoryUsage().heapUsed;
+  'B per check': (call: Operation) =>
+    grownBy(9, allocatingChecks, () => {
       for (let left = allocatingChecks; left > 0; left--) call();
-      samples.push((process.memoryUsage().heapUsed - before) / allocatingChecks);
-    }
-    return quartilesOf(samples).median;
-  },
+    }),
 
-  'B per circuit': async (call: Operation) => {
-    const samples: number[] = [];
-    for (let sample = 0; sample < 5; sample++) {
-      await settle();
-      const before = process.memoryUsage().heapUsed;
+  'B per circuit': (call: Operation) =>
+    grownBy(5, circuitsPerBatch, async () => {
       const drop = (await call()) as Drop;
       await settle();
-      samples.push((process.memoryUsage().heapUsed - before) / circuitsPerBatch);
-      drop();
-    }
-    return quartilesOf(samples).median;
-  },
+      return drop;
+    }),
 
   /** All that are made, also those that would not keep a process alive. */
   'timers per circuit': async (call: Operation) => {
@@ -229,6 +205,19 @@ async function expire(call: Operation, repetitions: number, counted: 'with begin
 export function threadUs(): number {
   const { user, system } = process.threadCpuUsage();
   return user + system;
+}
+
+/** By how much some work lets the heap grow, per call of it; the median of so many samples. It may answer what is to be done after each. */
+async function grownBy(samples: number, calls: number, work: () => unknown): Promise<number> {
+  const growths: number[] = [];
+  for (let sample = 0; sample < samples; sample++) {
+    await settle();
+    const before = process.memoryUsage().heapUsed;
+    const drop = (await work()) as Drop | undefined;
+    growths.push((process.memoryUsage().heapUsed - before) / calls);
+    drop?.();
+  }
+  return quartilesOf(growths).median;
 }
 
 async function settle(): Promise<void> {

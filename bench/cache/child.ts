@@ -1,4 +1,5 @@
 /** One process of a fleet: callers ask for one key at a steady rate; the source may fail for a while. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 
 export interface Settings {
@@ -22,7 +23,6 @@ export interface Report {
 
 const { contender, redisPort, ratePerSecond, seconds, loadMs, fails } = JSON.parse(process.argv[2]!) as Settings;
 const ttlMs = 1_000;
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const connect = () => new Redis(redisPort, '127.0.0.1', { autoResendUnfulfilledCommands: false });
 const loadsMs: number[] = [];
 let startMs = 0;

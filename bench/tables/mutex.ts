@@ -1,9 +1,6 @@
 /** What a lock of this process costs: free, and with many who wait (P20). */
-import { waitersPerBatch } from '../measures.ts';
-import { atMost, bare, type Contender, emptyWrapper, type Operation, type Table, userTask } from '../table.ts';
-
-const few = 100;
-const many = waitersPerBatch;
+import { atMost, bare, emptyWrapper, type Table, userTask } from '../table.ts';
+import { fewAndMany, many } from './waiters.ts';
 
 const makers = {
   async holdfast() {
@@ -29,26 +26,12 @@ export const mutex: Table = {
   targets: [atMost(1, 'not dearer than async-mutex', (round) => round.holdfast! / round['async-mutex']!)],
 };
 
-/** So many wait at once, until all have had their turn; few of them as often as makes many. */
-function waiting(call: () => Promise<unknown>, waiters: number): Operation {
-  return async () => {
-    for (let left = many / waiters; left > 0; left--) {
-      await Promise.all(Array.from({ length: waiters }, call));
-    }
-  };
-}
-
 export const mutexWaiters: Table = {
   name: 'mutex-waiters',
   title: 'Lock of one process: a call that waits, with 100 and with 10,000 in the queue',
   measure: 'ns per waiter',
   baseline: 'async-mutex, 100',
-  contenders: Object.entries(makers).flatMap(([name, make]): Contender[] =>
-    [few, many].map((waiters) => ({
-      name: `${name}, ${waiters.toLocaleString('en')}`,
-      prepare: async () => waiting(await make(), waiters),
-    })),
-  ),
+  contenders: Object.entries(makers).flatMap(([name, make]) => fewAndMany(name, make)),
   targets: [
     atMost(2, 'P20: 10,000 waiters ≤ 2 × 100 waiters', (round) => round['holdfast, 10,000']! / round['holdfast, 100']!),
     atMost(1, 'not dearer than async-mutex', (round) => round['holdfast, 100']! / round['async-mutex, 100']!),

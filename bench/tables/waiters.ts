@@ -4,18 +4,19 @@ import { waitersPerBatch } from '../measures.ts';
 import { atMost, type Contender, type Operation, type Table, userTask } from '../table.ts';
 
 const few = 100;
-const many = waitersPerBatch;
+export const many = waitersPerBatch;
 
 /** So many wait at once, until all have had their turn; few of them as often as makes many. */
 function waiting(call: () => Promise<unknown>, waiters: number): Operation {
   return async () => {
-    for (let left = waitersPerBatch / waiters; left > 0; left--) {
+    for (let left = many / waiters; left > 0; left--) {
       await Promise.all(Array.from({ length: waiters }, call));
     }
   };
 }
 
-function fewAndMany(name: string, make: () => Promise<() => Promise<unknown>>): Contender[] {
+/** A contender for each length of the queue. */
+export function fewAndMany(name: string, make: () => Promise<() => Promise<unknown>>): Contender[] {
   return [few, many].map((waiters) => ({
     name: `${name}, ${waiters.toLocaleString('en')}`,
     prepare: async () => waiting(await make(), waiters),

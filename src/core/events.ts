@@ -445,7 +445,7 @@ export class Events {
 
 /** Hears the events of the whole process; answers how to stop that. What the listener throws is contained. */
 export function hearEvents(name: string, listener: (event: HoldfastEvent) => void): () => void {
-  const module = findModule('node:diagnostics_channel');
+  const module = channelModule();
   const reports = new Events(name, undefined);
   // A subscriber that throws would end the process.
   const hear = (message: unknown) => {
@@ -458,10 +458,10 @@ export function hearEvents(name: string, listener: (event: HoldfastEvent) => voi
 }
 
 function channelOfProcess(): EventChannel {
-  return findModule('node:diagnostics_channel')?.channel('holdfast') ?? silence;
+  return channelModule()?.channel('holdfast') ?? silence;
 }
 
 /** Node's own module where there is one; nothing is imported, so the core also runs where it is missing. */
-function findModule(name: 'node:diagnostics_channel') {
-  return globalThis.process?.getBuiltinModule?.(name);
+function channelModule() {
+  return globalThis.process?.getBuiltinModule?.('node:diagnostics_channel');
 }

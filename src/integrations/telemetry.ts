@@ -433,7 +433,11 @@ function readings(metric: MetricId, part: Stateful): readonly (readonly [number,
   return typeof value === 'number' ? [[value]] : [];
 }
 
+/** Much has a size or a state, as a store, a cache and a map: a policy has a way to be called besides. */
 function readable(part: Stateful): boolean {
+  const { admit, handle } = part as { readonly admit?: unknown; readonly handle?: unknown };
+  if (typeof part.balance === 'number') return true;
+  if (typeof admit !== 'function' && typeof handle !== 'function') return false;
   return isCircuitState(part.state) || Object.values(numbers).some((field) => typeof part[field] === 'number');
 }
 

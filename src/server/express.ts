@@ -20,12 +20,8 @@ import {
 } from './idempotency/idempotency.js';
 import { bodyOf, contentTypeOf, keyLinesOf, sendProblem, traceparentOf } from './idempotency/node.js';
 import { type Problem, problemBody, problemType } from './problem.js';
-import {
-  checkRules,
-  HttpResponseCache,
-  type ResponseCacheControl,
-  type ResponseCacheOptions,
-} from './response-cache/response-cache.js';
+import { checkRules, type ResponseCacheOptions } from './response-cache/options.js';
+import { HttpResponseCache, type ResponseCacheControl } from './response-cache/response-cache.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type { DeadlineMiddlewareOptions } from './deadline.js';
@@ -37,11 +33,8 @@ export type {
   RequestFingerprint,
 } from './idempotency/idempotency.js';
 export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
-export type {
-  ResponseCacheControl,
-  ResponseCacheOptions,
-  ResponseCacheRules,
-} from './response-cache/response-cache.js';
+export type { ResponseCacheOptions, ResponseCacheRules } from './response-cache/options.js';
+export type { ResponseCacheControl } from './response-cache/response-cache.js';
 
 declare global {
   namespace Express {

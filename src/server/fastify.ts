@@ -67,11 +67,10 @@ import { type Problem, problemBody, problemType } from './problem.js';
 import {
   type CheckedRules,
   checkRules,
-  HttpResponseCache,
-  type ResponseCacheControl,
   type ResponseCacheOptions,
   type ResponseCacheRules,
-} from './response-cache/response-cache.js';
+} from './response-cache/options.js';
+import { HttpResponseCache, type ResponseCacheControl } from './response-cache/response-cache.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type { DeadlineMiddlewareOptions, RouteDeadline } from './deadline.js';
@@ -83,11 +82,8 @@ export type {
   RequestFingerprint,
 } from './idempotency/idempotency.js';
 export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
-export type {
-  ResponseCacheControl,
-  ResponseCacheOptions,
-  ResponseCacheRules,
-} from './response-cache/response-cache.js';
+export type { ResponseCacheOptions, ResponseCacheRules } from './response-cache/options.js';
+export type { ResponseCacheControl } from './response-cache/response-cache.js';
 
 /** What the plugin takes: options, or an engine and what is asked of requests. */
 export type IdempotencyPluginOptions =

@@ -10,6 +10,7 @@ import { type Answer, headersOf, isBytes, joined, type StoredAnswer } from './ca
 import { replay } from './idempotency/answer.js';
 import type { Body } from './idempotency/body.js';
 import {
+  type Answering,
   type AnswerKeeper,
   HttpIdempotency,
   type IdempotencyMiddlewareOptions,
@@ -261,19 +262,23 @@ async function kept(response: Response, keeper: AnswerKeeper): Promise<Response>
  * Takes a body down while it goes out. It is read to its end although nobody listens any more, or not yet: as far as it can
  * be kept. What is longer is read no faster than it is wanted.
  */
-class BodyTee {
+class BodyTee implements Answering {
+  readonly hasBegun = true;
   private readonly reader: ReadableStreamDefaultReader<Uint8Array>;
   private readonly keeper: AnswerKeeper;
   private readonly head: Omit<Answer, 'body'>;
   private chunks: Uint8Array[] = [];
   private bytes = 0;
   private isWanted = true;
+  /** Nothing more is read. */
+  private isOver = false;
   private wake = () => {};
 
   constructor(reader: ReadableStreamDefaultReader<Uint8Array>, keeper: AnswerKeeper, head: Omit<Answer, 'body'>) {
     this.reader = reader;
     this.keeper = keeper;
     this.head = head;
+    keeper.watchStream(this);
   }
 
   start(controller: ReadableStreamDefaultController<Uint8Array>): void {
@@ -287,7 +292,14 @@ class BodyTee {
 
   cancel(): void {
     this.isWanted = false;
+    if (!this.isOver) this.keeper.onClientGone();
     this.wake();
+  }
+
+  /** Its source may fail to stop, or never say that it has: what was answered counts all the same. */
+  stop(): void {
+    this.isOver = true;
+    this.reader.cancel().catch(() => {});
   }
 
   private async pump(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
@@ -296,7 +308,7 @@ class BodyTee {
       for (;;) {
         const isWhole = this.bytes <= keeper.maxBodyBytes;
         if (!isWhole && !this.isWanted) {
-          await reader.cancel();
+          this.stop();
           break;
         }
         if (!isWhole && (controller.desiredSize ?? 0) <= 0) {
@@ -306,16 +318,19 @@ class BodyTee {
           continue;
         }
         const { done, value } = await reader.read();
+        if (this.isOver) return;
         if (done) break;
         const chunk = bytesOf(value);
         this.take(chunk);
         if (this.isWanted) controller.enqueue(chunk);
       }
     } catch (error) {
+      this.stop();
       keeper.onBroken();
       if (this.isWanted) controller.error(error);
       return;
     }
+    this.isOver = true;
     const isWhole = this.bytes <= keeper.maxBodyBytes;
     await keeper.onAnswer({ ...this.head, body: isWhole ? joined(this.chunks, this.bytes) : undefined });
     if (this.isWanted) controller.close();

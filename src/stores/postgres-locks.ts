@@ -8,7 +8,7 @@
 import { showBriefly } from '../core/brief.js';
 import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
-import { LockUnavailableError, messageOf, StoreError } from '../core/errors.js';
+import { LockUnavailableError, messageOf } from '../core/errors.js';
 import {
   checkArgument,
   checkOptions,
@@ -19,6 +19,7 @@ import {
   withDefault,
 } from '../core/options.js';
 import type { PgListener, PostgresTransaction } from './postgres-drivers.js';
+import { failure } from './postgres-failures.js';
 
 /** Options of {@link transactionLock}. */
 export interface TransactionLockOptions {
@@ -228,7 +229,12 @@ class Session implements SessionLock {
     const gone = (error?: unknown) => {
       this.lose('the connection broke');
       this.onBroken(
-        failure('closed', `the connection broke: ${error === undefined ? 'it ended' : messageOf(error)}`, error),
+        failure(
+          'lock',
+          'closed',
+          `the connection broke: ${error === undefined ? 'it ended' : messageOf(error)}`,
+          error,
+        ),
       );
     };
     // They stay until the end: an error that nobody listens to would end the process.
@@ -245,7 +251,8 @@ class Session implements SessionLock {
   async lock(waitMs: number): Promise<void> {
     const about = "SELECT pg_backend_pid()::text AS a, current_setting('server_version_num') AS b";
     const [pid, version] = await this.ask(about);
-    if (Number(version) < oldestVersion) throw failure('invalid', `Postgres 14 or later is needed, this is ${version}`);
+    if (Number(version) < oldestVersion)
+      throw failure('lock', 'invalid', `Postgres 14 or later is needed, this is ${version}`);
     this.pid = pid!;
     // What the server said when the connection was made; a pooler makes up something of its own.
     const { processID } = this.client as { readonly processID?: unknown };
@@ -262,7 +269,7 @@ class Session implements SessionLock {
     const sent = await this.confirm();
     this.state = 'held';
     this.count(sent);
-    if (!this.held()) throw failure('timeout', 'the answer came when the lease was over');
+    if (!this.held()) throw failure('lock', 'timeout', 'the answer came when the lease was over');
   }
 
   held(): boolean {
@@ -329,7 +336,7 @@ class Session implements SessionLock {
   private checkPid(pid: string): void {
     if (pid === this.pid) return;
     const advice = 'connect to the server itself: behind a pooler the lock would be that of somebody else’s session';
-    throw failure('invalid', `the backend was ${pid} and is ${this.pid}; ${advice}`);
+    throw failure('lock', 'invalid', `the backend was ${pid} and is ${this.pid}; ${advice}`);
   }
 
   private count({ ms, wallMs }: { readonly ms: number; readonly wallMs: number }): void {
@@ -349,7 +356,7 @@ class Session implements SessionLock {
   private lose(detail: string): void {
     if (this.state !== 'held') return;
     this.state = 'lost';
-    this.controller.abort(failure('closed', `the lock "${this.key}" is lost: ${detail}`));
+    this.controller.abort(failure('lock', 'closed', `the lock "${this.key}" is lost: ${detail}`));
     this.end();
   }
 }
@@ -387,8 +394,4 @@ function codeOf(error: unknown): unknown {
 function unavailable(policy: string, key: string, waitMs: number, cause?: unknown): LockUnavailableError {
   const detail = waitMs > 0 ? `it was not free for ${waitMs} ms` : 'it is not free, and the call may not wait';
   return new LockUnavailableError({ policy, key, reason: 'waited', detail, stack: true, cause });
-}
-
-function failure(reason: StoreError['reason'], detail: string, cause?: unknown): StoreError {
-  return new StoreError({ store: 'postgres', operation: 'lock', reason, applied: 'no', detail, cause });
 }

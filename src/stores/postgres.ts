@@ -5,7 +5,6 @@
  * failed without being sent. A version grows per key across remove, expiry, restart and failover, as far as the server keeps what it has committed.
  */
 
-import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
 import { showBriefly } from '../core/brief.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
@@ -400,9 +399,8 @@ class PooledStore extends Verbs implements PostgresStore {
     }
     this.running++;
     return new Promise((resolve, reject) => {
-      const verb = new Verb(this, operation, this.driver.statement(sql, values), signal, resolve, reject);
-      this.underWay.begin(verb);
-      if (signal !== undefined) verb.listen();
+      const verb = new Verb(this, operation, this.driver.statement(sql, values), resolve, reject);
+      this.underWay.begin(verb, signal);
       void verb.statement.begin(verb);
     });
   }
@@ -431,16 +429,13 @@ class Verb extends TimedVerb {
   private isOver = false;
   private readonly store: PooledStore;
   private readonly operation: string;
-  private readonly signal: AbortSignal | undefined;
   private readonly resolve: (rows: readonly Row[]) => void;
   private readonly reject: (error: unknown) => void;
-  private onAbort: (() => void) | undefined = undefined;
 
   constructor(
     store: PooledStore,
     operation: string,
     statement: Statement,
-    signal: AbortSignal | undefined,
     resolve: (rows: readonly Row[]) => void,
     reject: (error: unknown) => void,
   ) {
@@ -448,15 +443,8 @@ class Verb extends TimedVerb {
     this.store = store;
     this.operation = operation;
     this.statement = statement;
-    this.signal = signal;
     this.resolve = resolve;
     this.reject = reject;
-  }
-
-  listen(): void {
-    const signal = this.signal!;
-    this.onAbort = () => this.giveUp(signal.reason);
-    addAbortListener(signal, this.onAbort);
   }
 
   answered(rows: readonly Row[]): void {
@@ -475,6 +463,10 @@ class Verb extends TimedVerb {
     this.late(unsent, `the server did not answer within ${timeoutMs} ms`, 'timeout');
   }
 
+  override aborted(reason: unknown): void {
+    this.giveUp(reason);
+  }
+
   storeClosed(): void {
     this.late(closedDetail, 'the store was closed', 'closed');
   }
@@ -484,7 +476,6 @@ class Verb extends TimedVerb {
     if (this.isOver) return false;
     this.isOver = true;
     this.store.ended(this);
-    if (this.onAbort !== undefined) removeAbortListener(this.signal!, this.onAbort);
     return true;
   }
 

@@ -4,7 +4,7 @@
  * Promise: a hint is missed only where a gap is told; a ticket that was granted, or has left, is listened for no more. A process listens on one channel, in a
  * cluster on one for each bucket of keys that it waits for.
  */
-import { StoreError } from '../core/errors.js';
+import { failure } from './redis-failures.js';
 import { enterScript, guardedWriteScript, leaveScript, passScript, sizeScript } from './redis-queue-scripts.js';
 import { type RedisScript, recordOf } from './redis-scripts.js';
 import type { RedisWatches } from './redis-watches.js';
@@ -53,16 +53,12 @@ const longestQuietMs = 2 ** 31;
 
 function checkMs(operation: string, name: string, value: unknown, max: number): void {
   if (typeof value === 'number' && value >= 0 && value <= max) return;
-  throw invalid(operation, `"${name}" must be a number from 0 to ${max}, got ${String(value)}`);
+  throw failure(operation, 'invalid', `"${name}" must be a number from 0 to ${max}, got ${String(value)}`);
 }
 
 function checkTicket(operation: string, ticket: unknown): void {
   if (typeof ticket === 'string' && /^[\x21-\x7e]{1,128}$/.test(ticket)) return;
-  throw invalid(operation, 'a ticket is a string of 1 to 128 characters of ASCII without spaces');
-}
-
-function invalid(operation: string, detail: string): StoreError {
-  return new StoreError({ store: 'redis', operation, reason: 'invalid', applied: 'no', detail });
+  throw failure(operation, 'invalid', 'a ticket is a string of 1 to 128 characters of ASCII without spaces');
 }
 
 /** Writes unless the server has begun anew. */

@@ -6,15 +6,15 @@
  * it grows across remove, expiry, a restart that forgets all, and failover, as long as clocks of servers are not put back by more.
  */
 
-import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
 import { showBriefly } from '../core/brief.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
-import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
+import { messageOf, type StoreError } from '../core/errors.js';
 import { listOf } from '../core/list-of.js';
 import { checkArgument, checkOptions, duration, having, integer, optional, withDefault } from '../core/options.js';
-import { addClientListener, removeClientListener } from './client-events.js';
 import { Copies } from './copies.js';
+import { type Driver, type IoredisClient, type NodeRedisClient, recognise, subscriberOf } from './redis-drivers.js';
+import { failure, failureOf, lost } from './redis-failures.js';
 import { guardedWrite, type QueueHome, RedisQueue } from './redis-queue.js';
 import {
   consumeScript,
@@ -47,27 +47,8 @@ import {
 } from './store.js';
 import { TimedVerb, VerbTimeouts } from './verb-timeouts.js';
 
+export type { IoredisClient, NodeRedisClient } from './redis-drivers.js';
 export { fencedSetScript } from './redis-fence.js';
-
-/** What {@link redisStore} needs of ioredis: `Redis` and `Cluster` have it. */
-export interface IoredisClient {
-  readonly status: string;
-  callBuffer(...command: [name: string, ...words: (string | Uint8Array | number)[]]): Promise<unknown>;
-  on(event: 'ready' | 'close', listener: () => void): unknown;
-  off(event: 'ready' | 'close', listener: () => void): unknown;
-}
-
-/** What {@link redisStore} needs of node-redis, 5 or later: clients, clusters and sentinels have it. */
-export interface NodeRedisClient {
-  readonly isOpen: boolean;
-  readonly isReady?: boolean;
-  // biome-ignore lint/suspicious/noExplicitAny: its own types are generic over all that a client can be made with.
-  withTypeMapping(mapping: any): any;
-  // biome-ignore lint/suspicious/noExplicitAny: see above.
-  on(event: any, listener: () => void): unknown;
-  // biome-ignore lint/suspicious/noExplicitAny: see above.
-  off(event: any, listener: () => void): unknown;
-}
 
 /** Options of {@link redisStore}. */
 export interface RedisStoreOptions {
@@ -79,7 +60,7 @@ export interface RedisStoreOptions {
   readonly maxValueBytes?: number;
   /**
    * A second connection, of the same library and to the same servers, for `native.watch` and `native.queue`: one that has subscribed can do little else. For a
-   * cluster it is a cluster client too, with ioredis one made with `shardedSubscribers: true`. It is left open, and serves one store.
+   * cluster it is a cluster client too, with ioredis one made with `shardedSubscribers: true`. It is left open, and stores may share it.
    * Without it the store has neither, and who waits for a key asks for it again and again, in no order.
    */
   readonly subscriber?: IoredisClient | NodeRedisClient;
@@ -117,17 +98,17 @@ export interface RedisStore extends ClosableStore {
  * ```
  */
 export function redisStore(client: IoredisClient | NodeRedisClient, options: RedisStoreOptions = {}): RedisStore {
-  const server = checkArgument('redisStore', 'client', client, {
+  const driver = checkArgument('redisStore', 'client', client, {
     allowed: 'a client of ioredis, or of node-redis 5 or later',
     parse: recognise,
   });
   const { prefix, subscriber, timeout, maxValueBytes, clock } = checkOptions('redisStore', options, {
     prefix: prefixField,
     subscriber: optional({
-      allowed: server.isCluster
+      allowed: driver.isCluster
         ? 'a second cluster client, with ioredis one made with "shardedSubscribers: true" and the same "keyPrefix" or none'
         : 'a second client of the same server, which is not the first one and no cluster client',
-      parse: (value) => (value === client ? undefined : subscriberOf(value, server)),
+      parse: (value) => (value === client ? undefined : subscriberOf(value, driver)),
     }),
     timeout: withDefault(duration({}), 500),
     // Redis closes the connection on more than 512 MiB in one argument.
@@ -135,7 +116,7 @@ export function redisStore(client: IoredisClient | NodeRedisClient, options: Red
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
   });
   showBriefly(ScriptStore.prototype, ({ prefix }) => ({ store: 'redis', prefix }));
-  return new ScriptStore(server, subscriber, prefix, timeout, clock, new VerbChecks('redis', maxValueBytes));
+  return new ScriptStore(driver, subscriber, prefix, timeout, clock, new VerbChecks('redis', maxValueBytes));
 }
 
 /** Buckets of keys. Each has a last version of its own, in the same slot of a cluster as its keys, so there are few to keep. */
@@ -149,7 +130,7 @@ class ScriptStore implements RedisStore {
   private readonly waiting = new Set<Verb>();
   /** These and all that wait for an answer. */
   private readonly underWay: VerbTimeouts;
-  private readonly server: Server;
+  private readonly driver: Driver;
   /** @internal */ readonly prefix: string;
   private readonly timeoutMs: number;
   private readonly checks: VerbChecks;
@@ -170,22 +151,22 @@ class ScriptStore implements RedisStore {
   };
 
   constructor(
-    server: Server,
+    driver: Driver,
     subscriber: Subscriber | undefined,
     prefix: string,
     timeoutMs: number,
     clock: Clock,
     checks: VerbChecks,
   ) {
-    this.server = server;
+    this.driver = driver;
     this.prefix = prefix;
     this.timeoutMs = timeoutMs;
     this.checks = checks;
     this.underWay = new VerbTimeouts(
       clock,
       timeoutMs,
-      () => server.onBreak(this.failSent),
-      () => server.offBreak(this.failSent),
+      () => driver.onBreak(this.failSent),
+      () => driver.offBreak(this.failSent),
     );
     const home = this.queueHome();
     const always: Pick<RedisStore['native'], 'readMany' | 'consume' | 'guardedWrite'> = {
@@ -217,7 +198,7 @@ class ScriptStore implements RedisStore {
       const ttl = `${Math.ceil(ttlMs)}`;
       const hash = hashOf(key);
       const bucket = this.bucketKey(hash);
-      const given = listOf(recordOf(value, ttl), this.server.publish, messageFor(hash));
+      const given = listOf(recordOf(value, ttl), this.driver.publish, messageFor(hash));
       if (ifVersion !== undefined) given.push(`${ifVersion}`);
       return [writeScript, listOf(`${bucket}:${key}`, bucket), given];
     });
@@ -228,7 +209,7 @@ class ScriptStore implements RedisStore {
       this.checks.remove(key, options);
       const hash = hashOf(key);
       const bucket = this.bucketKey(hash);
-      const given = listOf(this.server.publish, this.channelOf(bucket), messageFor(hash));
+      const given = listOf(this.driver.publish, this.channelOf(bucket), messageFor(hash));
       if (options?.ifVersion !== undefined) given.push(`${options.ifVersion}`);
       return [removeScript, listOf(`${bucket}:${key}`), given];
     });
@@ -250,7 +231,7 @@ class ScriptStore implements RedisStore {
     const groups = new Map<string, number[]>();
     const names = keys.map((key, index) => {
       const bucket = this.bucketKey(hashOf(key));
-      const group = this.server.isCluster ? bucket : '';
+      const group = this.driver.isCluster ? bucket : '';
       const others = groups.get(group);
       if (others === undefined) groups.set(group, [index]);
       else others.push(index);
@@ -297,7 +278,7 @@ class ScriptStore implements RedisStore {
           (reply) => reply,
           () => [script, keys, given],
         ),
-      ...{ isCluster: this.server.isCluster, publish: this.server.publish },
+      ...{ isCluster: this.driver.isCluster, publish: this.driver.publish },
       placeOf: (key) => {
         const hash = hashOf(key);
         const bucket = this.bucketKey(hash);
@@ -308,14 +289,14 @@ class ScriptStore implements RedisStore {
   }
 
   private tryOut(channel: string): Promise<void> {
-    const bucket = channel.slice(this.server.keyPrefix.length);
+    const bucket = channel.slice(this.driver.keyPrefix.length);
     const parse = () => {};
-    return this.run('watch', undefined, parse, () => [tryChannelScript, [bucket], [this.server.publish, channel]]);
+    return this.run('watch', undefined, parse, () => [tryChannelScript, [bucket], [this.driver.publish, channel]]);
   }
 
   /** As the server knows the key of the bucket: in a cluster a node tells only of what it serves. */
   private channelOf(bucket: string): string {
-    return this.server.keyPrefix + bucket;
+    return this.driver.keyPrefix + bucket;
   }
 
   /** What is in braces alone decides about the slot of a cluster; no prefix has a brace. */
@@ -331,20 +312,19 @@ class ScriptStore implements RedisStore {
     prepare: () => Command,
   ): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      const verb = new Verb(this, operation, prepare(), signal, parse, resolve as (answer: unknown) => void, reject);
-      this.underWay.begin(verb);
-      if (signal !== undefined) verb.listen();
+      const verb = new Verb(this, operation, prepare(), parse, resolve as (answer: unknown) => void, reject);
+      this.underWay.begin(verb, signal);
       this.begin(verb);
     });
   }
 
   private begin(verb: Verb): void {
-    const state = this.isClosed ? 'closed' : this.server.state();
+    const state = this.isClosed ? 'closed' : this.driver.state();
     if (state === 'ready') {
       verb.hasLeft = true;
       const { script, keys, given } = verb;
       try {
-        this.server.runKnown(script.hash, keys, given).then(verb.done, verb.sendAgainOrFail);
+        this.driver.runKnown(script.hash, keys, given).then(verb.done, verb.sendAgainOrFail);
       } catch (error) {
         verb.sendAgainOrFail(error);
       }
@@ -352,7 +332,7 @@ class ScriptStore implements RedisStore {
       const detail = this.isClosed ? 'the store is closed' : 'the client is closed, or was never connected; connect it';
       verb.fail(failure(verb.operation, 'closed', detail));
     } else {
-      if (this.waiting.size === 0) this.server.onReady(this.sendWaiting);
+      if (this.waiting.size === 0) this.driver.onReady(this.sendWaiting);
       this.waiting.add(verb);
     }
   }
@@ -364,7 +344,7 @@ class ScriptStore implements RedisStore {
     const failed = (again: unknown) => verb.fail(failureOf(verb.operation, again));
     const { script, keys, given } = verb;
     try {
-      this.server.run(script.text, keys, given).then(verb.done, failed);
+      this.driver.run(script.text, keys, given).then(verb.done, failed);
     } catch (again) {
       failed(again);
     }
@@ -384,7 +364,7 @@ class ScriptStore implements RedisStore {
   }
 
   private leave(verb: Verb): void {
-    if (this.waiting.delete(verb) && this.waiting.size === 0) this.server.offReady(this.sendWaiting);
+    if (this.waiting.delete(verb) && this.waiting.size === 0) this.driver.offReady(this.sendWaiting);
   }
 }
 
@@ -407,11 +387,9 @@ class Verb extends TimedVerb {
   readonly keys: readonly string[];
   readonly given: readonly (string | Buffer)[];
   private readonly store: ScriptStore;
-  private readonly signal: AbortSignal | undefined;
   private readonly parse: (reply: unknown) => unknown;
   private readonly resolve: (answer: unknown) => void;
   private readonly reject: (error: unknown) => void;
-  private onAbort: (() => void) | undefined = undefined;
   readonly sendAgainOrFail = (error: unknown) => {
     if (!this.isOver) this.store.failedToSend(this, error);
   };
@@ -429,7 +407,6 @@ class Verb extends TimedVerb {
     store: ScriptStore,
     operation: string,
     [script, keys, given]: Command,
-    signal: AbortSignal | undefined,
     parse: (reply: unknown) => unknown,
     resolve: (answer: unknown) => void,
     reject: (error: unknown) => void,
@@ -440,16 +417,9 @@ class Verb extends TimedVerb {
     this.script = script;
     this.keys = keys;
     this.given = given;
-    this.signal = signal;
     this.parse = parse;
     this.resolve = resolve;
     this.reject = reject;
-  }
-
-  listen(): void {
-    const signal = this.signal!;
-    this.onAbort = () => this.fail(signal.reason);
-    addAbortListener(signal, this.onAbort);
   }
 
   connectionBroke(): void {
@@ -460,6 +430,10 @@ class Verb extends TimedVerb {
     this.fail(this.store.timeoutOf(this));
   }
 
+  override aborted(reason: unknown): void {
+    this.fail(reason);
+  }
+
   fail(error: unknown): void {
     this.end();
     this.reject(error);
@@ -468,7 +442,6 @@ class Verb extends TimedVerb {
   private end(): void {
     if (this.isOver) return;
     this.isOver = true;
-    if (this.signal !== undefined && this.onAbort !== undefined) removeAbortListener(this.signal, this.onAbort);
     this.store.ended(this);
   }
 }
@@ -479,229 +452,6 @@ function isPutOff(reply: unknown): boolean {
 }
 
 const putOff = 'the client is in the middle of a MULTI, whose EXEC may still do it; give the store a client of its own';
-
-/** What the two libraries have in common, each in its own words. */
-interface Server {
-  readonly isCluster: boolean;
-  /** What the client puts before keys by itself, yet not before other words. */
-  readonly keyPrefix: string;
-  /** The command that tells who watches: in a cluster only the node that serves the key, and who listens to it. */
-  readonly publish: 'PUBLISH' | 'SPUBLISH';
-  /** `'waiting'`: not connected yet, or not any more, and the client is about to connect by itself. */
-  state(): 'ready' | 'waiting' | 'closed';
-  onReady(listener: () => void): void;
-  offReady(listener: () => void): void;
-  /** A connection broke, and the client does not fail what was on its way by itself. */
-  onBreak(listener: () => void): void;
-  offBreak(listener: () => void): void;
-  /** Runs a script that the server knows by this hash; else it answers NOSCRIPT. */
-  runKnown(hash: string, keys: readonly string[], given: readonly (string | Buffer)[]): Promise<unknown>;
-  /** Runs a script, and lets the server know it. */
-  run(text: string, keys: readonly string[], given: readonly (string | Buffer)[]): Promise<unknown>;
-}
-
-function recognise(client: unknown): Server | undefined {
-  if (hasMethods(client, 'evalBuffer', 'evalshaBuffer', 'on', 'off')) return ioredis(client as IoredisClient);
-  if (hasMethods(client, 'evalSha', 'eval', 'withTypeMapping', 'on', 'off'))
-    return nodeRedis(client as NodeRedisClient);
-  return undefined;
-}
-
-function hasMethods(client: unknown, ...methods: readonly string[]): boolean {
-  if (typeof client !== 'object' || client === null) return false;
-  return methods.every((method) => typeof (client as Record<string, unknown>)[method] === 'function');
-}
-
-function stateOfIoredis({ status }: IoredisClient): ReturnType<Server['state']> {
-  // With 'wait' the first command makes it connect.
-  if (status === 'ready' || status === 'wait') return 'ready';
-  return status === 'end' ? 'closed' : 'waiting';
-}
-
-function stateOfNodeRedis({ isReady, isOpen }: NodeRedisClient): ReturnType<Server['state']> {
-  return (isReady ?? isOpen) ? 'ready' : isOpen ? 'waiting' : 'closed';
-}
-
-/** Its types do not have these. With `enableAutoPipelining` its `callBuffer`, which they have, forgets the name of the command. */
-type IoredisScripts = Readonly<
-  Record<
-    'evalBuffer' | 'evalshaBuffer',
-    (script: string, keys: number, ...words: (readonly (string | Buffer)[])[]) => Promise<unknown>
-  >
->;
-
-function keyPrefixOfIoredis(client: object): string {
-  const { options } = client as { readonly options?: { readonly keyPrefix?: unknown } };
-  return String(options?.keyPrefix ?? '');
-}
-
-function ioredis(client: IoredisClient): Server {
-  const isCluster = (client as { readonly isCluster?: unknown }).isCluster === true;
-  const scripts = client as unknown as IoredisScripts;
-  return {
-    isCluster,
-    keyPrefix: keyPrefixOfIoredis(client),
-    publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
-    state() {
-      // A lazy one connects by its first command, which would stand in a queue until then, whatever becomes of the verb.
-      if (client.status === 'wait') (client as unknown as { connect(): Promise<void> }).connect().catch(() => {});
-      return stateOfIoredis(client);
-    },
-    onReady: (listener) => addClientListener(client, 'ready', listener),
-    offReady: (listener) => removeClientListener(client, 'ready', listener),
-    onBreak: (listener) => addClientListener(client, 'close', listener),
-    offBreak: (listener) => removeClientListener(client, 'close', listener),
-    // It flattens what it is given.
-    runKnown: (hash, keys, given) => scripts.evalshaBuffer(hash, keys.length, keys, given),
-    run: (text, keys, given) => scripts.evalBuffer(text, keys.length, keys, given),
-  };
-}
-
-/** The code of strings in RESP: those of an answer come as bytes. */
-const blobString = 36;
-
-interface NodeRedisScripts {
-  evalSha(hash: string, options: NodeRedisScriptOptions): Promise<unknown>;
-  eval(text: string, options: NodeRedisScriptOptions): Promise<unknown>;
-}
-
-interface NodeRedisScriptOptions {
-  readonly keys: readonly string[];
-  readonly arguments: readonly (string | Buffer)[];
-}
-
-function nodeRedis(client: NodeRedisClient): Server {
-  const isCluster = hasMethods(client, 'getRandomNode');
-  const scripts = client.withTypeMapping({ [blobString]: Buffer }) as NodeRedisScripts;
-  return {
-    isCluster,
-    keyPrefix: String((client as { readonly _keyPrefix?: unknown })._keyPrefix ?? ''),
-    publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
-    state: () => stateOfNodeRedis(client),
-    onReady: (listener) => addClientListener(client, 'ready', listener),
-    offReady: (listener) => removeClientListener(client, 'ready', listener),
-    onBreak() {},
-    offBreak() {},
-    runKnown: (hash, keys, given) => scripts.evalSha(hash, { keys, arguments: given }),
-    run: (text, keys, given) => scripts.eval(text, { keys, arguments: given }),
-  };
-}
-
-function subscriberOf(client: unknown, { isCluster, keyPrefix }: Server): Subscriber | undefined {
-  const own = recognise(client);
-  if (own === undefined || own.isCluster !== isCluster) return undefined;
-  if (!hasMethods(client, 'evalBuffer')) return nodeRedisSubscriber(client as NodeRedisSubscriber, isCluster);
-  if (!isCluster) return ioredisSubscriber(client as IoredisSubscriber, 'alone');
-  const { options } = client as { readonly options?: { readonly shardedSubscribers?: unknown } };
-  if (options?.shardedSubscribers !== true || !['', keyPrefix].includes(own.keyPrefix)) return undefined;
-  return ioredisSubscriber(client as IoredisSubscriber, { keyPrefix: own.keyPrefix });
-}
-
-// biome-ignore lint/suspicious/noExplicitAny: what an event brings differs from one to the next.
-type Listener = (...values: any[]) => void;
-
-/** What a subscriber of either library has besides. */
-interface EventSource {
-  on(event: string, listener: Listener): unknown;
-  off(event: string, listener: Listener): unknown;
-}
-
-function listenTo(source: EventSource, events: readonly string[], listener: Listener): () => void {
-  for (const event of events) source.on(event, listener);
-  return () => {
-    for (const event of events) source.off(event, listener);
-  };
-}
-
-interface IoredisSubscriber extends EventSource {
-  readonly status: string;
-  subscribe(channel: string): Promise<unknown>;
-  unsubscribe(channel: string): Promise<unknown>;
-  ssubscribe(channel: string): Promise<unknown>;
-  sunsubscribe(channel: string): Promise<unknown>;
-}
-
-/** @param place - To the channels of a cluster the client adds its prefix, as it does to keys. */
-function ioredisSubscriber(client: IoredisSubscriber, place: 'alone' | { readonly keyPrefix: string }): Subscriber {
-  const isCluster = place !== 'alone';
-  const prefixLength = isCluster ? place.keyPrefix.length : 0;
-  const subscribe = (channel: string) =>
-    isCluster ? client.ssubscribe(channel.slice(prefixLength)) : client.subscribe(channel);
-  const connectionEvents = [
-    'ready',
-    'close',
-    'end',
-    ...(isCluster ? ['+subscriber', '-subscriber', 'subscribersReady'] : []),
-  ];
-  return {
-    state: () => stateOfIoredis(client as unknown as IoredisClient),
-    subscribe,
-    unsubscribe: (channel) =>
-      isCluster ? client.sunsubscribe(channel.slice(prefixLength)) : client.unsubscribe(channel),
-    listen(onMessage, onConnection) {
-      const ends = [
-        listenTo(client, [isCluster ? 'smessage' : 'message'], onMessage),
-        listenTo(client, connectionEvents, () => onConnection()),
-      ];
-      return () => {
-        for (const end of ends) end();
-      };
-    },
-  };
-}
-
-interface NodeRedisSubscriber extends EventSource {
-  readonly isOpen: boolean;
-  readonly isReady?: boolean;
-  subscribe(channel: string, listener: Listener): Promise<unknown>;
-  unsubscribe(channel: string, listener: Listener): Promise<unknown>;
-  sSubscribe(channel: string, listener: Listener): Promise<unknown>;
-  sUnsubscribe(channel: string, listener: Listener): Promise<unknown>;
-  /** Of a cluster, each with a connection for its channels once it has some. */
-  readonly nodeByAddress: ReadonlyMap<string, { readonly pubSub?: { readonly client: EventSource } }>;
-}
-
-function nodeRedisSubscriber(client: NodeRedisSubscriber, isCluster: boolean): Subscriber {
-  let onMessage: (channel: string, message: string) => void = () => {};
-  let onMoved: ((channel: string) => void) | undefined;
-  const listener = (message: string, channel: string) => onMessage(channel, message);
-  const hearOfMove = (channel: string) => onMoved?.(channel);
-  const leaveNodes = () => {
-    for (const { pubSub } of client.nodeByAddress.values()) pubSub?.client.off('sharded-channel-moved', hearOfMove);
-  };
-  const subscribeInCluster = async (channel: string) => {
-    await client.sSubscribe(channel, listener);
-    leaveNodes();
-    // When a slot moves, the connection to its node alone is told, and the cluster subscribes elsewhere without a word.
-    if (onMoved === undefined) return;
-    for (const { pubSub } of client.nodeByAddress.values()) pubSub?.client.on('sharded-channel-moved', hearOfMove);
-  };
-  const events = [
-    'ready',
-    'reconnecting',
-    'end',
-    'topology-change',
-    'node-ready',
-    'node-disconnect',
-    'node-reconnecting',
-  ];
-  return {
-    state: () => stateOfNodeRedis(client as unknown as NodeRedisClient),
-    subscribe: (channel) => (isCluster ? subscribeInCluster(channel) : client.subscribe(channel, listener)),
-    unsubscribe: (channel) =>
-      isCluster ? client.sUnsubscribe(channel, listener) : client.unsubscribe(channel, listener),
-    listen(onMessages, onConnection) {
-      onMessage = onMessages;
-      onMoved = onConnection;
-      const end = listenTo(client, events, () => onConnection());
-      return () => {
-        end();
-        onMoved = undefined;
-        if (isCluster) leaveNodes();
-      };
-    },
-  };
-}
 
 /** FNV-1a. It decides where a record is, so it must never change. */
 function hashOf(key: string): number {
@@ -746,63 +496,4 @@ function numberIn(record: Uint8Array, start: number, end: number): number {
     number = number * 10 + digit;
   }
   return number;
-}
-
-const noPermission = 'the user needs @scripting and the commands get, getrange, pttl, time, set and del';
-
-const subscribed = 'the client has subscribed to something, and can do nothing else; give the store one of its own';
-
-/** What a server, or a client, answers instead of doing anything, and what may help. */
-const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: string])[] = [
-  ['READONLY', 'failed', 'this server is a replica; let the client follow the primary, by Sentinel or Cluster'],
-  ['LOADING', 'busy', 'the server is still loading its data; try again'],
-  ['BUSY', 'busy', "somebody else's script keeps the server busy"],
-  ['OOM', 'full', 'the server has no memory left under "maxmemory"; raise it, or let entries live shorter'],
-  [
-    'MISCONF Errors writing to the AOF file: No space left',
-    'full',
-    'the disk of the server is full; it takes writes again by itself when there is room',
-  ],
-  ['MISCONF', 'failed', 'the server cannot save to its disk and therefore takes no writes; see its log'],
-  ['NOREPLICAS', 'failed', 'too few replicas are connected for "min-replicas-to-write"'],
-  ['MASTERDOWN', 'failed', 'this server is a replica that has lost its primary'],
-  ['CLUSTERDOWN', 'failed', 'the cluster does not serve all of its slots'],
-  ['TRYAGAIN', 'busy', 'the slot is on its way to another node; try again'],
-  ['NOAUTH', 'failed', 'the client has to give a password'],
-  ['NOPERM', 'failed', noPermission],
-  ["ERR The user executing the script can't", 'failed', noPermission],
-  ["ERR Can't execute", 'failed', subscribed],
-  ['Connection in subscriber mode', 'failed', subscribed],
-  ['The queue is full', 'busy', 'the client has as many commands under way as it may, by "commandsQueueMaxLength"'],
-  [
-    'Timeout waiting for a client',
-    'busy',
-    'the pool has no connection to give; raise its "maximum", or look for who keeps them',
-  ],
-  ['WRONGTYPE', 'schema', 'the key holds something that is none of this store; use another "prefix"'],
-];
-
-/** Redis 6 and older name the script first, and what was refused after a dash. */
-const refused = new RegExp(`(?:^|-)(${refusals.map(([says]) => says).join('|')})\\b`);
-
-function failureOf(operation: string, cause: unknown): StoreError {
-  const message = messageOf(cause);
-  const says = refused.exec(message)?.[1];
-  const refusal = refusals.find((known) => known[0] === says);
-  if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);
-  // What the clients say of a command that they have not sent.
-  if (/isn't writeable|client is (closed|offline)/i.test(message)) return failure(operation, 'closed', message, cause);
-  // The second is the `commandTimeout` of ioredis.
-  const reason = /closed/.test(message) ? 'closed' : /^Command timed out/.test(message) ? 'timeout' : 'failed';
-  return lost(operation, message, cause, reason);
-}
-
-function failure(operation: string, reason: StoreFailure, detail: string, cause?: unknown): StoreError {
-  return new StoreError({ store: 'redis', operation, reason, applied: 'no', detail, cause });
-}
-
-/** For what may have been done; a read changes nothing in any case. */
-function lost(operation: string, detail: string, cause?: unknown, reason: StoreFailure = 'failed'): StoreError {
-  const applied = operation === 'read' || operation === 'readMany' || operation === 'watch' ? 'no' : 'unknown';
-  return new StoreError({ store: 'redis', operation, reason, applied, detail, cause });
 }

@@ -11,8 +11,18 @@ import { addAbortListener, removeAbortListener } from '../core/abort-listeners.j
 import { showBriefly } from '../core/brief.js';
 import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
-import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
+import { messageOf, type StoreError } from '../core/errors.js';
 import { checkArgument, checkOptions, duration, having, withDefault } from '../core/options.js';
+import { failure, failureOf, isLocked, isTableGone } from './sqlite-failures.js';
+import {
+  type Moves,
+  type Row,
+  type Scanned,
+  type SqliteDatabase,
+  type Statements,
+  setUp,
+  versionOf,
+} from './sqlite-statements.js';
 import {
   type ClosableStore,
   type Entry,
@@ -31,25 +41,7 @@ import {
 } from './store.js';
 import { Watchers } from './watchers.js';
 
-/** What {@link sqliteStore} needs of a database: `DatabaseSync` of node:sqlite and `Database` of better-sqlite3 have it. */
-export interface SqliteDatabase {
-  prepare(sql: string): SqliteStatement;
-  exec(sql: string): unknown;
-  /** node:sqlite, from Node 22.16. */
-  readonly isTransaction?: boolean;
-  /** better-sqlite3. */
-  readonly inTransaction?: boolean;
-}
-
-/** A prepared statement of either library. */
-export interface SqliteStatement {
-  all(...values: readonly SqliteValue[]): unknown[];
-  /** node:sqlite, from Node 22.16. */
-  setReturnArrays?(isOn: boolean): void;
-  run(...values: readonly SqliteValue[]): { readonly changes: number | bigint };
-}
-
-type SqliteValue = string | number | null | Uint8Array;
+export type { SqliteDatabase, SqliteStatement } from './sqlite-statements.js';
 
 /** Options of {@link sqliteStore}. */
 export interface SqliteStoreOptions {
@@ -102,61 +94,6 @@ export function sqliteStore(db: SqliteDatabase, options: SqliteStoreOptions = {}
   });
   showBriefly(TableStore.prototype, ({ prefix }) => ({ store: 'sqlite', prefix: prefix.slice(0, -1) }));
   return new TableStore(database, prefix, timeout, clock, new VerbChecks('sqlite', maxValueBytes));
-}
-
-// The value comes last: a row with a big one is spread over pages that only reading the value itself must follow.
-const schema = `
-CREATE TABLE IF NOT EXISTS holdfast_entries (
-  version INTEGER PRIMARY KEY AUTOINCREMENT,
-  key TEXT NOT NULL UNIQUE,
-  written_ms INTEGER NOT NULL,
-  expires_ms INTEGER NOT NULL,
-  value BLOB NOT NULL
-)`;
-
-// SQLite knows whole milliseconds and cuts the rest off, so an entry is live through the last one: never gone early.
-const now = `(SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)`;
-
-const readSql = `
-SELECT value, version, now - written_ms AS age, expires_ms - now AS ttl
-FROM holdfast_entries, ${now} WHERE key = ? AND expires_ms >= now`;
-
-const writeSql = `
-WITH given(key, value, ttl, condition) AS (VALUES (?, ?, ?, ?))
-INSERT OR REPLACE INTO holdfast_entries (key, written_ms, expires_ms, value)
-SELECT key, now, now + ttl, coalesce(value, x'') FROM given, ${now}
-WHERE condition IS NULL OR condition = coalesce(
-  (SELECT version FROM holdfast_entries AS held WHERE held.key = given.key AND held.expires_ms >= now), 0)
-RETURNING version`;
-
-const removeSql = `
-DELETE FROM holdfast_entries
-WHERE key = ? AND version = coalesce(?, version) AND expires_ms >= (SELECT now FROM ${now})`;
-
-const scanSql = `
-SELECT count(*) AS rows, max(version) AS last, sum(expires_ms < now) AS expired
-FROM (SELECT version, expires_ms FROM holdfast_entries WHERE version > ? ORDER BY version LIMIT ?), ${now}`;
-
-const sweepSql = `
-DELETE FROM holdfast_entries
-WHERE version > ? AND version <= ? AND expires_ms < (SELECT now FROM ${now})`;
-
-// The first column moves with the commits of other connections, the second with what this one does.
-const movedSql = 'SELECT data_version AS others, total_changes() AS own FROM pragma_data_version()';
-
-const lastSql = `SELECT coalesce(max(seq), 0) AS version FROM sqlite_sequence WHERE name = 'holdfast_entries'`;
-
-const versionSql = 'SELECT version FROM holdfast_entries WHERE key = ?';
-
-interface Statements {
-  readonly moved: SqliteStatement;
-  readonly last: SqliteStatement;
-  readonly version: SqliteStatement;
-  readonly read: SqliteStatement;
-  readonly write: SqliteStatement;
-  readonly remove: SqliteStatement;
-  readonly scan: SqliteStatement;
-  readonly sweep: SqliteStatement;
 }
 
 /** Rows looked at by one sweep, and writes from one to the next: four rows per write, oldest version first, round and round. */
@@ -412,7 +349,7 @@ class TableStore implements SqliteStore {
   ): Promise<T> {
     let endsAtMs: number | undefined;
     for (let tries = 0; ; tries++) {
-      if (this.isClosed) throw this.error(operation, 'closed', 'the store is closed');
+      if (this.isClosed) throw failure(operation, 'closed', 'the store is closed');
       let reason: unknown;
       try {
         if (!this.isInForeignTransaction) return step(this.statements ?? this.setUp());
@@ -425,7 +362,7 @@ class TableStore implements SqliteStore {
       endsAtMs ??= nowMs + this.timeoutMs;
       if (nowMs >= endsAtMs) {
         const detail = `the database stayed locked for ${this.timeoutMs} ms: ${messageOf(reason)}`;
-        throw this.error(operation, 'busy', detail, reason);
+        throw failure(operation, 'busy', detail, reason);
       }
       const pauseMs = pausesMs[Math.min(tries, pausesMs.length - 1)]!;
       await pause(this.clock, Math.min(nowMs + pauseMs, endsAtMs), signal);
@@ -437,21 +374,7 @@ class TableStore implements SqliteStore {
   }
 
   private setUp(): Statements {
-    const { db } = this;
-    db.exec('PRAGMA busy_timeout = 0');
-    // Persistent and shared by all connections. A database in memory has a mode of its own, and keeps it.
-    db.exec('PRAGMA journal_mode = WAL');
-    db.exec(schema);
-    this.statements = {
-      read: prepared(db, readSql),
-      write: prepared(db, writeSql),
-      remove: prepared(db, removeSql),
-      scan: prepared(db, scanSql),
-      sweep: prepared(db, sweepSql),
-      moved: prepared(db, movedSql),
-      last: prepared(db, lastSql),
-      version: prepared(db, versionSql),
-    };
+    this.statements = setUp(this.db);
     return this.statements;
   }
 
@@ -465,61 +388,17 @@ class TableStore implements SqliteStore {
 
   /** @internal */
   failure(operation: string, cause: unknown): StoreError {
-    const code = codeOf(cause);
-    const detail = messageOf(cause);
-    if (code === undefined || code === 'SQLITE_ERROR') {
-      // Somebody may have dropped the table, or closed the connection and opened it again: the next verb begins anew.
-      this.statements = undefined;
-      if (code === undefined) return this.error(operation, 'closed', `the database is not usable: ${detail}`, cause);
-      return this.error(operation, 'schema', `table holdfast_entries is not as expected: ${detail}`, cause);
-    }
-    if (code === 'SQLITE_FULL') return this.error(operation, 'full', `the disk is full: ${detail}`, cause);
-    if (isLocked(cause)) return this.error(operation, 'busy', `the database is locked: ${detail}`, cause);
-    // When it cannot be read or synced, nobody knows how much of a commit has reached the disk.
-    const isUncertain =
-      (operation === 'write' || operation === 'remove' || operation === 'transaction') && !surelyNotApplied.has(code);
-    return this.error(operation, 'failed', detail, cause, isUncertain ? 'unknown' : 'no');
-  }
-
-  private error(
-    operation: string,
-    reason: StoreFailure,
-    detail: string,
-    cause?: unknown,
-    applied: StoreError['applied'] = 'no',
-  ): StoreError {
-    return new StoreError({ store: 'sqlite', operation, reason, applied, detail, cause });
+    // The next verb begins anew.
+    if (isTableGone(cause)) this.statements = undefined;
+    return failureOf(operation, cause);
   }
 
   private mustBeSynchronous(promise: PromiseLike<unknown>): StoreError {
     // It is rolled back; that it rejects, perhaps for that very reason, is nobody's news.
     promise.then(undefined, () => {});
     const detail = 'the function must be synchronous: others would run on the connection while it waits';
-    return this.error('transaction', 'invalid', detail);
+    return failure('transaction', 'invalid', detail);
   }
-}
-
-interface Row {
-  readonly value: Uint8Array;
-  readonly version: number | bigint;
-  readonly age: number | bigint;
-  readonly ttl: number | bigint;
-}
-
-interface Scanned {
-  readonly rows: number | bigint;
-  readonly last: number | bigint | null;
-  readonly expired: number | bigint | null;
-}
-
-interface Moves {
-  readonly others: number | bigint;
-  readonly own: number | bigint;
-}
-
-function versionOf(rows: unknown[]): number {
-  const [row] = rows as Pick<Row, 'version'>[];
-  return Number(row?.version ?? 0);
 }
 
 /** The verbs of a transaction, until it ends. */
@@ -557,8 +436,7 @@ class View implements StoreTransaction {
 
   private run<T>(operation: string, step: () => T): T {
     if (this.isOver) {
-      const detail = 'the transaction is over';
-      throw new StoreError({ store: 'sqlite', operation, reason: 'closed', applied: 'no', detail });
+      throw failure(operation, 'closed', 'the transaction is over');
     }
     try {
       return step();
@@ -566,38 +444,6 @@ class View implements StoreTransaction {
       throw this.store.failure(operation, error);
     }
   }
-}
-
-/** Primary result codes that node:sqlite gives as numbers, by the names that better-sqlite3 uses. */
-const codeNames: Readonly<Record<number, string>> = {
-  ...{ 1: 'SQLITE_ERROR', 3: 'SQLITE_PERM', 5: 'SQLITE_BUSY', 6: 'SQLITE_LOCKED', 8: 'SQLITE_READONLY' },
-  ...{ 10: 'SQLITE_IOERR', 11: 'SQLITE_CORRUPT', 13: 'SQLITE_FULL', 14: 'SQLITE_CANTOPEN', 18: 'SQLITE_TOOBIG' },
-  ...{ 19: 'SQLITE_CONSTRAINT', 23: 'SQLITE_AUTH', 26: 'SQLITE_NOTADB' },
-};
-
-const surelyNotApplied = new Set([
-  ...['SQLITE_PERM', 'SQLITE_READONLY', 'SQLITE_CANTOPEN', 'SQLITE_TOOBIG', 'SQLITE_CONSTRAINT', 'SQLITE_AUTH'],
-  'SQLITE_NOTADB',
-]);
-
-/** Its rows are read by name, also where the database was opened with `returnArrays`. */
-function prepared(db: SqliteDatabase, sql: string): SqliteStatement {
-  const statement = db.prepare(sql);
-  statement.setReturnArrays?.(false);
-  return statement;
-}
-
-/** The primary result code, or undefined for what does not come from SQLite itself, such as a connection that is closed. */
-function codeOf(error: unknown): string | undefined {
-  const { code, errcode } = (error ?? {}) as { readonly code?: unknown; readonly errcode?: unknown };
-  if (typeof errcode === 'number') return codeNames[errcode & 0xff] ?? `SQLITE_${errcode & 0xff}`;
-  return typeof code === 'string' ? /^SQLITE_[A-Z]+/.exec(code)?.[0] : undefined;
-}
-
-function isLocked(error: unknown): boolean {
-  const code = codeOf(error);
-  // better-sqlite3 lets nothing else run on a connection while somebody walks through the rows of a query.
-  return code === 'SQLITE_BUSY' || code === 'SQLITE_LOCKED' || /busy executing a query/.test(messageOf(error));
 }
 
 function callable<T>(value: unknown): ((view: StoreTransaction) => T) | undefined {

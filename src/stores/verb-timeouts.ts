@@ -1,10 +1,11 @@
 /**
- * Verb timeouts: one timer for all verbs of a store that waits for a server.
+ * Verb timeouts: one timer for all verbs of a store that waits for a server, and the aborts of those who asked.
  *
  * Promise: a verb is told within a few milliseconds of its end, never before; the timer is gone one `timeout` after the last verb has begun, at the
  * latest, and keeps no process alive meanwhile, which the client's connection does. All wait equally long, so the first to
  * begin is the first to end. A timer for each, set and taken back, would cost a fifth of a round trip.
  */
+import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
 import { type Clock, Timer } from '../core/clock.js';
 
 /** What is under way; it is its own list node. */
@@ -13,8 +14,12 @@ export abstract class TimedVerb {
   previous: TimedVerb | undefined = undefined;
   next: TimedVerb | undefined = undefined;
   isListed = false;
+  signal: AbortSignal | undefined = undefined;
+  onAbort: (() => void) | undefined = undefined;
   /** Ends it. */
   abstract timedOut(): void;
+  /** Ends it with the caller's own reason. */
+  abstract aborted(reason: unknown): void;
 }
 
 /** A timer that fires on time is late by less. */
@@ -40,13 +45,18 @@ export class VerbTimeouts extends Timer {
     this.onIdle = onIdle;
   }
 
-  begin(verb: TimedVerb): void {
+  begin(verb: TimedVerb, signal: AbortSignal | undefined): void {
     verb.endsAtMs = this.clock.now() + this.timeoutMs;
     verb.isListed = true;
     verb.previous = this.last;
     if (this.last === undefined) this.first = verb;
     else this.last.next = verb;
     this.last = verb;
+    if (signal !== undefined) {
+      verb.signal = signal;
+      verb.onAbort = () => verb.aborted(signal.reason);
+      addAbortListener(signal, verb.onAbort);
+    }
     if (this.isArmed) return;
     this.onBusy();
     this.isArmed = true;
@@ -63,6 +73,7 @@ export class VerbTimeouts extends Timer {
     // One that somebody still holds would hold all that came after it.
     verb.previous = undefined;
     verb.next = undefined;
+    if (verb.signal !== undefined) removeAbortListener(verb.signal, verb.onAbort!);
     if (this.isClosed) this.restIfIdle();
   }
 

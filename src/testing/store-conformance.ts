@@ -4,9 +4,8 @@
  * Promise: each case opens its own stores under its own prefix, leaves nothing but entries that expire, and says in its
  * error which law is broken, by what, and with which seed. A store that breaks one law fails a case of that law.
  */
-import { StoreError } from '../core/errors.js';
 import { checkOptions, func, integer, number, oneOf, optional, withDefault } from '../core/options.js';
-import type { Entry, Store, StoreWriteOptions } from '../stores/store.js';
+import type { Store, StoreWriteOptions } from '../stores/store.js';
 import {
   Bench,
   bytes,
@@ -16,12 +15,11 @@ import {
   isSame,
   minute,
   show,
-  text,
 } from './conformance-bench.js';
 import { consumeCases, readManyCases, watchCases } from './conformance-native.js';
-import { checkLinearizability, History } from './history/index.js';
-import { type SeededRandom, seededRandom } from './random.js';
-import { type StoreModelEntry, type StoreOperation, type StoreResult, storeModel } from './store-model.js';
+import { checkLinearizability } from './history/index.js';
+import { playHistory } from './store-histories.js';
+import { storeModel } from './store-model.js';
 
 /** Options of {@link storeConformance}. */
 export interface StoreConformanceOptions {
@@ -663,7 +661,7 @@ async function historiesAreLinearizable(bench: Bench, histories: number, firstSe
   const playSome = async () => {
     while (nextSeed < endSeed) {
       const seed = nextSeed++;
-      const verdict = checkLinearizability(await play(clients, seed), storeModel());
+      const verdict = checkLinearizability(await playHistory(clients, seed), storeModel());
       bench.claim(verdict.verdict === 'linearizable', () => `seed ${seed}\n${String(verdict)}`);
     }
   };
@@ -671,72 +669,3 @@ async function historiesAreLinearizable(bench: Bench, histories: number, firstSe
 }
 
 const historiesAtOnce = 8;
-
-/** Lets each client do a few random things to the same two keys at the same time. */
-async function play(clients: readonly Store[], seed: number): Promise<History<StoreOperation, StoreResult>> {
-  const history = new History<StoreOperation, StoreResult>();
-  const random = seededRandom(seed);
-  const keys = [`${seed}/x`, `${seed}/y`];
-  await Promise.all(
-    clients.map(async (store, index) => {
-      const client = `client ${index}`;
-      const own = random.fork(client);
-      /** The version that this client last saw of each key. */
-      const seenVersions = new Map<string, number>();
-      for (let count = 0; count < 10; count++) {
-        const key = own.pick(keys);
-        const operation = draw(own, `${index}.${count}`, seenVersions.get(key) ?? 0);
-        for (let hops = own.integer(0, 3); hops > 0; hops--) await undefined;
-        const result = await record(history, store, client, key, operation);
-        const version = versionIn(result);
-        if (version !== undefined) seenVersions.set(key, version);
-      }
-    }),
-  );
-  return history;
-}
-
-function draw(random: SeededRandom, value: string, seenVersion: number): StoreOperation {
-  const chance = random();
-  if (chance < 0.25) return { type: 'read' };
-  const ifVersion = random.pick([undefined, 0, seenVersion, seenVersion]);
-  return chance < 0.8 ? { type: 'write', value, ifVersion } : { type: 'remove', ifVersion };
-}
-
-async function record(
-  history: History<StoreOperation, StoreResult>,
-  store: Store,
-  client: string,
-  key: string,
-  operation: StoreOperation,
-): Promise<StoreResult> {
-  const open = history.invoke({ client, key, operation });
-  try {
-    const result = await perform(store, key, operation);
-    open.ok(result);
-    return result;
-  } catch (error) {
-    if (error instanceof StoreError && error.applied === 'no') open.failed();
-    else if ((error as Partial<StoreError> | undefined)?.code === 'ERR_STORE') open.unknown();
-    else throw error;
-    return undefined;
-  }
-}
-
-async function perform(store: Store, key: string, operation: StoreOperation): Promise<StoreResult> {
-  if (operation.type === 'read') return modelEntry(await store.read(key));
-  const { ifVersion } = operation;
-  const condition = ifVersion === undefined ? {} : { ifVersion };
-  if (operation.type === 'remove') return store.remove(key, condition);
-  const answer = await store.write(key, bytes(operation.value), { ttlMs: 10 * minute, ...condition });
-  return answer.ok ? { ok: true, version: answer.version } : { ok: false, entry: modelEntry(answer.entry) };
-}
-
-function modelEntry(entry: Entry | undefined): StoreModelEntry | undefined {
-  return entry && { value: text(entry.value), version: entry.version };
-}
-
-function versionIn(result: StoreResult): number | undefined {
-  if (typeof result !== 'object') return undefined;
-  return 'version' in result ? result.version : 'entry' in result ? result.entry?.version : undefined;
-}

@@ -233,7 +233,9 @@ describe('resilience', () => {
       socket.write('HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n');
     });
     await using http = client();
-    const { socket } = await http.dispatcher.upgrade({ path: '/', protocol: 'echo', origin: server.origin } as never);
+    const asked = { path: '/', protocol: 'echo', origin: server.origin };
+    const { headers, socket } = await http.dispatcher.upgrade(asked as never);
+    expect(headers.upgrade).toBe('echo');
     socket.destroy();
   });
 

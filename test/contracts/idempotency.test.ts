@@ -1,4 +1,5 @@
 /** The promises of idempotency keys, in real time, on every store. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type IdempotencyOptions, idempotency, memoryStore, type Store } from 'holdfast';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
@@ -101,8 +102,6 @@ for (const driver of postgresDrivers) {
   });
 }
 
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-
 describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency on $title', ({ open }) => {
   let opened: Awaited<ReturnType<BackEnd['open']>>;
   let keys = 0;
@@ -148,7 +147,7 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
     let second: Promise<string> | undefined;
     const work = async () => {
       second = other.run(key, () => 'again', scope);
-      await pause(300);
+      await sleep(300);
       return 'done';
     };
     expect([await one.run(key, work, scope), await second]).toEqual(['done', 'done']);
@@ -159,7 +158,7 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
     const request = { scope: 'shop', operation: 'POST /', key };
     const alive = await one.begin(request);
     if (alive.kind !== 'run') throw new Error(alive.kind);
-    await pause(2_200);
+    await sleep(2_200);
     expect(await other.begin(request)).toMatchObject({ kind: 'busy' });
     expect(await alive.handle.complete(new Uint8Array(1))).toBe('stored');
 
@@ -170,7 +169,7 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
     const stopped = { now: () => 0, wallNow: () => 0, schedule() {}, cancel() {} };
     const dead = await idempotency({ store, lease: '400ms', clock: stopped }).begin(lost);
     if (dead.kind !== 'run') throw new Error(dead.kind);
-    await pause(450);
+    await sleep(450);
     const next = await brief.other.begin(lost);
     if (next.kind !== 'takeover') throw new Error(next.kind);
     expect(next.handle.fence).toBeGreaterThan(dead.handle.fence);
@@ -188,7 +187,7 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
       () => new Promise(() => {}),
       scope,
     );
-    await pause(500);
+    await sleep(500);
     for (const engine of [one, other]) {
       await expect(engine.run(key, () => 'again', scope)).rejects.toMatchObject({ code: 'ERR_IN_DOUBT' });
     }
@@ -218,7 +217,7 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
     let runs = 0;
     const run = () => one.run(key, () => ++runs, scope);
     expect([await run(), await run()]).toEqual([1, 1]);
-    await pause(1_700);
+    await sleep(1_700);
     expect(await run()).toBe(2);
   });
 });

@@ -12,6 +12,8 @@ import {
   fallback,
   type HoldfastEvent,
   keyed,
+  memoryStore,
+  mutex,
   pipeline,
   rateLimit,
   retry,
@@ -268,7 +270,10 @@ describe('instrument of holdfast/prometheus', () => {
   it('refuses to watch what has no state, and more than 1,000 things', () => {
     const { watch } = begin();
     expect(() => watch(pipeline(timeout('1s')))).toThrow(/watch: the argument must be a policy with a state/);
-    expect(() => watch(null as never)).toThrow(/must be a policy with a state/);
+    // Some have a size or a state, and are no policies.
+    for (const thing of [null, memoryStore(), new Map(), { state: 'open' }, mutex({})] as never[]) {
+      expect(() => watch(thing)).toThrow(/must be a policy with a state/);
+    }
     for (let count = 0; count < 1_000; count++) watch(circuitBreaker());
     expect(() => watch(circuitBreaker())).toThrow(/1000 things are watched already/);
   });

@@ -1,6 +1,5 @@
 /** Liveness and readiness, through real servers of both frameworks. */
-import { once } from 'node:events';
-import type { AddressInfo } from 'node:net';
+import { createServer } from 'node:http';
 import express from 'express';
 import Fastify from 'fastify';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -9,6 +8,7 @@ import { health as expressHealth } from '../../src/server/express.js';
 import { health as fastifyHealth } from '../../src/server/fastify.js';
 import { HealthEngine, type HealthOptions } from '../../src/server/health.js';
 import { virtualClock } from '../../src/testing/index.js';
+import { running } from './support.js';
 
 const closers: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
@@ -22,14 +22,9 @@ const frameworks = [
       const app = express();
       app.use(expressHealth(options));
       app.use((_request, response) => void response.status(404).end('the app'));
-      const server = app.listen(0, '127.0.0.1');
-      await once(server, 'listening');
-      closers.push(async () => {
-        server.closeAllConnections();
-        server.close();
-        await once(server, 'close');
-      });
-      return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+      const { port, close } = await running(createServer(app));
+      closers.push(close);
+      return `http://127.0.0.1:${port}`;
     },
   },
   {

@@ -1,5 +1,6 @@
 /** What the middleware tests share: real servers of both frameworks, and clients that can cut the line. */
 import { once } from 'node:events';
+import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { connect, type Socket } from 'node:net';
 import express from 'express';
@@ -43,14 +44,7 @@ export const frameworks: readonly Framework[] = [
         else response.status(500).json({ error: String(error) });
       }) satisfies express.ErrorRequestHandler);
       app.set('env', 'test');
-      const server = app.listen(0, '127.0.0.1');
-      await once(server, 'listening');
-      const { port } = server.address() as AddressInfo;
-      const close = async () => {
-        server.closeAllConnections();
-        server.close();
-        await once(server, 'close');
-      };
+      const { port, close } = await running(createServer(app));
       return { port, url: `http://127.0.0.1:${port}/`, complaints, close };
     },
   },
@@ -72,6 +66,18 @@ export const frameworks: readonly Framework[] = [
     },
   },
 ];
+
+/** Listens on loopback until it is closed, connections and all. */
+export async function running(server: Server): Promise<Pick<Running, 'port' | 'close'>> {
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const close = async () => {
+    server.closeAllConnections();
+    server.close();
+    await once(server, 'close');
+  };
+  return { port: (server.address() as AddressInfo).port, close };
+}
 
 /** Sends by hand over a socket of its own, so that a test can cut the line. */
 export async function openSocket(port: number, ...lines: readonly string[]): Promise<Socket> {

@@ -2,6 +2,7 @@
  * Histories of clients behind sentinels while the primary dies, or stands still and comes back, and its replica takes its place: judged by what asynchronous
  * replication can promise.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { StoreError } from 'holdfast';
 import {
   checkLinearizability,
@@ -14,9 +15,9 @@ import {
   storeModel,
 } from 'holdfast/testing';
 import type { ClosableStore } from '../../src/stores/store.js';
+import { draw, perform, versionIn } from '../../src/testing/store-histories.js';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { answered, until } from './faults.ts';
-import { draw, pause, perform, versionIn } from './histories.ts';
 
 /** `'promotion'`: from here on there are two that take writes; `'demotion'`: the old one takes none any more, and what it had is gone. */
 type Event = { readonly type: 'failover' } | { readonly type: 'promotion' } | { readonly type: 'demotion' };
@@ -190,7 +191,7 @@ class Play {
             left--;
           }
           // A client may lose its connection at any time, as when it hears of the replica that came back.
-          await (progress.isFailing ? progress.isBack.promise : pause(10));
+          await (progress.isFailing ? progress.isBack.promise : sleep(10));
         }
       }
     });

@@ -2,12 +2,13 @@
  * Faults that every store with a server meets: what a verb answers while one lasts, and what the key must hold when it is over.
  * After each, an owner who repeats his verb is told what became of it, versions go on above, and every verb works again.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Store, StoreError, type StoreFailure } from 'holdfast';
 import { type FaultProxy, faultProxy, type ProxyFault } from 'holdfast/testing';
 import { expect } from 'vitest';
 import type { ServerProcess } from '../support/servers/server-process.ts';
+import { bytes } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
 const ttlMs = 600_000;
 const timeout = 150;
 
@@ -278,7 +279,7 @@ export async function until<T>(ask: () => Promise<T>, holds: (answer: T) => bool
     const answer = await ask();
     if (holds(answer)) return answer;
     if (performance.now() > endsAtMs) throw new Error(`${withinMs} ms later the answer is still ${String(answer)}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
+    await sleep(10);
   }
 }
 

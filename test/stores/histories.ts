@@ -1,21 +1,19 @@
 /** Histories of clients of one server, on a network that breaks, as the history checker wants them. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { StoreError } from 'holdfast';
 import {
   checkLinearizability,
   type FaultProxy,
   History,
   type SeededRandom,
-  type StoreModelEntry,
   type StoreOperation,
   type StoreResult,
   seededRandom,
   storeModel,
 } from 'holdfast/testing';
-import type { ClosableStore, Entry } from '../../src/stores/store.js';
+import type { ClosableStore } from '../../src/stores/store.js';
+import { draw, perform, versionIn } from '../../src/testing/store-histories.js';
 import type { ServerProcess } from '../support/servers/server-process.ts';
-
-const bytes = (text: string) => new TextEncoder().encode(text);
-const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 
 /** As many are played at the same time, with keys of their own: the network that breaks is one, and strikes them all. */
 const atOnce = 10;
@@ -76,7 +74,7 @@ export async function answersMore(
 ): Promise<void> {
   const next = progress.answers + count;
   const endsAtMs = performance.now() + withinMs;
-  while (progress.answers < next && !progress.isOver && performance.now() < endsAtMs) await pause(1);
+  while (progress.answers < next && !progress.isOver && performance.now() < endsAtMs) await sleep(1);
 }
 
 /** A network that cuts connections, in the middle of requests and of replies. */
@@ -88,7 +86,7 @@ export function brokenNetwork(proxy: FaultProxy): Trouble {
       direction: random.pick(['requests', 'replies']),
       afterBytes: random.integer(0, 200),
     });
-    await pause(2);
+    await sleep(2);
     await proxy.heal();
   };
 }
@@ -97,7 +95,7 @@ export function brokenNetwork(proxy: FaultProxy): Trouble {
 export function frozenServer(server: ServerProcess, forMs: number): Trouble {
   return async () => {
     server.freeze();
-    await pause(forMs);
+    await sleep(forMs);
     server.wake();
   };
 }
@@ -129,36 +127,10 @@ async function playHistory(stores: readonly ClosableStore[], seed: number, progr
           left--;
         }
         // It is connected again soon; until then its verbs would only fail.
-        await pause(10);
+        await sleep(10);
       }
     }
   });
   await Promise.all(clients);
   return { seed, history, lost };
-}
-
-export const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-
-export function draw(random: SeededRandom, value: string, seenVersion: number): StoreOperation {
-  const chance = random();
-  if (chance < 0.3) return { type: 'read' };
-  const ifVersion = random.pick([undefined, 0, seenVersion, seenVersion]);
-  return chance < 0.8 ? { type: 'write', value, ifVersion } : { type: 'remove', ifVersion };
-}
-
-export async function perform(store: ClosableStore, key: string, operation: StoreOperation): Promise<StoreResult> {
-  if (operation.type === 'read') return modelEntry(await store.read(key));
-  const { ifVersion } = operation;
-  if (operation.type === 'remove') return store.remove(key, { ifVersion });
-  const answer = await store.write(key, bytes(operation.value), { ttlMs: 600_000, ifVersion });
-  return answer.ok ? answer : { ok: false, entry: modelEntry(answer.entry) };
-}
-
-function modelEntry(entry: Entry | undefined): StoreModelEntry | undefined {
-  return entry && { value: text(entry.value)!, version: entry.version };
-}
-
-export function versionIn(result: StoreResult): number | undefined {
-  if (typeof result !== 'object') return undefined;
-  return 'version' in result ? result.version : result.entry?.version;
 }

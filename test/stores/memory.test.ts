@@ -1,23 +1,17 @@
 import fc from 'fast-check';
-import { memoryStore, OptionsError, StoreError } from 'holdfast';
+import { memoryStore, OptionsError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
+import { bytes, failure } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
 const ttlMs = 1000;
-
-async function fullError(promise: Promise<unknown>): Promise<StoreError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(StoreError);
-  return error as StoreError;
-}
 
 describe('memoryStore', () => {
   it('refuses a write when it is full of entries that may not go, and keeps them all', async () => {
     const store = memoryStore({ max: 2, clock: virtualClock() });
     await store.write('a', bytes('1'), { ttlMs });
     await store.write('b', bytes('1'), { ttlMs });
-    const error = await fullError(store.write('c', bytes('1'), { ttlMs }));
+    const error = await failure(store.write('c', bytes('1'), { ttlMs }));
     expect(error).toMatchObject({
       code: 'ERR_STORE',
       reason: 'full',
@@ -27,7 +21,7 @@ describe('memoryStore', () => {
     });
     expect(error.message).toContain('2 of 2 entries');
     expect(error.message).toContain('nothing was changed');
-    await fullError(store.write('c', bytes('1'), { ttlMs, evictable: true }));
+    await failure(store.write('c', bytes('1'), { ttlMs, evictable: true }));
     expect(await store.read('a')).toBeDefined();
     expect(await store.read('b')).toBeDefined();
     expect(await store.read('c')).toBeUndefined();
@@ -46,7 +40,7 @@ describe('memoryStore', () => {
   it('keeps the old entry when the new one finds no room', async () => {
     const store = memoryStore({ maxBytes: 1024, clock: virtualClock() });
     await store.write('a', bytes('kept'), { ttlMs });
-    const error = await fullError(store.write('a', new Uint8Array(1023), { ttlMs }));
+    const error = await failure(store.write('a', new Uint8Array(1023), { ttlMs }));
     expect(error.message).toContain('of 1024 bytes');
     expect((await store.read('a'))?.value).toEqual(bytes('kept'));
   });
@@ -66,7 +60,7 @@ describe('memoryStore', () => {
     expect([await store.read('old'), await store.read('used')].map(Boolean)).toEqual([true, false]);
     await store.write('lock 3', bytes('1'), { ttlMs });
     expect(await store.read('old')).toBeUndefined();
-    await fullError(store.write('lock 4', bytes('1'), { ttlMs }));
+    await failure(store.write('lock 4', bytes('1'), { ttlMs }));
     expect(store.size).toBe(3);
   });
 

@@ -8,9 +8,8 @@ import { postgresStore } from '../../src/stores/postgres.js';
 import { clockShim } from '../support/servers/clock-shim.ts';
 import { debianPostgresHome, postgresHome, startPostgres, startStandby } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
+import { bytes, text } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
-const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 const ttlMs = 600_000;
 
 const home = debianPostgresHome();

@@ -14,19 +14,12 @@ import type { ServerProcess } from '../support/servers/server-process.ts';
 import { answered, type Column, commonFaults, endure, type Fault, no, until } from './faults.ts';
 import { brokenNetwork, checkHistories, frozenServer } from './histories.ts';
 import { drivers, type PostgresConnection } from './postgres-clients.ts';
+import { bytes, failure, text } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
-const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 const ttlMs = 60_000;
 const timeout = 150;
 
 const home = postgresHome();
-
-async function failure(promise: Promise<unknown>): Promise<StoreError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(StoreError);
-  return error as StoreError;
-}
 
 const isReadOnly = (on: string): Fault<PostgresConnection>['strike'] => {
   return async ({ admin, own }) => {

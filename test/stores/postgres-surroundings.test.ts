@@ -16,9 +16,8 @@ import {
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { canMount, smallDisk } from '../support/servers/small-disk.ts';
+import { bytes, text } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
-const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 const ttlMs = 60_000;
 
 const home = postgresHome();

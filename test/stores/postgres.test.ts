@@ -1,5 +1,5 @@
 /** What is Postgres's own about the store: its schema, transactions, watching, and clients that cannot serve. */
-import { OptionsError, StoreError } from 'holdfast';
+import { OptionsError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -7,18 +7,11 @@ import { postgresMigrations, postgresStore } from '../../src/stores/postgres.js'
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers, type PostgresConnection } from './postgres-clients.ts';
+import { bytes, failure, text } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
-const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 const ttlMs = 60_000;
 
 const home = postgresHome();
-
-async function failure(promise: Promise<unknown>): Promise<StoreError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(StoreError);
-  return error as StoreError;
-}
 
 describe('postgresStore', () => {
   it('takes EPIPE, which looks like a code of the server, for a connection that broke, and does not use it again', async () => {

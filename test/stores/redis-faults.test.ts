@@ -2,6 +2,7 @@
  * Redis killed, loading, replaced by a replica, with a clock that jumps: what the store says then, and what holds afterwards. Faults that every store
  * meets are in `faults.ts`. These wait for servers, so they run at the same time.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { StoreError } from 'holdfast';
 import { faultProxy } from 'holdfast/testing';
 import { Redis } from 'ioredis';
@@ -16,19 +17,12 @@ import { checkFailovers, freeze, kill } from './failovers.ts';
 import { answered, until } from './faults.ts';
 import { brokenNetwork, checkHistories, frozenServer } from './histories.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
+import { bytes, failure, text } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
-const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 const ttlMs = 60_000;
 const timeout = 150;
 
 const program = await redisProgram();
-
-async function failure(promise: Promise<unknown>): Promise<StoreError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(StoreError);
-  return error as StoreError;
-}
 
 /** What ends when a test is over, the last first. */
 type Closing = (close: () => void | Promise<void>) => void;
@@ -112,7 +106,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
       while (!isLoaded) {
         const error = await loading.write('key 1', bytes('new'), { ttlMs, ifVersion: 1 }).catch((thrown) => thrown);
         if (error instanceof StoreError) failures.push(error);
-        await new Promise((resolve) => setTimeout(resolve, 5));
+        await sleep(5);
       }
       await started;
       // The first may have been sent before the client knew that the server was gone.

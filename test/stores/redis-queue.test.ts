@@ -8,9 +8,9 @@ import type { QueueTurn } from '../../src/stores/store.js';
 import { redisProgram, startCluster, startRedis, startReplica, startSentinels } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers } from './redis-clients.ts';
+import { bytes } from './support.ts';
 
 const program = await redisProgram();
-const bytes = (text: string) => new TextEncoder().encode(text);
 const patience = { timeout: 10_000, interval: 5 };
 const place = { ttlMs: 10_000, placeMs: 15_000 };
 

@@ -7,8 +7,8 @@ import { type IoredisClient, type NodeRedisClient, redisStore } from '../../src/
 import { redisProgram, startRedis } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { until } from './faults.ts';
+import { bytes } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
 const ttlMs = 60_000;
 const program = await redisProgram();
 

@@ -1,5 +1,6 @@
 /** What a watch in Redis tells when connections break, freeze, are refused, or move to another server. */
-import { OptionsError, StoreError } from 'holdfast';
+import type { EventEmitter } from 'node:events';
+import { OptionsError } from 'holdfast';
 import { type FaultProxy, faultProxy, type VirtualClock, virtualClock } from 'holdfast/testing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RedisStore, type RedisStoreOptions, redisStore } from '../../src/stores/redis.js';
@@ -7,16 +8,11 @@ import type { StoreWatch } from '../../src/stores/store.js';
 import { redisProgram, startCluster, startRedis, startReplica, startSentinels } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
+import { failure } from './support.ts';
 
 const value = new TextEncoder().encode('value');
 const ttlMs = 60_000;
 const program = await redisProgram();
-
-async function failure(promise: Promise<unknown>): Promise<StoreError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(StoreError);
-  return error as StoreError;
-}
 
 /** A watch, and what it has told. */
 function listen(store: RedisStore, key: string): { readonly told: string[]; readonly watch: StoreWatch } {
@@ -95,6 +91,42 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     await admin.command('CLIENT', 'KILL', 'TYPE', 'pubsub');
     await expect.poll(() => told, soon).toContain('gap');
     await expect.poll(subscriptions, soon).toBe(1);
+  });
+
+  it('is shared by twelve stores, has one listener for each event, and none of theirs once they are closed', async () => {
+    const subscriber = open(server.port).client as unknown as EventEmitter;
+    const names = () => subscriber.eventNames().filter((name) => name !== 'error');
+    const counts = () => Object.fromEntries(names().map((name) => [name, subscriber.listenerCount(name)]));
+    const before = counts();
+    const stores = Array.from({ length: 12 }, (_, index) =>
+      newStore({ subscriber: subscriber as unknown as RedisConnection['client'], prefix: `shop${index}` }),
+    );
+    const watches = stores.map((store) => listen(store, 'key'));
+    await Promise.all(watches.map(({ watch }) => watch.ready));
+    for (const [name, count] of Object.entries(counts())) expect(count - (before[name] ?? 0)).toBeLessThanOrEqual(1);
+    for (const store of stores) await store.write('key', value, { ttlMs });
+    for (const { told } of watches) await expect.poll(() => told, soon).toEqual(['changed']);
+    for (const store of stores) await store.close();
+    expect(counts()).toEqual(before);
+  });
+
+  it('is shared, keeps for one store a channel that another gives up', async () => {
+    const subscriber = open(server.port).client;
+    const [leaving, staying] = [newStore({ subscriber, clock }), newStore({ subscriber })];
+    const left = listen(leaving, 'key');
+    const { told, watch } = listen(staying, 'key');
+    await Promise.all([left.watch.ready, watch.ready]);
+    left.watch.close();
+    await clock.advance('11s');
+    // What was asked of the server before this is done when it is answered.
+    await listen(leaving, 'another').watch.ready;
+    await staying.write('key', value, { ttlMs });
+    await expect.poll(() => told, soon).toEqual(['changed']);
+    await leaving.close();
+    await staying.write('key', value, { ttlMs });
+    await expect.poll(() => told, soon).toEqual(['changed', 'changed']);
+    await staying.close();
+    await expect.poll(subscriptions, soon).toBe(0);
   });
 
   it('hangs on a connection that is dead without anybody having noticed, tells gaps', async () => {

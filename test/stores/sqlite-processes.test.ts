@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { type Store, StoreError } from 'holdfast';
@@ -160,7 +161,7 @@ describe('sqliteStore, shared by processes that are killed and replaced, keeps',
       const random = seededRandom(firstSeed);
       const killing = (async () => {
         while (!ends) {
-          await new Promise((resolve) => setTimeout(resolve, random.integer(50, 300)));
+          await sleep(random.integer(50, 300));
           const index = random.integer(0, servers.length - 1);
           const old = servers[index]!;
           servers[index] = start(file.path, 'serve');

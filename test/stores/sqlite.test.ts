@@ -1,20 +1,14 @@
 import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { OptionsError, StoreError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it, vi } from 'vitest';
 import { type SqliteDatabase, sqliteStore } from '../../src/stores/sqlite.js';
 import type { Written } from '../../src/stores/store.js';
 import { drivers, nodeSqlite, type OpenDatabase, temporaryDatabase } from './sqlite-files.js';
+import { bytes, failure, text } from './support.ts';
 
-const bytes = (text: string) => new TextEncoder().encode(text);
-const text = (value: Uint8Array | undefined) => value && new TextDecoder().decode(value);
 const ttlMs = 60_000;
-
-async function failure(promise: Promise<unknown>): Promise<StoreError> {
-  const error = await promise.catch((thrown: unknown) => thrown);
-  expect(error).toBeInstanceOf(StoreError);
-  return error as StoreError;
-}
 
 /** The database, with SQLite's clock in the test's hand. */
 function withTime(db: OpenDatabase, seconds: () => number): OpenDatabase {
@@ -195,7 +189,7 @@ describe.each(drivers)('sqliteStore on $title', ({ open }) => {
     const store = sqliteStore(db);
     const rows = () => (db.prepare('SELECT count(*) AS held FROM holdfast_entries').all()[0] as { held: number }).held;
     for (let index = 0; index < 500; index++) await store.write(`short ${index}`, bytes('1'), { ttlMs: 1 });
-    await new Promise((resolve) => setTimeout(resolve, 10));
+    await sleep(10);
     for (let index = 0; index < 400; index++) await store.write(`long ${index % 50}`, bytes('1'), { ttlMs });
     expect(rows()).toBe(50);
     db.close();

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { OptionsError } from 'holdfast';
 import { type FaultProxy, faultProxy, type ProxyFault } from 'holdfast/testing';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -59,8 +60,6 @@ function soon(claim: () => void): Promise<unknown> {
   return vi.waitFor(claim, { interval: 2, timeout: 15_000 });
 }
 
-const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-
 describe('faultProxy', () => {
   it('passes everything on when nothing is wrong, the end included', async () => {
     const one = await client();
@@ -79,7 +78,7 @@ describe('faultProxy', () => {
     await proxy.inject({ kind: 'latency', delay: 40 });
     const beganMs = performance.now();
     one.socket.write('a');
-    await wait(10);
+    await sleep(10);
     one.socket.write('b');
     await proxy.heal();
     one.socket.write('c');
@@ -148,7 +147,7 @@ describe('faultProxy', () => {
     const other = await client();
     one.socket.write('a');
     other.socket.write('b');
-    await wait(30);
+    await sleep(30);
     expect([heard, one.state, other.state]).toEqual(['', 'open', 'open']);
     await proxy.heal();
     await soon(() => expect([one.text, other.text]).toEqual(['A', 'B']));
@@ -161,7 +160,7 @@ describe('faultProxy', () => {
     await proxy.inject({ kind: 'half-open' });
     await soon(() => expect(atServer[0]!.readableEnded || atServer[0]!.destroyed).toBe(true));
     one.socket.write('b');
-    await wait(20);
+    await sleep(20);
     expect([heard, one.state]).toEqual(['a', 'open']);
     await proxy.heal();
     await soon(() => expect(one.state).toBe('ECONNRESET'));

@@ -23,9 +23,6 @@ import type { Loader, ManyLoader } from './loader.js';
 import { Memory } from './memory.js';
 import type { MarkedSerializer } from './serializer.js';
 
-/** The windows of one value, its jitter drawn. */
-export type Lifetimes = Windows;
-
 export interface EngineSettings<V, K> {
   readonly name: string;
   readonly events: Events;
@@ -34,7 +31,7 @@ export interface EngineSettings<V, K> {
   readonly load: Loader<V, K> | undefined;
   readonly loadMany: ManyLoader<V, K> | undefined;
   readonly keyText: ((key: K) => string) | undefined;
-  readonly lifetimes: (value: V, key: K) => Lifetimes | undefined;
+  readonly lifetimes: (value: V, key: K) => Windows | undefined;
   readonly tags: ((value: V, key: K) => readonly string[]) | undefined;
   readonly serializer: MarkedSerializer;
   readonly max: number;
@@ -485,7 +482,8 @@ export class Engine<V, K> {
     held.quiet(nowMs + 500);
   }
 
-  lifetimesOf(value: V, key: K): Lifetimes | undefined {
+  /** Its jitter is drawn. */
+  lifetimesOf(value: V, key: K): Windows | undefined {
     const lifetimes = this.settings.lifetimes(value, key);
     if (lifetimes === undefined) return undefined;
     const { jitter, random } = this.settings;

@@ -12,7 +12,7 @@ import type { QueueNode } from '../../structures/linked-queue.js';
 import { instantOf, LeaseKeeper } from '../lease.js';
 import type { Answer, Backing, Generations, Seen } from './backing.js';
 import type { Batch } from './batch.js';
-import type { Engine, Lifetimes } from './engine.js';
+import type { Engine } from './engine.js';
 import type { Held, Placing, Windows } from './held.js';
 import { agedTo, type Freshness, freshnessOf, type Known, leftMs, usefulMs } from './known.js';
 import { callLoader, type Loader, loadContext } from './loader.js';
@@ -78,6 +78,9 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     undefined;
   private softTimer: Timer | undefined = undefined;
   private failures = 0;
+  /** Of its lease; drawn with the first one. */
+  private token = 0;
+  private hasTimedOut = false;
 
   constructor(engine: Engine<V, K>, start: FlightStart<V, K>) {
     this.engine = engine;
@@ -309,8 +312,6 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
       return undefined;
     }
   }
-
-  private token = 0;
 
   private newClaim(forMs: number) {
     if (this.token === 0) this.token = 1 + Math.floor(this.engine.settings.random() * (2 ** 48 - 1));
@@ -556,7 +557,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
   }
 
   /** Undefined for what is not to be kept; then what was held before is void, too. */
-  private lifetimesOf(value: V): Lifetimes | undefined {
+  private lifetimesOf(value: V): Windows | undefined {
     const lifetimes = this.engine.lifetimesOf(value, this.start.key);
     if (lifetimes === undefined) this.engine.forget(this.text, this.held);
     return lifetimes;
@@ -643,8 +644,6 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
     this.finish(value, freshnessOf(placing));
   }
-
-  private hasTimedOut = false;
 
   /** Runs the loader, within `hardTimeout` and in its turn. */
   private async load(): Promise<V> {

@@ -92,13 +92,11 @@ export function encodeRecord({ serializer, filled, claim, failure }: CacheRecord
 export function decodeRecord(bytes: Uint8Array): CacheRecord | undefined {
   if (bytes.length < 3 || bytes[0] !== format) return undefined;
   const bits = bytes[1]!;
-  const reader = new Reader(bytes, 3);
+  const reader = new Reader(bytes);
   let filled: Omit<Filled, 'bytes'> | undefined;
   if ((bits & flags.filled) !== 0) {
-    const [freshMs, staleMs, errorMs, ageMs, loadMs, count] = reader.numbers(6) as [
-      ...[number, number, number],
-      ...[number, number, number],
-    ];
+    const [freshMs, staleMs, errorMs] = [reader.number(), reader.number(), reader.number()];
+    const [ageMs, loadMs, count] = [reader.number(), reader.number(), reader.number()];
     const tags = new Map<string, number>();
     for (let index = 0; index < count && reader.isWhole; index++) tags.set(reader.text(), reader.number());
     filled = { isUndefined: (bits & flags.undefined) !== 0, freshMs, staleMs, errorMs, ageMs, loadMs, tags };
@@ -134,14 +132,14 @@ function addText(to: number[], value: string): void {
 }
 
 class Reader {
-  at: number;
+  /** Behind the format, the flags and the serializer. */
+  at = 3;
   /** False once something was missing. */
   isWhole = true;
   private readonly bytes: Uint8Array;
 
-  constructor(bytes: Uint8Array, at: number) {
+  constructor(bytes: Uint8Array) {
     this.bytes = bytes;
-    this.at = at;
   }
 
   number(): number {
@@ -154,10 +152,6 @@ class Reader {
     }
     this.isWhole = false;
     return 0;
-  }
-
-  numbers(count: number): number[] {
-    return Array.from({ length: count }, () => this.number());
   }
 
   text(): string {

@@ -21,20 +21,17 @@ export function nodeCrypto(): NodeCrypto {
 
 /** Names one operation of one caller: base64url of 32 bytes. None of the parts may contain U+0000. */
 export function keyHashOf(secret: Uint8Array | undefined, scope: string, operation: string, key: string): string {
-  const text = `${scope}\0${operation}\0${key}`;
-  if (secret !== undefined) return nodeCrypto().createHmac('sha256', secret).update(text).digest('base64url');
-  return sha256(text);
+  return hashOf(secret, `${scope}\0${operation}\0${key}`);
 }
 
 /** The key that a step of an operation sends on: the same in each attempt, and another for each name. */
 export function downstreamKeyOf(secret: Uint8Array | undefined, keyHash: string, name: string): string {
-  const text = `${keyHash}\0${name}`;
-  if (secret !== undefined) return nodeCrypto().createHmac('sha256', secret).update(text).digest('base64url');
-  return sha256(text);
+  return hashOf(secret, `${keyHash}\0${name}`);
 }
 
-function sha256(text: string): string {
+function hashOf(secret: Uint8Array | undefined, text: string): string {
   const crypto = nodeCrypto();
+  if (secret !== undefined) return crypto.createHmac('sha256', secret).update(text).digest('base64url');
   // Half the price of a hash object. Node has it from 20.12.
   return typeof crypto.hash === 'function'
     ? crypto.hash('sha256', text, 'base64url')

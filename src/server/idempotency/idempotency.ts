@@ -276,6 +276,9 @@ function isWhole(answer: Answer): answer is StoredAnswer {
 
 type Known = Uint8Array | 'too-large' | undefined;
 
+/** An answer that is being taken down. */
+export type Answering = Pick<ResponseCapture, 'hasBegun' | 'stop'>;
+
 /** Takes care of the answer of one attempt. */
 export class AnswerKeeper implements CaptureTerms {
   readonly maxBodyBytes: number;
@@ -284,7 +287,7 @@ export class AnswerKeeper implements CaptureTerms {
   private readonly keep: (status: number) => boolean;
   private readonly clock: Clock;
   private request: IncomingMessage | undefined = undefined;
-  private capture: ResponseCapture | undefined = undefined;
+  private answering: Answering | undefined = undefined;
   private exchange: Pick<IdempotencyExchange<unknown>, 'isTimedOut'> | undefined = undefined;
   private patience: Timer | undefined = undefined;
 
@@ -303,7 +306,12 @@ export class AnswerKeeper implements CaptureTerms {
   ): void {
     this.request = request;
     this.exchange = exchange;
-    this.capture = captureAnswer(response, this);
+    this.answering = captureAnswer(response, this);
+  }
+
+  /** Takes the answer down from a stream, which tells when its client is gone. */
+  watchStream(answering: Answering): void {
+    this.answering = answering;
   }
 
   /** A promise resolves when the answer may go out, and never rejects; without one it may at once. */
@@ -334,8 +342,8 @@ export class AnswerKeeper implements CaptureTerms {
 
   private lonely(): void {
     // A handler that works in the background is given all the time it needs.
-    if (this.capture?.hasBegun !== true) return this.onClientGone();
-    this.capture.stop();
+    if (this.answering?.hasBegun !== true) return this.onClientGone();
+    this.answering.stop();
     void this.handle.complete(undefined);
   }
 

@@ -1,5 +1,6 @@
 /** A process of its own with a cache before SQLite, Redis or Postgres: it does what it is told by messages. */
 import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { cache } from '../../../src/coordination/cache/cache.js';
 import { postgresStore } from '../../../src/stores/postgres.js';
@@ -67,7 +68,7 @@ const values = cache<string>({
   load: async (key) => {
     tell({ kind: 'loading', key });
     const value = readFileSync(settings.source, 'utf8');
-    await new Promise((resolve) => setTimeout(resolve, loadMs.get(key)));
+    await sleep(loadMs.get(key));
     return value;
   },
 });

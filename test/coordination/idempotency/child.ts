@@ -1,5 +1,6 @@
 /** Another process that does an order under an idempotency key; it may be told to die at one of its awaits. */
 import { appendFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promiseHooks } from 'node:v8';
 import { idempotency } from '../../../src/coordination/idempotency/idempotency.js';
 import { redisStore } from '../../../src/stores/redis.js';
@@ -35,19 +36,17 @@ const store: Store =
 const once = idempotency({ store, onLost, lease: leaseMs, wait: '30s', storeTimeout: '10s', name: 'order' });
 await store.read('warm');
 
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-
 async function run(): Promise<unknown> {
   return once.run(
     key,
     async (handle) => {
-      await pause(1);
+      await sleep(1);
       const seat = await handle.phase('reserve', () => 7);
       await new Promise((resolve) => process.send?.('runs', resolve));
       if (freezes) process.kill(process.pid, 'SIGSTOP');
-      await pause(takesMs);
+      await sleep(takesMs);
       appendFileSync(effects, `${key} ${handle.attempt} ${handle.downstreamKey('charge')}\n`);
-      await pause(1);
+      await sleep(1);
       await handle.seal();
       return { seat, attempt: handle.attempt };
     },

@@ -4,6 +4,7 @@ import { once as onceEvent } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { idempotency, type Store } from 'holdfast';
@@ -124,7 +125,7 @@ describe.concurrent.each(kinds)('idempotency on $title', ({ kind, isThere }) => 
 
   /** What becomes of the key after its process died: asked as soon as its lease can be over, and a little more. */
   async function afterDeath(order: Order): Promise<'not begun' | 'replayed' | 'in doubt' | 'ran again' | 'blocked'> {
-    await new Promise((resolve) => setTimeout(resolve, order.leaseMs + 50));
+    await sleep(order.leaseMs + 50);
     const engine = idempotency({
       store: storeHere(),
       onLost: order.onLost,
@@ -222,7 +223,7 @@ describe('idempotency on memory', () => {
       engine.run(
         'k',
         async () => {
-          await new Promise((resolve) => setTimeout(resolve, 50));
+          await sleep(50);
           return ++effects;
         },
         { scope: 'shop' },

@@ -1,5 +1,6 @@
 /** Beside two libraries of the field, where all of them mean the same: one request after the other, one path, one caller. */
 import { createServer } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Idempotency, type IdempotencyResponse } from '@node-idempotency/core';
 import { MemoryStorageAdapter } from '@node-idempotency/storage-adapter-memory';
 import express, { type ErrorRequestHandler, type RequestHandler } from 'express';
@@ -87,7 +88,7 @@ async function outcomes(contender: Contender, requests: readonly { key: string |
       ];
       const answer: RawAnswer = await send(port, { headers, body });
       // One of them stores after it has answered.
-      await new Promise((resolve) => setTimeout(resolve, 2));
+      await sleep(2);
       const kind = runs > before ? 'ran' : answer.status < 400 ? 'replayed' : 'refused';
       seen.push(kind === 'refused' ? kind : `${kind} ${answer.status} ${answer.body.toString()}`);
     }

@@ -1,6 +1,5 @@
 /** One small service on every kind of server that idempotency has an adapter for. */
-import { once } from 'node:events';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
@@ -11,6 +10,7 @@ import type { IdempotencyHandle, Store } from '../../../src/index.js';
 import { idempotency as expressIdempotency, rawBody } from '../../../src/server/express.js';
 import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
 import { nodeIdempotency, idempotency as webIdempotency } from '../../../src/server/web.js';
+import { running } from '../support.js';
 
 export interface Asked {
   readonly path: string;
@@ -127,17 +127,6 @@ function bridged(handler: (request: Request) => Promise<Response>) {
       outgoing.writeHead(500).end();
     }
   };
-}
-
-async function running(server: Server): Promise<Running> {
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const close = async () => {
-    server.closeAllConnections();
-    server.close();
-    await once(server, 'close');
-  };
-  return { port: (server.address() as AddressInfo).port, close };
 }
 
 export const frameworks: readonly Framework[] = [

@@ -3,6 +3,7 @@ import { runInNewContext } from 'node:vm';
 import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
 import { type IdempotentHandler, idempotency, nodeIdempotency } from '../../../src/server/web.js';
+import { virtualClock } from '../../../src/testing/index.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -231,6 +232,49 @@ describe('a fetch handler', () => {
     await answer.body!.cancel();
     await expect.poll(async () => typeOf(await handler(post())), { timeout: 10_000 }).toMatch(/result-not-stored$/);
     expect(produced).toBeLessThan(20);
+  });
+
+  it.each([
+    ['fails to stop', () => Promise.reject(new Error('it goes on'))],
+    ['never says that it has stopped', () => new Promise<never>(() => {})],
+  ])('is not run again when a stream that is too long %s once its client has left', async (_, cancel) => {
+    const pull = (controller: ReadableStreamDefaultController<Uint8Array>) => controller.enqueue(new Uint8Array(1_000));
+    const counting = counted(() => new Response(new ReadableStream({ pull, cancel })));
+    const handler = protect({ maxBodyBytes: 5_000 })(counting);
+    await (await handler(post())).body!.cancel();
+    const again = async () => {
+      const answer = await handler(post());
+      return answer.status === 200 ? 'ran again' : typeOf(answer);
+    };
+    await expect.poll(again, { timeout: 10_000 }).toMatch(/result-not-stored$|ran again/);
+    expect(counting.runs).toBe(1);
+  });
+
+  it('is cut when its stream has no end 15 s after its client has left, and counts as handled', async () => {
+    const clock = virtualClock();
+    const cancelled = vi.fn();
+    const counting = counted(() => {
+      const start = (controller: ReadableStreamDefaultController<Uint8Array>) => controller.enqueue(new Uint8Array(10));
+      return new Response(new ReadableStream({ start, cancel: cancelled }));
+    });
+    const handler = protect({ clock, store: memoryStore({ clock }), lease: '1m' })(counting);
+    const answer = await handler(post());
+    await answer.body!.cancel();
+    await clock.advance(14_900);
+    expect(await typeOf(await handler(post()))).toMatch(/in-progress$/);
+    expect(cancelled).not.toHaveBeenCalled();
+    await clock.advance(200);
+    expect(await typeOf(await handler(post()))).toMatch(/result-not-stored$/);
+    expect([cancelled.mock.calls.length, counting.runs]).toEqual([1, 1]);
+  });
+
+  it('has its stream stopped when that gives what is no bytes', async () => {
+    const cancelled = vi.fn();
+    const pull = (controller: ReadableStreamDefaultController<unknown>) => controller.enqueue(42);
+    const stream = new ReadableStream({ pull, cancel: cancelled }) as ReadableStream<Uint8Array>;
+    const answer = await protect()(() => new Response(stream))(post());
+    await expect(answer.text()).rejects.toThrow('gives bytes');
+    expect(cancelled).toHaveBeenCalledOnce();
   });
 
   it('is not reached by a body that is longer than is read here, the rest of which is not asked for', async () => {

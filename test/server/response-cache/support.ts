@@ -1,6 +1,5 @@
 /** One small service behind a response cache, on every framework that has one, and clients that count. */
-import { once } from 'node:events';
-import { createServer, type Server, type ServerResponse } from 'node:http';
+import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import express from 'express';
@@ -9,8 +8,10 @@ import Fastify from 'fastify';
 import type { HoldfastEvent } from '../../../src/index.js';
 import { responseCache as expressCache } from '../../../src/server/express.js';
 import { responseCache as fastifyCache } from '../../../src/server/fastify.js';
-import type { ResponseCacheControl, ResponseCacheOptions } from '../../../src/server/response-cache/response-cache.js';
+import type { ResponseCacheOptions } from '../../../src/server/response-cache/options.js';
+import type { ResponseCacheControl } from '../../../src/server/response-cache/response-cache.js';
 import { headerOf, type RawAnswer, type RawRequest, send } from '../idempotency/raw-client.js';
+import { running } from '../support.js';
 
 export interface Asked {
   readonly url: string;
@@ -97,17 +98,6 @@ async function fastifyOn(given: Given | undefined, service: Service) {
     control: app.responseCache,
     close: () => app.close(),
   };
-}
-
-async function running(server: Server) {
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const close = async () => {
-    server.closeAllConnections();
-    server.close();
-    await once(server, 'close');
-  };
-  return { port: (server.address() as AddressInfo).port, close };
 }
 
 export const frameworks: readonly Framework[] = [

@@ -1,6 +1,7 @@
 /** Redis servers of one's own: alone, with a replica, with sentinels, as a cluster. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Program, provide } from './provide.ts';
 import { freePort, ServerProcess } from './server-process.ts';
 
@@ -113,6 +114,6 @@ async function until(holds: () => Promise<boolean>): Promise<void> {
   const endsAtMs = performance.now() + 30_000;
   while (!(await holds())) {
     if (performance.now() > endsAtMs) throw new Error('the servers did not come together within 30 s');
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await sleep(20);
   }
 }

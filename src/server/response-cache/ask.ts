@@ -1,0 +1,213 @@
+/**
+ * Ask: one request's dealings with the cache, and the requests of our own by which responses are made anew.
+ *
+ * Promise: the handler answers its own client as it writes; what watches it tells in any case how that ended.
+ */
+import type { IncomingMessage } from 'node:http';
+import type { Found } from '../../coordination/cache/engine.js';
+import type { LoadContext } from '../../coordination/cache/loader.js';
+import { type Answer, type AnswerHead, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
+import {
+  answerFor,
+  type Entry,
+  give,
+  type HeadersBefore,
+  handlersShare,
+  type KeptResponse,
+  notModified,
+  pass,
+} from './entry.js';
+import { addressTag, isCredentialed, variantOf } from './key.js';
+import type { CheckedRules } from './options.js';
+import { detachedExchange } from './refresh.js';
+import type { CacheExchange, HttpResponseCache } from './response-cache.js';
+import { isFailure, type Storable, storableOf } from './storability.js';
+
+/** The handler answered that it failed. Those who waited ask it themselves. */
+class HandlerFailedError extends Error {
+  constructor(status: number) {
+    super(`the handler answered ${status}`);
+    this.name = 'HandlerFailedError';
+  }
+}
+
+/** A request of our own that is on its way to us. */
+interface Errand {
+  readonly owner: object;
+  readonly address: string;
+  take: ((exchange: CacheExchange<never>) => void) | undefined;
+}
+
+// A property that any copy of this package finds: another cache on the way must not answer from what it has.
+const errandKey = Symbol.for('holdfast.responseCache.errand');
+type WithErrand = IncomingMessage & { [errandKey]?: Errand };
+
+/** The errand that a request is on, if it is one of ours. */
+export function errandOf(incoming: IncomingMessage): Errand | undefined {
+  return (incoming as WithErrand)[errandKey];
+}
+
+/** One request's dealings with the cache. */
+export class Ask<Request> {
+  readonly exchange: CacheExchange<Request>;
+  readonly root: string;
+  /** As they came: whoever handles the request may change them. */
+  readonly headers: IncomingMessage['headers'];
+  /** Where the cache is asked now. */
+  address: string;
+  /** The handler of this request answers it. */
+  isRun = false;
+  private readonly owner: HttpResponseCache<Request>;
+  private readonly rules: CheckedRules<Request>;
+  private readonly before: HeadersBefore;
+  private capture: ResponseCapture | undefined = undefined;
+
+  constructor(
+    owner: HttpResponseCache<Request>,
+    exchange: CacheExchange<Request>,
+    rules: CheckedRules<Request>,
+    root: string,
+  ) {
+    this.owner = owner;
+    this.exchange = exchange;
+    this.rules = rules;
+    this.root = root;
+    this.address = root;
+    this.headers = { ...exchange.incoming.headers };
+    this.before = { ...exchange.response.getHeaders(), ...exchange.headersBefore };
+  }
+
+  /** Makes the response: for this client while it waits, else by a request of our own. */
+  load({ isBackground, signal }: LoadContext): Promise<Entry> {
+    if (isBackground || this.isRun || this.exchange.incoming.method === 'HEAD') return this.refresh(signal);
+    this.isRun = true;
+    const { response, next } = this.exchange;
+    const status = `${this.owner.title}; fwd=${this.address === this.root ? 'uri' : 'vary'}-miss`;
+    response.setHeader('Cache-Status', status);
+    return this.watch(this.exchange, signal, true, next);
+  }
+
+  /** The handler's own answer was waiting for what the cache has: there is nothing. */
+  release(): void {
+    this.capture?.resume();
+  }
+
+  /** Gives a response to this client, unless his own handler does. */
+  show(entry: KeptResponse, { source, freshness }: Found<Entry>): void {
+    const { owner, exchange, before, headers } = this;
+    const leftMs = freshness === undefined ? 0 : freshness.freshMs - owner.nowMs;
+    const ageMs = freshness === undefined ? 0 : Math.max(0, freshness.ttlMs - leftMs);
+    const isForwarded = source === 'load' || source === 'wait';
+    const how = isForwarded ? 'fwd=uri-miss; collapsed' : `hit; ttl=${Math.floor(leftMs / 1_000)}`;
+    const status = `${owner.title}; ${how}`;
+    const isHead = exchange.incoming.method === 'HEAD';
+    const answer: StoredAnswer = answerFor(entry, { before, headers, isHead, ageMs, status });
+    if (this.isRun) return this.capture?.resume(source === 'stale' ? answer : undefined);
+    exchange.takeOver();
+    give(exchange.response, answer);
+  }
+
+  /** Sends the server a request of our own. */
+  private refresh(signal: AbortSignal): Promise<Entry> {
+    const { owner, exchange, address, root, rules } = this;
+    const { request, response } = detachedExchange(exchange.incoming, exchange.url);
+    return new Promise<Entry>((resolve, reject) => {
+      const errand: Errand = { owner, address, take: undefined };
+      const lost = () => reject(new Error(`the request for a refresh was answered ${response.statusCode} on its way`));
+      errand.take = (arrived: CacheExchange<Request>) => {
+        errand.take = undefined;
+        try {
+          if (owner.rootOf(arrived, rules) !== root) throw new Error('the request for a refresh came as another one');
+        } catch (error) {
+          reject(error);
+          return arrived.next();
+        }
+        // Who watches it tells how it ends. The close may come first: what ends in a tick of its own is closed before any promise is heard.
+        response.removeListener('close', lost);
+        const inner = new Ask(owner, arrived, rules, root);
+        inner.address = address;
+        // Nobody reads on what is not kept: for its handler that is a client that left.
+        inner
+          .watch(arrived, signal, false, arrived.next)
+          .then(resolve, reject)
+          .finally(() => response.destroy());
+      };
+      (request as WithErrand)[errandKey] = errand;
+      response.once('close', lost);
+      signal.addEventListener('abort', () => response.destroy(), { once: true });
+      exchange.dispatch(request, response);
+    });
+  }
+
+  /** Lets the handler run, and takes down what it answers. Settles as soon as it is known what becomes of it. */
+  private watch(
+    { incoming, response, request }: CacheExchange<Request>,
+    signal: AbortSignal,
+    hasClient: boolean,
+    next: () => void,
+  ): Promise<Entry> {
+    const { owner, rules, headers, before } = this;
+    const ownTags = this.address === this.root ? [] : [addressTag(owner.rootOf(this.exchange, rules, false))];
+    return new Promise<Entry>((resolve, reject) => {
+      let storable: Storable | undefined;
+      let share: ReturnType<typeof handlersShare> | undefined;
+      const settle = (entry: Entry) => {
+        capture.stop();
+        resolve(entry);
+      };
+      const capture = captureAnswer(response, {
+        maxBodyBytes: rules.maxBodyBytes,
+        keepHeaders: everyHeader,
+        onHead(head: AnswerHead) {
+          if (isFailure(head.status)) {
+            reject(new HandlerFailedError(head.status));
+            return hasClient ? 'wait' : undefined;
+          }
+          storable = storableOf(head, isCredentialed(headers), rules.lifetime, owner.wallMs);
+          if (storable === undefined) settle(pass);
+          else share = handlersShare(head, before, owner.wallMs);
+          // He asked whether it has changed, which the handler was not told.
+          return hasClient ? notModified(head, headers) : undefined;
+        },
+        onTooLarge: () => settle(pass),
+        onAnswer({ body }: Answer) {
+          if (storable === undefined || share === undefined || body === undefined) return undefined;
+          if (!isWholeBody(share.head, body)) return void resolve(pass);
+          const { vary, lifetime, initialAgeMs } = storable;
+          const variant = variantOf(vary, headers);
+          const kept = { kind: 'response', answer: { ...share.head, body }, removed: share.removed } as const;
+          try {
+            const tags = [...(rules.tags?.(request) ?? []), ...ownTags];
+            resolve({ ...kept, ...{ vary, variant, initialAgeMs, lifetime, tags } });
+          } catch (error) {
+            reject(error);
+          }
+          return undefined;
+        },
+        onBroken: () => reject(new Error('the handler broke its answer off')),
+        onClientGone() {},
+      });
+      this.capture = capture;
+      signal.addEventListener('abort', () => capture.stop(), { once: true });
+      // The handler shall answer with all of it, since others want it.
+      delete incoming.headers['if-none-match'];
+      delete incoming.headers['if-modified-since'];
+      next();
+    });
+  }
+}
+
+/** As they are; what is not to be kept is known only with all of them. */
+function everyHeader(headers: readonly (readonly [name: string, value: unknown])[]): string[] {
+  return headers.flatMap(([name, value]) =>
+    value === undefined ? [] : [value].flat().flatMap((one) => [name, String(one)]),
+  );
+}
+
+/** A length that does not fit says that something is missing. */
+function isWholeBody({ headers }: AnswerHead, body: Uint8Array): boolean {
+  for (let index = 0; index < headers.length; index += 2) {
+    if (headers[index]!.toLowerCase() === 'content-length') return Number(headers[index + 1]) === body.byteLength;
+  }
+  return true;
+}

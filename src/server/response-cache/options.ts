@@ -1,0 +1,107 @@
+/**
+ * Options of the response cache, and the rules among them that a route may have of its own.
+ */
+import type { CacheOptions } from '../../coordination/cache/cache.js';
+import type { Duration } from '../../core/duration.js';
+import {
+  checkOptions,
+  duration,
+  type Field,
+  func,
+  integer,
+  oneOf,
+  optional,
+  text,
+  withDefault,
+} from '../../core/options.js';
+import type { ResponseLifetime } from './storability.js';
+
+/** What a route, or all of them, asks of responses. */
+export interface ResponseCacheRules<Request> {
+  /** How long a response is fresh that does not say so itself. Default 0: it is not kept. */
+  readonly ttl?: Duration;
+  /** How long after that it is still given while it is made anew, where it does not say so itself. Default 0. */
+  readonly staleWhileRevalidate?: Duration;
+  /** How long after that it is given in place of a 5xx or 429, where it does not say so itself. Default 0; an hour is a good choice. */
+  readonly staleIfError?: Duration;
+  /** The longest body that is kept. A longer one goes out as it is written. Default 960 KiB, which fits into every store. */
+  readonly maxBodyBytes?: number;
+  /**
+   * What stands for path and query, for requests that differ in what does not matter. Protocol, host, credentials and `Vary` always count besides.
+   * Default: path and query as they were sent.
+   */
+  readonly key?: (request: Request) => string;
+  /** The tags of a response, by which `invalidateTag` finds it. Asked when the handler has answered. At most 99, each of 1 to 200 characters. */
+  readonly tags?: (request: Request) => readonly string[];
+}
+
+/** Options of `responseCache`: those of the cache, and what is asked of responses. */
+export type ResponseCacheOptions<Request> = Pick<CacheOptions<unknown>, (typeof passedOn)[number]> &
+  ResponseCacheRules<Request> & {
+    /** In events, in `Cache-Status`, and in front of the keys: each response cache of a store needs its own. Default `'responses'`. */
+    readonly name?: string;
+    /**
+     * What becomes of the responses of a URL when a POST, PUT, DELETE or the like on it is answered 2xx or 3xx. `'invalidate'`, the default: they are
+     * void. `'ignore'`: they stay until their time is over, or a tag is invalidated.
+     */
+    readonly onUnsafe?: 'invalidate' | 'ignore';
+  };
+
+/** The options of `cache` that mean the same here. */
+const passedOn = [
+  ...(['store', 'jitter', 'early', 'max', 'maxBytes', 'maxL1Ttl', 'lease', 'hardTimeout', 'waitTimeout'] as const),
+  ...(['maxConcurrentLoads', 'failBackoff', 'l2Timeouts', 'onStoreDown', 'random', 'on', 'clock'] as const),
+] as const;
+
+/** The rules with their defaults. */
+export interface CheckedRules<Request> {
+  readonly lifetime: ResponseLifetime;
+  readonly maxBodyBytes: number;
+  readonly key: ((request: Request) => string) | undefined;
+  readonly tags: ((request: Request) => readonly string[]) | undefined;
+}
+
+export const policy = 'responseCache';
+const span = /* @__PURE__ */ duration({ min: 0 });
+const lookedUp: Field<unknown> = { allowed: 'as for cache()', parse: (value) => value };
+
+function ruleFields<Request>() {
+  return {
+    ttl: withDefault(span, 0),
+    staleWhileRevalidate: withDefault(span, 0),
+    staleIfError: withDefault(span, 0),
+    maxBodyBytes: withDefault(integer({ min: 0 }), 983_040),
+    key: optional(func<(request: Request) => string>()),
+    tags: optional(func<(request: Request) => readonly string[]>()),
+  };
+}
+
+/** What a cache is made with, and what the response cache keeps for itself. */
+export function checkCacheOptions<Request>(options: ResponseCacheOptions<Request>) {
+  const fields = Object.fromEntries(passedOn.map((name) => [name, optional(lookedUp)]));
+  const checked = checkOptions(policy, options, {
+    ...fields,
+    ...ruleFields<Request>(),
+    name: withDefault(text(), 'responses'),
+    onUnsafe: withDefault<'invalidate' | 'ignore'>(oneOf(['invalidate', 'ignore']), 'invalidate'),
+  }) as Readonly<Record<string, unknown>> & Required<Pick<ResponseCacheOptions<Request>, 'name' | 'onUnsafe'>>;
+  const passed: Partial<CacheOptions<unknown>> = Object.fromEntries(passedOn.map((name) => [name, checked[name]]));
+  return { name: checked.name, onUnsafe: checked.onUnsafe, passed };
+}
+
+/** The rules of the options, and of a route that has some of its own. */
+export function checkRules<Request>(
+  options: ResponseCacheRules<Request>,
+  own: ResponseCacheRules<Request> = {},
+): CheckedRules<Request> {
+  const fields = ruleFields<Request>();
+  checkOptions(`${policy} of a route`, own, fields);
+  const merged = Object.fromEntries(
+    Object.keys(fields).map((name) => [
+      name,
+      (own as Record<string, unknown>)[name] ?? (options as Record<string, unknown>)[name],
+    ]),
+  );
+  const { ttl, staleWhileRevalidate, staleIfError, maxBodyBytes, key, tags } = checkOptions(policy, merged, fields);
+  return { lifetime: { ttl, staleWhileRevalidate, staleIfError }, maxBodyBytes, key, tags };
+}

@@ -1,0 +1,61 @@
+/** Failures of Redis: what a server or a client says, and whether anything may have been done. */
+import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
+
+const noPermission = 'the user needs @scripting and the commands get, getrange, pttl, time, set and del';
+
+const subscribed = 'the client has subscribed to something, and can do nothing else; give the store one of its own';
+
+/** What a server, or a client, answers instead of doing anything, and what may help. */
+const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: string])[] = [
+  ['READONLY', 'failed', 'this server is a replica; let the client follow the primary, by Sentinel or Cluster'],
+  ['LOADING', 'busy', 'the server is still loading its data; try again'],
+  ['BUSY', 'busy', "somebody else's script keeps the server busy"],
+  ['OOM', 'full', 'the server has no memory left under "maxmemory"; raise it, or let entries live shorter'],
+  [
+    'MISCONF Errors writing to the AOF file: No space left',
+    'full',
+    'the disk of the server is full; it takes writes again by itself when there is room',
+  ],
+  ['MISCONF', 'failed', 'the server cannot save to its disk and therefore takes no writes; see its log'],
+  ['NOREPLICAS', 'failed', 'too few replicas are connected for "min-replicas-to-write"'],
+  ['MASTERDOWN', 'failed', 'this server is a replica that has lost its primary'],
+  ['CLUSTERDOWN', 'failed', 'the cluster does not serve all of its slots'],
+  ['TRYAGAIN', 'busy', 'the slot is on its way to another node; try again'],
+  ['NOAUTH', 'failed', 'the client has to give a password'],
+  ['NOPERM', 'failed', noPermission],
+  ["ERR The user executing the script can't", 'failed', noPermission],
+  ["ERR Can't execute", 'failed', subscribed],
+  ['Connection in subscriber mode', 'failed', subscribed],
+  ['The queue is full', 'busy', 'the client has as many commands under way as it may, by "commandsQueueMaxLength"'],
+  [
+    'Timeout waiting for a client',
+    'busy',
+    'the pool has no connection to give; raise its "maximum", or look for who keeps them',
+  ],
+  ['WRONGTYPE', 'schema', 'the key holds something that is none of this store; use another "prefix"'],
+];
+
+/** Redis 6 and older name the script first, and what was refused after a dash. */
+const refused = new RegExp(`(?:^|-)(${refusals.map(([says]) => says).join('|')})\\b`);
+
+export function failureOf(operation: string, cause: unknown): StoreError {
+  const message = messageOf(cause);
+  const says = refused.exec(message)?.[1];
+  const refusal = refusals.find((known) => known[0] === says);
+  if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);
+  // What the clients say of a command that they have not sent.
+  if (/isn't writeable|client is (closed|offline)/i.test(message)) return failure(operation, 'closed', message, cause);
+  // The second is the `commandTimeout` of ioredis.
+  const reason = /closed/.test(message) ? 'closed' : /^Command timed out/.test(message) ? 'timeout' : 'failed';
+  return lost(operation, message, cause, reason);
+}
+
+export function failure(operation: string, reason: StoreFailure, detail: string, cause?: unknown): StoreError {
+  return new StoreError({ store: 'redis', operation, reason, applied: 'no', detail, cause });
+}
+
+/** For what may have been done; a read changes nothing in any case. */
+export function lost(operation: string, detail: string, cause?: unknown, reason: StoreFailure = 'failed'): StoreError {
+  const applied = operation === 'read' || operation === 'readMany' || operation === 'watch' ? 'no' : 'unknown';
+  return new StoreError({ store: 'redis', operation, reason, applied, detail, cause });
+}

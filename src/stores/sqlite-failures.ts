@@ -1,0 +1,58 @@
+/** Failures of SQLite: what the library says, and whether anything may have been done. */
+import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
+
+/** Primary result codes that node:sqlite gives as numbers, by the names that better-sqlite3 uses. */
+const codeNames: Readonly<Record<number, string>> = {
+  ...{ 1: 'SQLITE_ERROR', 3: 'SQLITE_PERM', 5: 'SQLITE_BUSY', 6: 'SQLITE_LOCKED', 8: 'SQLITE_READONLY' },
+  ...{ 10: 'SQLITE_IOERR', 11: 'SQLITE_CORRUPT', 13: 'SQLITE_FULL', 14: 'SQLITE_CANTOPEN', 18: 'SQLITE_TOOBIG' },
+  ...{ 19: 'SQLITE_CONSTRAINT', 23: 'SQLITE_AUTH', 26: 'SQLITE_NOTADB' },
+};
+
+const surelyNotApplied = new Set([
+  ...['SQLITE_PERM', 'SQLITE_READONLY', 'SQLITE_CANTOPEN', 'SQLITE_TOOBIG', 'SQLITE_CONSTRAINT', 'SQLITE_AUTH'],
+  'SQLITE_NOTADB',
+]);
+
+/** The primary result code, or undefined for what does not come from SQLite itself, such as a connection that is closed. */
+function codeOf(error: unknown): string | undefined {
+  const { code, errcode } = (error ?? {}) as { readonly code?: unknown; readonly errcode?: unknown };
+  if (typeof errcode === 'number') return codeNames[errcode & 0xff] ?? `SQLITE_${errcode & 0xff}`;
+  return typeof code === 'string' ? /^SQLITE_[A-Z]+/.exec(code)?.[0] : undefined;
+}
+
+export function isLocked(error: unknown): boolean {
+  const code = codeOf(error);
+  // better-sqlite3 lets nothing else run on a connection while somebody walks through the rows of a query.
+  return code === 'SQLITE_BUSY' || code === 'SQLITE_LOCKED' || /busy executing a query/.test(messageOf(error));
+}
+
+/** Somebody may have dropped the table, or closed the connection and opened it again. */
+export function isTableGone(cause: unknown): boolean {
+  const code = codeOf(cause);
+  return code === undefined || code === 'SQLITE_ERROR';
+}
+
+export function failureOf(operation: string, cause: unknown): StoreError {
+  const code = codeOf(cause);
+  const detail = messageOf(cause);
+  if (code === undefined) return failure(operation, 'closed', `the database is not usable: ${detail}`, cause);
+  if (code === 'SQLITE_ERROR') {
+    return failure(operation, 'schema', `table holdfast_entries is not as expected: ${detail}`, cause);
+  }
+  if (code === 'SQLITE_FULL') return failure(operation, 'full', `the disk is full: ${detail}`, cause);
+  if (isLocked(cause)) return failure(operation, 'busy', `the database is locked: ${detail}`, cause);
+  // When it cannot be read or synced, nobody knows how much of a commit has reached the disk.
+  const isUncertain =
+    (operation === 'write' || operation === 'remove' || operation === 'transaction') && !surelyNotApplied.has(code);
+  return failure(operation, 'failed', detail, cause, isUncertain ? 'unknown' : 'no');
+}
+
+export function failure(
+  operation: string,
+  reason: StoreFailure,
+  detail: string,
+  cause?: unknown,
+  applied: StoreError['applied'] = 'no',
+): StoreError {
+  return new StoreError({ store: 'sqlite', operation, reason, applied, detail, cause });
+}

@@ -15,6 +15,7 @@ import {
   impossibleOption,
   number,
   oneOf,
+  refuseSecond,
   show,
   withDefault,
 } from '../../core/options.js';
@@ -133,7 +134,9 @@ export function decorrelated(options?: DecorrelatedOptions): Backoff {
  * console.log(await patient.execute(({ attempt }) => (attempt < 3 ? Promise.reject(new Error('not yet')) : attempt)));
  * ```
  */
-export function constant(delay: Duration): Backoff {
+export function constant(delay: Duration): Backoff;
+export function constant(...[delay, second]: readonly unknown[]): Backoff {
+  refuseSecond('constant', second);
   const delayMs = checkArgument('constant', 'delay', delay, duration({ min: 0 }));
   return described({ maxMs: delayMs, summary: `waiting ${delayMs} ms` }, () => delayMs);
 }

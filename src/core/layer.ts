@@ -174,7 +174,10 @@ class LayerRun implements Timer, Dependent {
     call.admittedAtMs = undefined;
     if (this.plan.outermost && call.deadlineMs !== Number.POSITIVE_INFINITY) {
       const remainingMs = call.deadlineMs - call.admissionMs();
-      if (remainingMs <= 0) return this.failAtOnce(new DeadlineTooShortError({ policy: 'pipeline', remainingMs }));
+      if (remainingMs <= 0) {
+        const hint = call.hasNumericDeadline ? "; a number is an instant of the clock, a duration is '5s'" : '';
+        return this.failAtOnce(new DeadlineTooShortError({ policy: 'pipeline', remainingMs, hint }));
+      }
       this.ends = true;
     }
     const hindrance = this.admitFrom(0, answer);

@@ -7,7 +7,7 @@
  */
 import { ambient } from '../core/ambient.js';
 import { keepAsyncContext } from '../core/async-context.js';
-import { Call } from '../core/call.js';
+import { Call, showCallsBriefly } from '../core/call.js';
 import { type Clock, systemClock, Timer } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { DeadlineExceededError } from '../core/errors.js';
@@ -113,6 +113,7 @@ export class DeadlineEngine {
   readonly #readsHeaders: boolean;
 
   constructor(given: DeadlineMiddlewareOptions | undefined) {
+    showCallsBriefly();
     const options = checkOptions('deadline', given, {
       default: optional(duration({})),
       maxAccept: optional(duration({})),

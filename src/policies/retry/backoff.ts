@@ -87,7 +87,8 @@ export function exponential(options?: ExponentialOptions): Backoff {
   const { initial: initialMs, max: maxMs, factor, jitter } = checked;
   const summary = `waiting ${initialMs} to ${maxMs} ms with ${jitter === 'none' ? 'no' : jitter} jitter`;
   return described({ maxMs, summary }, ({ attempt, random }) => {
-    const ceilingMs = Math.min(maxMs, initialMs * factor ** (attempt - 1));
+    // Where the power has become infinite, an `initial` of 0 would make it no number.
+    const ceilingMs = Math.min(maxMs, initialMs * Math.min(factor ** (attempt - 1), Number.MAX_VALUE));
     if (jitter === 'none') return ceilingMs;
     if (jitter === 'full') return random() * ceilingMs;
     return ceilingMs / 2 + (random() * ceilingMs) / 2;

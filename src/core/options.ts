@@ -243,14 +243,9 @@ export function show(value: unknown): string {
   }
   if (typeof value === 'bigint') return `${value}n`;
   // The class of a client in place of a client.
-  if (typeof value === 'function') return isClass(value) ? `the class ${nameOf(value) || '(anonymous)'}` : 'a function';
+  if (typeof value === 'function') return isClass(value) ? `the class ${value.name}` : 'a function';
   if (Array.isArray(value)) return 'an array';
   if (typeof value !== 'object' || value === null) return String(value);
-  const name = nameOf(value.constructor);
+  const { name = '' } = value.constructor ?? {};
   return name === '' || name === 'Object' ? 'an object' : `an object of class ${name}`;
-}
-
-/** A constructor, or its name, may be a field of the user's. */
-function nameOf(named: { readonly name?: unknown } | null | undefined): string {
-  return typeof named?.name === 'string' ? named.name : '';
 }

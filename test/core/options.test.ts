@@ -295,6 +295,8 @@ describe('show', () => {
     [Math.max, 'a function'],
     [Store, 'the class Store'],
     [RangeError, 'the class RangeError'],
+    [class extends Store {}, 'the class '],
+    [{ class() {} }.class, 'a function'],
     [[1], 'an array'],
     [{}, 'an object'],
     [null, 'null'],

@@ -5,6 +5,7 @@
  * nothing and leaves no listener behind; the signal costs nothing until it is read.
  */
 import { addAbortListener, removeAbortListener } from './abort-listeners.js';
+import { showBriefly } from './brief.js';
 import type { Clock } from './clock.js';
 
 /** An operation: it is given its call, and answers a value or a promise of one. */
@@ -159,6 +160,11 @@ export class Call {
   /** When the call will be given up: an instant of `clock`, in milliseconds; `Infinity` without a deadline. */
   get deadline(): number {
     return this.deadlineMs;
+  }
+
+  /** @internal Whether its own deadline was told as a number, which a duration may have been meant by. */
+  get hasNumericDeadline(): boolean {
+    return typeof this.options?.deadline === 'number';
   }
 
   /** @internal */
@@ -338,4 +344,11 @@ export class Call {
   private follow(): void {
     if (this.parent !== undefined && this.owner === undefined && !this.isOver) this.parent.attach(this);
   }
+}
+
+/** For whoever makes calls: what logs show of them. Neither keys nor attributes, and no time where there is no end. */
+export function showCallsBriefly(): void {
+  showBriefly(Call.prototype, ({ attempt, unsafe, aborted, remainingMs }) => ({
+    ...{ attempt, unsafe, aborted, ...(remainingMs < Number.POSITIVE_INFINITY && { remainingMs }) },
+  }));
 }

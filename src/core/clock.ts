@@ -5,6 +5,7 @@
  * of the event loop after the last timer has gone the clock holds no timer of the platform, so idle policies own none.
  */
 import { TimerWheel, type WheelNode } from '../structures/timer-wheel.js';
+import { type AsyncContext, keepAsyncContext } from './async-context.js';
 
 /**
  * Something that waits for an instant. Give it to {@link Clock.schedule}; it is its own list node, so that waiting
@@ -45,17 +46,6 @@ const setTimer = globalThis.setTimeout;
 const clearTimer = globalThis.clearTimeout;
 const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.setImmediate;
 
-type Run = (task: typeof setTimer, ...given: Parameters<typeof setTimer>) => ReturnType<typeof setTimer>;
-
-/**
- * Runs a function in the asynchronous context of this import. One platform timer serves all calls, and while any of them waits it is set anew
- * from itself: it would keep the context of the request that set it first, and show it to whatever expires later.
- */
-function contextOfImport(): Run {
-  const hooks = globalThis.process?.getBuiltinModule?.('node:async_hooks');
-  return hooks?.AsyncLocalStorage?.snapshot?.() ?? ((task, ...given) => task(...given));
-}
-
 /**
  * Looked up when it is first needed: on Node 24 that costs 1.5 ms, a quarter of importing this package. Should fake timers of a
  * test stand there by then, it is taken from where they are not, or the clock would show their time for ever.
@@ -77,7 +67,11 @@ class SystemClock implements Clock {
   private readonly far = new Map<Timer, Timer>();
   private sweepIsDue = false;
   private readonly keepsAlive: boolean;
-  private readonly outside: Run;
+  /**
+   * Of the import. One platform timer serves all calls, and while any of them waits it is set anew from itself: it would keep the context
+   * of the request that set it first, and show it to whatever expires later.
+   */
+  private readonly context: AsyncContext;
   private backgroundClock: SystemClock | undefined = undefined;
   private readonly onPlatformTimer = () => this.wake();
   private readonly sweep = () => {
@@ -85,14 +79,14 @@ class SystemClock implements Clock {
     if (this.wheel.size === 0) this.disarm();
   };
 
-  constructor(keepsAlive: boolean, outside = contextOfImport()) {
+  constructor(keepsAlive: boolean, context = keepAsyncContext()) {
     this.keepsAlive = keepsAlive;
-    this.outside = outside;
+    this.context = context;
   }
 
   get background(): Clock {
     if (!this.keepsAlive) return this;
-    this.backgroundClock ??= new SystemClock(false, this.outside);
+    this.backgroundClock ??= new SystemClock(false, this.context);
     return this.backgroundClock;
   }
 
@@ -153,7 +147,7 @@ class SystemClock implements Clock {
     // The tick is known modulo 2^32; the difference is small, so it is exact.
     const waitMs = ((tick - Math.floor(nowMs)) | 0) - (nowMs % 1);
     const ms = Math.min(Math.max(waitMs, 1), longestWaitMs);
-    this.platformTimer = this.outside(setTimer, this.onPlatformTimer, ms);
+    this.platformTimer = this.context.runInAsyncScope(setTimer, undefined, this.onPlatformTimer, ms);
     // Where a timer is a number there is no process to keep.
     if (!this.keepsAlive) (this.platformTimer as { unref?(): void }).unref?.();
   }

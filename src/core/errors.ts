@@ -139,11 +139,14 @@ export class DeadlineTooShortError extends RejectedError {
   /** Time left when the operation should have started, in milliseconds; zero or less. */
   readonly remainingMs: number;
 
-  constructor(options: HoldfastErrorOptions & { readonly policy: string; readonly remainingMs: number }) {
-    const { policy, remainingMs } = options;
+  /** @param options - `hint`: what may have been meant by the one who set the deadline. */
+  constructor(
+    options: HoldfastErrorOptions & { readonly policy: string; readonly remainingMs: number; readonly hint?: string },
+  ) {
+    const { policy, remainingMs, hint = '' } = options;
     super(
       'ERR_DEADLINE_TOO_SHORT',
-      `"${policy}" did not start the operation: its deadline passed ${rounded(-remainingMs)} ms ago`,
+      `"${policy}" did not start the operation: its deadline passed ${rounded(-remainingMs)} ms ago${hint}`,
       options,
     );
     this.remainingMs = remainingMs;

@@ -7,7 +7,6 @@
  * call is aborted, the caller hears at once, the operation's signal aborts, and what the operation still does is
  * consumed, counted, and told to the permits when it ends.
  */
-import type { AsyncResource } from 'node:async_hooks';
 import type { WheelNode } from '../structures/timer-wheel.js';
 import {
   type Answer,
@@ -21,6 +20,7 @@ import {
   tellEnded,
 } from './admission.js';
 import { ambient } from './ambient.js';
+import { type AsyncContext, keepAsyncContext } from './async-context.js';
 import type { Call, Dependent } from './call.js';
 import type { Timer } from './clock.js';
 import { DeadlineExceededError, DeadlineTooShortError, TimeoutError } from './errors.js';
@@ -121,13 +121,6 @@ function failed(call: Call, error: unknown): Promise<unknown> {
 /** Whoever set a deadline around ends the call first, and says so in his words; this layer ends it if nobody does. */
 const graceMs = 1;
 
-/** It keeps the asynchronous context in which it is made; undefined where the platform has none. A promise would do as well, at five times the bytes. */
-const AsyncContext = /* @__PURE__ */ asyncContextOfPlatform();
-
-function asyncContextOfPlatform() {
-  return globalThis.process?.getBuiltinModule?.('node:async_hooks')?.AsyncResource;
-}
-
 /** One call's way through one layer; also the timer of its ends and what hears of the call's abort. */
 class LayerRun implements Timer, Dependent {
   // Declared here instead of inherited: a derived class costs 15 of the 230 ns of a call through a timeout.
@@ -159,8 +152,8 @@ class LayerRun implements Timer, Dependent {
   private endPermit: Permit | undefined = undefined;
   /** Who ends the first attempt, at `attempt.deadlineMs`; undefined once that attempt is over. */
   private attemptEndPermit: Permit | undefined = undefined;
-  /** Of the caller, for the attempts that follow one whose time is over: timers expire in no context of their own. */
-  private context: AsyncResource | undefined = undefined;
+  /** Of the caller, for the attempts that follow one whose time is over. */
+  private context: AsyncContext | undefined = undefined;
   /** What was given up while the operation of the first attempt ran. */
   private abandoned: 'nothing' | 'attempt' | 'call' = 'nothing';
   private someoneAwaitsEnd = false;
@@ -181,7 +174,10 @@ class LayerRun implements Timer, Dependent {
     call.admittedAtMs = undefined;
     if (this.plan.outermost && call.deadlineMs !== Number.POSITIVE_INFINITY) {
       const remainingMs = call.deadlineMs - call.admissionMs();
-      if (remainingMs <= 0) return this.failAtOnce(new DeadlineTooShortError({ policy: 'pipeline', remainingMs }));
+      if (remainingMs <= 0) {
+        const hint = call.hasNumericDeadline ? "; a number is an instant of the clock, a duration is '5s'" : '';
+        return this.failAtOnce(new DeadlineTooShortError({ policy: 'pipeline', remainingMs, hint }));
+      }
       this.ends = true;
     }
     const hindrance = this.admitFrom(0, answer);
@@ -258,7 +254,7 @@ class LayerRun implements Timer, Dependent {
     if (endsAt === undefined || !(endsAt < this.attempt.deadlineMs)) return;
     if (this.isIn) {
       this.attemptEndPermit = permit;
-      if (AsyncContext !== undefined) this.context ??= new AsyncContext('holdfast');
+      this.context ??= keepAsyncContext();
       if (this.attempt === this.scope) this.attempt = this.scope.sameTimeChild();
     } else {
       this.ends = true;
@@ -416,8 +412,7 @@ class LayerRun implements Timer, Dependent {
       this.scope.beginAbandonedWork();
     } else this.tellEnd(outerCount, this.permitCount);
     this.attempt.abort(reason);
-    if (this.context === undefined) this.leaveAttempt(answer);
-    else this.context.runInAsyncScope(this.leaveAttempt, this, answer);
+    this.context!.runInAsyncScope(this.leaveAttempt, this, answer);
   }
 
   /** Ends the call for whoever waits on it, while its operation may run on. */

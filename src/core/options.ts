@@ -56,6 +56,13 @@ export function checkArgument<T>(policy: string, name: string, value: unknown, f
   return readField(policy, name, value, field);
 }
 
+/** Refuses what stands beside the only argument, and would be passed over. An index may stand there, as by `['1s', '2s'].map(timeout)`. */
+export function refuseSecond(policy: string, second: unknown): void {
+  if (second === undefined || typeof second === 'number') return;
+  const message = `${policy}: takes one argument, got ${show(second)} as a second one`;
+  throw new OptionsError(message, { policy, value: second, allowed: 'one argument' });
+}
+
 /** An option that fits by itself but not with the others. */
 export function impossibleOption(
   policy: string,
@@ -172,7 +179,17 @@ export function oneOf<const Word extends string>(words: readonly Word[]): Field<
 
 // biome-ignore lint/suspicious/noExplicitAny: the caller names the signature; a function's parameters cannot be checked at run time.
 export function func<Signature extends (...args: any[]) => unknown>(): Field<Signature> {
-  return { allowed: 'a function', parse: (value) => (typeof value === 'function' ? (value as Signature) : undefined) };
+  return {
+    allowed: 'a function',
+    parse: (value) => (typeof value === 'function' && !isClass(value) ? (value as Signature) : undefined),
+  };
+}
+
+/** Nothing can call a class, and an error that is made is no answer; without this look it would show in the first call that needs one. */
+function isClass(value: { readonly prototype?: unknown }): boolean {
+  if (value === Error || value.prototype instanceof Error) return true;
+  // Not `String`, which asks a `toString` of the value's own. A method may be called `class`.
+  return /^class\b(?!\s*\()/.test(Function.prototype.toString.call(value));
 }
 
 /** An object that has the methods named. */
@@ -226,7 +243,7 @@ export function show(value: unknown): string {
   }
   if (typeof value === 'bigint') return `${value}n`;
   // The class of a client in place of a client.
-  if (typeof value === 'function') return /^class\b/.test(String(value)) ? `the class ${value.name}` : 'a function';
+  if (typeof value === 'function') return isClass(value) ? `the class ${value.name}` : 'a function';
   if (Array.isArray(value)) return 'an array';
   if (typeof value !== 'object' || value === null) return String(value);
   const { name = '' } = value.constructor ?? {};

@@ -7,7 +7,7 @@
 
 import { ambient, type CallObserver, callObserver } from './ambient.js';
 import { showBriefly } from './brief.js';
-import { Call, type CallOptions, type Task } from './call.js';
+import { Call, type CallOptions, showCallsBriefly, type Task } from './call.js';
 import { type Clock, systemClock } from './clock.js';
 import { type CompositionWarning, commonClock, refuseImpossible, warningsOf } from './composition.js';
 import { parseDuration } from './duration.js';
@@ -90,17 +90,12 @@ export function pipeline<const Policies extends readonly AnyPolicy[]>(
   ...policies: Policies
 ): Pipeline<AddedBy<Policies>> {
   showBriefly(LinkedPipeline.prototype, figuresOfPipeline);
-  showBriefly(Call.prototype, figuresOfCall);
+  showCallsBriefly();
   return new LinkedPipeline(policies) as Pipeline<AddedBy<Policies>>;
 }
 
 function figuresOfPipeline({ name, policies }: LinkedPipeline): object {
   return { name, policies: policies.map((policy) => policy.name) };
-}
-
-/** Neither keys nor attributes, and no time where there is no end. */
-function figuresOfCall({ attempt, unsafe, aborted, remainingMs }: Call): object {
-  return { attempt, unsafe, aborted, ...(remainingMs < Number.POSITIVE_INFINITY && { remainingMs }) };
 }
 
 class LinkedPipeline implements Pipeline<unknown> {

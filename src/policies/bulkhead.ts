@@ -19,6 +19,7 @@ import {
   commonFields,
   duration,
   flag,
+  impossibleOption,
   integer,
   oneOf,
   optional,
@@ -43,7 +44,7 @@ export interface BulkheadOptions extends CommonOptions, RefusalOptions {
    * 100 ms it serves the newest and turns away who has waited too long or has too little time left.
    */
   readonly order?: 'oldest-first' | 'newest-first' | 'codel';
-  /** The longest wait in the queue, which must have places: `queue`. From 1 ms to 24.8 days. Default: as long as the call's own deadline allows. */
+  /** The longest wait in the queue; goes with `queue`. From 1 ms to 24.8 days. Default: as long as the call's own deadline allows. */
   readonly maxWait?: Duration;
   /**
    * When the slot of a call that was given up comes back. Default `'settle'`: when its operation has really ended.
@@ -88,17 +89,20 @@ export function bulkhead(options: BulkheadOptions): BulkheadGuard {
   showBriefly(Bulkhead.prototype, ({ name, running, waiting, abandoned }) => ({
     ...{ name, running, waiting, abandoned },
   }));
-  return new Bulkhead(
-    checkOptions('bulkhead', options, {
-      limit: integer({ min: 1 }),
-      queue: withDefault(integer({ min: 0 }), 0),
-      order: withDefault<Order>(oneOf(['oldest-first', 'newest-first', 'codel']), 'oldest-first'),
-      maxWait: optional(duration({})),
-      releaseOn: withDefault<'settle' | 'timeout'>(oneOf(['settle', 'timeout']), 'settle'),
-      stack: withDefault(flag(), false),
-      ...commonFields('bulkhead'),
-    }),
-  );
+  const checked = checkOptions('bulkhead', options, {
+    limit: integer({ min: 1 }),
+    queue: optional(integer({ min: 0 })),
+    order: withDefault<Order>(oneOf(['oldest-first', 'newest-first', 'codel']), 'oldest-first'),
+    maxWait: optional(duration({})),
+    releaseOn: withDefault<'settle' | 'timeout'>(oneOf(['settle', 'timeout']), 'settle'),
+    stack: withDefault(flag(), false),
+    ...commonFields('bulkhead'),
+  });
+  const { queue, maxWait } = checked;
+  if (maxWait !== undefined && queue === undefined) {
+    throw impossibleOption('bulkhead', 'maxWait', maxWait, 'given together with "queue", or nobody waits');
+  }
+  return new Bulkhead({ ...checked, queue: queue ?? 0 });
 }
 
 type Order = NonNullable<BulkheadOptions['order']>;

@@ -49,8 +49,9 @@ export interface DeadlineGuard extends Guard {
  * console.log(outcome.ok); // false, after at most 50 ms
  * ```
  */
-export function deadline(after: Duration | DeadlineOptions): DeadlineGuard {
-  const options = checkOptions('deadline', afterOptions(after), {
+export function deadline(after: Duration | DeadlineOptions): DeadlineGuard;
+export function deadline(...given: readonly unknown[]): DeadlineGuard {
+  const options = checkOptions('deadline', afterOptions('deadline', given), {
     after: duration({}),
     stack: withDefault(flag(), false),
     ...commonFields('deadline'),

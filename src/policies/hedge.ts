@@ -7,6 +7,7 @@
  * copies at once; one timer at a time, and none when the call is over.
  * After: Dean and Barroso, "The tail at scale" (CACM, 2013); gRPC proposal A6, for what failures do; Finagle's backup requests.
  */
+import { type AsyncContext, keepAsyncContext } from '../core/async-context.js';
 import type { Call, Dependent } from '../core/call.js';
 import { Timer } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
@@ -171,7 +172,8 @@ class HedgeRun<T> extends Timer implements Dependent {
   /** Infinity while too few calls were seen to tell. */
   private delayMs = Number.POSITIVE_INFINITY;
   private dueMs = 0;
-  private wake!: () => void;
+  /** Of the caller, for the copies. */
+  private readonly context: AsyncContext = keepAsyncContext();
   private errors: unknown[] | undefined = undefined;
   /** What the caller gets if nothing better comes: the last failure; a refusal only if nothing was ever started. */
   private failure: Outcome<T> | undefined = undefined;
@@ -200,7 +202,7 @@ class HedgeRun<T> extends Timer implements Dependent {
   }
 
   override expire(): void {
-    this.wake();
+    this.context.runInAsyncScope(this.due, this);
   }
 
   /** The delay has passed and no copy has answered. */
@@ -249,15 +251,6 @@ class HedgeRun<T> extends Timer implements Dependent {
     if (this.sent > this.plan.max || this.isOver) return;
     this.dueMs = nowMs + this.delayMs;
     if (this.dueMs >= call.deadlineMs) return;
-    const { sent } = this;
-    // Timers expire in no context of their own; what follows a promise runs in the asynchronous context of the call.
-    const delay = new Promise<void>((wake) => {
-      this.wake = wake;
-    });
-    void delay.then(() => {
-      // Meanwhile a copy may have been sent because one had failed.
-      if (!this.isOver && this.sent === sent) this.due();
-    });
     call.clock.schedule(this, this.dueMs);
   }
 

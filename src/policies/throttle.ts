@@ -132,11 +132,11 @@ class Throttle implements ThrottleGuard {
     };
     this.events = new Events(name, options.on);
     this.bucketMs = window / bucketsPerWindow;
-    this.window = new TimeWindow(0);
+    this.window = new TimeWindow(Number.NEGATIVE_INFINITY);
   }
 
   admit(call?: Call): Permit | Refusal {
-    const { factor, minimumCalls, maxShedRate, random, clock } = this.options;
+    const { factor, minimumCalls, maxShedRate, clock } = this.options;
     const { window } = this;
     const nowMs = call === undefined ? (clock ?? systemClock).now() : call.admissionMs();
     const epoch = Math.floor(nowMs / this.bucketMs);
@@ -145,7 +145,7 @@ class Throttle implements ThrottleGuard {
     const probability =
       calls < minimumCalls ? 0 : Math.min(maxShedRate, shedProbability(calls, calls - window.failures, factor));
     this.probability = probability;
-    if (probability === 0 || random() >= probability) return new ThrottlePermit(this, epoch);
+    if (probability === 0 || this.draw() >= probability) return new ThrottlePermit(this, epoch);
     window.record(true, false, epoch);
     return this.turnAway(probability);
   }
@@ -159,6 +159,16 @@ class Throttle implements ThrottleGuard {
     } finally {
       this.window.record(isRefused, false, epoch);
     }
+  }
+
+  /** A source of chance that is broken lets every call in. */
+  private draw(): number {
+    let drawn = 1;
+    this.events.contain('random', () => {
+      const answer = this.options.random();
+      if (answer >= 0) drawn = answer;
+    });
+    return drawn;
   }
 
   private turnAway(probability: number): Refusal {

@@ -18,6 +18,7 @@ import {
   func,
   optional,
   type RefusalOptions,
+  refuseSecond,
   withDefault,
 } from '../core/options.js';
 import type { Outcome } from '../core/outcome.js';
@@ -35,7 +36,8 @@ export interface TimeoutOptions extends CommonOptions, RefusalOptions {
 }
 
 /** Where the two ways to call these factories meet. */
-export function afterOptions(given: unknown): unknown {
+export function afterOptions(policy: string, [given, second]: readonly unknown[]): unknown {
+  refuseSecond(policy, second);
   return typeof given === 'object' && given !== null ? given : { after: given };
 }
 
@@ -61,8 +63,9 @@ export function afterOptions(given: unknown): unknown {
  * console.log(!outcome.ok && isAbandoned(outcome.error)); // true
  * ```
  */
-export function timeout(after: Duration | TimeoutOptions): TimeoutGuard {
-  const options = checkOptions('timeout', afterOptions(after), {
+export function timeout(after: Duration | TimeoutOptions): TimeoutGuard;
+export function timeout(...given: readonly unknown[]): TimeoutGuard {
+  const options = checkOptions('timeout', afterOptions('timeout', given), {
     after: duration({}),
     onLateResult: optional(func<(value: unknown) => void>()),
     stack: withDefault(flag(), false),

@@ -6,7 +6,8 @@
  * When the answer is out, no timer and no listener is left.
  */
 import { ambient } from '../core/ambient.js';
-import { Call } from '../core/call.js';
+import { keepAsyncContext } from '../core/async-context.js';
+import { Call, showCallsBriefly } from '../core/call.js';
 import { type Clock, systemClock, Timer } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { DeadlineExceededError } from '../core/errors.js';
@@ -112,6 +113,7 @@ export class DeadlineEngine {
   readonly #readsHeaders: boolean;
 
   constructor(given: DeadlineMiddlewareOptions | undefined) {
+    showCallsBriefly();
     const options = checkOptions('deadline', given, {
       default: optional(duration({})),
       maxAccept: optional(duration({})),
@@ -178,8 +180,8 @@ class RequestRun extends Timer {
   readonly #grantedMs: number;
   readonly #onFinish = () => this.#release();
   readonly #onClose = () => this.#clientGone();
-  #isOver = false;
-  #wake = nothing;
+  /** Of the request: hooks of the framework hear of the answer. */
+  readonly #context = keepAsyncContext();
 
   constructor(engine: DeadlineEngine, exchange: Exchange, call: Call, grantedMs: number) {
     super();
@@ -194,21 +196,15 @@ class RequestRun extends Timer {
     response.on('finish', this.#onFinish);
     response.on('close', this.#onClose);
     if (this.#grantedMs === Number.POSITIVE_INFINITY) return;
-    // Hooks of the framework hear of the answer. What follows a promise runs in the asynchronous context of the request; a timer does not.
-    const allowed = new Promise<void>((wake) => {
-      this.#wake = wake;
-    });
-    void allowed.then(() => this.#timeIsOver());
     this.#engine.clock.schedule(this, this.#call.deadline);
   }
 
   override expire(): void {
-    this.#wake();
+    this.#context.runInAsyncScope(this.#timeIsOver, this);
   }
 
   /** The time is over while the request is handled. */
   #timeIsOver(): void {
-    if (this.#isOver) return;
     const { name, events } = this.#engine;
     this.#release();
     const afterMs = this.#grantedMs;
@@ -226,7 +222,6 @@ class RequestRun extends Timer {
 
   #release(): void {
     const { response } = this.#exchange;
-    this.#isOver = true;
     response.removeListener('finish', this.#onFinish);
     response.removeListener('close', this.#onClose);
     this.#call.unfollow();

@@ -71,6 +71,8 @@ export class TimeWindow {
   }
 }
 
+/** A clock may count from any instant, so an epoch may be below zero. */
 function startOf(epoch: number): number {
-  return (epoch % bucketsPerWindow) * numbersPerBucket;
+  const bucketIndex = epoch % bucketsPerWindow;
+  return (bucketIndex < 0 ? bucketIndex + bucketsPerWindow : bucketIndex) * numbersPerBucket;
 }

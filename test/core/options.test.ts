@@ -21,6 +21,7 @@ import {
   decorrelated,
   exponential,
   fallback,
+  hedge,
   idempotency,
   mutex,
   OptionsError,
@@ -109,6 +110,25 @@ describe('OptionsError', () => {
       () => retryBudget({ capacity: 5, initial: 6 }),
     ],
     ['fallback: option "answer" must be a function, got 5', () => fallback(wrong(5))],
+    ['retry: option "handles" must be a function, got the class TypeError', () => retry(wrong({ handles: TypeError }))],
+    ['hedge: option "handles" must be a function, got the class Error', () => hedge(wrong({ handles: Error }))],
+    ['timeout: option "on" must be a function, got the class Store', () => timeout(wrong({ after: 1, on: Store }))],
+    [
+      'timeout: takes one argument, got an object as a second one',
+      () => Reflect.apply(timeout, undefined, ['5s', { stack: true }]),
+    ],
+    [
+      "timeout: takes one argument, got 'cooperative' as a second one",
+      () => Reflect.apply(timeout, undefined, [2_000, 'cooperative']),
+    ],
+    [
+      'deadline: takes one argument, got an object as a second one',
+      () => Reflect.apply(deadline, undefined, [{ after: '5s' }, { stack: true }]),
+    ],
+    [
+      'constant: takes one argument, got an object as a second one',
+      () => Reflect.apply(constant, undefined, ['1s', { jitter: 'full' }]),
+    ],
     [
       "pipeline: argument 2 must be a policy such as timeout('1s'), got a function; call the factory, and give an operation to execute()",
       () => pipeline(timeout(1), wrong(timeout)),
@@ -213,6 +233,10 @@ describe('checkOptions', () => {
     for (const value of values) expect(read(field(), value)).toBe(value);
   });
 
+  it('takes a factory of one duration as the function of a `map`', () => {
+    expect((['1s', '2s'] as const).map(timeout)).toHaveLength(2);
+  });
+
   it('takes a duration as milliseconds, up to its bounds', () => {
     expect(['2ms', 5, '0.005s'].map((value) => read(duration(fromTwoToFive), value))).toEqual([2, 5, 5]);
     expect([1, 2_147_483_647].map((value) => read(duration({}), value))).toEqual([1, 2_147_483_647]);
@@ -270,6 +294,9 @@ describe('show', () => {
     ['a'.repeat(61), `'${'a'.repeat(57)}...'`],
     [Math.max, 'a function'],
     [Store, 'the class Store'],
+    [RangeError, 'the class RangeError'],
+    [class extends Store {}, 'the class '],
+    [{ class() {} }.class, 'a function'],
     [[1], 'an array'],
     [{}, 'an object'],
     [null, 'null'],
@@ -277,5 +304,15 @@ describe('show', () => {
     [Symbol('x'), 'Symbol(x)'],
   ])('shows %s short, and as what it is', (value, shown) => {
     expect(show(value)).toBe(shown);
+  });
+
+  it('shows a function whose toString throws', () => {
+    const broken = {
+      toString(): string {
+        throw new Error('broken');
+      },
+    };
+    expect(show(Object.assign(() => {}, broken))).toBe('a function');
+    expect(show(Object.assign(class Broken {}, broken))).toBe('the class Broken');
   });
 });

@@ -355,6 +355,18 @@ describe('pipeline', () => {
       );
     });
 
+    it('says what a number means, where that has passed', async () => {
+      const late = pipeline(timeout({ after: '1m', clock: virtualClock({ now: 10_000 }) }));
+      const passed = '"pipeline" did not start the operation: its deadline passed';
+      const hint = "; a number is an instant of the clock, a duration is '5s'";
+      await expect(late.execute(() => 1, { deadline: 5_000 })).rejects.toThrow(
+        expect.objectContaining({ message: `${passed} 5000 ms ago${hint}` }),
+      );
+      await expect(late.execute(() => 1, { deadline: '0ms' })).rejects.toThrow(
+        expect.objectContaining({ message: `${passed} 0 ms ago` }),
+      );
+    });
+
     it('does not begin when no time is left', async () => {
       const clock = virtualClock({ now: 1_000 });
       let calls = 0;

@@ -486,6 +486,7 @@ describe('bulkhead', () => {
     [{ limit: 1, queue: -1 }, 'queue'],
     [{ limit: 1, order: 'fifo' }, 'order'],
     [{ limit: 1, maxWait: '5 sec' }, 'maxWait'],
+    [{ limit: 1, maxWait: '5s' }, 'maxWait'],
     [{ limit: 1, releaseOn: 'end' }, 'releaseOn'],
     [{ limit: 1, maxQueue: 5 }, 'maxQueue'],
   ])('refuses the options %j', (options, option) => {

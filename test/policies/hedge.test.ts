@@ -21,7 +21,6 @@ import {
   refuse,
   retryBudget,
   TimeoutError,
-  type Timer,
   timeout,
 } from '../../src/index.js';
 import { seededRandom, virtualClock } from '../../src/testing/index.js';
@@ -637,36 +636,6 @@ describe('hedge', () => {
     await requests.run('another', () => clock.advance(200));
     expect(await running).toBe('third');
     expect(seen).toEqual(Array(6).fill('mine'));
-  });
-
-  it('sends one copy where an attempt fails in the turn in which the copy is due', async () => {
-    let due: Timer | undefined;
-    let nowMs = 0;
-    const clock: Clock = {
-      now: () => nowMs,
-      wallNow: () => nowMs,
-      schedule(timer) {
-        due = timer;
-      },
-      cancel() {},
-    };
-    const controller = new AbortController();
-    let fail = (_: Error) => {};
-    let sent = 0;
-    const running = pipeline(hedge({ delay: 100, max: 2, clock })).attempt(
-      () =>
-        new Promise((_, reject) => {
-          if (++sent === 1) fail = reject;
-        }),
-      { signal: controller.signal },
-    );
-    nowMs = 100;
-    fail(down());
-    due?.expire();
-    await new Promise(setImmediate);
-    expect(sent).toBe(2);
-    controller.abort();
-    await running;
   });
 
   it('puts the copy off while this process is itself late', async () => {

@@ -21,6 +21,9 @@ import { seededRandom, virtualClock } from '../../src/testing/index.js';
 const down = { ok: false, error: new Error('503') } as const;
 const fine = { ok: true, value: 1 } as const;
 const letsAllIn = () => 1;
+const fail = (message: string): never => {
+  throw new Error(message);
+};
 
 describe('shedProbability', () => {
   it.each([
@@ -75,6 +78,27 @@ describe('throttle', () => {
     expect(events).toEqual([{ type: 'throttled', name: 'search', probability: 0.9 }]);
     drawn = 0.9;
     expect(await pipeline(guard).attempt(() => 1)).toEqual({ ok: true, value: 1 });
+  });
+
+  it('forgets what is older than its window, also by a clock that is below zero', async () => {
+    const clock = virtualClock({ now: -3_600_000 });
+    const { guard, repeat } = throttled({ clock, window: '10s' });
+    repeat(20, down);
+    guard.admit();
+    expect(guard.probability).toBe(0.9);
+    await clock.advance(20_000);
+    guard.admit();
+    expect(guard.probability).toBe(0);
+  });
+
+  it.each<[string, () => number]>([
+    ['throws', () => fail('no chance')],
+    ['answers no number', () => Number.NaN],
+  ])('lets all in where the source of chance %s', (_, random) => {
+    const { guard, repeat } = throttled({ random });
+    repeat(40, down);
+    expect(guard.probability).toBe(0.9);
+    expect(isRefusal(guard.admit())).toBe(false);
   });
 
   it('turns nothing away before `minimumCalls` have ended', () => {

@@ -3,7 +3,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { EventEmitter, once } from 'node:events';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { Agent, request as undiciRequest } from 'undici';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { ambient } from '../../src/core/ambient.js';
 import {
   attemptsOf,
@@ -334,6 +334,17 @@ describe('the engine of deadline', () => {
     requireCall(carrier).signal.addEventListener('abort', see);
     await requests.run('another', () => clock.advance(100));
     expect(seen).toEqual(['mine', 'mine', 'mine']);
+  });
+
+  it('gives a call that a log shows in short, also where no pipeline was ever made', async () => {
+    vi.resetModules();
+    const fresh = await import('../../src/server/deadline.js');
+    const { exchange, response, carrier } = exchangeOf();
+    new fresh.DeadlineEngine({ default: '1h' }).begin(exchange, () => {});
+    expect(JSON.parse(JSON.stringify(fresh.requireCall(carrier)))).toEqual({
+      ...{ attempt: 1, unsafe: false, aborted: false, remainingMs: expect.any(Number) },
+    });
+    response.emit('finish');
   });
 
   it.each(['finish', 'close'])('lets go of the request at %s', (event) => {

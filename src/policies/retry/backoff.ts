@@ -15,6 +15,7 @@ import {
   impossibleOption,
   number,
   oneOf,
+  refuseSecond,
   show,
   withDefault,
 } from '../../core/options.js';
@@ -86,7 +87,8 @@ export function exponential(options?: ExponentialOptions): Backoff {
   const { initial: initialMs, max: maxMs, factor, jitter } = checked;
   const summary = `waiting ${initialMs} to ${maxMs} ms with ${jitter === 'none' ? 'no' : jitter} jitter`;
   return described({ maxMs, summary }, ({ attempt, random }) => {
-    const ceilingMs = Math.min(maxMs, initialMs * factor ** (attempt - 1));
+    // Where the power has become infinite, an `initial` of 0 would make it no number.
+    const ceilingMs = Math.min(maxMs, initialMs * Math.min(factor ** (attempt - 1), Number.MAX_VALUE));
     if (jitter === 'none') return ceilingMs;
     if (jitter === 'full') return random() * ceilingMs;
     return ceilingMs / 2 + (random() * ceilingMs) / 2;
@@ -133,7 +135,9 @@ export function decorrelated(options?: DecorrelatedOptions): Backoff {
  * console.log(await patient.execute(({ attempt }) => (attempt < 3 ? Promise.reject(new Error('not yet')) : attempt)));
  * ```
  */
-export function constant(delay: Duration): Backoff {
+export function constant(delay: Duration): Backoff;
+export function constant(...[delay, second]: readonly unknown[]): Backoff {
+  refuseSecond('constant', second);
   const delayMs = checkArgument('constant', 'delay', delay, duration({ min: 0 }));
   return described({ maxMs: delayMs, summary: `waiting ${delayMs} ms` }, () => delayMs);
 }

@@ -92,6 +92,12 @@ describe('every backoff', () => {
   ])('can have %s', (_, make, secondMs) => {
     expect(delays(make(), 2, half)[1]).toBe(secondMs);
   });
+
+  it('stays without a delay, however many attempts have failed', () => {
+    const state = { previousDelayMs: 0, error: undefined, random: half };
+    expect(exponential({ initial: 0, factor: 100 })({ attempt: 1_000, ...state })).toBe(0);
+    expect(exponential({ initial: 0 })({ attempt: 2_000, ...state })).toBe(0);
+  });
 });
 
 describe('every backoff with jitter', () => {

@@ -1,0 +1,65 @@
+import { AsyncLocalStorage, AsyncResource, executionAsyncId } from 'node:async_hooks';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { keepAsyncContext } from '../../src/core/async-context.js';
+
+const requests = new AsyncLocalStorage<string>();
+
+function look(this: unknown, ...given: unknown[]) {
+  return [requests.getStore(), this, ...given];
+}
+
+describe('keepAsyncContext', () => {
+  it('lets a function run later, on its object and with what it is given, in the context that was there', () => {
+    const kept = requests.run('mine', keepAsyncContext);
+    const self = {};
+    expect(requests.run('another', () => kept.runInAsyncScope(look, self, 1, 2))).toEqual(['mine', self, 1, 2]);
+  });
+
+  it('shows the context that was there to all that the function sets off', async () => {
+    const kept = requests.run('mine', keepAsyncContext);
+    const later = async () => {
+      await Promise.resolve();
+      return requests.getStore();
+    };
+    expect(await kept.runInAsyncScope(later, undefined)).toBe('mine');
+  });
+
+  it('keeps that there was none', () => {
+    const kept = keepAsyncContext();
+    expect(requests.run('another', () => kept.runInAsyncScope(look, undefined))).toEqual([undefined, undefined]);
+  });
+
+  describe('on a platform', () => {
+    afterEach(() => {
+      vi.restoreAllMocks();
+      vi.resetModules();
+    });
+
+    async function keptOn(hooks: unknown) {
+      vi.resetModules();
+      vi.spyOn(process, 'getBuiltinModule').mockReturnValue(hooks as undefined);
+      const { keepAsyncContext } = await import('../../src/core/async-context.js');
+      return requests.run('mine', keepAsyncContext);
+    }
+
+    it.each([
+      ['without node:async_hooks', undefined],
+      ['whose node:async_hooks has no AsyncResource', {}],
+    ])('%s runs the function as it is', async (_, hooks) => {
+      const kept = await keptOn(hooks);
+      const self = {};
+      expect(requests.run('another', () => kept.runInAsyncScope(look, self, 1))).toEqual(['another', self, 1]);
+    });
+
+    it('that takes no number beside the name, as workerd, keeps the context', async () => {
+      class Strict extends AsyncResource {
+        constructor(type: string, options?: object) {
+          if (typeof options === 'number') throw new TypeError("parameter 2 is not of type 'Options'");
+          super(type, options);
+        }
+      }
+      const kept = await keptOn({ AsyncResource: Strict, executionAsyncId });
+      expect(requests.run('another', () => kept.runInAsyncScope(look, undefined))).toEqual(['mine', undefined]);
+    });
+  });
+});

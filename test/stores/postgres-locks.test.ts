@@ -303,6 +303,18 @@ describe('sessionLock on a client that answers as told', () => {
     }
   });
 
+  it('ends its wait when connecting itself aborts it', async () => {
+    const { clock, client } = bench();
+    const controller = new AbortController();
+    const connect = async () => {
+      controller.abort('enough');
+      return client;
+    };
+    await expect(sessionLock(connect, 'key', { clock, signal: controller.signal })).rejects.toBe('enough');
+    await clock.flush();
+    expect([client.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
+  });
+
   it('asks no more while it is given back', async () => {
     const { clock, client, take } = bench();
     const lock = await take();

@@ -161,7 +161,7 @@ export class Locks {
   private takeNow(key: string, mode: LockMode): LeaseBase | undefined {
     this.refuseReentry([key]);
     const lease = this.lineOf(key).takeNow(mode);
-    if (lease !== undefined && this.settings.events.heard) this.settings.noteAcquired(lease, 0);
+    if (lease !== undefined) this.settings.noteAcquired(lease);
     return lease;
   }
 
@@ -169,7 +169,7 @@ export class Locks {
     const lease = this.takeNow(key, mode);
     if (lease !== undefined) return lease;
     const tried = await this.lineOf(key).tryTake(mode);
-    if (tried !== undefined) this.settings.noteAcquired(tried, 0);
+    if (tried !== undefined) this.settings.noteAcquired(tried);
     return tried;
   }
 

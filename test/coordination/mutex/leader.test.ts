@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events';
 import { inspect } from 'node:util';
 import {
   deadline,
@@ -415,6 +416,18 @@ describe('mutex where the context is in use', () => {
       others.run('key', () => inside.execute(() => locks.tryAcquire('key').catch((error: unknown) => error))),
     );
     expect(await result).toMatchObject({ reason: 'reentrant' });
+  });
+
+  it('leaves no listener at the signal of the lease', async () => {
+    enableContext();
+    const listeners: number[] = [];
+    const listenersOf = (signal: AbortSignal) => listeners.push(getEventListeners(signal, 'abort').length);
+    const { signal } = await mutex().run('key', ({ lease }) => {
+      listenersOf(lease.signal);
+      return lease;
+    });
+    listenersOf(signal);
+    expect(listeners).toEqual([1, 0]);
   });
 
   it('ends the calls under the lock when it is lost, and gives them what the call around has', async () => {

@@ -139,6 +139,8 @@ export async function transactionLock(
  *
  * const connect = async () => {
  *   const client = new pg.Client();
+ *   // A server may end a connection before anybody else listens, and pg would end the process.
+ *   client.on('error', () => {});
  *   await client.connect();
  *   return client;
  * };

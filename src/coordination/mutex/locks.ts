@@ -92,9 +92,8 @@ export class Locks {
     };
     try {
       const { signal, wait = settings.waitMs } = this.checkCall('acquire', options);
-      const all = typeof keys === 'string' && keys !== '' ? keys : this.sorted(keys);
-      if (typeof all !== 'string') return this.acquireAll(all, mode, startMs + wait, signal).catch(fail);
-      const lease = this.acquireOne(all, mode, wait, signal);
+      if (typeof keys !== 'string') return this.acquireAll(this.sorted(keys), mode, startMs + wait, signal).catch(fail);
+      const lease = this.acquireOne(keys, mode, wait, signal);
       return lease instanceof Promise ? lease.catch(fail) : Promise.resolve(lease);
     } catch (error) {
       return fail(error);

@@ -197,6 +197,14 @@ async function idleRequests(name: string, port: number, seconds: number): Promis
   return perSecond;
 }
 
+/** What no lock can surpass: the sections of one caller, one after the other, per second. */
+async function withoutLock(seconds: number, sectionMs: number): Promise<number> {
+  const endsAtMs = performance.now() + seconds * 1_000;
+  let sections = 0;
+  for (; performance.now() < endsAtMs; sections++) await sleep(sectionMs);
+  return sections / seconds;
+}
+
 async function main(only?: string): Promise<void> {
   const program = await redisProgram();
   if (program === undefined) throw new Error('these tables need a Redis');
@@ -230,6 +238,8 @@ async function main(only?: string): Promise<void> {
     tables[2]!.push([name, ...[two.perSecond, two.p99Ms, two.requestsPerSection, two.share].map(figure)]);
     await server.dispose();
   }
+  note('no lock');
+  tables[2]!.push(['none: one caller alone', figure(await withoutLock(5, 1)), '', '', '']);
   for (const [head, ...body] of tables) {
     console.log(`| ${head!.join(' | ')} |\n|${head!.map(() => '---').join('|')}|`);
     for (const row of body) console.log(`| ${row.join(' | ')} |`);

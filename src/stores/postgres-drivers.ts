@@ -35,7 +35,7 @@ export interface PgPoolClient extends PgClient {
 
 /** What `postgresStore` needs of `pg`: a `Pool` has it. */
 export interface PgPool {
-  connect(): Promise<PgPoolClient>;
+  connect(callback: (error: Error | undefined, client: PgPoolClient | undefined) => void): void;
   // biome-ignore lint/suspicious/noExplicitAny: each event has a listener of its own type.
   on(event: any, listener: (...values: any[]) => void): unknown;
   // biome-ignore lint/suspicious/noExplicitAny: see above.
@@ -122,20 +122,40 @@ function pg(pool: PgPool): Driver {
     close: () => removeClientListener(pool, 'error', ignoreIdle),
     statement: (sql, values) => new PgStatement(pool, asking, sql, values),
     async script(statements) {
-      const client = await pool.connect();
+      const client = await lend(pool);
       let isDone = false;
       try {
         await client.query({ text: ['BEGIN', ...statements, 'COMMIT'].join(';\n') });
         isDone = true;
       } finally {
         // It may be in the middle of a transaction.
-        client.release(!isDone);
+        giveBack(client, !isDone);
       }
     },
   };
 }
 
 const ignore = () => {};
+
+/**
+ * A client of the pool, with a listener for its errors before anything else can happen: a server may end a connection with its first words to it, and an error
+ * that nobody listens to ends the process.
+ */
+function lend(pool: PgPool): Promise<PgPoolClient> {
+  return new Promise((resolve, reject) => {
+    pool.connect((error, client) => {
+      if (client === undefined) return reject(error);
+      client.on('error', ignore);
+      resolve(client);
+    });
+  });
+}
+
+function giveBack(client: PgPoolClient, isBroken: boolean): void {
+  // A broken one may have more to say; it is not used again.
+  if (!isBroken) client.off('error', ignore);
+  client.release(isBroken);
+}
 
 /** A statement on a connection that a pool of `pg` lends to it. */
 class PgStatement implements Statement {
@@ -155,13 +175,12 @@ class PgStatement implements Statement {
 
   async begin(asker: Asker): Promise<void> {
     try {
-      const client = await this.pool.connect();
+      const client = await lend(this.pool);
       if (this.isOver) {
-        client.release();
+        giveBack(client, false);
         return asker.answered([]);
       }
       this.client = client;
-      client.on('error', ignore);
       const rows = await this.asking.ask(pgConnection(client), this.sql, this.values);
       if (!this.isOver) this.release(false);
       asker.answered(rows);
@@ -182,9 +201,7 @@ class PgStatement implements Statement {
 
   private release(broken: boolean): void {
     this.isOver = true;
-    // A broken one may have more to say; it is not used again.
-    if (!broken) this.client?.off('error', ignore);
-    this.client?.release(broken);
+    if (this.client !== undefined) giveBack(this.client, broken);
   }
 }
 

@@ -140,6 +140,8 @@ export async function transactionLock(
  *
  * const connect = async () => {
  *   const client = new pg.Client();
+ *   // A server may end a connection before anybody else listens, and pg would end the process.
+ *   client.on('error', () => {});
  *   await client.connect();
  *   return client;
  * };
@@ -170,12 +172,12 @@ export async function sessionLock(
   }
   signal?.throwIfAborted();
   showBriefly(Session.prototype, (lock) => ({ key: lock.key, held: lock.held() }));
-  const connecting = (async () => new Session(await connect(), key, ttl, margin ?? ttl / 10, clock))();
   let onAbort = () => {};
   const aborted = new Promise<never>((_, reject) => {
     onAbort = () => reject(signal?.reason);
   });
   signal?.addEventListener('abort', onAbort);
+  const connecting = (async () => new Session(await connect(), key, ttl, margin ?? ttl / 10, clock))();
   try {
     const session = await Promise.race([connecting, aborted]);
     await Promise.race([session.lock(wait), session.broken, aborted]);

@@ -92,7 +92,8 @@ export interface PostgresStoreOptions {
    */
   readonly prepare?: boolean;
   /**
-   * Makes `watch` possible. For `pg` a function that answers a connected client of its own, called again whenever that one was lost, and ended by the store; for postgres.js its `sql`. It
+   * Makes `watch` possible. For `pg` a function that answers a connected client of its own, called again whenever that one was lost, and ended by the store; give the client a listener for
+   * its `'error'` before it connects, since a server may end it before the store listens. For postgres.js its `sql`. It
    * needs a connection of its own to the server: through a pooler a watch fails with reason `'invalid'`. Changes are told by stores that have a listener.
    */
   readonly listener?: (() => Promise<PgListener>) | PostgresJs;

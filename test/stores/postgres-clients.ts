@@ -33,6 +33,8 @@ export const drivers: readonly PostgresDriver[] = [
         pool,
         async listener() {
           const client = new pg.Client({ ...place, port });
+          // Servers are ended as it connects, too.
+          client.on('error', () => {});
           await client.connect();
           return client;
         },

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { inspect } from 'node:util';
 import { type FaultProxy, faultProxy, virtualClock } from 'holdfast/testing';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -198,19 +199,23 @@ describe.skipIf(home === undefined)('advisory locks', { timeout: 60_000 }, () =>
 
 /** A client that answers as the test says. */
 class FakeClient extends EventEmitter {
-  processID = 7;
+  processID: number | undefined = 7;
   pid = '7';
   version = '160000';
   /** What an answer waits for. */
   delay = (_sql: string): Promise<unknown> | undefined => undefined;
   asked = 0;
+  last = '';
+  /** What it says of a lock that it is asked for, or is given back. */
+  isLocked = 'true';
   hasEnded = false;
 
   async query({ text }: { readonly text: string }) {
     this.asked++;
+    this.last = text;
     await this.delay(text);
     if (text.includes('pg_backend_pid')) return { rows: [{ a: this.pid, b: this.version }] };
-    return { rows: [{ a: 'true', b: '' }] };
+    return { rows: [{ a: this.isLocked, b: '' }] };
   }
 
   async end(): Promise<void> {
@@ -222,7 +227,8 @@ describe('sessionLock on a client that answers as told', () => {
   const bench = () => {
     const clock = virtualClock();
     const client = new FakeClient();
-    const take = () => sessionLock(async () => client, 'key', { ttl: '3s', margin: 0, clock });
+    const take = (more: Parameters<typeof sessionLock>[2] = {}) =>
+      sessionLock(async () => client, 'key', { ttl: '3s', margin: 0, clock, ...more });
     return { clock, client, take };
   };
   const isConfirmation = (sql: string) => sql.includes('pg_backend_pid') && !sql.includes('server_version_num');
@@ -237,6 +243,122 @@ describe('sessionLock on a client that answers as told', () => {
     expect(lock.remaining()).toBe(3_000 * 0.99 - 2 - 400);
     clock.jumpWallClock(3_000);
     expect(lock.held()).toBe(false);
+  });
+
+  it('is heard of three times in a lease, and held for as long as that is answered', async () => {
+    const { clock, client, take } = bench();
+    const lock = await take();
+    const { asked } = client;
+    await clock.advance(30_000);
+    expect([client.asked - asked, lock.held(), lock.key]).toEqual([30, true, 'key']);
+  });
+
+  it('is lost by itself a tenth of its ttl before its end when no answer comes, and its connection is ended', async () => {
+    const { clock, client } = bench();
+    const lock = await sessionLock(async () => client, 'key', { ttl: '3s', clock });
+    const { signal } = lock;
+    const safeMs = 3_000 * 0.99 - 2 - 300;
+    expect(lock.remaining()).toBe(safeMs);
+    client.delay = () => new Promise(() => {});
+    await clock.advance(safeMs - 1);
+    expect([signal.aborted, client.hasEnded]).toEqual([false, false]);
+    await clock.advance(1);
+    expect([signal.aborted, client.hasEnded, lock.remaining(), clock.pendingTimers]).toEqual([true, true, 0, 0]);
+    expect(signal.reason).toMatchObject({ code: 'ERR_STORE', message: expect.stringContaining('3000 ms') });
+    const { asked } = client;
+    expect([await lock.release(), client.asked]).toEqual(['lost', asked]);
+  });
+
+  it('shows its signal that it is lost, to a process that was frozen', async () => {
+    const { clock, take } = bench();
+    const lock = await take();
+    expect(inspect(lock)).toBe("{ key: 'key', held: true }");
+    clock.jumpWallClock(3_000);
+    expect(lock.signal.aborted).toBe(true);
+  });
+
+  it.each([
+    ['error', new Error('reset'), 'the connection broke: reset'],
+    ['end', undefined, 'the connection broke: it ended'],
+  ] as const)('is lost at once, or not got, when its connection breaks (%s)', async (event, error, message) => {
+    const { clock, client, take } = bench();
+    const lock = await take();
+    const { signal } = lock;
+    client.emit(event, error);
+    expect([signal.aborted, client.hasEnded, await lock.release()]).toEqual([true, true, 'lost']);
+    const other = bench();
+    other.client.delay = (sql) => (sql.includes('pg_advisory_lock') ? new Promise(() => {}) : undefined);
+    const refused = expect(other.take()).rejects.toThrow(message);
+    await new Promise(setImmediate);
+    other.client.emit(event, error);
+    await refused;
+    expect([other.client.hasEnded, clock.pendingTimers + other.clock.pendingTimers]).toEqual([true, 0]);
+  });
+
+  it('is not got while another has it, at once or after the wait, and its connection is ended', async () => {
+    const { client, take } = bench();
+    client.isLocked = 'false';
+    await expect(take({ wait: 0 })).rejects.toMatchObject({
+      ...{ code: 'ERR_LOCK_UNAVAILABLE', reason: 'waited', key: 'key' },
+      message: expect.stringContaining('it is not free, and the call may not wait'),
+      stack: expect.stringContaining('postgres-locks'),
+    });
+    const other = bench();
+    other.client.delay = async (sql) => {
+      if (sql.includes('pg_advisory_lock')) throw Object.assign(new Error('timeout'), { code: '55P03' });
+    };
+    await expect(other.take({ wait: 50 })).rejects.toMatchObject({
+      ...{ code: 'ERR_LOCK_UNAVAILABLE', reason: 'waited', cause: { code: '55P03' } },
+      message: expect.stringContaining('it was not free for 50 ms'),
+    });
+    await other.clock.flush();
+    expect([client.hasEnded, other.client.hasEnded]).toEqual([true, true]);
+    client.isLocked = 'true';
+    expect((await take({ wait: 0 })).held()).toBe(true);
+  });
+
+  it('is given back by the number that it was taken by, and its connection is ended then', async () => {
+    const { clock, client, take } = bench();
+    const number = createHash('sha256').update('key').digest().readBigInt64BE();
+    {
+      await using lock = await take();
+      client.delay = (sql) => (sql.includes('pg_advisory_unlock') ? clock.sleep(500) : undefined);
+      expect(lock.held()).toBe(true);
+      void clock.advance(500);
+    }
+    expect(client.last).toContain(`pg_advisory_unlock('${number}'::bigint)`);
+    expect([client.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
+    const lost = bench();
+    const lock = await lost.take();
+    lost.client.isLocked = 'false';
+    expect([await lock.release(), await lock.release(), lock.held()]).toEqual(['lost', 'lost', false]);
+    const slow = bench();
+    const late = await slow.take();
+    slow.client.delay = () => slow.clock.sleep(500);
+    const released = late.release();
+    await slow.clock.advance(500);
+    expect([await released, slow.client.hasEnded, slow.clock.pendingTimers]).toEqual(['released', true, 0]);
+  });
+
+  it('takes the oldest server there may be, and a client that does not tell its backend', async () => {
+    const { client, take } = bench();
+    client.version = '140000';
+    client.processID = undefined;
+    expect((await take({ margin: 1_500 })).held()).toBe(true);
+  });
+
+  it.each([
+    [undefined, 'key', {}, 'connect'],
+    [async () => new FakeClient(), '', {}, 'key'],
+    [async () => new FakeClient(), 5, {}, 'key'],
+    [async () => new FakeClient(), 'key', { ttl: 999 }, 'ttl'],
+    [async () => new FakeClient(), 'key', { ttl: '3s', margin: 1_501 }, 'margin'],
+    [async () => new FakeClient(), 'key', { wait: -1 }, 'wait'],
+    [async () => new FakeClient(), 'key', { signal: {} }, 'signal'],
+  ])('refuses what is wrong (%#)', async (connect, key, options, option) => {
+    await expect(sessionLock(connect as never, key as never, options as never)).rejects.toMatchObject({
+      ...{ code: 'ERR_OPTIONS', option },
+    });
   });
 
   it('is not given when that answer comes after its end', async () => {
@@ -301,6 +423,18 @@ describe('sessionLock on a client that answers as told', () => {
       await clock.flush();
       expect([client.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
     }
+  });
+
+  it('ends its wait when connecting itself aborts it', async () => {
+    const { clock, client } = bench();
+    const controller = new AbortController();
+    const connect = async () => {
+      controller.abort('enough');
+      return client;
+    };
+    await expect(sessionLock(connect, 'key', { clock, signal: controller.signal })).rejects.toBe('enough');
+    await clock.flush();
+    expect([client.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
   });
 
   it('asks no more while it is given back', async () => {

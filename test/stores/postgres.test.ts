@@ -1,9 +1,11 @@
 /** What is Postgres's own about the store: its schema, transactions, watching, and clients that cannot serve. */
-import { OptionsError } from 'holdfast';
+import { once } from 'node:events';
+import { type AddressInfo, createServer } from 'node:net';
+import { OptionsError, StoreError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { postgresMigrations, postgresStore } from '../../src/stores/postgres.js';
+import { type PgPool, postgresMigrations, postgresStore } from '../../src/stores/postgres.js';
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers, type PostgresConnection } from './postgres-clients.ts';
@@ -21,7 +23,8 @@ describe('postgresStore', () => {
       release: (destroy?: Error | boolean) => released.push(destroy),
       ...{ on() {}, off() {} },
     };
-    const pool = { connect: async () => client, totalCount: 1, on() {}, off() {} };
+    const connect: PgPool['connect'] = (lend) => lend(undefined, client);
+    const pool = { connect, totalCount: 1, on() {}, off() {} };
     const error = await postgresStore(pool)
       .write('key', bytes('a'), { ttlMs })
       .catch((thrown: unknown) => thrown);
@@ -35,12 +38,43 @@ describe('postgresStore', () => {
       throw new Error('patched');
     };
     const client = { query: fail, release: (broken?: Error | boolean) => released.push(broken), on() {}, off() {} };
-    const pools = [fail, async () => client].map((connect) => ({ connect, totalCount: 1, on() {}, off() {} }));
+    const lend: PgPool['connect'] = (lent) => lent(undefined, client);
+    const pools = [fail, lend].map((connect) => ({ connect, totalCount: 1, on() {}, off() {} }));
     for (const pool of pools) {
       const store = postgresStore(pool as never, { clock: virtualClock() });
       expect(await failure(store.read('key'))).toMatchObject({ operation: 'read', cause: { message: 'patched' } });
     }
     expect(released).toHaveLength(1);
+  });
+
+  it('outlives a server whose first words to a connection are that it ends it', async () => {
+    const message = (type: string, body: string) => {
+      const length = Buffer.alloc(4);
+      length.writeInt32BE(4 + body.length);
+      return Buffer.concat([Buffer.from(type), length, Buffer.from(body)]);
+    };
+    const error = message('E', 'SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0');
+    const welcome = [message('R', '\0\0\0\0'), message('Z', 'I')];
+    // One piece, as a client that is busy reads them.
+    const server = createServer((socket) => socket.once('data', () => socket.end(Buffer.concat([...welcome, error]))));
+    await once(server.listen(0, '127.0.0.1'), 'listening');
+    const { port } = server.address() as AddressInfo;
+    const pool = new pg.Pool({ host: '127.0.0.1', port, user: 'postgres' });
+    const uncaught: unknown[] = [];
+    const others = process.rawListeners('uncaughtException') as NodeJS.UncaughtExceptionListener[];
+    process.removeAllListeners('uncaughtException');
+    process.on('uncaughtException', (thrown) => uncaught.push(thrown));
+    try {
+      const store = postgresStore(pool);
+      expect(await failure(store.read('key'))).toMatchObject({ operation: 'read', reason: 'closed' });
+      await expect(store.migrate()).rejects.toThrow();
+    } finally {
+      process.removeAllListeners('uncaughtException');
+      for (const other of others) process.on('uncaughtException', other);
+      await pool.end();
+      server.close();
+    }
+    expect(uncaught).toEqual([]);
   });
 
   it('refuses what is no pool, and a table that is no name', () => {

@@ -96,7 +96,7 @@ export abstract class Line {
 
   protected answer(waiter: Waiter, lease: LeaseBase): void {
     this.takeOut(waiter);
-    if (this.settings.events.heard) this.settings.noteAcquired(lease, this.settings.clock.now() - waiter.sinceMs);
+    this.settings.noteAcquired(lease, waiter.sinceMs);
     waiter.resolve(lease);
   }
 

@@ -79,10 +79,13 @@ export class LockSettings {
     if (this.lines.get(line.key) === line) this.lines.delete(line.key);
   }
 
-  noteAcquired(lease: LeaseBase, waitedMs: number): void {
+  /** @param sinceMs - When its owner began to wait; undefined: he did not. */
+  noteAcquired(lease: LeaseBase, sinceMs?: number): void {
     const { events, name } = this;
     if (!events.heard) return;
-    lease.acquiredMs = this.clock.now();
+    const nowMs = this.clock.now();
+    lease.acquiredMs = nowMs;
+    const waitedMs = nowMs - (sinceMs ?? nowMs);
     events.emit({ type: 'lock-acquired', name, key: lease.key, fence: lease.fence, waitedMs });
   }
 

@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events';
 import { inspect } from 'node:util';
 import {
   deadline,
@@ -249,7 +250,9 @@ describe('leader', () => {
     const { candidate } = bench();
     expect(await candidate().run(() => 5)).toBe(5);
     await expect(candidate().run(() => Promise.reject(new Error('mine')))).rejects.toThrow('mine');
-    await expect(candidate().run(() => 5, { signal: AbortSignal.abort('no') })).rejects.toBe('no');
+    for (const reason of ['no', null]) {
+      await expect(candidate().run(() => 5, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    }
   });
 
   it('settles with the loss of another lock, or of too short a lease, that its function throws, and does not run it again', async () => {
@@ -373,7 +376,9 @@ describe('mutex where the context is in use', () => {
         if ('store' in options) await expect(other.acquire('key')).rejects.toMatchObject({ reason: 'reentrant' });
         expect(await locks.run('another', () => 2)).toBe(2);
         const candidate = leader({ ...options, name: 'key' });
-        await expect(candidate.run(() => candidate.run(() => 3))).rejects.toMatchObject({ reason: 'reentrant' });
+        await expect(candidate.run(() => candidate.run(() => 3))).rejects.toMatchObject({
+          ...{ reason: 'reentrant', stack: expect.not.stringContaining('\n    at ') },
+        });
         const waits = runDetached(() => locks.run('key', () => 3, { wait: 20 }));
         await expect(waits).rejects.toMatchObject({ reason: 'waited' });
       });
@@ -411,6 +416,18 @@ describe('mutex where the context is in use', () => {
       others.run('key', () => inside.execute(() => locks.tryAcquire('key').catch((error: unknown) => error))),
     );
     expect(await result).toMatchObject({ reason: 'reentrant' });
+  });
+
+  it('leaves no listener at the signal of the lease', async () => {
+    enableContext();
+    const listeners: number[] = [];
+    const listenersOf = (signal: AbortSignal) => listeners.push(getEventListeners(signal, 'abort').length);
+    const { signal } = await mutex().run('key', ({ lease }) => {
+      listenersOf(lease.signal);
+      return lease;
+    });
+    listenersOf(signal);
+    expect(listeners).toEqual([1, 0]);
   });
 
   it('ends the calls under the lock when it is lost, and gives them what the call around has', async () => {

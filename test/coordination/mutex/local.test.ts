@@ -1,7 +1,7 @@
 import { isRejected, type Lease, LockLostError, LockUnavailableError, mutex, semaphore } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
-import { describe, expect, it } from 'vitest';
-import type { HoldfastEvent } from '../../../src/core/events.js';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { Events, type HoldfastEvent } from '../../../src/core/events.js';
 import { engine } from './support.ts';
 
 const settle = async () => {
@@ -9,6 +9,8 @@ const settle = async () => {
 };
 
 describe('mutex without a store', () => {
+  afterEach(() => vi.restoreAllMocks());
+
   it('lets in one at a time, in the order in which they came', async () => {
     const locks = mutex();
     const log: string[] = [];
@@ -280,6 +282,17 @@ describe('mutex without a store', () => {
       result: 'released',
     });
     expect(events[3]).toMatchObject({ waitedMs: 10 });
+  });
+
+  it('makes no event that nobody hears', async () => {
+    const emit = vi.spyOn(Events.prototype, 'emit');
+    const locks = mutex();
+    const lease = await locks.acquire('key');
+    await expect(locks.acquire('key', { wait: 0 })).rejects.toThrow();
+    await lease.release();
+    await locks.acquire('key');
+    await locks.forceRelease('key');
+    expect(emit).not.toHaveBeenCalled();
   });
 
   it('forgets a key that nobody holds or waits for', async () => {

@@ -190,24 +190,27 @@ describe('the claim of a writer', () => {
     expect([again.held(), (await recordOf(inner)).claim]).toEqual([true, undefined]);
   });
 
-  it('passes from a writer who is heard of no more to the next when its time is over', async () => {
-    const { clock, inner, process } = bench();
-    await process({ ttl: '60s' }).read('key');
-    const dead = unsteady(clock, { inner });
-    mutex({ store: dead.store, clock, ttl: '3s' })
-      .write('key')
-      .catch(() => {});
-    await clock.flush();
-    dead.state.fate = () => 'hung';
-    const { claim } = await recordOf(inner);
-    process()
-      .write('key')
-      .catch(() => {});
-    await clock.advance(2_900);
-    expect((await recordOf(inner)).claim.owner).toBe(claim.owner);
-    await clock.advance(400);
-    expect((await recordOf(inner)).claim.owner).not.toBe(claim.owner);
-  });
+  it.each([false, true])(
+    'passes from a writer who is heard of no more to the next when its time is over (in a line: %s)',
+    async (queues) => {
+      const { clock, inner, process } = bench({ queues });
+      await process({ ttl: '60s' }).read('key');
+      const dead = unsteady(clock, { inner, queues });
+      mutex({ store: dead.store, clock, ttl: '3s' })
+        .write('key')
+        .catch(() => {});
+      await clock.flush();
+      dead.state.fate = () => 'hung';
+      const { claim } = await recordOf(inner);
+      process()
+        .write('key')
+        .catch(() => {});
+      await clock.advance(2_900);
+      expect((await recordOf(inner)).claim.owner).toBe(claim.owner);
+      await clock.advance(400);
+      expect((await recordOf(inner)).claim.owner).not.toBe(claim.owner);
+    },
+  );
 
   it('is none of a semaphore', async () => {
     const { clock, store, inner } = bench();

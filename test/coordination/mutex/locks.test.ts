@@ -1,7 +1,7 @@
 /** What a call for a lock does, whatever holds the lock: several keys, names, signals, events. */
 import { LockLostError, memoryStore, mutex, semaphore } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { HoldfastEvent } from '../../../src/core/events.js';
 import { bench, type Fate, until } from './support.ts';
 
@@ -223,6 +223,30 @@ describe('a call for a lock', () => {
     });
   });
 
+  it('fails as taken when the lock was taken away while it ran', async () => {
+    const locks = bench().process();
+    const work = locks.run('key', async () => {
+      await locks.forceRelease('key');
+      return 'done';
+    });
+    await expect(work).rejects.toMatchObject({
+      ...{ code: 'ERR_LOCK_LOST', reason: 'taken', outcome: { ok: true, value: 'done' } },
+    });
+  });
+
+  it('rejects as its signal says when that aborts while the store is asked, whatever the answer', async () => {
+    const { clock, state, process } = bench();
+    await process().acquire('held');
+    state.fate = () => clock.sleep(10);
+    for (const key of ['free', 'held']) {
+      const controller = new AbortController();
+      const aborted = expect(process().acquire(key, { wait: 0, signal: controller.signal })).rejects.toBe('enough');
+      controller.abort('enough');
+      await clock.advance(100);
+      await aborted;
+    }
+  });
+
   it('gives nothing that it may not wait for', async () => {
     const { process } = bench();
     await process().acquire('key');
@@ -242,6 +266,17 @@ describe('a call for a lock', () => {
       expect(await process().tryAcquire(key)).toBe(null);
     }
   });
+
+  it.each([[undefined], [{}], [{ getBuiltinModule: () => undefined }]])(
+    'leaves it to the store to refuse longer keys on a platform without hashes (%o)',
+    async (platform) => {
+      const locks = bench().process();
+      vi.stubGlobal('process', platform);
+      const call = locks.acquire('x'.repeat(600));
+      vi.unstubAllGlobals();
+      await expect(call).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'invalid' });
+    },
+  );
 
   it('keeps keys apart that are no well-formed Unicode', async () => {
     const { process } = bench();

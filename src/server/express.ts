@@ -5,6 +5,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Application, NextFunction, Request, RequestHandler, Response } from 'express';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
+import { impossibleOption } from '../core/options.js';
 import type { StoredAnswer } from './capture.js';
 import { DeadlineEngine, type DeadlineMiddlewareOptions, requireCall } from './deadline.js';
 import { FenceEngine, type FenceMiddlewareOptions } from './fence.js';
@@ -52,6 +53,13 @@ export type Middleware = <Params, Answer, Body, Query, Locals extends Record<str
   next: NextFunction,
 ) => void;
 
+/** Fastify gives itself to what is registered in it. */
+function checkRequest(name: string, request: { readonly headers?: unknown }): void {
+  if (request?.headers !== undefined) return;
+  const allowed = `a request of Express; in Fastify register ${name} of holdfast/fastify`;
+  throw impossibleOption(name, 'request', request, allowed);
+}
+
 /**
  * Middleware that gives each request the time that its caller grants.
  *
@@ -86,6 +94,7 @@ export type Middleware = <Params, Answer, Body, Query, Locals extends Record<str
 export function deadline(options?: DeadlineMiddlewareOptions): Middleware {
   const engine = new DeadlineEngine(options);
   return (request, response, next) => {
+    checkRequest('deadline', request);
     const exchange = {
       request,
       response,
@@ -134,6 +143,7 @@ export function callOf(request: Request): Call {
 export function fence(options: FenceMiddlewareOptions<Request>): Middleware {
   const engine = new FenceEngine(options);
   const middleware: RequestHandler = (request, response, next) => {
+    checkRequest('fence', request);
     const problem = engine.check(request, request.headers.fence);
     if (problem === undefined) next();
     else response.status(problem.status).type(problemType).end(problemBody(problem));
@@ -171,6 +181,7 @@ export function fence(options: FenceMiddlewareOptions<Request>): Middleware {
 export function health(options?: HealthOptions): Middleware {
   const engine = new HealthEngine(options);
   return (request, response, next) => {
+    checkRequest('health', request);
     const probe = engine.probe(request.method, request.path);
     if (probe === undefined) return next();
     // Not `send`, which would add an ETag and answer 304.
@@ -262,6 +273,7 @@ export function idempotency(
 ): Middleware {
   const protection = new HttpIdempotency(first, second);
   const middleware: RequestHandler = (request, response, next) => {
+    checkRequest('idempotency', request);
     const isProtected = request.idempotency !== undefined;
     if (isProtected || protection.passes(request.method, request.headers['idempotency-key'])) return next();
     protection.handle(new Exchange(request, response, next, middleware), next);
@@ -389,7 +401,8 @@ export interface ResponseCache extends Middleware, ResponseCacheControl {}
 export function responseCache(options: ResponseCacheOptions<Request> = {}): ResponseCache {
   const cache = new HttpResponseCache<Request>(options);
   const rules = checkRules(options);
-  const middleware: RequestHandler = (request, response, next) =>
+  const middleware: RequestHandler = (request, response, next) => {
+    checkRequest('responseCache', request);
     cache.handle(
       {
         ...{ request, incoming: request, response, protocol: `${request.protocol}://${request.hostname}` },
@@ -398,6 +411,7 @@ export function responseCache(options: ResponseCacheOptions<Request> = {}): Resp
       },
       rules,
     );
+  };
   return Object.assign(middleware as Middleware, {
     invalidateTag: (tag: string) => cache.invalidateTag(tag),
     close: () => cache.close(),

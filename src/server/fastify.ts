@@ -8,6 +8,7 @@ import type {
   FastifyPluginOptions,
   FastifyReply,
   FastifyRequest,
+  preHandlerHookHandler,
   preParsingHookHandler,
   RouteHandlerMethod,
   RouteOptions,
@@ -281,17 +282,30 @@ function answer(reply: FastifyReply, problem: Problem): void {
 const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (app, options) => {
   // Shows a mistake when the plugin is registered, also where no route follows.
   const common = protectionOf(options, {});
-  app.decorateRequest('idempotency', undefined);
+  if (Object.hasOwn(app, registered)) {
+    const advice =
+      'give a route options of its own by config: { idempotency: ... }, or register it in a child of this instance';
+    throw new TypeError(`idempotency: it is registered in this instance already; ${advice}`);
+  }
+  if (!(registered in app)) app.decorateRequest('idempotency', undefined);
+  Object.defineProperty(app, registered, { value: true });
   const isSeen = Symbol('holdfast.idempotency');
+  const early = new WeakMap<object, HttpIdempotency<FastifyRequest>>();
   // A plugin is loaded later than it is registered, unless one waits for it; a route made meanwhile would run twice, and nobody would know.
   app.addHook('onRequest', (request, _reply, next) => {
     const key = request.headers['idempotency-key'];
-    if ((key === undefined && common.passes(request.method, key)) || request.is404) return next();
+    // What only reads, without a key, is not worth the look at its route.
+    if ((key === undefined && (request.method === 'GET' || request.method === 'HEAD')) || request.is404) return next();
     const { config, method, url } = request.routeOptions;
     const { idempotency: own } = config;
     if (own === false || isSeen in config) return next();
-    // Its own options may name other methods.
-    if ((own === undefined ? common : protectionOf(options, own)).passes(request.method, key)) return next();
+    // Its own options may name other methods, or want a key.
+    let protection = own === undefined ? common : early.get(config);
+    if (protection === undefined) {
+      protection = protectionOf(options, own!);
+      early.set(config, protection);
+    }
+    if (protection.passes(request.method, key)) return next();
     const advice =
       'write "await app.register(idempotency, options)" before the routes, or give this one config: { idempotency: false }';
     next(
@@ -301,35 +315,50 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
     );
   });
   app.addHook('onRoute', (route) => {
-    route.config = { ...route.config, [isSeen]: true } as FastifyContextConfig;
-    const own = (route.config as { idempotency?: RouteIdempotency }).idempotency;
-    if (own === false) return;
-    const protection = own === undefined ? common : protectionOf(options, own);
-    if (![route.method].flat().some((method) => protection.methods.includes(method))) return;
-    route.preParsing = [
-      ...[route.preParsing ?? []].flat(),
-      (request: FastifyRequest, _reply: FastifyReply, payload: RequestPayload, next: NextPayload) => {
-        const { raw, headers } = request;
-        if (!protection.passes(request.method, headers['idempotency-key']) && announcesBody(raw)) {
-          tapBody(raw, protection.maxInputBytes);
-        }
-        next(null, payload);
-      },
-    ];
-    const operations = operationsOf(route, protection.methods);
-    const hasTimeout = (route.handlerTimeout ?? (app.initialConfig as TimeoutConfig).handlerTimeout ?? 0) > 0;
+    const { idempotency: own, [added]: ofParent } = (route.config ?? {}) as RouteConfig;
+    // The plugin of an outer instance comes first, and the nearest one counts.
+    const preParsings = [route.preParsing ?? []].flat().filter((hook) => hook !== ofParent?.preParsing);
+    const preHandlers = [route.preHandler ?? []].flat().filter((hook) => hook !== ofParent?.preHandler);
+    const protection = own === undefined ? common : own === false ? undefined : protectionOf(options, own);
+    const isProtected = [route.method].flat().some((method) => protection?.methods.includes(method));
+    const hooks = protection !== undefined && isProtected ? hooksOf(app, route, protection) : undefined;
+    route.config = { ...route.config, [isSeen]: true, [added]: hooks } as FastifyContextConfig;
+    route.preParsing = hooks === undefined ? preParsings : [...preParsings, hooks.preParsing];
     // The last of them, so that whoever checks the caller, in this route or before it, has done so.
-    route.preHandler = [
-      ...[route.preHandler ?? []].flat(),
-      (request: FastifyRequest, reply: FastifyReply, next: (error?: Error) => void) => {
-        if (protection.passes(request.method, request.headers['idempotency-key'])) return next();
-        const exchange = new Exchange(request, reply, operations, hasTimeout, next);
-        protection.handle(exchange, next as (error: unknown) => void);
-      },
-    ];
-    route.handler = answeringThoughAlone(route.handler);
+    route.preHandler = hooks === undefined ? preHandlers : [...preHandlers, hooks.preHandler];
+    if (hooks !== undefined) route.handler = answeringThoughAlone(route.handler);
   });
 };
+
+/** Marks an instance; those inside of it have it too, but not of their own. For any copy of this package. */
+const registered = /* @__PURE__ */ Symbol.for('holdfast.idempotency.registered');
+/** In the config of a route: the hooks that it was given. */
+const added = /* @__PURE__ */ Symbol.for('holdfast.idempotency.hooks');
+
+type RouteConfig = { readonly idempotency?: RouteIdempotency; readonly [added]?: RouteHooks | undefined };
+
+interface RouteHooks {
+  readonly preParsing: preParsingHookHandler;
+  readonly preHandler: preHandlerHookHandler;
+}
+
+function hooksOf(app: FastifyInstance, route: RouteOptions, protection: HttpIdempotency<FastifyRequest>): RouteHooks {
+  const operations = operationsOf(route, protection.methods);
+  const hasTimeout = (route.handlerTimeout ?? (app.initialConfig as TimeoutConfig).handlerTimeout ?? 0) > 0;
+  return {
+    preParsing({ method, raw, headers }, _reply, payload, next) {
+      if (!protection.passes(method, headers['idempotency-key']) && announcesBody(raw)) {
+        tapBody(raw, protection.maxInputBytes);
+      }
+      next(null, payload);
+    },
+    preHandler(request, reply, next) {
+      if (protection.passes(request.method, request.headers['idempotency-key'])) return next();
+      const exchange = new Exchange(request, reply, operations, hasTimeout, next);
+      protection.handle(exchange, next as (error: unknown) => void);
+    },
+  };
+}
 
 /** By method. Routes of one path are told apart by their constraints, such as a version or a host. */
 function operationsOf({ url, constraints = {} }: RouteOptions, methods: readonly string[]): Operations {
@@ -448,9 +477,6 @@ function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
     return result;
   };
 }
-
-type RequestPayload = Parameters<preParsingHookHandler>[2];
-type NextPayload = Parameters<preParsingHookHandler>[3];
 
 /**
  * Plugin that lets each request with an `Idempotency-Key` run once: whoever repeats it gets the same answer.

@@ -3,9 +3,10 @@ import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import express from 'express';
+import Fastify from 'fastify';
 import { describe, expect, it } from 'vitest';
-import { OptionsError } from '../../src/index.js';
-import { callOf, deadline } from '../../src/server/express.js';
+import { memoryStore, OptionsError } from '../../src/index.js';
+import { callOf, deadline, fence, health, idempotency, responseCache } from '../../src/server/express.js';
 import { virtualClock } from '../../src/testing/index.js';
 import { deferred, problemOf, untilAborted } from './support.js';
 
@@ -20,6 +21,21 @@ async function withServer(app: express.Express, task: (url: string) => Promise<v
     server.close();
   }
 }
+
+describe('the middleware of express', () => {
+  it.each(
+    Object.entries({
+      deadline: deadline(),
+      fence: fence({ resource: () => 'x' }),
+      health: health(),
+      idempotency: idempotency({ store: memoryStore(), scope: () => 'x' }),
+      responseCache: responseCache(),
+    }),
+  )('%s names the plugin for Fastify when it is registered there', (name, middleware) => {
+    const register = () => (middleware as (...given: unknown[]) => void)(Fastify(), {}, () => {});
+    expect(register).toThrow(`in Fastify register ${name} of holdfast/fastify`);
+  });
+});
 
 describe('deadline of express, by itself', () => {
   it('refuses wrong options when it is mounted', () => {

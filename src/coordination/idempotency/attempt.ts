@@ -63,8 +63,8 @@ export type TransactionHandle = Pick<IdempotencyHandle, 'key' | 'attempt' | 'dow
 export type Completion = 'stored' | 'too-large' | 'lost' | 'unrecorded';
 
 /**
- * What an adapter holds. It calls `complete` or `abandon` once, when the handler has ended. Neither rejects, nor takes longer than `storeTimeout`; where the
- * store answers at once, so do they.
+ * What an adapter holds. It calls `complete` or `abandon` when the handler has ended; the first call counts, and later ones answer the same. Neither
+ * rejects, nor takes longer than `storeTimeout`; where the store answers at once, so do they.
  */
 export interface AdapterHandle extends IdempotencyHandle {
   /** What the handler wants to become of its answer: `seal()` or `release()` was called. */
@@ -105,6 +105,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   private nextPhase = 0;
   private isInPhase = false;
   private isOver = false;
+  private completion: Completion | Promise<Completion> | undefined = undefined;
   private resultError: unknown = undefined;
   private wanted: AdapterHandle['decision'] = undefined;
   private controller: AbortController | undefined = undefined;
@@ -237,6 +238,17 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   }
 
   complete(result: Uint8Array | undefined, error?: unknown): Completion | Promise<Completion> {
+    // The first end counts: a second one, conditional on what the first has written, would put its own in that one's place.
+    this.completion ??= this.endWith(result, error);
+    return this.completion;
+  }
+
+  abandon(): Completion | Promise<Completion> {
+    this.completion ??= this.endWithout();
+    return this.completion;
+  }
+
+  private endWith(result: Uint8Array | undefined, error: unknown): Completion | Promise<Completion> {
     const { maxBodyBytes } = this.engine.settings;
     this.resultError = error;
     if (result === undefined || result.byteLength > maxBodyBytes) return this.completeWith(undefined);
@@ -250,7 +262,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     return this.end({ ...this.record, state: 'completed', fence, memo: [], elapsedMs: this.elapsedMs(), result: kept });
   }
 
-  abandon(): Completion | Promise<Completion> {
+  private endWithout(): Completion | Promise<Completion> {
     const state = this.record.attempt >= mostAttempts ? 'in-doubt' : 'idle';
     return this.end({ ...this.record, state, fence: this.fence, elapsedMs: this.elapsedMs() });
   }

@@ -67,6 +67,21 @@ describe('an attempt', () => {
     expect(await run).toBe(false);
   });
 
+  it.each([
+    ['at once', (store: Store) => store],
+    ['later', (store: Store) => ({ ...plain(store), write: async (...given) => await store.write(...given) }) as Store],
+  ])(
+    'that is over stays as it ended, whatever it is told afterwards, on a store that answers %s',
+    async (_, storeOf) => {
+      const { once, events } = setUp({}, storeOf);
+      const handle = handleOf(await once.begin({ ...raw }));
+      expect(await handle.complete(Uint8Array.of(7))).toBe('stored');
+      expect([await handle.abandon(), await handle.complete(undefined)]).toEqual(['stored', 'stored']);
+      expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay', result: Uint8Array.of(7) });
+      expect(events.map(({ outcome }) => outcome)).toEqual(['executed', 'replayed']);
+    },
+  );
+
   it('that was lost twice over takes no other out of the care of its engine', async () => {
     const { once, clock, store, events } = setUp();
     const lost = handleOf(await once.begin({ ...raw, key: 'lost' }));

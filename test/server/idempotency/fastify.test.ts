@@ -94,6 +94,7 @@ describe('idempotency of fastify', () => {
     app.post('/open', { config: { idempotency: false } }, run);
     app.put('/own', { config: { idempotency: { methods: ['PUT'] } } }, run);
     app.put('/other', run);
+    app.put('/wanted', { config: { idempotency: { methods: ['PUT'], required: true } } }, run);
     app.register(async (child) => child.post('/child', run));
     const keyed = { 'idempotency-key': 'k-1' };
     const ask = async (method: 'POST' | 'PUT', url: string, headers: Record<string, string> = keyed) => {
@@ -103,6 +104,8 @@ describe('idempotency of fastify', () => {
     const post = (url: string, headers?: Record<string, string>) => ask('POST', url, headers);
     const refused = [500, expect.stringContaining('await app.register(idempotency, options)')];
     expect([await post('/early'), await ask('PUT', '/own')]).toEqual([refused, refused]);
+    // It wants a key, and there is nobody who would ask for it.
+    expect(await ask('PUT', '/wanted', {})).toEqual(refused);
     expect(runs).toBe(0);
     // Nobody asked for protection, or nobody can have it.
     const open = [await post('/early', {}), await post('/open'), await ask('PUT', '/other')];
@@ -111,6 +114,43 @@ describe('idempotency of fastify', () => {
     expect(await post('/child')).toEqual([200, '{"runs":4}']);
     expect(await post('/child')).toEqual([200, '{"runs":4}']);
     await app.close();
+  });
+
+  it('counts in an inner instance as it is registered there, and not twice', async () => {
+    const app = Fastify();
+    await app.register(idempotency, options());
+    let runs = 0;
+    const run = () => ({ runs: ++runs });
+    app.post('/outer', run);
+    await app.register(async (child) => {
+      await child.register(idempotency, { ...options(), methods: ['PUT'], required: true });
+      child.put('/inner', run);
+      child.post('/unprotected', run);
+      child.put('/open', { config: { idempotency: false } }, run);
+    });
+    const ask = async (
+      method: 'POST' | 'PUT',
+      url: string,
+      headers: Record<string, string> = { 'idempotency-key': 'k' },
+    ) => {
+      const { statusCode, body } = await app.inject({ method, url, headers });
+      return statusCode === 200 ? body : statusCode;
+    };
+    expect([await ask('POST', '/outer'), await ask('POST', '/outer')]).toEqual(['{"runs":1}', '{"runs":1}']);
+    expect([await ask('PUT', '/inner'), await ask('PUT', '/inner')]).toEqual(['{"runs":2}', '{"runs":2}']);
+    expect([await ask('POST', '/outer', {}), await ask('PUT', '/inner', {})]).toEqual(['{"runs":3}', 400]);
+    expect([await ask('POST', '/unprotected'), await ask('POST', '/unprotected')]).toEqual([
+      '{"runs":4}',
+      '{"runs":5}',
+    ]);
+    expect([await ask('PUT', '/open'), await ask('PUT', '/open')]).toEqual(['{"runs":6}', '{"runs":7}']);
+    await app.close();
+  });
+
+  it('is refused where it is registered twice in one instance', async () => {
+    const app = Fastify();
+    await app.register(idempotency, options());
+    await expect(app.register(idempotency, options())).rejects.toThrow('registered in this instance already');
   });
 
   const created: FastifyHandler = async (_request, reply) => reply.code(201).send({ ok: true });

@@ -151,11 +151,13 @@ interface Errand {
 
 // A property that any copy of this package finds: another cache on the way must not answer from what it has.
 const errandKey = Symbol.for('holdfast.responseCache.errand');
-type WithErrand = IncomingMessage & { [errandKey]?: Errand };
+type WithErrand = IncomingMessage & { [errandKey]?: Errand; [running: symbol]: unknown };
 
 export class HttpResponseCache<Request> implements ResponseCacheControl {
   private readonly cache: StoredCache<Entry, string>;
   readonly onUnsafe: 'invalidate' | 'ignore';
+  /** A property of requests whose handler runs for this cache. */
+  readonly running = Symbol('holdfast.responseCache.running');
   private readonly clock: Clock;
   private readonly name: string;
   private readonly maxKnown: number;
@@ -198,13 +200,15 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
 
   /** Answers the request, or lets its handler do so. */
   handle(exchange: CacheExchange<Request>, rules: CheckedRules<Request>): void {
-    const { incoming, next } = exchange;
+    const { incoming, response, next } = exchange;
     const errand = (incoming as WithErrand)[errandKey];
     if (errand !== undefined) {
       if (errand.owner !== this || errand.take === undefined) return next();
       return errand.take(exchange as CacheExchange<never>);
     }
-    if (this.isClosed || !isCacheable(incoming)) {
+    // Mounted twice it would wait for itself.
+    if ((incoming as WithErrand)[this.running] === true) return next();
+    if (this.isClosed || response.headersSent || !isCacheable(incoming)) {
       if (this.onUnsafe === 'invalidate' && isUnsafe(incoming)) this.invalidateAfter(exchange, rules);
       return this.bypass(exchange);
     }
@@ -362,7 +366,8 @@ class Ask<Request> {
   load({ isBackground, signal }: LoadContext): Promise<Entry> {
     if (isBackground || this.isRun || this.exchange.incoming.method === 'HEAD') return this.refresh(signal);
     this.isRun = true;
-    const { response, next } = this.exchange;
+    const { incoming, response, next } = this.exchange;
+    (incoming as WithErrand)[this.owner.running] = true;
     const status = `${this.owner.title}; fwd=${this.address === this.root ? 'uri' : 'vary'}-miss`;
     response.setHeader('Cache-Status', status);
     return this.watch(this.exchange, signal, true, next);

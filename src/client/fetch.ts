@@ -68,7 +68,8 @@ export function createFetch(options?: CreateFetchOptions): Fetch {
 }
 
 async function run(engine: Engine, send: Fetch, input: string | URL | Request, init?: RequestInit): Promise<Response> {
-  const request = isRequest(input) ? input : undefined;
+  // A string and a URL have none of the members of a Request.
+  const request = input as Partial<Request> | undefined;
   const url = urlOf(request?.url ?? input);
   // What is no HTTP, or no URL, has no origin to learn about.
   if (url === undefined) return send(input, init);
@@ -85,14 +86,14 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
   const attempt = async (call: Call, added: Readonly<Record<string, string>>, leave: () => void) => {
     const ownHeaders = new Headers(headers);
     for (const name in added) ownHeaders.set(name, added[name]!);
-    const ending = signal === undefined ? undefined : new Ending(call.signal);
+    const ending = signal === undefined ? undefined : new Ending(call.signal, signal);
     const options = { ...init, ...body, headers: ownHeaders, signal: ending?.controller.signal ?? call.signal };
     const follows = key !== undefined && (init?.redirect ?? request?.redirect ?? 'follow') === 'follow';
     try {
       const response = follows
         ? await sendKeyed(send, input, url, { ...options, method }, engine.idempotencyHeader, leave)
         : await send(input, options);
-      if (signal !== undefined) ending?.leaveTo(signal, response);
+      ending?.leave(response);
       return response;
     } catch (error) {
       if (isUnexplained(error) && (wasUsed || !canBeMade(url, method, init))) noteMistake(error);
@@ -106,22 +107,21 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
 class Ending {
   readonly controller = new AbortController();
   private readonly callSignal: AbortSignal;
+  private readonly signal: AbortSignal;
   private readonly onCallEnd = () => this.controller.abort(this.callSignal.reason);
 
-  constructor(callSignal: AbortSignal) {
+  constructor(callSignal: AbortSignal, signal: AbortSignal) {
     this.callSignal = callSignal;
-    if (callSignal.aborted) this.onCallEnd();
-    else callSignal.addEventListener('abort', this.onCallEnd);
+    this.signal = signal;
+    callSignal.addEventListener('abort', this.onCallEnd);
   }
 
   /** The signal of a call that has ended hears of no abort any more. */
-  leaveTo(signal: AbortSignal, response: Response): void {
+  leave({ body }: Response): void {
+    const { controller, signal } = this;
     this.callSignal.removeEventListener('abort', this.onCallEnd);
-    const { body } = response;
     if (body === null) return;
-    const { controller } = this;
     const listener = () => controller.abort(signal.reason);
-    if (signal.aborted) return listener();
     addAbortListener(signal, listener);
     forgetWith(body, signal, listener);
   }
@@ -138,10 +138,6 @@ let forgotten: FinalizationRegistry<Listening> | undefined;
 function forgetWith(body: object, signal: AbortSignal, listener: () => void): void {
   forgotten ??= new FinalizationRegistry(({ signal, listener }) => removeAbortListener(signal, listener));
   forgotten.register(body, { signal, listener });
-}
-
-function isRequest(input: string | URL | Request): input is Request {
-  return typeof input === 'object' && typeof (input as Partial<Request>).url === 'string';
 }
 
 function urlOf(input: unknown): URL | undefined {
@@ -169,7 +165,7 @@ function canBeMade(url: URL, method: string, init: RequestInit | undefined): boo
 
 async function written(form: FormData, headers: Headers): Promise<RequestInit> {
   const whole = new Response(form);
-  const type = whole.headers.get('content-type');
-  if (type !== null) headers.set('content-type', type);
+  // With the boundary that stands in the body.
+  headers.set('content-type', whole.headers.get('content-type')!);
   return { body: await whole.arrayBuffer() };
 }

@@ -566,17 +566,18 @@ function isOfHttp2(response: NodeResponse): boolean {
   return response.getRawHeaderNames === undefined;
 }
 
-/** Names with all values of each, in order. */
-export function headersOf(headers: readonly string[]): Map<string, string[]> {
-  const values = new Map<string, string[]>();
+/** Names with all values of each, in order. However often a name is there, and in whichever case, it comes once, as it was first written. */
+export function headersOf(headers: readonly string[]): (readonly [name: string, values: string[]])[] {
+  const all = new Map<string, readonly [name: string, values: string[]]>();
   for (let index = 0; index < headers.length; index += 2) {
     const name = headers[index]!;
     const value = headers[index + 1]!;
-    const before = values.get(name);
-    if (before === undefined) values.set(name, [value]);
-    else before.push(value);
+    const lowerCaseName = name.toLowerCase();
+    const before = all.get(lowerCaseName);
+    if (before === undefined) all.set(lowerCaseName, [name, [value]]);
+    else before[1].push(value);
   }
-  return values;
+  return [...all.values()];
 }
 
 /** As they were written; not every kind of response remembers that, and the types do not know that Node's does. */

@@ -8,12 +8,14 @@ import {
   constant,
   deadline,
   fallback,
+  type Guard,
   type HoldfastEvent,
   isAbandoned,
   OptionsError,
   pipeline,
   RateLimitedError,
   retry,
+  type Strategy,
   timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
@@ -135,6 +137,22 @@ describe('createFetch', () => {
     expect(second?.headers['content-type']).toBe(first?.headers['content-type']);
   });
 
+  it('says with a form, by its boundary, where its parts end', async () => {
+    await using server = await httpServer((_, response) => response.end());
+    await createFetch({ policy })(server.origin, { method: 'POST', headers: { 'idempotency-key': 'k' }, body: form() });
+    const { headers, body } = server.received[0]!;
+    const boundary = /^multipart\/form-data; boundary=(.+)$/.exec(headers['content-type'] ?? '')?.[1];
+    expect(boundary).toBeDefined();
+    expect(body.startsWith(`--${boundary}\r\n`)).toBe(true);
+  });
+
+  it('leaves a form without a key to fetch, which need not hold all of it at once', async () => {
+    const body = form();
+    const send = vi.fn<Fetch>(async () => new Response());
+    await createFetch({ policy, fetch: send })('http://a.test/', { method: 'POST', body });
+    expect(send.mock.calls[0]?.[1]?.body).toBe(body);
+  });
+
   it('sends a stream once', async () => {
     await using server = await httpServer((_, response) => response.writeHead(503).end());
     const body = new Blob(['streamed']).stream();
@@ -165,6 +183,7 @@ describe('createFetch', () => {
 
   it.each<[string, RequestInit]>([
     ['a GET with a body', { body: 'x' }],
+    ['a HEAD with a body', { method: 'HEAD', body: 'x' }],
     ['a stream without duplex', { method: 'PUT', body: new Blob(['x']).stream() }],
     ['no method', { method: 'A B', headers: { 'idempotency-key': 'k' } }],
     ['a method that is not allowed', { method: 'TRACE' }],
@@ -204,29 +223,85 @@ describe('createFetch', () => {
     expect(breaker.state).toBe('closed');
   });
 
-  it('takes a TypeError without a cause for a fault where the request is in order', async () => {
-    let sent = 0;
-    const http = createFetch({
-      policy: pipeline(retry({ attempts: 3, backoff: constant(1), handles })),
-      fetch: async () => {
-        sent++;
-        throw new TypeError('network connection lost');
-      },
-    });
-    await expect(http('http://a.test/', { method: 'PUT', body: 'x' })).rejects.toThrow('lost');
-    expect(sent).toBe(3);
+  /** What becomes of requests that end with this error. */
+  async function endedBy(error: unknown, input: string | Request, init?: RequestInit) {
+    const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
+    const send = vi.fn<Fetch>().mockRejectedValue(error);
+    await expect(createFetch({ policy: breaker, fetch: send })(input, init)).rejects.toBe(error);
+    return breaker.state;
+  }
+
+  it.each<[string, RequestInit | undefined]>([
+    ['without options', undefined],
+    ['a HEAD', { method: 'HEAD' }],
+    ['with a body', { method: 'PUT', body: 'x' }],
+    ['with a stream', { method: 'PUT', body: new Blob(['x']).stream(), duplex: 'half' } as RequestInit],
+  ])(
+    'takes a TypeError without a cause for a fault of the origin where the request is in order: %s',
+    async (_, init) => {
+      expect(await endedBy(new TypeError('network connection lost'), 'http://a.test/', init)).toBe('open');
+    },
+  );
+
+  it('takes it for one also of a Request whose body was read, where another body is sent', async () => {
+    const request = new Request('http://a.test/', { method: 'PUT', body: 'x' });
+    await request.text();
+    expect(await endedBy(new TypeError('network connection lost'), request, { body: 'y' })).toBe('open');
+    expect(await endedBy(new TypeError('network connection lost'), request, {})).toBe('closed');
+  });
+
+  it.each<[string, unknown]>([
+    ['another error', new Error('lost')],
+    ['a TypeError with a cause', new TypeError('fetch failed', { cause: new Error('lost') })],
+    ['a TypeError with a code', Object.assign(new TypeError('lost'), { code: 'ECONNRESET' })],
+    ['what is no error', 'lost'],
+  ])('takes %s for a fault also where the request is one that only another fetch makes', async (_, error) => {
+    expect(await endedBy(error, 'http://a.test/', { method: 'GET', body: 'x' })).toBe('open');
   });
 
   it('passes on what is no HTTP, and what is no URL, untouched', async () => {
-    const http = createFetch({ policy });
-    expect(await (await http('data:text/plain,hello')).text()).toBe('hello');
-    await expect(http('not a url')).rejects.toBeInstanceOf(TypeError);
+    const send = vi.fn<Fetch>(async () => new Response());
+    const spy = vi.fn(() => policy);
+    const http = createFetch({ policy: spy, fetch: send });
+    const init = { headers: { a: 'b' } };
+    for (const input of ['data:text/plain,hello', 'not a url', new URL('blob:x')]) {
+      await http(input, init);
+      expect(send.mock.lastCall).toEqual([input, init]);
+      expect(send.mock.lastCall?.[1]).toBe(init);
+    }
+    expect(spy).not.toHaveBeenCalled();
+    expect(await (await createFetch({ policy })('data:text/plain,hello')).text()).toBe('hello');
   });
 
-  it('rejects headers that are none without an attempt', async () => {
-    const send = vi.fn();
-    await expect(createFetch({ policy, fetch: send })('http://a.test/', { headers: { 'a b': 'c' } })).rejects.toThrow();
-    expect(send).not.toHaveBeenCalled();
+  it('answers without a body under a signal', async () => {
+    const { signal } = new AbortController();
+    const http = createFetch({ policy, fetch: async () => new Response(null, { status: 204 }) });
+    expect((await http('http://a.test/', { signal })).status).toBe(204);
+  });
+
+  it('sends nothing where the caller leaves while a policy lets the request begin', async () => {
+    let controller = new AbortController();
+    const leave = () => controller.abort(new Error('left'));
+    const admit = () => {
+      leave();
+      return { settle() {}, release() {} };
+    };
+    const strategy: Strategy = {
+      name: 'strategy',
+      handle(call, next) {
+        leave();
+        return next(call);
+      },
+    };
+    const guard: Guard = { name: 'guard', admit };
+    const slowGuard: Guard = { name: 'slow guard', admit: async () => admit() };
+    for (const policy of [strategy, guard, slowGuard]) {
+      controller = new AbortController();
+      const send = vi.fn<Fetch>(async () => new Response());
+      const http = createFetch({ policy, fetch: send });
+      await expect(http('http://a.test/', { signal: controller.signal })).rejects.toThrow('left');
+      expect(send).not.toHaveBeenCalled();
+    }
   });
 
   it('tells origins apart, by the URL that is asked for', async () => {

@@ -15,6 +15,7 @@ import {
   retry,
   timeout,
 } from '../../src/index.js';
+import { virtualClock } from '../../src/testing/index.js';
 import { answerText, httpServer, rawServer } from './support/servers.ts';
 
 const repeating = (attempts = 3) => retry({ attempts, backoff: constant(1), handles });
@@ -257,5 +258,322 @@ describe('resilience', () => {
     expect(() => resilience({ policy: [timeout('1s')] } as never)).toThrow(
       /^resilience: option "policy" must be a policy/,
     );
+  });
+});
+
+/** The controller of one attempt, as undici gives it. */
+class Control {
+  readonly calls: string[] = [];
+  reason: unknown = null;
+  rawHeaders: unknown = ['a', '1'];
+  rawTrailers: unknown = ['t', '2'];
+  paused = false;
+  get aborted(): boolean {
+    return this.reason !== null;
+  }
+  abort(reason: unknown): void {
+    this.reason ??= reason;
+  }
+  pause(): void {
+    this.calls.push('pause');
+  }
+  resume(): void {
+    this.calls.push('resume');
+  }
+}
+
+type Heard = Record<string, (...given: never[]) => unknown>;
+
+interface Sent {
+  readonly request: Record<string, unknown>;
+  readonly handler: Record<string, (...given: unknown[]) => void>;
+}
+
+/** An interceptor over a dispatcher that answers as the test says. */
+function scripted(options: ClientOptions = { policy: pipeline() }) {
+  const sent: Sent[] = [];
+  const heard: unknown[][] = [];
+  const world = { hasRoom: true, control: undefined as unknown as Control };
+  const dispatch = resilience(options)((request: object, handler: object) => {
+    sent.push({ request, handler } as Sent);
+    return world.hasRoom;
+  });
+  const note =
+    (name: string) =>
+    (_: unknown, ...given: unknown[]) =>
+      void heard.push([name, ...given]);
+  const handler = (own: Heard = {}) => ({
+    onRequestStart(control: Control) {
+      world.control = control;
+    },
+    onResponseStart: note('start'),
+    onResponseData: note('data'),
+    onResponseEnd: note('end'),
+    onResponseError: note('error'),
+    ...own,
+  });
+  const send = (more: object = {}, own: Heard = {}) =>
+    dispatch({ origin: 'http://a.test', path: '/', method: 'GET', ...more }, handler(own));
+  /** The head of the answer to an attempt, counted from 0. */
+  const answer = (index: number, status: number) => {
+    const control = new Control();
+    sent[index]!.handler.onRequestStart!(control, null);
+    sent[index]!.handler.onResponseStart!(control, status, { h: '1' }, 'Words');
+    const { onResponseData, onResponseEnd, onResponseError } = sent[index]!.handler;
+    return {
+      control,
+      data: (chunk: Uint8Array) => onResponseData!.call(sent[index]!.handler, control, chunk),
+      end: () => onResponseEnd!.call(sent[index]!.handler, control, { t: '2' }),
+      fail: (error: Error) => onResponseError!.call(sent[index]!.handler, control, error),
+    };
+  };
+  return { dispatch, send, answer, sent, heard, world, handler };
+}
+
+const bytes = (length: number) => new Uint8Array(length);
+
+describe('resilience over a dispatcher', () => {
+  it('passes on what the dispatcher says of its room, and says that there is some while nothing is sent', async () => {
+    const { send, world, sent } = scripted();
+    expect(send()).toBe(true);
+    world.hasRoom = false;
+    expect(send()).toBe(false);
+    expect(send({}, { onRequestStart: (control: Control) => control.abort(new Error('left')) } as never)).toBe(true);
+    expect(sent).toHaveLength(2);
+  });
+
+  it.each([
+    ['no URL', { origin: 'nowhere' }],
+    ['a tunnel', { method: 'CONNECT' }],
+    ['an upgrade', { upgrade: 'echo' }],
+  ])('leaves %s as it is', (_, request) => {
+    const { dispatch, sent, handler } = scripted();
+    const own = handler();
+    const whole = { origin: 'http://a.test', path: '/', method: 'GET', ...request };
+    dispatch(whole, own);
+    expect(sent).toEqual([{ request: whole, handler: own }]);
+    expect(sent[0]!.handler).toBe(own);
+  });
+
+  it('holds an answer until it is known who gets it, and hands on all that came meanwhile', async () => {
+    const { send, answer, heard } = scripted();
+    send();
+    const { control, data, end } = answer(0, 200);
+    const [first, second] = [bytes(1), bytes(2)];
+    data(first);
+    expect([control.calls, heard]).toEqual([['pause'], []]);
+    await setImmediate();
+    expect(control.calls).toEqual(['pause', 'resume']);
+    data(second);
+    end();
+    const start = ['start', 200, { h: '1' }, 'Words'];
+    expect(heard).toEqual([start, ['data', first], ['data', second], ['end', { t: '2' }]]);
+  });
+
+  it('hands on the end and the fault of an answer that came while it was held', async () => {
+    const ended = scripted();
+    ended.send();
+    ended.answer(0, 204).end();
+    await setImmediate();
+    expect(ended.heard.map(([name]) => name)).toEqual(['start', 'end']);
+    const failed = scripted();
+    failed.send();
+    const error = new Error('broken');
+    failed.answer(0, 200).fail(error);
+    await setImmediate();
+    expect(failed.heard).toEqual([
+      ['start', 200, { h: '1' }, 'Words'],
+      ['error', error],
+    ]);
+  });
+
+  it('lets a handler pause before and at its answer, and go on later', async () => {
+    for (const early of [true, false]) {
+      const { send, answer, world } = scripted();
+      send({}, early ? {} : ({ onResponseStart: (control: Control) => control.pause() } as never));
+      expect(world.control.paused).toBe(false);
+      if (early) world.control.pause();
+      const { control } = answer(0, 200);
+      await setImmediate();
+      expect([control.calls.includes('resume'), world.control.paused]).toEqual([false, true]);
+      world.control.resume();
+      expect([control.calls.at(-1), world.control.paused]).toEqual(['resume', false]);
+      world.control.pause();
+      expect(control.calls.at(-1)).toBe('pause');
+    }
+    const { send, world, answer } = scripted();
+    send();
+    world.control.pause();
+    world.control.resume();
+    const { control } = answer(0, 200);
+    await setImmediate();
+    expect(control.calls).toEqual(['pause', 'resume']);
+  });
+
+  it('has one controller for all attempts, which tells of its own end and then of the answer', async () => {
+    const { send, answer, world } = scripted();
+    send();
+    const { control: own } = world;
+    expect([own.aborted, own.reason, own.rawHeaders, own.rawTrailers]).toEqual([false, null, null, null]);
+    const { control } = answer(0, 200);
+    await setImmediate();
+    expect([own.aborted, own.reason, own.rawHeaders, own.rawTrailers]).toEqual([false, null, ['a', '1'], ['t', '2']]);
+    own.abort('enough');
+    expect([control.reason, own.aborted, own.reason]).toEqual(['enough', true, 'enough']);
+    const waiting = scripted();
+    waiting.send();
+    waiting.world.control.abort('left');
+    expect([waiting.world.control.aborted, waiting.world.control.reason]).toEqual([true, 'left']);
+    await setImmediate();
+    expect(waiting.heard).toEqual([['error', 'left']]);
+  });
+
+  it('fails a request whose handler throws when it begins, and sends nothing', async () => {
+    const { send, sent, heard } = scripted();
+    const error = new Error('no');
+    send({}, {
+      onRequestStart() {
+        throw error;
+      },
+    } as never);
+    await setImmediate();
+    expect([sent, heard]).toEqual([[], [['error', error]]]);
+  });
+
+  it('aborts the answer of a handler that throws when it comes', async () => {
+    const { send, answer } = scripted();
+    const error = new Error('no');
+    send({}, {
+      onResponseStart() {
+        throw error;
+      },
+    } as never);
+    const { control } = answer(0, 200);
+    await setImmediate();
+    expect(control.reason).toBe(error);
+  });
+
+  it('hands nothing on when the handler leaves in the instant in which the answer comes', async () => {
+    const { send, answer, world, heard } = scripted();
+    send();
+    const { control } = answer(0, 200);
+    world.control.abort('left');
+    await setImmediate();
+    expect(heard).toEqual([['error', 'left']]);
+    expect(control.calls).toEqual(['pause', 'resume']);
+  });
+
+  it('hands on what comes before an answer, and what is told of the request', async () => {
+    const { send, answer, sent, heard } = scripted();
+    const told: unknown[] = [];
+    send({}, {
+      onResponseStarted: () => told.push('started'),
+      onBodySent: (chunk: unknown) => told.push(chunk),
+      onRequestSent: () => told.push('sent'),
+    } as never);
+    const [{ handler }] = sent as [(typeof sent)[0]];
+    handler.onBodySent!('chunk');
+    handler.onRequestSent!();
+    handler.onResponseStarted!();
+    expect(told).toEqual(['chunk', 'sent', 'started']);
+    answer(0, 103);
+    await setImmediate();
+    expect(heard.map(([name, status]) => [name, status])).toEqual([['start', 103]]);
+    answer(0, 200);
+    await setImmediate();
+    expect(heard.at(-1)![1]).toBe(200);
+  });
+
+  it('asks of a handler no more than that it hears of the beginning', async () => {
+    for (const how of ['end', 'fail'] as const) {
+      const { dispatch, answer, sent } = scripted();
+      dispatch({ origin: 'http://a.test', path: '/', method: 'GET' }, { onRequestStart() {} });
+      for (const name of ['onBodySent', 'onRequestSent', 'onResponseStarted']) sent[0]!.handler[name]!();
+      answer(0, 103);
+      const { data, end, fail, control } = answer(0, 200);
+      data(bytes(1));
+      await setImmediate();
+      data(bytes(1));
+      if (how === 'end') end();
+      else fail(new Error('broken'));
+      expect(control.aborted).toBe(false);
+    }
+  });
+
+  it('reads on in an answer that it throws away, up to 64 KiB', async () => {
+    const { send, answer, heard } = scripted({ policy: pipeline(repeating(2)) });
+    send();
+    const { control, data } = answer(0, 503);
+    data(bytes(1_000_000));
+    await expect.poll(() => control.calls).toEqual(['pause', 'resume']);
+    data(bytes(65_535));
+    data(bytes(1));
+    expect([control.aborted, heard]).toEqual([false, []]);
+    data(bytes(1));
+    expect(String(control.reason)).toContain('not wanted');
+  });
+
+  it('leaves an answer alone that had ended when it was thrown away', async () => {
+    const { send, answer, sent } = scripted({ policy: pipeline(repeating(2)) });
+    send();
+    const { control, end } = answer(0, 503);
+    end();
+    await expect.poll(() => sent.length).toBe(2);
+    expect(control.calls).toEqual(['pause']);
+  });
+
+  it('ends an attempt that got its connection when nobody waited for it any more', async () => {
+    const clock = virtualClock();
+    const { send, sent, heard } = scripted({ policy: timeout({ after: '1s', clock }) });
+    send();
+    await clock.advance(1_000);
+    await setImmediate();
+    expect(heard.map(([name]) => name)).toEqual(['error']);
+    const control = new Control();
+    sent[0]!.handler.onRequestStart!(control, null);
+    expect(control.aborted).toBe(true);
+  });
+
+  it.each<[string, unknown, string | undefined]>([
+    ['in a list', ['x', 'y', 'Idempotency-Key', 'k'], 'k'],
+    ['in a list of pairs', [['Idempotency-Key', 'k']], 'k'],
+    ['in an object', { 'Idempotency-Key': 'k' }, 'k'],
+    ['as a value only', ['x', 'idempotency-key', 'k', 'y'], undefined],
+    ['empty', { 'idempotency-key': '' }, undefined],
+    ['null', { 'idempotency-key': null }, undefined],
+    ['in no headers', null, undefined],
+  ])('finds an idempotency key %s', (_, headers, found) => {
+    const asked: unknown[] = [];
+    const idempotencyKey = (request: unknown) => {
+      asked.push(request);
+      return undefined;
+    };
+    const { send } = scripted({ policy: pipeline(), idempotencyKey });
+    send({ method: 'post', headers });
+    expect(asked).toEqual(found === undefined ? [{ origin: 'http://a.test', method: 'POST' }] : []);
+  });
+
+  it('adds nothing to headers where nothing is to be added', () => {
+    const { send, sent } = scripted();
+    for (const headers of [{ a: '1' }, ['a', '1']]) {
+      send({ headers });
+      expect(sent.at(-1)!.request.headers).toBe(headers);
+    }
+  });
+
+  it.each<[string, unknown, number]>([
+    ['bytes', Uint8Array.of(1), 2],
+    ['a view', new DataView(new ArrayBuffer(1)), 2],
+    ['an ArrayBuffer', new ArrayBuffer(1), 2],
+    ['a Blob', new Blob(['x']), 2],
+    ['a text', 'x', 2],
+    ['nothing', null, 2],
+    ['an iterable', new Set(['x']), 1],
+  ])('sends %s as often as it can be sent', async (_, body, times) => {
+    const { send, answer, sent, heard } = scripted({ policy: pipeline(repeating(2)) });
+    send({ method: 'PUT', body });
+    answer(0, 503).end();
+    await expect.poll(() => sent.length + heard.length).toBeGreaterThanOrEqual(2);
+    expect(sent).toHaveLength(times);
   });
 });

@@ -1,7 +1,7 @@
 /** What is Postgres's own about the store: its schema, transactions, watching, and clients that cannot serve. */
 import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
-import { OptionsError, StoreError } from 'holdfast';
+import { OptionsError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';

@@ -32,7 +32,6 @@ export class Batch<V, K> {
   private readonly undecided = new Map<Flight<V, K>, K>();
   private readonly wanted: Wanted<V, K>[] = [];
   private looks: Promise<ReadonlyMap<Flight<V, K>, Seen | undefined>> | undefined = undefined;
-  private isSealed = false;
 
   constructor(settings: BatchSettings<V, K>) {
     this.settings = settings;
@@ -44,7 +43,6 @@ export class Batch<V, K> {
 
   /** All flights are there: they may begin. */
   seal(backing: Backing | undefined): void {
-    this.isSealed = true;
     const flights = [...this.undecided.keys()];
     if (backing === undefined || flights.length < 2) return;
     this.looks = backing
@@ -72,13 +70,13 @@ export class Batch<V, K> {
 
   /** The flight needs no load, or not with the others. */
   skip(flight: Flight<V, K>): void {
-    if (this.undecided.delete(flight) && this.undecided.size === 0 && this.isSealed) void this.run();
+    if (this.undecided.delete(flight) && this.undecided.size === 0) void this.run();
   }
 
   private async run(): Promise<void> {
     const { wanted } = this;
     const { loader, gate, clock } = this.settings;
-    if (wanted.length === 0 || loader === undefined) return;
+    if (wanted.length === 0) return;
     const controller = new AbortController();
     // One that is given up leaves the others their load.
     const giveUp = () => {
@@ -97,7 +95,7 @@ export class Batch<V, K> {
       const keys = wanted.map(({ key }) => key);
       // Who came last gives up last.
       const { endsMs } = wanted.at(-1)!;
-      const values = await loader(keys, loadContext(controller.signal, clock, endsMs, false));
+      const values = await loader!(keys, loadContext(controller.signal, clock, endsMs, false));
       if (!Array.isArray(values) || values.length !== wanted.length) {
         const got = Array.isArray(values) ? `${values.length} values` : typeof values;
         throw new TypeError(
@@ -113,7 +111,6 @@ export class Batch<V, K> {
       for (const { reject } of wanted) reject(error);
     } finally {
       gate?.leave();
-      for (const { signal } of wanted) signal.removeEventListener('abort', giveUp);
     }
   }
 }

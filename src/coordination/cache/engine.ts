@@ -80,6 +80,7 @@ export interface Found<V> {
 
 const longestKey = 1_024;
 const noTags: readonly string[] = [];
+const noGenerations: Generations = { tags: /* @__PURE__ */ new Map(), key: undefined };
 const anyKey = () => true;
 
 export class Engine<V, K> {
@@ -94,7 +95,7 @@ export class Engine<V, K> {
   /** Those that may be joined. */
   private readonly flights = new ChurnMap<string, Flight<V, K>>();
   private readonly running = new LinkedQueue<Flight<V, K>>();
-  /** Those under way that may not be joined any more and have met no invalidation yet, by key. */
+  /** Those under way that may not be joined any more, by key. */
   private readonly parted = new Map<string, Set<Flight<V, K>>>();
   private readonly heldByTag = new Map<string, Set<Held<V>>>();
   private readonly listeners = new WeakMap<Held<V>, (kind: 'changed' | 'gap') => void>();
@@ -235,14 +236,14 @@ export class Engine<V, K> {
     const bytes = this.encode(value);
     this.fence(text);
     const { mark } = this;
-    let current: Generations | undefined;
+    let current = noGenerations;
     try {
       await backing.settle('tag', names);
       if (names.length > 0) current = await backing.generations(names);
     } catch (error) {
       return this.setLater(backing, text, error);
     }
-    const tags = new Map(names.map((tag) => [tag, current?.tags.get(tag)?.version ?? 0]));
+    const tags = new Map([...current.tags].map(([tag, { version }]) => [tag, version]));
     const filled = { bytes, isUndefined: value === undefined, ...lifetimes, ageMs: 0, loadMs: 0, tags };
     const ttlMs = Math.max(1, usefulMs(lifetimes));
     const fences = this.fences;
@@ -538,7 +539,6 @@ export class Engine<V, K> {
     this.memory.delete(text);
     this.flights.get(text)?.fence();
     for (const flight of this.parted.get(text) ?? []) flight.isFenced = true;
-    this.parted.delete(text);
   }
 
   private fenceTag(tag: string, mayHave: (key: string) => boolean): void {
@@ -564,10 +564,9 @@ export class Engine<V, K> {
   }
 
   private dispose(held: Held<V>): void {
-    const hear = this.listeners.get(held);
     for (const watch of held.watches) {
-      if (hear !== undefined) watch.listeners.delete(hear);
-      this.backing?.release(watch);
+      watch.listeners.delete(this.listeners.get(held)!);
+      this.backing!.release(watch);
     }
     held.watches.length = 0;
     for (const tag of held.tags.keys()) {

@@ -56,20 +56,13 @@ export function decodeAnswer(bytes: Uint8Array): StoredAnswer | undefined {
 /** Gives an answer again, over Node's own response. */
 export function replay(response: ServerResponse, answer: StoredAnswer, key: string): void {
   const { headers, body } = answer;
-  const names: string[] = [];
-  for (let index = 0; index < headers.length; index += 2) names.push(headers[index]!.toLowerCase());
   // What was set before us and not sent with the first answer, the handler had taken away.
   for (const name of response.getHeaderNames()) {
-    if (name === 'transfer-encoding' || (!names.includes(name) && !isDeniedHeader(name))) response.removeHeader(name);
+    if (name === 'transfer-encoding' || !isDeniedHeader(name)) response.removeHeader(name);
   }
   // It was set for another body.
   if (response.hasHeader('content-length')) response.setHeader('Content-Length', body.byteLength);
-  if (new Set(names).size === names.length) {
-    for (let index = 0; index < headers.length; index += 2) response.setHeader(headers[index]!, headers[index + 1]!);
-  } else {
-    for (const [name, values] of headersOf(answer.headers))
-      response.setHeader(name, values.length === 1 ? values[0]! : values);
-  }
+  for (const [name, values] of headersOf(headers)) response.setHeader(name, values.length === 1 ? values[0]! : values);
   for (const [name, value] of replayMarks(key)) response.setHeader(name, value);
   response.statusCode = answer.status;
   if (answer.statusMessage !== '') setWords(response, answer.statusMessage);

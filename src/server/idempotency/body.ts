@@ -102,10 +102,15 @@ export class BodyTap {
         resolve(body);
       };
       request.once('close', onClose);
-      // If reading has paused, because so much lies there unread.
-      if (request.readableLength >= request.readableHighWaterMark) request._read(0);
-      else if (!comesByItself(request)) request.read(0);
+      this.pull();
     });
+  }
+
+  private pull(): void {
+    const { request } = this;
+    // If reading has paused, because so much lies there unread.
+    if (request.readableLength >= request.readableHighWaterMark) request._read(0);
+    else if (!comesByItself(request)) request.read(0);
   }
 
   push(chunk: unknown, encoding: BufferEncoding | undefined): boolean {
@@ -116,7 +121,7 @@ export class BodyTap {
       this.isWhole = true;
       request.push = inner;
       this.settle?.(this.whole());
-    }
+    } else if (this.comesUnread && !comesByItself(request)) queueMicrotask(() => this.pull());
     return this.comesUnread || wantsMore;
   }
 

@@ -81,7 +81,8 @@ export class Ask<Request> {
   load({ isBackground, signal }: LoadContext): Promise<Entry> {
     if (isBackground || this.isRun || this.exchange.incoming.method === 'HEAD') return this.refresh(signal);
     this.isRun = true;
-    const { response, next } = this.exchange;
+    const { incoming, response, next } = this.exchange;
+    this.owner.markRunning(incoming);
     const status = `${this.owner.title}; fwd=${this.address === this.root ? 'uri' : 'vary'}-miss`;
     response.setHeader('Cache-Status', status);
     return this.watch(this.exchange, signal, true, next);

@@ -86,11 +86,10 @@ export function handlersShare(
       .split(',')
       .map((name) => name.trim()),
   );
-  const set = headersOf(headers);
   const names = new Set<string>();
   const own: string[] = [];
   let date = new Date(wallMs).toUTCString();
-  for (const [name, values] of set) {
+  for (const [name, values] of headersOf(headers)) {
     const lowerCaseName = name.toLowerCase();
     names.add(lowerCaseName);
     if (lowerCaseName === 'date') date = values[0]!;
@@ -182,7 +181,7 @@ function matches(list: string, etag: string | undefined): boolean {
 /** Gives an answer over Node's own response. */
 export function give(response: ServerResponse, { status, statusMessage, headers, body }: StoredAnswer): void {
   const set = headersOf(headers);
-  const names = new Set(Array.from(set.keys(), (name) => name.toLowerCase()));
+  const names = new Set(set.map(([name]) => name.toLowerCase()));
   for (const name of response.getHeaderNames()) if (!names.has(name)) response.removeHeader(name);
   for (const [name, values] of set) {
     // What is there already stays as it was written.

@@ -51,9 +51,13 @@ const passForMs = 5_000;
 /** A response says in each of its variants what it depends on; more changes of mind are not followed. */
 const mostAddresses = 4;
 
+type MarkedRequest = IncomingMessage & { [mark: symbol]: unknown };
+
 export class HttpResponseCache<Request> implements ResponseCacheControl {
   private readonly cache: StoredCache<Entry, string>;
   readonly onUnsafe: 'invalidate' | 'ignore';
+  /** A property of requests whose handler runs for this cache. */
+  private readonly running = Symbol('holdfast.responseCache.running');
   private readonly clock: Clock;
   private readonly name: string;
   private readonly maxKnown: number;
@@ -87,15 +91,22 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
     return this.cache.close();
   }
 
+  /** The handler of a request runs for this cache: where the cache meets it again, it passes it on. */
+  markRunning(incoming: IncomingMessage): void {
+    (incoming as MarkedRequest)[this.running] = true;
+  }
+
   /** Answers the request, or lets its handler do so. */
   handle(exchange: CacheExchange<Request>, rules: CheckedRules<Request>): void {
-    const { incoming, next } = exchange;
+    const { incoming, response, next } = exchange;
     const errand = errandOf(incoming);
     if (errand !== undefined) {
       if (errand.owner !== this || errand.take === undefined) return next();
       return errand.take(exchange as CacheExchange<never>);
     }
-    if (this.isClosed || !isCacheable(incoming)) {
+    // Mounted twice it would wait for itself.
+    if ((incoming as MarkedRequest)[this.running] === true) return next();
+    if (this.isClosed || response.headersSent || !isCacheable(incoming)) {
       if (this.onUnsafe === 'invalidate' && isUnsafe(incoming)) this.invalidateAfter(exchange, rules);
       return this.bypass(exchange);
     }

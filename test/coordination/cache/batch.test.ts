@@ -87,6 +87,24 @@ describe('cache, asked for many keys,', () => {
     expect(await valuesOf(users.getMany(['a', 'b']))).toEqual(['A', 'B']);
   });
 
+  it('loads them all at once without a store', async () => {
+    const batches: (readonly string[])[] = [];
+    const load = (keys: readonly string[]) => {
+      batches.push(keys);
+      return upper(keys);
+    };
+    const { users } = setUpMany(load, { store: undefined });
+    expect(await valuesOf(users.getMany(['a', 'b', 'a']))).toEqual(['A', 'B', 'A']);
+    expect(batches).toEqual([['a', 'b']]);
+  });
+
+  it('loads what is owed to a store that is down without a look at it', async () => {
+    const { users, state } = setUpMany(upper, { onStoreDown: 'replay' });
+    state.isDown = true;
+    for (const key of ['a', 'b']) await users.delete(key);
+    expect(await valuesOf(users.getMany(['a', 'b']))).toEqual(['A', 'B']);
+  });
+
   it('loads each by itself where there is no loader for many', async () => {
     const { users, source, trips } = setUpMany(undefined);
     expect(await valuesOf(users.getMany(['a', 'b']))).toEqual([1, 1]);
@@ -155,6 +173,15 @@ describe('cache, asked for many keys,', () => {
     const answers = await valuesOf(users.getMany(['a', 'b']));
     expect(answers[0]).toBe(failure);
     expect(answers[1]).toBe(failure);
+  });
+
+  it('gives a key the error that the loader answers in place of its value, and keeps the others', async () => {
+    const failure = new Error('no b');
+    const { users, source } = setUpMany((keys) => keys.map((key) => (key === 'b' ? failure : key.toUpperCase())));
+    const answers = await users.getMany(['a', 'b']);
+    expect(answers[0]).toEqual({ ok: true, value: 'A' });
+    expect(answers[1]).toEqual({ ok: false, error: failure });
+    expect([users.peek('a'), users.peek('b'), source.loads]).toEqual(['A', undefined, 0]);
   });
 
   it.each([

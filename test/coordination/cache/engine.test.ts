@@ -605,23 +605,58 @@ describe('cache before a store, when things happen at one time,', () => {
     expect(users.peek('42')).toBe(2);
   });
 
-  it('looks again for what it has set itself when others may have set it before it was told so', async () => {
-    const { caches, users, source, control, clock } = setUpSeen({ early: 'off' }, 2);
-    // A load under way hears of all changes of the key.
-    source.delayMs = 100;
-    const loading = users.get('42');
+  it.each([
+    ['of which changes are told', []],
+    ['of which some changes are told already', ['t']],
+  ])(
+    'looks again for what it has set itself, %s, when others may have set it before it was told so',
+    async (_, tags) => {
+      const { caches, users, source, control, clock } = setUpSeen({ early: 'off', tags: () => tags }, 2);
+      // A load under way hears of all changes of the key.
+      source.delayMs = 100;
+      const loading = users.get('42');
+      await clock.flush();
+      const reply = gate();
+      control.after = (verb, key) => (verb === 'write' && key.includes('|key|') ? reply.opened : undefined);
+      const ours = users.set('42', 'ours');
+      await clock.flush();
+      control.after = () => undefined;
+      await caches[1]!.set('42', 'theirs');
+      reply.open();
+      await ours;
+      expect(await users.get('42')).toBe('theirs');
+      await clock.advance(100);
+      await loading;
+    },
+  );
+
+  it('is closed when what was under way has given its leases back', async () => {
+    const { users, source, control, clock } = setUpSeen();
+    source.delayMs = 1_000;
+    const cut = users.get('42').catch(() => 'cut');
     await clock.flush();
     const reply = gate();
-    control.after = (verb) => (verb === 'write' ? reply.opened : undefined);
-    const ours = users.set('42', 'ours');
+    control.after = (verb) => (verb === 'remove' ? reply.opened : undefined);
+    let isClosed = false;
+    const closing = users.close().then(() => {
+      isClosed = true;
+    });
+    expect(await cut).toBe('cut');
     await clock.flush();
-    control.after = () => undefined;
-    await caches[1]!.set('42', 'theirs');
+    expect(control.calls).toContain('remove cache|cache|key|42');
+    expect(isClosed).toBe(false);
     reply.open();
-    await ours;
-    expect(await users.get('42')).toBe('theirs');
-    await clock.advance(100);
-    await loading;
+    await closing;
+  });
+
+  it('goes on giving out what it had to load by itself, of which nothing is told', async () => {
+    const { users, source, control, clock } = setUpSeen({ early: 'off', ttl: '1s' });
+    await users.get('42');
+    await clock.advance(1_000);
+    control.before = () => Promise.reject(new Error('down'));
+    source.value = 2;
+    for (let looks = 0; looks < 3; looks++) expect(await users.get('42')).toBe(2);
+    expect(source.loads).toBe(2);
   });
 
   it('puts no older version in place of one that was set meanwhile', async () => {

@@ -62,11 +62,47 @@ describe('rule of fingerprints', () => {
     );
   });
 
-  it('takes large bytes that are no UTF-8 as they are, also when the last character is cut off', async () => {
-    for (const last of [0xff, 0xc3]) {
-      const body = new Uint8Array(300_000).fill(0x20);
-      body[body.length - 1] = last;
-      expect(await hexOf({ head: [], body, isJson: true })).toBe(digest(1, '[]\nbytes\n', body));
+  it('is the same for the first and the last character of each length, and for what only looks like JSON', async () => {
+    const large = ` ["${'\x7f\x80\u07ff\u0800\ud7ff\uffff\u{10000}\u{10ffff}'.repeat(7_000)}"]`;
+    for (const body of [large, bytes(large)]) {
+      expect(await hexOf({ head: [], body, isJson: true })).toBe(digest(1, `[]\njson\n${large.trim()}`));
+      expect(await hexOf({ head: [], body })).toBe(digest(1, `[]\nbytes\n${large}`));
+    }
+  });
+
+  it.each([
+    ['small', 3],
+    ['large', 300_000],
+  ])('takes %s bytes that are no UTF-8 as they are, also when the last character is cut off', async (_, length) => {
+    for (const wrong of [[0x80], [0xff], [0xc3]]) {
+      for (const [before, behind] of [
+        ['', ' '],
+        [' "', '"'],
+      ]) {
+        const space = ' '.repeat(length);
+        const body = Buffer.concat([bytes(before + space), Uint8Array.from(wrong), bytes(behind!)]);
+        expect(await hexOf({ head: [], body, isJson: true })).toBe(digest(1, '[]\nbytes\n', body));
+      }
+      const cut = Buffer.concat([bytes(`{"a":1}${' '.repeat(length)}`), Uint8Array.from(wrong)]);
+      expect(await hexOf({ head: [], body: cut, isJson: true })).toBe(digest(1, '[]\nbytes\n', cut));
+    }
+    const marked = `\ufeff{"b":1,"a":2}${' '.repeat(length)}`;
+    for (const body of [marked, bytes(marked)])
+      expect(await hexOf({ head: [], body, isJson: true })).toBe(digest(1, `[]\nbytes\n${marked}`));
+  });
+
+  it('takes a text for no JSON that is some up to a point', async () => {
+    for (let characters = 1_000; characters < 21_000; characters += 1_000) {
+      const body = `"${'€'.repeat(characters)}"${' '.repeat(Math.min(6_000, 65_000 - characters))}x`;
+      expect(await hexOf({ head: [], body, isJson: true })).toBe(digest(1, `[]\nbytes\n${body}`));
+    }
+  });
+
+  it('writes any character of the head as JSON does', async () => {
+    for (const character of ['', ' ', '~', '\n', '\x1f', '"', '\\', '\x7f', '\x80', 'ä', '€', '😀', '\ud800']) {
+      const head = [character];
+      const expected = digest(1, `${JSON.stringify(head)}\njson\n{"a":1}`);
+      expect(await hexOf({ head, body: '{"a":1}', isJson: true })).toBe(expected);
     }
   });
 
@@ -78,10 +114,14 @@ describe('rule of fingerprints', () => {
   });
 
   it('is the same for any length of head, and where Node cannot hash at one go', async () => {
-    for (const length of [0, 1, 16_350, 16_366, 16_367, 16_368, 16_369, 16_380, 16_384, 20_000]) {
+    for (const length of [
+      0, 1, 16_350, 16_366, 16_367, 16_368, 16_369, 16_380, 16_384, 20_000, 147_430, 147_440, 200_000,
+    ]) {
       const path = 'p'.repeat(length);
-      const expected = digest(1, `["${path}","q"]\njson\n{"a":1}`);
-      expect(await hexOf({ head: [path, 'q'], body: '{"a":1}', isJson: true })).toBe(expected);
+      for (const head of [[path], [path, 'q'], ['q', path]]) {
+        const expected = digest(1, `${JSON.stringify(head)}\njson\n{"a":1}`);
+        expect(await hexOf({ head, body: '{"a":1}', isJson: true })).toBe(expected);
+      }
     }
     vi.resetModules();
     vi.stubGlobal('process', { ...process, getBuiltinModule: () => ({ createHash }) });

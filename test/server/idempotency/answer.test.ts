@@ -15,6 +15,7 @@ describe('an answer', () => {
     ['ASCII', 'Created', 'body'],
     ['no body', '', ''],
     ['words beyond ASCII', 'cr\u00e9\u00e9', 'body'],
+    ['the first character beyond ASCII', '\u0080', 'body'],
     ['a long head and body', 'x'.repeat(70_000), 'y'.repeat(70_000)],
   ])('of %s comes back from its bytes', (_what, statusMessage, body) => {
     const answer = { status: 201, statusMessage, headers: ['x-id', '7', 'x-id', '\u00fc'], body: bytesOf(body) };
@@ -79,6 +80,22 @@ describe('a replay', () => {
       response.statusMessage = 'Set Before';
     };
     expect((await replayed({}, before)).statusLine).toBe('HTTP/1.1 201 Set Before');
+  });
+
+  it('has all values of a header that was written in more than one way', async () => {
+    const { headers } = await replayed({ headers: ['X-A', '1', 'x-b', '2', 'x-a', '3'] });
+    expect(headers.slice(0, -1)).toEqual([
+      ['X-A', '1'],
+      ['X-A', '3'],
+      ['x-b', '2'],
+    ]);
+  });
+
+  it('gives a header of one value as text, as whoever looks at it expects', async () => {
+    let type: unknown;
+    const before: Before = (response) => response.once('finish', () => (type = response.getHeader('content-type')));
+    await replayed({ headers: ['Content-Type', 'text/plain', 'X-A', '1', 'X-A', '2'] }, before);
+    expect(type).toBe('text/plain');
   });
 
   it('takes away what was set before and not sent with the first answer, but for what is of the moment', async () => {

@@ -74,8 +74,11 @@ describe.each([
     const app = framework();
     let isOpen = true;
     let runs = 0;
+    const failures: unknown[] = [];
+    const on = (event: HoldfastEvent) =>
+      event.type === 'cache-load' && !event.outcome.ok && failures.push((event.outcome.error as Error).message);
     app.use((_request, response, next) => (isOpen ? next() : void response.sendStatus(401)));
-    app.use('/sub', responseCache({ ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock }));
+    app.use('/sub', responseCache({ ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock, on }));
     app.get('/sub/page', (request, response) => void response.send(`${request.originalUrl} ${++runs}`));
     await served(app, async (get) => {
       expect((await get({}, '/sub/page')).body.toString()).toBe('/sub/page 1');
@@ -87,10 +90,91 @@ describe.each([
       const racing = get({}, '/sub/page');
       await racing;
       await expect.poll(() => runs).toBe(3);
+      await expect.poll(async () => (await get({}, '/sub/page')).body.toString()).toBe('/sub/page 3');
+      await clock.advance(11_000);
       isOpen = false;
-      expect((await get({}, '/sub/page')).status).toBe(401);
-      expect(runs).toBe(3);
+      const answered = get({}, '/sub/page');
+      expect((await answered).status).toBe(401);
+      expect([runs, failures]).toEqual([3, []]);
     });
+  });
+
+  it('takes its own request for lost when somebody answers it on its way', async () => {
+    const clock = virtualClock();
+    const app = framework();
+    const loads: unknown[] = [];
+    const on = (event: HoldfastEvent) =>
+      event.type === 'cache-load' && loads.push(event.outcome.ok || (event.outcome.error as Error).message);
+    let seen = 0;
+    app.use((_request, response, next) => (++seen === 3 ? void response.sendStatus(401) : next()));
+    app.use(responseCache({ ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock, on }));
+    app.get('/', (_request, response) => void response.send('page'));
+    await served(app, async (get) => {
+      await get();
+      await clock.advance(11_000);
+      expect((await get()).body.toString()).toBe('page');
+      const lost = 'the request for a refresh was answered 401 on its way';
+      await expect.poll(() => loads).toEqual([true, lost]);
+    });
+  });
+
+  it('keeps nothing of its own request that came as another one', async () => {
+    const clock = virtualClock();
+    const app = framework();
+    const loads: unknown[] = [];
+    const on = (event: HoldfastEvent) =>
+      event.type === 'cache-load' && loads.push(event.outcome.ok || (event.outcome.error as Error).message);
+    let asked = 0;
+    const key = () => (++asked === 3 ? 'another' : 'page');
+    app.use(responseCache({ ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock, key, on }));
+    app.get('/', (_request, response) => void response.send('page'));
+    await served(app, async (get) => {
+      await get();
+      await clock.advance(11_000);
+      expect((await get()).body.toString()).toBe('page');
+      await expect.poll(() => loads).toEqual([true, 'the request for a refresh came as another one']);
+    });
+  });
+
+  it('leaves a request to its handler whose answer has begun before it', async () => {
+    const app = framework();
+    app.use((_request, response, next) => {
+      response.writeHead(200, { 'X-Begun': '1' });
+      response.write('begun, ');
+      next();
+    });
+    app.use(responseCache({ ttl: '1m', jitter: 0 }));
+    app.use((_request, response) => void response.end('ended'));
+    app.set('env', 'test');
+    await listening(createServer(app), async (port) => {
+      for (const method of ['GET', 'GET', 'POST']) {
+        const answer = await send(port, { method });
+        expect([headerOf(answer, 'x-begun'), answer.body.toString()]).toEqual(['1', 'begun, ended']);
+      }
+    });
+  });
+
+  it('does not wait for itself where it is mounted twice', async () => {
+    const clock = virtualClock();
+    const app = framework();
+    let runs = 0;
+    const cached = responseCache({ ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock });
+    app.use(cached);
+    app.get('/', cached, (_request, response) => void response.send(`${++runs}`));
+    await served(app, async (get) => {
+      expect((await get()).body.toString()).toBe('1');
+      expect((await get()).body.toString()).toBe('1');
+      await clock.advance(11_000);
+      expect((await get()).body.toString()).toBe('1');
+      await expect.poll(async () => (await get()).body.toString()).toBe('2');
+    });
+  });
+
+  it('has a name in Cache-Status whatever it is called', async () => {
+    const app = framework();
+    app.use(responseCache({ ttl: '1m', name: 'my "pages" \\ é' }));
+    app.get('/', (_request, response) => void response.send('page'));
+    await served(app, async (get) => expect(statusOf(await get())).toBe('"my ?pages? ? ?"; fwd=uri-miss'));
   });
 
   it('takes its own request for lost as soon as nobody can say what its key is', async () => {

@@ -9,6 +9,7 @@ import { memoryStore, OptionsError } from '../../../src/index.js';
 import { responseCache } from '../../../src/server/express.js';
 import { responseCache as fastifyCache } from '../../../src/server/fastify.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { viewOf } from '../../coordination/cache/support.ts';
 import { exchange, headerOf, requestBytes, send, sendAndLeave } from '../idempotency/raw-client.js';
 import { deferred } from '../support.js';
 import { comparable, frameworks, statusOf, World } from './support.ts';
@@ -100,6 +101,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     for (const path of Object.keys(stated)) await world.get(path);
     expect(world.runs).toBe(4);
     expect(headerOf(await world.get('/aged'), 'age')).toBe('59');
+    expect(headerOf(await world.get('/said'), 'date')).toBe(new Date(clock.wallNow() - 29_000).toUTCString());
     await clock.advance(1_100);
     for (const path of Object.keys(stated)) await world.get(path);
     expect(world.runs).toBe(8);
@@ -134,6 +136,31 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(await world.text('/', { 'x-a': '2', 'x-b': '2' })).toBe('2 2');
     expect(await world.text('/', { 'x-a': '2', 'x-b': '1' })).toBe('2 1');
     expect(await world.text('/', { 'x-a': '1', 'x-b': '1' })).toBe('1 1');
+  });
+
+  it('finds its way where another process knows more of what an answer depends on, and gives up after four steps', async () => {
+    const names = ['x-a', 'x-b', 'x-c', 'x-d'];
+    const store = memoryStore();
+    let depends = 1;
+    const service: Parameters<typeof World.open>[2] = ({ headers }) => ({
+      headers: { vary: names.slice(0, depends).join(', ') },
+      body: names.map((name) => headers[name] ?? '-').join(''),
+    });
+    const another = () => open({ ttl: '1m', store: viewOf(store) }, service);
+    await using knowing = await another();
+    await using second = await another();
+    await using third = await another();
+    const ask = (one: World, values: string) =>
+      one.get('/', Object.fromEntries([...values].map((value, index) => [names[index]!, value])));
+    for (const values of ['1', '21', '221']) {
+      depends = values.length;
+      expect((await ask(knowing, values)).body.toString()).toBe(values.padEnd(4, '-'));
+    }
+    depends = 4;
+    const loading = await ask(second, '2221');
+    expect([loading.body.toString(), statusOf(loading)]).toEqual(['2221', 'responses; fwd=vary-miss']);
+    const lost = await ask(third, '2222');
+    expect([lost.body.toString(), statusOf(lost)]).toEqual(['2222', 'responses; fwd=bypass']);
   });
 
   it('gives no answer without credentials to a request with them, nor the other way, and shares what says so', async () => {
@@ -439,11 +466,50 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
         if (seen === 1) await slow.promise;
         return { body: `${seen}` };
       });
-      const before = world.text();
+      const before = [world.text(), world.text()];
       await expect.poll(() => world.runs).toBe(1);
       await post(world, '/');
       slow.resolve(undefined);
-      expect([await before, await world.text()]).toEqual(['1', '2']);
+      expect([...(await Promise.all(before)), await world.text()]).toEqual(['1', '1', '2']);
+    });
+
+    it('lets nobody join what is being made of a variant, and all what is being made of another URL', async () => {
+      let version = 1;
+      const slow = deferred();
+      await using world = await open({ ttl: '1m' }, async ({ url, headers, response }) => {
+        if (response.req.method === 'POST') return { body: `${++version}` };
+        const seen = version;
+        if (seen === 1 && (headers.accept === 'slow' || url === '/other')) await slow.promise;
+        return { headers: { vary: 'accept' }, body: `${seen}` };
+      });
+      expect(await world.text()).toBe('1');
+      const before = [world.text('/', { accept: 'slow' }), world.text('/other')];
+      await expect.poll(() => world.runs).toBe(3);
+      await post(world, '/');
+      expect(await world.text('/', { accept: 'slow' })).toBe('2');
+      const joining = world.text('/other');
+      await expect.poll(() => world.runs).toBe(5);
+      slow.resolve(undefined);
+      expect([...(await Promise.all(before)), await joining, world.runs]).toEqual(['1', '1', '1', 5]);
+    });
+
+    it('makes it void as soon as the head of the answer is there', async () => {
+      let version = 1;
+      const slow = deferred();
+      await using world = await open({ ttl: '1m' }, async ({ response }) => {
+        if (response.req.method !== 'POST') return { body: `${version}` };
+        version++;
+        response.writeHead(200);
+        response.write('begun');
+        await slow.promise;
+        response.end();
+        return undefined;
+      });
+      expect(await world.text()).toBe('1');
+      const posting = post(world, '/');
+      await expect.poll(() => world.text()).toBe('2');
+      slow.resolve(undefined);
+      expect((await posting).body.toString()).toBe('begun');
     });
 
     it('tells when the store did not take that, and breaks nothing', async () => {
@@ -454,6 +520,40 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
         .poll(() => world.events)
         .toContainEqual(expect.objectContaining({ type: 'cache-warning', reason: 'not-invalidated', key: '/' }));
     });
+  });
+
+  it('answers and keeps nothing when nobody can say what the tags of an answer are', async () => {
+    const tags = () => {
+      throw new Error('no tags');
+    };
+    await using world = await open({ ttl: '1m', tags }, () => ({ body: 'here' }));
+    world.delayMs = 50;
+    expect(await Promise.all([world.text(), world.text()])).toEqual(['here', 'here']);
+    expect([await world.text(), world.runs]).toEqual(['here', 3]);
+  });
+
+  it('fails a request whose key is none, and tells the framework why', async () => {
+    const key = ({ url }: { url: string }) => {
+      if (url === '/throws') throw new Error('no key');
+      return 5 as never;
+    };
+    await using world = await open({ ttl: '1m', key }, () => ({ body: 'here' }));
+    for (const path of ['/throws', '/number']) {
+      const answer = await world.get(path);
+      expect([answer.status, world.runs]).toEqual([500, 0]);
+      expect(answer.body.toString()).toContain(path === '/throws' ? 'no key' : 'key(request) must give a string');
+    }
+  });
+
+  it('says how long a body is that a HEAD does not bring, though its handler did not', async () => {
+    await using world = await open({ ttl: '1m' }, ({ response }) => {
+      response.write('in ');
+      response.end('parts');
+      return undefined;
+    });
+    expect(headerOf(await world.get(), 'content-length')).toBeUndefined();
+    const head = await world.get('/', {}, { method: 'HEAD' });
+    expect([headerOf(head, 'content-length'), world.runs]).toEqual(['8', 1]);
   });
 
   it('lets at most maxConcurrentLoads handlers run at once', async () => {

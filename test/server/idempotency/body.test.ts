@@ -1,0 +1,211 @@
+/** Bodies as they come: at once, in parts, too long, cut off, before anybody looked, and although nobody reads. */
+import { once } from 'node:events';
+import { createServer, IncomingMessage } from 'node:http';
+import { connect, Socket } from 'node:net';
+import { describe, expect, it, vi } from 'vitest';
+import { announcesBody, findRawBody, findTap, putRawBody, tapBody } from '../../../src/server/idempotency/body.js';
+import { deferred } from '../support.js';
+import { listening } from './support.js';
+
+// Real servers on a machine that may be busy with others.
+vi.setConfig({ testTimeout: 60_000 });
+
+/** A request whose client has sent its head, and sends the rest as it is told to. */
+async function withRequest(
+  length: number,
+  task: (request: IncomingMessage, client: Socket) => Promise<void>,
+): Promise<void> {
+  const { promise, resolve } = deferred<IncomingMessage>();
+  await listening(
+    createServer((request) => resolve(request)),
+    async (port) => {
+      const client = connect(port, '127.0.0.1');
+      client.on('error', () => {});
+      client.write(`POST / HTTP/1.1\r\nHost: a\r\nContent-Length: ${length}\r\n\r\n`);
+      await task(await promise, client);
+      client.destroy();
+    },
+  );
+}
+
+async function textOf(request: IncomingMessage): Promise<string> {
+  let text = '';
+  for await (const chunk of request) text += String(chunk);
+  return text;
+}
+
+const bytesOf = (text: string) => ({ kind: 'bytes', bytes: Buffer.from(text) });
+
+describe('a body', () => {
+  it('in parts is there as a whole when the last has come, and can be read as if nobody had looked', async () => {
+    await withRequest(9, async (request, client) => {
+      const tap = tapBody(request, 9);
+      expect(findTap(request)).toBe(tap);
+      const body = tap.body();
+      let isThere = false;
+      void Promise.resolve(body).then(() => (isThere = true));
+      for (const part of ['abc', 'def']) {
+        client.write(part);
+        await expect.poll(() => request.readableLength, { timeout: 20_000 }).toBe(part === 'abc' ? 3 : 6);
+      }
+      expect(isThere).toBe(false);
+      client.write('ghi');
+      expect(await body).toEqual(bytesOf('abcdefghi'));
+      expect(tap.body()).toEqual(bytesOf('abcdefghi'));
+      expect(await textOf(request)).toBe('abcdefghi');
+    });
+  });
+
+  it.each([
+    ['all of it', 'abcdef'],
+    ['a part', 'abc'],
+    ['nothing', ''],
+  ])('of which %s had come before anybody looked is there', async (_, early) => {
+    await withRequest(6, async (request, client) => {
+      client.write(early);
+      await expect.poll(() => request.readableLength, { timeout: 20_000 }).toBe(early.length);
+      if (early.length === 6) await expect.poll(() => request.complete, { timeout: 20_000 }).toBe(true);
+      const tap = tapBody(request, 100);
+      const body = tap.body();
+      expect(body instanceof Promise).toBe(early.length < 6);
+      client.write('abcdef'.slice(early.length));
+      expect(await body).toEqual(bytesOf('abcdef'));
+      expect(await textOf(request)).toBe('abcdef');
+    });
+  });
+
+  it('longer than the limit is said to be too large as soon as that is known, and can be read all the same', async () => {
+    await withRequest(8, async (request, client) => {
+      const body = tapBody(request, 5).body();
+      client.write('abcdef');
+      expect(await body).toEqual({ kind: 'too-large' });
+      client.write('gh');
+      expect(await textOf(request)).toBe('abcdefgh');
+    });
+    await withRequest(5, async (request, client) => {
+      const body = tapBody(request, 5).body();
+      client.write('abcde');
+      expect(await body).toEqual(bytesOf('abcde'));
+    });
+  });
+
+  it('of a client that leaves in the middle is gone, whether somebody waits already or asks later', async () => {
+    await withRequest(6, async (request, client) => {
+      request.on('error', () => {});
+      const tap = tapBody(request, 100);
+      const body = tap.body();
+      client.write('abc');
+      await expect.poll(() => request.readableLength, { timeout: 20_000 }).toBe(3);
+      client.destroy();
+      expect(await body).toEqual({ kind: 'gone' });
+      expect(tap.body()).toEqual({ kind: 'gone' });
+    });
+  });
+
+  it('that is there needs its client no more, and leaves no listener', async () => {
+    await withRequest(3, async (request, client) => {
+      const before = request.listenerCount('close');
+      const tap = tapBody(request, 100);
+      const body = tap.body();
+      expect(request.listenerCount('close')).toBe(before + 1);
+      client.write('abc');
+      expect(await body).toEqual(bytesOf('abc'));
+      expect(request.listenerCount('close')).toBe(before);
+      request.on('error', () => {});
+      client.destroy();
+      request.resume();
+      await once(request, 'close');
+      expect(tap.body()).toEqual(bytesOf('abc'));
+    });
+  });
+
+  it.each(['asked for at once', 'asked for when its reading has paused'])(
+    'of a megabyte comes although nobody reads: %s',
+    async (when) => {
+      const length = 1_000_000;
+      await withRequest(length, async (request, client) => {
+        const tap = tapBody(request, length);
+        const early = when.endsWith('once') ? tap.body() : undefined;
+        client.write('x'.repeat(length));
+        if (early === undefined) {
+          const isFull = () => request.readableLength >= request.readableHighWaterMark;
+          await expect.poll(isFull, { timeout: 20_000 }).toBe(true);
+        }
+        const body = await (early ?? tap.body());
+        expect(body.kind === 'bytes' && body.bytes.byteLength).toBe(length);
+        expect((await textOf(request)).length).toBe(length);
+      });
+    },
+  );
+
+  it('without a byte is whole', async () => {
+    await withRequest(0, async (request) => {
+      await expect.poll(() => request.complete, { timeout: 20_000 }).toBe(true);
+      expect(await tapBody(request, 100).body()).toEqual(bytesOf(''));
+    });
+  });
+
+  /** As functions in a cloud and tests make them: nothing comes before it is asked for. */
+  function madeRequest(...chunks: readonly (readonly [chunk: string, encoding: BufferEncoding])[]) {
+    const request = new IncomingMessage(new Socket());
+    let asked = 0;
+    request._read = () => {
+      const next = chunks[asked++];
+      if (next === undefined) request.push(null);
+      else request.push(...next);
+    };
+    return request;
+  }
+
+  it('of a request that was made by hand comes when it is asked for, in whichever encoding', async () => {
+    const request = madeRequest(['ab', 'latin1'], ['6364', 'hex'], ['ä', 'utf8']);
+    expect(await tapBody(request, 100).body()).toEqual(bytesOf('abcdä'));
+    expect(await textOf(request)).toBe('abcdä');
+  });
+
+  it('of such a request comes also beyond what it holds unread', async () => {
+    const part = 'x'.repeat(50_000);
+    const request = madeRequest([part, 'utf8'], [part, 'utf8'], [part, 'utf8']);
+    const body = await tapBody(request, 1_000_000).body();
+    expect(body.kind === 'bytes' && body.bytes.byteLength).toBe(150_000);
+    expect((await textOf(request)).length).toBe(150_000);
+  });
+
+  it('of such a request is there at once where it has ended', async () => {
+    const request = new IncomingMessage(new Socket());
+    request._read = () => {};
+    request.push('abc');
+    request.push(null);
+    expect(tapBody(request, 100).body()).toEqual(bytesOf('abc'));
+    expect(await textOf(request)).toBe('abc');
+  });
+});
+
+describe('announcesBody', () => {
+  const request = (headers: object, httpVersionMajor: number, stream?: object) =>
+    ({ headers, httpVersionMajor, stream }) as unknown as IncomingMessage;
+
+  it.each<[string, IncomingMessage, boolean]>([
+    ['without a header', request({}, 1), false],
+    ['with a length', request({ 'content-length': '5' }, 1), true],
+    ['with a length of none', request({ 'content-length': '0' }, 1), false],
+    ['in chunks', request({ 'transfer-encoding': 'chunked' }, 1), true],
+    ['over HTTP/2 whose head ends it', request({}, 2, { endAfterHeaders: true }), false],
+    ['over HTTP/2 whose head does not end it', request({}, 2, { endAfterHeaders: false }), true],
+    ['over HTTP/2 of which nothing is known', request({}, 2), true],
+    ['over HTTP/2 with a length of none', request({ 'content-length': '0' }, 2, { endAfterHeaders: false }), false],
+  ])('knows of a request %s whether a body may come', (_, one, expected) => {
+    expect(announcesBody(one)).toBe(expected);
+  });
+});
+
+describe('a raw body', () => {
+  it('is found where it was put, and nowhere else', () => {
+    const bytes = Uint8Array.of(1);
+    const request = {};
+    expect(findRawBody(request)).toBeUndefined();
+    putRawBody(request, bytes);
+    expect(findRawBody(request)).toBe(bytes);
+    expect(Reflect.get(request, Symbol.for('holdfast.rawBody'))).toBe(bytes);
+  });
+});

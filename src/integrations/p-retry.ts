@@ -44,7 +44,7 @@ export interface FromPRetry {
   readonly attempts: number;
   readonly backoff: {
     (state: { readonly attempt: number; readonly random: () => number }): number;
-    readonly maxMs: number;
+    readonly ceilingMs: (attempt: number) => number;
     readonly summary: string;
   };
   readonly handles: Handles;
@@ -93,7 +93,7 @@ export function fromPRetry(options?: PRetryOptions): FromPRetry {
     minTimeout === 0 ? 0 : Math.round(randomize ? (ceilingMs(attempt) / 2) * (1 + random()) : ceilingMs(attempt));
   return {
     attempts: retries + 1,
-    backoff: Object.assign(choose, { maxMs, summary: `waiting up to ${maxMs} ms as p-retry does` }),
+    backoff: Object.assign(choose, { ceilingMs, summary: `waiting up to ${maxMs} ms as p-retry does` }),
     handles: (outcome) => {
       if (outcome.ok || !isRetriable(outcome.error)) return false;
       return shouldRetry === undefined || shouldRetry({ error: outcome.error as Error });

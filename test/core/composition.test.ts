@@ -6,6 +6,7 @@ import {
   circuitBreaker,
   constant,
   deadline,
+  exponential,
   fallback,
   type Guard,
   hedge,
@@ -82,7 +83,7 @@ describe('explain', () => {
         .explain()
         .warnings.map(({ message }) => message);
     expect(told(deadline('30s'), timeout('5s'), thrice, timeout('3s'), timeout('2s'))).toEqual([
-      '3 attempts of 2000 ms with waits up to 0 ms take up to 6000 ms; the call ends after 5000 ms, so the last ones may never be made',
+      '3 attempts of 2000 ms with waits of 0 ms in all take up to 6000 ms; the call ends after 5000 ms, so the last ones may never be made',
     ]);
   });
 
@@ -130,6 +131,12 @@ describe('explain', () => {
     expect(doubts(deadline('30s'), own('retry'), own('hedge'))).toEqual(['retry-and-hedge']);
     expect(doubts(deadline('2s'), own('retry', { attempts: 3 }), timeout('1s'))).toEqual(['attempts-exceed-deadline']);
     expect(doubts(deadline('2s'), own('retry'), timeout('1s'))).toEqual([]);
+  });
+
+  it('counts each wait between attempts by the longest it can be, not by the longest of all', () => {
+    const grows = retry({ attempts: 4, backoff: exponential({ initial: 100, max: '2s' }), budget: retryBudget() });
+    expect(doubts(deadline('4700ms'), grows, timeout('1s'))).toEqual([]);
+    expect(doubts(deadline('4699ms'), grows, timeout('1s'))).toEqual(['attempts-exceed-deadline']);
   });
 
   it('does not doubt what only just fits', () => {

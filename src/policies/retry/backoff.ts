@@ -34,8 +34,8 @@ export interface BackoffState {
 /** Chooses a delay in milliseconds: not negative, not NaN. {@link exponential}, {@link decorrelated}, {@link constant}, or your own. */
 export interface Backoff {
   (state: BackoffState): number;
-  /** The longest delay it can choose, for `explain()`. */
-  readonly maxMs?: number;
+  /** The longest delay it can choose after an attempt, in milliseconds, for `explain()`. */
+  readonly ceilingMs?: (attempt: number) => number;
   /** What it does, in words, for `explain()`. */
   readonly summary?: string;
 }
@@ -85,11 +85,12 @@ export function exponential(options?: ExponentialOptions): Backoff {
   refuseInitialAboveMax('exponential', checked);
   const { initial: initialMs, max: maxMs, factor, jitter } = checked;
   const summary = `waiting ${initialMs} to ${maxMs} ms with ${jitter === 'none' ? 'no' : jitter} jitter`;
-  return described({ maxMs, summary }, ({ attempt, random }) => {
-    const ceilingMs = Math.min(maxMs, initialMs * factor ** (attempt - 1));
-    if (jitter === 'none') return ceilingMs;
-    if (jitter === 'full') return random() * ceilingMs;
-    return ceilingMs / 2 + (random() * ceilingMs) / 2;
+  const ceilingMs = (attempt: number) => grown(initialMs, factor, attempt - 1, maxMs);
+  return described({ ceilingMs, summary }, ({ attempt, random }) => {
+    const longestMs = ceilingMs(attempt);
+    if (jitter === 'none') return longestMs;
+    if (jitter === 'full') return random() * longestMs;
+    return longestMs / 2 + (random() * longestMs) / 2;
   });
 }
 
@@ -111,8 +112,9 @@ export function decorrelated(options?: DecorrelatedOptions): Backoff {
   const checked = checkOptions('decorrelated', options, { initial, max });
   refuseInitialAboveMax('decorrelated', checked);
   const { initial: initialMs, max: maxMs } = checked;
+  const summary = `waiting ${initialMs} to ${maxMs} ms with decorrelated jitter`;
   return described(
-    { maxMs, summary: `waiting ${initialMs} to ${maxMs} ms with decorrelated jitter` },
+    { ceilingMs: (attempt) => grown(initialMs, 3, attempt, maxMs), summary },
     ({ previousDelayMs = initialMs, random }) => {
       const ceilingMs = Math.min(maxMs, Math.max(initialMs, 3 * previousDelayMs));
       return initialMs + random() * (ceilingMs - initialMs);
@@ -135,7 +137,7 @@ export function decorrelated(options?: DecorrelatedOptions): Backoff {
  */
 export function constant(delay: Duration): Backoff {
   const delayMs = checkArgument('constant', 'delay', delay, duration({ min: 0 }));
-  return described({ maxMs: delayMs, summary: `waiting ${delayMs} ms` }, () => delayMs);
+  return described({ ceilingMs: () => delayMs, summary: `waiting ${delayMs} ms` }, () => delayMs);
 }
 
 const factories: readonly unknown[] = [exponential, decorrelated, constant];
@@ -147,8 +149,13 @@ export const backoffField: Field<Backoff> = {
   shown: (value) => (factories.includes(value) ? 'the factory itself; call it' : show(value)),
 };
 
+function grown(initialMs: number, factor: number, times: number, maxMs: number): number {
+  // Not infinite, because 0 times that is no number.
+  return Math.min(maxMs, initialMs * Math.min(factor ** times, Number.MAX_VALUE));
+}
+
 function described(
-  description: { readonly maxMs: number; readonly summary: string },
+  description: Required<Pick<Backoff, 'ceilingMs' | 'summary'>>,
   choose: (state: BackoffState) => number,
 ): Backoff {
   return Object.assign(choose, description);

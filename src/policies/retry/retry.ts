@@ -121,7 +121,7 @@ export function retry(options?: RetryOptions): Strategy {
       summary: `makes up to ${attempts} attempts${backoff.summary === undefined ? '' : `, ${backoff.summary}`}${budget === undefined ? '' : ', drawn from a budget'}`,
       clock,
       attempts,
-      maxDelayMs: backoff.maxMs,
+      totalDelayMs: totalDelayMs(backoff, attempts),
       hasBudget: budget !== undefined,
     },
     handle: (call, next) => firstAttempt(plan, call, next),
@@ -131,6 +131,14 @@ export function retry(options?: RetryOptions): Strategy {
       resume: (call, next, outcome) => new RetryRun(plan, call, next).goOn(outcome),
     },
   };
+}
+
+/** What the waits between so many attempts take together at most, where the backoff tells. */
+function totalDelayMs({ ceilingMs }: Backoff, attempts: number): number | undefined {
+  if (ceilingMs === undefined) return undefined;
+  let totalMs = 0;
+  for (let attempt = 1; attempt < attempts; attempt++) totalMs += ceilingMs(attempt);
+  return totalMs;
 }
 
 interface RetryPlan {

@@ -697,12 +697,12 @@ describe('retry', () => {
       kind: 'retry',
       summary: 'makes up to 3 attempts, waiting 100 to 5000 ms with full jitter',
       attempts: 3,
-      maxDelayMs: 5_000,
+      totalDelayMs: 300,
       hasBudget: false,
     });
     expect(retry({ backoff: () => 1, budget: retryBudget() }).traits).toMatchObject({
       summary: 'makes up to 3 attempts, drawn from a budget',
-      maxDelayMs: undefined,
+      totalDelayMs: undefined,
       hasBudget: true,
     });
   });

@@ -10,6 +10,7 @@ import {
   fallback,
   type Guard,
   hedge,
+  keyed,
   OptionsError,
   type PolicyTraits,
   pipeline,
@@ -74,6 +75,33 @@ describe('explain', () => {
     ['window-too-short', [deadline('30s'), circuitBreaker({ window: '3s' }), bulkhead({ limit: 10 }), timeout('2s')]],
   ])('doubts %s', (code, policies) => {
     expect(doubts(...policies)).toEqual([code]);
+  });
+
+  it.each<[string, readonly AnyPolicy[]]>([
+    ['fallback-inside-breaker', [keyed(() => circuitBreaker()), fallback(() => 1)]],
+    ['fallback-inside-breaker', [circuitBreaker(), keyed(() => fallback(() => 1))]],
+    ['timeout-never-reached', [deadline('1s'), keyed(() => timeout('1s'))]],
+    ['retry-inside-retry', [deadline('30s'), budgeted(), keyed(() => pipeline(budgeted(), timeout('2s')))]],
+    ['breaker-outside-retry', [deadline('30s'), keyed(() => circuitBreaker()), budgeted(), timeout('2s')]],
+    ['slot-held-while-waiting', [deadline('30s'), keyed(() => bulkhead({ limit: 10 })), budgeted(), timeout('2s')]],
+    ['attempts-exceed-deadline', [deadline('5s'), budgeted(), keyed(() => pipeline(circuitBreaker(), timeout('2s')))]],
+    ['window-too-short', [deadline('30s'), keyed(() => circuitBreaker({ window: '3s' })), timeout('2s')]],
+  ])('sees into what a policy of the pipeline keeps inside, and doubts %s', (code, policies) => {
+    expect(doubts(...policies)).toEqual([code]);
+  });
+
+  it('asks what a policy keeps inside once', () => {
+    let made = 0;
+    const registry = keyed(() => {
+      made++;
+      return timeout('1s');
+    });
+    expect(String(pipeline(registry).explain())).toContain('1.1. timeout');
+    expect(made).toBe(1);
+  });
+
+  it('has nothing against a retry that makes one attempt', () => {
+    expect(doubts(circuitBreaker(), retry({ attempts: 1 }), deadline('1s'))).toEqual([]);
   });
 
   it('takes the nearest end around a retry, and the nearest inside it', () => {

@@ -104,7 +104,10 @@ export function standard(options?: StandardOptions): Pipeline {
       ...common,
       ...(onDiscard && { onDiscard }),
       attempts,
-      backoff: exponential({ initial: Math.min(100, checked.deadline * shareOfFirstWait), max: longestBackoffMs }),
+      backoff: exponential({
+        initial: Math.min(100, Math.floor(checked.deadline * shareOfFirstWait)),
+        max: longestBackoffMs,
+      }),
       budget: retryBudget({ ...(clock && { clock }) }),
       handles,
       random,

@@ -169,6 +169,36 @@ describe('retry', () => {
       expect(discarded).toEqual([]);
     });
 
+    const throwsAt = (attempt: number) => (outcome: { readonly value?: unknown }) => {
+      if (outcome.value === attempt) throw new Error('cannot tell');
+      return true;
+    };
+
+    it.each<[string, RetryOptions]>([
+      ['handles, at the first one', { handles: throwsAt(1) as never }],
+      ['handles, at a later one', { handles: throwsAt(2) as never, backoff: constant(0) }],
+      [
+        'backoff',
+        { handles: () => true, backoff: (({ attempt }: { attempt: number }) => attempt === 1 && 'soon') as never },
+      ],
+      ['random, of a value that says when', { handles: () => true, random: () => throwsAt(1)({ value: 1 }) as never }],
+      ['a budget', { handles: () => true, budget: { balance: 0, deposit() {}, tryWithdraw: () => 1 as never } }],
+    ])('hands each value to onDiscard, once, where the caller gets an error in its place: %s', async (_, options) => {
+      for (const around of [[], [timeout('1m')]]) {
+        const clock = virtualClock();
+        const discarded: unknown[] = [];
+        const answered: unknown[] = [];
+        const plan = { ...options, clock, onDiscard: (value: unknown) => discarded.push(value) };
+        const running = pipeline(retry(plan), ...around).attempt(({ attempt }) => {
+          answered.push(attempt);
+          return attempt;
+        });
+        await clock.runAll();
+        expect(await running).toMatchObject({ ok: false, error: { code: 'ERR_HANDLES_FAILED' } });
+        expect(discarded).toEqual(answered);
+      }
+    });
+
     it('calls nothing in place of an onDiscard that is not given', async () => {
       const warning = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
       await run({ attempts: 2, handles: () => true }, () => 503);

@@ -39,32 +39,46 @@ export function refuseImpossible(policies: readonly AnyPolicy[]): void {
   if (secondRetry !== undefined) {
     throw refused(`two retries in one pipeline multiply their attempts; leave out "${secondRetry.name}"`, policies);
   }
+  const [first] = brokenPromises(placed);
+  if (first !== undefined) throw refused(first.message, policies);
+}
+
+/** What makes a policy useless. */
+function brokenPromises(placed: readonly Placed[]): readonly CompositionWarning[] {
+  const broken: CompositionWarning[] = [];
   const breaker = placed.find(({ kind }) => kind === 'circuit-breaker');
   const hidden = insideOf(breaker, placed).find(({ kind }) => kind === 'fallback');
   if (hidden !== undefined) {
-    throw refused(
-      `"${hidden.name}" inside "${breaker!.name}" hides every failure from it; put the fallback first`,
-      policies,
-    );
+    const message = `"${hidden.name}" inside "${breaker!.name}" hides every failure from it; put the fallback first`;
+    broken.push({ code: 'fallback-inside-breaker', message });
   }
   for (const attempt of placed.filter(({ kind }) => kind === 'timeout')) {
     const deadline = outsideOf(attempt, placed).find(
       ({ kind, afterMs }) => kind === 'deadline' && (attempt.afterMs ?? 0) >= (afterMs ?? Number.POSITIVE_INFINITY),
     );
     if (deadline === undefined) continue;
-    throw refused(
-      `"${attempt.name}" (${attempt.afterMs} ms) must be below the deadline around it (${deadline.afterMs} ms)`,
-      policies,
-    );
+    const message = `"${attempt.name}" (${attempt.afterMs} ms) must be below the deadline around it (${deadline.afterMs} ms)`;
+    broken.push({ code: 'timeout-never-reached', message });
   }
+  return broken;
 }
 
-/** What is doubtful about an order that is allowed. */
+/**
+ * What is doubtful about an order that is allowed. Here are also seen the policies that one of the pipeline keeps inside, which is too
+ * late for a refusal: they are made when a call needs them.
+ */
 export function warningsOf(policies: readonly AnyPolicy[]): readonly CompositionWarning[] {
   const placed = place(policies);
-  const warnings: CompositionWarning[] = [];
+  const warnings: CompositionWarning[] = [...brokenPromises(placed)];
   const warn: Warn = (code, message) => warnings.push({ code, message });
-  const retry = placed.find(({ kind }) => kind === 'retry');
+  // One that makes a single attempt repeats nothing.
+  const [retry, inner] = placed.filter(({ kind, attempts }) => kind === 'retry' && attempts !== 1);
+  if (inner !== undefined) {
+    warn(
+      'retry-inside-retry',
+      `"${inner.name}" inside "${retry!.name}" makes one attempt, because the outermost retry repeats the whole; leave one out`,
+    );
+  }
   if (retry !== undefined) {
     warnOfRetry(retry, placed, warn);
     warnOfPlaces(retry, placed, warn);
@@ -121,12 +135,12 @@ function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: Warn): void
       `"${fallback.name}" inside "${retry.name}" answers before a second attempt can be made; put the fallback first`,
     );
   }
-  const { attempts = 1, maxDelayMs = 0 } = retry;
-  const longestMs = attempts * attemptMs + (attempts - 1) * maxDelayMs;
+  const { attempts = 1, totalDelayMs = 0 } = retry;
+  const longestMs = attempts * attemptMs + totalDelayMs;
   if (attemptMs !== Number.POSITIVE_INFINITY && longestMs > totalMs) {
     warn(
       'attempts-exceed-deadline',
-      `${attempts} attempts of ${attemptMs} ms with waits up to ${maxDelayMs} ms take up to ${longestMs} ms; the call ends after ${totalMs} ms, so the last ones may never be made`,
+      `${attempts} attempts of ${attemptMs} ms with waits of ${totalDelayMs} ms in all take up to ${longestMs} ms; the call ends after ${totalMs} ms, so the last ones may never be made`,
     );
   }
 }

@@ -32,8 +32,8 @@ export function checkOptions<const Fields extends Readonly<Record<string, Field<
   options: unknown,
   fields: Fields,
 ): Checked<Fields> {
-  const given = options ?? {};
-  if (typeof given !== 'object' || Array.isArray(given) || given instanceof Promise) {
+  const given = options === undefined ? {} : options;
+  if (typeof given !== 'object' || given === null || Array.isArray(given) || given instanceof Promise) {
     throw new OptionsError(`${policy}: options must be an object, got ${show(options)}`, {
       policy,
       value: options,

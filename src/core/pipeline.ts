@@ -159,10 +159,13 @@ class LinkedPipeline implements Pipeline<unknown> {
   }
 
   explain(): Explanation {
-    const warnings = warningsOf(this.policies);
     const steps = stepsOf(this.policies);
+    const warnings = warningsOf(steps.map(({ policy }) => policy));
     const doubts = warnings.map(({ code, message }) => `Doubtful (${code}): ${message}.`);
-    const text = ['From the outside in:', ...steps, `${this.policies.length + 1}. the operation`, ...doubts].join('\n');
+    const lines = steps.map(({ place, policy: { name, traits } }) => {
+      return `${place} ${name}: ${traits?.summary ?? 'a policy of your own'}`;
+    });
+    const text = ['From the outside in:', ...lines, `${this.policies.length + 1}. the operation`, ...doubts].join('\n');
     return { warnings, toString: () => text };
   }
 
@@ -187,12 +190,16 @@ class LinkedPipeline implements Pipeline<unknown> {
   }
 }
 
-/** A line per policy, numbered; what is inside a policy follows it as 3.1, 3.2 and so on. */
-function stepsOf(policies: readonly Policy<unknown>[], number = ''): readonly string[] {
-  return policies.flatMap(({ name, traits }, index) => {
+/** A policy and its place, such as `3.`; what is inside of that one follows as `3.1.`, `3.2.` and so on. */
+interface Step {
+  readonly place: string;
+  readonly policy: Policy<unknown>;
+}
+
+function stepsOf(policies: readonly Policy<unknown>[], number = ''): readonly Step[] {
+  return policies.flatMap((policy, index) => {
     const place = `${number}${index + 1}.`;
-    const summary = traits?.summary ?? 'a policy of your own';
-    return [`${place} ${name}: ${summary}`, ...stepsOf(traits?.inside?.() ?? [], place)];
+    return [{ place, policy }, ...stepsOf(policy.traits?.inside?.() ?? [], place)];
   });
 }
 

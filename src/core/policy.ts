@@ -29,8 +29,8 @@ export interface PolicyTraits {
   readonly afterMs?: number;
   /** How many attempts it makes at most. */
   readonly attempts?: number;
-  /** The longest wait between two attempts that it chooses itself, in milliseconds; absent when it cannot be told. */
-  readonly maxDelayMs?: number | undefined;
+  /** What the waits between its attempts, as it chooses them itself, take together at most, in milliseconds; absent when it cannot be told. */
+  readonly totalDelayMs?: number | undefined;
   /** The time that its window spans, in milliseconds. */
   readonly windowMs?: number | undefined;
   /** How long it waits before it sends a copy of the call, in milliseconds, where that is fixed. */

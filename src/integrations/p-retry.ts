@@ -44,7 +44,7 @@ export interface FromPRetry {
   readonly attempts: number;
   readonly backoff: {
     (state: { readonly attempt: number; readonly random: () => number }): number;
-    readonly maxMs: number;
+    readonly ceilingMs: (attempt: number) => number;
     readonly summary: string;
   };
   readonly handles: Handles;
@@ -87,13 +87,14 @@ export function fromPRetry(options?: PRetryOptions): FromPRetry {
   const factor = checked.factor === 0 ? 1 : checked.factor;
   const capMs = Math.min(Math.ceil(checked.maxTimeout), longestWaitMs);
   // p-retry multiplies by up to two and cuts off afterwards; the cap is drawn into the range here, so that it still spreads.
-  const ceilingMs = (attempt: number) => Math.min(capMs, (randomize ? 2 : 1) * minTimeout * factor ** (attempt - 1));
+  const ceilingMs = (attempt: number) =>
+    minTimeout === 0 ? 0 : Math.min(capMs, (randomize ? 2 : 1) * minTimeout * factor ** (attempt - 1));
   const maxMs = Math.max(ceilingMs(1), ceilingMs(Math.max(1, retries)));
   const choose = ({ attempt, random }: { readonly attempt: number; readonly random: () => number }) =>
-    minTimeout === 0 ? 0 : Math.round(randomize ? (ceilingMs(attempt) / 2) * (1 + random()) : ceilingMs(attempt));
+    Math.round(randomize ? (ceilingMs(attempt) / 2) * (1 + random()) : ceilingMs(attempt));
   return {
     attempts: retries + 1,
-    backoff: Object.assign(choose, { maxMs, summary: `waiting up to ${maxMs} ms as p-retry does` }),
+    backoff: Object.assign(choose, { ceilingMs, summary: `waiting up to ${maxMs} ms as p-retry does` }),
     handles: (outcome) => {
       if (outcome.ok || !isRetriable(outcome.error)) return false;
       return shouldRetry === undefined || shouldRetry({ error: outcome.error as Error });

@@ -50,6 +50,8 @@ export interface StandardOptions extends CommonOptions {
 }
 
 const longestBackoffMs = 500;
+/** Of the deadline: two waits, the second twice the first, fit into the tenth that three attempts leave. */
+const shareOfFirstWait = 0.03;
 /** Short: a probe costs little, and the service may be well again as soon as it failed. */
 const openings = { openFor: 2_000, maxOpenFor: 4_000 };
 
@@ -102,7 +104,10 @@ export function standard(options?: StandardOptions): Pipeline {
       ...common,
       ...(onDiscard && { onDiscard }),
       attempts,
-      backoff: exponential({ max: longestBackoffMs }),
+      backoff: exponential({
+        initial: Math.min(100, Math.floor(checked.deadline * shareOfFirstWait)),
+        max: longestBackoffMs,
+      }),
       budget: retryBudget({ ...(clock && { clock }) }),
       handles,
       random,

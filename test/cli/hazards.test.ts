@@ -12,7 +12,8 @@ const sound: Report = {
 };
 
 function played(changes: Partial<Report>, name: NamedScenario['name'] = 'spike', more: Partial<PlayedScenario> = {}) {
-  return { name, report: { ...sound, ...changes }, seconds: [], unended: 0, warnings: [], ...more };
+  const report = { ...sound, ...changes };
+  return { name, report, seconds: [], unended: 0, complaint: undefined, warnings: [], ...more };
 }
 
 const codesOf = (...all: readonly PlayedScenario[]) =>
@@ -41,6 +42,19 @@ describe('hazardsOf', () => {
     const poor = { goodBefore: 80 };
     expect(codesOf(played(poor), played(poor, 'dead'))).toEqual(['refuses-when-well everywhere']);
     expect(codesOf(played({ goodBefore: Number.NaN }))).toEqual(['refuses-when-well everywhere']);
+  });
+
+  it('tells what most users get who are not served although nothing is wrong, and whose doing it is', () => {
+    const told = (complaint: PlayedScenario['complaint']) =>
+      hazardsOf([played({ goodBefore: 0 }, 'dead', { complaint })], settings)[0]?.message;
+    const full = 'BulkheadFullError [ERR_BULKHEAD_FULL]: "bulkhead" is full';
+    expect(told({ text: full, isPolicys: true })).toMatch(
+      /get "BulkheadFullError \[.*; a limit or a timeout is too small/,
+    );
+    expect(told({ text: 'Error: oops', isPolicys: false })).toMatch(
+      /get "Error: oops"; .*: a policy of your own throws$/,
+    );
+    expect(told(undefined)).toMatch(/nothing is wrong; a limit or a timeout is too small/);
   });
 
   it('says that virtual time does not reach what never ends', () => {

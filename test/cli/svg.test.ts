@@ -14,6 +14,7 @@ function played(recoverySeconds: number, calls = 140): PlayedScenario {
     },
     seconds: Array.from({ length: 80 }, (_, index) => ({ second: index - 20, requests: index % 7, calls, good: 0 })),
     unended: 0,
+    complaint: undefined,
     warnings: [],
   };
 }

@@ -6,9 +6,11 @@ import {
   circuitBreaker,
   constant,
   deadline,
+  exponential,
   fallback,
   type Guard,
   hedge,
+  keyed,
   OptionsError,
   type PolicyTraits,
   pipeline,
@@ -75,6 +77,33 @@ describe('explain', () => {
     expect(doubts(...policies)).toEqual([code]);
   });
 
+  it.each<[string, readonly AnyPolicy[]]>([
+    ['fallback-inside-breaker', [keyed(() => circuitBreaker()), fallback(() => 1)]],
+    ['fallback-inside-breaker', [circuitBreaker(), keyed(() => fallback(() => 1))]],
+    ['timeout-never-reached', [deadline('1s'), keyed(() => timeout('1s'))]],
+    ['retry-inside-retry', [deadline('30s'), budgeted(), keyed(() => pipeline(budgeted(), timeout('2s')))]],
+    ['breaker-outside-retry', [deadline('30s'), keyed(() => circuitBreaker()), budgeted(), timeout('2s')]],
+    ['slot-held-while-waiting', [deadline('30s'), keyed(() => bulkhead({ limit: 10 })), budgeted(), timeout('2s')]],
+    ['attempts-exceed-deadline', [deadline('5s'), budgeted(), keyed(() => pipeline(circuitBreaker(), timeout('2s')))]],
+    ['window-too-short', [deadline('30s'), keyed(() => circuitBreaker({ window: '3s' })), timeout('2s')]],
+  ])('sees into what a policy of the pipeline keeps inside, and doubts %s', (code, policies) => {
+    expect(doubts(...policies)).toEqual([code]);
+  });
+
+  it('asks what a policy keeps inside once', () => {
+    let made = 0;
+    const registry = keyed(() => {
+      made++;
+      return timeout('1s');
+    });
+    expect(String(pipeline(registry).explain())).toContain('1.1. timeout');
+    expect(made).toBe(1);
+  });
+
+  it('has nothing against a retry that makes one attempt', () => {
+    expect(doubts(circuitBreaker(), retry({ attempts: 1 }), deadline('1s'))).toEqual([]);
+  });
+
   it('takes the nearest end around a retry, and the nearest inside it', () => {
     const thrice = retry({ attempts: 3, backoff: constant(0), budget: retryBudget() });
     const told = (...policies: readonly AnyPolicy[]) =>
@@ -82,7 +111,7 @@ describe('explain', () => {
         .explain()
         .warnings.map(({ message }) => message);
     expect(told(deadline('30s'), timeout('5s'), thrice, timeout('3s'), timeout('2s'))).toEqual([
-      '3 attempts of 2000 ms with waits up to 0 ms take up to 6000 ms; the call ends after 5000 ms, so the last ones may never be made',
+      '3 attempts of 2000 ms with waits of 0 ms in all take up to 6000 ms; the call ends after 5000 ms, so the last ones may never be made',
     ]);
   });
 
@@ -130,6 +159,12 @@ describe('explain', () => {
     expect(doubts(deadline('30s'), own('retry'), own('hedge'))).toEqual(['retry-and-hedge']);
     expect(doubts(deadline('2s'), own('retry', { attempts: 3 }), timeout('1s'))).toEqual(['attempts-exceed-deadline']);
     expect(doubts(deadline('2s'), own('retry'), timeout('1s'))).toEqual([]);
+  });
+
+  it('counts each wait between attempts by the longest it can be, not by the longest of all', () => {
+    const grows = retry({ attempts: 4, backoff: exponential({ initial: 100, max: '2s' }), budget: retryBudget() });
+    expect(doubts(deadline('4700ms'), grows, timeout('1s'))).toEqual([]);
+    expect(doubts(deadline('4699ms'), grows, timeout('1s'))).toEqual(['attempts-exceed-deadline']);
   });
 
   it('does not doubt what only just fits', () => {

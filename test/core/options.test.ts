@@ -71,6 +71,8 @@ describe('OptionsError', () => {
     ],
     ['retry: option "budget" must be a budget such as retryBudget(), got 5', () => retry(wrong({ budget: 5 }))],
     ['retry: options must be an object, got 3', () => retry(wrong(3))],
+    ['retry: options must be an object, got null', () => retry(wrong(null))],
+    ['mutex: options must be an object, got null', () => mutex(wrong(null))],
     ['retry: options must be an object, got an array', () => retry(wrong([]))],
     ["timeout: option \"after\" must be a duration such as 5000 or '5s', got '5 sec'", () => timeout(wrong('5 sec'))],
     ['timeout: option "after" must be a duration such as 5000 or \'5s\', got -1', () => timeout(-1)],
@@ -276,7 +278,7 @@ describe('checkOptions', () => {
     expect(refusal(() => checkOptions('mine', { attempt: 3 }, fields))).toMatchObject({
       ...{ policy: 'mine', option: 'attempt', value: 3, allowed: '"attempts", "handles"' },
     });
-    expect(refusal(() => checkOptions('mine', null, fields))).toMatchObject({
+    expect(refusal(() => checkOptions('mine', undefined, fields))).toMatchObject({
       ...{ policy: 'mine', option: 'attempts', value: undefined, allowed: 'an integer of at least 0' },
     });
     expect(refusal(() => checkArgument('mine', 'after', undefined, duration({})))).toMatchObject({

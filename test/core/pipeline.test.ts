@@ -388,17 +388,17 @@ describe('pipeline', () => {
 
   describe('explain', () => {
     it('tells the order in words', () => {
-      const text = String(pipeline(deadline('5s'), retry({ attempts: 3 }), passOn, timeout('1s')).explain());
+      const text = String(pipeline(deadline('3s'), retry({ attempts: 3 }), passOn, timeout('1s')).explain());
       expect(text).toBe(
         [
           'From the outside in:',
-          '1. deadline: ends the whole call after 5000 ms',
+          '1. deadline: ends the whole call after 3000 ms',
           '2. retry: makes up to 3 attempts, waiting 100 to 5000 ms with full jitter',
           '3. passOn: a policy of your own',
           '4. timeout: gives an attempt up after 1000 ms and aborts its signal',
           '5. the operation',
           'Doubtful (retry-without-budget): "retry" may send 3 times the load to a service that is down; give it a budget: retryBudget().',
-          'Doubtful (attempts-exceed-deadline): 3 attempts of 1000 ms with waits up to 5000 ms take up to 13000 ms; the call ends after 5000 ms, so the last ones may never be made.',
+          'Doubtful (attempts-exceed-deadline): 3 attempts of 1000 ms with waits of 300 ms in all take up to 3300 ms; the call ends after 3000 ms, so the last ones may never be made.',
         ].join('\n'),
       );
     });
@@ -469,7 +469,7 @@ describe('composition', () => {
 
   it('has no doubt about the order it recommends', () => {
     const budget = { balance: 1, deposit() {}, tryWithdraw: () => true };
-    const backoff = Object.assign(() => 10, { maxMs: 10 });
+    const backoff = Object.assign(() => 10, { ceilingMs: () => 10 });
     expect(
       pipeline(
         fallback(() => 1),

@@ -50,9 +50,10 @@ describe('fromPRetry', () => {
   });
 
   it('tells explain the longest wait', () => {
-    expect(fromPRetry({ retries: 3 }).backoff.maxMs).toBe(4_000);
-    expect(fromPRetry({ maxTimeout: 2_000 }).backoff.maxMs).toBe(2_000);
-    expect(fromPRetry({ factor: 0.5 }).backoff.maxMs).toBe(1_000);
+    expect([1, 2, 3].map(fromPRetry({ retries: 3 }).backoff.ceilingMs)).toEqual([1_000, 2_000, 4_000]);
+    expect([1, 2, 3].map(fromPRetry({ maxTimeout: 2_000 }).backoff.ceilingMs)).toEqual([1_000, 2_000, 2_000]);
+    expect(fromPRetry({ minTimeout: 0, factor: 100, retries: 999 }).backoff.ceilingMs(999)).toBe(0);
+    expect([1, 2, 3].map(fromPRetry({ factor: 0.5 }).backoff.ceilingMs)).toEqual([1_000, 500, 250]);
     expect(
       pipeline(retry(fromPRetry({ retries: 3 })))
         .explain()

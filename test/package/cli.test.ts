@@ -37,6 +37,10 @@ const files = {
         AbortSignal.timeout(1_000).addEventListener('abort', () => reject(new Error('late'))))]);
     } };
     export default pipeline(waits);`,
+  'oops.mjs': `import { pipeline } from 'holdfast';
+    export default pipeline({ name: 'mine', admit() { throw new Error('oops'); } });`,
+  'narrow.mjs': `import { bulkhead, pipeline } from 'holdfast';
+    export default pipeline(bulkhead({ limit: 1 }));`,
   'nothing.mjs': 'export const other = 1;',
   'wrong.mjs': 'export default { execute: 1 };',
   'broken.mjs': "import './missing.mjs';",
@@ -110,6 +114,18 @@ describe('holdfast simulate', () => {
     const platform = await json('platform.mjs', '--scenario', 'slow', '--load', '0.3');
     expect(platform.scenarios[0].report).toMatchObject({ goodBefore: 100 });
     expect(platform.scenarios[0].report.goodDuring).toBeLessThan(5);
+  });
+
+  it.each([
+    ['oops.mjs', /most of the others get "Error: oops"; .*: a policy of your own throws/],
+    [
+      'narrow.mjs',
+      /most of the others get "BulkheadFullError \[ERR_BULKHEAD_FULL\]: .*"; a limit or a timeout is too small/,
+    ],
+  ])('says what users get who are not served although nothing is wrong: %s', async (file, message) => {
+    const { code, hazards } = await json(file, '--scenario', 'dead');
+    expect(code).toBe(1);
+    expect(hazards).toMatchObject([{ code: 'refuses-when-well', message: expect.stringMatching(message) }]);
   });
 
   it('says so when a call waits for real time', async () => {

@@ -18,8 +18,15 @@ function world(options: Parameters<typeof standard>[0] = {}) {
 }
 
 describe('standard', () => {
-  it('has nothing doubtful about it', () => {
-    expect(world().calls.explain().warnings).toEqual([]);
+  it.each(['20ms', '1s', '2s', '5s', '10s', '30s'] as const)(
+    'has nothing doubtful about it, with a deadline of %s: its three attempts fit',
+    (deadline) => {
+      expect(world({ deadline }).calls.explain().warnings).toEqual([]);
+    },
+  );
+
+  it('doubts more attempts than its deadline has time for', () => {
+    expect(world({ attempts: 5 }).calls.explain().warnings).toMatchObject([{ code: 'attempts-exceed-deadline' }]);
   });
 
   it('tells what it is made of, also per key', () => {

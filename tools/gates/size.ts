@@ -28,7 +28,7 @@ const kilobyte = 1024;
  * template literal, because that might have an effect. It is written out, or computed where it is used.
  */
 const maxKilobytesAlone = {
-  ...{ pipeline: 10.4, retry: 5.8, timeout: 4.65, deadline: 4.65, fallback: 2.55, retryBudget: 3.25 },
+  ...{ pipeline: 10.45, retry: 5.8, timeout: 4.65, deadline: 4.65, fallback: 2.55, retryBudget: 3.25 },
   ...{ exponential: 1.95, decorrelated: 1.8, constant: 1.25 },
   ...{ circuitBreaker: 9.9, keyed: 8.9, bulkhead: 6, adaptiveLimit: 7.55, rateLimit: 5.65, throttle: 5.25 },
   ...{ loadShed: 4.9, hedge: 6.15, singleFlight: 4.25 },

@@ -33,7 +33,7 @@ export function hazardsOf(played: readonly PlayedScenario[], settings: Settings)
   ];
 }
 
-function hazardsIn({ name, report, unended }: PlayedScenario, settings: Settings): readonly Hazard[] {
+function hazardsIn({ name, report, unended, complaint }: PlayedScenario, settings: Settings): readonly Hazard[] {
   const found: Hazard[] = [];
   const add = (code: string, message: string) => found.push({ code, scenario: name, message });
   const { callsPerRequest, goodBefore, goodput, recoverySeconds } = report;
@@ -44,9 +44,14 @@ function hazardsIn({ name, report, unended }: PlayedScenario, settings: Settings
     );
   }
   if (!(goodBefore >= leastGoodBefore)) {
+    const got = complaint === undefined ? '' : `, most of the others get "${complaint.text}"`;
+    const advice =
+      complaint?.isPolicys === false
+        ? 'no policy of holdfast says so, and the dependency is well: a policy of your own throws'
+        : 'a limit or a timeout is too small for --capacity, --latency and --load';
     add(
       'refuses-when-well',
-      `only ${percent(goodBefore)} of the users are served in ${settings.patienceMs} ms while nothing is wrong; a limit or a timeout is too small for --capacity, --latency and --load`,
+      `only ${percent(goodBefore)} of the users are served in ${settings.patienceMs} ms while nothing is wrong${got}; ${advice}`,
     );
   }
   if (callsPerRequest > mostCallsPerRequest) {

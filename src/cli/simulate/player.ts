@@ -6,9 +6,17 @@
  * that does.
  */
 import { parentPort, workerData } from 'node:worker_threads';
-import type { Task } from '../../testing/overload/overload.js';
+import type { Run, Task } from '../../testing/overload/overload.js';
 import type { PlatformTimers } from '../../testing/overload/platform.js';
-import { type Answer, afterSeconds, beforeSeconds, type Job, type PlayedScenario, workersOf } from './scenarios.js';
+import {
+  type Answer,
+  afterSeconds,
+  beforeSeconds,
+  type Complaint,
+  type Job,
+  type PlayedScenario,
+  workersOf,
+} from './scenarios.js';
 
 /** Plays what the parent asks for, tells it, and ends the thread, whatever the user's modules keep open. */
 export async function playForParent(): Promise<void> {
@@ -43,6 +51,7 @@ async function play(job: Job, timers: PlatformTimers): Promise<PlayedScenario> {
   const { scenario: named, settings } = job;
   const { reportOf, secondsOf } = await import('../../testing/overload/overload.js');
   const { runOnPlatform } = await import('../../testing/overload/platform.js');
+  const { isHoldfastError } = await import('../../core/errors.js');
   let warnings: PlayedScenario['warnings'] = [];
   const shape = { workers: workersOf(settings), meanMs: settings.latencyMs, gamma: 4, kind: 'pool' } as const;
   const prepare = async () => {
@@ -72,8 +81,23 @@ async function play(job: Job, timers: PlatformTimers): Promise<PlayedScenario> {
     report: reportOf(run),
     seconds: secondsOf(run),
     unended: run.requests.filter(({ endedMs }) => Number.isNaN(endedMs)).length,
+    complaint: complaintOf(run, isHoldfastError),
     warnings: warnings.map(({ code, message }) => ({ code, message })),
   };
+}
+
+/** Errors of one kind count as one, whatever their numbers. */
+function complaintOf({ requests, startMs }: Run, isPolicys: (error: unknown) => boolean): Complaint | undefined {
+  const kinds = new Map<unknown, { readonly complaint: Complaint; count: number }>();
+  for (const { atMs, isGood, error } of requests) {
+    if (isGood || atMs >= startMs || error === undefined) continue;
+    const text = String(error);
+    const name = (Object(error) as { readonly code?: unknown }).code ?? text;
+    const kind = kinds.get(name) ?? { complaint: { text, isPolicys: isPolicys(error) }, count: 0 };
+    kind.count++;
+    kinds.set(name, kind);
+  }
+  return [...kinds.values()].sort((left, right) => right.count - left.count)[0]?.complaint;
 }
 
 /** What the user's module exports under the name asked for, or as `pipeline`, or as default. */

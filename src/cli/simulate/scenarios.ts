@@ -49,6 +49,12 @@ export interface Job {
 /** What it tells. */
 export type Answer = { readonly played: PlayedScenario } | { readonly problem: string };
 
+/** An error, in words, and whether a policy of holdfast, or one that was written for it, gave it. */
+export interface Complaint {
+  readonly text: string;
+  readonly isPolicys: boolean;
+}
+
 /** What came of one scenario. */
 export interface PlayedScenario {
   readonly name: NamedScenario['name'];
@@ -56,6 +62,8 @@ export interface PlayedScenario {
   readonly seconds: readonly Second[];
   /** Users who never heard anything, not even an error. */
   readonly unended: number;
+  /** What most of the users got who were not served although nothing was wrong. */
+  readonly complaint: Complaint | undefined;
   /** What `explain()` doubts; the same in each scenario. */
   readonly warnings: readonly CompositionWarning[];
 }

@@ -35,8 +35,8 @@ export interface BackoffState {
 /** Chooses a delay in milliseconds: not negative, not NaN. {@link exponential}, {@link decorrelated}, {@link constant}, or your own. */
 export interface Backoff {
   (state: BackoffState): number;
-  /** The longest delay it can choose, for `explain()`. */
-  readonly maxMs?: number;
+  /** The longest delay it can choose after an attempt, in milliseconds, for `explain()`. */
+  readonly ceilingMs?: (attempt: number) => number;
   /** What it does, in words, for `explain()`. */
   readonly summary?: string;
 }
@@ -86,12 +86,12 @@ export function exponential(options?: ExponentialOptions): Backoff {
   refuseInitialAboveMax('exponential', checked);
   const { initial: initialMs, max: maxMs, factor, jitter } = checked;
   const summary = `waiting ${initialMs} to ${maxMs} ms with ${jitter === 'none' ? 'no' : jitter} jitter`;
-  return described({ maxMs, summary }, ({ attempt, random }) => {
-    // Where the power has become infinite, an `initial` of 0 would make it no number.
-    const ceilingMs = Math.min(maxMs, initialMs * Math.min(factor ** (attempt - 1), Number.MAX_VALUE));
-    if (jitter === 'none') return ceilingMs;
-    if (jitter === 'full') return random() * ceilingMs;
-    return ceilingMs / 2 + (random() * ceilingMs) / 2;
+  const ceilingMs = (attempt: number) => grown(initialMs, factor, attempt - 1, maxMs);
+  return described({ ceilingMs, summary }, ({ attempt, random }) => {
+    const longestMs = ceilingMs(attempt);
+    if (jitter === 'none') return longestMs;
+    if (jitter === 'full') return random() * longestMs;
+    return longestMs / 2 + (random() * longestMs) / 2;
   });
 }
 
@@ -113,8 +113,9 @@ export function decorrelated(options?: DecorrelatedOptions): Backoff {
   const checked = checkOptions('decorrelated', options, { initial, max });
   refuseInitialAboveMax('decorrelated', checked);
   const { initial: initialMs, max: maxMs } = checked;
+  const summary = `waiting ${initialMs} to ${maxMs} ms with decorrelated jitter`;
   return described(
-    { maxMs, summary: `waiting ${initialMs} to ${maxMs} ms with decorrelated jitter` },
+    { ceilingMs: (attempt) => grown(initialMs, 3, attempt, maxMs), summary },
     ({ previousDelayMs = initialMs, random }) => {
       const ceilingMs = Math.min(maxMs, Math.max(initialMs, 3 * previousDelayMs));
       return initialMs + random() * (ceilingMs - initialMs);
@@ -139,7 +140,7 @@ export function constant(delay: Duration): Backoff;
 export function constant(...[delay, second]: readonly unknown[]): Backoff {
   refuseSecond('constant', second);
   const delayMs = checkArgument('constant', 'delay', delay, duration({ min: 0 }));
-  return described({ maxMs: delayMs, summary: `waiting ${delayMs} ms` }, () => delayMs);
+  return described({ ceilingMs: () => delayMs, summary: `waiting ${delayMs} ms` }, () => delayMs);
 }
 
 const factories: readonly unknown[] = [exponential, decorrelated, constant];
@@ -151,8 +152,13 @@ export const backoffField: Field<Backoff> = {
   shown: (value) => (factories.includes(value) ? 'the factory itself; call it' : show(value)),
 };
 
+function grown(initialMs: number, factor: number, times: number, maxMs: number): number {
+  // Not infinite, because 0 times that is no number.
+  return Math.min(maxMs, initialMs * Math.min(factor ** times, Number.MAX_VALUE));
+}
+
 function described(
-  description: { readonly maxMs: number; readonly summary: string },
+  description: Required<Pick<Backoff, 'ceilingMs' | 'summary'>>,
   choose: (state: BackoffState) => number,
 ): Backoff {
   return Object.assign(choose, description);

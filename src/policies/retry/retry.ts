@@ -45,7 +45,8 @@ export interface RetryOptions extends CommonOptions {
   readonly minAttemptTime?: Duration;
   /**
    * Given each value that `handles` took for a failure and that the caller does not get, because another attempt has taken
-   * its place or the call was ended, to close what it holds open: `(response) => response.body?.cancel()`. An exception in it is contained.
+   * its place or the call was ended, to close what it holds open: `(response) => response.body?.cancel()`. So is one that
+   * `handles` or `backoff` threw at. An exception in it is contained.
    */
   readonly onDiscard?: (value: unknown) => void;
   /** The source of chance, answering numbers in [0, 1). Default: `Math.random`. */
@@ -121,7 +122,7 @@ export function retry(options?: RetryOptions): Strategy {
       summary: `makes up to ${attempts} attempts${backoff.summary === undefined ? '' : `, ${backoff.summary}`}${budget === undefined ? '' : ', drawn from a budget'}`,
       clock,
       attempts,
-      maxDelayMs: backoff.maxMs,
+      totalDelayMs: totalDelayMs(backoff, attempts),
       hasBudget: budget !== undefined,
     },
     handle: (call, next) => firstAttempt(plan, call, next),
@@ -131,6 +132,14 @@ export function retry(options?: RetryOptions): Strategy {
       resume: (call, next, outcome) => new RetryRun(plan, call, next).goOn(outcome),
     },
   };
+}
+
+/** What the waits between so many attempts take together at most, where the backoff tells. */
+function totalDelayMs({ ceilingMs }: Backoff, attempts: number): number | undefined {
+  if (ceilingMs === undefined) return undefined;
+  let totalMs = 0;
+  for (let attempt = 1; attempt < attempts; attempt++) totalMs += ceilingMs(attempt);
+  return totalMs;
 }
 
 interface RetryPlan {
@@ -166,11 +175,26 @@ function isOnce(call: Call): boolean {
 }
 
 /** Whether an outcome needs no further attempt; then it pays into the budget. */
-function accepts({ handles, budget, events, name }: RetryPlan, outcome: Outcome): boolean {
-  if (!outcome.ok || (handles !== handlesThrows && judge(handles, outcome, name))) return false;
+function accepts(plan: RetryPlan, outcome: Outcome): boolean {
+  const { handles, budget, events } = plan;
+  if (!outcome.ok || (handles !== handlesThrows && isFailure(plan, outcome))) return false;
   // A budget of one's own may throw; the call has succeeded all the same.
   if (budget !== undefined) events.contain('budget', () => budget.deposit());
   return true;
+}
+
+/** A value of which `handles` cannot say what it is reaches nobody. */
+function isFailure(plan: RetryPlan, outcome: Outcome): boolean {
+  try {
+    return judge(plan.handles, outcome, plan.name);
+  } catch (error) {
+    discard(plan, outcome);
+    throw error;
+  }
+}
+
+function discard({ events, onDiscard }: RetryPlan, outcome: Outcome): void {
+  if (outcome.ok && onDiscard !== undefined) events.contain('onDiscard', () => onDiscard(outcome.value));
 }
 
 function notWaiting(): void {}
@@ -267,10 +291,8 @@ class RetryRun<T> extends Timer implements Dependent {
   }
 
   #discard(outcome: Outcome<T>): void {
-    const { events, onDiscard } = this.#plan;
-    if (!outcome.ok || onDiscard === undefined) return;
-    this.#hasDiscarded = true;
-    events.contain('onDiscard', () => onDiscard(outcome.value));
+    this.#hasDiscarded ||= outcome.ok && this.#plan.onDiscard !== undefined;
+    discard(this.#plan, outcome);
   }
 
   /** Each further attempt has a call of its own, so that no attempt sees the abort of another. */
@@ -341,6 +363,7 @@ class RetryRun<T> extends Timer implements Dependent {
     try {
       return question();
     } catch (thrown) {
+      this.#discard(outcome);
       const cause = outcome.ok ? {} : { cause: outcome.error };
       throw new HandlesError({ policy: this.#plan.name, option, thrown, ...cause });
     }

@@ -215,6 +215,8 @@ export interface UserRequest {
   endedMs: number;
   isGood: boolean;
   wasShed: boolean;
+  /** What the user got in place of an answer. */
+  error: unknown;
 }
 
 /** Users as an open loop: the next one comes whatever becomes of this one. */
@@ -274,7 +276,7 @@ class Users extends Timer {
 
   private ask(): void {
     const atMs = this.clock.now();
-    const one: UserRequest = { atMs, endedMs: Number.NaN, isGood: false, wasShed: false };
+    const one: UserRequest = { atMs, endedMs: Number.NaN, isGood: false, wasShed: false, error: undefined };
     this.requests.push(one);
     let wasCalled = false;
     const settle = (isGood: boolean) => {
@@ -287,7 +289,10 @@ class Users extends Timer {
       return this.call(signal);
     }).then(
       () => settle(true),
-      () => settle(false),
+      (error) => {
+        one.error = error;
+        settle(false);
+      },
     );
   }
 

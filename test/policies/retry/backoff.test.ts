@@ -59,14 +59,33 @@ describe('constant', () => {
 });
 
 describe('every backoff', () => {
-  it.each<[() => Backoff, number, string]>([
-    [() => exponential(), 5_000, 'waiting 100 to 5000 ms with full jitter'],
-    [() => exponential({ max: '1s', jitter: 'none' }), 1_000, 'waiting 100 to 1000 ms with no jitter'],
-    [() => decorrelated({ initial: 50 }), 5_000, 'waiting 50 to 5000 ms with decorrelated jitter'],
-    [() => constant('2s'), 2_000, 'waiting 2000 ms'],
-  ])('tells its longest delay and what it does: %#', (make, maxMs, summary) => {
-    const backoff = make();
-    expect({ maxMs: backoff.maxMs, summary: backoff.summary }).toEqual({ maxMs, summary });
+  it.each<[() => Backoff, readonly number[], string]>([
+    [() => exponential(), [100, 200, 400], 'waiting 100 to 5000 ms with full jitter'],
+    [() => exponential({ max: '300ms', jitter: 'none' }), [100, 200, 300], 'waiting 100 to 300 ms with no jitter'],
+    [() => decorrelated({ max: '2s' }), [300, 900, 2_000], 'waiting 100 to 2000 ms with decorrelated jitter'],
+    [() => constant('2s'), [2_000, 2_000, 2_000], 'waiting 2000 ms'],
+  ])(
+    'tells its longest delay after each attempt, which it comes near to, and what it does: %#',
+    (make, longest, summary) => {
+      const backoff = make();
+      expect([1, 2, 3].map((attempt) => backoff.ceilingMs?.(attempt))).toEqual(longest);
+      expect(backoff.summary).toBe(summary);
+      let previousDelayMs: number | undefined;
+      for (const [index, ceilingMs] of longest.entries()) {
+        const random = () => 1 - Number.EPSILON;
+        previousDelayMs = backoff({ attempt: index + 1, previousDelayMs, error: undefined, random });
+        expect(previousDelayMs).toBeCloseTo(ceilingMs, 6);
+      }
+    },
+  );
+
+  it.each<[string, Backoff, number]>([
+    ['an exponential one', exponential({ initial: 0, factor: 100 }), 0],
+    ['an exponential one that has grown beyond all numbers', exponential({ factor: 100, jitter: 'none' }), 5_000],
+  ])('waits for a time that is a number, also after the last of a thousand attempts: %s', (_, backoff, delayMs) => {
+    const state = { attempt: 1_000, previousDelayMs: undefined, error: undefined, random: () => 0.5 };
+    expect(backoff(state)).toBe(delayMs);
+    expect(backoff.ceilingMs?.(1_000)).toBe(delayMs);
   });
 
   it.each<[string, () => Backoff]>([

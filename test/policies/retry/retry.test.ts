@@ -169,6 +169,36 @@ describe('retry', () => {
       expect(discarded).toEqual([]);
     });
 
+    const throwsAt = (attempt: number) => (outcome: { readonly value?: unknown }) => {
+      if (outcome.value === attempt) throw new Error('cannot tell');
+      return true;
+    };
+
+    it.each<[string, RetryOptions]>([
+      ['handles, at the first one', { handles: throwsAt(1) as never }],
+      ['handles, at a later one', { handles: throwsAt(2) as never, backoff: constant(0) }],
+      [
+        'backoff',
+        { handles: () => true, backoff: (({ attempt }: { attempt: number }) => attempt === 1 && 'soon') as never },
+      ],
+      ['random, of a value that says when', { handles: () => true, random: () => throwsAt(1)({ value: 1 }) as never }],
+      ['a budget', { handles: () => true, budget: { balance: 0, deposit() {}, tryWithdraw: () => 1 as never } }],
+    ])('hands each value to onDiscard, once, where the caller gets an error in its place: %s', async (_, options) => {
+      for (const around of [[], [timeout('1m')]]) {
+        const clock = virtualClock();
+        const discarded: unknown[] = [];
+        const answered: unknown[] = [];
+        const plan = { ...options, clock, onDiscard: (value: unknown) => discarded.push(value) };
+        const running = pipeline(retry(plan), ...around).attempt(({ attempt }) => {
+          answered.push(attempt);
+          return attempt;
+        });
+        await clock.runAll();
+        expect(await running).toMatchObject({ ok: false, error: { code: 'ERR_HANDLES_FAILED' } });
+        expect(discarded).toEqual(answered);
+      }
+    });
+
     it('calls nothing in place of an onDiscard that is not given', async () => {
       const warning = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
       await run({ attempts: 2, handles: () => true }, () => 503);
@@ -697,12 +727,12 @@ describe('retry', () => {
       kind: 'retry',
       summary: 'makes up to 3 attempts, waiting 100 to 5000 ms with full jitter',
       attempts: 3,
-      maxDelayMs: 5_000,
+      totalDelayMs: 300,
       hasBudget: false,
     });
     expect(retry({ backoff: () => 1, budget: retryBudget() }).traits).toMatchObject({
       summary: 'makes up to 3 attempts, drawn from a budget',
-      maxDelayMs: undefined,
+      totalDelayMs: undefined,
       hasBudget: true,
     });
   });

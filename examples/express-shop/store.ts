@@ -72,6 +72,8 @@ async function openPostgres(address: string): Promise<OpenStore> {
   // Only who shops on Postgres needs it.
   const { default: pg } = await import('pg');
   const pool = new pg.Pool({ connectionString: address });
+  // A client whose connection breaks, as in a restart of the server, tells its `error`; what nobody hears ends the process.
+  pool.on('connect', (client) => client.on('error', () => {}));
   const store = postgresStore(pool);
   await store.migrate();
   await pool.query(
@@ -80,6 +82,7 @@ async function openPostgres(address: string): Promise<OpenStore> {
   const once = idempotency({ store, name: 'reserve' });
   const reserve = async ({ customer, key, seat }: Reservation) => {
     const client = await pool.connect();
+    let isBroken = false;
     try {
       await client.query('BEGIN');
       const insert = async () => {
@@ -90,10 +93,12 @@ async function openPostgres(address: string): Promise<OpenStore> {
       await client.query('COMMIT');
       return answer;
     } catch (error) {
-      await client.query('ROLLBACK');
+      await client.query('ROLLBACK').catch(() => {
+        isBroken = true;
+      });
       throw error;
     } finally {
-      client.release();
+      client.release(isBroken);
     }
   };
   const count = async () => (await pool.query('SELECT * FROM reservations')).rows.length;
@@ -105,7 +110,7 @@ async function openPostgres(address: string): Promise<OpenStore> {
 }
 
 function openRedis(address: string): OpenStore {
-  const client = new Redis(address);
+  const client = new Redis(address, { autoResendUnfulfilledCommands: false });
   const close = async () => void (await client.quit());
   return {
     name: 'Redis',

@@ -9,7 +9,7 @@ import type { Settings } from './settings.ts';
 
 export function startApi({ redis }: Settings) {
   const store = redisStore(new Redis({ ...redis, autoResendUnfulfilledCommands: false }), { prefix: 'api' });
-  const queue = new Queue('orders', { connection: { ...redis, enableOfflineQueue: false } });
+  const queue = new Queue('orders', { connection: redis });
   const enqueue = pipeline(timeout('2s'));
   const app = express().use(express.json());
   // Whose key it is: here everybody is one customer; yours is what the login says.
@@ -17,7 +17,8 @@ export function startApi({ redis }: Settings) {
   app.post('/orders', async (request, response) => {
     // The job's id comes from the request's key, so a second run of this handler adds nothing.
     const jobId = request.idempotency!.downstreamKey('job');
-    const again = { attempts: 20, backoff: { type: 'fixed', delay: 500 } };
+    // Tried for three days, so that no outage of the bank loses an order that was accepted.
+    const again = { attempts: 20, backoff: { type: 'exponential', delay: 500 } };
     await enqueue.execute(() => queue.add('order', request.body, { jobId, ...again }));
     response.status(202).json({ job: jobId });
   });
@@ -26,7 +27,8 @@ export function startApi({ redis }: Settings) {
 
 export function startWorker({ redis, charge, stalledAfterMs }: Settings) {
   const store = redisStore(new Redis({ ...redis, autoResendUnfulfilledCommands: false }), { prefix: 'jobs' });
-  const once = idempotency({ store, ttl: '7d', lease: '2s', onLost: 'rerun' });
+  // More attempts than the queue makes: it decides when to give up.
+  const once = idempotency({ store, ttl: '7d', lease: '2s', onLost: 'rerun', attempts: 100 });
   const bullmq = { lockDuration: stalledAfterMs, stalledInterval: stalledAfterMs, maxStalledCount: 1_000 };
   // What was charged and not said is charged again with the same key, which the bank knows.
   const work = (job: Job) =>

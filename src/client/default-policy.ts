@@ -1,4 +1,5 @@
 /** The policy of HTTP clients that are given none: the preset, with statuses judged. */
+import type { HoldfastEvent } from '../core/events.js';
 import type { AnyPolicy } from '../core/pipeline.js';
 import { standard } from '../policies/standard.js';
 import { discardBody } from './discard-body.js';
@@ -7,7 +8,8 @@ import { breakerHandles, handles } from './handles.js';
 /** A name takes 200 characters, and a host may have more. */
 const longestName = 200;
 
-export function defaultPolicy(origin: string): AnyPolicy {
+export function defaultPolicy(origin: string, on: ((event: HoldfastEvent) => void) | undefined): AnyPolicy {
   const name = origin.slice(0, longestName);
-  return standard({ name, deadline: '30s', timeout: '10s', handles, breakerHandles, onDiscard: discardBody });
+  const times = { deadline: '30s', timeout: '10s' } as const;
+  return standard({ name, ...(on && { on }), ...times, handles, breakerHandles, onDiscard: discardBody });
 }

@@ -6,7 +6,7 @@
  */
 import type { Clock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
-import { Events } from '../core/events.js';
+import { Events, type HoldfastEvent } from '../core/events.js';
 import {
   type CommonOptions,
   checkOptions,
@@ -17,6 +17,7 @@ import {
   having,
   integer,
   oneOf,
+  optional,
   withDefault,
 } from '../core/options.js';
 import { type AnyPolicy, type ExecuteOptions, isPolicy, type Pipeline, pipeline } from '../core/pipeline.js';
@@ -48,7 +49,8 @@ export interface KeylessRequest {
 export interface ClientOptions extends CommonOptions {
   /**
    * What is around each request: one policy, or one for each origin such as `https://api.example.com`. `call.key` is the
-   * origin. Statuses are judged by `handles`, which is exported beside this.
+   * origin. Statuses are judged by `handles`, which is exported beside this. Default: for each origin `standard`, with its name and the client's `on`, a
+   * deadline of 30 s and 10 s for an attempt.
    */
   readonly policy?: AnyPolicy | ((origin: string) => AnyPolicy);
   /**
@@ -205,7 +207,7 @@ const headerName: Field<string> = {
 /** Fields of {@link ClientOptions}, for `checkOptions`. */
 export function clientFields<const Name extends string>(name: Name) {
   return {
-    policy: withDefault<NonNullable<ClientOptions['policy']>>(policyField, defaultPolicy),
+    policy: optional(policyField),
     idempotencyKey: withDefault<'given' | 'generate' | KeyMaker>(
       either(oneOf(['given', 'generate']), func<KeyMaker>()),
       'given',
@@ -229,12 +231,17 @@ export function engineOf(factory: string, options: Values<ReturnType<typeof clie
     ...rest,
     name,
     events,
-    policyFor: typeof policy === 'function' ? policy : () => policy,
+    policyFor: policyMaker(policy, on),
     keyFor: idempotencyKey === 'given' ? undefined : idempotencyKey === 'generate' ? randomKey : idempotencyKey,
     header: idempotencyHeader.toLowerCase(),
     maxKeyAgeMs: maxKeyAge,
     pacing: pacing === 'off' ? undefined : pacerPlan(factory, pacing, name, events),
   });
+}
+
+function policyMaker(policy: ClientOptions['policy'], on: ((event: HoldfastEvent) => void) | undefined) {
+  if (policy === undefined) return (origin: string) => defaultPolicy(origin, on);
+  return typeof policy === 'function' ? policy : () => policy;
 }
 
 function pacerPlan(factory: string, given: PacingOptions, name: string, events: Events): PacerPlan {

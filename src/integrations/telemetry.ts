@@ -2,7 +2,7 @@
  * Telemetry: what is measured, under which names, and where it comes from. `holdfast/prometheus` and `holdfast/opentelemetry`
  * only translate it, so both tell the same; docs/telemetry.md is its contract.
  *
- * Promise: the labels of a metric take few values: a call's key, an origin, an error's text are never among them, and
+ * Promise: the labels of a metric take few values: a call's key, an event's origin, an error's text are never among them, and
  * names beyond `maxNames` count as `other`.
  */
 

@@ -643,6 +643,16 @@ describe('the default policy', () => {
     expect((await createFetch()(server.origin)).status).toBe(200);
   });
 
+  it('tells the hook of the client what its policies do, under the name of the origin', async () => {
+    await using server = await httpServer((_, response, number) => response.writeHead(number < 2 ? 503 : 200).end());
+    const heard: HoldfastEvent[] = [];
+    await createFetch({ on: (event) => heard.push(event) })(server.origin);
+    expect(heard.map(({ type, name }) => [type, name])).toEqual([
+      ['retry', server.origin],
+      ['retry-succeeded', server.origin],
+    ]);
+  });
+
   it('keeps away from an origin that is down, and from no other', async () => {
     await using down = await httpServer((_, response) => response.writeHead(500).end());
     await using up = await httpServer((_, response) => response.end());

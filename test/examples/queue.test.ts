@@ -1,5 +1,6 @@
 /**
- * The example of the queue, before and after, on a real Redis: its processes are killed at any time, and started again.
+ * The example of the queue, before and after, on a real Redis that writes to its disk: its processes, and Redis, are killed or frozen at any time, and
+ * go on.
  *
  * Promise of the version with holdfast: every order that was accepted is charged once, by a bank that knows its keys. Calls of the bank beyond the first are outside
  * of that border; they are counted and told.
@@ -79,6 +80,14 @@ class Part {
     this.port = Number(String(line));
   }
 
+  freeze(): void {
+    this.child!.kill('SIGSTOP');
+  }
+
+  wake(): void {
+    this.child!.kill('SIGCONT');
+  }
+
   async kill(): Promise<void> {
     const { child } = this;
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
@@ -112,7 +121,7 @@ describe.skipIf(program === undefined)('the example of the queue', { timeout: 12
   let bank: Bank;
 
   beforeAll(async () => {
-    redis = await startRedis(program!, ['--maxmemory-policy', 'noeviction']);
+    redis = await startRedis(program!, ['--maxmemory-policy', 'noeviction', '--appendonly', 'yes']);
   });
   afterAll(() => redis?.dispose());
   beforeEach(async () => {
@@ -151,11 +160,32 @@ describe.skipIf(program === undefined)('the example of the queue', { timeout: 12
     }
   });
 
-  it('after: loses no accepted order and doubles none, wherever its processes are killed', async () => {
+  const rounds = Number(process.env.HOLDFAST_ROUNDS ?? 6);
+
+  it('after: loses no accepted order and doubles none, wherever its processes and Redis are killed or frozen', {
+    timeout: 120_000 + rounds * 20_000,
+  }, async () => {
     const seed = Number(process.env.HOLDFAST_SEED ?? 1);
     const random = seededRandom(seed);
     const { api, worker } = await start('after');
-    const rounds = 4;
+    const restart = async (victim: Part | ServerProcess) => {
+      await victim.kill();
+      await victim.start();
+    };
+    const freeze = async (victim: Part | ServerProcess, ms: number) => {
+      victim.freeze();
+      await sleep(ms);
+      victim.wake();
+    };
+    const faults = [
+      () => restart(worker),
+      () => restart(api),
+      () => restart(redis),
+      // Longer than the lease of its job and than BullMQ leaves it the job.
+      () => freeze(worker, 3_000),
+      () => freeze(redis, 1_000),
+      () => freeze(api, 1_000),
+    ];
     const ids: string[] = [];
     try {
       for (let round = 0; round < rounds; round++) {
@@ -163,10 +193,8 @@ describe.skipIf(program === undefined)('the example of the queue', { timeout: 12
         ids.push(...mine);
         // Each is sent twice: a double click.
         const accepted = Promise.all([...mine, ...mine].map((id) => order(api, id)));
-        const victim = round % 2 === 0 ? worker : api;
         await sleep(random.integer(0, 120));
-        await victim.kill();
-        await victim.start();
+        await faults[round % faults.length]!();
         await accepted;
       }
       const missing = () => ids.filter((id) => !bank.charges.has(id));

@@ -5,6 +5,7 @@ import { basename, join } from 'node:path';
 import { publint } from 'publint';
 import { formatMessage } from 'publint/utils';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { brokenLinks } from '../../tools/gates/examples.ts';
 import { exportsOf } from '../../tools/gates/exports.ts';
 import { checkout, emptyProject, entries, manifest, type Packed, pack, run, temporaryFolder } from './consumer.ts';
 
@@ -34,12 +35,20 @@ afterAll(() => folder[Symbol.dispose]());
 
 describe('the tarball', () => {
   it('holds the build and the papers, nothing else', () => {
-    const papers = packed.files.filter((file) => !file.startsWith('dist/'));
-    expect(papers.sort()).toEqual(['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json']);
+    const papers = packed.files.filter((file) => !/^(dist|docs)\//.test(file));
+    expect(papers.sort()).toEqual(['CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'README.md', 'package.json']);
     const strangers = packed.files.filter(
       (file) => file.startsWith('dist/') && !/\.(c?js(\.map)?|d\.c?ts)$/.test(file),
     );
     expect(strangers).toEqual([]);
+  });
+
+  it('holds whatever its pages link to', () => {
+    const read = (path: string) =>
+      packed.files.includes(path) ? readFileSync(join(installed, path), 'utf8') : undefined;
+    const pages = packed.files.filter((file) => file.endsWith('.md'));
+    expect(pages.length).toBeGreaterThan(40);
+    expect(pages.flatMap((page) => brokenLinks(page, read))).toEqual([]);
   });
 
   it('has maps that bring their sources along', () => {

@@ -174,7 +174,7 @@ async function playAll(world: World, plan: Plan, screen: Screen, watcher?: Watch
     screen.print(
       ...tableOf(found)
         .slice(1)
-        .map((line) => `  ${line.slice(name.length + 2)}`),
+        .map((line, index) => `  ${line.slice(name.length + 2)}  ${found[index]!.row.cause}`),
     );
     // What is left of one act is not part of the next.
     await world.sleep(isSimulated ? 30_000 : 500);

@@ -26,8 +26,8 @@ export function screenOn(stream: NodeJS.WriteStream): Screen {
     plain: (...lines) => (redraws ? undefined : print(...lines)),
     live(lines) {
       if (!redraws) return;
-      // A line that wraps would take two rows, of which only one would be cleared.
-      const cut = lines.map((line) => line.slice(0, Math.max(10, stream.columns - 1)));
+      // A line that wraps would take two rows, of which only one would be cleared. Some terminals do not know how wide they are.
+      const cut = lines.map((line) => line.slice(0, Math.max(10, (stream.columns || 80) - 1)));
       stream.write(`${clear()}${cut.join('\n')}\n`);
       shown = cut.length;
     },

@@ -6,25 +6,22 @@ export interface Result {
   readonly row: Row;
 }
 
-/** One line of it. */
+/** One line of it, and why. */
 export function cellsOf({ act, row }: Result): string[] {
   return [act, row.what, show(row.naked, row), show(row.protected, row), row.cause];
 }
 
-/** First columns to the left, numbers to the right. */
+/** First columns to the left, numbers to the right; narrow enough for any terminal, so without the reasons, which were told at the end of each act. */
 export function tableOf(results: readonly Result[]): string[] {
-  const head = ['act', '', 'naked', 'protected', 'why'];
+  const head = ['act', '', 'naked', 'protected'];
   const rows = results.map(cellsOf);
   const widths = head.map((title, column) =>
     Math.max(...[head, ...rows].map((cells) => (cells[column] ?? title).length)),
   );
   const line = (cells: readonly string[]) =>
-    cells
-      .map((cell, column) =>
-        column === 2 || column === 3 ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!),
-      )
-      .join('  ')
-      .trimEnd();
+    widths
+      .map((width, column) => (column < 2 ? cells[column]!.padEnd(width) : cells[column]!.padStart(width)))
+      .join('  ');
   return [line(head), ...rows.map(line)];
 }
 

@@ -79,8 +79,6 @@ export interface AdapterHandle extends IdempotencyHandle {
   abandon(): Completion | Promise<Completion>;
 }
 
-/** Attempts that may end without a result. Then the key is in doubt: there is something about it that repeating will not cure. */
-const mostAttempts = 10;
 /** Between tries to record the end, in the background. */
 const shortestPauseMs = 5;
 const longestPauseMs = 1_000;
@@ -263,7 +261,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   }
 
   private endWithout(): Completion | Promise<Completion> {
-    const state = this.record.attempt >= mostAttempts ? 'in-doubt' : 'idle';
+    const state = this.record.attempt >= this.engine.settings.attempts ? 'in-doubt' : 'idle';
     return this.end({ ...this.record, state, fence: this.fence, elapsedMs: this.elapsedMs() });
   }
 

@@ -33,6 +33,8 @@ export interface EngineSettings {
   readonly storeTimeoutMs: number;
   readonly maxBodyBytes: number;
   readonly onLost: 'rerun' | 'resume' | 'refuse';
+  /** Attempts that may end without a result. Then the key is in doubt: there is something about it that repeating will not cure. */
+  readonly attempts: number;
   readonly onStoreDown: 'refuse' | 'run';
   readonly secret: Uint8Array | undefined;
   readonly sealing: Sealing;

@@ -56,6 +56,11 @@ export interface IdempotencyOptions {
    * of phases choose `'refuse'`.
    */
   readonly onLost?: 'rerun' | 'resume' | 'refuse';
+  /**
+   * Attempts that may end without a result, because they failed or were lost; then the key is in doubt until somebody calls `resolve`, since repeating
+   * does not seem to cure it. Where a queue counts for itself, or clients repeat through a long outage, give it more. Default 10; from 1 to 1,000,000.
+   */
+  readonly attempts?: number;
   /** How long a call waits for one that runs elsewhere before it fails with `InFlightError`. Default `'off'`: not at all. `'5s'` suits most. */
   readonly wait?: Duration | 'off';
   /** How long the store may take to begin an operation, and to end it. Default 500 ms; from 1 ms to 24.8 days. */
@@ -154,7 +159,7 @@ export interface Idempotency {
  * For whatever must not happen twice and comes from somebody who repeats it: payments, orders, messages of a queue. Not for reads; and
  * not by itself for an effect in somebody else's system: send {@link IdempotencyHandle.downstreamKey} there.
  *
- * @param options - `store` (required), `ttl`, `lease`, `onLost`, `wait`, `storeTimeout`, `onStoreDown`, `maxBodyBytes`, `fingerprint`,
+ * @param options - `store` (required), `ttl`, `lease`, `onLost`, `attempts`, `wait`, `storeTimeout`, `onStoreDown`, `maxBodyBytes`, `fingerprint`,
  * `serializer`, `secret`, `encryption`, `name`, `on`, `clock`, `random`.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
  * @example
@@ -173,6 +178,7 @@ export function idempotency(options: IdempotencyOptions): Idempotency {
     ttl: withDefault(duration({ max: longestTtlMs }), 86_400_000),
     lease: withDefault(duration({ min: 100 }), 30_000),
     onLost: withDefault<'rerun' | 'resume' | 'refuse'>(oneOf(['rerun', 'resume', 'refuse']), 'rerun'),
+    attempts: withDefault(integer({ min: 1, max: 1_000_000 }), 10),
     wait: withDefault<number | 'off'>(waitField, 'off'),
     storeTimeout: withDefault(duration({}), 500),
     onStoreDown: withDefault<'refuse' | 'run'>(oneOf(['refuse', 'run']), 'refuse'),

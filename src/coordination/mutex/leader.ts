@@ -8,6 +8,8 @@ import { showBriefly } from '../../core/brief.js';
 import { callbackTimer, longestWaitMs } from '../../core/clock.js';
 import { LockLostError, LockUnavailableError, StoreError } from '../../core/errors.js';
 import { checkArgument, checkOptions, func, having, optional } from '../../core/options.js';
+import { safeLeaseMs } from '../lease.js';
+import type { Lease } from './lease-handle.js';
 import { type LockContext, type LockInspection, Locks } from './locks.js';
 import { type LeaseOptions, leaseFields, leaseTerms } from './options.js';
 
@@ -31,8 +33,8 @@ export interface Leader {
   /**
    * Stands for election for as long as it takes, runs the function as the leader, and gives the leadership up when it has ended.
    *
-   * When the term is lost, the signal aborts; once the function has ended it stands again and runs it anew. So it settles only as the
-   * function does in a term that was not lost.
+   * When the term is lost, the signal aborts; once the function has ended it stands again and runs it anew, as it does when `assertHeld(minMs)` finds
+   * a lease too short that was not renewed in time. So it settles only as the function does in a term that was not lost.
    *
    * @throws the signal's reason, when it aborts before there was a term; a {@link StoreError} of a store that is closed or not usable.
    */
@@ -153,7 +155,7 @@ class Candidate implements Leader {
         try {
           return await fn(context);
         } catch (error) {
-          failure = error;
+          if (!this.isRunningOut(error, context.lease)) failure = error;
           throw error;
         } finally {
           this.terms.delete(context);
@@ -162,13 +164,28 @@ class Candidate implements Leader {
       try {
         return await this.locks.run(this.name, 'exclusive', term, { signal });
       } catch (error) {
-        // The function itself may throw one: of another lock, or because its own is not held for as long as it wants.
+        // The function itself may throw one: of another lock, or because it wants its own for longer than a lease lasts.
         const isTermLost = error instanceof LockLostError && error !== failure;
         const isOver = hasBegun ? !isTermLost : !isPassing(error);
         if (isOver || signal.aborted) throw error;
         if (!hasBegun) await this.pause(signal);
       }
     }
+  }
+
+  /**
+   * Whether it is the error of a lease that has not been renewed in time, and so is too short for the function's next step: the term ends as one
+   * that is lost. One that is renewed always has more than half left.
+   */
+  private isRunningOut(error: unknown, lease: Lease): boolean {
+    const { ttlMs, marginMs } = this.locks.settings;
+    return (
+      error instanceof LockLostError &&
+      error.reason === 'short' &&
+      error.key === lease.key &&
+      error.fence === lease.fence &&
+      lease.remaining() < safeLeaseMs(ttlMs, marginMs) / 2
+    );
   }
 
   private signalOf(operation: string, options: LeaderRunOptions | undefined): AbortSignal | undefined {

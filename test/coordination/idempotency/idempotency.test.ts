@@ -185,6 +185,18 @@ describe('idempotency', () => {
     expect(outcomes().slice(-3)).toEqual(['released', 'in-doubt', 'in-doubt']);
   });
 
+  it.each([1, 25])('gives up after as many attempts as it is told: %i', async (attempts) => {
+    const { once } = setUp({ attempts });
+    let begun = 0;
+    const fail = () => {
+      begun++;
+      throw new RangeError('no');
+    };
+    for (let count = 0; count < attempts; count++) await expect(once.run('k', fail, scope)).rejects.toThrow(RangeError);
+    await expect(once.run('k', fail, scope)).rejects.toMatchObject({ code: 'ERR_IN_DOUBT' });
+    expect(begun).toBe(attempts);
+  });
+
   it('keeps an error that comes after a seal', async () => {
     const { once, outcomes } = setUp();
     let runs = 0;

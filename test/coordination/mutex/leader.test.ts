@@ -275,6 +275,26 @@ describe('leader', () => {
     expect(terms).toBe(1);
   });
 
+  it('stands again when its function finds its lease, which could not be renewed, too short for the next step', async () => {
+    const { clock, candidate, cut, setDown } = bench();
+    const fences: number[] = [];
+    const running = candidate(cut).run(async ({ lease, fence }) => {
+      fences.push(fence);
+      if (fences.length > 1) return 'led again';
+      setDown(true);
+      for (;;) {
+        await clock.sleep(50);
+        lease.assertHeld(100);
+      }
+    });
+    await clock.advance(5_000);
+    expect(fences).toHaveLength(1);
+    setDown(false);
+    await clock.advance(5_000);
+    expect(await running).toBe('led again');
+    expect(fences[1]).toBeGreaterThan(fences[0]!);
+  });
+
   it('gives a candidacy up that came to nothing', async () => {
     const { clock, candidate } = bench();
     const one = candidate();

@@ -1,4 +1,3 @@
-export type { ConformanceSettings } from './conformance-bench.js';
 export type { Distribution } from './distribution.js';
 export {
   type FaultDirection,
@@ -36,6 +35,7 @@ export {
   RemoteError,
   SimulationError,
 } from './simulation-error.js';
+export type { ConformanceSettings } from './store-bench.js';
 export {
   type ConformanceCase,
   type StoreConformanceOptions,

@@ -5,14 +5,14 @@
  * one key to two owners, loses a claim early, or forgets a version fails a case.
  */
 import type { Lease } from '../coordination/mutex/lease-handle.js';
-import { type Mutex, mutex } from '../coordination/mutex/mutex.js';
-import { type Semaphore, semaphore } from '../coordination/mutex/semaphore.js';
+import type { Mutex } from '../coordination/mutex/mutex.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import { LockLostError, LockUnavailableError, StoreError } from '../core/errors.js';
 import { checkOptions, func, having, integer, number, optional, withDefault } from '../core/options.js';
 import type { Store } from '../stores/store.js';
-import type { ConformanceSettings } from './conformance-bench.js';
 import { checkLinearizability, History, type LockOperation, type LockResult, lockModel } from './history/index.js';
+import { Bench, longTtlMs, patienceMs, ttlMs } from './mutex-bench.js';
+import type { ConformanceSettings } from './store-bench.js';
 import type { ConformanceCase } from './store-conformance.js';
 
 /** Options of {@link mutexConformance}. */
@@ -89,164 +89,10 @@ export function mutexConformance(options: MutexConformanceOptions): ConformanceC
 
 type Case = readonly [law: number, name: string, body: (bench: Bench) => Promise<void>];
 
-interface Checked {
-  readonly make: MutexConformanceOptions['make'];
-  readonly clock: Clock;
-  readonly pass: ((ms: number) => Promise<void>) | undefined;
-  readonly toleranceMs: number;
-  readonly contenders: number;
-  readonly sections: number;
-}
-
-const ttlMs = 900;
-/** Of a lease that no case waits for: a machine with much to do must not end it. */
-const longTtlMs = 30_000;
-const maxValueBytes = 2 ** 20;
 /** Less than the shortest time for which anything could be left over. */
 const soonMs = 250;
 /** A waiter that is not told looks after as long as this, at best. */
 const handOverMs = 25;
-/** No answer of a healthy store takes this long. */
-const patienceMs = 60_000;
-
-/** What a verb of a store that a case has in hand comes to. */
-type Fate = 'ok' | 'hung' | 'lost-reply' | 'never-arrives';
-
-/** A store between a lock and the real one, for the faults. */
-class Unsteady implements Store {
-  fate: Fate = 'ok';
-  /** Verbs that have begun. */
-  calls = 0;
-  readonly native: Store['native'];
-  private readonly inner: Store;
-
-  constructor(inner: Store) {
-    this.inner = inner;
-    this.native = this.nativeOf(inner.native);
-  }
-
-  read: Store['read'] = (key, options) => this.through('read', () => this.inner.read(key, options));
-  write: Store['write'] = (key, value, options) => this.through('write', () => this.inner.write(key, value, options));
-  remove: Store['remove'] = (key, options) => this.through('remove', () => this.inner.remove(key, options));
-
-  /** What changes something goes through as the verbs do. */
-  private nativeOf(native: Store['native']): Store['native'] {
-    const { queue, guardedWrite } = native ?? {};
-    const through = <T>(operation: string, verb: () => Promise<T>) => this.through(operation, verb);
-    return {
-      ...native,
-      ...(guardedWrite && {
-        guardedWrite: (key, value, options) => through('write', () => guardedWrite(key, value, options)),
-      }),
-      ...(queue && {
-        queue: {
-          enter: (key, ticket, value, options) => through('enter', () => queue.enter(key, ticket, value, options)),
-          pass: (key, options) => through('remove', () => queue.pass(key, options)),
-          leave: (key, tickets, options) => through('leave', () => queue.leave(key, tickets, options)),
-          size: (key, options) => through('read', () => queue.size(key, options)),
-        },
-      }),
-    };
-  }
-
-  private async through<T>(operation: string, verb: () => Promise<T>): Promise<T> {
-    this.calls++;
-    const { fate } = this;
-    if (fate === 'hung') return new Promise<T>(() => {});
-    const lost = { store: 'test', operation, reason: 'timeout', applied: 'unknown', detail: 'no answer came' } as const;
-    if (fate === 'never-arrives') throw new StoreError(lost);
-    const answer = await verb();
-    if (fate === 'lost-reply') throw new StoreError(lost);
-    return answer;
-  }
-}
-
-class Bench {
-  readonly contenders: number;
-  readonly sections: number;
-  readonly toleranceMs: number;
-  private readonly prefix = `mutex-${globalThis.crypto.randomUUID()}`;
-  private readonly opened = new Set<Store>();
-  private readonly law: number;
-  private readonly checked: Checked;
-
-  constructor(law: number, checked: Checked) {
-    this.law = law;
-    this.checked = checked;
-    this.contenders = checked.contenders;
-    this.sections = checked.sections;
-    this.toleranceMs = checked.toleranceMs;
-  }
-
-  async store(): Promise<Store> {
-    const store = await this.checked.make({ prefix: this.prefix, maxValueBytes });
-    this.opened.add(store);
-    return store;
-  }
-
-  /** Locks of a process of its own. */
-  async locks(store?: Store, more: Partial<Parameters<typeof mutex>[0]> = {}): Promise<Mutex> {
-    return mutex({ store: store ?? (await this.store()), clock: this.checked.clock, ttl: ttlMs, wait: '60s', ...more });
-  }
-
-  async permits(permits: number): Promise<Semaphore> {
-    return semaphore({ store: await this.store(), clock: this.checked.clock, ttl: longTtlMs, wait: '60s', permits });
-  }
-
-  async unsteady(): Promise<Unsteady> {
-    return new Unsteady(await this.store());
-  }
-
-  get clock(): Clock {
-    return this.checked.clock;
-  }
-
-  now(): number {
-    return this.checked.clock.now();
-  }
-
-  async pass(ms: number): Promise<void> {
-    if (this.checked.pass === undefined) await new Promise((resolve) => globalThis.setTimeout(resolve, ms));
-    else await this.checked.pass(ms);
-  }
-
-  /** Waits for a promise; where time is virtual, lets it pass meanwhile. */
-  async settled<T>(promise: Promise<T>): Promise<T> {
-    const { pass } = this.checked;
-    let isOver = false;
-    const over = promise.finally(() => {
-      isOver = true;
-    });
-    over.catch(() => {});
-    if (pass !== undefined) for (let ms = 0; !isOver && ms < patienceMs; ms++) await pass(1);
-    else {
-      const late = new Promise<never>((_, reject) => {
-        const timer = globalThis.setTimeout(() => reject(new Error('it has not come to an end')), patienceMs);
-        over.catch(() => {}).finally(() => globalThis.clearTimeout(timer));
-      });
-      return Promise.race([over, late]);
-    }
-    this.claim(isOver, () => 'it has not come to an end');
-    return over;
-  }
-
-  async errorOf(promise: Promise<unknown>): Promise<unknown> {
-    return this.settled(
-      promise.then(
-        () => undefined,
-        (error: unknown) => error,
-      ),
-    );
-  }
-
-  claim(holds: boolean, broken: () => string): asserts holds {
-    if (!holds) throw new Error(`case ${this.law} of locks is broken: ${broken()}`);
-  }
-
-  async close(): Promise<void> {
-    for (const store of this.opened) await (store as { close?(): Promise<void> }).close?.();
-  }
-}
 
 const cases: readonly Case[] = [
   [1, 'one holds it, others are told, and it is free afterwards', basics],

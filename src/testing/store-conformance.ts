@@ -6,6 +6,7 @@
  */
 import { checkOptions, func, integer, number, oneOf, optional, withDefault } from '../core/options.js';
 import type { Store, StoreWriteOptions } from '../stores/store.js';
+import { checkLinearizability } from './history/index.js';
 import {
   Bench,
   bytes,
@@ -15,9 +16,8 @@ import {
   isSame,
   minute,
   show,
-} from './conformance-bench.js';
-import { consumeCases, readManyCases, watchCases } from './conformance-native.js';
-import { checkLinearizability } from './history/index.js';
+} from './store-bench.js';
+import { consumeCases, readManyCases, watchCases } from './store-capabilities.js';
 import { playHistory } from './store-histories.js';
 import { storeModel } from './store-model.js';
 

@@ -1,9 +1,9 @@
 /** Store histories: clients of one store that do random things to the same keys at the same time, as the history checker wants them. */
 import { StoreError } from '../core/errors.js';
 import type { Entry, Store } from '../stores/store.js';
-import { bytes, minute, text } from './conformance-bench.js';
 import { History } from './history/index.js';
 import { type SeededRandom, seededRandom } from './random.js';
+import { bytes, minute, text } from './store-bench.js';
 import type { StoreModelEntry, StoreOperation, StoreResult } from './store-model.js';
 
 /** Lets each client do a few random things to the same two keys at the same time. */

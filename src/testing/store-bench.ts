@@ -1,5 +1,5 @@
 /**
- * Conformance bench: what a case of the store conformance suite works with.
+ * Store bench: what a case of the store conformance suite works with.
  *
  * Promise: a claim that does not hold ends the case with an error that names the law; all stores that were opened are closed.
  */

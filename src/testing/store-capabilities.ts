@@ -4,7 +4,7 @@
  * Promise: a store without a capability passes its cases; one that has it and breaks its law fails one of them.
  */
 import type { NativeCapabilities, Store, StoreChange, StoreWatch } from '../stores/store.js';
-import { type Bench, bytes, type Case, type Closable, minute, show, text } from './conformance-bench.js';
+import { type Bench, bytes, type Case, type Closable, minute, show, text } from './store-bench.js';
 
 /** How long a change may take to be told, and how long a case waits for what must not come. */
 const toldWithinMs = 10_000;

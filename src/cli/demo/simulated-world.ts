@@ -5,11 +5,12 @@
 import { memoryStore } from '../../stores/memory.js';
 import type { Store } from '../../stores/store.js';
 import type { SimulatedNode, SimulatedProcess } from '../../testing/node.js';
-import { seededRandom } from '../../testing/random.js';
+import { type SeededRandom, seededRandom } from '../../testing/random.js';
 import { simulate } from '../../testing/simulation.js';
+import type { World as SimulatedWorld } from '../../testing/world.js';
 import { Bank, type BankRequest } from './bank.js';
 import { runJobs } from './job.js';
-import { type Path, paths, type ShopParts, shopOf, type UserRequest } from './shop.js';
+import { type Path, type ShopParts, shopOf, type UserRequest } from './shop.js';
 import type { World } from './world.js';
 
 /** Plays in a world of its own; nothing of it is real but the code. */
@@ -22,88 +23,44 @@ export async function inSimulation<T>(
   const { result } = await simulate({ seed, ...bounds, network: { delay: { min: 0.2, max: 1 } } }, async (world) => {
     const random = seededRandom(seed);
     const users = world.node('users');
-    const banks = new Map<Path, Bank>();
-    const workers = new Map<Path, SimulatedNode[]>();
-    const jobs = new Map<Path, SimulatedNode[]>();
     let turn = 0;
     let jobsEnd = new AbortController();
-
-    for (const path of paths) {
-      const bank = world.node(`${path} bank`, {
-        start(process) {
-          const served = new Bank(process.clock, random.fork(path));
-          banks.set(path, served);
-          process.serve((request: BankRequest) => served.serve(request));
-        },
-      });
-      const database = world.node(`${path} database`, {
-        start(process) {
-          const store = memoryStore({ clock: process.clock, max: 10_000_000 });
-          process.serve(({ verb, given }: Verb) => verbOf(store, verb, given));
-        },
-      });
-      const partsOf = (process: SimulatedProcess): ShopParts => ({
-        clock: process.clock,
-        random: process.random,
-        patienceMs,
-        store: remoteStore(process, database),
-        bank: (request, signal) => process.request(bank, request, signal && { signal }),
-      });
-      workers.set(
-        path,
-        [1, 2].map((number) =>
-          world.node(`${path} worker ${number}`, {
-            start(process) {
-              const shop = shopOf(path, partsOf(process));
-              process.serve((request: UserRequest) => shop(request));
-            },
-          }),
-        ),
-      );
-      jobs.set(
-        path,
-        [1, 2].map((number) =>
-          world.node(`${path} job ${number}`, {
-            start(process) {
-              process.serve(
-                () =>
-                  void process.run('jobs', () => runJobs(path, process.node.name, partsOf(process), jobsEnd.signal)),
-              );
-            },
-          }),
-        ),
-      );
-    }
+    const paths = {
+      naked: pathIn(world, 'naked', random, patienceMs, () => jobsEnd.signal),
+      protected: pathIn(world, 'protected', random, patienceMs, () => jobsEnd.signal),
+    };
+    const all = Object.values(paths);
     const user = await users.run('users', (process) => process);
     return play({
       clock: user.clock,
       random: random.fork('users'),
       patienceMs,
       sleep: (ms) => user.sleep(ms),
-      ask: (path, request, signal) => user.request(workers.get(path)![(turn++ >> 1) & 1]!, request, { signal }),
+      ask: (path, request, signal) => user.request(paths[path].workers[(turn++ >> 1) & 1]!, request, { signal }),
       async setWeather(weather) {
-        for (const bank of banks.values()) bank.weather = weather;
+        for (const { bank } of all) bank().weather = weather;
       },
       async restartBanks() {
-        for (const bank of banks.values()) bank.restart();
+        for (const { bank } of all) bank().restart();
       },
-      counts: async (path) => banks.get(path)!.counts(),
+      counts: async (path) => paths[path].bank().counts(),
       async killWorker(path, downMs) {
-        const [worker] = workers.get(path)!;
+        const [worker] = paths[path].workers;
         worker!.crash();
         await user.sleep(downMs);
         worker!.restart();
       },
       async freezeOwner(path, frozenMs) {
-        const name = banks.get(path)!.counts().owner;
-        const owner = jobs.get(path)!.find((node) => node.name === name);
+        const { bank, jobs } = paths[path];
+        const name = bank().counts().owner;
+        const owner = jobs.find((node) => node.name === name);
         owner?.freeze();
         await user.sleep(frozenMs);
         owner?.thaw();
       },
       async startJobs() {
         jobsEnd = new AbortController();
-        await Promise.all([...jobs.values()].flat().map((node) => user.request(node, 'begin')));
+        await Promise.all(all.flatMap(({ jobs }) => jobs).map((node) => user.request(node, 'begin')));
       },
       async stopJobs() {
         jobsEnd.abort();
@@ -112,6 +69,61 @@ export async function inSimulation<T>(
     });
   });
   return result;
+}
+
+/** The machines of one path. */
+interface Machines {
+  /** What its machine runs now. */
+  readonly bank: () => Bank;
+  readonly workers: readonly SimulatedNode[];
+  readonly jobs: readonly SimulatedNode[];
+}
+
+/** A bank, a database, two workers of the shop and two of the job. */
+function pathIn(
+  world: SimulatedWorld,
+  path: Path,
+  random: SeededRandom,
+  patienceMs: number,
+  jobsEnd: () => AbortSignal,
+): Machines {
+  let served: Bank;
+  const bank = world.node(`${path} bank`, {
+    start(process) {
+      served = new Bank(process.clock, random.fork(path));
+      process.serve((request: BankRequest) => served.serve(request));
+    },
+  });
+  const database = world.node(`${path} database`, {
+    start(process) {
+      const store = memoryStore({ clock: process.clock, max: 10_000_000 });
+      process.serve(({ verb, given }: Verb) => verbOf(store, verb, given));
+    },
+  });
+  const partsOf = (process: SimulatedProcess): ShopParts => ({
+    clock: process.clock,
+    random: process.random,
+    patienceMs,
+    store: remoteStore(process, database),
+    bank: (request, signal) => process.request(bank, request, signal && { signal }),
+  });
+  const workers = [1, 2].map((number) =>
+    world.node(`${path} worker ${number}`, {
+      start(process) {
+        const shop = shopOf(path, partsOf(process));
+        process.serve((request: UserRequest) => shop(request));
+      },
+    }),
+  );
+  const jobs = [1, 2].map((number) =>
+    world.node(`${path} job ${number}`, {
+      start(process) {
+        const run = () => runJobs(path, process.node.name, partsOf(process), jobsEnd());
+        process.serve(() => void process.run('jobs', run));
+      },
+    }),
+  );
+  return { bank: () => served, workers, jobs };
 }
 
 interface Verb {

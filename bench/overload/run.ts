@@ -8,7 +8,8 @@
 import './sources.ts';
 import { parseArgs } from 'node:util';
 
-const { grid, median } = await import('../../src/testing/overload/overload.ts');
+const { grid } = await import('../../src/testing/overload/overload.ts');
+const { median } = await import('../../test/support/median.ts');
 const { adaptive, byStandard, onlyTimeout, oracle, published, unprotected } = await import(
   '../../test/simulation/support/strategies.ts'
 );

@@ -15,7 +15,8 @@ import {
   standard,
   timeout,
 } from '../../src/index.js';
-import { grid, median, play, type Scenario, type Strategy } from '../../src/testing/overload/overload.js';
+import { grid, play, type Scenario, type Strategy } from '../../src/testing/overload/overload.js';
+import { median } from '../support/median.ts';
 
 const kinds = ['retry', 'breaker', 'bulkhead', 'timeout'] as const;
 type Kind = (typeof kinds)[number];

@@ -3,8 +3,9 @@
  */
 import { describe, expect, it } from 'vitest';
 import { seededRandom, virtualClock } from '../../src/testing/index.js';
-import { grid, median, type Played, play, type Scenario, type Strategy } from '../../src/testing/overload/overload.js';
+import { grid, type Played, play, type Scenario, type Strategy } from '../../src/testing/overload/overload.js';
 import { type Shape, serviceOf } from '../../src/testing/overload/services.js';
+import { median } from '../support/median.ts';
 import { adaptive, onlyTimeout, oracle, published, unprotected } from './support/strategies.ts';
 
 const seeds = [1, 2, 3];

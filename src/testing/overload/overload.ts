@@ -355,7 +355,3 @@ export const grid: Readonly<Record<string, Shape>> = Object.fromEntries(
     ]),
   ),
 );
-
-export function median(values: readonly number[]): number {
-  return [...values].sort((left, right) => left - right)[values.length >> 1] ?? Number.NaN;
-}

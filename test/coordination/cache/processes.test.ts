@@ -10,6 +10,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { postgresStore } from '../../../src/stores/postgres.js';
 import { esbuildLowering } from '../../../tools/lowering.ts';
 import { drivers } from '../../stores/postgres-clients.ts';
+import { median } from '../../support/median.ts';
 import { postgresHome, startPostgres } from '../../support/servers/postgres.ts';
 import { redisProgram, startRedis } from '../../support/servers/redis.ts';
 import type { ServerProcess } from '../../support/servers/server-process.ts';
@@ -237,7 +238,6 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
       for (let call = 0; call < 3; call++) first.push(await took(`first ${call}`));
       const later: number[] = [];
       for (let call = 0; call < 10; call++) later.push(await took(`later ${call}`));
-      const median = (times: number[]) => times.toSorted((one, other) => one - other)[times.length >> 1]!;
       // Not the 10 s of the store itself, but half a second, which the others do not pay.
       expect(median(first)).toBeLessThan(loadMs + 5_000);
       expect(median(later)).toBeLessThan(median(first) - 250);

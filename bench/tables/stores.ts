@@ -62,7 +62,7 @@ function inTurns(bare: Operation, own: Operation): Operation {
 }
 
 /** node-redis answers bytes where it is told to; 36 is the code of strings in RESP. */
-const answeringBytes = (client: RedisClientType) => client.withTypeMapping({ [36]: Buffer });
+const answeringBytes = (client: RedisClientType) => client.withTypeMapping({ 36: Buffer });
 
 const bareRedis: Readonly<Record<string, Readonly<Record<Verb, (client: never) => Operation>>>> = {
   ioredis: {

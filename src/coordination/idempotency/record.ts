@@ -113,7 +113,7 @@ export function decodeRecord(bytes: Uint8Array): IdempotencyRecord {
   const trace = reader.take(2);
   const result = reader.take(4);
   const memo: Memo[] = [];
-  for (let count = reader.count(); count > 0; count--) memo.push({ name: reader.text(2), value: reader.take(4) });
+  for (let count = reader.count(); count > 0; count--) memo.push({ name: reader.text(), value: reader.take(4) });
   if (state === undefined || (flags & ~knownFlags) !== 0 || !reader.isAtEnd)
     throw damaged(bytes, 'its parts do not fit');
   return {
@@ -187,8 +187,8 @@ class Reader {
     return length === 0 ? noBytes : this.bytes.subarray(this.at - length, this.at);
   }
 
-  text(lengthBytes: 2 | 4): string {
-    return this.decode(this.take(lengthBytes));
+  text(): string {
+    return this.decode(this.take(2));
   }
 
   decode(part: Uint8Array): string {

@@ -91,7 +91,7 @@ export class Locks {
       return Promise.reject(error);
     };
     try {
-      const { signal, wait = settings.waitMs } = this.checkCall('acquire', options);
+      const { signal, wait = settings.waitMs } = this.checkCall(options);
       if (typeof keys !== 'string') return this.acquireAll(this.sorted(keys), mode, startMs + wait, signal).catch(fail);
       const lease = this.acquireOne(keys, mode, wait, signal);
       return lease instanceof Promise ? lease.catch(fail) : Promise.resolve(lease);
@@ -262,12 +262,12 @@ export class Locks {
     });
   }
 
-  private checkCall(
-    operation: string,
-    options: AcquireOptions | undefined,
-  ): { signal?: AbortSignal | undefined; wait?: number | undefined } {
+  private checkCall(options: AcquireOptions | undefined): {
+    signal?: AbortSignal | undefined;
+    wait?: number | undefined;
+  } {
     if (options === undefined) return {};
-    return checkOptions(`${this.settings.name}.${operation}`, options, {
+    return checkOptions(`${this.settings.name}.acquire`, options, {
       signal: optional(having<AbortSignal>('an AbortSignal', 'addEventListener', 'removeEventListener')),
       wait: optional(duration({ min: 0 })),
     });

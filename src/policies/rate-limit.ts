@@ -19,6 +19,7 @@ import {
   duration,
   type Field,
   flag,
+  func,
   impossibleOption,
   integer,
   oneOf,
@@ -112,7 +113,7 @@ type Cost = number | ((call: Call) => number);
 
 const costField: Field<Cost> = {
   allowed: 'a number of at least 0 or a function of the call',
-  parse: (value) => (isCost(value) || typeof value === 'function' ? (value as Cost) : undefined),
+  parse: (value) => (isCost(value) ? value : func<(call: Call) => number>().parse(value)),
 };
 
 function isCost(value: unknown): value is number {

@@ -26,6 +26,7 @@ import {
   mutex,
   OptionsError,
   pipeline,
+  rateLimit,
   retry,
   retryBudget,
   timeout,
@@ -113,6 +114,14 @@ describe('OptionsError', () => {
     ],
     ['fallback: option "answer" must be a function, got 5', () => fallback(wrong(5))],
     ['retry: option "handles" must be a function, got the class TypeError', () => retry(wrong({ handles: TypeError }))],
+    [
+      `retry: option "backoff" must be exponential(), constant('1s') or another function, got the class Store`,
+      () => retry(wrong({ backoff: Store })),
+    ],
+    [
+      'rateLimit: option "cost" must be a number of at least 0 or a function of the call, got the class Store',
+      () => rateLimit(wrong({ limit: 1, cost: Store })),
+    ],
     ['hedge: option "handles" must be a function, got the class Error', () => hedge(wrong({ handles: Error }))],
     ['timeout: option "on" must be a function, got the class Store', () => timeout(wrong({ after: 1, on: Store }))],
     [

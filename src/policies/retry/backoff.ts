@@ -12,6 +12,7 @@ import {
   checkOptions,
   duration,
   type Field,
+  func,
   impossibleOption,
   number,
   oneOf,
@@ -148,7 +149,7 @@ const factories: readonly unknown[] = [exponential, decorrelated, constant];
 /** The backoff of a retry. A factory is a function as well, and would fail only when the first delay is asked for. */
 export const backoffField: Field<Backoff> = {
   allowed: "exponential(), constant('1s') or another function",
-  parse: (value) => (typeof value === 'function' && !factories.includes(value) ? (value as Backoff) : undefined),
+  parse: (value) => (factories.includes(value) ? undefined : func<Backoff>().parse(value)),
   shown: (value) => (factories.includes(value) ? 'the factory itself; call it' : show(value)),
 };
 

@@ -304,7 +304,6 @@ class Session implements SessionLock {
     const leftMs = this.leftMs();
     this.state = 'released';
     this.background.cancel(this.beat);
-    this.background.cancel(this.deadline);
     let isLate = () => {};
     const late = new Promise<undefined>((resolve) => {
       isLate = () => resolve(undefined);

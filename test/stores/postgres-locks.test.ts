@@ -220,6 +220,8 @@ class FakeClient extends EventEmitter {
 
   async end(): Promise<void> {
     this.hasEnded = true;
+    // As a socket that closes does, later.
+    setImmediate(() => this.emit('end'));
   }
 }
 
@@ -332,6 +334,9 @@ describe('sessionLock on a client that answers as told', () => {
     const lock = await lost.take();
     lost.client.isLocked = 'false';
     expect([await lock.release(), await lock.release(), lock.held()]).toEqual(['lost', 'lost', false]);
+    // Its connection says that it has ended, which is no news.
+    await new Promise(setImmediate);
+    expect(lock.signal.aborted).toBe(false);
     const slow = bench();
     const late = await slow.take();
     slow.client.delay = () => slow.clock.sleep(500);
@@ -349,6 +354,7 @@ describe('sessionLock on a client that answers as told', () => {
 
   it.each([
     [undefined, 'key', {}, 'connect'],
+    [new FakeClient(), 'key', {}, 'connect'],
     [async () => new FakeClient(), '', {}, 'key'],
     [async () => new FakeClient(), 5, {}, 'key'],
     [async () => new FakeClient(), 'key', { ttl: 999 }, 'ttl'],

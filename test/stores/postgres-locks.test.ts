@@ -319,6 +319,20 @@ describe('sessionLock on a client that answers as told', () => {
     expect((await take({ wait: 0 })).held()).toBe(true);
   });
 
+  it('tells by a StoreError what the server says, or its connection, instead of giving it', async () => {
+    for (const [error, reason] of [
+      [Object.assign(new Error('terminating connection'), { code: '57P01' }), 'closed'],
+      [new Error('Connection terminated unexpectedly'), 'closed'],
+      [Object.assign(new Error('too many locks'), { code: '53200' }), 'full'],
+    ] as const) {
+      const { client, take } = bench();
+      client.delay = (sql) => (sql.includes('pg_advisory_lock') ? Promise.reject(error) : undefined);
+      await expect(take()).rejects.toMatchObject({
+        ...{ code: 'ERR_STORE', operation: 'lock', applied: 'no', reason, cause: error },
+      });
+    }
+  });
+
   it('is given back by the number that it was taken by, and its connection is ended then', async () => {
     const { clock, client, take } = bench();
     const number = createHash('sha256').update('key').digest().readBigInt64BE();

@@ -19,7 +19,7 @@ import {
   withDefault,
 } from '../core/options.js';
 import type { PgListener, PostgresTransaction } from './postgres-drivers.js';
-import { failure } from './postgres-failures.js';
+import { failure, failureOf } from './postgres-failures.js';
 
 /** Options of {@link transactionLock}. */
 export interface TransactionLockOptions {
@@ -132,7 +132,7 @@ export async function transactionLock(
  *
  * @param connect - Makes a connected client of `pg`, to the server itself; it is ended with the lock.
  * @throws {@link LockUnavailableError} `ERR_LOCK_UNAVAILABLE`, when it waited too long; the reason of the signal.
- * @throws {@link StoreError} `ERR_STORE`, reason `'invalid'` behind a pooler or with Postgres before 14; else when the connection fails.
+ * @throws {@link StoreError} `ERR_STORE`, reason `'invalid'` behind a pooler or with Postgres before 14; else when the connection fails. Whatever `connect` throws.
  * @example
  * ```ts no-run
  * import { sessionLock } from 'holdfast/postgres';
@@ -180,14 +180,16 @@ export async function sessionLock(
   const connecting = (async () => new Session(await connect(), key, ttl, margin ?? ttl / 10, clock))();
   try {
     const session = await Promise.race([connecting, aborted]);
-    await Promise.race([session.lock(wait), session.broken, aborted]);
+    const locked = session.lock(wait).catch((error) => {
+      throw refusalOf(error, key, wait);
+    });
+    await Promise.race([locked, session.broken, aborted]);
     return session;
   } catch (error) {
     connecting.then(
       (session) => session.end(),
       () => {},
     );
-    if (codeOf(error) === lockTimeoutCode) throw unavailable(name, key, wait, error);
     throw error;
   } finally {
     signal?.removeEventListener('abort', onAbort);
@@ -304,7 +306,6 @@ class Session implements SessionLock {
     const leftMs = this.leftMs();
     this.state = 'released';
     this.background.cancel(this.beat);
-    this.background.cancel(this.deadline);
     let isLate = () => {};
     const late = new Promise<undefined>((resolve) => {
       isLate = () => resolve(undefined);
@@ -391,6 +392,13 @@ export function isTransaction(value: unknown): value is PostgresTransaction {
 
 function codeOf(error: unknown): unknown {
   return (error as { readonly code?: unknown } | undefined)?.code;
+}
+
+/** Why the lock of a session was not got. What was asked for is over with its connection. */
+function refusalOf(error: unknown, key: string, waitMs: number): Error {
+  if (error instanceof LockUnavailableError) return error;
+  if (codeOf(error) === lockTimeoutCode) return unavailable('sessionLock', key, waitMs, error);
+  return failureOf('lock', error, true);
 }
 
 function unavailable(policy: string, key: string, waitMs: number, cause?: unknown): LockUnavailableError {

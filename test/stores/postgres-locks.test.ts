@@ -220,6 +220,8 @@ class FakeClient extends EventEmitter {
 
   async end(): Promise<void> {
     this.hasEnded = true;
+    // As a socket that closes does, later.
+    setImmediate(() => this.emit('end'));
   }
 }
 
@@ -317,6 +319,20 @@ describe('sessionLock on a client that answers as told', () => {
     expect((await take({ wait: 0 })).held()).toBe(true);
   });
 
+  it('tells by a StoreError what the server says, or its connection, instead of giving it', async () => {
+    for (const [error, reason] of [
+      [Object.assign(new Error('terminating connection'), { code: '57P01' }), 'closed'],
+      [new Error('Connection terminated unexpectedly'), 'closed'],
+      [Object.assign(new Error('too many locks'), { code: '53200' }), 'full'],
+    ] as const) {
+      const { client, take } = bench();
+      client.delay = (sql) => (sql.includes('pg_advisory_lock') ? Promise.reject(error) : undefined);
+      await expect(take()).rejects.toMatchObject({
+        ...{ code: 'ERR_STORE', operation: 'lock', applied: 'no', reason, cause: error },
+      });
+    }
+  });
+
   it('is given back by the number that it was taken by, and its connection is ended then', async () => {
     const { clock, client, take } = bench();
     const number = createHash('sha256').update('key').digest().readBigInt64BE();
@@ -332,6 +348,9 @@ describe('sessionLock on a client that answers as told', () => {
     const lock = await lost.take();
     lost.client.isLocked = 'false';
     expect([await lock.release(), await lock.release(), lock.held()]).toEqual(['lost', 'lost', false]);
+    // Its connection says that it has ended, which is no news.
+    await new Promise(setImmediate);
+    expect(lock.signal.aborted).toBe(false);
     const slow = bench();
     const late = await slow.take();
     slow.client.delay = () => slow.clock.sleep(500);
@@ -349,6 +368,7 @@ describe('sessionLock on a client that answers as told', () => {
 
   it.each([
     [undefined, 'key', {}, 'connect'],
+    [new FakeClient(), 'key', {}, 'connect'],
     [async () => new FakeClient(), '', {}, 'key'],
     [async () => new FakeClient(), 5, {}, 'key'],
     [async () => new FakeClient(), 'key', { ttl: 999 }, 'ttl'],

@@ -117,7 +117,6 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
 
   /** Ends it now: those who wait get the reason, the loader's signal aborts, the lease is given back. */
   abort(reason: unknown): void {
-    this.isFenced = true;
     this.fail(reason);
     this.controller.abort(reason);
   }
@@ -180,7 +179,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
 
   private fail(error: unknown): void {
     this.fence();
-    if (!this.waiters.isSettled) this.waiters.fail(error);
+    this.waiters.fail(error);
   }
 
   /** Those who wait get the stale value, if there is one, when `softTimeout` has passed; the search goes on. */

@@ -374,11 +374,39 @@ describe('captureAnswer', () => {
         response.write('late', (error) => {
           code = (error as NodeJS.ErrnoException).code;
         });
+        response.destroy();
       });
       response.end('x');
     };
-    await withServer(captured(listener, observed()), (port) => send(port, {}));
+    const seen = observed();
+    await withServer(captured(listener, seen), (port) => send(port, {}));
     await expect.poll(() => code, { timeout: 10_000 }).toBe('ERR_STREAM_WRITE_AFTER_END');
+    expect(seen.broken).toBe(0);
+  });
+
+  it('takes a client that leaves while its answer is taken care of for none that left before, and tells it then', async () => {
+    const seen = observed();
+    let closes = 0;
+    let isLost = false;
+    let store = () => {};
+    const stored = new Promise<void>((resolve) => {
+      store = resolve;
+    });
+    const listener: Listener = (request, response) => {
+      response.on('close', () => closes++);
+      request.socket.once('close', () => {
+        isLost = true;
+      });
+      response.end('x');
+    };
+    await withServer(captured(listener, seen, { wait: () => stored }), async (port) => {
+      await sendAndLeave(port, requestBytes({}), { afterSent: 1_000 });
+      await expect.poll(() => isLost, { timeout: 10_000 }).toBe(true);
+      expect([seen.gone, closes]).toEqual([0, 0]);
+      store();
+      await expect.poll(() => closes).toBe(1);
+    });
+    expect([seen.gone, seen.broken]).toEqual([0, 0]);
   });
 
   it('destroys the connection for who kept its socket when the answer is out', async () => {
@@ -553,8 +581,10 @@ describe('an answer whose head waits', () => {
   it('is replaced by another one, and whatever its handler does then goes nowhere', async () => {
     const told: unknown[] = [];
     let write = () => {};
-    const { answer } = await waiting(
+    let closes = 0;
+    const { seen, answer } = await waiting(
       (_request, response) => {
+        response.once('close', () => closes++);
         response.writeHead(503, { 'X-A': '1' });
         response.write('first,');
         write = () => {
@@ -575,6 +605,8 @@ describe('an answer whose head waits', () => {
     expect([answer.status, answer.body.toString()]).toEqual([200, 'instead']);
     expect([headerOf(answer, 'x-a'), headerOf(answer, 'x-b')]).toEqual([undefined, '2']);
     expect(told).toEqual(['begun', true, true, true, 'more', 'last']);
+    await expect.poll(() => closes, { timeout: 10_000 }).toBe(1);
+    expect(seen.broken).toBe(0);
   });
 
   it.each([

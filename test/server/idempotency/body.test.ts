@@ -171,6 +171,20 @@ describe('a body', () => {
     expect((await textOf(request)).length).toBe(150_000);
   });
 
+  it('of such a request that gives all of it at once is asked for once', async () => {
+    const request = new IncomingMessage(new Socket());
+    const faults: unknown[] = [];
+    request.on('error', (error) => faults.push(error));
+    request._read = () => {
+      request.push('x'.repeat(200_000));
+      request.push(null);
+    };
+    const body = await tapBody(request, 1_000_000).body();
+    expect(body.kind === 'bytes' && body.bytes.byteLength).toBe(200_000);
+    expect((await textOf(request)).length).toBe(200_000);
+    expect(faults).toEqual([]);
+  });
+
   it('of such a request is there at once where it has ended', async () => {
     const request = new IncomingMessage(new Socket());
     request._read = () => {};

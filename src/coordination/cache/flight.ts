@@ -265,7 +265,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
   /** Whether a value that is fresh until then is to be loaded anew all the same. */
   private isDue(freshMs: number): boolean {
     const { background, held } = this.start;
-    return background === 'refresh' && held !== undefined && held.isSameFill(freshMs);
+    return background === 'refresh' && held!.isSameFill(freshMs);
   }
 
   /** One trip: a key that this process knows nothing of is leased if it is absent; the refusal brings what is there. */
@@ -341,7 +341,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     try {
       await backing.settle('tag', tags.keys());
       const current = await backing.generations([...tags.keys()]);
-      return [...tags].every(([tag, generation]) => current.tags.get(tag)?.version === generation);
+      return [...tags].every(([tag, generation]) => current.tags.get(tag)!.version === generation);
     } catch {
       return false;
     }

@@ -82,6 +82,13 @@ describe('a body', () => {
       client.write('gh');
       expect(await textOf(request)).toBe('abcdefgh');
     });
+    await withRequest(8, async (request, client) => {
+      const body = tapBody(request, 6).body();
+      client.write('abcdef');
+      await expect.poll(() => request.readableLength, { timeout: 20_000 }).toBe(6);
+      client.write('gh');
+      expect(await body).toEqual({ kind: 'too-large' });
+    });
     await withRequest(5, async (request, client) => {
       const body = tapBody(request, 5).body();
       client.write('abcde');

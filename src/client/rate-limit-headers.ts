@@ -84,13 +84,11 @@ function dictionaryQuota(standard: string): Quota | undefined {
 
 /** One header each for limit, remaining and reset. */
 function singleQuota(headers: object, prefix: string, wallNowMs: number): Quota | undefined {
-  const number = (name: string) => /^\s*(\d{1,15})(?:\.\d{1,9})?\s*(?:$|[,;])/.exec(headerOf(headers, name) ?? '')?.[1];
-  const remaining = number(`${prefix}-remaining`);
-  const reset = number(`${prefix}-reset`);
-  if (remaining === undefined || reset === undefined) return undefined;
-  const limit = number(`${prefix}-limit`);
-  const seconds = secondsUntil(Number(reset), wallNowMs / 1_000);
-  return quotaFrom(Number(remaining), seconds, limit === undefined ? undefined : Number(limit));
+  // What is none becomes NaN, which is no amount.
+  const number = (name: string) =>
+    Number(/^\s*(\d{1,15})(?:\.\d{1,9})?\s*(?:$|[,;])/.exec(headerOf(headers, name) ?? '')?.[1]);
+  const seconds = secondsUntil(number(`${prefix}-reset`), wallNowMs / 1_000);
+  return quotaFrom(number(`${prefix}-remaining`), seconds, number(`${prefix}-limit`));
 }
 
 /** A reset is said as a time span, or as an instant in seconds or milliseconds. */

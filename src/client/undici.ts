@@ -153,7 +153,7 @@ class Exchange implements Controller {
   /** The handler gets its controller before the first attempt, so that it can also abort a wait. */
   begin(): void {
     try {
-      this.handler.onRequestStart?.(this, null);
+      this.handler.onRequestStart!(this, null);
     } catch (error) {
       this.abort(error);
     }
@@ -309,7 +309,6 @@ class Attempt implements Handler {
 
   /** Nobody gets this response. A short rest is read, so that its connection can serve the next request. */
   drop(): void {
-    if (this.state === 'dropped' || this.state === 'passed') return;
     this.state = 'dropped';
     this.chunks = [];
     if (this.tail.kind !== 'open') return;

@@ -394,6 +394,26 @@ describe('quotaOf', () => {
       { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': String(now + 9_000) },
       { remaining: 3, resetMs: 9_000, limit: undefined },
     ],
+    [
+      'a dictionary without a limit',
+      { ratelimit: 'remaining=7, reset=5' },
+      { remaining: 7, resetMs: 5_000, limit: undefined },
+    ],
+    [
+      'the first instant that is one, in seconds',
+      { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': '1704067200' },
+      { remaining: 3, resetMs: 0, limit: undefined },
+    ],
+    [
+      'and in milliseconds',
+      { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': '1704067200000' },
+      { remaining: 3, resetMs: 0, limit: undefined },
+    ],
+    [
+      'the first of two that bind alike',
+      { ratelimit: '"second";r=1;t=1, "minute";r=60;t=60' },
+      { remaining: 1, resetMs: 1_000, limit: undefined },
+    ],
     ['a dictionary without a reset', { ratelimit: 'limit=100, remaining=7' }, undefined],
     ['a reset without a remainder', { 'ratelimit-reset': '3' }, undefined],
     ['no number but something like one', { 'ratelimit-remaining': 'x3', 'ratelimit-reset': '9' }, undefined],

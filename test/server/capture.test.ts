@@ -5,7 +5,7 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
-import { type Answer, captureAnswer, type ResponseCapture } from '../../src/server/capture.js';
+import { type Answer, captureAnswer, type ResponseCapture, whenAlone } from '../../src/server/capture.js';
 import { decodeAnswer, encodeAnswer, replay } from '../../src/server/idempotency/answer.js';
 import { keptHeaders } from '../../src/server/idempotency/protocol.js';
 import { type Listener, nodePaths } from './idempotency/node-paths.js';
@@ -125,18 +125,27 @@ describe('captureAnswer', () => {
           complaints.push((error as NodeJS.ErrnoException).code);
         }
       }
-      response.statusCode = 7;
-      try {
-        response.end('x');
-      } catch (error) {
-        complaints.push((error as NodeJS.ErrnoException).code);
+      for (const [status, words] of [
+        [7, ''],
+        [1_000, ''],
+        [200, '\nwords'],
+        [200, 'words\n'],
+      ] as const) {
+        response.statusCode = status;
+        response.statusMessage = words;
+        try {
+          response.end('x');
+        } catch (error) {
+          complaints.push((error as NodeJS.ErrnoException).code);
+        }
       }
       response.statusCode = 200;
+      response.statusMessage = 'Words';
       response.end('well');
     };
     const bare = await withServer(listener, (port) => send(port, {}));
     const expected = complaints.splice(0);
-    expect(expected).toHaveLength(5);
+    expect(expected).toHaveLength(8);
     const seen = observed();
     const first = await withServer(captured(listener, seen), (port) => send(port, {}));
     expect([wire(first), complaints]).toEqual([wire(bare), expected]);
@@ -330,6 +339,310 @@ describe('captureAnswer', () => {
     };
     await withServer(captured(listener, observed()), (port) => send(port, {}));
     expect(sockets.size).toBe(1);
+  });
+
+  it('takes down a head that is given as a list of pairs', async () => {
+    const seen = observed();
+    const listener: Listener = (_request, response) => {
+      response.writeHead(200, [
+        ['X-A', '1'],
+        ['X-A', '2'],
+      ] as never);
+      response.end('x');
+    };
+    const first = await withServer(captured(listener, seen), (port) => send(port, {}));
+    expect(seen.answer!.headers).toEqual(['X-A', '1', 'X-A', '2']);
+    expect(first.headers.filter(([name]) => name === 'X-A').map(([, value]) => value)).toEqual(['1', '2']);
+  });
+
+  it('breaks the connection of an answer whose length is found wrong only when it goes out', async () => {
+    const seen = observed();
+    const listener: Listener = (_request, response) => {
+      response.strictContentLength = true;
+      response.setHeader('Content-Length', 5);
+      response.end('abc');
+    };
+    const bytes = await withServer(captured(listener, seen), (port) => exchange(port, requestBytes({})));
+    expect(bytes.toString()).not.toContain('abc');
+  });
+
+  it('says what Node says to a write behind the end that has gone out', async () => {
+    let code: unknown;
+    const listener: Listener = (_request, response) => {
+      response.on('error', () => {});
+      response.once('finish', () => {
+        response.write('late', (error) => {
+          code = (error as NodeJS.ErrnoException).code;
+        });
+        response.destroy();
+      });
+      response.end('x');
+    };
+    const seen = observed();
+    await withServer(captured(listener, seen), (port) => send(port, {}));
+    await expect.poll(() => code, { timeout: 10_000 }).toBe('ERR_STREAM_WRITE_AFTER_END');
+    expect(seen.broken).toBe(0);
+  });
+
+  it('takes a client that leaves while its answer is taken care of for none that left before, and tells it then', async () => {
+    const seen = observed();
+    let closes = 0;
+    let isLost = false;
+    let store = () => {};
+    const stored = new Promise<void>((resolve) => {
+      store = resolve;
+    });
+    const listener: Listener = (request, response) => {
+      response.on('close', () => closes++);
+      request.socket.once('close', () => {
+        isLost = true;
+      });
+      response.end('x');
+    };
+    await withServer(captured(listener, seen, { wait: () => stored }), async (port) => {
+      await sendAndLeave(port, requestBytes({}), { afterSent: 1_000 });
+      await expect.poll(() => isLost, { timeout: 10_000 }).toBe(true);
+      expect([seen.gone, closes]).toEqual([0, 0]);
+      store();
+      await expect.poll(() => closes).toBe(1);
+    });
+    expect([seen.gone, seen.broken]).toEqual([0, 0]);
+  });
+
+  it('destroys the connection for who kept its socket when the answer is out', async () => {
+    const seen = observed();
+    let isOut = false;
+    const listener: Listener = (request, response) => {
+      response.write('first,');
+      const { socket } = request;
+      response.once('finish', () => {
+        isOut = true;
+        socket.destroy();
+      });
+      response.end('last');
+    };
+    const request = requestBytes({}).toString().replace('Connection: close\r\n', '');
+    await withServer(captured(listener, seen), (port) => exchange(port, Buffer.from(request)));
+    expect([isOut, seen.broken, seen.answer === undefined]).toEqual([true, 0, false]);
+  });
+
+  it('stops for nothing that is answered already, and gives the socket back where it does', async () => {
+    const seen = observed();
+    const sockets = new Set<unknown>();
+    const listener: Listener = (request, response) => {
+      sockets.add(request.socket);
+      response.write('first,');
+      if (request.url === '/stop') {
+        seen.capture!.stop();
+        sockets.add(request.socket);
+      }
+      response.end('last');
+      seen.capture!.stop();
+    };
+    const ended = await withServer(captured(listener, seen), (port) => send(port, {}));
+    expect([ended.body.toString(), Buffer.from(seen.answer!.body!).toString()]).toEqual(['first,last', 'first,last']);
+    sockets.clear();
+    delete seen.answer;
+    const stopped = await withServer(captured(listener, seen), (port) => send(port, { path: '/stop' }));
+    expect([stopped.body.toString(), seen.answer, sockets.size]).toEqual(['first,last', undefined, 1]);
+  });
+
+  it('takes down what is written for a client that had left before anybody looked', async () => {
+    const seen = observed();
+    let called = 0;
+    let told: unknown[] = [];
+    await withServer(
+      async (request, response) => {
+        response.on('error', () => {});
+        await once(response, 'close');
+        captured(() => {}, seen)(request, response);
+        let alone = 0;
+        whenAlone(response, () => alone++);
+        response.setHeader('X-A', '1');
+        response.write('first,', () => called++);
+        told = [response.destroyed, response.headersSent, alone];
+        response.end('last');
+      },
+      async (port) => {
+        await sendAndLeave(port, requestBytes({}), { afterSent: 1_000 });
+        await expect.poll(() => seen.answer?.body?.byteLength, { timeout: 10_000 }).toBe(10);
+      },
+    );
+    await expect.poll(() => called).toBe(1);
+    expect([seen.gone, told, seen.answer!.headers]).toEqual([1, [false, true, 1], ['X-A', '1']]);
+  });
+
+  it('tells that it is alone once, when the client leaves', async () => {
+    const seen = observed();
+    let alone = 0;
+    const listener: Listener = (_request, response) => {
+      whenAlone(response, () => alone++);
+      response.write('first');
+    };
+    await withServer(captured(listener, seen), async (port) => {
+      await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
+      await expect.poll(() => alone, { timeout: 10_000 }).toBe(1);
+      seen.capture!.stop();
+      seen.capture!.stop();
+    });
+    expect([alone, seen.gone]).toEqual([1, 1]);
+  });
+
+  it('can be done twice to one answer, by an engine inside another one', async () => {
+    const [outer, inner] = [observed(), observed()];
+    const whole: Listener = (_request, response) => {
+      response.write('first,');
+      response.end('last');
+    };
+    const both = (listener: Listener) =>
+      captured((request, response) => captured(listener, inner)(request, response), outer);
+    const first = await withServer(both(whole), (port) => send(port, {}));
+    expect(first.body.toString()).toBe('first,last');
+    for (const { answer } of [outer, inner]) expect(Buffer.from(answer!.body!).toString()).toBe('first,last');
+    const broken: Listener = (_request, response) => {
+      response.write('half');
+      setTimeout(() => response.destroy(), 5);
+    };
+    await withServer(both(broken), (port) => exchange(port, requestBytes({})));
+    expect([outer.broken, inner.broken]).toEqual([1, 1]);
+  });
+});
+
+describe('an answer whose head waits', () => {
+  /** What a handler is told, and what its client gets, when `resume` is called as soon as it has answered. */
+  async function waiting(
+    listener: Listener,
+    resume: (capture: ResponseCapture) => void,
+    isWaiting: (seen: Observed) => boolean = ({ answer }) => answer !== undefined,
+  ) {
+    const seen = observed();
+    const bytes = await withServer(
+      (request, response) => {
+        seen.capture = captureAnswer(response, {
+          maxBodyBytes: 1_000,
+          keepHeaders: keptHeaders,
+          onHead: () => 'wait',
+          onAnswer(answer) {
+            seen.answer = answer;
+            return undefined;
+          },
+          onBroken: () => void seen.broken++,
+          onClientGone: () => void seen.gone++,
+        });
+        return listener(request, response);
+      },
+      async (port) => {
+        const answer = send(port, {});
+        await expect.poll(() => isWaiting(seen), { timeout: 10_000 }).toBe(true);
+        resume(seen.capture!);
+        resume(seen.capture!);
+        return answer;
+      },
+    );
+    return { seen, answer: bytes };
+  }
+
+  it('goes out as it was written when the wait is over, and is taken down before', async () => {
+    const told: unknown[] = [];
+    const part = Buffer.from('first,');
+    const { seen, answer } = await waiting(
+      (_request, response) => {
+        response.statusCode = 503;
+        told.push(response.write(part), response.end('last') === response);
+        part.fill(0);
+      },
+      (capture) => {
+        told.push(capture.hasBegun);
+        capture.resume();
+      },
+    );
+    expect([answer.status, answer.body.toString(), told.slice(0, 3)]).toEqual([503, 'first,last', [false, true, true]]);
+    expect([seen.answer!.status, Buffer.from(seen.answer!.body!).toString()]).toEqual([503, 'first,last']);
+  });
+
+  it('goes on being written after the wait, as its handler is told by a drain', async () => {
+    let drains = 0;
+    let hasWritten = false;
+    const { answer } = await waiting(
+      (_request, response) => {
+        response.once('drain', () => {
+          drains++;
+          response.end('last');
+        });
+        response.write('first,');
+        hasWritten = true;
+      },
+      (capture) => capture.resume(),
+      () => hasWritten,
+    );
+    expect([answer.body.toString(), drains]).toEqual(['first,last', 1]);
+  });
+
+  it('is replaced by another one, and whatever its handler does then goes nowhere', async () => {
+    const told: unknown[] = [];
+    let write = () => {};
+    let closes = 0;
+    const { seen, answer } = await waiting(
+      (_request, response) => {
+        response.once('close', () => closes++);
+        response.writeHead(503, { 'X-A': '1' });
+        response.write('first,');
+        write = () => {
+          const note = (name: string) => () => void told.push(name);
+          told.push(response.write('more', note('more')), response.end('last', note('last')) === response);
+          told.push(response.destroy() === response);
+        };
+        told.push('begun');
+      },
+      (capture) => {
+        const body = Buffer.from('instead');
+        capture.resume({ status: 200, statusMessage: '', headers: ['X-B', '2'], body });
+        write();
+        write = () => {};
+      },
+      () => told.length > 0,
+    );
+    expect([answer.status, answer.body.toString()]).toEqual([200, 'instead']);
+    expect([headerOf(answer, 'x-a'), headerOf(answer, 'x-b')]).toEqual([undefined, '2']);
+    expect(told).toEqual(['begun', true, true, true, 'more', 'last']);
+    await expect.poll(() => closes, { timeout: 10_000 }).toBe(1);
+    expect(seen.broken).toBe(0);
+  });
+
+  it.each([
+    ['has ended', true, undefined, 1],
+    ['has not ended', false, undefined, 0],
+    ['is replaced', false, { status: 200, statusMessage: '', headers: [], body: Buffer.from('instead') }, 1],
+  ])('of a client that has left tells the close when the answer %s', async (_, ends, instead, expected) => {
+    const seen = observed();
+    let closes = 0;
+    const listener: Listener = (_request, response) => {
+      response.on('close', () => closes++);
+      response.write('first');
+      if (ends) response.end('last');
+    };
+    await withServer(
+      (request, response) => {
+        seen.capture = captureAnswer(response, {
+          maxBodyBytes: 1_000,
+          keepHeaders: keptHeaders,
+          onHead: () => 'wait',
+          onAnswer: () => undefined,
+          onBroken() {},
+          onClientGone() {},
+        });
+        request.socket.once('close', () => seen.gone++);
+        return listener(request, response);
+      },
+      async (port) => {
+        await sendAndLeave(port, requestBytes({}), { afterSent: 1_000 });
+        await expect.poll(() => seen.gone, { timeout: 10_000 }).toBe(1);
+        await sleep(0);
+        expect(closes).toBe(0);
+        seen.capture!.resume(instead);
+        expect(closes).toBe(expected);
+      },
+    );
   });
 });
 

@@ -117,7 +117,6 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
 
   /** Ends it now: those who wait get the reason, the loader's signal aborts, the lease is given back. */
   abort(reason: unknown): void {
-    this.isFenced = true;
     this.fail(reason);
     this.controller.abort(reason);
   }
@@ -180,7 +179,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
 
   private fail(error: unknown): void {
     this.fence();
-    if (!this.waiters.isSettled) this.waiters.fail(error);
+    this.waiters.fail(error);
   }
 
   /** Those who wait get the stale value, if there is one, when `softTimeout` has passed; the search goes on. */
@@ -266,7 +265,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
   /** Whether a value that is fresh until then is to be loaded anew all the same. */
   private isDue(freshMs: number): boolean {
     const { background, held } = this.start;
-    return background === 'refresh' && held !== undefined && held.isSameFill(freshMs);
+    return background === 'refresh' && held!.isSameFill(freshMs);
   }
 
   /** One trip: a key that this process knows nothing of is leased if it is absent; the refusal brings what is there. */
@@ -342,7 +341,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     try {
       await backing.settle('tag', tags.keys());
       const current = await backing.generations([...tags.keys()]);
-      return [...tags].every(([tag, generation]) => current.tags.get(tag)?.version === generation);
+      return [...tags].every(([tag, generation]) => current.tags.get(tag)!.version === generation);
     } catch {
       return false;
     }

@@ -108,6 +108,8 @@ export class BodyTap {
 
   private pull(): void {
     const { request } = this;
+    // All of it may have come by the time that more is asked for.
+    if (this.isWhole || request.destroyed) return;
     // If reading has paused, because so much lies there unread.
     if (request.readableLength >= request.readableHighWaterMark) request._read(0);
     else if (!comesByItself(request)) request.read(0);

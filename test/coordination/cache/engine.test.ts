@@ -650,13 +650,22 @@ describe('cache before a store, when things happen at one time,', () => {
   });
 
   it('goes on giving out what it had to load by itself, of which nothing is told', async () => {
-    const { users, source, control, clock } = setUpSeen({ early: 'off', ttl: '1s' });
+    const { users, source, control, clock } = setUpSeen({ early: 'off', ttl: (value) => (value === 2 ? '1h' : '1s') });
     await users.get('42');
     await clock.advance(1_000);
     control.before = () => Promise.reject(new Error('down'));
     source.value = 2;
     for (let looks = 0; looks < 3; looks++) expect(await users.get('42')).toBe(2);
     expect(source.loads).toBe(2);
+    control.before = () => undefined;
+    control.calls.length = 0;
+    await clock.advance(3_000);
+    await users.get('42');
+    expect(control.calls).toEqual([]);
+    // The longest that anything is believed of which no changes are told.
+    await clock.advance(2_000);
+    await users.get('42');
+    expect(control.calls).not.toEqual([]);
   });
 
   it('puts no older version in place of one that was set meanwhile', async () => {

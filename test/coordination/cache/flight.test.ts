@@ -327,6 +327,32 @@ describe('flight before a store', () => {
     expect(entry && decodeRecord(entry.value)!.claim).toBeUndefined();
   });
 
+  it('looks again for what it loaded when another process made its tag void before it was in memory', async () => {
+    const { caches, users, source, control, clock } = setUpSeen({ early: 'off', tags: () => ['t'] }, 2);
+    let writes = 0;
+    let reply = () => {};
+    const replied = new Promise<void>((resolve) => {
+      reply = resolve;
+    });
+    // The first write takes the lease, the second brings the value.
+    control.after = (verb, key) => (verb === 'write' && key.includes('|key|') && ++writes === 2 ? replied : undefined);
+    const first = users.get('42');
+    await clock.flush();
+    expect(writes).toBe(2);
+    await caches[1]!.invalidateTag('t');
+    reply();
+    expect(await first).toBe(1);
+    source.value = 2;
+    expect(await users.get('42')).toBe(2);
+  });
+
+  it('brings other processes a value that is undefined', async () => {
+    const { caches, source, sources } = setUpSeen({ early: 'off', negativeTtl: '1m' }, 2);
+    source.value = undefined;
+    for (const one of caches) expect(await one.get('42')).toBeUndefined();
+    expect([source.loads, sources()]).toEqual([1, ['load', 'l2']]);
+  });
+
   it('renews its lease as long as it loads, so that the others wait however long that is', async () => {
     const { caches, source, clock } = setUp({ ttl: '1h', hardTimeout: '1m' }, 2);
     source.delayMs = 20_000;

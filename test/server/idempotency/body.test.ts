@@ -82,6 +82,13 @@ describe('a body', () => {
       client.write('gh');
       expect(await textOf(request)).toBe('abcdefgh');
     });
+    await withRequest(8, async (request, client) => {
+      const body = tapBody(request, 6).body();
+      client.write('abcdef');
+      await expect.poll(() => request.readableLength, { timeout: 20_000 }).toBe(6);
+      client.write('gh');
+      expect(await body).toEqual({ kind: 'too-large' });
+    });
     await withRequest(5, async (request, client) => {
       const body = tapBody(request, 5).body();
       client.write('abcde');
@@ -169,6 +176,20 @@ describe('a body', () => {
     const body = await tapBody(request, 1_000_000).body();
     expect(body.kind === 'bytes' && body.bytes.byteLength).toBe(150_000);
     expect((await textOf(request)).length).toBe(150_000);
+  });
+
+  it('of such a request that gives all of it at once is asked for once', async () => {
+    const request = new IncomingMessage(new Socket());
+    const faults: unknown[] = [];
+    request.on('error', (error) => faults.push(error));
+    request._read = () => {
+      request.push('x'.repeat(200_000));
+      request.push(null);
+    };
+    const body = await tapBody(request, 1_000_000).body();
+    expect(body.kind === 'bytes' && body.bytes.byteLength).toBe(200_000);
+    expect((await textOf(request)).length).toBe(200_000);
+    expect(faults).toEqual([]);
   });
 
   it('of such a request is there at once where it has ended', async () => {

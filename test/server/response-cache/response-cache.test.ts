@@ -480,17 +480,27 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
         if (response.req.method === 'POST') return { body: `${++version}` };
         const seen = version;
         if (seen === 1 && (headers.accept === 'slow' || url === '/other')) await slow.promise;
-        return { headers: { vary: 'accept' }, body: `${seen}` };
+        return { headers: { vary: 'accept', 'cache-control': 'public, max-age=60' }, body: `${seen}` };
       });
-      expect(await world.text()).toBe('1');
-      const before = [world.text('/', { accept: 'slow' }), world.text('/other')];
-      await expect.poll(() => world.runs).toBe(3);
+      const cookie = 'c=1';
+      expect([await world.text(), await world.text('/', { cookie })]).toEqual(['1', '1']);
+      const before = [
+        world.text('/', { accept: 'slow' }),
+        world.text('/', { accept: 'slow', cookie }),
+        world.text('/other'),
+      ];
+      const runs = world.runs + 3;
+      await expect.poll(() => world.runs).toBe(runs);
       await post(world, '/');
       expect(await world.text('/', { accept: 'slow' })).toBe('2');
+      expect(await world.text('/', { accept: 'slow', cookie })).toBe('2');
       const joining = world.text('/other');
-      await expect.poll(() => world.runs).toBe(5);
+      // Gives the one before it time to come.
+      for (const path of ['/third', '/fourth']) expect(await world.text(path)).toBe('2');
+      const runsBefore = world.runs;
       slow.resolve(undefined);
-      expect([...(await Promise.all(before)), await joining, world.runs]).toEqual(['1', '1', '1', 5]);
+      expect([...(await Promise.all(before)), await joining, world.runs]).toEqual(['1', '1', '1', '1', runsBefore]);
+      expect(world.seen.filter(({ url }) => url === '/other')).toHaveLength(1);
     });
 
     it('makes it void as soon as the head of the answer is there', async () => {
@@ -554,6 +564,25 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(headerOf(await world.get(), 'content-length')).toBeUndefined();
     const head = await world.get('/', {}, { method: 'HEAD' });
     expect([headerOf(head, 'content-length'), world.runs]).toEqual(['8', 1]);
+  });
+
+  it('closes its own request when the handler takes too long over it', async () => {
+    const clock = virtualClock();
+    let closes = 0;
+    const given = { ttl: '10s', staleWhileRevalidate: '1h', hardTimeout: '5s', clock } as const;
+    await using world: World = await open(given, ({ response }) => {
+      if (world.runs === 1) return { body: 'old' };
+      response.once('close', () => closes++);
+      return new Promise(() => {});
+    });
+    expect(await world.text()).toBe('old');
+    await clock.advance(11_000);
+    expect(await world.text()).toBe('old');
+    await expect.poll(() => world.runs).toBe(2);
+    expect(closes).toBe(0);
+    await clock.advance(5_000);
+    await expect.poll(() => closes).toBe(1);
+    expect(await world.text()).toBe('old');
   });
 
   it('lets at most maxConcurrentLoads handlers run at once', async () => {

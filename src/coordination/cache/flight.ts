@@ -34,6 +34,9 @@ const newest = 0.3;
 /** A load that a tag's invalidation has overtaken is done again, so often at most in all. */
 const mostLoads = 3;
 
+/** Leases that others came before: more than so many of one flight means that something is wrong, and one that answers at once would hold the event loop for ever. */
+const mostClaims = 200;
+
 const emptyTags: ReadonlyMap<string, number> = /* @__PURE__ */ new Map();
 
 export interface FlightStart<V, K> {
@@ -78,6 +81,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     undefined;
   private softTimer: Timer | undefined = undefined;
   private failures = 0;
+  private claims = 0;
   /** Of its lease; drawn with the first one. */
   private token = 0;
   private hasTimedOut = false;
@@ -291,13 +295,14 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     }
   }
 
-  /** Writes a lease into the entry. Undefined when the store is down. */
+  /** Writes a lease into the entry. Undefined when the store is down, or refuses whatever it is asked. */
   private async claim(
     backing: Backing,
     seen: Seen | undefined,
     known: Known<V> | undefined,
   ): Promise<Answer | undefined> {
     if (seen === undefined) this.engine.forget(this.text, this.held);
+    if (++this.claims > mostClaims) return undefined;
     const { leaseMs } = this.engine.settings;
     this.watching.note();
     const nowMs = this.clock.now();

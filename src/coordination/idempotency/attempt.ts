@@ -13,7 +13,7 @@ import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
 import { defaultMarginMs, type Instant, LeaseKeeper, safeLeaseMs } from '../lease.js';
 import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
-import { decodeValue, encodeValue, type ResultSerializer } from './outcomes.js';
+import { decodeValue, encodeValue } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, sameBytes } from './record.js';
 import { largeBytes, nextTurn } from './turns.js';
 
@@ -46,7 +46,7 @@ export interface IdempotencyHandle {
    * @throws {@link InDoubtError} when an earlier attempt did other steps (unless `onLost` is `'rerun'`: then it is run from here on), when what
    * it answered cannot be read, or when the record is no longer this attempt's; {@link StoreError} when the answer could not be kept: the next
    * write that the store takes keeps it, and without one a later attempt runs the step again; a `TypeError` when the serializer does not take
-   * it: then a later attempt runs the step again.
+   * it. What can never be kept, so that the step would be run again, leaves the key in doubt when its attempt fails, unless `onLost` is `'rerun'`.
    */
   phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T>;
   /** An idempotency key for a call to somebody else: the same in each attempt, another for each name. */
@@ -102,6 +102,8 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   nextInQueue: Attempt | undefined = undefined;
   private nextPhase = 0;
   private isInPhase = false;
+  /** A step has run whose answer nobody will have. */
+  private hasLostAnswer = false;
   private isOver = false;
   private completion: Completion | Promise<Completion> | undefined = undefined;
   private resultError: unknown = undefined;
@@ -212,12 +214,26 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     this.isInPhase = true;
     try {
       const answer = await step(this.downstreamKey(name));
-      const value = encodedAnswer(serializer, name, answer);
+      const value = this.encoded(name, answer);
       await this.remember({ name, value: sealing.seal(place, value) });
+      // Its handler may have run the step once more; whoever went on to another finds a drift.
+      this.hasLostAnswer = false;
       // As a later attempt will see it, so that what JSON cannot say is found out by the first.
       return decodeValue(serializer, value) as T;
     } finally {
       this.isInPhase = false;
+    }
+  }
+
+  private encoded(name: string, answer: unknown): Uint8Array {
+    const { serializer, onLost } = this.engine.settings;
+    try {
+      return encodeValue(serializer, answer);
+    } catch (cause) {
+      this.hasLostAnswer = true;
+      const then = onLost === 'rerun' ? 'a later attempt runs it again' : 'its key is in doubt';
+      const detail = `its answer cannot be kept, so ${then}: ${messageOf(cause)}`;
+      throw new TypeError(`phase "${name}" has run, and ${detail}`, { cause });
     }
   }
 
@@ -228,7 +244,10 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
       await this.checkpoint();
     } catch (error) {
       // What the store will never take must not be in the way of the writes to come: of renewals, and of the end.
-      if (error instanceof StoreError && error.reason === 'invalid') this.record = { ...this.record, memo };
+      if (error instanceof StoreError && error.reason === 'invalid') {
+        this.record = { ...this.record, memo };
+        this.hasLostAnswer = true;
+      }
       throw error;
     } finally {
       this.nextPhase = this.record.memo.length;
@@ -261,7 +280,9 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   }
 
   private endWithout(): Completion | Promise<Completion> {
-    const state = this.record.attempt >= this.engine.settings.attempts ? 'in-doubt' : 'idle';
+    const { attempts, onLost } = this.engine.settings;
+    const wouldRepeat = this.hasLostAnswer && onLost !== 'rerun';
+    const state = wouldRepeat || this.record.attempt >= attempts ? 'in-doubt' : 'idle';
     return this.end({ ...this.record, state, fence: this.fence, elapsedMs: this.elapsedMs() });
   }
 
@@ -458,15 +479,6 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
 
   private inDoubt(reason: InDoubtError['reason'], detail: string, cause?: unknown): InDoubtError {
     return new InDoubtError({ policy: this.engine.settings.name, reason, detail, cause });
-  }
-}
-
-function encodedAnswer(serializer: ResultSerializer, name: string, answer: unknown): Uint8Array {
-  try {
-    return encodeValue(serializer, answer);
-  } catch (cause) {
-    const detail = `its answer cannot be kept, so a later attempt runs it again: ${messageOf(cause)}`;
-    throw new TypeError(`phase "${name}" has run, and ${detail}`, { cause });
   }
 }
 

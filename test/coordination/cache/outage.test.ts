@@ -303,6 +303,21 @@ describe('cache, when the store holds something else,', () => {
     expect(await third.users.get('42')).toEqual(Uint8Array.of(7));
   });
 
+  it.each([
+    ['nothing', undefined],
+    ['what it held', { value: Uint8Array.of(9, 9, 9, 9), version: 5, ageMs: 1, ttlMs: 60_000 }],
+  ])('loads for itself when every write is refused and %s shown', async (_, entry) => {
+    let calls = 0;
+    const refuse = async () => {
+      // Else a cache that goes on asking would never end.
+      if (++calls > 1_000) throw new Error('asked without end');
+      return { ok: false, entry } as const;
+    };
+    const { users } = setUp({ store: { read: async () => entry, write: refuse, remove: async () => false } });
+    expect(await users.get('42')).toBe(1);
+    expect(calls).toBeLessThanOrEqual(300);
+  });
+
   it('tells of a value that is too big for it, answers it, and holds nobody up', async () => {
     const clock = undefined;
     const { users, source, warnings } = setUp({ clock }, 1, memoryStore({ maxValueBytes: 1_000 }));

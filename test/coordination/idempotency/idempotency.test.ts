@@ -687,6 +687,38 @@ describe('phase', () => {
     expect(clock.pendingTimers).toBeLessThanOrEqual(1);
   });
 
+  it.each([
+    ['nothing that the serializer takes', 1n, { name: 'TypeError' }],
+    ['too large for the store', 'x'.repeat(1_100_000), { code: 'ERR_STORE', reason: 'invalid' }],
+  ])('leaves its key in doubt when its answer is %s, unless it may be rerun', async (_, answer, error) => {
+    for (const onLost of ['resume', 'refuse'] as const) {
+      const { once } = setUp({ onLost });
+      let charges = 0;
+      const run = () =>
+        once.run(
+          'k',
+          async ({ phase, attempt }) => {
+            await phase('reserve', () => {
+              expect(attempt).toBe(1);
+            });
+            return phase('charge', () => (++charges === 1 ? answer : 'paid'));
+          },
+          scope,
+        );
+      await expect(run()).rejects.toMatchObject(error);
+      await expect(run()).rejects.toMatchObject({ code: 'ERR_IN_DOUBT' });
+      expect(charges).toBe(1);
+      expect(await once.resolve('k', { ...scope, release: true })).toBe(true);
+      expect([await run(), charges]).toEqual(['paid', 2]);
+    }
+  });
+
+  it('may answer what cannot be kept where the attempt succeeds all the same', async () => {
+    const { once } = setUp({ onLost: 'refuse' });
+    const run = () => once.run('k', ({ phase }) => phase('charge', () => 1n).catch(() => 'paid'), scope);
+    expect([await run(), await run()]).toEqual(['paid', 'paid']);
+  });
+
   it('is in doubt when what it answered cannot be opened any more', async () => {
     const store = memoryStore();
     const sealedBy = (current: string) =>

@@ -1,5 +1,5 @@
 /**
- * The example of the queue, before and after, on a real Redis that writes to its disk: its processes, and Redis, are killed or frozen at any time, and
+ * The example of the queue, before and after, on a real Redis that has on its disk what it has said yes to: its processes, and Redis, are killed or frozen at any time, and
  * go on.
  *
  * Promise of the version with holdfast: every order that was accepted is charged once, by a bank that knows its keys. Calls of the bank beyond the first are outside
@@ -121,7 +121,14 @@ describe.skipIf(program === undefined)('the example of the queue', { timeout: 12
   let bank: Bank;
 
   beforeAll(async () => {
-    redis = await startRedis(program!, ['--maxmemory-policy', 'noeviction', '--appendonly', 'yes']);
+    redis = await startRedis(program!, [
+      '--maxmemory-policy',
+      'noeviction',
+      '--appendonly',
+      'yes',
+      '--appendfsync',
+      'always',
+    ]);
   });
   afterAll(() => redis?.dispose());
   beforeEach(async () => {

@@ -71,7 +71,7 @@ export interface ClientOptions extends CommonOptions {
    * `'none'`, because origins of others have no use for it.
    */
   readonly propagate?: DeadlineForm | 'none';
-  /** What is learnt from `Retry-After` and the `RateLimit` headers; `'off'` learns nothing. */
+  /** What is learnt from `Retry-After` and the `RateLimit` headers; `'off'` learns nothing. Default: on, with the defaults of its options. */
   readonly pacing?: PacingOptions | 'off';
   /** Origins that are remembered; beyond it the one not used for longest is forgotten. Default 1,000; from 1 to 1,000,000. */
   readonly maxOrigins?: number;

@@ -541,17 +541,49 @@ export class OptionsError extends TypeError {
   }
 }
 
-/** Whether the operation was never started, so that repeating it is safe. Holds across copies of the package. */
+/**
+ * Whether the operation was never started, so that repeating it is safe. Holds across copies of the package.
+ *
+ * @example
+ * ```ts
+ * import { isRejected, pipeline, rateLimit } from 'holdfast';
+ *
+ * const quota = pipeline(rateLimit({ limit: 1, period: '1m' }));
+ * await quota.execute(() => 'first');
+ * const second = await quota.attempt(() => 'second');
+ * console.log(!second.ok && isRejected(second.error)); // true
+ * ```
+ */
 export function isRejected(error: unknown): error is RejectedError {
   return familyOf(error) === 'rejected';
 }
 
-/** Whether the operation was started and its outcome is unknown. Holds across copies of the package. */
+/**
+ * Whether the operation was started and its outcome is unknown, so that only what is idempotent may be repeated. Holds across copies of the package.
+ *
+ * @example
+ * ```ts
+ * import { isAbandoned, pipeline, timeout } from 'holdfast';
+ *
+ * const outcome = await pipeline(timeout('5ms')).attempt(() => new Promise(() => {}));
+ * console.log(!outcome.ok && isAbandoned(outcome.error)); // true
+ * ```
+ */
 export function isAbandoned(error: unknown): error is AbandonedError {
   return familyOf(error) === 'abandoned';
 }
 
-/** Whether an error comes from holdfast. Holds across copies of the package. */
+/**
+ * Whether an error comes from holdfast, and so has a `code`. Holds across copies of the package.
+ *
+ * @example
+ * ```ts
+ * import { isHoldfastError, isRejected } from 'holdfast';
+ *
+ * const statusOf = (error: unknown) => (isRejected(error) ? 503 : isHoldfastError(error) ? 504 : 500);
+ * console.log(statusOf(new Error('a bug'))); // 500
+ * ```
+ */
 export function isHoldfastError(error: unknown): error is HoldfastError | OptionsError {
   return familyOf(error) !== undefined;
 }

@@ -109,6 +109,17 @@ export function deadline(options?: DeadlineMiddlewareOptions): Middleware {
  * The call of a request: its `signal`, `deadline`, `remainingMs`, and `attempt`, if its caller sends the number.
  *
  * @throws TypeError, when the deadline middleware does not run before.
+ * @example
+ * ```ts
+ * import express from 'express';
+ * import { callOf, deadline } from 'holdfast/express';
+ *
+ * const app = express();
+ * app.use(deadline({ default: '10s' }));
+ * app.get('/report', (request, response) => {
+ *   response.json({ remainingMs: callOf(request).remainingMs });
+ * });
+ * ```
  */
 export function callOf(request: Request): Call {
   return requireCall(request);
@@ -354,7 +365,18 @@ class Exchange implements IdempotencyExchange<Request> {
   }
 }
 
-/** For `express.json({ verify: rawBody })` and the other parsers: keeps the bytes, so that bodies are compared as they came. */
+/**
+ * For `express.json({ verify: rawBody })` and the other parsers: keeps the bytes, so that bodies are compared as they came.
+ *
+ * @example
+ * ```ts
+ * import express from 'express';
+ * import { rawBody } from 'holdfast/express';
+ *
+ * const app = express();
+ * app.use(express.json({ verify: rawBody }));
+ * ```
+ */
 export function rawBody(request: IncomingMessage, _response: unknown, bytes: Uint8Array): void {
   putRawBody(request, bytes);
 }

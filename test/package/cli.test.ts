@@ -12,6 +12,7 @@ beforeAll(() => {
   mkdirSync(join(folder.path, 'node_modules', '.bin'), { recursive: true });
   symlinkSync(checkout, join(folder.path, 'node_modules', 'holdfast'), 'junction');
   symlinkSync(join(checkout, manifest.bin.holdfast), program);
+  mkdirSync(join(folder.path, 'new'));
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder.path, name), text);
 });
 
@@ -46,6 +47,8 @@ const files = {
   'broken.mjs': "import './missing.mjs';",
   'policy.mjs': "import { retry } from 'holdfast'; export default retry();",
   'throws.mjs': "export default () => { throw new Error('no settings'); };",
+  'new/package.json': '{ "type": "commonjs" }',
+  'new/policy.ts': "import { standard } from 'holdfast'; export default standard();",
 };
 
 interface Outcome {
@@ -139,6 +142,7 @@ describe('holdfast simulate', () => {
     [['nothing.mjs', '--export', 'another'], /does not export "another"; it exports other/],
     [['wrong.mjs'], /must be a pipeline/],
     [['broken.mjs'], /cannot be loaded: .*missing\.mjs/s],
+    [['new/policy.ts'], /takes the file for CommonJS.*ending \.mts or \.mjs/],
     [['absent.ts'], /there is no file "absent\.ts"/],
     [['.'], /there is no file "\."/],
     [['policy.mjs', '--scenario', 'dead'], /must be a pipeline.*got a policy, which pipeline\(\.\.\.\) makes one/],

@@ -100,9 +100,21 @@ function complaintOf({ requests, startMs }: Run, isPolicys: (error: unknown) => 
   return [...kinds.values()].sort((left, right) => right.count - left.count)[0]?.complaint;
 }
 
+/** As in a new project: `npm init` writes that type. */
+function isTakenForCommonJs(error: unknown): boolean {
+  return (
+    error instanceof SyntaxError && /import statement outside a module|Unexpected token 'export'/.test(error.message)
+  );
+}
+
 /** What the user's module exports under the name asked for, or as `pipeline`, or as default. */
 async function load({ url, exportName }: Job): Promise<unknown> {
   const exported: Readonly<Record<string, unknown>> = await import(url).catch((error: unknown) => {
+    if (isTakenForCommonJs(error)) {
+      throw new Error(
+        'Node takes the file for CommonJS, because the package.json around it says "type": "commonjs"; give it the ending .mts or .mjs',
+      );
+    }
     throw new Error(`the file cannot be loaded: ${error instanceof Error ? (error.stack ?? error.message) : error}`);
   });
   // The default of a CommonJS module is the object that holds its exports, `pipeline` perhaps among them.

@@ -74,6 +74,14 @@ const shared = globalThis as { [reportsKey]?: WeakMap<object, AttemptsReport> };
  *
  * @returns undefined for what no retry gave up with, for what is no object, and when the call was ended from outside
  * before an attempt had failed.
+ * @example
+ * ```ts
+ * import { attemptsOf, constant, pipeline, retry } from 'holdfast';
+ *
+ * const steady = pipeline(retry({ attempts: 2, backoff: constant(1) }));
+ * const outcome = await steady.attempt(() => Promise.reject(new Error('down')));
+ * console.log(!outcome.ok && attemptsOf(outcome.error)?.stoppedBy); // attempts
+ * ```
  */
 export function attemptsOf(error: unknown): AttemptsReport | undefined {
   return shared[reportsKey]?.get(error as object);

@@ -33,7 +33,7 @@ const files = {
     export default pipeline(fallback(() => sleep(60_000)));`,
   'platform.mjs': `import { pipeline } from 'holdfast';
     const waits = { name: 'waits', async handle(call, next) {
-      await sleep(300);
+      await new Promise((resolve) => setTimeout(resolve, 300));
       return Promise.race([next(call), new Promise((_, reject) =>
         AbortSignal.timeout(1_000).addEventListener('abort', () => reject(new Error('late'))))]);
     } };

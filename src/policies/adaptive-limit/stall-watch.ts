@@ -1,7 +1,7 @@
 /**
  * Stall watch: how long this process itself was too busy to notice anything.
  *
- * Promise: a timer is pending only while somebody waits for a call. An answer that lay waiting while the event loop was blocked is told
+ * Promise: a timer is pending only while somebody waits for a call, and it keeps no process alive. An answer that lay waiting while the event loop was blocked is told
  * from a slow one, also when it is handled before the late timer.
  */
 import { type Clock, Timer } from '../../core/clock.js';
@@ -19,7 +19,7 @@ export class StallWatch extends Timer {
   /** Begins or goes on to watch. Answers the time lost so far. */
   startedMs(clock: Clock, nowMs: number): number {
     if (this.clock === undefined) {
-      this.clock = clock;
+      this.clock = clock.background ?? clock;
       this.arm(nowMs);
     }
     return this.lostMs(nowMs);

@@ -20,6 +20,19 @@ function blockable() {
 }
 
 describe('StallWatch', () => {
+  it('waits on the clock for housekeeping, so that it keeps no process alive', async () => {
+    const background = virtualClock();
+    const refuse = () => {
+      throw new Error('this timer would keep the process alive');
+    };
+    const watch = new StallWatch();
+    watch.startedMs({ ...background, now: () => background.now(), schedule: refuse, cancel: refuse, background }, 0);
+    await background.advance(100);
+    expect(background.pendingTimers).toBe(1);
+    watch.stop();
+    expect(background.pendingTimers).toBe(0);
+  });
+
   it('has lost nothing while its timer comes in time', async () => {
     const { virtual, clock } = blockable();
     const watch = new StallWatch();

@@ -6,6 +6,7 @@
  */
 import { addClientListener, type EventSource, type Listener, removeClientListener } from './client-events.js';
 import type { Subscriber } from './redis-watches.js';
+import { TurnWrites } from './turn-writes.js';
 
 /** What `redisStore` needs of ioredis: `Redis` and `Cluster` have it. */
 export interface IoredisClient {
@@ -85,6 +86,7 @@ function keyPrefixOfIoredis(client: object): string {
 function ioredis(client: IoredisClient): Driver {
   const isCluster = (client as { readonly isCluster?: unknown }).isCluster === true;
   const scripts = client as unknown as IoredisScripts;
+  const turn = new TurnWrites();
   return {
     isCluster,
     keyPrefix: keyPrefixOfIoredis(client),
@@ -98,8 +100,12 @@ function ioredis(client: IoredisClient): Driver {
     offReady: (listener) => removeClientListener(client, 'ready', listener),
     onBreak: (listener) => addClientListener(client, 'close', listener),
     offBreak: (listener) => removeClientListener(client, 'close', listener),
-    // It flattens what it is given.
-    runKnown: (hash, keys, given) => scripts.evalshaBuffer(hash, keys.length, keys, given),
+    runKnown(hash, keys, given) {
+      // It writes each command by itself. A cluster has a socket for each node, and goes on to do so.
+      turn.hold((client as { readonly stream?: object }).stream);
+      // It flattens what it is given.
+      return scripts.evalshaBuffer(hash, keys.length, keys, given);
+    },
     run: (text, keys, given) => scripts.evalBuffer(text, keys.length, keys, given),
   };
 }

@@ -105,8 +105,10 @@ describe('deadline of express, by itself', () => {
     const done = deferred<string>();
     app.use(deadline({ default: 30 }));
     app.get('/', async (request, response) => {
+      // Listened for from the start: the answer may be out before this goes on.
+      const answered = once(response, 'finish');
       await untilAborted(callOf(request).signal).catch(() => {});
-      await once(response, 'finish');
+      await answered;
       await new Promise<void>((written) => response.write('late', () => written()));
       await new Promise<void>((ended) => response.end('later', () => ended()));
       done.resolve('went on');

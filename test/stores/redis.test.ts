@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { OptionsError, StoreError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { Redis } from 'ioredis';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { type IoredisClient, redisStore } from '../../src/stores/redis.js';
 import * as scripts from '../../src/stores/redis-scripts.js';
 import { redisProgram, startRedis, startReplica } from '../support/servers/redis.ts';
@@ -396,6 +396,25 @@ describe.skipIf(program === undefined)('redisStore on an ioredis with enableAuto
       }
       expect(text((await store.read('b'))?.value)).toBe('known');
       expect(await store.remove('b')).toBe(true);
+    } finally {
+      client.disconnect();
+      await server.dispose();
+    }
+  });
+});
+
+describe.skipIf(program === undefined)('redisStore on an ioredis', () => {
+  it('sends what is asked for in one turn in one piece', async () => {
+    const server = await startRedis(program!);
+    const client = new Redis(server.port, '127.0.0.1');
+    try {
+      const store = redisStore(client, { timeout: '5s' });
+      const verbs = () => Promise.all(['a', 'b', 'c'].map((key) => store.write(key, bytes('x'), { ttlMs })));
+      // So that the server knows the script.
+      await verbs();
+      const pieces = [vi.spyOn(client.stream, '_write'), vi.spyOn(client.stream, '_writev')];
+      expect((await verbs()).map(({ ok }) => ok)).toEqual([true, true, true]);
+      expect(pieces.map(({ mock }) => mock.calls.length)).toEqual([0, 1]);
     } finally {
       client.disconnect();
       await server.dispose();

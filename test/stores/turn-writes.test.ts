@@ -1,0 +1,50 @@
+/** What is written to one socket in one turn goes out together. */
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { describe, expect, it, vi } from 'vitest';
+import { TurnWrites } from '../../src/stores/turn-writes.js';
+
+function socket() {
+  const calls: string[] = [];
+  return { calls, cork: () => void calls.push('cork'), uncork: () => void calls.push('uncork') };
+}
+
+describe('TurnWrites', () => {
+  it('holds a socket once in a turn, and lets go at its end', async () => {
+    const turn = new TurnWrites();
+    const one = socket();
+    for (let write = 0; write < 3; write++) turn.hold(one);
+    expect(one.calls).toEqual(['cork']);
+    await nextTurn();
+    expect(one.calls).toEqual(['cork', 'uncork']);
+    turn.hold(one);
+    await nextTurn();
+    expect(one.calls).toEqual(['cork', 'uncork', 'cork', 'uncork']);
+  });
+
+  it('lets go of the socket that it holds, also when the client has another by then', async () => {
+    const turn = new TurnWrites();
+    const [old, fresh] = [socket(), socket()];
+    turn.hold(old);
+    turn.hold(fresh);
+    await nextTurn();
+    expect([old.calls, fresh.calls]).toEqual([['cork', 'uncork'], []]);
+  });
+
+  it('lets go where a test has put fakes in the place of timers', async () => {
+    vi.useFakeTimers();
+    const turn = new TurnWrites();
+    const one = socket();
+    try {
+      turn.hold(one);
+    } finally {
+      vi.useRealTimers();
+    }
+    await nextTurn();
+    expect(one.calls).toEqual(['cork', 'uncork']);
+  });
+
+  it('leaves alone what is no socket', () => {
+    const turn = new TurnWrites();
+    for (const none of [undefined, null, {}, { cork() {} }]) expect(() => turn.hold(none)).not.toThrow();
+  });
+});

@@ -1,7 +1,7 @@
 /**
- * Pipeline: policies composed once, when it is built, into one function. It reads as it wraps: outermost first.
+ * Pipeline: policies composed into one function, once, when it is built. They are listed outermost first.
  *
- * Promise: an operation that throws, answers a plain value, a thenable or nothing, or rejects with anything at all is
+ * Promise: an operation that throws, returns a plain value, a thenable or nothing, or rejects with anything at all is
  * treated as an `async` function would treat it; when the caller's signal aborts, `execute` rejects at once with its reason.
  */
 
@@ -18,43 +18,43 @@ import { show } from './options.js';
 import { type Outcome, rejectLater } from './outcome.js';
 import type { Guard, Policy, Strategy } from './policy.js';
 
-/** How one execution begins. Only an operation with an `idempotencyKey` may be `unsafe`: else it gets one attempt. */
+/** Options of one execution. Only an operation with an `idempotencyKey` may be `unsafe`; without one it gets one attempt. */
 export type ExecuteOptions = Omit<CallOptions, 'unsafe' | 'idempotencyKey'> &
   (
     | { readonly unsafe: true; readonly idempotencyKey: string }
     | { readonly unsafe?: false | undefined; readonly idempotencyKey?: string | undefined }
   );
 
-/** What a pipeline is and what is doubtful about it. `String(explanation)` is the text. */
+/** Describes a pipeline and its doubtful parts. `String(explanation)` is the text. */
 export interface Explanation {
   readonly warnings: readonly CompositionWarning[];
   toString(): string;
 }
 
-/** Policies composed into one. A pipeline is itself a policy: within another one its policies stand in its place. */
+/** Policies composed into one. A pipeline is itself a policy: inside another pipeline, its policies take its place. */
 export interface Pipeline<Added = never> extends Policy<Added> {
-  /** The policies, outermost first, those of inner pipelines in their place. */
+  /** The policies, outermost first, including those of inner pipelines. */
   readonly policies: readonly Policy<unknown>[];
   /**
    * Runs an operation.
    *
-   * @param task - Given its call; `({ signal }) => fetch(url, { signal })`.
-   * @param options - How this execution begins: `signal`, `deadline`, `key`, `idempotencyKey`, `unsafe`, `attributes`.
+   * @param task - The operation. It receives its call: `({ signal }) => fetch(url, { signal })`.
+   * @param options - Options of this execution: `signal`, `deadline`, `key`, `idempotencyKey`, `unsafe`, `attributes`.
    * @throws What the operation threw in its last attempt, or the error of the policy that ended the call; {@link OptionsError} `ERR_OPTIONS`
-   * for a task that is no function, and for options that are wrong.
+   * for a task that is not a function, and for invalid options.
    */
   execute<T>(task: Task<T>, options?: ExecuteOptions): Promise<T | Added>;
-  /** Runs an operation and answers how it ended; never rejects. Where calls are refused often it is the cheaper way. */
+  /** Runs an operation and returns its outcome; never rejects. It is cheaper than `execute` where calls are often refused. */
   attempt<T>(task: Task<T>, options?: ExecuteOptions): Promise<Outcome<T | Added>>;
-  /** A function of the same name, with the same parameters, that runs through this pipeline. `this` is passed on. */
+  /** Returns a function with the same name and parameters that runs through this pipeline. `this` is passed on. */
   wrap<This, Args extends unknown[], Result>(
     task: (this: This, ...args: Args) => Result,
   ): (this: This, ...args: Args) => Promise<Awaited<Result> | Added>;
-  /** The order in words, and what is doubtful about it. */
+  /** Describes the order in words, and reports what is doubtful about it. */
   explain(): Explanation;
 }
 
-/** What a pipeline can be made of. */
+/** What a pipeline can be composed of. */
 export type AnyPolicy = Guard | Strategy<unknown> | Pipeline<unknown>;
 
 /** What the policies of a list add to the result. */
@@ -67,9 +67,9 @@ export type AddedBy<Policies extends readonly AnyPolicy[]> = Policies[number] ex
 /**
  * Composes policies, outermost first.
  *
- * @param policies - Guards, strategies and other pipelines, in any number. None: the operation just runs.
- * @throws {@link OptionsError} when an argument is no policy, when two policies run on different clocks, and for the few
- * orders that cannot be meant: two retries, a fallback inside a breaker, a timeout that is not below its deadline.
+ * @param policies - Guards, strategies and other pipelines, in any number. Without any, the operation just runs.
+ * @throws {@link OptionsError} when an argument is not a policy, when two policies run on different clocks, and for the few
+ * orders that cannot work: two retries, a fallback inside a breaker, a timeout that is not below its deadline.
  * @example
  * ```ts
  * import { deadline, exponential, pipeline, retry, timeout } from 'holdfast';

@@ -1,8 +1,8 @@
 /**
  * Bulkhead: at most `limit` operations run at once, at most `queue` calls wait for one to end.
  *
- * Promise: a slot that comes free goes to a waiter in the same instant, so no newcomer takes it first and nobody who was
- * let wait is turned away for want of space; each permit gives its slot back exactly once; a call that is aborted or
+ * Promise: a free slot passes to a waiting call in the same instant, so no newcomer takes it first and no queued call is
+ * turned away for lack of space; each permit frees its slot exactly once; a call that is aborted or
  * has waited too long leaves the queue at once; an operation that runs on after its timeout keeps its slot until it ends.
  * After: golang.org/x/sync/semaphore (cancellation), Nygard, "Release It!", 2nd ed., ch. 5; for the orders Maurer, "Fail at
  * scale" (ACM Queue, 2015).
@@ -39,16 +39,16 @@ export interface BulkheadOptions extends CommonOptions, RefusalOptions {
   /** Calls that may wait for a slot, from 0. Default 0: a call that finds no slot is refused. */
   readonly queue?: number;
   /**
-   * Who gets a slot that comes free. Default `'oldest-first'`. `'newest-first'` serves who came last, and pushes out the
-   * oldest when the queue is full. `'codel'` serves the oldest while the queue drains now and then; when it has stood for
-   * 100 ms it serves the newest and turns away who has waited too long or has too little time left.
+   * Which call gets a free slot. Default `'oldest-first'`. `'newest-first'` serves the newest call, and evicts the
+   * oldest when the queue is full. `'codel'` serves the oldest as long as the queue empties now and then; once a queue has
+   * persisted for 100 ms, it serves the newest and turns away calls that have waited too long or have too little time left.
    */
   readonly order?: 'oldest-first' | 'newest-first' | 'codel';
-  /** The longest wait in the queue; goes with `queue`. From 1 ms to 24.8 days. Default: as long as the call's own deadline allows. */
+  /** The longest wait in the queue; requires `queue`. From 1 ms to 24.8 days. Default: as long as the call's own deadline allows. */
   readonly maxWait?: Duration;
   /**
-   * When the slot of a call that was given up comes back. Default `'settle'`: when its operation has really ended.
-   * `'timeout'`: when nobody waits for it any more, which lets more than `limit` run.
+   * When a call that was given up frees its slot. Default `'settle'`: when its operation has really ended.
+   * `'timeout'`: as soon as nothing waits for it any more, which lets more than `limit` operations run.
    */
   readonly releaseOn?: 'settle' | 'timeout';
 }
@@ -59,23 +59,23 @@ export interface BulkheadGuard extends Guard {
   readonly running: number;
   /** Calls that wait for a slot. */
   readonly waiting: number;
-  /** Operations that were given up, by a timeout or their caller, and still run. */
+  /** Operations that still run although a timeout or their caller has given them up. */
   readonly abandoned: number;
-  /** A permit, or a refusal; a promise where the call waits. A call that is aborted while it waits gets a refusal. */
+  /** Returns a permit or a refusal; a promise if the call has to wait. A call that is aborted while it waits gets a refusal. */
   admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal>;
 }
 
 /**
- * Bounds how many operations run at once, and how many calls wait for one of them to end.
+ * Bounds how many operations run at once, and how many calls may wait for a slot.
  *
- * Use one per dependency, so that a slow one cannot take all sockets and memory of the process. Put it inside a retry,
- * or calls hold their slots while they wait for the next attempt, and outside a timeout, so that waiting takes nothing of it.
- * Use `adaptiveLimit` where you cannot tell the number.
+ * Use one per dependency, so that a slow one cannot take all sockets and memory of the process. Place it inside a retry,
+ * or calls hold their slots while they wait for the next attempt, and around a timeout, so that queueing does not use up its time.
+ * Use `adaptiveLimit` if you do not know the number.
  *
  * @param options - `limit`, `queue`, `order`, `maxWait`, `releaseOn`, `stack`, `name`, `on`, `clock`.
- * @throws {@link BulkheadFullError} `ERR_BULKHEAD_FULL` from the call; its `reason` tells whether there was no place
- * (`'full'`), it waited too long (`'waited'`), or newer calls took its place (`'overtaken'`).
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link BulkheadFullError} `ERR_BULKHEAD_FULL` from the call. Its `reason` says whether the queue was full
+ * (`'full'`), the call waited too long (`'waited'`), or newer calls took its place (`'overtaken'`).
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { bulkhead, pipeline } from 'holdfast';

@@ -10,10 +10,10 @@ import { longestWaitMs } from '../core/clock.js';
 /** Where headers are found by their name in lower case: `(name) => headers.get(name)`, `(name) => request.headers[name]`. */
 export type HeaderReader = (name: string) => string | readonly string[] | null | undefined;
 
-/** In which header the time that is left is sent. */
+/** In which header the time left is sent. */
 export type DeadlineForm = 'holdfast' | 'grpc' | 'envoy';
 
-/** The number of an attempt, from 1. Sent by callers that retry, so that the retries of those they call do not multiply with theirs. */
+/** The number of an attempt, from 1. Callers that retry send it, so that the retries of the services they call do not multiply with theirs. */
 export const attemptHeader = 'request-attempt';
 
 const headerNames: Readonly<Record<DeadlineForm, string>> = {
@@ -36,13 +36,13 @@ const grpcUnitsMs: Readonly<Record<string, number>> = {
 
 /** Options of {@link parseDeadlineHeaders}. */
 export interface ParseDeadlineOptions {
-  /** The most that is believed, in milliseconds; a longer time counts as this one. Default and maximum: 24.8 days. */
+  /** The longest time accepted, in milliseconds; longer ones are cut to it. Default and maximum: 24.8 days. */
   readonly maxAcceptMs?: number;
 }
 
 /**
- * The milliseconds that a request grants; undefined when it says nothing that makes sense. Of several headers the
- * nearest deadline holds; a header that comes more than once counts as not said.
+ * The milliseconds that a request allows; undefined when it says nothing valid. Of several headers the
+ * nearest deadline applies; a repeated header is ignored.
  */
 export function parseDeadlineHeaders(
   header: HeaderReader,
@@ -63,15 +63,15 @@ export function parseAttemptHeader(header: HeaderReader): number | undefined {
 }
 
 /**
- * What may be sent on of the time that is left, in whole milliseconds: less a margin for the way back of 1 %, at least
- * 5 ms. 0: the answer would come too late, so the request is not worth sending.
+ * How much of the time left may be passed on, in whole milliseconds: less a margin for the way back of 1 %, at least
+ * 5 ms. 0: the response would come too late, so the request is not worth sending.
  */
 export function relayedMs(remainingMs: number): number {
   return Math.max(0, Math.floor(remainingMs - Math.max(5, remainingMs / 100)));
 }
 
 /**
- * The header that tells the other side how long it may take: `relayedMs(remainingMs)`. Without a deadline (`Infinity`)
+ * The header that tells the called service how long it may take: `relayedMs(remainingMs)`. Without a deadline (`Infinity`)
  * there is none.
  */
 export function deadlineHeaders(remainingMs: number, form: DeadlineForm = 'holdfast'): Record<string, string> {

@@ -1,7 +1,7 @@
 /**
  * Deadline: bounds a whole call, with all its attempts and waits.
  *
- * Promise: of nested deadlines the nearest holds; what cannot be started in time is refused instead of begun.
+ * Promise: of nested deadlines the nearest applies; an operation that has no time left is refused instead of started.
  */
 import type { Call } from '../core/call.js';
 import type { Duration } from '../core/duration.js';
@@ -31,15 +31,15 @@ export interface DeadlineGuard extends Guard {
 }
 
 /**
- * Bounds a whole call, with all its attempts and waits, and tells everything inside how much time is left.
+ * Bounds a whole call, with all its attempts and waits, and tells every policy inside how much time is left.
  *
- * Put it around a retry. A call that comes with a nearer deadline (`execute(fn, { deadline })`) keeps that one.
+ * Place it around a retry. A call with a nearer deadline of its own (`execute(fn, { deadline })`) keeps that one.
  *
  * @param after - Time allowed: milliseconds, or a literal such as `'5s'`, from 1 ms to 24.8 days; or
  * `{ after, stack, name, on, clock }`.
  * @throws {@link DeadlineExceededError} `ERR_DEADLINE_EXCEEDED` from the call, when the time has passed.
  * @throws {@link DeadlineTooShortError} `ERR_DEADLINE_TOO_SHORT` from the call, when no time is left to start it.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { deadline, pipeline, retry } from 'holdfast';

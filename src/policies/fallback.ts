@@ -1,7 +1,7 @@
 /**
  * Fallback: answers in place of an error.
  *
- * Promise: a call that its caller has aborted gets no fallback; what the fallback itself throws is what the caller gets.
+ * Promise: a call that its caller has aborted gets no fallback; if the fallback throws, the caller gets that error.
  */
 import type { Call } from '../core/call.js';
 import { Events } from '../core/events.js';
@@ -12,22 +12,22 @@ import type { Strategy } from '../core/policy.js';
 /** Options of {@link fallback}. */
 export interface FallbackOptions extends CommonOptions {
   /**
-   * Which outcomes are answered by the fallback. Default: every error, refusals of the policies inside among them.
+   * Which outcomes the fallback replaces. Default: every error, including refusals by the policies inside.
    * It is never asked about an abort by the caller.
    */
   readonly handles?: Handles;
 }
 
 /**
- * Answers in place of an error: a cached value, a default, a second source.
+ * Returns a value in place of an error: a cached value, a default, or one from a second source.
  *
- * Put it outermost: inside a circuit breaker it would hide every failure from it, which `pipeline` refuses.
+ * Place it outermost. Inside a circuit breaker it would hide every failure, so `pipeline` rejects that.
  *
- * @param answer - Given the error (undefined when `handles` picked a value), the call, and the outcome that it takes the
- * place of; what it answers becomes the result.
+ * @param answer - Receives the error (undefined when `handles` selected a value), the call, and the outcome that it
+ * replaces; its return value becomes the result.
  * @param options - `handles`, `name`, `on`, `clock`.
- * @throws What `answer` throws.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws Whatever `answer` throws.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { fallback, pipeline, timeout } from 'holdfast';

@@ -33,9 +33,9 @@ import { type RetryBudget, retryBudget } from './retry/retry-budget.js';
 
 /** A delay that follows the latencies of the calls themselves. */
 export interface HedgeQuantile {
-  /** The share of calls that need no copy: 0.95 sends about 5 % more load. From 0.5 to 0.999. */
+  /** The share of calls that need no copy: 0.95 adds about 5 % load. From 0.5 to 0.999. */
   readonly quantile: number;
-  /** Successful calls that must have been seen before the first copy is sent for slowness. Default 100; from 10 to 10,000. */
+  /** Successful calls to observe before the first copy is sent for slowness. Default 100; from 10 to 10,000. */
   readonly minimumSamples?: number;
 }
 
@@ -46,9 +46,9 @@ export interface HedgeOptions extends CommonOptions {
    * latencies seen. Default: `{ quantile: 0.95 }`.
    */
   readonly delay?: Duration | HedgeQuantile;
-  /** Copies besides the first attempt. Default 1, which takes away most of the tail; from 1 to 4. */
+  /** Copies in addition to the first attempt. Default 1, which removes most of the tail; from 1 to 4. */
   readonly max?: number;
-  /** What copies are drawn from, and successes pay into. Default: a `retryBudget()` of its own. */
+  /** The budget that copies draw from, and successes pay into. Default: a `retryBudget()` of its own. */
   readonly budget?: RetryBudget;
   /**
    * Which outcomes are worth another copy at once. Any other error ends the call. Default: every throw. It is never
@@ -56,23 +56,23 @@ export interface HedgeOptions extends CommonOptions {
    */
   readonly handles?: Handles;
   /**
-   * Given each value that the caller does not get, because another copy has won or the call was ended, to close what it
-   * holds open: `(response) => response.body?.cancel()`. An exception in it is contained.
+   * Receives each value that the caller does not get, because another copy has won or the call has ended, so that you can
+   * close it: `(response) => response.body?.cancel()`. An exception in it is contained.
    */
   readonly onDiscard?: (value: unknown) => void;
 }
 
 /**
- * Sends another copy of a call that is slow, and answers with whichever copy succeeds first.
+ * Sends a second copy of a slow call, and returns the result of the first copy to succeed.
  *
- * For reads and other operations that may run twice, where a few calls take much longer than most. An operation marked
- * `unsafe` gets one attempt unless it comes with an idempotency key. Not together with {@link retry} around the same
- * call: a copy is also sent at once when all before it have failed.
+ * Use it for reads and other operations that may run twice, where a few calls take much longer than most. An operation marked
+ * `unsafe` gets one attempt unless it has an idempotency key. Do not combine it with {@link retry} around the same
+ * call: when all copies so far have failed, the next one is sent at once.
  *
  * @param options - `delay`, `max`, `budget`, `handles`, `onDiscard`, `name`, `on`, `clock`.
- * @throws When no copy succeeds, the error of the one that failed last, as it is.
+ * @throws The error of the copy that failed last, unchanged, when no copy succeeds.
  * @throws {@link HandlesError} `ERR_HANDLES_FAILED` when `handles` throws.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { hedge, pipeline } from 'holdfast';

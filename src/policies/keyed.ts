@@ -34,20 +34,20 @@ import { type Group, type GroupMember, isGroupMember } from './circuit-breaker/g
 export interface KeyedOptions extends Omit<CommonOptions, 'on'> {
   /** The key of a call: 1 to 1,000 characters. Default: `call.key`. */
   readonly key?: (call: Call) => string;
-  /** Policies kept at most. Default 10,000; from 1 to 1,000,000. */
+  /** The most policies kept. Default 10,000; from 1 to 1,000,000. */
   readonly maxKeys?: number;
-  /** How long a key that is not used is kept, from 1 ms to 24.8 days. Default: until `maxKeys` are there. */
+  /** How long an unused key is kept, from 1 ms to 24.8 days. Default: until `maxKeys` is reached. */
   readonly idle?: Duration;
   /**
-   * The share of the keys whose circuits may be open at once, from 0 to 1, though always one. Default 1: each circuit
-   * decides alone. For keys that are replicas of one service: when many of them fail, the fault is probably not theirs.
+   * The share of the keys whose circuits may be open at the same time, from 0 to 1; one always may. Default 1: each circuit
+   * decides alone. Set it when the keys are replicas of one service: if many of them fail, the fault is probably elsewhere.
    */
   readonly maxEjected?: number;
 }
 
 /** A policy per key. */
 export interface Keyed<Kept extends AnyPolicy> extends Strategy<AddedBy<readonly [Kept]>> {
-  /** The policy of a key, made if it is not there: the same one as long as it is kept. Counts as a use of the key. */
+  /** Returns the policy of a key, and creates it if necessary: the same one for as long as it is kept. Counts as a use of the key. */
   for(key: string): Kept;
   /** Policies kept now. */
   readonly size: number;
@@ -56,17 +56,17 @@ export interface Keyed<Kept extends AnyPolicy> extends Strategy<AddedBy<readonly
 const longestKey = 1_000;
 
 /**
- * Keeps a policy per key: a circuit breaker per host, a bulkhead per tenant.
+ * Keeps one policy per key: a circuit breaker per host, a bulkhead per tenant.
  *
- * The factory is called once per key, and again after the key was forgotten; with the key `'example'` by `explain()`, which shows
- * what is inside, as long as there is no other. Give its policies equal options, and make
- * the functions among them outside of it: then all share what can be shared. Not for keys that a caller may choose
- * at will and that each need their protection: beyond `maxKeys` the least used ones are forgotten.
+ * The factory is called once per key, and again after the key was evicted. `explain()` shows a policy that exists, or calls the
+ * factory with the key `'example'` if there is none. Give all policies equal options, and create
+ * the functions among them outside the factory, so that policies can share their settings. Do not use it for keys that a caller may choose
+ * freely and that each need protection: beyond `maxKeys`, keys are evicted.
  *
- * @param factory - Makes the policy of a key: a guard, a strategy or a pipeline.
+ * @param factory - Creates the policy of a key: a guard, a strategy or a pipeline.
  * @param options - `key`, `maxKeys`, `idle`, `maxEjected`, `name`, `clock`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong; from the call, when it has no key or
- * the factory answers no policy, or one on another clock than the pipeline's.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from `keyed`, for an invalid option; from the call, when it has no key or
+ * `factory` returns no policy, or one on another clock than the pipeline's.
  * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `key` throws.
  * @example
  * ```ts

@@ -27,18 +27,18 @@ import {
 import { type Guard, type Permit, type Refusal, refuse } from '../core/policy.js';
 import { type LoopGauge, loopGauge, threadLoop } from '../structures/loop-gauge.js';
 
-/** How much a call matters. `'critical'` is never shed. */
+/** How important a call is. `'critical'` is never shed. */
 export type Priority = 'low' | 'normal' | 'high' | 'critical';
 
 /** Options of {@link loadShed}. */
 export interface LoadShedOptions extends CommonOptions, RefusalOptions {
   /** How late the event loop may be for calls of normal priority. Default 100 ms; from 1 ms to 24.8 days. */
   readonly maxEventLoopDelay?: Duration;
-  /** Share of the time that the event loop may be busy, from 0.01 to 1. Default: not watched, a busy loop may be in time. */
+  /** Share of the time that the event loop may be busy, from 0.01 to 1. Default: not watched, because a busy loop may still be on time. */
   readonly maxUtilization?: number;
   /**
-   * How much a call matters. `'low'` is shed at half of `maxEventLoopDelay` or nine tenths of `maxUtilization`, `'high'`
-   * at twice `maxEventLoopDelay` only, `'critical'` never. Default: every call is `'normal'`.
+   * How important a call is. `'low'` is shed at half of `maxEventLoopDelay` or nine tenths of `maxUtilization`, `'high'`
+   * only at twice `maxEventLoopDelay`, `'critical'` never. Default: every call is `'normal'`.
    */
   readonly priority?: (call: Call) => Priority;
 }
@@ -51,13 +51,13 @@ export interface LoadShedGuard extends Guard {
 /**
  * Turns calls away while the event loop of this process is late or too busy, the less important ones first.
  *
- * For what comes in: outermost around the handling of a request or message, so that a refusal costs next to nothing and
- * what is let in is answered in time. For the strength of the other side use {@link throttle} or a circuit breaker.
+ * Place it outermost around the handling of incoming requests or messages: a refusal costs next to nothing, and
+ * admitted calls are answered in time. To protect a service that you call, use {@link throttle} or a circuit breaker.
  *
  * @param options - `maxEventLoopDelay`, `maxUtilization`, `priority`, `stack`, `name`, `on`, `clock`.
- * @throws {@link ShedError} `ERR_SHED` from the call that is turned away; its `reason` names the measurement.
- * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `priority` throws or answers no priority.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link ShedError} `ERR_SHED` from the call that is turned away; its `reason` gives the measurement.
+ * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `priority` throws or returns no priority.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { loadShed, pipeline } from 'holdfast';

@@ -37,13 +37,13 @@ import { Waiter, type WaitingRoom } from './waiter.js';
 export interface RateLimitOptions extends CommonOptions, RefusalOptions {
   /** Calls, or units of cost, per period. From 1. */
   readonly limit: number;
-  /** Milliseconds or a literal such as `'1s'`, from 1 ms to 24.8 days. Default one second. */
+  /** The period of `limit`: milliseconds or a literal such as `'1s'`, from 1 ms to 24.8 days. Default one second. */
   readonly period?: Duration;
-  /** What may start at once after a pause. Default `limit`. From 1. */
+  /** Calls or units that may start at once after a pause. Default `limit`. From 1. */
   readonly burst?: number;
   /** What a call takes of the limit: a number from 0, or a function of the call. Default 1. */
   readonly cost?: number | ((call: Call) => number);
-  /** What becomes of a call when there is no room: refused (default), or let wait for its turn. */
+  /** What happens to a call when there is no room: it is refused (default), or waits for its turn. */
   readonly whenFull?: 'reject' | 'wait';
   /** Calls that may wait, from 0. Default 100. Only with `whenFull: 'wait'`. */
   readonly queue?: number;
@@ -51,29 +51,29 @@ export interface RateLimitOptions extends CommonOptions, RefusalOptions {
   readonly maxWait?: Duration;
 }
 
-/** A guard that bounds how many calls start per time. Outside a pipeline `admit()` works without a call. */
+/** A guard that bounds how many calls may start in a period. Outside a pipeline `admit()` works without a call. */
 export interface RateLimitGuard extends Guard {
-  /** What could start at once now, in units of cost. */
+  /** Units of cost that could start now. */
   readonly remaining: number;
-  /** Milliseconds until the whole burst is there again. */
+  /** Milliseconds until the whole burst is available again. */
   readonly resetMs: number;
   /** Calls that wait for their turn. */
   readonly waiting: number;
-  /** A permit, or a refusal; a promise where the call waits. A call that is aborted while it waits gets a refusal. */
+  /** Returns a permit or a refusal; a promise if the call has to wait. A call that is aborted while it waits gets a refusal. */
   admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal>;
 }
 
 /**
- * Bounds how many calls start per time, evenly and without the double load at the edge of fixed windows.
+ * Bounds how many calls may start in a period, evenly and without the double load at the edge of fixed windows.
  *
- * For a quota of the other side, or to spread work. It bounds starts, not how many run: for that use {@link bulkhead}.
- * Where it stands decides what is counted: inside a retry every attempt, outside it every call.
+ * Use it for a quota that a service sets, or to spread work. It bounds starts, not how many calls run at once: for that use {@link bulkhead}.
+ * Its position decides what it counts: inside a retry every attempt, outside it every call.
  *
  * @param options - `limit`, `period`, `burst`, `cost`, `whenFull`, `queue`, `maxWait`, `stack`, `name`, `on`, `clock`.
  * @throws {@link RateLimitedError} `ERR_RATE_LIMITED` from the call, with `retryAfterMs`; without it when the call costs
  * more than `burst`, because then it can never start.
- * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `cost` throws or answers no number from 0.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `cost` throws or returns anything but a number from 0.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { pipeline, rateLimit } from 'holdfast';

@@ -17,23 +17,23 @@ import { ChurnMap } from '../structures/churn-map.js';
 /** Options of {@link singleFlight}. */
 export interface SingleFlightOptions extends CommonOptions {
   /**
-   * Names all that the answer depends on: operation, arguments, tenant. Undefined lets the call run alone. There is no
-   * default, because `call.key` often is a host or a tenant, and unlike calls would get each other's answers.
+   * Identifies everything that the result depends on: operation, arguments, tenant. Undefined makes the call run alone. There is no
+   * default, because `call.key` is often a host or a tenant, and different calls would get each other's results.
    */
   readonly key: (call: Call) => string | undefined;
 }
 
 /**
- * Lets calls that ask for the same thing at the same time share one execution and its answer.
+ * Lets concurrent calls for the same thing share one execution and its result.
  *
- * For reads. The operation of the first caller runs, under a call of its own without a deadline: it goes on while anyone
- * waits. All get the same object, or the same error; what can be read only once, such as a response body, is better read
- * inside. Calls without a key and calls marked `unsafe` run alone. It shares no answer that is there already: that is a cache.
+ * Use it for reads. The operation of the first caller runs, under its own call without a deadline, for as long as any caller
+ * waits. All callers get the same object or the same error; read a value that can be read only once, such as a response body,
+ * inside the operation. Calls without a key and calls marked `unsafe` run alone. It stores no results: for that, use a cache.
  *
  * @param options - `key`, `name`, `on`, `clock`.
- * @throws What the shared operation throws; for each caller the reason of its own abort.
- * @throws {@link HandlesError} `ERR_HANDLES_FAILED` when `key` throws or answers no string.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws Whatever the shared operation throws; for each caller the reason of its own abort.
+ * @throws {@link HandlesError} `ERR_HANDLES_FAILED` when `key` throws or returns neither a string nor undefined.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { pipeline, singleFlight } from 'holdfast';

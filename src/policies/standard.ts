@@ -1,5 +1,5 @@
 /**
- * Standard: the policies that a call to another service should have, in the order that holds, in one line.
+ * Standard: the policies that every call to another service should have, in an order that holds up, in one line.
  *
  * Promise: the load sent to a service that fails stays near what its callers ask for, and the calls come back within
  * seconds of the service (test/simulation). A key of its own keeps each host or tenant from harming the others.
@@ -39,13 +39,13 @@ export interface StandardOptions extends CommonOptions {
   readonly attempts?: number;
   /** Which outcomes are failures, for the retry and for the breaker. Default: every throw, and no value. */
   readonly handles?: Handles;
-  /** Which outcomes are failures for the breaker, where that differs. Default: `handles`. */
+  /** Which outcomes are failures for the breaker, if different. Default: `handles`. */
   readonly breakerHandles?: Handles;
-  /** Given each value that was taken for a failure and that the caller does not get, to close what it holds open. */
+  /** Receives each value that was taken for a failure and that the caller does not get, so that you can close it. */
   readonly onDiscard?: (value: unknown) => void;
-  /** Keys, such as hosts, that have a breaker and a limit of their own; the least used ones are forgotten. Default 10,000; from 1 to 1,000,000. */
+  /** Keys, such as hosts, that have their own breaker and limit; the least used ones are evicted. Default 10,000; from 1 to 1,000,000. */
   readonly maxKeys?: number;
-  /** The source of chance, in [0, 1). Default `Math.random`. */
+  /** The source of randomness, in [0, 1). Default `Math.random`. */
   readonly random?: () => number;
 }
 
@@ -56,14 +56,14 @@ const shareOfFirstWait = 0.03;
 const openings = { openFor: 2_000, maxOpenFor: 4_000 };
 
 /**
- * Composes what a call to another service should have: a deadline, a retry with full jitter and a success-fed budget, a
+ * Composes the policies that every call to another service should have: a deadline, a retry with full jitter and a success-fed budget, a
  * circuit breaker and an adaptive concurrency limit per `call.key`, and a timeout for each attempt.
  *
- * One per service, made once. Calls without a key share one breaker and one limit. For other numbers than these compose
- * the policies yourself; `String(standard().explain())` tells what they are.
+ * Create one per service, once. Calls without a key share one breaker and one limit. If you need other numbers, compose
+ * the policies yourself; `String(standard().explain())` shows the numbers in use.
  *
  * @param options - `name`, `deadline`, `timeout`, `attempts`, `handles`, `breakerHandles`, `onDiscard`, `maxKeys`, `random`, `on`, `clock`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong, and for a `timeout` that is not below
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option, and for a `timeout` that is not below
  * `deadline`.
  * @throws From the call: the operation's last error; {@link DeadlineExceededError}, {@link TimeoutError},
  * {@link CircuitOpenError} or {@link BulkheadFullError}.

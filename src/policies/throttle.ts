@@ -1,5 +1,5 @@
 /**
- * Throttle: turns calls away by chance, as many as a service that has too much to do refuses anyway.
+ * Throttle: turns calls away at random, about as many as an overloaded service would refuse anyway.
  *
  * Promise: while the service accepts at least one of `factor` calls nothing is turned away; when it accepts none, a tenth
  * goes on being sent, so that its recovery is seen; a call under way and one that says nothing count neither way.
@@ -31,42 +31,42 @@ import { bucketsPerWindow, TimeWindow } from '../structures/time-window.js';
 /** Options of {@link throttle}. */
 export interface ThrottleOptions extends CommonOptions, RefusalOptions {
   /**
-   * Calls sent for each one that the service accepts. Default 2: half of what is sent to a service that refuses may be in
+   * Calls sent for each one that the service accepts. Default 2: half of the calls to a service that refuses may be in
    * vain. Lower is stricter. From 1 to 100.
    */
   readonly factor?: number;
-  /** The time that is looked back on, in ten steps. Default two minutes; from 10 ms to 24.8 days. Longer than the longest call. */
+  /** How far back it looks, in ten steps. Default two minutes; from 10 ms to 24.8 days. Must be longer than the longest call. */
   readonly window?: Duration;
   /** Calls that must have ended in the window before anything is turned away. Default 20; from 1. */
   readonly minimumCalls?: number;
-  /** The largest share that is turned away, from 0 to 1. Default 0.9, so that a tenth tells when the service is well again. */
+  /** The largest share that is turned away, from 0 to 1. Default 0.9, so that a tenth shows when the service has recovered. */
   readonly maxShedRate?: number;
   /**
-   * What counts as not accepted. Default: every error, also our own timeout. Say here which errors mean overload, such as
-   * a status 429 or 503, where others are an ordinary answer.
+   * Which outcomes count as not accepted. Default: every error, including our own timeout. Select the errors that mean overload, such
+   * as a status 429 or 503, if other errors are ordinary answers.
    */
   readonly handles?: Handles;
-  /** Draws from 0 to 1. Default `Math.random`. */
+  /** The source of randomness, in [0, 1). Default `Math.random`. */
   readonly random?: () => number;
 }
 
-/** A guard that turns away what would be refused. Outside a pipeline `admit()` works without a call. */
+/** A guard that turns away calls that would be refused. Outside a pipeline `admit()` works without a call. */
 export interface ThrottleGuard extends Guard {
-  /** The share of calls that was turned away when the last one came, from 0 to 1. */
+  /** The share of calls that was turned away as of the last call, from 0 to 1. */
   readonly probability: number;
   admit(call?: Call): Permit | Refusal;
 }
 
 /**
- * Turns calls away by chance, as many as the service would refuse anyway, so that refusing does not cost it its strength.
+ * Turns calls away at random, as many as the service would refuse anyway, so that refusing does not use up its capacity.
  *
- * Smoother than a circuit breaker: it lessens the load instead of cutting it off, and needs no probes. Put it inside a
- * retry, next to the operation; what it turns away is not repeated.
+ * It is smoother than a circuit breaker: it reduces the load instead of cutting it off, and needs no probes. Place it inside a
+ * retry, next to the operation; calls that it turns away are not retried.
  *
  * @param options - `factor`, `window`, `minimumCalls`, `maxShedRate`, `handles`, `random`, `stack`, `name`, `on`, `clock`.
  * @throws {@link ShedError} `ERR_SHED` from the call that is turned away.
  * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `handles` throws.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { isRejected, pipeline, throttle } from 'holdfast';

@@ -29,7 +29,7 @@ export interface TimeoutOptions extends CommonOptions, RefusalOptions {
   /** Time allowed: milliseconds or a literal such as `'2s'`, from 1 ms to 24.8 days. */
   readonly after: Duration;
   /**
-   * Given the value of an operation that succeeded after nobody waited for it any more, to close a connection or undo a
+   * Receives the value of an operation that succeeded after the call had ended, to close a connection or undo a
    * booking. An exception in it is contained.
    */
   readonly onLateResult?: (value: unknown) => void;
@@ -42,17 +42,17 @@ export function afterOptions(policy: string, [given, second]: readonly unknown[]
 }
 
 /**
- * Stops waiting for an operation after a time and aborts its signal.
+ * Bounds the time of one attempt: rejects on time and aborts the operation's signal.
  *
- * Use it innermost, so that each attempt of a retry gets the full time; use {@link deadline} to bound the sum. The time
- * begins when the operation may start: waiting in a queue around it does not count.
+ * Use it innermost, so that each attempt of a retry gets the full time; use {@link deadline} to bound the sum. The clock
+ * starts when the operation may start: time in an outer queue does not count.
  * An operation that ignores `call.signal` keeps running: its outcome is unknown.
  *
  * @param after - Time allowed: milliseconds, or a literal such as `'2s'`, from 1 ms to 24.8 days; or
  * `{ after, onLateResult, stack, name, on, clock }`.
  * @throws {@link TimeoutError} `ERR_TIMEOUT` from the call, when the time has passed.
- * @throws {@link DeadlineTooShortError} `ERR_DEADLINE_TOO_SHORT` from the call, when its deadline has passed already.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link DeadlineTooShortError} `ERR_DEADLINE_TOO_SHORT` from the call, when its deadline has already passed.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { isAbandoned, pipeline, timeout } from 'holdfast';
@@ -99,7 +99,7 @@ interface Ending {
   readonly clock: Clock | undefined;
   readonly events: Events;
   readonly stack: boolean;
-  /** Tells of the end, and answers the error. */
+  /** Publishes the end, and returns the error. */
   readonly reason: () => unknown;
   readonly onLateResult?: ((value: unknown) => void) | undefined;
 }

@@ -1,5 +1,5 @@
 /**
- * Adaptive limit: a bulkhead that finds its size by itself, from how long operations take.
+ * Adaptive limit: a bulkhead that finds its own size from how long operations take.
  *
  * Promise: what ends says nothing unless it succeeded or was given up by a timeout, so an outage in which all fails at
  * once teaches nothing; nor does what ended while this process itself was blocked; an operation that runs on after its
@@ -35,7 +35,7 @@ import { Knee } from './knee.js';
 import { StallWatch } from './stall-watch.js';
 import { Vegas } from './vegas.js';
 
-/** Options of {@link adaptiveLimit}; none is needed. */
+/** Options of {@link adaptiveLimit}; all are optional. */
 export interface AdaptiveLimitOptions extends CommonOptions, RefusalOptions {
   /**
    * The rule that finds the limit. Default `'knee'`, our own, which needs no tuning. The others are published ones, for
@@ -43,43 +43,43 @@ export interface AdaptiveLimitOptions extends CommonOptions, RefusalOptions {
    */
   readonly algorithm?: 'knee' | 'aimd' | 'vegas' | 'gradient2';
   /**
-   * Operations that may run at once until something is known of the service. Default 100 for `'knee'`, 20 for the others;
+   * The limit until something has been learned about the service. Default 100 for `'knee'`, 20 for the others;
    * within `min` and `max`.
    */
   readonly initial?: number;
-  /** The limit is never less. Default 1; from 1 to 1,000,000. */
+  /** The limit never falls below this. Default 1; from 1 to 1,000,000. */
   readonly min?: number;
-  /** The limit is never more. Default 1,000; from `min` to 1,000,000. */
+  /** The limit never rises above this. Default 1,000; from `min` to 1,000,000. */
   readonly max?: number;
   /** Calls that may wait for a slot, the newest served first. Default: as many as may run, at least 4. 0 for none. */
   readonly queue?: number;
-  /** The source of chance, of which only `'vegas'` draws. Default `Math.random`. */
+  /** The source of randomness; only `'vegas'` uses it. Default `Math.random`. */
   readonly random?: () => number;
 }
 
-/** A guard that bounds how many operations run at once, by what it learns. Outside a pipeline `admit()` works without a call. */
+/** A guard that bounds how many operations run at once, by a learned limit. Outside a pipeline `admit()` works without a call. */
 export interface AdaptiveLimitGuard extends Guard {
-  /** Operations that may run at once now. */
+  /** How many operations may run at once now. */
   readonly limit: number;
   /** Slots that are taken. */
   readonly running: number;
   /** Calls that wait for a slot. */
   readonly waiting: number;
-  /** A permit, or a refusal; a promise where the call waits. A call that is aborted while it waits gets a refusal. */
+  /** Returns a permit or a refusal; a promise if the call has to wait. A call that is aborted while it waits gets a refusal. */
   admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal>;
 }
 
 /**
- * Bounds how many operations run at once, by a limit that it finds while calls are made.
+ * Bounds how many operations run at once, with a limit that it learns from the calls themselves.
  *
- * Use it where you cannot tell the right size of a `bulkhead`, or where it changes: one per dependency, inside a retry and
- * outside a timeout, without which calls that hang are never noticed. It learns from round trips, so operations behind
- * one limit should be of one kind. The limit is for this process alone.
+ * Use it when you do not know the right size of a `bulkhead`, or when it changes: one per dependency, inside a retry and
+ * around a timeout, without which calls that hang are never noticed. It learns from round trips, so use one limit
+ * per kind of operation. The limit applies to this process alone.
  *
  * @param options - `algorithm`, `initial`, `min`, `max`, `queue`, `random`, `stack`, `name`, `on`, `clock`.
- * @throws {@link BulkheadFullError} `ERR_BULKHEAD_FULL` from the call; its `reason` tells whether there was no place
- * (`'full'`), it waited too long (`'waited'`), or newer calls took its place (`'overtaken'`).
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link BulkheadFullError} `ERR_BULKHEAD_FULL` from the call. Its `reason` says whether the queue was full
+ * (`'full'`), the call waited too long (`'waited'`), or newer calls took its place (`'overtaken'`).
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { adaptiveLimit, pipeline, timeout } from 'holdfast';

@@ -1,5 +1,5 @@
 /**
- * Circuit breaker: stops calling a service that fails, and finds out with few calls whether it is well again.
+ * Circuit breaker: stops calling a service that fails, and finds out with a few probes whether it has recovered.
  *
  * Promise: a result of a call that began before the circuit changed its state says nothing about the present one, so it
  * changes nothing; a caller's abort and our own refusals never count; a probe that hangs cannot keep the circuit
@@ -35,49 +35,49 @@ import type { CircuitSnapshot, CircuitState } from './snapshot.js';
 /** Options of {@link circuitBreaker}. */
 export interface CircuitBreakerOptions extends CommonOptions, RefusalOptions {
   /**
-   * What is looked at: the calls of a time (from 10 ms to 24 h), the last so many calls (`{ calls }`, from 1 to
-   * 100,000), or nothing but failures in a row (`{ consecutive }`, from 1 to 100,000). Default `'30s'`.
+   * What the rates are computed over: the calls of a time (from 10 ms to 24 h), the last calls (`{ calls }`, from 1 to
+   * 100,000), or only failures in a row (`{ consecutive }`, from 1 to 100,000). Default `'30s'`.
    */
   readonly window?: Duration | { readonly calls: number } | { readonly consecutive: number };
-  /** Calls in the window below which its rates say nothing. Default 20, or `window.calls` if that is less. */
+  /** Calls that the window must hold before its rates count. Default 20, or `window.calls` if that is less. */
   readonly minimumCalls?: number;
-  /** The share of failures, above 0 to 1, from which on it opens. Default 0.5. */
+  /** The share of failures, above 0 to 1, at which it opens. Default 0.5. */
   readonly failureRate?: number;
-  /** The share of slow calls, above 0 to 1, from which on it opens. Default: slowness does not count. */
+  /** The share of slow calls, above 0 to 1, at which it opens. Default: slowness does not count. */
   readonly slowCallRate?: number;
-  /** What takes longer than this is slow. Goes with `slowCallRate`. */
+  /** Calls that take longer than this are slow. Requires `slowCallRate`. */
   readonly slowCallDuration?: Duration;
-  /** How long the first opening of a series lasts at most; half of it at least. Default 5 s; from 1 ms to 24 h. */
+  /** Upper bound of the first opening of a series; the lower bound is half of it. Default 5 s; from 1 ms to 24 h. */
   readonly openFor?: Duration;
-  /** What the openings of a series double up to. Default 60 s, or `openFor` if that is more. */
+  /** The limit up to which the openings of a series double. Default 60 s, or `openFor` if that is more. */
   readonly maxOpenFor?: Duration;
-  /** How it finds out whether the service is well again. */
+  /** How it finds out whether the service has recovered. */
   readonly halfOpen?: HalfOpenOptions;
-  /** Time in which it lets a growing share of the calls through after the probes, from a tenth to all. Default: off. */
+  /** Time after the probes over which the share of calls let through grows from a tenth to all. Default: off. */
   readonly rampUp?: Duration;
   /** Which outcomes are failures. Default: every throw, and no value. */
   readonly handles?: Handles;
-  /** Judges and tells, but refuses nothing: for trying settings out. Default `false`. */
+  /** Decides and reports, but refuses nothing: for trying out settings. Default `false`. */
   readonly shadow?: boolean;
-  /** Chance, in [0, 1), for the length of openings. Default `Math.random`. */
+  /** The source of randomness, in [0, 1), for the length of openings. Default `Math.random`. */
   readonly random?: () => number;
 }
 
 /** What a circuit does once its opening is over. */
 export interface HalfOpenOptions {
-  /** Probes of one cycle, at once and in all. Default 3; from 1 to 1,000. */
+  /** Probes per half-open cycle, both concurrent and in total. Default 3; from 1 to 1,000. */
   readonly permits?: number;
-  /** How many of them must succeed. Default: all. */
+  /** How many of the probes must succeed. Default: all. */
   readonly successes?: number;
-  /** How long a probe may take; then it counts as a failure. Default: as long as the opening lasted, 10 s at most. */
+  /** How long a probe may take before it counts as a failure. Default: the length of the opening, at most 10 s. */
   readonly timeout?: Duration;
 }
 
-/** A circuit breaker. Outside of a pipeline `admit()` works without a call. */
+/** A circuit breaker. Outside a pipeline `admit()` works without a call. */
 export interface CircuitBreaker extends Guard {
-  /** Where the circuit is. It leaves a state that is over when the next call asks, because nothing watches the time. */
+  /** The state of the circuit. An expired state ends when the next call arrives, because no timer watches it. */
   readonly state: CircuitState;
-  /** A permit, or a refusal with a `CircuitOpenError`. Settle or release the permit; the second time counts nothing. */
+  /** Returns a permit, or a refusal with a `CircuitOpenError`. Settle or release the permit; a second time has no effect. */
   admit(call?: Call): Permit | Refusal;
   /** Refuses every call until `reset()`. */
   isolate(): void;
@@ -88,11 +88,11 @@ export interface CircuitBreaker extends Guard {
   /** The circuit in numbers, for a metric or for {@link CircuitBreaker.restore}. */
   snapshot(): CircuitSnapshot;
   /**
-   * Goes on from a snapshot: an open circuit stays open for the rest of its time, a half-open one begins with new
-   * probes, a closed one with an empty window. Answers whether the snapshot made sense; one that does not changes nothing.
+   * Resumes from a snapshot: an open circuit stays open for the rest of its time, a half-open one starts with new
+   * probes, a closed one with an empty window. Returns whether the snapshot was consistent; an inconsistent one changes nothing.
    */
   restore(snapshot: unknown): boolean;
-  /** Ends its work: permits that are out count nowhere, and it lets every call through, as after `forceClosed()`. It has no timers to stop. */
+  /** Ends its work: outstanding permits no longer count, and every call is let through, as after `forceClosed()`. It has no timers to stop. */
   dispose(): void;
   [Symbol.dispose](): void;
 }
@@ -125,18 +125,18 @@ const rateField = (): Field<number> => ({
 });
 
 /**
- * Stops calling a service that fails, and finds out with few calls whether it is well again.
+ * Stops calling a service that fails, and finds out with a few probes whether it has recovered.
  *
- * One per dependency, or per host or tenant with {@link keyed}. Put it inside a {@link retry}, so that each attempt counts, and
- * around {@link bulkhead} and {@link timeout}: their refusals do not count, their timeouts do. It opens when at least
- * half of 20 calls or more of the last 30 s failed, and after 100 failures in a row whatever the window holds.
+ * Use one per dependency, or per host or tenant with {@link keyed}. Place it inside a {@link retry}, so that each attempt counts, and
+ * around {@link bulkhead} and {@link timeout}: their refusals do not count, timeouts do. By default it opens when at least
+ * half of 20 or more calls in the last 30 s failed, and after 100 failures in a row, whatever the window holds.
  *
  * @param options - `window`, `minimumCalls`, `failureRate`, `slowCallRate`, `slowCallDuration`, `openFor`, `maxOpenFor`,
  * `halfOpen`, `rampUp`, `handles`, `shadow`, `random`, `stack`, `name`, `on`, `clock`.
- * @throws {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` from the call, when it is refused; `retryAfterMs` is the rest of the opening.
+ * @throws {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` from the call, when it is refused; `retryAfterMs` is the time left of the opening.
  * @throws {@link TimeoutError} `ERR_TIMEOUT` from the call, when it was a probe and took longer than `halfOpen.timeout`.
  * @throws {@link HandlesError} `ERR_HANDLES_FAILED` from the call, when `handles` throws; that counts as a failure.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { circuitBreaker, pipeline } from 'holdfast';

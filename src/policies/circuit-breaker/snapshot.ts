@@ -1,13 +1,13 @@
 /**
- * Snapshot: a circuit in durations instead of instants, so that another process, or this one later, can go on from it.
+ * Snapshot: a circuit in durations instead of instants, so that another process, or a later run, can resume from it.
  */
 
 const states = ['closed', 'open', 'half-open', 'ramping', 'isolated', 'forced-closed'] as const;
 
-/** Where a circuit is. `'isolated'` and `'forced-closed'` are an operator's word and last until `reset()`. */
+/** The state of a circuit. `'isolated'` and `'forced-closed'` are set by an operator and last until `reset()`. */
 export type CircuitState = (typeof states)[number];
 
-/** A circuit as `JSON.stringify` keeps it. */
+/** A circuit, in a form that `JSON.stringify` preserves. */
 export interface CircuitSnapshot {
   readonly v: 1;
   readonly state: CircuitState;
@@ -15,18 +15,18 @@ export interface CircuitSnapshot {
   readonly generation: number;
   /** How long the latest opening lasts, in milliseconds; 0 when there was none. */
   readonly openForMs: number;
-  /** Time in the present state; 0 for one that was never left. */
+  /** Time in the current state; 0 for a state that was never left. */
   readonly elapsedMs: number;
-  /** Openings in the present series: each is longer than the one before. */
+  /** Openings in the current series: each is longer than the one before. */
   readonly openings: number;
-  /** What is counted in the present state; all 0 where results do not count. */
+  /** The counts in the current state; all 0 where results do not count. */
   readonly window: {
     readonly calls: number;
     readonly failures: number;
     readonly slow: number;
     readonly failuresInARow: number;
   };
-  /** Results that came after a change of state and therefore counted nowhere. */
+  /** Stale results: they arrived after a change of state and count nowhere else. */
   readonly staleResults: number;
 }
 

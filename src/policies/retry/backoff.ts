@@ -21,15 +21,15 @@ import {
   withDefault,
 } from '../../core/options.js';
 
-/** What a backoff may go by. */
+/** What a backoff can base its delay on. */
 export interface BackoffState {
   /** The attempt that failed, from 1. */
   readonly attempt: number;
-  /** The delay that this backoff chose before that attempt, in milliseconds; undefined after the first. */
+  /** The delay that this backoff chose before that attempt, in milliseconds; undefined after the first attempt. */
   readonly previousDelayMs: number | undefined;
-  /** The error it failed with; undefined when `handles` took a value for a failure. */
+  /** The error of that attempt; undefined when `handles` took a value for a failure. */
   readonly error: unknown;
-  /** A draw from [0, 1), from the retry's own source of chance. */
+  /** Draws from [0, 1), from the retry's own source of randomness. */
   readonly random: () => number;
 }
 
@@ -48,7 +48,7 @@ export interface ExponentialOptions {
   readonly initial?: Duration;
   /** The highest ceiling. Default 5 s; not below `initial`. */
   readonly max?: Duration;
-  /** What each ceiling is to the one before. Default 2; from 1 to 100. */
+  /** The ratio of each ceiling to the previous one. Default 2; from 1 to 100. */
   readonly factor?: number;
   /** `'full'`, the default: from 0 to the ceiling. `'equal'`: from half of it. `'none'`: the ceiling itself, so that clients that failed together return together. */
   readonly jitter?: 'full' | 'equal' | 'none';
@@ -58,7 +58,7 @@ export interface ExponentialOptions {
 export interface DecorrelatedOptions {
   /** The shortest delay. Default 100 ms; from 0 to 24.8 days. */
   readonly initial?: Duration;
-  /** The longest. Default 5 s; not below `initial`. */
+  /** The longest delay. Default 5 s; not below `initial`. */
   readonly max?: Duration;
 }
 
@@ -68,7 +68,7 @@ const max = /* @__PURE__ */ withDefault(/* @__PURE__ */ duration({ min: 0 }), 5_
 /**
  * Delays whose ceiling grows by a factor: `min(max, initial * factor ** (attempt - 1))`, with jitter inside it.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { exponential } from 'holdfast';
@@ -97,11 +97,11 @@ export function exponential(options?: ExponentialOptions): Backoff {
 }
 
 /**
- * Delays drawn between `initial` and three times the delay before, capped before the draw.
+ * Delays drawn between `initial` and three times the previous delay, capped before the draw.
  *
  * It spreads clients as well as full jitter and never retries at once.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { decorrelated } from 'holdfast';
@@ -125,10 +125,10 @@ export function decorrelated(options?: DecorrelatedOptions): Backoff {
 }
 
 /**
- * The same delay each time. For tests and for waiting on something local; many clients of one service want jitter.
+ * The same delay each time. For tests, and for waiting on something local; with many clients of one service, use jitter.
  *
  * @param delay - Milliseconds or a literal such as `'1s'`, from 0 to 24.8 days.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for a delay that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid delay.
  * @example
  * ```ts
  * import { constant, pipeline, retry } from 'holdfast';

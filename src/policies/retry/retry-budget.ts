@@ -1,8 +1,8 @@
 /**
- * Retry budget: successes pay for retries, so that a dependency that is down is not sent a multiple of its load.
+ * Retry budget: successes pay for retries, so that a dependency that is down does not get a multiple of its load.
  *
- * Promise: over any time, retries are at most `initial + ratio * successes + minPerSecond * seconds`; at an outage they
- * end after the balance is used, whatever the number of calls.
+ * Promise: over any time, retries are at most `initial + ratio * successes + minPerSecond * seconds`; in an outage they
+ * end once the balance is spent, whatever the number of calls.
  * After: Brooker, "Fixing retries with token buckets and circuit breakers" (2022): fed by successes, not by requests,
  * because requests go on in an outage. The floor is Finagle's `minRetriesPerSec`.
  */
@@ -11,35 +11,35 @@ import { checkOptions, having, impossibleOption, number, withDefault } from '../
 
 /** Options of {@link retryBudget}. */
 export interface RetryBudgetOptions {
-  /** What a success pays in, in retries. Default 0.1: one retry for ten successes. From 0 to 10. */
+  /** How much a success pays in, in retries. Default 0.1: one retry for ten successes. From 0 to 10. */
   readonly ratio?: number;
   /** The most that can be saved up, in retries. Default 100; from 1 to 1,000,000. */
   readonly capacity?: number;
-  /** What there is at the beginning, in retries. Default 10, or `capacity` if that is less. */
+  /** The balance at the start, in retries. Default 10, or `capacity` if that is less. */
   readonly initial?: number;
   /**
-   * Retries per second that are granted although nothing is left, so that a client with little traffic still gets one.
-   * Default 1; from 0 to 1,000. They cannot be saved up.
+   * Retries per second that are granted even when the balance is empty, so that a client with little traffic still gets one.
+   * Default 1; from 0 to 1,000. They do not accumulate.
    */
   readonly minPerSecond?: number;
-  /** The source of time. Default: `systemClock`. */
+  /** The time source. Default: `systemClock`. */
   readonly clock?: Clock;
 }
 
-/** What retries, hedges and redeliveries of one dependency are drawn from. Share one object among all of them. */
+/** The budget that retries, hedges and redeliveries to one dependency draw from. Share one object among all of them. */
 export interface RetryBudget {
   /** Retries that could be made now, without the floor. */
   readonly balance: number;
-  /** A call succeeded. */
+  /** Records that a call succeeded. */
   deposit(): void;
-  /** Takes one retry; false when there is none. Answers at once: a promise would grant every retry. */
+  /** Takes one retry; false when there is none. Must return at once: a promise would grant every retry. */
   tryWithdraw(): boolean;
 }
 
 /**
- * Makes a retry budget. Give one object to all policies that repeat calls to the same dependency.
+ * Creates a retry budget. Give one object to all policies that repeat calls to the same dependency.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { exponential, pipeline, retry, retryBudget } from 'holdfast';

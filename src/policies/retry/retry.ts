@@ -1,5 +1,5 @@
 /**
- * Retry: makes further attempts at an operation that failed, as long as one makes sense.
+ * Retry: repeats a failed operation for as long as another attempt makes sense.
  *
  * Promise: never more attempts than allowed, none after an abort, none whose wait would outlive the deadline, none that
  * the budget does not grant, none earlier than the other side asked for; an abort ends a wait at once; a refusal of a
@@ -31,36 +31,36 @@ import type { RetryBudget } from './retry-budget.js';
 
 /** Options of {@link retry}. */
 export interface RetryOptions extends CommonOptions {
-  /** Attempts in all, the first one counted. Default 3; from 1 to 1,000. */
+  /** Attempts in all, including the first. Default 3; from 1 to 1,000. */
   readonly attempts?: number;
   /** How long to wait between two attempts. Default: `exponential({ initial: 100, max: '5s', jitter: 'full' })`. */
   readonly backoff?: Backoff;
-  /** What retries are drawn from. Default: none, so that only `attempts` bounds them. */
+  /** The budget that retries draw from. Default: none, so that only `attempts` bounds them. */
   readonly budget?: RetryBudget;
   /** Which outcomes are worth another attempt. Default: every throw. It is never asked about refusals and aborts. */
   readonly handles?: Handles;
-  /** The longest wait that the other side may ask for; at a longer one the retry gives up. Default 30 s; from 0 to 24.8 days. */
+  /** The longest wait that the service may ask for; if it asks for more, the retry gives up. Default 30 s; from 0 to 24.8 days. */
   readonly maxRetryAfter?: Duration;
-  /** Time that must be left before the deadline when an attempt begins. Default 0; from 0 to 24.8 days. */
+  /** Time that must be left before the deadline to start another attempt. Default 0; from 0 to 24.8 days. */
   readonly minAttemptTime?: Duration;
   /**
-   * Given each value that `handles` took for a failure and that the caller does not get, because another attempt has taken
-   * its place or the call was ended, to close what it holds open: `(response) => response.body?.cancel()`. So is one that
-   * `handles` or `backoff` threw at. An exception in it is contained.
+   * Receives each value that `handles` took for a failure and that the caller does not get, because another attempt has taken
+   * its place or the call has ended, so that you can close it: `(response) => response.body?.cancel()`. It also receives a value on
+   * which `handles` or `backoff` threw. An exception in it is contained.
    */
   readonly onDiscard?: (value: unknown) => void;
-  /** The source of chance, answering numbers in [0, 1). Default: `Math.random`. */
+  /** The source of randomness, returning numbers in [0, 1). Default: `Math.random`. */
   readonly random?: () => number;
 }
 
-/** How a retry that gave up went. */
+/** Reports on a retry that gave up. */
 export interface AttemptsReport {
   readonly attempts: number;
   /** Why no further attempt was made. */
   readonly stoppedBy: RetryStop;
   /** The error of each attempt; undefined where `handles` took a value for a failure. */
   readonly errors: readonly unknown[];
-  /** The wait that the other side asked for after the last attempt, in milliseconds. */
+  /** The wait that the service asked for after the last attempt, in milliseconds. */
   readonly retryAfterMs: number | undefined;
 }
 
@@ -69,10 +69,10 @@ const reportsKey = Symbol.for('holdfast.attempts');
 const shared = globalThis as { [reportsKey]?: WeakMap<object, AttemptsReport> };
 
 /**
- * How the retry that ended with an error went: attempts, reason, all errors. Also takes the value of a call whose last
- * attempt `handles` took for a failure. The last retry that ended with this very object counts.
+ * Reports on the retry that ended with an error: attempts, reason for stopping, all errors. It also takes the value of a call whose last
+ * attempt `handles` took for a failure. If several retries ended with the same object, the last one counts.
  *
- * @returns undefined for what no retry gave up with, for what is no object, and when the call was ended from outside
+ * @returns undefined if no retry gave up with this, if it is not an object, and if the call was ended from outside
  * before an attempt had failed.
  * @example
  * ```ts
@@ -88,16 +88,16 @@ export function attemptsOf(error: unknown): AttemptsReport | undefined {
 }
 
 /**
- * Makes further attempts at an operation that failed, with growing random waits between them.
+ * Repeats a failed operation, with growing random waits between the attempts.
  *
- * Put a {@link deadline} around it and a {@link timeout} inside. Give all retries of one dependency one
- * {@link retryBudget}. An operation marked `unsafe` gets one attempt unless it comes with an idempotency key.
+ * Put a {@link deadline} around it and a {@link timeout} inside. Give all retries to one dependency the same
+ * {@link retryBudget}. An operation marked `unsafe` gets one attempt unless it has an idempotency key.
  *
  * @param options - `attempts`, `backoff`, `budget`, `handles`, `maxRetryAfter`, `minAttemptTime`, `onDiscard`, `random`, `name`, `on`, `clock`.
- * @throws The error of the last attempt that was started, as it is; {@link attemptsOf} tells the others and why it stopped.
- * @throws {@link HoldfastError} `ERR_ATTEMPTS_DISCARDED` when a further attempt was refused after `onDiscard` was given the answer of one.
- * @throws {@link HandlesError} `ERR_HANDLES_FAILED` when `handles` or `backoff` throws or `backoff` answers no delay.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws The error of the last attempt that was started, unchanged; {@link attemptsOf} gives the other errors and why it stopped.
+ * @throws {@link HoldfastError} `ERR_ATTEMPTS_DISCARDED` when an attempt was refused after `onDiscard` had received the result of an earlier one.
+ * @throws {@link HandlesError} `ERR_HANDLES_FAILED` when `handles` or `backoff` throws, or `backoff` returns no delay.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { attemptsOf, constant, pipeline, retry } from 'holdfast';

@@ -9,8 +9,8 @@ export const mostDroppedBytes = 64 * 1_024;
 export const mostDroppedMs = 1_000;
 
 /**
- * Gives back the connection of a `fetch` response that is thrown away: for `retry({ onDiscard: discardBody })`. Reads up
- * to 64 KiB for up to a second, else cancels the body. Never throws; leaves a body alone that somebody has begun to read.
+ * Frees the connection of a `fetch` response that is discarded: for `retry({ onDiscard: discardBody })`. Reads up
+ * to 64 KiB for up to a second, else cancels the body. Never throws; does not touch a body that is already being read.
  *
  * @example
  * ```ts

@@ -27,17 +27,17 @@ import { Attempts, type EngineRequest, mayRunTwice, type Send } from './attempts
 import { defaultPolicy } from './default-policy.js';
 import { Pacer, type PacerPlan } from './pacer.js';
 
-/** How requests are slowed down by what an origin says of its limits. */
+/** How requests are slowed down by what an origin says about its limits. */
 export interface PacingOptions {
-  /** The longest that one answer can stop all requests to its origin. Default 60 s; from 1 ms to 24.8 days. */
+  /** The longest time that one response can stop all requests to its origin. Default 60 s; from 1 ms to 24.8 days. */
   readonly maxPause?: Duration;
-  /** The longest that a request is held back; else it is refused at once with `RateLimitedError`. Default 10 s; from 0 to 24.8 days. */
+  /** The longest time that a request is delayed; one that would wait longer is refused at once with `RateLimitedError`. Default 10 s; from 0 to 24.8 days. */
   readonly maxWait?: Duration;
-  /** Requests of one origin that may be held back at once. Default 1,000; from 0 to 1,000,000. */
+  /** Requests of one origin that may be delayed at the same time. Default 1,000; from 0 to 1,000,000. */
   readonly queue?: number;
 }
 
-/** What an idempotency key is made from. */
+/** A request without an idempotency key, for a function that makes the key. */
 export interface KeylessRequest {
   /** Such as `https://api.example.com`. */
   readonly origin: string;
@@ -48,32 +48,32 @@ export interface KeylessRequest {
 /** Options of every HTTP client. */
 export interface ClientOptions extends CommonOptions {
   /**
-   * What is around each request: one policy, or one for each origin such as `https://api.example.com`. `call.key` is the
-   * origin. Statuses are judged by `handles`, which is exported beside this. Default: for each origin `standard`, with its name and the client's `on`, a
-   * deadline of 30 s and 10 s for an attempt.
+   * The policy around each request: one policy, or a function that returns one for an origin such as `https://api.example.com`. `call.key` is the
+   * origin. `handles`, exported by the same module, judges status codes. Default: `standard` per origin, with its name and the client's `on`, a
+   * deadline of 30 s and 10 s per attempt.
    */
   readonly policy?: AnyPolicy | ((origin: string) => AnyPolicy);
   /**
-   * `'given'`: a POST or PATCH that comes with an idempotency key may be repeated, with the same key. `'generate'`: each
-   * POST and PATCH without one gets one, so choose it only for origins that know the header. A function makes it, or
-   * answers undefined for none. Default `'given'`.
+   * `'given'`: a POST or PATCH with an idempotency key may be repeated, with the same key. `'generate'`: each
+   * POST and PATCH without a key gets one, so choose it only for origins that honour the header. A function returns the key, or
+   * undefined for none. Default `'given'`.
    */
   readonly idempotencyKey?: 'given' | 'generate' | ((request: KeylessRequest) => string | undefined);
-  /** The header that holds the key, of 1 to 200 characters. Default `'idempotency-key'`. */
+  /** The header that carries the key, of 1 to 200 characters. Default `'idempotency-key'`. */
   readonly idempotencyHeader?: string;
   /**
-   * How long after its first attempt a request is still sent with its key: less than the other side remembers it, because a key that it has
-   * forgotten runs the request a second time. Default 23 h, for the usual 24; from 1 ms to 24.8 days.
+   * How long after its first attempt a request may still be sent with its key. Choose less than the service remembers keys: a forgotten
+   * key runs the request a second time. Default 23 h, for the usual 24; from 1 ms to 24.8 days.
    */
   readonly maxKeyAge?: Duration;
   /**
-   * In which form the time that is left until the deadline, and the number of the attempt, are sent along. Default
-   * `'none'`, because origins of others have no use for it.
+   * In which format the time left until the deadline, and the number of the attempt, are sent. Default
+   * `'none'`, because origins of other parties have no use for it.
    */
   readonly propagate?: DeadlineForm | 'none';
-  /** What is learnt from `Retry-After` and the `RateLimit` headers; `'off'` learns nothing. Default: on, with the defaults of its options. */
+  /** How `Retry-After` and the `RateLimit` headers slow requests down; `'off'` ignores them. Default: on, with the defaults of its options. */
   readonly pacing?: PacingOptions | 'off';
-  /** Origins that are remembered; beyond it the one not used for longest is forgotten. Default 1,000; from 1 to 1,000,000. */
+  /** Origins that are remembered; beyond it, the least recently used one is forgotten. Default 1,000; from 1 to 1,000,000. */
   readonly maxOrigins?: number;
 }
 

@@ -1,5 +1,5 @@
 /**
- * Fetch: a `fetch` whose requests run through policies of their origin.
+ * Fetch: a `fetch` whose requests run through policies kept per origin.
  *
  * Promise: what it answers is the very response of the last attempt, its body unread; the caller's signal ends the
  * attempts, the waits and, once the response is there, the reading of its body; nothing else aborts a body; a request
@@ -21,28 +21,28 @@ export type { Fetch } from './keyed-redirects.js';
 
 /** Options of {@link createFetch}. */
 export interface CreateFetchOptions extends ClientOptions {
-  /** What sends the requests. Default: the `fetch` that is global when this one is made. */
+  /** The function that sends the requests. Default: the `fetch` that is global when this one is created. */
   readonly fetch?: Fetch;
 }
 
 /**
- * A `fetch` that repeats what failed and may be repeated, keeps away from an origin that is down, and starts requests
- * as fast as the origin says it takes them.
+ * Creates a `fetch` that repeats failed requests where that is safe, stays away from an origin that is down, and starts requests
+ * no faster than the origin says it accepts them.
  *
- * Repeated are GET, HEAD, OPTIONS, TRACE, PUT, DELETE and QUERY, and whatever has an idempotency key, which is sent with
- * each attempt; not a body that can be read only once: a stream, or that of a `Request`. The response of the last attempt
- * is answered, whatever its status. Origins are told apart by the URL that is asked for, also when it redirects; an idempotency
- * key is kept over redirects of one origin, and no other origin gets it.
- * A policy's times end with the headers: the body is read under the caller's `signal` alone.
+ * It repeats GET, HEAD, OPTIONS, TRACE, PUT, DELETE and QUERY, and any request with an idempotency key, which is sent with
+ * each attempt. It does not repeat a body that can be read only once: a stream, or that of a `Request`. It returns the response of the last
+ * attempt, whatever its status. The origin is that of the requested URL, even if it redirects. An idempotency
+ * key is kept over redirects within its origin, and never sent to another one.
+ * The policies' time limits end with the headers: the body is read under the caller's `signal` alone.
  *
  * @param options - `policy`, `fetch`, `idempotencyKey`, `idempotencyHeader`, `maxKeyAge`, `propagate`, `pacing`, `maxOrigins`, `name`,
  * `on`, `clock`.
  * @throws What `fetch` threw in the last attempt, or the error of the policy that ended the call, from the call.
- * @throws {@link RateLimitedError} `ERR_RATE_LIMITED` from the call, when the origin has said that it takes no requests
+ * @throws {@link RateLimitedError} `ERR_RATE_LIMITED` from the call, when the origin has said that it accepts no requests
  * for longer than this one may wait; `retryAfterMs` says how long.
  * @throws {@link InDoubtError} `ERR_IN_DOUBT` from the call, when its idempotency key has become older than `maxKeyAge`, or when a redirect
- * led it to another origin, which does not get the key, and no answer came in time.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * led to another origin, which does not get the key, and no response came in time.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { constant, pipeline, retry } from 'holdfast';

@@ -24,9 +24,9 @@ export function headOf(outcome: Outcome): { readonly status: number; readonly he
 
 /**
  * Whether an outcome of a request is worth another attempt: a network fault, 408, 425, 429, a 5xx other than 501 and
- * 505, or a 409 that says when to come back (the first request with this idempotency key is still being worked on).
+ * 505, or a 409 that says when to come back (the first request with this idempotency key is still in progress).
  *
- * For `retry({ handles })` and `hedge` around a plain `fetch`; `createFetch` uses it by itself.
+ * For `retry({ handles })` and `hedge` around a plain `fetch`; `createFetch` uses it by default.
  *
  * @example
  * ```ts
@@ -50,11 +50,11 @@ export function handles(outcome: Outcome): boolean {
 }
 
 /**
- * Whether an outcome of a request says that the service is unwell: a network fault, a 5xx, or a 429 that does not say
+ * Whether an outcome of a request means that the service is unhealthy: a network fault, a 5xx, or a 429 that does not say
  * when to come back.
  *
- * For `circuitBreaker({ handles: breakerHandles })`. A 429 with a time is no failure: who waits as long as it was told is
- * served, and an open circuit would turn away those who have quota left.
+ * For `circuitBreaker({ handles: breakerHandles })`. A 429 with a time is not a failure: a request that waits as told will be
+ * served, and an open circuit would turn away callers that have quota left.
  */
 export function breakerHandles(outcome: Outcome): boolean {
   if (!outcome.ok) return !isMistake(outcome.error);

@@ -1,7 +1,7 @@
 /**
  * Undici: the policies of an origin around the requests of a dispatcher, as an interceptor.
  *
- * Promise: the handler hears of one response, that of the last attempt, byte for byte and with its own back pressure;
+ * Promise: the handler sees one response, that of the last attempt, byte for byte and with its own back-pressure;
  * an abort reaches the attempt, a wait between attempts, and the body; nothing is sent again once the response has been
  * passed on; upgrades and CONNECT pass untouched.
  * After: the handlers of undici 7 and 8.
@@ -53,19 +53,19 @@ type Dispatch = (options: RequestFacts, handler: Handler) => boolean;
 // biome-ignore lint/suspicious/noExplicitAny: undici's own types of options and handlers differ between versions.
 type AnyDispatch = (options: any, handler: any) => boolean;
 
-/** What `dispatcher.compose()` takes. */
+/** What `dispatcher.compose()` accepts. */
 export type Interceptor = <Own extends AnyDispatch>(dispatch: Own) => Own;
 
 /**
- * An interceptor for `dispatcher.compose()`: repeats what failed and may be repeated, keeps away from an origin that is
- * down, and starts requests as fast as the origin says it takes them.
+ * Creates an interceptor for `dispatcher.compose()` that repeats failed requests where that is safe, stays away from an origin that is
+ * down, and starts requests no faster than the origin says it accepts them.
  *
- * Repeated are GET, HEAD, OPTIONS, TRACE, PUT, DELETE and QUERY, and whatever has an idempotency key; not a body that can
- * be read only once, such as a stream: also `fetch` hands its bodies down as streams, so prefer `createFetch` for it.
- * The policies judge an answer as `{ statusCode, headers }`, with `handles` and `breakerHandles` of this module.
+ * It repeats GET, HEAD, OPTIONS, TRACE, PUT, DELETE and QUERY, and any request with an idempotency key, but not a body that can
+ * be read only once, such as a stream. `fetch` passes its bodies to a dispatcher as streams, so prefer `createFetch` for it.
+ * The policies judge a response as `{ statusCode, headers }`, with `handles` and `breakerHandles` of this module.
  *
  * @param options - `policy`, `idempotencyKey`, `idempotencyHeader`, `maxKeyAge`, `propagate`, `pacing`, `maxOrigins`, `name`, `on`, `clock`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import { createServer } from 'node:http';

@@ -1,5 +1,5 @@
 /**
- * Context: the call around the present one, carried through awaits, timers and callbacks by `AsyncLocalStorage`.
+ * Context: carries the current call through awaits, timers and callbacks with `AsyncLocalStorage`.
  *
  * Promise: importing this file starts nothing, because on Node 22 one `AsyncLocalStorage.run` makes every promise of the
  * process dearer; from {@link enableContext} on each operation of each pipeline knows the call it runs under. All copies
@@ -11,13 +11,13 @@ import { HoldfastError } from '../core/errors.js';
 import { checkArgument, func, having } from '../core/options.js';
 
 /**
- * Starts keeping the current call, for this process and for good. A second time it does nothing.
+ * Starts propagation of the current call, for this process and permanently. A second call does nothing.
  *
- * From then on a pipeline that runs inside an operation of another one has that call's deadline, ends when it ends, and
- * leaves the further attempts to a retry around it. Call it once, when the program starts. On Node 22 every promise of the
- * process costs about 60 ns more from then on; on other versions the cost is about 100 ns per call of a pipeline.
+ * From then on, a pipeline that runs inside an operation of another one has that call's deadline, ends when it ends, and
+ * leaves further attempts to an outer retry. Call it once, when the program starts. On Node 22, every promise of the
+ * process then costs about 60 ns more; on other versions, each call of a pipeline costs about 100 ns more.
  *
- * @throws {@link HoldfastError} `ERR_CONTEXT_UNAVAILABLE`, where there is no `node:async_hooks`.
+ * @throws {@link HoldfastError} `ERR_CONTEXT_UNAVAILABLE` on a runtime without `node:async_hooks`.
  * @example
  * ```ts
  * import { deadline, pipeline } from 'holdfast';
@@ -33,26 +33,26 @@ export function enableContext(): void {
   keeper();
 }
 
-/** The call whose operation is running, or undefined: outside of one, or before {@link enableContext}. */
+/** The call whose operation is running; undefined outside of one, and before {@link enableContext}. */
 export function currentCall(): Call | undefined {
   return ambient()?.current();
 }
 
 /**
  * When the current call will be given up: an instant of its clock, in milliseconds; `Infinity` without a call or without
- * a deadline. `currentCall()?.remainingMs` is what is left until then.
+ * a deadline. `currentCall()?.remainingMs` is the time left until then.
  */
 export function currentDeadline(): number {
   return currentCall()?.deadline ?? Number.POSITIVE_INFINITY;
 }
 
 /**
- * Runs a function with a call as the current one, and starts the context if need be.
+ * Runs a function with a call as the current one, and enables the context if necessary.
  *
- * For places to which the context does not find: a callback of a pool, an event emitter or a queue that was set up
- * elsewhere. The operations of a pipeline need it not.
+ * Use it where the context gets lost: in a callback of a pool, an event emitter or a queue that was set up
+ * elsewhere. Operations of a pipeline do not need it.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS`, when it is given something else than a call and a function.
+ * @throws {@link OptionsError} `ERR_OPTIONS`, when the arguments are not a call and a function.
  * @example
  * ```ts
  * import { pipeline } from 'holdfast';
@@ -72,10 +72,10 @@ export function runWithCall<T>(call: Call, task: () => T): T {
 const callField = /* @__PURE__ */ having<Call>('the call that an operation is given', 'child', 'abort');
 
 /**
- * Runs a function with no current call, so that what it starts outlives the call around it: work that goes on after the
- * answer, a refresh in the background.
+ * Runs a function with no current call, so that the work it starts outlives the outer call: work that continues after the
+ * response, or a background refresh.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS`, when it is given no function: a promise's work has begun under the call already.
+ * @throws {@link OptionsError} `ERR_OPTIONS`, when the argument is not a function: the work of a promise has already begun under the call.
  * @example
  * ```ts
  * import { currentCall, runDetached } from 'holdfast/context';

@@ -91,13 +91,13 @@ export interface OpenTelemetryApi<Context> {
 export interface OpenTelemetryOptions<Context> {
   /** The API: `import * as api from '@opentelemetry/api'`. */
   readonly api: OpenTelemetryApi<Context>;
-  /** Makes the spans. Default: `api.trace.getTracer('holdfast')`. */
+  /** Creates the spans. Default: `api.trace.getTracer('holdfast')`. */
   readonly tracer?: OpenTelemetryTracer<Context>;
-  /** Makes the metrics. Default: `api.metrics.getMeter('holdfast')`. */
+  /** Creates the metrics. Default: `api.metrics.getMeter('holdfast')`. */
   readonly meter?: OpenTelemetryMeter;
-  /** What to tell. Default: both, `['traces', 'metrics']`. */
+  /** Which signals to emit. Default: both, `['traces', 'metrics']`. */
   readonly signals?: readonly ('traces' | 'metrics')[];
-  /** Names of policies, and of pipelines, that become attributes; all others are `other`. Default 100; from 1 to 10,000. */
+  /** How many names of policies and pipelines become attributes; all others are `other`. Default 100; from 1 to 10,000. */
   readonly maxNames?: number;
 }
 
@@ -111,12 +111,12 @@ const failedStatus = { code: 2 };
 /**
  * Traces and measures every pipeline of this process with OpenTelemetry.
  *
- * Once per process, after the SDK has been started. Calls are traced from then on, whenever their pipeline was made. The
- * states of policies are shown for those that `watch` is given. The span that is active when a request with an idempotency key is
- * answered gets what became of the key, and a replay a link to the trace that ran.
+ * Call it once per process, after the SDK has been started. Calls are traced from then on, whenever their pipeline was created. Only the
+ * policies given to `watch` show their states. The span that is active when a request with an idempotency key is
+ * answered gets the outcome of the key, and a replay gets a link to the trace of the original request.
  *
  * @param options - `api`, `tracer`, `meter`, `signals`, `maxNames`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
  * ```ts
  * import * as api from '@opentelemetry/api';

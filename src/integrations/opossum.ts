@@ -1,5 +1,5 @@
 /**
- * opossum: an existing `CircuitBreaker` of that package as a policy, and its options in our words.
+ * opossum: an existing `CircuitBreaker` of that package as a policy, and its options as ours.
  *
  * Promise: opossum itself decides, counts and tells; its state is shared with whoever else fires it. Refusals of policies
  * inside, and an abort by the caller, are no failures to it; what it refuses or times out becomes our error.
@@ -28,7 +28,7 @@ import {
 import type { Handles, Outcome } from '../core/outcome.js';
 import type { Strategy } from '../core/policy.js';
 
-/** What the bridge uses of an opossum breaker. */
+/** The parts of an opossum breaker that the bridge uses. */
 export interface OpossumBreaker {
   readonly name: string;
   readonly opened: boolean;
@@ -44,18 +44,18 @@ export interface OpossumBreaker {
 }
 
 /**
- * An existing opossum breaker as a policy: it guards what is inside of it in a pipeline, instead of its own action.
+ * Turns an existing opossum breaker into a policy: it guards whatever is inside it in a pipeline, not its own action.
  *
- * For moving step by step: calls through the pipeline and calls by `breaker.fire()` share one circuit. Its listeners,
- * `errorFilter` and `fallback` are given the call in place of the arguments. It has no answer for "says nothing": what
- * is no failure of the service counts as a success while the circuit is closed, and opens it again while it is half-open.
+ * Use it to migrate step by step: calls through the pipeline and calls by `breaker.fire()` share one circuit. Its listeners,
+ * `errorFilter` and `fallback` receive the call in place of the arguments. Opossum knows only success and failure: an outcome
+ * that is no failure of the service counts as a success while the circuit is closed, and reopens it while it is half-open.
  *
- * @typeParam Added - What its `fallback` answers, if it has one.
- * @param breaker - Made by `new CircuitBreaker(...)` of opossum, without its `cache` and `coalesce`.
+ * @typeParam Added - What its `fallback` returns, if it has one.
+ * @param breaker - Created by `new CircuitBreaker(...)` of opossum, without its `cache` and `coalesce`.
  * @throws {@link CircuitOpenError} `ERR_CIRCUIT_OPEN`, when it lets no call through or was shut down (`isolated`).
  * @throws {@link BulkheadFullError} `ERR_BULKHEAD_FULL`, when its `capacity` is used up.
  * @throws {@link TimeoutError} `ERR_TIMEOUT`, after its `timeout`; the call inside is aborted.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for what is no such breaker.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for anything but such a breaker.
  * @example
  * ```js
  * import CircuitBreaker from 'opossum';
@@ -102,16 +102,16 @@ export interface OpossumOptions {
   readonly rollingCountTimeout?: number;
   /** Becomes `openFor`. Default 30 s. */
   readonly resetTimeout?: number;
-  /** Errors that are no failures. It is given the error alone. */
+  /** Returns true for errors that are not failures. It receives the error alone. */
   readonly errorFilter?: (error: unknown) => boolean;
-  /** These four concern opossum's statistics only and are left out. */
+  /** These four concern only opossum's statistics and are ignored. */
   readonly group?: string;
   readonly rollingCountBuckets?: number;
   readonly rollingPercentilesEnabled?: boolean;
   readonly enableSnapshots?: boolean;
 }
 
-/** Options of our policies that do what options of opossum did. */
+/** Options of our policies that correspond to the given options of opossum. */
 export interface FromOpossumOptions {
   /** For `circuitBreaker`. */
   readonly circuitBreaker: {
@@ -124,17 +124,17 @@ export interface FromOpossumOptions {
     readonly halfOpen: { readonly permits: 1; readonly successes: 1 };
     readonly handles: Handles;
   };
-  /** For `bulkhead`, to be put inside the breaker; undefined without `capacity`. */
+  /** For `bulkhead`, inside the breaker; undefined without `capacity`. */
   readonly bulkhead: { readonly limit: number; readonly queue: 0 } | undefined;
-  /** For `timeout`, to be put innermost; undefined when opossum's was off. */
+  /** For `timeout`, innermost; undefined when opossum's was off. */
   readonly timeout: { readonly after: number } | undefined;
 }
 
 /**
- * Options of opossum in our words, for the day on which its breaker goes.
+ * Translates options of opossum into ours, for the day on which its breaker goes.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong or has no counterpart: `cache` and
- * `coalesce` are policies of their own here, and each call has a signal of its own.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an option that is invalid or has no counterpart: `cache` and
+ * `coalesce` are separate policies here, and each call has its own signal.
  * @example
  * ```ts
  * import { pipeline, timeout } from 'holdfast';

@@ -11,7 +11,7 @@ import { checkOptions, type Field, flag, func, integer, number, optional, withDe
 import type { Handles } from '../core/outcome.js';
 import type { Strategy } from '../core/policy.js';
 
-/** What `onFailedAttempt` of p-retry is given. */
+/** What `onFailedAttempt` of p-retry receives. */
 export interface PRetryContext {
   readonly error: Error;
   readonly attemptNumber: number;
@@ -33,13 +33,13 @@ export interface PRetryOptions {
   readonly maxTimeout?: number;
   /** Default false. Up to doubles each wait; at `maxTimeout` it draws from the upper half, where p-retry waits the same each time. */
   readonly randomize?: boolean;
-  /** Called after each failed attempt. What it throws is contained, and it is not waited for. */
+  /** Called after each failed attempt. An exception in it is contained, and it is not awaited. */
   readonly onFailedAttempt?: (context: PRetryContext) => unknown;
-  /** Whether the error is worth another attempt. It answers at once and is given the error only. */
+  /** Whether the error is worth another attempt. It must answer synchronously, and receives only the error. */
   readonly shouldRetry?: (context: { readonly error: Error }) => boolean;
 }
 
-/** What {@link fromPRetry} answers: options of `retry`. */
+/** What {@link fromPRetry} returns: options of `retry`. */
 export interface FromPRetry {
   readonly attempts: number;
   readonly backoff: {
@@ -52,10 +52,10 @@ export interface FromPRetry {
 }
 
 /**
- * Options of p-retry as options of `retry`. Put {@link abortErrors} around that retry if operations throw `AbortError`.
+ * Translates options of p-retry into options of `retry`. Put {@link abortErrors} around that retry if operations throw `AbortError`.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong, or that has its place elsewhere:
- * `signal` is given to each call, `maxRetryTime` is a `deadline` around the retry.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an option that is invalid or belongs elsewhere:
+ * pass `signal` to each call, and put a `deadline` around the retry for `maxRetryTime`.
  * @example
  * ```ts
  * import { pipeline, retry } from 'holdfast';
@@ -104,7 +104,7 @@ export function fromPRetry(options?: PRetryOptions): FromPRetry {
 }
 
 /**
- * Lets a call end with the error inside an `AbortError` of p-retry, as p-retry does. Put it around the retry.
+ * Lets an `AbortError` of p-retry end the call with the error inside it, as p-retry does. Put it around the retry.
  *
  * @example
  * ```js

@@ -43,21 +43,21 @@ export interface PrometheusOptions<Registry extends PrometheusRegistry> {
   readonly registry?: Registry;
   /** Upper bounds of the buckets of durations, in seconds, ascending. Default 0.005 to 10. The age of replays has its own, from 0.1 s to a week. */
   readonly buckets?: readonly number[];
-  /** Names of policies, and of pipelines, that become labels; all others count as `other`. Default 100; from 1 to 10,000. */
+  /** How many names of policies and pipelines become labels; all others count as `other`. Default 100; from 1 to 10,000. */
   readonly maxNames?: number;
 }
 
 const defaultBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
 /**
- * Measures every pipeline of this process with prom-client: durations of calls and attempts, and what the policies tell.
+ * Measures every pipeline of this process with prom-client: durations of calls and attempts, and the events of policies.
  *
- * Once per process and registry. Calls are measured from then on, whenever their pipeline was made. The states of
- * policies are shown for those that `watch` is given.
+ * Call it once per process and registry. Calls are measured from then on, whenever their pipeline was created. Only the
+ * policies given to `watch` show their states.
  *
  * @param options - `client`, `registry`, `buckets`, `maxNames`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
- * @throws What prom-client throws when the registry has metrics of these names, because it was instrumented before.
+ * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
+ * @throws What prom-client throws if the registry already has metrics of these names, because it was instrumented before.
  * @example
  * ```ts
  * import { circuitBreaker, pipeline } from 'holdfast';

@@ -196,16 +196,16 @@ export interface Watchable {
   readonly balance?: number;
 }
 
-/** What `instrument` answers. */
+/** What `instrument` returns. */
 export interface Instrumentation {
   /**
-   * Shows the state of a policy, of all policies of a pipeline, or of a retry budget as gauges, until the function that
-   * is returned is called. Things of the same name are summed up.
+   * Exposes the state of a policy, of all policies of a pipeline, or of a retry budget as gauges, until the returned
+   * function is called. Things of the same name are summed.
    *
-   * @param name - The label `policy`. Default: the policy's own name. A budget has none.
+   * @param name - The label `policy`. Default: the policy's own name. A budget has no name.
    */
   watch(thing: Watchable, name?: string): () => void;
-  /** Ends it: nothing is measured any more. */
+  /** Ends the instrumentation: nothing is measured any more. */
   stop(): void;
 }
 

@@ -53,8 +53,11 @@ export const acts: readonly Act[] = [
       });
       const perUser = (path: Path) => calls[path] / visitors[path].came;
       return [
-        successOf(visitors, 'three tries at once keep the bank full; a breaker, a limit and paid retries let it work'),
-        row('calls of the bank per user', 'times', 'less', perUser, 'retries are paid by successes, not free'),
+        successOf(
+          visitors,
+          'three immediate tries keep the bank full; a breaker, a limit and a retry budget let it work',
+        ),
+        row('calls to the bank per user', 'times', 'less', perUser, 'successes pay for retries; they are not free'),
       ];
     },
   },
@@ -74,15 +77,15 @@ export const acts: readonly Act[] = [
       return [
         successOf(
           visitors,
-          'whoever waits too long has left when it is his turn; a limit turns away at once whom it cannot serve',
+          'users who wait too long have left before their turn; a limit turns away at once those it cannot serve',
         ),
-        row('slowest of 99 % of those served', 'ms', 'less', p99, 'the queue stands at the limit, not before the bank'),
+        row('slowest of 99 % of those served', 'ms', 'less', p99, 'the queue forms at the limit, not at the bank'),
       ];
     },
   },
   {
     name: 'hot key',
-    story: 'everybody looks at one product, which is kept for half a second',
+    story: 'every user looks at one product, which is cached for half a second',
     seconds: 9,
     quickSeconds: 1.5,
     async play({ world, visitors, ms }) {
@@ -117,7 +120,7 @@ export const acts: readonly Act[] = [
           'count',
           'less',
           (path) => doubled[path],
-          'looking before charging is a race; a key is claimed before',
+          'checking before charging is a race; a key is claimed first',
         ),
       ];
     },
@@ -142,7 +145,7 @@ export const acts: readonly Act[] = [
           'count',
           'less',
           (path) => doubled[path],
-          'who takes over charges with the key that the dead worker used',
+          'the worker that takes over charges with the key of the dead one',
         ),
         row('orders without an answer', 'count', 'less', unserved, 'users came back until they had one'),
       ];
@@ -150,7 +153,7 @@ export const acts: readonly Act[] = [
   },
   {
     name: 'frozen',
-    story: 'the owner of a lock stands still for twice the life of the lock, then goes on',
+    story: 'the owner of a lock freezes for twice the lease, then goes on',
     seconds: 9,
     quickSeconds: 2.5,
     async play({ world, ms }) {
@@ -170,7 +173,7 @@ export const acts: readonly Act[] = [
           'count',
           'less',
           (path) => overlaps[path],
-          'the lease tells that it is lost, and the ledger refuses its old fence',
+          'the owner learns that the lease is lost, and the ledger refuses its stale fence',
         ),
       ];
     },

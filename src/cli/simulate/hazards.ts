@@ -47,7 +47,7 @@ function hazardsIn({ name, report, unended, complaint }: PlayedScenario, setting
     const got = complaint === undefined ? '' : `, most of the others get "${complaint.text}"`;
     const advice =
       complaint?.isPolicys === false
-        ? 'no policy of holdfast says so, and the dependency is well: a policy of your own throws'
+        ? 'no policy of holdfast threw it, and the dependency is healthy: a policy of your own throws'
         : 'a limit or a timeout is too small for --capacity, --latency and --load';
     add(
       'refuses-when-well',
@@ -57,20 +57,20 @@ function hazardsIn({ name, report, unended, complaint }: PlayedScenario, setting
   if (callsPerRequest > mostCallsPerRequest) {
     add(
       'retry-storm',
-      `the dependency gets ${callsPerRequest.toFixed(2)} calls per user while it is in trouble, more than ${mostCallsPerRequest}; give retries and hedges a budget: retryBudget()`,
+      `the dependency gets ${callsPerRequest.toFixed(2)} calls per user during the fault, more than ${mostCallsPerRequest}; give retries and hedges a budget: retryBudget()`,
     );
   }
   if (name === 'spike' && goodput < leastGoodput) {
     add(
       'goodput-collapse',
-      `of what the dependency can do only ${percent(goodput)} comes to a good answer while too many users come, less than ${leastGoodput} %; limit what is under way: adaptiveLimit() or bulkhead()`,
+      `only ${percent(goodput)} of the capacity results in good answers during the spike, less than ${leastGoodput} %; limit the calls in flight: adaptiveLimit() or bulkhead()`,
     );
   }
   if (recoverySeconds > longestRecoverySeconds) {
     const when = Number.isFinite(recoverySeconds)
-      ? `${recoverySeconds.toFixed(1)} s after the fault`
-      : `not within ${afterSeconds} s after a fault of ${secondsOfFault(name)} s`;
-    add('no-recovery', `success is back ${when}; shorten what breakers stay open, and limit what is under way`);
+      ? `recovers only ${recoverySeconds.toFixed(1)} s after the fault`
+      : `does not recover within ${afterSeconds} s after a fault of ${secondsOfFault(name)} s`;
+    add('no-recovery', `success ${when}; shorten the openings of breakers, and limit the calls in flight`);
   }
   return found;
 }

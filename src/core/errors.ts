@@ -443,7 +443,7 @@ export class KeyMissingError extends HoldfastError {
   }
 }
 
-/** `ERR_KEY_REUSED`: the idempotency key came with another input before. Repeating it will not help; use a new key for a new operation. */
+/** `ERR_KEY_REUSED`: the idempotency key was used before with a different input. Repeating it will not help; use a new key for a new operation. */
 export class KeyReusedError extends HoldfastError {
   /** @internal */ static override get label(): string {
     return 'KeyReusedError';
@@ -453,7 +453,11 @@ export class KeyReusedError extends HoldfastError {
 
   constructor(options: KeyNumbers) {
     const { policy } = options;
-    super('ERR_KEY_REUSED', `"${policy}": the key came with another input before; nothing was started`, options);
+    super(
+      'ERR_KEY_REUSED',
+      `"${policy}": the key was used before with a different input; nothing was started`,
+      options,
+    );
     this.policy = policy;
   }
 }

@@ -15,9 +15,9 @@ export interface RetryEvent {
   /** The attempt that failed, from 1. */
   readonly attempt: number;
   readonly delayMs: number;
-  /** What it failed with; undefined when `handles` took a value for a failure. */
+  /** The error of the attempt; undefined when `handles` took a value for a failure. */
   readonly error: unknown;
-  /** How it ended, with the value that was taken for a failure. */
+  /** Its outcome, including a value that was taken for a failure. */
   readonly outcome: Outcome;
 }
 
@@ -83,7 +83,7 @@ export interface LimitChangedEvent {
   readonly type: 'limit-changed';
   readonly name: string;
   readonly limit: number;
-  /** What was told before. */
+  /** The limit of the previous event. */
   readonly previousLimit: number;
 }
 
@@ -99,7 +99,7 @@ export interface RateLimitedEvent {
 export interface ThrottledEvent {
   readonly type: 'throttled';
   readonly name: string;
-  /** With which probability it turns calls away now. */
+  /** The probability with which it turns calls away now. */
   readonly probability: number;
 }
 
@@ -132,7 +132,7 @@ export interface HedgeWonEvent {
   readonly afterMs: number;
 }
 
-/** A copy was due and was not sent: nothing is left in the budget, or this process is itself late. */
+/** A copy was due but not sent: the budget is empty, or this process itself is late. */
 export interface HedgeSkippedEvent {
   readonly type: 'hedge-skipped';
   readonly name: string;
@@ -148,16 +148,16 @@ export interface HedgeFailedEvent {
   readonly errors: readonly unknown[];
 }
 
-/** A call joined one with the same key that was under way. */
+/** A call joined one in flight with the same key. */
 export interface FlightSharedEvent {
   readonly type: 'flight-shared';
   readonly name: string;
   readonly key: string;
-  /** How many wait now. */
+  /** How many calls wait for the result now. */
   readonly waiting: number;
 }
 
-/** An HTTP client holds a request back, or refuses it, because of what earlier answers of its origin have said. */
+/** An HTTP client delays a request, or refuses it, because of earlier responses of its origin. */
 export interface PacedEvent {
   readonly type: 'paced';
   readonly name: string;
@@ -167,7 +167,7 @@ export interface PacedEvent {
   readonly refused: boolean;
 }
 
-/** An HTTP client sends a request again at once, because its connection was closed for having been idle. */
+/** An HTTP client resends a request at once, because the idle connection it was sent on was closed. */
 export interface ReconnectedEvent {
   readonly type: 'reconnected';
   readonly name: string;
@@ -181,53 +181,53 @@ export interface CircuitChangedEvent {
   readonly name: string;
   readonly from: string;
   readonly to: string;
-  /** Changes of state so far, this one counted. */
+  /** Changes of state so far, including this one. */
   readonly generation: number;
-  /** How long it stays open, in milliseconds, when it opened. */
+  /** How long it stays open, in milliseconds, if it opened. */
   readonly openForMs: number | undefined;
   /** Why it opened: `'18 of 20 calls failed'`. */
   readonly detail: string | undefined;
 }
 
-/** A circuit breaker refused a call, or would have, were it no shadow. */
+/** A circuit breaker refused a call, or would have refused it without `shadow`. */
 export interface CircuitRefusedEvent {
   readonly type: 'circuit-refused';
   readonly name: string;
   readonly state: string;
   readonly retryAfterMs: number | undefined;
-  /** The call was let through all the same. */
+  /** True if the call was let through nevertheless. */
   readonly shadow: boolean;
 }
 
-/** A circuit breaker should have opened, but so many of its group are open that the fault is probably elsewhere. */
+/** A circuit breaker stayed closed although it should have opened: so many of its group are open that the fault is probably elsewhere. */
 export interface CircuitKeptClosedEvent {
   readonly type: 'circuit-kept-closed';
   readonly name: string;
   readonly detail: string;
 }
 
-/** A snapshot given to a circuit breaker made no sense and was not taken. */
+/** A circuit breaker ignored an inconsistent snapshot. */
 export interface CircuitNotRestoredEvent {
   readonly type: 'circuit-not-restored';
   readonly name: string;
   readonly snapshot: unknown;
 }
 
-/** Something became of an operation with an idempotency key. */
+/** An operation with an idempotency key has an outcome. */
 export interface IdempotencyEvent {
   readonly type: 'idempotency';
   readonly name: string;
   readonly outcome: IdempotencyOutcome;
   readonly operation: string;
-  /** Names the key without telling it. */
+  /** Identifies the key without revealing it. */
   readonly keyHash: string;
-  /** From 1; undefined where nothing ran. */
+  /** The attempt, from 1; undefined if nothing ran. */
   readonly attempt: number | undefined;
-  /** How long it took to begin, to end or to wait, whichever the outcome is about, in milliseconds. */
+  /** How long it took to begin, complete or wait, depending on the outcome, in milliseconds. */
   readonly durationMs: number | undefined;
-  /** Of a replay: how long ago the result was stored. */
+  /** For a replay: how long ago the result was stored. */
   readonly ageMs: number | undefined;
-  /** Of a replay or a takeover: the W3C `traceparent` that the attempt came with which has run, or was lost; for a link to its trace. */
+  /** For a replay or a takeover: the W3C `traceparent` of the attempt that ran or was lost, for a link to its trace. */
   readonly trace: string | undefined;
   readonly error: unknown;
 }
@@ -255,7 +255,7 @@ export type IdempotencyOutcome =
   | 'too-large'
   | 'store-error';
 
-/** A lock or permit was got. */
+/** A lock or permit was acquired. */
 export interface LockAcquiredEvent {
   readonly type: 'lock-acquired';
   readonly name: string;
@@ -264,7 +264,7 @@ export interface LockAcquiredEvent {
   readonly waitedMs: number;
 }
 
-/** A lock or permit was not got. */
+/** A lock or permit could not be acquired. */
 export interface LockUnavailableEvent {
   readonly type: 'lock-unavailable';
   readonly name: string;
@@ -275,7 +275,7 @@ export interface LockUnavailableEvent {
   readonly error: unknown;
 }
 
-/** A lock or permit may be somebody else's now, although its owner has not given it back. */
+/** A lock or permit may have another owner now, although its owner has not released it. */
 export interface LockLostEvent {
   readonly type: 'lock-lost';
   readonly name: string;
@@ -284,30 +284,30 @@ export interface LockLostEvent {
   readonly reason: 'expired' | 'taken';
 }
 
-/** A lock or permit was given back by its owner. */
+/** The owner released a lock or permit. */
 export interface LockReleasedEvent {
   readonly type: 'lock-released';
   readonly name: string;
   readonly key: string;
   readonly fence: number;
   readonly heldMs: number;
-  /** As `release()` answers: it may have been lost before, or the store may not have said. */
+  /** The result of `release()`: it may have been lost before, or the store may not have confirmed. */
   readonly result: 'released' | 'lost' | 'unknown';
 }
 
-/** A lock was taken away by `forceRelease`. */
+/** `forceRelease` removed a lock. */
 export interface LockForceReleasedEvent {
   readonly type: 'lock-force-released';
   readonly name: string;
   readonly key: string;
 }
 
-/** A cache has answered. */
+/** A cache returned a value. */
 export interface CacheGetEvent {
   readonly type: 'cache-get';
   readonly name: string;
   readonly key: string;
-  /** `'l1'`: memory; `'l2'`: the store; `'load'`: loaded for this call; `'wait'`: loaded by somebody else; `'stale'`: past its time. */
+  /** `'l1'`: memory; `'l2'`: the store; `'load'`: loaded for this call; `'wait'`: loaded by another call or process; `'stale'`: past its `ttl`. */
   readonly source: 'l1' | 'l2' | 'load' | 'stale' | 'wait';
   readonly durationMs: number;
 }
@@ -318,9 +318,9 @@ export interface CacheLoadEvent {
   readonly name: string;
   readonly key: string;
   readonly durationMs: number;
-  /** Whether nobody waited for it. */
+  /** Whether no caller waited for it. */
   readonly isBackground: boolean;
-  /** How it ended; a value is left out. */
+  /** How it ended, without the value. */
   readonly outcome: Outcome<undefined>;
 }
 
@@ -339,11 +339,11 @@ export type CacheWarning =
   | 'owed'
   | 'not-invalidated';
 
-/** Something about a cache that its owner should know. */
+/** A cache warns its owner. */
 export interface CacheWarningEvent {
   readonly type: 'cache-warning';
   readonly name: string;
-  /** Empty where it concerns all keys. */
+  /** Empty if it concerns all keys. */
   readonly key: string;
   readonly reason: CacheWarning;
   readonly error: unknown;
@@ -357,7 +357,7 @@ export interface HookFailedEvent {
   readonly error: unknown;
 }
 
-/** Everything that holdfast tells. */
+/** Every event that holdfast publishes. */
 export type HoldfastEvent =
   | RetryEvent
   | RetrySucceededEvent

@@ -185,7 +185,7 @@ describe('errors', () => {
       'KeyReusedError',
       () => new KeyReusedError({ policy: 'orders' }),
       'ERR_KEY_REUSED',
-      '"orders": the key came with another input before; nothing was started',
+      '"orders": the key was used before with a different input; nothing was started',
       { policy: 'orders' },
     ],
     [

@@ -31,13 +31,13 @@ export interface DeadlineMiddlewareOptions extends CommonOptions {
   /** Time for a request that names none. Default: none, so that only a deadline header sets one. From 1 ms to 24.8 days. */
   readonly default?: Duration;
   /**
-   * The most that a deadline header is believed: a longer time counts as this one, because it comes from outside.
-   * Default: 60 s, or `default` where that is longer; from 1 ms to
+   * The longest time accepted from a deadline header; a longer one is cut to this, because headers come from outside.
+   * Default: 60 s, or `default` if that is longer; from 1 ms to
    * 24.8 days, and not below `default`.
    */
   readonly maxAccept?: Duration;
   /**
-   * Whether the deadline and attempt headers are read. `false`: only `default` counts, for servers that face the world.
+   * Whether the deadline and attempt headers are read. `false`: only `default` applies, for public servers.
    * Default `true`.
    */
   readonly headers?: boolean;

@@ -580,8 +580,8 @@ function handleCached(
  * those to requests with cookies or `Authorization` only if they say `public` or `s-maxage`. A response that says nothing is kept for
  * `ttl`. Responses carry `Age` and `Cache-Status`. `app.responseCache.invalidateTag(tag)` invalidates responses.
  *
- * Options: `ttl`, `staleWhileRevalidate`, `staleIfError`, `maxBodyBytes`, `key`, `tags`, and those of `cache`, such as `store`; a wrong one
- * lets `register` fail.
+ * Options: `ttl`, `staleWhileRevalidate`, `staleIfError`, `maxBodyBytes`, `key`, `tags`, and those of `cache`, such as `store`; an invalid one
+ * makes `register` fail.
  * @example
  * ```ts
  * import Fastify from 'fastify';

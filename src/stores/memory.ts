@@ -349,7 +349,7 @@ class BoundedStore implements MemoryStore {
 
   private full(): StoreError {
     const used = `${this.records.size} of ${this.max} entries, ${this.recordBytes} of ${this.maxBytes} bytes`;
-    const detail = `it is full of entries that may not be evicted (${used}); raise "max" or "maxBytes", or let them live shorter`;
+    const detail = `it is full of entries that may not be evicted (${used}); raise "max" or "maxBytes", or shorten their ttl`;
     return new StoreError({ store: 'memory', operation: 'write', reason: 'full', applied: 'no', detail });
   }
 }

@@ -273,7 +273,7 @@ class Session implements SessionLock {
     const sent = await this.confirm();
     this.state = 'held';
     this.count(sent);
-    if (!this.held()) throw failure('lock', 'timeout', 'the answer came when the lease was over');
+    if (!this.held()) throw failure('lock', 'timeout', 'the reply came after the lease had expired');
   }
 
   held(): boolean {

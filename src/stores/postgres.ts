@@ -460,7 +460,7 @@ class Verb extends TimedVerb {
 
   override timedOut(): void {
     const { timeoutMs } = this.store;
-    const unsent = `the pool had no connection to give for ${timeoutMs} ms; raise its size, or look for who keeps them`;
+    const unsent = `the pool had no connection to give for ${timeoutMs} ms; raise its size, or look for code that never releases one`;
     this.late(unsent, `the server did not answer within ${timeoutMs} ms`, 'timeout');
   }
 

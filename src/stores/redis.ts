@@ -474,7 +474,7 @@ function entryOf(operation: string, reply: unknown, copies: Copies): Entry | und
   const version = numberIn(record, 0, versionDigits);
   const givenMs = numberIn(record, versionDigits, headDigits);
   if (Number.isNaN(version + givenMs)) {
-    throw failure(operation, 'schema', 'the key holds something that is none of this store; use another "prefix"');
+    throw failure(operation, 'schema', 'the key holds data of another program; use another "prefix"');
   }
   const ttlMs = Math.max(0, Number(leftMs));
   return {

@@ -207,7 +207,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
       try {
         return decodeValue(serializer, sealing.open(place, done)) as T;
       } catch (cause) {
-        throw this.inDoubt('unreadable', `phase "${name}" was done, and what it answered cannot be read`, cause);
+        throw this.inDoubt('unreadable', `phase "${name}" has run, and its result cannot be read`, cause);
       }
     }
     this.assertHeld();
@@ -232,7 +232,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     } catch (cause) {
       this.hasLostAnswer = true;
       const then = onLost === 'rerun' ? 'a later attempt runs it again' : 'its key is in doubt';
-      const detail = `its answer cannot be kept, so ${then}: ${messageOf(cause)}`;
+      const detail = `its result cannot be stored, so ${then}: ${messageOf(cause)}`;
       throw new TypeError(`phase "${name}" has run, and ${detail}`, { cause });
     }
   }

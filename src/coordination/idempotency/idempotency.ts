@@ -354,10 +354,8 @@ class Functions implements Idempotency {
       case 'result-not-stored': {
         const { cause } = begun;
         const why =
-          cause === undefined
-            ? 'could not be stored: it was too large, or nothing that the serializer takes'
-            : 'cannot be opened';
-        const detail = `the operation with this key was done, and its result ${why}`;
+          cause === undefined ? 'could not be stored: it was too large, or not serializable' : 'cannot be opened';
+        const detail = `the operation with this key has run, and its result ${why}`;
         throw new InDoubtError({ policy, reason: cause === undefined ? 'not-stored' : 'unreadable', detail, cause });
       }
       case 'store-down':
@@ -373,7 +371,7 @@ class Functions implements Idempotency {
     try {
       outcome = decodeOutcome(serializer, bytes);
     } catch (cause) {
-      const detail = 'the operation with this key was done, and the serializer cannot read its result';
+      const detail = 'the operation with this key has run, and the serializer cannot read its result';
       throw new InDoubtError({ policy: name, reason: 'unreadable', detail, cause });
     }
     if (!outcome.ok) throw outcome.error;

@@ -206,7 +206,7 @@ export class Locks {
     }
     if (lease !== undefined) return lease;
     throw waitMs > 0
-      ? this.unavailable(key, 'full', 'it is not free, and nobody may wait for it')
+      ? this.unavailable(key, 'full', 'it is not free, and "queue" is 0')
       : this.unavailable(key, 'waited', 'it is not free, and the call may not wait');
   }
 
@@ -287,7 +287,7 @@ export class Locks {
       if (held === undefined || held.place !== this.place || held.kind !== this.settings.kind) continue;
       const key = held.keys.find((one) => keys.includes(one));
       if (key === undefined || !held.lease.held()) continue;
-      throw this.unavailable(key, 'reentrant', 'the caller runs under it already, and would wait for itself');
+      throw this.unavailable(key, 'reentrant', 'the caller already holds it, and would wait for itself');
     }
   }
 

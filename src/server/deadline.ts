@@ -31,13 +31,13 @@ export interface DeadlineMiddlewareOptions extends CommonOptions {
   /** Time for a request that names none. Default: none, so that only a deadline header sets one. From 1 ms to 24.8 days. */
   readonly default?: Duration;
   /**
-   * The most that a deadline header is believed: a longer time counts as this one, because it comes from outside.
-   * Default: 60 s, or `default` where that is longer; from 1 ms to
+   * The longest time accepted from a deadline header; a longer one is cut to this, because headers come from outside.
+   * Default: 60 s, or `default` if that is longer; from 1 ms to
    * 24.8 days, and not below `default`.
    */
   readonly maxAccept?: Duration;
   /**
-   * Whether the deadline and attempt headers are read. `false`: only `default` counts, for servers that face the world.
+   * Whether the deadline and attempt headers are read. `false`: only `default` applies, for public servers.
    * Default `true`.
    */
   readonly headers?: boolean;
@@ -82,7 +82,7 @@ export function findCall(request: object): Call | undefined {
 export function requireCall(request: object): Call {
   const call = findCall(request);
   if (call === undefined) {
-    throw new TypeError('callOf: the request has no call; mount the deadline middleware before what asks for it');
+    throw new TypeError('callOf: the request has no call; mount the deadline middleware before the handler');
   }
   return call;
 }
@@ -122,7 +122,7 @@ export class DeadlineEngine {
     });
     const { default: defaultMs, maxAccept } = options;
     if (maxAccept !== undefined && defaultMs !== undefined && maxAccept < defaultMs) {
-      const allowed = `at least "default" (${defaultMs} ms), or whoever names a time gets less than who names none`;
+      const allowed = `at least "default" (${defaultMs} ms), or a request with a deadline gets less time than one without`;
       throw impossibleOption('deadline', 'maxAccept', given?.maxAccept, allowed);
     }
     this.name = options.name;
@@ -167,7 +167,7 @@ export class DeadlineEngine {
     const { name, events } = this;
     if (events.heard) events.emit({ type: 'deadline-too-short', name, remainingMs });
     exchange.answer(
-      timedOut('ERR_DEADLINE_TOO_SHORT', 'The time that the request allows was over when it came; it was not handled.'),
+      timedOut('ERR_DEADLINE_TOO_SHORT', 'The deadline of the request had passed when it arrived; it was not handled.'),
     );
   }
 }
@@ -211,7 +211,7 @@ class RequestRun extends Timer {
     if (events.heard) events.emit({ type: 'deadline-exceeded', name, afterMs });
     const error = new DeadlineExceededError({ policy: name, afterMs });
     // Answered first: what the abort sets off in the handler would else answer by itself, now this, now that.
-    this.#exchange.answer(timedOut(error.code, 'The request took longer than the time that it allows.'));
+    this.#exchange.answer(timedOut(error.code, 'The request exceeded its deadline.'));
     this.#call.abort(error);
   }
 

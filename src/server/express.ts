@@ -46,7 +46,7 @@ declare global {
   }
 }
 
-/** Middleware for any route: it leaves the types of the route's parameters and of its body to the handlers behind it, which a `RequestHandler` does not. */
+/** Middleware for any route: unlike a `RequestHandler`, it leaves the types of the route's parameters and body to the handlers after it. */
 export type Middleware = <Params, Answer, Body, Query, Locals extends Record<string, unknown>>(
   request: Request<Params, Answer, Body, Query, Locals>,
   response: Response<Answer, Locals>,
@@ -64,13 +64,13 @@ function checkRequest(name: string, request: { readonly headers?: unknown }): vo
  * Middleware that gives each request the time that its caller grants.
  *
  * Reads `request-deadline-ms`, `grpc-timeout` and `x-envoy-expected-rq-timeout-ms`. Mount it before everything else, or in
- * a route, where the nearer deadline holds. A request that has no time left is answered 504 and not handled; when the time
- * passes while it is handled, it is answered 504, its call is aborted, and what the handler still writes goes nowhere.
+ * a route, where the nearer deadline applies. A request without time left is answered 504 and not handled; when the time
+ * passes while it is handled, it is answered 504, its call is aborted, and later writes of the handler are discarded.
  * With `enableContext()` of `holdfast/context` every pipeline inside ends in time by itself; without it, pass on
  * `callOf(request)`.
  *
- * @param options - `default`, `maxAccept`, `headers`, and `name`, `on`, `clock` as every policy.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @param options - `default`, `maxAccept`, `headers`, and `name`, `on`, `clock` as for every policy.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { once } from 'node:events';
@@ -108,7 +108,7 @@ export function deadline(options?: DeadlineMiddlewareOptions): Middleware {
 /**
  * The call of a request: its `signal`, `deadline`, `remainingMs`, and `attempt`, if its caller sends the number.
  *
- * @throws TypeError, when the deadline middleware does not run before.
+ * @throws TypeError, when the deadline middleware has not run before.
  * @example
  * ```ts
  * import express from 'express';
@@ -126,14 +126,14 @@ export function callOf(request: Request): Call {
 }
 
 /**
- * Middleware that refuses writes of owners who have lost their lock: the header `Fence` must not be less than the greatest that the
+ * Middleware that rejects writes of owners that have lost their lock: the header `Fence` must not be less than the greatest that the
  * resource has seen.
  *
- * Answers 412 for a fence that is stale, 428 for one that is missing, 400 for one that is no number. Mount it on the routes that write, after
- * authentication: who may send any number may lock everybody else out.
+ * Answers 412 for a stale fence, 428 for a missing one, 400 for one that is not a number. Mount it on the routes that write, after
+ * authentication: a caller that may send any number can lock all others out.
  *
  * @param options - `resource`, `gate`, `missing`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { once } from 'node:events';
@@ -166,11 +166,11 @@ export function fence(options: FenceMiddlewareOptions<Request>): Middleware {
  * Middleware that answers probes: `/health/live` whether the process answers at all, `/health/ready` and `/health` whether
  * it should get requests, with breaker, limit and store states as details, as `application/health+json`.
  *
- * Mount it before what authenticates or limits requests. It answers 503 when something `critical` is down, and shows
+ * Mount it before authentication and limits. It answers 503 when a `critical` check is down, and shows
  * names, states and codes only.
  *
  * @param options - `checks`, `path`, `timeout`, `maxAge`, `clock`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { once } from 'node:events';
@@ -233,17 +233,17 @@ function detach(response: Response): void {
 }
 
 /**
- * Middleware that lets each request with an `Idempotency-Key` run once: whoever repeats it gets the same answer.
+ * Middleware that runs each request with an `Idempotency-Key` once and answers every repetition with the same response.
  *
- * Mount it behind authentication and the parser of bodies, in front of the handler of a route. The key counts for one `scope`, method and
- * route; the same key with another request is refused (422), and so is one that is being handled (409). The answer is
- * stored before the client has the end of it. Answers 5xx, 401, 403, 408, 421, 425, 429 are not stored: the next request runs.
+ * Mount it after authentication and the body parser, before the handler of a route. The key is valid within one `scope`, method and
+ * route; the same key with another request is refused (422), and so is a repetition while the first is in flight (409). The response is
+ * stored before the client receives its end. Responses 5xx, 401, 403, 408, 421, 425, 429 are not stored: the next request runs.
  * The handler finds its record as `request.idempotency`.
  *
- * Mount `express.json({ verify: rawBody })`, so that bodies are compared as they came.
+ * Mount `express.json({ verify: rawBody })`, so that bodies are compared as they arrived.
  *
  * @param options - `store` and `scope` are required; see {@link IdempotencyMiddlewareOptions}.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { once } from 'node:events';
@@ -276,7 +276,7 @@ function detach(response: Response): void {
  * ```
  */
 export function idempotency(options: IdempotencyMiddlewareOptions<Request>): Middleware;
-/** With an engine that `idempotency(...)` of `holdfast` has made; it may serve several routes and wrapped functions. */
+/** With an engine created by `idempotency(...)` of `holdfast`; it may serve several routes and wrapped functions. */
 export function idempotency(engine: Idempotency, options: IdempotencyRequestOptions<Request>): Middleware;
 export function idempotency(
   first: Idempotency | IdempotencyMiddlewareOptions<Request>,
@@ -366,7 +366,7 @@ class Exchange implements IdempotencyExchange<Request> {
 }
 
 /**
- * For `express.json({ verify: rawBody })` and the other parsers: keeps the bytes, so that bodies are compared as they came.
+ * For `express.json({ verify: rawBody })` and the other parsers: keeps the raw bytes, so that bodies are compared as they arrived.
  *
  * @example
  * ```ts
@@ -381,19 +381,19 @@ export function rawBody(request: IncomingMessage, _response: unknown, bytes: Uin
   putRawBody(request, bytes);
 }
 
-/** What `responseCache` makes: middleware, and what can be done to its cache. */
+/** What `responseCache` returns: middleware, and the control of its cache. */
 export interface ResponseCache extends Middleware, ResponseCacheControl {}
 
 /**
- * Middleware that keeps the answers to GET and HEAD as their `Cache-Control` and `Vary` allow, and lets one handler run for all who ask for the
- * same at a time, in all processes that share a store.
+ * Middleware that caches responses to GET and HEAD as their `Cache-Control` and `Vary` allow, and runs one handler at a time for
+ * identical requests, across all processes that share a store.
  *
- * Mount it behind authentication, on routes or on the whole app. Responses that are private, `no-store` or set a cookie are not kept; those to
- * requests with cookies or `Authorization` only if they say `public` or `s-maxage`. What says nothing is kept for `ttl`.
- * Answers carry `Age` and `Cache-Status`. A POST, PUT or DELETE that it sees makes void what is kept of its URL.
+ * Mount it after authentication, on routes or on the whole app. Responses that are private, `no-store` or set a cookie are not kept; those to
+ * requests with cookies or `Authorization` only if they say `public` or `s-maxage`. A response that says nothing is kept for `ttl`.
+ * Responses carry `Age` and `Cache-Status`. A POST, PUT or DELETE that it sees invalidates the cached responses of its URL.
  *
  * @param options - `ttl`, `staleWhileRevalidate`, `staleIfError`, `maxBodyBytes`, `key`, `tags`, and those of `cache`, such as `store`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { once } from 'node:events';

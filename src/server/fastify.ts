@@ -86,34 +86,34 @@ export { type RequestResolution, resolveRequest } from './idempotency/resolve.js
 export type { ResponseCacheOptions, ResponseCacheRules } from './response-cache/options.js';
 export type { ResponseCacheControl } from './response-cache/response-cache.js';
 
-/** What the plugin takes: options, or an engine and what is asked of requests. */
+/** Options of the plugin: those of the middleware, or an engine and the request options. */
 export type IdempotencyPluginOptions =
   | IdempotencyMiddlewareOptions<FastifyRequest>
   | (IdempotencyRequestOptions<FastifyRequest> & {
-      /** Made by `idempotency(...)` of `holdfast`; it may serve several plugins and wrapped functions. */
+      /** Created by `idempotency(...)` of `holdfast`; it may serve several plugins and wrapped functions. */
       readonly engine: Idempotency;
     });
 
-/** What a route says of its own: options in place of the plugin's, or `false` for none of it. */
+/** A route's own options, overriding the plugin's, or `false` to turn the plugin off there. */
 export type RouteIdempotency = Partial<IdempotencyRequestOptions<FastifyRequest>> | false;
 
-/** What a route says of its own: rules in place of the plugin's, or `false` for none of it. */
+/** A route's own rules, overriding the plugin's, or `false` to turn the plugin off there. */
 export type RouteResponseCache = ResponseCacheRules<FastifyRequest> | false;
 
 declare module 'fastify' {
   interface FastifyContextConfig {
     /**
-     * The route's own time: what a request gets that names none, and the most that any request gets. `false`: none, for
+     * The route's own time: the default for requests that name none, and the limit for all. `false`: no limit, for
      * routes that stream.
      */
     deadline?: RouteDeadline;
-    /** The route's own options of the `idempotency` plugin; `false`: keys count for nothing there. */
+    /** The route's own options of the `idempotency` plugin; `false`: keys have no effect there. */
     idempotency?: RouteIdempotency;
     /** The route's own rules of the `responseCache` plugin; `false`: its responses are not kept. */
     responseCache?: RouteResponseCache;
   }
   interface FastifyInstance {
-    /** The cache of the `responseCache` plugin that is registered here. */
+    /** The cache of the `responseCache` plugin registered here. */
     responseCache: ResponseCacheControl;
   }
   interface FastifyRequest {
@@ -168,12 +168,12 @@ const plugin: FastifyPluginAsync<DeadlineMiddlewareOptions> = async (app, option
  * Plugin that gives each request the time that its caller grants.
  *
  * Reads `request-deadline-ms`, `grpc-timeout` and `x-envoy-expected-rq-timeout-ms`. Register it before other plugins; a route
- * has its own time by `config: { deadline: '2s' }`. A request that has no time left is answered 504 and not handled; when
- * the time passes while it is handled, it is answered 504, its call is aborted, and what the handler answers later goes
- * nowhere. With `enableContext()` of `holdfast/context` every pipeline inside ends in time by itself; without it, pass on
+ * sets its own time by `config: { deadline: '2s' }`. A request without time left is answered 504 and not handled; when
+ * the time passes while it is handled, it is answered 504, its call is aborted, and the handler's later response is
+ * discarded. With `enableContext()` of `holdfast/context` every pipeline inside ends in time by itself; without it, pass on
  * `callOf(request)`.
  *
- * Options: `default`, `maxAccept`, `headers`, and `name`, `on`, `clock` as every policy; a wrong one lets `register` fail.
+ * Options: `default`, `maxAccept`, `headers`, and `name`, `on`, `clock` as for every policy; an invalid one makes `register` fail.
  * @example
  * ```ts
  * import Fastify from 'fastify';
@@ -210,13 +210,13 @@ const fencePlugin: FastifyPluginAsync<FenceMiddlewareOptions<FastifyRequest>> = 
 };
 
 /**
- * Plugin that refuses writes of owners who have lost their lock: the header `Fence` must not be less than the greatest that the
+ * Plugin that rejects writes of owners that have lost their lock: the header `Fence` must not be less than the greatest that the
  * resource has seen.
  *
- * Answers 412 for a fence that is stale, 428 for one that is missing, 400 for one that is no number. Register it in the scope of the routes
- * that write, after authentication: who may send any number may lock everybody else out.
+ * Answers 412 for a stale fence, 428 for a missing one, 400 for one that is not a number. Register it in the scope of the routes
+ * that write, after authentication: a caller that may send any number can lock all others out.
  *
- * Options: `resource`, `gate`, `missing`; a wrong one lets `register` fail.
+ * Options: `resource`, `gate`, `missing`; an invalid one makes `register` fail.
  * @example
  * ```ts
  * import Fastify from 'fastify';
@@ -252,10 +252,10 @@ const healthPlugin: FastifyPluginAsync<HealthOptions> = async (app, options) => 
  * Plugin that answers probes: `/health/live` whether the process answers at all, `/health/ready` and `/health` whether it
  * should get requests, with breaker, limit and store states as details, as `application/health+json`.
  *
- * Register it before what authenticates or limits requests. It answers 503 when something `critical` is down, and shows
+ * Register it before authentication and limits. It answers 503 when a `critical` check is down, and shows
  * names, states and codes only.
  *
- * Options: `checks`, `path`, `timeout`, `maxAge`, `clock`; a wrong one lets `register` fail.
+ * Options: `checks`, `path`, `timeout`, `maxAge`, `clock`; an invalid one makes `register` fail.
  * @example
  * ```ts
  * import Fastify from 'fastify';
@@ -479,16 +479,16 @@ function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
 }
 
 /**
- * Plugin that lets each request with an `Idempotency-Key` run once: whoever repeats it gets the same answer.
+ * Plugin that runs each request with an `Idempotency-Key` once and answers every repetition with the same response.
  *
- * Register it before the routes, with `await`; it comes to each request behind validation and every other `preHandler`, so that the caller is
- * known. A request with a key at a route that was made before the plugin was loaded is answered 500 and not handled. A route has options of
- * its own by `config: { idempotency: { required: true } }`, or none of it by `false`. The key counts for one `scope`, method and route; the
- * same key with another request is refused (422), and so is one that is being handled (409). The answer
- * is stored before the client has the end of it. Answers 5xx, 401, 403, 408, 421, 425, 429 are not stored: the next request runs.
+ * Register it before the routes, with `await`; it runs after validation and every other `preHandler`, so that the caller is
+ * known. A route defined before the plugin was loaded answers 500 to requests with a key, without running its handler. A route sets its own
+ * options by `config: { idempotency: { required: true } }`, or turns the plugin off by `false`. The key is valid within one `scope`, method and route; the
+ * same key with another request is refused (422), and so is a repetition while the first is in flight (409). The response
+ * is stored before the client receives its end. Responses 5xx, 401, 403, 408, 421, 425, 429 are not stored: the next request runs.
  * The handler finds its record as `request.idempotency`.
  *
- * `store` and `scope` are required; a wrong option lets `register` fail.
+ * `store` and `scope` are required; an invalid option makes `register` fail.
  * @example
  * ```ts
  * import Fastify from 'fastify';
@@ -572,16 +572,16 @@ function handleCached(
 }
 
 /**
- * Plugin that keeps the answers to GET and HEAD as their `Cache-Control` and `Vary` allow, and lets one handler run for all who ask for the
- * same at a time, in all processes that share a store.
+ * Plugin that caches responses to GET and HEAD as their `Cache-Control` and `Vary` allow, and runs one handler at a time for
+ * identical requests, across all processes that share a store.
  *
- * Register it before the routes, with `await`; it comes to each request behind validation and every other `preHandler`. A route has rules of
- * its own by `config: { responseCache: { ttl: '1m' } }`, or none of it by `false`. Responses that are private, `no-store` or set a cookie are not kept;
- * those to requests with cookies or `Authorization` only if they say `public` or `s-maxage`. What says nothing is kept for
- * `ttl`. Answers carry `Age` and `Cache-Status`. `app.responseCache.invalidateTag(tag)` makes responses void.
+ * Register it before the routes, with `await`; it runs after validation and every other `preHandler`. A route sets its own
+ * rules by `config: { responseCache: { ttl: '1m' } }`, or turns the plugin off by `false`. Responses that are private, `no-store` or set a cookie are not kept;
+ * those to requests with cookies or `Authorization` only if they say `public` or `s-maxage`. A response that says nothing is kept for
+ * `ttl`. Responses carry `Age` and `Cache-Status`. `app.responseCache.invalidateTag(tag)` invalidates responses.
  *
- * Options: `ttl`, `staleWhileRevalidate`, `staleIfError`, `maxBodyBytes`, `key`, `tags`, and those of `cache`, such as `store`; a wrong one
- * lets `register` fail.
+ * Options: `ttl`, `staleWhileRevalidate`, `staleIfError`, `maxBodyBytes`, `key`, `tags`, and those of `cache`, such as `store`; an invalid one
+ * makes `register` fail.
  * @example
  * ```ts
  * import Fastify from 'fastify';

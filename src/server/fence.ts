@@ -10,11 +10,11 @@ import type { Problem } from './problem.js';
 
 /** Options of the `fence` middleware. */
 export interface FenceMiddlewareOptions<Request> {
-  /** What a request writes to. All who write to one resource hold the same lock. */
+  /** The resource that a request writes to. All writers of one resource must hold the same lock. */
   readonly resource: (request: Request) => string;
-  /** Remembers the greatest fences. Default: a `fenceGate()` of its own. A gate of yours may keep them where a restart does not lose them. */
+  /** Remembers the greatest fences. Default: its own `fenceGate()`. Your own gate may keep them where they survive a restart. */
   readonly gate?: Pick<FenceGate, 'check'>;
-  /** Whether a request without the header is refused, or handled as it is. Default `'refuse'`. */
+  /** Whether a request without the header is refused, or handled unchecked. Default `'refuse'`. */
   readonly missing?: 'refuse' | 'allow';
 }
 

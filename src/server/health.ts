@@ -13,36 +13,36 @@ import { checkOptions, duration, type Field, having, optional, show, withDefault
 import { type Pipeline, pipeline } from '../core/pipeline.js';
 import { timeout } from '../policies/timeout.js';
 
-/** A function that resolves when what it looks at is well, and rejects when it is not. It should end with the signal. */
+/** A function that resolves when its subject is healthy, and rejects when it is not. It should stop when the signal aborts. */
 export type HealthProbe = (context: { readonly signal: AbortSignal }) => unknown;
 
-/** What is asked of a store: one read of a key that is not there. */
+/** A store is checked by one read of a key that does not exist. */
 export interface HealthStore {
   read(key: string, options?: { readonly signal?: AbortSignal }): Promise<unknown>;
   write(...given: never[]): unknown;
 }
 
-/** A policy that has a state, such as a circuit breaker or a bulkhead, or a pipeline that holds some. */
+/** A policy with a state, such as a circuit breaker or a bulkhead, or a pipeline that contains some. */
 export interface HealthPolicy {
   readonly name: string;
 }
 
-/** What can be looked at. */
+/** What can be checked. */
 export type HealthSubject = HealthPolicy | HealthStore | HealthProbe;
 
-/** A subject, and what follows from it. */
+/** A subject, and what follows when it is down. */
 export interface HealthCheck {
   readonly check: HealthSubject;
   /**
-   * Whether the process is not ready while this is down. Default `false`: what many processes share must not take all of
-   * them out of service at once.
+   * Whether the process is not ready while this is down. Default `false`: a shared dependency must not take all processes
+   * out of service at once.
    */
   readonly critical?: boolean;
 }
 
 /** Options of the `health` middleware. */
 export interface HealthOptions {
-  /** What readiness looks at, by the name that the answer shows. At most 100. Default: nothing. */
+  /** The checks of readiness, by the name shown in the answer. At most 100. Default: none. */
   readonly checks?: Readonly<Record<string, HealthSubject | HealthCheck>>;
   /** Where it answers: `path` and `path/ready` for readiness, `path/live` for liveness. Default `'/health'`. */
   readonly path?: string;

@@ -1,5 +1,5 @@
 /**
- * Web: idempotency for handlers of the fetch standard, `(Request) => Response`, as Hono, Next.js, Bun and Deno have them, and
+ * Web: idempotency for fetch-standard handlers, `(Request) => Response`, as in Hono, Next.js, Bun and Deno, and
  * for plain listeners of `node:http`.
  */
 
@@ -29,24 +29,24 @@ export type {
 } from './idempotency/idempotency.js';
 export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
 
-/** A handler that finds the record of its request as second argument: undefined, when the request has no key. */
+/** A handler that receives the record of its request as second argument, undefined when the request has no key. */
 export type IdempotentHandler<More extends readonly unknown[]> = (
   request: Request,
   record: IdempotencyHandle | undefined,
   ...more: More
 ) => Response | Promise<Response>;
 
-/** A handler as the fetch standard has it; what the framework passes besides goes on to the handler inside. */
+/** A fetch-standard handler; further arguments of the framework are passed on to the handler inside. */
 export type FetchHandler<More extends readonly unknown[]> = (request: Request, ...more: More) => Promise<Response>;
 
 /**
- * Wraps handlers of the fetch standard: each request with an `Idempotency-Key` runs once, and whoever repeats it gets the same answer.
+ * Wraps fetch-standard handlers: each request with an `Idempotency-Key` runs once, and every repetition gets the same response.
  *
- * Keys count for one `scope`, method and path. The answer is stored before the client has the end of its body; its first bytes
- * go at once. A `Request` does not tell whether a header was sent twice, so a bare key with `, ` in it is refused.
+ * Keys are valid within one `scope`, method and path. The response is stored before the client receives the end of its body; its first bytes
+ * are sent at once. A `Request` does not tell whether a header was sent twice, so a bare key with `, ` in it is refused.
  *
  * @param options - `store` and `scope` are required; see {@link IdempotencyMiddlewareOptions}.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { memoryStore } from 'holdfast';
@@ -68,7 +68,7 @@ export type FetchHandler<More extends readonly unknown[]> = (request: Request, .
 export function idempotency(
   options: IdempotencyMiddlewareOptions<Request>,
 ): <More extends readonly unknown[]>(handler: IdempotentHandler<More>) => FetchHandler<More>;
-/** With an engine that `idempotency(...)` of `holdfast` has made; it may serve several handlers and wrapped functions. */
+/** With an engine created by `idempotency(...)` of `holdfast`; it may serve several handlers and wrapped functions. */
 export function idempotency(
   engine: Idempotency,
   options: IdempotencyRequestOptions<Request>,
@@ -117,7 +117,7 @@ export function idempotency(
   };
 }
 
-/** A listener of `node:http` that finds the record of its request as third argument: undefined, when the request has no key. */
+/** A listener of `node:http` that receives the record of its request as third argument, undefined when the request has no key. */
 export type IdempotentListener = (
   request: IncomingMessage,
   response: ServerResponse,
@@ -125,13 +125,13 @@ export type IdempotentListener = (
 ) => unknown;
 
 /**
- * Wraps listeners of `node:http`: each request with an `Idempotency-Key` runs once, and whoever repeats it gets the same answer.
+ * Wraps listeners of `node:http`: each request with an `Idempotency-Key` runs once, and every repetition gets the same response.
  *
- * Keys count for one `scope`, method and path. The body is read here and can be read again by the listener. A listener that throws or rejects
+ * Keys are valid within one `scope`, method and path. The body is read here, and the listener can read it again. A listener that throws or rejects
  * is answered 500, unless it has begun to answer.
  *
  * @param options - `store` and `scope` are required; see {@link IdempotencyMiddlewareOptions}.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { once as event } from 'node:events';
@@ -157,7 +157,7 @@ export type IdempotentListener = (
 export function nodeIdempotency(
   options: IdempotencyMiddlewareOptions<IncomingMessage>,
 ): (listener: IdempotentListener) => (request: IncomingMessage, response: ServerResponse) => void;
-/** With an engine that `idempotency(...)` of `holdfast` has made; it may serve several listeners and wrapped functions. */
+/** With an engine created by `idempotency(...)` of `holdfast`; it may serve several listeners and wrapped functions. */
 export function nodeIdempotency(
   engine: Idempotency,
   options: IdempotencyRequestOptions<IncomingMessage>,

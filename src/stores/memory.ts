@@ -43,22 +43,22 @@ export interface MemoryStoreOptions {
   readonly clock?: Clock;
 }
 
-/** What {@link memoryStore} makes. */
+/** What {@link memoryStore} returns. */
 export interface MemoryStore extends ClosableStore {
   readonly native: Required<Pick<NativeCapabilities, 'watch' | 'readMany' | 'consume'>>;
-  /** Entries kept, those included whose time is over and that no write has dropped yet. */
+  /** Entries kept, including expired ones that no write has dropped yet. */
   readonly size: number;
 }
 
 /**
  * A store in the memory of this process.
  *
- * For tests, for services of one process, and as the default until there is a second one. Processes do not see each
- * other's entries, and a restart forgets all, versions included.
- * Entries written `evictable` make room for others, the least recently used first; all others stay until their time is
- * over. When those fill the store, a write fails with {@link StoreError}, reason `'full'`.
+ * For tests, for single-process services, and as the default until there is a second process. Processes do not see each
+ * other's entries, and a restart loses everything, versions included.
+ * Entries written `evictable` make room for others, the least recently used first; all others stay until they expire.
+ * When those fill the store, a write fails with {@link StoreError}, reason `'full'`.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { memoryStore } from 'holdfast';
@@ -349,7 +349,7 @@ class BoundedStore implements MemoryStore {
 
   private full(): StoreError {
     const used = `${this.records.size} of ${this.max} entries, ${this.recordBytes} of ${this.maxBytes} bytes`;
-    const detail = `it is full of entries that may not be evicted (${used}); raise "max" or "maxBytes", or let them live shorter`;
+    const detail = `it is full of entries that may not be evicted (${used}); raise "max" or "maxBytes", or shorten their ttl`;
     return new StoreError({ store: 'memory', operation: 'write', reason: 'full', applied: 'no', detail });
   }
 }

@@ -1,8 +1,8 @@
 /**
- * Postgres locks: advisory locks of the server, inside a transaction of the caller's, or on a session of their own that is a lease.
+ * Postgres locks: advisory locks of the server, inside the caller's transaction, or on a dedicated session that is a lease.
  *
  * Promise: the lock of a transaction ends with it, so lock and writes are one; the lock of a session is given up by the server when nothing has been heard of its
- * owner for a `ttl`, and the owner is told before. The server's own queue makes both fair.
+ * owner for a `ttl`, and the owner learns of the loss before. The server's own queue makes both fair.
  * After: Postgres, "Advisory Locks", `lock_timeout`, `idle_session_timeout` (14 or later); Gray and Cheriton, "Leases" (1989).
  */
 import { showBriefly } from '../core/brief.js';
@@ -23,32 +23,32 @@ import { failure, failureOf } from './postgres-failures.js';
 
 /** Options of {@link transactionLock}. */
 export interface TransactionLockOptions {
-  /** How long it may wait. 0: not at all; up to 24.8 days. Default `'30s'`. */
+  /** How long the call may wait. 0: not at all; up to 24.8 days. Default `'30s'`. */
   readonly wait?: Duration;
 }
 
 /** Options of {@link sessionLock}. */
 export interface SessionLockOptions extends TransactionLockOptions {
-  /** How long the server keeps the lock when it hears nothing of the owner. From 1 s; default `'10s'`. It is asked three times in that time. */
+  /** How long the server keeps the lock without hearing from the owner. From 1 s; default `'10s'`. The owner contacts the server three times in that time. */
   readonly ttl?: Duration;
-  /** How long before that the owner counts it as lost. Up to half of `ttl`; default a tenth. */
+  /** How long before that the owner treats the lock as lost. Up to half of `ttl`; default a tenth. */
   readonly margin?: Duration;
-  /** Ends the wait; the lock that may be granted later ends with its connection. */
+  /** Ends the wait; a lock granted later is dropped with its connection. */
   readonly signal?: AbortSignal;
-  /** Counts `ttl` for the owner. Default `systemClock`. */
+  /** Measures `ttl` for the owner. Default `systemClock`. */
   readonly clock?: Clock;
 }
 
-/** A lock on a connection of its own. */
+/** A lock on a dedicated connection. */
 export interface SessionLock {
   readonly key: string;
   /** Aborts when the lock is lost. */
   readonly signal: AbortSignal;
-  /** Whether nobody else can have it: looked up anew, so that a process that was frozen finds out here. */
+  /** Whether no other owner can have it: reads the clock on each call, so that a process that was frozen finds out here. */
   held(): boolean;
-  /** Milliseconds for which it can be relied on without hearing from the server again; 0 when it is not held. */
+  /** Milliseconds for which it can be relied on without another reply of the server; 0 when it is not held. */
   remaining(): number;
-  /** Gives it back and ends the connection; never rejects. `'unknown'`: the server has not said; it ends at the latest with its `ttl`. */
+  /** Releases it and ends the connection; never rejects. `'unknown'`: the server did not confirm it; the lock ends at the latest after its `ttl`. */
   release(): Promise<'released' | 'lost' | 'unknown'>;
   [Symbol.asyncDispose](): Promise<void>;
 }
@@ -64,15 +64,15 @@ const keyField = {
 };
 
 /**
- * Locks a key for the rest of a transaction that has begun on a connection of yours: `pg_advisory_xact_lock`.
+ * Locks a key for the rest of a transaction that has begun on your connection: `pg_advisory_xact_lock`.
  *
- * The strongest lock there is for work in one database: nobody else gets in before the transaction has ended, and nothing of it is written when the connection was lost, so it needs no
- * fence and no lease. Works through PgBouncer in transaction mode, with postgres.js if its option `prepare` is false: else its commit may be a rollback that it tells nobody. Others take the same lock by the number that is the first eight bytes of the key's SHA-256. The same transaction
+ * The strongest lock for work in one database: no other owner gets it before the transaction has ended, and a transaction whose connection is lost writes nothing, so it needs no
+ * fence and no lease. Works through PgBouncer in transaction mode; with postgres.js only if its option `prepare` is false, else a commit may silently be a rollback. To take the same lock in SQL, use the number that is the first eight bytes of the key's SHA-256. The same transaction
  * may lock a key again.
  *
- * @param transaction - A client of `pg` after its `BEGIN`, or what postgres.js gives to `sql.begin`.
- * @throws {@link LockUnavailableError} `ERR_LOCK_UNAVAILABLE`, when it waited too long. With a `wait` the transaction has failed then: roll it back, or to a savepoint.
- * @throws {@link OptionsError} `ERR_OPTIONS` for what is no transaction; else whatever the server says, as the client throws it.
+ * @param transaction - A client of `pg` after its `BEGIN`, or what postgres.js passes to the function of `sql.begin`.
+ * @throws {@link LockUnavailableError} `ERR_LOCK_UNAVAILABLE`, when it waited too long. With a `wait` the transaction has then failed: roll it back, or to a savepoint.
+ * @throws {@link OptionsError} `ERR_OPTIONS` for anything but a transaction; else the server's error, as the client throws it.
  * @example
  * ```ts no-run
  * import { transactionLock } from 'holdfast/postgres';
@@ -124,13 +124,13 @@ export async function transactionLock(
 }
 
 /**
- * Locks a key on a connection of its own, for work that is longer than a transaction may be: `pg_advisory_lock`, made a lease by `idle_session_timeout`.
+ * Locks a key on a dedicated connection, for work longer than a transaction should be: `pg_advisory_lock`, made a lease by `idle_session_timeout`.
  *
- * An advisory lock alone is kept for ever by an owner that is frozen, or cut off without a word. Here the server ends a session that it has heard nothing of for a `ttl`, and the owner
- * asks three times in that time. It has no fence: what is written under it is safe only as far as `held()` is asked before. Prefer {@link transactionLock}, or `mutex` over
- * `postgresStore`, whose leases have fences and need no connection each.
+ * A plain advisory lock is kept forever by an owner that is frozen, or silently cut off. Here the server ends a session that it has not heard from for a `ttl`, and the owner
+ * contacts it three times in that time. It has no fence: a write under it is safe only as far as `held()` is checked first. Prefer {@link transactionLock}, or `mutex` over
+ * `postgresStore`, whose leases have fences and do not need a connection each.
  *
- * @param connect - Makes a connected client of `pg`, to the server itself; it is ended with the lock.
+ * @param connect - Returns a connected client of `pg`, directly to the server; it is ended with the lock.
  * @throws {@link LockUnavailableError} `ERR_LOCK_UNAVAILABLE`, when it waited too long; the reason of the signal.
  * @throws {@link StoreError} `ERR_STORE`, reason `'invalid'` behind a pooler or with Postgres before 14; else when the connection fails. Whatever `connect` throws.
  * @example
@@ -273,7 +273,7 @@ class Session implements SessionLock {
     const sent = await this.confirm();
     this.state = 'held';
     this.count(sent);
-    if (!this.held()) throw failure('lock', 'timeout', 'the answer came when the lease was over');
+    if (!this.held()) throw failure('lock', 'timeout', 'the reply came after the lease had expired');
   }
 
   held(): boolean {

@@ -35,7 +35,7 @@ export function functionsOf(table: string) {
  * The SQL of the schema, step by step, for a table of this name.
  *
  * Run it with your own tool, or let `store.migrate()` do it. The role that uses the store needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the table and `USAGE`
- * on the sequence `<table>_versions`; the one that migrates must own them.
+ * on the sequence `<table>_versions`; the role that migrates must own them.
  *
  * @param table - A name as for the option `table` of `postgresStore`, default `'holdfast'`.
  * @example

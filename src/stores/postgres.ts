@@ -78,9 +78,9 @@ export { type PostgresMigration, postgresMigrations } from './postgres-schema.js
 
 /** Options of {@link postgresStore}. */
 export interface PostgresStoreOptions {
-  /** Goes before each key: stores with different prefixes share a table and never meet. Default `'holdfast'`. */
+  /** Prepended to each key: stores with different prefixes share a table without conflicts. Default `'holdfast'`. */
   readonly prefix?: string;
-  /** How long a verb waits for a connection and the answer together: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
+  /** How long a verb waits for a connection and the reply together: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
   readonly timeout?: Duration;
   /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
   readonly maxValueBytes?: number;
@@ -88,49 +88,49 @@ export interface PostgresStoreOptions {
   readonly table?: string;
   /**
    * postgres.js only: prepares each statement once per connection, which saves about half of a verb's time. Never set it behind a pooler in
-   * transaction mode: statements of postgres.js would be taken for one another there. `pg` prepares in any case, safely. Default false.
+   * transaction mode: there one statement of postgres.js may run in place of another. `pg` always prepares, safely. Default false.
    */
   readonly prepare?: boolean;
   /**
-   * Makes `watch` possible. For `pg` a function that answers a connected client of its own, called again whenever that one was lost, and ended by the store; give the client a listener for
-   * its `'error'` before it connects, since a server may end it before the store listens. For postgres.js its `sql`. It
-   * needs a connection of its own to the server: through a pooler a watch fails with reason `'invalid'`. Changes are told by stores that have a listener.
+   * Enables `watch`. For `pg` a function that returns a connected, dedicated client; it is called again whenever that client was lost, and the store ends the client. Give the client a listener for
+   * its `'error'` before it connects, since a server may end the connection before the store listens. For postgres.js its `sql`. It
+   * needs a direct connection to the server: through a pooler a watch fails with reason `'invalid'`. Only stores with a listener report their changes.
    */
   readonly listener?: (() => Promise<PgListener>) | PostgresJs;
   /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */
   readonly clock?: Clock;
 }
 
-/** What a {@link PostgresStore} can do besides; `watch` only with a `listener`. */
+/** Capabilities of a {@link PostgresStore}; `watch` only with a `listener`. */
 export interface PostgresNative
   extends Required<Pick<NativeCapabilities, 'readMany' | 'consume'>>,
     Pick<NativeCapabilities, 'watch'> {
   /**
-   * A view of this store inside a transaction of yours: what it writes is done with the transaction, or not at all. Roll it back when a verb fails. Each
-   * verb is sent on that connection; it has no `timeout` but waits for a row that somebody else keeps no longer than the store does.
+   * A view of this store inside your transaction: its writes are committed with the transaction, or not at all. Roll back when a verb fails. Each
+   * verb is sent on that connection; it has no `timeout`, but waits for a locked row no longer than the store does.
    *
-   * @throws {@link OptionsError} `ERR_OPTIONS` for what is no transaction, as a pool: it would write at once.
+   * @throws {@link OptionsError} `ERR_OPTIONS` for anything but a transaction, such as a pool, which would write at once.
    */
   within(transaction: PostgresTransaction): StoreView;
 }
 
-/** What {@link postgresStore} makes. */
+/** What {@link postgresStore} returns. */
 export interface PostgresStore extends ClosableStore {
   readonly native: PostgresNative;
-  /** Makes the table and functions, or brings them up to date. Several processes may do so at once. Takes its time: no `timeout`. */
+  /** Creates the table and functions, or brings them up to date. Several processes may do so at once. Has no `timeout`. */
   migrate(): Promise<void>;
-  /** Deletes rows whose time is over, at most `limit` of them (default 1000), and answers how many. Run it now and then. */
+  /** Deletes expired rows, at most `limit` of them (default 1000), and returns how many. Run it now and then. */
   sweep(limit?: number): Promise<number>;
 }
 
 /**
  * A store in Postgres, 13 or later, for all processes that reach it.
  *
- * Takes a `Pool` of `pg` or the `sql` of postgres.js and leaves it open when it is closed. Make the table once with `migrate()`, or run the SQL of
- * {@link postgresMigrations} yourself. It works behind PgBouncer in transaction mode. A verb whose `timeout` passes gives its connection
- * back broken, so that a pool of `pg` makes a new one; postgres.js cannot be told, and may send a verb after it has failed with `applied: 'unknown'`.
+ * Takes a `Pool` of `pg` or the `sql` of postgres.js and does not close it. Create the table once with `migrate()`, or run the SQL of
+ * {@link postgresMigrations} yourself. It works behind PgBouncer in transaction mode. When `timeout` passes, a pool of `pg` gets the connection
+ * back as broken and makes a new one; postgres.js has no way to do that, and may send a verb after it has failed with `applied: 'unknown'`.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option, or a pool, that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option or pool.
  * @example
  * ```ts no-run
  * import { postgresStore } from 'holdfast/postgres';
@@ -460,7 +460,7 @@ class Verb extends TimedVerb {
 
   override timedOut(): void {
     const { timeoutMs } = this.store;
-    const unsent = `the pool had no connection to give for ${timeoutMs} ms; raise its size, or look for who keeps them`;
+    const unsent = `the pool had no connection to give for ${timeoutMs} ms; raise its size, or look for code that never releases one`;
     this.late(unsent, `the server did not answer within ${timeoutMs} ms`, 'timeout');
   }
 

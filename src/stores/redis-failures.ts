@@ -10,7 +10,7 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
   ['READONLY', 'failed', 'this server is a replica; let the client follow the primary, by Sentinel or Cluster'],
   ['LOADING', 'busy', 'the server is still loading its data; try again'],
   ['BUSY', 'busy', "somebody else's script keeps the server busy"],
-  ['OOM', 'full', 'the server has no memory left under "maxmemory"; raise it, or let entries live shorter'],
+  ['OOM', 'full', 'the server has no memory left under "maxmemory"; raise it, or shorten the ttl of entries'],
   [
     'MISCONF Errors writing to the AOF file: No space left',
     'full',
@@ -30,9 +30,9 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
   [
     'Timeout waiting for a client',
     'busy',
-    'the pool has no connection to give; raise its "maximum", or look for who keeps them',
+    'the pool has no connection to give; raise its "maximum", or look for code that never releases one',
   ],
-  ['WRONGTYPE', 'schema', 'the key holds something that is none of this store; use another "prefix"'],
+  ['WRONGTYPE', 'schema', 'the key holds data of another program; use another "prefix"'],
 ];
 
 /** Redis 6 and older name the script first, and what was refused after a dash. */

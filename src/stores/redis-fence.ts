@@ -1,9 +1,9 @@
 /** A fence for what is kept in Redis: the write and its check in one script. */
 
 /**
- * A script that sets a string if no greater fence has set it.
+ * A script that sets a string unless a greater fence has set it.
  *
- * KEYS: the value, its fence (in a cluster both need one hash tag). ARGV: the fence, the value. Answers 0 when it was set, else the greater fence,
+ * KEYS: the value, its fence (in a cluster both need one hash tag). ARGV: the fence, the value. Returns 0 when it was set, else the greater fence,
  * for a `StaleFenceError`.
  *
  * @example

@@ -52,23 +52,23 @@ export { fencedSetScript } from './redis-fence.js';
 
 /** Options of {@link redisStore}. */
 export interface RedisStoreOptions {
-  /** Goes before each key: stores with different prefixes share a server and never meet. Default `'holdfast'`. */
+  /** Prepended to each key: stores with different prefixes share a server without conflicts. Default `'holdfast'`. */
   readonly prefix?: string;
-  /** How long a verb waits for the connection and the answer together: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
+  /** How long a verb waits for the connection and the reply together: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
   readonly timeout?: Duration;
   /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
   readonly maxValueBytes?: number;
   /**
-   * A second connection, of the same library and to the same servers, for `native.watch` and `native.queue`: one that has subscribed can do little else. For a
-   * cluster it is a cluster client too, with ioredis one made with `shardedSubscribers: true`. It is left open, and stores may share it.
-   * Without it the store has neither, and who waits for a key asks for it again and again, in no order.
+   * A second connection, of the same library and to the same servers, for `native.watch` and `native.queue`: a subscribed connection can do little else. For a
+   * cluster it is a cluster client too (ioredis: created with `shardedSubscribers: true`). The store does not close it, and stores may share it.
+   * Without it the store has neither capability, and waiters for a key poll, in no order.
    */
   readonly subscriber?: IoredisClient | NodeRedisClient;
   /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */
   readonly clock?: Clock;
 }
 
-/** What {@link redisStore} makes. */
+/** What {@link redisStore} returns. */
 export interface RedisStore extends ClosableStore {
   readonly native: Required<Pick<NativeCapabilities, 'readMany' | 'consume' | 'guardedWrite'>> &
     Pick<NativeCapabilities, 'watch' | 'queue'>;
@@ -77,13 +77,13 @@ export interface RedisStore extends ClosableStore {
 /**
  * A store in Redis or Valkey, for all processes that reach the server.
  *
- * Takes a client of ioredis or node-redis and leaves it open when it is closed; a client that is used for other things
- * as well will do. A verb waits for a client that is connecting, and fails with `applied: 'no'` when that takes longer than `timeout`. Give
- * ioredis `autoResendUnfulfilledCommands: false`: by default it sends again what was not answered when a connection broke,
- * so that a verb that failed with `applied: 'unknown'` may be done twice.
- * Safe as the clock of the server and, with replicas, as far as they have copied: `docs/stores.md` has the table.
+ * Takes a client of ioredis or node-redis, which you may also use for other things, and does not close it.
+ * A verb waits for a client that is connecting, and fails with `applied: 'no'` if that takes longer than `timeout`. Give
+ * ioredis `autoResendUnfulfilledCommands: false`: by default it resends unanswered commands after a broken connection,
+ * so that a verb that failed with `applied: 'unknown'` may be applied twice.
+ * As safe as the server's clock and its replication: see the table in `docs/stores.md`.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option, or a client, that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option or client.
  * @example
  * ```ts no-run
  * import { Redis } from 'ioredis';
@@ -474,7 +474,7 @@ function entryOf(operation: string, reply: unknown, copies: Copies): Entry | und
   const version = numberIn(record, 0, versionDigits);
   const givenMs = numberIn(record, versionDigits, headDigits);
   if (Number.isNaN(version + givenMs)) {
-    throw failure(operation, 'schema', 'the key holds something that is none of this store; use another "prefix"');
+    throw failure(operation, 'schema', 'the key holds data of another program; use another "prefix"');
   }
   const ttlMs = Math.max(0, Number(leftMs));
   return {

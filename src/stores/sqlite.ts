@@ -45,7 +45,7 @@ export type { SqliteDatabase, SqliteStatement } from './sqlite-statements.js';
 
 /** Options of {@link sqliteStore}. */
 export interface SqliteStoreOptions {
-  /** Goes before each key: stores with different prefixes share a file and never meet. Default `'holdfast'`. */
+  /** Prepended to each key: stores with different prefixes share a file without conflicts. Default `'holdfast'`. */
   readonly prefix?: string;
   /** How long a verb waits while another process writes: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
   readonly timeout?: Duration;
@@ -55,7 +55,7 @@ export interface SqliteStoreOptions {
   readonly clock?: Clock;
 }
 
-/** What {@link sqliteStore} makes. */
+/** What {@link sqliteStore} returns. */
 export interface SqliteStore extends ClosableStore {
   readonly native: Required<Pick<NativeCapabilities, 'watch' | 'readMany' | 'transaction'>>;
 }
@@ -65,11 +65,11 @@ export interface SqliteStore extends ClosableStore {
  *
  * Takes an open database of node:sqlite or better-sqlite3. The first verb creates the table `holdfast_entries`, turns
  * write-ahead logging on and sets `busy_timeout` of this connection to 0: the store waits for locks itself, up to `timeout`, without
- * blocking the event loop. While somebody watches a key, it looks every 10 ms whether the file has changed; processes that wait for each other's locks
- * are woken that way. A connection of its own is best; where it is shared, keep no transaction open across an `await`.
- * Not for a file on a network: SQLite's locks do not hold there.
+ * blocking the event loop. While there is a watch, the store polls the file every 10 ms for changes; this also wakes processes that wait for
+ * each other's locks. Prefer a dedicated connection; on a shared one, keep no transaction open across an `await`.
+ * Not for a file on a network drive: SQLite's locks do not hold there.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option, or a database, that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option or database.
  * @example
  * ```ts
  * import { DatabaseSync } from 'node:sqlite';

@@ -1,10 +1,10 @@
 /**
- * Store: the one contract that locks, idempotency records and caches stand on, whatever keeps the bytes.
+ * Store: the contract that locks, idempotency records and caches are built on, whatever keeps the bytes.
  *
- * Promise: a key's versions only grow, also across remove, expiry and a new beginning; a conditional write is atomic and
- * its refusal brings the entry in the way; time is the store's own, so no client's clock is trusted.
+ * Promise: a key's versions only grow, also across remove, expiry and restart; a conditional write is atomic and
+ * its refusal returns the entry in the way; time is the store's own, so no client's clock is trusted.
  *
- * For those who write a store of their own: implement the three verbs, fail with {@link StoreError} and nothing else, and
+ * To write your own store: implement the three verbs, fail with {@link StoreError} and nothing else, and
  * run `storeConformance` of `holdfast/testing` against it. Each sentence of this file is a case there.
  */
 import { StoreError, type StoreFailure } from '../core/errors.js';
@@ -20,17 +20,17 @@ export interface Entry {
   readonly version: number;
   /** Milliseconds since this version was written, by the store's clock. */
   readonly ageMs: number;
-  /** Milliseconds until the entry is gone, by the store's clock. */
+  /** Milliseconds until the entry expires, by the store's clock. */
   readonly ttlMs: number;
 }
 
-/** The write was done. */
+/** The write was applied. */
 export interface Written {
   readonly ok: true;
   readonly version: number;
 }
 
-/** The write was not done, because the key's version was not `ifVersion`. */
+/** The write was not applied, because the key's version was not `ifVersion`. */
 export interface Refused {
   readonly ok: false;
   /** What the key held instead; undefined when it held nothing. */
@@ -39,17 +39,17 @@ export interface Refused {
 
 /** Options of every verb. */
 export interface StoreCallOptions {
-  /** Ends the wait: the verb rejects with the signal's reason. One that has left for a server may still be applied. */
+  /** Ends the wait: the verb rejects with the signal's reason. A verb already sent to a server may still be applied. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /** Options of {@link Store.write}. */
 export interface StoreWriteOptions extends StoreCallOptions {
-  /** How long the entry lives, in milliseconds, from 1 to 10 years. Rounded up to what the store can measure. */
+  /** How long the entry lives, in milliseconds, from 1 to 10 years. Rounded up to the store's resolution. */
   readonly ttlMs: number;
   /** Write only if this is the key's version; 0: only if the key holds nothing. Without it the write is unconditional. */
   readonly ifVersion?: number | undefined;
-  /** The store may drop the entry at any time, to make room. For what can be made again, never for a lock. Default false. */
+  /** The store may evict the entry at any time, to make room. For data that can be recreated, never for a lock. Default false. */
   readonly evictable?: boolean | undefined;
 }
 
@@ -62,84 +62,84 @@ export interface StoreRemoveOptions extends StoreCallOptions {
 /**
  * Keeps bytes under keys, each for a limited time and with a version that only grows.
  *
- * A key is 1 to 512 bytes of UTF-8 and means nothing to the store. A value is bytes, and copied both ways. A verb answers by a
- * promise and never throws by itself; it fails with {@link StoreError}, whose `applied` says whether it may have been
- * done, or with the reason of its signal. A store repeats nothing by itself: repeating a conditional write is safe,
- * because the refusal brings back the entry, in which its owner knows its own bytes.
+ * A key is 1 to 512 bytes of UTF-8 and opaque to the store. A value is bytes, copied both ways. A verb returns a
+ * promise and never throws synchronously; it rejects with {@link StoreError}, whose `applied` says whether it may have been
+ * applied, or with the reason of its signal. A store never retries by itself: repeating a conditional write is safe,
+ * because the refusal returns the entry, in which its owner recognizes its own bytes.
  */
 export interface Store {
   /**
-   * What the key holds, or undefined. An entry whose time is over is nothing.
+   * Reads what the key holds, or undefined. An expired entry counts as absent.
    *
-   * @throws {@link StoreError} `ERR_STORE` when the store fails, or for a key that is none; the reason of the signal.
+   * @throws {@link StoreError} `ERR_STORE` when the store fails, or for an invalid key; the reason of the signal.
    */
   read(key: string, options?: StoreCallOptions): Promise<Entry | undefined>;
   /**
-   * Writes, or answers with the entry in the way. Of any number of writers with one `ifVersion` exactly one succeeds.
+   * Writes, or returns the entry in the way. Of any number of writers with one `ifVersion` exactly one succeeds.
    *
-   * @throws {@link StoreError} `ERR_STORE` when the store fails, whose `applied` tells whether it may have written all the same, or for what it
-   * does not take; the reason of the signal.
+   * @throws {@link StoreError} `ERR_STORE` when the store fails (`applied` says whether it may have written all the same), or for invalid
+   * input; the reason of the signal.
    */
   write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused>;
   /**
-   * Removes, and answers whether there was something.
+   * Removes the key, and returns whether there was an entry.
    *
-   * @throws {@link StoreError} `ERR_STORE` when the store fails, whose `applied` tells whether it may have removed all the same; the reason of the
+   * @throws {@link StoreError} `ERR_STORE` when the store fails (`applied` says whether it may have removed all the same); the reason of the
    * signal.
    */
   remove(key: string, options?: StoreRemoveOptions): Promise<boolean>;
-  /** What this store can do besides; each is there only where it is worth it. */
+  /** Optional capabilities of this store; check that one is there before you use it. */
   readonly native?: NativeCapabilities | undefined;
 }
 
-/** A store that holds something of the process until it is closed. */
+/** A store that holds resources of the process until it is closed. */
 export interface ClosableStore extends Store {
-  /** Ends the store; every later verb fails with reason `'closed'`. What the user passed in stays open. Safe to repeat. */
+  /** Closes the store; every later verb fails with reason `'closed'`. The client or database you passed in stays open. Safe to repeat. */
   close(): Promise<void>;
 }
 
-/** What a watcher is told. */
+/** What a watch reports. */
 export type StoreChange =
   /**
-   * The key was written or removed, by anybody, the watcher itself included. Several changes may be told as one, and one may be told twice,
-   * or where there was none. Not promised for an entry whose time is over, or that was evicted.
+   * The key was written or removed, by any client, including this one. Several changes may be reported as one, one change twice,
+   * or a change that did not happen. Expiry and eviction need not be reported.
    */
   | { readonly kind: 'changed' }
-  /** Changes may have been missed, because the connection was lost for a while, or will be, because the store is closed: what is known of the key has to be asked for again. */
+  /** Changes may have been missed (the connection was lost for a while) or will be (the store is closed): read the key again. */
   | { readonly kind: 'gap' };
 
-/** A watch that goes on until it is closed, or until its store is. */
+/** A watch that runs until it, or its store, is closed. */
 export interface StoreWatch {
   /**
-   * Resolves once changes are told; from then on each is told, or a gap is. What happened before was perhaps not: read after it. Rejects
-   * with {@link StoreError} when the watch cannot begin, or is closed before; then it is over. It need not be listened to.
+   * Resolves once changes are reported; from then on each change is, or a gap. Earlier changes may be missing: read after it. Rejects
+   * with {@link StoreError} when the watch cannot begin, or is closed before; the watch is then over. You may leave the rejection unhandled.
    */
   readonly ready: Promise<void>;
-  /** Ends it, and never throws. No listener is called afterwards. Safe to repeat. */
+  /** Closes the watch, and never throws. No listener is called afterwards. Safe to repeat. */
   close(): void;
 }
 
 /** Options of {@link NativeCapabilities.consume}. */
 export interface ConsumeOptions extends StoreCallOptions {
-  /** Units that are granted per period in the long run. From 1. */
+  /** Units granted per period in the long run. From 1. */
   readonly limit: number;
-  /** In milliseconds, from 1 to 10 years. */
+  /** The period in milliseconds, from 1 to 10 years. */
   readonly periodMs: number;
-  /** Units that may be granted at once, after a quiet time. From 1. Default `limit`. */
+  /** Units that may be granted at once after a quiet time. From 1. Default `limit`. */
   readonly burst?: number | undefined;
-  /** Units that are asked for, from 0, which only looks, to `burst`. Fractions are fine. Default 1. */
+  /** Units requested, from 0 (only checks) to `burst`. Fractions are allowed. Default 1. */
   readonly cost?: number | undefined;
 }
 
-/** What {@link NativeCapabilities.consume} answers. */
+/** What {@link NativeCapabilities.consume} returns. */
 export interface Consumed {
-  /** Whether the cost was granted. When it was not, nothing was taken. */
+  /** Whether the cost was granted. If not, nothing was consumed. */
   readonly ok: boolean;
   /** Whole units that could be granted now. */
   readonly remaining: number;
-  /** Milliseconds until the same cost would be granted, if nobody else takes it; 0 when it was granted. */
+  /** Milliseconds until the same cost would be granted, if no other caller takes it; 0 when it was granted. */
   readonly retryAfterMs: number;
-  /** Milliseconds until the whole burst is there again. */
+  /** Milliseconds until the whole burst is available again. */
   readonly resetMs: number;
 }
 
@@ -148,7 +148,7 @@ export interface QueueEnterOptions extends GuardOptions {
   /** How long the entry lives, as for a write. */
   readonly ttlMs: number;
   /**
-   * Takes a place in the line where the key cannot be had now, and keeps it for so long unless `enter` is repeated; 0: does not wait. Not more than a minute.
+   * If the key is taken, reserves a place in the queue and keeps it for this long unless `enter` is repeated; 0: does not wait. At most a minute.
    */
   readonly placeMs: number;
   /** Called while the place is kept, at once and outside any verb: see {@link QueueTurn}. Only a hint; what it throws is reported. */
@@ -156,99 +156,99 @@ export interface QueueEnterOptions extends GuardOptions {
 }
 
 /**
- * `'granted'`: the key was handed to this ticket, for a second at most: `enter` again makes it a whole `ttlMs`. `'next'`: it was handed to the one before, who has a
+ * `'granted'`: the key was handed to this ticket, for one second at most: `enter` again to extend it to the whole `ttlMs`. `'next'`: it was handed to the ticket before this one, which has a
  * second at most to take it. `'gap'`: something may have been missed, so `enter` again.
  */
 export type QueueTurn = 'granted' | 'next' | 'gap';
 
-/** Options of what must not happen for a while after a store has begun anew. */
+/** Options of operations that must wait for a while after the store has restarted. */
 export interface GuardOptions extends StoreCallOptions {
   /**
-   * Grants nothing until the server has run for so long, counted from when somebody first asked this after a start, a failover, or the loss of its data: as
-   * long as the longest lease that the server may have forgotten. From 0, the default, to 24 days.
+   * Grants nothing until the server has run for this long, counted from the first request after a start, a failover, or the loss of its data. Use
+   * the longest lease that the server may have forgotten. From 0, the default, to 24 days.
    */
   readonly quietMs?: number | undefined;
 }
 
-/** Not done. */
+/** Not applied. */
 export interface GuardRefused extends Refused {
   /** Milliseconds until something can be granted again; 0: the server has run for long enough. */
   readonly quietForMs: number;
 }
 
-/** The key is not to be had now. */
+/** The key is taken. */
 export interface QueueRefused extends GuardRefused {
-  /** Whether `onTurn` is told from before this answer on: else ask often. */
+  /** Whether `onTurn` is called for changes after this reply; if not, poll. */
   readonly isTold: boolean;
 }
 
 /**
- * A waiting line for each key: first come, first served, across all processes. A ticket is any text that no other caller has.
+ * A waiting queue for each key: first come, first served, across all processes. A ticket is any text that no other caller has.
  *
- * It is a line for `write` with `ifVersion: 0`: who writes and removes past it, by the verbs, overtakes those who wait in it. A process that is gone is passed over; one
- * that is frozen, or cut off in silence, holds the others up for a second.
+ * It queues `write` with `ifVersion: 0`: a client that writes and removes by the plain verbs overtakes the queue. A process that is gone is skipped; one
+ * that is frozen, or cut off silently, delays the others by a second.
  */
 export interface StoreQueue {
   /**
-   * Writes the value if the key holds nothing and nobody waits before this ticket, else takes a place at the end. Safe to repeat: a ticket keeps its place, and one
-   * whose value the key holds already is granted again. Values of different tickets must differ.
+   * Writes the value if the key holds nothing and no ticket is ahead of this one, else takes a place at the end. Safe to repeat: a ticket keeps its place, and a ticket
+   * whose value the key already holds is granted again. Values of different tickets must differ.
    */
   enter(key: string, ticket: string, value: Uint8Array, options: QueueEnterOptions): Promise<Written | QueueRefused>;
-  /** Removes what the key holds, as `remove` does, and in the same step writes the value of the first in line. Whether something was removed. */
+  /** Removes what the key holds, as `remove` does, and in the same step writes the value of the first ticket in the queue. Returns whether something was removed. */
   pass(key: string, options?: StoreRemoveOptions & GuardOptions): Promise<boolean>;
-  /** Gives places up. What the key holds then, which may be the value of one of these tickets. */
+  /** Gives places up. Returns what the key then holds, which may be the value of one of these tickets. */
   leave(key: string, tickets: readonly string[], options?: StoreCallOptions): Promise<Entry | undefined>;
-  /** How many wait. */
+  /** The number of waiting tickets. */
   size(key: string, options?: StoreCallOptions): Promise<number>;
 }
 
-/** Beyond the three verbs. */
+/** Capabilities beyond the three verbs. */
 export interface NativeCapabilities {
-  /** A fair waiting line with hand-over. */
+  /** A fair waiting queue with hand-over. */
   readonly queue?: StoreQueue;
-  /** As `write`, unless the server has begun anew within `quietMs`. */
+  /** As `write`, unless the server has restarted within `quietMs`. */
   readonly guardedWrite?: (
     key: string,
     value: Uint8Array,
     options: StoreWriteOptions & GuardOptions,
   ) => Promise<Written | GuardRefused>;
   /**
-   * Tells when a key has changed, so that who waits for it need not ask again and again. A hint and no more: a server that dies in between
-   * may tell late or, until the gap is told, not at all, so whoever waits also asks slowly. The listener is called at once, perhaps inside a
-   * verb, and should do little; what it throws is reported as an uncaught exception. Never throws: what is wrong is told by `ready`.
+   * Reports changes of a key, so that waiters need not poll fast. Only a hint: a server that dies may report a change
+   * late or, until the gap is reported, not at all, so waiters should also poll slowly. The listener is called at once, perhaps inside a
+   * verb, and should do little; what it throws is reported as an uncaught exception. Never throws: `ready` rejects instead.
    * At most 100,000 watches at a time, then reason `'full'`.
    */
   readonly watch?: (key: string, onChange: (change: StoreChange) => void) => StoreWatch;
   /**
-   * What each of up to 1,000 keys holds, in their order, by one round trip; in a cluster by requests that are sent all at once. It is no
+   * Reads up to 1,000 keys, in their order, in one round trip; in a cluster by requests that are sent all at once. It is not a
    * snapshot: each key is read by itself. Fails as a whole.
    */
   readonly readMany?: (keys: readonly string[], options?: StoreCallOptions) => Promise<readonly (Entry | undefined)[]>;
   /**
-   * Takes from a rate limit that is shared by all who reach the store (GCRA), by one round trip and by the store's clock. Its keys are apart
-   * from those of the verbs, and are forgotten once the whole burst is there again. The limit is what each call says: after a change the new
-   * one holds at once, and never makes anybody wait longer than for its own whole burst. One whose reply was lost may have been taken.
+   * Consumes from a rate limit shared by all clients of the store (GCRA), in one round trip and by the store's clock. Its keys are separate
+   * from those of the verbs, and are forgotten once the whole burst is available again. Each call states the limit: a changed
+   * limit applies at once, and no caller waits longer than for its own whole burst. A call whose reply was lost may have been applied.
    */
   readonly consume?: (key: string, options: ConsumeOptions) => Promise<Consumed>;
   /**
-   * Runs a function inside one transaction of the store's database, so that what it writes there and what it writes to
-   * the store are done together or not at all.
+   * Runs a function inside one transaction of the store's database, so that its writes to the database and to
+   * the store are committed together or not at all.
    */
   readonly transaction?: <T>(work: (view: StoreTransaction) => T, options?: StoreCallOptions) => Promise<T>;
   /**
-   * The three verbs inside a transaction that the caller has begun on a client of the store's database, and ends himself: what they write is done with it, or
-   * not at all. For stores whose transactions take time; those that do not have `transaction`. What a verb answers holds once the
-   * transaction is committed. After a verb has failed it has to be rolled back. Others who write a key wait for the end of a transaction that has written it.
+   * The three verbs inside a transaction that the caller begins and ends on a client of the store's database: their writes are committed with it, or
+   * not at all. For stores with asynchronous transactions; the others have `transaction`. Results are valid once the
+   * transaction is committed. After a failed verb, roll it back. Other writers of a key wait for a transaction that has written it to end.
    *
-   * @throws {@link OptionsError} `ERR_OPTIONS` for what is no transaction of this store's database.
+   * @throws {@link OptionsError} `ERR_OPTIONS` for anything but a transaction of this store's database.
    */
   within?(transaction: unknown): StoreView;
 }
 
-/** The verbs of a store, and nothing besides. */
+/** The verbs of a store, without its capabilities. */
 export type StoreView = Pick<Store, 'read' | 'write' | 'remove'>;
 
-/** The three verbs inside a transaction, at once. A version that is rolled back may be given again. */
+/** The three verbs inside a transaction, synchronous. A version that was rolled back may be reused. */
 export interface StoreTransaction {
   read(key: string): Entry | undefined;
   write(key: string, value: Uint8Array, options: Omit<StoreWriteOptions, 'signal'>): Written | Refused;

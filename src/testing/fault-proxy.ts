@@ -1,27 +1,27 @@
 /**
- * Fault proxy: stands between a client and a real server, and breaks TCP in the ways that networks do.
+ * Fault proxy: sits between a client and a real server, and breaks TCP in the ways that networks do.
  *
- * Promise: it changes no byte and no order; a fault holds for the connections that are open and for those that come,
- * until it is healed; what a blackhole has held back arrives then, as a network's retransmission has it.
+ * Promise: it changes no byte and no order; a fault applies to open and new connections
+ * until it is healed; what a blackhole has held back then arrives, like a network's retransmission.
  * After: Shopify's Toxiproxy, whose toxics most of the faults are.
  */
 import type { Duration } from '../core/duration.js';
 import { checkArgument, checkOptions, duration, type Field, integer, oneOf, withDefault } from '../core/options.js';
 
-/** Which way a fault holds: what goes to the server, what comes back, or both. */
+/** The direction that a fault affects: to the server, from the server, or both. */
 export type FaultDirection = 'requests' | 'replies' | 'both';
 
-/** What {@link FaultProxy.inject} can do. `direction` is `'both'` unless it is given. */
+/** The faults that {@link FaultProxy.inject} takes. `direction` is `'both'` by default. */
 export type ProxyFault =
   /** Everything arrives later by `delay`. */
   | { readonly kind: 'latency'; readonly delay: Duration; readonly direction?: FaultDirection }
   /** `bytes` at a time, one piece each `every`. */
   | { readonly kind: 'drip'; readonly bytes: number; readonly every: Duration; readonly direction?: FaultDirection }
-  /** The connection is reset when so many more bytes have arrived; with `'replies'` and 0 the answer to what was done is lost. */
+  /** The connection is reset after this many more bytes; with `'replies'` and 0 the request is carried out and its reply lost. */
   | { readonly kind: 'cut'; readonly afterBytes: number; readonly direction?: FaultDirection }
-  /** Nothing arrives, and nobody is told. */
+  /** Nothing arrives, without an error. */
   | { readonly kind: 'blackhole'; readonly direction?: FaultDirection }
-  /** The server sees its connections end, the client does not; what it sends is lost, and new ones are half open, too. */
+  /** The server sees its connections end, the client does not; what the client sends is lost, and new connections are half open, too. */
   | { readonly kind: 'half-open' }
   /** Open connections are reset, new ones are refused. */
   | { readonly kind: 'refuse' };
@@ -34,28 +34,28 @@ export interface FaultProxyOptions {
   readonly host?: string;
 }
 
-/** What {@link faultProxy} makes. */
+/** What {@link faultProxy} returns. */
 export interface FaultProxy {
-  /** Where clients connect to, on 127.0.0.1. */
+  /** The port on 127.0.0.1 that clients connect to. */
   readonly port: number;
-  /** Connections of clients that are open. */
+  /** The number of open client connections. */
   readonly connections: number;
-  /** Puts a fault in place of the one before. Resolves when it holds. */
+  /** Replaces the previous fault. Resolves when the fault is in effect. */
   inject(fault: ProxyFault): Promise<void>;
-  /** Ends the fault. Half-open connections are reset, all others go on. */
+  /** Ends the fault. Half-open connections are reset, all others continue. */
   heal(): Promise<void>;
   /** Resets all open connections, once. */
   reset(): void;
-  /** Resets all connections and ends the proxy. Safe to repeat. */
+  /** Resets all connections and closes the proxy. Safe to repeat. */
   close(): Promise<void>;
 }
 
 /**
- * Starts a TCP proxy before a real server, to test how a client fares on a bad network.
+ * Starts a TCP proxy in front of a real server, to test how a client fares on a bad network.
  *
  * Needs `node:net`, so Node, Bun or Deno. Like a server it keeps the process alive until `close()`.
  *
- * @throws `OptionsError` at once, for an option or a fault that is wrong.
+ * @throws `OptionsError` at once, for an invalid option or fault.
  * @example
  * ```ts
  * import { createServer } from 'node:http';

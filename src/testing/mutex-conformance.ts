@@ -1,5 +1,5 @@
 /**
- * Mutex conformance: what locks promise, as cases that any test runner can run, over any store.
+ * Mutex conformance: the promises of locks, as cases for any test runner, over any store.
  *
  * Promise: each case opens its own stores under its own prefix, and says in its error which promise is broken and by what. A store that gives
  * one key to two owners, loses a claim early, or forgets a version fails a case.
@@ -18,26 +18,26 @@ import type { ConformanceCase } from './store-conformance.js';
 /** Options of {@link mutexConformance}. */
 export interface MutexConformanceOptions {
   /**
-   * Opens a store. All stores of one case have one prefix and are clients of the same entries; a store that has no second client is given out
-   * for its prefix again and again. Those that have `close` are closed when the case ends.
+   * Opens a store. All stores of one case have one prefix and are clients of the same entries; for a store without a second client, return
+   * the same store for the same prefix. Stores that have `close` are closed when the case ends.
    */
   readonly make: (settings: ConformanceSettings) => Store | Promise<Store>;
-  /** The clock of the locks, where the store's is virtual. Default `systemClock`. */
+  /** The clock of the locks, if the store's is virtual. Default `systemClock`. */
   readonly clock?: Clock;
-  /** Lets this much time pass by the store's clock, for stores on a virtual clock. By default the cases wait for real. */
+  /** Lets this much time pass by the store's clock, for stores on a virtual clock. By default the cases wait in real time. */
   readonly pass?: (ms: number) => Promise<void>;
-  /** Ends the server and starts it again. With it, a case about restarts is added. */
+  /** Stops the server and starts it again. Adds a case about restarts. */
   readonly restart?: () => Promise<void>;
-  /** How late a lease may end, in milliseconds, from 0 to 10 000. Default 250, for machines with much to do. */
+  /** How late a lease may expire, in milliseconds, from 0 to 10 000. Default 250, for busy machines. */
   readonly toleranceMs?: number;
-  /** Contenders of the case with the most of them, from 2 to 1000. Default 10. */
+  /** Contenders in the largest case, from 2 to 1000. Default 10. */
   readonly contenders?: number;
   /** Sections that each of them runs, from 1 to 10 000. Default 10. */
   readonly sections?: number;
 }
 
 /**
- * The promises of locks as a list of cases, to run over a store of your own. `law` is the number of the case in `docs/mutex.md`.
+ * The promises of locks as a list of cases, to run over your own store. `law` is the number of the case in `docs/mutex.md`.
  *
  * @throws `OptionsError` for an unknown option or a bad value.
  * @example

@@ -16,7 +16,7 @@ import { ConnectionRefusedError, ConnectionResetError, RemoteError } from './sim
 import type { TraceKind } from './trace.js';
 import type { Simulation } from './world.js';
 
-/** How requests from one node to another, and the replies to them, fare. */
+/** The delays and faults of requests from one node to another, and of the replies to them. */
 export interface LinkOptions {
   /** How long a message takes, each way. Default `{ min: 1, max: 5 }` ms. */
   readonly delay?: Distribution;
@@ -34,11 +34,11 @@ export type NodeReference = string | { readonly name: string };
 /** The network of a simulated world. */
 export interface SimulatedNetwork {
   /**
-   * Changes how requests from one node to another fare, from now on. What is left out keeps its value.
+   * Changes the link from one node to another from now on. Omitted options keep their values.
    * @throws {@link OptionsError} `ERR_OPTIONS`, when an option is wrong.
    */
   link(from: NodeReference, to: NodeReference, options: LinkOptions): void;
-  /** Drops all messages that go from one node to another, also those on their way; the other direction stays open. */
+  /** Drops all messages from one node to another, including those in flight; the other direction stays open. */
   cut(from: NodeReference, to: NodeReference): void;
   /** Drops all messages between the nodes of one side and those of the other, both ways. */
   partition(left: readonly NodeReference[], right: readonly NodeReference[]): void;
@@ -46,11 +46,11 @@ export interface SimulatedNetwork {
   heal(left?: NodeReference, right?: NodeReference): void;
 }
 
-/** What a handler is told about a request. */
+/** What a handler receives about a request. */
 export interface ServedRequest {
   /** The name of the node that sent it. */
   readonly from: string;
-  /** Aborts when the caller has given up or gone down, as soon as the network brings the news. */
+  /** Aborts when the caller has given up or crashed, as soon as the network delivers the news. */
   readonly signal: AbortSignal;
 }
 

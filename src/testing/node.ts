@@ -18,8 +18,8 @@ import type { Simulation } from './world.js';
 /** Options of {@link World.node}. */
 export interface NodeOptions {
   /**
-   * What a process does when it starts, at first and after every restart: recover, `serve`, begin its loops. What it
-   * keeps in local variables is gone after a crash; what must last lives outside of it.
+   * What a process does when it starts, at first and after every restart: recover, `serve`, start its loops. Its
+   * local variables are lost in a crash; what must last lives outside of it.
    */
   readonly start?: (process: SimulatedProcess) => unknown;
   /** How far the wall clock is ahead of the world's (behind, if negative). Milliseconds, default 0. */
@@ -31,32 +31,32 @@ export interface NodeOptions {
 /** A machine of the simulated world, as the scenario sees it. */
 export interface SimulatedNode {
   readonly name: string;
-  /** The clock of the process that runs: give it to policies. Each process counts from an instant of its own. */
+  /** The clock of the running process: give it to policies. Each process counts from its own origin. */
   readonly clock: Clock;
-  /** A stream of random values that belongs to this node. */
+  /** The node's own stream of random values. */
   readonly random: SeededRandom;
   readonly state: 'running' | 'frozen' | 'down';
   /** Timers that the running process waits for: 0 when nothing leaks. */
   readonly pendingTimers: number;
   /**
    * Runs a function on this node, as soon as its turn comes. If the node crashes first, the promise rejects with a
-   * {@link NodeCrashedError}; an error that nobody waits for ends the simulation.
+   * {@link NodeCrashedError}; an error that nothing awaits ends the simulation.
    */
   run<T>(name: string, task: (process: SimulatedProcess) => T | PromiseLike<T>): Promise<T>;
   /**
-   * Ends the process at once, as `kill -9` does: its timers and tasks never run again, requests at it break.
-   * Code that crashes its own node goes on until it next waits. Does nothing when the node is down.
+   * Ends the process at once, like `kill -9`: its timers and tasks never run again, requests to it break.
+   * Code that crashes its own node runs on until its next await. Does nothing when the node is down.
    */
   crash(): void;
-  /** Starts a new process; crashes the old one before, if it runs. */
+  /** Starts a new process, after crashing the old one if it runs. */
   restart(): void;
   /** Stops the process without ending it, as SIGSTOP, a long garbage collection or a suspended machine do. */
   freeze(): void;
-  /** Lets a frozen process go on: what fell due meanwhile runs now, in order. */
+  /** Resumes a frozen process: what fell due meanwhile runs now, in order. */
   thaw(): void;
   /** Moves the wall clock, forwards or backwards, as a time server does. */
   jumpWallClock(ms: number): void;
-  /** Changes how fast the node's clocks run, from now on. Timers keep their instants on the node's clock. */
+  /** Changes the speed of the node's clocks from now on. Timers keep their instants on the node's clock. */
   setDrift(drift: number): void;
 }
 
@@ -66,7 +66,7 @@ export interface WaitOptions {
   readonly signal?: AbortSignal;
 }
 
-/** A process: what code on a node has to work with. It dies with a crash; a restart gives a new one. */
+/** A process, as code on a node sees it. It dies with a crash; a restart creates a new one. */
 export interface SimulatedProcess {
   /** The machine it runs on. */
   readonly node: SimulatedNode;
@@ -78,15 +78,15 @@ export interface SimulatedProcess {
   /**
    * Sends a message to a node and waits for its reply. Both are copied, so that nodes share no memory.
    *
-   * A lost request or reply is never answered: give a signal, or wrap it in a timeout.
+   * A lost request or reply is never answered: pass a signal, or wrap it in a timeout.
    * @throws {@link ConnectionRefusedError} `ECONNREFUSED`, when nothing listens there.
    * @throws {@link ConnectionResetError} `ECONNRESET`, when the other side went down meanwhile.
    * @throws {@link RemoteError} `ERR_REMOTE`, when the handler threw.
    */
   request<Answer = unknown>(to: NodeReference, message: unknown, options?: WaitOptions): Promise<Answer>;
-  /** Answers requests from now on. Once per process. */
+  /** Handles requests from now on. Once per process. */
   serve<Message>(handler: (message: Message, request: ServedRequest) => unknown): void;
-  /** Runs a function beside the others of this process; an error that nobody waits for ends the simulation. */
+  /** Runs a function beside the others of this process; an error that nothing awaits ends the simulation. */
   run<T>(name: string, task: (process: SimulatedProcess) => T | PromiseLike<T>): Promise<T>;
   /** Adds a line to the trace, and so to the digest. */
   log(text: string): void;

@@ -25,7 +25,7 @@ export interface ServiceModelOptions {
   readonly clock?: Clock;
 }
 
-/** What a request went through, in milliseconds. */
+/** The times of one request, in milliseconds. */
 export interface ServiceTimes {
   /** From `serve` until a worker was free. */
   readonly waitedMs: number;
@@ -68,7 +68,7 @@ export class ServiceBusyError extends Error {
 /**
  * A server with a fixed number of workers and a queue, for overload scenarios.
  *
- * Call `serve` in a handler of `simulate`, or in a real HTTP server. It models waiting only, no processor and no memory.
+ * Call `serve` in a handler of `simulate`, or in a real HTTP server. It models waiting only, neither CPU nor memory.
  *
  * @throws {@link OptionsError} `ERR_OPTIONS`, when an option is wrong.
  * @example

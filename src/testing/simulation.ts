@@ -1,8 +1,8 @@
 /**
- * Simulation: plays a scenario in a simulated world, for one seed or for many.
+ * Simulation: runs a scenario in a simulated world, for one seed or for many.
  *
  * Promise: the same seed and scenario give the same events in the same order on every machine, and so the same digest;
- * a failure says its seed, and that seed fails again.
+ * a failure names its seed, and that seed fails again.
  */
 import type { Duration } from '../core/duration.js';
 import { OptionsError } from '../core/errors.js';
@@ -26,7 +26,7 @@ import { type Scenario, Simulation, type WorldSettings } from './world.js';
 export interface SimulateOptions {
   /** Decides everything that is left to chance. An integer from 0; default HOLDFAST_SEED from the environment, else 1. */
   readonly seed?: number;
-  /** How every link behaves that `world.network.link` does not change. */
+  /** The behaviour of every link that `world.network.link` does not change. */
   readonly network?: LinkOptions;
   /** Events after which a scenario counts as endless. Default 1 000 000, a few seconds of work. */
   readonly maxSteps?: number;
@@ -34,13 +34,13 @@ export interface SimulateOptions {
   readonly maxTime?: Duration;
   /** How many of the last events an error shows. Default 30. */
   readonly traceLines?: number;
-  /** Hears every event in words. It costs most of the speed; for looking at one seed. */
+  /** Receives the text of every event, to inspect one seed. It costs most of the speed. */
   readonly onEvent?: (line: string) => void;
-  /** What wall clocks show at first. Milliseconds since 1970, default 2026-01-01T00:00:00Z. */
+  /** The initial time of wall clocks. Milliseconds since 1970, default 2026-01-01T00:00:00Z. */
   readonly wallStart?: number;
 }
 
-/** How a simulation went. */
+/** The result of a simulation. */
 export interface SimulationReport<T> {
   readonly seed: number;
   /** Events that ran. */
@@ -57,15 +57,15 @@ export interface SimulationReport<T> {
 
 /** Options of {@link checkSeeds}. */
 export interface CheckSeedsOptions extends Omit<SimulateOptions, 'seed'> {
-  /** How many seeds to play. */
+  /** How many seeds to run. */
   readonly seeds: number;
-  /** The first of them. Default 1, so that every run checks the same; raise it for a longer hunt. */
+  /** The first seed. Default 1, so that every run checks the same; raise it for a longer search. */
   readonly from?: number;
 }
 
-/** How a run of many seeds went. */
+/** The result of a run of many seeds. */
 export interface SeedsReport {
-  /** How many seeds were played: 1 under HOLDFAST_SEED. */
+  /** How many seeds were run: 1 under HOLDFAST_SEED. */
   readonly seeds: number;
   readonly steps: number;
   readonly virtualMs: number;
@@ -88,11 +88,11 @@ const worldFields = {
 const seedField: Field<number> = integer({});
 
 /**
- * Plays a scenario in a simulated world: nodes, a network, crashes and clocks, all decided by one seed.
+ * Runs a scenario in a simulated world: nodes, a network, crashes and clocks, all decided by one seed.
  *
- * Use it for what goes wrong between processes: lost replies, retries, leases, partitions. Use {@link virtualClock} for
+ * Use it for failures between processes: lost replies, retries, leases, partitions. Use {@link virtualClock} for
  * one policy by itself. Code in the scenario must take its time and chance from the node it runs on; a real timer or
- * socket is not part of the world. Work that never waits cannot be interrupted, as in any JavaScript.
+ * socket is not part of the world. Work that never awaits cannot be interrupted, as in any JavaScript.
  *
  * @throws {@link SimulationError} `ERR_SIMULATION`, when a check does not hold, something throws, nothing is left to
  * run, or a bound is passed.
@@ -122,10 +122,10 @@ export async function simulate<T>(options: SimulateOptions, scenario: Scenario<T
 }
 
 /**
- * Plays a scenario with many seeds, one after the other, and stops at the first that fails.
+ * Runs a scenario with many seeds, one after the other, and stops at the first that fails.
  *
- * The first seed is played twice and must give the same digest, since a scenario that does not repeat itself proves
- * nothing. With HOLDFAST_SEED in the environment only that seed is played.
+ * The first seed is run twice and must give the same digest, since a scenario that is not deterministic proves
+ * nothing. With HOLDFAST_SEED in the environment only that seed is run.
  *
  * @throws {@link SimulationError} `ERR_SIMULATION`, of the first seed that fails.
  * @throws {@link OptionsError} `ERR_OPTIONS`, when an option or HOLDFAST_SEED is wrong.

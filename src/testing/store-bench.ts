@@ -8,7 +8,7 @@ import type { Entry, Refused, Store, StoreWriteOptions, Written } from '../store
 
 export type Case = readonly [name: string, body: (bench: Bench) => Promise<void>];
 
-/** What a case wants of the store that it opens. */
+/** The settings of the store that a case opens. */
 export interface ConformanceSettings {
   /** The store's option `prefix`, different for every case. */
   readonly prefix: string;

@@ -1,5 +1,5 @@
 /**
- * Store conformance: the laws of a store as cases that any test runner can run, against any back end.
+ * Store conformance: the laws of a store as cases for any test runner, against any back end.
  *
  * Promise: each case opens its own stores under its own prefix, leaves nothing but entries that expire, and says in its
  * error which law is broken, by what, and with which seed. A store that breaks one law fails a case of that law.
@@ -27,16 +27,16 @@ export interface StoreConformanceOptions {
   readonly make: (settings: ConformanceSettings) => Store | Promise<Store>;
   /**
    * `'shared'`: all stores of one case are clients of one server, so that cases with several clients open several.
-   * `'separate'`: each has entries of its own, so that there is one per case. Default `'separate'`.
+   * `'separate'`: each store has its own entries, so there is one per case. Default `'separate'`.
    */
   readonly entries?: 'shared' | 'separate';
-  /** Lets this much time pass by the store's clock, for stores on a virtual clock. By default the cases wait for real. */
+  /** Lets this much time pass by the store's clock, for stores on a virtual clock. By default the cases wait in real time. */
   readonly pass?: (ms: number) => Promise<void>;
-  /** Ends the server and starts it again with what it keeps. With it, cases about restarts are added. */
+  /** Stops the server and starts it again with its persisted data. Adds cases about restarts. */
   readonly restart?: () => Promise<void>;
-  /** How late an entry may go, in milliseconds, from 0 to 10 000. Default 20. */
+  /** How late an entry may expire, in milliseconds, from 0 to 10 000. Default 20. */
   readonly toleranceMs?: number;
-  /** Histories of concurrent clients that are played and checked, from 1 to 100 000. Default 50. */
+  /** Histories of concurrent clients that are run and checked, from 1 to 100 000. Default 50. */
   readonly histories?: number;
   /** The seed of the first of them. Default 1. */
   readonly seed?: number;
@@ -47,14 +47,14 @@ export interface ConformanceCase {
   /** The number of the law in `docs/stores.md`. */
   readonly law: number;
   readonly name: string;
-  /** Whether it runs alone: it ends the server, or has leases that must be renewed in time. All others may run at the same time. */
+  /** Whether it must run alone: it restarts the server, or has leases that must be renewed in time. All others may run concurrently. */
   readonly alone: boolean;
   /** Rejects with an error that says what is broken. */
   readonly run: () => Promise<void>;
 }
 
 /**
- * The laws of a store as a list of cases, to run against a back end of your own.
+ * The laws of a store as a list of cases, to run against your own back end.
  *
  * @throws `OptionsError` for an unknown option or a bad value.
  * @example

@@ -6,7 +6,7 @@
  */
 import type { Model } from './history/index.js';
 
-/** What {@link storeModel} understands: the verbs of a store, with the value as text. */
+/** The operations of {@link storeModel}: the verbs of a store, with the value as text. */
 export type StoreOperation =
   | { readonly type: 'read' }
   | { readonly type: 'write'; readonly value: string; readonly ifVersion?: number | undefined }
@@ -18,7 +18,7 @@ export interface StoreModelEntry {
   readonly version: number;
 }
 
-/** A read results in the entry or undefined, a write in what the verb answers, a removal in whether it removed. */
+/** A read results in the entry or undefined, a write in what the verb returns, a removal in whether it removed. */
 export type StoreResult =
   | StoreModelEntry
   | { readonly ok: true; readonly version: number }
@@ -37,9 +37,9 @@ export interface StoreModelState {
 }
 
 /**
- * Models one key of a store: versions grow for ever, a conditional write is atomic, its refusal shows the entry in the way.
+ * Models one key of a store: versions always grow, a conditional write is atomic, its refusal returns the entry in the way.
  *
- * A verb that failed with `applied: 'no'` has failed; one with `'unknown'`, or without an answer, is unknown.
+ * Record a verb that failed with `applied: 'no'` as failed; one with `'unknown'`, or without a reply, as unknown.
  *
  * @throws `TypeError`, while checking, for an operation of another type.
  * @example

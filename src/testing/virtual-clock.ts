@@ -12,9 +12,9 @@ import { inTurns } from './turns.js';
 
 /** Options of {@link virtualClock}. */
 export interface VirtualClockOptions {
-  /** What `now()` says at first. Milliseconds, default 0. */
+  /** The initial value of `now()`. Milliseconds, default 0. */
   readonly now?: number;
-  /** What `wallNow()` says at first. Milliseconds since 1970, default 2026-01-01T00:00:00Z. */
+  /** The initial value of `wallNow()`. Milliseconds since 1970, default 2026-01-01T00:00:00Z. */
   readonly wallNow?: number;
 }
 
@@ -31,15 +31,15 @@ export interface VirtualClock extends Clock {
   /** When the next timer is due on `now()`'s scale, or undefined. */
   readonly nextTimerAt: number | undefined;
   /**
-   * Moves time on, fires what falls due on the way, and resolves when all that has run.
+   * Moves time forward, fires the timers that fall due on the way, and resolves when all of them have run.
    *
-   * A timer that is scheduled meanwhile and falls due within the same stretch fires too.
+   * A timer scheduled meanwhile that falls due in the same stretch fires too.
    * @param duration - Milliseconds, or a literal such as `'5s'`.
    * @throws Error, when another `advance`, `advanceTo` or `runAll` is still under way.
    */
   advance(duration: Duration): Promise<void>;
   /**
-   * Moves time on to an instant of `now()`'s scale.
+   * Moves time forward to an instant of `now()`'s scale.
    * @throws RangeError, when the instant is past.
    */
   advanceTo(atMs: number): Promise<void>;
@@ -62,8 +62,8 @@ export const defaultWallMs = Date.UTC(2026, 0, 1);
 /**
  * A clock for tests: time moves only when you say so, and moving it runs everything that falls due.
  *
- * Give it to a policy's `clock` option. Use {@link simulate} where more than one process, a network or crashes matter.
- * It knows only what waits on it: a real timer, a socket or a file in the code under test still takes real time.
+ * Give it to a policy's `clock` option. Use {@link simulate} if more than one process, a network or crashes matter.
+ * It controls only what waits on it: a real timer, a socket or a file in the code under test still takes real time.
  *
  * @throws {@link OptionsError} `ERR_OPTIONS`, when an option is unknown or not a finite number.
  * @example

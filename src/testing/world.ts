@@ -20,7 +20,7 @@ import { Trace, type TraceKind } from './trace.js';
 import { inTurns } from './turns.js';
 import { sleepOn } from './virtual-clock.js';
 
-/** Says whether a promise holds: by answering false or by throwing, as an assertion does, it says no. */
+/** Tells whether a promise holds: it does not if the check returns false or throws, as an assertion does. */
 export type Check = () => unknown;
 
 /** A simulated world, as its scenario sees it. */
@@ -52,7 +52,7 @@ export interface World {
   log(text: string): void;
 }
 
-/** A scenario: builds a world, sets it going and resolves when it has seen enough. */
+/** A scenario: builds a world, starts it and resolves when it has seen enough. */
 export type Scenario<T = unknown> = (world: World) => T | PromiseLike<T>;
 
 /** Bounds and habits of a world, checked. */

@@ -1,8 +1,8 @@
 /**
- * Cache: a value per key, in the memory of the process and in a store, with one load per key for all processes.
+ * Cache: a value per key, in process memory and in a store, with one load per key for all processes.
  *
- * Promise: while the store is up, one process loads a key that is missing or over, whoever else asks; a load that began before
- * a change never stores over it; a stale value is used only as long as the options say, counted from its fill; a store that is down costs
+ * Promise: while the store is up, one process loads a key that is missing or expired, however many callers ask; a load that began before
+ * a change never overwrites it; a stale value is used only as long as the options say, counted from its fill; a store that is down costs
  * the first calls a timeout and the others nothing; memory is bounded by default.
  * After: Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), leases; RFC 5861; Vattani et al., "Optimal
  * probabilistic cache stampede prevention" (VLDB 2015); FusionCache and bentocache for names.
@@ -36,51 +36,51 @@ import type { Early, Windows } from './held.js';
 import type { Loader, ManyLoader } from './loader.js';
 import { type MarkedSerializer, type Serializer, type SerializerName, serializerField } from './serializer.js';
 
-/** How long one value is good for. What is left out is as the options say. */
+/** The lifetime of one value. Omitted members default to the cache's options. */
 export interface CacheLifetime {
   /** How long it is fresh. 0: it is not cached. */
   readonly ttl: Duration;
-  /** In place of the option of the cache. */
+  /** Overrides the option of the cache. */
   readonly staleWhileRevalidate?: Duration;
-  /** In place of the option of the cache. */
+  /** Overrides the option of the cache. */
   readonly staleIfError?: Duration;
 }
 
 /** Options of {@link cache}. */
 export interface CacheOptions<V, K = string> extends CommonOptions {
-  /** Where processes share values and loads. Default: none, then each process is for itself. */
+  /** Where processes share values and loads. Default: none, each process on its own. */
   readonly store?: Store;
   /**
-   * How long a value is fresh, from its load on: up to 24.8 days, and 0 for what is not to be cached. Or a function of the
-   * value, for values that know it themselves.
+   * How long a value is fresh, counted from its load: up to 24.8 days, and 0 for values that must not be cached. Or a function of the
+   * value.
    */
   readonly ttl: Duration | ((value: V, key: K) => Duration | CacheLifetime);
-  /** Makes the value of a key. Without it each `get` must bring one. */
+  /** Loads the value of a key. Without it each `get` must pass one. */
   readonly load?: Loader<V, K>;
-  /** Makes the values of many keys at once, for `getMany`. Default: `load` for each. */
+  /** Loads the values of many keys at once, for `getMany`. Default: `load` for each. */
   readonly loadMany?: ManyLoader<V, K>;
-  /** The text by which a key is known. Default: strings, numbers, bigints and booleans as they are written. */
+  /** Turns a key into the text that identifies it. Default: strings, numbers, bigints and booleans as they are written. */
   readonly key?: (key: K) => string;
-  /** How long after `ttl` a value is still given at once, while one process loads it anew. From 0, the default, to 24.8 days. */
+  /** How long after `ttl` a stale value is still served at once, while one process reloads it. From 0, the default, to 24.8 days. */
   readonly staleWhileRevalidate?: Duration;
-  /** How long after `ttl` a value stands in for a load that fails or takes longer than `softTimeout`. From 0, the default, to 24.8 days; an hour is a good choice. */
+  /** How long after `ttl` a stale value is served when a load fails or takes longer than `softTimeout`. From 0, the default, to 24.8 days; an hour is a good choice. */
   readonly staleIfError?: Duration;
   /** How long `null` and `undefined` are fresh, from 0 to 24.8 days. Default: `null` like any value, and `undefined` is not cached. */
   readonly negativeTtl?: Duration;
-  /** By which share at most each time to live is cut, so that what was loaded together does not end together. From 0 to 0.5, default 0.1. */
+  /** The largest share by which each time to live is shortened at random, so that values loaded together do not expire together. From 0 to 0.5, default 0.1. */
   readonly jitter?: number;
   /**
-   * When a value that is asked for is loaded anew before its time is over. `'adaptive'`, the default: 1.5 to 2.25 of its measured load times before,
-   * at most 0.3 of its time to live. `'xfetch'`: by chance, the nearer the end the likelier. `'off'`: never.
+   * When a requested value is reloaded before it expires. `'adaptive'`, the default: 1.5 to 2.25 of its measured load times before,
+   * at most 0.3 of its time to live. `'xfetch'`: by chance, likelier the nearer the expiry. `'off'`: never.
    */
   readonly early?: Early;
   /** Entries in memory. Default 1,000; from 1 to 10,000,000. */
   readonly max?: number;
-  /** Bytes in memory, as values are serialized; from 1,024. Default 64 MiB with a store; without one values are not measured unless this is given. */
+  /** Bytes in memory, measured as serialized; from 1,024. Default 64 MiB with a store; without one values are not measured unless this is given. */
   readonly maxBytes?: number;
-  /** After how long a value in memory is compared with the store. Default 30 s where the store tells of changes, 5 s where it does not; from 1 ms to 24.8 days. */
+  /** After how long a value in memory is checked against the store. Default 30 s if the store reports changes, else 5 s; from 1 ms to 24.8 days. */
   readonly maxL1Ttl?: Duration;
-  /** How long a process that died keeps others from loading. Default 3 s; from 300 ms to an hour. It is renewed at each third. */
+  /** How long a dead process keeps others from loading. Default 3 s; from 300 ms to an hour. It is renewed at each third. */
   readonly lease?: Duration;
   /** How long a caller waits for a load while there is a stale value within `staleIfError`. Default: until the load ends. */
   readonly softTimeout?: Duration;
@@ -88,23 +88,23 @@ export interface CacheOptions<V, K = string> extends CommonOptions {
   readonly hardTimeout?: Duration;
   /** How long a caller waits for the load of another process. Default: `hardTimeout`. */
   readonly waitTimeout?: Duration;
-  /** What happens then if there is no stale value: the caller loads for himself, the default, or gets a `TimeoutError`. */
+  /** What happens after that without a stale value: `'load'`, the default, the caller loads it itself; `'reject'`, it gets a `TimeoutError`. */
   readonly onWaitTimeout?: 'load' | 'reject';
-  /** Loads at once in this process, from 1; others wait in line. Default: no bound. A loader that asks its own cache for another key needs more than one. */
+  /** Concurrent loads in this process, from 1; others queue. Default: no bound. A loader that asks its own cache for another key needs more than one. */
   readonly maxConcurrentLoads?: number;
-  /** How long nobody tries again after a load that failed. Default `exponential({ initial: '1s', max: '30s' })`. */
+  /** How long no process loads a key again after a failed load. Default `exponential({ initial: '1s', max: '30s' })`. */
   readonly failBackoff?: Backoff;
-  /** How long the store may take to answer: a read 100 ms, a write 500 ms by default; from 1 ms to 24.8 days. After three failures in a row it is left alone for a while. */
+  /** How long the store may take to reply: by default 100 ms for a read, 500 ms for a write; from 1 ms to 24.8 days. After three failures in a row a breaker keeps calls away from it for a while. */
   readonly l2Timeouts?: { readonly read?: Duration; readonly write?: Duration };
   /**
-   * What becomes of `set`, `delete` and `invalidateTag` when the store does not take them. `'reject'`, the default: they reject. `'replay'`: they
-   * resolve, and that the old value is void is written when the store is back, before anybody in this process trusts it again; at most
+   * What `set`, `delete` and `invalidateTag` do when the store fails. `'reject'`, the default: they reject. `'replay'`: they
+   * resolve, and the invalidation of the old value is written when the store is back, before this process trusts that value again; at most
    * 10,000 are kept, the next is rejected, and they die with the process.
    */
   readonly onStoreDown?: 'reject' | 'replay';
   /**
    * How values become bytes: `'json'`, the default, `'structured-clone'` (`Map`, `Date`, bigint, bytes; by node:v8), `'bytes'` for a plain
-   * `Uint8Array`, or your own. A value that a built-in one would not bring back identical is refused when it is set.
+   * `Uint8Array`, or your own. A built-in one refuses values that it would not restore identically.
    */
   readonly serializer?: SerializerName | Serializer<V>;
   /** The tags of a value, by which `invalidateTag` finds it. At most 100, each of 1 to 200 characters. */
@@ -113,38 +113,38 @@ export interface CacheOptions<V, K = string> extends CommonOptions {
   readonly random?: () => number;
 }
 
-/** What {@link cache} makes. */
+/** What {@link cache} returns. */
 export interface Cache<V, K = string> {
-  /** As the option says, in events and errors. */
+  /** The option `name`, as in events and errors. */
   readonly name: string;
   /** Entries in the memory of this process. */
   readonly size: number;
   /**
-   * The value of a key: from memory, from the store, or loaded. All who ask for one key at a time share one answer, and the value
-   * itself: do not change it.
+   * The value of a key: from memory, from the store, or loaded. Concurrent callers for a key share one load, and the value
+   * itself: do not mutate it.
    *
-   * @param options - `signal`: ends the wait of this caller alone. `load`: in place of the factory's.
-   * @throws What the loader throws; {@link LoadBackoffError} `ERR_LOAD_BACKOFF` while nobody loads because the last load failed;
+   * @param options - `signal`: ends the wait of this caller alone. `load`: overrides the cache's.
+   * @throws What the loader throws; {@link LoadBackoffError} `ERR_LOAD_BACKOFF` while the backoff after a failed load lasts;
    * {@link TimeoutError} `ERR_TIMEOUT` after `hardTimeout`; the reason of `signal`.
    */
   get(key: K, options?: CacheGetOptions<V, K>): Promise<V>;
   /**
-   * The value of a key at once, if this process has it, it is fresh, and no refresh is due; else undefined. It loads nothing and asks no store.
+   * Returns the value of a key synchronously if this process holds it fresh and no refresh is due, else undefined. It never loads and does not ask the store.
    *
-   * For code that cannot wait, or is spared a wait: `cache.peek(key) ?? (await cache.get(key))`.
+   * For code that cannot await, or to save an await: `cache.peek(key) ?? (await cache.get(key))`.
    *
-   * @throws `TypeError` for a key that is none.
+   * @throws `TypeError` for an invalid key.
    */
   peek(key: K): V | undefined;
-  /** The values of many keys, in their order. What must be loaded is loaded by one `loadMany`; each key has its own outcome. */
+  /** The values of many keys, in their order. Missing values are loaded by one `loadMany`; each key has its own outcome. */
   getMany(keys: readonly K[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Outcome<V>[]>;
-  /** Puts a value in. @throws {@link StoreError} `ERR_STORE` when the store could not, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while it is left alone after failures; a `TypeError` for a value that would not come back as it is. */
+  /** Stores a value. @throws {@link StoreError} `ERR_STORE` when the store failed, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while the breaker in front of it is open; a `TypeError` for a value that would not be restored identically. */
   set(key: K, value: V): Promise<void>;
-  /** Takes a value out, everywhere. A load under way does not put it back. @throws {@link StoreError} `ERR_STORE` when the store could not, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while it is left alone after failures. */
+  /** Deletes a value, in all processes. A load under way does not bring it back. @throws {@link StoreError} `ERR_STORE` when the store failed, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while the breaker in front of it is open. */
   delete(key: K): Promise<void>;
-  /** Makes every value void that has the tag, by one write. @throws {@link StoreError} `ERR_STORE` when the store could not, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while it is left alone after failures. */
+  /** Invalidates every value that has the tag, by one write. @throws {@link StoreError} `ERR_STORE` when the store failed, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while the breaker in front of it is open. */
   invalidateTag(tag: string): Promise<void>;
-  /** Aborts what is under way, gives back its leases, and ends all watches. The store stays open. Safe to repeat. */
+  /** Aborts loads under way, releases their leases, and ends all watches. The store stays open. Safe to repeat. */
   close(): Promise<void>;
   /** As `close`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
@@ -165,13 +165,13 @@ const ttlField: Field<Duration | ((value: never, key: never) => Duration | Cache
 };
 
 /**
- * Keeps what is expensive to make, in memory and in a store, and makes it once for all who ask.
+ * Caches values that are expensive to produce, in process memory and in a store, and loads each once for all callers.
  *
  * For values that are read more often than they change. With a store, processes share values, and one loads while the others wait;
- * give each cache of a store a `name` of its own. Not for what must never be old: another process may show a value from its memory for as long as word of a change
- * takes, and for `maxL1Ttl` when that word is lost.
+ * give each cache in a store its own `name`. Not for values that must never be stale: another process may serve its in-memory copy until a change notice
+ * arrives, or for `maxL1Ttl` when the notice is lost.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { cache, memoryStore } from 'holdfast';

@@ -53,7 +53,7 @@ export interface EngineSettings<V, K> {
 export interface CacheGetOptions<V, K> {
   /** Ends the wait of this caller alone: `get` rejects with its reason, and others still get the value. */
   readonly signal?: AbortSignal | undefined;
-  /** Makes the value, in place of the cache's own `load`. */
+  /** Loads the value, in place of the cache's own `load`. */
   readonly load?: Loader<V, K> | undefined;
 }
 

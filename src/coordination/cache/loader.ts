@@ -3,20 +3,20 @@
  */
 import type { Clock } from '../../core/clock.js';
 
-/** What a loader is told. */
+/** What a loader receives. */
 export interface LoadContext {
-  /** Aborts when nobody waits for the value any more, at `hardTimeout`, and when the cache is closed. */
+  /** Aborts when no caller waits for the value any more, at `hardTimeout`, and when the cache is closed. */
   readonly signal: AbortSignal;
   /** Milliseconds until `hardTimeout`. */
   readonly remainingMs: number;
-  /** Nobody waits: what is there is shown meanwhile. */
+  /** Whether no caller waits: the present value is served meanwhile. */
   readonly isBackground: boolean;
 }
 
-/** Makes the value of a key, or a promise of it. `context.signal` aborts when nobody waits for it any more, or after `hardTimeout`. */
+/** Loads the value of a key, or returns a promise of it. `context.signal` aborts when no caller waits for it any more, or after `hardTimeout`. */
 export type Loader<V, K> = (key: K, context: LoadContext) => V | PromiseLike<V>;
 
-/** Loads many keys: a value, or an `Error` of its own, for each key, in their order. */
+/** Loads many keys: returns a value, or its own `Error`, for each key, in their order. */
 export type ManyLoader<V, K> = (
   keys: readonly K[],
   context: LoadContext,

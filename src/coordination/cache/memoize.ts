@@ -1,32 +1,32 @@
 /**
- * Memoize: a function that remembers its answers, on the cache's engine.
+ * Memoize: a function that remembers its results, on the cache's engine.
  *
- * Promise: the function is called as the cache calls a loader: once for all who ask for the same arguments at a time.
+ * Promise: the function is called as the cache calls a loader: once for all concurrent callers with the same arguments.
  */
 import { checkArgument, func, show } from '../../core/options.js';
 import { type Cache, type CacheOptions, cache } from './cache.js';
 
-/** Options of {@link memoize}: those of {@link cache}, without what the function itself is. */
+/** Options of {@link memoize}: those of {@link cache}, without the loader. */
 export interface MemoizeOptions<Args extends readonly unknown[], Result>
   extends Omit<CacheOptions<Result, Args>, 'load' | 'loadMany' | 'key'> {
-  /** The text by which arguments are known. Default: their JSON, for strings, numbers, booleans and null. */
+  /** Turns arguments into the text that identifies them. Default: their JSON, for strings, numbers, booleans and null. */
   readonly key?: (args: Args) => string;
 }
 
-/** A function that remembers its answers. */
+/** A function that remembers its results. */
 export interface Memoized<Args extends readonly unknown[], Result> {
   (...args: Args): Promise<Result>;
-  /** Where the answers are, by the arguments as a list: to delete one, or to close it. */
+  /** The cache of the results, keyed by the list of arguments: to delete one, or to close it. */
   readonly cache: Cache<Result, Args>;
 }
 
 /**
- * Makes a function remember its answers, by its arguments.
+ * Makes a function remember its results, by its arguments.
  *
- * For functions whose answer depends on their arguments alone; `this` is not passed on. Arguments that are objects need
- * the option `key`. With a store give each function a `name` of its own.
+ * For functions whose result depends on their arguments alone; `this` is not passed on. Arguments that are objects need
+ * the option `key`. With a store give each function its own `name`.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { memoize } from 'holdfast';

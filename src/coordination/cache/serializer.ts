@@ -8,9 +8,9 @@ import type { Field } from '../../core/options.js';
 
 /** Turns values into bytes and back. `decode(encode(value))` must equal the value. */
 export interface Serializer<V> {
-  /** What the store is to keep. What it throws rejects the `set`, or the load. */
+  /** Returns the bytes to store. What it throws rejects the `set`, or the load. */
   encode(value: V): Uint8Array;
-  /** The value again. Where it throws, the entry counts as not there. */
+  /** Restores the value. If it throws, the entry counts as missing. */
   decode(bytes: Uint8Array): V;
 }
 

@@ -17,43 +17,43 @@ import { decodeValue, encodeValue } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, sameBytes } from './record.js';
 import { largeBytes, nextTurn } from './turns.js';
 
-/** What a handler is given: as `request.idempotency`, or as the argument of a function. */
+/** What a handler receives: as `request.idempotency`, or as the argument of a function. */
 export interface IdempotencyHandle {
   /** The caller's key. */
   readonly key: string;
   /** From 1. More than 1: an earlier attempt failed, was released, or was lost with its process. */
   readonly attempt: number;
   /**
-   * Greater than that of every earlier attempt: give it to what can refuse an older one. 0 where the operation runs unprotected, because
+   * Greater than that of every earlier attempt: send it to resources that can reject stale writers. 0 if the operation runs unprotected, because
    * the store is down.
    */
   readonly fence: number;
   /** Aborts with {@link InDoubtError} before another attempt can begin: stop then. */
   readonly signal: AbortSignal;
   /**
-   * The effect is done: from here on the operation is never run again. Its answer is stored whatever it is, also a failure; if its process
-   * dies, the key is in doubt. Wait for it where that must be certain before the next step.
+   * The effect is done: from here on the operation is never run again. Its outcome is stored whatever it is, even a failure; if its process
+   * dies, the key is in doubt. Await it if that must be certain before the next step.
    *
-   * @throws {@link StoreError} when the store does not take it; {@link InDoubtError} when the record is no longer this attempt's.
+   * @throws {@link StoreError} when the store does not accept it; {@link InDoubtError} when the record is no longer this attempt's.
    */
   seal(): Promise<void>;
-  /** Nothing has happened: the answer is not stored, and the next call with this key runs anew. */
+  /** Nothing has happened: the outcome is not stored, and the next call with this key runs again. */
   release(): void;
   /**
-   * Runs a step and keeps what it answers, so that a later attempt does not run it again. Steps run one after the other, in the same order
-   * in each attempt; what they answer must be what the serializer takes, JSON by default.
+   * Runs a step and records its result, so that a later attempt does not run it again. Steps run one after the other, in the same order
+   * in each attempt; their results must be serializable, by default as JSON.
    *
-   * @throws {@link InDoubtError} when an earlier attempt did other steps (unless `onLost` is `'rerun'`: then it is run from here on), when what
-   * it answered cannot be read, or when the record is no longer this attempt's; {@link StoreError} when the answer could not be kept: the next
-   * write that the store takes keeps it, and without one a later attempt runs the step again; a `TypeError` when the serializer does not take
-   * it. What can never be kept, so that the step would be run again, leaves the key in doubt when its attempt fails, unless `onLost` is `'rerun'`.
+   * @throws {@link InDoubtError} when an earlier attempt ran other steps (with `onLost: 'rerun'` the steps run again from here on instead), when its
+   * recorded result cannot be read, or when the record is no longer this attempt's; {@link StoreError} when the result could not be recorded: the next
+   * write that the store accepts records it, and without one a later attempt runs the step again; a `TypeError` when it cannot be
+   * serialized. A result that can never be recorded puts the key in doubt when its attempt fails, unless `onLost` is `'rerun'`.
    */
   phase<T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T>;
-  /** An idempotency key for a call to somebody else: the same in each attempt, another for each name. */
+  /** An idempotency key for a call to another system: the same in each attempt, a different one for each name. */
   downstreamKey(name: string): string;
 }
 
-/** What a function in a transaction is given. */
+/** What a function in a transaction receives. */
 export type TransactionHandle = Pick<IdempotencyHandle, 'key' | 'attempt' | 'downstreamKey'>;
 
 /**
@@ -207,7 +207,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
       try {
         return decodeValue(serializer, sealing.open(place, done)) as T;
       } catch (cause) {
-        throw this.inDoubt('unreadable', `phase "${name}" was done, and what it answered cannot be read`, cause);
+        throw this.inDoubt('unreadable', `phase "${name}" has run, and its result cannot be read`, cause);
       }
     }
     this.assertHeld();
@@ -232,7 +232,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     } catch (cause) {
       this.hasLostAnswer = true;
       const then = onLost === 'rerun' ? 'a later attempt runs it again' : 'its key is in doubt';
-      const detail = `its answer cannot be kept, so ${then}: ${messageOf(cause)}`;
+      const detail = `its result cannot be stored, so ${then}: ${messageOf(cause)}`;
       throw new TypeError(`phase "${name}" has run, and ${detail}`, { cause });
     }
   }

@@ -1,5 +1,5 @@
 /**
- * Idempotency: one effect per key. An operation that is repeated with the same key runs once, and answers what it answered then.
+ * Idempotency: one effect per key. An operation repeated with the same key runs once, and every call gets that result.
  *
  * Promise: of any number of equal calls one runs, and the others get its result; no other caller gets it, because the scope is part of
  * the key; a process that dies blocks its keys for one lease at most, and what happens then is `onLost`'s choice.
@@ -44,24 +44,24 @@ export { largeBytes, nextTurn } from './turns.js';
 
 /** Options of {@link idempotency}. */
 export interface IdempotencyOptions {
-  /** Where the records are: a store that all processes share that may get the same call. */
+  /** Where the records are kept: a store shared by all processes that may receive the same call. */
   readonly store: Store;
   /** How long a record is kept after its last write; longer than `lease`, up to 10 years. Default 24 h. */
   readonly ttl?: Duration;
-  /** How long a process that has died blocks its keys; a live one renews at each third of it. Default 30 s; from 100 ms. */
+  /** How long a dead process blocks its keys; a live one renews after each third of it. Default 30 s; from 100 ms. */
   readonly lease?: Duration;
   /**
-   * What becomes of an operation whose process is lost. `'rerun'`: the next call runs it again. `'resume'`: likewise, and its phases must
-   * be the same as before. `'refuse'`: the key is in doubt until somebody calls `resolve`. Default `'rerun'`; for money that moves outside
+   * What happens to an operation whose process is lost. `'rerun'`: the next call runs it again. `'resume'`: likewise, and its phases must
+   * be the same as before. `'refuse'`: the key is in doubt until `resolve` is called. Default `'rerun'`; for money that moves outside
    * of phases choose `'refuse'`.
    */
   readonly onLost?: 'rerun' | 'resume' | 'refuse';
   /**
-   * Attempts that may end without a result, because they failed or were lost; then the key is in doubt until somebody calls `resolve`, since repeating
-   * does not seem to cure it. Where a queue counts for itself, or clients repeat through a long outage, give it more. Default 10; from 1 to 1,000,000.
+   * Attempts that may end without a result, failed or lost, before the key is in doubt until `resolve` is called, since repeating
+   * does not seem to help. Raise it if a queue counts its own retries, or clients retry through long outages. Default 10; from 1 to 1,000,000.
    */
   readonly attempts?: number;
-  /** How long a call waits for one that runs elsewhere before it fails with `InFlightError`. Default `'off'`: not at all. `'5s'` suits most. */
+  /** How long a call waits for the same operation running elsewhere before it fails with `InFlightError`. Default `'off'`: not at all. `'5s'` suits most. */
   readonly wait?: Duration | 'off';
   /** How long the store may take to begin an operation, and to end it. Default 500 ms; from 1 ms to 24.8 days. */
   readonly storeTimeout?: Duration;
@@ -70,19 +70,19 @@ export interface IdempotencyOptions {
   /** The largest result that is stored, in bytes; a larger one goes to its caller only. Default 1 MiB; from 0 to 1 GiB. */
   readonly maxBodyBytes?: number;
   /**
-   * What of an input counts: all but some members, as JSON pointers such as `'/sentAt'`; or a function that answers what inputs that are the
-   * same have in common. Default: all of it.
+   * Which part of the input counts: all but some members, given as JSON pointers such as `'/sentAt'`; or a function that returns the same
+   * text or bytes for inputs that count as the same. Default: all of it.
    */
   readonly fingerprint?: { readonly exclude: readonly string[] } | ((input: unknown) => string | Uint8Array);
   /** Turns results into bytes and back. Default JSON. */
   readonly serializer?: ResultSerializer;
-  /** Keys are hashed with it, so that who can read the store cannot try them out. At least 16 bytes. Records under another secret are not found. */
+  /** Hashes keys with this secret, so that a reader of the store cannot guess them. At least 16 bytes. Records under another secret are not found. */
   readonly secret?: string | Uint8Array;
-  /** Encrypts results and phases in the store, and then opens none that lies there in clear. Default: none. */
+  /** Encrypts results and phases in the store; records stored in the clear are then not accepted. Default: none. */
   readonly encryption?: IdempotencyEncryption;
   /** Names the engine in errors and events, and the operation of calls that name none. Default `'idempotency'`. */
   readonly name?: string;
-  /** Hears the events. An exception in it is contained and reported once as a warning. */
+  /** Receives the events. An exception in it is contained and reported once as a warning. */
   readonly on?: (event: HoldfastEvent) => void;
   /** Measures waits and renewals; a record's age is the store's. Default `systemClock`. */
   readonly clock?: Clock;
@@ -90,38 +90,38 @@ export interface IdempotencyOptions {
   readonly random?: () => number;
 }
 
-/** Which key of whom is meant. */
+/** Identifies the owner of a key and the operation. */
 export interface IdempotencyScope {
-  /** Whose key it is: the tenant or user as the server knows it, never as the caller says. Without it one caller could get another's answer. */
+  /** The owner of the key: the tenant or user as the server knows it, never as the caller claims. Without it one caller could get another's result. */
   readonly scope: string;
-  /** What is done: one key stands for something else in another operation. Default: the engine's `name`. */
+  /** The operation: the same key in another operation is another key. Default: the engine's `name`. */
   readonly operation?: string;
 }
 
 /** Options of {@link Idempotency.run} and {@link Idempotency.transaction}. */
 export interface IdempotencyRunOptions extends IdempotencyScope {
   /**
-   * What the operation depends on: whatever JSON can say, or bytes; a `Map` and the like, of which JSON says nothing, is an {@link OptionsError}, and so
+   * What the operation depends on: any JSON value, or bytes. A `Map` or any other value that JSON cannot represent is an {@link OptionsError}, and so
    * are `NaN` and the infinities. The same key with another input is refused. Default: nothing.
    */
   readonly input?: unknown;
-  /** Ends the wait for an operation that runs elsewhere. */
+  /** Ends the wait for an operation running elsewhere. */
   readonly signal?: AbortSignal;
 }
 
-/** How a doubt ends: with the result that was found out, or, since nothing had happened, so that the next call runs. */
+/** How a doubt is settled: with the result that was found out, or with `release`, if nothing had happened, so that the next call runs. */
 export type IdempotencyResolution = IdempotencyScope & ({ readonly result: unknown } | { readonly release: true });
 
-/** What {@link idempotency} makes. */
+/** What {@link idempotency} returns. */
 export interface Idempotency {
   /**
-   * Runs a function once per key, and answers with its result, or with that of the call that ran.
+   * Runs a function once per key, and resolves with its result, or with that of the call that ran.
    *
-   * A result is what its stored bytes say, for the first call, too. What the function throws is not stored, unless it was sealed
-   * before; the next call with the key runs anew, up to ten times.
+   * Every call, including the first, gets the result decoded from its stored bytes. What the function throws is not stored, unless it was sealed
+   * before; the next call with the key runs again, up to ten times.
    *
-   * @throws {@link InFlightError} `ERR_IN_FLIGHT` while it runs elsewhere; {@link KeyReusedError} `ERR_KEY_REUSED` when the input is another;
-   * {@link InDoubtError} `ERR_IN_DOUBT` when nobody knows its outcome; {@link KeyMissingError} `ERR_KEY_MISSING` for a key that is empty or
+   * @throws {@link InFlightError} `ERR_IN_FLIGHT` while it runs elsewhere; {@link KeyReusedError} `ERR_KEY_REUSED` for another input;
+   * {@link InDoubtError} `ERR_IN_DOUBT` when its outcome is unknown; {@link KeyMissingError} `ERR_KEY_MISSING` for a key that is empty or
    * longer than 255 characters; {@link StoreError} `ERR_STORE` when the store is down; and what the function throws.
    */
   run<T>(
@@ -130,11 +130,11 @@ export interface Idempotency {
     options: IdempotencyRunOptions,
   ): Promise<T>;
   /**
-   * As {@link Idempotency.run}, in one transaction of the store's own database: what the function writes there and its result are committed
-   * together or not at all, so there is no lease, and no crash leaves a doubt.
+   * Like {@link Idempotency.run}, in one transaction of the store's own database: the function's writes there and its result are committed
+   * together or not at all, so there is no lease, and a crash leaves no doubt.
    *
    * @param client - On SQLite the store's own database: the transaction begins and ends with this call, and the function is
-   * synchronous. On Postgres what your transaction runs on: you begin it, commit it when this has answered, and roll it back when it throws.
+   * synchronous. On Postgres the client of your transaction: you begin it, commit it when this call resolves, and roll it back when it rejects.
    * @throws {@link OptionsError} `ERR_OPTIONS` when the store has no transactions; else as `run`.
    */
   transaction<T>(
@@ -143,9 +143,9 @@ export interface Idempotency {
     fn: (handle: TransactionHandle) => T,
     options: IdempotencyRunOptions,
   ): Promise<Awaited<T>>;
-  /** Ends the doubt about a key. False when there is none: it runs, has a result, or was never heard of. */
+  /** Settles the doubt about a key. False when it is not in doubt: it runs, has a result, or is unknown. */
   resolve(key: string, resolution: IdempotencyResolution): Promise<boolean>;
-  /** What became of the calls so far, by operation; at most 1,000 are told apart. */
+  /** The outcomes of all calls so far, by operation; at most 1,000 operations are told apart. */
   counts(): Readonly<Record<string, IdempotencyCounts>>;
   /** @internal For adapters. Now, where the store answers at once. */
   begin(request: BeginRequest): Begun | Promise<Begun>;
@@ -154,14 +154,14 @@ export interface Idempotency {
 }
 
 /**
- * Runs each operation once per key, however often it is called, and answers every call with the one result.
+ * Runs an operation once per key and gives every call with that key the same result.
  *
- * For whatever must not happen twice and comes from somebody who repeats it: payments, orders, messages of a queue. Not for reads; and
- * not by itself for an effect in somebody else's system: send {@link IdempotencyHandle.downstreamKey} there.
+ * For operations that must not happen twice although their callers retry: payments, orders, queue messages. Not for reads. It cannot
+ * by itself make an effect in another system happen only once: send that system {@link IdempotencyHandle.downstreamKey}.
  *
  * @param options - `store` (required), `ttl`, `lease`, `onLost`, `attempts`, `wait`, `storeTimeout`, `onStoreDown`, `maxBodyBytes`, `fingerprint`,
  * `serializer`, `secret`, `encryption`, `name`, `on`, `clock`, `random`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { idempotency, memoryStore } from 'holdfast';
@@ -354,10 +354,8 @@ class Functions implements Idempotency {
       case 'result-not-stored': {
         const { cause } = begun;
         const why =
-          cause === undefined
-            ? 'could not be stored: it was too large, or nothing that the serializer takes'
-            : 'cannot be opened';
-        const detail = `the operation with this key was done, and its result ${why}`;
+          cause === undefined ? 'could not be stored: it was too large, or not serializable' : 'cannot be opened';
+        const detail = `the operation with this key has run, and its result ${why}`;
         throw new InDoubtError({ policy, reason: cause === undefined ? 'not-stored' : 'unreadable', detail, cause });
       }
       case 'store-down':
@@ -373,7 +371,7 @@ class Functions implements Idempotency {
     try {
       outcome = decodeOutcome(serializer, bytes);
     } catch (cause) {
-      const detail = 'the operation with this key was done, and the serializer cannot read its result';
+      const detail = 'the operation with this key has run, and the serializer cannot read its result';
       throw new InDoubtError({ policy: name, reason: 'unreadable', detail, cause });
     }
     if (!outcome.ok) throw outcome.error;

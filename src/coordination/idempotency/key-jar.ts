@@ -1,7 +1,7 @@
 /**
- * Key jar: idempotency keys that are the same tomorrow, for jobs that are started again.
+ * Key jar: stable idempotency keys for jobs that are restarted.
  *
- * Promise: one business operation has one key, whichever process asks for it and how often; a key that the other side may have forgotten is
+ * Promise: one business operation has one key, whichever process asks for it and how often; a key that the receiver may have forgotten is
  * an error, and never silently replaced by a new one.
  */
 
@@ -20,14 +20,14 @@ import type { Store } from '../../stores/store.js';
 import { keyHashOf } from './hashing.js';
 
 /**
- * The idempotency key of a business operation: the same whenever it is asked for, so that nothing need be stored.
+ * Derives the idempotency key of a business operation: always the same, so that nothing needs to be stored.
  *
- * For operations that happen once for ever: the payment of an invoice. What may rightly happen again, such as a second order of the
- * same goods, needs something in `businessId` that tells the two apart.
+ * For operations that happen only once, such as paying an invoice. If an operation may rightly happen again, such as a second order of the
+ * same goods, put something into `businessId` that tells the two apart.
  *
- * @param businessId - What it is about, such as `'invoice 4711'`; 1 to 200 characters.
+ * @param businessId - The subject, such as `'invoice 4711'`; 1 to 200 characters.
  * @param operation - What is done with it, such as `'pay'`; 1 to 200 characters.
- * @throws {@link OptionsError} `ERR_OPTIONS`, when one of them is no such text.
+ * @throws {@link OptionsError} `ERR_OPTIONS`, when one of them is not such a text.
  * @example
  * ```ts
  * import { keyFrom } from 'holdfast/fetch';
@@ -43,34 +43,34 @@ export function keyFrom(businessId: string, operation: string): string {
 
 /** Options of {@link keyJar}. */
 export interface KeyJarOptions {
-  /** Where the keys are kept; one that survives a restart, such as that of holdfast/sqlite. */
+  /** Where the keys are kept; use a store that survives a restart, such as that of holdfast/sqlite. */
   readonly store: Store;
-  /** How old a key may be and still be sent: less than the other side remembers it. Default 23 h; from 1 ms to 24.8 days. */
+  /** The greatest age of a key that may still be sent: less than the receiver remembers it. Default 23 h; from 1 ms to 24.8 days. */
   readonly maxKeyAge?: Duration;
-  /** How long a key that nobody forgets is kept, so that one that is too old is known for it. Default 30 days; up to 10 years. */
+  /** How long a key is kept unless `forget` is called, so that too old a key is recognized. Default 30 days; up to 10 years. */
   readonly ttl?: Duration;
-  /** Names the jar in errors; jars of different names have keys of their own. Default `'keyJar'`. */
+  /** Names the jar in errors; jars with different names have separate keys. Default `'keyJar'`. */
   readonly name?: string;
 }
 
-/** What {@link keyJar} makes. */
+/** What {@link keyJar} returns. */
 export interface KeyJar {
   /**
-   * The key of a business operation: made at random when it is first asked for, and the same from then on.
+   * The key of a business operation: random on the first call, the same from then on.
    *
-   * @throws {@link InDoubtError} `ERR_IN_DOUBT`, reason `'too-old'`: find out what became of the operation, then `forget` the key.
+   * @throws {@link InDoubtError} `ERR_IN_DOUBT`, reason `'too-old'`: find out what happened to the operation, then `forget` the key.
    * @throws {@link StoreError} `ERR_STORE`.
    */
   key(businessId: string, options?: { readonly signal?: AbortSignal }): Promise<string>;
-  /** The operation is over: the next one of that name gets another key. Whether there was one. */
+  /** Call it when the operation is over: the next one with this name gets another key. Resolves with whether there was a key. */
   forget(businessId: string): Promise<boolean>;
 }
 
 /**
- * Keeps idempotency keys in a store, so that a job that is started again sends the same key as before.
+ * Keeps idempotency keys in a store, so that a restarted job sends the same key as before.
  *
  * @param options - `store` (required), `maxKeyAge`, `ttl`, `name`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { memoryStore } from 'holdfast';

@@ -6,7 +6,7 @@
 import type { IdempotencyOutcome } from '../../core/events.js';
 import { QuantileEstimator } from '../../structures/quantile.js';
 
-/** How often each outcome was, since the engine was made. */
+/** How often each outcome occurred since the engine was created. */
 export type IdempotencyCounts = Readonly<Partial<Record<IdempotencyOutcome, number>>>;
 
 const mostOperations = 1_000;

@@ -6,7 +6,7 @@
 import { messageOf } from '../../core/errors.js';
 import type { Outcome } from '../../core/outcome.js';
 
-/** Turns what a function or a phase answers into bytes and back. It is never given undefined. */
+/** Turns results of functions and phases into bytes and back. It never receives undefined. */
 export interface ResultSerializer {
   encode(value: unknown): Uint8Array;
   decode(bytes: Uint8Array): unknown;

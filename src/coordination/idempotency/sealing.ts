@@ -9,13 +9,13 @@
 import { Slab } from '../../core/slab.js';
 import { nodeCrypto } from './hashing.js';
 
-/** Keys for what is stored. */
+/** Keys that encrypt what is stored. */
 export interface IdempotencyEncryption {
   /** The name of the key that seals. */
   readonly current: string;
   /**
-   * 32 bytes each, by name. To rotate, add one and make it current; drop an old one when `ttl` has passed since. `'plain'` in the place of a
-   * key stands for what is stored in clear, which is opened only where one key is that: begin with it to encrypt what was not.
+   * 32 bytes each, by name. To rotate, add one and make it current; drop the old one after `ttl`. `'plain'` in place of a
+   * key stands for records in the clear, which are accepted only while one of the keys is `'plain'`: begin with it to encrypt existing records.
    */
   readonly keys: Readonly<Record<string, Uint8Array | 'plain'>>;
 }

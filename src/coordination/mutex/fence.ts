@@ -1,7 +1,7 @@
 /**
- * Fences at the resource: what refuses a write that comes from an owner who has lost the lock.
+ * Fences at the resource: reject a write from an owner that has lost the lock.
  *
- * Promise: a write whose fence is less than the greatest that the resource has seen is not done. The same fence may come again: its owner
+ * Promise: a write whose fence is less than the greatest that the resource has seen is rejected. The same fence may come again: its owner
  * writes more than once, and no other owner has it.
  * After: Kleppmann, "How to do distributed locking" (2016).
  */
@@ -10,18 +10,18 @@ import { checkArgument, checkOptions, integer, oneOf, text, withDefault } from '
 
 /** Options of {@link fenceGate}. */
 export interface FenceGateOptions {
-  /** How many resources are remembered; the one that was longest not asked for is forgotten first. From 1; default 10 000. */
+  /** How many resources are remembered; the one not checked for longest is forgotten first. From 1; default 10 000. */
   readonly max?: number;
 }
 
-/** What {@link fenceGate} makes. */
+/** What {@link fenceGate} returns. */
 export interface FenceGate {
   /** Resources that are remembered. */
   readonly size: number;
   /**
-   * Lets a write through, or throws.
+   * Accepts a write, or throws.
    *
-   * @throws {@link StaleFenceError} `ERR_STALE_FENCE`, when a greater fence has been let through for this resource.
+   * @throws {@link StaleFenceError} `ERR_STALE_FENCE`, when a greater fence has been accepted for this resource.
    */
   check(resource: string, fence: number): void;
 }
@@ -31,10 +31,10 @@ const fenceField = /* @__PURE__ */ integer({});
 /**
  * Remembers the greatest fence of each resource, in the memory of the process that owns the resource: a socket, a device, a file.
  *
- * A resource that is in a database is better guarded there, in the same statement or transaction: see {@link fencedUpdate}. What this process
- * forgets, by a restart or for want of room, lets any fence in again.
+ * If the resource is in a database, check the fence there, in the same statement or transaction: see {@link fencedUpdate}. For a resource that this process has
+ * forgotten, after a restart or because `max` was exceeded, any fence is accepted.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { fenceGate, StaleFenceError } from 'holdfast';
@@ -80,11 +80,11 @@ export type SqlPlaceholders = '$1' | '?';
 
 /** Options of {@link fencedUpdate}. */
 export interface FencedUpdateOptions {
-  /** Names of the table and of columns: letters, digits, `_` and, between schema and table, `.`. They are not values: never take them from outside. */
+  /** Names of the table and of columns: letters, digits, `_` and, between schema and table, `.`. They become part of the SQL: never take them from user input. */
   readonly table: string;
-  /** Columns to set, from 1. */
+  /** Columns to set, at least 1. */
   readonly set: Readonly<Record<string, unknown>>;
-  /** Columns that name the row, from 1. */
+  /** Columns that identify the row, at least 1. */
   readonly where: Readonly<Record<string, unknown>>;
   /** The lock's: `lease.fence`. */
   readonly fence: number;
@@ -95,9 +95,9 @@ export interface FencedUpdateOptions {
 }
 
 /**
- * The SQL of an update that is done only if no greater fence has written the row. When it changes no row, throw a {@link StaleFenceError}.
+ * Builds an UPDATE that applies only if no greater fence has written the row. When it changes no row, throw a {@link StaleFenceError}.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS`, for an option, or a name, that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS`, for an invalid option or name.
  * @example
  * ```ts
  * import { fencedUpdate } from 'holdfast';
@@ -127,7 +127,7 @@ export function fencedUpdate(options: FencedUpdateOptions): SqlStatement {
 
 /** Options of {@link fencedGuard}. */
 export interface FencedGuardOptions {
-  /** What is guarded: anything that is written under one lock. */
+  /** What is guarded: everything that is written under one lock. */
   readonly resource: string;
   /** The lock's: `lease.fence`. */
   readonly fence: number;
@@ -138,10 +138,10 @@ export interface FencedGuardOptions {
 }
 
 /**
- * The SQL of a guard: the first statement of a transaction that writes more than one row. It keeps others with this resource waiting until the
- * transaction ends. When it changes no row, roll back and throw a {@link StaleFenceError}. For Postgres and SQLite.
+ * Builds a guard: the first statement of a transaction that writes several rows. Other transactions with this resource wait until this one
+ * ends. When it changes no row, roll back and throw a {@link StaleFenceError}. For Postgres and SQLite.
  *
- * @throws {@link OptionsError} `ERR_OPTIONS`, for an option, or a name, that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS`, for an invalid option or name.
  * @example
  * ```ts
  * import { DatabaseSync } from 'node:sqlite';

@@ -1,8 +1,8 @@
 /**
- * Leader: of all candidates one at a time, for as long as it can show that it is alive.
+ * Leader: one of all candidates at a time, for as long as it can show that it is alive.
  *
- * Promise: a term ends by the signal before the next leader's begins; terms have growing fences; a candidate that lost its term stands again
- * once its work has stopped, and a store that is away for a while ends no candidacy.
+ * Promise: a term ends by the signal before the next leader's begins; terms have growing fences; a candidate that lost its term runs for election again
+ * once its work has stopped, and a store that is unreachable for a while ends no candidacy.
  */
 import { showBriefly } from '../../core/brief.js';
 import { callbackTimer, longestWaitMs } from '../../core/clock.js';
@@ -15,39 +15,39 @@ import { type LeaseOptions, leaseFields, leaseTerms } from './options.js';
 
 /** Options of {@link leader}. */
 export interface LeaderOptions extends LeaseOptions {
-  /** What is led: all candidates with this name and this store elect one. */
+  /** What is being led: all candidates with this name and this store elect one leader. */
   readonly name: string;
 }
 
-/** Options of a candidacy, or of watching one. */
+/** Options of a candidacy, or of observing one. */
 export interface LeaderRunOptions {
   /** Ends it: the signal of the term aborts, and the leadership is given up when the function has ended. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** What {@link leader} makes: one candidate. */
+/** What {@link leader} returns: one candidate. */
 export interface Leader {
   readonly name: string;
-  /** Whether a function of this candidate runs under a term that is not lost. */
+  /** Whether a function of this candidate is running in a term that is not lost. */
   readonly isLeader: boolean;
   /**
-   * Stands for election for as long as it takes, runs the function as the leader, and gives the leadership up when it has ended.
+   * Waits to be elected for as long as it takes, runs the function as the leader, and gives the leadership up when the function has ended.
    *
-   * When the term is lost, the signal aborts; once the function has ended it stands again and runs it anew, as it does when `assertHeld(minMs)` finds
-   * a lease too short that was not renewed in time. So it settles only as the function does in a term that was not lost.
+   * When the term is lost, the signal aborts; once the function has ended, the candidate waits to be elected again and then calls it anew. The same happens when
+   * `assertHeld(minMs)` finds too short a lease that was not renewed in time. So `run` settles only as the function does in a term that was not lost.
    *
-   * @throws the signal's reason, when it aborts before there was a term; a {@link StoreError} of a store that is closed or not usable.
+   * @throws the signal's reason, when it aborts before the first term; a {@link StoreError} when the store is closed or unusable.
    */
   run<T>(fn: (term: LockContext) => T | PromiseLike<T>, options?: LeaderRunOptions): Promise<Awaited<T>>;
   /**
-   * Who leads, now and after each change, until the signal aborts or the loop is left. It looks once per second, also after the store was
-   * away for a while; meanwhile nothing is told.
+   * Yields the leader, now and after each change, until the signal aborts or the loop is left. It polls once per second, and continues after the store was
+   * unreachable for a while; meanwhile it yields nothing.
    *
-   * @throws a {@link StoreError} of a store that is closed or not usable.
+   * @throws a {@link StoreError} when the store is closed or unusable.
    */
   observe(options?: LeaderRunOptions): AsyncGenerator<LockInspection, void, void>;
   /**
-   * Gives up: the term, whose signal aborts, or the candidacy, whose `run` rejects with an `AbortError`. Resolves when no leadership is left.
+   * Gives up the term, whose signal aborts, or the candidacy, whose `run` rejects with an `AbortError`. Resolves when no leadership is left.
    */
   resign(): Promise<void>;
 }
@@ -56,13 +56,13 @@ export interface Leader {
 const lookMs = 1_000;
 
 /**
- * Elects one of all processes that run the same: a scheduler, a consumer that must be alone, a cleaner.
+ * Elects one leader among all processes that run the same work: a scheduler, an exclusive consumer, a cleaner.
  *
- * It is a lock named `name` whose waiters have all the time in the world. As with every lock the leader can be the last to notice that
- * it no longer leads, so let what it writes to check `fence`.
+ * It is a lock named `name` whose waiters wait without limit. As with every lock, the leader can be the last to notice that
+ * it no longer leads, so let the resources that it writes to check `fence`.
  *
  * @param options - `name`, `store`, `ttl`, `margin`, `renewEvery`, `afterRestart`, `on`, `clock`, `random`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { leader, memoryStore } from 'holdfast';

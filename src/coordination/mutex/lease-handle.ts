@@ -1,7 +1,7 @@
 /**
- * Lease handle: what the owner of a lock or permit holds in his hands, wherever it came from.
+ * Lease handle: what the owner of a lock or permit holds, wherever it came from.
  *
- * Promise: `signal` aborts, and `held()` says no, before anybody else can be let in; giving it back twice gives it back once; disposing of
+ * Promise: `signal` aborts, and `held()` turns false, before another owner can get it; releasing twice releases once; disposing of
  * it never throws, so it hides no error of the code that ran under it.
  */
 import type { Duration } from '../../core/duration.js';
@@ -9,46 +9,46 @@ import { LockLostError } from '../../core/errors.js';
 import { checkArgument, duration, number, optional } from '../../core/options.js';
 import type { Outcome } from '../../core/outcome.js';
 
-/** How giving a lease back ended. `'unknown'`: the store has not said; what is left of it ends by itself, at the latest with its `ttl`. */
+/** How a release ended. `'unknown'`: the store did not confirm it; what is left of the lease expires by itself, at the latest after its `ttl`. */
 export type LeaseRelease = 'released' | 'lost' | 'unknown';
 
-/** A lock or permit that is held, until it is given back or lost. */
+/** A lock or permit that is held until it is released or lost. */
 export interface Lease {
-  /** What it is a lease of; of several keys, all of them. */
+  /** The key of the lease; with several keys, all of them. */
   readonly key: string;
-  /** This very holding of it: a different text each time. */
+  /** Identifies this acquisition: a different text each time. */
   readonly owner: string;
   /**
-   * Grows from one holder of a key to the next. Send it along with every write, and let the resource refuse one that is less than the greatest it
-   * has seen: only that keeps out a late write of an owner who has lost the lock. Of several keys: the greatest; each has its own in `leases`.
+   * Grows from one holder of a key to the next. Send it along with every write, and let the resource reject one lower than the greatest it
+   * has seen: only that stops a late write of an owner that has lost the lock. With several keys: the greatest; each has its own in `leases`.
    */
   readonly fence: number;
-  /** Aborts with a {@link LockLostError} when the lease is lost. Made when it is first read. */
+  /** Aborts with a {@link LockLostError} when the lease is lost. Created when it is first read. */
   readonly signal: AbortSignal;
-  /** `'suspect'`: the last renewal has failed, and there is still time for another. */
+  /** `'suspect'`: the last renewal failed, and there is still time for another. */
   readonly state: 'held' | 'suspect' | 'lost' | 'released';
-  /** The leases of the single keys, in sorted order, where there are several. */
+  /** With several keys: the lease of each, in sorted order. */
   readonly leases?: readonly Lease[] | undefined;
-  /** Whether nobody else can have it: looked up anew, so that a process that was frozen finds out here. */
+  /** Whether no other owner can have it: reads the clock on each call, so that a process that was frozen finds out here. */
   held(): boolean;
   /**
-   * Throws unless it is held, for at least so many milliseconds more.
+   * Throws unless the lease is held for at least this many milliseconds more.
    *
-   * @throws {@link LockLostError} `ERR_LOCK_LOST`, whose `reason` is `'short'` where it is held, yet not for that long.
+   * @throws {@link LockLostError} `ERR_LOCK_LOST`, whose `reason` is `'short'` if it is held, but not for that long.
    */
   assertHeld(minMs?: number): void;
-  /** Milliseconds for which it can be relied on without another renewal; 0 when it is not held, `Infinity` in a lock without a store. */
+  /** Milliseconds for which it can be relied on without another renewal; 0 when it is not held, `Infinity` for a lock without a store. */
   remaining(): number;
   /**
-   * Renews it now, and from here on for this long each time. Resolves with what remains.
+   * Renews the lease now, and uses this duration for later renewals. Resolves with the remaining milliseconds.
    *
-   * @throws {@link LockLostError} `ERR_LOCK_LOST`, when it is not held any more.
-   * @throws {@link StoreError} `ERR_STORE`, when the store did not do it or does not say; the lease is then held as long as before.
+   * @throws {@link LockLostError} `ERR_LOCK_LOST`, when it is no longer held.
+   * @throws {@link StoreError} `ERR_STORE`, when the store failed or did not confirm it; the lease is then held as long as before.
    */
   extend(duration?: Duration): Promise<number>;
-  /** Gives it back, and never rejects. Safe to repeat. */
+  /** Releases it, and never rejects. Safe to repeat. */
   release(): Promise<LeaseRelease>;
-  /** Gives it back: `await using lease = await locks.acquire(key)`. */
+  /** Releases it: `await using lease = await locks.acquire(key)`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 

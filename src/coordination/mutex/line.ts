@@ -17,7 +17,7 @@ export type LockMode = 'exclusive' | 'shared';
 export interface LockHolder {
   readonly owner: string;
   readonly fence: number;
-  /** Milliseconds until the store gives it to somebody else unless it is renewed; `Infinity` without a store. */
+  /** Milliseconds until the lease expires unless it is renewed; `Infinity` without a store. */
   readonly remainingMs: number;
   readonly mode: LockMode;
 }

@@ -24,33 +24,33 @@ import { Owners, StoredLine } from './stored-line.js';
 export interface AcquireOptions {
   /** Ends the wait: the call rejects with the signal's reason. In `run` it also aborts the signal of the function. */
   readonly signal?: AbortSignal | undefined;
-  /** How long it may wait; 0: not at all. Default: the option of the lock. */
+  /** How long the call may wait; 0: not at all. Default: the option of the lock. */
   readonly wait?: Duration | undefined;
 }
 
-/** What code under a lock is given. */
+/** What code under a lock receives. */
 export interface LockContext {
-  /** Aborts when the lock is lost, or the caller's own signal does. Made when it is first read. */
+  /** Aborts when the lock is lost, or the caller's own signal aborts. Created when it is first read. */
   readonly signal: AbortSignal;
   /** As `lease.fence`. */
   readonly fence: number;
   readonly lease: Lease;
 }
 
-/** What `inspect` tells of a key. */
+/** What `inspect` returns for a key. */
 export interface LockInspection {
-  /** Who holds it; the first of several; undefined: nobody. */
+  /** The holder, the first of several; undefined when the key is free. */
   readonly owner: string | undefined;
   readonly fence: number | undefined;
-  /** Milliseconds until the store gives it to somebody else unless it is renewed; `Infinity` without a store, 0 when it is free. */
+  /** Milliseconds until the lease expires unless it is renewed; `Infinity` without a store, 0 when the key is free. */
   readonly remainingMs: number;
-  /** Those who wait for it, as far as this process can tell: its own, and those in the store's own queue. */
+  /** Callers waiting for it, as far as this process can tell: its own, and those in the store's queue. */
   readonly queueLength: number;
-  /** All who hold it. */
+  /** All holders. */
   readonly holders: readonly LockHolder[];
 }
 
-/** A key, or several that are only of use together. */
+/** A key, or several keys to be held together. */
 export type LockKeys = string | readonly string[];
 
 const mostKeys = 100;
@@ -206,7 +206,7 @@ export class Locks {
     }
     if (lease !== undefined) return lease;
     throw waitMs > 0
-      ? this.unavailable(key, 'full', 'it is not free, and nobody may wait for it')
+      ? this.unavailable(key, 'full', 'it is not free, and "queue" is 0')
       : this.unavailable(key, 'waited', 'it is not free, and the call may not wait');
   }
 
@@ -287,7 +287,7 @@ export class Locks {
       if (held === undefined || held.place !== this.place || held.kind !== this.settings.kind) continue;
       const key = held.keys.find((one) => keys.includes(one));
       if (key === undefined || !held.lease.held()) continue;
-      throw this.unavailable(key, 'reentrant', 'the caller runs under it already, and would wait for itself');
+      throw this.unavailable(key, 'reentrant', 'the caller already holds it, and would wait for itself');
     }
   }
 

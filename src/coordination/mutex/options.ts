@@ -22,26 +22,26 @@ import type { CheckedLockOptions } from './settings.js';
 /** Options of everything that holds leases. */
 export interface LeaseOptions extends CommonOptions {
   /**
-   * Where the lock is, for all processes that use the same store. Without it the lock is one of this process: no lease, nothing to renew, and held
-   * until it is given back; `ttl`, `margin` and `renewEvery` then mean nothing.
+   * Where the lock is kept, for all processes that use the same store. Without it the lock is local to this process: there is no lease to renew, it is held
+   * until it is released, and `ttl`, `margin` and `renewEvery` have no effect.
    */
   readonly store?: Store;
   /**
-   * How long the store keeps a lock whose owner is heard of no more. From 100 ms; default `'10s'`: it is renewed three times in that time, and a
-   * crashed owner holds others up for no longer.
+   * How long the store keeps a lock after its owner's last renewal. From 100 ms; default `'10s'`: it is renewed three times in that time, and a
+   * crashed owner blocks others for no longer.
    */
   readonly ttl?: Duration;
-  /** How long before the end of the lease its owner is told that it is lost. Up to half of `ttl`; default a tenth, at least 50 ms. */
+  /** How long before the lease expires its owner treats it as lost. Up to half of `ttl`; default a tenth, at least 50 ms. */
   readonly margin?: Duration;
-  /** From one renewal to the next. Default a third of `ttl`. */
+  /** Interval between renewals. Default a third of `ttl`. */
   readonly renewEvery?: Duration;
   /**
-   * What a store does that has begun anew, by a restart, a failover or the loss of its data, and may have forgotten who holds what. `'grant'`: goes on at once, so
-   * that two may hold a key until the first of them renews. `'wait'`: grants nothing for one `ttl`; the first use of an empty store waits as long. For stores
-   * that can tell, as `redisStore`; all who share the keys must say the same, with the same `ttl`, and `extend` may not go beyond it. Default `'grant'`.
+   * What a store does after a restart, a failover or the loss of its data, when it may have lost its locks. `'grant'`: grants at once, so
+   * that two owners may hold a key until the first of them renews. `'wait'`: grants nothing for one `ttl`; the first use of an empty store waits as long. For stores
+   * that can detect it, such as `redisStore`; all processes that share the keys must use the same setting and `ttl`, and `extend` may not go beyond it. Default `'grant'`.
    */
   readonly afterRestart?: 'grant' | 'wait';
-  /** Draws the jitter of renewals and looks: from 0 up to 1. Default `Math.random`. */
+  /** Jitter of renewals and polls: returns a number from 0 up to 1. Default `Math.random`. */
   readonly random?: () => number;
 }
 
@@ -49,7 +49,7 @@ export interface LeaseOptions extends CommonOptions {
 export interface LockOptions extends LeaseOptions, RefusalOptions {
   /** How long a call may wait. 0: not at all. Default `'30s'`: longer than a crashed owner's lease. */
   readonly wait?: Duration;
-  /** How many callers of this process may wait for one key. 0: who comes gets what is free, or is refused. Default 10 000. */
+  /** How many callers of this process may wait for one key. With 0 a call gets a free lock or is refused. Default 10 000. */
   readonly queue?: number;
 }
 

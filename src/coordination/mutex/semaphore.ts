@@ -1,7 +1,7 @@
 /**
- * Semaphore: so many at a time, in this process or, with a store, in all that share it.
+ * Semaphore: at most a fixed number of holders, in this process or, with a store, in all that share it.
  *
- * Promise: never more than `permits` hold a key at once, counted by the store's clock; who holds one and is heard of no more loses it with
+ * Promise: never more than `permits` hold a key at once, counted by the store's clock; a holder that stops renewing loses its permit with
  * its lease, however often the others come and go.
  */
 import { checkOptions, integer } from '../../core/options.js';
@@ -11,37 +11,37 @@ import { type LockOptions, leaseTerms, lockFields } from './options.js';
 
 /** Options of {@link semaphore}. */
 export interface SemaphoreOptions extends LockOptions {
-  /** How many may hold a key at once, from 1 to 1000. All who share a store must say the same. */
+  /** How many may hold a key at once, from 1 to 1000. All processes that share a store must use the same number. */
   readonly permits: number;
 }
 
-/** What {@link semaphore} makes: any number of semaphores, each with a key. */
+/** What {@link semaphore} returns: any number of semaphores, each with a key. */
 export interface Semaphore {
   readonly name: string;
-  /** Waits for a permit and answers its lease; as `acquire` of a mutex does. */
+  /** Waits for a permit and resolves with its lease, like `acquire` of a mutex. */
   acquire(keys: LockKeys, options?: AcquireOptions): Promise<Lease>;
-  /** Takes a permit if one is free, else answers null. */
+  /** Takes a permit if one is free, else resolves with null. */
   tryAcquire(keys: LockKeys): Promise<Lease | null>;
-  /** Runs a function under a permit; as `run` of a mutex does. */
+  /** Runs a function under a permit, like `run` of a mutex. */
   run<T>(
     keys: LockKeys,
     fn: (context: LockContext) => T | PromiseLike<T>,
     options?: AcquireOptions,
   ): Promise<Awaited<T>>;
-  /** Who holds a key, and how many wait. */
+  /** The holders of a key, and how many callers wait. */
   inspect(key: string): Promise<LockInspection>;
-  /** Takes all permits of a key away from whoever holds them. Whether anybody did. */
+  /** Takes all permits of a key from their holders. Resolves with whether there were any. */
   forceRelease(key: string): Promise<boolean>;
 }
 
 /**
- * Makes semaphores that let in a number at a time: in this process, or with `store` in all processes that share the store.
+ * Creates semaphores with a fixed number of holders: in this process, or with `store` across all processes that share the store.
  *
- * For what a fleet may do only so often at once: jobs on one database, calls to a partner. Inside one process, `bulkhead` does it for a
- * pipeline. Fences grow from grant to grant, but as several hold a key at once, they tell who came later and no more.
+ * For concurrency limits of a whole fleet: jobs on one database, calls to a partner. Inside one process, `bulkhead` does it for a
+ * pipeline. Fences grow from grant to grant, but as several owners hold a key at once, a fence tells only which came later.
  *
  * @param options - `permits`, and those of `mutex` but `fair`.
- * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an option that is wrong.
+ * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
  * @example
  * ```ts
  * import { memoryStore, semaphore } from 'holdfast';

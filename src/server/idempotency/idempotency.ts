@@ -38,37 +38,37 @@ import { defaultMethods, isKeptStatus, keptHeaders, parseKey, problemOf, type Re
 
 /** What counts as the same request. */
 export type RequestFingerprint<Request> =
-  /** Answers what requests that are the same have in common, in place of method, path, query and body. */
+  /** Returns text or bytes that are equal for requests that count as the same, in place of method, path, query and body. */
   | ((request: Request) => string | Uint8Array | PromiseLike<string | Uint8Array>)
-  /** JSON pointers to members of the body that do not count, such as `/sentAt`. */
+  /** JSON pointers to members of the body that are ignored, such as `/sentAt`. */
   | { readonly exclude: readonly string[] };
 
-/** What a route, or all of them, asks of requests with a key. */
+/** Options for requests with a key, of a route or of all routes. */
 export interface IdempotencyRequestOptions<Request> {
   /**
-   * Whose key it is: the user or tenant as the server knows it after authentication, never what the request says of itself.
-   * Keys of different scopes have nothing to do with each other. Must give a string that is not empty.
+   * The owner of the key: the user or tenant as the server knows it after authentication, never what the request claims.
+   * Keys of different scopes are independent. Must return a non-empty string.
    */
   readonly scope: (request: Request) => string | PromiseLike<string>;
   /** Whether a request without a key is refused with 400. Default `false`: it is handled, unprotected. */
   readonly required?: boolean;
-  /** The methods that a key counts for. Default `['POST', 'PATCH']`. */
+  /** The methods to which a key applies. Default `['POST', 'PATCH']`. */
   readonly methods?: readonly string[];
-  /** Which statuses are the answer for good. Default: 2xx, 3xx and 4xx but 401, 403, 408, 421, 425 and 429. */
+  /** Which statuses are stored for replay. Default: 2xx, 3xx and 4xx but 401, 403, 408, 421, 425 and 429. */
   readonly keep?: (status: number) => boolean;
-  /** What counts as the same request. Default: method, path, query, kind of content, and body; JSON is compared as data. */
+  /** What counts as the same request. Default: method, path, query, content type, and body; JSON is compared as data. */
   readonly fingerprint?: RequestFingerprint<Request>;
-  /** The longest body of an answer that is stored. A longer one goes out, and is then not there for a retry: 409. Default 1 MiB. */
+  /** The longest response body that is stored. A longer one is sent, and a retry then gets 409. Default 1 MiB. */
   readonly maxBodyBytes?: number;
-  /** The longest body of a request that is read here because no parser has read it. A longer one is refused with 413. Default 32 MiB. */
+  /** The longest request body that the middleware reads, if no parser has read it. A longer one is refused with 413. Default 32 MiB. */
   readonly maxInputBytes?: number;
-  /** Address of the page that tells the rules of your API: named in problems as their type, and as `Link`. */
+  /** Address of your API's page on idempotency: sent in error bodies as their `type`, and as `Link`. */
   readonly documentation?: string;
   /** Source of time. Default `systemClock`. */
   readonly clock?: Clock;
 }
 
-/** Options of the `idempotency` middleware: those of the engine, and what is asked of requests. */
+/** Options of the `idempotency` middleware: those of the engine, and those for requests. */
 export type IdempotencyMiddlewareOptions<Request> = Omit<
   IdempotencyOptions,
   keyof IdempotencyRequestOptions<Request> | 'serializer'

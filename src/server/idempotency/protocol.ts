@@ -178,31 +178,31 @@ const wordings: Readonly<Record<Refusal['kind'], Wording>> = {
   },
   'invalid-key': {
     ...{ status: 400, code: 'ERR_KEY_MISSING', retryable: false },
-    detail: `The ${keyHeader} header cannot be taken`,
+    detail: `The ${keyHeader} header is invalid`,
   },
   'body-too-large': {
     ...{ status: 413, code: 'ERR_BODY_TOO_LARGE', retryable: false },
-    detail: 'The body is longer than may be compared with that of a retry',
+    detail: 'The body is too long to be compared with that of a retry',
   },
   'key-reused': {
     ...{ status: 422, code: 'ERR_KEY_REUSED', retryable: false },
-    detail: 'The key came with another request before. A new request needs a new key.',
+    detail: 'This key was used with another request. A new request needs a new key.',
   },
   'in-progress': {
     ...{ status: 409, code: 'ERR_IN_FLIGHT', retryable: true },
-    detail: 'A request with this key is being handled. Send it again, with the same key, to get its answer.',
+    detail: 'A request with this key is in progress. Repeat it with the same key to get its response.',
   },
   'outcome-unknown': {
     ...{ status: 409, code: 'ERR_IN_DOUBT', retryable: false },
-    detail: 'A request with this key was begun, and what became of it is not known. It will not be begun again.',
+    detail: 'A request with this key was started and its outcome is unknown. It will not be run again.',
   },
   'result-not-stored': {
     ...{ status: 409, code: 'ERR_IN_DOUBT', retryable: false },
-    detail: 'The request with this key was handled, and its answer is no longer there.',
+    detail: 'The request with this key was handled, but its response is not available.',
   },
   'store-unavailable': {
     ...{ status: 503, code: 'ERR_STORE', retryable: true },
-    detail: 'Whether a request with this key was handled before cannot be looked up now; nothing was begun.',
+    detail: 'The store of idempotency keys is unavailable; the request was not run.',
   },
 };
 

@@ -1,23 +1,23 @@
 /**
- * Resolve: ends the doubt about a request, by the answer that an operator or a reconciler has found out.
+ * Resolve: settles a request in doubt with the response that an operator or a reconciliation job has established.
  */
 import type { Idempotency } from '../../coordination/idempotency/idempotency.js';
 import { OptionsError } from '../../core/errors.js';
 import { encodeAnswer } from './answer.js';
 import { keptHeaders } from './protocol.js';
 
-/** Which request is meant, and how the doubt about it ends. */
+/** Identifies the request, and how its doubt is settled. */
 export type RequestResolution = {
-  /** What `scope(request)` gave for it. */
+  /** What `scope(request)` returned for it. */
   readonly scope: string;
   /**
-   * Method and route, as the router knows it: `POST /orders/:id`. Where there is no router, method and path. Constraints of a Fastify route
-   * come behind it: `POST /orders/:id version=2.0.0`.
+   * Method and route, as the router knows it: `POST /orders/:id`. Without a router, method and path. Constraints of a Fastify route
+   * follow it: `POST /orders/:id version=2.0.0`.
    */
   readonly operation: string;
 } & (
   | {
-      /** What it is answered from now on. */
+      /** The response from now on. */
       readonly answer: {
         readonly status: number;
         readonly headers?: Readonly<Record<string, string>>;
@@ -29,12 +29,12 @@ export type RequestResolution = {
 );
 
 /**
- * Ends the doubt that `onLost: 'refuse'` leaves about a request whose process was lost.
+ * Settles the doubt that `onLost: 'refuse'` leaves about a request whose process was lost.
  *
- * @param engine - Made by `idempotency(...)` of `holdfast` on the same store, with the same `secret` and `encryption`.
+ * @param engine - Created by `idempotency(...)` of `holdfast` on the same store, with the same `secret` and `encryption`.
  * @param key - The idempotency key that the client has sent, without quotes.
- * @returns False when there is no doubt: it runs, has an answer, or was never heard of.
- * @throws {@link OptionsError} `ERR_OPTIONS` for a status that no answer can have.
+ * @returns False when it is not in doubt: it runs, has a response, or is unknown.
+ * @throws {@link OptionsError} `ERR_OPTIONS` for a status that no response can have.
  */
 export function resolveRequest(engine: Idempotency, key: string, resolution: RequestResolution): Promise<boolean> {
   const { scope, operation } = resolution;

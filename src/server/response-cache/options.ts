@@ -16,33 +16,33 @@ import {
 } from '../../core/options.js';
 import type { ResponseLifetime } from './storability.js';
 
-/** What a route, or all of them, asks of responses. */
+/** Rules for responses, of a route or of all routes. */
 export interface ResponseCacheRules<Request> {
   /** How long a response is fresh that does not say so itself. Default 0: it is not kept. */
   readonly ttl?: Duration;
-  /** How long after that it is still given while it is made anew, where it does not say so itself. Default 0. */
+  /** How long after that the stale response is served while a new one is made, unless it says so itself. Default 0. */
   readonly staleWhileRevalidate?: Duration;
-  /** How long after that it is given in place of a 5xx or 429, where it does not say so itself. Default 0; an hour is a good choice. */
+  /** How long after that the stale response is served instead of a 5xx or 429, unless it says so itself. Default 0; an hour is a good choice. */
   readonly staleIfError?: Duration;
-  /** The longest body that is kept. A longer one goes out as it is written. Default 960 KiB, which fits into every store. */
+  /** The longest body that is kept. A longer one is sent as it is written. Default 960 KiB, which fits into every store. */
   readonly maxBodyBytes?: number;
   /**
-   * What stands for path and query, for requests that differ in what does not matter. Protocol, host, credentials and `Vary` always count besides.
+   * Replaces path and query in the key, to ignore differences that do not matter. Protocol, host, credentials and `Vary` always count as well.
    * Default: path and query as they were sent.
    */
   readonly key?: (request: Request) => string;
-  /** The tags of a response, by which `invalidateTag` finds it. Asked when the handler has answered. At most 99, each of 1 to 200 characters. */
+  /** The tags of a response, by which `invalidateTag` finds it. Called once the handler has answered. At most 99, each of 1 to 200 characters. */
   readonly tags?: (request: Request) => readonly string[];
 }
 
-/** Options of `responseCache`: those of the cache, and what is asked of responses. */
+/** Options of `responseCache`: those of the cache, and the rules for responses. */
 export type ResponseCacheOptions<Request> = Pick<CacheOptions<unknown>, (typeof passedOn)[number]> &
   ResponseCacheRules<Request> & {
-    /** In events, in `Cache-Status`, and in front of the keys: each response cache of a store needs its own. Default `'responses'`. */
+    /** In events, in `Cache-Status`, and as prefix of the keys: each response cache in a store needs its own. Default `'responses'`. */
     readonly name?: string;
     /**
-     * What becomes of the responses of a URL when a POST, PUT, DELETE or the like on it is answered 2xx or 3xx. `'invalidate'`, the default: they are
-     * void. `'ignore'`: they stay until their time is over, or a tag is invalidated.
+     * What a POST, PUT, DELETE or the like answered 2xx or 3xx does to the cached responses of its URL. `'invalidate'`, the default: they are
+     * invalidated. `'ignore'`: they stay until they expire, or a tag is invalidated.
      */
     readonly onUnsafe?: 'invalidate' | 'ignore';
   };

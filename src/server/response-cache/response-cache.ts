@@ -15,12 +15,12 @@ import { type Entry, entrySerializer, type HeadersBefore } from './entry.js';
 import { addressTag, isCacheable, isCredentialed, isUnsafe, rootKey, variantOf } from './key.js';
 import { type CheckedRules, checkCacheOptions, policy, type ResponseCacheOptions } from './options.js';
 
-/** What can be done to a response cache besides asking it. */
+/** Controls a response cache. */
 export interface ResponseCacheControl {
   /**
-   * Makes every response void that has the tag, in all processes.
+   * Invalidates every response that has the tag, in all processes.
    *
-   * @throws {@link StoreError} `ERR_STORE` when the store could not, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while it is left alone after failures.
+   * @throws {@link StoreError} `ERR_STORE` when the store failed, {@link CircuitOpenError} `ERR_CIRCUIT_OPEN` while the breaker in front of it is open.
    */
   invalidateTag(tag: string): Promise<void>;
   /** Leaves every request to its handler from now on. The store stays open. Safe to repeat. */

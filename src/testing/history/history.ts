@@ -7,7 +7,7 @@
  */
 import { checkOptions, func, integer, withDefault } from '../../core/options.js';
 
-/** What a client asks: who asks, of which object, and what. */
+/** What a client requests: the client, the object, and the operation. */
 export interface Invocation<Operation> {
   /** Name of the client, for reports. One client may have several operations open at once. */
   readonly client: string;
@@ -34,11 +34,11 @@ export interface RecordedOperation<Operation, Result> extends Invocation<Operati
 
 /** An operation that has begun. Call exactly one of its methods, once; call none and its outcome stays unknown. */
 export interface OpenOperation<Result> {
-  /** It took effect, and the client was told this. */
+  /** It took effect, and the client received this result. */
   ok(result: Result): void;
-  /** It certainly had no effect, and never will: it was refused before it was sent, or the answer says so. */
+  /** It certainly had no effect, and never will: it was refused before it was sent, or the reply says so. */
   failed(): void;
-  /** Nobody knows: a timeout, a broken connection, a lost reply. When in doubt, this one. */
+  /** The outcome is unknown: a timeout, a broken connection, a lost reply. When in doubt, use this. */
   unknown(): void;
 }
 
@@ -55,11 +55,11 @@ export interface RunOptions {
 }
 
 /**
- * Records what concurrent clients asked and were told, for {@link checkLinearizability} to judge.
+ * Records what concurrent clients requested and received, for {@link checkLinearizability} to judge.
  *
- * Use {@link History.run} around an asynchronous call, or {@link History.invoke} where begin and end lie apart. Record
- * the invocation before the request leaves, the end after the reply has come: an interval too wide hides faults, one
- * too narrow invents them. Iterating gives the operations so far; those still open come out as unknown.
+ * Use {@link History.run} around an asynchronous call, or {@link History.invoke} if begin and end are in different places. Record
+ * the invocation before the request is sent, the end after the reply has arrived: too wide an interval hides faults,
+ * too narrow a one invents them. Iterating gives the operations so far; those still open come out as unknown.
  *
  * @throws `OptionsError` for an unknown option or a bad value.
  * @example

@@ -6,7 +6,7 @@
 import { checkOptions, optional } from '../../core/options.js';
 import { readableText, structuralText } from './structural-text.js';
 
-/** What is known of an operation's end: its result, or nothing. */
+/** How an operation ended, as far as known: its result, or nothing. */
 export type Observation<Result> = { readonly kind: 'ok'; readonly result: Result } | { readonly kind: 'unknown' };
 
 /**
@@ -40,13 +40,13 @@ export interface Model<State, Operation, Result> {
   describe?(operation: Operation): string;
 }
 
-/** What {@link registerModel} understands. */
+/** The operations of {@link registerModel}. */
 export type RegisterOperation<Value> =
   | { readonly type: 'read' }
   | { readonly type: 'write'; readonly value: Value }
   | { readonly type: 'compare-and-set'; readonly expected: Value | undefined; readonly value: Value };
 
-/** A read results in the value, a compare-and-set in whether it was done; what a write results in is ignored. */
+/** A read results in the value, a compare-and-set in whether it was applied; the result of a write is ignored. */
 export type RegisterResult<Value> = Value | boolean | undefined;
 
 /** Options of {@link registerModel}. */
@@ -113,8 +113,8 @@ export function registerModel<Value>(
 }
 
 /**
- * What {@link lockModel} understands. `acquire` takes the lock, `release` gives it back by its fence, `expire` takes it
- * from whoever has it.
+ * The operations of {@link lockModel}. `acquire` takes the lock, `release` releases it by its fence, `expire` takes it
+ * from its holder.
  */
 export type LockOperation =
   | { readonly type: 'acquire' }
@@ -137,9 +137,9 @@ export interface LockState {
 /**
  * Models a mutual exclusion lock with fencing tokens: one owner at most, and integer fences that strictly grow, from 1.
  *
- * A lease that may run out is recorded as a `release` of its fence with an unknown outcome, invoked when it may have run
- * out; where the fence is not known either, as an `expire`. An acquire that gave up waiting has `failed`. An acquire that
- * is repeated after a lost reply is one operation, from the first request to the last reply.
+ * Record a lease that may expire as a `release` of its fence with an unknown outcome, invoked when it may have
+ * expired; if the fence is not known either, as an `expire`. An acquire that gave up waiting has `failed`. An acquire
+ * repeated after a lost reply is one operation, from the first request to the last reply.
  *
  * Source: Kleppmann, "How to do distributed locking" (2016), for the fences.
  *

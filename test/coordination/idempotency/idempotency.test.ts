@@ -681,7 +681,7 @@ describe('phase', () => {
     const { once, clock, outcomes } = setUp();
     const answers = [1n, 'x'.repeat(1_100_000), 'small'];
     const run = () => once.run('k', (handle) => handle.phase('charge', () => answers[handle.attempt - 1]), scope);
-    await expect(run()).rejects.toThrow(/phase "charge" has run, and its answer cannot be kept.*BigInt/);
+    await expect(run()).rejects.toThrow(/phase "charge" has run, and its result cannot be stored.*BigInt/);
     await expect(run()).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'invalid' });
     expect([await run(), outcomes()]).toEqual(['small', ['released', 'store-error', 'released', 'executed']]);
     expect(clock.pendingTimers).toBeLessThanOrEqual(1);

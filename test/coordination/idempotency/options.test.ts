@@ -180,7 +180,7 @@ describe('a call', () => {
     await expect(run({ cents: 2 })).rejects.toThrow(/^"pay": /);
     await once.run('large', () => 'x'.repeat(30), scope);
     await expect(once.run('large', () => 1, scope)).rejects.toThrow(
-      'the operation with this key was done, and its result could not be stored: it was too large, or nothing that the serializer takes',
+      'the operation with this key has run, and its result could not be stored: it was too large, or not serializable',
     );
     void idempotency({ store, clock: setUp().clock, lease: '3s', name: 'pay' }).run(
       'lost',
@@ -205,7 +205,7 @@ describe('a call', () => {
     for (let call = 0; call < 2; call++) {
       await expect(once.run('k', () => 1, scope)).rejects.toMatchObject({
         ...{ code: 'ERR_IN_DOUBT', reason: 'unreadable', policy: 'pay', cause },
-        message: expect.stringContaining('was done, and the serializer cannot read its result'),
+        message: expect.stringContaining('has run, and the serializer cannot read its result'),
       });
     }
   });

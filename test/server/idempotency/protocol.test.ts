@@ -107,13 +107,13 @@ describe('an answer that is kept', () => {
 describe('a refusal', () => {
   const all: readonly (readonly [Refusal, number, string, boolean, RegExp])[] = [
     [{ kind: 'missing-key' }, 400, 'Bad Request', false, /^This operation needs an Idempotency-Key header\.$/],
-    [{ kind: 'invalid-key', reason: 'it is empty' }, 400, 'Bad Request', false, /cannot be taken: it is empty\.$/],
+    [{ kind: 'invalid-key', reason: 'it is empty' }, 400, 'Bad Request', false, /is invalid: it is empty\.$/],
     [{ kind: 'body-too-large', maxBytes: 7 }, 413, 'Content Too Large', false, /a retry: at most 7 bytes\.$/],
     [{ kind: 'key-reused' }, 422, 'Unprocessable Content', false, /needs a new key\.$/],
-    [{ kind: 'in-progress', retryAfterMs: 1 }, 409, 'Conflict', true, /to get its answer\.$/],
-    [{ kind: 'outcome-unknown' }, 409, 'Conflict', false, /will not be begun again\.$/],
-    [{ kind: 'result-not-stored' }, 409, 'Conflict', false, /is no longer there\.$/],
-    [{ kind: 'store-unavailable' }, 503, 'Service Unavailable', true, /nothing was begun\.$/],
+    [{ kind: 'in-progress', retryAfterMs: 1 }, 409, 'Conflict', true, /to get its response\.$/],
+    [{ kind: 'outcome-unknown' }, 409, 'Conflict', false, /will not be run again\.$/],
+    [{ kind: 'result-not-stored' }, 409, 'Conflict', false, /is not available\.$/],
+    [{ kind: 'store-unavailable' }, 503, 'Service Unavailable', true, /was not run\.$/],
   ];
 
   it.each(all)('%j is %i %s', (refusal, status, title, retryable, detail) => {

@@ -135,12 +135,14 @@ function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: Warn): void
       `"${fallback.name}" inside "${retry.name}" answers before a second attempt can be made; put the fallback first`,
     );
   }
-  const { attempts = 1, totalDelayMs = 0 } = retry;
-  const longestMs = attempts * attemptMs + totalDelayMs;
+  const { attempts = 1, totalDelayMs } = retry;
+  const waits =
+    totalDelayMs === undefined ? ', their waits aside,' : ` with waits of ${Math.round(totalDelayMs)} ms in all`;
+  const longestMs = Math.round(attempts * attemptMs + (totalDelayMs ?? 0));
   if (attemptMs !== Number.POSITIVE_INFINITY && longestMs > totalMs) {
     warn(
       'attempts-exceed-deadline',
-      `${attempts} attempts of ${attemptMs} ms with waits of ${totalDelayMs} ms in all take up to ${longestMs} ms; the call ends after ${totalMs} ms, so the last ones may never be made`,
+      `${attempts} attempts of ${attemptMs} ms${waits} take up to ${longestMs} ms; the call ends after ${totalMs} ms, so the last ones may never be made`,
     );
   }
 }

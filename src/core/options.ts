@@ -188,8 +188,8 @@ export function func<Signature extends (...args: any[]) => unknown>(): Field<Sig
 /** Nothing can call a class, and an error that is made is no answer; without this look it would show in the first call that needs one. */
 function isClass(value: { readonly prototype?: unknown }): boolean {
   if (value === Error || value.prototype instanceof Error) return true;
-  // Not `String`, which asks a `toString` of the value's own. A method may be called `class`.
-  return /^class\b(?!\s*\()/.test(Function.prototype.toString.call(value));
+  // Not `String`, which asks a `toString` of the value's own. A method, which has no prototype, may be called `class`.
+  return value.prototype !== undefined && /^class\b/.test(Function.prototype.toString.call(value));
 }
 
 /** An object that has the methods named. */

@@ -31,9 +31,9 @@ import { timeout } from './timeout.js';
 
 /** Options of {@link standard}. */
 export interface StandardOptions extends CommonOptions {
-  /** Time for the whole call, waits and attempts together. Default 10 s; from 1 ms to 24.8 days. */
+  /** Time for the whole call, waits and attempts together. Default 10 s; from 2 ms to 24.8 days. */
   readonly deadline?: Duration;
-  /** Time for one attempt; below `deadline`. Default 3 s, or 0.3 of `deadline` if that is less. */
+  /** Time for one attempt; below `deadline`, from 1 ms to 24 h. Default 3 s, or 0.3 of `deadline` if that is less. */
   readonly timeout?: Duration;
   /** Attempts in all. Default 3; from 1 to 1,000. */
   readonly attempts?: number;
@@ -50,6 +50,8 @@ export interface StandardOptions extends CommonOptions {
 }
 
 const longestBackoffMs = 500;
+/** As long as a probe of the breaker may take. What is made per key would be refused by the first call. */
+const longestTimeoutMs = 86_400_000;
 /** Of the deadline: two waits, the second twice the first, fit into the tenth that three attempts leave. */
 const shareOfFirstWait = 0.03;
 /** Short: a probe costs little, and the service may be well again as soon as it failed. */
@@ -81,8 +83,8 @@ const openings = { openFor: 2_000, maxOpenFor: 4_000 };
  */
 export function standard(options?: StandardOptions): Pipeline {
   const checked = checkOptions('standard', options, {
-    deadline: withDefault(duration({}), 10_000),
-    timeout: optional(duration({})),
+    deadline: withDefault(duration({ min: 2 }), 10_000),
+    timeout: optional(duration({ max: longestTimeoutMs })),
     attempts: withDefault(integer({ min: 1, max: 1_000 }), 3),
     handles: withDefault(func<Handles>(), handlesThrows),
     breakerHandles: optional(func<Handles>()),
@@ -93,7 +95,7 @@ export function standard(options?: StandardOptions): Pipeline {
   });
   const { name, on, clock, random, handles, onDiscard, attempts, maxKeys } = checked;
   const { breakerHandles = handles } = checked;
-  const afterMs = checked.timeout ?? Math.min(3_000, checked.deadline * 0.3);
+  const afterMs = checked.timeout ?? Math.max(1, Math.min(3_000, checked.deadline * 0.3));
   if (afterMs >= checked.deadline) {
     throw impossibleOption('standard', 'timeout', afterMs, `below "deadline" (${checked.deadline} ms)`);
   }

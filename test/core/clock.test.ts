@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { execFileSync } from 'node:child_process';
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { callbackTimer, pipeline, systemClock, timeout } from '../../src/index.js';
 
 const nextTurn = () => new Promise(setImmediate);
@@ -123,7 +123,11 @@ describe('systemClock, on a platform that a test plays', () => {
       armed.add(timer);
       return timer;
     });
-    vi.stubGlobal('clearTimeout', (timer: PlatformTimer) => armed.delete(timer));
+    let mayClear = true;
+    vi.stubGlobal('clearTimeout', (timer: PlatformTimer) => {
+      if (!mayClear) throw new Error('cannot clear a timeout created in a different request context');
+      armed.delete(timer);
+    });
     vi.stubGlobal('setImmediate', hasTurns ? (task: () => void) => atTurnEnd.push(task) : undefined);
     const now = () => {
       looks.atTheTime++;
@@ -141,6 +145,14 @@ describe('systemClock, on a platform that a test plays', () => {
       /** A timer that writes down when it fired. */
       timer: (name: string) => timerOf(() => fired.push(`${name} at ${nowMs}`)),
       armed: () => [...armed].map(({ atMs }) => atMs),
+      /** The request that set them ends, and timers go with it. */
+      endRequest(...ats: number[]) {
+        for (const timer of armed) if (ats.includes(timer.atMs)) armed.delete(timer);
+      },
+      /** Another request is served, which may not clear the timers there are. */
+      enterRequest() {
+        mayClear = false;
+      },
       keepsAlive: () => [...armed].some((timer) => timer.keepsAlive),
       endsOfTurns: () => atTurnEnd.length,
       endTurn() {
@@ -285,6 +297,49 @@ describe('systemClock, on a platform that a test plays', () => {
     clock.schedule(a, 10);
     clock.cancel(a);
     expect(armed()).toEqual([]);
+  });
+
+  describe('whose timers end with the request that set them, as in workerd', () => {
+    beforeEach(() => vi.stubGlobal('WebSocketPair', class {}));
+
+    it('gives each wait a timer of its own, which the end of no other takes along', async () => {
+      const { clock, timer, armed, endRequest, goTo, fired } = await play();
+      clock.schedule(timer('a'), 10);
+      clock.schedule(timer('b'), 20);
+      clock.background?.schedule(timer('c'), 30);
+      expect(armed()).toEqual([10, 20, 30]);
+      endRequest(10);
+      goTo(25);
+      clock.schedule(timer('past'), 5);
+      goTo(100);
+      expect(fired).toEqual(['b at 20', 'past at 26', 'c at 30']);
+    });
+
+    it.each([true, false])('lets a wait be moved and taken back, whoever may clear its timer: %s', async (mayClear) => {
+      const { clock, timer, armed, enterRequest, goTo, fired } = await play();
+      const [moved, taken, again] = [timer('moved'), timer('taken'), timer('again')];
+      clock.schedule(moved, 10);
+      clock.schedule(taken, 10);
+      clock.schedule(again, 10);
+      if (!mayClear) enterRequest();
+      clock.schedule(moved, 20);
+      clock.cancel(taken);
+      clock.cancel(taken);
+      clock.cancel(again);
+      clock.schedule(again, 30);
+      expect(armed()).toHaveLength(mayClear ? 2 : 5);
+      goTo(100);
+      expect([fired, armed()]).toEqual([['moved at 20', 'again at 30'], []]);
+    });
+
+    it('fires nothing early, and waits longer than any timer of the platform can', async () => {
+      const { clock, timer, goTo, fired } = await play();
+      clock.schedule(timer('a'), 10);
+      clock.schedule(timer('year'), 12 * month);
+      goTo(20, 0.5);
+      goTo(13 * month);
+      expect(fired).toEqual(['a at 10', `year at ${12 * month}`]);
+    });
   });
 
   it('keeps a process alive, and its background does not', async () => {

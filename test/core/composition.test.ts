@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import {
   type AnyPolicy,
   adaptiveLimit,
+  type Backoff,
   bulkhead,
   circuitBreaker,
   constant,
@@ -165,6 +166,17 @@ describe('explain', () => {
     const grows = retry({ attempts: 4, backoff: exponential({ initial: 100, max: '2s' }), budget: retryBudget() });
     expect(doubts(deadline('4700ms'), grows, timeout('1s'))).toEqual([]);
     expect(doubts(deadline('4699ms'), grows, timeout('1s'))).toEqual(['attempts-exceed-deadline']);
+  });
+
+  it('writes whole milliseconds, and no waits that it does not know', () => {
+    const told = (backoff: Backoff) =>
+      pipeline(deadline('1s'), retry({ attempts: 4, backoff, budget: retryBudget() }), timeout(300.3))
+        .explain()
+        .warnings.map(({ message }) => message.split(';')[0]);
+    expect(told(exponential({ factor: 1.1 }))).toEqual([
+      '4 attempts of 300.3 ms with waits of 331 ms in all take up to 1532 ms',
+    ]);
+    expect(told(() => 5)).toEqual(['4 attempts of 300.3 ms, their waits aside, take up to 1201 ms']);
   });
 
   it('does not doubt what only just fits', () => {

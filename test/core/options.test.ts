@@ -308,6 +308,7 @@ describe('show', () => {
     [RangeError, 'the class RangeError'],
     [class extends Store {}, 'the class '],
     [{ class() {} }.class, 'a function'],
+    [{ class$() {} }.class$, 'a function'],
     [[1], 'an array'],
     [{}, 'an object'],
     [null, 'null'],

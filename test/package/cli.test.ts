@@ -40,6 +40,14 @@ const files = {
     export default pipeline(waits);`,
   'oops.mjs': `import { pipeline } from 'holdfast';
     export default pipeline({ name: 'mine', admit() { throw new Error('oops'); } });`,
+  'odd.mjs': `import { pipeline } from 'holdfast';
+    let calls = 0;
+    const thrown = () => {
+      calls++;
+      if (calls % 3 === 0) return Object.create(null);
+      return new Error(calls % 5 === 0 ? 'rare' : \`call \${calls} of \${'9'.repeat(300)}\\nand more\`);
+    };
+    export default pipeline({ name: 'mine', admit() { throw thrown(); } });`,
   'narrow.mjs': `import { bulkhead, pipeline } from 'holdfast';
     export default pipeline(bulkhead({ limit: 1 }));`,
   'nothing.mjs': 'export const other = 1;',
@@ -121,6 +129,7 @@ describe('holdfast simulate', () => {
 
   it.each([
     ['oops.mjs', /most of the others get "Error: oops"; .*: a policy of your own throws/],
+    ['odd.mjs', /most of the others get "Error: call 1 of 9{183}"; .*: a policy of your own throws/],
     [
       'narrow.mjs',
       /most of the others get "BulkheadFullError \[ERR_BULKHEAD_FULL\]: .*"; a limit or a timeout is too small/,

@@ -82,9 +82,10 @@ describe('holdfast on workerd', () => {
       cf: false,
     });
     try {
-      const response = await worker.dispatchFetch('http://localhost/');
-      const answer = await response.json();
-      expect(answer).toEqual({ behaviour: expectedBehaviour, hasProcess: compatibilityFlags.length > 0 });
+      // The timers of a request end with it, and several are served at once.
+      const answers = [1, 2, 3].map(async () => (await worker.dispatchFetch('http://localhost/')).json());
+      const answer = { behaviour: expectedBehaviour, hasProcess: compatibilityFlags.length > 0 };
+      expect(await Promise.all(answers)).toEqual([answer, answer, answer]);
     } finally {
       await worker.dispose();
     }

@@ -441,6 +441,26 @@ describe('hedge', () => {
     expect([sent, budget.balance]).toEqual([1, 5]);
   });
 
+  it('sends no copy where its timer is so late that the time of the call is over', async () => {
+    const clock = virtualClock();
+    let lagMs = 0;
+    const budget = retryBudget({ initial: 5, minPerSecond: 0 });
+    const hedged = pipeline(hedge({ delay: 100, budget, clock: lateClock(clock, () => lagMs) }));
+    let sent = 0;
+    const running = hedged.attempt(
+      () => {
+        sent++;
+        return new Promise(() => {});
+      },
+      { deadline: 120 },
+    );
+    await clock.flush();
+    lagMs = 30;
+    await clock.advance(120);
+    expect(await running).toMatchObject({ ok: false, error: { code: 'ERR_DEADLINE_EXCEEDED' } });
+    expect([sent, budget.balance]).toEqual([1, 5]);
+  });
+
   it('makes one attempt at an unsafe operation without an idempotency key', async () => {
     const { sentMs } = await run({}, [[1_000, 'first']], { unsafe: true });
     expect(sentMs).toEqual([0]);

@@ -189,6 +189,13 @@ describe('standard', () => {
     expect(await calls.attempt(() => 'never')).toMatchObject({ error: { code: 'ERR_CIRCUIT_OPEN' } });
   });
 
+  it.each<Parameters<typeof standard>[0]>([{ deadline: '2ms' }, { deadline: '20d', timeout: '24h' }])(
+    'takes no times that its parts refuse: %j',
+    async (options) => {
+      expect(await world(options).calls.attempt(() => 1)).toEqual({ ok: true, value: 1 });
+    },
+  );
+
   it('leaves no timer behind', async () => {
     const { clock, calls } = world();
     await calls.execute(() => 1);
@@ -197,6 +204,8 @@ describe('standard', () => {
 
   it.each([
     [{ timeout: '10s' }, 'below "deadline" (10000 ms)'],
+    [{ deadline: 1 }, 'from 2 to'],
+    [{ deadline: '20d', timeout: '25h' }, 'from 1 to 86400000 ms'],
     [{ attempts: 0 }, 'standard: option "attempts"'],
     [{ attempts: 1_001 }, 'standard: option "attempts"'],
     [{ maxKeys: 0 }, 'standard: option "maxKeys"'],

@@ -91,8 +91,8 @@ function complaintOf({ requests, startMs }: Run, isPolicys: (error: unknown) => 
   const kinds = new Map<unknown, { readonly complaint: Complaint; count: number }>();
   for (const { atMs, isGood, error } of requests) {
     if (isGood || atMs >= startMs || error === undefined) continue;
-    const text = String(error);
-    const name = (Object(error) as { readonly code?: unknown }).code ?? text;
+    const text = inWords(error);
+    const name = (Object(error) as { readonly code?: unknown }).code ?? text.replace(/\d+/g, '');
     const kind = kinds.get(name) ?? { complaint: { text, isPolicys: isPolicys(error) }, count: 0 };
     kind.count++;
     kinds.set(name, kind);
@@ -105,6 +105,15 @@ function isTakenForCommonJs(error: unknown): boolean {
   return (
     error instanceof SyntaxError && /import statement outside a module|Unexpected token 'export'/.test(error.message)
   );
+}
+
+/** Short; anything can be thrown, also what cannot be made a string. */
+function inWords(error: unknown): string {
+  try {
+    return /^.{0,200}/.exec(String(error))![0];
+  } catch {
+    return 'something that cannot be shown';
+  }
 }
 
 /** What the user's module exports under the name asked for, or as `pipeline`, or as default. */

@@ -432,6 +432,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
    */
   private async write(next: () => IdempotencyRecord, begun?: Promise<Written | Refused>): Promise<boolean> {
     let write = begun;
+    let refusals = 0;
     for (;;) {
       const record = next();
       // A renewal that comes after the end would open it again.
@@ -442,6 +443,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
         this.wrote(answer, record);
         return true;
       }
+      this.engine.checkRefusals(++refusals);
       const { entry } = answer;
       if (entry === undefined) {
         // The server has forgotten it. Nobody else has begun since, and nobody shall.

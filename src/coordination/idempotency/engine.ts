@@ -120,6 +120,8 @@ type Decision = Standing | { readonly kind: 'take' | 'doubt'; readonly seen: Ide
 
 const shortestPauseMs = 5;
 const longestPauseMs = 100;
+/** More refusals in a row mean that something is wrong; a store that refuses at once would hold the event loop for ever. */
+const mostRefusals = 200;
 /** Who waits for another asks at first soon, then every quarter of a second; where the store wakes him up, every second. */
 const firstAskMs = 25;
 const slowestAskMs = 250;
@@ -216,6 +218,7 @@ export class Engine {
     const owner = this.owners.next();
     const kept = result === undefined ? undefined : sealing.seal(named.keyHash, result);
     let entry = await store.read(storeKey);
+    let refusals = 0;
     while (entry !== undefined) {
       // Of one that cannot be read nobody knows anything: the operator does.
       const seen = readable(entry) ?? { ...beginning, state: 'in-doubt' };
@@ -227,6 +230,7 @@ export class Engine {
       const record = { ...seen, owner, state, result: kept, isSealed: false } as const;
       const answer = await store.write(storeKey, encodeRecord(record), { ttlMs, ifVersion: entry.version });
       if (answer.ok) return true;
+      this.checkRefusals(++refusals);
       entry = answer.entry;
     }
     return false;
@@ -259,6 +263,13 @@ export class Engine {
     } catch (error) {
       return Promise.reject(error);
     }
+  }
+
+  /** Throws when whatever was written one after the other found something else there. */
+  checkRefusals(refusals: number): void {
+    if (refusals <= mostRefusals) return;
+    const detail = `others came first ${refusals} times in a row`;
+    throw new StoreError({ store: 'idempotency', operation: 'write', reason: 'busy', applied: 'no', detail });
   }
 
   /** Waits no longer than until an instant, whatever the store does. */
@@ -333,12 +344,14 @@ export class Engine {
     let write: Promise<Written | Refused> | undefined = firstWrite;
     let isUncertain = false;
     let pauseMs = shortestPauseMs;
+    let refusals = 0;
     for (;;) {
       sent ??= instantOf(clock);
       write ??= this.write(storeKey, encodeRecord(record), { ttlMs, ifVersion, signal });
       let answer: Written | Refused;
       try {
         answer = await this.bounded('begin', endsAtMs, write);
+        if (!answer.ok) this.checkRefusals(++refusals);
       } catch (error) {
         const mayBeApplied = !(error instanceof StoreError) || error.applied === 'unknown';
         isUncertain ||= mayBeApplied;
@@ -420,6 +433,7 @@ export class Engine {
     const first = this.firstRecord(request);
     let record = first;
     let ifVersion = 0;
+    let refusals = 0;
     for (;;) {
       let answer: Written | Refused;
       try {
@@ -433,6 +447,7 @@ export class Engine {
         ifVersion = answer.version;
         break;
       }
+      this.checkRefusals(++refusals);
       const { entry } = answer;
       if (entry === undefined) {
         [record, ifVersion] = [first, 0];

@@ -282,7 +282,9 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   private endWithout(): Completion | Promise<Completion> {
     const { attempts, onLost } = this.engine.settings;
     const wouldRepeat = this.hasLostAnswer && onLost !== 'rerun';
-    const state = wouldRepeat || this.record.attempt >= attempts ? 'in-doubt' : 'idle';
+    const isDoubtful = wouldRepeat || this.record.attempt >= attempts;
+    // Whoever releases it knows that nothing has happened.
+    const state = isDoubtful && this.wanted !== 'release' ? 'in-doubt' : 'idle';
     return this.end({ ...this.record, state, fence: this.fence, elapsedMs: this.elapsedMs() });
   }
 

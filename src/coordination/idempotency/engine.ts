@@ -531,7 +531,9 @@ export class Engine {
         const leftMs = seen.leaseMs - entry.ageMs;
         if (leftMs > 0)
           return { kind: 'busy', retryAfterMs: this.retryAfterMs(operation, seen.elapsedMs + entry.ageMs, leftMs) };
-        return { kind: seen.isSealed || this.settings.onLost === 'refuse' ? 'doubt' : 'take', seen };
+        const { onLost, attempts } = this.settings;
+        const isDoubtful = seen.isSealed || onLost === 'refuse' || seen.attempt >= attempts;
+        return { kind: isDoubtful ? 'doubt' : 'take', seen };
       }
     }
   }

@@ -15,6 +15,7 @@ import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
 import { decodeValue, encodeValue } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, sameBytes } from './record.js';
+import { checkRefusals } from './refusals.js';
 import { largeBytes, nextTurn } from './turns.js';
 
 /** What a handler is given: as `request.idempotency`, or as the argument of a function. */
@@ -445,7 +446,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
         this.wrote(answer, record);
         return true;
       }
-      this.engine.checkRefusals(++refusals);
+      checkRefusals(++refusals);
       const { entry } = answer;
       if (entry === undefined) {
         // The server has forgotten it. Nobody else has begun since, and nobody shall.

@@ -21,6 +21,7 @@ import { downstreamKeyOf, keyHashOf, Owners } from './hashing.js';
 import { Operations } from './operations.js';
 import type { ResultSerializer } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, noFingerprint, sameBytes } from './record.js';
+import { checkRefusals } from './refusals.js';
 import type { Sealing } from './sealing.js';
 
 export interface EngineSettings {
@@ -120,8 +121,6 @@ type Decision = Standing | { readonly kind: 'take' | 'doubt'; readonly seen: Ide
 
 const shortestPauseMs = 5;
 const longestPauseMs = 100;
-/** More refusals in a row mean that something is wrong; a store that refuses at once would hold the event loop for ever. */
-const mostRefusals = 200;
 /** Who waits for another asks at first soon, then every quarter of a second; where the store wakes him up, every second. */
 const firstAskMs = 25;
 const slowestAskMs = 250;
@@ -230,7 +229,7 @@ export class Engine {
       const record = { ...seen, owner, state, result: kept, isSealed: false } as const;
       const answer = await store.write(storeKey, encodeRecord(record), { ttlMs, ifVersion: entry.version });
       if (answer.ok) return true;
-      this.checkRefusals(++refusals);
+      checkRefusals(++refusals);
       entry = answer.entry;
     }
     return false;
@@ -263,13 +262,6 @@ export class Engine {
     } catch (error) {
       return Promise.reject(error);
     }
-  }
-
-  /** Throws when whatever was written one after the other found something else there. */
-  checkRefusals(refusals: number): void {
-    if (refusals <= mostRefusals) return;
-    const detail = `others came first ${refusals} times in a row`;
-    throw new StoreError({ store: 'idempotency', operation: 'write', reason: 'busy', applied: 'no', detail });
   }
 
   /** Waits no longer than until an instant, whatever the store does. */
@@ -351,7 +343,7 @@ export class Engine {
       let answer: Written | Refused;
       try {
         answer = await this.bounded('begin', endsAtMs, write);
-        if (!answer.ok) this.checkRefusals(++refusals);
+        if (!answer.ok) checkRefusals(++refusals);
       } catch (error) {
         const mayBeApplied = !(error instanceof StoreError) || error.applied === 'unknown';
         isUncertain ||= mayBeApplied;
@@ -447,7 +439,7 @@ export class Engine {
         ifVersion = answer.version;
         break;
       }
-      this.checkRefusals(++refusals);
+      checkRefusals(++refusals);
       const { entry } = answer;
       if (entry === undefined) {
         [record, ifVersion] = [first, 0];

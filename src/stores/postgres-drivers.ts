@@ -35,7 +35,8 @@ export interface PgPoolClient extends PgClient {
 
 /** What `postgresStore` needs of `pg`: a `Pool` has it. */
 export interface PgPool {
-  connect(callback: (error: Error | undefined, client: PgPoolClient | undefined) => void): void;
+  /** It may promise the client instead, as wrapped pools do. */
+  connect(callback: (error: Error | undefined, client: PgPoolClient | undefined) => void): unknown;
   // biome-ignore lint/suspicious/noExplicitAny: each event has a listener of its own type.
   on(event: any, listener: (...values: any[]) => void): unknown;
   // biome-ignore lint/suspicious/noExplicitAny: see above.
@@ -143,11 +144,16 @@ const ignore = () => {};
  */
 function lend(pool: PgPool): Promise<PgPoolClient> {
   return new Promise((resolve, reject) => {
-    pool.connect((error, client) => {
-      if (client === undefined) return reject(error);
+    let isLent = false;
+    const lent = (client: PgPoolClient | undefined) => {
+      if (isLent || !client) return;
+      isLent = true;
       client.on('error', ignore);
       resolve(client);
-    });
+    };
+    const promised = pool.connect((error, client) => (client ? lent(client) : reject(error)));
+    // What somebody has wrapped around a pool may only know of promises.
+    (promised as Promise<PgPoolClient | undefined> | undefined)?.then?.(lent, reject);
   });
 }
 

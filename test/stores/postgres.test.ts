@@ -47,6 +47,56 @@ describe('postgresStore', () => {
     expect(released).toHaveLength(1);
   });
 
+  it.each([
+    ['promises a client', (client: object) => async () => client],
+    [
+      'calls back and answers a promise',
+      (client: object) => async (lend: (error: undefined, client: object) => void) => lend(undefined, client),
+    ],
+    [
+      'calls back and promises a client',
+      (client: object) => async (lend: (error: undefined, client: object) => void) => {
+        lend(undefined, client);
+        return client;
+      },
+    ],
+  ])('takes a wrapped pool that %s, and gives each client back as it was', async (_, connectOf) => {
+    let lent = 0;
+    const listeners = new Set<unknown>();
+    const client = {
+      async query() {
+        return { rows: [] };
+      },
+      release: () => lent--,
+      on: (_event: string, listener: unknown) => void listeners.add([listener]),
+      off: () => listeners.delete([...listeners].at(-1)),
+    };
+    const inner = connectOf(client) as PgPool['connect'];
+    const connect: PgPool['connect'] = (lend) => {
+      lent++;
+      return inner(lend);
+    };
+    const store = postgresStore({ connect, totalCount: 1, on() {}, off() {} } as never, { clock: virtualClock() });
+    await store.migrate();
+    await store.read('key').catch(() => {});
+    expect([lent, listeners.size]).toEqual([0, 0]);
+  });
+
+  it('tells the error of a wrapped pool that rejects', async () => {
+    const connect = async (lend: (error: Error, client: undefined) => void) => {
+      lend(new Error('first'), undefined);
+      throw new Error('second');
+    };
+    for (const [given, says] of [
+      [connect, 'first'],
+      [() => Promise.reject(new Error('alone')), 'alone'],
+    ] as const) {
+      const pool = { connect: given, totalCount: 1, on() {}, off() {} };
+      const store = postgresStore(pool as never, { clock: virtualClock() });
+      expect(await failure(store.read('key'))).toMatchObject({ operation: 'read', cause: { message: says } });
+    }
+  });
+
   it('outlives a server whose first words to a connection are that it ends it', async () => {
     const message = (type: string, body: string) => {
       const length = Buffer.alloc(4);

@@ -6,6 +6,7 @@ import { DatabaseSync } from 'node:sqlite';
  */
 export function unsynced(path: string): DatabaseSync {
   const db = new DatabaseSync(path);
-  db.exec('PRAGMA synchronous = OFF');
+  // Another process may just be opening it; a store sets its own afterwards.
+  db.exec('PRAGMA busy_timeout = 10000; PRAGMA synchronous = OFF');
   return db;
 }

@@ -15,6 +15,7 @@ import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
 import { decodeValue, encodeValue } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, sameBytes } from './record.js';
+import { checkRefusals } from './refusals.js';
 import { largeBytes, nextTurn } from './turns.js';
 
 /** What a handler receives: as `request.idempotency`, or as the argument of a function. */
@@ -282,7 +283,9 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   private endWithout(): Completion | Promise<Completion> {
     const { attempts, onLost } = this.engine.settings;
     const wouldRepeat = this.hasLostAnswer && onLost !== 'rerun';
-    const state = wouldRepeat || this.record.attempt >= attempts ? 'in-doubt' : 'idle';
+    const isDoubtful = wouldRepeat || this.record.attempt >= attempts;
+    // Whoever releases it knows that nothing has happened.
+    const state = isDoubtful && this.wanted !== 'release' ? 'in-doubt' : 'idle';
     return this.end({ ...this.record, state, fence: this.fence, elapsedMs: this.elapsedMs() });
   }
 
@@ -432,6 +435,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
    */
   private async write(next: () => IdempotencyRecord, begun?: Promise<Written | Refused>): Promise<boolean> {
     let write = begun;
+    let refusals = 0;
     for (;;) {
       const record = next();
       // A renewal that comes after the end would open it again.
@@ -442,6 +446,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
         this.wrote(answer, record);
         return true;
       }
+      checkRefusals(++refusals);
       const { entry } = answer;
       if (entry === undefined) {
         // The server has forgotten it. Nobody else has begun since, and nobody shall.

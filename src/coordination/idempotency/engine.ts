@@ -21,6 +21,7 @@ import { downstreamKeyOf, keyHashOf, Owners } from './hashing.js';
 import { Operations } from './operations.js';
 import type { ResultSerializer } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, noFingerprint, sameBytes } from './record.js';
+import { checkRefusals } from './refusals.js';
 import type { Sealing } from './sealing.js';
 
 export interface EngineSettings {
@@ -216,6 +217,7 @@ export class Engine {
     const owner = this.owners.next();
     const kept = result === undefined ? undefined : sealing.seal(named.keyHash, result);
     let entry = await store.read(storeKey);
+    let refusals = 0;
     while (entry !== undefined) {
       // Of one that cannot be read nobody knows anything: the operator does.
       const seen = readable(entry) ?? { ...beginning, state: 'in-doubt' };
@@ -227,6 +229,7 @@ export class Engine {
       const record = { ...seen, owner, state, result: kept, isSealed: false } as const;
       const answer = await store.write(storeKey, encodeRecord(record), { ttlMs, ifVersion: entry.version });
       if (answer.ok) return true;
+      checkRefusals(++refusals);
       entry = answer.entry;
     }
     return false;
@@ -333,12 +336,14 @@ export class Engine {
     let write: Promise<Written | Refused> | undefined = firstWrite;
     let isUncertain = false;
     let pauseMs = shortestPauseMs;
+    let refusals = 0;
     for (;;) {
       sent ??= instantOf(clock);
       write ??= this.write(storeKey, encodeRecord(record), { ttlMs, ifVersion, signal });
       let answer: Written | Refused;
       try {
         answer = await this.bounded('begin', endsAtMs, write);
+        if (!answer.ok) checkRefusals(++refusals);
       } catch (error) {
         const mayBeApplied = !(error instanceof StoreError) || error.applied === 'unknown';
         isUncertain ||= mayBeApplied;
@@ -420,6 +425,7 @@ export class Engine {
     const first = this.firstRecord(request);
     let record = first;
     let ifVersion = 0;
+    let refusals = 0;
     for (;;) {
       let answer: Written | Refused;
       try {
@@ -433,6 +439,7 @@ export class Engine {
         ifVersion = answer.version;
         break;
       }
+      checkRefusals(++refusals);
       const { entry } = answer;
       if (entry === undefined) {
         [record, ifVersion] = [first, 0];
@@ -516,7 +523,9 @@ export class Engine {
         const leftMs = seen.leaseMs - entry.ageMs;
         if (leftMs > 0)
           return { kind: 'busy', retryAfterMs: this.retryAfterMs(operation, seen.elapsedMs + entry.ageMs, leftMs) };
-        return { kind: seen.isSealed || this.settings.onLost === 'refuse' ? 'doubt' : 'take', seen };
+        const { onLost, attempts } = this.settings;
+        const isDoubtful = seen.isSealed || onLost === 'refuse' || seen.attempt >= attempts;
+        return { kind: isDoubtful ? 'doubt' : 'take', seen };
       }
     }
   }

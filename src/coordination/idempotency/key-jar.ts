@@ -18,6 +18,7 @@ import {
 } from '../../core/options.js';
 import type { Store } from '../../stores/store.js';
 import { keyHashOf } from './hashing.js';
+import { checkRefusals } from './refusals.js';
 
 /**
  * Derives the idempotency key of a business operation: always the same, so that nothing needs to be stored.
@@ -100,7 +101,8 @@ export function keyJar(options: KeyJarOptions): KeyJar {
     async key(businessId, { signal } = {}) {
       const made = globalThis.crypto.randomUUID();
       const place = storeKey(businessId);
-      for (;;) {
+      for (let refusals = 0; ; refusals++) {
+        checkRefusals(refusals);
         const answer = await store.write(place, new TextEncoder().encode(made), { ttlMs: ttl, ifVersion: 0, signal });
         if (answer.ok) return made;
         // It went away in between.

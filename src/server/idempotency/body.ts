@@ -71,6 +71,8 @@ export class BodyTap {
   private bytes = 0;
   private isWhole = false;
   private comesUnread = false;
+  /** More is asked for in a moment. */
+  private isAsking = false;
   private settle: ((body: Body) => void) | undefined = undefined;
 
   constructor(request: TappedRequest, maxBytes: number) {
@@ -123,7 +125,13 @@ export class BodyTap {
       this.isWhole = true;
       request.push = inner;
       this.settle?.(this.whole());
-    } else if (this.comesUnread && !comesByItself(request)) queueMicrotask(() => this.pull());
+    } else if (this.comesUnread && !this.isAsking && !comesByItself(request)) {
+      this.isAsking = true;
+      queueMicrotask(() => {
+        this.isAsking = false;
+        this.pull();
+      });
+    }
     return this.comesUnread || wantsMore;
   }
 

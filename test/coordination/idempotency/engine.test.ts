@@ -1,7 +1,9 @@
 /** The state machine on the three verbs: what is in the way, who comes second, and what a store does to it. */
+import { createHash } from 'node:crypto';
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import {
+  type Entry,
   type HoldfastEvent,
   type IdempotencyEvent,
   InDoubtError,
@@ -756,5 +758,63 @@ describe('a transaction of the store', () => {
     expect(outcomes()).toEqual(['in-doubt', 'in-doubt']);
     // It was written down: no other engine takes it for lost any more.
     await expect(idempotency({ store, clock, lease: '3s' }).run('k', () => 1, scope)).rejects.toThrow(InDoubtError);
+  });
+});
+
+describe('before a store that refuses whatever it is asked', () => {
+  const lost = async () => {
+    const store = memoryStore({ clock: virtualClock() });
+    await lostIn(store).begin({ ...raw });
+    const hash = createHash('sha256').update(`${raw.scope}\0${raw.operation}\0${raw.key}`).digest('base64url');
+    return { ...(await store.read(`idempotency:${hash}`))!, ageMs: 60_000 };
+  };
+  /** @param from - The first write that is refused. */
+  const setUpRefusing = (entry: Entry | undefined, from = 1) => {
+    let writes = 0;
+    const refusing = (inner: Store): Store => ({
+      ...plain(inner),
+      read: async () => entry,
+      write: async (...given) => {
+        // Else an engine that goes on asking would never end.
+        if (++writes > 1_000) throw storeError('no');
+        return writes < from ? inner.write(...given) : { ok: false, entry };
+      },
+      native: { within: () => refusing(inner) },
+    });
+    return { ...setUp({}, refusing), writes: () => writes };
+  };
+  const busy = { code: 'ERR_STORE', reason: 'busy', applied: 'no' };
+  const shown = ['nothing', 'an attempt that was lost'] as const;
+  const entryOf = async (what: (typeof shown)[number]) => (what === 'nothing' ? undefined : await lost());
+
+  it.each(shown)('begins nothing when it is shown %s each time', async (what) => {
+    const { once, writes, outcomes } = setUpRefusing(await entryOf(what));
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'store-down', error: busy });
+    expect(outcomes()).toEqual(['store-error']);
+    expect(writes()).toBeLessThanOrEqual(300);
+  });
+
+  it.each(shown)('begins nothing in a transaction when it is shown %s each time', async (what) => {
+    const { once, writes } = setUpRefusing(await entryOf(what));
+    const begun = once.transaction({}, raw.key, () => 1, { scope: raw.scope, operation: raw.operation });
+    await expect(begun).rejects.toMatchObject(busy);
+    expect(writes()).toBeLessThanOrEqual(300);
+  });
+
+  it('ends no doubt', async () => {
+    const { once, writes } = setUpRefusing(await lost());
+    const resolution = { scope: raw.scope, operation: raw.operation, release: true } as const;
+    await expect(once.resolve(raw.key, resolution)).rejects.toMatchObject(busy);
+    expect(writes()).toBeLessThanOrEqual(300);
+  });
+
+  it('keeps no phase, and leaves the end unrecorded in time', async () => {
+    const { once, clock, writes } = setUpRefusing(undefined, 2);
+    const handle = handleOf(await once.begin({ ...raw }));
+    await expect(handle.phase('charge', () => 1)).rejects.toMatchObject(busy);
+    expect(writes()).toBeLessThanOrEqual(300);
+    const end = handle.complete(bytes(1));
+    await clock.advance('10s');
+    expect(await end).toBe('unrecorded');
   });
 });

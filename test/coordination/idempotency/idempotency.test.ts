@@ -197,6 +197,35 @@ describe('idempotency', () => {
     expect(begun).toBe(attempts);
   });
 
+  it('gives up after as many attempts that were lost: its process may die of it', async () => {
+    const { once, clock, store, outcomes } = setUp({ attempts: 3 });
+    const lostIn = idempotency({ store, clock: virtualClock(), lease: '3s', attempts: 3 });
+    for (const kind of ['run', 'takeover', 'takeover']) {
+      expect(await lostIn.begin({ ...raw })).toMatchObject({ kind });
+      await clock.advance('3s');
+    }
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'in-doubt' });
+    expect(await lostIn.begin({ ...raw })).toMatchObject({ kind: 'in-doubt' });
+    expect(outcomes()).toEqual(['in-doubt']);
+  });
+
+  it('runs anew after a release, however often, and also where a phase could not be kept', async () => {
+    const { once } = setUp({ attempts: 2, onLost: 'refuse' });
+    const seen: number[] = [];
+    const run = () =>
+      once.run(
+        'k',
+        async ({ attempt, phase, release }) => {
+          seen.push(attempt);
+          release();
+          if (attempt > 2) await phase('charge', () => 1n).catch(() => {});
+        },
+        scope,
+      );
+    for (let count = 0; count < 4; count++) await run();
+    expect(seen).toEqual([1, 2, 3, 4]);
+  });
+
   it('keeps an error that comes after a seal', async () => {
     const { once, outcomes } = setUp();
     let runs = 0;

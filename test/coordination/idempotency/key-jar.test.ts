@@ -73,6 +73,18 @@ describe('keyJar', () => {
     expect([await jar.key('invoice 7'), writes]).toEqual([key, 4]);
   });
 
+  it('leaves a store that refuses whatever it is asked', async () => {
+    let writes = 0;
+    const write: Store['write'] = async () => {
+      // Else a jar that goes on asking would never end.
+      if (++writes > 1_000) throw new Error('asked without end');
+      return { ok: false, entry: undefined };
+    };
+    const jar = keyJar({ store: { read: async () => undefined, write, remove: async () => false } });
+    await expect(jar.key('invoice 7')).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'busy', applied: 'no' });
+    expect(writes).toBeLessThanOrEqual(300);
+  });
+
   it('refuses options that do not fit', async () => {
     expect(() => keyJar({} as never)).toThrow(/"store" is required/);
     expect(() => keyJar({ store: memoryStore(), ttl: '1h' })).toThrow(/longer than "maxKeyAge"/);

@@ -192,6 +192,21 @@ describe('a body', () => {
     expect(faults).toEqual([]);
   });
 
+  it('of such a request that gives many parts at a time is asked for more once, not once for each', async () => {
+    const request = new IncomingMessage(new Socket());
+    let asked = 0;
+    // As requests of light-my-request that are given a stream: each time too many it would wait for the stream once more.
+    request._read = () => {
+      asked++;
+      if (asked === 1) for (let part = 0; part < 20; part++) request.push('x'.repeat(10_000));
+    };
+    const body = tapBody(request, 1_000_000).body();
+    await new Promise(setImmediate);
+    expect(asked).toBe(2);
+    request.push(null);
+    expect(await body).toMatchObject({ kind: 'bytes', bytes: { byteLength: 200_000 } });
+  });
+
   it('of such a request is there at once where it has ended', async () => {
     const request = new IncomingMessage(new Socket());
     request._read = () => {};

@@ -1,0 +1,11 @@
+/** Refusals: how many writes one after the other may each find that somebody else came first. */
+import { StoreError } from '../../core/errors.js';
+
+/** More in a row mean that something is wrong; a store that refuses at once would hold the event loop for ever. */
+const mostRefusals = 200;
+
+export function checkRefusals(refusals: number): void {
+  if (refusals <= mostRefusals) return;
+  const detail = `others came first ${refusals} times in a row`;
+  throw new StoreError({ store: 'idempotency', operation: 'write', reason: 'busy', applied: 'no', detail });
+}

@@ -12,9 +12,9 @@ import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers, type PostgresConnection } from './postgres-clients.ts';
 
 const home = postgresHome();
-const patience = { timeout: 10_000, interval: 5 };
+const patience = { interval: 5 };
 
-describe.skipIf(home === undefined)('advisory locks', { timeout: 60_000 }, () => {
+describe.skipIf(home === undefined)('advisory locks', () => {
   let server: ServerProcess;
   let bouncer: ServerProcess | undefined;
   let proxy: FaultProxy;

@@ -54,7 +54,7 @@ describe('a request that is answered in place of its handler', () => {
     await listening(appOf(deadline({ default: 50 }), protect, handler), async (port) => {
       expect((await send(port, request)).status).toBe(504);
       expect(typeOf(await send(port, request))).toBe('result-not-stored');
-      await expect.poll(() => effects, { timeout: 10_000 }).toBe(1);
+      await expect.poll(() => effects).toBe(1);
       expect(typeOf(await send(port, request))).toBe('result-not-stored');
       expect(effects).toBe(1);
     });
@@ -73,7 +73,7 @@ describe('a request that is answered in place of its handler', () => {
     const { port } = app.server.address() as { port: number };
     expect((await send(port, request)).status).toBe(503);
     expect(typeOf(await send(port, request))).toBe('result-not-stored');
-    await expect.poll(() => effects, { timeout: 10_000 }).toBe(1);
+    await expect.poll(() => effects).toBe(1);
     expect(typeOf(await send(port, request))).toBe('result-not-stored');
     await app.close();
   });
@@ -97,7 +97,7 @@ describe('resolveRequest', () => {
     await listening(
       appOf(protect, (_request, response) => void response.status(201).send('ran')),
       async (port) => {
-        await expect.poll(async () => typeOf(await send(port, request)), { timeout: 10_000 }).toBe('outcome-unknown');
+        await expect.poll(async () => typeOf(await send(port, request))).toBe('outcome-unknown');
         await task(port, engine);
       },
     );
@@ -242,7 +242,7 @@ describe('20 MB', () => {
       expect(longest).toBeLessThan(100);
       expect(typeOf(await send(port, request))).toBe('result-not-stored');
     });
-  }, 60_000);
+  });
 });
 
 describe('a body by HTTP/2', () => {

@@ -447,7 +447,7 @@ for (const backend of [memory, sqlite(), redis()]) {
             }
           },
         );
-      }, 60_000);
+      });
 
       it('does not begin without its store, and says so', async () => {
         const down = failing(() => Promise.reject(storeError()));

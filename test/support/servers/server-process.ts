@@ -172,7 +172,8 @@ export class ServerProcess {
     }
   }
 
-  private async answers(): Promise<boolean> {
+  /** Whether it is ready now. */
+  async answers(): Promise<boolean> {
     const { ping } = this.kind;
     if (typeof ping === 'function') return ping(this.port);
     const { request, answer } = ping;

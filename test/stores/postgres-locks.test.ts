@@ -158,7 +158,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
       const grantedMs = performance.now();
       expect(lostMs).toBeGreaterThan(0);
       expect(lostMs).toBeLessThan(grantedMs);
-      expect(grantedMs - startMs).toBeLessThan(ttl + 10_000);
+      expect(grantedMs - startMs).toBeLessThan(ttl + 30_000);
       expect([lock.held(), await lock.release()]).toEqual([false, 'lost']);
       await next.release();
     });
@@ -166,7 +166,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
     it('is lost at once when its connection breaks, or its session is ended', async () => {
       for (const end of [() => proxy.reset(), () => terminate()]) {
         // Not by its lease, which has longer to go.
-        const lock = await take('key', { ttl: 60_000 }, proxy.port);
+        const lock = await take('key', { ttl: 600_000 }, proxy.port);
         await end();
         await expect.poll(() => lock.signal.aborted).toBe(true);
         expect(await lock.release()).toBe('lost');

@@ -144,7 +144,7 @@ describe.skipIf(program === undefined)('redisStore on a cluster', () => {
       storeOf: ({ client }, options) => redisStore(client, options),
     };
     describe(`by ${driver.title} survives`, () => {
-      it.each(rowsOf(driver.title, () => moves))('$fault', (row) => endure(row, column), 30_000);
+      it.each(rowsOf(driver.title, () => moves))('$fault', (row) => endure(row, column));
     });
 
     it(`by ${driver.title} writes no new key of a slot on its way until it has arrived, and reads and removes what is there`, async () => {

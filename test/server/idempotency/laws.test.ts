@@ -507,7 +507,7 @@ for (const backend of [memory, sqlite(), redis()]) {
             const answer = await untilAnswered(() => ask());
             expect([answer.body.toString(), asks.length]).toEqual(['answer 1', 1]);
           },
-          { store, storeTimeout: 200 },
+          { store, storeTimeout: 2_000 },
         );
       });
     });

@@ -23,9 +23,9 @@ const retry = process.env.CI ? { count: 1, condition: /^(?!Property failed)/ } :
  */
 const unit = {
   maxWorkers: 3,
-  testTimeout: 60_000,
-  hookTimeout: 120_000,
-  expect: { poll: { timeout: 15_000, interval: 10 } },
+  testTimeout: 180_000,
+  hookTimeout: 240_000,
+  expect: { poll: { timeout: 60_000, interval: 10 } },
   retry,
 };
 
@@ -61,9 +61,9 @@ export default defineConfig({
         test: {
           name: 'package',
           include: ['test/package/**/*.test.ts'],
-          testTimeout: 120_000,
+          testTimeout: 240_000,
           retry,
-          hookTimeout: 180_000,
+          hookTimeout: 240_000,
           // After the others: what is weighed and shown here takes both cores for a moment.
           maxWorkers: 2,
           sequence: { groupOrder: 1 },

@@ -36,7 +36,7 @@ export interface FaultProxyOptions {
 
 /** What {@link faultProxy} returns. */
 export interface FaultProxy {
-  /** The port on 127.0.0.1 that clients connect to. */
+  /** The port on 127.0.0.1 that clients connect to, from 20000 to 31999. */
   readonly port: number;
   /** The number of open client connections. */
   readonly connections: number;
@@ -77,9 +77,19 @@ export async function faultProxy(options: FaultProxyOptions): Promise<FaultProxy
     host: withDefault(hostField, '127.0.0.1'),
   });
   const proxy = new TcpProxy(net(), host, port);
-  await proxy.listen(0);
-  return proxy;
+  for (let triesLeft = 100; ; triesLeft--) {
+    try {
+      await proxy.listen(firstPort + Math.floor(Math.random() * ports));
+      return proxy;
+    } catch (error) {
+      if (triesLeft === 1) throw error;
+    }
+  }
 }
+
+// Systems give the ports above to connections that go out. One of them could have it when a proxy that refused connections comes back to its port.
+const firstPort = 20_000;
+const ports = 12_000;
 
 const hostField: Field<string> = {
   allowed: 'the name or address of a host',
@@ -177,7 +187,10 @@ class TcpProxy implements FaultProxy {
     const server = this.net.createServer({ allowHalfOpen: true, pauseOnConnect: true }, (client) => this.link(client));
     this.server = server;
     return new Promise((resolve, reject) => {
-      server.once('error', reject);
+      server.once('error', (error) => {
+        this.server = undefined;
+        reject(error);
+      });
       server.listen(port, '127.0.0.1', () => {
         this.port = (server.address() as { readonly port: number }).port;
         resolve();

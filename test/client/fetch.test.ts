@@ -486,7 +486,7 @@ describe('the listeners of a caller’s signal', () => {
         collect();
         expect(held.filter((one) => one.deref() !== undefined).length).toBeLessThan(3);
       },
-      { timeout: 15_000, interval: 20 },
+      { timeout: 60_000, interval: 20 },
     );
     expect(signal.aborted).toBe(false);
   });

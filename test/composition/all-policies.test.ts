@@ -32,7 +32,7 @@ async function holds(check: (script: Script) => Promise<void>, numRuns: number, 
   );
 }
 
-describe('pipeline, of any policies in any order that it accepts', { timeout: 60_000 }, () => {
+describe('pipeline, of any policies in any order that it accepts', () => {
   it('settles each call once and in time, keeps every limit, and leaves nothing', async () => {
     await holds(async (script) => {
       expect((await play(script)).faults).toEqual([]);

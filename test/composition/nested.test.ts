@@ -22,7 +22,7 @@ afterEach(async () => {
   expect(unhandled).toEqual([]);
 });
 
-describe('pipeline, inside an operation of another one', { timeout: 60_000 }, () => {
+describe('pipeline, inside an operation of another one', () => {
   it('settles each call once and in time, keeps every limit, and leaves nothing', async () => {
     await fc.assert(
       fc.asyncProperty(scripts(1, 4, 0), scripts(1, 1, 0), async (script, inner) => {

@@ -154,39 +154,42 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
   });
 
   it('renews, and gives away what is no longer renewed', async () => {
-    const { one, other, key } = setUp({ lease: '1500ms' });
+    const { one, other, key } = setUp({ lease: '3s' });
     const request = { scope: 'shop', operation: 'POST /', key };
     const alive = await one.begin(request);
     if (alive.kind !== 'run') throw new Error(alive.kind);
-    await sleep(2_200);
+    await sleep(4_000);
     expect(await other.begin(request)).toMatchObject({ kind: 'busy' });
     expect(await alive.handle.complete(new Uint8Array(1))).toBe('stored');
 
-    const brief = setUp({ lease: '400ms' });
-    const lost = { ...request, key: brief.key };
+    const patient = setUp();
+    const lost = { ...request, key: patient.key };
     // Its engine has a clock that stands still: as a process that was killed, it never renews.
     const [store] = opened.stores;
     const stopped = { now: () => 0, wallNow: () => 0, schedule() {}, cancel() {} };
     const dead = await idempotency({ store, lease: '400ms', clock: stopped }).begin(lost);
     if (dead.kind !== 'run') throw new Error(dead.kind);
     await sleep(450);
-    const next = await brief.other.begin(lost);
+    const next = await patient.other.begin(lost);
     if (next.kind !== 'takeover') throw new Error(next.kind);
     expect(next.handle.fence).toBeGreaterThan(dead.handle.fence);
     expect(await dead.handle.complete(new Uint8Array(1))).toBe('lost');
     expect(await next.handle.complete(new Uint8Array(2))).toBe('stored');
-    expect(await brief.one.begin(lost)).toMatchObject({ kind: 'replay', result: new Uint8Array(2) });
+    expect(await patient.one.begin(lost)).toMatchObject({ kind: 'replay', result: new Uint8Array(2) });
   });
 
   it('keeps a doubt until it is resolved', async () => {
-    const { one, other, key, scope } = setUp({ onLost: 'refuse', lease: '400ms', name: 'pay' });
+    const { one, other, key, scope } = setUp({ onLost: 'refuse', name: 'pay' });
     const [store] = opened.stores;
     const stopped = { now: () => 0, wallNow: () => 0, schedule() {}, cancel() {} };
-    void idempotency({ store, lease: '400ms', clock: stopped, name: 'pay' }).run(
-      key,
-      () => new Promise(() => {}),
-      scope,
-    );
+    const dead = idempotency({ store, lease: '400ms', clock: stopped, name: 'pay' });
+    await new Promise<void>((begun) => {
+      const hangs = () => {
+        begun();
+        return new Promise(() => {});
+      };
+      void dead.run(key, hangs, scope);
+    });
     await sleep(500);
     for (const engine of [one, other]) {
       await expect(engine.run(key, () => 'again', scope)).rejects.toMatchObject({ code: 'ERR_IN_DOUBT' });
@@ -213,11 +216,11 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
   });
 
   it('forgets a record when its time is over', async () => {
-    const { one, key, scope } = setUp({ ttl: '1500ms', lease: '500ms' });
+    const { one, key, scope } = setUp({ ttl: '4s', lease: '3s' });
     let runs = 0;
     const run = () => one.run(key, () => ++runs, scope);
     expect([await run(), await run()]).toEqual([1, 1]);
-    await sleep(1_700);
+    await sleep(4_200);
     expect(await run()).toBe(2);
   });
 });

@@ -404,7 +404,7 @@ describe('a process', () => {
     const source = `import { pipeline, timeout } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};${script}`;
     const output = execFileSync(process.execPath, ['--input-type=module', '--eval', source], {
       encoding: 'utf8',
-      timeout: 20_000,
+      timeout: 60_000,
     });
     return { output, elapsedMs: Date.now() - startedMs };
   };
@@ -419,7 +419,7 @@ describe('a process', () => {
   it('ends when no call waits, whatever its timeouts were', () => {
     const { output, elapsedMs } = run("await pipeline(timeout('1m')).execute(() => 1); console.log('done');");
     expect(output).toBe('done\n');
-    expect(elapsedMs).toBeLessThan(15_000);
+    expect(elapsedMs).toBeLessThan(50_000);
   });
 
   it('ends although the background still waits for something', () => {
@@ -430,6 +430,6 @@ describe('a process', () => {
       await new Promise((resolve) => systemClock.schedule(callbackTimer(resolve), systemClock.now() + 20));
       console.log('done');`);
     expect(output).toBe('done\n');
-    expect(elapsedMs).toBeLessThan(15_000);
+    expect(elapsedMs).toBeLessThan(50_000);
   });
 });

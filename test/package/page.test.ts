@@ -17,7 +17,7 @@ afterAll(() => browser?.close());
 describe.skipIf(program === undefined || (oldest === undefined && process.env.CI !== 'true'))(
   'the page of the demo',
   () => {
-    it('draws what happens, obeys its buttons, and asks nobody else', { timeout: 120_000 }, async () => {
+    it('draws what happens, obeys its buttons, and asks nobody else', async () => {
       const { page, address, requests, complaints, ended } = await visitDemo(browser, oldest!, ['--quick']);
       await page.waitForSelector('#rows tbody tr', { timeout: 60_000 });
       const pressed = page.waitForResponse((response) => response.url() === `${address}faults/slow`);

@@ -21,7 +21,7 @@ import {
 
 /** Far longer than any test may take: who waits for it has failed. */
 const aMinute = '1m';
-const soonMs = 10_000;
+const soonMs = 50_000;
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void;
 
@@ -255,7 +255,7 @@ describe('a process', () => {
     `;
     const output = execFileSync(process.execPath, ['--input-type=module', '--eval', script], {
       encoding: 'utf8',
-      timeout: 20_000,
+      timeout: 60_000,
     });
     expect(output).toBe('done\ngone gone\n');
   });

@@ -221,8 +221,8 @@ describe('captureAnswer', () => {
         requestBytes({}),
         _name.startsWith('an end') ? { afterSent: 1_000 } : { afterReceived: 1 },
       );
-      await expect.poll(() => seen.answer?.body?.byteLength, { timeout: 10_000 }).toBe(parts.bytes);
-      await expect.poll(() => closes, { timeout: 10_000 }).toEqual(['close, destroyed true']);
+      await expect.poll(() => seen.answer?.body?.byteLength).toBe(parts.bytes);
+      await expect.poll(() => closes).toEqual(['close, destroyed true']);
     });
     expect([seen.gone, seen.broken]).toEqual([1, 0]);
   });
@@ -254,7 +254,7 @@ describe('captureAnswer', () => {
     };
     await withServer(captured(listener, seen), async (port) => {
       await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
-      await expect.poll(() => seen.answer?.body?.byteLength, { timeout: 10_000 }).toBe(parts.bytes);
+      await expect.poll(() => seen.answer?.body?.byteLength).toBe(parts.bytes);
     });
     expect(turns).toBeGreaterThan(20);
   });
@@ -264,7 +264,7 @@ describe('captureAnswer', () => {
     const unread = 16 * 2 ** 20;
     const listener: Listener = async (_request, response) => {
       response.write(Buffer.alloc(unread));
-      await expect.poll(() => seen.gone, { timeout: 10_000 }).toBe(1);
+      await expect.poll(() => seen.gone).toBe(1);
       Readable.from(['last']).pipe(response);
     };
     await withServer(captured(listener, seen, { maxBodyBytes: 2 * unread }), async (port) => {
@@ -282,7 +282,7 @@ describe('captureAnswer', () => {
     };
     await withServer(captured(listener, seen), async (port) => {
       await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
-      await expect.poll(() => seen.gone, { timeout: 10_000 }).toBe(1);
+      await expect.poll(() => seen.gone).toBe(1);
       expect([closes, seen.capture!.hasBegun]).toEqual([0, true]);
       seen.capture!.stop();
       expect(closes).toBe(1);
@@ -312,7 +312,7 @@ describe('captureAnswer', () => {
     };
     await withServer(captured(listener, seen), async (port) => {
       await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
-      await expect.poll(() => seen.broken, { timeout: 10_000 }).toBe(1);
+      await expect.poll(() => seen.broken).toBe(1);
     });
     expect([seen.broken, seen.gone]).toEqual([1, 1]);
   });
@@ -325,7 +325,7 @@ describe('captureAnswer', () => {
       setImmediate(() => server.closeAllConnections());
     });
     await listening(server, (port) => exchange(port, requestBytes({})));
-    await expect.poll(() => seen.gone, { timeout: 10_000 }).toBe(1);
+    await expect.poll(() => seen.gone).toBe(1);
     expect(seen.broken).toBe(0);
   });
 
@@ -380,7 +380,7 @@ describe('captureAnswer', () => {
     };
     const seen = observed();
     await withServer(captured(listener, seen), (port) => send(port, {}));
-    await expect.poll(() => code, { timeout: 10_000 }).toBe('ERR_STREAM_WRITE_AFTER_END');
+    await expect.poll(() => code).toBe('ERR_STREAM_WRITE_AFTER_END');
     expect(seen.broken).toBe(0);
   });
 
@@ -401,7 +401,7 @@ describe('captureAnswer', () => {
     };
     await withServer(captured(listener, seen, { wait: () => stored }), async (port) => {
       await sendAndLeave(port, requestBytes({}), { afterSent: 1_000 });
-      await expect.poll(() => isLost, { timeout: 10_000 }).toBe(true);
+      await expect.poll(() => isLost).toBe(true);
       expect([seen.gone, closes]).toEqual([0, 0]);
       store();
       await expect.poll(() => closes).toBe(1);
@@ -465,7 +465,7 @@ describe('captureAnswer', () => {
       },
       async (port) => {
         await sendAndLeave(port, requestBytes({}), { afterSent: 1_000 });
-        await expect.poll(() => seen.answer?.body?.byteLength, { timeout: 10_000 }).toBe(10);
+        await expect.poll(() => seen.answer?.body?.byteLength).toBe(10);
       },
     );
     await expect.poll(() => called).toBe(1);
@@ -481,7 +481,7 @@ describe('captureAnswer', () => {
     };
     await withServer(captured(listener, seen), async (port) => {
       await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
-      await expect.poll(() => alone, { timeout: 10_000 }).toBe(1);
+      await expect.poll(() => alone).toBe(1);
       seen.capture!.stop();
       seen.capture!.stop();
     });
@@ -533,7 +533,7 @@ describe('an answer whose head waits', () => {
       },
       async (port) => {
         const answer = send(port, {});
-        await expect.poll(() => isWaiting(seen), { timeout: 10_000 }).toBe(true);
+        await expect.poll(() => isWaiting(seen)).toBe(true);
         resume(seen.capture!);
         resume(seen.capture!);
         return answer;
@@ -605,7 +605,7 @@ describe('an answer whose head waits', () => {
     expect([answer.status, answer.body.toString()]).toEqual([200, 'instead']);
     expect([headerOf(answer, 'x-a'), headerOf(answer, 'x-b')]).toEqual([undefined, '2']);
     expect(told).toEqual(['begun', true, true, true, 'more', 'last']);
-    await expect.poll(() => closes, { timeout: 10_000 }).toBe(1);
+    await expect.poll(() => closes).toBe(1);
     expect(seen.broken).toBe(0);
   });
 
@@ -636,7 +636,7 @@ describe('an answer whose head waits', () => {
       },
       async (port) => {
         await sendAndLeave(port, requestBytes({}), { afterSent: 1_000 });
-        await expect.poll(() => seen.gone, { timeout: 10_000 }).toBe(1);
+        await expect.poll(() => seen.gone).toBe(1);
         await sleep(0);
         expect(closes).toBe(0);
         seen.capture!.resume(instead);

@@ -35,7 +35,7 @@ async function change(world: World, caches: CacheWorld, forMs: number): Promise<
 }
 
 describe('cache, simulated', () => {
-  it('loads each key once per expiry, for eight processes', { timeout: 120_000 }, async () => {
+  it('loads each key once per expiry, for eight processes', async () => {
     await checkSeeds({ seeds: worlds(12) }, async (world) => {
       const caches = new CacheWorld(world, { ...healthy, cache: { early: 'off', jitter: 0 } });
       await ask(world, caches, 10_000);
@@ -54,7 +54,7 @@ describe('cache, simulated', () => {
     });
   });
 
-  it.each([true, false])('shows nothing old after a change, watching: %s', { timeout: 120_000 }, async (canWatch) => {
+  it.each([true, false])('shows nothing old after a change, watching: %s', async (canWatch) => {
     await checkSeeds({ seeds: worlds(12) }, async (world) => {
       const caches = new CacheWorld(world, { ...healthy, canWatch, cache: { staleWhileRevalidate: '2s' } });
       await Promise.all([ask(world, caches, 8_000), change(world, caches, 8_000)]);
@@ -82,7 +82,7 @@ describe('cache, simulated', () => {
     });
   });
 
-  it('stores nothing over newer data when the process that loads was frozen', { timeout: 120_000 }, async () => {
+  it('stores nothing over newer data when the process that loads was frozen', async () => {
     await checkSeeds({ seeds: worlds(20) }, async (world) => {
       const caches = new CacheWorld(world, { ...healthy, loadMs: () => 300, cache: { ttl: '1m' } });
       const [frozen, writer] = caches.nodes as [CacheWorld['store'], CacheWorld['store']];

@@ -11,7 +11,7 @@ const seed = 1;
 const least = 80;
 
 describe('adaptiveLimit on services of all shapes', () => {
-  it.each(Object.keys(grid))('keeps its goodput on %s', { timeout: 60_000 }, async (name) => {
+  it.each(Object.keys(grid))('keeps its goodput on %s', async (name) => {
     const shape = grid[name]!;
     const report = await play({ strategy: adaptive(), shape, scenario: 'spike', seed, afterSeconds: 5 });
     expect(report.goodput, `seed ${seed}`).toBeGreaterThanOrEqual(least);

@@ -115,7 +115,7 @@ export async function checkFailovers(
   const shown = { losing: 0, unknown: 0 };
   for (let begun = 0; begun < count; begun += atOnce) {
     const seeds = Array.from({ length: Math.min(atOnce, count - begun) }, (_, index) => firstSeed + begun + index);
-    const progress = { ended: 0, unknown: 0, isFailing: false, isBack: deferred(), isOver: deferred() };
+    const progress = new Progress();
     const plays = seeds.map((seed) => new Play(seed));
     await Promise.all([...plays.map((play) => play.run(stores, progress)), strike(stores, pair, plays, progress)]);
     if (begun + seeds.length < count) await changePlaces(pair);
@@ -132,15 +132,29 @@ export async function checkFailovers(
   return shown;
 }
 
-interface Progress {
+class Progress {
   /** Verbs that count. */
-  ended: number;
-  unknown: number;
-  isFailing: boolean;
+  ended = 0;
+  unknown = 0;
+  isFailing = false;
+  /** Clients wait meanwhile: what a busy machine makes last shall not last until they have ended all they may. */
+  pause: Promise<unknown> | undefined = undefined;
   /** Clients may go on: there is a primary again. */
-  readonly isBack: { readonly promise: Promise<void>; resolve(): void };
+  readonly isBack = deferred();
   /** There is one primary, and all clients know it. */
-  readonly isOver: Progress['isBack'];
+  readonly isOver = deferred();
+  private next = { least: Number.POSITIVE_INFINITY, reached: deferred() };
+
+  end(): void {
+    this.ended++;
+    if (this.ended >= this.next.least) this.next.reached.resolve();
+  }
+
+  /** Resolves in the moment in which so many have ended. */
+  async from(least: number): Promise<void> {
+    this.next = { least, reached: deferred() };
+    if (this.ended < least) await this.next.reached.promise;
+  }
 }
 
 class Play {
@@ -169,6 +183,7 @@ class Play {
       const own = random.fork(`client ${index}`);
       const seen = new Map<string, number>();
       for (let count = 0, left = verbsPerClient; left > 0; count++) {
+        await progress.pause;
         if (left <= verbsAfterwards) await progress.isBack.promise;
         if (left <= verbsAtLast) await progress.isOver.promise;
         const key = `${this.seed}/${own.pick(keys)}`;
@@ -178,7 +193,7 @@ class Play {
         try {
           const result = await perform(store, key, operation);
           for (const one of open) one.ok(result);
-          progress.ended++;
+          progress.end();
           left--;
           const version = versionIn(result);
           if (version !== undefined) seen.set(key, version);
@@ -187,7 +202,7 @@ class Play {
           for (const one of open) error.applied === 'no' ? one.failed() : one.unknown();
           if (error.applied === 'unknown') {
             progress.unknown++;
-            progress.ended++;
+            progress.end();
             left--;
           }
           // A client may lose its connection at any time, as when it hears of the replica that came back.
@@ -227,7 +242,7 @@ export const freeze: Strike = async (stores, pair, plays, progress) => {
   // Were it awake before they agree, it might stay what it was, and the other step back.
   for (const sentinel of sentinels) {
     const told = () => sentinel.ask('SENTINEL GET-MASTER-ADDR-BY-NAME main');
-    await until(told, (address) => address.includes(`${replica.port}`), 60_000);
+    await until(told, (address) => address.includes(`${replica.port}`));
   }
   for (const end of promoted) end();
   const demoted = plays.map((play) => play.begin('demotion'));
@@ -235,11 +250,7 @@ export const freeze: Strike = async (stores, pair, plays, progress) => {
   progress.isFailing = false;
   progress.isBack.resolve();
   const inAll = plays.length * stores.length * (verbsPerClient - verbsAtLast);
-  await until(
-    async () => progress.ended,
-    (ended) => ended >= inAll,
-    60_000,
-  );
+  await progress.from(inAll);
   // What the sentinels do 8 s later, and on a busy machine, where they see it down again and again, much later.
   await primary.ask(`REPLICAOF ${replica.host} ${replica.port}`);
   await primary.ask('CLIENT KILL TYPE normal');
@@ -258,16 +269,15 @@ async function inTheMiddle(
 ): Promise<void> {
   const random = seededRandom(plays[0]!.seed).fork('network');
   const all = plays.length * stores.length * verbsPerClient;
-  const verbsFrom = (least: number) =>
-    until(
-      async () => progress.ended,
-      (ended) => ended >= least,
-    );
-  await verbsFrom(random.integer(all / 8, all / 4));
+  await progress.from(random.integer(all / 8, all / 4));
   if (random() < 0.5) {
+    const ready = deferred();
+    progress.pause = ready.promise;
     await primary.ask('ACL SETUSER default -psync -sync');
     await primary.ask('CLIENT KILL TYPE REPLICA');
-    await verbsFrom(progress.ended + random.integer(1, all / 8));
+    progress.pause = undefined;
+    ready.resolve();
+    await progress.from(progress.ended + random.integer(1, all / 8));
   }
   progress.isFailing = true;
 }
@@ -275,12 +285,12 @@ async function inTheMiddle(
 /** Sentinels throw out all who are connected when a server changes its role. */
 async function untilReplication(server: ServerProcess, says: string): Promise<void> {
   const info = () => server.ask('INFO replication').catch(() => '');
-  await until(info, (text) => text.includes(says), 60_000);
+  await until(info, (text) => text.includes(says));
 }
 
 async function allAnswered(stores: readonly ClosableStore[]): Promise<void> {
   const probe = (store: ClosableStore) => store.write('probe', new Uint8Array(), { ttlMs: 600_000 });
-  await Promise.all(stores.map((store) => answered(() => probe(store), 30_000)));
+  await Promise.all(stores.map((store) => answered(() => probe(store))));
 }
 
 /** The one that was the primary follows the other, and all sentinels know. */
@@ -295,12 +305,12 @@ async function changePlaces(pair: Pair): Promise<void> {
   const good = ['flags slave', 'role-reported slave', 'master-link-status ok', `master-port ${primary.port}`];
   for (const sentinel of pair.sentinels) {
     const replicas = async () => (await sentinel.ask('SENTINEL REPLICAS main')).replace(/\r\n\$\d+\r\n/g, ' ');
-    await until(replicas, (told) => good.every((words) => told.includes(` ${words} `)), 30_000);
+    await until(replicas, (told) => good.every((words) => told.includes(` ${words} `)));
   }
   Object.assign(pair, { primary, replica });
 }
 
-function deferred(): Progress['isBack'] {
+function deferred(): { readonly promise: Promise<void>; resolve(): void } {
   let resolve = () => {};
   const promise = new Promise<void>((done) => {
     resolve = done;

@@ -273,7 +273,7 @@ export async function endure<Connection>(row: Fault<Connection>, column: Column<
 }
 
 /** Asks until the answer will do. Rows run at the same time, which `expect.poll` does not know how to. */
-export async function until<T>(ask: () => Promise<T>, holds: (answer: T) => boolean, withinMs = 10_000): Promise<T> {
+export async function until<T>(ask: () => Promise<T>, holds: (answer: T) => boolean, withinMs = 60_000): Promise<T> {
   const endsAtMs = performance.now() + withinMs;
   for (;;) {
     const answer = await ask();
@@ -284,7 +284,7 @@ export async function until<T>(ask: () => Promise<T>, holds: (answer: T) => bool
 }
 
 /** Repeats a verb until it is answered, as soon as there is a connection again. */
-export async function answered<T>(verb: () => Promise<T>, withinMs = 20_000): Promise<T> {
+export async function answered<T>(verb: () => Promise<T>): Promise<T> {
   const outcome = await until(
     () =>
       verb().then(
@@ -292,7 +292,6 @@ export async function answered<T>(verb: () => Promise<T>, withinMs = 20_000): Pr
         (error: unknown) => ({ error }),
       ),
     (one) => 'answer' in one || !(one.error instanceof StoreError),
-    withinMs,
   );
   if ('error' in outcome) throw outcome.error;
   return outcome.answer;
@@ -316,7 +315,7 @@ async function settle(store: Store, verb: Verb, value: string, ifVersion: number
         : store.read('key');
   const outcome = await promise.catch((error: unknown) => error);
   // In time, and a good deal for a machine that is busy.
-  expect(performance.now() - beganMs).toBeLessThan(timeout + 5_000);
+  expect(performance.now() - beganMs).toBeLessThan(timeout + 30_000);
   return outcome;
 }
 

@@ -65,8 +65,8 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title survi
     storeOf: ({ pool }, options) => postgresStore(pool, options),
   };
   const run = (row: Fault<PostgresConnection>) => endure(row, column);
-  it.concurrent.each(rows.filter(({ strikes }) => strikes === 'network'))('$fault', run, 30_000);
-  it.each(rows.filter(({ strikes }) => strikes === 'server'))('$fault', run, 30_000);
+  it.concurrent.each(rows.filter(({ strikes }) => strikes === 'network'))('$fault', run);
+  it.each(rows.filter(({ strikes }) => strikes === 'server'))('$fault', run);
 });
 
 describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ title, connect }) => {
@@ -106,7 +106,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
     );
     const errors = await Promise.all(verbs);
     for (const { reason } of errors) expect(['timeout', 'closed', 'busy']).toContain(reason);
-    expect(performance.now() - beganMs).toBeLessThan(timeout + 5_000);
+    expect(performance.now() - beganMs).toBeLessThan(timeout + 30_000);
     await server.start();
     expect(await readAgain()).toBe('old');
     const next = await patient.write('key', bytes('new'), { ttlMs, ifVersion: version });
@@ -236,5 +236,5 @@ describe.skipIf(home === undefined)('postgresStore', () => {
       await first.close();
       await full.dispose();
     }
-  }, 30_000);
+  });
 });

@@ -12,9 +12,9 @@ import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers, type PostgresConnection } from './postgres-clients.ts';
 
 const home = postgresHome();
-const patience = { timeout: 10_000, interval: 5 };
+const patience = { interval: 5 };
 
-describe.skipIf(home === undefined)('advisory locks', { timeout: 60_000 }, () => {
+describe.skipIf(home === undefined)('advisory locks', () => {
   let server: ServerProcess;
   let bouncer: ServerProcess | undefined;
   let proxy: FaultProxy;
@@ -158,7 +158,7 @@ describe.skipIf(home === undefined)('advisory locks', { timeout: 60_000 }, () =>
       const grantedMs = performance.now();
       expect(lostMs).toBeGreaterThan(0);
       expect(lostMs).toBeLessThan(grantedMs);
-      expect(grantedMs - startMs).toBeLessThan(ttl + 10_000);
+      expect(grantedMs - startMs).toBeLessThan(ttl + 30_000);
       expect([lock.held(), await lock.release()]).toEqual([false, 'lost']);
       await next.release();
     });
@@ -166,7 +166,7 @@ describe.skipIf(home === undefined)('advisory locks', { timeout: 60_000 }, () =>
     it('is lost at once when its connection breaks, or its session is ended', async () => {
       for (const end of [() => proxy.reset(), () => terminate()]) {
         // Not by its lease, which has longer to go.
-        const lock = await take('key', { ttl: 60_000 }, proxy.port);
+        const lock = await take('key', { ttl: 600_000 }, proxy.port);
         await end();
         await expect.poll(() => lock.signal.aborted).toBe(true);
         expect(await lock.release()).toBe('lost');

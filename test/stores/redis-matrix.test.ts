@@ -173,6 +173,6 @@ for (const { name, title, program, connect } of columns) {
     storeOf: ({ client }, options) => redisStore(client, options),
   };
   describe.skipIf(program === undefined)(`redisStore on ${name} by ${title} survives`, () => {
-    it.concurrent.each(rows)('$fault', (row) => endure(row, column), 30_000);
+    it.concurrent.each(rows)('$fault', (row) => endure(row, column));
   });
 }

@@ -11,10 +11,10 @@ import { drivers } from './redis-clients.ts';
 import { bytes } from './support.ts';
 
 const program = await redisProgram();
-const patience = { timeout: 10_000, interval: 5 };
+const patience = { interval: 5 };
 const place = { ttlMs: 10_000, placeMs: 15_000 };
 
-describe.skipIf(program === undefined)('the line of redisStore', { timeout: 60_000 }, () => {
+describe.skipIf(program === undefined)('the line of redisStore', () => {
   let server: ServerProcess;
   let closing: (() => unknown)[] = [];
   beforeAll(async () => {
@@ -350,7 +350,7 @@ describe.skipIf(program === undefined)('the line of redisStore', { timeout: 60_0
     await expect.poll(async () => Number((await replica.ask('DBSIZE')).slice(1)), patience).toBe(await keys(primary));
     await primary.kill();
     // The replica had heard of the owner, who goes on; or he could not renew in time.
-    await expect.poll(() => lease.extend().catch(() => !lease.held()), { timeout: 30_000, interval: 50 }).toBeTruthy();
+    await expect.poll(() => lease.extend().catch(() => !lease.held()), { interval: 50 }).toBeTruthy();
     await lease.release();
     const next = await waiting;
     expect(next.fence).toBeGreaterThan(lease.fence);

@@ -117,7 +117,7 @@ describe.skipIf(program === undefined)('redisStore on a cluster', () => {
   beforeAll(async () => {
     cluster = await startCluster(program!);
     moves = await slotMoves(cluster);
-  }, 30_000);
+  });
   afterAll(async () => {
     for (const end of ends) end();
     moves?.close();
@@ -144,7 +144,7 @@ describe.skipIf(program === undefined)('redisStore on a cluster', () => {
       storeOf: ({ client }, options) => redisStore(client, options),
     };
     describe(`by ${driver.title} survives`, () => {
-      it.each(rowsOf(driver.title, () => moves))('$fault', (row) => endure(row, column), 30_000);
+      it.each(rowsOf(driver.title, () => moves))('$fault', (row) => endure(row, column));
     });
 
     it(`by ${driver.title} writes no new key of a slot on its way until it has arrived, and reads and removes what is there`, async () => {
@@ -168,7 +168,7 @@ describe.skipIf(program === undefined)('redisStore on a cluster', () => {
         () => store.write('key', value, { ttlMs, ifVersion: 0 }),
         (answer) => answer.ok || answer.entry !== undefined,
       );
-    }, 30_000);
+    });
 
     it(`by ${driver.title} tells who watches a gap when the slot moves, once and again, and changes after it`, async () => {
       const prefix = `watched-${driver.title}`;
@@ -194,6 +194,6 @@ describe.skipIf(program === undefined)('redisStore on a cluster', () => {
         );
       }
       await store.close();
-    }, 90_000);
+    });
   }
 });

@@ -12,6 +12,8 @@ export interface Asked {
 
 const [path, mode] = process.argv.slice(2) as [string, string];
 const store = sqliteStore(unsynced(path), { timeout: '10s' });
+// Its parent may be gone before it.
+process.on('disconnect', () => process.exit());
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
 
 if (mode === 'loop') await writeForEver(store);

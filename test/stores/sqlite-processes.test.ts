@@ -213,5 +213,5 @@ describe('sqliteStore, after a writer was killed,', () => {
       last = next.ok ? next.version : 0;
       db.close();
     }
-  }, 60_000);
+  });
 });

@@ -10,7 +10,7 @@ const asked = Number(process.env.HOLDFAST_HISTORIES ?? 0);
 export const firstSeed = Number(process.env.HOLDFAST_SEED ?? (asked > 0 ? randomInt(1_000_000_000) : 1));
 
 /** For a test that plays histories. */
-export const historiesTimeoutMs = asked > 0 ? 3_600_000 : 60_000;
+export const historiesTimeoutMs = asked > 0 ? 3_600_000 : 300_000;
 
 if (asked > 0) console.log(`histories: ${asked}, HOLDFAST_SEED=${firstSeed}`);
 

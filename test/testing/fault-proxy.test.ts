@@ -57,7 +57,7 @@ async function client(): Promise<Client> {
 }
 
 function soon(claim: () => void): Promise<unknown> {
-  return vi.waitFor(claim, { interval: 2, timeout: 15_000 });
+  return vi.waitFor(claim, { interval: 2, timeout: 60_000 });
 }
 
 describe('faultProxy', () => {
@@ -180,6 +180,31 @@ describe('faultProxy', () => {
     const next = await client();
     next.socket.write('a');
     await soon(() => expect(next.text).toBe('A'));
+  });
+
+  it('has a port that the system gives to nobody while connections are refused', () => {
+    expect(proxy.port).toBeGreaterThanOrEqual(20_000);
+    expect(proxy.port).toBeLessThan(32_000);
+  });
+
+  it('takes another port where one is taken', async () => {
+    const tried = vi.spyOn(Math, 'random').mockReturnValueOnce((proxy.port - 20_000) / 12_000);
+    const other = await faultProxy({ port: proxy.port });
+    expect(tried).toHaveBeenCalledTimes(2);
+    expect(other.port).not.toBe(proxy.port);
+    tried.mockRestore();
+    await other.close();
+  });
+
+  it('fails to come back where its port is taken, and comes back when it is free', async () => {
+    await proxy.inject({ kind: 'refuse' });
+    const thief = createServer().listen(proxy.port, '127.0.0.1');
+    await once(thief, 'listening');
+    await expect(proxy.heal()).rejects.toThrow('EADDRINUSE');
+    thief.close();
+    await once(thief, 'close');
+    await proxy.heal();
+    expect((await client()).state).toBe('open');
   });
 
   it('resets what is open, once', async () => {

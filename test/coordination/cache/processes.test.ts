@@ -129,7 +129,7 @@ for (const kind of kinds) {
     });
     afterEach(() => server?.dispose());
 
-    it('loads a cold key once for 200 callers each, every time', { timeout: 120_000 }, async () => {
+    it('loads a cold key once for 200 callers each, every time', async () => {
       const { all } = start(8, { place: kind.place(server), subscribes: kind.subscribes });
       await Promise.all(all.map((child) => child.get('warm')));
       for (let trial = 1; trial <= trials; trial++) {
@@ -140,12 +140,12 @@ for (const kind of kinds) {
       }
     });
 
-    it('loads once more when the process that loads is killed', { timeout: 60_000 }, async () => {
+    it('loads once more when the process that loads is killed', async () => {
       const lease = 1_500;
       const { all } = start(4, { place: kind.place(server), subscribes: kind.subscribes, lease });
       await Promise.all(all.map((child) => child.get('warm')));
       const answers = all.map((child) => child.get('key', { callers: 20, loadMs: 600 }).catch(() => 'killed'));
-      await expect.poll(() => loadsOf(all, 'key'), { timeout: 20_000, interval: 5 }).toBe(1);
+      await expect.poll(() => loadsOf(all, 'key'), { interval: 5 }).toBe(1);
       const holder = all.findIndex(({ loading }) => loading.includes('key'));
       await all[holder]!.kill();
       const values = await Promise.all(answers.filter((_, index) => index !== holder));
@@ -160,7 +160,7 @@ for (const kind of kinds) {
       const [holder, ...others] = all as [Child, Child, Child];
       await Promise.all(all.map((child) => child.get('warm')));
       const late = holder.get('key', { loadMs: 200 });
-      await expect.poll(() => loadsOf(all, 'key'), { timeout: 20_000, interval: 5 }).toBe(1);
+      await expect.poll(() => loadsOf(all, 'key'), { interval: 5 }).toBe(1);
       holder.process.kill('SIGSTOP');
       change('new');
       await others[0].ask({ verb: 'delete', key: 'key' });
@@ -181,9 +181,9 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
 
   const shown = (all: readonly Child[]) => Promise.all(all.map((child) => child.get('key')));
   /** Far less than the 30 s for which a copy in memory may live without a look. */
-  const soon = { timeout: 10_000, interval: 20 };
+  const soon = { interval: 20 };
 
-  it('shows a change in all processes as soon as they are told of it', { timeout: 60_000 }, async () => {
+  it('shows a change in all processes as soon as they are told of it', async () => {
     const { all, change } = start(3, { place: server.port, subscribes: true });
     expect(await shown(all)).toEqual(['old', 'old', 'old']);
     change('new');
@@ -191,7 +191,7 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
     await expect.poll(() => shown(all), soon).toEqual(['new', 'new', 'new']);
   });
 
-  it('looks again after the connection for word of changes was lost', { timeout: 60_000 }, async () => {
+  it('looks again after the connection for word of changes was lost', async () => {
     const { all, change } = start(3, { place: server.port, subscribes: true });
     for (let looks = 0; looks < 3; looks++) expect(await shown(all)).toEqual(['old', 'old', 'old']);
     change('new');
@@ -203,7 +203,6 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
 
   it.each(['frozen', 'killed'] as const)(
     'writes a deletion that a %s Redis did not take when it is there again, for all processes',
-    { timeout: 60_000 },
     async (how) => {
       const settings = { place: server.port, subscribes: true, patience: 'default', onStoreDown: 'replay' } as const;
       const { all, change } = start(2, settings);
@@ -225,7 +224,6 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
 
   it.each(['frozen', 'killed'] as const)(
     'costs the first calls little and the others nothing when Redis is %s',
-    { timeout: 60_000 },
     async (how) => {
       const { all } = start(1, { place: server.port, subscribes: true, patience: 'default' });
       const [child] = all as [Child];

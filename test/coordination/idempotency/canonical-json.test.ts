@@ -142,7 +142,7 @@ describe('canonicalJson', () => {
     expect(canonical(text)).toBe(`${'{"a":'.repeat(depth)}[]${',"b":0}'.repeat(depth)}`);
     expect(canonical(`${'['.repeat(depth)}${']'.repeat(depth)}`)).toHaveLength(2 * depth);
     expect(canonical('['.repeat(depth))).toBe(false);
-  }, 60_000);
+  });
 
   it('cuts long strings between characters', () => {
     const long = `${'x'.repeat(65_533)}\u{1f600}${'\\ud83d\\ude00'.repeat(20_000)}`;

@@ -29,6 +29,8 @@ export interface Order {
 
 const order = JSON.parse(process.argv[2]!) as Order;
 const { kind, where, effects, key, onLost, leaseMs, calls, takesMs, diesAt, freezes } = order;
+// Its parent may be gone before it.
+process.on('disconnect', () => process.exit());
 // Only where it is needed: it takes as long as all the rest.
 const client = kind === 'redis' ? new (await import('ioredis')).Redis(Number(where), '127.0.0.1') : undefined;
 const store: Store =

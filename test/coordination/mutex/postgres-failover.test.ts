@@ -8,13 +8,13 @@ import type { ServerProcess } from '../../support/servers/server-process.ts';
 
 const home = debianPostgresHome();
 const ttl = 1_500;
-const patience = { timeout: 20_000, interval: 20 };
+const patience = { interval: 20 };
 const ends: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
   for (const end of ends.splice(0).reverse()) await end().catch(() => {});
 });
 
-describe.skipIf(home === undefined)('mutex on a Postgres with a standby', { timeout: 120_000 }, () => {
+describe.skipIf(home === undefined)('mutex on a Postgres with a standby', () => {
   it.each([
     { title: 'had heard of the lock: the next waits for the end of its lease', heard: true },
     {

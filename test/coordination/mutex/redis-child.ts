@@ -18,6 +18,8 @@ for (const connection of [client, subscriber]) connection.on('error', () => {});
 const store = redisStore(client, { subscriber, timeout: '5s' });
 const locks = mutex({ store, ttl: mode === 'count' ? '10s' : Number(first), wait: '120s' });
 const tell = (told: Told) => process.send?.(told);
+// Its parent may be gone before it.
+process.on('disconnect', () => process.exit());
 
 /** Whether the resource took it. */
 const write = async (fence: number, value: string) =>

@@ -21,9 +21,8 @@ import type { Told } from './redis-child.ts';
 const program = await redisProgram();
 const isWhole = process.env.HOLDFAST_WORLDS !== undefined;
 const ttlMs = 1_500;
-const patience = { timeout: 60_000, interval: 10 };
 
-describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_000 }, () => {
+describe.skipIf(program === undefined)('mutex on a real Redis', () => {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-mutex-child-'));
   const childProgram = join(folder, 'child.mjs');
   const children = new Set<ChildProcess>();
@@ -60,8 +59,8 @@ describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_0
     children.add(child);
     const told: Told[] = [];
     child.on('message', (message: Told) => told.push(message));
-    const heard = async <Type extends Told['type']>(type: Type, timeout = patience.timeout) => {
-      await expect.poll(() => told.some((one) => one.type === type), { ...patience, timeout }).toBe(true);
+    const heard = async <Type extends Told['type']>(type: Type, timeout = 60_000) => {
+      await expect.poll(() => told.some((one) => one.type === type), { timeout }).toBe(true);
       return told.find((one) => one.type === type) as Extract<Told, { type: Type }>;
     };
     return { child, told, heard };
@@ -110,25 +109,25 @@ describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_0
     const passedMs = performance.now() - killedMs;
     expect(lease.fence).toBeGreaterThan(fence);
     expect(passedMs).toBeGreaterThan(ttlMs / 2);
-    expect(passedMs).toBeLessThan(ttlMs + 5_000);
+    expect(passedMs).toBeLessThan(ttlMs + 30_000);
     await lease.release();
   });
 
   it('hands a lock to a waiter that is frozen for a second, and then to the next', async () => {
-    const { locks } = locksAt(server.port, drivers[0], 20_000);
+    const { locks } = locksAt(server.port, drivers[0], 120_000);
     const lease = await locks.acquire('key');
-    const inLine = (count: number) =>
-      expect.poll(async () => (await locks.inspect('key')).queueLength, patience).toBe(count);
-    const frozen = start('hold', 20_000);
+    const inLine = (count: number) => expect.poll(async () => (await locks.inspect('key')).queueLength).toBe(count);
+    const frozen = start('hold', 120_000);
     await inLine(1);
-    const waiting = locksAt(server.port, drivers[1], 20_000).locks.acquire('key');
+    const waiting = locksAt(server.port, drivers[1], 120_000).locks.acquire('key');
     await inLine(2);
     frozen.child.kill('SIGSTOP');
     const releasedMs = performance.now();
     await lease.release();
     const next = await waiting;
     expect(performance.now() - releasedMs).toBeGreaterThan(500);
-    expect(performance.now() - releasedMs).toBeLessThan(10_000);
+    // It need not wait for the end of a lease.
+    expect(performance.now() - releasedMs).toBeLessThan(60_000);
     frozen.child.kill('SIGCONT');
     await sleep(300);
     // What it was told while it was frozen lets it in no more.
@@ -168,11 +167,11 @@ describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_0
     });
 
     it('tells an owner at once that somebody took the lock away', async () => {
-      const lease = await locksAt(server.port, driver, 20_000).locks.acquire('key');
+      const lease = await locksAt(server.port, driver, 600_000).locks.acquire('key');
       await sleep(500);
-      await locksAt(server.port, driver, 20_000).locks.forceRelease('key');
-      // Its next renewal is 6.6 s away.
-      await expect.poll(() => lease.signal.aborted, { timeout: 5_000 }).toBe(true);
+      await locksAt(server.port, driver, 600_000).locks.forceRelease('key');
+      // Its next renewal is 200 s away.
+      await expect.poll(() => lease.signal.aborted).toBe(true);
       expect(await lease.release()).toBe('lost');
     });
 
@@ -208,10 +207,10 @@ describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_0
       const first = await locks.acquire('key');
       await server.ask('FLUSHALL');
       const second = (await locksAt(server.port, driver).locks.tryAcquire('key'))!;
-      await expect.poll(() => first.held(), patience).toBe(false);
+      await expect.poll(() => first.held()).toBe(false);
       await server.kill();
       await server.start();
-      await expect.poll(() => second.held(), patience).toBe(false);
+      await expect.poll(() => second.held()).toBe(false);
       const third = await locksAt(server.port, driver).locks.acquire('key');
       expect([first.fence < second.fence, second.fence < third.fence]).toEqual([true, true]);
       expect([await first.release(), await second.release(), await third.release()]).toEqual([
@@ -232,7 +231,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_0
       shim.set(3_600_000);
       // The server takes the lease for over, and its owner hears of it at the next renewal.
       const second = await locksAt(jumping.port).locks.acquire('key');
-      await expect.poll(() => first.held(), patience).toBe(false);
+      await expect.poll(() => first.held()).toBe(false);
       shim.set(0);
       expect(await second.release()).toBe('released');
       const third = await locks.acquire('key');
@@ -249,16 +248,20 @@ describe.skipIf(program === undefined)('mutex on a real Redis', { timeout: 180_0
   it.each([
     [50, isWhole ? 200 : 50],
     [500, isWhole ? 20 : 5],
-  ])('loses no update of %i contenders with %i sections each, in five processes', async (contenders, sections) => {
-    const processes = Array.from({ length: 5 }, () => start('count', contenders / 5, sections));
-    const startMs = performance.now();
-    const done = await Promise.all(processes.map(({ heard }) => heard('done', 170_000)));
-    const perSecond = Math.round((contenders * sections) / ((performance.now() - startMs) / 1_000));
-    const longest = Math.max(...done.map(({ longestWaitMs }) => longestWaitMs));
-    console.log(
-      `${contenders} x ${sections}: ${perSecond} sections per second, longest wait ${Math.round(longest)} ms`,
-    );
-    const counted = await server.ask('GET {counter}');
-    expect(Number(counted.split('\r\n')[1])).toBe(contenders * sections);
-  });
+  ])(
+    'loses no update of %i contenders with %i sections each, in five processes',
+    { timeout: 330_000 },
+    async (contenders, sections) => {
+      const processes = Array.from({ length: 5 }, () => start('count', contenders / 5, sections));
+      const startMs = performance.now();
+      const done = await Promise.all(processes.map(({ heard }) => heard('done', 300_000)));
+      const perSecond = Math.round((contenders * sections) / ((performance.now() - startMs) / 1_000));
+      const longest = Math.max(...done.map(({ longestWaitMs }) => longestWaitMs));
+      console.log(
+        `${contenders} x ${sections}: ${perSecond} sections per second, longest wait ${Math.round(longest)} ms`,
+      );
+      const counted = await server.ask('GET {counter}');
+      expect(Number(counted.split('\r\n')[1])).toBe(contenders * sections);
+    },
+  );
 });

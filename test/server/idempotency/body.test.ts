@@ -46,7 +46,7 @@ describe('a body', () => {
       void Promise.resolve(body).then(() => (isThere = true));
       for (const part of ['abc', 'def']) {
         client.write(part);
-        await expect.poll(() => request.readableLength, { timeout: 20_000 }).toBe(part === 'abc' ? 3 : 6);
+        await expect.poll(() => request.readableLength).toBe(part === 'abc' ? 3 : 6);
       }
       expect(isThere).toBe(false);
       client.write('ghi');
@@ -63,8 +63,8 @@ describe('a body', () => {
   ])('of which %s had come before anybody looked is there', async (_, early) => {
     await withRequest(6, async (request, client) => {
       client.write(early);
-      await expect.poll(() => request.readableLength, { timeout: 20_000 }).toBe(early.length);
-      if (early.length === 6) await expect.poll(() => request.complete, { timeout: 20_000 }).toBe(true);
+      await expect.poll(() => request.readableLength).toBe(early.length);
+      if (early.length === 6) await expect.poll(() => request.complete).toBe(true);
       const tap = tapBody(request, 100);
       const body = tap.body();
       expect(body instanceof Promise).toBe(early.length < 6);
@@ -85,7 +85,7 @@ describe('a body', () => {
     await withRequest(8, async (request, client) => {
       const body = tapBody(request, 6).body();
       client.write('abcdef');
-      await expect.poll(() => request.readableLength, { timeout: 20_000 }).toBe(6);
+      await expect.poll(() => request.readableLength).toBe(6);
       client.write('gh');
       expect(await body).toEqual({ kind: 'too-large' });
     });
@@ -102,7 +102,7 @@ describe('a body', () => {
       const tap = tapBody(request, 100);
       const body = tap.body();
       client.write('abc');
-      await expect.poll(() => request.readableLength, { timeout: 20_000 }).toBe(3);
+      await expect.poll(() => request.readableLength).toBe(3);
       client.destroy();
       expect(await body).toEqual({ kind: 'gone' });
       expect(tap.body()).toEqual({ kind: 'gone' });
@@ -136,7 +136,7 @@ describe('a body', () => {
         client.write('x'.repeat(length));
         if (early === undefined) {
           const isFull = () => request.readableLength >= request.readableHighWaterMark;
-          await expect.poll(isFull, { timeout: 20_000 }).toBe(true);
+          await expect.poll(isFull).toBe(true);
         }
         const body = await (early ?? tap.body());
         expect(body.kind === 'bytes' && body.bytes.byteLength).toBe(length);
@@ -147,7 +147,7 @@ describe('a body', () => {
 
   it('without a byte is whole', async () => {
     await withRequest(0, async (request) => {
-      await expect.poll(() => request.complete, { timeout: 20_000 }).toBe(true);
+      await expect.poll(() => request.complete).toBe(true);
       expect(await tapBody(request, 100).body()).toEqual(bytesOf(''));
     });
   });

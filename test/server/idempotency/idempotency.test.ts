@@ -11,6 +11,7 @@ import { idempotency as engineOf, memoryStore, type Store } from '../../../src/i
 import { deadline, idempotency, rawBody, resolveRequest } from '../../../src/server/express.js';
 import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
+import { virtualClock } from '../../../src/testing/index.js';
 import { requestBytes, send, sendAndLeave } from './raw-client.js';
 import { keyed, listening, wire } from './support.js';
 
@@ -45,16 +46,18 @@ describe('a handler', () => {
 describe('a request that is answered in place of its handler', () => {
   it('by the deadline is not run again beside itself', async () => {
     let effects = 0;
+    const clock = virtualClock();
     const handler: RequestHandler = async (_request, response) => {
+      void clock.advance(50);
       await sleep(300);
       effects++;
       response.status(201).end();
     };
-    const protect = idempotency({ store: memoryStore(), scope, lease: 500, onLost: 'refuse' });
-    await listening(appOf(deadline({ default: 50 }), protect, handler), async (port) => {
+    const protect = idempotency({ store: memoryStore(), scope, lease: 5_000, onLost: 'refuse' });
+    await listening(appOf(deadline({ default: 50, clock }), protect, handler), async (port) => {
       expect((await send(port, request)).status).toBe(504);
       expect(typeOf(await send(port, request))).toBe('result-not-stored');
-      await expect.poll(() => effects, { timeout: 10_000 }).toBe(1);
+      await expect.poll(() => effects).toBe(1);
       expect(typeOf(await send(port, request))).toBe('result-not-stored');
       expect(effects).toBe(1);
     });
@@ -63,9 +66,9 @@ describe('a request that is answered in place of its handler', () => {
   it('by a timeout of Fastify likewise', async () => {
     let effects = 0;
     const app = Fastify({ forceCloseConnections: true });
-    await app.register(fastifyIdempotency, { store: memoryStore(), scope, lease: 500, onLost: 'refuse' });
-    app.post('/orders', { handlerTimeout: 50 }, async () => {
-      await sleep(300);
+    await app.register(fastifyIdempotency, { store: memoryStore(), scope, lease: 5_000, onLost: 'refuse' });
+    app.post('/orders', { handlerTimeout: 500 }, async () => {
+      await sleep(1_000);
       effects++;
       return { done: true };
     });
@@ -73,7 +76,7 @@ describe('a request that is answered in place of its handler', () => {
     const { port } = app.server.address() as { port: number };
     expect((await send(port, request)).status).toBe(503);
     expect(typeOf(await send(port, request))).toBe('result-not-stored');
-    await expect.poll(() => effects, { timeout: 10_000 }).toBe(1);
+    await expect.poll(() => effects).toBe(1);
     expect(typeOf(await send(port, request))).toBe('result-not-stored');
     await app.close();
   });
@@ -92,12 +95,12 @@ describe('resolveRequest', () => {
     const lostEngine = engineOf({ store: cut, lease: 100 });
     await lostEngine.begin({ scope: 'all', operation: 'POST /orders', key: 'k' });
     isGone = true;
-    const engine = engineOf({ store, lease: 100, onLost: 'refuse' });
+    const engine = engineOf({ store, onLost: 'refuse' });
     const protect = idempotency(engine, { scope, fingerprint: () => 'any' });
     await listening(
       appOf(protect, (_request, response) => void response.status(201).send('ran')),
       async (port) => {
-        await expect.poll(async () => typeOf(await send(port, request)), { timeout: 10_000 }).toBe('outcome-unknown');
+        await expect.poll(async () => typeOf(await send(port, request))).toBe('outcome-unknown');
         await task(port, engine);
       },
     );
@@ -242,7 +245,7 @@ describe('20 MB', () => {
       expect(longest).toBeLessThan(100);
       expect(typeOf(await send(port, request))).toBe('result-not-stored');
     });
-  }, 60_000);
+  });
 });
 
 describe('a body by HTTP/2', () => {

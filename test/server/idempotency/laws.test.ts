@@ -447,7 +447,7 @@ for (const backend of [memory, sqlite(), redis()]) {
             }
           },
         );
-      }, 60_000);
+      });
 
       it('does not begin without its store, and says so', async () => {
         const down = failing(() => Promise.reject(storeError()));
@@ -507,7 +507,7 @@ for (const backend of [memory, sqlite(), redis()]) {
             const answer = await untilAnswered(() => ask());
             expect([answer.body.toString(), asks.length]).toEqual(['answer 1', 1]);
           },
-          { store, storeTimeout: 200 },
+          { store, storeTimeout: 2_000 },
         );
       });
     });

@@ -61,7 +61,7 @@ describe.each(frameworks)('with $name, a store that', (framework) => {
           }
           const what = `${key}: ${answer.status} ${typeOf(answer)}, ${effects} effects`;
           // What a loaded machine needs comes on top.
-          expect(performance.now() - beganMs, what).toBeLessThan(leaseMs + 5_000);
+          expect(performance.now() - beganMs, what).toBeLessThan(leaseMs + 30_000);
           expect(effects, what).toBeLessThanOrEqual(1);
           if (answer.status === 201) expect([answer.body.toString(), effects], what).toEqual([`seat 7 of ${key}`, 1]);
           else expect(`${answer.status} ${typeOf(answer)}`, what).toMatch(/^500 |(outcome-unknown|result-not-stored)$/);
@@ -80,6 +80,6 @@ describe.each(frameworks)('with $name, a store that', (framework) => {
       // Begin, phase, seal, end: all of them were cut.
       expect(reached.slice(0, 4)).toEqual([true, true, true, true]);
     },
-    30_000,
+    180_000,
   );
 });

@@ -15,6 +15,8 @@ import { type RawAnswer, send } from './raw-client.js';
 import type { Death } from './shop-child.js';
 
 export const leaseMs = 1_000;
+/** For how long a key may be blocked: one lease, and what a loaded machine needs. */
+export const mostBlockedMs = leaseMs + 30_000;
 
 const folder = mkdtempSync(join(tmpdir(), 'holdfast-shop-'));
 const program = join(folder, 'child.cjs');

@@ -98,7 +98,7 @@ async function unpack(cache: string, packageName: string, root: string): Promise
 async function download(folder: string, packageName: string, sources: readonly string[]): Promise<void> {
   for (const part of ['lists/partial', 'archives/partial']) mkdirSync(join(folder, part), { recursive: true });
   const options = [
-    ...['-o', 'Debug::NoLocking=1', '-o', 'APT::Sandbox::User=root', '-qq', ...sources],
+    ...['-o', 'Debug::NoLocking=1', '-o', 'APT::Sandbox::User=root', '-qq', '-o', 'Acquire::Retries=3', ...sources],
     ...['-o', `Dir::State::lists=${join(folder, 'lists')}`, '-o', `Dir::Cache::archives=${join(folder, 'archives')}`],
     ...['-o', 'Dir::Cache::pkgcache=', '-o', 'Dir::Cache::srcpkgcache='],
   ];

@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Program, provide } from './provide.ts';
-import { freePort, ServerProcess } from './server-process.ts';
+import { ServerProcess } from './server-process.ts';
 
 /** How a Redis or Valkey is made here; undefined where it cannot be had. In CI that is an error: no suite is skipped there. */
 export async function redisProgram(name = 'redis-server'): Promise<Program | undefined> {
@@ -18,12 +18,16 @@ export async function redisProgram(name = 'redis-server'): Promise<Program | und
 
 /** Starts one that keeps nothing on disk, unless the settings say so. */
 export function startRedis(program: Program, settings: readonly string[] = []): Promise<ServerProcess> {
+  return startOne(program, () => settings);
+}
+
+function startOne(program: Program, settings: (port: number) => readonly string[]): Promise<ServerProcess> {
   return ServerProcess.start({
     name: 'redis',
     program,
     args: ({ port, folder }) => [
       ...['--bind', '127.0.0.1', '--port', `${port}`, '--dir', folder],
-      ...['--save', '', '--appendonly', 'no', '--repl-diskless-sync-delay', '0', ...settings],
+      ...['--save', '', '--appendonly', 'no', '--repl-diskless-sync-delay', '0', ...settings(port)],
     ],
     ping: { request: 'PING', answer: '+PONG' },
   });
@@ -45,46 +49,62 @@ export interface RedisCluster {
 export async function startCluster(program: Program, { replicas = 0 } = {}): Promise<RedisCluster> {
   const size = 3;
   const total = size * (1 + replicas);
-  const started: { readonly server: ServerProcess; readonly busPort: string }[] = [];
+  const started: ServerProcess[] = [];
+  const busPortOf = (port: number) => `${port + 1}`;
   try {
     while (started.length < total) {
-      const busPort = `${await freePort()}`;
-      const settings = ['--cluster-enabled', 'yes', '--cluster-node-timeout', '1000', '--cluster-port', busPort];
-      started.push({ server: await startRedis(program, settings), busPort });
+      const settings = (port: number) => [
+        ...['--cluster-enabled', 'yes', '--cluster-node-timeout', '1000', '--cluster-port', busPortOf(port)],
+      ];
+      started.push(await startOne(program, settings));
     }
     const slots = 16_384;
-    for (const [index, { server, busPort }] of started.entries()) {
+    for (const [index, server] of started.entries()) {
       if (index < size) {
         const [first, last] = [index, index + 1].map((bound) => Math.floor((bound * slots) / size));
         await server.ask(`CLUSTER ADDSLOTSRANGE ${first} ${last! - 1}`);
       }
       await server.ask(`CLUSTER SET-CONFIG-EPOCH ${index + 1}`);
-      if (index > 0) await started[0]!.server.ask(`CLUSTER MEET ${server.host} ${server.port} ${busPort}`);
     }
-    const isWhole = (info: string) =>
-      info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${total}`);
-    for (const { server } of started) await until(async () => isWhole(await server.ask('CLUSTER INFO')));
-    for (const [index, { server }] of started.slice(size).entries()) {
-      const id = /[0-9a-f]{40}/.exec(await started[index % size]!.server.ask('CLUSTER MYID'))![0];
+    let metMs = Number.NEGATIVE_INFINITY;
+    const isWhole = async (server: ServerProcess) => {
+      // A node forgets a meeting that has not come about in time.
+      if (performance.now() - metMs > 2_000) {
+        metMs = performance.now();
+        for (const { host, port } of started.slice(1)) {
+          await started[0]!.ask(`CLUSTER MEET ${host} ${port} ${busPortOf(port)}`);
+        }
+      }
+      const info = await server.ask('CLUSTER INFO');
+      return info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${total}`);
+    };
+    for (const server of started) await until(() => isWhole(server));
+    for (const [index, server] of started.slice(size).entries()) {
+      const id = /[0-9a-f]{40}/.exec(await started[index % size]!.ask('CLUSTER MYID'))![0];
       await server.ask(`CLUSTER REPLICATE ${id}`);
     }
-    for (const { server } of started.slice(size)) {
+    for (const server of started.slice(size)) {
       await until(async () => (await server.ask('INFO replication')).includes('master_link_status:up'));
     }
+    // That was to come together soon. From now on nobody shall be taken for dead because the machine is busy, unless replicas wait for it.
+    const deadAfterMs = replicas === 0 ? 15_000 : 3_000;
+    for (const server of started) await server.ask(`CONFIG SET cluster-node-timeout ${deadAfterMs}`);
   } catch (error) {
-    for (const { server } of started) await server.dispose();
+    for (const server of started) await server.dispose();
     throw error;
   }
-  const servers = started.map(({ server }) => server);
-  return { nodes: servers.slice(0, size), replicas: servers.slice(size) };
+  return { nodes: started.slice(0, size), replicas: started.slice(size) };
 }
 
 /** Starts three sentinels for a primary that has a replica, and waits until they agree on both. */
 export async function startSentinels(program: Program, primary: ServerProcess): Promise<ServerProcess[]> {
   const settings = [
     ...['bind 127.0.0.1', `sentinel monitor main ${primary.host} ${primary.port} 2`],
-    ...['sentinel down-after-milliseconds main 300', 'sentinel failover-timeout main 1500'],
+    // Longer than a busy machine lets a server wait, most of the time.
+    ...['sentinel down-after-milliseconds main 1000', 'sentinel failover-timeout main 3000'],
   ];
+  // Who was not let run for 2 s takes the clock for broken, and would do nothing for 30 s.
+  const trust = 'SENTINEL DEBUG TILT-TRIGGER 600000';
   const sentinels: ServerProcess[] = [];
   try {
     while (sentinels.length < 3) {
@@ -102,6 +122,7 @@ export async function startSentinels(program: Program, primary: ServerProcess): 
       );
     }
     const agreed = /\$10\r\nnum-slaves\r\n\$1\r\n1\r\n[\s\S]*num-other-sentinels\r\n\$1\r\n2\r\n/;
+    for (const sentinel of sentinels) await sentinel.ask(trust);
     for (const sentinel of sentinels) await until(async () => agreed.test(await sentinel.ask('SENTINEL MASTER main')));
   } catch (error) {
     for (const sentinel of sentinels) await sentinel.dispose();
@@ -111,9 +132,9 @@ export async function startSentinels(program: Program, primary: ServerProcess): 
 }
 
 async function until(holds: () => Promise<boolean>): Promise<void> {
-  const endsAtMs = performance.now() + 30_000;
+  const endsAtMs = performance.now() + 90_000;
   while (!(await holds())) {
-    if (performance.now() > endsAtMs) throw new Error('the servers did not come together within 30 s');
+    if (performance.now() > endsAtMs) throw new Error('the servers did not come together within 90 s');
     await sleep(20);
   }
 }

@@ -4,6 +4,7 @@
  * Promise: it is ready when it answers its own protocol; it never outlives the thread that started it, however that ends.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
@@ -16,6 +17,7 @@ import type { Program } from './provide.ts';
 export interface ServerKind {
   readonly name: string;
   readonly program: Program;
+  /** The port after `port` is its own as well. */
   readonly args: (place: { readonly port: number; readonly folder: string }) => readonly string[];
   /** Done once, before the first start. */
   readonly prepare?: (folder: string) => Promise<void>;
@@ -27,8 +29,10 @@ export interface ServerKind {
   readonly stopSignal?: NodeJS.Signals;
 }
 
-const longestStartMs = 10_000;
-const longestStopMs = 3000;
+/** On a busy machine a thousand times what they take; nobody waits for it whose server is there, or has ended. */
+const longestStartMs = 40_000;
+const longestStopMs = 20_000;
+const longestAnswerMs = 20_000;
 
 export class ServerProcess {
   readonly host = '127.0.0.1';
@@ -124,7 +128,7 @@ export class ServerProcess {
   ask(line: string): Promise<string> {
     return new Promise((resolve, reject) => {
       const socket = connect(this.port, this.host, () => socket.write(`${line}\r\n`));
-      socket.setTimeout(2000, () => socket.destroy(new Error(`no answer to ${line}`)));
+      socket.setTimeout(longestAnswerMs, () => socket.destroy(new Error(`no answer to ${line}`)));
       socket.once('error', reject);
       // It may be shown the door without a word, as all are by a server that becomes a primary.
       socket.once('close', () => reject(new Error(`the connection was closed before an answer to ${line}`)));
@@ -168,7 +172,8 @@ export class ServerProcess {
     }
   }
 
-  private async answers(): Promise<boolean> {
+  /** Whether it is ready now. */
+  async answers(): Promise<boolean> {
     const { ping } = this.kind;
     if (typeof ping === 'function') return ping(this.port);
     const { request, answer } = ping;
@@ -203,11 +208,21 @@ function processTree(root: number): number[] {
   return tree;
 }
 
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
+/**
+ * An even port that is free, and so is the next one. The system gives them to nobody who does not ask for them (its own choice is 32768 and above on
+ * Linux, 49152 on macOS and Windows), so that a server finds its port free when it comes back to it.
+ */
+async function freePort(): Promise<number> {
+  for (;;) {
+    const port = 2 * randomInt(10_000, 16_000);
+    if ((await isFree(port)) && (await isFree(port + 1))) return port;
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  const server = createServer();
+  return new Promise((resolve) => {
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });
 }

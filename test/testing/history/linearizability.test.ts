@@ -220,7 +220,7 @@ describe('checkLinearizability on several keys', () => {
   });
 });
 
-describe('checkLinearizability against brute force', { timeout: 60_000 }, () => {
+describe('checkLinearizability against brute force', () => {
   it('accepts 2000 simulated histories, with an order that holds', () => {
     for (let seed = 1; seed <= 2000; seed++) {
       const random = seeded(seed);
@@ -305,7 +305,7 @@ describe('checkLinearizability against brute force', { timeout: 60_000 }, () => 
   });
 });
 
-describe('checkLinearizability on long histories', { timeout: 60_000 }, () => {
+describe('checkLinearizability on long histories', () => {
   it.each([1, 2, 3])(
     'decides 2000 operations of 5 clients with unknown outcomes in a few steps each (seed %i)',
     (seed) => {
@@ -350,7 +350,7 @@ describe('checkLinearizability on long histories', { timeout: 60_000 }, () => {
   });
 });
 
-describe('checkLinearizability with a limit', { timeout: 60_000 }, () => {
+describe('checkLinearizability with a limit', () => {
   const hard = [...simulateRegister({ random: seeded(7), clients: 12, operations: 300, values: 1e6 })];
 
   it('says undecided when its steps are used up, and spends no more', () => {

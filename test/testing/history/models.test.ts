@@ -75,7 +75,7 @@ describe('registerModel', () => {
   });
 });
 
-describe('lockModel', { timeout: 60_000 }, () => {
+describe('lockModel', () => {
   const model = lockModel();
   const free = { holder: 'nobody', fence: 4 } as const;
   const held = { holder: 'known', fence: 5 } as const;

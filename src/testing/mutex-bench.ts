@@ -5,7 +5,7 @@
  */
 import { type Mutex, mutex } from '../coordination/mutex/mutex.js';
 import { type Semaphore, semaphore } from '../coordination/mutex/semaphore.js';
-import type { Clock } from '../core/clock.js';
+import { type Clock, callbackTimer } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
 import type { Store } from '../stores/store.js';
 import type { ConformanceSettings } from './store-bench.js';
@@ -127,6 +127,12 @@ export class Bench {
   async pass(ms: number): Promise<void> {
     if (this.checked.pass === undefined) await new Promise((resolve) => globalThis.setTimeout(resolve, ms));
     else await this.checked.pass(ms);
+  }
+
+  /** Ends so much later by the clock of the locks, while something else is waited for. */
+  later(ms: number): Promise<void> {
+    const { clock } = this.checked;
+    return new Promise((resolve) => clock.schedule(callbackTimer(resolve), clock.now() + ms));
   }
 
   /** Waits for a promise; where time is virtual, lets it pass meanwhile. */

@@ -91,8 +91,9 @@ type Case = readonly [law: number, name: string, body: (bench: Bench) => Promise
 
 /** Less than the shortest time for which anything could be left over. */
 const soonMs = 250;
-/** A waiter that is not told looks after as long as this, at best. What it takes to ask comes on top, on a machine as busy as this one. */
-const handOverMs = 25;
+/** A waiter that is not told looks after as long as this, at best. */
+const askAgainMs = 25;
+const handOvers = 11;
 
 const cases: readonly Case[] = [
   [1, 'one holds it, others are told, and it is free afterwards', basics],
@@ -359,26 +360,22 @@ async function fairOrder(bench: Bench): Promise<void> {
 async function handOver(bench: Bench): Promise<void> {
   const store = await bench.store();
   if (store.native?.watch === undefined) return;
-  const [one, other] = [await bench.locks(store), await bench.locks()];
-  const [waitsMs, asksMs]: [number[], number[]] = [[], []];
-  for (let round = 0; round < 11; round++) {
+  const [one, other, third] = [await bench.locks(store), await bench.locks(), await bench.locks()];
+  let sooner = 0;
+  for (let round = 0; round < handOvers; round++) {
     const lease = await bench.settled(one.acquire('key'));
-    const askedMs = bench.now();
-    await bench.settled(other.inspect('key'));
-    asksMs.push(bench.now() - askedMs);
-    const waiting = other.acquire('key').then((next) => ({ next, atMs: bench.now() }));
+    const waiting = other.acquire('key');
     await bench.pass(30);
-    const releasedMs = bench.now();
     await bench.settled(lease.release());
-    const { next, atMs } = await bench.settled(waiting);
-    waitsMs.push(atMs - releasedMs);
-    await bench.settled(next.release());
+    // On a machine with much to do this takes as much longer as the hand-over does.
+    const asking = bench.later(askAgainMs).then(() => third.acquire('another key'));
+    const isSooner = Promise.race([waiting.then(() => true), asking.then(() => false)]);
+    if (await bench.settled(isSooner)) sooner++;
+    await bench.settled((await bench.settled(waiting)).release());
+    await bench.settled((await bench.settled(asking)).release());
   }
-  const [waitMs, askMs] = [waitsMs, asksMs].map((times) => times.sort((a, b) => a - b)[5]!) as [number, number];
-  bench.claim(
-    waitMs <= handOverMs + 5 * askMs,
-    () => `half of the hand-overs took more than ${waitMs} ms, and to ask took ${askMs} ms`,
-  );
+  const told = `of ${handOvers} hand-overs ${sooner} came before who asked after ${askAgainMs} ms would have had it`;
+  bench.claim(sooner > handOvers / 2, () => told);
 }
 
 async function missedNotices(bench: Bench): Promise<void> {

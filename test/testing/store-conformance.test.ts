@@ -504,6 +504,28 @@ describe('storeConformance', () => {
     expect(mutexConformance({ make, restart }).every((one) => one.alone)).toBe(true);
   });
 
+  it.each([
+    ['at once', 0, undefined],
+    ['later than it takes to ask', 30, 'case 13 of locks is broken: of 11 hand-overs 0 came before'],
+  ])('judges a store that tells of changes %s by who comes first, and not by a clock', async (_, lateMs, message) => {
+    const clock = virtualClock();
+    const sound = memoryStore({ clock });
+    const make = (): Store => ({
+      ...verbsOf(sound),
+      native: {
+        watch: (key, onChange) =>
+          sound.native!.watch!(key, (change) => {
+            if (lateMs === 0) onChange(change);
+            else void clock.sleep(lateMs).then(() => onChange(change));
+          }),
+      },
+    });
+    const cases = mutexConformance({ make, clock, pass: (ms) => clock.advance(ms) });
+    const { run } = cases.find(({ law }) => law === 13)!;
+    if (message === undefined) await run();
+    else await expect(run()).rejects.toThrow(message);
+  });
+
   it('names the seed of a history that is not linearizable, and finds it again from there', async () => {
     const clock = virtualClock();
     const { plant } = bugs.findLast(({ law }) => law === 9)!;

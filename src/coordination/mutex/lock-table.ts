@@ -203,7 +203,7 @@ export class LockTable {
   }
 
   /** Gives a seat to another owner, in one write; undefined when it is gone. */
-  async passOn(seat: Seat, owner: string): Promise<Seat | undefined> {
+  async passOn(seat: Pick<Seat, 'owner' | 'mode' | 'seen'>, owner: string): Promise<Seat | undefined> {
     const { mode } = seat;
     const passedOn = ({ holders, claim }: LockRecord) => {
       const mine = holders.find((holder) => holder.owner === seat.owner);
@@ -215,11 +215,15 @@ export class LockTable {
     return outcome && { ...outcome, owner, mode, fence: outcome.seen.version };
   }
 
-  /** Takes owners, and the claims of writers, out of the record and the line. Whether one of them was a holder. */
+  /** Takes owners out of the line, so that nothing is handed to them any more; what the record is then. */
+  async leaveLine(owners: readonly string[]): Promise<Seen> {
+    return this.read(await (this.queue?.leave(this.storeKey, owners) ?? this.store.read(this.storeKey)));
+  }
+
+  /** Takes owners, and the claims of writers, out of the record, and first out of the line unless it was `seen` after that. Whether one of them was a holder. */
   async leave(owners: readonly string[], seen?: Seen): Promise<boolean> {
     let wasHolder = false;
-    // First out of the line, so that nothing is handed to them any more.
-    const from = seen ?? this.read(await (this.queue?.leave(this.storeKey, owners) ?? this.store.read(this.storeKey)));
+    const from = seen ?? (await this.leaveLine(owners));
     await this.change<undefined>(from, ({ holders, claim }) => {
       const others = holders.filter((holder) => !owners.includes(holder.owner));
       const isClaimed = claim !== undefined && owners.includes(claim.owner);

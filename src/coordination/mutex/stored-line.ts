@@ -3,7 +3,8 @@
  *
  * Promise: a grant that comes when nobody waits any more is given back; where it is not known whether a grant was made, what may be left of it
  * is looked for and taken away; while others of this process wait, a lock goes from hand to hand by one write, for a slice of time, and
- * then to whoever is first in the line of the store or, where it has none, asks it first. Of a fair lock each waiter stands in that line by itself.
+ * then to whoever is first in the line of the store or, where it has none, asks it first. Of a fair lock each waiter stands in that line by itself, and a turn that
+ * finds him gone is that of the next of his process, so that it is used however little patience they have.
  * After: Dice, Marathe and Shavit, "Lock cohorting" (2012), for the slice; DynamoDB's lock client for judging holders by their renewals.
  */
 import { type Clock, callbackTimer, longestWaitMs, Timer } from '../../core/clock.js';
@@ -175,8 +176,11 @@ export class StoredLine extends Line {
   grant(seat: Seat, heir: Waiter | undefined, sliceEndsMs = this.sliceEnd()): void {
     const lease = this.hold(seat, sliceEndsMs);
     if (lease === undefined) return;
-    if (heir?.mode === seat.mode && !heir.isOver) this.answer(heir, lease);
-    else void lease.release();
+    if (heir?.mode === seat.mode && !heir.isOver) {
+      this.answer(heir, lease);
+      // Where it was the turn of another, who has left, his own is still to be given up.
+      this.campaigns.get(heir)?.poke();
+    } else void lease.release();
   }
 
   /** @internal */
@@ -207,10 +211,30 @@ export class StoredLine extends Line {
   private async leaveTogether(): Promise<void> {
     while (this.leaving.length > 0) {
       const owners = this.leaving.splice(0, mostTogether);
-      await this.table.leave(owners).catch(() => this.cleanUp(owners, 'answered'));
+      await this.giveUpPlaces(owners).catch(() => this.cleanUp(owners, 'answered'));
     }
     this.leaves--;
     this.rest();
+  }
+
+  /**
+   * A turn that was on its way to one who has left is that of whoever waits here. Back in the line it would go to the one who has waited longest, who is the next to
+   * leave where all have the same patience: then each turn comes too late.
+   */
+  private async giveUpPlaces(owners: readonly string[]): Promise<void> {
+    const seen = await this.table.leaveLine(owners);
+    const turn = seen.record.holders.find(({ owner }) => owners.includes(owner));
+    if (turn === undefined || turn.mode !== this.waiters.first?.mode) {
+      await this.table.leave(owners, seen);
+      return;
+    }
+    const owner = this.owners.next();
+    try {
+      const seat = await this.table.passOn({ ...turn, seen }, owner);
+      if (seat !== undefined) this.grant(seat, this.waiters.first);
+    } catch {
+      this.cleanUp([turn.owner, owner]);
+    }
   }
 
   /**
@@ -379,7 +403,8 @@ class Campaign extends Timer implements Waiting {
       if ('owner' in answer) {
         this.begin();
         pollMs = firstPollMs;
-        line.grant(answer, this.heir);
+        // Of one who has left meanwhile it is the turn of whoever waits here.
+        line.grant(answer, this.heir ?? line.first);
         continue;
       }
       this.mayBeThere ||= answer.isClaimed;

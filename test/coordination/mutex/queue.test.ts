@@ -3,7 +3,7 @@ import { LockUnavailableError, mutex, StoreError, semaphore } from 'holdfast';
 import { seededRandom } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import type { StoreQueue } from '../../../src/stores/store.js';
-import { bench, engine, unsteady, until } from './support.ts';
+import { bench, distant, engine, unsteady, until } from './support.ts';
 
 describe('mutex with a store that has a line', () => {
   it('takes by one verb and gives back by one, and a reader as without a line', async () => {
@@ -286,6 +286,150 @@ describe('mutex with a store that has a line', () => {
       if (fair) expect(served).toEqual([...served].sort((one, other) => one - other));
       expect([state.lines.get('mutex:key'), clock.pendingTimers]).toEqual([[], 0]);
     }
+  });
+
+  it('has four fifths of the sections of those who wait for ever, with those who wait hardly longer than a hand-over takes', async () => {
+    /** In three seconds, of four processes with so many callers each, who come again soon. */
+    const sectionsOf = async (fair: boolean, callers: number, patienceMs: number) => {
+      const { clock, state, store } = bench({ queues: true });
+      const random = seededRandom(11);
+      let isOver = false;
+      let sections = 0;
+      const section = async () => {
+        sections++;
+        await clock.sleep(2);
+      };
+      const comeAndGo = async (locks: ReturnType<typeof mutex>) => {
+        await clock.sleep(50 * random());
+        while (!isOver) {
+          const controller = new AbortController();
+          void clock.sleep(patienceMs).then(() => controller.abort());
+          await locks.run('key', section, { signal: controller.signal }).catch(() => {});
+          await clock.sleep(5 * random());
+        }
+      };
+      const ends: Promise<void>[] = [];
+      for (let process = 0; process < 4; process++) {
+        const locks = mutex({ store: distant(store, clock, 1), clock, ttl: '3s', fair, random: () => random() });
+        for (let caller = 0; caller < callers; caller++) ends.push(comeAndGo(locks));
+      }
+      await clock.advance(3_000);
+      const counted = sections;
+      isOver = true;
+      await until(clock, Promise.all(ends));
+      await clock.advance(patienceMs);
+      expect([state.lines.get('mutex:key'), clock.pendingTimers]).toEqual([[], 0]);
+      return counted;
+    };
+    for (const fair of [true, false]) {
+      const most = await sectionsOf(fair, 10, 3_000);
+      for (const [callers, patienceMs] of [
+        [10, 5],
+        [10, 10],
+        [10, 30],
+        [30, 30],
+      ] as const) {
+        const sections = await sectionsOf(fair, callers, patienceMs);
+        expect(
+          sections,
+          `${fair ? 'fair, ' : ''}${callers} callers, ${patienceMs} ms: ${sections} of ${most}`,
+        ).toBeGreaterThan(0.8 * most);
+      }
+    }
+  });
+
+  it.each([
+    ['before he hears of it', 100.5],
+    ['while he asks for all of it', 101.5],
+  ])('gives the turn of one who leaves %s to the next of his process', async (_, leavesMs) => {
+    for (const fair of [true, false]) {
+      const { clock, state, store } = bench({ queues: true });
+      const processes = [0, 1].map(() =>
+        mutex({ store: distant(store, clock, 1), clock, ttl: '3s', fair, random: () => 0.5 }),
+      );
+      const [one, other] = processes as [(typeof processes)[0], (typeof processes)[0]];
+      const lease = await until(clock, one.acquire('key'));
+      const served: string[] = [];
+      const controller = new AbortController();
+      const leaving = other.acquire('key', { signal: controller.signal });
+      const left = expect(leaving).rejects.toMatchObject({ name: 'AbortError' });
+      await clock.advance(3);
+      const all = [one.run('key', () => void served.push('one'))];
+      await clock.advance(3);
+      all.push(other.run('key', () => void served.push('other')));
+      await clock.advance(100 - clock.now() - 1);
+      // It is handed over at 100 ms, and told of at 101.
+      const released = lease.release();
+      await clock.advance(leavesMs - clock.now());
+      controller.abort();
+      await left;
+      await clock.advance(4);
+      expect([served, await released]).toEqual([['other'], 'released']);
+      await until(clock, Promise.all(all));
+      expect([served, state.lines.get('mutex:key'), clock.pendingTimers]).toEqual([['other', 'one'], [], 0]);
+    }
+  });
+
+  it('lets nobody wait for more turns than stood before him when he came, although those of others are inherited', async () => {
+    const { clock, state, store } = bench({ queues: true });
+    const random = seededRandom(5);
+    const locksOf = () =>
+      mutex({ store: distant(store, clock, 1), clock, ttl: '3s', fair: true, random: () => random() });
+    let isOver = false;
+    let sections = 0;
+    const section = async () => {
+      sections++;
+      await clock.sleep(2);
+    };
+    const comeAndGo = async (locks: ReturnType<typeof mutex>) => {
+      while (!isOver) {
+        const controller = new AbortController();
+        void clock.sleep(20 * random()).then(() => controller.abort());
+        await locks.run('key', section, { signal: controller.signal }).catch(() => {});
+        await clock.sleep(5 * random());
+      }
+    };
+    const crowd = locksOf();
+    const ends: Promise<void>[] = Array.from({ length: 20 }, () => comeAndGo(crowd));
+    const patient = locksOf();
+    const tooMany: number[] = [];
+    const ask = async () => {
+      for (let ask = 0; ask < 100; ask++) {
+        await clock.sleep(20 * random());
+        const before = sections;
+        const waiting = patient.acquire('key');
+        await clock.sleep(1);
+        // Besides those in the line there is who holds it, and the turn that is on its way.
+        const most = state.lines.get('mutex:key')!.length + 2;
+        const lease = await waiting;
+        if (sections - before > most) tooMany.push(sections - before);
+        await lease.release();
+      }
+      isOver = true;
+    };
+    await until(clock, Promise.all([ask(), ...ends]));
+    expect(tooMany).toEqual([]);
+    expect(sections).toBeGreaterThan(200);
+  });
+
+  it('frees a turn soon that went to the next of the process with its reply lost', async () => {
+    const { clock, state, store, process } = bench({ queues: true });
+    const lease = await process().acquire('key');
+    const locks = mutex({ store: distant(store, clock, 1), clock, ttl: '3s', fair: true, random: () => 0.5 });
+    const controller = new AbortController();
+    const left = expect(locks.acquire('key', { signal: controller.signal })).rejects.toThrow();
+    await clock.advance(3);
+    const waiting = locks.acquire('key');
+    await clock.advance(10);
+    state.fate = (verb) => (verb === 'write' ? 'lost' : 'ok');
+    await lease.release();
+    controller.abort();
+    await left;
+    const next = await until(clock, waiting, 500);
+    expect(state.verbs.filter((verb) => verb === 'write').length).toBe(1);
+    await until(clock, next.release());
+    await clock.advance(10);
+    expect([await process().tryAcquire('key'), state.lines.get('mutex:key')]).not.toContain(null);
   });
 
   it('takes a place back whose reply was lost, and what was handed to it', async () => {

@@ -2,7 +2,7 @@
 import { memoryStore, mutex, type Store, type StoreChange, StoreError } from 'holdfast';
 import { type VirtualClock, virtualClock } from 'holdfast/testing';
 import { Locks } from '../../../src/coordination/mutex/locks.js';
-import type { QueueEnterOptions, StoreQueue, Written } from '../../../src/stores/store.js';
+import type { QueueEnterOptions, QueueTurn, StoreQueue, Written } from '../../../src/stores/store.js';
 
 export type Verb = 'read' | 'write' | 'remove' | 'enter' | 'pass' | 'leave' | 'size' | 'guardedWrite';
 /**
@@ -226,4 +226,31 @@ export async function until<T>(clock: VirtualClock, promise: Promise<T>, mostMs 
   for (let passedMs = 0; !isSettled && passedMs < mostMs; passedMs++) await clock.advance(1);
   if (!isSettled) throw new Error(`not settled after ${mostMs} ms`);
   return settled;
+}
+
+/** A store so many milliseconds away, as are its hints. */
+export function distant(store: Store, clock: VirtualClock, ms: number): Store {
+  const trip = async <T>(work: () => Promise<T>): Promise<T> => {
+    await clock.sleep(ms);
+    const answer = await work();
+    await clock.sleep(ms);
+    return answer;
+  };
+  const { queue } = store.native!;
+  return {
+    read: (...args) => trip(() => store.read(...args)),
+    write: (...args) => trip(() => store.write(...args)),
+    remove: (...args) => trip(() => store.remove(...args)),
+    native: queue && {
+      queue: {
+        enter(key, ticket, value, { onTurn, ...options }) {
+          const late = onTurn && ((turn: QueueTurn) => void clock.sleep(ms).then(() => onTurn(turn)));
+          return trip(() => queue.enter(key, ticket, value, { ...options, onTurn: late }));
+        },
+        pass: (...args) => trip(() => queue.pass(...args)),
+        leave: (...args) => trip(() => queue.leave(...args)),
+        size: (...args) => trip(() => queue.size(...args)),
+      },
+    },
+  };
 }

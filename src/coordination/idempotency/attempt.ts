@@ -38,7 +38,7 @@ export interface IdempotencyHandle {
    * @throws {@link StoreError} when the store does not accept it; {@link InDoubtError} when the record is no longer this attempt's.
    */
   seal(): Promise<void>;
-  /** Nothing has happened: the outcome is not stored, and the next call with this key runs again. */
+  /** Nothing has happened: the outcome is not stored, and the next call with this key runs again, however often that happens. */
   release(): void;
   /**
    * Runs a step and records its result, so that a later attempt does not run it again. Steps run one after the other, in the same order
@@ -283,10 +283,11 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   private endWithout(): Completion | Promise<Completion> {
     const { attempts, onLost } = this.engine.settings;
     const wouldRepeat = this.hasLostAnswer && onLost !== 'rerun';
-    const isDoubtful = wouldRepeat || this.record.attempt >= attempts;
-    // Whoever releases it knows that nothing has happened.
-    const state = isDoubtful && this.wanted !== 'release' ? 'in-doubt' : 'idle';
-    return this.end({ ...this.record, state, fence: this.fence, elapsedMs: this.elapsedMs() });
+    // Code that releases it knows that nothing has happened: that is no failure, however often.
+    const isReleased = this.wanted === 'release';
+    const failures = this.record.failures + (isReleased ? 0 : 1);
+    const state = !isReleased && (wouldRepeat || failures >= attempts) ? 'in-doubt' : 'idle';
+    return this.end({ ...this.record, state, failures, fence: this.fence, elapsedMs: this.elapsedMs() });
   }
 
   /** Writes the last record: now, where the store answers at once. */

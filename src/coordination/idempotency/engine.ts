@@ -34,7 +34,7 @@ export interface EngineSettings {
   readonly storeTimeoutMs: number;
   readonly maxBodyBytes: number;
   readonly onLost: 'rerun' | 'resume' | 'refuse';
-  /** Attempts that may end without a result. Then the key is in doubt: there is something about it that repeating will not cure. */
+  /** Attempts that may fail or be lost. Then the key is in doubt: there is something about it that repeating will not cure. */
   readonly attempts: number;
   readonly onStoreDown: 'refuse' | 'run';
   readonly secret: Uint8Array | undefined;
@@ -225,8 +225,8 @@ export class Engine {
       const isLost = seen.state === 'running' && entry.ageMs >= seen.leaseMs;
       if (seen.state !== 'in-doubt' && !isLost) return false;
       const state = kept === undefined ? 'idle' : 'completed';
-      // Whoever resolves it knows that nothing has happened, or what: a seal has done its work.
-      const record = { ...seen, owner, state, result: kept, isSealed: false } as const;
+      // Whoever resolves it knows that nothing has happened, or what: a seal has done its work, and failures are counted anew.
+      const record = { ...seen, owner, state, failures: 0, result: kept, isSealed: false } as const;
       const answer = await store.write(storeKey, encodeRecord(record), { ttlMs, ifVersion: entry.version });
       if (answer.ok) return true;
       checkRefusals(++refusals);
@@ -456,7 +456,8 @@ export class Engine {
       value = await fn(this.transactionHandle(named, record));
     } catch (error) {
       // Nothing is left of it when the transaction is rolled back; if it is committed all the same, the key is free.
-      await view.write(storeKey, encodeRecord({ ...record, state: 'idle' }), { ttlMs, ifVersion }).catch(() => {});
+      const failed = { ...record, state: 'idle', failures: record.failures + 1 } as const;
+      await view.write(storeKey, encodeRecord(failed), { ttlMs, ifVersion }).catch(() => {});
       throw error;
     }
     const done = this.done<T>(named, record, value, encode);
@@ -524,7 +525,7 @@ export class Engine {
         if (leftMs > 0)
           return { kind: 'busy', retryAfterMs: this.retryAfterMs(operation, seen.elapsedMs + entry.ageMs, leftMs) };
         const { onLost, attempts } = this.settings;
-        const isDoubtful = seen.isSealed || onLost === 'refuse' || seen.attempt >= attempts;
+        const isDoubtful = seen.isSealed || onLost === 'refuse' || seen.failures + 1 >= attempts;
         return { kind: isDoubtful ? 'doubt' : 'take', seen };
       }
     }
@@ -638,7 +639,8 @@ function acquired(handle: AdapterHandle, lost: IdempotencyRecord | undefined): B
 function successorOf(seen: IdempotencyRecord, first: IdempotencyRecord, kind: 'take' | 'doubt'): IdempotencyRecord {
   const kept = { fingerprint: seen.fingerprint, isSealed: seen.isSealed, memo: seen.memo };
   if (kind === 'doubt') return { ...first, ...kept, state: 'in-doubt', attempt: seen.attempt, trace: seen.trace };
-  return { ...first, ...kept, attempt: seen.attempt + 1 };
+  const failures = seen.state === 'running' ? seen.failures + 1 : seen.failures;
+  return { ...first, ...kept, attempt: seen.attempt + 1, failures };
 }
 
 function pause(clock: Clock, ms: number): Promise<void> {
@@ -704,6 +706,7 @@ const beginning: IdempotencyRecord = {
   leaseMs: 0,
   elapsedMs: 0,
   attempt: 1,
+  failures: 0,
   fingerprint: noFingerprint,
   isSealed: false,
   trace: undefined,

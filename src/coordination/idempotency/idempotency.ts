@@ -58,7 +58,7 @@ export interface IdempotencyOptions {
   readonly onLost?: 'rerun' | 'resume' | 'refuse';
   /**
    * Attempts that may end without a result, failed or lost, before the key is in doubt until `resolve` is called, since repeating
-   * does not seem to help. Raise it if a queue counts its own retries, or clients retry through long outages. Default 10; from 1 to 1,000,000.
+   * does not seem to help. An attempt that called `release()` does not count. Raise it if a queue counts its own retries, or clients retry through long outages. Default 10; from 1 to 1,000,000.
    */
   readonly attempts?: number;
   /** How long a call waits for the same operation running elsewhere before it fails with `InFlightError`. Default `'off'`: not at all. `'5s'` suits most. */
@@ -118,7 +118,8 @@ export interface Idempotency {
    * Runs a function once per key, and resolves with its result, or with that of the call that ran.
    *
    * Every call, including the first, gets the result decoded from its stored bytes. What the function throws is not stored, unless it was sealed
-   * before; the next call with the key runs again, up to ten times.
+   * before; the next call with the key runs again, up to `attempts` times. A refusal (`isRejected`) counts as any other error, since what came before it may
+   * have had an effect; if nothing had, call `release()`.
    *
    * @throws {@link InFlightError} `ERR_IN_FLIGHT` while it runs elsewhere; {@link KeyReusedError} `ERR_KEY_REUSED` for another input;
    * {@link InDoubtError} `ERR_IN_DOUBT` when its outcome is unknown; {@link KeyMissingError} `ERR_KEY_MISSING` for a key that is empty or

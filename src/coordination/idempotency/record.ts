@@ -6,7 +6,7 @@
  * release reads what this one wrote.
  *
  * Layout, big-endian: magic 1, version 1, state 1, flags 1, owner 16, fence 8 (float64), lease 4, elapsed 8 (float64), attempt 4,
- * fingerprint 1 + 32, checksum 4; then trace, result and memo, each behind its length.
+ * failures 4, fingerprint 1 + 32, checksum 4; then trace, result and memo, each behind its length.
  */
 
 import { Slab } from '../../core/slab.js';
@@ -30,6 +30,8 @@ export interface IdempotencyRecord {
   readonly elapsedMs: number;
   /** From 1; a takeover counts, and so does a new begin after a release. */
   readonly attempt: number;
+  /** Attempts that were lost, or ended without a result and were not released: so many, and the key is in doubt. */
+  readonly failures: number;
   /** Version and digest of what was asked for: {@link fingerprintBytes} bytes. */
   readonly fingerprint: Uint8Array;
   /** Its effect is done: it is never run again. */
@@ -60,8 +62,8 @@ const sealedFlag = 1;
 const resultFlag = 2;
 const knownFlags = 3;
 const ownerBytes = 16;
-const checksumAt = 77;
-const headBytes = 81;
+const checksumAt = 81;
+const headBytes = 85;
 
 const slab = /* @__PURE__ */ new Slab();
 const encoder = /* @__PURE__ */ new TextEncoder();
@@ -86,7 +88,8 @@ export function encodeRecord(record: IdempotencyRecord): Uint8Array {
   view.setUint32(from + 28, record.leaseMs);
   view.setFloat64(from + 32, record.elapsedMs);
   view.setUint32(from + 40, record.attempt);
-  bytes.set(record.fingerprint, 44);
+  view.setUint32(from + 44, record.failures);
+  bytes.set(record.fingerprint, 48);
   let at = putBytes(bytes, view, headBytes, 2, traceBytes);
   at = putBytes(bytes, view, at, 4, result ?? noBytes);
   view.setUint16(from + at, memo.length);
@@ -123,7 +126,8 @@ export function decodeRecord(bytes: Uint8Array): IdempotencyRecord {
     leaseMs: view.getUint32(from + 28),
     elapsedMs: view.getFloat64(from + 32),
     attempt: view.getUint32(from + 40),
-    fingerprint: bytes.subarray(44, 44 + fingerprintBytes),
+    failures: view.getUint32(from + 44),
+    fingerprint: bytes.subarray(48, 48 + fingerprintBytes),
     isSealed: (flags & sealedFlag) !== 0,
     trace: trace.length === 0 ? undefined : reader.decode(trace),
     memo,

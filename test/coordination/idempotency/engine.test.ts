@@ -69,6 +69,16 @@ describe('begin', () => {
     expect(begun.map(({ kind }) => kind).sort()).toEqual(['busy', 'takeover']);
   });
 
+  it('takes over what was lost with its process as often as `attempts` allow, and then leaves it in doubt', async () => {
+    const { clock, store } = setUp({}, plain);
+    const kinds: string[] = [];
+    for (let count = 0; count < 4; count++) {
+      kinds.push((await lostIn(store, { attempts: 3 }).begin({ ...raw })).kind);
+      await clock.advance('3s');
+    }
+    expect(kinds).toEqual(['run', 'takeover', 'takeover', 'in-doubt']);
+  });
+
   it('leaves in doubt what it has found in doubt, also when the reply to that was lost', async () => {
     const { once, clock, store, faulty } = setUpUnreliable({ onLost: 'refuse' });
     await lostIn(store).begin({ ...raw });

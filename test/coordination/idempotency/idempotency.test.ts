@@ -226,6 +226,34 @@ describe('idempotency', () => {
     expect(seen).toEqual([1, 2, 3, 4]);
   });
 
+  it('counts no attempt that was released: nothing has happened, however often', async () => {
+    const { once, outcomes } = setUp({ attempts: 2 });
+    const run = (isReleased: boolean) =>
+      once.run(
+        'k',
+        ({ attempt, release }) => {
+          if (isReleased) release();
+          throw new RangeError(`attempt ${attempt}`);
+        },
+        scope,
+      );
+    for (let attempt = 1; attempt <= 30; attempt++) await expect(run(true)).rejects.toThrow(`attempt ${attempt}`);
+    await expect(run(false)).rejects.toThrow('attempt 31');
+    await expect(run(true)).rejects.toThrow('attempt 32');
+    await expect(run(false)).rejects.toThrow('attempt 33');
+    expect(outcomes().slice(-2)).toEqual(['released', 'in-doubt']);
+    await expect(run(false)).rejects.toMatchObject({ code: 'ERR_IN_DOUBT' });
+  });
+
+  it('counts anew after a doubt was resolved', async () => {
+    const { once } = setUp({ attempts: 2 });
+    const run = () => once.run('k', ({ attempt }) => Promise.reject(new RangeError(`attempt ${attempt}`)), scope);
+    for (const attempt of [1, 2]) await expect(run()).rejects.toThrow(`attempt ${attempt}`);
+    expect(await once.resolve('k', { ...scope, release: true })).toBe(true);
+    for (const attempt of [3, 4]) await expect(run()).rejects.toThrow(`attempt ${attempt}`);
+    await expect(run()).rejects.toMatchObject({ code: 'ERR_IN_DOUBT' });
+  });
+
   it('keeps an error that comes after a seal', async () => {
     const { once, outcomes } = setUp();
     let runs = 0;

@@ -16,6 +16,7 @@ const anyRecord: fc.Arbitrary<IdempotencyRecord> = fc.record({
   leaseMs: fc.nat(2 ** 31 - 1),
   elapsedMs: fc.double({ min: 0, max: 1e12, noNaN: true }),
   attempt: fc.nat(1_000_000),
+  failures: fc.nat(1_000_000),
   fingerprint: bytes(33),
   isSealed: fc.boolean(),
   trace: fc.option(fc.string({ minLength: 1, unit: 'grapheme' }), { nil: undefined }),
@@ -69,9 +70,9 @@ describe('record', () => {
     expect(() => decodeRecord(later)).toThrow(/its version is 2, this release knows 1/);
   });
 
-  it('costs 89 bytes besides the result', () => {
+  it('costs 93 bytes besides the result', () => {
     const [record] = fc.sample(anyRecord, { numRuns: 1, seed: 1 });
-    expect(encodeRecord({ ...record!, trace: undefined, memo: [], result: new Uint8Array(100) })).toHaveLength(189);
+    expect(encodeRecord({ ...record!, trace: undefined, memo: [], result: new Uint8Array(100) })).toHaveLength(193);
   });
 
   const plain: IdempotencyRecord = {
@@ -81,6 +82,7 @@ describe('record', () => {
     leaseMs: 30_000,
     elapsedMs: 12.5,
     attempt: 2,
+    failures: 1,
     fingerprint: new Uint8Array(33).fill(2),
     isSealed: true,
     trace: 'ab',
@@ -92,8 +94,19 @@ describe('record', () => {
   it('is written as every release writes it', () => {
     expect(hexOf(encodeRecord(plain))).toBe(
       [
-        ...['a9', '01', '02', '03', '01'.repeat(16), '401c000000000000', '00007530', '4029000000000000', '00000002'],
-        ...['02'.repeat(33), 'bdfbb827', '00026162', '00000003050607', '0001', '000170', '0000000109'],
+        ...[
+          'a9',
+          '01',
+          '02',
+          '03',
+          '01'.repeat(16),
+          '401c000000000000',
+          '00007530',
+          '4029000000000000',
+          '00000002',
+          '00000001',
+        ],
+        ...['02'.repeat(33), 'b8023f46', '00026162', '00000003050607', '0001', '000170', '0000000109'],
       ].join(''),
     );
   });
@@ -106,12 +119,12 @@ describe('record', () => {
     const take = (part: number) => {
       hash = Math.imul(hash ^ part, 0x01000193);
     };
-    for (let at = 0; at < 76; at += 4) take(view.getInt32(at));
-    take(written[76]!);
-    let at = 81;
+    for (let at = 0; at < 80; at += 4) take(view.getInt32(at));
+    take(written[80]!);
+    let at = 85;
     for (; at + 4 <= written.length; at += 4) take(view.getInt32(at));
     for (; at < written.length; at++) take(written[at]!);
-    view.setUint32(77, hash >>> 0);
+    view.setUint32(81, hash >>> 0);
     return written;
   }
   const setting = (at: number, value: number) => (written: Uint8Array) => {
@@ -124,13 +137,13 @@ describe('record', () => {
     ['a state that nobody knows', setting(2, 4), 'its parts do not fit'],
     ['a flag that nobody knows', setting(3, 7), 'its parts do not fit'],
     ['more behind it', (written: Uint8Array) => Uint8Array.of(...written, 0), 'its parts do not fit'],
-    ['a trace beyond its end', setting(81, 0xff), 'it is cut off'],
-    ['a result beyond its end', setting(85, 0x7f), 'it is cut off'],
-    ['more phases than there are', setting(93, 2), 'it is cut off'],
+    ['a trace beyond its end', setting(85, 0xff), 'it is cut off'],
+    ['a result beyond its end', setting(89, 0x7f), 'it is cut off'],
+    ['more phases than there are', setting(97, 2), 'it is cut off'],
     ['nothing behind its result', (written: Uint8Array) => written.slice(0, 92), 'it is cut off'],
     ['half a length', (written: Uint8Array) => written.slice(0, 87), 'it is cut off'],
-    ['a name that is no text', setting(96, 0xff), 'a name in it is no UTF-8'],
-    ['a trace that is no text', setting(83, 0xff), 'a name in it is no UTF-8'],
+    ['a name that is no text', setting(100, 0xff), 'a name in it is no UTF-8'],
+    ['a trace that is no text', setting(87, 0xff), 'a name in it is no UTF-8'],
   ])('is none with %s, also where its checksum fits', (_, change, why) => {
     expect(() => decodeRecord(changed(change))).toThrow(why);
     expect(() => decodeRecord(changed(change))).toThrow(DamagedRecordError);

@@ -10,6 +10,7 @@ import type { World } from './world.js';
 /** A figure of both paths. */
 export interface Row {
   readonly what: string;
+  /** NaN: nobody was served. */
   readonly naked: number;
   readonly protected: number;
   readonly unit: 'percent' | 'ms' | 'times' | 'count';
@@ -99,7 +100,8 @@ export const acts: readonly Act[] = [
           'loads per expiry',
           'times',
           'less',
-          (path) => loads[path] / expiries,
+          // Where nobody was served nothing was shown: no load at all is no merit then.
+          (path) => (visitors[path].served === 0 ? Number.NaN : loads[path] / expiries),
           'one load per key for all processes, by a lease in the entry',
         ),
       ];
@@ -133,10 +135,11 @@ export const acts: readonly Act[] = [
     async play({ world, visitors, ms }) {
       const doubled = await counted(world, 'doubled', async () => {
         const orders = send(world, visitors, { perSecond: 15, forMs: ms, request: order('kill') });
+        const kills: Promise<unknown>[] = [];
         for (let atMs = 1_000; atMs < ms; atMs += killEveryMs) {
-          void world.sleep(atMs).then(() => Promise.all(paths.map((path) => world.killWorker(path, downMs))));
+          kills.push(world.sleep(atMs).then(() => Promise.all(paths.map((path) => world.killWorker(path, downMs)))));
         }
-        await orders;
+        await Promise.all([orders, ...kills]);
       });
       const unserved = (path: Path) => visitors[path].came - visitors[path].served;
       return [
@@ -187,6 +190,7 @@ export function stageOf(world: World, ms: number): Stage {
 
 /** Whether holdfast kept its word. Where neither path has anything to show, nothing was shown. */
 export function isBetter({ naked, protected: guarded, better }: Row): boolean {
+  if (Number.isNaN(naked)) return !Number.isNaN(guarded);
   return better === 'more' ? guarded > naked : guarded < naked || guarded === 0;
 }
 

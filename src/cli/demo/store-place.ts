@@ -15,7 +15,6 @@ export type StorePlace =
   | { readonly kind: 'memory'; readonly port: number }
   | { readonly kind: 'redis' | 'postgres'; readonly url: string; readonly run: string };
 
-/** The driver is the user's: it is looked for where the demo was started. */
 export async function openStore(place: StorePlace, path: string): Promise<Store> {
   if (place.kind === 'sqlite') {
     const { DatabaseSync } = process.getBuiltinModule('node:sqlite');
@@ -28,9 +27,10 @@ export async function openStore(place: StorePlace, path: string): Promise<Store>
     return storeBehind((question, signal) => post(agent, place.port, `/${path}`, question, signal));
   }
   const prefix = `demo-${place.run}-${path}`;
-  const load = createRequire(join(process.cwd(), 'demo.js'));
   if (place.kind === 'redis') {
-    const { Redis } = load('ioredis') as { Redis: new (url: string, options: object) => IoredisClient & EventEmitter };
+    const { Redis } = driver('ioredis') as {
+      Redis: new (url: string, options: object) => IoredisClient & EventEmitter;
+    };
     const client = new Redis(place.url, { autoResendUnfulfilledCommands: false });
     let problem: unknown;
     client.on('error', (error: unknown) => {
@@ -43,8 +43,18 @@ export async function openStore(place: StorePlace, path: string): Promise<Store>
     });
     return store;
   }
-  const { Pool } = load('pg') as { Pool: new (options: object) => Parameters<typeof postgresStore>[0] };
+  const { Pool } = driver('pg') as { Pool: new (options: object) => Parameters<typeof postgresStore>[0] };
   const store = postgresStore(new Pool({ connectionString: place.url }), { prefix, timeout: '2s' });
   await store.migrate();
   return store;
+}
+
+/** The driver is the user's: it is looked for where the demo was started. */
+function driver(name: string): unknown {
+  try {
+    return createRequire(join(process.cwd(), 'demo.js'))(name);
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== 'MODULE_NOT_FOUND') throw error;
+    throw new Error(`"${name}" is not installed in ${process.cwd()}: npm install ${name}`, { cause: error });
+  }
 }

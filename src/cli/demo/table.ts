@@ -26,6 +26,7 @@ export function tableOf(results: readonly Result[]): string[] {
 }
 
 function show(value: number, { unit }: Row): string {
+  if (Number.isNaN(value)) return 'none served';
   if (unit === 'percent') return `${value.toFixed(1)} %`;
   if (unit === 'ms') return `${Math.round(value)} ms`;
   return unit === 'times' ? value.toFixed(2) : String(value);

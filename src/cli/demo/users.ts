@@ -20,10 +20,10 @@ export class Visits {
     return this.came === 0 ? 1 : this.served / this.came;
   }
 
-  /** The slowest but one in a hundred of those who were served. */
+  /** The slowest but one in a hundred of those who were served; NaN where nobody was. */
   get p99Ms(): number {
     const sorted = this.latenciesMs.toSorted((left, right) => left - right);
-    return sorted[Math.ceil(sorted.length * 0.99) - 1] ?? 0;
+    return sorted[Math.ceil(sorted.length * 0.99) - 1] ?? Number.NaN;
   }
 }
 

@@ -45,4 +45,10 @@ describe('after a brown-out of ten seconds', () => {
     expect(report.recoverySeconds).toBe(Number.POSITIVE_INFINITY);
     expect(report.callsPerRequest).toBeGreaterThan(3);
   });
+
+  it('nothing comes back where nobody was served before', async () => {
+    const refusing: Strategy = () => () => Promise.reject(new Error('refused'));
+    const report = await play({ ...brownOut, strategy: refusing, load: 0.7, seed: 1 });
+    expect(report.recoverySeconds).toBeNaN();
+  });
 });

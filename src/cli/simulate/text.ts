@@ -10,10 +10,7 @@ const columns: readonly (readonly [string, (one: PlayedScenario) => string])[] =
   ['calls per user', ({ report }) => report.callsPerRequest.toFixed(2)],
   ['of capacity', ({ report }) => percent(report.goodput)],
   ['p99', ({ report }) => (Number.isNaN(report.p99Ms) ? '-' : `${report.p99Ms.toFixed(0)} ms`)],
-  [
-    'back after',
-    ({ report }) => (Number.isFinite(report.recoverySeconds) ? `${report.recoverySeconds.toFixed(1)} s` : 'never'),
-  ],
+  ['back after', ({ report }) => backAfter(report.recoverySeconds)],
 ];
 
 /** The report for a terminal, a log or a file: no colours, no control characters. */
@@ -70,4 +67,10 @@ function plotOf({ name, seconds }: PlayedScenario, { capacity }: Settings): stri
 
 function percent(value: number): string {
   return Number.isNaN(value) ? '-' : `${value.toFixed(1)} %`;
+}
+
+/** Where nobody was served before, there is nothing to come back to. */
+function backAfter(seconds: number): string {
+  if (Number.isNaN(seconds)) return '-';
+  return Number.isFinite(seconds) ? `${seconds.toFixed(1)} s` : 'never';
 }

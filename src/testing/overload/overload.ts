@@ -31,7 +31,7 @@ export interface Report {
   readonly p99Ms: number;
   /** Calls of the service per user's request, during the 20 s. */
   readonly callsPerRequest: number;
-  /** Seconds after the 20 s until the share of good answers is as before and stays so for 5 s; Infinity if that is not seen. */
+  /** Seconds after the 20 s until the share of good answers is as before and stays so for 5 s; Infinity if that is not seen, NaN if none was good before. */
   readonly recoverySeconds: number;
   /** What the service did without a good answer, in percent of all it did. */
   readonly wasted: number;
@@ -325,6 +325,7 @@ function goodShare(requests: readonly UserRequest[]): number {
 }
 
 function recoveryOf(requests: readonly UserRequest[], fromMs: number, toMs: number, usualShare: number): number {
+  if (usualShare === 0) return Number.NaN;
   const after = requests.filter(({ atMs }) => atMs >= fromMs);
   const shareIn = (beginMs: number, lengthMs: number) =>
     goodShare(after.filter(({ atMs }) => atMs >= beginMs && atMs < beginMs + lengthMs));

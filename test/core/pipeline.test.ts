@@ -393,7 +393,7 @@ describe('pipeline', () => {
         [
           'From the outside in:',
           '1. deadline: ends the whole call after 3000 ms',
-          '2. retry: makes up to 3 attempts, waiting 100 to 5000 ms with full jitter',
+          '2. retry: makes up to 3 attempts, waiting 0 to 5000 ms with full jitter',
           '3. passOn: a policy of your own',
           '4. timeout: gives an attempt up after 1000 ms and aborts its signal',
           '5. the operation',

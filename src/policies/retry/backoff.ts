@@ -86,7 +86,8 @@ export function exponential(options?: ExponentialOptions): Backoff {
   });
   refuseInitialAboveMax('exponential', checked);
   const { initial: initialMs, max: maxMs, factor, jitter } = checked;
-  const summary = `waiting ${initialMs} to ${maxMs} ms with ${jitter === 'none' ? 'no' : jitter} jitter`;
+  const shortestMs = jitter === 'full' ? 0 : jitter === 'equal' ? initialMs / 2 : initialMs;
+  const summary = `waiting ${shortestMs} to ${maxMs} ms with ${jitter === 'none' ? 'no' : jitter} jitter`;
   const ceilingMs = (attempt: number) => grown(initialMs, factor, attempt - 1, maxMs);
   return described({ ceilingMs, summary }, ({ attempt, random }) => {
     const longestMs = ceilingMs(attempt);

@@ -60,7 +60,8 @@ describe('constant', () => {
 
 describe('every backoff', () => {
   it.each<[() => Backoff, readonly number[], string]>([
-    [() => exponential(), [100, 200, 400], 'waiting 100 to 5000 ms with full jitter'],
+    [() => exponential(), [100, 200, 400], 'waiting 0 to 5000 ms with full jitter'],
+    [() => exponential({ jitter: 'equal' }), [100, 200, 400], 'waiting 50 to 5000 ms with equal jitter'],
     [() => exponential({ max: '300ms', jitter: 'none' }), [100, 200, 300], 'waiting 100 to 300 ms with no jitter'],
     [() => decorrelated({ max: '2s' }), [300, 900, 2_000], 'waiting 100 to 2000 ms with decorrelated jitter'],
     [() => constant('2s'), [2_000, 2_000, 2_000], 'waiting 2000 ms'],

@@ -725,7 +725,7 @@ describe('retry', () => {
   it('tells what it does', () => {
     expect(retry().traits).toMatchObject({
       kind: 'retry',
-      summary: 'makes up to 3 attempts, waiting 100 to 5000 ms with full jitter',
+      summary: 'makes up to 3 attempts, waiting 0 to 5000 ms with full jitter',
       attempts: 3,
       totalDelayMs: 300,
       hasBudget: false,

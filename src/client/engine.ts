@@ -30,11 +30,11 @@ import { Pacer, type PacerPlan } from './pacer.js';
 /** How requests are slowed down by what an origin says about its limits. */
 export interface PacingOptions {
   /** The longest time that one response can stop all requests to its origin. Default 60 s; from 1 ms to 24.8 days. */
-  readonly maxPause?: Duration;
+  readonly maxPause?: Duration | undefined;
   /** The longest time that a request is delayed; one that would wait longer is refused at once with `RateLimitedError`. Default 10 s; from 0 to 24.8 days. */
-  readonly maxWait?: Duration;
+  readonly maxWait?: Duration | undefined;
   /** Requests of one origin that may be delayed at the same time. Default 1,000; from 0 to 1,000,000. */
-  readonly queue?: number;
+  readonly queue?: number | undefined;
 }
 
 /** A request without an idempotency key, for a function that makes the key. */
@@ -52,29 +52,29 @@ export interface ClientOptions extends CommonOptions {
    * origin. `handles`, exported by the same module, judges status codes. Default: `standard` per origin, with its name and the client's `on`, a
    * deadline of 30 s and 10 s per attempt.
    */
-  readonly policy?: AnyPolicy | ((origin: string) => AnyPolicy);
+  readonly policy?: AnyPolicy | ((origin: string) => AnyPolicy) | undefined;
   /**
    * `'given'`: a POST or PATCH with an idempotency key may be repeated, with the same key. `'generate'`: each
    * POST and PATCH without a key gets one, so choose it only for origins that honour the header. A function returns the key, or
    * undefined for none. Default `'given'`.
    */
-  readonly idempotencyKey?: 'given' | 'generate' | ((request: KeylessRequest) => string | undefined);
+  readonly idempotencyKey?: 'given' | 'generate' | ((request: KeylessRequest) => string | undefined) | undefined;
   /** The header that carries the key, of 1 to 200 characters. Default `'idempotency-key'`. */
-  readonly idempotencyHeader?: string;
+  readonly idempotencyHeader?: string | undefined;
   /**
    * How long after its first attempt a request may still be sent with its key. Choose less than the service remembers keys: a forgotten
    * key runs the request a second time. Default 23 h, for the usual 24; from 1 ms to 24.8 days.
    */
-  readonly maxKeyAge?: Duration;
+  readonly maxKeyAge?: Duration | undefined;
   /**
    * In which format the time left until the deadline, and the number of the attempt, are sent. Default
    * `'none'`, because origins of other parties have no use for it.
    */
-  readonly propagate?: DeadlineForm | 'none';
+  readonly propagate?: DeadlineForm | 'none' | undefined;
   /** How `Retry-After` and the `RateLimit` headers slow requests down; `'off'` ignores them. Default: on, with the defaults of its options. */
-  readonly pacing?: PacingOptions | 'off';
+  readonly pacing?: PacingOptions | 'off' | undefined;
   /** Origins that are remembered; beyond it, the least recently used one is forgotten. Default 1,000; from 1 to 1,000,000. */
-  readonly maxOrigins?: number;
+  readonly maxOrigins?: number | undefined;
 }
 
 /** What is known of one origin. */

@@ -22,7 +22,7 @@ export type { Fetch } from './keyed-redirects.js';
 /** Options of {@link createFetch}. */
 export interface CreateFetchOptions extends ClientOptions {
   /** The function that sends the requests. Default: the `fetch` that is global when this one is created. */
-  readonly fetch?: Fetch;
+  readonly fetch?: Fetch | undefined;
 }
 
 /**

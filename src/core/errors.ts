@@ -16,7 +16,7 @@ type Family = 'rejected' | 'abandoned' | 'other';
 export interface HoldfastErrorOptions {
   readonly cause?: unknown;
   /** Captures a stack, about 3 microseconds on Node 24. */
-  readonly stack?: boolean;
+  readonly stack?: boolean | undefined;
 }
 
 /** Base of all errors that end a call. */

@@ -217,11 +217,11 @@ export function commonFields<const Name extends string>(name: Name) {
 /** Options that every policy takes. */
 export interface CommonOptions {
   /** Names the policy in errors and events. Default: the factory's name. */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /** Hears this policy's events. An exception in it is contained and reported once as a warning. */
-  readonly on?: (event: HoldfastEvent) => void;
+  readonly on?: ((event: HoldfastEvent) => void) | undefined;
   /** The source of time. Default: the pipeline's, which is `systemClock` unless a policy of it names another. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
 }
 
 function within(value: number, min: number, max: number): boolean {
@@ -231,7 +231,7 @@ function within(value: number, min: number, max: number): boolean {
 /** Options of every policy that refuses calls. */
 export interface RefusalOptions {
   /** Captures a stack for each refusal, about 3 microseconds on Node 24. Default `false`. */
-  readonly stack?: boolean;
+  readonly stack?: boolean | undefined;
 }
 
 /** A value as an error message shows it: short, and telling `5` from `'5'`. */

@@ -92,13 +92,13 @@ export interface OpenTelemetryOptions<Context> {
   /** The API: `import * as api from '@opentelemetry/api'`. */
   readonly api: OpenTelemetryApi<Context>;
   /** Creates the spans. Default: `api.trace.getTracer('holdfast')`. */
-  readonly tracer?: OpenTelemetryTracer<Context>;
+  readonly tracer?: OpenTelemetryTracer<Context> | undefined;
   /** Creates the metrics. Default: `api.metrics.getMeter('holdfast')`. */
-  readonly meter?: OpenTelemetryMeter;
+  readonly meter?: OpenTelemetryMeter | undefined;
   /** Which signals to emit. Default: both, `['traces', 'metrics']`. */
-  readonly signals?: readonly ('traces' | 'metrics')[];
+  readonly signals?: readonly ('traces' | 'metrics')[] | undefined;
   /** How many names of policies and pipelines become attributes; all others are `other`. Default 100; from 1 to 10,000. */
-  readonly maxNames?: number;
+  readonly maxNames?: number | undefined;
 }
 
 const scope = 'holdfast';

@@ -89,26 +89,26 @@ export function fromOpossum<Added = never>(breaker: OpossumBreaker): Strategy<Ad
 
 /** The options of opossum that {@link fromOpossumOptions} understands. */
 export interface OpossumOptions {
-  readonly name?: string;
+  readonly name?: string | undefined;
   /** Becomes the timeout; `false` for none. Default 10 s, as with opossum. */
-  readonly timeout?: number | false;
+  readonly timeout?: number | false | undefined;
   /** Becomes the limit of the bulkhead. Default: none. */
-  readonly capacity?: number;
+  readonly capacity?: number | undefined;
   /** Becomes `failureRate`. Default 50; from 1 to 100. */
-  readonly errorThresholdPercentage?: number;
+  readonly errorThresholdPercentage?: number | undefined;
   /** Becomes `minimumCalls`. Default 0, which means 1 here. */
-  readonly volumeThreshold?: number;
+  readonly volumeThreshold?: number | undefined;
   /** Becomes `window`. Default 10 s. */
-  readonly rollingCountTimeout?: number;
+  readonly rollingCountTimeout?: number | undefined;
   /** Becomes `openFor`. Default 30 s. */
-  readonly resetTimeout?: number;
+  readonly resetTimeout?: number | undefined;
   /** Returns true for errors that are not failures. It receives the error alone. */
-  readonly errorFilter?: (error: unknown) => boolean;
+  readonly errorFilter?: ((error: unknown) => boolean) | undefined;
   /** These four concern only opossum's statistics and are ignored. */
-  readonly group?: string;
-  readonly rollingCountBuckets?: number;
-  readonly rollingPercentilesEnabled?: boolean;
-  readonly enableSnapshots?: boolean;
+  readonly group?: string | undefined;
+  readonly rollingCountBuckets?: number | undefined;
+  readonly rollingPercentilesEnabled?: boolean | undefined;
+  readonly enableSnapshots?: boolean | undefined;
 }
 
 /** Options of our policies that correspond to the given options of opossum. */

@@ -24,19 +24,19 @@ export interface PRetryContext {
 /** The options of p-retry that {@link fromPRetry} understands. */
 export interface PRetryOptions {
   /** Attempts after the first one. Default 10, as with p-retry; from 0 to 999. */
-  readonly retries?: number;
+  readonly retries?: number | undefined;
   /** Default 2; from 0 to 100. 0 means 1. */
-  readonly factor?: number;
+  readonly factor?: number | undefined;
   /** The first wait, in milliseconds. Default 1000; from 0 to 24.8 days. */
-  readonly minTimeout?: number;
+  readonly minTimeout?: number | undefined;
   /** The longest wait, in milliseconds. Default: none, that is 24.8 days. */
-  readonly maxTimeout?: number;
+  readonly maxTimeout?: number | undefined;
   /** Default false. Up to doubles each wait; at `maxTimeout` it draws from the upper half, where p-retry waits the same each time. */
-  readonly randomize?: boolean;
+  readonly randomize?: boolean | undefined;
   /** Called after each failed attempt. An exception in it is contained, and it is not awaited. */
-  readonly onFailedAttempt?: (context: PRetryContext) => unknown;
+  readonly onFailedAttempt?: ((context: PRetryContext) => unknown) | undefined;
   /** Whether the error is worth another attempt. It must answer synchronously, and receives only the error. */
-  readonly shouldRetry?: (context: { readonly error: Error }) => boolean;
+  readonly shouldRetry?: ((context: { readonly error: Error }) => boolean) | undefined;
 }
 
 /** What {@link fromPRetry} returns: options of `retry`. */

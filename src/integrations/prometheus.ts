@@ -40,11 +40,11 @@ export interface PrometheusOptions<Registry extends PrometheusRegistry> {
   /** prom-client: `import * as client from 'prom-client'`. */
   readonly client: PrometheusClient<Registry>;
   /** Where the metrics are registered. Default: `client.register`. */
-  readonly registry?: Registry;
+  readonly registry?: Registry | undefined;
   /** Upper bounds of the buckets of durations, in seconds, ascending. Default 0.005 to 10. The age of replays has its own, from 0.1 s to a week. */
-  readonly buckets?: readonly number[];
+  readonly buckets?: readonly number[] | undefined;
   /** How many names of policies and pipelines become labels; all others count as `other`. Default 100; from 1 to 10,000. */
-  readonly maxNames?: number;
+  readonly maxNames?: number | undefined;
 }
 
 const defaultBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];

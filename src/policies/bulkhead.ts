@@ -37,20 +37,20 @@ export interface BulkheadOptions extends CommonOptions, RefusalOptions {
   /** Operations that may run at once. From 1. */
   readonly limit: number;
   /** Calls that may wait for a slot, from 0. Default 0: a call that finds no slot is refused. */
-  readonly queue?: number;
+  readonly queue?: number | undefined;
   /**
    * Which call gets a free slot. Default `'oldest-first'`. `'newest-first'` serves the newest call, and evicts the
    * oldest when the queue is full. `'codel'` serves the oldest as long as the queue empties now and then; once a queue has
    * persisted for 100 ms, it serves the newest and turns away calls that have waited too long or have too little time left.
    */
-  readonly order?: 'oldest-first' | 'newest-first' | 'codel';
+  readonly order?: 'oldest-first' | 'newest-first' | 'codel' | undefined;
   /** The longest wait in the queue; requires `queue`. From 1 ms to 24.8 days. Default: as long as the call's own deadline allows. */
-  readonly maxWait?: Duration;
+  readonly maxWait?: Duration | undefined;
   /**
    * When a call that was given up frees its slot. Default `'settle'`: when its operation has really ended.
    * `'timeout'`: as soon as nothing waits for it any more, which lets more than `limit` operations run.
    */
-  readonly releaseOn?: 'settle' | 'timeout';
+  readonly releaseOn?: 'settle' | 'timeout' | undefined;
 }
 
 /** A guard that bounds how many operations run at once. Outside a pipeline `admit()` works without a call. */

@@ -37,7 +37,7 @@ const grpcUnitsMs: Readonly<Record<string, number>> = {
 /** Options of {@link parseDeadlineHeaders}. */
 export interface ParseDeadlineOptions {
   /** The longest time accepted, in milliseconds; longer ones are cut to it. Default and maximum: 24.8 days. */
-  readonly maxAcceptMs?: number;
+  readonly maxAcceptMs?: number | undefined;
 }
 
 /**

@@ -15,7 +15,7 @@ export interface FallbackOptions extends CommonOptions {
    * Which outcomes the fallback replaces. Default: every error, including refusals by the policies inside.
    * It is never asked about an abort by the caller.
    */
-  readonly handles?: Handles;
+  readonly handles?: Handles | undefined;
 }
 
 /**

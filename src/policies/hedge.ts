@@ -36,7 +36,7 @@ export interface HedgeQuantile {
   /** The share of calls that need no copy: 0.95 adds about 5 % load. From 0.5 to 0.999. */
   readonly quantile: number;
   /** Successful calls to observe before the first copy is sent for slowness. Default 100; from 10 to 10,000. */
-  readonly minimumSamples?: number;
+  readonly minimumSamples?: number | undefined;
 }
 
 /** Options of {@link hedge}. */
@@ -45,21 +45,21 @@ export interface HedgeOptions extends CommonOptions {
    * How long to wait for an answer before the next copy is sent: a duration of at least 1 ms, or `{ quantile }` of the
    * latencies seen. Default: `{ quantile: 0.95 }`.
    */
-  readonly delay?: Duration | HedgeQuantile;
+  readonly delay?: Duration | HedgeQuantile | undefined;
   /** Copies in addition to the first attempt. Default 1, which removes most of the tail; from 1 to 4. */
-  readonly max?: number;
+  readonly max?: number | undefined;
   /** The budget that copies draw from, and successes pay into. Default: a `retryBudget()` of its own. */
-  readonly budget?: RetryBudget;
+  readonly budget?: RetryBudget | undefined;
   /**
    * Which outcomes are worth another copy at once. Any other error ends the call. Default: every throw. It is never
    * asked about refusals and aborts.
    */
-  readonly handles?: Handles;
+  readonly handles?: Handles | undefined;
   /**
    * Receives each value that the caller does not get, because another copy has won or the call has ended, so that you can
    * close it: `(response) => response.body?.cancel()`. An exception in it is contained.
    */
-  readonly onDiscard?: (value: unknown) => void;
+  readonly onDiscard?: ((value: unknown) => void) | undefined;
 }
 
 /**
@@ -86,7 +86,7 @@ export interface HedgeOptions extends CommonOptions {
  */
 export function hedge(options?: HedgeOptions): Strategy {
   const checked = checkOptions('hedge', options, {
-    delay: withDefault<number | Required<HedgeQuantile>>(delayField(), { quantile: 0.95, minimumSamples: 100 }),
+    delay: withDefault<number | CheckedQuantile>(delayField(), { quantile: 0.95, minimumSamples: 100 }),
     max: withDefault(integer({ min: 1, max: 4 }), 1),
     budget: optional(having<RetryBudget>('a budget such as retryBudget()', 'deposit', 'tryWithdraw')),
     handles: withDefault(func<Handles>(), handlesThrows),
@@ -120,7 +120,9 @@ export function hedge(options?: HedgeOptions): Strategy {
   };
 }
 
-const delayField = (): Field<number | Required<HedgeQuantile>> => {
+type CheckedQuantile = { readonly [Key in keyof HedgeQuantile]-?: number };
+
+const delayField = (): Field<number | CheckedQuantile> => {
   const wholeDelay = duration({});
   return {
     allowed: `${wholeDelay.allowed}, or { quantile: 0.95 }`,

@@ -33,16 +33,16 @@ import { type Group, type GroupMember, isGroupMember } from './circuit-breaker/g
 /** Options of {@link keyed}. */
 export interface KeyedOptions extends Omit<CommonOptions, 'on'> {
   /** The key of a call: 1 to 1,000 characters. Default: `call.key`. */
-  readonly key?: (call: Call) => string;
+  readonly key?: ((call: Call) => string) | undefined;
   /** The most policies kept. Default 10,000; from 1 to 1,000,000. */
-  readonly maxKeys?: number;
+  readonly maxKeys?: number | undefined;
   /** How long an unused key is kept, from 1 ms to 24.8 days. Default: until `maxKeys` is reached. */
-  readonly idle?: Duration;
+  readonly idle?: Duration | undefined;
   /**
    * The share of the keys whose circuits may be open at the same time, from 0 to 1; one always may. Default 1: each circuit
    * decides alone. Set it when the keys are replicas of one service: if many of them fail, the fault is probably elsewhere.
    */
-  readonly maxEjected?: number;
+  readonly maxEjected?: number | undefined;
 }
 
 /** A policy per key. */

@@ -33,14 +33,14 @@ export type Priority = 'low' | 'normal' | 'high' | 'critical';
 /** Options of {@link loadShed}. */
 export interface LoadShedOptions extends CommonOptions, RefusalOptions {
   /** How late the event loop may be for calls of normal priority. Default 100 ms; from 1 ms to 24.8 days. */
-  readonly maxEventLoopDelay?: Duration;
+  readonly maxEventLoopDelay?: Duration | undefined;
   /** Share of the time that the event loop may be busy, from 0.01 to 1. Default: not watched, because a busy loop may still be on time. */
-  readonly maxUtilization?: number;
+  readonly maxUtilization?: number | undefined;
   /**
    * How important a call is. `'low'` is shed at half of `maxEventLoopDelay` or nine tenths of `maxUtilization`, `'high'`
    * only at twice `maxEventLoopDelay`, `'critical'` never. Default: every call is `'normal'`.
    */
-  readonly priority?: (call: Call) => Priority;
+  readonly priority?: ((call: Call) => Priority) | undefined;
 }
 
 /** A guard that turns calls away while this process is too busy. Outside a pipeline `admit()` works without a call. */

@@ -38,17 +38,17 @@ export interface RateLimitOptions extends CommonOptions, RefusalOptions {
   /** Calls, or units of cost, per period. From 1. */
   readonly limit: number;
   /** The period of `limit`: milliseconds or a literal such as `'1s'`, from 1 ms to 24.8 days. Default one second. */
-  readonly period?: Duration;
+  readonly period?: Duration | undefined;
   /** Calls or units that may start at once after a pause. Default `limit`. From 1. */
-  readonly burst?: number;
+  readonly burst?: number | undefined;
   /** What a call takes of the limit: a number from 0, or a function of the call. Default 1. */
-  readonly cost?: number | ((call: Call) => number);
+  readonly cost?: number | ((call: Call) => number) | undefined;
   /** What happens to a call when there is no room: it is refused (default), or waits for its turn. */
-  readonly whenFull?: 'reject' | 'wait';
+  readonly whenFull?: 'reject' | 'wait' | undefined;
   /** Calls that may wait, from 0. Default 100. Only with `whenFull: 'wait'`. */
-  readonly queue?: number;
+  readonly queue?: number | undefined;
   /** The longest wait, from 1 ms to 24.8 days. Only with `whenFull: 'wait'`. A call that would wait longer is refused at once. Default: what its deadline allows. */
-  readonly maxWait?: Duration;
+  readonly maxWait?: Duration | undefined;
 }
 
 /** A guard that bounds how many calls may start in a period. Outside a pipeline `admit()` works without a call. */

@@ -32,21 +32,21 @@ import { timeout } from './timeout.js';
 /** Options of {@link standard}. */
 export interface StandardOptions extends CommonOptions {
   /** Time for the whole call, waits and attempts together. Default 10 s; from 2 ms to 24.8 days. */
-  readonly deadline?: Duration;
+  readonly deadline?: Duration | undefined;
   /** Time for one attempt; below `deadline`, from 1 ms to 24 h. Default 3 s, or 0.3 of `deadline` if that is less. */
-  readonly timeout?: Duration;
+  readonly timeout?: Duration | undefined;
   /** Attempts in all. Default 3; from 1 to 1,000. */
-  readonly attempts?: number;
+  readonly attempts?: number | undefined;
   /** Which outcomes are failures, for the retry and for the breaker. Default: every throw, and no value. */
-  readonly handles?: Handles;
+  readonly handles?: Handles | undefined;
   /** Which outcomes are failures for the breaker, if different. Default: `handles`. */
-  readonly breakerHandles?: Handles;
+  readonly breakerHandles?: Handles | undefined;
   /** Receives each value that was taken for a failure and that the caller does not get, so that you can close it. */
-  readonly onDiscard?: (value: unknown) => void;
+  readonly onDiscard?: ((value: unknown) => void) | undefined;
   /** Keys, such as hosts, that have their own breaker and limit; the least used ones are evicted. Default 10,000; from 1 to 1,000,000. */
-  readonly maxKeys?: number;
+  readonly maxKeys?: number | undefined;
   /** The source of randomness, in [0, 1). Default `Math.random`. */
-  readonly random?: () => number;
+  readonly random?: (() => number) | undefined;
 }
 
 const longestBackoffMs = 500;

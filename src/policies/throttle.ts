@@ -34,20 +34,20 @@ export interface ThrottleOptions extends CommonOptions, RefusalOptions {
    * Calls sent for each one that the service accepts. Default 2: half of the calls to a service that refuses may be in
    * vain. Lower is stricter. From 1 to 100.
    */
-  readonly factor?: number;
+  readonly factor?: number | undefined;
   /** How far back it looks, in ten steps. Default two minutes; from 10 ms to 24.8 days. Must be longer than the longest call. */
-  readonly window?: Duration;
+  readonly window?: Duration | undefined;
   /** Calls that must have ended in the window before anything is turned away. Default 20; from 1. */
-  readonly minimumCalls?: number;
+  readonly minimumCalls?: number | undefined;
   /** The largest share that is turned away, from 0 to 1. Default 0.9, so that a tenth shows when the service has recovered. */
-  readonly maxShedRate?: number;
+  readonly maxShedRate?: number | undefined;
   /**
    * Which outcomes count as not accepted. Default: every error, including our own timeout. Select the errors that mean overload, such
    * as a status 429 or 503, if other errors are ordinary answers.
    */
-  readonly handles?: Handles;
+  readonly handles?: Handles | undefined;
   /** The source of randomness, in [0, 1). Default `Math.random`. */
-  readonly random?: () => number;
+  readonly random?: (() => number) | undefined;
 }
 
 /** A guard that turns away calls that would be refused. Outside a pipeline `admit()` works without a call. */

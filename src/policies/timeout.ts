@@ -32,7 +32,7 @@ export interface TimeoutOptions extends CommonOptions, RefusalOptions {
    * Receives the value of an operation that succeeded after the call had ended, to close a connection or undo a
    * booking. An exception in it is contained.
    */
-  readonly onLateResult?: (value: unknown) => void;
+  readonly onLateResult?: ((value: unknown) => void) | undefined;
 }
 
 /** Where the two ways to call these factories meet. */

@@ -29,18 +29,18 @@ import type { Problem } from './problem.js';
 /** Options of the `deadline` middleware. */
 export interface DeadlineMiddlewareOptions extends CommonOptions {
   /** Time for a request that names none. Default: none, so that only a deadline header sets one. From 1 ms to 24.8 days. */
-  readonly default?: Duration;
+  readonly default?: Duration | undefined;
   /**
    * The longest time accepted from a deadline header; a longer one is cut to this, because headers come from outside.
    * Default: 60 s, or `default` if that is longer; from 1 ms to
    * 24.8 days, and not below `default`.
    */
-  readonly maxAccept?: Duration;
+  readonly maxAccept?: Duration | undefined;
   /**
    * Whether the deadline and attempt headers are read. `false`: only `default` applies, for public servers.
    * Default `true`.
    */
-  readonly headers?: boolean;
+  readonly headers?: boolean | undefined;
 }
 
 /** One request and its answer, as a framework's adapter shows them. */

@@ -524,7 +524,9 @@ function protectionOf(
   options: IdempotencyPluginOptions,
   own: Partial<IdempotencyRequestOptions<FastifyRequest>>,
 ): HttpIdempotency<FastifyRequest> {
-  const merged = { ...options, ...own };
+  // One that is undefined is one that was left out, and must not take the plugin's away.
+  const said = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
+  const merged = { ...options, ...said };
   if (!('engine' in merged)) return new HttpIdempotency(merged, undefined);
   const { engine, ...requestOptions } = merged;
   return new HttpIdempotency(engine, requestOptions);

@@ -13,9 +13,9 @@ export interface FenceMiddlewareOptions<Request> {
   /** The resource that a request writes to. All writers of one resource must hold the same lock. */
   readonly resource: (request: Request) => string;
   /** Remembers the greatest fences. Default: its own `fenceGate()`. Your own gate may keep them where they survive a restart. */
-  readonly gate?: Pick<FenceGate, 'check'>;
+  readonly gate?: Pick<FenceGate, 'check'> | undefined;
   /** Whether a request without the header is refused, or handled unchecked. Default `'refuse'`. */
-  readonly missing?: 'refuse' | 'allow';
+  readonly missing?: 'refuse' | 'allow' | undefined;
 }
 
 export class FenceEngine<Request> {

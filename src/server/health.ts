@@ -37,21 +37,21 @@ export interface HealthCheck {
    * Whether the process is not ready while this is down. Default `false`: a shared dependency must not take all processes
    * out of service at once.
    */
-  readonly critical?: boolean;
+  readonly critical?: boolean | undefined;
 }
 
 /** Options of the `health` middleware. */
 export interface HealthOptions {
   /** The checks of readiness, by the name shown in the answer. At most 100. Default: none. */
-  readonly checks?: Readonly<Record<string, HealthSubject | HealthCheck>>;
+  readonly checks?: Readonly<Record<string, HealthSubject | HealthCheck>> | undefined;
   /** Where it answers: `path` and `path/ready` for readiness, `path/live` for liveness. Default `'/health'`. */
-  readonly path?: string;
+  readonly path?: string | undefined;
   /** Time for one check; a store or function that takes longer is down. Default 1 s; from 1 ms to 24.8 days. */
-  readonly timeout?: Duration;
+  readonly timeout?: Duration | undefined;
   /** How long an answer serves further probes. Default 1 s; from 0 to 24.8 days. */
-  readonly maxAge?: Duration;
+  readonly maxAge?: Duration | undefined;
   /** The source of time. Default `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
 }
 
 /** What a framework's adapter sends. */

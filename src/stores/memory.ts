@@ -34,13 +34,13 @@ import { Watchers } from './watchers.js';
 /** Options of {@link memoryStore}. */
 export interface MemoryStoreOptions {
   /** Most entries, from 1 to 10 000 000. Default 100 000: a day of idempotency keys at one per second. */
-  readonly max?: number;
+  readonly max?: number | undefined;
   /** Most bytes of all keys and values together, from 1,024. Default 128 MiB: it fits beside an ordinary heap. */
-  readonly maxBytes?: number;
+  readonly maxBytes?: number | undefined;
   /** Most bytes of one value, from 1 to 1 GiB. Default 1 MiB. */
-  readonly maxValueBytes?: number;
+  readonly maxValueBytes?: number | undefined;
   /** The source of time. Default `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
 }
 
 /** What {@link memoryStore} returns. */

@@ -24,19 +24,19 @@ import { failure, failureOf } from './postgres-failures.js';
 /** Options of {@link transactionLock}. */
 export interface TransactionLockOptions {
   /** How long the call may wait. 0: not at all; up to 24.8 days. Default `'30s'`. */
-  readonly wait?: Duration;
+  readonly wait?: Duration | undefined;
 }
 
 /** Options of {@link sessionLock}. */
 export interface SessionLockOptions extends TransactionLockOptions {
   /** How long the server keeps the lock without hearing from the owner. From 1 s; default `'10s'`. The owner contacts the server three times in that time. */
-  readonly ttl?: Duration;
+  readonly ttl?: Duration | undefined;
   /** How long before that the owner treats the lock as lost. Up to half of `ttl`; default a tenth. */
-  readonly margin?: Duration;
+  readonly margin?: Duration | undefined;
   /** Ends the wait; a lock granted later is dropped with its connection. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Measures `ttl` for the owner. Default `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
 }
 
 /** A lock on a dedicated connection. */

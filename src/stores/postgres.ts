@@ -79,26 +79,26 @@ export { type PostgresMigration, postgresMigrations } from './postgres-schema.js
 /** Options of {@link postgresStore}. */
 export interface PostgresStoreOptions {
   /** Prepended to each key: stores with different prefixes share a table without conflicts. Default `'holdfast'`. */
-  readonly prefix?: string;
+  readonly prefix?: string | undefined;
   /** How long a verb waits for a connection and the reply together: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
-  readonly timeout?: Duration;
+  readonly timeout?: Duration | undefined;
   /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
-  readonly maxValueBytes?: number;
+  readonly maxValueBytes?: number | undefined;
   /** The table, with its schema if it is not on the search path: letters, digits and `_`, at most 40 each. Default `'holdfast'`. */
-  readonly table?: string;
+  readonly table?: string | undefined;
   /**
    * postgres.js only: prepares each statement once per connection, which saves about half of a verb's time. Never set it behind a pooler in
    * transaction mode: there one statement of postgres.js may run in place of another. `pg` always prepares, safely. Default false.
    */
-  readonly prepare?: boolean;
+  readonly prepare?: boolean | undefined;
   /**
    * Enables `watch`. For `pg` a function that returns a connected, dedicated client; it is called again whenever that client was lost, and the store ends the client. Give the client a listener for
    * its `'error'` before it connects, since a server may end the connection before the store listens. For postgres.js its `sql`. It
    * needs a direct connection to the server: through a pooler a watch fails with reason `'invalid'`. Only stores with a listener report their changes.
    */
-  readonly listener?: (() => Promise<PgListener>) | PostgresJs;
+  readonly listener?: (() => Promise<PgListener>) | PostgresJs | undefined;
   /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
 }
 
 /** Capabilities of a {@link PostgresStore}; `watch` only with a `listener`. */

@@ -53,19 +53,19 @@ export { fencedSetScript } from './redis-fence.js';
 /** Options of {@link redisStore}. */
 export interface RedisStoreOptions {
   /** Prepended to each key: stores with different prefixes share a server without conflicts. Default `'holdfast'`. */
-  readonly prefix?: string;
+  readonly prefix?: string | undefined;
   /** How long a verb waits for the connection and the reply together: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
-  readonly timeout?: Duration;
+  readonly timeout?: Duration | undefined;
   /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
-  readonly maxValueBytes?: number;
+  readonly maxValueBytes?: number | undefined;
   /**
    * A second connection, of the same library and to the same servers, for `native.watch` and `native.queue`: a subscribed connection can do little else. For a
    * cluster it is a cluster client too (ioredis: created with `shardedSubscribers: true`). The store does not close it, and stores may share it.
    * Without it the store has neither capability, and waiters for a key poll, in no order.
    */
-  readonly subscriber?: IoredisClient | NodeRedisClient;
+  readonly subscriber?: IoredisClient | NodeRedisClient | undefined;
   /** Measures `timeout`; the time of entries is the server's. Default `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
 }
 
 /** What {@link redisStore} returns. */

@@ -46,13 +46,13 @@ export type { SqliteDatabase, SqliteStatement } from './sqlite-statements.js';
 /** Options of {@link sqliteStore}. */
 export interface SqliteStoreOptions {
   /** Prepended to each key: stores with different prefixes share a file without conflicts. Default `'holdfast'`. */
-  readonly prefix?: string;
+  readonly prefix?: string | undefined;
   /** How long a verb waits while another process writes: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
-  readonly timeout?: Duration;
+  readonly timeout?: Duration | undefined;
   /** Most bytes of one value, from 1 to 1 GiB. Default 1 MiB. */
-  readonly maxValueBytes?: number;
+  readonly maxValueBytes?: number | undefined;
   /** Measures `timeout`; the time of entries is SQLite's. Default `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
 }
 
 /** What {@link sqliteStore} returns. */

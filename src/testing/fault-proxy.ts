@@ -14,13 +14,13 @@ export type FaultDirection = 'requests' | 'replies' | 'both';
 /** The faults that {@link FaultProxy.inject} takes. `direction` is `'both'` by default. */
 export type ProxyFault =
   /** Everything arrives later by `delay`. */
-  | { readonly kind: 'latency'; readonly delay: Duration; readonly direction?: FaultDirection }
+  | { readonly kind: 'latency'; readonly delay: Duration; readonly direction?: FaultDirection | undefined }
   /** `bytes` at a time, one piece each `every`. */
   | { readonly kind: 'drip'; readonly bytes: number; readonly every: Duration; readonly direction?: FaultDirection }
   /** The connection is reset after this many more bytes; with `'replies'` and 0 the request is carried out and its reply lost. */
-  | { readonly kind: 'cut'; readonly afterBytes: number; readonly direction?: FaultDirection }
+  | { readonly kind: 'cut'; readonly afterBytes: number; readonly direction?: FaultDirection | undefined }
   /** Nothing arrives, without an error. */
-  | { readonly kind: 'blackhole'; readonly direction?: FaultDirection }
+  | { readonly kind: 'blackhole'; readonly direction?: FaultDirection | undefined }
   /** The server sees its connections end, the client does not; what the client sends is lost, and new connections are half open, too. */
   | { readonly kind: 'half-open' }
   /** Open connections are reset, new ones are refused. */
@@ -31,7 +31,7 @@ export interface FaultProxyOptions {
   /** The server's port. */
   readonly port: number;
   /** The server's host. Default `'127.0.0.1'`. */
-  readonly host?: string;
+  readonly host?: string | undefined;
 }
 
 /** What {@link faultProxy} returns. */

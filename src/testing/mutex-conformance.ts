@@ -23,17 +23,17 @@ export interface MutexConformanceOptions {
    */
   readonly make: (settings: ConformanceSettings) => Store | Promise<Store>;
   /** The clock of the locks, if the store's is virtual. Default `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
   /** Lets this much time pass by the store's clock, for stores on a virtual clock. By default the cases wait in real time. */
-  readonly pass?: (ms: number) => Promise<void>;
+  readonly pass?: ((ms: number) => Promise<void>) | undefined;
   /** Stops the server and starts it again. Adds a case about restarts. */
-  readonly restart?: () => Promise<void>;
+  readonly restart?: (() => Promise<void>) | undefined;
   /** How late a lease may expire, in milliseconds, from 0 to 10 000. Default 250, for busy machines. */
-  readonly toleranceMs?: number;
+  readonly toleranceMs?: number | undefined;
   /** Contenders in the largest case, from 2 to 1000. Default 10. */
-  readonly contenders?: number;
+  readonly contenders?: number | undefined;
   /** Sections that each of them runs, from 1 to 10 000. Default 10. */
-  readonly sections?: number;
+  readonly sections?: number | undefined;
 }
 
 /**

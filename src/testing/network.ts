@@ -19,13 +19,13 @@ import type { Simulation } from './world.js';
 /** The delays and faults of requests from one node to another, and of the replies to them. */
 export interface LinkOptions {
   /** How long a message takes, each way. Default `{ min: 1, max: 5 }` ms. */
-  readonly delay?: Distribution;
+  readonly delay?: Distribution | undefined;
   /** Probability that a request is lost: it is not carried out, and not answered. From 0 to 1, default 0. */
-  readonly loss?: number;
+  readonly loss?: number | undefined;
   /** Probability that a reply is lost: the request was carried out, and is not answered. From 0 to 1, default 0. */
-  readonly replyLoss?: number;
+  readonly replyLoss?: number | undefined;
   /** Probability that a request arrives twice. From 0 to 1, default 0. */
-  readonly duplicate?: number;
+  readonly duplicate?: number | undefined;
 }
 
 /** A node, or its name. */

@@ -21,11 +21,11 @@ export interface NodeOptions {
    * What a process does when it starts, at first and after every restart: recover, `serve`, start its loops. Its
    * local variables are lost in a crash; what must last lives outside of it.
    */
-  readonly start?: (process: SimulatedProcess) => unknown;
+  readonly start?: ((process: SimulatedProcess) => unknown) | undefined;
   /** How far the wall clock is ahead of the world's (behind, if negative). Milliseconds, default 0. */
-  readonly wallOffset?: number;
+  readonly wallOffset?: number | undefined;
   /** How much faster than the world its clocks run: 0.001 gains a millisecond per second. Above -1, default 0. */
-  readonly drift?: number;
+  readonly drift?: number | undefined;
 }
 
 /** A machine of the simulated world, as the scenario sees it. */
@@ -63,7 +63,7 @@ export interface SimulatedNode {
 /** Options of {@link SimulatedProcess.request} and {@link SimulatedProcess.sleep}. */
 export interface WaitOptions {
   /** Ends the wait: the promise rejects with the signal's reason. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** A process, as code on a node sees it. It dies with a crash; a restart creates a new one. */

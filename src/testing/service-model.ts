@@ -18,11 +18,11 @@ export interface ServiceModelOptions {
   /** How long a worker takes for a request. */
   readonly serviceTime: Distribution;
   /** Requests that may wait. From 0; default 100 000, in effect unbounded, as in most servers. */
-  readonly queue?: number;
+  readonly queue?: number | undefined;
   /** The source of chance; each request draws its service time from it. */
   readonly random: SeededRandom;
   /** The source of time. Default `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
 }
 
 /** The times of one request, in milliseconds. */

@@ -25,19 +25,19 @@ import { type Scenario, Simulation, type WorldSettings } from './world.js';
 /** Options of {@link simulate}. */
 export interface SimulateOptions {
   /** Decides everything that is left to chance. An integer from 0; default HOLDFAST_SEED from the environment, else 1. */
-  readonly seed?: number;
+  readonly seed?: number | undefined;
   /** The behaviour of every link that `world.network.link` does not change. */
-  readonly network?: LinkOptions;
+  readonly network?: LinkOptions | undefined;
   /** Events after which a scenario counts as endless. Default 1 000 000, a few seconds of work. */
-  readonly maxSteps?: number;
+  readonly maxSteps?: number | undefined;
   /** Virtual time after which a scenario counts as endless. Up to 24 days, default `'24h'`. */
-  readonly maxTime?: Duration;
+  readonly maxTime?: Duration | undefined;
   /** How many of the last events an error shows. Default 30. */
-  readonly traceLines?: number;
+  readonly traceLines?: number | undefined;
   /** Receives the text of every event, to inspect one seed. It costs most of the speed. */
-  readonly onEvent?: (line: string) => void;
+  readonly onEvent?: ((line: string) => void) | undefined;
   /** The initial time of wall clocks. Milliseconds since 1970, default 2026-01-01T00:00:00Z. */
-  readonly wallStart?: number;
+  readonly wallStart?: number | undefined;
 }
 
 /** The result of a simulation. */
@@ -60,7 +60,7 @@ export interface CheckSeedsOptions extends Omit<SimulateOptions, 'seed'> {
   /** How many seeds to run. */
   readonly seeds: number;
   /** The first seed. Default 1, so that every run checks the same; raise it for a longer search. */
-  readonly from?: number;
+  readonly from?: number | undefined;
 }
 
 /** The result of a run of many seeds. */

@@ -29,17 +29,17 @@ export interface StoreConformanceOptions {
    * `'shared'`: all stores of one case are clients of one server, so that cases with several clients open several.
    * `'separate'`: each store has its own entries, so there is one per case. Default `'separate'`.
    */
-  readonly entries?: 'shared' | 'separate';
+  readonly entries?: 'shared' | 'separate' | undefined;
   /** Lets this much time pass by the store's clock, for stores on a virtual clock. By default the cases wait in real time. */
-  readonly pass?: (ms: number) => Promise<void>;
+  readonly pass?: ((ms: number) => Promise<void>) | undefined;
   /** Stops the server and starts it again with its persisted data. Adds cases about restarts. */
-  readonly restart?: () => Promise<void>;
+  readonly restart?: (() => Promise<void>) | undefined;
   /** How late an entry may expire, in milliseconds, from 0 to 10 000. Default 20. */
-  readonly toleranceMs?: number;
+  readonly toleranceMs?: number | undefined;
   /** Histories of concurrent clients that are run and checked, from 1 to 100 000. Default 50. */
-  readonly histories?: number;
+  readonly histories?: number | undefined;
   /** The seed of the first of them. Default 1. */
-  readonly seed?: number;
+  readonly seed?: number | undefined;
 }
 
 /** One case. Give `name` and `run` to your test runner. */

@@ -13,15 +13,15 @@ import { inTurns } from './turns.js';
 /** Options of {@link virtualClock}. */
 export interface VirtualClockOptions {
   /** The initial value of `now()`. Milliseconds, default 0. */
-  readonly now?: number;
+  readonly now?: number | undefined;
   /** The initial value of `wallNow()`. Milliseconds since 1970, default 2026-01-01T00:00:00Z. */
-  readonly wallNow?: number;
+  readonly wallNow?: number | undefined;
 }
 
 /** Options of {@link VirtualClock.runAll}. */
 export interface RunAllOptions {
   /** Timers that may fire before the clock gives up. Default 10 000: more look like a timer that renews itself. */
-  readonly maxTimers?: number;
+  readonly maxTimers?: number | undefined;
 }
 
 /** A {@link Clock} that a test moves by hand. */
@@ -51,7 +51,7 @@ export interface VirtualClock extends Clock {
   /** Lets all microtasks run and fires what is due, without moving time. */
   flush(): Promise<void>;
   /** Resolves when the clock has been moved by this much; rejects with the signal's reason when it aborts. */
-  sleep(duration: Duration, options?: { readonly signal?: AbortSignal }): Promise<void>;
+  sleep(duration: Duration, options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
   /** Moves the wall clock, forwards or backwards, and leaves monotonic time alone, as a time server does. */
   jumpWallClock(ms: number): void;
 }

@@ -41,76 +41,76 @@ export interface CacheLifetime {
   /** How long it is fresh. 0: it is not cached. */
   readonly ttl: Duration;
   /** Overrides the option of the cache. */
-  readonly staleWhileRevalidate?: Duration;
+  readonly staleWhileRevalidate?: Duration | undefined;
   /** Overrides the option of the cache. */
-  readonly staleIfError?: Duration;
+  readonly staleIfError?: Duration | undefined;
 }
 
 /** Options of {@link cache}. */
 export interface CacheOptions<V, K = string> extends CommonOptions {
   /** Where processes share values and loads. Default: none, each process on its own. */
-  readonly store?: Store;
+  readonly store?: Store | undefined;
   /**
    * How long a value is fresh, counted from its load: up to 24.8 days, and 0 for values that must not be cached. Or a function of the
    * value.
    */
   readonly ttl: Duration | ((value: V, key: K) => Duration | CacheLifetime);
   /** Loads the value of a key. Without it each `get` must pass one. */
-  readonly load?: Loader<V, K>;
+  readonly load?: Loader<V, K> | undefined;
   /** Loads the values of many keys at once, for `getMany`. Default: `load` for each. */
-  readonly loadMany?: ManyLoader<V, K>;
+  readonly loadMany?: ManyLoader<V, K> | undefined;
   /** Turns a key into the text that identifies it. Default: strings, numbers, bigints and booleans as they are written. */
-  readonly key?: (key: K) => string;
+  readonly key?: ((key: K) => string) | undefined;
   /** How long after `ttl` a stale value is still served at once, while one process reloads it. From 0, the default, to 24.8 days. */
-  readonly staleWhileRevalidate?: Duration;
+  readonly staleWhileRevalidate?: Duration | undefined;
   /** How long after `ttl` a stale value is served when a load fails or takes longer than `softTimeout`. From 0, the default, to 24.8 days; an hour is a good choice. */
-  readonly staleIfError?: Duration;
+  readonly staleIfError?: Duration | undefined;
   /** How long `null` and `undefined` are fresh, from 0 to 24.8 days. Default: `null` like any value, and `undefined` is not cached. */
-  readonly negativeTtl?: Duration;
+  readonly negativeTtl?: Duration | undefined;
   /** The largest share by which each time to live is shortened at random, so that values loaded together do not expire together. From 0 to 0.5, default 0.1. */
-  readonly jitter?: number;
+  readonly jitter?: number | undefined;
   /**
    * When a requested value is reloaded before it expires. `'adaptive'`, the default: 1.5 to 2.25 of its measured load times before,
    * at most 0.3 of its time to live. `'xfetch'`: by chance, likelier the nearer the expiry. `'off'`: never.
    */
-  readonly early?: Early;
+  readonly early?: Early | undefined;
   /** Entries in memory. Default 1,000; from 1 to 10,000,000. */
-  readonly max?: number;
+  readonly max?: number | undefined;
   /** Bytes in memory, measured as serialized; from 1,024. Default 64 MiB with a store; without one values are not measured unless this is given. */
-  readonly maxBytes?: number;
+  readonly maxBytes?: number | undefined;
   /** After how long a value in memory is checked against the store. Default 30 s if the store reports changes, else 5 s; from 1 ms to 24.8 days. */
-  readonly maxL1Ttl?: Duration;
+  readonly maxL1Ttl?: Duration | undefined;
   /** How long a dead process keeps others from loading. Default 3 s; from 300 ms to an hour. It is renewed at each third. */
-  readonly lease?: Duration;
+  readonly lease?: Duration | undefined;
   /** How long a caller waits for a load while there is a stale value within `staleIfError`. Default: until the load ends. */
-  readonly softTimeout?: Duration;
+  readonly softTimeout?: Duration | undefined;
   /** How long a load may take; then its signal aborts and it has failed. Default 30 s; from 1 ms to 24.8 days. */
-  readonly hardTimeout?: Duration;
+  readonly hardTimeout?: Duration | undefined;
   /** How long a caller waits for the load of another process. Default: `hardTimeout`. */
-  readonly waitTimeout?: Duration;
+  readonly waitTimeout?: Duration | undefined;
   /** What happens after that without a stale value: `'load'`, the default, the caller loads it itself; `'reject'`, it gets a `TimeoutError`. */
-  readonly onWaitTimeout?: 'load' | 'reject';
+  readonly onWaitTimeout?: 'load' | 'reject' | undefined;
   /** Concurrent loads in this process, from 1; others queue. Default: no bound. A loader that asks its own cache for another key needs more than one. */
-  readonly maxConcurrentLoads?: number;
+  readonly maxConcurrentLoads?: number | undefined;
   /** How long no process loads a key again after a failed load. Default `exponential({ initial: '1s', max: '30s' })`. */
-  readonly failBackoff?: Backoff;
+  readonly failBackoff?: Backoff | undefined;
   /** How long the store may take to reply: by default 100 ms for a read, 500 ms for a write; from 1 ms to 24.8 days. After three failures in a row a breaker keeps calls away from it for a while. */
-  readonly l2Timeouts?: { readonly read?: Duration; readonly write?: Duration };
+  readonly l2Timeouts?: { readonly read?: Duration | undefined; readonly write?: Duration | undefined } | undefined;
   /**
    * What `set`, `delete` and `invalidateTag` do when the store fails. `'reject'`, the default: they reject. `'replay'`: they
    * resolve, and the invalidation of the old value is written when the store is back, before this process trusts that value again; at most
    * 10,000 are kept, the next is rejected, and they die with the process.
    */
-  readonly onStoreDown?: 'reject' | 'replay';
+  readonly onStoreDown?: 'reject' | 'replay' | undefined;
   /**
    * How values become bytes: `'json'`, the default, `'structured-clone'` (`Map`, `Date`, bigint, bytes; by node:v8), `'bytes'` for a plain
    * `Uint8Array`, or your own. A built-in one refuses values that it would not restore identically.
    */
-  readonly serializer?: SerializerName | Serializer<V>;
+  readonly serializer?: SerializerName | Serializer<V> | undefined;
   /** The tags of a value, by which `invalidateTag` finds it. At most 100, each of 1 to 200 characters. */
-  readonly tags?: (value: V, key: K) => readonly string[];
+  readonly tags?: ((value: V, key: K) => readonly string[]) | undefined;
   /** Chance, in [0, 1). Default `Math.random`. */
-  readonly random?: () => number;
+  readonly random?: (() => number) | undefined;
 }
 
 /** What {@link cache} returns. */

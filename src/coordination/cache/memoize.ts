@@ -10,7 +10,7 @@ import { type Cache, type CacheOptions, cache } from './cache.js';
 export interface MemoizeOptions<Args extends readonly unknown[], Result>
   extends Omit<CacheOptions<Result, Args>, 'load' | 'loadMany' | 'key'> {
   /** Turns arguments into the text that identifies them. Default: their JSON, for strings, numbers, booleans and null. */
-  readonly key?: (args: Args) => string;
+  readonly key?: ((args: Args) => string) | undefined;
 }
 
 /** A function that remembers its results. */

@@ -47,47 +47,50 @@ export interface IdempotencyOptions {
   /** Where the records are kept: a store shared by all processes that may receive the same call. */
   readonly store: Store;
   /** How long a record is kept after its last write; longer than `lease`, up to 10 years. Default 24 h. */
-  readonly ttl?: Duration;
+  readonly ttl?: Duration | undefined;
   /** How long a dead process blocks its keys; a live one renews after each third of it. Default 30 s; from 100 ms. */
-  readonly lease?: Duration;
+  readonly lease?: Duration | undefined;
   /**
    * What happens to an operation whose process is lost. `'rerun'`: the next call runs it again. `'resume'`: likewise, and its phases must
    * be the same as before. `'refuse'`: the key is in doubt until `resolve` is called. Default `'rerun'`; for money that moves outside
    * of phases choose `'refuse'`.
    */
-  readonly onLost?: 'rerun' | 'resume' | 'refuse';
+  readonly onLost?: 'rerun' | 'resume' | 'refuse' | undefined;
   /**
    * Attempts that may end without a result, failed or lost, before the key is in doubt until `resolve` is called, since repeating
    * does not seem to help. An attempt that called `release()` does not count. Raise it if a queue counts its own retries, or clients retry through long outages. Default 10; from 1 to 1,000,000.
    */
-  readonly attempts?: number;
+  readonly attempts?: number | undefined;
   /** How long a call waits for the same operation running elsewhere before it fails with `InFlightError`. Default `'off'`: not at all. `'5s'` suits most. */
-  readonly wait?: Duration | 'off';
+  readonly wait?: Duration | 'off' | undefined;
   /** How long the store may take to begin an operation, and to end it. Default 500 ms; from 1 ms to 24.8 days. */
-  readonly storeTimeout?: Duration;
+  readonly storeTimeout?: Duration | undefined;
   /** What happens while the store is down: `'refuse'` runs nothing, `'run'` runs unprotected. Default `'refuse'`. */
-  readonly onStoreDown?: 'refuse' | 'run';
+  readonly onStoreDown?: 'refuse' | 'run' | undefined;
   /** The largest result that is stored, in bytes; a larger one goes to its caller only. Default 1 MiB; from 0 to 1 GiB. */
-  readonly maxBodyBytes?: number;
+  readonly maxBodyBytes?: number | undefined;
   /**
    * Which part of the input counts: all but some members, given as JSON pointers such as `'/sentAt'`; or a function that returns the same
    * text or bytes for inputs that count as the same. Default: all of it.
    */
-  readonly fingerprint?: { readonly exclude: readonly string[] } | ((input: unknown) => string | Uint8Array);
+  readonly fingerprint?:
+    | { readonly exclude: readonly string[] }
+    | ((input: unknown) => string | Uint8Array)
+    | undefined;
   /** Turns results into bytes and back. Default JSON. */
-  readonly serializer?: ResultSerializer;
+  readonly serializer?: ResultSerializer | undefined;
   /** Hashes keys with this secret, so that a reader of the store cannot guess them. At least 16 bytes. Records under another secret are not found. */
-  readonly secret?: string | Uint8Array;
+  readonly secret?: string | Uint8Array | undefined;
   /** Encrypts results and phases in the store; records stored in the clear are then not accepted. Default: none. */
-  readonly encryption?: IdempotencyEncryption;
+  readonly encryption?: IdempotencyEncryption | undefined;
   /** Names the engine in errors and events, and the operation of calls that name none. Default `'idempotency'`. */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /** Receives the events. An exception in it is contained and reported once as a warning. */
-  readonly on?: (event: HoldfastEvent) => void;
+  readonly on?: ((event: HoldfastEvent) => void) | undefined;
   /** Measures waits and renewals; a record's age is the store's. Default `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
   /** Spreads retries of renewals. Default `Math.random`. */
-  readonly random?: () => number;
+  readonly random?: (() => number) | undefined;
 }
 
 /** Identifies the owner of a key and the operation. */
@@ -95,7 +98,7 @@ export interface IdempotencyScope {
   /** The owner of the key: the tenant or user as the server knows it, never as the caller claims. Without it one caller could get another's result. */
   readonly scope: string;
   /** The operation: the same key in another operation is another key. Default: the engine's `name`. */
-  readonly operation?: string;
+  readonly operation?: string | undefined;
 }
 
 /** Options of {@link Idempotency.run} and {@link Idempotency.transaction}. */
@@ -106,7 +109,7 @@ export interface IdempotencyRunOptions extends IdempotencyScope {
    */
   readonly input?: unknown;
   /** Ends the wait for an operation running elsewhere. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** How a doubt is settled: with the result that was found out, or with `release`, if nothing had happened, so that the next call runs. */

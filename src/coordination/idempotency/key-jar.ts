@@ -47,11 +47,11 @@ export interface KeyJarOptions {
   /** Where the keys are kept; use a store that survives a restart, such as that of holdfast/sqlite. */
   readonly store: Store;
   /** The greatest age of a key that may still be sent: less than the receiver remembers it. Default 23 h; from 1 ms to 24.8 days. */
-  readonly maxKeyAge?: Duration;
+  readonly maxKeyAge?: Duration | undefined;
   /** How long a key is kept unless `forget` is called, so that too old a key is recognized. Default 30 days; up to 10 years. */
-  readonly ttl?: Duration;
+  readonly ttl?: Duration | undefined;
   /** Names the jar in errors; jars with different names have separate keys. Default `'keyJar'`. */
-  readonly name?: string;
+  readonly name?: string | undefined;
 }
 
 /** What {@link keyJar} returns. */
@@ -62,7 +62,7 @@ export interface KeyJar {
    * @throws {@link InDoubtError} `ERR_IN_DOUBT`, reason `'too-old'`: find out what happened to the operation, then `forget` the key.
    * @throws {@link StoreError} `ERR_STORE`.
    */
-  key(businessId: string, options?: { readonly signal?: AbortSignal }): Promise<string>;
+  key(businessId: string, options?: { readonly signal?: AbortSignal | undefined }): Promise<string>;
   /** Call it when the operation is over: the next one with this name gets another key. Resolves with whether there was a key. */
   forget(businessId: string): Promise<boolean>;
 }

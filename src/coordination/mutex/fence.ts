@@ -11,7 +11,7 @@ import { checkArgument, checkOptions, integer, oneOf, text, withDefault } from '
 /** Options of {@link fenceGate}. */
 export interface FenceGateOptions {
   /** How many resources are remembered; the one not checked for longest is forgotten first. From 1; default 10 000. */
-  readonly max?: number;
+  readonly max?: number | undefined;
 }
 
 /** What {@link fenceGate} returns. */
@@ -89,9 +89,9 @@ export interface FencedUpdateOptions {
   /** The lock's: `lease.fence`. */
   readonly fence: number;
   /** The column of the fence: `BIGINT NOT NULL DEFAULT 0`. Default `'fence'`. */
-  readonly column?: string;
+  readonly column?: string | undefined;
   /** Default `'$1'`. */
-  readonly placeholders?: SqlPlaceholders;
+  readonly placeholders?: SqlPlaceholders | undefined;
 }
 
 /**
@@ -132,9 +132,9 @@ export interface FencedGuardOptions {
   /** The lock's: `lease.fence`. */
   readonly fence: number;
   /** The table of guards: `(resource TEXT PRIMARY KEY, fence BIGINT NOT NULL)`. Default `'holdfast_fences'`. */
-  readonly table?: string;
+  readonly table?: string | undefined;
   /** Default `'$1'`. */
-  readonly placeholders?: SqlPlaceholders;
+  readonly placeholders?: SqlPlaceholders | undefined;
 }
 
 /**

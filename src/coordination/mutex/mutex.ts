@@ -18,7 +18,7 @@ export interface MutexOptions extends LockOptions {
    * callers of a process share one place, and pass the lock on among themselves for 20 ms: faster, and still nobody starves. Needs a store with `native.queue`; readers
    * are not queued. A lock without a store is always fair. Default false.
    */
-  readonly fair?: boolean;
+  readonly fair?: boolean | undefined;
 }
 
 /** What {@link mutex} returns: any number of locks, each with a key. */

@@ -25,32 +25,32 @@ export interface LeaseOptions extends CommonOptions {
    * Where the lock is kept, for all processes that use the same store. Without it the lock is local to this process: there is no lease to renew, it is held
    * until it is released, and `ttl`, `margin` and `renewEvery` have no effect.
    */
-  readonly store?: Store;
+  readonly store?: Store | undefined;
   /**
    * How long the store keeps a lock after its owner's last renewal. From 100 ms; default `'10s'`: it is renewed three times in that time, and a
    * crashed owner blocks others for no longer.
    */
-  readonly ttl?: Duration;
+  readonly ttl?: Duration | undefined;
   /** How long before the lease expires its owner treats it as lost. Up to half of `ttl`; default a tenth, at least 50 ms. */
-  readonly margin?: Duration;
+  readonly margin?: Duration | undefined;
   /** Interval between renewals. Default a third of `ttl`. */
-  readonly renewEvery?: Duration;
+  readonly renewEvery?: Duration | undefined;
   /**
    * What a store does after a restart, a failover or the loss of its data, when it may have lost its locks. `'grant'`: grants at once, so
    * that two owners may hold a key until the first of them renews. `'wait'`: grants nothing for one `ttl`; the first use of an empty store waits as long. For stores
    * that can detect it, such as `redisStore`; all processes that share the keys must use the same setting and `ttl`, and `extend` may not go beyond it. Default `'grant'`.
    */
-  readonly afterRestart?: 'grant' | 'wait';
+  readonly afterRestart?: 'grant' | 'wait' | undefined;
   /** Jitter of renewals and polls: returns a number from 0 up to 1. Default `Math.random`. */
-  readonly random?: () => number;
+  readonly random?: (() => number) | undefined;
 }
 
 /** Options of locks that callers wait for. */
 export interface LockOptions extends LeaseOptions, RefusalOptions {
   /** How long a call may wait. 0: not at all. Default `'30s'`: longer than a crashed owner's lease. */
-  readonly wait?: Duration;
+  readonly wait?: Duration | undefined;
   /** How many callers of this process may wait for one key. With 0 a call gets a free lock or is refused. Default 10 000. */
-  readonly queue?: number;
+  readonly queue?: number | undefined;
 }
 
 const defaultWaitMs = 30_000;

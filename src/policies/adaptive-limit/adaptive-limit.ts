@@ -41,20 +41,20 @@ export interface AdaptiveLimitOptions extends CommonOptions, RefusalOptions {
    * The rule that finds the limit. Default `'knee'`, our own, which needs no tuning. The others are published ones, for
    * comparison: `'aimd'`, `'vegas'`, `'gradient2'`.
    */
-  readonly algorithm?: 'knee' | 'aimd' | 'vegas' | 'gradient2';
+  readonly algorithm?: 'knee' | 'aimd' | 'vegas' | 'gradient2' | undefined;
   /**
    * The limit until something has been learned about the service. Default 100 for `'knee'`, 20 for the others;
    * within `min` and `max`.
    */
-  readonly initial?: number;
+  readonly initial?: number | undefined;
   /** The limit never falls below this. Default 1; from 1 to 1,000,000. */
-  readonly min?: number;
+  readonly min?: number | undefined;
   /** The limit never rises above this. Default 1,000; from `min` to 1,000,000. */
-  readonly max?: number;
+  readonly max?: number | undefined;
   /** Calls that may wait for a slot, the newest served first. Default: as many as may run, at least 4. 0 for none. */
-  readonly queue?: number;
+  readonly queue?: number | undefined;
   /** The source of randomness; only `'vegas'` uses it. Default `Math.random`. */
-  readonly random?: () => number;
+  readonly random?: (() => number) | undefined;
 }
 
 /** A guard that bounds how many operations run at once, by a learned limit. Outside a pipeline `admit()` works without a call. */

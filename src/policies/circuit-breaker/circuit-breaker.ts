@@ -38,39 +38,39 @@ export interface CircuitBreakerOptions extends CommonOptions, RefusalOptions {
    * What the rates are computed over: the calls of a time (from 10 ms to 24 h), the last calls (`{ calls }`, from 1 to
    * 100,000), or only failures in a row (`{ consecutive }`, from 1 to 100,000). Default `'30s'`.
    */
-  readonly window?: Duration | { readonly calls: number } | { readonly consecutive: number };
+  readonly window?: Duration | { readonly calls: number } | { readonly consecutive: number } | undefined;
   /** Calls that the window must hold before its rates count. Default 20, or `window.calls` if that is less. */
-  readonly minimumCalls?: number;
+  readonly minimumCalls?: number | undefined;
   /** The share of failures, above 0 to 1, at which it opens. Default 0.5. */
-  readonly failureRate?: number;
+  readonly failureRate?: number | undefined;
   /** The share of slow calls, above 0 to 1, at which it opens. Default: slowness does not count. */
-  readonly slowCallRate?: number;
+  readonly slowCallRate?: number | undefined;
   /** Calls that take longer than this are slow. Requires `slowCallRate`. */
-  readonly slowCallDuration?: Duration;
+  readonly slowCallDuration?: Duration | undefined;
   /** Upper bound of the first opening of a series; the lower bound is half of it. Default 5 s; from 1 ms to 24 h. */
-  readonly openFor?: Duration;
+  readonly openFor?: Duration | undefined;
   /** The limit up to which the openings of a series double. Default 60 s, or `openFor` if that is more. */
-  readonly maxOpenFor?: Duration;
+  readonly maxOpenFor?: Duration | undefined;
   /** How it finds out whether the service has recovered. */
-  readonly halfOpen?: HalfOpenOptions;
+  readonly halfOpen?: HalfOpenOptions | undefined;
   /** Time after the probes over which the share of calls let through grows from a tenth to all. Default: off. */
-  readonly rampUp?: Duration;
+  readonly rampUp?: Duration | undefined;
   /** Which outcomes are failures. Default: every throw, and no value. */
-  readonly handles?: Handles;
+  readonly handles?: Handles | undefined;
   /** Decides and reports, but refuses nothing: for trying out settings. Default `false`. */
-  readonly shadow?: boolean;
+  readonly shadow?: boolean | undefined;
   /** The source of randomness, in [0, 1), for the length of openings. Default `Math.random`. */
-  readonly random?: () => number;
+  readonly random?: (() => number) | undefined;
 }
 
 /** What a circuit does once its opening is over. */
 export interface HalfOpenOptions {
   /** Probes per half-open cycle, both concurrent and in total. Default 3; from 1 to 1,000. */
-  readonly permits?: number;
+  readonly permits?: number | undefined;
   /** How many of the probes must succeed. Default: all. */
-  readonly successes?: number;
+  readonly successes?: number | undefined;
   /** How long a probe may take before it counts as a failure. Default: the length of the opening, at most 10 s. */
-  readonly timeout?: Duration;
+  readonly timeout?: Duration | undefined;
 }
 
 /** A circuit breaker. Outside a pipeline `admit()` works without a call. */

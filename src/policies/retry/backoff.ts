@@ -45,21 +45,21 @@ export interface Backoff {
 /** Options of {@link exponential}. */
 export interface ExponentialOptions {
   /** The first ceiling. Default 100 ms; from 0 to 24.8 days. */
-  readonly initial?: Duration;
+  readonly initial?: Duration | undefined;
   /** The highest ceiling. Default 5 s; not below `initial`. */
-  readonly max?: Duration;
+  readonly max?: Duration | undefined;
   /** The ratio of each ceiling to the previous one. Default 2; from 1 to 100. */
-  readonly factor?: number;
+  readonly factor?: number | undefined;
   /** `'full'`, the default: from 0 to the ceiling. `'equal'`: from half of it. `'none'`: the ceiling itself, so that clients that failed together return together. */
-  readonly jitter?: 'full' | 'equal' | 'none';
+  readonly jitter?: 'full' | 'equal' | 'none' | undefined;
 }
 
 /** Options of {@link decorrelated}. */
 export interface DecorrelatedOptions {
   /** The shortest delay. Default 100 ms; from 0 to 24.8 days. */
-  readonly initial?: Duration;
+  readonly initial?: Duration | undefined;
   /** The longest delay. Default 5 s; not below `initial`. */
-  readonly max?: Duration;
+  readonly max?: Duration | undefined;
 }
 
 const initial = /* @__PURE__ */ withDefault(/* @__PURE__ */ duration({ min: 0 }), 100);

@@ -12,18 +12,18 @@ import { checkOptions, having, impossibleOption, number, withDefault } from '../
 /** Options of {@link retryBudget}. */
 export interface RetryBudgetOptions {
   /** How much a success pays in, in retries. Default 0.1: one retry for ten successes. From 0 to 10. */
-  readonly ratio?: number;
+  readonly ratio?: number | undefined;
   /** The most that can be saved up, in retries. Default 100; from 1 to 1,000,000. */
-  readonly capacity?: number;
+  readonly capacity?: number | undefined;
   /** The balance at the start, in retries. Default 10, or `capacity` if that is less. */
-  readonly initial?: number;
+  readonly initial?: number | undefined;
   /**
    * Retries per second that are granted even when the balance is empty, so that a client with little traffic still gets one.
    * Default 1; from 0 to 1,000. They do not accumulate.
    */
-  readonly minPerSecond?: number;
+  readonly minPerSecond?: number | undefined;
   /** The time source. Default: `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
 }
 
 /** The budget that retries, hedges and redeliveries to one dependency draw from. Share one object among all of them. */

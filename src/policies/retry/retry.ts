@@ -32,25 +32,25 @@ import type { RetryBudget } from './retry-budget.js';
 /** Options of {@link retry}. */
 export interface RetryOptions extends CommonOptions {
   /** Attempts in all, including the first. Default 3; from 1 to 1,000. */
-  readonly attempts?: number;
+  readonly attempts?: number | undefined;
   /** How long to wait between two attempts. Default: `exponential({ initial: 100, max: '5s', jitter: 'full' })`. */
-  readonly backoff?: Backoff;
+  readonly backoff?: Backoff | undefined;
   /** The budget that retries draw from. Default: none, so that only `attempts` bounds them. */
-  readonly budget?: RetryBudget;
+  readonly budget?: RetryBudget | undefined;
   /** Which outcomes are worth another attempt. Default: every throw. It is never asked about refusals and aborts. */
-  readonly handles?: Handles;
+  readonly handles?: Handles | undefined;
   /** The longest wait that the service may ask for; if it asks for more, the retry gives up. Default 30 s; from 0 to 24.8 days. */
-  readonly maxRetryAfter?: Duration;
+  readonly maxRetryAfter?: Duration | undefined;
   /** Time that must be left before the deadline to start another attempt. Default 0; from 0 to 24.8 days. */
-  readonly minAttemptTime?: Duration;
+  readonly minAttemptTime?: Duration | undefined;
   /**
    * Receives each value that `handles` took for a failure and that the caller does not get, because another attempt has taken
    * its place or the call has ended, so that you can close it: `(response) => response.body?.cancel()`. It also receives a value on
    * which `handles` or `backoff` threw. An exception in it is contained.
    */
-  readonly onDiscard?: (value: unknown) => void;
+  readonly onDiscard?: ((value: unknown) => void) | undefined;
   /** The source of randomness, returning numbers in [0, 1). Default: `Math.random`. */
-  readonly random?: () => number;
+  readonly random?: (() => number) | undefined;
 }
 
 /** Reports on a retry that gave up. */

@@ -51,21 +51,21 @@ export interface IdempotencyRequestOptions<Request> {
    */
   readonly scope: (request: Request) => string | PromiseLike<string>;
   /** Whether a request without a key is refused with 400. Default `false`: it is handled, unprotected. */
-  readonly required?: boolean;
+  readonly required?: boolean | undefined;
   /** The methods to which a key applies. Default `['POST', 'PATCH']`. */
-  readonly methods?: readonly string[];
+  readonly methods?: readonly string[] | undefined;
   /** Which statuses are stored for replay. Default: 2xx, 3xx and 4xx but 401, 403, 408, 421, 425 and 429. */
-  readonly keep?: (status: number) => boolean;
+  readonly keep?: ((status: number) => boolean) | undefined;
   /** What counts as the same request. Default: method, path, query, content type, and body; JSON is compared as data. */
-  readonly fingerprint?: RequestFingerprint<Request>;
+  readonly fingerprint?: RequestFingerprint<Request> | undefined;
   /** The longest response body that is stored. A longer one is sent, and a retry then gets 409. Default 1 MiB. */
-  readonly maxBodyBytes?: number;
+  readonly maxBodyBytes?: number | undefined;
   /** The longest request body that the middleware reads, if no parser has read it. A longer one is refused with 413. Default 32 MiB. */
-  readonly maxInputBytes?: number;
+  readonly maxInputBytes?: number | undefined;
   /** Address of your API's page on idempotency: sent in error bodies as their `type`, and as `Link`. */
-  readonly documentation?: string;
+  readonly documentation?: string | undefined;
   /** Source of time. Default `systemClock`. */
-  readonly clock?: Clock;
+  readonly clock?: Clock | undefined;
 }
 
 /** Options of the `idempotency` middleware: those of the engine, and those for requests. */

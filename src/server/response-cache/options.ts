@@ -19,32 +19,32 @@ import type { ResponseLifetime } from './storability.js';
 /** Rules for responses, of a route or of all routes. */
 export interface ResponseCacheRules<Request> {
   /** How long a response is fresh that does not say so itself. Default 0: it is not kept. */
-  readonly ttl?: Duration;
+  readonly ttl?: Duration | undefined;
   /** How long after that the stale response is served while a new one is made, unless it says so itself. Default 0. */
-  readonly staleWhileRevalidate?: Duration;
+  readonly staleWhileRevalidate?: Duration | undefined;
   /** How long after that the stale response is served instead of a 5xx or 429, unless it says so itself. Default 0; an hour is a good choice. */
-  readonly staleIfError?: Duration;
+  readonly staleIfError?: Duration | undefined;
   /** The longest body that is kept. A longer one is sent as it is written. Default 960 KiB, which fits into every store. */
-  readonly maxBodyBytes?: number;
+  readonly maxBodyBytes?: number | undefined;
   /**
    * Replaces path and query in the key, to ignore differences that do not matter. Protocol, host, credentials and `Vary` always count as well.
    * Default: path and query as they were sent.
    */
-  readonly key?: (request: Request) => string;
+  readonly key?: ((request: Request) => string) | undefined;
   /** The tags of a response, by which `invalidateTag` finds it. Called once the handler has answered. At most 99, each of 1 to 200 characters. */
-  readonly tags?: (request: Request) => readonly string[];
+  readonly tags?: ((request: Request) => readonly string[]) | undefined;
 }
 
 /** Options of `responseCache`: those of the cache, and the rules for responses. */
 export type ResponseCacheOptions<Request> = Pick<CacheOptions<unknown>, (typeof passedOn)[number]> &
   ResponseCacheRules<Request> & {
     /** In events, in `Cache-Status`, and as prefix of the keys: each response cache in a store needs its own. Default `'responses'`. */
-    readonly name?: string;
+    readonly name?: string | undefined;
     /**
      * What a POST, PUT, DELETE or the like answered 2xx or 3xx does to the cached responses of its URL. `'invalidate'`, the default: they are
      * invalidated. `'ignore'`: they stay until they expire, or a tag is invalidated.
      */
-    readonly onUnsafe?: 'invalidate' | 'ignore';
+    readonly onUnsafe?: 'invalidate' | 'ignore' | undefined;
   };
 
 /** The options of `cache` that mean the same here. */
@@ -84,7 +84,7 @@ export function checkCacheOptions<Request>(options: ResponseCacheOptions<Request
     ...ruleFields<Request>(),
     name: withDefault(text(), 'responses'),
     onUnsafe: withDefault<'invalidate' | 'ignore'>(oneOf(['invalidate', 'ignore']), 'invalidate'),
-  }) as Readonly<Record<string, unknown>> & Required<Pick<ResponseCacheOptions<Request>, 'name' | 'onUnsafe'>>;
+  }) as Readonly<Record<string, unknown>> & { readonly name: string; readonly onUnsafe: 'invalidate' | 'ignore' };
   const passed: Partial<CacheOptions<unknown>> = Object.fromEntries(passedOn.map((name) => [name, checked[name]]));
   return { name: checked.name, onUnsafe: checked.onUnsafe, passed };
 }

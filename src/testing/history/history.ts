@@ -45,13 +45,13 @@ export interface OpenOperation<Result> {
 /** Options of {@link History}. */
 export interface HistoryOptions {
   /** Most operations kept; one more is refused. From 1, default 100 000: more take a checker minutes, not seconds. */
-  readonly maxOperations?: number;
+  readonly maxOperations?: number | undefined;
 }
 
 /** Options of {@link History.run}. */
 export interface RunOptions {
   /** Says whether an error proves that the operation had no effect. By default none does, so every throw is unknown. */
-  readonly notApplied?: (error: unknown) => boolean;
+  readonly notApplied?: ((error: unknown) => boolean) | undefined;
 }
 
 /**

@@ -18,12 +18,12 @@ export interface LinearizabilityOptions {
    * Most calls of `model.step` for one key, from 1. Default 2 000 000: some ten seconds. A key that needs
    * more is undecided.
    */
-  readonly maxSteps?: number;
+  readonly maxSteps?: number | undefined;
   /**
    * Most configurations remembered, from 1 to 10 000 000. Default 200 000: some tens of megabytes. Fewer cost time, never the right
    * answer.
    */
-  readonly maxRemembered?: number;
+  readonly maxRemembered?: number | undefined;
 }
 
 /** The answer of {@link checkLinearizability}. `String(verdict)` says it in words. */

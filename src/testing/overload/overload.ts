@@ -54,16 +54,16 @@ export interface PlayOptions {
   readonly scenario: Scenario;
   readonly seed: number;
   /** Users before and after, as a share of what the service can do. Default 0.5. */
-  readonly load?: number;
+  readonly load?: number | undefined;
   /** How long the disturbance lasts. Default 20. */
-  readonly disturbanceSeconds?: number;
+  readonly disturbanceSeconds?: number | undefined;
   /** Seconds before and after. Default 20 and 30. */
-  readonly beforeSeconds?: number;
-  readonly afterSeconds?: number;
+  readonly beforeSeconds?: number | undefined;
+  readonly afterSeconds?: number | undefined;
   /** The share of calls that fail at once, by chance, before they reach the service. Default 0. */
-  readonly failing?: number;
+  readonly failing?: number | undefined;
   /** How long a user waits. Default 2,000. */
-  readonly patienceMs?: number;
+  readonly patienceMs?: number | undefined;
 }
 
 /** Where a run takes place. */

@@ -116,6 +116,14 @@ describe('idempotency of fastify', () => {
     await app.close();
   });
 
+  it('takes an option of a route that is undefined for one that was left out', async () => {
+    const app = Fastify();
+    await app.register(idempotency, { ...options(), required: true });
+    app.post('/', { config: { idempotency: { required: undefined, methods: ['POST'] } } }, () => 'ran');
+    expect((await app.inject({ method: 'POST', url: '/' })).statusCode).toBe(400);
+    await app.close();
+  });
+
   it('counts in an inner instance as it is registered there, and not twice', async () => {
     const app = Fastify();
     await app.register(idempotency, options());

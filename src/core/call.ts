@@ -8,22 +8,22 @@ import { addAbortListener, removeAbortListener } from './abort-listeners.js';
 import { showBriefly } from './brief.js';
 import type { Clock } from './clock.js';
 
-/** An operation: it is given its call, and answers a value or a promise of one. */
+/** An operation: it receives its call, and returns a value or a promise of one. */
 export type Task<T> = (call: Call) => T | PromiseLike<T>;
 
-/** What can be told of one execution when it begins. */
+/** Options of one execution. */
 export interface CallOptions {
   /** Ends the call when it aborts: `execute` rejects with its reason at once, and the operation's signal aborts. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * When the call must be over: an instant of the pipeline's clock, such as `call.deadline` of a call around this one,
+   * When the call must be over: an instant of the pipeline's clock, such as `call.deadline` of an outer call,
    * or a duration literal such as `'2s'`, counted from now. A number is always an instant, and
    * never a date: those are refused, because the clock does not count from 1970.
    */
   readonly deadline?: number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}` | undefined;
   /** The partition: a host or tenant, for policies that keep one state per key. */
   readonly key?: string | undefined;
-  /** Sent along on each attempt, so that the other side runs the operation once. */
+  /** Sent with each attempt, so that the service runs the operation once. */
   readonly idempotencyKey?: string | undefined;
   /** An operation that must not simply run twice. Without `idempotencyKey` it gets one attempt. */
   readonly unsafe?: boolean | undefined;
@@ -131,7 +131,7 @@ export class Call {
     return this.options?.key;
   }
 
-  /** Sent along on each attempt, so that the other side runs the operation once. */
+  /** Sent with each attempt, so that the service runs the operation once. */
   get idempotencyKey(): string | undefined {
     return this.options?.idempotencyKey;
   }

@@ -6,7 +6,7 @@ import type { Clock } from './clock.js';
 import { OptionsError } from './errors.js';
 import type { Policy, PolicyTraits } from './policy.js';
 
-/** One doubt about a pipeline. */
+/** One warning about a pipeline. */
 export interface CompositionWarning {
   /** Stable, for programs: `'retry-without-deadline'` and so on. */
   readonly code: string;

@@ -31,7 +31,7 @@ export class HoldfastError extends Error {
     return (this.constructor as typeof HoldfastError).label;
   }
 
-  /** So that classes of others give themselves a name as those of `Error` do: by assigning it. */
+  /** Lets subclasses of yours set their name as subclasses of `Error` do: by assigning it. */
   override set name(value: string) {
     giveName(this, value);
   }
@@ -77,7 +77,7 @@ export class RejectedError extends HoldfastError {
   }
 }
 
-/** The operation was started and nobody waits for it any more: its outcome is unknown. */
+/** The operation was started and then given up: its outcome is unknown. */
 export class AbandonedError extends HoldfastError {
   /** @internal */ static override get label(): string {
     return 'AbandonedError';
@@ -130,7 +130,7 @@ export class DeadlineExceededError extends AbandonedError {
   }
 }
 
-/** `ERR_DEADLINE_TOO_SHORT`: there is no time left to start the operation. */
+/** `ERR_DEADLINE_TOO_SHORT`: no time was left to start the operation. */
 export class DeadlineTooShortError extends RejectedError {
   /** @internal */ static override get label(): string {
     return 'DeadlineTooShortError';
@@ -139,7 +139,7 @@ export class DeadlineTooShortError extends RejectedError {
   /** Time left when the operation should have started, in milliseconds; zero or less. */
   readonly remainingMs: number;
 
-  /** @param options - `hint`: what may have been meant by the one who set the deadline. */
+  /** @param options - `hint`: what the caller that set the deadline probably meant. */
   constructor(
     options: HoldfastErrorOptions & { readonly policy: string; readonly remainingMs: number; readonly hint?: string },
   ) {
@@ -161,7 +161,7 @@ export class CircuitOpenError extends RejectedError {
     return 'CircuitOpenError';
   }
 
-  /** Why: it is open, all probes of the half-open circuit are taken, it admits only a share yet, or an operator closed it off. */
+  /** Why: it is open, all probes of the half-open circuit are taken, it admits only a share of the calls so far, or an operator isolated it. */
   readonly state: 'open' | 'half-open' | 'ramping' | 'isolated';
 
   constructor(
@@ -178,7 +178,7 @@ export class CircuitOpenError extends RejectedError {
   }
 }
 
-/** `ERR_BULKHEAD_FULL`: all slots of a bulkhead or limiter are taken, and there is no place, or no time, to wait for one. */
+/** `ERR_BULKHEAD_FULL`: all slots of a bulkhead or limiter are taken, and there is no room, or no time, to wait for one. */
 export class BulkheadFullError extends RejectedError {
   /** @internal */ static override get label(): string {
     return 'BulkheadFullError';
@@ -188,7 +188,7 @@ export class BulkheadFullError extends RejectedError {
   readonly limit: number;
   /** Calls that may wait. */
   readonly queue: number;
-  /** `'full'`: no place in the queue; `'waited'`: it waited as long as it may; `'overtaken'`: newer calls took its place. */
+  /** `'full'`: no place in the queue; `'waited'`: the call waited too long; `'overtaken'`: newer calls took its place. */
   readonly reason: 'full' | 'waited' | 'overtaken';
 
   constructor(
@@ -218,7 +218,7 @@ export class RateLimitedError extends RejectedError {
     return 'RateLimitedError';
   }
 
-  /** Calls allowed per period; undefined where the limit is the other side's. */
+  /** Calls allowed per period; undefined if the service sets the limit. */
   readonly limit: number | undefined;
 
   constructor(options: RefusalNumbers & { readonly limit?: number | undefined }) {
@@ -230,13 +230,13 @@ export class RateLimitedError extends RejectedError {
   }
 }
 
-/** `ERR_SHED`: the call was turned away because this process, or the service it calls, has too much to do. */
+/** `ERR_SHED`: the call was turned away because this process, or the service it calls, is overloaded. */
 export class ShedError extends RejectedError {
   /** @internal */ static override get label(): string {
     return 'ShedError';
   }
 
-  /** What was too much, in words: `'event loop 130 ms late'`. */
+  /** The measurement, in words: `'event loop 130 ms late'`. */
   readonly reason: string;
 
   constructor(options: RefusalNumbers & { readonly reason: string }) {
@@ -246,7 +246,7 @@ export class ShedError extends RejectedError {
   }
 }
 
-/** `ERR_LOCK_UNAVAILABLE`: a lock or permit was not to be had, and nothing was started. */
+/** `ERR_LOCK_UNAVAILABLE`: a lock or permit could not be acquired, and nothing was started. */
 export class LockUnavailableError extends RejectedError {
   /** @internal */ static override get label(): string {
     return 'LockUnavailableError';
@@ -255,8 +255,8 @@ export class LockUnavailableError extends RejectedError {
   /** The key, or the keys. */
   readonly key: string;
   /**
-   * `'waited'`: it waited as long as it may; `'full'`: too many wait already; `'reentrant'`: the caller itself runs inside this very
-   * lock; `'lost'`: of several keys one was lost while it waited for another.
+   * `'waited'`: the caller waited too long; `'full'`: too many callers wait already; `'reentrant'`: the caller itself runs inside this very
+   * lock; `'lost'`: of several keys, one was lost while the caller waited for another.
    */
   readonly reason: 'waited' | 'full' | 'reentrant' | 'lost';
 
@@ -276,7 +276,7 @@ export class LockUnavailableError extends RejectedError {
 }
 
 /**
- * `ERR_LOCK_LOST`: the lock may be somebody else's now. Where an operation ran under it, `outcome` is how that ended, and `cause` its
+ * `ERR_LOCK_LOST`: another owner may hold the lock now. If an operation ran under it, `outcome` is how that ended, and `cause` is its
  * error, if it failed.
  */
 export class LockLostError extends AbandonedError {
@@ -287,11 +287,11 @@ export class LockLostError extends AbandonedError {
   readonly key: string;
   readonly fence: number;
   /**
-   * `'expired'`: it could not be renewed, or given back, in time; `'taken'`: while there was time left the store has said that it is somebody else's,
-   * or was taken away; `'released'`: it was given back before; `'short'`: it is held, but not for as long as was asked for.
+   * `'expired'`: it could not be renewed, or released, in time; `'taken'`: before it expired, the store reported another owner,
+   * or that it was removed; `'released'`: it was released before; `'short'`: it is held, but not for as long as was asked for.
    */
   readonly reason: 'expired' | 'taken' | 'released' | 'short';
-  /** How the operation under the lock ended; undefined where there was none, or it still runs. */
+  /** How the operation under the lock ended; undefined if there was none, or if it still runs. */
   readonly outcome: Outcome | undefined;
 
   constructor(
@@ -319,9 +319,9 @@ export class StaleFenceError extends HoldfastError {
   }
 
   readonly resource: string;
-  /** The fence that the write came with. */
+  /** The fence of the refused write. */
   readonly fence: number;
-  /** The newest one that the resource has seen, where that is known. */
+  /** The newest fence that the resource has seen, if known. */
   readonly newestFence: number | undefined;
 
   constructor(
@@ -340,7 +340,7 @@ export class StaleFenceError extends HoldfastError {
   }
 }
 
-/** `ERR_LOAD_BACKOFF`: a cache does not load the key now, because its last load failed a moment ago, here or in another process. */
+/** `ERR_LOAD_BACKOFF`: a cache does not load the key now, because its last load failed a moment ago, in this process or another. */
 export class LoadBackoffError extends RejectedError {
   /** @internal */ static override get label(): string {
     return 'LoadBackoffError';
@@ -357,7 +357,7 @@ export class LoadBackoffError extends RejectedError {
 }
 
 /**
- * `ERR_HANDLES_FAILED`: a `handles`, `backoff` or other function given to a policy threw or answered nonsense, so the
+ * `ERR_HANDLES_FAILED`: a `handles`, `backoff` or other function given to a policy threw or returned an invalid value, so the
  * policy could not judge the outcome. `cause` is the error of the call if it failed, else what the function threw.
  */
 export class HandlesError extends HoldfastError {
@@ -382,9 +382,9 @@ export class HandlesError extends HoldfastError {
 }
 
 /**
- * What was wrong: `'invalid'` an argument of the caller's; `'full'` no room left; `'busy'` others kept it locked all the
- * time; `'timeout'` no answer in time; `'closed'` the store or its connection is closed; `'schema'` its tables are not
- * there or not as expected; `'failed'` anything else, see `cause`.
+ * What was wrong: `'invalid'` an argument; `'full'` no room left; `'busy'` other connections kept it locked all the
+ * time; `'timeout'` no reply in time; `'closed'` the store or its connection is closed; `'schema'` its tables are missing
+ * or not as expected; `'failed'` anything else, see `cause`.
  */
 export type StoreFailure = 'invalid' | 'full' | 'busy' | 'timeout' | 'closed' | 'schema' | 'failed';
 
@@ -428,7 +428,7 @@ export class StoreError extends HoldfastError {
 /** What the errors of idempotency have in common. */
 type KeyNumbers = HoldfastErrorOptions & { readonly policy: string };
 
-/** `ERR_KEY_MISSING`: an operation that needs an idempotency key came without one, or with one that cannot be taken. */
+/** `ERR_KEY_MISSING`: an operation that needs an idempotency key has none, or an invalid one. */
 export class KeyMissingError extends HoldfastError {
   /** @internal */ static override get label(): string {
     return 'KeyMissingError';
@@ -481,10 +481,10 @@ export class InFlightError extends HoldfastError {
 }
 
 /**
- * `ERR_IN_DOUBT`: nobody can say what became of the operation with this idempotency key, or what it answered. `reason` says why:
- * `'unknown'` its process was lost, `'lost'` this attempt's lease was, `'drift'` its phases changed, `'not-stored'` it was done and its result
- * could not be kept, `'unreadable'` what is stored cannot be read, `'too-old'` a client does not send its key any more, because the other side may
- * have forgotten it, `'redirected'` a client was led to another origin, which does not get its key, so the request is not sent there twice.
+ * `ERR_IN_DOUBT`: the outcome of the operation with this idempotency key, or its result, is unknown. `reason` says why:
+ * `'unknown'` its process was lost, `'lost'` this attempt's lease was lost, `'drift'` its phases changed, `'not-stored'` it was done but its result
+ * could not be stored, `'unreadable'` the stored record cannot be read, `'too-old'` a client no longer sends the key, because the service may
+ * have forgotten it, `'redirected'` a client was redirected to another origin, which does not get the key, so the request is not sent there twice.
  */
 export class InDoubtError extends HoldfastError {
   /** @internal */ static override get label(): string {
@@ -563,7 +563,7 @@ export function isRejected(error: unknown): error is RejectedError {
 }
 
 /**
- * Whether the operation was started and its outcome is unknown, so that only what is idempotent may be repeated. Holds across copies of the package.
+ * Whether the operation was started and its outcome is unknown, so that only an idempotent operation may be repeated. Holds across copies of the package.
  *
  * @example
  * ```ts

@@ -218,9 +218,9 @@ export function commonFields<const Name extends string>(name: Name) {
 export interface CommonOptions {
   /** Names the policy in errors and events. Default: the factory's name. */
   readonly name?: string | undefined;
-  /** Hears this policy's events. An exception in it is contained and reported once as a warning. */
+  /** Receives this policy's events. An exception in it is contained and reported once as a warning. */
   readonly on?: ((event: HoldfastEvent) => void) | undefined;
-  /** The source of time. Default: the pipeline's, which is `systemClock` unless a policy of it names another. */
+  /** The time source. Default: the pipeline's, which is `systemClock` unless one of its policies names another. */
   readonly clock?: Clock | undefined;
 }
 

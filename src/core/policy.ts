@@ -43,9 +43,9 @@ export interface PolicyTraits {
   readonly inside?: () => readonly Policy<unknown>[];
 }
 
-/** Decides whether a call may start, and learns how it ended. Refusing is answering, not throwing. */
+/** Decides whether a call may start, and learns how it ended. It returns a refusal; it does not throw one. */
 export interface Guard extends Policy {
-  /** A permit, or a refusal; a promise only where the call queues. Aborting `call` must take it out of the queue. */
+  /** Returns a permit or a refusal; a promise only if the call queues. Aborting `call` must take it out of the queue. */
   admit(call: Call): Permit | Refusal | Promise<Permit | Refusal>;
   /** @internal */
   readonly fused?: FusedAdmission;
@@ -75,26 +75,26 @@ export interface Permit {
   readonly endsAfterMs?: number;
   /** The error with which it gives up. Called once, then. Default: a `TimeoutError`. */
   endReason?(): unknown;
-  /** The call ended so; what the guard learns from. */
+  /** The call ended with this outcome; the guard learns from it. */
   settle(outcome: Outcome): void;
-  /** The call ended in a way that says nothing: its caller aborted it, or a policy inside refused it. */
+  /** The call ended without telling anything about the service: its caller aborted it, or a policy inside refused it. */
   release(): void;
   /**
    * The work has really ended: at once after `settle` or `release`, or, when the call was given up while its operation
-   * ran on, whenever that ended. `late` is then how the operation ended.
+   * ran on, when that ends. `late` is then how the operation ended.
    */
   ended?(late?: Outcome): void;
 }
 
-/** A guard's no. */
+/** The refusal of a call by a guard. */
 export interface Refusal {
-  /** What the caller gets: a `RejectedError`, as a rule. */
+  /** The error that the caller gets: usually a `RejectedError`. */
   readonly error: unknown;
 }
 
 /** Decides how often and for how long an operation is tried. */
 export interface Strategy<Added = never> extends Policy<Added> {
-  /** Calls `next` any number of times, also at once, with this call or a child of it. `next` never throws, it rejects. */
+  /** Calls `next` any number of times, also concurrently, with this call or a child of it. `next` never throws; it rejects. */
   handle<T>(call: Call, next: (call: Call) => Promise<T>): Promise<T | Added>;
   /** @internal A strategy whose first attempt a layer can make itself. */
   readonly resumable?: Resumable;
@@ -110,7 +110,7 @@ export interface Resumable {
   resume(call: Call, next: (call: Call) => Promise<unknown>, outcome: Outcome): Promise<unknown>;
 }
 
-/** A refusal with this error. */
+/** Makes a refusal with this error. */
 export function refuse(error: unknown): Refusal {
   return { error };
 }

@@ -16,7 +16,12 @@ export type ProxyFault =
   /** Everything arrives later by `delay`. */
   | { readonly kind: 'latency'; readonly delay: Duration; readonly direction?: FaultDirection | undefined }
   /** `bytes` at a time, one piece each `every`. */
-  | { readonly kind: 'drip'; readonly bytes: number; readonly every: Duration; readonly direction?: FaultDirection }
+  | {
+      readonly kind: 'drip';
+      readonly bytes: number;
+      readonly every: Duration;
+      readonly direction?: FaultDirection | undefined;
+    }
   /** The connection is reset after this many more bytes; with `'replies'` and 0 the request is carried out and its reply lost. */
   | { readonly kind: 'cut'; readonly afterBytes: number; readonly direction?: FaultDirection | undefined }
   /** Nothing arrives, without an error. */

@@ -14,7 +14,7 @@ import { unsynced } from '../../support/unsynced.js';
 import { type RawAnswer, send } from './raw-client.js';
 import type { Death } from './shop-child.js';
 
-export const leaseMs = 1_000;
+const leaseMs = 1_000;
 /** For how long a key may be blocked: one lease, and what a loaded machine needs. */
 export const mostBlockedMs = leaseMs + 30_000;
 

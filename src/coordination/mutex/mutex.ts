@@ -16,7 +16,8 @@ export interface MutexOptions extends LockOptions {
   /**
    * Serves callers of all processes in order of arrival: each has its own place in the store's queue and sends its own requests. By default the
    * callers of a process share one place, and pass the lock on among themselves for 20 ms: faster, and still nobody starves. Needs a store with `native.queue`; readers
-   * are not queued. A lock without a store is always fair. Default false.
+   * are not queued. A turn that arrives for a caller that has left goes to the next waiter of its process, which may have come later than others elsewhere. A lock
+   * without a store is always fair. Default false.
    */
   readonly fair?: boolean | undefined;
 }

@@ -5,6 +5,7 @@
  * difference, the digits of a number do. The event loop is not held up by a large body, however it is made. The first byte is the
  * version of the rule: fingerprints of different rules are not compared with each other.
  */
+import { Slab } from '../../core/slab.js';
 import { canonicalJson, type Sink } from './canonical-json.js';
 import { nodeCrypto } from './hashing.js';
 import { fingerprintBytes } from './record.js';
@@ -27,6 +28,7 @@ const userRule = 2;
 /** What is no larger is done at once; more is read in slices. */
 const smallBytes = 65_536;
 const sliceBytes = 262_144;
+const slab = /* @__PURE__ */ new Slab();
 const encoder = /* @__PURE__ */ new TextEncoder();
 /** How long a slice of work may take before others get their turn. */
 const turnMs = 5;
@@ -193,7 +195,7 @@ function digestOf(rule: number, data: string | Uint8Array): Uint8Array {
   if (typeof crypto.hash !== 'function') return prefixed(rule, crypto.createHash('sha256').update(data).digest());
   // Half the price of a hash object. Node has it from 20.12. As text: a buffer for each digest would cost more than the hash.
   const digest = crypto.hash('sha256', data, 'binary');
-  const bytes = new Uint8Array(fingerprintBytes);
+  const bytes = slab.take(fingerprintBytes);
   bytes[0] = rule;
   for (let index = 0; index < digest.length; index++) bytes[index + 1] = digest.charCodeAt(index);
   return bytes;

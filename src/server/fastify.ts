@@ -8,8 +8,8 @@ import type {
   FastifyPluginOptions,
   FastifyReply,
   FastifyRequest,
+  onRequestHookHandler,
   preHandlerHookHandler,
-  preParsingHookHandler,
   RouteHandlerMethod,
   RouteOptions,
 } from 'fastify';
@@ -317,13 +317,14 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
   app.addHook('onRoute', (route) => {
     const { idempotency: own, [added]: ofParent } = (route.config ?? {}) as RouteConfig;
     // The plugin of an outer instance comes first, and the nearest one counts.
-    const preParsings = [route.preParsing ?? []].flat().filter((hook) => hook !== ofParent?.preParsing);
+    const onRequests = [route.onRequest ?? []].flat().filter((hook) => hook !== ofParent?.onRequest);
     const preHandlers = [route.preHandler ?? []].flat().filter((hook) => hook !== ofParent?.preHandler);
     const protection = own === undefined ? common : own === false ? undefined : protectionOf(options, own);
     const isProtected = [route.method].flat().some((method) => protection?.methods.includes(method));
     const hooks = protection !== undefined && isProtected ? hooksOf(app, route, protection) : undefined;
     route.config = { ...route.config, [isSeen]: true, [added]: hooks } as FastifyContextConfig;
-    route.preParsing = hooks === undefined ? preParsings : [...preParsings, hooks.preParsing];
+    // Before any hook of parsing: one that checks a signature reads all of the body.
+    route.onRequest = hooks === undefined ? onRequests : [...onRequests, hooks.onRequest];
     // The last of them, so that whoever checks the caller, in this route or before it, has done so.
     route.preHandler = hooks === undefined ? preHandlers : [...preHandlers, hooks.preHandler];
     if (hooks !== undefined) route.handler = answeringThoughAlone(route.handler);
@@ -338,7 +339,7 @@ const added = /* @__PURE__ */ Symbol.for('holdfast.idempotency.hooks');
 type RouteConfig = { readonly idempotency?: RouteIdempotency; readonly [added]?: RouteHooks | undefined };
 
 interface RouteHooks {
-  readonly preParsing: preParsingHookHandler;
+  readonly onRequest: onRequestHookHandler;
   readonly preHandler: preHandlerHookHandler;
 }
 
@@ -346,11 +347,11 @@ function hooksOf(app: FastifyInstance, route: RouteOptions, protection: HttpIdem
   const operations = operationsOf(route, protection.methods);
   const hasTimeout = (route.handlerTimeout ?? (app.initialConfig as TimeoutConfig).handlerTimeout ?? 0) > 0;
   return {
-    preParsing({ method, raw, headers }, _reply, payload, next) {
+    onRequest({ method, raw, headers }, _reply, next) {
       if (!protection.passes(method, headers['idempotency-key']) && announcesBody(raw)) {
         tapBody(raw, protection.maxInputBytes);
       }
-      next(null, payload);
+      next();
     },
     preHandler(request, reply, next) {
       if (protection.passes(request.method, request.headers['idempotency-key'])) return next();

@@ -1,6 +1,8 @@
 /** Every way to answer with Fastify 5, beside the same server without protection, on bare sockets. */
 
 import type { AddressInfo } from 'node:net';
+import { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
 import { gzipSync } from 'node:zlib';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
@@ -222,6 +224,21 @@ describe('idempotency of fastify', () => {
       expect((await send(port, request)).status).toBe(401);
       expect((await send(port, known)).status).toBe(201);
       expect(counting.runs).toBe(1);
+    });
+  });
+
+  it('compares the body of a route whose preParsing hook has read it before, as whoever checks a signature does', async () => {
+    const prepare = async (app: FastifyInstance) => {
+      app.addHook('preParsing', async (_request, _reply, payload) => Readable.from([await buffer(payload)]));
+      await routed(async ({ body }) => ({ body }))(app);
+    };
+    await serving({ prepare }, async (port) => {
+      const statuses: number[] = [];
+      const headers = keyed('k-1', ['Content-Type', 'application/json']);
+      for (const item of ['kelp', 'kelp', 'sand']) {
+        statuses.push((await send(port, { path: '/1', headers, body: JSON.stringify({ item }) })).status);
+      }
+      expect(statuses).toEqual([200, 200, 422]);
     });
   });
 

@@ -74,7 +74,8 @@ export class ServerProcess {
     const setpriv = '/usr/bin/setpriv';
     const { user } = this.kind;
     const as = user === undefined ? [] : ['--reuid', `${user.uid}`, '--regid', `${user.gid}`, '--clear-groups'];
-    const command = existsSync(setpriv) ? [setpriv, '--pdeathsig', 'KILL', ...as, ...args] : args;
+    const hasSetpriv = existsSync(setpriv);
+    const command = hasSetpriv ? [setpriv, '--pdeathsig', 'KILL', ...as, ...args] : args;
     const log = openSync(this.logFile, 'a');
     const child = spawn(command[0]!, command.slice(1), {
       cwd: this.folder,
@@ -83,6 +84,7 @@ export class ServerProcess {
       detached: true,
     });
     closeSync(log);
+    if (!hasSetpriv && child.pid !== undefined) killWithUs(child, child.pid);
     this.child = child;
     const end = once(child, 'exit').then(
       ([code, signal]) => `it ended with ${code ?? signal}`,
@@ -182,6 +184,16 @@ export class ServerProcess {
       () => false,
     );
   }
+}
+
+/** As the kernel of Linux does: a process that waits for the end of a pipe, which comes however we end, and kills the child then. */
+function killWithUs(child: ChildProcess, pid: number): void {
+  const waits = spawn('/bin/sh', ['-c', 'read line; kill -9 "$0"', `${pid}`], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+    detached: true,
+  });
+  waits.unref();
+  child.once('exit', () => waits.kill('SIGKILL'));
 }
 
 /** A process and all that descend from it; only itself where there is no /proc. */

@@ -38,12 +38,12 @@ const primitives = Object.keys(maxKilobytesAlone);
 export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
   budget('memoryStore', ['memoryStore'], 2, 7.55),
-  budget('cache', ['cache'], 12, 24.95),
+  budget('cache', ['cache'], 12, 25),
   // A lock is a lock of this process, one over a store and in its line, and the keeper of its lease.
-  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 16)),
+  ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 16.1)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 1.95)),
   budget('all local primitives', primitives, 8, 31),
-  budget('the whole main entry', [], 25, 75.6),
+  budget('the whole main entry', [], 25, 75.7),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

@@ -59,6 +59,7 @@ export {
   DeadlineTooShortError,
   HandlesError,
   HoldfastError,
+  type HoldfastErrorCode,
   InDoubtError,
   InFlightError,
   isAbandoned,

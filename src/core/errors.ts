@@ -19,6 +19,30 @@ export interface HoldfastErrorOptions {
   readonly stack?: boolean | undefined;
 }
 
+/** The codes of this package's errors. */
+export type HoldfastErrorCode =
+  | 'ERR_TIMEOUT'
+  | 'ERR_DEADLINE_EXCEEDED'
+  | 'ERR_DEADLINE_TOO_SHORT'
+  | 'ERR_CIRCUIT_OPEN'
+  | 'ERR_BULKHEAD_FULL'
+  | 'ERR_RATE_LIMITED'
+  | 'ERR_SHED'
+  | 'ERR_LOCK_UNAVAILABLE'
+  | 'ERR_LOCK_LOST'
+  | 'ERR_STALE_FENCE'
+  | 'ERR_LOAD_BACKOFF'
+  | 'ERR_HANDLES_FAILED'
+  | 'ERR_STORE'
+  | 'ERR_KEY_MISSING'
+  | 'ERR_KEY_REUSED'
+  | 'ERR_IN_FLIGHT'
+  | 'ERR_IN_DOUBT'
+  | 'ERR_OPTIONS'
+  | 'ERR_ATTEMPTS_DISCARDED'
+  | 'ERR_CONTEXT_UNAVAILABLE'
+  | 'ERR_CRYPTO_UNAVAILABLE';
+
 /** Base of all errors that end a call. */
 export class HoldfastError extends Error {
   // An accessor costs nothing per error, and, unlike an assignment to the prototype, does not keep the classes that nobody
@@ -36,8 +60,8 @@ export class HoldfastError extends Error {
     giveName(this, value);
   }
 
-  /** Stable, for programs: `ERR_TIMEOUT` and so on. */
-  readonly code: string;
+  /** Stable, for programs: `ERR_TIMEOUT` and so on, or one of a class of your own. */
+  readonly code: HoldfastErrorCode | (string & Record<never, never>);
 
   constructor(code: string, message: string, { cause, stack = false }: HoldfastErrorOptions = {}) {
     const limit = Error.stackTraceLimit;
@@ -104,6 +128,8 @@ export class TimeoutError extends AbandonedError {
     return 'TimeoutError';
   }
 
+  declare readonly code: 'ERR_TIMEOUT';
+
   /** The time allowed, in milliseconds; undefined when a guard of your own set the end. */
   readonly afterMs: number | undefined;
 
@@ -120,6 +146,8 @@ export class DeadlineExceededError extends AbandonedError {
     return 'DeadlineExceededError';
   }
 
+  declare readonly code: 'ERR_DEADLINE_EXCEEDED';
+
   /** The time allowed, in milliseconds; undefined when the deadline came with the call. */
   readonly afterMs: number | undefined;
 
@@ -135,6 +163,8 @@ export class DeadlineTooShortError extends RejectedError {
   /** @internal */ static override get label(): string {
     return 'DeadlineTooShortError';
   }
+
+  declare readonly code: 'ERR_DEADLINE_TOO_SHORT';
 
   /** Time left when the operation should have started, in milliseconds; zero or less. */
   readonly remainingMs: number;
@@ -161,6 +191,8 @@ export class CircuitOpenError extends RejectedError {
     return 'CircuitOpenError';
   }
 
+  declare readonly code: 'ERR_CIRCUIT_OPEN';
+
   /** Why: it is open, all probes of the half-open circuit are taken, it admits only a share of the calls so far, or an operator isolated it. */
   readonly state: 'open' | 'half-open' | 'ramping' | 'isolated';
 
@@ -183,6 +215,8 @@ export class BulkheadFullError extends RejectedError {
   /** @internal */ static override get label(): string {
     return 'BulkheadFullError';
   }
+
+  declare readonly code: 'ERR_BULKHEAD_FULL';
 
   /** Operations that may run at once. */
   readonly limit: number;
@@ -218,6 +252,8 @@ export class RateLimitedError extends RejectedError {
     return 'RateLimitedError';
   }
 
+  declare readonly code: 'ERR_RATE_LIMITED';
+
   /** Calls allowed per period; undefined if the service sets the limit. */
   readonly limit: number | undefined;
 
@@ -236,6 +272,8 @@ export class ShedError extends RejectedError {
     return 'ShedError';
   }
 
+  declare readonly code: 'ERR_SHED';
+
   /** The measurement, in words: `'event loop 130 ms late'`. */
   readonly reason: string;
 
@@ -251,6 +289,8 @@ export class LockUnavailableError extends RejectedError {
   /** @internal */ static override get label(): string {
     return 'LockUnavailableError';
   }
+
+  declare readonly code: 'ERR_LOCK_UNAVAILABLE';
 
   /** The key, or the keys. */
   readonly key: string;
@@ -283,6 +323,8 @@ export class LockLostError extends AbandonedError {
   /** @internal */ static override get label(): string {
     return 'LockLostError';
   }
+
+  declare readonly code: 'ERR_LOCK_LOST';
 
   readonly key: string;
   readonly fence: number;
@@ -318,6 +360,8 @@ export class StaleFenceError extends HoldfastError {
     return 'StaleFenceError';
   }
 
+  declare readonly code: 'ERR_STALE_FENCE';
+
   readonly resource: string;
   /** The fence of the refused write. */
   readonly fence: number;
@@ -346,6 +390,8 @@ export class LoadBackoffError extends RejectedError {
     return 'LoadBackoffError';
   }
 
+  declare readonly code: 'ERR_LOAD_BACKOFF';
+
   readonly key: string;
 
   constructor(options: RefusalNumbers & { readonly key: string; readonly detail: string }) {
@@ -364,6 +410,8 @@ export class HandlesError extends HoldfastError {
   /** @internal */ static override get label(): string {
     return 'HandlesError';
   }
+
+  declare readonly code: 'ERR_HANDLES_FAILED';
 
   readonly policy: string;
   /** What the function threw. */
@@ -393,6 +441,8 @@ export class StoreError extends HoldfastError {
   /** @internal */ static override get label(): string {
     return 'StoreError';
   }
+
+  declare readonly code: 'ERR_STORE';
 
   /** The kind of store: `'memory'`, `'sqlite'` and so on. */
   readonly store: string;
@@ -434,6 +484,8 @@ export class KeyMissingError extends HoldfastError {
     return 'KeyMissingError';
   }
 
+  declare readonly code: 'ERR_KEY_MISSING';
+
   readonly policy: string;
 
   constructor(options: KeyNumbers & { readonly detail: string }) {
@@ -448,6 +500,8 @@ export class KeyReusedError extends HoldfastError {
   /** @internal */ static override get label(): string {
     return 'KeyReusedError';
   }
+
+  declare readonly code: 'ERR_KEY_REUSED';
 
   readonly policy: string;
 
@@ -467,6 +521,8 @@ export class InFlightError extends HoldfastError {
   /** @internal */ static override get label(): string {
     return 'InFlightError';
   }
+
+  declare readonly code: 'ERR_IN_FLIGHT';
 
   readonly policy: string;
   readonly retryAfterMs: number;
@@ -490,6 +546,8 @@ export class InDoubtError extends HoldfastError {
   /** @internal */ static override get label(): string {
     return 'InDoubtError';
   }
+
+  declare readonly code: 'ERR_IN_DOUBT';
 
   readonly policy: string;
   readonly reason: 'unknown' | 'lost' | 'drift' | 'not-stored' | 'unreadable' | 'too-old' | 'redirected';

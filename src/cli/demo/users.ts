@@ -78,7 +78,8 @@ async function visit(world: World, visits: Visits, path: Path, request: UserRequ
         return;
       }
       if (!isPaying) return;
-      await world.sleep(againMs);
+      // Who is interrupted meanwhile is gone: whoever sends the crowd may not wait for him any more.
+      await world.sleep(againMs).catch((reason) => controller.abort(reason));
     }
   } finally {
     clock.cancel(leaves);

@@ -39,6 +39,15 @@ describe('an act of the demo', () => {
     expect(await figuresOf(() => true)).toMatchObject({ isBetter: true });
   });
 
+  it('is not rejected by a user who is interrupted while he waits for his next try', async () => {
+    const { clock, play } = worldOf(() => false, {
+      sleep: (ms) => (ms === 250 ? Promise.reject(new Error('SIGINT received')) : clock.sleep(ms)),
+    });
+    const played = play('kill -9');
+    await clock.advance('20s');
+    expect(await played).toHaveLength(2);
+  });
+
   it('ends with what interrupts it, also while a worker is to be killed', async () => {
     const stop = new Error('SIGINT received');
     const { play } = worldOf(() => true, { sleep: () => Promise.reject(stop) });

@@ -220,7 +220,19 @@ class TcpProxy implements FaultProxy {
       return;
     }
     for (const link of [...this.links]) link.set(fault);
-    if (this.server === undefined) await this.listen(this.port);
+    if (this.server === undefined) await this.listenAgain();
+  }
+
+  /** A process that another thread has just spawned keeps the port until it has begun to be another program. */
+  private async listenAgain(): Promise<void> {
+    for (let triesLeft = 50; ; triesLeft--) {
+      try {
+        return await this.listen(this.port);
+      } catch (error) {
+        if (triesLeft === 1) throw error;
+        await new Promise((resolve) => globalThis.setTimeout(resolve, 10));
+      }
+    }
   }
 
   private link(client: Socket): void {

@@ -198,8 +198,9 @@ describe('faultProxy', () => {
 
   it('fails to come back where its port is taken, and comes back when it is free', async () => {
     await proxy.inject({ kind: 'refuse' });
-    const thief = createServer().listen(proxy.port, '127.0.0.1');
-    await once(thief, 'listening');
+    const thief = createServer();
+    // A process that another file of tests has just spawned may keep the port for a moment.
+    await vi.waitFor(() => once(thief.listen(proxy.port, '127.0.0.1'), 'listening'), { timeout: 60_000 });
     await expect(proxy.heal()).rejects.toThrow('EADDRINUSE');
     thief.close();
     await once(thief, 'close');

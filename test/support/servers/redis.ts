@@ -76,7 +76,9 @@ export async function startCluster(program: Program, { replicas = 0 } = {}): Pro
         }
       }
       const info = await server.ask('CLUSTER INFO');
-      return info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${total}`);
+      const isComplete = info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${total}`);
+      // What is published while a node has no link to another one is lost.
+      return isComplete && !/handshake|disconnected/.test(await server.ask('CLUSTER NODES'));
     };
     for (const server of started) await until(() => isWhole(server));
     for (const [index, server] of started.slice(size).entries()) {

@@ -63,7 +63,7 @@ import {
   type IdempotencyRequestOptions,
   isJsonType,
 } from './idempotency/idempotency.js';
-import { contentOf, contentTypeOf, keyLinesOf, traceparentOf } from './idempotency/node.js';
+import { bodyOf, contentOf, contentTypeOf, keyLinesOf, traceparentOf } from './idempotency/node.js';
 import { type Problem, problemBody, problemType } from './problem.js';
 import {
   type CheckedRules,
@@ -348,9 +348,8 @@ function hooksOf(app: FastifyInstance, route: RouteOptions, protection: HttpIdem
   const hasTimeout = (route.handlerTimeout ?? (app.initialConfig as TimeoutConfig).handlerTimeout ?? 0) > 0;
   return {
     onRequest({ method, raw, headers }, _reply, next) {
-      if (!protection.passes(method, headers['idempotency-key']) && announcesBody(raw)) {
-        tapBody(raw, protection.maxInputBytes);
-      }
+      const isKeyed = !protection.passes(method, headers['idempotency-key']);
+      if (isKeyed && announcesBody(raw) && !raw.readableDidRead) tapBody(raw, protection.maxInputBytes);
       next();
     },
     preHandler(request, reply, next) {
@@ -417,10 +416,11 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
     return keyLinesOf(this.request.raw);
   }
 
-  /** Its bytes as they came. They are all there, if a parser has read them. */
-  body(): ReturnType<IdempotencyExchange<FastifyRequest>['body']> {
-    const body = findTap(this.request.raw)?.body();
-    if (body === undefined) return { content: undefined, isJson: false };
+  /** Its bytes as they came: all are there if a parser has read them. Bytes that an earlier hook read are gone: what was parsed counts in their place. */
+  body(maxBytes: number): ReturnType<IdempotencyExchange<FastifyRequest>['body']> {
+    const { raw, body: parsed } = this.request;
+    const body = findTap(raw)?.body();
+    if (body === undefined) return bodyOf(raw, parsed, maxBytes);
     const isJson = isJsonType(this.contentType);
     return body instanceof Promise ? body.then((all) => contentOf(all, isJson)) : contentOf(body, isJson);
   }

@@ -227,20 +227,34 @@ describe('idempotency of fastify', () => {
     });
   });
 
-  it('compares the body of a route whose preParsing hook has read it before, as whoever checks a signature does', async () => {
-    const prepare = async (app: FastifyInstance) => {
+  const readers: Readonly<Record<string, (app: FastifyInstance) => void>> = {
+    preParsing(app) {
       app.addHook('preParsing', async (_request, _reply, payload) => Readable.from([await buffer(payload)]));
-      await routed(async ({ body }) => ({ body }))(app);
-    };
-    await serving({ prepare }, async (port) => {
-      const statuses: number[] = [];
-      const headers = keyed('k-1', ['Content-Type', 'application/json']);
-      for (const item of ['kelp', 'kelp', 'sand']) {
-        statuses.push((await send(port, { path: '/1', headers, body: JSON.stringify({ item }) })).status);
-      }
-      expect(statuses).toEqual([200, 200, 422]);
-    });
-  });
+    },
+    onRequest(app) {
+      const read = new WeakMap<object, Buffer>();
+      app.addHook('onRequest', async (request) => void read.set(request, await buffer(request.raw)));
+      app.addHook('preParsing', async (request) => Readable.from([read.get(request)!]));
+    },
+  };
+
+  it.each(Object.keys(readers))(
+    'compares a body that a hook of %s has read before, as one that checks a signature does',
+    async (hook) => {
+      const prepare = async (app: FastifyInstance) => {
+        readers[hook]!(app);
+        await routed(async ({ body }) => ({ body }))(app);
+      };
+      await serving({ prepare }, async (port) => {
+        const statuses: number[] = [];
+        const headers = keyed('k-1', ['Content-Type', 'application/json']);
+        for (const item of ['kelp', 'kelp', 'sand']) {
+          statuses.push((await send(port, { path: '/1', headers, body: JSON.stringify({ item }) })).status);
+        }
+        expect(statuses).toEqual([200, 200, 422]);
+      });
+    },
+  );
 
   it('takes options of a route, of which false is none at all', async () => {
     const counting = counted(created);

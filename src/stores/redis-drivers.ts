@@ -42,8 +42,17 @@ export interface Driver {
   /** A connection broke, and the client does not fail what was on its way by itself. */
   onBreak(listener: () => void): void;
   offBreak(listener: () => void): void;
-  /** Runs a script that the server knows by this hash; else it answers NOSCRIPT. */
-  runKnown(hash: string, keys: readonly string[], given: readonly (string | Buffer)[]): Promise<unknown>;
+  /**
+   * Runs a script that the server knows by this hash; else it answers NOSCRIPT.
+   *
+   * @param isAlone - No other verb of the store is under way.
+   */
+  runKnown(
+    hash: string,
+    keys: readonly string[],
+    given: readonly (string | Buffer)[],
+    isAlone: boolean,
+  ): Promise<unknown>;
   /** Runs a script, and lets the server know it. */
   run(text: string, keys: readonly string[], given: readonly (string | Buffer)[]): Promise<unknown>;
 }
@@ -100,9 +109,9 @@ function ioredis(client: IoredisClient): Driver {
     offReady: (listener) => removeClientListener(client, 'ready', listener),
     onBreak: (listener) => addClientListener(client, 'close', listener),
     offBreak: (listener) => removeClientListener(client, 'close', listener),
-    runKnown(hash, keys, given) {
-      // It writes each command by itself. A cluster has a socket for each node, and goes on to do so.
-      turn.hold((client as { readonly stream?: object }).stream);
+    runKnown(hash, keys, given, isAlone) {
+      // It writes each command by itself, and goes on to do so on a cluster, which has a socket for each node. To hold one costs more than it saves.
+      if (!isAlone) turn.hold((client as { readonly stream?: object }).stream);
       // It flattens what it is given.
       return scripts.evalshaBuffer(hash, keys.length, keys, given);
     },

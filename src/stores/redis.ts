@@ -324,7 +324,7 @@ class ScriptStore implements RedisStore {
       verb.hasLeft = true;
       const { script, keys, given } = verb;
       try {
-        this.driver.runKnown(script.hash, keys, given).then(verb.done, verb.sendAgainOrFail);
+        this.driver.runKnown(script.hash, keys, given, this.underWay.hasOne).then(verb.done, verb.sendAgainOrFail);
       } catch (error) {
         verb.sendAgainOrFail(error);
       }

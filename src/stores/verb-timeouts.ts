@@ -47,6 +47,11 @@ export class VerbTimeouts extends Timer {
     this.onIdle = onIdle;
   }
 
+  /** Whether one verb is under way, and no other. */
+  get hasOne(): boolean {
+    return this.first !== undefined && this.first === this.last;
+  }
+
   begin(verb: TimedVerb, signal: AbortSignal | undefined): void {
     verb.endsAtMs = this.clock.now() + this.timeoutMs;
     verb.isListed = true;

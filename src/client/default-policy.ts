@@ -10,6 +10,5 @@ const longestName = 200;
 
 export function defaultPolicy(origin: string, on: ((event: HoldfastEvent) => void) | undefined): AnyPolicy {
   const name = origin.slice(0, longestName);
-  const times = { deadline: '30s', timeout: '10s' } as const;
-  return standard({ name, ...(on && { on }), ...times, handles, breakerHandles, onDiscard: discardBody });
+  return standard({ name, on, deadline: '30s', timeout: '10s', handles, breakerHandles, onDiscard: discardBody });
 }

@@ -15,6 +15,14 @@ import { statusOf } from './support.ts';
 
 const page = 'a page of some length, '.repeat(200);
 
+/** A listener, and how the loads that it hears of end: true, or the message of the error. */
+function heardLoads() {
+  const loads: unknown[] = [];
+  const on = (event: HoldfastEvent) =>
+    event.type === 'cache-load' && loads.push(event.outcome.ok || (event.outcome.error as Error).message);
+  return { loads, on };
+}
+
 describe.each([
   ['express 5', express],
   ['express 4', express4],
@@ -102,9 +110,7 @@ describe.each([
   it('takes its own request for lost when somebody answers it on its way', async () => {
     const clock = virtualClock();
     const app = framework();
-    const loads: unknown[] = [];
-    const on = (event: HoldfastEvent) =>
-      event.type === 'cache-load' && loads.push(event.outcome.ok || (event.outcome.error as Error).message);
+    const { loads, on } = heardLoads();
     let seen = 0;
     app.use((_request, response, next) => (++seen === 3 ? void response.sendStatus(401) : next()));
     app.use(responseCache({ ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock, on }));
@@ -121,9 +127,7 @@ describe.each([
   it('keeps nothing of its own request that came as another one', async () => {
     const clock = virtualClock();
     const app = framework();
-    const loads: unknown[] = [];
-    const on = (event: HoldfastEvent) =>
-      event.type === 'cache-load' && loads.push(event.outcome.ok || (event.outcome.error as Error).message);
+    const { loads, on } = heardLoads();
     let asked = 0;
     const key = () => (++asked === 3 ? 'another' : 'page');
     app.use(responseCache({ ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock, key, on }));

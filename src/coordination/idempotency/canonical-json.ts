@@ -6,27 +6,36 @@
  * needs more than linear memory and n log n time, and the work can be put down at every millisecond or so.
  * After: RFC 8785 (JSON Canonicalization Scheme) for the order of names; unlike there, numbers stay as they are written.
  */
-import { Integers } from './integers.js';
+import { IntegerTable } from './integer-table.js';
 
 /** Gets the canonical text as ranges of texts. No range ends within a character. */
 export type Sink = (text: string, start: number, end: number) => void;
 
-/** Work done from one yield to the next, in characters looked at: a millisecond or two. */
-const workPerSlice = 300_000;
+/** How much is done in one go. Tests make it little. */
+export interface Portions {
+  /** Work from one yield to the next, in characters looked at: a millisecond or two. */
+  readonly slice: number;
+  /** Characters of a string, or between strings, that are looked at, or passed on, in one go: 12 at least, two escapes. */
+  readonly stride: number;
+}
+
+const usual: Portions = { slice: 300_000, stride: 65_536 };
 /** What a step costs besides the characters it looks at. */
 const stepWork = 20;
-/** Characters that are looked at, or passed on, in one go. */
-const stride = 65_536;
-/** Members that are put in order in one go. */
-const smallObject = 500;
 
 /**
  * Writes the canonical form, in slices: it yields between them. Returns false when the text is no JSON; nothing has been written then.
  *
+ * @param text - Well-formed Unicode.
  * @param exclude - JSON pointers (RFC 6901) to members that are left out.
  */
-export function* canonicalJson(text: string, sink: Sink, exclude: readonly string[] = []): Generator<void, boolean> {
-  const document = new Document(text, exclude);
+export function* canonicalJson(
+  text: string,
+  sink: Sink,
+  exclude: readonly string[] = [],
+  portions: Portions = usual,
+): Generator<void, boolean> {
+  const document = new Document(text, exclude, portions);
   if (!(yield* document.read())) return false;
   yield* document.write(sink);
   return true;
@@ -37,7 +46,7 @@ export function isPointer(value: unknown): value is string {
   return typeof value === 'string' && /^(?:\/(?:[^~/]|~[01])*)+$/.test(value);
 }
 
-/** In the place of an index: there is nothing. */
+/** In the place of a row or of a place in the text: there is nothing. */
 const none = -1;
 
 const tab = 0x09;
@@ -53,176 +62,179 @@ const closeBracket = 0x5d;
 const openBrace = 0x7b;
 const closeBrace = 0x7d;
 
-// A member is so many numbers, the next: where its name lies, where its value does; the next member of its object, in the order in
-// which they are written; the first object that begins within its value or after it.
+// A number has digits without end only if somebody means harm: one of more than these is taken for no JSON.
+const literal = /true|false|null|-?(?:0|[1-9]\d{0,65535})(?:\.\d{1,65536})?(?:[eE][+-]?\d{1,65536})?/y;
+const escapeSequence = /\\(?:["\\/bfnrt]|u[\da-fA-F]{4})/y;
+
+// A member: where its name begins and ends, and where its value does; the next member of its object, first in the order in which they
+// are written, then in that of their names; the first object that begins behind its name.
 const nameStart = 0;
 const nameEnd = 1;
-const valueStart = 2;
-const valueEnd = 3;
-const nextMember = 4;
-const nextObject = 5;
+const valueEnd = 2;
+const nextMember = 3;
+const nextObject = 4;
+const memberWidth = 5;
 
-// An object: where it lies, its first member, the first object that begins after its end.
-const objectStart = 0;
-const objectEnd = 1;
-const firstMember = 2;
-const follower = 3;
+// An object: where it ends, its first member, the first object that begins after its end.
+const objectEnd = 0;
+const firstMember = 1;
+const follower = 2;
+const objectWidth = 3;
 
-// A container that is open: its object, or none for an array; the member that is being read, the last one in its list, how many there are.
-const openLength = 4;
+// A container that is open: its object, or none for an array; the member, or the index of the element, that is being read; the last one
+// in the list of members, and whether a name has come that belongs before an earlier one.
 const ofObject = 0;
 const current = 1;
 const last = 2;
-const count = 3;
+const isUnsorted = 3;
+const openWidth = 4;
 
-// What is being written: the end of a range, or none for the members of an object; where it is; in a range the next object, in an
-// object whether it has begun.
-const writingLength = 3;
+// What is being written: the end of a range, or none for the members of an object; where it is, in the text or in the list; in a range
+// the next object, in an object whether it has begun.
 const rangeEnd = 0;
 const place = 1;
 const extra = 2;
+const writingWidth = 3;
 
-type Expected = 'value' | 'value or ]' | 'name' | 'name or }' | 'what follows';
+type Expected = 'value' | 'value or ]' | 'name' | 'name or }' | 'colon' | 'what follows';
 
 /** A text, and where its objects and their members lie; arrays and plain values are no more than ranges of the text. */
 class Document {
   private readonly text: string;
+  private readonly portions: Portions;
   private readonly excluded: ReadonlySet<string>;
-  private readonly deepestExcluded: number;
-  /** Whether the text is canonical as it stands, as far as it has been read. */
-  private isCanonical = true;
+  /** Pointers to the containers that lead to what is left out. */
+  private readonly leading = new Set<string>();
+  /** The pointers of the open containers, from the root on, as far as these lead to what is left out. */
+  private readonly path: string[] = [];
   private work = 0;
-  private readonly members = new Integers();
-  private readonly objects = new Integers();
+  private readonly open = new IntegerTable(openWidth);
+  private readonly members = new IntegerTable(memberWidth);
+  private readonly objects = new IntegerTable(objectWidth);
 
-  constructor(text: string, exclude: readonly string[]) {
+  constructor(text: string, exclude: readonly string[], portions: Portions) {
     this.text = text;
+    this.portions = portions;
     this.excluded = new Set(exclude);
-    this.deepestExcluded = exclude.reduce((deepest, pointer) => Math.max(deepest, pointer.split('/').length - 1), 0);
+    for (const pointer of exclude) {
+      for (let at = 0; at !== -1; at = pointer.indexOf('/', at + 1)) this.leading.add(pointer.slice(0, at));
+    }
   }
 
   /** Finds all objects and puts their members in order. False when the text is no JSON. */
   *read(): Generator<void, boolean> {
-    const { text, members, objects } = this;
-    const open = new Integers();
-    // For pointers, as deep as these go: the name of the member, or the index of the element, that is being read.
-    const path: (string | number)[] = [];
+    const { text, open, members, objects } = this;
     let expected: Expected = 'value';
-    let at = 0;
-    for (;;) {
+    for (let at = 0; ; ) {
       if (this.isSliceDone(stepWork)) yield;
       const code = text.charCodeAt(at);
       if (isSpace(code)) {
-        this.isCanonical = false;
         at++;
         continue;
       }
-      const top = open.length - openLength;
+      const top = open.length - 1;
+      const object = top === none ? none : open.get(top, ofObject);
+      const isObject = object !== none;
       if (expected === 'what follows') {
-        if (top < 0) return at >= text.length;
-        const isObject = open.get(top + ofObject) !== none;
-        if (isObject) members.set(open.get(top + current) + valueEnd, at);
+        if (top === none) return at >= text.length;
+        if (isObject) members.set(open.get(top, current), valueEnd, at);
         if (code === comma) {
-          if (!isObject) this.step(path, open.length / openLength);
+          if (!isObject) open.set(top, current, open.get(top, current) + 1);
           expected = isObject ? 'name' : 'value';
           at++;
           continue;
         }
-        if (code !== (isObject ? closeBrace : closeBracket)) return false;
       }
-      const mayClose = expected !== 'value' && expected !== 'name';
-      if (mayClose && code === (open.get(top + ofObject) === none ? closeBracket : closeBrace)) {
-        const object = open.get(top + ofObject);
-        const memberCount = open.get(top + count);
+      if (code === closeBrace || code === closeBracket) {
+        if (expected !== (isObject ? 'name or }' : 'value or ]') && expected !== 'what follows') return false;
+        if (top === none || isObject !== (code === closeBrace)) return false;
+        at++;
+        if (isObject) {
+          objects.set(object, objectEnd, at);
+          objects.set(object, follower, objects.length);
+          if (open.get(top, isUnsorted) === 1) yield* this.sort(object);
+        }
         open.length = top;
-        path.length = Math.min(path.length, top / openLength);
-        at++;
-        if (object !== none) {
-          objects.set(object + objectEnd, at);
-          objects.set(object + follower, objects.length);
-          const isLong = memberCount > smallObject || at - objects.get(object + objectStart) > stride;
-          if (isLong) yield* this.sortMany(object, memberCount);
-          else if (memberCount > 1) this.sortFew(object);
-        }
+        this.path.length = Math.min(this.path.length, top);
         expected = 'what follows';
-        continue;
-      }
-      if (expected === 'name' || expected === 'name or }') {
-        if (code !== quote) return false;
-        const near = this.readString(at + 1);
-        const end = near < none ? yield* this.restOfString(near) : near;
-        if (end === none) return false;
-        let colonAt = end;
-        for (; isSpace(text.charCodeAt(colonAt)); colonAt++) if (this.isSliceDone(1)) yield;
-        if (colonAt > end) this.isCanonical = false;
-        if (text.charCodeAt(colonAt) !== colon) return false;
-        const valueAt = colonAt + 1;
-        const member = members.length;
-        for (const number of [at, end, valueAt, none, none, objects.length]) members.push(number);
-        open.set(top + current, member);
-        if (!this.isExcluded(path, top / openLength, member)) {
-          const previous = open.get(top + last);
-          if (previous === none) objects.set(open.get(top + ofObject) + firstMember, member);
-          else members.set(previous + nextMember, member);
-          open.set(top + last, member);
-          open.set(top + count, open.get(top + count) + 1);
-        }
-        at = valueAt;
-        expected = 'value';
-        continue;
-      }
-      if (code === openBrace || code === openBracket) {
-        const isObject = code === openBrace;
-        for (const number of [isObject ? objects.length : none, none, none, 0]) open.push(number);
-        if (open.length / openLength <= this.deepestExcluded) path.push(0);
-        if (isObject) for (const number of [at, none, none, none]) objects.push(number);
-        expected = isObject ? 'name or }' : 'value or ]';
+      } else if (expected === 'what follows') return false;
+      else if (expected === 'colon') {
+        if (code !== colon) return false;
         at++;
-        continue;
+        expected = 'value';
+      } else if (code === quote) {
+        let end = this.readString(at + 1);
+        for (; end < none; end = this.readString(-end)) if (this.isSliceDone(0)) yield;
+        if (end === none) return false;
+        const isName: boolean = expected === 'name' || expected === 'name or }';
+        if (isName) this.addMember(top, members.add(at, end, none, none, objects.length));
+        at = end;
+        expected = isName ? 'colon' : 'what follows';
+      } else if (expected === 'name' || expected === 'name or }') return false;
+      else if (code === openBrace || code === openBracket) {
+        this.enter();
+        at++;
+        const isOfObject = code === openBrace;
+        open.add(isOfObject ? objects.add(none, none, none) : none, isOfObject ? none : 0, none, 0);
+        expected = isOfObject ? 'name or }' : 'value or ]';
+      } else {
+        literal.lastIndex = at;
+        if (!literal.test(text)) return false;
+        this.work += literal.lastIndex - at;
+        at = literal.lastIndex;
+        expected = 'what follows';
       }
-      const near = code === quote ? this.readString(at + 1) : this.literalEnd(at);
-      at = near < none ? yield* this.restOfString(near) : near;
-      if (at === none) return false;
-      expected = 'what follows';
     }
   }
 
   /** Writes the canonical form. Goes down into an object by a list of its own, so that no depth is too deep. */
   *write(sink: Sink): Generator<void, void> {
     const { text, members, objects } = this;
-    if (this.isCanonical) return yield* this.writeLong(0, text.length, sink);
-    const writing = new Integers();
-    for (const number of [text.length, 0, 0]) writing.push(number);
+    const writing = new IntegerTable(writingWidth);
+    writing.add(text.length, 0, 0);
     while (writing.length > 0) {
       if (this.isSliceDone(stepWork)) yield;
-      const top = writing.length - writingLength;
-      const end = writing.get(top + rangeEnd);
-      const at = writing.get(top + place);
+      const top = writing.length - 1;
+      const end = writing.get(top, rangeEnd);
+      let at = writing.get(top, place);
       if (end !== none) {
-        const object = writing.get(top + extra);
-        const begin = object < objects.length ? Math.min(objects.get(object + objectStart), end) : end;
-        if (begin - at > stride) yield* this.writeLong(at, begin, sink);
-        else this.writeShort(at, begin, sink);
-        if (begin === end) {
+        while (at < end && text.charCodeAt(at) !== openBrace) {
+          if (this.isSliceDone(stepWork)) yield;
+          if (text.charCodeAt(at) === quote) {
+            sink('"', 0, 1);
+            let close = this.readString(at + 1);
+            for (at++; close < none; close = this.readString(at)) {
+              this.writePart(at, -close, sink);
+              at = -close;
+              if (this.isSliceDone(0)) yield;
+            }
+            this.writePart(at, close - 1, sink);
+            sink('"', 0, 1);
+            at = close;
+          } else if (isSpace(text.charCodeAt(at))) at++;
+          else {
+            const until = this.plainEnd(at, end);
+            sink(text, at, until);
+            at = until;
+          }
+        }
+        if (at >= end) {
           writing.length = top;
           continue;
         }
         sink('{', 0, 1);
-        writing.set(top + place, objects.get(object + objectEnd));
-        writing.set(top + extra, objects.get(object + follower));
-        for (const number of [none, objects.get(object + firstMember), 0]) writing.push(number);
+        const object = writing.get(top, extra);
+        writing.set(top, place, objects.get(object, objectEnd));
+        writing.set(top, extra, objects.get(object, follower));
+        writing.add(none, objects.get(object, firstMember), 0);
       } else if (at === none) {
         sink('}', 0, 1);
         writing.length = top;
       } else {
-        if (writing.get(top + extra) === 1) sink(',', 0, 1);
-        writing.set(top + place, members.get(at + nextMember));
-        writing.set(top + extra, 1);
-        const [from, to] = [members.get(at + nameStart), members.get(at + nameEnd)];
-        if (to - from > stride) yield* this.writeLong(from, to, sink);
-        else this.writeShort(from, to, sink);
-        sink(':', 0, 1);
-        for (const field of [valueEnd, valueStart, nextObject]) writing.push(members.get(at + field));
+        if (writing.get(top, extra) === 1) sink(',', 0, 1);
+        writing.set(top, place, members.get(at, nextMember));
+        writing.set(top, extra, 1);
+        writing.add(members.get(at, valueEnd), members.get(at, nameStart), members.get(at, nextObject));
       }
     }
   }
@@ -230,119 +242,74 @@ class Document {
   /** Whether it is time to put the work down. */
   private isSliceDone(work: number): boolean {
     this.work += work;
-    if (this.work < workPerSlice) return false;
+    if (this.work < this.portions.slice) return false;
     this.work = 0;
     return true;
   }
 
-  private step(path: (string | number)[], depth: number): void {
-    if (depth <= this.deepestExcluded) path[depth - 1] = (path[depth - 1] as number) + 1;
-  }
-
-  private isExcluded(path: (string | number)[], depth: number, member: number): boolean {
-    if (depth >= this.deepestExcluded) return false;
-    path[depth] = this.nameOf(member);
-    if (!this.excluded.has(pointerTo(path))) return false;
-    this.isCanonical = false;
-    return true;
-  }
-
-  /** A range in which no object lies. */
-  private writeShort(start: number, end: number, sink: Sink): void {
-    const { text } = this;
-    this.work += end - start;
-    for (let at = start; at < end; ) {
-      const code = text.charCodeAt(at);
-      if (code === quote) {
-        const close = this.readString(at + 1);
-        if (text.slice(at, close).includes('\\')) this.writeEscaped(at, close, sink);
-        else sink(text, at, close);
-        at = close;
-      } else if (isSpace(code)) at++;
-      else {
-        const until = this.plainEnd(at, end);
-        sink(text, at, until);
-        at = until;
-      }
+  /** Puts a member in the list of its object, unless it is left out. */
+  private addMember(top: number, member: number): void {
+    const { open, members, objects } = this;
+    open.set(top, current, member);
+    if (this.path.length === open.length && this.excluded.has(this.pointerAt(top))) return;
+    const previous = open.get(top, last);
+    if (previous === none) objects.set(open.get(top, ofObject), firstMember, member);
+    else {
+      members.set(previous, nextMember, member);
+      if (open.get(top, isUnsorted) === 0 && this.isAfter(previous, member)) open.set(top, isUnsorted, 1);
     }
+    open.set(top, last, member);
   }
 
-  /** The same for one that may be very long, or hold one string that is. */
-  private *writeLong(start: number, end: number, sink: Sink): Generator<void, void> {
-    const { text } = this;
-    for (let at = start; at < end; ) {
-      const code = text.charCodeAt(at);
-      if (this.isCanonical) {
-        const until = wholeCharacters(text, Math.min(at + stride, end), end);
-        sink(text, at, until);
-        at = until;
-      } else if (code === quote) {
-        const near = this.readString(at + 1);
-        if (near < none) {
-          const close = yield* this.restOfString(near);
-          yield* this.writeLongString(at, close, sink);
-          at = close;
-        } else {
-          this.writeShort(at, near, sink);
-          at = near;
-        }
-      } else if (isSpace(code)) {
-        at++;
-        if (this.isSliceDone(1)) yield;
-        continue;
-      } else {
-        const until = this.plainEnd(at, end);
-        sink(text, at, until);
-        if (this.isSliceDone(until - at)) yield;
-        at = until;
-        continue;
-      }
-      if (this.isSliceDone(stride / 4)) yield;
-    }
+  /** A container begins. What has been gone through so is as long as the pointers are, however deep and wide a document is. */
+  private enter(): void {
+    const { open, path, leading } = this;
+    if (path.length < open.length) return;
+    const pointer = open.length === 0 ? '' : this.pointerAt(open.length - 1);
+    if (leading.has(pointer)) path.push(pointer);
   }
 
-  /** In parts that end neither within an escape nor between the halves of a pair. */
-  private *writeLongString(start: number, end: number, sink: Sink): Generator<void, void> {
-    const { text } = this;
-    sink('"', 0, 1);
-    for (let at = start + 1; at < end - 1; ) {
-      let until = at;
-      let isHalf = false;
-      while (until < end - 1 && (until - at < stride || isHalf)) {
-        const code = text.charCodeAt(until);
-        const isLong = code === backslash && text.charAt(until + 1) === 'u';
-        const unit = isLong ? Number.parseInt(text.slice(until + 2, until + 6), 16) : code;
-        isHalf = unit >= 0xd800 && unit < 0xdc00;
-        until += isLong ? 6 : code === backslash ? 2 : 1;
-      }
-      const part = JSON.stringify(JSON.parse(`"${text.slice(at, until)}"`));
-      sink(part, 1, part.length - 1);
-      at = until;
-      yield;
-    }
-    sink('"', 0, 1);
+  /** The pointer to what is being read in a container that leads to what is left out. */
+  private pointerAt(top: number): string {
+    const { open, members, text } = this;
+    const step = open.get(top, current);
+    if (open.get(top, ofObject) === none) return `${this.path[top]}/${step}`;
+    const lexeme = text.slice(members.get(step, nameStart), members.get(step, nameEnd));
+    this.work += lexeme.length;
+    const name = JSON.parse(lexeme) as string;
+    return `${this.path[top]}/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`;
   }
 
-  private writeEscaped(start: number, end: number, sink: Sink): void {
-    const lexeme = JSON.stringify(JSON.parse(this.text.slice(start, end)));
-    sink(lexeme, 0, lexeme.length);
+  /** A part of a string. */
+  private writePart(start: number, end: number, sink: Sink): void {
+    const part = this.text.slice(start, end);
+    if (!part.includes('\\')) return sink(this.text, start, end);
+    const escaped = JSON.stringify(JSON.parse(`"${part}"`));
+    sink(escaped, 1, escaped.length - 1);
   }
 
-  /** Up to the next string, white space or stride. */
+  /** Up to the next string, object or white space, or a stride. */
   private plainEnd(start: number, end: number): number {
     const { text } = this;
-    const limit = Math.min(end, start + stride);
+    const limit = Math.min(end, start + this.portions.stride);
     let at = start;
-    while (at < limit && text.charCodeAt(at) > space && text.charCodeAt(at) !== quote) at++;
+    for (let code = text.charCodeAt(at); at < limit && code > space && code !== quote && code !== openBrace; ) {
+      code = text.charCodeAt(++at);
+    }
+    this.work += at - start;
     return at;
   }
 
-  /** Reads on within a string: the place behind its closing quote, none, or, after a stride, minus the place to go on at. */
+  /**
+   * Reads on within a string: the place behind its closing quote, none, or, after a stride, minus the place to go on at, which lies neither
+   * within an escape nor between the halves of a pair.
+   */
   private readString(from: number): number {
     const { text } = this;
-    const limit = from + stride;
+    const limit = from + this.portions.stride;
     let at = from;
-    for (; at < limit; at++) {
+    let unit = from;
+    while (at < limit) {
       const code = text.charCodeAt(at);
       if (code === quote) {
         this.work += at - from;
@@ -350,144 +317,86 @@ class Document {
       }
       // At the end of the text it is NaN.
       if (!(code >= space)) return none;
+      unit = at++;
       if (code !== backslash) continue;
-      this.isCanonical = false;
-      const escaped = text.charAt(++at);
-      if (escaped === 'u') {
-        if (!/^[0-9a-fA-F]{4}$/.test(text.slice(at + 1, at + 5))) return none;
-        at += 4;
-      } else if (escaped === '' || !'"\\/bfnrt'.includes(escaped)) return none;
+      escapeSequence.lastIndex = unit;
+      if (!escapeSequence.test(text)) return none;
+      at = escapeSequence.lastIndex;
     }
-    return -at;
-  }
-
-  private *restOfString(begun: number): Generator<void, number> {
-    let near = begun;
-    while (near < none) {
-      if (this.isSliceDone(stride)) yield;
-      near = this.readString(-near);
-    }
-    return near;
-  }
-
-  /** Behind a number, true, false or null; none when it is none of them. */
-  private literalEnd(start: number): number {
-    const { text } = this;
-    for (const word of ['true', 'false', 'null']) if (text.startsWith(word, start)) return start + word.length;
-    let at = text.charAt(start) === '-' ? start + 1 : start;
-    const whole = this.digitsEnd(at);
-    // No digit, or one too many before others.
-    if (whole === at || (text.charAt(at) === '0' && whole > at + 1)) return none;
-    at = whole;
-    if (text.charAt(at) === '.') {
-      const fraction = this.digitsEnd(at + 1);
-      if (fraction === at + 1) return none;
-      at = fraction;
-    }
-    if (text.charAt(at) === 'e' || text.charAt(at) === 'E') {
-      const sign = text.charAt(at + 1);
-      const from = sign === '+' || sign === '-' ? at + 2 : at + 1;
-      const exponent = this.digitsEnd(from);
-      if (exponent === from) return none;
-      at = exponent;
-    }
-    return at;
-  }
-
-  /** A number of more digits than are looked at in one go is taken for no JSON: nobody means one. */
-  private digitsEnd(start: number): number {
-    const { text } = this;
-    const limit = start + stride;
-    let at = start;
-    for (let code = text.charCodeAt(at); at < limit && code >= 0x30 && code <= 0x39; code = text.charCodeAt(++at));
-    this.work += at - start;
-    return at;
-  }
-
-  private nameOf(member: number): string {
-    const lexeme = this.text.slice(this.members.get(member + nameStart), this.members.get(member + nameEnd));
-    return lexeme.includes('\\') ? (JSON.parse(lexeme) as string) : lexeme.slice(1, -1);
+    this.work += at - from;
+    return (this.unitAt(unit) & 0xfc00) === 0xd800 ? -unit : -at;
   }
 
   /** The order of two names, looked at where they lie: a string for each of millions would be too much. */
   private isAfter(one: number, other: number): boolean {
-    const { text, members } = this;
-    let left = members.get(one + nameStart) + 1;
-    let right = members.get(other + nameStart) + 1;
-    for (let looked = 1; ; looked++) {
-      const code = text.charCodeAt(left++);
-      const otherCode = text.charCodeAt(right++);
-      if (code === backslash || otherCode === backslash) return this.nameOf(one) > this.nameOf(other);
-      if (code !== otherCode || code === quote) {
-        this.work += looked;
-        return code !== quote && (otherCode === quote || code > otherCode);
-      }
+    const { members } = this;
+    let left = members.get(one, nameStart) + 1;
+    let right = members.get(other, nameStart) + 1;
+    for (;;) {
+      const unit = this.unitAt(left);
+      const otherUnit = this.unitAt(right);
+      if (unit !== otherUnit) return unit > otherUnit;
+      if (unit === none) return false;
+      left += this.unitLength(left);
+      right += this.unitLength(right);
     }
   }
 
-  /** By insertion where they are almost in order, as mostly; at most 500 of them. */
-  private sortFew(object: number): void {
-    const { members, objects } = this;
-    const order: number[] = [];
-    let isSorted = true;
-    for (let member = objects.get(object + firstMember); member !== none; member = members.get(member + nextMember)) {
-      isSorted &&= order.length === 0 || !this.isAfter(order.at(-1)!, member);
-      order.push(member);
-    }
-    if (isSorted) return;
-    this.isCanonical = false;
-    order.sort((one, other) => (this.isAfter(one, other) ? 1 : this.isAfter(other, one) ? -1 : 0));
-    objects.set(object + firstMember, order[0]!);
-    for (const [index, member] of order.entries()) members.set(member + nextMember, order[index + 1] ?? none);
+  /** The code unit of a string that is written here; none, which is before all of them, for its closing quote. */
+  private unitAt(at: number): number {
+    const { text } = this;
+    const code = text.charCodeAt(at);
+    this.work++;
+    if (code === quote) return none;
+    return code === backslash
+      ? (JSON.parse(`"${text.slice(at, at + this.unitLength(at))}"`) as string).charCodeAt(0)
+      : code;
   }
 
-  /** A merge sort from below, which can be put down anywhere and keeps equal names in their order. */
-  private *sortMany(object: number, length: number): Generator<void, void> {
+  private unitLength(at: number): number {
+    const { text } = this;
+    return text.charCodeAt(at) !== backslash ? 1 : text.charAt(at + 1) === 'u' ? 6 : 2;
+  }
+
+  /** A merge sort of the list from below, which can be put down anywhere and keeps members of one name in their order. */
+  private *sort(object: number): Generator<void, void> {
     const { members, objects } = this;
-    let order = new Int32Array(length);
-    let merged = new Int32Array(length);
-    let isSorted = true;
-    let member = objects.get(object + firstMember);
-    for (let index = 0; index < length; index++) {
-      if (this.isSliceDone(stepWork)) yield;
-      isSorted &&= index === 0 || !this.isAfter(order[index - 1]!, member);
-      order[index] = member;
-      member = members.get(member + nextMember);
-    }
-    if (isSorted) return;
-    this.isCanonical = false;
-    for (let width = 1; width < length; width *= 2) {
-      for (let start = 0; start < length; start += 2 * width) {
-        const middle = Math.min(start + width, length);
-        const end = Math.min(start + 2 * width, length);
-        let left = start;
-        let right = middle;
-        for (let to = start; to < end; to++) {
-          if (this.isSliceDone(stepWork)) yield;
-          const takesLeft = right >= end || (left < middle && !this.isAfter(order[left]!, order[right]!));
-          merged[to] = takesLeft ? order[left++]! : order[right++]!;
+    let width = 1;
+    for (let runs = 2; runs > 1; width *= 2) {
+      runs = 0;
+      let written = none;
+      let left = objects.get(object, firstMember);
+      while (left !== none) {
+        runs++;
+        let right = left;
+        let lefts = 0;
+        for (; lefts < width && right !== none; lefts++) {
+          if (this.isSliceDone(1)) yield;
+          right = members.get(right, nextMember);
         }
+        let rights = width;
+        while (lefts > 0 || (rights > 0 && right !== none)) {
+          if (this.isSliceDone(stepWork)) yield;
+          const takesRight = lefts === 0 || (rights > 0 && right !== none && this.isAfter(left, right));
+          const taken = takesRight ? right : left;
+          if (takesRight) {
+            right = members.get(right, nextMember);
+            rights--;
+          } else {
+            left = members.get(left, nextMember);
+            lefts--;
+          }
+          if (written === none) objects.set(object, firstMember, taken);
+          else members.set(written, nextMember, taken);
+          written = taken;
+        }
+        left = right;
       }
-      [order, merged] = [merged, order];
-    }
-    objects.set(object + firstMember, order[0]!);
-    for (let index = 0; index < length; index++) {
-      if (this.isSliceDone(stepWork)) yield;
-      members.set(order[index]! + nextMember, index + 1 < length ? order[index + 1]! : none);
+      members.set(written, nextMember, none);
     }
   }
 }
 
 function isSpace(code: number): boolean {
   return code === space || code === lineFeed || code === carriageReturn || code === tab;
-}
-
-function pointerTo(path: readonly (string | number)[]): string {
-  return path.map((step) => `/${String(step).replaceAll('~', '~0').replaceAll('/', '~1')}`).join('');
-}
-
-/** A cut moved off the middle of a surrogate pair. */
-function wholeCharacters(text: string, at: number, end: number): number {
-  const isHalf = at < end && (text.charCodeAt(at - 1) & 0xfc00) === 0xd800;
-  return isHalf ? at + 1 : at;
 }

@@ -1,14 +1,49 @@
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
-import { canonicalJson, isPointer } from '../../../src/coordination/idempotency/canonical-json.js';
+import { describe, expect, it, vi } from 'vitest';
+import { canonicalJson, isPointer, type Portions } from '../../../src/coordination/idempotency/canonical-json.js';
 
-function canonical(text: string, exclude?: readonly string[]): string | false {
+function canonical(text: string, exclude?: readonly string[], portions?: Portions): string | false {
   let written = '';
-  const work = canonicalJson(text, (piece, start, end) => (written += piece.slice(start, end)), exclude);
+  const sink = (piece: string, start: number, end: number) => {
+    const range = piece.slice(start, end);
+    if (/\p{Surrogate}/u.test(range)) throw new Error(`a range ends within a character: ${JSON.stringify(range)}`);
+    written += range;
+  };
+  const work = canonicalJson(text, sink, exclude, portions);
   for (;;) {
     const step = work.next();
     if (step.done) return step.value && written;
   }
+}
+
+/** The rule in its simplest form: whole tokens, recursion, and no thought of time. */
+function reference(text: string, exclude: readonly string[] = []): string | false {
+  try {
+    JSON.parse(text);
+  } catch {
+    return false;
+  }
+  const tokens = text.match(/"(?:[^"\\]|\\.)*"|[^\s"{}[\],:]+|[{}[\],:]/g)!;
+  let at = 0;
+  const valueAt = (pointer: string): string => {
+    const token = tokens[at++]!;
+    if (token !== '{' && token !== '[') return token.startsWith('"') ? JSON.stringify(JSON.parse(token)) : token;
+    const parts: { name: string; text: string }[] = [];
+    for (let index = 0; tokens[at] !== '}' && tokens[at] !== ']'; index++) {
+      if (tokens[at] === ',') at++;
+      const name: string = token === '{' ? JSON.parse(tokens[at++]!) : '';
+      if (token === '{') at++;
+      const here = `${pointer}/${token === '{' ? name.replaceAll('~', '~0').replaceAll('/', '~1') : index}`;
+      const value = valueAt(here);
+      if (token === '[') parts.push({ name, text: value });
+      else if (!exclude.includes(here)) parts.push({ name, text: `${JSON.stringify(name)}:${value}` });
+    }
+    at++;
+    parts.sort((one, other) => (one.name < other.name ? -1 : one.name > other.name ? 1 : 0));
+    const all = parts.map((part) => part.text).join(',');
+    return token === '{' ? `{${all}}` : `[${all}]`;
+  };
+  return valueAt('');
 }
 
 /** The same data as a text that looks different: other orders of members, spaces, escapes. */
@@ -150,53 +185,6 @@ describe('canonicalJson', () => {
     const quotes = `${'x'.repeat(65_535)}\\"${'\\"'.repeat(40_000)}`;
     expect(canonical(` "${quotes}"`)).toBe(`"${quotes}"`);
   });
-
-  describe('puts its work down', () => {
-    const length = 1_000_000;
-    const repeated = (piece: string) =>
-      Array(Math.ceil(length / (piece.length + 1)))
-        .fill(piece)
-        .join(',');
-    const names = [...Array(60_000).keys()].map((index) => `"${(index * 7_919) % 60_013}":0`);
-    const alike = [...Array(400).keys()].map((index) => `"${'a'.repeat(2_500)}${(index * 7_919) % 401}":0`);
-    it.each([
-      ['numbers', `[${repeated('1')}]`, 30],
-      ['white space', `[${' '.repeat(length)}{"b":1,"a":2}]`, 30],
-      ['objects', `[${repeated('{"b":1,"a":2}')}]`, 20],
-      ['many members', `{${names.join(',')}}`, 50],
-      ['a string', ` "${'x'.repeat(length)}"`, 2],
-      ['a string that is canonical', `"${'x'.repeat(length)}"`, 2],
-      ['a string of escapes', ` "${'\\u00e4'.repeat(length / 6)}"`, 2],
-      ['white space before a colon', `{"a"${' '.repeat(length)}:1}`, 2],
-      ['long names that begin alike', `{${alike.join(',')}}`, 20],
-      ['a long name', `{"b":1,"${'a'.repeat(length)}":1}`, 2],
-      ['strings', ` [${repeated('"abcdefghijklmnop"')}]`, 3],
-    ])('after some 300 000 characters, and not after each: %s', (_, text, least) => {
-      let written = 0;
-      let slices = 0;
-      let readingSlices = 0;
-      let inSlice = 0;
-      let mostInSlice = 0;
-      const isCanonical = canonical(text) === text;
-      const work = canonicalJson(text, (_piece, start, end) => {
-        written += end - start;
-        inSlice += end - start;
-        mostInSlice = Math.max(mostInSlice, inSlice);
-      });
-      for (; !work.next().done; slices++) {
-        if (written === 0) readingSlices++;
-        inSlice = 0;
-      }
-      expect(readingSlices).toBeGreaterThanOrEqual(least);
-      expect(slices).toBeLessThan(5_000);
-      // What is canonical as it stands is passed on in large pieces.
-      if (!isCanonical) expect(mostInSlice).toBeLessThan(400_000);
-    });
-
-    it('never within what is small', () => {
-      expect(canonicalJson('{"b":[1,2],"a":{"d":"x","c":null}}', () => {}).next()).toEqual({ done: true, value: true });
-    });
-  });
 });
 
 describe('isPointer', () => {
@@ -332,8 +320,8 @@ describe('canonicalJson, of what is written in odd ways,', () => {
   });
 
   it('orders the members of objects of any size, and keeps those of one name in their order', () => {
-    // Around what is put in order at one go, and around powers of two, where a merge has a rest.
-    for (const size of [1, 2, 3, 7, 64, 499, 500, 501, 502, 512, 513, 767, 1_000, 1_024, 1_025]) {
+    // Around powers of two, where a merge has a rest.
+    for (const size of [1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 96, 100, 1_000, 1_024, 1_025]) {
       for (const nameOf of [
         (index: number) => index,
         (index: number) => size - index,
@@ -378,20 +366,21 @@ describe('canonicalJson, of what is written in odd ways,', () => {
   });
 
   it('reads strings that are longer than what it looks at in one go, as names and as values', () => {
-    for (const length of [65_533, 65_534, 65_535, 65_536, 65_537, 140_000]) {
-      for (const end of ['', 'b', '\\n', '\\u00e4', '\\"', '\\\\', '\u{1f600}']) {
+    const portions = { slice: 300_000, stride: 100 };
+    for (const length of [97, 98, 99, 100, 101, 250]) {
+      for (const end of ['', 'b', '\\n', '\\u00e4', '\\"', '\\\\', '\u{1f600}', '\\ud83d\\ude00', '\\ud83d\u{1f600}']) {
         const long = `"${'a'.repeat(length)}${end}"`;
         const plain = JSON.stringify(JSON.parse(long));
-        expect(canonical(`{"b":1,${long} :{"d":${long},"c": [${long}]}}`)).toBe(
+        expect(canonical(`{"b":1,${long} :{"d":${long},"c": [${long}]}}`, [], portions)).toBe(
           `{${plain}:{"c":[${plain}],"d":${plain}},"b":1}`,
         );
       }
       for (const wrong of ['\\', '\\x', '\\u12', '\\u12x4', '\n']) {
-        expect(canonical(`["${'a'.repeat(length)}${wrong}"]`)).toBe(false);
-        expect(canonical(`{"${'a'.repeat(length)}${wrong}":1}`)).toBe(false);
+        expect(canonical(`["${'a'.repeat(length)}${wrong}"]`, [], portions)).toBe(false);
+        expect(canonical(`{"${'a'.repeat(length)}${wrong}":1}`, [], portions)).toBe(false);
       }
-      expect(canonical(`["${'a'.repeat(length)}`)).toBe(false);
-      expect(canonical(`{"${'a'.repeat(length)}" 1}`)).toBe(false);
+      expect(canonical(`["${'a'.repeat(length)}`, [], portions)).toBe(false);
+      expect(canonical(`{"${'a'.repeat(length)}" 1}`, [], portions)).toBe(false);
     }
   });
 
@@ -403,6 +392,251 @@ describe('canonicalJson, of what is written in odd ways,', () => {
           expect(canonical(text) !== false).toBe(digits === 65_536);
         }
       }
+    }
+  });
+});
+
+/** Texts of JSON, written in every way: names that begin alike or come twice, white space, escapes, digits. */
+const anyText = (() => {
+  const gap = fc.oneof(
+    { weight: 5, arbitrary: fc.constant('') },
+    fc.string({ unit: fc.constantFrom(' ', '\n', '\r', '\t'), maxLength: 20 }),
+  );
+  const units = ['a', 'b', '~', '/', ' ', '!', '\x7f', 'ä', '\u2028', '\uffee', '\u{1f600}', '0', '{', '}', '[', ','];
+  const escapes = [
+    '\\n',
+    '\\"',
+    '\\\\',
+    '\\/',
+    '\\u0061',
+    '\\u0022',
+    '\\u00E4',
+    '\\ud83d\\uDE00',
+    '\\ud83d',
+    '\\ude00',
+  ];
+  const unit = fc.constantFrom(...units, ...escapes);
+  const lexeme = (maxLength: number) => fc.string({ unit, maxLength }).map((inner) => `"${inner}"`);
+  const name = fc.oneof(lexeme(2), fc.constantFrom('"a"', '"\\u0061"', '"aa"', '"b"', '"~"', '"a/b"'), lexeme(40));
+  const plain = fc.oneof(
+    fc.constantFrom('0', '-0', '1', '1.0', '10', '1e5', '1E+5', '1e-5', '-12.50', '9007199254740993'),
+    fc.constantFrom('true', 'false', 'null', '""', '[]', '{}', '"1"', '"true"'),
+    lexeme(60),
+  );
+  const gaps = fc.tuple(gap, gap, gap, gap);
+  const { value } = fc.letrec<{ value: string; array: string; object: string }>((tie) => ({
+    value: fc.oneof({ depthSize: 'small', withCrossShrink: true }, plain, tie('array'), tie('object')),
+    array: fc
+      .array(fc.tuple(gap, tie('value'), gap), { maxLength: 8 })
+      .map((all) => `[${all.map(([before, one, behind]) => before + one + behind).join(',')}]`),
+    object: fc
+      .array(fc.tuple(gaps, name, tie('value')), { maxLength: 8 })
+      .map((all) => `{${all.map(([[a, b, c, d], one, of]) => `${a}${one}${b}:${c}${of}${d}`).join(',')}}`),
+  }));
+  return fc.tuple(gap, value, gap).map((all) => all.join(''));
+})();
+
+/** Portions so small that every border comes to lie everywhere. */
+const anyPortions = fc.record({ slice: fc.constantFrom(1, 50, 300_000), stride: fc.integer({ min: 12, max: 40 }) });
+
+describe('canonicalJson, beside a reference that is too simple to be wrong,', () => {
+  it('writes the same, however little it does in one go', () => {
+    fc.assert(
+      fc.property(anyText, anyPortions, (text, portions) => {
+        const expected = reference(text);
+        expect(expected).not.toBe(false);
+        expect(canonical(text, [], portions)).toBe(expected);
+        expect(canonical(expected as string, [], portions)).toBe(expected);
+      }),
+      { seed: 1, numRuns: 500 },
+    );
+  });
+
+  it('takes for JSON the same when a text has been damaged', () => {
+    const damage = fc.record({
+      at: fc.nat(),
+      cut: fc.nat(3),
+      put: fc.constantFrom(
+        '',
+        '',
+        '"',
+        '\\',
+        ',',
+        ':',
+        '{',
+        '}',
+        '[',
+        ']',
+        '0',
+        'e',
+        '.',
+        '-',
+        '\u0000',
+        '\u00a0',
+        'u',
+        ' ',
+      ),
+    });
+    fc.assert(
+      fc.property(anyText, damage, anyPortions, (text, { at, cut, put }, portions) => {
+        const characters = [...text];
+        characters.splice(at % (characters.length + 1), cut, put);
+        const damaged = characters.join('');
+        expect(canonical(damaged, [], portions)).toBe(reference(damaged));
+      }),
+      { seed: 2, numRuns: 2_000 },
+    );
+  });
+
+  it('leaves out the same members', () => {
+    const step = fc.constantFrom('a', 'aa', 'b', '~0', 'a~1b', '0', '1', '');
+    const pointer = fc.array(step, { minLength: 1, maxLength: 4 }).map((steps) => `/${steps.join('/')}`);
+    let different = 0;
+    fc.assert(
+      fc.property(
+        anyText,
+        anyText,
+        fc.array(pointer, { maxLength: 6 }),
+        anyPortions,
+        (one, other, exclude, portions) => {
+          const text = `{"b":[${one},{"b":${other}}],"a":${one},"":{"a/b":${other}}}`;
+          const expected = reference(text, exclude);
+          expect(canonical(text, exclude, portions)).toBe(expected);
+          if (expected !== reference(text)) different++;
+        },
+      ),
+      { seed: 3, numRuns: 700 },
+    );
+    expect(different).toBeGreaterThan(100);
+  });
+
+  it('takes two texts for the same only if they are', () => {
+    const spelled = fc.constantFrom(
+      '1',
+      '1.0',
+      '1e0',
+      '"1"',
+      '"\\u0031"',
+      '[1]',
+      '{"a":1}',
+      '{"\\u0061": 1}',
+      '{"a":"1"}',
+      'true',
+    );
+    const listed = fc.array(spelled, { maxLength: 3 }).map((all) => `[${all.join(', ')}]`);
+    fc.assert(
+      fc.property(listed, listed, (one, other) => {
+        expect(canonical(one) === canonical(other)).toBe(reference(one) === reference(other));
+      }),
+      { seed: 4, numRuns: 2_000 },
+    );
+  });
+});
+
+/** A text that counts what is looked at. */
+class CountedText extends String {
+  looked = 0;
+
+  override charCodeAt(index: number): number {
+    this.looked++;
+    return super.charCodeAt(index);
+  }
+
+  override charAt(index: number): string {
+    this.looked++;
+    return super.charAt(index);
+  }
+
+  override slice(start?: number, end?: number): string {
+    const part = super.slice(start, end);
+    this.looked += part.length;
+    return part;
+  }
+}
+
+describe('canonicalJson puts its work down', () => {
+  const length = 20_000;
+  const portions = { slice: 1_000, stride: 100 };
+  const repeated = (piece: string) =>
+    Array(Math.ceil(length / (piece.length + 1)))
+      .fill(piece)
+      .join(',');
+  const members = (count: number, nameOf: (index: number) => string) =>
+    `{${[...Array(count).keys()].map((index) => `"${nameOf((index * 7_919) % 10_007)}":0`).join(',')}}`;
+
+  // With the work that is done at most for each character: a step counts as 20.
+  it.each([
+    ['numbers', `[${repeated('1')}]`, 25],
+    ['long numbers', `[${repeated('1'.repeat(500))}]`, 4],
+    ['white space', `[${' '.repeat(length)}{"b":1,"a":2}]`, 42],
+    ['white space before a colon', `{"a"${' '.repeat(length)}:1}`, 42],
+    ['arrays', `[${repeated('[]')}]`, 25],
+    ['objects', `[${repeated('{"b":1,"a":2}')}]`, 50],
+    ['many members', members(2_500, String), 200],
+    ['long names that begin alike', members(80, (index) => 'a'.repeat(250) + index), 25],
+    ['long names that begin alike, with escapes', members(80, (index) => `\\u0061${'a'.repeat(250)}${index}`), 25],
+    ['a string', ` "${'x'.repeat(length)}"`, 3],
+    ['a string of escapes', ` "${'\\u00e4'.repeat(length / 6)}"`, 3],
+    ['a long name', `{"b":1,"${'a'.repeat(length)}":1}`, 3],
+    ['a string that ends early', `["${'x'.repeat(length)}`, 3],
+    ['strings', ` [${repeated('"abcdefghijklmnop"')}]`, 10],
+  ])('after some 1 000 characters, and not after each: %s', (_, text, mostWork) => {
+    const counted = new CountedText(text);
+    let written = '';
+    let slices = 0;
+    let most = 0;
+    let before = 0;
+    const work = canonicalJson(
+      counted as unknown as string,
+      (piece, start, end) => {
+        written += String(piece).slice(start, end);
+      },
+      [],
+      portions,
+    );
+    for (let isDone = false; !isDone; slices++) {
+      isDone = work.next().done === true;
+      most = Math.max(most, counted.looked - before);
+      before = counted.looked;
+    }
+    expect(written).toBe(canonical(text) || '');
+    // What is looked at twice, to see where it ends and to write it, counts once; the last names compared come on top.
+    expect(most).toBeLessThan(2 * portions.slice + 5 * portions.stride);
+    expect(slices).toBeLessThan((mostWork * text.length) / portions.slice + 3);
+  });
+
+  it('never within what is small, and after a millisecond or two within what is large', () => {
+    expect(canonicalJson('{"b":[1,2],"a":{"d":"x","c":null}}', () => {}).next()).toEqual({ done: true, value: true });
+    const large = canonicalJson(`"${'x'.repeat(1_000_000)}"`, () => {});
+    let slices = 1;
+    while (!large.next().done) slices++;
+    expect(slices).toBe(7);
+  });
+
+  it('reads a name as often as it is written, however many members a pointer may lead to', () => {
+    const replaceAll = vi.spyOn(String.prototype, 'replaceAll');
+    try {
+      const parent = 'a'.repeat(10_000);
+      const text = `{"${parent}":{${[...Array(1_000).keys()].map((index) => `"${index}":${index}`)}},"b":{"y":1,"x":2}}`;
+      const work = canonicalJson(text, () => {}, ['/b/y', '/c/d/e'], portions);
+      while (!work.next().done);
+      const read = replaceAll.mock.contexts.reduce((sum: number, name) => sum + String(name).length, 0);
+      expect(read).toBeLessThan(5 * text.length);
+    } finally {
+      replaceAll.mockRestore();
+    }
+  });
+
+  it('reads no names to where no pointer leads', () => {
+    const parse = vi.spyOn(JSON, 'parse');
+    try {
+      const depth = 100;
+      const text = `${'{"a":'.repeat(depth)}{"b":1}${'}'.repeat(depth)}`;
+      const work = canonicalJson(text, () => {}, ['/a/a/b']);
+      while (!work.next().done);
+      expect(parse.mock.calls.length).toBeLessThan(10);
+    } finally {
+      parse.mockRestore();
     }
   });
 });

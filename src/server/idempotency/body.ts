@@ -97,13 +97,12 @@ export class BodyTap {
     if (request.destroyed) return { kind: 'gone' };
     this.comesUnread = true;
     return new Promise((resolve) => {
-      const onClose = () => this.settle?.({ kind: 'gone' });
+      const onClose = () => resolve({ kind: 'gone' });
+      request.once('close', onClose);
       this.settle = (body) => {
-        this.settle = undefined;
         request.removeListener('close', onClose);
         resolve(body);
       };
-      request.once('close', onClose);
       this.pull();
     });
   }

@@ -3,7 +3,14 @@ import { once } from 'node:events';
 import { createServer, IncomingMessage } from 'node:http';
 import { connect, Socket } from 'node:net';
 import { describe, expect, it, vi } from 'vitest';
-import { announcesBody, findRawBody, findTap, putRawBody, tapBody } from '../../../src/server/idempotency/body.js';
+import {
+  announcesBody,
+  type Body,
+  findRawBody,
+  findTap,
+  putRawBody,
+  tapBody,
+} from '../../../src/server/idempotency/body.js';
 import { deferred } from '../support.js';
 import { listening } from './support.js';
 
@@ -215,6 +222,60 @@ describe('a body', () => {
     expect(tapBody(request, 100).body()).toEqual(bytesOf('abc'));
     expect(await textOf(request)).toBe('abc');
   });
+
+  it('of such a request that others read meanwhile is not asked for twice', async () => {
+    const request = new IncomingMessage(new Socket());
+    let asked = 0;
+    request._read = () => asked++;
+    const body = tapBody(request, 100).body();
+    const text = textOf(request);
+    await new Promise(setImmediate);
+    expect(asked).toBe(1);
+    request.push('abc');
+    request.push(null);
+    expect([await body, await text]).toEqual([bytesOf('abc'), 'abc']);
+  });
+
+  it('that nobody needs is held back at its source, as without a tap', () => {
+    const request = new IncomingMessage(new Socket());
+    const tap = tapBody(request, 1_000_000);
+    expect(request.push('x')).toBe(true);
+    expect(request.push('x'.repeat(200_000))).toBe(false);
+    void tap.body();
+    expect(request.push('x')).toBe(true);
+  });
+
+  it('in one piece is not copied', () => {
+    const request = new IncomingMessage(new Socket());
+    const tap = tapBody(request, 100);
+    const bytes = Buffer.from('abc');
+    request.push(bytes);
+    request.push(null);
+    const body = tap.body() as Body & { kind: 'bytes' };
+    expect(body.bytes).toBe(bytes);
+  });
+
+  it.each(['asked for', 'not asked for'])(
+    'that is %s, and that no handler reads, is let go with the answer',
+    async (how) => {
+      const { promise: seen, resolve } = deferred<IncomingMessage>();
+      const server = createServer(async (request, response) => {
+        const tap = tapBody(request, 100);
+        if (how === 'asked for') await tap.body();
+        response.end();
+        resolve(request);
+      });
+      await listening(server, async (port) => {
+        const client = connect(port, '127.0.0.1');
+        client.write('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n');
+        if (how === 'asked for') client.write('abc');
+        const request = await seen;
+        client.write('abc'.slice(how === 'asked for' ? 3 : 0));
+        await expect.poll(() => request.closed, { timeout: 30_000 }).toBe(true);
+        client.destroy();
+      });
+    },
+  );
 });
 
 describe('announcesBody', () => {

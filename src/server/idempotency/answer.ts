@@ -44,7 +44,7 @@ function begun(bytes: Uint8Array, headLength: number, body: Uint8Array): Uint8Ar
 
 /** Undefined for bytes that no version of this package before or with this one has written. */
 export function decodeAnswer(bytes: Uint8Array): StoredAnswer | undefined {
-  if (bytes[0] !== form || bytes.length < prefixBytes) return undefined;
+  if (bytes[0] !== form || bytes.length <= prefixBytes) return undefined;
   const headEnd = prefixBytes + new DataView(bytes.buffer, bytes.byteOffset).getUint32(1);
   // The result of a function begins with the same byte, and then with a text, which makes a length beyond all limits.
   if (headEnd > bytes.length) return undefined;

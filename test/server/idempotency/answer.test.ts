@@ -31,6 +31,7 @@ describe('an answer', () => {
     const bytes = encodeAnswer({ status: 201, statusMessage: '', headers: ['x-id', '7'], body: bytesOf('') });
     for (const length of [0, 1, 4, 5, bytes.length - 1]) expect(decodeAnswer(bytes.slice(0, length))).toBeUndefined();
     expect(decodeAnswer(bytes.with(0, 2))).toBeUndefined();
+    expect(decodeAnswer(Uint8Array.of(1, 0, 0, 0, 0))).toBeUndefined();
     expect(decodeAnswer(Uint8Array.of(1, ...bytesOf('{"paid":1}')))).toBeUndefined();
     expect(decodeAnswer(Uint8Array.of(1, ...bytesOf('250')))).toBeUndefined();
   });
@@ -125,4 +126,25 @@ describe('a replay', () => {
       expect(Buffer.compare(answer.body, whole.subarray(5, 5 + length))).toBe(0);
     },
   );
+
+  it.each([
+    [0, 'in one piece with its head'],
+    [16_384, 'in one piece with its head'],
+    [16_385, 'as it is, without a copy of it'],
+  ])('gives a body of %i bytes to the socket %s', async (length, how) => {
+    const body = new Uint8Array(length).fill(0x78);
+    const pieces: unknown[] = [];
+    const server = createServer((_request, response) => {
+      const socket = response.socket!;
+      const { write } = socket;
+      socket.write = (...given: unknown[]) => {
+        pieces.push(given[0]);
+        return Reflect.apply(write, socket, given);
+      };
+      replay(response, { status: 201, statusMessage: '', headers: [], body }, 'k');
+    });
+    await listening(server, (port) => send(port, { path: '/', headers: [] }));
+    if (how.startsWith('in one')) expect(pieces).toHaveLength(1);
+    else expect(pieces[1]).toBe(body);
+  });
 });

@@ -71,34 +71,33 @@ const decoder = /* @__PURE__ */ new TextDecoder('utf-8', { fatal: true });
 
 export function encodeRecord(record: IdempotencyRecord): Uint8Array {
   const { trace, memo, result } = record;
+  // Mostly there is none, and nothing costs as much to encode as a text.
   const traceBytes = trace === undefined ? noBytes : encoder.encode(trace);
-  // Most records have none.
-  const names = memo.length === 0 ? noNames : memo.map(({ name }) => encoder.encode(name));
+  const names = memo.map(({ name }) => encoder.encode(name));
   let length = headBytes + 2 + traceBytes.length + 4 + (result?.length ?? 0) + 2;
   for (let index = 0; index < names.length; index++) length += 6 + names[index]!.length + memo[index]!.value.length;
   const bytes = slab.take(length);
   const view = viewOf(bytes);
-  const from = bytes.byteOffset;
   bytes[0] = magic;
   bytes[1] = formatVersion;
   bytes[2] = states.indexOf(record.state);
   bytes[3] = (record.isSealed ? sealedFlag : 0) | (result === undefined ? 0 : resultFlag);
   bytes.set(record.owner, 4);
-  view.setFloat64(from + 20, record.fence);
-  view.setUint32(from + 28, record.leaseMs);
-  view.setFloat64(from + 32, record.elapsedMs);
-  view.setUint32(from + 40, record.attempt);
-  view.setUint32(from + 44, record.failures);
+  view.setFloat64(20, record.fence);
+  view.setUint32(28, record.leaseMs);
+  view.setFloat64(32, record.elapsedMs);
+  view.setUint32(40, record.attempt);
+  view.setUint32(44, record.failures);
   bytes.set(record.fingerprint, 48);
   let at = putBytes(bytes, view, headBytes, 2, traceBytes);
   at = putBytes(bytes, view, at, 4, result ?? noBytes);
-  view.setUint16(from + at, memo.length);
+  view.setUint16(at, memo.length);
   at += 2;
   for (let index = 0; index < names.length; index++) {
     at = putBytes(bytes, view, at, 2, names[index]!);
     at = putBytes(bytes, view, at, 4, memo[index]!.value);
   }
-  view.setUint32(from + checksumAt, checksumOf(bytes, view));
+  view.setUint32(checksumAt, checksumOf(bytes, view));
   return bytes;
 }
 
@@ -108,8 +107,7 @@ export function decodeRecord(bytes: Uint8Array): IdempotencyRecord {
   if (bytes[1] !== formatVersion)
     throw damaged(bytes, `its version is ${bytes[1]}, this release knows ${formatVersion}`);
   const view = viewOf(bytes);
-  const from = bytes.byteOffset;
-  if (view.getUint32(from + checksumAt) !== checksumOf(bytes, view)) throw damaged(bytes, 'its checksum is wrong');
+  if (view.getUint32(checksumAt) !== checksumOf(bytes, view)) throw damaged(bytes, 'its checksum is wrong');
   const reader = new Reader(bytes, view, headBytes);
   const state = states[bytes[2]!];
   const flags = bytes[3]!;
@@ -122,11 +120,11 @@ export function decodeRecord(bytes: Uint8Array): IdempotencyRecord {
   return {
     state,
     owner: bytes.subarray(4, 4 + ownerBytes),
-    fence: view.getFloat64(from + 20),
-    leaseMs: view.getUint32(from + 28),
-    elapsedMs: view.getFloat64(from + 32),
-    attempt: view.getUint32(from + 40),
-    failures: view.getUint32(from + 44),
+    fence: view.getFloat64(20),
+    leaseMs: view.getUint32(28),
+    elapsedMs: view.getFloat64(32),
+    attempt: view.getUint32(40),
+    failures: view.getUint32(44),
     fingerprint: bytes.subarray(48, 48 + fingerprintBytes),
     isSealed: (flags & sealedFlag) !== 0,
     trace: trace.length === 0 ? undefined : reader.decode(trace),
@@ -137,25 +135,14 @@ export function decodeRecord(bytes: Uint8Array): IdempotencyRecord {
 
 const noBytes = /* @__PURE__ */ new Uint8Array(0);
 
-/** Of the buffer that was looked at last: small records lie side by side in one, and a view for each would cost more than its words. */
-let lastView: DataView = /* @__PURE__ */ new DataView(/* @__PURE__ */ new ArrayBuffer(0));
-/** A larger buffer is not kept for it. */
-const largestKept = 65_536;
-
-/** Of the whole buffer in which these bytes lie. */
-function viewOf({ buffer }: Uint8Array): DataView {
-  if (buffer === lastView.buffer) return lastView;
-  const view = new DataView(buffer);
-  if (buffer.byteLength <= largestKept) lastView = view;
-  return view;
+function viewOf({ buffer, byteOffset, byteLength }: Uint8Array): DataView {
+  return new DataView(buffer, byteOffset, byteLength);
 }
 
-const noNames: readonly Uint8Array[] = [];
-
 function putBytes(into: Uint8Array, view: DataView, at: number, lengthBytes: 2 | 4, part: Uint8Array): number {
-  if (lengthBytes === 2) view.setUint16(into.byteOffset + at, part.length);
-  else view.setUint32(into.byteOffset + at, part.length);
-  if (part.length > 0) into.set(part, at + lengthBytes);
+  if (lengthBytes === 2) view.setUint16(at, part.length);
+  else view.setUint32(at, part.length);
+  into.set(part, at + lengthBytes);
   return at + lengthBytes + part.length;
 }
 
@@ -178,16 +165,14 @@ class Reader {
   count(): number {
     this.need(2);
     this.at += 2;
-    return this.view.getUint16(this.bytes.byteOffset + this.at - 2);
+    return this.view.getUint16(this.at - 2);
   }
 
   take(lengthBytes: 2 | 4): Uint8Array {
     this.need(lengthBytes);
-    const at = this.bytes.byteOffset + this.at;
-    const length = lengthBytes === 2 ? this.view.getUint16(at) : this.view.getUint32(at);
-    this.at += lengthBytes;
-    this.need(length);
-    this.at += length;
+    const length = lengthBytes === 2 ? this.view.getUint16(this.at) : this.view.getUint32(this.at);
+    // Beyond the end it is seen when the next part is taken, or that there is none.
+    this.at += lengthBytes + length;
     return length === 0 ? noBytes : this.bytes.subarray(this.at - length, this.at);
   }
 
@@ -210,12 +195,11 @@ class Reader {
 
 /** FNV-1a over all words but the checksum's own, the last ones byte by byte: finds damage, and keeps nobody from forging. */
 function checksumOf(bytes: Uint8Array, view: DataView): number {
-  const from = bytes.byteOffset;
   let hash = 0x811c9dc5;
-  for (let at = 0; at + 4 <= checksumAt; at += 4) hash = Math.imul(hash ^ view.getInt32(from + at), 0x01000193);
+  for (let at = 0; at < checksumAt - 1; at += 4) hash = Math.imul(hash ^ view.getInt32(at), 0x01000193);
   hash = Math.imul(hash ^ bytes[checksumAt - 1]!, 0x01000193);
   let at = headBytes;
-  for (; at + 4 <= bytes.length; at += 4) hash = Math.imul(hash ^ view.getInt32(from + at), 0x01000193);
+  for (; at + 4 <= bytes.length; at += 4) hash = Math.imul(hash ^ view.getInt32(at), 0x01000193);
   for (; at < bytes.length; at++) hash = Math.imul(hash ^ bytes[at]!, 0x01000193);
   return hash >>> 0;
 }

@@ -58,4 +58,15 @@ describe('owners', () => {
       expect(seen.size).toBe(count);
     }
   });
+
+  it('are drawn 256 at a time', () => {
+    const draw = vi.spyOn(globalThis.crypto, 'getRandomValues');
+    try {
+      const owners = new Owners();
+      for (let count = 0; count < 512; count++) owners.next();
+      expect(draw).toHaveBeenCalledTimes(2);
+    } finally {
+      draw.mockRestore();
+    }
+  });
 });

@@ -111,9 +111,8 @@ describe('record', () => {
     );
   });
 
-  /** With a checksum that fits, as a later release would write it. */
-  function changed(change: (bytes: Uint8Array) => Uint8Array): Uint8Array {
-    const written = change(encodeRecord(plain).slice());
+  /** FNV-1a, over all but the checksum itself: words, and the bytes that are left over. */
+  function checksumOf(written: Uint8Array): number {
     const view = new DataView(written.buffer, written.byteOffset, written.length);
     let hash = 0x811c9dc5;
     const take = (part: number) => {
@@ -124,9 +123,26 @@ describe('record', () => {
     let at = 85;
     for (; at + 4 <= written.length; at += 4) take(view.getInt32(at));
     for (; at < written.length; at++) take(written[at]!);
-    view.setUint32(81, hash >>> 0);
+    return hash >>> 0;
+  }
+
+  /** With a checksum that fits, as a later release would write it. */
+  function changed(change: (bytes: Uint8Array) => Uint8Array): Uint8Array {
+    const written = change(encodeRecord(plain).slice());
+    new DataView(written.buffer).setUint32(81, checksumOf(written));
     return written;
   }
+
+  it('has the checksum of every release, whatever is left over behind its last word', () => {
+    fc.assert(
+      fc.property(anyRecord, (record) => {
+        const written = encodeRecord(record).slice();
+        expect(new DataView(written.buffer).getUint32(81)).toBe(checksumOf(written));
+      }),
+      { seed: 1 },
+    );
+  });
+
   const setting = (at: number, value: number) => (written: Uint8Array) => {
     written[at] = value;
     return written;
@@ -141,6 +157,9 @@ describe('record', () => {
     ['a result beyond its end', setting(89, 0x7f), 'it is cut off'],
     ['more phases than there are', setting(97, 2), 'it is cut off'],
     ['nothing behind its result', (written: Uint8Array) => written.slice(0, 92), 'it is cut off'],
+    ['nothing behind its head', (written: Uint8Array) => written.slice(0, 85), 'it is cut off'],
+    ['no count of phases', (written: Uint8Array) => written.slice(0, 96), 'it is cut off'],
+    ['half a count of phases', (written: Uint8Array) => written.slice(0, 97), 'it is cut off'],
     ['half a length', (written: Uint8Array) => written.slice(0, 87), 'it is cut off'],
     ['a name that is no text', setting(100, 0xff), 'a name in it is no UTF-8'],
     ['a trace that is no text', setting(87, 0xff), 'a name in it is no UTF-8'],

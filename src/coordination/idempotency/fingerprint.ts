@@ -65,17 +65,17 @@ function smallFingerprint(head: readonly string[], body: Uint8Array | string): U
   if (isText && mostBytes * body.length > smallBytes) return undefined;
   scratch ??= new Uint8Array(headRoom + 2 * smallBytes);
   const begun = putHead(head, scratch);
-  if (begun < 0) return undefined;
+  if (begun === -1) return undefined;
   let bytes: Uint8Array;
   if (isText) {
     const room = scratch.subarray(headRoom + smallBytes);
     bytes = room.subarray(0, encoder.encodeInto(body, room).written);
   } else {
-    if (!isAscii(body) && textOf(body) === undefined) return undefined;
+    if (textOf(body) === undefined) return undefined;
     bytes = body;
   }
   const end = smallCanonicalJson(bytes, scratch, begun);
-  return end < 0 ? undefined : digestOf(ownRule, scratch.subarray(0, end));
+  return end === -1 ? undefined : digestOf(ownRule, scratch.subarray(0, end));
 }
 
 const behindHead = /* @__PURE__ */ [...'\njson\n'].map((character) => character.charCodeAt(0));
@@ -91,7 +91,7 @@ function putHead(head: readonly string[], into: Uint8Array): number {
     into[at++] = 0x22;
     for (let place = 0; place < part.length; place++) {
       const code = part.charCodeAt(place);
-      if (code < 0x20 || code >= 0x7f || code === 0x22 || code === 0x5c) return -1;
+      if (code < 0x20 || code >= 0x80 || code === 0x22 || code === 0x5c) return -1;
       into[at++] = code;
     }
     into[at++] = 0x22;
@@ -99,11 +99,6 @@ function putHead(head: readonly string[], into: Uint8Array): number {
   into[at++] = 0x5d;
   for (const code of behindHead) into[at++] = code;
   return at;
-}
-
-function isAscii(bytes: Uint8Array): boolean {
-  for (let index = 0; index < bytes.length; index++) if (bytes[index]! >= 0x80) return false;
-  return true;
 }
 
 /** What a function of the user's takes for the same is the same. */
@@ -148,18 +143,21 @@ function* decoded(body: Uint8Array | string): Generator<void, string | undefined
     }
     return text + decoder.decode();
   } catch {
-    return undefined;
+    // It is none.
   }
+  return undefined;
 }
 
+/** Undefined when it is no UTF-8. */
 function textOf(body: Uint8Array | string): string | undefined {
   if (typeof body === 'string') return body;
   try {
     wholeDecoder ??= newDecoder();
     return wholeDecoder.decode(body);
   } catch {
-    return undefined;
+    // It is none.
   }
+  return undefined;
 }
 
 /** For bodies that come as a whole, so that nothing of one is left in it. */

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import crypto, { createHash } from 'node:crypto';
 import fc from 'fast-check';
 import { describe, expect, it, vi } from 'vitest';
 import {
@@ -132,6 +132,70 @@ describe('rule of fingerprints', () => {
     } finally {
       vi.unstubAllGlobals();
       vi.resetModules();
+    }
+  });
+
+  it('is the same for what is nearly large', async () => {
+    // With an escape, it is not for the short way, and takes more than one slice.
+    const rows = `${'{"b":1,"a":[2]},'.repeat(3_700)}"`;
+    for (const [inner, canonical] of [
+      ['', ''],
+      ['\\u0061', 'a'],
+    ]) {
+      for (const as of [String, bytes]) {
+        expect(await hexOf({ head: [], body: as(`[${rows}${inner}"]`), isJson: true })).toBe(
+          digest(1, `[]\njson\n[${rows.replaceAll('"b":1,"a":[2]', '"a":[2],"b":1')}${canonical}"]`),
+        );
+      }
+    }
+  });
+
+  const atLimit = 16_384 - 16 - 1;
+  const plain = { head: ['POST', '/orders ~'], body: '{"b":1,"a":"x"}', isJson: true };
+  it.each<[string, boolean, FingerprintInput]>([
+    ['a text', true, plain],
+    ['bytes', true, { ...plain, body: bytes('{"a":1}') }],
+    ['characters beyond ASCII', true, { ...plain, body: bytes('{"a":"€"}') }],
+    ['nothing to leave out', true, { ...plain, exclude: [] }],
+    ['the longest text', true, { ...plain, body: `"${'x'.repeat(21_843)}"` }],
+    ['a longer text', false, { ...plain, body: `"${'x'.repeat(21_844)}"` }],
+    ['the most bytes', true, { ...plain, body: bytes(`"${'x'.repeat(65_534)}"`) }],
+    ['an empty head', true, { ...plain, head: [] }],
+    ['the longest head', true, { ...plain, head: ['x'.repeat(atLimit)] }],
+    ['a longer head', false, { ...plain, head: ['x'.repeat(atLimit + 1)] }],
+    ['a head of all that JSON writes as it is', true, { ...plain, head: [' !#[]~\x7f'] }],
+    ['a head that JSON escapes', false, { ...plain, head: ['"'] }],
+    ['a head beyond ASCII', false, { ...plain, head: ['\x80'] }],
+    ['an escape', false, { ...plain, body: '{"a":"\\n"}' }],
+    ['a member to leave out', false, { ...plain, exclude: ['/c'] }],
+  ])('is made in one pass over the bytes, or of a text: of %s', (_, isShort, input) => {
+    const hash = vi.spyOn(crypto, 'hash');
+    try {
+      expect(fingerprint(input)).toBeInstanceOf(Uint8Array);
+      expect(hash).toHaveBeenCalledTimes(1);
+      expect(typeof hash.mock.calls[0]![1]).toBe(isShort ? 'object' : 'string');
+    } finally {
+      hash.mockRestore();
+    }
+  });
+
+  it('of a large body waits for a turn of the event loop when it has taken 5 ms, and not before', async () => {
+    for (const [stepMs, turnsLeast, turnsMost] of [
+      [0, 0, 0],
+      [1, 2, 20],
+      [5, 10, 1_000],
+    ] as const) {
+      let nowMs = 0;
+      const now = vi.spyOn(performance, 'now').mockImplementation(() => (nowMs += stepMs));
+      const turn = vi.spyOn(globalThis, 'setImmediate');
+      try {
+        await fingerprint({ head: [], body: `[${'1,'.repeat(200_000)}1]`, isJson: true });
+        expect(turn.mock.calls.length).toBeGreaterThanOrEqual(turnsLeast);
+        expect(turn.mock.calls.length).toBeLessThanOrEqual(turnsMost);
+      } finally {
+        now.mockRestore();
+        turn.mockRestore();
+      }
     }
   });
 

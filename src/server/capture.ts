@@ -194,7 +194,7 @@ export class ResponseCapture {
       this.keep(given[0], given[1]);
       return false;
     }
-    let goesOn = true;
+    let goesOn: boolean;
     if (this.clientGone && isChunk(given[0])) {
       if (!response.headersSent) response.writeHead(response.statusCode);
       const callback = callbackOf(given);
@@ -340,7 +340,7 @@ export class ResponseCapture {
       return;
     }
     const { writeHead } = this.inner;
-    this.inner.writeHead = () => response;
+    this.inner.writeHead = ignored as never;
     try {
       response.writeHead(response.statusCode);
     } finally {
@@ -354,7 +354,7 @@ export class ResponseCapture {
   resume(instead?: StoredAnswer): void {
     if (!this.isWaiting) return;
     const { response, inner, postponed } = this;
-    const hasEnded = postponed.at(-1)?.[0] === 'end';
+    const hasEnded = postponed.at(-1)![0] === 'end';
     this.postponed = nothingDone;
     if (this.clientGone) {
       this.state = hasEnded ? 'done' : 'open';
@@ -400,24 +400,18 @@ export class ResponseCapture {
     if (!isChunk(chunk) || chunk.length === 0) return;
     const { maxBodyBytes } = this.terms;
     if (this.bytes > maxBodyBytes) return;
-    if (typeof chunk !== 'string') {
-      this.bytes += chunk.byteLength;
-      // A copy: whoever wrote it may use the buffer again.
-      if (this.bytes <= maxBodyBytes) this.add(new Uint8Array(chunk));
+    const isText = typeof chunk === 'string';
+    const bytes = isText
+      ? Buffer.from(chunk, typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8')
+      : chunk;
+    this.bytes += bytes.byteLength;
+    if (this.bytes > maxBodyBytes) {
+      this.chunks = noChunks;
+      this.terms.onTooLarge?.();
     } else {
-      const written = typeof encoding === 'string' ? (encoding as BufferEncoding) : 'utf8';
-      if (chunk.length > maxBodyBytes && /^utf-?8$/i.test(written)) {
-        // A character takes a byte at least: it is too long, and need not be made into bytes.
-        this.bytes += chunk.length;
-      } else {
-        const bytes = Buffer.from(chunk, written);
-        this.bytes += bytes.byteLength;
-        if (this.bytes <= maxBodyBytes) this.add(bytes);
-      }
+      // A copy: whoever wrote it may use the buffer again.
+      this.add(isText ? bytes : new Uint8Array(bytes));
     }
-    if (this.bytes <= maxBodyBytes) return;
-    this.chunks = noChunks;
-    this.terms.onTooLarge?.();
   }
 
   private add(bytes: Uint8Array): void {

@@ -1,11 +1,18 @@
 /** Capture without an engine: each way to answer, on the wire, beside the same server without it. */
 import { once } from 'node:events';
-import { createServer, type ServerResponse } from 'node:http';
+import { createServer, IncomingMessage, ServerResponse } from 'node:http';
+import { Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
-import { type Answer, captureAnswer, type ResponseCapture, whenAlone } from '../../src/server/capture.js';
+import {
+  type Answer,
+  type CaptureTerms,
+  captureAnswer,
+  type ResponseCapture,
+  whenAlone,
+} from '../../src/server/capture.js';
 import { decodeAnswer, encodeAnswer, replay } from '../../src/server/idempotency/answer.js';
 import { keptHeaders } from '../../src/server/idempotency/protocol.js';
 import { type Listener, nodePaths } from './idempotency/node-paths.js';
@@ -544,19 +551,24 @@ describe('an answer whose head waits', () => {
 
   it('goes out as it was written when the wait is over, and is taken down before', async () => {
     const told: unknown[] = [];
+    let drains = 0;
     const part = Buffer.from('first,');
     const { seen, answer } = await waiting(
       (_request, response) => {
+        response.on('drain', () => drains++);
         response.statusCode = 503;
         told.push(response.write(part), response.end('last') === response);
         part.fill(0);
       },
       (capture) => {
         told.push(capture.hasBegun);
+        // That is for a handler that still writes.
+        capture.stop();
         capture.resume();
       },
     );
     expect([answer.status, answer.body.toString(), told.slice(0, 3)]).toEqual([503, 'first,last', [false, true, true]]);
+    expect(drains).toBe(0);
     expect([seen.answer!.status, Buffer.from(seen.answer!.body!).toString()]).toEqual([503, 'first,last']);
   });
 
@@ -616,7 +628,11 @@ describe('an answer whose head waits', () => {
   ])('of a client that has left tells the close when the answer %s', async (_, ends, instead, expected) => {
     const seen = observed();
     let closes = 0;
+    let hasEnded = () => false;
+    let end = () => {};
     const listener: Listener = (_request, response) => {
+      hasEnded = () => response.writableEnded;
+      end = () => void response.end('last');
       response.on('close', () => closes++);
       response.write('first');
       if (ends) response.end('last');
@@ -640,9 +656,155 @@ describe('an answer whose head waits', () => {
         await sleep(0);
         expect(closes).toBe(0);
         seen.capture!.resume(instead);
-        expect(closes).toBe(expected);
+        expect([closes, hasEnded()]).toEqual([expected, ends]);
+        // Once is enough, whatever the handler does then.
+        end();
+        await sleep(0);
+        expect([closes, hasEnded()]).toEqual([1, true]);
       },
     );
+  });
+});
+
+describe('captureAnswer, of a response that is made by hand,', () => {
+  function made(terms: Partial<CaptureTerms> = {}, before: (response: ServerResponse) => void = () => {}) {
+    const told: string[] = [];
+    const answers: Answer[] = [];
+    const request = new IncomingMessage(new Socket());
+    const response = new ServerResponse(request);
+    for (const event of ['drain', 'close', 'finish']) response.on(event, () => told.push(event));
+    before(response);
+    const all: CaptureTerms = {
+      maxBodyBytes: 3,
+      keepHeaders: keptHeaders,
+      onAnswer: (answer) => void answers.push(answer),
+      onBroken: () => void told.push('broken'),
+      onClientGone: () => void told.push('gone'),
+      onTooLarge: () => void told.push('too large'),
+      ...terms,
+    };
+    const capture = captureAnswer(response, all);
+    return { told, answers, request, response, capture, all };
+  }
+  const nextTurn = () => new Promise(setImmediate);
+
+  it('has not begun before its head is known', () => {
+    const { response, capture } = made();
+    expect(capture.hasBegun).toBe(false);
+    response.write('a');
+    expect(capture.hasBegun).toBe(true);
+  });
+
+  it('takes 64 KiB in a turn for a client that is gone, and tells one drain in the next', async () => {
+    const { told, response } = made();
+    expect([response.emit('close'), response.closed, response.destroyed]).toEqual([true, false, false]);
+    await nextTurn();
+    expect(told.splice(0)).toEqual(['gone', 'drain']);
+    for (let turn = 0; turn < 2; turn++) {
+      expect([response.write(Buffer.alloc(65_535)), response.writableNeedDrain]).toEqual([true, false]);
+      expect([response.write('x'), response.writableNeedDrain]).toEqual([false, true]);
+      expect(response.write('x')).toBe(false);
+      await nextTurn();
+      expect([told.filter((one) => one === 'drain').length, response.writableNeedDrain]).toEqual([turn + 1, false]);
+    }
+  });
+
+  it('tells no drain to a handler that has ended, and then that the client is gone', async () => {
+    const { told, response } = made({ maxBodyBytes: 100_000 });
+    response.emit('close');
+    await nextTurn();
+    response.write(Buffer.alloc(70_000));
+    response.end();
+    expect([response.closed, response.destroyed]).toEqual([true, true]);
+    await nextTurn();
+    expect(told).toEqual(['gone', 'drain', 'close']);
+  });
+
+  it('tells no close that it has not kept back', () => {
+    const { told, response, capture } = made({}, (response) => {
+      response.destroyed = true;
+    });
+    expect(response.destroyed).toBe(false);
+    capture.stop();
+    expect([told, response.destroyed]).toEqual([['gone'], true]);
+  });
+
+  it('hears of a client that is gone also where an engine is inside another one', () => {
+    const { told, response, all } = made();
+    captureAnswer(response, all);
+    response.emit('close');
+    expect(told).toEqual(['gone']);
+  });
+
+  it('is asked for its head once, also where it cannot go out, as by HTTP/2 without a client', () => {
+    let asked = 0;
+    const onHead = () => void asked++;
+    const { told, response } = made({ onHead }, (response) => {
+      response.writeHead = () => response;
+      Object.defineProperty(response, 'headersSent', { value: false });
+    });
+    response.emit('close');
+    response.write('a');
+    response.write('b');
+    response.end('c');
+    expect([asked, told.includes('gone')]).toEqual([1, true]);
+  });
+
+  it('takes nothing down when it has been stopped, by its head or by anybody', () => {
+    for (const isByHead of [true, false]) {
+      const seen: { capture?: ResponseCapture } = {};
+      const one = made(isByHead ? { onHead: () => void seen.capture!.stop() } : {});
+      seen.capture = one.capture;
+      if (!isByHead) one.capture.stop();
+      const { socket } = one.request;
+      one.response.write('1234');
+      one.response.write('5');
+      expect(one.request.socket).toBe(socket);
+      one.response.end('6');
+      expect([one.told, one.answers]).toEqual([[], []]);
+    }
+  });
+
+  it('takes down what comes behind a head that was out before', () => {
+    for (const isWritten of [true, false]) {
+      const { told, answers, request, response } = made({}, (response) => response.writeHead(201, { 'X-A': '1' }));
+      if (isWritten) {
+        response.write('a');
+        expect(request.socket).not.toBe(response.socket ?? null);
+      }
+      response.end('b');
+      expect(answers).toMatchObject([{ status: 201 }]);
+      expect([Buffer.from(answers[0]!.body!).toString(), told.includes('broken')]).toEqual([
+        isWritten ? 'ab' : 'b',
+        false,
+      ]);
+    }
+  });
+
+  it('hears of a handler that breaks off by the socket behind a head that was out before', () => {
+    const { told, request, response } = made({}, (response) => response.writeHead(201));
+    response.write('a');
+    request.socket.destroy();
+    expect(told).toContain('broken');
+  });
+
+  it('leaves the request its socket where the answer comes in one piece, or somebody has put another there', () => {
+    const { request, response } = made({ onAnswer: () => new Promise(() => {}) });
+    const { socket } = request;
+    response.end('a');
+    expect(request.socket).toBe(socket);
+    const other = made();
+    other.response.write('a');
+    other.request.socket = socket;
+    other.response.end('b');
+    expect(other.request.socket).toBe(socket);
+  });
+
+  it('keeps a finish back that comes before the end, as by HTTP/2 without a client', () => {
+    const { told, response } = made({}, (response) => {
+      Object.assign(response, { getRawHeaderNames: undefined });
+    });
+    expect([response.emit('finish'), told]).toEqual([true, []]);
   });
 });
 

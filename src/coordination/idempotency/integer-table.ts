@@ -38,7 +38,8 @@ export class IntegerTable {
   /** Adds a row, and answers which it is. */
   add(...values: readonly number[]): number {
     const row = this.length++;
-    for (let column = 0; column < values.length; column++) this.set(row, column, values[column]!);
+    let column = 0;
+    for (const value of values) this.set(row, column++, value);
     return row;
   }
 }

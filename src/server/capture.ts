@@ -622,7 +622,7 @@ function canEnd(response: ServerResponse, chunk: unknown): boolean {
   const { statusCode } = response;
   const words = wordsOf(response);
   const isStatus = Number.isInteger(statusCode) && statusCode >= 100 && statusCode <= 999;
-  return isStatus && (words === undefined || /^[\t\x20-\x7e\x80-\xff]*$/.test(words));
+  return isStatus && /^[\t\x20-\x7e\x80-\xff]*$/.test(words ?? '');
 }
 
 function callbackOf(given: ChunkArguments): Callback | undefined {

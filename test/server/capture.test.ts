@@ -10,6 +10,7 @@ import {
   type Answer,
   type CaptureTerms,
   captureAnswer,
+  joined,
   type ResponseCapture,
   whenAlone,
 } from '../../src/server/capture.js';
@@ -615,6 +616,7 @@ describe('an answer whose head waits', () => {
       () => told.length > 0,
     );
     expect([answer.status, answer.body.toString()]).toEqual([200, 'instead']);
+    expect(seen.answer).toBeUndefined();
     expect([headerOf(answer, 'x-a'), headerOf(answer, 'x-b')]).toEqual([undefined, '2']);
     expect(told).toEqual(['begun', true, true, true, 'more', 'last']);
     await expect.poll(() => closes).toBe(1);
@@ -763,6 +765,11 @@ describe('captureAnswer, of a response that is made by hand,', () => {
       one.response.end('6');
       expect([one.told, one.answers]).toEqual([[], []]);
     }
+    const seen: { capture?: ResponseCapture } = {};
+    const { answers, response, capture } = made({ onHead: () => void seen.capture!.stop() });
+    seen.capture = capture;
+    response.end('1');
+    expect([answers, response.writableEnded]).toEqual([[], true]);
   });
 
   it('takes down what comes behind a head that was out before', () => {
@@ -788,6 +795,39 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     expect(told).toContain('broken');
   });
 
+  it('hears of a handler that breaks off by the socket as soon as its head is out', () => {
+    const { told, request, response } = made();
+    response.writeHead(200);
+    request.socket.destroy();
+    expect(told).toContain('broken');
+  });
+
+  it('takes down whatever status Node takes', () => {
+    for (const status of [100, 999]) {
+      const { answers, response } = made();
+      response.statusCode = status;
+      response.end();
+      expect(answers).toMatchObject([{ status }]);
+    }
+  });
+
+  it('is taken down again when it has been stopped', () => {
+    const { told, response, capture, all } = made();
+    response.emit('close');
+    capture.stop();
+    captureAnswer(response, all);
+    expect(told).toEqual(['gone', 'close', 'gone']);
+  });
+
+  it('leaves alone what is a getter, as by HTTP/2', () => {
+    const { told, response } = made({}, (response) => {
+      Reflect.deleteProperty(response, '_closed');
+      Object.setPrototypeOf(response, Object.create(ServerResponse.prototype, { _closed: { get: () => true } }));
+    });
+    response.emit('close');
+    expect([told, response.closed]).toEqual([['gone'], true]);
+  });
+
   it('leaves the request its socket where the answer comes in one piece, or somebody has put another there', () => {
     const { request, response } = made({ onAnswer: () => new Promise(() => {}) });
     const { socket } = request;
@@ -800,11 +840,29 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     expect(other.request.socket).toBe(socket);
   });
 
-  it('keeps a finish back that comes before the end, as by HTTP/2 without a client', () => {
-    const { told, response } = made({}, (response) => {
-      Object.assign(response, { getRawHeaderNames: undefined });
-    });
-    expect([response.emit('finish'), told]).toEqual([true, []]);
+  it('keeps a finish back that comes before the end, as by HTTP/2 without a client, and nothing else', () => {
+    const asHttp2 = (response: ServerResponse) => void Object.assign(response, { getRawHeaderNames: undefined });
+    const open = made({}, asHttp2);
+    expect([open.response.emit('finish'), open.response.emit('drain'), open.told]).toEqual([true, true, ['drain']]);
+    open.response.end();
+    open.response.emit('finish');
+    expect(open.told).toEqual(['drain', 'finish']);
+    const waiting = made({ onHead: () => 'wait' }, asHttp2);
+    waiting.response.write('a');
+    waiting.response.emit('finish');
+    expect(waiting.told).toEqual([]);
+    const ofNode = made();
+    ofNode.response.emit('finish');
+    expect(ofNode.told).toEqual(['finish']);
+  });
+});
+
+describe('joined', () => {
+  it('gives all of them in one, and the only one as it is', () => {
+    const [one, other] = [Uint8Array.of(1), Uint8Array.of(2, 3)];
+    expect(joined([one], 1)).toBe(one);
+    expect(joined([one, other], 3)).toEqual(Uint8Array.of(1, 2, 3));
+    expect(joined([], 0)).toHaveLength(0);
   });
 });
 

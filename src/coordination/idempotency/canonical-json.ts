@@ -139,8 +139,11 @@ class Document {
         if (top === none) return at >= text.length;
         if (isObject) members.set(open.get(top, current), valueEnd, at);
         if (code === comma) {
-          if (!isObject) open.set(top, current, open.get(top, current) + 1);
-          expected = isObject ? 'name' : 'value';
+          if (isObject) expected = 'name';
+          else {
+            open.set(top, current, open.get(top, current) + 1);
+            expected = 'value';
+          }
           at++;
           continue;
         }
@@ -256,7 +259,7 @@ class Document {
     if (previous === none) objects.set(open.get(top, ofObject), firstMember, member);
     else {
       members.set(previous, nextMember, member);
-      if (open.get(top, isUnsorted) === 0 && this.isAfter(previous, member)) open.set(top, isUnsorted, 1);
+      if (this.isAfter(previous, member)) open.set(top, isUnsorted, 1);
     }
     open.set(top, last, member);
   }

@@ -251,6 +251,7 @@ describe('canonicalJson, of what is written in odd ways,', () => {
         '1_0',
         '--1',
       ],
+      ...['{1}', '{1,2}', '{"a":1,2}', '{[]}', '{{}}', '{"a":1,[]}', '{"a":1,{}}', '{true}', '{"a":1,"b"}'],
       ...['tru', 'truee', 'True', 'nul', 'nulll', 'falsee', 'NaN', 'Infinity', '-Infinity', 'undefined', "'a'", '[1]x'],
       ...['"', '"a', 'a"', '"\\"', '"\\x"', '"\\u12"', '"\\u123"', '"\\u123g"', '"\\u 123"', '"\\', '"\\u', '"\n"'],
       ...[
@@ -573,6 +574,7 @@ describe('canonicalJson puts its work down', () => {
     ['arrays', `[${repeated('[]')}]`, 25],
     ['objects', `[${repeated('{"b":1,"a":2}')}]`, 50],
     ['many members', members(2_500, String), 200],
+    ['members in order', `{${[...Array(2_500).keys()].map((index) => `"${10_000 + index}":0`)}}`, 25],
     ['long names that begin alike', members(80, (index) => 'a'.repeat(250) + index), 25],
     ['long names that begin alike, with escapes', members(80, (index) => `\\u0061${'a'.repeat(250)}${index}`), 25],
     ['names that a pointer might lead to', members(80, (index) => index + 'a'.repeat(250)), 5, ['/x']],

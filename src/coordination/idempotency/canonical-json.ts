@@ -150,7 +150,7 @@ class Document {
       }
       if (code === closeBrace || code === closeBracket) {
         if (expected !== (isObject ? 'name or }' : 'value or ]') && expected !== 'what follows') return false;
-        if (top === none || isObject !== (code === closeBrace)) return false;
+        if (isObject !== (code === closeBrace)) return false;
         at++;
         if (isObject) {
           objects.set(object, objectEnd, at);

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it, vi } from 'vitest';
 import { canonicalJson, isPointer, type Portions } from '../../../src/coordination/idempotency/canonical-json.js';
+import { IntegerTable } from '../../../src/coordination/idempotency/integer-table.js';
 
 function canonical(text: string, exclude?: readonly string[], portions?: Portions): string | false {
   let written = '';
@@ -614,6 +615,28 @@ describe('canonicalJson puts its work down', () => {
     let slices = 1;
     while (!large.next().done) slices++;
     expect(slices).toBe(7);
+  });
+
+  it.each([
+    ['to put many members in order', members(9_000, String)],
+    ['to close what is deep', `${'{"a":'.repeat(5_000)}0${'}'.repeat(5_000)}`],
+  ])('also where it looks at no text: %s', (_, text) => {
+    const { get } = IntegerTable.prototype;
+    let [inSlice, most] = [0, 0];
+    IntegerTable.prototype.get = function (row, column) {
+      inSlice++;
+      return get.call(this, row, column);
+    };
+    try {
+      const work = canonicalJson(text, () => {}, [], portions);
+      for (let isDone = false; !isDone; inSlice = 0) {
+        isDone = work.next().done === true;
+        most = Math.max(most, inSlice);
+      }
+    } finally {
+      IntegerTable.prototype.get = get;
+    }
+    expect(most).toBeLessThan(2 * portions.slice);
   });
 
   it('reads a name as often as it is written, however many members a pointer may lead to', () => {

@@ -215,6 +215,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect([head.status, head.body.length, headerOf(head, 'content-length'), headerOf(head, 'x-one')]).toEqual([
       ...[200, 0, '4', '1'],
     ]);
+    expect(statusOf(head)).toBe('responses; fwd=uri-miss; collapsed');
     expect(await world.text()).toBe('four');
     expect(world.runs).toBe(1);
   });
@@ -553,6 +554,22 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect([answer.status, world.runs]).toEqual([500, 0]);
       expect(answer.body.toString()).toContain(path === '/throws' ? 'no key' : 'key(request) must give a string');
     }
+  });
+
+  it('answers a request whose key cannot be told once more while it is dealt with', async () => {
+    let keys = 0;
+    const given = {
+      ttl: '1m',
+      key: () => {
+        // The second request asks for its key again, for the variant that it wants.
+        if (++keys > 2) throw new Error('no key');
+        return 'key';
+      },
+    } as const;
+    await using world = await open(given, ({ headers }) => ({ headers: { vary: 'x' }, body: `${headers.x}` }));
+    expect(await world.text('/', { x: 'a' })).toBe('a');
+    const answer = await world.get('/', { x: 'b' });
+    expect([answer.body.toString(), statusOf(answer)]).toEqual(['b', 'responses; fwd=bypass']);
   });
 
   it('says how long a body is that a HEAD does not bring, though its handler did not', async () => {

@@ -1,6 +1,6 @@
 /** Advisory locks of a real Postgres: of a transaction, with both libraries and through PgBouncer; of a session, whose owner is cut off. */
 import { createHash } from 'node:crypto';
-import { EventEmitter } from 'node:events';
+import { EventEmitter, getEventListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { inspect } from 'node:util';
 import { type FaultProxy, faultProxy, virtualClock } from 'holdfast/testing';
@@ -483,6 +483,7 @@ describe('sessionLock on a client that answers as told', () => {
     [new FakeClient(), 'key', {}, 'connect'],
     [async () => new FakeClient(), '', {}, 'key'],
     [async () => new FakeClient(), 5, {}, 'key'],
+    [async () => new FakeClient(), ['a'], {}, 'key'],
     [async () => new FakeClient(), 'key', { ttl: 999 }, 'ttl'],
     [async () => new FakeClient(), 'key', { ttl: '3s', margin: 1_501 }, 'margin'],
     [async () => new FakeClient(), 'key', { wait: -1 }, 'wait'],
@@ -490,6 +491,7 @@ describe('sessionLock on a client that answers as told', () => {
   ])('refuses what is wrong (%#)', async (connect, key, options, option) => {
     await expect(sessionLock(connect as never, key as never, options as never)).rejects.toMatchObject({
       ...{ code: 'ERR_OPTIONS', option },
+      message: expect.stringContaining(option === 'margin' ? 'at most half of "ttl", 1500 ms' : option),
     });
   });
 
@@ -553,7 +555,8 @@ describe('sessionLock on a client that answers as told', () => {
         await ended;
       }
       await clock.flush();
-      expect([client.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
+      const listeners = getEventListeners(controller.signal, 'abort');
+      expect([client.hasEnded, clock.pendingTimers, listeners]).toEqual([true, 0, []]);
     }
   });
 

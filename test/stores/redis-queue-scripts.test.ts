@@ -480,6 +480,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       const full = { reason: 'full', applied: 'no' };
       for (const verb of [
         () => enter(one, 'a'),
+        () => enter(other, 'b'),
         () => enter(one, 'c'),
         () => enter(one, 'a', { quietMs }),
         () => one.queue.pass('key'),
@@ -501,22 +502,26 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
     }
   });
 
-  it('say that they did nothing on a replica, which takes no writes', async () => {
+  it.each([
+    ['somebody waits', ['b']],
+    ['nobody waits', []],
+  ])('say that they did nothing on a replica, which takes no writes: %s', async (_, line) => {
     const one = process();
     await enter(one, 'a');
-    await enter(one, 'b');
+    for (const ticket of line) await enter(one, ticket);
     await command('REPLICAOF', '127.0.0.1', 1);
     try {
       for (const verb of [
         () => enter(one, 'a'),
         () => enter(one, 'c'),
         () => one.queue.pass('key'),
+        () => one.queue.pass('key', { quietMs }),
         () => one.queue.leave('key', ['b']),
         () => one.guardedWrite('key', bytes('w'), { ttlMs }),
       ]) {
         expect(await failure(verb())).toMatchObject({ reason: 'failed', applied: 'no' });
       }
-      expect([await held(one), await one.queue.size('key')]).toEqual(['a', 1]);
+      expect([await held(one), await one.queue.size('key')]).toEqual(['a', line.length]);
     } finally {
       await command('REPLICAOF', 'NO', 'ONE');
     }

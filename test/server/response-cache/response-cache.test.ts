@@ -728,6 +728,27 @@ describe('responseCache', () => {
     await expect(Fastify().register(fastifyCache, options as never)).rejects.toThrow(message);
   });
 
+  it('remembers what the responses of so many URLs depend on, the latest asked for, and asks for these at once', async () => {
+    const given = { ttl: '1m', max: 2, store: memoryStore() } as const;
+    await using world = await World.open(frameworks[0]!, given, ({ url, headers }) => ({
+      headers: url.startsWith('/plain') ? {} : { vary: 'x' },
+      body: `${url} ${headers.x}`,
+    }));
+    /** How often the cache is looked into for what it has: for another variant than the first, twice where it does not know. */
+    const looks = async (url: string) => {
+      world.events.length = 0;
+      expect(await world.text(url, { x: 'b' })).toBe(`${url} b`);
+      return world.events.filter(({ type }) => type === 'cache-get').length;
+    };
+    for (const url of ['/1', '/2', '/3']) for (const x of ['a', 'b']) await world.text(url, { x });
+    expect(await looks('/1')).toBe(2);
+    expect([await looks('/1'), await looks('/3')]).toEqual([1, 1]);
+    // What depends on nothing takes no place.
+    for (const url of ['/plain1', '/plain2', '/plain3']) await world.text(url, { x: 'b' });
+    expect([await looks('/3'), await looks('/1')]).toEqual([1, 1]);
+    expect([await looks('/2'), await looks('/1'), await looks('/3')]).toEqual([2, 1, 2]);
+  });
+
   it('sees the writes of Fastify routes of their own', async () => {
     await using app = Fastify();
     await app.register(fastifyCache, { ttl: '1m' });

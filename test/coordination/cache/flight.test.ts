@@ -612,6 +612,33 @@ describe('flight before a store', () => {
     expect([await answer, sources()]).toEqual([2, ['wait']]);
   });
 
+  it('answers its own value when the newer one of another process is over by then', async () => {
+    const lifetimes = (value: unknown) => ({ ttl: value === 2 ? 200 : 10_000, staleIfError: 3_600_000 });
+    const { caches, users, source, clock, sources } = setUpSeen({ ttl: lifetimes, isTelling: false }, 2);
+    source.delayMs = 500;
+    const answer = users.get('42');
+    await clock.advance(100);
+    await caches[1]!.set('42', 2);
+    await clock.advance(500);
+    expect([await answer, sources()]).toEqual([1, ['load']]);
+  });
+
+  it('tries twice to store what it loaded while the entry is its own and changes under it, and no more', async () => {
+    const { users, source, control, clock, inner } = setUpSeen({ isTelling: false });
+    source.delayMs = 500;
+    const answer = users.get('42');
+    await clock.advance(100);
+    let tries = 0;
+    control.before = async (verb) => {
+      if (verb !== 'write') return;
+      tries++;
+      const { value, ttlMs } = (await inner.read(keyIn))!;
+      await inner.write(keyIn, value, { ttlMs });
+    };
+    await clock.advance(500);
+    expect([await answer, tries, users.size]).toEqual([1, 2, 0]);
+  });
+
   it('lets newcomers begin anew as soon as another process has changed the key', async () => {
     const { caches, users, source, clock } = setUpSeen({}, 2);
     source.delayMs = 1_000;

@@ -1,4 +1,6 @@
 /** What the scripts of the verbs do in a real Redis, state by state: each is set up, and read back, by commands of its own. */
+import { virtualClock } from 'holdfast/testing';
+import { Redis } from 'ioredis';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type RedisStore, redisStore } from '../../src/stores/redis.js';
 import { redisProgram, startRedis } from '../support/servers/redis.ts';
@@ -41,10 +43,12 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
       await store.native.consume('limit', rate);
       key = (await command<string[]>('KEYS', '*|limit'))[0]!;
     });
-    /** When all that was granted is worked off, in units from now; and the units for which the key lives. */
+    /** When all that was granted is worked off, and when the key ends, in units from now. */
     const kept = async () => {
-      const [worked, left] = [await command<string>('GET', key), await command<number>('PTTL', key)];
-      return [(Number(worked) - (await nowUs())) / 1_000 / unitMs, left / unitMs];
+      const [worked, endsMs] = [await command<string>('GET', key), await command<number>('PEXPIRETIME', key)];
+      // It is kept until then; a server that is held up within the script may see two instants.
+      expect(Math.abs(endsMs - (Number(worked) / 1_000 + 1_700_000_000_000))).toBeLessThan(500);
+      return (Number(worked) - (await nowUs())) / 1_000 / unitMs;
     };
     /** To a twentieth of a unit, which is 50 s. */
     const about = (units: number) => expect.closeTo(units, 1);
@@ -64,7 +68,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
         resetMs: expect.any(Number),
       });
       expect(answer.resetMs / unitMs).toEqual(about(after));
-      expect(await kept()).toEqual([about(after), about(after)]);
+      expect(await kept()).toEqual(about(after));
     });
 
     it('keeps what the time of the server is, in microseconds since a day in 2023', async () => {
@@ -90,7 +94,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
     it('takes what it cannot read for nothing', async () => {
       await command('SET', key, 'what is this');
       expect(await store.native.consume('limit', { ...rate, cost: 2 })).toMatchObject({ ok: true, remaining: 3 });
-      expect(await kept()).toEqual([about(2), about(2)]);
+      expect(await kept()).toEqual(about(2));
     });
 
     it('grants the whole burst at once, and only looks where nothing is asked for', async () => {
@@ -128,6 +132,24 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
     await changed(4);
     expect(others).toBe(0);
     for (const watch of watches) watch.close();
+  });
+
+  it('try out the channel of a watch that has heard nothing for a round, by a message that concerns nobody', async () => {
+    const clock = virtualClock();
+    const watching = redisStore(admin.client, { timeout: '20s', subscriber: subscriber.client, clock });
+    const listener = new Redis(server.port, '127.0.0.1');
+    const messages: [channel: string, message: string][] = [];
+    listener.on('pmessage', (_, channel, message) => messages.push([channel, message]));
+    try {
+      await listener.psubscribe('*');
+      const watch = watching.native.watch!('key', () => {});
+      await watch.ready;
+      await clock.advance(5_000);
+      await expect.poll(() => messages, { interval: 5 }).toEqual([[expect.stringMatching(/^holdfast\{\d+\}$/), '']]);
+      watch.close();
+    } finally {
+      listener.disconnect();
+    }
   });
 
   it('answer what is in the way with what is left of it, and nothing where nothing is', async () => {

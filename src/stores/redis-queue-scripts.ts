@@ -108,11 +108,13 @@ if ARGV[8] ~= '0' then
     redis.call('ZADD', KEYS[3], last + 1, ARGV[5])
   end
   redis.call('HSET', KEYS[4], ARGV[5], string.format('%.0f', nowMs() + ARGV[8]) .. ' ' .. ARGV[9] .. ' ' .. ARGV[6])
-  redis.call('PEXPIRE', KEYS[3], ARGV[8])
-  redis.call('PEXPIRE', KEYS[4], ARGV[8])
+  if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[8]) then
+    redis.call('PEXPIRE', KEYS[3], ARGV[8])
+    redis.call('PEXPIRE', KEYS[4], ARGV[8])
+  end
 end
 return { held or '', redis.call('PTTL', KEYS[1]), quiet }`,
-  hash: 'a3c3aaf08724ecc33aa46235fd04433efcc795f2',
+  hash: 'fc8a20e2fd7e03d754e88d196bda9ef1af82dde6',
 };
 
 /** ARGV: the version that the key must have, or ''. Answers how many records were removed. */

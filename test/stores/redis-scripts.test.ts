@@ -3,6 +3,8 @@ import { virtualClock } from 'holdfast/testing';
 import { Redis } from 'ioredis';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type RedisStore, redisStore } from '../../src/stores/redis.js';
+import { guardedWriteScript } from '../../src/stores/redis-queue-scripts.js';
+import { writeScript } from '../../src/stores/redis-scripts.js';
 import { redisProgram, startRedis } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
@@ -110,6 +112,22 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
       await store.native.consume('limit', { limit: 10_000, periodMs: 1_000, cost: 0.5 });
       expect(await command<number>('PTTL', key)).toBeLessThanOrEqual(1);
     });
+  });
+
+  it.each([
+    ['write', writeScript, ['000000060000v', 'PUBLISH', 'hash']],
+    ['guardedWrite', guardedWriteScript, ['PUBLISH', 'channel', 'hash', '0', '000000060000v', '60000', '']],
+  ] as const)('give no version twice within one microsecond: %s', async (_, { text }, given) => {
+    const begin = (soonUs: number) =>
+      `local time = redis.call('TIME')\nlocal last = string.format('%016.0f', time[1] * 1000000 + time[2] + ${soonUs})`;
+    const answer = 'return tonumber(version)';
+    expect(text).toContain(answer);
+    // Which microsecond it is when the script looks cannot be known: some of these tries meet it.
+    for (let time = 0; time < 1_000; time++) {
+      const script = `${begin(time % 10)}\nredis.call('SET', KEYS[2], last)\n${text.replace(answer, 'return { version, last }')}`;
+      const [version, last] = await command<[string, string]>('EVAL', script, 2, 'record', 'bucket', ...given);
+      expect(Number(version)).toBeGreaterThan(Number(last));
+    }
   });
 
   it('tell who watches the key of each write and removal, and of nothing that did not happen', async () => {

@@ -119,8 +119,8 @@ export class TimerWheel<Node extends WheelNode> {
   /** Spreads the slots whose time has come over the levels below, from the top down. */
   private cascade(): void {
     for (let level = levels - 1; level > 0; level--) {
-      const span = 2 ** (levelBits * level);
-      if (this.countsPerLevel[level] === 0 || (this.current >>> 0) % span !== 0) continue;
+      const lowerBits = (1 << (levelBits * level)) - 1;
+      if ((this.current & lowerBits) !== 0) continue;
       const slotIndex = (level << levelBits) + digitOf(this.current, level);
       for (let node = lastOf(this.heads[slotIndex]); node !== undefined; ) {
         const later = node.previousInSlot;

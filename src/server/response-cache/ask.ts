@@ -104,8 +104,7 @@ export class Ask<Request> {
     const isForwarded = source === 'load' || source === 'wait';
     const how = isForwarded ? 'fwd=uri-miss; collapsed' : `hit; ttl=${Math.floor(leftMs / 1_000)}`;
     const status = `${owner.title}; ${how}`;
-    const isHead = exchange.incoming.method === 'HEAD';
-    const answer: StoredAnswer = answerFor(entry, { before, headers, isHead, ageMs, status });
+    const answer: StoredAnswer = answerFor(entry, { before, headers, ageMs, status });
     if (this.capture !== undefined) return this.capture.resume(answer);
     exchange.takeOver();
     give(exchange.response, answer);
@@ -138,7 +137,7 @@ export class Ask<Request> {
       };
       (request as WithErrand)[errandKey] = errand;
       response.once('close', lost);
-      signal.addEventListener('abort', () => response.destroy(), { once: true });
+      signal.addEventListener('abort', () => response.destroy());
       exchange.dispatch(request, response);
     });
   }
@@ -190,7 +189,7 @@ export class Ask<Request> {
         onClientGone() {},
       });
       this.capture = capture;
-      signal.addEventListener('abort', () => capture.stop(), { once: true });
+      signal.addEventListener('abort', () => capture.stop());
       // The handler shall answer with all of it, since others want it.
       delete incoming.headers['if-none-match'];
       delete incoming.headers['if-modified-since'];

@@ -728,6 +728,18 @@ describe('responseCache', () => {
     await expect(Fastify().register(fastifyCache, options as never)).rejects.toThrow(message);
   });
 
+  it('keeps no more bytes in memory than it may', async () => {
+    const body = 'x'.repeat(2_000);
+    for (const [maxBytes, runs] of [
+      [1_024, 2],
+      [10_000, 1],
+    ] as const) {
+      await using world = await World.open(frameworks[0]!, { ttl: '1m', maxBytes }, () => ({ body }));
+      for (let time = 0; time < 2; time++) expect(await world.text()).toBe(body);
+      expect(world.runs).toBe(runs);
+    }
+  });
+
   it('remembers what the responses of so many URLs depend on, the latest asked for, and asks for these at once', async () => {
     const given = { ttl: '1m', max: 2, store: memoryStore() } as const;
     await using world = await World.open(frameworks[0]!, given, ({ url, headers }) => ({
@@ -745,8 +757,8 @@ describe('responseCache', () => {
     expect([await looks('/1'), await looks('/3')]).toEqual([1, 1]);
     // What depends on nothing takes no place.
     for (const url of ['/plain1', '/plain2', '/plain3']) await world.text(url, { x: 'b' });
-    expect([await looks('/3'), await looks('/1')]).toEqual([1, 1]);
-    expect([await looks('/2'), await looks('/1'), await looks('/3')]).toEqual([2, 1, 2]);
+    expect([await looks('/1'), await looks('/3')]).toEqual([1, 1]);
+    expect([await looks('/2'), await looks('/3'), await looks('/1')]).toEqual([2, 1, 2]);
   });
 
   it('sees the writes of Fastify routes of their own', async () => {

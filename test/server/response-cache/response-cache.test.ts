@@ -740,6 +740,43 @@ describe('responseCache', () => {
     }
   });
 
+  it('answers who waits for a variant while what its URL depends on is forgotten', async () => {
+    const held = deferred<void>();
+    const given = { ttl: '1m', max: 1, store: memoryStore() } as const;
+    await using world = await World.open(frameworks[0]!, given, async ({ url, headers }) => {
+      if (url === '/1' && headers.x === 'b') await held.promise;
+      return { headers: { vary: 'x' }, body: `${url} ${headers.x}` };
+    });
+    await world.text('/1', { x: 'a' });
+    const waiting = [1, 2, 3].map(() => world.get('/1', { x: 'b' }));
+    await expect.poll(() => world.runs).toBe(2);
+    await world.text('/2', { x: 'a' });
+    held.resolve();
+    for (const { status, body } of await Promise.all(waiting)) expect([status, body.toString()]).toEqual([200, '/1 b']);
+  });
+
+  it('makes each response of a URL void once for a POST to it, and none once it is closed', async () => {
+    const store = memoryStore();
+    const removed: string[] = [];
+    const view = {
+      ...viewOf(store),
+      remove: (key: string, options?: Parameters<typeof store.remove>[1]) => {
+        removed.push(key);
+        return store.remove(key, options);
+      },
+    };
+    await using world = await World.open(frameworks[0]!, { ttl: '1m', store: view }, () => ({ body: 'here' }));
+    await world.text();
+    await world.get('/', {}, { method: 'POST' });
+    await expect.poll(() => removed.length).toBeGreaterThan(1);
+    expect(removed.length).toBe(new Set(removed).size);
+    removed.length = world.events.length = 0;
+    await world.control.close();
+    expect((await world.get('/', {}, { method: 'POST' })).status).toBe(200);
+    await new Promise(setImmediate);
+    expect([removed, world.events]).toEqual([[], []]);
+  });
+
   it('remembers what the responses of so many URLs depend on, the latest asked for, and asks for these at once', async () => {
     const given = { ttl: '1m', max: 2, store: memoryStore() } as const;
     await using world = await World.open(frameworks[0]!, given, ({ url, headers }) => ({

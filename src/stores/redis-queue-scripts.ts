@@ -69,7 +69,7 @@ local function passOn(own)
     if endsMs and tonumber(endsMs) > nowMs() then heard = redis.pcall(ARGV[1], channel, ticket) end
     if type(heard) == 'table' then return false end
     if heard > 0 then
-      local claim = math.min(${claimMs}, tonumber(string.sub(record, 1, 12)))
+      local claim = math.min(${claimMs}, string.sub(record, 1, 12))
       put(string.format('%012.0f', claim) .. string.sub(record, 13), claim)
       remove(ticket)
       local second, _, where = firstPlace()
@@ -108,11 +108,13 @@ if ARGV[8] ~= '0' then
     redis.call('ZADD', KEYS[3], last + 1, ARGV[5])
   end
   redis.call('HSET', KEYS[4], ARGV[5], string.format('%.0f', nowMs() + ARGV[8]) .. ' ' .. ARGV[9] .. ' ' .. ARGV[6])
-  redis.call('PEXPIRE', KEYS[3], ARGV[8])
-  redis.call('PEXPIRE', KEYS[4], ARGV[8])
+  if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[8]) then
+    redis.call('PEXPIRE', KEYS[3], ARGV[8])
+    redis.call('PEXPIRE', KEYS[4], ARGV[8])
+  end
 end
 return { held or '', redis.call('PTTL', KEYS[1]), quiet }`,
-  hash: '9900112e26e53cd81abb107e076e63d8c67914ea',
+  hash: 'fc8a20e2fd7e03d754e88d196bda9ef1af82dde6',
 };
 
 /** ARGV: the version that the key must have, or ''. Answers how many records were removed. */
@@ -120,12 +122,12 @@ export const passScript: RedisScript = {
   text: `${common}${line}
 local held = redis.call('GETRANGE', KEYS[1], 0, 15)
 if held == '' or (ARGV[5] ~= '' and tonumber(held) ~= tonumber(ARGV[5])) then return 0 end
-if quietMs() > 0 or not passOn('') then
+if quietMs() > 0 or not passOn() then
   redis.call('DEL', KEYS[1])
   tell()
 end
 return 1`,
-  hash: '43d7dea91e6b5c89e04cc3997182221bf75b3ed5',
+  hash: '172fdf33cb2f9f30a85496703e51b815083bb071',
 };
 
 /** KEYS: the record, the line, the places. ARGV: tickets. Answers what a read does. */

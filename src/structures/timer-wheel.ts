@@ -45,7 +45,7 @@ export class TimerWheel<Node extends WheelNode> {
 
   /** Adds a node, or moves it if it lies in the wheel. A tick that is past counts as the next one. */
   add(node: Node, tick: number): void {
-    if (node.slotIndex >= 0) this.remove(node);
+    this.remove(node);
     node.tick = ((tick - this.current) | 0) > 0 ? tick | 0 : (this.current + 1) | 0;
     this.count++;
     this.link(node);
@@ -85,8 +85,7 @@ export class TimerWheel<Node extends WheelNode> {
 
   private link(node: WheelNode): void {
     const { tick } = node;
-    const ahead = (tick - this.current) | 0;
-    const level = ahead < slotsPerLevel ? 0 : ((31 - Math.clz32(ahead)) / levelBits) | 0;
+    const level = ((31 - Math.clz32(tick - this.current)) / levelBits) | 0;
     const slotIndex = (level << levelBits) + digitOf(tick, level);
     const head = this.heads[slotIndex];
     node.slotIndex = slotIndex;
@@ -120,16 +119,13 @@ export class TimerWheel<Node extends WheelNode> {
   /** Spreads the slots whose time has come over the levels below, from the top down. */
   private cascade(): void {
     for (let level = levels - 1; level > 0; level--) {
-      const span = 2 ** (levelBits * level);
-      if (this.countsPerLevel[level] === 0 || (this.current >>> 0) % span !== 0) continue;
+      const lowerBits = (1 << (levelBits * level)) - 1;
+      if ((this.current & lowerBits) !== 0) continue;
       const slotIndex = (level << levelBits) + digitOf(this.current, level);
       for (let node = lastOf(this.heads[slotIndex]); node !== undefined; ) {
         const later = node.previousInSlot;
-        // What is left lies a full turn of the level ahead.
-        if (((node.tick - this.current) | 0) < span) {
-          this.unlink(node);
-          this.link(node);
-        }
+        this.unlink(node);
+        this.link(node);
         node = later;
       }
     }

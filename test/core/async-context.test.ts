@@ -51,6 +51,21 @@ describe('keepAsyncContext', () => {
       expect(requests.run('another', () => kept.runInAsyncScope(look, self, 1))).toEqual(['another', self, 1]);
     });
 
+    it.each([
+      ['without a process', undefined],
+      ['whose process gives no modules', {}],
+    ])('%s runs the function as it is', async (_, platform) => {
+      vi.resetModules();
+      vi.stubGlobal('process', platform);
+      try {
+        const { keepAsyncContext } = await import('../../src/core/async-context.js');
+        const kept = requests.run('mine', keepAsyncContext);
+        expect(requests.run('another', () => kept.runInAsyncScope(look, undefined))).toEqual(['another', undefined]);
+      } finally {
+        vi.unstubAllGlobals();
+      }
+    });
+
     it('that takes no number beside the name, as workerd, keeps the context', async () => {
       class Strict extends AsyncResource {
         constructor(type: string, options?: object) {

@@ -82,8 +82,11 @@ describe('turn clock', () => {
     expect(clock.now()).toBe(nowMs);
   });
 
-  it('is exact on a platform that tells nobody when a turn ends', async () => {
-    vi.stubGlobal('process', Object.create(process, { nextTick: { value: undefined } }));
+  it.each([
+    ['tells nobody when a turn ends', Object.create(process, { nextTick: { value: undefined } })],
+    ['has no process', undefined],
+  ])('is exact on a platform that %s', async (_, platform) => {
+    vi.stubGlobal('process', platform);
     vi.resetModules();
     try {
       const [fresh, { systemClock: system }] = await Promise.all([

@@ -1,6 +1,6 @@
 /** Advisory locks of a real Postgres: of a transaction, with both libraries and through PgBouncer; of a session, whose owner is cut off. */
 import { createHash } from 'node:crypto';
-import { EventEmitter } from 'node:events';
+import { EventEmitter, getEventListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { inspect } from 'node:util';
 import { type FaultProxy, faultProxy, virtualClock } from 'holdfast/testing';
@@ -225,6 +225,118 @@ class FakeClient extends EventEmitter {
   }
 }
 
+describe('transactionLock on a connection that answers as told', () => {
+  type Row = { readonly a?: string; readonly b?: string };
+  /** A client of pg in a transaction. */
+  const clientOf = (answer: (sql: string) => Row | undefined, more: object = {}) => {
+    const asked: string[] = [];
+    const query = async ({ text }: { readonly text: string }) => {
+      asked.push(text);
+      const row = answer(text);
+      return { rows: row === undefined ? [] : [row] };
+    };
+    return { asked, query, connect() {}, on() {}, off() {}, ...more };
+  };
+  const inside = { a: 'true', b: 'yes' };
+  const notOne = { code: 'ERR_OPTIONS', message: expect.stringContaining('a client of pg after its BEGIN, or') };
+
+  it('asks once, and waits as long as it may, in whole milliseconds, or not at all', async () => {
+    for (const [wait, limit] of [
+      [undefined, "'30000ms'"],
+      ['2s', "'2000ms'"],
+      [0.2, "'1ms'"],
+    ] as const) {
+      // The lock itself answers nothing.
+      const client = clientOf(() => ({ a: '', b: 'yes' }));
+      await transactionLock(client, 'key', { wait });
+      expect(client.asked).toEqual([expect.stringContaining(`set_config('lock_timeout', ${limit}, true)`)]);
+      expect(client.asked[0]).toMatch(/ pg_advisory_xact_lock\('-?\d+'::bigint\)/);
+    }
+    const client = clientOf(() => inside);
+    await transactionLock(client, 'key', { wait: 0 });
+    expect(client.asked).toEqual([expect.stringMatching(/^SELECT pg_try_advisory_xact_lock\('-?\d+'::bigint\)/)]);
+  });
+
+  it('asks postgres.js in the way in which a statement takes one trip', async () => {
+    const asked: string[] = [];
+    const unsafe = async (sql: string) => {
+      asked.push(sql);
+      return [{ a: 'false', b: 'yes' }];
+    };
+    const transaction = Object.assign(() => {}, { unsafe, savepoint() {} });
+    await transactionLock(transaction, 'key');
+    expect(asked.length).toBe(1);
+    await expect(transactionLock(transaction, 'key', { wait: 0 })).rejects.toMatchObject({
+      ...{ code: 'ERR_LOCK_UNAVAILABLE', reason: 'waited', key: 'key' },
+      message: expect.stringMatching(/transactionLock.*it is not free, and the call may not wait/),
+    });
+  });
+
+  it('tells what kept it from the lock: that another has it for so long, else the error of the server', async () => {
+    const failing = (error: unknown) =>
+      clientOf(() => {
+        throw error;
+      });
+    const late = Object.assign(new Error('canceling statement due to lock timeout'), { code: '55P03' });
+    await expect(transactionLock(failing(late), 'key', { wait: 50 })).rejects.toMatchObject({
+      ...{ code: 'ERR_LOCK_UNAVAILABLE', reason: 'waited', key: 'key', cause: late },
+      message: expect.stringMatching(/transactionLock.*it was not free for 50 ms/),
+    });
+    for (const error of [Object.assign(new Error('deadlock detected'), { code: '40P01' }), undefined]) {
+      for (const wait of [0, 50]) {
+        const thrown = await transactionLock(failing(error), 'key', { wait }).catch((caught: unknown) => ({ caught }));
+        expect(thrown).toEqual({ caught: error });
+      }
+    }
+  });
+
+  it('is refused where the server says that no transaction has begun, or says nothing, though it has the lock', async () => {
+    for (const row of [{ a: 'true', b: 'no' }, { a: 'true' }, undefined]) {
+      for (const wait of [0, 50]) {
+        await expect(
+          transactionLock(
+            clientOf(() => row),
+            'key',
+            { wait },
+          ),
+        ).rejects.toMatchObject(notOne);
+      }
+    }
+  });
+
+  it('asks nothing of what is no transaction, by its looks or its own word, and nothing for a bad key or wait', async () => {
+    const asked: string[] = [];
+    const client = (more: object) => ({ ...clientOf(() => inside, more), asked });
+    const query = async () => {
+      asked.push('query');
+      return { rows: [inside] };
+    };
+    const unsafe = async () => {
+      asked.push('unsafe');
+      return [inside];
+    };
+    const wrong = [
+      ...[undefined, null, {}, 'client', { query }, { connect() {} }, { query: 'text', connect() {} }],
+      ...[client({ totalCount: 0 }), client({ getTransactionStatus: () => 'I' }), client({ connect: undefined })],
+      ...[() => {}, Object.assign(() => {}, { unsafe }), Object.assign(() => {}, { savepoint() {} })],
+    ];
+    for (const one of wrong) await expect(transactionLock(one as never, 'key')).rejects.toMatchObject(notOne);
+    for (const key of ['', 5, undefined]) {
+      await expect(transactionLock(client({}), key as never)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+    }
+    for (const options of [{ wait: -1 }, { waits: 5 }]) {
+      await expect(transactionLock(client({}), 'key', options)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
+    }
+    expect(asked).toEqual([]);
+    const status = function (this: unknown) {
+      expect(this).toBe(open);
+      return 'T';
+    };
+    const open: object = clientOf(() => inside, { getTransactionStatus: status });
+    await transactionLock(open as never, 'key');
+  });
+});
+
 describe('sessionLock on a client that answers as told', () => {
   const bench = () => {
     const clock = virtualClock();
@@ -371,6 +483,7 @@ describe('sessionLock on a client that answers as told', () => {
     [new FakeClient(), 'key', {}, 'connect'],
     [async () => new FakeClient(), '', {}, 'key'],
     [async () => new FakeClient(), 5, {}, 'key'],
+    [async () => new FakeClient(), ['a'], {}, 'key'],
     [async () => new FakeClient(), 'key', { ttl: 999 }, 'ttl'],
     [async () => new FakeClient(), 'key', { ttl: '3s', margin: 1_501 }, 'margin'],
     [async () => new FakeClient(), 'key', { wait: -1 }, 'wait'],
@@ -378,6 +491,7 @@ describe('sessionLock on a client that answers as told', () => {
   ])('refuses what is wrong (%#)', async (connect, key, options, option) => {
     await expect(sessionLock(connect as never, key as never, options as never)).rejects.toMatchObject({
       ...{ code: 'ERR_OPTIONS', option },
+      message: expect.stringContaining(option === 'margin' ? 'at most half of "ttl", 1500 ms' : option),
     });
   });
 
@@ -441,7 +555,8 @@ describe('sessionLock on a client that answers as told', () => {
         await ended;
       }
       await clock.flush();
-      expect([client.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
+      const listeners = getEventListeners(controller.signal, 'abort');
+      expect([client.hasEnded, clock.pendingTimers, listeners]).toEqual([true, 0, []]);
     }
   });
 

@@ -8,6 +8,7 @@ import { virtualClock } from 'holdfast/testing';
 import { Redis } from 'ioredis';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { type IoredisClient, redisStore } from '../../src/stores/redis.js';
+import * as queueScripts from '../../src/stores/redis-queue-scripts.js';
 import * as scripts from '../../src/stores/redis-scripts.js';
 import { redisProgram, startRedis, startReplica } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
@@ -519,7 +520,7 @@ function withFake() {
 
 describe('redisStore', () => {
   it('knows its scripts by their SHA-1', () => {
-    for (const script of Object.values(scripts).filter((value) => typeof value === 'object')) {
+    for (const script of Object.values({ ...scripts, ...queueScripts }).filter((value) => typeof value === 'object')) {
       expect(script.hash).toBe(createHash('sha1').update(script.text).digest('hex'));
     }
   });

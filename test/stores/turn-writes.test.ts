@@ -43,6 +43,20 @@ describe('TurnWrites', () => {
     expect(one.calls).toEqual(['cork', 'uncork']);
   });
 
+  it('holds nothing on a platform that tells nobody when a turn ends', async () => {
+    vi.stubGlobal('setImmediate', undefined);
+    vi.resetModules();
+    try {
+      const fresh = await import('../../src/stores/turn-writes.js');
+      const one = socket();
+      new fresh.TurnWrites().hold(one);
+      expect(one.calls).toEqual([]);
+    } finally {
+      vi.unstubAllGlobals();
+      vi.resetModules();
+    }
+  });
+
   it('leaves alone what is no socket', () => {
     const turn = new TurnWrites();
     for (const none of [undefined, null, {}, { cork() {} }]) expect(() => turn.hold(none)).not.toThrow();

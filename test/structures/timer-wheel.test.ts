@@ -182,6 +182,14 @@ describe('TimerWheel', () => {
     }
   });
 
+  it('names the wrap as the next tick where what lies far beyond it is to be looked at, though a nearer timer is later', () => {
+    const start = 2 ** 32 - 100;
+    const wheel = new TimerWheel<Entry>(start);
+    wheel.add(new Entry(0), (start + 2 ** 30 + 50) | 0);
+    wheel.add(new Entry(1), (start + 2 ** 29) | 0);
+    expect(wheel.nextTick()).toBe(0);
+  });
+
   it('does not miss the wrap for a nearer timer beyond it', () => {
     const start = 2 ** 32 - 10;
     const wheel = new TimerWheel<Entry>(start);

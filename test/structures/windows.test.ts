@@ -58,6 +58,19 @@ describe('TimeWindow', () => {
     expect(window.calls).toBe(0);
   });
 
+  it('has memory for ten buckets only while it counts calls of more than one', () => {
+    const window = new TimeWindow(5);
+    const buckets = () => (window as unknown as { readonly buckets: unknown[] | undefined }).buckets?.length;
+    window.moveTo(6);
+    window.record(true, true, 6);
+    window.moveTo(6);
+    expect(buckets()).toBeUndefined();
+    window.record(false, false, 7);
+    expect(buckets()).toBe(30);
+    window.moveTo(17);
+    expect([window.calls, buckets()]).toEqual([0, undefined]);
+  });
+
   it('takes no longer after a pause of an age', () => {
     const window = new TimeWindow(5);
     window.record(true, false, 5);

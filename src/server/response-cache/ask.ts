@@ -55,11 +55,10 @@ export class Ask<Request> {
   readonly headers: IncomingMessage['headers'];
   /** Where the cache is asked now. */
   address: string;
-  /** The handler of this request answers it. */
-  isRun = false;
   private readonly owner: HttpResponseCache<Request>;
   private readonly rules: CheckedRules<Request>;
   private readonly before: HeadersBefore;
+  /** Of the handler of this request, once it runs. */
   private capture: ResponseCapture | undefined = undefined;
 
   constructor(
@@ -77,10 +76,14 @@ export class Ask<Request> {
     this.before = { ...exchange.response.getHeaders(), ...exchange.headersBefore };
   }
 
+  /** The handler of this request answers it. */
+  get isRun(): boolean {
+    return this.capture !== undefined;
+  }
+
   /** Makes the response: for this client while it waits, else by a request of our own. */
   load({ isBackground, signal }: LoadContext): Promise<Entry> {
     if (isBackground || this.isRun || this.exchange.incoming.method === 'HEAD') return this.refresh(signal);
-    this.isRun = true;
     const { incoming, response, next } = this.exchange;
     this.owner.markRunning(incoming);
     const status = `${this.owner.title}; fwd=${this.address === this.root ? 'uri' : 'vary'}-miss`;
@@ -101,9 +104,8 @@ export class Ask<Request> {
     const isForwarded = source === 'load' || source === 'wait';
     const how = isForwarded ? 'fwd=uri-miss; collapsed' : `hit; ttl=${Math.floor(leftMs / 1_000)}`;
     const status = `${owner.title}; ${how}`;
-    const isHead = exchange.incoming.method === 'HEAD';
-    const answer: StoredAnswer = answerFor(entry, { before, headers, isHead, ageMs, status });
-    if (this.isRun) return this.capture?.resume(source === 'stale' ? answer : undefined);
+    const answer: StoredAnswer = answerFor(entry, { before, headers, ageMs, status });
+    if (this.capture !== undefined) return this.capture.resume(answer);
     exchange.takeOver();
     give(exchange.response, answer);
   }
@@ -135,7 +137,7 @@ export class Ask<Request> {
       };
       (request as WithErrand)[errandKey] = errand;
       response.once('close', lost);
-      signal.addEventListener('abort', () => response.destroy(), { once: true });
+      signal.addEventListener('abort', () => response.destroy());
       exchange.dispatch(request, response);
     });
   }
@@ -150,8 +152,7 @@ export class Ask<Request> {
     const { owner, rules, headers, before } = this;
     const ownTags = this.address === this.root ? [] : [addressTag(owner.rootOf(this.exchange, rules, false))];
     return new Promise<Entry>((resolve, reject) => {
-      let storable: Storable | undefined;
-      let share: ReturnType<typeof handlersShare> | undefined;
+      let kept: (Storable & ReturnType<typeof handlersShare>) | undefined;
       const settle = (entry: Entry) => {
         capture.stop();
         resolve(entry);
@@ -164,22 +165,21 @@ export class Ask<Request> {
             reject(new HandlerFailedError(head.status));
             return hasClient ? 'wait' : undefined;
           }
-          storable = storableOf(head, isCredentialed(headers), rules.lifetime, owner.wallMs);
+          const storable = storableOf(head, isCredentialed(headers), rules.lifetime, owner.wallMs);
           if (storable === undefined) settle(pass);
-          else share = handlersShare(head, before, owner.wallMs);
+          else kept = { ...storable, ...handlersShare(head, before, owner.wallMs) };
           // He asked whether it has changed, which the handler was not told.
           return hasClient ? notModified(head, headers) : undefined;
         },
         onTooLarge: () => settle(pass),
         onAnswer({ body }: Answer) {
-          if (storable === undefined || share === undefined || body === undefined) return undefined;
-          if (!isWholeBody(share.head, body)) return void resolve(pass);
-          const { vary, lifetime, initialAgeMs } = storable;
-          const variant = variantOf(vary, headers);
-          const kept = { kind: 'response', answer: { ...share.head, body }, removed: share.removed } as const;
+          if (kept === undefined || body === undefined) return undefined;
+          const { head, ...rest } = kept;
+          if (!isWholeBody(head, body)) return void resolve(pass);
           try {
             const tags = [...(rules.tags?.(request) ?? []), ...ownTags];
-            resolve({ ...kept, ...{ vary, variant, initialAgeMs, lifetime, tags } });
+            const variant = variantOf(rest.vary, headers);
+            resolve({ ...rest, kind: 'response', answer: { ...head, body }, variant, tags });
           } catch (error) {
             reject(error);
           }
@@ -189,7 +189,7 @@ export class Ask<Request> {
         onClientGone() {},
       });
       this.capture = capture;
-      signal.addEventListener('abort', () => capture.stop(), { once: true });
+      signal.addEventListener('abort', () => capture.stop());
       // The handler shall answer with all of it, since others want it.
       delete incoming.headers['if-none-match'];
       delete incoming.headers['if-modified-since'];
@@ -200,9 +200,7 @@ export class Ask<Request> {
 
 /** As they are; what is not to be kept is known only with all of them. */
 function everyHeader(headers: readonly (readonly [name: string, value: unknown])[]): string[] {
-  return headers.flatMap(([name, value]) =>
-    value === undefined ? [] : [value].flat().flatMap((one) => [name, String(one)]),
-  );
+  return headers.flatMap(([name, value]) => [value].flat().flatMap((one) => [name, String(one)]));
 }
 
 /** A length that does not fit says that something is missing. */

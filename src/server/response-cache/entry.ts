@@ -112,14 +112,13 @@ export interface Shown {
   readonly before: HeadersBefore;
   /** Of a conditional request; no header of it is read elsewhere. */
   readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>;
-  readonly isHead: boolean;
   readonly ageMs: number;
   readonly status: string;
 }
 
 /** The answer to one request: the headers of before, those of the response, and what the cache says. */
 export function answerFor({ answer, removed, initialAgeMs }: KeptResponse, shown: Shown): StoredAnswer {
-  const { before, headers, isHead, ageMs, status } = shown;
+  const { before, headers, ageMs, status } = shown;
   const all = new Map<string, readonly [name: string, values: readonly string[]]>();
   for (const [name, value] of Object.entries(before)) {
     const values = Array.isArray(value) ? value.map(String) : [String(value)];
@@ -127,7 +126,8 @@ export function answerFor({ answer, removed, initialAgeMs }: KeptResponse, shown
   }
   for (const [name, values] of headersOf(answer.headers)) all.set(name.toLowerCase(), [name, values]);
   const length = answer.body.byteLength;
-  if (isHead && !all.has('content-length') && hasBody(answer.status)) {
+  // A HEAD gets no body that would tell.
+  if (!all.has('content-length') && hasBody(answer.status)) {
     all.set('content-length', ['Content-Length', [String(length)]]);
   }
   all.set('age', ['Age', [String(Math.floor((ageMs + initialAgeMs) / 1_000))]]);

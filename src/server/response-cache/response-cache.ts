@@ -205,7 +205,7 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
 }
 
 function addressOf(root: string, vary: readonly string[], headers: IncomingMessage['headers']): string {
-  return vary.length === 0 ? root : `${root}${variantOf(vary, headers)}`;
+  return `${root}${variantOf(vary, headers)}`;
 }
 
 function lifetimeOf(entry: Entry): CacheLifetime {

@@ -378,7 +378,9 @@ describe('flight before a store', () => {
   });
 
   it('keeps what it loaded when its lease was over and nobody took it', async () => {
-    const { users, source, control, clock } = setUpSeen({ early: 'off', staleIfError: '1h' });
+    const { users, source, control, clock } = setUpSeen({
+      ...{ early: 'off', staleIfError: '1h', isTelling: false },
+    });
     await users.get('42');
     await clock.advance(10_000);
     source.delayMs = 4_500;
@@ -391,7 +393,7 @@ describe('flight before a store', () => {
       throw new StoreError({ store: 'test', operation: verb, reason: 'full', applied: 'no', detail });
     };
     await clock.advance(4_500);
-    expect([await answer, users.size]).toEqual([2, 1]);
+    expect([await answer, users.peek('42')]).toEqual([2, 2]);
   });
 
   it('leaves no watch of a value with tags that was refreshed, once it is gone', async () => {
@@ -610,6 +612,33 @@ describe('flight before a store', () => {
     await caches[1]!.set('42', 2);
     await clock.advance(500);
     expect([await answer, sources()]).toEqual([2, ['wait']]);
+  });
+
+  it('answers its own value when the newer one of another process is over by then', async () => {
+    const lifetimes = (value: unknown) => ({ ttl: value === 2 ? 200 : 10_000, staleIfError: 3_600_000 });
+    const { caches, users, source, clock, sources } = setUpSeen({ ttl: lifetimes, isTelling: false }, 2);
+    source.delayMs = 500;
+    const answer = users.get('42');
+    await clock.advance(100);
+    await caches[1]!.set('42', 2);
+    await clock.advance(500);
+    expect([await answer, sources()]).toEqual([1, ['load']]);
+  });
+
+  it('tries twice to store what it loaded while the entry is its own and changes under it, and no more', async () => {
+    const { users, source, control, clock, inner } = setUpSeen({ isTelling: false });
+    source.delayMs = 500;
+    const answer = users.get('42');
+    await clock.advance(100);
+    let tries = 0;
+    control.before = async (verb) => {
+      if (verb !== 'write') return;
+      tries++;
+      const { value, ttlMs } = (await inner.read(keyIn))!;
+      await inner.write(keyIn, value, { ttlMs });
+    };
+    await clock.advance(500);
+    expect([await answer, tries, users.size]).toEqual([1, 2, 0]);
   });
 
   it('lets newcomers begin anew as soon as another process has changed the key', async () => {

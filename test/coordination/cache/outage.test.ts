@@ -52,6 +52,21 @@ describe('cache, when the store is down,', () => {
     expect(tookMs.slice(3)).toEqual([0, 0, 0].map(() => expect.closeTo(0, -1)));
   });
 
+  it('shows what is stale after a failed load no longer than staleIfError, however long the backoff', async () => {
+    const { users, source, clock, state } = setUpBreakable({
+      ...{ early: 'off', ttl: '1s', staleIfError: '3s', failBackoff: () => 60_000 },
+    });
+    await users.get('42');
+    await clock.advance(1_500);
+    state.how = 'broken';
+    source.error = new Error('no source');
+    expect(await users.get('42')).toBe(1);
+    await clock.advance(2_000);
+    expect([await users.get('42'), source.loads]).toEqual([1, 2]);
+    await clock.advance(1_000);
+    await expect(users.get('42')).rejects.toBe(source.error);
+  });
+
   it('goes on from memory, loads once for all who ask, and takes up the store again', async () => {
     const { users, source, clock, state } = setUpBreakable({ early: 'off', ttl: '20s' });
     await users.get('42');

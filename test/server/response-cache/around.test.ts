@@ -175,10 +175,16 @@ describe.each([
   });
 
   it('has a name in Cache-Status whatever it is called', async () => {
-    const app = framework();
-    app.use(responseCache({ ttl: '1m', name: 'my "pages" \\ é' }));
-    app.get('/', (_request, response) => void response.send('page'));
-    await served(app, async (get) => expect(statusOf(await get())).toBe('"my ?pages? ? ?"; fwd=uri-miss'));
+    for (const [name, said] of [
+      ['my "pages" \\ é', '"my ?pages? ? ?"'],
+      ['7pages', '"7pages"'],
+      ['pages:7', 'pages:7'],
+    ] as const) {
+      const app = framework();
+      app.use(responseCache({ ttl: '1m', name }));
+      app.get('/', (_request, response) => void response.send('page'));
+      await served(app, async (get) => expect(statusOf(await get())).toBe(`${said}; fwd=uri-miss`));
+    }
   });
 
   it('takes its own request for lost as soon as nobody can say what its key is', async () => {

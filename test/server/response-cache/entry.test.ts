@@ -74,7 +74,7 @@ describe("the handler's share of a response", () => {
 });
 
 describe('the answer to one request', () => {
-  const shown = { before: {}, headers: {}, isHead: false, ageMs: 0, status: 'responses; hit' };
+  const shown = { before: {}, headers: {}, ageMs: 0, status: 'responses; hit' };
   const named = (headers: readonly string[]) => {
     const pairs: string[] = [];
     for (let index = 0; index < headers.length; index += 2) pairs.push(`${headers[index]}: ${headers[index + 1]}`);
@@ -85,17 +85,17 @@ describe('the answer to one request', () => {
     const before = { 'x-before': 1, 'x-both': ['1', 2], 'x-gone': '1', 'content-length': '99' };
     const entry = kept({ headers: ['X-Both', '3', 'X-Own', '4'], removed: ['x-gone'], initialAgeMs: 1_500 });
     expect(named(answerFor(entry, { ...shown, before, ageMs: 2_600 }).headers)).toEqual([
-      ...['x-before: 1', 'X-Both: 3', 'X-Own: 4', 'Age: 4', 'Cache-Status: responses; hit'],
+      ...['x-before: 1', 'X-Both: 3', 'X-Own: 4', 'Content-Length: 4', 'Age: 4', 'Cache-Status: responses; hit'],
     ]);
   });
 
-  it('says to a HEAD how long its body is, where it would have one', () => {
-    const lengthOf = (isHead: boolean, given: Parameters<typeof kept>[0]) =>
-      named(answerFor(kept(given), { ...shown, isHead }).headers).filter((one) => /^content-length/i.test(one));
-    expect(lengthOf(true, {})).toEqual(['Content-Length: 4']);
-    expect(lengthOf(true, { headers: ['content-length', '4'] })).toEqual(['content-length: 4']);
-    for (const status of [204, 304]) expect(lengthOf(true, { status, body: '' })).toEqual([]);
-    expect([lengthOf(true, { status: 404 }), lengthOf(false, {})]).toEqual([['Content-Length: 4'], []]);
+  it('says how long its body is, as a HEAD cannot see, where it has one', () => {
+    const lengthOf = (given: Parameters<typeof kept>[0]) =>
+      named(answerFor(kept(given), shown).headers).filter((one) => /^content-length/i.test(one));
+    expect(lengthOf({})).toEqual(['Content-Length: 4']);
+    expect(lengthOf({ headers: ['content-length', '4'] })).toEqual(['content-length: 4']);
+    for (const status of [204, 304]) expect(lengthOf({ status, body: '' })).toEqual([]);
+    expect(lengthOf({ status: 404 })).toEqual(['Content-Length: 4']);
   });
 
   it('is that nothing is new, without a body, where the request has it', () => {

@@ -215,6 +215,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect([head.status, head.body.length, headerOf(head, 'content-length'), headerOf(head, 'x-one')]).toEqual([
       ...[200, 0, '4', '1'],
     ]);
+    expect(statusOf(head)).toBe('responses; fwd=uri-miss; collapsed');
     expect(await world.text()).toBe('four');
     expect(world.runs).toBe(1);
   });
@@ -555,6 +556,22 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     }
   });
 
+  it('answers a request whose key cannot be told once more while it is dealt with', async () => {
+    let keys = 0;
+    const given = {
+      ttl: '1m',
+      key: () => {
+        // The second request asks for its key again, for the variant that it wants.
+        if (++keys > 2) throw new Error('no key');
+        return 'key';
+      },
+    } as const;
+    await using world = await open(given, ({ headers }) => ({ headers: { vary: 'x' }, body: `${headers.x}` }));
+    expect(await world.text('/', { x: 'a' })).toBe('a');
+    const answer = await world.get('/', { x: 'b' });
+    expect([answer.body.toString(), statusOf(answer)]).toEqual(['b', 'responses; fwd=bypass']);
+  });
+
   it('says how long a body is that a HEAD does not bring, though its handler did not', async () => {
     await using world = await open({ ttl: '1m' }, ({ response }) => {
       response.write('in ');
@@ -709,6 +726,76 @@ describe('responseCache', () => {
     expect(() => responseCache(options as never)).toThrow(OptionsError);
     expect(() => responseCache(options as never)).toThrow(message);
     await expect(Fastify().register(fastifyCache, options as never)).rejects.toThrow(message);
+  });
+
+  it('keeps no more bytes in memory than it may', async () => {
+    const body = 'x'.repeat(2_000);
+    for (const [maxBytes, runs] of [
+      [1_024, 2],
+      [10_000, 1],
+    ] as const) {
+      await using world = await World.open(frameworks[0]!, { ttl: '1m', maxBytes }, () => ({ body }));
+      for (let time = 0; time < 2; time++) expect(await world.text()).toBe(body);
+      expect(world.runs).toBe(runs);
+    }
+  });
+
+  it('answers who waits for a variant while what its URL depends on is forgotten', async () => {
+    const held = deferred<void>();
+    const given = { ttl: '1m', max: 1, store: memoryStore() } as const;
+    await using world = await World.open(frameworks[0]!, given, async ({ url, headers }) => {
+      if (url === '/1' && headers.x === 'b') await held.promise;
+      return { headers: { vary: 'x' }, body: `${url} ${headers.x}` };
+    });
+    await world.text('/1', { x: 'a' });
+    const waiting = [1, 2, 3].map(() => world.get('/1', { x: 'b' }));
+    await expect.poll(() => world.runs).toBe(2);
+    await world.text('/2', { x: 'a' });
+    held.resolve();
+    for (const { status, body } of await Promise.all(waiting)) expect([status, body.toString()]).toEqual([200, '/1 b']);
+  });
+
+  it('makes each response of a URL void once for a POST to it, and none once it is closed', async () => {
+    const store = memoryStore();
+    const removed: string[] = [];
+    const view = {
+      ...viewOf(store),
+      remove: (key: string, options?: Parameters<typeof store.remove>[1]) => {
+        removed.push(key);
+        return store.remove(key, options);
+      },
+    };
+    await using world = await World.open(frameworks[0]!, { ttl: '1m', store: view }, () => ({ body: 'here' }));
+    await world.text();
+    await world.get('/', {}, { method: 'POST' });
+    await expect.poll(() => removed.length).toBeGreaterThan(1);
+    expect(removed.length).toBe(new Set(removed).size);
+    removed.length = world.events.length = 0;
+    await world.control.close();
+    expect((await world.get('/', {}, { method: 'POST' })).status).toBe(200);
+    await new Promise(setImmediate);
+    expect([removed, world.events]).toEqual([[], []]);
+  });
+
+  it('remembers what the responses of so many URLs depend on, the latest asked for, and asks for these at once', async () => {
+    const given = { ttl: '1m', max: 2, store: memoryStore() } as const;
+    await using world = await World.open(frameworks[0]!, given, ({ url, headers }) => ({
+      headers: url.startsWith('/plain') ? {} : { vary: 'x' },
+      body: `${url} ${headers.x}`,
+    }));
+    /** How often the cache is looked into for what it has: for another variant than the first, twice where it does not know. */
+    const looks = async (url: string) => {
+      world.events.length = 0;
+      expect(await world.text(url, { x: 'b' })).toBe(`${url} b`);
+      return world.events.filter(({ type }) => type === 'cache-get').length;
+    };
+    for (const url of ['/1', '/2', '/3']) for (const x of ['a', 'b']) await world.text(url, { x });
+    expect(await looks('/1')).toBe(2);
+    expect([await looks('/1'), await looks('/3')]).toEqual([1, 1]);
+    // What depends on nothing takes no place.
+    for (const url of ['/plain1', '/plain2', '/plain3']) await world.text(url, { x: 'b' });
+    expect([await looks('/1'), await looks('/3')]).toEqual([1, 1]);
+    expect([await looks('/2'), await looks('/3'), await looks('/1')]).toEqual([2, 1, 2]);
   });
 
   it('sees the writes of Fastify routes of their own', async () => {

@@ -12,6 +12,7 @@ import { checkOptions } from '../core/options.js';
 import type { Send } from './attempts.js';
 import { mostDroppedBytes, mostDroppedMs } from './discard-body.js';
 import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
+import { hasBrokenOff, noteMistake } from './handles.js';
 
 export type { ClientOptions, KeylessRequest, PacingOptions } from './engine.js';
 export { breakerHandles, handles } from './handles.js';
@@ -121,7 +122,10 @@ function intercept(
   let hasRoom = true;
   const send: Send<Attempt> = (call, added) =>
     new Promise((resolve, reject) => {
-      const attempt = new Attempt(exchange, call, resolve, reject);
+      const attempt = new Attempt(exchange, call, resolve, (error) => {
+        if (hasBrokenOff(request.body)) noteMistake(error);
+        reject(error);
+      });
       hasRoom = dispatch({ ...request, headers: withHeaders(headers, { ...keyHeader, ...added }) }, attempt);
     });
   const isReplayable = canBeSentAgain(request.body, key !== undefined);

@@ -3,8 +3,10 @@ import { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import { Agent, BalancedPool, FormData, fetch as undiciFetch } from 'undici';
 import { describe, expect, it } from 'vitest';
-import { type ClientOptions, handles, resilience } from '../../src/client/undici.js';
+import { breakerHandles, type ClientOptions, handles, resilience } from '../../src/client/undici.js';
 import {
+  CircuitOpenError,
+  circuitBreaker,
   constant,
   deadline,
   fallback,
@@ -187,6 +189,32 @@ describe('resilience', () => {
     controller.abort(new Error('enough'));
     await expect(reading).rejects.toThrow('enough');
     await closed;
+  });
+
+  it.each<[string, (body: Readable) => unknown]>([
+    ['of Node', (body) => body],
+    ['of the web', (body) => Readable.toWeb(body)],
+  ])('does not take an origin for down when a body breaks off by itself, a stream %s', async (_, made) => {
+    /** Fails after its first chunk, or has no end. */
+    const poured = (fails: boolean) =>
+      Readable.from(
+        (async function* () {
+          yield 'x';
+          if (fails) throw Object.assign(new Error('aborted'), { code: 'ECONNRESET' });
+          await new Promise(() => {});
+        })(),
+      );
+    await using healthy = await httpServer((_, response) => response.end('here'));
+    await using closing = await rawServer(({ socket }) => socket.resetAndDestroy());
+    await using http = client({
+      policy: circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles }),
+    });
+    const failed = (origin: string, fails: boolean) =>
+      http.request(origin, { method: 'POST', body: made(poured(fails)) }).catch((error) => error);
+    expect(await failed(healthy.origin, true)).toMatchObject({ message: 'aborted' });
+    expect(await (await http.request(healthy.origin)).body.text()).toBe('here');
+    expect(await failed(closing.origin, false)).toBeInstanceOf(Error);
+    await expect(http.request(closing.origin)).rejects.toBeInstanceOf(CircuitOpenError);
   });
 
   it('hands on a body that breaks off as the reader’s error, and asks for it once', async () => {

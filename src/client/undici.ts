@@ -215,7 +215,7 @@ class Exchange implements Controller {
   }
 }
 
-/** What came of a body while nobody knew yet who gets it: little, because its controller is paused. */
+/** What came of a body while nobody knew yet who gets it. */
 type Tail =
   | { readonly kind: 'open' }
   | { readonly kind: 'ended'; readonly trailers: unknown }
@@ -230,7 +230,8 @@ class Attempt implements Handler {
   private state: 'sent' | 'held' | 'passed' | 'dropped' = 'sent';
   private chunks: Uint8Array[] = [];
   private tail: Tail = { kind: 'open' };
-  private droppedBytes = 0;
+  /** Of the body, until it is passed on. */
+  private bytes = 0;
   private readonly exchange: Exchange;
   private readonly call: Call;
   private readonly resolve: (attempt: Attempt) => void;
@@ -252,7 +253,7 @@ class Attempt implements Handler {
     if (this.call.aborted) this.onCallEnd();
   }
 
-  onResponseStart(controller: Controller, statusCode: number, headers: object, statusMessage?: string): void {
+  onResponseStart(_: Controller, statusCode: number, headers: object, statusMessage?: string): void {
     const { exchange } = this;
     if (statusCode < 200) return exchange.handler.onResponseStart?.(exchange, statusCode, headers, statusMessage);
     this.call.signal.removeEventListener('abort', this.onCallEnd);
@@ -260,16 +261,19 @@ class Attempt implements Handler {
     this.headers = headers;
     this.statusMessage = statusMessage;
     this.state = 'held';
-    controller.pause();
     this.resolve(this);
   }
 
   onResponseData(controller: Controller, chunk: Uint8Array): void {
     const { exchange } = this;
     if (this.state === 'passed') return exchange.handler.onResponseData?.(exchange, chunk);
-    if (this.state === 'held') return void this.chunks.push(chunk);
-    this.droppedBytes += chunk.byteLength;
-    if (this.droppedBytes > mostDroppedBytes) controller.abort(notWanted());
+    this.bytes += chunk.byteLength;
+    const isLong = this.bytes > mostDroppedBytes;
+    if (this.state === 'held') {
+      this.chunks.push(chunk);
+      // Not before: when a connection is closed while it is paused, undici 7 throws where nobody can catch it.
+      if (isLong) controller.pause();
+    } else if (isLong) controller.abort(notWanted());
   }
 
   onResponseEnd(_: Controller, trailers: unknown): void {
@@ -300,15 +304,20 @@ class Attempt implements Handler {
     try {
       handler.onResponseStart?.(exchange, this.statusCode, this.headers, this.statusMessage);
       // Still held: what a handler that resumes at once lets come in takes its place at the end.
-      for (const chunk of this.chunks) handler.onResponseData?.(exchange, chunk);
-      this.state = 'passed';
-      this.chunks = [];
-      if (!exchange.isPaused) controller?.resume();
-      this.passTail();
+      for (const chunk of this.chunks) {
+        if (controller?.aborted) break;
+        handler.onResponseData?.(exchange, chunk);
+      }
     } catch (error) {
-      this.state = 'passed';
       controller?.abort(error);
     }
+    this.state = 'passed';
+    this.chunks = [];
+    // Undici says nothing of an abort that comes after the end.
+    if (controller?.aborted && this.tail.kind === 'ended') this.tail = { kind: 'failed', error: controller.reason };
+    if (exchange.isPaused) controller?.pause();
+    else controller?.resume();
+    this.passTail();
   }
 
   /** Nobody gets this response. A short rest is read, so that its connection can serve the next request. */
@@ -329,8 +338,13 @@ class Attempt implements Handler {
   private passTail(): void {
     const { exchange, tail } = this;
     this.tail = { kind: 'open' };
-    if (tail.kind === 'ended') exchange.handler.onResponseEnd?.(exchange, tail.trailers);
-    else if (tail.kind === 'failed') exchange.fail(tail.error);
+    if (tail.kind === 'failed') exchange.fail(tail.error);
+    if (tail.kind !== 'ended') return;
+    try {
+      exchange.handler.onResponseEnd?.(exchange, tail.trailers);
+    } catch (error) {
+      exchange.fail(error);
+    }
   }
 }
 

@@ -317,6 +317,12 @@ interface Sent {
   readonly handler: Record<string, (...given: unknown[]) => void>;
 }
 
+const left = new Error('left');
+const throwing = () => {
+  throw left;
+};
+const leaving = (control: Control) => control.abort(left);
+
 /** An interceptor over a dispatcher that answers as the test says. */
 function scripted(options: ClientOptions = { policy: pipeline() }) {
   const sent: Sent[] = [];
@@ -389,9 +395,9 @@ describe('resilience over a dispatcher', () => {
     const { control, data, end } = answer(0, 200);
     const [first, second] = [bytes(1), bytes(2)];
     data(first);
-    expect([control.calls, heard]).toEqual([['pause'], []]);
+    expect(heard).toEqual([]);
     await setImmediate();
-    expect(control.calls).toEqual(['pause', 'resume']);
+    expect(control.calls).toEqual(['resume']);
     data(second);
     end();
     const start = ['start', 200, { h: '1' }, 'Words'];
@@ -423,7 +429,8 @@ describe('resilience over a dispatcher', () => {
       if (early) world.control.pause();
       const { control } = answer(0, 200);
       await setImmediate();
-      expect([control.calls.includes('resume'), world.control.paused]).toEqual([false, true]);
+      expect(control.calls).not.toContain('resume');
+      expect([control.calls.at(-1), world.control.paused]).toEqual(['pause', true]);
       world.control.resume();
       expect([control.calls.at(-1), world.control.paused]).toEqual(['resume', false]);
       world.control.pause();
@@ -435,7 +442,21 @@ describe('resilience over a dispatcher', () => {
     world.control.resume();
     const { control } = answer(0, 200);
     await setImmediate();
+    expect(control.calls).toEqual(['resume']);
+  });
+
+  it('pauses an answer that it holds when it has 64 KiB, and not before, because undici 7 may crash at the end of a paused one', async () => {
+    const { send, answer, heard } = scripted({ policy: pipeline(timeout(1_000)) });
+    send();
+    const { control, data, end } = answer(0, 200);
+    data(bytes(65_536));
+    expect(control.calls).toEqual([]);
+    data(bytes(1));
+    expect(control.calls).toEqual(['pause']);
+    await setImmediate();
     expect(control.calls).toEqual(['pause', 'resume']);
+    end();
+    expect(heard.map(([name]) => name)).toEqual(['start', 'data', 'data', 'end']);
   });
 
   it('has one controller for all attempts, which tells of its own end and then of the answer', async () => {
@@ -481,6 +502,24 @@ describe('resilience over a dispatcher', () => {
     expect(control.reason).toBe(error);
   });
 
+  it.each([
+    ['throws at the head of', { onResponseStart: throwing }, ['error']],
+    ['throws at the body of', { onResponseData: throwing }, ['start', 'error']],
+    ['throws at the end of', { onResponseEnd: throwing }, ['start', 'data', 'data', 'error']],
+    ['leaves at the head of', { onResponseStart: leaving }, ['error']],
+    ['leaves at the body of', { onResponseData: leaving }, ['start', 'error']],
+  ])('tells a handler of the error that %s an answer which had ended when it was passed on', async (_, own, told) => {
+    const { send, answer, heard } = scripted();
+    send({}, own as never);
+    const { data, end } = answer(0, 200);
+    data(bytes(1));
+    data(bytes(1));
+    end();
+    await setImmediate();
+    expect(heard.map(([name]) => name)).toEqual(told);
+    expect(heard.at(-1)).toEqual(['error', left]);
+  });
+
   it('hands nothing on when the handler leaves in the instant in which the answer comes', async () => {
     const { send, answer, world, heard } = scripted();
     send();
@@ -488,7 +527,7 @@ describe('resilience over a dispatcher', () => {
     world.control.abort('left');
     await setImmediate();
     expect(heard).toEqual([['error', 'left']]);
-    expect(control.calls).toEqual(['pause', 'resume']);
+    expect(control.calls).toEqual(['resume']);
   });
 
   it('ends with the handler that leaves while its answer is judged, at whichever step', async () => {
@@ -545,9 +584,9 @@ describe('resilience over a dispatcher', () => {
     const { send, answer, heard } = scripted({ policy: pipeline(repeating(2)) });
     send();
     const { control, data } = answer(0, 503);
-    data(bytes(1_000_000));
-    await expect.poll(() => control.calls).toEqual(['pause', 'resume']);
-    data(bytes(65_535));
+    data(bytes(5_536));
+    await expect.poll(() => control.calls).toEqual(['resume']);
+    data(bytes(59_999));
     data(bytes(1));
     expect([control.aborted, heard]).toEqual([false, []]);
     data(bytes(1));
@@ -560,7 +599,7 @@ describe('resilience over a dispatcher', () => {
     const { control, end } = answer(0, 503);
     end();
     await expect.poll(() => sent.length).toBe(2);
-    expect(control.calls).toEqual(['pause']);
+    expect(control.calls).toEqual([]);
   });
 
   it('ends an attempt that got its connection when nobody waited for it any more', async () => {

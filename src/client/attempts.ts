@@ -6,7 +6,7 @@
  * not sent where the key is not told, or no longer known, a second time.
  */
 import type { Call } from '../core/call.js';
-import { InDoubtError } from '../core/errors.js';
+import { HoldfastError, InDoubtError } from '../core/errors.js';
 import { attemptHeader, deadlineHeaders } from '../policies/deadline-headers.js';
 import type { EnginePlan, Origin } from './engine.js';
 import { isLostConnection, noteFinal } from './handles.js';
@@ -53,6 +53,8 @@ export class Attempts<Answer> {
   private readonly send: Send<Answer>;
   private readonly discard: (answer: Answer) => void;
   private readonly answers: Answer[] = [];
+  private readonly givenBack = new Set<unknown>();
+  private lastError: unknown = undefined;
   /** When the first attempt began, by the clock of the calls. */
   private beganMs: number | undefined = undefined;
   private mayReconnect: boolean;
@@ -80,8 +82,13 @@ export class Attempts<Answer> {
     this.checkKey(call);
     // An answer that is held keeps its connection, and where there is but one the next attempt would wait for it.
     if (this.origin.isSequential) this.giveBackAllBut(undefined);
-    const answer = await this.sendSafely(call);
+    const answer = await this.sendSafely(call).catch((error) => {
+      this.lastError = error;
+      throw error;
+    });
     if (this.hasLeft) noteFinal(answer);
+    // A function of the user's may answer the same one again.
+    this.givenBack.delete(answer);
     if (this.origin.idleConnections < mostReconnections) this.origin.idleConnections++;
     // Nobody waits for what comes after a timeout.
     if (this.isOver || call.aborted) this.giveBack(answer);
@@ -118,11 +125,22 @@ export class Attempts<Answer> {
     this.giveBackAllBut(result);
   }
 
+  /**
+   * A retry whose further attempt was refused, as by another client inside this one, answers what came before: it may have been given
+   * back for that attempt.
+   */
+  refuseGivenBack(result: unknown): void {
+    if (!this.givenBack.has(result)) return;
+    const message = `"${this.plan.name}" gave the response of an attempt back for a further one, which was refused`;
+    throw new HoldfastError('ERR_ATTEMPTS_DISCARDED', message, { cause: this.lastError });
+  }
+
   private giveBackAllBut(result: unknown): void {
     for (const answer of this.answers.splice(0)) if (answer !== result) this.giveBack(answer);
   }
 
   private giveBack(answer: Answer): void {
+    this.givenBack.add(answer);
     this.plan.events.contain('discard', () => this.discard(answer));
   }
 

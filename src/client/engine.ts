@@ -131,10 +131,11 @@ export class Engine {
     let result: unknown;
     try {
       result = await origin.pipeline.execute((call) => attempts.make(call), optionsOf(request, mayRepeat));
-      return result;
     } finally {
       attempts.close(result);
     }
+    attempts.refuseGivenBack(result);
+    return result;
   }
 
   private originOf(name: string): Origin {

@@ -10,7 +10,7 @@ import type { Call } from '../core/call.js';
 import { checkOptions, func, withDefault } from '../core/options.js';
 import { discardBody } from './discard-body.js';
 import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
-import { noteMistake } from './handles.js';
+import { hasBrokenOff, noteMistake } from './handles.js';
 import { canBeSentAgain, type Fetch, sendKeyed } from './keyed-redirects.js';
 
 export { type KeyJar, type KeyJarOptions, keyFrom, keyJar } from '../coordination/idempotency/key-jar.js';
@@ -96,7 +96,8 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
       ending?.leave(response);
       return response;
     } catch (error) {
-      if (isUnexplained(error) && (wasUsed || !canBeMade(url, method, init))) noteMistake(error);
+      const isRefused = isUnexplained(error) && (wasUsed || !canBeMade(url, method, init));
+      if (isRefused || hasBrokenOff(init?.body ?? request?.body)) noteMistake(error);
       throw error;
     }
   };

@@ -80,12 +80,20 @@ function isFinal(end: unknown): boolean {
 const mistakes =
   /^(?:ERR_INVALID_|ERR_IN_DOUBT|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|UND_ERR_REQ_CONTENT_LENGTH_|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
 
-/** Errors of `fetch` about requests that it would not make: they have no code. */
-const refusedByFetch = new WeakSet<object>();
+/** Errors that do not say it by a code, such as those of `fetch` about requests that it would not make. */
+const notedMistakes = new WeakSet<object>();
 
 /** This error is about the request, and says nothing of the other side. */
-export function noteMistake(error: object): void {
-  refusedByFetch.add(error);
+export function noteMistake(error: unknown): void {
+  if (typeof error === 'object' && error !== null) notedMistakes.add(error);
+}
+
+/**
+ * Whether the body of a request is a stream that has failed by itself, such as an upload that is passed on and that its client breaks
+ * off. Asked before a handler of undici hears of the error, because that one may destroy the stream with it.
+ */
+export function hasBrokenOff(body: unknown): boolean {
+  return globalThis.process?.getBuiltinModule?.('node:stream')?.isErrored?.(body as NodeJS.ReadableStream) ?? false;
 }
 
 /** Where the `fetch` of Node does not go, in its words, because there is no code: it would be led there again. */
@@ -93,7 +101,7 @@ const noWay =
   /^(?:redirect count exceeded|unexpected redirect|bad port|URL scheme must be a HTTP\(S\) scheme|cross origin not allowed for request mode "cors")$/;
 
 function isMistake(error: unknown): boolean {
-  if (mistakes.test(codeOf(error)) || refusedByFetch.has(error as object)) return true;
+  if (mistakes.test(codeOf(error)) || notedMistakes.has(error as object)) return true;
   const { message } = causeOf(error) as { readonly message?: unknown };
   return typeof message === 'string' && noWay.test(message);
 }

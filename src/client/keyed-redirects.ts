@@ -45,7 +45,7 @@ export async function sendKeyed(
       for (const name of [...bodyHeaders, keyHeader]) headers.delete(name);
       // One that was read already would be sent as an empty one, which the other side would take for the request with this key.
     } else if (!canBeSentAgain(body)) throw failed('a stream or an iterable cannot be sent again as a body', response);
-    await response.body?.cancel();
+    leaveBody(response);
     if (next.origin !== at.origin) {
       if (headers.has(keyHeader)) leave();
       for (const name of [...credentials, keyHeader]) headers.delete(name);
@@ -75,8 +75,13 @@ function targetOf(response: Response, from: URL): URL | undefined {
   return next.protocol === 'http:' || next.protocol === 'https:' ? next : undefined;
 }
 
+/** Not waited for, and whatever becomes of it: it may have broken off already. */
+function leaveBody({ body }: Response): void {
+  body?.cancel().catch(() => {});
+}
+
 function failed(why: string, response: Response): TypeError {
-  void response.body?.cancel();
+  leaveBody(response);
   const error = new TypeError('fetch failed', { cause: new Error(why) });
   noteMistake(error);
   return error;

@@ -12,6 +12,7 @@ import { checkOptions } from '../core/options.js';
 import type { Send } from './attempts.js';
 import { mostDroppedBytes, mostDroppedMs } from './discard-body.js';
 import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
+import { hasBrokenOff, noteMistake } from './handles.js';
 
 export type { ClientOptions, KeylessRequest, PacingOptions } from './engine.js';
 export { breakerHandles, handles } from './handles.js';
@@ -121,7 +122,10 @@ function intercept(
   let hasRoom = true;
   const send: Send<Attempt> = (call, added) =>
     new Promise((resolve, reject) => {
-      const attempt = new Attempt(exchange, call, resolve, reject);
+      const attempt = new Attempt(exchange, call, resolve, (error) => {
+        if (hasBrokenOff(request.body)) noteMistake(error);
+        reject(error);
+      });
       hasRoom = dispatch({ ...request, headers: withHeaders(headers, { ...keyHeader, ...added }) }, attempt);
     });
   const isReplayable = canBeSentAgain(request.body, key !== undefined);
@@ -211,7 +215,7 @@ class Exchange implements Controller {
   }
 }
 
-/** What came of a body while nobody knew yet who gets it: little, because its controller is paused. */
+/** What came of a body while nobody knew yet who gets it. */
 type Tail =
   | { readonly kind: 'open' }
   | { readonly kind: 'ended'; readonly trailers: unknown }
@@ -226,7 +230,8 @@ class Attempt implements Handler {
   private state: 'sent' | 'held' | 'passed' | 'dropped' = 'sent';
   private chunks: Uint8Array[] = [];
   private tail: Tail = { kind: 'open' };
-  private droppedBytes = 0;
+  /** Of the body, until it is passed on. */
+  private bytes = 0;
   private readonly exchange: Exchange;
   private readonly call: Call;
   private readonly resolve: (attempt: Attempt) => void;
@@ -248,7 +253,7 @@ class Attempt implements Handler {
     if (this.call.aborted) this.onCallEnd();
   }
 
-  onResponseStart(controller: Controller, statusCode: number, headers: object, statusMessage?: string): void {
+  onResponseStart(_: Controller, statusCode: number, headers: object, statusMessage?: string): void {
     const { exchange } = this;
     if (statusCode < 200) return exchange.handler.onResponseStart?.(exchange, statusCode, headers, statusMessage);
     this.call.signal.removeEventListener('abort', this.onCallEnd);
@@ -256,16 +261,19 @@ class Attempt implements Handler {
     this.headers = headers;
     this.statusMessage = statusMessage;
     this.state = 'held';
-    controller.pause();
     this.resolve(this);
   }
 
   onResponseData(controller: Controller, chunk: Uint8Array): void {
     const { exchange } = this;
     if (this.state === 'passed') return exchange.handler.onResponseData?.(exchange, chunk);
-    if (this.state === 'held') return void this.chunks.push(chunk);
-    this.droppedBytes += chunk.byteLength;
-    if (this.droppedBytes > mostDroppedBytes) controller.abort(notWanted());
+    this.bytes += chunk.byteLength;
+    const isLong = this.bytes > mostDroppedBytes;
+    if (this.state === 'held') {
+      this.chunks.push(chunk);
+      // Not before: when a connection is closed while it is paused, undici 7 throws where nobody can catch it.
+      if (isLong) controller.pause();
+    } else if (isLong) controller.abort(notWanted());
   }
 
   onResponseEnd(_: Controller, trailers: unknown): void {
@@ -296,15 +304,20 @@ class Attempt implements Handler {
     try {
       handler.onResponseStart?.(exchange, this.statusCode, this.headers, this.statusMessage);
       // Still held: what a handler that resumes at once lets come in takes its place at the end.
-      for (const chunk of this.chunks) handler.onResponseData?.(exchange, chunk);
-      this.state = 'passed';
-      this.chunks = [];
-      if (!exchange.isPaused) controller?.resume();
-      this.passTail();
+      for (const chunk of this.chunks) {
+        if (controller?.aborted) break;
+        handler.onResponseData?.(exchange, chunk);
+      }
     } catch (error) {
-      this.state = 'passed';
       controller?.abort(error);
     }
+    this.state = 'passed';
+    this.chunks = [];
+    // Undici says nothing of an abort that comes after the end.
+    if (controller?.aborted && this.tail.kind === 'ended') this.tail = { kind: 'failed', error: controller.reason };
+    if (exchange.isPaused) controller?.pause();
+    else controller?.resume();
+    this.passTail();
   }
 
   /** Nobody gets this response. A short rest is read, so that its connection can serve the next request. */
@@ -325,8 +338,13 @@ class Attempt implements Handler {
   private passTail(): void {
     const { exchange, tail } = this;
     this.tail = { kind: 'open' };
-    if (tail.kind === 'ended') exchange.handler.onResponseEnd?.(exchange, tail.trailers);
-    else if (tail.kind === 'failed') exchange.fail(tail.error);
+    if (tail.kind === 'failed') exchange.fail(tail.error);
+    if (tail.kind !== 'ended') return;
+    try {
+      exchange.handler.onResponseEnd?.(exchange, tail.trailers);
+    } catch (error) {
+      exchange.fail(error);
+    }
   }
 }
 

@@ -90,8 +90,8 @@ export class Call {
   readonly attempt: number;
 
   /** @internal */ readonly task: Task<unknown>;
-  /** @internal When the current layer began to admit; undefined until a guard asks, so that a layer reads the clock once. */
-  admittedAtMs: number | undefined = undefined;
+  /** @internal When a layer began to admit: null until a guard asks, so that it reads the clock once; undefined while none admits. */
+  admittedAtMs: number | null | undefined = undefined;
   /** @internal The retry that makes the attempts of this call: the outermost one, where several are given the same call. */
   retriedBy: object | undefined = undefined;
   /** @internal Whether it is a copy of one that is still under way: it must not take the room that others need. */
@@ -288,8 +288,10 @@ export class Call {
     if (nextDependent !== undefined) dependent.nextDependent = undefined;
   }
 
-  /** @internal The time of the current layer's admission, read once however many guards ask. */
+  /** @internal The time: while a layer admits, that of its admission, read once however many guards ask. */
   admissionMs(): number {
+    // An operation, or a policy of one's own, may ask a guard by hand, and again later.
+    if (this.admittedAtMs === undefined) return this.clock.now();
     this.admittedAtMs ??= this.clock.now();
     return this.admittedAtMs;
   }

@@ -171,7 +171,7 @@ class LayerRun implements Timer, Dependent {
   start(answer?: Answer): Promise<unknown> {
     const call = this.call;
     if (call.aborted) return this.failAtOnce(call.reason);
-    call.admittedAtMs = undefined;
+    call.admittedAtMs = null;
     if (this.plan.outermost && call.deadlineMs !== Number.POSITIVE_INFINITY) {
       const remainingMs = call.deadlineMs - call.admissionMs();
       if (remainingMs <= 0) {
@@ -268,6 +268,7 @@ class LayerRun implements Timer, Dependent {
   /** A guard lets the call queue. The ends that earlier guards set hold for the waiting, too. */
   private waitFor(queued: Promise<Permit | Refusal>): void {
     const index = this.permitCount;
+    this.leaveAdmission();
     if (this.phase !== 'over') this.attachAndArm();
     // A thenable of somebody's own may call back twice, or throw.
     Promise.resolve(queued).then(
@@ -278,7 +279,7 @@ class LayerRun implements Timer, Dependent {
         if (this.phase !== 'admitting') {
           if (isPermit(answer)) giveBack(answer);
         } else if (isPermit(answer)) {
-          this.attempt.admittedAtMs = undefined;
+          this.attempt.admittedAtMs = null;
           this.take(answer);
           this.goOn(this.admitFrom(index + 1));
         } else this.refused(answer.error);
@@ -298,6 +299,7 @@ class LayerRun implements Timer, Dependent {
   }
 
   private run(): void {
+    this.leaveAdmission();
     this.attachAndArm();
     if ((this.phase as 'admitting' | 'over') === 'over') return;
     this.phase = 'running';
@@ -305,6 +307,11 @@ class LayerRun implements Timer, Dependent {
       (value) => this.workEnded({ ok: true, value }),
       (error) => this.workEnded({ ok: false, error }),
     );
+  }
+
+  private leaveAdmission(): void {
+    this.call.admittedAtMs = undefined;
+    this.attempt.admittedAtMs = undefined;
   }
 
   private attachAndArm(): void {
@@ -440,6 +447,7 @@ class LayerRun implements Timer, Dependent {
 
   private failAtOnce(error: unknown): Promise<unknown> {
     this.phase = 'over';
+    this.call.admittedAtMs = undefined;
     if (this.plan.outermost) this.call.unfollow();
     return this.plan.outermost ? failed(this.call, error) : rejectLater(error);
   }
@@ -455,6 +463,7 @@ class LayerRun implements Timer, Dependent {
 
   private close(): void {
     this.phase = 'over';
+    this.call.admittedAtMs = undefined;
     if (this.plan.outermost) this.call.unfollow();
     if (this.owner !== undefined) this.call.detach(this);
     if (this.scope !== this.call) this.call.detach(this.scope);

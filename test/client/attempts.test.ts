@@ -4,7 +4,17 @@ import type { Send } from '../../src/client/attempts.js';
 import { type ClientOptions, clientFields, engineOf } from '../../src/client/engine.js';
 import { handles } from '../../src/client/handles.js';
 import { checkOptions } from '../../src/core/options.js';
-import { constant, deadline, type HoldfastEvent, hedge, pipeline, retry, timeout } from '../../src/index.js';
+import {
+  constant,
+  deadline,
+  type HoldfastEvent,
+  hedge,
+  isRejected,
+  pipeline,
+  RejectedError,
+  retry,
+  timeout,
+} from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
 
 interface Answer {
@@ -50,6 +60,31 @@ describe('the attempts of a request', () => {
     await clock.advance(10);
     expect(await result).toMatchObject({ status: 200, number: 3 });
     expect(happened).toEqual(['sent 1', 'given back 1', 'sent 2', 'given back 2', 'sent 3']);
+  });
+
+  it('answer nothing that was given back for a further attempt, when that is refused', async () => {
+    const { clock, run, answer, happened } = setUp((clock) => ({
+      policy: pipeline(retry({ attempts: 2, backoff: constant(1), handles, clock })),
+    }));
+    const refusal = new RejectedError('ERR_BUSY', 'busy', { policy: 'another client', retryAfterMs: 1 });
+    const failed = run((number) => {
+      if (number === 2) throw refusal;
+      return answer(503);
+    }).catch((error) => error);
+    await clock.advance(10);
+    expect(await failed).toMatchObject({ code: 'ERR_ATTEMPTS_DISCARDED', cause: refusal });
+    expect(isRejected(await failed)).toBe(false);
+    expect(happened).toEqual(['sent 1', 'given back 1', 'sent 2']);
+  });
+
+  it('answer one that comes again after it was given back', async () => {
+    const { clock, run, answer } = setUp((clock) => ({
+      policy: pipeline(retry({ attempts: 2, backoff: constant(1), handles, clock })),
+    }));
+    const same = answer(503);
+    const result = run(() => same);
+    await clock.advance(10);
+    expect(await result).toBe(same);
   });
 
   it('that are made at once give back what comes too late, and only that', async () => {

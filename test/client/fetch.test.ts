@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
 import { breakerHandles, createFetch, discardBody, type Fetch, handles } from '../../src/client/fetch.js';
@@ -659,6 +660,40 @@ describe('the default policy', () => {
     const error = await post(http, down.origin).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(CircuitOpenError);
     expect((await post(http, up.origin)).status).toBe(200);
+  });
+
+  /** A stream that fails after its first chunk, or that has no end. */
+  const poured = (fails: boolean) =>
+    Readable.from(
+      (async function* () {
+        yield 'x';
+        if (fails) throw Object.assign(new Error('aborted'), { code: 'ECONNRESET' });
+        await new Promise(() => {});
+      })(),
+    );
+
+  it.each<[string, (origin: string, body: Readable) => Parameters<Fetch>]>([
+    ['a stream of Node', (origin, body) => [origin, { body: body as never }]],
+    ['a stream', (origin, body) => [origin, { body: Readable.toWeb(body) as never }]],
+    [
+      'that of a Request',
+      (origin, body) => [
+        new Request(origin, { method: 'POST', duplex: 'half', body: Readable.toWeb(body) as never } as RequestInit),
+      ],
+    ],
+  ])('does not take an origin for down when a body breaks off by itself, %s', async (_, given) => {
+    const init = { method: 'POST', duplex: 'half' } as const;
+    await using healthy = await httpServer((_, response) => response.end('here'));
+    await using closing = await rawServer(({ socket }) => socket.resetAndDestroy());
+    const http = createFetch({ policy: circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles }) });
+    const failed = (origin: string, fails: boolean) => {
+      const [input, more] = given(origin, poured(fails));
+      return http(input, typeof input === 'string' ? { ...init, ...more } : undefined).catch((error) => error);
+    };
+    expect(await failed(healthy.origin, true)).toMatchObject({ cause: { message: 'aborted' } });
+    expect(await (await http(healthy.origin)).text()).toBe('here');
+    expect(await failed(closing.origin, false)).toBeInstanceOf(TypeError);
+    await expect(http(closing.origin)).rejects.toBeInstanceOf(CircuitOpenError);
   });
 
   it('does not take an origin for down that answers 429 and says when to come back', async () => {

@@ -265,4 +265,17 @@ describe('sendKeyed', () => {
     expect((await followed(responses(20))).sent).toHaveLength(21);
     await expect(followed(responses(21))).rejects.toMatchObject({ cause: { message: 'more than 20 redirects' } });
   });
+
+  it.each([
+    ['has broken off', () => new ReadableStream({ start: (stream) => stream.error(new Error('broken off')) })],
+    ['cannot be cancelled', () => new ReadableStream({ cancel: () => new Promise(() => {}) })],
+  ])('leaves the body of a redirect alone that %s', async (_, body) => {
+    const redirect = () => new Response(body(), { status: 307, headers: { location: '/two' } });
+    const answers = (count: number) => {
+      const responses = [...Array.from({ length: count }, redirect), new Response('here')];
+      return createFetch({ policy: pipeline(), fetch: async () => responses.shift()! })('http://a.test/one', post());
+    };
+    expect(await (await answers(20)).text()).toBe('here');
+    await expect(answers(21)).rejects.toMatchObject({ cause: { message: 'more than 20 redirects' } });
+  });
 });

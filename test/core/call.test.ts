@@ -189,6 +189,7 @@ describe('a child of a call', () => {
     let reads = 0;
     const counting = { ...clock, now: () => ++reads };
     const parent = new Call(counting, task, undefined);
+    parent.admittedAtMs = null;
     expect([parent.admissionMs(), parent.admissionMs(), parent.sameTimeChild().admissionMs()]).toEqual([1, 1, 1]);
     expect(parent.child().admissionMs()).toBe(2);
   });

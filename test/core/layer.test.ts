@@ -16,6 +16,7 @@ import {
   pipeline,
   type Refusal,
   RejectedError,
+  rateLimit,
   refuse,
   retry,
   type Strategy,
@@ -564,6 +565,54 @@ describe('a retry in a layer', () => {
     const running = pipeline(timeout({ after: 10, clock }), retry(), throwing).attempt(() => new Promise(() => {}));
     await clock.advance(10);
     expect(await running).toEqual({ ok: false, error: broken });
+  });
+});
+
+describe('a guard that is asked by hand with the call at hand', () => {
+  const clock = virtualClock();
+  const perSecond = () => rateLimit({ limit: 1, clock });
+  /** Whether the guard admits at once, and a second later. */
+  async function twice(guard: Guard, call: Call): Promise<boolean[]> {
+    const first = await guard.admit(call);
+    await clock.sleep(1_000);
+    return [!isRefusal(first), !isRefusal(await guard.admit(call))];
+  }
+  async function ended(attempt: Promise<Outcome>): Promise<Outcome> {
+    await clock.runAll();
+    return attempt;
+  }
+
+  it.each([
+    ['the guard', (limit: Guard) => [limit]],
+    ['a timeout and the guard', (limit: Guard) => [timeout({ after: 5_000, clock }), limit]],
+    ['strategies and the guard', (limit: Guard) => [passOn, limit, passOn]],
+  ])('goes by the time of an operation that has run for a while inside %s', async (_, around) => {
+    const limit = perSecond();
+    const operation = async (call: Call) => {
+      await clock.sleep(1_000);
+      return twice(limit, call);
+    };
+    const answer = await ended(pipeline(...around(limit)).attempt(operation));
+    expect(answer).toEqual({ ok: true, value: [true, true] });
+  });
+
+  it('goes by the time of a guard of one’s own that queues', async () => {
+    const limit = perSecond();
+    const asking: Guard = { name: 'asking', admit: async (call) => refuse(await twice(limit, call)) };
+    const answer = await ended(pipeline(timeout({ after: 9_000, clock }), asking).attempt(() => 'never'));
+    expect(answer).toEqual({ ok: false, error: [true, true] });
+  });
+
+  const queueing: Guard = { name: 'queueing', admit: async () => ({ settle() {}, release() {} }) };
+
+  it.each([
+    ['at once', [perSecond(), refusing]],
+    ['after another one queued', [queueing, perSecond(), refusing]],
+  ])('goes by the time of a fallback when a guard has refused %s', async (_, guards) => {
+    const limit = perSecond();
+    const around = fallback((_error, call) => twice(limit, call));
+    const answer = await ended(pipeline(around, ...guards).attempt(() => 'never'));
+    expect(answer).toEqual({ ok: true, value: [true, true] });
   });
 });
 

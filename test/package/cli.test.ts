@@ -55,6 +55,7 @@ const files = {
   'broken.mjs': "import './missing.mjs';",
   'policy.mjs': "import { retry } from 'holdfast'; export default retry();",
   'throws.mjs': "export default () => { throw new Error('no settings'); };",
+  'waits.mjs': 'await new Promise((resolve) => setTimeout(resolve, 1)); export default 1;',
   'new/package.json': '{ "type": "commonjs" }',
   'new/policy.ts': "import { standard } from 'holdfast'; export default standard();",
 };
@@ -159,6 +160,7 @@ describe('holdfast simulate', () => {
       ['throws.mjs', '--scenario', 'dead'],
       /the function of \{ clock, random \} failed: Error: no settings\n.*throws\.mjs/,
     ],
+    [['waits.mjs', '--scenario', 'dead'], /dead ended early: .* await a timer when it is loaded\?/],
     [['sound.ts', '--svg', 'sound.ts/charts'], /--svg: ENOTDIR/],
     [[], /give one file/],
     [['sound.ts', 'given.ts'], /give one file/],

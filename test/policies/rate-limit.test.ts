@@ -268,7 +268,7 @@ describe('rateLimit', () => {
       const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });
       guard.admit();
       const call = new Call(clock, hangs, undefined);
-      call.admissionMs();
+      call.admittedAtMs = 0;
       nowMs = 100;
       const answer = await guard.admit(call);
       expect(isRefusal(answer)).toBe(false);

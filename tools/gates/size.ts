@@ -30,7 +30,7 @@ const kilobyte = 1024;
 const maxKilobytesAlone = {
   ...{ pipeline: 10.7, retry: 5.9, timeout: 4.75, deadline: 4.75, fallback: 2.55, retryBudget: 3.4 },
   ...{ exponential: 2, decorrelated: 1.85, constant: 1.25 },
-  ...{ circuitBreaker: 10.05, keyed: 9, bulkhead: 6.1, adaptiveLimit: 7.65, rateLimit: 5.8, throttle: 5.4 },
+  ...{ circuitBreaker: 10.05, keyed: 9.05, bulkhead: 6.1, adaptiveLimit: 7.65, rateLimit: 5.8, throttle: 5.4 },
   ...{ loadShed: 5.05, hedge: 6.3, singleFlight: 4.25 },
 };
 const primitives = Object.keys(maxKilobytesAlone);

@@ -153,6 +153,7 @@ async function playInThread(job: Job, program: string): Promise<PlayedScenario> 
   worker.stdout.pipe(process.stderr, { end: false });
   const { name } = job.scenario;
   const tooLong = `${name} was not played to its end in ${longestRealMs / 1_000} s: does the pipeline, or the file when it is loaded, wait or loop without end?`;
+  const endedEarly = `${name} ended early: does the file call process.exit(), or await a timer when it is loaded? Time is virtual, and begins after that`;
   const answer = await new Promise<Answer>((resolve) => {
     const timer = setTimeout(() => resolve({ problem: tooLong }), longestRealMs);
     const end = (answer: Answer) => {
@@ -161,7 +162,7 @@ async function playInThread(job: Job, program: string): Promise<PlayedScenario> 
     };
     worker.once('message', end);
     worker.once('error', (error: Error) => end({ problem: error.message }));
-    worker.once('exit', () => end({ problem: `${name} ended early: does the file call process.exit()?` }));
+    worker.once('exit', () => end({ problem: endedEarly }));
   });
   await worker.terminate();
   if ('problem' in answer) throw new UsageError(`simulate: ${answer.problem}`);

@@ -6,6 +6,7 @@
  */
 import { TimerWheel, type WheelNode } from '../structures/timer-wheel.js';
 import { type AsyncContext, keepAsyncContext } from './async-context.js';
+import { asMicrotask, atTurnEnd, isFake } from './event-loop.js';
 
 /**
  * Something that waits for an instant. Give it to {@link Clock.schedule}; it is its own list node, so that waiting
@@ -42,15 +43,19 @@ export const longestWaitMs = 0x7fff_ffff;
 /** What lies further ahead is brought nearer first. It is half of what the wheel can hold, whose tick lies behind while late timers are handed out. */
 const reachMs = 0x4000_0000;
 
-const setTimer = globalThis.setTimeout;
-const clearTimer = globalThis.clearTimeout;
-const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.setImmediate;
+/** Fakes that a test has put there before the import are not kept: it may take them away, and put others there. */
+const areFake = /* @__PURE__ */ isFake(globalThis.setTimeout);
+const setTimer: (then: () => void, ms: number) => ReturnType<typeof setTimeout> = areFake
+  ? (then, ms) => globalThis.setTimeout(then, ms)
+  : globalThis.setTimeout;
+const clearTimer: typeof clearTimeout = areFake ? (timer) => globalThis.clearTimeout(timer) : globalThis.clearTimeout;
 
 /**
  * Looked up when it is first needed: on Node 24 that costs 1.5 ms, a quarter of importing this package. Should fake timers of a
  * test stand there by then, it is taken from where they are not, or the clock would show their time for ever.
  */
 function platformPerformance(): { now(): number } {
+  if (areFake) return { now: () => globalThis.performance.now() };
   const hasFakes = globalThis.setTimeout !== setTimer;
   const ofNode = hasFakes ? globalThis.process?.getBuiltinModule?.('node:perf_hooks')?.performance : undefined;
   return ofNode ?? globalThis.performance;
@@ -170,7 +175,7 @@ function expireTimer(timer: Timer): void {
     timer.expire();
   } catch (error) {
     // It is reported as any exception of a callback is, and the other timers go on.
-    queueMicrotask(() => {
+    asMicrotask(() => {
       throw error;
     });
   }
@@ -178,7 +183,7 @@ function expireTimer(timer: Timer): void {
 
 /**
  * The clock of workerd, whose timers belong to the request that sets them: they end with it, and no other can clear them. One for
- * all would leave the others waiting for ever, so each wait has its own.
+ * all would leave the others waiting for ever, so each wait has its own. The same holds for fakes of a test, which end when it takes them away.
  */
 class RequestClock extends SystemClock {
   private readonly waits = new WeakMap<Timer, ReturnType<typeof setTimeout>>();
@@ -209,7 +214,7 @@ class RequestClock extends SystemClock {
 
 function clockOfPlatform(): Clock {
   // Only workerd has this class. To ask `navigator` takes Node a hundredth of the import.
-  return 'WebSocketPair' in globalThis ? new RequestClock(false) : new SystemClock(true);
+  return areFake || 'WebSocketPair' in globalThis ? new RequestClock(false) : new SystemClock(true);
 }
 
 /**

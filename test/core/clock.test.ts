@@ -371,9 +371,9 @@ describe('systemClock, on a platform that a test plays', () => {
   });
 
   it('reports what a timer throws as the platform does, and goes on with the others', async () => {
-    const { clock, timer, goTo, fired } = await play();
     const tasks: (() => void)[] = [];
     vi.stubGlobal('queueMicrotask', (task: () => void) => tasks.push(task));
+    const { clock, timer, goTo, fired } = await play();
     clock.schedule(
       callbackTimer(() => {
         throw new Error('bad timer');

@@ -5,7 +5,7 @@
  * of the event loop after the last timer has gone the clock holds no timer of the platform, so idle policies own none.
  */
 import { TimerWheel, type WheelNode } from '../structures/timer-wheel.js';
-import { type AsyncContext, keepAsyncContext } from './async-context.js';
+import { type AsyncContext, emptyAsyncContext } from './async-context.js';
 import { asMicrotask, atTurnEnd, isFake } from './event-loop.js';
 
 /**
@@ -73,8 +73,8 @@ class SystemClock implements Clock {
   private sweepIsDue = false;
   private readonly keepsAlive: boolean;
   /**
-   * Of the import. One platform timer serves all calls, and while any of them waits it is set anew from itself: it would keep the context
-   * of the request that set it first, and show it to whatever expires later.
+   * An empty one. One platform timer serves all calls, and while any of them waits it is set anew from itself: it would keep the context
+   * of the request that set it first, and show it to whatever expires later; so would that of the import, which a request may have asked for.
    */
   private readonly context: AsyncContext;
   private backgroundClock: SystemClock | undefined = undefined;
@@ -84,7 +84,7 @@ class SystemClock implements Clock {
     if (this.wheel.size === 0) this.disarm();
   };
 
-  constructor(keepsAlive: boolean, context = keepAsyncContext()) {
+  constructor(keepsAlive: boolean, context = emptyAsyncContext()) {
     this.keepsAlive = keepsAlive;
     this.context = context;
   }

@@ -16,15 +16,19 @@ function unlessFake<Given extends QueueTask>(given: Given | undefined): Given | 
   return given === undefined || isFake(given) ? undefined : given;
 }
 
+// Read inside of functions: what is read outside stays in each bundle.
+const turnEnd = () => unlessFake<QueueTask>(globalThis.setImmediate);
+const tickEnd = () => unlessFake<QueueTask>(globalThis.process?.nextTick);
+const microtask = () => unlessFake<QueueTask>(globalThis.queueMicrotask);
+
 /** Runs a task when all that was to be done in this turn is done; undefined: the platform tells nobody. */
-export const atTurnEnd: QueueTask | undefined = /* @__PURE__ */ unlessFake(globalThis.setImmediate);
+export const atTurnEnd: QueueTask | undefined = /* @__PURE__ */ turnEnd();
 
 /** The same, before anything else that waits. No timer: on some platforms those end with the request that set them. */
-export const atTickEnd: QueueTask | undefined = /* @__PURE__ */ unlessFake(globalThis.process?.nextTick);
+export const atTickEnd: QueueTask | undefined = /* @__PURE__ */ tickEnd();
 
 /** Runs a task as a microtask. */
-export const asMicrotask: QueueTask =
-  /* @__PURE__ */ unlessFake(globalThis.queueMicrotask) ?? ((task) => void Promise.resolve().then(task));
+export const asMicrotask: QueueTask = /* @__PURE__ */ microtask() ?? ((task) => void Promise.resolve().then(task));
 
 /** Runs a task in a turn of the event loop of its own, or beside others of its kind. */
 export const queueTask: QueueTask = /* @__PURE__ */ taskQueueOfPlatform();

@@ -154,6 +154,8 @@ export default defineConfig({
   // Without splitting each CommonJS entry would copy the error classes, and instanceof would fail between entries.
   splitting: true,
   dts: {
+    // For `using`: a project need not have it in its own `lib`. All of TypeScript from 5.2 on knows it.
+    banner: '/// <reference lib="esnext.disposable" />',
     compilerOptions: {
       allowImportingTsExtensions: true,
       importHelpers: false,

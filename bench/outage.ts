@@ -40,10 +40,10 @@ export async function outageSection(random: () => number): Promise<Section> {
   const atPercent = [1, 10].map((percent) => ({ percent, openings: openingsInSteadyTraffic(percent / 100, random) }));
   const verdict = (isMet: boolean) => (isMet ? 'met' : 'missed');
   return {
-    title: 'Outage of a service at 5,000 calls per second',
+    title: 'Outage of a service that gets 5,000 calls per second',
     note:
-      'Virtual time. Defaults; cockatiel has no default breaker and is given half of 10 s, which is opossum’s. opossum runs without ' +
-      'percentiles, because with them a failing call at this rate takes longer than there is time for it.',
+      'In virtual time, with default options. cockatiel has no default breaker and gets opossum’s: half of the calls in 10 s. opossum runs ' +
+      'without percentiles, because with them it cannot keep up with failing calls at this rate.',
     tables: [
       [['breaker', 'failing calls until open', 'time until open'], ...rows],
       [

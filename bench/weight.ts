@@ -16,8 +16,8 @@ export async function weightSection(): Promise<Section> {
   const tookMs = importMs();
   rows.push(['import', `${figure(tookMs)} ms`, `${targetImportMs} ms`, tookMs <= targetImportMs ? 'met' : 'missed']);
   return {
-    title: 'Weight',
-    note: 'Tree-shaken, minified and compressed with gzip; the import is processor time of the thread.',
+    title: 'Size and import time',
+    note: 'Tree-shaken, minified and compressed with gzip. `import`: processor time of the thread that imports the package.',
     tables: [[['what', 'measured', 'target', 'verdict'], ...rows]],
   };
 }

@@ -4,8 +4,8 @@ import { atMost, bare, emptyWrapper, type Table, userTask } from '../table.ts';
 
 export const breaker: Table = {
   name: 'breaker',
-  title: 'Circuit breaker, closed, the operation succeeds',
-  note: 'Defaults, with a window of time: 30 s for holdfast, the ideal and cockatiel; opossum has 10 s, and a timeout as well.',
+  title: 'Circuit breaker: closed, the operation succeeds',
+  note: 'Default options and a time window: 30 s for holdfast, the ideal and cockatiel, 10 s for opossum, which also has a timeout.',
   measure: 'ns per call',
   once: ['B per call'],
   baseline: emptyWrapper.name,
@@ -56,8 +56,8 @@ const clockRead = 'a clock read';
 
 export const permit: Table = {
   name: 'permit',
-  title: 'Circuit breaker by hand: admit and settle',
-  note: 'The pair reads the clock once, because the window is a time.',
+  title: 'Circuit breaker called by hand: admit and settle',
+  note: 'The pair reads the clock once, for the time window.',
   measure: 'ns per check',
   once: ['B per check'],
   baseline: clockRead,

@@ -183,7 +183,7 @@ const ideal: Contender = {
 
 export const cacheWaiter: Table = {
   name: 'cache-waiter',
-  title: 'Cache: a caller who waits for a load under way',
+  title: 'Cache: a caller that waits for a load in progress',
   measure: 'ns per waiter',
   baseline: ideal.name,
   contenders: [ideal, ...contenders.map(({ name, make }) => ({ name, prepare: () => waiting(make) }))],

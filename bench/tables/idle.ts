@@ -46,8 +46,8 @@ class Circuit {
 
 export const idle: Table = {
   name: 'idle',
-  title: '10,000 circuit breakers that only exist, one per key',
-  note: 'With key and place in the registry. `used`: one call was made through each; the window of time begins with it.',
+  title: '10,000 idle circuit breakers, one per key',
+  note: 'Includes the key and the entry in the registry. `used`: one call was made through each, which starts its time window.',
   measure: 'ns per circuit',
   once: ['B per circuit', 'timers per circuit', 'µs idle per s'],
   baseline: 'ideal',

@@ -17,7 +17,7 @@ const makers = {
 
 export const mutex: Table = {
   name: 'mutex',
-  title: 'Lock of one process, nobody waits',
+  title: 'Lock within one process, without contention',
   measure: 'ns per call',
   once: ['B per call'],
   baseline: emptyWrapper.name,
@@ -28,7 +28,7 @@ export const mutex: Table = {
 
 export const mutexWaiters: Table = {
   name: 'mutex-waiters',
-  title: 'Lock of one process: a call that waits, with 100 and with 10,000 in the queue',
+  title: 'Lock within one process: a waiting call, with 100 and with 10,000 in the queue',
   measure: 'ns per waiter',
   baseline: 'async-mutex, 100',
   contenders: Object.entries(makers).flatMap(([name, make]) => fewAndMany(name, make)),

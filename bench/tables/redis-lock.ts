@@ -33,8 +33,8 @@ async function raw(): Promise<Operation> {
 
 export const redisLock: Table = {
   name: 'redis-lock',
-  title: 'Lock in Redis, nobody waits: acquire and release, time of the client’s thread',
-  note: 'Raw is `SET NX PX` and a compare-and-delete by script, without fence, renewal or waiting.',
+  title: 'Lock in Redis without contention: acquire and release, time of the client’s thread',
+  note: '`raw commands`: `SET NX PX` and a compare-and-delete script, without fence, renewal or waiting.',
   measure: 'ns per call',
   baseline: 'raw commands',
   contenders: [

@@ -76,7 +76,7 @@ const contenders: readonly Contender[] = [
 
 export const refusal: Table = {
   name: 'refusal',
-  title: 'Circuit breaker, open: a refusal, 20 frames deep',
+  title: 'Circuit breaker: open, a rejected call 20 stack frames deep',
   note: '`execute` rejects, `attempt` resolves with an outcome, `admit` answers at once.',
   measure: 'ns per failing call',
   baseline: rejection,

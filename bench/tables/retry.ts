@@ -4,7 +4,7 @@ import { atMost, bare, emptyWrapper, type Table, userTask } from '../table.ts';
 
 export const retry: Table = {
   name: 'retry',
-  title: 'Retry, first attempt succeeds',
+  title: 'Retry: the first attempt succeeds',
   measure: 'ns per call',
   once: ['B per call'],
   baseline: emptyWrapper.name,

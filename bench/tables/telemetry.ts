@@ -38,7 +38,7 @@ function checking(make: () => { readonly heard: boolean }): Contender['prepare']
 
 export const eventPoint: Table = {
   name: 'event-point',
-  title: 'An event point that nobody listens to',
+  title: 'An event without a listener',
   measure: 'ns per check',
   baseline: 'a field that is false',
   floor: 'a field that is false',
@@ -66,8 +66,8 @@ function failing(on: (() => void) | undefined): Contender['prepare'] {
 
 export const heard: Table = {
   name: 'heard',
-  title: 'A failing call whose one event is heard',
-  note: 'A call that succeeds at once passes no event point.',
+  title: 'A failing call with one event that has a listener',
+  note: 'A call that succeeds at once has no events.',
   measure: 'ns per call',
   once: ['B per call'],
   baseline: 'unheard',

@@ -65,8 +65,8 @@ function contenders(task: Task, afterMs: number): Contender[] {
 
 export const timeout: Table = {
   name: 'timeout',
-  title: 'Timeout, the operation ends in time',
-  note: 'opossum takes no signal of the caller. Timers left are those that keep a process alive; unref-ed ones are not seen.',
+  title: 'Timeout: the operation finishes in time',
+  note: 'opossum accepts no signal from the caller. `timers left` counts only timers that keep the process alive.',
   measure: 'ns per call',
   once: ['B per call', 'B left', 'timers left', 'listeners left'],
   baseline: emptyWrapper.name,
@@ -86,8 +86,8 @@ export const timeout: Table = {
 
 export const expiry: Table = {
   name: 'expiry',
-  title: 'Timeout, 10,000 calls expire at once',
-  note: 'Beginning the calls counts, because p-timeout makes its error then. There are no floors: nothing else expires.',
+  title: 'Timeout: 10,000 calls expire at once',
+  note: 'Includes the time to start the calls, because p-timeout creates its error then. There is no floor, because nothing else can expire.',
   measure: 'µs per expiry',
   baseline: 'ideal',
   contenders: contenders(never, 50),
@@ -100,7 +100,7 @@ export const expiry: Table = {
 
 export const expiryAlone: Table = {
   name: 'expiry-alone',
-  title: 'Timeout, 10,000 calls expire at once, without their beginning',
+  title: 'Timeout: 10,000 calls expire at once, without the time to start them',
   measure: 'µs per expiry alone',
   baseline: 'ideal',
   contenders: contenders(never, 50),

@@ -25,7 +25,7 @@ export function fewAndMany(name: string, make: () => Promise<() => Promise<unkno
 
 export const waiters: Table = {
   name: 'waiters',
-  title: 'Bulkhead of one slot: a call that waits, with 100 and with 10,000 in the queue',
+  title: 'Bulkhead with one slot: a waiting call, with 100 and with 10,000 in the queue',
   measure: 'ns per waiter',
   baseline: 'ideal, 100',
   contenders: [

@@ -35,8 +35,8 @@ const opossum = 'opossum, 100,000';
 
 export const window: Table = {
   name: 'window',
-  title: 'Circuit breaker, a failing call, by what the window holds',
-  note: 'The windows are long, so that what they hold stays. Without the 64th call, which succeeds, all would open.',
+  title: 'Circuit breaker: a failing call, by the contents of the window',
+  note: 'The windows are long, so that their contents stay. Every 64th call succeeds; without it all breakers would open.',
   measure: 'ns per failing call',
   baseline: empty,
   contenders: [

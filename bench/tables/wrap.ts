@@ -66,7 +66,7 @@ const contenders: readonly Contender[] = [
 export const wrap: Table = {
   name: 'wrap',
   title: 'Bulkhead, retry, circuit breaker and timeout around one call',
-  note: 'Outermost first. opossum is breaker, timeout and bulkhead in one, so there the retry stands outside. The ideal with calls gives the operation what ours does: a call whose signal aborts.',
+  note: 'Outermost first. opossum is breaker, timeout and bulkhead in one, so its retry is outside of it. `ideal with calls` passes to the operation what holdfast does: a call with a signal.',
   measure: 'ns per call',
   once: ['B per call'],
   baseline: emptyWrapper.name,
@@ -85,8 +85,8 @@ export const wrap: Table = {
 
 export const burst: Table = {
   name: 'burst',
-  title: 'Bulkhead, retry, circuit breaker and timeout, 10,000 calls at once',
-  note: 'How long the event loop is blocked until its next turn.',
+  title: 'Bulkhead, retry, circuit breaker and timeout: 10,000 calls at once',
+  note: 'The time for which the event loop is blocked.',
   measure: 'ms blocked',
   baseline: emptyWrapper.name,
   floor: bare.name,

@@ -20,6 +20,21 @@ const none: AsyncContext = { runInAsyncScope: (task, self, ...given) => task.app
 /** Keeps the present context. What follows a promise runs in it as well, at five times the bytes and a turn later. */
 export const keepAsyncContext: () => AsyncContext = /* @__PURE__ */ keeperOfPlatform();
 
+/**
+ * A context in which there is nothing, wherever it is made. No call of Node's makes one, but there a kept context is a property, and may be taken out;
+ * where it is another, what is there stays.
+ */
+export function emptyAsyncContext(): AsyncContext {
+  const context = keepAsyncContext() as AsyncContext & Record<symbol, unknown>;
+  for (const key of Object.getOwnPropertySymbols(context)) {
+    if (keptAs.includes(key.description)) context[key] = undefined;
+  }
+  return context;
+}
+
+/** What Node 24 calls all that is there, and Node 20 and 22 each of it. */
+const keptAs: readonly unknown[] = ['context_frame', 'kResourceStore'];
+
 function keeperOfPlatform(): () => AsyncContext {
   const AsyncResource = globalThis.process?.getBuiltinModule?.('node:async_hooks')?.AsyncResource;
   if (AsyncResource === undefined) return () => none;

@@ -5,7 +5,8 @@
  * of the event loop after the last timer has gone the clock holds no timer of the platform, so idle policies own none.
  */
 import { TimerWheel, type WheelNode } from '../structures/timer-wheel.js';
-import { type AsyncContext, keepAsyncContext } from './async-context.js';
+import { type AsyncContext, emptyAsyncContext } from './async-context.js';
+import { asMicrotask, atTurnEnd, isFake } from './event-loop.js';
 
 /**
  * Something that waits for an instant. Give it to {@link Clock.schedule}; it is its own list node, so that waiting
@@ -42,15 +43,19 @@ export const longestWaitMs = 0x7fff_ffff;
 /** What lies further ahead is brought nearer first. It is half of what the wheel can hold, whose tick lies behind while late timers are handed out. */
 const reachMs = 0x4000_0000;
 
-const setTimer = globalThis.setTimeout;
-const clearTimer = globalThis.clearTimeout;
-const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.setImmediate;
+/** Fakes that a test has put there before the import are not kept: it may take them away, and put others there. */
+const areFake = /* @__PURE__ */ isFake(globalThis.setTimeout);
+const setTimer: (then: () => void, ms: number) => ReturnType<typeof setTimeout> = areFake
+  ? (then, ms) => globalThis.setTimeout(then, ms)
+  : globalThis.setTimeout;
+const clearTimer: typeof clearTimeout = areFake ? (timer) => globalThis.clearTimeout(timer) : globalThis.clearTimeout;
 
 /**
  * Looked up when it is first needed: on Node 24 that costs 1.5 ms, a quarter of importing this package. Should fake timers of a
  * test stand there by then, it is taken from where they are not, or the clock would show their time for ever.
  */
 function platformPerformance(): { now(): number } {
+  if (areFake) return { now: () => globalThis.performance.now() };
   const hasFakes = globalThis.setTimeout !== setTimer;
   const ofNode = hasFakes ? globalThis.process?.getBuiltinModule?.('node:perf_hooks')?.performance : undefined;
   return ofNode ?? globalThis.performance;
@@ -68,8 +73,8 @@ class SystemClock implements Clock {
   private sweepIsDue = false;
   private readonly keepsAlive: boolean;
   /**
-   * Of the import. One platform timer serves all calls, and while any of them waits it is set anew from itself: it would keep the context
-   * of the request that set it first, and show it to whatever expires later.
+   * An empty one. One platform timer serves all calls, and while any of them waits it is set anew from itself: it would keep the context
+   * of the request that set it first, and show it to whatever expires later; so would that of the import, which a request may have asked for.
    */
   private readonly context: AsyncContext;
   private backgroundClock: SystemClock | undefined = undefined;
@@ -79,7 +84,7 @@ class SystemClock implements Clock {
     if (this.wheel.size === 0) this.disarm();
   };
 
-  constructor(keepsAlive: boolean, context = keepAsyncContext()) {
+  constructor(keepsAlive: boolean, context = emptyAsyncContext()) {
     this.keepsAlive = keepsAlive;
     this.context = context;
   }
@@ -170,7 +175,7 @@ function expireTimer(timer: Timer): void {
     timer.expire();
   } catch (error) {
     // It is reported as any exception of a callback is, and the other timers go on.
-    queueMicrotask(() => {
+    asMicrotask(() => {
       throw error;
     });
   }
@@ -178,7 +183,7 @@ function expireTimer(timer: Timer): void {
 
 /**
  * The clock of workerd, whose timers belong to the request that sets them: they end with it, and no other can clear them. One for
- * all would leave the others waiting for ever, so each wait has its own.
+ * all would leave the others waiting for ever, so each wait has its own. The same holds for fakes of a test, which end when it takes them away.
  */
 class RequestClock extends SystemClock {
   private readonly waits = new WeakMap<Timer, ReturnType<typeof setTimeout>>();
@@ -209,7 +214,7 @@ class RequestClock extends SystemClock {
 
 function clockOfPlatform(): Clock {
   // Only workerd has this class. To ask `navigator` takes Node a hundredth of the import.
-  return 'WebSocketPair' in globalThis ? new RequestClock(false) : new SystemClock(true);
+  return areFake || 'WebSocketPair' in globalThis ? new RequestClock(false) : new SystemClock(true);
 }
 
 /**

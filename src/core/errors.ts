@@ -416,17 +416,38 @@ export class HandlesError extends HoldfastError {
   readonly policy: string;
   /** What the function threw. */
   readonly thrown: unknown;
+  /**
+   * What the operation returned, if the function could not judge that, so that you can close it: a response, for example.
+   * Undefined if the operation failed, or an `onDiscard` has received the value. Not enumerable, so that logs do not show it.
+   */
+  declare readonly value: unknown;
 
   constructor({
     policy,
     option,
     thrown,
     cause = thrown,
-  }: { readonly policy: string; readonly option: string; readonly thrown: unknown; readonly cause?: unknown }) {
+    value,
+  }: {
+    readonly policy: string;
+    readonly option: string;
+    readonly thrown: unknown;
+    readonly cause?: unknown;
+    readonly value?: unknown;
+  }) {
     super('ERR_HANDLES_FAILED', `"${policy}": its "${option}" function failed: ${messageOf(thrown)}`, { cause });
     this.policy = policy;
     this.thrown = thrown;
+    Object.defineProperty(this, 'value', { value, writable: true });
   }
+}
+
+/** The value that could not be judged, for the one who closes it: nobody else finds it there afterwards. */
+export function takeUnjudged(error: unknown): unknown {
+  if (!(error instanceof HandlesError)) return undefined;
+  const { value } = error;
+  (error as { value: unknown }).value = undefined;
+  return value;
 }
 
 /**

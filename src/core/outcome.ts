@@ -23,8 +23,14 @@ export function judge(handles: Handles, outcome: Outcome, policy: string): boole
   try {
     return yesOrNo(handles(outcome));
   } catch (thrown) {
-    throw new HandlesError({ policy, option: 'handles', thrown, ...(outcome.ok ? {} : { cause: outcome.error }) });
+    throw unjudged(outcome, policy, 'handles', thrown);
   }
+}
+
+/** A function of the user's threw where it was asked of an outcome: that stays within reach. */
+export function unjudged(outcome: Outcome, policy: string, option: string, thrown: unknown): HandlesError {
+  const rest = outcome.ok ? { value: outcome.value } : { cause: outcome.error };
+  return new HandlesError({ policy, option, thrown, ...rest });
 }
 
 /** What a function of the user's answered, as a boolean. A promise would count as true, whatever it resolves with. */

@@ -5,11 +5,10 @@
  * system's, or a platform that tells nobody when a turn ends. What goes by it may be as late as a turn is long.
  */
 import { type Clock, systemClock } from './clock.js';
+import { atTickEnd } from './event-loop.js';
 
 /** So many reads within a millisecond are worth being told when the turn ends. */
 const readsWorthTelling = 16;
-/** Comes when all that is to be done in this turn is done. No timer: on some platforms those end with the request that set them. */
-const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.process?.nextTick;
 
 /** The time as of this turn of the event loop at the earliest. */
 export interface Turns {
@@ -56,12 +55,12 @@ class TurnClock implements Turns {
       this.sinceMs = nowMs;
       this.reads = 0;
       // Fake timers of a test may stand in its place: they hold back what they are told.
-    } else if (++this.reads === readsWorthTelling && atTurnEnd !== undefined && atTurnEnd === process.nextTick) {
+    } else if (++this.reads === readsWorthTelling && atTickEnd !== undefined && atTickEnd === process.nextTick) {
       this.heldMs = nowMs;
       // It may wrap around: nobody looks back that far.
       this.turns = (this.turns % 1_000_000_000) + 1;
       this.turn = this.turns;
-      atTurnEnd(this.letGo);
+      atTickEnd(this.letGo);
     }
     return nowMs;
   }

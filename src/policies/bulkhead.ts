@@ -12,6 +12,7 @@ import { type Call, outermostOf, roomForCopies } from '../core/call.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { BulkheadFullError, isAbandoned } from '../core/errors.js';
+import { asMicrotask } from '../core/event-loop.js';
 import { Events } from '../core/events.js';
 import {
   type CommonOptions,
@@ -280,7 +281,7 @@ class Slot implements Permit {
    * through a guard of one's own that does not pass `ended` on, nobody does, and the slot must come back all the same.
    */
   private expectEnd(call: Call): void {
-    queueMicrotask(() => this.awaitEnd(call));
+    asMicrotask(() => this.awaitEnd(call));
   }
 
   private awaitEnd(call: Call): void {

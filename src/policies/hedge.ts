@@ -29,6 +29,7 @@ import {
 import { type Handles, handlesThrows, judge, type Outcome, yesOrNo } from '../core/outcome.js';
 import type { Strategy } from '../core/policy.js';
 import { QuantileEstimator } from '../structures/quantile.js';
+import { discard } from './discard.js';
 import { type RetryBudget, retryBudget } from './retry/retry-budget.js';
 
 /** A delay that follows the latencies of the calls themselves. */
@@ -57,7 +58,8 @@ export interface HedgeOptions extends CommonOptions {
   readonly handles?: Handles | undefined;
   /**
    * Receives each value that the caller does not get, because another copy has won or the call has ended, so that you can
-   * close it: `(response) => response.body?.cancel()`. An exception in it is contained.
+   * close it: `(response) => response.body?.cancel()`. It also receives a value on which `handles` threw, its own or that of a
+   * guard inside. An exception in it is contained.
    */
   readonly onDiscard?: ((value: unknown) => void) | undefined;
 }
@@ -267,11 +269,13 @@ class HedgeRun<T> extends Timer implements Dependent {
     }
     running.splice(running.indexOf(child), 1);
     call.detach(child);
+    if (!outcome.ok) this.discard(outcome);
     try {
       this.judgeEnd(copy, outcome);
     } catch (error) {
-      this.discard(outcome);
-      this.finish({ ok: false, error });
+      const failure: Outcome<T> = { ok: false, error };
+      this.discard(failure);
+      this.finish(failure);
     }
   }
 
@@ -367,7 +371,6 @@ class HedgeRun<T> extends Timer implements Dependent {
   }
 
   private discard(outcome: Outcome<T> | undefined): void {
-    const { events, onDiscard } = this.plan;
-    if (outcome?.ok && onDiscard !== undefined) events.contain('onDiscard', () => onDiscard(outcome.value));
+    if (outcome !== undefined) discard(this.plan, outcome);
   }
 }

@@ -120,7 +120,7 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
   private readonly factory: (key: string) => Kept;
   private readonly options: KeyedSettings;
   private readonly policies: RankedCache<Kept>;
-  /** How a pipeline of a key goes on with what comes after this policy: linked once for as long as that is the same. */
+  /** How the policy of a key goes on with what comes after this one: linked once for as long as that is the same. */
   private readonly linked = new WeakMap<object, { readonly next: Next; readonly run: Next }>();
   private openMembers = 0;
   private nextSweepMs = Number.NEGATIVE_INFINITY;
@@ -222,11 +222,11 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
   }
 
   private runThrough(policy: AnyPolicy, call: Call, next: Next): Promise<unknown> {
-    if ('admit' in policy) return guardLayer([policy], next, false)(call);
     if ('handle' in policy) return policy.handle(call, next);
     let linked = this.linked.get(policy);
     if (linked?.next !== next) {
-      linked = { next, run: link(policy.policies, next, false) };
+      const run = 'admit' in policy ? guardLayer([policy], next, false) : link(policy.policies, next, false);
+      linked = { next, run };
       this.linked.set(policy, linked);
     }
     return linked.run(call);

@@ -10,6 +10,7 @@
  */
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import { asMicrotask, queueTask } from '../core/event-loop.js';
 import { listOf } from '../core/list-of.js';
 
 /** An answer as it is kept. */
@@ -198,7 +199,7 @@ export class ResponseCapture {
     if (this.clientGone && isChunk(given[0])) {
       if (!response.headersSent) response.writeHead(response.statusCode);
       const callback = callbackOf(given);
-      if (callback !== undefined) queueMicrotask(callback);
+      if (callback !== undefined) asMicrotask(callback);
       goesOn = this.takesMore(given[0].length);
     } else {
       goesOn = Reflect.apply(inner.write, response, given as []);
@@ -301,7 +302,7 @@ export class ResponseCapture {
     });
     this.terms.onClientGone();
     this.aloneTask?.();
-    queueMicrotask(() => void Reflect.apply(inner.emit, response, ['drain']));
+    asMicrotask(() => void Reflect.apply(inner.emit, response, ['drain']));
   }
 
   private tellClose(): void {
@@ -320,7 +321,7 @@ export class ResponseCapture {
     this.takenInTurn += length;
     if (this.takenInTurn < mostInTurn) return true;
     if (!isPausing) {
-      setImmediate(() => {
+      queueTask(() => {
         this.takenInTurn = 0;
         if (this.state === 'open') Reflect.apply(this.inner.emit, this.response, ['drain']);
       });

@@ -5,6 +5,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Application, NextFunction, Request, RequestHandler, Response } from 'express';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
+import { asMicrotask } from '../core/event-loop.js';
 import { impossibleOption } from '../core/options.js';
 import type { StoredAnswer } from './capture.js';
 import { DeadlineEngine, type DeadlineMiddlewareOptions, requireCall } from './deadline.js';
@@ -220,7 +221,7 @@ function detach(response: Response): void {
   const { req: request, statusCode } = response;
   const ignore = (...given: unknown[]) => {
     // Whoever waits until it is written goes on.
-    for (const one of given) if (typeof one === 'function') queueMicrotask(one as () => void);
+    for (const one of given) if (typeof one === 'function') asMicrotask(one as () => void);
     return response;
   };
   for (const name of writers) Object.defineProperty(response, name, { value: ignore, configurable: true });

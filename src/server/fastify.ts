@@ -293,9 +293,7 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
   const early = new WeakMap<object, HttpIdempotency<FastifyRequest>>();
   // A plugin is loaded later than it is registered, unless one waits for it; a route made meanwhile would run twice, and nobody would know.
   app.addHook('onRequest', (request, _reply, next) => {
-    const key = request.headers['idempotency-key'];
-    // What only reads, without a key, is not worth the look at its route.
-    if ((key === undefined && (request.method === 'GET' || request.method === 'HEAD')) || request.is404) return next();
+    if (request.is404) return next();
     const { config, method, url } = request.routeOptions;
     const { idempotency: own } = config;
     if (own === false || isSeen in config) return next();
@@ -305,7 +303,7 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
       protection = protectionOf(options, own!);
       early.set(config, protection);
     }
-    if (protection.passes(request.method, key)) return next();
+    if (protection.passes(request.method, request.headers['idempotency-key'])) return next();
     const advice =
       'write "await app.register(idempotency, options)" before the routes, or give this one config: { idempotency: false }';
     next(

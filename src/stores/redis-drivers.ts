@@ -174,13 +174,21 @@ interface IoredisSubscriber extends EventSource {
   sunsubscribe(channel: string): Promise<unknown>;
 }
 
-/** Which stores on a client of ioredis want which channel: it does not count them, and who leaves first would take the channel from all. */
-const wanted = /* @__PURE__ */ new WeakMap<object, Map<string, Set<object>>>();
+/**
+ * Which stores on a client of ioredis want which channel: it does not count them, and who leaves first would take the channel from all.
+ * A property of the client, which any copy of this package finds.
+ */
+const wantedKey = /* @__PURE__ */ Symbol.for('holdfast.wantedChannels');
+
+interface Wanted {
+  [wantedKey]?: Map<string, Set<object>>;
+}
 
 /** @param place - To the channels of a cluster the client adds its prefix, as it does to keys. */
 function ioredisSubscriber(client: IoredisSubscriber, place: 'alone' | { readonly keyPrefix: string }): Subscriber {
-  const channels = wanted.get(client) ?? new Map<string, Set<object>>();
-  wanted.set(client, channels);
+  const carrier: IoredisSubscriber & Wanted = client;
+  carrier[wantedKey] ??= new Map();
+  const channels = carrier[wantedKey];
   const isCluster = place !== 'alone';
   const prefixLength = isCluster ? place.keyPrefix.length : 0;
   /** Whether nobody else wants it. */

@@ -5,13 +5,12 @@
  * was a sixth of the processor time of a request with an idempotency key on Redis.
  */
 
+import { atTurnEnd } from '../core/event-loop.js';
+
 interface Corkable {
   cork(): void;
   uncork(): void;
 }
-
-// Taken when this is loaded: where a test puts fakes in the place of timers, what is held would never go out.
-const atTurnEnd: ((task: () => void) => void) | undefined = globalThis.setImmediate;
 
 export class TurnWrites {
   private held: Corkable | undefined = undefined;

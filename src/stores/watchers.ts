@@ -5,6 +5,7 @@
  */
 import { Timer } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
+import { asMicrotask } from '../core/event-loop.js';
 import type { StoreChange, StoreWatch } from './store.js';
 
 const changed: StoreChange = { kind: 'changed' };
@@ -82,7 +83,7 @@ export class Watcher extends Timer implements StoreWatch {
       this.onChange(change);
     } catch (error) {
       // Reported as any exception of a callback is; the verb that told it goes on.
-      queueMicrotask(() => {
+      asMicrotask(() => {
         throw error;
       });
     }

@@ -6,10 +6,7 @@
  * microtasks drained after each. A runtime that does not do so is found out by a probe and gets one turn per step.
  */
 
-type QueueTask = (task: () => void) => void;
-
-// Taken at import: fake timers that a test installs later must not stop the world.
-const queueTask: QueueTask = platformTaskQueue();
+import { queueTask } from '../core/event-loop.js';
 
 /** Steps per turn of the event loop; more of them gain nothing that can be measured. */
 const longestBatch = 128;
@@ -58,19 +55,4 @@ async function drainsBetweenTasks(): Promise<boolean> {
     queueTask(() => void link(5));
     queueTask(() => resolve(isDrained));
   });
-}
-
-function platformTaskQueue(): QueueTask {
-  if (typeof globalThis.setImmediate === 'function') return globalThis.setImmediate;
-  if (typeof globalThis.MessageChannel !== 'function') return globalThis.setTimeout;
-  const { MessageChannel } = globalThis;
-  return (task) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.addEventListener('message', () => {
-      port1.close();
-      task();
-    });
-    port1.start();
-    port2.postMessage(undefined);
-  };
 }

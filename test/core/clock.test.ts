@@ -1,7 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { execFileSync } from 'node:child_process';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { callbackTimer, pipeline, systemClock, timeout } from '../../src/index.js';
+import { type Clock, callbackTimer, pipeline, systemClock, timeout } from '../../src/index.js';
 
 const nextTurn = () => new Promise(setImmediate);
 const platformTimers = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
@@ -75,6 +75,22 @@ describe('systemClock', () => {
       requests.run('third', () => expiry(2)),
     ]);
     expect(seen).toEqual([undefined, undefined, undefined]);
+  });
+
+  it('lets no timer expire in the asynchronous context of the request that happened to import it', async () => {
+    const [requests, numbers] = [new AsyncLocalStorage<string>(), new AsyncLocalStorage<number>()];
+    vi.resetModules();
+    const fresh = await requests.run('first', () => numbers.run(1, () => import('../../src/core/clock.js')));
+    expect(fresh.systemClock).not.toBe(systemClock);
+    const expiry = (clock: Clock) =>
+      new Promise<unknown[]>((resolve) => {
+        const timer = fresh.callbackTimer(() => resolve([requests.getStore(), numbers.getStore()]));
+        clock.schedule(timer, clock.now() + 1);
+      });
+    const none = [undefined, undefined];
+    expect(await expiry(fresh.systemClock)).toEqual(none);
+    // One of its own, so that the background's need not keep this process.
+    expect(await Promise.all([expiry(fresh.systemClock.background!), expiry(fresh.systemClock)])).toEqual([none, none]);
   });
 
   it('is that of the platform also when its first use falls under fake timers, and after them', async () => {
@@ -371,9 +387,9 @@ describe('systemClock, on a platform that a test plays', () => {
   });
 
   it('reports what a timer throws as the platform does, and goes on with the others', async () => {
-    const { clock, timer, goTo, fired } = await play();
     const tasks: (() => void)[] = [];
     vi.stubGlobal('queueMicrotask', (task: () => void) => tasks.push(task));
+    const { clock, timer, goTo, fired } = await play();
     clock.schedule(
       callbackTimer(() => {
         throw new Error('bad timer');

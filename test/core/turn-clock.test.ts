@@ -83,9 +83,13 @@ describe('turn clock', () => {
   });
 
   it.each([
-    ['tells nobody when a turn ends', Object.create(process, { nextTick: { value: undefined } })],
-    ['has no process', undefined],
-  ])('is exact on a platform that %s', async (_, platform) => {
+    ['on a platform that tells nobody when a turn ends', Object.create(process, { nextTick: { value: undefined } })],
+    ['on a platform without a process', undefined],
+    [
+      'where a test had faked the end of a turn before the import',
+      Object.create(process, { nextTick: { value: Object.assign(() => {}, { clock: {} }) } }),
+    ],
+  ])('is exact %s', async (_where, platform) => {
     vi.stubGlobal('process', platform);
     vi.resetModules();
     try {

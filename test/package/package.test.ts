@@ -138,12 +138,16 @@ describe('the names', () => {
 });
 
 const typedProgram = `
-import { exponential, type Pipeline, pipeline, retry, timeout } from 'holdfast';
+import { exponential, mutex, type Pipeline, pipeline, retry, timeout } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 
 const policy: Pipeline = pipeline(retry({ backoff: exponential({ initial: 100, max: '2s' }) }), timeout('1s'));
 export const answer: Promise<number> = policy.execute(({ signal }) => (signal.aborted ? 1 : 2));
 export const now: number = virtualClock().now();
+export async function fence() {
+  await using lease = await mutex({ ttl: '10s' }).acquire('key');
+  return lease.fence;
+}
 // @ts-expect-error a duration has a unit
 timeout('1 second');
 `;
@@ -164,7 +168,7 @@ describe('the types', () => {
     const config = join(project, `tsconfig.${compiler}.${moduleResolution}.json`);
     const compilerOptions = {
       ...{ strict: true, exactOptionalPropertyTypes: true, skipLibCheck: false, noEmit: true, types: [] },
-      ...{ target: 'es2023', lib: ['es2023', 'esnext.disposable', 'dom'], module, moduleResolution },
+      ...{ target: 'es2022', lib: ['es2022', 'dom'], module, moduleResolution },
     };
     for (const file of files) writeFileSync(join(project, file), typedProgram);
     writeFileSync(config, JSON.stringify({ compilerOptions, files }));

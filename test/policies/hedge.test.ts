@@ -6,6 +6,7 @@ import {
   adaptiveLimit,
   bulkhead,
   type Clock,
+  circuitBreaker,
   deadline,
   type Guard,
   HandlesError,
@@ -209,6 +210,20 @@ describe('hedge', () => {
     );
     expect(!outcome.ok && outcome.error).toBeInstanceOf(HandlesError);
     expect(discarded).toEqual(['value']);
+  });
+
+  it('hands a value that the handles of a guard inside could not judge to onDiscard, once', async () => {
+    const discarded: unknown[] = [];
+    const broken = () => {
+      throw new Error('broken');
+    };
+    const policy = pipeline(
+      hedge({ delay: '1s', onDiscard: (value) => discarded.push(value) }),
+      circuitBreaker({ handles: broken }),
+    );
+    let answers = 0;
+    expect(await policy.attempt(() => ++answers)).toMatchObject({ error: { code: 'ERR_HANDLES_FAILED' } });
+    expect([discarded, answers]).toEqual([[1, 2], 2]);
   });
 
   describe('with its budget', () => {

@@ -87,17 +87,20 @@ describe('keyed', () => {
     expect([timeless.size, reads]).toEqual([1, 0]);
   });
 
-  it('links the pipeline of a key once for as long as the same comes after it', async () => {
-    const inner = pipeline(circuitBreaker());
+  it.each([
+    ['pipeline', 'policies', () => pipeline(circuitBreaker())],
+    ['guard', 'fused', () => ({ name: 'open', admit: () => ({ settle() {}, release() {} }) })],
+  ] as const)('links the %s of a key once for as long as the same comes after it', async (_kind, part, make) => {
+    const inner: object = make();
     let looks = 0;
     const looking = Object.create(inner, {
-      policies: {
+      [part]: {
         get() {
           looks++;
-          return inner.policies;
+          return Reflect.get(inner, part);
         },
       },
-    }) as typeof inner;
+    }) as ReturnType<typeof make>;
     const client = pipeline(keyed(() => looking));
     await client.attempt(() => 1, { key: 'a' });
     const before = looks;

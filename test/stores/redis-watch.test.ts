@@ -2,7 +2,7 @@
 import type { EventEmitter } from 'node:events';
 import { OptionsError } from 'holdfast';
 import { type FaultProxy, faultProxy, type VirtualClock, virtualClock } from 'holdfast/testing';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type RedisStore, type RedisStoreOptions, redisStore } from '../../src/stores/redis.js';
 import type { StoreWatch } from '../../src/stores/store.js';
 import { redisProgram, startCluster, startRedis, startReplica, startSentinels } from '../support/servers/redis.ts';
@@ -126,6 +126,26 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     await staying.write('key', value, { ttlMs });
     await expect.poll(() => told, soon).toEqual(['changed', 'changed']);
     await staying.close();
+    await expect.poll(subscriptions, soon).toBe(0);
+  });
+
+  it('is shared with another copy of the package, keeps for it a channel that ours gives up', async () => {
+    vi.resetModules();
+    const copy = await import('../../src/stores/redis.js');
+    expect(copy.redisStore).not.toBe(redisStore);
+    const subscriber = open(server.port).client;
+    const leaving = newStore({ subscriber, clock });
+    const staying = copy.redisStore(open(server.port).client, { timeout: '10s', subscriber });
+    const left = listen(leaving, 'key');
+    const { told, watch } = listen(staying, 'key');
+    await Promise.all([left.watch.ready, watch.ready]);
+    left.watch.close();
+    await clock.advance('11s');
+    // What was asked of the server before this is done when it is answered.
+    await listen(leaving, 'another').watch.ready;
+    await staying.write('key', value, { ttlMs });
+    await expect.poll(() => told, soon).toEqual(['changed']);
+    await Promise.all([leaving.close(), staying.close()]);
     await expect.poll(subscriptions, soon).toBe(0);
   });
 

@@ -1,7 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { EventEmitter, getEventListeners } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { OptionsError, StoreError } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
@@ -13,6 +12,7 @@ import * as scripts from '../../src/stores/redis-scripts.js';
 import { redisProgram, startRedis, startReplica } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { canMount, smallDisk } from '../support/servers/small-disk.ts';
+import { temporaryFolder } from '../support/temporary-folder.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
 import { bytes, failure, text } from './support.ts';
 
@@ -301,7 +301,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
   it.skipIf(!canMount)(
     'says that the disk is full, changes nothing, answers reads, and goes on by itself when there is room',
     async () => {
-      const parent = mkdtempSync(join(tmpdir(), 'holdfast-full-'));
+      const parent = temporaryFolder('full');
       const disk = smallDisk(join(parent, 'disk'), 0, 3);
       const full = await startRedis(program!, ['--dir', disk.folder, '--appendonly', 'yes']);
       try {

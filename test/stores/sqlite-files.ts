@@ -1,10 +1,10 @@
 /** Files and databases for the tests of the SQLite store, of every library that is installed here. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { SqliteDatabase } from '../../src/stores/sqlite.js';
+import { temporaryFolder } from '../support/temporary-folder.ts';
 
 export type OpenDatabase = SqliteDatabase & { close(): unknown };
 
@@ -29,6 +29,6 @@ export const drivers: readonly Driver[] = [nodeSqlite, ...betterSqlite3()];
 
 /** The path of a database in a folder of its own, gone at the end of the block. */
 export function temporaryDatabase(): { readonly path: string } & Disposable {
-  const folder = mkdtempSync(join(tmpdir(), 'holdfast-sqlite-'));
+  const folder = temporaryFolder('sqlite');
   return { path: join(folder, 'store.db'), [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) };
 }

@@ -1,8 +1,7 @@
 /** Several processes at one file, healthy and killed. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -13,10 +12,11 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sqliteStore } from '../../src/stores/sqlite.js';
 import { esbuildLowering } from '../../tools/lowering.ts';
 import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
+import { temporaryFolder } from '../support/temporary-folder.ts';
 import type { Asked } from './sqlite-child.ts';
 import { nodeSqlite, temporaryDatabase } from './sqlite-files.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'holdfast-sqlite-child-'));
+const folder = temporaryFolder('sqlite-child');
 const program = join(folder, 'child.mjs');
 const children = new Set<ChildProcess>();
 

@@ -54,6 +54,8 @@ export interface LockInspection {
 export type LockKeys = string | readonly string[];
 
 const mostKeys = 100;
+const oneKey = 'a string that is not empty';
+const oneKeyOrMore = 'a string that is not empty, or a list of 1 to 100 of them';
 /** The longest key of a store, less what goes before it. */
 const longestKeyBytes = 480;
 
@@ -154,13 +156,13 @@ export class Locks {
   }
 
   async inspect(key: string): Promise<LockInspection> {
-    const { holders, queueLength } = await this.lineOf(key).view();
+    const { holders, queueLength } = await this.lineOf(key, oneKey).view();
     const { owner, fence, remainingMs = 0 } = holders[0] ?? {};
     return { owner, fence, remainingMs, queueLength, holders };
   }
 
   async forceRelease(key: string): Promise<boolean> {
-    const wasHeld = await this.lineOf(key).forceRelease();
+    const wasHeld = await this.lineOf(key, oneKey).forceRelease();
     this.settings.noteForced(key);
     return wasHeld;
   }
@@ -233,13 +235,13 @@ export class Locks {
     }
   }
 
-  private lineOf(key: string): Line {
+  private lineOf(key: string, allowed = oneKeyOrMore): Line {
     const known = this.lines.get(key);
     if (known !== undefined) return known;
     const { settings } = this;
     const { name, store, kind } = settings;
     if (typeof key !== 'string' || key.length === 0) {
-      checkArgument(name, 'key', key, { allowed: 'a string that is not empty', parse: () => undefined });
+      checkArgument(name, 'key', key, { allowed, parse: () => undefined });
     }
     const line =
       store === undefined
@@ -251,9 +253,8 @@ export class Locks {
 
   private sorted(keys: unknown): readonly string[] {
     const { name } = this.settings;
-    const allowed = `a string that is not empty, or a list of 1 to ${mostKeys} of them`;
     return checkArgument(name, 'key', keys, {
-      allowed,
+      allowed: oneKeyOrMore,
       parse(value) {
         if (!Array.isArray(value) || value.length < 1 || value.length > mostKeys) return undefined;
         if (!value.every((key) => typeof key === 'string' && key.length > 0)) return undefined;

@@ -10,6 +10,7 @@
 import { type Clock, callbackTimer, longestWaitMs, Timer } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
 import { StoreError } from '../../core/errors.js';
+import { asMicrotask } from '../../core/event-loop.js';
 import type { QueueTurn, StoreWatch } from '../../stores/store.js';
 import { LeaseKeeper, safeLeaseMs } from '../lease.js';
 import { LeaseBase, type LeaseRelease, type LossReason } from './lease-handle.js';
@@ -205,7 +206,7 @@ export class StoredLine extends Line {
     this.leaving.push(owner);
     if (this.leaving.length > 1 || this.leaves >= mostLeaves) return;
     this.leaves++;
-    queueMicrotask(() => void this.leaveTogether());
+    asMicrotask(() => void this.leaveTogether());
   }
 
   private async leaveTogether(): Promise<void> {

@@ -10,6 +10,7 @@ import { showBriefly } from '../../core/brief.js';
 import { type Call, outermostOf, roomForCopies } from '../../core/call.js';
 import { type Clock, systemClock } from '../../core/clock.js';
 import { BulkheadFullError, isAbandoned } from '../../core/errors.js';
+import { asMicrotask } from '../../core/event-loop.js';
 import { Events } from '../../core/events.js';
 import {
   type CommonOptions,
@@ -342,7 +343,7 @@ class Slot implements Permit {
     this.state = 'settled';
     // A layer calls `ended` at once, or counts the operation as abandoned before this microtask comes. By hand, or
     // through a guard of one's own that does not pass `ended` on, nobody does, and the slot must come back all the same.
-    queueMicrotask(() => {
+    asMicrotask(() => {
       if (this.state !== 'settled') return;
       outermostOf(call).onIdle(() => this.ended());
     });

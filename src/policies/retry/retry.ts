@@ -9,7 +9,7 @@
 import type { Call, Dependent } from '../../core/call.js';
 import { longestWaitMs, Timer } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
-import { HandlesError, HoldfastError, isRejected } from '../../core/errors.js';
+import { HoldfastError, isRejected } from '../../core/errors.js';
 import { Events, type RetryStop } from '../../core/events.js';
 import {
   type CommonOptions,
@@ -23,8 +23,9 @@ import {
   show,
   withDefault,
 } from '../../core/options.js';
-import { type Handles, handlesThrows, judge, type Outcome, yesOrNo } from '../../core/outcome.js';
+import { type Handles, handlesThrows, judge, type Outcome, unjudged, yesOrNo } from '../../core/outcome.js';
 import type { Strategy } from '../../core/policy.js';
+import { discard } from '../discard.js';
 import { type Backoff, backoffField, exponential } from './backoff.js';
 import { retryHintOf } from './retry-after.js';
 import type { RetryBudget } from './retry-budget.js';
@@ -46,7 +47,7 @@ export interface RetryOptions extends CommonOptions {
   /**
    * Receives each value that `handles` took for a failure and that the caller does not get, because another attempt has taken
    * its place or the call has ended, so that you can close it: `(response) => response.body?.cancel()`. It also receives a value on
-   * which `handles` or `backoff` threw. An exception in it is contained.
+   * which `handles` or `backoff` threw, also the `handles` of a guard inside. An exception in it is contained.
    */
   readonly onDiscard?: ((value: unknown) => void) | undefined;
   /** The source of randomness, returning numbers in [0, 1). Default: `Math.random`. */
@@ -196,13 +197,9 @@ function isFailure(plan: RetryPlan, outcome: Outcome): boolean {
   try {
     return judge(plan.handles, outcome, plan.name);
   } catch (error) {
-    discard(plan, outcome);
+    discard(plan, { ok: false, error });
     throw error;
   }
-}
-
-function discard({ events, onDiscard }: RetryPlan, outcome: Outcome): void {
-  if (outcome.ok && onDiscard !== undefined) events.contain('onDiscard', () => onDiscard(outcome.value));
 }
 
 function notWaiting(): void {}
@@ -288,6 +285,7 @@ class RetryRun<T> extends Timer implements Dependent {
 
   #keep(outcome: Outcome<T>): void {
     this.#errors.push(errorOf(outcome));
+    if (!outcome.ok) discard(this.#plan, outcome);
     // A value that is given to onDiscard may be closed by it.
     if (outcome.ok ? this.#plan.onDiscard === undefined : !isRejected(outcome.error)) this.#started = outcome;
   }
@@ -371,9 +369,9 @@ class RetryRun<T> extends Timer implements Dependent {
     try {
       return question();
     } catch (thrown) {
-      this.#discard(outcome);
-      const cause = outcome.ok ? {} : { cause: outcome.error };
-      throw new HandlesError({ policy: this.#plan.name, option, thrown, ...cause });
+      const error = unjudged(outcome, this.#plan.name, option, thrown);
+      discard(this.#plan, { ok: false, error });
+      throw error;
     }
   }
 

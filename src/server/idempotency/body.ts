@@ -4,6 +4,7 @@
  * Promise: the request can be read afterwards as if nobody had looked; no more is kept than the limit.
  */
 import type { IncomingMessage } from 'node:http';
+import { asMicrotask } from '../../core/event-loop.js';
 import { listOf } from '../../core/list-of.js';
 
 /** The bytes, or why there are none: longer than the limit, or the client left in the middle. */
@@ -126,7 +127,7 @@ export class BodyTap {
       this.settle?.(this.whole());
     } else if (this.comesUnread && !this.isAsking && !comesByItself(request)) {
       this.isAsking = true;
-      queueMicrotask(() => {
+      asMicrotask(() => {
         this.isAsking = false;
         this.pull();
       });

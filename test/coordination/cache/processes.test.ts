@@ -1,8 +1,7 @@
 /** Caches of several real processes before SQLite and Redis, killed, frozen, and cut off from word of changes. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -14,9 +13,10 @@ import { median } from '../../support/median.ts';
 import { postgresHome, startPostgres } from '../../support/servers/postgres.ts';
 import { redisProgram, startRedis } from '../../support/servers/redis.ts';
 import type { ServerProcess } from '../../support/servers/server-process.ts';
+import { temporaryFolder } from '../../support/temporary-folder.ts';
 import type { ChildSettings, Order, Told } from './process-child.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'holdfast-cache-'));
+const folder = temporaryFolder('cache');
 const program = join(folder, 'child.cjs');
 const redis = await redisProgram();
 const home = postgresHome();

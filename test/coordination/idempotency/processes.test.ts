@@ -2,7 +2,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once as onceEvent } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -15,13 +14,14 @@ import { sqliteStore } from '../../../src/stores/sqlite.js';
 import { esbuildLowering } from '../../../tools/lowering.ts';
 import { redisProgram, startRedis } from '../../support/servers/redis.ts';
 import type { ServerProcess } from '../../support/servers/server-process.ts';
+import { temporaryFolder } from '../../support/temporary-folder.ts';
 import { unsynced } from '../../support/unsynced.ts';
 import type { Order } from './child.ts';
 
 // A child lies within the checkout, so that it finds the packages it imports.
 const checkout = fileURLToPath(new URL('../../../', import.meta.url));
 const folder = mkdtempSync(join(checkout, 'node_modules', '.holdfast-idempotency-'));
-const files = mkdtempSync(join(tmpdir(), 'holdfast-idempotency-'));
+const files = temporaryFolder('idempotency');
 const program = join(folder, 'child.mjs');
 const redis = await redisProgram('redis-server');
 const children = new Set<ChildProcess>();

@@ -75,12 +75,13 @@ describe('locks of several keys', () => {
     await expect(locks.acquire(['a', ''])).rejects.toThrow('a list of 1 to 100');
     await expect(locks.acquire(['a', ['b'] as never])).rejects.toThrow('a list of 1 to 100');
     await expect(locks.tryAcquire({} as never)).rejects.toThrow('a list of 1 to 100');
+    await expect(locks.acquire('')).rejects.toThrow('a list of 1 to 100');
+    await expect(locks.run('', () => 1)).rejects.toThrow('a list of 1 to 100');
     expect((await locks.acquire(['one'])).leases!.length).toBe(1);
     for (const key of [5, '', ['a']] as never[]) {
       await expect(locks.inspect(key)).rejects.toThrow('a string that is not empty');
       await expect(locks.forceRelease(key)).rejects.toThrow('a string that is not empty');
     }
-    await expect(locks.acquire('')).rejects.toThrow('a string that is not empty');
     const lease = await locks.acquire(names.slice(1));
     expect(lease.leases!.length).toBe(100);
     await expect(locks.acquire(names.slice(1), { wait: 0 })).rejects.toMatchObject({ key: 'key 1' });

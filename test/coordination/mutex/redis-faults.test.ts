@@ -1,8 +1,7 @@
 /** Locks in a real Redis while owners are frozen, killed, cut off or busy, and while the server forgets or its clock jumps. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -16,6 +15,7 @@ import { drivers, type RedisConnection } from '../../stores/redis-clients.ts';
 import { clockShim } from '../../support/servers/clock-shim.ts';
 import { redisProgram, startRedis } from '../../support/servers/redis.ts';
 import type { ServerProcess } from '../../support/servers/server-process.ts';
+import { temporaryFolder } from '../../support/temporary-folder.ts';
 import type { Told } from './redis-child.ts';
 
 const program = await redisProgram();
@@ -23,7 +23,7 @@ const isWhole = process.env.HOLDFAST_WORLDS !== undefined;
 const ttlMs = 1_500;
 
 describe.skipIf(program === undefined)('mutex on a real Redis', () => {
-  const folder = mkdtempSync(join(tmpdir(), 'holdfast-mutex-child-'));
+  const folder = temporaryFolder('mutex-child');
   const childProgram = join(folder, 'child.mjs');
   const children = new Set<ChildProcess>();
   let connections: RedisConnection[] = [];

@@ -362,8 +362,12 @@ describe('circuitBreaker', () => {
         throw new Error('mistake');
       },
     });
-    expect(await pipeline(breaker).attempt(() => 1)).toMatchObject({ ok: false, error: expect.any(HandlesError) });
+    const outcome = await pipeline(breaker).attempt(() => 1);
+    expect(outcome).toMatchObject({ ok: false, error: expect.any(HandlesError) });
     expect(breaker.state).toBe('open');
+    // Who called can close it; what logs the error does not show it.
+    expect(outcome).toMatchObject({ error: { value: 1 } });
+    expect(Object.keys(!outcome.ok && (outcome.error as object))).not.toContain('value');
   });
 
   it.each([true, false])('does not count a call whose handles changes its state, and answers %s', (isFailure) => {

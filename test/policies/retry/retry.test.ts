@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { describe, expect, it, vi } from 'vitest';
 import {
   attemptsOf,
+  circuitBreaker,
   constant,
   DeadlineExceededError,
   deadline,
@@ -196,6 +197,22 @@ describe('retry', () => {
         await clock.runAll();
         expect(await running).toMatchObject({ ok: false, error: { code: 'ERR_HANDLES_FAILED' } });
         expect(discarded).toEqual(answered);
+      }
+    });
+
+    it('hands a value that the handles of a guard inside could not judge to onDiscard, once', async () => {
+      for (const around of [[], [timeout('1m')]]) {
+        const clock = virtualClock();
+        const discarded: unknown[] = [];
+        const onDiscard = (value: unknown) => discarded.push(value);
+        const breaker = circuitBreaker({ handles: throwsAt(1) as never, clock });
+        const policy = pipeline(retry({ attempts: 2, onDiscard, clock }), breaker, ...around);
+        const running = policy.attempt(({ attempt }) => attempt);
+        await clock.runAll();
+        expect([await running, discarded]).toEqual([{ ok: true, value: 2 }, [1]]);
+        const last = await pipeline(retry({ attempts: 1, onDiscard }), breaker).attempt(() => 1);
+        expect(last).toMatchObject({ error: { code: 'ERR_HANDLES_FAILED', value: undefined } });
+        expect(discarded).toEqual([1, 1]);
       }
     });
 

@@ -97,9 +97,10 @@ describe('idempotency of fastify', () => {
     app.put('/own', { config: { idempotency: { methods: ['PUT'] } } }, run);
     app.put('/other', run);
     app.put('/wanted', { config: { idempotency: { methods: ['PUT'], required: true } } }, run);
+    app.get('/wanted', { config: { idempotency: { methods: ['GET'], required: true } } }, run);
     app.register(async (child) => child.post('/child', run));
     const keyed = { 'idempotency-key': 'k-1' };
-    const ask = async (method: 'POST' | 'PUT', url: string, headers: Record<string, string> = keyed) => {
+    const ask = async (method: 'GET' | 'POST' | 'PUT', url: string, headers: Record<string, string> = keyed) => {
       const { statusCode, body } = await app.inject({ method, url, headers });
       return [statusCode, body] as const;
     };
@@ -107,7 +108,7 @@ describe('idempotency of fastify', () => {
     const refused = [500, expect.stringContaining('await app.register(idempotency, options)')];
     expect([await post('/early'), await ask('PUT', '/own')]).toEqual([refused, refused]);
     // It wants a key, and there is nobody who would ask for it.
-    expect(await ask('PUT', '/wanted', {})).toEqual(refused);
+    expect([await ask('PUT', '/wanted', {}), await ask('GET', '/wanted', {})]).toEqual([refused, refused]);
     expect(runs).toBe(0);
     // Nobody asked for protection, or nobody can have it.
     const open = [await post('/early', {}), await post('/open'), await ask('PUT', '/other')];

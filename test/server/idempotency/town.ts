@@ -1,8 +1,7 @@
 /** A town of shops: servers in processes of their own, on one file or server of records. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -10,6 +9,7 @@ import { build } from 'esbuild';
 import { afterAll, beforeAll } from 'vitest';
 import { esbuildLowering } from '../../../tools/lowering.ts';
 import { temporaryDatabase } from '../../stores/sqlite-files.js';
+import { temporaryFolder } from '../../support/temporary-folder.ts';
 import { unsynced } from '../../support/unsynced.js';
 import { type RawAnswer, send } from './raw-client.js';
 import type { Death } from './shop-child.js';
@@ -18,7 +18,7 @@ const leaseMs = 1_000;
 /** For how long a key may be blocked: one lease, and what a loaded machine needs. */
 export const mostBlockedMs = leaseMs + 30_000;
 
-const folder = mkdtempSync(join(tmpdir(), 'holdfast-shop-'));
+const folder = temporaryFolder('shop');
 const program = join(folder, 'child.cjs');
 
 /** For the file of tests that calls it: the program of the shops is there while its tests run. */

@@ -1,8 +1,7 @@
 /** Response caches of two real processes before Redis. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -10,10 +9,11 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { esbuildLowering } from '../../../tools/lowering.ts';
 import { redisProgram, startRedis } from '../../support/servers/redis.ts';
 import type { ServerProcess } from '../../support/servers/server-process.ts';
+import { temporaryFolder } from '../../support/temporary-folder.ts';
 import { send } from '../idempotency/raw-client.js';
 import { statusOf } from './support.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'holdfast-responses-'));
+const folder = temporaryFolder('responses');
 const program = join(folder, 'child.mjs');
 const redis = await redisProgram();
 const children: ChildProcess[] = [];

@@ -1,8 +1,8 @@
 /** A wall clock that jumps, for one server only: a library loaded before it adds what a file says to each look at the clock. */
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { closeSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { temporaryFolder } from '../temporary-folder.ts';
 import type { Program } from './provide.ts';
 
 // The system call itself is asked: looking up the function that this one hides needs memory, whose allocator asks for the time.
@@ -66,7 +66,7 @@ export interface ClockShim {
 
 /** Undefined where there is no C compiler; in CI that is an error. */
 export function clockShim(program: Program): ClockShim | undefined {
-  const folder = mkdtempSync(join(tmpdir(), 'holdfast-clock-'));
+  const folder = temporaryFolder('clock');
   const [text, library, jump] = ['shim.c', 'shim.so', 'jump'].map((name) => join(folder, name)) as [
     ...[string, string, string],
   ];

@@ -5,7 +5,6 @@ import {
   chownSync,
   cpSync,
   existsSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -19,13 +18,14 @@ import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import pg from 'pg';
+import { isOurs, nobody, temporaryFolder } from '../temporary-folder.ts';
 import { provide } from './provide.ts';
 import { ServerProcess } from './server-process.ts';
 
 const run = promisify(execFile);
 
-/** Postgres refuses to run as root. Nobody of Debian has this number. */
-const user = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : undefined;
+/** Postgres refuses to run as root. */
+const user = process.getuid?.() === 0 ? { uid: nobody, gid: nobody } : undefined;
 
 /** The folder with `bin`, `lib` and `share`; undefined where the package has no binaries for this machine. In CI that is an error. */
 export function postgresHome(): string | undefined {
@@ -207,12 +207,12 @@ function isOpenToAll(folder: string): boolean {
   }
 }
 
-/** A folder, or a copy of it where everybody gets; one copy for all test files. */
+/** A folder, or a copy of it where everybody gets; one copy for all test files, whose name is known to all: others may have taken it. */
 function openToAll(folder: string, name: string): string {
   if (isOpenToAll(folder)) return folder;
   const open = join(tmpdir(), name);
-  if (existsSync(open)) return open;
-  const parent = mkdtempSync(join(tmpdir(), 'holdfast-copy-'));
+  if (existsSync(open)) return checked(open);
+  const parent = temporaryFolder('copy');
   chmodSync(parent, 0o755);
   cpSync(folder, join(parent, 'copy'), { recursive: true, verbatimSymlinks: true });
   chmodSync(join(parent, 'copy'), 0o755);
@@ -222,7 +222,14 @@ function openToAll(folder: string, name: string): string {
     // Another test file was quicker.
   }
   rmSync(parent, { recursive: true, force: true });
-  return open;
+  return checked(open);
+}
+
+function checked(copy: string): string {
+  if (isOurs(copy)) return copy;
+  throw new Error(
+    `${copy} belongs to somebody else, or others may write to it: its programs are not to be run; remove it`,
+  );
 }
 
 /** What the package's install script would do. */

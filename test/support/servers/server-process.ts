@@ -6,11 +6,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
-import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { temporaryFolder } from '../temporary-folder.ts';
 import type { Program } from './provide.ts';
 
 /** How one kind of server is started and asked. */
@@ -44,7 +44,7 @@ export class ServerProcess {
   private constructor(kind: ServerKind, port: number) {
     this.kind = kind;
     this.port = port;
-    this.folder = mkdtempSync(join(tmpdir(), `holdfast-${kind.name}-`));
+    this.folder = temporaryFolder(kind.name);
   }
 
   /** Starts one on a port that was free a moment ago; once more, where another was quicker to take it. */

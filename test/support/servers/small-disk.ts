@@ -1,8 +1,8 @@
 /** A disk of a few megabytes, in memory, for a server to fill. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { temporaryFolder } from '../temporary-folder.ts';
 
 /** Few may mount, and not even root everywhere; where it is not allowed, the tests of a full disk are skipped and say so. */
 export const canMount = tryMount();
@@ -10,7 +10,7 @@ if (!canMount) console.log('Skipped: a full disk needs somebody who may mount a 
 
 function tryMount(): boolean {
   if (process.platform !== 'linux' || process.getuid?.() !== 0) return false;
-  const parent = mkdtempSync(join(tmpdir(), 'holdfast-mount-'));
+  const parent = temporaryFolder('mount');
   try {
     smallDisk(join(parent, 'disk'), 0, 1).dispose();
     return true;

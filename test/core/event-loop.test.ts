@@ -1,0 +1,53 @@
+import { mock } from 'node:test';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+
+describe('the event loop at import', () => {
+  afterEach(() => {
+    vi.useRealTimers();
+    mock.timers.reset();
+    vi.unstubAllGlobals();
+    vi.resetModules();
+  });
+
+  const load = () => {
+    vi.resetModules();
+    return import('../../src/core/event-loop.js');
+  };
+
+  it('is that of the platform', async () => {
+    const { atTurnEnd, atTickEnd, asMicrotask, queueTask } = await load();
+    expect([atTurnEnd, atTickEnd, asMicrotask, queueTask]).toEqual([
+      setImmediate,
+      process.nextTick,
+      queueMicrotask,
+      setImmediate,
+    ]);
+  });
+
+  it.each([
+    ['vitest', () => void vi.useFakeTimers({ toFake: ['setImmediate', 'queueMicrotask'] })],
+    ['node:test', () => mock.timers.enable({ apis: ['setImmediate'] })],
+    ['a platform that has none', () => vi.stubGlobal('setImmediate', undefined)],
+  ])('runs tasks in a turn of their own past what stands there of %s', async (_whose, put) => {
+    put();
+    const { atTurnEnd, asMicrotask, queueTask } = await load();
+    expect(atTurnEnd).toBeUndefined();
+    const order: string[] = [];
+    await new Promise<void>((resolve) => {
+      queueTask(() => {
+        order.push('task');
+        resolve();
+      });
+      asMicrotask(() => order.push('microtask'));
+      order.push('here');
+    });
+    expect(order).toEqual(['here', 'microtask', 'task']);
+  });
+
+  it('waits for a timer where the platform has nothing better', async () => {
+    vi.stubGlobal('setImmediate', undefined);
+    vi.stubGlobal('MessageChannel', undefined);
+    const { queueTask } = await load();
+    await new Promise<void>((resolve) => queueTask(resolve));
+  });
+});

@@ -59,8 +59,12 @@ class Inner {
   readonly end: ServerResponse['end'];
   readonly destroy: ServerResponse['destroy'];
   readonly emit: ServerResponse['emit'];
+  /** Somebody has patched the response earlier, and may write to it at any time, as a compressor does. */
+  readonly isPatched: boolean;
 
-  constructor({ writeHead, write, end, destroy, emit }: ServerResponse) {
+  constructor(response: ServerResponse) {
+    const { writeHead, write, end, destroy, emit } = response;
+    this.isPatched = Object.hasOwn(response, 'write');
     this.writeHead = writeHead;
     this.write = write;
     this.end = end;
@@ -433,16 +437,23 @@ export class ResponseCapture {
     response.addTrailers = ignored as never;
     // A head that is written refuses changes by itself, as it does without us.
     const release = response.headersSent ? undefined : this.ignoreHeaders();
-    // Says to frameworks that the answer is given.
-    setIfOwn(response, 'finished', true);
+    this.sayEnded(true);
     wait.then(() => {
-      setIfOwn(response, 'finished', false);
+      this.sayEnded(false);
       response.addTrailers = addTrailers;
       release?.();
       response.statusCode = statusCode;
       setWords(response, words);
       this.letGo(given);
     });
+  }
+
+  /** To frameworks, which ask whether the answer is given. `finished` is quicker said, but then Node takes nothing more from anybody. */
+  private sayEnded(isEnded: boolean): void {
+    const { response, inner } = this;
+    if (!inner.isPatched) setIfOwn(response, 'finished', isEnded);
+    else if (isEnded) Object.defineProperty(response, 'writableEnded', { value: true, configurable: true });
+    else Reflect.deleteProperty(response, 'writableEnded');
   }
 
   /** Until what it answers is called. */

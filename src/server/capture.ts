@@ -104,6 +104,7 @@ type Postponed = readonly [name: 'writeHead' | 'write' | 'end', given: readonly 
 // Lists that most answers leave empty; what is added goes into a list of its own.
 const noChunks: Uint8Array[] = [];
 const nothingDone: Postponed[] = [];
+const noListeners: readonly never[] = [];
 /** In place of one that is in the answer: what is held meanwhile shall be little. */
 const toldHead: AnswerHead = { status: 0, statusMessage: '', headers: [] };
 
@@ -122,6 +123,7 @@ export class ResponseCapture {
   /** Units taken in this turn from a handler whose client is gone. */
   private takenInTurn = 0;
   private aloneTask: (() => void) | undefined = undefined;
+  private drainListeners: readonly ((...given: never[]) => void)[] = noListeners;
   /** That of the request, and what its handler sees in its place. */
   private socket: Socket | undefined = undefined;
   private watched: Socket | undefined = undefined;
@@ -145,6 +147,7 @@ export class ResponseCapture {
       response.destroy = (...given: unknown[]) => this.destroy(given) as never;
       response.emit = (...given: unknown[]) => this.emit(given);
     }
+    if (Object.hasOwn(response, 'on')) this.recordDrainListeners();
     if (response.destroyed) this.hideClose();
   }
 
@@ -292,7 +295,7 @@ export class ResponseCapture {
 
   /** Pipes end at a close, and with them the answer; so for the handler the client is still there, and reads fast. */
   private hideClose(): void {
-    const { response, inner } = this;
+    const { response } = this;
     const isFirst = !this.clientGone;
     this.clientGone = true;
     setIfOwn(response, 'destroyed', false);
@@ -305,7 +308,23 @@ export class ResponseCapture {
     });
     this.terms.onClientGone();
     this.aloneTask?.();
-    queueMicrotask(() => void Reflect.apply(inner.emit, response, ['drain']));
+    queueMicrotask(() => this.drain());
+  }
+
+  /** A compressor before us takes them for itself, and has nothing more to tell when the client is gone. */
+  private recordDrainListeners(): void {
+    const { response } = this;
+    const { on } = response;
+    response.on = (name: string, listener: (...given: never[]) => void) => {
+      if (name === 'drain') this.drainListeners = [...this.drainListeners, listener];
+      return Reflect.apply(on, response, [name, listener]);
+    };
+  }
+
+  private drain(): void {
+    const { response, inner, drainListeners } = this;
+    Reflect.apply(inner.emit, response, ['drain']);
+    for (const listener of drainListeners) Reflect.apply(listener, response, []);
   }
 
   private tellClose(): void {
@@ -326,7 +345,7 @@ export class ResponseCapture {
     if (!isPausing) {
       setImmediate(() => {
         this.takenInTurn = 0;
-        if (this.state === 'open') Reflect.apply(this.inner.emit, this.response, ['drain']);
+        if (this.state === 'open') this.drain();
       });
     }
     return false;
@@ -376,7 +395,7 @@ export class ResponseCapture {
     // What its own bytes are is known by now.
     this.state = 'done';
     for (const [name, given] of postponed) Reflect.apply(inner[name], response, given as []);
-    if (!hasEnded) Reflect.apply(inner.emit, response, ['drain']);
+    if (!hasEnded) this.drain();
   }
 
   // Asked anew, because what was called in between may have changed it.

@@ -86,6 +86,7 @@ type CapturedResponse = ServerResponse & {
 };
 
 type Callback = (error?: Error | null) => void;
+type Listener = (...given: never[]) => void;
 /** As Node takes them: `(chunk, encoding, callback)`, any of them left out. */
 type ChunkArguments = readonly unknown[];
 
@@ -104,7 +105,7 @@ type Postponed = readonly [name: 'writeHead' | 'write' | 'end', given: readonly 
 // Lists that most answers leave empty; what is added goes into a list of its own.
 const noChunks: Uint8Array[] = [];
 const nothingDone: Postponed[] = [];
-const noListeners: readonly never[] = [];
+const noListeners: Listener[] = [];
 /** In place of one that is in the answer: what is held meanwhile shall be little. */
 const toldHead: AnswerHead = { status: 0, statusMessage: '', headers: [] };
 
@@ -123,7 +124,7 @@ export class ResponseCapture {
   /** Units taken in this turn from a handler whose client is gone. */
   private takenInTurn = 0;
   private aloneTask: (() => void) | undefined = undefined;
-  private drainListeners: readonly ((...given: never[]) => void)[] = noListeners;
+  private drainListeners: Listener[] = noListeners;
   /** That of the request, and what its handler sees in its place. */
   private socket: Socket | undefined = undefined;
   private watched: Socket | undefined = undefined;
@@ -315,8 +316,10 @@ export class ResponseCapture {
   private recordDrainListeners(): void {
     const { response } = this;
     const { on } = response;
-    response.on = (name: string, listener: (...given: never[]) => void) => {
-      if (name === 'drain') this.drainListeners = [...this.drainListeners, listener];
+    const listeners: Listener[] = [];
+    this.drainListeners = listeners;
+    response.on = (name: string, listener: Listener) => {
+      if (name === 'drain') listeners.push(listener);
       return Reflect.apply(on, response, [name, listener]);
     };
   }
@@ -324,7 +327,8 @@ export class ResponseCapture {
   private drain(): void {
     const { response, inner, drainListeners } = this;
     Reflect.apply(inner.emit, response, ['drain']);
-    for (const listener of drainListeners) Reflect.apply(listener, response, []);
+    // A copy: who is told may listen anew, for the next one.
+    for (const listener of [...drainListeners]) Reflect.apply(listener, response, []);
   }
 
   private tellClose(): void {

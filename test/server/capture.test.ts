@@ -287,6 +287,31 @@ describe('captureAnswer', () => {
     });
   });
 
+  it('leaves the event loop its turns while a handler behind a compressor goes on for nobody', async () => {
+    const seen = observed();
+    const part = randomBytes(32_768);
+    let turns = 0;
+    const count = () => {
+      turns++;
+      if (seen.answer === undefined) setImmediate(count);
+    };
+    const listener: Listener = (request, response) => {
+      request.socket.once('close', count);
+      let left = 100;
+      const push = (): unknown => {
+        while (left-- > 0) if (!response.write(part)) return response.once('drain', push);
+        return response.end();
+      };
+      push();
+    };
+    const headers = [['Accept-Encoding', 'gzip']] as const;
+    await withServer(compressed(captured(listener, seen)), async (port) => {
+      await sendAndLeave(port, requestBytes({ headers }), { afterReceived: 1 });
+      await expect.poll(() => seen.answer?.body?.byteLength).toBe(100 * 32_768);
+    });
+    expect(turns).toBeGreaterThan(20);
+  });
+
   it('tells the close that it kept back when it is stopped', async () => {
     const seen = observed();
     let closes = 0;

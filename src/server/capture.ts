@@ -60,8 +60,12 @@ class Inner {
   readonly end: ServerResponse['end'];
   readonly destroy: ServerResponse['destroy'];
   readonly emit: ServerResponse['emit'];
+  /** Somebody has patched the response earlier, and may write to it at any time, as a compressor does. */
+  readonly isPatched: boolean;
 
-  constructor({ writeHead, write, end, destroy, emit }: ServerResponse) {
+  constructor(response: ServerResponse) {
+    const { writeHead, write, end, destroy, emit } = response;
+    this.isPatched = Object.hasOwn(response, 'write');
     this.writeHead = writeHead;
     this.write = write;
     this.end = end;
@@ -83,6 +87,7 @@ type CapturedResponse = ServerResponse & {
 };
 
 type Callback = (error?: Error | null) => void;
+type Listener = (...given: never[]) => void;
 /** As Node takes them: `(chunk, encoding, callback)`, any of them left out. */
 type ChunkArguments = readonly unknown[];
 
@@ -101,6 +106,7 @@ type Postponed = readonly [name: 'writeHead' | 'write' | 'end', given: readonly 
 // Lists that most answers leave empty; what is added goes into a list of its own.
 const noChunks: Uint8Array[] = [];
 const nothingDone: Postponed[] = [];
+const noListeners: Listener[] = [];
 /** In place of one that is in the answer: what is held meanwhile shall be little. */
 const toldHead: AnswerHead = { status: 0, statusMessage: '', headers: [] };
 
@@ -119,6 +125,7 @@ export class ResponseCapture {
   /** Units taken in this turn from a handler whose client is gone. */
   private takenInTurn = 0;
   private aloneTask: (() => void) | undefined = undefined;
+  private drainListeners: Listener[] = noListeners;
   /** That of the request, and what its handler sees in its place. */
   private socket: Socket | undefined = undefined;
   private watched: Socket | undefined = undefined;
@@ -142,6 +149,7 @@ export class ResponseCapture {
       response.destroy = (...given: unknown[]) => this.destroy(given) as never;
       response.emit = (...given: unknown[]) => this.emit(given);
     }
+    if (Object.hasOwn(response, 'on')) this.recordDrainListeners();
     if (response.destroyed) this.hideClose();
   }
 
@@ -289,7 +297,7 @@ export class ResponseCapture {
 
   /** Pipes end at a close, and with them the answer; so for the handler the client is still there, and reads fast. */
   private hideClose(): void {
-    const { response, inner } = this;
+    const { response } = this;
     const isFirst = !this.clientGone;
     this.clientGone = true;
     setIfOwn(response, 'destroyed', false);
@@ -302,7 +310,26 @@ export class ResponseCapture {
     });
     this.terms.onClientGone();
     this.aloneTask?.();
-    asMicrotask(() => void Reflect.apply(inner.emit, response, ['drain']));
+    asMicrotask(() => this.drain());
+  }
+
+  /** A compressor before us takes them for itself, and has nothing more to tell when the client is gone. */
+  private recordDrainListeners(): void {
+    const { response } = this;
+    const { on } = response;
+    const listeners: Listener[] = [];
+    this.drainListeners = listeners;
+    response.on = (name: string, listener: Listener) => {
+      if (name === 'drain') listeners.push(listener);
+      return Reflect.apply(on, response, [name, listener]);
+    };
+  }
+
+  private drain(): void {
+    const { response, inner, drainListeners } = this;
+    Reflect.apply(inner.emit, response, ['drain']);
+    // A copy: who is told may listen anew, for the next one.
+    for (const listener of [...drainListeners]) Reflect.apply(listener, response, []);
   }
 
   private tellClose(): void {
@@ -323,7 +350,7 @@ export class ResponseCapture {
     if (!isPausing) {
       queueTask(() => {
         this.takenInTurn = 0;
-        if (this.state === 'open') Reflect.apply(this.inner.emit, this.response, ['drain']);
+        if (this.state === 'open') this.drain();
       });
     }
     return false;
@@ -373,7 +400,7 @@ export class ResponseCapture {
     // What its own bytes are is known by now.
     this.state = 'done';
     for (const [name, given] of postponed) Reflect.apply(inner[name], response, given as []);
-    if (!hasEnded) Reflect.apply(inner.emit, response, ['drain']);
+    if (!hasEnded) this.drain();
   }
 
   // Asked anew, because what was called in between may have changed it.
@@ -428,16 +455,23 @@ export class ResponseCapture {
     response.addTrailers = ignored as never;
     // A head that is written refuses changes by itself, as it does without us.
     const release = response.headersSent ? undefined : this.ignoreHeaders();
-    // Says to frameworks that the answer is given.
-    setIfOwn(response, 'finished', true);
+    this.sayEnded(true);
     wait.then(() => {
-      setIfOwn(response, 'finished', false);
+      this.sayEnded(false);
       response.addTrailers = addTrailers;
       release?.();
       response.statusCode = statusCode;
       setWords(response, words);
       this.letGo(given);
     });
+  }
+
+  /** To frameworks, which ask whether the answer is given. `finished` is quicker said, but then Node takes nothing more from anybody. */
+  private sayEnded(isEnded: boolean): void {
+    const { response, inner } = this;
+    if (!inner.isPatched) setIfOwn(response, 'finished', isEnded);
+    else if (isEnded) Object.defineProperty(response, 'writableEnded', { value: true, configurable: true });
+    else Reflect.deleteProperty(response, 'writableEnded');
   }
 
   /** Until what it answers is called. */

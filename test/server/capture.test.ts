@@ -1,10 +1,13 @@
 /** Capture without an engine: each way to answer, on the wire, beside the same server without it. */
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, IncomingMessage, ServerResponse } from 'node:http';
 import { Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { gunzipSync } from 'node:zlib';
+import compression from 'compression';
 import { describe, expect, it, vi } from 'vitest';
 import {
   type Answer,
@@ -281,6 +284,42 @@ describe('captureAnswer', () => {
     });
   });
 
+  it('has the whole answer of a pipe behind a compressor, which has nothing more to tell of a client that left', async () => {
+    const seen = observed();
+    const parts = Array.from({ length: 40 }, () => randomBytes(32_768));
+    const listener = compressed(captured((_request, response) => void Readable.from(parts).pipe(response), seen));
+    const headers = [['Accept-Encoding', 'gzip']] as const;
+    await withServer(listener, async (port) => {
+      await sendAndLeave(port, requestBytes({ headers }), { afterReceived: 1 });
+      await expect.poll(() => seen.answer?.body?.byteLength).toBe(40 * 32_768);
+    });
+  });
+
+  it('leaves the event loop its turns while a handler behind a compressor goes on for nobody', async () => {
+    const seen = observed();
+    const part = randomBytes(32_768);
+    let turns = 0;
+    const count = () => {
+      turns++;
+      if (seen.answer === undefined) setImmediate(count);
+    };
+    const listener: Listener = (request, response) => {
+      request.socket.once('close', count);
+      let left = 100;
+      const push = (): unknown => {
+        while (left-- > 0) if (!response.write(part)) return response.once('drain', push);
+        return response.end();
+      };
+      push();
+    };
+    const headers = [['Accept-Encoding', 'gzip']] as const;
+    await withServer(compressed(captured(listener, seen)), async (port) => {
+      await sendAndLeave(port, requestBytes({ headers }), { afterReceived: 1 });
+      await expect.poll(() => seen.answer?.body?.byteLength).toBe(100 * 32_768);
+    });
+    expect(turns).toBeGreaterThan(20);
+  });
+
   it('tells the close that it kept back when it is stopped', async () => {
     const seen = observed();
     let closes = 0;
@@ -516,16 +555,25 @@ describe('captureAnswer', () => {
   });
 });
 
+/** Behind what an app mounts before all else. */
+function compressed(listener: Listener): Listener {
+  const compress = compression({ threshold: 0, filter: () => true }) as unknown as (
+    ...given: [...Parameters<Listener>, () => void]
+  ) => void;
+  return (request, response) => compress(request, response, () => void listener(request, response));
+}
+
 describe('an answer whose head waits', () => {
   /** What a handler is told, and what its client gets, when `resume` is called as soon as it has answered. */
   async function waiting(
     listener: Listener,
     resume: (capture: ResponseCapture) => void,
     isWaiting: (seen: Observed) => boolean = ({ answer }) => answer !== undefined,
+    around: (listener: Listener) => Listener = (inner) => inner,
   ) {
     const seen = observed();
     const bytes = await withServer(
-      (request, response) => {
+      around((request, response) => {
         seen.capture = captureAnswer(response, {
           maxBodyBytes: 1_000,
           keepHeaders: keptHeaders,
@@ -538,9 +586,9 @@ describe('an answer whose head waits', () => {
           onClientGone: () => void seen.gone++,
         });
         return listener(request, response);
-      },
+      }),
       async (port) => {
-        const answer = send(port, {});
+        const answer = send(port, { headers: [['Accept-Encoding', 'gzip']] });
         await expect.poll(() => isWaiting(seen)).toBe(true);
         resume(seen.capture!);
         resume(seen.capture!);
@@ -589,6 +637,24 @@ describe('an answer whose head waits', () => {
       () => hasWritten,
     );
     expect([answer.body.toString(), drains]).toEqual(['first,last', 1]);
+  });
+
+  it('goes on being piped after the wait behind a compressor, which has the listeners of the drain', async () => {
+    let hasWritten = false;
+    const parts = async function* () {
+      yield 'first,';
+      setImmediate(() => {
+        hasWritten = true;
+      });
+      yield 'last';
+    };
+    const { answer } = await waiting(
+      (_request, response) => void Readable.from(parts(), { highWaterMark: 1 }).pipe(response),
+      (capture) => capture.resume(),
+      () => hasWritten,
+      compressed,
+    );
+    expect(gunzipSync(answer.body).toString()).toBe('first,last');
   });
 
   it('is replaced by another one, and whatever its handler does then goes nowhere', async () => {

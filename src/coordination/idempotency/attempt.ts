@@ -158,9 +158,18 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   }
 
   get signal(): AbortSignal {
+    this.findOut();
     this.controller ??= new AbortController();
     if (this.lostError !== undefined) this.controller.abort(this.lostError);
     return this.controller.signal;
+  }
+
+  /** A process that was frozen, or whose machine slept, finds out before it goes on, whichever timer comes first. */
+  private findOut(): void {
+    const { clock, leaseMs } = this.engine.settings;
+    const { monotonicMs, wallMs } = this.sent;
+    const ageMs = Math.max(clock.now() - monotonicMs, clock.wallNow() - wallMs);
+    if (this.keeper !== undefined || (this.isYoung && ageMs > leaseMs / 3)) this.lease.isHeld();
   }
 
   get seal(): () => Promise<void> {

@@ -108,6 +108,28 @@ describe('an attempt', () => {
     expect(await Promise.all([other, another])).toEqual([false, false]);
   });
 
+  it.each(['0ms', '2s'] as const)(
+    'says by its signal that it is lost as soon as a machine that slept after %s goes on, before any timer',
+    async (before) => {
+      const { once, clock, outcomes } = setUp();
+      const handle = handleOf(await once.begin({ ...raw }));
+      await clock.advance(before);
+      expect(handle.signal.aborted).toBe(false);
+      clock.jumpWallClock(3_000);
+      expect(handle.signal.reason).toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'lost' });
+      expect(outcomes()).toEqual(['lost']);
+    },
+  );
+
+  it('makes no timer of its own for who looks at its signal, neither at first nor when it has ended', async () => {
+    const { once, clock } = setUp();
+    const handle = handleOf(await once.begin({ ...raw }));
+    expect([handle.signal.aborted, clock.pendingTimers]).toEqual([false, 1]);
+    await handle.abandon();
+    await clock.advance('10s');
+    expect([handle.signal.aborted, clock.pendingTimers]).toEqual([false, 0]);
+  });
+
   it('tells once that it was lost, and how', async () => {
     const { once, clock, store, events } = setUp();
     const begun = handleOf(await idempotency({ store, clock: virtualClock(), lease: '3s' }).begin({ ...raw }));

@@ -1,5 +1,6 @@
 /** Every way to answer with Express 4 and 5, beside the same server without protection, on bare sockets. */
 import { createServer } from 'node:http';
+import { gunzipSync } from 'node:zlib';
 import compression from 'compression';
 import express, { type Request, type RequestHandler } from 'express';
 import express4 from 'express4';
@@ -119,6 +120,44 @@ describe.each(versions)('middleware of %s', (_version, framework) => {
       expect([headerOf(first, 'content-encoding'), headerOf(second, 'content-encoding')]).toEqual(['gzip', 'gzip']);
       expect(second.body.equals(first.body)).toBe(true);
       expect([headerOf(plain, 'content-encoding'), plain.body.toString()]).toEqual([undefined, long]);
+    });
+  });
+
+  it('that compresses before us goes on while the end of an answer waits for the store', async () => {
+    let compressed = () => {};
+    const hasCompressed = new Promise<void>((resolve) => {
+      compressed = resolve;
+    });
+    const seen: RequestHandler = (_request, response, next) => {
+      const { write } = response;
+      response.write = function (this: typeof response, ...given: unknown[]) {
+        setImmediate(compressed);
+        return Reflect.apply(write, this, given as [string]);
+      } as typeof write;
+      next();
+    };
+    const inner = memoryStore();
+    const store = (): Store => ({
+      ...{ read: (...given) => inner.read(...given), remove: (...given) => inner.remove(...given) },
+      async write(key, value, options) {
+        if (options.ifVersion !== 0) await hasCompressed;
+        return inner.write(key, value, options);
+      },
+    });
+    const ended: unknown[] = [];
+    const streaming: RequestHandler = (_request, response) => {
+      response.type('text/plain').write(long);
+      response.end('the end');
+      ended.push(response.writableEnded);
+    };
+    const before = [seen, compression()];
+    await listening(serverOf({ framework, before, protect: [once(store)], handler: streaming }), async (port) => {
+      const first = await send(port, { path: '/1', headers });
+      const second = await send(port, { path: '/1', headers });
+      expect(gunzipSync(first.body).toString()).toBe(`${long}the end`);
+      expect(gunzipSync(second.body).toString()).toBe(`${long}the end`);
+      expect(headerOf(second, 'idempotent-replayed')).toBe('true');
+      expect(ended).toEqual([true]);
     });
   });
 

@@ -2,7 +2,9 @@
  * What an idempotency key costs a server: processor time of its thread per hello POST, beside the same server without it, the least that
  * can be done by hand, and two libraries of the field. Records are in memory, or in a Redis of its own.
  *
- * `node bench/idempotency/run.ts [--rounds=N] [--requests=N]`, after a build. One server at a time works; ratios are within a round.
+ * `node bench/idempotency/run.ts [--rounds=N] [--requests=N] [--processes=N]`, after a build. One server at a time works; ratios are within a
+ * round. Each server runs in several processes, which take the rounds in turn: what V8 makes of the same code differs from process to
+ * process, for bare Fastify by a third.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -13,9 +15,12 @@ import { redisProgram, startRedis } from '../../test/support/servers/redis.ts';
 import { quartilesOf } from '../statistics.ts';
 import { type Contender, contenders } from './contenders.ts';
 
-const { values } = parseArgs({ options: { rounds: { type: 'string' }, requests: { type: 'string' } } });
+const { values } = parseArgs({
+  options: { rounds: { type: 'string' }, requests: { type: 'string' }, processes: { type: 'string' } },
+});
 const rounds = Number(values.rounds ?? 11);
 const requests = Number(values.requests ?? 3_000);
+const processes = Math.min(rounds, Number(values.processes ?? 4));
 const connections = 32;
 const body = JSON.stringify({ amount: 250, currency: 'EUR', to: 'kelp and daughters' });
 
@@ -111,15 +116,20 @@ const measured = contenders.filter((one) => redis !== undefined || !isOnRedis(on
 const takesPart = (one: Contender, mode: Mode) =>
   mode === 'slow' ? one.kind === 'bare' || one.kind === 'holdfast' : mode !== 'no key' || !isOnRedis(one);
 
-const servers = new Map<string, Server>();
-for (const { name } of measured) servers.set(name, new Server(name, redis?.port ?? 0));
-await Promise.all([...servers.values()].map((server) => server.start()));
+const servers = new Map<string, Server[]>();
+for (const { name } of measured)
+  servers.set(
+    name,
+    Array.from({ length: processes }, () => new Server(name, redis?.port ?? 0)),
+  );
+await Promise.all([...servers.values()].flat().map((server) => server.start()));
 // The compiler's work is not theirs, and it goes on for some thousand requests. Only what costs more with each record is spared them.
 for (const mode of modes) {
   for (const one of measured) {
     const isShort = mode === 'slow' || one.kind === 'express-idempotency';
     const count = isShort ? 2 * requests : Math.max(2 * requests, 8_000);
-    if (takesPart(one, mode)) await servers.get(one.name)!.measure(mode, count);
+    if (!takesPart(one, mode)) continue;
+    for (const server of servers.get(one.name)!) await server.measure(mode, count);
   }
 }
 
@@ -141,7 +151,7 @@ for (let round = 0; round < rounds; round++) {
     const costs = new Map<string, Cost>();
     for (const one of measured.filter((candidate) => takesPart(candidate, mode))) {
       const before = one.kind === 'holdfast on Redis' ? await commands() : 0;
-      const cost = await servers.get(one.name)!.measure(mode);
+      const cost = await servers.get(one.name)![round % processes]!.measure(mode);
       const asked = one.kind === 'holdfast on Redis' ? (await commands()) - before : 0;
       costs.set(one.name, cost);
       const bare = costs.get(`${one.framework} bare`)!;
@@ -154,7 +164,7 @@ for (let round = 0; round < rounds; round++) {
     }
   }
 }
-for (const server of servers.values()) server.end();
+for (const server of [...servers.values()].flat()) server.end();
 
 /** What a fresh key costs among 50,000 others, in terms of what it costs among 10,000. */
 async function growth(name: string): Promise<number> {
@@ -181,7 +191,7 @@ const show = (samples: readonly number[], digits: number) => {
   return `${median.toFixed(digits)} (${p25.toFixed(digits)} to ${p75.toFixed(digits)})`;
 };
 console.log(
-  `Node ${process.version}, ${rounds} rounds of ${requests} requests over ${connections} connections; medians and quartiles\n`,
+  `Node ${process.version}, ${rounds} rounds of ${requests} requests over ${connections} connections, each server in ${processes} processes; medians and quartiles\n`,
 );
 console.log('| server | requests | µs added | times the bare server |\n|---|---|---|---|');
 for (const mode of modes) {

@@ -421,7 +421,7 @@ export class ResponseCapture {
   }
 
   private headOf(given: readonly unknown[]): AnswerHead {
-    return headOf(this.response, given, (headers) => this.terms.keepHeaders(headers));
+    return headOf(this.response, given, this.terms);
   }
 
   private keep(chunk: unknown, encoding: unknown): void {
@@ -562,7 +562,7 @@ function ignored(this: CapturedResponse): CapturedResponse {
 function headOf(
   response: ServerResponse,
   given: readonly unknown[],
-  keep: (headers: readonly Header[]) => string[],
+  terms: Pick<CaptureTerms, 'keepHeaders'>,
 ): AnswerHead {
   const [status, second, third] = given;
   const message = typeof second === 'string' ? second : wordsOf(response);
@@ -570,7 +570,7 @@ function headOf(
   const named: Header[] = [];
   for (const name of namesOf(response)) named.push([name, response.getHeader(name)]);
   const headers = own === undefined || own === null ? named : override(named, pairsOf(own), Array.isArray(own));
-  return { status: Number(status), statusMessage: message ?? '', headers: keep(headers) };
+  return { status: Number(status), statusMessage: message ?? '', headers: terms.keepHeaders(headers) };
 }
 
 /** Sets status and headers, and takes away all others. */

@@ -108,11 +108,12 @@ if ARGV[8] ~= '0' then
     redis.call('ZADD', KEYS[3], last + 1, ARGV[5])
   end
   redis.call('HSET', KEYS[4], ARGV[5], string.format('%.0f', nowMs() + ARGV[8]) .. ' ' .. ARGV[9] .. ' ' .. ARGV[6])
-  redis.call('PEXPIRE', KEYS[3], ARGV[8])
-  redis.call('PEXPIRE', KEYS[4], ARGV[8])
+  local keepMs = math.max(ARGV[8], redis.call('PTTL', KEYS[3]))
+  redis.call('PEXPIRE', KEYS[3], keepMs)
+  redis.call('PEXPIRE', KEYS[4], keepMs)
 end
 return { held or '', redis.call('PTTL', KEYS[1]), quiet }`,
-  hash: '9900112e26e53cd81abb107e076e63d8c67914ea',
+  hash: 'aee8f1585abaff9a26331fe1f17e3b23d2c93212',
 };
 
 /** ARGV: the version that the key must have, or ''. Answers how many records were removed. */

@@ -73,12 +73,19 @@ export interface Taken {
 export interface Waiting {
   /** Whether the store has a place or a claim of it; set at once, since what is asked of the store after that may fail. */
   mayBeThere: boolean;
+  /** When nobody waits for its turn any more, as far as is known. */
+  readonly endsAtMs: number;
   /** Called with each hint of a store that has a line. */
   onTurn(turn: QueueTurn): void;
 }
 
 /** For how long a place in the line of a store is kept: three times as long as it takes to ask again. */
-const placeMs = 15_000;
+const longestPlaceMs = 15_000;
+/**
+ * A place ends so many trips before who waits gives up: the store counts from half a trip later, and to hear of a turn and to take it are one and a half; as much again
+ * because trips differ.
+ */
+const tripsToUse = 4;
 
 /** Writes of this process at a time: of more, each comes before the others, which then try again. Some, because one may hang. */
 const mostWrites = 4;
@@ -151,15 +158,17 @@ export class LockTable {
 
   /** As `join`, in the line of the store. */
   private async enter(queue: StoreQueue, owner: string, waiting: Waiting | undefined): Promise<Seat | Taken> {
-    const { ttlMs, quietMs, clock } = this.settings;
+    const { settings } = this;
+    const { ttlMs, quietMs, clock } = settings;
     const record = { holders: [newHolder(owner, 'exclusive', ttlMs, undefined)] };
     const value = encodeRecord(record);
     const onTurn = waiting && ((turn: QueueTurn) => waiting.onTurn(turn));
-    const place = { ttlMs, quietMs, placeMs: waiting === undefined ? 0 : placeMs, onTurn };
     const isClaimed = waiting !== undefined;
     for (let tries = 1; tries <= mostTries; tries++) {
       const sent = instantOf(clock);
-      const answer = await queue.enter(this.storeKey, owner, value, place);
+      const placeMs = waiting === undefined ? 0 : this.placeMsOf(waiting, sent.monotonicMs);
+      const answer = await queue.enter(this.storeKey, owner, value, { ttlMs, quietMs, placeMs, onTurn });
+      settings.noteTrip(clock.now() - sent.monotonicMs);
       if (answer.ok) {
         const { version } = answer;
         const seen = { version, record: withFences(record, version), atMs: sent.monotonicMs };
@@ -178,6 +187,13 @@ export class LockTable {
       } else return { ...this.taken(now, isClaimed), isTold };
     }
     throw this.busy();
+  }
+
+  /** For as long as a turn could be used: one that is offered to who is about to leave comes too late, and in a long line the first always is. */
+  private placeMsOf({ endsAtMs }: Waiting, nowMs: number): number {
+    const leftMs = endsAtMs - nowMs;
+    const usefulMs = Math.max(leftMs / 2, leftMs - tripsToUse * this.settings.tripMs);
+    return Math.min(longestPlaceMs, Math.max(1, usefulMs));
   }
 
   /** Whether a writer is to hold further readers off. Half of a claim must be over before it is worth another write. */

@@ -146,6 +146,11 @@ export class StoredLine extends Line {
     return this.waiters.first;
   }
 
+  /** @internal The only one who waits here, if there is just one. */
+  get single(): Waiter | undefined {
+    return this.waiters.size === 1 ? this.waiters.first : undefined;
+  }
+
   /** @internal The owner gives back what it holds. */
   async giveBack({ seat, sliceEndsMs }: StoredLease): Promise<LeaseRelease> {
     const next = this.waiters.first;
@@ -263,7 +268,9 @@ export class StoredLine extends Line {
 
   protected onArrival(waiter: Waiter): void {
     const only = this.settings.isFair ? waiter : undefined;
-    if (!this.campaigns.has(only)) this.campaigns.set(only, new Campaign(this, this.settings, only));
+    const campaign = this.campaigns.get(only);
+    if (campaign === undefined) this.campaigns.set(only, new Campaign(this, this.settings, only));
+    else campaign.share();
   }
 
   protected onDeparture(waiter: Waiter): void {
@@ -319,6 +326,7 @@ class Campaign extends Timer implements Waiting {
   /** Why the store did not answer the last time. */
   failure: unknown = undefined;
   mayBeThere = false;
+  endsAtMs = Number.POSITIVE_INFINITY;
   /** Whether something of this owner may be on its way still. */
   private isUncertain = false;
   private readonly line: StoredLine;
@@ -356,6 +364,11 @@ class Campaign extends Timer implements Waiting {
     wakeUp();
   }
 
+  /** Another has come to use its turn: a place that ends before it is asked for again is asked for now. */
+  share(): void {
+    if (this.endsAtMs < this.settings.clock.now() + 2 * slowPollMs) this.poke();
+  }
+
   /** Who is to have it. */
   private get heir(): Waiter | undefined {
     return this.only === undefined ? this.line.first : this.only.isOver ? undefined : this.only;
@@ -383,6 +396,8 @@ class Campaign extends Timer implements Waiting {
       }
       this.listens = true;
       this.wasPoked = false;
+      const single = isInLine ? (this.only ?? line.single) : undefined;
+      this.endsAtMs = single?.endsAtMs ?? Number.POSITIVE_INFINITY;
       let answer: Seat | Taken;
       try {
         answer = await line.table.join(this.owner, mode, this);
@@ -423,6 +438,7 @@ class Campaign extends Timer implements Waiting {
   private begin(): void {
     this.owner = this.line.nextOwner();
     this.mayBeThere = false;
+    this.endsAtMs = Number.POSITIVE_INFINITY;
     this.isUncertain = false;
   }
 

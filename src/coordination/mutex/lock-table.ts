@@ -307,7 +307,9 @@ export class LockTable {
       const { changed, answered, later, record } = plan;
       const sent = instantOf(this.settings.clock);
       let outcome: { readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number };
-      if (changed.length > 0) outcome = await this.put(seen.version, record, changed);
+      // The end of one's try is none of the others'.
+      const signal = requests.length === 1 ? requests[0]!.signal : undefined;
+      if (changed.length > 0) outcome = await this.put(seen.version, record, changed, signal);
       else outcome = isFresh ? seen : { now: await this.look() };
       if ('version' in outcome) {
         const { version } = outcome;
@@ -339,6 +341,7 @@ export class LockTable {
     version: number,
     record: LockRecord,
     requests: readonly Request[],
+    signal: AbortSignal | undefined,
   ): Promise<{ readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number }> {
     const { store, storeKey } = this;
     const { quietMs } = this.settings;
@@ -347,7 +350,6 @@ export class LockTable {
       if (await this.vacate({ ifVersion: version })) return { version: 0 };
       return { now: await this.look() };
     }
-    const signal = requests.length === 1 ? requests[0]!.signal : undefined;
     const options = { ttlMs: ttlOf(record), ifVersion: version, signal };
     const value = encodeRecord(record);
     const isGuarded = quietMs !== undefined && requests.some(({ onQuiet }) => onQuiet !== undefined);

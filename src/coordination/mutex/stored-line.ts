@@ -224,7 +224,7 @@ export class StoredLine extends Line {
 
   /**
    * A turn that was on its way to one who has left is that of whoever waits here. Back in the line it would go to the one who has waited longest, who is the next to
-   * leave where all have the same patience: then each turn comes too late.
+   * leave where all have the same patience: then each turn comes too late. A turn is alone in its record, which the store writes anew for each: nothing of the others is there.
    */
   private async giveUpPlaces(owners: readonly string[]): Promise<void> {
     const seen = await this.table.leaveLine(owners);

@@ -185,7 +185,7 @@ export class StoredLine extends Line {
       this.answer(heir, lease);
       // Where it was the turn of another, who has left, his own is still to be given up.
       this.campaigns.get(heir)?.poke();
-    } else void lease.release();
+    } else lease.decline();
   }
 
   /** @internal */
@@ -491,6 +491,7 @@ class StoredLease extends LeaseBase {
   private readonly settings: LockSettings;
   private readonly keeper: LeaseKeeper;
   private releasing: Promise<LeaseRelease> | undefined = undefined;
+  private isDeclined = false;
   private failure: unknown = undefined;
   private watch: StoreWatch | undefined = undefined;
   private isLooking = false;
@@ -552,6 +553,12 @@ class StoredLease extends LeaseBase {
     return this.releasing;
   }
 
+  /** @internal Gives back what nobody has had: no event tells of it, as none told that it was acquired. */
+  decline(): void {
+    this.isDeclined = true;
+    void this.release();
+  }
+
   /** @internal */
   takeAway(): void {
     this.keeper.revoke();
@@ -598,7 +605,7 @@ class StoredLease extends LeaseBase {
     if (!wasHeld && !this.isTaken) line.cleanUp([seat.owner]);
     const result = wasHeld ? await line.giveBack(this) : 'lost';
     line.drop(this);
-    if (wasHeld) this.settings.noteReleased(this, result);
+    if (wasHeld && !this.isDeclined) this.settings.noteReleased(this, result);
     return result;
   }
 

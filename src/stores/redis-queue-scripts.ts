@@ -108,13 +108,12 @@ if ARGV[8] ~= '0' then
     redis.call('ZADD', KEYS[3], last + 1, ARGV[5])
   end
   redis.call('HSET', KEYS[4], ARGV[5], string.format('%.0f', nowMs() + ARGV[8]) .. ' ' .. ARGV[9] .. ' ' .. ARGV[6])
-  if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[8]) then
-    redis.call('PEXPIRE', KEYS[3], ARGV[8])
-    redis.call('PEXPIRE', KEYS[4], ARGV[8])
-  end
+  local keepMs = math.max(ARGV[8], redis.call('PTTL', KEYS[3]))
+  redis.call('PEXPIRE', KEYS[3], keepMs)
+  redis.call('PEXPIRE', KEYS[4], keepMs)
 end
 return { held or '', redis.call('PTTL', KEYS[1]), quiet }`,
-  hash: 'fc8a20e2fd7e03d754e88d196bda9ef1af82dde6',
+  hash: '4d6450dceaade79dfb41ea0100145b1833a16c65',
 };
 
 /** ARGV: the version that the key must have, or ''. Answers how many records were removed. */

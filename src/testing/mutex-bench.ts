@@ -20,8 +20,9 @@ export interface Checked {
   readonly sections: number;
 }
 
+/** Of a lease whose end a case waits for: as short as may be. */
 export const ttlMs = 900;
-/** Of a lease that no case waits for: a machine with much to do must not end it. */
+/** Of all others: a machine with much to do must not end them. */
 export const longTtlMs = 30_000;
 const maxValueBytes = 2 ** 20;
 /** No answer of a healthy store takes this long. */
@@ -105,11 +106,22 @@ export class Bench {
 
   /** Locks of a process of its own. */
   async locks(store?: Store, more: Partial<Parameters<typeof mutex>[0]> = {}): Promise<Mutex> {
-    return mutex({ store: store ?? (await this.store()), clock: this.checked.clock, ttl: ttlMs, wait: '60s', ...more });
+    return mutex({
+      store: store ?? (await this.store()),
+      clock: this.checked.clock,
+      ttl: longTtlMs,
+      wait: '60s',
+      ...more,
+    });
   }
 
   async permits(permits: number): Promise<Semaphore> {
     return semaphore({ store: await this.store(), clock: this.checked.clock, ttl: longTtlMs, wait: '60s', permits });
+  }
+
+  /** Locks of a process whose leases a case waits to end. */
+  briefLocks(store?: Store, more: Partial<Parameters<typeof mutex>[0]> = {}): Promise<Mutex> {
+    return this.locks(store, { ttl: ttlMs, ...more });
   }
 
   async unsteady(): Promise<Unsteady> {

@@ -89,8 +89,12 @@ export function mutexConformance(options: MutexConformanceOptions): ConformanceC
 
 type Case = readonly [law: number, name: string, body: (bench: Bench) => Promise<void>];
 
-/** Less than the shortest time for which anything could be left over. */
+/** A few times this is less than the shortest time for which anything could be left over. */
 const soonMs = 250;
+/** A machine that stands still makes come too late what a sound store does in time: what depends on it is asked for that many times. */
+const tries = 3;
+/** A lease of the first try, the second and the third: one that is renewed outlives a longer standstill each time. */
+const leaseOf = (count: number) => ttlMs * 3 ** count;
 /** A waiter that is not told looks after as long as this, at best. */
 const askAgainMs = 25;
 const handOvers = 11;
@@ -144,14 +148,18 @@ async function basics(bench: Bench): Promise<void> {
 
 /** Takes what must be free by now, or in an instant: who gave up waiting in the same moment may have to pass it on first. */
 async function soon(bench: Bench, locks: Mutex): Promise<Lease | undefined> {
-  return bench.settled(locks.acquire('key', { wait: soonMs }).catch(() => undefined));
+  for (let count = 0; count < tries; count++) {
+    const lease = await bench.settled(locks.acquire('key', { wait: soonMs }).catch(() => undefined));
+    if (lease !== undefined) return lease;
+  }
+  return undefined;
 }
 
 async function exclusive(bench: Bench): Promise<void> {
   let inside = 0;
   let counter = 0;
   const work = async () => {
-    const locks = await bench.locks(undefined, { ttl: longTtlMs });
+    const locks = await bench.locks();
     for (let section = 0; section < bench.sections; section++) {
       await locks.run('key', async () => {
         bench.claim(++inside === 1, () => `${inside} are inside at once`);
@@ -178,7 +186,7 @@ async function fencesGrow(bench: Bench): Promise<void> {
   };
   await bench.settled((await take(one)).release());
   await bench.settled((await take(other)).release());
-  await take(await bench.locks(dead));
+  await take(await bench.briefLocks(dead));
   dead.fate = 'hung';
   await take(one);
   await bench.settled(other.forceRelease('key'));
@@ -197,7 +205,7 @@ async function lostGrant(bench: Bench): Promise<void> {
   const startMs = bench.now();
   const lease = await bench.settled(other.acquire('key'));
   const passedMs = bench.now() - startMs;
-  bench.claim(passedMs < ttlMs / 2 + bench.toleranceMs, () => `others waited ${passedMs} ms for a grant nobody has`);
+  bench.claim(passedMs < longTtlMs / 2, () => `others waited ${passedMs} ms for a grant nobody has`);
   await bench.settled(lease.release());
 }
 
@@ -216,18 +224,22 @@ async function staleOwner(bench: Bench): Promise<void> {
 }
 
 async function expiry(bench: Bench): Promise<void> {
-  const store = await bench.unsteady();
-  const beforeMs = bench.now();
-  await bench.settled((await bench.locks(store)).acquire('key'));
-  const afterMs = bench.now();
-  store.fate = 'hung';
-  const next = await bench.settled((await bench.locks()).acquire('key'));
-  const passedMs = bench.now() - beforeMs;
-  // A store may count in whole milliseconds.
-  bench.claim(passedMs >= ttlMs - 1, () => `a lease of ${ttlMs} ms was over after ${passedMs} ms`);
-  const lateMs = bench.now() - afterMs - ttlMs;
-  bench.claim(lateMs <= 250 + bench.toleranceMs, () => `a lease was given to the next ${lateMs} ms after its end`);
-  await bench.settled(next.release());
+  let lateMs = Number.POSITIVE_INFINITY;
+  for (let count = 0; count < tries && lateMs > 250 + bench.toleranceMs; count++) {
+    const store = await bench.unsteady();
+    const beforeMs = bench.now();
+    await bench.settled((await bench.briefLocks(store)).acquire('key'));
+    const afterMs = bench.now();
+    store.fate = 'hung';
+    const next = await bench.settled((await bench.locks()).acquire('key'));
+    const passedMs = bench.now() - beforeMs;
+    // A store may count in whole milliseconds.
+    bench.claim(passedMs >= ttlMs - 1, () => `a lease of ${ttlMs} ms was over after ${passedMs} ms`);
+    lateMs = bench.now() - afterMs - ttlMs;
+    await bench.settled(next.release());
+  }
+  const late = `a lease was given to the next ${lateMs} ms after its end`;
+  bench.claim(lateMs <= 250 + bench.toleranceMs, () => `${tries} times in a row ${late}`);
 }
 
 async function remaining(bench: Bench): Promise<void> {
@@ -249,26 +261,27 @@ async function remaining(bench: Bench): Promise<void> {
 }
 
 async function renewal(bench: Bench): Promise<void> {
-  const [one, other] = [await bench.locks(), await bench.locks()];
+  const other = await bench.locks();
   let lostAfterMs: number | undefined;
-  // A machine that stands still lets a lease expire, as it must; one that renews it expires each time.
-  for (let tries = 0; tries < 3; tries++) {
-    const lease = await bench.settled(one.acquire('key'));
-    lostAfterMs = await lossOf(bench, lease, other);
+  // A machine that stands still lets a lease expire, as it must; one that nobody renews expires each time.
+  for (let count = 0; count < tries; count++) {
+    const leaseMs = leaseOf(count);
+    const lease = await bench.settled((await bench.locks(undefined, { ttl: leaseMs })).acquire('key'));
+    lostAfterMs = await lossOf(bench, lease, leaseMs, other);
     await bench.settled(lease.release());
     if (lostAfterMs === undefined) return;
   }
-  bench.claim(false, () => `a healthy lease expires three times, at last after ${lostAfterMs} ms`);
+  bench.claim(false, () => `a healthy lease expires ${tries} times, at last after ${lostAfterMs} ms`);
 }
 
 /** After how long a lease that is renewed for more than five leases has expired; undefined: it is held. */
-async function lossOf(bench: Bench, lease: Lease, other: Mutex): Promise<number | undefined> {
+async function lossOf(bench: Bench, lease: Lease, leaseMs: number, other: Mutex): Promise<number | undefined> {
   let reason: unknown;
   lease.signal.addEventListener('abort', () => {
     reason = (lease.signal.reason as LockLostError).reason;
   });
-  for (let passedMs = 0; passedMs < 5.5 * ttlMs; passedMs += ttlMs / 2) {
-    await bench.pass(ttlMs / 2);
+  for (let passedMs = 0; passedMs < 5.5 * leaseMs; passedMs += leaseMs / 2) {
+    await bench.pass(leaseMs / 2);
     const second = await bench.settled(other.tryAcquire('key'));
     if (second !== null) await bench.settled(second.release());
     const isHeld = lease.held();
@@ -281,7 +294,7 @@ async function lossOf(bench: Bench, lease: Lease, other: Mutex): Promise<number 
 
 async function lostStaysLost(bench: Bench): Promise<void> {
   const store = await bench.unsteady();
-  const lease = await bench.settled((await bench.locks(store)).acquire('key'));
+  const lease = await bench.settled((await bench.briefLocks(store)).acquire('key'));
   store.fate = 'hung';
   await bench.pass(ttlMs);
   bench.claim(!lease.held() && lease.signal.aborted, () => `a lease that is over is ${lease.state}`);
@@ -391,7 +404,8 @@ async function missedNotices(bench: Bench): Promise<void> {
       }),
     },
   };
-  const [one, other] = [await bench.locks(), await bench.locks(store)];
+  // It asks again when the lease would end.
+  const [one, other] = [await bench.briefLocks(), await bench.locks(store)];
   const lease = await bench.settled(one.acquire('key'));
   const waiting = other.acquire('key');
   await bench.pass(50);
@@ -403,7 +417,7 @@ async function missedNotices(bench: Bench): Promise<void> {
 
 async function cutOff(bench: Bench): Promise<void> {
   const store = await bench.unsteady();
-  const lease = await bench.settled((await bench.locks(store)).acquire('key'));
+  const lease = await bench.settled((await bench.briefLocks(store)).acquire('key'));
   let lostMs: number | undefined;
   lease.signal.addEventListener('abort', () => {
     lostMs = bench.now();
@@ -429,17 +443,24 @@ async function lostRelease(bench: Bench): Promise<void> {
     const startMs = bench.now();
     const next = await bench.settled((await bench.locks()).acquire(fate));
     const passedMs = bench.now() - startMs;
-    bench.claim(passedMs < ttlMs / 2 + bench.toleranceMs, () => `others waited ${passedMs} ms for what nobody holds`);
+    bench.claim(passedMs < longTtlMs / 2, () => `others waited ${passedMs} ms for what nobody holds`);
     await bench.settled(next.release());
   }
 }
 
 async function dataLoss(bench: Bench): Promise<void> {
-  const [one, other] = [await bench.locks(), await bench.locks()];
-  const lease = await bench.settled(one.acquire('key'));
-  await bench.settled(other.forceRelease('key'));
-  await bench.pass(ttlMs / 2 + bench.toleranceMs);
-  bench.claim(!lease.held() && lease.signal.aborted, () => `the owner of a record that is gone is ${lease.state}`);
+  const other = await bench.locks();
+  let reason: unknown;
+  // A machine that stands still ends the lease before the renewal that tells.
+  for (let count = 0; count < tries && reason !== 'taken'; count++) {
+    const ttl = leaseOf(count);
+    const lease = await bench.settled((await bench.locks(undefined, { ttl })).acquire('key'));
+    await bench.settled(other.forceRelease('key'));
+    await bench.pass(ttl);
+    bench.claim(!lease.held() && lease.signal.aborted, () => `the owner of a record that is gone is ${lease.state}`);
+    reason = (lease.signal.reason as LockLostError).reason;
+  }
+  bench.claim(reason === 'taken', () => 'no renewal told the owner of a record that is gone');
 }
 
 async function skewedClocks(bench: Bench): Promise<void> {
@@ -451,23 +472,25 @@ async function skewedClocks(bench: Bench): Promise<void> {
     schedule: (timer, atMs) => clock.schedule(timer, atMs),
     cancel: (timer) => clock.cancel(timer),
   });
-  const fast = await bench.locks(undefined, { clock: skewed(hour) });
-  const slow = await bench.locks(undefined, { clock: skewed(-hour) });
   let isKept = false;
-  // A machine that stands still for a moment ends a lease; three times it does not.
-  for (let tries = 0; !isKept && tries < 3; tries++) {
+  for (let count = 0; !isKept && count < tries; count++) {
+    const ttl = leaseOf(count);
+    const fast = await bench.locks(undefined, { ttl, clock: skewed(hour) });
+    const slow = await bench.locks(undefined, { ttl, clock: skewed(-hour) });
     const first = await bench.settled(fast.acquire('key'));
     const second = await bench.settled(slow.tryAcquire('key'));
     bench.claim(second === null || !first.held(), () => 'a slow clock let a second one in');
-    await bench.pass(ttlMs * 1.5);
+    await bench.pass(ttl * 1.5);
     isKept = first.held();
     await bench.settled(first.release());
     if (second !== null) await bench.settled(second.release());
   }
   bench.claim(isKept, () => 'an owner with a fast clock lost a lease that it renews');
-  const second = await bench.settled(slow.acquire('key'));
+  const slow = await bench.locks(undefined, { clock: skewed(-hour) });
+  const fast = await bench.locks(undefined, { clock: skewed(hour) });
+  const first = await bench.settled(slow.acquire('key'));
   bench.claim((await bench.settled(fast.tryAcquire('key'))) === null, () => 'a fast clock let a second one in');
-  await bench.settled(second.release());
+  await bench.settled(first.release());
 }
 
 async function releaseRace(bench: Bench): Promise<void> {
@@ -507,7 +530,7 @@ async function semaphoreBound(bench: Bench): Promise<void> {
 }
 
 async function readersAndWriters(bench: Bench): Promise<void> {
-  const locks = () => bench.locks(undefined, { ttl: longTtlMs });
+  const locks = () => bench.locks();
   const [one, other, third] = [await locks(), await locks(), await locks()];
   const readers = [await bench.settled(one.read('key')), await bench.settled(other.read('key'))];
   bench.claim((await bench.settled(third.tryAcquire('key'))) === null, () => 'a writer came in among readers');
@@ -562,7 +585,7 @@ async function oddNames(bench: Bench): Promise<void> {
 async function history(bench: Bench): Promise<void> {
   const log = new History<LockOperation, LockResult>();
   const client = async (name: string) => {
-    const locks = await bench.locks(undefined, { ttl: longTtlMs });
+    const locks = await bench.locks();
     for (let round = 0; round < 10; round++) {
       const acquire = log.invoke({ client: name, key: 'key', operation: { type: 'acquire' } });
       const lease = await locks.tryAcquire('key');
@@ -584,13 +607,13 @@ function restartCase(restart: () => Promise<void>): Case {
     'after a restart of the store a lock can be had again, with a greater fence',
     async (bench: Bench) => {
       const store = await bench.store();
-      const before = await bench.settled((await bench.locks(store)).acquire('key'));
+      const before = await bench.settled((await bench.briefLocks(store)).acquire('key'));
       await restart();
       // A store that has kept it has kept its owner, who goes on renewing it until then.
       await bench.settled(before.release());
       const [first, other] = [await bench.locks(), await bench.locks()];
       let lease: Lease | undefined;
-      for (let tries = 0; lease === undefined && tries < 100; tries++) {
+      for (let count = 0; lease === undefined && count < 100; count++) {
         lease = await bench.settled(first.acquire('key')).catch(() => undefined);
         if (lease === undefined) await bench.pass(50);
       }

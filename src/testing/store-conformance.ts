@@ -220,14 +220,21 @@ const conditionCases: readonly Case[] = [
     'a refused write changes neither value, version nor time left',
     async (bench: Bench) => {
       const store = await bench.open();
-      const version = await bench.put(store, 'key', 'kept', { ttlMs: 500 });
-      await store.write('key', bytes('refused'), { ttlMs: minute, ifVersion: 0 });
-      await store.write('key', bytes('refused'), { ttlMs: minute, ifVersion: version + 1 });
-      bench.same(await store.remove('key', { ifVersion: version + 1 }), false, 'a removal of another version');
-      const entry = await store.read('key');
-      if (entry !== undefined) bench.showsEntry(entry, 'kept', version, 'a read after refusals');
-      await bench.pass(600);
-      await bench.holds(store, 'key', undefined);
+      // A machine that stands still ends an entry before it is asked for: then one that lives longer is tried.
+      for (let ttlMs = 500; ; ttlMs *= 2) {
+        const beginMs = bench.now();
+        const key = `kept for ${ttlMs} ms`;
+        const version = await bench.put(store, key, 'kept', { ttlMs });
+        await store.write(key, bytes('refused'), { ttlMs: minute, ifVersion: 0 });
+        await store.write(key, bytes('refused'), { ttlMs: minute, ifVersion: version + 1 });
+        bench.same(await store.remove(key, { ifVersion: version + 1 }), false, 'a removal of another version');
+        const entry = await store.read(key);
+        if (bench.now() - beginMs >= ttlMs && ttlMs < minute) continue;
+        bench.showsEntry(entry, 'kept', version, 'a read after refusals');
+        await bench.pass(ttlMs + 100);
+        await bench.holds(store, key, undefined);
+        return;
+      }
     },
   ],
   [

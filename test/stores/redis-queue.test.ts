@@ -108,6 +108,23 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(await keys()).toBe(1);
     });
 
+    it('keeps a place for as long as it was asked for, however short those of others are, and passes over one that is over', async () => {
+      const [owner, other] = [process(driver), process(driver)];
+      await owner.queue.enter('key', 'owner', bytes('owner'), place);
+      const enter = (ticket: string, placeMs: number) =>
+        other.queue.enter('key', ticket, bytes(ticket), { ttlMs: 10_000, placeMs, onTurn: () => {} });
+      await enter('patient', 60_000);
+      await enter('hasty', 1);
+      await expect.poll(channels, patience).toBe(1);
+      await sleep(20);
+      expect(await other.queue.size('key')).toBe(2);
+      const { store, queue } = owner;
+      await queue.pass('key');
+      expect(new TextDecoder().decode((await store.read('key'))!.value)).toBe('patient');
+      await queue.pass('key');
+      expect(await store.read('key')).toBe(undefined);
+    });
+
     it('passes over a process that is gone', async () => {
       const [holder, gone, next] = [process(driver), process(driver), process(driver)];
       await waiter(holder, 'a');

@@ -1,8 +1,17 @@
 /** The suite is worth something only if it finds a store that breaks a law: each bug planted here is found by a case of its law. */
-import { type Entry, memoryStore, OptionsError, type Store, StoreError, type StoreWriteOptions } from 'holdfast';
+import {
+  type Clock,
+  type Entry,
+  memoryStore,
+  OptionsError,
+  type Store,
+  StoreError,
+  type StoreWriteOptions,
+} from 'holdfast';
 import {
   mutexConformance,
   type StoreConformanceOptions,
+  seededRandom,
   storeConformance,
   type VirtualClock,
   virtualClock,
@@ -502,6 +511,35 @@ describe('storeConformance', () => {
     const alone = storeConformance({ make, restart }).filter((one) => one.alone);
     expect(alone.map(({ name }) => name)).toEqual(['law 1: versions grow across a restart']);
     expect(mutexConformance({ make, restart }).every((one) => one.alone)).toBe(true);
+  });
+
+  it('finds nothing wrong with locks whose process stands still again and again, for about as long as their leases last', async () => {
+    for (let seed = 1; seed <= 2; seed++) {
+      const random = seededRandom(seed);
+      const clock = virtualClock();
+      let stoodMs = 0;
+      const own: Clock = {
+        now: () => clock.now() + stoodMs,
+        wallNow: () => clock.wallNow() + stoodMs,
+        schedule: (timer, atMs) => clock.schedule(timer, atMs - stoodMs),
+        cancel: (timer) => clock.cancel(timer),
+      };
+      const pass = async (ms: number) => {
+        for (let passedMs = 0; passedMs < ms; passedMs++) {
+          if (random() < 0.001) stoodMs += random.between(350, 1_050);
+          await clock.advance(1);
+        }
+      };
+      const stores = new Map<string, Store>();
+      const make = ({ prefix }: { readonly prefix: string }) => {
+        const store = stores.get(prefix) ?? memoryStore({ clock: own });
+        stores.set(prefix, store);
+        return store;
+      };
+      for (const { name, run } of mutexConformance({ make, clock: own, pass })) {
+        await run().catch((cause) => expect.fail(`seed ${seed}, ${name}: ${cause}`));
+      }
+    }
   });
 
   it.each([

@@ -67,9 +67,9 @@ export abstract class Line {
       return Promise.reject(this.unavailable('full', `${queue} wait for it already`));
     }
     return new Promise((resolve, reject) => {
-      const waiter = new Waiter(this, mode, signal, clock.now(), resolve, reject);
+      const waiter = new Waiter(this, mode, signal, clock.now(), waitMs, resolve, reject);
       this.waiters.add(waiter);
-      this.waitClock.schedule(waiter, waiter.sinceMs + waitMs);
+      this.waitClock.schedule(waiter, waiter.endsAtMs);
       waiter.listen();
       this.onArrival(waiter);
     });
@@ -117,6 +117,7 @@ export class Waiter extends Timer implements QueueNode<Waiter> {
   isOver = false;
   readonly mode: LockMode;
   readonly sinceMs: number;
+  readonly endsAtMs: number;
   readonly resolve: (lease: LeaseBase) => void;
   readonly reject: (error: unknown) => void;
   private readonly line: Line;
@@ -128,6 +129,7 @@ export class Waiter extends Timer implements QueueNode<Waiter> {
     mode: LockMode,
     signal: AbortSignal | undefined,
     sinceMs: number,
+    waitMs: number,
     resolve: (lease: LeaseBase) => void,
     reject: (error: unknown) => void,
   ) {
@@ -136,6 +138,7 @@ export class Waiter extends Timer implements QueueNode<Waiter> {
     this.mode = mode;
     this.signal = signal;
     this.sinceMs = sinceMs;
+    this.endsAtMs = sinceMs + waitMs;
     this.resolve = resolve;
     this.reject = reject;
   }

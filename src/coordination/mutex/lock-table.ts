@@ -73,12 +73,19 @@ export interface Taken {
 export interface Waiting {
   /** Whether the store has a place or a claim of it; set at once, since what is asked of the store after that may fail. */
   mayBeThere: boolean;
+  /** When nobody waits for its turn any more, as far as is known. */
+  readonly endsAtMs: number;
   /** Called with each hint of a store that has a line. */
   onTurn(turn: QueueTurn): void;
 }
 
 /** For how long a place in the line of a store is kept: three times as long as it takes to ask again. */
-const placeMs = 15_000;
+const longestPlaceMs = 15_000;
+/**
+ * A place ends so many trips before who waits gives up: the store counts from half a trip later, and to hear of a turn and to take it are one and a half; as much again
+ * because trips differ.
+ */
+const tripsToUse = 4;
 
 /** Writes of this process at a time: of more, each comes before the others, which then try again. Some, because one may hang. */
 const mostWrites = 4;
@@ -151,15 +158,17 @@ export class LockTable {
 
   /** As `join`, in the line of the store. */
   private async enter(queue: StoreQueue, owner: string, waiting: Waiting | undefined): Promise<Seat | Taken> {
-    const { ttlMs, quietMs, clock } = this.settings;
+    const { settings } = this;
+    const { ttlMs, quietMs, clock } = settings;
     const record = { holders: [newHolder(owner, 'exclusive', ttlMs, undefined)] };
     const value = encodeRecord(record);
     const onTurn = waiting && ((turn: QueueTurn) => waiting.onTurn(turn));
-    const place = { ttlMs, quietMs, placeMs: waiting === undefined ? 0 : placeMs, onTurn };
     const isClaimed = waiting !== undefined;
     for (let tries = 1; tries <= mostTries; tries++) {
       const sent = instantOf(clock);
-      const answer = await queue.enter(this.storeKey, owner, value, place);
+      const placeMs = waiting === undefined ? 0 : this.placeMsOf(waiting, sent.monotonicMs);
+      const answer = await queue.enter(this.storeKey, owner, value, { ttlMs, quietMs, placeMs, onTurn });
+      settings.noteTrip(clock.now() - sent.monotonicMs);
       if (answer.ok) {
         const { version } = answer;
         const seen = { version, record: withFences(record, version), atMs: sent.monotonicMs };
@@ -178,6 +187,13 @@ export class LockTable {
       } else return { ...this.taken(now, isClaimed), isTold };
     }
     throw this.busy();
+  }
+
+  /** For as long as a turn could be used: one that is offered to who is about to leave comes too late, and in a long line the first always is. */
+  private placeMsOf({ endsAtMs }: Waiting, nowMs: number): number {
+    const leftMs = endsAtMs - nowMs;
+    const usefulMs = Math.max(leftMs / 2, leftMs - tripsToUse * this.settings.tripMs);
+    return Math.min(longestPlaceMs, Math.max(1, usefulMs));
   }
 
   /** Whether a writer is to hold further readers off. Half of a claim must be over before it is worth another write. */
@@ -291,7 +307,9 @@ export class LockTable {
       const { changed, answered, later, record } = plan;
       const sent = instantOf(this.settings.clock);
       let outcome: { readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number };
-      if (changed.length > 0) outcome = await this.put(seen.version, record, changed);
+      // The end of one's try is none of the others'.
+      const signal = requests.length === 1 ? requests[0]!.signal : undefined;
+      if (changed.length > 0) outcome = await this.put(seen.version, record, changed, signal);
       else outcome = isFresh ? seen : { now: await this.look() };
       if ('version' in outcome) {
         const { version } = outcome;
@@ -323,6 +341,7 @@ export class LockTable {
     version: number,
     record: LockRecord,
     requests: readonly Request[],
+    signal: AbortSignal | undefined,
   ): Promise<{ readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number }> {
     const { store, storeKey } = this;
     const { quietMs } = this.settings;
@@ -331,7 +350,6 @@ export class LockTable {
       if (await this.vacate({ ifVersion: version })) return { version: 0 };
       return { now: await this.look() };
     }
-    const signal = requests.length === 1 ? requests[0]!.signal : undefined;
     const options = { ttlMs: ttlOf(record), ifVersion: version, signal };
     const value = encodeRecord(record);
     const isGuarded = quietMs !== undefined && requests.some(({ onQuiet }) => onQuiet !== undefined);

@@ -24,7 +24,10 @@ import { Owners, StoredLine } from './stored-line.js';
 export interface AcquireOptions {
   /** Ends the wait: the call rejects with the signal's reason. In `run` it also aborts the signal of the function. */
   readonly signal?: AbortSignal | undefined;
-  /** How long the call may wait; 0: not at all. Default: the option of the lock. */
+  /**
+   * How long the call may wait; 0: not at all. Default: the option of the lock. Better than a signal with a timeout: a store with a queue then offers it no turn that comes too
+   * late to be used.
+   */
   readonly wait?: Duration | undefined;
 }
 

@@ -46,6 +46,8 @@ export class LockSettings {
   readonly isFair: boolean;
   /** How long a store that has begun anew grants nothing; undefined: it need not wait. */
   readonly quietMs: number | undefined;
+  /** How long the store takes to answer, about; at first as one nearby does. */
+  tripMs = 1;
   private readonly lines: Map<string, Line>;
   private lastLocalFence: number;
 
@@ -73,6 +75,11 @@ export class LockSettings {
 
   nextLocalFence(): number {
     return ++this.lastLocalFence;
+  }
+
+  /** Stays near the median: an answer that took long because something stood still counts no more than one that took a little longer. */
+  noteTrip(ms: number): void {
+    this.tripMs = ms < this.tripMs ? (this.tripMs + ms) / 2 : this.tripMs * 1.25;
   }
 
   onIdle(line: Line): void {

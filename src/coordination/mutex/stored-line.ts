@@ -147,6 +147,11 @@ export class StoredLine extends Line {
     return this.waiters.first;
   }
 
+  /** @internal The only one who waits here, if there is just one. */
+  get single(): Waiter | undefined {
+    return this.waiters.size === 1 ? this.waiters.first : undefined;
+  }
+
   /** @internal The owner gives back what it holds. */
   async giveBack({ seat, sliceEndsMs }: StoredLease): Promise<LeaseRelease> {
     const next = this.waiters.first;
@@ -181,7 +186,7 @@ export class StoredLine extends Line {
       this.answer(heir, lease);
       // Where it was the turn of another, who has left, his own is still to be given up.
       this.campaigns.get(heir)?.poke();
-    } else void lease.release();
+    } else lease.decline();
   }
 
   /** @internal */
@@ -220,7 +225,7 @@ export class StoredLine extends Line {
 
   /**
    * A turn that was on its way to one who has left is that of whoever waits here. Back in the line it would go to the one who has waited longest, who is the next to
-   * leave where all have the same patience: then each turn comes too late.
+   * leave where all have the same patience: then each turn comes too late. A turn is alone in its record, which the store writes anew for each: nothing of the others is there.
    */
   private async giveUpPlaces(owners: readonly string[]): Promise<void> {
     const seen = await this.table.leaveLine(owners);
@@ -264,7 +269,9 @@ export class StoredLine extends Line {
 
   protected onArrival(waiter: Waiter): void {
     const only = this.settings.isFair ? waiter : undefined;
-    if (!this.campaigns.has(only)) this.campaigns.set(only, new Campaign(this, this.settings, only));
+    const campaign = this.campaigns.get(only);
+    if (campaign === undefined) this.campaigns.set(only, new Campaign(this, this.settings, only));
+    else campaign.share();
   }
 
   protected onDeparture(waiter: Waiter): void {
@@ -320,6 +327,7 @@ class Campaign extends Timer implements Waiting {
   /** Why the store did not answer the last time. */
   failure: unknown = undefined;
   mayBeThere = false;
+  endsAtMs = Number.POSITIVE_INFINITY;
   /** Whether something of this owner may be on its way still. */
   private isUncertain = false;
   private readonly line: StoredLine;
@@ -357,6 +365,11 @@ class Campaign extends Timer implements Waiting {
     wakeUp();
   }
 
+  /** Another has come to use its turn: a place that ends before it is asked for again is asked for now. */
+  share(): void {
+    if (this.endsAtMs < this.settings.clock.now() + 2 * slowPollMs) this.poke();
+  }
+
   /** Who is to have it. */
   private get heir(): Waiter | undefined {
     return this.only === undefined ? this.line.first : this.only.isOver ? undefined : this.only;
@@ -384,6 +397,8 @@ class Campaign extends Timer implements Waiting {
       }
       this.listens = true;
       this.wasPoked = false;
+      const single = isInLine ? (this.only ?? line.single) : undefined;
+      this.endsAtMs = single?.endsAtMs ?? Number.POSITIVE_INFINITY;
       let answer: Seat | Taken;
       try {
         answer = await line.table.join(this.owner, mode, this);
@@ -424,6 +439,7 @@ class Campaign extends Timer implements Waiting {
   private begin(): void {
     this.owner = this.line.nextOwner();
     this.mayBeThere = false;
+    this.endsAtMs = Number.POSITIVE_INFINITY;
     this.isUncertain = false;
   }
 
@@ -476,6 +492,7 @@ class StoredLease extends LeaseBase {
   private readonly settings: LockSettings;
   private readonly keeper: LeaseKeeper;
   private releasing: Promise<LeaseRelease> | undefined = undefined;
+  private isDeclined = false;
   private failure: unknown = undefined;
   private watch: StoreWatch | undefined = undefined;
   private isLooking = false;
@@ -537,6 +554,12 @@ class StoredLease extends LeaseBase {
     return this.releasing;
   }
 
+  /** @internal Gives back what nobody has had: no event tells of it, as none told that it was acquired. */
+  decline(): void {
+    this.isDeclined = true;
+    void this.release();
+  }
+
   /** @internal */
   takeAway(): void {
     this.keeper.revoke();
@@ -583,7 +606,7 @@ class StoredLease extends LeaseBase {
     if (!wasHeld && !this.isTaken) line.cleanUp([seat.owner]);
     const result = wasHeld ? await line.giveBack(this) : 'lost';
     line.drop(this);
-    if (wasHeld) this.settings.noteReleased(this, result);
+    if (wasHeld && !this.isDeclined) this.settings.noteReleased(this, result);
     return result;
   }
 

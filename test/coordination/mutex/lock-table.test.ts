@@ -330,6 +330,28 @@ describe('writes for a lock', () => {
     expect(state.signals).toContain(undefined);
   });
 
+  it('fail nobody with the end of a try of somebody else, whom they tell only how things are', async () => {
+    const { clock, state, process } = bench();
+    const locks = process({ ttl: '60s' });
+    const readers = await Promise.all(Array.from({ length: 5 }, () => locks.read('key')));
+    const { reply, answer } = later();
+    state.fate = () => reply;
+    const ends = Promise.allSettled(readers.slice(0, 4).map((reader) => reader.extend()));
+    await clock.flush();
+    const last = readers[4]!.extend().catch((error) => error);
+    const trying = locks.tryAcquire('key');
+    trying.catch(() => {});
+    // The next write renews the last reader's lease, and shows that there is no room: it takes longer than a try to renew may.
+    const slow = later();
+    state.fate = () => ({ reply: slow.reply });
+    answer();
+    await clock.advance(15_000);
+    expect(await last).toMatchObject({ code: 'ERR_STORE', reason: 'timeout' });
+    slow.answer();
+    expect(await trying).toBe(null);
+    await ends;
+  });
+
   it('renew while the store grants nothing, also by one write with who wants to come in', async () => {
     const { clock, state, process } = bench({ queues: true });
     const locks = process({ afterRestart: 'wait', ttl: '3s' });

@@ -5,6 +5,57 @@ import { describe, expect, it } from 'vitest';
 import type { StoreQueue } from '../../../src/stores/store.js';
 import { bench, distant, engine, unsteady, until } from './support.ts';
 
+interface Crowd {
+  readonly fair: boolean;
+  readonly processes?: number;
+  /** Of each process. */
+  readonly callers: number;
+  readonly patienceMs: number;
+  /** They say how long they wait; else they give up by a signal. */
+  readonly knows?: boolean;
+  /** The longest until they come again. */
+  readonly restMs?: number;
+}
+
+/** Callers who come and go for three seconds, 1 ms from the store; nothing may be left of them. */
+async function crowd({ fair, processes = 4, callers, patienceMs, knows = false, restMs = 5 }: Crowd) {
+  const { clock, state, store } = bench({ queues: true });
+  const random = seededRandom(11);
+  let isOver = false;
+  let sections = 0;
+  let calls = 0;
+  const section = async () => {
+    sections++;
+    await clock.sleep(2);
+  };
+  const patience = () => {
+    if (knows) return { wait: patienceMs };
+    const controller = new AbortController();
+    void clock.sleep(patienceMs).then(() => controller.abort());
+    return { signal: controller.signal };
+  };
+  const comeAndGo = async (locks: ReturnType<typeof mutex>) => {
+    await clock.sleep(50 * random());
+    while (!isOver) {
+      calls++;
+      await locks.run('key', section, patience()).catch(() => {});
+      await clock.sleep(restMs * random());
+    }
+  };
+  const ends: Promise<void>[] = [];
+  for (let process = 0; process < processes; process++) {
+    const locks = mutex({ store: distant(store, clock, 1), clock, ttl: '3s', fair, random: () => random() });
+    for (let caller = 0; caller < callers; caller++) ends.push(comeAndGo(locks));
+  }
+  await clock.advance(3_000);
+  const counted = { sections, calls, requests: state.calls };
+  isOver = true;
+  await until(clock, Promise.all(ends));
+  await clock.advance(patienceMs);
+  expect([state.lines.get('mutex:key'), clock.pendingTimers]).toEqual([[], 0]);
+  return counted;
+}
+
 describe('mutex with a store that has a line', () => {
   it('takes by one verb and gives back by one, and a reader as without a line', async () => {
     const { state, process } = bench({ queues: true });
@@ -289,53 +340,103 @@ describe('mutex with a store that has a line', () => {
   });
 
   it('has four fifths of the sections of those who wait for ever, with those who wait hardly longer than a hand-over takes', async () => {
-    /** In three seconds, of four processes with so many callers each, who come again soon. */
-    const sectionsOf = async (fair: boolean, callers: number, patienceMs: number) => {
-      const { clock, state, store } = bench({ queues: true });
-      const random = seededRandom(11);
-      let isOver = false;
-      let sections = 0;
-      const section = async () => {
-        sections++;
-        await clock.sleep(2);
-      };
-      const comeAndGo = async (locks: ReturnType<typeof mutex>) => {
-        await clock.sleep(50 * random());
-        while (!isOver) {
-          const controller = new AbortController();
-          void clock.sleep(patienceMs).then(() => controller.abort());
-          await locks.run('key', section, { signal: controller.signal }).catch(() => {});
-          await clock.sleep(5 * random());
-        }
-      };
-      const ends: Promise<void>[] = [];
-      for (let process = 0; process < 4; process++) {
-        const locks = mutex({ store: distant(store, clock, 1), clock, ttl: '3s', fair, random: () => random() });
-        for (let caller = 0; caller < callers; caller++) ends.push(comeAndGo(locks));
-      }
-      await clock.advance(3_000);
-      const counted = sections;
-      isOver = true;
-      await until(clock, Promise.all(ends));
-      await clock.advance(patienceMs);
-      expect([state.lines.get('mutex:key'), clock.pendingTimers]).toEqual([[], 0]);
-      return counted;
-    };
     for (const fair of [true, false]) {
-      const most = await sectionsOf(fair, 10, 3_000);
+      const { sections: most } = await crowd({ fair, callers: 10, patienceMs: 3_000 });
       for (const [callers, patienceMs] of [
         [10, 5],
         [10, 10],
         [10, 30],
         [30, 30],
       ] as const) {
-        const sections = await sectionsOf(fair, callers, patienceMs);
-        expect(
-          sections,
-          `${fair ? 'fair, ' : ''}${callers} callers, ${patienceMs} ms: ${sections} of ${most}`,
-        ).toBeGreaterThan(0.8 * most);
+        for (const knows of [false, true]) {
+          const { sections } = await crowd({ fair, callers, patienceMs, knows });
+          const which = `${fair ? 'fair, ' : ''}${callers} callers, ${patienceMs} ms${knows ? ', known' : ''}`;
+          expect(sections, `${which}: ${sections} of ${most}`).toBeGreaterThan(0.8 * most);
+        }
       }
     }
+  });
+
+  it('has as many sections, for no more requests, with those who are alone in their process and say how long they wait', {
+    timeout: 60_000,
+  }, async () => {
+    for (const fair of [true, false]) {
+      const { sections: most } = await crowd({ fair: true, callers: 10, patienceMs: 3_000 });
+      for (const [processes, patienceMs] of [
+        [40, 30],
+        [100, 30],
+        [100, 100],
+      ] as const) {
+        const alone = { fair, processes, callers: 1, patienceMs, knows: true, restMs: 100 };
+        const { sections, calls, requests } = await crowd(alone);
+        const which = `${fair ? 'fair, ' : ''}${processes} processes, ${patienceMs} ms`;
+        expect(sections, `${which}: ${sections} of ${most}`).toBeGreaterThan(0.8 * most);
+        // To enter and to leave, and for a section to enter, to take the turn, and to pass on.
+        const needed = 2 * calls + sections;
+        expect(requests, `${which}: ${requests} of ${needed}`).toBeLessThan(1.1 * needed);
+      }
+    }
+  });
+
+  it('has a place for as long as its caller could use a turn, and at least for half of his time', async () => {
+    const { clock, state, store, process } = bench({ queues: true });
+    const placesOf = () => state.lines.get('mutex:key')!.map(({ options }) => options.placeMs);
+    await process({ ttl: '60s' }).acquire('key');
+    const locks = mutex({ store: distant(store, clock, 4), clock, ttl: '3s', fair: true });
+    const ask = async (wait: number) => {
+      locks.acquire('key', { wait }).catch(() => {});
+      await clock.advance(8);
+    };
+    for (let times = 0; times < 20; times++) await ask(1);
+    await ask(60_000);
+    await ask(1_000);
+    await ask(20);
+    const [patient, known, hasty] = placesOf().slice(-3);
+    // Four trips of eight milliseconds before he goes, or so: they are never quite alike.
+    expect([patient, hasty]).toEqual([15_000, 10]);
+    expect(known).toBeGreaterThan(1_000 - 5 * 8);
+    expect(known).toBeLessThan(1_000 - 2 * 8);
+    // One answer that took a minute counts as one that took a little longer.
+    state.fate = () => clock.sleep(60_000);
+    void locks.tryAcquire('key');
+    await clock.advance(70_000);
+    state.fate = () => 'ok';
+    await process({ ttl: '60s' }).acquire('key');
+    await ask(1_000);
+    expect(placesOf().at(-1)).toBeGreaterThan(1_000 - 6 * 8);
+  });
+
+  it('keeps its place for those who come to a process after the one for whom it was asked', async () => {
+    const { clock, process } = bench({ queues: true });
+    const lease = await process({ ttl: '60s' }).acquire('key');
+    const locks = process();
+    const first = expect(locks.acquire('key', { wait: 100 })).rejects.toMatchObject({ reason: 'waited' });
+    await clock.advance(10);
+    const behind = process().acquire('key');
+    await clock.advance(10);
+    const second = locks.acquire('key');
+    await clock.advance(100);
+    await first;
+    await lease.release();
+    const next = await second;
+    expect(next.held()).toBe(true);
+    await next.release();
+    await (await behind).release();
+  });
+
+  it.each([
+    ['who waits longer than it takes to ask again', true, 30_000],
+    ['who stands in no line', false, 2_000],
+  ])('asks no more often for %s because of others of his process', async (_, queues, wait) => {
+    const { clock, state, process } = bench({ queues, watches: true });
+    await process({ ttl: '60s' }).acquire('key');
+    const locks = process({ wait });
+    locks.acquire('key').catch(() => {});
+    await clock.advance(500);
+    const { calls } = state;
+    locks.acquire('key').catch(() => {});
+    await clock.advance(500);
+    expect(state.calls).toBe(calls);
   });
 
   it.each([

@@ -192,6 +192,8 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
       const direct = locksAt(server.port, driver).locks;
       const lease = await direct.acquire('key');
       const waiting = locksAt(proxy.port, driver).locks.acquire('key');
+      // Who has had no answer yet would be told of the first reset.
+      await expect.poll(async () => (await direct.inspect('key')).queueLength, { timeout: 10_000 }).toBe(1);
       for (let round = 0; round < 3; round++) {
         await sleep(200);
         proxy.reset();

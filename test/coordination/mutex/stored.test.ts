@@ -679,7 +679,7 @@ describe('mutex with a store', () => {
     expect(lease.remaining()).toBeGreaterThan(2_500);
   });
 
-  it('gives back a grant that comes when nobody waits any more', async () => {
+  it('gives back a grant that comes when nobody waits any more, and no event tells that it was acquired or released', async () => {
     const { clock, state, process } = bench();
     let answer = () => {};
     state.fate = () =>
@@ -687,7 +687,9 @@ describe('mutex with a store', () => {
         answer = resolve;
       });
     const controller = new AbortController();
-    const pending = process().acquire('key', { signal: controller.signal });
+    const events: string[] = [];
+    const locks = process({ on: ({ type }) => void events.push(type) });
+    const pending = locks.acquire('key', { signal: controller.signal });
     await clock.flush();
     controller.abort('gone');
     await expect(pending).rejects.toBe('gone');
@@ -695,6 +697,7 @@ describe('mutex with a store', () => {
     answer();
     await clock.flush();
     expect(await process().tryAcquire('key')).not.toBe(null);
+    expect(events).toEqual(['lock-unavailable']);
   });
 
   it('forgets who gives up waiting: no timer, no watch, no request', async () => {

@@ -6,7 +6,7 @@ import type { Lease, LeaseBase } from '../../../src/coordination/mutex/lease-han
 import type { LockMode } from '../../../src/coordination/mutex/line.js';
 import { Locks } from '../../../src/coordination/mutex/locks.js';
 import type { Clock } from '../../../src/core/clock.js';
-import { type Abilities, bench, type Fate } from './support.ts';
+import { type Abilities, bench, distant, type Fate } from './support.ts';
 
 const seeds = Number(process.env.HOLDFAST_SEEDS ?? 8);
 const keys = ['a', 'b'] as const;
@@ -16,13 +16,20 @@ const longestMs = 2_500;
 const gaveUp = new Error('gave up');
 
 interface Shop extends Omit<Abilities, 'inner'> {
+  /** How far away the store is; default nowhere. */
+  readonly tripMs?: number;
   readonly kind: 'mutex' | 'semaphore';
   readonly fair: boolean;
 }
 
-async function play(seed: number, { kind, fair, ...abilities }: Shop, counts: { sections: number; lost: number }) {
+async function play(
+  seed: number,
+  { kind, fair, tripMs, ...abilities }: Shop,
+  counts: { sections: number; lost: number },
+) {
   const random = seededRandom(seed);
-  const { clock, state, store, inner } = bench(abilities);
+  const { clock, state, store: near, inner } = bench(abilities);
+  const store = tripMs === undefined ? near : distant(near, clock, tripMs);
   let trouble = 0.12;
   state.fate = (): Fate => {
     if (random() > trouble) return 'ok';
@@ -45,7 +52,12 @@ async function play(seed: number, { kind, fair, ...abilities }: Shop, counts: { 
     const jump = () => {
       offsetMs += random.pick([-3_600_000, 3_600_000, 50, -50]);
     };
-    return { locks, jump };
+    let together = new AbortController();
+    const giveUp = () => {
+      together.abort(gaveUp);
+      together = new AbortController();
+    };
+    return { locks, jump, giveUp, signal: () => together.signal };
   });
 
   const places = new Map(keys.map((key) => [key, { live: new Map<Lease, LockMode>(), fence: 0, forced: 0 }]));
@@ -88,10 +100,10 @@ async function play(seed: number, { kind, fair, ...abilities }: Shop, counts: { 
     for (const { live } of places.values()) for (const one of leases) live.delete(one);
     check();
   };
-  const call = async (locks: Locks) => {
+  const call = async ({ locks, signal }: (typeof processes)[number]) => {
     const key = random.pick(keys);
     const mode = kind === 'mutex' && random() < 0.6 ? 'exclusive' : 'shared';
-    switch (random.pick(['try', 'both', 'force', 'abort', 'abort', 'hurry', 'wait', 'wait', 'wait'])) {
+    switch (random.pick(['try', 'both', 'force', 'abort', 'together', 'together', 'hurry', 'hurry', 'wait', 'wait'])) {
       case 'try': {
         const lease = await locks.tryAcquire(key, mode);
         return lease === null ? undefined : section(lease, mode, [key]);
@@ -105,8 +117,10 @@ async function play(seed: number, { kind, fair, ...abilities }: Shop, counts: { 
         void clock.sleep(random.pick([0, 1, 10, 200])).then(() => controller.abort(gaveUp));
         return section(await locks.acquire(key, mode, { signal: controller.signal }), mode, [key]);
       }
+      case 'together':
+        return section(await locks.acquire(key, mode, { signal: signal() }), mode, [key]);
       case 'hurry':
-        return section(await locks.acquire(key, mode, { wait: random.pick([0, 5, 100]) }), mode, [key]);
+        return section(await locks.acquire(key, mode, { wait: random.pick([0, 5, 20, 100]) }), mode, [key]);
       default:
         return section(await locks.acquire(key, mode), mode, [key]);
     }
@@ -114,24 +128,25 @@ async function play(seed: number, { kind, fair, ...abilities }: Shop, counts: { 
 
   let isEnding = false;
   let failure: unknown;
-  const work = async (locks: Locks) => {
+  const work = async (process: (typeof processes)[number]) => {
     while (!isEnding) {
       await clock.sleep(random.pick([0, 0, 1, 3, 20, 100]));
-      await call(locks).catch((error) => {
+      await call(process).catch((error) => {
         if (error !== gaveUp && !(error instanceof HoldfastError)) failure ??= error;
       });
     }
   };
   let working = 0;
-  for (const { locks } of processes) {
+  for (const process of processes) {
     for (let index = 0; index < 6; index++) {
       working++;
-      void work(locks).then(() => working--);
+      void work(process).then(() => working--);
     }
   }
   while (clock.now() < 8_000 && failure === undefined) {
     await clock.advance(10);
     if (random() < 0.01) random.pick(processes).jump();
+    if (random() < 0.05) random.pick(processes).giveUp();
     if (random() < 0.02) trouble = random.pick([0, 0.02, 0.2, 1]);
   }
   isEnding = true;
@@ -147,22 +162,27 @@ async function play(seed: number, { kind, fair, ...abilities }: Shop, counts: { 
 
 describe.each([
   { kind: 'mutex', queues: true, watches: true, fair: true },
+  { kind: 'mutex', queues: true, watches: false, fair: true, tripMs: 1 },
+  { kind: 'mutex', queues: true, watches: false, fair: false, tripMs: 1 },
   { kind: 'mutex', queues: true, watches: true, fair: false },
   { kind: 'mutex', queues: true, watches: false, fair: false },
   { kind: 'mutex', queues: false, watches: true, fair: false },
   { kind: 'mutex', queues: false, watches: false, fair: false },
   { kind: 'semaphore', queues: false, watches: true, fair: false },
-] as const)('$kind of a store (line: $queues, watch: $watches, fair: $fair), whatever happens', (shop) => {
-  it(`lets in no more than may be, with growing fences, and leaves nothing, over ${seeds} seeds`, {
-    timeout: 240_000,
-  }, async () => {
-    const counts = { sections: 0, lost: 0 };
-    for (let seed = 1; seed <= seeds; seed++) {
-      await play(seed, shop, counts).catch((cause) => {
-        throw new Error(`seed ${seed}: ${cause instanceof Error ? cause.message : cause}`, { cause });
-      });
-    }
-    expect(counts.sections).toBeGreaterThan(seeds * 10);
-    expect(counts.lost).toBeGreaterThan(seeds / 4);
-  });
-});
+] as const)(
+  '$kind of a store (line: $queues, watch: $watches, fair: $fair, away: $tripMs), whatever happens',
+  (shop) => {
+    it(`lets in no more than may be, with growing fences, and leaves nothing, over ${seeds} seeds`, {
+      timeout: 240_000,
+    }, async () => {
+      const counts = { sections: 0, lost: 0 };
+      for (let seed = 1; seed <= seeds; seed++) {
+        await play(seed, shop, counts).catch((cause) => {
+          throw new Error(`seed ${seed}: ${cause instanceof Error ? cause.message : cause}`, { cause });
+        });
+      }
+      expect(counts.sections).toBeGreaterThan(seeds * 10);
+      expect(counts.lost).toBeGreaterThan(seeds / 4);
+    });
+  },
+);

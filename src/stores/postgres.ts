@@ -402,7 +402,7 @@ class PooledStore extends Verbs implements PostgresStore {
     return new Promise((resolve, reject) => {
       const verb = new Verb(this, operation, this.driver.statement(sql, values), resolve, reject);
       this.underWay.begin(verb, signal);
-      void verb.statement.begin(verb);
+      verb.statement.begin(verb);
     });
   }
 
@@ -432,6 +432,14 @@ class Verb extends TimedVerb {
   private readonly operation: string;
   private readonly resolve: (rows: readonly Row[]) => void;
   private readonly reject: (error: unknown) => void;
+  readonly answered = (rows: readonly Row[]) => {
+    this.store.statementEnded();
+    if (this.end()) this.resolve(rows);
+  };
+  readonly failed = (error: unknown) => {
+    this.store.statementEnded();
+    if (this.end()) this.reject(failureOf(this.operation, error, !this.statement.hasLeft()));
+  };
 
   constructor(
     store: PooledStore,
@@ -446,16 +454,6 @@ class Verb extends TimedVerb {
     this.statement = statement;
     this.resolve = resolve;
     this.reject = reject;
-  }
-
-  answered(rows: readonly Row[]): void {
-    this.store.statementEnded();
-    if (this.end()) this.resolve(rows);
-  }
-
-  failed(error: unknown): void {
-    this.store.statementEnded();
-    if (this.end()) this.reject(failureOf(this.operation, error, !this.statement.hasLeft()));
   }
 
   override timedOut(): void {

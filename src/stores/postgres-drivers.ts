@@ -76,14 +76,14 @@ export type Value = Buffer | number | string | null;
 
 /** Who wants to know how a statement ends. */
 interface Asker {
-  answered(rows: readonly Row[]): void;
-  failed(error: unknown): void;
+  readonly answered: (rows: readonly Row[]) => void;
+  readonly failed: (error: unknown) => void;
 }
 
 /** A statement on its way. */
 export interface Statement {
-  /** Tells once how it ended, also when it has been given up: then it keeps nothing any more. Never rejects. */
-  begin(asker: Asker): Promise<void>;
+  /** Tells once how it ended, also when it has been given up: then it keeps nothing any more. Never throws. */
+  begin(asker: Asker): void;
   /** Whether the server may have heard of it. */
   hasLeft(): boolean;
   /** Nobody waits any more. */
@@ -123,7 +123,7 @@ function pg(pool: PgPool): Driver {
     close: () => removeClientListener(pool, 'error', ignoreIdle),
     statement: (sql, values) => new PgStatement(pool, asking, sql, values),
     async script(statements) {
-      const client = await lend(pool);
+      const client = await new Promise<PgPoolClient>((resolve, reject) => lend(pool, resolve, reject));
       let isDone = false;
       try {
         await client.query({ text: ['BEGIN', ...statements, 'COMMIT'].join(';\n') });
@@ -139,22 +139,28 @@ function pg(pool: PgPool): Driver {
 const ignore = () => {};
 
 /**
- * A client of the pool, with a listener for its errors before anything else can happen: a server may end a connection with its first words to it, and an error
+ * Gives a client of the pool, with a listener for its errors before anything else can happen: a server may end a connection with its first words to it, and an error
  * that nobody listens to ends the process.
  */
-function lend(pool: PgPool): Promise<PgPoolClient> {
-  return new Promise((resolve, reject) => {
-    let isLent = false;
-    const lent = (client: PgPoolClient | undefined) => {
-      if (isLent || !client) return;
-      isLent = true;
-      client.on('error', ignore);
-      resolve(client);
-    };
-    const promised = pool.connect((error, client) => (client ? lent(client) : reject(error)));
+function lend(pool: PgPool, lent: (client: PgPoolClient) => void, failed: (error: unknown) => void): void {
+  let isOver = false;
+  const take = (error: unknown, client: PgPoolClient | undefined) => {
+    if (isOver) return;
+    isOver = true;
+    if (!client) return failed(error);
+    client.on('error', ignore);
+    lent(client);
+  };
+  try {
+    const promised = pool.connect(take) as Promise<PgPoolClient | undefined> | undefined;
     // What somebody has wrapped around a pool may only know of promises.
-    (promised as Promise<PgPoolClient | undefined> | undefined)?.then?.(lent, reject);
-  });
+    promised?.then?.(
+      (client) => client && take(undefined, client),
+      (error: unknown) => take(error, undefined),
+    );
+  } catch (error) {
+    take(error, undefined);
+  }
 }
 
 function giveBack(client: PgPoolClient, isBroken: boolean): void {
@@ -179,21 +185,27 @@ class PgStatement implements Statement {
     this.values = values;
   }
 
-  async begin(asker: Asker): Promise<void> {
-    try {
-      const client = await lend(this.pool);
-      if (this.isOver) {
-        giveBack(client, false);
-        return asker.answered([]);
-      }
-      this.client = client;
-      const rows = await this.asking.ask(pgConnection(client), this.sql, this.values);
-      if (!this.isOver) this.release(false);
-      asker.answered(rows);
-    } catch (error) {
+  begin(asker: Asker): void {
+    const failed = (error: unknown) => {
       if (!this.isOver) this.release(isBroken(error));
       asker.failed(error);
-    }
+    };
+    const answered = (rows: readonly Row[]) => {
+      if (!this.isOver) this.release(false);
+      asker.answered(rows);
+    };
+    const lent = (client: PgPoolClient) => {
+      if (this.isOver) {
+        // Not at once: the pool lends it to the next as it gets it, thousands may be over, and each would run within the one before it.
+        return queueMicrotask(() => {
+          giveBack(client, false);
+          asker.answered([]);
+        });
+      }
+      this.client = client;
+      this.asking.ask(pgConnection(client), this.sql, this.values, { answered, failed });
+    };
+    lend(this.pool, lent, failed);
   }
 
   hasLeft(): boolean {
@@ -221,12 +233,8 @@ function postgresJs(sql: PostgresJs): Driver {
     close() {},
     // It does not say whether a query has left its queue; and one that is cancelled before may block its connection for ever. So none is taken back.
     statement: (text, values) => ({
-      async begin(asker) {
-        try {
-          asker.answered(await asking.ask(connection, text, values));
-        } catch (error) {
-          asker.failed(error);
-        }
+      begin(asker) {
+        asking.ask(connection, text, values, asker);
       },
       hasLeft: () => true,
       giveUp() {},
@@ -258,14 +266,20 @@ class Asking {
     this.use = use;
   }
 
-  async ask(connection: Connection, sql: Sql, values: readonly Value[]): Promise<readonly Row[]> {
+  ask(connection: Connection, sql: Sql, values: readonly Value[], { answered, failed }: Asker): void {
     const { use } = this;
-    try {
-      return connection.rowsOf(await connection.ask(sql, values, use));
-    } catch (error) {
-      if (use === 'once' || !['26000', '42P05'].includes((error as { code?: string }).code ?? '')) throw error;
+    const refused = (error: unknown) => {
+      if (use === 'once' || !['26000', '42P05'].includes((error as { code?: string }).code ?? '')) return failed(error);
       this.use = 'once';
-      return this.ask(connection, sql, values);
+      this.ask(connection, sql, values, { answered, failed });
+    };
+    try {
+      connection
+        .ask(sql, values, use)
+        .then((answer) => answered(connection.rowsOf(answer)))
+        .catch(refused);
+    } catch (error) {
+      queueMicrotask(() => failed(error));
     }
   }
 }

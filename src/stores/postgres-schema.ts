@@ -89,45 +89,48 @@ CREATE OR REPLACE FUNCTION ${write}(
 RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-  held ${table}%ROWTYPE;
-  now timestamptz;
-  is_live boolean;
-  new_version bigint;
-  answer text := '';
-  lock_before text := CASE WHEN goes_on THEN current_setting('lock_timeout') END;
-  ignored text := set_config('lock_timeout', lock_ms::text, true);
+  answer text;
+  lock_before text;
 BEGIN
+  IF goes_on THEN lock_before := current_setting('lock_timeout'); END IF;
   LOOP
     -- A row that somebody else has changed meanwhile is looked at again once it is locked, and the version drawn again. What a
-    -- condition refuses needs no lock.
+    -- condition refuses needs no lock. How long to wait for one is set as the row is found, which costs half of a step of its own.
     UPDATE ${table} AS entry
       SET version = greatest(nextval('${table}_versions'), entry.version + 1), value = new_value,
         written_at = clock_timestamp(), expires_at = clock_timestamp() + ttl_ms * interval '1 millisecond'
       WHERE entry.key = wanted AND (if_version IS NULL
-        OR if_version = CASE WHEN entry.value IS NOT NULL AND entry.expires_at > clock_timestamp() THEN entry.version ELSE 0 END)
-      RETURNING entry.version INTO new_version;
+          OR if_version = CASE WHEN entry.value IS NOT NULL AND entry.expires_at > clock_timestamp() THEN entry.version ELSE 0 END)
+        AND set_config('lock_timeout', lock_ms::text, true) IS NOT NULL
+      RETURNING entry.version INTO answer;
     IF FOUND THEN
-      answer := new_version;
+      IF announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
       EXIT;
     END IF;
-    SELECT * INTO held FROM ${table} WHERE key = wanted;
-    now := clock_timestamp();
-    is_live := FOUND AND held.value IS NOT NULL AND held.expires_at > now;
-    IF if_version <> (CASE WHEN is_live THEN held.version ELSE 0 END) THEN
-      IF is_live THEN
-        answer := concat_ws(',', held.version, date_part('epoch', now - held.written_at) * 1000,
-          date_part('epoch', held.expires_at - now) * 1000, encode(held.value, 'base64'));
+    -- Variables of a block cost only where it is entered.
+    DECLARE
+      held ${table}%ROWTYPE;
+      now timestamptz;
+      is_live boolean;
+      ignored text;
+    BEGIN
+      SELECT * INTO held FROM ${table} WHERE key = wanted;
+      now := clock_timestamp();
+      is_live := FOUND AND held.value IS NOT NULL AND held.expires_at > now;
+      IF if_version <> (CASE WHEN is_live THEN held.version ELSE 0 END) THEN
+        answer := CASE WHEN is_live THEN concat_ws(',', held.version, date_part('epoch', now - held.written_at) * 1000,
+          date_part('epoch', held.expires_at - now) * 1000, encode(held.value, 'base64')) ELSE '' END;
+        EXIT;
       END IF;
-      EXIT;
-    END IF;
-    -- A place to lock: were its version drawn before, others could write, remove and sweep the key in between. When somebody
-    -- else is quicker, or the row has changed since it was looked for, there is a row to lock now.
-    INSERT INTO ${table} (key, version, value, written_at, expires_at)
-      VALUES (wanted, 0, NULL, clock_timestamp(), clock_timestamp())
-      ON CONFLICT (key) DO NOTHING;
+      ignored := set_config('lock_timeout', lock_ms::text, true);
+      -- A place to lock: were its version drawn before, others could write, remove and sweep the key in between. When somebody
+      -- else is quicker, or the row has changed since it was looked for, there is a row to lock now.
+      INSERT INTO ${table} (key, version, value, written_at, expires_at)
+        VALUES (wanted, 0, NULL, clock_timestamp(), clock_timestamp())
+        ON CONFLICT (key) DO NOTHING;
+    END;
   END LOOP;
-  IF announce IS NOT NULL AND new_version IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
-  IF goes_on THEN ignored := set_config('lock_timeout', lock_before, true); END IF;
+  IF goes_on THEN lock_before := set_config('lock_timeout', lock_before, true); END IF;
   RETURN answer;
 END $$;
 
@@ -136,15 +139,15 @@ RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   is_removed boolean;
-  lock_before text := CASE WHEN goes_on THEN current_setting('lock_timeout') END;
-  ignored text := set_config('lock_timeout', lock_ms::text, true);
+  lock_before text;
 BEGIN
+  IF goes_on THEN lock_before := current_setting('lock_timeout'); END IF;
   UPDATE ${table} AS entry SET value = NULL, version = greatest(nextval('${table}_versions'), entry.version + 1)
     WHERE entry.key = wanted AND entry.value IS NOT NULL AND entry.expires_at > clock_timestamp()
-      AND (if_version IS NULL OR entry.version = if_version);
+      AND (if_version IS NULL OR entry.version = if_version) AND set_config('lock_timeout', lock_ms::text, true) IS NOT NULL;
   is_removed := FOUND;
   IF is_removed AND announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
-  IF goes_on THEN ignored := set_config('lock_timeout', lock_before, true); END IF;
+  IF goes_on THEN lock_before := set_config('lock_timeout', lock_before, true); END IF;
   RETURN is_removed;
 END $$;
 

@@ -192,21 +192,26 @@ function sqlOf(text: string): Sql {
 
 /**
  * The statements of the verbs. A read answers a row in any case: a reply without one is that of a connection that broke. An entry is one text, since
- * each column costs the server and the client a part of a round trip.
+ * each column costs the server and the client a part of a round trip, as does each value beside the statement: what is the same for all verbs of a store is in it.
  *
  * @param goesOn - Whether they are parts of a transaction that goes on afterwards.
  */
-function statementsOf(table: string, goesOn: boolean) {
+function statementsOf({ table, listener, timeout }: Settings, goesOn: boolean) {
   const { read, readMany, write, remove, consume, sweep } = functionsOf(table);
+  // Who is told of what changes; nobody where nobody can listen.
+  const channel = listener === undefined ? 'NULL' : `'${channelOf(table)}'`;
+  // The server gives up the row of somebody else a little sooner than the store gives up the server, so that the store hears that nothing was
+  // done. Who is not first in the queue for the row may wait twice as long, and is told too late.
+  const lockMs = Math.ceil(timeout * 0.8);
   const one = '(VALUES (1)) AS one LEFT JOIN';
   const entry = "concat_ws(',', held_version, age_ms, left_ms, encode(held_value, 'base64'))";
   return {
     read: sqlOf(`SELECT ${entry} FROM ${one} ${read}($1) AS held ON true`),
     // The drivers differ in how they send arrays; an array in words means the same to both.
     readMany: sqlOf(`SELECT ${entry}, encode(held_key, 'base64') FROM ${one} ${readMany}($1::text[]) AS held ON true`),
-    write: sqlOf(`SELECT ${write}($1, $2, $3, $4, $5, $6, ${goesOn})`),
-    remove: sqlOf(`SELECT ${remove}($1, $2, $3, $4, ${goesOn})::text`),
-    consume: sqlOf(`SELECT granted::text, debt_ms::text FROM ${consume}($1, $2, $3, $4, $5)`),
+    write: sqlOf(`SELECT ${write}($1, $2, $3, $4, ${channel}, ${lockMs}, ${goesOn})`),
+    remove: sqlOf(`SELECT ${remove}($1, $2, ${channel}, ${lockMs}, ${goesOn})::text`),
+    consume: sqlOf(`SELECT granted::text, debt_ms::text FROM ${consume}($1, $2, $3, $4, ${lockMs})`),
     sweep: sqlOf(`SELECT ${sweep}($1)::text`),
   };
 }
@@ -223,7 +228,7 @@ class Verbs implements Store {
 
   constructor(settings: Settings, run: Run, goesOn: boolean) {
     this.settings = settings;
-    this.statements = statementsOf(settings.table, goesOn);
+    this.statements = statementsOf(settings, goesOn);
     this.checks = new VerbChecks('postgres', settings.maxValueBytes);
     this.runStatement = run;
   }
@@ -239,14 +244,7 @@ class Verbs implements Store {
     this.checks.write(key, value, options);
     const { ttlMs, ifVersion, signal } = options;
     // A copy: the driver may write it to its socket later.
-    const values = [
-      this.keyOf(key),
-      Buffer.from(value),
-      Math.ceil(ttlMs),
-      ifVersion ?? null,
-      this.channel,
-      this.lockMs,
-    ];
+    const values = [this.keyOf(key), Buffer.from(value), Math.ceil(ttlMs), ifVersion ?? null];
     const [answer] = answerOf('write', await this.runStatement('write', this.statements.write, values, signal));
     if (answer === '') return { ok: false, entry: undefined };
     const version = Number(answer);
@@ -255,24 +253,10 @@ class Verbs implements Store {
 
   async remove(key: string, options?: StoreRemoveOptions): Promise<boolean> {
     this.checks.remove(key, options);
-    const values = [this.keyOf(key), options?.ifVersion ?? null, this.channel, this.lockMs];
+    const values = [this.keyOf(key), options?.ifVersion ?? null];
     const { remove } = this.statements;
     const row = answerOf('remove', await this.runStatement('remove', remove, values, options?.signal));
     return row[0] === 'true';
-  }
-
-  /** Told of what changes; null where nobody can listen. */
-  protected get channel(): string | null {
-    const { listener, table } = this.settings;
-    return listener === undefined ? null : channelOf(table);
-  }
-
-  /**
-   * The server gives up the row of somebody else a little sooner than the store gives up the server, so that the store hears that nothing was done. Who
-   * is not first in the queue for the row may wait twice as long, and is told too late.
-   */
-  protected get lockMs(): number {
-    return Math.ceil(this.settings.timeout * 0.8);
   }
 
   protected keyOf(key: string): Buffer {
@@ -381,7 +365,7 @@ class PooledStore extends Verbs implements PostgresStore {
     const rate = this.checks.consume(key, options);
     // No record has this name: theirs have another character there.
     const name = Buffer.from(`${this.settings.prefix}\x01${key}`);
-    const values = [name, rate.intervalMs, rate.burst, rate.cost, this.lockMs];
+    const values = [name, rate.intervalMs, rate.burst, rate.cost];
     const row = answerOf('consume', await this.run('consume', this.statements.consume, values, options.signal));
     return rate.answer(Number(row[1]), row[0] === 'true');
   }
@@ -402,7 +386,7 @@ class PooledStore extends Verbs implements PostgresStore {
     return new Promise((resolve, reject) => {
       const verb = new Verb(this, operation, this.driver.statement(sql, values), resolve, reject);
       this.underWay.begin(verb, signal);
-      void verb.statement.begin(verb);
+      verb.statement.begin(verb);
     });
   }
 
@@ -432,6 +416,14 @@ class Verb extends TimedVerb {
   private readonly operation: string;
   private readonly resolve: (rows: readonly Row[]) => void;
   private readonly reject: (error: unknown) => void;
+  readonly answered = (rows: readonly Row[]) => {
+    this.store.statementEnded();
+    if (this.end()) this.resolve(rows);
+  };
+  readonly failed = (error: unknown) => {
+    this.store.statementEnded();
+    if (this.end()) this.reject(failureOf(this.operation, error, !this.statement.hasLeft()));
+  };
 
   constructor(
     store: PooledStore,
@@ -446,16 +438,6 @@ class Verb extends TimedVerb {
     this.statement = statement;
     this.resolve = resolve;
     this.reject = reject;
-  }
-
-  answered(rows: readonly Row[]): void {
-    this.store.statementEnded();
-    if (this.end()) this.resolve(rows);
-  }
-
-  failed(error: unknown): void {
-    this.store.statementEnded();
-    if (this.end()) this.reject(failureOf(this.operation, error, !this.statement.hasLeft()));
   }
 
   override timedOut(): void {

@@ -153,7 +153,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     }
     // As many statements as each of them does.
     expect(struck).toEqual({
-      ...{ 'a first write': 5, 'a write': 2, 'a refused write': 3, 'a removal': 2, 'a refused removal': 2 },
+      ...{ 'a first write': 6, 'a write': 3, 'a refused write': 4, 'a removal': 3, 'a refused removal': 3 },
       ...{ 'a first unit': 3, 'a unit': 4, 'a refused unit': 2, 'a sweep': 2 },
     });
   });

@@ -6,6 +6,7 @@
  * in: the first to rewrite the record puts it down, since who writes does not know the version in advance.
  */
 import { StoreError } from '../../core/errors.js';
+import { Slab } from '../../core/slab.js';
 import type { Entry } from '../../stores/store.js';
 import type { LockMode } from './line.js';
 
@@ -48,9 +49,14 @@ export const nothing: Seen = { version: 0, record: { holders: [] }, atMs: 0 };
 let encoder: InstanceType<typeof TextEncoder> | undefined;
 let decoder: InstanceType<typeof TextDecoder> | undefined;
 
+const slab = /* @__PURE__ */ new Slab();
+
 export function encodeRecord(record: LockRecord): Uint8Array {
   encoder ??= new TextEncoder();
-  return encoder.encode(JSON.stringify(record));
+  const text = JSON.stringify(record);
+  const bytes = slab.take(text.length);
+  // What is not ASCII takes more bytes than there are; nothing that is written here is.
+  return encoder.encodeInto(text, bytes).read === text.length ? bytes : encoder.encode(text);
 }
 
 /** What an entry says now: with all fences, and without those whose time is over. */

@@ -5,6 +5,7 @@
  * ever given up, and nothing comes back that was given up: each write names the version that it stands on.
  */
 import { StoreError } from '../../core/errors.js';
+import { listOf } from '../../core/list-of.js';
 import type {
   Entry,
   GuardRefused,
@@ -102,7 +103,7 @@ export class LockTable {
   private readonly key: string;
   private readonly storeKey: string;
   /** What waits for one of the writes that are under way. */
-  private readonly requests: Request[] = [];
+  private requests: Request[] = [];
   private writes = 0;
   /** What was written last. Who shares the key with others of this process goes by that: else his first write would only tell him of them. */
   private last: Seen = nothing;
@@ -278,7 +279,10 @@ export class LockTable {
     options: Pick<Request, 'signal' | 'onQuiet' | 'bringsOwner'> = {},
   ): Promise<Changed | Answer> {
     return new Promise<Changed | Answer>((resolve, reject) => {
-      this.requests.push({ ...options, from, decide, resolve: resolve as Request['resolve'], reject });
+      const request: Request = { ...options, from, decide, resolve: resolve as Request['resolve'], reject };
+      // The first push to an empty list makes room for sixteen more.
+      if (this.requests.length === 0) this.requests = listOf(request);
+      else this.requests.push(request);
       if (this.writes < mostWrites) void this.changeAll();
     });
   }
@@ -286,9 +290,11 @@ export class LockTable {
   private async changeAll(): Promise<void> {
     this.writes++;
     while (this.requests.length > 0) {
-      const batch = this.requests.splice(0);
+      const batch = this.requests;
+      this.requests = [];
       try {
-        this.requests.unshift(...(await this.changeTogether(batch)));
+        const later = await this.changeTogether(batch);
+        this.requests.unshift(...later);
       } catch (error) {
         for (const { reject } of batch) reject(error);
       }
@@ -416,8 +422,26 @@ function newestOf(requests: readonly Request[], last: Seen): Seen {
   return requests.reduce((seen, { from }) => (from.version > seen.version ? from : seen), last);
 }
 
-/** One after another, each on what those before it leave behind. */
-function planOf(requests: readonly Request[], from: LockRecord) {
+/** What is to be done of what was asked for. */
+interface Plan {
+  readonly changed: readonly Request[];
+  readonly answered: readonly { readonly request: Request; readonly answer: unknown }[];
+  /** In a write of its own. */
+  readonly later: readonly Request[];
+  readonly record: LockRecord;
+}
+
+const none: readonly never[] = [];
+
+/** One after another, each on what those before it leave behind. One that is alone, as most are, needs no lists. */
+function planOf(requests: readonly Request[], from: LockRecord): Plan {
+  const [first] = requests;
+  if (first !== undefined && requests.length === 1) {
+    const change = first.decide(from);
+    return 'answer' in change
+      ? { changed: none, answered: listOf({ request: first, answer: change.answer }), later: none, record: from }
+      : { changed: requests, answered: none, later: none, record: change.record };
+  }
   const changed: Request[] = [];
   const answered: { readonly request: Request; readonly answer: unknown }[] = [];
   const later: Request[] = [];

@@ -53,6 +53,14 @@ describe('the record of a lock', () => {
     expect((await process().inspect('key')).holders).toMatchObject([{ owner: second.owner, remainingMs: 57_500 }]);
   });
 
+  it('keeps the name of another owner, whatever letters it has', async () => {
+    const { inner, process } = bench();
+    const other = { owner: 'näïve 🔒', mode: 'shared', leaseMs: 3_000, leftMs: 3_000, renewals: 0, fence: 1 };
+    await inner.write('mutex:key', new TextEncoder().encode(JSON.stringify({ holders: [other] })), { ttlMs: 3_000 });
+    const { owner } = await process().read('key');
+    expect((await recordOf(inner))?.holders).toMatchObject([{ owner: other.owner }, { owner }]);
+  });
+
   it('is refused where it is none', async () => {
     const { inner, process } = bench();
     for (const text of ['{}', 'null', '{"holders":5}', '5']) {

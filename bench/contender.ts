@@ -3,7 +3,8 @@
  *
  * Arguments: the table and the contender.
  */
-import { onceMeasures, roundMeasures, threadUs } from './measures.ts';
+import { threadUs } from '../test/support/thread-time.ts';
+import { onceMeasures, roundMeasures } from './measures.ts';
 import type { Operation } from './table.ts';
 import { tables } from './tables/all.ts';
 

@@ -5,6 +5,7 @@
 import { createHook } from 'node:async_hooks';
 import { getEventListeners } from 'node:events';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { threadUs } from '../test/support/thread-time.ts';
 import { quartilesOf } from './statistics.ts';
 import type { Operation } from './table.ts';
 
@@ -200,11 +201,6 @@ async function expire(call: Operation, repetitions: number, counted: 'with begin
     await nextTurn();
   }
   return spentUs / (repetitions * burstCalls);
-}
-
-export function threadUs(): number {
-  const { user, system } = process.threadCpuUsage();
-  return user + system;
 }
 
 /** By how much some work lets the heap grow, per call of it; the median of so many samples. It may answer what is to be done after each. */

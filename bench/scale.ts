@@ -26,6 +26,7 @@ import {
   timeout,
 } from 'holdfast';
 import { createFetch } from 'holdfast/fetch';
+import { threadUs } from '../test/support/thread-time.ts';
 
 const few = 2_000;
 const many = 20_000;
@@ -217,7 +218,7 @@ if (grown.length > 0) console.log(`\nGrows with the number of others: ${grown.jo
 process.exit(grown.length > 0 ? 1 : 0);
 
 async function costUs(run: (count: number) => Promise<unknown>, count: number, runs: number): Promise<number> {
-  const startedUs = process.threadCpuUsage().user;
+  const startedUs = threadUs();
   for (let left = runs; left > 0; left--) await run(count);
-  return (process.threadCpuUsage().user - startedUs) / (runs * count);
+  return (threadUs() - startedUs) / (runs * count);
 }

@@ -12,6 +12,7 @@ import { idempotency as onExpress, rawBody } from 'holdfast/express';
 import { idempotency as onFastify } from 'holdfast/fastify';
 import { redisStore } from 'holdfast/redis';
 import { Redis } from 'ioredis';
+import { threadUs } from '../../test/support/thread-time.ts';
 import { type Contender, contenders } from './contenders.ts';
 
 const connectRedis = () => new Redis(Number(process.argv[3]), '127.0.0.1');
@@ -204,17 +205,12 @@ if (framework === 'express') {
   await app.listen({ port: 0, host: '127.0.0.1' });
   port = (app.server.address() as AddressInfo).port;
 }
-const usage = (): NodeJS.CpuUsage => {
-  // Linux counts a thread by the tick, unless the whole process was asked for just before.
-  const ofAll = process.cpuUsage();
-  return process.threadCpuUsage?.() ?? ofAll;
-};
-let before = usage();
+let beforeUs = threadUs();
 process.on('message', () => {
   // What this thread has spent since it was asked last, in microseconds.
-  const now = usage();
-  process.send?.(now.user - before.user + now.system - before.system);
-  before = now;
+  const nowUs = threadUs();
+  process.send?.(nowUs - beforeUs);
+  beforeUs = nowUs;
 });
 process.on('disconnect', () => process.exit());
 process.send?.(port);

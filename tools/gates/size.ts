@@ -96,7 +96,7 @@ export async function bundleOf(
 
 /** What these imports cost on the machine of the budget while nothing else runs on it. */
 const atRestMs = { yardstick: 11.9, emptyModule: 1 };
-/** Plain functions: whatever makes parsing them dearer makes parsing ours dearer. A smaller module is below what the clock of a thread can tell. */
+/** Plain functions: whatever makes parsing them dearer makes parsing ours dearer. */
 const yardstickCode = Array.from(
   { length: 4_000 },
   (_, index) =>
@@ -107,8 +107,7 @@ const yardstickCode = Array.from(
  * What importing the main entry costs a thread, in milliseconds, beyond what any import costs.
  *
  * A slow or busy machine makes every import dearer, by a factor of three at times. So each round, in fresh processes,
- * also imports a module whose cost at rest is known; the ratio of the sums is the result. Of one round it would be of little worth:
- * there are systems that count the time of a thread in steps of 4 ms.
+ * also imports a module whose cost at rest is known; the ratio of the sums is the result.
  */
 export function importMs(rounds = 21): number {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-yardstick-'));
@@ -127,8 +126,9 @@ export function importMs(rounds = 21): number {
 }
 
 function measure(path: string): number {
-  const script = `const before = process.threadCpuUsage(); await import(${JSON.stringify(pathToFileURL(path).href)});
-    const { user, system } = process.threadCpuUsage(before); console.log((user + system) / 1000);`;
+  // As `threadUs` of test/support, which would have to be loaded first and make the loader of modules warm.
+  const script = `process.cpuUsage(); const before = process.threadCpuUsage(); await import(${JSON.stringify(pathToFileURL(path).href)});
+    process.cpuUsage(); const { user, system } = process.threadCpuUsage(before); console.log((user + system) / 1000);`;
   return Number(execFileSync(process.execPath, ['--input-type=module', '--eval', script], { encoding: 'utf8' }));
 }
 

@@ -6,6 +6,7 @@ import {
   fingerprint,
   ownFingerprint,
 } from '../../../src/coordination/idempotency/fingerprint.js';
+import { threadUs } from '../../support/thread-time.js';
 
 const hexOf = async (input: FingerprintInput) => Buffer.from(await fingerprint(input)).toString('hex');
 const json = (body: string | Uint8Array, exclude?: readonly string[]) =>
@@ -311,10 +312,7 @@ describe('fingerprint', () => {
     async (_, make) => {
       const body = bytes(make());
       // Counted is what this thread computes from one turn to the next; how long others on the machine take is not its doing.
-      const cpuMs = () => {
-        const { user, system } = process.threadCpuUsage?.() ?? process.cpuUsage();
-        return (user + system) / 1_000;
-      };
+      const cpuMs = () => threadUs() / 1_000;
       let longestMs = 0;
       let isDone = false;
       const looking = (async () => {

@@ -12,6 +12,7 @@ import { deadline, idempotency, rawBody, resolveRequest } from '../../../src/ser
 import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { threadUs } from '../../support/thread-time.js';
 import { requestBytes, send, sendAndLeave } from './raw-client.js';
 import { keyed, listening, wire } from './support.js';
 
@@ -192,10 +193,7 @@ describe('20 MB', () => {
   const size = 20_000_000;
   /** The most that was worked between two turns of the loop, in milliseconds: what else runs on the machine does not count. */
   async function longestBlockMs(task: () => Promise<unknown>): Promise<number> {
-    const workedMs = () => {
-      const { user, system } = process.threadCpuUsage();
-      return (user + system) / 1_000;
-    };
+    const workedMs = () => threadUs() / 1_000;
     let longest = 0;
     let last = workedMs();
     const timer = setInterval(() => {

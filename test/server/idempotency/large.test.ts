@@ -9,6 +9,7 @@ import { describe, expect, it } from 'vitest';
 import { memoryStore } from '../../../src/index.js';
 import { idempotency as onExpress, rawBody } from '../../../src/server/express.js';
 import { idempotency as onFastify } from '../../../src/server/fastify.js';
+import { threadUs } from '../../support/thread-time.js';
 import { listening } from './support.js';
 
 const size = 20 * 1_048_576;
@@ -52,10 +53,7 @@ async function fastifyServer(isProtected: boolean): Promise<Server> {
   return app.server;
 }
 
-function cpuMs(): number {
-  const { user, system } = process.threadCpuUsage?.() ?? process.cpuUsage();
-  return (user + system) / 1_000;
-}
+const cpuMs = () => threadUs() / 1_000;
 
 /** What a copy of one body takes here, at most of some. */
 function copyMs(): number {

@@ -71,7 +71,7 @@ class SystemClock implements Clock {
   /** Timers beyond the reach of the wheel, each with one that brings it nearer. */
   private readonly far = new Map<Timer, Timer>();
   private sweepIsDue = false;
-  private readonly keepsAlive: boolean;
+  protected readonly keepsAlive: boolean;
   /**
    * An empty one. One platform timer serves all calls, and while any of them waits it is set anew from itself: it would keep the context
    * of the request that set it first, and show it to whatever expires later; so would that of the import, which a request may have asked for.
@@ -91,7 +91,8 @@ class SystemClock implements Clock {
 
   get background(): Clock {
     if (!this.keepsAlive) return this;
-    this.backgroundClock ??= new SystemClock(false, this.context);
+    const Own = this.constructor as typeof SystemClock;
+    this.backgroundClock ??= new Own(false, this.context);
     return this.backgroundClock;
   }
 
@@ -153,8 +154,7 @@ class SystemClock implements Clock {
     const waitMs = ((tick - Math.floor(nowMs)) | 0) - (nowMs % 1);
     const ms = Math.min(Math.max(waitMs, 1), longestWaitMs);
     this.platformTimer = this.context.runInAsyncScope(setTimer, undefined, this.onPlatformTimer, ms);
-    // Where a timer is a number there is no process to keep.
-    if (!this.keepsAlive) (this.platformTimer as { unref?(): void }).unref?.();
+    if (!this.keepsAlive) unref(this.platformTimer);
   }
 
   private disarm(): void {
@@ -168,6 +168,11 @@ class SystemClock implements Clock {
     this.wheel.advance(Math.floor(this.knownMs), expireTimer);
     if (this.platformTimer === undefined) this.arm();
   }
+}
+
+function unref(timer: { unref?(): void }): void {
+  // Where a timer is a number there is no process to keep.
+  timer.unref?.();
 }
 
 function expireTimer(timer: Timer): void {
@@ -197,6 +202,7 @@ class RequestClock extends SystemClock {
       if (this.now() < atMs) this.schedule(timer, atMs);
       else expireTimer(timer);
     }, waitMs);
+    if (!this.keepsAlive) unref(wait);
     this.waits.set(timer, wait);
   }
 
@@ -214,7 +220,8 @@ class RequestClock extends SystemClock {
 
 function clockOfPlatform(): Clock {
   // Only workerd has this class. To ask `navigator` takes Node a hundredth of the import.
-  return areFake || 'WebSocketPair' in globalThis ? new RequestClock(false) : new SystemClock(true);
+  const Own = areFake || 'WebSocketPair' in globalThis ? RequestClock : SystemClock;
+  return new Own(true);
 }
 
 /**

@@ -7,9 +7,12 @@
 
 type QueueTask = (task: () => void) => void;
 
-/** Those of Sinon, Jest and Vitest have a clock, those of node:test are bound to one. */
+/**
+ * Those of Sinon, Jest and Vitest have a clock; those of node:test are private methods that are bound to one. What a polyfill has bound, or an
+ * agent that watches the process has wrapped, is taken for what the platform has.
+ */
 export function isFake(given: (...values: never[]) => unknown): boolean {
-  return 'clock' in given || given.name.startsWith('bound ');
+  return 'clock' in given || given.name.startsWith('bound #');
 }
 
 function unlessFake<Given extends QueueTask>(given: Given | undefined): Given | undefined {

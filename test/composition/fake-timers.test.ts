@@ -85,6 +85,18 @@ describe.each(['before', 'after'])('with fake timers put there %s the import', (
     expect(await waited).toMatchObject({ error: { code: 'ERR_TIMEOUT' } });
   });
 
+  it('housekeeping does not keep the process alive when the fakes are gone', async () => {
+    const { systemClock, callbackTimer } = await loaded();
+    vi.useRealTimers();
+    const { background } = systemClock;
+    const nothing = callbackTimer(() => {});
+    const keeping = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+    const before = keeping();
+    background!.schedule(nothing, background!.now() + 3_600_000);
+    expect(keeping()).toBe(before);
+    background!.cancel(nothing);
+  });
+
   it('what is written to a socket goes out', async () => {
     const { TurnWrites } = await loaded();
     let corked = 0;

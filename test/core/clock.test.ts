@@ -358,7 +358,11 @@ describe('systemClock, on a platform that a test plays', () => {
     });
   });
 
-  it('keeps a process alive, and its background does not', async () => {
+  it.each([
+    ['one timer for all', () => {}],
+    ['a timer for each wait', () => vi.stubGlobal('WebSocketPair', class {})],
+  ])('with %s keeps a process alive, and its background does not', async (_, put) => {
+    put();
     const { clock, timer, armed, keepsAlive, goTo, fired } = await play();
     const background = clock.background!;
     expect([background.background, clock.background]).toEqual([background, background]);

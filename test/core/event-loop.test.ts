@@ -24,6 +24,14 @@ describe('the event loop at import', () => {
     ]);
   });
 
+  it('is that of the platform also where somebody has bound or wrapped it', async () => {
+    const wrapped = (task: () => void) => setTimeout(task, 0);
+    for (const given of [setImmediate.bind(globalThis), wrapped]) {
+      vi.stubGlobal('setImmediate', given);
+      expect((await load()).atTurnEnd).toBe(given);
+    }
+  });
+
   it.each([
     ['vitest', () => void vi.useFakeTimers({ toFake: ['setImmediate', 'queueMicrotask'] })],
     ['node:test', () => mock.timers.enable({ apis: ['setImmediate'] })],

@@ -25,9 +25,10 @@ export const keepAsyncContext: () => AsyncContext = /* @__PURE__ */ keeperOfPlat
  * where it is another, what is there stays.
  */
 export function emptyAsyncContext(): AsyncContext {
-  const context = keepAsyncContext() as AsyncContext & Record<symbol, unknown>;
+  const context = keepAsyncContext();
   for (const key of Object.getOwnPropertySymbols(context)) {
-    if (keptAs.includes(key.description)) context[key] = undefined;
+    // An assignment would throw if it were read-only, and with it the import of this package.
+    if (keptAs.includes(key.description)) Reflect.set(context, key, undefined);
   }
   return context;
 }

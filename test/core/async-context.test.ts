@@ -1,6 +1,6 @@
 import { AsyncLocalStorage, AsyncResource, executionAsyncId } from 'node:async_hooks';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { keepAsyncContext } from '../../src/core/async-context.js';
+import { emptyAsyncContext, keepAsyncContext } from '../../src/core/async-context.js';
 
 const requests = new AsyncLocalStorage<string>();
 
@@ -76,5 +76,36 @@ describe('keepAsyncContext', () => {
       const kept = await keptOn({ AsyncResource: Strict, executionAsyncId });
       expect(requests.run('another', () => kept.runInAsyncScope(look, undefined))).toEqual(['mine', undefined]);
     });
+  });
+});
+
+describe('emptyAsyncContext', () => {
+  it('holds nothing, wherever it is made', () => {
+    const empty = requests.run('mine', emptyAsyncContext);
+    expect(requests.run('another', () => empty.runInAsyncScope(look, undefined))).toEqual([undefined, undefined]);
+  });
+
+  it('holds what was there where Node keeps that under another name, or lets nobody take it out', async () => {
+    const renamed = Symbol('renamed');
+    class Other {
+      constructor() {
+        Object.defineProperty(this, renamed, { value: AsyncLocalStorage.snapshot() });
+        for (const name of ['context_frame', 'kResourceStore'])
+          Object.defineProperty(this, Symbol(name), { value: name });
+      }
+      runInAsyncScope(this: { [renamed]: ReturnType<typeof AsyncLocalStorage.snapshot> }, task: () => unknown) {
+        return this[renamed](task);
+      }
+    }
+    vi.resetModules();
+    vi.spyOn(process, 'getBuiltinModule').mockReturnValue({ AsyncResource: Other } as never);
+    try {
+      const fresh = await import('../../src/core/async-context.js');
+      const kept = requests.run('mine', fresh.emptyAsyncContext);
+      expect(requests.run('another', () => kept.runInAsyncScope(() => requests.getStore(), undefined))).toBe('mine');
+    } finally {
+      vi.restoreAllMocks();
+      vi.resetModules();
+    }
   });
 });

@@ -82,10 +82,13 @@ export class Attempts<Answer> {
     this.checkKey(call);
     // An answer that is held keeps its connection, and where there is but one the next attempt would wait for it.
     if (this.origin.isSequential) this.giveBackAllBut(undefined);
-    const answer = await this.sendSafely(call).catch((error) => {
+    let answer: Answer;
+    try {
+      answer = await this.sendSafely(call);
+    } catch (error) {
       this.lastError = error;
       throw error;
-    });
+    }
     if (this.hasLeft) noteFinal(answer);
     // A function of the user's may answer the same one again.
     this.givenBack.delete(answer);

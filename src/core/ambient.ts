@@ -25,6 +25,8 @@ export interface CallObserver {
   call(call: Call, policies: readonly Policy<unknown>[], run: () => Promise<unknown>): Promise<unknown>;
   /** An attempt is a run of the operation: what a policy refuses makes none. */
   attempt(call: Call, run: () => Promise<unknown>): Promise<unknown>;
+  /** A call without a parent, whose attempts are those of another one that began it. */
+  adopt(call: Call, by: Call): void;
 }
 
 const place = Symbol.for('holdfast.context');
@@ -76,6 +78,9 @@ function allOf(observers: readonly CallObserver[]): CallObserver {
   return {
     call: (call, policies, run) =>
       observers.reduceRight((next, observer) => () => observer.call(call, policies, next), run)(),
+    adopt(call, by) {
+      for (const observer of observers) observer.adopt(call, by);
+    },
     attempt: (call, run) => observers.reduceRight((next, observer) => () => observer.attempt(call, next), run)(),
   };
 }

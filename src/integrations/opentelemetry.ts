@@ -14,6 +14,7 @@ import { checkOptions, type Field, having, integer, optional, withDefault } from
 import type { Outcome } from '../core/outcome.js';
 import type { Policy } from '../core/policy.js';
 import {
+  adopt,
   contractVersion,
   type Instrumentation,
   type Metric,
@@ -204,6 +205,10 @@ class SpanObserver<Context> implements CallObserver {
     const span = this.#tracer.startSpan(`${pipeline} attempt`, { attributes }, traced.context);
     const running = context.with(trace.setSpan(traced.context, span), run);
     return untilLeft(call, running, (outcome) => endSpan(span, outcome, call));
+  }
+
+  adopt(call: Call, by: Call): void {
+    adopt(this.#calls, call, by);
   }
 }
 

@@ -274,6 +274,10 @@ class DurationObserver implements CallObserver {
     return untilLeft(call, run(), this.#timing('attemptDuration', pipeline, call));
   }
 
+  adopt(call: Call, by: Call): void {
+    adopt(this.#pipelines, call, by);
+  }
+
   #timing(metric: MetricId, pipeline: string, call: Call): (outcome: Outcome) => void {
     const beganMs = call.clock.now();
     return (outcome) => {
@@ -289,6 +293,12 @@ export function nearest<Kept>(kept: WeakMap<Call, Kept>, call: Call): Kept | und
     if (found !== undefined) return found;
   }
   return undefined;
+}
+
+/** What is kept for a call is kept for one that it began, too. */
+export function adopt<Kept>(kept: WeakMap<Call, Kept>, call: Call, by: Call): void {
+  const found = nearest(kept, by);
+  if (found !== undefined) kept.set(call, found);
 }
 
 /** Tells how a promise ended; answers the promise. */

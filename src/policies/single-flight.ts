@@ -6,6 +6,7 @@
  * there are never more entries than calls under way.
  * After: golang.org/x/sync/singleflight.
  */
+import { callObserver } from '../core/ambient.js';
 import { Call, type Dependent } from '../core/call.js';
 import { HandlesError } from '../core/errors.js';
 import { Events } from '../core/events.js';
@@ -98,6 +99,7 @@ class Flight {
     // others join would come too late for the policies inside, which have made their plans by then.
     this.work = new Call(clock, task, { key: first.key, idempotencyKey, attributes }, undefined, attempt);
     if (first.isRetried()) this.work.retriedBy = this;
+    callObserver()?.adopt(this.work, first);
     flights.add(key, this);
   }
 

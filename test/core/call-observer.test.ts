@@ -1,7 +1,7 @@
 /** What stands around every call and attempt, while somebody observes. */
 import { afterEach, describe, expect, it } from 'vitest';
 import { type CallObserver, callObserver, observeCalls } from '../../src/core/ambient.js';
-import { circuitBreaker, constant, keyed, pipeline, retry, timeout } from '../../src/index.js';
+import { circuitBreaker, constant, keyed, pipeline, retry, singleFlight, timeout } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
 
 const stops: (() => void)[] = [];
@@ -21,7 +21,13 @@ function observe(name: string, seen: string[]): void {
       }
     };
   const call = around('call');
-  stops.push(observeCalls({ call: (one, _policies, run) => call(one, run), attempt: around('attempt') }));
+  stops.push(
+    observeCalls({
+      call: (one, _policies, run) => call(one, run),
+      attempt: around('attempt'),
+      adopt: (work, by) => seen.push(`${name} adopts ${work.key} of ${by.key}`),
+    }),
+  );
 }
 
 const failing = (times: number) => () => {
@@ -43,6 +49,15 @@ describe('an observer', () => {
       'a attempt 2 ends',
       'a call 1 ends',
     ]);
+  });
+
+  it('is told which call a shared execution belongs to, with others who observe', async () => {
+    const seen: string[] = [];
+    observe('a', seen);
+    observe('b', seen);
+    const calls = pipeline(singleFlight({ key: () => 'all' }));
+    expect(await Promise.all([1, 2].map((key) => calls.execute(() => 'served', { key: `${key}` })))).toHaveLength(2);
+    expect(seen.filter((what) => what.includes('adopts'))).toEqual(['a adopts 1 of 1', 'b adopts 1 of 1']);
   });
 
   it('sees no attempt where a policy refuses', async () => {

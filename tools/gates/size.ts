@@ -28,10 +28,10 @@ const kilobyte = 1024;
  * template literal, because that might have an effect. It is written out, or computed where it is used.
  */
 const maxKilobytesAlone = {
-  ...{ pipeline: 10.85, retry: 6, timeout: 4.95, deadline: 4.95, fallback: 2.6, retryBudget: 3.55 },
+  ...{ pipeline: 10.9, retry: 6, timeout: 4.95, deadline: 4.95, fallback: 2.6, retryBudget: 3.55 },
   ...{ exponential: 2, decorrelated: 1.85, constant: 1.25 },
   ...{ circuitBreaker: 10.25, keyed: 9.2, bulkhead: 6.3, adaptiveLimit: 7.85, rateLimit: 6, throttle: 5.6 },
-  ...{ loadShed: 5.25, hedge: 6.6, singleFlight: 4.25 },
+  ...{ loadShed: 5.25, hedge: 6.6, singleFlight: 4.35 },
 };
 const primitives = Object.keys(maxKilobytesAlone);
 

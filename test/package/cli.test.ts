@@ -194,6 +194,7 @@ describe('holdfast simulate', () => {
 describe('holdfast demo', () => {
   it.each([
     [['--sim', '--redis', 'redis://127.0.0.1'], 2, /--sim has no servers/],
+    [['--quick', '--postgres', ''], 2, /--postgres needs a URL/],
     [['--seed', ''], 2, /--seed must be a whole number, got ""/],
     [['--quick', '--redis', 'redis://127.0.0.1:1'], 1, /^"ioredis" is not installed in .*: npm install ioredis\n$/],
   ])('does not begin in vain: %j', async (words, expectedCode, complaint) => {

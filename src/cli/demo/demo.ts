@@ -108,6 +108,9 @@ function planOf(args: readonly string[]): Plan | 'help' {
       throw new Error(`--seed must be a whole number, got "${values.seed}"`);
     if (sim && (redis ?? postgres ?? shop[0]) !== undefined)
       throw new Error('--sim has no servers: leave out --redis, --postgres and --shop');
+    // A variable that is not set would mean whatever runs on this machine.
+    for (const [name, url] of Object.entries({ redis, postgres }))
+      if (url === '') throw new Error(`--${name} needs a URL`);
     if (redis !== undefined && postgres !== undefined) throw new Error('--redis and --postgres: one of them is enough');
     const store =
       redis !== undefined
@@ -131,14 +134,20 @@ function planOf(args: readonly string[]): Plan | 'help' {
 async function playReal(plan: Plan, screen: Screen, stop: AbortController): Promise<Result[]> {
   const { seed, patienceMs, store, shops } = plan;
   const { signal } = stop;
-  const world = await RealWorld.start({ seed, patienceMs, store, shops, signal, onLost: (error) => stop.abort(error) });
+  await using world = await RealWorld.start({
+    seed,
+    patienceMs,
+    store,
+    shops,
+    signal,
+    onLost: (error) => stop.abort(error),
+  });
   const page = await Page.open((fault) => inject(world, fault));
   try {
     screen.print(`In your browser while it lasts: ${page.address}`, '');
     return await playAll(world, plan, screen, new Watcher(world, page));
   } finally {
     page.close();
-    await world[Symbol.asyncDispose]();
   }
 }
 

@@ -3,6 +3,7 @@
  *
  * Promise: it listens on 127.0.0.1 only and takes orders from itself only; no browser, however slow, holds the demo up.
  */
+import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import uplotScript from 'uplot/dist/uPlot.iife.min.js?raw';
@@ -66,7 +67,8 @@ export class Page {
 
   static async open(onFault: (fault: Fault) => void): Promise<Page> {
     const page = new Page(onFault);
-    await new Promise<void>((resolve) => page.server.listen(0, '127.0.0.1', resolve));
+    page.server.listen(0, '127.0.0.1');
+    await once(page.server, 'listening');
     return page;
   }
 

@@ -4,6 +4,7 @@
  * Promise: sender and receiver share no memory. Plain data is copied here, which is several times cheaper than
  * `structuredClone`; what it does not know goes through that.
  */
+import { messageOf } from '../core/errors.js';
 import type { TraceHash } from './hash.js';
 
 const deepest = 100;
@@ -22,7 +23,7 @@ export function preview(value: unknown): string {
   } catch {
     // A bigint, for example.
   }
-  text ??= String(value);
+  text ??= messageOf(value);
   return text.length > 100 ? `${text.slice(0, 97)}...` : text;
 }
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { simulate } from '../../src/testing/index.js';
-import { copyMessage } from '../../src/testing/message.js';
+import { copyMessage, preview } from '../../src/testing/message.js';
 
 async function digestOf(message: unknown): Promise<string> {
   const { digest } = await simulate({ seed: 1 }, async (world) => {
@@ -39,5 +39,13 @@ describe('a message between nodes', () => {
     message.bytes[0] = 2;
     message.nested[0]!.a = 2;
     expect([copy.bytes[0], copy.nested[0]?.a]).toEqual([1, 1]);
+  });
+});
+
+describe('what a trace shows of a message', () => {
+  it('is its JSON, or else what it says of itself, if anything', () => {
+    expect(preview({ a: 1 })).toBe('{"a":1}');
+    expect(preview({ a: 1n })).toBe('[object Object]');
+    expect(preview(Object.assign(Object.create(null), { a: 1n }))).toBe('something that cannot be shown');
   });
 });

@@ -4,6 +4,7 @@
  * Promise: unlike JSON it keeps apart `undefined`, `null`, `NaN`, `-0`, `1` and `1n`, and it ignores the order of an
  * object's properties. What it cannot read faithfully (maps, class instances, functions, cycles) has no text at all.
  */
+import { messageOf } from '../../core/errors.js';
 
 /** The text of a value, or undefined where two different values could get the same text. */
 export function structuralText(value: unknown, enclosing: readonly object[] = []): string | undefined {
@@ -33,7 +34,7 @@ export function structuralText(value: unknown, enclosing: readonly object[] = []
 
 /** A text for people: structural where there is one, else whatever the value says of itself. */
 export function readableText(value: unknown): string {
-  return structuralText(value) ?? String(value);
+  return structuralText(value) ?? messageOf(value);
 }
 
 function listText(open: string, items: readonly (string | undefined)[], close: string): string | undefined {

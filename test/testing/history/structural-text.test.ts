@@ -69,4 +69,8 @@ describe('readableText', () => {
     expect(readableText(1n)).toBe('1n');
     expect(readableText(new Map())).toBe('[object Map]');
   });
+
+  it('says so of a value that says nothing of itself', () => {
+    expect(readableText(Object.assign(Object.create(null), { of: new Map() }))).toBe('something that cannot be shown');
+  });
 });

@@ -3,6 +3,7 @@
  *
  * The network's errors bear the codes that Node's sockets use, so that code under test can treat both alike.
  */
+import { messageOf } from '../core/errors.js';
 
 /** `ECONNREFUSED`: nothing listens there. The request was not started. */
 export class ConnectionRefusedError extends Error {
@@ -32,7 +33,7 @@ export class RemoteError extends Error {
   readonly remote: { readonly name: string; readonly message: string; readonly code: string | undefined };
 
   constructor(thrown: unknown) {
-    const error: Error & { readonly code?: unknown } = thrown instanceof Error ? thrown : new Error(String(thrown));
+    const error: Error & { readonly code?: unknown } = thrown instanceof Error ? thrown : new Error(messageOf(thrown));
     const { name, message, code } = error;
     super(`${name}: ${message}`);
     this.remote = { name, message, code: typeof code === 'string' ? code : undefined };
@@ -120,7 +121,7 @@ export class SimulationError extends Error {
 }
 
 function describe(cause: unknown): string {
-  return cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause);
+  return cause instanceof Error ? `${cause.name}: ${cause.message}` : messageOf(cause);
 }
 
 function indented(text: string): string {

@@ -169,6 +169,19 @@ describe('simulate', () => {
     expect(failure.message).toContain('because: ');
   });
 
+  it('tells of what cannot be made a string, thrown here or by who was asked', async () => {
+    const strange = Object.create(null) as object;
+    const here = await failureOf(simulate({}, () => Promise.reject(strange)));
+    expect(here.cause).toBe(strange);
+    const asked = await failureOf(
+      simulate({}, async (world) => {
+        world.node('server', { start: (process) => process.serve(() => Promise.reject(strange)) });
+        await world.node('client').run('ask', (process) => process.request('server', 1));
+      }),
+    );
+    for (const { message } of [here, asked]) expect(message).toMatch(/because: .*something that cannot be shown/);
+  });
+
   it('shows the last lines only, as many as were asked for', async () => {
     const failure = await failureOf(
       simulate({ traceLines: 3 }, (world) => {

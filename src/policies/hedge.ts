@@ -59,7 +59,7 @@ export interface HedgeOptions extends CommonOptions {
   /**
    * Receives each value that the caller does not get, because another copy has won or the call has ended, so that you can
    * close it: `(response) => response.body?.cancel()`. It also receives a value on which `handles` threw, its own or that of a
-   * guard inside. An exception in it is contained.
+   * guard inside, but not what comes after the abort of a copy from within such a guard. An exception in it is contained.
    */
   readonly onDiscard?: ((value: unknown) => void) | undefined;
 }

@@ -430,7 +430,10 @@ function isEngine(given: unknown): given is Idempotency {
 
 function requestFields<Request>() {
   return {
-    scope: func<(request: Request) => string | PromiseLike<string>>(),
+    scope: {
+      ...func<(request: Request) => string | PromiseLike<string>>(),
+      allowed: 'a function that answers whose key it is, such as (request) => request.user.id',
+    },
     required: withDefault(flag(), false),
     methods: withDefault(methods, defaultMethods),
     keep: optional(func<(status: number) => boolean>()),

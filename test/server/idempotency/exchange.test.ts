@@ -217,6 +217,10 @@ describe('options over HTTP', () => {
     expect(() => made(options)).toThrow(expect.objectContaining({ code: 'ERR_OPTIONS', option }));
   });
 
+  it('say what the scope is for where it is missing', () => {
+    expect(() => made({ scope: undefined })).toThrow(/"scope" is required: .* whose key it is, such as \(request\) =>/);
+  });
+
   it('are an object, and those of the engine belong to the engine', () => {
     for (const wrong of [7, null, 'scope']) {
       expect(() => new HttpIdempotency(engineOf({ store: memoryStore() }), wrong as never)).toThrow(OptionsError);

@@ -17,6 +17,28 @@ function entries(pattern: string) {
     }));
 }
 
+const groups = [
+  {
+    text: 'Calls',
+    items: entries('docs/{pipeline,standard,timeout,deadline,retry,fallback,hedge,single-flight,context}.md'),
+  },
+  {
+    text: 'Limits and breakers',
+    items: entries('docs/{circuit-breaker,keyed,bulkhead,adaptive-limit,rate-limit,throttle,load-shed}.md'),
+  },
+  {
+    text: 'Stores, locks, keys, caches',
+    items: entries('docs/{stores,mutex,semaphore,leader,idempotency,cache}.md'),
+  },
+  {
+    text: 'Servers and clients',
+    items: entries('docs/{fetch,undici,deadline-middleware,idempotency-http,response-cache,health}.md'),
+  },
+  { text: 'Errors and telemetry', items: entries('docs/{errors,events,telemetry}.md') },
+  { text: 'Migrating', items: entries('docs/migrating-*.md') },
+];
+const grouped = new Set(groups.flatMap(({ items }) => items.map(({ link }) => link)));
+
 export default defineConfig({
   title: 'holdfast',
   description: 'Composable resilience primitives for Node back ends whose calls fail, retry and run twice.',
@@ -38,7 +60,8 @@ export default defineConfig({
         text: 'Start',
         items: [{ text: 'holdfast', link: '/' }, ...entries('*.md').filter((one) => one.link !== '/README')],
       },
-      { text: 'Pages', items: entries('docs/*.md') },
+      ...groups,
+      { text: 'Testing, tools, proof', items: entries('docs/*.md').filter(({ link }) => !grouped.has(link)) },
       { text: 'Decisions', collapsed: true, items: entries('docs/decisions/*.md') },
       { text: 'API', collapsed: true, items: entries('api/**/*.md') },
     ],

@@ -406,6 +406,18 @@ describe('mutex with a store that has a line', () => {
     expect(placesOf().at(-1)).toBeGreaterThan(1_000 - 6 * 8);
   });
 
+  it('learns how far away its store is, also after more than a thousand answers that took no time', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    await process({ ttl: '60s' }).acquire('key');
+    const locks = process({ fair: true });
+    for (let times = 0; times < 1_200; times++) await locks.tryAcquire('key');
+    state.fate = () => clock.sleep(8);
+    for (let times = 0; times < 30; times++) await until(clock, locks.tryAcquire('key'));
+    locks.acquire('key', { wait: 1_000 }).catch(() => {});
+    await clock.advance(8);
+    expect(state.lines.get('mutex:key')![0]!.options.placeMs).toBeLessThan(1_000 - 2 * 8);
+  });
+
   it('keeps its place for those who come to a process after the one for whom it was asked', async () => {
     const { clock, process } = bench({ queues: true });
     const lease = await process({ ttl: '60s' }).acquire('key');

@@ -366,6 +366,9 @@ describe('mutex with a store that has a line', () => {
         [40, 30],
         [100, 30],
         [100, 100],
+        // Of two milliseconds each: more trips than a turn takes, and fewer.
+        [100, 5],
+        [100, 3],
       ] as const) {
         const alone = { fair, processes, callers: 1, patienceMs, knows: true, restMs: 100 };
         const { sections, calls, requests } = await crowd(alone);
@@ -378,7 +381,7 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
-  it('has a place for as long as its caller could use a turn, and at least for half of his time', async () => {
+  it('has a place for as long as its caller could use a turn, with time to spare if he has it, and none if he could use none', async () => {
     const { clock, state, store, process } = bench({ queues: true });
     const placesOf = () => state.lines.get('mutex:key')!.map(({ options }) => options.placeMs);
     await process({ ttl: '60s' }).acquire('key');
@@ -390,10 +393,15 @@ describe('mutex with a store that has a line', () => {
     for (let times = 0; times < 20; times++) await ask(1);
     await ask(60_000);
     await ask(1_000);
+    await ask(40);
     await ask(20);
-    const [patient, known, hasty] = placesOf().slice(-3);
+    await ask(15);
+    const [patient, known, half, hasty] = placesOf();
+    expect(placesOf()).toHaveLength(4);
     // Four trips of eight milliseconds before he goes, or so: they are never quite alike.
-    expect([patient, hasty]).toEqual([15_000, 10]);
+    expect([patient, half]).toEqual([15_000, 20]);
+    expect(hasty).toBeGreaterThan(0);
+    expect(hasty).toBeLessThanOrEqual(20 - 2 * 8);
     expect(known).toBeGreaterThan(1_000 - 5 * 8);
     expect(known).toBeLessThan(1_000 - 2 * 8);
     // One answer that took a minute counts as one that took a little longer.

@@ -4,12 +4,12 @@
  * A verb is one call of one function, so one round trip, outside or inside a transaction, and works behind a pooler: it leaves nothing in
  * the session. A version is given while the row of its key is locked, as the next of the sequence or one more than the last one, so it
  * grows per key in the order in which writes were done. What is removed stays as a row without a value until its time is over, so that there is
- * a row to lock. A verb waits for a row that somebody else keeps no longer than its store does: a server goes on with what a client has given up,
- * and would have a connection less for each. The functions are named with the version of the schema: an older program goes on with its own while a newer one is deployed.
+ * a row to lock. What writes waits for a row or a table that somebody else keeps no longer than its store does: a server goes on with what a client has
+ * given up, and would have a connection less for each. The functions are named with the version of the schema: an older program goes on with its own while a newer one is deployed.
  * After: PostgreSQL 18 documentation, 13.2 "Transaction Isolation", 13.3 "Explicit Locking", 9.17 "Sequence Manipulation Functions".
  */
 
-/** The version of what {@link postgresSchema} makes now. */
+/** The version of what {@link postgresMigrations} makes now. */
 const schemaVersion = 1;
 
 /** One step of the schema. Each may be run more than once, and leaves the steps before it in use. */

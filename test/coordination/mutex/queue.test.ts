@@ -357,9 +357,7 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
-  it('has as many sections, for no more requests, with those who are alone in their process and say how long they wait', {
-    timeout: 60_000,
-  }, async () => {
+  it('has as many sections, for no more requests, with those who are alone in their process and say how long they wait', async () => {
     for (const fair of [true, false]) {
       const { sections: most } = await crowd({ fair: true, callers: 10, patienceMs: 3_000 });
       for (const [processes, patienceMs] of [

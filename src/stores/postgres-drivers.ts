@@ -4,6 +4,7 @@
  * Promise: a statement tells once how it ended; nothing is sent a second time, but for a name that a pooler has lost, which is found out before anything is done.
  */
 
+import { asMicrotask } from '../core/event-loop.js';
 import { addClientListener, removeClientListener } from './client-events.js';
 import { failure, isBroken } from './postgres-failures.js';
 import type { Listen } from './postgres-watches.js';
@@ -197,7 +198,7 @@ class PgStatement implements Statement {
     const lent = (client: PgPoolClient) => {
       if (this.isOver) {
         // Not at once: the pool lends it to the next as it gets it, thousands may be over, and each would run within the one before it.
-        return queueMicrotask(() => {
+        return asMicrotask(() => {
           giveBack(client, false);
           asker.answered([]);
         });
@@ -279,7 +280,7 @@ class Asking {
         .then((answer) => answered(connection.rowsOf(answer)))
         .catch(refused);
     } catch (error) {
-      queueMicrotask(() => failed(error));
+      asMicrotask(() => failed(error));
     }
   }
 }

@@ -4,12 +4,12 @@
  * A verb is one call of one function, so one round trip, outside or inside a transaction, and works behind a pooler: it leaves nothing in
  * the session. A version is given while the row of its key is locked, as the next of the sequence or one more than the last one, so it
  * grows per key in the order in which writes were done. What is removed stays as a row without a value until its time is over, so that there is
- * a row to lock. A verb waits for a row that somebody else keeps no longer than its store does: a server goes on with what a client has given up,
- * and would have a connection less for each. The functions are named with the version of the schema: an older program goes on with its own while a newer one is deployed.
+ * a row to lock. What writes waits for a row or a table that somebody else keeps no longer than its store does: a server goes on with what a client has
+ * given up, and would have a connection less for each. The functions are named with the version of the schema: an older program goes on with its own while a newer one is deployed.
  * After: PostgreSQL 18 documentation, 13.2 "Transaction Isolation", 13.3 "Explicit Locking", 9.17 "Sequence Manipulation Functions".
  */
 
-/** The version of what {@link postgresSchema} makes now. */
+/** The version of what {@link postgresMigrations} makes now. */
 const schemaVersion = 1;
 
 /** One step of the schema. Each may be run more than once, and leaves the steps before it in use. */
@@ -90,18 +90,18 @@ RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   answer text;
-  lock_before text;
+  lock_before text := CASE WHEN goes_on THEN current_setting('lock_timeout') END;
+  -- Before anything of the table is looked at, its type too: who rewrites a table keeps all of it locked.
+  ignored text := set_config('lock_timeout', lock_ms::text, true);
 BEGIN
-  IF goes_on THEN lock_before := current_setting('lock_timeout'); END IF;
   LOOP
     -- A row that somebody else has changed meanwhile is looked at again once it is locked, and the version drawn again. What a
-    -- condition refuses needs no lock. How long to wait for one is set as the row is found, which costs half of a step of its own.
+    -- condition refuses needs no lock of a row.
     UPDATE ${table} AS entry
       SET version = greatest(nextval('${table}_versions'), entry.version + 1), value = new_value,
         written_at = clock_timestamp(), expires_at = clock_timestamp() + ttl_ms * interval '1 millisecond'
       WHERE entry.key = wanted AND (if_version IS NULL
-          OR if_version = CASE WHEN entry.value IS NOT NULL AND entry.expires_at > clock_timestamp() THEN entry.version ELSE 0 END)
-        AND set_config('lock_timeout', lock_ms::text, true) IS NOT NULL
+        OR if_version = CASE WHEN entry.value IS NOT NULL AND entry.expires_at > clock_timestamp() THEN entry.version ELSE 0 END)
       RETURNING entry.version INTO answer;
     IF FOUND THEN
       IF announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
@@ -109,10 +109,9 @@ BEGIN
     END IF;
     -- Variables of a block cost only where it is entered.
     DECLARE
-      held ${table}%ROWTYPE;
+      held record;
       now timestamptz;
       is_live boolean;
-      ignored text;
     BEGIN
       SELECT * INTO held FROM ${table} WHERE key = wanted;
       now := clock_timestamp();
@@ -122,7 +121,6 @@ BEGIN
           date_part('epoch', held.expires_at - now) * 1000, encode(held.value, 'base64')) ELSE '' END;
         EXIT;
       END IF;
-      ignored := set_config('lock_timeout', lock_ms::text, true);
       -- A place to lock: were its version drawn before, others could write, remove and sweep the key in between. When somebody
       -- else is quicker, or the row has changed since it was looked for, there is a row to lock now.
       INSERT INTO ${table} (key, version, value, written_at, expires_at)
@@ -130,7 +128,7 @@ BEGIN
         ON CONFLICT (key) DO NOTHING;
     END;
   END LOOP;
-  IF goes_on THEN lock_before := set_config('lock_timeout', lock_before, true); END IF;
+  IF goes_on THEN ignored := set_config('lock_timeout', lock_before, true); END IF;
   RETURN answer;
 END $$;
 
@@ -139,15 +137,15 @@ RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   is_removed boolean;
-  lock_before text;
+  lock_before text := CASE WHEN goes_on THEN current_setting('lock_timeout') END;
+  ignored text := set_config('lock_timeout', lock_ms::text, true);
 BEGIN
-  IF goes_on THEN lock_before := current_setting('lock_timeout'); END IF;
   UPDATE ${table} AS entry SET value = NULL, version = greatest(nextval('${table}_versions'), entry.version + 1)
     WHERE entry.key = wanted AND entry.value IS NOT NULL AND entry.expires_at > clock_timestamp()
-      AND (if_version IS NULL OR entry.version = if_version) AND set_config('lock_timeout', lock_ms::text, true) IS NOT NULL;
+      AND (if_version IS NULL OR entry.version = if_version);
   is_removed := FOUND;
   IF is_removed AND announce IS NOT NULL THEN PERFORM pg_notify(announce, encode(wanted, 'base64')); END IF;
-  IF goes_on THEN lock_before := set_config('lock_timeout', lock_before, true); END IF;
+  IF goes_on THEN ignored := set_config('lock_timeout', lock_before, true); END IF;
   RETURN is_removed;
 END $$;
 
@@ -158,7 +156,7 @@ CREATE OR REPLACE FUNCTION ${consume}(
 )
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-  held ${table}%ROWTYPE;
+  held record;
   now timestamptz;
   now_ms float8;
   after_ms float8;

@@ -14,8 +14,11 @@ const load = () =>
     import('../../src/index.js'),
     import('../../src/testing/index.js'),
     import('../../src/stores/turn-writes.js'),
+    import('../../src/stores/postgres.js'),
     import('../../src/core/clock.js'),
-  ]).then(([main, testing, { TurnWrites }, { callbackTimer }]) => ({ ...main, ...testing, TurnWrites, callbackTimer }));
+  ]).then(([main, testing, { TurnWrites }, { postgresStore }, { callbackTimer }]) => ({
+    ...{ ...main, ...testing, TurnWrites, postgresStore, callbackTimer },
+  }));
 
 const fakes = () => void vi.useFakeTimers({ toFake: [...faked] });
 
@@ -66,6 +69,36 @@ describe.each(['before', 'after'])('with fake timers put there %s the import', (
     const run = () => engine.run('key', () => large, { scope: 'scope', input: large });
     expect(await run()).toBe(large);
     expect(await run()).toBe(large);
+  });
+
+  it('postgresStore gives back a connection that comes too late, and tells of a driver that throws', async () => {
+    const { postgresStore, virtualClock } = await loaded();
+    const clock = virtualClock();
+    let lent = 0;
+    const client = {
+      release: () => lent--,
+      query() {
+        throw new Error('patched');
+      },
+      ...{ on() {}, off() {} },
+    };
+    let lend = () => {};
+    const connect = (give: (error: undefined, given: typeof client) => void) => {
+      lend = () => {
+        lent++;
+        give(undefined, client);
+      };
+    };
+    const store = postgresStore({ connect, totalCount: 1, on() {}, off() {} } as never, { clock, timeout: 50 });
+    const outcomes: unknown[] = [];
+    const read = () => void store.read('key').catch((error) => outcomes.push(error));
+    read();
+    await clock.advance(50);
+    lend();
+    read();
+    lend();
+    await settle();
+    expect([outcomes, lent]).toMatchObject([[{ reason: 'timeout' }, { cause: { message: 'patched' } }], 0]);
   });
 
   it('a timeout ends calls after the fakes were taken away', async () => {

@@ -228,7 +228,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
         const connection = await connectCluster(all.map(({ port }) => port));
         onTestFinished(() => connection.close());
         const store = redisStore(connection.client, { prefix: title, timeout: '2s' });
-        const versions = await Promise.all(keys.map((key) => put(store, key, 'copied')));
+        const versions = await Promise.all(keys.map((key) => answered(() => put(store, key, 'copied'))));
         return { store, versions };
       }),
     );

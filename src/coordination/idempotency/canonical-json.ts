@@ -108,6 +108,9 @@ class Document {
   /** The pointers of the open containers, from the root on, as far as these lead to what is left out. */
   private readonly path: string[] = [];
   private work = 0;
+  /** Up to where two names that are compared are alike. */
+  private left = 0;
+  private right = 0;
   private readonly open = new IntegerTable(openWidth);
   private readonly members = new IntegerTable(memberWidth);
   private readonly objects = new IntegerTable(objectWidth);
@@ -259,7 +262,8 @@ class Document {
     if (previous === none) objects.set(open.get(top, ofObject), firstMember, member);
     else {
       members.set(previous, nextMember, member);
-      if (this.isAfter(previous, member)) open.set(top, isUnsorted, 1);
+      // Those of which it is not known yet are sorted too.
+      if (this.isAfter(previous, member) !== false) open.set(top, isUnsorted, 1);
     }
     open.set(top, last, member);
   }
@@ -330,19 +334,26 @@ class Document {
     return (this.unitAt(unit) & 0xfc00) === 0xd800 ? -unit : -at;
   }
 
-  /** The order of two names, looked at where they lie: a string for each of millions would be too much. */
-  private isAfter(one: number, other: number): boolean {
-    const { members } = this;
-    let left = members.get(one, nameStart) + 1;
-    let right = members.get(other, nameStart) + 1;
-    for (;;) {
-      const unit = this.unitAt(left);
-      const otherUnit = this.unitAt(right);
+  /**
+   * Whether a name belongs after another one, looked at where they lie: a string for each of millions would be too much. Undefined: they are
+   * alike for a stride, and `isStillAfter` goes on.
+   */
+  private isAfter(one: number, other: number): boolean | undefined {
+    this.left = this.members.get(one, nameStart) + 1;
+    this.right = this.members.get(other, nameStart) + 1;
+    return this.isStillAfter();
+  }
+
+  private isStillAfter(): boolean | undefined {
+    for (const limit = this.left + this.portions.stride; this.left < limit; ) {
+      const unit = this.unitAt(this.left);
+      const otherUnit = this.unitAt(this.right);
       if (unit !== otherUnit) return unit > otherUnit;
       if (unit === none) return false;
-      left += this.unitLength(left);
-      right += this.unitLength(right);
+      this.left += this.unitLength(this.left);
+      this.right += this.unitLength(this.right);
     }
+    return undefined;
   }
 
   /** The code unit of a string that is written here; none, which is before all of them, for its closing quote. */
@@ -351,9 +362,9 @@ class Document {
     const code = text.charCodeAt(at);
     this.work++;
     if (code === quote) return none;
-    return code === backslash
-      ? (JSON.parse(`"${text.slice(at, at + this.unitLength(at))}"`) as string).charCodeAt(0)
-      : code;
+    if (code !== backslash) return code;
+    this.work += stepWork;
+    return (JSON.parse(`"${text.slice(at, at + this.unitLength(at))}"`) as string).charCodeAt(0);
   }
 
   private unitLength(at: number): number {
@@ -380,7 +391,11 @@ class Document {
         let rights = width;
         while (lefts > 0 || (rights > 0 && right !== none)) {
           if (this.isSliceDone(stepWork)) yield;
-          const takesRight = lefts === 0 || (rights > 0 && right !== none && this.isAfter(left, right));
+          let takesRight: boolean | undefined = lefts === 0;
+          if (!takesRight && rights > 0 && right !== none) {
+            takesRight = this.isAfter(left, right);
+            for (; takesRight === undefined; takesRight = this.isStillAfter()) if (this.isSliceDone(0)) yield;
+          }
           const taken = takesRight ? right : left;
           if (takesRight) {
             right = members.get(right, nextMember);

@@ -82,11 +82,8 @@ export interface Waiting {
 
 /** For how long a place in the line of a store is kept: three times as long as it takes to ask again. */
 const longestPlaceMs = 15_000;
-/**
- * A place ends so many trips before who waits gives up: the store counts from half a trip later, and to hear of a turn and to take it are one and a half; as much again
- * because trips differ.
- */
-const tripsToUse = 4;
+/** To use a turn: the store counts from half a trip later, and to hear of it and to take it are one and a half. */
+const tripsToUse = 2;
 
 /** Writes of this process at a time: of more, each comes before the others, which then try again. Some, because one may hang. */
 const mostWrites = 4;
@@ -190,11 +187,15 @@ export class LockTable {
     throw this.busy();
   }
 
-  /** For as long as a turn could be used: one that is offered to who is about to leave comes too late, and in a long line the first always is. */
+  /**
+   * For as long as a turn could be used: one that is offered to who is about to leave comes too late, and in a long line the first always is. It ends sooner by as
+   * much again, because trips differ; who has little time does without that, down to half of it.
+   */
   private placeMsOf({ endsAtMs }: Waiting, nowMs: number): number {
     const leftMs = endsAtMs - nowMs;
-    const usefulMs = Math.max(leftMs / 2, leftMs - tripsToUse * this.settings.tripMs);
-    return Math.min(longestPlaceMs, Math.max(1, usefulMs));
+    const useMs = tripsToUse * this.settings.tripMs;
+    const usefulMs = Math.max(leftMs - 2 * useMs, Math.min(leftMs - useMs, leftMs / 2));
+    return Math.min(longestPlaceMs, Math.max(0, usefulMs));
   }
 
   /** Whether a writer is to hold further readers off. Half of a claim must be over before it is worth another write. */

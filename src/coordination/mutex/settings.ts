@@ -27,6 +27,9 @@ export interface CheckedLockOptions {
   readonly afterRestart?: 'grant' | 'wait';
 }
 
+/** A coarse clock sees no trip at all, and from nothing no factor leads back. */
+const shortestTripMs = 0.1;
+
 export class LockSettings {
   readonly name: string;
   readonly kind: CheckedLockOptions['kind'];
@@ -79,7 +82,7 @@ export class LockSettings {
 
   /** Stays near the median: an answer that took long because something stood still counts no more than one that took a little longer. */
   noteTrip(ms: number): void {
-    this.tripMs = ms < this.tripMs ? (this.tripMs + ms) / 2 : this.tripMs * 1.25;
+    this.tripMs = Math.max(shortestTripMs, ms < this.tripMs ? (this.tripMs + ms) / 2 : this.tripMs * 1.25);
   }
 
   onIdle(line: Line): void {

@@ -578,6 +578,8 @@ describe('canonicalJson puts its work down', () => {
     ['members in order', `{${[...Array(2_500).keys()].map((index) => `"${10_000 + index}":0`)}}`, 25],
     ['long names that begin alike', members(80, (index) => 'a'.repeat(250) + index), 25],
     ['long names that begin alike, with escapes', members(80, (index) => `\\u0061${'a'.repeat(250)}${index}`), 25],
+    ['two names, alike to their ends', `{"${'a'.repeat(length / 2)}b":1,"${'a'.repeat(length / 2)}a":2}`, 10],
+    ['two names of escapes', `{"${'\\u0061'.repeat(length / 12)}b":1,"${'\\u0061'.repeat(length / 12)}a":2}`, 20],
     ['names that a pointer might lead to', members(80, (index) => index + 'a'.repeat(250)), 5, ['/x']],
     ['a string', ` "${'x'.repeat(length)}"`, 3],
     ['a string of escapes', ` "${'\\u00e4'.repeat(length / 6)}"`, 3],

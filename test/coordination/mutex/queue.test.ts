@@ -357,15 +357,16 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
-  it('has as many sections, for no more requests, with those who are alone in their process and say how long they wait', {
-    timeout: 60_000,
-  }, async () => {
+  it('has as many sections, for no more requests, with those who are alone in their process and say how long they wait', async () => {
     for (const fair of [true, false]) {
       const { sections: most } = await crowd({ fair: true, callers: 10, patienceMs: 3_000 });
       for (const [processes, patienceMs] of [
         [40, 30],
         [100, 30],
         [100, 100],
+        // Of two milliseconds each: more trips than a turn takes, and fewer.
+        [100, 5],
+        [100, 3],
       ] as const) {
         const alone = { fair, processes, callers: 1, patienceMs, knows: true, restMs: 100 };
         const { sections, calls, requests } = await crowd(alone);
@@ -378,7 +379,7 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
-  it('has a place for as long as its caller could use a turn, and at least for half of his time', async () => {
+  it('has a place for as long as its caller could use a turn, with time to spare if he has it, and none if he could use none', async () => {
     const { clock, state, store, process } = bench({ queues: true });
     const placesOf = () => state.lines.get('mutex:key')!.map(({ options }) => options.placeMs);
     await process({ ttl: '60s' }).acquire('key');
@@ -390,10 +391,15 @@ describe('mutex with a store that has a line', () => {
     for (let times = 0; times < 20; times++) await ask(1);
     await ask(60_000);
     await ask(1_000);
+    await ask(40);
     await ask(20);
-    const [patient, known, hasty] = placesOf().slice(-3);
+    await ask(15);
+    const [patient, known, half, hasty] = placesOf();
+    expect(placesOf()).toHaveLength(4);
     // Four trips of eight milliseconds before he goes, or so: they are never quite alike.
-    expect([patient, hasty]).toEqual([15_000, 10]);
+    expect([patient, half]).toEqual([15_000, 20]);
+    expect(hasty).toBeGreaterThan(0);
+    expect(hasty).toBeLessThanOrEqual(20 - 2 * 8);
     expect(known).toBeGreaterThan(1_000 - 5 * 8);
     expect(known).toBeLessThan(1_000 - 2 * 8);
     // One answer that took a minute counts as one that took a little longer.
@@ -404,6 +410,18 @@ describe('mutex with a store that has a line', () => {
     await process({ ttl: '60s' }).acquire('key');
     await ask(1_000);
     expect(placesOf().at(-1)).toBeGreaterThan(1_000 - 6 * 8);
+  });
+
+  it('learns how far away its store is, also after more than a thousand answers that took no time', async () => {
+    const { clock, state, process } = bench({ queues: true });
+    await process({ ttl: '60s' }).acquire('key');
+    const locks = process({ fair: true });
+    for (let times = 0; times < 1_200; times++) await locks.tryAcquire('key');
+    state.fate = () => clock.sleep(8);
+    for (let times = 0; times < 30; times++) await until(clock, locks.tryAcquire('key'));
+    locks.acquire('key', { wait: 1_000 }).catch(() => {});
+    await clock.advance(8);
+    expect(state.lines.get('mutex:key')![0]!.options.placeMs).toBeLessThan(1_000 - 2 * 8);
   });
 
   it('keeps its place for those who come to a process after the one for whom it was asked', async () => {

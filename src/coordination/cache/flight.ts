@@ -340,13 +340,13 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     }
   }
 
-  /** Also when the store cannot say, they are not: a value that may have been invalidated is not shown. */
+  /** Also when the store cannot say, or has no entry of a tag any more, they are not: a value that may have been invalidated is not shown. */
   private async areTagsCurrent(backing: Backing, tags: ReadonlyMap<string, number>): Promise<boolean> {
     this.watching.tags(tags.keys());
     try {
       await backing.settle('tag', tags.keys());
       const current = await backing.generations([...tags.keys()]);
-      return [...tags].every(([tag, generation]) => current.tags.get(tag)!.version === generation);
+      return [...tags].every(([tag, generation]) => generation > 0 && current.get(tag)!.number === generation);
     } catch {
       return false;
     }
@@ -544,7 +544,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
       let current: Generations;
       try {
         await backing.settle('tag', names);
-        current = await backing.generations(names, this.text);
+        current = await backing.generationsFor(names, Math.max(1, usefulMs(lifetimes)), this.text);
       } catch (error) {
         engine.warn('not-stored', this.text, error);
         return 'uncached';
@@ -554,7 +554,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
       const loadingMs =
         current.key?.version === versionBefore ? current.key.ageMs : (this.clock.now() - this.startedMs) * 1.01 + 5;
       if ([...current.tags.values()].some(({ ageMs }) => ageMs <= loadingMs)) return 'overtaken';
-      tags = new Map([...current.tags].map(([tag, { version }]) => [tag, version]));
+      tags = new Map([...current.tags].map(([tag, { number }]) => [tag, number]));
     }
     this.engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
     return { bytes, isUndefined: value === undefined, ...lifetimes, ageMs: 0, loadMs, tags };

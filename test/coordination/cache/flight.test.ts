@@ -1,7 +1,7 @@
 /** What one search for a key does: leases, loads, fills, failures, and what it leaves behind. */
 import { getEventListeners } from 'node:events';
 import { describe, expect, it } from 'vitest';
-import { decodeRecord } from '../../../src/coordination/cache/record.js';
+import { decodeRecord, encodeRecord } from '../../../src/coordination/cache/record.js';
 import { type LoadContext, StoreError, TimeoutError } from '../../../src/index.js';
 import { type Changes, setUp, setUpSeen, watchForUnheardRejections } from './support.ts';
 
@@ -910,6 +910,83 @@ describe('flight of a value with tags', () => {
     source.value = 2;
     expect([await caches[1]!.get('42'), source.loads]).toEqual([2, 2]);
   });
+
+  it('loads again what has a tag whose entry the store has dropped, invalidated or not, set or loaded', async () => {
+    const { caches, users, source, store } = setUp({ tags: (_, key) => [`of ${key}`], early: 'off' }, 2);
+    for (const key of ['loaded', 'invalidated']) await users.get(key);
+    await users.set('set', 1);
+    await caches[1]!.invalidateTag('of invalidated');
+    source.value = 2;
+    for (const key of ['loaded', 'invalidated', 'set']) {
+      expect(await store.remove(`cache|cache|tag|of ${key}`)).toBe(true);
+      const { loads } = source;
+      expect([await caches[1]!.get(key), source.loads - loads]).toEqual([2, 1]);
+    }
+  });
+
+  it('loads again what was stored without a generation of its tag, as by an older release', async () => {
+    const { users, source, store } = setUp({ tags: () => ['a'], early: 'off' });
+    const tags = new Map([['a', 0]]);
+    const windows = { freshMs: 10_000, staleMs: 10_000, errorMs: 10_000, ageMs: 0, loadMs: 0 };
+    const filled = { bytes: new TextEncoder().encode('7'), isUndefined: false, ...windows, tags };
+    await store.write(keyIn, encodeRecord({ serializer: 1, filled }), { ttlMs: 10_000 });
+    expect([await users.get('42'), source.loads]).toEqual([1, 1]);
+  });
+
+  it('loads each of many keys once though they are the first with their tag', async () => {
+    const { caches, source, control, clock } = setUpSeen({ tags: () => ['a'], early: 'off' }, 2);
+    source.delayMs = 100;
+    const keys = Array.from({ length: 20 }, (_, index) => `${index}`);
+    const all = Promise.all(keys.map((key, index) => caches[index % 2]!.get(key)));
+    await clock.advance(50);
+    const late = caches[0]!.get('late');
+    await clock.advance(1_000);
+    await Promise.all([all, late]);
+    expect(source.loads).toBe(21);
+    source.delayMs = 0;
+    await Promise.all([...keys, 'late'].map((key) => caches[1]!.get(key)));
+    expect(source.loads).toBe(21);
+    expect(control.calls.filter((call) => call.startsWith('write cache|cache|tag|')).length).toBeLessThanOrEqual(20);
+    control.calls.length = 0;
+    await caches[0]!.get('later');
+    expect(control.calls.filter((call) => call.startsWith('write cache|cache|tag|'))).toEqual([]);
+  });
+
+  it('loads again what was invalidated while its tag was given its first entry', async () => {
+    const { caches, users, source, control, inner, clock } = setUpSeen({ tags: () => ['a'], early: 'off' }, 2);
+    let isFirst = true;
+    control.before = async (verb, key) => {
+      if (verb !== 'write' || !key.includes('|tag|') || !isFirst) return;
+      isFirst = false;
+      source.value = 2;
+      await clock.sleep(50);
+      await inner.write(key, new Uint8Array(0), { ttlMs: 60_000 });
+      await clock.sleep(50);
+    };
+    const answer = users.get('42');
+    await clock.advance(200);
+    expect([await answer, await caches[1]!.get('42'), source.loads]).toEqual([2, 2, 2]);
+  });
+
+  it.each(['fails', 'hangs'])(
+    'answers what it loaded, and keeps it nowhere, when the write of a tag %s',
+    async (how) => {
+      const { users, control, warnings, clock, inner, source } = setUpSeen({ tags: () => ['a'] });
+      control.before = (verb, key) => {
+        if (verb !== 'write' || !key.includes('|tag|')) return undefined;
+        if (how === 'fails') throw new Error('down');
+        return new Promise(() => {});
+      };
+      const answer = users.get('42');
+      await clock.advance(501);
+      expect([await answer, warnings(), users.size]).toEqual([1, ['not-stored'], 0]);
+      expect(await inner.read(keyIn)).toBeUndefined();
+      const set = users.set('42', 7).catch((error: unknown) => error);
+      await clock.advance(501);
+      expect(await set).toBeInstanceOf(Error);
+      expect([await inner.read(keyIn), source.loads]).toEqual([undefined, 1]);
+    },
+  );
 
   it('shows no value of which the store cannot say whether it is void', async () => {
     const { caches, users, source, control } = setUpSeen({ tags: () => ['a'], early: 'off' }, 2);

@@ -243,7 +243,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
           waitEndsMs = nowMs + settings.waitTimeoutMs;
           if (this.fallback !== undefined) this.armSoftTimeout();
         }
-        if (nowMs >= waitEndsMs) return this.endWait();
+        if (nowMs >= waitEndsMs) return this.endWait(backing, claim.token);
         await this.wait(Math.min(leftMs, this.pollMs(pauseMs), waitEndsMs - nowMs));
         pauseMs = Math.min(2 * pauseMs, longestPollMs);
         answer = await this.look(backing);
@@ -394,13 +394,20 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     });
   }
 
-  private async endWait(): Promise<void> {
+  /** @param token - Of the lease that was waited for. */
+  private async endWait(backing: Backing, token: number): Promise<void> {
     if (this.settleStale()) return;
     const { name, waitTimeoutMs, onWaitTimeout } = this.engine.settings;
     if (onWaitTimeout === 'reject') throw new TimeoutError({ policy: name, afterMs: waitTimeoutMs });
     // Without a lease nothing is stored, neither there nor here.
-    const value = await this.load();
-    this.finish(value, undefined);
+    const watch = this.watching.key();
+    const guard = this.guardLease(backing, token);
+    watch.listeners.add(guard);
+    try {
+      this.finish(await this.load(), undefined);
+    } finally {
+      watch.listeners.delete(guard);
+    }
   }
 
   private async loadWithLease(
@@ -411,7 +418,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     const { leaseMs, random, clock } = this.engine.settings;
     if (this.isAborted) return this.giveBack(backing, lease.version, known);
     const watch = this.watching.key();
-    const guard = this.guardLease(backing);
+    const guard = this.guardLease(backing, this.token);
     let { version } = lease;
     const keeper = new LeaseKeeper(
       {
@@ -464,8 +471,8 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     }
   }
 
-  /** On word of a change looks once whether the lease is still in the entry: most words are of our own writing. */
-  private guardLease(backing: Backing): () => void {
+  /** On word of a change looks once whether that lease is still in the entry: most words are of its holder's own writing. */
+  private guardLease(backing: Backing, token: number): () => void {
     let isLooking = false;
     let isDue = false;
     const look = async () => {
@@ -478,11 +485,11 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
         isDue = false;
         try {
           const seen = await backing.read(this.text);
-          if (seen?.record.claim?.token !== this.token) this.unlink();
+          if (seen?.record.claim?.token !== token) this.unlink();
         } catch {
           // The next word, or the next renewal, tells.
         }
-      } while (isDue);
+      } while (isDue && this.isLinked);
       isLooking = false;
     };
     return () => void look();

@@ -821,6 +821,44 @@ describe('record that a flight leaves in the store', () => {
   });
 });
 
+describe('flight that heard of changes', () => {
+  it('asks the store nothing more once the cache is closed', async () => {
+    const { users, source, control, clock } = setUpSeen();
+    source.delayMs = 1_000;
+    const answer = users.get('42').catch(() => {});
+    await clock.flush();
+    let goOn = () => {};
+    control.before = (verb) => (verb === 'read' ? new Promise<void>((resolve) => (goOn = resolve)) : undefined);
+    for (let changes = 0; changes < 2; changes++) control.tell('changed');
+    await clock.flush();
+    await users.close();
+    await answer;
+    control.calls.length = 0;
+    goOn();
+    await clock.flush();
+    expect(control.calls).toEqual([]);
+  });
+
+  it('gives newcomers no load that it began without a lease before the change, and lets them join it until then', async () => {
+    const { caches, source, clock } = setUpSeen({ waitTimeout: 100, lease: '3s' }, 3);
+    const [holder, impatient, writer] = caches as [(typeof caches)[0], (typeof caches)[0], (typeof caches)[0]];
+    source.delayMs = 5_000;
+    const all = [holder.get('42'), impatient.get('42')];
+    await clock.advance(200);
+    expect(source.loads).toBe(2);
+    // Long enough for the holder to renew its lease, of which word comes, too.
+    await clock.advance(2_000);
+    const joined = impatient.get('42');
+    await clock.flush();
+    expect(source.loads).toBe(2);
+    await writer.set('42', 7);
+    await clock.flush();
+    const newcomer = impatient.get('42');
+    await clock.advance(5_000);
+    expect([await newcomer, await joined, ...(await Promise.all(all)), source.loads]).toEqual([7, 1, 7, 1, 2]);
+  });
+});
+
 describe('flight of a value with tags', () => {
   it('loads again what a tag has overtaken before its lease was renewed', async () => {
     const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);

@@ -213,6 +213,8 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
       if (answer === undefined) return this.loadInOutage();
       const { seen } = answer;
       if (seen === undefined) {
+        // Somebody deleted what was there a moment ago.
+        this.fallback = undefined;
         answer = await this.claim(backing, undefined, undefined);
         continue;
       }

@@ -839,6 +839,25 @@ describe('flight that heard of changes', () => {
     expect(control.calls).toEqual([]);
   });
 
+  it.each([{}, { softTimeout: '1s' }])(
+    'shows no stale value of a key that was deleted while it waited (%j)',
+    async (options) => {
+      const { caches, source, clock } = setUpSeen({ staleIfError: '1m', early: 'off', ...options } as Changes, 3);
+      await caches[0]!.get('42');
+      await clock.advance(12_000);
+      source.delayMs = 5_000;
+      const loads = caches.slice(0, 2).map((one) => one.get('42').catch((error: Error) => error.message));
+      await clock.advance(500);
+      source.error = new Error('down');
+      await caches[2]!.delete('42');
+      await clock.flush();
+      expect(source.loads).toBe(3);
+      const newcomer = caches[1]!.get('42').catch((error: Error) => error.message);
+      await clock.advance(6_000);
+      expect([await loads[1], await newcomer]).toEqual(['down', 'down']);
+    },
+  );
+
   it('gives newcomers no load that it began without a lease before the change, and lets them join it until then', async () => {
     const { caches, source, clock } = setUpSeen({ waitTimeout: 100, lease: '3s' }, 3);
     const [holder, impatient, writer] = caches as [(typeof caches)[0], (typeof caches)[0], (typeof caches)[0]];

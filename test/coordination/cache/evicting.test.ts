@@ -23,40 +23,36 @@ describe.skipIf(program === undefined)('cache before a Redis that evicts', () =>
   });
   afterAll(() => server?.dispose());
 
-  it.each(['allkeys-random', 'allkeys-lru'])(
-    'shows no value whose tag was invalidated, whichever of the two is dropped (%s)',
-    { timeout: 120_000 },
-    async (policy) => {
-      const client = new Redis(server.port, '127.0.0.1');
-      clients.push(client);
-      await client.flushall();
-      await client.config('SET', 'maxmemory', '0');
-      await client.config('SET', 'maxmemory-policy', policy);
-      let now = 1;
-      // Each has its own memory of the same records.
-      const open = () => {
-        const one = cache<number>({
-          ...{ store: redisStore(client, { timeout: '20s' }), l2Timeouts: { read: '20s', write: '20s' } },
-          ...{ ttl: '1h', early: 'off', jitter: 0, tags: (_, key) => [`of ${key}`], load: () => now },
-        });
-        caches.push(one);
-        return one;
-      };
-      const [writer, reader] = [open(), open()];
-      const keys = Array.from({ length: values }, (_, index) => `${index}`);
-      for (const key of keys) await writer.get(key);
-      now = 2;
-      for (const key of keys) await writer.invalidateTag(`of ${key}`);
-      const used = Number(/used_memory:(\d+)/.exec(await client.info('memory'))![1]);
-      await client.config('SET', 'maxmemory', `${used + 200_000}`);
-      for (let index = 0; index < 2_000; index++) await client.set(`other ${index}`, 'x'.repeat(200), 'EX', 3_600);
-      const left = async (kind: string) => (await client.keys(`*|${kind}|*`)).length;
-      const [records, tags] = [await left('key'), await left('tag')];
-      await client.config('SET', 'maxmemory', '0');
-      expect(tags).toBeLessThan(values);
-      expect(records).toBeGreaterThan(0);
-      const shown = await Promise.all(keys.map((key) => reader.get(key)));
-      expect(shown.filter((value) => value !== 2)).toEqual([]);
-    },
-  );
+  it('shows no value whose tag was invalidated, whichever of the two is dropped', { timeout: 120_000 }, async () => {
+    const client = new Redis(server.port, '127.0.0.1');
+    clients.push(client);
+    await client.flushall();
+    await client.config('SET', 'maxmemory', '0');
+    await client.config('SET', 'maxmemory-policy', 'allkeys-random');
+    let now = 1;
+    // Each has its own memory of the same records.
+    const open = () => {
+      const one = cache<number>({
+        ...{ store: redisStore(client, { timeout: '20s' }), l2Timeouts: { read: '20s', write: '20s' } },
+        ...{ ttl: '1h', early: 'off', jitter: 0, tags: (_, key) => [`of ${key}`], load: () => now },
+      });
+      caches.push(one);
+      return one;
+    };
+    const [writer, reader] = [open(), open()];
+    const keys = Array.from({ length: values }, (_, index) => `${index}`);
+    for (const key of keys) await writer.get(key);
+    now = 2;
+    for (const key of keys) await writer.invalidateTag(`of ${key}`);
+    const used = Number(/used_memory:(\d+)/.exec(await client.info('memory'))![1]);
+    await client.config('SET', 'maxmemory', `${used + 200_000}`);
+    const left = async (kind: string) => (await client.keys(`*|${kind}|*`)).length;
+    for (let index = 0; (await left('tag')) > (2 * values) / 3; index++) {
+      for (let key = 0; key < 50; key++) await client.set(`other ${index} ${key}`, 'x'.repeat(200));
+    }
+    await client.config('SET', 'maxmemory', '0');
+    expect(await left('key')).toBeGreaterThan(0);
+    const shown = await Promise.all(keys.map((key) => reader.get(key)));
+    expect(shown.filter((value) => value !== 2)).toEqual([]);
+  });
 });

@@ -150,7 +150,7 @@ export class Backing {
 
   /** Removes a key, or sees to it that it will be removed before anybody here trusts it. */
   invalidate(key: string): Promise<void> {
-    return this.payOrOwe('key', key, () => this.remove(key));
+    return this.payOrOwe('key', key, () => this.removeAloud(key));
   }
 
   /** Gives a tag its next generation, or sees to it as for a key. */
@@ -162,6 +162,12 @@ export class Backing {
   settle(kind: Kind, keys: Iterable<string>): Promise<void> | undefined {
     if (this.debts.isEmpty) return undefined;
     return this.debts.settle(Array.from(keys, (key) => this.keyOf(kind, key)));
+  }
+
+  /** Of a key that is not there no change is told, but what the server has dropped others may still hold. */
+  private async removeAloud(key: string): Promise<void> {
+    if ((await this.remove(key)) || this.settings.store.native?.watch === undefined) return;
+    await this.write(key, {}, { ttlMs: 1, ifVersion: 0 });
   }
 
   private async payOrOwe(kind: Kind, key: string, payment: Payment): Promise<void> {

@@ -55,4 +55,28 @@ describe.skipIf(program === undefined)('cache before a Redis that evicts', () =>
     const shown = await Promise.all(keys.map((key) => reader.get(key)));
     expect(shown.filter((value) => value !== 2)).toEqual([]);
   });
+
+  it('tells copies in memory of the deletion of what the server has dropped', { timeout: 60_000 }, async () => {
+    const connect = () => {
+      const client = new Redis(server.port, '127.0.0.1');
+      clients.push(client);
+      return client;
+    };
+    const admin = connect();
+    await admin.flushall();
+    let now = 1;
+    const open = () => {
+      const store = redisStore(connect(), { subscriber: connect(), timeout: '20s' });
+      const one = cache<number>({ store, ttl: '1h', early: 'off', maxL1Ttl: '1h', load: () => now });
+      caches.push(one);
+      return one;
+    };
+    const [writer, holder] = [open(), open()];
+    // The first reads find that the watch has become ready, and ask once more.
+    await expect.poll(async () => [await holder.get('42'), holder.peek('42')], { timeout: 20_000 }).toEqual([1, 1]);
+    expect(await admin.del(...(await admin.keys('*|key|42')))).toBe(1);
+    now = 2;
+    await writer.delete('42');
+    await expect.poll(() => holder.get('42'), { timeout: 20_000 }).toBe(2);
+  });
 });

@@ -28,9 +28,17 @@ export type Answer =
   | { readonly version: number; readonly sentMs: number; readonly seen?: undefined }
   | { readonly version?: undefined; readonly sentMs: number; readonly seen: Seen | undefined };
 
-/** By tag its generation, and for how long it has had it; and what a key has. */
+/** What values loaded before a tag's invalidation differ by from those loaded since. */
+export interface Generation {
+  /** 0: the tag has no entry, and no value is known to be of its generation. */
+  readonly number: number;
+  /** Since the invalidation that began it; infinite where it was long ago, or is not known to have been. */
+  readonly ageMs: number;
+}
+
+/** By tag its generation; and what a key has. */
 export interface Generations {
-  readonly tags: ReadonlyMap<string, { readonly version: number; readonly ageMs: number }>;
+  readonly tags: ReadonlyMap<string, Generation>;
   readonly key: { readonly version: number; readonly ageMs: number } | undefined;
 }
 
@@ -56,12 +64,15 @@ interface BackingSettings {
 /** An entry of another kind, so that no key can be mistaken for a tag. */
 type Kind = 'key' | 'tag';
 
-/** Longer than any record lives: durations are at most 24.8 days, and the longest life is the sum of two. */
+/** For an invalidation. Longer than any record lives, by days: durations are at most 24.8 days, and the longest life is the sum of two. */
 const tagTtlMs = 5_184_000_000;
+/** By so much a tag's entry outlives the value it is written for: tags that are in use are written once in that time. */
+const tagSpareMs = 3_600_000;
 
 /** What a store takes at least is 512 bytes; its own prefix is not counted. */
 const longestStoreKey = 512;
 const nothing = /* @__PURE__ */ new Uint8Array(0);
+const text = /* @__PURE__ */ new TextEncoder();
 
 export class Backing {
   readonly breaker: CircuitBreaker;
@@ -120,25 +131,26 @@ export class Backing {
     );
   }
 
-  /** Of each tag. The version of an entry only grows, so it serves as a counter. And of a key, if one is named, by the same look. */
-  async generations(tags: readonly string[], key?: string): Promise<Generations> {
-    const keys = tags.map((tag) => this.keyOf('tag', tag));
-    if (key !== undefined) keys.push(this.keyOf('key', key));
-    const entries = await this.entries(keys);
-    return {
-      tags: new Map(
-        tags.map((tag, index) => {
-          const { version = 0, ageMs = Number.POSITIVE_INFINITY } = entries[index] ?? {};
-          return [tag, { version, ageMs }];
-        }),
-      ),
-      key: entries[tags.length],
-    };
+  /** Of each tag, by one look. */
+  async generations(tags: readonly string[]): Promise<ReadonlyMap<string, Generation>> {
+    const entries = await this.entries(tags.map((tag) => this.keyOf('tag', tag)));
+    return new Map(tags.map((tag, index) => [tag, generationOf(entries[index])]));
+  }
+
+  /**
+   * Of each tag of a value that is to be stored and is of use for so long: each has an entry then, that outlives the value. So one that
+   * is missing later was evicted, maybe after an invalidation, and the value is void. And of a key, if one is named, by the same look.
+   */
+  async generationsFor(tags: readonly string[], usefulMs: number, key?: string): Promise<Generations> {
+    const ids = tags.map((tag) => this.keyOf('tag', tag));
+    const entries = await this.entries(key === undefined ? ids : [...ids, this.keyOf('key', key)]);
+    const kept = await Promise.all(ids.map((id, index) => this.keepTag(id, entries[index], usefulMs)));
+    return { tags: new Map(tags.map((tag, index) => [tag, kept[index]!])), key: entries[tags.length] };
   }
 
   /** Removes a key, or sees to it that it will be removed before anybody here trusts it. */
   invalidate(key: string): Promise<void> {
-    return this.payOrOwe('key', key, () => this.remove(key));
+    return this.payOrOwe('key', key, () => this.removeAloud(key));
   }
 
   /** Gives a tag its next generation, or sees to it as for a key. */
@@ -150,6 +162,12 @@ export class Backing {
   settle(kind: Kind, keys: Iterable<string>): Promise<void> | undefined {
     if (this.debts.isEmpty) return undefined;
     return this.debts.settle(Array.from(keys, (key) => this.keyOf(kind, key)));
+  }
+
+  /** Of a key that is not there no change is told, but what the server has dropped others may still hold. */
+  private async removeAloud(key: string): Promise<void> {
+    if ((await this.remove(key)) || this.settings.store.native?.watch === undefined) return;
+    await this.write(key, {}, { ttlMs: 1, ifVersion: 0 });
   }
 
   private async payOrOwe(kind: Kind, key: string, payment: Payment): Promise<void> {
@@ -171,6 +189,20 @@ export class Backing {
     await this.run('write', this.settings.timeouts.writeMs, (store, signal) =>
       store.write(this.keyOf('tag', tag), nothing, { ttlMs: tagTtlMs, signal }),
     );
+  }
+
+  /** Its generation stays what it is: only an invalidation begins another. */
+  private async keepTag(id: string, entry: Entry | undefined, usefulMs: number): Promise<Generation> {
+    const generation = generationOf(entry);
+    if (entry !== undefined && entry.ttlMs >= usefulMs) return generation;
+    const options = { ttlMs: usefulMs + tagSpareMs, ifVersion: entry?.version ?? 0, evictable: true };
+    const answer = await this.run('write', this.settings.timeouts.writeMs, (store, signal) =>
+      store.write(id, text.encode(`${generation.number}`), { ...options, signal }),
+    );
+    if (answer.ok) return entry === undefined ? { ...generation, number: answer.version } : generation;
+    // Another fill was faster, or an invalidation: that one is younger than whatever has been loaded by now.
+    const { number, ageMs } = generationOf(answer.entry);
+    return { number, ageMs: Number.isFinite(ageMs) ? 0 : ageMs };
   }
 
   /** A watch that is shared by all who need the key, or one that never tells anything. Give it back by `release`. */
@@ -213,7 +245,7 @@ export class Backing {
 
   private keyOf(kind: Kind, key: string): string {
     const whole = `cache|${this.settings.name}|${kind}|${key}`;
-    if (whole.length * 3 <= longestStoreKey || new TextEncoder().encode(whole).length <= longestStoreKey) return whole;
+    if (whole.length * 3 <= longestStoreKey || text.encode(whole).length <= longestStoreKey) return whole;
     // Half a surrogate pair has no UTF-8: two such keys would have one hash.
     return `cache|${Array.from(this.settings.name).slice(0, 40).join('')}|hash|${sha256(JSON.stringify(whole))}`;
   }
@@ -287,6 +319,14 @@ export class KeyWatch {
     this.changes++;
     for (const listener of [...this.listeners]) listener(kind);
   }
+}
+
+/** An invalidation writes nothing, and its version is the generation. A fill writes the generation that it found, or 0 where it began one. */
+function generationOf(entry: Entry | undefined): Generation {
+  if (entry === undefined) return { number: 0, ageMs: Number.POSITIVE_INFINITY };
+  const { value, version, ageMs } = entry;
+  if (value.length === 0) return { number: version, ageMs };
+  return { number: Number(new TextDecoder().decode(value)) || version, ageMs: Number.POSITIVE_INFINITY };
 }
 
 function seen(entry: Entry | undefined, sentMs: number): Seen | undefined {

@@ -236,16 +236,16 @@ export class Engine<V, K> {
     const bytes = this.encode(value);
     this.fence(text);
     const { mark } = this;
+    const ttlMs = Math.max(1, usefulMs(lifetimes));
     let current = noGenerations;
     try {
       await backing.settle('tag', names);
-      if (names.length > 0) current = await backing.generations(names);
+      if (names.length > 0) current = await backing.generationsFor(names, ttlMs);
     } catch (error) {
       return this.setLater(backing, text, error);
     }
-    const tags = new Map([...current.tags].map(([tag, { version }]) => [tag, version]));
+    const tags = new Map([...current.tags].map(([tag, { number }]) => [tag, number]));
     const filled = { bytes, isUndefined: value === undefined, ...lifetimes, ageMs: 0, loadMs: 0, tags };
-    const ttlMs = Math.max(1, usefulMs(lifetimes));
     const fences = this.fences;
     let answer: Awaited<ReturnType<Backing['write']>>;
     try {

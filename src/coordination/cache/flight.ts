@@ -213,6 +213,8 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
       if (answer === undefined) return this.loadInOutage();
       const { seen } = answer;
       if (seen === undefined) {
+        // Somebody deleted what was there a moment ago.
+        this.fallback = undefined;
         answer = await this.claim(backing, undefined, undefined);
         continue;
       }
@@ -243,7 +245,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
           waitEndsMs = nowMs + settings.waitTimeoutMs;
           if (this.fallback !== undefined) this.armSoftTimeout();
         }
-        if (nowMs >= waitEndsMs) return this.endWait();
+        if (nowMs >= waitEndsMs) return this.endWait(backing, claim.token);
         await this.wait(Math.min(leftMs, this.pollMs(pauseMs), waitEndsMs - nowMs));
         pauseMs = Math.min(2 * pauseMs, longestPollMs);
         answer = await this.look(backing);
@@ -340,13 +342,13 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     }
   }
 
-  /** Also when the store cannot say, they are not: a value that may have been invalidated is not shown. */
+  /** Also when the store cannot say, or has no entry of a tag any more, they are not: a value that may have been invalidated is not shown. */
   private async areTagsCurrent(backing: Backing, tags: ReadonlyMap<string, number>): Promise<boolean> {
     this.watching.tags(tags.keys());
     try {
       await backing.settle('tag', tags.keys());
       const current = await backing.generations([...tags.keys()]);
-      return [...tags].every(([tag, generation]) => current.tags.get(tag)!.version === generation);
+      return [...tags].every(([tag, generation]) => generation > 0 && current.get(tag)!.number === generation);
     } catch {
       return false;
     }
@@ -394,13 +396,20 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     });
   }
 
-  private async endWait(): Promise<void> {
+  /** @param token - Of the lease that was waited for. */
+  private async endWait(backing: Backing, token: number): Promise<void> {
     if (this.settleStale()) return;
     const { name, waitTimeoutMs, onWaitTimeout } = this.engine.settings;
     if (onWaitTimeout === 'reject') throw new TimeoutError({ policy: name, afterMs: waitTimeoutMs });
     // Without a lease nothing is stored, neither there nor here.
-    const value = await this.load();
-    this.finish(value, undefined);
+    const watch = this.watching.key();
+    const guard = this.guardLease(backing, token);
+    watch.listeners.add(guard);
+    try {
+      this.finish(await this.load(), undefined);
+    } finally {
+      watch.listeners.delete(guard);
+    }
   }
 
   private async loadWithLease(
@@ -411,7 +420,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     const { leaseMs, random, clock } = this.engine.settings;
     if (this.isAborted) return this.giveBack(backing, lease.version, known);
     const watch = this.watching.key();
-    const guard = this.guardLease(backing);
+    const guard = this.guardLease(backing, this.token);
     let { version } = lease;
     const keeper = new LeaseKeeper(
       {
@@ -464,8 +473,8 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     }
   }
 
-  /** On word of a change looks once whether the lease is still in the entry: most words are of our own writing. */
-  private guardLease(backing: Backing): () => void {
+  /** On word of a change looks once whether that lease is still in the entry: most words are of its holder's own writing. */
+  private guardLease(backing: Backing, token: number): () => void {
     let isLooking = false;
     let isDue = false;
     const look = async () => {
@@ -478,11 +487,11 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
         isDue = false;
         try {
           const seen = await backing.read(this.text);
-          if (seen?.record.claim?.token !== this.token) this.unlink();
+          if (seen?.record.claim?.token !== token) this.unlink();
         } catch {
           // The next word, or the next renewal, tells.
         }
-      } while (isDue);
+      } while (isDue && this.isLinked);
       isLooking = false;
     };
     return () => void look();
@@ -544,7 +553,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
       let current: Generations;
       try {
         await backing.settle('tag', names);
-        current = await backing.generations(names, this.text);
+        current = await backing.generationsFor(names, Math.max(1, usefulMs(lifetimes)), this.text);
       } catch (error) {
         engine.warn('not-stored', this.text, error);
         return 'uncached';
@@ -554,7 +563,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
       const loadingMs =
         current.key?.version === versionBefore ? current.key.ageMs : (this.clock.now() - this.startedMs) * 1.01 + 5;
       if ([...current.tags.values()].some(({ ageMs }) => ageMs <= loadingMs)) return 'overtaken';
-      tags = new Map([...current.tags].map(([tag, { version }]) => [tag, version]));
+      tags = new Map([...current.tags].map(([tag, { number }]) => [tag, number]));
     }
     this.engine.warnIfSlow(this.text, loadMs, lifetimes.freshMs);
     return { bytes, isUndefined: value === undefined, ...lifetimes, ageMs: 0, loadMs, tags };

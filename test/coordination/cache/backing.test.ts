@@ -162,6 +162,23 @@ describe('backing of a cache', () => {
     expect(calls.slice(1).map(({ rest }) => rest)).toEqual([{ ifVersion: 999 }, {}]);
   });
 
+  it('has others told of a deletion also where the store has nothing to remove', async () => {
+    const { backing, calls, inner } = setUp();
+    const heard: string[] = [];
+    await inner.native.watch('cache|users|key|42', ({ kind }) => heard.push(kind)).ready;
+    await backing.invalidate('42');
+    expect(calls.map(({ verb, rest }) => [verb, rest])).toEqual([
+      ['remove', {}],
+      ['write', { ttlMs: 1, ifVersion: 0, evictable: true }],
+    ]);
+    await backing.write('42', record, { ttlMs: 60_000 });
+    calls.length = 0;
+    await backing.invalidate('42');
+    expect(calls.map(({ verb }) => verb)).toEqual(['remove']);
+    await new Promise(setImmediate);
+    expect(heard).toEqual(['changed', 'changed', 'changed']);
+  });
+
   it('reads many keys by one trip, by one per thousand, and one key as one', async () => {
     const { backing, calls } = setUp();
     for (const key of ['0', '1200']) await backing.write(key, record, { ttlMs: 60_000 });
@@ -179,20 +196,64 @@ describe('backing of a cache', () => {
     expect(calls.map(({ verb }) => verb)).toEqual(['read']);
   });
 
-  it('tells the generation of each tag, and the version of a key by the same trip', async () => {
+  it('tells the generation of each tag by one trip', async () => {
+    const { backing, clock, calls } = setUp();
+    await backing.invalidateTag('a');
+    await clock.advance(7);
+    calls.length = 0;
+    const tags = await backing.generations(['a', 'b']);
+    expect(tags.get('a')!.number).toBeGreaterThan(0);
+    expect(tags.get('a')!.ageMs).toBe(7);
+    expect(tags.get('b')).toEqual({ number: 0, ageMs: Number.POSITIVE_INFINITY });
+    expect(calls.length).toBe(1);
+    await backing.generations(['a']);
+    expect(calls.at(-1)!.keys).toEqual(['cache|users|tag|a']);
+  });
+
+  it('begins a generation of a tag for a value that is stored, and tells the version of its key by the same trip', async () => {
     const { backing, clock, calls } = setUp();
     await backing.invalidateTag('a');
     const written = await backing.write('42', record, { ttlMs: 60_000 });
     await clock.advance(7);
     calls.length = 0;
-    const { tags, key } = await backing.generations(['a', 'b'], '42');
+    const { tags, key } = await backing.generationsFor(['a', 'b'], 60_000, '42');
     expect(key).toMatchObject({ version: written.version, ageMs: 7 });
-    expect(tags.get('a')!.version).toBeGreaterThan(0);
     expect(tags.get('a')!.ageMs).toBe(7);
-    expect(tags.get('b')).toEqual({ version: 0, ageMs: Number.POSITIVE_INFINITY });
-    expect(calls.length).toBe(1);
-    expect((await backing.generations(['a'])).key).toBeUndefined();
-    expect(calls.at(-1)!.keys).toEqual(['cache|users|tag|a']);
+    expect(tags.get('b')).toEqual({ number: expect.any(Number), ageMs: Number.POSITIVE_INFINITY });
+    expect(tags.get('b')!.number).toBeGreaterThan(0);
+    expect(calls.map(({ verb }) => verb)).toEqual(['readMany', 'write']);
+    expect(calls[1]).toMatchObject({
+      keys: ['cache|users|tag|b'],
+      rest: { ttlMs: 60_000 + 3_600_000, ifVersion: 0, evictable: true },
+    });
+    expect(await backing.generations(['a', 'b'])).toEqual(tags);
+    expect((await backing.generationsFor(['a'], 60_000)).key).toBeUndefined();
+  });
+
+  it('writes a tag once for as long as its entry outlives the values, which keep its generation', async () => {
+    const { backing, clock, calls } = setUp();
+    const numberOf = async () => (await backing.generationsFor(['a'], 60_000)).tags.get('a')!.number;
+    const first = await numberOf();
+    for (let hours = 0; hours < 10; hours++) {
+      calls.length = 0;
+      for (let fills = 0; fills < 120; fills++) {
+        await clock.advance(30_000);
+        expect(await numberOf()).toBe(first);
+      }
+      expect(calls.filter(({ verb }) => verb === 'write').length).toBeLessThanOrEqual(1);
+    }
+    // As long as an invalidation is kept, nothing is written either, and it keeps its generation when something is.
+    await backing.invalidateTag('a');
+    const second = await numberOf();
+    expect(second).toBeGreaterThan(first);
+    calls.length = 0;
+    await clock.advance(60 * 86_400_000 - 60_000);
+    expect(await numberOf()).toBe(second);
+    expect(calls.map(({ verb }) => verb)).toEqual(['read']);
+    await clock.advance(1);
+    expect([await numberOf(), calls.at(-1)!.verb]).toEqual([second, 'write']);
+    await clock.advance(60_001);
+    expect((await backing.generations(['a'])).get('a')!.number).toBe(second);
   });
 
   it('takes an entry of another release for one that is worth nothing, with its version', async () => {
@@ -258,7 +319,7 @@ describe('backing of a cache', () => {
     state.answer = undefined;
     const { length } = calls;
     await backing.settle('key', ['42']);
-    expect(calls.length).toBe(length + 1);
+    expect(calls.slice(length).map(({ verb }) => verb)).toEqual(['remove', 'write']);
   });
 
   it('still owes a key of which something was written on a condition', async () => {

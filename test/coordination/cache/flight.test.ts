@@ -1,7 +1,7 @@
 /** What one search for a key does: leases, loads, fills, failures, and what it leaves behind. */
 import { getEventListeners } from 'node:events';
 import { describe, expect, it } from 'vitest';
-import { decodeRecord } from '../../../src/coordination/cache/record.js';
+import { decodeRecord, encodeRecord } from '../../../src/coordination/cache/record.js';
 import { type LoadContext, StoreError, TimeoutError } from '../../../src/index.js';
 import { type Changes, setUp, setUpSeen, watchForUnheardRejections } from './support.ts';
 
@@ -821,6 +821,63 @@ describe('record that a flight leaves in the store', () => {
   });
 });
 
+describe('flight that heard of changes', () => {
+  it('asks the store nothing more once the cache is closed', async () => {
+    const { users, source, control, clock } = setUpSeen();
+    source.delayMs = 1_000;
+    const answer = users.get('42').catch(() => {});
+    await clock.flush();
+    let goOn = () => {};
+    control.before = (verb) => (verb === 'read' ? new Promise<void>((resolve) => (goOn = resolve)) : undefined);
+    for (let changes = 0; changes < 2; changes++) control.tell('changed');
+    await clock.flush();
+    await users.close();
+    await answer;
+    control.calls.length = 0;
+    goOn();
+    await clock.flush();
+    expect(control.calls).toEqual([]);
+  });
+
+  it.each([{}, { softTimeout: '1s' }])(
+    'shows no stale value of a key that was deleted while it waited (%j)',
+    async (options) => {
+      const { caches, source, clock } = setUpSeen({ staleIfError: '1m', early: 'off', ...options } as Changes, 3);
+      await caches[0]!.get('42');
+      await clock.advance(12_000);
+      source.delayMs = 5_000;
+      const loads = caches.slice(0, 2).map((one) => one.get('42').catch((error: Error) => error.message));
+      await clock.advance(500);
+      source.error = new Error('down');
+      await caches[2]!.delete('42');
+      await clock.flush();
+      expect(source.loads).toBe(3);
+      const newcomer = caches[1]!.get('42').catch((error: Error) => error.message);
+      await clock.advance(6_000);
+      expect([await loads[1], await newcomer]).toEqual(['down', 'down']);
+    },
+  );
+
+  it('gives newcomers no load that it began without a lease before the change, and lets them join it until then', async () => {
+    const { caches, source, clock } = setUpSeen({ waitTimeout: 100, lease: '3s' }, 3);
+    const [holder, impatient, writer] = caches as [(typeof caches)[0], (typeof caches)[0], (typeof caches)[0]];
+    source.delayMs = 5_000;
+    const all = [holder.get('42'), impatient.get('42')];
+    await clock.advance(200);
+    expect(source.loads).toBe(2);
+    // Long enough for the holder to renew its lease, of which word comes, too.
+    await clock.advance(2_000);
+    const joined = impatient.get('42');
+    await clock.flush();
+    expect(source.loads).toBe(2);
+    await writer.set('42', 7);
+    await clock.flush();
+    const newcomer = impatient.get('42');
+    await clock.advance(5_000);
+    expect([await newcomer, await joined, ...(await Promise.all(all)), source.loads]).toEqual([7, 1, 7, 1, 2]);
+  });
+});
+
 describe('flight of a value with tags', () => {
   it('loads again what a tag has overtaken before its lease was renewed', async () => {
     const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);
@@ -910,6 +967,83 @@ describe('flight of a value with tags', () => {
     source.value = 2;
     expect([await caches[1]!.get('42'), source.loads]).toEqual([2, 2]);
   });
+
+  it('loads again what has a tag whose entry the store has dropped, invalidated or not, set or loaded', async () => {
+    const { caches, users, source, store } = setUp({ tags: (_, key) => [`of ${key}`], early: 'off' }, 2);
+    for (const key of ['loaded', 'invalidated']) await users.get(key);
+    await users.set('set', 1);
+    await caches[1]!.invalidateTag('of invalidated');
+    source.value = 2;
+    for (const key of ['loaded', 'invalidated', 'set']) {
+      expect(await store.remove(`cache|cache|tag|of ${key}`)).toBe(true);
+      const { loads } = source;
+      expect([await caches[1]!.get(key), source.loads - loads]).toEqual([2, 1]);
+    }
+  });
+
+  it('loads again what was stored without a generation of its tag, as by an older release', async () => {
+    const { users, source, store } = setUp({ tags: () => ['a'], early: 'off' });
+    const tags = new Map([['a', 0]]);
+    const windows = { freshMs: 10_000, staleMs: 10_000, errorMs: 10_000, ageMs: 0, loadMs: 0 };
+    const filled = { bytes: new TextEncoder().encode('7'), isUndefined: false, ...windows, tags };
+    await store.write(keyIn, encodeRecord({ serializer: 1, filled }), { ttlMs: 10_000 });
+    expect([await users.get('42'), source.loads]).toEqual([1, 1]);
+  });
+
+  it('loads each of many keys once though they are the first with their tag', async () => {
+    const { caches, source, control, clock } = setUpSeen({ tags: () => ['a'], early: 'off' }, 2);
+    source.delayMs = 100;
+    const keys = Array.from({ length: 20 }, (_, index) => `${index}`);
+    const all = Promise.all(keys.map((key, index) => caches[index % 2]!.get(key)));
+    await clock.advance(50);
+    const late = caches[0]!.get('late');
+    await clock.advance(1_000);
+    await Promise.all([all, late]);
+    expect(source.loads).toBe(21);
+    source.delayMs = 0;
+    await Promise.all([...keys, 'late'].map((key) => caches[1]!.get(key)));
+    expect(source.loads).toBe(21);
+    expect(control.calls.filter((call) => call.startsWith('write cache|cache|tag|')).length).toBeLessThanOrEqual(20);
+    control.calls.length = 0;
+    await caches[0]!.get('later');
+    expect(control.calls.filter((call) => call.startsWith('write cache|cache|tag|'))).toEqual([]);
+  });
+
+  it('loads again what was invalidated while its tag was given its first entry', async () => {
+    const { caches, users, source, control, inner, clock } = setUpSeen({ tags: () => ['a'], early: 'off' }, 2);
+    let isFirst = true;
+    control.before = async (verb, key) => {
+      if (verb !== 'write' || !key.includes('|tag|') || !isFirst) return;
+      isFirst = false;
+      source.value = 2;
+      await clock.sleep(50);
+      await inner.write(key, new Uint8Array(0), { ttlMs: 60_000 });
+      await clock.sleep(50);
+    };
+    const answer = users.get('42');
+    await clock.advance(200);
+    expect([await answer, await caches[1]!.get('42'), source.loads]).toEqual([2, 2, 2]);
+  });
+
+  it.each(['fails', 'hangs'])(
+    'answers what it loaded, and keeps it nowhere, when the write of a tag %s',
+    async (how) => {
+      const { users, control, warnings, clock, inner, source } = setUpSeen({ tags: () => ['a'] });
+      control.before = (verb, key) => {
+        if (verb !== 'write' || !key.includes('|tag|')) return undefined;
+        if (how === 'fails') throw new Error('down');
+        return new Promise(() => {});
+      };
+      const answer = users.get('42');
+      await clock.advance(501);
+      expect([await answer, warnings(), users.size]).toEqual([1, ['not-stored'], 0]);
+      expect(await inner.read(keyIn)).toBeUndefined();
+      const set = users.set('42', 7).catch((error: unknown) => error);
+      await clock.advance(501);
+      expect(await set).toBeInstanceOf(Error);
+      expect([await inner.read(keyIn), source.loads]).toEqual([undefined, 1]);
+    },
+  );
 
   it('shows no value of which the store cannot say whether it is void', async () => {
     const { caches, users, source, control } = setUpSeen({ tags: () => ['a'], early: 'off' }, 2);

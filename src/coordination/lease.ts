@@ -1,13 +1,13 @@
 /**
- * Lease keeper: renews a claim on a record of a store for as long as it is wanted, and knows when it is no longer sure.
+ * Lease keeper: renews a claim on a record of a store until it is stopped, and notices when the claim may be lost.
  *
- * Promise: `onLost` is called before the store can give the claim to anybody else, whatever hangs. The end is counted from just before
- * the write was sent, on whichever clock of this process went further, less 1 % and 2 ms for clocks that differ, less a margin.
+ * Promise: `onLost` is called before the store can give the claim to another owner, whatever hangs. The lease counts from just before the
+ * write was sent, on whichever clock of this process (monotonic or wall) advanced further, less 1 % and 2 ms for clocks that differ, less a margin.
  * After: Gray and Cheriton, "Leases" (1989); the leader election of Kubernetes' client-go (renew deadline before lease duration).
  */
 import { type Clock, callbackTimer, Timer } from '../core/clock.js';
 
-/** Shortest time between the end here and the end at the store: to stop what relies on the lease. */
+/** The shortest time between the end here and the end in the store: time to stop the work that relies on the lease. */
 const leastMarginMs = 50;
 
 /** The margin when none is given: a tenth of the lease, at least 50 ms. */
@@ -15,12 +15,12 @@ export function defaultMarginMs(leaseMs: number): number {
   return Math.max(leastMarginMs, leaseMs / 10);
 }
 
-/** How long a lease can be relied on here, counted from just before it was asked for. */
+/** How long this process may rely on a lease, counted from just before the request was sent. */
 export function safeLeaseMs(leaseMs: number, marginMs: number): number {
   return leaseMs * 0.99 - 2 - marginMs;
 }
 
-/** When something was sent. Monotonic time stops while a machine sleeps, wall time may be set: each covers for the other. */
+/** The time at which something was sent. Monotonic time stops while a machine sleeps, wall time can be set: each covers for the other. */
 export class Instant {
   readonly monotonicMs: number;
   readonly wallMs: number;
@@ -40,37 +40,37 @@ export interface LeaseTerms {
   readonly random: () => number;
   readonly leaseMs: number;
   readonly marginMs: number;
-  /** From one renewal to the next. Default a third of the lease, so that two tries may fail. */
+  /** The interval between renewals. Default a third of the lease, so that two tries may fail. */
   readonly renewEveryMs?: number | undefined;
   /**
-   * Renews once, for so long: true when that is done, false when the record is somebody else's now. A rejection says nothing, and it is
-   * tried again. Its signal ends after a quarter of the lease; at no time are there two of them.
+   * Renews once, for this long: true when the store has done so, false when the record belongs to another owner now. A rejection tells nothing, and
+   * the renewal is retried. The signal aborts after a quarter of the lease. There are never two renewals at a time.
    */
   readonly renew: (leaseMs: number, signal: AbortSignal) => Promise<boolean>;
-  /** Called once. `'taken'`: the store has said so; `'expired'`: nobody can say any more. */
+  /** Called once. `'taken'`: the store has reported it; `'expired'`: there is no certainty any more. */
   readonly onLost: (reason: 'taken' | 'expired') => void;
 }
 
-/** `'suspect'`: the last try to renew has failed, and there is still time for another. */
+/** `'suspect'`: the last renewal failed, and there is still time for another. */
 export type LeaseState = 'held' | 'suspect' | 'lost' | 'ended';
 
-/** Also the timer of its end. */
+/** The keeper is also the timer of its own end. */
 export class LeaseKeeper extends Timer {
   private readonly terms: LeaseTerms;
   private readonly background: Clock;
-  /** What the next renewal asks for. */
+  /** The lease that the next renewal asks for. */
   private leaseMs: number;
-  /** What the last renewal that was done has given, counted from `sent`. */
+  /** The lease that the last successful renewal has granted, counted from `sent`. */
   private grantedMs: number;
   private sent: Instant;
   private current: LeaseState = 'held';
   private running: Promise<boolean | undefined> | undefined = undefined;
   private readonly renewal = callbackTimer(() => {
-    // A process that was frozen may come here first: what is over is not renewed.
+    // A process that was frozen may get here before the end timer fires: an expired lease is not renewed.
     if (this.isHeld()) void this.renew();
   });
 
-  /** For a claim whose first write was sent at `sent` and has been done. */
+  /** For a claim whose first write was sent at `sent` and has succeeded. */
   constructor(terms: LeaseTerms, sent: Instant) {
     super();
     this.terms = terms;
@@ -78,7 +78,7 @@ export class LeaseKeeper extends Timer {
     this.leaseMs = terms.leaseMs;
     this.sent = sent;
     this.grantedMs = terms.leaseMs;
-    // The nearer one first: a timer that is nearer than all others lets the clock arm the platform's anew.
+    // The nearer timer first: a timer that is earlier than all others makes the clock re-arm the timer of the platform.
     this.background.schedule(this.renewal, sent.monotonicMs + this.untilRenewalMs());
     this.background.schedule(this, sent.monotonicMs + this.safeMs());
   }
@@ -92,23 +92,23 @@ export class LeaseKeeper extends Timer {
     return this.current;
   }
 
-  /** Whether nobody else can have it: looked up anew, so that a process that was frozen finds out before it goes on. */
+  /** Whether no other owner can have the claim. Checks the clocks on each call, so that a process that was frozen notices before it goes on. */
   isHeld(): boolean {
     this.check();
     return this.current === 'held' || this.current === 'suspect';
   }
 
-  /** Milliseconds until it is lost unless it is renewed; 0 when it is. */
+  /** Milliseconds until the claim is lost unless it is renewed; 0 when it is lost or ended. */
   remainingMs(): number {
     if (this.current === 'lost' || this.current === 'ended') return 0;
     const { clock } = this.terms;
     const passedMs = Math.max(clock.now() - this.sent.monotonicMs, clock.wallNow() - this.sent.wallMs);
     const leftMs = this.safeMs() - passedMs;
-    // The timer of the end fires once: a sum of fractions must not let it find a rest of nothing.
+    // The end timer fires only once. A rounding error must not make it find a remainder of almost nothing.
     return leftMs < 0.001 ? 0 : leftMs;
   }
 
-  /** Renews now, from here on for so long. Whether that was done; undefined when nobody knows. */
+  /** Renews now and, from here on, for this long. Whether the store has done so; undefined if that is unknown. */
   async extend(leaseMs = this.leaseMs): Promise<boolean | undefined> {
     while (this.running !== undefined) await this.running;
     if (!this.isHeld()) return false;
@@ -116,19 +116,19 @@ export class LeaseKeeper extends Timer {
     return this.renew();
   }
 
-  /** Somebody else has said that it is taken away. */
+  /** Another process has taken the claim away. */
   revoke(): void {
     if (this.isHeld()) this.lose('taken');
   }
 
-  /** Renews no more and is not lost any more. Resolves when no renewal is on its way, so that what follows is not overtaken. */
+  /** Stops renewing; the claim can then no longer be lost. Resolves when no renewal is in flight, so that none overtakes what the caller does next. */
   async stop(): Promise<void> {
     if (this.current !== 'lost') this.current = 'ended';
     this.cancel();
     await this.running;
   }
 
-  /** How long it can be relied on, counted from when the last renewal was sent. */
+  /** How long the claim can be relied on, counted from when the last renewal was sent. */
   private safeMs(): number {
     return safeLeaseMs(this.grantedMs, this.terms.marginMs);
   }
@@ -139,7 +139,7 @@ export class LeaseKeeper extends Timer {
     this.background.schedule(this, sent.monotonicMs + this.safeMs());
   }
 
-  /** A lease that was made shorter needs its renewals sooner. */
+  /** A lease that was shortened needs its renewals sooner. */
   private untilRenewalMs(): number {
     return Math.min(this.terms.renewEveryMs ?? this.grantedMs / 3, this.safeMs() / 2);
   }
@@ -172,12 +172,12 @@ export class LeaseKeeper extends Timer {
     this.background.cancel(this.renewal);
     const sent = instantOf(clock);
     const { leaseMs } = this;
-    // A lease that gets shorter may have done so whatever the answer is.
+    // The store may have applied the shorter lease whatever the answer is, so it counts from now on.
     if (leaseMs < this.grantedMs && safeLeaseMs(leaseMs, this.terms.marginMs) < this.remainingMs()) {
       this.count(sent, leaseMs);
     }
     const answer = await this.ask(leaseMs);
-    // It may have been lost or given back meanwhile; then the answer comes too late to matter.
+    // The lease may have been lost or released in the meantime; then the answer no longer matters.
     if (!this.isHeld()) return answer;
     if (answer === true) {
       this.current = 'held';
@@ -191,7 +191,7 @@ export class LeaseKeeper extends Timer {
     return answer;
   }
 
-  /** Undefined: no answer in time, or a failure. */
+  /** Undefined: no answer in time, or an error. */
   private async ask(leaseMs: number): Promise<boolean | undefined> {
     const { clock, renew } = this.terms;
     const controller = new AbortController();

@@ -1,32 +1,32 @@
 /**
- * Cells: places for byte strings that are kept for a while and then given back, side by side in pages. A buffer for each would cost a third
- * of all that an idempotency key costs in memory, and the garbage collector as much again.
+ * Cells: storage for byte strings that are kept for a while and then given back, side by side in pages. A separate buffer for each would cost a third of all
+ * the memory that an idempotency key takes, and as much again in garbage collection.
  *
- * Promise: from `take` to `free` a cell belongs to one owner; a page of which nothing is in use is let go, but for one of each size.
+ * Promise: from `take` to `free` a cell belongs to one owner. An empty page is released, except for one of each size.
  */
 
-/** Small, so that one byte string that stays long holds little else. */
+/** Small, so that one long-lived byte string keeps little else alive. */
 const pageBytes = 8192;
 const step = 64;
 const largest = 1024;
 
-/** Some cells of one size. */
+/** A page of cells of one size. */
 export class Page {
   readonly bytes = new Uint8Array(pageBytes);
   readonly pages: Pages;
   /** Offsets of cells that were given back. */
   readonly freed: number[] = [];
-  /** From here on no cell has been in use. */
+  /** The cells from here on have never been used. */
   fresh = 0;
   used = 0;
-  /** Place among the pages with room; -1: there is none in it. */
+  /** Position among the pages with room; -1: this page has none. */
   index = -1;
 
   constructor(pages: Pages) {
     this.pages = pages;
   }
 
-  /** Where a cell of it begins. */
+  /** Reserves a cell, and returns its offset. */
   take(): number {
     const { freed, pages } = this;
     this.used++;
@@ -48,7 +48,7 @@ export class Page {
   }
 }
 
-/** The pages that have room, of cells of one size. */
+/** The pages with room, for one size of cell. */
 class Pages {
   readonly cellBytes: number;
   private readonly withRoom: Page[] = [];
@@ -88,14 +88,14 @@ export class Cells {
   private readonly sizes: Pages[] = [];
 
   constructor() {
-    // Some sixths or less of a cell stay empty, but for the shortest byte strings.
+    // Sizes are spaced so that at most a few sixths of a cell stay empty, except for the shortest byte strings.
     for (let cellBytes = step; cellBytes <= largest; cellBytes += cellBytes < 256 ? step : 2 * step) {
       const pages = new Pages(cellBytes);
       while (this.sizes.length * step < cellBytes) this.sizes.push(pages);
     }
   }
 
-  /** A page with room for so many bytes; undefined: so many are better kept by themselves. */
+  /** A page with room for this many bytes; undefined: byte strings of this length are better kept on their own. */
   pageFor(length: number): Page | undefined {
     return length > largest ? undefined : this.sizes[Math.max(0, Math.ceil(length / step) - 1)]!.open();
   }

@@ -1,14 +1,14 @@
 /**
- * Client events: what the stores on one client want to hear of it, behind one listener of the client's for each event.
+ * Client events: all stores on one client share a single listener on it for each event.
  *
- * Promise: any number of stores on a client have one listener there, since Node warns of more than ten; when none of them wants to hear any more
- * the client has none of theirs.
+ * Promise: however many stores a client has, they add one listener per event, since Node warns from the eleventh on. When no store listens any more, that
+ * listener is removed.
  */
 
 // biome-ignore lint/suspicious/noExplicitAny: what an event brings differs from one to the next.
 export type Listener = (...values: any[]) => void;
 
-/** What has events, as Node's emitters do. */
+/** Anything with events, such as Node's emitters. */
 export interface EventSource {
   on(event: string, listener: Listener): unknown;
   off(event: string, listener: Listener): unknown;
@@ -19,7 +19,7 @@ class Hearing {
   private readonly source: EventSource;
   private readonly event: string;
   private readonly hear: Listener = (...values) => {
-    // What the one does may bring it here again.
+    // A copy, because a listener may add or remove one.
     for (const listener of [...this.listeners]) listener(...values);
   };
 
@@ -40,12 +40,12 @@ class Hearing {
 
 const hearings = /* @__PURE__ */ new WeakMap<object, Map<string, Hearing>>();
 
-/** Calls back at each such event. One listener of a store's for each event. */
+/** Calls back at each such event. A store may add one listener per event. */
 export function addClientListener(source: EventSource, event: string, listener: Listener): void {
   hearingOf(source, event).add(listener);
 }
 
-/** Takes a listener back; one that is not there is left as it is. */
+/** Removes a listener; does nothing if it is not there. */
 export function removeClientListener(source: EventSource, event: string, listener: Listener): void {
   hearingOf(source, event).remove(listener);
 }

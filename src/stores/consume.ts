@@ -1,12 +1,12 @@
 /**
- * Consume: what a rate limit of GCRA answers, for every store that keeps its one number.
+ * Consume: the result of a GCRA rate limit, for every store that keeps its one number.
  *
- * Promise: what is granted never exceeds `burst` at once nor `limit` per period in the long run; what is refused changes nothing.
- * After: ITU-T I.371. The number is when all that was granted will be worked off; what is left of that time is the debt.
+ * Promise: what is granted never exceeds `burst` at once, nor `limit` per period in the long run. A refusal changes nothing.
+ * After: ITU-T I.371. The number is the instant at which everything granted so far will be worked off; the time until then is the debt.
  */
 import type { Consumed, ConsumeOptions } from './store.js';
 
-/** What sums of binary fractions may be off by. */
+/** The rounding error allowed in sums of binary fractions. */
 const toleranceMs = 1e-6;
 
 export class ConsumeRate {
@@ -20,12 +20,12 @@ export class ConsumeRate {
     this.cost = cost;
   }
 
-  /** The debt when nothing of the burst is left. More cannot come of granting, only of a clock that was put back or another limit. */
+  /** The debt when the whole burst is used up. Grants cannot make it larger; only a clock that was put back, or a changed limit, can. */
   get wholeMs(): number {
     return this.burst * this.intervalMs;
   }
 
-  /** What the debt is when the cost is granted. */
+  /** The debt after the cost is granted. */
   debtAfter(debtMs: number): number {
     return debtMs + this.cost * this.intervalMs;
   }
@@ -34,7 +34,7 @@ export class ConsumeRate {
     return this.debtAfter(debtMs) - this.wholeMs <= toleranceMs;
   }
 
-  /** The answer by the debt as it was before. */
+  /** The result, given the debt before the call. */
   answer(debtMs: number, ok: boolean): Consumed {
     const resetMs = ok ? this.debtAfter(debtMs) : debtMs;
     return {

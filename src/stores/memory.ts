@@ -1,8 +1,8 @@
 /**
  * Memory store: the store of one process, bounded, without a timer of its own.
  *
- * Promise: what is not `evictable` is never dropped before its time; when it fills the store, `write` fails and says so.
- * Expired entries are dropped by later writes, at most a few per write, the soonest first.
+ * Promise: an entry that is not `evictable` is never dropped before it expires. If such entries fill the store, `write` fails and says so. Expired entries
+ * are dropped by later writes, at most a few per write, the earliest first.
  */
 
 import { LRUCache } from 'lru-cache';
@@ -87,9 +87,9 @@ class Kept {
   writtenMs = 0;
   ttlMs = 0;
   length = 0;
-  /** Place in the heap; -1 for what is evictable. */
+  /** Position in the heap; -1 for an evictable entry. */
   heapIndex = -1;
-  /** The value is in a cell of this page; undefined: it is all of `bytes`. */
+  /** The page whose cell holds the value; undefined: the value is all of `bytes`. */
   private page: Page | undefined = undefined;
   private bytes = noBytes;
   private offset = 0;
@@ -102,13 +102,13 @@ class Kept {
     return this.writtenMs + this.ttlMs;
   }
 
-  /** Without cells in an array of its own. */
+  /** Copies the value into a cell or, without cells, into an array of its own. */
   put(value: Uint8Array, cells: Cells | undefined): void {
     this.free();
     this.length = value.byteLength;
     this.page = cells?.pageFor(value.byteLength);
     if (this.page === undefined) {
-      // Not `slice`: on a Buffer that is a view of the same bytes.
+      // Not `slice`: on a Buffer, that is a view of the same bytes.
       this.bytes = new Uint8Array(value);
       this.offset = 0;
     } else {
@@ -139,10 +139,10 @@ class Kept {
 
 const noBytes = /* @__PURE__ */ new Uint8Array(0);
 
-/** Half of a surrogate pair: no key of a verb begins so. */
+/** A lone surrogate: no key of a verb starts with it. */
 const limitPrefix = '\ud800';
 
-/** Expired entries that one write drops: more than it adds, so that they become fewer. */
+/** How many expired entries one write drops: more than it adds, so that their number falls. */
 const droppedPerWrite = 2;
 
 class BoundedStore implements MemoryStore {
@@ -151,9 +151,9 @@ class BoundedStore implements MemoryStore {
   private readonly records = new Map<string, Kept>();
   private readonly expiry = new ExpiryHeap();
   private recordBytes = 0;
-  /** Made for the first evictable entry. */
+  /** Created for the first evictable entry. */
   private evictables: LRUCache<string, Kept> | undefined = undefined;
-  /** One counter for all keys, so that nothing need be remembered of a key that is gone. */
+  /** One counter for all keys, so that nothing need be remembered about removed keys. */
   private lastVersion = 0;
   private readonly copies = new Copies();
   private cells = new Cells();
@@ -265,7 +265,7 @@ class BoundedStore implements MemoryStore {
     return rate.answer(debtMs, ok);
   }
 
-  /** @param known - What is kept under the key, so that it need not be looked up again: in a large map that costs more than the rest. */
+  /** @param known - The present entry of the key, which saves a second look-up: in a large map that costs more than all the rest. */
   private keep(
     key: string,
     known: Kept | undefined,
@@ -276,7 +276,7 @@ class BoundedStore implements MemoryStore {
   ): Kept {
     const bytes = bytesOf(key, value.byteLength);
     const old = this.makeRoom(key, bytes, nowMs) ? this.kept(key) : known;
-    // A record that is written again stays where it is.
+    // A record that is rewritten keeps its place.
     const isKeptInPlace = old !== undefined && old.heapIndex >= 0 && !evictable;
     if (!isKeptInPlace && old !== undefined) this.drop(key);
     const kept = isKeptInPlace ? old : new Kept(key);
@@ -329,8 +329,8 @@ class BoundedStore implements MemoryStore {
   }
 
   /**
-   * Drops some of what has expired, and what may be dropped until the entry fits in place of the key's old one, or throws and leaves all
-   * records. Whether anything was dropped.
+   * Drops some expired entries, and evictable ones until the new entry fits in place of the key's old one. If it cannot fit, throws and leaves all records.
+   * Returns whether anything was dropped.
    */
   private makeRoom(key: string, bytes: number, nowMs: number): boolean {
     let dropped = 0;
@@ -358,7 +358,7 @@ function closed(operation: string): StoreError {
   return new StoreError({ store: 'memory', operation, reason: 'closed', applied: 'no', detail: 'the store is closed' });
 }
 
-/** A string takes at most two bytes per unit. */
+/** A string takes at most two bytes per code unit. */
 function bytesOf(key: string, valueBytes: number): number {
   return key.length * 2 + valueBytes;
 }
@@ -373,7 +373,7 @@ function bytesWith(number: number): Uint8Array {
   return bytes;
 }
 
-/** A binary heap of records, the first to expire on top. */
+/** A binary heap of records; the first to expire is on top. */
 class ExpiryHeap {
   private readonly heap: Kept[] = [];
 
@@ -392,7 +392,7 @@ class ExpiryHeap {
     this.put(last, kept.heapIndex);
   }
 
-  /** For one whose time has changed. */
+  /** For a record whose expiry has changed. */
   move(kept: Kept): void {
     this.put(kept, kept.heapIndex);
   }

@@ -1,7 +1,8 @@
 /**
- * Drivers: how each of the two libraries of Postgres is asked, given up and listened to, in words that they have in common.
+ * Drivers: one interface for running, giving up and listening, for the two Postgres libraries.
  *
- * Promise: a statement tells once how it ended; nothing is sent a second time, but for a name that a pooler has lost, which is found out before anything is done.
+ * Promise: a statement reports its outcome once. Nothing is sent twice, except a statement whose prepared name a pooler has lost; the server reports that
+ * before it does anything.
  */
 
 import { asMicrotask } from '../core/event-loop.js';
@@ -36,7 +37,7 @@ export interface PgPoolClient extends PgClient {
 
 /** What `postgresStore` needs of `pg`: a `Pool` has it. */
 export interface PgPool {
-  /** It may promise the client instead, as wrapped pools do. */
+  /** Wrapped pools may return a promise of the client instead. */
   connect(callback: (error: Error | undefined, client: PgPoolClient | undefined) => void): unknown;
   // biome-ignore lint/suspicious/noExplicitAny: each event has a listener of its own type.
   on(event: any, listener: (...values: any[]) => void): unknown;
@@ -44,7 +45,7 @@ export interface PgPool {
   off(event: any, listener: (...values: any[]) => void): unknown;
 }
 
-/** What `postgresStore` needs of postgres.js, version 3: what its factory answers has it. */
+/** What `postgresStore` needs of postgres.js, version 3: the result of its factory has it. */
 export interface PostgresJs {
   // biome-ignore lint/suspicious/noExplicitAny: its own types are generic over the types that a user adds.
   unsafe(query: string, values?: any[], options?: { readonly prepare: boolean }): any;
@@ -60,44 +61,44 @@ export interface PostgresJs {
 /** What a store listens with. */
 export type PostgresListener = (() => Promise<PgListener>) | PostgresJs;
 
-/** What a transaction of the user's runs on: a client of `pg`, or the `sql` that postgres.js gives to `sql.begin`. */
+/** The connection of a user's transaction: a client of `pg`, or the `sql` that postgres.js passes to `sql.begin`. */
 export type PostgresTransaction = PgClient | Pick<PostgresJs, 'unsafe'>;
 
-/** One row of an answer, as the server has sent it: users have their own ways to read types, and to spell the names of columns. */
+/** One row of a reply, as text as the server sent it: users configure how types are parsed and columns are named. */
 export type Row = readonly [string, ...string[]];
 
-/** A statement, and what a server is to know it by: two of one name are one, whoever made them, as behind a pooler. */
+/** A statement and its prepared name. Two of the same name must be the same statement, whoever made them, because a pooler may share them. */
 export interface Sql {
   readonly text: string;
   readonly name: string;
 }
 
-/** What a statement is given: bytes, a number, a name of ours, or nothing. */
+/** The value of a parameter: bytes, a number, a name of ours, or null. */
 export type Value = Buffer | number | string | null;
 
-/** Who wants to know how a statement ends. */
+/** The callbacks for the outcome of a statement. */
 interface Asker {
   readonly answered: (rows: readonly Row[]) => void;
   readonly failed: (error: unknown) => void;
 }
 
-/** A statement on its way. */
+/** A statement in progress. */
 export interface Statement {
-  /** Tells once how it ended, also when it has been given up: then it keeps nothing any more. Never throws. */
+  /** Reports its outcome once, even after it has been given up; from then on it holds no resources. Never throws. */
   begin(asker: Asker): void;
-  /** Whether the server may have heard of it. */
+  /** Whether the server may have received it. */
   hasLeft(): boolean;
-  /** Nobody waits any more. */
+  /** Tells that nobody waits for the outcome any more. */
   giveUp(): void;
 }
 
-/** What the two libraries have in common, each in its own words. */
+/** The common interface of the two libraries. */
 export interface Driver {
-  /** @param prepare - Whether statements may be prepared under names that are not ours. */
+  /** @param prepare - Whether statements may be prepared under names that the library chooses. */
   open(prepare: boolean): void;
   close(): void;
   statement(sql: Sql, values: readonly Value[]): Statement;
-  /** Runs statements without values in a transaction. */
+  /** Runs statements without parameters in a transaction. */
   script(statements: readonly string[]): Promise<void>;
 }
 
@@ -106,7 +107,7 @@ export function recognise(pool: unknown): Driver | undefined {
   if (typeof pool !== 'object' || pool === null) return undefined;
   const { connect, on, off, release } = pool as Partial<PgPool & PgPoolClient>;
   const isPool = [connect, on, off].every((method) => typeof method === 'function') && release === undefined;
-  // A single client has a connection of its own, on which nothing else could run meanwhile.
+  // A single client has one connection only, which nothing else could use during a verb.
   return isPool && 'totalCount' in pool ? pg(pool as unknown as PgPool) : undefined;
 }
 
@@ -115,9 +116,9 @@ function isPostgresJs(value: unknown): value is PostgresJs {
 }
 
 function pg(pool: PgPool): Driver {
-  // A connection that breaks while nobody uses it would end the process, if nobody else listens.
+  // Without a listener, an error of an idle connection would end the process.
   const ignoreIdle = () => {};
-  // Its names are ours, so one that a pooler gives to another connection means the same there.
+  // The prepared names are ours, so on any connection that a pooler assigns, a name means the same statement.
   const asking = new Asking('often');
   return {
     open: () => addClientListener(pool, 'error', ignoreIdle),
@@ -130,7 +131,7 @@ function pg(pool: PgPool): Driver {
         await client.query({ text: ['BEGIN', ...statements, 'COMMIT'].join(';\n') });
         isDone = true;
       } finally {
-        // It may be in the middle of a transaction.
+        // The connection may be in the middle of a transaction.
         giveBack(client, !isDone);
       }
     },
@@ -140,8 +141,8 @@ function pg(pool: PgPool): Driver {
 const ignore = () => {};
 
 /**
- * Gives a client of the pool, with a listener for its errors before anything else can happen: a server may end a connection with its first words to it, and an error
- * that nobody listens to ends the process.
+ * Takes a client from the pool and adds a listener for its errors before anything else can happen. A server may end a connection with the first thing it
+ * sends, and an error without a listener ends the process.
  */
 function lend(pool: PgPool, lent: (client: PgPoolClient) => void, failed: (error: unknown) => void): void {
   let isOver = false;
@@ -154,7 +155,7 @@ function lend(pool: PgPool, lent: (client: PgPoolClient) => void, failed: (error
   };
   try {
     const promised = pool.connect(take) as Promise<PgPoolClient | undefined> | undefined;
-    // What somebody has wrapped around a pool may only know of promises.
+    // A wrapped pool may support only promises.
     promised?.then?.(
       (client) => client && take(undefined, client),
       (error: unknown) => take(error, undefined),
@@ -165,12 +166,12 @@ function lend(pool: PgPool, lent: (client: PgPoolClient) => void, failed: (error
 }
 
 function giveBack(client: PgPoolClient, isBroken: boolean): void {
-  // A broken one may have more to say; it is not used again.
+  // A broken client may emit more errors, and is not used again: it keeps its listener.
   if (!isBroken) client.off('error', ignore);
   client.release(isBroken);
 }
 
-/** A statement on a connection that a pool of `pg` lends to it. */
+/** A statement on a connection lent by a pool of `pg`. */
 class PgStatement implements Statement {
   private readonly pool: PgPool;
   private readonly asking: Asking;
@@ -197,7 +198,7 @@ class PgStatement implements Statement {
     };
     const lent = (client: PgPoolClient) => {
       if (this.isOver) {
-        // Not at once: the pool lends it to the next as it gets it, thousands may be over, and each would run within the one before it.
+        // Deferred: the pool lends the client to the next request synchronously. Thousands may be over already, and each would run inside the one before it.
         return asMicrotask(() => {
           giveBack(client, false);
           asker.answered([]);
@@ -214,7 +215,7 @@ class PgStatement implements Statement {
   }
 
   giveUp(): void {
-    // What it was asked may still come back on its connection.
+    // The reply may still arrive on this connection, so the pool must not reuse it.
     this.release(true);
   }
 
@@ -232,7 +233,7 @@ function postgresJs(sql: PostgresJs): Driver {
       if (prepare) asking = new Asking('often');
     },
     close() {},
-    // It does not say whether a query has left its queue; and one that is cancelled before may block its connection for ever. So none is taken back.
+    // postgres.js does not tell whether a query has left its queue, and cancelling it before may block its connection for ever. So no query is cancelled.
     statement: (text, values) => ({
       begin(asker) {
         asking.ask(connection, text, values, asker);
@@ -246,19 +247,20 @@ function postgresJs(sql: PostgresJs): Driver {
   };
 }
 
-/** Whether a connection is to know the statement from then on, which saves the server the planning of it. */
+/** Whether a connection should keep the statement prepared, which saves the server the planning. */
 type Use = 'often' | 'once';
 
-/** Where statements are run. */
+/** A connection that runs statements. */
 interface Connection {
   ask(sql: Sql, values: readonly Value[], use: Use): Promise<unknown>;
-  /** Of what it answers. */
+  /** The rows of the result. */
   rowsOf(answer: unknown): readonly Row[];
 }
 
 /**
- * Prepares statements where that works. Behind a pooler in transaction mode that knows nothing of prepared statements, the next one goes to
- * another connection, which lacks it or has it already; it says so before anything is done, is asked again at once, and nothing is prepared any more.
+ * Prepares statements if that works. Behind a pooler in transaction mode without support for prepared statements, the next statement goes to another
+ * connection, which lacks the name or has it already. That server says so before it does anything; the statement is sent again at once, and from then on
+ * nothing is prepared.
  */
 class Asking {
   private use: Use;
@@ -296,7 +298,7 @@ function postgresJsConnection(sql: Pick<PostgresJs, 'unsafe'>): Connection {
         use === 'often' ? sql.unsafe(text, values as Value[], { prepare: true }) : sql.unsafe(inWords(text, values));
       return asked.raw();
     },
-    // Rows go through what the user has for rows also here.
+    // The user's transforms of rows apply here too.
     rowsOf: (rows) =>
       (rows as readonly object[]).map((row) => Object.values(row).map(String) as readonly string[] as Row),
   };
@@ -315,8 +317,8 @@ function pgConnection(client: PgClient): Connection {
 }
 
 /**
- * The statement with its values in it. With values beside one that is not prepared postgres.js first asks for their types, each time: a second round trip.
- * They are bytes, numbers and names of ours, so nothing in them can be taken for SQL.
+ * The statement with its values as literals. For an unprepared statement with parameters, postgres.js first asks for their types each time, in a second round
+ * trip. The values are bytes, numbers and names of ours, so nothing in them can be taken for SQL.
  */
 function inWords(text: string, values: readonly Value[]): string {
   return text.replace(/\$(\d)/g, (_, number: string) => {
@@ -335,7 +337,7 @@ export function listenBy(listener: PostgresListener, channel: string): Listen {
 function listenByPostgresJs(sql: PostgresJs, channel: string): Listen {
   return async ({ onPayload, onListening }) => {
     let connections = 0;
-    // It connects again by itself, and says so.
+    // postgres.js reconnects by itself, and calls this again.
     const { unlisten, state } = await sql.listen(
       channel,
       (payload) => onPayload(inOneLine(payload)),
@@ -358,7 +360,7 @@ function listenByPg(connect: () => Promise<PgListener>, channel: string): Listen
   return async ({ onPayload, onLost }) => {
     const client = await connect();
     const end = () => void client.end().catch(() => {});
-    // It stays until the end: an error that nobody listens to would end the process.
+    // The listener stays until the end: an error without a listener would end the process.
     client.on('error', onLost);
     client.on('end', onLost);
     client.on('notification', (told: { channel: string; payload?: string }) => {
@@ -376,8 +378,8 @@ function listenByPg(connect: () => Promise<PgListener>, channel: string): Listen
 }
 
 /**
- * A pooler takes LISTEN and tells nothing. It makes up which backend a connection has: one that the server does not know. A standby knows only its
- * own, and takes no LISTEN.
+ * Rejects a pooler, because it accepts LISTEN and then delivers nothing. A pooler invents the backend pid of a connection, so the server does not know it. A
+ * standby knows only its own backends, and does not accept LISTEN.
  */
 async function refusePooler(connection: Connection, pid: unknown): Promise<void> {
   if (typeof pid !== 'number') return;
@@ -388,7 +390,7 @@ async function refusePooler(connection: Connection, pid: unknown): Promise<void>
   throw failure('watch', 'invalid', detail);
 }
 
-/** The server breaks a line of base64 after 76 characters. */
+/** The server breaks base64 text after 76 characters. */
 export function inOneLine(base64: string): string {
   return base64.replaceAll('\n', '');
 }

@@ -1,7 +1,7 @@
-/** Failures of Postgres: what a server or a driver says, and whether anything may have been done. */
+/** Failures of Postgres: translates the errors of servers and drivers, and tells whether anything may have been done. */
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 
-/** What a server answers instead of doing anything, by the beginning of its code, and what may help. */
+/** The errors of a server that has done nothing, by the start of their SQLSTATE, and what may help. */
 const refusals: readonly (readonly [code: string, reason: StoreFailure, advice: string])[] = [
   ['42P01', 'schema', 'the table is not there; run store.migrate(), or the SQL of postgresMigrations()'],
   [
@@ -27,17 +27,17 @@ const refusals: readonly (readonly [code: string, reason: StoreFailure, advice: 
   ['3D000', 'failed', 'the database does not exist'],
 ];
 
-/** Of sockets that were never open. */
+/** The codes of sockets that were never connected. */
 const unsentCodes = ['CONNECT_TIMEOUT', 'ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN'];
 
 export function isBroken(cause: unknown): boolean {
   const { code } = cause as { code?: unknown };
-  // What the server itself says has five characters, as has a socket's EPIPE, and only with 57P01 to 57P03 does it close the connection.
+  // A SQLSTATE has five characters, and so has a socket's EPIPE. Among the server's errors, only 57P01 to 57P03 mean that it closes the connection.
   if (typeof code !== 'string' || !/^[0-9A-Z]{5}$/.test(code) || code === 'EPIPE') return true;
   return code.startsWith('57P') || code.startsWith('08');
 }
 
-/** @param isUnsent - Whether what failed came before the statement, or takes all of its work with it. */
+/** @param isUnsent - Whether the failure came before the statement, or undoes all of its work. */
 export function failureOf(operation: string, cause: unknown, isUnsent: boolean): StoreError {
   if (cause instanceof StoreError) return cause;
   const message = messageOf(cause);
@@ -57,7 +57,7 @@ export function failure(operation: string, reason: StoreFailure, detail: string,
   return new StoreError({ store: 'postgres', operation, reason, applied: 'no', detail, cause });
 }
 
-/** For what may have been done; a read changes nothing in any case. */
+/** For a verb that may have been applied; a read changes nothing in any case. */
 export function lost(operation: string, detail: string, cause?: unknown, reason: StoreFailure = 'failed'): StoreError {
   const applied = operation.startsWith('read') ? 'no' : 'unknown';
   return new StoreError({ store: 'postgres', operation, reason, applied, detail, cause });

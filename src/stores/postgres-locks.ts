@@ -1,8 +1,8 @@
 /**
- * Postgres locks: advisory locks of the server, inside the caller's transaction, or on a dedicated session that is a lease.
+ * Postgres locks: advisory locks of the server, either inside the caller's transaction or on a dedicated session that is a lease.
  *
- * Promise: the lock of a transaction ends with it, so lock and writes are one; the lock of a session is given up by the server when nothing has been heard of its
- * owner for a `ttl`, and the owner learns of the loss before. The server's own queue makes both fair.
+ * Promise: a transaction's lock ends with the transaction, so the lock and the writes succeed or fail together. The server drops a session's lock when it has
+ * not heard from the owner for a `ttl`; the owner learns of the loss before that. The server's own queue makes both fair.
  * After: Postgres, "Advisory Locks", `lock_timeout`, `idle_session_timeout` (14 or later); Gray and Cheriton, "Leases" (1989).
  */
 import { showBriefly } from '../core/brief.js';
@@ -53,7 +53,7 @@ export interface SessionLock {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** Says that something waited for `lock_timeout`. */
+/** The SQLSTATE for a wait that exceeded `lock_timeout`. */
 const lockTimeoutCode = '55P03';
 const oldestVersion = 140_000;
 
@@ -100,7 +100,7 @@ export async function transactionLock(
   const lock = numberOf(checkArgument(name, 'key', key, keyField));
   const { wait } = checkOptions(name, options, { wait: waitField });
   const ask = firstRowOf(transaction);
-  // Older versions of pg do not tell whether a transaction has begun. Where none has, each statement is one, and its lock is over with it.
+  // Older versions of pg do not report whether a transaction has begun. If none has, each statement is a transaction of its own and the lock ends with it.
   const inTransaction = "CASE WHEN now() = statement_timestamp() THEN 'no' ELSE 'yes' END";
   let isLocked: string | undefined;
   let isInside: string | undefined;
@@ -109,7 +109,7 @@ export async function transactionLock(
   } else {
     const timeout = (value: string) => `set_config('lock_timeout', ${value}, true)`;
     const before = `(SELECT current_setting('lock_timeout') AS value OFFSET 0) AS before`;
-    // From left to right: the limit is the lock's own, and the transaction goes on with the one that it had.
+    // Evaluated from left to right: the timeout applies to the lock only; then the transaction's former timeout is restored.
     const sql = `SELECT ${timeout(`'${Math.ceil(wait)}ms'`)} AS c, pg_advisory_xact_lock(${lock})::text AS a, ${timeout('before.value')} AS d, ${inTransaction} AS b FROM ${before}`;
     try {
       [, isInside] = await ask(sql);
@@ -241,7 +241,7 @@ class Session implements SessionLock {
         ),
       );
     };
-    // They stay until the end: an error that nobody listens to would end the process.
+    // They stay until the end: an error without a listener would end the process.
     client.on('error', gone);
     client.on('end', () => gone());
   }
@@ -251,14 +251,14 @@ class Session implements SessionLock {
     return this.controller.signal;
   }
 
-  /** Takes it. */
+  /** Acquires the lock. */
   async lock(waitMs: number): Promise<void> {
     const about = "SELECT pg_backend_pid()::text AS a, current_setting('server_version_num') AS b";
     const [pid, version] = await this.ask(about);
     if (Number(version) < oldestVersion)
       throw failure('lock', 'invalid', `Postgres 14 or later is needed, this is ${version}`);
     this.pid = pid!;
-    // What the server said when the connection was made; a pooler makes up something of its own.
+    // The pid that the server sent when the connection was made; a pooler sends an invented one.
     const { processID } = this.client as { readonly processID?: unknown };
     if (typeof processID === 'number') this.checkPid(`${processID}`);
     await this.ask(
@@ -269,7 +269,7 @@ class Session implements SessionLock {
       const [isLocked] = await this.ask(`SELECT pg_try_advisory_lock(${this.number})::text AS a, '' AS b`);
       if (isLocked !== 'true') throw unavailable('sessionLock', this.key, waitMs);
     }
-    // It may have waited for long: the lease counts from what is asked now.
+    // The wait may have been long, so the lease counts from a new request.
     const sent = await this.confirm();
     this.state = 'held';
     this.count(sent);
@@ -319,7 +319,7 @@ class Session implements SessionLock {
     return answer === undefined ? 'unknown' : answer[0] === 'true' ? 'released' : 'lost';
   }
 
-  /** Asks the server, which counts from its answer: a third of the time, so that two may fail. */
+  /** Contacts the server, whose idle timer restarts with its reply. Called every third of the ttl, so that two may fail. */
   private async hear(): Promise<void> {
     try {
       const sent = await this.confirm();
@@ -349,7 +349,7 @@ class Session implements SessionLock {
     this.background.schedule(this.beat, ms + this.ttlMs / 3);
   }
 
-  /** As for every lease: on whichever clock of this process went further, less 1 %, 2 ms and the margin. */
+  /** As for every lease: on whichever clock of this process advanced further, less 1 %, 2 ms and the margin. */
   private leftMs(): number {
     const passedMs = Math.max(this.clock.now() - this.sentMs, this.clock.wallNow() - this.sentWallMs);
     const leftMs = this.ttlMs * 0.99 - 2 - this.marginMs - passedMs;
@@ -366,7 +366,7 @@ class Session implements SessionLock {
 
 type Ask = (sql: string) => Promise<readonly [a: string | undefined, b: string | undefined]>;
 
-/** Runs a statement without values, which needs one trip with both libraries, and answers what it calls a and b. */
+/** Runs a statement without parameters, which takes one round trip with both libraries, and returns its columns a and b. */
 function firstRowOf(connection: PostgresTransaction): Ask {
   return async (sql) => {
     const answer = 'unsafe' in connection ? await connection.unsafe(sql) : (await connection.query({ text: sql })).rows;
@@ -375,18 +375,18 @@ function firstRowOf(connection: PostgresTransaction): Ask {
   };
 }
 
-/** The lock's number, the same in every process: advisory locks have no names. */
+/** The number of the lock, the same in every process: advisory locks have no names. */
 function numberOf(key: string): string {
   const { createHash } = globalThis.process.getBuiltinModule('node:crypto');
   return `'${createHash('sha256').update(key).digest().readBigInt64BE()}'::bigint`;
 }
 
-/** What only looks like one would write at once, whatever became of the transaction. */
+/** On anything that merely resembles a transaction, a write would be committed at once, whatever became of the transaction. */
 export function isTransaction(value: unknown): value is PostgresTransaction {
   if (typeof value === 'function') return 'unsafe' in value && 'savepoint' in value;
   const { query, connect, totalCount, getTransactionStatus } = (value ?? {}) as Readonly<Record<string, unknown>>;
   if (typeof query !== 'function' || typeof connect !== 'function' || totalCount !== undefined) return false;
-  // Idle, says the server. Older versions of pg do not tell.
+  // 'I' is the server's state for idle. Older versions of pg do not report it.
   return typeof getTransactionStatus !== 'function' || getTransactionStatus.call(value) !== 'I';
 }
 
@@ -394,7 +394,7 @@ function codeOf(error: unknown): unknown {
   return (error as { readonly code?: unknown } | undefined)?.code;
 }
 
-/** Why the lock of a session was not got. What was asked for is over with its connection. */
+/** The error for a session lock that was not acquired. Closing its connection also ends what it asked for. */
 function refusalOf(error: unknown, key: string, waitMs: number): Error {
   if (error instanceof LockUnavailableError) return error;
   if (codeOf(error) === lockTimeoutCode) return unavailable('sessionLock', key, waitMs, error);

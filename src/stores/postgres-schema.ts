@@ -1,11 +1,12 @@
 /**
  * Postgres schema: one table, one sequence and one function for each verb, as SQL that a team can review and run by itself.
  *
- * A verb is one call of one function, so one round trip, outside or inside a transaction, and works behind a pooler: it leaves nothing in
- * the session. A version is given while the row of its key is locked, as the next of the sequence or one more than the last one, so it
- * grows per key in the order in which writes were done. What is removed stays as a row without a value until its time is over, so that there is
- * a row to lock. What writes waits for a row or a table that somebody else keeps no longer than its store does: a server goes on with what a client has
- * given up, and would have a connection less for each. The functions are named with the version of the schema: an older program goes on with its own while a newer one is deployed.
+ * A verb is one call of one function, so it takes one round trip, inside or outside a transaction, and works behind a pooler: it leaves no state in the
+ * session. A version is assigned while the row of its key is locked, as the next value of the sequence or one more than the last version. So versions grow
+ * per key in the order in which the writes were done. A removed key keeps its row, without a value, until its time is over, so that there is a row to lock. A
+ * write waits for a row or a table that another transaction has locked no longer than its store does: otherwise the server would go on with verbs that clients
+ * have given up, and each would occupy a connection. The function names contain the version of the schema, so an older program keeps working while a newer
+ * one is deployed.
  * After: PostgreSQL 18 documentation, 13.2 "Transaction Isolation", 13.3 "Explicit Locking", 9.17 "Sequence Manipulation Functions".
  */
 

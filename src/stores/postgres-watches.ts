@@ -1,31 +1,31 @@
 /**
- * Postgres watches: one connection that listens for all who wait, and when something may have been missed.
+ * Postgres watches: one connection that listens for all watchers, and notices when changes may have been missed.
  *
- * Promise: from `ready` on each change that is committed by a store with a listener is told, or a gap is. A lost connection is made anew for as long
- * as somebody waits. One that is cut off without a word is found out by a question every ten seconds; that of postgres.js, which nobody
- * else can ask, by what the system does for its sockets.
+ * Promise: from `ready` on, each change committed by a store with a listener is reported, or a gap is. A lost connection is replaced for as long as there are
+ * watchers. A connection that was cut off silently is detected by a query every ten seconds; that of postgres.js, to which nothing can be sent from here, by
+ * the socket settings of the system.
  */
 import { type Clock, callbackTimer } from '../core/clock.js';
 import type { StoreError } from '../core/errors.js';
 import { type Watcher, Watchers } from './watchers.js';
 
-/** A connection that listens; who has asked for it ends it. */
+/** A connection that listens. Its owner ends it. */
 export interface ListeningConnection {
-  /** Rejects, or never answers, when nothing can be told by it any more. Left out where it cannot be asked. */
+  /** Rejects, or never resolves, when the connection can no longer report anything. Absent if nothing can be sent on it. */
   confirm?(): Promise<unknown>;
   end(): void;
 }
 
-/** What happens to a listening connection. */
+/** The events of a listening connection. */
 export interface ListeningEvents {
   onPayload(payload: string): void;
-  /** It listens, for the first time or again: what came between is lost. */
+  /** It listens, for the first time or again: notices from the time in between are lost. */
   onListening(): void;
-  /** It is over, and does not come back by itself. */
+  /** The connection is lost and is not replaced by itself. */
   onLost(): void;
 }
 
-/** Makes a connection that listens; rejects when there is none. */
+/** Opens a connection that listens; rejects if it cannot. */
 export type Listen = (events: ListeningEvents) => Promise<ListeningConnection>;
 
 const retryAfterMs = 500;
@@ -35,11 +35,11 @@ export class PostgresWatches {
   readonly watchers = new Watchers();
   private connection: ListeningConnection | undefined = undefined;
   private state: 'none' | 'asked' | 'listening' = 'none';
-  /** Counts connections: what an old one says is not heard. */
+  /** Counts connections, so that events of an old one are ignored. */
   private generation = 0;
   private isClosed = false;
   private isUnconfirmed = false;
-  /** Why nothing would be told: a server that says so is not asked again for a round, since each try costs a connection. */
+  /** Why nothing would be reported. A server that refuses in this way is tried again only after a round, since each try costs a connection. */
   private refusal: StoreError | undefined = undefined;
   private readonly listen: Listen;
   private readonly timeoutMs: number;
@@ -58,7 +58,7 @@ export class PostgresWatches {
     this.failureOf = failureOf;
   }
 
-  /** @param payload - What a change of its key is told by. */
+  /** @param payload - The notification that reports a change of its key. */
   add(watcher: Watcher, payload: string): void {
     this.watchers.add(watcher, payload);
     watcher.whenOver(() => {
@@ -107,7 +107,7 @@ export class PostgresWatches {
     this.state = 'listening';
     for (const watcher of this.watchers.all()) {
       this.clock.cancel(watcher);
-      // Who was told that it is ready may have missed something; for the others it begins now.
+      // A watcher that was ready may have missed changes; the others start now.
       if (watcher.isStarting) watcher.begin();
       else watcher.gap();
     }
@@ -137,7 +137,7 @@ export class PostgresWatches {
   }
 
   private confirm(): void {
-    // Nobody waits: its socket is left to itself until somebody does.
+    // There are no watchers, so the connection is closed until there are some.
     if (this.watchers.size === 0) return this.end();
     if (this.isUnconfirmed) return this.lost();
     this.isUnconfirmed = true;

@@ -1,8 +1,8 @@
 /**
  * Postgres store: a row per key, for all processes that reach the database.
  *
- * Promise: a verb is one call of a function, done whole or not at all; nothing is sent a second time, and nothing after its verb has
- * failed without being sent. A version grows per key across remove, expiry, restart and failover, as far as the server keeps what it has committed.
+ * Promise: a verb is a single function call, applied completely or not at all. Nothing is sent twice, and a verb that has failed before it was sent is never
+ * sent. A key's version grows across remove, expiry, restart and failover, as far as the server keeps what it has committed.
  */
 
 import { showBriefly } from '../core/brief.js';
@@ -152,7 +152,7 @@ export function postgresStore(pool: PgPool | PostgresJs, options: PostgresStoreO
   const checked = checkOptions('postgresStore', options, {
     prefix: prefixField,
     timeout: withDefault(duration({}), 500),
-    // An answer is a text a third longer, and `pg` ends the process on one that is longer than texts can be in JavaScript.
+    // The reply is text, a third longer than the value, and `pg` ends the process if it exceeds the longest string of JavaScript.
     maxValueBytes: withDefault(integer({ min: 1, max: 2 ** 28 }), 2 ** 20),
     table: withDefault(tableField, 'holdfast'),
     prepare: withDefault(flag(), false),
@@ -163,7 +163,7 @@ export function postgresStore(pool: PgPool | PostgresJs, options: PostgresStoreO
   return new PooledStore(driver, checked);
 }
 
-/** It stands in the SQL as it is. */
+/** It becomes part of the SQL as it is. */
 const tableField = {
   allowed: 'a name of 1 to 40 lower-case letters, digits and "_", with that of a schema before a dot if need be',
   parse: (value: unknown) =>
@@ -191,23 +191,24 @@ function sqlOf(text: string): Sql {
 }
 
 /**
- * The statements of the verbs. A read answers a row in any case: a reply without one is that of a connection that broke. An entry is one text, since
- * each column costs the server and the client a part of a round trip, as does each value beside the statement: what is the same for all verbs of a store is in it.
+ * The statements of the verbs. A read always returns a row: a reply without one means that the connection broke. An entry is a single text, because each
+ * column costs the server and the client a part of a round trip. So does each parameter, which is why whatever is the same for all verbs of a store is part
+ * of the statement.
  *
- * @param goesOn - Whether they are parts of a transaction that goes on afterwards.
+ * @param goesOn - Whether the statements are part of a transaction that continues afterwards.
  */
 function statementsOf({ table, listener, timeout }: Settings, goesOn: boolean) {
   const { read, readMany, write, remove, consume, sweep } = functionsOf(table);
-  // Who is told of what changes; nobody where nobody can listen.
+  // The channel that reports changes; NULL if no store can listen.
   const channel = listener === undefined ? 'NULL' : `'${channelOf(table)}'`;
-  // The server gives up the row of somebody else a little sooner than the store gives up the server, so that the store hears that nothing was
-  // done. Who is not first in the queue for the row may wait twice as long, and is told too late.
+  // The server gives up waiting for a locked row a little before the store gives up the server, so that the store learns that nothing was done. A verb that
+  // is not first in the queue for the row may wait twice as long, and is told too late.
   const lockMs = Math.ceil(timeout * 0.8);
   const one = '(VALUES (1)) AS one LEFT JOIN';
   const entry = "concat_ws(',', held_version, age_ms, left_ms, encode(held_value, 'base64'))";
   return {
     read: sqlOf(`SELECT ${entry} FROM ${one} ${read}($1) AS held ON true`),
-    // The drivers differ in how they send arrays; an array in words means the same to both.
+    // The drivers send arrays in different ways; an array as text means the same to both.
     readMany: sqlOf(`SELECT ${entry}, encode(held_key, 'base64') FROM ${one} ${readMany}($1::text[]) AS held ON true`),
     write: sqlOf(`SELECT ${write}($1, $2, $3, $4, ${channel}, ${lockMs}, ${goesOn})`),
     remove: sqlOf(`SELECT ${remove}($1, $2, ${channel}, ${lockMs}, ${goesOn})::text`),
@@ -216,10 +217,10 @@ function statementsOf({ table, listener, timeout }: Settings, goesOn: boolean) {
   };
 }
 
-/** Runs one statement and answers its rows. */
+/** Runs one statement and returns its rows. */
 type Run = (operation: string, sql: Sql, values: readonly Value[], signal?: AbortSignal) => Promise<readonly Row[]>;
 
-/** The verbs, on whatever runs their statements. */
+/** The verbs, independent of what runs their statements. */
 class Verbs implements Store {
   /** @internal */ readonly settings: Settings;
   protected readonly statements: ReturnType<typeof statementsOf>;
@@ -243,7 +244,7 @@ class Verbs implements Store {
   async write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
     this.checks.write(key, value, options);
     const { ttlMs, ifVersion, signal } = options;
-    // A copy: the driver may write it to its socket later.
+    // A copy, because the driver may write it to its socket later.
     const values = [this.keyOf(key), Buffer.from(value), Math.ceil(ttlMs), ifVersion ?? null];
     const [answer] = answerOf('write', await this.runStatement('write', this.statements.write, values, signal));
     if (answer === '') return { ok: false, entry: undefined };
@@ -260,19 +261,19 @@ class Verbs implements Store {
   }
 
   protected keyOf(key: string): Buffer {
-    // No prefix has this character.
+    // No prefix contains this character.
     return Buffer.from(`${this.settings.prefix}\0${key}`);
   }
 }
 
-/** As many verbs may be under way at once, those that wait for a connection among them. */
+/** How many verbs may be in progress at once, including those that wait for a connection. */
 const mostRunning = 10_000;
 
 class PooledStore extends Verbs implements PostgresStore {
   readonly native: PostgresStore['native'];
   private readonly driver: Driver;
   private readonly watches: PostgresWatches | undefined;
-  /** Statements that keep a connection, or a place in the queue for one, those included that nobody waits for any more. */
+  /** Statements that hold a connection or a place in the queue for one, including those that nobody waits for any more. */
   private running = 0;
   private readonly underWay: VerbTimeouts;
   private isClosed = false;
@@ -302,7 +303,7 @@ class PooledStore extends Verbs implements PostgresStore {
   async migrate(): Promise<void> {
     const { table } = this.settings;
     const steps = postgresMigrations(table).map(({ sql }) => sql);
-    // Two that make one table at once would trip over each other.
+    // Two processes that create the same table at once would fail on each other's work.
     const lock = `SELECT pg_advisory_xact_lock(hashtextextended('holdfast ${table}', 0))`;
     try {
       await this.driver.script([lock, ...steps]);
@@ -343,7 +344,7 @@ class PooledStore extends Verbs implements PostgresStore {
       try {
         return connection.rowsOf(await connection.ask(sql, values, 'once'));
       } catch (error) {
-        // What was done in a transaction is done when it is committed, which a failed one cannot be.
+        // Work in a transaction takes effect on commit, and a failed transaction cannot be committed.
         throw failureOf(operation, error, true);
       }
     };
@@ -363,14 +364,14 @@ class PooledStore extends Verbs implements PostgresStore {
 
   private async consume(key: string, options: ConsumeOptions): Promise<Consumed> {
     const rate = this.checks.consume(key, options);
-    // No record has this name: theirs have another character there.
+    // No record has this name: a record has another character here.
     const name = Buffer.from(`${this.settings.prefix}\x01${key}`);
     const values = [name, rate.intervalMs, rate.burst, rate.cost];
     const row = answerOf('consume', await this.run('consume', this.statements.consume, values, options.signal));
     return rate.answer(Number(row[1]), row[0] === 'true');
   }
 
-  /** One statement on a connection of the pool, within the time that a verb has. */
+  /** Runs one statement on a connection of the pool, within the timeout of a verb. */
   private run(
     operation: string,
     sql: Sql,
@@ -408,7 +409,7 @@ class PooledStore extends Verbs implements PostgresStore {
 
 const closedDetail = 'the store is closed';
 
-/** One verb on its way. */
+/** A verb in progress. */
 class Verb extends TimedVerb {
   readonly statement: Statement;
   private isOver = false;
@@ -454,7 +455,7 @@ class Verb extends TimedVerb {
     this.late(closedDetail, 'the store was closed', 'closed');
   }
 
-  /** Whether it was not over before. */
+  /** Ends the verb. False if it was over before. */
   private end(): boolean {
     if (this.isOver) return false;
     this.isOver = true;
@@ -475,11 +476,11 @@ class Verb extends TimedVerb {
 }
 
 function channelOf(table: string): string {
-  // 63 characters are the most. Tables that share one hear of each other's changes, too many rather than too few.
+  // Names have at most 63 characters. Tables that share a channel hear of each other's changes, which is harmless.
   return `${table.replace('.', '_')}_changes`.slice(-63);
 }
 
-/** postgres.js answers a query with nothing when its connection broke at the wrong moment; then nobody knows what was done. */
+/** postgres.js resolves a query with no rows if its connection broke at the wrong moment; then it is unknown what was done. */
 function answerOf(operation: string, rows: readonly Row[]): Row {
   const [row] = rows;
   if (row === undefined) throw lost(operation, 'the reply had no row: the connection broke', undefined, 'closed');
@@ -489,10 +490,10 @@ function answerOf(operation: string, rows: readonly Row[]): Row {
 function entryOf(held: string): Entry {
   const [version, ageMs, leftMs, value] = held.split(',');
   return {
-    // What is made of a text may be a piece of a greater buffer.
+    // Buffer.from(text) may return a slice of a larger buffer.
     value: new Uint8Array(Buffer.from(value!, 'base64')),
     version: Number(version),
-    // The clock of the server may have been put back since.
+    // The server's clock may have been put back since the write.
     ageMs: Math.max(0, Number(ageMs)),
     ttlMs: Math.max(0, Number(leftMs)),
   };

@@ -1,8 +1,8 @@
 /**
- * Redis drivers: how each of the two libraries of Redis is asked and listened to, in words that they have in common.
+ * Redis drivers: one interface for sending to, and listening on, clients of the two Redis libraries.
  *
- * Promise: what a library does by itself is known here and nowhere else: what it puts before keys, how it flattens what it is given, whether
- * it connects by its first command, and what it says of its connections.
+ * Promise: only this file knows what a library does by itself: the prefix it puts before keys, how it flattens its arguments, whether its first command makes
+ * it connect, and how it reports its connections.
  */
 import { addClientListener, type EventSource, type Listener, removeClientListener } from './client-events.js';
 import type { Subscriber } from './redis-watches.js';
@@ -28,24 +28,24 @@ export interface NodeRedisClient {
   off(event: any, listener: () => void): unknown;
 }
 
-/** What the two libraries have in common, each in its own words. */
+/** The common interface of the two libraries. */
 export interface Driver {
   readonly isCluster: boolean;
-  /** What the client puts before keys by itself, yet not before other words. */
+  /** The prefix that the client itself puts before keys, but not before other arguments. */
   readonly keyPrefix: string;
-  /** The command that tells who watches: in a cluster only the node that serves the key, and who listens to it. */
+  /** The command that tells the watchers. In a cluster, only the node that serves the key delivers it, to its own subscribers. */
   readonly publish: 'PUBLISH' | 'SPUBLISH';
-  /** `'waiting'`: not connected yet, or not any more, and the client is about to connect by itself. */
+  /** `'waiting'`: not connected yet or any more, and the client is going to connect by itself. */
   state(): 'ready' | 'waiting' | 'closed';
   onReady(listener: () => void): void;
   offReady(listener: () => void): void;
-  /** A connection broke, and the client does not fail what was on its way by itself. */
+  /** Called when a connection broke and the client does not itself fail the commands in flight. */
   onBreak(listener: () => void): void;
   offBreak(listener: () => void): void;
   /**
-   * Runs a script that the server knows by this hash; else it answers NOSCRIPT.
+   * Runs a script by its hash. If the server does not know it, the reply is NOSCRIPT.
    *
-   * @param isAlone - No other verb of the store is under way.
+   * @param isAlone - No other verb of the store is in progress.
    */
   runKnown(
     hash: string,
@@ -53,7 +53,7 @@ export interface Driver {
     given: readonly (string | Buffer)[],
     isAlone: boolean,
   ): Promise<unknown>;
-  /** Runs a script, and lets the server know it. */
+  /** Runs a script by its text, from which the server also learns its hash. */
   run(text: string, keys: readonly string[], given: readonly (string | Buffer)[]): Promise<unknown>;
 }
 
@@ -70,7 +70,7 @@ function hasMethods(client: unknown, ...methods: readonly string[]): boolean {
 }
 
 function stateOfIoredis({ status }: IoredisClient): ReturnType<Driver['state']> {
-  // With 'wait' the first command makes it connect.
+  // With 'wait', the first command makes it connect.
   if (status === 'ready' || status === 'wait') return 'ready';
   return status === 'end' ? 'closed' : 'waiting';
 }
@@ -79,7 +79,7 @@ function stateOfNodeRedis({ isReady, isOpen }: NodeRedisClient): ReturnType<Driv
   return (isReady ?? isOpen) ? 'ready' : isOpen ? 'waiting' : 'closed';
 }
 
-/** Its types do not have these. With `enableAutoPipelining` its `callBuffer`, which they have, forgets the name of the command. */
+/** Missing in ioredis's types. `callBuffer`, which they do have, loses the name of the command under `enableAutoPipelining`. */
 type IoredisScripts = Readonly<
   Record<
     'evalBuffer' | 'evalshaBuffer',
@@ -101,7 +101,7 @@ function ioredis(client: IoredisClient): Driver {
     keyPrefix: keyPrefixOfIoredis(client),
     publish: isCluster ? 'SPUBLISH' : 'PUBLISH',
     state() {
-      // A lazy one connects by its first command, which would stand in a queue until then, whatever becomes of the verb.
+      // A lazy client connects on its first command, and would queue that until then, whatever becomes of the verb. So it is told to connect.
       if (client.status === 'wait') (client as unknown as { connect(): Promise<void> }).connect().catch(() => {});
       return stateOfIoredis(client);
     },
@@ -110,16 +110,17 @@ function ioredis(client: IoredisClient): Driver {
     onBreak: (listener) => addClientListener(client, 'close', listener),
     offBreak: (listener) => removeClientListener(client, 'close', listener),
     runKnown(hash, keys, given, isAlone) {
-      // It writes each command by itself, and goes on to do so on a cluster, which has a socket for each node. To hold one costs more than it saves.
+      // ioredis writes each command by itself. On a cluster, which has a socket for each node, it keeps doing so: holding one of them costs more than it
+      // saves.
       if (!isAlone) turn.hold((client as { readonly stream?: object }).stream);
-      // It flattens what it is given.
+      // ioredis flattens its arguments.
       return scripts.evalshaBuffer(hash, keys.length, keys, given);
     },
     run: (text, keys, given) => scripts.evalBuffer(text, keys.length, keys, given),
   };
 }
 
-/** The code of strings in RESP: those of an answer come as bytes. */
+/** The RESP type code of strings: replies of this type come as bytes. */
 const blobString = 36;
 
 interface NodeRedisScripts {
@@ -175,8 +176,8 @@ interface IoredisSubscriber extends EventSource {
 }
 
 /**
- * Which stores on a client of ioredis want which channel: it does not count them, and who leaves first would take the channel from all.
- * A property of the client, which any copy of this package finds.
+ * For each channel, the stores on an ioredis client that want it. ioredis does not count subscriptions, so the first store to leave would end them for all.
+ * Kept in a property of the client, where any copy of this package finds it.
  */
 const wantedKey = /* @__PURE__ */ Symbol.for('holdfast.wantedChannels');
 
@@ -184,14 +185,14 @@ interface Wanted {
   [wantedKey]?: Map<string, Set<object>>;
 }
 
-/** @param place - To the channels of a cluster the client adds its prefix, as it does to keys. */
+/** @param place - In a cluster, the client adds its prefix to channels, as it does to keys. */
 function ioredisSubscriber(client: IoredisSubscriber, place: 'alone' | { readonly keyPrefix: string }): Subscriber {
   const carrier: IoredisSubscriber & Wanted = client;
   carrier[wantedKey] ??= new Map();
   const channels = carrier[wantedKey];
   const isCluster = place !== 'alone';
   const prefixLength = isCluster ? place.keyPrefix.length : 0;
-  /** Whether nobody else wants it. */
+  /** Whether no other store wants the channel. */
   const letGo = (channel: string) => {
     const stores = channels.get(channel);
     if (stores?.delete(subscriber) && stores.size === 0) channels.delete(channel);
@@ -235,7 +236,7 @@ interface NodeRedisSubscriber extends EventSource {
   unsubscribe(channel: string, listener: Listener): Promise<unknown>;
   sSubscribe(channel: string, listener: Listener): Promise<unknown>;
   sUnsubscribe(channel: string, listener: Listener): Promise<unknown>;
-  /** Of a cluster, each with a connection for its channels once it has some. */
+  /** The nodes of a cluster; each has a connection for its channels once there are some. */
   readonly nodeByAddress: ReadonlyMap<string, { readonly pubSub?: { readonly client: EventSource } }>;
 }
 
@@ -252,7 +253,7 @@ function nodeRedisSubscriber(client: NodeRedisSubscriber, isCluster: boolean): S
   const subscribeInCluster = async (channel: string) => {
     await client.sSubscribe(channel, listener);
     leaveNodes();
-    // When a slot moves, the connection to its node alone is told, and the cluster subscribes elsewhere without a word.
+    // When a slot moves, only the connection to its old node reports it; the cluster client resubscribes elsewhere silently.
     if (onMoved === undefined) return;
     for (const { pubSub } of client.nodeByAddress.values()) {
       if (pubSub !== undefined) addClientListener(pubSub.client, 'sharded-channel-moved', hearOfMove);

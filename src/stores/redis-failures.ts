@@ -1,11 +1,11 @@
-/** Failures of Redis: what a server or a client says, and whether anything may have been done. */
+/** Failures of Redis: translates the errors of servers and clients, and tells whether anything may have been done. */
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 
 const noPermission = 'the user needs @scripting and the commands get, getrange, pttl, time, set and del';
 
 const subscribed = 'the client has subscribed to something, and can do nothing else; give the store one of its own';
 
-/** What a server, or a client, answers instead of doing anything, and what may help. */
+/** What a server or client replies when it has done nothing, and what may help. */
 const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: string])[] = [
   ['READONLY', 'failed', 'this server is a replica; let the client follow the primary, by Sentinel or Cluster'],
   ['LOADING', 'busy', 'the server is still loading its data; try again'],
@@ -35,7 +35,7 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
   ['WRONGTYPE', 'schema', 'the key holds data of another program; use another "prefix"'],
 ];
 
-/** Redis 6 and older name the script first, and what was refused after a dash. */
+/** Redis 6 and older put the script first, and the name of the refusal after a dash. */
 const refused = new RegExp(`(?:^|-)(${refusals.map(([says]) => says).join('|')})\\b`);
 
 export function failureOf(operation: string, cause: unknown): StoreError {
@@ -43,7 +43,7 @@ export function failureOf(operation: string, cause: unknown): StoreError {
   const says = refused.exec(message)?.[1];
   const refusal = refusals.find((known) => known[0] === says);
   if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);
-  // What the clients say of a command that they have not sent.
+  // The errors of the clients for a command that they have not sent.
   if (/isn't writeable|client is (closed|offline)/i.test(message)) return failure(operation, 'closed', message, cause);
   // The second is the `commandTimeout` of ioredis.
   const reason = /closed/.test(message) ? 'closed' : /^Command timed out/.test(message) ? 'timeout' : 'failed';
@@ -54,7 +54,7 @@ export function failure(operation: string, reason: StoreFailure, detail: string,
   return new StoreError({ store: 'redis', operation, reason, applied: 'no', detail, cause });
 }
 
-/** For what may have been done; a read changes nothing in any case. */
+/** For a verb that may have been applied; a read changes nothing in any case. */
 export function lost(operation: string, detail: string, cause?: unknown, reason: StoreFailure = 'failed'): StoreError {
   const applied = operation === 'read' || operation === 'readMany' || operation === 'watch' ? 'no' : 'unknown';
   return new StoreError({ store: 'redis', operation, reason, applied, detail, cause });

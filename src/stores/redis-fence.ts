@@ -1,4 +1,4 @@
-/** A fence for what is kept in Redis: the write and its check in one script. */
+/** A fence for values in Redis: the check and the write in one script. */
 
 /**
  * A script that sets a string unless a greater fence has set it.

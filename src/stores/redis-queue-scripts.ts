@@ -1,22 +1,22 @@
 /**
- * Redis queue scripts: a fair line for a key, whose lock goes from owner to owner inside the release; and a guard for the time after a restart.
+ * Redis queue scripts: a fair queue for a key, whose release hands the lock to the next owner; and a guard for the time after a restart.
  *
- * The line is a sorted set of tickets in the order in which they came, beside it a hash with each one's place: until when it is kept, the channel of its
- * process, and the record that is to be written for it. Who gives the key back writes the record of the first whose process listens, for a second at most, and tells
- * it: the server itself knows how many heard. The guard holds which server this is (its run and its replication id: the one is new after a restart, the
- * other after each promotion) and since when it has been asked; a server without it, or with another's, has forgotten something.
- * As in all scripts the first change that could be refused is refused before anything else was granted, and commands are few: a key that is free and that nobody
- * waits for is taken by six, given back by four.
+ * The queue is a sorted set of tickets in order of arrival. Beside it, a hash holds the place of each ticket: until when it is kept, the channel of its
+ * process, and the record to be written for it. The release writes the record of the first ticket whose process listens, for a second at most, and tells that
+ * process: the server itself knows how many heard. The guard identifies the server (its run id is new after a restart, its replication id after each
+ * promotion) and holds the time of the first request to it. If the guard is missing or names another server, the server has lost something. As in all
+ * scripts, the first change that may be refused comes before anything else is granted, and commands are few: taking a free key that nobody waits for takes
+ * six, giving it back four.
  * After: Mellor-Crummey and Scott (1991), for handing over instead of freeing; Antirez, "Redlock", for the delayed restart.
  */
 import type { RedisScript } from './redis-scripts.js';
 
-/** The longest claim of a lock that was handed over: what a waiter that is frozen costs the others. */
+/** How long a lock that was handed over is reserved for its new owner: a waiter that is frozen costs the others this long. */
 const claimMs = 1_000;
 
 /**
- * KEYS: the record, the last version of its bucket, the line, the places, the guard. ARGV: PUBLISH or SPUBLISH, the channel of the bucket and the hash of the key
- * for those who watch, the milliseconds after a restart without grants or 0; the others are of each script.
+ * KEYS: the record, the last version of its bucket, the queue, the places, the guard. ARGV: PUBLISH or SPUBLISH, the channel of the bucket and the hash of
+ * the key for the watchers, the milliseconds without grants after a restart or 0; further ones differ by script.
  */
 const common = `
 local time
@@ -81,8 +81,8 @@ local function passOn(own)
 end`;
 
 /**
- * ARGV: the ticket, its record without a version, its ttl, for how long its place is kept or 0, the channel of its process. Answers the version; or what is in
- * the way, as a read does, and how long nothing is granted.
+ * ARGV: the ticket, its record without a version, its ttl, how long its place is kept or 0, the channel of its process. Returns the version; or the entry in
+ * the way, as a read does, and for how long nothing is granted.
  */
 export const enterScript: RedisScript = {
   text: `${common}${line}
@@ -116,7 +116,7 @@ return { held or '', redis.call('PTTL', KEYS[1]), quiet }`,
   hash: '4d6450dceaade79dfb41ea0100145b1833a16c65',
 };
 
-/** ARGV: the version that the key must have, or ''. Answers how many records were removed. */
+/** ARGV: the version that the key must have, or ''. Returns how many records were removed. */
 export const passScript: RedisScript = {
   text: `${common}${line}
 local held = redis.call('GETRANGE', KEYS[1], 0, 15)
@@ -129,7 +129,7 @@ return 1`,
   hash: '172fdf33cb2f9f30a85496703e51b815083bb071',
 };
 
-/** KEYS: the record, the line, the places. ARGV: tickets. Answers what a read does. */
+/** KEYS: the record, the queue, the places. ARGV: tickets. Returns what a read returns. */
 export const leaveScript: RedisScript = {
   text: `
 redis.call('ZREM', KEYS[2], unpack(ARGV))
@@ -140,13 +140,15 @@ return { record, redis.call('PTTL', KEYS[1]) }`,
   hash: '4c441114e1aabf8bb657ea4aa6ae9fc6a091cd40',
 };
 
-/** KEYS: the line. Answers how many wait. */
+/** KEYS: the queue. Returns how many tickets wait. */
 export const sizeScript: RedisScript = {
   text: `return redis.call('ZCARD', KEYS[1])`,
   hash: '069031802520e6bede929a90688aa1aaeff3de25',
 };
 
-/** ARGV: the record without its version, its ttl, the version that the key must have or ''. Answers as a write does, and how long nothing is granted. */
+/**
+ * ARGV: the record without its version, its ttl, the version that the key must have or ''. Returns what a write returns, and for how long nothing is granted.
+ */
 export const guardedWriteScript: RedisScript = {
   text: `${common}
 local held = redis.call('GETRANGE', KEYS[1], 0, 15)

@@ -1,8 +1,8 @@
 /**
- * Redis queue: who of this process waits in which line of the server, and is told when it is his turn.
+ * Redis queue: which tickets of this process wait in which queue of the server, and the hints that tell them their turn.
  *
- * Promise: a hint is missed only where a gap is told; a ticket that was granted, or has left, is listened for no more. A process listens on one channel, in a
- * cluster on one for each bucket of keys that it waits for.
+ * Promise: a hint is missed only where a gap is reported. A ticket that was granted or has left is no longer listened for. A process listens on one channel;
+ * in a cluster, on one for each bucket of keys that it waits for.
  */
 import { failure } from './redis-failures.js';
 import { enterScript, guardedWriteScript, leaveScript, passScript, sizeScript } from './redis-queue-scripts.js';
@@ -31,7 +31,7 @@ export interface QueueHome {
   readonly isCluster: boolean;
   readonly publish: 'PUBLISH' | 'SPUBLISH';
   readonly checks: VerbChecks;
-  /** The bucket of a key, its channel, and what is said of the key there. */
+  /** The bucket of a key, the bucket's channel, and the message for the key there. */
   placeOf(key: string): { readonly bucket: string; readonly channel: string; readonly message: string };
   run(
     operation: string,
@@ -46,9 +46,9 @@ export interface QueueHome {
 
 type Reply = readonly [record: Buffer | string, leftMs: unknown, quietForMs: unknown];
 
-/** A place that nobody asks for any more is forgotten soon. */
+/** A place that is not asked for again ends soon. */
 const longestPlaceMs = 60_000;
-/** No lease is longer: timers take no more. */
+/** No lease is longer, because no timer is. */
 const longestQuietMs = 2 ** 31;
 
 function checkMs(operation: string, name: string, value: unknown, max: number): void {
@@ -61,7 +61,7 @@ function checkTicket(operation: string, ticket: unknown): void {
   throw failure(operation, 'invalid', 'a ticket is a string of 1 to 128 characters of ASCII without spaces');
 }
 
-/** Writes unless the server has begun anew. */
+/** Writes, unless the server has recently restarted. */
 export async function guardedWrite(
   home: QueueHome,
   key: string,
@@ -81,7 +81,7 @@ export async function guardedWrite(
 export class RedisQueue implements StoreQueue {
   private readonly home: QueueHome;
   private readonly watches: RedisWatches;
-  /** Of this process, for the names of its channels. */
+  /** Identifies this process in the names of its channels. */
   private readonly id = globalThis.crypto.randomUUID();
   private readonly listening = new Map<string, Listening>();
 
@@ -105,7 +105,7 @@ export class RedisQueue implements StoreQueue {
     const channel = `${home.isCluster ? home.placeOf(key).channel : home.prefix}!${this.id}`;
     const waits = placeMs > 0 && onTurn !== undefined;
     const known = this.listening.get(ticket);
-    // Where the channel is heard already, the ticket is listened for before it is in the line: then nothing can be missed.
+    // If the process already listens on the channel, the ticket is listened for before it joins the queue, so that no hint is missed.
     if (waits && known === undefined && this.watches.hears(channel)) this.listen(ticket, channel, onTurn);
     const isTold = this.listening.get(ticket)?.isTold === true;
     const ttl = `${Math.ceil(ttlMs)}`;
@@ -114,7 +114,7 @@ export class RedisQueue implements StoreQueue {
     try {
       reply = await run(home, 'enter', enterScript, key, quietMs, given, signal);
     } catch (error) {
-      // Should it be in the line all the same, it is asked for again, or taken out.
+      // If the ticket did join the queue, the caller enters again, or takes it out.
       if (known === undefined) this.forget(ticket);
       throw error;
     }
@@ -169,7 +169,7 @@ export class RedisQueue implements StoreQueue {
   }
 }
 
-/** A ticket in a line. */
+/** A ticket in a queue. */
 class Listening {
   private readonly turn: Watcher;
   private next: Watcher | undefined = undefined;
@@ -188,7 +188,7 @@ class Listening {
       return watcher;
     };
     this.turn = this.hear(ticket, 'granted');
-    // What came before it began was not heard.
+    // Hints from before it was ready were not heard.
     if (!this.isTold)
       this.turn.ready.then(
         () => onTurn('gap'),
@@ -200,7 +200,7 @@ class Listening {
     return this.turn.isReady;
   }
 
-  /** That its turn comes next is worth hearing once it is in the line. */
+  /** The hint that its turn comes next matters only once it is in the queue. */
   hearNext(): void {
     this.next ??= this.hear(`${this.turn.key}+`, 'next');
   }
@@ -216,7 +216,7 @@ function refused(home: QueueHome, [record, leftMs, quietForMs]: Reply): GuardRef
   return { ok: false, entry, quietForMs: Number(quietForMs) };
 }
 
-/** In a cluster all of them are in one slot; else one guard does for all. */
+/** In a cluster, all of them are in one slot. Otherwise one guard serves all keys. */
 function keysOf(home: QueueHome, key: string, bucket = home.placeOf(key).bucket): readonly string[] {
   const guard = `${home.isCluster ? bucket : home.prefix}@guard`;
   return [`${bucket}:${key}`, bucket, `${bucket}<${key}`, `${bucket}>${key}`, guard];

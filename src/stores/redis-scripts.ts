@@ -1,11 +1,10 @@
 /**
- * Redis scripts: one for each verb, run by the server as a whole, so that a verb is one round trip and nothing comes in between.
+ * Redis scripts: one for each verb. The server runs a script as a whole, so a verb is one round trip and nothing comes in between.
  *
- * A record is a string: 16 digits of version, 12 digits of the ttl that it was written with, then the value. What is
- * left of the ttl is the server's to know, so the age needs no clock: it is the one minus the other.
- * Every script makes its first change by a command that the server refuses when it is full, read-only or cannot persist;
- * after a first change that was let through, it lets the others through. So a script is done whole or not at all.
- * Who watches is told last, and a server that refuses to (SPUBLISH before Redis 7, a user without the right) has done the rest.
+ * A record is a string: 16 digits of version, 12 digits of the ttl it was written with, then the value. The server knows the ttl that is left, so the age
+ * needs no clock: it is the difference of the two. Every script makes its first change with a command that the server refuses when it is full, read-only or
+ * cannot persist. Once the server has accepted a first change, it accepts the others. So a script is applied completely or not at all. Watchers are told
+ * last; if the server refuses that (SPUBLISH before Redis 7, a user without the right), the rest is already done.
  * After: redis.io/docs, "Scripting with Lua" and "Atomicity of scripts"; Kulkarni et al., "Logical Physical Clocks" (2014).
  */
 
@@ -15,19 +14,19 @@ export interface RedisScript {
   readonly hash: string;
 }
 
-/** Digits of a record before its value. */
+/** The digits of a record before its value. */
 export const versionDigits = 16;
 export const ttlDigits = 12;
-/** Longer values are dearer to look through than to send in a piece of their own. */
+/** For longer values, scanning for ASCII costs more than sending them as a separate piece. */
 const longestText = 4096;
 
-/** A record without its version; a copy, since the client may write it to its socket later. The clients send a text at less cost than bytes. */
+/** A record without its version. It is a copy, since the client may write it to its socket later. Clients send a string at less cost than bytes. */
 export function recordOf(value: Uint8Array, ttl: string): string | Buffer {
   const head = ttl.padStart(ttlDigits, '0');
-  // Our own records begin beyond ASCII, so that nothing more has to be looked at.
+  // Our own records start with a byte beyond ASCII, so the rest need not be scanned.
   if (value.length <= longestText && !(value[0]! >= 0x80)) {
     const text = Buffer.from(value.buffer, value.byteOffset, value.length).toString('latin1');
-    // Beyond ASCII it would take more bytes than there are.
+    // Characters beyond ASCII would take more bytes in UTF-8.
     if (Buffer.byteLength(text) === value.length) return head + text;
   }
   const record = Buffer.allocUnsafe(ttlDigits + value.length);
@@ -36,9 +35,7 @@ export function recordOf(value: Uint8Array, ttl: string): string | Buffer {
   return record;
 }
 
-/**
- * KEYS: the record. Answers the record and the milliseconds that are left to it, or nothing.
- */
+/** KEYS: the record. Returns the record and its remaining milliseconds, or nothing. */
 export const readScript: RedisScript = {
   text: `
 local record = redis.call('GET', KEYS[1])
@@ -47,9 +44,7 @@ return { record, redis.call('PTTL', KEYS[1]) }`,
   hash: '66466e90bbb927b2d73fe1b7c5535b639bd9389c',
 };
 
-/**
- * KEYS: the records. Answers, for each, what a read does.
- */
+/** KEYS: the records. Returns, for each, what a read returns. */
 export const readManyScript: RedisScript = {
   text: `
 local answers = {}
@@ -62,13 +57,13 @@ return answers`,
 };
 
 /**
- * KEYS: the record, the last version of its bucket, which is the name of its channel as well. ARGV: the record without its version, which begins
- * with its ttl; PUBLISH or SPUBLISH, and the hash of the key, to tell who watches; and, if there is a condition, the version that the key must have.
- * Answers the new version; or what was in the way, as a read does.
+ * KEYS: the record; the last version of its bucket, whose name is also that of its channel. ARGV: the record without its version, which begins with its ttl;
+ * PUBLISH or SPUBLISH, and the hash of the key, for the watchers; and, for a conditional write, the version that the key must have. Returns the new version;
+ * or the entry in the way, as a read does.
  *
- * A version is the time in microseconds, or one more than the last of the bucket where the clock has not moved on, or
- * was put back. So it grows even when the bucket has been lost, unless the clock goes back by more than the time since. Versions have
- * as many digits each, so texts compare as numbers do. Each call of a command costs as much as the script around it, so there are few.
+ * A version is the time in microseconds; or one more than the last of the bucket, if the clock has not moved on or was put back. So versions grow even when
+ * the bucket has been lost, unless the clock goes back by more than the time since. All versions have the same number of digits, so strings compare as
+ * numbers do. Each command costs as much as the rest of the script, so there are few.
  */
 export const writeScript: RedisScript = {
   text: `
@@ -94,8 +89,8 @@ return tonumber(version)`,
 };
 
 /**
- * KEYS: the record. ARGV: whom to tell, as for a write; and, if there is a condition, the version that the key must have.
- * Answers how many records were removed.
+ * KEYS: the record. ARGV: PUBLISH or SPUBLISH, the channel and the hash of the key, for the watchers; and, for a conditional remove, the version that the key
+ * must have. Returns how many records were removed.
  */
 export const removeScript: RedisScript = {
   text: `
@@ -106,9 +101,7 @@ return removed`,
   hash: '773b92a85f8e18fba02c5a25cf906a9f225a8670',
 };
 
-/**
- * KEYS: the last version of a bucket, whose channel is tried out. ARGV: PUBLISH or SPUBLISH, the channel. The message is the hash of no key.
- */
+/** KEYS: the last version of a bucket, whose channel is tested. ARGV: PUBLISH or SPUBLISH, the channel. The message is the hash of no key. */
 export const tryChannelScript: RedisScript = {
   text: `
 return redis.call(ARGV[1], ARGV[2], '')`,
@@ -116,8 +109,8 @@ return redis.call(ARGV[1], ARGV[2], '')`,
 };
 
 /**
- * KEYS: the limit. ARGV: microseconds of one unit, units of the burst, units asked for. Answers whether they were granted, and the
- * microseconds of debt before. Time is counted from a day in 2023, so that it has fractions of a microsecond.
+ * KEYS: the limit. ARGV: microseconds per unit, units of the burst, units requested. Returns whether they were granted, and the microseconds of debt before
+ * that. Time counts from a day in 2023, so that fractions of a microsecond are exact enough.
  */
 export const consumeScript: RedisScript = {
   text: `

@@ -1,43 +1,43 @@
 /**
- * Redis watches: which channels a store listens to, on a second connection of the user's, and when something may have been missed.
+ * Redis watches: which channels a store listens to, on the user's second connection, and when changes may have been missed.
  *
- * Promise: once `ready`, every change is told or a gap is: after each new connection, after a channel has moved to another server, and while nothing
- * proves that a change would be heard. Only what is published and heard proves it: a client that answers for a cluster knows of other connections.
- * There is one channel for each bucket of keys, so a process has at most 1,024 subscriptions, whatever it watches.
+ * Promise: once `ready`, every change is reported, or a gap is: after each new connection, after a channel has moved to another server, and while nothing
+ * proves that a change would be heard. The only proof is a message that was published and heard, because a cluster client's state describes its other
+ * connections. There is one channel for each bucket of keys, so a process has at most 1,024 subscriptions, whatever it watches.
  * After: redis.io/docs, "Redis Pub/Sub", with its at-most-once delivery; ioredis and node-redis, "auto-resubscribe".
  */
 import { type Clock, callbackTimer } from '../core/clock.js';
 import type { StoreError } from '../core/errors.js';
 import { type Watcher, Watchers } from './watchers.js';
 
-/** A connection on which messages come, as both libraries have it, each in its own words. */
+/** A connection that receives messages: the common interface of both libraries. */
 export interface Subscriber {
-  /** `'waiting'`: not connected yet, or not any more, and the client is about to connect by itself. */
+  /** `'waiting'`: not connected yet or any more, and the client is going to connect by itself. */
   state(): 'ready' | 'waiting' | 'closed';
-  /** Resolves once the server has said so. Safe to repeat. */
+  /** Resolves once the server has confirmed it. Safe to repeat. */
   subscribe(channel: string): Promise<unknown>;
   unsubscribe(channel: string): Promise<unknown>;
-  /** Calls back for each message, and whenever a connection was lost or made, or this channel has moved to another. Answers how to end that. */
+  /** Calls back for each message, and when a connection was lost or made, or a channel has moved. Returns a function that ends this. */
   listen(
     onMessage: (channel: string, message: string) => void,
     onConnection: (movedChannel?: string) => void,
   ): () => void;
 }
 
-/** How often a silent subscription is tried, and an idle one given up: rare enough to cost nothing, often beside a ttl. */
+/** How often a silent subscription is tested and an idle one given up: rarely enough to cost nothing, but often compared with a ttl. */
 const roundMs = 5000;
 
 class Channel {
   readonly name: string;
   readonly watchers = new Watchers();
   state: 'none' | 'asked' | 'subscribed' = 'none';
-  /** Counts subscriptions: an answer to an old one says nothing of the new. */
+  /** Counts subscriptions, so that a late reply to an old one is ignored. */
   turn = 0;
-  /** Something was heard in this round, of whomever: each who hears it need not try. */
+  /** Any message was heard in this round, whoever sent it: then this process need not test the channel. */
   isHeard = false;
-  /** `'tried'`: a message is on its way to us; `'deaf'`: it was published and has not been heard. */
+  /** `'tried'`: a test message was sent; `'deaf'`: it was published, but has not been heard. */
   doubt: 'none' | 'tried' | 'deaf' = 'none';
-  /** Nobody has watched it since the last round. */
+  /** Set when nobody has watched it since the last round. */
   isIdle = false;
 
   constructor(name: string) {
@@ -46,7 +46,7 @@ class Channel {
 }
 
 export class RedisWatches {
-  /** All watchers; those of a channel are in the channel as well. */
+  /** All watchers; each is also in the list of its channel. */
   readonly watchers = new Watchers();
   private readonly channels = new Map<string, Channel>();
   private stopListening: (() => void) | undefined = undefined;
@@ -57,7 +57,7 @@ export class RedisWatches {
   private readonly failureOf: (error: unknown) => StoreError;
   private readonly round = callbackTimer(() => this.tryAll());
 
-  /** @param tryOut - Publishes in a channel what concerns nobody; resolves when that is done. */
+  /** @param tryOut - Publishes a test message in a channel; resolves when that is done. */
   constructor(
     subscriber: Subscriber,
     tryOut: (channel: string) => Promise<unknown>,
@@ -121,7 +121,7 @@ export class RedisWatches {
     channel.watchers.tell(message);
   }
 
-  /** A connection was lost, or made, or a channel has moved: what was subscribed is to be asked for again. */
+  /** A connection was lost or made, or a channel has moved: subscribe again. */
   private begin(movedChannel: string | undefined): void {
     for (const channel of this.channels.values()) {
       if (movedChannel === undefined || movedChannel === channel.name) this.subscribeAnew(channel);
@@ -150,7 +150,7 @@ export class RedisWatches {
         channel.state = 'subscribed';
         for (const watcher of channel.watchers.all()) {
           this.clock.cancel(watcher);
-          // Who was told that it is ready may have missed something; for the others it begins now.
+          // A watcher that was ready may have missed changes; the others start now.
           if (watcher.isStarting) watcher.begin();
           else watcher.gap();
         }
@@ -158,7 +158,7 @@ export class RedisWatches {
       (error) => {
         if (isOld()) return;
         channel.state = 'none';
-        // When the connection broke, the next one asks again.
+        // If the connection broke, the next one subscribes again.
         if (this.subscriber.state() === 'ready') this.fail(channel, error);
       },
     );
@@ -183,7 +183,7 @@ export class RedisWatches {
     if (channel.state !== 'subscribed' || channel.doubt !== 'none') {
       for (const watcher of channel.watchers.all()) watcher.gap();
     }
-    // Perhaps another server has the channel now, and nobody has said so. One who is asked already need not be asked again.
+    // Another server may have the channel now, without notice. A subscription that is already in flight need not be repeated.
     if (channel.doubt === 'deaf' && channel.state === 'subscribed') this.subscribeAnew(channel);
     else this.subscribe(channel);
     channel.doubt = 'tried';
@@ -214,7 +214,7 @@ export class RedisWatches {
   }
 }
 
-/** Clients throw some errors and reject with others. */
+/** Clients throw some errors synchronously and reject with others. */
 async function attempt(task: () => Promise<unknown>): Promise<void> {
   await task();
 }

@@ -1,9 +1,9 @@
 /**
- * Redis store: one string per key, each verb one script, for all machines that reach one server.
+ * Redis store: one string per key, and one script per verb, for all machines that reach the server.
  *
- * Promise: a verb is done by one script, so whole or not at all; nothing is queued while there is no connection, and nothing is
- * sent a second time. A version is the server's time in microseconds, and greater than the last one of its bucket:
- * it grows across remove, expiry, a restart that forgets all, and failover, as long as clocks of servers are not put back by more.
+ * Promise: a verb is a single script, so it is applied completely or not at all. Nothing is queued while there is no connection, and nothing is sent twice. A
+ * version is the server's time in microseconds, but always greater than the last version of its bucket: it grows across remove, expiry, data loss in a
+ * restart, and failover, unless the server's clock goes back by more than the time that passed.
  */
 
 import { showBriefly } from '../core/brief.js';
@@ -111,7 +111,7 @@ export function redisStore(client: IoredisClient | NodeRedisClient, options: Red
       parse: (value) => (value === client ? undefined : subscriberOf(value, driver)),
     }),
     timeout: withDefault(duration({}), 500),
-    // Redis closes the connection on more than 512 MiB in one argument.
+    // Redis closes the connection if one argument is larger than 512 MiB.
     maxValueBytes: withDefault(integer({ min: 1, max: 2 ** 28 }), 2 ** 20),
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now', 'schedule', 'cancel'), systemClock),
   });
@@ -119,16 +119,18 @@ export function redisStore(client: IoredisClient | NodeRedisClient, options: Red
   return new ScriptStore(driver, subscriber, prefix, timeout, clock, new VerbChecks('redis', maxValueBytes));
 }
 
-/** Buckets of keys. Each has a last version of its own, in the same slot of a cluster as its keys, so there are few to keep. */
+/**
+ * Keys are spread over this many buckets. Each bucket keeps its own last version, in the same cluster slot as its keys, so there are few of these to keep.
+ */
 const bucketCount = 1024;
 
 class ScriptStore implements RedisStore {
   readonly native: RedisStore['native'];
   private readonly watches: RedisWatches | undefined;
   private isClosed = false;
-  /** Verbs that wait for a connection, each until its timeout at most. */
+  /** Verbs that wait for a connection, each for at most its timeout. */
   private readonly waiting = new Set<Verb>();
-  /** These and all that wait for an answer. */
+  /** These verbs, and those that wait for a reply. */
   private readonly underWay: VerbTimeouts;
   private readonly driver: Driver;
   /** @internal */ readonly prefix: string;
@@ -145,7 +147,7 @@ class ScriptStore implements RedisStore {
     for (const verb of verbs) this.leave(verb);
     for (const verb of verbs) this.begin(verb);
   };
-  /** Nothing is answered on a connection that is gone; a client that sends again on a new one is not listened to. */
+  /** A broken connection delivers no more replies. If the client resends on a new one, those replies are ignored. */
   private readonly failSent = () => {
     this.underWay.each((verb) => (verb as Verb).connectionBroke());
   };
@@ -227,7 +229,7 @@ class ScriptStore implements RedisStore {
     options: StoreCallOptions | undefined,
   ): Promise<readonly (Entry | undefined)[]> {
     this.checks.readMany(keys, options);
-    // In a cluster one script sees one slot.
+    // In a cluster one script can access one slot only.
     const groups = new Map<string, number[]>();
     const names = keys.map((key, index) => {
       const bucket = this.bucketKey(hashOf(key));
@@ -250,7 +252,7 @@ class ScriptStore implements RedisStore {
 
   private async consume(key: string, options: ConsumeOptions): Promise<Consumed> {
     const rate = this.checks.consume(key, options);
-    // No record has this name: theirs have a colon there.
+    // No record has this name: a record has a colon in place of the bar.
     const keys = [`${this.bucketKey(hashOf(key))}|${key}`];
     const given = [rate.intervalMs * 1000, rate.burst, rate.cost].map(String);
     const parse = (reply: unknown) => {
@@ -294,17 +296,17 @@ class ScriptStore implements RedisStore {
     return this.run('watch', undefined, parse, () => [tryChannelScript, [bucket], [this.driver.publish, channel]]);
   }
 
-  /** As the server knows the key of the bucket: in a cluster a node tells only of what it serves. */
+  /** The channel name that the server can match to the bucket's slot: a cluster node delivers only for the slots it serves. */
   private channelOf(bucket: string): string {
     return this.driver.keyPrefix + bucket;
   }
 
-  /** What is in braces alone decides about the slot of a cluster; no prefix has a brace. */
+  /** In a cluster, only the part in braces decides the slot. No prefix contains a brace. */
   private bucketKey(hash: number): string {
     return `${this.prefix}{${(hash ^ (hash >>> 16)) & (bucketCount - 1)}}`;
   }
 
-  /** @param parse - Makes the answer of what the server says. @param prepare - What is to be sent; rejects by what it throws. */
+  /** @param parse - Turns the server's reply into the answer. @param prepare - Returns what to send; if it throws, the verb rejects with that. */
   private run<Answer>(
     operation: string,
     signal: AbortSignal | undefined,
@@ -339,7 +341,7 @@ class ScriptStore implements RedisStore {
 
   /** @internal */
   failedToSend(verb: Verb, error: unknown): void {
-    // The server was restarted, or told to forget its scripts: it has done nothing yet. This tells it again.
+    // The server was restarted, or its scripts were flushed. Nothing has been done yet, so the script is sent again with its text.
     if (!messageOf(error).startsWith('NOSCRIPT')) return verb.fail(failureOf(verb.operation, error));
     const failed = (again: unknown) => verb.fail(failureOf(verb.operation, again));
     const { script, keys, given } = verb;
@@ -368,7 +370,7 @@ class ScriptStore implements RedisStore {
   }
 }
 
-/** What a verb sends: keys, and what else the script is given. */
+/** What a verb sends: the script, its keys, and its other arguments. */
 type Command = readonly [script: RedisScript, keys: readonly string[], given: readonly (string | Buffer)[]];
 
 const noWords: readonly string[] = [];
@@ -377,10 +379,10 @@ function isAboveZero(reply: unknown): boolean {
   return Number(reply) > 0;
 }
 
-/** One verb on its way. */
+/** A verb in progress. */
 class Verb extends TimedVerb {
   isOver = false;
-  /** Whether the server may have heard of it. */
+  /** Whether it may have reached the server. */
   hasLeft = false;
   readonly operation: string;
   readonly script: RedisScript;
@@ -446,28 +448,28 @@ class Verb extends TimedVerb {
   }
 }
 
-/** Instead of any answer, where somebody has begun a MULTI on the connection: no script answers a text. */
+/** The reply while another user of the connection has a MULTI open. No script of ours returns a string. */
 function isPutOff(reply: unknown): boolean {
   return (typeof reply === 'string' || reply instanceof Uint8Array) && String(reply) === 'QUEUED';
 }
 
 const putOff = 'the client is in the middle of a MULTI, whose EXEC may still do it; give the store a client of its own';
 
-/** FNV-1a. It decides where a record is, so it must never change. */
+/** FNV-1a. It decides where a record is kept, so it must never change. */
 function hashOf(key: string): number {
   let hash = 0x811c9dc5;
   for (let index = 0; index < key.length; index++) hash = Math.imul(hash ^ key.charCodeAt(index), 0x01000193);
   return hash;
 }
 
-/** What is said of a key in the channel of its bucket: short, and one in four million others there is taken for it. */
+/** What a bucket's channel says about a key. It is short, so about one in four million other keys of the bucket looks the same. */
 function messageFor(hash: number): string {
   return hash.toString(36);
 }
 
 const headDigits = versionDigits + ttlDigits;
 
-/** What a script answers about a record: the record and the milliseconds left, or an empty list. */
+/** The entry in a script's reply: the record and its remaining milliseconds, or an empty list. */
 function entryOf(operation: string, reply: unknown, copies: Copies): Entry | undefined {
   const [record, leftMs] = reply as readonly [Buffer?, unknown?];
   if (record === undefined) return undefined;
@@ -478,16 +480,16 @@ function entryOf(operation: string, reply: unknown, copies: Copies): Entry | und
   }
   const ttlMs = Math.max(0, Number(leftMs));
   return {
-    // What the client gives is a piece of a greater buffer.
+    // The client returns a slice of a larger buffer.
     value: copies.of(record, headDigits),
     version,
-    // The clock of the server may have been put back since.
+    // The server's clock may have been put back since the write.
     ageMs: Math.max(0, givenMs - ttlMs),
     ttlMs,
   };
 }
 
-/** Digit by digit: texts of each part would cost a tenth of the round trip. NaN where something else stands. */
+/** Parsed digit by digit: substrings would cost a tenth of the round trip. NaN if there is anything but digits. */
 function numberIn(record: Uint8Array, start: number, end: number): number {
   let number = 0;
   for (let index = start; index < end; index++) {

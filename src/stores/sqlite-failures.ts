@@ -1,4 +1,4 @@
-/** Failures of SQLite: what the library says, and whether anything may have been done. */
+/** Failures of SQLite: translates the errors of the libraries, and tells whether anything may have been done. */
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 
 /** Primary result codes that node:sqlite gives as numbers, by the names that better-sqlite3 uses. */
@@ -13,7 +13,7 @@ const surelyNotApplied = new Set([
   'SQLITE_NOTADB',
 ]);
 
-/** The primary result code, or undefined for what does not come from SQLite itself, such as a connection that is closed. */
+/** The primary result code; undefined if the error does not come from SQLite itself, such as that of a closed connection. */
 function codeOf(error: unknown): string | undefined {
   const { code, errcode } = (error ?? {}) as { readonly code?: unknown; readonly errcode?: unknown };
   if (typeof errcode === 'number') return codeNames[errcode & 0xff] ?? `SQLITE_${errcode & 0xff}`;
@@ -22,11 +22,11 @@ function codeOf(error: unknown): string | undefined {
 
 export function isLocked(error: unknown): boolean {
   const code = codeOf(error);
-  // better-sqlite3 lets nothing else run on a connection while somebody walks through the rows of a query.
+  // better-sqlite3 runs nothing else on a connection while somebody iterates over the rows of a query.
   return code === 'SQLITE_BUSY' || code === 'SQLITE_LOCKED' || /busy executing a query/.test(messageOf(error));
 }
 
-/** Somebody may have dropped the table, or closed the connection and opened it again. */
+/** Somebody may have dropped the table, or closed and reopened the connection. */
 export function isTableGone(cause: unknown): boolean {
   const code = codeOf(cause);
   return code === undefined || code === 'SQLITE_ERROR';
@@ -41,7 +41,7 @@ export function failureOf(operation: string, cause: unknown): StoreError {
   }
   if (code === 'SQLITE_FULL') return failure(operation, 'full', `the disk is full: ${detail}`, cause);
   if (isLocked(cause)) return failure(operation, 'busy', `the database is locked: ${detail}`, cause);
-  // When it cannot be read or synced, nobody knows how much of a commit has reached the disk.
+  // When reading or syncing fails, it is unknown how much of a commit has reached the disk.
   const isUncertain =
     (operation === 'write' || operation === 'remove' || operation === 'transaction') && !surelyNotApplied.has(code);
   return failure(operation, 'failed', detail, cause, isUncertain ? 'unknown' : 'no');

@@ -1,4 +1,4 @@
-/** SQLite statements: the table, and what is asked of it, one statement a verb. */
+/** SQLite statements: the schema, and one statement for each verb. */
 
 /** What `sqliteStore` needs of a database: `DatabaseSync` of node:sqlite and `Database` of better-sqlite3 have it. */
 export interface SqliteDatabase {
@@ -20,7 +20,7 @@ export interface SqliteStatement {
 
 type SqliteValue = string | number | null | Uint8Array;
 
-// The value comes last: a row with a big one is spread over pages that only reading the value itself must follow.
+// The value is the last column: a large one is spread over pages that are then followed only to read the value itself.
 const schema = `
 CREATE TABLE IF NOT EXISTS holdfast_entries (
   version INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS holdfast_entries (
   value BLOB NOT NULL
 )`;
 
-// SQLite knows whole milliseconds and cuts the rest off, so an entry is live through the last one: never gone early.
+// SQLite's clock has whole milliseconds and truncates, so an entry lives through its last one: it is never gone early.
 const now = `(SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)`;
 
 const readSql = `
@@ -57,7 +57,7 @@ const sweepSql = `
 DELETE FROM holdfast_entries
 WHERE version > ? AND version <= ? AND expires_ms < (SELECT now FROM ${now})`;
 
-// The first column moves with the commits of other connections, the second with what this one does.
+// The first column changes with commits of other connections, the second with changes of this one.
 const movedSql = 'SELECT data_version AS others, total_changes() AS own FROM pragma_data_version()';
 
 const lastSql = `SELECT coalesce(max(seq), 0) AS version FROM sqlite_sequence WHERE name = 'holdfast_entries'`;
@@ -75,10 +75,10 @@ export interface Statements {
   readonly sweep: SqliteStatement;
 }
 
-/** Makes the table where it is not there, and prepares all that is asked of it. */
+/** Creates the table if it does not exist, and prepares all statements. */
 export function setUp(db: SqliteDatabase): Statements {
   db.exec('PRAGMA busy_timeout = 0');
-  // Persistent and shared by all connections. A database in memory has a mode of its own, and keeps it.
+  // WAL mode is persistent, and shared by all connections. An in-memory database keeps a mode of its own.
   db.exec('PRAGMA journal_mode = WAL');
   db.exec(schema);
   return {
@@ -93,7 +93,7 @@ export function setUp(db: SqliteDatabase): Statements {
   };
 }
 
-/** Its rows are read by name, also where the database was opened with `returnArrays`. */
+/** Rows are read by column name, even if the database was opened with `returnArrays`. */
 function prepared(db: SqliteDatabase, sql: string): SqliteStatement {
   const statement = db.prepare(sql);
   statement.setReturnArrays?.(false);

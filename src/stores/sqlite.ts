@@ -1,10 +1,9 @@
 /**
  * SQLite store: one table in a file that the processes of one machine share.
  *
- * Promise: a verb is one statement, so it is done or not done whatever dies in between; the event loop is never blocked
- * by another process's lock, because the store waits for it by itself. A version is the row's own AUTOINCREMENT number:
- * SQLite gives none twice in the life of the table, so a key that was removed or swept leaves nothing behind.
- * After: sqlite.org/autoinc.html, sqlite.org/wal.html, sqlite.org/lang_returning.html.
+ * Promise: a verb is one statement, so it is applied completely or not at all, whatever dies in between. Another process's lock never blocks the event loop,
+ * because the store waits for the lock itself. A version is the row's own AUTOINCREMENT number: SQLite never assigns one twice in the life of the table, so a
+ * key that was removed or swept leaves nothing behind.
  */
 
 import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
@@ -96,19 +95,19 @@ export function sqliteStore(db: SqliteDatabase, options: SqliteStoreOptions = {}
   return new TableStore(database, prefix, timeout, clock, new VerbChecks('sqlite', maxValueBytes));
 }
 
-/** Rows looked at by one sweep, and writes from one to the next: four rows per write, oldest version first, round and round. */
+/** How many rows a sweep looks at, and after how many writes the next one comes: four rows per write, oldest version first, round and round. */
 const rowsPerSweep = 256;
 const writesPerSweep = 64;
 
-/** How often a watched file is looked at; rarer the more keys there are to look up, and while it cannot be looked at. */
+/** How often a watched file is polled: less often the more keys there are to look up, and while it cannot be read. */
 const shortestPollMs = 10;
 const keysPerPollMs = 10;
 const blindPollMs = 250;
 
-/** Pauses between tries for a lock: those of SQLite's own busy handler, but for its longest. */
+/** The pauses between tries for a lock: those of SQLite's own busy handler, without the longest ones. */
 const pausesMs = [1, 2, 5, 10, 15, 20, 25];
 
-/** How a transaction ended. What the caller's function throws is passed on as it is. */
+/** How a transaction ended. An error of the caller's function is passed on unchanged. */
 type Ended<T> = { readonly value: T } | { readonly thrown: unknown };
 
 class TableStore implements SqliteStore {
@@ -118,13 +117,13 @@ class TableStore implements SqliteStore {
   private writesUntilSweep = 0;
   private sweptVersion = 0;
   private readonly watchers = new Watchers();
-  /** Of each watched key the version that was last seen; 0 for none. */
+  /** The version of each watched key as last seen; 0 for none. */
   private readonly seenVersions = new Map<string, number>();
   private seenLast = 0;
   private seenMoves = '';
   private readonly poll = callbackTimer(() => this.look());
   private readonly db: SqliteDatabase;
-  /** With the separator, which no prefix contains. */
+  /** Includes the separator, which no prefix contains. */
   /** @internal */ readonly prefix: string;
   private readonly timeoutMs: number;
   private readonly clock: Clock;
@@ -196,7 +195,7 @@ class TableStore implements SqliteStore {
     });
     this.whenFree('watch', undefined, (statements) => {
       if (!watcher.isStarting) return;
-      // The key is compared with what is seen now; the others stay as they are, so that the next look tells of them.
+      // Only this key gets its present version; those of the other keys stay, so that the next poll reports their changes.
       if (this.watchers.size === 0) this.seenLast = versionOf(statements.last.all());
       if (!this.seenVersions.has(key)) this.seenVersions.set(key, this.versionNow(statements, key));
       this.watchers.add(watcher);
@@ -216,7 +215,7 @@ class TableStore implements SqliteStore {
     this.background.schedule(this.poll, this.clock.now() + ms);
   }
 
-  /** Tells of what has changed since the last look. What cannot be seen now is seen later: states are compared, not events. */
+  /** Reports what has changed since the last poll. What cannot be seen now is seen later: the poll compares states, not events. */
   private look(): void {
     let pollMs = Math.max(shortestPollMs, this.seenVersions.size / keysPerPollMs);
     try {
@@ -242,7 +241,7 @@ class TableStore implements SqliteStore {
       // A key that is absent again may have been written and removed in between.
       if (version !== seen || (version === 0 && wasWritten)) changed.push([key, version]);
     }
-    // Only now: had a statement failed on the way, the next look would begin anew.
+    // Only now: if a statement above had failed, the next poll would have to start over.
     this.seenMoves = moves;
     this.seenLast = last;
     for (const [key, version] of changed) this.seenVersions.set(key, version);
@@ -266,7 +265,7 @@ class TableStore implements SqliteStore {
       this.db.exec('BEGIN IMMEDIATE');
       const view = new View(this, statements, this.checks);
       let value: T;
-      // What goes wrong from here on is not thrown: the work is never run a second time.
+      // From here on errors are returned, not thrown, so that the work is never run a second time.
       try {
         value = work(view);
         if (isThenable(value)) throw this.mustBeSynchronous(value);
@@ -294,10 +293,10 @@ class TableStore implements SqliteStore {
     if (row === undefined) return undefined;
     const { buffer, byteOffset, byteLength } = row.value;
     return {
-      // better-sqlite3 gives a Buffer, whose methods differ.
+      // better-sqlite3 returns a Buffer, whose methods differ from those of a Uint8Array.
       value: new Uint8Array(buffer, byteOffset, byteLength),
       version: Number(row.version),
-      // The machine's clock may have been put back since.
+      // The machine's clock may have been put back since the write.
       ageMs: Math.max(0, Number(row.age)),
       ttlMs: Number(row.ttl),
     };
@@ -312,11 +311,11 @@ class TableStore implements SqliteStore {
     ifVersion: number | undefined,
   ): Written | Refused {
     for (;;) {
-      // `all` runs the statement to its end: only then is it committed, and a failure to commit known.
+      // `all` runs the statement to its end: only then is it committed, or does its commit fail.
       const [written] = statements.write.all(this.prefix + key, value, Math.ceil(ttlMs), ifVersion ?? null) as Row[];
       if (written !== undefined) return { ok: true, version: Number(written.version) };
       const entry = this.readNow(statements, key);
-      // Another process may have removed what was in the way since; then nothing is in the way any more.
+      // If another process has removed the entry in the way in the meantime, try again.
       if (entry !== undefined || ifVersion !== 0) return { ok: false, entry };
     }
   }
@@ -326,7 +325,7 @@ class TableStore implements SqliteStore {
     return Number(remove.run(this.prefix + key, ifVersion ?? null).changes) > 0;
   }
 
-  /** Expired rows go a few at a time; what goes wrong here is the next sweep's business, the write is done. */
+  /** Drops a few expired rows. An error here is left to the next sweep, because the write itself is done. */
   private sweepNowAndThen({ scan, sweep }: Statements): void {
     if (this.writesUntilSweep-- > 0) return;
     this.writesUntilSweep = writesPerSweep - 1;
@@ -334,14 +333,14 @@ class TableStore implements SqliteStore {
       const [seen] = scan.all(this.sweptVersion, rowsPerSweep) as Scanned[];
       const { rows, last, expired } = seen!;
       if (Number(expired) > 0) sweep.run(this.sweptVersion, Number(last));
-      // New rows come at the end; to follow them would leave the old ones behind for ever.
+      // New rows come at the end. Following them would leave the old ones behind for ever.
       this.sweptVersion = Number(rows) < rowsPerSweep ? 0 : Number(last);
     } catch {
       this.sweptVersion = 0;
     }
   }
 
-  /** Runs a step, again and again while the database is locked, until `timeout`. A step that is refused has done nothing. */
+  /** Runs a step, and repeats it while the database is locked, until `timeout`. A step that met a lock has done nothing. */
   private async whenFree<T>(
     operation: string,
     signal: AbortSignal | undefined,
@@ -382,26 +381,26 @@ class TableStore implements SqliteStore {
     try {
       this.db.exec('ROLLBACK');
     } catch {
-      // Some failures, such as a full disk, roll back by themselves.
+      // After some failures, such as a full disk, SQLite has already rolled back.
     }
   }
 
   /** @internal */
   failure(operation: string, cause: unknown): StoreError {
-    // The next verb begins anew.
+    // The next verb sets everything up again.
     if (isTableGone(cause)) this.statements = undefined;
     return failureOf(operation, cause);
   }
 
   private mustBeSynchronous(promise: PromiseLike<unknown>): StoreError {
-    // It is rolled back; that it rejects, perhaps for that very reason, is nobody's news.
+    // The transaction is rolled back. The promise may reject for that very reason, which must not become an unhandled rejection.
     promise.then(undefined, () => {});
     const detail = 'the function must be synchronous: others would run on the connection while it waits';
     return failure('transaction', 'invalid', detail);
   }
 }
 
-/** The verbs of a transaction, until it ends. */
+/** The verbs inside a transaction, until it ends. */
 class View implements StoreTransaction {
   private isOver = false;
   private readonly store: TableStore;
@@ -454,7 +453,7 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function';
 }
 
-/** Resolves at an instant of the clock; rejects with the signal's reason when it aborts. */
+/** Resolves at an instant of the clock, or rejects with the signal's reason. */
 function pause(clock: Clock, atMs: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
     const abort = () => {

@@ -77,14 +77,14 @@ export interface Store {
   /**
    * Writes, or returns the entry in the way. Of any number of writers with one `ifVersion` exactly one succeeds.
    *
-   * @throws {@link StoreError} `ERR_STORE` when the store fails (`applied` says whether it may have written all the same), or for invalid
+   * @throws {@link StoreError} `ERR_STORE` when the store fails (`applied` says whether the write may have been applied), or for invalid
    * input; the reason of the signal.
    */
   write(key: string, value: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused>;
   /**
    * Removes the key, and returns whether there was an entry.
    *
-   * @throws {@link StoreError} `ERR_STORE` when the store fails (`applied` says whether it may have removed all the same); the reason of the
+   * @throws {@link StoreError} `ERR_STORE` when the store fails (`applied` says whether the removal may have been applied); the reason of the
    * signal.
    */
   remove(key: string, options?: StoreRemoveOptions): Promise<boolean>;
@@ -258,19 +258,19 @@ export interface StoreTransaction {
 /** The longest key, in bytes of UTF-8. */
 const longestKeyBytes = 512;
 
-/** What one `readMany` takes: its answer may be a thousand times the largest value. */
+/** The limit of one `readMany`: its reply may be a thousand times the largest value. */
 const mostKeys = 1000;
 
-/** Ten years: nothing lives for ever. */
+/** Ten years: every entry expires. */
 const longestTtlMs = 315_360_000_000;
 
-/** The option of every store. 1 MiB holds any record of this package; a greater value has a better place than a store. */
+/** An option of every store. 1 MiB holds any record of this package; larger values belong elsewhere. */
 export const maxValueBytesField = /* @__PURE__ */ withDefault(
   /* @__PURE__ */ integer({ min: 1, max: 1_073_741_824 }),
   1_048_576,
 );
 
-/** An option for stores that share a server. No character of it may be one that separates it from the key. */
+/** An option of stores that share a server. It allows none of the characters that separate the prefix from the key. */
 export const prefixField = /* @__PURE__ */ withDefault(
   {
     allowed: 'a string of 1 to 64 letters, digits and characters of "_-.:/"',
@@ -280,7 +280,7 @@ export const prefixField = /* @__PURE__ */ withDefault(
   'holdfast',
 );
 
-/** What every store checks before it begins: nothing has been touched when one of these throws. */
+/** The checks that every store makes before it begins: if one throws, nothing has been touched. */
 export class VerbChecks {
   private readonly store: string;
   private readonly maxValueBytes: number;
@@ -299,7 +299,7 @@ export class VerbChecks {
   }
 
   write(key: unknown, value: unknown, options: StoreWriteOptions): void {
-    // Plain JavaScript may leave the options out.
+    // Plain JavaScript may omit the options.
     const given: Partial<StoreWriteOptions> = options ?? {};
     for (const name in given) {
       if (name !== 'ttlMs' && name !== 'ifVersion' && name !== 'evictable' && name !== 'signal') {
@@ -370,7 +370,7 @@ export class VerbChecks {
     throw this.invalid('consume', `"${name}" must be a number from ${min} to ${max}, got ${String(value)}`);
   }
 
-  /** A watch that may begin, or one that has failed already. */
+  /** A watch that may start, or one that has already failed. */
   watch(key: string, onChange: (change: StoreChange) => void, watchers: Watchers, isClosed: boolean): Watcher {
     const watcher = new Watcher(this.store, key, onChange);
     try {
@@ -388,9 +388,9 @@ export class VerbChecks {
   private key(operation: string, key: unknown): void {
     if (typeof key !== 'string') throw this.invalid(operation, `the key must be a string, got ${kindOf(key)}`);
     if (key.length === 0) throw this.invalid(operation, 'the key is empty');
-    // Half a surrogate pair has no UTF-8: two such keys would become one.
+    // A lone surrogate cannot be encoded as UTF-8: two different keys would become one.
     if (!(key as WellFormed).isWellFormed()) throw this.invalid(operation, 'the key is no well-formed Unicode');
-    // A unit of UTF-16 is at most three bytes of UTF-8.
+    // A UTF-16 code unit takes at most three bytes in UTF-8.
     if (key.length * 3 > longestKeyBytes && utf8Length(key) > longestKeyBytes) {
       throw this.invalid(operation, `the key has ${utf8Length(key)} bytes, at most ${longestKeyBytes}; hash it`);
     }
@@ -414,19 +414,19 @@ export class VerbChecks {
   }
 }
 
-/** In every engine that this package runs on, yet not in the library of ES2023. */
+/** Every engine that this package runs on has it, but the ES2023 library does not declare it. */
 type WellFormed = string & { isWellFormed(): boolean };
 
 function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;
 }
 
-/** Also for bytes of another realm, where `instanceof` says no: test runners have several. */
+/** Accepts bytes of another realm, for which `instanceof` is false: test runners have several realms. */
 function isBytes(value: unknown): value is Uint8Array {
   return ArrayBuffer.isView(value) && (value as Uint8Array)[Symbol.toStringTag] === 'Uint8Array';
 }
 
-/** Of well-formed text. */
+/** For well-formed text only. */
 function utf8Length(text: string): number {
   let bytes = 0;
   for (const character of text) {

@@ -1,8 +1,8 @@
 /**
- * Turn writes: what is written to one socket in one turn of the event loop goes out together.
+ * Turn writes: sends everything that is written to one socket in one turn of the event loop together.
  *
- * Promise: nothing is held for longer than it takes to hear all that is there to be heard, and then to go on. A system call for each command
- * was a sixth of the processor time of a request with an idempotency key on Redis.
+ * Promise: a write is held only until everything already received has been processed, and then goes out. A system call for each command took a sixth of the
+ * processor time of a request with an idempotency key on Redis.
  */
 
 import { atTurnEnd } from '../core/event-loop.js';
@@ -20,7 +20,7 @@ export class TurnWrites {
     held?.uncork();
   };
 
-  /** Call it before a write. What is no socket, as of another kind of client, is left as it is. */
+  /** Call it before a write. Anything but a socket, as of another kind of client, is left alone. */
   hold(socket: Partial<Corkable> | null | undefined): void {
     if (this.held !== undefined || atTurnEnd === undefined || !isCorkable(socket)) return;
     this.held = socket;

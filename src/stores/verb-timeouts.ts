@@ -1,14 +1,14 @@
 /**
- * Verb timeouts: one timer for all verbs of a store that waits for a server, and the aborts of those who asked.
+ * Verb timeouts: one timer for all verbs of a store that waits for a server, and the listeners for the callers' aborts.
  *
- * Promise: a verb is told within a few milliseconds of its end, or some more where the event loop was busy, never before; the timer is gone one
- * `timeout` after the last verb has begun, at the latest, and keeps no process alive meanwhile, which the client's connection does. All wait
- * equally long, so the first to begin is the first to end. A timer for each, set and taken back, would cost a fifth of a round trip.
+ * Promise: a verb times out within a few milliseconds after its end, or a little later if the event loop was busy, never before. The timer is gone at most
+ * one `timeout` after the last verb began. It does not keep the process alive; the client's connection does. All verbs wait equally long, so the first to
+ * begin is the first to end. A timer for each verb, scheduled and cancelled, would cost a fifth of a round trip.
  */
 import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
 import { type Clock, Timer } from '../core/clock.js';
 
-/** What is under way; it is its own list node. */
+/** A verb in progress; it is its own list node. */
 export abstract class TimedVerb {
   endsAtMs = 0;
   previous: TimedVerb | undefined = undefined;
@@ -16,15 +16,15 @@ export abstract class TimedVerb {
   isListed = false;
   signal: AbortSignal | undefined = undefined;
   onAbort: (() => void) | undefined = undefined;
-  /** Ends it. */
+  /** Ends it with a timeout. */
   abstract timedOut(): void;
-  /** Ends it with the caller's own reason. */
+  /** Ends it with the reason of the caller's signal. */
   abstract aborted(reason: unknown): void;
 }
 
-/** A timer that fires on time is late by less. */
+/** A timer that fires on time is late by less than this. */
 const lateMs = 5;
-/** Enough for a round trip to a server that is near. */
+/** Enough for a round trip to a nearby server. */
 const graceMs = 20;
 
 export class VerbTimeouts extends Timer {
@@ -47,7 +47,7 @@ export class VerbTimeouts extends Timer {
     this.onIdle = onIdle;
   }
 
-  /** Whether one verb is under way, and no other. */
+  /** Whether exactly one verb is in progress. */
   get hasOne(): boolean {
     return this.first !== undefined && this.first === this.last;
   }
@@ -77,20 +77,20 @@ export class VerbTimeouts extends Timer {
     else verb.previous.next = verb.next;
     if (verb.next === undefined) this.last = verb.previous;
     else verb.next.previous = verb.previous;
-    // One that somebody still holds would hold all that came after it.
+    // A removed verb that somebody still refers to must not keep all later ones alive.
     verb.previous = undefined;
     verb.next = undefined;
     if (verb.signal !== undefined) removeAbortListener(verb.signal, verb.onAbort!);
     if (this.isClosed) this.restIfIdle();
   }
 
-  /** From now on it rests as soon as nothing is under way. */
+  /** From now on, it calls `onIdle` as soon as no verb is in progress. */
   close(): void {
     this.isClosed = true;
     this.restIfIdle();
   }
 
-  /** In the order in which they have begun. What it does may end the verb. */
+  /** Visits the verbs in the order of their begin. The visitor may end the verb. */
   each(visit: (verb: TimedVerb) => void): void {
     for (let verb = this.first; verb !== undefined; ) {
       const { next } = verb;
@@ -101,8 +101,8 @@ export class VerbTimeouts extends Timer {
 
   override expire(): void {
     const nowMs = this.clock.now();
-    // A timer that is this late means that the event loop was busy: answers may be there, and are read after the timers; what was asked for
-    // in the turn that was long may have gone out at its end.
+    // A timer that is this late means that the event loop was busy. Replies may have arrived, but are read after the timers; and what was written in the long
+    // turn may have been sent only at its end.
     if (this.first !== undefined && nowMs - this.first.endsAtMs > lateMs && !this.hadGrace) {
       this.hadGrace = true;
       this.clock.schedule(this, nowMs + graceMs);

@@ -1,7 +1,7 @@
 /**
- * Watchers: who waits for a change of which key, for every store that can tell.
+ * Watchers: the watches of each key, for every store that can report changes.
  *
- * Promise: after `close` a listener is not called again; one that throws disturbs neither the verb that told it nor the others.
+ * Promise: after `close`, a listener is not called again. A listener that throws affects neither the verb that called it nor other listeners.
  */
 import { Timer } from '../core/clock.js';
 import { StoreError } from '../core/errors.js';
@@ -11,7 +11,7 @@ import type { StoreChange, StoreWatch } from './store.js';
 const changed: StoreChange = { kind: 'changed' };
 const gap: StoreChange = { kind: 'gap' };
 
-/** One watch. The timer is there for stores that wait for a server's word before it is ready. */
+/** One watch. Its timer is for stores that wait for a server's confirmation before the watch is ready. */
 export class Watcher extends Timer implements StoreWatch {
   readonly key: string;
   readonly ready: Promise<void>;
@@ -31,7 +31,7 @@ export class Watcher extends Timer implements StoreWatch {
       this.resolve = resolve;
       this.reject = reject;
     });
-    // Who does not ask whether it is ready is not to be ended by the answer.
+    // A caller that does not use `ready` must not get an unhandled rejection from it.
     this.ready.catch(() => {});
   }
 
@@ -43,7 +43,7 @@ export class Watcher extends Timer implements StoreWatch {
     return this.state === 'ready';
   }
 
-  /** What is to be done when it is over, for whatever reason. */
+  /** Sets what to do when the watch is over, for whatever reason. */
   whenOver(onEnd: (watcher: Watcher) => void): void {
     this.onEnd = onEnd;
   }
@@ -59,7 +59,7 @@ export class Watcher extends Timer implements StoreWatch {
     this.end();
   }
 
-  /** Only stores that schedule it have a time for it. */
+  /** Only stores that schedule it have a time limit for it. */
   override expire(): void {
     const detail = 'the server did not confirm the subscription in time';
     this.fail(this.error('timeout', detail));
@@ -82,7 +82,7 @@ export class Watcher extends Timer implements StoreWatch {
     try {
       this.onChange(change);
     } catch (error) {
-      // Reported as any exception of a callback is; the verb that told it goes on.
+      // Reported as an uncaught exception, as for any callback; the verb that called the listener goes on.
       asMicrotask(() => {
         throw error;
       });
@@ -100,7 +100,7 @@ export class Watcher extends Timer implements StoreWatch {
   }
 }
 
-/** Most watches of one store at a time: more are a leak of the caller's. */
+/** The most watches of one store at a time: more are a leak in the caller. */
 const mostWatches = 100_000;
 
 /** The watchers of a store, or of a channel, by key. */
@@ -134,7 +134,7 @@ export class Watchers {
     return this.byKey.has(key);
   }
 
-  /** A copy: a listener may close a watch, or begin another. */
+  /** A copy, because a listener may close a watch or begin another. */
   all(): Watcher[] {
     return [...this.byKey.values()].flatMap((watchers) => [...watchers]);
   }
@@ -144,7 +144,7 @@ export class Watchers {
     if (watchers !== undefined) for (const watcher of [...watchers]) watcher.changed();
   }
 
-  /** Who waits for a change asks once more, and hears that the store is closed. */
+  /** Tells every watcher to read once more, and closes it. */
   closeAll(): void {
     for (const watcher of this.all()) {
       watcher.gap();

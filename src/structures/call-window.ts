@@ -1,5 +1,5 @@
 /**
- * Call window: of the last `capacity` calls, how many failed and how many were slow.
+ * Call window: how many of the last `capacity` calls failed, and how many were slow.
  *
  * Promise: one byte per call, allocated once; a record costs the same whatever the capacity.
  */
@@ -17,7 +17,7 @@ export class CallWindow {
 
   record(failed: boolean, slow: boolean): void {
     const { results, nextIndex } = this;
-    // Places that were never used hold a zero, so dropping one changes no sum.
+    // Unused places hold a zero, so dropping one changes no sum.
     const dropped = results[nextIndex]!;
     results[nextIndex] = (failed ? 1 : 0) | (slow ? 2 : 0);
     this.nextIndex = nextIndex + 1 === results.length ? 0 : nextIndex + 1;

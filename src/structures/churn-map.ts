@@ -1,9 +1,9 @@
 /**
- * Churn map: a Map for what comes and goes.
+ * Churn map: a Map for entries that come and go.
  *
- * Promise: what was taken out is held by nothing here. A Map alone does not keep that promise: V8 makes its table anew every few additions,
- * with a reference from the old table to the new one, and each table holds what was in it when it was replaced. Once one of them has come
- * into old space, all later ones are taken for alive until the next full collection. Here they hold an empty box.
+ * Promise: a removed value is not kept alive by this map. A plain Map does not promise that: V8 replaces its table every few additions, the old table refers
+ * to the new one, and each table still holds what was in it when it was replaced. Once one of them is in old space, all later ones count as alive until the
+ * next full collection. Here such a table holds an empty box only.
  */
 interface Box<Value> {
   value: Value | undefined;
@@ -20,7 +20,7 @@ export class ChurnMap<Key, Value> {
     return this.boxes.get(key)?.value;
   }
 
-  /** Adds what is not there. */
+  /** Adds an entry for a key that is not there. */
   add(key: Key, value: Value): void {
     this.boxes.set(key, { value });
   }

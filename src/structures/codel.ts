@@ -1,11 +1,10 @@
 /**
- * Controlled delay: tells a queue that only smooths a burst from one that stands.
+ * Controlled delay: tells a queue that only smooths a burst from a standing one.
  *
- * Promise: a queue that was empty, or nearly, at some moment of the last interval drops nothing; in one that was not,
- * who waited longer than twice the target is too late. What is nearly empty goes by the service: 5 % of the time that
- * half of the operations take, at least 5 ms.
- * After: Nichols and Jacobson, "Controlling queue delay" (2012), in the form of folly's `Codel`, which drops what waited
- * too long instead of dropping ever more often; the oldest waiter stands for the queue, also while the newest is served.
+ * Promise: if the queue was empty or nearly empty at some moment of the last interval, it drops nothing. If it was not, a waiter that has waited longer than
+ * twice the target is dropped. The target is 5 % of the median service time, but at least 5 ms.
+ * After: Nichols and Jacobson, "Controlling queue delay" (2012), in the form of folly's `Codel`, which drops what waited too long instead of dropping ever
+ * more often; the oldest waiter stands for the queue, even while the newest is served.
  */
 
 import { QuantileEstimator } from './quantile.js';
@@ -21,18 +20,18 @@ export class CoDel {
   private shortestWaitMs = 0;
   private intervalEndsMs = Number.NEGATIVE_INFINITY;
 
-  /** About half of the operations take less; 0 while none has ended. */
+  /** The median service time; 0 before the first operation has ended. */
   get medianServiceMs(): number {
     return this.serviceMs.value ?? 0;
   }
 
-  /** Somebody did not have to wait at all, so no queue stands. */
+  /** Records that an operation did not have to wait at all, so there is no standing queue. */
   noteNoWait(): void {
     this.isOverloaded = false;
     this.shortestWaitMs = 0;
   }
 
-  /** An operation took this long. */
+  /** Records how long an operation took. */
   noteService(tookMs: number): void {
     this.serviceMs.add(tookMs);
   }
@@ -44,7 +43,7 @@ export class CoDel {
       this.isOverloaded = this.shortestWaitMs > targetMs;
       this.intervalEndsMs = nowMs + intervalMs;
       this.shortestWaitMs = waitedMs;
-      // The first one of an interval is served, so that some call gets through however long the queue is.
+      // The first one of an interval is served, so that some calls get through however long the queue is.
       return false;
     }
     this.shortestWaitMs = Math.min(this.shortestWaitMs, waitedMs);

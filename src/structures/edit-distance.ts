@@ -1,5 +1,5 @@
 /**
- * Edit distance: how many letters must be added, dropped or changed to make one word of another.
+ * Edit distance: how many letters must be added, dropped or changed to turn one word into another.
  * After: Wagner and Fischer, "The string-to-string correction problem" (1974).
  */
 export function editDistance(from: string, to: string): number {
@@ -15,11 +15,11 @@ export function editDistance(from: string, to: string): number {
   return row[to.length]!;
 }
 
-/** The candidate nearest to a word, case aside; undefined when more than two fifths of the letters differ. */
+/** The candidate nearest to a word, ignoring case; undefined if more than two fifths of the letters differ. */
 export function nearestName(name: string, candidates: readonly string[]): string | undefined {
   let nearest: string | undefined;
   let smallest = Number.POSITIVE_INFINITY;
-  // A long key is no slip of the pen, and comparing it would take long.
+  // A long key is not a typing error, and comparing it would take long.
   if (name.length > 64) return undefined;
   for (const candidate of candidates) {
     const distance = editDistance(name.toLowerCase(), candidate.toLowerCase());

@@ -1,18 +1,18 @@
 /**
- * GCRA: the generic cell rate algorithm, a rate limit that is one number.
+ * GCRA: the generic cell rate algorithm, a rate limit that needs only one number.
  *
- * Promise: what is granted never exceeds `burst` at once nor the rate in the long run; what is denied changes nothing.
+ * Promise: what is granted never exceeds `burst` at once, nor the rate in the long run. A refusal changes nothing.
  * After: ITU-T I.371; `tat` is its theoretical arrival time.
  */
 
-/** What sums of binary fractions may be off by: a nanosecond. The rate does not drift by it, `tat` is never rounded. */
+/** The rounding error allowed in sums of binary fractions: a nanosecond. It does not let the rate drift, because `tat` is never rounded. */
 const toleranceMs = 1e-6;
 
 export class Gcra {
-  /** Milliseconds that a cost of one takes of the rate. */
+  /** Milliseconds of the rate that a cost of one takes. */
   readonly intervalMs: number;
   readonly burst: number;
-  /** When all that was granted is worked off. */
+  /** When everything granted so far is worked off. */
   private tatMs = Number.NEGATIVE_INFINITY;
 
   constructor(intervalMs: number, burst: number) {
@@ -26,17 +26,17 @@ export class Gcra {
     return waitMs > toleranceMs ? waitMs : 0;
   }
 
-  /** Grants. */
+  /** Grants the cost. */
   take(cost: number, nowMs: number): void {
     this.tatMs = Math.max(this.tatMs, nowMs) + cost * this.intervalMs;
   }
 
-  /** What could be granted at once, in whole units. */
+  /** Whole units that could be granted now. */
   remaining(nowMs: number): number {
     return Math.floor(this.burst - this.resetMs(nowMs) / this.intervalMs + toleranceMs);
   }
 
-  /** Milliseconds until the whole burst is there again. */
+  /** Milliseconds until the whole burst is available again. */
   resetMs(nowMs: number): number {
     return Math.max(0, this.tatMs - nowMs);
   }

@@ -1,10 +1,10 @@
 /**
- * Linked queue: things that wait in a line, taken from either end, and out of its middle, in constant time.
+ * Linked queue: a queue whose nodes can be removed from either end and from the middle in constant time.
  *
- * Promise: nothing is allocated, because what waits is its own link; the cost per node does not depend on how many wait.
+ * Promise: it allocates nothing, because each node is its own link; the cost per node does not depend on the length.
  */
 
-/** What a queue links: the waiting thing itself. Only the queue writes these fields. */
+/** A node of a queue: the waiting object itself. Only the queue writes these fields. */
 export interface QueueNode<Node> {
   previousInQueue: Node | undefined;
   nextInQueue: Node | undefined;
@@ -25,7 +25,7 @@ export class LinkedQueue<Node extends QueueNode<Node>> {
     this.size++;
   }
 
-  /** Takes out a node that is in this queue. */
+  /** Removes a node that is in this queue. */
   remove(node: Node): void {
     const { previousInQueue, nextInQueue } = node;
     if (previousInQueue === undefined) this.first = nextInQueue;

@@ -1,37 +1,36 @@
 /**
  * Loop gauge: how late the event loop of this thread is, and how busy.
  *
- * Promise: it looks only while it is asked: no timer outlives the last question by more than a look, and none keeps the
- * process alive. A look that is overdue tells of a blocked loop before the loop comes to tell it itself. Where the
- * platform does not tell how busy its loop is, the answer is 0.
+ * Promise: it samples only while it is asked: its timer outlives the last question by at most one sample, and does not keep the process alive. An overdue
+ * sample shows a blocked loop before the loop itself can report it. If the platform does not report how busy its loop is, the answer is 0.
  */
 
-/** What the gauge takes from the platform. */
+/** What the gauge needs from the platform. */
 export interface LoopPlatform {
-  /** Calls back after this many milliseconds, and keeps no process alive for it. */
+  /** Calls back after this many milliseconds, without keeping the process alive. */
   later(then: () => void, ms: number): void;
-  /** Milliseconds that the loop was idle and busy, since it began. */
+  /** Milliseconds for which the loop has been idle and busy since it began. */
   times(): { readonly idle: number; readonly active: number } | undefined;
 }
 
-/** Answers of a gauge are about a moment of real time, monotonic, in milliseconds. */
+/** Its answers are about an instant of real, monotonic time, in milliseconds. */
 export interface LoopGauge {
-  /** Milliseconds that the loop is late, or was at the last look. */
+  /** Milliseconds by which the loop is late, or was at the last sample. */
   delayMs(nowMs: number): number;
-  /** Share of the time that the loop is busy, from 0 to 1. */
+  /** The share of time for which the loop is busy, from 0 to 1. */
   utilization(nowMs: number): number;
 }
 
-/** Often enough to see a blocked loop, seldom enough not to cost anything: 10 ms is also the histogram's default in Node. */
+/** Often enough to see a blocked loop, rarely enough to cost nothing. 10 ms is also the default of Node's histogram. */
 const lookMs = 10;
-/** A look that is older says nothing of now. */
+/** An older sample says nothing about the present. */
 const staleMs = 1_000;
-/** The shortest time over which a share of it means anything. */
+/** The shortest time for which a share is meaningful. */
 const shareMs = 250;
 
 const unknownTimes = { idle: 0, active: 0 };
 
-/** A gauge on a platform, and on the clock that its questions are about. */
+/** A gauge on a platform, and on the clock of its questions. */
 export function loopGauge(platform: LoopPlatform, now: () => number): LoopGauge {
   let dueMs = Number.POSITIVE_INFINITY;
   let lookedMs = Number.NEGATIVE_INFINITY;
@@ -60,7 +59,7 @@ export function loopGauge(platform: LoopPlatform, now: () => number): LoopGauge 
       times = platform.times() ?? unknownTimes;
       const active = times.active - before.active;
       const passed = active + times.idle - before.idle;
-      // The first look would tell of the start of the process.
+      // The first sample would cover the start of the process.
       share = before !== unknownTimes && passed > 0 ? active / passed : 0;
       sharedMs = nowMs;
       return share;

@@ -1,15 +1,15 @@
 /**
  * Quantile: follows a quantile of a stream, such as the 95th percentile of latencies, in a few numbers.
  *
- * Promise: undefined until enough values were seen, then always within the range of what can be; constant time and memory
- * per value; the same stream in other units gives the same estimate in these units. Only on which side of the estimate a
- * value lies counts, so a value of which no more is known than that it is larger is as good as any other.
- * After: Robbins and Monro, "A stochastic approximation method" (1951), on the logarithm, so that a step is a share.
+ * Promise: undefined until enough values were seen, then always within the possible range. Constant time and memory per value. The same stream in other units
+ * gives the same estimate in those units. It matters only on which side of the estimate a value lies, so a value known only to be larger is as good as any
+ * other.
+ * After: Robbins and Monro, "A stochastic approximation method" (1951), on the logarithm, so that a step is a ratio.
  */
 
-/** How far one value moves the estimate. A shift of the stream to ten times as much is followed in some 50 values. */
+/** How far one value moves the estimate. After a tenfold shift of the stream, the estimate follows in about 50 values. */
 const gain = 0.05;
-/** What is no larger counts as this, because a share of nothing is nothing. */
+/** Smaller values count as this, because a ratio of 0 is 0. */
 const smallest = 0.001;
 
 export class QuantileEstimator {
@@ -17,19 +17,19 @@ export class QuantileEstimator {
   private readonly fall: number;
   private readonly quantile: number;
   private readonly minimumSamples: number;
-  /** The first values, until they are enough to begin with their own quantile. */
+  /** The first values, until there are enough to start with their own quantile. */
   private first: number[] | undefined = [];
   private estimate = 0;
 
   constructor(quantile: number, minimumSamples: number) {
     this.quantile = quantile;
     this.minimumSamples = minimumSamples;
-    // In balance when a share of 1 - quantile lies above: that many times the rise equals the rest times the fall.
+    // In balance when a share of 1 - quantile lies above the estimate: that share times the rise equals the rest times the fall.
     this.rise = Math.exp(gain * quantile);
     this.fall = Math.exp(-gain * (1 - quantile));
   }
 
-  /** The quantile as it seems now; undefined until enough values were seen. */
+  /** The current estimate; undefined until enough values were seen. */
   get value(): number | undefined {
     return this.first === undefined ? this.estimate : undefined;
   }
@@ -48,9 +48,9 @@ export class QuantileEstimator {
     this.first = undefined;
   }
 
-  /** A value of which only a lower bound is known, because nobody waited for its end. */
+  /** Records a value of which only a lower bound is known, because nobody waited for its end. */
   addAtLeast(bound: number): void {
-    // Below the estimate the bound does not tell the side.
+    // A bound below the estimate does not tell on which side the value lies.
     if (this.first === undefined && bound >= this.estimate) this.estimate *= this.rise;
   }
 }

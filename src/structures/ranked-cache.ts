@@ -1,25 +1,24 @@
 /**
- * Ranked cache: a bounded map that forgets what costs least to lose, and among equals what was used longest ago.
+ * Ranked cache: a bounded map that evicts what costs least to lose and, among equals, the least recently used.
  *
- * Promise: never more than `limit` entries; what ranks higher goes only when nothing lower is left; no timers. A use
- * costs a few operations of a Map, whose order of insertion is the order of use; forgetting costs the same in the long
- * run, because each entry that is passed over is set aside once per use.
+ * Promise: never more than `limit` entries. A higher rank is evicted only when no lower one is left. No timers. A use costs a few operations of a Map, whose
+ * insertion order is the order of use. So does an eviction, on average, because each entry that is passed over is set aside once per use.
  */
 
-/** What losing a value costs: nothing, something, much. */
+/** The cost of losing a value: nothing, something, much. */
 export type Rank = 0 | 1 | 2;
 
-/** Entries that one sweep looks at, so that no call pays for all. */
+/** How many entries one sweep looks at, so that no single call pays for all. */
 const sweepLimit = 1_000;
 
 export class RankedCache<Value> {
   private readonly limit: number;
   private readonly rankOf: (value: Value) => Rank;
   private readonly onDrop: (value: Value) => void;
-  /** Entries since their last use; then, by rank, those that were passed over when something had to go. */
+  /** The first tier holds the entries in the order of their last use; each tier also those of its rank that an eviction has passed over. */
   private readonly tiers: readonly Tier<Value>[] = [new Tier(), new Tier(), new Tier()];
   private newestKey: string | undefined = undefined;
-  /** When a key was last used. Apart, because what nobody sweeps needs no times: 40 bytes per key. */
+  /** When each key was last used. Kept apart, because a cache that is never swept needs no times: 40 bytes per key. */
   private readonly usedMs = new Map<string, number>();
 
   constructor(limit: number, rankOf: (value: Value) => Rank, onDrop: (value: Value) => void) {
@@ -32,7 +31,7 @@ export class RankedCache<Value> {
     return this.tiers.reduce((sum, { entries }) => sum + entries.size, 0);
   }
 
-  /** The value of a key, which counts as a use of it; without a time no sweep finds it. */
+  /** The value of a key; this counts as a use. Without a time, no sweep drops the entry. */
   use(key: string, nowMs: number | undefined): Value | undefined {
     for (const { entries } of this.tiers) {
       const value = entries.get(key);
@@ -47,7 +46,7 @@ export class RankedCache<Value> {
     return undefined;
   }
 
-  /** What was used last, unless it is gone. */
+  /** The most recently used value, unless it is gone. */
   get newest(): Value | undefined {
     const key = this.newestKey;
     return key === undefined ? undefined : this.tiers[0]!.entries.get(key);
@@ -60,11 +59,11 @@ export class RankedCache<Value> {
     this.append(key, value);
   }
 
-  /** Drops what has not been used since `beforeMs`, except what would cost much. Answers whether there may be more of it. */
+  /** Drops what has not been used since `beforeMs`, except values of the highest rank. Returns whether there may be more to drop. */
   sweep(beforeMs: number): boolean {
     for (const { entries } of this.tiers) {
       const isLast = entries === this.tiers[2]!.entries;
-      // What is set aside comes to the end of the last tier, which is therefore gone over once.
+      // Entries that are set aside go to the end of the last tier, so that tier is traversed only once.
       let left = isLast ? Math.min(entries.size, sweepLimit) : sweepLimit;
       for (const [key, value] of entries) {
         if ((this.usedMs.get(key) ?? beforeMs) >= beforeMs) break;
@@ -101,11 +100,11 @@ export class RankedCache<Value> {
 
 class Tier<Value> {
   readonly entries = new Map<string, Value>();
-  /** Goes on where it stopped: a new iterator would step over all that was deleted before, each time. */
+  /** Kept between calls: a new iterator would have to skip all deleted entries each time. */
   private cursor: MapIterator<[string, Value]> | undefined = undefined;
 
   takeOldest(): [string, Value] | undefined {
-    // What is added comes behind it, and nothing is left before it.
+    // New entries come after the cursor, and none is left before it.
     this.cursor ??= this.entries.entries();
     const step = this.cursor.next();
     if (step.done) {

@@ -1,20 +1,20 @@
 /**
- * Time window: of the calls of the last ten buckets of time, how many failed and how many were slow.
+ * Time window: how many of the calls of the last ten time buckets failed, and how many were slow.
  *
- * Promise: a record costs the same however many calls the window holds; after any pause the counts are those of the
- * buckets that are still in it, because buckets are dropped by their epoch and not one step per visit. As long as all
- * counts lie in one bucket there is no memory for others: most windows of a large registry are of that kind.
+ * Promise: a record costs the same however many calls the window holds. After any pause, the counts are those of the buckets that are still in the window,
+ * because buckets are dropped by their epoch, not one per visit. While all counts lie in one bucket, no memory is allocated for others: this is true of most
+ * windows in a large registry.
  */
 export const bucketsPerWindow = 10;
 
-/** Calls, failures and slow calls of one bucket lie side by side. */
+/** Calls, failures and slow calls of one bucket are stored side by side. */
 const numbersPerBucket = 3;
 
 export class TimeWindow {
   calls = 0;
   failures = 0;
   slow = 0;
-  /** The bucket of the latest record: an instant divided by the width of a bucket. */
+  /** The bucket of the latest record: its instant divided by the width of a bucket. */
   private epoch: number;
   private buckets: number[] | undefined = undefined;
 
@@ -34,10 +34,10 @@ export class TimeWindow {
     if (slow) this.buckets[at + 2]!++;
   }
 
-  /** Drops what is too old at this epoch. */
+  /** Drops the buckets that are too old at this epoch. */
   moveTo(epoch: number): void {
     const steps = epoch - this.epoch;
-    // A clock that went back counts in the bucket at hand.
+    // If the clock went back, records count in the current bucket.
     if (steps <= 0) return;
     if (steps >= bucketsPerWindow || this.calls === 0) this.clear();
     else {
@@ -71,7 +71,7 @@ export class TimeWindow {
   }
 }
 
-/** A clock may count from any instant, so an epoch may be below zero. */
+/** A clock may start at any instant, so an epoch may be negative. */
 function startOf(epoch: number): number {
   const bucketIndex = epoch % bucketsPerWindow;
   return (bucketIndex < 0 ? bucketIndex + bucketsPerWindow : bucketIndex) * numbersPerBucket;

@@ -1,21 +1,21 @@
 /**
- * Timer wheel: holds any number of timers, adds and removes one in constant time, finds those that are due.
+ * Timer wheel: holds any number of timers; adding and removing one, and finding those that are due, takes constant time.
  *
- * Promise: a timer is handed out in the first `advance` that reaches its tick, never before. Ticks are counted modulo
- * 2^32, so that a process may run for ever; a timer lies at most 2^31 - 1 ticks ahead.
+ * Promise: a timer is handed out by the first `advance` that reaches its tick, never before. Ticks count modulo 2^32, so a process may run for ever; a timer
+ * is at most 2^31 - 1 ticks ahead.
  * After: Varghese and Lauck, "Hashed and hierarchical timing wheels" (1987), scheme 7.
  */
 
 const levelBits = 6;
 const slotsPerLevel = 64;
 const slotMask = 0b111111;
-/** Six levels of six bits are more than the 32 bits of a tick; the last level holds the two bits that are left. */
+/** Six levels of six bits are more than the 32 bits of a tick, so the last level holds only the two remaining bits. */
 const levels = 6;
 const lastLevelMask = 0b11;
 
-/** What a wheel links: the timer itself, so that nothing is allocated. Only the wheel writes these fields. */
+/** The fields of a node: the timer itself is the node, so nothing is allocated. Only the wheel writes these fields. */
 export interface WheelNode {
-  /** The slot the node lies in, or -1. */
+  /** The slot of the node, or -1. */
   slotIndex: number;
   tick: number;
   previousInSlot: WheelNode | undefined;
@@ -23,10 +23,10 @@ export interface WheelNode {
 }
 
 export class TimerWheel<Node extends WheelNode> {
-  /** Every tick up to and with this one has been handed out. */
+  /** Every tick up to and including this one has been handed out. */
   private current: number;
   private count = 0;
-  // One list head per slot and no tail: a store of a young object into an old one is what adding mostly costs.
+  // Each slot has one list head and no tail: most of the cost of adding is storing a reference to a young object in an old one.
   private readonly heads: (WheelNode | undefined)[] = new Array(levels * slotsPerLevel).fill(undefined);
   private readonly countsPerLevel: number[] = new Array(levels).fill(0);
 
@@ -43,7 +43,7 @@ export class TimerWheel<Node extends WheelNode> {
     if (this.count === 0) this.current = tick | 0;
   }
 
-  /** Adds a node, or moves it if it lies in the wheel. A tick that is past counts as the next one. */
+  /** Adds a node, or moves it if it is in the wheel. A past tick counts as the next one. */
   add(node: Node, tick: number): void {
     this.remove(node);
     node.tick = ((tick - this.current) | 0) > 0 ? tick | 0 : (this.current + 1) | 0;
@@ -51,7 +51,7 @@ export class TimerWheel<Node extends WheelNode> {
     this.link(node);
   }
 
-  /** Takes a node out; one that is not in the wheel is left as it is. */
+  /** Removes a node; does nothing if it is not in the wheel. */
   remove(node: Node): boolean {
     if (node.slotIndex < 0) return false;
     this.unlink(node);
@@ -59,7 +59,7 @@ export class TimerWheel<Node extends WheelNode> {
     return true;
   }
 
-  /** The next tick at which `advance` has something to do; undefined when the wheel is empty. */
+  /** The next tick at which `advance` has something to do; undefined if the wheel is empty. */
   nextTick(): number | undefined {
     if (this.count === 0) return undefined;
     let nearest = Number.POSITIVE_INFINITY;
@@ -70,8 +70,8 @@ export class TimerWheel<Node extends WheelNode> {
   }
 
   /**
-   * Hands out, by tick, each node whose tick is not after `tick`; those of one tick in the order of their adding, as
-   * far as they lay on the same level. Nodes may be added and removed meanwhile.
+   * Hands out, tick by tick, each node whose tick is not after `tick`. Nodes of one tick come in the order in which they were added, if they were on the same
+   * level. Nodes may be added and removed during the call.
    */
   advance(tick: number, expire: (node: Node) => void): void {
     const target = tick | 0;
@@ -106,7 +106,7 @@ export class TimerWheel<Node extends WheelNode> {
     this.countsPerLevel[slotIndex >> levelBits]!--;
   }
 
-  /** Ticks until the nearest filled slot of a level is due: to be expired on level 0, to be spread on the others. */
+  /** Ticks until the nearest filled slot of a level is due: to be expired on level 0, to be redistributed on the others. */
   private ticksToLevel(level: number): number {
     const mask = maskOf(level);
     const digit = digitOf(this.current, level);
@@ -116,7 +116,7 @@ export class TimerWheel<Node extends WheelNode> {
     return step * span - ((this.current >>> 0) % span);
   }
 
-  /** Spreads the slots whose time has come over the levels below, from the top down. */
+  /** Redistributes the due slots to the levels below, from the top down. */
   private cascade(): void {
     for (let level = levels - 1; level > 0; level--) {
       const lowerBits = (1 << (levelBits * level)) - 1;
@@ -138,7 +138,7 @@ export class TimerWheel<Node extends WheelNode> {
       this.unlink(node);
       this.count--;
       expire(node as Node);
-      // The callback may have taken the next one out.
+      // The callback may have removed the next one.
       node = later === undefined || later.slotIndex === slotIndex ? later : lastOf(this.heads[slotIndex]);
     }
   }

@@ -1,7 +1,7 @@
 /**
- * Distribution: how long something takes, as an option says it.
+ * Distribution: how long something takes, as given by an option.
  *
- * Promise: what is drawn is a whole number of ticks of 1/1024 ms, never negative, so that sums of instants are exact.
+ * Promise: each value drawn is a whole number of ticks of 1/1024 ms, never negative, so sums of instants are exact.
  */
 import { type Duration, parseDuration } from '../core/duration.js';
 import type { Field } from '../core/options.js';
@@ -20,7 +20,7 @@ export type Distribution =
 /** Draws milliseconds. */
 export type Sampler = (random: SeededRandom) => number;
 
-/** Virtual time moves in steps of this: a power of two, so that adding up instants loses nothing. */
+/** The step of virtual time: a power of two, so that adding instants loses nothing. */
 export const tickMs = 1 / 1024;
 
 /** The nearest whole tick. */

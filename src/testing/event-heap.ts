@@ -1,9 +1,8 @@
 /**
- * Event heap: timers by instant, and by rank among those of one instant.
+ * Event heap: timers ordered by instant and, within an instant, by rank.
  *
- * Promise: adding, moving and removing a timer allocates nothing and takes logarithmic time; a timer is in the heap
- * once or not at all.
- * The parallel arrays keep instants as plain doubles; a timer's `slotIndex`, unused outside a wheel, is its place here.
+ * Promise: adding, moving and removing a timer allocates nothing and takes logarithmic time. A timer is in the heap once or not at all. Parallel arrays keep
+ * the instants as plain doubles. The `slotIndex` of a timer, unused outside of a wheel, is its position here.
  */
 import type { Timer } from '../core/clock.js';
 
@@ -31,7 +30,7 @@ export class EventHeap<Owner> {
     return timer.slotIndex >= 0 && this.#timers[timer.slotIndex] === timer;
   }
 
-  /** Adds a timer, or moves it if it is here. Among equal instants the lower rank comes first. */
+  /** Adds a timer, or moves it if it is in the heap. Among equal instants the lower rank comes first. */
   add(timer: Timer, atMs: number, rank: number, owner: Owner): void {
     this.remove(timer);
     this.#rise(this.#timers.length, timer, atMs, rank, owner);
@@ -43,7 +42,7 @@ export class EventHeap<Owner> {
     return true;
   }
 
-  /** Takes the first timer out; the heap must not be empty. */
+  /** Removes and returns the first timer; the heap must not be empty. */
   takeFirst(): Timer {
     const first = this.#timers[0]!;
     this.#takeOut(0);
@@ -54,7 +53,7 @@ export class EventHeap<Owner> {
     return this.#owners.filter((one) => one === owner).length;
   }
 
-  /** Takes out all timers of an owner: with their instants, earliest first. */
+  /** Removes all timers of an owner and returns them with their instants, earliest first. */
   takeAllOf(owner: Owner): { timer: Timer; atMs: number }[] {
     const taken: { timer: Timer; atMs: number; rank: number }[] = [];
     for (let index = 0; index < this.#timers.length; index++) {
@@ -72,12 +71,12 @@ export class EventHeap<Owner> {
     const atMs = this.#instants.pop()!;
     const rank = this.#ranks.pop()!;
     if (index === this.#timers.length) return;
-    // The last one fills the gap. It may belong above it or below it.
+    // The last one fills the gap. It may belong above or below it.
     const hole = this.#sinkHole(index, atMs, rank);
     this.#rise(hole, timer, atMs, rank, owner);
   }
 
-  /** Moves children up into the hole while they come before the given place in time; answers where the hole ends. */
+  /** Moves children up into the hole while they come before the given place in time; returns where the hole ends. */
   #sinkHole(from: number, atMs: number, rank: number): number {
     let index = from;
     for (;;) {

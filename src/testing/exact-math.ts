@@ -1,8 +1,8 @@
 /**
- * Exact math: logarithm and exponential from the four basic operations only.
+ * Exact math: logarithm and exponential, computed with the four basic operations only.
  *
- * Promise: the same bits on every machine and engine. IEEE 754 fixes +, -, *, / and the square root to the last bit;
- * `Math.log` and `Math.exp` are left to the engine, and one bit is enough to send a simulation another way.
+ * Promise: the same bits on every machine and engine. IEEE 754 fixes +, -, *, / and the square root to the last bit; `Math.log` and `Math.exp` are left to
+ * the engine, and a single bit can change the course of a simulation.
  * After: Muller, "Elementary Functions", ch. 3 (argument reduction and series). Error below 1e-14, relative.
  */
 

@@ -92,7 +92,7 @@ export async function faultProxy(options: FaultProxyOptions): Promise<FaultProxy
   }
 }
 
-// Systems give the ports above to connections that go out. One of them could have it when a proxy that refused connections comes back to its port.
+// Systems give higher ports to outgoing connections. One of these could take the port of a proxy that has refused connections and then listens again.
 const firstPort = 20_000;
 const ports = 12_000;
 
@@ -111,7 +111,7 @@ type Net = ReturnType<typeof net>;
 type Socket = InstanceType<Net['Socket']>;
 type Server = ReturnType<Net['createServer']>;
 
-/** A fault as it is checked. */
+/** A fault with checked options. */
 interface Fault {
   readonly kind: ProxyFault['kind'];
   readonly direction: FaultDirection;
@@ -206,7 +206,7 @@ class TcpProxy implements FaultProxy {
   private stopListening(): Promise<void> {
     const { server } = this;
     this.server = undefined;
-    // It is called back when the last connection has ended; the port is given back at once.
+    // `close` calls back only when the last connection has ended, but the port is released at once.
     server?.close();
     return new Promise((resolve) => globalThis.setTimeout(resolve));
   }
@@ -223,7 +223,7 @@ class TcpProxy implements FaultProxy {
     if (this.server === undefined) await this.listenAgain();
   }
 
-  /** A process that another thread has just spawned keeps the port until it has begun to be another program. */
+  /** A process just spawned by another thread shares the port until it has started its own program. */
   private async listenAgain(): Promise<void> {
     for (let triesLeft = 50; ; triesLeft--) {
       try {
@@ -243,7 +243,7 @@ class TcpProxy implements FaultProxy {
   }
 }
 
-/** One connection of a client, and the one to the server that belongs to it. */
+/** A client's connection, and the connection to the server that belongs to it. */
 class Link {
   private readonly client: Socket;
   private readonly server: Socket;
@@ -260,7 +260,7 @@ class Link {
     client.setNoDelay(true);
     server.setNoDelay(true);
     for (const socket of [client, server]) {
-      // The server's end of a half-open connection is nobody's news.
+      // Errors at the server's end of a half-open connection are not passed on.
       socket.on('error', () => (this.isHalfOpen && socket === server ? undefined : this.reset()));
       socket.on('close', () => {
         if (client.destroyed && server.destroyed) onEnd();
@@ -281,7 +281,7 @@ class Link {
     this.replies.set(fault?.direction === 'requests' ? undefined : fault);
   }
 
-  /** Both ends are told in the hardest way. */
+  /** Resets both ends. */
   reset(): void {
     this.requests.drop();
     this.replies.drop();
@@ -294,12 +294,12 @@ class Link {
 }
 
 interface Piece {
-  /** Undefined: the end. */
+  /** Undefined: the end of the stream. */
   readonly bytes: Uint8Array | undefined;
   readonly dueMs: number;
 }
 
-/** One direction of a connection. What is under way stays in order, whatever the faults are in between. */
+/** One direction of a connection. Bytes in flight stay in order, whatever faults occur in between. */
 class Flow {
   private fault: Fault | undefined = undefined;
   private readonly pieces: Piece[] = [];
@@ -326,7 +326,7 @@ class Flow {
     this.pump();
   }
 
-  /** From now on everything is lost. */
+  /** From now on everything is dropped. */
   drop(): void {
     this.isDropping = true;
     globalThis.clearTimeout(this.timer);
@@ -352,7 +352,7 @@ class Flow {
     this.pump();
   }
 
-  /** Passes on what is due, as far as the other side takes it. */
+  /** Passes on what is due, as far as the receiver accepts it. */
   private pump(): void {
     globalThis.clearTimeout(this.timer);
     if (this.isDropping) return;
@@ -366,7 +366,7 @@ class Flow {
       this.pieces.shift();
       if (!this.pass(piece!.bytes)) return;
     }
-    // What cannot go on is left to the sender's own window, so that little is held here.
+    // Bytes that cannot be passed on wait at the sender, by flow control, so that little is kept here.
     const isStuck = this.fault?.kind === 'blackhole' || this.to.writableNeedDrain;
     if (isStuck || this.pieces.length > mostPieces) this.from.pause();
     else this.from.resume();
@@ -379,7 +379,7 @@ class Flow {
     }
     if (this.fault?.kind === 'cut') {
       if (bytes.length >= this.bytesLeft) {
-        // `end` would say goodbye; the rest of this connection's life is what has been written, then a reset.
+        // `end` would close the connection properly. Instead it is reset after what has been written.
         if (this.bytesLeft > 0) this.to.write(bytes.subarray(0, this.bytesLeft), this.reset);
         else this.reset();
         this.isDropping = true;
@@ -392,5 +392,5 @@ class Flow {
   }
 }
 
-/** Pieces under way in one direction before the sender has to wait. */
+/** How many pieces may be in flight in one direction before the sender has to wait. */
 const mostPieces = 10_000;

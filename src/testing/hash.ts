@@ -1,7 +1,7 @@
 /**
- * Hash: 64 bits over a sequence of numbers and strings.
+ * Hash: 64 bits for a sequence of numbers and strings.
  *
- * Promise: the same sequence gives the same digest on every machine; it tells traces apart, it protects nothing.
+ * Promise: the same sequence gives the same digest on every machine. It tells traces apart; it is not cryptographic.
  * After: MurmurHash3 (Austin Appleby, public domain), two lanes with different constants.
  */
 

@@ -1,8 +1,8 @@
 /**
- * Message: values on their way between nodes.
+ * Message: copies the values that travel between nodes.
  *
- * Promise: sender and receiver share no memory. Plain data is copied here, which is several times cheaper than
- * `structuredClone`; what it does not know goes through that.
+ * Promise: sender and receiver share no memory. Plain data is copied here, which is several times cheaper than `structuredClone`; other values go through
+ * that.
  */
 import { messageOf } from '../core/errors.js';
 import type { TraceHash } from './hash.js';
@@ -66,7 +66,7 @@ function copyObject(value: object, hash: TraceHash | undefined, depth: number): 
     for (const key of Object.keys(value)) {
       hash?.text(key);
       const field = copy((value as Record<string, unknown>)[key], hash, depth);
-      // Assigned, a key of this name would set the prototype.
+      // Assigning to this key would set the prototype.
       if (key === '__proto__')
         Object.defineProperty(fields, key, { value: field, enumerable: true, configurable: true, writable: true });
       else fields[key] = field;
@@ -90,7 +90,7 @@ function copyObject(value: object, hash: TraceHash | undefined, depth: number): 
   return clone;
 }
 
-/** What a clone holds, so that two messages that differ are told apart: an instance of a class has become a plain object. */
+/** Adds the contents of a clone to the hash, so that different messages differ there too: in a clone, a class instance has become a plain object. */
 function addContents(clone: object, hash: TraceHash, depth: number): void {
   if (ArrayBuffer.isView(clone))
     copyObject(new Uint8Array(clone.buffer, clone.byteOffset, clone.byteLength), hash, depth);

@@ -1,7 +1,7 @@
 /**
- * Mutex bench: what a case of the mutex conformance suite works with: locks of several processes, a store that can be made to fail, and time.
+ * Mutex bench: the tools of a case of the mutex conformance suite: locks of several processes, a store that can be made to fail, and time.
  *
- * Promise: a claim that does not hold ends the case with an error that names it; all stores that were opened are closed.
+ * Promise: a claim that does not hold ends the case with an error that names it. All opened stores are closed.
  */
 import { type Mutex, mutex } from '../coordination/mutex/mutex.js';
 import { type Semaphore, semaphore } from '../coordination/mutex/semaphore.js';
@@ -20,18 +20,18 @@ export interface Checked {
   readonly sections: number;
 }
 
-/** Of a lease whose end a case waits for: as short as may be. */
+/** The ttl of leases whose end a case waits for: as short as possible. */
 export const ttlMs = 900;
-/** Of all others: a machine with much to do must not end them. */
+/** The ttl of all others: so long that a busy machine does not end them. */
 export const longTtlMs = 30_000;
 const maxValueBytes = 2 ** 20;
-/** No answer of a healthy store takes this long. */
+/** A healthy store always replies within this time. */
 export const patienceMs = 60_000;
 
-/** What a verb of a store that a case has in hand comes to. */
+/** The fate of a verb of a store that the case controls. */
 type Fate = 'ok' | 'hung' | 'lost-reply' | 'never-arrives';
 
-/** A store between a lock and the real one, for the faults. */
+/** Stands between a lock and the real store, to inject faults. */
 class Unsteady implements Store {
   fate: Fate = 'ok';
   /** Verbs that have begun. */
@@ -48,7 +48,7 @@ class Unsteady implements Store {
   write: Store['write'] = (key, value, options) => this.through('write', () => this.inner.write(key, value, options));
   remove: Store['remove'] = (key, options) => this.through('remove', () => this.inner.remove(key, options));
 
-  /** What changes something goes through as the verbs do. */
+  /** Capabilities that change something are subject to the same faults as the verbs. */
   private nativeOf(native: Store['native']): Store['native'] {
     const { queue, guardedWrite } = native ?? {};
     const through = <T>(operation: string, verb: () => Promise<T>) => this.through(operation, verb);
@@ -80,7 +80,7 @@ class Unsteady implements Store {
   }
 }
 
-/** What a case works with. */
+/** The tools of a case. */
 export class Bench {
   readonly contenders: number;
   readonly sections: number;
@@ -104,7 +104,7 @@ export class Bench {
     return store;
   }
 
-  /** Locks of a process of its own. */
+  /** The locks of a separate process. */
   async locks(store?: Store, more: Partial<Parameters<typeof mutex>[0]> = {}): Promise<Mutex> {
     return mutex({
       store: store ?? (await this.store()),
@@ -119,7 +119,7 @@ export class Bench {
     return semaphore({ store: await this.store(), clock: this.checked.clock, ttl: longTtlMs, wait: '60s', permits });
   }
 
-  /** Locks of a process whose leases a case waits to end. */
+  /** The locks of a process whose leases a case lets expire. */
   briefLocks(store?: Store, more: Partial<Parameters<typeof mutex>[0]> = {}): Promise<Mutex> {
     return this.locks(store, { ttl: ttlMs, ...more });
   }
@@ -141,13 +141,13 @@ export class Bench {
     else await this.checked.pass(ms);
   }
 
-  /** Ends so much later by the clock of the locks, while something else is waited for. */
+  /** Resolves after this time on the clock of the locks, while the case waits for something else. */
   later(ms: number): Promise<void> {
     const { clock } = this.checked;
     return new Promise((resolve) => clock.schedule(callbackTimer(resolve), clock.now() + ms));
   }
 
-  /** Waits for a promise; where time is virtual, lets it pass meanwhile. */
+  /** Waits for a promise; if time is virtual, lets it pass until then. */
   async settled<T>(promise: Promise<T>): Promise<T> {
     const { pass } = this.checked;
     let isOver = false;

@@ -1,8 +1,8 @@
 /**
  * Mutex conformance: the promises of locks, as cases for any test runner, over any store.
  *
- * Promise: each case opens its own stores under its own prefix, and says in its error which promise is broken and by what. A store that gives
- * one key to two owners, loses a claim early, or forgets a version fails a case.
+ * Promise: each case opens its own stores under its own prefix, and its error says which promise is broken and how. A store that gives one key to two owners,
+ * loses a claim early, or forgets a version fails a case.
  */
 import type { Lease } from '../coordination/mutex/lease-handle.js';
 import type { Mutex } from '../coordination/mutex/mutex.js';
@@ -74,7 +74,7 @@ export function mutexConformance(options: MutexConformanceOptions): ConformanceC
   return all.map(([law, name, body]) => ({
     law,
     name: `case ${law}: ${name}`,
-    // Leases end in real time: what keeps the event loop from renewing them would be other cases.
+    // Leases expire in real time: other cases could keep the event loop from renewing them.
     alone: true,
     async run() {
       const bench = new Bench(law, checked);
@@ -89,13 +89,13 @@ export function mutexConformance(options: MutexConformanceOptions): ConformanceC
 
 type Case = readonly [law: number, name: string, body: (bench: Bench) => Promise<void>];
 
-/** A few times this is less than the shortest time for which anything could be left over. */
+/** Several times this is still less than the shortest time after which remains expire by themselves. */
 const soonMs = 250;
-/** A machine that stands still makes come too late what a sound store does in time: what depends on it is asked for that many times. */
+/** On a machine that stands still, a sound store may come too late. Cases that depend on time get this many tries. */
 const tries = 3;
-/** A lease of the first try, the second and the third: one that is renewed outlives a longer standstill each time. */
+/** The lease of the first, second and third try: a renewed lease outlives a longer standstill each time. */
 const leaseOf = (count: number) => ttlMs * 3 ** count;
-/** A waiter that is not told looks after as long as this, at best. */
+/** The shortest poll interval of a waiter that gets no hints. */
 const askAgainMs = 25;
 const handOvers = 11;
 
@@ -146,7 +146,7 @@ async function basics(bench: Bench): Promise<void> {
   await bench.settled(next.release());
 }
 
-/** Takes what must be free by now, or in an instant: who gave up waiting in the same moment may have to pass it on first. */
+/** Takes a lock that is free now or will be in an instant: a waiter that has just given up may have to pass it on first. */
 async function soon(bench: Bench, locks: Mutex): Promise<Lease | undefined> {
   for (let count = 0; count < tries; count++) {
     const lease = await bench.settled(locks.acquire('key', { wait: soonMs }).catch(() => undefined));
@@ -248,7 +248,8 @@ async function remaining(bench: Bench): Promise<void> {
   for (let look = 0; look < 5; look++) {
     const own = lease.remaining();
     const { remainingMs } = await bench.settled(other.inspect('key'));
-    // The look came later, so the store may show less by the time that it took. More is left than before if it was renewed meanwhile: then nothing can be said.
+    // The store was asked later, so it may show less, by that time. If there is more left than before, the lease was renewed in between, and nothing can be
+    // concluded.
     const left = lease.remaining();
     bench.claim(
       left <= remainingMs || left > own,
@@ -263,7 +264,7 @@ async function remaining(bench: Bench): Promise<void> {
 async function renewal(bench: Bench): Promise<void> {
   const other = await bench.locks();
   let lostAfterMs: number | undefined;
-  // A machine that stands still lets a lease expire, as it must; one that nobody renews expires each time.
+  // If the machine stands still, a lease rightly expires. But a lease that is not renewed expires in every try.
   for (let count = 0; count < tries; count++) {
     const leaseMs = leaseOf(count);
     const lease = await bench.settled((await bench.locks(undefined, { ttl: leaseMs })).acquire('key'));
@@ -274,7 +275,7 @@ async function renewal(bench: Bench): Promise<void> {
   bench.claim(false, () => `a healthy lease expires ${tries} times, at last after ${lostAfterMs} ms`);
 }
 
-/** After how long a lease that is renewed for more than five leases has expired; undefined: it is held. */
+/** After how long a lease that should be renewed for five times its length has expired; undefined: it is held. */
 async function lossOf(bench: Bench, lease: Lease, leaseMs: number, other: Mutex): Promise<number | undefined> {
   let reason: unknown;
   lease.signal.addEventListener('abort', () => {
@@ -338,7 +339,7 @@ async function order(bench: Bench): Promise<void> {
   );
 }
 
-/** Until so many wait, as the store tells. */
+/** Waits until this many callers wait, according to the store. */
 async function waitersOf(bench: Bench, locks: Mutex, waiters: number): Promise<void> {
   const endsAtMs = bench.now() + patienceMs;
   while ((await bench.settled(locks.inspect('key'))).queueLength < waiters) {
@@ -356,7 +357,7 @@ async function fairOrder(bench: Bench): Promise<void> {
     const processes = await Promise.all([1, 2, 3, 4, 5].map(() => bench.locks(undefined, { fair })));
     const served: number[] = [];
     const waiting: Promise<unknown>[] = [];
-    // Those of one process stand together unless it is to be fair.
+    // The callers of one process share a place, unless the lock is fair.
     for (let who = 0; who < (fair ? 10 : 5); who++) {
       waiting.push(processes[who % 5]!.run('key', () => void served.push(who)));
       await waitersOf(bench, observer, who + 1);
@@ -380,7 +381,7 @@ async function handOver(bench: Bench): Promise<void> {
     const waiting = other.acquire('key');
     await bench.pass(30);
     await bench.settled(lease.release());
-    // On a machine with much to do this takes as much longer as the hand-over does.
+    // On a busy machine, this takes as much longer as the hand-over does.
     const asking = bench.later(askAgainMs).then(() => third.acquire('another key'));
     const isSooner = Promise.race([waiting.then(() => true), asking.then(() => false)]);
     if (await bench.settled(isSooner)) sooner++;
@@ -404,7 +405,7 @@ async function missedNotices(bench: Bench): Promise<void> {
       }),
     },
   };
-  // It asks again when the lease would end.
+  // The waiter asks again when the lease would expire.
   const [one, other] = [await bench.briefLocks(), await bench.locks(store)];
   const lease = await bench.settled(one.acquire('key'));
   const waiting = other.acquire('key');
@@ -451,7 +452,7 @@ async function lostRelease(bench: Bench): Promise<void> {
 async function dataLoss(bench: Bench): Promise<void> {
   const other = await bench.locks();
   let reason: unknown;
-  // A machine that stands still ends the lease before the renewal that tells.
+  // If the machine stands still, the lease expires before the renewal that would report the loss.
   for (let count = 0; count < tries && reason !== 'taken'; count++) {
     const ttl = leaseOf(count);
     const lease = await bench.settled((await bench.locks(undefined, { ttl })).acquire('key'));
@@ -609,7 +610,7 @@ function restartCase(restart: () => Promise<void>): Case {
       const store = await bench.store();
       const before = await bench.settled((await bench.briefLocks(store)).acquire('key'));
       await restart();
-      // A store that has kept it has kept its owner, who goes on renewing it until then.
+      // If the store has kept the lock, its owner goes on renewing it until this release.
       await bench.settled(before.release());
       const [first, other] = [await bench.locks(), await bench.locks()];
       let lease: Lease | undefined;

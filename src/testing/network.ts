@@ -1,9 +1,8 @@
 /**
  * Network: requests and replies between simulated nodes, and what can go wrong with them.
  *
- * Promise: each message is delayed, lost, doubled or cut off by the seed and the options alone; each link draws from a
- * stream of its own, so that traffic on one link does not change the luck of another. A request that is lost is never
- * answered, as on a real network: who waits for it needs a timeout.
+ * Promise: whether a message is delayed, lost, duplicated or cut off depends on the seed and the options alone. Each link draws from a stream of its own, so
+ * traffic on one link does not change what happens on another. A lost request is never answered, as on a real network: the caller needs a timeout.
  * After: FoundationDB's simulated network (Zhou et al., "FoundationDB", SIGMOD 2021, section 4).
  */
 import { Timer } from '../core/clock.js';
@@ -136,7 +135,7 @@ export class Network implements SimulatedNetwork {
       const exchange = new Exchange(world, client, server, link, back, ++this.#exchanges, resolve, reject, signal);
       exchange.message = copyMessage(message, world.trace.hash);
       exchange.note('request', exchange.message);
-      // Both are drawn in any case, so that the luck of later requests does not hang on this one's.
+      // Both are always drawn, so that the fate of later requests does not depend on this one's.
       const isLost = link.random.chance(link.options.loss);
       const isDoubled = link.random.chance(link.options.duplicate);
       if (isLost || link.isCut) exchange.lose('request');
@@ -168,10 +167,10 @@ export class Network implements SimulatedNetwork {
   }
 }
 
-/** What became of a request, for who asks why nobody answers. */
+/** What has happened to a request, for the report on a caller that is never answered. */
 type Fate = 'on its way' | 'lost' | 'being served' | 'its answer is on the way' | 'its answer was lost';
 
-/** A request with everything that follows from it. */
+/** A request, its copies and its reply. */
 export class Exchange {
   message: unknown;
   fate: Fate = 'on its way';
@@ -226,14 +225,14 @@ export class Exchange {
     this.#note('lost', what, what === 'reply');
   }
 
-  /** The client gives up or is gone; the server hears of it if the network lets it. */
+  /** The client gives up or is gone. The server is told, if the network delivers the message. */
   abandon(): void {
     if (!this.#settle()) return;
     this.note('abort');
     this.world.scheduleAfter(new AbortArrival(this), this.link.delayMs());
   }
 
-  /** A reply has come; only the first one counts. */
+  /** A reply has arrived; only the first one counts. */
   settle(reply: Reply): void {
     if (!this.#settle()) return;
     if ('error' in reply) {
@@ -241,17 +240,17 @@ export class Exchange {
       this.#reject(reply.error);
     } else {
       this.note(reply.kind, reply.value);
-      // A copy, so that what the receiver does with it does not change the trace.
+      // A copy, so that the trace does not change with what the receiver does to it.
       this.#resolve(copyMessage(reply.value));
     }
   }
 
-  /** Lets the handlers of this request know that nobody waits any more. */
+  /** Tells the handlers of this request that nobody waits any more. */
   abortArrivals(): void {
     for (const arrival of this.#arrivals) arrival.abort();
   }
 
-  /** Forgets the request without a word, when the world ends. */
+  /** Drops the request silently, when the world ends. */
   drop(): void {
     this.#settle();
   }
@@ -279,7 +278,7 @@ export class Exchange {
 
 class RequestArrival extends Timer implements ServedRequest {
   readonly #exchange: Exchange;
-  /** The process that ran when the request was sent: the other end of the connection. */
+  /** The process that was running when the request was sent: the other end of the connection. */
   readonly #sentTo: Process | undefined;
   #served: Process | undefined;
   #controller: AbortController | undefined;
@@ -295,7 +294,7 @@ class RequestArrival extends Timer implements ServedRequest {
     return this.#exchange.client.node.name;
   }
 
-  // Made when it is read: most handlers never ask, and a controller costs more than the rest of a request.
+  // Created on first use: most handlers never read it, and a controller costs more than the rest of a request.
   get signal(): AbortSignal {
     this.#controller ??= new AbortController();
     if (this.#isAborted) this.#controller.abort();
@@ -349,7 +348,7 @@ class RequestArrival extends Timer implements ServedRequest {
     } catch (error) {
       reply = { kind: 'answer', error: new RemoteError(error) };
     }
-    // A handler of a dead process may have gone on until its next wait; nothing of it gets out.
+    // A handler of a dead process may have run on until its next await; nothing of it gets out.
     if (this.#served?.serving.delete(this) !== true) return;
     const exchange = this.#exchange;
     exchange.note('reply', 'error' in reply ? reply.error.message : reply.value);

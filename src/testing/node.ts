@@ -1,8 +1,8 @@
 /**
  * Node: a simulated machine with its own clock, and the processes that run on it one after the other.
  *
- * Promise: nothing of a crashed process ever runs again; nothing of a frozen one runs before it is thawed, and then in
- * the order in which it fell due; a node's clocks are its own, and no timer fires before its clock has reached it.
+ * Promise: nothing of a crashed process ever runs again. Nothing of a frozen process runs before it is thawed, and then in the order in which it fell due.
+ * Each node has its own clocks, and no timer fires before its clock has reached it.
  */
 import { type Clock, Timer } from '../core/clock.js';
 import { type Duration, toMs } from '../core/duration.js';
@@ -95,7 +95,7 @@ export interface SimulatedProcess {
 const driftField = number({ min: -0.999, max: 1000 });
 const offsetField = number({ min: -1e12, max: 1e12 });
 
-/** Processes count from an arbitrary instant below this, so that code which compares instants of two of them is found out. */
+/** The clock of each process starts at a random instant below this, so that code that compares instants of two processes fails visibly. */
 const latestOriginMs = 1_000_000;
 
 /** Instants beyond the next thirty years are a mistake. */
@@ -109,7 +109,7 @@ export class Node implements SimulatedNode {
   process: Process | undefined;
   #incarnations = 0;
   readonly #start: ((process: SimulatedProcess) => unknown) | undefined;
-  // The machine's own counter of milliseconds: a straight line over the world's time since the drift last changed.
+  // The machine's own millisecond counter: linear in the world's time since the drift last changed.
   #rate: number;
   #bentAtMs: number;
   #countAtBend = 0;
@@ -140,7 +140,7 @@ export class Node implements SimulatedNode {
     return this.process === undefined ? 0 : this.world.countTimersOf(this.process);
   }
 
-  /** Starts the first process. Apart from the constructor, so that the world knows the node when its code runs. */
+  /** Starts the first process. Not in the constructor, so that the world knows the node when its code runs. */
   boot(): void {
     this.#incarnations++;
     const process = new Process(this, this.#incarnations);
@@ -201,18 +201,18 @@ export class Node implements SimulatedNode {
     return this.#wallOffsetMs + this.countAt(this.world.now());
   }
 
-  /** The machine's counter at an instant of the world. */
+  /** The machine's counter at an instant of the world's time. */
   countAt(worldMs: number): number {
     return this.#countAtBend + (worldMs - this.#bentAtMs) * this.#rate;
   }
 
-  /** About when the counter shows this; the inverse of {@link countAt} up to rounding. */
+  /** About when the counter reaches this value: the inverse of {@link countAt}, up to rounding. */
   instantOf(count: number): number {
     return this.#bentAtMs + (count - this.#countAtBend) / this.#rate;
   }
 }
 
-/** The clock of whichever process runs. */
+/** The clock of the process that is running at the time. */
 class NodeClock implements Clock {
   readonly #node: Node;
 
@@ -245,12 +245,12 @@ export class Process implements SimulatedProcess {
   isDead = false;
   isFrozen = false;
   handler: RequestHandler | undefined;
-  /** Requests that this process waits for. */
+  /** Requests this process has sent and waits for. */
   readonly exchanges = new Set<Exchange>();
-  /** Requests that it is working on. */
+  /** Requests this process is serving. */
   readonly serving = new Set<RequestArrival>();
   readonly tasks = new Set<Task>();
-  /** What has come while it was frozen, in order. */
+  /** What has arrived while it was frozen, in order. */
   #held: Held[] = [];
 
   constructor(node: Node, incarnation: number) {
@@ -291,12 +291,12 @@ export class Process implements SimulatedProcess {
     if (!this.isDead) this.node.world.logAs(this.node.name, text);
   }
 
-  /** Keeps something back until the thaw. */
+  /** Holds an event back until the thaw. */
   hold(timer: Timer, owner?: Process): void {
     this.#held.push({ timer, owner });
   }
 
-  /** Takes back a timer that has come due while frozen. */
+  /** Removes a timer that has fallen due during the freeze. */
   unhold(timer: Timer): void {
     if (this.#held.length > 0) this.#held = this.#held.filter((held) => held.timer !== timer);
   }
@@ -310,7 +310,7 @@ export class Process implements SimulatedProcess {
     this.#releaseHeld();
   }
 
-  /** Clock timers with their instants on this process's clock. */
+  /** The timers of its clock, with their instants on that clock. */
   takeTimers(): { timer: Timer; atMs: number }[] {
     return this.node.world.takeTimersOf(this).map(({ timer, atMs }) => ({ timer, atMs: this.clock.at(atMs) }));
   }
@@ -320,7 +320,7 @@ export class Process implements SimulatedProcess {
     this.isDead = true;
     this.isFrozen = false;
     world.takeTimersOf(this);
-    // Its own timers are gone; requests that came in while it was frozen find it dead, and break.
+    // Its own timers are gone. Requests that came in while it was frozen find it dead, and break.
     this.#held = this.#held.filter(({ owner }) => owner === undefined);
     this.#releaseHeld();
     for (const task of this.tasks) task.fail(new NodeCrashedError(this.node.name, task.name));
@@ -331,7 +331,7 @@ export class Process implements SimulatedProcess {
     for (const arrival of broken) arrival.breakOff();
   }
 
-  /** Lets it all happen now, before all else of this instant, in the order in which it came. */
+  /** Makes all held events happen now, before all others of this instant, in the order in which they came. */
   #releaseHeld(): void {
     const held = this.#held;
     this.#held = [];
@@ -350,7 +350,7 @@ class ProcessClock implements Clock {
   readonly #process: Process;
   readonly #node: Node;
   readonly #world: Simulation;
-  /** What this clock shows when the machine's counter shows 0. */
+  /** The value of this clock when the machine's counter is 0. */
   readonly #originMs: number;
 
   constructor(process: Process, originMs: number) {
@@ -375,7 +375,7 @@ class ProcessClock implements Clock {
     // A dead process's timers never fire.
     if (this.#process.isDead) return;
     let instantMs = upToTick(Math.max(this.#node.instantOf(atMs - this.#originMs), this.#world.now()));
-    // Rounding may end a hair too early, and a timer must not.
+    // Rounding may give an instant slightly too early, and a timer must not fire early.
     while (this.at(instantMs) < atMs) instantMs += tickMs;
     this.#world.schedule(timer, instantMs, this.#process);
   }
@@ -385,13 +385,13 @@ class ProcessClock implements Clock {
     this.#world.cancel(timer);
   }
 
-  /** What this clock shows at an instant of the world. */
+  /** The value of this clock at an instant of the world's time. */
   at(worldMs: number): number {
     return this.#originMs + this.#node.countAt(worldMs);
   }
 }
 
-/** The first turn of a task. */
+/** Starts a task. */
 class Begin extends Timer {
   readonly #process: Process;
   readonly #task: Task;

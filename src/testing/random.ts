@@ -1,8 +1,8 @@
 /**
  * Seeded random: the one source of chance in a simulation.
  *
- * Promise: the same seed gives the same values on every machine and engine, and a fork's values depend on the seed and
- * the label only, never on what was drawn elsewhere.
+ * Promise: the same seed gives the same values on every machine and engine. The values of a fork depend only on the seed and the label, never on what was
+ * drawn elsewhere.
  * After: sfc32 of Chris Doty-Humphrey's PractRand (small, fast, counter-based: period at least 2^32, on average 2^127);
  * Marsaglia and Tsang, "A simple method for generating gamma variables" (2000).
  */

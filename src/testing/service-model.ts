@@ -1,9 +1,8 @@
 /**
  * Service model: a server as queueing theory sees it, with workers, a queue and service times.
  *
- * Promise: at most `workers` requests are served at once, the others wait first come first served; a request whose
- * caller has given up is served all the same, as most servers do, and counted as wasted.
- * It knows only a clock and a source of chance, so the same model runs in a simulated world and in a real server.
+ * Promise: at most `workers` requests are served at once; the others wait, first come, first served. A request whose caller has given up is still served, as
+ * by most servers, and counted as wasted. It uses only a clock and a random source, so the same model runs in a simulated world and in a real server.
  * After: Kleinrock, "Queueing Systems" vol. 1: G/G/c, and G/G/c/K with a queue limit.
  */
 import { type Clock, systemClock, Timer } from '../core/clock.js';
@@ -113,7 +112,7 @@ class QueueingServer implements ServiceModel {
   readonly #queueLimit: number;
   readonly #random: SeededRandom;
   #serviceTime: Sampler;
-  /** Those before `#firstIndex` have been taken; the array is cut when half of it is. */
+  /** Entries before `#firstIndex` have been taken. The array is cut when these are half of it. */
   #waiting: (Job | undefined)[] = [];
   #firstIndex = 0;
 

@@ -1,5 +1,5 @@
 /**
- * Errors of simulated worlds: what the scenario's own network throws, and how a simulation ends when a promise is broken.
+ * Errors of simulated worlds: what the simulated network throws, and how a simulation ends when a promise is broken.
  *
  * The network's errors bear the codes that Node's sockets use, so that code under test can treat both alike.
  */

@@ -186,7 +186,7 @@ function assertSame(report: SimulationReport<unknown>, again: SimulationReport<u
   );
 }
 
-/** The seed that the environment asks for. */
+/** The seed set in the environment. */
 function environmentSeed(): number | undefined {
   const value = readEnvironment();
   if (value === undefined || value === '') return undefined;

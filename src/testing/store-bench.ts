@@ -1,7 +1,7 @@
 /**
- * Store bench: what a case of the store conformance suite works with.
+ * Store bench: the tools of a case of the store conformance suite.
  *
- * Promise: a claim that does not hold ends the case with an error that names the law; all stores that were opened are closed.
+ * Promise: a claim that does not hold ends the case with an error that names the law. All opened stores are closed.
  */
 import type { StoreError } from '../core/errors.js';
 import type { Entry, Refused, Store, StoreWriteOptions, Written } from '../stores/store.js';
@@ -18,15 +18,15 @@ export interface ConformanceSettings {
 
 export const minute = 60_000;
 
-/** Clients of the cases that are about concurrency. */
+/** The number of clients in cases about concurrency. */
 const clientCount = 4;
 
-/** What a case works with. */
+/** The tools of a case. */
 export class Bench {
-  /** Different for every case and every run, so that a server may be used again. */
+  /** Different for every case and every run, so that a server can be used again. */
   readonly prefix = `conformance-${globalThis.crypto.randomUUID()}`;
   private readonly opened: Store[] = [];
-  /** Milliseconds that the cases let pass, where they do not wait for real. */
+  /** The milliseconds that the cases have let pass, if they do not wait in real time. */
   private passedMs = 0;
   private readonly law: number;
   private readonly make: (settings: ConformanceSettings) => Store | Promise<Store>;
@@ -54,14 +54,14 @@ export class Bench {
     return store;
   }
 
-  /** Clients of the same entries: several stores where they share a server, else one store several times. */
+  /** Clients of the same entries: several stores if they share a server, else one store several times. */
   async clients(): Promise<Store[]> {
     const first = await this.open();
     const others = Array.from({ length: clientCount - 1 }, () => (this.isShared ? this.open() : first));
     return [first, ...(await Promise.all(others))];
   }
 
-  /** Another client of the same entries: the store itself where it shares them with nobody. */
+  /** Another client of the same entries: the same store if it does not share them. */
   async other(store: Store): Promise<Store> {
     return this.isShared ? this.open() : store;
   }
@@ -76,12 +76,12 @@ export class Bench {
     this.passedMs += ms;
   }
 
-  /** Milliseconds on a scale that no store sees: real ones, or those that were let pass. */
+  /** Milliseconds on a scale that no store sees: real time, or the time that was let pass. */
   now(): number {
     return this.passTime === undefined ? globalThis.performance.now() : this.passedMs;
   }
 
-  /** Says that a law is broken, unless the claim holds. */
+  /** Throws an error that a law is broken, unless the claim holds. */
   claim(holds: boolean, broken: () => string): asserts holds {
     if (!holds) throw new Error(`law ${this.law} of stores is broken: ${broken()}`);
   }
@@ -90,7 +90,7 @@ export class Bench {
     this.claim(show(got) === show(expected), () => `${what}: expected ${show(expected)}, got ${show(got)}`);
   }
 
-  /** The verb fails with a `StoreError` that says that nothing was done; it neither answers nor throws by itself. */
+  /** Claims that the verb rejects with a `StoreError` that says that nothing was done; it must neither resolve nor throw synchronously. */
   async refuses(verb: () => Promise<unknown>, reason: StoreError['reason'], what: string): Promise<void> {
     const error = await this.failureOf(verb, what);
     const { code, applied, reason: given } = error as Partial<StoreError>;
@@ -113,7 +113,7 @@ export class Bench {
     return outcome.error;
   }
 
-  /** Writes what must be written. */
+  /** A write that must succeed. */
   async put(store: Store, key: string, value: string, options: Partial<StoreWriteOptions> = {}): Promise<number> {
     const answer = await store.write(key, bytes(value), { ttlMs: minute, ...options });
     this.claim(answer.ok, () => `write "${value}" with ${show(options)} must succeed, got ${show(answer)}`);
@@ -125,7 +125,7 @@ export class Bench {
     return version;
   }
 
-  /** A write that must be refused, and what is in the way. */
+  /** A write that must be refused; returns the entry in the way. */
   async blocked(store: Store, key: string, ifVersion: number): Promise<Entry | undefined> {
     const answer: Written | Refused = await store.write(key, bytes('blocked'), { ttlMs: minute, ifVersion });
     this.claim(!answer.ok, () => `a write if ${ifVersion} must be refused, got ${show(answer)}`);
@@ -158,7 +158,7 @@ export function isSame(one: Uint8Array, other: Uint8Array): boolean {
   return one.length === other.length && one.every((byte, index) => byte === other[index]);
 }
 
-/** Short, and telling `1` from `'1'`. */
+/** A short text that distinguishes `1` from `'1'`. */
 export function show(value: unknown): string {
   if (value instanceof Error) return String(value);
   if (value instanceof Uint8Array) return `${value.length} bytes`;

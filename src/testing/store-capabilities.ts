@@ -1,12 +1,12 @@
 /**
- * Conformance of capabilities: the laws of what a store can do besides its three verbs, for stores that have it.
+ * Conformance of capabilities: the laws of a store's optional capabilities, for stores that have them.
  *
- * Promise: a store without a capability passes its cases; one that has it and breaks its law fails one of them.
+ * Promise: a store without a capability passes its cases. A store that has it and breaks its law fails one of them.
  */
 import type { NativeCapabilities, Store, StoreChange, StoreWatch } from '../stores/store.js';
 import { type Bench, bytes, type Case, type Closable, minute, show, text } from './store-bench.js';
 
-/** How long a change may take to be told, and how long a case waits for what must not come. */
+/** How long a store may take to report a change, and how long a case waits for a report that must not come. */
 const toldWithinMs = 10_000;
 const quietMs = 100;
 
@@ -14,7 +14,7 @@ type Watch = NonNullable<NativeCapabilities['watch']>;
 type Consume = NonNullable<NativeCapabilities['consume']>;
 type ReadMany = NonNullable<NativeCapabilities['readMany']>;
 
-/** A watch and what it has told. */
+/** A watch and its reports so far. */
 class Watched {
   readonly told: StoreChange['kind'][] = [];
   readonly watch: StoreWatch;
@@ -23,7 +23,7 @@ class Watched {
     this.watch = watch(key, ({ kind }) => this.told.push(kind));
   }
 
-  /** The number of things told, once there are more than before. */
+  /** Waits until there are more reports than before, and returns their number. */
   async more(bench: Bench, before: number, what: string): Promise<number> {
     const endsAtMs = bench.now() + toldWithinMs;
     while (this.told.length <= before) {
@@ -92,7 +92,7 @@ export const watchCases: readonly Case[] = [
       await open.more(bench, told, 'a write');
       bench.same(closed.told.length, before, 'what a closed watch told');
       open.watch.close();
-      // A new one begins anew.
+      // A new watch starts from its own present.
       const again = new Watched(watch, 'key');
       await again.watch.ready;
       const first = again.told.length;
@@ -254,7 +254,7 @@ export const consumeCases: readonly Case[] = [
       }
       const refused = await consume('key', { ...limit, cost: 3 });
       const { ok, retryAfterMs, resetMs } = refused;
-      // Where the answers took that long, all is there again.
+      // If the replies took that long, the whole burst is available again.
       const isLate = bench.now() - beganMs >= 1200;
       bench.claim(
         (ok && isLate) || (!ok && retryAfterMs > 0 && retryAfterMs <= 1200),
@@ -265,7 +265,7 @@ export const consumeCases: readonly Case[] = [
         () => `the time until all is there again: ${show(refused)}`,
       );
       await bench.pass((ok ? resetMs : retryAfterMs) + 25);
-      // What was refused has taken nothing.
+      // The refused call has consumed nothing.
       const later = await consume('key', { ...limit, cost: 3 });
       bench.claim(later.ok, () => `after ${ok ? resetMs : retryAfterMs} ms: ${show(later)}`);
       const other = await consume('other', limit);
@@ -298,7 +298,7 @@ export const consumeCases: readonly Case[] = [
         !narrow.ok && narrow.retryAfterMs <= 100,
         () => `a shorter period waits no longer than its own: ${show(narrow)}`,
       );
-      // Its keys are none of the verbs'.
+      // The keys of limits are separate from those of the verbs.
       bench.same(await store.read('key'), undefined, 'what a read sees of a limit');
       await bench.put(store, 'key', 'value', { ifVersion: 0 });
       bench.same((await consume('key', { ...limit, cost: 0 })).remaining < 10, true, 'whether the limit is still used');

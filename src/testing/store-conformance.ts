@@ -1,8 +1,8 @@
 /**
  * Store conformance: the laws of a store as cases for any test runner, against any back end.
  *
- * Promise: each case opens its own stores under its own prefix, leaves nothing but entries that expire, and says in its
- * error which law is broken, by what, and with which seed. A store that breaks one law fails a case of that law.
+ * Promise: each case opens its own stores under its own prefix, and leaves nothing but entries that expire. Its error says which law is broken, how, and with
+ * which seed. A store that breaks a law fails a case of that law.
  */
 import { checkOptions, func, integer, number, oneOf, optional, withDefault } from '../core/options.js';
 import type { Store, StoreWriteOptions } from '../stores/store.js';
@@ -220,7 +220,7 @@ const conditionCases: readonly Case[] = [
     'a refused write changes neither value, version nor time left',
     async (bench: Bench) => {
       const store = await bench.open();
-      // A machine that stands still ends an entry before it is asked for: then one that lives longer is tried.
+      // If the machine stands still, an entry may expire before it is read: then one that lives longer is tried.
       for (let ttlMs = 500; ; ttlMs *= 2) {
         const beginMs = bench.now();
         const key = `kept for ${ttlMs} ms`;
@@ -305,7 +305,7 @@ function timeCases(toleranceMs: number): readonly Case[] {
           const entry = await store.read('key');
           const answeredMs = bench.now();
           if (entry === undefined) {
-            // A millisecond is what clocks of different scales may differ by.
+            // Clocks of different resolution may differ by a millisecond.
             bench.claim(answeredMs - beginMs >= ttlMs - 1, () => `gone after ${answeredMs - beginMs} of ${ttlMs} ms`);
             return;
           }
@@ -370,7 +370,7 @@ const repetitionCases: readonly Case[] = [
     'a repeated verb brings back what its owner knows as its own',
     async (bench: Bench) => {
       const store = await bench.open();
-      // The reply of each first try is taken as lost.
+      // The case treats the reply of each first try as lost.
       const created = await bench.put(store, 'key', 'owner a, lease 1', { ifVersion: 0 });
       bench.showsEntry(await bench.blocked(store, 'key', 0), 'owner a, lease 1', created, 'a repeated creation');
       const renewed = await bench.put(store, 'key', 'owner a, lease 2', { ifVersion: created });
@@ -399,7 +399,7 @@ const repetitionCases: readonly Case[] = [
         bench.claim(error === reason, () => `${name} must reject with the signal's reason, got ${show(error)}`);
       }
       await bench.holds(store, 'key', 'kept');
-      // A signal that stays quiet changes nothing.
+      // A signal that does not abort changes nothing.
       await bench.put(store, 'key', 'changed', { signal: new AbortController().signal });
     },
   ],
@@ -519,7 +519,7 @@ const oddKeys: readonly string[] = [
     '-',
     '--help',
   ],
-  // Equal to the eye, or in some collation, and yet not the same.
+  // These look equal, or are equal in some collation, but are different keys.
   ...[
     '\u00e9',
     'e\u0301',
@@ -614,7 +614,7 @@ const inputCases: readonly Case[] = [
         await bench.refuses(write, 'invalid', `a write if ${show(bad)}`);
         await bench.refuses(() => store.remove('key', { ifVersion }), 'invalid', `a removal if ${show(bad)}`);
       }
-      // A condition that is misspelt must not be read as none.
+      // A misspelt condition must not count as no condition.
       const misspelt = { ttlMs: minute, ifversion: 0 } as StoreWriteOptions;
       await bench.refuses(() => store.write('key', value, misspelt), 'invalid', 'an unknown option of write');
       await bench.refuses(
@@ -630,7 +630,7 @@ const inputCases: readonly Case[] = [
 ];
 
 async function prefixesNeverMeet(bench: Bench): Promise<void> {
-  // Glued together without care, prefix and key of the first two would be the same.
+  // If prefix and key were simply concatenated, the first two would be the same.
   const places = [
     { prefix: `${bench.prefix}:a`, key: 'b:c' },
     { prefix: `${bench.prefix}:a:b`, key: 'c' },
@@ -664,7 +664,7 @@ async function historiesAreLinearizable(bench: Bench, histories: number, firstSe
   const clients = await bench.clients();
   const endSeed = firstSeed + histories;
   let nextSeed = firstSeed;
-  // Each has keys of its own, so that they tell nothing of each other, and most of the time of one is waiting for answers.
+  // Each history has keys of its own, so they do not affect each other; they run concurrently because most of their time is spent waiting for replies.
   const playSome = async () => {
     while (nextSeed < endSeed) {
       const seed = nextSeed++;

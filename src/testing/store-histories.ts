@@ -1,4 +1,4 @@
-/** Store histories: clients of one store that do random things to the same keys at the same time, as the history checker wants them. */
+/** Store histories: clients of one store that run random verbs on the same keys concurrently, recorded for the history checker. */
 import { StoreError } from '../core/errors.js';
 import type { Entry, Store } from '../stores/store.js';
 import { History } from './history/index.js';
@@ -6,7 +6,7 @@ import { type SeededRandom, seededRandom } from './random.js';
 import { bytes, minute, text } from './store-bench.js';
 import type { StoreModelEntry, StoreOperation, StoreResult } from './store-model.js';
 
-/** Lets each client do a few random things to the same two keys at the same time. */
+/** Lets each client run a few random verbs on the same two keys concurrently. */
 export async function playHistory(
   clients: readonly Store[],
   seed: number,
@@ -18,7 +18,7 @@ export async function playHistory(
     clients.map(async (store, index) => {
       const client = `client ${index}`;
       const own = random.fork(client);
-      /** The version that this client last saw of each key. */
+      /** The version of each key that this client saw last. */
       const seenVersions = new Map<string, number>();
       for (let count = 0; count < 10; count++) {
         const key = own.pick(keys);
@@ -33,7 +33,7 @@ export async function playHistory(
   return history;
 }
 
-/** What a client does next: a verb, at times on a condition that will not hold. */
+/** The next verb of a client, sometimes with a condition that will not hold. */
 export function draw(random: SeededRandom, value: string, seenVersion: number): StoreOperation {
   const chance = random();
   if (chance < 0.25) return { type: 'read' };
@@ -61,7 +61,7 @@ async function record(
   }
 }
 
-/** Does it, and answers as `storeModel` has it. */
+/** Runs the verb, and returns its result in the form of `storeModel`. */
 export async function perform(store: Store, key: string, operation: StoreOperation): Promise<StoreResult> {
   if (operation.type === 'read') return modelEntry(await store.read(key));
   const { ifVersion } = operation;
@@ -75,7 +75,7 @@ function modelEntry(entry: Entry | undefined): StoreModelEntry | undefined {
   return entry && { value: text(entry.value), version: entry.version };
 }
 
-/** The version that a result shows of the key. */
+/** The version of the key that a result shows. */
 export function versionIn(result: StoreResult): number | undefined {
   if (typeof result !== 'object') return undefined;
   return 'version' in result ? result.version : 'entry' in result ? result.entry?.version : undefined;

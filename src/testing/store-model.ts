@@ -1,8 +1,7 @@
 /**
  * Store model: what a key of a store may do, one verb at a time, for the history checker.
  *
- * Promise: it refuses an answer only if no store that keeps the laws could have given it. Time is not in it: record
- * histories in which nothing expires.
+ * Promise: it rejects a result only if no store that keeps the laws could have given it. It knows no time: record histories in which nothing expires.
  */
 import type { Model } from './history/index.js';
 
@@ -87,7 +86,7 @@ export function storeModel(): Model<StoreModelState, StoreOperation, StoreResult
           const removed = canRemove ? [{ value: undefined, version: undefined, floor }] : [];
           if (!isKnown) return [...removed, state];
           if (observation.result === true) return removed;
-          // Refused: nothing there, or another version.
+          // Refused: the key held nothing, or another version.
           const isAnother = ifVersion !== undefined && state.version !== ifVersion;
           return state.value === undefined || isAnother ? [state] : [];
         }
@@ -95,7 +94,7 @@ export function storeModel(): Model<StoreModelState, StoreOperation, StoreResult
           throw unknownOperation(operation);
       }
     },
-    // What an entry of an unknown version shows is news, so only looks that found nothing leave each state as it is.
+    // An entry whose version was unknown gives new information, so only results that found nothing leave each state unchanged.
     isReadOnly: ({ type }, result) =>
       (type === 'read' && result === undefined) || (type === 'remove' && result === false),
     isTooLate({ floor }, { type }, result) {
@@ -114,7 +113,7 @@ export function storeModel(): Model<StoreModelState, StoreOperation, StoreResult
   };
 }
 
-/** The state if this is what it shows. */
+/** The state, if it agrees with this entry. */
 function seen(state: StoreModelState, entry: StoreModelEntry | undefined): readonly StoreModelState[] {
   const { value, version, floor } = state;
   if (entry === undefined) return value === undefined ? [state] : [];
@@ -123,14 +122,14 @@ function seen(state: StoreModelState, entry: StoreModelEntry | undefined): reado
   return entry.version > floor ? [{ value, version: entry.version, floor: entry.version }] : [];
 }
 
-/** Whether the key's version, 0 for none, can be this one; without a condition it always is. */
+/** Whether this can be the key's version (0: none). Without a condition it always is. */
 function mayBe({ value, version, floor }: StoreModelState, ifVersion: number | undefined): boolean {
   if (ifVersion === undefined) return true;
   if (value === undefined) return ifVersion === 0;
   return version === undefined ? ifVersion > floor : ifVersion === version;
 }
 
-/** What the next version is above: also the version that a condition has shown. */
+/** The next version is greater than this; a condition that held counts too. */
 function leastVersion({ floor }: StoreModelState, ifVersion: number | undefined): number {
   return Math.max(floor, ifVersion ?? 0);
 }

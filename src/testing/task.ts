@@ -1,10 +1,10 @@
 /**
  * Task: an asynchronous function that belongs to a node, or to the world itself.
  *
- * Promise: a task that fails while nobody waits for it ends the simulation; one that somebody waits for tells him.
+ * Promise: a task that fails ends the simulation if nothing awaits it; otherwise the awaiting code gets the error.
  */
 
-/** The promise of a task. It notes whether anybody waits for it. */
+/** The promise of a task. It records whether anything awaits it. */
 export class Task<T = unknown> implements Promise<T> {
   readonly name: string;
   isWaitedFor = false;
@@ -18,7 +18,7 @@ export class Task<T = unknown> implements Promise<T> {
 
   constructor(name: string) {
     this.name = name;
-    // The world reports a failure that nobody waits for, with its seed; the platform must not end the process before.
+    // The world reports a failure that nothing awaits, with its seed. Until then it must not end the process as an unhandled rejection.
     this.#promise.catch(() => {});
   }
 

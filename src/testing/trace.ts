@@ -1,13 +1,12 @@
 /**
- * Trace: what happened in a simulated world, as a hash over all of it and the last lines in words.
+ * Trace: the events of a simulated world, as a hash over all of them and as text for the last ones.
  *
- * Promise: every event goes into the hash, with its instant, its nodes and its message; nothing is put into words
- * before somebody reads it.
+ * Promise: every event goes into the hash, with its instant, its nodes and its message. Text is produced only when it is read.
  */
 import { hashText, TraceHash } from './hash.js';
 import { preview } from './message.js';
 
-/** What can happen. */
+/** The kinds of events. */
 export type TraceKind =
   | 'task'
   | 'timer'
@@ -57,7 +56,7 @@ export class Trace {
     this.#onLine = onLine;
   }
 
-  /** Adds an event. The detail is only shown; who wants it in the hash adds it there. */
+  /** Adds an event. The detail is only for display; a caller that wants it in the hash adds it there. */
   add(step: number, atMs: number, kind: TraceKind, from: string, to: string, detail: unknown): void {
     this.hash.word(this.#hashOf(kind));
     this.hash.word(this.#hashOf(from));

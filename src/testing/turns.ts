@@ -1,19 +1,19 @@
 /**
- * Turns: runs steps one after the other and lets every microtask drain between two of them.
+ * Turns: runs steps one after another, and lets all microtasks run between two of them.
  *
- * Promise: when a step begins, all that earlier steps set off through promises has run to its end.
- * One turn of the event loop runs many steps: callbacks queued by setImmediate before a turn run one by one with the
- * microtasks drained after each. A runtime that does not do so is found out by a probe and gets one turn per step.
+ * Promise: when a step begins, everything that earlier steps started through promises has run to its end. One turn of the event loop runs many steps:
+ * callbacks queued by setImmediate before a turn run one by one, with the microtasks drained after each. A probe detects a runtime that does not do this; it
+ * gets one turn per step.
  */
 
 import { queueTask } from '../core/event-loop.js';
 
-/** Steps per turn of the event loop; more of them gain nothing that can be measured. */
+/** Steps per turn of the event loop. More of them bring no measurable gain. */
 const longestBatch = 128;
 
 let batching: Promise<boolean> | undefined;
 
-/** Calls `step` until it answers false; rejects with what it throws. */
+/** Calls `step` until it returns false; rejects with what it throws. */
 export async function inTurns(step: () => boolean): Promise<void> {
   batching ??= drainsBetweenTasks();
   const limit = (await batching) ? longestBatch : 1;

@@ -1,8 +1,8 @@
 /**
  * Virtual clock: time that stands still until a test moves it.
  *
- * Promise: timers fire in order of their instants, and first scheduled first among equals; between two of them every
- * microtask runs, so a timer sees all that the one before it set off.
+ * Promise: timers fire in order of their instants; those of the same instant in the order of their scheduling. Between two of them every microtask runs, so a
+ * timer sees all effects of the one before it.
  */
 import { type Clock, callbackTimer, type Timer } from '../core/clock.js';
 import { type Duration, toMs } from '../core/duration.js';
@@ -56,7 +56,7 @@ export interface VirtualClock extends Clock {
   jumpWallClock(ms: number): void;
 }
 
-/** What wall clocks of tests show at first: a fixed day, so that a test means the same tomorrow. */
+/** The initial wall time in tests: a fixed day, so that a test gives the same result tomorrow. */
 export const defaultWallMs = Date.UTC(2026, 0, 1);
 
 /**
@@ -197,7 +197,7 @@ class ScriptedClock implements VirtualClock {
   }
 }
 
-/** A promise for an instant of any clock. */
+/** Resolves at an instant of any clock. */
 export function sleepOn(clock: Clock, durationMs: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(signal.reason);

@@ -1,8 +1,8 @@
 /**
  * World: the scheduler of a simulation. It holds time, picks what happens next, and watches the promises.
  *
- * Promise: one event at a time, in order of time and, among equals, in an order drawn from the seed; after each one all
- * microtasks have run and every invariant has held; nothing in here reads a real clock or a random source.
+ * Promise: one event happens at a time, in order of time; events of the same time come in an order drawn from the seed. After each event, all microtasks have
+ * run and every invariant has held. Nothing in here reads a real clock or a random source.
  * After: FoundationDB's deterministic simulation (Zhou et al., SIGMOD 2021); Will Wilson, "Testing distributed systems
  * with deterministic simulation" (Strange Loop 2014); TigerBeetle's VOPR.
  */
@@ -108,7 +108,7 @@ export class Simulation implements World, Disposable {
     this.random = root.fork('world');
     this.#ranks = root.fork('order');
     this.trace = new Trace(settings.traceLines, settings.onEvent);
-    // Two seeds whose draws nobody has used yet must differ all the same.
+    // Two seeds must give different digests even if nothing has been drawn from them yet.
     this.trace.hash.number(settings.seed);
     this.clock = new WorldClock(this, settings.wallStartMs);
     this.network = new Network(this, settings.network);
@@ -213,7 +213,7 @@ export class Simulation implements World, Disposable {
     return { seed, steps, virtualMs, digest, trace };
   }
 
-  /** Ends every process, so that nothing of the world runs or is listened to any more. */
+  /** Ends every process, so that nothing of the world runs or receives events any more. */
   [Symbol.dispose](): void {
     this.#hasEnded = true;
     for (const { process } of this.#nodes.values()) {
@@ -232,7 +232,7 @@ export class Simulation implements World, Disposable {
     throw new Error(`simulate: there is no node "${name}"; there are ${names.join(', ') || 'none yet'}`);
   }
 
-  /** Runs a task and hears how it ends. */
+  /** Runs a task and is told how it ends. */
   follow<T>(task: Task<T>, process: Process | undefined, run: () => T | PromiseLike<T>): void {
     const tasks = process?.tasks ?? this.#tasks;
     tasks.add(task as Task);
@@ -255,7 +255,7 @@ export class Simulation implements World, Disposable {
     this.schedule(timer, upToTick(this.#nowMs + delayMs), undefined);
   }
 
-  /** Now, and by this rank among what happens now; drawn ranks are positive. */
+  /** Schedules a timer for now, ordered by rank among the events of now; drawn ranks are positive. */
   scheduleRanked(timer: Timer, rank: number, owner: Process | undefined): void {
     this.#heap.add(timer, this.#nowMs, rank, owner);
   }
@@ -274,7 +274,7 @@ export class Simulation implements World, Disposable {
 
   #step<T>(scenario: ScenarioState<T>): boolean {
     this.#checkPromises(scenario);
-    // What waits for a condition goes on before anything else happens.
+    // Code that waits for a condition continues before anything else happens.
     if (this.#wakeWatches()) return true;
     if (scenario.kind === 'returned' && this.#watches.size === 0) {
       this.#require('end-check', 'end check', this.#endChecks);

@@ -13,7 +13,7 @@ function keeper(renew: Renew, random = () => 0.5, renewEveryMs?: number) {
 }
 
 describe('LeaseKeeper', () => {
-  it('renews at each third of the lease, for as long as it is wanted', async () => {
+  it('renews after each third of the lease, until it is stopped', async () => {
     const atMs: number[] = [];
     const { clock, lease, lost } = keeper(async () => atMs.push(clock.now()) > 0);
     await clock.advance(4_500);
@@ -46,7 +46,7 @@ describe('LeaseKeeper', () => {
     expect([lost, lease.state]).toEqual([[['taken', 1_000]], 'lost']);
   });
 
-  it('tries again soon after a failure, and counts from when the last renewal was sent', async () => {
+  it('tries again soon after a failure, and counts from the last successful renewal', async () => {
     let tries = 0;
     const { clock, lease } = keeper(async () => {
       if (++tries === 1) throw new Error('no answer');
@@ -58,14 +58,14 @@ describe('LeaseKeeper', () => {
     expect([tries, lease.state, lease.remainingMs()]).toEqual([2, 'held', 2_668]);
   });
 
-  it('finds out by itself that the process was frozen', async () => {
+  it('notices by itself that the process was frozen', async () => {
     const { clock, lease, lost } = keeper(() => new Promise(() => {}));
     const wallNow = clock.wallNow.bind(clock);
     clock.wallNow = () => wallNow() + 3_000;
     expect([lease.isHeld(), lost]).toEqual([false, [['expired', 0]]]);
   });
 
-  it('asks for nothing any more, and is lost, when its time is over at its next renewal', async () => {
+  it('sends nothing more, and is lost, when its time is over at its next renewal', async () => {
     let renewals = 0;
     const { clock, lost } = keeper(() => {
       renewals++;
@@ -76,7 +76,7 @@ describe('LeaseKeeper', () => {
     expect([renewals, lost, clock.pendingTimers]).toEqual([0, [['expired', 1_000]], 0]);
   });
 
-  it('renews a lease that was made shorter in time, however seldom it is to be renewed', async () => {
+  it('renews a shortened lease in time, however rarely it is to be renewed', async () => {
     const { clock, lease, lost } = keeper(async () => true, undefined, 1_200);
     await lease.extend(500);
     await clock.advance(10_000);
@@ -84,7 +84,7 @@ describe('LeaseKeeper', () => {
     await lease.stop();
   });
 
-  it('stops only when no renewal is on its way', async () => {
+  it('stops only when no renewal is in flight', async () => {
     let answer = (_: boolean) => {};
     const { clock, lease } = keeper(() => new Promise((resolve) => (answer = resolve)));
     await clock.advance(1_000);
@@ -104,7 +104,7 @@ describe('LeaseKeeper', () => {
     expect(lost).toEqual([['expired', 2_668]]);
   });
 
-  it('counts a shorter lease from when it was asked for, whether or not there is an answer', async () => {
+  it('counts a shorter lease from when it was requested, whether or not there is a reply', async () => {
     const { clock, lease, lost } = keeper(() => new Promise(() => {}));
     void lease.extend(1_000);
     await clock.advance(1_000);
@@ -112,7 +112,7 @@ describe('LeaseKeeper', () => {
     expect(lost).toEqual([['expired', 688]]);
   });
 
-  it('renews as often as it is told', async () => {
+  it('renews at the configured interval', async () => {
     const clock = virtualClock();
     const atMs: number[] = [];
     const renew = async () => atMs.push(clock.now()) > 0;
@@ -140,7 +140,7 @@ describe('LeaseKeeper', () => {
     }
   });
 
-  it('extends at once and for the time that is asked for, and goes on with it', async () => {
+  it('extends at once by the requested time, and keeps to it', async () => {
     const asked: [atMs: number, leaseMs: number][] = [];
     const { clock, lease } = keeper(async (leaseMs) => asked.push([clock.now(), leaseMs]) > 0);
     await clock.advance(500);
@@ -155,7 +155,7 @@ describe('LeaseKeeper', () => {
     ]);
   });
 
-  it('extends after the renewal that is on its way, not beside it', async () => {
+  it('extends after the renewal in flight, not beside it', async () => {
     const answers: ((isDone: boolean) => void)[] = [];
     const { clock, lease } = keeper(() => new Promise((resolve) => answers.push(resolve)));
     await clock.advance(1_000);
@@ -169,7 +169,7 @@ describe('LeaseKeeper', () => {
     expect(await extended).toBe(true);
   });
 
-  it('tells from an extension that it is taken, that nobody knows, and asks no more once it is over', async () => {
+  it('tells at an extension that it is taken, or that this is unknown, and sends nothing once it is over', async () => {
     let asked = 0;
     const taken = keeper(async () => ++asked > 1);
     expect([await taken.lease.extend(), taken.lost]).toEqual([false, [['taken', 0]]]);
@@ -182,7 +182,7 @@ describe('LeaseKeeper', () => {
     expect(await unsure.lease.extend()).toBe(false);
   });
 
-  it('has no time left once it is lost or given back, and stays what it became', async () => {
+  it('has no time left once it is lost or stopped, and stays in that state', async () => {
     const taken = keeper(async () => false);
     await taken.clock.advance(1_000);
     await taken.lease.stop();
@@ -192,7 +192,7 @@ describe('LeaseKeeper', () => {
     expect([given.lease.remainingMs(), given.lease.state, given.lease.isHeld()]).toEqual([0, 'ended', false]);
   });
 
-  it('tells of its state, too, that the process was frozen', () => {
+  it('shows in its state too that the process was frozen', () => {
     const { clock, lease, lost } = keeper(() => new Promise(() => {}));
     const now = clock.now.bind(clock);
     clock.now = () => now() + 3_000;

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { Cells, type Page } from '../../src/stores/cells.js';
 
 describe('Cells', () => {
-  it('gives no byte to two owners, however cells are taken and given back', () => {
+  it('never gives a byte to two owners, in whatever order cells are taken and given back', () => {
     const length = fc.constantFrom(0, 60, 190, 700, 1024);
     const step = fc.record({ length, isGivenBack: fc.nat(3).map((one) => one === 0), which: fc.nat() });
     fc.assert(
@@ -30,7 +30,7 @@ describe('Cells', () => {
     );
   });
 
-  it('uses what was given back again, and lets go of pages that are empty', () => {
+  it('reuses cells that were given back, and releases empty pages', () => {
     const cells = new Cells();
     const fill = () =>
       Array.from({ length: 320 }, () => {
@@ -45,7 +45,7 @@ describe('Cells', () => {
     expect([...again].filter((page) => pages.has(page))).toHaveLength(1);
   });
 
-  it('has none for what is large', () => {
+  it('has none for large byte strings', () => {
     expect(new Cells().pageFor(1025)).toBeUndefined();
   });
 });

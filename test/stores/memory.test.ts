@@ -27,7 +27,7 @@ describe('memoryStore', () => {
     expect(await store.read('c')).toBeUndefined();
   });
 
-  it('rewrites an entry, and answers refusals, although it is full', async () => {
+  it('rewrites an entry, and returns refusals, even when it is full', async () => {
     const store = memoryStore({ max: 1, clock: virtualClock() });
     await store.write('a', bytes('1'), { ttlMs });
     expect(await store.write('a', bytes('2'), { ttlMs })).toMatchObject({ ok: true });
@@ -37,7 +37,7 @@ describe('memoryStore', () => {
     expect(await store.write('b', bytes('3'), { ttlMs })).toMatchObject({ ok: true });
   });
 
-  it('keeps the old entry when the new one finds no room', async () => {
+  it('keeps the old entry when the new one does not fit', async () => {
     const store = memoryStore({ maxBytes: 1024, clock: virtualClock() });
     await store.write('a', bytes('kept'), { ttlMs });
     const error = await failure(store.write('a', new Uint8Array(1023), { ttlMs }));
@@ -76,7 +76,7 @@ describe('memoryStore', () => {
     expect(await store.write('record', new Uint8Array(1012), { ttlMs })).toMatchObject({ ok: true });
   });
 
-  it('never evicts what was rewritten without evictable', async () => {
+  it('never evicts an entry that was rewritten without evictable', async () => {
     const store = memoryStore({ max: 2, clock: virtualClock() });
     await store.write('a', bytes('1'), { ttlMs, evictable: true });
     await store.write('a', bytes('2'), { ttlMs });
@@ -97,7 +97,7 @@ describe('memoryStore', () => {
     expect(first.ok && again.ok && again.version > first.version).toBe(true);
   });
 
-  it('drops expired entries as it is written to, without a timer', async () => {
+  it('drops expired entries during writes, without a timer', async () => {
     const clock = virtualClock();
     const store = memoryStore({ clock });
     for (let index = 0; index < 100; index++) await store.write(`short ${index}`, bytes('1'), { ttlMs: 10 });
@@ -117,7 +117,7 @@ describe('memoryStore', () => {
     await expect(store.read('a')).rejects.toMatchObject({ reason: 'closed', applied: 'no' });
   });
 
-  it('takes the bytes of a Buffer and gives plain ones', async () => {
+  it('accepts a Buffer and returns plain bytes', async () => {
     const store = memoryStore();
     const buffer = Buffer.from('value');
     await store.write('a', buffer, { ttlMs });
@@ -127,7 +127,7 @@ describe('memoryStore', () => {
     expect(entry?.value).toEqual(bytes('value'));
   });
 
-  it('hands out copies that share no byte, small or large', async () => {
+  it('returns copies that share no bytes, small or large', async () => {
     const store = memoryStore();
     for (const length of [0, 1, 1024, 1025, 5000])
       await store.write(`${length}`, new Uint8Array(length).fill(7), { ttlMs });
@@ -137,7 +137,7 @@ describe('memoryStore', () => {
     for (const [index, value] of values.entries()) expect(value).toEqual(new Uint8Array(lengths[index]!).fill(index));
   });
 
-  it('does what a plain model does, whatever is asked in whatever order', async () => {
+  it('agrees with a simple model, for any sequence of verbs', async () => {
     const key = fc.constantFrom('a', 'b', 'c', 'd');
     const step = fc.oneof(
       fc.record({
@@ -210,7 +210,7 @@ describe('memoryStore', () => {
 });
 
 describe('memoryStore, when it is watched,', () => {
-  it('tells inside the verb, and refusals tell nothing', async () => {
+  it('reports inside the verb, and reports no refusals', async () => {
     const store = memoryStore({ clock: virtualClock() });
     const told: string[] = [];
     store.native.watch('key', ({ kind }) => told.push(kind));
@@ -223,7 +223,7 @@ describe('memoryStore, when it is watched,', () => {
     expect(told).toEqual(['changed']);
   });
 
-  it('is done with a write whose listener throws, which is reported as an uncaught exception', async () => {
+  it('completes a write whose listener throws, which is reported as an uncaught exception', async () => {
     const store = memoryStore({ clock: virtualClock() });
     const thrown = new Error('a bug of the listener');
     const told: string[] = [];
@@ -244,7 +244,7 @@ describe('memoryStore, when it is watched,', () => {
     expect(await reported).toBe(thrown);
   });
 
-  it('refuses watches without end, until some are closed', async () => {
+  it('limits the number of watches, until some are closed', async () => {
     const store = memoryStore({ clock: virtualClock() });
     const all = Array.from({ length: 100_000 }, (_, index) => store.native.watch(`key ${index % 7}`, () => {}));
     const oneMore = () => store.native.watch('key', () => {}).ready;

@@ -201,7 +201,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
   );
 
   it(
-    'keeps histories linearizable while the server stands still, and does then what nobody waits for any more',
+    'keeps histories linearizable while the server stands still, and later applies verbs that nobody waits for any more',
     async () => {
       const stores = Array.from({ length: 4 }, () =>
         postgresStore(open(server.port, 4).pool, { prefix: `frozen-${title}`, timeout }),
@@ -214,7 +214,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
 });
 
 describe.skipIf(home === undefined)('postgresStore', () => {
-  it('fails with reason "busy" when the server has no connection left, by each client', async () => {
+  it('fails with reason "busy" when the server has no connection left, with each client', async () => {
     const few = [
       'max_connections=4',
       'superuser_reserved_connections=0',

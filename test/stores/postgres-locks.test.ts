@@ -53,7 +53,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
         return connection;
       };
 
-      it('lets transactions in one after the other, and each with what the one before has written', async () => {
+      it('lets transactions in one after another, and each sees what the one before has written', async () => {
         const connection = open();
         await connection.query('CREATE TABLE IF NOT EXISTS counted (n int)');
         await connection.query('TRUNCATE counted');
@@ -70,7 +70,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
         expect(await connection.query('SELECT n FROM counted')).toEqual([{ n: 20 }]);
       });
 
-      it('waits no longer than it may, and leaves the limits of the transaction alone', async () => {
+      it("waits no longer than allowed, and leaves the transaction's timeouts alone", async () => {
         const connection = open();
         let free = () => {};
         const isFree = new Promise<void>((resolve) => {
@@ -101,7 +101,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
     },
   );
 
-  it('transactionLock refuses what is no transaction, for there it would be over at once', async () => {
+  it('transactionLock refuses anything but a transaction, since the lock would end at once', async () => {
     const client = await connectTo(server.port)();
     closing.push(() => client.end());
     await expect(transactionLock(client, 'key')).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
@@ -114,7 +114,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
     await client.query('ROLLBACK');
   });
 
-  it('transactionLock takes the number that others can work out', async () => {
+  it('transactionLock uses the number that others can compute', async () => {
     const client = await connectTo(server.port)();
     closing.push(() => client.end());
     await client.query('BEGIN');
@@ -132,7 +132,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
     const take = (key: string, more: Parameters<typeof sessionLock>[2] = {}, port = server.port) =>
       sessionLock(connectTo(port), key, { ttl, ...more });
 
-    it('is held for many leases, by one at a time, and handed on when it is given back', async () => {
+    it('is held over many leases, by one owner at a time, and handed on when it is released', async () => {
       const lock = await take('key');
       await sleep(2.5 * ttl);
       expect([lock.held(), lock.remaining() > 0]).toEqual([true, true]);
@@ -163,7 +163,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
       await next.release();
     });
 
-    it('is lost at once when its connection breaks, or its session is ended', async () => {
+    it('is lost at once when its connection breaks or its session is terminated', async () => {
       for (const end of [() => proxy.reset(), () => terminate()]) {
         // Not by its lease, which has longer to go.
         const lock = await take('key', { ttl: 600_000 }, proxy.port);
@@ -178,7 +178,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
       await client.end();
     };
 
-    it('leaves nothing of a wait that was ended', async () => {
+    it('leaves nothing of a wait that was aborted', async () => {
       const lock = await take('key');
       const controller = new AbortController();
       const waiting = take('key', { signal: controller.signal });
@@ -191,7 +191,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
       await next.release();
     });
 
-    it('is refused behind a pooler, where sessions are not one’s own', async () => {
+    it('is refused behind a pooler, where sessions are shared', async () => {
       await expect(take('key', {}, bouncer!.port)).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'invalid' });
     });
   });
@@ -225,7 +225,7 @@ class FakeClient extends EventEmitter {
   }
 }
 
-describe('transactionLock on a connection that answers as told', () => {
+describe('transactionLock on a scripted connection', () => {
   type Row = { readonly a?: string; readonly b?: string };
   /** A client of pg in a transaction. */
   const clientOf = (answer: (sql: string) => Row | undefined, more: object = {}) => {
@@ -240,7 +240,7 @@ describe('transactionLock on a connection that answers as told', () => {
   const inside = { a: 'true', b: 'yes' };
   const notOne = { code: 'ERR_OPTIONS', message: expect.stringContaining('a client of pg after its BEGIN, or') };
 
-  it('asks once, and waits as long as it may, in whole milliseconds, or not at all', async () => {
+  it('sends one statement, and waits as long as allowed, in whole milliseconds, or not at all', async () => {
     for (const [wait, limit] of [
       [undefined, "'30000ms'"],
       ['2s', "'2000ms'"],
@@ -257,7 +257,7 @@ describe('transactionLock on a connection that answers as told', () => {
     expect(client.asked).toEqual([expect.stringMatching(/^SELECT pg_try_advisory_xact_lock\('-?\d+'::bigint\)/)]);
   });
 
-  it('asks postgres.js in the way in which a statement takes one trip', async () => {
+  it('queries postgres.js in the form that takes one round trip', async () => {
     const asked: string[] = [];
     const unsafe = async (sql: string) => {
       asked.push(sql);
@@ -272,7 +272,7 @@ describe('transactionLock on a connection that answers as told', () => {
     });
   });
 
-  it('tells what kept it from the lock: that another has it for so long, else the error of the server', async () => {
+  it("tells why the lock was not acquired: another owner held it for this long, or the server's error", async () => {
     const failing = (error: unknown) =>
       clientOf(() => {
         throw error;
@@ -290,7 +290,7 @@ describe('transactionLock on a connection that answers as told', () => {
     }
   });
 
-  it('is refused where the server says that no transaction has begun, or says nothing, though it has the lock', async () => {
+  it('is refused if the server says, or cannot say, that no transaction has begun, even though it gave the lock', async () => {
     for (const row of [{ a: 'true', b: 'no' }, { a: 'true' }, undefined]) {
       for (const wait of [0, 50]) {
         await expect(
@@ -304,7 +304,7 @@ describe('transactionLock on a connection that answers as told', () => {
     }
   });
 
-  it('asks nothing of what is no transaction, by its looks or its own word, and nothing for a bad key or wait', async () => {
+  it('sends nothing on a connection that is evidently not a transaction, nor for an invalid key or wait', async () => {
     const asked: string[] = [];
     const client = (more: object) => ({ ...clientOf(() => inside, more), asked });
     const query = async () => {
@@ -337,7 +337,7 @@ describe('transactionLock on a connection that answers as told', () => {
   });
 });
 
-describe('sessionLock on a client that answers as told', () => {
+describe('sessionLock on a scripted client', () => {
   const bench = () => {
     const clock = virtualClock();
     const client = new FakeClient();
@@ -348,7 +348,7 @@ describe('sessionLock on a client that answers as told', () => {
   const isConfirmation = (sql: string) => sql.includes('pg_backend_pid') && !sql.includes('server_version_num');
   const invalid = { code: 'ERR_STORE', reason: 'invalid' };
 
-  it('counts its lease from before it asked the server, once it had the lock', async () => {
+  it('counts its lease from before its request to the server, once it has the lock', async () => {
     const { clock, client, take } = bench();
     client.delay = (sql) => clock.sleep(isConfirmation(sql) ? 400 : 2_000);
     const taking = take();
@@ -359,7 +359,7 @@ describe('sessionLock on a client that answers as told', () => {
     expect(lock.held()).toBe(false);
   });
 
-  it('is heard of three times in a lease, and held for as long as that is answered', async () => {
+  it('contacts the server three times per lease, and is held for as long as it replies', async () => {
     const { clock, client, take } = bench();
     const lock = await take();
     const { asked } = client;
@@ -367,7 +367,7 @@ describe('sessionLock on a client that answers as told', () => {
     expect([client.asked - asked, lock.held(), lock.key]).toEqual([30, true, 'key']);
   });
 
-  it('is lost by itself a tenth of its ttl before its end when no answer comes, and its connection is ended', async () => {
+  it('is lost a tenth of its ttl before its end when no reply comes, and its connection is ended', async () => {
     const { clock, client } = bench();
     const lock = await sessionLock(async () => client, 'key', { ttl: '3s', clock });
     const { signal } = lock;
@@ -383,7 +383,7 @@ describe('sessionLock on a client that answers as told', () => {
     expect([await lock.release(), client.asked]).toEqual(['lost', asked]);
   });
 
-  it('shows its signal that it is lost, to a process that was frozen', async () => {
+  it('shows the loss by its signal to a process that was frozen', async () => {
     const { clock, take } = bench();
     const lock = await take();
     expect(inspect(lock)).toBe("{ key: 'key', held: true }");
@@ -409,7 +409,7 @@ describe('sessionLock on a client that answers as told', () => {
     expect([other.client.hasEnded, clock.pendingTimers + other.clock.pendingTimers]).toEqual([true, 0]);
   });
 
-  it('is not got while another has it, at once or after the wait, and its connection is ended', async () => {
+  it('is not acquired while another owner has it, at once or after the wait, and its connection is ended', async () => {
     const { client, take } = bench();
     client.isLocked = 'false';
     await expect(take({ wait: 0 })).rejects.toMatchObject({
@@ -431,7 +431,7 @@ describe('sessionLock on a client that answers as told', () => {
     expect((await take({ wait: 0 })).held()).toBe(true);
   });
 
-  it('tells by a StoreError what the server says, or its connection, instead of giving it', async () => {
+  it('rejects with a StoreError for what the server or the connection reports', async () => {
     for (const [error, reason] of [
       [Object.assign(new Error('terminating connection'), { code: '57P01' }), 'closed'],
       [new Error('Connection terminated unexpectedly'), 'closed'],
@@ -445,7 +445,7 @@ describe('sessionLock on a client that answers as told', () => {
     }
   });
 
-  it('is given back by the number that it was taken by, and its connection is ended then', async () => {
+  it('is released by the number it was taken with, and its connection is then ended', async () => {
     const { clock, client, take } = bench();
     const number = createHash('sha256').update('key').digest().readBigInt64BE();
     {
@@ -471,7 +471,7 @@ describe('sessionLock on a client that answers as told', () => {
     expect([await released, slow.client.hasEnded, slow.clock.pendingTimers]).toEqual(['released', true, 0]);
   });
 
-  it('takes the oldest server there may be, and a client that does not tell its backend', async () => {
+  it('accepts the oldest supported server, and a client that does not report its backend', async () => {
     const { client, take } = bench();
     client.version = '140000';
     client.processID = undefined;
@@ -495,7 +495,7 @@ describe('sessionLock on a client that answers as told', () => {
     });
   });
 
-  it('is not given when that answer comes after its end', async () => {
+  it('is not granted when that reply comes after its end', async () => {
     const { clock, client, take } = bench();
     client.delay = (sql) => (isConfirmation(sql) ? clock.sleep(3_000) : undefined);
     const refused = expect(take()).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'timeout' });
@@ -504,7 +504,7 @@ describe('sessionLock on a client that answers as told', () => {
     expect([client.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
   });
 
-  it('is refused by another backend than the one that was connected to, or asked before, and by an old server', async () => {
+  it('is refused if the backend is not the one that was connected to or asked before, and by an old server', async () => {
     const { client, take } = bench();
     client.pid = '8';
     await expect(take()).rejects.toMatchObject(invalid);
@@ -518,7 +518,7 @@ describe('sessionLock on a client that answers as told', () => {
     await expect(old.take()).rejects.toMatchObject(invalid);
   });
 
-  it('is lost when another backend answers later', async () => {
+  it('is lost when another backend replies later', async () => {
     const { clock, client, take } = bench();
     const lock = await take();
     client.pid = '8';
@@ -526,7 +526,7 @@ describe('sessionLock on a client that answers as told', () => {
     expect([lock.held(), lock.signal.aborted]).toEqual([false, true]);
   });
 
-  it('ends its wait when the connection does, though the client never answers', async () => {
+  it('ends its wait when the connection ends, even if the client never settles', async () => {
     const { client, take } = bench();
     client.delay = (sql) => (sql.includes('pg_advisory_lock') ? new Promise(() => {}) : undefined);
     const refused = expect(take()).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'closed' });
@@ -535,7 +535,7 @@ describe('sessionLock on a client that answers as told', () => {
     await refused;
   });
 
-  it('ends its wait when it is aborted while the client connects, and the connection when there is one', async () => {
+  it('ends its wait when it is aborted while the client connects, and ends the connection once there is one', async () => {
     for (const isSlow of [false, true]) {
       const { clock, client } = bench();
       const controller = new AbortController();
@@ -572,7 +572,7 @@ describe('sessionLock on a client that answers as told', () => {
     expect([client.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
   });
 
-  it('asks no more while it is given back', async () => {
+  it('sends nothing more while it is being released', async () => {
     const { clock, client, take } = bench();
     const lock = await take();
     client.delay = (sql) => (sql.includes('pg_advisory_unlock') ? new Promise(() => {}) : undefined);
@@ -582,7 +582,7 @@ describe('sessionLock on a client that answers as told', () => {
     expect([await released, client.asked - asked]).toEqual(['unknown', 1]);
   });
 
-  it('leaves no timer and asks no more when it is given back while it asks', async () => {
+  it('leaves no timer and sends nothing more when it is released during a request', async () => {
     const { clock, client, take } = bench();
     const lock = await take();
     let answer = () => {};

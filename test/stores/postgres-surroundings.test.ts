@@ -99,7 +99,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     }
   });
 
-  it('is done whole or not at all, whichever of its statements is the last before the connection ends', async () => {
+  it('is applied completely or not at all, whichever statement is the last before the connection ends', async () => {
     // The functions as they are, with a strike before each statement that looks at the table or changes it, and before the end: the nth ends
     // the connection.
     const table = 'struck';
@@ -287,7 +287,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     },
   );
 
-  it('knows that nothing was done in a transaction that the server has ended for its idleness', async () => {
+  it('knows that nothing was done in a transaction that the server has terminated for being idle', async () => {
     const client = await pgPool({ max: 1 }).connect();
     const ended = new Promise((resolve) => client.on('error', resolve));
     await client.query('BEGIN');
@@ -301,7 +301,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     expect(await postgresStore(admin, { timeout: '20s' }).read('idle')).toBeUndefined();
   });
 
-  it('says that its functions are not on the search path, and needs none where the table is named with its schema', async () => {
+  it('says that its functions are not on the search path, and does not need it for a table named with its schema', async () => {
     const pool = pgPool({ max: 1, options: '-c search_path=nowhere' });
     const lost = postgresStore(pool, { timeout: '20s' });
     for (const verb of [() => lost.read('key'), () => lost.write('key', bytes('a'), { ttlMs })]) {
@@ -315,12 +315,12 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     expect([await store.remove('key'), await store.read('key'), await store.sweep()]).toEqual([true, undefined, 0]);
   });
 
-  it('takes no greater values than an answer can hold', () => {
+  it('accepts no larger values than a reply can hold', () => {
     expect(() => postgresStore(admin, { maxValueBytes: 2 ** 28 + 1 })).toThrow('"maxValueBytes"');
     expect(postgresStore(admin, { maxValueBytes: 2 ** 28 })).toBeDefined();
   });
 
-  it('lets no more than 10,000 verbs wait for a pool that has nothing to give', async () => {
+  it('lets no more than 10,000 verbs wait for an exhausted pool', async () => {
     const pool = pgPool({ max: 1 });
     const kept = await pool.connect();
     const store = postgresStore(pool, { timeout: 5 });
@@ -401,7 +401,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     else expect(entry).toBeUndefined();
   });
 
-  it('tells changes in a table whose names are long', async () => {
+  it('reports changes in a table with a long name', async () => {
     const [schema, name] = ['s'.repeat(40), 't'.repeat(40)];
     await admin.query(`CREATE SCHEMA ${schema}`);
     const store = postgresStore(admin, { timeout: '10s', table: `${schema}.${name}`, listener: connectListener });
@@ -413,7 +413,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     await store.close();
   });
 
-  it('reads its answers as the server sends them, however the user reads types, values and rows', async () => {
+  it('reads replies as the server sends them, however the user parses types, values and rows', async () => {
     const odd = (value: unknown) => ({ odd: value });
     const readAs = (oid: number) => ({ to: oid, from: [oid], serialize: (value: unknown) => value, parse: odd });
     const fetch_types = false;
@@ -457,7 +457,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     expect(pool.listenerCount('error')).toBe(before);
   });
 
-  it('leaves the lock timeout of a transaction as the transaction has set it', async () => {
+  it("restores the transaction's own lock timeout", async () => {
     const { within } = postgresStore(admin).native;
     const client = await admin.connect();
     await client.query("BEGIN; SET LOCAL lock_timeout = '7s'");
@@ -468,7 +468,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     client.release();
   });
 
-  it('refuses a view inside what is no transaction, which would write at once', async () => {
+  it('refuses a view inside anything but a transaction, which would write at once', async () => {
     const store = postgresStore(admin);
     const idle = await connectListener();
     const { within } = store.native;
@@ -482,7 +482,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     await idle.end();
   });
 
-  it('ends the listening connection when it is closed, and fails a watch that cannot begin in time', async () => {
+  it('ends the listening connection on close, and fails a watch that cannot start in time', async () => {
     const listening = "SELECT count(*)::int AS count FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
     const store = postgresStore(admin, { timeout: '10s', prefix: 'ends', listener: connectListener });
     await store.native.watch!('key', () => {}).ready;

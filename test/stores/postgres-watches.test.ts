@@ -38,7 +38,7 @@ function bench() {
 }
 
 describe('PostgresWatches', () => {
-  it('tells a gap on a new connection when the old one has not answered for a round, and hears the old one no more', async () => {
+  it('reports a gap on a new connection when the old one has not replied for a round, and ignores the old one', async () => {
     const { clock, connections, state, watch } = bench();
     const { told, watcher } = watch();
     await watcher.ready;
@@ -55,7 +55,7 @@ describe('PostgresWatches', () => {
     expect([connections[1]!.hasEnded, told]).toEqual([false, ['gap', 'changed']]);
   });
 
-  it('fails every watch for ten seconds after it was refused, without a connection for each', async () => {
+  it('fails every watch for ten seconds after a refusal, without a connection for each', async () => {
     const { clock, connections, state, watch } = bench();
     const refusal = failure('invalid');
     let tries = 0;
@@ -73,7 +73,7 @@ describe('PostgresWatches', () => {
     expect(connections.length).toBe(1);
   });
 
-  it('connects again after it was told of a loss, or a confirmation failed', async () => {
+  it('reconnects after a loss was reported, or a confirmation failed', async () => {
     const { clock, connections, state, watch } = bench();
     const { told, watcher } = watch();
     await watcher.ready;
@@ -85,7 +85,7 @@ describe('PostgresWatches', () => {
     expect([connections.length, told]).toEqual([3, ['gap', 'gap']]);
   });
 
-  it('gives its connection up a round after the last watch was closed', async () => {
+  it('closes its connection a round after the last watch was closed', async () => {
     const { clock, connections, watch } = bench();
     const { watcher } = watch();
     await watcher.ready;
@@ -94,7 +94,7 @@ describe('PostgresWatches', () => {
     expect([connections[0]!.hasEnded, clock.pendingTimers]).toEqual([true, 0]);
   });
 
-  it('fails a watch that gets no connection, at once or in time, and ends one that comes after all was closed', async () => {
+  it('fails a watch that gets no connection, at once or in time, and ends a connection that comes after closing', async () => {
     const { clock, connections, state, watches, watch } = bench();
     state.connect = () => Promise.reject(failure('failed'));
     await expect(watch().watcher.ready).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'failed' });

@@ -16,7 +16,7 @@ const ttlMs = 60_000;
 const home = postgresHome();
 
 describe('postgresStore', () => {
-  it('takes EPIPE, which looks like a code of the server, for a connection that broke, and does not use it again', async () => {
+  it('takes EPIPE, which looks like a SQLSTATE, for a broken connection, and does not use it again', async () => {
     const released: unknown[] = [];
     const client = {
       query: () => Promise.reject(Object.assign(new Error('write EPIPE'), { code: 'EPIPE', syscall: 'write' })),
@@ -32,7 +32,7 @@ describe('postgresStore', () => {
     expect(released).toEqual([true]);
   });
 
-  it('fails at once, and gives the connection back, when a driver throws instead of answering', async () => {
+  it('fails at once, and gives the connection back, when a driver throws synchronously', async () => {
     const released: unknown[] = [];
     const fail = () => {
       throw new Error('patched');
@@ -82,7 +82,7 @@ describe('postgresStore', () => {
     expect([lent, listeners.size]).toEqual([0, 0]);
   });
 
-  it('tells the error of a wrapped pool that rejects', async () => {
+  it('passes on the error of a wrapped pool that rejects', async () => {
     const connect = async (lend: (error: Error, client: undefined) => void) => {
       lend(new Error('first'), undefined);
       throw new Error('second');
@@ -97,7 +97,7 @@ describe('postgresStore', () => {
     }
   });
 
-  it('outlives a server whose first words to a connection are that it ends it', async () => {
+  it('survives a server that ends a connection with the first thing it sends', async () => {
     const message = (type: string, body: string) => {
       const length = Buffer.alloc(4);
       length.writeInt32BE(4 + body.length);
@@ -127,7 +127,7 @@ describe('postgresStore', () => {
     expect(uncaught).toEqual([]);
   });
 
-  it('refuses what is no pool, and a table that is no name', () => {
+  it('refuses anything but a pool, and an invalid table name', () => {
     for (const wrong of [undefined, {}, 'postgres://', new pg.Client(), () => 1]) {
       expect(() => postgresStore(wrong as never)).toThrow(OptionsError);
     }
@@ -179,7 +179,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     expect(text((await store.read('key'))?.value)).toBe('a');
   });
 
-  it('keeps its table in a schema, made by SQL that was run by hand', async () => {
+  it('uses a table in a schema, created by SQL that was run by hand', async () => {
     const connection = open(1);
     await connection.query('CREATE SCHEMA shop');
     for (const { sql } of postgresMigrations('shop.records')) await connection.query(sql);
@@ -188,7 +188,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     expect(text((await store.read('key'))?.value)).toBe('a');
   });
 
-  it('makes one round trip for each verb', async () => {
+  it('takes one round trip for each verb', async () => {
     const connection = open(1);
     const store = postgresStore(connection.pool, { prefix: 'trips', timeout: '5s' });
     await store.write('key', bytes('a'), { ttlMs });
@@ -209,7 +209,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     await connection.close();
   });
 
-  it('writes in a transaction of the user with what else is written there, or not at all', async () => {
+  it("writes in a transaction of the user together with the user's writes, or not at all", async () => {
     const connection = open();
     const store = postgresStore(connection.pool, { prefix: 'within', timeout: '5s' });
     await connection.query('CREATE TABLE IF NOT EXISTS orders (id text)');
@@ -276,7 +276,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     expect(told).toEqual([]);
   });
 
-  it('sweeps what is over, a batch at a time, and keeps versions growing', async () => {
+  it('sweeps expired rows, a batch at a time, and keeps versions growing', async () => {
     const connection = open();
     const store = postgresStore(connection.pool, { prefix: 'sweep', table: 'not_there', timeout: '5s' });
     await store.migrate();
@@ -291,7 +291,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     expect(next.ok && next.version > last).toBe(true);
   });
 
-  it('keeps a row for what was removed until its time is over, so that its versions grow', async () => {
+  it('keeps the row of a removed key until its time is over, so that its versions grow', async () => {
     const store = postgresStore(open().pool, { prefix: 'tombstone', timeout: '5s' });
     const first = await store.write('key', bytes('a'), { ttlMs });
     expect(await store.remove('key')).toBe(true);
@@ -315,7 +315,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     if (title === 'pg') await expect.poll(() => store.read('key').catch(String)).toBeUndefined();
   });
 
-  it('ends a wait by its signal, and every wait when it is closed', async () => {
+  it('ends a wait by its signal, and every wait on close', async () => {
     const connection = open(1);
     const store = postgresStore(connection.pool, { prefix: 'ends', timeout: '10s' });
     const wake = await keptBusy(connection);

@@ -252,7 +252,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
     await Promise.all(goesOn);
   });
 
-  it('on an ioredis that sends again what was not answered fails at once when the connection breaks, and takes no second answer for the first', async ({
+  it('on an ioredis that resends unanswered commands fails at once when the connection breaks, and takes no second reply for the first', async ({
     onTestFinished,
   }) => {
     const { proxy } = await place(drivers[0]!.connect, onTestFinished);

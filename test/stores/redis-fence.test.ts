@@ -23,7 +23,7 @@ describe.skipIf(program === undefined)('fencedSetScript', () => {
     connection.command('EVAL', fencedSetScript, '2', 'value', 'fence', `${fence}`, value);
   const kept = () => connection.command('MGET', 'value', 'fence');
 
-  it('sets for the newest fence, as often as it likes, and tells an older one which that is', async () => {
+  it('sets for the newest fence, as often as it likes, and returns that fence to an older one', async () => {
     expect([await set(9, 'a'), await kept()]).toEqual([0, ['a', '9']]);
     expect([await set(9, 'b'), await kept()]).toEqual([0, ['b', '9']]);
     expect([await set(10, 'c'), await kept()]).toEqual([0, ['c', '10']]);
@@ -34,7 +34,7 @@ describe.skipIf(program === undefined)('fencedSetScript', () => {
     expect(await kept()).toEqual(['d', '1764000000000001']);
   });
 
-  it('keeps the fence before the value: what a full server refuses leaves no value of an unknown fence', async () => {
+  it('writes the fence before the value: a write that a full server refuses leaves no value of an unknown fence', async () => {
     await set(1, 'a');
     await connection.command('CONFIG', 'SET', 'maxmemory', '1');
     try {

@@ -16,7 +16,7 @@ const placeMs = 50_000;
 const place = { ttlMs, placeMs };
 const quietMs = 600_000;
 
-describe.skipIf(program === undefined)('the scripts of the line', () => {
+describe.skipIf(program === undefined)('the scripts of the queue', () => {
   let server: ServerProcess;
   let admin: RedisConnection;
   /** The last version of the key's bucket, the record, the line and the places. */
@@ -98,7 +98,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
   const channelOf = async (ticket: string) => (await textOf('HGET', names.places, ticket)).split(' ')[1]!;
 
   describe('enter', () => {
-    it('writes a record of the time in microseconds, or of one more than the last where the clock is behind', async () => {
+    it('writes a record with the time in microseconds, or one more than the last version if the clock is behind', async () => {
       const one = process();
       for (let time = 0; time < 2; time++) {
         const beforeMs = await nowMs();
@@ -119,7 +119,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       }
     });
 
-    it('answers what is in the way, and keeps no place for who does not wait', async () => {
+    it('returns the entry in the way, and keeps no place for a caller that does not wait', async () => {
       const [one, other] = [process(), process()];
       const first = await enter(one, 'a');
       const { ok, entry, quietForMs, isTold } = (await enter(other, 'b', { placeMs: 0 })) as never;
@@ -131,7 +131,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       expect(await command('DBSIZE')).toBe(2);
     });
 
-    it('keeps a place for as long as it says, counted anew whenever it is asked for again', async () => {
+    it('keeps a place for as long as requested, counted anew from each request', async () => {
       const one = process();
       await enter(one, 'a');
       const beforeMs = await nowMs();
@@ -151,7 +151,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       }
     });
 
-    it('cuts no place short for another one that is kept for less', async () => {
+    it('does not shorten a place because another one is kept for less', async () => {
       const one = process();
       await enter(one, 'a');
       await enter(one, 'b');
@@ -163,7 +163,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       for (const key of [names.line, names.places]) expect(await leftMs(key)).toBeGreaterThan(placeMs - 30_000);
     });
 
-    it('stands them in line as they came, whatever they are called and whoever left or asked again', async () => {
+    it('queues tickets in order of arrival, whatever their names, and whoever left or asked again', async () => {
       const one = process();
       await enter(one, 'holder');
       for (const ticket of ['z', 'm', 'a', 'z', 'm']) await enter(one, ticket);
@@ -176,7 +176,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       expect((await waiting())[0]).toEqual(['z', 'a', 'b', 'm', 'A']);
     });
 
-    it('grants a free key to who is first in line, and takes him and nobody else out of it', async () => {
+    it('grants a free key to the first ticket in the queue, and removes that one only', async () => {
       const one = process();
       await enter(one, 'a');
       for (const ticket of ['c', 'b']) await enter(one, ticket);
@@ -185,7 +185,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       expect([await held(one), await waiting()]).toEqual(['c', [['b'], ['b']]]);
     });
 
-    it('grants a held key to its holder again, even while others wait, and to nobody whose record only ends alike', async () => {
+    it('grants a held key to its holder again, even while others wait, but not to a ticket whose record merely ends alike', async () => {
       const one = process();
       const first = await enter(one, 'a');
       await hearing(process(), 'b');
@@ -200,7 +200,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       expect(await enter(one, 'a', { placeMs: 0 })).toMatchObject({ ok: false });
     });
 
-    it('hands a free key to who is first in line, and answers the one who asked with his claim', async () => {
+    it('hands a free key to the first in the queue, and returns its claim to the one that asked', async () => {
       const [one, other, asking] = [process(), process(), process()];
       await enter(one, 'a');
       const turns = await hearing(other, 'b');
@@ -248,7 +248,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       expect(passedOver).toEqual([]);
     });
 
-    it('tells the next that his turn is next, and nobody behind him', async () => {
+    it('tells the next ticket that its turn is next, and none behind it', async () => {
       const processes = [process(), process(), process(), process()] as const;
       await enter(processes[0], 'a');
       const turns = [
@@ -277,7 +277,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       expect((await waiting())[0]).toEqual(line);
     });
 
-    it('does not happen where nobody may be told: the key is free, and only who is first in line gets it', async () => {
+    it('does not happen if the server refuses to publish: the key is free, and only the first in the queue gets it', async () => {
       const [one, other, asking] = [process(), process(), process()];
       await enter(one, 'a');
       await enter(other, 'b');
@@ -293,7 +293,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       }
     });
 
-    it('does not fail because the one behind may not be told', async () => {
+    it('does not fail because the ticket behind cannot be told', async () => {
       const [one, other] = [process(), process()];
       await enter(one, 'a');
       await hearing(other, 'b');
@@ -310,7 +310,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
   });
 
   describe('pass', () => {
-    it('frees nothing where nothing is held, or another version', async () => {
+    it('frees nothing if nothing is held, or another version', async () => {
       const [one, other] = [process(), process()];
       expect(await one.queue.pass('key')).toBe(false);
       await enter(one, 'a');
@@ -325,7 +325,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       expect([await held(one), await waiting()]).toEqual([undefined, [['b'], ['b']]]);
     });
 
-    it('frees the version that it names, and nothing more is held or waited for', async () => {
+    it('frees the version that it names, and then nothing is held or waited for', async () => {
       const one = process();
       const first = await enter(one, 'a');
       expect(await one.queue.pass('key', { ifVersion: first.ok ? first.version : 0 })).toBe(true);
@@ -333,7 +333,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
     });
   });
 
-  it('leave takes those out that it names, and answers what is held', async () => {
+  it('leave removes the named tickets, and returns what is held', async () => {
     const one = process();
     await enter(one, 'a');
     for (const ticket of ['b', 'c', 'd']) await enter(one, ticket);
@@ -348,7 +348,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
     expect(await waiting()).toEqual([[], []]);
   });
 
-  it('tells who watches the key of each change, and of nothing else', async () => {
+  it('tells the watchers of the key about each change, and nothing else', async () => {
     const [one, other] = [process(), process()];
     let changes = 0;
     const watch = process().store.native.watch!('key', () => changes++);
@@ -374,7 +374,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
   });
 
   describe('guardedWrite', () => {
-    it('writes whatever the version, where none is asked for', async () => {
+    it('writes whatever the version is, without a condition', async () => {
       const one = process();
       for (let time = 0; time < 2; time++) {
         const written = await one.guardedWrite('key', bytes('w'), { ttlMs });
@@ -386,7 +386,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       }
     });
 
-    it('writes only where the key has the version that is asked for, and answers what it has', async () => {
+    it('writes only if the key has the requested version, and returns what it has otherwise', async () => {
       const one = process();
       expect(await one.guardedWrite('key', bytes('w'), { ttlMs, ifVersion: 7 })).toEqual({
         ...{ ok: false, entry: undefined, quietForMs: 0 },
@@ -413,7 +413,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
     const setGuard = (run: string, replication: string, sinceMs: number | string) =>
       command('SET', guard, `${run} ${replication} ${sinceMs}`);
 
-    it('is not asked where nobody wants it', async () => {
+    it('is not asked unless it is wanted', async () => {
       const one = process();
       await enter(one, 'a');
       await one.queue.pass('key');
@@ -421,7 +421,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       expect(await command('EXISTS', guard)).toBe(0);
     });
 
-    it('begins with this server, and grants nothing for the time that is asked for', async () => {
+    it('starts with this server, and grants nothing for the requested time', async () => {
       const one = process();
       const beforeMs = Math.floor(await nowMs());
       const refusals = [
@@ -474,7 +474,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
       expect(after.sinceMs).toBeLessThanOrEqual(await nowMs());
     });
 
-    it('lets nobody in while it is quiet: not the holder anew, nor by a release; and a taken key is taken', async () => {
+    it('grants nothing while it is quiet, not even to the former holder or by a release; a taken key stays taken', async () => {
       const [one, other] = [process(), process()];
       await enter(one, 'a');
       const turns = await hearing(other, 'b', { quietMs });
@@ -492,7 +492,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
     });
   });
 
-  it('grant nothing, and forget nobody, on a server that is full', async () => {
+  it('grant nothing, and lose no ticket, on a full server', async () => {
     const [one, other] = [process(), process()];
     await enter(one, 'a');
     await hearing(other, 'b');
@@ -550,7 +550,7 @@ describe.skipIf(program === undefined)('the scripts of the line', () => {
     }
   });
 
-  it('grant nothing, or all of it, whichever of their calls fails', async () => {
+  it('grant nothing, or everything, whichever of their calls fails', async () => {
     const [one, other] = [process(), process()];
     const call = 'redis.call(';
     const record = '000000060000c';

@@ -14,7 +14,7 @@ const program = await redisProgram();
 const patience = { interval: 5 };
 const place = { ttlMs: 10_000, placeMs: 15_000 };
 
-describe.skipIf(program === undefined)('the line of redisStore', () => {
+describe.skipIf(program === undefined)('the queue of redisStore', () => {
   let server: ServerProcess;
   let closing: (() => unknown)[] = [];
   beforeAll(async () => {
@@ -56,7 +56,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       return { turns, enter, isGranted: first.ok };
     };
 
-    it('hands the key from ticket to ticket in the order in which they came, and tells each', async () => {
+    it('hands the key from ticket to ticket in order of arrival, and tells each', async () => {
       const processes = [process(driver), process(driver), process(driver)];
       const [a, b, c] = [
         await waiter(processes[0]!, 'a'),
@@ -84,7 +84,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(await c.enter()).toMatchObject({ ok: true });
     });
 
-    it('grants a ticket again whose grant was not answered, and nobody else', async () => {
+    it('grants a ticket again whose grant was not answered, but no other', async () => {
       const { store, queue } = process(driver);
       const first = await queue.enter('key', 'a', bytes('a'), place);
       const other = await queue.enter('key', 'b', bytes('b'), { ...place, placeMs: 0 });
@@ -93,7 +93,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect((await store.read('key'))!.version).toBe(again.ok && again.version);
     });
 
-    it('keeps nothing of those who have left, or did not want to wait', async () => {
+    it('keeps nothing of tickets that have left or did not want to wait', async () => {
       const { queue } = process(driver);
       await queue.enter('key', 'a', bytes('a'), place);
       const before = await keys();
@@ -108,7 +108,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(await keys()).toBe(1);
     });
 
-    it('keeps a place for as long as it was asked for, however short those of others are, and passes over one that is over', async () => {
+    it('keeps a place for as long as requested, however short other places are, and skips an expired one', async () => {
       const [owner, other] = [process(driver), process(driver)];
       await owner.queue.enter('key', 'owner', bytes('owner'), place);
       const enter = (ticket: string, placeMs: number) =>
@@ -125,7 +125,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(await store.read('key')).toBe(undefined);
     });
 
-    it('passes over a process that is gone', async () => {
+    it('skips a process that is gone', async () => {
       const [holder, gone, next] = [process(driver), process(driver), process(driver)];
       await waiter(holder, 'a');
       await waiter(gone, 'b');
@@ -140,7 +140,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(await holder.queue.size('key')).toBe(0);
     });
 
-    it('lets in the first of those who wait when the holder’s time is over, whoever asks first', async () => {
+    it("lets in the first waiter when the holder's time is over, whoever asks first", async () => {
       const [holder, first, second] = [process(driver), process(driver), process(driver)];
       await holder.queue.enter('key', 'a', bytes('a'), place);
       const b = await waiter(first, 'b');
@@ -152,7 +152,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(await b.enter()).toMatchObject({ ok: true });
     });
 
-    it('tells those who wait that their store is closed, long before they would ask again', async () => {
+    it('tells waiters that their store is closed, long before they would ask again', async () => {
       // No more of its time passes than is said here.
       const clock = virtualClock();
       const [holder, waiting] = [process(driver), process(driver, server.port, { clock })];
@@ -174,7 +174,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(clock.now() - closedMs).toBeLessThan(2_000);
     });
 
-    it('goes on in a cluster, each key in one slot', async () => {
+    it('works in a cluster, with each key in one slot', async () => {
       const { nodes } = await startCluster(program!);
       closing.push(...nodes.map((node) => () => node.dispose()));
       const ports = nodes.map(({ port }) => port);
@@ -232,7 +232,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
     await lease.release();
   });
 
-  it('serves those who may not publish, by asking', async () => {
+  it('serves clients that may not publish, by polling', async () => {
     await server.ask('ACL SETUSER default -publish');
     try {
       const [one, other] = [process(), process()].map(({ store }) => mutex({ store, ttl: '1s' }));
@@ -258,7 +258,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       return { next, passedMs, wasHeld };
     };
 
-    it('an empty server waits for one lease before it grants, and then no more', async () => {
+    it('waits for one lease on an empty server, and then no more', async () => {
       const locks = locksOf(server.port);
       expect(await locks.tryAcquire('key')).toBe(null);
       const startMs = performance.now();
@@ -270,7 +270,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       await (await still.read('shared')).release();
     });
 
-    it.each(['acquire', 'read'] as const)('nobody gets in for one lease after a flush, by %s', async (how) => {
+    it.each(['acquire', 'read'] as const)('grants nothing for one lease after a flush, by %s', async (how) => {
       const [owner, other] = [locksOf(server.port), locksOf(server.port)];
       const lease = await owner.acquire('key');
       await server.ask('FLUSHALL');
@@ -280,7 +280,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(next.fence).toBeGreaterThan(lease.fence);
     });
 
-    it("somebody gets in at once after a flush with 'grant'", async () => {
+    it("grants at once after a flush with 'grant'", async () => {
       const owner = locksOf(server.port, { afterRestart: 'grant', ttl: 20_000, wait: '50s' });
       const other = locksOf(server.port, { afterRestart: 'grant', clock: virtualClock() });
       const lease = await owner.acquire('key');
@@ -289,7 +289,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(lease.held()).toBe(true);
     });
 
-    it('nobody gets in for one lease after a server was killed and has come back empty', async () => {
+    it('grants nothing for one lease after a server was killed and has come back empty', async () => {
       const own = await started(startRedis(program!));
       const [owner, other] = [locksOf(own.port), locksOf(own.port)];
       const lease = await owner.acquire('key');
@@ -299,7 +299,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect([passedMs > ttl - 50, wasHeld, next.fence > lease.fence]).toEqual([true, false, true]);
     });
 
-    it('nobody gets in for one lease after a replica was promoted that had not heard of the owner', async () => {
+    it('grants nothing for one lease after the promotion of a replica that did not know the owner', async () => {
       const primary = await started(startRedis(program!));
       const replica = await started(startReplica(program!, primary));
       const [owner, other] = [locksOf(primary.port), locksOf(replica.port)];
@@ -318,7 +318,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(next.fence).toBeGreaterThan(lease.fence);
     });
 
-    it('nobody gets in for one lease after a primary was a replica for a while, in one run', async () => {
+    it('grants nothing for one lease after a primary was a replica for a while, without a restart', async () => {
       const own = await started(startRedis(program!));
       const locks = locksOf(own.port);
       await (await locks.acquire('key')).release();
@@ -329,7 +329,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect(performance.now() - startMs).toBeGreaterThan(ttl - 20);
     });
 
-    it('a release hands nothing over in that time', async () => {
+    it('hands nothing over on a release during that time', async () => {
       const [owner, other] = [locksOf(server.port), locksOf(server.port)];
       const lease = await owner.acquire('key');
       const waiting = other.acquire('key').then((next) => ({ next, atMs: performance.now() }));
@@ -341,7 +341,7 @@ describe.skipIf(program === undefined)('the line of redisStore', () => {
       expect((await waiting).atMs - releasedMs).toBeGreaterThan(ttl - 20);
     });
 
-    it('a lease that the guard would not outwait is refused', async () => {
+    it('refuses a lease beyond the time for which the guard waits', async () => {
       const lease = await locksOf(server.port).acquire('key');
       await expect(lease.extend(ttl * 2)).rejects.toThrow('"extend" must be a duration');
     });

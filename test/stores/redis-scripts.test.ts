@@ -73,7 +73,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
       expect(await kept()).toEqual(about(after));
     });
 
-    it('keeps what the time of the server is, in microseconds since a day in 2023', async () => {
+    it("stores the server's time, in microseconds since a day in 2023", async () => {
       const beforeUs = await nowUs();
       await store.native.consume('limit', rate);
       const worked = Number(await command<string>('GET', key)) - unitMs * 1_000;
@@ -93,13 +93,13 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
       expect([await command('GET', key), await command('PTTL', key)]).toEqual([value, -1]);
     });
 
-    it('takes what it cannot read for nothing', async () => {
+    it('counts a value that it cannot read as none', async () => {
       await command('SET', key, 'what is this');
       expect(await store.native.consume('limit', { ...rate, cost: 2 })).toMatchObject({ ok: true, remaining: 3 });
       expect(await kept()).toEqual(about(2));
     });
 
-    it('grants the whole burst at once, and only looks where nothing is asked for', async () => {
+    it('grants the whole burst at once, and only checks for a cost of 0', async () => {
       expect(await store.native.consume('limit', { ...rate, cost: 0 })).toMatchObject({ ok: true, remaining: 5 });
       expect(await command('EXISTS', key)).toBe(0);
       expect(await store.native.consume('limit', { ...rate, cost: 5 })).toMatchObject({ ok: true, remaining: 0 });
@@ -108,7 +108,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
       expect(await command('GET', key)).toBe(value);
     });
 
-    it('keeps a fraction of a millisecond for a whole one', async () => {
+    it('keeps an entry for a whole millisecond if a fraction is left', async () => {
       await store.native.consume('limit', { limit: 10_000, periodMs: 1_000, cost: 0.5 });
       expect(await command<number>('PTTL', key)).toBeLessThanOrEqual(1);
     });
@@ -130,7 +130,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
     }
   });
 
-  it('tell who watches the key of each write and removal, and of nothing that did not happen', async () => {
+  it('tell the watchers of the key about each write and removal, and nothing that did not happen', async () => {
     let changes = 0;
     let others = 0;
     const watches = [store.native.watch!('key', () => changes++), store.native.watch!('other', () => others++)];
@@ -152,7 +152,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
     for (const watch of watches) watch.close();
   });
 
-  it('try out the channel of a watch that has heard nothing for a round, by a message that concerns nobody', async () => {
+  it('test the channel of a watch that has heard nothing for a round, with a message for no key', async () => {
     const clock = virtualClock();
     const watching = redisStore(admin.client, { timeout: '20s', subscriber: subscriber.client, clock });
     const listener = new Redis(server.port, '127.0.0.1');
@@ -170,7 +170,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
     }
   });
 
-  it('answer what is in the way with what is left of it, and nothing where nothing is', async () => {
+  it('return the entry in the way with its remaining time, or nothing if there is none', async () => {
     const value = bytes('v');
     expect(await store.write('key', value, { ttlMs: 60_000, ifVersion: 7 })).toEqual({ ok: false, entry: undefined });
     await store.write('key', value, { ttlMs: 60_000 });

@@ -134,7 +134,7 @@ describe.skipIf(program === undefined)('redisStore', () => {
     },
   );
 
-  it('says that nothing was done when a pool of node-redis has no connection to give', async () => {
+  it('says that nothing was done when a pool of node-redis has no connection left', async () => {
     const pool = await nodeRedisPool({ minimum: 1, maximum: 1, acquireTimeout: 50 });
     const store = redisStore(pool, { timeout: '5s' });
     await store.write('key', bytes('old'), { ttlMs });
@@ -148,7 +148,7 @@ describe.skipIf(program === undefined)('redisStore', () => {
   });
 
   it.each(['allkeys-lru', 'allkeys-random', 'volatile-lru', 'volatile-ttl'])(
-    'gives no version twice or backwards when the server drops keys (%s), though records are lost',
+    'gives no version twice or backwards when the server evicts keys (%s), although records are lost',
     async (policy) => {
       const client = ioredis({});
       const store = redisStore(client, { prefix: policy, timeout: '10s' });

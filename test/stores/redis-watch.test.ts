@@ -67,7 +67,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     await expect.poll(() => told, soon).toEqual(['changed']);
   });
 
-  it('loses its server, tells a gap after the restart, and tells changes again', async () => {
+  it('loses its server, reports a gap after the restart, and then changes again', async () => {
     const store = newStore();
     const { told, watch } = listen(store, 'key');
     await watch.ready;
@@ -84,7 +84,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     await expect.poll(() => told, soon).toContain('changed');
   });
 
-  it('is thrown out by the server, subscribes again, and tells a gap', async () => {
+  it('is disconnected by the server, subscribes again, and reports a gap', async () => {
     const store = newStore();
     const { told, watch } = listen(store, 'key');
     await watch.ready;
@@ -129,7 +129,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     await expect.poll(subscriptions, soon).toBe(0);
   });
 
-  it('is shared with another copy of the package, keeps for it a channel that ours gives up', async () => {
+  it('is shared with another copy of the package, keeps for it a channel that this one gives up', async () => {
     vi.resetModules();
     const copy = await import('../../src/stores/redis.js');
     expect(copy.redisStore).not.toBe(redisStore);
@@ -192,7 +192,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     expect(await failure(listen(store, 'key').watch.ready)).toMatchObject({ reason: 'closed', applied: 'no' });
   });
 
-  it('watches thousands of keys, has at most 1,024 subscriptions, and none once nobody has watched for a while', async () => {
+  it('watches thousands of keys, has at most 1,024 subscriptions, and none some time after the last watch', async () => {
     const store = newStore({ clock });
     const all = Array.from({ length: 5000 }, (_, index) => listen(store, `key ${index}`));
     await Promise.all(all.map(({ watch }) => watch.ready));
@@ -210,7 +210,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('tells a last gap and has nothing more to do when the store is closed', async () => {
+  it('reports a last gap, and then does nothing more, when the store is closed', async () => {
     const store = newStore({ clock });
     const { told, watch } = listen(store, 'key');
     await watch.ready;
@@ -222,14 +222,14 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     expect(told).toEqual(['gap']);
   });
 
-  it('is there, writers that may not publish write all the same', async () => {
+  it('is there, but writers may not publish: their writes succeed', async () => {
     await admin.command('ACL', 'SETUSER', 'default', '-publish');
     const store = newStore();
     expect(await store.write('key', value, { ttlMs })).toMatchObject({ ok: true });
     expect(await store.remove('key')).toBe(true);
   });
 
-  it('is the client itself, or no client, is refused at once', () => {
+  it('is the client itself, or not a client, is refused at once', () => {
     const { client } = admin;
     for (const subscriber of [client, {}, 'redis', null] as never[]) {
       expect(() => redisStore(client, { subscriber })).toThrow(OptionsError);

@@ -50,7 +50,7 @@ function bench() {
 const round = '5s';
 
 describe('RedisWatches', () => {
-  it('tells nothing while what is published is heard, and subscribes once', async () => {
+  it('reports nothing while published messages are heard, and subscribes once', async () => {
     const { clock, count, watch } = bench();
     const told = await watch('channel');
     for (let rounds = 0; rounds < 20; rounds++) await clock.advance(round);
@@ -76,7 +76,7 @@ describe('RedisWatches', () => {
     expect([told, count.subscribed]).toEqual([[], 4]);
   });
 
-  it('tells a gap each round while nobody answers, and asks once', async () => {
+  it('reports a gap each round while nobody replies, and subscribes once', async () => {
     const { clock, state, count, watch } = bench();
     const told = await watch('channel');
     state.isDead = true;
@@ -85,7 +85,7 @@ describe('RedisWatches', () => {
     expect([told, count.subscribed]).toEqual([['gap', 'gap', 'gap', 'gap', 'gap'], 2]);
   });
 
-  it('tells a gap each round where it may not publish, and does not subscribe again for that', async () => {
+  it('reports a gap each round if it may not publish, and does not subscribe again for that', async () => {
     const { clock, state, count, watch } = bench();
     state.canPublish = false;
     const told = await watch('channel');
@@ -93,7 +93,7 @@ describe('RedisWatches', () => {
     expect([told, count.subscribed]).toEqual([['gap', 'gap', 'gap'], 1]);
   });
 
-  it('tries nothing while it hears others', async () => {
+  it('publishes no test messages while it hears others', async () => {
     const { clock, count, hear, watch } = bench();
     const told = await watch('channel');
     for (let rounds = 0; rounds < 4; rounds++) {
@@ -105,7 +105,7 @@ describe('RedisWatches', () => {
     expect(told).toEqual(['changed']);
   });
 
-  it('tells a gap in the first round after the connection was lost, whatever was heard before', async () => {
+  it('reports a gap in the first round after the connection was lost, whatever was heard before', async () => {
     const { clock, state, begin, hear, watch } = bench();
     const told = await watch('channel');
     hear('channel', '');
@@ -115,7 +115,7 @@ describe('RedisWatches', () => {
     expect(told).toEqual(['gap']);
   });
 
-  it('tells a gap of the channel that has moved, and of no other', async () => {
+  it('reports a gap on the channel that has moved, and on no other', async () => {
     const { clock, count, begin, watch } = bench();
     const [moved, other] = [await watch('moved'), await watch('other')];
     begin('moved');

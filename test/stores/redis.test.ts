@@ -74,7 +74,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     expect(await calls()).not.toHaveProperty('eval');
   });
 
-  it('brings text and bytes back alike', async () => {
+  it('returns text and bytes as they were', async () => {
     const store = newStore();
     const values = [bytes('plain'), bytes('schön'), Uint8Array.of(0, 13, 10, 127), Uint8Array.of(128, 255, 0)];
     for (const length of [4095, 4096, 4097]) values.push(bytes('x'.repeat(length)));
@@ -84,7 +84,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     }
   });
 
-  it('tells the server its scripts again when they are forgotten, and only then', async () => {
+  it("sends a script's text again when the server has lost it, and only then", async () => {
     const store = newStore();
     await admin.command('SCRIPT', 'FLUSH');
     await admin.command('CONFIG', 'RESETSTAT');
@@ -129,7 +129,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     expect(version / 1000).toBeLessThan(Date.now() + 5_000);
   });
 
-  it('does not touch what is none of its own', async () => {
+  it('does not touch keys of others', async () => {
     const store = newStore();
     await store.write('key', bytes('1'), { ttlMs });
     const keys = (await admin.command('KEYS', `${prefix}{*`)) as string[];
@@ -193,7 +193,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     expect(await store.read('key')).toBeUndefined();
   });
 
-  it('is done whole or not at all, whichever of its commands is refused', async () => {
+  it('is applied completely or not at all, whichever of its commands is refused', async () => {
     const store = newStore();
     const { version } = (await store.write('key', bytes('kept'), { ttlMs })) as { version: number };
     const verbs: Record<string, () => Promise<unknown>> = {
@@ -235,7 +235,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     });
   });
 
-  it('leaves the record as it was, or as it is to be, whichever call of a script fails', async () => {
+  it('leaves the record as before or as requested, whichever call of a script fails', async () => {
     const store = newStore();
     const head = (version: number) => `${version}`.padStart(16, '0');
     let last = ((await store.write('key', bytes('old'), { ttlMs })) as { version: number }).version;
@@ -278,7 +278,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     expect(struck).toBe(17);
   });
 
-  it('takes nothing from a limit whichever call of "consume" fails', async () => {
+  it('consumes nothing from a limit whichever call of "consume" fails', async () => {
     const store = newStore();
     const rate = { limit: 10, periodMs: 600_000, burst: 5 };
     expect(await store.native.consume('limit', rate)).toMatchObject({ ok: true, remaining: 4 });
@@ -384,7 +384,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
 });
 
 describe.skipIf(program === undefined)('redisStore on an ioredis with enableAutoPipelining', () => {
-  it('does its verbs, also on a server that does not know the scripts yet, those of one turn in one trip', async () => {
+  it('runs its verbs, even on a server that does not know the scripts yet; those of one turn in one round trip', async () => {
     const server = await startRedis(program!);
     const client = new Redis(server.port, '127.0.0.1', { enableAutoPipelining: true });
     try {
@@ -407,7 +407,7 @@ describe.skipIf(program === undefined)('redisStore on an ioredis with enableAuto
 });
 
 describe.skipIf(program === undefined)('redisStore on an ioredis', () => {
-  it('sends a verb at once if no other is under way, and those that follow in one turn in one piece', async () => {
+  it('sends a verb at once if no other is in progress, and those that follow in the same turn in one piece', async () => {
     const server = await startRedis(program!);
     const client = new Redis(server.port, '127.0.0.1');
     try {
@@ -426,7 +426,7 @@ describe.skipIf(program === undefined)('redisStore on an ioredis', () => {
 });
 
 describe.skipIf(program === undefined)('redisStore on an ioredis in the middle of a MULTI', () => {
-  it('takes what the server has put off for what nobody knows, and nothing for done', async () => {
+  it('counts a queued command as unknown, not as done', async () => {
     const server = await startRedis(program!);
     const client = new Redis(server.port, '127.0.0.1');
     try {
@@ -458,7 +458,7 @@ describe.skipIf(program === undefined)('redisStore on an ioredis in the middle o
 });
 
 describe.skipIf(program === undefined)('redisStore on an ioredis with lazyConnect', () => {
-  it('lets it connect, keeps nothing in its queue meanwhile, and sends nothing later', async () => {
+  it('makes the client connect, queues nothing until then, and sends nothing later', async () => {
     const server = await startRedis(program!);
     await server.kill();
     const client = new Redis(server.port, '127.0.0.1', { lazyConnect: true, retryStrategy: () => 10 });
@@ -538,7 +538,7 @@ describe('redisStore', () => {
     expect(await left()).toEqual([0, 0]);
   });
 
-  it('fails after its timeout: with "no" while it waits for the client, with "unknown" for the answer', async () => {
+  it('fails after its timeout: with "no" while it waits for the client, with "unknown" while it waits for the reply', async () => {
     const { client, clock, store } = withFake();
     client.status = 'reconnecting';
     const early = failure(store.write('key', bytes(''), { ttlMs }));
@@ -560,7 +560,7 @@ describe('redisStore', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('rejects at once with the reason of a signal, on its way or waiting, and lets go of it', async () => {
+  it('rejects at once with the reason of a signal, in flight or waiting, and lets go of the signal', async () => {
     const { client, clock, left, store } = withFake();
     for (const status of ['ready', 'connecting']) {
       client.status = status;
@@ -574,7 +574,7 @@ describe('redisStore', () => {
     }
   });
 
-  it('fails what waits when it is closed, and everything later', async () => {
+  it('fails waiting verbs on close, and every later one', async () => {
     const { client, clock, store } = withFake();
     client.status = 'connecting';
     const waiting = failure(store.read('key'));
@@ -586,7 +586,7 @@ describe('redisStore', () => {
     await store.close();
   });
 
-  it('ignores what comes after the timeout: an answer, a failure, a server without the script', async () => {
+  it('ignores what comes after the timeout: a reply, an error, a server without the script', async () => {
     for (const late of [
       () => [],
       () => {
@@ -605,7 +605,7 @@ describe('redisStore', () => {
     }
   });
 
-  it('fails what was sent when the connection breaks, and takes no answer to what the client sends again', async () => {
+  it('fails sent verbs when the connection breaks, and ignores replies to what the client resends', async () => {
     const { client, left, store } = withFake();
     let answer = (_: unknown): void => {};
     client.answer = () =>
@@ -660,7 +660,7 @@ describe('redisStore', () => {
     expect(await left()).toEqual([0, 0]);
   });
 
-  it('has one timer for all verbs, each of which has its own time', async () => {
+  it('has one timer for all verbs, each with its own time limit', async () => {
     const { client, clock, left, store } = withFake();
     const ends: number[] = [];
     const began = clock.now();
@@ -678,7 +678,7 @@ describe('redisStore', () => {
     expect(await left()).toEqual([0, 0]);
   });
 
-  it('has one listener for all stores at a connection of a cluster of node-redis, and none when they are closed', async () => {
+  it('has one listener for all stores on a connection of a cluster of node-redis, and none once they are closed', async () => {
     const pubSub = { client: new EventEmitter() };
     const connect = () => {
       const names = ['evalSha', 'eval', 'getRandomNode', 'sSubscribe', 'sUnsubscribe'];
@@ -726,7 +726,7 @@ describe('redisStore', () => {
     expect(await failure(store.read('key'))).toMatchObject({ reason: 'failed', cause: expect.any(TypeError) });
   });
 
-  it('refuses what is no client, and bad options, at once', () => {
+  it('refuses anything but a client, and invalid options, at once', () => {
     const client = new FakeClient();
     for (const wrong of [undefined, null, {}, 'redis://localhost', { evalSha() {}, eval() {}, on() {}, off() {} }]) {
       expect(() => redisStore(wrong as never)).toThrow('a client of ioredis, or of node-redis 5 or later');

@@ -76,7 +76,7 @@ describe.each(drivers)('sqliteStore on $title', ({ open }) => {
     other.close();
   });
 
-  it('does not slip into a transaction of the owner of its connection', async () => {
+  it("does not slip into a transaction of the connection's owner", async () => {
     const db = open(':memory:');
     const clock = virtualClock();
     const store = sqliteStore(db, { timeout: 50, clock });
@@ -95,7 +95,7 @@ describe.each(drivers)('sqliteStore on $title', ({ open }) => {
     db.close();
   });
 
-  it('writes with the caller in one transaction, or not at all', async () => {
+  it('writes together with the caller in one transaction, or not at all', async () => {
     const db = open(':memory:');
     db.exec('CREATE TABLE orders (id TEXT PRIMARY KEY)');
     const store = sqliteStore(db);
@@ -184,7 +184,7 @@ describe.each(drivers)('sqliteStore on $title', ({ open }) => {
     db.close();
   });
 
-  it('sweeps what has expired, round and round, a few rows at a time', async () => {
+  it('sweeps expired rows, round and round, a few at a time', async () => {
     const db = open(':memory:');
     const store = sqliteStore(db);
     const rows = () => (db.prepare('SELECT count(*) AS held FROM holdfast_entries').all()[0] as { held: number }).held;
@@ -232,7 +232,7 @@ describe('sqliteStore', () => {
     expect(await failure(store.read('key'))).toMatchObject({ reason: 'failed', applied: 'no' });
   });
 
-  it('does not fail a write that is done when the sweep after it fails', async () => {
+  it('does not fail a completed write when the sweep after it fails', async () => {
     const db = nodeSqlite.open(':memory:');
     const prepare = db.prepare.bind(db);
     vi.spyOn(db, 'prepare').mockImplementation((sql) => {
@@ -245,7 +245,7 @@ describe('sqliteStore', () => {
     expect(await sqliteStore(db).write('key', bytes('value'), { ttlMs })).toMatchObject({ ok: true });
   });
 
-  it('reads its rows whatever the database was opened with for those of its owner', async () => {
+  it('reads its rows whatever options the owner opened the database with', async () => {
     const db = new DatabaseSync(':memory:', { returnArrays: true, readBigInts: true });
     const store = sqliteStore(db);
     const { ok, version } = (await store.write('key', bytes('a'), { ttlMs, ifVersion: 0 })) as Written;
@@ -255,7 +255,7 @@ describe('sqliteStore', () => {
     db.close();
   });
 
-  it('refuses what is no database, and bad options, at once', () => {
+  it('refuses anything but a database, and invalid options, at once', () => {
     const db = nodeSqlite.open(':memory:');
     expect(() => sqliteStore({} as never)).toThrow('an open database of node:sqlite or better-sqlite3');
     expect(() => sqliteStore(undefined as never)).toThrow(OptionsError);
@@ -284,7 +284,7 @@ describe('sqliteStore, when it is watched,', () => {
     return { clock, own, other, store, writer, told, watch, end };
   };
 
-  it('looks every 10 ms, while somebody watches and no longer', async () => {
+  it('polls every 10 ms while there is a watch, and no longer', async () => {
     const { clock, writer, told, watch, end } = watching();
     await watch.ready;
     await writer.write('key', bytes('value'), { ttlMs });
@@ -299,7 +299,7 @@ describe('sqliteStore, when it is watched,', () => {
     end();
   });
 
-  it('tells a key that was written and removed between two looks, and leaves keys alone that are as they were', async () => {
+  it('reports a key that was written and removed between two polls, and leaves unchanged keys alone', async () => {
     const { clock, writer, store, told, watch, end } = watching();
     const untouched: string[] = [];
     await writer.write('untouched', bytes('value'), { ttlMs });
@@ -312,7 +312,7 @@ describe('sqliteStore, when it is watched,', () => {
     end();
   });
 
-  it('tells what a transaction has committed, and nothing of one that was rolled back', async () => {
+  it('reports what a transaction has committed, and nothing of one that was rolled back', async () => {
     const { clock, store, told, watch, end } = watching();
     await store.write('key', bytes('first'), { ttlMs });
     await watch.ready;
@@ -330,7 +330,7 @@ describe('sqliteStore, when it is watched,', () => {
     end();
   });
 
-  it('goes on after a look that failed: what happened meanwhile is told', async () => {
+  it('goes on after a failed poll: changes in between are reported', async () => {
     const { clock, own, other, writer, told, watch, end } = watching();
     await watch.ready;
     own.exec('BEGIN');

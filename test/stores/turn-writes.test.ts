@@ -9,7 +9,7 @@ function socket() {
 }
 
 describe('TurnWrites', () => {
-  it('holds a socket once in a turn, and lets go at its end', async () => {
+  it('holds a socket once in a turn, and releases it at its end', async () => {
     const turn = new TurnWrites();
     const one = socket();
     for (let write = 0; write < 3; write++) turn.hold(one);
@@ -21,7 +21,7 @@ describe('TurnWrites', () => {
     expect(one.calls).toEqual(['cork', 'uncork', 'cork', 'uncork']);
   });
 
-  it('lets go of the socket that it holds, also when the client has another by then', async () => {
+  it('releases the socket that it holds, even if the client has another by then', async () => {
     const turn = new TurnWrites();
     const [old, fresh] = [socket(), socket()];
     turn.hold(old);
@@ -30,7 +30,7 @@ describe('TurnWrites', () => {
     expect([old.calls, fresh.calls]).toEqual([['cork', 'uncork'], []]);
   });
 
-  it('lets go where a test has put fakes in the place of timers', async () => {
+  it('releases it in a test with fake timers', async () => {
     vi.useFakeTimers();
     const turn = new TurnWrites();
     const one = socket();
@@ -43,7 +43,7 @@ describe('TurnWrites', () => {
     expect(one.calls).toEqual(['cork', 'uncork']);
   });
 
-  it('holds nothing on a platform that tells nobody when a turn ends', async () => {
+  it('holds nothing on a platform that does not report the end of a turn', async () => {
     vi.stubGlobal('setImmediate', undefined);
     vi.resetModules();
     try {
@@ -57,7 +57,7 @@ describe('TurnWrites', () => {
     }
   });
 
-  it('leaves alone what is no socket', () => {
+  it('leaves anything but a socket alone', () => {
     const turn = new TurnWrites();
     for (const none of [undefined, null, {}, { cork() {} }]) expect(() => turn.hold(none)).not.toThrow();
   });

@@ -12,7 +12,7 @@ class Verb extends TimedVerb {
 }
 
 describe('VerbTimeouts', () => {
-  it('gives what was asked for in a turn that was long the time of a round trip', () => {
+  it('gives verbs of a long turn the time of a round trip', () => {
     let nowMs = 0;
     let timerMs: number | undefined;
     const clock: Clock = {

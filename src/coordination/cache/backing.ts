@@ -1,8 +1,8 @@
 /**
- * Backing: the cache's way to its store: timeouts, a circuit breaker, leases, watches.
+ * Backing: the cache's access to its store: timeouts, a circuit breaker, leases, watches.
  *
- * Promise: no operation takes longer than its timeout, and while the store is down none is tried but a few probes, so an
- * outage costs the first calls a timeout each and the others nothing. Repeats nothing by itself.
+ * Promise: no operation takes longer than its timeout. While the store is down only a few probes reach it, so an
+ * outage costs the first calls a timeout each, and the others nothing. It does not retry by itself.
  */
 import { type Clock, callbackTimer } from '../../core/clock.js';
 import { StoreError } from '../../core/errors.js';
@@ -13,17 +13,17 @@ import type { Entry, Store, StoreWatch, StoreWriteOptions } from '../../stores/s
 import { Debts, type Payment } from './debts.js';
 import { type CacheRecord, decodeRecord, encodeRecord } from './record.js';
 
-/** An entry of the store, as it was when the store was asked. */
+/** An entry of the store, as of when the store was asked. */
 export interface Seen {
   readonly version: number;
-  /** Empty when the entry is of another release: it may be written over, and is worth nothing. */
+  /** Empty if the entry was written by another release: it may be overwritten, but not used. */
   readonly record: CacheRecord;
-  /** Since this version was written; counted up to when the question was sent, so that it is never too young. */
+  /** The age of this version when the request was sent, so it is never underestimated later. */
   readonly ageMs: number;
   readonly sentMs: number;
 }
 
-/** `version` when it was written, else what was in the way. */
+/** With `version` if the write was done, else with the entry that was in the way. */
 export type Answer =
   | { readonly version: number; readonly sentMs: number; readonly seen?: undefined }
   | { readonly version?: undefined; readonly sentMs: number; readonly seen: Seen | undefined };
@@ -54,14 +54,14 @@ interface BackingSettings {
   readonly random: () => number;
   readonly timeouts: Timeouts;
   readonly serializer: number;
-  /** What becomes of an invalidation that the store did not take. */
+  /** What happens to an invalidation that the store did not take. */
   readonly onStoreDown: 'reject' | 'replay';
-  /** One is kept. */
+  /** Called when an invalidation is kept to be written later. */
   readonly onOwed: (key: string, error: unknown) => void;
   readonly on: ((event: HoldfastEvent) => void) | undefined;
 }
 
-/** An entry of another kind, so that no key can be mistaken for a tag. */
+/** Tags and keys are kept as entries of different kinds, so that no key can be mistaken for a tag. */
 type Kind = 'key' | 'tag';
 
 /** For an invalidation. Longer than any record lives, by days: durations are at most 24.8 days, and the longest life is the sum of two. */
@@ -69,7 +69,7 @@ const tagTtlMs = 5_184_000_000;
 /** By so much a tag's entry outlives the value it is written for: tags that are in use are written once in that time. */
 const tagSpareMs = 3_600_000;
 
-/** What a store takes at least is 512 bytes; its own prefix is not counted. */
+/** Every store accepts keys of 512 bytes, not counting its own prefix. */
 const longestStoreKey = 512;
 const nothing = /* @__PURE__ */ new Uint8Array(0);
 const text = /* @__PURE__ */ new TextEncoder();
@@ -98,7 +98,7 @@ export class Backing {
     return seen(entry, sentMs);
   }
 
-  /** What each key holds, by as few trips as the store can. */
+  /** The entries of several keys, in as few round trips as the store allows. */
   async readMany(keys: readonly string[]): Promise<readonly (Seen | undefined)[]> {
     const sentMs = this.settings.clock.now();
     const entries = await this.entries(keys.map((key) => this.keyOf('key', key)));
@@ -119,7 +119,7 @@ export class Backing {
       store.write(id, bytes, { ...options, evictable: true, signal }),
     );
     if (!answer.ok) return { sentMs, seen: seen(answer.entry, sentMs) };
-    // What was void is written over, whatever it was.
+    // An unconditional write replaces the invalid entry, so the owed invalidation is no longer needed.
     if (options.ifVersion === undefined) this.debts.cancel(id, owed);
     return { version: answer.version, sentMs };
   }
@@ -148,17 +148,17 @@ export class Backing {
     return { tags: new Map(tags.map((tag, index) => [tag, kept[index]!])), key: entries[tags.length] };
   }
 
-  /** Removes a key, or sees to it that it will be removed before anybody here trusts it. */
+  /** Removes a key, or makes sure that it will be removed before this process trusts it again. */
   invalidate(key: string): Promise<void> {
     return this.payOrOwe('key', key, () => this.removeAloud(key));
   }
 
-  /** Gives a tag its next generation, or sees to it as for a key. */
+  /** Gives a tag its next generation, or makes sure of it as for a key. */
   invalidateTag(tag: string): Promise<void> {
     return this.payOrOwe('tag', tag, () => this.bump(tag));
   }
 
-  /** Writes what is owed of a key, or of tags. Rejects while the store cannot; then nothing that it says of them is to be trusted. */
+  /** Writes what is owed for these keys or tags. Rejects while the store cannot take it; then nothing it returns for them can be trusted. */
   settle(kind: Kind, keys: Iterable<string>): Promise<void> | undefined {
     if (this.debts.isEmpty) return undefined;
     return this.debts.settle(Array.from(keys, (key) => this.keyOf(kind, key)));
@@ -178,7 +178,7 @@ export class Backing {
       this.debts.cancel(id, owed);
     } catch (error) {
       const { onStoreDown, onOwed } = this.settings;
-      // What the store will never take, it will not take later. Closed is also a connection that broke.
+      // Retrying does not help if the store can never take it. Reason `'closed'` is retried, because it may also be a broken connection.
       const isForGood = error instanceof StoreError && error.reason === 'invalid';
       if (onStoreDown === 'reject' || isForGood || !this.debts.owe(id, payment)) throw error;
       onOwed(key, error);
@@ -270,7 +270,7 @@ export class Backing {
       permit.settle({ ok: true, value });
       return value;
     } catch (error) {
-      // What the store will never take says nothing of its health.
+      // A request that the store can never take, or has no room for, says nothing about its health.
       const isOurs = error instanceof StoreError && (error.reason === 'invalid' || error.reason === 'full');
       if (isOurs) permit.release();
       else permit.settle({ ok: false, error });
@@ -281,12 +281,12 @@ export class Backing {
 
 const keysPerRead = 1_000;
 
-/** Hears of the changes of one key as long as somebody needs it. */
+/** Watches the changes of one key for as long as it has users. */
 export class KeyWatch {
   users = 0;
-  /** Whether every change from now on is told, or a gap is. Without it the key must be asked for again and again. */
+  /** Whether every change from now on, or the gap that hides it, will be reported. Until then the key must be polled. */
   isReady = false;
-  /** Changes told so far: who compares two looks at it knows whether something happened in between. */
+  /** Changes reported so far. Comparing two readings shows whether something happened in between. */
   changes = 0;
   readonly id: string;
   readonly listeners = new Set<(kind: 'changed' | 'gap') => void>();
@@ -297,12 +297,12 @@ export class KeyWatch {
     try {
       this.watch = store.native?.watch?.(id, ({ kind }) => this.tell(kind));
     } catch {
-      // A store that cannot watch now is asked again and again instead.
+      // A store that cannot watch at present is polled instead.
     }
     this.watch?.ready.then(
       () => {
         this.isReady = true;
-        // What changed until now was not told.
+        // Changes up to now were not reported.
         this.tell('changed');
       },
       () => {},
@@ -336,8 +336,8 @@ function seen(entry: Entry | undefined, sentMs: number): Seen | undefined {
 }
 
 /**
- * The promise's outcome, or a rejection with `timedOut` after a time. A timer that fires is believed only one more turn of
- * the event loop later: when the loop was blocked, the answer may be there already, behind the timer.
+ * The outcome of the promise, or a rejection with `timedOut` after a time. When the timer fires, one more turn of the event loop is allowed:
+ * if the loop was blocked, the answer may already be queued behind the timer.
  */
 function within<T>(clock: Clock, ms: number, promise: Promise<T>, timedOut: () => Error): Promise<T> {
   return new Promise((resolve, reject) => {

@@ -1,7 +1,7 @@
 /**
- * Batch: keys that were asked for together are looked up by one trip, and those that must be loaded are loaded by one call.
+ * Batch: keys requested together are looked up in one round trip, and those that must be loaded are loaded by one call.
  *
- * Promise: a key that is found, or that somebody else loads, holds nobody up; each key has an outcome of its own.
+ * Promise: a key that is found, or that another process loads, delays no other key. Each key has its own outcome.
  */
 import type { Clock } from '../../core/clock.js';
 import type { Backing, Seen } from './backing.js';
@@ -9,7 +9,7 @@ import type { Flight } from './flight.js';
 import type { Gate } from './gate.js';
 import { loadContext, type ManyLoader } from './loader.js';
 
-/** What a batch needs of its cache. */
+/** The settings that a batch takes from its cache. */
 export interface BatchSettings<V, K> {
   readonly loader: ManyLoader<V, K> | undefined;
   readonly gate: Gate | undefined;
@@ -20,7 +20,7 @@ export interface BatchSettings<V, K> {
 interface Wanted<V, K> {
   readonly key: K;
   readonly signal: AbortSignal;
-  /** When its flight gives it up. */
+  /** When its flight gives up. */
   readonly endsMs: number;
   readonly resolve: (value: V) => void;
   readonly reject: (error: unknown) => void;
@@ -28,7 +28,7 @@ interface Wanted<V, K> {
 
 export class Batch<V, K> {
   private readonly settings: BatchSettings<V, K>;
-  /** Flights that have not said yet whether they need a load. */
+  /** Flights that have not yet told whether they need a load. */
   private readonly undecided = new Map<Flight<V, K>, K>();
   private readonly wanted: Wanted<V, K>[] = [];
   private looks: Promise<ReadonlyMap<Flight<V, K>, Seen | undefined>> | undefined = undefined;
@@ -41,7 +41,7 @@ export class Batch<V, K> {
     this.undecided.set(flight, key);
   }
 
-  /** All flights are there: they may begin. */
+  /** All flights have joined and may begin. */
   seal(backing: Backing | undefined): void {
     const flights = [...this.undecided.keys()];
     if (backing === undefined || flights.length < 2) return;
@@ -51,12 +51,12 @@ export class Batch<V, K> {
     this.looks.catch(() => {});
   }
 
-  /** What the store holds for a flight; undefined when it must ask by itself. */
+  /** The entry that the store has for a flight; undefined if the flight must ask by itself. */
   lookOf(flight: Flight<V, K>): Promise<Seen | undefined> | undefined {
     return this.looks?.then((looks) => looks.get(flight));
   }
 
-  /** Waits for the others and loads with them. Undefined when the others have gone without it, or there is no loader for many. */
+  /** Waits for the other flights and loads with them. Undefined if they have loaded without this one, or if there is no loader for many keys. */
   load(flight: Flight<V, K>, signal: AbortSignal): Promise<V> | undefined {
     if (!this.undecided.has(flight) || this.settings.loader === undefined) return undefined;
     const key = this.undecided.get(flight) as K;
@@ -68,7 +68,7 @@ export class Batch<V, K> {
     return loaded;
   }
 
-  /** The flight needs no load, or not with the others. */
+  /** The flight needs no load, or not one with the others. */
   skip(flight: Flight<V, K>): void {
     if (this.undecided.delete(flight) && this.undecided.size === 0) void this.run();
   }
@@ -78,13 +78,13 @@ export class Batch<V, K> {
     const { loader, gate, clock } = this.settings;
     if (wanted.length === 0) return;
     const controller = new AbortController();
-    // One that is given up leaves the others their load.
+    // A flight that gives up does not end the load of the others.
     const giveUp = () => {
       if (wanted.every(({ signal }) => signal.aborted)) controller.abort(wanted[0]!.signal.reason);
     };
     for (const { signal } of wanted) signal.addEventListener('abort', giveUp);
     giveUp();
-    // Here, and when its turn never comes: nobody is left to load for.
+    // Checked now, and while waiting for the turn at the gate: nobody may be left to load for.
     if (controller.signal.aborted) return;
     try {
       await gate?.enter(controller.signal);
@@ -93,7 +93,7 @@ export class Batch<V, K> {
     }
     try {
       const keys = wanted.map(({ key }) => key);
-      // Who came last gives up last.
+      // The last flight to join gives up last.
       const { endsMs } = wanted.at(-1)!;
       const values = await loader!(keys, loadContext(controller.signal, clock, endsMs, false));
       if (!Array.isArray(values) || values.length !== wanted.length) {

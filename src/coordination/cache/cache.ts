@@ -1,9 +1,9 @@
 /**
  * Cache: a value per key, in process memory and in a store, with one load per key for all processes.
  *
- * Promise: while the store is up, one process loads a key that is missing or expired, however many callers ask; a load that began before
- * a change never overwrites it; a stale value is used only as long as the options say, counted from its fill; a store that is down costs
- * the first calls a timeout and the others nothing; memory is bounded by default.
+ * Promise: while the store is up, one process loads a key that is missing or expired, however many callers ask. A load that began before
+ * a change never overwrites it. A stale value is used only for as long as the options allow, counted from its fill. A store that is down costs
+ * the first calls a timeout, and the others nothing. Memory is bounded by default.
  * After: Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), leases; RFC 5861; Vattani et al., "Optimal
  * probabilistic cache stampede prevention" (VLDB 2015); FusionCache and bentocache for names.
  */
@@ -154,7 +154,7 @@ export type { CacheSource } from './flight.js';
 export type { LoadContext, Loader, ManyLoader } from './loader.js';
 export type { CacheGetOptions, Serializer, SerializerName };
 
-/** The caches that use a store, by name: two of one name would take each other's values for their own. */
+/** The names of the caches on each store: two caches of one name would take each other's values for their own. */
 const namesByStore = /* @__PURE__ */ new WeakMap<object, Set<string>>();
 
 const span = /* @__PURE__ */ duration({ min: 0 });
@@ -197,7 +197,7 @@ export function cache<V, K = string>(options: CacheOptions<V, K>): Cache<V, K> {
   return new StoredCache<V, K>('cache', options);
 }
 
-/** As {@link cache}, for those of this package whose users know it by another name. */
+/** Like {@link cache}, for modules of this package that offer it under another name. */
 export class StoredCache<V, K> implements Cache<V, K> {
   readonly name: string;
   private readonly engine: Engine<V, K>;
@@ -219,7 +219,7 @@ export class StoredCache<V, K> implements Cache<V, K> {
     const gate = maxConcurrentLoads === undefined ? undefined : new Gate(maxConcurrentLoads);
     const engine = new Engine<V, K>(settings, backing, gate);
     this.engine = engine;
-    // One call less on the way of a hit.
+    // Bound here, which saves one call on the path of a hit.
     this.get = (key, getOptions) => engine.get(key, getOptions);
     this.peek = (key) => engine.peek(key);
   }
@@ -338,13 +338,13 @@ interface LifetimeSettings<V, K> {
   readonly negativeTtl: number | undefined;
 }
 
-/** The windows of a value, without jitter; undefined for one that is not to be cached. */
+/** The windows of a value, without jitter; undefined if it must not be cached. */
 function lifetimesBy<V, K>(policy: string, settings: LifetimeSettings<V, K>) {
   const { ttl, staleWhileRevalidate, staleIfError, negativeTtl } = settings;
   const windows = (freshMs: number, staleMs: number, errorMs: number): Windows | undefined =>
     freshMs > 0 ? { freshMs, staleMs: freshMs + staleMs, errorMs: freshMs + errorMs } : undefined;
   return (value: V, key: K): Windows | undefined => {
-    // What is not there says nothing of how long what is there stays true.
+    // An absent value says nothing about how long a present one stays valid.
     if (negativeTtl !== undefined && (value === undefined || value === null)) return windows(negativeTtl, 0, 0);
     if (value === undefined) return undefined;
     if (typeof ttl !== 'function') return windows(ttl as number, staleWhileRevalidate, staleIfError);

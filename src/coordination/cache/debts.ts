@@ -1,20 +1,20 @@
 /**
  * Debts: invalidations that the store could not take, written as soon as it is back.
  *
- * Promise: nothing that is owed is trusted: who reads a key or a tag settles first what is owed of it; what is owed is bounded, and
- * dies with the process.
+ * Promise: nothing with a debt is trusted: a reader of a key or a tag first settles what is owed for it. Debts are bounded, and
+ * are lost when the process ends.
  * After: FusionCache, auto-recovery.
  */
 import { type Clock, callbackTimer } from '../../core/clock.js';
 
-/** How one is written: resolves when the store has it. */
+/** Writes one debt; resolves when the store has it. */
 export type Payment = () => Promise<unknown>;
 
 const most = 10_000;
 const retryMs = 1_000;
 
 export class Debts {
-  /** The newest of each is enough: all say that what is there is void. */
+  /** One debt per key or tag is enough: each says that the current entry is invalid. */
   private readonly owed = new Map<string, Payment>();
   private readonly paying = new Map<string, Promise<unknown>>();
   private readonly clock: Clock;
@@ -23,7 +23,7 @@ export class Debts {
   private isClosed = false;
 
   constructor(clock: Clock) {
-    // Nobody waits: it keeps no process alive.
+    // Nobody waits for it, so it does not keep the process alive.
     this.clock = clock.background ?? clock;
   }
 
@@ -31,7 +31,7 @@ export class Debts {
     return this.owed.size === 0;
   }
 
-  /** Whether it is taken on: there may be too many. */
+  /** False if the debt is not accepted, because there are too many or the cache is closed. */
   owe(id: string, payment: Payment): boolean {
     if (this.isClosed || (this.owed.size >= most && !this.owed.has(id))) return false;
     this.owed.set(id, payment);
@@ -39,22 +39,22 @@ export class Debts {
     return true;
   }
 
-  /** What is owed of it now. */
+  /** What is currently owed for it. */
   of(id: string): Payment | undefined {
     return this.owed.get(id);
   }
 
-  /** What was owed when that was begun which makes it needless. Another one, that came meanwhile, is still owed. */
+  /** Drops the debt that was owed when the write that makes it needless began. A debt that came after that stays. */
   cancel(id: string, payment: Payment | undefined): void {
     if (this.owed.get(id) === payment) this.owed.delete(id);
   }
 
-  /** Writes what is owed of these before anybody trusts them; rejects while the store cannot. */
+  /** Writes the debts of these keys or tags; rejects while the store cannot take them. */
   async settle(ids: Iterable<string>): Promise<void> {
     for (const id of ids) while (this.owed.has(id)) await this.pay(id);
   }
 
-  /** Tries once more, for all, and gives up. */
+  /** Tries to write every debt once more, and gives up. */
   async close(): Promise<void> {
     await this.payAll();
     this.isClosed = true;

@@ -1,8 +1,8 @@
 /**
- * Engine: the memory of one process, the flights under way, and the ways in.
+ * Engine: the memory of one process, the flights under way, and the public operations.
  *
- * Promise: a hit is one look into the memory and one at the clock; flights are kept apart from the memory, so that
- * eviction cannot touch them; what is being read while an invalidation arrives leaves nothing in memory.
+ * Promise: a hit costs one look-up in the memory and one read of the clock. Flights are kept outside of the memory, so
+ * eviction does not affect them. A read that an invalidation overtakes puts nothing into memory.
  */
 import type { Clock } from '../../core/clock.js';
 import { StoreError } from '../../core/errors.js';
@@ -57,21 +57,21 @@ export interface CacheGetOptions<V, K> {
   readonly load?: Loader<V, K> | undefined;
 }
 
-/** An option of a `get` whose value would be passed over. A number is the index of `keys.map(users.get)`. */
+/** Names a `get` option that would be ignored. A number is the index that `keys.map(users.get)` passes. */
 function strangerIn(options: object): string | undefined {
   if (typeof options === 'function') return 'a function';
   for (const name in options) if (name !== 'signal' && name !== 'load') return `"${name}"`;
   return undefined;
 }
 
-/** For those of this package who make values of their own on the engine. */
+/** For modules of this package that build on the engine. */
 export interface AskOptions<V, K> {
   readonly load: Loader<V, K>;
-  /** Whether a value is worth a refresh while it is still shown. */
+  /** Whether a value is worth a refresh while it is still served. */
   readonly isRefreshed: (value: V) => boolean;
 }
 
-/** A value, where it came from, and how fresh it is; the latter is unknown of what is not kept. */
+/** A value, its source and its freshness; the freshness is undefined for a value that is not kept. */
 export interface Found<V> {
   readonly value: V;
   readonly source: CacheSource;
@@ -92,18 +92,18 @@ export class Engine<V, K> {
   private readonly clock: Clock;
   private readonly keyText: ((key: K) => string) | undefined;
   private readonly memory: Memory<V>;
-  /** Those that may be joined. */
+  /** Flights that new callers may join. */
   private readonly flights = new ChurnMap<string, Flight<V, K>>();
   private readonly running = new LinkedQueue<Flight<V, K>>();
-  /** Those under way that may not be joined any more, by key. */
+  /** Flights under way that new callers may not join any more, by key. */
   private readonly parted = new Map<string, Set<Flight<V, K>>>();
   private readonly heldByTag = new Map<string, Set<Held<V>>>();
   private readonly listeners = new WeakMap<Held<V>, (kind: 'changed' | 'gap') => void>();
-  /** Tags invalidated here so far. */
+  /** How many tags have been invalidated here so far. */
   mark = 0;
-  /** Tags that were invalidated here while flights were under way, whose tags are not known before they end: by tag the mark. */
+  /** For each tag that was invalidated here during a flight, the mark. The tags of a flight's value are not known until it ends. */
   private readonly recentTags = new Map<string, number>();
-  /** Counts invalidations by key, so that a write knows whether it was the last one. */
+  /** Counts invalidations of keys, so that a write can tell whether its own was the last. */
   private fences = 0;
   private gapToldMs = Number.NEGATIVE_INFINITY;
   private isClosed = false;
@@ -145,7 +145,7 @@ export class Engine<V, K> {
     }
     if (this.flights.size > 0 && options === undefined && !this.events.heard) {
       const flight = this.flights.get(text);
-      // Nothing is in memory of a key whose first load is under way, and who joins it needs no time.
+      // While its first load is under way, nothing of the key is in memory, and a caller that joins it needs no clock.
       if (flight?.isFirst === true) return flight.join(undefined);
     }
     if (options === undefined) {
@@ -166,7 +166,7 @@ export class Engine<V, K> {
     return held.value;
   }
 
-  /** As `get`, and tells how old the value is. */
+  /** Like `get`, but also tells how old the value is. */
   async ask(key: K, { load, isRefreshed }: AskOptions<V, K>): Promise<Found<V>> {
     this.checkOpen('get');
     const text = this.textOf(key);
@@ -232,7 +232,7 @@ export class Engine<V, K> {
       this.place(text, { value, version: 0, filled, filledAtMs: this.clock.now() }, bytes, false, this.mark);
       return;
     }
-    // Before anything is touched: a value that will not do leaves all as it was.
+    // Encoded before anything is changed: an invalid value leaves everything as it was.
     const bytes = this.encode(value);
     this.fence(text);
     const { mark } = this;
@@ -255,13 +255,13 @@ export class Engine<V, K> {
       return this.setLater(backing, text, error);
     }
     this.fence(text);
-    // Another invalidation at the same time may have been done after this write, though it was answered before.
+    // A concurrent invalidation may have been applied after this write although it was answered before.
     if (this.fences !== fences + 1 || this.mark !== mark || answer.version === undefined) return;
     const placing = { value, version: answer.version, filled, filledAtMs: answer.sentMs };
     this.place(text, placing, bytes.length, false, mark);
   }
 
-  /** A value that the store did not take: what it has instead is void at least. */
+  /** The store did not take the value: at least invalidate the one it has. */
   private async setLater(backing: Backing, text: string, error: unknown): Promise<void> {
     if (this.settings.onStoreDown === 'reject') throw error;
     await backing.invalidate(text);
@@ -302,7 +302,7 @@ export class Engine<V, K> {
     await this.backing?.close();
   }
 
-  /** What the memory cannot answer at once. */
+  /** The part of `get` that the memory cannot answer at once. */
   private search(
     key: K,
     text: string,
@@ -334,7 +334,7 @@ export class Engine<V, K> {
     }
   }
 
-  /** The flight that newcomers may join, or a new one. */
+  /** The flight that new callers may join; starts one if there is none. */
   private board(
     key: K,
     text: string,
@@ -355,7 +355,7 @@ export class Engine<V, K> {
     return { flight, isOpener: true };
   }
 
-  /** Whether what is held will do, and begins a refresh where one is due. */
+  /** Whether the held value can be served. Starts a refresh if one is due. */
   private usable(
     key: K,
     text: string,
@@ -406,7 +406,7 @@ export class Engine<V, K> {
     this.events.emit({ type: 'cache-get', name: this.settings.name, key, source, durationMs });
   }
 
-  // What flights need.
+  // For flights.
 
   unlink(flight: Flight<V, K>): void {
     this.flights.delete(flight.text);
@@ -424,9 +424,9 @@ export class Engine<V, K> {
   }
 
   /**
-   * Puts a value into memory, unless a newer one is there or one of its tags was invalidated here since.
+   * Puts a value into memory, unless a newer one is there or one of its tags has been invalidated here since.
    *
-   * @param isTold - Whether word of every change comes since before the store was asked.
+   * @param isTold - Whether every change since before the store was asked has been reported.
    */
   place(text: string, placing: Placing<V>, bytes: number, isTold: boolean, mark: number): Held<V> | undefined {
     const there = this.memory.peek(text);
@@ -439,7 +439,7 @@ export class Engine<V, K> {
       this.backing === undefined ? Number.POSITIVE_INFINITY : nowMs + (isTold ? maxL1Ms.told : maxL1Ms.untold);
     const held = new Held(text, placing, nowMs, boundMs, early, random);
     this.watch(text, held);
-    // What was told since the store was asked was not told of this copy.
+    // A change since the store was asked may not have been reported for this copy.
     if (!isTold && held.version > 0 && held.watches.some(({ isReady }) => isReady)) held.suspect();
     for (const tag of held.tags.keys()) {
       let tagged = this.heldByTag.get(tag);
@@ -453,12 +453,12 @@ export class Engine<V, K> {
     return held;
   }
 
-  /** The store has nothing of the key, so what is held here is gone as well. */
+  /** The store has no entry of the key, so the held value is invalid too. */
   forget(text: string, held: Held<V> | undefined): void {
     if (this.memory.peek(text) === held) this.memory.delete(text);
   }
 
-  /** Somebody else refreshes the key. */
+  /** Another process is refreshing the key. */
   quiet(text: string, untilMs: number): void {
     this.memory.peek(text)?.quiet(untilMs);
   }
@@ -483,13 +483,13 @@ export class Engine<V, K> {
     held.quiet(nowMs + 500);
   }
 
-  /** Its jitter is drawn. */
+  /** The lifetimes of a value, with random jitter. */
   lifetimesOf(value: V, key: K): Windows | undefined {
     const lifetimes = this.settings.lifetimes(value, key);
     if (lifetimes === undefined) return undefined;
     const { jitter, random } = this.settings;
     const cutMs = lifetimes.freshMs * jitter * random();
-    // All three move together: a value is stale for as long as was asked for.
+    // All three are cut by the same time, so a value stays stale for as long as configured.
     const { freshMs, staleMs, errorMs } = lifetimes;
     return { freshMs: freshMs - cutMs, staleMs: staleMs - cutMs, errorMs: errorMs - cutMs };
   }
@@ -502,7 +502,7 @@ export class Engine<V, K> {
     return [...new Set(names)];
   }
 
-  /** Also undefined, for which JSON has no word. */
+  /** Also encodes undefined, which JSON cannot represent. */
   encode(value: V): Uint8Array {
     return value === undefined ? new Uint8Array(0) : this.settings.serializer.encode(value);
   }
@@ -544,12 +544,12 @@ export class Engine<V, K> {
   private fenceTag(tag: string, mayHave: (key: string) => boolean): void {
     this.mark++;
     if (this.running.size > 0) this.recentTags.set(tag, this.mark);
-    // What those under way will be tagged with is not known: newcomers do not join them.
+    // The tags of the values being loaded are not known yet, so new callers do not join those flights.
     for (const flight of this.flights.values()) if (mayHave(flight.text)) flight.unlink();
     for (const { text } of [...(this.heldByTag.get(tag) ?? [])]) this.memory.delete(text);
   }
 
-  /** Hears of changes of the key and its tags for as long as the value is held. */
+  /** Subscribes to changes of the key and its tags for as long as the value is held. */
   private watch(text: string, held: Held<V>): void {
     const { backing } = this;
     if (backing === undefined) return;
@@ -575,7 +575,7 @@ export class Engine<V, K> {
     }
   }
 
-  /** One gap is told by every watch. */
+  /** Every watch reports the same gap, so it is passed on at most once per second. */
   private tellGap(): void {
     const nowMs = this.clock.now();
     if (nowMs - this.gapToldMs < 1_000) return;

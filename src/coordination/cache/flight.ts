@@ -1,9 +1,9 @@
 /**
- * Flight: one search for the value of one key, and everybody who waits for it.
+ * Flight: one search for the value of one key, and all callers that wait for it.
  *
- * Promise: while the store is up, one process loads; what it loads is stored only if nobody has changed, deleted or loaded the key since the
- * lease was taken; a flight that an invalidation has met may answer those who wait, and leaves nothing in memory; each caller's
- * abort is his own; it ends, whatever the loader and the store do.
+ * Promise: while the store is up, one process loads. The loaded value is stored only if no process has changed, deleted or loaded the key since the
+ * lease was taken. A flight overtaken by an invalidation may still answer its waiters, but puts nothing into memory. The abort of one
+ * caller does not affect the others. A flight ends, whatever the loader and the store do.
  * After: Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), leases; golang.org/x/sync/singleflight.
  */
 import { type Clock, callbackTimer, type Timer } from '../../core/clock.js';
@@ -20,21 +20,24 @@ import type { Filled } from './record.js';
 import { Waiters } from './waiters.js';
 import { Watching } from './watching.js';
 
-/** Where an answer came from. `'wait'`: from the load of somebody else; `'stale'`: past its time, as the options allow. */
+/** Where an answer came from. `'wait'`: from a load of another process; `'stale'`: past its `ttl`, within the limits of the options. */
 export type CacheSource = 'l1' | 'l2' | 'load' | 'stale' | 'wait';
 
-/** Shortest poll of a store that cannot tell of changes, and what it doubles up to. */
+/** The shortest poll interval for a store that does not report changes, and the longest, which it doubles up to. */
 const pollMs = 25;
 const longestPollMs = 100;
-/** With word of changes: for the word that was lost. */
+/** The poll interval if the store does report changes: for a notice that was lost. */
 const safetyPollMs = 500;
-/** Of a load's measured time: how much the newest counts. */
+/** The weight of the newest load in the smoothed load time. */
 const newest = 0.3;
 
-/** A load that a tag's invalidation has overtaken is done again, so often at most in all. */
+/** A load that was overtaken by an invalidation of one of its tags is repeated; this is the limit of loads in all. */
 const mostLoads = 3;
 
-/** Leases that others came before: more than so many of one flight means that something is wrong, and one that answers at once would hold the event loop for ever. */
+/**
+ * How many times one flight may be refused the lease because another came first. More mean that something is wrong, and a store that answers at once would
+ * block the event loop for ever.
+ */
 const mostClaims = 200;
 
 const emptyTags: ReadonlyMap<string, number> = /* @__PURE__ */ new Map();
@@ -42,9 +45,9 @@ const emptyTags: ReadonlyMap<string, number> = /* @__PURE__ */ new Map();
 export interface FlightStart<V, K> {
   readonly key: K;
   readonly text: string;
-  /** What this process holds, though it will not do as it is. */
+  /** The value that this process holds but cannot serve as it is. */
   readonly held: Held<V> | undefined;
-  /** Nobody waits: `'verify'` asks the store whether what is held is still the newest, `'refresh'` loads it anew if it is. */
+  /** No caller waits: `'verify'` asks the store whether the held value is still the newest, `'refresh'` reloads it if it is. */
   readonly background: 'verify' | 'refresh' | undefined;
   readonly load: Loader<V, K> | undefined;
   readonly batch: Batch<V, K> | undefined;
@@ -53,36 +56,36 @@ export interface FlightStart<V, K> {
 export class Flight<V, K> implements QueueNode<Flight<V, K>> {
   previousInQueue: Flight<V, K> | undefined = undefined;
   nextInQueue: Flight<V, K> | undefined = undefined;
-  /** Resolves when it has run to its end. */
+  /** Resolves when the flight has ended. */
   ended!: Promise<void>;
   readonly text: string;
-  /** How those who wait were answered. */
+  /** The source of the answer that its waiters got. */
   source: CacheSource = 'load';
-  /** Of the value it was answered with; undefined for one that is not kept. */
+  /** The freshness of the value it answered with; undefined for a value that is not kept. */
   freshness: Freshness | undefined = undefined;
-  /** An invalidation has met it, or it is over: it leaves nothing in memory from here on. */
+  /** Set by an invalidation, or when the flight is over: from then on it puts nothing into memory. */
   isFenced = false;
-  /** Whether newcomers may join. */
+  /** Whether new callers may join. */
   isLinked = true;
   private readonly engine: Engine<V, K>;
   private readonly start: FlightStart<V, K>;
   private readonly clock: Clock;
   private readonly controller = new AbortController();
   private readonly waiters: Waiters<V>;
-  /** When its load began; before that, when it began itself. Also by the count of tags that were invalidated here. */
+  /** When the load began or, before that, the flight. The same instant by the engine's count of invalidated tags is in `mark`. */
   private startedMs: number;
   private mark: number;
   private readonly watching: Watching;
   private toldWhenSettled = 0;
-  /** What memory has of the key by this flight, or had before it. */
+  /** What the memory holds of the key, from this flight or from before it. */
   private held: Held<V> | undefined;
-  /** What may stand in for an error, and until when. */
+  /** The value that may be served instead of an error, and until when. */
   private fallback: { readonly value: V; readonly untilMs: number; readonly freshness: Freshness } | undefined =
     undefined;
   private softTimer: Timer | undefined = undefined;
   private failures = 0;
   private claims = 0;
-  /** Of its lease; drawn with the first one. */
+  /** The token of its lease, drawn for the first claim. */
   private token = 0;
   private hasTimedOut = false;
 
@@ -100,45 +103,45 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     if (start.held !== undefined && engine.backing !== undefined) this.watching.key();
   }
 
-  /** Whether nothing was held of the key when it began, and nothing has come since. */
+  /** Whether nothing was held of the key when it began, and it has not been answered yet. */
   get isFirst(): boolean {
     return !this.waiters.isSettled && this.start.held === undefined;
   }
 
-  /** Whether its answer, be it to come or given already, is right for somebody who asks now. */
+  /** Whether its answer, given or still to come, is valid for a caller that asks now. */
   get isJoinable(): boolean {
     const { watching } = this;
     if (!this.waiters.isSettled || this.engine.backing === undefined) return true;
     return watching.isWhole && this.hasFallback && watching.told === this.toldWhenSettled;
   }
 
-  /** The answer for one more caller. */
+  /** The answer, for one more caller. */
   join(signal: AbortSignal | undefined): Promise<V> {
-    // It was answered by a value whose time is over now: newcomers wait for what is still under way.
+    // It was answered with a value that has expired since: new callers wait for the load that is still running.
     if (this.waiters.isSettled && !this.hasFallback) this.waiters.open();
     return this.waiters.join(signal);
   }
 
-  /** Ends it now: those who wait get the reason, the loader's signal aborts, the lease is given back. */
+  /** Ends the flight now: its waiters get the reason, the loader's signal aborts, and the lease is given back. */
   abort(reason: unknown): void {
     this.fail(reason);
     this.controller.abort(reason);
   }
 
-  /** Newcomers begin anew, and nothing more of this flight goes into memory. */
+  /** New callers start another flight, and this one puts nothing more into memory. */
   fence(): void {
     this.isFenced = true;
     this.unlink();
   }
 
-  /** Newcomers begin anew. */
+  /** New callers start another flight. */
   unlink(): void {
     if (!this.isLinked) return;
     this.isLinked = false;
     this.engine.unlink(this);
   }
 
-  /** Runs to its end and never rejects. */
+  /** Runs to the end. Never rejects. */
   async run(): Promise<void> {
     const { backing } = this.engine;
     try {
@@ -175,7 +178,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     this.waiters.settle(value);
   }
 
-  /** The end: who asks from here on finds the value in memory, or begins anew. */
+  /** Answers and ends: later callers find the value in memory or start another flight. */
   private finish(value: V, freshness: Freshness | undefined, source: CacheSource = 'load'): void {
     this.fence();
     this.settle(value, source, freshness);
@@ -186,7 +189,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     this.waiters.fail(error);
   }
 
-  /** Those who wait get the stale value, if there is one, when `softTimeout` has passed; the search goes on. */
+  /** When `softTimeout` has passed, the waiters get the stale value, if there is one. The search goes on. */
   private armSoftTimeout(): void {
     const { softTimeoutMs } = this.engine.settings;
     if (softTimeoutMs === undefined || this.softTimer !== undefined || this.waiters.isSettled) return;
@@ -200,7 +203,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     return true;
   }
 
-  /** Asks the store until it has an answer, a lease, or no patience left. */
+  /** Asks the store until it has an answer, a lease, or no time left to wait. */
   private async search(backing: Backing): Promise<void> {
     const { settings } = this.engine;
     let hasWaited = false;
@@ -268,17 +271,17 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     }
   }
 
-  /** Whether a value that is fresh until then is to be loaded anew all the same. */
+  /** Whether a value that is fresh until `freshMs` is to be reloaded anyway. */
   private isDue(freshMs: number): boolean {
     const { background, held } = this.start;
     return background === 'refresh' && held!.isSameFill(freshMs);
   }
 
-  /** One trip: a key that this process knows nothing of is leased if it is absent; the refusal brings what is there. */
+  /** One round trip: if this process knows nothing of a key, it tries to lease it as an absent one; if the key exists, the refusal returns the entry. */
   private async firstLook(backing: Backing): Promise<Answer | undefined> {
     const down = () => undefined;
     const settling = backing.settle('key', [this.text]);
-    // What is there may be what somebody here has deleted, and what a batch has looked up was there before.
+    // The entry may be one whose deletion this process still owes, and a batch's look-up may predate the payment of that debt.
     if (settling !== undefined) return settling.then(() => this.look(backing), down);
     const { batch, held } = this.start;
     if (batch === undefined && held === undefined) return this.claim(backing, undefined, undefined);
@@ -297,7 +300,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     }
   }
 
-  /** Writes a lease into the entry. Undefined when the store is down, or refuses whatever it is asked. */
+  /** Writes a lease into the entry. Undefined if the store is down, or keeps refusing. */
   private async claim(
     backing: Backing,
     seen: Seen | undefined,
@@ -324,7 +327,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     return { token: this.token, forMs };
   }
 
-  /** The value of an entry, if it may be used for anything: its serializer is ours, its tags are as they were, it decodes. */
+  /** The decoded value of an entry, if it may be used at all: its serializer is ours, its tags are current, and it decodes. */
   private async judge(backing: Backing, { record, ageMs, sentMs, version }: Seen): Promise<Known<V> | undefined> {
     const { filled } = record;
     const { settings } = this.engine;
@@ -361,7 +364,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
   private hold(placing: Placing<V>, bytes: number): void {
     if (this.isFenced) return;
     const { watching } = this;
-    // Of what the store does not have nothing is told.
+    // The store reports no changes of a key it does not have.
     const isThere = placing.version > 0;
     const held = this.engine.place(this.text, placing, bytes, isThere && watching.isWhole, this.mark);
     if (held === undefined) return;
@@ -378,7 +381,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     return pauseMs * (0.75 + 0.5 * this.engine.settings.random());
   }
 
-  /** Until word of a change, or a time. */
+  /** Waits for a notice of a change, but no longer than `ms`. */
   private wait(ms: number): Promise<void> {
     const watch = this.watching.key();
     const { signal } = this.controller;
@@ -435,7 +438,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
           version = renewed;
           return true;
         },
-        // Somebody deleted the key, or set it: what is being loaded may be older than that.
+        // Another process deleted or set the key: the value being loaded may be older than that.
         onLost: (reason) => {
           if (reason === 'taken') this.fence();
         },
@@ -464,7 +467,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
         return await this.giveBack(backing, version, undefined);
       }
     } catch (error) {
-      // What the user's own functions threw of the value.
+      // The error is from one of the user's functions that are applied to the value.
       await keeper.stop();
       await this.giveBack(backing, version, undefined);
       throw error;
@@ -489,7 +492,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
           const seen = await backing.read(this.text);
           if (seen?.record.claim?.token !== token) this.unlink();
         } catch {
-          // The next word, or the next renewal, tells.
+          // The next notice, or the next renewal, will show it.
         }
       } while (isDue && this.isLinked);
       isLooking = false;
@@ -497,7 +500,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     return () => void look();
   }
 
-  /** The version that our own write has now, also when it was done by a try whose reply was lost. */
+  /** The version of our own write, also if a try whose reply was lost has made it. */
   private mine(answer: Answer): number | undefined {
     if (answer.version !== undefined) return answer.version;
     return answer.seen?.record.claim?.token === this.token ? answer.seen.version : undefined;
@@ -511,7 +514,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
       try {
         answer = await backing.write(this.text, { filled }, { ttlMs: Math.max(1, usefulMs(filled)), ifVersion });
       } catch (error) {
-        // Nobody knows whether it is stored, nor whether it was refused because the key was deleted.
+        // It is unknown whether the value is stored, or whether the write was refused because the key was deleted.
         engine.warn('not-stored', this.text, error);
         this.finish(value, undefined);
         return this.giveBack(backing, ifVersion, undefined);
@@ -533,7 +536,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     this.finish(value, undefined);
   }
 
-  /** The record of a loaded value. `'uncached'`: there is to be none; `'overtaken'`: one of its tags was invalidated while it was loaded. */
+  /** The record of a loaded value. `'uncached'`: the value must not be stored; `'overtaken'`: one of its tags was invalidated during the load. */
   private async filledWith(
     backing: Backing,
     value: V,
@@ -558,8 +561,8 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
         engine.warn('not-stored', this.text, error);
         return 'uncached';
       }
-      // A tag that changed since the load began has made the value old, whoever changed it. Where the lease was not renewed since, the
-      // store's own clock tells; else what it counts is set against what was counted here. Clocks differ by less than a hundredth.
+      // A tag that changed after the load began makes the value old, whichever process changed it. If the lease was not renewed during the load, its age by
+      // the store's clock tells. Otherwise the tag's age is compared with the time counted here; the clocks differ by less than 1 %.
       const loadingMs =
         current.key?.version === versionBefore ? current.key.ageMs : (this.clock.now() - this.startedMs) * 1.01 + 5;
       if ([...current.tags.values()].some(({ ageMs }) => ageMs <= loadingMs)) return 'overtaken';
@@ -569,7 +572,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     return { bytes, isUndefined: value === undefined, ...lifetimes, ageMs: 0, loadMs, tags };
   }
 
-  /** Undefined for what is not to be kept; then what was held before is void, too. */
+  /** Undefined if the value must not be kept; then the value held before is void too. */
   private lifetimesOf(value: V): Windows | undefined {
     const lifetimes = this.engine.lifetimesOf(value, this.start.key);
     if (lifetimes === undefined) this.engine.forget(this.text, this.held);
@@ -582,7 +585,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
   }
 
   private async failed(backing: Backing, version: number, known: Known<V> | undefined, error: unknown): Promise<void> {
-    // A get without a loader says nothing about the source either.
+    // Neither an aborted load nor a get without a loader says anything about the source.
     const { load, loadMany } = this.engine.settings;
     const hasLoader = (this.start.load ?? load ?? loadMany) !== undefined;
     if ((this.isAborted && !this.hasTimedOut) || !hasLoader) {
@@ -595,13 +598,13 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     const record = { filled: agedTo(known, nowMs), failure: { message: messageOf(error), count, retryInMs } };
     // The count outlives the wait, so that the next failure waits longer.
     const ttlMs = ttlWith(2 * retryInMs + 1_000, known, nowMs);
-    // The word of the failure must be out before those who wait try again.
+    // The failure must be published before the waiters try again.
     await backing.write(this.text, record, { ttlMs, ifVersion: version }).catch(() => {});
     this.engine.backOff(this.text, nowMs + retryInMs, count);
     if (!this.settleStale()) this.fail(error);
   }
 
-  /** Takes the lease out, so that nobody waits for it; with the old value left, if there is one. */
+  /** Removes the lease from the entry, so that no process waits for it. The old value stays, if there is one. */
   private async giveBack(backing: Backing, version: number, known: Known<V> | undefined): Promise<void> {
     const nowMs = this.clock.now();
     const filled = agedTo(known, nowMs);
@@ -609,11 +612,11 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
       if (filled === undefined) await backing.remove(this.text, version);
       else await backing.write(this.text, { filled }, { ttlMs: ttlWith(1, known, nowMs), ifVersion: version });
     } catch {
-      // It is over when its time is.
+      // The lease ends when its time is over.
     }
   }
 
-  /** The store is down: only this process is left, and nothing is written there. */
+  /** The store is down: this process is on its own, and writes nothing there. */
   private async loadInOutage(): Promise<void> {
     const { held } = this.start;
     const nowMs = this.clock.now();
@@ -628,7 +631,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     await this.loadHere();
   }
 
-  /** Loads for this process alone. */
+  /** Loads for this process only. */
   private async loadHere(): Promise<void> {
     const { engine } = this;
     const { held } = this.start;
@@ -658,14 +661,14 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     this.finish(value, freshnessOf(placing));
   }
 
-  /** Runs the loader, within `hardTimeout` and in its turn. */
+  /** Runs the loader, when its turn at the gate comes, and for at most `hardTimeout`. */
   private async load(): Promise<V> {
     const { engine, clock } = this;
     const { name, hardTimeoutMs } = engine.settings;
     const { signal } = this.controller;
     const { batch, key } = this.start;
     const shared = batch?.load(this, signal);
-    // A batch has its own turn.
+    // A batch enters the gate itself.
     const gate = shared === undefined ? engine.gate : undefined;
     await gate?.enter(signal);
     const startedMs = clock.now();
@@ -702,7 +705,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
   }
 }
 
-/** How long a record is to live that is needed for so long, or for as long as the old value in it. */
+/** The ttl of a record that is needed for `leastMs`, and for as long as the old value in it is useful. */
 function ttlWith<V>(leastMs: number, known: Known<V> | undefined, nowMs: number): number {
   return Math.max(leastMs, known === undefined ? 0 : leftMs(known, nowMs), 1);
 }

@@ -1,4 +1,4 @@
-/** Gate: at most so many loads at once; the others wait in line, each until it is its turn or it is given up. */
+/** Gate: bounds how many loads run at once. The others queue, each until its turn comes or it is aborted. */
 import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
 
 interface Waiter extends QueueNode<Waiter> {
@@ -13,7 +13,7 @@ export class Gate {
     this.free = limit;
   }
 
-  /** Resolves when it is its turn; rejects with the signal's reason. Who got in calls `leave`. */
+  /** Resolves when it is the caller's turn, undefined if that is now; rejects with the signal's reason. The caller must call `leave` after its turn. */
   enter(signal: AbortSignal): Promise<void> | undefined {
     if (this.free > 0) {
       this.free--;

@@ -1,5 +1,5 @@
 /**
- * Loader: what makes a value, and what it is told.
+ * Loader: the function that produces a value, and the context it receives.
  */
 import type { Clock } from '../../core/clock.js';
 
@@ -32,7 +32,7 @@ export function loadContext(signal: AbortSignal, clock: Clock, endsMs: number, i
   };
 }
 
-/** Also what the loader throws at once rejects. */
+/** Async, so that a synchronous throw of the loader becomes a rejection. */
 export async function callLoader<V, K>(load: Loader<V, K>, key: K, context: LoadContext): Promise<V> {
   return load(key, context);
 }

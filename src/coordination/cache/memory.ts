@@ -1,8 +1,8 @@
 /**
- * Memory: what this process holds of a cache, bounded.
+ * Memory: the values that this process holds for a cache, bounded.
  *
- * Promise: lru-cache decides what has to go, by the order of use; who is there is found without it. What was found fine
- * once is fine for the rest of that turn of the event loop, in which it is moved and looked at no more.
+ * Promise: lru-cache decides which entries are evicted, by the order of use; what is held is looked up in a map of its own. A hit that has passed its check
+ * passes for the rest of that turn of the event loop without another one, and without being moved in the order of use.
  */
 import { LRUCache } from 'lru-cache';
 import type { Turns } from '../../core/turn-clock.js';
@@ -13,7 +13,7 @@ export interface MemoryOptions<V> {
   /** Undefined: values are not measured. */
   readonly maxBytes: number | undefined;
   readonly clock: Turns;
-  /** Hears of all that is no longer held, whyever. */
+  /** Called with every value that is no longer held, for whatever reason. */
   readonly onDropped: (held: Held<V>) => void;
 }
 
@@ -37,7 +37,7 @@ export class Memory<V> {
     return this.byText.size;
   }
 
-  /** Without using it: it goes when it would have gone. */
+  /** Does not count as a use, so it does not delay the eviction. */
   peek(text: string): Held<V> | undefined {
     return this.byText.get(text);
   }
@@ -46,16 +46,16 @@ export class Memory<V> {
     return this.byUse.get(text);
   }
 
-  /** Uses what was found: whether it may be shown with nothing to think of. */
+  /** Counts as a use. Whether the value may be served without any further check. */
   isFine(held: Held<V>): boolean {
     return held.fineInTurn === this.clock.turn || this.isFineNow(held);
   }
 
-  /** @param bytes - How much of `maxBytes` it takes, where that is set. */
+  /** @param bytes - Its share of `maxBytes`, if that is set. */
   set(held: Held<V>, bytes: number | undefined): void {
     this.byText.set(held.text, held);
     this.byUse.set(held.text, held, bytes === undefined ? {} : { size: bytes });
-    // What is too big is not put there, and then lru-cache says of nothing that it is gone.
+    // lru-cache does not store a value that is too large, and then calls no `dispose` for it.
     if (this.byUse.peek(held.text) !== held) this.drop(held);
   }
 

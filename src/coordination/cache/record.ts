@@ -1,43 +1,43 @@
 /**
- * Record: what the store keeps of one key, in one entry: the value, its windows, a lease on loading it, and how the last load failed.
+ * Record: the store's single entry of a key: the value, its windows, a lease on loading it, and how the last load failed.
  *
- * Promise: only durations are in it, counted from when the value was filled or this version was written, so no clock of a
- * client takes part; what is written in a format of another release reads as nothing, and never as something else.
+ * Promise: it holds only durations, counted from the fill of the value or the write of this version, so no clock of a
+ * client is involved. A record in the format of another release reads as nothing, never as something else.
  */
 
-/** A value as the store keeps it, with all that decides how long it may be used. */
+/** A stored value, with everything that decides how long it may be used. */
 export interface Filled {
   readonly bytes: Uint8Array;
-  /** JSON has no word for it. */
+  /** The value is undefined, which JSON cannot represent. */
   readonly isUndefined: boolean;
-  /** From the fill on, in milliseconds: fresh so long, ... */
+  /** How long it is fresh, in milliseconds from the fill. */
   readonly freshMs: number;
-  /** ... usable while it is refreshed so long, ... */
+  /** How long it is usable during a refresh, likewise. */
   readonly staleMs: number;
-  /** ... and in place of an error so long. */
+  /** How long it is usable instead of an error, likewise. */
   readonly errorMs: number;
   /** Its age when this version of the record was written. */
   readonly ageMs: number;
-  /** How long it took to load, smoothed. */
+  /** The smoothed time a load takes. */
   readonly loadMs: number;
-  /** By tag its generation when the value was loaded: the version of the tag's own entry, 0 for none. */
+  /** For each tag its generation when the value was loaded: the version of the tag's own entry, 0 for none. */
   readonly tags: ReadonlyMap<string, number>;
 }
 
-/** Somebody loads the key. */
+/** The lease of the process that loads the key. */
 export interface Claim {
-  /** By it the holder knows its own writing again. */
+  /** By this the owner recognizes its own write. */
   readonly token: number;
-  /** From the writing of this version on. */
+  /** How long the lease lasts, from the write of this version. */
   readonly forMs: number;
 }
 
-/** The last load failed. */
+/** How the last load failed. */
 export interface Failure {
   readonly message: string;
-  /** Failures in a row. */
+  /** Consecutive failures. */
   readonly count: number;
-  /** Nobody tries again for so long, from the writing of this version on. */
+  /** No process tries again for this long, from the write of this version. */
   readonly retryInMs: number;
 }
 
@@ -88,7 +88,7 @@ export function encodeRecord({ serializer, filled, claim, failure }: CacheRecord
   return record;
 }
 
-/** Undefined for what is no record of this release. */
+/** Undefined if the bytes are not a record of this release. */
 export function decodeRecord(bytes: Uint8Array): CacheRecord | undefined {
   if (bytes.length < 3 || bytes[0] !== format) return undefined;
   const bits = bytes[1]!;
@@ -115,7 +115,7 @@ export function decodeRecord(bytes: Uint8Array): CacheRecord | undefined {
   };
 }
 
-/** Seven bits per byte, the lowest first, for integers up to 2^53 - 1: bit operations would end at 2^31. */
+/** Seven bits per byte, the lowest first, for integers up to 2^53 - 1. Bit operations would fail from 2^31 on. */
 function addNumber(to: number[], value: number): void {
   let left = value;
   while (left >= 128) {
@@ -132,9 +132,9 @@ function addText(to: number[], value: string): void {
 }
 
 class Reader {
-  /** Behind the format, the flags and the serializer. */
+  /** After the format, the flags and the serializer. */
   at = 3;
-  /** False once something was missing. */
+  /** False once bytes were missing. */
   isWhole = true;
   private readonly bytes: Uint8Array;
 

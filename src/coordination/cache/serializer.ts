@@ -1,8 +1,8 @@
 /**
- * Serializer: how a value becomes bytes for the store, and comes back as it was.
+ * Serializer: turns a value into bytes for the store, and back into an identical value.
  *
- * Promise: what a built-in serializer would not bring back identical is refused when it is first set, with the path of the
- * part that is wrong: a `Date` that returns as a string, or a class that loses its methods, is never found out by a reader.
+ * Promise: a built-in serializer refuses a value that would not come back identical when it is first set, with the path of the
+ * part at fault. So no reader ever meets a `Date` that came back as a string, or an object without its methods.
  */
 import type { Field } from '../../core/options.js';
 
@@ -17,7 +17,7 @@ export interface Serializer<V> {
 /** The built-in serializers. */
 export type SerializerName = 'json' | 'structured-clone' | 'bytes';
 
-/** A serializer, and the mark by which its bytes are known. */
+/** A serializer, and the mark that identifies its bytes. */
 export interface MarkedSerializer {
   readonly mark: number;
   /** Throws a `TypeError` for a value that would not come back identical. */
@@ -73,7 +73,7 @@ export const serializerField: Field<MarkedSerializer> = {
   fallback: { value: json },
 };
 
-/** Where, and what. */
+/** The path of the part at fault, and what it is. */
 type Fault = readonly [path: string, what: string] | undefined;
 
 function refuseIf(fault: Fault, serializer: string, advice: string): void {
@@ -117,7 +117,7 @@ function jsonFault(value: unknown, path: string, depth: number): Fault {
   return undefined;
 }
 
-/** Classes whose objects a structured clone brings back with all that is in them. */
+/** Classes whose objects a structured clone restores completely. */
 const cloneable: readonly object[] = /* @__PURE__ */ [
   ...[Boolean, Number, String, Date, ArrayBuffer, DataView, BigInt64Array, BigUint64Array, Uint8Array, Int8Array],
   ...[Uint8ClampedArray, Uint16Array, Int16Array, Uint32Array, Int32Array, Float32Array, Float64Array],
@@ -153,7 +153,7 @@ function cloneFault(value: unknown, path: string, seen: Set<object>): Fault {
   return undefined;
 }
 
-/** Of another class, or with symbols, hidden properties or holes. */
+/** An object of another class, or with symbols, hidden properties or holes. */
 function isOdd(value: object, prototype: object, ownKeys: number): boolean {
   return Object.getPrototypeOf(value) !== prototype || Reflect.ownKeys(value).length !== ownKeys;
 }

@@ -1,7 +1,7 @@
 /**
- * Waiters: those who wait for the answer of one flight, each until his own signal says otherwise.
+ * Waiters: the callers that wait for the answer of one flight, each until its own signal aborts.
  *
- * Promise: one caller's abort rejects nobody else; when the last has gone, and nobody is left who cannot go, the flight is aborted.
+ * Promise: one caller's abort rejects no other. The flight is aborted when its last caller has gone, unless a caller without a signal waits.
  */
 import { addAbortListener, removeAbortListener } from '../../core/abort-listeners.js';
 import { rejectLater } from '../../core/outcome.js';
@@ -9,7 +9,7 @@ import { rejectLater } from '../../core/outcome.js';
 export class Waiters<V> {
   promise!: Promise<V>;
   isSettled!: boolean;
-  /** Somebody waits who will not go, or it goes on for the sake of those to come. */
+  /** A caller without a signal waits, or the flight goes on for later callers: no abort ends it. */
   private isPinned: boolean;
   private callers = 0;
   private resolve!: (value: V) => void;
@@ -22,25 +22,25 @@ export class Waiters<V> {
     this.open();
   }
 
-  /** Whoever comes from here on waits for another answer. */
+  /** From here on, new callers wait for another answer. */
   open(): void {
     this.isSettled = false;
     this.promise = new Promise((resolve, reject) => {
       this.resolve = resolve;
       this.reject = reject;
     });
-    // Of a refresh that fails nobody need hear but the events.
+    // A refresh that fails need not be handled by anybody; the events report it.
     this.promise.catch(() => {});
   }
 
-  /** The answer for one more caller. */
+  /** The answer, for one more caller. */
   join(signal: AbortSignal | undefined): Promise<V> {
     if (signal !== undefined) return this.joinUntil(signal);
     this.isPinned = true;
     return this.promise;
   }
 
-  /** What goes on after that goes on for those to come. */
+  /** Whatever goes on after that goes on for later callers, so no abort ends it. */
   settle(value: V): void {
     this.isSettled = true;
     this.isPinned = true;

@@ -1,12 +1,12 @@
 /**
- * Watching: what one flight hears of its key, and of the tags of its value. Without a store nothing is ever told.
+ * Watching: what one flight is told about changes of its key, and of the tags of its value. Without a store it is told nothing.
  *
- * Promise: what is told between two looks at the store is not missed, whenever the watches began.
+ * Promise: a change reported between two requests to the store is not missed, whenever the watches began.
  */
 import type { Backing, KeyWatch } from './backing.js';
 
 export class Watching {
-  /** Whether every change since the store was last asked has been told. */
+  /** Whether every change since the store was last asked has been reported. */
   isWhole = false;
   private readonly backing: Backing | undefined;
   private readonly text: string;
@@ -19,36 +19,36 @@ export class Watching {
     this.text = text;
   }
 
-  /** Of the key, from now on. */
+  /** Starts to watch the key, and returns the watch. */
   key(): KeyWatch {
     this.ofKey ??= this.backing!.watch('key', this.text);
     return this.ofKey;
   }
 
-  /** Whether word of a change of the key will come. */
+  /** Whether changes of the key are being reported. */
   get isReady(): boolean {
     return this.ofKey?.isReady === true;
   }
 
-  /** How many changes have been told. */
+  /** How many changes have been reported. */
   get told(): number {
     return this.ofTags.reduce((sum, { changes }) => sum + changes, this.ofKey?.changes ?? 0);
   }
 
-  /** The store is asked now: what is told from here on came after that. */
+  /** Called just before a request to the store: changes reported from here on came after it. */
   note(): void {
     this.toldBefore = this.told;
     this.isWhole = this.isReady;
   }
 
-  /** Whether anything was told since the store was last asked. */
+  /** Whether a change was reported since the store was last asked. */
   get hasHeard(): boolean {
     return this.told !== this.toldBefore;
   }
 
-  /** Begun before the store is asked for the tags, so that what changes later is told. */
+  /** Starts to watch the tags. Called before the store is asked for them, so that later changes are reported. */
   tags(tags: Iterable<string>): void {
-    // What was told of the key meanwhile still counts.
+    // Changes of the key reported in the meantime still count.
     const toldMeanwhile = this.told - this.toldBefore;
     const old = this.ofTags.splice(0);
     for (const tag of tags) this.ofTags.push(this.backing!.watch('tag', tag));

@@ -1,8 +1,8 @@
 /**
- * Attempt: one run of an operation, from the write that acquired its record to the one that ends it.
+ * Attempt: one run of an operation, from the write that acquired its record to the write that ends it.
  *
- * Promise: each write is conditional on the version held, and a refusal that brings back a record of the same owner tells of a write of
- * ours whose reply was lost, or that came first; so writes need not wait for each other, and no other owner's record is ever touched.
+ * Promise: each write is conditional on the version held. A refusal that returns a record of the same owner reveals an earlier write of
+ * this attempt, whose reply was lost or which overtook this one. So writes need not wait for each other, and the record of another owner is never changed.
  */
 
 import { type Clock, callbackTimer } from '../../core/clock.js';
@@ -58,33 +58,33 @@ export interface IdempotencyHandle {
 export type TransactionHandle = Pick<IdempotencyHandle, 'key' | 'attempt' | 'downstreamKey'>;
 
 /**
- * How the end was recorded. `'too-large'`: as done, without the result. `'lost'`: not at all, the record is somebody else's. `'unrecorded'`: the
- * store does not answer; it goes on being tried for as long as the lease is held.
+ * How the end was recorded. `'too-large'`: as completed, but without the result. `'lost'`: not at all, because the record belongs to another attempt.
+ * `'unrecorded'`: the store does not answer; the write is retried for as long as the lease is held.
  */
 export type Completion = 'stored' | 'too-large' | 'lost' | 'unrecorded';
 
 /**
- * What an adapter holds. It calls `complete` or `abandon` when the handler has ended; the first call counts, and later ones answer the same. Neither
- * rejects, nor takes longer than `storeTimeout`; where the store answers at once, so do they.
+ * The handle of an adapter. The adapter calls `complete` or `abandon` when the handler has ended. The first call counts; later calls give the same
+ * answer. Neither rejects or takes longer than `storeTimeout`. Both are synchronous if the store answers at once.
  */
 export interface AdapterHandle extends IdempotencyHandle {
-  /** What the handler wants to become of its answer: `seal()` or `release()` was called. */
+  /** Set when the handler has called `seal()` (`'keep'`) or `release()`. */
   readonly decision: 'keep' | 'release' | undefined;
   /**
-   * Ends it with a result; undefined when there is one that cannot be stored.
+   * Ends the attempt with a result; undefined for a result that cannot be stored.
    *
-   * @param error - Why it cannot be, where something went wrong.
+   * @param error - Why it cannot be stored, if something failed.
    */
   complete(result: Uint8Array | undefined, error?: unknown): Completion | Promise<Completion>;
-  /** Ends it without: the next call with this key runs anew. */
+  /** Ends the attempt without a result: the next call with this key runs again. */
   abandon(): Completion | Promise<Completion>;
 }
 
-/** Between tries to record the end, in the background. */
+/** The pause between tries to record the end in the background. */
 const shortestPauseMs = 5;
 const longestPauseMs = 1_000;
 
-/** What handlers use is bound, so that they may take it apart: `({ phase, downstreamKey }) => ...`. */
+/** The methods for handlers are bound, so that a handler can destructure them: `({ phase, downstreamKey }) => ...`. */
 export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   readonly key: string;
   readonly operation: string;
@@ -92,18 +92,18 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   private readonly storeKey: string;
   private readonly engine: Engine;
   readonly fence: number;
-  /** As it was acquired, and with what has been reached since; the fence is kept beside it. */
+  /** The record as acquired, plus the progress since. The fence is kept in its own field. */
   private record: IdempotencyRecord;
   private version: number;
   private readonly sent: Instant;
   private keeper: LeaseKeeper | undefined = undefined;
-  /** Whether it is among those that are young. */
+  /** Whether it is in the queue of {@link YoungAttempts}. */
   isYoung = false;
   previousInQueue: Attempt | undefined = undefined;
   nextInQueue: Attempt | undefined = undefined;
   private nextPhase = 0;
   private isInPhase = false;
-  /** A step has run whose answer nobody will have. */
+  /** A step has run, but its answer is not recorded. */
   private hasLostAnswer = false;
   private isOver = false;
   private completion: Completion | Promise<Completion> | undefined = undefined;
@@ -112,7 +112,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   private controller: AbortController | undefined = undefined;
   private lostError: InDoubtError | undefined = undefined;
 
-  /** For a record that was written under `version`, by a write that was sent at `sent`. */
+  /** For a record that was written with `version` by a write sent at `sent`. */
   constructor(
     engine: Engine,
     named: { readonly key: string; readonly operation: string; readonly keyHash: string; readonly storeKey: string },
@@ -132,12 +132,12 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     engine.young.add(this);
   }
 
-  /** When the write was sent that acquired it. */
+  /** When the acquiring write was sent. */
   get acquiredMs(): number {
     return this.sent.monotonicMs;
   }
 
-  /** Kept from the first renewal on, or from when somebody asks: most attempts end before. */
+  /** Created at the first renewal, or when something asks for it: most attempts end before that. */
   get lease(): LeaseKeeper {
     if (this.keeper !== undefined) return this.keeper;
     const { clock, random, leaseMs } = this.engine.settings;
@@ -164,7 +164,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     return this.controller.signal;
   }
 
-  /** A process that was frozen, or whose machine slept, finds out before it goes on, whichever timer comes first. */
+  /** A process that was frozen, or whose machine slept, notices here before it goes on, whichever timer fires first. */
   private findOut(): void {
     const { clock, leaseMs } = this.engine.settings;
     const { monotonicMs, wallMs } = this.sent;
@@ -193,7 +193,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     if (!this.record.isSealed) this.engine.tell(this, 'sealed', { attempt: this.attempt });
     this.record = { ...this.record, isSealed: true };
     const written = this.checkpoint();
-    // Who does not wait for it has said what he wanted all the same.
+    // The handler need not await it: the decision stands, and a failure must not become an unhandled rejection.
     written.catch(() => {});
     return written;
   }
@@ -210,7 +210,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     if (this.isInPhase)
       throw new Error(`phase "${name}" begins while another is running: they run one after the other`);
     const done = this.phaseDone(name);
-    // What a phase answered opens neither as the result nor for another phase.
+    // The place names the key and the phase: a sealed answer opens neither as a result nor for another phase.
     const place = `${this.keyHash} ${name}`;
     if (done !== undefined) {
       this.nextPhase++;
@@ -226,9 +226,9 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
       const answer = await step(this.downstreamKey(name));
       const value = this.encoded(name, answer);
       await this.remember({ name, value: sealing.seal(place, value) });
-      // Its handler may have run the step once more; whoever went on to another finds a drift.
+      // The handler may have run the step a second time. If it went on to another step instead, a later attempt reports the drift.
       this.hasLostAnswer = false;
-      // As a later attempt will see it, so that what JSON cannot say is found out by the first.
+      // Decoded, as a later attempt will see it: what JSON cannot represent shows in the first attempt already.
       return decodeValue(serializer, value) as T;
     } finally {
       this.isInPhase = false;
@@ -253,7 +253,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     try {
       await this.checkpoint();
     } catch (error) {
-      // What the store will never take must not be in the way of the writes to come: of renewals, and of the end.
+      // What the store can never accept must not block the writes that follow: the renewals and the end.
       if (error instanceof StoreError && error.reason === 'invalid') {
         this.record = { ...this.record, memo };
         this.hasLostAnswer = true;
@@ -265,7 +265,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   }
 
   complete(result: Uint8Array | undefined, error?: unknown): Completion | Promise<Completion> {
-    // The first end counts: a second one, conditional on what the first has written, would put its own in that one's place.
+    // Only the first end counts. A second one would be conditional on the version that the first has written, and would overwrite it.
     this.completion ??= this.endWith(result, error);
     return this.completion;
   }
@@ -292,14 +292,14 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   private endWithout(): Completion | Promise<Completion> {
     const { attempts, onLost } = this.engine.settings;
     const wouldRepeat = this.hasLostAnswer && onLost !== 'rerun';
-    // Code that releases it knows that nothing has happened: that is no failure, however often.
+    // A handler that calls release() knows that nothing has happened, so it is not a failure, however often it occurs.
     const isReleased = this.wanted === 'release';
     const failures = this.record.failures + (isReleased ? 0 : 1);
     const state = !isReleased && (wouldRepeat || failures >= attempts) ? 'in-doubt' : 'idle';
     return this.end({ ...this.record, state, failures, fence: this.fence, elapsedMs: this.elapsedMs() });
   }
 
-  /** Writes the last record: now, where the store answers at once. */
+  /** Writes the last record. Synchronous if the store answers at once. */
   private end(last: IdempotencyRecord): Completion | Promise<Completion> {
     const beganMs = this.engine.settings.clock.now();
     if (isLarge(last)) return this.endLater(last, beganMs, undefined);
@@ -309,7 +309,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     return this.ended(last, true, beganMs);
   }
 
-  /** The same, as soon as the store takes it, for as long as the lease is held. */
+  /** The same, retried until the store accepts it, for as long as the lease is held. */
   private async endLater(
     last: IdempotencyRecord,
     beganMs: number,
@@ -334,7 +334,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     return 'unrecorded';
   }
 
-  /** Undefined: it could not be written, and may be tried again. */
+  /** Undefined: the write failed and may be retried. */
   private async tryToEnd(
     last: IdempotencyRecord,
     beganMs: number,
@@ -374,7 +374,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     return isTooLarge ? 'too-large' : 'stored';
   }
 
-  /** What this phase answered in an earlier attempt. */
+  /** The recorded answer of this phase from an earlier attempt. */
   private phaseDone(name: string): Uint8Array | undefined {
     const { memo } = this.record;
     const done = memo[this.nextPhase];
@@ -387,7 +387,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     return undefined;
   }
 
-  /** Writes what has been reached, within `storeTimeout`. A write whose reply was lost is repeated. */
+  /** Writes the progress, within `storeTimeout`. A write whose reply was lost is repeated. */
   private async checkpoint(): Promise<void> {
     const { clock, storeTimeoutMs } = this.engine.settings;
     const endsAtMs = clock.now() + storeTimeoutMs;
@@ -439,16 +439,16 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   }
 
   /**
-   * Whether the record is this attempt's and says now what `next` says.
+   * Writes what `next` returns. True if the record belongs to this attempt and now contains that.
    *
-   * @param begun - The first write, if it is under way.
+   * @param begun - The first write, if it is already in flight.
    */
   private async write(next: () => IdempotencyRecord, begun?: Promise<Written | Refused>): Promise<boolean> {
     let write = begun;
     let refusals = 0;
     for (;;) {
       const record = next();
-      // A renewal that comes after the end would open it again.
+      // A renewal that arrives after the end would reopen the record.
       if (this.isOver && record.state === 'running') return false;
       const answer = await (write ?? (isLarge(record) ? this.sendInTurns(record) : this.send(record)));
       write = undefined;
@@ -459,7 +459,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
       checkRefusals(++refusals);
       const { entry } = answer;
       if (entry === undefined) {
-        // The server has forgotten it. Nobody else has begun since, and nobody shall.
+        // The server has lost the record. No other attempt has begun since, and writing it again keeps it so.
         this.version = 0;
         continue;
       }
@@ -501,9 +501,9 @@ function isLarge({ result }: IdempotencyRecord): boolean {
   return result !== undefined && result.byteLength > largeBytes;
 }
 
-/** Attempts that need no renewal yet: one timer for all, since most end before, and a timer for each would cost more than they do. */
+/** Attempts that need no renewal yet. They share one timer: most end before it fires, and a timer for each would cost more than the attempts themselves. */
 export class YoungAttempts {
-  /** In the order in which they came. */
+  /** In the order of their acquisition. */
   private readonly attempts = new LinkedQueue<Attempt>();
   private readonly clock: Clock;
   private readonly youngMs: number;
@@ -512,7 +512,7 @@ export class YoungAttempts {
 
   constructor(clock: Clock, leaseMs: number) {
     this.clock = clock.background ?? clock;
-    // Before the first renewal is due, however short the lease is.
+    // Earlier than the first renewal, however short the lease is.
     this.youngMs = Math.min(leaseMs / 3, safeLeaseMs(leaseMs, defaultMarginMs(leaseMs)) / 2);
   }
 
@@ -524,14 +524,14 @@ export class YoungAttempts {
     this.clock.schedule(this.timer, attempt.acquiredMs + this.youngMs);
   }
 
-  /** The timer stays: to take it back, and set it again for the next, would cost more than to let it find nothing. */
+  /** The timer stays armed: cancelling it and arming it for the next attempt would cost more than letting it find nothing to do. */
   delete(attempt: Attempt): void {
     if (!attempt.isYoung) return;
     attempt.isYoung = false;
     this.attempts.remove(attempt);
   }
 
-  /** The first that is young ends the search. */
+  /** The queue is in the order of age: the first attempt that is still young ends the loop. */
   private age(): void {
     this.isTimed = false;
     const nowMs = this.clock.now();
@@ -542,13 +542,13 @@ export class YoungAttempts {
         this.clock.schedule(this.timer, atMs);
         return;
       }
-      // It takes itself out.
+      // The getter removes the attempt from the queue.
       void first.lease;
     }
   }
 }
 
-/** Runs although the store is down: nothing is recorded, and nobody else knows of it. */
+/** An attempt that runs although the store is down: nothing is recorded, and no other process knows of it. */
 export class UnprotectedAttempt implements AdapterHandle {
   readonly attempt = 1;
   readonly fence = 0;

@@ -1,30 +1,30 @@
 /**
- * Canonical JSON: one text for all texts of the same data, made from the text itself.
+ * Canonical JSON: maps all JSON texts of the same data to one text, working on the text itself.
  *
- * Promise: members are in the order of their names by code unit, those of one name in their own; white space is gone and each string is
- * escaped in one way; numbers keep their digits, so that 1.0 is not 1 and nothing above 2^53 is rounded. No depth and no width of a document
- * needs more than linear memory and n log n time, and the work can be put down at every millisecond or so.
+ * Promise: members are sorted by name, by code unit; members of equal name keep their order. White space is removed, and each string is
+ * escaped in one way. Numbers keep their digits: 1.0 differs from 1, and nothing above 2^53 is rounded. However deep or wide a document
+ * is, it takes linear memory and n log n time, and the work can be suspended about every millisecond.
  * After: RFC 8785 (JSON Canonicalization Scheme) for the order of names; unlike there, numbers stay as they are written.
  */
 import { IntegerTable } from './integer-table.js';
 
-/** Gets the canonical text as ranges of texts. No range ends within a character. */
+/** Receives the canonical text as ranges of texts. No range ends inside a character. */
 export type Sink = (text: string, start: number, end: number) => void;
 
-/** How much is done in one go. Tests make it little. */
+/** How much work is done without a yield or a check. Tests make the portions small. */
 export interface Portions {
-  /** Work from one yield to the next, in characters looked at: a millisecond or two. */
+  /** The work between two yields, counted in characters: a millisecond or two. */
   readonly slice: number;
-  /** Characters of a string, or between strings, that are looked at, or passed on, in one go: 12 at least, two escapes. */
+  /** How many characters, of a string or between strings, are scanned or emitted at once. At least 12: two escapes. */
   readonly stride: number;
 }
 
 const usual: Portions = { slice: 300_000, stride: 65_536 };
-/** What a step costs besides the characters it looks at. */
+/** The fixed cost of a step, besides the characters it scans. */
 const stepWork = 20;
 
 /**
- * Writes the canonical form, in slices: it yields between them. Returns false when the text is no JSON; nothing has been written then.
+ * Writes the canonical form in slices, and yields between them. Returns false, and writes nothing, if the text is not JSON.
  *
  * @param text - Well-formed Unicode.
  * @param exclude - JSON pointers (RFC 6901) to members that are left out.
@@ -41,12 +41,12 @@ export function* canonicalJson(
   return true;
 }
 
-/** Whether this is a JSON pointer to a member: `~` stands only before 0 and 1. */
+/** Whether this is a JSON pointer to a member: `~` may only precede 0 or 1. */
 export function isPointer(value: unknown): value is string {
   return typeof value === 'string' && /^(?:\/(?:[^~/]|~[01])*)+$/.test(value);
 }
 
-/** In the place of a row or of a place in the text: there is nothing. */
+/** Instead of a row or a position in the text: there is none. */
 const none = -1;
 
 const tab = 0x09;
@@ -62,12 +62,12 @@ const closeBracket = 0x5d;
 const openBrace = 0x7b;
 const closeBrace = 0x7d;
 
-// A number has digits without end only if somebody means harm: one of more than these is taken for no JSON.
+// Only an attacker sends numbers of unbounded length: one with more digits than this does not count as JSON.
 const literal = /true|false|null|-?(?:0|[1-9]\d{0,65535})(?:\.\d{1,65536})?(?:[eE][+-]?\d{1,65536})?/y;
 const escapeSequence = /\\(?:["\\/bfnrt]|u[\da-fA-F]{4})/y;
 
-// A member: where its name begins and ends, and where its value does; the next member of its object, first in the order in which they
-// are written, then in that of their names; the first object that begins behind its name.
+// Row of a member: where its name starts and ends, and where its value ends; the next member of its object, at first in document order, then in the order of
+// the names; the first object that starts after its name.
 const nameStart = 0;
 const nameEnd = 1;
 const valueEnd = 2;
@@ -75,22 +75,22 @@ const nextMember = 3;
 const nextObject = 4;
 const memberWidth = 5;
 
-// An object: where it ends, its first member, the first object that begins after its end.
+// Row of an object: where it ends, its first member, the first object that starts after its end.
 const objectEnd = 0;
 const firstMember = 1;
 const follower = 2;
 const objectWidth = 3;
 
-// A container that is open: its object, or none for an array; the member, or the index of the element, that is being read; the last one
-// in the list of members, and whether a name has come that belongs before an earlier one.
+// Row of an open container: its object, or none for an array; the member, or the index of the element, being read; the last member in its
+// list; whether a name has come that sorts before an earlier one.
 const ofObject = 0;
 const current = 1;
 const last = 2;
 const isUnsorted = 3;
 const openWidth = 4;
 
-// What is being written: the end of a range, or none for the members of an object; where it is, in the text or in the list; in a range
-// the next object, in an object whether it has begun.
+// Row of a range being written: where it ends, or none for the members of an object; the current position, in the text or in the list; for a range
+// the next object, for an object whether its first member has been written.
 const rangeEnd = 0;
 const place = 1;
 const extra = 2;
@@ -98,17 +98,17 @@ const writingWidth = 3;
 
 type Expected = 'value' | 'value or ]' | 'name' | 'name or }' | 'colon' | 'what follows';
 
-/** A text, and where its objects and their members lie; arrays and plain values are no more than ranges of the text. */
+/** A text, and where its objects and members lie. Arrays and plain values are just ranges of the text. */
 class Document {
   private readonly text: string;
   private readonly portions: Portions;
   private readonly excluded: ReadonlySet<string>;
-  /** Pointers to the containers that lead to what is left out. */
+  /** Pointers to the containers on the way to the excluded members. */
   private readonly leading = new Set<string>();
-  /** The pointers of the open containers, from the root on, as far as these lead to what is left out. */
+  /** The pointers of the open containers, from the root on, as far as they lead to excluded members. */
   private readonly path: string[] = [];
   private work = 0;
-  /** Up to where two names that are compared are alike. */
+  /** The positions up to which the two names being compared are equal. */
   private left = 0;
   private right = 0;
   private readonly open = new IntegerTable(openWidth);
@@ -124,7 +124,7 @@ class Document {
     }
   }
 
-  /** Finds all objects and puts their members in order. False when the text is no JSON. */
+  /** Finds all objects and sorts their members. False if the text is not JSON. */
   *read(): Generator<void, boolean> {
     const { text, open, members, objects } = this;
     let expected: Expected = 'value';
@@ -193,7 +193,7 @@ class Document {
     }
   }
 
-  /** Writes the canonical form. Goes down into an object by a list of its own, so that no depth is too deep. */
+  /** Writes the canonical form. The stack of open objects is a table of its own, so no document is too deep. */
   *write(sink: Sink): Generator<void, void> {
     const { text, members, objects } = this;
     const writing = new IntegerTable(writingWidth);
@@ -245,7 +245,7 @@ class Document {
     }
   }
 
-  /** Whether it is time to put the work down. */
+  /** Whether it is time to yield. */
   private isSliceDone(work: number): boolean {
     this.work += work;
     if (this.work < this.portions.slice) return false;
@@ -253,7 +253,7 @@ class Document {
     return true;
   }
 
-  /** Puts a member in the list of its object, unless it is left out. */
+  /** Appends a member to the list of its object, unless it is excluded. */
   private addMember(top: number, member: number): void {
     const { open, members, objects } = this;
     open.set(top, current, member);
@@ -268,7 +268,7 @@ class Document {
     open.set(top, last, member);
   }
 
-  /** A container begins. What has been gone through so is as long as the pointers are, however deep and wide a document is. */
+  /** Called when a container begins. The path gets no longer than the pointers, however deep and wide a document is. */
   private enter(): void {
     const { open, path, leading } = this;
     if (path.length < open.length) return;
@@ -276,7 +276,7 @@ class Document {
     if (leading.has(pointer)) path.push(pointer);
   }
 
-  /** The pointer to what is being read in a container that leads to what is left out. */
+  /** The pointer to the member or element being read, in a container that leads to excluded members. */
   private pointerAt(top: number): string {
     const { open, members, text } = this;
     const step = open.get(top, current);
@@ -287,7 +287,7 @@ class Document {
     return `${this.path[top]}/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`;
   }
 
-  /** A part of a string. */
+  /** Writes a part of a string. */
   private writePart(start: number, end: number, sink: Sink): void {
     const part = this.text.slice(start, end);
     if (!part.includes('\\')) return sink(this.text, start, end);
@@ -295,7 +295,7 @@ class Document {
     sink(escaped, 1, escaped.length - 1);
   }
 
-  /** Up to the next string, object or white space, or a stride. */
+  /** The end of a plain run: the next string, object or white space, or the end of the stride. */
   private plainEnd(start: number, end: number): number {
     const { text } = this;
     const limit = Math.min(end, start + this.portions.stride);
@@ -308,8 +308,8 @@ class Document {
   }
 
   /**
-   * Reads on within a string: the place behind its closing quote, none, or, after a stride, minus the place to go on at, which lies neither
-   * within an escape nor between the halves of a pair.
+   * Continues to read a string. Returns the position after its closing quote; none if it is malformed; or, at the end of a stride, minus the position at
+   * which to continue, which lies neither inside an escape nor between the halves of a surrogate pair.
    */
   private readString(from: number): number {
     const { text } = this;
@@ -322,7 +322,7 @@ class Document {
         this.work += at - from;
         return at + 1;
       }
-      // At the end of the text it is NaN.
+      // Past the end of the text the code is NaN.
       if (!(code >= space)) return none;
       unit = at++;
       if (code !== backslash) continue;
@@ -335,8 +335,8 @@ class Document {
   }
 
   /**
-   * Whether a name belongs after another one, looked at where they lie: a string for each of millions would be too much. Undefined: they are
-   * alike for a stride, and `isStillAfter` goes on.
+   * Whether a name sorts after another one. Compares them in place: a string for each of millions of names would be too much. Undefined: they are
+   * equal for a stride, and `isStillAfter` continues.
    */
   private isAfter(one: number, other: number): boolean | undefined {
     this.left = this.members.get(one, nameStart) + 1;
@@ -356,7 +356,7 @@ class Document {
     return undefined;
   }
 
-  /** The code unit of a string that is written here; none, which is before all of them, for its closing quote. */
+  /** The code unit written at this position of a string; for the closing quote none, which sorts before all others. */
   private unitAt(at: number): number {
     const { text } = this;
     const code = text.charCodeAt(at);
@@ -372,7 +372,7 @@ class Document {
     return text.charCodeAt(at) !== backslash ? 1 : text.charAt(at + 1) === 'u' ? 6 : 2;
   }
 
-  /** A merge sort of the list from below, which can be put down anywhere and keeps members of one name in their order. */
+  /** A stable bottom-up merge sort of the list, which can be suspended anywhere. */
   private *sort(object: number): Generator<void, void> {
     const { members, objects } = this;
     let width = 1;

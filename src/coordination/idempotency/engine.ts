@@ -1,9 +1,9 @@
 /**
- * Engine: the state machine of idempotency keys on the three verbs of a store. It knows no framework; adapters and wrapped functions
- * begin here.
+ * Engine: the state machine of idempotency keys, on the three verbs of a store. It knows no framework: adapters and wrapped functions
+ * both start here.
  *
- * Promise: one round trip says run, replay, busy or mismatch; a begin whose reply was lost knows its own record again; a key is blocked
- * for as long as its owner renews, and for one lease more at most.
+ * Promise: one round trip tells whether to run, replay, wait or refuse; a begin whose reply was lost recognizes its own record; a key is
+ * blocked only while its owner renews the lease, and for at most one lease after that.
  * After: draft-ietf-httpapi-idempotency-key-header-07; Leach, "Implementing Stripe-like Idempotency Keys in Postgres" (2017).
  */
 
@@ -29,12 +29,12 @@ export interface EngineSettings {
   readonly store: Store;
   readonly ttlMs: number;
   readonly leaseMs: number;
-  /** 0: who finds an operation running is told so at once. */
+  /** 0: a caller that finds the operation running is told so at once. */
   readonly waitMs: number;
   readonly storeTimeoutMs: number;
   readonly maxBodyBytes: number;
   readonly onLost: 'rerun' | 'resume' | 'refuse';
-  /** Attempts that may fail or be lost. Then the key is in doubt: there is something about it that repeating will not cure. */
+  /** How many attempts may fail or be lost. After that the key is in doubt, because repeating the operation does not seem to help. */
   readonly attempts: number;
   readonly onStoreDown: 'refuse' | 'run';
   readonly secret: Uint8Array | undefined;
@@ -45,32 +45,32 @@ export interface EngineSettings {
   readonly events: Events;
 }
 
-/** Which operation of whom. */
+/** Identifies one operation of one caller. */
 export interface OperationKey {
-  /** Whose key it is: known only to the server. */
+  /** The owner of the key, as the server knows it, never as the caller claims. */
   readonly scope: string;
-  /** What is done: for HTTP the method and the route. */
+  /** The operation: for HTTP, the method and the route. */
   readonly operation: string;
   readonly key: string;
 }
 
-/** What an adapter asks for. */
+/** The arguments of a begin. */
 export interface BeginRequest extends OperationKey {
-  /** By {@link fingerprint}; without one any input is taken for the same. */
+  /** From {@link fingerprint}. Without one, all inputs count as the same. */
   readonly fingerprint?: Uint8Array | undefined;
-  /** Ends the waiting: `begin` rejects with its reason, and nothing has run. */
+  /** Ends the wait: `begin` rejects with the signal's reason, and nothing has run. */
   readonly signal?: AbortSignal | undefined;
-  /** A W3C `traceparent`, for a link from a replay. */
+  /** A W3C `traceparent`: a replay links to it. */
   readonly trace?: string | undefined;
 }
 
-/** How an operation begins. */
+/** The result of a begin. */
 export type Begun =
-  /** Run it, then call `complete` or `abandon` of the handle. */
+  /** Run the operation, then call `complete` or `abandon` of the handle. */
   | { readonly kind: 'run'; readonly handle: AdapterHandle }
-  /** The same, after an earlier attempt that was lost, and may have had its effect. */
+  /** The same, but an earlier attempt was lost and may have had its effect. */
   | { readonly kind: 'takeover'; readonly handle: AdapterHandle; readonly trace: string | undefined }
-  /** It has run: answer what is stored. */
+  /** The operation has run: answer with the stored result. */
   | {
       readonly kind: 'replay';
       readonly result: Uint8Array;
@@ -82,12 +82,12 @@ export type Begun =
   | { readonly kind: 'mismatch' }
   /** With a cause: the record cannot be read. */
   | { readonly kind: 'in-doubt'; readonly cause: unknown }
-  /** It has run, and its result is not there: it was too large, or, with a cause, cannot be opened. */
+  /** The operation has run, but its result is not available: it was too large or, if there is a cause, cannot be opened. */
   | { readonly kind: 'result-not-stored'; readonly cause: unknown }
-  /** With a handle: run it all the same, because `onStoreDown` says so. */
+  /** With a handle: run it although the store is down, because `onStoreDown` is `'run'`. */
   | { readonly kind: 'store-down'; readonly error: unknown; readonly handle: AdapterHandle | undefined };
 
-/** It has run, and its result is committed with it. */
+/** The operation has run, and its result is written in the same transaction. */
 interface Done<T> {
   readonly kind: 'done';
   readonly value: Awaited<T>;
@@ -96,13 +96,13 @@ interface Done<T> {
   readonly record: IdempotencyRecord;
 }
 
-/** A class, because it waits for the store with the attempt: see `listOf`. */
+/** A class, because it waits for the store together with the attempt: see `listOf`. */
 class Named implements OperationKey {
   readonly scope: string;
   readonly operation: string;
   readonly key: string;
   readonly keyHash: string;
-  /** One string for all verbs: a map has its hash with it. */
+  /** One string object for all verbs, because a string caches the hash that maps look it up by. */
   readonly storeKey: string;
 
   constructor({ scope, operation, key }: OperationKey, keyHash: string) {
@@ -116,16 +116,16 @@ class Named implements OperationKey {
 
 type Standing = Extract<Begun, { readonly kind: 'replay' | 'busy' | 'mismatch' | 'in-doubt' | 'result-not-stored' }>;
 
-/** What an entry in the way means for a new begin. */
+/** What an existing entry means for a new begin. */
 type Decision = Standing | { readonly kind: 'take' | 'doubt'; readonly seen: IdempotencyRecord };
 
 const shortestPauseMs = 5;
 const longestPauseMs = 100;
-/** Who waits for another asks at first soon, then every quarter of a second; where the store wakes him up, every second. */
+/** A waiter polls soon after it starts, then backs off to every quarter of a second; if the store reports changes, to every second. */
 const firstAskMs = 25;
 const slowestAskMs = 250;
 const slowestWatchedAskMs = 1_000;
-/** What is told to come back later comes back after a second at the earliest: HTTP counts in seconds. */
+/** A caller that is told to come back is told to wait a second at least: Retry-After counts in whole seconds. */
 const soonestRetryMs = 1_000;
 
 export class Engine {
@@ -135,7 +135,7 @@ export class Engine {
   private readonly owners = new Owners();
 
   constructor(settings: EngineSettings) {
-    // What a handler holds, made once per operation: not its key, and not what is recorded.
+    // Logging a handle shows only its attempt and its fence: not its key, and not what is recorded.
     for (const handle of [Attempt.prototype, UnprotectedAttempt.prototype])
       showBriefly(handle, ({ attempt, fence }) => ({ attempt, fence }));
     this.settings = settings;
@@ -143,9 +143,9 @@ export class Engine {
   }
 
   /**
-   * How an operation begins, within `storeTimeout`, plus `wait` if it runs elsewhere; now, where the store answers at once.
+   * Begins an operation within `storeTimeout`, plus `wait` if it is running elsewhere. Synchronous if the store answers at once.
    *
-   * Throws what says that the request itself is wrong, and the reason of `signal`.
+   * Throws if the request itself is invalid, and throws the reason of `signal`.
    */
   begin(request: BeginRequest): Begun | Promise<Begun> {
     const { clock, waitMs } = this.settings;
@@ -177,7 +177,7 @@ export class Engine {
     return begun;
   }
 
-  /** As {@link begin}, and runs the function and stores its result in a transaction: the store's own, or that of `client`. */
+  /** Like {@link begin}, but also runs the function and stores its result, in a transaction of the store or in that of `client`. */
   async transaction<T>(
     client: object,
     request: BeginRequest,
@@ -188,7 +188,7 @@ export class Engine {
     const named = this.named(request);
     const view = store.native?.within?.(client);
     if (view !== undefined) {
-      // A transaction that has met a lock is over, so there is no waiting inside of it.
+      // A transaction that met a lock has already failed, so waiting inside it is not possible.
       const beganMs = this.settings.clock.now();
       const begun = await this.runWithin(view, named, request, fn, encode);
       this.tellBegun(named, begun, beganMs);
@@ -209,7 +209,7 @@ export class Engine {
     return begun;
   }
 
-  /** Ends a doubt: with the result, or, without one, so that the next call runs anew. False when there was none. */
+  /** Settles a doubt: with the result, or without one, in which case the next call runs again. False if the key was not in doubt. */
   async resolve(key: OperationKey, result: Uint8Array | undefined): Promise<boolean> {
     const { store, ttlMs, sealing } = this.settings;
     const named = this.named(key);
@@ -219,13 +219,13 @@ export class Engine {
     let entry = await store.read(storeKey);
     let refusals = 0;
     while (entry !== undefined) {
-      // Of one that cannot be read nobody knows anything: the operator does.
+      // A record that cannot be read says nothing about the operation; whoever calls resolve does know.
       const seen = readable(entry) ?? { ...beginning, state: 'in-doubt' };
       if (sameBytes(seen.owner, owner)) return true;
       const isLost = seen.state === 'running' && entry.ageMs >= seen.leaseMs;
       if (seen.state !== 'in-doubt' && !isLost) return false;
       const state = kept === undefined ? 'idle' : 'completed';
-      // Whoever resolves it knows that nothing has happened, or what: a seal has done its work, and failures are counted anew.
+      // Whoever resolves a doubt knows what happened. So the seal is no longer needed, and failures are counted from 0 again.
       const record = { ...seen, owner, state, failures: 0, result: kept, isSealed: false } as const;
       const answer = await store.write(storeKey, encodeRecord(record), { ttlMs, ifVersion: entry.version });
       if (answer.ok) return true;
@@ -250,12 +250,12 @@ export class Engine {
     events.emit({ type: 'idempotency', name, outcome, operation, keyHash, attempt, durationMs, ageMs, trace, error });
   }
 
-  /** How long an operation took: what runs now is told by it when to ask again. */
+  /** Records how long an operation took. Callers that find it running get their `retryAfterMs` from this. */
   took(operation: string, elapsedMs: number): void {
     this.operations.took(operation, elapsedMs);
   }
 
-  /** A store that throws all the same has failed like one that rejects. */
+  /** A store that throws synchronously has failed like one that rejects. */
   write(storeKey: string, bytes: Uint8Array, options: StoreWriteOptions): Promise<Written | Refused> {
     try {
       return this.settings.store.write(storeKey, bytes, options);
@@ -264,7 +264,7 @@ export class Engine {
     }
   }
 
-  /** Waits no longer than until an instant, whatever the store does. */
+  /** Waits for `work` until an instant at most, even if the store hangs. */
   bounded<T>(verb: string, endsAtMs: number, work: Promise<T>): Promise<T> {
     const { clock } = this.settings;
     return new Promise((resolve, reject) => {
@@ -283,7 +283,7 @@ export class Engine {
     });
   }
 
-  /** Keeps no process alive. */
+  /** Does not keep the process alive. */
   pause(ms: number): Promise<void> {
     return pause(this.settings.clock.background ?? this.settings.clock, ms);
   }
@@ -299,12 +299,12 @@ export class Engine {
     return new Named(request, keyHashOf(secret, scope, operation, key));
   }
 
-  /** Acquires the record, or says what is in the way: now, where the store answers at once. */
+  /** Acquires the record, or tells what is in the way. Synchronous if the store answers at once. */
   private claim(named: Named, request: BeginRequest, beganMs: number): Begun | Promise<Begun> {
     const { clock, ttlMs } = this.settings;
     const { signal } = request;
     const record = this.firstRecord(request);
-    // Of a write whose reply was lost the first one counts: it may have been that one which was applied.
+    // If a reply is lost and the write is repeated, the lease counts from the first write: the store may have applied that one.
     const sent = new Instant(beganMs, clock.wallNow());
     const write = this.write(named.storeKey, encodeRecord(record), { ttlMs, ifVersion: 0, signal });
     const answer = knownOf(write);
@@ -316,7 +316,7 @@ export class Engine {
     return this.claimLater(named, signal, record, sent, write);
   }
 
-  /** The same, for an answer that has to be waited for, or is not the last. */
+  /** The asynchronous part of {@link claim}: the answer is not there yet, or is not final. */
   private async claimLater(
     named: Named,
     signal: AbortSignal | undefined,
@@ -330,7 +330,7 @@ export class Engine {
     const { owner, fingerprint } = first;
     let record = first;
     let ifVersion = 0;
-    /** The attempt that was lost, if this one takes its place. */
+    /** The record of the lost attempt, if this one takes over. */
     let lost: IdempotencyRecord | undefined;
     let sent: Instant | undefined = firstSent;
     let write: Promise<Written | Refused> | undefined = firstWrite;
@@ -350,7 +350,7 @@ export class Engine {
         const isAborted = signal?.aborted === true;
         if (!isAborted) this.tell(named, 'store-error', { error });
         if (mayBeApplied && !isAborted && clock.now() + pauseMs < endsAtMs) {
-          // Asked again, the refusal brings our own record back if it was.
+          // If that write was applied, the refusal of the repeated one returns our own record.
           await pause(clock, pauseMs);
           pauseMs = Math.min(pauseMs * 2, longestPauseMs);
           write = undefined;
@@ -382,7 +382,7 @@ export class Engine {
     }
   }
 
-  /** The whole operation, inside a transaction: when the function throws, nothing of it has happened. */
+  /** Runs the whole operation inside a transaction: if the function throws, nothing is committed. */
   private runInside<T>(
     view: StoreTransaction,
     named: Named,
@@ -405,14 +405,14 @@ export class Engine {
       return { kind: 'in-doubt', cause: undefined };
     }
     const value = fn(this.transactionHandle(named, record));
-    // The store says what is wrong with it.
+    // The store rejects an asynchronous function, with an error that explains why.
     if (typeof (value as { then?: unknown } | null | undefined)?.then === 'function') return value as never;
     const done = this.done(named, record, value as Awaited<T>, encode);
     view.write(storeKey, encodeRecord(done.record), options);
     return done;
   }
 
-  /** The same in a transaction that somebody else has begun, and will commit: the key's row is locked until then. */
+  /** The same in a transaction that the caller has begun and will commit: until then the row of the key is locked. */
   private async runWithin<T>(
     view: Pick<Store, 'write'>,
     named: Named,
@@ -455,7 +455,7 @@ export class Engine {
     try {
       value = await fn(this.transactionHandle(named, record));
     } catch (error) {
-      // Nothing is left of it when the transaction is rolled back; if it is committed all the same, the key is free.
+      // A rollback removes this write as well. If the caller commits in spite of the error, the key is free.
       const failed = { ...record, state: 'idle', failures: record.failures + 1 } as const;
       await view.write(storeKey, encodeRecord(failed), { ttlMs, ifVersion }).catch(() => {});
       throw error;
@@ -469,7 +469,7 @@ export class Engine {
   private transactionHandle({ key, keyHash }: Named, { attempt }: IdempotencyRecord): TransactionHandle {
     const { secret } = this.settings;
     const handle: TransactionHandle = { key, attempt, downstreamKey: (name) => downstreamKeyOf(secret, keyHash, name) };
-    // The types do not have it; who has none shall read why.
+    // `phase` is not in the type. Code that calls it anyway gets an error that explains why it is missing.
     return Object.assign(handle, { phase: noPhase });
   }
 
@@ -490,11 +490,11 @@ export class Engine {
   private firstRecord({ fingerprint = noFingerprint, trace }: BeginRequest): IdempotencyRecord {
     const { leaseMs } = this.settings;
     const kept = trace !== undefined && trace.length <= longestTrace ? trace : undefined;
-    // A copy, which V8 never makes in old space either: see `listOf`.
+    // A copy, which V8 never allocates in old space: see `listOf`.
     return { ...beginning, owner: this.owners.next(), leaseMs, fingerprint, trace: kept };
   }
 
-  /** Section by section as in the table: another input, then what it has become, then the lease. */
+  /** In the order of the table: first whether the input differs, then the state of the record, then its lease. */
   private decide(
     { keyHash, operation }: Named,
     entry: Entry,
@@ -502,7 +502,7 @@ export class Engine {
     fingerprint: Uint8Array,
   ): Decision {
     if (seen === undefined) return { kind: 'in-doubt', cause: damageOf(entry) };
-    // Fingerprints of different rules say nothing about each other.
+    // Fingerprints made by different rules cannot be compared.
     if (seen.fingerprint[0] === fingerprint[0] && !sameBytes(seen.fingerprint, fingerprint))
       return { kind: 'mismatch' };
     switch (seen.state) {
@@ -536,7 +536,7 @@ export class Engine {
     return Math.min(Math.max(Math.ceil(expectedMs), soonestRetryMs), Math.ceil(leftMs));
   }
 
-  /** Asks how it begins, again and again while it runs elsewhere and there is time to wait. */
+  /** Begins again and again while the operation runs elsewhere and there is time left to wait. */
   private async wait<T extends Begun | Done<unknown>>(
     named: Named,
     signal: AbortSignal | undefined,
@@ -548,7 +548,7 @@ export class Engine {
     const endsAtMs = beganMs + waitMs;
     const bell = new Bell(clock);
     const watch = store.native?.watch?.(named.storeKey, () => bell.ring());
-    // One that cannot begin, or has gaps, is made up for by asking.
+    // If the watch does not start, or misses a change, polling makes up for it.
     watch?.ready.catch(() => {});
     const slowestMs = watch === undefined ? slowestAskMs : slowestWatchedAskMs;
     let begun = busy;
@@ -574,7 +574,7 @@ export class Engine {
     return { kind: 'store-down', error, handle };
   }
 
-  /** Takes back a begin that may have been applied and that nobody waits for, so that the key is not blocked for a lease. */
+  /** Takes back a begin that may have been applied but that nobody waits for any more, so that it does not block the key for a whole lease. */
   private async withdraw(named: Named, { owner }: IdempotencyRecord, endsAtMs: number): Promise<void> {
     const { store, clock, ttlMs, storeTimeoutMs } = this.settings;
     const { storeKey } = named;
@@ -583,14 +583,14 @@ export class Engine {
       try {
         const entry = await this.bounded('withdraw', clock.now() + storeTimeoutMs, store.read(storeKey));
         const seen = entry === undefined ? undefined : readable(entry);
-        // What is not there may still be on its way: only somebody else's record says that it will not come.
+        // An absent record may still arrive, since the write may be in flight. Only a record of another owner proves that it will not.
         if (entry === undefined) continue;
         if (seen?.state !== 'running' || !sameBytes(seen.owner, owner)) return;
         const idle = { ...seen, state: 'idle', attempt: seen.attempt - 1 } as const;
         const write = store.write(storeKey, encodeRecord(idle), { ttlMs, ifVersion: entry.version });
         if ((await this.bounded('withdraw', clock.now() + storeTimeoutMs, write)).ok) return;
       } catch {
-        // Tried again; in the end the lease runs out.
+        // Tried again. In the end the lease expires.
       }
     }
   }
@@ -635,7 +635,7 @@ function acquired(handle: AdapterHandle, lost: IdempotencyRecord | undefined): B
   return lost === undefined ? { kind: 'run', handle } : { kind: 'takeover', handle, trace: lost.trace };
 }
 
-/** The record of the next attempt, or of the doubt, in the place of one that is over. */
+/** The record that replaces one whose attempt is over: that of the next attempt, or the doubt. */
 function successorOf(seen: IdempotencyRecord, first: IdempotencyRecord, kind: 'take' | 'doubt'): IdempotencyRecord {
   const kept = { fingerprint: seen.fingerprint, isSealed: seen.isSealed, memo: seen.memo };
   if (kind === 'doubt') return { ...first, ...kept, state: 'in-doubt', attempt: seen.attempt, trace: seen.trace };
@@ -664,7 +664,7 @@ function damageOf(entry: Entry): unknown {
   }
 }
 
-/** Wakes who waits, at an instant or sooner. A ring before the wait is not lost. */
+/** Wakes a waiter at an instant, or earlier when it rings. A ring that comes before the wait is kept. */
 class Bell {
   private readonly clock: Clock;
   private hasRung = false;
@@ -715,17 +715,17 @@ const beginning: IdempotencyRecord = {
 };
 
 const longestKey = 255;
-/** A `traceparent` has 55 characters, and may have some more in a later version; it comes from whoever calls. */
+/** A `traceparent` has 55 characters; later versions may be a little longer. The caller controls it, so it is bounded. */
 const longestTrace = 255;
 const longestPart = 1_000;
 
-/** Scope and operation are told apart in what is hashed by a character that neither has. */
+/** U+0000 separates scope and operation in the text that is hashed, so neither may contain it. */
 export const part: Field<string> = {
   allowed: 'a string of 1 to 1000 characters without U+0000',
   parse: (value) => (isText(value, longestPart) && !value.includes('\0') ? value : undefined),
 };
 
-/** Half a surrogate pair has no UTF-8: two such texts would have one hash. */
+/** A lone surrogate cannot be encoded as UTF-8: two different texts would get the same hash. */
 function isText(value: unknown, longest: number): value is string {
   if (typeof value !== 'string' || value.length === 0 || value.length > longest) return false;
   return (value as string & { isWellFormed(): boolean }).isWellFormed();

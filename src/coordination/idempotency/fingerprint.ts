@@ -1,8 +1,8 @@
 /**
- * Fingerprint: what was asked for, in 33 bytes, so that one key cannot stand for two operations.
+ * Fingerprint: the input of an operation in 33 bytes, so that one key cannot stand for two operations.
  *
  * Promise: JSON is compared as data, from its text: the order of members, white space and the way in which a string is escaped make no
- * difference, the digits of a number do. The event loop is not held up by a large body, however it is made. The first byte is the
+ * difference; the digits of a number do. A large body does not block the event loop, however it is built. The first byte is the
  * version of the rule: fingerprints of different rules are not compared with each other.
  */
 import { Slab } from '../../core/slab.js';
@@ -12,12 +12,12 @@ import { fingerprintBytes } from './record.js';
 import { smallCanonicalJson } from './small-json.js';
 import { nextTurn } from './turns.js';
 
-/** What is compared. */
+/** What the fingerprint covers. */
 export interface FingerprintInput {
   /** What counts besides the body, in this order: method, path, query. */
   readonly head: readonly string[];
   readonly body?: Uint8Array | string | undefined;
-  /** Whether the body says of itself that it is JSON. One that is none all the same counts byte by byte. */
+  /** Whether the body is declared to be JSON. If it is not JSON after all, its bytes count as they are. */
   readonly isJson?: boolean | undefined;
   /** JSON pointers to members that do not count, such as `/sentAt`. */
   readonly exclude?: readonly string[] | undefined;
@@ -25,15 +25,15 @@ export interface FingerprintInput {
 
 const ownRule = 1;
 const userRule = 2;
-/** What is no larger is done at once; more is read in slices. */
+/** A body up to this size is processed at once; a larger one in slices. */
 const smallBytes = 65_536;
 const sliceBytes = 262_144;
 const slab = /* @__PURE__ */ new Slab();
 const encoder = /* @__PURE__ */ new TextEncoder();
-/** How long a slice of work may take before others get their turn. */
+/** How long a slice of work may take before it yields to other work. */
 const turnMs = 5;
 
-/** Of a small body at once; of a large one later, because it is read in slices. */
+/** Synchronous for a small body. A large one is read in slices, so its fingerprint comes later. */
 export function fingerprint({ head, body, isJson, exclude }: FingerprintInput): Uint8Array | Promise<Uint8Array> {
   if (isJson && body !== undefined && body.length <= smallBytes && (exclude === undefined || exclude.length === 0)) {
     const small = smallFingerprint(head, body);
@@ -53,13 +53,13 @@ export function fingerprint({ head, body, isJson, exclude }: FingerprintInput): 
   return prefixed(ownRule, hash.digest());
 }
 
-/** Of head and canonical body, and behind it of a body that came as text. */
+/** Holds the head and the canonical body, and after these the bytes of a body that came as text. */
 let scratch: Uint8Array | undefined;
 const headRoom = 16_384;
-/** The UTF-8 of a character of a text takes at most so many bytes. */
+/** The most bytes that one UTF-16 code unit of a text takes in UTF-8. */
 const mostBytes = 3;
 
-/** Of an ordinary document. Undefined: not for this way. */
+/** The fast path, for ordinary documents. Undefined: take the general path. */
 function smallFingerprint(head: readonly string[], body: Uint8Array | string): Uint8Array | undefined {
   const isText = typeof body === 'string';
   if (isText && mostBytes * body.length > smallBytes) return undefined;
@@ -80,7 +80,7 @@ function smallFingerprint(head: readonly string[], body: Uint8Array | string): U
 
 const behindHead = /* @__PURE__ */ [...'\njson\n'].map((character) => character.charCodeAt(0));
 
-/** The head as JSON, byte by byte, which is a third of the price of making a text and then bytes of it. -1: not for this way. */
+/** The head as JSON, byte by byte: a third of the cost of building a string and encoding it. -1: take the general path. */
 function putHead(head: readonly string[], into: Uint8Array): number {
   let at = 0;
   into[at++] = 0x5b;
@@ -101,7 +101,7 @@ function putHead(head: readonly string[], into: Uint8Array): number {
   return at;
 }
 
-/** What a function of the user's takes for the same is the same. */
+/** The fingerprint of what the user's function returned: equal texts or bytes count as the same input. */
 export function ownFingerprint(what: Uint8Array | string): Uint8Array {
   return prefixed(userRule, nodeCrypto().createHash('sha256').update(what).digest());
 }
@@ -131,7 +131,7 @@ function* large(
   return prefixed(ownRule, hash.digest());
 }
 
-/** Undefined when it is no UTF-8. */
+/** Undefined if it is not UTF-8. */
 function* decoded(body: Uint8Array | string): Generator<void, string | undefined> {
   if (typeof body === 'string') return body;
   const decoder = newDecoder();
@@ -143,32 +143,32 @@ function* decoded(body: Uint8Array | string): Generator<void, string | undefined
     }
     return text + decoder.decode();
   } catch {
-    // It is none.
+    // The bytes are not UTF-8.
   }
   return undefined;
 }
 
-/** Undefined when it is no UTF-8. */
+/** Undefined if it is not UTF-8. */
 function textOf(body: Uint8Array | string): string | undefined {
   if (typeof body === 'string') return body;
   try {
     wholeDecoder ??= newDecoder();
     return wholeDecoder.decode(body);
   } catch {
-    // It is none.
+    // The bytes are not UTF-8.
   }
   return undefined;
 }
 
-/** For bodies that come as a whole, so that nothing of one is left in it. */
+/** Decodes whole bodies only, so that no state of one body remains in it. */
 let wholeDecoder: InstanceType<typeof TextDecoder> | undefined;
 
-/** With a byte order mark it is no JSON, so that is kept. */
+/** A text with a byte order mark is not JSON, so the mark must not be stripped. */
 function newDecoder(): InstanceType<typeof TextDecoder> {
   return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 }
 
-/** Does all of the work now. */
+/** Does all of the work synchronously. */
 function finish<T>(work: Generator<void, T>): T {
   for (;;) {
     const step = work.next();
@@ -176,7 +176,7 @@ function finish<T>(work: Generator<void, T>): T {
   }
 }
 
-/** Does the work in turns, between which everything else goes on. */
+/** Does the work in turns, and yields to the event loop between them. */
 async function inSlices<T>(work: Generator<void, T>): Promise<T> {
   let turnEndsMs = performance.now() + turnMs;
   for (;;) {
@@ -191,7 +191,7 @@ async function inSlices<T>(work: Generator<void, T>): Promise<T> {
 function digestOf(rule: number, data: string | Uint8Array): Uint8Array {
   const crypto = nodeCrypto();
   if (typeof crypto.hash !== 'function') return prefixed(rule, crypto.createHash('sha256').update(data).digest());
-  // Half the price of a hash object. Node has it from 20.12. As text: a buffer for each digest would cost more than the hash.
+  // `hash` costs half as much as a hash object; Node has it from 20.12. The digest comes as text: a buffer for each would cost more than the hash.
   const digest = crypto.hash('sha256', data, 'binary');
   const bytes = slab.take(fingerprintBytes);
   bytes[0] = rule;
@@ -206,7 +206,7 @@ function prefixed(rule: number, digest: Uint8Array): Uint8Array {
   return bytes;
 }
 
-/** Text as UTF-8, block by block: a string for each of millions of pieces would keep the garbage collector busy. */
+/** Encodes text as UTF-8 block by block: a string for each of millions of pieces would keep the garbage collector busy. */
 class Utf8Writer {
   private readonly block = new Uint8Array(smallBytes);
   private length = 0;

@@ -1,7 +1,7 @@
 /**
- * Hashing: keys, fingerprints and derived keys, by the cryptography of the platform.
+ * Hashing: keys, fingerprints and derived keys, with the platform's cryptography.
  *
- * Promise: a key never reaches the store, an event or a log in clear; with a secret nobody who reads the store can try out keys.
+ * Promise: a key never reaches the store, an event or a log in clear text. With a secret, a reader of the store cannot test guesses of keys.
  */
 import { HoldfastError } from '../../core/errors.js';
 
@@ -9,7 +9,7 @@ type NodeCrypto = typeof import('node:crypto');
 
 let found: NodeCrypto | undefined;
 
-/** Node's own module, which Bun and Deno have, too, and workerd with `nodejs_compat`. */
+/** Node's own module. Bun and Deno have it too, and so has workerd with `nodejs_compat`. */
 export function nodeCrypto(): NodeCrypto {
   found ??= globalThis.process?.getBuiltinModule?.('node:crypto');
   if (found !== undefined) return found;
@@ -19,12 +19,12 @@ export function nodeCrypto(): NodeCrypto {
   );
 }
 
-/** Names one operation of one caller: base64url of 32 bytes. None of the parts may contain U+0000. */
+/** Identifies one operation of one caller: base64url of 32 bytes. None of the parts may contain U+0000. */
 export function keyHashOf(secret: Uint8Array | undefined, scope: string, operation: string, key: string): string {
   return hashOf(secret, `${scope}\0${operation}\0${key}`);
 }
 
-/** The key that a step of an operation sends on: the same in each attempt, and another for each name. */
+/** The key that a step sends to another system: the same in each attempt, different for each name. */
 export function downstreamKeyOf(secret: Uint8Array | undefined, keyHash: string, name: string): string {
   return hashOf(secret, `${keyHash}\0${name}`);
 }
@@ -32,7 +32,7 @@ export function downstreamKeyOf(secret: Uint8Array | undefined, keyHash: string,
 function hashOf(secret: Uint8Array | undefined, text: string): string {
   const crypto = nodeCrypto();
   if (secret !== undefined) return crypto.createHmac('sha256', secret).update(text).digest('base64url');
-  // Half the price of a hash object. Node has it from 20.12.
+  // Costs half as much as a hash object. Node has it from 20.12.
   return typeof crypto.hash === 'function'
     ? crypto.hash('sha256', text, 'base64url')
     : crypto.createHash('sha256').update(text).digest('base64url');
@@ -41,7 +41,7 @@ function hashOf(secret: Uint8Array | undefined, text: string): string {
 const ownerBytes = 16;
 const ownersPerDraw = 256;
 
-/** 128 random bits each, by which an owner knows its own record again. Drawn by the page: one at a time costs a microsecond. */
+/** 128 random bits for each owner, by which it recognizes its own record. Drawn in pages: one at a time costs a microsecond. */
 export class Owners {
   private page = new Uint8Array(0);
   private used = 0;

@@ -1,8 +1,8 @@
 /**
  * Idempotency: one effect per key. An operation repeated with the same key runs once, and every call gets that result.
  *
- * Promise: of any number of equal calls one runs, and the others get its result; no other caller gets it, because the scope is part of
- * the key; a process that dies blocks its keys for one lease at most, and what happens then is `onLost`'s choice.
+ * Promise: of any number of equal calls one runs, and the others get its result. No other caller gets it, because the scope is part of
+ * the key. A process that dies blocks its keys for one lease at most; what happens then is decided by `onLost`.
  */
 import { showBriefly } from '../../core/brief.js';
 import { type Clock, systemClock } from '../../core/clock.js';
@@ -151,9 +151,9 @@ export interface Idempotency {
   resolve(key: string, resolution: IdempotencyResolution): Promise<boolean>;
   /** The outcomes of all calls so far, by operation; at most 1,000 operations are told apart. */
   counts(): Readonly<Record<string, IdempotencyCounts>>;
-  /** @internal For adapters. Now, where the store answers at once. */
+  /** @internal For adapters. Synchronous if the store answers at once. */
   begin(request: BeginRequest): Begun | Promise<Begun>;
-  /** @internal For adapters, whose results are bytes of their own; without any, the next call runs. */
+  /** @internal For adapters, which store results as bytes of their own. Without a result, the next call runs. */
   resolveBytes(key: OperationKey, result: Uint8Array | undefined): Promise<boolean>;
 }
 
@@ -257,7 +257,7 @@ class Functions implements Idempotency {
     }
     const { bytes, error } = attempted(() => encodeValue(serializer, value));
     const completion = await handle.complete(bytes, error);
-    // Somebody else may have run it meanwhile: asked again, the key says what counts.
+    // Another attempt may have run it in the meantime: the next call with the key gets the result that counts.
     if (completion === 'lost') throw handle.signal.reason;
     return begun.kind === 'store-down' || bytes === undefined || completion === 'too-large'
       ? value
@@ -311,14 +311,14 @@ class Functions implements Idempotency {
       return fingerprint({ head: [], body: new Uint8Array(input.buffer, input.byteOffset, input.byteLength) });
     }
     const text: string | undefined = JSON.stringify(input);
-    // Behind it, because it refuses cycles.
+    // After JSON.stringify, because that rejects cycles.
     this.refuseUnseen(input, 'input');
     return fingerprint({ head: [], body: text, isJson: true, exclude });
   }
 
   /**
-   * JSON has a `Map`, or whatever keeps what it has to itself, as an object without members, and a number that is none as null: any two would
-   * be the same.
+   * JSON represents a `Map`, or any object with private state only, as an object without members, and NaN and the infinities as null: two
+   * different inputs would count as the same.
    */
   private refuseUnseen(part: unknown, path: string): void {
     if (typeof part !== 'object' || part === null) {
@@ -337,7 +337,7 @@ class Functions implements Idempotency {
     throw impossibleOption(this.engine.settings.name, path, part, allowed);
   }
 
-  /** What a call gets for which nothing ran. */
+  /** The result of a call that ran nothing. */
   private answer(begun: Begun): unknown {
     const policy = this.engine.settings.name;
     switch (begun.kind) {
@@ -409,7 +409,7 @@ const longestKeyNameBytes = 64;
 const anything: Field<unknown> = { allowed: 'anything', parse: (value) => value };
 const onlyTrue: Field<true> = { allowed: 'true', parse: (value) => (value === true ? true : undefined) };
 
-/** Scope and operation are looked at by the engine, for every way to begin. */
+/** The engine checks scope and operation, for every way to begin. */
 function scopeFields(name: string) {
   return {
     scope: { ...part, parse: (value: unknown) => value as string },

@@ -1,8 +1,7 @@
 /**
- * Integer table: growable rows of 32-bit integers, cheap when they are few and cheap when there are millions.
+ * Integer table: growable rows of 32-bit integers, cheap for a few rows and for millions.
  *
- * Promise: growing copies nothing, and what has been written is nothing that a garbage collection has to look at, so that neither
- * holds up the event loop.
+ * Promise: growing copies nothing, and the garbage collector does not scan the contents, so neither blocks the event loop.
  */
 
 const headLength = 1_024;
@@ -10,7 +9,7 @@ const pageBits = 16;
 const pageLength = 0x1_0000;
 
 export class IntegerTable {
-  /** How many rows there are. A row that is taken away by it is written anew by the next `add`. */
+  /** The number of rows. Decrease it to drop rows; the next `add` overwrites them. */
   length = 0;
   private readonly width: number;
   private readonly head: number[] = [];
@@ -35,7 +34,7 @@ export class IntegerTable {
     this.pages[index >> pageBits]![index & (pageLength - 1)] = value;
   }
 
-  /** Adds a row, and answers which it is. */
+  /** Adds a row and returns its index. */
   add(...values: readonly number[]): number {
     const row = this.length++;
     let column = 0;

@@ -105,7 +105,7 @@ export function keyJar(options: KeyJarOptions): KeyJar {
         checkRefusals(refusals);
         const answer = await store.write(place, new TextEncoder().encode(made), { ttlMs: ttl, ifVersion: 0, signal });
         if (answer.ok) return made;
-        // It went away in between.
+        // The key expired or was removed in between.
         if (answer.entry === undefined) continue;
         const { value, ageMs } = answer.entry;
         if (ageMs <= maxKeyAge) return new TextDecoder().decode(value);

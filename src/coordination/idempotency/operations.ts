@@ -1,5 +1,5 @@
 /**
- * Operations: what became of each operation's calls, in numbers, and how long it usually takes.
+ * Operations: counts the outcomes of each operation's calls and estimates how long it usually takes.
  *
  * Promise: at most 1,000 operations are told apart; the calls of all others are counted together.
  */
@@ -10,7 +10,7 @@ import { QuantileEstimator } from '../../structures/quantile.js';
 export type IdempotencyCounts = Readonly<Partial<Record<IdempotencyOutcome, number>>>;
 
 const mostOperations = 1_000;
-/** Under which the others are counted. */
+/** The name under which all other operations are counted. */
 const others = '(others)';
 
 class Operation {

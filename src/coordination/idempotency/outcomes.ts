@@ -1,7 +1,7 @@
 /**
- * Outcomes: what a function answered or threw, as bytes.
+ * Outcomes: what a function returned or threw, as bytes.
  *
- * Promise: 0, false, '', null and undefined come back as what they were; an error comes back as one with the same name, message and code.
+ * Promise: 0, false, '', null and undefined come back unchanged; an error comes back as an error with the same name, message and code.
  */
 import { messageOf } from '../../core/errors.js';
 import type { Outcome } from '../../core/outcome.js';

@@ -1,19 +1,19 @@
 /**
  * Record: what a store keeps of one operation, as bytes.
  *
- * Promise: reading gives back exactly what was written; bytes that are damaged, cut, or somebody else's are a
- * {@link DamagedRecordError} and never taken for a record. The first byte says whose it is, the second which version: a later
- * release reads what this one wrote.
+ * Promise: decoding returns exactly what was encoded. Bytes that are damaged, truncated or in another format cause a
+ * {@link DamagedRecordError} and are never taken for a record. The first byte is a magic number, the second the format version: a later
+ * release can read what this one wrote.
  *
  * Layout, big-endian: magic 1, version 1, state 1, flags 1, owner 16, fence 8 (float64), lease 4, elapsed 8 (float64), attempt 4,
- * failures 4, fingerprint 1 + 32, checksum 4; then trace, result and memo, each behind its length.
+ * failures 4, fingerprint 1 + 32, checksum 4; then trace, result and memo, each preceded by its length.
  */
 
 import { Slab } from '../../core/slab.js';
 
 export type RecordState = 'running' | 'idle' | 'completed' | 'in-doubt';
 
-/** What a phase has answered. */
+/** The recorded answer of a phase. */
 export interface Memo {
   readonly name: string;
   readonly value: Uint8Array;
@@ -21,30 +21,30 @@ export interface Memo {
 
 export interface IdempotencyRecord {
   readonly state: RecordState;
-  /** Who wrote it: kept when it is over, so that an owner whose reply was lost knows its own record. */
+  /** The owner that wrote it. It stays after the end, so that an owner whose reply was lost recognizes its own record. */
   readonly owner: Uint8Array;
-  /** The version of the write that acquired it; 0 in that very write, which cannot know it yet. */
+  /** The version of the acquiring write; 0 in that write itself, which cannot know its version yet. */
   readonly fence: number;
   readonly leaseMs: number;
-  /** How long the attempt had run when this was written, by its owner's clock. */
+  /** How long the attempt had been running when this was written, by its owner's clock. */
   readonly elapsedMs: number;
-  /** From 1; a takeover counts, and so does a new begin after a release. */
+  /** From 1. Each takeover, and each new begin after a release, adds 1. */
   readonly attempt: number;
-  /** Attempts that were lost, or ended without a result and were not released: so many, and the key is in doubt. */
+  /** Attempts that were lost, or that ended without a result and without a release. At `attempts` of them the key is in doubt. */
   readonly failures: number;
-  /** Version and digest of what was asked for: {@link fingerprintBytes} bytes. */
+  /** Rule version and digest of the input: {@link fingerprintBytes} bytes. */
   readonly fingerprint: Uint8Array;
-  /** Its effect is done: it is never run again. */
+  /** The effect has happened: the operation is never run again. */
   readonly isSealed: boolean;
-  /** Of the attempt, for a link from a replay: a W3C `traceparent`. */
+  /** The W3C `traceparent` of the attempt: a replay links to it. */
   readonly trace: string | undefined;
-  /** In the order in which the phases were done. */
+  /** In the order in which the phases ran. */
   readonly memo: readonly Memo[];
-  /** Of a record that is completed; undefined when it could not be stored. */
+  /** Only in a completed record; undefined if the result could not be stored. */
   readonly result: Uint8Array | undefined;
 }
 
-/** What a store holds under a key of ours is no record, or no whole one. */
+/** The bytes under one of our keys are not a record, or not a complete one. */
 export class DamagedRecordError extends Error {
   override get name(): string {
     return 'DamagedRecordError';
@@ -52,7 +52,7 @@ export class DamagedRecordError extends Error {
 }
 
 export const fingerprintBytes = 33;
-/** Taken when there is nothing to compare. */
+/** Stands in when there is nothing to compare. */
 export const noFingerprint = /* @__PURE__ */ new Uint8Array(fingerprintBytes);
 
 const magic = 0xa9;
@@ -71,7 +71,7 @@ const decoder = /* @__PURE__ */ new TextDecoder('utf-8', { fatal: true });
 
 export function encodeRecord(record: IdempotencyRecord): Uint8Array {
   const { trace, memo, result } = record;
-  // Mostly there is none, and nothing costs as much to encode as a text.
+  // Usually there is no trace, and encoding text is the most expensive part.
   const traceBytes = trace === undefined ? noBytes : encoder.encode(trace);
   const names = memo.map(({ name }) => encoder.encode(name));
   let length = headBytes + 2 + traceBytes.length + 4 + (result?.length ?? 0) + 2;
@@ -146,7 +146,7 @@ function putBytes(into: Uint8Array, view: DataView, at: number, lengthBytes: 2 |
   return at + lengthBytes + part.length;
 }
 
-/** Reads parts one after the other and never beyond the end. */
+/** Reads one part after another, and never past the end. */
 class Reader {
   private at: number;
   private readonly bytes: Uint8Array;
@@ -171,7 +171,7 @@ class Reader {
   take(lengthBytes: 2 | 4): Uint8Array {
     this.need(lengthBytes);
     const length = lengthBytes === 2 ? this.view.getUint16(this.at) : this.view.getUint32(this.at);
-    // Beyond the end it is seen when the next part is taken, or that there is none.
+    // A length that points past the end is noticed when the next part is read, or by the check that nothing is left.
     this.at += lengthBytes + length;
     return length === 0 ? noBytes : this.bytes.subarray(this.at - length, this.at);
   }
@@ -193,7 +193,7 @@ class Reader {
   }
 }
 
-/** FNV-1a over all words but the checksum's own, the last ones byte by byte: finds damage, and keeps nobody from forging. */
+/** FNV-1a over all words except the checksum itself; the last bytes one by one. It detects damage; it does not prevent forgery. */
 function checksumOf(bytes: Uint8Array, view: DataView): number {
   let hash = 0x811c9dc5;
   for (let at = 0; at < checksumAt - 1; at += 4) hash = Math.imul(hash ^ view.getInt32(at), 0x01000193);

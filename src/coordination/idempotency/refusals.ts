@@ -1,7 +1,7 @@
-/** Refusals: how many writes one after the other may each find that somebody else came first. */
+/** Refusals: bounds how many writes in a row may be refused because another writer came first. */
 import { StoreError } from '../../core/errors.js';
 
-/** More in a row mean that something is wrong; a store that refuses at once would hold the event loop for ever. */
+/** More in a row mean that something is wrong. Without a bound, a store that refuses at once would block the event loop for ever. */
 const mostRefusals = 200;
 
 export function checkRefusals(refusals: number): void {

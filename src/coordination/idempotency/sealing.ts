@@ -1,8 +1,8 @@
 /**
- * Sealing: results as they lie in the store, plain or encrypted with AES-256-GCM under a named key.
+ * Sealing: results as they are stored, plain or encrypted with AES-256-GCM under a named key.
  *
- * Promise: what was sealed for one place, which is a key hash or a phase of it, opens in no other, so nobody who can write to the store can
- * move an answer to another caller, nor plant one there; a changed byte is an error; a key that is no longer current still opens what it
+ * Promise: bytes sealed for one place (a key hash, or a phase of it) do not open in any other, so a writer to the store can neither
+ * move an answer to another caller nor plant one. A changed byte is an error. A key that is no longer current still opens what it
  * sealed.
  * Layout: 0, bytes; or 1, length of the key's name, name, nonce 12, tag 16, ciphertext.
  */
@@ -37,12 +37,12 @@ export function sealing(encryption: IdempotencyEncryption | undefined): Sealing 
   const { current, keys: byName } = encryption ?? inClear;
   const keys = new Map(Object.entries(byName));
   const currentKey = keys.get(current)!;
-  // Otherwise whoever can write to the store could plant an answer.
+  // Otherwise anybody who can write to the store could plant an answer.
   const opensPlain = [...keys.values()].includes('plain');
   return {
     seal(place, bytes) {
       if (currentKey === 'plain') {
-        // Zero is how plain bytes begin.
+        // Plain bytes start with a zero, which the slab already holds.
         const sealed = slab.take(bytes.length + 1);
         sealed.set(bytes, 1);
         return sealed;

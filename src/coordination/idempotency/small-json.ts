@@ -1,24 +1,24 @@
 /**
  * Small JSON: the canonical form of an ordinary small document, in one pass from bytes to bytes.
  *
- * Promise: what it writes is what {@link canonicalJson} writes, at a fraction of the price. What it does not care for (escapes, depth, names
- * beyond ASCII, what is no JSON) it leaves to that.
+ * Promise: it writes exactly what {@link canonicalJson} writes, at a fraction of the cost. It leaves to canonicalJson what it does not handle: escapes, deep
+ * nesting, names beyond ASCII, and text that is not JSON.
  */
 
 const deepest = 32;
 
 /**
- * Writes the canonical form behind `at`, where there must be room for as many bytes as are given. Answers where it ends; -1: not for this
- * pass, and what lies behind `at` means nothing.
+ * Writes the canonical form at `at`, where there must be room for as many bytes as are given. Returns where it ends. -1: the document is not for this
+ * pass, and the bytes from `at` on mean nothing.
  *
- * @param bytes - UTF-8, which is for the caller to know where there are characters beyond ASCII.
+ * @param bytes - UTF-8. If there are characters beyond ASCII, the caller must have checked that.
  */
 export function smallCanonicalJson(bytes: Uint8Array, out: Uint8Array, at: number): number {
   document.begin(bytes, out, at);
   return document.value(0) && document.skipSpace() === end ? document.written : -1;
 }
 
-/** In the place of a byte: there is none any more. */
+/** Instead of a byte: the input has ended. */
 const end = -1;
 const quote = 0x22;
 const comma = 0x2c;
@@ -27,12 +27,12 @@ const colon = 0x3a;
 const noBytes: Uint8Array = /* @__PURE__ */ new Uint8Array(0);
 
 class Document {
-  /** The end of what is written. */
+  /** Where the output ends. */
   written = 0;
   private bytes = noBytes;
   private out = noBytes;
   private at = 0;
-  /** Where the members of the objects that are open begin in what is written, and the names of those members end. It keeps its room. */
+  /** For the members of the open objects: where each starts in the output, and where its name ends. The array keeps its capacity. */
   private readonly marks: number[] = [];
   private markCount = 0;
 
@@ -44,7 +44,7 @@ class Document {
     this.markCount = 0;
   }
 
-  /** Writes the value that begins here, behind white space. False: not for this pass. */
+  /** Writes the value that starts here, after white space. False: not for this pass. */
   value(depth: number): boolean {
     const code = this.skipSpace();
     if (code === quote) return this.string(true);
@@ -56,7 +56,7 @@ class Document {
     return this.number();
   }
 
-  /** What comes behind white space. */
+  /** Skips white space and returns the byte after it. */
   skipSpace(): number {
     const { bytes } = this;
     let { at } = this;
@@ -70,7 +70,7 @@ class Document {
     this.out[this.written++] = code;
   }
 
-  /** With its quotes. */
+  /** Writes a string with its quotes. */
   private string(isBeyondAsciiTaken: boolean): boolean {
     const { bytes, out } = this;
     let { at, written } = this;
@@ -157,10 +157,10 @@ class Document {
     return true;
   }
 
-  /** Whether the name of one member comes before that of another. */
+  /** Whether the name of one member sorts before that of another. */
   private isLess(one: number, other: number): boolean {
     const { out, marks } = this;
-    // The closing quote must not count: a blank and a "!" are less.
+    // The closing quote must not count: a space and a "!" sort before it.
     const oneEnd = marks[one + 1]! - 1;
     const otherEnd = marks[other + 1]! - 1;
     let at = marks[one]!;
@@ -170,11 +170,11 @@ class Document {
     return oneEnd - marks[one]! < otherEnd - marks[other]!;
   }
 
-  /** Puts the members of the object that has just been written in order. */
+  /** Sorts the members of the object that has just been written. */
   private sort(firstMark: number): void {
     const { out, marks } = this;
     const begin = marks[firstMark]!;
-    // Equal names stay in their order.
+    // Equal names keep their order.
     const order: number[] = [];
     for (let mark = firstMark; mark < this.markCount; mark += 2) order.push(mark);
     order.sort((one, other) => (this.isLess(one, other) ? -1 : this.isLess(other, one) ? 1 : 0));

@@ -1,7 +1,7 @@
-/** Turns: work on what is large is put down now and then, so that everything else goes on. */
+/** Turns: work on large data yields to the event loop now and then. */
 import { queueTask } from '../../core/event-loop.js';
 
-/** To copy so much takes a millisecond or so; what is done with more has a turn of the event loop for each step. */
+/** Copying this much takes about a millisecond; each step of work on more gets a turn of the event loop of its own. */
 export const largeBytes = 1_048_576;
 
 export function nextTurn(): Promise<void> {

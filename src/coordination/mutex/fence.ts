@@ -60,7 +60,7 @@ export function fenceGate(options: FenceGateOptions = {}): FenceGate {
       checkArgument('fenceGate', 'resource', resource, text());
       checkArgument('fenceGate', 'fence', fence, fenceField);
       const newestFence = newest.get(resource) ?? 0;
-      // Set anew, it is the last to be forgotten.
+      // Re-inserted, it becomes the last to be forgotten.
       newest.delete(resource);
       newest.set(resource, Math.max(newestFence, fence));
       if (newest.size > max) newest.delete(newest.keys().next().value!);
@@ -164,7 +164,7 @@ export function fencedGuard(options: FencedGuardOptions): SqlStatement {
     placeholders: placeholdersField,
   });
   const [first, second] = placeholders === '?' ? ['?', '?'] : ['$1', '$2'];
-  // The column is named by its table: `excluded` has one of that name, too.
+  // The column is qualified with its table, because `excluded` has a column of that name too.
   const own = table.slice(table.lastIndexOf('.') + 1);
   return {
     text: `INSERT INTO ${table} (resource, fence) VALUES (${first}, ${second}) ON CONFLICT (resource) DO UPDATE SET fence = excluded.fence WHERE ${own}.fence <= excluded.fence`,

@@ -1,8 +1,8 @@
 /**
  * Leader: one of all candidates at a time, for as long as it can show that it is alive.
  *
- * Promise: a term ends by the signal before the next leader's begins; terms have growing fences; a candidate that lost its term runs for election again
- * once its work has stopped, and a store that is unreachable for a while ends no candidacy.
+ * Promise: the signal ends a term before the next leader's term begins. Fences grow from term to term. A candidate that lost its term runs for election again
+ * once its work has stopped. A store that is unreachable for a while does not end a candidacy.
  */
 import { showBriefly } from '../../core/brief.js';
 import { callbackTimer, longestWaitMs } from '../../core/clock.js';
@@ -21,7 +21,7 @@ export interface LeaderOptions extends LeaseOptions {
 
 /** Options of a candidacy, or of observing one. */
 export interface LeaderRunOptions {
-  /** Ends it: the signal of the term aborts, and the leadership is given up when the function has ended. */
+  /** Ends the candidacy: the signal of the term aborts, and the leadership is released when the function has ended. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -33,7 +33,7 @@ export interface Leader {
   /**
    * Waits to be elected for as long as it takes, runs the function as the leader, and gives the leadership up when the function has ended.
    *
-   * When the term is lost, the signal aborts; once the function has ended, the candidate waits to be elected again and then calls it anew. The same happens when
+   * When the term is lost, the signal aborts; once the function has ended, the candidate waits to be elected again and then calls it again. The same happens when
    * `assertHeld(minMs)` finds too short a lease that was not renewed in time. So `run` settles only as the function does in a term that was not lost.
    *
    * @throws the signal's reason, when it aborts before the first term; a {@link StoreError} when the store is closed or unusable.
@@ -52,7 +52,7 @@ export interface Leader {
   resign(): Promise<void>;
 }
 
-/** How often an observer looks, and how soon a candidate tries again when the store has failed. */
+/** How often an observer polls, and how soon a candidate tries again after the store has failed. */
 const lookMs = 1_000;
 
 /**
@@ -164,7 +164,7 @@ class Candidate implements Leader {
       try {
         return await this.locks.run(this.name, 'exclusive', term, { signal });
       } catch (error) {
-        // The function itself may throw one: of another lock, or because it wants its own for longer than a lease lasts.
+        // The function may throw one itself: from another lock, or because it wants its own lease for longer than a lease lasts.
         const isTermLost = error instanceof LockLostError && error !== failure;
         const isOver = hasBegun ? !isTermLost : !isPassing(error);
         if (isOver || signal.aborted) throw error;
@@ -174,8 +174,8 @@ class Candidate implements Leader {
   }
 
   /**
-   * Whether it is the error of a lease that has not been renewed in time, and so is too short for the function's next step: the term ends as one
-   * that is lost. One that is renewed always has more than half left.
+   * Whether this is the error of a lease that was not renewed in time and is therefore too short for the function's next step. The term then ends like one
+   * that was lost. A lease that is renewed always has more than half of its time left.
    */
   private isRunningOut(error: unknown, lease: Lease): boolean {
     const { ttlMs, marginMs } = this.locks.settings;
@@ -194,7 +194,7 @@ class Candidate implements Leader {
     }).signal;
   }
 
-  /** Resolves after a second or so, or when the signal aborts. */
+  /** Resolves after about a second, or when the signal aborts. */
   private pause(signal: AbortSignal | undefined): Promise<void> {
     const { clock, random } = this.locks.settings;
     if (signal?.aborted) return Promise.resolve();
@@ -211,7 +211,7 @@ class Candidate implements Leader {
   }
 }
 
-/** What time may mend: a wait of weeks that has ended, a store that is away. */
+/** Failures that may pass with time: a wait of weeks that has ended, or a store that cannot be reached. */
 function isPassing(error: unknown): boolean {
   if (error instanceof LockUnavailableError) return error.reason === 'waited';
   if (!(error instanceof StoreError)) return false;

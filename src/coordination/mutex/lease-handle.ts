@@ -1,8 +1,8 @@
 /**
- * Lease handle: what the owner of a lock or permit holds, wherever it came from.
+ * Lease handle: what the owner of a lock or permit holds, whichever line granted it.
  *
- * Promise: `signal` aborts, and `held()` turns false, before another owner can get it; releasing twice releases once; disposing of
- * it never throws, so it hides no error of the code that ran under it.
+ * Promise: `signal` aborts, and `held()` turns false, before another owner can get the lock. Releasing twice releases once. Disposing
+ * never throws, so it cannot hide an error of the code that ran under the lock.
  */
 import type { Duration } from '../../core/duration.js';
 import { LockLostError } from '../../core/errors.js';
@@ -65,12 +65,12 @@ export abstract class LeaseBase implements Lease {
   private controller: AbortController | undefined = undefined;
   private lostBecause: LossReason | undefined = undefined;
   private lossListener: ((reason: LossReason) => void) | undefined = undefined;
-  /** @internal Since when, if somebody hears the events. */
+  /** @internal When it was acquired; set only while there is a listener for events. */
   acquiredMs: number | undefined = undefined;
 
   get signal(): AbortSignal {
     this.controller ??= new AbortController();
-    // A process that was frozen finds out here rather than at a timer that is late.
+    // A process that was frozen notices the loss here, not at a late timer.
     this.held();
     if (this.lostBecause !== undefined && !this.controller.signal.aborted) this.controller.abort(this.lossError());
     return this.controller.signal;
@@ -111,7 +111,7 @@ export abstract class LeaseBase implements Lease {
     return this.lostBecause === 'taken';
   }
 
-  /** Tells whoever listens to the signal. */
+  /** Aborts the signal and calls the listener. */
   protected noteLoss(reason: LossReason): void {
     this.lostBecause = reason;
     this.controller?.abort(this.lossError());

@@ -1,7 +1,7 @@
 /**
- * Line: those of this process who wait for one key, first come first served.
+ * Line: the waiters of this process for one key, first come, first served.
  *
- * Promise: a waiter that is aborted, or has waited as long as it may, is gone at once and leaves no timer and no listener.
+ * Promise: a waiter that is aborted, or has waited as long as it may, leaves at once and leaves no timer and no listener behind.
  */
 import { addAbortListener, removeAbortListener } from '../../core/abort-listeners.js';
 import { type Clock, Timer } from '../../core/clock.js';
@@ -10,10 +10,10 @@ import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
 import type { LeaseBase } from './lease-handle.js';
 import type { LockSettings } from './settings.js';
 
-/** `'shared'`: any number of readers, or as many as there are permits. */
+/** `'shared'`: any number of readers, or as many holders as there are permits. */
 export type LockMode = 'exclusive' | 'shared';
 
-/** Who holds a key, as {@link Line.view} tells. */
+/** A holder of a key, as {@link Line.view} returns it. */
 export interface LockHolder {
   readonly owner: string;
   readonly fence: number;
@@ -22,7 +22,7 @@ export interface LockHolder {
   readonly mode: LockMode;
 }
 
-/** What is known of a key. */
+/** What is known of a key: its holders and the length of its queue. */
 export interface LockView {
   readonly holders: readonly LockHolder[];
   readonly queueLength: number;
@@ -38,25 +38,25 @@ export abstract class Line {
     this.settings = settings;
   }
 
-  /** Takes it now, if that needs neither waiting nor a store. */
+  /** Takes the lock now, if that needs neither a wait nor a store. */
   abstract takeNow(mode: LockMode): LeaseBase | undefined;
-  /** Takes it if it is free. */
+  /** Takes the lock if it is free. */
   abstract tryTake(mode: LockMode): Promise<LeaseBase | undefined>;
   abstract view(): Promise<LockView>;
-  /** Whether there was anything to take away. */
+  /** Resolves with whether there was a holder. */
   abstract forceRelease(): Promise<boolean>;
-  /** Somebody has come to wait. */
+  /** A waiter has joined. */
   protected abstract onArrival(waiter: Waiter): void;
-  /** Somebody has gone without having got it. */
+  /** A waiter has left without a lease. */
   protected abstract onDeparture(waiter: Waiter): void;
-  /** What ends waits. */
+  /** The clock whose timers end waits. */
   protected abstract readonly waitClock: Clock;
-  /** When a new try may succeed, where that is known. */
+  /** When a new try may succeed, if that is known. */
   protected retryAfterMs(): number | undefined {
     return undefined;
   }
 
-  /** What stands in the way besides others, where something does. */
+  /** What stands in the way besides other holders, if anything does. */
   protected get failure(): unknown {
     return undefined;
   }
@@ -100,7 +100,7 @@ export abstract class Line {
     waiter.resolve(lease);
   }
 
-  /** Whoever takes a waiter out answers it. */
+  /** The caller must answer the waiter. */
   protected takeOut(waiter: Waiter): void {
     this.waiters.remove(waiter);
     waiter.isOver = true;
@@ -109,11 +109,11 @@ export abstract class Line {
   }
 }
 
-/** One who waits; also the timer of how long it may. */
+/** A waiter; also the timer that ends its wait. */
 export class Waiter extends Timer implements QueueNode<Waiter> {
   previousInQueue: Waiter | undefined = undefined;
   nextInQueue: Waiter | undefined = undefined;
-  /** It has its answer. */
+  /** It has been answered. */
   isOver = false;
   readonly mode: LockMode;
   readonly sinceMs: number;

@@ -1,8 +1,8 @@
 /**
- * Local line: a lock of one process, without a store and without a lease that could end.
+ * Local line: a lock of one process, without a store and without a lease that could expire.
  *
- * Promise: who gives it back passes it on in the same instant, so nobody overtakes; the cost per waiter does not depend on how many wait;
- * readers and writers are served in the order in which they came, so neither starves.
+ * Promise: a release passes the lock on in the same instant, so no caller overtakes a waiter. The cost per waiter does not depend on how many wait.
+ * Readers and writers are served in order of arrival, so neither starves.
  */
 import type { Clock } from '../../core/clock.js';
 import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
@@ -21,7 +21,7 @@ export class LocalLine extends Line {
     return this.waiters.size === 0 && this.hasRoom(mode) ? this.grant(mode) : undefined;
   }
 
-  /** What needs no waiting was to be had by `takeNow`. */
+  /** A lock that is free was already taken by `takeNow`. */
   async tryTake(): Promise<undefined> {}
 
   async view(): Promise<LockView> {
@@ -30,14 +30,14 @@ export class LocalLine extends Line {
       const { owner, fence, mode } = lease;
       holders.push({ owner, fence, mode, remainingMs: Number.POSITIVE_INFINITY });
     }
-    // Hooks and listeners may look after a holder has gone and before the next is let in.
+    // Hooks and listeners may call this after a holder has gone and before the next is let in.
     if (this.holders.size === 0 && this.waiters.size === 0) this.settings.onIdle(this);
     return { holders, queueLength: this.waiters.size };
   }
 
   async forceRelease(): Promise<boolean> {
     const { first } = this.holders;
-    // Who is told may come again in the same instant: what he gets then is his.
+    // A listener may acquire again in the same instant: the lease it gets then is not taken away.
     const newest = this.settings.nextLocalFence();
     for (let lease = first; lease !== undefined && lease.fence < newest; lease = this.holders.first) {
       this.drop(lease);
@@ -57,7 +57,7 @@ export class LocalLine extends Line {
 
   protected onArrival(): void {}
 
-  /** What stood behind a writer that has gone may go in with those who read. */
+  /** Readers behind a writer that has left may now join the readers in front of it. */
   protected onDeparture(): void {
     this.passOn();
   }
@@ -109,7 +109,7 @@ class LocalLease extends LeaseBase implements QueueNode<LocalLease> {
     return this.line.key;
   }
 
-  /** Fences of one process are unlike each other. */
+  /** Fences are unique within a process. */
   get owner(): string {
     return `local:${this.fence}`;
   }

@@ -1,30 +1,30 @@
 /**
- * Lock record: what a store holds under the key of a lock: who has it, and for how long.
+ * Lock record: the value under the key of a lock: its holders, and for how long each may hold it.
  *
- * Promise: no client's clock goes in. What is left of a holder's time is counted from when the record was written, by the store's clock; it
- * ends late by the time between reading and writing where many write, never early. A holder's fence is the version of the write that let it
- * in: the first to rewrite the record puts it down, since who writes does not know the version in advance.
+ * Promise: it contains no time of a client's clock. A holder's remaining time counts from when the record was written, by the store's clock. When many
+ * clients write, it may end late, by the time between a read and the write; never early. A holder's fence is the version of the write that let it
+ * in. A writer does not know that version in advance, so the next rewrite of the record puts it down.
  */
 import { StoreError } from '../../core/errors.js';
 import { Slab } from '../../core/slab.js';
 import type { Entry } from '../../stores/store.js';
 import type { LockMode } from './line.js';
 
-/** One who holds the key. */
+/** A holder of the key. */
 export interface Holder {
   readonly owner: string;
   readonly mode: LockMode;
-  /** How long its lease is when it is renewed. */
+  /** The lease that a renewal gives it. */
   readonly leaseMs: number;
-  /** What is left of it. */
+  /** The time that is left of its lease. */
   readonly leftMs: number;
-  /** Renewals so far: who sees the same number for as long as a lease knows that it is over. */
+  /** Renewals so far. A reader that sees the same number for a whole lease knows that the lease is over. */
   readonly renewals: number;
-  /** The version of the write that let it in; undefined in that very write. */
+  /** The version of the write that let it in; undefined in that write itself. */
   readonly fence: number | undefined;
 }
 
-/** A writer that readers must let pass. */
+/** The claim of a writer: new readers must let it go first. */
 export interface Claim {
   readonly owner: string;
   readonly leftMs: number;
@@ -35,17 +35,17 @@ export interface LockRecord {
   readonly claim?: Claim | undefined;
 }
 
-/** A record and the version it has in the store; 0: there is none. */
+/** A record and its version in the store; 0: there is none. */
 export interface Seen {
   readonly version: number;
   readonly record: LockRecord;
-  /** When it was seen, on this process's clock. */
+  /** When it was read, by this process's clock. */
   readonly atMs: number;
 }
 
 export const nothing: Seen = { version: 0, record: { holders: [] }, atMs: 0 };
 
-/** Made when they are first needed: making them takes time of every import. */
+/** Created on first use: creating them on load would slow down every import. */
 let encoder: InstanceType<typeof TextEncoder> | undefined;
 let decoder: InstanceType<typeof TextDecoder> | undefined;
 
@@ -55,14 +55,14 @@ export function encodeRecord(record: LockRecord): Uint8Array {
   encoder ??= new TextEncoder();
   const text = JSON.stringify(record);
   const bytes = slab.take(text.length);
-  // What is not ASCII takes more bytes than there are; nothing that is written here is.
+  // Text beyond ASCII takes more bytes than characters, so it would not fit. No record written here contains any.
   return encoder.encodeInto(text, bytes).read === text.length ? bytes : encoder.encode(text);
 }
 
-/** What an entry says now: with all fences, and without those whose time is over. */
+/** The record of an entry as of now: with all fences filled in, and without expired holders. */
 export function readRecord(key: string, { value, version, ageMs, ttlMs }: Entry, atMs: number): Seen {
   const { holders, claim } = parse(key, value);
-  // What was handed over lives shorter than it says, until its owner has taken it.
+  // The record of a lock that was handed over lives for less time than its holder's lease, until the holder has taken it.
   const left = (ms: number) => Math.min(ms - ageMs, ttlMs);
   return {
     ...{ version, atMs },
@@ -75,13 +75,13 @@ export function readRecord(key: string, { value, version, ageMs, ttlMs }: Entry,
   };
 }
 
-/** A record that was written just now, as a reader would find it. */
+/** A record just written, as a reader would find it. */
 export function withFences(record: LockRecord, version: number): LockRecord {
   const { holders, claim } = record;
   return { holders: holders.map((holder) => ({ ...holder, fence: holder.fence ?? version })), claim };
 }
 
-/** Until when the record is needed. */
+/** How long the record is needed. */
 export function ttlOf({ holders, claim }: LockRecord): number {
   return holders.reduce((longestMs, { leftMs }) => Math.max(longestMs, leftMs), Math.max(1, claim?.leftMs ?? 0));
 }
@@ -92,7 +92,7 @@ function parse(key: string, value: Uint8Array): LockRecord {
     decoder ??= new TextDecoder();
     parsed = JSON.parse(decoder.decode(value));
   } catch {
-    // Said below.
+    // The error below covers it.
   }
   if (Array.isArray(parsed?.holders)) return parsed as LockRecord;
   const detail = `"${key}" holds something that is no record of a lock; give the store a "prefix" of its own`;

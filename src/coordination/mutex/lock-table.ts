@@ -1,8 +1,8 @@
 /**
- * Lock table: what a lock asks of a store, each a change of one record by compare-and-set.
+ * Lock table: the operations of a lock on a store; each changes one record by compare-and-set.
  *
- * Promise: a change whose reply was lost can be made again, because the owner knows itself in the record; nobody's seat but one's own is
- * ever given up, and nothing comes back that was given up: each write names the version that it stands on.
+ * Promise: a change whose reply was lost can be repeated, because the owner recognizes itself in the record. An owner never gives up a seat that is
+ * not its own, and a seat that was given up never comes back: each write names the version that it is based on.
  */
 import { StoreError } from '../../core/errors.js';
 import { listOf } from '../../core/list-of.js';
@@ -29,82 +29,85 @@ import {
 } from './lock-record.js';
 import type { LockSettings } from './settings.js';
 
-/** What a change comes to: the record to be, or an answer without one. */
+/** The outcome of a decision: the new record, or an answer that needs no write. */
 type Change<Answer> = { readonly record: LockRecord } | { readonly answer: Answer };
 
-/** A change that somebody of this process wants. */
+/** A change requested by a caller in this process. */
 interface Request {
-  /** What he has seen last. */
+  /** The record as the caller saw it last. */
   readonly from: Seen;
   readonly decide: (record: LockRecord) => Change<unknown>;
-  /** Whether it brings in an owner: whose fence is the version of that write, so that there is one in a write. */
+  /** Whether it adds an owner. The owner's fence is the version of the write that adds it, so there is one such request per write. */
   readonly bringsOwner?: boolean;
-  /** What he is told while the store grants nothing. */
+  /** The answer while the store grants nothing after a restart. */
   readonly onQuiet?: (quietForMs: number) => unknown;
   readonly signal?: AbortSignal;
-  /** With what was changed, or with an answer. */
+  /** Called with the changed record, or with the answer. */
   readonly resolve: (outcome: unknown) => void;
   readonly reject: (error: unknown) => void;
 }
 
-/** What was written, and just before when. */
+/** What was written, and the instant just before it was sent. */
 interface Changed {
   readonly seen: Seen;
   readonly sent: Instant;
 }
 
-/** A place in a record. */
+/** An owner's place in a record. */
 export interface Seat extends Changed {
   readonly owner: string;
   readonly mode: LockMode;
   readonly fence: number;
 }
 
-/** There is no room. */
+/** The answer when there is no room. */
 export interface Taken {
-  /** Milliseconds until the first of those in the way is gone, unless it renews. */
+  /** Milliseconds until the first of the current holders expires, unless it renews. */
   readonly leftMs: number;
-  /** Whether the store has a claim, or a place in its line, of the one who asked. */
+  /** Whether the store has a claim, or a place in its queue, for this owner. */
   readonly isClaimed: boolean;
-  /** Whether the one who asked is told when it is his turn, in a line. */
+  /** Whether the store will tell this owner, by a hint, that it is its turn. */
   readonly isTold?: boolean;
 }
 
-/** How one waits. */
+/** How an owner waits. */
 export interface Waiting {
-  /** Whether the store has a place or a claim of it; set at once, since what is asked of the store after that may fail. */
+  /** Whether the store has a place or a claim of this owner. Set at once, because a later request of the same call may fail. */
   mayBeThere: boolean;
-  /** When nobody waits for its turn any more, as far as is known. */
+  /** When its last waiter stops waiting, as far as is known. */
   readonly endsAtMs: number;
-  /** Called with each hint of a store that has a line. */
+  /** Called with each hint of a store that has a queue. */
   onTurn(turn: QueueTurn): void;
 }
 
-/** For how long a place in the line of a store is kept: three times as long as it takes to ask again. */
+/** How long the store keeps a place in its queue: three times the poll interval. */
 const longestPlaceMs = 15_000;
-/** To use a turn: the store counts from half a trip later, and to hear of it and to take it are one and a half. */
+/** The trips that using a turn takes: the store counts from half a trip later; hearing of the turn and taking it need one and a half. */
 const tripsToUse = 2;
 
-/** Writes of this process at a time: of more, each comes before the others, which then try again. Some, because one may hang. */
+/** Concurrent writes of this process. With more, each would make the others fail and retry. More than one, because one may hang. */
 const mostWrites = 4;
 
-/** Writes in a row that others came before: more than that many others at once means that something is wrong. */
+/** How many writes in a row may be refused because another came first. Beyond that something is wrong. */
 const mostTries = 200;
 
 export class LockTable {
   private readonly settings: LockSettings;
   private readonly store: NonNullable<LockSettings['store']>;
-  /** Since when each holder of a shared record has been seen with the same fence and number of renewals: an owner may come in anew. */
+  /**
+   * For each holder of a shared record, since when it has been seen with the same fence and the same number of renewals. The fence counts because an owner
+   * may come in anew.
+   */
   private seenSince: Map<string, Pick<Holder, 'fence' | 'renewals'> & { readonly atMs: number }> | undefined =
     undefined;
   private readonly key: string;
   private readonly storeKey: string;
-  /** What waits for one of the writes that are under way. */
+  /** Requests that wait for one of the writes in flight to end. */
   private requests: Request[] = [];
   private writes = 0;
-  /** What was written last. Who shares the key with others of this process goes by that: else his first write would only tell him of them. */
+  /** The last record written here. The next owner of this process that shares the key starts from it; otherwise its first write would be refused. */
   private last: Seen = nothing;
-  /** The line of the store, for those who are alone. */
+  /** The store's queue, for exclusive locks. */
   readonly queue: StoreQueue | undefined;
 
   constructor(settings: LockSettings, store: NonNullable<LockSettings['store']>, key: string, storeKey: string) {
@@ -116,9 +119,9 @@ export class LockTable {
   }
 
   /**
-   * Takes a seat where there is room, or a seat of that owner whose grant was not answered.
+   * Takes a seat if there is room; or finds the seat of this owner, if the reply to its grant was lost.
    *
-   * @param waiting - It waits: in the line of the store, if there is one, and a writer stops readers from coming in before it.
+   * @param waiting - The owner waits: in the store's queue, if there is one; and a writer keeps new readers out.
    */
   async join(owner: string, mode: LockMode, waiting?: Waiting): Promise<Seat | Taken> {
     const { ttlMs, permits } = this.settings;
@@ -149,12 +152,12 @@ export class LockTable {
     );
     if (!('sent' in outcome)) return outcome;
     const me = outcome.seen.record.holders.find((holder) => holder.owner === owner);
-    // What was written was only the claim of a writer.
+    // The write has only placed the claim of a writer.
     if (me === undefined) return this.taken({ holders: outcome.seen.record.holders }, true);
     return { ...outcome, owner, mode, fence: me.fence! };
   }
 
-  /** As `join`, in the line of the store. */
+  /** Like `join`, through the store's queue. */
   private async enter(queue: StoreQueue, owner: string, waiting: Waiting | undefined): Promise<Seat | Taken> {
     const { settings } = this;
     const { ttlMs, quietMs, clock } = settings;
@@ -176,7 +179,7 @@ export class LockTable {
       const { isTold, quietForMs } = answer;
       if (quietForMs > 0) return { leftMs: quietForMs, isClaimed, isTold };
       const { version, record: now } = this.read(answer.entry);
-      // Whoever has claimed it is in the line.
+      // The record has no holder: the owner of a claim has its place in the queue.
       if (version > 0 && now.holders.length === 0) await queue.pass(this.storeKey, { ifVersion: version, quietMs });
       else if (isClaimed && this.wantsClaim(owner, now)) {
         const claimed = { holders: now.holders, claim: { owner, leftMs: ttlMs } };
@@ -188,8 +191,8 @@ export class LockTable {
   }
 
   /**
-   * For as long as a turn could be used: one that is offered to who is about to leave comes too late, and in a long line the first always is. It ends sooner by as
-   * much again, because trips differ; who has little time does without that, down to half of it.
+   * A place lasts only as long as a turn could still be used. A turn offered to a waiter that is about to leave comes too late, and in a long queue the first
+   * one always is. It ends sooner by as much again, because trips vary; a waiter with little time does without that margin, down to half of its time.
    */
   private placeMsOf({ endsAtMs }: Waiting, nowMs: number): number {
     const leftMs = endsAtMs - nowMs;
@@ -198,7 +201,7 @@ export class LockTable {
     return Math.min(longestPlaceMs, Math.max(0, usefulMs));
   }
 
-  /** Whether a writer is to hold further readers off. Half of a claim must be over before it is worth another write. */
+  /** Whether a writer should keep further readers out. A claim is renewed only when half of its time has passed, since each renewal costs a write. */
   private wantsClaim(owner: string, { holders, claim }: LockRecord): boolean {
     if (claim !== undefined && (claim.owner !== owner || claim.leftMs >= this.settings.ttlMs / 2)) return false;
     return holders.length > 0 && holders.every(({ mode }) => mode === 'shared');
@@ -209,7 +212,7 @@ export class LockTable {
     return { leftMs: Number.isFinite(leftMs) ? leftMs : this.settings.ttlMs, isClaimed };
   }
 
-  /** Renews a seat; undefined when it is gone. */
+  /** Renews a seat. Undefined if it is gone. */
   async renew(seat: Seat, leaseMs: number, signal: AbortSignal): Promise<Seat | undefined> {
     const renewed = ({ holders, claim }: LockRecord) => {
       const mine = holders.find((holder) => holder.owner === seat.owner);
@@ -220,7 +223,7 @@ export class LockTable {
     return outcome && { ...seat, ...outcome };
   }
 
-  /** Gives a seat to another owner, in one write; undefined when it is gone. */
+  /** Passes a seat to another owner, in one write. Undefined if it is gone. */
   async passOn(seat: Pick<Seat, 'owner' | 'mode' | 'seen'>, owner: string): Promise<Seat | undefined> {
     const { mode } = seat;
     const passedOn = ({ holders, claim }: LockRecord) => {
@@ -233,12 +236,12 @@ export class LockTable {
     return outcome && { ...outcome, owner, mode, fence: outcome.seen.version };
   }
 
-  /** Takes owners out of the line, so that nothing is handed to them any more; what the record is then. */
+  /** Removes owners from the queue, so that nothing is handed to them any more. Resolves with the record as it is then. */
   async leaveLine(owners: readonly string[]): Promise<Seen> {
     return this.read(await (this.queue?.leave(this.storeKey, owners) ?? this.store.read(this.storeKey)));
   }
 
-  /** Takes owners, and the claims of writers, out of the record, and first out of the line unless it was `seen` after that. Whether one of them was a holder. */
+  /** Removes owners and their claims from the record; and first from the queue, unless `seen` was read after that. Whether one of them was a holder. */
   async leave(owners: readonly string[], seen?: Seen): Promise<boolean> {
     let wasHolder = false;
     const from = seen ?? (await this.leaveLine(owners));
@@ -260,7 +263,7 @@ export class LockTable {
     return this.vacate({});
   }
 
-  /** Those in the line of the store. */
+  /** The number of owners in the store's queue. */
   async queued(): Promise<number> {
     return (await this.queue?.size(this.storeKey)) ?? 0;
   }
@@ -273,7 +276,7 @@ export class LockTable {
     return this.store.native?.watch?.(this.storeKey, onChange);
   }
 
-  /** What those of this process want while enough writes are under way goes into the next one. */
+  /** Requests that arrive while enough writes are in flight are combined into the next write. */
   private change<Answer>(
     from: Seen,
     decide: (record: LockRecord) => Change<Answer>,
@@ -281,7 +284,7 @@ export class LockTable {
   ): Promise<Changed | Answer> {
     return new Promise<Changed | Answer>((resolve, reject) => {
       const request: Request = { ...options, from, decide, resolve: resolve as Request['resolve'], reject };
-      // The first push to an empty list makes room for sixteen more.
+      // The first push to an empty array reserves room for sixteen more elements.
       if (this.requests.length === 0) this.requests = listOf(request);
       else this.requests.push(request);
       if (this.writes < mostWrites) void this.changeAll();
@@ -303,18 +306,18 @@ export class LockTable {
     this.writes--;
   }
 
-  /** Does by one write what all of them want, but for those that must have one of their own: they are answered. */
+  /** Applies all requests in one write, and answers them. Returns those that need a write of their own. */
   private async changeTogether(batch: readonly Request[]): Promise<readonly Request[]> {
     let requests = batch;
     let seen = newestOf(requests, isShared(this.last) ? this.judged(this.last) : nothing);
-    // The owner of a seat may go by what he has seen of it; what somebody else wrote must be so by now to tell anybody anything.
+    // An owner may rely on what it last saw of its own seat. A record from anywhere else must be read again before it can answer a request.
     let isFresh = requests.length === 1 && requests[0]!.from === seen;
     for (let tries = 1; tries <= mostTries; tries++) {
       const plan = planOf(requests, this.aged(seen));
       const { changed, answered, later, record } = plan;
       const sent = instantOf(this.settings.clock);
       let outcome: { readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number };
-      // The end of one's try is none of the others'.
+      // The abort of one request must not end the write of the others.
       const signal = requests.length === 1 ? requests[0]!.signal : undefined;
       if (changed.length > 0) outcome = await this.put(seen.version, record, changed, signal);
       else outcome = isFresh ? seen : { now: await this.look() };
@@ -343,7 +346,7 @@ export class LockTable {
     throw this.busy();
   }
 
-  /** Writes a record in place of the version that was seen; answers what is there instead, or for how long the store grants nothing. */
+  /** Writes a record over the version that was seen. Returns the record found instead, or for how long the store grants nothing. */
   private async put(
     version: number,
     record: LockRecord,
@@ -352,7 +355,7 @@ export class LockTable {
   ): Promise<{ readonly version: number } | { readonly now: Seen } | { readonly quietForMs: number }> {
     const { store, storeKey } = this;
     const { quietMs } = this.settings;
-    // Whoever has claimed it is in the line, if there is one.
+    // If there is a queue, the owner of a claim has its place in it.
     if (record.holders.length === 0 && (record.claim === undefined || this.queue !== undefined)) {
       if (await this.vacate({ ifVersion: version })) return { version: 0 };
       return { now: await this.look() };
@@ -370,7 +373,7 @@ export class LockTable {
     return quietForMs > 0 ? { quietForMs } : { now: this.read(answer.entry) };
   }
 
-  /** Gives the key to the next in the line of the store, or to nobody. */
+  /** Hands the key to the next in the store's queue or, if there is none, frees it. */
   private vacate(options: StoreRemoveOptions): Promise<boolean> {
     const { queue, store, storeKey } = this;
     return queue?.pass(storeKey, { ...options, quietMs: this.settings.quietMs }) ?? store.remove(storeKey, options);
@@ -387,14 +390,16 @@ export class LockTable {
     return nothing;
   }
 
-  /** With a claim as old as it is by now: a holder lives as long as its renewals move on, and nothing of a claim does. */
+  /** With the claim aged to the present. Holders need no ageing, since they live as long as their renewals go on; a claim is not renewed that way. */
   private aged({ record, atMs }: Seen): LockRecord {
     if (record.claim === undefined) return record;
     const leftMs = record.claim.leftMs - (this.settings.clock.now() - atMs);
     return { holders: record.holders, claim: leftMs > 0 ? { ...record.claim, leftMs } : undefined };
   }
 
-  /** Without those who have not renewed for as long as their lease, by the clock of this process: a record that is rewritten all the time ages slowly. */
+  /**
+   * Drops holders that have not renewed for a whole lease, by the clock of this process: a record that others rewrite often hardly ages by the store's clock.
+   */
   private judged(seen: Seen): Seen {
     const { record } = seen;
     if (record.holders.length < 2 && this.seenSince === undefined) return seen;
@@ -423,18 +428,18 @@ function newestOf(requests: readonly Request[], last: Seen): Seen {
   return requests.reduce((seen, { from }) => (from.version > seen.version ? from : seen), last);
 }
 
-/** What is to be done of what was asked for. */
+/** What becomes of a batch of requests. */
 interface Plan {
   readonly changed: readonly Request[];
   readonly answered: readonly { readonly request: Request; readonly answer: unknown }[];
-  /** In a write of its own. */
+  /** Those that need a write of their own. */
   readonly later: readonly Request[];
   readonly record: LockRecord;
 }
 
 const none: readonly never[] = [];
 
-/** One after another, each on what those before it leave behind. One that is alone, as most are, needs no lists. */
+/** Applies the requests one after another, each to the record that the earlier ones leave. A single request, the usual case, needs no lists. */
 function planOf(requests: readonly Request[], from: LockRecord): Plan {
   const [first] = requests;
   if (first !== undefined && requests.length === 1) {

@@ -1,8 +1,8 @@
 /**
  * Locks: the engine of mutex, semaphore and leader: keys and their lines, several keys at once, and code that runs under a lock.
  *
- * Promise: of several keys all are got or none stays held, and they are taken in one order by everybody, so two callers never wait for each
- * other; a result or an error of the code under a lock is never lost with the lock.
+ * Promise: of several keys, either all are acquired or none stays held. All callers take them in the same order, so two callers never wait for
+ * each other. A result or error of the code under a lock is never lost, even if the lock is.
  */
 
 import { ambient } from '../../core/ambient.js';
@@ -35,7 +35,7 @@ export interface AcquireOptions {
 export interface LockContext {
   /** Aborts when the lock is lost, or the caller's own signal aborts. Created when it is first read. */
   readonly signal: AbortSignal;
-  /** As `lease.fence`. */
+  /** The same as `lease.fence`. */
   readonly fence: number;
   readonly lease: Lease;
 }
@@ -59,15 +59,15 @@ export type LockKeys = string | readonly string[];
 const mostKeys = 100;
 const oneKey = 'a string that is not empty';
 const oneKeyOrMore = 'a string that is not empty, or a list of 1 to 100 of them';
-/** The longest key of a store, less what goes before it. */
+/** The longest key of a store, less the room for the prefix. */
 const longestKeyBytes = 480;
 
-/** Where a call keeps which locks it runs under. */
+/** The attribute of a call that tells which locks it runs under. */
 const heldPlace = 'holdfast.lock';
 
-/** A lock that the present call runs under. */
+/** A lock that the current call runs under. */
 interface Held {
-  /** What tells one lock object from another: the store where there is one. */
+  /** Tells lock objects apart: the store, if there is one. */
   readonly place: object;
   readonly kind: CheckedLockOptions['kind'];
   readonly keys: readonly string[];
@@ -84,12 +84,12 @@ export class Locks {
     this.settings = new LockSettings(options, this.lines);
   }
 
-  /** No async function: the frame of one is a quarter of the memory that a caller takes while he waits. */
+  /** Not an async function: its frame would be a quarter of the memory that a waiting caller takes. */
   acquire(keys: LockKeys, mode: LockMode, options?: AcquireOptions): Promise<LeaseBase> {
     const { settings } = this;
     const startMs = settings.clock.now();
     const fail = (error: unknown): Promise<never> => {
-      // Who asks for what cannot be has not waited.
+      // An invalid argument is not a failed wait, so it emits no event.
       if (!(error instanceof OptionsError)) {
         settings.noteUnavailable(String(keys), settings.clock.now() - startMs, error);
       }
@@ -152,7 +152,7 @@ export class Locks {
     const endsAtMs = store === undefined ? Number.POSITIVE_INFINITY : clock.now() + lease.remaining();
     const release = await lease.release();
     if (!wasHeld) throw lease.lossError(undefined, outcome);
-    // A store that hears of it too late says no more than that the lease has run out meanwhile.
+    // After the end of the lease, the store can only say that it is gone, not that another owner has taken it.
     if (release === 'lost') throw lease.lossError(clock.now() < endsAtMs ? 'taken' : 'expired', outcome);
     if (outcome.ok) return outcome.value;
     throw outcome.error;
@@ -282,7 +282,7 @@ export class Locks {
     return new LockUnavailableError({ policy, key, reason, detail, stack });
   }
 
-  /** Who waits for a lock that it runs under itself would wait for ever. */
+  /** A caller that waits for a lock it already runs under would wait for ever. */
   private refuseReentry(keys: readonly string[]): void {
     const around = ambient();
     if (around === undefined || (this.settings.permits > 1 && this.settings.kind === 'semaphore')) return;
@@ -299,7 +299,7 @@ export class Locks {
     return this.settings.store ?? this.lines;
   }
 
-  /** With `holdfast/context` in use: pipelines under the lock end with it, and re-entry is found. */
+  /** With `holdfast/context` in use, pipelines under the lock end with it, and re-entry is detected. */
   private async runInCall<T>(
     keys: LockKeys,
     context: LockContext,
@@ -352,14 +352,14 @@ async function releaseAll(leases: readonly Lease[]): Promise<void> {
 
 function storeKeyOf(kind: CheckedLockOptions['kind'], key: string): string {
   const crypto = globalThis.process?.getBuiltinModule?.('node:crypto');
-  // Without it the store says what is wrong with the key.
+  // Without node:crypto the store itself reports what is wrong with the key.
   if (isKeyOfStore(key) || crypto === undefined) return `${kind}:${key}`;
-  // Half a surrogate pair has no UTF-8: two such keys would have one hash.
+  // JSON, because a lone surrogate cannot be encoded as UTF-8: two different keys would get the same hash.
   return `${kind}:sha256:${crypto.createHash('sha256').update(JSON.stringify(key)).digest('hex')}`;
 }
 
 function isKeyOfStore(key: string): boolean {
   if (!(key as string & { isWellFormed(): boolean }).isWellFormed()) return false;
-  // A unit of UTF-16 is at most three bytes of UTF-8.
+  // A UTF-16 code unit takes at most three bytes in UTF-8.
   return key.length * 3 <= longestKeyBytes || new TextEncoder().encode(key).length <= longestKeyBytes;
 }

@@ -1,8 +1,8 @@
-/** Multi lease: several keys held as one. It is held while all of them are, and lost with the first. */
+/** Multi lease: several keys held as one. It is held while all of them are held, and lost with the first that is lost. */
 import type { Duration } from '../../core/duration.js';
 import { type Lease, LeaseBase, type LeaseRelease } from './lease-handle.js';
 
-/** From the best to the worst. */
+/** In order, from the best to the worst. */
 const states = ['held', 'suspect', 'released', 'lost'] as const;
 const releases = ['released', 'unknown', 'lost'] as const;
 

@@ -1,8 +1,8 @@
 /**
- * Mutex: one holder at a time, in this process or, with a store, in all that share it; also any number of readers, or one writer.
+ * Mutex: one holder at a time, in this process or, with a store, in all processes that share it; also any number of readers, or one writer.
  *
- * Promise: the owner learns that the lock is lost before another can get it; each holder of a key has a greater fence than all before;
- * a wait has an end, and a caller that gives up waiting leaves nothing behind.
+ * Promise: the owner learns that the lock is lost before another owner can get it. Each holder of a key has a greater fence than all before.
+ * Every wait has an end, and a caller that gives up waiting leaves nothing behind.
  * After: Gray and Cheriton, "Leases" (1989); Burrows, "The Chubby lock service" (2006), for the fence.
  */
 
@@ -29,8 +29,8 @@ export interface Mutex {
    * Waits for the lock and resolves with its lease. With several keys: waits for all of them; if one cannot be had, none stays held.
    *
    * @throws {@link LockUnavailableError} `ERR_LOCK_UNAVAILABLE`, when the call waited too long (`'waited'`), too many wait (`'full'`), the caller already
-   * holds this lock and `holdfast/context` is in use (`'reentrant'`), or one of several keys was lost meanwhile (`'lost'`).
-   * @throws {@link StoreError} `ERR_STORE`, when the store fails. A lock that it may have granted all the same is given back.
+   * holds this lock and `holdfast/context` is in use (`'reentrant'`), or one of several keys was lost during the wait (`'lost'`).
+   * @throws {@link StoreError} `ERR_STORE`, when the store fails. If it may have granted the lock nevertheless, the lock is given back.
    */
   acquire(keys: LockKeys, options?: AcquireOptions): Promise<Lease>;
   /** Takes the lock if it is free, else resolves with null. @throws {@link StoreError} `ERR_STORE`, when the store fails. */
@@ -38,7 +38,7 @@ export interface Mutex {
   /**
    * Runs a function under the lock and releases the lock when the function has ended.
    *
-   * @throws {@link LockLostError} `ERR_LOCK_LOST`, when the lock was lost meanwhile: thrown once the function has ended, with its result or error
+   * @throws {@link LockLostError} `ERR_LOCK_LOST`, when the lock was lost while the function ran: thrown once the function has ended, with its result or error
    * as `outcome`. Otherwise whatever `acquire` and the function throw.
    */
   run<T>(

@@ -81,7 +81,7 @@ type LeaseTerms = Pick<CheckedLockOptions, 'ttl' | 'renewEvery' | 'store' | 'aft
   readonly clock: Clock | undefined;
 };
 
-/** What follows from the options of a lease, once they are found to fit each other. */
+/** The settings derived from the options of a lease, once these are found to be consistent. */
 export function leaseTerms(kind: CheckedLockOptions['kind'], options: LeaseTerms) {
   const { ttl, margin, renewEvery, clock, store, afterRestart, fair } = options;
   if (afterRestart === 'wait' && store !== undefined && store.native?.guardedWrite === undefined) {

@@ -1,8 +1,8 @@
 /**
- * Semaphore: at most a fixed number of holders, in this process or, with a store, in all that share it.
+ * Semaphore: at most a fixed number of holders, in this process or, with a store, in all processes that share it.
  *
- * Promise: never more than `permits` hold a key at once, counted by the store's clock; a holder that stops renewing loses its permit with
- * its lease, however often the others come and go.
+ * Promise: never more than `permits` hold a key at once, by the store's clock. A holder that stops renewing loses its permit when its
+ * lease expires, however often other holders come and go.
  */
 import { checkOptions, integer } from '../../core/options.js';
 import type { Lease } from './lease-handle.js';

@@ -1,4 +1,4 @@
-/** What all lines of one lock object share: its options, as they were checked, and its events. */
+/** The settings that all lines of one lock object share: its checked options, and its events. */
 import type { Clock } from '../../core/clock.js';
 import { LockUnavailableError, StoreError } from '../../core/errors.js';
 import { Events, type HoldfastEvent } from '../../core/events.js';
@@ -6,7 +6,7 @@ import type { Store } from '../../stores/store.js';
 import type { LeaseBase, LeaseRelease, LossReason } from './lease-handle.js';
 import type { Line } from './line.js';
 
-/** Options of a lock object, checked. */
+/** The checked options of a lock object. */
 export interface CheckedLockOptions {
   readonly kind: 'mutex' | 'semaphore' | 'leader';
   readonly name: string;
@@ -20,21 +20,21 @@ export interface CheckedLockOptions {
   readonly wait: number;
   readonly queue: number;
   readonly stack: boolean;
-  /** How many may share a key: the permits of a semaphore, no limit for readers. */
+  /** How many may share a key: the permits of a semaphore; unlimited for readers. */
   readonly permits: number;
-  /** Every caller has a place of his own in the line of the store. */
+  /** Each caller has its own place in the store's queue. */
   readonly fair?: boolean;
   readonly afterRestart?: 'grant' | 'wait';
 }
 
-/** A coarse clock sees no trip at all, and from nothing no factor leads back. */
+/** The least estimate: a coarse clock may measure 0, from which no factor leads back. */
 const shortestTripMs = 0.1;
 
 export class LockSettings {
   readonly name: string;
   readonly kind: CheckedLockOptions['kind'];
   readonly clock: Clock;
-  /** For what keeps no process alive. */
+  /** For timers that must not keep the process alive. */
   readonly background: Clock;
   readonly random: () => number;
   readonly events: Events;
@@ -47,9 +47,9 @@ export class LockSettings {
   readonly stack: boolean;
   readonly permits: number;
   readonly isFair: boolean;
-  /** How long a store that has begun anew grants nothing; undefined: it need not wait. */
+  /** How long a store grants nothing after a restart; undefined: it need not wait. */
   readonly quietMs: number | undefined;
-  /** How long the store takes to answer, about; at first as one nearby does. */
+  /** Estimates the store's response time; starts with that of a nearby store. */
   tripMs = 1;
   private readonly lines: Map<string, Line>;
   private lastLocalFence: number;
@@ -72,7 +72,7 @@ export class LockSettings {
     this.isFair = options.fair === true;
     this.quietMs = options.afterRestart === 'wait' ? options.ttl : undefined;
     this.lines = lines;
-    // So that fences grow from one run of the program to the next, unless it grants a million per second.
+    // Fences then grow from one run of the program to the next, unless it grants a million locks per second.
     this.lastLocalFence = Math.floor(options.clock.wallNow()) * 1000;
   }
 
@@ -80,7 +80,7 @@ export class LockSettings {
     return ++this.lastLocalFence;
   }
 
-  /** Stays near the median: an answer that took long because something stood still counts no more than one that took a little longer. */
+  /** Keeps the estimate near the median: one reply that was held up for long counts no more than one that took a little longer than usual. */
   noteTrip(ms: number): void {
     this.tripMs = Math.max(shortestTripMs, ms < this.tripMs ? (this.tripMs + ms) / 2 : this.tripMs * 1.25);
   }
@@ -89,7 +89,7 @@ export class LockSettings {
     if (this.lines.get(line.key) === line) this.lines.delete(line.key);
   }
 
-  /** @param sinceMs - When its owner began to wait; undefined: he did not. */
+  /** @param sinceMs - When its owner began to wait; undefined if it did not wait. */
   noteAcquired(lease: LeaseBase, sinceMs?: number): void {
     const { events, name } = this;
     if (!events.heard) return;
@@ -103,7 +103,7 @@ export class LockSettings {
     const { events, name } = this;
     if (!events.heard) return;
     const nowMs = this.clock.now();
-    // It may have been taken before anybody listened.
+    // It may have been acquired before anybody listened.
     const heldMs = nowMs - (lease.acquiredMs ?? nowMs);
     events.emit({ type: 'lock-released', name, key: lease.key, fence: lease.fence, heldMs, result });
   }

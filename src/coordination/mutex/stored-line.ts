@@ -1,10 +1,10 @@
 /**
- * Stored line: a lock that a store holds for all processes; those of this process wait in memory, and one of them asks the store.
+ * Stored line: a lock that a store keeps for all processes. The waiters of this process wait in memory, and one campaign asks the store for them.
  *
- * Promise: a grant that comes when nobody waits any more is given back; where it is not known whether a grant was made, what may be left of it
- * is looked for and taken away; while others of this process wait, a lock goes from hand to hand by one write, for a slice of time, and
- * then to whoever is first in the line of the store or, where it has none, asks it first. Of a fair lock each waiter stands in that line by itself, and a turn that
- * finds him gone is that of the next of his process, so that it is used however little patience they have.
+ * Promise: a grant that arrives when nobody waits any more is given back. When it is unknown whether a grant was made, its possible remains
+ * are looked for and removed. While others of this process wait, a lock passes from one to the next by one write each, for a slice of time; after
+ * that the first in the store's queue gets it or, if the store has no queue, the first process to ask. For a fair lock each waiter has its own place in
+ * that queue. A turn that arrives for a waiter that has left goes to the next waiter of its process, so that it is used however short their waits are.
  * After: Dice, Marathe and Shavit, "Lock cohorting" (2012), for the slice; DynamoDB's lock client for judging holders by their renewals.
  */
 import { type Clock, callbackTimer, longestWaitMs, Timer } from '../../core/clock.js';
@@ -18,33 +18,36 @@ import { Line, type LockMode, type LockView, type Waiter } from './line.js';
 import type { LockTable, Seat, Taken, Waiting } from './lock-table.js';
 import type { LockSettings } from './settings.js';
 
-/** How long a lock may go from hand to hand in one process before others get their chance. */
+/** How long a lock may pass from waiter to waiter inside one process before other processes get a chance. */
 const sliceMs = 20;
-/** Their chance: some trips to a store nearby. */
+/** The length of that chance: a few round trips to a nearby store. */
 const chanceMs = 1.5;
 
-/** From one look to the next where the store tells of changes: a waiter costs it at most half a request per second. */
+/** The poll interval if the store reports changes: a waiter costs it at most half a request per second. */
 const slowPollMs = 5_000;
-/** Where it does not: from the first look to the slowest. */
+/** The poll interval if it does not: of the first poll, and the longest. */
 const firstPollMs = 5;
 const lastPollMs = 250;
 
-/** What may be left of a grant is looked for at once, because others wait for it, after this, and ever later until it has expired. */
+/**
+ * The possible remains of a grant are looked for at once, because others wait for the lock; again after this, and then ever less often until they have
+ * expired.
+ */
 const firstCleanUpMs = 50;
-/** An owner asks to be told of changes after this: most sections are shorter, and what happened before is looked for then. */
+/** An owner starts to watch its record after this time. Most leases are held for less, and the first thing a watch does is to look for earlier changes. */
 const watchAfterMs = 250;
 
-/** How long a waiter that was handed a lock has to take it: as long as a store may claim it for. */
+/** How long a waiter that was handed the lock has to take it: the longest time for which a store reserves it. */
 const claimMs = 1_000;
 
-/** Looked for again and again at a time, of one key; what is beyond is looked for once, and ends by itself, with its lease. */
+/** How many clean-ups of one key repeat at a time. Any beyond that look once; the remains then expire with their lease. */
 const mostCleanUps = 100;
-/** Owners that are looked for by one request. */
+/** How many owners one request looks for. */
 const mostTogether = 1_000;
-/** Requests at a time by which owners leave: some, because one may hang. */
+/** How many requests remove owners at a time: several, because one may hang. */
 const mostLeaves = 4;
 
-/** Makes owners that are unlike each other, and unlike those of all other processes. */
+/** Generates owner names that are unique within this process and among all processes. */
 export class Owners {
   private readonly process = globalThis.crypto.randomUUID();
   private last = 0;
@@ -57,17 +60,17 @@ export class Owners {
 export class StoredLine extends Line {
   /** @internal */ readonly table: LockTable;
   private readonly owners: Owners;
-  /** What this process holds of the key. */
+  /** The leases of this key that this process holds. */
   private readonly held = new Set<StoredLease>();
-  /** Who asks the store: for whoever is first here, or, of a fair lock, for one waiter each. */
+  /** Each campaign asks the store: for the first waiter here or, for a fair lock, for one waiter of its own. */
   private readonly campaigns = new Map<Waiter | undefined, Campaign>();
   private cleanUps = 0;
-  /** Of those who have gone and are not asked for yet. */
+  /** Owners that have left and are still to be removed from the store. */
   private readonly leaving: string[] = [];
   private leaves = 0;
-  /** What `tryTake` and `forceRelease` have asked for. */
+  /** Calls of `tryTake` and `forceRelease` that are still running. */
   private asks = 0;
-  /** When the key was taken away by force from here. */
+  /** When this process last released the key by force. */
   private clearedMs = Number.NEGATIVE_INFINITY;
 
   constructor(key: string, settings: LockSettings, table: LockTable, owners: Owners) {
@@ -76,14 +79,14 @@ export class StoredLine extends Line {
     this.owners = owners;
   }
 
-  /** Whether nothing would be forgotten with it. Who waits has a campaign. */
+  /** Whether this line can be dropped without losing anything. Every waiter has a campaign. */
   private get isIdle(): boolean {
     return this.held.size + this.campaigns.size + this.cleanUps + this.leaves + this.asks === 0;
   }
 
   /**
-   * Who waits keeps the process alive by its campaign: by the request that is on its way, or by the campaign's alarm. A timer of its own, set and taken back for each
-   * lock that is free, would cost more than the lock.
+   * A waiter keeps the process alive through its campaign: through the request in flight, or the timer of the campaign. A timer of its own, scheduled and
+   * cancelled for each lock that is free, would cost more than the lock.
    */
   protected get waitClock(): Clock {
     return this.settings.background;
@@ -136,7 +139,7 @@ export class StoredLine extends Line {
     }
   }
 
-  /** @internal Whether this process holds it such that nobody else can come in. */
+  /** @internal Whether this process holds the lock exclusively, so that no other process can get it. */
   get isMine(): boolean {
     for (const { seat } of this.held) if (seat.mode === 'exclusive') return true;
     return false;
@@ -147,12 +150,12 @@ export class StoredLine extends Line {
     return this.waiters.first;
   }
 
-  /** @internal The only one who waits here, if there is just one. */
+  /** @internal The only waiter, if there is just one. */
   get single(): Waiter | undefined {
     return this.waiters.size === 1 ? this.waiters.first : undefined;
   }
 
-  /** @internal The owner gives back what it holds. */
+  /** @internal Releases the lease, or passes its seat to the next waiter. */
   async giveBack({ seat, sliceEndsMs }: StoredLease): Promise<LeaseRelease> {
     const next = this.waiters.first;
     const owner = this.owners.next();
@@ -165,7 +168,7 @@ export class StoredLine extends Line {
       this.grant(heir, this.waiters.first, sliceEndsMs);
       return 'released';
     } catch {
-      // It may be there still, or the heir's may be: both are looked for until they are gone.
+      // The old owner may still be in the store, or the heir may: look for both until they are gone.
       this.cleanUp([seat.owner, owner]);
       return 'unknown';
     }
@@ -178,13 +181,13 @@ export class StoredLine extends Line {
     this.rest();
   }
 
-  /** @internal Gives a seat to the one that it was got for, or back. */
+  /** @internal Gives a seat to the waiter it was acquired for, or releases it. */
   grant(seat: Seat, heir: Waiter | undefined, sliceEndsMs = this.sliceEnd()): void {
     const lease = this.hold(seat, sliceEndsMs);
     if (lease === undefined) return;
     if (heir?.mode === seat.mode && !heir.isOver) {
       this.answer(heir, lease);
-      // Where it was the turn of another, who has left, his own is still to be given up.
+      // If the seat was the turn of another waiter that has left, the campaign of this one must give up its own place.
       this.campaigns.get(heir)?.poke();
     } else lease.decline();
   }
@@ -206,7 +209,10 @@ export class StoredLine extends Line {
     this.rest();
   }
 
-  /** @internal As `cleanUp`, for those who have had every answer; together go those of one turn, and those who find enough others on their way. */
+  /**
+   * @internal Like `cleanUp`, for owners whose requests have all been answered. Owners that leave in the same turn, or while enough requests are in flight,
+   * share a request.
+   */
   leave(owner: string): void {
     this.leaving.push(owner);
     if (this.leaving.length > 1 || this.leaves >= mostLeaves) return;
@@ -224,8 +230,9 @@ export class StoredLine extends Line {
   }
 
   /**
-   * A turn that was on its way to one who has left is that of whoever waits here. Back in the line it would go to the one who has waited longest, who is the next to
-   * leave where all have the same patience: then each turn comes too late. A turn is alone in its record, which the store writes anew for each: nothing of the others is there.
+   * A turn in flight to an owner that has left goes to the next waiter here. Returned to the store's queue it would go to the longest waiting one, which is
+   * the next to leave if all wait equally long: then every turn would come too late. The holder is alone in the record of a turn, which the store writes
+   * afresh each time, so nothing else is lost.
    */
   private async giveUpPlaces(owners: readonly string[]): Promise<void> {
     const seen = await this.table.leaveLine(owners);
@@ -244,8 +251,8 @@ export class StoredLine extends Line {
   }
 
   /**
-   * @internal Looks for these owners until they are found and taken out, or what they may have got has expired. Where no request of theirs is on its way any
-   * more, the first answer will do.
+   * @internal Looks for these owners until they are found and removed, or until any grant they may have got has expired. If none of their requests is in
+   * flight any more, the first answer is enough.
    */
   cleanUp(owners: readonly string[], until: 'found' | 'answered' = 'found'): void {
     this.cleanUps++;
@@ -291,7 +298,7 @@ export class StoredLine extends Line {
     return this.campaigns.values().next().value;
   }
 
-  /** Undefined when its time was over before the answer came. */
+  /** Undefined if the lease expired before the answer arrived. */
   private hold(seat: Seat, sliceEndsMs: number): StoredLease | undefined {
     const { clock, ttlMs, marginMs } = this.settings;
     const { sent } = seat;
@@ -306,7 +313,7 @@ export class StoredLine extends Line {
     return lease;
   }
 
-  /** What was asked for while the key was taken away by force may have come before that, or after. */
+  /** If the key was released by force while the request was in flight, the grant may date from before or after that: look. */
   private doubt(lease: StoredLease): void {
     if (lease.seat.sent.monotonicMs <= this.clearedMs) void lease.look();
   }
@@ -320,15 +327,15 @@ export class StoredLine extends Line {
   }
 }
 
-/** Asks the store for as long as somebody of this process waits, or for as long as one does. */
+/** Asks the store for as long as any waiter of this process waits or, for a fair lock, for as long as one waiter does. */
 class Campaign extends Timer implements Waiting {
-  /** Until the first of those in the way is gone, when it was last seen. */
+  /** How long until the first of the current holders expires, as of the last answer. */
   leftMs: number | undefined = undefined;
-  /** Why the store did not answer the last time. */
+  /** The error of the last request, if it failed. */
   failure: unknown = undefined;
   mayBeThere = false;
   endsAtMs = Number.POSITIVE_INFINITY;
-  /** Whether something of this owner may be on its way still. */
+  /** Whether a request of this owner may still be in flight. */
   private isUncertain = false;
   private readonly line: StoredLine;
   private readonly settings: LockSettings;
@@ -336,7 +343,7 @@ class Campaign extends Timer implements Waiting {
   private owner: string;
   private watch: StoreWatch | undefined = undefined;
   private isTold = false;
-  /** Whether a change in the store is worth another try. */
+  /** Whether a change in the store is a reason to try again. */
   private listens = false;
   private wasPoked = false;
   private wakeUp: (() => void) | undefined = undefined;
@@ -353,7 +360,7 @@ class Campaign extends Timer implements Waiting {
     this.poke();
   }
 
-  /** Something has happened that is worth a look. */
+  /** Called when something has happened that is worth another request. */
   poke(): void {
     const { wakeUp } = this;
     if (wakeUp === undefined) {
@@ -365,12 +372,12 @@ class Campaign extends Timer implements Waiting {
     wakeUp();
   }
 
-  /** Another has come to use its turn: a place that ends before it is asked for again is asked for now. */
+  /** Another waiter has come that can use the turn. If the place in the store's queue ends before the next request, ask again now. */
   share(): void {
     if (this.endsAtMs < this.settings.clock.now() + 2 * slowPollMs) this.poke();
   }
 
-  /** Who is to have it. */
+  /** The waiter that a grant is for. */
   private get heir(): Waiter | undefined {
     return this.only === undefined ? this.line.first : this.only.isOver ? undefined : this.only;
   }
@@ -384,13 +391,13 @@ class Campaign extends Timer implements Waiting {
     for (let { heir } = this; heir !== undefined; heir = this.heir) {
       if (!isFair && line.isMine) {
         await this.pause(longestWaitMs);
-        // Who has just had it lets others have it. Those in a line have it already.
+        // A process that has just held the lock lets others have a chance. In a store with a queue they have their place already.
         if (queue === undefined && !line.isMine) await this.pause(chanceMs * (1 + random()));
         continue;
       }
       const { mode } = heir;
       const isInLine = queue !== undefined && mode === 'exclusive';
-      // A writer that has gone leaves the line before readers of this process are asked for.
+      // A place that was taken for a writer is given up before this process asks for readers.
       if (!isInLine && queue !== undefined && this.mayBeThere) {
         this.leave();
         this.begin();
@@ -404,7 +411,7 @@ class Campaign extends Timer implements Waiting {
         answer = await line.table.join(this.owner, mode, this);
       } catch (error) {
         this.isUncertain ||= isUncertain(error);
-        // A store that has not answered at all is told of at once. One that has may come back while there is time to wait.
+        // A store that has never answered fails the waiters at once. One that has answered before may come back while they still have time.
         if (!hasAnswered || isHopeless(error)) {
           for (let next = this.heir; next !== undefined; next = this.heir) line.fail(next, error);
           break;
@@ -419,7 +426,7 @@ class Campaign extends Timer implements Waiting {
       if ('owner' in answer) {
         this.begin();
         pollMs = firstPollMs;
-        // Of one who has left meanwhile it is the turn of whoever waits here.
+        // If the waiter has left in the meantime, the turn goes to the next one here.
         line.grant(answer, this.heir ?? line.first);
         continue;
       }
@@ -428,7 +435,7 @@ class Campaign extends Timer implements Waiting {
       if (!isInLine) this.listen();
       const isTold = isInLine ? answer.isTold : this.isTold;
       pollMs = isTold ? slowPollMs : Math.min(lastPollMs, pollMs * 1.5);
-      // Not all at once when a lease has run out.
+      // Random, so that not all processes ask at once when a lease has expired.
       await this.pause(Math.min(pollMs * (0.75 + random() / 2), answer.leftMs + 1 + 4 * random()));
     }
     this.watch?.close();
@@ -448,10 +455,10 @@ class Campaign extends Timer implements Waiting {
     else if (this.mayBeThere) this.line.leave(this.owner);
   }
 
-  /** @internal Hints of the line of the store. */
+  /** @internal Receives the hints of the store's queue. */
   onTurn(turn: QueueTurn): void {
     if (turn !== 'next') return this.poke();
-    // If the one before does not take it in time, it is this one's turn.
+    // If the waiter in front does not take the lock in time, it is the turn of this one.
     const { clock, ttlMs, random } = this.settings;
     if (this.wakeUp !== undefined) clock.schedule(this, clock.now() + Math.min(claimMs, ttlMs) + 1 + 4 * random());
   }
@@ -464,7 +471,7 @@ class Campaign extends Timer implements Waiting {
     this.watch?.ready.then(
       () => {
         this.isTold = true;
-        // What happened before it was ready was not told.
+        // Changes before the watch was ready were not reported.
         this.poke();
       },
       () => {},
@@ -473,7 +480,7 @@ class Campaign extends Timer implements Waiting {
 
   private async pause(ms: number): Promise<void> {
     const { clock } = this.settings;
-    // What happened during the try may have been its own doing: a store that tells too much must not keep the process busy.
+    // A poke during the request may stem from the request itself. The pause of 1 ms keeps a store that reports too much from keeping the process busy.
     const atMs = clock.now() + (this.wasPoked ? 1 : ms);
     await new Promise<void>((resolve) => {
       this.wakeUp = resolve;
@@ -509,7 +516,7 @@ class StoredLease extends LeaseBase {
     const { clock, background, random, ttlMs: leaseMs, marginMs, renewEveryMs } = settings;
     const renew = (ms: number, signal: AbortSignal) => this.renew(ms, signal);
     const onLost = (reason: LossReason) => this.lose(reason);
-    // Where many share a key it changes too often to look each time.
+    // A shared key changes too often to look at each change.
     if (seat.mode === 'exclusive' && line.table.isWatchable) {
       this.watchTimer = callbackTimer(() => this.beginWatch());
       background.schedule(this.watchTimer, clock.now() + watchAfterMs);
@@ -541,7 +548,7 @@ class StoredLease extends LeaseBase {
   async extend(given?: Duration): Promise<number> {
     const { marginMs, quietMs } = this.settings;
     const min = Math.ceil((marginMs + 3) / 0.99);
-    // A store that has forgotten a longer lease would not wait for its end.
+    // A store that has lost a longer lease would not wait for its end.
     const leaseMs = this.checkExtension(given, quietMs === undefined ? { min } : { min, max: quietMs });
     const isDone = await this.keeper.extend(leaseMs);
     if (!this.held()) throw this.lossError();
@@ -554,7 +561,7 @@ class StoredLease extends LeaseBase {
     return this.releasing;
   }
 
-  /** @internal Gives back what nobody has had: no event tells of it, as none told that it was acquired. */
+  /** @internal Gives back a lease that no caller has had: it emits no event, just as its acquisition did not. */
   decline(): void {
     this.isDeclined = true;
     void this.release();
@@ -578,7 +585,7 @@ class StoredLease extends LeaseBase {
     this.watch?.close();
   }
 
-  /** @internal Its record was changed, perhaps by itself: is it still there? One look at a time. */
+  /** @internal The record has changed, perhaps by this lease itself: check that the lease is still in it. One look at a time. */
   async look(): Promise<void> {
     this.looksAgain = this.isLooking;
     if (this.isLooking) return;
@@ -590,7 +597,7 @@ class StoredLease extends LeaseBase {
         if (!record.holders.some(({ owner }) => owner === this.owner)) this.keeper.revoke();
       } while (this.looksAgain && this.held());
     } catch {
-      // The next renewal will tell.
+      // The next renewal will show whether it is still held.
     } finally {
       this.isLooking = false;
     }
@@ -602,7 +609,7 @@ class StoredLease extends LeaseBase {
     const wasHeld = keeper.isHeld();
     await keeper.stop();
     const { seat } = this;
-    // It is over here, yet perhaps not in the store, where others wait for it.
+    // The lease is over here, but may still be in the store, where it blocks others.
     if (!wasHeld && !this.isTaken) line.cleanUp([seat.owner]);
     const result = wasHeld ? await line.giveBack(this) : 'lost';
     line.drop(this);
@@ -640,7 +647,7 @@ function isUncertain(error: unknown): boolean {
   return !(error instanceof StoreError) || error.applied === 'unknown';
 }
 
-/** Trying again does not help. */
+/** Whether a retry cannot help. */
 function isHopeless(error: unknown): boolean {
   if (!(error instanceof StoreError)) return true;
   return (

@@ -1,8 +1,8 @@
 /**
- * History: what concurrent clients asked of an object and what they were told, in the order in which they saw it.
+ * History: what concurrent clients requested of an object and which results they received, in the order in which they saw it.
  *
- * Promise: order comes from the recorder's own sequence, never from a clock, so two events are never simultaneous; an
- * operation ends at most once, and one that has not ended may still take effect.
+ * Promise: the order comes from the recorder's own sequence, never from a clock, so no two events are simultaneous. An operation ends at most once, and one
+ * that has not ended may still take effect.
  * After: Herlihy and Wing, "Linearizability: a correctness condition for concurrent objects" (1990).
  */
 import { checkOptions, func, integer, withDefault } from '../../core/options.js';
@@ -161,7 +161,7 @@ interface Entry<Operation, Result> extends Invocation<Operation> {
   outcome: RecordedOutcome<Result> | undefined;
 }
 
-/** Answers the invocation if it is one, or throws with the caller's name in front. */
+/** Returns the invocation if it is valid, or throws with the caller's name in front. */
 export function checkInvocation<Operation>(caller: string, invocation: Invocation<Operation>): Invocation<Operation> {
   if (typeof invocation !== 'object' || invocation === null) {
     throw new TypeError(`${caller}: expected { client, key, operation }, got ${describeKind(invocation)}`);
@@ -174,7 +174,7 @@ export function checkInvocation<Operation>(caller: string, invocation: Invocatio
   return invocation;
 }
 
-/** What a wrong argument is, in a word. */
+/** The kind of a wrong argument, in a word. */
 function describeKind(value: unknown): string {
   return value === null ? 'null' : typeof value;
 }

@@ -1,8 +1,8 @@
 /**
- * Linearizability: whether a history of concurrent clients could have come from an object that does one thing at a time.
+ * Linearizability: whether a history of concurrent clients could have come from an object that does one operation at a time.
  *
- * Promise: `linearizable` comes with an order that proves it, `not-linearizable` is certain, and what could not be
- * decided within the limit is called `undecided`.
+ * Promise: `linearizable` comes with an order that proves it, `not-linearizable` is certain, and a history that cannot be decided within the limit is
+ * `undecided`.
  * After: Herlihy and Wing (1990) for the condition; Horn and Kroening, "Faster linearizability checking via
  * P-compositionality" (2015) for judging each key by itself; the search is in `search.ts`.
  */
@@ -140,7 +140,7 @@ const modelField: Field<object> = {
   },
 };
 
-/** The operations, checked, by key. */
+/** The checked operations, by key. */
 function byKey<Operation, Result>(
   history: Iterable<RecordedOperation<Operation, Result>>,
 ): ReadonlyMap<string, readonly RecordedOperation<Operation, Result>[]> {
@@ -223,7 +223,7 @@ function notLinearizableText<State, Operation, Result>(
   }
 }
 
-/** Lines of a list in a report; the rest is counted. */
+/** Lines of a list that a report shows; the rest are counted. */
 const mostLinesShown = 20;
 
 function section(title: string, lines: readonly string[]): string {

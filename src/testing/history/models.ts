@@ -173,7 +173,7 @@ export function lockModel(): Model<LockState, LockOperation, LockResult> {
           const released: LockState[] = mayHold(state, operation.fence)
             ? [{ holder: 'nobody', fence: operation.fence }]
             : [];
-          // An unknown holder may have this fence, or another one.
+          // If the holder is unknown, its fence may be this one or another.
           const refused: LockState[] = holder === 'known' && fence === operation.fence ? [] : [state];
           if (observation.kind === 'unknown') return [...released, ...refused];
           return observation.result === true ? released : refused;
@@ -186,7 +186,7 @@ export function lockModel(): Model<LockState, LockOperation, LockResult> {
     },
     isReadOnly: ({ type }, result) =>
       (type === 'acquire' && result === undefined) || (type === 'release' && result === false),
-    // Fences only grow: what is passed does not come back.
+    // Fences only grow: one that has been passed cannot occur again.
     isTooLate({ holder, fence }, operation, result) {
       if (operation.type === 'acquire') return typeof result === 'number' && result <= fence;
       if (operation.type !== 'release' || result !== true) return false;

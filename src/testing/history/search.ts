@@ -1,19 +1,18 @@
 /**
- * Search: an order of one object's operations that its model accepts and that contradicts nothing the clients saw.
+ * Search: looks for an order of one object's operations that its model accepts and that agrees with what all clients saw.
  *
- * Promise: it finds an order if there is one, or proves that there is none, or says that its steps are used up. Memory
- * grows with the operations times those open at once, plus what is remembered; forgetting that costs time only.
- * After: Wing and Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for linearizability" (2017):
- * a configuration (operations placed, state) is visited once. Ours: operations of unknown outcome that are equal are
- * counted instead of told apart; a configuration that spends more of them than an earlier one is not visited; a model's
- * hints (`isReadOnly`, `isTooLate`) save the orders that cannot do better.
+ * Promise: it finds an order if there is one, proves that there is none, or reports that it has used up its steps. Memory grows with the operations times
+ * those open at once, plus what is remembered; forgetting only costs time.
+ * After: Wing and Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for linearizability" (2017): a configuration (operations placed,
+ * state) is visited once. Ours: equal operations with unknown outcomes are counted instead of told apart; a configuration that spends more of them than an
+ * earlier one is not visited; a model's hints (`isReadOnly`, `isTooLate`) save the orders that cannot lead further.
  */
 import { LRUCache } from 'lru-cache';
 import type { RecordedOperation } from './history.js';
 import type { Model, Observation } from './models.js';
 import { readableText, structuralText } from './structural-text.js';
 
-/** What a search has found. */
+/** The result of a search. */
 export type SearchOutcome<State, Operation, Result> = { readonly steps: number } & (
   | { readonly kind: 'order'; readonly order: readonly RecordedOperation<Operation, Result>[] }
   | ({ readonly kind: 'none' } & DeadEnd<State, Operation, Result>)
@@ -27,7 +26,7 @@ export interface DeadEnd<State, Operation, Result> {
   readonly stuck: readonly RecordedOperation<Operation, Result>[];
 }
 
-/** Looks for an order of the operations of one key. `visited` may be shared by the keys of one check. */
+/** Searches for an order of the operations of one key. `visited` may be shared by the keys of one check. */
 export function search<State, Operation, Result>(
   operations: readonly RecordedOperation<Operation, Result>[],
   model: Model<State, Operation, Result>,
@@ -65,38 +64,38 @@ interface Known<Operation, Result> {
   readonly isReadOnly: boolean;
 }
 
-/** Equal operations with unknown outcomes. Any of them may be placed; which one makes no difference, so the oldest is. */
+/** Equal operations with unknown outcomes. It makes no difference which of them is placed, so it is always the oldest. */
 interface UnknownKind<Operation, Result> {
   readonly records: RecordedOperation<Operation, Result>[];
 }
 
-/** Which operations are placed, and the state that their order leaves. Never changed once made. */
+/** The operations placed so far, and the state that their order leaves. Immutable. */
 interface Configuration<State, Operation, Result> {
-  /** Known operations are counted in the order of their ends; all before this one are placed, this one is not. */
+  /** Index of the first known operation that is not placed; known operations are in the order of their ends. */
   readonly firstOpenIndex: number;
-  /** Known operations after it that are placed, ascending. */
+  /** The known operations after that one that are placed, ascending. */
   readonly placedAhead: readonly number[];
-  /** How many of each unknown kind are placed. */
+  /** How many operations of each unknown kind are placed. */
   readonly spent: readonly number[];
   readonly state: InternedState<State>;
   readonly placed: RecordedOperation<Operation, Result> | undefined;
   readonly before: Configuration<State, Operation, Result> | undefined;
 }
 
-/** A state of the object, one object per text while it is remembered. */
+/** A state of the object; while it is remembered, there is one such object per text. */
 interface InternedState<State> {
   readonly value: State;
   readonly text: string;
-  /** Per unknown kind the states it leads to, as far as anybody asked. */
+  /** For each unknown kind, the states it leads to, as far as computed. */
   readonly afterUnknown: (readonly InternedState<State>[])[];
 }
 
 class Searcher<State, Operation, Result> {
   /** In the order of their ends. */
   readonly known: readonly Known<Operation, Result>[];
-  /** In the order of the oldest of each. */
+  /** In the order of the oldest operation of each. */
   readonly #unknowns: readonly UnknownKind<Operation, Result>[];
-  /** For each known operation those, itself included, that began before its end and ended no earlier. */
+  /** For each known operation, the operations that began before its end and ended no earlier, itself included. */
   readonly #openUntil: readonly (readonly number[])[];
   readonly #model: Model<State, Operation, Result>;
   readonly #maxSteps: number;
@@ -122,11 +121,11 @@ class Searcher<State, Operation, Result> {
     return { firstOpenIndex: 0, placedAhead: [], spent, state, placed: undefined, before: undefined };
   }
 
-  /** Every configuration worth trying that is one operation further. */
+  /** Every configuration worth trying that has one operation more. */
   *moves(at: Configuration<State, Operation, Result>): Generator<Configuration<State, Operation, Result>, void> {
     if (this.tooLate(at).length > 0) return;
     const open = this.open(at);
-    // A read that fits now may as well come now: it disturbs nothing, so no other order can do more.
+    // A read that fits now may come now: it changes nothing, so no other order can achieve more.
     const read = open.find((index) => this.#isFittingRead(at, index));
     if (read !== undefined) {
       yield { ...at, ...this.#placeKnown(at, read) };
@@ -140,7 +139,7 @@ class Searcher<State, Operation, Result> {
         yield { ...at, ...this.#placeKnown(at, index), state };
       }
     }
-    // The youngest kind first: what a lost reply did is seen sooner rather than later.
+    // The youngest kind first: the effect of a lost reply usually shows soon.
     const endsAt = this.known[at.firstOpenIndex]!.endedAt;
     for (let kind = this.#unknowns.length - 1; kind >= 0; kind--) {
       const record = this.#unknowns[kind]!.records[at.spent[kind]!];
@@ -153,13 +152,13 @@ class Searcher<State, Operation, Result> {
     }
   }
 
-  /** Known operations that may come next: begun before the first open one ended, and not yet placed. */
+  /** Known operations that may come next: not placed yet, and begun before the first open one ended. */
   open(at: Configuration<State, Operation, Result>): readonly number[] {
     const open = this.#openUntil[at.firstOpenIndex]!;
     return at.placedAhead.length === 0 ? open : open.filter((index) => !at.placedAhead.includes(index));
   }
 
-  /** Those of the open ones that can no longer come, so that nothing can come of this configuration. */
+  /** The open operations that can no longer be placed, so this configuration cannot lead to an order. */
   tooLate(at: Configuration<State, Operation, Result>): readonly number[] {
     if (this.#model.isTooLate === undefined || at.firstOpenIndex === this.known.length) return [];
     return this.open(at).filter((index) => {
@@ -184,8 +183,8 @@ class Searcher<State, Operation, Result> {
   }
 
   /**
-   * Two unknown operations in a row, where the second alone leads to the same state: then the order without the first
-   * can do all that this one can, and it is tried too.
+   * For two unknown operations in a row of which the second alone leads to the same state: the order without the first can do everything that this one can,
+   * and is tried too.
    */
   #isReachedAlone(at: Configuration<State, Operation, Result>, kind: number, state: InternedState<State>): boolean {
     if (at.before === undefined || at.placed?.outcome.kind !== 'unknown') return false;
@@ -241,7 +240,7 @@ class Searcher<State, Operation, Result> {
   }
 }
 
-/** The furthest configurations: those that wait for the operation that ended last of all that were ever waited for. */
+/** The furthest configurations: those whose first open operation ended last. */
 class Frontier<State, Operation, Result> {
   readonly #searcher: Searcher<State, Operation, Result>;
   #longest: Configuration<State, Operation, Result>;
@@ -278,17 +277,17 @@ class Frontier<State, Operation, Result> {
     this.#statesByText = new Map();
   }
 
-  /** An order that made an open operation impossible explains nothing, however long it is. */
+  /** An order that makes an open operation impossible explains nothing, however long it is. */
   #isLonger(at: Configuration<State, Operation, Result>): boolean {
     if (this.#tooLate.length === 0 && at.placedAhead.length <= this.#longest.placedAhead.length) return false;
     return this.#searcher.tooLate(at).length === 0;
   }
 }
 
-/** States whose successors are remembered. */
+/** How many states are kept with their successors. */
 const mostStatesRemembered = 10_000;
 
-/** More states than this help nobody to read a report. */
+/** More states than this do not help a reader of the report. */
 const mostStatesReported = 20;
 
 /** The configurations visited, as far as they are remembered. */
@@ -304,7 +303,7 @@ export class Visited {
     this.#keyIndex++;
   }
 
-  /** Remembers a configuration; false if one that can do all that this one can has been visited before. */
+  /** Remembers a configuration. False if one that can do everything that this one can has been visited before. */
   add({
     firstOpenIndex,
     placedAhead,
@@ -320,20 +319,20 @@ export class Visited {
   }
 }
 
-/** Bounded by `maxSize` and not by `max`, for which lru-cache would allocate everything in advance: 25 ms a check. */
+/** Bounded by `maxSize` instead of `max`, for which lru-cache would allocate everything in advance: 25 ms a check. */
 function boundedMap<Value extends object>(maxEntries: number): LRUCache<string, Value> {
   return new LRUCache({ maxSize: maxEntries, sizeCalculation: () => 1 });
 }
 
-/** Ways to spend unknown operations that are remembered per configuration. */
+/** How many ways to spend unknown operations are remembered per configuration. */
 const mostSpentRemembered = 32;
 
-/** Whether every unknown operation that one has spent, the other has spent too. */
+/** Whether the other has spent every unknown operation that the one has spent. */
 function isCovered(one: readonly number[], other: readonly number[]): boolean {
   return one.every((count, kind) => count <= other[kind]!);
 }
 
-/** What is placed when one more known operation is. */
+/** What is placed after one more known operation. */
 function placedWith(
   { firstOpenIndex, placedAhead }: Configuration<unknown, unknown, unknown>,
   index: number,
@@ -379,7 +378,7 @@ function unknownKinds<Operation, Result>(
   const oldestFirst = operations.toSorted((one, other) => one.invokedAt - other.invokedAt);
   for (const record of oldestFirst) {
     if (record.outcome.kind !== 'unknown') continue;
-    // An operation without a text is a kind of its own: dearer, never wrong.
+    // An operation without a text is a kind of its own, which costs time but is never wrong.
     const name = structuralText(record.operation) ?? Symbol('operation without a text');
     const kind = kinds.get(name);
     if (kind === undefined) kinds.set(name, { records: [record] });

@@ -1,12 +1,12 @@
 /**
- * Structural text: one text per value, the same for two values exactly when they are structurally equal.
+ * Structural text: one text per value; two values have the same text exactly if they are structurally equal.
  *
- * Promise: unlike JSON it keeps apart `undefined`, `null`, `NaN`, `-0`, `1` and `1n`, and it ignores the order of an
- * object's properties. What it cannot read faithfully (maps, class instances, functions, cycles) has no text at all.
+ * Promise: unlike JSON, it distinguishes `undefined`, `null`, `NaN`, `-0`, `1` and `1n`, and ignores the order of an object's properties. A value that it
+ * cannot represent faithfully (maps, class instances, functions, cycles) has no text.
  */
 import { messageOf } from '../../core/errors.js';
 
-/** The text of a value, or undefined where two different values could get the same text. */
+/** The text of a value, or undefined if two different values could get the same text. */
 export function structuralText(value: unknown, enclosing: readonly object[] = []): string | undefined {
   if (typeof value === 'string') return JSON.stringify(value);
   if (typeof value === 'bigint') return `${value}n`;
@@ -32,7 +32,7 @@ export function structuralText(value: unknown, enclosing: readonly object[] = []
   return listText('{', members, '}');
 }
 
-/** A text for people: structural where there is one, else whatever the value says of itself. */
+/** A text for people: structural if there is one, else the value's own `toString`. */
 export function readableText(value: unknown): string {
   return structuralText(value) ?? messageOf(value);
 }

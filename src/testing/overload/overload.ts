@@ -1,11 +1,10 @@
 /**
- * Overload scenarios: users who come whatever became of those before them, a service that can be overloaded, and between
- * them any strategy. `play` does all in virtual time, where the same seed plays the same run; `playIn` where it is told to.
+ * Overload scenarios: users who come regardless of what happened to earlier ones, a service that can be overloaded, and any strategy between them. `play`
+ * runs in virtual time, where the same seed gives the same run; `playIn` runs in a given place.
  *
- * Users come at half of what the service can do, unless told otherwise. Then, for 20 s, ten times as many come (`spike`), or
- * the service takes ten times as long (`slow`), or its answers are a second on their way (`late`), or every call fails at
- * once (`down`), or nothing happens (`calm`). Then it is as before.
- * A user waits 2 s; an answer within them is good, whatever the strategy did meanwhile.
+ * By default, users come at half the rate that the service can sustain. Then, for 20 s, ten times as many come (`spike`), or the service takes ten times as
+ * long (`slow`), or its answers take a second to arrive (`late`), or every call fails at once (`down`), or nothing happens (`calm`). After that everything is
+ * as before. A user waits 2 s; an answer within that time is good, whatever the strategy did to get it.
  */
 import { type Clock, callbackTimer, Timer } from '../../core/clock.js';
 import { type SeededRandom, seededRandom } from '../random.js';
@@ -14,10 +13,10 @@ import { type Service, type Shape, serviceOf } from './services.ts';
 
 export type Scenario = 'spike' | 'slow' | 'late' | 'down' | 'calm';
 
-/** One call of the service. It rejects when the signal aborts, as a client of HTTP does; the service goes on all the same. */
+/** One call of the service. It rejects when the signal aborts, as an HTTP client does; the service works on regardless. */
 export type Task = (context: { readonly signal?: AbortSignal }) => Promise<unknown>;
 
-/** What stands between users and service: given a world, it answers how a user's request is made. */
+/** What stands between the users and the service: for a given world, it returns the function that makes a user's request. */
 export type Strategy = (world: {
   readonly clock: Clock;
   readonly random: SeededRandom;
@@ -27,24 +26,24 @@ export interface Report {
   readonly seed: number;
   /** Good answers during the 20 s, in percent of what the service could have given. */
   readonly goodput: number;
-  /** The time within which 99 % of those came. */
+  /** The 99th percentile of the time these answers took. */
   readonly p99Ms: number;
   /** Calls of the service per user's request, during the 20 s. */
   readonly callsPerRequest: number;
   /** Seconds after the 20 s until the share of good answers is as before and stays so for 5 s; Infinity if that is not seen, NaN if none was good before. */
   readonly recoverySeconds: number;
-  /** What the service did without a good answer, in percent of all it did. */
+  /** The service's work that gave no good answer, in percent of all its work. */
   readonly wasted: number;
-  /** Requests that were turned away without a call, in percent, before the 20 s. */
+  /** Requests that were refused without a call before the 20 s, in percent. */
   readonly shedBefore: number;
-  /** Good answers in percent of requests: before, during and in the time after. */
+  /** Good answers in percent of requests: before the 20 s, during them, and afterwards. */
   readonly goodBefore: number;
   readonly goodDuring: number;
   readonly goodAfter: number;
 }
 
 export interface Played extends Report {
-  /** Timers that were left when nothing ran any more. */
+  /** Timers left when nothing was running any more. */
   readonly timersLeft: number;
 }
 
@@ -53,14 +52,14 @@ export interface PlayOptions {
   readonly shape: Shape;
   readonly scenario: Scenario;
   readonly seed: number;
-  /** Users before and after, as a share of what the service can do. Default 0.5. */
+  /** The rate of users before and after, as a share of what the service can sustain. Default 0.5. */
   readonly load?: number | undefined;
   /** How long the disturbance lasts. Default 20. */
   readonly disturbanceSeconds?: number | undefined;
-  /** Seconds before and after. Default 20 and 30. */
+  /** Seconds before and after the disturbance. Default 20 and 30. */
   readonly beforeSeconds?: number | undefined;
   readonly afterSeconds?: number | undefined;
-  /** The share of calls that fail at once, by chance, before they reach the service. Default 0. */
+  /** The share of calls that fail at once, at random, before they reach the service. Default 0. */
   readonly failing?: number | undefined;
   /** How long a user waits. Default 2,000. */
   readonly patienceMs?: number | undefined;
@@ -71,9 +70,9 @@ export interface Place {
   readonly clock: Clock;
   readonly random: SeededRandom;
   readonly service: Service;
-  /** Resolves when the clock shows this instant. */
+  /** Resolves when the clock has reached this instant. */
   until(atMs: number): Promise<void>;
-  /** Resolves when every request has ended. No more of them come. */
+  /** Resolves when every request has ended. No more users come. */
   end(): Promise<unknown>;
 }
 
@@ -102,14 +101,14 @@ export async function playIn(place: Place, options: PlayOptions): Promise<Report
   return reportOf(await runIn(place, options));
 }
 
-/** All that happened in a run. */
+/** All events of a run. */
 export interface Run {
   readonly options: PlayOptions;
   readonly requests: readonly UserRequest[];
   /** Calls of the service, by the second in which they were made. */
   readonly callsBySecond: readonly number[];
   readonly callsDuring: number;
-  /** What the service has done, wanted or not. */
+  /** Requests that the service has completed, whether or not anybody still waited. */
   readonly completed: number;
   readonly capacityPerMs: number;
   readonly beginMs: number;
@@ -154,7 +153,7 @@ export async function runIn(place: Place, options: PlayOptions): Promise<Run> {
   return { options, requests, callsBySecond, callsDuring, completed, capacityPerMs, beginMs, startMs, endMs, lastMs };
 }
 
-/** A run in figures. */
+/** The figures of a run. */
 export function reportOf(run: Run): Report {
   const { requests, beginMs, startMs, endMs, lastMs } = run;
   const { seed, patienceMs = 2_000 } = run.options;
@@ -181,17 +180,17 @@ export function reportOf(run: Run): Report {
 
 /** One second of a run. */
 export interface Second {
-  /** Since the disturbance began; negative before it. */
+  /** Counted from the start of the disturbance; negative before it. */
   readonly second: number;
   /** Users who came. */
   readonly requests: number;
   /** Calls that the service got. */
   readonly calls: number;
-  /** Of those users, how many had, or were to have, a good answer. */
+  /** How many of those users got a good answer, then or later. */
   readonly good: number;
 }
 
-/** A run second by second. */
+/** The figures of a run, second by second. */
 export function secondsOf(run: Run): readonly Second[] {
   const before = Math.round((run.startMs - run.beginMs) / 1_000);
   const seconds = Array.from({ length: Math.round((run.lastMs - run.beginMs) / 1_000) }, (_, index) => ({
@@ -211,22 +210,22 @@ export function secondsOf(run: Run): readonly Second[] {
 
 export interface UserRequest {
   readonly atMs: number;
-  /** NaN for one that never ended. */
+  /** NaN for a request that never ended. */
   endedMs: number;
   isGood: boolean;
   wasShed: boolean;
-  /** What the user got in place of an answer. */
+  /** The error that the user got instead of an answer. */
   error: unknown;
 }
 
-/** Users as an open loop: the next one comes whatever becomes of this one. */
+/** Users as an open loop: the next one comes whatever happens to this one. */
 class Users extends Timer {
   readonly requests: UserRequest[] = [];
   readonly callsBySecond: number[] = [];
   calls = 0;
   /** The share of calls that fail. */
   failing = 0;
-  /** How long answers are on their way. */
+  /** How long answers take to arrive. */
   lateByMs = 0;
   private readonly beginMs: number;
   private perMs = 0;
@@ -266,7 +265,7 @@ class Users extends Timer {
   }
 
   override expire(): void {
-    // Real timers are late: whoever should have come meanwhile comes now, so that the rate holds.
+    // Real timers are late: users that are overdue come now, so that the rate holds.
     do {
       this.nextAtMs += this.random.exponential(1 / this.perMs);
       this.ask();
@@ -330,7 +329,7 @@ function recoveryOf(requests: readonly UserRequest[], fromMs: number, toMs: numb
   const shareIn = (beginMs: number, lengthMs: number) =>
     goodShare(after.filter(({ atMs }) => atMs >= beginMs && atMs < beginMs + lengthMs));
   for (let beginMs = fromMs; beginMs + 5_000 <= toMs; beginMs += 500) {
-    // Few users come in half a second, so a little less than usual is nothing to be seen there.
+    // Few users come in half a second, so a share slightly below the usual one means nothing.
     if (!(shareIn(beginMs, 500) < 0.9 * usualShare) && shareIn(beginMs, 5_000) >= 0.95 * usualShare) {
       return (beginMs - fromMs) / 1_000;
     }
@@ -338,7 +337,7 @@ function recoveryOf(requests: readonly UserRequest[], fromMs: number, toMs: numb
   return Number.POSITIVE_INFINITY;
 }
 
-/** The twelve services of the robustness grid, by the names of its columns: workers / mean ms / gamma shape. */
+/** The twelve services of the robustness grid, named like its columns: workers / mean ms / gamma shape. */
 export const grid: Readonly<Record<string, Shape>> = Object.fromEntries(
   (['pool', 'thrash'] as const).flatMap((kind) =>
     (

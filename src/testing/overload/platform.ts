@@ -1,6 +1,6 @@
 /**
- * The platform in virtual time: while a run is played, the global timers, `Date.now`, `performance.now`, `AbortSignal.timeout`
- * and `Math.random` are those of the run. So libraries that know nothing else take part, and the same seed plays the same run.
+ * The platform in virtual time: while a run is played, it replaces the global timers, `Date.now`, `performance.now`, `AbortSignal.timeout` and `Math.random`
+ * with those of the run. So libraries that support no other clock take part, and the same seed gives the same run.
  */
 import { callbackTimer, Timer } from '../../core/clock.js';
 import { type SeededRandom, seededRandom } from '../random.js';
@@ -8,7 +8,7 @@ import { type VirtualClock, virtualClock } from '../virtual-clock.js';
 import { type PlayOptions, type Report, type Run, reportOf, runIn } from './overload.js';
 import { serviceOf } from './services.js';
 
-/** As `play`, for strategies whose libraries take time and chance from the platform. */
+/** Like `play`, for strategies whose libraries take time and randomness from the platform. */
 export async function playOnPlatform(options: PlayOptions): Promise<Report> {
   return reportOf(await runOnPlatform(options.seed, () => options));
 }
@@ -19,8 +19,8 @@ export type PlatformTimers = Pick<typeof globalThis, 'setTimeout' | 'clearTimeou
 /**
  * Plays one run while the platform's time is virtual.
  *
- * @param prepare - Called when it is: modules loaded by it find virtual time.
- * @param timers - Whose timers are replaced. Default: the global object.
+ * @param prepare - Called once time is virtual, so that modules it loads find virtual time.
+ * @param timers - The object whose timers are replaced. Default: the global object.
  */
 export async function runOnPlatform(
   seed: number,
@@ -39,7 +39,7 @@ export async function runOnPlatform(
         service: serviceOf(options.shape, clock, random.fork('service')),
         until: (atMs) => clock.advanceTo(atMs),
         end: () => {
-          // Intervals would go on for ever; nobody comes any more who could see it.
+          // Intervals would run for ever, and no more users come who could see them.
           platform.endIntervals();
           return clock.runAll({ maxTimers: 10_000_000 });
         },
@@ -95,12 +95,12 @@ class Platform {
     Date.now = this.realNow;
     Math.random = this.realRandom;
     AbortSignal.timeout = this.realSignal;
-    // The real one is the prototype's.
+    // The real `now` is on the prototype.
     Reflect.deleteProperty(performance, 'now');
   }
 
   private begin(task: () => void, ms: number | undefined, repeats: boolean): PlatformTimer {
-    // As in Node: no wait is shorter than a millisecond.
+    // As in Node, a timer takes at least a millisecond.
     const timer = new PlatformTimer(this.clock, task, Math.max(1, Math.trunc(ms ?? 1)), repeats);
     if (repeats) this.intervals.add(timer);
     return timer;
@@ -138,7 +138,7 @@ class PlatformTimer extends Timer {
     return this;
   }
 
-  /** Virtual time keeps no process alive. */
+  /** Virtual time does not keep the process alive. */
   ref(): this {
     return this;
   }

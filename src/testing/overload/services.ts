@@ -5,21 +5,21 @@ import { type Clock, Timer } from '../../core/clock.js';
 import type { SeededRandom } from '../random.js';
 import { serviceModel } from '../service-model.js';
 
-/** What a service is made of. */
+/** The parameters of a service. */
 export interface Shape {
   readonly workers: number;
   readonly meanMs: number;
-  /** Of the gamma distribution of its service times: their coefficient of variation is 1 / sqrt(shape). */
+  /** The shape of the gamma distribution of its service times: their coefficient of variation is 1 / sqrt(shape). */
   readonly gamma: number;
-  /** A pool of workers with a first-come-first-served queue, or all requests at once, the more the slower. */
+  /** A pool of workers with a first-come-first-served queue, or all requests at once, each slower the more there are. */
   readonly kind: 'pool' | 'thrash';
 }
 
 export interface Service {
   readonly completed: number;
-  /** Takes a request. What is behind the answer goes on when the signal aborts. */
+  /** Takes a request. The work behind it goes on when the signal aborts. */
   serve(signal?: AbortSignal): Promise<unknown>;
-  /** Requests that begin from now on take so many times as long. */
+  /** Multiplies the time that requests take from now on. */
   slowDown(factor: number): void;
 }
 
@@ -49,7 +49,7 @@ class Pool implements Service {
   }
 }
 
-/** What each request above the number of workers, per worker, adds to the work of all: 20 in flight do 200/s, 100 do 111/s, 1,000 do 18/s. */
+/** The work that each request above the number of workers adds to all work, per worker: 20 in flight do 200/s, 100 do 111/s, 1,000 do 18/s. */
 const contention = 0.2;
 
 interface Job {
@@ -66,7 +66,7 @@ class Thrashing extends Timer implements Service {
   private factor = 1;
   /** A heap by `endsAtWork`. */
   private readonly jobs: Job[] = [];
-  /** The work that a request has got that was there from the beginning, in milliseconds of a worker. */
+  /** The work done, in milliseconds of a worker, for a request that has been there from the start. */
   private work = 0;
   private workAtMs = 0;
 

@@ -26,7 +26,7 @@ function setUp(options: Partial<CacheOptions<unknown>> & { readonly isStored?: b
   return { clock, store, events, responses, source, ask };
 }
 
-describe('what is asked of a stored cache', () => {
+describe('asking a stored cache', () => {
   it('tells where a value came from and until when it is fresh', async () => {
     const { clock, ask, source, events } = setUp({ staleWhileRevalidate: '5s' });
     await clock.advance(1_000);
@@ -52,7 +52,7 @@ describe('what is asked of a stored cache', () => {
     ]);
   });
 
-  it('tells the same of what is in a store', async () => {
+  it('tells the same of a value that is in a store', async () => {
     const { clock, store, ask, source } = setUp({ isStored: true });
     source.delayMs = 100;
     const loaded = ask();
@@ -68,7 +68,7 @@ describe('what is asked of a stored cache', () => {
     expect(found).toEqual({ value: 1, source: 'l2', freshness });
   });
 
-  it('shows a value that is worth no refresh until its time is over, and not stale', async () => {
+  it('serves a value that is not worth a refresh until it expires, and then no longer', async () => {
     const { clock, ask, source } = setUp({ staleWhileRevalidate: '5s' });
     await ask();
     await clock.advance(9_999);
@@ -78,12 +78,12 @@ describe('what is asked of a stored cache', () => {
     expect(await ask(false)).toMatchObject({ value: 2, source: 'load' });
   });
 
-  it('has no freshness of a value that is not kept', async () => {
+  it('tells no freshness of a value that is not kept', async () => {
     const { ask } = setUp({ ttl: () => 0 });
     expect(await ask()).toEqual({ value: 1, source: 'load', freshness: undefined });
   });
 
-  it('makes void by a tag only what can have it, and warns by its name', async () => {
+  it("invalidates by a tag only the keys that can have it, and warns with the cache's name", async () => {
     const { clock, responses, source, ask, events } = setUp();
     source.delayMs = 100;
     const older = ask();
@@ -98,14 +98,14 @@ describe('what is asked of a stored cache', () => {
     });
   });
 
-  it('refuses to answer once it is closed', async () => {
+  it('rejects once the cache is closed', async () => {
     const { responses, ask } = setUp();
     await ask();
     await responses.close();
     await expect(ask()).rejects.toThrow('the cache "pages" is closed');
   });
 
-  it('names itself in what is wrong with its options', () => {
+  it('names the cache in the error for an invalid option', () => {
     expect(() => setUp({ ttl: 'soon' as never })).toThrow('responseCache: option "ttl"');
   });
 });

@@ -94,7 +94,7 @@ describe('backing of a cache', () => {
     for (const signal of signals) expect(signal!.reason).toBe(error);
   });
 
-  it('takes the answer that is there when its time is over', async () => {
+  it('takes a reply that has arrived by the time of its timeout', async () => {
     const { backing, clock, state } = setUp();
     let answer = (_: never) => {};
     state.answer = () =>
@@ -108,7 +108,7 @@ describe('backing of a cache', () => {
     expect(await read).toBeUndefined();
   });
 
-  it('leaves the store alone for a second after three failures in a row, and then tries it by one', async () => {
+  it('leaves the store alone for a second after three failures in a row, and then probes it with one request', async () => {
     const { backing, clock, calls, events, fail } = setUp();
     fail('failed');
     for (let failures = 0; failures < 3; failures++) {
@@ -128,7 +128,7 @@ describe('backing of a cache', () => {
     expect(new Set(events.map(({ name }) => name))).toEqual(new Set(['users store']));
   });
 
-  it.each(['invalid', 'full'] as const)('takes a store that says "%s" for no sick one', async (reason) => {
+  it.each(['invalid', 'full'] as const)('does not count "%s" of a store as a failure of its health', async (reason) => {
     const { backing, clock, state, fail } = setUp();
     fail(reason);
     for (let tries = 0; tries < 5; tries++) await expect(backing.read('42')).rejects.toMatchObject({ reason });
@@ -144,7 +144,7 @@ describe('backing of a cache', () => {
     expect(backing.breaker.state).toBe('closed');
   });
 
-  it('marks its records as what the store may drop, and no tag', async () => {
+  it('writes records as evictable, but not tags', async () => {
     const { backing, calls } = setUp();
     await backing.write('42', record, { ttlMs: 60_000, ifVersion: 0 });
     await backing.invalidateTag('a');
@@ -154,7 +154,7 @@ describe('backing of a cache', () => {
     ]);
   });
 
-  it('removes a record whatever it is, or only the version that was named', async () => {
+  it('removes any version of a record, or only the one that was named', async () => {
     const { backing, calls } = setUp();
     await backing.write('42', record, { ttlMs: 60_000 });
     expect(await backing.remove('42', 999)).toBe(false);
@@ -256,13 +256,13 @@ describe('backing of a cache', () => {
     expect((await backing.generations(['a'])).get('a')!.number).toBe(second);
   });
 
-  it('takes an entry of another release for one that is worth nothing, with its version', async () => {
+  it('treats an entry of another release as empty, and keeps its version', async () => {
     const { backing, inner } = setUp();
     const { version } = (await inner.write('cache|users|key|42', Uint8Array.of(99), { ttlMs: 60_000 })) as never;
     expect(await backing.read('42')).toMatchObject({ version, record: { serializer: 0 } });
   });
 
-  it('keeps a key in clear as long as any store takes it, and by its hash beyond', async () => {
+  it('keeps a key as it is while any store accepts it, and its hash beyond that', async () => {
     const { backing, calls } = setUp({ name: '😀'.repeat(41) });
     const written = async (key: string) => {
       await backing.read(key);
@@ -278,7 +278,7 @@ describe('backing of a cache', () => {
     expect(await written('😀'.repeat(100))).toContain('|hash|');
   });
 
-  it('says so where it cannot shorten a key that is too long', async () => {
+  it('fails with a clear error if it cannot shorten a key that is too long', async () => {
     const { backing } = setUp();
     for (const process of [undefined, {}, { getBuiltinModule: () => undefined }]) {
       vi.stubGlobal('process', process);
@@ -291,7 +291,7 @@ describe('backing of a cache', () => {
     }
   });
 
-  it('owes nothing of a key that was invalidated after all, or holds something new', async () => {
+  it('owes nothing for a key that was invalidated after all, or holds a new value', async () => {
     const { backing, calls, owed, state, fail } = setUp({ onStoreDown: 'replay' });
     for (const pay of [() => backing.invalidate('42'), () => backing.write('42', record, { ttlMs: 1_000 })]) {
       fail('failed');
@@ -322,7 +322,7 @@ describe('backing of a cache', () => {
     expect(calls.slice(length).map(({ verb }) => verb)).toEqual(['remove', 'write']);
   });
 
-  it('still owes a key of which something was written on a condition', async () => {
+  it('still owes an invalidation for a key after a conditional write', async () => {
     const { backing, calls, state, fail } = setUp({ onStoreDown: 'replay' });
     fail('failed');
     await backing.invalidate('42');
@@ -333,7 +333,7 @@ describe('backing of a cache', () => {
     expect(calls.length).toBe(length + 1);
   });
 
-  it('owes nothing that the store will never take', async () => {
+  it('owes nothing that the store can never accept', async () => {
     const { backing, fail, owed } = setUp({ onStoreDown: 'replay' });
     fail('invalid');
     await expect(backing.invalidate('42')).rejects.toMatchObject({ reason: 'invalid' });
@@ -345,7 +345,7 @@ describe('backing of a cache', () => {
 });
 
 describe('watch of a key', () => {
-  it('is one for all who need the key, and ends with the last of them', async () => {
+  it('is shared by all users of the key, and ends with the last of them', async () => {
     const { backing, watches } = setUp();
     const one = backing.watch('key', '42');
     expect(backing.watch('key', '42')).toBe(one);
@@ -358,7 +358,7 @@ describe('watch of a key', () => {
     expect(backing.watch('key', '42')).not.toBe(one);
   });
 
-  it('is ready once changes are told, and takes what happened before for a change', async () => {
+  it('is ready once changes are reported, and counts earlier ones as a change', async () => {
     const { backing, watches, state } = setUp();
     let isReady = () => {};
     state.isReady = new Promise<void>((resolve) => {
@@ -376,7 +376,7 @@ describe('watch of a key', () => {
     expect([watch.changes, heard]).toEqual([2, ['changed', 'gap']]);
   });
 
-  it('tells all who listen, also when one of them ceases to meanwhile', async () => {
+  it('tells all listeners, even if one of them leaves during that', async () => {
     const { backing, watches } = setUp();
     const watch = backing.watch('key', '42');
     const heard: string[] = [];
@@ -391,7 +391,7 @@ describe('watch of a key', () => {
     expect(heard).toEqual(['first', 'second']);
   });
 
-  it('is never ready where the store cannot watch', async () => {
+  it('is never ready if the store cannot watch', async () => {
     const { backing, state } = setUp();
     state.isReady = Promise.reject(new Error('no connection'));
     const refused = backing.watch('key', '1');
@@ -405,7 +405,7 @@ describe('watch of a key', () => {
     backing.release(failed);
   });
 
-  it('tells nothing more once the cache is closed, and is not shared any more', async () => {
+  it('reports nothing more once the cache is closed, and is no longer shared', async () => {
     const { backing, watches } = setUp();
     const watch = backing.watch('key', '42');
     let changes = 0;

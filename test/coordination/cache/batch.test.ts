@@ -38,7 +38,7 @@ const valuesOf = async (answers: ReturnType<Cache<unknown>['getMany']>) =>
 watchForUnheardRejections();
 
 describe('cache, asked for many keys,', () => {
-  it('looks them all up by one trip, and loads nothing when all are there', async () => {
+  it('looks them all up in one round trip, and loads nothing if all are there', async () => {
     const batches: (readonly string[])[] = [];
     const { users, other, trips } = setUpMany((keys) => batches.push(keys));
     for (const key of ['a', 'b', 'c']) {
@@ -51,7 +51,7 @@ describe('cache, asked for many keys,', () => {
     expect(trips.length).toBe(1);
   });
 
-  it('looks two up by one trip, and one by its own', async () => {
+  it('looks two up in one round trip, and one with a plain read', async () => {
     const { users, trips } = setUpMany(upper);
     expect(await valuesOf(users.getMany(['a', 'b']))).toEqual(['A', 'B']);
     expect(trips.filter((name) => name.startsWith('read'))).toEqual(['read 2']);
@@ -60,7 +60,7 @@ describe('cache, asked for many keys,', () => {
     expect(trips).toEqual(['read', 'write', 'write']);
   });
 
-  it('believes what it has looked up without word of changes for 5 s at most', async () => {
+  it('trusts what it has looked up for 5 s at most if no changes are reported', async () => {
     const { users, other, trips, clock } = setUpMany(upper, { ttl: '1h', early: 'off' });
     for (const key of ['a', 'b']) await other.users.get(key);
     await users.getMany(['a', 'b']);
@@ -70,7 +70,7 @@ describe('cache, asked for many keys,', () => {
     expect(trips).toEqual(['read']);
   });
 
-  it('asks the store nothing for no keys, and takes that for no sign of its health', async () => {
+  it('asks the store nothing for no keys, and does not count that for its health', async () => {
     const { users, clock, trips, state } = setUpMany(upper);
     state.isDown = true;
     for (const key of ['a', 'b', 'c']) await users.get(key);
@@ -98,20 +98,20 @@ describe('cache, asked for many keys,', () => {
     expect(batches).toEqual([['a', 'b']]);
   });
 
-  it('loads what is owed to a store that is down without a look at it', async () => {
+  it('loads a key whose invalidation is owed without reading it from the store, which is down', async () => {
     const { users, state } = setUpMany(upper, { onStoreDown: 'replay' });
     state.isDown = true;
     for (const key of ['a', 'b']) await users.delete(key);
     expect(await valuesOf(users.getMany(['a', 'b']))).toEqual(['A', 'B']);
   });
 
-  it('loads each by itself where there is no loader for many', async () => {
+  it('loads each by itself without a loader for many', async () => {
     const { users, source, trips } = setUpMany(undefined);
     expect(await valuesOf(users.getMany(['a', 'b']))).toEqual([1, 1]);
     expect([source.keys, trips[0]]).toEqual([['a', 'b'], 'read 2']);
   });
 
-  it('loads one that it asks for alone by the loader for many, where there is no other', async () => {
+  it('loads a single key with the loader for many if there is no other', async () => {
     const failure = new Error('no b');
     const { users } = setUpMany((keys) => keys.map((key) => (key === 'b' ? failure : key.toUpperCase())), {
       load: undefined,
@@ -120,7 +120,7 @@ describe('cache, asked for many keys,', () => {
     await expect(users.get('b')).rejects.toBe(failure);
   });
 
-  it('holds nobody up for a key that another process loads, and loads that alone when the other does not', async () => {
+  it('delays no key for one that another process loads, and loads that one alone if the other process does not', async () => {
     const batches: (readonly string[])[] = [];
     const load = (keys: readonly string[]) => {
       batches.push(keys);
@@ -139,7 +139,7 @@ describe('cache, asked for many keys,', () => {
     await Promise.all([users.close(), other.users.close()]);
   });
 
-  it('tells the loader how long it may take, and that somebody waits', async () => {
+  it('tells the loader how long it may take, and that a caller waits', async () => {
     let given: LoadContext | undefined;
     const load: LoadMany = (keys, context) => {
       given = context;
@@ -150,7 +150,7 @@ describe('cache, asked for many keys,', () => {
     expect([given!.remainingMs, given!.isBackground, given!.signal.aborted]).toEqual([7_000, false, false]);
   });
 
-  it('tells the loader how long it may still take when it had to wait for its turn', async () => {
+  it('tells the loader how much time is left after it has waited for its turn', async () => {
     const told: number[] = [];
     const load: LoadMany = (keys, { remainingMs }) => {
       told.push(remainingMs);
@@ -165,7 +165,7 @@ describe('cache, asked for many keys,', () => {
     expect(told).toEqual([4_000]);
   });
 
-  it('gives each key what the loader throws', async () => {
+  it('gives each key the error that the loader throws', async () => {
     const failure = new Error('down');
     const { users } = setUpMany(() => {
       throw failure;
@@ -175,7 +175,7 @@ describe('cache, asked for many keys,', () => {
     expect(answers[1]).toBe(failure);
   });
 
-  it('gives a key the error that the loader answers in place of its value, and keeps the others', async () => {
+  it('gives a key the error that the loader returns for it, and the others their values', async () => {
     const failure = new Error('no b');
     const { users, source } = setUpMany((keys) => keys.map((key) => (key === 'b' ? failure : key.toUpperCase())));
     const answers = await users.getMany(['a', 'b']);
@@ -195,7 +195,7 @@ describe('cache, asked for many keys,', () => {
     }
   });
 
-  it('gives each key what the key itself is refused for', async () => {
+  it('gives an invalid key its own error, and the others their values', async () => {
     const { users } = setUpMany(upper);
     const [good, bad] = await users.getMany(['a', {} as string]);
     expect(good).toEqual({ ok: true, value: 'A' });
@@ -214,7 +214,7 @@ describe('cache, when a caller of many keys gives up,', () => {
     return { ...world, signals };
   }
 
-  it('aborts the load with his reason when nobody else waits for any of them', async () => {
+  it('aborts the load with the reason when no other caller waits for any of the keys', async () => {
     const { users, clock, signals } = setUpSlow();
     const controller = new AbortController();
     const answer = users.getMany(['a', 'b'], { signal: controller.signal });
@@ -225,7 +225,7 @@ describe('cache, when a caller of many keys gives up,', () => {
     expect(signals[0]!.reason).toBe('enough');
   });
 
-  it('goes on for one that somebody else waits for', async () => {
+  it('goes on for a key that another caller waits for', async () => {
     const { users, clock, signals } = setUpSlow();
     const controller = new AbortController();
     const answer = users.getMany(['a', 'b'], { signal: controller.signal });
@@ -238,7 +238,7 @@ describe('cache, when a caller of many keys gives up,', () => {
     expect(await other).toBe('B');
   });
 
-  it('loads nothing that nobody waits for any more when its turn comes', async () => {
+  it('loads no key that nobody waits for any more when its turn comes', async () => {
     const { users, clock, source, signals } = setUpSlow({ maxConcurrentLoads: 1 });
     source.delayMs = 1_000;
     const first = users.get('x');
@@ -254,7 +254,7 @@ describe('cache, when a caller of many keys gives up,', () => {
     expect(await valuesOf(later)).toEqual(['A', 'B']);
   });
 
-  it('loads nothing that nobody waits for any more when the last key is looked up', async () => {
+  it('loads no key that nobody waits for any more when the last look-up arrives', async () => {
     const { users, clock, signals, shared, trips } = setUpSlow();
     // The lease on one of them takes a while.
     const { write } = shared;
@@ -274,7 +274,7 @@ describe('cache, when a caller of many keys gives up,', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('takes one that was given up while the store was down for none of those that are loaded', async () => {
+  it('loads the other keys without one that was given up while the store was down', async () => {
     const batches: (readonly string[])[] = [];
     const { users, clock, state, shared } = setUpMany(
       async (keys) => {
@@ -300,7 +300,7 @@ describe('cache, when a caller of many keys gives up,', () => {
     expect(batches).toEqual([['b']]);
   });
 
-  it('asks nothing at all for one who has given up before', async () => {
+  it('sends nothing for a signal that has already aborted', async () => {
     const { users, trips } = setUpSlow();
     await expect(users.getMany(['a', 'b'], { signal: AbortSignal.abort('enough') })).rejects.toBe('enough');
     expect(trips).toEqual([]);

@@ -13,7 +13,7 @@ const ways: readonly (readonly [string, Changes])[] = [
 ];
 
 describe.each(ways)('cache, %s,', (_, way) => {
-  it('loads once for all who ask at a time, and then not until the ttl is over', async () => {
+  it('loads once for concurrent callers, and then not until the ttl is over', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off' });
     source.delayMs = 50;
     const answers = Promise.all(Array.from({ length: 200 }, () => users.get('42')));
@@ -36,7 +36,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(users.get('42')).toBe(users.get('42'));
   });
 
-  it('keeps no old value of a load that others had left for a tag before its key was deleted', async () => {
+  it('keeps no value of a load that an invalidated tag had detached before its key was deleted', async () => {
     const { users, source, clock } = setUp(way);
     source.delayMs = 50;
     const before = users.get('42');
@@ -52,14 +52,14 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(await after).toBe(2);
   });
 
-  it('says that there is no loader, which keeps nobody from bringing one', async () => {
+  it('says that there is no loader, and accepts one with the call', async () => {
     const { users } = setUp({ ...way, load: undefined });
     await expect(users.get('42')).rejects.toThrow(/has no "load"; give the factory one, or this call/);
     expect(await users.get('42', { load: () => 5 })).toBe(5);
     expect(await users.get('42')).toBe(5);
   });
 
-  it('holds at most "max" values, and drops the one that was used least recently, whoever used it', async () => {
+  it('holds at most "max" values, and drops the least recently used, by whichever way it was used', async () => {
     const { users } = setUp({ ...way, max: 3 });
     const { signal } = new AbortController();
     for (const key of ['1', '2', '3']) {
@@ -73,7 +73,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(['1', '2', '3'].map((key) => users.peek(key) !== undefined)).toEqual([true, true, false]);
   });
 
-  it('peeks at what a get would hit at once, and begins nothing', async () => {
+  it('peeks at what a get would return at once, and starts nothing', async () => {
     const { users, source, clock, sources } = setUp(way);
     const isKnown = () => users.peek('42') !== undefined;
     expect(isKnown()).toBe(false);
@@ -102,7 +102,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(isKnown()).toBe(false);
   });
 
-  it('refuses what other caches take and it would pass over: a loader by itself, a time for one value', async () => {
+  it('refuses options of other caches that it would ignore: a plain loader, a time to live for one value', async () => {
     const { users, source } = setUp(way);
     const wrong = users as unknown as Record<'get' | 'set', (...args: readonly unknown[]) => Promise<unknown>>;
     await expect(wrong.get('42', () => 7)).rejects.toThrow('get takes { signal, load }, got a function');
@@ -122,7 +122,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(source.loads).toBe(1);
   });
 
-  it('does not cache undefined, and does with negativeTtl, as null, for that long', async () => {
+  it('does not cache undefined, but with negativeTtl caches it like null, for that long', async () => {
     const { users, source, clock, caches } = setUp({ ...way }, 1);
     source.value = undefined;
     expect([await users.get('42'), await users.get('42'), source.loads]).toEqual([undefined, undefined, 2]);
@@ -140,7 +140,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('rejects all who wait with what the loader throws, the same object, also when it throws at once', async () => {
+  it('rejects all waiters with what the loader throws, the same object, even if it throws synchronously', async () => {
     const error = new Error('down');
     const { users } = setUp({
       ...way,
@@ -152,7 +152,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(answers.map((answer) => answer.status === 'rejected' && answer.reason)).toEqual([error, error]);
   });
 
-  it('lets one caller go by his signal and the others have the value', async () => {
+  it('lets one caller abort, and the others get the value', async () => {
     const { users, source, clock } = setUp(way);
     source.delayMs = 100;
     const controller = new AbortController();
@@ -165,7 +165,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect([await patient, source.loads]).toEqual([1, 1]);
   });
 
-  it('aborts the load when the last caller has gone, and begins anew for the next', async () => {
+  it('aborts the load when the last caller has gone, and starts another for the next', async () => {
     const signals: AbortSignal[] = [];
     const { users, clock } = setUp({
       ...way,
@@ -191,7 +191,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('gives a load up at hardTimeout, aborts its signal, and drops what comes late', async () => {
+  it('gives a load up at hardTimeout, aborts its signal, and ignores a late result', async () => {
     let late = (_: unknown) => {};
     let given: AbortSignal | undefined;
     const { users, clock, source } = setUp({
@@ -218,7 +218,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('shows a stale value at once and refreshes it behind, until staleWhileRevalidate is over', async () => {
+  it('serves a stale value at once and refreshes it in the background, until staleWhileRevalidate is over', async () => {
     const { users, source, clock, sources } = setUp({ ...way, early: 'off', staleWhileRevalidate: '5s' });
     await users.get('42');
     source.value = 2;
@@ -237,7 +237,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(sources().slice(1, 3)).toEqual(['stale', 'stale']);
   });
 
-  it('puts a stale value in place of an error until staleIfError is over, and not a moment longer', async () => {
+  it('serves a stale value instead of an error until staleIfError is over, and not a moment longer', async () => {
     const { users, source, clock, sources } = setUp({ ...way, early: 'off', staleIfError: '1m' });
     await users.get('42');
     source.error = new Error('down');
@@ -264,7 +264,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(await users.get('42')).toBe(2);
   });
 
-  it('gives the stale value after softTimeout and goes on loading', async () => {
+  it('serves the stale value after softTimeout, and goes on loading', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1m', softTimeout: 200 });
     await users.get('42');
     await clock.advance(10_000);
@@ -278,7 +278,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(source.loads).toBe(2);
   });
 
-  it('refreshes by itself before the end when it is asked then, by the time that loads take', async () => {
+  it('refreshes before the expiry when asked near it, depending on how long loads take', async () => {
     const { users, source, clock, sources } = setUp(way);
     source.delayMs = 200;
     const first = users.get('42');
@@ -297,7 +297,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(sources()).not.toContain('stale');
   });
 
-  it.each(['delete', 'set'] as const)('never shows what was loaded before a %s', async (verb) => {
+  it.each(['delete', 'set'] as const)('never serves what was loaded before a %s', async (verb) => {
     const { users, source, clock } = setUp(way);
     source.delayMs = 100;
     const before = users.get('42');
@@ -314,7 +314,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect(await users.get('42')).toBe(2);
   });
 
-  it('never shows what was loaded before its tag was invalidated, in the foreground and behind', async () => {
+  it('never serves what was loaded before its tag was invalidated, in the foreground or in the background', async () => {
     const { users, source, clock } = setUp({
       ...way,
       staleWhileRevalidate: '1m',
@@ -396,7 +396,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect([(await answers).length, users.size]).toEqual([100, 10]);
   });
 
-  it('holds no timer and answers nothing more when it is closed', async () => {
+  it('holds no timer and rejects every call once it is closed', async () => {
     const { users, source, clock } = setUp(way);
     source.delayMs = 100;
     const cut = users.get('42').catch((error) => error.message);
@@ -423,7 +423,7 @@ describe('cache, for several processes,', () => {
     expect(sources()).toContain('wait');
   });
 
-  it('takes over from a process that died, within the lease', async () => {
+  it('takes over from a process that has died, within the lease', async () => {
     const { caches, source, clock, store } = setUp({}, 2);
     let writes = 0;
     const dying = setUpDying(() => writes++ > 0);
@@ -464,7 +464,7 @@ describe('cache, for several processes,', () => {
     expect(await caches[1]!.get('42')).toBe(1);
   });
 
-  it('shows a changed value everywhere once maxL1Ttl is over, without word of changes', async () => {
+  it('serves a changed value everywhere once maxL1Ttl is over, even if no change is reported', async () => {
     const { caches, source, clock } = setUp({ maxL1Ttl: '1s', early: 'off' }, 2);
     await caches[1]!.get('42');
     source.value = 2;
@@ -474,7 +474,7 @@ describe('cache, for several processes,', () => {
     expect(await caches[1]!.get('42')).toBe(2);
   });
 
-  it('refuses two caches of one name on one store', () => {
+  it('refuses two caches of the same name on one store', () => {
     const store = memoryStore();
     cache({ store, ttl: 1 });
     expect(() => cache({ store, ttl: 1 })).toThrow(OptionsError);
@@ -482,10 +482,10 @@ describe('cache, for several processes,', () => {
   });
 });
 
-describe('cache that nobody listens to', () => {
+describe('cache without a listener for events', () => {
   const unheard = { on: undefined, early: 'off', staleIfError: '1m', softTimeout: 200 } as const;
 
-  it('lets all who ask during a first load join it', async () => {
+  it('lets concurrent callers join a first load', async () => {
     const { users, source, clock } = setUp(unheard);
     source.delayMs = 50;
     const answers = [users.get('42'), users.get('42')];
@@ -495,7 +495,7 @@ describe('cache that nobody listens to', () => {
     expect(users.get('42')).toBe(users.get('42'));
   });
 
-  it('shows a newcomer no old value that a first load gave for want of better, once the key was changed', async () => {
+  it('serves no new caller the stale value that a slow first load fell back to, once the key was changed', async () => {
     const clock = virtualClock();
     const shared = memoryStore({ clock });
     let value = 1;
@@ -528,7 +528,7 @@ describe('cache that nobody listens to', () => {
 });
 
 describe('cache that misses', () => {
-  it('leaves nothing of what its loads have held to full collections', async () => {
+  it('keeps nothing of its loads until a full garbage collection', async () => {
     const users = cache<number>({ ttl: '1m' });
     const churn = async (from: number, to: number) => {
       for (let first = from; first < to; first += 32) {

@@ -16,7 +16,7 @@ function setUp() {
 }
 
 describe('debts of a cache', () => {
-  it('are paid a second later, all of them, and tried each second until the store takes them', async () => {
+  it('are all paid a second later, and retried each second until the store accepts them', async () => {
     const { clock, debts, paid, state, payment } = setUp();
     for (const name of ['a', 'b']) expect(debts.owe(name, payment(name))).toBe(true);
     expect([debts.isEmpty, clock.pendingTimers]).toEqual([false, 1]);
@@ -31,7 +31,7 @@ describe('debts of a cache', () => {
     expect([paid, debts.isEmpty, clock.pendingTimers]).toEqual([['a', 'a', 'b'], true, 0]);
   });
 
-  it('are not put off by others that come', async () => {
+  it('are not delayed by newer ones', async () => {
     const { clock, debts, paid, payment } = setUp();
     debts.owe('a', payment('a'));
     await clock.advance(600);
@@ -40,7 +40,7 @@ describe('debts of a cache', () => {
     expect(paid).toEqual(['a', 'b']);
   });
 
-  it('are paid before somebody trusts what they are of, and no others', async () => {
+  it('are paid before their keys are used, and no others are', async () => {
     const { debts, paid, state, payment } = setUp();
     for (const name of ['a', 'b', 'c']) debts.owe(name, payment(name));
     await debts.settle(['b', 'x']);
@@ -53,7 +53,7 @@ describe('debts of a cache', () => {
     expect([paid, debts.isEmpty]).toEqual([['b', 'c', 'c', 'a'], true]);
   });
 
-  it('are paid once for all who wait for it at a time', async () => {
+  it('are paid once for concurrent users', async () => {
     const { clock, debts, paid, state, payment } = setUp();
     state.delayMs = 10;
     debts.owe('a', payment('a'));
@@ -63,7 +63,7 @@ describe('debts of a cache', () => {
     expect(paid).toEqual(['a']);
   });
 
-  it('are not settled by the older one when a newer one came while that was paid', async () => {
+  it('are not settled by the older one if a newer one was added while that was being paid', async () => {
     const { clock, debts, paid, state, payment } = setUp();
     state.delayMs = 10;
     debts.owe('a', payment('older'));
@@ -77,7 +77,7 @@ describe('debts of a cache', () => {
     expect([await after, debts.isEmpty]).toEqual([['older', 'newer'], true]);
   });
 
-  it('are owed no more when something else has paid that was begun later', async () => {
+  it('are dropped when a later write makes them unnecessary', async () => {
     const { clock, debts, paid, payment } = setUp();
     const none = debts.of('a');
     debts.owe('a', payment('a'));
@@ -89,7 +89,7 @@ describe('debts of a cache', () => {
     expect([paid, debts.isEmpty, clock.pendingTimers]).toEqual([[], true, 0]);
   });
 
-  it('are 10,000 at most, one of each kind', () => {
+  it('are limited to 10,000, one for each key', () => {
     const { debts, payment } = setUp();
     for (let count = 0; count < 10_000; count++) expect(debts.owe(`${count}`, payment('any'))).toBe(true);
     expect(debts.owe('one more', payment('any'))).toBe(false);
@@ -98,7 +98,7 @@ describe('debts of a cache', () => {
     expect(debts.owe('one more', payment('any'))).toBe(true);
   });
 
-  it('are tried once more at the end, and die then', async () => {
+  it('are tried once more on close, and then dropped', async () => {
     const { clock, debts, paid, state, payment } = setUp();
     debts.owe('a', payment('a'));
     state.isDown = true;
@@ -108,7 +108,7 @@ describe('debts of a cache', () => {
     expect(paid).toEqual(['a']);
   });
 
-  it('keep no process alive', () => {
+  it('do not keep the process alive', () => {
     const clock = virtualClock();
     let scheduled = 0;
     const background = {

@@ -21,7 +21,7 @@ function gate() {
 }
 
 describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
-  it('tells of each get where its value came from and how long it took', async () => {
+  it('reports for each get where its value came from and how long it took', async () => {
     const { users, source, clock, events } = setUp({ ...way, early: 'off' });
     await clock.advance(1_000);
     source.delayMs = 40;
@@ -41,7 +41,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect(gets[0]).toMatchObject({ name: 'cache', key: '42' });
   });
 
-  it('tells of each load how it ended, how long it took, and whether somebody waited for it', async () => {
+  it('reports for each load how it ended, how long it took, and whether a caller waited for it', async () => {
     const { users, source, clock, events } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1m' });
     const loads = () =>
       events.filter((event) => event.type === 'cache-load').map(({ name: _, type: __, ...rest }) => rest);
@@ -80,7 +80,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     }
   });
 
-  it('begins nothing for one who has given up before, and has nothing for him', async () => {
+  it('starts nothing for a signal that has already aborted, and returns it no value', async () => {
     const { users, source } = setUp(way);
     const signal = AbortSignal.abort('gone');
     await expect(users.get('42', { signal })).rejects.toBe('gone');
@@ -90,7 +90,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     await expect(users.get('42', { signal })).rejects.toBe('gone');
   });
 
-  it('lets one who joins a first load that nobody listens to go by his signal', async () => {
+  it('lets a caller with a signal join a first load, and leave it', async () => {
     const { users, source, clock } = setUp({ ...way, on: undefined });
     source.delayMs = 100;
     const controller = new AbortController();
@@ -102,7 +102,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect(await patient).toBe(1);
   });
 
-  it('leaves the load of one who has no signal alone when others go', async () => {
+  it('goes on loading for a caller without a signal when others leave', async () => {
     const { users, source, clock } = setUp({ ...way, on: undefined });
     source.delayMs = 100;
     const controller = new AbortController();
@@ -114,7 +114,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect([await patient, source.loads]).toEqual([1, 1]);
   });
 
-  it('is refreshed from the planned instant on', async () => {
+  it('refreshes from the planned instant on', async () => {
     const { users, source, clock } = setUp({ ...way, random: () => 0 });
     source.delayMs = 100;
     const first = users.get('42');
@@ -132,7 +132,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     await clock.advance(100);
   });
 
-  it('asks no clock for those who join a first load', async () => {
+  it('reads no clock for callers that join a first load', async () => {
     const { clock, users, source } = setUp({ ...way, on: undefined });
     let reads = 0;
     const now = clock.now.bind(clock);
@@ -151,7 +151,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     await users.close();
   });
 
-  it('keeps nothing of flights that have ended, nor of tags that were invalidated meanwhile', async () => {
+  it('keeps nothing of flights that have ended, nor of tags that were invalidated during them', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1m', tags: () => ['a'] });
     const { engine } = users as unknown as { engine: Record<string, Map<unknown, unknown>> };
     source.delayMs = 50;
@@ -178,7 +178,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect(backing?.watches.size ?? 0).toBe(0);
   });
 
-  it('calls no loader for one who leaves at once', async () => {
+  it('calls no loader for a caller that leaves at once', async () => {
     const { users, source, clock } = setUp(way);
     const controller = new AbortController();
     const left = users.get('42', { signal: controller.signal });
@@ -188,7 +188,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect(source.loads).toBe(0);
   });
 
-  it('lets the next caller join the load that a deleted key began, not the one before', async () => {
+  it('lets the next caller join the load that began after a deletion, not the one before', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off' });
     source.delayMs = 100;
     void users.get('42');
@@ -203,14 +203,14 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect(source.loads).toBe(2);
   });
 
-  it.each([7, 7n, true, false])('takes %s for a key as it is written', async (key) => {
+  it.each([7, 7n, true, false])('uses %s as a key in its written form', async (key) => {
     const { users } = setUp(way);
     expect(await users.get(key as never)).toBe(1);
     await users.set(`${key}`, 2);
     expect(await users.get(key as never)).toBe(2);
   });
 
-  it('takes keys of 1 to 1,024 characters, everywhere', async () => {
+  it('accepts keys of 1 to 1,024 characters, in every operation', async () => {
     const { users } = setUp(way);
     const longest = 'k'.repeat(1_024);
     await users.set(longest, 5);
@@ -223,7 +223,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     }
   });
 
-  it('says what to do about a key that is none', async () => {
+  it('says what to do about an invalid key', async () => {
     const { users } = setUp(way);
     await expect(users.get({} as never)).rejects.toThrow('give the cache the option "key"');
     const keyed = setUp({ ...way, name: 'keyed', key: (() => ({})) as never });
@@ -233,7 +233,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect(good.users.peek({ id: 'b' } as never)).toBeUndefined();
   });
 
-  it('holds nothing when it is closed, also of what ends while it closes', async () => {
+  it('holds nothing once it is closed, not even what ends during the closing', async () => {
     const { users, source, clock } = setUp(way);
     await users.get('42');
     await users.close();
@@ -250,7 +250,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     expect([await cut, late.users.size, source.loads, clock.pendingTimers]).toEqual(['cut', 0, 1, 0]);
   });
 
-  it('takes what failBackoff answers for no wait when it is no time', async () => {
+  it('does not wait if failBackoff returns an invalid time', async () => {
     for (const ms of [Number.NaN, Number.POSITIVE_INFINITY, -5_000]) {
       const { users, source } = setUp({ ...way, failBackoff: () => ms });
       source.error = new Error('down');
@@ -261,7 +261,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
 });
 
 describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
-  it('shows what was set, without a load, for as long as a loaded value', async () => {
+  it('serves a value that was set, without a load, for as long as a loaded one', async () => {
     const { users, source, clock, sources } = setUp({ ...way, early: 'off', staleWhileRevalidate: '5s' });
     await users.set('42', 7);
     expect([await users.get('42'), await users.get('42'), users.peek('42'), source.loads]).toEqual([7, 7, 7, 0]);
@@ -269,7 +269,7 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
     expect([await users.get('42'), sources().at(-1)]).toEqual([7, 'stale']);
   });
 
-  it('takes what is set to undefined out, or keeps it with negativeTtl', async () => {
+  it('removes a value that is set to undefined, or keeps it with negativeTtl', async () => {
     const { users, source } = setUp(way);
     await users.set('42', 7);
     await users.set('42', undefined);
@@ -279,7 +279,7 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
     expect([await negative.users.get('42'), negative.source.loads]).toEqual([undefined, 0]);
   });
 
-  it('makes void by a tag what was set with it and what was loaded with it, and nothing else', async () => {
+  it('invalidates by a tag the values that were set or loaded with it, and no others', async () => {
     const { users, source } = setUp({ ...way, tags: (value) => [`tag ${value}`] });
     await users.set('a', 1);
     await users.set('b', 1);
@@ -292,7 +292,7 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
     expect([await users.get('b'), await users.get('d'), await users.get('c')]).toEqual([3, 3, 2]);
   });
 
-  it('keeps no value of a load under way whose tag was invalidated, whoever else ends meanwhile', async () => {
+  it('keeps no value of a load under way whose tag was invalidated, whatever else ends during it', async () => {
     const { users, source, clock } = setUp({ ...way, tags: (_value, key) => [`tag of ${key}`] });
     source.delayMs = 50;
     const quick = users.get('quick');
@@ -313,7 +313,7 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
     expect(await users.get('quick')).toBe(1);
   });
 
-  it('keeps no value of any load under way before a deletion, however many newcomers had been parted from', async () => {
+  it('keeps no value of any load that began before a deletion, however many were detached from new callers', async () => {
     const { users, clock } = setUp({
       ...way,
       load: async (_key, { signal: _ }) => {
@@ -337,7 +337,7 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
     expect(users.size).toBe(0);
   });
 
-  it('refuses tags that are none, and leaves all as it was', async () => {
+  it('refuses invalid tags, and leaves everything as it was', async () => {
     const bad: unknown[] = [
       [''],
       ['good', ''],
@@ -365,7 +365,7 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
     expect(users.size).toBe(0);
   });
 
-  it('drops what it held of a key whose loader now says that there is nothing', async () => {
+  it('drops a held value whose loader now returns undefined', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1h', staleWhileRevalidate: '1h' });
     await users.get('42');
     await clock.advance(10_000);
@@ -375,7 +375,7 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
     expect(users.size).toBe(0);
   });
 
-  it('cuts all windows of a value by the same draw, and at most by the jitter', async () => {
+  it('cuts all windows of a value by the same random time, and by the jitter at most', async () => {
     for (const [draw, cutMs] of [
       [0, 0],
       [0.5, 2_500],
@@ -420,14 +420,14 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
 });
 
 describe('cache in memory alone', () => {
-  it('never asks again for what is fresh, however long that is', async () => {
+  it('never reloads a fresh value, however long it is fresh', async () => {
     const { users, source, clock } = setUp({ ...alone, ttl: '1h', early: 'off' });
     await users.get('42');
     await clock.advance(3_599_999);
     expect([users.peek('42'), await users.get('42'), source.loads]).toEqual([1, 1, 1]);
   });
 
-  it('measures values only when it is told how many bytes it may hold', async () => {
+  it('measures values only if maxBytes is given', async () => {
     const encoded: unknown[] = [];
     const serializer = {
       encode: (value: unknown) => {
@@ -451,7 +451,7 @@ describe('cache in memory alone', () => {
     expect(bound.users.size).toBe(1);
   });
 
-  it('keeps a value that was set while the loader found nothing', async () => {
+  it('keeps a value that was set while a load found nothing', async () => {
     const { users, source, clock } = setUp({ ...alone, early: 'off', staleIfError: '1h' });
     await users.get('42');
     await clock.advance(10_000);
@@ -465,7 +465,7 @@ describe('cache in memory alone', () => {
     expect(users.peek('42')).toBe(7);
   });
 
-  it('refreshes by chance with xfetch, near the end of a value', async () => {
+  it('refreshes at random with xfetch, near the expiry of a value', async () => {
     let draw = 0;
     const { users, source, clock } = setUp({ ...alone, early: 'xfetch', random: () => draw });
     source.delayMs = 100;
@@ -484,8 +484,8 @@ describe('cache in memory alone', () => {
   });
 });
 
-describe('cache before a store, when things happen at one time,', () => {
-  it('shows nobody its own copy of two values that were set at once: it cannot know which came last', async () => {
+describe('cache before a store, with concurrent operations,', () => {
+  it('serves no copy of its own after two concurrent sets: it cannot know which came last', async () => {
     const { users, control, inner, clock } = setUpSeen();
     const replies = [gate(), gate()];
     let writes = 0;
@@ -558,7 +558,7 @@ describe('cache before a store, when things happen at one time,', () => {
     },
   );
 
-  it('keeps nothing that was read during a set that failed', async () => {
+  it('keeps nothing that was read during a failed set', async () => {
     const { users, control, clock } = setUpSeen({ early: 'off' });
     await users.get('42');
     const hold = gate();
@@ -576,7 +576,7 @@ describe('cache before a store, when things happen at one time,', () => {
     expect(users.size).toBe(0);
   });
 
-  it('keeps no copy of a value that was set while it was closed', async () => {
+  it('keeps no copy of a value whose set ended after the cache was closed', async () => {
     const { users, control, clock } = setUpSeen();
     const reply = gate();
     control.after = () => reply.opened;
@@ -588,7 +588,7 @@ describe('cache before a store, when things happen at one time,', () => {
     expect([users.size, control.watches.size]).toEqual([0, 0]);
   });
 
-  it('puts no older version that it has read in place of a newer one', async () => {
+  it('does not replace a newer version with an older one that it has read', async () => {
     const { caches, users, control, clock } = setUpSeen({ early: 'off', isTelling: false }, 2);
     await caches[1]!.set('42', 1);
     const reply = gate();
@@ -630,7 +630,7 @@ describe('cache before a store, when things happen at one time,', () => {
     },
   );
 
-  it('is closed when what was under way has given its leases back', async () => {
+  it('is closed once the loads under way have given back their leases', async () => {
     const { users, source, control, clock } = setUpSeen();
     source.delayMs = 1_000;
     const cut = users.get('42').catch(() => 'cut');
@@ -649,7 +649,7 @@ describe('cache before a store, when things happen at one time,', () => {
     await closing;
   });
 
-  it('goes on giving out what it had to load by itself, of which nothing is told', async () => {
+  it('keeps serving what it had to load by itself during an outage, up to the limit for unreported changes', async () => {
     const { users, source, control, clock } = setUpSeen({ early: 'off', ttl: (value) => (value === 2 ? '1h' : '1s') });
     await users.get('42');
     await clock.advance(1_000);
@@ -668,7 +668,7 @@ describe('cache before a store, when things happen at one time,', () => {
     expect(control.calls).not.toEqual([]);
   });
 
-  it('puts no older version in place of one that was set meanwhile', async () => {
+  it('does not replace a value that was set during a read with the older version it has read', async () => {
     const { users, control, clock } = setUpSeen({ early: 'off' });
     await users.get('42');
     await clock.advance(10_000);
@@ -697,7 +697,7 @@ describe('cache before a store', () => {
     expect(watched()).toEqual([]);
   });
 
-  it('asks again for all that it holds when words of changes may have been lost, and warns once a second', async () => {
+  it('asks again for all that it holds when changes may have been missed, and warns once a second', async () => {
     const { users, source, control, clock, warnings } = setUpSeen({ early: 'off', maxL1Ttl: '1h', ttl: '1h' });
     for (const key of ['a', 'b']) for (let looks = 0; looks < 2; looks++) await users.get(key);
     control.calls.length = 0;
@@ -714,7 +714,7 @@ describe('cache before a store', () => {
     expect(warnings()).toEqual(['gap', 'gap']);
   });
 
-  it('asks again for what was changed, and warns of nothing', async () => {
+  it('asks again for a changed key, and warns of nothing', async () => {
     const { users, control, warnings } = setUpSeen({ early: 'off' });
     for (let looks = 0; looks < 2; looks++) await users.get('42');
     control.tell('changed');
@@ -756,7 +756,7 @@ describe('cache before a store', () => {
     },
   );
 
-  it('never believes its own copy longer than 5 s without word of changes, whatever maxL1Ttl says', async () => {
+  it('trusts its own copy for 5 s at most if no changes are reported, whatever maxL1Ttl is', async () => {
     const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', isTelling: false, maxL1Ttl: '1h' });
     await users.get('42');
     control.calls.length = 0;
@@ -765,7 +765,7 @@ describe('cache before a store', () => {
     expect(control.calls).toEqual(['read cache|cache|key|42']);
   });
 
-  it('holds what it loads while the store is down, in place of what it had of the store', async () => {
+  it('holds what it loads while the store is down, in place of what it had from the store', async () => {
     const { users, source, control, clock } = setUpSeen({ ttl: '20s', early: 'off', isTelling: false });
     await users.get('42');
     await clock.advance(20_000);
@@ -777,7 +777,7 @@ describe('cache before a store', () => {
     expect([await users.get('42'), await users.get('42'), source.loads]).toEqual([2, 2, 2]);
   });
 
-  it('sets a value with the generations that its tags have, and nothing when it cannot know them', async () => {
+  it('sets a value with the current generations of its tags, and not at all if it cannot read them', async () => {
     const { caches, source, control, clock, inner } = setUpSeen({ tags: () => ['a'] }, 2);
     await caches[0]!.invalidateTag('a');
     await clock.advance(10);
@@ -790,7 +790,7 @@ describe('cache before a store', () => {
     expect(await inner.read('cache|cache|key|43')).toBeUndefined();
   });
 
-  it('shows no stale value past staleIfError, however long nobody is to load', async () => {
+  it('serves no stale value past staleIfError, however long the backoff lasts', async () => {
     const { users, source, clock } = setUp({
       ...{ early: 'off', staleIfError: '1m', failBackoff: () => 3_600_000 },
     });
@@ -805,7 +805,7 @@ describe('cache before a store', () => {
     expect(source.loads).toBe(2);
   });
 
-  it('shares what was set with all its windows and tags', async () => {
+  it('shares a value that was set with all its windows and tags', async () => {
     const { caches, source, clock } = setUp(
       { early: 'off', staleWhileRevalidate: '5s', tags: () => ['a'], negativeTtl: '1m' },
       3,
@@ -822,7 +822,7 @@ describe('cache before a store', () => {
     expect([await caches[2]!.get('42'), await caches[0]!.get('42')]).toEqual([1, 1]);
   });
 
-  it('holds 64 MiB of values at most, unless it is told otherwise', async () => {
+  it('holds at most 64 MiB of values by default', async () => {
     const big = new Uint8Array(2 ** 20 - 1_000);
     const { users } = setUp({ max: 100, serializer: 'bytes' });
     for (let key = 0; key < 66; key++) await users.set(`${key}`, big);
@@ -836,7 +836,7 @@ describe('cache before a store', () => {
 describe('options of a cache', () => {
   const refused = (options: Changes) => expect(() => setUp(options)).toThrow(OptionsError);
 
-  it('refuses what is beyond their ends, and takes the ends', () => {
+  it('are refused beyond their limits, and accepted at them', () => {
     for (const jitter of [-0.01, 0.51]) refused({ jitter });
     for (const max of [0, 10_000_001, 1.5]) refused({ max });
     for (const lease of [299, 3_600_001]) refused({ lease });
@@ -852,7 +852,7 @@ describe('options of a cache', () => {
     refused({ ttl: 'soon' as never });
   });
 
-  it('lets its name be used again on its store once it is closed', async () => {
+  it('allow the same name on a store again once the cache is closed', async () => {
     const store = memoryStore();
     const { users } = setUp({ store });
     expect(() => setUp({ store })).toThrow('different for each cache of a store');
@@ -861,14 +861,14 @@ describe('options of a cache', () => {
     expect(() => setUp({ store })).not.toThrow();
   });
 
-  it('takes no lifetime of 0 for one: nothing is cached', async () => {
+  it('accept a time to live of 0: nothing is cached', async () => {
     const { users, source } = setUp({ ttl: 0 });
     await users.get('42');
     await users.get('42');
     expect([users.size, source.loads]).toEqual([0, 2]);
   });
 
-  it('fails with a backoff of a second at first, by full jitter, and of 30 at most', async () => {
+  it('default to a backoff of a second at first, with full jitter, and of 30 s at most', async () => {
     const { users, source, clock } = setUp({ random: () => 0.999 });
     source.error = new Error('down');
     const waits: number[] = [];
@@ -883,7 +883,7 @@ describe('options of a cache', () => {
   });
 });
 
-describe('a lifetime by the value', () => {
+describe('a time to live as a function of the value', () => {
   const lifetimes: Record<string, unknown> = {
     plain: '2s',
     number: 3_000,
@@ -901,7 +901,7 @@ describe('a lifetime by the value', () => {
   } as const;
   const byValue = () => setUp({ ...options, ttl: ((value: string) => lifetimes[value]) as never });
 
-  it('is a duration, or one for each window; what is left out is as the options say', async () => {
+  it('is a duration, or one for each window; omitted ones default to the options', async () => {
     const { users, clock, sources } = byValue();
     for (const key of ['plain', 'number', 'whole']) await users.get(key);
     const sourceAfter = async (ms: number, key: string) => {
@@ -917,7 +917,7 @@ describe('a lifetime by the value', () => {
     expect(await sourceAfter(1, 'number')).toBe('stale');
   });
 
-  it('keeps nothing of what it says 0 for, and up to 24.8 days of others', async () => {
+  it('caches nothing for 0, and accepts up to 24.8 days', async () => {
     const { users } = byValue();
     await users.get('none');
     expect(users.size).toBe(0);

@@ -13,7 +13,7 @@ describe('flight that waits for the load of another process', () => {
     return { ...world, other: world.caches[1]! };
   };
 
-  it('hears of the fill at once', async () => {
+  it('learns of the fill at once', async () => {
     const { users, other, source, clock, sources } = await setUpWaiting();
     source.delayMs = 777;
     void other.get('42');
@@ -26,7 +26,7 @@ describe('flight that waits for the load of another process', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('looks each 500 ms for the word that was lost', async () => {
+  it('polls every 500 ms in case a notice was lost', async () => {
     const { users, other, source, control, clock } = await setUpWaiting();
     source.delayMs = 2_900;
     void other.get('42');
@@ -40,7 +40,7 @@ describe('flight that waits for the load of another process', () => {
     await clock.advance(3_000);
   });
 
-  it('looks after 25 ms, after twice as long each time, and each 100 ms at last, where no word comes', async () => {
+  it('polls after 25 ms, then twice as long each time, and every 100 ms at last, if no changes are reported', async () => {
     const { users, other, source, control, clock } = await setUpWaiting({ isTelling: false });
     source.delayMs = 900;
     void other.get('42');
@@ -54,7 +54,7 @@ describe('flight that waits for the load of another process', () => {
     await clock.advance(1_000);
   });
 
-  it('draws the waits between looks from three to five quarters', async () => {
+  it('randomizes the pauses between polls from three to five quarters', async () => {
     for (const [draw, ms] of [
       [0, 18.75],
       [0.999, 31.2375],
@@ -75,7 +75,7 @@ describe('flight that waits for the load of another process', () => {
     }
   });
 
-  it('loads for itself alone when waitTimeout has passed, and keeps that nowhere', async () => {
+  it('loads for itself when waitTimeout has passed, and stores the value nowhere', async () => {
     const { users, other, source, control, clock } = await setUpWaiting({ waitTimeout: 900 });
     source.delayMs = 10_000;
     void other.get('42');
@@ -89,7 +89,7 @@ describe('flight that waits for the load of another process', () => {
     await clock.advance(10_000);
   });
 
-  it('rejects then, if it is told to', async () => {
+  it("rejects at waitTimeout with onWaitTimeout 'reject'", async () => {
     const { users, other, source, clock } = await setUpWaiting({ waitTimeout: '1s', onWaitTimeout: 'reject' });
     source.delayMs = 10_000;
     void other.get('42');
@@ -101,7 +101,7 @@ describe('flight that waits for the load of another process', () => {
     await clock.advance(10_000);
   });
 
-  it('takes the stale value at waitTimeout, or at softTimeout', async () => {
+  it('serves the stale value at waitTimeout, or at softTimeout', async () => {
     for (const options of [{ waitTimeout: '1s' }, { softTimeout: '1s' }] as const) {
       const { users, other, source, clock } = await setUpWaiting({ ...options, staleIfError: '1m' });
       await users.get('42');
@@ -119,7 +119,7 @@ describe('flight that waits for the load of another process', () => {
     }
   });
 
-  it('has what is stale at once, and leaves the other one alone for half a second', async () => {
+  it('serves a stale value at once, and does not ask again for half a second', async () => {
     for (const isTelling of [true, false]) {
       const { users, other, source, control, clock, sources } = await setUpWaiting({
         ...{ staleWhileRevalidate: '1m', isTelling },
@@ -149,7 +149,7 @@ describe('flight that waits for the load of another process', () => {
     }
   });
 
-  it('takes over the lease of one that died, also when the old value is still in the record', async () => {
+  it('takes over the lease of a dead process, even if the old value is still in the record', async () => {
     const { users, other, source, control, clock } = await setUpWaiting({
       isTelling: false,
       lease: '1s',
@@ -170,7 +170,7 @@ describe('flight that waits for the load of another process', () => {
     await clock.advance(60_000);
   });
 
-  it('leaves no timer of softTimeout when it waited first and loaded then', async () => {
+  it('leaves no timer of softTimeout when it has first waited and then loaded', async () => {
     const { users, other, source, clock } = await setUpWaiting({ staleIfError: '1h', softTimeout: '5s' });
     await users.get('42');
     await clock.advance(10_000);
@@ -199,7 +199,7 @@ describe('flight that waits for the load of another process', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('loads when the lease of the other one is over, at once', async () => {
+  it('loads as soon as the lease of the other process has ended', async () => {
     const { users, other, source, control, clock } = await setUpWaiting({ isTelling: false, lease: '1s' });
     source.delayMs = 60_000;
     void other.get('42').catch(() => {});
@@ -214,7 +214,7 @@ describe('flight that waits for the load of another process', () => {
     await clock.advance(60_000);
   });
 
-  it('asks the store nothing after a failure of its own while there is a stale value', async () => {
+  it('asks the store nothing after its own failure while there is a stale value', async () => {
     const { users, source, control, clock } = await setUpWaiting({ staleIfError: '1h', failBackoff: () => 4_000 });
     for (let looks = 0; looks < 2; looks++) await users.get('42');
     await clock.advance(10_000);
@@ -231,7 +231,7 @@ describe('flight that waits for the load of another process', () => {
     expect(source.loads).toBe(3);
   });
 
-  it('is refused for as long as nobody is to try again after a failure, with the reason', async () => {
+  it('is refused during the backoff after a failure, with the reason', async () => {
     const { users, other, source, clock } = await setUpWaiting({ failBackoff: () => 4_000 });
     source.error = new Error('no such table');
     await expect(other.get('42')).rejects.toThrow('no such table');
@@ -247,7 +247,7 @@ describe('flight that waits for the load of another process', () => {
     expect(source.loads).toBe(2);
   });
 
-  it('has the stale value for that time, and asks the store no more than once for it', async () => {
+  it('serves the stale value during the backoff, and asks the store for it at most once', async () => {
     const { users, other, source, control, clock } = await setUpWaiting({
       staleIfError: '1h',
       failBackoff: () => 4_000,

@@ -17,7 +17,7 @@ const ways: readonly (readonly [string, Changes])[] = [
 watchForUnheardRejections();
 
 describe.each(ways)('flight, %s,', (_, way) => {
-  it('leaves nothing at the signal of a caller who has his answer', async () => {
+  it('leaves no listener on the signal of a caller that was answered', async () => {
     const { users, source, clock } = setUp(way);
     source.delayMs = 10;
     const { signal } = new AbortController();
@@ -33,7 +33,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect(getEventListeners(signal, 'abort').length).toBe(0);
   });
 
-  it('is not joined by one who comes the moment the last caller has gone', async () => {
+  it('is not joined by a caller that comes just after the last one has gone', async () => {
     const { users, source, clock } = setUp(way);
     source.delayMs = 100;
     const controller = new AbortController();
@@ -46,7 +46,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect([await second, source.loads]).toEqual([1, 2]);
   });
 
-  it('tells the loader whether somebody waits, and how long it may take', async () => {
+  it('tells the loader whether a caller waits, and how long it may take', async () => {
     const contexts: LoadContext[] = [];
     const { users, clock } = setUp({
       ...{ ...way, early: 'off', staleWhileRevalidate: '1m', hardTimeout: '2s' },
@@ -67,7 +67,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect(contexts[1]!.remainingMs).toBe(0);
   });
 
-  it('hears of a refresh that fails by events alone', async () => {
+  it('reports a failed refresh through events only', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1m' });
     await users.get('42');
     source.error = new Error('down');
@@ -77,7 +77,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect(source.loads).toBe(2);
   });
 
-  it('hears of a refresh that is cut off, or fails when nothing is left to show, by events alone', async () => {
+  it('reports a refresh that is cut off, or fails when no stale value is left, through events only', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1s' });
     for (const key of ['42', '43']) await users.get(key);
     source.delayMs = 2_000;
@@ -95,7 +95,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     await other.users.close();
   });
 
-  it('goes on with a refresh when one who had joined it leaves', async () => {
+  it('goes on with a refresh when a caller that had joined it leaves', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off', staleWhileRevalidate: '1s' });
     await users.get('42');
     await clock.advance(10_500);
@@ -112,7 +112,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect([await users.get('42'), source.loads]).toEqual([2, 2]);
   });
 
-  it('shows what is stale at once while it is refreshed, also when nobody listens', async () => {
+  it('serves a stale value at once during a refresh, even without listeners', async () => {
     const { users, source, clock } = setUp({ ...way, on: undefined, early: 'off', staleWhileRevalidate: '1m' });
     await users.get('42');
     await clock.advance(12_000);
@@ -122,7 +122,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect(source.loads).toBe(2);
   });
 
-  it('gives the stale value at softTimeout and no sooner, to newcomers at once, while one load goes on', async () => {
+  it('serves the stale value at softTimeout and no sooner, to new callers at once, while one load goes on', async () => {
     const { users, source, clock, sources } = setUp({ ...way, early: 'off', staleIfError: '1m', softTimeout: 200 });
     for (let looks = 0; looks < 2; looks++) await users.get('42');
     await clock.advance(10_000);
@@ -142,7 +142,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect([await users.get('42'), source.loads]).toEqual([2, 2]);
   });
 
-  it('lets newcomers wait for the load once the stale value that it gave first is over', async () => {
+  it('lets new callers wait for the load once the stale value that was served first has expired', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1s', softTimeout: 200 });
     await users.get('42');
     await clock.advance(10_500);
@@ -171,7 +171,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('counts the time of a load from its turn, by which refreshes are planned', async () => {
+  it('measures a load from its turn at the gate, and plans refreshes by that', async () => {
     const { users, source, clock, events } = setUp({ ...way, maxConcurrentLoads: 1 });
     source.delayMs = 1_000;
     const answers = [users.get('a'), users.get('b')];
@@ -181,7 +181,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect(loads).toEqual([1_000, 1_000]);
   });
 
-  it('smooths the times of loads: the newest counts 0.3', async () => {
+  it('smooths load times: the newest counts 0.3', async () => {
     const { users, source, clock } = setUp({ ...way, random: () => 0 });
     const load = async (delayMs: number) => {
       source.delayMs = delayMs;
@@ -210,7 +210,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect(source.loads).toBe(3);
   });
 
-  it('has the stale value at hardTimeout', async () => {
+  it('serves the stale value at hardTimeout', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1m', hardTimeout: '1s' });
     await users.get('42');
     await clock.advance(10_000);
@@ -220,7 +220,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect(await answer).toBe(1);
   });
 
-  it('takes a load that everybody has given up for no failure', async () => {
+  it('does not count a load that every caller has given up as a failure', async () => {
     const { users, source, clock } = setUp({ ...way, early: 'off', staleIfError: '1m', failBackoff: () => 60_000 });
     await users.get('42');
     await clock.advance(10_000);
@@ -237,7 +237,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     expect([await next, source.loads]).toEqual([2, 3]);
   });
 
-  it('gives a hit nothing to do after a failed refresh until the backoff is over', async () => {
+  it('leaves hits without further work after a failed refresh until the backoff is over', async () => {
     const { users, source, clock } = setUp({
       ...{ ...way, early: 'off', staleWhileRevalidate: '1m', failBackoff: () => 3_000 },
     });
@@ -253,7 +253,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
 });
 
 describe('flight in memory alone', () => {
-  it('schedules what a refresh needs by the clock that keeps no process alive', async () => {
+  it('schedules refreshes on the clock that does not keep the process alive', async () => {
     const { clock } = setUp(alone);
     const scheduled: string[] = [];
     const clockOf = (name: string) => ({
@@ -280,7 +280,7 @@ describe('flight in memory alone', () => {
     expect(scheduled).toEqual(['waited for', 'background']);
   });
 
-  it('counts failures in a row for the backoff, until a load does not fail', async () => {
+  it('counts consecutive failures for the backoff, until a load succeeds', async () => {
     const attempts: number[] = [];
     const { users, source, clock } = setUp({
       ...{ ...alone, early: 'off', staleIfError: '1h' },
@@ -301,7 +301,7 @@ describe('flight in memory alone', () => {
 });
 
 describe('flight before a store', () => {
-  it('takes what another process has put there, and leaves no watch but of what is held', async () => {
+  it('takes a value that another process has stored, and watches only what is held', async () => {
     const { caches, users, sources, control } = setUpSeen({}, 2);
     await caches[1]!.get('42');
     control.calls.length = 0;
@@ -327,7 +327,7 @@ describe('flight before a store', () => {
     expect(entry && decodeRecord(entry.value)!.claim).toBeUndefined();
   });
 
-  it('looks again for what it loaded when another process made its tag void before it was in memory', async () => {
+  it('checks a loaded value again when another process has invalidated its tag before it was in memory', async () => {
     const { caches, users, source, control, clock } = setUpSeen({ early: 'off', tags: () => ['t'] }, 2);
     let writes = 0;
     let reply = () => {};
@@ -346,14 +346,14 @@ describe('flight before a store', () => {
     expect(await users.get('42')).toBe(2);
   });
 
-  it('brings other processes a value that is undefined', async () => {
+  it('shares undefined as a value with other processes', async () => {
     const { caches, source, sources } = setUpSeen({ early: 'off', negativeTtl: '1m' }, 2);
     source.value = undefined;
     for (const one of caches) expect(await one.get('42')).toBeUndefined();
     expect([source.loads, sources()]).toEqual([1, ['load', 'l2']]);
   });
 
-  it('renews its lease as long as it loads, so that the others wait however long that is', async () => {
+  it('renews its lease for as long as it loads, so that the others wait', async () => {
     const { caches, source, clock } = setUp({ ttl: '1h', hardTimeout: '1m' }, 2);
     source.delayMs = 20_000;
     const answers = Promise.all(caches.map((one) => one.get('42')));
@@ -377,7 +377,7 @@ describe('flight before a store', () => {
     expect([await caches[1]!.get('42'), source.loads, warnings()]).toEqual([1, 1, []]);
   });
 
-  it('keeps what it loaded when its lease was over and nobody took it', async () => {
+  it('keeps what it loaded when its lease had ended but was not taken', async () => {
     const { users, source, control, clock } = setUpSeen({
       ...{ early: 'off', staleIfError: '1h', isTelling: false },
     });
@@ -396,7 +396,7 @@ describe('flight before a store', () => {
     expect([await answer, users.peek('42')]).toEqual([2, 2]);
   });
 
-  it('leaves no watch of a value with tags that was refreshed, once it is gone', async () => {
+  it('leaves no watch of a tagged value that was refreshed, once it is gone', async () => {
     const { users, source, control, clock } = setUpSeen({
       early: 'off',
       staleWhileRevalidate: '1m',
@@ -412,7 +412,7 @@ describe('flight before a store', () => {
     expect(control.watches.size).toBe(0);
   });
 
-  it('gives its lease back when everybody has gone, so that the next loads at once', async () => {
+  it('gives its lease back when all callers have gone, so that the next one loads at once', async () => {
     const { caches, source, clock } = setUp({}, 2);
     source.delayMs = 1_000;
     const controller = new AbortController();
@@ -441,7 +441,7 @@ describe('flight before a store', () => {
     expect(sources().at(-1)).toBe('stale');
   });
 
-  it('leaves nothing in the store when it gives its lease back after the old value was of use', async () => {
+  it('leaves nothing in the store when it gives its lease back and the old value is no longer useful', async () => {
     const { users, source, clock, inner } = setUpSeen({ early: 'off', staleIfError: '1s' });
     await users.get('42');
     await clock.advance(10_500);
@@ -455,7 +455,7 @@ describe('flight before a store', () => {
     expect(await inner.read(keyIn)).toBeUndefined();
   });
 
-  it('lets go a caller whose signal is aborted while the store is being asked', async () => {
+  it('lets a caller leave whose signal aborts during a request to the store', async () => {
     const controller = new AbortController();
     const { users, control, clock } = setUpSeen();
     control.before = () => controller.abort('gone');
@@ -464,7 +464,7 @@ describe('flight before a store', () => {
     await clock.flush();
   });
 
-  it('asks the store nothing more once everybody has gone', async () => {
+  it('sends nothing more to the store once all callers have gone', async () => {
     const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', isTelling: false, tags: () => ['a'] });
     await users.get('42');
     for (const at of ['|key|', '|tag|']) {
@@ -481,7 +481,7 @@ describe('flight before a store', () => {
     }
   });
 
-  it('loads for itself when the store breaks between the look and the lease', async () => {
+  it('loads for itself when the store fails between the read and the lease', async () => {
     const { users, source, control, clock } = setUpSeen({ early: 'off', staleIfError: '1m' });
     await users.get('42');
     await clock.advance(10_000);
@@ -492,7 +492,7 @@ describe('flight before a store', () => {
     expect(await users.get('42')).toBe(2);
   });
 
-  it('shows nothing of the store while a deletion of it is owed', async () => {
+  it('serves nothing from the store while a deletion is owed', async () => {
     const { users, source, control } = setUpSeen({ early: 'off', onStoreDown: 'replay' });
     await users.get('42');
     control.before = (verb) => {
@@ -503,7 +503,7 @@ describe('flight before a store', () => {
     expect(await users.get('42')).toBe(2);
   });
 
-  it('refreshes nothing that another process has loaded meanwhile', async () => {
+  it('refreshes nothing that another process has reloaded in the meantime', async () => {
     const { caches, users, source, clock } = setUpSeen({ ttl: '4s', isTelling: false, random: () => 0 }, 2);
     source.delayMs = 1_000;
     const first = users.get('42');
@@ -520,7 +520,7 @@ describe('flight before a store', () => {
     expect([users.peek('42'), source.loads]).toEqual([1, 2]);
   });
 
-  it('keeps what is stale while it is refreshed, and not what the store has lost', async () => {
+  it('keeps a stale value during its refresh, but not one that the store has lost', async () => {
     const { users, source, clock, inner } = setUpSeen({ early: 'off', staleWhileRevalidate: '1h', isTelling: false });
     await users.get('42');
     await clock.advance(12_000);
@@ -538,7 +538,7 @@ describe('flight before a store', () => {
     await anew;
   });
 
-  it('suspects what it read when word of a tag came while it was reading', async () => {
+  it('suspects a value when a change of a tag was reported while it was read', async () => {
     const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', tags: () => ['a'] });
     for (let looks = 0; looks < 2; looks++) await users.get('42');
     expect(users.peek('42')).toBe(1);
@@ -557,7 +557,7 @@ describe('flight before a store', () => {
     expect(users.peek('42')).toBe(1);
   });
 
-  it('gives no newcomer the stale value that it gave before, once word of a change has come', async () => {
+  it('serves new callers no stale value that was served before, once a change was reported', async () => {
     const { users, source, control, clock } = setUpSeen({ early: 'off', staleIfError: '1m', softTimeout: 200 });
     for (let looks = 0; looks < 2; looks++) await users.get('42');
     await clock.advance(10_000);
@@ -576,7 +576,7 @@ describe('flight before a store', () => {
     await newer;
   });
 
-  it('takes no lease when everybody has gone before it was there', async () => {
+  it('takes no lease if all callers have gone before the reply', async () => {
     const { users, source, control, clock, inner } = setUpSeen();
     control.after = () => clock.sleep(50);
     const controller = new AbortController();
@@ -604,7 +604,7 @@ describe('flight before a store', () => {
     },
   );
 
-  it('answers the newer value when another process has set one meanwhile', async () => {
+  it('answers with the newer value if another process has set one during the load', async () => {
     const { caches, users, source, clock, sources } = setUpSeen({ isTelling: false }, 2);
     source.delayMs = 500;
     const answer = users.get('42');
@@ -614,7 +614,7 @@ describe('flight before a store', () => {
     expect([await answer, sources()]).toEqual([2, ['wait']]);
   });
 
-  it('answers its own value when the newer one of another process is over by then', async () => {
+  it('answers with its own value if the newer one of another process has expired by then', async () => {
     const lifetimes = (value: unknown) => ({ ttl: value === 2 ? 200 : 10_000, staleIfError: 3_600_000 });
     const { caches, users, source, clock, sources } = setUpSeen({ ttl: lifetimes, isTelling: false }, 2);
     source.delayMs = 500;
@@ -625,7 +625,7 @@ describe('flight before a store', () => {
     expect([await answer, sources()]).toEqual([1, ['load']]);
   });
 
-  it('tries twice to store what it loaded while the entry is its own and changes under it, and no more', async () => {
+  it('tries twice to store a value whose entry is its own but changes, and no more', async () => {
     const { users, source, control, clock, inner } = setUpSeen({ isTelling: false });
     source.delayMs = 500;
     const answer = users.get('42');
@@ -641,7 +641,7 @@ describe('flight before a store', () => {
     expect([await answer, tries, users.size]).toEqual([1, 2, 0]);
   });
 
-  it('lets newcomers begin anew as soon as another process has changed the key', async () => {
+  it('lets new callers start another flight as soon as another process has changed the key', async () => {
     const { caches, users, source, clock } = setUpSeen({}, 2);
     source.delayMs = 1_000;
     const older = users.get('42');
@@ -654,7 +654,7 @@ describe('flight before a store', () => {
     expect([await older, await newer, source.loads]).toEqual([1, 2, 2]);
   });
 
-  it('lets newcomers begin anew as soon as another process has set the key', async () => {
+  it('lets new callers start another flight as soon as another process has set the key', async () => {
     const { caches, users, source, clock } = setUpSeen({}, 2);
     source.delayMs = 1_000;
     const older = users.get('42');
@@ -666,7 +666,7 @@ describe('flight before a store', () => {
     expect(await older).toBe(2);
   });
 
-  it('misses no change that is told while it looks what the last one was', async () => {
+  it('misses no change that is reported while it checks the previous one', async () => {
     const { caches, users, source, control, clock } = setUpSeen({}, 2);
     source.delayMs = 1_000;
     const older = users.get('42');
@@ -682,7 +682,7 @@ describe('flight before a store', () => {
     expect([await older, await newer]).toEqual([1, 2]);
   });
 
-  it('finds out at its next renewal that the lease was taken, without word of changes', async () => {
+  it('notices at its next renewal that the lease was taken, if no changes are reported', async () => {
     const { caches, users, source, clock } = setUpSeen({ isTelling: false }, 2);
     source.delayMs = 2_500;
     const older = users.get('42');
@@ -695,7 +695,7 @@ describe('flight before a store', () => {
     expect([await older, await newer, source.loads]).toEqual([1, 2, 2]);
   });
 
-  it('keeps what it has when the store says that its own copy is the newest', async () => {
+  it('keeps its own copy when the store shows that it is the newest', async () => {
     const { users, source, control, clock } = setUpSeen({ ttl: '1h', early: 'off', isTelling: false });
     source.value = { some: 'object' };
     const first = await users.get('42');
@@ -705,7 +705,7 @@ describe('flight before a store', () => {
     expect(control.calls).toEqual([`read ${keyIn}`]);
   });
 
-  it('takes what was changed in the way for a reason to look again, also while it was asking', async () => {
+  it('treats a change reported during a read as a reason to read again', async () => {
     const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off' });
     for (let looks = 0; looks < 2; looks++) await users.get('42');
     control.tell('changed');
@@ -722,7 +722,7 @@ describe('flight before a store', () => {
 });
 
 describe('record that a flight leaves in the store', () => {
-  it('has the old value in it while the new one is loaded, as old as it is, for as long as it is of use', async () => {
+  it('contains the old value during the load, with its true age, for as long as it is useful', async () => {
     const { users, source, clock, inner } = setUpSeen({ early: 'off', ttl: '10s', staleWhileRevalidate: '20s' });
     await users.get('42');
     await clock.advance(15_000);
@@ -743,7 +743,7 @@ describe('record that a flight leaves in the store', () => {
     await clock.advance(5_000);
   });
 
-  it('has a lease alone once the old value is of no use', async () => {
+  it('contains only a lease once the old value is no longer useful', async () => {
     const { users, source, clock, inner } = setUpSeen({ early: 'off', ttl: '10s', staleWhileRevalidate: '1s' });
     await users.get('42');
     await clock.advance(10_500);
@@ -756,7 +756,7 @@ describe('record that a flight leaves in the store', () => {
     await clock.advance(5_000);
   });
 
-  it('has the failure in it, how many there were in a row, and the old value, longer than the wait', async () => {
+  it('contains the failure, the number in a row, and the old value, and outlives the backoff', async () => {
     const { users, source, clock, inner } = setUpSeen({ early: 'off', staleIfError: '1h', failBackoff: () => 2_000 });
     source.error = new Error('down');
     await users.get('42').catch(() => {});
@@ -783,7 +783,7 @@ describe('record that a flight leaves in the store', () => {
     expect(entry.ttlMs).toBeCloseTo(3_610_000 - 10_500, -2);
   });
 
-  it('has the failure alone in it once the old value is of no use', async () => {
+  it('contains only the failure once the old value is no longer useful', async () => {
     const { users, source, clock, inner } = setUpSeen({ early: 'off', staleIfError: '1s', failBackoff: () => 5_000 });
     await users.get('42');
     await clock.advance(10_500);
@@ -796,7 +796,7 @@ describe('record that a flight leaves in the store', () => {
     expect([filled, failure!.count]).toEqual([undefined, 1]);
   });
 
-  it('knows nothing of a load that everybody has given up, and of a get without a loader', async () => {
+  it('does not mention a load that all callers have given up, or a get without a loader', async () => {
     const { users, source, clock, inner } = setUpSeen({ load: undefined });
     await expect(users.get('42')).rejects.toThrow('has no "load"');
     expect(await inner.read(keyIn)).toBeUndefined();
@@ -810,7 +810,7 @@ describe('record that a flight leaves in the store', () => {
     expect(await inner.read(keyIn)).toBeUndefined();
   });
 
-  it('knows of a load that took longer than hardTimeout', async () => {
+  it('mentions a load that took longer than hardTimeout', async () => {
     const { users, source, clock, inner } = setUpSeen({ hardTimeout: '1s', failBackoff: () => 2_000 });
     source.delayMs = 5_000;
     const failure = users.get('42').catch((error) => error);
@@ -879,7 +879,7 @@ describe('flight that heard of changes', () => {
 });
 
 describe('flight of a value with tags', () => {
-  it('loads again what a tag has overtaken before its lease was renewed', async () => {
+  it('loads again if a tag was invalidated during the load, before its lease was renewed', async () => {
     const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);
     source.delayMs = 2_000;
     const answer = users.get('42');
@@ -890,7 +890,7 @@ describe('flight of a value with tags', () => {
     expect([await answer, source.loads]).toEqual([2, 2]);
   });
 
-  it('loads once what was invalidated a moment before the load', async () => {
+  it('loads once if the tag was invalidated just before the load', async () => {
     const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);
     for (const delayMs of [100, 1_500]) {
       const { loads } = source;
@@ -904,7 +904,7 @@ describe('flight of a value with tags', () => {
     }
   });
 
-  it('suspects what it read when word of the key came before it asked for its tags', async () => {
+  it('suspects a value when a change of the key was reported before its tags were read', async () => {
     const { users, control } = setUpSeen({ ttl: '1h', early: 'off', tags: () => ['a', 'b'] });
     for (let looks = 0; looks < 3; looks++) await users.get('42');
     expect(users.peek('42')).toBe(1);
@@ -919,7 +919,7 @@ describe('flight of a value with tags', () => {
     expect([users.size, users.peek('42')]).toEqual([1, undefined]);
   });
 
-  it('is believed as long as one without, where word of its tags comes', async () => {
+  it('is trusted as long as one without tags, if changes of its tags are reported', async () => {
     const { users, control, clock } = setUpSeen({ ttl: '1h', early: 'off', tags: () => ['a', 'b'] });
     for (let looks = 0; looks < 3; looks++) await users.get('42');
     control.calls.length = 0;
@@ -932,7 +932,7 @@ describe('flight of a value with tags', () => {
     expect(control.calls.length).toBe(2);
   });
 
-  it('loads again what a tag has overtaken while it was loaded, three times at most', async () => {
+  it('loads again if a tag was invalidated during the load, three times at most', async () => {
     const { caches, users, source, clock } = setUp({ tags: () => ['a'] }, 2);
     source.delayMs = 500;
     const answer = users.get('42');
@@ -955,7 +955,7 @@ describe('flight of a value with tags', () => {
     expect([await kept, twice.source.loads, await twice.caches[1]!.get('42')]).toEqual([2, 2, 2]);
   });
 
-  it('takes a value for void whose tag was invalidated since, and for good one whose tag was not', async () => {
+  it('does not use a value whose tag was invalidated since, and uses one whose tag was not', async () => {
     const { caches, users, source, sources, clock } = setUp({ tags: () => ['a', 'b'], early: 'off' }, 2);
     await caches[1]!.invalidateTag('b');
     await clock.advance(10);
@@ -1055,7 +1055,7 @@ describe('flight of a value with tags', () => {
     expect(await users.get('42')).toBe(2);
   });
 
-  it('answers what it loaded, and keeps it nowhere, when the store cannot say how its tags are', async () => {
+  it('answers with what it loaded, and keeps it nowhere, if the store cannot read its tags', async () => {
     const { users, control, warnings } = setUpSeen({ tags: () => ['a'] });
     control.before = (verb) => {
       if (verb.startsWith('read')) throw new Error('down');
@@ -1065,8 +1065,8 @@ describe('flight of a value with tags', () => {
   });
 });
 
-describe('flight before a store that tells of nothing', () => {
-  it('shows nobody the stale value that it gave others, once its key may have changed unheard', async () => {
+describe('flight before a store that reports no changes', () => {
+  it('serves new callers no stale value that was served before, once its key may have changed unnoticed', async () => {
     const { caches, source, clock } = setUpSeen(
       { isTelling: false, early: 'off', staleIfError: '1m', softTimeout: 200 },
       2,

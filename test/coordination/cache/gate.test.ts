@@ -4,7 +4,7 @@ import { Gate } from '../../../src/coordination/cache/gate.js';
 const idle = new AbortController().signal;
 
 describe('gate of a cache', () => {
-  it('lets as many in as it may, and the others one by one in the order in which they came', async () => {
+  it('lets in up to its limit, and the others one by one in order of arrival', async () => {
     const gate = new Gate(2);
     expect([gate.enter(idle), gate.enter(idle)]).toEqual([undefined, undefined]);
     const inside: string[] = [];
@@ -20,7 +20,7 @@ describe('gate of a cache', () => {
     expect(gate.enter(idle)).toBeInstanceOf(Promise);
   });
 
-  it('lets one who gives up go at once, with his reason, and nobody wait for him', async () => {
+  it('lets a waiter that aborts leave at once, with its reason, and does not count it any more', async () => {
     const gate = new Gate(1);
     void gate.enter(idle);
     const controller = new AbortController();
@@ -34,13 +34,13 @@ describe('gate of a cache', () => {
     expect(gate.enter(idle)).toBeUndefined();
   });
 
-  it('turns away one who has given up before he came', async () => {
+  it('turns away a signal that has already aborted', async () => {
     const gate = new Gate(1);
     void gate.enter(idle);
     await expect(gate.enter(AbortSignal.abort('enough'))).rejects.toBe('enough');
   });
 
-  it('hears no more of one who is inside', async () => {
+  it('ignores the signal of a load that is inside', async () => {
     const gate = new Gate(1);
     void gate.enter(idle);
     const controller = new AbortController();

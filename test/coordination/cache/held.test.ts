@@ -16,19 +16,19 @@ function held({ early = 'off', loadMs = 100, boundMs = Number.POSITIVE_INFINITY,
 }
 
 describe('held value', () => {
-  it('is refreshed early by 1.5 to 2.25 of its loads, and within the last 0.3 of its time to live', () => {
+  it('is refreshed 1.5 to 2.25 load times before its expiry, within the last 0.3 of its time to live', () => {
     expect(held({ early: 'adaptive', loadMs: 100, draw: 0 }).earlyMs).toBe(11_000 - 150);
     expect(held({ early: 'adaptive', loadMs: 100, draw: 1 }).earlyMs).toBe(11_000 - 225);
     expect(held({ early: 'adaptive', loadMs: 5_000 }).earlyMs).toBe(11_000 - 3_000);
     expect(held({ early: 'off', loadMs: 5_000 }).earlyMs).toBe(11_000);
   });
 
-  it('is refreshed by chance with xfetch, in the last 16 loads and the last 0.3 of its time to live', () => {
+  it('is refreshed at random with xfetch, in the last 16 load times and the last 0.3 of its time to live', () => {
     expect(held({ early: 'xfetch', loadMs: 100 }).earlyMs).toBe(11_000 - 1_600);
     expect(held({ early: 'xfetch', loadMs: 500 }).earlyMs).toBe(11_000 - 3_000);
   });
 
-  it('draws a refresh the likelier the nearer the end is and the dearer the load', () => {
+  it('is likelier to be refreshed the nearer its expiry is and the longer a load takes', () => {
     // The odds of a refresh with so much left are e to the power of -left / load.
     const one = held({ early: 'xfetch', loadMs: 100 });
     const odds = Math.exp(-3);
@@ -38,14 +38,14 @@ describe('held value', () => {
     expect(held({ loadMs: 200 }).drawsRefresh(11_000 - 600, () => 1 - odds * 0.99)).toBe(true);
   });
 
-  it('is trusted without the store until its bound, and not once something has happened', () => {
+  it('is trusted without the store until its bound, and not once something has changed', () => {
     const one = held({ boundMs: 6_000 });
     expect([one.isTrusted(5_999), one.isTrusted(6_000)]).toEqual([true, false]);
     one.suspect();
     expect(one.isTrusted(1_000)).toBe(false);
   });
 
-  it('was found out to be fine in no turn, neither at first nor when something has happened', () => {
+  it('has passed its check in no turn, neither at first nor once something has changed', () => {
     const one = held();
     expect(one.fineInTurn).toBeLessThan(0);
     one.fineInTurn = 1;
@@ -53,7 +53,7 @@ describe('held value', () => {
     expect(one.fineInTurn).toBeLessThan(0);
   });
 
-  it('is compared with the store when four fifths of the time to its bound are over', () => {
+  it('is compared with the store when four fifths of the time to its bound have passed', () => {
     const one = held({ boundMs: 6_000 });
     expect([one.verifyMs, one.checkMs]).toEqual([5_000, 5_000]);
     one.boundMs = 3_000;
@@ -61,7 +61,7 @@ describe('held value', () => {
     expect(one.checkMs).toBe(2_600);
   });
 
-  it('gives a hit nothing to think of while others refresh it, as long as it is fresh and trusted', () => {
+  it('leaves hits without further work while others refresh it, as long as it is fresh and trusted', () => {
     const one = held({ early: 'adaptive', loadMs: 1_000, boundMs: 10_800 });
     expect(one.checkMs).toBe(1_000 + 0.8 * 9_800);
     one.quiet(9_500);
@@ -75,14 +75,14 @@ describe('held value', () => {
     expect(unbound.checkMs).toBe(11_000);
   });
 
-  it('lets the next hit ask the store once something has happened, however quiet it was to be', () => {
+  it('makes the next hit ask the store once something has changed, however long refreshes are held off', () => {
     const one = held();
     one.suspect();
     one.quiet(9_000);
     expect(one.checkMs).toBe(Number.NEGATIVE_INFINITY);
   });
 
-  it('knows its own fill from one that was loaded since, though ages are counted in whole milliseconds', () => {
+  it('distinguishes its own fill from a later load, although ages are whole milliseconds', () => {
     const one = held();
     expect([one.isSameFill(11_000), one.isSameFill(11_002), one.isSameFill(10_998)]).toEqual([true, true, true]);
     expect([one.isSameFill(11_000 + 10_000 / 3), one.isSameFill(15_000)]).toEqual([false, false]);

@@ -8,8 +8,8 @@ const filled = {
 };
 const known = { value: 'v', version: 3, filled, filledAtMs: 1_000 };
 
-describe('a value that the store has', () => {
-  it('is of use as long as the longest of its windows, counted from its fill', () => {
+describe('a value of the store', () => {
+  it('is useful for as long as the longest of its windows, counted from its fill', () => {
     for (const windows of [
       { freshMs: 3, staleMs: 1, errorMs: 2 },
       { freshMs: 1, staleMs: 3, errorMs: 2 },
@@ -21,7 +21,7 @@ describe('a value that the store has', () => {
     expect(freshnessOf(known)).toEqual({ freshMs: 1_100, ttlMs: 100 });
   });
 
-  it('goes into the next version of its record as old as it is, and into none from the instant in which its use ends', () => {
+  it('goes into the next version of its record with its true age, and is left out once it is no longer useful', () => {
     expect(agedTo(undefined, 1_000)).toBeUndefined();
     expect(agedTo(known, 1_299)).toEqual({ ...filled, ageMs: 299 });
     expect(agedTo(known, 1_300)).toBeUndefined();

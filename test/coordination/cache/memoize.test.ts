@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { memoize, OptionsError } from '../../../src/index.js';
 
 describe('memoize', () => {
-  it('calls the function once per arguments, and tells 1 from "1"', async () => {
+  it('calls the function once for the same arguments, and distinguishes 1 from "1"', async () => {
     const calls: unknown[][] = [];
     const join = memoize(
       (...args: (string | number | boolean | null)[]) => {
@@ -19,7 +19,7 @@ describe('memoize', () => {
     expect(calls.length).toBe(5);
   });
 
-  it('refuses arguments that it cannot tell apart, and takes a key for them', async () => {
+  it('refuses arguments that it cannot tell apart, and accepts a key function for them', async () => {
     const load = async ({ id }: { id: number }) => id;
     const naive = memoize(load, { ttl: '1m' });
     await expect(naive({ id: 1 })).rejects.toThrow('give the option "key"');
@@ -27,7 +27,7 @@ describe('memoize', () => {
     expect([await keyed({ id: 1 }), await keyed({ id: 2 })]).toEqual([1, 2]);
   });
 
-  it('refuses what is no function', () => {
+  it('refuses anything but a function', () => {
     expect(() => memoize(undefined as never, { ttl: 1 })).toThrow(OptionsError);
     expect(() => memoize(() => 1, undefined as never)).toThrow(/memoize|cache/);
   });

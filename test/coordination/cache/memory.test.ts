@@ -21,7 +21,7 @@ describe('memory of a cache', () => {
     return new Held<number>(text, placing, 0, Number.POSITIVE_INFINITY, 'off', () => 0.5);
   };
 
-  it('looks at the clock each time while time goes on', () => {
+  it('reads the clock each time if turns are not known', () => {
     const memory = memoryOf(10);
     const one = held('one');
     memory.set(one, undefined);
@@ -30,7 +30,7 @@ describe('memory of a cache', () => {
     expect(memory.isFine(one)).toBe(false);
   });
 
-  it('lets what was fine be fine for the rest of a turn in which time stands still, and no longer', () => {
+  it('reads no clock again for a value that passed in this turn, and does in the next', () => {
     const memory = memoryOf(10);
     const one = held('one');
     memory.set(one, undefined);
@@ -42,7 +42,7 @@ describe('memory of a cache', () => {
     expect(memory.isFine(one)).toBe(false);
   });
 
-  it('has nothing fine that became suspect in the same turn', () => {
+  it('does not pass a value that became suspect in the same turn', () => {
     const memory = memoryOf(10);
     const one = held('one');
     memory.set(one, undefined);
@@ -52,7 +52,7 @@ describe('memory of a cache', () => {
     expect(memory.isFine(one)).toBe(false);
   });
 
-  it('looks at the time of what it has not looked at in a turn, be it the first turn of all', () => {
+  it('reads the clock for a value that has not been checked in this turn, even in the first one', () => {
     const memory = memoryOf(10);
     const one = held('one');
     memory.set(one, undefined);
@@ -63,7 +63,7 @@ describe('memory of a cache', () => {
     expect(memory.isFine(one)).toBe(false);
   });
 
-  it('drops what was used least recently, and says so', () => {
+  it('drops the least recently used value, and reports it', () => {
     const memory = memoryOf(2);
     const one = held('one');
     memory.set(one, undefined);
@@ -79,7 +79,7 @@ describe('memory of a cache', () => {
     expect(memory.size).toBe(2);
   });
 
-  it('takes a look for no use', () => {
+  it('does not count a peek as a use', () => {
     const memory = memoryOf(2);
     memory.set(held('one'), undefined);
     memory.set(held('two'), undefined);
@@ -88,7 +88,7 @@ describe('memory of a cache', () => {
     expect(dropped).toEqual(['one']);
   });
 
-  it('holds a new value in place of an old one, of which it says that it is gone', () => {
+  it('replaces an old value with a new one, and reports the old one as dropped', () => {
     const memory = memoryOf(2);
     const newer = held('one');
     memory.set(held('one'), undefined);
@@ -97,7 +97,7 @@ describe('memory of a cache', () => {
     expect(dropped).toEqual(['one']);
   });
 
-  it('holds neither what is too big for it nor what that was to replace', () => {
+  it('holds neither a value that is too large nor the one it was to replace', () => {
     const memory = memoryOf(10, 100);
     memory.set(held('one'), 10);
     memory.set(held('one'), 101);
@@ -106,7 +106,7 @@ describe('memory of a cache', () => {
     expect(dropped).toEqual(['one', 'one']);
   });
 
-  it('lets go of one, or of all', () => {
+  it('drops one value, or all', () => {
     const memory = memoryOf(10);
     for (const text of ['one', 'two', 'three']) memory.set(held(text), undefined);
     memory.delete('two');

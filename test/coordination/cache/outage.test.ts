@@ -52,7 +52,7 @@ describe('cache, when the store is down,', () => {
     expect(tookMs.slice(3)).toEqual([0, 0, 0].map(() => expect.closeTo(0, -1)));
   });
 
-  it('shows what is stale after a failed load no longer than staleIfError, however long the backoff', async () => {
+  it('serves a stale value after a failed load no longer than staleIfError, however long the backoff', async () => {
     const { users, source, clock, state } = setUpBreakable({
       ...{ early: 'off', ttl: '1s', staleIfError: '3s', failBackoff: () => 60_000 },
     });
@@ -67,7 +67,7 @@ describe('cache, when the store is down,', () => {
     await expect(users.get('42')).rejects.toBe(source.error);
   });
 
-  it('goes on from memory, loads once for all who ask, and takes up the store again', async () => {
+  it('serves from memory, loads once for concurrent callers, and returns to the store', async () => {
     const { users, source, clock, state } = setUpBreakable({ early: 'off', ttl: '20s' });
     await users.get('42');
     state.how = 'broken';
@@ -90,7 +90,7 @@ describe('cache, when the store is down,', () => {
     expect(await users.get('44')).toBe(2);
   });
 
-  it('shows its fresh copy, and asks the store again for it after a while', async () => {
+  it('serves its fresh copy, and asks the store again for it after a while', async () => {
     const { users, source, clock, state, sources } = setUpBreakable({ early: 'off', ttl: '20s' });
     await users.get('42');
     state.how = 'broken';
@@ -106,7 +106,7 @@ describe('cache, when the store is down,', () => {
     expect([state.calls, source.loads]).toEqual([calls + 2, 1]);
   });
 
-  it('asks the store for a copy of long ago no more than twice a second', async () => {
+  it('asks the store for an old copy no more than twice a second', async () => {
     const { users, clock, state } = setUpBreakable({ early: 'off', ttl: '1h' });
     await users.get('42');
     state.how = 'broken';
@@ -122,7 +122,7 @@ describe('cache, when the store is down,', () => {
     expect(state.calls).toBe(calls + 2);
   });
 
-  it('takes what it need not ask for no sign that the store is back', async () => {
+  it('does not count a check without a request as a sign that the store is back', async () => {
     const { users, clock, state } = setUpBreakable();
     state.how = 'broken';
     for (let failures = 0; failures < 3; failures++) await users.set('42', 1).catch(() => {});
@@ -132,7 +132,7 @@ describe('cache, when the store is down,', () => {
     expect(state.calls).toBe(calls + 1);
   });
 
-  it('shows its stale copy and loads behind, and after a failure shows it until the backoff is over', async () => {
+  it('serves its stale copy and loads in the background, and after a failure serves it until the backoff is over', async () => {
     const { users, source, clock, state, sources } = setUpBreakable({
       ...{ early: 'off', ttl: '10s', staleWhileRevalidate: '5s', staleIfError: '1m', failBackoff: () => 4_000 },
     });
@@ -154,7 +154,7 @@ describe('cache, when the store is down,', () => {
     await expect(users.get('42')).rejects.toThrow('down');
   });
 
-  it('compares what it loaded then with the store within 5 s', async () => {
+  it('compares what it loaded during the outage with the store within 5 s', async () => {
     const { users, clock, state } = setUpBreakable({ early: 'off', ttl: '20s' });
     state.how = 'broken';
     await users.get('42');
@@ -166,7 +166,7 @@ describe('cache, when the store is down,', () => {
     expect(state.calls).toBeGreaterThan(calls);
   });
 
-  it('rejects what it cannot promise, and forgets its own copy all the same', async () => {
+  it('rejects an invalidation that it cannot write, and drops its own copy anyway', async () => {
     const { users, source, state } = setUpBreakable();
     await users.get('42');
     state.how = 'broken';
@@ -177,7 +177,7 @@ describe('cache, when the store is down,', () => {
     expect(await users.get('42')).toBe(2);
   });
 
-  it('keeps what it could not write with onStoreDown replay, and writes it before it trusts the store again', async () => {
+  it('keeps an invalidation it could not write with onStoreDown replay, and writes it before it trusts the store again', async () => {
     const { users, source, clock, state, inner, warnings } = setUpBreakable({
       ...{ onStoreDown: 'replay', ttl: '1h', early: 'off', tags: (_value, key) => [`tag of ${key}`] },
     });
@@ -201,7 +201,7 @@ describe('cache, when the store is down,', () => {
     for (const key of ['deleted', 'set', 'tagged']) expect([key, await other.users.get(key)]).toEqual([key, 'new']);
   });
 
-  it('writes what it owes of a key before it reads it, however soon', async () => {
+  it('writes the owed invalidation of a key before it reads it, however soon', async () => {
     const { users, clock, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h', early: 'off' });
     await users.get('42');
     // A connection that broke under the verb, not the store that somebody closed, but no error tells which.
@@ -216,7 +216,7 @@ describe('cache, when the store is down,', () => {
     expect(state.calls).toBe(calls + 4);
   });
 
-  it('owes nothing of a key that was set after all', async () => {
+  it('owes nothing for a key that was set after all', async () => {
     const { users, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h', early: 'off' });
     state.how = 'broken';
     await users.delete('42');
@@ -227,7 +227,7 @@ describe('cache, when the store is down,', () => {
     expect(await inner.read('cache|cache|key|42')).toBeDefined();
   });
 
-  it('keeps nothing that was read while it noted that a set is owed', async () => {
+  it('keeps nothing that was read while the debt of a set was noted', async () => {
     const { users, clock, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h', early: 'off' });
     await users.get('42');
     const { remove, write } = inner;
@@ -265,7 +265,7 @@ describe('cache, when the store is down,', () => {
     await users.close();
   });
 
-  it('believes a timeout only one turn later: a blocked event loop is no outage', async () => {
+  it('allows one more turn before a timeout: a blocked event loop is not an outage', async () => {
     const { users, source, sources, state } = setUpBreakable({ clock: undefined, l2Timeouts: { write: 20 } });
     const blocked = users.get('42');
     const untilMs = performance.now() + 60;
@@ -275,7 +275,7 @@ describe('cache, when the store is down,', () => {
     await users.close();
   });
 
-  it('answers what was loaded when it cannot be stored, and does not keep it', async () => {
+  it('answers with what was loaded if it cannot be stored, and does not keep it', async () => {
     const { users, source, state, warnings, clock } = setUpBreakable({
       load: async () => {
         source.loads++;
@@ -295,8 +295,8 @@ describe('cache, when the store is down,', () => {
   });
 });
 
-describe('cache, when the store holds something else,', () => {
-  it('loads anew over bytes of another release or serializer', async () => {
+describe('cache, when the store holds other entries,', () => {
+  it('replaces bytes of another release or serializer by a new load', async () => {
     const { users, caches, store, warnings } = setUp({}, 2);
     await users.get('42');
     const key = 'cache|cache|key|42';
@@ -310,7 +310,7 @@ describe('cache, when the store holds something else,', () => {
     expect([...warnings(), ...third.warnings()]).toContain('undecodable');
   });
 
-  it('takes nothing for its own that another serializer has made', async () => {
+  it('does not use bytes that another serializer has made', async () => {
     const { users, store, source } = setUp();
     source.value = 'text';
     await users.get('42');
@@ -333,7 +333,7 @@ describe('cache, when the store holds something else,', () => {
     expect(calls).toBeLessThanOrEqual(300);
   });
 
-  it('tells of a value that is too big for it, answers it, and holds nobody up', async () => {
+  it('reports a value that is too large for the store, returns it, and delays nobody', async () => {
     const clock = undefined;
     const { users, source, warnings } = setUp({ clock }, 1, memoryStore({ maxValueBytes: 1_000 }));
     source.value = 'x'.repeat(2_000);
@@ -342,7 +342,7 @@ describe('cache, when the store holds something else,', () => {
     expect(source.loads).toBe(2);
   });
 
-  it('keeps keys that a store would refuse apart, by their hash', async () => {
+  it('distinguishes keys that a store would refuse, by their hash', async () => {
     const { caches, source } = setUp({}, 2);
     const long = 'k'.repeat(1_000);
     source.value = 'one';
@@ -361,7 +361,7 @@ describe('cache, when the store holds something else,', () => {
     await expect(caches[0]!.get('')).rejects.toThrow(TypeError);
   });
 
-  it('keeps long keys also where its name would be cut in the middle of a character', async () => {
+  it('distinguishes long keys even if its name would be cut in the middle of a character', async () => {
     const { caches, source, warnings } = setUp({ name: `${'n'.repeat(39)}😀` }, 2);
     source.value = 'one';
     await caches[0]!.get('k'.repeat(1_000));

@@ -140,7 +140,7 @@ for (const kind of kinds) {
       }
     });
 
-    it('loads once more when the process that loads is killed', async () => {
+    it('loads once more when the loading process is killed', async () => {
       const lease = 1_500;
       const { all } = start(4, { place: kind.place(server), subscribes: kind.subscribes, lease });
       await Promise.all(all.map((child) => child.get('warm')));
@@ -153,7 +153,7 @@ for (const kind of kinds) {
       expect(loadsOf(all, 'key')).toBe(2);
     });
 
-    it('keeps the new value everywhere when the process that loads was frozen meanwhile', {
+    it('keeps the new value everywhere when the loading process was frozen while it was set', {
       timeout: 60_000,
     }, async () => {
       const { all, change } = start(3, { place: kind.place(server), subscribes: kind.subscribes, lease: 1_000 });
@@ -183,7 +183,7 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
   /** Far less than the 30 s for which a copy in memory may live without a look. */
   const soon = { interval: 20 };
 
-  it('shows a change in all processes as soon as they are told of it', async () => {
+  it('shows a change in all processes as soon as it is reported', async () => {
     const { all, change } = start(3, { place: server.port, subscribes: true });
     expect(await shown(all)).toEqual(['old', 'old', 'old']);
     change('new');
@@ -191,7 +191,7 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
     await expect.poll(() => shown(all), soon).toEqual(['new', 'new', 'new']);
   });
 
-  it('looks again after the connection for word of changes was lost', async () => {
+  it('reads again after the connection for notices was lost', async () => {
     const { all, change } = start(3, { place: server.port, subscribes: true });
     for (let looks = 0; looks < 3; looks++) expect(await shown(all)).toEqual(['old', 'old', 'old']);
     change('new');
@@ -202,7 +202,7 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
   });
 
   it.each(['frozen', 'killed'] as const)(
-    'writes a deletion that a %s Redis did not take when it is there again, for all processes',
+    'writes a deletion that a %s Redis did not accept when it is back, for all processes',
     async (how) => {
       const settings = { place: server.port, subscribes: true, patience: 'default', onStoreDown: 'replay' } as const;
       const { all, change } = start(2, settings);

@@ -21,7 +21,7 @@ const cyclic: Record<string, unknown> = {};
 cyclic.self = cyclic;
 
 describe('serializer json', () => {
-  it('brings every JSON value back identical', () => {
+  it('restores every JSON value identically', () => {
     fc.assert(
       fc.property(fc.jsonValue({ maxDepth: 3 }), (value) => {
         let encoded: Uint8Array;
@@ -58,19 +58,19 @@ describe('serializer json', () => {
   });
 });
 
-describe('serializer json, of what is nested and of what is hidden,', () => {
+describe('serializer json, for nested and hidden parts,', () => {
   const nested = (depth: number) => {
     let value: unknown = 1;
     for (let level = 0; level < depth; level++) value = level % 2 === 0 ? [value] : { a: value };
     return value;
   };
 
-  it('takes 500 levels in another, and refuses more', () => {
+  it('accepts 500 levels of nesting, and refuses more', () => {
     expect(json.decode(json.encode(nested(501)))).toEqual(nested(501));
     expect(() => json.encode(nested(502))).toThrow('nested more than 500 deep, or a cycle');
   });
 
-  it('takes every kind of plain value', () => {
+  it('accepts every kind of plain value', () => {
     for (const value of [null, true, false, '', 'ä😀', 0, 1.5, -7, [], {}, [[]], [{ a: [null] }]]) {
       expect(json.decode(json.encode(value))).toEqual(value);
     }
@@ -93,7 +93,7 @@ describe('serializer json, of what is nested and of what is hidden,', () => {
 });
 
 describe('option serializer', () => {
-  it('takes the names, and what encodes and decodes, and nothing else', () => {
+  it('accepts the names, and an object that encodes and decodes, and nothing else', () => {
     for (const bad of ['yaml', 'toString', null, undefined, 5, {}, { encode() {} }, { decode() {} }]) {
       expect(serializerField.parse(bad)).toBeUndefined();
     }
@@ -114,13 +114,13 @@ describe('option serializer', () => {
 });
 
 describe('serializer structured-clone', () => {
-  it('gives plain bytes, which are its own', () => {
+  it('returns plain bytes of its own', () => {
     const encoded = clone.encode({ a: 1 });
     expect(Object.getPrototypeOf(encoded) === Uint8Array.prototype).toBe(true);
     expect(encoded.buffer.byteLength).toBe(encoded.length);
   });
 
-  it('says so on a platform that has no such thing', () => {
+  it('fails with a clear error on a platform without node:v8', () => {
     for (const process of [undefined, {}, { getBuiltinModule: () => undefined }]) {
       vi.stubGlobal('process', process);
       try {
@@ -142,13 +142,13 @@ describe('serializer structured-clone', () => {
     }
   });
 
-  it('goes over what is shared once', () => {
+  it('visits shared parts once', () => {
     let shared: unknown = 1;
     for (let level = 0; level < 40; level++) shared = [shared, shared];
     expect(clone.encode(shared).length).toBeLessThan(1_000);
   });
 
-  it('refuses what is nested too deep to be told of', () => {
+  it('refuses values that are nested too deep', () => {
     let value: unknown = 1;
     for (let level = 0; level < 5_100; level++) value = { a: value };
     expect(() => clone.encode(value)).toThrow(/the value at (\.a){30} is nested too deep/);
@@ -197,7 +197,7 @@ describe('serializer structured-clone', () => {
 });
 
 describe('serializer bytes', () => {
-  it('takes a plain Uint8Array, and nothing that would come back as one', () => {
+  it('accepts a plain Uint8Array, and refuses what would come back as one', () => {
     expect(bytes.decode(bytes.encode(Uint8Array.of(1, 2)))).toStrictEqual(Uint8Array.of(1, 2));
     for (const [value, what] of [
       [Buffer.from('a'), 'an object of class Buffer'],
@@ -214,7 +214,7 @@ describe('serializer bytes', () => {
 });
 
 describe('cache', () => {
-  it('refuses a value that would not come back as it is, when it is loaded and when it is set, and changes nothing', async () => {
+  it('refuses a value that would not come back identical, on load and on set, and changes nothing', async () => {
     const { users, caches, source } = setUp({}, 2);
     await users.set('42', { at: 1 });
     await expect(users.set('42', { at: new Date() })).rejects.toThrow('.at is an object of class Date');
@@ -225,7 +225,7 @@ describe('cache', () => {
     expect(await caches[1]!.get('43')).toBe('good');
   });
 
-  it('shows other processes values of every kind as they were', async () => {
+  it('restores values of every kind in other processes', async () => {
     const { caches, source } = setUp({ serializer: 'structured-clone', negativeTtl: '1m' }, 2);
     for (const value of [new Map([[1, new Date(3)]]), undefined, null, 1n, '', Uint8Array.of(4)]) {
       source.value = value;
@@ -257,7 +257,7 @@ describe('record', () => {
     { requiredKeys: ['serializer'] },
   );
 
-  it('comes back as it was', () => {
+  it('comes back as it was written', () => {
     fc.assert(
       fc.property(record, (one) => {
         expect(decodeRecord(encodeRecord(one))).toEqual({
@@ -271,7 +271,7 @@ describe('record', () => {
     );
   });
 
-  it('is nothing when it is of another release, cut off, or no record at all, and never throws', () => {
+  it('reads as nothing if it is of another release, truncated, or no record at all, and never throws', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 40 }), (garbage) => void decodeRecord(garbage)),
       { seed, numRuns: 5_000 },
@@ -282,7 +282,7 @@ describe('record', () => {
     expect(decodeRecord(whole.with(0, 2))).toBeUndefined();
   });
 
-  it('is laid out as it was: format, what is in it, serializer, then numbers of seven bits to the byte', () => {
+  it('has a fixed layout: format, flags, serializer, then numbers with seven bits to the byte', () => {
     const windows = { freshMs: 127.9, staleMs: 128, errorMs: 300, ageMs: 0.1, loadMs: 1.5 };
     const filledNow = { bytes: Uint8Array.of(7, 8), isUndefined: false, ...windows, tags: new Map([['ä', 200]]) };
     const failure = { message: 'no', count: 2, retryInMs: 0.5 };
@@ -303,7 +303,7 @@ describe('record', () => {
     expect(decodeRecord(encodeRecord({ serializer: 1, failure }))!.failure!.message).toBe('x'.repeat(300));
   });
 
-  it('is nothing when a number in it is too long, or more is announced than there is, however much', () => {
+  it('reads as nothing if a number in it is too long, or it announces more than there is', () => {
     const full = Array(8).fill(255);
     const largest = encodeRecord({ serializer: 1, claim: { token: Number.MAX_SAFE_INTEGER, forMs: 0 } });
     expect(decodeRecord(largest)!.claim!.token).toBe(Number.MAX_SAFE_INTEGER);
@@ -319,7 +319,7 @@ describe('record', () => {
     });
   });
 
-  it('gives its value as bytes of its own', () => {
+  it('returns its value as bytes of its own', () => {
     const whole = encodeRecord({
       serializer: 1,
       filled: {
@@ -338,7 +338,7 @@ describe('record', () => {
     expect([...value]).toEqual([7]);
   });
 
-  it('is compact: what is not the value is less than 40 bytes', () => {
+  it('is compact: everything but the value takes less than 40 bytes', () => {
     const filledNow = {
       bytes: new Uint8Array(0),
       isUndefined: false,

@@ -14,7 +14,7 @@ function setUp(isPinned = false) {
 }
 
 describe('waiters of a flight', () => {
-  it('abort it when the last of them has gone, with his reason, and not before', async () => {
+  it('abort the flight when the last of them has gone, with its reason, and not before', async () => {
     const { aborts, caller } = setUp();
     const [one, other] = [caller(), caller()];
     one.leave('first');
@@ -24,7 +24,7 @@ describe('waiters of a flight', () => {
     expect([await one.answer, await other.answer]).toEqual(['first', 'last']);
   });
 
-  it('let one go without a word to the others', async () => {
+  it('let one leave without affecting the others', async () => {
     const { waiters, caller } = setUp();
     const [one, other] = [caller(), caller()];
     one.leave('gone');
@@ -32,7 +32,7 @@ describe('waiters of a flight', () => {
     expect([await one.answer, await other.answer]).toEqual(['gone', 7]);
   });
 
-  it('never abort it when there is one who cannot go, or when it goes on by itself', async () => {
+  it('never abort it while one waits without a signal, or when it goes on by itself', async () => {
     const { aborts, waiters, caller } = setUp();
     const patient = waiters.join(undefined);
     caller().leave('gone');
@@ -43,7 +43,7 @@ describe('waiters of a flight', () => {
     expect(await patient).toBe(7);
   });
 
-  it('never abort what goes on after an answer, also when those go who came later', async () => {
+  it('never abort a load that goes on after an answer, even when later callers leave', async () => {
     const { aborts, waiters, caller } = setUp();
     const early = caller();
     waiters.settle(1);
@@ -53,7 +53,7 @@ describe('waiters of a flight', () => {
     expect([await early.answer, await late.answer, aborts]).toEqual([1, 'gone', []]);
   });
 
-  it('are not let in by a signal that has ended already, and do not count it', async () => {
+  it('do not count a caller whose signal has already aborted', async () => {
     const { aborts, waiters, caller } = setUp();
     const one = caller();
     await expect(waiters.join(AbortSignal.abort('late'))).rejects.toBe('late');
@@ -62,7 +62,7 @@ describe('waiters of a flight', () => {
     expect(aborts).toEqual(['gone']);
   });
 
-  it('have their answer when it is a failure, too', async () => {
+  it('all get the error of a failure', async () => {
     const { waiters, caller } = setUp();
     const one = caller();
     expect(waiters.isSettled).toBe(false);

@@ -22,8 +22,8 @@ function setUp() {
   return { watching: new Watching(backing, 'key'), watches, released, tell };
 }
 
-describe('what a flight hears', () => {
-  it('is whole only after the store was asked while word of the key was to come', () => {
+describe('what a flight is told of changes', () => {
+  it('is complete only if the key was being watched when the store was asked', () => {
     const { watching, watches } = setUp();
     expect(watching.isWhole).toBe(false);
     watching.note();
@@ -37,7 +37,7 @@ describe('what a flight hears', () => {
     expect(watching.isWhole).toBe(false);
   });
 
-  it('is not whole when word of one of the tags will not come, nor made whole by the tags', () => {
+  it('is not complete if one of the tags is not watched, and tags alone do not make it complete', () => {
     const { watching, watches } = setUp();
     watching.tags(['blue']);
     expect(watching.isWhole).toBe(false);
@@ -50,7 +50,7 @@ describe('what a flight hears', () => {
     expect(watching.isWhole).toBe(false);
   });
 
-  it('is every change of the key and of the tags since the store was asked', () => {
+  it('counts every change of the key and the tags since the store was asked', () => {
     const { watching, tell } = setUp();
     watching.key();
     tell('key');
@@ -68,7 +68,7 @@ describe('what a flight hears', () => {
     expect(watching.hasHeard).toBe(true);
   });
 
-  it('is not forgotten when the tags turn out to be others, whatever was told of those, before and after', () => {
+  it('is kept when the tags turn out to be others, whatever was reported for those, before and after', () => {
     for (const before of [0, 1, 2]) {
       for (const after of [0, 1, 2, 3, 4]) {
         const { watching, tell } = setUp();
@@ -84,7 +84,7 @@ describe('what a flight hears', () => {
     }
   });
 
-  it('is given up for tags that are no more, and for all at the end', () => {
+  it('ends for tags that are no longer needed, and for all at the end', () => {
     const { watching, released } = setUp();
     watching.key();
     watching.tags(['blue', 'red']);

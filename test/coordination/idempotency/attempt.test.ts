@@ -27,7 +27,7 @@ function setUpWrites(
 }
 
 describe('an attempt', () => {
-  it('renews nothing and leaves no timer when it has ended before its first renewal', async () => {
+  it('renews nothing and leaves no timer when it ends before its first renewal', async () => {
     const { once, clock, faulty } = setUpUnreliable();
     await once.run('k', () => 1, scope);
     await clock.advance('1s');
@@ -36,7 +36,7 @@ describe('an attempt', () => {
     expect(faulty.verbs).toBe(2);
   });
 
-  it('is renewed beside others that began earlier or later, by one timer until the first is due', async () => {
+  it('shares one timer with attempts that began earlier or later, until its first renewal is due', async () => {
     const { once, clock } = setUp();
     const runs = [];
     for (const key of ['a', 'b', 'c', 'd']) {
@@ -53,7 +53,7 @@ describe('an attempt', () => {
     expect([await Promise.all(runs), clock.pendingTimers]).toEqual([[false, false, false, false], 0]);
   });
 
-  it('asks to be looked after when a third of its lease is over', async () => {
+  it('gets its own keeper when a third of its lease has passed', async () => {
     const { once, clock } = setUp();
     await clock.advance(70);
     once.begin({ ...raw });
@@ -82,7 +82,7 @@ describe('an attempt', () => {
     },
   );
 
-  it('that was lost twice over takes no other out of the care of its engine', async () => {
+  it('that was lost and then ended leaves the renewal of other attempts alone', async () => {
     const { once, clock, store, events } = setUp();
     const lost = handleOf(await once.begin({ ...raw, key: 'lost' }));
     const other = once.run('other', ({ signal }) => clock.sleep('1m').then(() => signal.aborted), scope);
@@ -109,7 +109,7 @@ describe('an attempt', () => {
   });
 
   it.each(['0ms', '2s'] as const)(
-    'says by its signal that it is lost as soon as a machine that slept after %s goes on, before any timer',
+    'tells by its signal that it is lost as soon as a machine that slept after %s goes on, before any timer',
     async (before) => {
       const { once, clock, outcomes } = setUp();
       const handle = handleOf(await once.begin({ ...raw }));
@@ -121,7 +121,7 @@ describe('an attempt', () => {
     },
   );
 
-  it('makes no timer of its own for who looks at its signal, neither at first nor when it has ended', async () => {
+  it('creates no timer when its signal is read, neither at first nor after its end', async () => {
     const { once, clock } = setUp();
     const handle = handleOf(await once.begin({ ...raw }));
     expect([handle.signal.aborted, clock.pendingTimers]).toEqual([false, 1]);
@@ -130,7 +130,7 @@ describe('an attempt', () => {
     expect([handle.signal.aborted, clock.pendingTimers]).toEqual([false, 0]);
   });
 
-  it('tells once that it was lost, and how', async () => {
+  it('reports once that it was lost, and how', async () => {
     const { once, clock, store, events } = setUp();
     const begun = handleOf(await idempotency({ store, clock: virtualClock(), lease: '3s' }).begin({ ...raw }));
     await clock.advance('3s');
@@ -153,7 +153,7 @@ describe('an attempt', () => {
 });
 
 describe('the end of an attempt', () => {
-  it('is written at the next try where the store fails once, and nothing is told but that', async () => {
+  it('is written at the next try if the store fails once, and only that failure is reported', async () => {
     const { once, clock, faulty, events } = setUpUnreliable();
     const run = once.run(
       'k',
@@ -174,7 +174,7 @@ describe('the end of an attempt', () => {
     expect([faulty.verbs, clock.pendingTimers]).toEqual([3, 0]);
   });
 
-  it('is told as unrecorded, with its attempt, when the store takes it in no form', async () => {
+  it('is reported as unrecorded, with its attempt, when the store accepts it in no form', async () => {
     const { once, clock, events } = setUpWrites(() => Promise.reject(storeError('no', 'invalid')));
     const run = once.run('k', () => 'done', scope);
     await clock.advance('10s');
@@ -210,7 +210,7 @@ describe('the end of an attempt', () => {
     },
   );
 
-  it('is told as done once its reply is there, however late, and tried again until then', async () => {
+  it('is reported as stored once its reply has come, however late, and is retried until then', async () => {
     let ends = 0;
     const { once, clock, outcomes } = setUp({ lease: '30s' }, (store) => ({
       ...plain(store),
@@ -228,7 +228,7 @@ describe('the end of an attempt', () => {
     expect(outcomes()).not.toContain('lost');
   });
 
-  it('is no loss where a renewal comes first, or was on its way when it was written', async () => {
+  it('is not a loss if a renewal overtakes it, or was in flight when it was written', async () => {
     const { once, clock, outcomes, store } = setUpWrites(async (inner, count, key, value, options) => {
       // The first renewal, and then the end, take a while; the second renewal waits until the end is there.
       if (count === 2) await clock.sleep(100);
@@ -244,14 +244,14 @@ describe('the end of an attempt', () => {
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay' });
   });
 
-  it('of a result as large as may be is stored, and of one byte more is not', async () => {
+  it('stores a result of exactly the largest size, and not one that is a byte larger', async () => {
     const { once } = setUp({ maxBodyBytes: 10 });
     const end = async (key: string, length: number) =>
       handleOf(await once.begin({ ...raw, key })).complete(new Uint8Array(length));
     expect([await end('a', 10), await end('b', 11)]).toEqual(['stored', 'too-large']);
   });
 
-  it('of a large result takes turns, between which everything else goes on', async () => {
+  it('of a large result is written in several turns, with other work between them', async () => {
     for (const [length, fewest] of [
       [mebibyte / 2, 0],
       [2 * mebibyte, 3],
@@ -273,7 +273,7 @@ describe('the end of an attempt', () => {
     }
   });
 
-  it('without a result says nothing of how long the operation takes', async () => {
+  it('without a result does not count for how long the operation takes', async () => {
     const { once, clock } = setUp({ lease: '30s' });
     for (const key of ['a', 'b', 'c']) {
       const failing = once.run(key, () => clock.sleep('8s').then(() => Promise.reject(new Error('no'))), scope);
@@ -286,7 +286,7 @@ describe('the end of an attempt', () => {
 });
 
 describe('seal', () => {
-  it('is told once, and repeated where its reply was lost', async () => {
+  it('is reported once, and repeated if its reply was lost', async () => {
     const { once, clock, faulty, events } = setUpUnreliable();
     const handle = handleOf(await once.begin({ ...raw }));
     faulty.faults.push('lost');
@@ -300,7 +300,7 @@ describe('seal', () => {
     ]);
   });
 
-  it('that the store does not take rejects within its time, after a few tries at growing distances', async () => {
+  it('rejects within its time, after a few tries at growing intervals, when the store does not accept it', async () => {
     const { once, clock, writes } = setUpWrites(() => Promise.reject(storeError('unknown')));
     const handle = handleOf(await once.begin({ ...raw }));
     const sealed = handle.seal().catch((error) => error);
@@ -308,7 +308,7 @@ describe('seal', () => {
     expect([await sealed, writes()]).toEqual([expect.any(StoreError), 8]);
   });
 
-  it('that nobody waits for is no unhandled rejection, and counts all the same', async () => {
+  it('that nothing awaits causes no unhandled rejection, and still counts', async () => {
     const { once, faulty } = setUpUnreliable();
     const handle = handleOf(await once.begin({ ...raw }));
     faulty.faults.push('fails');
@@ -318,7 +318,7 @@ describe('seal', () => {
     expect(() => handle.release()).toThrow('what was sealed cannot be released');
   });
 
-  it('waits for a store that is slow, and no longer than it may be', async () => {
+  it('waits for a slow store, but no longer than allowed', async () => {
     const { once, clock } = setUpWrites(async (store, _, ...given) => {
       await clock.sleep(400);
       return store.write(...given);
@@ -333,7 +333,7 @@ describe('seal', () => {
 describe('phases', () => {
   const names = ['a', 'b', 'c', 'd'];
 
-  it('of several attempts are each run once, in whichever attempt they came to their end', async () => {
+  it('run once in all attempts, whichever attempt completed them', async () => {
     const { once } = setUp({ onLost: 'resume' });
     const done: string[] = [];
     const run = (last: number) =>
@@ -354,7 +354,7 @@ describe('phases', () => {
     expect([await run(9), done]).toEqual([['a1', 'b1', 'c2', 'd3'], names]);
   });
 
-  it('whose answer the store has not taken yet are kept with the next write', async () => {
+  it('whose answer the store has not accepted yet are recorded with the next write', async () => {
     const { once, faulty } = setUpUnreliable({ onLost: 'resume' });
     let runs = 0;
     const run = () =>
@@ -374,7 +374,7 @@ describe('phases', () => {
     expect([await run(), runs]).toEqual([[1, 'b1'], 1]);
   });
 
-  it('whose answer the store will never take do not keep it from taking the next', async () => {
+  it('whose answer the store will never accept do not keep it from accepting the next', async () => {
     const { once } = setUp({ onLost: 'resume' });
     const run = () =>
       once.run(
@@ -393,7 +393,7 @@ describe('phases', () => {
     expect(await run()).toEqual(['small', 'b1', 'c2']);
   });
 
-  it('whose answer has no JSON say why, with the cause', async () => {
+  it('whose answer JSON cannot represent say why, with the cause', async () => {
     const { once } = setUp();
     const run = once.run('k', ({ phase }) => phase('a', () => Symbol('x')), scope);
     await expect(run).rejects.toMatchObject({ name: 'TypeError', cause: { message: 'a symbol has no JSON' } });
@@ -401,7 +401,7 @@ describe('phases', () => {
 });
 
 describe('an attempt while the store is down', () => {
-  it('has the key and the downstream keys of a protected one, and says what its handler wants', async () => {
+  it("has the key and the downstream keys of a protected one, and keeps the handler's decision", async () => {
     const options = { onStoreDown: 'run', secret: 'sixteen bytes or more' } as const;
     const protectedOne = handleOf(await setUp(options).once.begin({ ...raw }));
     const { once, faulty } = setUpUnreliable(options);

@@ -98,7 +98,7 @@ describe('canonicalJson', () => {
     );
   });
 
-  it('takes for JSON what JSON.parse takes, and nothing else', () => {
+  it('accepts exactly the texts that JSON.parse accepts', () => {
     const piece = fc.constantFrom(
       ...[
         '{',
@@ -141,7 +141,7 @@ describe('canonicalJson', () => {
     );
   });
 
-  it('tells other data apart', () => {
+  it('distinguishes different data', () => {
     fc.assert(
       fc.property(anyData, anyData, (one, other) => {
         expect(canonical(JSON.stringify(one)) === canonical(JSON.stringify(other))).toBe(sorted(one) === sorted(other));
@@ -150,7 +150,7 @@ describe('canonicalJson', () => {
     );
   });
 
-  it('keeps the digits of a number, and members of one name in their order', () => {
+  it('keeps the digits of numbers, and the order of members of equal name', () => {
     expect(canonical('{"n": 9007199254740993, "m": 1.0, "e": 1E5}')).toBe('{"e":1E5,"m":1.0,"n":9007199254740993}');
     expect(canonical('{"b":1,"a":2,"b":0,"a":1}')).toBe('{"a":2,"a":1,"b":1,"b":0}');
     expect(canonical('{"a":1,"a":2}')).not.toBe(canonical('{"a":2,"a":1}'));
@@ -172,7 +172,7 @@ describe('canonicalJson', () => {
     expect(canonical('{"b":{"a":1}}', ['/a'])).toBe('{"b":{"a":1}}');
   });
 
-  it('is safe from depth', () => {
+  it('handles deep documents', () => {
     const depth = 50_000;
     const text = `${'{"b":0,"a":'.repeat(depth)}[]${'}'.repeat(depth)}`;
     expect(canonical(text)).toBe(`${'{"a":'.repeat(depth)}[]${',"b":0}'.repeat(depth)}`);
@@ -180,7 +180,7 @@ describe('canonicalJson', () => {
     expect(canonical('['.repeat(depth))).toBe(false);
   });
 
-  it('cuts long strings between characters', () => {
+  it('cuts long strings only between characters', () => {
     const long = `${'x'.repeat(65_533)}\u{1f600}${'\\ud83d\\ude00'.repeat(20_000)}`;
     expect(canonical(` "${long}"`)).toBe(JSON.stringify(JSON.parse(`"${long}"`)));
     const quotes = `${'x'.repeat(65_535)}\\"${'\\"'.repeat(40_000)}`;
@@ -189,7 +189,7 @@ describe('canonicalJson', () => {
 });
 
 describe('isPointer', () => {
-  it.each(['/a', '/a/0', '/', '/a//b', '/~0', '/~1', '/a~1b~0/c', '/ä b'])('takes %s', (pointer) => {
+  it.each(['/a', '/a/0', '/', '/a//b', '/~0', '/~1', '/a~1b~0/c', '/ä b'])('accepts %s', (pointer) => {
     expect(isPointer(pointer)).toBe(true);
   });
 
@@ -201,8 +201,8 @@ describe('isPointer', () => {
   );
 });
 
-describe('canonicalJson, of what is written in odd ways,', () => {
-  it('refuses what is almost JSON', () => {
+describe('canonicalJson, of unusual notations,', () => {
+  it('refuses almost-JSON', () => {
     const wrong = [
       ...['', ' ', '[1[2]]', '[1 2]', '[1{}]', '["a""b"]', '[1"a"]', '[true false]', '[,]', '[1,]', '[,1]', '[1,,2]'],
       ...['[1}', '{"a":1]', '[', ']', '{', '}', '[1', '[1,', '{"a"', '{"a":', '{"a":1', '{"a":1,', '[]]', '{}}', '1 1'],
@@ -276,7 +276,7 @@ describe('canonicalJson, of what is written in odd ways,', () => {
     expect(wrong.filter((text) => canonical(`{"a":${text}}`) !== false)).toEqual([]);
   });
 
-  it('takes every way to write a value, and keeps how a number is written', () => {
+  it('accepts every notation of a value, and keeps how a number is written', () => {
     const right = [
       ...[
         '0',
@@ -321,7 +321,7 @@ describe('canonicalJson, of what is written in odd ways,', () => {
     }
   });
 
-  it('orders the members of objects of any size, and keeps those of one name in their order', () => {
+  it('sorts the members of objects of any size, and keeps the order of equal names', () => {
     // Around powers of two, where a merge has a rest.
     for (const size of [1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 96, 100, 1_000, 1_024, 1_025]) {
       for (const nameOf of [
@@ -344,7 +344,7 @@ describe('canonicalJson, of what is written in odd ways,', () => {
     }
   });
 
-  it('tells names apart that begin alike, or are written with escapes', () => {
+  it('distinguishes names that start alike or are written with escapes', () => {
     const names = ['', 'a', 'a"', 'a\\', 'aa', 'ab', 'a\n', 'b', 'ä', '\u{1f600}', '\uffee'].sort();
     const plain = names.map((name, index) => `${JSON.stringify(name)}:${index}`);
     const escaped = names.map((name, index) => {
@@ -367,7 +367,7 @@ describe('canonicalJson, of what is written in odd ways,', () => {
     }
   });
 
-  it('reads strings that are longer than what it looks at in one go, as names and as values', () => {
+  it('reads strings that are longer than its stride, as names and as values', () => {
     const portions = { slice: 300_000, stride: 100 };
     for (const length of [97, 98, 99, 100, 101, 250]) {
       for (const end of ['', 'b', '\\n', '\\u00e4', '\\"', '\\\\', '\u{1f600}', '\\ud83d\\ude00', '\\ud83d\u{1f600}']) {
@@ -386,7 +386,7 @@ describe('canonicalJson, of what is written in odd ways,', () => {
     }
   });
 
-  it('takes a number of more digits than it looks at in one go for no JSON, wherever they are', () => {
+  it('refuses numbers with more digits than its stride, wherever they are', () => {
     for (const digits of [65_536, 65_537, 1_000_000]) {
       const many = '1'.repeat(digits);
       for (const number of [many, `-${many}`, `0.${many}`, `1e${many}`, `1e-${many}`]) {
@@ -441,8 +441,8 @@ const anyText = (() => {
 /** Portions so small that every border comes to lie everywhere. */
 const anyPortions = fc.record({ slice: fc.constantFrom(1, 50, 300_000), stride: fc.integer({ min: 12, max: 40 }) });
 
-describe('canonicalJson, beside a reference that is too simple to be wrong,', () => {
-  it('writes the same, however little it does in one go', () => {
+describe('canonicalJson, compared with a reference implementation,', () => {
+  it('writes the same, however small its portions are', () => {
     fc.assert(
       fc.property(anyText, anyPortions, (text, portions) => {
         const expected = reference(text);
@@ -454,7 +454,7 @@ describe('canonicalJson, beside a reference that is too simple to be wrong,', ()
     );
   });
 
-  it('takes for JSON the same when a text has been damaged', () => {
+  it('accepts the same damaged texts', () => {
     const damage = fc.record({
       at: fc.nat(),
       cut: fc.nat(3),
@@ -512,7 +512,7 @@ describe('canonicalJson, beside a reference that is too simple to be wrong,', ()
     expect(different).toBeGreaterThan(100);
   });
 
-  it('takes two texts for the same only if they are', () => {
+  it('gives two texts the same form only if the reference does', () => {
     const spelled = fc.constantFrom(
       '1',
       '1.0',
@@ -556,7 +556,7 @@ class CountedText extends String {
   }
 }
 
-describe('canonicalJson puts its work down', () => {
+describe('canonicalJson yields', () => {
   const length = 20_000;
   const portions = { slice: 1_000, stride: 100 };
   const repeated = (piece: string) =>
@@ -611,7 +611,7 @@ describe('canonicalJson puts its work down', () => {
     expect(slices).toBeLessThan((mostWork * text.length) / portions.slice + 3);
   });
 
-  it('never within what is small, and after a millisecond or two within what is large', () => {
+  it('never within a small document, and after a millisecond or two within a large one', () => {
     expect(canonicalJson('{"b":[1,2],"a":{"d":"x","c":null}}', () => {}).next()).toEqual({ done: true, value: true });
     const large = canonicalJson(`"${'x'.repeat(1_000_000)}"`, () => {});
     let slices = 1;
@@ -641,7 +641,7 @@ describe('canonicalJson puts its work down', () => {
     expect(most).toBeLessThan(2 * portions.slice);
   });
 
-  it('reads a name as often as it is written, however many members a pointer may lead to', () => {
+  it('reads each name only as often as it is written, however many members a pointer may lead to', () => {
     const replaceAll = vi.spyOn(String.prototype, 'replaceAll');
     try {
       const parent = 'a'.repeat(10_000);
@@ -655,7 +655,7 @@ describe('canonicalJson puts its work down', () => {
     }
   });
 
-  it('reads no names to where no pointer leads', () => {
+  it('reads no names that no pointer leads to', () => {
     const parse = vi.spyOn(JSON, 'parse');
     try {
       const depth = 100;

@@ -26,14 +26,14 @@ const storeError = (applied: 'no' | 'unknown', reason: 'failed' | 'busy' = 'fail
 const lostIn = (store: Store, options = {}) => idempotency({ store, clock: virtualClock(), lease: '3s', ...options });
 
 describe('begin', () => {
-  it('gives a handle that shows neither key nor record in a log', async () => {
+  it('returns a handle that shows neither key nor record in a log', async () => {
     const { once } = setUp();
     const handle = handleOf(await once.begin({ ...raw, key: 'of a customer' }));
     expect(inspect(handle)).toBe(inspect({ attempt: 1, fence: handle.fence }));
     expect(JSON.stringify(handle)).toBe(JSON.stringify({ attempt: 1, fence: handle.fence }));
   });
 
-  it('runs at once, also where it would wait, and tells no wait where there was none', async () => {
+  it('runs at once although it may wait, and reports no wait', async () => {
     const { once, outcomes } = setUp({ wait: '5s' });
     const begun = once.begin({ ...raw });
     expect(begun).not.toBeInstanceOf(Promise);
@@ -43,14 +43,14 @@ describe('begin', () => {
     expect([outcomes(), later.outcomes()]).toEqual([['executed'], ['executed', 'replayed']]);
   });
 
-  it('does not wait where it may not, and tells no wait', async () => {
+  it('does not wait if it may not, and reports no wait', async () => {
     const { once, clock, outcomes } = setUp({}, plain);
     await once.begin({ ...raw });
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'busy' });
     expect([outcomes(), clock.now()]).toEqual([['busy'], 0]);
   });
 
-  it('says what is wrong with a key, and refuses an operation that could be taken for another', async () => {
+  it('says what is wrong with a key, and refuses an operation name that could be taken for another', async () => {
     const { once } = setUp({ name: 'pay' });
     const run = (key: string, more = {}) => once.run(key, () => 'ran', { ...scope, ...more });
     await expect(run('')).rejects.toThrow('"pay": a key is 1 to 255 characters, got \'\'');
@@ -60,7 +60,7 @@ describe('begin', () => {
     expect([await run('k'.repeat(255)), await run('k', { operation: 'o'.repeat(1_000) })]).toEqual(['ran', 'ran']);
   });
 
-  it('lets one of two take over at the same time, and the other finds it busy', async () => {
+  it('lets one of two callers take over at the same time, and tells the other that it is running', async () => {
     const { once, clock, store } = setUp({}, plain);
     const other = idempotency({ store: plain(store), clock, lease: '3s' });
     await lostIn(store).begin({ ...raw });
@@ -69,7 +69,7 @@ describe('begin', () => {
     expect(begun.map(({ kind }) => kind).sort()).toEqual(['busy', 'takeover']);
   });
 
-  it('takes over what was lost with its process as often as `attempts` allow, and then leaves it in doubt', async () => {
+  it('takes over operations lost with their process as often as `attempts` allows, then leaves the key in doubt', async () => {
     const { clock, store } = setUp({}, plain);
     const kinds: string[] = [];
     for (let count = 0; count < 4; count++) {
@@ -79,7 +79,7 @@ describe('begin', () => {
     expect(kinds).toEqual(['run', 'takeover', 'takeover', 'in-doubt']);
   });
 
-  it('leaves in doubt what it has found in doubt, also when the reply to that was lost', async () => {
+  it('leaves a key in doubt that it has put in doubt, even if the reply to that write was lost', async () => {
     const { once, clock, store, faulty } = setUpUnreliable({ onLost: 'refuse' });
     await lostIn(store).begin({ ...raw });
     await clock.advance('3s');
@@ -89,7 +89,7 @@ describe('begin', () => {
     expect(await begun).toEqual({ kind: 'in-doubt', cause: undefined });
   });
 
-  it('asks again when what stood in the way is gone', async () => {
+  it('tries again when the record in the way is gone', async () => {
     const gone = (store: Store): Store => {
       let isFirst = true;
       const write: Store['write'] = async (key, value, options) => {
@@ -103,14 +103,14 @@ describe('begin', () => {
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
   });
 
-  it('takes fingerprints of different rules for no contradiction', async () => {
+  it('does not compare fingerprints of different rules', async () => {
     const { once, store, clock } = setUp();
     await once.run('k', () => 'first', { ...scope, input: { cents: 1 } });
     const other = idempotency({ store, clock, fingerprint: () => 'by another rule' });
     expect(await other.run('k', () => expect.unreachable(), { ...scope, input: { cents: 2 } })).toBe('first');
   });
 
-  it('keeps no trace that is longer than any it knows, since it comes from whoever calls', async () => {
+  it('keeps no trace longer than any version defines, since callers control it', async () => {
     const { once } = setUp();
     for (const [key, length] of [
       ['short', 255],
@@ -122,7 +122,7 @@ describe('begin', () => {
     expect(await once.begin({ ...raw, key: 'long' })).toMatchObject({ kind: 'replay', trace: undefined });
   });
 
-  it('leaves no timer behind when a slow store has answered, or has failed', async () => {
+  it('leaves no timer behind when a slow store has replied or failed', async () => {
     const clock = virtualClock();
     const faults: string[] = [];
     const slow = (store: Store): Store => ({
@@ -156,7 +156,7 @@ describe('a store that fails as an operation begins', () => {
     expect(faulty.verbs).toBe(1);
   });
 
-  it('is named in the event, with the error, and in the error when it has not answered in time', async () => {
+  it('is named in the event, with the error, and in the error if it has not replied in time', async () => {
     const { once, clock, events, faulty } = setUpUnreliable();
     faulty.faults.push('fails', ...Array(9).fill('hangs'));
     const error = (await once.begin({ ...raw })) as { error: unknown };
@@ -170,7 +170,7 @@ describe('a store that fails as an operation begins', () => {
     expect(String(((await hung) as { error: unknown }).error)).toContain('no answer within 500 ms ("storeTimeout")');
   });
 
-  it('and runs all the same, if it may: the event says that it is unprotected, and why', async () => {
+  it('lets the operation run if `onStoreDown` allows it; the event says that it is unprotected, and why', async () => {
     const { once, events, outcomes, faulty } = setUpUnreliable({ onStoreDown: 'run' });
     faulty.faults.push('fails');
     expect(await once.run('k', () => 'ran', scope)).toBe('ran');
@@ -182,7 +182,7 @@ describe('a store that fails as an operation begins', () => {
     expect(refusing.outcomes()).toEqual(['store-error']);
   });
 
-  it('has its begin taken back when it comes late, so that the key is free before the lease is over', async () => {
+  it('has a begin that was applied late taken back, so that the key is free before the lease ends', async () => {
     const clock = virtualClock();
     const store = memoryStore({ clock });
     let isLate = true;
@@ -204,7 +204,7 @@ describe('a store that fails as an operation begins', () => {
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
   });
 
-  it('has nothing taken back that is of somebody else by then', async () => {
+  it('keeps a record that belongs to another owner by then', async () => {
     const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 100 });
     faulty.faults.push('hangs');
     const failed = once.begin({ ...raw });
@@ -218,7 +218,7 @@ describe('a store that fails as an operation begins', () => {
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay', result: bytes(7) });
   });
 
-  it('is left alone once the begin is taken back', async () => {
+  it('gets no more requests once the begin is taken back', async () => {
     const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 4 });
     faulty.faults.push('lost');
     const failed = once.begin({ ...raw });
@@ -228,7 +228,7 @@ describe('a store that fails as an operation begins', () => {
     expect([faulty.verbs, clock.pendingTimers]).toEqual([3, 0]);
   });
 
-  it('has its begin taken back once, also where the reply to that is lost', async () => {
+  it('has its begin taken back once, even if the reply to that is lost', async () => {
     const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 4, lease: '30s' });
     faulty.faults.push('lost', 'works', 'lost');
     once.begin({ ...raw });
@@ -237,7 +237,7 @@ describe('a store that fails as an operation begins', () => {
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
   });
 
-  it('has its begin taken back by a slow one, and by one that refuses at first', async () => {
+  it('has its begin taken back even if it is slow or refuses at first', async () => {
     const clock = virtualClock();
     const inner = memoryStore({ clock });
     let writes = 0;
@@ -268,7 +268,7 @@ describe('a store that fails as an operation begins', () => {
     expect(await begun).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
   });
 
-  it('has its begin taken back at the next try when the first one is refused or slow', async () => {
+  it('has its begin taken back at the next try if the first one is refused or slow', async () => {
     const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 4, lease: '30s' });
     faulty.faults.push('lost', 'fails', 'hangs');
     const failed = once.begin({ ...raw });
@@ -279,7 +279,7 @@ describe('a store that fails as an operation begins', () => {
 });
 
 describe('a begin whose signal aborts', () => {
-  it('rejects with its reason, tells no error of the store, and frees the key', async () => {
+  it('rejects with its reason, reports no error of the store, and frees the key', async () => {
     const hangs = (store: Store): Store => ({
       ...plain(store),
       write: (key, value, options) => {
@@ -330,7 +330,7 @@ describe('wait', () => {
     expect(asksMs.at(-1)).toBe(5_000);
   });
 
-  it('asks a store that wakes it up once a second, and at each change', async () => {
+  it('polls a store that reports changes once a second, and at each change', async () => {
     const rings: (() => void)[] = [];
     let closed = 0;
     const watch = (_key: string, onChange: (change: StoreChange) => void) => {
@@ -356,7 +356,7 @@ describe('wait', () => {
     expect([asksMs.at(-1), clock.pendingTimers]).toEqual([3_000, 0]);
   });
 
-  it('hears a ring that comes while it asks', async () => {
+  it('notices a change that is reported during its request', async () => {
     const rings: (() => void)[] = [];
     const watch = (_key: string, onChange: (change: StoreChange) => void) => {
       rings.push(() => onChange({ kind: 'changed' }));
@@ -385,7 +385,7 @@ describe('wait', () => {
     expect(seen.slice(0, 4)).toEqual([0, 25, 25, 125]);
   });
 
-  it('is not begun with a signal that has aborted, and leaves no listener on one that has not', async () => {
+  it('does not start with an aborted signal, and leaves no listener on another one', async () => {
     const { once, clock } = setUp({ wait: '5s' });
     const handle = handleOf(await once.begin({ ...raw }));
     const aborted = once.begin({ ...raw, signal: AbortSignal.abort(new Error('gone')) });
@@ -431,7 +431,7 @@ describe('resolve', () => {
     }
   });
 
-  it('ends what was lost, to the millisecond, without anybody having asked before', async () => {
+  it('ends the doubt about a lost attempt, to the millisecond, even if nobody has asked before', async () => {
     const { once, clock, store } = setUp({ onLost: 'refuse' });
     await lostIn(store).begin({ ...raw });
     await clock.advance(2_999);
@@ -441,7 +441,7 @@ describe('resolve', () => {
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay', result: bytes(7) });
   });
 
-  it('ends nothing that is over, or free, however long ago', async () => {
+  it('changes nothing that is completed or free, however old it is', async () => {
     const { once, clock } = setUp();
     await once.run('done', () => 'done', scope);
     await expect(
@@ -458,7 +458,7 @@ describe('resolve', () => {
     expect(await once.run('free', () => 'ran', scope)).toBe('ran');
   });
 
-  it('says that it is done when the store answers its own record, and not when somebody else was first', async () => {
+  it('reports success when the store returns its own record, and not when another caller was first', async () => {
     const { store, clock } = setUp();
     await lostIn(store).begin({ ...raw });
     await clock.advance('3s');
@@ -483,7 +483,7 @@ describe('resolve', () => {
 });
 
 describe('an event of the engine', () => {
-  it('says how long a wait, a run and its end took, and how old an answer is', async () => {
+  it('tells how long a wait, a run and its end took, and how old a replayed result is', async () => {
     const { once, clock, events, store } = setUp({}, (inner) => ({
       ...plain(inner),
       write: async (...given) => {
@@ -510,7 +510,7 @@ describe('an event of the engine', () => {
     expect(store.size).toBe(1);
   });
 
-  it('says why a result cannot be given, or a record not be read', async () => {
+  it('tells why a result is not available, or a record cannot be read', async () => {
     const keys = { a: new Uint8Array(32) };
     const { once, store, clock } = setUp({ encryption: { current: 'a', keys } });
     const names: string[] = [];
@@ -533,7 +533,7 @@ describe('an event of the engine', () => {
   });
 });
 
-describe('a transaction that somebody else has begun', () => {
+describe('a transaction of the caller', () => {
   /** What the tests need of a database: a lock that says so, and a commit or a rollback of all that was written. */
   function database() {
     const { once: _, clock, store } = setUp();
@@ -569,7 +569,7 @@ describe('a transaction that somebody else has begun', () => {
     return { clock, store, client, given, writes, engine, outcomes };
   }
 
-  it('runs once, whatever it answers, and tells it', async () => {
+  it('runs the function once, whatever it returns, and reports it', async () => {
     const { client, engine, outcomes, writes } = database();
     const once = engine({ maxBodyBytes: 8 });
     for (const value of [undefined, null, 0, 'text', 'x'.repeat(6)]) {
@@ -587,7 +587,7 @@ describe('a transaction that somebody else has begun', () => {
     await expect(once.transaction(client, 'k xxxxxx', () => 1, scope)).rejects.toMatchObject({ reason: 'not-stored' });
   });
 
-  it('finds a key that is locked in flight, and passes on whatever else the store says', async () => {
+  it('reports a locked key as in flight, and passes on any other error of the store', async () => {
     const { client, engine, given, outcomes } = database();
     const once = engine({ wait: '5s' });
     given.isLocked = true;
@@ -605,13 +605,13 @@ describe('a transaction that somebody else has begun', () => {
     ).rejects.toThrow('gone');
   });
 
-  it('begins anew where what stood in the way is gone', async () => {
+  it('tries again when the record in the way is gone', async () => {
     const { client, engine, given } = database();
     given.refuses = 2;
     expect(await engine().transaction(client, 'k', ({ attempt }) => attempt, scope)).toBe(1);
   });
 
-  it('frees the key when the function throws, also where it is committed all the same', async () => {
+  it('frees the key when the function throws, even if the caller commits', async () => {
     const { client, engine, writes } = database();
     const once = engine();
     const failing = once.transaction(
@@ -627,7 +627,7 @@ describe('a transaction that somebody else has begun', () => {
     expect(await once.transaction(client, 'k', ({ attempt }) => attempt, scope)).toBe(2);
   });
 
-  it('takes the place of what was lost, or leaves it in doubt', async () => {
+  it('takes over a lost attempt, or leaves the key in doubt', async () => {
     for (const onLost of ['rerun', 'refuse'] as const) {
       const { client, clock, store, engine, outcomes } = database();
       await lostIn(store, { name: 'idempotency' }).begin({ ...raw, operation: 'idempotency' });
@@ -644,7 +644,7 @@ describe('a transaction that somebody else has begun', () => {
     }
   });
 
-  it('says so when it is none, and holds no lock', async () => {
+  it('is refused if it is not a transaction, and takes no lock', async () => {
     const { client, store, writes, engine } = database();
     const stolen = engine().transaction(
       client,
@@ -659,7 +659,7 @@ describe('a transaction that somebody else has begun', () => {
     await expect(stolen).rejects.toThrow('does not hold the lock of its key');
   });
 
-  it('is asked of no store that has none', async () => {
+  it('is refused on a store that has none', async () => {
     for (const native of [undefined, {}]) {
       const once = idempotency({ store: { ...plain(memoryStore()), native } });
       await expect(once.transaction({}, 'k', () => 1, scope)).rejects.toThrow(OptionsError);
@@ -706,7 +706,7 @@ describe('a transaction of the store', () => {
     return { clock, store, once, run, events, asked, outcomes: () => events.map(({ outcome }) => outcome) };
   }
 
-  it('gives whatever the function answers, and tells it', async () => {
+  it('returns and reports whatever the function returns', async () => {
     const { once, events } = setUpTransactions();
     for (const value of [undefined, null, 0, { then: 'no promise' }]) {
       const call = () => once.transaction({}, `k ${String(value)}`, () => value, scope);
@@ -718,20 +718,20 @@ describe('a transaction of the store', () => {
     ]);
   });
 
-  it('hands its signal to the store', async () => {
+  it('passes its signal to the store', async () => {
     const { once, asked } = setUpTransactions();
     const { signal } = new AbortController();
     await once.transaction({}, 'k', () => 1, { ...scope, signal });
     expect(asked).toEqual([{ signal }]);
   });
 
-  it('stores a result as large as may be, and none that is larger', async () => {
+  it('stores a result of exactly the largest size, and none that is larger', async () => {
     const { once, outcomes } = setUpTransactions({ maxBodyBytes: 6 });
     for (const value of ['abc', 'abcd']) await once.transaction({}, value, () => value, scope);
     expect(outcomes()).toEqual(['executed', 'too-large']);
   });
 
-  it('waits for what runs outside, if it may, and tells it', async () => {
+  it('waits for an attempt outside, if it may, and reports it', async () => {
     for (const wait of ['off', '5s'] as const) {
       const { store, clock, run, outcomes, events } = setUpTransactions({ wait });
       const outside = idempotency({ store, clock, lease: '3s' });
@@ -749,7 +749,7 @@ describe('a transaction of the store', () => {
     expect([await run(), outcomes()]).toEqual(['done', ['executed']]);
   });
 
-  it('takes the place of what has failed or was lost, and is not run again', async () => {
+  it('takes over a failed or lost attempt, and does not run a completed one again', async () => {
     const { store, clock, once, run } = setUpTransactions();
     const failing = once.run('k', () => Promise.reject(new Error('no')), scope);
     await expect(failing).rejects.toThrow('no');
@@ -760,7 +760,7 @@ describe('a transaction of the store', () => {
     expect([await other(), await other()]).toEqual([2, 2]);
   });
 
-  it('leaves in doubt what was lost, if it must', async () => {
+  it("leaves a lost attempt in doubt, with onLost 'refuse'", async () => {
     const { store, clock, run, outcomes } = setUpTransactions({ onLost: 'refuse' });
     await lostIn(store).begin({ ...raw, operation: 'idempotency' });
     await clock.advance('3s');
@@ -771,7 +771,7 @@ describe('a transaction of the store', () => {
   });
 });
 
-describe('before a store that refuses whatever it is asked', () => {
+describe('idempotency on a store that refuses every write', () => {
   const lost = async () => {
     const store = memoryStore({ clock: virtualClock() });
     await lostIn(store).begin({ ...raw });
@@ -797,14 +797,14 @@ describe('before a store that refuses whatever it is asked', () => {
   const shown = ['nothing', 'an attempt that was lost'] as const;
   const entryOf = async (what: (typeof shown)[number]) => (what === 'nothing' ? undefined : await lost());
 
-  it.each(shown)('begins nothing when it is shown %s each time', async (what) => {
+  it.each(shown)('begins nothing when the store shows %s each time', async (what) => {
     const { once, writes, outcomes } = setUpRefusing(await entryOf(what));
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'store-down', error: busy });
     expect(outcomes()).toEqual(['store-error']);
     expect(writes()).toBeLessThanOrEqual(300);
   });
 
-  it.each(shown)('begins nothing in a transaction when it is shown %s each time', async (what) => {
+  it.each(shown)('begins nothing in a transaction when the store shows %s each time', async (what) => {
     const { once, writes } = setUpRefusing(await entryOf(what));
     const begun = once.transaction({}, raw.key, () => 1, { scope: raw.scope, operation: raw.operation });
     await expect(begun).rejects.toMatchObject(busy);

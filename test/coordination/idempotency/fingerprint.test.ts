@@ -64,7 +64,7 @@ describe('rule of fingerprints', () => {
     );
   });
 
-  it('is the same for the first and the last character of each length, and for what only looks like JSON', async () => {
+  it('is the same for the first and the last character of each length, and for texts that only look like JSON', async () => {
     const large = ` ["${'\x7f\x80\u07ff\u0800\ud7ff\uffff\u{10000}\u{10ffff}'.repeat(7_000)}"]`;
     for (const body of [large, bytes(large)]) {
       expect(await hexOf({ head: [], body, isJson: true })).toBe(digest(1, `[]\njson\n${large.trim()}`));
@@ -93,7 +93,7 @@ describe('rule of fingerprints', () => {
       expect(await hexOf({ head: [], body, isJson: true })).toBe(digest(1, `[]\nbytes\n${marked}`));
   });
 
-  it('takes a text for no JSON that is some up to a point', async () => {
+  it('does not take a text for JSON because it starts like it', async () => {
     for (let characters = 1_000; characters < 21_000; characters += 1_000) {
       const body = `"${'€'.repeat(characters)}"${' '.repeat(Math.min(6_000, 65_000 - characters))}x`;
       expect(await hexOf({ head: [], body, isJson: true })).toBe(digest(1, `[]\nbytes\n${body}`));
@@ -108,14 +108,14 @@ describe('rule of fingerprints', () => {
     }
   });
 
-  it('answers at once up to 64 KiB, and later beyond', async () => {
+  it('is synchronous up to 64 KiB, and asynchronous beyond', async () => {
     for (const isJson of [true, false]) {
       expect(fingerprint({ head: [], body: `"${'x'.repeat(65_534)}"`, isJson })).toBeInstanceOf(Uint8Array);
       expect(fingerprint({ head: [], body: `"${'x'.repeat(65_535)}"`, isJson })).toBeInstanceOf(Promise);
     }
   });
 
-  it('is the same for any length of head, and where Node cannot hash at one go', async () => {
+  it('is the same for any length of head, and without crypto.hash', async () => {
     for (const length of [
       0, 1, 16_350, 16_366, 16_367, 16_368, 16_369, 16_380, 16_384, 20_000, 147_430, 147_440, 200_000,
     ]) {
@@ -137,7 +137,7 @@ describe('rule of fingerprints', () => {
     }
   });
 
-  it('is the same for what is nearly large', async () => {
+  it('is the same for bodies just below the limit', async () => {
     // With an escape, it is not for the short way, and takes more than one slice.
     const rows = `${'{"b":1,"a":[2]},'.repeat(3_700)}"`;
     for (const [inner, canonical] of [
@@ -181,7 +181,7 @@ describe('rule of fingerprints', () => {
     }
   });
 
-  it('of a large body waits for a turn of the event loop when it has taken 5 ms, and not before', async () => {
+  it('yields during a large body after 5 ms, and not before', async () => {
     const turnsWhere = async (sliceMs: number) => {
       let nowMs = 0;
       const now = vi.spyOn(performance, 'now').mockImplementation(() => (nowMs += sliceMs));
@@ -207,7 +207,7 @@ describe('rule of fingerprints', () => {
     expect(await turnsWhere(2.5)).toBeLessThan(slices);
   });
 
-  it('of a large body is hashed block by block', async () => {
+  it('hashes a large body block by block', async () => {
     const update = vi.spyOn(Object.getPrototypeOf(createHash('sha256')), 'update');
     try {
       await fingerprint({ head: [], body: `[${'1,'.repeat(200_000)}1]`, isJson: true });
@@ -217,7 +217,7 @@ describe('rule of fingerprints', () => {
     }
   });
 
-  it('has a version of its own for what a function of the user made', () => {
+  it("has a version of its own for the result of the user's function", () => {
     for (const what of ['abc', bytes('abc')]) {
       expect(Buffer.from(ownFingerprint(what)).toString('hex')).toBe(digest(2, 'abc'));
     }
@@ -225,21 +225,21 @@ describe('rule of fingerprints', () => {
 });
 
 describe('fingerprint', () => {
-  it('is the same for the same data, and for nothing else', async () => {
+  it('is the same for the same data, and for no other', async () => {
     expect(await json('{"a":1,"b":"ä"}')).toBe(await json(bytes(' {"b" : "\\u00e4", "a": 1}')));
     expect(await json('{"a":1}')).not.toBe(await json('{"a":1.0}'));
     expect(await json('{"a":9007199254740993}')).not.toBe(await json('{"a":9007199254740992}'));
     expect(await json('{"a":1,"t":5}', ['/t'])).toBe(await json('{"t":6,"a":1}', ['/t']));
   });
 
-  it('takes bytes that are no JSON, or do not say so, as they are', async () => {
+  it('compares bytes that are not JSON, or not declared as such, as they are', async () => {
     expect(await json('{"a": 1')).not.toBe(await json('{"a":1'));
     expect(await json(Uint8Array.of(0xff, 0x22))).not.toBe(await json(Uint8Array.of(0xfe, 0x22)));
     expect(await hexOf({ head: [], body: '{"a": 1}' })).not.toBe(await hexOf({ head: [], body: '{"a":1}' }));
     expect(await json('\ufeff{}')).not.toBe(await json('{}'));
   });
 
-  it('tells head from body, and one part of the head from the next', async () => {
+  it('distinguishes head and body, and the parts of the head', async () => {
     const all = [
       { head: [] },
       { head: [''] },
@@ -254,7 +254,7 @@ describe('fingerprint', () => {
     expect(new Set(await Promise.all(all.map(hexOf))).size).toBe(all.length);
   });
 
-  it('is the same whichever way it is made, for any head', async () => {
+  it('is the same on every path, for any head', async () => {
     const part = fc.oneof(
       fc.string({ unit: 'binary-ascii' }),
       fc.constantFrom('POST', '/orders/7', '"', '\\', 'a\n', '\x7f', '/ä', 'x'.repeat(9_000)),
@@ -269,7 +269,7 @@ describe('fingerprint', () => {
     );
   });
 
-  it('is the same in slices as at once', async () => {
+  it('is the same in slices and at once', async () => {
     const text = fc.string({ unit: 'grapheme', maxLength: 40 });
     await fc.assert(
       fc.asyncProperty(

@@ -24,19 +24,19 @@ describe('hash of an idempotency key', () => {
     expect(keyHashOf(secret, 'caller', 'POST /orders', 'key')).toBe(hmac('caller\0POST /orders\0key'));
   });
 
-  it('makes the key of a step of it, in the same way', () => {
+  it('derives the key of a step in the same way', () => {
     expect(downstreamKeyOf(undefined, 'hash', 'charge')).toBe(sha256('hash\0charge'));
     expect(downstreamKeyOf(secret, 'hash', 'charge')).toBe(hmac('hash\0charge'));
   });
 
-  it('is the same where Node cannot hash at one go', async () => {
+  it('is the same without crypto.hash', async () => {
     const older = { createHash };
     const module = await on({ getBuiltinModule: () => older });
     expect(module.keyHashOf(undefined, 'caller', 'POST /orders', 'key')).toBe(sha256('caller\0POST /orders\0key'));
   });
 
   it.each([undefined, {}, { getBuiltinModule: () => undefined }])(
-    'says so where there is no cryptography: %j',
+    'fails with a clear error without cryptography: %j',
     async (process) => {
       const { keyHashOf: hashOf } = await on(process);
       expect(() => hashOf(undefined, 'caller', 'POST /orders', 'key')).toThrow('compatibility flag "nodejs_compat"');
@@ -48,7 +48,7 @@ describe('hash of an idempotency key', () => {
 });
 
 describe('owners', () => {
-  it('are 16 bytes each, and no two alike', () => {
+  it('are 16 bytes each, all different', () => {
     const owners = new Owners();
     const seen = new Set<string>();
     for (let count = 1; count <= 600; count++) {

@@ -304,7 +304,7 @@ class Machine {
 }
 
 describe('idempotency, over any history,', () => {
-  it('answers with nothing but its own, repeats nothing that it must not, blocks no key, leaves no timer', async () => {
+  it('returns only its own results, repeats nothing that it must not, blocks no key, and leaves no timer', async () => {
     for (let seed = 1; seed <= 150; seed++) {
       const history = new History(seed);
       await history.play();

@@ -21,7 +21,7 @@ import { virtualClock } from '../../../src/testing/index.js';
 import { raw, scope, setUp, unreliable } from './support.js';
 
 describe('idempotency', () => {
-  it('runs an operation once per key and answers what it answered', async () => {
+  it('runs an operation once per key and returns its result to every call', async () => {
     const { once, outcomes } = setUp();
     let runs = 0;
     const pay = () => once.run('order 1', async () => ({ paid: ++runs }), scope);
@@ -33,7 +33,7 @@ describe('idempotency', () => {
     expect(outcomes()).toEqual(['executed', 'replayed', 'executed']);
   });
 
-  it.each([0, false, '', null, undefined, [], {}, 'text', -1.5])('answers %j again as it was', async (value) => {
+  it.each([0, false, '', null, undefined, [], {}, 'text', -1.5])('returns %j again unchanged', async (value) => {
     const { once } = setUp();
     let runs = 0;
     const run = () =>
@@ -48,7 +48,7 @@ describe('idempotency', () => {
     expect([await run(), await run(), runs]).toEqual([value, value, 1]);
   });
 
-  it('gives the first caller, too, what the stored bytes say', async () => {
+  it('gives the first caller too the result decoded from its stored bytes', async () => {
     const { once } = setUp();
     const run = () => once.run('k', () => ({ at: new Date(0), left: undefined }), scope);
     expect([await run(), await run()]).toEqual([
@@ -57,7 +57,7 @@ describe('idempotency', () => {
     ]);
   });
 
-  it('costs two round trips, and one for a replay', async () => {
+  it('costs two round trips, and a replay costs one', async () => {
     const counted = unreliable(memoryStore());
     const { once } = setUp({ store: counted.store });
     await once.run('k', () => 1, scope);
@@ -66,14 +66,14 @@ describe('idempotency', () => {
     expect(counted.verbs).toBe(3);
   });
 
-  it('keeps callers, and operations, apart', async () => {
+  it('keeps callers apart, and operations', async () => {
     const { once } = setUp();
     let runs = 0;
     const run = (who: string, operation: string) => once.run('k', () => ++runs, { scope: who, operation });
     expect([await run('a', 'x'), await run('b', 'x'), await run('a', 'y'), await run('a', 'x')]).toEqual([1, 2, 3, 1]);
   });
 
-  it('refuses an input of which JSON says nothing, since any two of them would be the same', async () => {
+  it('refuses an input that JSON represents without its contents, since any two of them would be the same', async () => {
     const { once } = setUp();
     const run = (input: unknown) => once.run('k', () => expect.unreachable(), { ...scope, input });
     const unseen = [
@@ -102,7 +102,7 @@ describe('idempotency', () => {
     }
   });
 
-  it('refuses a number in its input that JSON has as null', async () => {
+  it('refuses a number in its input that JSON represents as null', async () => {
     const { once } = setUp();
     const run = (input: unknown) => once.run('k', () => 'ran', { ...scope, input });
     for (const one of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
@@ -113,7 +113,7 @@ describe('idempotency', () => {
     expect(await run({ cents: null, most: Number.MAX_VALUE })).toBe('ran');
   });
 
-  it('refuses a date in its input that is none', async () => {
+  it('refuses an invalid date in its input', async () => {
     const { once } = setUp();
     const run = (input: unknown) => once.run('k', () => 'ran', { ...scope, input });
     const none = new Date(Number.NaN);
@@ -131,7 +131,7 @@ describe('idempotency', () => {
     await expect(run(undefined)).rejects.toThrow(KeyReusedError);
   });
 
-  it('compares what fingerprint says that counts', async () => {
+  it('compares what the option fingerprint selects', async () => {
     const { once } = setUp({ fingerprint: { exclude: ['/sentAt'] } });
     const run = (input: unknown) => once.run('k', () => 1, { ...scope, input });
     await run({ cents: 1, sentAt: 5 });
@@ -142,7 +142,7 @@ describe('idempotency', () => {
     expect(await own.run('k', () => 2, { ...scope, input: { cents: 1, b: 1 } })).toBe(1);
   });
 
-  it('tells who comes while it runs when to ask again', async () => {
+  it('tells a caller that comes while it runs when to ask again', async () => {
     const { once, clock } = setUp();
     const first = once.run('k', () => clock.sleep('10s').then(() => 'done'), scope);
     await clock.advance('1s');
@@ -154,7 +154,7 @@ describe('idempotency', () => {
     expect(await first).toBe('done');
   });
 
-  it('guesses from earlier calls how long it will still run', async () => {
+  it('estimates from earlier calls how much longer it will run', async () => {
     const { once, clock } = setUp({ lease: '30s' });
     for (const key of ['a', 'b', 'c']) {
       const run = once.run(key, () => clock.sleep('8s'), scope);
@@ -167,7 +167,7 @@ describe('idempotency', () => {
     await clock.advance('5s');
   });
 
-  it('runs anew after an error, and gives up after ten attempts', async () => {
+  it('runs again after an error, and gives up after ten attempts', async () => {
     const { once, outcomes } = setUp();
     const attempts: number[] = [];
     const run = () =>
@@ -185,7 +185,7 @@ describe('idempotency', () => {
     expect(outcomes().slice(-3)).toEqual(['released', 'in-doubt', 'in-doubt']);
   });
 
-  it.each([1, 25])('gives up after as many attempts as it is told: %i', async (attempts) => {
+  it.each([1, 25])('gives up after the configured number of attempts: %i', async (attempts) => {
     const { once } = setUp({ attempts });
     let begun = 0;
     const fail = () => {
@@ -197,7 +197,7 @@ describe('idempotency', () => {
     expect(begun).toBe(attempts);
   });
 
-  it('gives up after as many attempts that were lost: its process may die of it', async () => {
+  it('gives up after as many lost attempts, which may have killed their process', async () => {
     const { once, clock, store, outcomes } = setUp({ attempts: 3 });
     const lostIn = idempotency({ store, clock: virtualClock(), lease: '3s', attempts: 3 });
     for (const kind of ['run', 'takeover', 'takeover']) {
@@ -209,7 +209,7 @@ describe('idempotency', () => {
     expect(outcomes()).toEqual(['in-doubt']);
   });
 
-  it('runs anew after a release, however often, and also where a phase could not be kept', async () => {
+  it('runs again after a release, however often, even if a phase could not be recorded', async () => {
     const { once } = setUp({ attempts: 2, onLost: 'refuse' });
     const seen: number[] = [];
     const run = () =>
@@ -226,7 +226,7 @@ describe('idempotency', () => {
     expect(seen).toEqual([1, 2, 3, 4]);
   });
 
-  it('counts no attempt that was released: nothing has happened, however often', async () => {
+  it('does not count a released attempt, however many there are', async () => {
     const { once, outcomes } = setUp({ attempts: 2 });
     const run = (isReleased: boolean) =>
       once.run(
@@ -245,7 +245,7 @@ describe('idempotency', () => {
     await expect(run(false)).rejects.toMatchObject({ code: 'ERR_IN_DOUBT' });
   });
 
-  it('counts anew after a doubt was resolved', async () => {
+  it('counts from zero after a doubt was resolved', async () => {
     const { once } = setUp({ attempts: 2 });
     const run = () => once.run('k', ({ attempt }) => Promise.reject(new RangeError(`attempt ${attempt}`)), scope);
     for (const attempt of [1, 2]) await expect(run()).rejects.toThrow(`attempt ${attempt}`);
@@ -272,7 +272,7 @@ describe('idempotency', () => {
     expect([runs, outcomes()]).toEqual([1, ['sealed', 'executed', 'replayed']]);
   });
 
-  it('does not store what is released, and refuses to release what is sealed', async () => {
+  it('does not store a released outcome, and refuses to release a sealed one', async () => {
     const { once } = setUp();
     let runs = 0;
     const run = () =>
@@ -306,7 +306,7 @@ describe('idempotency', () => {
     expect([await first, clock.pendingTimers]).toEqual([false, 0]);
   });
 
-  it('waits for the one that runs, if it may', async () => {
+  it('waits for the running attempt, if it may', async () => {
     const { once, clock, outcomes } = setUp({ wait: '5s' });
     const first = once.run('k', () => clock.sleep('2s').then(() => 'done'), scope);
     const second = once.run('k', () => 'again', scope);
@@ -322,7 +322,7 @@ describe('idempotency', () => {
     await slow;
   });
 
-  it('stops waiting when its signal says so', async () => {
+  it('stops waiting when its signal aborts', async () => {
     const { once, clock } = setUp({ wait: '5s' });
     const first = once.run('k', () => clock.sleep('2s'), scope);
     const controller = new AbortController();
@@ -336,7 +336,7 @@ describe('idempotency', () => {
   });
 
   it.each(['rerun', 'resume'] as const)(
-    'with %s, lets the next call take over when the lease of a lost one is over',
+    'with %s, lets the next call take over when the lease of a lost attempt has ended',
     async (onLost) => {
       const { once, clock, store, outcomes } = setUp({ onLost });
       const lost = await idempotency({ store, clock: virtualClock(), lease: '3s' }).begin({ ...raw });
@@ -357,7 +357,7 @@ describe('idempotency', () => {
     },
   );
 
-  it('with refuse, keeps a lost one in doubt until it is resolved', async () => {
+  it('with refuse, keeps a lost attempt in doubt until it is resolved', async () => {
     const { once, clock, store } = setUp({ onLost: 'refuse' });
     const lost = await idempotency({ store, clock: virtualClock(), lease: '3s', name: 'pay' }).begin({
       ...raw,
@@ -377,7 +377,7 @@ describe('idempotency', () => {
     expect(await once.resolve('other', { ...key, result: { paid: 2 } })).toBe(false);
   });
 
-  it('runs anew what was in doubt and had not happened', async () => {
+  it('runs again when a doubt is resolved as not having happened', async () => {
     const { once, clock, store } = setUp({ onLost: 'refuse' });
     const dead = idempotency({ store, clock: virtualClock(), lease: '3s' });
     void dead.run('k', () => new Promise(() => {}), scope);
@@ -388,7 +388,7 @@ describe('idempotency', () => {
     expect([await run(), await run()]).toEqual([2, 2]);
   });
 
-  it('never takes over what was sealed', async () => {
+  it('never takes over a sealed attempt', async () => {
     const { once, clock, store } = setUp({ onLost: 'rerun' });
     const dead = idempotency({ store, clock: virtualClock(), lease: '3s' });
     void dead.run(
@@ -403,7 +403,7 @@ describe('idempotency', () => {
     await expect(once.run('k', () => 1, scope)).rejects.toMatchObject({ reason: 'unknown' });
   });
 
-  it('tells the handler that its lease is lost before another can begin', async () => {
+  it('tells the handler that its lease is lost before another attempt can begin', async () => {
     const faulty = unreliable(memoryStore());
     const { once, clock } = setUp({ store: faulty.store });
     let lostAtMs = 0;
@@ -426,7 +426,7 @@ describe('idempotency', () => {
     expect(lostAtMs).toBeLessThan(3_000);
   });
 
-  it('knows its own record again when the reply to begin, complete or release was lost', async () => {
+  it('recognizes its own record when the reply to begin, complete or release was lost', async () => {
     const faulty = unreliable(memoryStore());
     const { once, clock } = setUp({ store: faulty.store });
     let runs = 0;
@@ -460,7 +460,7 @@ describe('idempotency', () => {
     expect([await completing, await once.run('f', () => 'again', scope), runs]).toEqual([2, 2, 1]);
   });
 
-  it('answers when the store does not take the result, and goes on trying for as long as the lease is held', async () => {
+  it('returns its result when the store does not accept it, and keeps trying for as long as the lease is held', async () => {
     const faulty = unreliable(memoryStore());
     const { once, clock, outcomes } = setUp({ store: faulty.store });
     const run = once.run(
@@ -478,7 +478,7 @@ describe('idempotency', () => {
     expect([await once.run('k', () => 'again', scope), clock.pendingTimers]).toEqual(['done', 0]);
   });
 
-  it('runs nothing while the store is down, within storeTimeout', async () => {
+  it('runs nothing while the store is down, and says so within storeTimeout', async () => {
     const faulty = unreliable(memoryStore());
     const { once, clock } = setUp({ store: faulty.store });
     let runs = 0;
@@ -495,7 +495,7 @@ describe('idempotency', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('takes back a begin of which it never heard', async () => {
+  it('takes back a begin whose reply never came', async () => {
     const inner = memoryStore();
     const faulty = unreliable(inner);
     const { once, clock } = setUp({ store: faulty.store, lease: '1h', onLost: 'refuse' });
@@ -508,7 +508,7 @@ describe('idempotency', () => {
     expect(await once.run('k', ({ attempt }) => attempt, scope)).toBe(1);
   });
 
-  it('runs unprotected while the store is down, if that is wanted', async () => {
+  it('runs unprotected while the store is down, if configured', async () => {
     const faulty = unreliable(memoryStore());
     const { once, outcomes } = setUp({ store: faulty.store, onStoreDown: 'run' });
     faulty.faults.push('fails');
@@ -526,7 +526,7 @@ describe('idempotency', () => {
     ]);
   });
 
-  it('keeps a result that is too large from being run again', async () => {
+  it('does not run again an operation whose result is too large', async () => {
     const { once, outcomes } = setUp({ maxBodyBytes: 10 });
     const run = () => once.run('k', () => 'x'.repeat(20), scope);
     expect(await run()).toHaveLength(20);
@@ -541,7 +541,7 @@ describe('idempotency', () => {
     await expect(odd.once.run('k', () => 1n, scope)).rejects.toMatchObject({ reason: 'not-stored' });
   });
 
-  it('holds on to its key when the server has forgotten it', async () => {
+  it('keeps its key when the server has lost it', async () => {
     const { once, clock, store } = setUp();
     const begun = await once.begin({ ...raw });
     if (begun.kind !== 'run') throw new Error(begun.kind);
@@ -553,7 +553,7 @@ describe('idempotency', () => {
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'replay' });
   });
 
-  it('refuses what is wrong before anything is done', async () => {
+  it('refuses invalid arguments before anything is done', async () => {
     const { once, store } = setUp();
     const never = () => expect.unreachable();
     await expect(once.run('', never, scope)).rejects.toThrow(KeyMissingError);
@@ -579,7 +579,7 @@ describe('idempotency', () => {
     );
   });
 
-  it('counts what became of the calls of each operation', async () => {
+  it('counts the outcomes of the calls of each operation', async () => {
     const { once } = setUp();
     await once.run('k', () => 1, { scope: 'a', operation: 'pay' });
     await once.run('k', () => 1, { scope: 'a', operation: 'pay' });
@@ -591,7 +591,7 @@ describe('idempotency', () => {
 });
 
 describe('an event', () => {
-  it('of a replay or a takeover names the trace of the attempt that has run, or was lost', async () => {
+  it('of a replay or a takeover names the trace of the attempt that has run or was lost', async () => {
     const { store, clock, once, events } = setUp();
     await idempotency({ store, clock: virtualClock(), lease: '3s' }).begin({ ...raw, trace: 'of the lost one' });
     await clock.advance(3_001);
@@ -607,8 +607,8 @@ describe('an event', () => {
   });
 });
 
-describe('begin, with a store', () => {
-  it('that answers at once, begins, replays and ends at once', () => {
+describe('begin, on a store', () => {
+  it('that answers at once, begins, replays and ends synchronously', () => {
     const { once } = setUp();
     const begun = once.begin({ ...raw });
     expect(begun).toMatchObject({ kind: 'run' });
@@ -617,14 +617,14 @@ describe('begin, with a store', () => {
     expect(once.begin({ ...raw })).toMatchObject({ kind: 'replay', result: new Uint8Array(1) });
   });
 
-  it('that stands before one that answers at once, does not pass it by', async () => {
+  it('that wraps a synchronous one, waits for the wrapper', async () => {
     const { store, faults } = unreliable(memoryStore());
     const { once } = setUp({ store });
     faults.push('fails');
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'store-down' });
   });
 
-  it('that throws, takes that for a failure', async () => {
+  it('that throws, counts that as a failure', async () => {
     const store: Store = {
       read: async () => undefined,
       write() {
@@ -638,7 +638,7 @@ describe('begin, with a store', () => {
 });
 
 describe('phase', () => {
-  it('gives a handler what it may take apart', async () => {
+  it('can be destructured from the handle', async () => {
     const orders = idempotency({ store: memoryStore(), onLost: 'rerun' });
     const whole = await orders.run('a', (handle) => handle.downstreamKey('charge'), { scope: 'user' });
     const apart = await orders.run(
@@ -653,7 +653,7 @@ describe('phase', () => {
     expect([typeof whole, typeof apart, whole === apart]).toEqual(['string', 'string', false]);
   });
 
-  it('is not run again by a later attempt, which gets what it answered', async () => {
+  it('does not run again in a later attempt, which gets its recorded answer', async () => {
     const { once } = setUp({ onLost: 'resume' });
     const done: string[] = [];
     let fails = true;
@@ -708,7 +708,7 @@ describe('phase', () => {
     expect([keys[0] === keys[1], keys[1] === keys[2]]).toEqual([false, true]);
   });
 
-  it('refuses other steps than an earlier attempt did, unless it may be rerun', async () => {
+  it('refuses other steps than an earlier attempt ran, unless it may be rerun', async () => {
     for (const onLost of ['resume', 'refuse', 'rerun'] as const) {
       const { once } = setUp({ onLost });
       const run = (names: string[]) =>
@@ -734,7 +734,7 @@ describe('phase', () => {
     await expect(run).rejects.toThrow(/one after the other/);
   });
 
-  it('says so when its answer cannot be kept, and does not hold up what comes after it', async () => {
+  it('says so when its answer cannot be recorded, and does not hold up later steps', async () => {
     const { once, clock, outcomes } = setUp();
     const answers = [1n, 'x'.repeat(1_100_000), 'small'];
     const run = () => once.run('k', (handle) => handle.phase('charge', () => answers[handle.attempt - 1]), scope);
@@ -770,13 +770,13 @@ describe('phase', () => {
     }
   });
 
-  it('may answer what cannot be kept where the attempt succeeds all the same', async () => {
+  it('may have an answer that cannot be recorded if the attempt still succeeds', async () => {
     const { once } = setUp({ onLost: 'refuse' });
     const run = () => once.run('k', ({ phase }) => phase('charge', () => 1n).catch(() => 'paid'), scope);
     expect([await run(), await run()]).toEqual(['paid', 'paid']);
   });
 
-  it('is in doubt when what it answered cannot be opened any more', async () => {
+  it('is in doubt when its recorded answer cannot be opened any more', async () => {
     const store = memoryStore();
     const sealedBy = (current: string) =>
       idempotency({ store, encryption: { current, keys: { [current]: new Uint8Array(32).fill(1) } } });
@@ -790,14 +790,14 @@ describe('phase', () => {
     await expect(again).rejects.toMatchObject({ code: 'ERR_IN_DOUBT', reason: 'unreadable', cause: expect.anything() });
   });
 
-  it('is not begun when its attempt has ended', async () => {
+  it('does not start when its attempt has ended', async () => {
     const { once } = setUp();
     const handles: IdempotencyHandle[] = [];
     await once.run('k', (handle) => void handles.push(handle), scope);
     await expect(handles[0]!.phase('mail', () => expect.unreachable())).rejects.toMatchObject({ reason: 'lost' });
   });
 
-  it('is not begun when the lease is lost', async () => {
+  it('does not start when the lease is lost', async () => {
     const { clock, store, once } = setUp();
     const frozen = virtualClock();
     const begun = await idempotency({ store, clock: frozen, lease: '3s' }).begin({ ...raw });
@@ -812,7 +812,7 @@ describe('phase', () => {
 describe('encryption and secret', () => {
   const keys = { old: new Uint8Array(32).fill(1), new: new Uint8Array(32).fill(2) };
 
-  it('keep results and keys out of the store in clear, over a rotation', async () => {
+  it('keep results and keys out of the store in clear text, across a rotation', async () => {
     const { store, once, clock } = setUp({ secret: 'sixteen bytes or more', encryption: { current: 'old', keys } });
     const written: string[] = [];
     const write = store.write.bind(store);
@@ -836,7 +836,7 @@ describe('encryption and secret', () => {
     await expect(run(forgot)).rejects.toMatchObject({ reason: 'unreadable', cause: { message: /key "old"/ } });
   });
 
-  it('open no result that somebody has put into the store in clear', async () => {
+  it('open no result planted in the store in clear text', async () => {
     const { store, once, clock } = setUp({ encryption: { current: 'old', keys } });
     await idempotency({ store, clock }).run('k', () => 'planted', scope);
     const run = once.run('k', () => expect.unreachable(), scope);
@@ -864,7 +864,7 @@ describe('encryption and secret', () => {
     await expect(run('second')).rejects.toMatchObject({ reason: 'unreadable' });
   });
 
-  it('begin to encrypt what was in clear by a rotation from plain, in which each answer comes again', async () => {
+  it('start to encrypt an existing store by a rotation from plain, during which every result can be replayed', async () => {
     const { store, clock } = setUp();
     const engine = (encryption: NonNullable<IdempotencyOptions['encryption']>) =>
       idempotency({ store, clock, encryption });
@@ -886,7 +886,7 @@ describe('encryption and secret', () => {
     await expect(last.run('1 1', () => expect.unreachable(), scope)).rejects.toThrow(InDoubtError);
   });
 
-  it('open no result under another key than its own, nor a changed one', async () => {
+  it('open no result under another key than its own, nor an altered one', async () => {
     const { store, once } = setUp({ encryption: { current: 'old', keys } });
     const stored: Record<string, Uint8Array> = {};
     const write = store.write.bind(store);
@@ -903,7 +903,7 @@ describe('encryption and secret', () => {
 });
 
 describe('a damaged record', () => {
-  it('is a doubt, and nothing runs', async () => {
+  it('puts the key in doubt, and nothing runs', async () => {
     const { store, once } = setUp();
     await once.run('k', () => 1, scope);
     const write = store.write.bind(store);

@@ -7,7 +7,7 @@ import { virtualClock } from '../../../src/testing/index.js';
 import { temporaryDatabase } from '../../stores/sqlite-files.ts';
 
 describe('keyFrom', () => {
-  it('answers one key per operation, and no two the same', () => {
+  it('returns one key per operation, different for each', () => {
     const pairs: readonly (readonly [string, string])[] = [
       ['a', 'bc'],
       ['ab', 'c'],
@@ -44,7 +44,7 @@ describe('keyJar', () => {
     expect(keys[0]).toBe(keys[1]);
   });
 
-  it('gives out no key that the other side may have forgotten, nor a new one in its place', async () => {
+  it('returns no key that the receiver may have forgotten, nor a new one in its place', async () => {
     const clock = virtualClock();
     const jar = keyJar({ store: memoryStore({ clock }) });
     const key = await jar.key('invoice 7');
@@ -56,7 +56,7 @@ describe('keyJar', () => {
     await expect(jar.key('invoice 7')).rejects.toMatchObject({ reason: 'too-old' });
   });
 
-  it('costs one round trip, and another where the key went away in between', async () => {
+  it('costs one round trip, and another if the key was removed in between', async () => {
     const inner = memoryStore();
     let writes = 0;
     let isGone = false;
@@ -73,7 +73,7 @@ describe('keyJar', () => {
     expect([await jar.key('invoice 7'), writes]).toEqual([key, 4]);
   });
 
-  it('leaves a store that refuses whatever it is asked', async () => {
+  it('gives up on a store that refuses every write', async () => {
     let writes = 0;
     const write: Store['write'] = async () => {
       // Else a jar that goes on asking would never end.

@@ -59,12 +59,12 @@ describe('options of idempotency', () => {
     expect(() => made(options)).toThrow(expect.objectContaining({ code: 'ERR_OPTIONS', option }));
   });
 
-  it('show no secret when they refuse it', () => {
+  it('show no secret in the error that refuses it', () => {
     expect(() => made({ secret: 'too short' })).toThrow(/got a text of 9 characters$/);
     expect(() => made({ secret: 7 })).toThrow(/got 7$/);
   });
 
-  it('are not looked at again: what is changed later changes nothing', async () => {
+  it('are copied: later changes to them have no effect', async () => {
     const secret = new Uint8Array(16).fill(1);
     const exclude = ['/at'];
     const keys = { k: new Uint8Array(32).fill(1) };
@@ -83,14 +83,14 @@ describe('options of idempotency', () => {
     }
   });
 
-  it('show nothing of themselves in a log but the name', () => {
+  it('show only the name in a log', () => {
     const once = made({ name: 'pay', secret: 'sixteen bytes or more' });
     expect(inspect(once)).toBe(inspect({ name: 'pay' }));
   });
 });
 
 describe('a call', () => {
-  it('refuses what is no function before anything is done', async () => {
+  it('refuses anything but a function before anything is done', async () => {
     const { once, store } = setUp();
     for (const fn of [undefined, 7, 'fn', {}]) {
       await expect(once.run('k', fn as never, scope)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'fn' });
@@ -100,7 +100,7 @@ describe('a call', () => {
     expect(store.size).toBe(0);
   });
 
-  it('takes plain values as its input, and compares them', async () => {
+  it('accepts plain values as its input, and compares them', async () => {
     const { once } = setUp();
     const inputs = [5, -0.5, true, false, 'text', '', null, [], {}, '5', [5]];
     for (const [index, input] of inputs.entries()) {
@@ -113,7 +113,7 @@ describe('a call', () => {
     }
   });
 
-  it('takes bytes as its input, whatever looks at them, and no more than it looks at', async () => {
+  it('accepts any view of bytes as its input, and compares only the bytes it covers', async () => {
     const { once } = setUp();
     const all = bytes(9, 1, 2, 3, 4, 9);
     const run = (input: unknown) => once.run('k', () => 'ran', { ...scope, input });
@@ -125,7 +125,7 @@ describe('a call', () => {
     }
   });
 
-  it('has a fingerprint that later releases and other processes make in the same way', async () => {
+  it('has a fingerprint that later releases and other processes reproduce', async () => {
     const { once } = setUp();
     for (const [key, input, made] of [
       ['none', undefined, { head: [] }],
@@ -141,7 +141,7 @@ describe('a call', () => {
     }
   });
 
-  it('gets what the function answered, as it is, where nothing of it could be stored', async () => {
+  it("gets the function's result itself if it could not be stored", async () => {
     const at = new Date(0);
     const large = setUp({ maxBodyBytes: 3 });
     expect(await large.once.run('k', () => at, scope)).toBe(at);
@@ -153,7 +153,7 @@ describe('a call', () => {
     expect(await once.run('no JSON', () => setUp, scope)).toBe(setUp);
   });
 
-  it('that has lost its key gets no answer, because another attempt may have one', async () => {
+  it('that has lost its key gets no result, because another attempt may have one', async () => {
     const { once, store, outcomes } = setUp();
     const run = once.run(
       'k',
@@ -173,7 +173,7 @@ describe('a call', () => {
     expect(outcomes()).toEqual(['lost']);
   });
 
-  it('says in words what is wrong, with the name of the engine', async () => {
+  it('describes each error, with the name of the engine', async () => {
     const { once, clock, store } = setUp({ name: 'pay', onLost: 'refuse', maxBodyBytes: 20 });
     const run = (input?: unknown, value: unknown = 1) => once.run('k', () => value, { ...scope, input });
     await run({ cents: 1 });
@@ -193,7 +193,7 @@ describe('a call', () => {
     );
   });
 
-  it('is in doubt where the serializer cannot read what it has written', async () => {
+  it('is in doubt if the serializer cannot read what it has written', async () => {
     const cause = new SyntaxError('no XML');
     const serializer = {
       encode: () => bytes(1),
@@ -212,7 +212,7 @@ describe('a call', () => {
 });
 
 describe('a resolution', () => {
-  it('has a result, or says that nothing had happened, and not both', async () => {
+  it('takes either a result or a release, not both', async () => {
     const { once } = setUp({}, plain);
     for (const wrong of [{}, { result: 1, release: true }, { release: false }, { release: 'yes' }, { release: 1 }]) {
       await expect(once.resolve('k', { ...scope, ...wrong } as never)).rejects.toThrow(OptionsError);

@@ -10,7 +10,7 @@ import {
 const again = (error: unknown) => decodeOutcome(jsonSerializer, encodeError(error));
 
 describe('an outcome', () => {
-  it('of a value comes back as what it was', () => {
+  it('of a value comes back unchanged', () => {
     for (const value of [undefined, null, 0, false, '', 'kelp', [1, { a: null }]]) {
       const bytes = encodeValue(jsonSerializer, value);
       expect(decodeOutcome(jsonSerializer, bytes)).toEqual({ ok: true, value });
@@ -18,12 +18,12 @@ describe('an outcome', () => {
     }
   });
 
-  it('is none of what JSON has no text for', () => {
+  it('is refused for a value that JSON cannot represent', () => {
     expect(() => encodeValue(jsonSerializer, () => 1)).toThrow(new TypeError('a function has no JSON'));
     expect(() => encodeValue(jsonSerializer, Symbol('a'))).toThrow(new TypeError('a symbol has no JSON'));
   });
 
-  it('of an error comes back with its name, its message and its code, be that a text or a number', () => {
+  it('of an error comes back with its name, message and code, whether text or number', () => {
     for (const code of ['E_CARD', 42]) {
       const error = Object.assign(new RangeError('declined'), { code });
       expect(again(error)).toEqual({
@@ -33,7 +33,7 @@ describe('an outcome', () => {
     }
   });
 
-  it('of whatever else was thrown is an error with what can be said of it', () => {
+  it('of any other thrown value comes back as an error that describes it', () => {
     const seen = [new Error('plain'), 'text', null, Object.assign(new Error('odd'), { name: 7, code: { a: 1 } })].map(
       (thrown) => {
         const outcome = again(thrown);
@@ -50,7 +50,7 @@ describe('an outcome', () => {
     ]);
   });
 
-  it('is none of what another adapter has stored', () => {
+  it('is not read from bytes that another adapter has stored', () => {
     expect(() => decodeOutcome(jsonSerializer, Uint8Array.of(3, 0x31))).toThrow(/another adapter uses the same scope/);
     expect(() => decodeOutcome(jsonSerializer, new Uint8Array(0))).toThrow(TypeError);
   });

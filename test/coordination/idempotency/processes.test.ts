@@ -112,7 +112,7 @@ describe.concurrent.each(kinds)('idempotency on $title', ({ kind, isThere }) => 
   }
 
   it.skipIf(!isThere).each([1, 4])(
-    'has one effect for 100 equal calls of %i processes, and one answer',
+    'has one effect for 100 equal calls of %i processes, and one result',
     async (processes) => {
       const order = plan({ calls: 100 / processes, takesMs: 100 });
       const started = Array.from({ length: processes }, () => start(order));
@@ -188,7 +188,7 @@ describe.concurrent.each(kinds)('idempotency on $title', ({ kind, isThere }) => 
   );
 
   it.skipIf(!isThere)(
-    "frozen past its lease, neither overwrites nor frees what is another process's",
+    'frozen past its lease, neither overwrites nor frees the record of another process',
     async () => {
       const order = plan({ leaseMs: 500, freezes: true });
       const { child, exited } = start(order);
@@ -215,7 +215,7 @@ describe.concurrent.each(kinds)('idempotency on $title', ({ kind, isThere }) => 
 });
 
 describe('idempotency on memory', () => {
-  it('has one effect for 100 equal calls, and one answer', async () => {
+  it('has one effect for 100 equal calls, and one result', async () => {
     const { memoryStore } = await import('holdfast');
     const engine = idempotency({ store: memoryStore(), wait: '30s' });
     let effects = 0;

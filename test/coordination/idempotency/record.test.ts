@@ -25,7 +25,7 @@ const anyRecord: fc.Arbitrary<IdempotencyRecord> = fc.record({
 });
 
 describe('record', () => {
-  it('comes back as it was written, also from the middle of a buffer', () => {
+  it('comes back as it was written, even from the middle of a buffer', () => {
     fc.assert(
       fc.property(anyRecord, fc.nat(9), (record, offset) => {
         const written = encodeRecord(record);
@@ -36,7 +36,7 @@ describe('record', () => {
     );
   });
 
-  it('is told when a byte was changed, lost or added', () => {
+  it('is refused when a byte was changed, lost or added', () => {
     const damage = fc.oneof(
       fc.record({ kind: fc.constant('change'), at: fc.nat(), by: fc.integer({ min: 1, max: 255 }) }),
       fc.record({ kind: fc.constant('cut'), at: fc.nat() }),
@@ -58,7 +58,7 @@ describe('record', () => {
     );
   });
 
-  it('is not found in what is none', () => {
+  it('is not found in other bytes', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 300 }), (any) => {
         expect(() => decodeRecord(any)).toThrow(DamagedRecordError);
@@ -91,7 +91,7 @@ describe('record', () => {
   };
   const hexOf = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
 
-  it('is written as every release writes it', () => {
+  it('is written in the format of every release', () => {
     expect(hexOf(encodeRecord(plain))).toBe(
       [
         ...[
@@ -133,7 +133,7 @@ describe('record', () => {
     return written;
   }
 
-  it('has the checksum of every release, whatever is left over behind its last word', () => {
+  it('has the checksum of every release, however many bytes follow its last word', () => {
     fc.assert(
       fc.property(anyRecord, (record) => {
         const written = encodeRecord(record).slice();
@@ -168,13 +168,13 @@ describe('record', () => {
     expect(() => decodeRecord(changed(change))).toThrow(DamagedRecordError);
   });
 
-  it('is read again with the checksum of a later release', () => {
+  it('is read with the checksum that a later release computes', () => {
     expect(decodeRecord(changed((written) => written))).toEqual(plain);
   });
 });
 
 describe('sameBytes', () => {
-  it('takes bytes for the same only when all of them are, and as many', () => {
+  it('is true only for the same bytes and the same length', () => {
     const one = Uint8Array.of(1, 2);
     expect(sameBytes(one, Uint8Array.of(1, 2))).toBe(true);
     for (const other of [[1, 3], [1], [1, 2, 0], []]) {

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { checkRefusals } from '../../../src/coordination/idempotency/refusals.js';
 
 describe('checkRefusals', () => {
-  it('lets two hundred writes in a row come too late, and says of one more that the store is busy', () => {
+  it('allows two hundred refused writes in a row, and reports the store as busy at the next', () => {
     for (const refusals of [1, 200]) expect(() => checkRefusals(refusals)).not.toThrow();
     let thrown: unknown;
     try {

@@ -48,7 +48,7 @@ describe('smallCanonicalJson', () => {
     expect(written).toBeGreaterThan(1_000);
   });
 
-  it('takes what requests are made of', () => {
+  it('accepts ordinary requests', () => {
     expect(small(' {"to":"kelp", "amount":2.50,"to":[true,null,{ }], "a b":1,"a":-1e3,"in":"Köln"}')).toBe(
       '{"a":-1e3,"a b":1,"amount":2.50,"in":"Köln","to":"kelp","to":[true,null,{}]}',
     );

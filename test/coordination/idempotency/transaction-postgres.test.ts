@@ -47,7 +47,7 @@ describe.skipIf(home === undefined).each(drivers)('transaction on Postgres by $t
   const orders = async (key: string) =>
     (await connection.query(`SELECT cents FROM orders WHERE key = '${key}'`)).length;
 
-  it('commits key, effect and result together, and answers again what it answered', async () => {
+  it('commits key, effect and result together, and replays the result', async () => {
     expect(await order('k', 5)).toEqual({ attempt: 1, cents: 5 });
     expect(await order('k', 5)).toEqual({ attempt: 1, cents: 5 });
     await expect(order('k', 6)).rejects.toMatchObject({ code: 'ERR_KEY_REUSED' });
@@ -60,7 +60,7 @@ describe.skipIf(home === undefined).each(drivers)('transaction on Postgres by $t
     expect(await order('thrown', 5)).toEqual({ attempt: 1, cents: 5 });
   });
 
-  it('runs once for many calls at once', async () => {
+  it('runs once for many concurrent calls', async () => {
     const answers = await Promise.allSettled(Array.from({ length: 40 }, () => order('many', 5)));
     expect(await orders('many')).toBe(1);
     const failures = answers.filter((one) => one.status === 'rejected').map(({ reason }) => reason.code);

@@ -30,7 +30,7 @@ function setUp(path = ':memory:', options = {}) {
 }
 
 describe('transaction on SQLite', () => {
-  it('commits key, effect and result together, and answers again what it answered', async () => {
+  it('commits key, effect and result together, and replays the result', async () => {
     const { order, orders } = setUp();
     expect([await order('k', 5), await order('k', 5), await order('l', 6)]).toEqual([
       { id: 1, attempt: 1 },
@@ -48,7 +48,7 @@ describe('transaction on SQLite', () => {
     expect(await order('k', 5)).toEqual({ id: 1, attempt: 1 });
   });
 
-  it('runs once for many calls at once, from two connections', async () => {
+  it('runs once for many concurrent calls, from two connections', async () => {
     using file = temporaryDatabase();
     const [one, other] = [setUp(file.path), setUp(file.path)];
     const calls = Array.from({ length: 40 }, (_, index) => (index % 2 ? one : other).order('k', 5));
@@ -57,7 +57,7 @@ describe('transaction on SQLite', () => {
     for (const { db } of [one, other]) db.close();
   });
 
-  it('stands aside for the same key that runs outside of a transaction', async () => {
+  it('reports the same key running outside of a transaction as in flight', async () => {
     const { once, order, orders } = setUp();
     const running = once.run('k', () => new Promise((resolve) => setTimeout(resolve, 50, 'outside')), {
       ...scope,
@@ -69,7 +69,7 @@ describe('transaction on SQLite', () => {
     expect([await order('k', 5), orders()]).toEqual(['outside', []]);
   });
 
-  it('refuses a function that answers a promise, and a store that has no transactions', async () => {
+  it('refuses an asynchronous function, and a store without transactions', async () => {
     const { db, once, orders } = setUp();
     const late = async () => void db.exec('INSERT INTO orders (cents) VALUES (1)');
     await expect(once.transaction(db, 'k', late, scope)).rejects.toThrow(/must be synchronous/);
@@ -78,7 +78,7 @@ describe('transaction on SQLite', () => {
     await expect(memory.transaction({}, 'k', () => 1, scope)).rejects.toThrow(OptionsError);
   });
 
-  it('has no phases, and says so to who asks for one', async () => {
+  it('has no phases, and says so when one is used', async () => {
     const { db, once, orders } = setUp();
     const inPhases = (handle: object) => {
       db.exec('INSERT INTO orders (cents) VALUES (1)');
@@ -88,7 +88,7 @@ describe('transaction on SQLite', () => {
     expect(orders()).toEqual([]);
   });
 
-  it('ends what was begun in phases outside, under the same downstream keys', async () => {
+  it('completes an operation begun with phases outside, under the same downstream keys', async () => {
     const { db, once, orders } = setUp();
     const keys: string[] = [];
     const begun = once.run(
@@ -113,7 +113,7 @@ describe('transaction on SQLite', () => {
     expect([ended, orders(), keys[0] === keys[1]]).toEqual([2, [1], true]);
   });
 
-  it('commits an effect whose result is too large, and runs it no second time', async () => {
+  it('commits an effect whose result is too large, and does not run it again', async () => {
     const { db, once, orders } = setUp(':memory:', { maxBodyBytes: 10 });
     const run = () =>
       once.transaction(

@@ -9,7 +9,7 @@ import { fence as expressFence } from '../../../src/server/express.js';
 import { fence as fastifyFence } from '../../../src/server/fastify.js';
 
 describe('fenceGate', () => {
-  it('lets a fence in that is not less than the greatest, for each resource by itself', () => {
+  it('accepts a fence that is not less than the greatest one so far, for each resource by itself', () => {
     const gate = fenceGate();
     for (const fence of [1, 1, 5, 5]) gate.check('a', fence);
     gate.check('b', 1);
@@ -17,7 +17,7 @@ describe('fenceGate', () => {
     expect(() => gate.check('a', 4)).toThrow(expect.objectContaining({ fence: 4, newestFence: 5, resource: 'a' }));
   });
 
-  it('forgets the resource that was longest not asked for', () => {
+  it('forgets the resource that has not been checked for the longest time', () => {
     const gate = fenceGate({ max: 2 });
     for (const name of ['a', 'b', 'a', 'c']) gate.check(name, 5);
     expect(gate.size).toBe(2);
@@ -25,20 +25,20 @@ describe('fenceGate', () => {
     gate.check('b', 1);
   });
 
-  it('says where it was that a write was stale', () => {
+  it('gives the error a stack that shows where the stale write was', () => {
     const gate = fenceGate();
     gate.check('a', 2);
     const refusal = () => gate.check('a', 1);
     expect(refusal).toThrow(expect.objectContaining({ stack: expect.stringContaining('fence.test.ts') }));
   });
 
-  it('refuses to remember nothing, and what names no resource', () => {
+  it('refuses a capacity of zero, and a resource without a name', () => {
     expect(() => fenceGate({ max: 0 })).toThrow('"max" must be');
     for (const resource of ['', 5, undefined])
       expect(() => fenceGate().check(resource as never, 1)).toThrow('"resource"');
   });
 
-  it('refuses what is no fence', () => {
+  it('refuses a fence that is not an integer', () => {
     for (const fence of [-1, 1.5, Number.NaN, '7' as never])
       expect(() => fenceGate().check('a', fence)).toThrow('fence');
   });
@@ -82,7 +82,7 @@ describe('fencedUpdate and fencedGuard', () => {
     expect([guard(7), guard(7), guard(6), guard(8)]).toEqual([1, 1, 0, 1]);
   });
 
-  it('refuses names that are none', () => {
+  it('refuses invalid names', () => {
     const bad = { table: 'jobs; DROP TABLE jobs', set: { body: 1 }, where: { id: 1 }, fence: 1 };
     expect(() => fencedUpdate(bad)).toThrow('"table" must be a name');
     expect(() => fencedUpdate({ ...bad, table: 'jobs', set: { 'body = 1 --': 1 } })).toThrow('"set"');
@@ -126,7 +126,7 @@ describe('fence of express and fastify', () => {
     ['8', 200],
   ] as const;
 
-  it('lets through what is not stale: express', async () => {
+  it('lets through requests with a fence that is not stale: express', async () => {
     const app = express();
     app.put('/:id', expressFence({ resource: ({ path }) => path }), (_request, response) => void response.send('ok'));
     const server = app.listen(0, '127.0.0.1');
@@ -142,7 +142,7 @@ describe('fence of express and fastify', () => {
     server.close();
   });
 
-  it('lets through what is not stale: fastify', async () => {
+  it('lets through requests with a fence that is not stale: fastify', async () => {
     const app = Fastify();
     await app.register(fastifyFence, { resource: ({ url }) => url });
     app.put('/:id', () => 'ok');
@@ -154,7 +154,7 @@ describe('fence of express and fastify', () => {
     await app.close();
   });
 
-  it('handles what has no fence, if it is told to', async () => {
+  it('handles requests without a fence, if it is told to', async () => {
     const app = Fastify();
     await app.register(fastifyFence, { resource: ({ url }) => url, missing: 'allow' });
     app.put('/:id', () => 'ok');

@@ -49,7 +49,7 @@ function bench() {
 }
 
 describe('leader', () => {
-  it('lets one lead at a time, and the next when it gives up', async () => {
+  it('lets one candidate lead at a time, and the next when that one gives up', async () => {
     const { clock, candidate } = bench();
     const [one, other] = [candidate(), candidate()];
     const log: string[] = [];
@@ -75,7 +75,7 @@ describe('leader', () => {
     expect([await second, clock.pendingTimers]).toEqual(['other', 0]);
   });
 
-  it('stands again when it has lost its term, and then leads with a greater fence', async () => {
+  it('runs for election again after it has lost its term, and then leads with a greater fence', async () => {
     const { clock, candidate, cut, setDown } = bench();
     const fences: number[] = [];
     const one = candidate(cut);
@@ -94,7 +94,7 @@ describe('leader', () => {
     await running;
   });
 
-  it('leads no more once its term is lost, though its function goes on, and has not resigned before that has ended', async () => {
+  it('leads no more once its term is lost, even while its function still runs, and has resigned only when that has ended', async () => {
     const { clock, candidate, inner, cut, setDown } = bench();
     const one = candidate(cut);
     let end = () => {};
@@ -118,7 +118,7 @@ describe('leader', () => {
     await expect(running).rejects.toMatchObject({ code: 'ERR_LOCK_LOST' });
   });
 
-  it('hears at once that its store is closed while it stands, and once its function has ended when it leads', async () => {
+  it('learns at once that its store is closed while it waits, and after its function has ended while it leads', async () => {
     const { clock, candidate, inner } = bench();
     const [one, other] = [candidate(), candidate()];
     const leading = expect(one.run(({ signal }) => untilAborted(signal))).rejects.toMatchObject({ reason: 'closed' });
@@ -168,7 +168,7 @@ describe('leader', () => {
     },
   );
 
-  it('tries a store that is away again after 0.75 to 1.25 s, and not at all once it is told to stop', async () => {
+  it('tries an unreachable store again after 0.75 to 1.25 s, and not at all once it is told to stop', async () => {
     for (const [drawn, times] of [
       [0, [0, 750, 1_500, 2_250]],
       [0.999, [0, 1_249.5, 2_499]],
@@ -194,7 +194,7 @@ describe('leader', () => {
     }
   });
 
-  it('stands on when the longest wait there is has ended', async () => {
+  it('goes on waiting when the longest possible wait has ended', async () => {
     const clock = virtualClock();
     let writes = 0;
     const hung = () => new Promise<never>(() => {});
@@ -215,14 +215,14 @@ describe('leader', () => {
     await ended;
   });
 
-  it('settles with what is no failure of a store', async () => {
+  it('rejects with an error that is not a failure of the store', async () => {
     const broken = new Error('broken');
     const fail = () => Promise.reject(broken);
     const store: Store = { read: fail, write: fail, remove: fail };
     await expect(leader({ store, name: 'x' }).run(() => 1)).rejects.toBe(broken);
   });
 
-  it('stands again at once when its term was taken away', async () => {
+  it('runs for election again at once when its term was taken away', async () => {
     const { clock, inner, candidate } = bench();
     const began: number[] = [];
     const running = candidate().run(async ({ lease, fence }) => {
@@ -236,7 +236,7 @@ describe('leader', () => {
     expect([(await running) > 0, began.length]).toEqual([true, 2]);
   });
 
-  it('forgets terms and candidacies that are over', async () => {
+  it('forgets terms and candidacies that have ended', async () => {
     const { clock, candidate } = bench();
     const one = candidate();
     const { terms, candidacies } = one as unknown as Readonly<Record<'terms' | 'candidacies', ReadonlySet<unknown>>>;
@@ -255,7 +255,7 @@ describe('leader', () => {
     }
   });
 
-  it('settles with the loss of another lock, or of too short a lease, that its function throws, and does not run it again', async () => {
+  it('rejects with the loss of another lock, or of too short a lease, that its function throws, and does not run it again', async () => {
     const { inner, candidate } = bench();
     const locks = mutex({ store: inner });
     const stopped = new AbortController();
@@ -275,7 +275,7 @@ describe('leader', () => {
     expect(terms).toBe(1);
   });
 
-  it('stands again when its function finds its lease, which could not be renewed, too short for the next step', async () => {
+  it('runs for election again when its function finds the lease, which could not be renewed, too short for the next step', async () => {
     const { clock, candidate, cut, setDown } = bench();
     const fences: number[] = [];
     const running = candidate(cut).run(async ({ lease, fence }) => {
@@ -295,7 +295,7 @@ describe('leader', () => {
     expect(fences[1]).toBeGreaterThan(fences[0]!);
   });
 
-  it('gives a candidacy up that came to nothing', async () => {
+  it('gives up a candidacy that has not been elected', async () => {
     const { clock, candidate } = bench();
     const one = candidate();
     const term = one.run(({ signal }) => untilAborted(signal));
@@ -309,7 +309,7 @@ describe('leader', () => {
     await term;
   });
 
-  it('tells who leads, and each change', async () => {
+  it('yields the leader, and each change', async () => {
     const { clock, candidate } = bench();
     const one = candidate();
     const seen: (string | undefined)[] = [];
@@ -328,7 +328,7 @@ describe('leader', () => {
     expect([seen.length, seen[0], seen[2], clock.pendingTimers]).toEqual([3, undefined, undefined, 0]);
   });
 
-  it('is watched until the loop is left, or the signal aborts inside of it', async () => {
+  it('observes until the loop is left, or the signal aborts inside it', async () => {
     const { clock, candidate } = bench();
     let seen = 0;
     const looking = (async () => {
@@ -349,7 +349,7 @@ describe('leader', () => {
     expect([seen, clock.pendingTimers]).toEqual([2, 0]);
   });
 
-  it('is watched through a time in which the store is away, and until it is closed', async () => {
+  it('observes through a time in which the store is unreachable, and until it is closed', async () => {
     const { clock, candidate, inner, cut, setDown } = bench();
     const seen: (string | undefined)[] = [];
     const watching = (async () => {
@@ -373,19 +373,19 @@ describe('leader', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('refuses to stand for nothing', async () => {
+  it('refuses a candidacy without a function', async () => {
     const { candidate } = bench();
     await expect(candidate().run(undefined as never)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'fn' });
   });
 
-  it('refuses options that are wrong', () => {
+  it('refuses invalid options', () => {
     expect(() => leader({} as never)).toThrow('option "name" is required');
     expect(() => leader({ name: 'x', wait: 5 } as never)).toThrow('unknown option "wait"');
   });
 });
 
-describe('mutex where the context is in use', () => {
-  it('refuses to wait for itself, and lets others wait', async () => {
+describe('mutex with the context in use', () => {
+  it('refuses to wait for a lock of its own call, and lets others wait', async () => {
     enableContext();
     for (const options of [{}, { store: memoryStore() }]) {
       const locks = mutex(options);
@@ -406,7 +406,7 @@ describe('mutex where the context is in use', () => {
     }
   });
 
-  it('refuses one permit of one, and neither one of several nor what is of another kind or of a lock that is lost', async () => {
+  it('refuses a second permit of a semaphore with one, but not of one with several, nor a lock of another kind or one that is lost', async () => {
     enableContext();
     const store = memoryStore();
     const one = semaphore({ store, permits: 1, wait: 20 });
@@ -428,7 +428,7 @@ describe('mutex where the context is in use', () => {
     await expect(outer).rejects.toMatchObject({ code: 'ERR_LOCK_LOST' });
   });
 
-  it('finds itself also behind other locks and calls', async () => {
+  it('finds its own lock also behind other locks and calls', async () => {
     enableContext();
     const [locks, others] = [mutex(), mutex()];
     const inside = pipeline(retry({ attempts: 1 }));
@@ -438,7 +438,7 @@ describe('mutex where the context is in use', () => {
     expect(await result).toMatchObject({ reason: 'reentrant' });
   });
 
-  it('leaves no listener at the signal of the lease', async () => {
+  it('leaves no listener on the signal of the lease', async () => {
     enableContext();
     const listeners: number[] = [];
     const listenersOf = (signal: AbortSignal) => listeners.push(getEventListeners(signal, 'abort').length);
@@ -450,7 +450,7 @@ describe('mutex where the context is in use', () => {
     expect(listeners).toEqual([1, 0]);
   });
 
-  it('ends the calls under the lock when it is lost, and gives them what the call around has', async () => {
+  it('ends the calls under the lock when it is lost, and passes them what the surrounding call has', async () => {
     enableContext();
     const locks = mutex();
     const outside = pipeline(deadline('1h'));

@@ -7,7 +7,7 @@ import { describe, expect, it } from 'vitest';
 import { bench, type Fate, until } from './support.ts';
 
 describe('a lease', () => {
-  it('is held for so many milliseconds or not, to the millisecond', async () => {
+  it('is held for this many milliseconds or not, to the millisecond', async () => {
     const { process } = bench();
     const lease = await process().acquire('key');
     expect(lease.remaining()).toBe(2_668);
@@ -20,7 +20,7 @@ describe('a lease', () => {
     expect(() => lease.assertHeld()).toThrow(expect.objectContaining({ reason: 'released', key: 'key' }));
   });
 
-  it('has a signal that has aborted already where it is read too late, once and with one reason', async () => {
+  it('has an aborted signal if it is read after the loss, always the same and with the same reason', async () => {
     const { process } = bench();
     const locks = process({ name: 'jobs' });
     const lease = await locks.acquire('key');
@@ -32,13 +32,13 @@ describe('a lease', () => {
     expect(lease.signal.reason).toBe(reason);
   });
 
-  it('shows its key, its fence and its state, and no more', async () => {
+  it('shows its key, its fence and its state in a log, and no more', async () => {
     const locks = mutex();
     const lease = await locks.acquire('key');
     expect(inspect(lease)).toBe(`{ key: 'key', fence: ${lease.fence}, state: 'held' }`);
   });
 
-  it('hides no error of its scope when it cannot be given back', async () => {
+  it('hides no error of its scope when it cannot be released', async () => {
     const { state, process } = bench();
     const scope = async () => {
       await using lease = await process().acquire('key');
@@ -48,7 +48,7 @@ describe('a lease', () => {
     await expect(scope()).rejects.toThrow(/^of key$/);
   });
 
-  it('is given back for good while extensions are on their way and waiting, which fail', async () => {
+  it('stays released although extensions are in flight or waiting; these fail', async () => {
     const { inner, state, process } = bench();
     const lease = await process().acquire('key');
     let answer = () => {};
@@ -69,7 +69,7 @@ describe('a lease', () => {
     expect([await inner.read('mutex:key'), state.verbs]).toEqual([undefined, ['write', 'write', 'remove']]);
   });
 
-  it('says where it was that it turned out to be lost', async () => {
+  it("tells in the error's stack where the loss was noticed", async () => {
     const locks = mutex();
     const lease = await locks.acquire('key');
     await locks.forceRelease('key');
@@ -81,7 +81,7 @@ describe('a lease', () => {
     expect.assertions(1);
   });
 
-  it('asks its store for nothing when it is given back after it was taken away', async () => {
+  it('sends nothing to its store when it is released after it was taken away', async () => {
     const { clock, state, process } = bench();
     const locks = process();
     const lease = await locks.acquire('key');
@@ -92,14 +92,14 @@ describe('a lease', () => {
     expect(state.verbs).toEqual([]);
   });
 
-  it('finds out at its signal that the process was frozen', async () => {
+  it('notices at its signal that the process was frozen', async () => {
     const { clock, process } = bench();
     const lease = await process().acquire('key');
     clock.jumpWallClock(3_000);
     expect([lease.signal.aborted, lease.signal.reason.reason]).toEqual([true, 'expired']);
   });
 
-  it('does not abort its signal when it is given back', async () => {
+  it('does not abort its signal when it is released', async () => {
     const locks = mutex();
     const lease = await locks.acquire('key');
     const { signal } = lease;
@@ -107,7 +107,7 @@ describe('a lease', () => {
     expect([signal.aborted, lease.signal.aborted]).toEqual([false, false]);
   });
 
-  it('without a store is renewed for nothing, and not once it is lost', async () => {
+  it('can be extended without a store, to no effect, but not once it is lost', async () => {
     const locks = mutex();
     const lease = await locks.acquire('key');
     await expect(lease.extend(0)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
@@ -119,7 +119,7 @@ describe('a lease', () => {
 });
 
 describe('a lease of several keys', () => {
-  it('is what the worst of them is, remains as long as the shortest, and has the greatest fence', async () => {
+  it('has the worst state of them, the shortest remaining time and the greatest fence', async () => {
     const { clock, state, process } = bench();
     const locks = process();
     const both = await locks.acquire(['a', 'b']);
@@ -156,7 +156,7 @@ describe('a lease of several keys', () => {
     await expect(both.extend()).rejects.toMatchObject({ code: 'ERR_STORE' });
   });
 
-  it('is given back once, and says when it is not known of one of them', async () => {
+  it('is released once, and tells when the release of one of them is not known', async () => {
     const { state, process } = bench();
     const both = await process().acquire(['a', 'b']);
     const fates: Fate[] = ['dropped'];
@@ -167,7 +167,7 @@ describe('a lease of several keys', () => {
     expect([both.state, state.verbs.filter((verb) => verb === 'remove').length]).toEqual(['released', 3]);
   });
 
-  it('is lost with the first that is taken away', async () => {
+  it('is lost with the first one that is taken away', async () => {
     const locks = mutex();
     const both = await locks.acquire(['a', 'b']);
     const { signal } = both;

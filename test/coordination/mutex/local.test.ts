@@ -11,7 +11,7 @@ const settle = async () => {
 describe('mutex without a store', () => {
   afterEach(() => vi.restoreAllMocks());
 
-  it('lets in one at a time, in the order in which they came', async () => {
+  it('lets in one at a time, in order of arrival', async () => {
     const locks = mutex();
     const log: string[] = [];
     const work = (name: string) =>
@@ -24,7 +24,7 @@ describe('mutex without a store', () => {
     expect(log).toEqual(['a in', 'a out', 'b in', 'b out', 'c in', 'c out']);
   });
 
-  it('keeps keys apart, names of prototypes and one of a megabyte among them', async () => {
+  it('keeps keys apart, including names of prototypes and a key of a megabyte', async () => {
     const locks = mutex();
     const names = ['__proto__', 'constructor', 'a:b', ' ', '\u{1f512}', 'x'.repeat(2 ** 20)];
     const leases = await Promise.all(names.map((name) => locks.acquire(name)));
@@ -33,7 +33,7 @@ describe('mutex without a store', () => {
     for (const lease of leases) expect(await lease.release()).toBe('released');
   });
 
-  it('refuses a key that is none', async () => {
+  it('refuses an invalid key', async () => {
     const locks = mutex();
     for (const key of ['', undefined, 5, [], ['a', '']] as never[]) {
       await expect(locks.acquire(key)).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
@@ -42,7 +42,7 @@ describe('mutex without a store', () => {
     }
   });
 
-  it('passes a result and an error on', async () => {
+  it('passes on the result and the error of the function', async () => {
     const locks = mutex();
     expect(await locks.run('key', ({ fence }) => fence > 0)).toBe(true);
     const failure = new Error('of the body');
@@ -59,7 +59,7 @@ describe('mutex without a store', () => {
     expect(fences.every((fence, index) => Number.isSafeInteger(fence) && fence > (fences[index - 1] ?? 0))).toBe(true);
   });
 
-  it('ends a wait after its time, and one that was aborted with its reason', async () => {
+  it('ends a wait after its time, and an aborted one with its reason', async () => {
     const clock = virtualClock();
     const locks = mutex({ clock, wait: '2s', name: 'jobs' });
     const lease = await locks.acquire('key');
@@ -88,13 +88,13 @@ describe('mutex without a store', () => {
     expect(await locks.tryAcquire('key')).not.toBe(null);
   });
 
-  it('does not begin for a signal that has aborted', async () => {
+  it('does not start for a signal that has already aborted', async () => {
     const locks = mutex();
     await expect(locks.acquire('key', { signal: AbortSignal.abort('over') })).rejects.toBe('over');
     expect((await locks.inspect('key')).owner).toBe(undefined);
   });
 
-  it('refuses who finds the queue full', async () => {
+  it('refuses a caller when the queue is full', async () => {
     const locks = mutex({ queue: 1 });
     const lease = await locks.acquire('key');
     const waiting = locks.acquire('key');
@@ -103,7 +103,7 @@ describe('mutex without a store', () => {
     await (await waiting).release();
   });
 
-  it('serves readers together and writers alone, as they came', async () => {
+  it('serves readers together and writers alone, in order of arrival', async () => {
     const locks = mutex();
     const log: string[] = [];
     const hold = async (name: string, pending: Promise<Awaited<ReturnType<typeof locks.read>>>) => {
@@ -145,7 +145,7 @@ describe('mutex without a store', () => {
     expect((await outcome).map(({ status }) => status)).toEqual(['rejected', 'fulfilled']);
   });
 
-  it('holds several keys or none, and never in a deadlock', async () => {
+  it('holds several keys or none, and never deadlocks', async () => {
     const clock = virtualClock();
     const locks = mutex({ clock });
     const both = await locks.acquire(['b', 'a', 'b']);
@@ -164,7 +164,7 @@ describe('mutex without a store', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('tells the owner whom it takes the lock away from, and lets the next in', async () => {
+  it('tells the owner that its lock was taken away, and lets the next in', async () => {
     const events: HoldfastEvent[] = [];
     const locks = mutex({ on: (event) => events.push(event) });
     const work = locks.run('key', async ({ signal, lease }) => {
@@ -179,7 +179,7 @@ describe('mutex without a store', () => {
     expect(await locks.forceRelease('key')).toBe(false);
   });
 
-  it('tells who holds it and how many wait, and changes nothing by that', async () => {
+  it('tells who holds the lock and how many wait, without changing anything', async () => {
     const locks = mutex();
     const readers = [await locks.read('key'), await locks.read('key')];
     const waiting = locks.write('key');
@@ -194,7 +194,7 @@ describe('mutex without a store', () => {
     expect(await locks.inspect('key')).toEqual({ remainingMs: 0, queueLength: 0, holders: [] });
   });
 
-  it('keeps writers out as long as one of the readers is there', async () => {
+  it('keeps writers out for as long as one reader remains', async () => {
     const locks = mutex();
     const readers = [await locks.read('key'), await locks.read('key')];
     await readers[0]!.release();
@@ -203,7 +203,7 @@ describe('mutex without a store', () => {
     expect(await locks.tryAcquire('key')).not.toBe(null);
   });
 
-  it('lets those in who wait for a key that is taken away by force', async () => {
+  it('lets waiters in when a key is taken away by force', async () => {
     const locks = mutex();
     const lease = await locks.acquire('key');
     const waiting = locks.acquire('key');
@@ -211,7 +211,7 @@ describe('mutex without a store', () => {
     expect([(await waiting).held(), lease.held()]).toEqual([true, false]);
   });
 
-  it('takes nothing away from who comes again as he is told', async () => {
+  it('takes nothing away from a listener that acquires again as it is told of the loss', async () => {
     for (const locks of [mutex(), semaphore({ permits: 2 })]) {
       const lease = await locks.acquire('key');
       let again: Promise<Lease> | undefined;
@@ -224,7 +224,7 @@ describe('mutex without a store', () => {
     }
   });
 
-  it('keeps others out who come after those who wait, whoever looks in between', async () => {
+  it('keeps later callers out behind those who wait, whoever inspects in between', async () => {
     const looking: Promise<unknown>[] = [];
     const locks = mutex({ on: ({ type }) => void (type === 'lock-released' && looking.push(locks.inspect('key'))) });
     const lost = await locks.acquire('key');
@@ -240,7 +240,7 @@ describe('mutex without a store', () => {
     expect(looking).toHaveLength(3);
   });
 
-  it('gives a lease back once, at the end of its scope', async () => {
+  it('releases a lease once, at the end of its scope', async () => {
     const locks = mutex();
     {
       await using lease = await locks.acquire('key');
@@ -256,7 +256,7 @@ describe('mutex without a store', () => {
     expect([lease.signal.aborted, next.held()]).toEqual([false, true]);
   });
 
-  it('tells what it does', async () => {
+  it('emits an event for each step', async () => {
     const clock = virtualClock();
     const events: HoldfastEvent[] = [];
     const locks = mutex({ name: 'jobs', clock, on: (event) => events.push(event) });
@@ -284,7 +284,7 @@ describe('mutex without a store', () => {
     expect(events[3]).toMatchObject({ waitedMs: 10 });
   });
 
-  it('makes no event that nobody hears', async () => {
+  it('creates no event that nobody listens to', async () => {
     const emit = vi.spyOn(Events.prototype, 'emit');
     const locks = mutex();
     const lease = await locks.acquire('key');
@@ -295,7 +295,7 @@ describe('mutex without a store', () => {
     expect(emit).not.toHaveBeenCalled();
   });
 
-  it('forgets a key that nobody holds or waits for', async () => {
+  it('forgets a key that has neither a holder nor a waiter', async () => {
     const { lines, locks } = engine(undefined, virtualClock());
     await locks.run('key', 'exclusive', () => 1);
     await locks.inspect('other');
@@ -303,7 +303,7 @@ describe('mutex without a store', () => {
     expect(lines.size).toBe(0);
   });
 
-  it('refuses options that are wrong', async () => {
+  it('refuses invalid options', async () => {
     expect(() => mutex({ tll: 5 } as never)).toThrow('mutex: unknown option "tll", did you mean "ttl"?');
     expect(() => mutex({ ttl: '1s', margin: '800ms' })).toThrow('"margin" must be at most half of "ttl"');
     expect(() => mutex({ ttl: '1s', renewEvery: '800ms' })).toThrow('"renewEvery" must be at most');

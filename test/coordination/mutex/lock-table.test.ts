@@ -19,7 +19,7 @@ function later() {
 }
 
 describe('the record of a lock', () => {
-  it('says who holds it, and by how many renewals; the first of them puts the fence down', async () => {
+  it('says who holds it and how many renewals there were; the first renewal records the fence', async () => {
     const { clock, inner, process } = bench();
     const lease = await process().acquire('key');
     const { owner, fence } = lease;
@@ -34,7 +34,7 @@ describe('the record of a lock', () => {
     expect(lease.fence).toBe(fence);
   });
 
-  it('counts what is left of each holder from when it was written, whoever rewrites it', async () => {
+  it('counts the remaining time of each holder from its write, whoever rewrites the record', async () => {
     const { clock, inner, process } = bench();
     const dead = unsteady(clock, { inner });
     const first = await mutex({ store: dead.store, clock, ttl: '3s' }).read('key');
@@ -53,7 +53,7 @@ describe('the record of a lock', () => {
     expect((await process().inspect('key')).holders).toMatchObject([{ owner: second.owner, remainingMs: 57_500 }]);
   });
 
-  it('keeps the name of another owner, whatever letters it has', async () => {
+  it('keeps the name of another owner, whatever characters it has', async () => {
     const { inner, process } = bench();
     const other = { owner: 'näïve 🔒', mode: 'shared', leaseMs: 3_000, leftMs: 3_000, renewals: 0, fence: 1 };
     await inner.write('mutex:key', new TextEncoder().encode(JSON.stringify({ holders: [other] })), { ttlMs: 3_000 });
@@ -61,7 +61,7 @@ describe('the record of a lock', () => {
     expect((await recordOf(inner))?.holders).toMatchObject([{ owner: other.owner }, { owner }]);
   });
 
-  it('is refused where it is none', async () => {
+  it('is refused if it is malformed', async () => {
     const { inner, process } = bench();
     for (const text of ['{}', 'null', '{"holders":5}', '5']) {
       await inner.write('mutex:key', new TextEncoder().encode(text), { ttlMs: 1_000 });
@@ -74,7 +74,7 @@ describe('the record of a lock', () => {
 });
 
 describe('the claim of a writer', () => {
-  it('keeps readers off without a gap, is written anew when half of it is over, and goes with the writer', async () => {
+  it('keeps readers out without a gap, is renewed when half of it has passed, and goes with the writer', async () => {
     const { clock, inner, process } = bench();
     const reader = await process({ ttl: '3s' }).read('key');
     const locks = process();
@@ -99,7 +99,7 @@ describe('the claim of a writer', () => {
     expect((await late.read('key', { wait: 0 })).held()).toBe(true);
   });
 
-  it('is over with its time when the writer is heard of no more, and not before, also where the readers are gone sooner', async () => {
+  it('expires when the writer has disappeared, and not before, even if the readers are gone sooner', async () => {
     for (const readerTtl of ['60s', 100]) {
       const { clock, inner, process } = bench();
       const [reading, writing] = [unsteady(clock, { inner }), unsteady(clock, { inner })];
@@ -116,7 +116,7 @@ describe('the claim of a writer', () => {
     }
   });
 
-  it('is over with its time also where a reader renews the record all the while', async () => {
+  it('expires even while a reader keeps renewing the record', async () => {
     const { clock, inner, process } = bench();
     const reader = await process({ ttl: '3s' }).read('key');
     const dead = unsteady(clock, { inner });
@@ -131,7 +131,7 @@ describe('the claim of a writer', () => {
     expect(reader.held()).toBe(true);
   });
 
-  it('stays when one of the readers leaves, and when the last does', async () => {
+  it('stays when one of the readers leaves, and when the last one does', async () => {
     const { clock, process } = bench();
     const readers = [await process().read('key'), await process().read('key')];
     const writing = process().write('key');
@@ -145,7 +145,7 @@ describe('the claim of a writer', () => {
     expect((await process().read('key', { wait: 0 })).held()).toBe(true);
   });
 
-  it('is not made by who does not wait, nor for a lock that a writer holds', async () => {
+  it('is not made for a caller that does not wait, nor on a lock that a writer holds', async () => {
     const { clock, inner, process } = bench();
     const reader = await process().read('key');
     expect(await process().tryAcquire('key')).toBe(null);
@@ -159,7 +159,7 @@ describe('the claim of a writer', () => {
     expect((await recordOf(inner)).claim).toBe(undefined);
   });
 
-  it('is of one writer at a time, and the next makes his own', async () => {
+  it('belongs to one writer at a time; the next writer makes its own', async () => {
     const { clock, inner, process } = bench();
     const reader = await process().read('key');
     const first = process().write('key');
@@ -175,7 +175,7 @@ describe('the claim of a writer', () => {
     expect((await until(clock, second, 300)).held()).toBe(true);
   });
 
-  it('goes with a writer who gives up at once, and lets no other writer by meanwhile', async () => {
+  it('goes with a writer that gives up at once, and lets no other writer overtake in between', async () => {
     const { clock, inner, process } = bench();
     const reader = await process().read('key');
     const controller = new AbortController();
@@ -199,7 +199,7 @@ describe('the claim of a writer', () => {
   });
 
   it.each([false, true])(
-    'passes from a writer who is heard of no more to the next when its time is over (in a line: %s)',
+    'passes from a writer that has disappeared to the next when it expires (in a line: %s)',
     async (queues) => {
       const { clock, inner, process } = bench({ queues });
       await process({ ttl: '60s' }).read('key');
@@ -220,7 +220,7 @@ describe('the claim of a writer', () => {
     },
   );
 
-  it('is none of a semaphore', async () => {
+  it('is never made by a semaphore', async () => {
     const { clock, store, inner } = bench();
     const permits = semaphore({ store, clock, permits: 1 });
     await permits.acquire('key');
@@ -231,7 +231,7 @@ describe('the claim of a writer', () => {
     await waiting;
   });
 
-  it('does not keep out a reader who is in already, and has not heard it', async () => {
+  it('does not keep out a reader that is in already but has not received the reply', async () => {
     const { clock, state, inner, process } = bench();
     const other = await process().write('key');
     const reading = process().read('key');
@@ -252,7 +252,7 @@ describe('the claim of a writer', () => {
 });
 
 describe('writes for a lock', () => {
-  it('give up when others come first two hundred times in a row', async () => {
+  it('give up when others have come first two hundred times in a row', async () => {
     const { clock, inner } = bench();
     let writes = 0;
     const store: Store = {
@@ -270,7 +270,7 @@ describe('writes for a lock', () => {
     expect(writes).toBe(200);
   });
 
-  it('end with the try that they are made for, and by nothing where they are for several', async () => {
+  it('abort with the attempt that they are made for, but not if they serve several', async () => {
     const { clock, state, process } = bench();
     const lease = await process().acquire('key');
     state.fate = () => 'hung';
@@ -282,7 +282,7 @@ describe('writes for a lock', () => {
     expect(lease.state).toBe('suspect');
   });
 
-  it('fail for all that went into one of them, and go on for others', async () => {
+  it('fail for every request in the same write, and go on for others', async () => {
     const { clock, state, process } = bench();
     const locks = process();
     const readers = await Promise.all(Array.from({ length: 20 }, () => locks.read('key')));
@@ -296,7 +296,7 @@ describe('writes for a lock', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('remember of those who share a key only who is there', async () => {
+  it('remember only the present owners of those who share a key', async () => {
     const { store, clock, process } = bench();
     const { locks, lines } = engine(store, clock);
     await locks.acquire('key', 'shared');
@@ -310,7 +310,7 @@ describe('writes for a lock', () => {
     expect(line.table.seenSince.size).toBeLessThanOrEqual(2);
   });
 
-  it('are at most four at a time of one process and key', async () => {
+  it('are limited to four at a time per process and key', async () => {
     const { clock, state, store } = bench();
     const permits = semaphore({ store, clock, permits: 50 });
     const { reply, answer } = later();
@@ -323,7 +323,7 @@ describe('writes for a lock', () => {
     expect((await trying).every((lease) => lease?.held())).toBe(true);
   });
 
-  it('of several at once end with the try of none of them', async () => {
+  it('that serve several requests do not abort with the attempt of one of them', async () => {
     const { clock, state, process } = bench();
     const locks = process({ ttl: '60s' });
     const readers = await Promise.all(Array.from({ length: 6 }, () => locks.read('key')));
@@ -338,7 +338,7 @@ describe('writes for a lock', () => {
     expect(state.signals).toContain(undefined);
   });
 
-  it('fail nobody with the end of a try of somebody else, whom they tell only how things are', async () => {
+  it('do not fail one request when the attempt of another ends; it only learns the present record', async () => {
     const { clock, state, process } = bench();
     const locks = process({ ttl: '60s' });
     const readers = await Promise.all(Array.from({ length: 5 }, () => locks.read('key')));
@@ -360,7 +360,7 @@ describe('writes for a lock', () => {
     await ends;
   });
 
-  it('renew while the store grants nothing, also by one write with who wants to come in', async () => {
+  it('renew while the store grants nothing, even in one write with a caller that wants to come in', async () => {
     const { clock, state, process } = bench({ queues: true });
     const locks = process({ afterRestart: 'wait', ttl: '3s' });
     const readers = [await until(clock, locks.read('key'))];
@@ -378,7 +378,7 @@ describe('writes for a lock', () => {
     for (const remaining of await Promise.all(extended)) expect(remaining).toBe(2_668);
   });
 
-  it('hand over the seat that is given back, and give each heir a fence of his own', async () => {
+  it('hand over the seat that is released, and give each heir a fence of its own', async () => {
     const { clock, store, inner } = bench();
     const permits = semaphore({ store, clock, permits: 8, ttl: '3s' });
     const leases = [];
@@ -393,7 +393,7 @@ describe('writes for a lock', () => {
     expect(new Set(heirs.map(({ fence }) => fence)).size).toBe(7);
   });
 
-  it('of a renewal take nothing from the others who share the key', async () => {
+  it('that renew one holder take nothing from the others who share the key', async () => {
     const { clock, inner, process } = bench();
     const readers = [await process().read('key'), await process().read('key'), await process().read('key')];
     await clock.advance(10_000);
@@ -407,7 +407,7 @@ describe('writes for a lock', () => {
     );
   });
 
-  it('let a holder be who renews as late as its lease, and not later', async () => {
+  it('keep a holder that renews as late as its lease allows, and no later', async () => {
     const { clock, inner } = bench();
     const dead = unsteady(clock, { inner });
     const shared = { clock, permits: 2, ttl: '3s' } as const;
@@ -426,7 +426,7 @@ describe('writes for a lock', () => {
     expect((await others.inspect('key')).holders.length).toBe(1);
   });
 
-  it('take nobody for dead who comes in anew, under the name that was in before', async () => {
+  it('do not take an owner for dead that comes in again under its earlier name', async () => {
     const { clock, inner } = bench();
     const shared = { clock, permits: 2, random: () => 0.5 } as const;
     const [here, there] = [unsteady(clock, { inner }), unsteady(clock, { inner })];
@@ -453,8 +453,8 @@ describe('writes for a lock', () => {
   });
 });
 
-describe('a store that fails in the middle', () => {
-  it('is told of with its own error', async () => {
+describe('a store that fails in the middle of a change', () => {
+  it("fails the caller with the store's own error", async () => {
     const { state, process } = bench();
     const error = new StoreError({ store: 'x', operation: 'write', reason: 'full', applied: 'no', detail: 'full' });
     state.fate = () => error;

@@ -6,7 +6,7 @@ import type { HoldfastEvent } from '../../../src/core/events.js';
 import { bench, type Fate, until } from './support.ts';
 
 describe('locks of several keys', () => {
-  it('are had or not by tryAcquire, and none of them stays held', async () => {
+  it('are all acquired by tryAcquire, or none stays held', async () => {
     const { state, process } = bench();
     const held = await process().acquire('b');
     expect(await process().tryAcquire(['a', 'b', 'c'])).toBe(null);
@@ -18,7 +18,7 @@ describe('locks of several keys', () => {
     expect([all!.key, all!.held(), all!.leases!.length]).toEqual(['a, b', true, 2]);
   });
 
-  it('are given up when the store fails for one of them', async () => {
+  it('are released when the store fails for one of them', async () => {
     const { state, inner, process } = bench();
     const fates: Fate[] = ['ok', 'refused'];
     state.fate = () => fates.shift() ?? 'ok';
@@ -26,7 +26,7 @@ describe('locks of several keys', () => {
     expect(await inner.read('mutex:a')).toBe(undefined);
   });
 
-  it.each(['tryAcquire', 'acquire'] as const)('are given up by %s when one is lost meanwhile', async (how) => {
+  it.each(['tryAcquire', 'acquire'] as const)('are released by %s when one is lost meanwhile', async (how) => {
     const { clock, state, inner, process } = bench();
     let answer = () => {};
     const slow = new Promise<void>((resolve) => {
@@ -67,7 +67,7 @@ describe('locks of several keys', () => {
     await b.release();
   });
 
-  it('are at most a hundred, each a text that is not empty', async () => {
+  it('are at most a hundred non-empty strings', async () => {
     const locks = mutex();
     const names = Array.from({ length: 101 }, (_, index) => `key ${index}`);
     await expect(locks.acquire(names)).rejects.toThrow('a list of 1 to 100');
@@ -87,7 +87,7 @@ describe('locks of several keys', () => {
     await expect(locks.acquire(names.slice(1), { wait: 0 })).rejects.toMatchObject({ key: 'key 1' });
   });
 
-  it('are taken and given back in sorted order, whatever order they are named in', async () => {
+  it('are taken and released in sorted order, whatever order they are given in', async () => {
     const locks = mutex();
     const lease = await locks.acquire(['c', 'a', 'b']);
     expect([lease.leases!.map(({ key }) => key), lease.owner]).toEqual([
@@ -126,7 +126,7 @@ describe('a call for a lock', () => {
     ]);
   });
 
-  it('tells of each lease that was got, given back, lost or taken, also without waiting', async () => {
+  it('emits an event for each lease that was acquired, released, lost or taken, even without a wait', async () => {
     for (const store of [undefined, bench().store]) {
       const clock = virtualClock();
       await clock.advance(50);
@@ -149,7 +149,7 @@ describe('a call for a lock', () => {
     }
   });
 
-  it('tells how long each has waited that got it', async () => {
+  it('tells how long each caller that got the lock has waited', async () => {
     for (const where of ['without a store', 'with a store']) {
       const clock = virtualClock();
       await clock.advance(50);
@@ -166,7 +166,7 @@ describe('a call for a lock', () => {
     }
   });
 
-  it('names the option that is wrong, and whose it is', async () => {
+  it('names the invalid option and the lock that it belongs to', async () => {
     const locks = mutex({ name: 'jobs' });
     await expect(locks.acquire('key', { wait: -1 })).rejects.toThrow('jobs.acquire: option "wait"');
     await expect(locks.acquire('key', { signal: {} as never })).rejects.toThrow(
@@ -176,7 +176,7 @@ describe('a call for a lock', () => {
     await expect(locks.acquire(5 as never)).rejects.toThrow('jobs: option "key" must be');
   });
 
-  it('refuses what is no key, whatever it is, and tells of no wait', async () => {
+  it('refuses any invalid key, and reports no wait', async () => {
     const events: HoldfastEvent[] = [];
     const locks = mutex({ on: (event) => events.push(event) });
     for (const keys of ['', 5, null, undefined, [], [''], [Symbol('key')], Symbol('key'), Object.create(null)]) {
@@ -185,7 +185,7 @@ describe('a call for a lock', () => {
     expect(events).toEqual([]);
   });
 
-  it('checks its options and its signal also where the lock is free', async () => {
+  it('checks its options and its signal even if the lock is free', async () => {
     const locks = mutex();
     let runs = 0;
     const count = () => ++runs;
@@ -195,7 +195,7 @@ describe('a call for a lock', () => {
     expect(await locks.run('key', count, {})).toBe(1);
   });
 
-  it('fails, with the result, when the lock turns out to be gone as it is given back', async () => {
+  it('fails, with the result, when the lock turns out to be lost at its release', async () => {
     const { process } = bench();
     const work = process().run('key', async () => {
       await process().forceRelease('key');
@@ -206,7 +206,7 @@ describe('a call for a lock', () => {
     });
   });
 
-  it('fails as expired, not as taken, when the lease runs out before the store has heard that it is given back', async () => {
+  it('fails as expired, not as taken, when the lease runs out before the release reaches the store', async () => {
     const { clock, state, process } = bench();
     let arrive = () => {};
     const slow = new Promise<void>((resolve) => {
@@ -224,7 +224,7 @@ describe('a call for a lock', () => {
     });
   });
 
-  it('fails as taken when the lock was taken away while it ran', async () => {
+  it('fails as taken when the lock was taken away while the function ran', async () => {
     const locks = bench().process();
     const work = locks.run('key', async () => {
       await locks.forceRelease('key');
@@ -235,7 +235,7 @@ describe('a call for a lock', () => {
     });
   });
 
-  it('rejects as its signal says when that aborts while the store is asked, whatever the answer', async () => {
+  it('rejects with the reason of a signal that aborts during the request, whatever the reply', async () => {
     const { clock, state, process } = bench();
     await process().acquire('held');
     state.fate = () => clock.sleep(10);
@@ -248,14 +248,14 @@ describe('a call for a lock', () => {
     }
   });
 
-  it('gives nothing that it may not wait for', async () => {
+  it('refuses a lock that is not free if the call may not wait, and acquires a free one', async () => {
     const { process } = bench();
     await process().acquire('key');
     await expect(process().acquire('key', { wait: 0 })).rejects.toThrow('it is not free, and the call may not wait');
     expect((await process().acquire('free', { wait: 0 })).held()).toBe(true);
   });
 
-  it('keeps keys of up to 480 bytes as they are, and the hash of longer ones', async () => {
+  it('keeps keys of up to 480 bytes as they are, and hashes longer ones', async () => {
     const { inner, process } = bench();
     for (const key of ['x'.repeat(480), '\u20ac'.repeat(160)]) {
       await process().acquire(key);
@@ -279,7 +279,7 @@ describe('a call for a lock', () => {
     },
   );
 
-  it('keeps keys apart that are no well-formed Unicode', async () => {
+  it('keeps keys apart that are not well-formed Unicode', async () => {
     const { process } = bench();
     for (const key of ['\ud800', '\udc00', 'a\ud800', `${'x'.repeat(200)}\udfff`]) {
       const lease = await process().acquire(key);
@@ -288,7 +288,7 @@ describe('a call for a lock', () => {
   });
 
   it.each(['without a store', 'with a store'])(
-    'gets what is free, and nothing else, where nobody may wait: %s',
+    'acquires a free lock, and no other, if it may not wait: %s',
     async (where) => {
       const { clock, store } = bench();
       const locks = where === 'with a store' ? mutex({ store, clock, queue: 0 }) : mutex({ queue: 0 });
@@ -302,7 +302,7 @@ describe('a call for a lock', () => {
 });
 
 describe('the signal of code under a lock', () => {
-  it('aborts with the lock, also beside a signal of the caller', async () => {
+  it('aborts with the lock, also when the caller has a signal too', async () => {
     for (const options of [undefined, { signal: new AbortController().signal }]) {
       const { clock, state, process } = bench();
       const work = process().run(
@@ -323,7 +323,7 @@ describe('the signal of code under a lock', () => {
     }
   });
 
-  it('is one signal, however often it is read', async () => {
+  it('is the same signal each time it is read', async () => {
     const options = { signal: new AbortController().signal };
     await mutex().run(
       'key',
@@ -337,7 +337,7 @@ describe('the signal of code under a lock', () => {
 });
 
 describe('semaphore', () => {
-  it('has keys of its own in a store', async () => {
+  it('has its own keys in a store, apart from those of a mutex', async () => {
     const { store, clock } = bench();
     const lease = await mutex({ store, clock }).acquire('key');
     expect(await semaphore({ store, clock, permits: 1 }).tryAcquire('key')).not.toBe(null);

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { bench } from './support.ts';
 
 describe('options of locks', () => {
-  it('have ends, and what is at an end is taken', () => {
+  it('have limits, and accept the limits themselves', () => {
     const store = memoryStore();
     const good = [
       { ttl: 100 },
@@ -46,7 +46,7 @@ describe('options of locks', () => {
     expect(() => leader({ name: '' })).toThrow('"name" must be');
   });
 
-  it('have defaults: 10 s of lease, a tenth of it as margin, at least 50 ms, 30 s of waiting', async () => {
+  it('default to 10 s of lease, a tenth of it as margin, at least 50 ms, and 30 s of waiting', async () => {
     const { clock, store } = bench();
     const locks = mutex({ store, clock });
     const lease = await locks.acquire('key');
@@ -68,7 +68,7 @@ describe('options of locks', () => {
     ]);
   });
 
-  it('say whether a refusal has a stack', async () => {
+  it('decide whether a refusal has a stack', async () => {
     for (const stack of [undefined, false, true]) {
       const locks = mutex({ queue: 0, ...(stack !== undefined && { stack }) });
       await locks.acquire('key');
@@ -79,7 +79,7 @@ describe('options of locks', () => {
     }
   });
 
-  it('tell how often a lease is renewed', async () => {
+  it('decide how often a lease is renewed', async () => {
     const { clock, state, process } = bench();
     await process({ ttl: '3s', renewEvery: 500 }).acquire('key');
     await clock.advance(5_000);

@@ -57,7 +57,7 @@ async function crowd({ fair, processes = 4, callers, patienceMs, knows = false, 
 }
 
 describe('mutex with a store that has a line', () => {
-  it('takes by one verb and gives back by one, and a reader as without a line', async () => {
+  it('acquires with one verb and releases with one, and serves readers as it does without a queue', async () => {
     const { state, process } = bench({ queues: true });
     const locks = process();
     await (await locks.acquire('key')).release();
@@ -65,7 +65,7 @@ describe('mutex with a store that has a line', () => {
     expect(state.verbs).toEqual(['enter', 'pass', 'write', 'pass']);
   });
 
-  it('hands over from process to process in the order in which they came, with growing fences', async () => {
+  it('hands over from process to process in order of arrival, with growing fences', async () => {
     const { clock, process } = bench({ queues: true });
     const first = await process().acquire('key');
     const waiting = [];
@@ -107,7 +107,7 @@ describe('mutex with a store that has a line', () => {
     await clock.flush();
   });
 
-  it('asks often where it is not told of its turn', async () => {
+  it('polls often if it is not told of its turn', async () => {
     const { clock, state, process } = bench({ queues: true });
     state.isTold = false;
     const lease = await process({ ttl: '60s' }).acquire('key');
@@ -120,7 +120,7 @@ describe('mutex with a store that has a line', () => {
     expect((await until(clock, waiting, 250)).held()).toBe(true);
   });
 
-  it('looks at once when something may have been missed', async () => {
+  it('asks at once when something may have been missed', async () => {
     const { clock, state, process } = bench({ queues: true });
     await process({ ttl: '60s' }).acquire('key');
     const waiting = process().acquire('key', { wait: '1s' });
@@ -132,7 +132,7 @@ describe('mutex with a store that has a line', () => {
     expect(state.calls).toBe(calls + 1);
   });
 
-  it('looks when the one before it has had time to take what was handed to it, and no sooner', async () => {
+  it('asks when the waiter in front has had time to take its turn, and no sooner', async () => {
     for (const [ttl, atMs] of [
       ['60s', 1_003],
       [500, 503],
@@ -158,7 +158,7 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
-  it('lets callers of one process share a place, and serves them from hand to hand', async () => {
+  it('lets the callers of one process share a place, and passes the lock on among them', async () => {
     const { clock, state, process } = bench({ queues: true });
     const [one, other] = [process(), process()];
     const lease = await one.acquire('key');
@@ -182,7 +182,7 @@ describe('mutex with a store that has a line', () => {
     expect(served).toEqual(['other 1', 'other 2', 'one 1']);
   });
 
-  it('stands in line at once when its slice of time is over', async () => {
+  it('joins the queue at once when its slice of time is over', async () => {
     const { clock, process } = bench({ queues: true });
     const locks = process();
     const lease = await locks.acquire('key');
@@ -193,7 +193,7 @@ describe('mutex with a store that has a line', () => {
     expect([(await waiting).held(), clock.now()]).toEqual([true, 25]);
   });
 
-  it('gives each caller a place of his own, if it is fair, and serves them as they came', async () => {
+  it('gives each caller a place of its own, if it is fair, and serves them in order of arrival', async () => {
     const { clock, state, process } = bench({ queues: true });
     const [one, other] = [process({ fair: true }), process({ fair: true })];
     const lease = await one.acquire('key');
@@ -211,7 +211,7 @@ describe('mutex with a store that has a line', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('leaves the line with who gives up, if it is fair, and with the last of a process, if not', async () => {
+  it('leaves the queue with each caller that gives up, if it is fair, and with the last of a process, if not', async () => {
     for (const fair of [true, false]) {
       const { clock, state, process } = bench({ queues: true });
       const lease = await process().acquire('key');
@@ -233,7 +233,7 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
-  it('fails the one who comes while the store fails, if it is fair, and none of those who wait already', async () => {
+  it('fails a caller that arrives while the store fails, if it is fair, and none of those that wait already', async () => {
     const { clock, state, process } = bench({ queues: true });
     const lease = await process().acquire('key');
     const locks = process({ fair: true });
@@ -259,7 +259,7 @@ describe('mutex with a store that has a line', () => {
     expect(lines.size).toBe(0);
   });
 
-  it('takes a thousand who go at once out of the line by one verb', async () => {
+  it('takes a thousand callers that leave at once out of the queue with one verb', async () => {
     const { clock, state, process } = bench({ queues: true });
     await process().acquire('key');
     const controller = new AbortController();
@@ -276,7 +276,7 @@ describe('mutex with a store that has a line', () => {
     expect([state.lines.get('mutex:key')!.length, state.verbs]).toEqual([0, ['leave', 'leave']]);
   });
 
-  it('takes all out of the line who go, in however many turns, by four verbs at a time', async () => {
+  it('takes callers that leave over many turns out of the queue with at most four verbs at a time', async () => {
     const { clock, state, process } = bench({ queues: true });
     await process().acquire('key');
     const locks = process({ fair: true });
@@ -300,7 +300,7 @@ describe('mutex with a store that has a line', () => {
     expect([state.lines.get('mutex:key'), state.verbs.length]).toEqual([[], 5]);
   });
 
-  it('serves the rest, and leaves nothing, while thousands go and come in each turn', async () => {
+  it('serves the rest, and leaves nothing behind, while thousands of callers come and go in each turn', async () => {
     for (const fair of [true, false]) {
       const { clock, state, process } = bench({ queues: true });
       const random = seededRandom(7);
@@ -339,7 +339,7 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
-  it('has four fifths of the sections of those who wait for ever, with those who wait hardly longer than a hand-over takes', async () => {
+  it('keeps four fifths of its throughput when callers wait hardly longer than a hand-over takes', async () => {
     for (const fair of [true, false]) {
       const { sections: most } = await crowd({ fair, callers: 10, patienceMs: 3_000 });
       for (const [callers, patienceMs] of [
@@ -357,7 +357,7 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
-  it('has as many sections, for no more requests, with those who are alone in their process and say how long they wait', async () => {
+  it('keeps it, without more requests, for callers that are alone in their process and tell how long they wait', async () => {
     for (const fair of [true, false]) {
       const { sections: most } = await crowd({ fair: true, callers: 10, patienceMs: 3_000 });
       for (const [processes, patienceMs] of [
@@ -489,7 +489,7 @@ describe('mutex with a store that has a line', () => {
     }
   });
 
-  it('lets nobody wait for more turns than stood before him when he came, although those of others are inherited', async () => {
+  it('lets no caller wait for more turns than were ahead of it when it came, although turns of others are inherited', async () => {
     const { clock, state, store } = bench({ queues: true });
     const random = seededRandom(5);
     const locksOf = () =>
@@ -531,7 +531,7 @@ describe('mutex with a store that has a line', () => {
     expect(sections).toBeGreaterThan(200);
   });
 
-  it('frees a turn soon that went to the next of the process with its reply lost', async () => {
+  it('soon frees a turn that was passed on within the process but whose reply was lost', async () => {
     const { clock, state, store, process } = bench({ queues: true });
     const lease = await process().acquire('key');
     const locks = mutex({ store: distant(store, clock, 1), clock, ttl: '3s', fair: true, random: () => 0.5 });
@@ -551,7 +551,7 @@ describe('mutex with a store that has a line', () => {
     expect([await process().tryAcquire('key'), state.lines.get('mutex:key')]).not.toContain(null);
   });
 
-  it('takes a place back whose reply was lost, and what was handed to it', async () => {
+  it('takes back a place whose reply was lost, and a turn that was handed to it', async () => {
     const { clock, state, process } = bench({ queues: true });
     const lease = await process().acquire('key');
     state.fate = (verb) => (verb === 'enter' ? 'lost' : 'ok');
@@ -567,7 +567,7 @@ describe('mutex with a store that has a line', () => {
     expect(await process().tryAcquire('key')).not.toBe(null);
   });
 
-  it('watches for readers, who stand in no line, and not for who is told of his turn', async () => {
+  it('watches for readers, which do not queue, but not for waiters that are told of their turn', async () => {
     const { clock, state, process } = bench({ queues: true, watches: true });
     await process().write('key');
     const writing = process().write('key');
@@ -579,7 +579,7 @@ describe('mutex with a store that has a line', () => {
     void [writing, reading];
   });
 
-  it('asks at most two hundred times for what is over, names the version that is over, and makes no claim of nothing', async () => {
+  it('asks at most two hundred times about an expired record, names the expired version, and makes no claim on it', async () => {
     const { clock, store } = bench({ queues: true });
     const log: unknown[] = [];
     const entry = { value: new TextEncoder().encode('{"holders":[]}'), version: 7, ageMs: 0, ttlMs: 1_000 };
@@ -615,21 +615,21 @@ describe('mutex with a store that has a line', () => {
     await failing;
   });
 
-  it('makes no claim for who does not wait', async () => {
+  it('makes no claim for a caller that does not wait', async () => {
     const { inner, process } = bench({ queues: true });
     await process().read('key');
     expect(await process().tryAcquire('key')).toBe(null);
     expect(new TextDecoder().decode((await inner.read('mutex:key'))!.value)).not.toContain('"claim"');
   });
 
-  it('is of no use to a semaphore', async () => {
+  it('does not use the queue for a semaphore', async () => {
     const { clock, state, store } = bench({ queues: true });
     const permits = semaphore({ store, clock, permits: 1 });
     await (await permits.acquire('key')).release();
     expect(state.verbs).toEqual(['write', 'remove']);
   });
 
-  it('does not stand in line with tryAcquire', async () => {
+  it('does not queue for tryAcquire', async () => {
     const { state, process } = bench({ queues: true });
     await process().acquire('key');
     expect([await process().tryAcquire('key'), state.lines.get('mutex:key')]).toEqual([null, []]);
@@ -637,7 +637,7 @@ describe('mutex with a store that has a line', () => {
     expect(state.lines.get('mutex:key')).toEqual([]);
   });
 
-  it('lets a writer of the line in although readers keep coming', async () => {
+  it('lets a writer from the queue in although readers keep coming', async () => {
     const { clock, process } = bench({ queues: true });
     const reader = await process().read('key');
     const writing = process().write('key');
@@ -654,7 +654,7 @@ describe('mutex with a store that has a line', () => {
     expect((await until(clock, late, 300)).held()).toBe(true);
   });
 
-  it('lets a writer of the line in when the reader before it has died', async () => {
+  it('lets a writer from the queue in when the reader before it has died', async () => {
     const { clock, inner, process } = bench({ queues: true });
     const dead = unsteady(clock, { inner });
     await mutex({ store: dead.store, clock, ttl: '3s' }).read('key');
@@ -665,7 +665,7 @@ describe('mutex with a store that has a line', () => {
     expect((await until(clock, writing, 100)).held()).toBe(true);
   });
 
-  it('takes a writer that has gone out of the line before readers of its process are asked for', async () => {
+  it('takes a writer that has given up out of the queue before it asks for readers of its process', async () => {
     const { clock, state, process } = bench({ queues: true });
     const lease = await process().write('key');
     const locks = process();
@@ -690,7 +690,7 @@ describe('mutex with a store that has a line', () => {
 
 describe("mutex with afterRestart: 'wait'", () => {
   it.each(['write', 'read'] as const)(
-    'lets nobody in for one lease after the store has begun anew, by %s',
+    'grants nothing for one lease after the store has started afresh, by %s',
     async (how) => {
       const { clock, state, process } = bench({ queues: true });
       const locks = process({ afterRestart: 'wait', ttl: '3s' });
@@ -707,7 +707,7 @@ describe("mutex with afterRestart: 'wait'", () => {
     },
   );
 
-  it('lets in who comes while the store waits when that is over, and no later', async () => {
+  it('lets in a caller that comes during that time when it is over, and no later', async () => {
     const { clock, state, process } = bench({ queues: true });
     state.beganMs = clock.now();
     await clock.advance(2_000);
@@ -715,14 +715,14 @@ describe("mutex with afterRestart: 'wait'", () => {
     expect(lease.held()).toBe(true);
   });
 
-  it('answers null, or refuses, at once meanwhile', async () => {
+  it('answers null, or refuses, at once during that time', async () => {
     const { process } = bench({ queues: true });
     const locks = process({ afterRestart: 'wait' });
     expect(await locks.tryAcquire('key')).toBe(null);
     await expect(locks.read('key', { wait: 0 })).rejects.toMatchObject({ reason: 'waited' });
   });
 
-  it('renews and gives back what is held meanwhile, and hands nothing over', async () => {
+  it('renews and releases leases that are held during that time, and hands nothing over', async () => {
     const { clock, state, process } = bench({ queues: true });
     const [one, other] = [1, 2].map(() => process({ afterRestart: 'wait', ttl: '3s' }));
     const pending = one!.acquire('key');
@@ -738,7 +738,7 @@ describe("mutex with afterRestart: 'wait'", () => {
     expect((await until(clock, waiting, 1_010)).held()).toBe(true);
   });
 
-  it('refuses an extension that the guard would not outwait', async () => {
+  it('refuses an extension beyond the time for which the guard waits', async () => {
     const { clock, process } = bench({ queues: true });
     const lease = await until(clock, process({ afterRestart: 'wait', ttl: '3s' }).acquire('key'));
     await expect(lease.extend(3_001)).rejects.toThrow('"extend" must be a duration');

@@ -80,7 +80,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
   };
   const newestFence = async () => Number((await server.ask('GET {resource}:fence')).split('\r\n')[1]);
 
-  it('lets nobody write who was frozen past the lease: not by held(), and not by the fence', async () => {
+  it('lets no owner write that was frozen past its lease: held() is false, and the fence is stale', async () => {
     const owner = start('hold', ttlMs);
     const { fence } = await owner.heard('held');
     await owner.heard('wrote');
@@ -100,7 +100,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
     await lease.release();
   });
 
-  it('lets the next in when the owner is killed, at the end of its lease', async () => {
+  it('lets the next in when the owner was killed, at the end of its lease', async () => {
     const owner = start('hold', ttlMs);
     const { fence } = await owner.heard('held');
     const killedMs = performance.now();
@@ -113,7 +113,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
     await lease.release();
   });
 
-  it('hands a lock to a waiter that is frozen for a second, and then to the next', async () => {
+  it('hands a lock to a frozen waiter for a second, and then to the next', async () => {
     const { locks } = locksAt(server.port, drivers[0], 120_000);
     const lease = await locks.acquire('key');
     const inLine = (count: number) => expect.poll(async () => (await locks.inspect('key')).queueLength).toBe(count);
@@ -136,7 +136,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
     expect((await frozen.heard('held')).fence).toBeGreaterThan(next.fence);
   });
 
-  it('finds a lease over in the turn in which a blocked event loop goes on', async () => {
+  it('finds a lease expired in the turn in which a blocked event loop goes on', async () => {
     const owner = start('block', ttlMs);
     const { fence } = await owner.heard('held');
     const lost = await owner.heard('lost');
@@ -147,7 +147,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
   });
 
   describe.each(drivers)('by $title', (driver) => {
-    it('tells an owner behind a network that swallows all, before the next gets in', async () => {
+    it('tells an owner behind a network that drops everything, before the next gets in', async () => {
       const owner = locksAt(proxy.port, driver).locks;
       const lease = await owner.acquire('key');
       let lostMs = 0;
@@ -166,7 +166,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
       await next.release();
     });
 
-    it('tells an owner at once that somebody took the lock away', async () => {
+    it('tells an owner at once that its lock was taken away', async () => {
       const lease = await locksAt(server.port, driver, 600_000).locks.acquire('key');
       await sleep(500);
       await locksAt(server.port, driver, 600_000).locks.forceRelease('key');
@@ -175,7 +175,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
       expect(await lease.release()).toBe('lost');
     });
 
-    it('keeps a lock through a connection that is reset', async () => {
+    it('keeps a lock when its connection is reset', async () => {
       const { locks } = locksAt(proxy.port, driver);
       const lease = await locks.acquire('key');
       for (let round = 0; round < 3; round++) {
@@ -188,7 +188,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
       expect(await lease.release()).toBe('released');
     });
 
-    it('hands a lock over through resets of the network to those who wait', async () => {
+    it('hands a lock over to waiters while the network resets connections', async () => {
       const direct = locksAt(server.port, driver).locks;
       const lease = await direct.acquire('key');
       const waiting = locksAt(proxy.port, driver).locks.acquire('key');
@@ -204,7 +204,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
       await next.release();
     });
 
-    it('tells the owner at its next renewal that the server has forgotten all, with growing fences', async () => {
+    it('tells the owner at its next renewal that the server has lost all data, with growing fences', async () => {
       const { locks } = locksAt(server.port, driver);
       const first = await locks.acquire('key');
       await server.ask('FLUSHALL');
@@ -223,7 +223,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
     });
   });
 
-  it('gives growing fences while the clock of the server jumps by an hour', async ({ skip }) => {
+  it("gives growing fences while the server's clock jumps by an hour", async ({ skip }) => {
     const shim = clockShim(program!);
     if (shim === undefined) return skip();
     const jumping = await startRedis(shim.program);

@@ -17,14 +17,14 @@ import { bench, engine, type Fate, unsteady, until } from './support.ts';
 const failed = { store: 'unsteady', operation: 'write', detail: 'no' } as const;
 
 describe('mutex with a store', () => {
-  it('takes and gives back by two verbs', async () => {
+  it('acquires and releases with one verb each', async () => {
     const { state, process } = bench();
     const lease = await process().acquire('key');
     expect(await lease.release()).toBe('released');
     expect(state.calls).toBe(2);
   });
 
-  it('keeps no process alive by a lock that is held, only by who waits for one', async () => {
+  it('keeps the process alive for a caller that waits, not for a lock that is held', async () => {
     const [foreground, background] = [virtualClock(), virtualClock()];
     const clock = {
       now: () => foreground.now(),
@@ -58,7 +58,7 @@ describe('mutex with a store', () => {
     expect(next.fence).toBeGreaterThan(lease.fence);
   });
 
-  it('is told of the release where the store tells of changes, and asks seldom meanwhile', async () => {
+  it("learns of the release from the store's notice, and polls rarely until then", async () => {
     const { clock, state, process } = bench({ watches: true });
     const lease = await process({ ttl: '30s' }).acquire('key');
     const waiting = process().acquire('key');
@@ -73,7 +73,7 @@ describe('mutex with a store', () => {
     expect([next.held(), state.watching]).toEqual([true, 0]);
   });
 
-  it('looks again when something has changed while it looked', async () => {
+  it('asks again when something has changed during its request', async () => {
     const { clock, state, process } = bench({ watches: true });
     const lease = await process({ ttl: '60s' }).acquire('key');
     const waiting = process().acquire('key');
@@ -94,7 +94,7 @@ describe('mutex with a store', () => {
     expect((await waiting).held()).toBe(true);
   });
 
-  it('looks when it begins to be told of changes, for what happened before', async () => {
+  it('asks when its watch becomes ready, because of earlier changes', async () => {
     const { clock, state, process } = bench({ watches: true });
     const lease = await process({ ttl: '60s' }).acquire('key');
     let begin = () => {};
@@ -109,7 +109,7 @@ describe('mutex with a store', () => {
     expect([(await waiting).held(), clock.now()]).toEqual([true, 1_000]);
   });
 
-  it('refuses who finds no place, and forgets the key', async () => {
+  it('refuses a caller when the queue is full, and forgets the key', async () => {
     const { store, clock, process } = bench();
     await process().acquire('key');
     const { locks, lines } = engine(store, clock, { queue: 0 });
@@ -127,7 +127,7 @@ describe('mutex with a store', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('tells the owner that is cut off before anybody else gets in', async () => {
+  it('tells an owner that is cut off before another gets in', async () => {
     const { clock, state, process } = bench();
     const lease = await process().acquire('key');
     const other = process();
@@ -150,7 +150,7 @@ describe('mutex with a store', () => {
     expect(next.held()).toBe(true);
   });
 
-  it('finds out in held() that the process was frozen past its lease', async () => {
+  it('notices in held() that the process was frozen past its lease', async () => {
     const { clock, process } = bench();
     const lease = await process().acquire('key');
     clock.jumpWallClock(3_600_000);
@@ -163,7 +163,7 @@ describe('mutex with a store', () => {
     expect(await process().tryAcquire('key')).not.toBe(null);
   });
 
-  it('does not mind a wall clock that is put back', async () => {
+  it('is not affected when the wall clock is put back', async () => {
     const { clock, process } = bench();
     const lease = await process().acquire('key');
     clock.jumpWallClock(-3_600_000);
@@ -171,7 +171,7 @@ describe('mutex with a store', () => {
     expect(lease.held()).toBe(true);
   });
 
-  it('fails with the error of the store, and takes back what it may have got', async () => {
+  it('fails with the error of the store, and takes back what it may have acquired', async () => {
     const { clock, state, process } = bench();
     const fates: Fate[] = ['lost'];
     state.fate = () => fates.shift() ?? 'ok';
@@ -180,7 +180,7 @@ describe('mutex with a store', () => {
     expect(next.held()).toBe(true);
   });
 
-  it('goes on looking for a grant whose reply was lost while the store is away', async () => {
+  it('goes on looking for a grant whose reply was lost while the store is unreachable', async () => {
     const { clock, state, process } = bench();
     const fates: Fate[] = ['lost', 'dropped', 'dropped'];
     state.fate = () => fates.shift() ?? 'ok';
@@ -190,7 +190,7 @@ describe('mutex with a store', () => {
     await clock.advance(10_000);
   });
 
-  it('forgets a key once nobody holds it or waits for it, and nothing is left to clean up there', async () => {
+  it('forgets a key once it has no holder and no waiter, and no clean-up is left', async () => {
     const { clock, state, store, process } = bench();
     const { locks, lines } = engine(store, clock);
     await locks.run('key', 'exclusive', () => expect(lines.size).toBe(1));
@@ -223,7 +223,7 @@ describe('mutex with a store', () => {
     expect([cutOff.held(), lines.size]).toEqual([false, 0]);
   });
 
-  it('does not forget a key that is in use because of who looked at it before', async () => {
+  it('does not forget a key in use because of an earlier inspection', async () => {
     const { clock, state, store } = bench();
     const { locks, lines } = engine(store, clock);
     let answer = () => {};
@@ -245,7 +245,7 @@ describe('mutex with a store', () => {
     expect(lease.held()).toBe(false);
   });
 
-  it('asks for nothing that its own process holds, or waits for already', async () => {
+  it('does not ask for a lock that its own process holds, or waits for already', async () => {
     const { clock, state, process } = bench();
     const [one, other] = [process(), process()];
     const lease = await one.acquire('key');
@@ -260,7 +260,7 @@ describe('mutex with a store', () => {
     await (await until(clock, waiting)).release();
   });
 
-  it('takes back what tryAcquire may have got, and looks for nothing where the store says that it did nothing', async () => {
+  it('takes back what tryAcquire may have acquired, and looks for nothing if the store says that it did nothing', async () => {
     const { clock, state, process } = bench();
     const fates: Fate[] = ['lost'];
     state.fate = () => fates.shift() ?? 'ok';
@@ -276,7 +276,7 @@ describe('mutex with a store', () => {
     expect(state.calls).toBe(calls + 2);
   });
 
-  it('looks for what may be left of it at once, and ever later, until it must have expired', async () => {
+  it('looks for remains of a grant at once, and ever less often, until they must have expired', async () => {
     for (const [drawn, ttl, times] of [
       [0, 3_000, [0, 0, 25, 75, 175, 375, 775, 1_575]],
       [0.5, 3_000, [0, 0, 50, 150, 350, 750, 1_550]],
@@ -303,7 +303,7 @@ describe('mutex with a store', () => {
     }
   });
 
-  it('looks no more for what may be left of a grant once its store is closed', async () => {
+  it('stops looking for remains of a grant once its store is closed', async () => {
     const { clock, state, process } = bench();
     const closed = new StoreError({ ...failed, reason: 'closed', applied: 'no' });
     const fates: Fate[] = ['lost', 'dropped'];
@@ -313,7 +313,7 @@ describe('mutex with a store', () => {
     expect(state.verbs).toEqual(['write', 'read', 'read']);
   });
 
-  it('looks again and again for a hundred at a time, and once for others', async () => {
+  it('repeats the clean-up for a hundred owners at a time, and looks once for others', async () => {
     const { clock, state, process } = bench();
     const locks = process();
     state.fate = () => 'dropped';
@@ -327,7 +327,7 @@ describe('mutex with a store', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('holds nothing for a call that may not wait and is aborted while the store answers', async () => {
+  it('holds nothing for a call that may not wait and is aborted during the request', async () => {
     for (const options of [{ queue: 0 }, { wait: 0 }]) {
       const { clock, state, process } = bench();
       let resolve = () => {};
@@ -344,7 +344,7 @@ describe('mutex with a store', () => {
     }
   });
 
-  it('tells its own leases at once that an operator of the same process took the key away', async () => {
+  it('tells its own leases at once that the same process took the key away', async () => {
     const { process } = bench();
     const locks = process();
     const lease = await locks.acquire('key');
@@ -353,7 +353,7 @@ describe('mutex with a store', () => {
     expect(await locks.forceRelease('key')).toBe(false);
   });
 
-  it('tells its own lease also when the grant was on its way as an operator of the same process took the key away', async () => {
+  it('tells its own lease even if the grant was in flight when the same process took the key away', async () => {
     const { clock, state, process } = bench();
     const locks = process();
     let resolve = () => {};
@@ -368,7 +368,7 @@ describe('mutex with a store', () => {
     expect([lease.held(), lease.signal.aborted]).toEqual([false, true]);
   });
 
-  it('takes nothing away from who came in after the key was taken away, when the word of that comes late', async () => {
+  it('takes nothing from an owner that came in after the key was taken away, when that reply is late', async () => {
     const { clock, state, process } = bench();
     const locks = process();
     const lease = await locks.acquire('key');
@@ -386,7 +386,7 @@ describe('mutex with a store', () => {
     expect([next.held(), next.fence > lease.fence, await next.release()]).toEqual([true, true, 'released']);
   });
 
-  it('tells its own lease of a key that was taken away by force, also when somebody looked at the key meanwhile', async () => {
+  it('tells its own lease of a key taken away by force, even if the key was inspected in between', async () => {
     const { clock, state, process } = bench();
     const locks = process();
     let resolve = () => {};
@@ -401,7 +401,7 @@ describe('mutex with a store', () => {
     expect([lease.held(), (await process().tryAcquire('key'))?.held()]).toEqual([false, true]);
   });
 
-  it('goes from hand to hand for 20 ms, and is then free for others for 1.5 to 3', async () => {
+  it('passes from caller to caller for 20 ms, and is then free for others for 1.5 to 3 ms', async () => {
     for (const [drawn, freeMs] of [
       [0, 1.5],
       [0.5, 2.25],
@@ -424,7 +424,7 @@ describe('mutex with a store', () => {
     }
   });
 
-  it('is not handed from a writer to a reader', async () => {
+  it('is not handed over from a writer to a reader', async () => {
     const { clock, state, process } = bench();
     const locks = process();
     const writer = await locks.write('key');
@@ -435,7 +435,7 @@ describe('mutex with a store', () => {
     expect((await until(clock, reading, 10)).held()).toBe(true);
   });
 
-  it('says that it was lost when it finds that nothing is there to hand over, and the next asks for it', async () => {
+  it('reports the loss when it finds nothing to hand over, and the next caller asks the store', async () => {
     const { clock, process } = bench();
     const locks = process();
     const lease = await locks.acquire('key');
@@ -445,7 +445,7 @@ describe('mutex with a store', () => {
     expect((await until(clock, waiting, 10)).held()).toBe(true);
   });
 
-  it('looks for both when the reply to a hand-over was lost', async () => {
+  it('looks for both owners when the reply to a hand-over was lost', async () => {
     for (const fate of ['lost', 'dropped'] as const) {
       const { clock, state, process } = bench();
       const locks = process();
@@ -459,7 +459,7 @@ describe('mutex with a store', () => {
     }
   });
 
-  it('takes no lease from a reply that comes as late as the lease would end here, by either clock', async () => {
+  it('takes no lease from a reply that comes after the lease would end here, by either clock', async () => {
     for (const [passMs, jumpMs, isGot] of [
       [2_667, 0, true],
       [2_668, 0, false],
@@ -484,7 +484,7 @@ describe('mutex with a store', () => {
     }
   });
 
-  it('asks again after 7.5 ms, and half as long again each time, up to a quarter of a second, give or take a quarter', async () => {
+  it('polls again after 7.5 ms, then half as long again each time, up to a quarter of a second, plus or minus a quarter', async () => {
     for (const [drawn, factor] of [
       [0, 0.75],
       [0.5, 1],
@@ -503,7 +503,7 @@ describe('mutex with a store', () => {
     }
   });
 
-  it('asks when the lease in its way has run out, not all at one instant', async () => {
+  it('polls at a random moment after the lease in its way has expired', async () => {
     for (const [drawn, atMs] of [
       [0, 101],
       [0.5, 103],
@@ -522,7 +522,7 @@ describe('mutex with a store', () => {
     }
   });
 
-  it('asks a store that has failed ever later while it waits, give or take a half', async () => {
+  it('polls a store that has failed ever less often while it waits, plus or minus a half', async () => {
     for (const [drawn, factor] of [
       [0, 0.5],
       [0.5, 1],
@@ -566,7 +566,7 @@ describe('mutex with a store', () => {
     if (!isFatal) expect((await until(clock, waiting)).held()).toBe(true);
   });
 
-  it('tells who has waited as long as he may how long the lease in his way had to go when it was last seen', async () => {
+  it("tells a caller that has waited in vain how much of the holder's lease was left when last seen", async () => {
     const { clock, process } = bench();
     await process({ ttl: '60s' }).acquire('key');
     const waiting = process().acquire('key', { wait: 20 });
@@ -575,7 +575,7 @@ describe('mutex with a store', () => {
     await ended;
   });
 
-  it('begins anew for those who come while the last of those before them is given up', async () => {
+  it('starts again for callers that come while the last of those before them is given up', async () => {
     const { clock, state, process } = bench();
     const lease = await process().acquire('key');
     const locks = process();
@@ -598,13 +598,13 @@ describe('mutex with a store', () => {
     expect((await until(clock, second, 300)).held()).toBe(true);
   });
 
-  it('has no timer for a watch where the store tells of nothing', async () => {
+  it('has no timer for a watch if the store reports no changes', async () => {
     const { clock, process } = bench();
     await process().acquire('key');
     expect(clock.pendingTimers).toBe(2);
   });
 
-  it('watches a lock that only one may hold, and only where it is held for a while', async () => {
+  it('watches an exclusive lock only, and only one that is held for a while', async () => {
     const { clock, state, process } = bench({ watches: true });
     const short = await process().acquire('short');
     await clock.advance(249);
@@ -621,7 +621,7 @@ describe('mutex with a store', () => {
     expect([state.watching, clock.pendingTimers]).toEqual([0, 0]);
   });
 
-  it('stays held when a look fails that it takes because something has changed', async () => {
+  it('stays held when a look caused by a change fails', async () => {
     const { clock, state, store, process } = bench({ watches: true });
     const lease = await process().acquire('key');
     await clock.advance(300);
@@ -635,7 +635,7 @@ describe('mutex with a store', () => {
     expect(lease.held()).toBe(false);
   });
 
-  it('knows its own grant when the reply was lost while it waited', async () => {
+  it('recognizes its own grant when the reply was lost while it waited', async () => {
     const { clock, state, process } = bench();
     const lease = await process().acquire('key');
     const waiting = process().acquire('key');
@@ -650,7 +650,7 @@ describe('mutex with a store', () => {
     expect([next.held(), next.fence > lease.fence]).toEqual([true, true]);
   });
 
-  it('says that it does not know, when the reply to the release was lost, and sees to it', async () => {
+  it('tells that the release is not known when its reply was lost, and cleans up', async () => {
     const { clock, state, process } = bench();
     const lease = await process().acquire('key');
     state.fate = (verb) => (verb === 'remove' ? 'dropped' : 'ok');
@@ -661,7 +661,7 @@ describe('mutex with a store', () => {
     expect(await process().tryAcquire('key')).not.toBe(null);
   });
 
-  it('gives no lease out that is over when the reply comes', async () => {
+  it('returns no lease that has expired when the reply comes', async () => {
     const { clock, state, process } = bench();
     let answer = () => {};
     const slow = new Promise<void>((resolve) => {
@@ -679,7 +679,7 @@ describe('mutex with a store', () => {
     expect(lease.remaining()).toBeGreaterThan(2_500);
   });
 
-  it('gives back a grant that comes when nobody waits any more, and no event tells that it was acquired or released', async () => {
+  it('gives back a grant that comes when nobody waits any more, and emits no event for it', async () => {
     const { clock, state, process } = bench();
     let answer = () => {};
     state.fate = () =>
@@ -700,7 +700,7 @@ describe('mutex with a store', () => {
     expect(events).toEqual(['lock-unavailable']);
   });
 
-  it('forgets who gives up waiting: no timer, no watch, no request', async () => {
+  it('leaves no timer, watch or request of a caller that gives up', async () => {
     const { clock, state, process } = bench({ watches: true });
     const lease = await process().acquire('key');
     const other = process();
@@ -723,7 +723,7 @@ describe('mutex with a store', () => {
     expect(state.calls).toBe(calls);
   });
 
-  it('asks for nothing because one of several waiters has gone', async () => {
+  it('sends nothing when one of several waiters has left', async () => {
     const { clock, state, process } = bench();
     await process({ ttl: '60s' }).acquire('key');
     const locks = process();
@@ -740,7 +740,7 @@ describe('mutex with a store', () => {
     await ended;
   });
 
-  it('lets 500 waiters of one process ask the store as one, and hands over from one to the next', async () => {
+  it('lets 500 waiters of one process ask the store as one, and passes the lock on among them', async () => {
     const { clock, state, process } = bench();
     const locks = process();
     const fences: number[] = [];
@@ -758,7 +758,7 @@ describe('mutex with a store', () => {
     expect(state.calls / 500).toBeLessThan(1.1);
   });
 
-  it('lets readers of a process in, and keeps them, by a verb each, and lets them out by a few for all', async () => {
+  it('lets readers of a process in and renews them with a verb each, and lets them out with a few for all', async () => {
     const { clock, state, process } = bench();
     const locks = process();
     const first = await locks.read('key');
@@ -777,7 +777,7 @@ describe('mutex with a store', () => {
     expect(await process().inspect('key')).toMatchObject({ owner: undefined });
   });
 
-  it('gives each who comes in at the same time as others of his process a fence of his own', async () => {
+  it('gives each reader that comes in at the same time in one process its own fence', async () => {
     const { store, clock } = bench();
     const permits = semaphore({ store, clock, permits: 50 });
     const leases = await Promise.all(Array.from({ length: 50 }, () => permits.tryAcquire('key')));
@@ -785,7 +785,7 @@ describe('mutex with a store', () => {
     expect(await permits.tryAcquire('key')).toBe(null);
   });
 
-  it('tells nobody that there is no room by what it wrote itself, when another process has made room', async () => {
+  it("does not refuse a caller because of its own process's last record when another process has made room", async () => {
     const { store, clock } = bench();
     const [one, other] = [1, 2].map(() => semaphore({ store, clock, permits: 2 }));
     const theirs = await other!.acquire('key');
@@ -795,7 +795,7 @@ describe('mutex with a store', () => {
     expect(await one!.tryAcquire('key')).toBe(null);
   });
 
-  it('lets a write that hangs hold up none of the others of its process', async () => {
+  it('does not let a write that hangs hold up the others of its process', async () => {
     const { store, clock, state } = bench();
     const permits = semaphore({ store, clock, permits: 3, ttl: '3s', random: () => 0.5 });
     const leases = await Promise.all([1, 2, 3].map(() => permits.acquire('key')));
@@ -808,7 +808,7 @@ describe('mutex with a store', () => {
     expect(leases[2]!.held()).toBe(true);
   });
 
-  it('shares a lock between processes while both have many who wait', async () => {
+  it('shares a lock between two processes that both have many waiters', async () => {
     const { clock, process } = bench({ watches: true });
     const sections = [0, 0];
     let inside = 0;
@@ -830,7 +830,7 @@ describe('mutex with a store', () => {
     expect(Math.min(...sections) / Math.max(...sections)).toBeGreaterThan(0.6);
   });
 
-  it('tells its owner at the next renewal that an operator took it away, and gives the next a greater fence', async () => {
+  it('tells its owner at the next renewal that it was taken away, and gives the next a greater fence', async () => {
     const { clock, process } = bench();
     const events: HoldfastEvent[] = [];
     const lease = await process({ on: (event) => events.push(event) }).acquire('key');
@@ -846,7 +846,7 @@ describe('mutex with a store', () => {
     expect(events.map(({ type }) => type)).toEqual(['lock-acquired', 'lock-lost']);
   });
 
-  it('tells the owner at once that the lock was taken away, where the store tells of changes', async () => {
+  it('tells the owner at once that the lock was taken away, if the store reports changes', async () => {
     const { clock, state, process } = bench({ watches: true });
     const lease = await process().acquire('key');
     await clock.advance(300);
@@ -857,7 +857,7 @@ describe('mutex with a store', () => {
     expect(await lease.release()).toBe('lost');
   });
 
-  it('tells the owner also where somebody else has it by the time it looks, or when it looks already', async () => {
+  it('tells the owner also if another has the lock by then, or if a look is already in progress', async () => {
     for (const when of ['before', 'while'] as const) {
       const { clock, state, process } = bench({ watches: true });
       const lease = await process().acquire('key');
@@ -884,7 +884,7 @@ describe('mutex with a store', () => {
     }
   });
 
-  it('finds out that it was taken away before it was told of changes', async () => {
+  it('notices that it was taken away before its watch was ready', async () => {
     const { clock, process } = bench({ watches: true });
     const lease = await process().acquire('key');
     await process().forceRelease('key');
@@ -892,7 +892,7 @@ describe('mutex with a store', () => {
     expect(lease.held()).toBe(false);
   });
 
-  it('looks once after each renewal of its own, and stays held', async () => {
+  it('looks once after each of its own renewals, and stays held', async () => {
     const { clock, state, process } = bench({ watches: true });
     const lease = await process().acquire('key');
     await clock.advance(500);
@@ -905,13 +905,13 @@ describe('mutex with a store', () => {
     expect([state.watching, clock.pendingTimers]).toEqual([0, 0]);
   });
 
-  it('refuses a line, or a guard, that the store does not have', () => {
+  it('refuses `fair`, and `afterRestart`, on a store that lacks the capability', () => {
     const { process } = bench();
     expect(() => process({ fair: true })).toThrow('option "fair" must be false for a store without "native.queue"');
     expect(() => process({ afterRestart: 'wait' })).toThrow('option "afterRestart" must be \'grant\' for a store');
   });
 
-  it('leaves the line of the store also when what it asks next fails', async () => {
+  it("leaves the store's queue even if its next request fails", async () => {
     const { clock, store, inner, state, process } = bench();
     const left: string[] = [];
     const entered: string[] = [];
@@ -938,7 +938,7 @@ describe('mutex with a store', () => {
     await reader.release();
   });
 
-  it('does not bring a lock back that was given up while a renewal was on its way', async () => {
+  it('does not bring back a lock that was released while a renewal was in flight', async () => {
     const { clock, state, inner, process } = bench();
     const lease = await process().acquire('key');
     let answer = () => {};
@@ -955,7 +955,7 @@ describe('mutex with a store', () => {
     expect(await inner.read('mutex:key')).toBe(undefined);
   });
 
-  it('knows its record again when the reply to a renewal was lost', async () => {
+  it('recognizes its record when the reply to a renewal was lost', async () => {
     const { clock, state, process } = bench();
     const lease = await process().acquire('key');
     const fates: Fate[] = ['lost'];
@@ -964,7 +964,7 @@ describe('mutex with a store', () => {
     expect([lease.held(), fates.length, await lease.release()]).toEqual([true, 0, 'released']);
   });
 
-  it('is held longer, or shorter, when it is extended', async () => {
+  it('is held longer or shorter when it is extended', async () => {
     const { clock, process } = bench();
     const lease = await process().acquire('key');
     expect(await lease.extend('30s')).toBeCloseTo(30_000 * 0.99 - 2 - 300);
@@ -977,7 +977,7 @@ describe('mutex with a store', () => {
     expect(lease.held()).toBe(true);
   });
 
-  it('cannot be extended by what its margin would eat up, nor once it is taken away', async () => {
+  it('cannot be extended by less than its margin, nor after it was taken away', async () => {
     const { process } = bench();
     const lease = await process().acquire('key');
     await expect(lease.extend(306)).rejects.toThrow('from 307 to');
@@ -994,7 +994,7 @@ describe('mutex with a store', () => {
     expect(lease.held()).toBe(true);
   });
 
-  it('fails to extend when the store does not answer, and says so also after another failure', async () => {
+  it('fails to extend when the store does not reply, and says so even after another failure', async () => {
     const { clock, state, process } = bench();
     const lease = await process().acquire('key');
     state.fate = () => 'dropped';
@@ -1008,7 +1008,7 @@ describe('mutex with a store', () => {
     await extended;
   });
 
-  it('tells all who wait of a store that is down, at once', async () => {
+  it('fails all waiters at once when the store is down', async () => {
     const { clock, state, process } = bench();
     state.fate = () => 'dropped';
     const locks = process();
@@ -1018,7 +1018,7 @@ describe('mutex with a store', () => {
     expect(new Set(reasons)).toEqual(new Set(['ERR_STORE']));
   });
 
-  it('tells all who wait, at once, that their store is closed', async () => {
+  it('fails all waiters at once when the store is closed', async () => {
     const clock = virtualClock();
     const store = memoryStore({ clock });
     await mutex({ store, clock, ttl: '60s' }).acquire('key');
@@ -1030,7 +1030,7 @@ describe('mutex with a store', () => {
     expect(await until(clock, waits, 10)).toMatchObject([refused, refused]);
   });
 
-  it('goes on waiting through a failure of the store, and says what it was when the wait ends', async () => {
+  it('goes on waiting when the store fails, and reports the failure when the wait ends', async () => {
     const { clock, state, process } = bench();
     const lease = await process().acquire('key');
     const waiting = process().acquire('key');
@@ -1048,7 +1048,7 @@ describe('mutex with a store', () => {
     expect((await until(clock, waiting)).held()).toBe(true);
   });
 
-  it('runs to its end what has lost its lock, and hands its result or error on', async () => {
+  it('lets a function that has lost its lock run to its end, and passes its result or error on', async () => {
     const { clock, state, process } = bench();
     const failure = new Error('of the body');
     const work = (body: () => unknown) =>
@@ -1083,7 +1083,7 @@ describe('mutex with a store', () => {
     await expect(work).rejects.toBe('enough');
   });
 
-  it('takes keys that are too long for a store, and refuses records that are none of a lock', async () => {
+  it('accepts keys that are too long for a store, and refuses records of another kind', async () => {
     const { inner, process } = bench();
     const long = [
       'x'.repeat(1024),
@@ -1098,7 +1098,7 @@ describe('mutex with a store', () => {
     await expect(process().acquire('foreign')).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'schema' });
   });
 
-  it('gives up all keys when one is not to be had', async () => {
+  it('gives up all keys when one cannot be acquired', async () => {
     const { clock, process } = bench();
     const lease = await process().acquire('b');
     const several = process().acquire(['c', 'b', 'a'], { wait: 500 });
@@ -1141,7 +1141,7 @@ describe('mutex with a store', () => {
     await until(clock, Promise.all(reading));
   });
 
-  it('does not let a writer that gave up hold readers off', async () => {
+  it('does not let a writer that gave up keep readers out', async () => {
     const { clock, process } = bench();
     const reader = await process().read('key');
     const writer = process().write('key', { wait: 100 });
@@ -1159,7 +1159,7 @@ describe('semaphore with a store', () => {
   const permitsOf = (clock: VirtualClock, store: Store, permits: number) =>
     semaphore({ store, clock, permits, ttl: '3s', random: Math.random });
 
-  it('holds its bound for all processes together', async () => {
+  it('keeps its limit for all processes together', async () => {
     const clock = virtualClock();
     const { store } = unsteady(clock, { watches: true });
     let inside = 0;
@@ -1178,7 +1178,7 @@ describe('semaphore with a store', () => {
     expect([inside, most]).toEqual([0, 3]);
   });
 
-  it('frees it also where only one of the others comes and goes, who never has to look', async () => {
+  it('frees a permit even if only one other process comes and goes, which never has to look', async () => {
     const clock = virtualClock();
     const { store, inner } = unsteady(clock);
     const dead = unsteady(clock, { inner });
@@ -1194,7 +1194,7 @@ describe('semaphore with a store', () => {
     expect([lasting.held(), second?.held(), third?.held()]).toEqual([true, true, true]);
   });
 
-  it('frees the permit of an owner that is heard of no more, however often others come and go', async () => {
+  it('frees the permit of an owner that has disappeared, however often others come and go', async () => {
     const clock = virtualClock();
     const { store, inner } = unsteady(clock);
     const dead = unsteady(clock, { inner });

@@ -172,7 +172,7 @@ describe.each([
 ] as const)(
   '$kind of a store (line: $queues, watch: $watches, fair: $fair, away: $tripMs), whatever happens',
   (shop) => {
-    it(`lets in no more than may be, with growing fences, and leaves nothing, over ${seeds} seeds`, {
+    it(`lets in no more than allowed, with growing fences, and leaves nothing behind, over ${seeds} seeds`, {
       timeout: 240_000,
     }, async () => {
       const counts = { sections: 0, lost: 0 };

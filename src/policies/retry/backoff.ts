@@ -147,7 +147,7 @@ export function constant(...[delay, second]: readonly unknown[]): Backoff {
 
 const factories: readonly unknown[] = [exponential, decorrelated, constant];
 
-/** The backoff of a retry. A factory is a function as well, and would fail only when the first delay is asked for. */
+/** The backoff of a retry. A factory passed by mistake is a function too, and would fail only when the first delay is needed. */
 export const backoffField: Field<Backoff> = {
   allowed: "exponential(), constant('1s') or another function",
   parse: (value) => (factories.includes(value) ? undefined : func<Backoff>().parse(value)),
@@ -155,7 +155,7 @@ export const backoffField: Field<Backoff> = {
 };
 
 function grown(initialMs: number, factor: number, times: number, maxMs: number): number {
-  // Not infinite, because 0 times that is no number.
+  // Not infinite, because 0 times infinity is NaN.
   return Math.min(maxMs, initialMs * Math.min(factor ** times, Number.MAX_VALUE));
 }
 

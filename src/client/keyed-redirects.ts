@@ -1,8 +1,8 @@
 /**
  * Keyed redirects: follows the redirects of a request with an idempotency key.
  *
- * Promise: the key is sent along for 307 and 308 within its origin, and never to another origin. Plain `fetch` would send it there. After: WHATWG
- * Fetch, 4.4, HTTP-redirect fetch.
+ * Promise: the key is sent along for 307 and 308 within its origin, and never to another origin. Plain `fetch` would send it there.
+ * After: WHATWG Fetch, 4.4, HTTP-redirect fetch.
  */
 import { noteMistake } from './handles.js';
 

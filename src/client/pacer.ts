@@ -4,7 +4,8 @@
  *
  * Promise: nothing is delayed until a response asks for it. A pause never lasts longer than `maxPause`, whatever a header says. The latest statement
  * about the quota counts, so one wrong response cannot block for ever. Waiters are served in order and never wait past the deadline of their call.
- * There is no timer without a waiter. After: RFC 9110, 10.2.3 (Retry-After); draft-ietf-httpapi-ratelimit-headers.
+ * There is no timer without a waiter.
+ * After: RFC 9110, 10.2.3 (Retry-After); draft-ietf-httpapi-ratelimit-headers.
  */
 import type { Call } from '../core/call.js';
 import type { Clock } from '../core/clock.js';

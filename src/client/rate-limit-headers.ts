@@ -27,8 +27,9 @@
  * Rate limit headers: how much of its quota the service says is left, and for how long.
  *
  * Promise: parsing never throws, whatever a header holds. At most the first 1,000 characters of a header are read. A value that makes no sense is
- * ignored. After: draft-ietf-httpapi-ratelimit-headers (`RateLimit: "default";r=50;t=30`, and the dictionary and single headers of its earlier
- * versions), RFC 9651, and the `X-RateLimit-` headers in common use.
+ * ignored.
+ * After: draft-ietf-httpapi-ratelimit-headers (`RateLimit: "default";r=50;t=30`, and the dictionary and single headers of its earlier versions), RFC
+ * 9651, and the `X-RateLimit-` headers in common use.
  */
 import { parseDictionary, parseList } from 'structured-headers';
 import { headerOf } from '../policies/retry/retry-after.js';

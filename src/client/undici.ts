@@ -2,8 +2,8 @@
  * Undici: runs the requests of a dispatcher through policies kept per origin, as an interceptor.
  *
  * Promise: the handler sees one response, that of the last attempt, byte for byte and with its own back-pressure. An abort reaches the attempt, a
- * wait between attempts, and the body. Nothing is resent once the response has been passed on. Upgrades and CONNECT pass through unchanged. After:
- * the handlers of undici 7 and 8.
+ * wait between attempts, and the body. Nothing is resent once the response has been passed on. Upgrades and CONNECT pass through unchanged.
+ * After: the handlers of undici 7 and 8.
  */
 import type { Call } from '../core/call.js';
 import { callbackTimer, systemClock } from '../core/clock.js';

@@ -2,7 +2,8 @@
  * opossum: uses an existing `CircuitBreaker` of that package as a policy, and converts its options to ours.
  *
  * Promise: opossum itself decides, counts and reports; its state is shared with everything else that fires it. Refusals of policies inside, and an
- * abort by the caller, do not count as failures. When opossum refuses a call or times it out, the caller gets our error. Written against opossum 10.
+ * abort by the caller, do not count as failures. When opossum refuses a call or times it out, the caller gets our error.
+ * Written against opossum 10.
  */
 import type { Call, Dependent } from '../core/call.js';
 import {

@@ -2,7 +2,8 @@
  * p-retry: converts options of that package to options of our `retry`, and honours its `AbortError`.
  *
  * Promise: the attempts are the same and, without `randomize`, so are the waits, to the millisecond. An option without a counterpart is refused with
- * a hint at what replaces it. Written against p-retry 9.
+ * a hint at what replaces it.
+ * Written against p-retry 9.
  */
 import { longestWaitMs } from '../core/clock.js';
 import type { HoldfastEvent } from '../core/events.js';

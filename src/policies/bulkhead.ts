@@ -3,8 +3,8 @@
  *
  * Promise: a free slot passes to a waiting call synchronously, so no newcomer takes it first and no queued call is turned away for lack of space.
  * Each permit frees its slot exactly once. A call that is aborted or has waited too long leaves the queue at once. An operation that runs on after
- * its timeout keeps its slot until it ends. After: golang.org/x/sync/semaphore (cancellation), Nygard, "Release It!", 2nd ed., ch. 5; for the orders
- * Maurer, "Fail at scale" (ACM Queue, 2015).
+ * its timeout keeps its slot until it ends.
+ * After: golang.org/x/sync/semaphore (cancellation), Nygard, "Release It!", 2nd ed., ch. 5; for the orders Maurer, "Fail at scale" (ACM Queue, 2015).
  */
 import { showBriefly } from '../core/brief.js';
 import { type Call, outermostOf, roomForCopies } from '../core/call.js';

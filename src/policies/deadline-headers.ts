@@ -2,8 +2,8 @@
  * Deadline headers: carry the remaining time with a request, as a duration, because clocks differ.
  *
  * Promise: reading never throws, whatever a header holds, and reads no more than 16 characters of it. A value that makes no sense is ignored. The
- * time sent on is always less than the time left. After: gRPC over HTTP/2 (`grpc-timeout`) and the rounding of grpc-js; Envoy
- * (`x-envoy-expected-rq-timeout-ms`).
+ * time sent on is always less than the time left.
+ * After: gRPC over HTTP/2 (`grpc-timeout`) and the rounding of grpc-js; Envoy (`x-envoy-expected-rq-timeout-ms`).
  */
 import { longestWaitMs } from '../core/clock.js';
 

@@ -3,8 +3,8 @@
  *
  * Promise: there are never more copies than allowed, than the budget grants, or than there is time for. A copy that is not granted, or that a policy
  * inside refuses, never fails the call. When one copy has won, the others are aborted with a reason that guards inside do not count as a failure, and
- * what they still return goes to `onDiscard`. An abort reaches all copies at once. At most one timer is pending, and none after the call. After: Dean
- * and Barroso, "The tail at scale" (CACM, 2013); gRPC proposal A6, for what failures do; Finagle's backup requests.
+ * what they still return goes to `onDiscard`. An abort reaches all copies at once. At most one timer is pending, and none after the call.
+ * After: Dean and Barroso, "The tail at scale" (CACM, 2013); gRPC proposal A6, for what failures do; Finagle's backup requests.
  */
 import { type AsyncContext, keepAsyncContext } from '../core/async-context.js';
 import type { Call, Dependent } from '../core/call.js';

@@ -2,8 +2,8 @@
  * Keyed: a policy per key, such as a circuit breaker per host or tenant, in a bounded registry.
  *
  * Promise: there are never more than `maxKeys` policies. Policies with nothing to lose are evicted first, and open circuits last. There are no
- * timers. The calls of a key use its own policy and leave the policies of other keys alone. After: Envoy, outlier detection (`max_ejection_percent`),
- * for the share of a group that may be open at once.
+ * timers. The calls of a key use its own policy and leave the policies of other keys alone.
+ * After: Envoy, outlier detection (`max_ejection_percent`), for the share of a group that may be open at once.
  */
 import { showBriefly } from '../core/brief.js';
 import type { Call } from '../core/call.js';

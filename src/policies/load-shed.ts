@@ -3,7 +3,8 @@
  *
  * Promise: it refuses as soon as the event loop is late, even within the very turn that blocks it. It never refuses a critical call. It measures only
  * while calls arrive, so an idle process owns no timer. With a clock other than `systemClock` nothing is measured, because the event loop runs in
- * real time. After: Netflix, "Keeping Netflix reliable using prioritized load shedding" (2020).
+ * real time.
+ * After: Netflix, "Keeping Netflix reliable using prioritized load shedding" (2020).
  */
 import type { Call } from '../core/call.js';
 import { systemClock } from '../core/clock.js';

@@ -2,8 +2,8 @@
  * Rate limit: at most `limit` calls start per `period`, with bursts of at most `burst`.
  *
  * Promise: in any span of time no more calls start than `burst` plus what the rate allows for that span. A refusal says when there will be room.
- * Waiting calls start in order of arrival. A call that would wait too long is refused at once instead of after the wait. After: the generic cell rate
- * algorithm, ITU-T I.371.
+ * Waiting calls start in order of arrival. A call that would wait too long is refused at once instead of after the wait.
+ * After: the generic cell rate algorithm, ITU-T I.371.
  */
 import { showBriefly } from '../core/brief.js';
 import type { Call } from '../core/call.js';

@@ -2,8 +2,8 @@
  * Standard: a one-line preset of the policies that every call to another service should have, in an order that holds up.
  *
  * Promise: the load sent to a failing service stays near what its callers ask for, and calls succeed again within seconds of the service's recovery
- * (test/simulation). A key per host or tenant keeps each from harming the others. After: the order of Microsoft.Extensions.Http.Resilience and
- * Finagle, with a success-fed budget (Brooker, 2022).
+ * (test/simulation). A key per host or tenant keeps each from harming the others.
+ * After: the order of Microsoft.Extensions.Http.Resilience and Finagle, with a success-fed budget (Brooker, 2022).
  */
 import type { Call } from '../core/call.js';
 import type { Duration } from '../core/duration.js';

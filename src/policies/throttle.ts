@@ -2,9 +2,9 @@
  * Throttle: turns calls away at random, about as many as an overloaded service would refuse anyway.
  *
  * Promise: while the service accepts at least one of `factor` calls nothing is turned away. When it accepts none, a tenth is still sent, so that its
- * recovery is noticed. Running calls, and calls that teach nothing, are not counted. After: Beyer et al., "Site Reliability Engineering" (2016), ch.
- * 21, adaptive throttling. There a request counts when it begins. Here it counts when it has ended; otherwise the first calls of a new process would
- * look refused.
+ * recovery is noticed. Running calls, and calls that teach nothing, are not counted.
+ * After: Beyer et al., "Site Reliability Engineering" (2016), ch. 21, adaptive throttling. There a request counts when it begins. Here it counts when
+ * it has ended; otherwise the first calls of a new process would look refused.
  */
 import { showBriefly } from '../core/brief.js';
 import type { Call } from '../core/call.js';

@@ -3,8 +3,8 @@
  * framework.
  *
  * Promise: a probe is answered within the time of its checks. However many probes arrive, each check runs at most once at a time, and its result is
- * reused for `maxAge`. The answer holds names, states and codes, never the text of an error or a key. After: draft-inadarei-api-health-check-06
- * (`application/health+json`).
+ * reused for `maxAge`. The answer holds names, states and codes, never the text of an error or a key.
+ * After: draft-inadarei-api-health-check-06 (`application/health+json`).
  */
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';

@@ -3,8 +3,8 @@
  *
  * Promise: only a success, or an operation given up by a timeout, teaches the limit anything, so an outage in which everything fails at once teaches
  * nothing. Nor does an operation that ended while this process itself was blocked. An operation that runs on after its timeout keeps its slot until
- * it ends. Each permit frees its slot once. No timer is left when nothing runs. After: Netflix concurrency-limits for the form; the queue serves the
- * newest first, as in Maurer, "Fail at scale" (2015).
+ * it ends. Each permit frees its slot once. No timer is left when nothing runs.
+ * After: Netflix concurrency-limits for the form; the queue serves the newest first, as in Maurer, "Fail at scale" (2015).
  */
 import { showBriefly } from '../../core/brief.js';
 import { type Call, outermostOf, roomForCopies } from '../../core/call.js';

@@ -1,7 +1,8 @@
 /**
  * AIMD: raises the limit by one while all goes well, and lowers it by a tenth for each lost call.
  *
- * It learns only from timeouts, so it fills the service's queue until calls are lost. After: Netflix concurrency-limits (78a74b9), `AIMDLimit`.
+ * It learns only from timeouts, so it fills the service's queue until calls are lost.
+ * After: Netflix concurrency-limits (78a74b9), `AIMDLimit`.
  */
 import { PublishedRule, type RoundTrip } from './algorithm.js';
 

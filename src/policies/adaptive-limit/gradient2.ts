@@ -1,8 +1,8 @@
 /**
  * Gradient2: compares recent round trips with a long-term average, and shrinks the limit by their ratio.
  *
- * A lasting overload distorts the long-term average, and windows of fixed length hold few round trips of slow services. After: Netflix
- * concurrency-limits (78a74b9), `Gradient2Limit` and `WindowedLimit`; windows of 250 ms.
+ * A lasting overload distorts the long-term average, and windows of fixed length hold few round trips of slow services.
+ * After: Netflix concurrency-limits (78a74b9), `Gradient2Limit` and `WindowedLimit`; windows of 250 ms.
  */
 import { PublishedRule, type RoundTrip } from './algorithm.js';
 

@@ -6,9 +6,9 @@
  * treated alike. They are means because the shortest round trip depends more on luck than on load.
  *
  * Promise: while fewer than `initial` operations run, nothing is refused for lack of a plain round trip. Calls that the limit does not hold back
- * never lower it. The plain round trip is learnt only while few operations run, so an overload does not distort it. After: Little (1961) for the
- * scaling of late samples; Jacobson (1988) for slow start; Cardwell et al., "BBR" (2016) for the deliberate dip; the rest by measurement, see
- * `docs/adaptive-limit.md`.
+ * never lower it. The plain round trip is learnt only while few operations run, so an overload does not distort it.
+ * After: Little (1961) for the scaling of late samples; Jacobson (1988) for slow start; Cardwell et al., "BBR" (2016) for the deliberate dip; the
+ * rest by measurement, see `docs/adaptive-limit.md`.
  */
 import type { LimitAlgorithm, LimitRange, RoundTrip } from './algorithm.js';
 

@@ -1,8 +1,8 @@
 /**
  * Vegas: attributes whatever a round trip takes beyond the shortest one to a queue, and keeps that queue short.
  *
- * If round trips vary by themselves, the shortest one is misleading, and the limit stays too low. After: Brakmo and Peterson, "TCP Vegas" (1995);
- * Netflix concurrency-limits (78a74b9), `VegasLimit`.
+ * If round trips vary by themselves, the shortest one is misleading, and the limit stays too low.
+ * After: Brakmo and Peterson, "TCP Vegas" (1995); Netflix concurrency-limits (78a74b9), `VegasLimit`.
  */
 import { type LimitRange, PublishedRule, type RoundTrip } from './algorithm.js';
 

@@ -2,8 +2,8 @@
  * Breaker: the state machine behind `circuitBreaker`.
  *
  * Promise: each change of state begins a new generation, and a result from an older generation changes nothing. A permit counts once. There are no
- * timers: an expired state ends when the next call arrives. While the circuit is closed, a call costs at most one object. After: Nygard, "Release
- * It!" 2nd ed., ch. 5 (the states); sony/gobreaker (generations); resilience4j (windows).
+ * timers: an expired state ends when the next call arrives. While the circuit is closed, a call costs at most one object.
+ * After: Nygard, "Release It!" 2nd ed., ch. 5 (the states); sony/gobreaker (generations); resilience4j (windows).
  */
 import type { Call } from '../../core/call.js';
 import { type Clock, systemClock } from '../../core/clock.js';

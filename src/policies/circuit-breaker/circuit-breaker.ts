@@ -3,7 +3,8 @@
  *
  * Promise: the result of a call that began before the circuit changed its state says nothing about the current state and changes nothing. A caller's
  * abort and our own refusals never count. A probe that hangs cannot keep the circuit half-open for ever. Recording a result costs the same whatever
- * the window holds. There are no timers. After: Nygard, "Release It!" 2nd ed., ch. 5; sony/gobreaker; resilience4j; Finagle (growing openings).
+ * the window holds. There are no timers.
+ * After: Nygard, "Release It!" 2nd ed., ch. 5; sony/gobreaker; resilience4j; Finagle (growing openings).
  */
 import { showBriefly } from '../../core/brief.js';
 import type { Call } from '../../core/call.js';

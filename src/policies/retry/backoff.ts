@@ -1,10 +1,10 @@
 /**
  * Backoff: how long to wait before the next attempt.
  *
- * Promise: jitter is drawn inside the cap, so clients that have reached it still spread; a backoff holds no state, so
- * one object serves any number of concurrent calls.
- * After: Brooker, "Exponential backoff and jitter" (AWS, 2015), for full, equal and decorrelated jitter. Decorrelated is
- * drawn after capping here: drawn before, every delay at the cap is the same.
+ * Promise: jitter is drawn inside the cap, so clients that have reached it still spread; a backoff holds no state, so one object serves any number of
+ * concurrent calls.
+ * After: Brooker, "Exponential backoff and jitter" (AWS, 2015), for full, equal and decorrelated jitter. Decorrelated is drawn after capping here:
+ * drawn before, every delay at the cap is the same.
  */
 import type { Duration } from '../../core/duration.js';
 import {

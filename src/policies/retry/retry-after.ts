@@ -2,7 +2,8 @@
  * Retry-After: how long the service asks its callers to wait, in all forms in which that is expressed.
  *
  * Promise: parsing never throws, whatever a header holds. At most the first 100 characters of a header are read. A value that makes no sense is
- * ignored. After: RFC 9110, 10.2.3 and 5.6.7 (three date forms); draft-ietf-httpapi-ratelimit-headers; gRPC A6 (pushback).
+ * ignored.
+ * After: RFC 9110, 10.2.3 and 5.6.7 (three date forms); draft-ietf-httpapi-ratelimit-headers; gRPC A6 (pushback).
  */
 import type { Outcome } from '../../core/outcome.js';
 

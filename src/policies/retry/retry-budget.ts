@@ -2,8 +2,9 @@
  * Retry budget: successes pay for retries, so that a failing dependency does not receive a multiple of its load.
  *
  * Promise: over any time span, retries are at most `initial + ratio * successes + minPerSecond * seconds`. In an outage they end once the balance is
- * spent, whatever the number of calls. After: Brooker, "Fixing retries with token buckets and circuit breakers" (2022): fed by successes, not by
- * requests, because requests continue in an outage. The floor is Finagle's `minRetriesPerSec`.
+ * spent, whatever the number of calls.
+ * After: Brooker, "Fixing retries with token buckets and circuit breakers" (2022): fed by successes, not by requests, because requests continue in an
+ * outage. The floor is Finagle's `minRetriesPerSec`.
  */
 import { type Clock, systemClock } from '../../core/clock.js';
 import { checkOptions, having, impossibleOption, number, withDefault } from '../../core/options.js';

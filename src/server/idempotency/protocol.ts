@@ -26,9 +26,9 @@
 /**
  * Protocol: what the `Idempotency-Key` header means, which answers are stored, and what a replay looks like.
  *
- * Everything that a new version of the draft may change is in this file, and nothing else. After: draft-ietf-httpapi-idempotency-key-header-07
- * (2025-10-15); RFC 9651 (structured fields), RFC 9457 (problem details). Where the draft is silent, common practice of payment APIs: bare keys,
- * `Idempotent-Replayed`.
+ * Everything that a new version of the draft may change is in this file, and nothing else.
+ * After: draft-ietf-httpapi-idempotency-key-header-07 (2025-10-15); RFC 9651 (structured fields), RFC 9457 (problem details). Where the draft is
+ * silent, common practice of payment APIs: bare keys, `Idempotent-Replayed`.
  */
 import { parseItem } from 'structured-headers';
 import type { Problem } from '../problem.js';

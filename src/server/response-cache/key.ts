@@ -2,8 +2,8 @@
  * Key: identifies the requests that may share a response.
  *
  * Promise: nothing that commonly affects an answer is left out: protocol and host as the framework sees them, path and query as they were sent, the
- * headers in which proxies pass another address, credentials, and everything that `Vary` lists. After: RFC 9111 sections 4 and 4.1; Kettle,
- * "Practical Web Cache Poisoning" (2018), for what caches forgot.
+ * headers in which proxies pass another address, credentials, and everything that `Vary` lists.
+ * After: RFC 9111 sections 4 and 4.1; Kettle, "Practical Web Cache Poisoning" (2018), for what caches forgot.
  */
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { announcesBody } from '../idempotency/body.js';

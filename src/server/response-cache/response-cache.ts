@@ -3,8 +3,8 @@
  *
  * Promise: a response is given only to requests that it is valid for. Of all concurrent requests for the same response, in all processes, one runs
  * its handler. That handler answers its own client as it writes, and if the client disconnects, the handler continues. If a response may not be
- * stored, or the cache itself fails, each request goes to its handler. After: RFC 9111 (HTTP caching), RFC 5861 (stale responses), RFC 9211
- * (`Cache-Status`).
+ * stored, or the cache itself fails, each request goes to its handler.
+ * After: RFC 9111 (HTTP caching), RFC 5861 (stale responses), RFC 9211 (`Cache-Status`).
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { type CacheLifetime, type CacheOptions, StoredCache } from '../../coordination/cache/cache.js';

@@ -2,7 +2,8 @@
  * Storability: what a shared cache may store of a response, and for how long.
  *
  * Promise: a response that forbids storing is not stored. A response that says nothing about it is stored only for as long as the options say, and
- * never for a request with credentials. After: RFC 9111 (HTTP caching) sections 3, 3.5, 4.2; RFC 5861 (stale-while-revalidate, stale-if-error).
+ * never for a request with credentials.
+ * After: RFC 9111 (HTTP caching) sections 3, 3.5, 4.2; RFC 5861 (stale-while-revalidate, stale-if-error).
  */
 import type { AnswerHead } from '../capture.js';
 

@@ -28,7 +28,7 @@ export interface Table {
   readonly once?: readonly OnceMeasure[];
   /** The contender that ratios refer to. */
   readonly baseline: string;
-  /** What added time refers to. */
+  /** The contender that added time refers to. */
   readonly floor?: string;
   readonly contenders: readonly Contender[];
   readonly targets: readonly Target[];

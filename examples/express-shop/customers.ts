@@ -7,7 +7,7 @@ interface Order {
   readonly customer: string;
   readonly key?: string;
   readonly cents?: number;
-  /** To reserve, where nothing is paid. */
+  /** Only for reservations, which are not paid. */
   readonly seat?: string;
 }
 

@@ -33,7 +33,7 @@ export interface Clock {
   schedule(timer: Timer, atMs: number): void;
   /** Takes the timer back; one that is not scheduled is left as it is. */
   cancel(timer: Timer): void;
-  /** The same time, for housekeeping: its timers do not keep the process alive. Where it is missing, the clock itself serves. */
+  /** The same time for housekeeping: its timers do not keep the process alive. Without it, the clock itself is used. */
   readonly background?: Clock | undefined;
 }
 

@@ -20,7 +20,7 @@ export function parseDuration(value: unknown): number | undefined {
 /**
  * The milliseconds of a duration.
  *
- * @throws RangeError when the value is no duration.
+ * @throws RangeError when the value is not a duration.
  */
 export function toMs(value: Duration): number {
   const ms = parseDuration(value);

@@ -325,10 +325,10 @@ export interface CacheLoadEvent {
 }
 
 /**
- * `'slow-load'`: it took more than 0.3 of the time to live. `'fill-refused'`: the key was changed or loaded by somebody while it was
- * being loaded. `'not-stored'`: the store did not take it. `'undecodable'`: what is stored is not of this serializer. `'gap'`: words of
- * changes may have been lost. `'owed'`: an invalidation
- * that the store did not take is kept, to be written later. `'not-invalidated'`: the store did not take that a response is void.
+ * `'slow-load'`: the load took more than 0.3 of the time to live. `'fill-refused'`: the key was changed or loaded by another caller during the load.
+ * `'not-stored'`: the store did not accept the value. `'undecodable'`: the stored bytes were not written by this serializer. `'gap'`: notices of
+ * changes may have been lost. `'owed'`: an invalidation that the store did not accept is kept, to be written later. `'not-invalidated'`: the store
+ * did not accept the invalidation of a response.
  */
 export type CacheWarning =
   | 'slow-load'

@@ -27,15 +27,15 @@ export interface PolicyTraits {
   readonly clock?: Clock | undefined;
   /** When it gives a call up, in milliseconds. */
   readonly afterMs?: number;
-  /** How many attempts it makes at most. */
+  /** The most attempts that it makes. */
   readonly attempts?: number;
-  /** What the waits between its attempts, as it chooses them itself, take together at most, in milliseconds; absent when it cannot be told. */
+  /** The longest total wait between its attempts, in milliseconds, as far as it chooses the waits itself; undefined if that is not known. */
   readonly totalDelayMs?: number | undefined;
   /** The time that its window spans, in milliseconds. */
   readonly windowMs?: number | undefined;
-  /** How long it waits before it sends a copy of the call, in milliseconds, where that is fixed. */
+  /** How long it waits before it sends a copy of the call, in milliseconds, if that is fixed. */
   readonly delayMs?: number | undefined;
-  /** Copies of the call that it sends at most, besides the first. */
+  /** The most copies of the call that it sends, in addition to the first attempt. */
   readonly copies?: number;
   /** Whether its attempts are drawn from a budget. */
   readonly hasBudget?: boolean;
@@ -59,7 +59,7 @@ export interface FusedAdmission {
   /**
    * Whether the last call failed. Present only if the guard's permits never want `ended`, and set no end while all is well, and otherwise only by
    * `endsAt`. After a success the layer uses the operation's own promise (see `loneGuard` of the layer), which makes a success cheaper and a failure
-   * dearer.
+   * more expensive.
    */
   readonly lastFailed?: () => boolean;
 }

@@ -27,7 +27,7 @@ export interface Metric {
   readonly unit: string;
   readonly help: string;
   readonly labels: readonly Label[];
-  /** Upper bounds of a histogram's buckets in seconds, where those for calls would tell nothing. */
+  /** Upper bounds of a histogram's buckets in seconds, if those for calls would not fit. */
   readonly buckets?: readonly number[];
 }
 
@@ -192,7 +192,7 @@ export interface Sink {
 /** What `watch` accepts: a policy, all policies of a pipeline, or a retry budget. */
 export interface Watchable {
   readonly name?: string;
-  /** Of a retry budget. */
+  /** The balance of a retry budget. */
   readonly balance?: number;
 }
 

@@ -134,9 +134,9 @@ export class DeadlineEngine {
   }
 
   /**
-   * Lets a request begin: `goOn` runs under its call, or the request is answered because its time is over.
+   * Starts a request: runs `goOn` under its call, or answers the request because its time is over.
    *
-   * @param routeMs - What the route allows, see {@link routeLimitMs}.
+   * @param routeMs - The time that the route allows, see {@link routeLimitMs}.
    */
   begin(exchange: Exchange, goOn: () => void, routeMs?: number): void {
     const { header, request } = exchange;

@@ -6,7 +6,7 @@
 
 /** The contents of a problem. */
 export interface Problem {
-  /** A URI that names the kind of problem. Default `about:blank`: the status says what kind it is, `code` which one. */
+  /** A URI that identifies the kind of problem. Default `about:blank`: the status is the kind, `code` the details. */
   readonly type?: string;
   readonly status: number;
   /** The reason phrase of the status, such as `Gateway Timeout`. */
@@ -14,9 +14,9 @@ export interface Problem {
   readonly detail: string;
   /** The code of the holdfast error, such as `ERR_DEADLINE_EXCEEDED`. */
   readonly code: string;
-  /** Whether the same request may succeed later, where that is known. */
+  /** Whether the same request may succeed later, if known. */
   readonly retryable?: boolean;
-  /** What else is sent along. */
+  /** Further headers of the answer. */
   readonly headers?: Readonly<Record<string, string>>;
 }
 

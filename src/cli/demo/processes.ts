@@ -9,12 +9,12 @@ import { once } from 'node:events';
 
 export interface ChildOptions {
   readonly name: string;
-  /** The script; its own program when it is left out, which then plays this part. */
+  /** The script. Default: the demo's own program, which then plays this role. */
   readonly file?: string | undefined;
   readonly settings: object;
   readonly signal: AbortSignal;
   readonly onLost: (error: Error) => void;
-  /** What it says without having been asked. */
+  /** Receives messages that the child sends unasked. */
   readonly onNews?: (news: never) => void;
 }
 

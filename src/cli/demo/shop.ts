@@ -27,7 +27,7 @@ export interface ShopParts {
   readonly patienceMs: number;
   readonly store: Store;
   readonly bank: (request: BankRequest, signal?: AbortSignal) => Promise<unknown>;
-  /** Told when the breaker before the bank changes its state. */
+  /** Called when the breaker in front of the bank changes its state. */
   readonly onCircuit?: (state: string) => void;
 }
 

@@ -31,7 +31,7 @@ export interface Crowd {
   readonly perSecond: number;
   readonly forMs: number;
   readonly request: (number: number) => UserRequest;
-  /** How often each of them clicks, at once. */
+  /** How many times each user clicks, at the same moment. */
   readonly clicks?: number;
 }
 

@@ -158,9 +158,9 @@ export class HttpIdempotency<Request> {
   }
 
   /**
-   * Runs, replays or refuses: now, where nothing has to be waited for.
+   * Runs, replays or refuses the request, synchronously if nothing has to be awaited.
    *
-   * @param fail - Gets what a function of the options threw; then nothing has been begun.
+   * @param fail - Receives what a function of the options threw; nothing has been started then.
    */
   handle(exchange: IdempotencyExchange<Request>, fail: (error: unknown) => void): void {
     try {

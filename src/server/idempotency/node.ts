@@ -37,7 +37,7 @@ function oneLine(value: string | readonly string[] | undefined): string | undefi
 }
 
 /**
- * The body of a request: its bytes, where they were kept or nobody has read them, else what a parser made of them.
+ * The body of a request: its bytes if they were kept or nobody has read them, otherwise the result of a parser.
  *
  * @param parsed - What a parser of the framework has left, if one has run.
  */

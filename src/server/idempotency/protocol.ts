@@ -53,7 +53,7 @@ export type ParsedKey =
 const absent: ParsedKey = { kind: 'absent' };
 
 /**
- * Reads the key: a structured string as the draft wants it, or bare as most APIs send it; both name the same key.
+ * Parses the key: a structured string, as the draft requires, or bare, as most APIs send it; both name the same key.
  *
  * @param values - Every header line of that name, or one string in which they are joined by `, `.
  */
@@ -215,9 +215,9 @@ const titles: Readonly<Record<number, string>> = {
 };
 
 /**
- * A refusal in the words of RFC 9457.
+ * A refusal as a problem of RFC 9457.
  *
- * @param documentation - Where the rules of the API are told; the type of the problem then leads there.
+ * @param documentation - The address of the API's page on idempotency; it becomes the type of the problem.
  */
 export function problemOf(refusal: Refusal, documentation: string | undefined): Problem {
   const { kind } = refusal;

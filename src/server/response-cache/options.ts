@@ -16,11 +16,11 @@ import type { ResponseLifetime } from './storability.js';
 
 /** Rules for responses, of a route or of all routes. */
 export interface ResponseCacheRules<Request> {
-  /** How long a response is fresh that does not say so itself. Default 0: it is not kept. */
+  /** How long a response stays fresh that does not state it. Default 0: it is not kept. */
   readonly ttl?: Duration | undefined;
-  /** How long after that the stale response is served while a new one is made, unless it says so itself. Default 0. */
+  /** How long after that the stale response is served while a new one is made, unless the response states it. Default 0. */
   readonly staleWhileRevalidate?: Duration | undefined;
-  /** How long after that the stale response is served instead of a 5xx or 429, unless it says so itself. Default 0; an hour is a good choice. */
+  /** How long after that the stale response is served instead of a 5xx or 429, unless the response states it. Default 0; an hour is a good choice. */
   readonly staleIfError?: Duration | undefined;
   /** The longest body that is kept. A longer one is sent as it is written. Default 960 KiB, which fits into every store. */
   readonly maxBodyBytes?: number | undefined;

@@ -34,10 +34,10 @@ export function isFailure(status: number): boolean {
 }
 
 /**
- * Undefined for what may not be kept.
+ * Undefined for a response that may not be stored.
  *
- * @param isCredentialed - The request came with `Authorization` or cookies.
- * @param defaults - What holds where the response does not say.
+ * @param isCredentialed - Whether the request came with `Authorization` or cookies.
+ * @param defaults - What applies if the response does not say.
  */
 export function storableOf(
   { status, headers }: AnswerHead,

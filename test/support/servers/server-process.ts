@@ -19,13 +19,13 @@ export interface ServerKind {
   readonly program: Program;
   /** The port after `port` also belongs to the server. */
   readonly args: (place: { readonly port: number; readonly folder: string }) => readonly string[];
-  /** Done once, before the first start. */
+  /** Called once, before the first start. */
   readonly prepare?: (folder: string) => Promise<void>;
-  /** Whom it runs as, where the one that runs the tests may not. */
+  /** The user that the server runs as, if it refuses to run as the user that runs the tests. */
   readonly user?: { readonly uid: number; readonly gid: number } | undefined;
   /** The line to send to the port and the start of the answer of a ready server, or a custom check. */
   readonly ping: { readonly request: string; readonly answer: string } | ((port: number) => Promise<boolean>);
-  /** What asks it to end. Default SIGTERM. */
+  /** The signal that ends the server. Default SIGTERM. */
   readonly stopSignal?: NodeJS.Signals;
 }
 

@@ -6,7 +6,7 @@
 
 /** The contents of a problem. */
 export interface Problem {
-  /** A URI that identifies the kind of problem. Default `about:blank`: the status is the kind, `code` the details. */
+  /** A URI that identifies the kind of problem. Default `about:blank`: then the status tells the kind, and `code` the exact error. */
   readonly type?: string;
   readonly status: number;
   /** The reason phrase of the status, such as `Gateway Timeout`. */

@@ -30,7 +30,7 @@ const failing = (times: number) => () => {
 };
 
 describe('an observer', () => {
-  it('stands around the call and around each attempt', async () => {
+  it('wraps the call and each attempt', async () => {
     const seen: string[] = [];
     observe('a', seen);
     const calls = pipeline(retry({ attempts: 3, backoff: constant(0) }));
@@ -45,7 +45,7 @@ describe('an observer', () => {
     ]);
   });
 
-  it('sees no attempt where a policy refuses', async () => {
+  it('sees no attempt if a policy refuses', async () => {
     const seen: string[] = [];
     const breaker = circuitBreaker();
     breaker.isolate();
@@ -55,7 +55,7 @@ describe('an observer', () => {
     expect(seen).toEqual(['a call 1 begins', 'a call 1 ends']);
   });
 
-  it('changes no answer of attempt(), execute() or wrap(), in a pipeline with and without layers', async () => {
+  it('changes no result of attempt(), execute() or wrap(), in a pipeline with and without layers', async () => {
     observe('a', []);
     observe('b', []);
     for (const calls of [
@@ -74,7 +74,7 @@ describe('an observer', () => {
     }
   });
 
-  it('is one of several, the first outermost, until it is taken out', async () => {
+  it('is one of several, the first outermost, until it is removed', async () => {
     const seen: string[] = [];
     observe('a', seen);
     observe('b', seen);
@@ -91,7 +91,7 @@ describe('an observer', () => {
     expect([seen, callObserver()]).toEqual([[], undefined]);
   });
 
-  it('sees a call that was aborted end with the reason, on time', async () => {
+  it('sees an aborted call end with the reason, on time', async () => {
     const clock = virtualClock();
     const seen: string[] = [];
     observe('a', seen);

@@ -267,7 +267,7 @@ export class Call {
     this.abort(reason);
   }
 
-  /** @internal Notifies a dependent of an abort. A dependent added after the abort is notified at once. */
+  /** @internal Registers a dependent for an abort. One that is added after the abort is notified at once. */
   attach(dependent: Dependent): void {
     if (this.aborted) return dependent.onAbort(this.reason);
     const first = this.firstDependent;

@@ -78,7 +78,7 @@ function loneGuard(plan: LayerPlan, admit: FusedAdmission['admit'], lastFailed: 
   // A permit that serves many calls gets its callbacks once, which saves two closures per call.
   let last: PermitCallbacks | undefined;
   return (call) => {
-    // Throwing from a callback adds half again to the cost of a failing call; on a successful call, a promise of our own would add as much.
+    // Throwing from a callback costs a failing call one and a half times what a promise of our own costs a successful one.
     if (lastFailed() || !call.isUnwatched || ambient() !== undefined) return new LayerRun(plan, call).start();
     const answer = askedBy(admit, call);
     if (!isPermit(answer)) return failed(call, answer.error);
@@ -116,7 +116,7 @@ function failed(call: Call, error: unknown): Promise<unknown> {
   return call.asOutcome ? Promise.resolve({ ok: false, error }) : rejectLater(error);
 }
 
-/** An inherited deadline is given this long to be enforced by the layer that set it, whose error names it. This layer ends the call if no other does. */
+/** An inherited deadline is enforced by the layer that set it, whose error names it. This layer waits so much longer, and ends the call if no other has. */
 const graceMs = 1;
 
 /** One call's run through one layer. It is also the timer of the call's ends and the listener for its abort. */
@@ -248,7 +248,7 @@ class LayerRun implements Timer, Dependent {
     if (permit.ended !== undefined) this.someoneAwaitsEnd = true;
     const { endsAfterMs } = permit;
     const endsAt = endsAfterMs === undefined ? permit.endsAt : this.attempt.admissionMs() + endsAfterMs;
-    // An end that is later than the current one will never be reached.
+    // An end that is not earlier than the current one will never be reached.
     if (endsAt === undefined || !(endsAt < this.attempt.deadlineMs)) return;
     if (this.isIn) {
       this.attemptEndPermit = permit;
@@ -504,7 +504,7 @@ class LayerRun implements Timer, Dependent {
     for (let index = from; index < end; index++) tellEnded(this.permitAt(index), late);
   }
 
-  /** Returns the latest permits: all of them, or only those granted inside the retry. */
+  /** Gives the latest permits back: all of them, or only those granted inside the retry. */
   private giveBack(): void {
     const from = this.isIn ? this.plan.outerCount : 0;
     while (this.permitCount > from) {

@@ -186,8 +186,8 @@ export function func<Signature extends (...args: any[]) => unknown>(): Field<Sig
 }
 
 /**
- * Whether a value is a class. A class cannot be called and an error instance is no function; without this check the mistake would surface only at the
- * first call that needs the function.
+ * Whether a value is a class. A class cannot be called, and what `Error` returns when called is not a valid answer. Without this check the mistake
+ * would surface only at the first call that needs the function.
  */
 function isClass(value: { readonly prototype?: unknown }): boolean {
   if (value === Error || value.prototype instanceof Error) return true;

@@ -207,7 +207,7 @@ export function threadUs(): number {
   return user + system;
 }
 
-/** How much some work grows the heap per call: the median of that many samples. The work may return a function to be called after each sample. */
+/** By how much some work lets the heap grow, per call of it; the median of so many samples. It may answer what is to be done after each. */
 async function grownBy(samples: number, calls: number, work: () => unknown): Promise<number> {
   const growths: number[] = [];
   for (let sample = 0; sample < samples; sample++) {

@@ -205,13 +205,13 @@ if (framework === 'express') {
   port = (app.server.address() as AddressInfo).port;
 }
 const usage = (): NodeJS.CpuUsage => {
-  // Linux accounts a thread by ticks, unless the usage of the whole process was read just before.
+  // Linux counts a thread by the tick, unless the whole process was asked for just before.
   const ofAll = process.cpuUsage();
   return process.threadCpuUsage?.() ?? ofAll;
 };
 let before = usage();
 process.on('message', () => {
-  // What this thread has used since the last question, in microseconds.
+  // What this thread has spent since it was asked last, in microseconds.
   const now = usage();
   process.send?.(now.user - before.user + now.system - before.system);
   before = now;

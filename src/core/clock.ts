@@ -157,7 +157,7 @@ class SystemClock implements Clock {
     const waitMs = ((tick - Math.floor(nowMs)) | 0) - (nowMs % 1);
     const ms = Math.min(Math.max(waitMs, 1), longestWaitMs);
     this.platformTimer = this.context.runInAsyncScope(setTimer, undefined, this.onPlatformTimer, ms);
-    // On platforms where a timer is a number there is no process to keep alive.
+    // Where a timer is a number there is no process to keep.
     if (!this.keepsAlive) (this.platformTimer as { unref?(): void }).unref?.();
   }
 
@@ -218,7 +218,7 @@ class RequestClock extends SystemClock {
 }
 
 function clockOfPlatform(): Clock {
-  // Only workerd has this class. Reading `navigator` costs Node a hundredth of the import.
+  // Only workerd has this class. To ask `navigator` takes Node a hundredth of the import.
   return areFake || 'WebSocketPair' in globalThis ? new RequestClock(false) : new SystemClock(true);
 }
 

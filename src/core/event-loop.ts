@@ -7,7 +7,7 @@
 
 type QueueTask = (task: () => void) => void;
 
-/** The fakes of Sinon, Jest and Vitest have a `clock` property; those of node:test are bound functions. */
+/** Those of Sinon, Jest and Vitest have a clock, those of node:test are bound to one. */
 export function isFake(given: (...values: never[]) => unknown): boolean {
   return 'clock' in given || given.name.startsWith('bound ');
 }

@@ -291,7 +291,7 @@ export function nearest<Kept>(kept: WeakMap<Call, Kept>, call: Call): Kept | und
   return undefined;
 }
 
-/** Reports how a promise ended, and returns the promise. */
+/** Tells how a promise ended; answers the promise. */
 export function untilEnd(running: Promise<unknown>, end: (outcome: Outcome) => void): Promise<unknown> {
   running.then(
     (value) => end({ ok: true, value }),

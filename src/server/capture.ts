@@ -314,7 +314,7 @@ export class ResponseCapture {
     asMicrotask(() => this.drain());
   }
 
-  /** An earlier compressor intercepts these listeners, and does not call them once the client has disconnected. */
+  /** A compressor before us takes them for itself, and has nothing more to tell when the client is gone. */
   private recordDrainListeners(): void {
     const { response } = this;
     const { on } = response;
@@ -329,7 +329,7 @@ export class ResponseCapture {
   private drain(): void {
     const { response, inner, drainListeners } = this;
     Reflect.apply(inner.emit, response, ['drain']);
-    // A copy, because a listener may register again, for the next event.
+    // A copy: who is told may listen anew, for the next one.
     for (const listener of [...drainListeners]) Reflect.apply(listener, response, []);
   }
 

@@ -45,7 +45,7 @@ describe('an observer', () => {
     ]);
   });
 
-  it('sees no attempt if a policy refuses', async () => {
+  it('sees no attempt where a policy refuses', async () => {
     const seen: string[] = [];
     const breaker = circuitBreaker();
     breaker.isolate();

@@ -361,7 +361,7 @@ describe('systemClock on a simulated platform', () => {
     });
   });
 
-  it('keeps a process alive, but its background clock does not', async () => {
+  it('keeps a process alive, and its background does not', async () => {
     const { clock, timer, armed, keepsAlive, goTo, fired } = await play();
     const background = clock.background!;
     expect([background.background, clock.background]).toEqual([background, background]);

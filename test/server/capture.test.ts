@@ -777,7 +777,7 @@ describe('captureAnswer, of a handmade response,', () => {
     }
   });
 
-  it('emits no drain to a handler that has ended, and then reports that the client is gone', async () => {
+  it('tells no drain to a handler that has ended, and then that the client is gone', async () => {
     const { told, response } = made({ maxBodyBytes: 100_000 });
     response.emit('close');
     await nextTurn();

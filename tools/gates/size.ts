@@ -39,7 +39,7 @@ export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
   budget('memoryStore', ['memoryStore'], 2, 7.7),
   budget('cache', ['cache'], 12, 25.2),
-  // Each of these contains the in-process lock, the lock over a store with its line, and the keeper of its lease.
+  // A lock is a lock of this process, one over a store and in its line, and the keeper of its lease.
   ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 16.75)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 2)),
   budget('all local primitives', primitives, 8, 31.25),
@@ -96,7 +96,7 @@ export async function bundleOf(
 
 /** What these imports cost on the machine of the budget when it is otherwise idle. */
 const atRestMs = { yardstick: 11.9, emptyModule: 1 };
-/** Plain functions: whatever slows down parsing these slows down parsing ours. A smaller module is below the resolution of a thread's clock. */
+/** Plain functions: whatever makes parsing them dearer makes parsing ours dearer. A smaller module is below what the clock of a thread can tell. */
 const yardstickCode = Array.from(
   { length: 4_000 },
   (_, index) =>
@@ -106,9 +106,9 @@ const yardstickCode = Array.from(
 /**
  * What importing the main entry costs a thread, in milliseconds, beyond the cost of any import.
  *
- * A slow or busy machine makes every import more expensive, sometimes by a factor of three. So each round, in fresh processes, also imports a module
- * with a known cost at rest, and the result is the ratio of the sums. A single round would say little: some systems count the time of a thread in
- * steps of 4 ms.
+ * A slow or busy machine makes every import dearer, by a factor of three at times. So each round, in fresh processes,
+ * also imports a module whose cost at rest is known; the ratio of the sums is the result. Of one round it would be of little worth:
+ * there are systems that count the time of a thread in steps of 4 ms.
  */
 export function importMs(rounds = 21): number {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-yardstick-'));

@@ -105,7 +105,7 @@ function isSame(value: unknown, values: readonly string[]): boolean {
   return list.length === values.length && list.every((one, index) => String(one) === values[index]);
 }
 
-/** The request that gets the response, and what is reported to it. */
+/** What is said of the request that gets the response. */
 export interface Shown {
   readonly before: HeadersBefore;
   /** The headers of a conditional request; no other is read. */

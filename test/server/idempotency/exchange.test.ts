@@ -217,7 +217,7 @@ describe('options over HTTP', () => {
     expect(() => made(options)).toThrow(expect.objectContaining({ code: 'ERR_OPTIONS', option }));
   });
 
-  it('must be an object, and the rest is checked by the engine', () => {
+  it('are an object, and those of the engine belong to the engine', () => {
     for (const wrong of [7, null, 'scope']) {
       expect(() => new HttpIdempotency(engineOf({ store: memoryStore() }), wrong as never)).toThrow(OptionsError);
     }

@@ -77,7 +77,7 @@ describe.each([
     });
   });
 
-  it('keeps the old answer if its own request is refused by earlier middleware', async () => {
+  it('keeps the old answer when its own request is turned away before it', async () => {
     const clock = virtualClock();
     const app = framework();
     let isOpen = true;

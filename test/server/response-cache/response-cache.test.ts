@@ -572,7 +572,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect([answer.body.toString(), statusOf(answer)]).toEqual(['b', 'responses; fwd=bypass']);
   });
 
-  it('states the length of a body that a HEAD does not have, even if its handler did not', async () => {
+  it('says how long a body is that a HEAD does not bring, though its handler did not', async () => {
     await using world = await open({ ttl: '1m' }, ({ response }) => {
       response.write('in ');
       response.end('parts');

@@ -234,7 +234,7 @@ function problemResponse(problem: Problem): Response {
   return new Response(problemBody(problem), { status: problem.status, statusText: problem.title, headers });
 }
 
-/** Statuses whose responses may have no body, not even an empty one. */
+/** These may have no body, not even an empty one. */
 const bodiless: readonly number[] = [101, 103, 204, 205, 304];
 
 function replayed(answer: StoredAnswer, key: string): Response {

@@ -140,7 +140,7 @@ describe('a fetch handler', () => {
     expect(await (await handler(post())).text()).toBe('ok');
   });
 
-  it('whose scope throws fails before anything starts', async () => {
+  it('whose scope throws fails before anything begins', async () => {
     const counting = counted(() => new Response('ok'));
     const scope = () => {
       throw new Error('who is that');

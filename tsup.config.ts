@@ -11,7 +11,7 @@ const portableMaps = {
     for (const { name } of writtenFiles.filter((file) => file.name.endsWith('.map'))) {
       const map = JSON.parse(await readFile(name, 'utf8')) as { sources: string[]; sourcesContent?: (string | null)[] };
       const sources = map.sources.map((source) => (isAbsolute(source) ? basename(source) : source));
-      // The text of a file stands in the code as it is.
+      // The text of a file is inserted into the code unchanged.
       const sourcesContent = map.sourcesContent?.map((content, index) =>
         sources[index]?.startsWith('raw:') ? 'The text of this file.' : content,
       );
@@ -20,7 +20,7 @@ const portableMaps = {
   },
 };
 
-/** What is bundled may be CommonJS that requires a module of Node, which an ES module has to import. */
+/** Bundled packages may be CommonJS and require a Node module, which an ES module has to import. */
 const importOfNode: EsbuildPlugin = {
   name: 'holdfast-import-of-node',
   setup(build) {
@@ -33,7 +33,7 @@ const importOfNode: EsbuildPlugin = {
   },
 };
 
-/** A CommonJS package as an ES module: else esbuild puts its helpers for CommonJS into a file that every entry imports. */
+/** A CommonJS package as an ES module. Otherwise esbuild puts its CommonJS helpers into a file that every entry imports. */
 const moduleOfCommonJs: EsbuildPlugin = {
   name: 'holdfast-module-of-common-js',
   setup(build) {
@@ -47,7 +47,7 @@ const moduleOfCommonJs: EsbuildPlugin = {
   },
 };
 
-/** `import text from './page.html?raw'` gives the text of a file, as it does in vitest. */
+/** `import text from './page.html?raw'` returns the text of a file, as in vitest. */
 const rawFiles: EsbuildPlugin = {
   name: 'holdfast-raw-files',
   setup(build) {
@@ -57,7 +57,7 @@ const rawFiles: EsbuildPlugin = {
         resolveDir,
         kind: 'import-statement',
       });
-      // The name of the module is in the source map, so it must not be one of this machine; nor may it look like CSS.
+      // The name of the module is in the source map, so it must not contain a path of this machine; nor may it look like CSS.
       return { path: path.replace(/^\.\//, ''), namespace: 'raw', pluginData: found.path };
     });
     build.onLoad({ filter: /.*/, namespace: 'raw' }, async ({ pluginData }) => ({
@@ -68,9 +68,9 @@ const rawFiles: EsbuildPlugin = {
 };
 
 /**
- * esbuild makes a chunk for each set of entries that share a module: 19 files for the main entry, and each costs an import as
- * much as 15 KB of code. So the modules of the main entry become three chunks: what the smallest entries need, what the clients
- * need besides, and the rest. Whoever needs a module of a chunk imports all of it, also what is loaded later, by the command.
+ * esbuild creates a chunk for each set of entries that share a module: 19 files for the main entry, each of which costs an import as much as 15 KB of
+ * code. So the modules of the main entry are merged into three chunks: what the smallest entries need, what the clients need in addition, and the
+ * rest. Importing a module of a chunk imports all of it, including what a command would load later.
  */
 const fewChunks: EsbuildPlugin = {
   name: 'holdfast-few-chunks',
@@ -99,12 +99,12 @@ const fewChunks: EsbuildPlugin = {
       const contents = `${hashbang}${[`export * from 'whole:${path}';`, ...imports].join('\n')}`;
       return { contents, resolveDir: dirname(path) };
     });
-    // Else an import for nothing but its effects would be dropped.
+    // Otherwise an import that is only for its effects would be dropped.
     build.onResolve({ filter: /^whole:/ }, ({ path }) => ({ path: path.slice('whole:'.length), sideEffects: true }));
   },
 };
 
-/** Which modules a module needs before it can run: not those that it imports later, nor itself. */
+/** The modules that a module needs before it can run, without itself and those that it imports later. */
 async function reaching(entryPoints: string[]): Promise<(path: string) => readonly string[]> {
   const { metafile } = await bundle({
     ...{ entryPoints, outdir: 'dist', bundle: true, write: false, metafile: true },
@@ -154,7 +154,7 @@ export default defineConfig({
   // Without splitting each CommonJS entry would copy the error classes, and instanceof would fail between entries.
   splitting: true,
   dts: {
-    // For `using`: a project need not have it in its own `lib`. All of TypeScript from 5.2 on knows it.
+    // For `using`: a project need not have it in its own `lib`. Every TypeScript from 5.2 on knows it.
     banner: '/// <reference lib="esnext.disposable" />',
     compilerOptions: {
       allowImportingTsExtensions: true,

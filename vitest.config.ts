@@ -13,13 +13,13 @@ const shared = {
   },
 };
 
-/** A property's seed is drawn anew each time: a second try could not repeat what its first one found. */
+/** A property test draws a new seed each time, so a second try could not repeat what the first one found. */
 const retry = process.env.CI ? { count: 1, condition: /^(?!Property failed)/ } : 0;
 
 /**
- * What all unit tests have in common. Many wait for real servers, processes and real time, on machines that do other things as well: who is
- * right at once waits no longer for it. Each project says how many files run at a time, or on two cores those of the second one would run
- * one by one, and on eight vitest would refuse them beside the first.
+ * What all unit tests share. Many wait for real servers, processes and real time, on machines that do other work as well; a condition that is met at
+ * once ends the wait. Each project states how many files run at a time. Otherwise, on two cores the files of the second project would run one by one,
+ * and on eight vitest would refuse it beside the first.
  */
 const unit = {
   maxWorkers: 3,
@@ -33,7 +33,7 @@ const inProcesses = ['test/stores/redis-matrix.test.ts', 'test/stores/postgres-f
 
 export default defineConfig({
   test: {
-    // postgres.js 3.4 writes to a socket that is gone when a connection breaks at the wrong moment, and nobody can catch it.
+    // If a connection breaks at the wrong moment, postgres.js 3.4 writes to a socket that is gone, and nobody can catch the error.
     onUnhandledError: ({ stack }) => (stack?.includes('node_modules/postgres/src/connection.js') ? false : undefined),
     projects: [
       {
@@ -54,7 +54,7 @@ export default defineConfig({
       },
       {
         ...shared,
-        // A thread that has cut thousands of connections does not always end; a process can be made to.
+        // A thread that has cut thousands of connections does not always end; a process can be killed.
         test: { ...unit, name: 'unit in processes', include: inProcesses, pool: 'forks' },
       },
       {
@@ -64,7 +64,7 @@ export default defineConfig({
           testTimeout: 240_000,
           retry,
           hookTimeout: 240_000,
-          // After the others: what is weighed and shown here takes both cores for a moment.
+          // After the others: what is measured and shown here uses both cores for a moment.
           maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },

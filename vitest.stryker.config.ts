@@ -1,4 +1,4 @@
-/** The unit tests as `npm run mutation` runs them, against one breakage of the source at a time. */
+/** The unit tests as `npm run mutation` runs them, against one mutant at a time. */
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
@@ -6,7 +6,7 @@ import { viteLowering } from './tools/lowering.ts';
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
-/** The first test that fails is the last that runs, so what draws thousands of worlds comes behind what takes milliseconds. */
+/** A run stops at the first failing test, so tests that draw thousands of worlds run after those that take milliseconds. */
 class QuickFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const isSlow = ({ moduleId }: TestSpecification) => Number(/\/(composition\/|field-faults)/.test(moduleId));
@@ -26,12 +26,12 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     exclude: ['test/package/**'],
     pool: 'threads',
-    // A thread for each file of tests would cost more than the tests.
+    // A thread per test file would cost more than the tests.
     isolate: false,
     sequence: { sequencer: QuickFirst },
     testTimeout: Number(process.env.HOLDFAST_TEST_TIMEOUT ?? 20_000),
     hookTimeout: 120_000,
-    // A breakage that is waited for in vain shall not cost as much as a machine that is late may.
+    // A condition that a mutant never meets must not be awaited for as long as a slow machine is granted.
     expect: { poll: { timeout: 5_000, interval: 10 } },
     setupFiles: ['tools/proof/mutation-setup.ts'],
     env: { HOLDFAST_MODEL_STEPS: '10000', HOLDFAST_FUSION_RUNS: '200', HOLDFAST_FUZZ_RUNS: '2000' },

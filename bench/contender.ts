@@ -8,7 +8,7 @@ import { onceMeasures, roundMeasures } from './measures.ts';
 import type { Operation } from './table.ts';
 import { tables } from './tables/all.ts';
 
-/** What the parent asks. `calibrate` answers the repetitions that fill a sample. */
+/** Requests of the parent. `calibrate` returns the number of repetitions that fills a sample. */
 export type Question =
   | { readonly ask: 'calibrate' }
   | { readonly ask: 'round'; readonly repetitions: number }
@@ -17,7 +17,7 @@ export type Question =
 export type Answer = { readonly value: number } | { readonly error: string };
 
 const sampleMs = 30;
-/** Above the least, so that a run that is faster than the calibrating one still takes long enough. */
+/** More than a sample needs, so that a run faster than the calibration still takes long enough. */
 const calibratedMs = 1.3 * sampleMs;
 const warmUpMs = 300;
 
@@ -39,7 +39,7 @@ process.on('disconnect', () => process.exit());
 async function answerTo(question: Question, operation: Operation): Promise<number> {
   if (question.ask === 'calibrate') return calibrate(operation);
   if (question.ask === 'once') return onceMeasures[question.measure](operation);
-  // No forced collection in front of a sample: it also drops compiled code, and everything would look 3 times dearer.
+  // No forced collection before a sample: it also drops compiled code, and everything would look 3 times as expensive.
   return roundMeasures[table.measure](operation, question.repetitions);
 }
 

@@ -1,9 +1,9 @@
 /**
- * Does the virtual world tell the truth? The same overload scenario, once simulated and once with a real HTTP server in a
- * process of its own. Run after a build: `node bench/fidelity.ts`; about 45 s.
+ * Does the virtual world tell the truth? Runs the same overload scenario in simulation and with a real HTTP server in a process of its own. Run after
+ * a build: `node bench/fidelity.ts`; about 45 s.
  *
- * Users arrive in an open loop whatever becomes of those before them; the server has 20 workers of 100 ms on average, a
- * bounded queue, and goes on with what nobody waits for any more. Model, arrivals and pipeline are the same code in both.
+ * Users arrive in an open loop, whatever becomes of earlier users. The server has 20 workers of 100 ms on average and a bounded queue, and continues
+ * work that nobody waits for any more. Model, arrivals and pipeline are the same code in both.
  */
 import { fork } from 'node:child_process';
 import { Agent, createServer, get } from 'node:http';
@@ -23,7 +23,7 @@ interface Result {
   readonly p99Ms: number;
 }
 
-/** Users at a rate; what those who got an answer saw. */
+/** Users arrive at a rate; reports what the users saw that got an answer. */
 async function load(
   rate: number,
   clock: Clock,

@@ -1,8 +1,8 @@
 /**
  * Harness: one live process per contender, shuffled interleaved rounds, ratios within a round.
  *
- * Promise: contenders never share a heap or compiled code, one of them runs at a time, and whatever slows the machine
- * down for a while slows down the whole round, so that it leaves the ratios alone.
+ * Promise: contenders never share a heap or compiled code, and only one of them runs at a time. Whatever slows the machine down for a while slows
+ * down the whole round, so the ratios stay the same.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -34,7 +34,7 @@ export async function runTable(table: Table, options: RunOptions): Promise<Table
   return { table, rounds, verdicts: table.targets.map((target) => judge(target, rounds)) };
 }
 
-/** Met: the median meets the limit and the quartile on the worse side is within 10 % of it. */
+/** Met means: the median meets the limit, and the quartile on the worse side is within 10 % of it. */
 function judge(target: Target, rounds: readonly Round[]): Verdict {
   const measured = quartilesOf(rounds.map(target.value));
   const { limit, bound } = target;

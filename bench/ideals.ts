@@ -1,10 +1,8 @@
-/**
- * Ideals: what the policies would cost if somebody wrote them by hand for one call, without options and events.
- */
+/** Ideals: what the policies would cost if written by hand for one call, without options and events. */
 
 type Task = () => Promise<unknown>;
 
-/** No layer at all: only a synchronous throw becomes a rejection. */
+/** No layer at all: it only turns a synchronous throw into a rejection. */
 export function idealEmpty(task: Task): Promise<unknown> {
   try {
     return task();
@@ -25,8 +23,8 @@ export async function idealRetry(task: Task, attempts = 3): Promise<unknown> {
 }
 
 /**
- * Timeout: one clock read, a deferred promise, a doubly linked list of deadlines, one armed timer for all of them. All
- * waits of one list are equally long, so that its head is always the nearest.
+ * Timeout: one clock read, a deferred promise, a doubly linked list of deadlines, one armed timer for all of them. All waits in a list have the same
+ * length, so the head of the list always ends first.
  */
 export class IdealTimeout {
   private readonly afterMs: number;
@@ -65,7 +63,7 @@ export class IdealTimeout {
     waiter.next = head;
     last.next = waiter;
     head.previous = waiter;
-    // The timer is left running when the list becomes empty: disarming it per call would cost more than the call.
+    // The timer keeps running when the list becomes empty: disarming it per call would cost more than the call.
     this.timer ??= setTimeout(this.expire, this.afterMs).unref();
     return waiter;
   }
@@ -82,7 +80,7 @@ export class IdealTimeout {
   };
 }
 
-/** Shared, because making an error with its stack would cost more than everything else. */
+/** Shared, because creating an error with its stack would cost more than everything else. */
 const expired = new Error('expired');
 
 class Waiter {
@@ -96,7 +94,7 @@ class Waiter {
     this.endsAtMs = endsAtMs;
   }
 
-  /** Answers false when the time had already passed. */
+  /** Returns false if the time has already passed. */
   leave(): boolean {
     if (this.next === undefined) return false;
     this.previous!.next = this.next;
@@ -108,8 +106,8 @@ class Waiter {
 }
 
 /**
- * Circuit breaker: one clock read per call, sums over ten buckets of time, no layer. It opens for five seconds when half
- * of at least twenty calls of the last thirty seconds failed.
+ * Circuit breaker: one clock read per call, sums over ten time buckets, no layer. It opens for five seconds when half of at least twenty calls in the
+ * last thirty seconds failed.
  */
 export class IdealBreaker {
   private readonly buckets = new Array<number>(20).fill(0);
@@ -160,7 +158,7 @@ export class IdealBreaker {
   }
 }
 
-/** An error without a stack, rejected a microtask late: a handler is there by then, which spares Node its bookkeeping. */
+/** An error without a stack, rejected one microtask late: by then a handler is attached, which saves Node its bookkeeping. */
 export function idealRefusal(): Promise<never> {
   return new Promise((_, reject) => {
     resolved.then(() => reject(Object.create(Error.prototype)));
@@ -169,7 +167,7 @@ export function idealRefusal(): Promise<never> {
 
 const resolved = Promise.resolve();
 
-/** The same with a real error that tells how long it will be so. */
+/** The same with a real error that says for how long. */
 export function idealErrorOfRefusal(untilMs: number): Promise<never> {
   const error = withoutStack(`"ideal" is open for another ${Math.round(untilMs - performance.now())} ms`);
   return new Promise((_, reject) => {
@@ -229,8 +227,8 @@ interface Turn {
 }
 
 /**
- * Bulkhead, retry, circuit breaker and timeout, written into one another: one promise, one clock read, one list node. With
- * calls, the operation is given one of its attempt, which ends with that attempt, and one around it ends all of them.
+ * Bulkhead, retry, circuit breaker and timeout, written into one another: one promise, one clock read, one list node. With calls, the operation
+ * receives the call of its attempt, which ends with that attempt; one call around all attempts ends all of them.
  */
 export class IdealFour {
   private free: number;
@@ -290,7 +288,7 @@ export class IdealFour {
   }
 }
 
-/** What an operation knows of its execution: the fields that ours has, and of what it does the abort alone. */
+/** What an operation knows about its execution: the same fields as ours, and of the behaviour only the abort. */
 class IdealCall {
   readonly parent: IdealCall | undefined;
   readonly attempt: number;
@@ -304,7 +302,7 @@ class IdealCall {
   constructor(parent: IdealCall | undefined, attempt: number) {
     this.parent = parent;
     this.attempt = attempt;
-    // Attempts come one after the other, so the last one is all that an abort has to reach.
+    // Attempts run one after the other, so an abort only has to reach the last one.
     if (parent !== undefined) parent.inner = this;
   }
 
@@ -322,7 +320,7 @@ class IdealCall {
   }
 }
 
-/** What lets a call in and counts once: it knows its breaker until it has been used. */
+/** Admits a call and counts once: it references its breaker until it has been used. */
 export class IdealPermit {
   private breaker: IdealBreaker | undefined;
   readonly generation: number;

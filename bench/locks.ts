@@ -1,7 +1,8 @@
 /**
- * Locks in Redis that others want (P12): how long a hand-over takes, what an idle waiter costs, and who waits how long when many processes want one key.
+ * Contended locks in Redis (P12): how long a hand-over takes, what an idle waiter costs, and how long callers wait when many processes want one key.
  *
- * `node bench/locks.ts` after a build, some five minutes; with the name of a contender for that one alone. What it does goes to stderr, the tables come at the end. Each contender has a server of its own; its processes are forks of this file. One contender runs at a time.
+ * `node bench/locks.ts` after a build, some five minutes; with the name of a contender for that one alone. Progress goes to stderr, the tables come
+ * at the end. Each contender has its own server, and its processes are forks of this file. One contender runs at a time.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,7 +14,7 @@ import { Mutex } from 'redis-semaphore';
 import Redlock from 'redlock';
 import { redisProgram, startRedis } from '../test/support/servers/redis.ts';
 
-/** Longer than anything is held here: redlock does not renew. */
+/** Longer than anything is held here, because redlock does not renew. */
 const ttlMs = 60_000;
 const key = 'key';
 
@@ -22,7 +23,7 @@ type Run = (section: () => Promise<void>) => Promise<void>;
 
 interface Connections {
   connect(): Redis;
-  /** Commands that were sent by all of them. */
+  /** Commands sent by all processes. */
   sent(): number;
   close(): void;
 }
@@ -90,20 +91,20 @@ const contenders: Readonly<Record<string, (connections: Connections) => Run>> = 
   },
 };
 
-/** Of sorted values. */
+/** The percentile of sorted values. */
 function percentile(values: readonly number[], share: number): number {
   return values[Math.ceil(share * values.length) - 1] ?? Number.NaN;
 }
 
 interface Load {
   readonly processes: number;
-  /** In all of them. */
+  /** Callers in all processes. */
   readonly callers: number;
   readonly seconds: number;
   readonly sectionMs: number;
 }
 
-/** What a process tells at its end. */
+/** What a process reports at its end. */
 interface Told {
   readonly waitsMs: readonly number[];
   readonly requests: number;
@@ -133,9 +134,9 @@ async function child(name: string, port: number, callers: number, seconds: numbe
   await sleep(seconds * 1_000);
   isOver = true;
   const told: Told = { waitsMs, requests: connections.sent() - before };
-  // All of it must be out before the process ends.
+  // The message must be sent completely before the process ends.
   await new Promise((resolve) => process.send!(told, resolve));
-  // Those who wait still have to go, or others would wait for them.
+  // Remaining waiters must leave the line, or others would wait for them.
   await Promise.race([Promise.all(calls), sleep(5_000)]);
   process.exit();
 }
@@ -160,7 +161,7 @@ async function contend(name: string, port: number, { processes, callers, seconds
   };
 }
 
-/** Two clients, one of which waits: from before the release to the section of the other. */
+/** Two clients, one of which waits. Measures from before the release to the start of the other's section. */
 async function handOvers(name: string, port: number, rounds: number): Promise<number[]> {
   const [one, other] = [connectionsTo(port), connectionsTo(port)];
   const [first, second] = [contenders[name]!(one), contenders[name]!(other)];
@@ -197,7 +198,7 @@ async function idleRequests(name: string, port: number, seconds: number): Promis
   return perSecond;
 }
 
-/** What no lock can surpass: the sections of one caller, one after the other, per second. */
+/** The upper bound for any lock: sections per second of one caller that runs them one after the other. */
 async function withoutLock(seconds: number, sectionMs: number): Promise<number> {
   const endsAtMs = performance.now() + seconds * 1_000;
   let sections = 0;
@@ -225,7 +226,7 @@ async function main(only?: string): Promise<void> {
     const times = await handOvers(name, port, 60);
     const idle = await idleRequests(name, port, 15);
     tables[0]!.push([name, figure(percentile(times, 0.5)), figure(percentile(times, 0.9)), figure(idle)]);
-    // What the processes of the last one held when they were ended.
+    // Removes what the processes of the previous contender held when they were ended.
     const fresh = () => server.ask('FLUSHALL');
     note(`${name}, 50 and 500 callers in 5 processes`);
     const many = await contend(name, port, { processes: 5, callers: 50, seconds: 5, sectionMs: 0 });

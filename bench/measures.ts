@@ -1,6 +1,6 @@
 /**
- * Measures: what is taken of a contender, inside its own process. Times are processor time of the thread, so that what
- * else the machine does is left out.
+ * Measures: what is measured of a contender, inside its own process. Times are processor time of the thread, which leaves out whatever else the
+ * machine does.
  */
 import { createHook } from 'node:async_hooks';
 import { getEventListeners } from 'node:events';
@@ -9,25 +9,25 @@ import { threadUs } from '../test/support/thread-time.ts';
 import { quartilesOf } from './statistics.ts';
 import type { Operation } from './table.ts';
 
-/** Taken in each round: `repetitions` are chosen such that a sample takes long enough. */
+/** Measured in each round; `repetitions` are chosen so that a sample takes long enough. */
 export type RoundMeasure = keyof typeof roundMeasures;
-/** Taken once, in a process whose young generation is so large that nothing is collected meanwhile. */
+/** Measured once, in a process whose young generation is so large that nothing is collected meanwhile. */
 export type OnceMeasure = keyof typeof onceMeasures;
 
 /** How many calls a burst begins at once. */
 export const burstCalls = 10_000;
-/** Few enough that what they allocate fits in the young generation. */
+/** Few enough that their allocations fit into the young generation. */
 const allocatingCalls = 5_000;
-/** Many, so that what the engine keeps of its own, some ten thousand bytes one way or the other, does not show. */
+/** Enough calls to hide what the engine itself keeps, which varies by some ten thousand bytes. */
 const leavingCalls = 200_000;
 /** Checks allocate a tenth of what calls do. */
 const allocatingChecks = 100_000;
-/** How many circuits one call of an operation makes where circuits are counted. */
+/** How many circuits one run of an operation creates, in measures that count circuits. */
 export const circuitsPerBatch = 10_000;
-/** How many calls have waited when one call of an operation has ended, where waiters are counted. */
+/** How many calls have waited when one run of an operation has ended, in measures that count waiters. */
 export const waitersPerBatch = 10_000;
 
-/** Of one call by us and one by the bare client. */
+/** The times of one call through our code and one through the bare client. */
 export interface TimesTaken {
   readonly ownMs: number;
   readonly bareMs: number;
@@ -42,8 +42,8 @@ export const roundMeasures = {
   },
 
   /**
-   * From call to answer, of what waits for another process, beside the bare call: taken in turns, so that whatever else the machine does
-   * meets both alike. The operation does both and answers how long each took.
+   * The time from call to answer of an operation that waits for another process, relative to the bare call. The two alternate, so whatever else the
+   * machine does affects both alike. The operation makes both calls and returns how long each took.
    */
   'times the bare call': async (call: Operation, repetitions: number) => {
     const pairs: TimesTaken[] = [];
@@ -59,7 +59,7 @@ export const roundMeasures = {
     return ((threadUs() - startedUs) * 1000) / (repetitions * 100);
   },
 
-  /** As `ns per call`, of calls that fail; what is no promise is not awaited. */
+  /** Like `ns per call`, for calls that fail; a result that is not a promise is not awaited. */
   'ns per failing call': async (call: Operation, repetitions: number) => {
     const startedUs = threadUs();
     for (let left = repetitions; left > 0; left--) {
@@ -71,7 +71,7 @@ export const roundMeasures = {
     return ((threadUs() - startedUs) * 1000) / repetitions;
   },
 
-  /** Making circuits, each with its key. The operation answers how to drop them. */
+  /** Creating circuits, each with its key. The operation returns a function that drops them. */
   'ns per circuit': async (call: Operation, repetitions: number) => {
     let spentUs = 0;
     for (let left = repetitions; left > 0; left--) {
@@ -83,14 +83,14 @@ export const roundMeasures = {
     return (spentUs * 1000) / (repetitions * circuitsPerBatch);
   },
 
-  /** From beginning to end of a call that waits. */
+  /** From start to end of a call that waits. */
   'ns per waiter': async (call: Operation, repetitions: number) => {
     const startedUs = threadUs();
     for (let left = repetitions; left > 0; left--) await call();
     return ((threadUs() - startedUs) * 1000) / (repetitions * waitersPerBatch);
   },
 
-  /** How long 10,000 calls begun at once keep everything else from running. */
+  /** How long 10,000 calls started at once block everything else. */
   'ms blocked': async (call: Operation, repetitions: number) => {
     const blocks: number[] = [];
     for (let left = repetitions; left > 0; left--) {
@@ -104,10 +104,10 @@ export const roundMeasures = {
     return quartilesOf(blocks).median;
   },
 
-  /** Beginning and expiry of 10,000 calls at once: some contenders prepare the error when a call begins. */
+  /** Start and expiry of 10,000 calls at once: some contenders prepare the error when a call starts. */
   'µs per expiry': (call: Operation, repetitions: number) => expire(call, repetitions, 'with beginning'),
 
-  /** The same without the beginning. */
+  /** The same without the start. */
   'µs per expiry alone': (call: Operation, repetitions: number) => expire(call, repetitions, 'alone'),
 } satisfies Record<string, (call: Operation, repetitions: number) => number | Promise<number>>;
 
@@ -125,7 +125,7 @@ export const onceMeasures = {
 
   'timers left': async (call: Operation) => {
     const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
-    // Counts what was there before the calls too: an idle policy should own no timer.
+    // Includes what existed before the calls: an idle policy should own no timer.
     for (let left = 100; left > 0; left--) await call();
     await nextTurn();
     return timers();
@@ -149,7 +149,7 @@ export const onceMeasures = {
       return drop;
     }),
 
-  /** All that are made, also those that would not keep a process alive. */
+  /** All timers created, including those that would not keep a process alive. */
   'timers per circuit': async (call: Operation) => {
     let timers = 0;
     const hook = createHook({
@@ -165,8 +165,8 @@ export const onceMeasures = {
   },
 
   /**
-   * Processor time that circuits take of which none is called; a microsecond is a millionth of a core. The quietest of a
-   * few seconds, because the collector goes on for a while.
+   * Processor time used by circuits while none of them is called; a microsecond is a millionth of a core. The minimum over a few seconds, because the
+   * collector continues for a while.
    */
   'µs idle per s': async (call: Operation) => {
     const drop = (await call()) as Drop;

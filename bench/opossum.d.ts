@@ -1,4 +1,4 @@
-/** The little of opossum that the tables use; the package comes without types. */
+/** The part of opossum that the tables use; the package comes without types. */
 declare module 'opossum' {
   import type { EventEmitter } from 'node:events';
 

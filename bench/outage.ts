@@ -1,6 +1,6 @@
 /**
- * Outage (P8): after how many failing calls a circuit opens when a busy service goes down, and whether it opens for
- * nothing. In virtual time: 5,000 calls per second, one after the other.
+ * Outage (P8): after how many failing calls a circuit opens when a busy service goes down, and whether it opens without a reason. In virtual time:
+ * 5,000 calls per second, one after the other.
  */
 import { EventEmitter } from 'node:events';
 import { type Clock, circuitBreaker, isRefusal } from 'holdfast';
@@ -15,7 +15,7 @@ const steadyHours = 1;
 const success = { ok: true, value: undefined } as const;
 const failure = { ok: false, error: new Error('down') } as const;
 
-/** Moved by hand. A breaker has no timers. */
+/** Advanced by hand. A breaker has no timers. */
 class HandClock implements Clock {
   nowMs = 0;
 
@@ -129,7 +129,7 @@ const fail: Task = async () => {
   throw failure.error;
 };
 
-/** For breakers that go by `Date.now`, which stands in for the clock meanwhile. */
+/** For breakers that use `Date.now`, which is replaced by the virtual clock meanwhile. */
 async function callsUntilOpen(
   call: (task: Task) => Promise<unknown>,
   isOpen: () => boolean,

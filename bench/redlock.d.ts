@@ -1,4 +1,4 @@
-/** The little of redlock 4 that the tables use; the package comes without types. */
+/** The part of redlock 4 that the tables use; the package comes without types. */
 declare module 'redlock' {
   interface Lock {
     unlock(): Promise<unknown>;

@@ -5,7 +5,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import type { TableResult, Verdict } from './harness.ts';
 import { type Quartiles, quartilesOf } from './statistics.ts';
 
-/** A title, a sentence, and tables whose first row is the head. */
+/** A title, a sentence, and tables whose first row is the header. */
 export interface Section {
   readonly title: string;
   readonly note?: string | undefined;
@@ -50,9 +50,9 @@ function withQuartiles({ median, p25, p75 }: Quartiles): string {
   return `${figure(median)} (${figure(p25)} … ${figure(p75)})`;
 }
 
-/** Three digits are more than the machine is good for. */
+/** The machine is not precise enough for more than three digits. */
 export function figure(value: number): string {
-  // A ratio to a baseline that cost nothing.
+  // A ratio to a baseline without cost.
   if (!Number.isFinite(value)) return '–';
   const size = Math.abs(value);
   if (size >= 100) return Math.round(value).toLocaleString('en');
@@ -88,7 +88,7 @@ function markdownRows([head, ...rows]: Rows): string {
 const begin = '<!-- bench:begin -->';
 const end = '<!-- bench:end -->';
 
-/** Puts a text between the markers of a file, which gets them at its end if it has none. */
+/** Puts a text between the markers of a file. A file without markers gets them at its end. */
 export function writeBetweenMarkers(path: string, text: string): void {
   const before = existsSync(path) ? readFileSync(path, 'utf8') : '# Performance\n';
   const block = `${begin}\n\n${text}\n\n${end}`;

@@ -1,8 +1,8 @@
 /**
  * Run: measures the tables, prints them, and with `--write` puts them into docs/performance.md.
  *
- * `npm run bench -w @holdfast/bench -- [table …] [--quick] [--rounds=N] [--write] [--seed=N]`, after a build.
- * A missed target is reported and nothing more: speed is never a test.
+ * `npm run bench -w @holdfast/bench -- [table …] [--quick] [--rounds=N] [--write] [--seed=N]`, after a build. A missed target is only reported: speed
+ * is never a test.
  */
 import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';

@@ -1,8 +1,8 @@
 /**
- * Scale: what a call costs when ten times as many are under way at once. `node bench/scale.ts [name ...]` after a build.
+ * Scale: how the cost of a call changes with ten times as many calls in progress. `node bench/scale.ts [name ...]` after a build.
  *
- * Nothing here may grow with the number of others: a list that is searched per call is not seen in any other bench, and is what ends a
- * process when traffic is ten times normal. Costs are processor time of the thread; both counts run in one process.
+ * No cost here may grow with the number of other calls. A list that is searched per call shows in no other bench, and takes a process down when
+ * traffic is ten times normal. Costs are processor time of the thread; both counts run in one process.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import {
@@ -30,7 +30,7 @@ import { threadUs } from '../test/support/thread-time.ts';
 
 const few = 2_000;
 const many = 20_000;
-/** Beyond this something is searched or copied; below, it is what the collector does with more that lives. */
+/** Above this ratio, something is searched or copied. Below it, the difference is the collector's work on a larger heap. */
 const mostTimes = 3;
 const noLimit = 2 * many;
 
@@ -39,7 +39,7 @@ const fails = () => Promise.reject(new Error('down'));
 const all = <T>(count: number, start: (index: number) => T) =>
   Promise.all(Array.from({ length: count }, (_, index) => start(index)));
 
-/** Calls that all begin, and then all end. */
+/** Calls that all start, and then all end. */
 async function together(calls: Pipeline, count: number, keyOf?: (index: number) => string): Promise<void> {
   const gate = gateOf();
   const running = all(count, (index) => calls.attempt(() => gate.opened, keyOf && { key: keyOf(index) }));
@@ -48,7 +48,7 @@ async function together(calls: Pipeline, count: number, keyOf?: (index: number) 
   await running;
 }
 
-/** Calls that are aborted one after another, each by a signal of its own, the last one first. */
+/** Calls that are aborted one after another, each by its own signal, the last one first. */
 async function abortedEach(calls: Pipeline, count: number, operation: () => Promise<unknown> = hangs): Promise<void> {
   const controllers = Array.from({ length: count }, () => new AbortController());
   const running = all(count, (index) => calls.attempt(operation, { key: 'one', signal: controllers[index]!.signal }));
@@ -206,7 +206,7 @@ console.log('|---|---|---|---|');
 const grown: string[] = [];
 for (const [name, run] of Object.entries(cases)) {
   if (named.length > 0 && !named.includes(name)) continue;
-  // What comes first also pays for the compiler.
+  // The first runs also pay for the compiler.
   for (let warmUps = 0; warmUps < 3; warmUps++) await run(few);
   const ofFew = await costUs(run, few, 5);
   const ofMany = await costUs(run, many, 1);

@@ -1,8 +1,8 @@
 /**
  * How many events per second does a simulated world play? Run after a build: `node bench/simulator.ts [runs]`.
  *
- * The scenario is made of real promises: each client awaits a sleep, then a request, whose handler awaits a sleep too.
- * Events are counted by the world: task starts, timers, requests arriving, replies arriving. One invariant is checked after each.
+ * The scenario consists of real promises: each client awaits a sleep, then a request, whose handler awaits a sleep too. The world counts the events:
+ * task starts, timers, requests arriving, replies arriving. One invariant is checked after each.
  */
 import assert from 'node:assert/strict';
 import { cpus } from 'node:os';

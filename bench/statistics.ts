@@ -1,6 +1,4 @@
-/**
- * Statistics: medians with quartiles, and a shuffle that a seed repeats.
- */
+/** Statistics: medians with quartiles, and a shuffle that a seed reproduces. */
 
 export interface Quartiles {
   readonly p25: number;
@@ -29,7 +27,7 @@ export function randomFrom(seed: number): () => number {
   };
 }
 
-/** Fisher and Yates. */
+/** Fisher-Yates shuffle. */
 export function shuffled<T>(values: readonly T[], random: () => number): T[] {
   const result = [...values];
   for (let index = result.length - 1; index > 0; index--) {

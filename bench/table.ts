@@ -1,18 +1,16 @@
-/**
- * Table: what a benchmark compares, what it measures of each contender, and what it is expected to show.
- */
+/** Table: which contenders a benchmark compares, what it measures of each, and the expected result. */
 import type { OnceMeasure, RoundMeasure } from './measures.ts';
 
-/** One call of a contender. It is given the caller's signal where a measure has one. */
+/** One call of a contender. It receives the caller's signal if a measure has one. */
 export type Operation = (signal?: AbortSignal) => unknown;
 
 export interface Contender {
   readonly name: string;
-  /** Called once, in the contender's own process. Imports belong in here, so that each process loads only its own. */
+  /** Called once, in the contender's own process. Imports belong inside it, so that each process loads only its own. */
   readonly prepare: () => Operation | Promise<Operation>;
 }
 
-/** One round: what each contender measured, by name; a measure taken once is found as `name: measure`. */
+/** One round: the measurement of each contender by name; one-time measurements are named `name: measure`. */
 export type Round = Readonly<Record<string, number>>;
 
 export interface Target {
@@ -28,9 +26,9 @@ export interface Table {
   readonly note?: string;
   readonly measure: RoundMeasure;
   readonly once?: readonly OnceMeasure[];
-  /** What ratios refer to. */
+  /** The contender that ratios refer to. */
   readonly baseline: string;
-  /** What added time refers to. */
+  /** The contender that added time refers to. */
   readonly floor?: string;
   readonly contenders: readonly Contender[];
   readonly targets: readonly Target[];
@@ -44,13 +42,13 @@ export function atLeast(limit: number, text: string, value: (round: Round) => nu
   return { text, value, limit, bound: 'at least' };
 }
 
-/** The operation that everything wraps. */
+/** The operation that all contenders wrap. */
 export const userTask = async () => 1;
 
-/** The least a call can cost: await of the user's async function. */
+/** The minimum cost of a call: awaiting the user's async function. */
 export const bare: Contender = { name: 'bare', prepare: () => userTask };
 
-/** The least that any `run(fn)` of one asynchronous layer can cost. */
+/** The minimum cost of any `run(fn)` with one asynchronous layer. */
 export const emptyWrapper: Contender = {
   name: 'empty async wrapper',
   prepare: () => {

@@ -1,8 +1,8 @@
 /**
- * What bundles weigh by, after minifying and compressing: what is said in messages, the names of members, which a minifier leaves
- * as they are, and the rest, which is code.
+ * What contributes to the size of bundles, after minifying and compressing: texts of messages, names of members, which a minifier keeps, and the
+ * rest, which is code.
  *
- * `node bench/weight-parts.ts`, after a build. Each figure is that of a bundle from which the one or the other is gone; it would not run.
+ * `node bench/weight-parts.ts`, after a build. Each figure is measured on a bundle without that part, which would not run.
  */
 import { gzipSync } from 'node:zlib';
 import ts from 'typescript';
@@ -17,7 +17,7 @@ interface Cut {
 
 const kilobytes = (code: string) => `${(gzipSync(code, { level: 9 }).length / 1024).toFixed(1)} KB`;
 
-/** Every text with a space in it, and what stands in templates around their values. */
+/** Every string with a space in it, and the fixed parts of templates. */
 function messagesIn(node: ts.Node): readonly Cut[] {
   const cut = (by: string): readonly Cut[] => [{ from: node.getStart(), to: node.end, by }];
   if (ts.isStringLiteral(node)) return node.text.includes(' ') ? cut('""') : [];
@@ -27,7 +27,7 @@ function messagesIn(node: ts.Node): readonly Cut[] {
   return ts.isTemplateTail(node) ? cut('}`') : [];
 }
 
-/** The name of each member, where it is made and where it is used, by one of one or two letters. */
+/** Replaces the name of each member, where it is defined and where it is used, by one of one or two letters. */
 function membersBy(names: Map<string, string>): (node: ts.Node) => readonly Cut[] {
   return (node) => {
     if (!ts.isIdentifier(node)) return [];

@@ -1,4 +1,4 @@
-/** What the package weighs (P15): the same figures that the size gate checks, against what we aim at. */
+/** What the package weighs (P15): the same figures that the size gate checks, compared with the targets. */
 import { budgets, importMs, sizeOf, targetImportMs } from '../tools/gates/size.ts';
 import { figure, type Section } from './report.ts';
 

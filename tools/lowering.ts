@@ -1,8 +1,8 @@
 /**
  * One lowering of TypeScript for build and tests: `ts.transpileModule` with `importHelpers`.
  *
- * esbuild inlines helpers of its own and so would leave tslib an empty dependency; Node 22 cannot parse `using`.
- * tsup and vitest both go through here, so that what is tested is what is published.
+ * esbuild would inline its own helpers and leave tslib an unused dependency; Node 22 cannot parse `using`. tsup and vitest both use this lowering, so
+ * that what is tested is what is published.
  */
 import { readFile } from 'node:fs/promises';
 import { sep } from 'node:path';
@@ -39,7 +39,7 @@ export const esbuildLowering: EsbuildPlugin = {
   },
 };
 
-/** For vitest: only the package's own source; tests may use what the running Node parses. */
+/** For vitest. Applies only to the package's own source; tests may use whatever the running Node parses. */
 export function viteLowering(sourceFolder: string): VitePlugin {
   return {
     name: 'holdfast-lowering',

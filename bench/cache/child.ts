@@ -8,7 +8,7 @@ export interface Settings {
   readonly ratePerSecond: number;
   readonly seconds: number;
   readonly loadMs: number;
-  /** The source fails from then to then, in milliseconds after the start. */
+  /** When the source fails, in milliseconds after the start. */
   readonly fails: readonly [fromMs: number, untilMs: number] | undefined;
 }
 
@@ -16,7 +16,7 @@ export interface Report {
   /** When each load began, in milliseconds after the start. */
   readonly loadsMs: readonly number[];
   readonly failed: number;
-  /** Of callers after the first second. */
+  /** Of the callers after the first second. */
   readonly slowestMs: number;
   readonly p99Ms: number;
 }

@@ -1,4 +1,4 @@
-/** Cold keys while Redis is stopped (SIGSTOP): what each get costs beyond its load. `node bench/cache/cold.ts` after a build. */
+/** Cold keys while Redis is stopped (SIGSTOP): what each get costs in addition to its load. `node bench/cache/cold.ts` after a build. */
 import { cache } from 'holdfast';
 import { redisStore } from 'holdfast/redis';
 import { Redis } from 'ioredis';

@@ -1,6 +1,6 @@
 /**
- * Fleet: four processes ask for one hot key, 300 times a second each for 8 s, with a time to live of 1 s and a load of 200 ms; and the
- * same while the source is down. Redis is real. `node bench/cache/fleet.ts` after a build.
+ * Fleet: four processes ask for one hot key, 300 times a second each for 8 s, with a time to live of 1 s and a load of 200 ms; then the same while
+ * the source is down. Redis is real. `node bench/cache/fleet.ts` after a build.
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,6 +1,6 @@
 /**
- * Memory: what a million distinct keys leave behind at defaults, and what a hit allocates (P10). `node --expose-gc bench/cache/memory.ts` after a
- * build; a contender per process.
+ * Memory: what a million distinct keys leave behind with default options, and what a hit allocates (P10). `node --expose-gc bench/cache/memory.ts`
+ * after a build; one process per contender.
  */
 import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
@@ -45,7 +45,7 @@ async function measure(name: string): Promise<void> {
   const hits = 20_000;
   for (let call = 0; call < 20_000; call++) await get('hot');
   collect();
-  // Nothing is collected in between: the young generation is larger than what is allocated.
+  // No collection happens in between: the young generation is larger than what is allocated.
   const beforeHits = process.memoryUsage().heapUsed;
   for (let call = 0; call < hits; call++) get('hot');
   const perHit = (process.memoryUsage().heapUsed - beforeHits) / hits;
@@ -77,7 +77,7 @@ for (const name of Object.keys(contenders)) {
     process.stdout.write(execFileSync(process.execPath, [...flags, program, name], { timeout, stdio: 'pipe' }));
   } catch (error) {
     const { code, signal } = error as { code?: string; signal?: string };
-    // V8 ends a process without memory by SIGABRT.
+    // V8 ends a process that runs out of memory with SIGABRT.
     if (code !== 'ETIMEDOUT' && signal !== 'SIGABRT') throw error;
     const reason = code === 'ETIMEDOUT' ? 'not within 10 minutes' : 'out of memory at 6 GB';
     console.log(`| ${name} | ${reason} | |`);

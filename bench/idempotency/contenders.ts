@@ -1,4 +1,4 @@
-/** Who is measured in the idempotency table. */
+/** The contenders of the idempotency table. */
 export interface Contender {
   readonly name: string;
   readonly framework: 'express' | 'fastify';

@@ -1,10 +1,10 @@
 /**
- * What an idempotency key costs a server: processor time of its thread per hello POST, beside the same server without it, the least that
- * can be done by hand, and two libraries of the field. Records are in memory, or in a Redis of its own.
+ * What an idempotency key costs a server: processor time of its thread per hello POST, compared with the same server without it, with the minimum
+ * written by hand, and with two libraries of the field. Records are in memory, or in a private Redis.
  *
- * `node bench/idempotency/run.ts [--rounds=N] [--requests=N] [--processes=N]`, after a build. One server at a time works; ratios are within a
- * round. Each server runs in several processes, which take the rounds in turn: what V8 makes of the same code differs from process to
- * process, for bare Fastify by a third.
+ * `node bench/idempotency/run.ts [--rounds=N] [--requests=N] [--processes=N]`, after a build. One server at a time works; ratios are within a round.
+ * Each server runs in several processes, which take the rounds in turn, because V8 optimizes the same code differently from process to process: for
+ * bare Fastify the difference is a third.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -30,7 +30,7 @@ const modes: readonly Mode[] = ['fresh', 'replay', 'no key', 'slow'];
 let keys = 0;
 
 interface Cost {
-  /** Of the server's thread, per request. */
+  /** Processor time of the server's thread per request. */
   readonly microseconds: number;
   readonly medianMs: number;
 }
@@ -46,7 +46,7 @@ class Server {
 
   async start(): Promise<void> {
     this.child.once('exit', (code) => {
-      // The others end with this process.
+      // The other processes end with this one.
       if (code !== 0) process.exit(1);
     });
     [this.port] = (await once(this.child, 'message')) as [number];
@@ -74,7 +74,7 @@ class Server {
   }
 }
 
-/** Sends over some connections, on each one request after the other, and tells how long each has waited. */
+/** Sends requests over several connections, one at a time on each, and measures how long each took. */
 async function drive(port: number, path: string, count: number, key: () => string | undefined): Promise<number[]> {
   const waits: number[] = [];
   let left = count;
@@ -112,7 +112,7 @@ const program = await redisProgram();
 const redis = program && (await startRedis(program));
 const isOnRedis = ({ kind }: Contender) => kind.endsWith('on Redis');
 const measured = contenders.filter((one) => redis !== undefined || !isOnRedis(one));
-/** Who is not worth a row in a mode. */
+/** Leaves out contenders that are not worth a row in a mode. */
 const takesPart = (one: Contender, mode: Mode) =>
   mode === 'slow' ? one.kind === 'bare' || one.kind === 'holdfast' : mode !== 'no key' || !isOnRedis(one);
 
@@ -123,7 +123,8 @@ for (const { name } of measured)
     Array.from({ length: processes }, () => new Server(name, redis?.port ?? 0)),
   );
 await Promise.all([...servers.values()].flat().map((server) => server.start()));
-// The compiler's work is not theirs, and it goes on for some thousand requests. Only what costs more with each record is spared them.
+// Excludes the work of the compiler, which continues for some thousand requests. Only contenders whose cost grows with each record are warmed up
+// less.
 for (const mode of modes) {
   for (const one of measured) {
     const isShort = mode === 'slow' || one.kind === 'express-idempotency';
@@ -133,7 +134,7 @@ for (const mode of modes) {
   }
 }
 
-/** Commands of the store: each is a script, what that calls is not counted. */
+/** Commands that the store sends. A script counts as one; the commands that it calls do not count. */
 async function commands(): Promise<number> {
   return Number(/cmdstat_evalsha:calls=(\d+)/.exec((await redis?.ask('INFO commandstats')) ?? '')?.[1] ?? 0);
 }
@@ -166,7 +167,7 @@ for (let round = 0; round < rounds; round++) {
 }
 for (const server of [...servers.values()].flat()) server.end();
 
-/** What a fresh key costs among 50,000 others, in terms of what it costs among 10,000. */
+/** The cost of a fresh key among 50,000 others, relative to its cost among 10,000. */
 async function growth(name: string): Promise<number> {
   const server = new Server(name, 0);
   await server.start();

@@ -1,4 +1,4 @@
-/** A server of the idempotency table, in a process of its own: it is told which, and answers what a number of requests cost it. */
+/** A server of the idempotency table, in a process of its own. It is told which server to be, and reports what a number of requests cost it. */
 import { createHash } from 'node:crypto';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -21,7 +21,7 @@ const store = (kind: Contender['kind']): Store =>
 const isOurs = (kind: Contender['kind']) => kind.startsWith('holdfast');
 const slowMs = 0.15;
 
-/** A handler with something to do. */
+/** Simulates a handler that does some work. */
 function work(): void {
   const until = performance.now() + slowMs;
   while (performance.now() < until);
@@ -35,7 +35,7 @@ interface Kept {
 
 const printOf = (body: Uint8Array) => createHash('sha256').update(body).digest('base64');
 
-/** What can be done at the least: the body hashed, one look into a map, the answer kept before it goes out. */
+/** The minimum: hash the body, look into a map, and store the answer before it goes out. */
 class Ideal {
   private readonly kept = new Map<string, Kept>();
 
@@ -49,7 +49,7 @@ class Ideal {
   }
 }
 
-/** The same in Redis, by two commands: nothing is known of an owner, a lease, or a reply that was lost. */
+/** The same in Redis, with two commands. It knows nothing about owners, leases, or lost replies. */
 class IdealOnRedis {
   private readonly client = connectRedis();
   private readonly ttlMs = 86_400_000;

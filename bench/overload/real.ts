@@ -1,10 +1,10 @@
 /**
- * The spike against a real server: does virtual time tell the truth about the strategies? `node bench/overload/real.ts
- * [--seed=N] [--only=NAME]`; it runs the sources, about 30 s per strategy.
+ * The spike scenario against a real server: does virtual time tell the truth about the strategies? `node bench/overload/real.ts [--seed=N]
+ * [--only=NAME]`; it runs the sources, about 30 s per strategy.
  *
- * The server is a process of its own, speaks HTTP on the loopback interface, and is the same model of 20 workers with 100 ms
- * each; users, strategies and what is counted are the same code in both. Only the wait for workers is modelled, so that both
- * processes have to share processors with nothing else that matters.
+ * The server runs in a process of its own, speaks HTTP on the loopback interface, and is the same model of 20 workers with 100 ms each. Users,
+ * strategies and counters are the same code in both. Only the wait for workers is modelled, so nothing else that matters may compete with the two
+ * processes for processors.
  */
 import './sources.ts';
 import { type ChildProcess, fork } from 'node:child_process';
@@ -31,7 +31,7 @@ const { values } = parseArgs({
 const seed = Number(values.seed);
 const shape = grid['s20/100/4']!;
 const phases = { beforeSeconds: 5, disturbanceSeconds: 10, afterSeconds: 10 } as const;
-/** Retries of p-retry go on for as long as this when the last user has come. */
+/** How long retries of p-retry continue after the last user has arrived. */
 const longestEndMs = 15_000;
 
 const strategies: Readonly<Record<string, Strategy>> = {
@@ -83,7 +83,7 @@ async function portOf(child: ChildProcess): Promise<number> {
 }
 
 class Remote implements Service {
-  /** Only the server knows. */
+  /** Only the server knows it. */
   readonly completed = Number.NaN;
   private readonly port: number;
   private readonly agent: Agent;
@@ -113,7 +113,7 @@ function serve(): void {
   const service = serviceModel({ workers, serviceTime: { mean, shape: gamma }, queue: 10_000_000, random });
   const server = createServer((request, response) => {
     request.resume();
-    // As the model in virtual time it goes on when the client has gone.
+    // Like the model in virtual time, it continues when the client has disconnected.
     service.serve().then(() => response.end('ok'));
   });
   // Longer than a run, so that no idle connection is closed while a request is on its way to it.
@@ -148,6 +148,6 @@ async function compare(): Promise<void> {
 if (values.serve) serve();
 else {
   await compare();
-  // opossum's intervals do not keep the process, but what a strategy left behind might.
+  // opossum's intervals do not keep the process alive, but what a strategy left behind might.
   process.exit();
 }

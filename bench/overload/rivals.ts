@@ -1,6 +1,6 @@
 /**
- * What users of npm have against an overload, as strategies for the scenarios: attempts of 1 s, options as the packages
- * document them. They know no clock but the platform's: play them in real time, or by `playOnPlatform`.
+ * What other npm packages offer against an overload, as strategies for the scenarios: attempts of 1 s, options as the packages document them. They
+ * know only the platform's clock: run them in real time, or with `playOnPlatform`.
  */
 import {
   bulkhead,
@@ -34,7 +34,7 @@ const retried: Strategy = () => (task) =>
     { retries: 3 },
   );
 
-/** Its queue has no bound, and who waits in it has no limit of time: the timeout is an attempt's. */
+/** Its queue is unbounded and its waits have no time limit: the timeout applies to an attempt. */
 const limited: Strategy = () => {
   const places = pLimit(limit);
   return (task) => places(() => pTimeout(task({}), { milliseconds }));
@@ -43,12 +43,12 @@ const limited: Strategy = () => {
 const opossum =
   (options: Options): Strategy =>
   () => {
-    // Percentiles are for show, and computed at each failure: without them the decisions are the same, and quick.
+    // Percentiles are only informative, but computed at each failure. Without them the decisions are the same, and fast.
     const breaker = new CircuitBreaker((task: Task) => task({}), { ...options, rollingPercentilesEnabled: false });
     return (task) => breaker.fire(task);
   };
 
-/** Without a size it has no bulkhead. The breaker opens at half of 10 s, as opossum does; cockatiel itself has no default. */
+/** Without a size it has no bulkhead. The breaker opens at half of 10 s, like opossum's; cockatiel itself has no default. */
 const cockatiel =
   (place: 'none' | 'innermost' | 'outermost'): Strategy =>
   () => {

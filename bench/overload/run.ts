@@ -1,9 +1,9 @@
 /**
- * Overload: what each strategy keeps of a service's capacity when too much comes, in virtual time.
+ * Overload: how much of a service's capacity each strategy preserves under too much load, in virtual time.
  *
- * `node bench/overload/run.ts [--seeds=N] [--first=N] [--scenarios] [--grid] [--rivals] [--only=NAME]`; it runs the sources,
- * no build is needed. `--rivals` sets other libraries beside ours, and is played only when asked for.
- * Medians of the seeds; the same seeds play the same runs. All of it takes some minutes.
+ * `node bench/overload/run.ts [--seeds=N] [--first=N] [--scenarios] [--grid] [--rivals] [--only=NAME]`; it runs the sources, no build is needed.
+ * `--rivals` adds other libraries, which run only on request. Medians over the seeds; the same seeds play the same runs. A complete run takes some
+ * minutes.
  */
 import './sources.ts';
 import { parseArgs } from 'node:util';

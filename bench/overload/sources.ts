@@ -1,4 +1,4 @@
-/** Lets Node run the sources: they name each other `.js`, as what is built of them will be called. Import it first. */
+/** Lets Node run the sources, which import each other by `.js`, the extension of the built files. Must be imported first. */
 import { registerHooks } from 'node:module';
 
 registerHooks({

@@ -1,4 +1,4 @@
-/** What a closed circuit breaker adds to a call (P1), and what its two steps cost by hand (P2). */
+/** What a closed circuit breaker adds to a call (P1), and what its two steps cost when called directly (P2). */
 import { IdealBreaker, IdealPermit } from '../ideals.ts';
 import { atMost, bare, emptyWrapper, type Table, userTask } from '../table.ts';
 
@@ -80,7 +80,7 @@ export const permit: Table = {
           if (ideal.isOpen()) return undefined;
           const permit = new IdealPermit(ideal, 0);
           permit.settle(false, performance.now());
-          // It goes out, as one does whose operation takes a while: else V8 makes no object.
+          // The permit escapes, as one does whose operation takes a while; otherwise V8 would not allocate it.
           return permit;
         };
       },

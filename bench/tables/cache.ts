@@ -1,4 +1,4 @@
-/** What a hit in memory costs, awaited and at once, and what a caller costs who waits for a load that is under way (P10). */
+/** What a hit in memory costs, awaited and synchronous, and what a caller costs that waits for a load in progress (P10). */
 import { waitersPerBatch } from '../measures.ts';
 import { atLeast, atMost, type Contender, type Operation, type Table } from '../table.ts';
 
@@ -8,7 +8,7 @@ const load = async () => value;
 
 type Get = (key: string) => unknown;
 
-/** The first call fills the cache, and whatever a library does on first use. */
+/** The first call fills the cache, and does whatever a library does on first use. */
 async function warm(get: Get): Promise<Operation> {
   for (let call = 0; call < 3; call++) await get(key);
   return () => get(key);
@@ -94,7 +94,7 @@ export const cacheHit: Table = {
   ],
 };
 
-/** Hits at once: of one key, or of many in turn. */
+/** Synchronous hits: of one key, or of many in turn. */
 function peekTable(name: string, title: string, keyCount: number): Table {
   const keys = Array.from({ length: keyCount }, (_, index) => `${key}:${index}`);
   const inTurn = (look: (key: string) => unknown): Operation => {
@@ -146,7 +146,7 @@ export const cachePeekMany = peekTable(
   1_000,
 );
 
-/** One key after another, each loaded while all wait for it. */
+/** One key after another, each loaded while all callers wait for it. */
 async function waiting(make: (load: () => Promise<unknown>) => Promise<Get>): Promise<Operation> {
   let end = (_: unknown) => {};
   let keys = 0;
@@ -159,7 +159,7 @@ async function waiting(make: (load: () => Promise<unknown>) => Promise<Get>): Pr
   return async () => {
     const one = `key ${keys++}`;
     const answers = Array.from({ length: waitersPerBatch }, () => get(one));
-    // The loader is called some turns later by some.
+    // Some contenders call the loader a few event loop turns later.
     await new Promise((resolve) => setImmediate(resolve));
     end(value);
     await Promise.all(answers);

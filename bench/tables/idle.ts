@@ -1,8 +1,8 @@
-/** What circuit breakers cost that only exist, one per key (P9). */
+/** What circuit breakers cost that merely exist, one per key (P9). */
 import { circuitsPerBatch } from '../measures.ts';
 import { atLeast, atMost, type Operation, type Round, type Table } from '../table.ts';
 
-/** Makes a batch, each under a key of its own as an application would find it, and answers how to drop it. */
+/** Creates a batch, each circuit under its own key as an application would have it, and returns a function that drops it. */
 function batches<Kept>(
   begin: () => Kept,
   add: (kept: Kept, key: string) => void,
@@ -18,7 +18,7 @@ function batches<Kept>(
   };
 }
 
-/** Characters side by side, as a parser makes them; a template would keep its parts as well. */
+/** A flat string, as a parser creates it; a template string would also keep its parts. */
 function flat(key: string): string {
   return Buffer.from(key).toString('latin1');
 }
@@ -35,7 +35,7 @@ async function holdfastBatches(isUsed: boolean): Promise<Operation> {
   );
 }
 
-/** The least that a circuit must know. */
+/** The minimum state of a circuit. */
 class Circuit {
   state = 0;
   calls = 0;

@@ -1,4 +1,4 @@
-/** What a lock of this process costs: free, and with many who wait (P20). */
+/** What an in-process lock costs: uncontended, and with many waiters (P20). */
 import { atMost, bare, emptyWrapper, type Table, userTask } from '../table.ts';
 import { fewAndMany, many } from './waiters.ts';
 

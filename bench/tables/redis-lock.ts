@@ -1,11 +1,11 @@
-/** What a lock in Redis costs its client while nobody else wants it (P11): each contender has a server of its own. */
+/** What an uncontended lock in Redis costs its client (P11). Each contender has its own server. */
 import { Redis } from 'ioredis';
 import { redisProgram, startRedis } from '../../test/support/servers/redis.ts';
 import { atMost, type Operation, type Table } from '../table.ts';
 
 const ttlMs = 10_000;
 
-/** A server and a client, gone when the contender is told to end. */
+/** A server and a client, closed when the contender is told to end. */
 async function connect(): Promise<Redis> {
   const program = await redisProgram();
   if (program === undefined) throw new Error('this table needs a Redis');

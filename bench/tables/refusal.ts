@@ -1,4 +1,4 @@
-/** What an open circuit breaker takes for its no, 20 frames deep, in the three ways to ask (P6). */
+/** What a refusal by an open circuit breaker costs, 20 frames deep, in the three ways to ask (P6). */
 import { idealErrorOfRefusal, idealRefusal } from '../ideals.ts';
 import { atLeast, atMost, type Contender, type Operation, type Round, type Table } from '../table.ts';
 
@@ -8,13 +8,13 @@ const down = async (): Promise<unknown> => {
   throw new Error('down');
 };
 
-/** As deep as a handler of a web framework: a stack trace costs by its frames. */
+/** As deep as a handler in a web framework: the cost of a stack trace depends on its frames. */
 function deep(call: Operation): Operation {
   const descend = (framesLeft: number): unknown => (framesLeft === 0 ? call() : descend(framesLeft - 1));
   return () => descend(20);
 }
 
-/** An open circuit of holdfast and three ways to ask it. */
+/** An open circuit of holdfast, and three ways to ask it. */
 async function open() {
   const { circuitBreaker, pipeline } = await import('holdfast');
   const breaker = circuitBreaker({ window: { consecutive: 1 }, openFor: hourMs });

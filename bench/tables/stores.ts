@@ -1,9 +1,9 @@
 /**
- * What a verb costs beside the bare client: each client library has a server of its own.
+ * What a verb costs relative to the bare client. Each client library has its own server.
  *
- * No single command answers a value with its version, age and time left, or writes one under a condition and gives it a version, so
- * there are two baselines. The nearest command or statement does less: GET, SET PX, a SELECT, an INSERT ON CONFLICT. The same script or function, called
- * by the bare client, does all that the verb does at the server, and shows what of the rest is the store's.
+ * No single command returns a value with its version, age and remaining time, or writes one conditionally and gives it a version, so there are two
+ * baselines. The nearest command or statement does less: GET, SET PX, a SELECT, an INSERT ON CONFLICT. The same script or function, called by the
+ * bare client, does all the work of the verb at the server, and so shows how much of the difference is due to the store.
  */
 import type { Store } from 'holdfast';
 import type { Redis } from 'ioredis';
@@ -42,7 +42,7 @@ async function redis(title: string): Promise<readonly [bare: RedisConnection, ow
   return connections;
 }
 
-/** Each goes first as often as the other. */
+/** Each of the two goes first equally often. */
 function inTurns(bare: Operation, own: Operation): Operation {
   let isOwnFirst = false;
   const timed = async (call: Operation) => {
@@ -61,7 +61,7 @@ function inTurns(bare: Operation, own: Operation): Operation {
   };
 }
 
-/** node-redis answers bytes where it is told to; 36 is the code of strings in RESP. */
+/** node-redis returns bytes if it is told to; 36 is the code of strings in RESP. */
 const answeringBytes = (client: RedisClientType) => client.withTypeMapping({ 36: Buffer });
 
 const bareRedis: Readonly<Record<string, Readonly<Record<Verb, (client: never) => Operation>>>> = {
@@ -80,7 +80,7 @@ const bareRedis: Readonly<Record<string, Readonly<Record<Verb, (client: never) =
 
 type Words = (string | Buffer)[];
 
-/** ioredis has the forms that answer bytes, yet not in its types. */
+/** ioredis has variants that return bytes, but not in its types. */
 const bareScripts: Readonly<
   Record<string, (client: never, script: RedisScript, keys: Words, given: Words) => Operation>
 > = {
@@ -108,7 +108,7 @@ function redisContenders(verb: Verb): Contender[] {
       const { redisStore } = await import('holdfast/redis');
       const [bare, own] = await redis(title);
       const store = redisStore(own.client, { timeout: '10s' });
-      // The server knows the scripts from here on.
+      // The server has the scripts from here on.
       const [ownRead, ownWrite] = [await operationOf(store, 'read'), await operationOf(store, 'write')];
       await ownRead();
       return inTurns(await bareOf(bare.client as never), verb === 'read' ? ownRead : ownWrite);

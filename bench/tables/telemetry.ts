@@ -1,10 +1,10 @@
-/** What an event point costs that nobody listens to, and what listening costs. */
+/** What an event point costs without listeners, and what listening costs. */
 import { channel, subscribe } from 'node:diagnostics_channel';
 import { atMost, type Contender, type Table } from '../table.ts';
 
 const instances = 1024;
 
-/** The check in front of each event, copied by hand: it is internal. */
+/** A copy of the check in front of each event, because the original is internal. */
 class Events {
   readonly #on: (() => void) | undefined;
   readonly #channel = channel('holdfast-bench');
@@ -51,7 +51,7 @@ export const eventPoint: Table = {
   ],
 };
 
-/** A call that fails at its only attempt passes one event point. */
+/** A call that fails in its only attempt passes one event point. */
 function failing(on: (() => void) | undefined): Contender['prepare'] {
   return async () => {
     const { pipeline, retry } = await import('holdfast');

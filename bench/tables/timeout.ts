@@ -1,4 +1,4 @@
-/** What a timeout adds to a call that ends in time, what an expiry costs, and what stays behind (P4). */
+/** What a timeout adds to a call that ends in time, what an expiry costs, and what remains afterwards (P4). */
 import { IdealTimeout } from '../ideals.ts';
 import { burstCalls } from '../measures.ts';
 import { atLeast, atMost, bare, type Contender, emptyWrapper, type Round, type Table, userTask } from '../table.ts';
@@ -7,7 +7,7 @@ type Task = () => Promise<unknown>;
 
 const never: Task = () => new Promise(() => {});
 
-/** The same five for calls that end in time and for calls that do not. */
+/** The same five contenders for calls that end in time and for calls that do not. */
 function contenders(task: Task, afterMs: number): Contender[] {
   return [
     {
@@ -45,11 +45,11 @@ function contenders(task: Task, afterMs: number): Contender[] {
       name: 'opossum',
       prepare: async () => {
         const { default: CircuitBreaker } = await import('opossum');
-        // The circuit opens above this share of failures, so never: an open one would reject instead of expire.
+        // The circuit opens above this share of failures, so never: an open one would reject instead of timing out.
         const options = { timeout: afterMs, errorThresholdPercentage: 100 };
         let breaker = new CircuitBreaker(task, options);
         if (task !== never) return () => breaker.fire();
-        // Each expiry makes all later ones of its 10 s window dearer; a new breaker per burst keeps bursts comparable.
+        // Each expiry makes all later ones in its 10 s window more expensive; a new breaker per burst keeps bursts comparable.
         let calls = 0;
         return () => {
           if (calls++ % burstCalls === 0) {

@@ -1,4 +1,4 @@
-/** What a call costs that waits for its slot, by how many wait with it (P20). */
+/** What a call costs that waits for its slot, depending on how many wait with it (P20). */
 import { IdealSlots } from '../ideals.ts';
 import { waitersPerBatch } from '../measures.ts';
 import { atMost, type Contender, type Operation, type Table, userTask } from '../table.ts';
@@ -6,7 +6,7 @@ import { atMost, type Contender, type Operation, type Table, userTask } from '..
 const few = 100;
 export const many = waitersPerBatch;
 
-/** So many wait at once, until all have had their turn; few of them as often as makes many. */
+/** That many calls wait at once until all have had their turn. Short queues are repeated to reach the same number of calls. */
 function waiting(call: () => Promise<unknown>, waiters: number): Operation {
   return async () => {
     for (let left = many / waiters; left > 0; left--) {
@@ -15,7 +15,7 @@ function waiting(call: () => Promise<unknown>, waiters: number): Operation {
   };
 }
 
-/** A contender for each length of the queue. */
+/** One contender per queue length. */
 export function fewAndMany(name: string, make: () => Promise<() => Promise<unknown>>): Contender[] {
   return [few, many].map((waiters) => ({
     name: `${name}, ${waiters.toLocaleString('en')}`,

@@ -1,9 +1,9 @@
-/** What a failing call costs when the window holds many (P7). */
+/** What a failing call costs when the window holds many calls (P7). */
 import { atLeast, atMost, type Operation, type Table } from '../table.ts';
 
 const entries = 100_000;
 const dayMs = 86_400_000;
-/** One call in so many succeeds, so that nothing opens; a window that is to stay empty is emptied instead. */
+/** One call in this many succeeds, so that nothing opens; a window that must stay empty is cleared instead. */
 const callsPerSuccess = 64;
 
 const error = new Error('down');

@@ -1,4 +1,4 @@
-/** What four policies around one call add together, one call at a time and 10,000 at once (P5). */
+/** What four policies around one call add in total, one call at a time and 10,000 at once (P5). */
 import { IdealFour } from '../ideals.ts';
 import { burstCalls } from '../measures.ts';
 import { atLeast, atMost, bare, type Contender, emptyWrapper, type Round, type Table, userTask } from '../table.ts';
@@ -6,7 +6,7 @@ import { atLeast, atMost, bare, type Contender, emptyWrapper, type Round, type T
 /** What users have today. opossum is breaker, timeout and bulkhead. */
 const stack = 'p-retry + opossum';
 
-/** The bulkhead is never full, so that all calls of a burst run. */
+/** The bulkhead is never full, so all calls of a burst run. */
 const limit = burstCalls;
 
 const contenders: readonly Contender[] = [

@@ -1,6 +1,4 @@
-/**
- * All of the examples, one after the other. Each can also be run by itself: `node timeout.ts`.
- */
+/** Runs all of the examples, one after the other. Each also runs by itself: `node timeout.ts`. */
 for (const file of [
   'timeout.ts',
   'retry-with-budget.ts',

@@ -1,6 +1,4 @@
-/**
- * Deadline: bound a whole call with all its attempts and waits, and pass on how much time is left.
- */
+/** Deadline: bound a whole call with all its attempts and waits, and pass the remaining time on. */
 import { constant, deadline, pipeline, retry, timeout } from 'holdfast';
 
 const bounded = pipeline(deadline('100ms'), retry({ attempts: 50, backoff: constant(20) }), timeout('30ms'));
@@ -11,7 +9,7 @@ const outcome = await bounded.attempt(({ attempt }) => {
 });
 console.log(`gave up after ${Math.round(performance.now() - startedMs)} ms:`, outcome.ok ? '' : String(outcome.error));
 
-// A call within a call: it gets the time that is left, however much it would allow itself.
+// A call inside a call gets the time that is left, whatever its own deadline allows.
 const outer = pipeline(deadline('80ms'));
 const inner = pipeline(timeout('10s'));
 const nested = await outer.attempt((call) => {

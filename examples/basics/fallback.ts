@@ -1,6 +1,4 @@
-/**
- * Fallback: answer in place of an error, here with the last price that was seen.
- */
+/** Fallback: answer in place of an error, here with the last known price. */
 import { fallback, isAbandoned, pipeline, timeout } from 'holdfast';
 
 interface Price {
@@ -10,7 +8,7 @@ interface Price {
 
 const lastPrices = new Map<string, number>([['KELP', 41]]);
 
-// Only a price service that is slow is covered up; a mistake such as an unknown symbol still reaches the caller.
+// The fallback covers only a slow price service; a mistake such as an unknown symbol still reaches the caller.
 const prices = pipeline(
   fallback((_error, call): Price => ({ amount: lastPrices.get(String(call.attributes.symbol)) ?? 0, isStale: true }), {
     handles: (outcome) => !outcome.ok && isAbandoned(outcome.error),

@@ -1,7 +1,7 @@
 /**
- * A guard of your own: decide whether a call may start, and learn from how it ended.
+ * A custom guard: decide whether a call may start, and learn from how it ended.
  *
- * This one lets nothing through while a service is under maintenance, which it learns from the service itself.
+ * This guard lets no call through while a service is under maintenance. It learns of that from the service itself.
  */
 import { type Guard, isRejected, type Permit, pipeline, RejectedError, refuse, retry } from 'holdfast';
 
@@ -13,7 +13,7 @@ class MaintenanceError extends Error {
   }
 }
 
-/** Holds calls back until the time that a `MaintenanceError` has told. */
+/** Refuses calls until the time given in a `MaintenanceError`. */
 function maintenanceWindow(): Guard {
   const name = 'maintenance-window';
   let untilMs = 0;
@@ -47,6 +47,6 @@ await impatient.attempt(service);
 const refused = await impatient.attempt(service);
 console.log(refused.ok ? '' : String(refused.error), '- never started:', !refused.ok && isRejected(refused.error));
 
-// A retry around it waits as long as the refusal says: no attempt is wasted meanwhile.
+// A retry around it waits for as long as the refusal says, and wastes no attempt in between.
 const patient = pipeline(retry({ attempts: 2 }), guard);
 console.log(await patient.execute(service), 'with', calls, 'calls of the service');

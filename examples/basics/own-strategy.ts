@@ -1,7 +1,7 @@
 /**
- * A strategy of your own: decide how often an operation is tried, and with which call.
+ * A custom strategy: decide how often an operation is tried, and with which call.
  *
- * This one asks a second region when the first has failed. The region is the call's `key`.
+ * This strategy asks a second region if the first has failed. The region is the call's `key`.
  */
 import { pipeline, type Strategy, timeout } from 'holdfast';
 
@@ -12,10 +12,10 @@ function failover(regions: readonly string[]): Strategy {
       const errors: unknown[] = [];
       for (const region of regions) {
         try {
-          // Each try has a call of its own below this one, so that its abort reaches nobody else.
+          // Each try has its own child call, so that its abort reaches nobody else.
           return await next(call.child({ key: region }));
         } catch (error) {
-          // The caller has gone: a second region would work for nobody.
+          // The caller has left: a second region would work for nobody.
           if (call.aborted) throw call.reason;
           errors.push(error);
         }

@@ -1,9 +1,7 @@
-/**
- * Retry with a budget: repeat what failed, yet never send a service that is down a multiple of its load.
- */
+/** Retry with a budget: repeat failed calls, but never send a failing service a multiple of its load. */
 import { attemptsOf, exponential, pipeline, retry, retryBudget } from 'holdfast';
 
-// One budget for all calls of one dependency: ten successes pay for one retry, and there are five to begin with.
+// One budget for all calls to one dependency: ten successes pay for one retry, and the balance starts at five.
 const budget = retryBudget({ ratio: 0.1, initial: 5, minPerSecond: 0 });
 const prices = pipeline(
   retry({
@@ -35,7 +33,7 @@ for (let user = 0; user < 100; user++) {
 }
 console.log(`100 users of a service that is down made ${calls} calls, not 300`);
 
-// A function that is called as it was before, and a purchase that must not run twice.
+// A wrapped function is called like the original. A purchase must not run twice.
 const lookUp = prices.wrap(async (symbol: string) => `${symbol}: 42`);
 console.log(await lookUp('KELP'));
 await prices.execute(({ idempotencyKey }) => console.log('sent with Idempotency-Key:', idempotencyKey), {

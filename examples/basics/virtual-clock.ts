@@ -1,6 +1,4 @@
-/**
- * Testing: minutes of waiting in no time, and the same jitter in every run.
- */
+/** Testing: minutes of waiting pass instantly, and the jitter is the same in every run. */
 import assert from 'node:assert';
 import { deadline, exponential, pipeline, retry, timeout } from 'holdfast';
 import { seededRandom, virtualClock } from 'holdfast/testing';

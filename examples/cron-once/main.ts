@@ -1,4 +1,4 @@
-/** Starts three processes that want to run one job at each tick, kills the one that is at work, and says what became of the job. */
+/** Starts three processes that all try to run one job at each tick, kills the process that is running it, and reports what became of the job. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -35,7 +35,7 @@ for (let count = 0; count < 3; count++) {
   });
 }
 
-/** The ticks whose job was done, as often as it was. */
+/** One entry for each time that a tick's job was done. */
 function done(): { readonly tick: number; readonly pid: number }[] {
   return db.prepare('SELECT tick, pid FROM digests ORDER BY tick').all() as { tick: number; pid: number }[];
 }

@@ -1,4 +1,4 @@
-/** One of several processes that all want to run the job at each tick: the lock and the fence let one do it. */
+/** One of several processes that all try to run the job at each tick. The lock and the fence let one of them do it. */
 import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fencedGuard, isRejected, mutex, StaleFenceError } from 'holdfast';
@@ -14,7 +14,7 @@ for (;;) {
   try {
     await locks.run('cron:digest', ({ signal, fence }) => digest(tick, signal, fence), { wait: everyMs * 2 });
   } catch (error) {
-    // Others had it all the time, or have taken over: there will be another tick.
+    // Another process had the lock all the time, or has taken over: there will be another tick.
     if (!isRejected(error) && !(error instanceof StaleFenceError)) console.error(`${process.pid}: ${error}`);
   }
 }
@@ -26,7 +26,7 @@ async function digest(tick: number, signal: AbortSignal, fence: number): Promise
   await sleep(everyMs / 4, undefined, { signal });
   db.exec('BEGIN IMMEDIATE');
   try {
-    // Nobody who has lost the lock gets past this row.
+    // A process that has lost the lock cannot get past this row.
     const guard = fencedGuard({ resource: 'digests', fence, placeholders: '?' });
     if (db.prepare(guard.text).run(...(guard.values as [string, number])).changes === 0) {
       throw new StaleFenceError({ resource: 'digests', fence });

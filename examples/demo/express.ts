@@ -1,4 +1,4 @@
-/** The shop of the demo on Express. */
+/** The demo's shop on Express. */
 import type { AddressInfo } from 'node:net';
 import express from 'express';
 import { idempotency } from 'holdfast/express';
@@ -15,7 +15,7 @@ if (isProtected) {
 } else {
   app.post('/order', async (request, response) => void response.json(await lookAndCharge(request.body.key)));
 }
-// Express knows an error handler by its four parameters.
+// Express recognises an error handler by its four parameters.
 app.use((error: unknown, _request: express.Request, response: express.Response, _next: unknown) => {
   response.status(503).send(String(error));
 });

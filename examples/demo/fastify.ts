@@ -1,4 +1,4 @@
-/** The shop of the demo on Fastify. */
+/** The demo's shop on Fastify. */
 import type { AddressInfo } from 'node:net';
 import Fastify from 'fastify';
 import { idempotency } from 'holdfast/fastify';

@@ -1,6 +1,4 @@
-/**
- * What both shops of the demo have in common: their bank, their store, and how the demo talks with them.
- */
+/** What both shops of the demo share: the bank, the store, and the connection to the demo. */
 import { DatabaseSync } from 'node:sqlite';
 import { cache, standard } from 'holdfast';
 import { sqliteStore } from 'holdfast/sqlite';
@@ -68,7 +66,7 @@ async function lookAndLoad(): Promise<unknown> {
 
 export const product = () => (isProtected ? products.get('kelp') : lookAndLoad());
 
-/** Looks whether the order was charged before it charges. */
+/** Checks whether the order was charged before it charges. */
 export async function lookAndCharge(order: string): Promise<unknown> {
   const key = `order ${order}`;
   const entry = await store.read(key);
@@ -81,7 +79,7 @@ export async function lookAndCharge(order: string): Promise<unknown> {
 export const charge = (order: string, key: string) =>
   calls.execute(({ signal }) => bank({ kind: 'charge', order, key }, signal), { unsafe: true, idempotencyKey: key });
 
-/** Tells the demo where this shop listens, and ends with it. */
+/** Tells the demo where this shop listens, and ends when the demo does. */
 export function opened(port: number): void {
   process.on('disconnect', () => process.exit());
   process.on('SIGINT', () => {});

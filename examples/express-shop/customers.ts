@@ -1,7 +1,4 @@
-/**
- * Customers: they order, repeat themselves when the line breaks, and make mistakes. What they see is printed, and compared with what
- * they should see.
- */
+/** Customers: they order, repeat requests when the connection breaks, and make mistakes. Their results are printed and checked. */
 import assert from 'node:assert/strict';
 import type { Provider } from './payment.ts';
 import type { OpenStore } from './store.ts';
@@ -10,7 +7,7 @@ interface Order {
   readonly customer: string;
   readonly key?: string;
   readonly cents?: number;
-  /** To reserve, where nothing is paid. */
+  /** Only for reservations, which are not paid. */
   readonly seat?: string;
 }
 
@@ -20,7 +17,7 @@ interface Seen {
   readonly replayed: boolean;
 }
 
-/** Lets them shop at an address, with the provider behind it. */
+/** Sends all customers to a shop with the given provider behind it. */
 export async function goShopping(
   address: string,
   provider: Provider,
@@ -80,7 +77,7 @@ export async function goShopping(
     const all = await Promise.all(Array.from({ length: 5 }, () => order('frank reserves five times at once', wish)));
     const [reserved] = all.filter(({ status }) => status === 201);
     const later = await order('frank reserves once more', wish);
-    // Whoever meets the transaction of the first is told to come back.
+    // A request that meets the first one's open transaction is told to come back.
     assert.ok(all.every(({ status }) => status === 201 || status === 409));
     assert.deepEqual([later.status, later.body], [201, reserved?.body]);
     const changed = await order('frank wants another seat with that key', { ...wish, seat: '1 A' });
@@ -88,6 +85,6 @@ export async function goShopping(
   }
 
   console.log(`charged: ${provider.charges.join(', ')} cents`);
-  // Four orders, four charges: eve's was made before the line broke, and the provider knew it again.
+  // Four orders, four charges: eve's was made before the connection broke, and the provider recognised it.
   assert.deepEqual(provider.charges.toSorted(), [100, 250, 250, 700]);
 }

@@ -1,8 +1,8 @@
 /**
- * An Express shop with a payment behind it: one order for each key, and one charge for each order, whatever breaks.
+ * An Express shop that charges payments: one order per key and one charge per order, whatever breaks.
  *
- * `npm run start -w @holdfast/example-express-shop`, with SHOP_STORE=redis://127.0.0.1:6379 on Redis, with
- * SHOP_STORE=postgres://postgres@127.0.0.1:5432/postgres on Postgres.
+ * `npm run start -w @holdfast/example-express-shop`; on Redis with SHOP_STORE=redis://127.0.0.1:6379, on Postgres with
+ * SHOP_STORE=postgres://postgres@127.0.0.1:5432/postgres.
  */
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
@@ -19,7 +19,7 @@ let orders = 0;
 const app = express();
 app.use(express.json({ verify: rawBody }));
 app.use((request, response, next) => {
-  // Whoever is not known has no keys here.
+  // An unauthenticated client has no keys here.
   if (request.get('authorization') === undefined) response.sendStatus(401);
   else next();
 });
@@ -28,13 +28,13 @@ const onceForEachKey = idempotency({
   store,
   scope: (request) => request.get('authorization')!,
   required: true,
-  // A process that dies in the middle is gone on with by the next request, past the phases that are done.
+  // If a process dies halfway, the next request continues after the phases that are done.
   onLost: 'resume',
 });
 
 app.post('/orders', onceForEachKey, async (request, response) => {
   const { cents } = request.body;
-  // The key for the provider is the same in every attempt: a charge whose answer was lost is found again.
+  // The provider gets the same key in every attempt, so it recognises a charge whose answer was lost.
   const { charge } = await request.idempotency!.phase('charge', (key) => provider.charge(cents, key));
   response.status(201).json({ order: ++orders, cents, charge });
 });
@@ -49,7 +49,7 @@ app.post('/reservations', async (request, response) => {
 });
 
 app.use(((_error, _request, response, _next) => {
-  // Not kept, so that the next request with the key tries again.
+  // Not stored, so that the next request with the key tries again.
   response.status(502).json({ error: 'the provider cannot be reached' });
 }) satisfies ErrorRequestHandler);
 

@@ -1,6 +1,6 @@
 /**
- * Payment: the provider behind the shop, as such providers are: it charges a card, honours an idempotency key, and now and
- * then the line breaks after the card was charged.
+ * Payment: a typical provider behind the shop. It charges a card, honours an idempotency key, and sometimes the connection breaks after the card was
+ * charged.
  */
 import { once } from 'node:events';
 import { createServer } from 'node:http';
@@ -11,9 +11,9 @@ import { nodeIdempotency } from 'holdfast/web';
 
 export interface Provider {
   readonly charges: readonly number[];
-  /** The next charge is made, and its answer is lost on the way. */
+  /** The next charge is made, but its answer is lost on the way. */
   breakNext(): void;
-  /** Charges a card. Throws when the line breaks; then nobody knows. */
+  /** Charges a card. Throws if the connection breaks; the outcome is then unknown. */
   charge(cents: number, key: string): Promise<{ charge: number }>;
   close(): Promise<void>;
 }
@@ -21,7 +21,7 @@ export interface Provider {
 export async function openProvider(): Promise<Provider> {
   const charges: number[] = [];
   let breaks = false;
-  // Its own store of keys: a charge that is asked for again is the same charge.
+  // The provider has its own store of keys: a charge that is requested again is the same charge.
   const onceForEachKey = nodeIdempotency(idempotency({ store: memoryStore(), name: 'provider' }), {
     scope: () => 'shop',
   });

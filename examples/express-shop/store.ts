@@ -1,8 +1,8 @@
 /**
- * Where the records are: an SQLite file by default, which serves all processes of one machine; a server that machines share with
- * SHOP_STORE=redis://host:port or SHOP_STORE=postgres://user@host:port/database (for which the shop needs the package `pg`).
+ * Where the records are stored: by default in an SQLite file, shared by all processes of one machine. For a server shared by several machines, set
+ * SHOP_STORE=redis://host:port or SHOP_STORE=postgres://user@host:port/database (which needs the package `pg`).
  *
- * In a database the shop's own rows are beside the records, so a reservation is one commit: key, row and answer, or none of them.
+ * In a database the shop's own rows are next to the records, so a reservation is one commit: key, row and answer, or none of them.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -35,7 +35,7 @@ export async function openStore(address = process.env.SHOP_STORE ?? ''): Promise
   throw new Error(`SHOP_STORE must be empty or begin with redis:// or postgres://, it is ${address}`);
 }
 
-/** What the shop says when no reservation was made. */
+/** The status that the shop answers when no reservation was made. */
 export function statusOf(error: unknown): number {
   const { code } = error as { readonly code?: unknown };
   if (code === 'ERR_KEY_MISSING') return 400;
@@ -69,10 +69,10 @@ function openSqlite(): OpenStore {
 }
 
 async function openPostgres(address: string): Promise<OpenStore> {
-  // Only who shops on Postgres needs it.
+  // Only a shop on Postgres needs it.
   const { default: pg } = await import('pg');
   const pool = new pg.Pool({ connectionString: address });
-  // A client whose connection breaks, as in a restart of the server, tells its `error`; what nobody hears ends the process.
+  // A client whose connection breaks, for instance in a server restart, emits `error`; without a listener that ends the process.
   pool.on('connect', (client) => client.on('error', () => {}));
   const store = postgresStore(pool);
   await store.migrate();

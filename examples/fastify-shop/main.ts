@@ -1,8 +1,8 @@
 /**
- * The shop of `express-shop` with Fastify: one order for each key, and one charge for each order, whatever breaks.
+ * The shop of `express-shop` on Fastify: one order per key and one charge per order, whatever breaks.
  *
- * `npm run start -w @holdfast/example-fastify-shop`, with SHOP_STORE=redis://127.0.0.1:6379 on Redis, with
- * SHOP_STORE=postgres://postgres@127.0.0.1:5432/postgres on Postgres.
+ * `npm run start -w @holdfast/example-fastify-shop`; on Redis with SHOP_STORE=redis://127.0.0.1:6379, on Postgres with
+ * SHOP_STORE=postgres://postgres@127.0.0.1:5432/postgres.
  */
 import Fastify from 'fastify';
 import { idempotency } from 'holdfast/fastify';
@@ -16,14 +16,14 @@ let orders = 0;
 
 const app = Fastify();
 app.addHook('onRequest', async (request, reply) => {
-  // Whoever is not known has no keys here.
+  // An unauthenticated client has no keys here.
   if (request.headers.authorization === undefined) return reply.code(401).send();
 });
 
 await app.register(idempotency, {
   store,
   scope: (request) => request.headers.authorization!,
-  // A process that dies in the middle is gone on with by the next request, past the phases that are done.
+  // If a process dies halfway, the next request continues after the phases that are done.
   onLost: 'resume',
 });
 
@@ -32,13 +32,13 @@ app.post<{ Body: { cents: number } }>(
   { config: { idempotency: { required: true } } },
   async (request, reply) => {
     const { cents } = request.body;
-    // The key for the provider is the same in every attempt: a charge whose answer was lost is found again.
+    // The provider gets the same key in every attempt, so it recognises a charge whose answer was lost.
     const { charge } = await request.idempotency!.phase('charge', (key) => provider.charge(cents, key));
     return reply.code(201).send({ order: ++orders, cents, charge });
   },
 );
 
-// Its key is not the plugin's: it is committed with the row.
+// Not the plugin's key: this one is committed together with the row.
 app.post<{ Body: { seat: string } }>('/reservations', { config: { idempotency: false } }, async (request, reply) => {
   const customer = request.headers.authorization!;
   const key = String(request.headers['idempotency-key'] ?? '');
@@ -50,7 +50,7 @@ app.post<{ Body: { seat: string } }>('/reservations', { config: { idempotency: f
 });
 
 app.setErrorHandler((_error, _request, reply) => {
-  // Not kept, so that the next request with the key tries again.
+  // Not stored, so that the next request with the key tries again.
   reply.code(502).send({ error: 'the provider cannot be reached' });
 });
 

@@ -1,6 +1,6 @@
 /**
- * One process of the example: `node run.ts before|after api|worker`, with REDIS_PORT and BANK_PORT in the environment.
- * It says its port, or that it is ready, and ends when its standard input does.
+ * One process of the example: `node run.ts before|after api|worker`, with REDIS_PORT and BANK_PORT in the environment. It prints its port, or that it
+ * is ready, and ends when its standard input does.
  */
 import type { AddressInfo } from 'node:net';
 import type { Settings } from './settings.ts';

@@ -1,8 +1,8 @@
-/** What both versions are started with. */
+/** The settings of both versions. */
 export interface Settings {
   readonly redis: { readonly host: string; readonly port: number };
-  /** Charges a card at the bank. A bank that is given a key charges once for it. */
+  /** Charges a card at the bank. With a key, the bank charges once per key. */
   readonly charge: (order: { readonly id: string }, key?: string) => Promise<unknown>;
-  /** After this time BullMQ takes a job away from a worker that does not renew it. BullMQ's default is 30 s. */
+  /** After this time without a renewal, BullMQ takes a job away from its worker. BullMQ's default is 30 s. */
   readonly stalledAfterMs: number;
 }

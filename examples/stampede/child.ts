@@ -9,7 +9,7 @@ const [how, place] = process.argv.slice(2) as ['without' | 'with', string];
 const ttlMs = 500;
 let loads = 0;
 
-/** What is dear: it takes 100 ms, and a database that is asked 200 times at once takes longer. */
+/** The expensive load: it takes 100 ms, and longer for a database that is asked 200 times at once. */
 async function load(): Promise<string> {
   loads++;
   await new Promise((resolve) => setTimeout(resolve, 100));
@@ -28,11 +28,11 @@ function open(): { readonly store: Store; readonly end: () => void } {
     };
   }
   const db = new DatabaseSync(place);
-  // 200 writers of the naive way wait for one another.
+  // With the naive approach, 200 writers wait for each other.
   return { store: sqliteStore(db, { timeout: '1m' }), end: () => db.close() };
 }
 
-/** As it is usually written: look, load, store. */
+/** The usual code: look up, load, store. */
 async function lookLoadStore(key: string): Promise<string> {
   const entry = await store.read(key);
   if (entry !== undefined) return new TextDecoder().decode(entry.value);

@@ -1,7 +1,7 @@
 /**
  * Stampede: a hot key expires in eight processes at once, without the cache and with it. Counts how often the source is asked.
  *
- * `npm run start -w @holdfast/example-stampede` shares a SQLite file; with REDIS_PORT=6379 a Redis of this machine.
+ * `npm run start -w @holdfast/example-stampede` shares an SQLite file; with REDIS_PORT=6379 a Redis on this machine.
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -30,7 +30,7 @@ async function play(how: 'without' | 'with'): Promise<readonly Report[]> {
     const answers = all.map((one) => once(one, 'message'));
     for (const one of all) one.send('go');
     for (const [report] of await Promise.all(answers)) reports.push(report as Report);
-    // Twice the time to live: the next round finds nothing.
+    // Twice the time to live, so that the next round finds nothing.
     await new Promise((resolve) => setTimeout(resolve, 1_000));
   }
   const gone = all.map((one) => once(one, 'exit'));

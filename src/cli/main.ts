@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /**
- * `npx holdfast`: finds the command and hands over. Each command is loaded when it is asked for.
+ * `npx holdfast`: finds the command and runs it. Each command is loaded only when it is used.
  *
- * Promise: exit code 0 when all is well, 1 when the command found what it looks for, 2 when it was called wrongly.
+ * Promise: exit code 0 on success, 1 if the command found what it looks for, 2 if it was used wrongly.
  */
 import { readFileSync } from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
@@ -35,7 +35,7 @@ async function main([name, ...words]: readonly string[], program: string): Promi
     return name === undefined ? 2 : 0;
   }
   if (name === '--version' || name === '-v') {
-    // Beside the folder that this file is built into.
+    // Relative to the folder that this file is built into.
     const manifest = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
     console.log((JSON.parse(manifest) as { version: string }).version);
     return 0;
@@ -59,6 +59,6 @@ if (isMainThread) {
     process.exitCode = code;
   });
 } else {
-  // A scenario is played in a thread of its own, whose timers may be virtual.
+  // A scenario runs in its own thread, whose timers may be virtual.
   import('./simulate/player.js').then(({ playForParent }) => playForParent());
 }

@@ -1,7 +1,7 @@
-/** A command that was called wrongly: its message is for the terminal, its exit code is 2. */
+/** A command that was used wrongly. Its message is printed to the terminal, and its exit code is 2. */
 export class UsageError extends Error {
   override readonly name = 'UsageError';
-  /** How the command is called, where that helps. */
+  /** The usage text, if it helps. */
   readonly help: string | undefined;
 
   constructor(message: string, help?: string) {

@@ -1,9 +1,9 @@
 /**
- * Attempts: those of one logical request, whichever way they are sent.
+ * Attempts: the attempts of one logical request, whatever transport sends them.
  *
- * Promise: each answer that the caller does not get is given back, when the call is over at the latest; a request that met a
- * connection which was just being closed is sent once more at once, if it may run twice; one that needs its idempotency key is
- * not sent where the key is not told, or no longer known, a second time.
+ * Promise: each answer that the caller does not get is released, at the latest when the call is over. A request that meets a connection just being
+ * closed is resent once at once, if it may run twice. A request that depends on its idempotency key is not sent a second time to a place that does
+ * not get the key, or no longer knows it.
  */
 import type { Call } from '../core/call.js';
 import { HoldfastError, InDoubtError } from '../core/errors.js';
@@ -11,11 +11,11 @@ import { attemptHeader, deadlineHeaders } from '../policies/deadline-headers.js'
 import type { EnginePlan, Origin } from './engine.js';
 import { isLostConnection, noteFinal } from './handles.js';
 
-/** One logical request, as far as the engine must know it. */
+/** What the engine needs to know about one logical request. */
 export interface EngineRequest {
   readonly origin: string;
   readonly method: string;
-  /** The idempotency key that is sent with each attempt. */
+  /** The idempotency key sent with each attempt. */
   readonly key: string | undefined;
   /** Whether its body can be sent again. */
   readonly isReplayable: boolean;
@@ -23,8 +23,8 @@ export interface EngineRequest {
 }
 
 /**
- * Sends one attempt with these headers added to its own. `leave` is asked before a request that needs its key goes on without it, and throws
- * where that has been so before.
+ * Sends one attempt with these headers added to its own. `leave` is called before a request that needs its key continues without it, and throws if
+ * that has happened before.
  */
 export type Send<Answer> = (
   call: Call,
@@ -35,17 +35,17 @@ export type Send<Answer> = (
 /** Methods that may run twice: RFC 9110, 9.2.2, and QUERY. */
 const repeatable = /^(?:GET|HEAD|OPTIONS|TRACE|PUT|DELETE|QUERY)$/;
 
-/** Whether a request of this method may run twice, also without an idempotency key. */
+/** Whether a request of this method may run twice even without an idempotency key. */
 export function mayRunTwice(method: string): boolean {
   return repeatable.test(method);
 }
 
-/** Answers that each earn one immediate repetition: about as many idle connections as an origin may have. */
+/** The most immediate resends that an origin's answers can earn: about as many as it may have idle connections. */
 const mostReconnections = 64;
 
 const noHeaders: Readonly<Record<string, string>> = {};
 
-/** The attempts of one logical request, and their answers until it is known which one the caller gets. */
+/** The attempts of one logical request. It holds their answers until it is known which one the caller gets. */
 export class Attempts<Answer> {
   private readonly plan: EnginePlan;
   private readonly origin: Origin;
@@ -58,7 +58,7 @@ export class Attempts<Answer> {
   /** When the first attempt began, by the clock of the calls. */
   private beganMs: number | undefined = undefined;
   private mayReconnect: boolean;
-  /** Whether it went on to where its key is not told, so that a second time it would run twice. */
+  /** Whether the request went on to a place that does not get its key, so that a second send would run it twice. */
   private hasLeft = false;
   private isOver = false;
 
@@ -80,7 +80,7 @@ export class Attempts<Answer> {
 
   async make(call: Call): Promise<Answer> {
     this.checkKey(call);
-    // An answer that is held keeps its connection, and where there is but one the next attempt would wait for it.
+    // An answer that is held keeps its connection. If there is only one, the next attempt would wait for it.
     if (this.origin.isSequential) this.giveBackAllBut(undefined);
     let answer: Answer;
     try {
@@ -90,10 +90,10 @@ export class Attempts<Answer> {
       throw error;
     }
     if (this.hasLeft) noteFinal(answer);
-    // A function of the user's may answer the same one again.
+    // A user's function may return the same answer again.
     this.givenBack.delete(answer);
     if (this.origin.idleConnections < mostReconnections) this.origin.idleConnections++;
-    // Nobody waits for what comes after a timeout.
+    // Nobody waits for an answer that arrives after a timeout.
     if (this.isOver || call.aborted) this.giveBack(answer);
     else this.answers.push(answer);
     return answer;
@@ -129,8 +129,8 @@ export class Attempts<Answer> {
   }
 
   /**
-   * A retry whose further attempt was refused, as by another client inside this one, answers what came before: it may have been given
-   * back for that attempt.
+   * Refuses a result whose answer has been released. A retry whose further attempt was refused, for instance by another client inside this one,
+   * returns the previous answer, which may have been released for that attempt.
    */
   refuseGivenBack(result: unknown): void {
     if (!this.givenBack.has(result)) return;
@@ -147,7 +147,7 @@ export class Attempts<Answer> {
     this.plan.events.contain('discard', () => this.discard(answer));
   }
 
-  /** Sends again what met a connection that was being closed for having been idle. Once, and no attempt is counted. */
+  /** Resends a request that met an idle connection just being closed. Done once, and it does not count as an attempt. */
   private async sendSafely(call: Call): Promise<Answer> {
     try {
       return await this.send(call, this.headersOf(call), this.leave);
@@ -169,7 +169,7 @@ export class Attempts<Answer> {
     const { propagate } = this.plan;
     if (propagate === 'none') return noHeaders;
     const headers = deadlineHeaders(call.remainingMs, propagate);
-    // Only where a retry is at work: it keeps the other side from retrying as well.
+    // Only if a retry is at work: the header keeps the called service from retrying as well.
     const isRepeated = call.attempt > 1 || call.isRetried();
     return isRepeated ? { ...headers, [attemptHeader]: String(call.attempt) } : headers;
   }

@@ -1,11 +1,11 @@
-/** The policy of HTTP clients that are given none: the preset, with statuses judged. */
+/** The default policy of the HTTP clients: the `standard` preset, with HTTP statuses judged. */
 import type { HoldfastEvent } from '../core/events.js';
 import type { AnyPolicy } from '../core/pipeline.js';
 import { standard } from '../policies/standard.js';
 import { discardBody } from './discard-body.js';
 import { breakerHandles, handles } from './handles.js';
 
-/** A name takes 200 characters, and a host may have more. */
+/** A policy name may have 200 characters, and a host name may be longer. */
 const longestName = 200;
 
 export function defaultPolicy(origin: string, on: ((event: HoldfastEvent) => void) | undefined): AnyPolicy {

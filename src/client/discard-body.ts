@@ -1,10 +1,10 @@
 /**
- * Discard body: reads a short rest of a response that nobody wants, so that its connection can serve the next request;
- * a long or slow one is cancelled, which closes the connection.
+ * Discard body: reads the short rest of an unwanted response, so that its connection can serve the next request. A long or slow rest is cancelled,
+ * which closes the connection.
  */
 import { callbackTimer, systemClock } from '../core/clock.js';
 
-/** About what arrives anyway before a cancellation takes effect. */
+/** About as much as arrives anyway before a cancellation takes effect. */
 export const mostDroppedBytes = 64 * 1_024;
 export const mostDroppedMs = 1_000;
 

@@ -1,8 +1,7 @@
 /**
- * Engine: what every HTTP client does around a request, whichever way the request is sent.
+ * Engine: what every HTTP client does around a request, whatever transport sends it.
  *
- * Promise: one pipeline and one pacer per origin, at most `maxOrigins` of them; a request that must not run twice gets
- * one attempt.
+ * Promise: there is one pipeline and one pacer per origin, and at most `maxOrigins` of them. A request that must not run twice gets one attempt.
  */
 import type { Clock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
@@ -37,7 +36,7 @@ export interface PacingOptions {
   readonly queue?: number | undefined;
 }
 
-/** A request without an idempotency key, for a function that makes the key. */
+/** A request without an idempotency key, passed to the function that creates keys. */
 export interface KeylessRequest {
   /** Such as `https://api.example.com`. */
   readonly origin: string;
@@ -77,17 +76,17 @@ export interface ClientOptions extends CommonOptions {
   readonly maxOrigins?: number | undefined;
 }
 
-/** What is known of one origin. */
+/** The state of one origin. */
 export interface Origin {
   readonly pipeline: Pipeline<unknown>;
   readonly pacer: Pacer | undefined;
-  /** Whether an attempt begins only when nobody wants the answer before it any more. */
+  /** Whether an attempt begins only when the previous answer is no longer needed. */
   readonly isSequential: boolean;
-  /** Connections that may lie idle, as far as one can know. In an outage they are used up. */
+  /** Estimated number of idle connections. An outage uses them up. */
   idleConnections: number;
 }
 
-/** The options of a client, checked. */
+/** The checked options of a client. */
 export interface EnginePlan {
   readonly name: string;
   readonly events: Events;
@@ -114,12 +113,12 @@ export class Engine {
     return this.plan.header;
   }
 
-  /** The key that a request without one gets. */
+  /** Creates the key of a request that came without one. */
   keyFor(request: KeylessRequest): string | undefined {
     return mayRunTwice(request.method) ? undefined : this.plan.keyFor?.(request);
   }
 
-  /** Sends a request as often as its policies say, and answers with the last answer, or what they put in its place. */
+  /** Sends a request as often as its policies decide, and resolves with the last answer, or with what the policies return in its place. */
   async run<Answer>(
     request: EngineRequest,
     send: Send<Answer>,
@@ -142,7 +141,7 @@ export class Engine {
     const { origins } = this;
     const known = origins.get(name);
     const origin = known ?? this.newOrigin(name);
-    // A map keeps the order of insertion, so that the first one is the one not used for longest.
+    // A map keeps insertion order, so its first entry is the least recently used.
     if (known !== undefined) origins.delete(name);
     else if (origins.size >= this.plan.maxOrigins) this.forgetOne();
     origins.set(name, origin);
@@ -159,7 +158,7 @@ export class Engine {
     return { pipeline: pipeline(...(around as AnyPolicy[])), pacer, isSequential, idleConnections: 0 };
   }
 
-  /** An origin with requests under way is spared, unless all of the oldest have some. */
+  /** Evicts one origin. Origins with running requests are spared, unless all of the oldest have some. */
   private forgetOne(): void {
     let oldest: string | undefined;
     let looked = 0;
@@ -173,8 +172,8 @@ export class Engine {
 }
 
 /**
- * The pacer stands inside what repeats, ends or refuses a whole call, and outside of slots and attempt timeouts: who
- * waits for its turn takes nobody's slot, and its attempt has not begun.
+ * Whether a policy belongs outside the pacer. The pacer stands inside the policies that repeat, end or refuse a whole call, and outside slots and
+ * attempt timeouts: a request that waits for its turn takes no slot, and its attempt has not begun.
  */
 function isOutsidePacer(policy: Policy<unknown>): boolean {
   const kind = policy.traits?.kind;
@@ -190,7 +189,7 @@ function optionsOf({ origin, key, signal }: EngineRequest, mayRepeat: boolean): 
   const options = {
     key: origin,
     ...(signal === undefined ? {} : { signal }),
-    // One that may not be repeated is told to be unsafe without a key, whatever the reason.
+    // A request that may not be repeated is marked unsafe without a key, whatever the reason.
     ...(mayRepeat ? {} : { unsafe: true }),
     ...(mayRepeat && key !== undefined ? { idempotencyKey: key } : {}),
   };
@@ -199,7 +198,7 @@ function optionsOf({ origin, key, signal }: EngineRequest, mayRepeat: boolean): 
 
 type KeyMaker = (request: KeylessRequest) => string | undefined;
 
-/** After RFC 9110, 5.6.2: another one would be refused by each request that has a key. */
+/** RFC 9110, 5.6.2: an invalid name would be refused by each request that has a key. */
 const headerName: Field<string> = {
   allowed: "the name of a header such as 'idempotency-key', of 1 to 200 characters",
   parse: (value) => (typeof value === 'string' && /^[\w!#$%&'*+.^`|~-]{1,200}$/.test(value) ? value : undefined),
@@ -224,7 +223,7 @@ export function clientFields<const Name extends string>(name: Name) {
 
 type Values<Fields> = { readonly [Key in keyof Fields]: Fields[Key] extends Field<infer T> ? T : never };
 
-/** An engine for options that were checked with {@link clientFields}. */
+/** Creates an engine from options that were checked with {@link clientFields}. */
 export function engineOf(factory: string, options: Values<ReturnType<typeof clientFields>>): Engine {
   const { policy, idempotencyKey, idempotencyHeader, maxKeyAge, pacing, name, on, ...rest } = options;
   const events = new Events(name, on);
@@ -258,7 +257,7 @@ function randomKey(): string {
   return globalThis.crypto.randomUUID();
 }
 
-/** One policy is looked at here, so that a mistake is seen at once; those of a function when their origin is first called. */
+/** A single policy is checked here, so that a mistake shows at once. The policies of a function are checked when their origin is first called. */
 const policyField: Field<NonNullable<ClientOptions['policy']>> = {
   allowed: "a policy such as timeout('1s'), or a function that answers one",
   parse(value) {

@@ -1,9 +1,9 @@
 /**
  * Fetch: a `fetch` whose requests run through policies kept per origin.
  *
- * Promise: what it answers is the very response of the last attempt, its body unread; the caller's signal ends the
- * attempts, the waits and, once the response is there, the reading of its body; nothing else aborts a body; a request
- * whose body cannot be sent again, or that must not run twice, is sent once.
+ * Promise: it returns the response of the last attempt itself, with its body unread. The caller's signal ends the attempts, the waits and, once the
+ * response is there, the reading of its body; nothing else aborts a body. A request whose body cannot be sent again, or that must not run twice, is
+ * sent once.
  */
 import { addAbortListener, removeAbortListener } from '../core/abort-listeners.js';
 import type { Call } from '../core/call.js';
@@ -68,10 +68,10 @@ export function createFetch(options?: CreateFetchOptions): Fetch {
 }
 
 async function run(engine: Engine, send: Fetch, input: string | URL | Request, init?: RequestInit): Promise<Response> {
-  // A string and a URL have none of the members of a Request.
+  // A string or a URL has none of the members of a Request.
   const request = input as Partial<Request> | undefined;
   const url = urlOf(request?.url ?? input);
-  // What is no HTTP, or no URL, has no origin to learn about.
+  // A request that is not HTTP, or has no valid URL, has no origin to keep state for.
   if (url === undefined) return send(input, init);
   const headers = new Headers(init?.headers ?? request?.headers);
   const signal = (init?.signal === undefined ? request?.signal : init.signal) ?? undefined;
@@ -81,7 +81,7 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
   if (key !== undefined) headers.set(engine.idempotencyHeader, key);
   const isReplayable = canBeSentAgain(init?.body ?? request?.body);
   const wasUsed = request?.bodyUsed === true && (init?.body ?? null) === null;
-  // A form gets a new boundary each time it is written, and the other side would take it for another request.
+  // A form gets a new boundary each time it is serialized, and the service would take it for a different request.
   const body = init?.body instanceof FormData && key !== undefined ? await written(init.body, headers) : {};
   const attempt = async (call: Call, added: Readonly<Record<string, string>>, leave: () => void) => {
     const ownHeaders = new Headers(headers);
@@ -104,7 +104,7 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, i
   return (await engine.run({ origin, method, key, isReplayable, signal }, attempt, discardBody)) as Response;
 }
 
-/** Ends one attempt: at first with its call, then, while its body may be read, with the caller's signal. */
+/** Ends one attempt: first on the abort of its call, later, while its body may be read, on the caller's signal. */
 class Ending {
   readonly controller = new AbortController();
   private readonly callSignal: AbortSignal;
@@ -117,7 +117,7 @@ class Ending {
     callSignal.addEventListener('abort', this.onCallEnd);
   }
 
-  /** The signal of a call that has ended hears of no abort any more. */
+  /** After its end, a call no longer passes on aborts; the caller's signal takes over for the body. */
   leave({ body }: Response): void {
     const { controller, signal } = this;
     this.callSignal.removeEventListener('abort', this.onCallEnd);
@@ -135,7 +135,10 @@ interface Listening {
 
 let forgotten: FinalizationRegistry<Listening> | undefined;
 
-/** Whether a body is still read cannot be seen; a signal that outlives it, such as that of a process, forgets it with it. */
+/**
+ * Removes the listener when the body is collected. Whether a body is still being read cannot be observed, and a long-lived signal, such as that of a
+ * process, must not keep the body's listener.
+ */
 function forgetWith(body: object, signal: AbortSignal, listener: () => void): void {
   forgotten ??= new FinalizationRegistry(({ signal, listener }) => removeAbortListener(signal, listener));
   forgotten.register(body, { signal, listener });
@@ -146,12 +149,12 @@ function urlOf(input: unknown): URL | undefined {
   return url?.protocol === 'http:' || url?.protocol === 'https:' ? url : undefined;
 }
 
-/** So are the errors of requests that `fetch` would not make; those of networks are so on some platforms only. */
+/** Whether an error has no explaining cause. Requests that `fetch` refuses to make fail like this everywhere, network errors only on some platforms. */
 function isUnexplained(error: unknown): error is TypeError {
   return error instanceof TypeError && error.cause === undefined && !('code' in error);
 }
 
-/** Whether `fetch` takes such a request at all. */
+/** Whether `fetch` accepts such a request at all. */
 function canBeMade(url: URL, method: string, init: RequestInit | undefined): boolean {
   const body = init?.body ?? null;
   if (body !== null && (method === 'GET' || method === 'HEAD')) return false;
@@ -166,7 +169,7 @@ function canBeMade(url: URL, method: string, init: RequestInit | undefined): boo
 
 async function written(form: FormData, headers: Headers): Promise<RequestInit> {
   const whole = new Response(form);
-  // With the boundary that stands in the body.
+  // Carries the boundary used in the body.
   headers.set('content-type', whole.headers.get('content-type')!);
   return { body: await whole.arrayBuffer() };
 }

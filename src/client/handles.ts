@@ -1,8 +1,8 @@
 /**
- * Handles: what counts as a failure in HTTP, for policies around a request. Nowhere else do statuses count.
+ * Handles: what counts as a failure in HTTP, for the policies around a request. Statuses count nowhere else.
  *
- * Two questions have two answers. Whether another attempt makes sense: after a busy or broken server. Whether the
- * service is unwell: a 429 that names its time is a service that does well what it was told to do.
+ * Two questions have two answers. Another attempt makes sense after a busy or broken server. But the service is not unhealthy because of a 429 that
+ * names a time: such a service works as intended.
  */
 import type { Outcome } from '../core/outcome.js';
 import { headerOf, retryHintOf } from '../policies/retry/retry-after.js';
@@ -14,7 +14,7 @@ interface ResponseLike {
   readonly headers?: unknown;
 }
 
-/** The status and the headers of a response, of fetch or of undici; undefined for anything else. */
+/** The status and headers of a `fetch` or undici response; undefined for anything else. */
 export function headOf(outcome: Outcome): { readonly status: number; readonly headers: object } | undefined {
   if (!outcome.ok || typeof outcome.value !== 'object' || outcome.value === null) return undefined;
   const { status, statusCode = status, headers } = outcome.value as ResponseLike;
@@ -61,13 +61,13 @@ export function breakerHandles(outcome: Outcome): boolean {
   const head = headOf(outcome);
   if (head === undefined) return false;
   if (head.status !== 429) return head.status >= 500;
-  // Only whether a time is named counts, so that any clock will do.
+  // Only whether a time is named matters, so any clock reading will do.
   return retryHintOf(outcome, 0) === undefined && quotaOf(head.headers, 0)?.remaining !== 0;
 }
 
 const finals = new WeakSet<object>();
 
-/** However the request ended so, it must not be sent again. */
+/** Marks an outcome as final: however the request ended, it must not be sent again. */
 export function noteFinal(end: unknown): void {
   if (typeof end === 'object' && end !== null) finals.add(end);
 }
@@ -76,27 +76,27 @@ function isFinal(end: unknown): boolean {
   return finals.has(end as object);
 }
 
-/** Codes of requests that were not sent because that makes no sense, and of certificates, which do not heal by repeating. */
+/** Error codes of requests that were not sent because they make no sense, and of certificate errors, which do not go away by repeating. */
 const mistakes =
   /^(?:ERR_INVALID_|ERR_IN_DOUBT|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|UND_ERR_REQ_CONTENT_LENGTH_|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
 
-/** Errors that do not say it by a code, such as those of `fetch` about requests that it would not make. */
+/** Errors without a telling code, such as those of `fetch` for requests that it refuses to make. */
 const notedMistakes = new WeakSet<object>();
 
-/** This error is about the request, and says nothing of the other side. */
+/** Marks an error as caused by the request: it says nothing about the service. */
 export function noteMistake(error: unknown): void {
   if (typeof error === 'object' && error !== null) notedMistakes.add(error);
 }
 
 /**
- * Whether the body of a request is a stream that has failed by itself, such as an upload that is passed on and that its client breaks
- * off. Asked before a handler of undici hears of the error, because that one may destroy the stream with it.
+ * Whether a request body is a stream that failed by itself, such as a forwarded upload that its client aborted. Must be asked before an undici
+ * handler hears of the error, because the handler may then destroy the stream with that error.
  */
 export function hasBrokenOff(body: unknown): boolean {
   return globalThis.process?.getBuiltinModule?.('node:stream')?.isErrored?.(body as NodeJS.ReadableStream) ?? false;
 }
 
-/** Where the `fetch` of Node does not go, in its words, because there is no code: it would be led there again. */
+/** Redirects that Node's `fetch` does not follow, recognised by its messages because there is no code: another attempt would be redirected the same way. */
 const noWay =
   /^(?:redirect count exceeded|unexpected redirect|bad port|URL scheme must be a HTTP\(S\) scheme|cross origin not allowed for request mode "cors")$/;
 
@@ -106,13 +106,10 @@ function isMistake(error: unknown): boolean {
   return typeof message === 'string' && noWay.test(message);
 }
 
-/** Codes of a connection that ended under a request. */
+/** Codes of a connection that ended during a request. */
 const lostConnection = /^(?:ECONNRESET|EPIPE|UND_ERR_SOCKET)$/;
 
-/**
- * Whether a request may have met a connection that the other side was just closing for having been idle. A connection
- * that is known never to have carried an answer was not idle.
- */
+/** Whether a request may have met an idle connection that the server was just closing. A connection known never to have carried an answer was not idle. */
 export function isLostConnection(error: unknown): boolean {
   if (!lostConnection.test(codeOf(error))) return false;
   const { socket } = causeOf(error) as { readonly socket?: { readonly bytesRead?: unknown } | null };
@@ -124,7 +121,7 @@ function codeOf(error: unknown): string {
   return typeof code === 'string' ? code : '';
 }
 
-/** `fetch` throws a `TypeError` whose cause is what happened. */
+/** The actual error: `fetch` throws a `TypeError` that has it as its cause. */
 function causeOf(error: unknown): object {
   if (typeof error !== 'object' || error === null) return {};
   const { cause, code } = error as { readonly cause?: unknown; readonly code?: unknown };

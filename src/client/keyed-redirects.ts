@@ -1,7 +1,7 @@
 /**
- * Keyed redirects: a request with an idempotency key, followed to where it is redirected.
+ * Keyed redirects: follows the redirects of a request with an idempotency key.
  *
- * Promise: the key goes along over 307 and 308 within its origin and never to another one, to which `fetch` by itself would take it.
+ * Promise: the key is sent along for 307 and 308 within its origin, and never to another origin. Plain `fetch` would send it there.
  * After: WHATWG Fetch, 4.4, HTTP-redirect fetch.
  */
 import { noteMistake } from './handles.js';
@@ -9,16 +9,16 @@ import { noteMistake } from './handles.js';
 /** The signature of `fetch`. */
 export type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>;
 
-/** As many as `fetch` follows. */
+/** The same limit as that of `fetch`. */
 const mostRedirects = 20;
-/** What `fetch` keeps from another origin, too. */
+/** The headers that `fetch`, too, removes before it goes to another origin. */
 const credentials = ['authorization', 'cookie', 'host', 'proxy-authorization'];
-/** What describes a body that is gone. */
+/** Headers that describe a body, for requests that have dropped theirs. */
 const bodyHeaders = ['content-encoding', 'content-language', 'content-location', 'content-type', 'content-length'];
 
 /**
- * Sends and follows. `init` has the method and the headers; its body is sent again where the method stays. `leave` is called before the
- * key is left behind.
+ * Sends a request and follows its redirects. `init` holds the method and the headers; its body is sent again if the method stays the same. `leave` is
+ * called before the key is left behind.
  */
 export async function sendKeyed(
   send: Fetch,
@@ -43,7 +43,7 @@ export async function sendKeyed(
       method = 'GET';
       body = null;
       for (const name of [...bodyHeaders, keyHeader]) headers.delete(name);
-      // One that was read already would be sent as an empty one, which the other side would take for the request with this key.
+      // A body that has been read would be sent empty, and the service would take that for the request with this key.
     } else if (!canBeSentAgain(body)) throw failed('a stream or an iterable cannot be sent again as a body', response);
     leaveBody(response);
     if (next.origin !== at.origin) {
@@ -55,7 +55,7 @@ export async function sendKeyed(
   }
 }
 
-/** Whether a body can be sent again: not a stream, which is gone once it is read, and keeping a copy has no limit. */
+/** Whether a body can be sent again. A stream cannot: it is gone once it is read, and a copy of it would have no size limit. */
 export function canBeSentAgain(body: unknown): boolean {
   if (typeof body !== 'object' || body === null) return true;
   return (
@@ -75,7 +75,7 @@ function targetOf(response: Response, from: URL): URL | undefined {
   return next.protocol === 'http:' || next.protocol === 'https:' ? next : undefined;
 }
 
-/** Not waited for, and whatever becomes of it: it may have broken off already. */
+/** Cancels a body without waiting, and ignores errors: the connection may have broken already. */
 function leaveBody({ body }: Response): void {
   body?.cancel().catch(() => {});
 }

@@ -1,10 +1,10 @@
 /**
- * Pacer: lets requests to one origin start as fast as that origin says it will take them, so that they are slowed down
- * before the next 429 and not by it.
+ * Pacer: lets the requests to one origin start at the rate that the origin announces, so that they slow down before the next 429 instead of because
+ * of it.
  *
- * Promise: nothing is held back until an answer has said so; a pause never lasts longer than `maxPause`, whatever a
- * header says, and the latest word on the quota counts, so that one wrong answer cannot block for ever; who waits is
- * served in order, and never waits past the deadline of its call; no timer without a waiter.
+ * Promise: nothing is delayed until a response asks for it. A pause never lasts longer than `maxPause`, whatever a header says. The latest statement
+ * about the quota counts, so one wrong response cannot block for ever. Waiters are served in order and never wait past the deadline of their call.
+ * There is no timer without a waiter.
  * After: RFC 9110, 10.2.3 (Retry-After); draft-ietf-httpapi-ratelimit-headers.
  */
 import type { Call } from '../core/call.js';
@@ -18,37 +18,37 @@ import { Waiter, type WaitingRoom } from '../policies/waiter.js';
 import { headOf } from './handles.js';
 import { type Quota, quotaOf } from './rate-limit-headers.js';
 
-/** What a pacer is told, in milliseconds and numbers. */
+/** A pacer's settings, in milliseconds and counts. */
 export interface PacerPlan {
   readonly name: string;
   readonly events: Events;
-  /** The longest that a header can stop all requests. */
+  /** The longest time for which a header can stop all requests. */
   readonly maxPauseMs: number;
-  /** The longest that one request is held back; else it is refused with the time. */
+  /** The longest delay of one request; beyond it the request is refused with that time. */
   readonly maxWaitMs: number;
   /** Requests that may wait at once. */
   readonly maxQueue: number;
 }
 
-/** No start before `fromMs`; then, until `untilMs`, one in `intervalMs`, so that not all come back at once. */
+/** No request starts before `fromMs`; after that, until `untilMs`, one per `intervalMs`, so that not all return at once. */
 interface Pause {
   readonly fromMs: number;
   readonly untilMs: number;
   readonly intervalMs: number;
 }
 
-/** What is left of the other side's quota, as far as one can know: counted down with each start. */
+/** What is left of the service's quota as far as known; counted down with each start. */
 interface Left {
-  /** Requests that may start as they come. */
+  /** Requests that may start without delay. */
   free: number;
-  /** Requests that may start in all. */
+  /** Requests that may start in total. */
   remaining: number;
   readonly resetsAtMs: number;
-  /** When this knowledge is too old to go by. */
+  /** When this information becomes too old to use. */
   readonly untilMs: number;
 }
 
-/** The share of a quota that is given out as it is asked for; the rest is spread over the time until the reset. */
+/** The share of a quota that is granted without delay. The rest is spread over the time until the reset. */
 const spreadShare = 0.5;
 
 export class Pacer implements Guard, WaitingRoom {
@@ -86,12 +86,12 @@ export class Pacer implements Guard, WaitingRoom {
     return place;
   }
 
-  /** Whether forgetting this pacer loses nothing. */
+  /** Whether this pacer holds no state worth keeping. */
   get isIdle(): boolean {
     return this.running === 0 && this.waiters.size === 0;
   }
 
-  /** @internal Lets the waiters start whose time has come, in order; the first of the others has a timer. */
+  /** @internal Starts the waiters whose time has come, in order. The first remaining one gets a timer. */
   due(): void {
     for (const waiter of this.waiters) {
       const { clock, sinceMs } = waiter;
@@ -100,12 +100,12 @@ export class Pacer implements Guard, WaitingRoom {
       const isTooLong = startMs - sinceMs > this.plan.maxWaitMs;
       if (startMs > nowMs && !isTooLong) return clock.schedule(waiter, startMs);
       this.remove(waiter);
-      // A later answer may have put off the start further than one may wait.
+      // A later response may have postponed the start beyond the allowed wait.
       waiter.answer(startMs > nowMs ? this.refusal(startMs - nowMs) : this.start(nowMs, clock));
     }
   }
 
-  /** @internal Behind it the next one may be the first. */
+  /** @internal Removes a waiter. The next one may become the first. */
   takeOut(waiter: Waiter): void {
     this.remove(waiter);
     this.due();
@@ -116,7 +116,7 @@ export class Pacer implements Guard, WaitingRoom {
     this.running--;
     const head = outcome === undefined ? undefined : headOf(outcome);
     if (outcome === undefined && this.left !== undefined) {
-      // It was refused further inside, or its caller left; where it was counted all the same, the next answer says so.
+      // It was refused further inside, or its caller left. If the service counted it anyway, the next response says so.
       this.left.free++;
       this.left.remaining++;
     }
@@ -146,18 +146,18 @@ export class Pacer implements Guard, WaitingRoom {
   private pauseFor(askedMs: number, nowMs: number): void {
     const pauseMs = Math.min(askedMs, this.plan.maxPauseMs);
     const fromMs = nowMs + pauseMs;
-    // An answer to an earlier request does not shorten what a later one has said.
+    // A response to an earlier request does not shorten what a later one has asked for.
     if (this.pause !== undefined && this.pause.fromMs >= fromMs) return;
     this.pause = { fromMs, untilMs: fromMs + pauseMs / 10, intervalMs: pauseMs / 100 };
   }
 
   private learn({ remaining, resetMs, limit }: Quota, nowMs: number): void {
     if (remaining === 0) this.pauseFor(resetMs, nowMs);
-    // Without a word on the limit, what was left when it last grew stands for it.
+    // If the limit is not stated, the remaining quota when it last grew stands for it.
     if (remaining > this.lastRemaining) this.fullQuota = remaining;
     this.lastRemaining = remaining;
     const quota = limit ?? this.fullQuota;
-    // What is on its way may or may not be counted in what the answer says: it is taken for not counted.
+    // The response may or may not count the requests still in flight. They are assumed not to be counted.
     const left = Math.max(0, remaining - this.running);
     this.left = {
       free: Math.max(0, left - quota * spreadShare),
@@ -178,7 +178,7 @@ export class Pacer implements Guard, WaitingRoom {
     return new PacerPermit(this, clock);
   }
 
-  /** The first instant at which a request may start. */
+  /** The earliest instant at which a request may start. */
   private nextStartMs(nowMs: number): number {
     const { pause, left, lastStartMs } = this;
     let startMs = nowMs;
@@ -200,14 +200,14 @@ export class Pacer implements Guard, WaitingRoom {
     return Math.min((left.resetsAtMs - nowMs) / (Math.max(0, left.remaining) + 1), this.plan.maxPauseMs);
   }
 
-  /** About when a request that comes now would start, behind those that wait. */
+  /** An estimate of when a new request would start, behind those that wait. */
   private startOfNewcomerMs(nowMs: number): number {
     const nextMs = this.nextStartMs(nowMs);
     const { pause, left } = this;
     const { size } = this.waiters;
     const afterPauseMs = nextMs + size * (pause?.intervalMs ?? 0);
     if (left === undefined) return afterPauseMs;
-    // When the quota is forgotten it holds nobody back any more, however many wait.
+    // When the quota information expires it delays nobody any more, however many wait.
     const byQuotaMs = Math.min(nextMs + size * this.intervalMs(left, nowMs), left.untilMs);
     return Math.max(afterPauseMs, byQuotaMs);
   }

@@ -24,12 +24,12 @@
  * SOFTWARE.
  */
 /**
- * Rate limit headers: how much of a quota the other side says is left, and for how long that must do.
+ * Rate limit headers: how much of its quota the service says is left, and for how long.
  *
- * Promise: never throws, whatever a header holds; looks at no more than its first 1,000 characters; what makes no sense
- * counts as not said.
- * After: draft-ietf-httpapi-ratelimit-headers (`RateLimit: "default";r=50;t=30`, and the dictionary and single headers
- * of its earlier versions), RFC 9651, and the `X-RateLimit-` headers of the field.
+ * Promise: parsing never throws, whatever a header holds. At most the first 1,000 characters of a header are read. A value that makes no sense is
+ * ignored.
+ * After: draft-ietf-httpapi-ratelimit-headers (`RateLimit: "default";r=50;t=30`, and the dictionary and single headers of its earlier versions), RFC
+ * 9651, and the `X-RateLimit-` headers in common use.
  */
 import { parseDictionary, parseList } from 'structured-headers';
 import { headerOf } from '../policies/retry/retry-after.js';
@@ -40,22 +40,22 @@ export interface Quota {
   readonly remaining: number;
   /** Milliseconds until the quota is full again. */
   readonly resetMs: number;
-  /** Requests that a full quota allows, where that is said. */
+  /** Requests that a full quota allows, if stated. */
   readonly limit: number | undefined;
 }
 
 const longestHeader = 1_000;
-/** 2024 in seconds: a larger reset is an instant, a smaller one a time span. */
+/** The start of 2024 in seconds: a larger reset is an instant, a smaller one a time span. */
 const epochBeginsSeconds = 1_704_067_200;
 
-/** The quota that binds most, of all that these headers tell. */
+/** The most restrictive of all quotas that these headers state. */
 export function quotaOf(headers: object, wallNowMs: number): Quota | undefined {
   try {
     const standard = headerOf(headers, 'ratelimit', longestHeader);
     if (standard !== undefined) return structuredQuota(standard, headerOf(headers, 'ratelimit-policy', longestHeader));
     return singleQuota(headers, 'ratelimit', wallNowMs) ?? singleQuota(headers, 'x-ratelimit', wallNowMs);
   } catch {
-    // No structured field, or a getter of a foreign object threw.
+    // Not a structured field, or a getter of a foreign object threw.
     return undefined;
   }
 }
@@ -82,16 +82,16 @@ function dictionaryQuota(standard: string): Quota | undefined {
   return quotaFrom(item('remaining'), item('reset'), item('limit'));
 }
 
-/** One header each for limit, remaining and reset. */
+/** Separate headers for limit, remaining and reset. */
 function singleQuota(headers: object, prefix: string, wallNowMs: number): Quota | undefined {
-  // What is none becomes NaN, which is no amount.
+  // An absent or malformed value becomes NaN, which is not a valid amount.
   const number = (name: string) =>
     Number(/^\s*(\d{1,15})(?:\.\d{1,9})?\s*(?:$|[,;])/.exec(headerOf(headers, name) ?? '')?.[1]);
   const seconds = secondsUntil(number(`${prefix}-reset`), wallNowMs / 1_000);
   return quotaFrom(number(`${prefix}-remaining`), seconds, number(`${prefix}-limit`));
 }
 
-/** A reset is said as a time span, or as an instant in seconds or milliseconds. */
+/** Converts a reset to seconds from now. It is given as a time span, or as an instant in seconds or milliseconds. */
 function secondsUntil(reset: number, nowSeconds: number): number {
   if (reset < epochBeginsSeconds) return reset;
   const instant = reset < epochBeginsSeconds * 1_000 ? reset : reset / 1_000;

@@ -1,9 +1,8 @@
 /**
- * Undici: the policies of an origin around the requests of a dispatcher, as an interceptor.
+ * Undici: runs the requests of a dispatcher through policies kept per origin, as an interceptor.
  *
- * Promise: the handler sees one response, that of the last attempt, byte for byte and with its own back-pressure;
- * an abort reaches the attempt, a wait between attempts, and the body; nothing is sent again once the response has been
- * passed on; upgrades and CONNECT pass untouched.
+ * Promise: the handler sees one response, that of the last attempt, byte for byte and with its own back-pressure. An abort reaches the attempt, a
+ * wait between attempts, and the body. Nothing is resent once the response has been passed on. Upgrades and CONNECT pass through unchanged.
  * After: the handlers of undici 7 and 8.
  */
 import type { Call } from '../core/call.js';
@@ -17,7 +16,7 @@ import { hasBrokenOff, noteMistake } from './handles.js';
 export type { ClientOptions, KeylessRequest, PacingOptions } from './engine.js';
 export { breakerHandles, handles } from './handles.js';
 
-// The shapes of undici that are used here. Its own types change between versions, and nothing of it is imported.
+// The parts of undici's interfaces that are used here. Its own types change between versions, and nothing of it is imported.
 
 interface Controller {
   readonly aborted: boolean;
@@ -94,7 +93,7 @@ export function resilience(options?: ClientOptions): Interceptor {
   let dispatchers = 0;
   return <Own extends AnyDispatch>(dispatch: Own) => {
     dispatchers++;
-    // A Client or Pool has one origin, which undici 7 does not tell.
+    // A Client or Pool has one origin, which undici 7 does not report.
     const unnamed = `${checked.name} ${dispatchers}`;
     return ((request: RequestFacts, handler: Handler) => intercept(engine, dispatch, unnamed, request, handler)) as Own;
   };
@@ -109,7 +108,7 @@ function intercept(
 ): boolean {
   const origin = originOf(request.origin, unnamed);
   if (origin === undefined || request.upgrade || request.method === 'CONNECT') return dispatch(request, handler);
-  // It would hear nothing of its response, and wait for ever.
+  // Such a handler would hear nothing of its response and wait for ever.
   if (typeof handler.onRequestStart !== 'function') throw foreignHandler();
   const method = request.method.toUpperCase();
   const headers = replayableHeaders(request.headers);
@@ -118,7 +117,7 @@ function intercept(
   const keyHeader = key === undefined || givenKey !== undefined ? {} : { [engine.idempotencyHeader]: key };
   const exchange = new Exchange(handler);
   exchange.begin();
-  // What the dispatcher says of its back pressure is passed on, if the first attempt is made at once.
+  // The dispatcher's back-pressure is returned if the first attempt is made synchronously.
   let hasRoom = true;
   const send: Send<Attempt> = (call, added) =>
     new Promise((resolve, reject) => {
@@ -141,10 +140,10 @@ function drop(attempt: Attempt): void {
   attempt.drop();
 }
 
-/** One logical request, as its handler sees it: the controller that stays the same whichever attempt is under way. */
+/** One logical request as its handler sees it: a controller that stays the same across attempts. */
 class Exchange implements Controller {
   readonly handler: Handler;
-  /** Ends the call while no response has been passed on. */
+  /** Ends the call as long as no response has been passed on. */
   readonly ending = new AbortController();
   /** Whether the handler has asked for a pause. */
   isPaused = false;
@@ -154,7 +153,7 @@ class Exchange implements Controller {
     this.handler = handler;
   }
 
-  /** The handler gets its controller before the first attempt, so that it can also abort a wait. */
+  /** Gives the handler its controller before the first attempt, so that it can abort a wait, too. */
   begin(): void {
     try {
       this.handler.onRequestStart!(this, null);
@@ -215,7 +214,7 @@ class Exchange implements Controller {
   }
 }
 
-/** What came of a body while nobody knew yet who gets it. */
+/** How a body has ended before it was known who gets it. */
 type Tail =
   | { readonly kind: 'open' }
   | { readonly kind: 'ended'; readonly trailers: unknown }
@@ -230,7 +229,7 @@ class Attempt implements Handler {
   private state: 'sent' | 'held' | 'passed' | 'dropped' = 'sent';
   private chunks: Uint8Array[] = [];
   private tail: Tail = { kind: 'open' };
-  /** Of the body, until it is passed on. */
+  /** Buffered body bytes, until the body is passed on. */
   private bytes = 0;
   private readonly exchange: Exchange;
   private readonly call: Call;
@@ -249,7 +248,7 @@ class Attempt implements Handler {
 
   onRequestStart(controller: Controller): void {
     this.controller = controller;
-    // It may have waited for a connection longer than anybody waited for it.
+    // It may have waited for a connection until nobody waited for it any more.
     if (this.call.aborted) this.onCallEnd();
   }
 
@@ -271,7 +270,7 @@ class Attempt implements Handler {
     const isLong = this.bytes > mostDroppedBytes;
     if (this.state === 'held') {
       this.chunks.push(chunk);
-      // Not before: when a connection is closed while it is paused, undici 7 throws where nobody can catch it.
+      // Not earlier: if a connection is closed while paused, undici 7 throws where nobody can catch it.
       if (isLong) controller.pause();
     } else if (isLong) controller.abort(notWanted());
   }
@@ -297,13 +296,13 @@ class Attempt implements Handler {
     this.exchange.handler.onRequestSent?.();
   }
 
-  /** This is the response that the handler gets: from now on it hears all of it. */
+  /** The handler gets this response: from now on it receives all of it. */
   pass(): void {
     const { exchange, controller } = this;
     const { handler } = exchange;
     try {
       handler.onResponseStart?.(exchange, this.statusCode, this.headers, this.statusMessage);
-      // Still held: what a handler that resumes at once lets come in takes its place at the end.
+      // Still buffering: if the handler resumes at once, what arrives then is appended.
       for (const chunk of this.chunks) {
         if (controller?.aborted) break;
         handler.onResponseData?.(exchange, chunk);
@@ -313,7 +312,7 @@ class Attempt implements Handler {
     }
     this.state = 'passed';
     this.chunks = [];
-    // Undici says nothing of an abort that comes after the end.
+    // Undici does not report an abort that comes after the end.
     if (controller?.aborted && this.tail.kind === 'ended') this.tail = { kind: 'failed', error: controller.reason };
     if (exchange.isPaused) controller?.pause();
     else controller?.resume();
@@ -364,7 +363,7 @@ function originOf(origin: string | URL | undefined, unnamed: string): string | u
   return URL.canParse(String(origin)) ? new URL(String(origin)).origin : undefined;
 }
 
-/** Headers that can be read more than once: an iterable becomes a list of names and values in turn. */
+/** Headers that can be read repeatedly: an iterable becomes a flat list of alternating names and values. */
 function replayableHeaders(given: unknown): object | undefined {
   if (typeof given !== 'object' || given === null) return undefined;
   if (Array.isArray(given)) return Array.isArray(given[0]) ? given.flat(1) : given;
@@ -385,12 +384,12 @@ function withHeaders(headers: object | undefined, added: Readonly<Record<string,
 }
 
 /**
- * Whether a body can be sent again: not a stream or an iterable, which is gone once it is read; and not a form with a key,
- * because it gets a new boundary each time, and the other side would take it for another request.
+ * Whether a body can be sent again. A stream or an iterable cannot: it is gone once it is read. Nor can a form with a key, because it gets a new
+ * boundary each time, and the service would take it for a different request.
  */
 function canBeSentAgain(body: unknown, hasKey: boolean): boolean {
   if (typeof body !== 'object' || body === null) return true;
-  // Undici's own class is another than the global one.
+  // Undici's own class differs from the global one.
   if ((body as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag] === 'FormData') return !hasKey;
   return ArrayBuffer.isView(body) || body instanceof ArrayBuffer || body instanceof Blob;
 }

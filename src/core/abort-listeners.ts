@@ -1,19 +1,19 @@
 /**
- * Abort listeners: whoever wants to hear of a caller's abort, behind one listener of the signal where many share it.
+ * Abort listeners: many listeners of a caller's signal share one `abort` listener of the signal.
  *
- * Promise: with a signal that calls share, such as that of a shutdown, to come and to go costs the same for the ten-thousandth as for the
- * first, while the signal itself searches its listeners one by one, and Node 20 warns of more than ten; when all have gone it holds
- * no listener. What is seen once, such as the signal of a request, has a listener of its own.
+ * Promise: on a signal that calls share, such as a shutdown signal, adding and removing costs the same for the ten-thousandth listener as for the
+ * first. A signal itself searches its listeners one by one, and Node 20 warns of more than ten. When all listeners are gone the signal holds none. A
+ * signal seen only once, such as that of a request, gets a listener directly.
  */
 
-/** Who listens to a signal that calls share. */
+/** The listeners of one shared signal. */
 class AbortListeners {
   private readonly listeners = new Set<() => void>();
   private readonly signal: AbortSignal;
   private readonly hear = () => {
     this.signal.removeEventListener('abort', this.hear);
     for (const listener of this.listeners) {
-      // What the one does may let others go, who then hear nothing.
+      // A listener may remove others, which are then not called.
       this.listeners.delete(listener);
       listener();
     }
@@ -28,7 +28,7 @@ class AbortListeners {
     if (this.listeners.size === 1) this.signal.addEventListener('abort', this.hear);
   }
 
-  /** Whether it was here. */
+  /** Removes a listener and returns whether it was here. */
   remove(listener: () => void): boolean {
     const wasHere = this.listeners.delete(listener);
     if (wasHere && this.listeners.size === 0) this.signal.removeEventListener('abort', this.hear);
@@ -36,13 +36,13 @@ class AbortListeners {
   }
 }
 
-/** Of signals that were seen again soon. An entry costs four times what a listener does, so what is seen once has none. */
+/** Signals that were seen again soon. An entry costs four times what a listener does, so a signal seen once has none. */
 const shared = /* @__PURE__ */ new WeakMap<AbortSignal, AbortListeners>();
-/** The signals seen last, in turn. So many are not collected before others have come. */
+/** The signals seen last, in rotation. This few signals are kept from collection until others replace them. */
 const recent: (AbortSignal | undefined)[] = [undefined, undefined, undefined, undefined];
 let nextRecent = 0;
 
-/** Calls back when the signal aborts, once. The listener must not throw. One that comes after the abort hears nothing. */
+/** Calls back once when the signal aborts. The listener must not throw. A listener added after the abort is not called. */
 export function addAbortListener(signal: AbortSignal, listener: () => void): void {
   const listeners = shared.get(signal) ?? sharedSoon(signal);
   if (listeners !== undefined) return listeners.add(listener);
@@ -51,9 +51,9 @@ export function addAbortListener(signal: AbortSignal, listener: () => void): voi
   signal.addEventListener('abort', listener);
 }
 
-/** Takes a listener back; one that is not there is left as it is. */
+/** Removes a listener. One that is not registered is ignored. */
 export function removeAbortListener(signal: AbortSignal, listener: () => void): void {
-  // The first of all who share it came before that was known.
+  // The first listener of a shared signal was added to the signal itself, before the sharing was known.
   if (shared.get(signal)?.remove(listener) !== true) signal.removeEventListener('abort', listener);
 }
 

@@ -1,7 +1,8 @@
 /**
- * Admission: how a layer asks guards, and what it tells their permits.
+ * Admission: how a layer asks guards and notifies their permits.
  *
- * Promise: a guard of one's own that throws, or answers nonsense, is a refusal; a permit that throws keeps no other from hearing.
+ * Promise: a custom guard that throws or returns an invalid answer counts as a refusal. A permit that throws keeps no other permit from being
+ * notified.
  */
 import type { Call } from './call.js';
 import { isAbandoned, isRejected } from './errors.js';
@@ -10,16 +11,16 @@ import { show } from './options.js';
 import type { Outcome } from './outcome.js';
 import { type Guard, isPermit, type Permit, type Refusal } from './policy.js';
 
-/** What a guard may answer. */
+/** What a guard may return from `admit`. */
 export type Answer = Permit | Refusal | Promise<Permit | Refusal>;
 
-/** How a layer asks a guard. */
+/** Returns the function with which a layer asks a guard. */
 export function admissionOf(guard: Guard): (call: Call) => Answer {
   const { fused } = guard;
   return fused?.of === guard.admit ? fused.admit : (call) => checkAnswer(guard, guard.admit(call));
 }
 
-/** The answer; what asking threw is a refusal. */
+/** Asks a guard. If it throws, the answer is a refusal. */
 export function askedBy<Given extends Answer>(admit: (call: Call) => Given, call: Call): Given | Refusal {
   try {
     return admit(call);
@@ -37,7 +38,7 @@ function checkAnswer(guard: Guard, answer: Answer): Answer {
   );
 }
 
-/** What a promise of a guard resolved with. */
+/** Checks what a guard's promise resolved with. */
 export function answerOrRefusal(guard: Guard, answer: Permit | Refusal): Permit | Refusal {
   try {
     return checkAnswer(guard, answer) as Permit | Refusal;
@@ -46,17 +47,17 @@ export function answerOrRefusal(guard: Guard, answer: Permit | Refusal): Permit 
   }
 }
 
-/** What a guard learns from how its call ended; a refusal from inside says nothing about the service. */
+/** The outcome that a guard learns from; undefined for a refusal from inside, which says nothing about the service. */
 export function lessonOf(outcome: Outcome): Outcome | undefined {
   return !outcome.ok && isRejected(outcome.error) ? undefined : outcome;
 }
 
-/** What it learns from a call that was ended: our own timeout is a failure at whichever distance, an abort nobody's. */
+/** What a guard learns from a call that was ended. Our own timeout is a failure wherever it was set; an abort counts for nobody. */
 export function lessonOfEnd(outcome: { readonly ok: false; readonly error: unknown }): Outcome | undefined {
   return isAbandoned(outcome.error) ? outcome : undefined;
 }
 
-/** Settles a permit, or releases it where there is nothing to learn. What it throws is how the call ended. */
+/** Settles a permit, or releases it if there is nothing to learn. If the permit throws, that is the outcome of the call. */
 export function settleOne(permit: Permit, lesson: Outcome | undefined): Outcome | undefined {
   try {
     if (lesson === undefined) permit.release();
@@ -67,16 +68,16 @@ export function settleOne(permit: Permit, lesson: Outcome | undefined): Outcome 
   }
 }
 
-/** A guard of one's own may be wrong; what its permits throw when a call is over must not keep others from hearing. */
+/** For errors that custom permits throw after a call is over: they are reported and must not keep other permits from being notified. */
 const reports = /* @__PURE__ */ new Events('pipeline', undefined);
 
-/** Takes a permit back whose operation did not begin. */
+/** Releases a permit whose operation has not begun. */
 export function giveBack(permit: Permit): void {
   reports.contain('release', () => permit.release());
   tellEnded(permit, undefined);
 }
 
-/** The work under a permit has really ended. */
+/** Tells a permit that its work has really ended. */
 export function tellEnded(permit: Permit, late: Outcome | undefined): void {
   if (permit.ended === undefined) return;
   try {

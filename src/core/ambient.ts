@@ -1,29 +1,28 @@
 /**
- * Ambient: where the core finds what was put around all calls of the process: the current call, if `holdfast/context`
- * keeps it, and who observes calls and attempts, if somebody does.
+ * Ambient: process-wide state that the core consults: the current call, if `holdfast/context` keeps it, and the observers of calls and attempts, if
+ * there are any.
  *
- * Promise: nothing is kept unless somebody asked for it; with a current call, a pipeline that runs inside an operation of
- * another one ends with it, knows its deadline, and does not multiply its retries. Found through `globalThis`, so that it
- * holds across copies of the package.
+ * Promise: nothing is kept unless it is asked for. With a current call, a pipeline that runs inside an operation of another pipeline ends with it,
+ * knows its deadline, and does not multiply its retries. The state is found through `globalThis`, so it is shared by all copies of the package.
  */
 import type { Call } from './call.js';
 import type { Policy } from './policy.js';
 
-/** What `holdfast/context` puts there. */
+/** The interface that `holdfast/context` provides. */
 export interface Ambient {
   /** The call whose operation is running, or undefined. */
   current(): Call | undefined;
-  /** Runs a function with `call` as the current one; undefined: with none. */
+  /** Runs a function with `call` as the current call; undefined: with none. */
   run<T>(call: Call | undefined, task: () => T): T;
 }
 
 /**
- * Stands around every call of a pipeline and around every attempt, to measure and to trace. It runs what it is given once,
- * at once, answers what that answers, and throws nothing of its own.
+ * Wraps every call of a pipeline and every attempt, for metrics and traces. It runs the given function once and synchronously, returns its result,
+ * and throws nothing itself.
  */
 export interface CallObserver {
   call(call: Call, policies: readonly Policy<unknown>[], run: () => Promise<unknown>): Promise<unknown>;
-  /** An attempt is a run of the operation: what a policy refuses makes none. */
+  /** An attempt is one run of the operation. A call that a policy refuses makes none. */
   attempt(call: Call, run: () => Promise<unknown>): Promise<unknown>;
   /** A call without a parent, whose attempts are those of another one that began it. */
   adopt(call: Call, by: Call): void;
@@ -31,10 +30,10 @@ export interface CallObserver {
 
 const place = Symbol.for('holdfast.context');
 
-/** One cell for all copies of the package, made by the first, so that looking into it costs each call next to nothing. */
+/** One cell for all copies of the package, created by the first copy, so that reading it costs a call next to nothing. */
 interface Cell {
   ambient: Ambient | undefined;
-  /** The observers as one; undefined while there is none, which is all that an unobserved call looks at. */
+  /** All observers combined; undefined while there are none. An unobserved call reads only this. */
   observer: CallObserver | undefined;
   observers: readonly CallObserver[];
 }
@@ -51,7 +50,7 @@ export function ambient(): Ambient | undefined {
   return cell.ambient;
 }
 
-/** Puts the keeper of the current call in place, unless another copy of the package has done so; answers the one in force. */
+/** Registers the keeper of the current call, unless another copy of the package has done so. Returns the keeper in force. */
 export function provideAmbient(provided: Ambient): Ambient {
   cell.ambient ??= provided;
   return cell.ambient;
@@ -61,7 +60,7 @@ export function callObserver(): CallObserver | undefined {
   return cell.observer;
 }
 
-/** Lets somebody observe all calls from now on; answers how to stop that. */
+/** Registers an observer of all calls and returns a function that removes it. */
 export function observeCalls(observer: CallObserver): () => void {
   setObservers([...cell.observers, observer]);
   return () => setObservers(cell.observers.filter((other) => other !== observer));
@@ -73,7 +72,7 @@ function setObservers(observers: readonly CallObserver[]): void {
   cell.observer = others.length === 0 ? first : allOf(observers);
 }
 
-/** The first one stands outermost. */
+/** Combines observers; the first one is outermost. */
 function allOf(observers: readonly CallObserver[]): CallObserver {
   return {
     call: (call, policies, run) =>

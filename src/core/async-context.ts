@@ -1,12 +1,12 @@
 /**
- * Async context: what the caller's `AsyncLocalStorage` holds, kept for what goes on for him later. Timers expire in no context of
- * their own, so that after one logs and spans would lose their request, or get another one's.
+ * Async context: keeps the caller's `AsyncLocalStorage` state for work that continues later on its behalf. Timers expire without a context, so after
+ * one, logs and spans would lose their request or get that of another.
  *
- * Promise: what runs in a kept context, and all that it sets off, sees what was there when it was kept. Where the platform has no
- * such context everything runs as it is; nothing is imported that it may not have.
+ * Promise: what runs in a kept context, and everything it starts, sees the state that was current when it was kept. On a platform without async
+ * contexts everything runs as it is. Nothing is imported that the platform may lack.
  */
 
-/** What was kept. An `AsyncResource` of Node is one. */
+/** A kept context. Node's `AsyncResource` is one. */
 export interface AsyncContext {
   runInAsyncScope<This, Given extends unknown[], Answer>(
     task: (this: This, ...given: Given) => Answer,
@@ -17,12 +17,12 @@ export interface AsyncContext {
 
 const none: AsyncContext = { runInAsyncScope: (task, self, ...given) => task.apply(self, given) };
 
-/** Keeps the present context. What follows a promise runs in it as well, at five times the bytes and a turn later. */
+/** Keeps the current context. Chaining on a promise would keep it as well, at five times the bytes and one turn later. */
 export const keepAsyncContext: () => AsyncContext = /* @__PURE__ */ keeperOfPlatform();
 
 /**
- * A context in which there is nothing, wherever it is made. No call of Node's makes one, but there a kept context is a property, and may be taken out;
- * where it is another, what is there stays.
+ * An empty context, wherever it is created. Node has no API for it, but there the kept state is a property that can be removed. On other platforms
+ * the state that is there stays.
  */
 export function emptyAsyncContext(): AsyncContext {
   const context = keepAsyncContext();
@@ -33,13 +33,13 @@ export function emptyAsyncContext(): AsyncContext {
   return context;
 }
 
-/** What Node 24 calls all that is there, and Node 20 and 22 each of it. */
+/** The property that holds the state: all of it on Node 24, one per store on Node 20 and 22. */
 const keptAs: readonly unknown[] = ['context_frame', 'kResourceStore'];
 
 function keeperOfPlatform(): () => AsyncContext {
   const AsyncResource = globalThis.process?.getBuiltinModule?.('node:async_hooks')?.AsyncResource;
   if (AsyncResource === undefined) return () => none;
-  // What set it off, as a number: beside options, or none, Node takes twice as long. In workerd no number may stand there.
+  // The trigger id is passed as a number: with options, or with nothing, Node takes twice as long. In workerd no number is allowed there.
   const keep = (trigger?: number) => new AsyncResource('holdfast', trigger);
   try {
     keep(1);

@@ -1,15 +1,16 @@
 /**
- * Brief: what `console.log` and `JSON.stringify` show of our objects. All that is inside one is thousands of lines long, runs in circles, and holds
- * what belongs in no log: keys, stored values, the passwords of a client.
+ * Brief: what `console.log` and `JSON.stringify` show of our objects. Their full contents are thousands of lines long, circular, and hold what must
+ * not be logged: keys, stored values, the passwords of a client.
  */
 
-/** `toJSON`, and how Node, Deno and Bun ask an object what it shows of itself. */
+/** `toJSON`, and the method by which Node, Deno and Bun ask an object for its representation. */
 const askedAs = ['toJSON', /* @__PURE__ */ Symbol.for('nodejs.util.inspect.custom')];
 
 /**
- * Objects of this class show these figures and nothing else.
+ * Makes objects of this class show these figures and nothing else.
  *
- * Done by whoever makes one, as often as he likes: done when the module loads, it would keep unused classes in every bundle.
+ * Called by the code that creates such objects, and may be called repeatedly. Doing this when the module loads would keep unused classes in every
+ * bundle.
  */
 export function showBriefly<T extends object>(prototype: T, figuresOf: (thing: T) => object): void {
   if (Object.hasOwn(prototype, 'toJSON')) return;

@@ -1,8 +1,8 @@
 /**
- * Call: what an operation and the policies around it know of one execution.
+ * Call: what an operation and the policies around it know about one execution.
  *
- * Promise: an abort reaches everything below it at once, in one synchronous sweep; a call that ends normally aborts
- * nothing and leaves no listener behind; the signal costs nothing until it is read.
+ * Promise: an abort reaches everything below the call at once, in one synchronous pass. A call that ends normally aborts nothing and leaves no
+ * listener behind. The signal costs nothing until it is read.
  */
 import { addAbortListener, removeAbortListener } from './abort-listeners.js';
 import { showBriefly } from './brief.js';
@@ -31,7 +31,7 @@ export interface CallOptions {
   readonly attributes?: Readonly<Record<string, unknown>> | undefined;
 }
 
-/** What a child call may have of its own; the rest is its parent's. */
+/** What a child call may override; it inherits the rest from its parent. */
 export interface ChildOptions {
   readonly attempt?: number;
   readonly key?: string;
@@ -49,26 +49,26 @@ export interface Dependent {
 
 const noAttributes: Readonly<Record<string, unknown>> = /* @__PURE__ */ Object.freeze({});
 
-/** What only some calls need: made when it is first needed, because most calls end without it. */
+/** State that only some calls need. Created on first use, because most calls end without it. */
 class Aftermath {
   controller: AbortController | undefined = undefined;
   hasAborted = false;
   reason: unknown = undefined;
   callerSignal: AbortSignal | undefined = undefined;
   callerListener: (() => void) | undefined = undefined;
-  /** Operations below the call that run on although nobody waits for them. */
+  /** Operations below the call that are still running although nobody waits for them. */
   abandonedWork = 0;
   whenIdle: (() => void)[] = [];
 }
 
-/** The call around all others: there is counted what goes on unwatched, whichever layer gave it up. */
+/** The root call. It counts all abandoned work, whichever layer gave the work up. */
 export function outermostOf(call: Call): Call {
   let outermost = call;
   while (outermost.parent !== undefined) outermost = outermost.parent;
   return outermost;
 }
 
-/** A copy gets no place where this share of all is taken. After Dean and Barroso, "The tail at scale" (2013): copies are for idle room. */
+/** A copy gets no slot once this share of all slots is taken. After Dean and Barroso, "The tail at scale" (2013): copies are for idle room. */
 export const roomForCopies = 0.8;
 
 /**
@@ -90,21 +90,24 @@ export class Call {
   readonly attempt: number;
 
   /** @internal */ readonly task: Task<unknown>;
-  /** @internal When a layer began to admit: null until a guard asks, so that it reads the clock once; undefined while none admits. */
+  /**
+   * @internal Time of admission. Null from when a layer starts to admit until a guard asks, so that the clock is read once; undefined while no layer
+   * admits.
+   */
   admittedAtMs: number | null | undefined = undefined;
-  /** @internal The retry that makes the attempts of this call: the outermost one, where several are given the same call. */
+  /** @internal The retry that makes the attempts of this call: the outermost one if several share the call. */
   retriedBy: object | undefined = undefined;
-  /** @internal Whether it is a copy of one that is still under way: it must not take the room that others need. */
+  /** @internal Whether this call is a copy of one still in progress. A copy must not take slots that other calls need. */
   isCopy = false;
-  /** @internal Whether the outermost layer answers an `Outcome` instead of rejecting. */
+  /** @internal Whether the outermost layer resolves with an `Outcome` instead of rejecting. */
   asOutcome = false;
   /** @internal */ owner: Call | undefined = undefined;
   /** @internal */ previousDependent: Dependent | undefined = undefined;
   /** @internal */ nextDependent: Dependent | undefined = undefined;
   private readonly options: CallOptions | undefined;
-  /** Undefined without one: a field that is always a number has 16 bytes of its own, also for an `Infinity`. */
+  /** Undefined if there is no deadline: a field that always holds a number takes another 16 bytes, even for `Infinity`. */
   private endMs: number | undefined;
-  /** Whether nobody around it ends it any more. */
+  /** Whether the call is detached from everything that could end it. */
   private isOver = false;
   private firstDependent: Dependent | undefined = undefined;
   private aftermath: Aftermath | undefined = undefined;
@@ -141,7 +144,7 @@ export class Call {
     return this.options?.unsafe ?? false;
   }
 
-  /** Anything else that was told of this execution. */
+  /** Any other attributes given for this execution. */
   get attributes(): Readonly<Record<string, unknown>> {
     return this.options?.attributes ?? noAttributes;
   }
@@ -162,7 +165,7 @@ export class Call {
     return this.deadlineMs;
   }
 
-  /** @internal Whether its own deadline was told as a number, which a duration may have been meant by. */
+  /** @internal Whether the call's own deadline was given as a number, which may have been meant as a duration. */
   get hasNumericDeadline(): boolean {
     return typeof this.options?.deadline === 'number';
   }
@@ -182,32 +185,32 @@ export class Call {
     return Math.max(0, this.deadlineMs - this.clock.now());
   }
 
-  /** Whether the call was aborted. Cheaper than `signal.aborted`, which makes the signal. */
+  /** Whether the call was aborted. Cheaper than `signal.aborted`, which creates the signal. */
   get aborted(): boolean {
     if (this.aftermath?.hasAborted) return true;
     return this.parent === undefined ? false : this.parent.aborted;
   }
 
-  /** Why it was aborted; undefined while it is not. */
+  /** Why the call was aborted; undefined while it is not. */
   get reason(): unknown {
     return this.aftermath?.hasAborted ? this.aftermath.reason : this.parent?.reason;
   }
 
-  /** @internal Whether any retry makes the attempts of this call or of one around it, other than the given one of this call. */
+  /** @internal Whether a retry makes the attempts of this call or of a call around it, not counting the given retry on this call. */
   isRetried(except?: object): boolean {
     if (this.retriedBy !== undefined && this.retriedBy !== except) return true;
     for (let call = this.parent; call !== undefined; call = call.parent) if (call.retriedBy !== undefined) return true;
     return false;
   }
 
-  /** A call below this one, for an attempt of its own: an abort of this one reaches it, its own abort stays below. */
+  /** Creates a call below this one for a separate attempt. An abort of this call reaches the child; an abort of the child does not reach this call. */
   child(changes: ChildOptions = {}): Call {
     const { attempt = this.attempt, ...changed } = changes;
     const options = Object.keys(changed).length === 0 ? this.options : { ...this.options, ...changed };
     return this.childWith(options, attempt);
   }
 
-  /** @internal A child of the same moment, for a layer that may have to end it: it need not read the clock again. */
+  /** @internal Creates a child that shares the admission time, for a layer that may have to end it. The child does not read the clock again. */
   sameTimeChild(): Call {
     const child = this.childWith(this.options, this.attempt);
     child.admittedAtMs = this.admittedAtMs;
@@ -215,10 +218,10 @@ export class Call {
   }
 
   /**
-   * Ends this call and everything below it. The first abort counts.
+   * Ends this call and everything below it. Only the first abort counts.
    *
-   * An operation that ends its own call takes it as a parameter: of one that gets at it as one of `...rest`, a circuit breaker alone
-   * around it hears only when the operation ends.
+   * An operation that aborts its own call must declare the call as a parameter. If it takes the call through `...rest`, a lone circuit breaker around
+   * it hears of the abort only when the operation ends.
    *
    * @param reason - What the signal's `reason` becomes. Default: an `AbortError`.
    */
@@ -227,7 +230,7 @@ export class Call {
     if (state.hasAborted) return;
     state.hasAborted = true;
     state.reason = reason;
-    // A dependent may detach others while it hears, so the list is emptied from its head.
+    // A dependent may detach others while it is being notified, so the list is emptied from its head.
     for (let dependent = this.firstDependent; dependent !== undefined; dependent = this.firstDependent) {
       this.detach(dependent);
       dependent.onAbort(reason);
@@ -245,11 +248,11 @@ export class Call {
     state.callerSignal = signal;
     state.callerListener = listener;
     addAbortListener(signal, listener);
-    // It has aborted before, or, as some do, while it is listened to for the first time.
+    // The signal was already aborted, or aborts, as some do, while its first listener is being added.
     if (signal.aborted) listener();
   }
 
-  /** @internal The call is over: neither its caller's signal nor a call around it concerns it any more. */
+  /** @internal The call is over: aborts of its caller's signal and of the calls around it no longer concern it. */
   unfollow(): void {
     this.owner?.detach(this);
     this.isOver = true;
@@ -264,7 +267,7 @@ export class Call {
     this.abort(reason);
   }
 
-  /** @internal Lets a dependent hear of an abort. One that comes too late hears at once. */
+  /** @internal Registers a dependent for an abort. One that is added after the abort is notified at once. */
   attach(dependent: Dependent): void {
     if (this.aborted) return dependent.onAbort(this.reason);
     const first = this.firstDependent;
@@ -283,20 +286,20 @@ export class Call {
     if (previousDependent === undefined) this.firstDependent = nextDependent;
     else previousDependent.nextDependent = nextDependent;
     if (nextDependent !== undefined) nextDependent.previousDependent = previousDependent;
-    // Most are alone in their list, and a store costs more than a look.
+    // Most dependents are alone in their list, and a write costs more than a read.
     if (previousDependent !== undefined) dependent.previousDependent = undefined;
     if (nextDependent !== undefined) dependent.nextDependent = undefined;
   }
 
-  /** @internal The time: while a layer admits, that of its admission, read once however many guards ask. */
+  /** @internal The current time. While a layer admits, it is the time of admission, read once for all guards. */
   admissionMs(): number {
-    // An operation, or a policy of one's own, may ask a guard by hand, and again later.
+    // An operation or a custom policy may ask a guard directly, outside a layer, and again later.
     if (this.admittedAtMs === undefined) return this.clock.now();
     this.admittedAtMs ??= this.clock.now();
     return this.admittedAtMs;
   }
 
-  /** @internal Counts work that goes on unwatched, here and in every call around this one. */
+  /** @internal Counts work that nobody waits for, on this call and on every call around it. */
   beginAbandonedWork(): void {
     for (let call: Call | undefined = this; call !== undefined; call = call.parent) call.state().abandonedWork++;
   }
@@ -312,7 +315,10 @@ export class Call {
     }
   }
 
-  /** @internal Whether nobody can end it: no caller, no call around it, no deadline, and not its operation, which does not take it. */
+  /**
+   * @internal Whether nothing but the end of its operation can end the call: no caller signal, no parent, no deadline, and an operation that does not
+   * take the call.
+   */
   get isUnwatched(): boolean {
     const { parent, aftermath, deadlineMs, task } = this;
     return (
@@ -320,12 +326,12 @@ export class Call {
     );
   }
 
-  /** @internal Whether no abandoned work is left below this call. */
+  /** @internal Whether no abandoned work remains below this call. */
   get isIdle(): boolean {
     return this.aftermath === undefined || this.aftermath.abandonedWork === 0;
   }
 
-  /** @internal Calls back when no abandoned work is left below this call: at once, if there is none. */
+  /** @internal Calls back when no abandoned work remains below this call: at once if there is none. */
   onIdle(then: () => void): void {
     if (this.isIdle) then();
     else this.state().whenIdle.push(then);
@@ -342,13 +348,13 @@ export class Call {
     return this.aftermath;
   }
 
-  /** Hears the parent's abort from now on. Done only for a call that has a signal or dependents. */
+  /** Starts to follow the parent's abort. Done only for a call that has a signal or dependents. */
   private follow(): void {
     if (this.parent !== undefined && this.owner === undefined && !this.isOver) this.parent.attach(this);
   }
 }
 
-/** For whoever makes calls: what logs show of them. Neither keys nor attributes, and no time where there is no end. */
+/** Defines what logs show of calls; invoked by the code that creates them. Keys and attributes are left out, and so is `remainingMs` without a deadline. */
 export function showCallsBriefly(): void {
   showBriefly(Call.prototype, ({ attempt, unsafe, aborted, remainingMs }) => ({
     ...{ attempt, unsafe, aborted, ...(remainingMs < Number.POSITIVE_INFINITY && { remainingMs }) },

@@ -1,8 +1,8 @@
 /**
- * Clock: where time comes from. Durations are measured on monotonic time; wall time serves only dates in headers.
+ * Clock: the source of time. Durations are measured in monotonic time; wall time serves only dates in headers.
  *
- * Promise: a timer never fires early; a pending timer keeps the process alive, unless it is one of the background's; one turn
- * of the event loop after the last timer has gone the clock holds no timer of the platform, so idle policies own none.
+ * Promise: a timer never fires early. A pending timer keeps the process alive, unless it belongs to the background clock. One event loop turn after
+ * its last timer is gone, the clock holds no platform timer, so idle policies own none.
  */
 import { TimerWheel, type WheelNode } from '../structures/timer-wheel.js';
 import { type AsyncContext, emptyAsyncContext } from './async-context.js';
@@ -33,17 +33,20 @@ export interface Clock {
   schedule(timer: Timer, atMs: number): void;
   /** Takes the timer back; one that is not scheduled is left as it is. */
   cancel(timer: Timer): void;
-  /** The same time, for housekeeping: its timers do not keep the process alive. Where it is missing, the clock itself serves. */
+  /** The same time for housekeeping: its timers do not keep the process alive. Without it, the clock itself is used. */
   readonly background?: Clock | undefined;
 }
 
-/** The longest wait a platform timer can do; also the longest duration any option takes. */
+/** The longest wait that a platform timer supports; also the longest duration that any option accepts. */
 export const longestWaitMs = 0x7fff_ffff;
 
-/** What lies further ahead is brought nearer first. It is half of what the wheel can hold, whose tick lies behind while late timers are handed out. */
+/**
+ * A timer further ahead than this is first scheduled nearer. It is half of the wheel's range, because the wheel's tick lags behind while late timers
+ * are delivered.
+ */
 const reachMs = 0x4000_0000;
 
-/** Fakes that a test has put there before the import are not kept: it may take them away, and put others there. */
+/** Fake timers that a test installed before the import are not kept: the test may remove or replace them. */
 const areFake = /* @__PURE__ */ isFake(globalThis.setTimeout);
 const setTimer: (then: () => void, ms: number) => ReturnType<typeof setTimeout> = areFake
   ? (then, ms) => globalThis.setTimeout(then, ms)
@@ -51,8 +54,8 @@ const setTimer: (then: () => void, ms: number) => ReturnType<typeof setTimeout> 
 const clearTimer: typeof clearTimeout = areFake ? (timer) => globalThis.clearTimeout(timer) : globalThis.clearTimeout;
 
 /**
- * Looked up when it is first needed: on Node 24 that costs 1.5 ms, a quarter of importing this package. Should fake timers of a
- * test stand there by then, it is taken from where they are not, or the clock would show their time for ever.
+ * Looks `performance` up on first use: on Node 24 that costs 1.5 ms, a quarter of importing this package. If a test's fake timers are installed by
+ * then, it comes from a place that they do not replace; otherwise the clock would show fake time for ever.
  */
 function platformPerformance(): { now(): number } {
   if (areFake) return { now: () => globalThis.performance.now() };
@@ -66,15 +69,16 @@ class SystemClock implements Clock {
   private readonly wheel = new TimerWheel<Timer>(0);
   private platformTimer: ReturnType<typeof setTimeout> | undefined;
   private armedTick = 0;
-  /** An instant that the wheel's own tick stands for; ticks are counted modulo 2^32, instants are not. */
+  /** The instant of the wheel's current tick. Ticks are counted modulo 2^32, instants are not. */
   private knownMs = 0;
-  /** Timers beyond the reach of the wheel, each with one that brings it nearer. */
+  /** Timers beyond the wheel's range, each with the timer that brings it into range. */
   private readonly far = new Map<Timer, Timer>();
   private sweepIsDue = false;
   protected readonly keepsAlive: boolean;
   /**
-   * An empty one. One platform timer serves all calls, and while any of them waits it is set anew from itself: it would keep the context
-   * of the request that set it first, and show it to whatever expires later; so would that of the import, which a request may have asked for.
+   * An empty async context. One platform timer serves all calls and rearms itself while any of them waits. Without this, it would keep the context of
+   * the request that first set it and show it to whatever expires later. The context of the import would leak the same way, since a request may have
+   * triggered the import.
    */
   private readonly context: AsyncContext;
   private backgroundClock: SystemClock | undefined = undefined;
@@ -107,7 +111,7 @@ class SystemClock implements Clock {
 
   schedule(timer: Timer, atMs: number): void {
     const { wheel } = this;
-    // Armed means that the wheel's own tick is recent enough; else it may lie a month back.
+    // If the platform timer is armed, the wheel's tick is recent enough; otherwise it may be a month old.
     if (this.platformTimer === undefined) {
       this.knownMs = this.now();
       wheel.rebase(Math.floor(this.knownMs));
@@ -122,7 +126,7 @@ class SystemClock implements Clock {
     const { wheel } = this;
     if (this.far.size > 0) this.cancelFar(timer);
     if (!wheel.remove(timer) || wheel.size > 0) return;
-    // Arming and disarming the platform's timer costs more than a call, so it is done once per turn of the event loop.
+    // Arming and disarming the platform timer costs more than a call, so it is done once per event loop turn.
     if (atTurnEnd === undefined) this.disarm();
     else if (!this.sweepIsDue) {
       this.sweepIsDue = true;
@@ -179,7 +183,7 @@ function expireTimer(timer: Timer): void {
   try {
     timer.expire();
   } catch (error) {
-    // It is reported as any exception of a callback is, and the other timers go on.
+    // The exception is reported like that of any callback, and the other timers still run.
     asMicrotask(() => {
       throw error;
     });
@@ -187,8 +191,9 @@ function expireTimer(timer: Timer): void {
 }
 
 /**
- * The clock of workerd, whose timers belong to the request that sets them: they end with it, and no other can clear them. One for
- * all would leave the others waiting for ever, so each wait has its own. The same holds for fakes of a test, which end when it takes them away.
+ * The clock of workerd. There a timer belongs to the request that sets it: it ends with the request, and no other request can clear it. A shared
+ * timer would leave the other requests waiting for ever, so each wait has its own. The same holds for a test's fake timers, which end when the test
+ * removes them.
  */
 class RequestClock extends SystemClock {
   private readonly waits = new WeakMap<Timer, ReturnType<typeof setTimeout>>();
@@ -213,7 +218,7 @@ class RequestClock extends SystemClock {
     try {
       clearTimer(wait);
     } catch {
-      // Of another request. It finds that it was taken back.
+      // A timer of another request cannot be cleared. When it fires, it finds that it was cancelled.
     }
   }
 }

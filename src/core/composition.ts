@@ -1,6 +1,6 @@
 /**
- * Composition: the few orders of policies that cannot be meant are refused when the pipeline is built; the doubtful ones
- * are named by `explain()`, with the reason and the better order.
+ * Composition: the few orders of policies that cannot be meant are refused when the pipeline is built. `explain()` reports the doubtful ones, with
+ * the reason and a better order.
  */
 import type { Clock } from './clock.js';
 import { OptionsError } from './errors.js';
@@ -13,7 +13,7 @@ export interface CompositionWarning {
   readonly message: string;
 }
 
-/** A policy as the rules see it. One that tells nothing of itself has its name only. */
+/** A policy as the rules see it. A policy without traits has only its name. */
 interface Placed extends Partial<PolicyTraits> {
   readonly name: string;
 }
@@ -43,7 +43,7 @@ export function refuseImpossible(policies: readonly AnyPolicy[]): void {
   if (first !== undefined) throw refused(first.message, policies);
 }
 
-/** What makes a policy useless. */
+/** Finds policies that the order makes useless. */
 function brokenPromises(placed: readonly Placed[]): readonly CompositionWarning[] {
   const broken: CompositionWarning[] = [];
   const breaker = placed.find(({ kind }) => kind === 'circuit-breaker');
@@ -64,14 +64,14 @@ function brokenPromises(placed: readonly Placed[]): readonly CompositionWarning[
 }
 
 /**
- * What is doubtful about an order that is allowed. Here are also seen the policies that one of the pipeline keeps inside, which is too
- * late for a refusal: they are made when a call needs them.
+ * Reports what is doubtful about an allowed order. This includes the policies inside a policy of the pipeline: they are made when a call needs them,
+ * too late for a refusal.
  */
 export function warningsOf(policies: readonly AnyPolicy[]): readonly CompositionWarning[] {
   const placed = place(policies);
   const warnings: CompositionWarning[] = [...brokenPromises(placed)];
   const warn: Warn = (code, message) => warnings.push({ code, message });
-  // One that makes a single attempt repeats nothing.
+  // A retry with a single attempt repeats nothing.
   const [retry, inner] = placed.filter(({ kind, attempts }) => kind === 'retry' && attempts !== 1);
   if (inner !== undefined) {
     warn(
@@ -147,7 +147,7 @@ function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: Warn): void
   }
 }
 
-/** What should rather stand on the other side of the retry. */
+/** Warns of policies that belong on the other side of the retry. */
 function warnOfPlaces(retry: Placed, placed: readonly Placed[], warn: Warn): void {
   const outside = outsideOf(retry, placed);
   for (const policy of placed) {
@@ -180,7 +180,7 @@ function warnOfPlaces(retry: Placed, placed: readonly Placed[], warn: Warn): voi
   }
 }
 
-/** Times that do not fit each other. */
+/** Warns of durations that contradict each other. */
 function warnOfTimes(placed: readonly Placed[], warn: Warn): void {
   const breaker = placed.find(({ windowMs }) => windowMs !== undefined);
   const timeout = insideOf(breaker, placed).find(({ kind }) => kind === 'timeout');

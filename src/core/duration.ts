@@ -8,7 +8,7 @@ export type Duration = number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}`;
 const unitsMs: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 const literal = /^(\d{1,15}(?:\.\d{1,9})?)(ms|s|m|h|d)$/;
 
-/** The milliseconds that a value means, or undefined when it is no duration. Negative ones, NaN and Infinity are none. */
+/** The value in milliseconds, or undefined if it is not a duration. Negative values, NaN and Infinity are not durations. */
 export function parseDuration(value: unknown): number | undefined {
   if (typeof value === 'number') return Number.isFinite(value) && value >= 0 ? value : undefined;
   if (typeof value !== 'string') return undefined;
@@ -20,7 +20,7 @@ export function parseDuration(value: unknown): number | undefined {
 /**
  * The milliseconds of a duration.
  *
- * @throws RangeError when the value is no duration.
+ * @throws RangeError when the value is not a duration.
  */
 export function toMs(value: Duration): number {
   const ms = parseDuration(value);

@@ -442,7 +442,7 @@ export class HandlesError extends HoldfastError {
   }
 }
 
-/** The value that could not be judged, for the one who closes it: nobody else finds it there afterwards. */
+/** Takes the unjudged value out of an error, for the code that closes it. Nobody finds it there afterwards. */
 export function takeUnjudged(error: unknown): unknown {
   if (!(error instanceof HandlesError)) return undefined;
   const { value } = error;
@@ -675,8 +675,8 @@ function giveName(error: Error, value: string): void {
   Object.defineProperty(error, 'name', { value, writable: true, configurable: true });
 }
 
-/** Done by the first error of a class: done when the module loads, it would keep unused classes in every bundle. */
-// Apart from their classes: one that speaks of itself is renamed in a bundle, and logs would show "_OptionsError".
+/** The first error of a class sets its brand. Setting brands when the module loads would keep unused classes in every bundle. */
+// Outside the classes: a bundler renames a class that refers to itself, and logs would show "_OptionsError".
 const brandHoldfastError = () => brandOnce(HoldfastError.prototype, 'other');
 const brandRejectedError = () => brandOnce(RejectedError.prototype, 'rejected');
 const brandAbandonedError = () => brandOnce(AbandonedError.prototype, 'abandoned');
@@ -695,7 +695,7 @@ function familyOf(error: unknown): Family | undefined {
   }
 }
 
-/** Does nothing under `--frozen-intrinsics` and in hardened realms, where errors then keep their stacks. */
+/** Has no effect under `--frozen-intrinsics` and in hardened realms; there errors keep their stacks. */
 function setStackLimit(limit: number): void {
   try {
     Error.stackTraceLimit = limit;
@@ -706,12 +706,12 @@ function whenOf(afterMs: number | undefined): string {
   return afterMs === undefined ? 'at its deadline' : `after ${rounded(afterMs)} ms`;
 }
 
-/** Tenths only where they say something: to write a fraction takes a third of what a whole refusal does. */
+/** Rounds to tenths only for small numbers: formatting a fraction takes a third of the time of a whole refusal. */
 function rounded(ms: number): number {
   return ms < 100 ? Math.round(ms * 10) / 10 : Math.round(ms);
 }
 
-/** What was thrown, in words; anything can be thrown, also what cannot be made a string. */
+/** A description of what was thrown. Anything can be thrown, including values that cannot be converted to a string. */
 export function messageOf(thrown: unknown): string {
   try {
     return String(thrown instanceof Error ? thrown.message : thrown);

@@ -1,8 +1,8 @@
 /**
- * Event loop: what the platform has to do something later in this turn, or in another one.
+ * Event loop: the platform's means to run something later in this turn, or in another turn.
  *
- * Promise: nothing waits for the fakes that a test puts in the place of timers. They hold back what they are given until the test moves its
- * time on, or for ever once it has taken them away: those that come after the import are not seen, and those that are there by then are passed over.
+ * Promise: nothing waits for a test's fake timers. Fakes hold tasks back until the test advances its time, or for ever once it has removed them.
+ * Fakes installed after the import are not seen; fakes already installed at the import are passed over.
  */
 
 type QueueTask = (task: () => void) => void;
@@ -19,21 +19,21 @@ function unlessFake<Given extends QueueTask>(given: Given | undefined): Given | 
   return given === undefined || isFake(given) ? undefined : given;
 }
 
-// Read inside of functions: what is read outside stays in each bundle.
+// Read inside functions: code that reads globals at module level stays in every bundle.
 const turnEnd = () => unlessFake<QueueTask>(globalThis.setImmediate);
 const tickEnd = () => unlessFake<QueueTask>(globalThis.process?.nextTick);
 const microtask = () => unlessFake<QueueTask>(globalThis.queueMicrotask);
 
-/** Runs a task when all that was to be done in this turn is done; undefined: the platform tells nobody. */
+/** Runs a task when everything queued for this event loop turn is done; undefined if the platform cannot tell. */
 export const atTurnEnd: QueueTask | undefined = /* @__PURE__ */ turnEnd();
 
-/** The same, before anything else that waits. No timer: on some platforms those end with the request that set them. */
+/** The same, but before all other waiting tasks. Not a timer: on some platforms a timer ends with the request that set it. */
 export const atTickEnd: QueueTask | undefined = /* @__PURE__ */ tickEnd();
 
 /** Runs a task as a microtask. */
 export const asMicrotask: QueueTask = /* @__PURE__ */ microtask() ?? ((task) => void Promise.resolve().then(task));
 
-/** Runs a task in a turn of the event loop of its own, or beside others of its kind. */
+/** Runs a task in a later event loop turn, alone or together with other queued tasks. */
 export const queueTask: QueueTask = /* @__PURE__ */ taskQueueOfPlatform();
 
 function taskQueueOfPlatform(): QueueTask {

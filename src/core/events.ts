@@ -325,10 +325,10 @@ export interface CacheLoadEvent {
 }
 
 /**
- * `'slow-load'`: it took more than 0.3 of the time to live. `'fill-refused'`: the key was changed or loaded by somebody while it was
- * being loaded. `'not-stored'`: the store did not take it. `'undecodable'`: what is stored is not of this serializer. `'gap'`: words of
- * changes may have been lost. `'owed'`: an invalidation
- * that the store did not take is kept, to be written later. `'not-invalidated'`: the store did not take that a response is void.
+ * `'slow-load'`: the load took more than 0.3 of the time to live. `'fill-refused'`: the key was changed or loaded by another caller during the load.
+ * `'not-stored'`: the store did not accept the value. `'undecodable'`: the stored bytes were not written by this serializer. `'gap'`: notices of
+ * changes may have been lost. `'owed'`: an invalidation that the store did not accept is kept, to be written later. `'not-invalidated'`: the store
+ * did not accept the invalidation of a response.
  */
 export type CacheWarning =
   | 'slow-load'
@@ -401,9 +401,9 @@ interface EventChannel {
 const silence: EventChannel = { hasSubscribers: false, publish() {} };
 const channel = /* @__PURE__ */ channelOfProcess();
 
-/** The events of one policy. Ask `heard` before building an event: unheard, that is all it costs. */
+/** The events of one policy. Check `heard` before building an event: if nobody listens, that check is the whole cost. */
 export class Events {
-  // Private by word only: V8 inlines the way to a hit up to a size, and # makes it too long.
+  // TypeScript-private on purpose: V8 inlines the path of a cache hit only up to a size limit, and `#name` makes it too long.
   private readonly name: string;
   private readonly on: ((event: HoldfastEvent) => unknown) | undefined;
   private hookHasFailed = false;
@@ -423,7 +423,7 @@ export class Events {
     if (channel.hasSubscribers) channel.publish(event);
   }
 
-  /** Calls a hook of the user's such that neither an exception nor a rejected promise of it reaches the call. */
+  /** Calls a user's hook. Neither an exception nor a rejected promise of the hook reaches the call. */
   contain(hook: string, task: () => unknown): void {
     try {
       const answer = task();
@@ -433,7 +433,7 @@ export class Events {
     }
   }
 
-  /** A hook of the user's threw. */
+  /** Reports that a user's hook threw. */
   report(hook: string, error: unknown): void {
     if (channel.hasSubscribers) channel.publish({ type: 'hook-failed', name: this.name, hook, error });
     if (this.hookHasFailed) return;
@@ -443,13 +443,13 @@ export class Events {
   }
 }
 
-/** Hears the events of the whole process; answers how to stop that. What the listener throws is contained. */
+/** Subscribes to the events of the whole process and returns a function that unsubscribes. Exceptions of the listener are contained. */
 export function hearEvents(name: string, listener: (event: HoldfastEvent) => void): () => void {
   const module = channelModule();
   const reports = new Events(name, undefined);
-  // A subscriber that throws would end the process.
+  // A diagnostics-channel subscriber that throws would end the process.
   const hear = (message: unknown) => {
-    // Else a listener that throws at everything would hear of that, throw again, and so on.
+    // Otherwise a listener that always throws would receive the report of its own exception, throw again, and so on.
     if ((message as Partial<HookFailedEvent>).hook === 'listener') return;
     reports.contain('listener', () => listener(message as HoldfastEvent));
   };
@@ -461,7 +461,7 @@ function channelOfProcess(): EventChannel {
   return channelModule()?.channel('holdfast') ?? silence;
 }
 
-/** Node's own module where there is one; nothing is imported, so the core also runs where it is missing. */
+/** Node's own module, if there is one. Nothing is imported, so the core also runs on platforms without it. */
 function channelModule() {
   return globalThis.process?.getBuiltinModule?.('node:diagnostics_channel');
 }

@@ -1,11 +1,9 @@
 /**
- * Layer: neighbouring guards, and a retry between them, fused into one asynchronous step, because a step costs more than
- * all their bookkeeping.
+ * Layer: fuses neighbouring guards, and a retry between them, into one asynchronous step. One step costs more than all the bookkeeping of its guards.
  *
- * Promise: the guards are asked outermost first, and when one refuses, those before it get their permits back; each
- * permit is settled or released exactly once; the nearest end of all permits is one timer; when that timer fires or the
- * call is aborted, the caller hears at once, the operation's signal aborts, and what the operation still does is
- * consumed, counted, and told to the permits when it ends.
+ * Promise: guards are asked outermost first. When one refuses, the guards before it get their permits back. Each permit is settled or released
+ * exactly once. One timer serves the nearest end of all permits. When that timer fires or the call is aborted, the caller hears of it at once and the
+ * operation's signal aborts; whatever the operation still does is consumed and counted, and its permits are told when it ends.
  */
 import type { WheelNode } from '../structures/timer-wheel.js';
 import {
@@ -28,19 +26,19 @@ import { type Next, runTask } from './operation.js';
 import { type Outcome, rejectLater } from './outcome.js';
 import { type FusedAdmission, type Guard, isPermit, type Permit, type Refusal, type Resumable } from './policy.js';
 
-/** What a layer is made of: guards, and perhaps a retry among them. */
+/** What a layer is built from: guards, and at most one retry among them. */
 export interface LayerPlan {
   /** Outermost first. */
   readonly guards: readonly Guard[];
-  /** How each of them is asked. */
+  /** The function that asks each guard. */
   readonly admissions: readonly ((call: Call) => Answer)[];
-  /** How many of them stand around the retry; all of them where there is none. */
+  /** How many of the guards stand outside the retry: all of them if there is no retry. */
   readonly outerCount: number;
   readonly resumable?: Resumable | undefined;
   readonly next: Next;
-  /** Further attempts: the guards inside the retry as a layer of their own. */
+  /** The step for further attempts: the guards inside the retry as a layer of their own. */
   readonly again?: Next;
-  /** The outermost layer has the root call to itself, so it may end it; the others make a child that they may end. */
+  /** Only the outermost layer owns the root call and may abort it. Other layers abort a child call that they create. */
   readonly outermost: boolean;
 }
 
@@ -49,7 +47,7 @@ export function guardLayer(guards: readonly Guard[], next: Next, outermost: bool
   return layer({ guards, admissions: guards.map(admissionOf), outerCount: guards.length, next, outermost });
 }
 
-/** Fuses a retry with the guards around it and inside it: a call whose first attempt succeeds is one step. */
+/** Fuses a retry with the guards outside and inside it, so that a call whose first attempt succeeds is one step. */
 export function retryLayer(
   outer: readonly Guard[],
   resumable: Resumable,
@@ -73,27 +71,27 @@ function layer(plan: LayerPlan): Next {
 }
 
 /**
- * One guard of ours around nothing but the operation. As long as nobody can end the call but the operation by ending, that
- * operation's promise is all it needs: none of its own, no place in a list, no timer.
+ * A single built-in guard around nothing but the operation. As long as only the operation itself can end the call, the operation's promise suffices:
+ * the layer needs no promise, no list entry and no timer of its own.
  */
 function loneGuard(plan: LayerPlan, admit: FusedAdmission['admit'], lastFailed: () => boolean): Next {
-  // A permit that serves many calls has its callbacks made once, which spares each call two closures.
+  // A permit that serves many calls gets its callbacks once, which saves two closures per call.
   let last: PermitCallbacks | undefined;
   return (call) => {
-    // To throw from a callback costs a failing call half as much again as a promise of its own costs one that succeeds.
+    // Throwing from a callback costs a failing call one and a half times what a promise of our own costs a successful one.
     if (lastFailed() || !call.isUnwatched || ambient() !== undefined) return new LayerRun(plan, call).start();
     const answer = askedBy(admit, call);
     if (!isPermit(answer)) return failed(call, answer.error);
     if (answer.endsAt !== undefined) return new LayerRun(plan, call).start(answer);
     const known = last?.permit === answer && last.asOutcome === call.asOutcome ? last : undefined;
-    // The operation may itself call through here, and leave others.
+    // The operation may call through this guard itself and replace `last`.
     const callbacks = known ?? new PermitCallbacks(answer, call.asOutcome);
     last = callbacks;
     return runTask(call).then(callbacks.onValue, callbacks.onError);
   };
 }
 
-/** What becomes of a call under a permit when its operation ends. */
+/** Settles a permit and passes the outcome on when the operation ends. */
 class PermitCallbacks {
   readonly permit: Permit;
   readonly asOutcome: boolean;
@@ -118,10 +116,10 @@ function failed(call: Call, error: unknown): Promise<unknown> {
   return call.asOutcome ? Promise.resolve({ ok: false, error }) : rejectLater(error);
 }
 
-/** Whoever set a deadline around ends the call first, and says so in his words; this layer ends it if nobody does. */
+/** An inherited deadline is enforced by the layer that set it, whose error names it. This layer waits so much longer, and ends the call if no other has. */
 const graceMs = 1;
 
-/** One call's way through one layer; also the timer of its ends and what hears of the call's abort. */
+/** One call's run through one layer. It is also the timer of the call's ends and the listener for its abort. */
 class LayerRun implements Timer, Dependent {
   // Declared here instead of inherited: a derived class costs 15 of the 230 ns of a call through a timeout.
   slotIndex = -1;
@@ -134,27 +132,27 @@ class LayerRun implements Timer, Dependent {
 
   private readonly plan: LayerPlan;
   private readonly call: Call;
-  /** The call inside the outer guards: the same one, or a child as soon as this layer may have to end it. */
+  /** The call inside the outer guards: the same call, or a child once this layer may have to end it. */
   private scope: Call;
-  /** The call of the first attempt: the scope, or a child of it as soon as a guard inside the retry may end it. */
+  /** The call of the first attempt: `scope`, or a child of it once a guard inside the retry may end it. */
   private attempt: Call;
-  /** The first permit has a field of its own, which spares most calls an array. */
+  /** A field for the first permit saves most calls an array. */
   private firstPermit: Permit | undefined = undefined;
   private morePermits: Permit[] | undefined = undefined;
   private permitCount = 0;
   /** `left`: the first attempt is over, and the retry decides what follows. */
   private phase: 'admitting' | 'running' | 'left' | 'over' = 'admitting';
-  /** Whether the outer guards have let the call in. What they learn from begins then. */
+  /** Whether all outer guards have admitted the call. What they learn about begins then. */
   private isIn = false;
   /** Whether this layer ends the call at `scope.deadlineMs`. */
   private ends = false;
-  /** Who set that end; without one it is the deadline that came with the call. */
+  /** The permit that set this end; undefined if it is the deadline that came with the call. */
   private endPermit: Permit | undefined = undefined;
-  /** Who ends the first attempt, at `attempt.deadlineMs`; undefined once that attempt is over. */
+  /** The permit that ends the first attempt, at `attempt.deadlineMs`; undefined once that attempt is over. */
   private attemptEndPermit: Permit | undefined = undefined;
-  /** Of the caller, for the attempts that follow one whose time is over. */
+  /** The caller's async context, for the attempts that follow a timed-out one. */
   private context: AsyncContext | undefined = undefined;
-  /** What was given up while the operation of the first attempt ran. */
+  /** What was given up while the operation of the first attempt was still running. */
   private abandoned: 'nothing' | 'attempt' | 'call' = 'nothing';
   private someoneAwaitsEnd = false;
   private resolve: ((value: unknown) => void) | undefined = undefined;
@@ -167,7 +165,7 @@ class LayerRun implements Timer, Dependent {
     this.attempt = call;
   }
 
-  /** @param answer - Of the first guard, where that has been asked already. */
+  /** @param answer - The first guard's answer, if it has been asked already. */
   start(answer?: Answer): Promise<unknown> {
     const call = this.call;
     if (call.aborted) return this.failAtOnce(call.reason);
@@ -190,7 +188,7 @@ class LayerRun implements Timer, Dependent {
     return promise;
   }
 
-  // Apart, because a function that makes a closure allocates for it also where it does not get that far.
+  // A separate method: a function that creates a closure allocates for it even when it returns earlier.
   private answerPromise(): Promise<unknown> {
     return new Promise((resolve, reject) => {
       this.resolve = resolve;
@@ -198,11 +196,11 @@ class LayerRun implements Timer, Dependent {
     });
   }
 
-  /** The time of the first attempt, or of the call, is over. */
+  /** The time limit of the first attempt, or of the call, has passed. */
   expire(): void {
     const { attemptEndPermit } = this;
     const reason = this.endReason(attemptEndPermit ?? this.endPermit);
-    // Who hears of the end may end the call.
+    // Code that hears of the end may have ended the call already.
     if (this.phase === 'over') return;
     if (attemptEndPermit === undefined) this.giveUp(reason);
     else this.giveAttemptUp(reason);
@@ -213,7 +211,7 @@ class LayerRun implements Timer, Dependent {
     this.giveUp(reason);
   }
 
-  /** Asks the guards in order. Answers what stopped it: a refusal, or the promise of a guard that queues. */
+  /** Asks the guards in order. Returns what stopped it: a refusal, or the promise of a guard that queues. */
   private admitFrom(index: number, given?: Answer): Refusal | Promise<Permit | Refusal> | undefined {
     const { admissions, outerCount } = this.plan;
     let known = given;
@@ -222,7 +220,7 @@ class LayerRun implements Timer, Dependent {
       const answer = known ?? askedBy(admissions[next]!, this.attempt);
       known = undefined;
       if (this.phase === 'over') {
-        // The guard, or one that queued before it, ended the call meanwhile.
+        // Meanwhile the guard, or an earlier one that queued, ended the call.
         if (!isPermit(answer)) return answer;
         giveBack(answer);
         return undefined;
@@ -234,7 +232,7 @@ class LayerRun implements Timer, Dependent {
     return undefined;
   }
 
-  /** The outer guards have let the call in. */
+  /** All outer guards have admitted the call. */
   private enter(): void {
     this.isIn = true;
     this.plan.resumable?.begin(this.scope);
@@ -250,7 +248,7 @@ class LayerRun implements Timer, Dependent {
     if (permit.ended !== undefined) this.someoneAwaitsEnd = true;
     const { endsAfterMs } = permit;
     const endsAt = endsAfterMs === undefined ? permit.endsAt : this.attempt.admissionMs() + endsAfterMs;
-    // An end that is not nearer than the one in force will never be reached.
+    // An end that is not earlier than the current one will never be reached.
     if (endsAt === undefined || !(endsAt < this.attempt.deadlineMs)) return;
     if (this.isIn) {
       this.attemptEndPermit = permit;
@@ -265,16 +263,16 @@ class LayerRun implements Timer, Dependent {
     this.attempt.deadlineMs = endsAt;
   }
 
-  /** A guard lets the call queue. The ends that earlier guards set hold for the waiting, too. */
+  /** A guard queues the call. Time limits set by earlier guards apply while it waits. */
   private waitFor(queued: Promise<Permit | Refusal>): void {
     const index = this.permitCount;
     this.leaveAdmission();
     if (this.phase !== 'over') this.attachAndArm();
-    // A thenable of somebody's own may call back twice, or throw.
+    // A foreign thenable may call back twice, or throw.
     Promise.resolve(queued).then(
       (given) => {
         const answer = answerOrRefusal(this.plan.guards[index]!, given);
-        // It hears of no abort where a strategy has left it behind: what was around it is over, and told nobody.
+        // After a strategy around this layer has finished without it, no abort reaches this layer: the outer call ended without telling anyone.
         if (this.phase === 'admitting' && this.call.aborted) this.giveUp(this.call.reason);
         if (this.phase !== 'admitting') {
           if (isPermit(answer)) giveBack(answer);
@@ -291,7 +289,7 @@ class LayerRun implements Timer, Dependent {
   }
 
   private goOn(hindrance: Refusal | Promise<Permit | Refusal> | undefined): void {
-    // Also when the call is over, because the guard must get its permit back.
+    // Needed even when the call is over, because the guard must get its permit back.
     if (hindrance !== undefined && !('error' in hindrance)) return this.waitFor(hindrance);
     if (this.phase === 'over') return;
     if (hindrance === undefined) this.run();
@@ -333,7 +331,7 @@ class LayerRun implements Timer, Dependent {
     return this.endPermit === undefined && parent?.clock === clock && parent.deadlineMs === deadlineMs;
   }
 
-  /** A guard said no: where it stands inside the retry, that is how the first attempt ended. */
+  /** A guard refused. If it stands inside the retry, that is how the first attempt ended. */
   private refused(error: unknown): void {
     const outcome: Outcome = { ok: false, error };
     if (this.isIn) {
@@ -348,7 +346,7 @@ class LayerRun implements Timer, Dependent {
     this.answer(outcome);
   }
 
-  /** The operation of the first attempt ended. */
+  /** The operation of the first attempt has ended. */
   private workEnded(outcome: Outcome): void {
     if (this.abandoned !== 'nothing') return this.abandonedWorkEnded(outcome);
     const { outerCount, resumable } = this.plan;
@@ -359,7 +357,7 @@ class LayerRun implements Timer, Dependent {
     this.leaveAttempt(answer);
   }
 
-  /** Nobody waits for it any more; the permits want to know all the same. */
+  /** Nobody waits for the operation any more, but the permits still have to be told. */
   private abandonedWorkEnded(outcome: Outcome): void {
     const { outerCount } = this.plan;
     if (this.abandoned === 'call') {
@@ -370,8 +368,8 @@ class LayerRun implements Timer, Dependent {
   }
 
   /**
-   * The first attempt is over for whoever waits: the call is, too, unless the retry goes on. A hook that heard of it may
-   * have ended the call; then nobody waits, and the retry only tells so.
+   * Ends the first attempt for its waiters. The call ends too, unless the retry continues. A hook that heard of the end may have ended the call; then
+   * nobody waits, and the retry only reports.
    */
   private leaveAttempt(outcome: Outcome): void {
     let isFinal: boolean;
@@ -392,7 +390,7 @@ class LayerRun implements Timer, Dependent {
     return resumable!.resume(this.scope, again ?? next, outcome);
   }
 
-  /** All attempts ended. */
+  /** All attempts have ended. */
   private allEnded(outcome: Outcome): void {
     if (this.phase !== 'over') return this.finish(outcome);
     this.call.endAbandonedWork();
@@ -407,7 +405,7 @@ class LayerRun implements Timer, Dependent {
     this.answer(answer);
   }
 
-  /** Ends the first attempt, while its operation may run on. The retry decides what follows. */
+  /** Ends the first attempt while its operation may still be running. The retry decides what follows. */
   private giveAttemptUp(reason: unknown): void {
     const { outerCount } = this.plan;
     const outcome: Outcome = { ok: false, error: reason };
@@ -422,13 +420,13 @@ class LayerRun implements Timer, Dependent {
     this.context!.runInAsyncScope(this.leaveAttempt, this, answer);
   }
 
-  /** Ends the call for whoever waits on it, while its operation may run on. */
+  /** Ends the call for its caller while the operation may still be running. */
   private giveUp(reason: unknown): void {
     const { outerCount, resumable } = this.plan;
     const { phase, isIn } = this;
     this.close();
     const outcome: Outcome = { ok: false, error: reason };
-    // A call that ended in a queue says nothing, but what was in has been tried.
+    // A call that ended in a queue teaches the guards nothing; a call that was admitted counts as tried.
     let answer = this.settle(0, outerCount, isIn ? lessonOfEnd(outcome) : undefined);
     if (phase !== 'left') {
       const inner = this.settle(outerCount, this.permitCount, phase === 'running' ? lessonOfEnd(outcome) : undefined);
@@ -440,7 +438,7 @@ class LayerRun implements Timer, Dependent {
       this.call.beginAbandonedWork();
     }
     this.scope.abort(reason);
-    // So that the retry tells how it went.
+    // Lets the retry report how the call ended.
     if (resumable !== undefined && isIn && phase !== 'left') this.resume(outcome).catch(() => {});
     this.answer(answer ?? outcome);
   }
@@ -470,14 +468,14 @@ class LayerRun implements Timer, Dependent {
     if (this.ends || this.attemptEndPermit !== undefined) this.call.clock.cancel(this);
   }
 
-  /** @param index - Of a guard that has let the call in. */
+  /** @param index - Index of a guard that has admitted the call. */
   private permitAt(index: number): Permit {
     return index === 0 ? this.firstPermit! : this.morePermits![index - 1]!;
   }
 
   /**
-   * Settles the permits from one index up to another, or releases them where there is nothing to learn. A permit that
-   * throws takes the place of the outcome, so that a broken `handles` is seen; the others are settled all the same.
+   * Settles the permits from one index up to another, or releases them if there is nothing to learn. An error thrown by a permit replaces the
+   * outcome, so that a broken `handles` becomes visible; the remaining permits are still settled.
    */
   private settle(from: number, to: number, lesson: Outcome | undefined): Outcome | undefined {
     let failure: Outcome | undefined;
@@ -497,7 +495,7 @@ class LayerRun implements Timer, Dependent {
     else this.tellWhenIdle(inside, from, end, late);
   }
 
-  // Apart, because a function that makes a closure allocates for it also where it does not get that far.
+  // A separate method: a function that creates a closure allocates for it even when it returns earlier.
   private tellWhenIdle(inside: Call, from: number, end: number, late: Outcome | undefined): void {
     inside.onIdle(() => this.tellNow(from, end, late));
   }
@@ -506,7 +504,7 @@ class LayerRun implements Timer, Dependent {
     for (let index = from; index < end; index++) tellEnded(this.permitAt(index), late);
   }
 
-  /** Gives back what was admitted last: all, or what was admitted inside the retry. */
+  /** Gives the latest permits back: all of them, or only those granted inside the retry. */
   private giveBack(): void {
     const from = this.isIn ? this.plan.outerCount : 0;
     while (this.permitCount > from) {

@@ -1,13 +1,13 @@
 /**
- * Operation: the innermost step of a pipeline, which runs what the caller gave.
+ * Operation: the innermost step of a pipeline, which runs the caller's task.
  *
- * Promise: whatever it throws or answers becomes a promise whose callbacks come once and later.
+ * Promise: whatever the task throws or returns becomes a promise whose callbacks run once and asynchronously.
  */
 import { type Ambient, ambient, type CallObserver, callObserver } from './ambient.js';
 import type { Call } from './call.js';
 import { rejectLater } from './outcome.js';
 
-/** The rest of a pipeline: never throws, always answers a promise. */
+/** The rest of a pipeline. It never throws and always returns a promise. */
 export type Next = (call: Call) => Promise<unknown>;
 
 /** The innermost step: the operation itself. */
@@ -16,7 +16,7 @@ export const runTask: Next = (call) => {
   return observer === undefined ? runOperation(call) : runObserved(observer, call);
 };
 
-// Apart, because a function that makes a closure allocates for it also where it does not get that far.
+// A separate function: one that creates a closure allocates for it even when it returns earlier.
 function runObserved(observer: CallObserver, call: Call): Promise<unknown> {
   return observer.attempt(call, () => runOperation(call));
 }
@@ -25,7 +25,7 @@ function runOperation(call: Call): Promise<unknown> {
   try {
     const around = ambient();
     const answer = around === undefined ? call.task(call) : runWithin(around, call);
-    // Also a promise of another class becomes one whose callbacks come once and later.
+    // A promise of another class also becomes one whose callbacks run once and asynchronously.
     return Promise.resolve(answer);
   } catch (error) {
     return rejectLater(error);

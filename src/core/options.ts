@@ -1,8 +1,8 @@
 /**
- * Options: checked at once, when a policy is built, so that a mistake never waits for the first failure.
+ * Options: checked when a policy is built, so that a mistake does not surface only at the first failure.
  *
- * Promise: an unknown key is refused with the nearest name, a wrong value with what is allowed; the object given is
- * neither changed nor kept.
+ * Promise: an unknown key is refused with the nearest known name, a wrong value with a description of what is allowed. The given object is neither
+ * changed nor kept.
  */
 import { nearestName } from '../structures/edit-distance.js';
 import { type Clock, longestWaitMs } from './clock.js';
@@ -10,17 +10,17 @@ import { parseDuration } from './duration.js';
 import { OptionsError } from './errors.js';
 import type { HoldfastEvent } from './events.js';
 
-/** How one option is read: what is allowed, in words, and the value as the policy wants it, or undefined if it is wrong. */
+/** How one option is read: a description of what is allowed, and a function that returns the normalised value, or undefined if the given value is wrong. */
 export interface Field<T> {
   readonly allowed: string;
-  /** What is allowed, where that is better said in view of what was given. */
+  /** A description of what is allowed that depends on the given value. */
   readonly allowedFor?: ((value: unknown) => string) | undefined;
   parse(value: unknown): T | undefined;
-  /** What was given, as the error shows it, where `show` would tell a secret, as errors are logged, or too little. */
+  /** How the error shows the given value, where `show` would reveal a secret to the logs or say too little. */
   readonly shown?: (value: unknown) => string;
-  /** What other packages call it. */
+  /** Names of this option in other packages. */
   readonly elsewhere?: readonly string[];
-  /** Taken when the option is absent. Without it the option is required. */
+  /** The value of an absent option. Without a fallback the option is required. */
   readonly fallback?: { readonly value: T };
 }
 
@@ -51,19 +51,19 @@ export function checkOptions<const Fields extends Readonly<Record<string, Field<
   return checked as Checked<Fields>;
 }
 
-/** Reads one argument that is no options object, such as the duration of `timeout('2s')`. */
+/** Reads a single argument that is not an options object, such as the duration of `timeout('2s')`. */
 export function checkArgument<T>(policy: string, name: string, value: unknown, field: Field<T>): T {
   return readField(policy, name, value, field);
 }
 
-/** Refuses what stands beside the only argument, and would be passed over. An index may stand there, as by `['1s', '2s'].map(timeout)`. */
+/** Refuses a second argument, which would otherwise be ignored. An index is allowed there, as in `['1s', '2s'].map(timeout)`. */
 export function refuseSecond(policy: string, second: unknown): void {
   if (second === undefined || typeof second === 'number') return;
   const message = `${policy}: takes one argument, got ${show(second)} as a second one`;
   throw new OptionsError(message, { policy, value: second, allowed: 'one argument' });
 }
 
-/** An option that fits by itself but not with the others. */
+/** The error for an option that is valid by itself but contradicts the others. */
 export function impossibleOption(
   policy: string,
   option: string,
@@ -105,7 +105,7 @@ function unknownOption(
   const nearest = names.find((name) => fields[name]!.elsewhere?.includes(key)) ?? nearestName(key, names);
   const allowed = names.map((name) => `"${name}"`).join(', ');
   const shown = show(given);
-  // A store or a client in place of options: its fields are no options that were misspelt.
+  // A store or a client was passed in place of options: its fields are not misspelt options.
   const known = shown === 'an object' ? `the options are ${allowed}` : `options are a plain object, got ${shown}`;
   const advice = nearest === undefined ? known : `did you mean "${nearest}"?`;
   return new OptionsError(`${policy}: unknown option "${key}", ${advice}`, { policy, option: key, value, allowed });
@@ -150,7 +150,7 @@ export function duration({ min = 1, max = longestWaitMs }: Bounds): Field<number
   const allowed = min === 1 && max === longestWaitMs ? plain : ranged;
   return {
     allowed,
-    // Who gives '25d' or 0 has to be told the range.
+    // A value such as '25d' or 0 is a duration, so the message has to give the range.
     allowedFor: (value) => (parseDuration(value) === undefined ? allowed : ranged),
     parse(value) {
       const ms = parseDuration(value);
@@ -185,14 +185,17 @@ export function func<Signature extends (...args: any[]) => unknown>(): Field<Sig
   };
 }
 
-/** Nothing can call a class, and an error that is made is no answer; without this look it would show in the first call that needs one. */
+/**
+ * Whether a value is a class. A class cannot be called, and what `Error` returns when called is not a valid answer. Without this check the mistake
+ * would surface only at the first call that needs the function.
+ */
 function isClass(value: { readonly prototype?: unknown }): boolean {
   if (value === Error || value.prototype instanceof Error) return true;
-  // Not `String`, which asks a `toString` of the value's own. A method, which has no prototype, may be called `class`.
+  // Not `String`, which would call a `toString` of the value. A method may be named `class`, but it has no prototype.
   return value.prototype !== undefined && /^class\b/.test(Function.prototype.toString.call(value));
 }
 
-/** An object that has the methods named. */
+/** An object with the given methods. */
 export function having<T>(allowed: string, ...methods: readonly (keyof T & string)[]): Field<T> {
   return {
     allowed,
@@ -205,7 +208,7 @@ export function having<T>(allowed: string, ...methods: readonly (keyof T & strin
   };
 }
 
-/** The options that every policy takes. */
+/** The fields of the options that every policy takes. */
 export function commonFields<const Name extends string>(name: Name) {
   return {
     name: withDefault<string>(text(), name),
@@ -234,15 +237,15 @@ export interface RefusalOptions {
   readonly stack?: boolean | undefined;
 }
 
-/** A value as an error message shows it: short, and telling `5` from `'5'`. */
+/** A value as an error message shows it: short, and distinguishing `5` from `'5'`. */
 export function show(value: unknown): string {
   if (typeof value === 'string') {
-    // An address in place of a client: its password belongs in no log.
+    // An address passed in place of a client: its password must not reach a log.
     const text = value.replace(/\/\/[^/]*@/, '//...@');
     return text.length > 60 ? `'${text.slice(0, 57)}...'` : `'${text}'`;
   }
   if (typeof value === 'bigint') return `${value}n`;
-  // The class of a client in place of a client.
+  // A client's class passed in place of a client.
   if (typeof value === 'function') return isClass(value) ? `the class ${value.name}` : 'a function';
   if (Array.isArray(value)) return 'an array';
   if (typeof value !== 'object' || value === null) return String(value);

@@ -1,6 +1,4 @@
-/**
- * Outcome: how a call ended, in the one shape that every policy judges.
- */
+/** Outcome: how a call ended, in the one shape that every policy judges. */
 import { HandlesError } from './errors.js';
 
 /** How a call ended: with a value, or with an error. */
@@ -18,7 +16,7 @@ export type Handles = (outcome: Outcome<any>) => boolean;
 /** By default a throw is a failure and any value a success. */
 export const handlesThrows: Handles = (outcome) => !outcome.ok;
 
-/** Asks a predicate; one that throws becomes a {@link HandlesError} with the call's own error as its cause. */
+/** Asks a predicate. If it throws, throws a {@link HandlesError} with the call's own error as its cause. */
 export function judge(handles: Handles, outcome: Outcome, policy: string): boolean {
   try {
     return yesOrNo(handles(outcome));
@@ -27,13 +25,13 @@ export function judge(handles: Handles, outcome: Outcome, policy: string): boole
   }
 }
 
-/** A function of the user's threw where it was asked of an outcome: that stays within reach. */
+/** Creates the error for a user's function that threw on an outcome. The outcome stays reachable from the error. */
 export function unjudged(outcome: Outcome, policy: string, option: string, thrown: unknown): HandlesError {
   const rest = outcome.ok ? { value: outcome.value } : { cause: outcome.error };
   return new HandlesError({ policy, option, thrown, ...rest });
 }
 
-/** What a function of the user's answered, as a boolean. A promise would count as true, whatever it resolves with. */
+/** Checks that a user's predicate returned a boolean. A promise would count as true, whatever it resolves with. */
 export function yesOrNo(answer: unknown): boolean {
   if (typeof answer === 'boolean') return answer;
   if (answer instanceof Promise) answer.catch(() => {});
@@ -45,8 +43,8 @@ export function yesOrNo(answer: unknown): boolean {
 const settled = /* @__PURE__ */ Promise.resolve();
 
 /**
- * A promise that rejects one microtask later. By then its consumer has attached a handler, which spares Node the
- * bookkeeping of an unhandled rejection (measured: 2.7 times cheaper); a promise nobody handles is still reported.
+ * A promise that rejects one microtask later. By then its consumer has attached a handler, which saves Node the bookkeeping of an unhandled rejection
+ * (measured: 2.7 times cheaper). A promise that nobody handles is still reported.
  */
 export function rejectLater(error: unknown): Promise<never> {
   return new Promise((_, reject) => {

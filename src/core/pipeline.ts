@@ -103,7 +103,7 @@ class LinkedPipeline implements Pipeline<unknown> {
   readonly policies: readonly Policy<unknown>[];
   readonly #clock: Clock;
   readonly #run: Next;
-  /** The same with a layer in front that watches the caller's signal and deadline. */
+  /** The same chain behind a layer that watches the caller's signal and deadline. */
   readonly #runWatched: Next;
 
   constructor(given: readonly AnyPolicy[]) {
@@ -151,7 +151,7 @@ class LinkedPipeline implements Pipeline<unknown> {
     const run = function (this: This, ...args: Args) {
       return wrapped.execute(() => task.apply(this, args)) as Promise<Awaited<Result>>;
     };
-    // Frameworks go by the number of parameters: Express tells the handler of errors by it.
+    // Frameworks inspect the number of parameters: Express recognises an error handler by it.
     return Object.defineProperties(run, {
       name: { value: task.name, configurable: true },
       length: { value: task.length, configurable: true },
@@ -178,7 +178,7 @@ class LinkedPipeline implements Pipeline<unknown> {
     return new Call(this.#clock, task, options && { ...options }, around, 1, deadlineMs);
   }
 
-  // Apart, because a function that makes a closure allocates for it also where it does not get that far.
+  // A separate method: a function that creates a closure allocates for it even when it returns earlier.
   #runObserved(observer: CallObserver, call: Call, options: ExecuteOptions | undefined): Promise<unknown> {
     return observer.call(call, this.policies, () => this.#runCall(call, options));
   }
@@ -190,7 +190,7 @@ class LinkedPipeline implements Pipeline<unknown> {
   }
 }
 
-/** A policy and its place, such as `3.`; what is inside of that one follows as `3.1.`, `3.2.` and so on. */
+/** A policy and its place, such as `3.`; the policies inside it are `3.1.`, `3.2.` and so on. */
 interface Step {
   readonly place: string;
   readonly policy: Policy<unknown>;
@@ -203,7 +203,7 @@ function stepsOf(policies: readonly Policy<unknown>[], number = ''): readonly St
   });
 }
 
-/** Builds the chain from the inside out; neighbouring guards become one layer, with a retry between them as its part. */
+/** Builds the chain from the inside out. Neighbouring guards become one layer, including a retry between them. */
 export function link(policies: readonly Policy<unknown>[], innermost: Next = runTask, isWhole = true): Next {
   let next = innermost;
   let end = policies.length;
@@ -226,7 +226,7 @@ export function link(policies: readonly Policy<unknown>[], innermost: Next = run
   return next;
 }
 
-/** Where the guards begin that stand next to each other right before `end`. */
+/** The start of the run of guards that ends right before `end`. */
 function startOfGuards(policies: readonly Policy<unknown>[], end: number): number {
   let start = end;
   while (isGuard(policies[start - 1])) start--;
@@ -238,7 +238,7 @@ function beginsWithLayer([first, second]: readonly Policy<unknown>[]): boolean {
   return isGuard(first) || ((first as Strategy | undefined)?.resumable !== undefined && isGuard(second));
 }
 
-/** A strategy of one's own may go on after its call was ended. A layer looks at that by itself. */
+/** A custom strategy may continue after its call was ended. A layer makes this check itself. */
 const runUnlessOver: Next = (call) => (call.aborted ? rejectLater(call.reason) : runTask(call));
 
 function strategyStep(strategy: Strategy<unknown>, inside: Next): Next {
@@ -271,7 +271,7 @@ function flatten(policy: Policy<unknown>, index: number): readonly Policy<unknow
   );
 }
 
-/** Whether a pipeline can be made of it. */
+/** Whether a value can be part of a pipeline. */
 export function isPolicy(value: unknown): value is AnyPolicy {
   if (!isObject(value)) return false;
   const { admit, handle, policies } = value as Partial<Guard & Strategy & Pipeline>;
@@ -315,7 +315,7 @@ function isString(value: unknown): boolean {
   return typeof value === 'string';
 }
 
-/** Looked at on each call, so it goes over the keys that are there. */
+/** Runs on every call, so it visits only the keys that are present. */
 function checkCallOptions(options: ExecuteOptions): void {
   if (!isObject(options)) {
     const allowed = 'an object';
@@ -336,13 +336,13 @@ function checkCallOptions(options: ExecuteOptions): void {
 }
 
 const tenYearsMs = 315_360_000_000;
-/** The last one that JavaScript has. */
+/** The latest instant that a JavaScript `Date` can represent. */
 const lastDateMs = 8.64e15;
 
 function instantOf(deadline: ExecuteOptions['deadline'], clock: Clock): number {
   if (deadline === undefined) return Number.POSITIVE_INFINITY;
   if (typeof deadline !== 'number') return clock.now() + (parseDuration(deadline) ?? 0);
-  // A clock counts from the start of the process or so: what lies so far ahead is a date, and would never come.
+  // A clock counts from about the start of the process, so an instant that far ahead is a date and would never come.
   if (deadline > tenYearsMs && deadline <= lastDateMs && deadline - clock.now() > tenYearsMs) {
     const allowed = `an instant of the pipeline's clock, which says ${Math.round(clock.now())} and does not count from 1970, or a duration literal such as '2s'`;
     const message = `execute: option "deadline" must be ${allowed}, got ${deadline}`;
@@ -365,7 +365,7 @@ function outcomeOf<T>(run: Promise<unknown>): Promise<Outcome<T>> {
 }
 
 function notAFunction(method: string, value: unknown): OptionsError {
-  // What was meant to be run has begun already, and nothing can repeat or end it.
+  // The operation has already begun, so nothing can repeat or end it.
   const got = value instanceof Promise ? 'a promise; give the function that makes it, () => ...' : show(value);
   return new OptionsError(`${method}: the operation must be a function, got ${got}`, {
     policy: method,

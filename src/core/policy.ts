@@ -1,6 +1,6 @@
 /**
- * Policy: the two contracts that everything in a pipeline fulfils. A guard decides whether a call may start and learns
- * how it ended; a strategy decides how often it is made.
+ * Policy: the two contracts for everything in a pipeline. A guard decides whether a call may start and learns how it ended; a strategy decides how
+ * often it is made.
  */
 import type { Call } from './call.js';
 import type { Clock } from './clock.js';
@@ -11,7 +11,7 @@ declare const added: unique symbol;
 /** Anything that a pipeline is made of. `Added` is the type it may add to the result, such as a fallback's value. */
 export interface Policy<Added = never> {
   readonly name: string;
-  /** What the rules of composition and `explain()` go by. */
+  /** What `explain()` and the composition rules use. */
   readonly traits?: PolicyTraits;
   /** Only for the types; never there. */
   readonly [added]?: { readonly type: Added };
@@ -27,15 +27,15 @@ export interface PolicyTraits {
   readonly clock?: Clock | undefined;
   /** When it gives a call up, in milliseconds. */
   readonly afterMs?: number;
-  /** How many attempts it makes at most. */
+  /** The most attempts that it makes. */
   readonly attempts?: number;
-  /** What the waits between its attempts, as it chooses them itself, take together at most, in milliseconds; absent when it cannot be told. */
+  /** The longest total wait between its attempts, in milliseconds, as far as it chooses the waits itself; undefined if that is not known. */
   readonly totalDelayMs?: number | undefined;
   /** The time that its window spans, in milliseconds. */
   readonly windowMs?: number | undefined;
-  /** How long it waits before it sends a copy of the call, in milliseconds, where that is fixed. */
+  /** How long it waits before it sends a copy of the call, in milliseconds, if that is fixed. */
   readonly delayMs?: number | undefined;
-  /** Copies of the call that it sends at most, besides the first. */
+  /** The most copies of the call that it sends, in addition to the first attempt. */
   readonly copies?: number;
   /** Whether its attempts are drawn from a budget. */
   readonly hasBudget?: boolean;
@@ -51,18 +51,15 @@ export interface Guard extends Policy {
   readonly fused?: FusedAdmission;
 }
 
-/**
- * How a layer admits where the guard has a cheaper way: a layer uses each permit exactly once, so one permit may serve
- * many calls.
- */
+/** A cheaper way for a layer to ask a guard. A layer uses each permit exactly once, so one permit may serve many calls. */
 export interface FusedAdmission {
-  /** The `admit` that it stands for: a guard that was derived from this one with an `admit` of its own is asked that. */
+  /** The `admit` that this replaces. A guard derived from this one with a different `admit` is asked through that. */
   readonly of: Guard['admit'];
   readonly admit: (call: Call) => Permit | Refusal;
   /**
-   * Where its permits set no end to the call while all is well, and only by `endsAt` else, nor want to hear of one: whether the last
-   * call failed. If not, the operation's own promise serves, see `loneGuard` of the layer, which makes a success cheaper and a
-   * failure dearer.
+   * Whether the last call failed. Present only if the guard's permits never want `ended`, and set no end while all is well, and otherwise only by
+   * `endsAt`. After a success the layer uses the operation's own promise (see `loneGuard` of the layer), which makes a success cheaper and a failure
+   * more expensive.
    */
   readonly lastFailed?: () => boolean;
 }
@@ -71,7 +68,7 @@ export interface FusedAdmission {
 export interface Permit {
   /** When the layer gives the call up: an instant of the call's clock. */
   readonly endsAt?: number;
-  /** @internal The same counted from the admission, so that one permit may serve many calls. */
+  /** @internal The same, counted from admission, so that one permit may serve many calls. */
   readonly endsAfterMs?: number;
   /** The error with which it gives up. Called once, then. Default: a `TimeoutError`. */
   endReason?(): unknown;
@@ -100,17 +97,17 @@ export interface Strategy<Added = never> extends Policy<Added> {
   readonly resumable?: Resumable;
 }
 
-/** A retry seen from a layer that makes the first attempt itself, because most calls need no other. */
+/** A retry as seen by a layer, which makes the first attempt itself because most calls need no other. */
 export interface Resumable {
-  /** Before the first attempt of this call. */
+  /** Called before the first attempt of a call. */
   begin(call: Call): void;
-  /** Whether the first attempt, which ended so, was the last one. May throw, which then is how the call ends. */
+  /** Whether the first attempt, with this outcome, is the last. If it throws, the call ends with that error. */
   accepts(outcome: Outcome): boolean;
-  /** Goes on after a first attempt that was not accepted. */
+  /** Continues after a first attempt that was not accepted. */
   resume(call: Call, next: (call: Call) => Promise<unknown>, outcome: Outcome): Promise<unknown>;
 }
 
-/** Makes a refusal with this error. */
+/** Creates a refusal with this error. */
 export function refuse(error: unknown): Refusal {
   return { error };
 }

@@ -1,8 +1,8 @@
 /**
- * Slab: room for many small byte strings in one buffer, since a buffer for each costs more than what is done with it.
+ * Slab: space for many small byte strings in one buffer, because a buffer for each costs more than the work done with it.
  *
- * Promise: no two of them share a byte, and none is given out twice; all are zero. One that somebody keeps holds its slab, so a slab is
- * small, and what is large has a buffer of its own.
+ * Promise: no two pieces share a byte, and no byte is given out twice; all bytes are zero. A piece that is kept keeps its whole slab in memory, so a
+ * slab is small, and a large piece gets a buffer of its own.
  */
 
 const slabBytes = 8192;

@@ -1,30 +1,30 @@
 /**
- * Turn clock: the time for what is done so often that a look at the clock would be most of its cost.
+ * Turn clock: the time for operations so frequent that reading the clock would be most of their cost.
  *
- * Promise: what it answers is not from before this turn of the event loop. Few reads are exact, and so is a clock that is not the
- * system's, or a platform that tells nobody when a turn ends. What goes by it may be as late as a turn is long.
+ * Promise: the time returned is never older than the current event loop turn. With few reads it is exact, and also with a clock other than the
+ * system's or on a platform that does not report the end of a turn. What relies on it may be late by the length of one turn.
  */
 import { type Clock, systemClock } from './clock.js';
 import { atTickEnd } from './event-loop.js';
 
-/** So many reads within a millisecond are worth being told when the turn ends. */
+/** From this many reads within a millisecond on, it pays to be told when the turn ends. */
 const readsWorthTelling = 16;
 
-/** The time as of this turn of the event loop at the earliest. */
+/** Returns a time that is no older than the current event loop turn. */
 export interface Turns {
   now(): number;
-  /** A number of this turn's own, while the time stands still in it; 0 or none while every look is at the clock. */
+  /** An id of the current turn while its time is held; 0 or absent while every read goes to the clock. */
   readonly turn?: number;
 }
 
 class TurnClock implements Turns {
   turn = 0;
   private turns = 0;
-  /** What is answered until the turn ends; 0: nothing is held. */
+  /** The time returned until the turn ends; 0 if none is held. */
   private heldMs = 0;
   private sinceMs = Number.NEGATIVE_INFINITY;
   private reads = 0;
-  /** The last answer of `epoch`, and for which width; 0: none of this turn. */
+  /** The last result of `epoch` and its width; 0 if there is none in this turn. */
   private epochWidthMs = 0;
   private lastEpoch = 0;
   private readonly letGo = () => {
@@ -54,10 +54,10 @@ class TurnClock implements Turns {
     if (nowMs - this.sinceMs >= 1) {
       this.sinceMs = nowMs;
       this.reads = 0;
-      // Fake timers of a test may stand in its place: they hold back what they are told.
+      // A test's fake timers may have replaced it; they hold tasks back.
     } else if (++this.reads === readsWorthTelling && atTickEnd !== undefined && atTickEnd === process.nextTick) {
       this.heldMs = nowMs;
-      // It may wrap around: nobody looks back that far.
+      // The id may wrap around: nobody compares turns that far apart.
       this.turns = (this.turns % 1_000_000_000) + 1;
       this.turn = this.turns;
       atTickEnd(this.letGo);
@@ -69,14 +69,14 @@ class TurnClock implements Turns {
 const ofSystem = /* @__PURE__ */ new TurnClock();
 
 /**
- * The number of the time span at hand, where all are equally wide. In a turn in which the time stands still it is looked up and not
- * computed: an instant is a number with a fraction, which takes 16 bytes wherever it is passed on.
+ * The index of the current time span, where all spans have the same width. While the time is held for a turn, the index is cached instead of
+ * computed: an instant is a number with a fraction and takes 16 bytes wherever it is passed on.
  */
 export function epochOfTurn(clock: Clock, widthMs: number): number {
   return clock === systemClock ? ofSystem.epoch(widthMs) : Math.floor(clock.now() / widthMs);
 }
 
-/** What tells the time of this turn by a clock; of the system's there is one for all. */
+/** The turn clock of a clock. There is one for the system clock, shared by all. */
 export function turnClockOf(clock: Clock): Turns {
   return clock === systemClock ? ofSystem : clock;
 }

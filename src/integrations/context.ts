@@ -1,9 +1,8 @@
 /**
  * Context: carries the current call through awaits, timers and callbacks with `AsyncLocalStorage`.
  *
- * Promise: importing this file starts nothing, because on Node 22 one `AsyncLocalStorage.run` makes every promise of the
- * process dearer; from {@link enableContext} on each operation of each pipeline knows the call it runs under. All copies
- * of the package share one context.
+ * Promise: importing this file starts nothing, because on Node 22 one `AsyncLocalStorage.run` makes every promise of the process more expensive. From
+ * {@link enableContext} on, each operation of each pipeline knows the call it runs under. All copies of the package share one context.
  */
 import { type Ambient, ambient, provideAmbient } from '../core/ambient.js';
 import type { Call } from '../core/call.js';
@@ -63,7 +62,7 @@ export function currentDeadline(): number {
  * ```
  */
 export function runWithCall<T>(call: Call, task: () => T): T {
-  // Undefined, which a request may have in its place, runs it under none.
+  // Undefined, which a request without a call passes, runs the function without a current call.
   if (call !== undefined) checkArgument('runWithCall', 'call', call, callField);
   checkArgument('runWithCall', 'task', task, func());
   return keeper().run(call, task);

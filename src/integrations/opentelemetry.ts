@@ -1,10 +1,9 @@
 /**
- * OpenTelemetry: what holdfast measures, and a span for each call with one for each attempt in it, through the API that the
- * user passes in.
+ * OpenTelemetry: exports holdfast's metrics, and a span for each call with a child span for each attempt, through the API that the user passes in.
  *
- * Promise: `@opentelemetry/api` is never imported, so any SDK of it will do; no attribute holds a key, a value or the text
- * of an error. An attempt's span is current while its operation runs, so what that traces becomes its child; it ends when
- * nobody waits for the attempt any more. Names: docs/telemetry.md.
+ * Promise: `@opentelemetry/api` is never imported, so any SDK for it works. No attribute holds a key, a value or the text of an error. An attempt's
+ * span is current while its operation runs, so spans created there become its children. It ends when nobody waits for the attempt any more. Names:
+ * docs/telemetry.md.
  */
 import { type CallObserver, observeCalls } from '../core/ambient.js';
 import type { Call } from '../core/call.js';
@@ -34,21 +33,21 @@ export type { Instrumentation, Watchable } from './telemetry.js';
 
 type Attributes = Record<string, string | number>;
 
-/** What is used of a span. */
+/** The members of a span that are used here. */
 export interface OpenTelemetrySpan {
   setAttribute(name: string, value: string | number): unknown;
   setStatus(status: { code: number }): unknown;
   end(): void;
 }
 
-/** What is used of the span that is active. */
+/** The members of the active span that are used here. */
 export interface OpenTelemetryActiveSpan {
   isRecording(): boolean;
   setAttribute(name: string, value: string | number): unknown;
   addLink(link: { context: { traceId: string; spanId: string; traceFlags: number; isRemote: boolean } }): unknown;
 }
 
-/** What is used of a tracer. */
+/** The members of a tracer that are used here. */
 export interface OpenTelemetryTracer<Context> {
   startSpan(name: string, options: { attributes: Attributes }, context: Context): OpenTelemetrySpan;
 }
@@ -63,7 +62,7 @@ interface ObservableResult {
   observe(value: number, attributes: Attributes): void;
 }
 
-/** What is used of a meter. */
+/** The members of a meter that are used here. */
 export interface OpenTelemetryMeter {
   createCounter(name: string, options: Described): { add(value: number, attributes: Attributes): void };
   createHistogram(name: string, options: Described): { record(value: number, attributes: Attributes): void };
@@ -76,7 +75,7 @@ export interface OpenTelemetryMeter {
   };
 }
 
-/** What is used of `@opentelemetry/api`, from version 1.9 on. */
+/** The members of `@opentelemetry/api` that are used here, from version 1.9 on. */
 export interface OpenTelemetryApi<Context> {
   readonly context: { active(): Context; with(context: Context, run: () => Promise<unknown>): Promise<unknown> };
   readonly trace: {
@@ -103,7 +102,7 @@ export interface OpenTelemetryOptions<Context> {
 }
 
 const scope = 'holdfast';
-/** What the renewal of a lease may tell: the span that is active then may be that of any call. */
+/** Outcomes that a lease renewal may report: the span active at that time may belong to any call. */
 const toldByTimers: ReadonlySet<IdempotencyOutcome> = new Set<IdempotencyOutcome>(['lost', 'store-error']);
 const buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 /** `SpanStatusCode.ERROR`. */
@@ -191,7 +190,7 @@ class SpanObserver<Context> implements CallObserver {
 
   attempt(call: Call, run: () => Promise<unknown>): Promise<unknown> {
     const traced = nearest(this.#calls, call);
-    // The call began before anybody traced.
+    // The call began before tracing did.
     if (traced === undefined) return run();
     const { context, trace } = this.#api;
     const { pipeline } = traced;
@@ -201,7 +200,7 @@ class SpanObserver<Context> implements CallObserver {
       'holdfast.attempt': traced.attempts,
       ...(resends > 0 && { 'http.request.resend_count': resends }),
     };
-    // Not the active context: after a wait that is the one of whoever armed the timer.
+    // Not the active context: after a wait, that is the context of the code that armed the timer.
     const span = this.#tracer.startSpan(`${pipeline} attempt`, { attributes }, traced.context);
     const running = context.with(trace.setSpan(traced.context, span), run);
     return untilLeft(call, running, (outcome) => endSpan(span, outcome, call));
@@ -213,8 +212,8 @@ class SpanObserver<Context> implements CallObserver {
 }
 
 /**
- * Says on the span that is active, as an instrumentation of HTTP makes it for a request, what became of its idempotency key;
- * a replay and a takeover link to the trace of the attempt that ran before.
+ * Records on the active span, such as that of an HTTP instrumentation for a request, what became of its idempotency key. A replay or takeover links
+ * to the trace of the earlier attempt.
  */
 function traceIdempotency<Context>({ trace }: OpenTelemetryApi<Context>): () => void {
   return hearEvents('opentelemetry', (event) => {
@@ -239,7 +238,7 @@ function endSpan(span: OpenTelemetrySpan, outcome: Outcome, call: Call): void {
   span.end();
 }
 
-/** Its code or its class, never its text, which may hold anything. */
+/** The error's code or class, never its text, which may contain anything. */
 function errorType(error: unknown): string {
   if (isHoldfastError(error)) return error.code;
   return error instanceof Error ? error.name : typeof error;

@@ -1,8 +1,8 @@
 /**
- * opossum: an existing `CircuitBreaker` of that package as a policy, and its options as ours.
+ * opossum: uses an existing `CircuitBreaker` of that package as a policy, and converts its options to ours.
  *
- * Promise: opossum itself decides, counts and tells; its state is shared with whoever else fires it. Refusals of policies
- * inside, and an abort by the caller, are no failures to it; what it refuses or times out becomes our error.
+ * Promise: opossum itself decides, counts and reports; its state is shared with everything else that fires it. Refusals of policies inside, and an
+ * abort by the caller, do not count as failures. When opossum refuses a call or times it out, the caller gets our error.
  * Written against opossum 10.
  */
 import type { Call, Dependent } from '../core/call.js';
@@ -189,25 +189,25 @@ function doubtOf(breaker: OpossumBreaker): string | undefined {
   if (typeof call !== 'function' || typeof options !== 'object' || options === null) {
     return 'the argument must be a CircuitBreaker of opossum';
   }
-  // Its keys are made of the arguments, so all calls would share one answer.
+  // opossum derives its cache keys from the arguments, so all calls would share one answer.
   if (options.cache || options.coalesce)
     return 'opossum\'s "cache" and "coalesce" must be off; use cache or singleFlight';
   return undefined;
 }
 
-/** The same breaker, state and all, with another action: reads of `action` are answered, everything else passes through. */
+/** The same breaker, with its state, but another action: reads of `action` are intercepted, everything else passes through. */
 function withAction(breaker: OpossumBreaker, action: (this: OpossumRun) => Promise<unknown>): OpossumBreaker {
   return new Proxy(breaker, {
     get: (target, property) => (property === 'action' ? action : Reflect.get(target, property)),
   });
 }
 
-/** What opossum runs, with the run as `this`, if its circuit lets it. */
+/** The action that opossum runs, with the run as `this`, if its circuit admits the call. */
 function runInside(this: OpossumRun): Promise<unknown> {
   return this.start();
 }
 
-/** One call through an opossum breaker; what hears of its abort. */
+/** One call through an opossum breaker, and the listener for its abort. */
 class OpossumRun implements Dependent {
   owner: Call | undefined = undefined;
   previousDependent: Dependent | undefined = undefined;
@@ -218,9 +218,9 @@ class OpossumRun implements Dependent {
   private readonly scope: Call;
   private readonly next: (call: Call) => Promise<unknown>;
   private hasStarted = false;
-  /** Whether the operation may run on although nobody waits for it. */
+  /** Whether the operation may still be running although nobody waits for it. */
   private isGivenUp = false;
-  /** How the call ended, as soon as that is known; never, when opossum's timeout comes first. */
+  /** How the operation ended, as soon as that is known; never, if opossum's timeout comes first. */
   private outcome: Outcome | undefined = undefined;
   private isIgnored = false;
   private tell: ((value: unknown) => void) | undefined = undefined;
@@ -241,13 +241,13 @@ class OpossumRun implements Dependent {
     }
     if (this.hasStarted && this.outcome === undefined) answer = this.timedOut(answer);
     const ended = this.outcome;
-    // Whatever a listener or a filter made of it, the operation ended so; only a fallback may answer in place of a failure.
+    // Whatever a listener or a filter made of it, this is how the operation ended. Only a fallback may replace a failure.
     if (ended !== undefined && (ended.ok || !answer.ok || this.isIgnored)) answer = ended;
     if (answer.ok) return answer.value;
     throw this.hasStarted ? answer.error : this.refusalOf(answer.error);
   }
 
-  /** Opossum lets the call through. */
+  /** opossum admits the call. */
   start(): Promise<unknown> {
     this.hasStarted = true;
     const told = new Promise((resolve) => {
@@ -255,7 +255,7 @@ class OpossumRun implements Dependent {
     });
     const { call } = this;
     if (call.aborted) {
-      // A listener of the breaker ended the call.
+      // A listener of the breaker has ended the call.
       this.end({ ok: false, error: call.reason }, !isAbandoned(call.reason));
       return told;
     }

@@ -1,8 +1,8 @@
 /**
- * p-retry: options of that package as options of our `retry`, and its `AbortError` honoured.
+ * p-retry: converts options of that package to options of our `retry`, and honours its `AbortError`.
  *
- * Promise: the same attempts and, without `randomize`, the same waits to the millisecond; what has no counterpart is
- * refused with what takes its place.
+ * Promise: the attempts are the same and, without `randomize`, so are the waits, to the millisecond. An option without a counterpart is refused with
+ * a hint at what replaces it.
  * Written against p-retry 9.
  */
 import { longestWaitMs } from '../core/clock.js';
@@ -86,7 +86,7 @@ export function fromPRetry(options?: PRetryOptions): FromPRetry {
   const { retries, minTimeout, randomize, onFailedAttempt, shouldRetry } = checked;
   const factor = checked.factor === 0 ? 1 : checked.factor;
   const capMs = Math.min(Math.ceil(checked.maxTimeout), longestWaitMs);
-  // p-retry multiplies by up to two and cuts off afterwards; the cap is drawn into the range here, so that it still spreads.
+  // p-retry multiplies by up to two and caps afterwards. Here the cap bounds the range of the draw, so delays at the cap still spread.
   const ceilingMs = (attempt: number) =>
     minTimeout === 0 ? 0 : Math.min(capMs, (randomize ? 2 : 1) * minTimeout * factor ** (attempt - 1));
   const maxMs = Math.max(ceilingMs(1), ceilingMs(Math.max(1, retries)));
@@ -131,7 +131,7 @@ export function abortErrors(): Strategy {
   };
 }
 
-/** Told by its shape, because the class may come from any copy of p-retry. */
+/** Recognised by its shape, because the class may come from any copy of p-retry. */
 function isAbortError(error: unknown): error is Error & { readonly originalError: Error } {
   return (
     error instanceof Error &&
@@ -142,18 +142,18 @@ function isAbortError(error: unknown): error is Error & { readonly originalError
 
 function unwrapped(error: unknown): unknown {
   let cause = error;
-  // Wrappers can hold each other; nobody nests more than a few.
+  // Wrappers can contain each other; nobody nests more than a few.
   for (let depth = 0; depth < 10 && isAbortError(cause); depth++) cause = cause.originalError;
   return cause;
 }
 
-/** A TypeError means a mistake in the program, unless it is how the platform's `fetch` says that the network failed. */
+/** A TypeError means a programming error, unless it is how the platform's `fetch` reports a network failure. */
 function isRetriable(error: unknown): boolean {
   if (!(error instanceof Error) || isAbortError(error)) return false;
   return !(error instanceof TypeError) || networkFailures.test(error.message);
 }
 
-/** As Node, Bun, workerd and Deno put it. */
+/** The messages of Node, Bun, workerd and Deno. */
 const networkFailures =
   /^(?:fetch failed|terminated| ?A network error occurred\.|network error|Network connection lost|error sending request for url.*)$/s;
 

@@ -1,5 +1,5 @@
 /**
- * Prometheus: what holdfast measures, in a registry of prom-client that the user passes in.
+ * Prometheus: exports holdfast's metrics to a prom-client registry that the user passes in.
  *
  * Promise: prom-client is never imported, and no label takes an unbounded number of values. Names: docs/telemetry.md.
  */
@@ -8,7 +8,7 @@ import { type Instrumentation, type Metric, type MetricId, measure, metrics, Nam
 
 export type { Instrumentation, Watchable } from './telemetry.js';
 
-/** What is used of a metric of prom-client. */
+/** The settings of a prom-client metric that are used here. */
 export interface PrometheusMetricSettings<Registry> {
   readonly name: string;
   readonly help: string;
@@ -16,14 +16,14 @@ export interface PrometheusMetricSettings<Registry> {
   readonly registers: Registry[];
 }
 
-/** What is used of a registry of prom-client. */
+/** The members of a prom-client registry that are used here. */
 export interface PrometheusRegistry {
   removeSingleMetric(name: string): void;
 }
 
 type Labels = Record<string, string>;
 
-/** What is used of prom-client, from version 14 on. */
+/** The members of prom-client that are used here, from version 14 on. */
 export interface PrometheusClient<Registry extends PrometheusRegistry> {
   readonly register: Registry;
   readonly Counter: new (settings: PrometheusMetricSettings<Registry>) => { inc(labels: Labels, value?: number): void };

@@ -1,9 +1,9 @@
 /**
- * Telemetry: what is measured, under which names, and where it comes from. `holdfast/prometheus` and `holdfast/opentelemetry`
- * only translate it, so both tell the same; docs/telemetry.md is its contract.
+ * Telemetry: which metrics exist, their names, and their sources. `holdfast/prometheus` and `holdfast/opentelemetry` only translate it, so both
+ * export the same; docs/telemetry.md is the contract.
  *
- * Promise: the labels of a metric take few values: a call's key, an event's origin, an error's text are never among them, and
- * names beyond `maxNames` count as `other`.
+ * Promise: metric labels take few values. A call's key, an event's origin and an error's text are never among them, and names beyond `maxNames` count
+ * as `other`.
  */
 
 import { type CallObserver, observeCalls } from '../core/ambient.js';
@@ -13,21 +13,21 @@ import { type HoldfastEvent, hearEvents } from '../core/events.js';
 import type { Outcome } from '../core/outcome.js';
 import type { Policy } from '../core/policy.js';
 
-/** Raised when a name or its meaning changes; the version of the OpenTelemetry scope. */
+/** Incremented when a name or its meaning changes; used as the version of the OpenTelemetry scope. */
 export const contractVersion = '1';
 
-/** A label of a metric. In OpenTelemetry it stands behind `holdfast.`. */
+/** A label of a metric. In OpenTelemetry it is prefixed with `holdfast.`. */
 export type Label = 'pipeline' | 'policy' | 'outcome' | 'reason' | 'source' | 'state';
 
 export interface Metric {
-  /** As OpenTelemetry has it. Prometheus has underscores, the unit of a duration, and `_total` for what only grows. */
+  /** The OpenTelemetry name. Prometheus uses underscores, the unit of a duration, and `_total` for counters. */
   readonly name: string;
   readonly kind: 'counter' | 'histogram' | 'gauge';
-  /** Of UCUM. */
+  /** In UCUM notation. */
   readonly unit: string;
   readonly help: string;
   readonly labels: readonly Label[];
-  /** Upper bounds of a histogram's buckets in seconds, where those for calls would tell nothing. */
+  /** Upper bounds of a histogram's buckets in seconds, if those for calls would not fit. */
   readonly buckets?: readonly number[];
 }
 
@@ -124,7 +124,7 @@ export type MetricId = keyof typeof metrics;
 
 type EventOf<Type> = Extract<HoldfastEvent, { readonly type: Type }>;
 
-/** What an event is measured by: a metric, the value of its second label where it has one, and of a histogram the milliseconds. */
+/** What an event contributes: a metric, the value of its second label if it has one, and for a histogram the milliseconds. */
 type Measure = readonly [metric: MetricId, second?: string | undefined, durationMs?: number | undefined];
 
 /** One line per event. */
@@ -183,16 +183,16 @@ const measures: { readonly [Type in HoldfastEvent['type']]: (event: EventOf<Type
   'hook-failed': ({ hook }) => [['hookFailures', hook]],
 };
 
-/** Where measurements go. `labels` are in the order of the metric's. */
+/** Receives measurements. `labels` are in the order of the metric's labels. */
 export interface Sink {
   count(metric: MetricId, labels: readonly string[]): void;
   observe(metric: MetricId, labels: readonly string[], seconds: number): void;
 }
 
-/** What `watch` takes: a policy, all policies of a pipeline, or a retry budget. */
+/** What `watch` accepts: a policy, all policies of a pipeline, or a retry budget. */
 export interface Watchable {
   readonly name?: string;
-  /** Of a retry budget. */
+  /** The balance of a retry budget. */
   readonly balance?: number;
 }
 
@@ -209,7 +209,7 @@ export interface Instrumentation {
   stop(): void;
 }
 
-/** A gauge's values at this moment. */
+/** The current value of a gauge. */
 export interface Reading {
   readonly labels: readonly string[];
   readonly value: number;
@@ -217,7 +217,7 @@ export interface Reading {
 
 const mostWatched = 1_000;
 
-/** Names as labels: the first `maxNames` as they are, all others as `other`. */
+/** Limits names used as labels: the first `maxNames` are kept, all others become `other`. */
 export class Names {
   readonly #kept = new Set<string>();
   readonly #max: number;
@@ -234,7 +234,7 @@ export class Names {
   }
 }
 
-/** Lets the sink have what is measured; answers how to stop that. */
+/** Sends all measurements to the sink and returns a function that stops it. */
 export function measure(name: string, sink: Sink, names: Names): () => void {
   const stopHearing = hearEvents(name, (event) => {
     if (!Object.hasOwn(measures, event.type)) return;
@@ -286,7 +286,7 @@ class DurationObserver implements CallObserver {
   }
 }
 
-/** What is kept for a call or, before that, for one around it. */
+/** What is stored for a call or else for the nearest call around it. */
 export function nearest<Kept>(kept: WeakMap<Call, Kept>, call: Call): Kept | undefined {
   for (let one: Call | undefined = call; one !== undefined; one = one.parent) {
     const found = kept.get(one);
@@ -310,7 +310,7 @@ export function untilEnd(running: Promise<unknown>, end: (outcome: Outcome) => v
   return running;
 }
 
-/** The same for an attempt, which is also over when nobody waits for it any more: its operation may run for ever. */
+/** The same for an attempt, which also ends when nobody waits for it any more: its operation may run for ever. */
 export function untilLeft(call: Call, running: Promise<unknown>, end: (outcome: Outcome) => void): Promise<unknown> {
   let isOver = false;
   const endOnce = (outcome: Outcome) => {
@@ -329,7 +329,7 @@ export function untilLeft(call: Call, running: Promise<unknown>, end: (outcome: 
   return untilEnd(running, endOnce);
 }
 
-/** How it ended, in one word of few. */
+/** The outcome as one of a few words. */
 export function outcomeWord(outcome: Outcome, call: Call): 'ok' | 'failed' | 'rejected' | 'abandoned' | 'aborted' {
   if (outcome.ok) return 'ok';
   if (isRejected(outcome.error)) return 'rejected';
@@ -339,7 +339,7 @@ export function outcomeWord(outcome: Outcome, call: Call): 'ok' | 'failed' | 're
 
 const pipelineNames = /* @__PURE__ */ new WeakMap<readonly Policy<unknown>[], string>();
 
-/** The first name that somebody gave to a policy of it; `pipeline` if nobody did. */
+/** The first custom name among the policies; `pipeline` if there is none. */
 export function pipelineName(policies: readonly Policy<unknown>[]): string {
   const known = pipelineNames.get(policies);
   if (known !== undefined) return known;
@@ -349,12 +349,12 @@ export function pipelineName(policies: readonly Policy<unknown>[]): string {
   return found;
 }
 
-/** `circuit-breaker` is made by `circuitBreaker`, whose name that is by default. */
+/** `circuit-breaker` is created by `circuitBreaker`, which is also its default name. */
 function defaultName(kind: string | undefined): string | undefined {
   return kind?.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase());
 }
 
-/** What is watched, and what it reads now. */
+/** The watched objects and their current readings. */
 export class Watched {
   readonly #things = new Map<object, { readonly thing: Watchable; readonly name: string | undefined }>();
   readonly #names: Names;
@@ -392,7 +392,7 @@ export class Watched {
     this.#things.clear();
   }
 
-  /** One reading for each set of labels. */
+  /** One reading per set of labels. */
   read(metric: MetricId): readonly Reading[] {
     const sums = new Map<string, { readonly labels: readonly string[]; value: number }>();
     for (const { thing, name } of this.#things.values()) {
@@ -411,7 +411,7 @@ export class Watched {
   }
 }
 
-/** Whatever a policy may tell of itself. */
+/** The state that a policy may expose. */
 interface Stateful extends Watchable {
   readonly state?: unknown;
   readonly running?: unknown;
@@ -443,7 +443,7 @@ function readings(metric: MetricId, part: Stateful): readonly (readonly [number,
   return typeof value === 'number' ? [[value]] : [];
 }
 
-/** Much has a size or a state, as a store, a cache and a map: a policy has a way to be called besides. */
+/** Whether an object is a policy. Stores, caches and maps also have a size or a state; a policy can be called as well. */
 function readable(part: Stateful): boolean {
   const { admit, handle } = part as { readonly admit?: unknown; readonly handle?: unknown };
   if (typeof part.balance === 'number') return true;

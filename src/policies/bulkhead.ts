@@ -1,11 +1,10 @@
 /**
  * Bulkhead: at most `limit` operations run at once, at most `queue` calls wait for one to end.
  *
- * Promise: a free slot passes to a waiting call in the same instant, so no newcomer takes it first and no queued call is
- * turned away for lack of space; each permit frees its slot exactly once; a call that is aborted or
- * has waited too long leaves the queue at once; an operation that runs on after its timeout keeps its slot until it ends.
- * After: golang.org/x/sync/semaphore (cancellation), Nygard, "Release It!", 2nd ed., ch. 5; for the orders Maurer, "Fail at
- * scale" (ACM Queue, 2015).
+ * Promise: a free slot passes to a waiting call synchronously, so no newcomer takes it first and no queued call is turned away for lack of space.
+ * Each permit frees its slot exactly once. A call that is aborted or has waited too long leaves the queue at once. An operation that runs on after
+ * its timeout keeps its slot until it ends.
+ * After: golang.org/x/sync/semaphore (cancellation), Nygard, "Release It!", 2nd ed., ch. 5; for the orders Maurer, "Fail at scale" (ACM Queue, 2015).
  */
 import { showBriefly } from '../core/brief.js';
 import { type Call, outermostOf, roomForCopies } from '../core/call.js';
@@ -180,14 +179,14 @@ class Bulkhead implements BulkheadGuard, WaitingRoom {
     this.running--;
   }
 
-  /** @internal Takes a waiter out of the queue; whoever does it answers the waiter. */
+  /** @internal Removes a waiter from the queue. The code that does so also answers the waiter. */
   takeOut(waiter: Waiter): void {
     this.waiters.remove(waiter);
     if (this.options.maxWait !== undefined) waiter.clock.cancel(waiter);
     waiter.call?.detach(waiter);
   }
 
-  /** @internal It has waited too long. It leaves first, because the hook that hears of the refusal may abort the call or admit another. */
+  /** @internal The waiter has waited too long. It leaves first, because a hook that hears of the refusal may abort the call or admit another. */
   due(waiter: Waiter): void {
     this.takeOut(waiter);
     waiter.answer(this.refusal('waited'));
@@ -202,14 +201,14 @@ class Bulkhead implements BulkheadGuard, WaitingRoom {
     return call === undefined ? this.clockOf(call).now() : call.admissionMs();
   }
 
-  /** Whose turn it is; undefined when that one was turned away. */
+  /** The waiter that gets the slot; undefined if that one was turned away. */
   private nextWaiter(first: Waiter, nowMs: number): Waiter | undefined {
     if (this.codel?.isTooLate(nowMs - first.sinceMs, nowMs)) {
       this.due(first);
       return undefined;
     }
     const waiter = this.servesNewest() ? (this.waiters.last as Waiter) : first;
-    // The timer of its deadline may be late; then the call would be started for nobody.
+    // The timer of its deadline may be late; the call would then be started for nobody.
     const neededMs = this.codel?.medianServiceMs ?? 0;
     if (waiter.call === undefined || waiter.call.deadlineMs - nowMs > neededMs) return waiter;
     this.due(waiter);
@@ -240,7 +239,7 @@ class Slot implements Permit {
   private readonly bulkhead: Bulkhead;
   private readonly call: Call | undefined;
   private readonly startedMs: number;
-  /** `settled`: nobody waits for the operation, and whether it has ended is not known yet. `abandoned`: it runs on. */
+  /** `settled`: nobody waits for the operation, and it is not yet known whether it has ended. `abandoned`: it is still running. */
   private state: 'running' | 'settled' | 'abandoned' | 'over' = 'running';
 
   constructor(bulkhead: Bulkhead, call: Call | undefined, startedMs: number) {
@@ -277,8 +276,8 @@ class Slot implements Permit {
   }
 
   /**
-   * A layer calls `ended` at once, or counts the operation as abandoned before this microtask comes. By hand, or
-   * through a guard of one's own that does not pass `ended` on, nobody does, and the slot must come back all the same.
+   * Frees the slot if nobody announces the end. A layer calls `ended` at once, or counts the operation as abandoned before this microtask runs. A
+   * direct caller, or a custom guard that does not pass `ended` on, does neither, and the slot must still be freed.
    */
   private expectEnd(call: Call): void {
     asMicrotask(() => this.awaitEnd(call));

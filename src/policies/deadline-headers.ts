@@ -1,8 +1,8 @@
 /**
- * Deadline headers: how the time that is left travels with a request, as a duration, because clocks differ.
+ * Deadline headers: carry the remaining time with a request, as a duration, because clocks differ.
  *
- * Promise: reading never throws, whatever a header holds, and looks at no more than 16 characters of it; what makes no
- * sense counts as not said. What is sent on is always less than what is left.
+ * Promise: reading never throws, whatever a header holds, and reads no more than 16 characters of it. A value that makes no sense is ignored. The
+ * time sent on is always less than the time left.
  * After: gRPC over HTTP/2 (`grpc-timeout`) and the rounding of grpc-js; Envoy (`x-envoy-expected-rq-timeout-ms`).
  */
 import { longestWaitMs } from '../core/clock.js';
@@ -80,7 +80,7 @@ export function deadlineHeaders(remainingMs: number, form: DeadlineForm = 'holdf
   return { [headerNames[form]]: form === 'grpc' ? formatGrpcTimeout(ms) : String(ms) };
 }
 
-/** The finest unit that fits into eight digits, rounded down, so that it is never later than what was meant. */
+/** Uses the finest unit that fits into eight digits, rounded down, so that the result is never longer than what was meant. */
 function formatGrpcTimeout(ms: number): string {
   for (const unit of ['m', 'S', 'M'] as const) {
     const amount = Math.floor(ms / grpcUnitsMs[unit]!);
@@ -100,7 +100,7 @@ function parseGrpcTimeout(value: unknown): number {
   return match === null ? Number.POSITIVE_INFINITY : Number(match[1]) * grpcUnitsMs[match[2]!]!;
 }
 
-/** The one value of a header, if it is short enough to be looked at. */
+/** The single value of a header, if it is short enough to be read. */
 function single(value: unknown): string | undefined {
   const only: unknown = Array.isArray(value) && value.length === 1 ? value[0] : value;
   return typeof only === 'string' && only.length <= longestHeader ? only : undefined;

@@ -1,4 +1,4 @@
-/** Discard: what becomes of values that the caller of a strategy does not get. */
+/** Discard: handles values that the caller of a strategy does not get. */
 import { takeUnjudged } from '../core/errors.js';
 import type { Events } from '../core/events.js';
 import type { Outcome } from '../core/outcome.js';
@@ -8,7 +8,10 @@ export interface Discarding {
   readonly onDiscard: ((value: unknown) => void) | undefined;
 }
 
-/** Hands on the value of an outcome that the caller does not get; of an error, the value that a `handles` could not judge, also that of a guard further in. */
+/**
+ * Passes on the value of an outcome that the caller does not get. For an error it is the value that a `handles` could not judge, including that of a
+ * guard further inside.
+ */
 export function discard({ events, onDiscard }: Discarding, outcome: Outcome): void {
   if (onDiscard === undefined) return;
   const value = outcome.ok ? outcome.value : takeUnjudged(outcome.error);

@@ -57,7 +57,7 @@ export function fallback<Value>(
     } catch (error) {
       outcome = { ok: false, error };
     }
-    // A caller who has gone needs no answer; a deadline around this fallback has answered already.
+    // A caller that has aborted needs no answer; a deadline around this fallback has already answered.
     if (call.aborted) throw call.reason;
     if (!judge(handles, outcome, name)) {
       if (outcome.ok) return outcome.value;

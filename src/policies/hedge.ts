@@ -1,10 +1,9 @@
 /**
- * Hedge: sends another copy of a call that takes longer than most, and answers with whichever copy succeeds first.
+ * Hedge: sends another copy of a call that takes longer than most, and answers with the first copy that succeeds.
  *
- * Promise: never more copies than allowed, than the budget grants, or than there is time for; a copy that is not granted,
- * or that a policy inside refuses, never fails the call; when one copy has won, the others are aborted with a reason
- * that the guards inside take for no failure, and what they still answer is handed to `onDiscard`; an abort reaches all
- * copies at once; one timer at a time, and none when the call is over.
+ * Promise: there are never more copies than allowed, than the budget grants, or than there is time for. A copy that is not granted, or that a policy
+ * inside refuses, never fails the call. When one copy has won, the others are aborted with a reason that guards inside do not count as a failure, and
+ * what they still return goes to `onDiscard`. An abort reaches all copies at once. At most one timer is pending, and none after the call.
  * After: Dean and Barroso, "The tail at scale" (CACM, 2013); gRPC proposal A6, for what failures do; Finagle's backup requests.
  */
 import { type AsyncContext, keepAsyncContext } from '../core/async-context.js';
@@ -149,17 +148,17 @@ interface HedgePlan {
   readonly events: Events;
 }
 
-/** A delay below this is no time that a service could answer in. */
+/** The shortest delay: no service can answer in less time. */
 const shortestDelayMs = 1;
 
 /**
- * How late a timer may be before its lateness is put down to this process being busy: the answer may be here and only
- * unread, and a process that is short of time must not make more work. Half the delay, within these bounds.
+ * A timer that is later than this shows that this process is busy. The answer may have arrived and only be unread, and a process short of time must
+ * not create more work. The tolerance is half the delay, within these bounds.
  */
 const mostToleratedLagMs = 50;
 const leastToleratedLagMs = 5;
 
-/** One call and its copies; also the timer of the next copy and what hears of the call's abort. */
+/** One call and its copies. It is also the timer of the next copy and the listener for the call's abort. */
 class HedgeRun<T> extends Timer implements Dependent {
   owner: Call | undefined = undefined;
   previousDependent: Dependent | undefined = undefined;
@@ -168,18 +167,18 @@ class HedgeRun<T> extends Timer implements Dependent {
   private readonly plan: HedgePlan;
   private readonly call: Call;
   private readonly next: (call: Call) => Promise<T>;
-  /** The calls of the copies that are under way. */
+  /** The calls of the running copies. */
   private readonly running: Call[] = [];
   private sent = 0;
   private isOver = false;
   private startedMs = 0;
-  /** Infinity while too few calls were seen to tell. */
+  /** Infinity while too few calls have been seen to choose a delay. */
   private delayMs = Number.POSITIVE_INFINITY;
   private dueMs = 0;
-  /** Of the caller, for the copies. */
+  /** The caller's async context, for the copies. */
   private readonly context: AsyncContext = keepAsyncContext();
   private errors: unknown[] | undefined = undefined;
-  /** What the caller gets if nothing better comes: the last failure; a refusal only if nothing was ever started. */
+  /** The outcome of the call if no copy succeeds: the last failure, or a refusal if nothing was ever started. */
   private failure: Outcome<T> | undefined = undefined;
   private resolve!: (value: T) => void;
   private reject!: (error: unknown) => void;
@@ -209,7 +208,7 @@ class HedgeRun<T> extends Timer implements Dependent {
     this.context.runInAsyncScope(this.due, this);
   }
 
-  /** The delay has passed and no copy has answered. */
+  /** The delay has passed without an answer. */
   private due(): void {
     const { call } = this;
     const nowMs = call.clock.now();
@@ -218,11 +217,11 @@ class HedgeRun<T> extends Timer implements Dependent {
     if (lagMs > toleratedMs) {
       this.tellSkipped('event-loop');
       this.arm(nowMs);
-      // The timer that ends the call may be as late, and come next.
+      // The timer that ends the call may be just as late, and come next.
     } else if (nowMs < call.deadlineMs && this.isGranted()) this.sendCopy('slow', nowMs);
   }
 
-  /** The call was ended, so the caller gets the reason and not the value at hand. */
+  /** The call was ended, so the caller gets the reason instead of any value. */
   onAbort(reason: unknown): void {
     const { failure } = this;
     this.failure = undefined;
@@ -234,7 +233,7 @@ class HedgeRun<T> extends Timer implements Dependent {
   private sendCopy(because: 'slow' | 'failed', nowMs: number): void {
     const { events, name } = this.plan;
     if (events.heard) events.emit({ type: 'hedge', name, copy: this.sent, because, afterMs: nowMs - this.startedMs });
-    // Told of the copy, the caller may have ended the call.
+    // A listener of the event may have ended the call.
     if (!this.isOver) this.send(nowMs);
   }
 
@@ -251,7 +250,7 @@ class HedgeRun<T> extends Timer implements Dependent {
     );
   }
 
-  /** Sets the time of the next copy, if there may be one and there will be time for it. */
+  /** Schedules the next copy, if one is allowed and there will be time for it. */
   private arm(nowMs: number): void {
     const { call } = this;
     if (this.sent > this.plan.max || this.isOver) return;
@@ -282,13 +281,13 @@ class HedgeRun<T> extends Timer implements Dependent {
   private judgeEnd(copy: number, outcome: Outcome<T>): void {
     const { handles, name } = this.plan;
     if (!outcome.ok && isRejected(outcome.error)) {
-      // Another copy would be refused as well, and only make the crowd larger.
+      // Another copy would be refused too, and would only add load.
       this.failure ??= outcome;
       if (this.running.length === 0) this.fail();
       return;
     }
     const isFailure = judge(handles, outcome, name);
-    // Asked, the user's function may have ended the call.
+    // The user's function may have ended the call.
     if (this.isOver) this.discard(outcome);
     else if (isFailure) this.failed(outcome);
     else if (outcome.ok) this.win(copy, outcome.value);
@@ -298,7 +297,7 @@ class HedgeRun<T> extends Timer implements Dependent {
   private failed(outcome: Outcome<T>): void {
     const { call, plan, failure } = this;
     this.failure = outcome;
-    // What is told here and below may end the call.
+    // The callbacks called here and below may end the call.
     this.discard(failure);
     if (this.isOver) return;
     this.errors ??= [];
@@ -322,7 +321,7 @@ class HedgeRun<T> extends Timer implements Dependent {
     const { plan, call, startedMs } = this;
     const { budget, events, latencies, name } = plan;
     const elapsedMs = latencies !== undefined || copy > 0 ? call.clock.now() - startedMs : 0;
-    // Only first attempts are measured: of the copies one would see the quick ones alone.
+    // Only first attempts are measured: of the copies, only the quick ones would be seen.
     if (copy === 0) latencies?.add(elapsedMs);
     else if (this.errors === undefined) latencies?.addAtLeast(elapsedMs);
     events.contain('budget', () => budget.deposit());
@@ -335,14 +334,14 @@ class HedgeRun<T> extends Timer implements Dependent {
     if (this.isOver) return this.discard(outcome);
     const { failure } = this;
     this.failure = undefined;
-    // No error of ours: guards inside take it for the abort of a caller, who has what he wanted.
+    // Not one of our errors: guards inside treat it as an abort by a caller that already has its result.
     this.close(this.running.length === 0 ? undefined : new DOMException('Another copy ended the call', 'AbortError'));
     if (outcome !== failure) this.discard(failure);
     if (outcome.ok) this.resolve(outcome.value);
     else this.reject(outcome.error);
   }
 
-  /** Nobody waits for the copies any more that are under way. */
+  /** Ends the run: nobody waits for the copies that are still running. */
   private close(reason: unknown): void {
     const { call, running } = this;
     this.isOver = true;

@@ -1,8 +1,8 @@
 /**
  * Keyed: a policy per key, such as a circuit breaker per host or tenant, in a bounded registry.
  *
- * Promise: never more than `maxKeys` policies; what is forgotten first has nothing to lose, and a circuit that is open
- * goes last; no timers; a key's calls run through its own policy and leave those of other keys alone.
+ * Promise: there are never more than `maxKeys` policies. Policies with nothing to lose are evicted first, and open circuits last. There are no
+ * timers. The calls of a key use its own policy and leave the policies of other keys alone.
  * After: Envoy, outlier detection (`max_ejection_percent`), for the share of a group that may be open at once.
  */
 import { showBriefly } from '../core/brief.js';
@@ -120,7 +120,7 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
   private readonly factory: (key: string) => Kept;
   private readonly options: KeyedSettings;
   private readonly policies: RankedCache<Kept>;
-  /** How the policy of a key goes on with what comes after this one: linked once for as long as that is the same. */
+  /** The chain from a key's policy to the rest of the pipeline, linked once and kept for as long as the rest stays the same. */
   private readonly linked = new WeakMap<object, { readonly next: Next; readonly run: Next }>();
   private openMembers = 0;
   private nextSweepMs = Number.NEGATIVE_INFINITY;
@@ -184,7 +184,7 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
       });
     }
     if (clock !== undefined) this.refuseOtherClock(policy, key, clock);
-    // Asked for the same key meanwhile, by the factory itself, there is one already.
+    // The factory itself may have asked for the same key, so that a policy exists already.
     const madeMeanwhile = this.policies.use(key, usedMs);
     if (madeMeanwhile !== undefined) return madeMeanwhile;
     this.policies.add(key, policy, usedMs);
@@ -192,7 +192,7 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
     return policy;
   }
 
-  /** What is kept for a key; before the first one, what would be. */
+  /** The policies of some key; before the first key, those that the factory would create. */
   private example(): readonly Policy<unknown>[] {
     try {
       return partsOf(this.policies.newest ?? this.factory('example'));
@@ -201,7 +201,7 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
     }
   }
 
-  /** A circuit that opened by one clock and is asked by another would stay open for as long as they are apart. */
+  /** Refuses a policy on another clock: a circuit opened by one clock and read by another would stay open for as long as they are apart. */
   private refuseOtherClock(policy: AnyPolicy, key: string, clock: Clock): void {
     const other = partsOf(policy).find(({ traits }) => traits?.clock !== undefined && traits.clock !== clock);
     if (other === undefined) return;
@@ -212,7 +212,7 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
     );
   }
 
-  /** Forgets what is idle, where it is time to. Answers the time. */
+  /** Evicts idle keys when it is time to. Returns the current time. */
   private sweep(idle: number, clock: Clock): number {
     const nowMs = Math.floor(clock.now());
     if (nowMs < this.nextSweepMs) return nowMs;
@@ -263,13 +263,13 @@ function partsOf(policy: AnyPolicy): readonly Policy<unknown>[] {
   return 'policies' in policy ? policy.policies : [policy];
 }
 
-/** The circuit breakers that a policy is or consists of. */
+/** The circuit breakers that a policy is or contains. */
 function membersOf(policy: AnyPolicy): readonly GroupMember[] {
   const parts: readonly object[] = partsOf(policy);
   return parts.filter(isGroupMember);
 }
 
-/** What is no circuit breaker may hold something, too: calls that run, tokens that were used. */
+/** The rank of a policy. Policies other than breakers may hold state too: running calls, used tokens. */
 function rankOf(policy: AnyPolicy): Rank {
   const ranks = membersOf(policy).map((member) => member.rank());
   const holdsMore = 'policies' in policy ? policy.policies.length > ranks.length : ranks.length === 0;

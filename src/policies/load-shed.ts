@@ -1,9 +1,9 @@
 /**
- * Load shedding: turns calls away while this process has too much to do, the less important ones first.
+ * Load shedding: turns calls away while this process is overloaded, the less important ones first.
  *
- * Promise: refuses as soon as the event loop is late, also within the very turn that blocks it; never refuses what is
- * critical; measures only while calls come, so an idle process owns no timer. On a clock other than `systemClock`
- * nothing is measured, because the event loop lives in real time.
+ * Promise: it refuses as soon as the event loop is late, even within the very turn that blocks it. It never refuses a critical call. It measures only
+ * while calls arrive, so an idle process owns no timer. With a clock other than `systemClock` nothing is measured, because the event loop runs in
+ * real time.
  * After: Netflix, "Keeping Netflix reliable using prioritized load shedding" (2020).
  */
 import type { Call } from '../core/call.js';
@@ -75,7 +75,7 @@ export function loadShed(options?: LoadShedOptions): LoadShedGuard {
   );
 }
 
-/** What a priority bears, in shares of the limits; anything where nothing is said. */
+/** What each priority tolerates, as a multiple of the limits; a missing number means any value. */
 const patience: Readonly<Record<Priority, { readonly delay?: number; readonly utilization?: number }>> = {
   low: { delay: 0.5, utilization: 0.9 },
   normal: { delay: 1, utilization: 1 },
@@ -83,10 +83,10 @@ const patience: Readonly<Record<Priority, { readonly delay?: number; readonly ut
   critical: {},
 };
 
-/** There is nothing to give back and nothing to learn, so one permit serves all. */
+/** There is nothing to give back and nothing to learn, so one permit serves all calls. */
 const permit: Permit = { settle() {}, release() {} };
 
-/** @internal The same with a gauge of one's own. */
+/** @internal The same with a given gauge. */
 export function loadShedWith(gauge: LoopGauge, options: LoadShedOptions | undefined): LoadShedGuard {
   const checked = checkOptions('loadShed', options, {
     maxEventLoopDelay: withDefault(duration({}), 100),

@@ -1,9 +1,8 @@
 /**
  * Rate limit: at most `limit` calls start per `period`, with bursts of at most `burst`.
  *
- * Promise: in any stretch of time no more start than `burst` plus what the rate gives for that time; a refusal says when
- * there will be room; a call that waits starts in the order of arrival, and one that would wait longer than it may is
- * refused at once instead of after the wait.
+ * Promise: in any span of time no more calls start than `burst` plus what the rate allows for that span. A refusal says when there will be room.
+ * Waiting calls start in order of arrival. A call that would wait too long is refused at once instead of after the wait.
  * After: the generic cell rate algorithm, ITU-T I.371.
  */
 import { showBriefly } from '../core/brief.js';
@@ -134,7 +133,7 @@ interface CheckedOptions {
   readonly clock: Clock | undefined;
 }
 
-/** There is nothing to give back and nothing to learn, so one permit serves all. */
+/** There is nothing to give back and nothing to learn, so one permit serves all calls. */
 const permit: Permit = { settle() {}, release() {} };
 
 class RateLimit implements RateLimitGuard, WaitingRoom {
@@ -144,7 +143,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
   private readonly events: Events;
   private readonly gcra: Gcra;
   private readonly waiters = new LinkedQueue<Waiter>();
-  /** What all waiters cost together. */
+  /** The total cost of all waiters. */
   private waitingCost = 0;
   /** The clock of the last call, for the getters. */
   private clock: Clock;
@@ -182,7 +181,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
     if (cost > burst) return this.refuseForEver(cost);
     if (call !== undefined) this.clock = call.clock;
     const nowMs = call === undefined ? this.clock.now() : call.admissionMs();
-    // Nobody overtakes: while others wait, a newcomer waits behind them, for what they cost together with it.
+    // Nobody overtakes: while others wait, a newcomer waits for the sum of their costs and its own.
     const waitMs = this.gcra.waitMs(this.waitingCost + cost, nowMs);
     if (waitMs === 0 && this.waiters.size === 0) {
       this.gcra.take(cost, nowMs);
@@ -192,7 +191,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
     return this.wait(call, cost, nowMs);
   }
 
-  /** @internal Starts all whose turn has come; the first of the others has a timer, because its turn is known. */
+  /** @internal Starts all waiters whose turn has come. The first remaining one gets a timer, because its turn is known. */
   due(): void {
     for (let { first } = this.waiters; first !== undefined; { first } = this.waiters) {
       const nowMs = first.clock.now();
@@ -204,7 +203,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
     }
   }
 
-  /** @internal It stood in the way of those behind it. */
+  /** @internal Removes a waiter and moves those behind it forward. */
   takeOut(waiter: Waiter): void {
     const wasFirst = this.waiters.first === waiter;
     this.remove(waiter);
@@ -219,7 +218,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
     waiter.call?.detach(waiter);
   }
 
-  /** The wait is known and can only become shorter, so who would wait in vain hears at once. */
+  /** Whether a call may wait that long. The wait is known and can only become shorter, so a call that would wait in vain is refused at once. */
   private mayWait(call: Call | undefined, waitMs: number, nowMs: number): boolean {
     const { queue, maxWait = Number.POSITIVE_INFINITY } = this.options;
     const remainingMs = call === undefined ? Number.POSITIVE_INFINITY : call.deadlineMs - nowMs;
@@ -234,7 +233,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
     return place;
   }
 
-  /** The cost of a call; an error when the user's function fails. By hand, without a call to show it, a call costs 1. */
+  /** The cost of a call, or an error if the user's function fails. Without a call, in a direct `admit()`, the cost is 1. */
   private ask(costOf: (call: Call) => number, call: Call | undefined): number | HandlesError {
     if (call === undefined) return 1;
     try {

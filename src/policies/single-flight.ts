@@ -1,9 +1,8 @@
 /**
- * Single flight: calls with the same key that overlap share one execution.
+ * Single flight: overlapping calls with the same key share one execution.
  *
- * Promise: each caller keeps its own abort and deadline: one that leaves takes nothing from the others, and when the last
- * one has left the work is aborted and the next call begins anew; a key is forgotten as soon as its work has ended, so
- * there are never more entries than calls under way.
+ * Promise: each caller keeps its own abort and deadline, and one that leaves takes nothing from the others. When the last caller has left, the work
+ * is aborted and the next call starts anew. A key is forgotten as soon as its work has ended, so there are never more entries than running calls.
  * After: golang.org/x/sync/singleflight.
  */
 import { callObserver } from '../core/ambient.js';
@@ -82,21 +81,21 @@ function askKey(policy: string, key: (call: Call) => string | undefined, call: C
   }
 }
 
-/** One execution and everybody who waits for it. */
+/** One execution and all callers that wait for it. */
 class Flight {
   private readonly flights: ChurnMap<string, Flight>;
   private readonly key: string;
   private readonly work: Call;
   private readonly waiters = new Set<Waiter>();
-  /** The last one to leave: its call counts what the work still does, so that a bulkhead outside keeps its slot. */
+  /** The last caller to leave: its call counts what the work still does, so that a bulkhead outside keeps its slot. */
   private lastCall: Call | undefined = undefined;
 
   constructor(flights: ChurnMap<string, Flight>, key: string, first: Call) {
     const { clock, task, idempotencyKey, attributes, attempt } = first;
     this.flights = flights;
     this.key = key;
-    // No parent and no deadline: nothing of the first caller may end what others wait for. A deadline that grew as
-    // others join would come too late for the policies inside, which have made their plans by then.
+    // No parent and no deadline: nothing that belongs to the first caller may end what others wait for. A deadline extended as others join would come
+    // too late for the policies inside, which have already planned with it.
     this.work = new Call(clock, task, { key: first.key, idempotencyKey, attributes }, undefined, attempt);
     if (first.isRetried()) this.work.retriedBy = this;
     callObserver()?.adopt(this.work, first);
@@ -135,7 +134,7 @@ class Flight {
     this.forget();
     const [first] = this.waiters;
     first?.call.beginAbandonedWork();
-    // Who is still waiting, or else who was the last to leave.
+    // A caller that still waits, or else the last one to leave.
     const holder = first?.call ?? this.lastCall!;
     this.work.onIdle(() => holder.endAbandonedWork());
     for (const waiter of this.waiters) {
@@ -149,7 +148,7 @@ class Flight {
   }
 }
 
-/** One caller; what hears of its abort. */
+/** One caller, and the listener for its abort. */
 class Waiter implements Dependent {
   owner: Call | undefined = undefined;
   previousDependent: Dependent | undefined = undefined;

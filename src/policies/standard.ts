@@ -1,8 +1,8 @@
 /**
- * Standard: the policies that every call to another service should have, in an order that holds up, in one line.
+ * Standard: a one-line preset of the policies that every call to another service should have, in an order that holds up.
  *
- * Promise: the load sent to a service that fails stays near what its callers ask for, and the calls come back within
- * seconds of the service (test/simulation). A key of its own keeps each host or tenant from harming the others.
+ * Promise: the load sent to a failing service stays near what its callers ask for, and calls succeed again within seconds of the service's recovery
+ * (test/simulation). A key per host or tenant keeps each from harming the others.
  * After: the order of Microsoft.Extensions.Http.Resilience and Finagle, with a success-fed budget (Brooker, 2022).
  */
 import type { Call } from '../core/call.js';
@@ -50,11 +50,11 @@ export interface StandardOptions extends CommonOptions {
 }
 
 const longestBackoffMs = 500;
-/** As long as a probe of the breaker may take. What is made per key would be refused by the first call. */
+/** The longest time that a probe of the breaker may take. The breaker of a key is created by its first call, which would be too late for an error. */
 const longestTimeoutMs = 86_400_000;
-/** Of the deadline: two waits, the second twice the first, fit into the tenth that three attempts leave. */
+/** As a share of the deadline. Two waits, the second twice the first, fit into the tenth that three attempts leave. */
 const shareOfFirstWait = 0.03;
-/** Short: a probe costs little, and the service may be well again as soon as it failed. */
+/** Short, because a probe costs little and the service may recover as quickly as it failed. */
 const openings = { openFor: 2_000, maxOpenFor: 4_000 };
 
 /**

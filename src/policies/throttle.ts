@@ -1,10 +1,10 @@
 /**
  * Throttle: turns calls away at random, about as many as an overloaded service would refuse anyway.
  *
- * Promise: while the service accepts at least one of `factor` calls nothing is turned away; when it accepts none, a tenth
- * goes on being sent, so that its recovery is seen; a call under way and one that says nothing count neither way.
- * After: Beyer et al., "Site Reliability Engineering" (2016), ch. 21, adaptive throttling. There a request counts when it
- * begins; here when it has ended, or else the first calls of a fresh process would be taken for refused ones.
+ * Promise: while the service accepts at least one of `factor` calls nothing is turned away. When it accepts none, a tenth is still sent, so that its
+ * recovery is noticed. Running calls, and calls that teach nothing, are not counted.
+ * After: Beyer et al., "Site Reliability Engineering" (2016), ch. 21, adaptive throttling. There a request counts when it begins. Here it counts when
+ * it has ended; otherwise the first calls of a new process would look refused.
  */
 import { showBriefly } from '../core/brief.js';
 import type { Call } from '../core/call.js';
@@ -94,7 +94,7 @@ export function throttle(options?: ThrottleOptions): ThrottleGuard {
   );
 }
 
-/** @internal The share to turn away of a service that accepted so many of these requests. */
+/** @internal The share of calls to turn away from a service that accepted that many of these requests. */
 export function shedProbability(requests: number, accepts: number, factor: number): number {
   return Math.max(0, (requests - factor * accepts) / (requests + 1));
 }
@@ -150,7 +150,7 @@ class Throttle implements ThrottleGuard {
     return this.turnAway(probability);
   }
 
-  /** @internal A call ended. One that began in an earlier bucket counts in the latest, which spares a clock read. */
+  /** @internal Counts a call that has ended. One that began in an earlier bucket counts in the latest, which saves a clock read. */
   learn(outcome: Outcome, epoch: number): void {
     const { handles } = this.options;
     let isRefused = true;
@@ -161,7 +161,7 @@ class Throttle implements ThrottleGuard {
     }
   }
 
-  /** A source of chance that is broken lets every call in. */
+  /** Draws a random number. A broken source of randomness lets every call in. */
   private draw(): number {
     let drawn = 1;
     this.events.contain('random', () => {
@@ -196,7 +196,7 @@ class ThrottlePermit implements Permit {
     this.throttle.learn(outcome, this.epoch);
   }
 
-  /** Aborted by its caller, or refused further inside: neither accepted nor refused by the service, so not a request. */
+  /** Aborted by its caller or refused further inside: the service neither accepted nor refused it, so it is not a request. */
   release(): void {
     this.isOver = true;
   }

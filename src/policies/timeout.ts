@@ -1,8 +1,8 @@
 /**
  * Timeout: stops waiting for one attempt after a time and aborts its signal.
  *
- * Promise: rejects on time even when the operation ignores its signal; a late error is consumed; the signal is not
- * aborted after a success; nothing is left behind: one timer serves all, and the signal is made only if it is read.
+ * Promise: the call rejects on time even if the operation ignores its signal. A late error is consumed. The signal is not aborted after a success.
+ * Nothing is left behind: one timer serves all calls, and the signal is created only if it is read.
  */
 import type { Call } from '../core/call.js';
 import { type Clock, systemClock } from '../core/clock.js';
@@ -35,7 +35,7 @@ export interface TimeoutOptions extends CommonOptions, RefusalOptions {
   readonly onLateResult?: ((value: unknown) => void) | undefined;
 }
 
-/** Where the two ways to call these factories meet. */
+/** Merges the two ways to call these factories: with a duration, or with options. */
 export function afterOptions(policy: string, [given, second]: readonly unknown[]): unknown {
   refuseSecond(policy, second);
   return typeof given === 'object' && given !== null ? given : { after: given };
@@ -91,7 +91,7 @@ export interface TimeoutGuard extends Guard {
   admit(call?: Call): Permit | Refusal;
 }
 
-/** What a guard is made of that ends a call after a time: a timeout, or a deadline. */
+/** Describes a guard that ends a call after a time: a timeout or a deadline. */
 interface Ending {
   readonly name: string;
   readonly traits: PolicyTraits;
@@ -99,12 +99,12 @@ interface Ending {
   readonly clock: Clock | undefined;
   readonly events: Events;
   readonly stack: boolean;
-  /** Publishes the end, and returns the error. */
+  /** Publishes the event and returns the error. */
   readonly reason: () => unknown;
   readonly onLateResult?: ((value: unknown) => void) | undefined;
 }
 
-/** What timeout and deadline share. */
+/** Builds the guard behind `timeout` and `deadline`. */
 export function endingGuard(ending: Ending): TimeoutGuard {
   const { name, traits, afterMs, clock } = ending;
   const Permit = ending.onLateResult === undefined ? EndingPermit : LateResultPermit;
@@ -117,7 +117,7 @@ export function endingGuard(ending: Ending): TimeoutGuard {
   return { name, traits, admit, fused: { of: admit, admit: admitFused } };
 }
 
-/** No time is left to start. */
+/** Refuses a call that has no time left to start. */
 function refusalIfLate({ name, events, stack }: Ending, call: Call | undefined, nowMs: number): Refusal | undefined {
   if (call === undefined || nowMs < call.deadlineMs) return undefined;
   const remainingMs = call.deadlineMs - nowMs;

@@ -1,5 +1,5 @@
 /**
- * Waiter: a call in the queue of a guard; also the timer of its waiting, and what hears of its abort.
+ * Waiter: a call in the queue of a guard. It is also the timer of its wait and the listener for its abort.
  *
  * Promise: a call that is aborted while it waits leaves the queue in the same tick and is answered with the reason.
  */
@@ -8,11 +8,11 @@ import { type Clock, Timer } from '../core/clock.js';
 import { type Permit, type Refusal, refuse } from '../core/policy.js';
 import type { QueueNode } from '../structures/linked-queue.js';
 
-/** The guard whose queue it is. */
+/** The guard that owns the queue. */
 export interface WaitingRoom {
-  /** The instant has come for which the waiter was scheduled. */
+  /** The waiter's scheduled instant has come. */
   due(waiter: Waiter): void;
-  /** Takes a waiter out of the queue; whoever does it answers the waiter. */
+  /** Removes a waiter from the queue. The code that does so also answers the waiter. */
   takeOut(waiter: Waiter): void;
 }
 
@@ -25,7 +25,7 @@ export class Waiter extends Timer implements Dependent, QueueNode<Waiter> {
   readonly call: Call | undefined;
   readonly clock: Clock;
   readonly sinceMs: number;
-  /** How much it needs of what the guard gives out. */
+  /** How much the waiter needs of what the guard hands out. */
   readonly cost: number;
   answer!: (answer: Permit | Refusal) => void;
   private readonly room: WaitingRoom;
@@ -39,13 +39,13 @@ export class Waiter extends Timer implements Dependent, QueueNode<Waiter> {
     this.cost = cost;
   }
 
-  /** Goes to the end of the queue. What is answered there comes later. */
+  /** Joins the end of the queue. The promise resolves with the later answer. */
   join(queue: { add(waiter: Waiter): unknown }): Promise<Permit | Refusal> {
     queue.add(this);
     const promise = new Promise<Permit | Refusal>((resolve) => {
       this.answer = resolve;
     });
-    // Last, because a call that was aborted already hears at once.
+    // Last, because a call that is already aborted notifies its dependents at once.
     this.call?.attach(this);
     return promise;
   }

@@ -1,66 +1,66 @@
 /**
- * Capture: what a handler answers through Node's own response, taken down as it is written.
+ * Capture: records what a handler answers through Node's own response, while it is written.
  *
- * Promise: every way to answer ends in `writeHead`, `write` and `end` of this object, so none is missed; the first bytes of
- * a stream go out at once; only the last `end` waits, until its answer has been taken care of; a client that goes away
- * changes nothing, so the handler goes on writing, to nobody. What a handler does after its answer goes nowhere.
+ * Promise: every way to answer ends in `writeHead`, `write` or `end` of this object, so none is missed. The first bytes of a stream go out at once;
+ * only the final `end` waits until the answer has been processed. If the client disconnects, nothing changes for the handler, which continues to
+ * write, to nobody. Whatever a handler does after its answer has no effect.
  *
- * Middleware mounted before this one has patched the response already: its changes, such as compression, are not in the
- * record, and are made anew for a replay. Middleware mounted later is part of the answer.
+ * Middleware mounted before this one has already patched the response. Its changes, such as compression, are not in the record and are made again for
+ * a replay. Middleware mounted later is part of the answer.
  */
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { asMicrotask, queueTask } from '../core/event-loop.js';
 import { listOf } from '../core/list-of.js';
 
-/** An answer as it is kept. */
+/** An answer as it is stored. */
 export interface Answer {
   readonly status: number;
-  /** The words after the status; empty where there are none. */
+  /** The reason phrase of the status line; empty if there is none. */
   readonly statusMessage: string;
-  /** Names and values in turn, in the order in which they were sent. */
+  /** A flat list of alternating names and values, in the order in which they were sent. */
   readonly headers: readonly string[];
-  /** Undefined: longer than may be kept. */
+  /** Undefined if it was longer than may be stored. */
   readonly body: Uint8Array | undefined;
 }
 
 /** An answer without its body. */
 export type AnswerHead = Omit<Answer, 'body'>;
 
-/** A header as it was set: a value, or several. */
+/** A header as it was set: one value or several. */
 export type Header = readonly [name: string, value: unknown];
 
-/** An answer that is there as a whole. */
+/** An answer whose body is complete. */
 export type StoredAnswer = Answer & { readonly body: Uint8Array };
 
-/** What becomes of an answer. */
+/** What the user of a capture decides and hears about. */
 export interface CaptureTerms {
   readonly maxBodyBytes: number;
-  /** Which headers are kept, of all that are set: names and values in turn. */
+  /** Selects the headers to store, as a flat list of alternating names and values. */
   keepHeaders(headers: readonly Header[]): string[];
   /**
-   * The head is known, and not out yet. Answers what goes out in its place, or `'wait'`: nothing does before `resume`.
-   * Without it the head goes out as it is.
+   * The head is known but has not been sent. Returns a head to send in its place, or `'wait'` to send nothing before `resume`. Without this hook the
+   * head goes out unchanged.
    */
   onHead?(head: AnswerHead): AnswerHead | 'wait' | undefined;
-  /** The body is longer than may be kept. */
+  /** The body is longer than may be stored. */
   onTooLarge?(): void;
-  /** The handler has answered. The end goes out when the promise is settled; without one, at once. */
+  /** The handler has answered. The end goes out when the promise is settled; without a promise, at once. */
   onAnswer(answer: Answer): Promise<unknown> | undefined;
-  /** The handler has broken its answer off, as for an error in the middle of a stream. */
+  /** The handler has aborted its answer, for example after an error in the middle of a stream. */
   onBroken(): void;
-  /** The client is gone before the handler has answered. */
+  /** The client disconnected before the handler had answered. */
   onClientGone(): void;
 }
 
-/** As they were. A class, because it lives as long as the response: see `listOf`. */
+/** The original methods. A class, because it lives as long as the response: see `listOf`. */
 class Inner {
   writeHead: ServerResponse['writeHead'];
   readonly write: ServerResponse['write'];
   readonly end: ServerResponse['end'];
   readonly destroy: ServerResponse['destroy'];
   readonly emit: ServerResponse['emit'];
-  /** Somebody has patched the response earlier, and may write to it at any time, as a compressor does. */
+  /** Whether earlier middleware has patched the response and may write to it at any time, as a compressor does. */
   readonly isPatched: boolean;
 
   constructor(response: ServerResponse) {
@@ -74,13 +74,13 @@ class Inner {
   }
 }
 
-/** Some buffers of a socket. */
+/** The size of a few socket buffers. */
 const mostInTurn = 65_536;
 
-// A property of the response, so that the functions below are shared by all: a closure for each would cost more.
+// A property of the response lets all responses share the functions below; a closure for each would cost more.
 const captureKey = Symbol('holdfast.capture');
 
-/** Node's own bookkeeping, which says whether more can come. */
+/** Node's internal state, which decides whether more can be written. */
 type CapturedResponse = ServerResponse & {
   [captureKey]?: ResponseCapture;
   _closed?: boolean;
@@ -88,26 +88,26 @@ type CapturedResponse = ServerResponse & {
 
 type Callback = (error?: Error | null) => void;
 type Listener = (...given: never[]) => void;
-/** As Node takes them: `(chunk, encoding, callback)`, any of them left out. */
+/** As Node accepts them: `(chunk, encoding, callback)`, each optional. */
 type ChunkArguments = readonly unknown[];
 
-/** Takes down what is answered from here on. */
+/** Records the answer from here on. */
 export function captureAnswer(response: ServerResponse, terms: CaptureTerms): ResponseCapture {
   return new ResponseCapture(response as CapturedResponse, terms);
 }
 
-/** Calls a task once, as soon as somebody waits for what is answered here although the client is gone. */
+/** Calls a task once, as soon as the client has disconnected while the answer is still being recorded. */
 export function whenAlone(response: ServerResponse, task: () => void): void {
   (response as CapturedResponse)[captureKey]?.whenAlone(task);
 }
 
 type Postponed = readonly [name: 'writeHead' | 'write' | 'end', given: readonly unknown[]];
 
-// Lists that most answers leave empty; what is added goes into a list of its own.
+// Shared empty lists, because most answers add nothing. The first addition creates a list of the answer's own.
 const noChunks: Uint8Array[] = [];
 const nothingDone: Postponed[] = [];
 const noListeners: Listener[] = [];
-/** In place of one that is in the answer: what is held meanwhile shall be little. */
+/** Replaces a head that has been passed on in the answer, so that a held response keeps little memory. */
 const toldHead: AnswerHead = { status: 0, statusMessage: '', headers: [] };
 
 export class ResponseCapture {
@@ -116,17 +116,17 @@ export class ResponseCapture {
   private readonly inner: Inner;
   private state: 'open' | 'waiting' | 'held' | 'replaced' | 'done' = 'open';
   private head: AnswerHead | undefined = undefined;
-  /** What the handler did while its head waits. */
+  /** The handler's calls while its head waits. */
   private postponed: Postponed[] = nothingDone;
   private chunks: Uint8Array[] = noChunks;
   private bytes = 0;
   private clientGone = false;
   private closeWaits = false;
-  /** Units taken in this turn from a handler whose client is gone. */
+  /** Bytes or characters accepted in this event loop turn from a handler whose client has disconnected. */
   private takenInTurn = 0;
   private aloneTask: (() => void) | undefined = undefined;
   private drainListeners: Listener[] = noListeners;
-  /** That of the request, and what its handler sees in its place. */
+  /** The request's socket, and the proxy that its handler sees instead. */
   private socket: Socket | undefined = undefined;
   private watched: Socket | undefined = undefined;
 
@@ -142,7 +142,7 @@ export class ResponseCapture {
       response.destroy = capturedDestroy;
       response.emit = capturedEmit as ServerResponse['emit'];
     } else {
-      // The shared functions serve the first who listens; what they do is `inner` to this one.
+      // The shared functions serve the first capture; its methods are the `inner` ones of this capture.
       response.writeHead = (...given: unknown[]) => this.writeHead(given) as never;
       response.write = (...given: unknown[]) => this.write(given);
       response.end = (...given: unknown[]) => this.end(given) as never;
@@ -153,7 +153,7 @@ export class ResponseCapture {
     if (response.destroyed) this.hideClose();
   }
 
-  /** Whether bytes of the answer are out, or would be if the client were there. */
+  /** Whether bytes of the answer have been sent, or would have been if the client were still connected. */
   get hasBegun(): boolean {
     return this.head !== undefined;
   }
@@ -163,7 +163,7 @@ export class ResponseCapture {
     else this.aloneTask = task;
   }
 
-  /** Takes down no more; a close that has been kept back is told. */
+  /** Stops recording, and delivers a close event that was held back. */
   stop(): void {
     if (this.state !== 'open') return;
     this.state = 'done';
@@ -176,7 +176,7 @@ export class ResponseCapture {
     const { response, inner, state } = this;
     if (state === 'done') return Reflect.apply(inner.writeHead, response, given);
     if (state !== 'open') return response;
-    // Looked at before those who patched the response earlier add what is theirs.
+    // Read before earlier middleware that patched the response adds its headers.
     const head = this.headOf(given);
     const instead = this.head === undefined ? this.terms.onHead?.(head) : undefined;
     if (instead === 'wait') this.postpone('writeHead', given);
@@ -225,7 +225,7 @@ export class ResponseCapture {
       return response;
     }
     const [chunk, encoding] = given;
-    // What Node refuses by throwing it shall refuse now, while the handler can hear it.
+    // An end that Node refuses by throwing must be refused now, while the handler can catch the error.
     if (state === 'done' || !canEnd(response, chunk)) return Reflect.apply(inner.end, response, given as []);
     if (!response.headersSent && !this.isWaiting) this.completeHead();
     this.keep(chunk, encoding);
@@ -265,14 +265,15 @@ export class ResponseCapture {
       this.hideClose();
       return true;
     }
-    // With HTTP/2 this comes before a close, though nobody has ended anything.
+    // With HTTP/2 this precedes a close even though nobody has ended the response.
     if (given[0] === 'finish' && (state === 'open' || state === 'waiting') && isOfHttp2(response)) return true;
     return Reflect.apply(this.inner.emit, response, given as [string]);
   }
 
   /**
-   * The final handler of Express breaks an answer that has begun off by `request.socket.destroy()`. Who has the request in hand means this answer;
-   * a client that leaves, a timeout of the server, or its end, destroy the socket itself.
+   * Replaces the request's socket by a proxy. To abort an answer that has begun, the final handler of Express calls `request.socket.destroy()`. Code
+   * that reaches the socket through the request means this answer. A disconnecting client, a server timeout or a server shutdown destroys the socket
+   * directly.
    */
   private watchSocket(): void {
     const { req: request } = this.response;
@@ -282,20 +283,20 @@ export class ResponseCapture {
     Reflect.set(request, 'socket', this.watched);
   }
 
-  /** Ends an answer that will not be whole, or, where that is over, the connection. */
+  /** Aborts an incomplete answer, or, if the answer is complete, destroys the connection. */
   breakOff(given: readonly unknown[]): Socket {
     if (this.state === 'done') Reflect.apply(this.socket!.destroy, this.socket, given as []);
     else this.destroy(given);
     return this.watched!;
   }
 
-  /** Others know the connection by its socket, and look when the answer is out. */
+  /** Restores the original socket: other code identifies the connection by it, and looks when the answer has been sent. */
   private giveSocketBack(): void {
     const { req: request } = this.response;
     if (this.watched !== undefined && request.socket === this.watched) request.socket = this.socket!;
   }
 
-  /** Pipes end at a close, and with them the answer; so for the handler the client is still there, and reads fast. */
+  /** A pipe ends at a close, and the answer with it. So the handler sees a client that is still connected and reads fast. */
   private hideClose(): void {
     const { response } = this;
     const isFirst = !this.clientGone;
@@ -303,7 +304,7 @@ export class ResponseCapture {
     setIfOwn(response, 'destroyed', false);
     setIfOwn(response, '_closed', false);
     if (!isFirst || this.state !== 'open') return;
-    // Node's own would stay as it was for the client: nothing is written to it any more.
+    // Node's own value would stay as it was, because nothing is written to the client any more.
     Object.defineProperty(response, 'writableNeedDrain', {
       get: () => this.takenInTurn >= mostInTurn,
       configurable: true,
@@ -342,7 +343,7 @@ export class ResponseCapture {
     Reflect.apply(inner.emit, response, ['close']);
   }
 
-  /** As from a client that reads fast, and leaves the event loop its turns: a source without an end would hold it up for ever. */
+  /** Back-pressure like that of a client that reads fast. It yields to the event loop in between; otherwise an endless source would block it. */
   private takesMore(length: number): boolean {
     const isPausing = this.takenInTurn >= mostInTurn;
     this.takenInTurn += length;
@@ -356,7 +357,7 @@ export class ResponseCapture {
     return false;
   }
 
-  /** Whoever patched `writeHead` later than we did may still add headers, and does so when it is called. */
+  /** Runs a `writeHead` that was patched after ours: it may add headers when it is called. */
   private completeHead(): void {
     const { response } = this;
     if (response.writeHead === (capturedWriteHead as ServerResponse['writeHead'])) {
@@ -373,12 +374,12 @@ export class ResponseCapture {
       response.writeHead(response.statusCode);
     } finally {
       this.inner.writeHead = writeHead;
-      // It is written with the end.
+      // The head is written together with the end.
       this.postponed = nothingDone;
     }
   }
 
-  /** Ends the wait that `onHead` began: the handler's answer goes out as far as it is there, or another one in its place. */
+  /** Ends the wait that `onHead` began: sends the handler's answer as far as it exists, or another answer in its place. */
   resume(instead?: StoredAnswer): void {
     if (!this.isWaiting) return;
     const { response, inner, postponed } = this;
@@ -397,13 +398,13 @@ export class ResponseCapture {
       this.state = 'replaced';
       return;
     }
-    // What its own bytes are is known by now.
+    // The bytes of the answer are already recorded.
     this.state = 'done';
     for (const [name, given] of postponed) Reflect.apply(inner[name], response, given as []);
     if (!hasEnded) this.drain();
   }
 
-  // Asked anew, because what was called in between may have changed it.
+  // A getter reads the state again, because functions called in between may have changed it.
   private get isWaiting(): boolean {
     return this.state === 'waiting';
   }
@@ -414,7 +415,7 @@ export class ResponseCapture {
 
   private postpone(name: 'writeHead' | 'write' | 'end', given: readonly unknown[]): void {
     this.state = 'waiting';
-    // Whoever wrote it may use the buffer again.
+    // A copy, because the writer may reuse the buffer.
     const own = given.map((one) => (one instanceof Uint8Array ? new Uint8Array(one) : one));
     if (this.postponed.length === 0) this.postponed = [[name, own]];
     else this.postponed.push([name, own]);
@@ -437,13 +438,13 @@ export class ResponseCapture {
       this.chunks = noChunks;
       this.terms.onTooLarge?.();
     } else {
-      // A copy: whoever wrote it may use the buffer again.
+      // A copy, because the writer may reuse the buffer.
       this.add(isText ? bytes : new Uint8Array(bytes));
     }
   }
 
   private add(bytes: Uint8Array): void {
-    // To add to an empty list makes room for many, and most answers are written in one piece.
+    // Pushing to an empty list allocates room for many, and most answers are written in one piece.
     if (this.chunks.length === 0) this.chunks = listOf(bytes);
     else this.chunks.push(bytes);
   }
@@ -453,7 +454,7 @@ export class ResponseCapture {
     const { statusCode, addTrailers } = response;
     const words = wordsOf(response);
     response.addTrailers = ignored as never;
-    // A head that is written refuses changes by itself, as it does without us.
+    // A head that has been written refuses changes itself, as it would without us.
     const release = response.headersSent ? undefined : this.ignoreHeaders();
     this.sayEnded(true);
     wait.then(() => {
@@ -466,7 +467,7 @@ export class ResponseCapture {
     });
   }
 
-  /** To frameworks, which ask whether the answer is given. `finished` is quicker said, but then Node takes nothing more from anybody. */
+  /** Tells frameworks that the answer is given. Setting `finished` is cheaper, but then Node accepts no more writes from anybody. */
   private sayEnded(isEnded: boolean): void {
     const { response, inner } = this;
     if (!inner.isPatched) setIfOwn(response, 'finished', isEnded);
@@ -474,10 +475,10 @@ export class ResponseCapture {
     else Reflect.deleteProperty(response, 'writableEnded');
   }
 
-  /** Until what it answers is called. */
+  /** Ignores header changes until the returned function is called. */
   private ignoreHeaders(): () => void {
     const { response } = this;
-    // Each by its name, which costs a third of a loop over names.
+    // Each by its name: that costs a third of a loop over names.
     const { setHeader, setHeaders, appendHeader, removeHeader, flushHeaders } = response;
     response.setHeader = ignored as never;
     response.setHeaders = ignored as never;
@@ -505,7 +506,7 @@ export class ResponseCapture {
     try {
       Reflect.apply(inner.end, response, given as []);
     } catch (error) {
-      // The handler has long returned; a length that does not fit its header is found only here.
+      // The handler returned long ago. A body that does not match its length header is detected only here.
       response.destroy(error as Error);
     }
   }
@@ -518,7 +519,7 @@ export class ResponseCapture {
 }
 
 /**
- * No function is made for it that is called for each request: those kept a third of all young garbage alive until the next full collection
+ * A class without closures that are called for each request: such closures kept a third of all young garbage alive until the next full collection
  * (Node 24, by --trace-gc).
  */
 class SocketWatch implements ProxyHandler<Socket> {
@@ -558,7 +559,7 @@ function ignored(this: CapturedResponse): CapturedResponse {
   return this;
 }
 
-/** The status line and the headers that `writeHead`, called like this, would send: those set before, and its own. */
+/** The status line and headers that this call of `writeHead` would send: those set before, and its own. */
 function headOf(
   response: ServerResponse,
   given: readonly unknown[],
@@ -573,7 +574,7 @@ function headOf(
   return { status: Number(status), statusMessage: message ?? '', headers: terms.keepHeaders(headers) };
 }
 
-/** Sets status and headers, and takes away all others. */
+/** Sets status and headers, and removes all other headers. */
 function putHead(response: ServerResponse, { status, statusMessage, headers }: AnswerHead): void {
   for (const name of response.getHeaderNames()) response.removeHeader(name);
   for (const [name, values] of headersOf(headers)) response.setHeader(name, values.length === 1 ? values[0]! : values);
@@ -581,7 +582,7 @@ function putHead(response: ServerResponse, { status, statusMessage, headers }: A
   setWords(response, statusMessage);
 }
 
-/** The words after the status; without any, Node says the usual ones. */
+/** Sets the reason phrase. Without one, Node sends the usual one. */
 export function setWords(response: NodeResponse, words: string | undefined): void {
   if (!isOfHttp2(response)) response.statusMessage = words as string;
 }
@@ -590,12 +591,12 @@ function wordsOf(response: NodeResponse): string | undefined {
   return isOfHttp2(response) ? undefined : response.statusMessage;
 }
 
-/** Node's response of HTTP/2 has no words, and warns of whoever asks for them. */
+/** Node's HTTP/2 response has no reason phrase and warns when it is read. */
 function isOfHttp2(response: NodeResponse): boolean {
   return response.getRawHeaderNames === undefined;
 }
 
-/** Names with all values of each, in order. However often a name is there, and in whichever case, it comes once, as it was first written. */
+/** Header names with all their values, in order. A name that occurs several times, in any case, is listed once, in its first spelling. */
 export function headersOf(headers: readonly string[]): (readonly [name: string, values: string[]])[] {
   const all = new Map<string, readonly [name: string, values: string[]]>();
   for (let index = 0; index < headers.length; index += 2) {
@@ -609,14 +610,14 @@ export function headersOf(headers: readonly string[]): (readonly [name: string, 
   return [...all.values()];
 }
 
-/** As they were written; not every kind of response remembers that, and the types do not know that Node's does. */
+/** Header names as they were written. Not every kind of response remembers them, and the types lack the method of Node's. */
 type NodeResponse = ServerResponse & { getRawHeaderNames?(): string[] };
 
 function namesOf(response: NodeResponse): string[] {
   return response.getRawHeaderNames === undefined ? response.getHeaderNames() : response.getRawHeaderNames();
 }
 
-/** Node takes an object, an array of pairs, or names and values in turn. */
+/** Node accepts an object, an array of pairs, or a flat list of names and values. */
 type OwnHeaders = Readonly<Record<string, unknown>> | readonly unknown[];
 
 function pairsOf(own: OwnHeaders): Header[] {
@@ -627,7 +628,7 @@ function pairsOf(own: OwnHeaders): Header[] {
   return pairs;
 }
 
-/** What is given with `writeHead` takes the place of what was set before: of a list all of it, of an object each in its place. */
+/** Headers given to `writeHead` replace those set before: a list replaces all of them, an object each one in its place. */
 function override(before: readonly Header[], own: readonly Header[], isList: boolean): readonly Header[] {
   if (before.length === 0) return own;
   const named = new Map(own.map((header) => [header[0].toLowerCase(), header]));
@@ -645,12 +646,12 @@ function isChunk(chunk: unknown): chunk is string | Uint8Array {
   return typeof chunk === 'string' || isBytes(chunk);
 }
 
-/** Also of another realm, as in Jest. */
+/** Also accepts arrays of another realm, as in Jest. */
 export function isBytes(chunk: unknown): chunk is Uint8Array {
   return ArrayBuffer.isView(chunk) && (chunk as Uint8Array)[Symbol.toStringTag] === 'Uint8Array';
 }
 
-/** Whether Node will take this end; what it refuses, it shall refuse by itself. */
+/** Whether Node will accept this end. Node itself reports what it refuses. */
 function canEnd(response: ServerResponse, chunk: unknown): boolean {
   const isBody = !chunk || typeof chunk === 'function' || isChunk(chunk);
   if (!isBody || response.headersSent) return isBody;
@@ -665,7 +666,7 @@ function callbackOf(given: ChunkArguments): Callback | undefined {
   return undefined;
 }
 
-/** All of them in one; the only one as it is. */
+/** Joins the chunks; a single chunk is returned as it is. */
 export function joined(chunks: readonly Uint8Array[], bytes: number): Uint8Array {
   if (chunks.length === 1) return chunks[0]!;
   const all = new Uint8Array(bytes);
@@ -677,7 +678,7 @@ export function joined(chunks: readonly Uint8Array[], bytes: number): Uint8Array
   return all;
 }
 
-/** Where it is a getter, as in HTTP/2, it knows better. */
+/** Sets an own property. Where it is a getter, as in HTTP/2, the getter knows better. */
 function setIfOwn<Name extends 'finished' | 'destroyed' | '_closed'>(
   response: CapturedResponse,
   name: Name,

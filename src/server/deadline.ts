@@ -1,9 +1,9 @@
 /**
- * Deadline of a request: what the headers grant becomes a call that the handler runs under. No framework is known here.
+ * Deadline of a request: turns the time that the headers grant into a call for the handler. Independent of any framework.
  *
- * Promise: a request whose time is over when it comes is not handled; one whose time passes while it is handled is
- * answered 504 once, unless an answer has begun, and its call is aborted; a client that goes away aborts the call, too.
- * When the answer is out, no timer and no listener is left.
+ * Promise: a request whose time is over on arrival is not handled. A request whose time passes while it is handled is answered 504 once, unless an
+ * answer has begun, and its call is aborted. A client that disconnects aborts the call, too. When the answer has been sent, no timer and no listener
+ * is left.
  */
 import { ambient } from '../core/ambient.js';
 import { keepAsyncContext } from '../core/async-context.js';
@@ -43,29 +43,29 @@ export interface DeadlineMiddlewareOptions extends CommonOptions {
   readonly headers?: boolean | undefined;
 }
 
-/** One request and its answer, as a framework's adapter shows them. */
+/** One request and its answer, as a framework's adapter presents them. */
 export interface Exchange {
   /** Carries the call, so that {@link callOf} finds it: Node's own request. */
   readonly request: object;
   readonly header: HeaderReader;
   /** Node's own response. */
   readonly response: ResponseEnd;
-  /** Answers, unless an answer has begun; what the handler writes afterwards must do no harm. */
+  /** Answers, unless an answer has begun. Whatever the handler writes afterwards must do no harm. */
   answer(problem: Problem): void;
 }
 
-/** What ends a request: `finish` when the answer is out, `close` without it when the client is gone. */
+/** The events that end a request: `finish` when the answer has been sent, `close` without it when the client has disconnected. */
 export interface ResponseEnd {
   on(event: 'finish' | 'close', listener: () => void): unknown;
   removeListener(event: 'finish' | 'close', listener: () => void): unknown;
 }
 
-/** What a route says of its own: its time, or that it has none. */
+/** A route's own time, or that it has no limit. */
 export type RouteDeadline = Duration | false;
 
 const defaultMaxAcceptMs = 60_000;
 
-// A property and no WeakMap, so that the call is found whichever copy of the package made it.
+// A property instead of a WeakMap, so that the call is found whichever copy of the package created it.
 const callKey = Symbol.for('holdfast.call');
 
 /** A request that carries its call. */
@@ -78,7 +78,7 @@ export function findCall(request: object): Call | undefined {
   return (request as Carrier)[callKey];
 }
 
-/** The call of a request, for adapters to offer. */
+/** The call of a request, for the adapters' public functions. */
 export function requireCall(request: object): Call {
   const call = findCall(request);
   if (call === undefined) {
@@ -95,7 +95,7 @@ export function runUnderCall(request: object, task: () => void): void {
   else around.run(call, task);
 }
 
-/** The milliseconds that a route allows: `Infinity` for `false`, undefined when it says nothing. */
+/** The time that a route allows, in milliseconds: `Infinity` for `false`, undefined if it sets none. */
 export function routeLimitMs(route: unknown): number | undefined {
   if (route === undefined) return undefined;
   if (route === false) return Number.POSITIVE_INFINITY;
@@ -103,7 +103,7 @@ export function routeLimitMs(route: unknown): number | undefined {
   return checkArgument('deadline', 'config.deadline', route, { ...duration({}), allowed });
 }
 
-/** Gives each request its call. */
+/** Creates a call for each request. */
 export class DeadlineEngine {
   readonly name: string;
   readonly clock: Clock;
@@ -134,21 +134,21 @@ export class DeadlineEngine {
   }
 
   /**
-   * Lets a request begin: `goOn` runs under its call, or the request is answered because its time is over.
+   * Starts a request: runs `goOn` under its call, or answers the request because its time is over.
    *
-   * @param routeMs - What the route allows, see {@link routeLimitMs}.
+   * @param routeMs - The time that the route allows, see {@link routeLimitMs}.
    */
   begin(exchange: Exchange, goOn: () => void, routeMs?: number): void {
     const { header, request } = exchange;
     const nowMs = this.clock.now();
     const grantedMs = this.#grantedMs(header, routeMs);
     const around = findCall(request);
-    // Of deadlines inside each other the nearest holds.
+    // Of nested deadlines the nearest applies.
     if (around !== undefined && grantedMs >= around.remainingMs) return goOn();
     if (grantedMs <= 0) return this.#refuse(exchange, grantedMs);
     const attempt = this.#readsHeaders ? parseAttemptHeader(header) : undefined;
     const call = new Call(this.clock, nothing, undefined, around, attempt, nowMs + grantedMs);
-    // The other side repeats it.
+    // The caller retries, so nothing inside needs to.
     if (attempt !== undefined) call.retriedBy = this;
     (request as Carrier)[callKey] = call;
     new RequestRun(this, exchange, call, grantedMs).start();
@@ -172,7 +172,7 @@ export class DeadlineEngine {
   }
 }
 
-/** A request under way; also the timer of its deadline. */
+/** A running request. It is also the timer of its deadline. */
 class RequestRun extends Timer {
   readonly #engine: DeadlineEngine;
   readonly #exchange: Exchange;
@@ -180,7 +180,7 @@ class RequestRun extends Timer {
   readonly #grantedMs: number;
   readonly #onFinish = () => this.#release();
   readonly #onClose = () => this.#clientGone();
-  /** Of the request: hooks of the framework hear of the answer. */
+  /** The request's async context: the framework's hooks hear of the answer. */
   readonly #context = keepAsyncContext();
 
   constructor(engine: DeadlineEngine, exchange: Exchange, call: Call, grantedMs: number) {
@@ -203,14 +203,14 @@ class RequestRun extends Timer {
     this.#context.runInAsyncScope(this.#timeIsOver, this);
   }
 
-  /** The time is over while the request is handled. */
+  /** The time is over while the request is still being handled. */
   #timeIsOver(): void {
     const { name, events } = this.#engine;
     this.#release();
     const afterMs = this.#grantedMs;
     if (events.heard) events.emit({ type: 'deadline-exceeded', name, afterMs });
     const error = new DeadlineExceededError({ policy: name, afterMs });
-    // Answered first: what the abort sets off in the handler would else answer by itself, now this, now that.
+    // Answered first; otherwise the handler, reacting to the abort, might answer itself, sometimes before and sometimes after.
     this.#exchange.answer(timedOut(error.code, 'The request exceeded its deadline.'));
     this.#call.abort(error);
   }

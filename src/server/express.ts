@@ -1,6 +1,4 @@
-/**
- * Express: what the engines of this folder need to know of an Express request and its response. Express 4 and 5.
- */
+/** Express: adapts Express requests and responses to the engines of this folder. Express 4 and 5. */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Application, NextFunction, Request, RequestHandler, Response } from 'express';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
@@ -54,7 +52,7 @@ export type Middleware = <Params, Answer, Body, Query, Locals extends Record<str
   next: NextFunction,
 ) => void;
 
-/** Fastify gives itself to what is registered in it. */
+/** Detects use as a Fastify plugin: Fastify passes itself to what is registered. */
 function checkRequest(name: string, request: { readonly headers?: unknown }): void {
   if (request?.headers !== undefined) return;
   const allowed = `a request of Express; in Fastify register ${name} of holdfast/fastify`;
@@ -206,7 +204,7 @@ export function health(options?: HealthOptions): Middleware {
 function answer(response: Response, problem: Problem): void {
   if (response.headersSent) return;
   response.status(problem.status).type(problemType).end(problemBody(problem));
-  // A body may be on its way through a compressor; then it still needs the methods.
+  // The body may be in a compressor, which then still needs the methods.
   if (response.headersSent) detach(response);
   else response.once('finish', () => detach(response));
 }
@@ -214,18 +212,18 @@ function answer(response: Response, problem: Problem): void {
 const writers = ['setHeader', 'appendHeader', 'removeHeader', 'writeHead', 'write', 'end', 'flushHeaders'] as const;
 
 /**
- * What a handler does after the answer goes nowhere. Else `response.json()` would throw, and Express, which can then not
- * answer the error, would destroy the connection, on which the client may have sent its next request.
+ * Makes whatever a handler does after the answer have no effect. Otherwise `response.json()` would throw, and Express, which can no longer answer the
+ * error, would destroy the connection, on which the client may already have sent its next request.
  */
 function detach(response: Response): void {
   const { req: request, statusCode } = response;
   const ignore = (...given: unknown[]) => {
-    // Whoever waits until it is written goes on.
+    // Calls back, so that code waiting for the write continues.
     for (const one of given) if (typeof one === 'function') asMicrotask(one as () => void);
     return response;
   };
   for (const name of writers) Object.defineProperty(response, name, { value: ignore, configurable: true });
-  // The status stays what was sent: logs and metrics read it when the response has finished.
+  // The status stays as it was sent: logs and metrics read it when the response has finished.
   Object.defineProperty(response, 'statusCode', { get: () => statusCode, set() {}, configurable: true });
   const socket = new Proxy(request.socket, {
     get: (target, name) => (name === 'destroy' ? () => socket : Reflect.get(target, name)),
@@ -293,7 +291,7 @@ export function idempotency(
   return middleware as Middleware;
 }
 
-/** What its types do not tell of a route. */
+/** A route's members that are missing in its types. */
 interface MatchedRoute {
   readonly path: unknown;
   readonly stack?: readonly { readonly handle: unknown }[];
@@ -328,11 +326,11 @@ class Exchange implements IdempotencyExchange<Request> {
     return traceparentOf(this.request);
   }
 
-  /** By the route that the middleware is in, with its parameters unnamed; where it is in none, by the path of the request. */
+  /** Names the operation by the route that contains the middleware, with its parameters unnamed, or by the path of the request if there is no such route. */
   operation(): string {
     const { request, middleware } = this;
     const route = request.route as MatchedRoute | undefined;
-    // One that the request has left is still there: who is mounted behind it is in no route.
+    // A route that the request has left is still set: middleware mounted behind it is not inside a route.
     const isInRoute = route?.stack?.some(({ handle }) => handle === middleware) === true;
     const name = isInRoute ? request.baseUrl + String(route.path) : request.originalUrl.replace(/\?.*$/s, '');
     return `${request.method} ${name}`;
@@ -360,7 +358,7 @@ class Exchange implements IdempotencyExchange<Request> {
     this.next();
   }
 
-  /** What connect-timeout says. */
+  /** Whether connect-timeout has fired. */
   isTimedOut(): boolean {
     return (this.request as { timedout?: boolean }).timedout === true;
   }
@@ -441,7 +439,7 @@ export function responseCache(options: ResponseCacheOptions<Request> = {}): Resp
   });
 }
 
-/** To the server, so that it passes whatever is around the app as well; where there is none, to the outermost app. */
+/** Dispatches to the server, so that the request also passes whatever wraps the app; without a server, to the outermost app. */
 function dispatch(request: Request, incoming: IncomingMessage, outgoing: ServerResponse): void {
   const { server } = request.socket as { server?: Pick<Server, 'emit'> };
   if (server !== undefined) return void server.emit('request', incoming, outgoing);

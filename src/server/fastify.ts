@@ -1,6 +1,4 @@
-/**
- * Fastify: what the engines of this folder need to know of a Fastify request and its reply. Fastify 5.
- */
+/** Fastify: adapts Fastify requests and replies to the engines of this folder. Fastify 5. */
 import type {
   FastifyContextConfig,
   FastifyInstance,
@@ -122,7 +120,7 @@ declare module 'fastify' {
   }
 }
 
-/** A plugin for Fastify, which says so to whoever calls it as Express would have it. */
+/** Wraps a plugin for Fastify. If it is called as Express middleware, it says so. */
 function pluginOf<Options extends FastifyPluginOptions>(
   name: string,
   register: FastifyPluginAsync<Options>,
@@ -138,11 +136,11 @@ function pluginOf<Options extends FastifyPluginOptions>(
   return fastifyPlugin(plugin, { fastify: '5.x', name: `holdfast-${words}` });
 }
 
-// Asynchronous, because Fastify does not catch what a plugin with a callback throws.
+// Asynchronous, because Fastify does not catch what a callback-style plugin throws.
 const plugin: FastifyPluginAsync<DeadlineMiddlewareOptions> = async (app, options) => {
   const engine = new DeadlineEngine(options);
   const begun = new WeakSet<FastifyReply>();
-  // A mistake in a route shows when the server starts.
+  // A mistake in a route's options shows when the server starts.
   app.addHook('onRoute', ({ config }) => void routeLimitMs((config as { deadline?: unknown } | undefined)?.deadline));
   app.addHook('onRequest', (request, reply, next) => {
     const exchange = {
@@ -155,9 +153,9 @@ const plugin: FastifyPluginAsync<DeadlineMiddlewareOptions> = async (app, option
     };
     engine.begin(exchange, next, routeLimitMs(request.routeOptions.config.deadline));
   });
-  // A body is read in events of the socket, and what reads it may have lost the request it belongs to.
+  // A body is read in socket events, so its parser may have lost the request's async context.
   app.addHook('preValidation', (request, _reply, next) => runUnderCall(request.raw, next));
-  // From here to the first byte `reply.sent` is not true yet.
+  // Between here and the first byte, `reply.sent` is still false.
   app.addHook('onSend', (_request, reply, _payload, next) => {
     begun.add(reply);
     next();
@@ -199,7 +197,7 @@ export function callOf(request: FastifyRequest): Call {
   return requireCall(request.raw);
 }
 
-// Asynchronous, because Fastify does not catch what a plugin with a callback throws.
+// Asynchronous, because Fastify does not catch what a callback-style plugin throws.
 const fencePlugin: FastifyPluginAsync<FenceMiddlewareOptions<FastifyRequest>> = async (app, options) => {
   const engine = new FenceEngine(options);
   app.addHook('preHandler', (request, reply, next) => {
@@ -275,12 +273,12 @@ export const health: FastifyPluginAsync<HealthOptions> = /* @__PURE__ */ pluginO
 function answer(reply: FastifyReply, problem: Problem): void {
   if (reply.sent || reply.raw.headersSent) return;
   reply.code(problem.status).type(problemType).send(problemBody(problem));
-  // What the handler answers later is not for Fastify to send, nor to warn of.
+  // Fastify must neither send what the handler answers later nor warn about it.
   reply.hijack();
 }
 
 const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (app, options) => {
-  // Shows a mistake when the plugin is registered, also where no route follows.
+  // A mistake shows when the plugin is registered, even if no route follows.
   const common = protectionOf(options, {});
   if (Object.hasOwn(app, registered)) {
     const advice =
@@ -291,13 +289,14 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
   Object.defineProperty(app, registered, { value: true });
   const isSeen = Symbol('holdfast.idempotency');
   const early = new WeakMap<object, HttpIdempotency<FastifyRequest>>();
-  // A plugin is loaded later than it is registered, unless one waits for it; a route made meanwhile would run twice, and nobody would know.
+  // A plugin is loaded later than it is registered, unless the caller awaits it. Without this hook, a route added meanwhile would run twice,
+  // unnoticed.
   app.addHook('onRequest', (request, _reply, next) => {
     if (request.is404) return next();
     const { config, method, url } = request.routeOptions;
     const { idempotency: own } = config;
     if (own === false || isSeen in config) return next();
-    // Its own options may name other methods, or want a key.
+    // The route's own options may name other methods, or require a key.
     let protection = own === undefined ? common : early.get(config);
     if (protection === undefined) {
       protection = protectionOf(options, own!);
@@ -314,24 +313,24 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
   });
   app.addHook('onRoute', (route) => {
     const { idempotency: own, [added]: ofParent } = (route.config ?? {}) as RouteConfig;
-    // The plugin of an outer instance comes first, and the nearest one counts.
+    // The plugin of an outer instance comes first; the nearest one applies.
     const onRequests = [route.onRequest ?? []].flat().filter((hook) => hook !== ofParent?.onRequest);
     const preHandlers = [route.preHandler ?? []].flat().filter((hook) => hook !== ofParent?.preHandler);
     const protection = own === undefined ? common : own === false ? undefined : protectionOf(options, own);
     const isProtected = [route.method].flat().some((method) => protection?.methods.includes(method));
     const hooks = protection !== undefined && isProtected ? hooksOf(app, route, protection) : undefined;
     route.config = { ...route.config, [isSeen]: true, [added]: hooks } as FastifyContextConfig;
-    // Before any hook of parsing: one that checks a signature reads all of the body.
+    // Before any parsing hook, because a hook that checks a signature reads the whole body.
     route.onRequest = hooks === undefined ? onRequests : [...onRequests, hooks.onRequest];
-    // The last of them, so that whoever checks the caller, in this route or before it, has done so.
+    // Last, so that the caller has been authenticated, in this route or before it.
     route.preHandler = hooks === undefined ? preHandlers : [...preHandlers, hooks.preHandler];
     if (hooks !== undefined) route.handler = answeringThoughAlone(route.handler);
   });
 };
 
-/** Marks an instance; those inside of it have it too, but not of their own. For any copy of this package. */
+/** Marks an instance. Inner instances inherit the mark but do not own it. Shared by all copies of this package. */
 const registered = /* @__PURE__ */ Symbol.for('holdfast.idempotency.registered');
-/** In the config of a route: the hooks that it was given. */
+/** In a route's config: the hooks that were added to it. */
 const added = /* @__PURE__ */ Symbol.for('holdfast.idempotency.hooks');
 
 type RouteConfig = { readonly idempotency?: RouteIdempotency; readonly [added]?: RouteHooks | undefined };
@@ -358,7 +357,7 @@ function hooksOf(app: FastifyInstance, route: RouteOptions, protection: HttpIdem
   };
 }
 
-/** By method. Routes of one path are told apart by their constraints, such as a version or a host. */
+/** The operation names by method. Routes with the same path differ by their constraints, such as a version or a host. */
 function operationsOf({ url, constraints = {} }: RouteOptions, methods: readonly string[]): Operations {
   const name = [url, ...Object.entries(constraints).map(([name, value]) => `${name}=${String(value)}`)].join(' ');
   return Object.fromEntries(methods.map((method) => [method, `${method} ${name}`]));
@@ -366,7 +365,7 @@ function operationsOf({ url, constraints = {} }: RouteOptions, methods: readonly
 
 type Operations = Readonly<Record<string, string>>;
 
-/** Its types do not have it yet. */
+/** Fastify's types do not have it yet. */
 type TimeoutConfig = { readonly handlerTimeout?: number };
 
 class Exchange implements IdempotencyExchange<FastifyRequest> {
@@ -414,7 +413,7 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
     return keyLinesOf(this.request.raw);
   }
 
-  /** Its bytes as they came: all are there if a parser has read them. Bytes that an earlier hook read are gone: what was parsed counts in their place. */
+  /** The body's bytes as received, complete if a parser has read them. Bytes consumed by an earlier hook are gone: the parsed body takes their place. */
   body(maxBytes: number): ReturnType<IdempotencyExchange<FastifyRequest>['body']> {
     const { raw, body: parsed } = this.request;
     const body = findTap(raw)?.body();
@@ -431,7 +430,7 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
       .send(problemBody(problem));
   }
 
-  /** Past Fastify: the bytes that are stored have been through its hooks. */
+  /** Bypasses Fastify: the stored bytes have already passed its hooks. */
   replay(answer: StoredAnswer, key: string): void {
     const { reply } = this;
     reply.hijack();
@@ -447,9 +446,9 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
     this.next();
   }
 
-  /** What `handlerTimeout` of a route leaves behind. */
+  /** Whether the route's `handlerTimeout` has fired. */
   isTimedOut(): boolean {
-    // To look at its signal makes one.
+    // Reading its signal would create one.
     return (
       this.hasTimeout &&
       (this.request.signal.reason as { code?: unknown } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
@@ -458,8 +457,8 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
 }
 
 /**
- * Fastify sends nothing for a handler that answers with undefined to a client that is gone. Then its answer would never be
- * there, and its record be held for ever.
+ * Sends a handler's undefined result itself when the client has disconnected. Fastify sends nothing then, so the answer would never exist, and its
+ * record would be held for ever.
  */
 function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
   return function (this: FastifyInstance, request, reply) {
@@ -469,7 +468,7 @@ function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
         const answer = (payload: unknown) => {
           if (payload === undefined && !reply.sent && !reply.raw.headersSent) reply.send();
         };
-        // Fastify answers for one that fails.
+        // Fastify answers for a handler that fails.
         result.then(answer, () => {});
       });
     }
@@ -523,7 +522,7 @@ function protectionOf(
   options: IdempotencyPluginOptions,
   own: Partial<IdempotencyRequestOptions<FastifyRequest>>,
 ): HttpIdempotency<FastifyRequest> {
-  // One that is undefined is one that was left out, and must not take the plugin's away.
+  // An undefined option was left out, and must not override the plugin's.
   const said = Object.fromEntries(Object.entries(own).filter(([, value]) => value !== undefined));
   const merged = { ...options, ...said };
   if (!('engine' in merged)) return new HttpIdempotency(merged, undefined);
@@ -542,7 +541,7 @@ const responseCachePlugin: FastifyPluginAsync<ResponseCacheOptions<FastifyReques
     const isRead = methods.some((method) => method === 'GET' || method === 'HEAD');
     if (own === false || !(isRead || cache.onUnsafe === 'invalidate')) return;
     const rules = own === undefined ? common : checkRules(options, own);
-    // The last of them, so that whoever checks the caller, in this route or before it, has done so.
+    // Last, so that the caller has been authenticated, in this route or before it.
     route.preHandler = [
       ...[route.preHandler ?? []].flat(),
       (request: FastifyRequest, reply: FastifyReply, next: (error?: Error) => void) =>

@@ -1,7 +1,8 @@
 /**
- * Fence of a request: the header `Fence` of an owner's writes, checked against the greatest that the resource has seen. No framework is known here.
+ * Fence of a request: checks the header `Fence` of a lock owner's writes against the greatest fence that the resource has seen. Independent of any
+ * framework.
  *
- * Promise: a request with a fence that is older than one let through before is answered 412 and not handled.
+ * Promise: a request with an older fence than one let through before is answered 412 and not handled.
  */
 import { type FenceGate, fenceGate } from '../coordination/mutex/fence.js';
 import { StaleFenceError } from '../core/errors.js';
@@ -34,7 +35,7 @@ export class FenceEngine<Request> {
     this.missing = missing;
   }
 
-  /** What is wrong with a request; undefined: nothing. */
+  /** What is wrong with a request; undefined if nothing is. */
   check(request: Request, header: string | readonly string[] | undefined): Problem | undefined {
     const code = 'ERR_STALE_FENCE';
     if (header === undefined) {

@@ -1,9 +1,9 @@
 /**
- * Health: whether a process is alive, and whether it is ready, with the states of its breakers and stores as details. No
- * framework is known here.
+ * Health: reports whether a process is alive and whether it is ready, with the states of its breakers and stores as details. Independent of any
+ * framework.
  *
- * Promise: a probe is answered within the time of its checks; however many probes come, each check runs at most once at a
- * time and its answer serves for `maxAge`; the answer holds names, states and codes, never the text of an error or a key.
+ * Promise: a probe is answered within the time of its checks. However many probes arrive, each check runs at most once at a time, and its result is
+ * reused for `maxAge`. The answer holds names, states and codes, never the text of an error or a key.
  * After: draft-inadarei-api-health-check-06 (`application/health+json`).
  */
 import { type Clock, systemClock } from '../core/clock.js';
@@ -30,7 +30,7 @@ export interface HealthPolicy {
 /** What can be checked. */
 export type HealthSubject = HealthPolicy | HealthStore | HealthProbe;
 
-/** A subject, and what follows when it is down. */
+/** A subject, and what happens when it is down. */
 export interface HealthCheck {
   readonly check: HealthSubject;
   /**
@@ -82,7 +82,7 @@ interface Check {
 }
 
 const mostChecks = 100;
-/** Nobody writes it, so reading it tells that the store answers, and nothing else. */
+/** Nobody writes this key, so reading it shows only that the store answers. */
 const healthKey = 'holdfast:health';
 const alive: HealthAnswer = { status: 200, body: JSON.stringify({ status: 'pass' }) };
 
@@ -112,7 +112,7 @@ export class HealthEngine {
     this.#checks = Object.entries(options.checks).map(([name, one]) => checkOf(name, one, bounded));
   }
 
-  /** The answer to a request, or undefined when it is none for here. */
+  /** The answer to a request; undefined if the request is not a health probe. */
   probe(method: string, path: string): Promise<HealthAnswer> | undefined {
     if (method !== 'GET' && method !== 'HEAD') return undefined;
     const asked = path.length > 1 && path.endsWith('/') ? path.slice(0, -1) : path;
@@ -120,12 +120,12 @@ export class HealthEngine {
     return this.readyPaths.includes(asked) ? this.ready() : undefined;
   }
 
-  /** That an answer comes at all is the answer. */
+  /** The liveness answer: that it arrives at all is the information. */
   live(): Promise<HealthAnswer> {
     return Promise.resolve(alive);
   }
 
-  /** Whether the process should get requests. Probes that come together share one look. */
+  /** Whether the process should receive requests. Concurrent probes share one round of checks. */
   ready(): Promise<HealthAnswer> {
     const latest = this.#latest;
     if (latest !== undefined && this.#clock.now() < latest.endsAtMs) return latest.answer;
@@ -170,7 +170,7 @@ function checkOf(name: string, given: HealthSubject | HealthCheck, bounded: Pipe
   return { name, critical, look: async () => parts.map(detailOf) };
 }
 
-/** A check that hangs is not begun a second time: it stays down until it has ended. */
+/** A check that hangs is not started a second time: its subject stays down until it has ended. */
 function lookOnce(
   componentType: string,
   bounded: Pipeline,
@@ -194,13 +194,13 @@ function lookOnce(
   };
 }
 
-/** Only what looks like a code: the text of an error may hold an address or a password. */
+/** Returns only what looks like a code: the text of an error may contain an address or a password. */
 function codeOf(error: unknown): { readonly output: string } | undefined {
   const { code } = Object(error) as { readonly code?: unknown };
   return typeof code === 'string' && /^[A-Z][A-Z0-9_]{1,63}$/.test(code) ? { output: code } : undefined;
 }
 
-/** Whatever a policy may tell of itself. */
+/** The state that a policy may expose. */
 interface Stateful extends HealthPolicy {
   readonly traits?: { readonly kind: string };
   readonly state?: unknown;

@@ -1,22 +1,22 @@
 /**
- * Problem: an answer that says what went wrong, for people and for programs.
+ * Problem: an answer that describes an error, for people and for programs.
  *
  * After: RFC 9457 (Problem Details for HTTP APIs).
  */
 
-/** What is told. */
+/** The contents of a problem. */
 export interface Problem {
-  /** A URI that names the kind of problem. Default `about:blank`: the status says what kind it is, `code` which one. */
+  /** A URI that identifies the kind of problem. Default `about:blank`: then the status tells the kind, and `code` the exact error. */
   readonly type?: string;
   readonly status: number;
-  /** The words of the status, such as `Gateway Timeout`. */
+  /** The reason phrase of the status, such as `Gateway Timeout`. */
   readonly title: string;
   readonly detail: string;
-  /** The code of the error of ours, such as `ERR_DEADLINE_EXCEEDED`. */
+  /** The code of the holdfast error, such as `ERR_DEADLINE_EXCEEDED`. */
   readonly code: string;
-  /** Whether the same request may succeed later, where that is known. */
+  /** Whether the same request may succeed later, if known. */
   readonly retryable?: boolean;
-  /** What else is sent along. */
+  /** Further headers of the answer. */
   readonly headers?: Readonly<Record<string, string>>;
 }
 

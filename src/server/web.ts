@@ -197,7 +197,7 @@ export function nodeIdempotency(
   };
 }
 
-/** As Node would, had the error been thrown where it is caught: nothing of it is told to the client. */
+/** Answers as Node would if the error had been thrown where it is caught: the client is told nothing about it. */
 function failed(response: ServerResponse): void {
   if (response.writableEnded) return;
   if (response.headersSent) {
@@ -224,7 +224,7 @@ async function readBody(request: Request, maxBytes: number): Promise<Body> {
     if (bytes > maxBytes) break;
     chunks.push(value);
   }
-  // Neither ends before both have: who cancels one of them waits for the other.
+  // Neither promise settles before both streams are cancelled, so cancelling one waits for the other.
   for (const stream of [reader, request.body!]) stream.cancel().catch(() => {});
   return { kind: 'too-large' };
 }
@@ -246,7 +246,7 @@ function replayed(answer: StoredAnswer, key: string): Response {
   return new Response(content, { status, statusText: statusMessage, headers });
 }
 
-/** The same response, whose body ends when the answer has been taken care of. */
+/** Copies a response; the body of the copy ends when the answer has been processed. */
 async function kept(response: Response, keeper: AnswerKeeper): Promise<Response> {
   const { status, statusText } = response;
   const head = { status, statusMessage: statusText, headers: keptHeaders([...response.headers]) };
@@ -259,8 +259,8 @@ async function kept(response: Response, keeper: AnswerKeeper): Promise<Response>
 }
 
 /**
- * Takes a body down while it goes out. It is read to its end although nobody listens any more, or not yet: as far as it can
- * be kept. What is longer is read no faster than it is wanted.
+ * Records a body while it is sent. It is read to its end even if nobody reads it any more, or not yet, as long as it can be stored. A longer body is
+ * read only as fast as it is consumed.
  */
 class BodyTee implements Answering {
   readonly hasBegun = true;
@@ -270,7 +270,7 @@ class BodyTee implements Answering {
   private chunks: Uint8Array[] = [];
   private bytes = 0;
   private isWanted = true;
-  /** Nothing more is read. */
+  /** Whether reading has ended. */
   private isOver = false;
   private wake = () => {};
 
@@ -282,7 +282,7 @@ class BodyTee implements Answering {
   }
 
   start(controller: ReadableStreamDefaultController<Uint8Array>): void {
-    // Begun and not waited for: a stream is pulled only after its start.
+    // Not awaited: a stream is pulled only after its start.
     void this.pump(controller);
   }
 
@@ -296,7 +296,7 @@ class BodyTee implements Answering {
     this.wake();
   }
 
-  /** Its source may fail to stop, or never say that it has: what was answered counts all the same. */
+  /** The source may fail to stop, or never confirm that it has. The answer counts either way. */
   stop(): void {
     this.isOver = true;
     this.reader.cancel().catch(() => {});
@@ -343,7 +343,7 @@ class BodyTee implements Answering {
   }
 }
 
-/** The standard has bytes only; servers that pass chunks on by themselves take text, too. */
+/** The standard allows only bytes; servers that pass chunks on themselves also accept text. */
 function bytesOf(chunk: unknown): Uint8Array {
   if (typeof chunk === 'string') return new TextEncoder().encode(chunk);
   if (isBytes(chunk)) return chunk;

@@ -52,7 +52,7 @@ function setUp(options: (clock: ReturnType<typeof virtualClock>) => ClientOption
 const reset = () => new TypeError('fetch failed', { cause: Object.assign(new Error('reset'), { code: 'ECONNRESET' }) });
 
 describe('the attempts of a request', () => {
-  it('give back each answer before the next attempt is sent, and not the last', async () => {
+  it('release each answer before the next attempt is sent, but not the last one', async () => {
     const { clock, run, answer, happened } = setUp((clock) => ({
       policy: pipeline(retry({ attempts: 3, backoff: constant(1), handles, clock })),
     }));
@@ -62,7 +62,7 @@ describe('the attempts of a request', () => {
     expect(happened).toEqual(['sent 1', 'given back 1', 'sent 2', 'given back 2', 'sent 3']);
   });
 
-  it('answer nothing that was given back for a further attempt, when that is refused', async () => {
+  it('do not return an answer that was released for a further attempt, if that attempt is refused', async () => {
     const { clock, run, answer, happened } = setUp((clock) => ({
       policy: pipeline(retry({ attempts: 2, backoff: constant(1), handles, clock })),
     }));
@@ -77,7 +77,7 @@ describe('the attempts of a request', () => {
     expect(happened).toEqual(['sent 1', 'given back 1', 'sent 2']);
   });
 
-  it('answer one that comes again after it was given back', async () => {
+  it('return an answer again that comes back after its release', async () => {
     const { clock, run, answer } = setUp((clock) => ({
       policy: pipeline(retry({ attempts: 2, backoff: constant(1), handles, clock })),
     }));
@@ -87,7 +87,7 @@ describe('the attempts of a request', () => {
     expect(await result).toBe(same);
   });
 
-  it('that are made at once give back what comes too late, and only that', async () => {
+  it('made concurrently release late answers, and only those', async () => {
     const { clock, run, answer, happened } = setUp((clock) => ({
       policy: pipeline(hedge({ delay: 10, max: 1, clock })),
     }));
@@ -101,7 +101,7 @@ describe('the attempts of a request', () => {
     expect(happened).toEqual(['sent 1', 'sent 2', 'given back 1']);
   });
 
-  it('give back what comes after a timeout, before and after the end of the call', async () => {
+  it('release an answer that arrives after a timeout, before and after the end of the call', async () => {
     const { clock, run, answer, happened } = setUp((clock) => ({
       policy: pipeline(retry({ attempts: 2, backoff: constant(1), handles, clock }), timeout({ after: 100, clock })),
     }));
@@ -116,7 +116,7 @@ describe('the attempts of a request', () => {
     expect(happened).toEqual(['sent 1', 'sent 2', 'given back 1', 'given back 2']);
   });
 
-  it('say the time that is left and, only where a retry is at work, their number', async () => {
+  it('send the remaining time and, only if a retry is at work, the attempt number', async () => {
     const seen: object[] = [];
     const ask = async (propagate: 'none' | 'holdfast', isRetried: boolean) => {
       const { clock, run, answer } = setUp((clock) => ({
@@ -144,7 +144,7 @@ describe('the attempts of a request', () => {
     ]);
   });
 
-  it('send a key for as long as it may be known, counted from the first', async () => {
+  it('send a key only for maxKeyAge, counted from the first attempt', async () => {
     const { clock, run, answer, happened } = setUp((clock) => ({
       maxKeyAge: '10s',
       policy: pipeline(retry({ attempts: 3, backoff: constant('6s'), handles, clock })),
@@ -158,7 +158,7 @@ describe('the attempts of a request', () => {
     ]);
   });
 
-  it('end where one went on to another origin without its key, whatever the policy says', async () => {
+  it('end after one of them went to another origin without its key, whatever the policy decides', async () => {
     const { clock, run, happened } = setUp((clock) => ({
       policy: pipeline(retry({ attempts: 3, backoff: constant(1), handles: () => true, clock })),
     }));
@@ -184,7 +184,7 @@ describe('the attempts of a request', () => {
     expect([String(await safe), happened.length]).toEqual(['TypeError: fetch failed', 3]);
   });
 
-  it('send once more at once what met a connection that was lost, for each answer that came before, up to 64', async () => {
+  it('resend at once after a lost connection, once per earlier answer, up to 64', async () => {
     const { run, answer, happened, count } = setUp(() => ({ policy: pipeline(deadline('1h')) }));
     for (let request = 0; request < 70; request++) await run(() => answer(200));
     happened.length = 0;
@@ -198,7 +198,7 @@ describe('the attempts of a request', () => {
     expect([count('reconnected'), happened.length]).toEqual([64, 134]);
   });
 
-  it('send once more at once only once for each request', async () => {
+  it('resend at once only once per request', async () => {
     const { clock, run, answer, happened } = setUp((clock) => ({
       policy: pipeline(retry({ attempts: 2, backoff: constant(1), handles, clock })),
     }));

@@ -51,7 +51,7 @@ describe('the origins of a client', () => {
     },
   );
 
-  it('are kept while they have requests under way, if another one can go', async () => {
+  it('are kept while they have running requests, if another origin can be evicted', async () => {
     const { ask, made, hanging, hosts } = client({ maxOrigins: 2 });
     hosts.add('a');
     const slow = ask('a');
@@ -64,7 +64,7 @@ describe('the origins of a client', () => {
     await slow;
   });
 
-  it.each([1, 11])('go all the same when the oldest of %i have some', async (busy) => {
+  it.each([1, 11])('are evicted anyway if %i of the oldest have running requests', async (busy) => {
     const names = Array.from({ length: busy }, (_, index) => `busy${index}`);
     const { ask, made, hanging, hosts } = client({ maxOrigins: busy === 1 ? 1 : busy + 1 });
     for (const name of names) hosts.add(name);
@@ -81,7 +81,7 @@ describe('the origins of a client', () => {
   });
 });
 
-describe('a request that an origin has asked to wait', () => {
+describe('a request delayed by its origin', () => {
   /** The first answer asks for a second's pause. */
   async function paused(policyWith: (clock: Clock) => AnyPolicy) {
     const clock = virtualClock();
@@ -95,7 +95,7 @@ describe('a request that an origin has asked to wait', () => {
     return { http: () => http('http://a.test/'), clock, fetch };
   }
 
-  it('takes nobody’s slot', async () => {
+  it('takes no slot', async () => {
     const slots = bulkhead({ limit: 1, queue: 0 });
     const { http, clock } = await paused(() => slots);
     const waiting = http();
@@ -105,21 +105,21 @@ describe('a request that an origin has asked to wait', () => {
     expect(await (await waiting).text()).toBe('here');
   });
 
-  it('has not begun for the timeout of an attempt', async () => {
+  it('does not start the timeout of an attempt', async () => {
     const { http, clock } = await paused((clock) => timeout({ after: '100ms', clock }));
     const waiting = http();
     await clock.advance(2_000);
     expect(await (await waiting).text()).toBe('here');
   });
 
-  it('is refused at once where its deadline is over before', async () => {
+  it('is refused at once if its deadline is earlier', async () => {
     const { http } = await paused((clock) =>
       pipeline(deadline({ after: '500ms', clock }), timeout({ after: '100ms', clock })),
     );
     await expect(http()).rejects.toBeInstanceOf(RateLimitedError);
   });
 
-  it('is turned away at once where a breaker keeps it from its origin', async () => {
+  it('is refused at once if a breaker is open for its origin', async () => {
     const breaker = circuitBreaker({});
     const { http } = await paused(() => pipeline(breaker, timeout('1s')));
     breaker.isolate();
@@ -127,7 +127,7 @@ describe('a request that an origin has asked to wait', () => {
   });
 });
 
-describe('the answers that a policy asks for', () => {
+describe('answers collected by a policy', () => {
   /** Each body tells of its end. */
   function bodies() {
     const log: string[] = [];
@@ -151,7 +151,7 @@ describe('the answers that a policy asks for', () => {
     return { log, fetch };
   }
 
-  it('one after the other are given back before the next request is sent, also inside a fallback', async () => {
+  it('are released before the next request is sent if attempts run in turn, also inside a fallback', async () => {
     const { log, fetch } = bodies();
     const policy = pipeline(
       fallback(() => new Response()),
@@ -163,7 +163,7 @@ describe('the answers that a policy asks for', () => {
     expect(log).toEqual(['sent 1', 'read 1', 'sent 2']);
   });
 
-  it('as a policy of one’s own may want more of them at a time, are kept until it has chosen', async () => {
+  it('are kept until a custom policy has chosen, because it may want several at a time', async () => {
     const { log, fetch } = bodies();
     const choosy: Strategy = {
       name: 'choosy',
@@ -199,7 +199,7 @@ describe('the call that the policies see', () => {
     return [key, attempts];
   }
 
-  it('has the idempotency key of what may be repeated by it, and of nothing else', async () => {
+  it('has an idempotency key only if that allows the request to be repeated', async () => {
     const headers = { 'idempotency-key': 'k' };
     expect(await seen({ method: 'POST', headers })).toEqual(['k', 2]);
     expect(await seen({ method: 'PUT' })).toEqual([undefined, 2]);
@@ -220,7 +220,7 @@ describe('the options of a client', () => {
     expect(() => createFetch(options as never)).toThrow(OptionsError);
   });
 
-  it('may let nobody wait', () => {
+  it('may allow no delay', () => {
     expect(() => createFetch({ pacing: { queue: 0, maxWait: 0 } })).not.toThrow();
     expect(() => createFetch({ pacing: { queue: 1_000_000 } })).not.toThrow();
   });

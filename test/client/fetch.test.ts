@@ -26,14 +26,14 @@ const repeating = (attempts = 3) => retry({ attempts, backoff: constant(1), hand
 const policy = pipeline(repeating());
 
 describe('createFetch', () => {
-  it('answers the response of the last attempt, readable, whatever its status', async () => {
+  it('returns the response of the last attempt, readable, whatever its status', async () => {
     await using server = await httpServer((_, response, number) => response.writeHead(503).end(`busy ${number}`));
     const response = await createFetch({ policy })(`${server.origin}/a?b=1`);
     expect([response.status, await response.text(), response.url]).toEqual([503, 'busy 3', `${server.origin}/a?b=1`]);
     expect(server.received).toHaveLength(3);
   });
 
-  it('reads the short bodies of answers that it throws away, so that their connection serves the next attempt', async () => {
+  it('reads the short bodies of discarded answers, so that their connection serves the next attempt', async () => {
     await using server = await httpServer((_, response, number) =>
       response.writeHead(number < 3 ? 503 : 200).end('x'.repeat(2_000)),
     );
@@ -42,7 +42,7 @@ describe('createFetch', () => {
     expect(new Set(server.received.map(({ port }) => port)).size).toBeLessThanOrEqual(2);
   });
 
-  it('cancels a long body that it throws away', async () => {
+  it('cancels a long discarded body', async () => {
     let closed: Promise<unknown> | undefined;
     await using server = await httpServer((_, response, number) => {
       if (number === 2) return void response.end('here');
@@ -59,7 +59,7 @@ describe('createFetch', () => {
     await closed;
   });
 
-  it('gives back answers that the caller does not get although its policy does not', async () => {
+  it('releases answers that the caller does not get, even if its policy does not', async () => {
     let cancelled = 0;
     const answer = () =>
       new Response(new ReadableStream({ cancel: () => void cancelled++ }, { highWaterMark: 0 }), { status: 503 });
@@ -85,7 +85,7 @@ describe('createFetch', () => {
     expect(server.received).toHaveLength(1);
   });
 
-  it('repeats a POST that comes with a key, and sends the key with each attempt', async () => {
+  it('repeats a POST with a key, and sends the key with each attempt', async () => {
     await using server = await httpServer((_, response, number) => response.writeHead(number < 3 ? 503 : 201).end());
     const headers = { 'Idempotency-Key': 'order-1' };
     const response = await createFetch({ policy })(server.origin, { method: 'POST', headers, body: 'x' });
@@ -93,7 +93,7 @@ describe('createFetch', () => {
     expect(server.received.map((one) => one.headers['idempotency-key'])).toEqual(['order-1', 'order-1', 'order-1']);
   });
 
-  it('makes one key per request when it may, and none for a method that may run twice anyway', async () => {
+  it('generates one key per request if allowed, and none for a method that may run twice anyway', async () => {
     await using server = await httpServer((_, response) => response.writeHead(503).end());
     const http = createFetch({ policy: pipeline(repeating(2)), idempotencyKey: 'generate' });
     for (const method of ['POST', 'POST', 'PUT']) await http(server.origin, { method });
@@ -103,7 +103,7 @@ describe('createFetch', () => {
     expect(keys[2]).not.toBe(keys[0]);
   });
 
-  it('takes the key from a function, under a header of your own', async () => {
+  it('takes the key from a function, under a custom header', async () => {
     await using server = await httpServer((_, response, number) => response.writeHead(number < 2 ? 503 : 200).end());
     const http = createFetch({
       policy,
@@ -138,7 +138,7 @@ describe('createFetch', () => {
     expect(second?.headers['content-type']).toBe(first?.headers['content-type']);
   });
 
-  it('says with a form, by its boundary, where its parts end', async () => {
+  it('states the boundary of a form in its content type', async () => {
     await using server = await httpServer((_, response) => response.end());
     await createFetch({ policy })(server.origin, { method: 'POST', headers: { 'idempotency-key': 'k' }, body: form() });
     const { headers, body } = server.received[0]!;
@@ -147,7 +147,7 @@ describe('createFetch', () => {
     expect(body.startsWith(`--${boundary}\r\n`)).toBe(true);
   });
 
-  it('leaves a form without a key to fetch, which need not hold all of it at once', async () => {
+  it('passes a form without a key to fetch, which need not buffer it', async () => {
     const body = form();
     const send = vi.fn<Fetch>(async () => new Response());
     await createFetch({ policy, fetch: send })('http://a.test/', { method: 'POST', body });
@@ -174,7 +174,7 @@ describe('createFetch', () => {
     expect(server.received.slice(4).map((one) => one.body)).toEqual(['y', 'y', 'y']);
   });
 
-  it('hears the signal of a Request', async () => {
+  it('follows the signal of a Request', async () => {
     const controller = new AbortController();
     const http = createFetch({ policy, fetch: (_, init) => hanging(init) });
     const running = http(new Request('http://a.test/', { signal: controller.signal }));
@@ -190,7 +190,7 @@ describe('createFetch', () => {
     ['a method that is not allowed', { method: 'TRACE' }],
     ['no mode', { mode: 'navigate' }],
     ['a length that is not that of the body', { method: 'PUT', body: 'x', headers: { 'content-length': '5' } }],
-  ])('takes a request that cannot be made for no fault of its origin: %s', async (_, init) => {
+  ])('does not count a request that cannot be made against its origin: %s', async (_, init) => {
     await using server = await httpServer((_, response) => response.end());
     const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
     const stops: string[] = [];
@@ -205,7 +205,7 @@ describe('createFetch', () => {
     ['a redirect that leads to itself, with a key', '/around', { headers: { 'idempotency-key': 'k' } }, 21],
     ['a redirect that it was told not to follow', '/around', { redirect: 'error' }, 1],
     ['a redirect to where it does not go', '/elsewhere', {}, 1],
-  ])('follows %s once, and no breaker counts it', async (_, path, init, requests) => {
+  ])('follows %s once, and does not count it in a breaker', async (_, path, init, requests) => {
     const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
     await using server = await httpServer(({ url }, response) =>
       response.writeHead(302, { location: url === '/around' ? url : 'ftp://elsewhere.test/' }).end(),
@@ -216,7 +216,7 @@ describe('createFetch', () => {
     expect([server.received.length, breaker.state]).toEqual([requests, 'closed']);
   });
 
-  it('takes a Request whose body was read for no fault of its origin', async () => {
+  it('does not count a Request whose body was already read against its origin', async () => {
     const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
     const request = new Request('http://127.0.0.1:9/', { method: 'PUT', body: 'x' });
     await request.text();
@@ -244,7 +244,7 @@ describe('createFetch', () => {
     },
   );
 
-  it('takes it for one also of a Request whose body was read, where another body is sent', async () => {
+  it('counts a lost connection of a Request whose body was read against its origin, if another body is sent', async () => {
     const request = new Request('http://a.test/', { method: 'PUT', body: 'x' });
     await request.text();
     expect(await endedBy(new TypeError('network connection lost'), request, { body: 'y' })).toBe('open');
@@ -256,11 +256,11 @@ describe('createFetch', () => {
     ['a TypeError with a cause', new TypeError('fetch failed', { cause: new Error('lost') })],
     ['a TypeError with a code', Object.assign(new TypeError('lost'), { code: 'ECONNRESET' })],
     ['what is no error', 'lost'],
-  ])('takes %s for a fault also where the request is one that only another fetch makes', async (_, error) => {
+  ])('counts %s as a fault even if only another fetch accepts the request', async (_, error) => {
     expect(await endedBy(error, 'http://a.test/', { method: 'GET', body: 'x' })).toBe('open');
   });
 
-  it('passes on what is no HTTP, and what is no URL, untouched', async () => {
+  it('passes on non-HTTP requests and invalid URLs unchanged', async () => {
     const send = vi.fn<Fetch>(async () => new Response());
     const spy = vi.fn(() => policy);
     const http = createFetch({ policy: spy, fetch: send });
@@ -274,13 +274,13 @@ describe('createFetch', () => {
     expect(await (await createFetch({ policy })('data:text/plain,hello')).text()).toBe('hello');
   });
 
-  it('answers without a body under a signal', async () => {
+  it('returns responses without a body under a signal', async () => {
     const { signal } = new AbortController();
     const http = createFetch({ policy, fetch: async () => new Response(null, { status: 204 }) });
     expect((await http('http://a.test/', { signal })).status).toBe(204);
   });
 
-  it('sends nothing where the caller leaves while a policy lets the request begin', async () => {
+  it('sends nothing if the caller aborts while a policy admits the request', async () => {
     let controller = new AbortController();
     const leave = () => controller.abort(new Error('left'));
     const admit = () => {
@@ -305,7 +305,7 @@ describe('createFetch', () => {
     }
   });
 
-  it('tells origins apart, by the URL that is asked for', async () => {
+  it('distinguishes origins by the requested URL', async () => {
     const asked: string[] = [];
     await using target = await httpServer((_, response) => response.end('moved here'));
     await using server = await httpServer((_, response) =>
@@ -321,7 +321,7 @@ describe('createFetch', () => {
     expect(asked).toEqual([server.origin]);
   });
 
-  it('remembers no more origins than it may, and forgets the one not used for longest', async () => {
+  it('remembers at most maxOrigins origins, and evicts the least recently used', async () => {
     const asked: string[] = [];
     const http = createFetch({
       policy: (origin) => {
@@ -335,7 +335,7 @@ describe('createFetch', () => {
     expect(asked).toEqual(['a', 'b', 'c', 'b']);
   });
 
-  it('gives the policies the origin as key', async () => {
+  it('passes the origin to the policies as the key', async () => {
     const keys: unknown[] = [];
     const spy = {
       name: 'spy',
@@ -375,7 +375,7 @@ function hanging(init?: RequestInit): Promise<Response> {
 }
 
 describe('a server that does not answer', () => {
-  it('is given up by the attempt timeout, asked again, and its connection is closed', async () => {
+  it('is given up by the attempt timeout and asked again, and its connection is closed', async () => {
     let closed: Promise<unknown> | undefined;
     await using server = await rawServer(({ socket, number }) => {
       if (number === 1) closed = once(socket, 'close');
@@ -386,14 +386,14 @@ describe('a server that does not answer', () => {
     await closed;
   });
 
-  it('ends at the deadline with what the policy says', async () => {
+  it('ends at the deadline with the error of the policy', async () => {
     await using server = await rawServer(() => {});
     const http = createFetch({ policy: pipeline(deadline('40ms'), repeating()) });
     const error = await http(server.origin).catch((thrown: unknown) => thrown);
     expect(isAbandoned(error)).toBe(true);
   });
 
-  it('is left when the caller aborts', async () => {
+  it('is abandoned when the caller aborts', async () => {
     const controller = new AbortController();
     let closed: Promise<unknown> | undefined;
     await using server = await rawServer(({ socket }) => {
@@ -405,14 +405,14 @@ describe('a server that does not answer', () => {
     expect(server.requests).toBe(1);
   });
 
-  it('is never asked under a signal that has aborted already', async () => {
+  it('is never asked if the signal has already aborted', async () => {
     const send = vi.fn(async () => new Response());
     const signal = AbortSignal.abort(new Error('never'));
     await expect(createFetch({ policy, fetch: send })('http://a.test/', { signal })).rejects.toThrow('never');
     expect(send).not.toHaveBeenCalled();
   });
 
-  it('keeps its answer to itself when it comes after the timeout', async () => {
+  it('cannot answer after the timeout', async () => {
     let cancelled = 0;
     let answer: ((response: Response) => void) | undefined;
     const http = createFetch({
@@ -427,7 +427,7 @@ describe('a server that does not answer', () => {
 });
 
 describe('a body', () => {
-  it('that takes its time is not cut off by the timeout or the deadline of the policies', async () => {
+  it('that takes its time is not cut off by the timeout or deadline of the policies', async () => {
     let rest = () => {};
     await using server = await rawServer(({ socket }) => {
       socket.write('HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n12');
@@ -441,7 +441,7 @@ describe('a body', () => {
     expect(await response.text()).toBe('12345');
   });
 
-  it('ends when the caller aborts while it is read', async () => {
+  it('ends when the caller aborts while it is being read', async () => {
     const controller = new AbortController();
     let closed: Promise<unknown> | undefined;
     await using server = await rawServer(({ socket }) => {
@@ -455,7 +455,7 @@ describe('a body', () => {
     await closed;
   });
 
-  it('that breaks off is the reader’s error, and is not asked for again', async () => {
+  it('that breaks off is an error for its reader, and is not requested again', async () => {
     await using server = await rawServer(({ socket }) => {
       socket.write('HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n12', () => socket.resetAndDestroy());
     });
@@ -466,7 +466,7 @@ describe('a body', () => {
 });
 
 describe('the listeners of a caller’s signal', () => {
-  it('are gone with the bodies that they could end', async () => {
+  it('are removed with the bodies that they could end', async () => {
     const { setFlagsFromString } = await import('node:v8');
     const { runInNewContext } = await import('node:vm');
     setFlagsFromString('--expose-gc');
@@ -493,7 +493,7 @@ describe('the listeners of a caller’s signal', () => {
   });
 });
 
-describe('a connection that was closed for having been idle', () => {
+describe('an idle connection that was closed', () => {
   /** Answers the first request of a connection, and closes the connection when a second one comes in. */
   const closesIdle = (end: 'reset' | 'close') =>
     rawServer(({ socket, request }) => {
@@ -505,7 +505,7 @@ describe('a connection that was closed for having been idle', () => {
   const plain = () => createFetch({ policy: pipeline(), on: (event) => events.push(event) });
 
   it.each(['reset', 'close'] as const)(
-    'by a %s is asked for again at once, without an attempt of the policy',
+    'by a %s leads to an immediate resend, which is not an attempt of the policy',
     async (end) => {
       await using server = await closesIdle(end);
       const http = plain();
@@ -517,7 +517,7 @@ describe('a connection that was closed for having been idle', () => {
     },
   );
 
-  it('is asked for again with a POST that has a key, and not without', async () => {
+  it('leads to a resend of a POST with a key, not of one without', async () => {
     await using server = await closesIdle('close');
     const http = plain();
     await readAndFree(http, server.origin);
@@ -527,7 +527,7 @@ describe('a connection that was closed for having been idle', () => {
     expect((await http(server.origin, { method: 'POST', body: 'x', headers })).status).toBe(200);
   });
 
-  it('is not asked for again with a body that can be read only once', async () => {
+  it('does not lead to a resend of a body that can be read only once', async () => {
     await using server = await closesIdle('close');
     const http = plain();
     await readAndFree(http, server.origin);
@@ -536,13 +536,13 @@ describe('a connection that was closed for having been idle', () => {
     expect(server.requests).toBe(2);
   });
 
-  it('is told from a connection that never answered', async () => {
+  it('is distinguished from a connection that never answered', async () => {
     await using server = await rawServer(({ socket }) => socket.destroy());
     await expect(plain()(server.origin)).rejects.toThrow();
     expect(server.requests).toBe(1);
   });
 
-  it('is asked for again once in an outage, not with each request', async () => {
+  it('leads to one resend in an outage, not to one per request', async () => {
     await using server = await rawServer(({ socket, number, request }) => {
       if (number === 1 && request === 1) socket.write(answerText(200, 'here'));
       else socket.resetAndDestroy();
@@ -554,7 +554,7 @@ describe('a connection that was closed for having been idle', () => {
   });
 });
 
-describe('an origin that asks to wait', () => {
+describe('an origin that asks callers to wait', () => {
   const wallDate = (ms: number) => new Date(Date.now() + ms).toUTCString();
 
   it.each<[string, () => Record<string, string>]>([
@@ -567,7 +567,7 @@ describe('an origin that asks to wait', () => {
       () => ({ 'x-ratelimit-reset': String(Math.ceil(Date.now() / 1_000) + 1), 'x-ratelimit-remaining': '0' }),
     ],
     ['429, a quota', () => ({ ratelimit: '"default";r=0;t=1' })],
-  ])('by %s is not asked again before', async (_, headers) => {
+  ])('by %s is not asked earlier', async (_, headers) => {
     let firstMs = 0;
     let secondMs = 0;
     await using server = await httpServer((_, response, number) => {
@@ -584,7 +584,7 @@ describe('an origin that asks to wait', () => {
     expect(secondMs - firstMs).toBeGreaterThanOrEqual(990);
   });
 
-  it('by 503 holds back other requests, too, until the time has come', async () => {
+  it('by 503 also delays other requests until then', async () => {
     await using server = await httpServer((_, response, number) =>
       number === 1 ? response.writeHead(503, { 'retry-after-ms': '80' }).end() : response.end(),
     );
@@ -597,7 +597,7 @@ describe('an origin that asks to wait', () => {
     expect(events).toMatchObject([{ type: 'paced', origin: server.origin, refused: false }]);
   });
 
-  it('for longer than the deadline is not asked, and the caller is told at once when to come back', async () => {
+  it('for longer than the deadline is not asked, and the caller gets an error with the time at once', async () => {
     await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after': '60' }).end());
     const http = createFetch({ policy: pipeline(deadline('30s'), repeating()) });
     expect((await http(server.origin)).status).toBe(429);
@@ -607,7 +607,7 @@ describe('an origin that asks to wait', () => {
     expect(server.received).toHaveLength(1);
   });
 
-  it('is not learnt from when pacing is off', async () => {
+  it('is ignored when pacing is off', async () => {
     await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after': '5' }).end());
     const http = createFetch({ policy: pipeline(), pacing: 'off' });
     for (let index = 0; index < 2; index++) expect((await http(server.origin)).status).toBe(429);
@@ -615,7 +615,7 @@ describe('an origin that asks to wait', () => {
 });
 
 describe('propagate', () => {
-  it('sends nothing along unless asked', async () => {
+  it('sends no headers unless asked', async () => {
     await using server = await httpServer((_, response) => response.end());
     await createFetch({ policy: pipeline(deadline('5s')) })(server.origin);
     expect(Object.keys(server.received[0]?.headers ?? {})).not.toContain('request-attempt');
@@ -637,12 +637,12 @@ describe('the default policy', () => {
   /** Retries cost time; a POST is sent once. */
   const post = (http: Fetch, origin: string) => http(origin, { method: 'POST' });
 
-  it('repeats what failed', async () => {
+  it('repeats failed requests', async () => {
     await using server = await httpServer((_, response, number) => response.writeHead(number < 2 ? 503 : 200).end());
     expect((await createFetch()(server.origin)).status).toBe(200);
   });
 
-  it('tells the hook of the client what its policies do, under the name of the origin', async () => {
+  it('reports what its policies do to the hook of the client, under the name of the origin', async () => {
     await using server = await httpServer((_, response, number) => response.writeHead(number < 2 ? 503 : 200).end());
     const heard: HoldfastEvent[] = [];
     await createFetch({ on: (event) => heard.push(event) })(server.origin);
@@ -652,7 +652,7 @@ describe('the default policy', () => {
     ]);
   });
 
-  it('keeps away from an origin that is down, and from no other', async () => {
+  it('stops calling an origin that is down, and no other', async () => {
     await using down = await httpServer((_, response) => response.writeHead(500).end());
     await using up = await httpServer((_, response) => response.end());
     const http = createFetch();
@@ -681,7 +681,7 @@ describe('the default policy', () => {
         new Request(origin, { method: 'POST', duplex: 'half', body: Readable.toWeb(body) as never } as RequestInit),
       ],
     ],
-  ])('does not take an origin for down when a body breaks off by itself, %s', async (_, given) => {
+  ])('does not count an upload that breaks off against its origin, %s', async (_, given) => {
     const init = { method: 'POST', duplex: 'half' } as const;
     await using healthy = await httpServer((_, response) => response.end('here'));
     await using closing = await rawServer(({ socket }) => socket.resetAndDestroy());
@@ -696,7 +696,7 @@ describe('the default policy', () => {
     await expect(http(closing.origin)).rejects.toBeInstanceOf(CircuitOpenError);
   });
 
-  it('does not take an origin for down that answers 429 and says when to come back', async () => {
+  it('does not count a 429 that names a time against its origin', async () => {
     await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after-ms': '0' }).end());
     const http = createFetch();
     for (let index = 0; index < 30; index++) expect((await post(http, server.origin)).status).toBe(429);

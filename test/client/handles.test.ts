@@ -11,19 +11,19 @@ const fault = (code: string, more = {}) => ({
 });
 
 describe('handles', () => {
-  it.each([408, 425, 429, 500, 502, 503, 504, 520])('takes %d for worth another attempt', (status) => {
+  it.each([408, 425, 429, 500, 502, 503, 504, 520])('counts %d as worth another attempt', (status) => {
     expect(handles(answer(status))).toBe(true);
   });
 
-  it.each([200, 204, 304, 400, 401, 404, 409, 422, 501, 505])('takes %d for an answer', (status) => {
+  it.each([200, 204, 304, 400, 401, 404, 409, 422, 501, 505])('counts %d as a final answer', (status) => {
     expect(handles(answer(status))).toBe(false);
   });
 
-  it('takes a 409 that says when to come back for worth another attempt', () => {
+  it('counts a 409 that names a time as worth another attempt', () => {
     expect(handles(answer(409, { 'retry-after': '1' }))).toBe(true);
   });
 
-  it('reads the answers of undici, and takes any other value for none', () => {
+  it('reads the responses of undici, and no other value', () => {
     expect(handles({ ok: true, value: { statusCode: 503, headers: {} } })).toBe(true);
     const [none, text] = [
       { status: 503, headers: null },
@@ -35,16 +35,16 @@ describe('handles', () => {
 });
 
 describe('breakerHandles', () => {
-  it.each([429, 500, 501, 503])('takes %d for a failure', (status) => {
+  it.each([429, 500, 501, 503])('counts %d as a failure', (status) => {
     expect(breakerHandles(answer(status))).toBe(true);
   });
 
-  it.each([200, 404, 408, 409])('takes %d for a success', (status) => {
+  it.each([200, 404, 408, 409])('counts %d as a success', (status) => {
     expect(breakerHandles(answer(status))).toBe(false);
   });
 
   it.each([[{ 'retry-after': '5' }], [{ ratelimit: '"a";r=0;t=5' }], [{ 'x-ratelimit-reset': '5' }]])(
-    'takes a 429 that names its time by %j for a success',
+    'counts a 429 that names its time by %j as a success',
     (headers) => {
       expect(breakerHandles(answer(429, headers))).toBe(false);
     },
@@ -56,7 +56,7 @@ describe.each([
   ['breakerHandles', breakerHandles],
 ])('%s', (_, predicate) => {
   it.each(['ECONNREFUSED', 'ECONNRESET', 'ENOTFOUND', 'UND_ERR_SOCKET', 'UND_ERR_HEADERS_TIMEOUT'])(
-    'takes %s for a failure',
+    'counts %s as a failure',
     (code) => {
       expect(predicate(fault(code))).toBe(true);
       expect(predicate({ ok: false, error: Object.assign(new Error(code), { code }) })).toBe(true);
@@ -64,20 +64,20 @@ describe.each([
   );
 
   it.each(['ERR_INVALID_URL', 'UND_ERR_INVALID_ARG', 'CERT_HAS_EXPIRED', 'SELF_SIGNED_CERT_IN_CHAIN'])(
-    'takes %s for nobody’s failure',
+    'ignores %s, which says nothing about the service',
     (code) => {
       expect(predicate(fault(code))).toBe(false);
     },
   );
 
-  it('takes anything else that was thrown for a failure', () => {
+  it('counts anything else that was thrown as a failure', () => {
     for (const error of [undefined, null, 'x', new Error('x'), new TypeError('x')])
       expect(predicate({ ok: false, error })).toBe(true);
   });
 });
 
 describe('isLostConnection', () => {
-  it('tells a connection that has answered before from one that never did', () => {
+  it('distinguishes a connection that has answered before from one that never did', () => {
     expect(isLostConnection(fault('UND_ERR_SOCKET', { socket: { bytesRead: 80 } }).error)).toBe(true);
     expect(isLostConnection(fault('UND_ERR_SOCKET', { socket: { bytesRead: 0 } }).error)).toBe(false);
     expect(isLostConnection(fault('ECONNRESET').error)).toBe(true);

@@ -11,7 +11,7 @@ const post = (body: NonNullable<RequestInit['body']> = 'x') => ({
 });
 
 describe('createFetch with an idempotency key', () => {
-  it.each([307, 308])('keeps the key over a %i of its origin, with each attempt', async (status) => {
+  it.each([307, 308])('keeps the key over a %i within its origin, in each attempt', async (status) => {
     await using server = await httpServer((request, response, number) => {
       if (request.url === '/old') response.writeHead(status, { location: '/new' }).end('moved');
       else response.writeHead(number < 4 ? 503 : 201).end('made');
@@ -23,7 +23,7 @@ describe('createFetch with an idempotency key', () => {
     );
   });
 
-  it.each([301, 302, 303, 307, 308])('gives the key to no other origin over a %i', async (status) => {
+  it.each([301, 302, 303, 307, 308])('does not send the key to another origin over a %i', async (status) => {
     await using other = await httpServer((_, response) => response.end('there'));
     await using server = await httpServer((_, response) =>
       response.writeHead(status, { location: other.origin }).end(),
@@ -59,7 +59,7 @@ describe('createFetch with an idempotency key', () => {
     expect(server.received.at(-1)).toMatchObject({ method: 'GET', url: '/there', headers });
   });
 
-  it('does not follow what it was told not to, nor more than twenty', async () => {
+  it('follows neither forbidden redirects nor more than twenty', async () => {
     await using server = await httpServer((_, response) => response.writeHead(307, { location: '/again' }).end());
     const http = createFetch({ policy: pipeline(retry({ attempts: 1, handles })) });
     expect((await http(server.origin, { ...post(), redirect: 'manual' })).status).toBe(307);
@@ -69,7 +69,7 @@ describe('createFetch with an idempotency key', () => {
     expect(server.received).toHaveLength(21);
   });
 
-  it('fails at a location with a password, to which fetch does not go, and is not led there again', async () => {
+  it('fails at a location with a password, which fetch does not follow, and does not retry it', async () => {
     await using server = await httpServer(({ headers: { host } }, response) =>
       response.writeHead(303, { location: `http://name:password@${host}/` }).end(),
     );
@@ -80,7 +80,7 @@ describe('createFetch with an idempotency key', () => {
     expect(server.received).toHaveLength(1);
   });
 
-  it('fails where a stream would have to be sent again', async () => {
+  it('fails if a stream would have to be sent again', async () => {
     await using server = await httpServer((_, response) => response.writeHead(307, { location: '/again' }).end());
     const streamed = { ...post(new Blob(['x']).stream()), duplex: 'half' } as RequestInit;
     await expect(createFetch({ policy })(server.origin, streamed)).rejects.toMatchObject({
@@ -105,11 +105,11 @@ describe('createFetch with an idempotency key', () => {
     }
   });
 
-  describe('led to another origin, which does not get the key', () => {
+  describe('redirected to another origin, which does not get the key', () => {
     const leads = async (target: string) =>
       httpServer((_, response) => response.writeHead(307, { location: target }).end());
 
-    it('sends a POST there once and answers what it answers, a PUT as often as any', async () => {
+    it('sends a POST there once and returns its answer, a PUT as often as any', async () => {
       await using other = await httpServer((_, response) => response.writeHead(503).end('busy'));
       await using server = await leads(other.origin);
       const response = await createFetch({ policy })(server.origin, post());
@@ -138,7 +138,7 @@ describe('createFetch with an idempotency key', () => {
       expect(other.received).toHaveLength(1);
     });
 
-    it('does not send a POST there again when the connection is lost, which may have been idle', async () => {
+    it('does not resend a POST there after a lost connection, although it may have been idle', async () => {
       await using other = await httpServer((_, response, number) => {
         if (number > 1) response.destroy();
         else response.end();
@@ -151,7 +151,7 @@ describe('createFetch with an idempotency key', () => {
     });
   });
 
-  it('asks again with the same key after a 409 that says when, and not after a 400 or 422', async () => {
+  it('retries with the same key after a 409 that names a time, but not after a 400 or 422', async () => {
     await using server = await httpServer((_, response, number) =>
       response.writeHead(number < 3 ? 409 : 201, number < 3 ? { 'retry-after': '0' } : {}).end(),
     );
@@ -236,12 +236,12 @@ describe('sendKeyed', () => {
     [307, 'http://['],
     [307, 'ftp://a.test/two'],
     [307, 'data:,x'],
-  ])('answers a %i that leads to %s as it is', async (status, location) => {
+  ])('returns a %i that leads to %s unchanged', async (status, location) => {
     const { sent, status: answered } = await followed([location === undefined ? [status] : [status, location]]);
     expect([sent.length, answered]).toEqual([1, status]);
   });
 
-  it('leaves the key behind once, and only where it still has one', async () => {
+  it('leaves the key behind once, and only if it still has one', async () => {
     const away = await followed([
       [307, 'https://b.test/two'],
       [307, 'https://c.test/three'],
@@ -253,7 +253,7 @@ describe('sendKeyed', () => {
     expect((await followed([[303, 'http://b.test/two']])).left).toBe(0);
   });
 
-  it('does not send the body of a Request a second time, which is gone', async () => {
+  it('does not send the body of a Request a second time, because it has been read', async () => {
     const input = new Request('http://a.test/one', { method: 'POST', body: 'b' });
     await expect(followed([[307, '/two']], { input })).rejects.toThrow('fetch failed');
     const empty = new Request('http://a.test/one', { method: 'POST' });
@@ -269,7 +269,7 @@ describe('sendKeyed', () => {
   it.each([
     ['has broken off', () => new ReadableStream({ start: (stream) => stream.error(new Error('broken off')) })],
     ['cannot be cancelled', () => new ReadableStream({ cancel: () => new Promise(() => {}) })],
-  ])('leaves the body of a redirect alone that %s', async (_, body) => {
+  ])('cancels the body of a redirect that %s', async (_, body) => {
     const redirect = () => new Response(body(), { status: 307, headers: { location: '/two' } });
     const answers = (count: number) => {
       const responses = [...Array.from({ length: count }, redirect), new Response('here')];

@@ -60,14 +60,14 @@ const quota = (remaining: number, resetSeconds: number, limit?: number): Answer 
 });
 
 describe('Pacer', () => {
-  it('holds nothing back until an answer has said so', async () => {
+  it('delays nothing until a response asks for it', async () => {
     const { clock, send, startsMs } = paced();
     await Promise.all(Array.from({ length: 100 }, () => send()));
     expect(startsMs).toHaveLength(100);
     expect([clock.now(), clock.pendingTimers]).toEqual([startsMs[0], 0]);
   });
 
-  it('lets nothing start before a pause is over, then a few at a time, in order', async () => {
+  it('starts nothing before a pause is over, then a few at a time, in order', async () => {
     const { clock, send, startsMs } = paced();
     await send({ status: 429, headers: { 'retry-after': '1' } });
     const beginMs = clock.now();
@@ -82,7 +82,7 @@ describe('Pacer', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('gives out half of a quota as it is asked for, and spreads the rest over the time until the reset', async () => {
+  it('grants half of a quota without delay, and spreads the rest over the time until the reset', async () => {
     const { clock, send, startsMs } = paced();
     await send(quota(9, 10, 10));
     const beginMs = clock.now();
@@ -95,7 +95,7 @@ describe('Pacer', () => {
     expect(after.at(-1)).toBeLessThan(10_000);
   });
 
-  it('goes by the latest word: a fresh quota frees who waits', async () => {
+  it('follows the latest statement: a fresh quota frees waiters', async () => {
     const { clock, send, startsMs } = paced();
     await send(quota(1, 8, 100));
     void send(quota(90, 60, 100));
@@ -109,7 +109,7 @@ describe('Pacer', () => {
     ['24 million years', { 'retry-after': '99999999999999' }],
     ['the year 9999', { 'retry-after': 'Fri, 31 Dec 9999 23:59:59 GMT' }],
     ['a quota used up for ever', { ratelimit: '"x";r=0;t=999999999999999' }],
-  ])('is not stopped for longer than maxPause by one answer that asks for %s', async (_, headers) => {
+  ])('is not stopped for longer than maxPause by one response that asks for %s', async (_, headers) => {
     const { clock, send } = paced({ maxPauseMs: 5_000 });
     await send({ status: 429, headers });
     const running = send();
@@ -125,13 +125,13 @@ describe('Pacer', () => {
     ['nonsense', { 'retry-after': 'soon', ratelimit: 'r=;;;"' }],
     ['two dates', { 'retry-after': 'Fri, 31 Dec 9999 23:59:59 GMT, Fri, 31 Dec 9999 23:59:59 GMT' }],
     ['10 MB of digits', { 'retry-after': '9'.repeat(10_000_000), ratelimit: `"a";r=${'9'.repeat(10_000_000)}` }],
-  ])('goes on after %s', async (_, headers) => {
+  ])('continues after %s', async (_, headers) => {
     const { send } = paced();
     await send({ status: 429, headers });
     expect(await send()).toMatchObject({ ok: true });
   });
 
-  it('refuses at once who would wait longer than maxWait, and says for how long', async () => {
+  it('refuses a request at once that would wait longer than maxWait, and says how long', async () => {
     const { send, events } = paced({ maxWaitMs: 500 });
     await send({ status: 503, headers: { 'retry-after': '2' } });
     const outcome = await send();
@@ -140,14 +140,14 @@ describe('Pacer', () => {
     expect(events).toEqual([{ type: 'paced', name: 'http', origin: 'http://a.test', delayMs: 2_000, refused: true }]);
   });
 
-  it('refuses at once who would wait past its deadline', async () => {
+  it('refuses a request at once that would wait past its deadline', async () => {
     const { send } = paced({ withDeadline: true });
     await send({ status: 429, headers: { 'retry-after': '3' } });
     const outcome = await send();
     expect(!outcome.ok && isRejected(outcome.error)).toBe(true);
   });
 
-  it('refuses who finds no place to wait', async () => {
+  it('refuses a request that finds no place to wait', async () => {
     const { clock, send } = paced({ maxQueue: 1 });
     await send({ status: 429, headers: { 'retry-after': '1' } });
     const waiting = send();
@@ -156,7 +156,7 @@ describe('Pacer', () => {
     expect(await waiting).toMatchObject({ ok: true });
   });
 
-  it('turns away who waits when a later answer puts the start off too far', async () => {
+  it('refuses a waiter when a later response postpones the start too far', async () => {
     const { clock, send, pacer } = paced({ maxWaitMs: 1_000 });
     const slow = pacer.admit(new Call(clock, () => {}, undefined)) as Permit;
     await send({ status: 429, headers: { 'retry-after-ms': '900' } });
@@ -167,7 +167,7 @@ describe('Pacer', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('tells who waits for how long, behind those who wait already', async () => {
+  it('tells a refused request how long it would wait behind the others', async () => {
     const { clock, send, events } = paced();
     await clock.advance(500);
     await send({ status: 429, headers: { 'retry-after': '1' } });
@@ -192,7 +192,7 @@ describe('Pacer', () => {
     await both.clock.runAll();
   });
 
-  it('holds back who may wait exactly so long, and nobody to the very end of his deadline', async () => {
+  it('delays requests for exactly the allowed time, and none until its very deadline', async () => {
     const { clock, send } = paced({ maxWaitMs: 1_000 });
     await send({ status: 429, headers: { 'retry-after': '1' } });
     const waiting = send();
@@ -203,7 +203,7 @@ describe('Pacer', () => {
     expect(await bounded.send()).toMatchObject({ ok: false, error: { code: 'ERR_RATE_LIMITED' } });
   });
 
-  it('keeps who waits when a later answer puts the start off as far as he may wait, counted from his coming', async () => {
+  it('keeps a waiter when a later response postpones the start within its allowed wait, counted from its arrival', async () => {
     const { clock, send, admit } = paced({ maxWaitMs: 1_000 });
     await clock.advance('1m');
     const slow = admit();
@@ -215,7 +215,7 @@ describe('Pacer', () => {
     expect(await waiting).toMatchObject({ ok: true });
   });
 
-  it('is stopped by a 429 and a 503, not by what other answers say of later, nor by what is none', async () => {
+  it('is stopped by a 429 and a 503, not by hints of other responses or by anything else', async () => {
     for (const [status, stops] of [
       [200, false],
       [413, false],
@@ -234,7 +234,7 @@ describe('Pacer', () => {
     expect(startsMs).toHaveLength(4);
   });
 
-  it('is stopped for no shorter time by an answer that comes later and asks for less', async () => {
+  it('is not stopped for less time by a later response that asks for less', async () => {
     const { clock, send, sendSlowly, startsMs } = paced();
     const first = sendSlowly({ status: 429, headers: { 'retry-after': '5' } }, 100);
     const second = sendSlowly({ status: 429, headers: { 'retry-after': '1' } }, 200);
@@ -245,7 +245,7 @@ describe('Pacer', () => {
     expect(startsMs).toEqual([5_100]);
   });
 
-  it('takes a quota that is used up for a pause, after which not all come at once', async () => {
+  it('treats a used-up quota as a pause, after which not all requests start at once', async () => {
     const { clock, send, startsMs } = paced();
     await send(quota(0, 5, 10));
     for (let count = 0; count < 3; count++) void send();
@@ -253,7 +253,7 @@ describe('Pacer', () => {
     expect(startsMs.slice(1)).toEqual([5_000, 5_050, 5_100]);
   });
 
-  it('refuses nobody who would start at the reset of a quota, however many wait for that', async () => {
+  it('refuses no request that would start at the reset of a quota, however many wait for it', async () => {
     const { clock, send, startsMs } = paced();
     await send(quota(0, 5, 10));
     const all = Array.from({ length: 100 }, () => send());
@@ -262,7 +262,7 @@ describe('Pacer', () => {
     expect([startsMs[1], startsMs.at(-1)]).toEqual([5_000, 5_500]);
   });
 
-  it('refuses nobody who would start when a quota is forgotten, however many wait for that', async () => {
+  it('refuses no request that would start when a quota expires, however many wait for it', async () => {
     const { clock, send, sendSlowly, startsMs } = paced();
     void sendSlowly({ status: 200, headers: {} }, 20_000);
     // The one that may be left is taken for the one on its way.
@@ -279,7 +279,7 @@ describe('Pacer', () => {
     ['the same, when it has grown again', [quota(10, 10), quota(8, 10), quota(20, 10)], 10],
     ['the same, when as much is left as before', [quota(10, 10), quota(10, 10)], 5],
     ['the limit, where one is named', [quota(10, 10, 16)], 2],
-  ])('gives out at once what is left beyond half of %s', async (_, answers, atOnce) => {
+  ])('grants the remainder above half of %s at once', async (_, answers, atOnce) => {
     const { clock, send, startsMs } = paced();
     for (const answer of answers) await send(answer);
     for (let count = 0; count <= atOnce; count++) void send();
@@ -287,7 +287,7 @@ describe('Pacer', () => {
     await clock.runAll();
   });
 
-  it('counts what is on its way as not counted yet, and gives back the share of what was not made after all', async () => {
+  it('assumes that requests in flight are not yet counted, and returns the share of one that was not made', async () => {
     const { clock, send, sendSlowly, startsMs } = paced();
     const slow = sendSlowly({ status: 200, headers: {} }, 1_000);
     await send(quota(4, 10, 4));
@@ -308,7 +308,7 @@ describe('Pacer', () => {
     await other.clock.runAll();
   });
 
-  it('forgets what it knows of a quota after maxPause, however far off its reset is', async () => {
+  it('forgets a quota after maxPause, however far off its reset is', async () => {
     const { clock, send, startsMs } = paced({ maxPauseMs: 5_000 });
     await send(quota(1, 100, 100));
     await clock.advance(4_999);
@@ -319,7 +319,7 @@ describe('Pacer', () => {
     expect(startsMs).toHaveLength(5);
   });
 
-  it('is idle when nothing runs and nobody waits', async () => {
+  it('is idle when nothing runs and nothing waits', async () => {
     const { clock, send, admit, pacer } = paced();
     expect(pacer.isIdle).toBe(true);
     const permit = admit();
@@ -336,7 +336,7 @@ describe('Pacer', () => {
     expect(pacer.isIdle).toBe(true);
   });
 
-  it('lets go of who aborts while it waits, and of its timer', async () => {
+  it('drops a waiter that aborts, and its timer', async () => {
     const { clock, send, startsMs, pacer } = paced();
     await send({ status: 429, headers: { 'retry-after': '1' } });
     const controller = new AbortController();
@@ -538,7 +538,7 @@ describe('hostile headers', () => {
     expect(clock.timers.size).toBe(0);
   }, 600_000);
 
-  it('are read in time that does not grow with their length beyond what is looked at', () => {
+  it('are read in time that does not grow with their length beyond the part that is read', () => {
     const timeOf = (length: number) => {
       const filler = ['9', ';r=1', '"', '(', ',', ' ', 'a='].map((part) => part.repeat(length / part.length));
       // A repeated text is put together when it is first looked into.

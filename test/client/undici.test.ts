@@ -36,7 +36,7 @@ function client(options: ClientOptions = { policy }, agentOptions: Agent.Options
 }
 
 describe('resilience', () => {
-  it('hands on the response of the last attempt, whatever its status', async () => {
+  it('passes on the response of the last attempt, whatever its status', async () => {
     await using server = await httpServer((_, response, number) =>
       response.writeHead(503, { n: number }).end(`busy ${number}`),
     );
@@ -46,7 +46,7 @@ describe('resilience', () => {
     expect(server.received).toHaveLength(3);
   });
 
-  it('hands on a long body whole, with the back pressure of who reads it', async () => {
+  it('passes on a long body completely, with the back-pressure of its reader', async () => {
     const long = 'x'.repeat(3_000_000);
     await using server = await httpServer((_, response, number) =>
       response.writeHead(number < 2 ? 503 : 200).end(long),
@@ -61,7 +61,7 @@ describe('resilience', () => {
     expect(length).toBe(long.length);
   });
 
-  it('reads the short bodies of answers that it throws away, so that their connection serves on', async () => {
+  it('reads the short bodies of discarded responses, so that their connection can be reused', async () => {
     await using server = await httpServer((_, response, number) =>
       response.writeHead(number < 3 ? 503 : 200).end('busy'),
     );
@@ -91,7 +91,7 @@ describe('resilience', () => {
     ['a list', ['a', '1']],
     ['an iterable', new Map([['a', '1']])],
     ['nothing', undefined],
-  ])('makes a key beside headers that are %s', async (_, headers) => {
+  ])('adds a key to headers that are %s', async (_, headers) => {
     await using server = await httpServer((_, response) => response.writeHead(503).end());
     await using http = client({ policy: pipeline(repeating(2)), idempotencyKey: 'generate', propagate: 'holdfast' });
     await http.request(server.origin, { method: 'PATCH', headers });
@@ -109,7 +109,7 @@ describe('resilience', () => {
     expect([statusCode, server.received.map((one) => one.body)]).toEqual([503, ['streamed']]);
   });
 
-  it('sends a form again, but for one with a key, which would get another boundary', async () => {
+  it('sends a form again, except one with a key, which would get another boundary', async () => {
     await using server = await httpServer((_, response) => response.writeHead(503).end());
     await using http = client();
     const body = new FormData();
@@ -120,7 +120,7 @@ describe('resilience', () => {
     expect(server.received).toHaveLength(4);
   });
 
-  it('protects a dispatcher that does not tell its origin, each by itself', async () => {
+  it('protects dispatchers that do not report their origin, each separately', async () => {
     await using server = await httpServer((_, response) => response.writeHead(503).end());
     const keys: (string | undefined)[] = [];
     const interceptor = resilience({
@@ -137,7 +137,7 @@ describe('resilience', () => {
     expect([server.received.length, keys]).toEqual([6, ['undici 1', 'undici 2']]);
   });
 
-  it('refuses a handler of another version of undici, which would wait for ever', () => {
+  it('refuses a handler of another undici version, which would wait for ever', () => {
     const dispatch = resilience({ policy })((_request: unknown, _handler: unknown) => true);
     const handler = { onConnect() {}, onHeaders() {}, onData() {}, onComplete() {}, onError() {} };
     const send = () => dispatch({ origin: 'http://a.test', path: '/', method: 'GET' }, handler);
@@ -145,7 +145,7 @@ describe('resilience', () => {
     expect(send).toThrow(/another major version of undici/);
   });
 
-  it('gives up a hanging attempt, closes its connection, and asks again', async () => {
+  it('gives up a hanging attempt, closes its connection, and retries', async () => {
     let closed: Promise<unknown> | undefined;
     await using server = await rawServer(({ socket, number }) => {
       if (number === 1) closed = once(socket, 'close');
@@ -162,7 +162,7 @@ describe('resilience', () => {
     expect(isAbandoned(await http.request(server.origin).catch((error: unknown) => error))).toBe(true);
   });
 
-  it('ends when the caller aborts an attempt, a wait, or before it begins', async () => {
+  it('ends when the caller aborts an attempt, a wait, or the call before its start', async () => {
     await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after': '5' }).end());
     await using http = client();
     const controller = new AbortController();
@@ -194,7 +194,7 @@ describe('resilience', () => {
   it.each<[string, (body: Readable) => unknown]>([
     ['of Node', (body) => body],
     ['of the web', (body) => Readable.toWeb(body)],
-  ])('does not take an origin for down when a body breaks off by itself, a stream %s', async (_, made) => {
+  ])('does not count an upload that breaks off against its origin, a stream %s', async (_, made) => {
     /** Fails after its first chunk, or has no end. */
     const poured = (fails: boolean) =>
       Readable.from(
@@ -217,7 +217,7 @@ describe('resilience', () => {
     await expect(http.request(closing.origin)).rejects.toBeInstanceOf(CircuitOpenError);
   });
 
-  it('hands on a body that breaks off as the reader’s error, and asks for it once', async () => {
+  it('passes on a body that breaks off as an error of its reader, and requests it once', async () => {
     await using server = await rawServer(({ socket }) => {
       socket.write('HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n12', () => socket.resetAndDestroy());
     });
@@ -227,7 +227,7 @@ describe('resilience', () => {
     expect(server.requests).toBe(1);
   });
 
-  it('asks again at once when an idle connection was closed', async () => {
+  it('resends at once after an idle connection was closed', async () => {
     await using server = await rawServer(({ socket, request }) => {
       if (request === 1) socket.write(answerText(200, 'here'));
       else socket.destroy();
@@ -239,7 +239,7 @@ describe('resilience', () => {
     expect([server.connections, server.requests]).toEqual([2, 3]);
   });
 
-  it('refuses without a connection while the origin has asked to wait for longer than the deadline', async () => {
+  it('refuses without connecting while the origin asks for a wait longer than the deadline', async () => {
     await using server = await httpServer((_, response) => response.writeHead(503, { 'retry-after': '60' }).end());
     await using http = client({ policy: deadline('1s') });
     expect((await http.request(server.origin)).statusCode).toBe(503);
@@ -268,7 +268,7 @@ describe('resilience', () => {
     socket.destroy();
   });
 
-  it('rejects what a policy puts in the place of a response', async () => {
+  it('rejects what a policy returns in place of a response', async () => {
     await using server = await httpServer((_, response) => response.end());
     await using refused = client({
       policy: pipeline(
@@ -281,7 +281,7 @@ describe('resilience', () => {
     expect((await refused.request(server.origin)).statusCode).toBe(200);
   });
 
-  it('refuses wrong options at once', () => {
+  it('refuses invalid options at once', () => {
     expect(() => resilience({ policies: [] } as never)).toThrow(OptionsError);
     expect(() => resilience({ policy: [timeout('1s')] } as never)).toThrow(
       /^resilience: option "policy" must be a policy/,
@@ -367,7 +367,7 @@ function scripted(options: ClientOptions = { policy: pipeline() }) {
 const bytes = (length: number) => new Uint8Array(length);
 
 describe('resilience over a dispatcher', () => {
-  it('passes on what the dispatcher says of its room, and says that there is some while nothing is sent', async () => {
+  it('returns the back-pressure of the dispatcher, and reports room while nothing is sent', async () => {
     const { send, world, sent } = scripted();
     expect(send()).toBe(true);
     world.hasRoom = false;
@@ -380,7 +380,7 @@ describe('resilience over a dispatcher', () => {
     ['no URL', { origin: 'nowhere' }],
     ['a tunnel', { method: 'CONNECT' }],
     ['an upgrade', { upgrade: 'echo' }],
-  ])('leaves %s as it is', (_, request) => {
+  ])('passes %s through unchanged', (_, request) => {
     const { dispatch, sent, handler } = scripted();
     const own = handler();
     const whole = { origin: 'http://a.test', path: '/', method: 'GET', ...request };
@@ -389,7 +389,7 @@ describe('resilience over a dispatcher', () => {
     expect(sent[0]!.handler).toBe(own);
   });
 
-  it('holds an answer until it is known who gets it, and hands on all that came meanwhile', async () => {
+  it('holds an answer until it is known who gets it, then passes on everything that arrived', async () => {
     const { send, answer, heard } = scripted();
     send();
     const { control, data, end } = answer(0, 200);
@@ -404,7 +404,7 @@ describe('resilience over a dispatcher', () => {
     expect(heard).toEqual([start, ['data', first], ['data', second], ['end', { t: '2' }]]);
   });
 
-  it('hands on the end and the fault of an answer that came while it was held', async () => {
+  it('passes on the end or error of an answer that came while it was held', async () => {
     const ended = scripted();
     ended.send();
     ended.answer(0, 204).end();
@@ -421,7 +421,7 @@ describe('resilience over a dispatcher', () => {
     ]);
   });
 
-  it('lets a handler pause before and at its answer, and go on later', async () => {
+  it('lets a handler pause before and during its answer, and resume later', async () => {
     for (const early of [true, false]) {
       const { send, answer, world } = scripted();
       send({}, early ? {} : ({ onResponseStart: (control: Control) => control.pause() } as never));
@@ -445,7 +445,7 @@ describe('resilience over a dispatcher', () => {
     expect(control.calls).toEqual(['resume']);
   });
 
-  it('pauses an answer that it holds when it has 64 KiB, and not before, because undici 7 may crash at the end of a paused one', async () => {
+  it('pauses a held answer at 64 KiB and not earlier, because undici 7 may crash at the end of a paused one', async () => {
     const { send, answer, heard } = scripted({ policy: pipeline(timeout(1_000)) });
     send();
     const { control, data, end } = answer(0, 200);
@@ -459,7 +459,7 @@ describe('resilience over a dispatcher', () => {
     expect(heard.map(([name]) => name)).toEqual(['start', 'data', 'data', 'end']);
   });
 
-  it('has one controller for all attempts, which tells of its own end and then of the answer', async () => {
+  it('has one controller for all attempts, which reports its own end and then that of the answer', async () => {
     const { send, answer, world } = scripted();
     send();
     const { control: own } = world;
@@ -477,7 +477,7 @@ describe('resilience over a dispatcher', () => {
     expect(waiting.heard).toEqual([['error', 'left']]);
   });
 
-  it('fails a request whose handler throws when it begins, and sends nothing', async () => {
+  it('fails a request whose handler throws at its start, and sends nothing', async () => {
     const { send, sent, heard } = scripted();
     const error = new Error('no');
     send({}, {
@@ -489,7 +489,7 @@ describe('resilience over a dispatcher', () => {
     expect([sent, heard]).toEqual([[], [['error', error]]]);
   });
 
-  it('aborts the answer of a handler that throws when it comes', async () => {
+  it('aborts the answer if its handler throws on arrival', async () => {
     const { send, answer } = scripted();
     const error = new Error('no');
     send({}, {
@@ -508,7 +508,7 @@ describe('resilience over a dispatcher', () => {
     ['throws at the end of', { onResponseEnd: throwing }, ['start', 'data', 'data', 'error']],
     ['leaves at the head of', { onResponseStart: leaving }, ['error']],
     ['leaves at the body of', { onResponseData: leaving }, ['start', 'error']],
-  ])('tells a handler of the error that %s an answer which had ended when it was passed on', async (_, own, told) => {
+  ])('reports to a handler the error that %s an answer which had ended when it was passed on', async (_, own, told) => {
     const { send, answer, heard } = scripted();
     send({}, own as never);
     const { data, end } = answer(0, 200);
@@ -520,7 +520,7 @@ describe('resilience over a dispatcher', () => {
     expect(heard.at(-1)).toEqual(['error', left]);
   });
 
-  it('hands nothing on when the handler leaves in the instant in which the answer comes', async () => {
+  it('passes nothing on if the handler aborts at the moment the answer arrives', async () => {
     const { send, answer, world, heard } = scripted();
     send();
     const { control } = answer(0, 200);
@@ -530,7 +530,7 @@ describe('resilience over a dispatcher', () => {
     expect(control.calls).toEqual(['resume']);
   });
 
-  it('ends with the handler that leaves while its answer is judged, at whichever step', async () => {
+  it('ends when the handler aborts while its answer is judged, at whichever step', async () => {
     for (let step = 0; step < 40; step++) {
       const { send, answer, world, heard } = scripted();
       send();
@@ -543,7 +543,7 @@ describe('resilience over a dispatcher', () => {
     }
   });
 
-  it('hands on what comes before an answer, and what is told of the request', async () => {
+  it('passes on what precedes an answer, and the notices about the request', async () => {
     const { send, answer, sent, heard } = scripted();
     const told: unknown[] = [];
     send({}, {
@@ -564,7 +564,7 @@ describe('resilience over a dispatcher', () => {
     expect(heard.at(-1)![1]).toBe(200);
   });
 
-  it('asks of a handler no more than that it hears of the beginning', async () => {
+  it('requires only onRequestStart of a handler', async () => {
     for (const how of ['end', 'fail'] as const) {
       const { dispatch, answer, sent } = scripted();
       dispatch({ origin: 'http://a.test', path: '/', method: 'GET' }, { onRequestStart() {} });
@@ -580,7 +580,7 @@ describe('resilience over a dispatcher', () => {
     }
   });
 
-  it('reads on in an answer that it throws away, up to 64 KiB', async () => {
+  it('reads a discarded answer further, up to 64 KiB', async () => {
     const { send, answer, heard } = scripted({ policy: pipeline(repeating(2)) });
     send();
     const { control, data } = answer(0, 503);
@@ -593,7 +593,7 @@ describe('resilience over a dispatcher', () => {
     expect(String(control.reason)).toContain('not wanted');
   });
 
-  it('leaves an answer alone that had ended when it was thrown away', async () => {
+  it('does not touch an answer that had ended when it was discarded', async () => {
     const { send, answer, sent } = scripted({ policy: pipeline(repeating(2)) });
     send();
     const { control, end } = answer(0, 503);
@@ -602,7 +602,7 @@ describe('resilience over a dispatcher', () => {
     expect(control.calls).toEqual([]);
   });
 
-  it('ends an attempt that got its connection when nobody waited for it any more', async () => {
+  it('ends an attempt that got its connection after everybody stopped waiting', async () => {
     const clock = virtualClock();
     const { send, sent, heard } = scripted({ policy: timeout({ after: '1s', clock }) });
     send();
@@ -633,7 +633,7 @@ describe('resilience over a dispatcher', () => {
     expect(asked).toEqual(found === undefined ? [{ origin: 'http://a.test', method: 'POST' }] : []);
   });
 
-  it('adds nothing to headers where nothing is to be added', () => {
+  it('leaves the headers unchanged if there is nothing to add', () => {
     const { send, sent } = scripted();
     for (const headers of [{ a: '1' }, ['a', '1']]) {
       send({ headers });

@@ -6,7 +6,7 @@ import { pipeline, timeout } from '../../src/index.js';
 describe('abort listeners', () => {
   const listenersOf = (signal: AbortSignal) => getEventListeners(signal, 'abort').length;
 
-  it('tells all who listen, once, and leaves nothing at the signal', () => {
+  it('calls every listener once, and leaves none on the signal', () => {
     const controller = new AbortController();
     const { signal } = controller;
     const told: number[] = [];
@@ -16,7 +16,7 @@ describe('abort listeners', () => {
     expect(listenersOf(signal)).toBeLessThanOrEqual(1);
   });
 
-  it('tells nobody who has gone, also when that was by what another did', () => {
+  it('calls no removed listener, even one that another listener removes', () => {
     const controller = new AbortController();
     const { signal } = controller;
     const told: string[] = [];
@@ -36,7 +36,7 @@ describe('abort listeners', () => {
     expect(told).toEqual(['first', 'second']);
   });
 
-  it('needs two listeners at most, however many share the signal, and none when all have gone', () => {
+  it('needs two signal listeners at most, however many share it, and none when all are gone', () => {
     const { signal } = new AbortController();
     const listeners = Array.from({ length: 100 }, () => () => {});
     for (const listener of listeners) addAbortListener(signal, listener);
@@ -49,7 +49,7 @@ describe('abort listeners', () => {
     expect(listenersOf(signal)).toBe(0);
   });
 
-  it('sees that a signal is shared among others that are not', () => {
+  it('recognises a shared signal among others that are not shared', () => {
     const { signal } = new AbortController();
     for (let turn = 0; turn < 10; turn++) {
       addAbortListener(signal, () => {});

@@ -9,13 +9,13 @@ function look(this: unknown, ...given: unknown[]) {
 }
 
 describe('keepAsyncContext', () => {
-  it('lets a function run later, on its object and with what it is given, in the context that was there', () => {
+  it('runs a function later, with its object and arguments, in the kept context', () => {
     const kept = requests.run('mine', keepAsyncContext);
     const self = {};
     expect(requests.run('another', () => kept.runInAsyncScope(look, self, 1, 2))).toEqual(['mine', self, 1, 2]);
   });
 
-  it('shows the context that was there to all that the function sets off', async () => {
+  it('shows the kept context to everything that the function starts', async () => {
     const kept = requests.run('mine', keepAsyncContext);
     const later = async () => {
       await Promise.resolve();
@@ -24,7 +24,7 @@ describe('keepAsyncContext', () => {
     expect(await kept.runInAsyncScope(later, undefined)).toBe('mine');
   });
 
-  it('keeps that there was none', () => {
+  it('also keeps the absence of a context', () => {
     const kept = keepAsyncContext();
     expect(requests.run('another', () => kept.runInAsyncScope(look, undefined))).toEqual([undefined, undefined]);
   });
@@ -66,7 +66,7 @@ describe('keepAsyncContext', () => {
       }
     });
 
-    it('that takes no number beside the name, as workerd, keeps the context', async () => {
+    it('that accepts no number beside the name, like workerd, keeps the context', async () => {
       class Strict extends AsyncResource {
         constructor(type: string, options?: object) {
           if (typeof options === 'number') throw new TypeError("parameter 2 is not of type 'Options'");

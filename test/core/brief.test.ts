@@ -74,7 +74,7 @@ describe('what a log shows', () => {
     expect(shown + JSON.stringify(thing)).not.toContain(secret);
   });
 
-  it('of a call is what it is about', () => {
+  it('of a call is its own figures', () => {
     expect(JSON.parse(JSON.stringify(calls[0]))).toEqual({
       ...{ attempt: 1, unsafe: false, aborted: false, remainingMs: expect.any(Number) },
     });
@@ -93,7 +93,7 @@ describe('what a log shows', () => {
     expect(Object.keys(JSON.parse(json!))).toEqual(['attempt', 'fence']);
   });
 
-  it('of a wrong option is not what was given, where that may be a secret', () => {
+  it('of an invalid option leaves out the value, if it may be secret', () => {
     const mistakes = [
       () => idempotency({ store, secret: 'hunter2' }),
       () => idempotency({ store, secrets: secret } as never),

@@ -36,7 +36,7 @@ const failing = (times: number) => () => {
 };
 
 describe('an observer', () => {
-  it('stands around the call and around each attempt', async () => {
+  it('wraps the call and each attempt', async () => {
     const seen: string[] = [];
     observe('a', seen);
     const calls = pipeline(retry({ attempts: 3, backoff: constant(0) }));
@@ -70,7 +70,7 @@ describe('an observer', () => {
     expect(seen).toEqual(['a call 1 begins', 'a call 1 ends']);
   });
 
-  it('changes no answer of attempt(), execute() or wrap(), in a pipeline with and without layers', async () => {
+  it('changes no result of attempt(), execute() or wrap(), in a pipeline with and without layers', async () => {
     observe('a', []);
     observe('b', []);
     for (const calls of [
@@ -89,7 +89,7 @@ describe('an observer', () => {
     }
   });
 
-  it('is one of several, the first outermost, until it is taken out', async () => {
+  it('is one of several, the first outermost, until it is removed', async () => {
     const seen: string[] = [];
     observe('a', seen);
     observe('b', seen);
@@ -106,7 +106,7 @@ describe('an observer', () => {
     expect([seen, callObserver()]).toEqual([[], undefined]);
   });
 
-  it('sees a call that was aborted end with the reason, on time', async () => {
+  it('sees an aborted call end with the reason, on time', async () => {
     const clock = virtualClock();
     const seen: string[] = [];
     observe('a', seen);

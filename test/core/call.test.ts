@@ -24,7 +24,7 @@ function dependent(name: string, heard: string[], onAbort: () => void = () => {}
 describe('the dependents of a call', () => {
   const names = ['a', 'b', 'c', 'd'];
 
-  it('hear of its abort, once, but for those that were taken out, wherever they stood', () => {
+  it('hear of its abort once, except those that were detached, wherever they stood', () => {
     for (const leaving of [['a'], ['b'], ['d'], ['b', 'c'], ['c', 'b'], ['a', 'd'], ['d', 'c', 'b'], names]) {
       const call = newCall();
       const heard: string[] = [];
@@ -43,7 +43,7 @@ describe('the dependents of a call', () => {
     }
   });
 
-  it('may be attached again when they were taken out', () => {
+  it('may be attached again after they were detached', () => {
     const call = newCall();
     const heard: string[] = [];
     const [a, b] = [dependent('a', heard), dependent('b', heard)];
@@ -56,7 +56,7 @@ describe('the dependents of a call', () => {
     expect(heard).toEqual(['a: gone']);
   });
 
-  it('hear at once when they come too late, also of a call around it', () => {
+  it('hear at once if they are attached too late, also of an outer call', () => {
     const outer = newCall();
     const inner = newCall(undefined, outer);
     outer.abort('gone');
@@ -66,7 +66,7 @@ describe('the dependents of a call', () => {
     expect([heard, late.owner]).toEqual([['late: gone'], undefined]);
   });
 
-  it('may take each other out while they hear', () => {
+  it('may detach each other while they are notified', () => {
     const call = newCall();
     const heard: string[] = [];
     const victim = dependent('victim', heard);
@@ -76,7 +76,7 @@ describe('the dependents of a call', () => {
     expect(heard).toEqual(['killer: gone']);
   });
 
-  it('are left alone by a call that they do not belong to', () => {
+  it('are ignored by a call that they do not belong to', () => {
     const [call, other] = [newCall(), newCall()];
     const heard: string[] = [];
     const one = dependent('one', heard);
@@ -87,8 +87,8 @@ describe('the dependents of a call', () => {
   });
 });
 
-describe('a call inside another one', () => {
-  it('ends with it when somebody depends on it or reads its signal, and tells so to those below', () => {
+describe('a call inside another call', () => {
+  it('ends with it if somebody depends on it or reads its signal, and passes the abort down', () => {
     const outer = newCall();
     const heard: string[] = [];
     const watched = newCall(undefined, outer);
@@ -99,7 +99,7 @@ describe('a call inside another one', () => {
     expect([heard.sort(), signal.aborted, signal.reason]).toEqual([['one: gone', 'two: gone'], true, 'gone']);
   });
 
-  it('ends once and leaves nothing there when its signal is read and somebody depends on it, whichever comes first', () => {
+  it('ends once and leaves nothing attached if its signal is read and somebody depends on it, in either order', () => {
     for (const readsFirst of [true, false]) {
       const outer = newCall();
       const heard: string[] = [];
@@ -114,7 +114,7 @@ describe('a call inside another one', () => {
     }
   });
 
-  it('does not end with it when it is over', () => {
+  it('does not end with it after its own end', () => {
     const outer = newCall();
     const inner = newCall(undefined, outer);
     const heard: string[] = [];
@@ -126,7 +126,7 @@ describe('a call inside another one', () => {
     expect([heard, signal.aborted]).toEqual([[], false]);
   });
 
-  it('keeps its own reason when it has ended before', () => {
+  it('keeps its own reason if it ended earlier', () => {
     const outer = newCall();
     const inner = newCall(undefined, outer);
     inner.abort('own');
@@ -135,14 +135,14 @@ describe('a call inside another one', () => {
   });
 });
 
-describe('a call that was told nothing', () => {
+describe('a call without options', () => {
   it('has no key, no deadline, no attributes, and is not unsafe', () => {
     const { key, idempotencyKey, unsafe, attributes, attempt, deadline, remainingMs, reason } = newCall();
     expect([key, idempotencyKey, unsafe, attributes, attempt]).toEqual([undefined, undefined, false, {}, 1]);
     expect([deadline, remainingMs, reason]).toEqual([Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, undefined]);
   });
 
-  it('is no copy, and the outermost of those below it', () => {
+  it('is not a copy, and is the outermost of those below it', () => {
     const outer = newCall();
     expect([outer.isCopy, outer.isRetried(), outer.isRetried({})]).toEqual([false, false, false]);
     for (const call of [outer, newCall(undefined, outer), newCall(undefined, newCall(undefined, outer))]) {
@@ -150,7 +150,7 @@ describe('a call that was told nothing', () => {
     }
   });
 
-  it('has one signal, however often it is read', () => {
+  it('has one signal, however often that is read', () => {
     const call = newCall();
     expect(call.signal).toBe(call.signal);
     call.abort('gone');
@@ -159,7 +159,7 @@ describe('a call that was told nothing', () => {
 });
 
 describe('a child of a call', () => {
-  it('has what it is given, and the rest of its parent', () => {
+  it('has its own values, and inherits the rest from its parent', () => {
     const parent = new Call(
       clock,
       task,
@@ -185,7 +185,7 @@ describe('a child of a call', () => {
     expect([parent.attempt, parent.key]).toEqual([2, 'k']);
   });
 
-  it('of the same moment need not read the clock again', () => {
+  it('created at the same time need not read the clock again', () => {
     let reads = 0;
     const counting = { ...clock, now: () => ++reads };
     const parent = new Call(counting, task, undefined);
@@ -194,7 +194,7 @@ describe('a child of a call', () => {
     expect(parent.child().admissionMs()).toBe(2);
   });
 
-  it('knows whether a retry around it makes attempts, however far out', () => {
+  it('knows whether any outer retry makes attempts, however far out', () => {
     const outer = newCall();
     const inner = newCall(undefined, newCall(undefined, outer));
     const [own, other] = [{}, {}];
@@ -205,8 +205,8 @@ describe('a child of a call', () => {
   });
 });
 
-describe('work that was given up', () => {
-  it('keeps a call busy, and those around it, until all of it has ended', () => {
+describe('abandoned work', () => {
+  it('keeps a call and those around it busy until all of it has ended', () => {
     const outer = newCall();
     const [one, other] = [newCall(undefined, outer), newCall(undefined, outer)];
     const told: string[] = [];
@@ -225,14 +225,14 @@ describe('work that was given up', () => {
     expect(told).toHaveLength(4);
   });
 
-  it('leaves idle a call that has a signal and no such work', () => {
+  it('does not include a signal that was only read', () => {
     const call = newCall();
     expect([call.signal.aborted, call.isIdle]).toEqual([false, true]);
   });
 });
 
-describe('a call of which nobody knows', () => {
-  it('is one without caller, call around it, deadline, signal, or an operation that takes it', () => {
+describe('an unwatched call', () => {
+  it('has no caller signal, no parent, no deadline, no signal of its own, and an operation without parameters', () => {
     expect(newCall().isUnwatched).toBe(true);
     expect(newCall(undefined, newCall()).isUnwatched).toBe(false);
     expect(new Call(clock, task, undefined, undefined, 1, 50).isUnwatched).toBe(false);
@@ -243,8 +243,8 @@ describe('a call of which nobody knows', () => {
   });
 });
 
-describe('the signal of a caller', () => {
-  it('ends the call when it aborts, and is not listened to afterwards', () => {
+describe('a caller’s signal', () => {
+  it('ends the call when it aborts, and loses its listener afterwards', () => {
     const controller = new AbortController();
     const listeners: unknown[] = [];
     const signal = Object.assign(controller.signal, {
@@ -266,7 +266,7 @@ describe('the signal of a caller', () => {
     expect(listeners).toHaveLength(0);
   });
 
-  it('ends nothing of a call that is over', () => {
+  it('does not end a call that is over', () => {
     const controller = new AbortController();
     const call = newCall();
     call.followSignal(controller.signal);
@@ -275,7 +275,7 @@ describe('the signal of a caller', () => {
     expect(call.aborted).toBe(false);
   });
 
-  it('ends the call at once when it has aborted before', () => {
+  it('ends the call at once if it has already aborted', () => {
     const call = newCall();
     call.followSignal(AbortSignal.abort('before'));
     expect([call.aborted, call.reason, call.signal.aborted]).toEqual([true, 'before', true]);

@@ -26,7 +26,7 @@ describe('systemClock', () => {
     for (const [afterMs, elapsedMs] of fired) expect(elapsedMs).toBeGreaterThanOrEqual(afterMs);
   });
 
-  it('fires no timer that was taken back, and moves one that is scheduled again', async () => {
+  it('fires no cancelled timer, and moves one that is scheduled again', async () => {
     const fired: string[] = [];
     const startedMs = systemClock.now();
     const taken = callbackTimer(() => fired.push('taken back'));
@@ -44,7 +44,7 @@ describe('systemClock', () => {
     expect(fired).toEqual(['moved']);
   });
 
-  it('holds one platform timer for ten thousand calls, and none a turn after the last has ended', async () => {
+  it('holds one platform timer for ten thousand calls, and none one turn after the last has ended', async () => {
     const before = platformTimers();
     const quick = pipeline(timeout('1m'));
     const finish: (() => void)[] = [];
@@ -58,7 +58,7 @@ describe('systemClock', () => {
     expect(platformTimers()).toBe(before);
   });
 
-  it("lets no timer expire in the asynchronous context of the call that happened to set the platform's", async () => {
+  it('lets no timer expire in the asynchronous context of the call that happened to arm the platform timer', async () => {
     const requests = new AsyncLocalStorage<string>();
     const seen: unknown[] = [];
     const expiry = (afterMs: number) =>
@@ -93,7 +93,7 @@ describe('systemClock', () => {
     expect(await Promise.all([expiry(fresh.systemClock.background!), expiry(fresh.systemClock)])).toEqual([none, none]);
   });
 
-  it('is that of the platform also when its first use falls under fake timers, and after them', async () => {
+  it('uses the platform even if its first use falls under fake timers, and after them', async () => {
     vi.resetModules();
     const fresh = await import('../../src/core/clock.js');
     const comes = (ms: number) =>
@@ -115,7 +115,7 @@ describe('systemClock', () => {
   });
 });
 
-describe('systemClock, on a platform that a test plays', () => {
+describe('systemClock on a simulated platform', () => {
   interface PlatformTimer {
     readonly then: () => void;
     readonly atMs: number;
@@ -192,7 +192,7 @@ describe('systemClock, on a platform that a test plays', () => {
 
   const month = 2 ** 31 - 1;
 
-  it('arms one timer, for the nearest of all that wait', async () => {
+  it('arms one timer, for the nearest of all instants', async () => {
     const { clock, timer, armed, goTo, fired, looks } = await play();
     clock.schedule(timer('a'), 60);
     expect(armed()).toEqual([60]);
@@ -210,7 +210,7 @@ describe('systemClock, on a platform that a test plays', () => {
     expect([fired, armed()]).toEqual([['b at 20', 'c at 30', 'a at 60'], []]);
   });
 
-  it('fires nothing before its time, where the platform fires early and where times have fractions', async () => {
+  it('never fires early, even if the platform does and times have fractions', async () => {
     const { clock, timer, goTo, fired, armed } = await play(0.25);
     clock.schedule(timer('a'), 10.5);
     expect(armed()).toEqual([11]);
@@ -220,7 +220,7 @@ describe('systemClock, on a platform that a test plays', () => {
     expect(fired).toEqual(['a at 11']);
   });
 
-  it('fires at the next occasion what is due already', async () => {
+  it('fires what is already due at the next opportunity', async () => {
     const { clock, timer, goTo, fired, armed } = await play(500);
     clock.schedule(timer('a'), 200);
     expect(armed()).toEqual([501]);
@@ -228,7 +228,7 @@ describe('systemClock, on a platform that a test plays', () => {
     expect(fired).toEqual(['a at 501']);
   });
 
-  it('waits longer than any timer of the platform can, and lets that be taken back and moved', async () => {
+  it('waits longer than any platform timer can, and such a wait can be cancelled and moved', async () => {
     const { clock, timer, goTo, fired, armed, endTurn } = await play(1_000);
     const [year, taken, moved, near] = [timer('year'), timer('taken'), timer('moved'), timer('near')];
     clock.schedule(year, 12 * month);
@@ -247,7 +247,7 @@ describe('systemClock, on a platform that a test plays', () => {
     expect(armed()).toEqual([]);
   });
 
-  it('holds no longer wait than the platform can do, wherever that begins', async () => {
+  it('holds no longer wait than the platform supports, whenever it begins', async () => {
     const { clock, timer, goTo, fired } = await play();
     clock.schedule(timer('last'), month - 1);
     clock.schedule(timer('beyond'), month);
@@ -255,7 +255,7 @@ describe('systemClock, on a platform that a test plays', () => {
     expect(fired).toEqual([`last at ${month - 1}`, `beyond at ${month}`]);
   });
 
-  it('does not take the longest wait for one that is over, begun within a millisecond or by a timer that is late', async () => {
+  it('does not mistake the longest wait for an expired one, started within a millisecond or by a late timer', async () => {
     const { clock, timer, timerOf, goTo, fired } = await play(100.4);
     const longest = clock.now() + month;
     goTo(100.6);
@@ -273,7 +273,7 @@ describe('systemClock, on a platform that a test plays', () => {
     expect(fired).toEqual([`longest at ${month + 101}`, `next at ${next}`]);
   });
 
-  it('is right after months in which nothing waited', async () => {
+  it('is right after months without a timer', async () => {
     const { clock, timer, goTo, fired, armed, endTurn } = await play();
     const first = timer('first');
     clock.schedule(first, 5);
@@ -286,7 +286,7 @@ describe('systemClock, on a platform that a test plays', () => {
     expect(fired).toHaveLength(1);
   });
 
-  it('lets go of its timer once, at the end of the turn in which the last was taken back', async () => {
+  it('drops its platform timer once, at the end of the turn in which the last timer was cancelled', async () => {
     const { clock, timer, armed, endsOfTurns, endTurn } = await play();
     const [a, b] = [timer('a'), timer('b')];
     for (let round = 0; round < 3; round++) {
@@ -307,7 +307,7 @@ describe('systemClock, on a platform that a test plays', () => {
     expect(armed()).toHaveLength(1);
   });
 
-  it('lets go of its timer at once where no turn has an end', async () => {
+  it('drops its platform timer at once if turns have no end', async () => {
     const { clock, timer, armed } = await play(0, false);
     const a = timer('a');
     clock.schedule(a, 10);
@@ -318,7 +318,7 @@ describe('systemClock, on a platform that a test plays', () => {
   describe('whose timers end with the request that set them, as in workerd', () => {
     beforeEach(() => vi.stubGlobal('WebSocketPair', class {}));
 
-    it('gives each wait a timer of its own, which the end of no other takes along', async () => {
+    it('gives each wait its own timer, which the end of another does not take along', async () => {
       const { clock, timer, armed, endRequest, goTo, fired } = await play();
       clock.schedule(timer('a'), 10);
       clock.schedule(timer('b'), 20);
@@ -331,24 +331,27 @@ describe('systemClock, on a platform that a test plays', () => {
       expect(fired).toEqual(['b at 20', 'past at 26', 'c at 30']);
     });
 
-    it.each([true, false])('lets a wait be moved and taken back, whoever may clear its timer: %s', async (mayClear) => {
-      const { clock, timer, armed, enterRequest, goTo, fired } = await play();
-      const [moved, taken, again] = [timer('moved'), timer('taken'), timer('again')];
-      clock.schedule(moved, 10);
-      clock.schedule(taken, 10);
-      clock.schedule(again, 10);
-      if (!mayClear) enterRequest();
-      clock.schedule(moved, 20);
-      clock.cancel(taken);
-      clock.cancel(taken);
-      clock.cancel(again);
-      clock.schedule(again, 30);
-      expect(armed()).toHaveLength(mayClear ? 2 : 5);
-      goTo(100);
-      expect([fired, armed()]).toEqual([['moved at 20', 'again at 30'], []]);
-    });
+    it.each([true, false])(
+      'allows a wait to be moved and cancelled, whoever may clear its timer: %s',
+      async (mayClear) => {
+        const { clock, timer, armed, enterRequest, goTo, fired } = await play();
+        const [moved, taken, again] = [timer('moved'), timer('taken'), timer('again')];
+        clock.schedule(moved, 10);
+        clock.schedule(taken, 10);
+        clock.schedule(again, 10);
+        if (!mayClear) enterRequest();
+        clock.schedule(moved, 20);
+        clock.cancel(taken);
+        clock.cancel(taken);
+        clock.cancel(again);
+        clock.schedule(again, 30);
+        expect(armed()).toHaveLength(mayClear ? 2 : 5);
+        goTo(100);
+        expect([fired, armed()]).toEqual([['moved at 20', 'again at 30'], []]);
+      },
+    );
 
-    it('fires nothing early, and waits longer than any timer of the platform can', async () => {
+    it('never fires early, and waits longer than any platform timer can', async () => {
       const { clock, timer, goTo, fired } = await play();
       clock.schedule(timer('a'), 10);
       clock.schedule(timer('year'), 12 * month);
@@ -374,7 +377,7 @@ describe('systemClock, on a platform that a test plays', () => {
     expect(fired).toEqual(['behind at 10', 'before at 20']);
   });
 
-  it('needs of a platform no more than timers, which may be numbers, and a time', async () => {
+  it('needs nothing of a platform but timers, which may be numbers, and a time', async () => {
     for (const platform of [undefined, {}, { getBuiltinModule: () => undefined }]) {
       vi.stubGlobal('process', platform);
       vi.stubGlobal('performance', { now: () => 7 });
@@ -390,7 +393,7 @@ describe('systemClock, on a platform that a test plays', () => {
     }
   });
 
-  it('reports what a timer throws as the platform does, and goes on with the others', async () => {
+  it('reports an exception of a timer as the platform does, and continues with the others', async () => {
     const tasks: (() => void)[] = [];
     vi.stubGlobal('queueMicrotask', (task: () => void) => tasks.push(task));
     const { clock, timer, goTo, fired } = await play();
@@ -407,7 +410,7 @@ describe('systemClock, on a platform that a test plays', () => {
     expect(tasks[0]).toThrow('bad timer');
   });
 
-  it('schedules what a timer that fires asks for', async () => {
+  it('schedules what an expiring timer requests', async () => {
     const { clock, timer, goTo, fired } = await play();
     clock.schedule(
       callbackTimer(() => clock.schedule(timer('then'), 30)),
@@ -442,7 +445,7 @@ describe('a process', () => {
     expect(elapsedMs).toBeLessThan(50_000);
   });
 
-  it('ends although the background still waits for something', () => {
+  it('ends even if a background timer is pending', () => {
     const { output, elapsedMs } = run(`
       import { callbackTimer, systemClock } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
       const { background } = systemClock;

@@ -40,7 +40,7 @@ function doubts(...policies: readonly AnyPolicy[]): readonly string[] {
 }
 
 describe('explain', () => {
-  it('has nothing against the recommended order', () => {
+  it('accepts the recommended order without a warning', () => {
     const policies = [
       deadline('30s'),
       rateLimit({ limit: 100, period: '1s' }),
@@ -74,7 +74,7 @@ describe('explain', () => {
       [rateLimit({ limit: 1, period: '1s' }), deadline('2s'), hedge({ delay: '1s', max: 2 }), timeout('1s')],
     ],
     ['window-too-short', [deadline('30s'), circuitBreaker({ window: '3s' }), bulkhead({ limit: 10 }), timeout('2s')]],
-  ])('doubts %s', (code, policies) => {
+  ])('warns: %s', (code, policies) => {
     expect(doubts(...policies)).toEqual([code]);
   });
 
@@ -87,11 +87,11 @@ describe('explain', () => {
     ['slot-held-while-waiting', [deadline('30s'), keyed(() => bulkhead({ limit: 10 })), budgeted(), timeout('2s')]],
     ['attempts-exceed-deadline', [deadline('5s'), budgeted(), keyed(() => pipeline(circuitBreaker(), timeout('2s')))]],
     ['window-too-short', [deadline('30s'), keyed(() => circuitBreaker({ window: '3s' })), timeout('2s')]],
-  ])('sees into what a policy of the pipeline keeps inside, and doubts %s', (code, policies) => {
+  ])('looks at the policies inside a policy, and warns: %s', (code, policies) => {
     expect(doubts(...policies)).toEqual([code]);
   });
 
-  it('asks what a policy keeps inside once', () => {
+  it('asks a policy once for what is inside it', () => {
     let made = 0;
     const registry = keyed(() => {
       made++;
@@ -101,11 +101,11 @@ describe('explain', () => {
     expect(made).toBe(1);
   });
 
-  it('has nothing against a retry that makes one attempt', () => {
+  it('accepts a retry with one attempt without a warning', () => {
     expect(doubts(circuitBreaker(), retry({ attempts: 1 }), deadline('1s'))).toEqual([]);
   });
 
-  it('takes the nearest end around a retry, and the nearest inside it', () => {
+  it('uses the nearest end around a retry, and the nearest inside it', () => {
     const thrice = retry({ attempts: 3, backoff: constant(0), budget: retryBudget() });
     const told = (...policies: readonly AnyPolicy[]) =>
       pipeline(...policies)
@@ -116,7 +116,7 @@ describe('explain', () => {
     ]);
   });
 
-  it('tells when the last copy of a hedge begins', () => {
+  it('says when the last copy of a hedge starts', () => {
     const hedged = pipeline(deadline('2s'), hedge({ delay: '1s', max: 3 }), timeout('1s'));
     expect(hedged.explain().warnings.map(({ message }) => message)).toEqual([
       '3 copies 1000 ms apart of "hedge" begin after 3000 ms; the call ends after 2000 ms',
@@ -134,7 +134,7 @@ describe('explain', () => {
     expect(beside.explain().warnings).toEqual(doubled.explain().warnings);
   });
 
-  it('sees no doubt on the other side: a timeout around a breaker, a hedge around its deadline', () => {
+  it('accepts the reverse: a timeout around a breaker, a hedge around its deadline', () => {
     expect(doubts(timeout('2s'), circuitBreaker({ window: '3s' }))).toEqual([]);
     expect(doubts(hedge({ delay: '1s', max: 2 }), deadline('2s'))).toEqual([]);
     expect(doubts(timeout('2s'), hedge({ delay: '1s', max: 2 }))).toEqual([]);
@@ -148,7 +148,7 @@ describe('explain', () => {
     ).toEqual([]);
   });
 
-  it('goes by what a policy of your own tells, and doubts nothing of what it does not tell', () => {
+  it('uses the traits of a custom policy, and does not judge missing ones', () => {
     expect(doubts(own('deadline'), own('timeout'))).toEqual([]);
     expect(doubts(own('deadline'), timeout('1s'))).toEqual([]);
     expect(doubts(deadline('1s'), own('timeout'))).toEqual([]);
@@ -162,13 +162,13 @@ describe('explain', () => {
     expect(doubts(deadline('2s'), own('retry'), timeout('1s'))).toEqual([]);
   });
 
-  it('counts each wait between attempts by the longest it can be, not by the longest of all', () => {
+  it('counts each wait between attempts at its own maximum, not at the longest of all', () => {
     const grows = retry({ attempts: 4, backoff: exponential({ initial: 100, max: '2s' }), budget: retryBudget() });
     expect(doubts(deadline('4700ms'), grows, timeout('1s'))).toEqual([]);
     expect(doubts(deadline('4699ms'), grows, timeout('1s'))).toEqual(['attempts-exceed-deadline']);
   });
 
-  it('writes whole milliseconds, and no waits that it does not know', () => {
+  it('prints whole milliseconds, and no unknown waits', () => {
     const told = (backoff: Backoff) =>
       pipeline(deadline('1s'), retry({ attempts: 4, backoff, budget: retryBudget() }), timeout(300.3))
         .explain()
@@ -179,7 +179,7 @@ describe('explain', () => {
     expect(told(() => 5)).toEqual(['4 attempts of 300.3 ms, their waits aside, take up to 1201 ms']);
   });
 
-  it('does not doubt what only just fits', () => {
+  it('accepts what only just fits', () => {
     expect(doubts(deadline('30s'), circuitBreaker({ window: '4s' }), timeout('2s'))).toEqual([]);
     expect(doubts(deadline('2001ms'), hedge({ delay: '1s', max: 2 }), timeout('1s'))).toEqual([]);
     expect(doubts(circuitBreaker({ window: { calls: 10 } }), timeout('2s'))).toEqual([]);
@@ -192,7 +192,7 @@ describe('explain', () => {
 });
 
 describe('pipeline', () => {
-  it('refuses a timeout that is not below any of the deadlines around it, and takes one just below', () => {
+  it('refuses a timeout that is not below every deadline around it, and accepts one just below', () => {
     expect(() => pipeline(deadline('5s'), timeout('1s'), timeout('5s'))).toThrow(OptionsError);
     expect(() => pipeline(deadline('9s'), deadline('5s'), timeout('5s'))).toThrow(OptionsError);
     expect(() => pipeline(deadline('5s'), timeout('4999ms'))).not.toThrow();
@@ -200,7 +200,7 @@ describe('pipeline', () => {
     expect(() => pipeline(deadline('5s'), deadline('5s'))).not.toThrow();
   });
 
-  it('refuses a fallback inside a breaker only, and names the policies that it was given', () => {
+  it('refuses a fallback only inside a breaker, and names the policies given', () => {
     expect(() =>
       pipeline(
         fallback(() => 1),

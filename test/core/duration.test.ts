@@ -33,13 +33,13 @@ describe('parseDuration', () => {
     [{}],
     [5n],
     [`${'9'.repeat(1_000_000)}s`],
-  ])('takes %s for no duration', (value) => {
+  ])('rejects %s', (value) => {
     expect(parseDuration(value)).toBeUndefined();
   });
 });
 
 describe('toMs', () => {
-  it('reads what parseDuration reads', () => {
+  it('accepts what parseDuration accepts', () => {
     expect([toMs('2m'), toMs(0)]).toEqual([120_000, 0]);
   });
 

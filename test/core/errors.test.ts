@@ -209,7 +209,7 @@ describe('errors', () => {
       '"retry": its "handles" function failed: boom',
       { policy: 'retry', thrown: new Error('boom'), cause: new Error('boom') },
     ],
-  ])('%s tells name, code and numbers', (name, build, code, message, numbers = {}) => {
+  ])('%s has name, code and numbers', (name, build, code, message, numbers = {}) => {
     const error = build();
     expect(error).toMatchObject({ name, code, message, ...numbers });
     expect(String(error)).toBe(`${name} [${code}]: ${message}`);
@@ -217,7 +217,7 @@ describe('errors', () => {
     expect(Object.prototype.toString.call(error)).toBe('[object Error]');
   });
 
-  it('lets a class derived from one of them give itself a name as one does', () => {
+  it('lets a derived class set its name as subclasses of Error do', () => {
     class TooManyError extends RejectedError {
       constructor() {
         super('ERR_TOO_MANY', 'no', { policy: 'mine' });
@@ -231,13 +231,13 @@ describe('errors', () => {
     expect(new RejectedError('ERR_MINE', 'no', { policy: 'mine' }).name).toBe('RejectedError');
   });
 
-  it('takes another name from whoever gives it one, also where an option was wrong', () => {
+  it('accepts another name, also on an error about an option', () => {
     const error = new OptionsError('no', { policy: 'mine', value: 1, allowed: 'nothing' });
     error.name = 'Renamed';
     expect([error.name, Object.keys(error).includes('name')]).toEqual(['Renamed', false]);
   });
 
-  it('shows code and numbers where Node prints it', () => {
+  it('show code and numbers when Node prints them', () => {
     expect(inspect(timedOut())).toContain("code: 'ERR_TIMEOUT'");
     expect(inspect(timedOut())).toContain('afterMs: 1000');
   });
@@ -250,7 +250,7 @@ describe('errors', () => {
     expect(new Error('plain').stack).toContain('\n    at ');
   });
 
-  it('keeps its cause, and has none where none was given', () => {
+  it('keep their cause, and have none if none was given', () => {
     const cause = new Error('why');
     expect(new RejectedError('ERR_MINE', 'no', { policy: 'mine', cause, retryAfterMs: 5 })).toMatchObject({
       cause,
@@ -265,7 +265,7 @@ describe('errors', () => {
     });
   });
 
-  it('tells the families apart', () => {
+  it('distinguishes the families', () => {
     expect([isAbandoned(timedOut()), isRejected(timedOut()), isHoldfastError(timedOut())]).toEqual([true, false, true]);
     expect([isAbandoned(tooLate()), isRejected(tooLate()), isHoldfastError(tooLate())]).toEqual([false, true, true]);
     const options = new OptionsError('m', { policy: 'p', value: 1, allowed: 'a' });
@@ -281,13 +281,13 @@ describe('errors', () => {
     },
   );
 
-  it('takes what throws at every look for none of ours', () => {
+  it('does not recognise a value that throws when it is inspected', () => {
     const { proxy, revoke } = Proxy.revocable({}, {});
     revoke();
     expect([isAbandoned(proxy), isRejected(proxy), isHoldfastError(proxy)]).toEqual([false, false, false]);
   });
 
-  it('keeps its stack where the limit of stacks is frozen, and where there is none', () => {
+  it('keeps its stack if the stack limit is frozen or missing', () => {
     const limit = Object.getOwnPropertyDescriptor(Error, 'stackTraceLimit')!;
     try {
       Object.defineProperty(Error, 'stackTraceLimit', { ...limit, writable: false });
@@ -310,7 +310,7 @@ describe('errors', () => {
 });
 
 describe('messageOf', () => {
-  it('tells what was thrown in words, whatever it was', () => {
+  it('describes any thrown value', () => {
     expect([new Error('why'), 'why', 5, undefined, Object.create(null)].map(messageOf)).toEqual([
       ...['why', 'why', '5', 'undefined', 'something that cannot be shown'],
     ]);

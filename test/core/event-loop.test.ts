@@ -14,7 +14,7 @@ describe('the event loop at import', () => {
     return import('../../src/core/event-loop.js');
   };
 
-  it('is that of the platform', async () => {
+  it('uses the functions of the platform', async () => {
     const { atTurnEnd, atTickEnd, asMicrotask, queueTask } = await load();
     expect([atTurnEnd, atTickEnd, asMicrotask, queueTask]).toEqual([
       setImmediate,
@@ -36,7 +36,7 @@ describe('the event loop at import', () => {
     ['vitest', () => void vi.useFakeTimers({ toFake: ['setImmediate', 'queueMicrotask'] })],
     ['node:test', () => mock.timers.enable({ apis: ['setImmediate'] })],
     ['a platform that has none', () => vi.stubGlobal('setImmediate', undefined)],
-  ])('runs tasks in a turn of their own past what stands there of %s', async (_whose, put) => {
+  ])('runs tasks in their own turn past the fakes of %s', async (_whose, put) => {
     put();
     const { atTurnEnd, asMicrotask, queueTask } = await load();
     expect(atTurnEnd).toBeUndefined();
@@ -52,7 +52,7 @@ describe('the event loop at import', () => {
     expect(order).toEqual(['here', 'microtask', 'task']);
   });
 
-  it('waits for a timer where the platform has nothing better', async () => {
+  it('uses a timer if the platform has nothing better', async () => {
     vi.stubGlobal('setImmediate', undefined);
     vi.stubGlobal('MessageChannel', undefined);
     const { queueTask } = await load();

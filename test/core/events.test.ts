@@ -29,7 +29,7 @@ function collectWarnings(): Error[] {
 const nextTurn = () => new Promise(setImmediate);
 
 describe('Events', () => {
-  it('are heard only while there is a hook or a subscriber', () => {
+  it('are heard only if there is a hook or a subscriber', () => {
     expect(new Events('quiet', undefined).heard).toBe(false);
     expect(new Events('hooked', () => {}).heard).toBe(true);
     subscribe();
@@ -88,7 +88,7 @@ describe('Events', () => {
 
 describe('Events, without the modules of Node', () => {
   it.each([[undefined], [{}], [{ getBuiltinModule: () => undefined }]])(
-    'go to the hook only, and report nothing: the process is %j',
+    'go only to the hook, and report nothing: the process is %j',
     (platform) => {
       const heard: HoldfastEvent[] = [];
       vi.stubGlobal('process', platform);
@@ -107,7 +107,7 @@ describe('Events, without the modules of Node', () => {
     },
   );
 
-  it('are silent where the module is missing when the package loads', async () => {
+  it('are silent if the module is missing when the package loads', async () => {
     const heard: HoldfastEvent[] = [];
     vi.stubGlobal('process', { ...process, getBuiltinModule: undefined, emitWarning() {} });
     vi.resetModules();
@@ -140,7 +140,7 @@ describe('hearEvents', () => {
     expect(channel('holdfast').hasSubscribers).toBe(false);
   });
 
-  it('hears of a hook that failed, and not of a listener that did', async () => {
+  it('receives the report of a failed hook, but not that of a failed listener', async () => {
     const heard: HoldfastEvent[] = [];
     cleanups.push(hearEvents('telemetry', (one) => heard.push(one)));
     cleanups.push(
@@ -154,7 +154,7 @@ describe('hearEvents', () => {
     expect(heard).toEqual([failed]);
   });
 
-  it('contains listeners that throw at everything, and reports each once', async () => {
+  it('contains listeners that always throw, and reports each once', async () => {
     const warnings = collectWarnings();
     const throws = () => {
       throw new Error('bad listener');

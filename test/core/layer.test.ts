@@ -61,7 +61,7 @@ const full = new RejectedError('ERR_FULL', 'full', { policy: 'full' });
 const refusing: Guard = { name: 'refusing', admit: () => refuse(full) };
 
 describe('a layer of guards', () => {
-  it('settles each permit with the outcome, then tells it that the work has ended', async () => {
+  it('settles each permit with the outcome, then reports that the work has ended', async () => {
     const [first, second] = [recorder('first'), recorder('second')];
     await pipeline(first, second).execute(() => 1);
     const error = new Error('x');
@@ -76,7 +76,7 @@ describe('a layer of guards', () => {
     expect(second.told).toEqual(expected);
   });
 
-  it('gives permits back when a guard further in refuses, and does not begin', async () => {
+  it('gives permits back when an inner guard refuses, and does not start the operation', async () => {
     const [outer, inner] = [recorder('outer'), recorder('inner')];
     let calls = 0;
     await expect(pipeline(outer, refusing, inner).execute(() => calls++)).rejects.toBe(full);
@@ -84,7 +84,7 @@ describe('a layer of guards', () => {
     expect([inner.admitted, calls]).toEqual([0, 0]);
   });
 
-  it('gives permits back when a guard further in throws or rejects', async () => {
+  it('gives permits back when an inner guard throws or rejects', async () => {
     const error = new Error('broken guard');
     const throwing: Guard = {
       name: 'throwing',
@@ -99,7 +99,7 @@ describe('a layer of guards', () => {
     }
   });
 
-  it('releases the permits around a refusal of a layer inside: it says nothing about the service', async () => {
+  it('releases the outer permits on a refusal by an inner layer: it says nothing about the service', async () => {
     const outer = recorder('outer');
     await expect(pipeline(outer, passOn, refusing).execute(() => 1)).rejects.toBe(full);
     expect(outer.told).toEqual([['release'], ['ended']]);
@@ -138,7 +138,7 @@ describe('a layer of guards', () => {
     expect(guard.told[1]).toMatchObject(['ended', { ok: false }]);
   });
 
-  it('tells an outer permit that the work has ended only when what an inner layer gave up has ended, too', async () => {
+  it('reports the end of the work to an outer permit only when the abandoned work of an inner layer has ended, too', async () => {
     const clock = virtualClock();
     const guard = recorder('guard');
     const works = [deferred<number>(), deferred<number>()];
@@ -157,7 +157,7 @@ describe('a layer of guards', () => {
     expect(guard.told.map(([what]) => what)).toEqual(['settle', 'ended']);
   });
 
-  it('rejects with what a permit throws, and settles the others all the same', async () => {
+  it('rejects with the error of a permit that throws, and still settles the others', async () => {
     const broken = new Error('broken handles');
     const throwing: Guard = {
       name: 'throwing',
@@ -212,7 +212,7 @@ describe('a layer of guards', () => {
     ['inside a retry', (one, reads, other, clock) => pipeline(retry({ attempts: 1, clock }), one, reads, other)],
     ['inside a strategy', (one, reads, other) => pipeline(passOn, one, reads, other)],
     ['outermost', (one, reads, other) => pipeline(one, reads, other)],
-  ])('aborts the signal that a guard between two ends has read, %s', async (_, build) => {
+  ])('aborts a signal that was read by a guard between two ends, %s', async (_, build) => {
     const clock = virtualClock();
     let signal: AbortSignal | undefined;
     const reads: Guard = {
@@ -230,7 +230,7 @@ describe('a layer of guards', () => {
     expect(signal?.aborted).toBe(true);
   });
 
-  it('ends a later attempt at its very end, too', async () => {
+  it('ends a later attempt exactly at its end, too', async () => {
     const clock = virtualClock();
     const begun: number[] = [];
     const running = pipeline(retry({ attempts: 3, backoff: () => 0, clock }), timeout(10)).attempt(() => {
@@ -242,7 +242,7 @@ describe('a layer of guards', () => {
     expect(begun).toEqual([0, 10, 20]);
   });
 
-  it('leaves no timer when a guard ends the call while it is let in', async () => {
+  it('leaves no timer when a guard ends the call during admission', async () => {
     const clock = virtualClock();
     const ending: Guard = {
       name: 'ending',
@@ -257,7 +257,7 @@ describe('a layer of guards', () => {
     expect(outer.told).toEqual([['release'], ['ended']]);
   });
 
-  it('listens to the signal of a caller no more when it has refused the call', async () => {
+  it('stops listening to the caller’s signal after refusing the call', async () => {
     const { signal } = new AbortController();
     let listeners = 0;
     const watched = Object.assign(signal, {
@@ -269,7 +269,7 @@ describe('a layer of guards', () => {
     expect(listeners).toBe(0);
   });
 
-  it('reports a permit whose ended throws, and nothing of permits that do not want to hear', async () => {
+  it('reports a permit whose ended throws, and nothing of permits without ended', async () => {
     const events: unknown[] = [];
     const listen = (event: unknown) => events.push(event);
     channel('holdfast').subscribe(listen);
@@ -297,7 +297,7 @@ describe('a layer of guards', () => {
     expect(odd.told.map(([what]) => what)).toEqual(['settle', 'ended', 'settle', 'ended']);
   });
 
-  it('takes the outermost of ends that come at the same instant', async () => {
+  it('uses the outermost of ends at the same instant', async () => {
     const clock = virtualClock();
     const outcome = pipeline(
       timeout({ after: 10, clock, name: 'outer' }),
@@ -307,7 +307,7 @@ describe('a layer of guards', () => {
     expect(await outcome).toMatchObject({ error: { code: 'ERR_TIMEOUT', policy: 'outer' } });
   });
 
-  it('asks a guard that is derived from one of ours by its own admit, and not by what ours tells a layer', async () => {
+  it('calls the own admit of a guard derived from a built-in one, instead of its fused one', async () => {
     const clock = virtualClock();
     const asked: string[] = [];
     const ours = timeout({ after: 10, clock });
@@ -326,7 +326,7 @@ describe('a layer of guards', () => {
     expect(await outcome).toMatchObject({ error: { code: 'ERR_TIMEOUT', afterMs: 10 } });
   });
 
-  it('shares the permit of a closed circuit between calls, none of which counts after the circuit opened', async () => {
+  it('shares the permit of a closed circuit between calls, none of which counts after the circuit has opened', async () => {
     const breaker = circuitBreaker({ clock: virtualClock(), window: { consecutive: 2 } });
     const guarded = pipeline(breaker);
     await guarded.execute(() => 1);
@@ -345,7 +345,7 @@ describe('a layer of guards', () => {
     expect(reads).toBe(1);
   });
 
-  it('ends only the calls inside: a retry around it goes on', async () => {
+  it('ends only inner calls: a retry around it continues', async () => {
     const clock = virtualClock();
     const signals: AbortSignal[] = [];
     const running = pipeline(retry({ attempts: 2, backoff: () => 0, clock }), timeout(10)).execute((call) => {
@@ -373,7 +373,7 @@ describe('a layer of guards', () => {
       };
     }
 
-    it('begins when it is let in, and goes on to the guards further in', async () => {
+    it('starts once it is admitted, and continues with the inner guards', async () => {
       const [line, inner] = [queue(), recorder('inner')];
       const running = pipeline(line, inner).execute(() => 1);
       expect(inner.admitted).toBe(0);
@@ -390,7 +390,7 @@ describe('a layer of guards', () => {
       expect(outer.told).toEqual([['release'], ['ended']]);
     });
 
-    it('does not count the wait for a timeout further in, but for a deadline further out', async () => {
+    it('does not count the wait in an inner timeout, but in an outer deadline', async () => {
       const clock = virtualClock();
       const line = queue();
       const running = pipeline(deadline({ after: 100, clock }), line, timeout(50)).attempt(() => new Promise(() => {}));
@@ -407,7 +407,7 @@ describe('a layer of guards', () => {
       expect(clock.pendingTimers).toBe(0);
     });
 
-    it('takes an aborted call out of the line and gives back a place that comes too late', async () => {
+    it('removes an aborted call from the queue, and gives a late permit back', async () => {
       const controller = new AbortController();
       const [outer, line] = [recorder('outer'), queue()];
       let calls = 0;
@@ -431,7 +431,7 @@ describe('a layer of guards', () => {
     it.each<[string, (line: ReturnType<typeof queue>) => void]>([
       ['refuses', (line) => line.waiting[0]?.(refuse(full))],
       ['fails', (line) => line.waiting[0]?.(Promise.reject(new Error('broken line')) as never)],
-    ])('lets no permit hear twice where the line %s when the call is over', async (_, answer) => {
+    ])('settles no permit twice if the queue %s when the call is over', async (_, answer) => {
       const events: unknown[] = [];
       const listen = (event: unknown) => events.push(event);
       channel('holdfast').subscribe(listen);
@@ -447,7 +447,7 @@ describe('a layer of guards', () => {
       expect(events).toEqual([]);
     });
 
-    it('gives back at once what an attempt had that was given up in the line, of which nobody learns', async () => {
+    it('gives the permits of an attempt that was given up in the queue back at once, and nobody learns from it', async () => {
       const clock = virtualClock();
       const [outer, inner, line] = [recorder('outer'), recorder('inner'), queue()];
       const running = pipeline(outer, retry({ attempts: 1, clock }), timeout(10), inner, line).attempt(() => 1);
@@ -458,7 +458,7 @@ describe('a layer of guards', () => {
       expect(outer.told).toEqual([['settle', outcome], ['ended']]);
     });
 
-    it('learns nothing about the service from a call whose time ran out in the line', async () => {
+    it('learns nothing about the service from a call that times out in the queue', async () => {
       const clock = virtualClock();
       const [outer, line] = [recorder('outer'), queue()];
       const running = pipeline(deadline({ after: 10, clock }), outer, line).attempt(() => 1);
@@ -468,7 +468,7 @@ describe('a layer of guards', () => {
     });
   });
 
-  it('tells each permit of any call exactly once how it ended, and at last that the work has ended; no timer is left', async () => {
+  it('settles each permit of any call exactly once, then reports the end of its work; no timer is left', async () => {
     const chance = fc.constantFrom('value', 'error', 'hang', 'late value', 'late error');
     const shapes = fc.record({
       operation: chance,
@@ -541,7 +541,7 @@ describe('a retry in a layer', () => {
     }),
   };
 
-  it('ends the call with what its handles throws, whichever way the attempt ended', async () => {
+  it('ends the call with the error of handles, whichever way the attempt ended', async () => {
     const outer = recorder('outer');
     const handles = () => {
       throw broken;
@@ -560,7 +560,7 @@ describe('a retry in a layer', () => {
     ]);
   });
 
-  it('ends a call whose time is over with what a permit inside throws at that', async () => {
+  it('ends a timed-out call with the error that an inner permit throws then', async () => {
     const clock = virtualClock();
     const running = pipeline(timeout({ after: 10, clock }), retry(), throwing).attempt(() => new Promise(() => {}));
     await clock.advance(10);
@@ -568,7 +568,7 @@ describe('a retry in a layer', () => {
   });
 });
 
-describe('a guard that is asked by hand with the call at hand', () => {
+describe('a guard that is asked directly with a running call', () => {
   const clock = virtualClock();
   const perSecond = () => rateLimit({ limit: 1, clock });
   /** Whether the guard admits at once, and a second later. */
@@ -586,7 +586,7 @@ describe('a guard that is asked by hand with the call at hand', () => {
     ['the guard', (limit: Guard) => [limit]],
     ['a timeout and the guard', (limit: Guard) => [timeout({ after: 5_000, clock }), limit]],
     ['strategies and the guard', (limit: Guard) => [passOn, limit, passOn]],
-  ])('goes by the time of an operation that has run for a while inside %s', async (_, around) => {
+  ])('uses the current time in an operation that has run for a while inside %s', async (_, around) => {
     const limit = perSecond();
     const operation = async (call: Call) => {
       await clock.sleep(1_000);
@@ -596,7 +596,7 @@ describe('a guard that is asked by hand with the call at hand', () => {
     expect(answer).toEqual({ ok: true, value: [true, true] });
   });
 
-  it('goes by the time of a guard of one’s own that queues', async () => {
+  it('uses the current time in a custom guard that queues', async () => {
     const limit = perSecond();
     const asking: Guard = { name: 'asking', admit: async (call) => refuse(await twice(limit, call)) };
     const answer = await ended(pipeline(timeout({ after: 9_000, clock }), asking).attempt(() => 'never'));
@@ -608,7 +608,7 @@ describe('a guard that is asked by hand with the call at hand', () => {
   it.each([
     ['at once', [perSecond(), refusing]],
     ['after another one queued', [queueing, perSecond(), refusing]],
-  ])('goes by the time of a fallback when a guard has refused %s', async (_, guards) => {
+  ])('uses the current time in a fallback after a guard has refused %s', async (_, guards) => {
     const limit = perSecond();
     const around = fallback((_error, call) => twice(limit, call));
     const answer = await ended(pipeline(around, ...guards).attempt(() => 'never'));
@@ -617,7 +617,7 @@ describe('a guard that is asked by hand with the call at hand', () => {
 });
 
 describe('isRefusal', () => {
-  it('tells a refusal from a permit', () => {
+  it('distinguishes a refusal from a permit', () => {
     expect(isRefusal(refuse(full))).toBe(true);
     expect(isRefusal({ settle() {}, release() {} })).toBe(false);
     expect(isRefusal(timeout(5).admit())).toBe(false);
@@ -625,7 +625,7 @@ describe('isRefusal', () => {
 });
 
 describe('timeout and deadline', () => {
-  it('capture a stack for a refusal only when told to', async () => {
+  it('capture a stack for a refusal only if asked', async () => {
     const clock = virtualClock({ now: 10 });
     const refusalOf = async (stack: boolean, guard: typeof timeout | typeof deadline) => {
       const past: Strategy = {
@@ -645,7 +645,7 @@ describe('timeout and deadline', () => {
     }
   });
 
-  it('refuse a call whose deadline has passed, so that nothing is begun', async () => {
+  it('refuse a call whose deadline has passed, so that nothing is started', async () => {
     const clock = virtualClock();
     for (const guard of [timeout({ after: 5, clock }), deadline({ after: 5, clock })]) {
       let calls = 0;
@@ -680,7 +680,7 @@ describe('a breaker alone around an operation', () => {
     return { breaker, guarded };
   };
 
-  it('hears of the end that the operation makes of its own call', async () => {
+  it('hears of the end when the operation aborts its own call', async () => {
     const guarded = pipeline(circuitBreaker());
     const enough = new Error('enough');
     const hangs = new Promise<never>(() => {});
@@ -691,7 +691,7 @@ describe('a breaker alone around an operation', () => {
     await expect(running).rejects.toBe(enough);
   });
 
-  it('hears of an end by an operation that gets at its call by the way only when that ends, unless the last call failed', async () => {
+  it('hears of an abort only at the end if the operation gets its call through rest parameters, unless the last call failed', async () => {
     const clock = virtualClock();
     const guarded = pipeline(circuitBreaker({ clock }));
     const work = deferred<number>();
@@ -706,7 +706,7 @@ describe('a breaker alone around an operation', () => {
     expect(await first).toEqual({ ok: true, value: 1 });
   });
 
-  it('ends a probe that hangs, also where the operation takes no call', async () => {
+  it('ends a hanging probe, even if the operation does not take the call', async () => {
     const clock = virtualClock();
     const { breaker, guarded } = await halfOpen(clock, 50);
     const running = guarded.attempt(() => new Promise<never>(() => {}));
@@ -715,7 +715,7 @@ describe('a breaker alone around an operation', () => {
     expect(breaker.state).toBe('open');
   });
 
-  it('tells how a call ended to the strategy around it, and to the caller what that makes of it', async () => {
+  it('passes the outcome to the strategy around it, and the result of the strategy to the caller', async () => {
     const around = pipeline(
       fallback(() => 'instead'),
       circuitBreaker(),
@@ -726,7 +726,7 @@ describe('a breaker alone around an operation', () => {
     expect(await around.execute(down)).toBe('instead');
   });
 
-  it('is not alone with a guard or a strategy inside it', async () => {
+  it('is not alone with an inner guard or strategy', async () => {
     const inner = recorder('inner');
     await pipeline(circuitBreaker(), inner).execute(() => 1);
     let steps = 0;
@@ -746,7 +746,7 @@ describe('a breaker alone around an operation', () => {
     expect([inner.admitted, steps, await running]).toEqual([1, 1, 'served']);
   });
 
-  it('counts and answers each call for itself, also where operations call through it and each is asked for in another way', async () => {
+  it('counts and answers each call separately, even if operations call through it and use different methods', async () => {
     const breaker = circuitBreaker();
     const guarded = pipeline(breaker);
     const inner: Promise<unknown>[] = [];
@@ -766,7 +766,7 @@ describe('a breaker alone around an operation', () => {
     expect(await Promise.all(inner.slice(2))).toEqual([{ ok: true, value: 'inner' }, 'innermost']);
   });
 
-  it('refuses by execute() and attempt() alike', async () => {
+  it('refuses the same way in execute() and attempt()', async () => {
     const breaker = circuitBreaker();
     const guarded = pipeline(breaker);
     breaker.isolate();
@@ -776,7 +776,7 @@ describe('a breaker alone around an operation', () => {
     expect(calls).toBe(0);
   });
 
-  it('ends the call with what its handles throws, in place of the outcome', async () => {
+  it('ends the call with the error of handles, in place of the outcome', async () => {
     const handles = () => {
       throw new Error('broken');
     };
@@ -785,14 +785,14 @@ describe('a breaker alone around an operation', () => {
     expect(await guarded.attempt(() => 1)).toMatchObject({ ok: false, error: { code: 'ERR_HANDLES_FAILED' } });
   });
 
-  it('learns nothing from what a policy further inside refused', async () => {
+  it('learns nothing from a refusal by an inner policy', async () => {
     const breaker = circuitBreaker({ window: { consecutive: 1 } });
     const refused = new RejectedError('ERR_OWN', 'no room', { policy: 'own' });
     const outcome = await pipeline(breaker).attempt(() => Promise.reject(refused));
     expect([outcome, breaker.state]).toEqual([{ ok: false, error: refused }, 'closed']);
   });
 
-  it('begins nothing and counts nothing of a call that was ended before', async () => {
+  it('starts and counts nothing for a call that was already ended', async () => {
     const breaker = circuitBreaker({ window: { consecutive: 1 } });
     const signal = AbortSignal.abort(new Error('gone'));
     let calls = 0;

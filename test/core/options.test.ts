@@ -193,12 +193,12 @@ describe('OptionsError', () => {
     });
   });
 
-  it('cuts a long value and takes no time over a long key', () => {
+  it('shortens a long value, and takes no time over a long key', () => {
     expect(refusal(() => timeout(wrong('x'.repeat(10_000_000)))).message.length).toBeLessThan(200);
     expect(refusal(() => retry(wrong({ ['a'.repeat(1_000_000)]: 1 }))).message).toContain('the options are');
   });
 
-  it('neither changes nor keeps the options given', async () => {
+  it('neither changes nor keeps the given options', async () => {
     const options = Object.freeze({ attempts: 2, backoff: constant(0) });
     const twice = retry(options);
     expect(twice.traits?.attempts).toBe(2);
@@ -213,14 +213,14 @@ describe('OptionsError', () => {
     expect(calls).toBe(2);
   });
 
-  it('takes options that are an object of a class, as long as it knows each of them', () => {
+  it('accepts an instance of a class as options, as long as it knows each key', () => {
     class Settings {
       readonly attempts = 2;
     }
     expect(retry(new Settings()).traits?.attempts).toBe(2);
   });
 
-  it('takes undefined for absent', () => {
+  it('treats undefined as absent', () => {
     expect(retry(wrong({ attempts: undefined })).traits?.attempts).toBe(3);
   });
 });
@@ -240,15 +240,15 @@ describe('checkOptions', () => {
     ['word', () => oneOf(['full', 'none']), ['full', 'none']],
     ['function', () => func(), [Math.max]],
     ['object with methods', sized, [{ size: () => 1, clear() {} }]],
-  ])('takes %s as it is, up to its bounds', (_, field, values) => {
+  ])('accepts %s unchanged, up to its bounds', (_, field, values) => {
     for (const value of values) expect(read(field(), value)).toBe(value);
   });
 
-  it('takes a factory of one duration as the function of a `map`', () => {
+  it('accepts a factory of one duration as the callback of a `map`', () => {
     expect((['1s', '2s'] as const).map(timeout)).toHaveLength(2);
   });
 
-  it('takes a duration as milliseconds, up to its bounds', () => {
+  it('reads a duration as milliseconds, up to its bounds', () => {
     expect(['2ms', 5, '0.005s'].map((value) => read(duration(fromTwoToFive), value))).toEqual([2, 5, 5]);
     expect([1, 2_147_483_647].map((value) => read(duration({}), value))).toEqual([1, 2_147_483_647]);
   });
@@ -267,7 +267,7 @@ describe('checkOptions', () => {
     ['a function', () => func(), [{}, null]],
     ['a thing with a size', sized, [null, 5, {}, { size: () => 1 }, { clear() {} }, { size: 1, clear() {} }]],
     ['a thing with a size', sized, [Object.assign(() => {}, { size: () => 1, clear() {} })]],
-  ])('wants %s', (allowed, field, values) => {
+  ])('requires %s', (allowed, field, values) => {
     for (const value of values) {
       expect(refusal(() => read(field(), value))).toMatchObject({
         message: `mine: option "it" must be ${allowed}, got ${show(value)}`,
@@ -279,7 +279,7 @@ describe('checkOptions', () => {
     }
   });
 
-  it('tells what was wrong with the whole, with a name, and with what is missing', () => {
+  it('describes wrong options as a whole, with a name, and with what is missing', () => {
     const fields = { attempts: integer({}), handles: func() };
     expect(refusal(() => checkOptions('mine', 'x', fields))).toMatchObject({
       ...{ policy: 'mine', option: undefined, value: 'x', allowed: 'an object' },
@@ -314,7 +314,7 @@ describe('show', () => {
     [null, 'null'],
     [undefined, 'undefined'],
     [Symbol('x'), 'Symbol(x)'],
-  ])('shows %s short, and as what it is', (value, shown) => {
+  ])('shows %s short and recognisable', (value, shown) => {
     expect(show(value)).toBe(shown);
   });
 

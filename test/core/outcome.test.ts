@@ -30,7 +30,7 @@ async function unhandled(task: () => void): Promise<unknown[]> {
 }
 
 describe('handlesThrows', () => {
-  it('takes a throw for a failure and any value for a success', () => {
+  it('counts a throw as a failure and any value as a success', () => {
     expect([handlesThrows(failure), handlesThrows(value), handlesThrows({ ok: true, value: down })]).toEqual([
       ...[true, false, false],
     ]);
@@ -38,7 +38,7 @@ describe('handlesThrows', () => {
 });
 
 describe('judge', () => {
-  it('answers what the predicate answers, which is shown the outcome', () => {
+  it('returns the result of the predicate, which receives the outcome', () => {
     const shown: Outcome[] = [];
     const handles = (answer: boolean) => (outcome: Outcome) => {
       shown.push(outcome);
@@ -48,7 +48,7 @@ describe('judge', () => {
     expect(shown).toEqual([value, failure]);
   });
 
-  it('tells what a predicate threw, and keeps the error of the call as the cause where there is one', () => {
+  it('reports what a predicate threw, and keeps the error of the call, if there is one, as the cause', () => {
     const broken = new Error('broken');
     const throws = () => {
       throw broken;
@@ -71,14 +71,14 @@ describe('judge', () => {
     });
   });
 
-  it('leaves no rejection unhandled of a promise that it refuses', async () => {
+  it('leaves no unhandled rejection of a promise that it refuses', async () => {
     const answers = () => Promise.reject(down) as unknown as boolean;
     expect(await unhandled(() => thrownBy(() => judge(answers, value, 'retry')))).toEqual([]);
   });
 });
 
 describe('rejectLater', () => {
-  it('rejects with the very error, and is reported where nobody handles it', async () => {
+  it('rejects with the given error, and is reported if nobody handles it', async () => {
     await expect(rejectLater(down)).rejects.toBe(down);
     expect(await unhandled(() => void rejectLater(down))).toEqual([down]);
   });

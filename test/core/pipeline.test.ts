@@ -27,7 +27,7 @@ describe('pipeline', () => {
     ['of a strategy', pipeline(passOn)],
     ['of both', pipeline(timeout('2m'), passOn, timeout('1m'))],
   ])('%s', (_, policies) => {
-    it('answers what the operation answers: a value, a promise, a thenable, nothing', async () => {
+    it('returns what the operation returns: a value, a promise, a thenable, nothing', async () => {
       expect(await policies.execute(() => 1)).toBe(1);
       expect(await policies.execute(async () => 2)).toBe(2);
       expect(
@@ -60,7 +60,7 @@ describe('pipeline', () => {
       await expect(policies.execute(() => thenable)).rejects.toBe('no');
     });
 
-    it('answers an outcome from attempt and never rejects', async () => {
+    it('resolves with an outcome from attempt and never rejects', async () => {
       expect(await policies.attempt(() => 1)).toEqual({ ok: true, value: 1 });
       const error = new Error('x');
       expect(await policies.attempt(() => Promise.reject(error))).toEqual({ ok: false, error });
@@ -71,7 +71,7 @@ describe('pipeline', () => {
       expect(await policies.attempt(5 as never)).toMatchObject({ ok: false, error: { code: 'ERR_OPTIONS' } });
     });
 
-    it('rejects at once with the reason of a signal that aborts, and leaves no listener behind', async () => {
+    it('rejects at once with the reason of an aborting signal, and leaves no listener behind', async () => {
       const controller = new AbortController();
       const reason = new Error('user left');
       let seen: Call | undefined;
@@ -88,14 +88,14 @@ describe('pipeline', () => {
       expect(seen?.aborted).toBe(true);
     });
 
-    it('does not begin when the signal has aborted before', async () => {
+    it('does not start if the signal has already aborted', async () => {
       let calls = 0;
       const reason = new Error('too late');
       await expect(policies.execute(() => calls++, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
       expect(calls).toBe(0);
     });
 
-    it('listens to the signal of the caller only while it runs', async () => {
+    it('listens to the caller’s signal only while it runs', async () => {
       const { signal } = new AbortController();
       const added: unknown[] = [];
       const removed: unknown[] = [];
@@ -109,12 +109,12 @@ describe('pipeline', () => {
       expect(removed).toEqual(added);
     });
 
-    it('does not abort the signal of an operation that has succeeded', async () => {
+    it('does not abort the signal of an operation that succeeded', async () => {
       const signal = await policies.execute((call) => call.signal);
       expect(signal.aborted).toBe(false);
     });
 
-    it('tells the operation what the caller told', async () => {
+    it('passes the options of the call to the operation', async () => {
       const told = await policies.execute(
         ({ key, idempotencyKey, unsafe, attributes, attempt }) => ({
           key,
@@ -139,7 +139,7 @@ describe('pipeline', () => {
       });
     });
 
-    it('wraps a function, its parameters and its this', async () => {
+    it('wraps a function with its parameters and its this', async () => {
       const till = {
         factor: 2,
         charge: policies.wrap(async function (this: { factor: number }, cents: number, currency: string) {
@@ -149,7 +149,7 @@ describe('pipeline', () => {
       expect(await till.charge(21, 'EUR')).toBe('42 EUR');
     });
 
-    it('keeps the name of what it wraps and the number of its parameters, by which frameworks go', () => {
+    it('keeps the name of the wrapped function and its number of parameters, which frameworks inspect', () => {
       const { name, length } = policies.wrap(function onError(_error: unknown, _request: unknown) {});
       expect([name, length]).toEqual(['onError', 2]);
     });
@@ -178,13 +178,13 @@ describe('pipeline', () => {
     expect(order.slice(5)).toEqual(['d out', 'c out', 'a out', 'b out']);
   });
 
-  it('takes another pipeline for the policies it is made of', () => {
+  it('flattens another pipeline into its policies', () => {
     const inner = pipeline(retry(), timeout('1s'));
     expect(pipeline(deadline('5s'), inner).policies.map(({ name }) => name)).toEqual(['deadline', 'retry', 'timeout']);
     expect(() => pipeline(retry(), inner)).toThrow(OptionsError);
   });
 
-  it('contains a strategy that throws instead of rejecting, or answers no promise', async () => {
+  it('contains a strategy that throws instead of rejecting, or returns no promise', async () => {
     const broken: Strategy = {
       name: 'broken',
       handle() {
@@ -236,20 +236,20 @@ describe('pipeline', () => {
       { toString: 1 },
       'execute: unknown option "toString", the options are signal, deadline, key, idempotencyKey, unsafe, attributes',
     ],
-  ])('refuses options of a call such as %j before the operation runs', async (options, message) => {
+  ])('refuses call options such as %j before the operation runs', async (options, message) => {
     let calls = 0;
     await expect(pipeline().execute(() => calls++, options as never)).rejects.toThrow(message);
     expect(calls).toBe(0);
   });
 
-  it('tells by the error which option of a call was wrong', async () => {
+  it('names the invalid option of a call in the error', async () => {
     const error = await pipeline()
       .execute(() => 1, { key: 5 } as never)
       .catch((thrown) => thrown);
     expect(error).toMatchObject({ policy: 'execute', option: 'key', value: 5, allowed: 'a string' });
   });
 
-  it('takes undefined for an option of a call that is absent', async () => {
+  it('treats an undefined option of a call as absent', async () => {
     const absent = { signal: undefined, deadline: undefined, key: undefined, unsafe: undefined, attributes: undefined };
     const seen = await pipeline().execute(
       ({ key, unsafe, attributes, deadline: end }) => [key, unsafe, attributes, end],
@@ -258,7 +258,7 @@ describe('pipeline', () => {
     expect(seen).toEqual([undefined, false, {}, Number.POSITIVE_INFINITY]);
   });
 
-  it('keeps no options of a call, which may be changed when it has begun', async () => {
+  it('does not keep the options of a call, which may be changed after its start', async () => {
     const options = { key: 'before' };
     const running = pipeline(passOn).execute(async (call) => {
       await Promise.resolve();
@@ -268,7 +268,7 @@ describe('pipeline', () => {
     expect(await running).toBe('before');
   });
 
-  it('refuses an operation that is no function', async () => {
+  it('refuses an operation that is not a function', async () => {
     const error = await pipeline()
       .execute(undefined as never)
       .catch((thrown) => thrown);
@@ -286,7 +286,7 @@ describe('pipeline', () => {
   });
 
   it.each([[undefined], [null], [5], ['timeout'], [{}], [{ name: 'x', admit: 1, handle: 2, policies: 3 }]])(
-    'takes %j for no policy',
+    'refuses %j as a policy',
     (value) => {
       expect(() => pipeline(value as never)).toThrow(
         expect.objectContaining({
@@ -300,7 +300,7 @@ describe('pipeline', () => {
     },
   );
 
-  it('lets an error nobody handles be reported as such', async () => {
+  it('lets an unhandled error be reported as unhandled', async () => {
     const reported: unknown[] = [];
     const listen = (reason: unknown) => reported.push(reason);
     const others = process.rawListeners('unhandledRejection');
@@ -318,7 +318,7 @@ describe('pipeline', () => {
   });
 
   describe('with a deadline of the call', () => {
-    it('ends the call at the instant given, on the clock of its policies', async () => {
+    it('ends the call at the given instant, on the clock of its policies', async () => {
       const clock = virtualClock({ now: 1_000 });
       const running = pipeline(timeout({ after: '1m', clock })).attempt(hangs, { deadline: 1_500 });
       await clock.advance(499);
@@ -330,7 +330,7 @@ describe('pipeline', () => {
       });
     });
 
-    it('takes a literal for a time span, and needs no policy for it', async () => {
+    it('accepts a literal as a duration, and needs no policy for it', async () => {
       const clock = virtualClock();
       const running = pipeline(retry({ attempts: 1, clock })).attempt((call) => [call.deadline, hangs()][1], {
         deadline: '2s',
@@ -355,7 +355,7 @@ describe('pipeline', () => {
       );
     });
 
-    it('says what a number means, where that has passed', async () => {
+    it('explains a number as deadline if that instant has passed', async () => {
       const late = pipeline(timeout({ after: '1m', clock: virtualClock({ now: 10_000 }) }));
       const passed = '"pipeline" did not start the operation: its deadline passed';
       const hint = "; a number is an instant of the clock, a duration is '5s'";
@@ -367,7 +367,7 @@ describe('pipeline', () => {
       );
     });
 
-    it('does not begin when no time is left', async () => {
+    it('does not start if no time is left', async () => {
       const clock = virtualClock({ now: 1_000 });
       let calls = 0;
       const outcome = await pipeline(timeout({ after: '1m', clock })).attempt(() => calls++, { deadline: 990 });
@@ -387,7 +387,7 @@ describe('pipeline', () => {
   });
 
   describe('explain', () => {
-    it('tells the order in words', () => {
+    it('describes the order in words', () => {
       const text = String(pipeline(deadline('3s'), retry({ attempts: 3 }), passOn, timeout('1s')).explain());
       expect(text).toBe(
         [
@@ -403,7 +403,7 @@ describe('pipeline', () => {
       );
     });
 
-    it('has no doubt about an empty pipeline', () => {
+    it('has no warning about an empty pipeline', () => {
       expect(pipeline().explain().warnings).toEqual([]);
     });
   });
@@ -441,7 +441,7 @@ describe('composition', () => {
     expect(build).toThrow(new OptionsError(message, { policy: 'pipeline', value: undefined, allowed: '' }).message);
   });
 
-  it('accepts the same policies in an order that can be meant', () => {
+  it('accepts the same policies in a meaningful order', () => {
     const clock = virtualClock();
     pipeline(
       fallback(() => 1),
@@ -459,7 +459,7 @@ describe('composition', () => {
     ['fallback-inside-retry', [retry(), fallback(() => 1)]],
     ['timeout-never-reached', [timeout('1s'), timeout('2s')]],
     ['attempts-exceed-deadline', [deadline('2s'), retry({ attempts: 3 }), timeout('1s')]],
-  ])('doubts: %s', (code, policies) => {
+  ])('warns: %s', (code, policies) => {
     expect(
       pipeline(...policies)
         .explain()
@@ -467,7 +467,7 @@ describe('composition', () => {
     ).toContain(code);
   });
 
-  it('has no doubt about the order it recommends', () => {
+  it('has no warning about the order it recommends', () => {
     const budget = { balance: 1, deposit() {}, tryWithdraw: () => true };
     const backoff = Object.assign(() => 10, { ceilingMs: () => 10 });
     expect(
@@ -488,7 +488,7 @@ describe('composition', () => {
 });
 
 describe('Call', () => {
-  it('tells a child of the abort of its parent, and not the other way round', async () => {
+  it('passes the abort of a parent on to its child, and not the other way round', async () => {
     await pipeline().execute((call) => {
       const child = call.child({ attempt: 2, key: 'k' });
       expect([child.attempt, child.key, child.parent]).toEqual([2, 'k', call]);
@@ -500,7 +500,7 @@ describe('Call', () => {
     });
   });
 
-  it('knows of an abort from before it was asked for its signal', async () => {
+  it('knows of an abort from before its signal was read', async () => {
     await pipeline().execute((call) => {
       const child = call.child();
       call.abort('early');
@@ -508,7 +508,7 @@ describe('Call', () => {
     });
   });
 
-  it('keeps its first reason, and has an AbortError by default', async () => {
+  it('keeps its first reason, which defaults to an AbortError', async () => {
     await pipeline().execute((call) => {
       call.abort();
       call.abort('second');
@@ -517,7 +517,7 @@ describe('Call', () => {
     });
   });
 
-  it('tells how much time is left, never less than none', async () => {
+  it('reports the remaining time, never less than none', async () => {
     const clock = virtualClock();
     const bounded = pipeline(deadline({ after: 100, clock }));
     let call: Call | undefined;

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { Slab } from '../../src/core/slab.js';
 
 describe('Slab', () => {
-  it('gives out bytes that are zero and that nobody else has, small ones side by side', () => {
+  it('hands out zeroed bytes that nothing else uses, small pieces side by side', () => {
     const slab = new Slab();
     const lengths = [1, 1024, 0, 1000, 1025, 4000, ...Array.from({ length: 40 }, (_, index) => index * 25)];
     const taken = lengths.map((length) => slab.take(length));

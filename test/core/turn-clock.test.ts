@@ -21,7 +21,7 @@ describe('turn clock', () => {
     while (systemClock.now() < endsMs);
   };
 
-  it('stands still for the rest of a turn in which it is read often, and goes on in the next', async () => {
+  it('holds the time for the rest of a turn in which it is read often, and continues in the next', async () => {
     for (let turns = 0; turns < 2; turns++) {
       const stoodMs = untilItStands()!;
       block(3);
@@ -33,7 +33,7 @@ describe('turn clock', () => {
     }
   });
 
-  it('numbers a turn in which it stands still, each with a number of its own, and no other', async () => {
+  it('numbers each turn in which the time is held uniquely, and no other turn', async () => {
     const numbers = new Set<number | undefined>();
     for (let turns = 0; turns < 3; turns++) {
       await turn();
@@ -45,7 +45,7 @@ describe('turn clock', () => {
     expect(numbers.size).toBe(3);
   });
 
-  it('is exact when it is read seldom, and with a clock that is given', async () => {
+  it('is exact if it is read rarely, and with a given clock', async () => {
     // What the reads of others began ends with the turn.
     await turn();
     for (let reads = 0; reads < 3; reads++) {
@@ -57,12 +57,12 @@ describe('turn clock', () => {
     for (; nowMs < 0.5; nowMs += 0.01) expect(given.now()).toBe(nowMs);
   });
 
-  it('is that of the system for the system only', () => {
+  it('is that of the system only for the system clock', () => {
     const other = { ...systemClock };
     expect([turnClockOf(systemClock) === systemClock, turnClockOf(other) === other]).toEqual([false, true]);
   });
 
-  it('takes a read to be one of many only when it is the sixteenth within a millisecond', async () => {
+  it('treats reads as frequent only from the sixteenth within a millisecond on', async () => {
     await turn();
     let nowMs = Math.ceil(systemClock.now()) + 1_000;
     vi.spyOn(systemClock, 'now').mockImplementation(() => nowMs);
@@ -110,7 +110,7 @@ describe('turn clock', () => {
     }
   });
 
-  it('is exact while a test holds back what is to come at the end of a turn', async () => {
+  it('is exact while a test holds back the tasks at the end of a turn', async () => {
     await turn();
     const held = vi.spyOn(process, 'nextTick').mockImplementation(() => {});
     try {
@@ -123,7 +123,7 @@ describe('turn clock', () => {
     }
   });
 
-  it('tells which span of each width it is, anew in the turn that follows', async () => {
+  it('returns the index of the current span for each width, recomputed in the next turn', async () => {
     await turn();
     let nowMs = Math.ceil(systemClock.now()) + 1_000;
     vi.spyOn(systemClock, 'now').mockImplementation(() => nowMs);
@@ -138,7 +138,7 @@ describe('turn clock', () => {
     }
   });
 
-  it('tells the span exactly when it is asked seldom, and with a clock that is given', async () => {
+  it('returns the exact span if it is asked rarely, and with a given clock', async () => {
     await turn();
     let nowMs = Math.ceil(systemClock.now()) + 1_000;
     vi.spyOn(systemClock, 'now').mockImplementation(() => nowMs);

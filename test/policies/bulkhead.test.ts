@@ -40,7 +40,7 @@ const reasonOf = (outcome: Outcome | Refusal) =>
   'error' in outcome && outcome.error instanceof BulkheadFullError ? outcome.error.reason : undefined;
 
 describe('bulkhead', () => {
-  it('runs at most `limit` operations, lets at most `queue` wait, and refuses the rest at once', async () => {
+  it('runs at most `limit` operations, queues at most `queue`, and refuses the rest at once', async () => {
     const clock = virtualClock();
     const events: HoldfastEvent[] = [];
     const guard = bulkhead({ limit: 2, queue: 1, name: 'database', clock, on: (event) => events.push(event) });
@@ -95,7 +95,7 @@ describe('bulkhead', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('B07: its refusals are no failures of a breaker around it, and give the breaker its permit back', async () => {
+  it('B07: its refusals are not failures of a breaker around it, and give the breaker its permit back', async () => {
     const told: string[] = [];
     const breaker: Guard = {
       name: 'breaker',
@@ -114,7 +114,7 @@ describe('bulkhead', () => {
     expect(told.sort()).toEqual(['ignored', 'ignored', 'ignored', 'success']);
   });
 
-  it('gives the slot back when a call is aborted in the very tick in which its turn has come', async () => {
+  it('frees the slot when a call is aborted in the very tick in which its turn has come', async () => {
     const guard = bulkhead({ limit: 1, queue: 1 });
     const calls = pipeline(guard);
     const controller = new AbortController();
@@ -149,20 +149,20 @@ describe('bulkhead', () => {
       });
     });
 
-    it("'newest-first' serves who came last, and pushes the oldest out of a full queue", async () => {
+    it("'newest-first' serves the newest, and evicts the oldest from a full queue", async () => {
       expect(await served('newest-first')).toEqual({
         starts: [0, 3, 2],
         reasons: [undefined, 'overtaken', undefined, undefined],
       });
     });
 
-    it("'newest-first' refuses where nobody may wait", async () => {
+    it("'newest-first' refuses if nobody may wait", async () => {
       const guard = bulkhead({ limit: 1, order: 'newest-first' });
       permitOf(guard.admit());
       expect(reasonOf((await guard.admit()) as Refusal)).toBe('full');
     });
 
-    it("'codel' keeps who it serves in time when twice as many come as can be served, where first come, first served keeps nobody", async () => {
+    it("'codel' serves its calls in time when twice as many come as can be served, where first come, first served serves nobody in time", async () => {
       const inTime = async (order: BulkheadOptions['order']) => {
         const clock = virtualClock();
         // 10 slots of 100 ms: one call per 10 ms can be served, one per 5 ms comes, and each has 500 ms.
@@ -204,7 +204,7 @@ describe('bulkhead', () => {
       expect(starts).toEqual(Array.from({ length: 30 }, (_, index) => index));
     });
 
-    it("'codel' turns away who waited longer than twice the target and serves who came last, once a queue stands", async () => {
+    it("'codel' turns away calls that waited longer than twice the target and serves the newest, once a queue persists", async () => {
       const clock = virtualClock({ now: 5_000 });
       const guard = bulkhead({ limit: 1, queue: 1_000, order: 'codel', clock });
       const calls = pipeline(guard);
@@ -232,7 +232,7 @@ describe('bulkhead', () => {
       expect(guard.waiting).toBe(0);
     });
 
-    it("'codel' does not start a call that has less time left than half of the operations take", async () => {
+    it("'codel' does not start a call with less time left than half of the operations take", async () => {
       const clock = virtualClock({ now: 5_000 });
       const guard = bulkhead({ limit: 1, queue: 5, order: 'codel', clock });
       const calls = pipeline(guard);
@@ -292,7 +292,7 @@ describe('bulkhead', () => {
       expect([guard.running, guard.waiting, guard.abandoned]).toEqual([0, 0, 0]);
     });
 
-    it("with releaseOn: 'timeout' gives the slot back at once, and still counts what runs on", async () => {
+    it("with releaseOn: 'timeout' frees the slot at once, and still counts what is running", async () => {
       const clock = virtualClock();
       const guard = bulkhead({ limit: 1, releaseOn: 'timeout', clock });
       const calls = pipeline(guard, timeout(10));
@@ -305,7 +305,7 @@ describe('bulkhead', () => {
       expect([guard.running, guard.abandoned]).toEqual([0, 0]);
     });
 
-    it('keeps the slot for what the attempts of a retry inside left running', async () => {
+    it('keeps the slot for work that the attempts of an inner retry left running', async () => {
       const clock = virtualClock();
       const guard = bulkhead({ limit: 1, clock });
       const calls = pipeline(guard, retry({ attempts: 2, backoff: constant(1) }), timeout(10));
@@ -329,7 +329,7 @@ describe('bulkhead', () => {
       expect([guard.running, guard.abandoned]).toEqual([0, 0]);
     });
 
-    it('gets the slot back also through a guard that does not pass `ended` on', async () => {
+    it('frees the slot even through a guard that does not pass `ended` on', async () => {
       const clock = virtualClock();
       const inner = bulkhead({ limit: 1, clock });
       const wrapper: Guard = {
@@ -353,7 +353,7 @@ describe('bulkhead', () => {
       expect([inner.running, inner.abandoned]).toEqual([0, 0]);
     });
 
-    it('gets the slot back only at the real end also when an inner layer gave the call up', async () => {
+    it('frees the slot only at the real end, even if an inner layer gave the call up', async () => {
       const clock = virtualClock();
       const inner = bulkhead({ limit: 1, clock });
       const wrapper: Guard = {
@@ -376,8 +376,8 @@ describe('bulkhead', () => {
     });
   });
 
-  describe('by hand', () => {
-    it('gives the slot back on settle or release, once however often they are called', () => {
+  describe('with direct calls of admit', () => {
+    it('frees the slot on settle or release, once however often they are called', () => {
       const guard = bulkhead({ limit: 2 });
       const first = permitOf(guard.admit());
       const second = permitOf(guard.admit());
@@ -391,7 +391,7 @@ describe('bulkhead', () => {
       expect(guard.running).toBe(0);
     });
 
-    it('lets wait without a call', async () => {
+    it('queues without a call', async () => {
       const guard = bulkhead({ limit: 1, queue: 1 });
       const first = permitOf(guard.admit());
       const answer = guard.admit();
@@ -404,7 +404,7 @@ describe('bulkhead', () => {
       expect(guard.running).toBe(0);
     });
 
-    it('gives the slot back on settle with a call, too, as soon as its work has ended', async () => {
+    it('frees the slot on settle with a call, too, as soon as its work has ended', async () => {
       const clock = virtualClock();
       const guard = bulkhead({ limit: 1, clock });
       await pipeline(timeout({ after: '1s', clock })).execute((call) => {
@@ -418,7 +418,7 @@ describe('bulkhead', () => {
       expect([guard.running, guard.abandoned]).toEqual([0, 0]);
     });
 
-    it('answers a refusal to a call that was aborted before it would have had to wait', async () => {
+    it('refuses a call that was aborted before it would have had to wait', async () => {
       const guard = bulkhead({ limit: 1, queue: 1 });
       permitOf(guard.admit());
       const call = new Call(virtualClock(), hangs, undefined);
@@ -428,7 +428,7 @@ describe('bulkhead', () => {
     });
   });
 
-  it('is not shaken by a hook that throws, aborts the caller or asks for a slot itself', async () => {
+  it('tolerates a hook that throws, aborts the caller or asks for a slot itself', async () => {
     const clock = virtualClock();
     const controller = new AbortController();
     const asked: unknown[] = [];
@@ -455,7 +455,7 @@ describe('bulkhead', () => {
     expect([guard.running, guard.waiting, clock.pendingTimers]).toEqual([0, 0, 0]);
   });
 
-  it('takes no copy of a call where four fifths of its slots are taken, not even into the queue', async () => {
+  it('admits no copy of a call if four fifths of its slots are taken, not even into the queue', async () => {
     const clock = virtualClock();
     const guard = bulkhead({ limit: 5, queue: 5 });
     const copy = () => {
@@ -470,7 +470,7 @@ describe('bulkhead', () => {
     permitOf(guard.admit(new Call(clock, () => 1, undefined)));
   });
 
-  it('captures a stack for a refusal only if it is asked to', async () => {
+  it('captures a stack for a refusal only if asked', async () => {
     for (const stack of [undefined, false, true]) {
       const guard = bulkhead({ limit: 1, ...(stack !== undefined && { stack }) });
       permitOf(guard.admit());
@@ -494,14 +494,14 @@ describe('bulkhead', () => {
     expect(() => bulkhead(options as never)).toThrow(OptionsError);
   });
 
-  it('tells in words what it does', () => {
+  it('describes what it does', () => {
     expect(String(pipeline(bulkhead({ limit: 5, queue: 10 })).explain())).toContain(
       'lets 5 operations run at once and 10 calls wait, oldest-first',
     );
     expect(String(pipeline(bulkhead({ limit: 5 })).explain())).not.toContain('wait');
   });
 
-  it('does what a list of the same length does, whatever is admitted, settled, given up, aborted and ended late', async () => {
+  it('behaves like a list of the same length, whatever is admitted, settled, given up, aborted and ended late', async () => {
     const step = fc.oneof(
       fc.record({ act: fc.constant('admit' as const), withCall: fc.boolean() }),
       fc.record({

@@ -43,14 +43,14 @@ describe('parseDeadlineHeaders', () => {
     expect(parse({ [name]: ['250'] })).toBe(250);
   });
 
-  it('takes the nearest of several deadlines', () => {
+  it('uses the nearest of several deadlines', () => {
     expect(parse({ 'request-deadline-ms': '900', 'grpc-timeout': '1S', 'x-envoy-expected-rq-timeout-ms': '800' })).toBe(
       800,
     );
     expect(parse({ 'request-deadline-ms': 'soon', 'grpc-timeout': '1S' })).toBe(1_000);
   });
 
-  it('believes no more than maxAcceptMs, and never more than 24.8 days', () => {
+  it('accepts no more than maxAcceptMs, and never more than 24.8 days', () => {
     expect(parseDeadlineHeaders(reader({ 'request-deadline-ms': '90000' }), { maxAcceptMs: 60_000 })).toBe(60_000);
     expect(parse({ 'grpc-timeout': '99999999H' })).toBe(longestWaitMs);
     expect(parse({ 'request-deadline-ms': '9'.repeat(16) })).toBe(longestWaitMs);
@@ -63,7 +63,7 @@ describe('parseDeadlineHeaders', () => {
     ...[undefined, null, '', ' ', ' 5', '5 ', '-1', '+1', '1.5', '1e3', '0x10', 'NaN', 'Infinity', '５', '1,2', '1, 2'],
     ...['5s', '9'.repeat(17), '9'.repeat(400), '1\n', '1\0', [], ['1', '2'], [['1']], [1], 5, {}, true, Symbol('1')],
   ];
-  it.each(nonsense.map((value) => [value]))('takes %o for not said', (value) => {
+  it.each(nonsense.map((value) => [value]))('ignores %o', (value) => {
     for (const name of ['request-deadline-ms', 'x-envoy-expected-rq-timeout-ms']) {
       expect(parse({ [name]: value })).toBe(undefined);
     }
@@ -85,11 +85,11 @@ describe('parseDeadlineHeaders', () => {
     '1S, 1S',
     '1S\n',
     ['1S', '1S'],
-  ])('takes grpc-timeout %o for not said', (value) => {
+  ])('ignores grpc-timeout %o', (value) => {
     expect(parse({ 'grpc-timeout': value })).toBe(undefined);
   });
 
-  it('looks at no more than a few characters of a header of 10 MB', () => {
+  it('reads only a few characters of a header of 10 MB', () => {
     const huge = '9'.repeat(10_000_000);
     const startedMs = performance.now();
     for (let round = 0; round < 1_000; round++) {
@@ -100,7 +100,7 @@ describe('parseDeadlineHeaders', () => {
     expect(performance.now() - startedMs).toBeLessThan(2_000);
   });
 
-  it(`answers a number in range or nothing, and never throws (${fuzzRuns} hostile values)`, () => {
+  it(`returns a number in range or nothing, and never throws (${fuzzRuns} hostile values)`, () => {
     const digits = fc.array(fc.constantFrom(...'0123456789HMSmun-+., \t\0e'), { maxLength: 20 }).map((c) => c.join(''));
     const texts = fc.oneof(digits, fc.string(), fc.string({ unit: 'binary' }), fc.array(digits, { maxLength: 3 }));
     const value = fc.oneof({ weight: 19, arbitrary: texts }, { weight: 1, arbitrary: fc.anything({ maxDepth: 1 }) });
@@ -137,17 +137,17 @@ describe('deadlineHeaders', () => {
     [100_000_000, '100000S'],
     [100_000_999, '100000S'],
     [longestWaitMs - 1, '2147483S'],
-  ])('says %d ms to gRPC in the finest unit of eight digits, rounded down', (ms, text) => {
+  ])('sends %d ms to gRPC in the finest unit of eight digits, rounded down', (ms, text) => {
     expect(deadlineHeaders(leftFor(ms), 'grpc')).toEqual({ 'grpc-timeout': text });
   });
 
-  it('says minutes and hours to gRPC where seconds do not fit', () => {
+  it('sends minutes and hours to gRPC if seconds do not fit', () => {
     expect(deadlineHeaders(leftFor(1e11), 'grpc')).toEqual({ 'grpc-timeout': '1666666M' });
     expect(deadlineHeaders(leftFor(6e12), 'grpc')).toEqual({ 'grpc-timeout': '1666666H' });
     expect(deadlineHeaders(Number.MAX_VALUE, 'grpc')).toEqual({ 'grpc-timeout': '99999999H' });
   });
 
-  it('keeps back 1 %, at least 5 ms, and rounds down', () => {
+  it('reserves 1 %, at least 5 ms, and rounds down', () => {
     expect(deadlineHeaders(10_000)).toEqual({ 'request-deadline-ms': '9900' });
     expect(deadlineHeaders(100.9)).toEqual({ 'request-deadline-ms': '95' });
     expect(deadlineHeaders(100, 'envoy')).toEqual({ 'x-envoy-expected-rq-timeout-ms': '95' });
@@ -155,18 +155,18 @@ describe('deadlineHeaders', () => {
     expect(relayedMs(501)).toBe(495);
   });
 
-  it('says 0 when the answer would come too late', () => {
+  it('sends 0 if the response would come too late', () => {
     for (const remainingMs of [5.9, 5, 1, 0, -20]) {
       expect(relayedMs(remainingMs)).toBe(0);
       expect(deadlineHeaders(remainingMs)).toEqual({ 'request-deadline-ms': '0' });
     }
   });
 
-  it('says nothing without a deadline', () => {
+  it('sends nothing without a deadline', () => {
     expect(deadlineHeaders(Number.POSITIVE_INFINITY)).toEqual({});
   });
 
-  it('is read by the other side as less than what is left, at most one unit less than what was meant', () => {
+  it('is read by the called service as less than the time left, at most one unit less than was meant', () => {
     const anyRemaining = fc.oneof(
       fc.double({ min: 0, max: 1e5, noNaN: true }),
       fc.double({ min: 0, max: longestWaitMs, noNaN: true }),

@@ -15,7 +15,7 @@ import { virtualClock } from '../../src/testing/index.js';
 const hangs = () => new Promise<never>(() => {});
 
 describe('deadline', () => {
-  it('bounds the attempts and their waits together', async () => {
+  it('bounds the attempts and waits together', async () => {
     const clock = virtualClock();
     const events: HoldfastEvent[] = [];
     let calls = 0;
@@ -34,7 +34,7 @@ describe('deadline', () => {
     expect(events).toEqual([{ type: 'deadline-exceeded', name: 'deadline', afterMs: 1_000 }]);
   });
 
-  it('tells the operation when it ends, and an attempt the nearer end of its own', async () => {
+  it('tells the operation when it ends, and an attempt its own nearer end', async () => {
     const clock = virtualClock({ now: 50 });
     expect(await pipeline(deadline({ after: 1_000, clock })).execute((call) => call.deadline)).toBe(1_050);
     expect(
@@ -46,7 +46,7 @@ describe('deadline', () => {
     ['the outer one', 10, 20, 'outer'],
     ['the inner one', 20, 10, 'inner'],
     ['the outer one of two equal ones', 10, 10, 'outer'],
-  ])('holds the nearest of two: %s', async (_, outerMs, innerMs, policy) => {
+  ])('applies the nearer of two: %s', async (_, outerMs, innerMs, policy) => {
     const clock = virtualClock();
     const running = pipeline(
       deadline({ after: outerMs, name: 'outer', clock }),
@@ -57,7 +57,7 @@ describe('deadline', () => {
     expect(await running).toMatchObject({ error: { policy } });
   });
 
-  it('keeps the nearer deadline that a call comes with', async () => {
+  it('keeps a nearer deadline of the call', async () => {
     const clock = virtualClock();
     const running = pipeline(deadline({ after: 100, clock })).attempt(hangs, { deadline: 30 });
     await clock.runAll();
@@ -75,7 +75,7 @@ describe('deadline', () => {
     }
   });
 
-  it('tells what it does', () => {
+  it('describes what it does', () => {
     expect(deadline('5s').traits).toMatchObject({
       kind: 'deadline',
       summary: 'ends the whole call after 5000 ms',
@@ -93,7 +93,7 @@ describe('deadline', () => {
     expect(() => deadline(options as never)).toThrow(expect.objectContaining({ name: 'OptionsError', option }));
   });
 
-  it('goes by monotonic time: a jump of the wall clock changes nothing', async () => {
+  it('uses monotonic time: a jump of the wall clock changes nothing', async () => {
     const clock = virtualClock();
     const running = pipeline(deadline({ after: 100, clock })).attempt(hangs);
     clock.jumpWallClock(3_600_000);

@@ -15,7 +15,7 @@ const down = new Error('down');
 const fails = () => Promise.reject(down);
 
 describe('fallback', () => {
-  it('answers in place of an error, which it is given with the call', async () => {
+  it('answers in place of an error, and receives it together with the call', async () => {
     const events: HoldfastEvent[] = [];
     const safe = pipeline(fallback(async (error, call) => [error, call.key], { on: (event) => events.push(event) }));
     expect(await safe.execute(fails, { key: 'k' })).toEqual([down, 'k']);
@@ -26,7 +26,7 @@ describe('fallback', () => {
     expect(await pipeline(fallback(() => 'instead')).execute(() => 'value')).toBe('value');
   });
 
-  it('answers a refusal and the end of a deadline inside', async () => {
+  it('replaces a refusal and an inner deadline error', async () => {
     const refusing = { name: 'g', admit: () => refuse(new RejectedError('ERR_X', 'no', { policy: 'g' })) };
     expect(
       await pipeline(
@@ -43,7 +43,7 @@ describe('fallback', () => {
     expect(await running).toBe('instead');
   });
 
-  it('answers neither a caller who has gone nor one whose time is over', async () => {
+  it('does not replace an abort by the caller or an outer timeout', async () => {
     let answers = 0;
     const clock = virtualClock();
     const counting = fallback(() => answers++);
@@ -70,7 +70,7 @@ describe('fallback', () => {
     ).rejects.toBe(broken);
   });
 
-  it('answers just what handles picks, values among them', async () => {
+  it('replaces exactly what handles selects, including values', async () => {
     const stale = pipeline(
       fallback((error, _call, outcome) => ['stale', error, outcome], {
         handles: (outcome) => outcome.ok && outcome.value === 'old',
@@ -81,11 +81,11 @@ describe('fallback', () => {
     await expect(stale.execute(fails)).rejects.toBe(down);
   });
 
-  it('tells what it does', () => {
+  it('describes what it does', () => {
     expect(fallback(() => 1).traits).toMatchObject({ kind: 'fallback', summary: 'answers in place of an error' });
   });
 
-  it('refuses what is no function, and a wrong option, at once', () => {
+  it('refuses an answer that is not a function, and an invalid option, at once', () => {
     expect(() => fallback('instead' as never)).toThrow(
       expect.objectContaining({ name: 'OptionsError', option: 'answer' }),
     );

@@ -53,7 +53,7 @@ function watched<T>(clock: VirtualClock, promise: Promise<T>) {
 const errorOf = (outcome: Outcome | undefined) => (outcome?.ok === false ? outcome.error : undefined);
 
 describe('retry', () => {
-  it('B09: neither changes the options it is given nor shares anything between two policies made of them', async () => {
+  it('B09: neither changes its options nor shares state between two policies made from them', async () => {
     const clock = virtualClock();
     const options = Object.freeze({ attempts: 2, backoff: Object.freeze(constant(5)), clock });
     const before = { ...options };
@@ -71,7 +71,7 @@ describe('retry', () => {
     expect(options).toEqual(before);
   });
 
-  it('B09: does not see what becomes of its options after it was made', async () => {
+  it('B09: does not notice later changes of its options', async () => {
     const clock = virtualClock();
     const options: { -readonly [Key in keyof RetryOptions]: RetryOptions[Key] } = {
       attempts: 2,
@@ -91,7 +91,7 @@ describe('retry', () => {
     expect([attempts, clock.now()]).toEqual([2, 5]);
   });
 
-  it('B10: gives each attempt a signal of its own, so that the timeout of one leaves the next alone', async () => {
+  it('B10: gives each attempt its own signal, so that the timeout of one leaves the next alone', async () => {
     const clock = virtualClock();
     const signals: AbortSignal[] = [];
     const running = pipeline(retry({ clock, attempts: 2, backoff: constant(5) }), timeout(100)).attempt(
@@ -107,7 +107,7 @@ describe('retry', () => {
     expect(signals[0]?.reason).toBeInstanceOf(TimeoutError);
   });
 
-  it('B10: gives each attempt a signal of its own without a timeout, too', async () => {
+  it('B10: gives each attempt its own signal even without a timeout', async () => {
     const clock = virtualClock();
     const signals: AbortSignal[] = [];
     const running = pipeline(retry({ clock, attempts: 3, backoff: constant(5) })).attempt(({ signal }) => {
@@ -135,7 +135,7 @@ describe('retry', () => {
     await expect(steady.execute(fails)).rejects.toMatchObject({ cause: down });
   });
 
-  it('B13: answers what it would have answered when every hook throws, and reports a hook once', async () => {
+  it('B13: returns the same result when every hook throws, and reports a hook once', async () => {
     const warnings: Error[] = [];
     const note = (warning: Error) => void warnings.push(warning);
     process.on('warning', note);
@@ -166,7 +166,7 @@ describe('retry', () => {
     }
   });
 
-  it('B15: waits as long as it would when the wall clock is set back an hour meanwhile', async () => {
+  it('B15: waits the same time when the wall clock is set back an hour meanwhile', async () => {
     const clock = virtualClock();
     const attemptsAt: number[] = [];
     const running = pipeline(retry({ clock, attempts: 3, backoff: constant('2s') })).attempt(() => {
@@ -203,7 +203,7 @@ describe('retry', () => {
     expect(runs).toBe(1);
   });
 
-  it('R01: does not run the operation once for a signal that has aborted before', async () => {
+  it('R01: does not run the operation for a signal that has already aborted', async () => {
     let runs = 0;
     const outcome = await pipeline(retry({ clock: virtualClock() })).attempt(() => ++runs, {
       signal: AbortSignal.abort('gone'),
@@ -212,7 +212,7 @@ describe('retry', () => {
     expect(runs).toBe(0);
   });
 
-  it('R03: spreads its delays also where they have reached their cap', async () => {
+  it('R03: spreads its delays even at their cap', async () => {
     const seed = 303;
     const random = seededRandom(seed);
     const clock = virtualClock();
@@ -236,7 +236,7 @@ describe('retry', () => {
     expect(Math.max(...delays), `seed ${seed}`).toBeLessThanOrEqual(4_000);
   });
 
-  it('R05: gives up at once where the next wait would reach the deadline', async () => {
+  it('R05: gives up at once if the next wait would reach the deadline', async () => {
     const clock = virtualClock();
     let runs = 0;
     const seen = watched(
@@ -252,7 +252,7 @@ describe('retry', () => {
     expect(attemptsOf(down)?.stoppedBy).toBe('deadline');
   });
 
-  it('R05: makes no attempt for which less than minAttemptTime would be left', async () => {
+  it('R05: starts no attempt that would have less than minAttemptTime', async () => {
     const runsWith = async (minAttemptTime: number) => {
       const clock = virtualClock();
       let runs = 0;
@@ -270,7 +270,7 @@ describe('retry', () => {
     expect([await runsWith(49), await runsWith(50), await runsWith(51)]).toEqual([2, 1, 1]);
   });
 
-  it('R06: gives up with the hint where the other side asks for a longer wait than is allowed', async () => {
+  it('R06: gives up with the hint if the service asks for a longer wait than allowed', async () => {
     const clock = virtualClock();
     const busy = Object.assign(new Error('429'), { headers: { 'retry-after': '2' } });
     let runs = 0;
@@ -287,7 +287,7 @@ describe('retry', () => {
     expect(attemptsOf(busy)).toMatchObject({ stoppedBy: 'pushback', retryAfterMs: 2_000 });
   });
 
-  it('R06: never comes back earlier than the other side asked for', async () => {
+  it('R06: never retries earlier than the service asked for', async () => {
     const seed = 306;
     const random = seededRandom(seed);
     const clock = virtualClock();
@@ -306,7 +306,7 @@ describe('retry', () => {
     expect(Math.max(...secondAt), `seed ${seed}`).toBeLessThanOrEqual(2_200);
   });
 
-  it('R08: lets clients that failed together return apart by default', async () => {
+  it('R08: by default spreads the retries of clients that failed together', async () => {
     const gapsOf = async (seed: number) => {
       const random = seededRandom(seed);
       const clock = virtualClock();
@@ -327,7 +327,7 @@ describe('retry', () => {
     expect(new Set(all).size, 'seeds 1, 2, 3').toBe(6);
   });
 
-  it('R10: takes the word of handles for every class of error', async () => {
+  it('R10: follows handles for every class of error', async () => {
     const clock = virtualClock();
     const classes = [TypeError, RangeError, SyntaxError, Error];
     const runs = classes.map(() => 0);
@@ -365,7 +365,7 @@ describe('retry', () => {
 });
 
 describe('timeout', () => {
-  it('B09: neither changes nor shares the options it is given', async () => {
+  it('B09: neither changes nor shares its options', async () => {
     const clock = virtualClock();
     const options = Object.freeze({ after: 50, clock });
     const policies = [pipeline(timeout(options)), pipeline(timeout(options)), pipeline(deadline(options))];
@@ -382,7 +382,7 @@ describe('timeout', () => {
     expect(options).toEqual({ after: 50, clock });
   });
 
-  it('B10: aborts the signal of the one call that is late, with its TimeoutError, and of no other before or after', async () => {
+  it('B10: aborts only the signal of the one late call, with its TimeoutError', async () => {
     const clock = virtualClock();
     const quick = pipeline(timeout({ after: 100, clock }));
     const signals: AbortSignal[] = [];
@@ -438,7 +438,7 @@ describe('timeout', () => {
     }
   });
 
-  it("R12: rejects with the caller's reason when it aborts first, and tells no timeout", async () => {
+  it("R12: rejects with the caller's reason when it aborts first, and reports no timeout", async () => {
     const clock = virtualClock();
     const events: HoldfastEvent[] = [];
     const on = (event: HoldfastEvent) => void events.push(event);
@@ -463,7 +463,7 @@ describe('timeout', () => {
     expect([events, clock.now()]).toEqual([[], 30]);
   });
 
-  it("R14: leaves the signal of a call that has succeeded alone, also at the time of its timeout and of the caller's abort", async () => {
+  it("R14: does not touch the signal of a call that succeeded, even at the time of its timeout or of the caller's abort", async () => {
     const clock = virtualClock();
     const controller = new AbortController();
     const policies = [
@@ -499,7 +499,7 @@ describe('fallback', () => {
     expect(answers).toBe(0);
   });
 
-  it('B13: answers although its hook throws', async () => {
+  it('B13: answers even if its hook throws', async () => {
     const on = () => {
       throw new Error('hook');
     };
@@ -519,7 +519,7 @@ describe('retryBudget', () => {
 });
 
 describe('pipeline', () => {
-  it('B29: holds no timer when none of its calls runs, however they ended', async () => {
+  it('B29: owns no timer when none of its calls runs, however they ended', async () => {
     const clock = virtualClock();
     const all = pipeline(
       fallback(() => 'instead', { clock }),

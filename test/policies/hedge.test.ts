@@ -85,7 +85,7 @@ describe('hedge', () => {
     expect(events).toEqual([]);
   });
 
-  it('sends a copy when the delay has passed and answers with whichever succeeds first', async () => {
+  it('sends a copy when the delay has passed and answers with the first success', async () => {
     const { outcome, sentMs, attempts, events, endedMs } = await run({}, [
       [1_000, 'first'],
       [20, 'copy'],
@@ -100,7 +100,7 @@ describe('hedge', () => {
     ]);
   });
 
-  it('lets the first attempt win although a copy was sent, aborts the copy and leaves the winner its signal', async () => {
+  it('lets the first attempt win after a copy was sent, aborts the copy and keeps the signal of the winner', async () => {
     const { outcome, signals, events } = await run({}, [
       [150, 'first'],
       [1_000, 'copy'],
@@ -143,7 +143,7 @@ describe('hedge', () => {
     expect(events[0]).toEqual({ type: 'hedge', name: 'hedge', copy: 1, because: 'failed', afterMs: 10 });
   });
 
-  it('waits for the copy that is under way when another fails', async () => {
+  it('waits for the running copy when another fails', async () => {
     const { outcome, endedMs } = await run({}, [
       [150, down()],
       [300, 'copy'],
@@ -152,7 +152,7 @@ describe('hedge', () => {
     expect(endedMs).toBe(400);
   });
 
-  it('rejects with the error that came last, as it is, and tells all of them', async () => {
+  it('rejects with the last error unchanged, and reports all of them', async () => {
     const errors = [down(1), down(2), down(3)] as const;
     const { outcome, events, sentMs } = await run({ max: 2 }, [
       [10, errors[0]],
@@ -164,12 +164,12 @@ describe('hedge', () => {
     expect(events.at(-1)).toEqual({ type: 'hedge-failed', name: 'hedge', copies: 2, errors: [...errors] });
   });
 
-  it('tells of no failed copies when none was sent', async () => {
+  it('reports no failed copies if none was sent', async () => {
     const { events } = await run({ budget: retryBudget({ initial: 0, minPerSecond: 0 }) }, [[10, down()]]);
     expect(events).toEqual([{ type: 'hedge-skipped', name: 'hedge', reason: 'budget' }]);
   });
 
-  it('ends at once with an error that handles takes for no reason to try again, and aborts the rest', async () => {
+  it('ends at once with an error that handles does not select, and aborts the rest', async () => {
     const fatal = new Error('no such user');
     const { outcome, endedMs, signals } = await run({ handles: (ended) => !ended.ok && ended.error !== fatal }, [
       [1_000, 'slow'],
@@ -180,7 +180,7 @@ describe('hedge', () => {
     expect(signals[0]?.aborted).toBe(true);
   });
 
-  it('prefers a success to a value that handles takes for a failure, and hands that one to onDiscard', async () => {
+  it('prefers a success to a value that handles counts as a failure, and hands that value to onDiscard', async () => {
     const handles = (outcome: Outcome) => !outcome.ok || outcome.value === 'busy';
     const { outcome, discarded } = await run({ handles }, [
       [10, 'busy'],
@@ -190,7 +190,7 @@ describe('hedge', () => {
     expect(discarded).toEqual(['busy']);
   });
 
-  it('answers the last value that handles took for a failure when nothing better comes', async () => {
+  it('returns the last value that handles counted as a failure if nothing better comes', async () => {
     const { outcome, discarded } = await run({ handles: () => true }, [
       [10, 'busy 1'],
       [10, 'busy 2'],
@@ -227,7 +227,7 @@ describe('hedge', () => {
   });
 
   describe('with its budget', () => {
-    it('goes on without a copy when nothing is left, and tells so', async () => {
+    it('continues without a copy if nothing is left, and reports it', async () => {
       const budget = retryBudget({ initial: 0, minPerSecond: 0 });
       const { outcome, sentMs, events } = await run({ budget }, [[1_000, 'first']]);
       expect(outcome).toEqual({ ok: true, value: 'first' });
@@ -235,14 +235,14 @@ describe('hedge', () => {
       expect(events).toEqual([{ type: 'hedge-skipped', name: 'hedge', reason: 'budget' }]);
     });
 
-    it('rejects with the error of the attempt when nothing is left for another', async () => {
+    it('rejects with the error of the attempt if nothing is left for another', async () => {
       const budget = retryBudget({ initial: 0, minPerSecond: 0 });
       const error = down();
       const { outcome } = await run({ budget }, [[10, error]]);
       expect(!outcome.ok && outcome.error).toBe(error);
     });
 
-    it('takes one for each copy and pays in once for each call that succeeds', async () => {
+    it('takes one for each copy and pays in once for each successful call', async () => {
       const budget = retryBudget({ initial: 5, ratio: 0.5, minPerSecond: 0 });
       await run({ budget, max: 2 }, [
         [1_000, 'slow'],
@@ -252,7 +252,7 @@ describe('hedge', () => {
       expect(budget.balance).toBe(3.5);
     });
 
-    it('takes a budget that throws for an empty one', async () => {
+    it('treats a throwing budget as empty', async () => {
       const broken = () => {
         throw new Error('budget');
       };
@@ -263,7 +263,7 @@ describe('hedge', () => {
       expect(sentMs).toEqual([0]);
     });
 
-    it('has one of its own by default: a service that is down is sent a bounded number of copies', async () => {
+    it('has its own budget by default: a service that is down receives a bounded number of copies', async () => {
       const clock = virtualClock();
       const hedged = pipeline(hedge({ delay: 100, clock }));
       let sent = 0;
@@ -276,7 +276,7 @@ describe('hedge', () => {
       expect(sent).toBe(210);
     });
 
-    it('goes by its own clock for the copy per second that an empty one still grants', async () => {
+    it('uses its own clock for the one copy per second that an empty budget still grants', async () => {
       const clock = virtualClock();
       const hedged = pipeline(hedge({ delay: 100, clock }));
       let sent = 0;
@@ -330,7 +330,7 @@ describe('hedge', () => {
       expect(sentMs).toEqual([10]);
     });
 
-    it('then sends one after the quantile of the latencies', async () => {
+    it('then sends one after that quantile of the latencies', async () => {
       const { call, warmUp, sentMs } = quantileRun(10);
       await warmUp();
       await call(10_000, 1);
@@ -373,7 +373,7 @@ describe('hedge', () => {
       expect(sent).toEqual([]);
     });
 
-    it('takes a first attempt that a copy was quicker than for a slow one, however soon the copy answered', async () => {
+    it('counts a first attempt that a copy overtook as slow, however soon the copy answered', async () => {
       const { call, warmUp, sentMs } = quantileRun(10);
       await warmUp();
       await call(10_000, 0);
@@ -382,7 +382,7 @@ describe('hedge', () => {
       expect(sentMs[1]).toBeGreaterThan(10);
     });
 
-    it('learns nothing from a copy that took the place of a failed attempt', async () => {
+    it('learns nothing from a copy that replaced a failed attempt', async () => {
       const clock = virtualClock();
       const sentMs: number[] = [];
       const hedged = pipeline(
@@ -403,7 +403,7 @@ describe('hedge', () => {
       expect(sentMs).toEqual([10]);
     });
 
-    it('keeps to the share of copies that was asked for, although the slow attempts it aborts are never measured', async () => {
+    it('keeps to the requested share of copies, although the slow attempts that it aborts are never measured', async () => {
       for (let seed = 1; seed <= 5; seed++) {
         const random = seededRandom(seed);
         const { call, sentMs } = quantileRun(0, { delay: { quantile: 0.95, minimumSamples: 100 } });
@@ -418,7 +418,7 @@ describe('hedge', () => {
   });
 
   describe('with a deadline', () => {
-    it('sends no copy when the delay would pass it', async () => {
+    it('sends no copy if the delay would pass it', async () => {
       const clock = virtualClock();
       const sent: number[] = [];
       const hedged = pipeline(deadline({ after: 100, clock }), hedge({ delay: 100, clock }));
@@ -435,7 +435,7 @@ describe('hedge', () => {
     });
   });
 
-  it('sends no copy for a failure that is there when the deadline has passed, although its timer is late', async () => {
+  it('sends no copy for a failure after the deadline has passed, even if the timer is late', async () => {
     const clock = virtualClock();
     let lagMs = 0;
     const budget = retryBudget({ initial: 5, minPerSecond: 0 });
@@ -456,7 +456,7 @@ describe('hedge', () => {
     expect([sent, budget.balance]).toEqual([1, 5]);
   });
 
-  it('sends no copy where its timer is so late that the time of the call is over', async () => {
+  it('sends no copy if its timer is so late that the time of the call is over', async () => {
     const clock = virtualClock();
     let lagMs = 0;
     const budget = retryBudget({ initial: 5, minPerSecond: 0 });
@@ -511,7 +511,7 @@ describe('hedge', () => {
       expect(await running).toEqual({ ok: false, error: 'gone' });
     });
 
-    it('hands the failed value at hand and late values to onDiscard', async () => {
+    it('hands the current failed value and late values to onDiscard', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
       const discarded: unknown[] = [];
@@ -530,7 +530,7 @@ describe('hedge', () => {
       expect(discarded).toEqual(['busy', 'late']);
     });
 
-    it('does not abort the attempt that has failed already', async () => {
+    it('does not abort an attempt that has already failed', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
       const signals: AbortSignal[] = [];
@@ -544,7 +544,7 @@ describe('hedge', () => {
       expect(signals.map(({ aborted }) => aborted)).toEqual([false, true]);
     });
 
-    it('sends nothing when that was before the call came here', async () => {
+    it('sends nothing if the abort came before the call reached the hedge', async () => {
       const call = new Call(virtualClock(), () => new Promise(() => {}), undefined);
       call.abort('gone');
       let sent = 0;
@@ -553,7 +553,7 @@ describe('hedge', () => {
       expect(sent).toBe(0);
     });
 
-    it('is not disturbed when that is after the answer', async () => {
+    it('is not affected if the abort comes after the answer', async () => {
       const clock = virtualClock();
       const call = new Call(clock, () => new Promise(() => {}), undefined);
       let sent = 0;
@@ -567,7 +567,7 @@ describe('hedge', () => {
     });
 
     it.each([true, false])(
-      'while handles is asked hands the value to onDiscard, whatever it answers: %s',
+      'while handles is called, hands the value to onDiscard, whatever handles returns: %s',
       async (answer) => {
         const controller = new AbortController();
         const discarded: unknown[] = [];
@@ -590,7 +590,7 @@ describe('hedge', () => {
       },
     );
 
-    it('while a value is discarded draws nothing from the budget for another copy', async () => {
+    it('while a value is discarded, takes nothing from the budget for another copy', async () => {
       const controller = new AbortController();
       const budget = retryBudget({ initial: 5, minPerSecond: 0 });
       const hedged = pipeline(
@@ -601,7 +601,7 @@ describe('hedge', () => {
       expect(budget.balance).toBe(4);
     });
 
-    it('while it hears of the copy that has won hands the value to onDiscard', async () => {
+    it('while the winning copy is reported, hands the value to onDiscard', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
       const discarded: unknown[] = [];
@@ -622,7 +622,7 @@ describe('hedge', () => {
       expect(discarded).toEqual(['copy']);
     });
 
-    it('while it hears of a copy sends none', async () => {
+    it('while a copy is reported, sends none', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
       const hedged = pipeline(
@@ -642,7 +642,7 @@ describe('hedge', () => {
       expect(clock.pendingTimers).toBe(0);
     });
 
-    it('while it hears of a copy that is skipped arms no timer', async () => {
+    it('while a skipped copy is reported, arms no timer', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
       let lagMs = 0;
@@ -673,7 +673,7 @@ describe('hedge', () => {
     expect(seen).toEqual(Array(6).fill('mine'));
   });
 
-  it('puts the copy off while this process is itself late', async () => {
+  it('postpones the copy while this process itself is late', async () => {
     const clock = virtualClock();
     let lagMs = 0;
     const late = lateClock(clock, () => lagMs);
@@ -694,7 +694,7 @@ describe('hedge', () => {
     [4, 5],
     [20, 10],
     [400, 50],
-  ])('with a delay of %i ms puts the copy off when its timer is more than %i ms late', async (delay, toleratedMs) => {
+  ])('with a delay of %i ms, postpones the copy if its timer is more than %i ms late', async (delay, toleratedMs) => {
     for (const [lateMs, copies] of [
       [toleratedMs, 1],
       [toleratedMs + 0.5, 0],
@@ -720,7 +720,7 @@ describe('hedge', () => {
     }
   });
 
-  describe('towards the policies inside and outside', () => {
+  describe('towards inner and outer policies', () => {
     /** A guard that keeps a book of how its permits end. */
     function bookkeeper() {
       const book: string[] = [];
@@ -735,7 +735,7 @@ describe('hedge', () => {
       return { book, guard };
     }
 
-    it('releases the permits of the losers, which learn nothing from it', async () => {
+    it('releases the permits of the losers, which learn nothing', async () => {
       const clock = virtualClock();
       const { book, guard } = bookkeeper();
       const hedged = pipeline(hedge({ delay: 100, clock }), guard);
@@ -748,7 +748,7 @@ describe('hedge', () => {
       expect(book).toEqual(['success', 'ended', 'released', 'ended']);
     });
 
-    it('keeps the slot of a bulkhead around it until the loser has really ended', async () => {
+    it('keeps the slot of an outer bulkhead until the loser has really ended', async () => {
       const clock = virtualClock();
       const { book, guard } = bookkeeper();
       const hedged = pipeline(guard, hedge({ delay: 100, clock }));
@@ -763,7 +763,7 @@ describe('hedge', () => {
       expect(book).toEqual(['success', 'ended']);
     });
 
-    it('gives each copy the time of the timeout inside', async () => {
+    it('gives each copy the full time of an inner timeout', async () => {
       const clock = virtualClock();
       const hedged = pipeline(hedge({ delay: 100, clock }), timeout({ after: 150, clock }));
       const running = hedged.attempt(() => new Promise(() => {}));
@@ -774,7 +774,7 @@ describe('hedge', () => {
       expect(!outcome.ok && outcome.error).toBeInstanceOf(TimeoutError);
     });
 
-    it('is not failed by a copy that a policy inside refuses', async () => {
+    it('does not fail because an inner policy refuses a copy', async () => {
       const clock = virtualClock();
       let admitted = 0;
       const one: Guard = {
@@ -786,7 +786,7 @@ describe('hedge', () => {
       expect(await running).toEqual({ ok: true, value: 'first' });
     });
 
-    it('passes a refusal on at once when nothing was started, and sends no copy', async () => {
+    it('passes a refusal on at once if nothing was started, and sends no copy', async () => {
       const refusal = rejected();
       let asked = 0;
       const never: Guard = {
@@ -801,7 +801,7 @@ describe('hedge', () => {
       expect(asked).toBe(1);
     });
 
-    it('tells of copies without errors when all that was sent was refused', async () => {
+    it('reports copies without errors if everything sent was refused', async () => {
       const clock = virtualClock();
       const events: HoldfastEvent[] = [];
       let admitted = 0;
@@ -815,7 +815,7 @@ describe('hedge', () => {
       expect(events.at(-1)).toEqual({ type: 'hedge-failed', name: 'hedge', copies: 1, errors: [] });
     });
 
-    it('rejects with the failure and not with a refusal when a copy was started', async () => {
+    it('rejects with the failure and not with a refusal if a copy was started', async () => {
       const error = down();
       let admitted = 0;
       const one: Guard = {
@@ -828,7 +828,7 @@ describe('hedge', () => {
     });
   });
 
-  it('always answers with the first success, else the last failure, with never more copies than max', async () => {
+  it('always answers with the first success, or else the last failure, with at most max copies', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.integer({ min: 1, max: 4 }),
@@ -856,7 +856,7 @@ describe('hedge', () => {
   it.each([
     ['bulkhead', () => bulkhead({ limit: 5, queue: 10 })],
     ['adaptiveLimit', () => adaptiveLimit({ initial: 5, min: 5, max: 5 })],
-  ])('sends no copy into a %s of which four fifths are taken, and the call goes on', async (_, limited) => {
+  ])('sends no copy into a %s with four fifths of its slots taken, and the call continues', async (_, limited) => {
     for (const [taken, copies] of [
       [2, 1],
       [3, 0],
@@ -877,7 +877,7 @@ describe('hedge', () => {
     }
   });
 
-  it('counts neither the first attempt nor one in place of a failed one as a copy that must leave room', async () => {
+  it('counts neither the first attempt nor a replacement of a failed one as a copy that must leave room', async () => {
     const limit = bulkhead({ limit: 5 });
     for (let taken = 0; taken < 4; taken++) limit.admit();
     const hedged = pipeline(hedge({ delay: 100, clock: virtualClock() }), limit);
@@ -902,7 +902,7 @@ describe('hedge', () => {
     expect(() => hedge(options)).toThrow(`"${option}"`);
   });
 
-  it('tells what it does', () => {
+  it('describes what it does', () => {
     expect(hedge({ delay: 20, max: 2 }).traits).toMatchObject({
       summary: 'sends up to 2 more copies, each after 20 ms, drawn from a budget',
       copies: 2,

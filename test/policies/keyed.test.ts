@@ -19,7 +19,7 @@ const fails = () => Promise.reject(new Error('down'));
 const one = { window: { consecutive: 1 } } as const;
 
 describe('keyed', () => {
-  it('runs the calls of a key through its own policy and leaves those of other keys alone', async () => {
+  it('runs the calls of a key through its own policy and leaves other keys alone', async () => {
     const breakers = keyed(() => circuitBreaker(one));
     const client = pipeline(breakers);
     await client.attempt(fails, { key: 'a' });
@@ -30,7 +30,7 @@ describe('keyed', () => {
     expect(breakers.for('a')).toBe(breakers.for('a'));
   });
 
-  it('takes guards, strategies and pipelines, with what comes after it inside', async () => {
+  it('accepts guards, strategies and pipelines, with the following policies inside', async () => {
     const clock = virtualClock();
     const order: string[] = [];
     const through: Strategy = {
@@ -60,7 +60,7 @@ describe('keyed', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('asks its factory once for each key that it keeps', async () => {
+  it('calls its factory once for each key that it keeps', async () => {
     const asked: string[] = [];
     const breakers = keyed((key) => {
       asked.push(key);
@@ -72,7 +72,7 @@ describe('keyed', () => {
     expect(asked).toEqual(['a', 'b']);
   });
 
-  it('forgets what no call came for as long as `idle`, and reads no clock where it forgets nothing', async () => {
+  it('evicts policies unused for as long as `idle`, and reads no clock if it evicts nothing', async () => {
     const clock = virtualClock();
     const idle = keyed(() => circuitBreaker(), { idle: '1m', clock });
     const client = pipeline(idle);
@@ -108,13 +108,13 @@ describe('keyed', () => {
     expect([before > 0, looks - before]).toEqual([true, 0]);
   });
 
-  it('asks its own option for the key', async () => {
+  it('uses its own key option', async () => {
     const hosts = keyed(() => circuitBreaker(), { key: (call) => String(call.attributes.host) });
     await pipeline(hosts).execute(() => 1, { attributes: { host: 'a.example' } });
     expect(hosts.size).toBe(1);
   });
 
-  it('refuses a call without a key, with a key that is too long, and shows an error of the key function', async () => {
+  it('refuses a call without a key or with one that is too long, and shows an error of the key function', async () => {
     const client = pipeline(keyed(() => circuitBreaker()));
     for (const key of [undefined, '', 'x'.repeat(1_001)]) {
       expect(await client.attempt(() => 1, { key })).toMatchObject({ ok: false, error: expect.any(OptionsError) });
@@ -131,7 +131,7 @@ describe('keyed', () => {
     });
   });
 
-  it('keeps no more than maxKeys and forgets what was used longest ago', () => {
+  it('keeps no more than maxKeys and evicts the least recently used', () => {
     const breakers = keyed(() => circuitBreaker(), { maxKeys: 3 });
     const [a, b] = [breakers.for('a'), breakers.for('b')];
     breakers.for('c');
@@ -142,7 +142,7 @@ describe('keyed', () => {
     expect(breakers.for('b')).not.toBe(b);
   });
 
-  it('forgets circuits with nothing counted first, and open and isolated ones last', async () => {
+  it('evicts circuits without counts first, and open and isolated ones last', async () => {
     const breakers = keyed(() => circuitBreaker({ minimumCalls: 1 }), { maxKeys: 4 });
     const client = pipeline(breakers);
     await client.attempt(fails, { key: 'open' });
@@ -155,7 +155,7 @@ describe('keyed', () => {
     expect([breakers.for('open').state, breakers.for('isolated').state]).toEqual(['open', 'isolated']);
   });
 
-  it('forgets a key that is idle for long enough, without a timer, but none that is isolated', async () => {
+  it('evicts a key that is idle for long enough, without a timer, but not an isolated one', async () => {
     const clock = virtualClock();
     const breakers = keyed(() => circuitBreaker({ clock }), { idle: '1m', clock });
     breakers.for('isolated').isolate();
@@ -187,7 +187,7 @@ describe('keyed', () => {
     expect(few.for('only').state).toBe('open');
   });
 
-  it('gives the place of an open circuit that is forgotten to another', async () => {
+  it('gives the place of an evicted open circuit to another', async () => {
     const breakers = keyed(() => circuitBreaker(one), { maxKeys: 1, maxEjected: 0 });
     const client = pipeline(breakers);
     const forgotten = breakers.for('a');
@@ -199,7 +199,7 @@ describe('keyed', () => {
     expect([forgotten.state, breakers.for('c').state]).toEqual(['closed', 'open']);
   });
 
-  it('shows what is inside: of the key used last, or before the first what there would be', () => {
+  it('shows what is inside: the policy of the last used key, or before the first one an example', () => {
     const keys: string[] = [];
     const policies = keyed((key) => {
       keys.push(key);
@@ -216,14 +216,14 @@ describe('keyed', () => {
     expect(keys).toEqual(['example', 'a', 'b']);
   });
 
-  it('shows nothing inside where the factory knows no other keys than its own', () => {
+  it('shows nothing inside if the factory knows only its own keys', () => {
     const policies = keyed<CircuitBreaker>((key) => {
       throw new Error(`there is no ${key}`);
     });
     expect(String(pipeline(policies).explain())).toMatch(/^1\. keyed: .*\n2\. the operation$/m);
   });
 
-  it('refuses a policy on another clock than that of the call, which would be asked by one and count by the other', async () => {
+  it('refuses a policy on a different clock than the call’s, which would be read by one and counted by the other', async () => {
     const clock = virtualClock();
     const other = virtualClock();
     const kept = () => pipeline(timeout('1s'), circuitBreaker({ name: 'hosts', clock }));
@@ -233,7 +233,7 @@ describe('keyed', () => {
     expect(await pipeline(keyed(kept, { clock })).attempt(() => 1, { key: 'a' })).toEqual({ ok: true, value: 1 });
   });
 
-  it('says so when the factory is no function or answers no policy', () => {
+  it('reports a factory that is not a function or returns no policy', () => {
     expect(() => keyed('a' as never)).toThrow(OptionsError);
     expect(() => keyed(() => 5 as never).for('a')).toThrow(/must answer a policy for "a", got 5/);
     expect(() => keyed('a' as never)).toThrow(
@@ -258,14 +258,14 @@ describe('keyed', () => {
     );
   });
 
-  it('tells what it does', () => {
+  it('describes what it does', () => {
     expect(keyed(() => circuitBreaker()).traits).toMatchObject({
       kind: 'keyed',
       summary: 'keeps a policy per key, for at most 10000 keys',
     });
   });
 
-  it('keeps the policy that its factory made by asking for the same key', () => {
+  it('keeps the policy that its factory created by asking for the same key', () => {
     const made: unknown[] = [];
     const breakers: { for(key: string): CircuitBreaker; readonly size: number } = keyed((key) => {
       if (made.length === 0) {
@@ -278,7 +278,7 @@ describe('keyed', () => {
     expect(breakers.size).toBe(1);
   });
 
-  it('takes keys of one to a thousand characters, and names the one that it does not take', () => {
+  it('accepts keys of one to a thousand characters, and names a key that it refuses', () => {
     const breakers = keyed(() => circuitBreaker(), { name: 'hosts' });
     for (const key of ['x', 'x'.repeat(1_000)]) expect(breakers.for(key).state).toBe('closed');
     for (const key of ['', 'x'.repeat(1_001), 5 as never]) {
@@ -286,7 +286,7 @@ describe('keyed', () => {
     }
   });
 
-  it('forgets what holds calls or tokens after what holds nothing', () => {
+  it('evicts policies that hold calls or tokens after those that hold nothing', () => {
     const policies = keyed(
       (key) =>
         key === 'limit'
@@ -306,7 +306,7 @@ describe('keyed', () => {
     expect(policies.for('circuits')).not.toBe(circuits);
   });
 
-  it('looks for idle keys ten times in that time, and asks its own clock for what is taken out by hand', async () => {
+  it('looks for idle keys ten times in that period, and uses its own clock for policies taken directly', async () => {
     const clock = virtualClock();
     const breakers = keyed(() => circuitBreaker({ clock }), { idle: '10s', clock });
     breakers.for('first');

@@ -30,7 +30,7 @@ async function admitted(loop: { delayMs?: number; utilization?: number }, option
 }
 
 describe('loadShed', () => {
-  it('lets everything in while the event loop is in time', async () => {
+  it('admits everything while the event loop is on time', async () => {
     expect(await admitted({ delayMs: 50, utilization: 0.81 }, { maxUtilization: 0.9 })).toEqual(priorities);
   });
 
@@ -45,15 +45,15 @@ describe('loadShed', () => {
     [{ utilization: 0.9 }, ['normal', 'high', 'critical']],
     [{ utilization: 0.91 }, ['high', 'critical']],
     [{ utilization: 1 }, ['high', 'critical']],
-  ])('at %j lets in %j: the less important goes first as load grows', async (loop, expected) => {
+  ])('at %j admits %j: the less important calls are shed first as load grows', async (loop, expected) => {
     expect(await admitted(loop, { maxUtilization: 0.9 })).toEqual(expected);
   });
 
-  it('does not mind a busy loop unless asked to', () => {
+  it('ignores a busy loop unless asked', () => {
     expect(isRefusal(onLoop({ utilization: 1 }).admit())).toBe(false);
   });
 
-  it('refuses with an error that names the measurement, and tells it', () => {
+  it('refuses with an error that gives the measurement, and reports it', () => {
     const events: HoldfastEvent[] = [];
     // How busy it is was not asked for.
     const guard = onLoop({ delayMs: 130.4, utilization: 0.5 }, { name: 'server', on: (event) => events.push(event) });
@@ -81,7 +81,7 @@ describe('loadShed', () => {
     ['answers no priority', () => 'urgent'],
     ['answers a name of Object', () => 'constructor'],
     ['answers a list', () => ['low']],
-  ])('tells a `priority` that %s apart from a refusal', async (_, priority) => {
+  ])('distinguishes a `priority` that %s from a refusal', async (_, priority) => {
     const outcome = await pipeline(onLoop({}, { priority: priority as () => Priority })).attempt(() => 1);
     expect(outcome).toEqual({ ok: false, error: expect.any(HandlesError) });
     expect(outcome).toMatchObject({
@@ -89,7 +89,7 @@ describe('loadShed', () => {
     });
   });
 
-  it('measures nothing on another clock, so that a simulation stays repeatable', async () => {
+  it('measures nothing on another clock, so that simulations stay repeatable', async () => {
     const clock = virtualClock();
     const guard = onLoop({ delayMs: 500 }, { clock });
     expect(isRefusal(guard.admit())).toBe(false);
@@ -97,31 +97,31 @@ describe('loadShed', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('captures a stack for a refusal only if it is asked to', () => {
+  it('captures a stack for a refusal only if asked', () => {
     for (const stack of [undefined, false, true]) {
       const { error } = onLoop({ delayMs: 500 }, stack === undefined ? {} : { stack }).admit() as Refusal;
       expect(String((error as Error).stack).includes('load-shed.test')).toBe(stack ?? false);
     }
   });
 
-  it('bears 100 ms by default', () => {
+  it('tolerates 100 ms by default', () => {
     expect(isRefusal(onLoop({ delayMs: 100 }).admit())).toBe(false);
     expect(isRefusal(onLoop({ delayMs: 100.1 }).admit())).toBe(true);
   });
 
-  it('measures on the clock of the system, also when it is given that', async () => {
+  it('measures on the system clock, even if that is given explicitly', async () => {
     const guard = onLoop({ delayMs: 500 }, { clock: systemClock });
     expect(isRefusal(guard.admit())).toBe(true);
     expect(await pipeline(guard).attempt(() => 1)).toMatchObject({ ok: false, error: { code: 'ERR_SHED' } });
     expect(await pipeline(onLoop({})).attempt(() => 1)).toEqual({ ok: true, value: 1 });
   });
 
-  it('asks nothing of the priority of a call that there is none of', () => {
+  it('does not call priority without a call', () => {
     const guard = onLoop({ delayMs: 150 }, { priority: () => 'critical' });
     expect(isRefusal(guard.admit())).toBe(true);
   });
 
-  it('tells what it does', () => {
+  it('describes what it does', () => {
     expect(onLoop({}).traits).toMatchObject({
       kind: 'load-shed',
       summary: 'turns calls away while the event loop is more than 100 ms late',
@@ -131,7 +131,7 @@ describe('loadShed', () => {
     );
   });
 
-  it('sheds when the real event loop was blocked for 300 ms, lets in again afterwards, and keeps no process alive', async () => {
+  it('sheds after the real event loop was blocked for 300 ms, admits again afterwards, and keeps no process alive', async () => {
     const guard = loadShed({ maxEventLoopDelay: 150 });
     const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
     const before = timers();

@@ -40,7 +40,7 @@ describe('rateLimit', () => {
     expect(guard.resetMs).toBe(100);
   });
 
-  it('refuses with an error that says when to come again, and tells it', async () => {
+  it('refuses with an error that says when to retry, and reports it', async () => {
     const clock = virtualClock();
     const events: HoldfastEvent[] = [];
     const calls = pipeline(rateLimit({ limit: 2, name: 'quota', clock, on: (event) => events.push(event) }));
@@ -56,7 +56,7 @@ describe('rateLimit', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('lets a retry around it come again in time', async () => {
+  it('lets an outer retry come back in time', async () => {
     const clock = virtualClock();
     const calls = pipeline(
       retry({ attempts: 2, backoff: constant(1), random: () => 0 }),
@@ -69,10 +69,10 @@ describe('rateLimit', () => {
     expect(clock.now()).toBe(100);
   });
 
-  describe('where it stands (X14)', () => {
+  describe('at its position (X14)', () => {
     const failing = () => Promise.reject(new Error('down'));
 
-    it('counts every attempt inside a retry, and every call around it', async () => {
+    it('counts every attempt inside a retry, and every call outside it', async () => {
       const clock = virtualClock();
       const inside = rateLimit({ limit: 10, clock });
       const around = rateLimit({ limit: 10, clock });
@@ -85,7 +85,7 @@ describe('rateLimit', () => {
   });
 
   describe('cost', () => {
-    it('takes as many units as a call costs', () => {
+    it('uses as many units as a call costs', () => {
       const clock = virtualClock();
       const guard = rateLimit({ limit: 10, cost: 4, clock });
       guard.admit();
@@ -94,7 +94,7 @@ describe('rateLimit', () => {
       expect(retryAfterOf(guard.admit())).toBe(200);
     });
 
-    it('can be asked of the call', async () => {
+    it('can be a function of the call', async () => {
       const clock = virtualClock();
       const guard = rateLimit({ limit: 10, cost: ({ key }) => Number(key), clock });
       await pipeline(guard).execute(() => 1, { key: '7' });
@@ -103,7 +103,7 @@ describe('rateLimit', () => {
       expect(guard.remaining).toBe(2);
     });
 
-    it('above the burst is refused for ever: at once by the factory, or by an error without a time to come again', async () => {
+    it('above the burst is always refused: by the factory, or by an error without a time to retry', async () => {
       expect(() => rateLimit({ limit: 10, burst: 5, cost: 6 })).toThrow(OptionsError);
       const guard = rateLimit({ limit: 10, burst: 5, cost: () => 6, whenFull: 'wait', clock: virtualClock() });
       const outcome = await pipeline(guard).attempt(() => 1);
@@ -119,7 +119,7 @@ describe('rateLimit', () => {
       ['answers NaN', () => Number.NaN],
       ['answers infinity', () => Number.POSITIVE_INFINITY],
       ['answers a negative number', () => -1],
-    ])('that %s is told apart from a refusal', async (_, cost) => {
+    ])('that %s is distinguished from a refusal', async (_, cost) => {
       const guard = rateLimit({ limit: 10, cost, clock: virtualClock() });
       const outcome = await pipeline(guard).attempt(() => 1);
       expect(outcome).toEqual({ ok: false, error: expect.any(HandlesError) });
@@ -144,7 +144,7 @@ describe('rateLimit', () => {
       expect([guard.waiting, clock.pendingTimers]).toEqual([0, 0]);
     });
 
-    it('lets no cheap newcomer overtake a dear one that waits', async () => {
+    it('lets no cheap newcomer overtake an expensive waiter', async () => {
       const clock = virtualClock();
       const calls = pipeline(
         rateLimit({ limit: 10, burst: 5, cost: ({ key }) => Number(key), whenFull: 'wait', clock }),
@@ -158,7 +158,7 @@ describe('rateLimit', () => {
       expect(starts).toEqual(['3 at 0', '5 at 300', '1 at 400', '0 at 400']);
     });
 
-    it('refuses at once what would wait past its deadline or `maxWait`, or finds no place, and says for how long', async () => {
+    it('refuses at once a call that would wait past its deadline or `maxWait`, or finds no place, and says how long', async () => {
       const clock = virtualClock();
       const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', queue: 3, maxWait: 250, clock });
       const calls = pipeline(guard);
@@ -177,7 +177,7 @@ describe('rateLimit', () => {
       expect(retryAfterOf(await narrow.attempt(() => 2))).toBe(100);
     });
 
-    it('counts those who still wait when it says how long a newcomer would, also after the first was served', async () => {
+    it('includes the remaining waiters when it says how long a newcomer would wait, also after the first was served', async () => {
       const clock = virtualClock();
       const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });
       const calls = pipeline(guard);
@@ -196,7 +196,7 @@ describe('rateLimit', () => {
       ]);
     });
 
-    it('lets wait without a call', async () => {
+    it('queues without a call', async () => {
       const clock = virtualClock();
       const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });
       guard.admit();
@@ -206,7 +206,7 @@ describe('rateLimit', () => {
       expect([guard.waiting, clock.pendingTimers]).toEqual([0, 0]);
     });
 
-    it('lets an aborted call leave at once, and the others move up', async () => {
+    it('removes an aborted call at once, and the others move up', async () => {
       const clock = virtualClock();
       const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });
       const calls = pipeline(guard);
@@ -227,7 +227,7 @@ describe('rateLimit', () => {
       expect(clock.pendingTimers).toBe(0);
     });
 
-    it('lets who stands behind a dear call that is aborted start at its own time, and others find the place', async () => {
+    it('lets the waiter behind an aborted expensive call start at its own time, and others take the place', async () => {
       const clock = virtualClock();
       const guard = rateLimit({
         limit: 10,
@@ -262,7 +262,7 @@ describe('rateLimit', () => {
       expect(guard.admit()).toBeInstanceOf(Promise);
     });
 
-    it('leaves nothing on a call whose turn came while it was let wait', async () => {
+    it('leaves nothing on a call whose turn came while it was being queued', async () => {
       let nowMs = 0;
       const clock = { now: () => nowMs, wallNow: () => 0, schedule() {}, cancel() {} };
       const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });
@@ -276,7 +276,7 @@ describe('rateLimit', () => {
       expect(guard.waiting).toBe(0);
     });
 
-    it('answers a refusal to a call that was aborted before it would have had to wait', async () => {
+    it('refuses a call that was aborted before it would have had to wait', async () => {
       const clock = virtualClock();
       const guard = rateLimit({ limit: 1, whenFull: 'wait', clock });
       guard.admit();
@@ -286,7 +286,7 @@ describe('rateLimit', () => {
       expect([guard.waiting, clock.pendingTimers]).toEqual([0, 0]);
     });
 
-    it('starts each waiter exactly when a list of reservations says, whatever comes and goes', async () => {
+    it('starts each waiter exactly as a list of reservations predicts, whatever comes and goes', async () => {
       const step = fc.record({
         pauseMs: fc.integer({ min: 0, max: 60 }),
         cost: fc.integer({ min: 0, max: 3 }),
@@ -336,7 +336,7 @@ describe('rateLimit', () => {
     });
   });
 
-  it('gives nothing back for a call that was refused further inside or let go', async () => {
+  it('gives nothing back for a call that was refused further inside or released', async () => {
     const clock = virtualClock();
     const guard = rateLimit({ limit: 5, clock });
     const calls = pipeline(guard, bulkhead({ limit: 1 }));
@@ -357,7 +357,7 @@ describe('rateLimit', () => {
     expect(guard.resetMs).toBe(1_000);
   });
 
-  it('goes by the clock of its calls where it has none of its own, and by hand by the clock of the system', async () => {
+  it('uses the clock of its calls if it has none, and that of the system for direct calls', async () => {
     const clock = virtualClock();
     const guard = rateLimit({ limit: 1, period: '1h' });
     expect([guard.remaining, isRefusal(guard.admit() as Permit | Refusal), guard.remaining]).toEqual([1, false, 0]);
@@ -369,7 +369,7 @@ describe('rateLimit', () => {
     expect([shared.remaining, shared.resetMs]).toEqual([1, 0]);
   });
 
-  it('captures a stack for a refusal only if it is asked to', () => {
+  it('captures a stack for a refusal only if asked', () => {
     for (const stack of [undefined, false, true]) {
       const guard = rateLimit({ limit: 1, clock: virtualClock(), ...(stack === undefined ? {} : { stack }) });
       guard.admit();
@@ -378,7 +378,7 @@ describe('rateLimit', () => {
     }
   });
 
-  it('tells what it does', () => {
+  it('describes what it does', () => {
     expect(rateLimit({ limit: 5, burst: 2 }).traits).toMatchObject({
       kind: 'rate-limit',
       summary: 'lets 5 per 1000 ms start, 2 at once',
@@ -388,7 +388,7 @@ describe('rateLimit', () => {
     );
   });
 
-  it('lets a hundred wait by default', () => {
+  it('queues a hundred by default', () => {
     const guard = rateLimit({ limit: 1, whenFull: 'wait', clock: virtualClock() });
     guard.admit();
     for (let call = 0; call < 100; call++) void guard.admit();
@@ -396,7 +396,7 @@ describe('rateLimit', () => {
     expect(isRefusal(guard.admit() as Refusal)).toBe(true);
   });
 
-  it('is not shaken by a hook that throws', async () => {
+  it('tolerates a hook that throws', async () => {
     const guard = rateLimit({
       limit: 1,
       clock: virtualClock(),

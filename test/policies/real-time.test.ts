@@ -77,7 +77,7 @@ describe('timeout', () => {
     expect(server.connections.size).toBe(0);
   });
 
-  it('B10: leaves a call in flight alone when another one is late', async () => {
+  it('B10: leaves a running call alone when another one is late', async () => {
     const arrivals = new EventEmitter();
     const server = await serve((request, response) => {
       if (request.url === '/slow') arrivals.emit('slow', response);
@@ -93,7 +93,7 @@ describe('timeout', () => {
     expect(await slow).toEqual({ ok: true, value: 'slow' });
   });
 
-  it("R12: rejects at once with the caller's reason when it aborts a fetch that hangs, and tells no timeout", async () => {
+  it("R12: rejects at once with the caller's reason when it aborts a hanging fetch, and reports no timeout", async () => {
     const controller = new AbortController();
     const events: HoldfastEvent[] = [];
     const server = await serve(() => controller.abort('gone'));
@@ -120,7 +120,7 @@ describe('timeout', () => {
     expect(await response.text()).toBe('first, last');
   });
 
-  it('ends an operation that reads a body which drips for ever, and the body with it', async () => {
+  it('ends an operation that reads an endlessly dripping body, and the body with it', async () => {
     const server = await serve((_, response) => {
       const drip = () => {
         if (response.destroyed) return;
@@ -188,7 +188,7 @@ describe('retry', () => {
     expect(second - first).toBeLessThan(soonMs);
   });
 
-  it('R06: gives up at once when a real 503 asks for longer than is allowed, and answers it readable', async () => {
+  it('R06: gives up at once if a real 503 asks for longer than allowed, and returns it readable', async () => {
     let requests = 0;
     const server = await serve((_, response) => {
       requests++;
@@ -219,7 +219,7 @@ describe('retry', () => {
     expect(requests).toBe(3);
   });
 
-  it('R20: makes no request after the deadline around it, and leaves no connection', async () => {
+  it('R20: sends no request after the outer deadline, and leaves no connection', async () => {
     let requests = 0;
     const server = await serve(() => void requests++);
     const bounded = pipeline(

@@ -40,7 +40,7 @@ function shared(options: Partial<SingleFlightOptions> = {}) {
 }
 
 describe('singleFlight', () => {
-  it('runs one operation for calls with the same key that overlap, and gives all the same object', async () => {
+  it('runs one operation for overlapping calls with the same key, and gives all of them the same object', async () => {
     const { clock, events, signals, call } = shared();
     const running = [call('a'), call('a'), call('b'), call('a')];
     await clock.runAll();
@@ -56,7 +56,7 @@ describe('singleFlight', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('runs anew when the one before has ended, at once after it', async () => {
+  it('runs again when the previous execution has ended, immediately after it', async () => {
     const { clock, signals, call, flights } = shared();
     const first = call('a');
     await clock.advance(100);
@@ -69,7 +69,7 @@ describe('singleFlight', () => {
     expect(await chained).toBe(2);
   });
 
-  it('gives all the same error', async () => {
+  it('gives all callers the same error', async () => {
     const { clock, flights } = shared();
     const error = new Error('down');
     const fail = () => flights.attempt(() => clock.sleep(5).then(() => Promise.reject(error)), { key: 'a' });
@@ -78,7 +78,7 @@ describe('singleFlight', () => {
     for (const outcome of await Promise.all(running)) expect(!outcome.ok && outcome.error).toBe(error);
   });
 
-  it('lets calls without a key run alone, and unsafe ones', async () => {
+  it('lets calls without a key, and unsafe ones, run alone', async () => {
     const { clock, signals, call } = shared();
     const unsafe = { unsafe: true, idempotencyKey: 'k' };
     const running = [call(undefined), call(undefined), call('a', unsafe), call('a', unsafe)];
@@ -87,7 +87,7 @@ describe('singleFlight', () => {
     expect(signals).toHaveLength(4);
   });
 
-  it('takes the key from the function it is given', async () => {
+  it('takes the key from the given function', async () => {
     const { clock, signals, call } = shared({ key: ({ key, attributes }) => `${key}:${attributes.user}` });
     const running = [
       call('host', { attributes: { user: 1 } }),
@@ -115,7 +115,7 @@ describe('singleFlight', () => {
   });
 
   describe('when callers leave', () => {
-    it('lets one that aborts leave alone, also the first, and goes on for the others', async () => {
+    it('lets one caller abort alone, even the first, and continues for the others', async () => {
       const { clock, signals, call } = shared();
       const controller = new AbortController();
       const first = call('a', { signal: controller.signal });
@@ -128,7 +128,7 @@ describe('singleFlight', () => {
       expect(await second).toEqual({ ok: true, value: { run: 1 } });
     });
 
-    it('aborts the work when the last one has left, and begins anew for the next, even in the same tick', async () => {
+    it('aborts the work when the last one has left, and starts anew for the next, even in the same tick', async () => {
       const { clock, signals, call } = shared();
       const controllers = [new AbortController(), new AbortController()] as const;
       const running = controllers.map(({ signal }) => call('a', { signal }));
@@ -147,7 +147,7 @@ describe('singleFlight', () => {
       expect(clock.pendingTimers).toBe(0);
     });
 
-    it('does not let the end of an abandoned work disturb the one that took its key', async () => {
+    it('does not let the end of abandoned work disturb the execution that took its key', async () => {
       const { clock, signals, call } = shared();
       const controller = new AbortController();
       const first = call('a', { signal: controller.signal });
@@ -163,7 +163,7 @@ describe('singleFlight', () => {
       expect(signals).toHaveLength(2);
     });
 
-    it('does not let the deadline of the first end the work of the second', async () => {
+    it('does not let the deadline of the first caller end the work of the second', async () => {
       const { clock, signals, call } = shared();
       const first = call('a', { deadline: 30 });
       const second = call('a', { deadline: 1_000 });
@@ -175,7 +175,7 @@ describe('singleFlight', () => {
       expect(await second).toEqual({ ok: true, value: { run: 1 } });
     });
 
-    it('keeps the timeout inside although the first caller had less time than it', async () => {
+    it('applies an inner timeout in full even if the first caller had less time', async () => {
       const clock = virtualClock();
       const flights = pipeline(singleFlight({ key: byCallKey, clock }), timeout({ after: 200, clock }));
       const hang = (deadlineMs: number) =>
@@ -189,7 +189,7 @@ describe('singleFlight', () => {
       expect(clock.pendingTimers).toBe(0);
     });
 
-    it('ends a caller in time by a deadline around it', async () => {
+    it('ends a caller on time by an outer deadline', async () => {
       const clock = virtualClock();
       const flights = pipeline(deadline({ after: 50, clock }), singleFlight({ key: byCallKey, clock }));
       const running = flights.attempt(() => clock.sleep(500), { key: 'a' });
@@ -198,7 +198,7 @@ describe('singleFlight', () => {
       expect(isAbandoned(!outcome.ok && outcome.error)).toBe(true);
     });
 
-    it('rejects a call that was aborted before it came, without running anything', async () => {
+    it('rejects a call that was already aborted, without running anything', async () => {
       const { call, signals, clock } = shared();
       expect(await call('a', { signal: AbortSignal.abort('early') })).toEqual({ ok: false, error: 'early' });
       expect(signals).toHaveLength(0);
@@ -208,7 +208,7 @@ describe('singleFlight', () => {
     });
   });
 
-  it('runs nothing for a call that was ended while its key was asked for', async () => {
+  it('runs nothing for a call that ended while its key was computed', async () => {
     const controller = new AbortController();
     let runs = 0;
     const flights = pipeline(
@@ -249,7 +249,7 @@ describe('singleFlight', () => {
     expect(book).toEqual(['released', 'ended', 'released', 'ended']);
   });
 
-  it('keeps the slot while an attempt that timed out inside still runs', async () => {
+  it('keeps the slot while a timed-out inner attempt still runs', async () => {
     const clock = virtualClock();
     let running = 0;
     const slots: Guard = {
@@ -268,7 +268,7 @@ describe('singleFlight', () => {
     expect(running).toBe(0);
   });
 
-  it('gives every caller one answer, his own abort or that of the work, in any interleaving', async () => {
+  it('gives every caller one answer, its own abort or that of the work, in any interleaving', async () => {
     const step = fc.record({
       key: fc.constantFrom('a', 'b'),
       atMs: fc.integer({ min: 0, max: 300 }),
@@ -297,7 +297,7 @@ describe('singleFlight', () => {
     );
   });
 
-  it('runs the operation as the call of the first caller, but for its deadline', async () => {
+  it('runs the operation as the call of the first caller, except for its deadline', async () => {
     const { clock, flights } = shared();
     const options = { key: 'a', idempotencyKey: 'once', attributes: { user: 1 }, deadline: 1_000 };
     const seen = (value: unknown) =>
@@ -322,14 +322,14 @@ describe('singleFlight', () => {
     expect(second).toBe(first);
   });
 
-  it('tells the operation which attempt of its first caller it is', async () => {
+  it('passes the attempt number of its first caller to the operation', async () => {
     const attempts: number[] = [];
     const flights = pipeline(retry({ attempts: 3, backoff: constant(0) }), singleFlight({ key: byCallKey }));
     await flights.attempt(({ attempt }) => Promise.reject(attempts.push(attempt)), { key: 'a' });
     expect(attempts).toEqual([1, 2, 3]);
   });
 
-  it('is not disturbed by a caller who ends his call after the answer', async () => {
+  it('is not affected by a caller that ends its call after the answer', async () => {
     const call = new Call(virtualClock(), () => new Promise(() => {}), { key: 'a' });
     const flights = singleFlight({ key: byCallKey });
     expect(await flights.handle(call, async () => 'answer')).toBe('answer');
@@ -361,7 +361,7 @@ describe('singleFlight', () => {
     expect(await bytesLeftBy(() => churn(64, 1_088))).toBeLessThan(2e6);
   });
 
-  it('says what is wrong with a key', async () => {
+  it('describes what is wrong with a key', async () => {
     const { call } = shared({ key: () => 5 as never, name: 'users' });
     const outcome = await call('a');
     expect(!outcome.ok && outcome.error).toMatchObject({
@@ -369,7 +369,7 @@ describe('singleFlight', () => {
     });
   });
 
-  it('tells what it does', () => {
+  it('describes what it does', () => {
     expect(singleFlight({ key: byCallKey }).traits).toMatchObject({
       kind: 'single-flight',
       summary: 'lets calls with the same key share one execution',

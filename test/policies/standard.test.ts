@@ -19,17 +19,17 @@ function world(options: Parameters<typeof standard>[0] = {}) {
 
 describe('standard', () => {
   it.each(['20ms', '1s', '2s', '5s', '10s', '30s'] as const)(
-    'has nothing doubtful about it, with a deadline of %s: its three attempts fit',
+    'has no warnings, with a deadline of %s: its three attempts fit',
     (deadline) => {
       expect(world({ deadline }).calls.explain().warnings).toEqual([]);
     },
   );
 
-  it('doubts more attempts than its deadline has time for', () => {
+  it('warns of more attempts than its deadline has time for', () => {
     expect(world({ attempts: 5 }).calls.explain().warnings).toMatchObject([{ code: 'attempts-exceed-deadline' }]);
   });
 
-  it('tells what it is made of, also per key', () => {
+  it('describes its policies, including those per key', () => {
     const [, ...lines] = String(world().calls.explain()).split('\n');
     expect(lines.map((line) => line.split(' ').slice(0, 3).join(' '))).toEqual([
       '1. payments: ends',
@@ -42,7 +42,7 @@ describe('standard', () => {
     ]);
   });
 
-  it('makes three attempts and rethrows the last error as it is', async () => {
+  it('makes three attempts and rethrows the last error unchanged', async () => {
     const { clock, calls } = world();
     const errors: Error[] = [];
     const running = calls.attempt(({ attempt }) => {
@@ -70,7 +70,7 @@ describe('standard', () => {
     expect(DeadlineExceededError.prototype).toBeInstanceOf(Error);
   });
 
-  it('keeps a breaker per key, and one for calls that have none', async () => {
+  it('keeps a breaker per key, and one for calls without a key', async () => {
     const { clock, calls } = world({ attempts: 1 });
     for (let call = 0; call < 20; call++) await calls.attempt(fails, { key: 'a' });
     expect(await calls.attempt(() => 'never', { key: 'a' })).toMatchObject({ error: { name: 'CircuitOpenError' } });
@@ -95,7 +95,7 @@ describe('standard', () => {
     expect(new Set(discarded)).toEqual(new Set([429]));
   });
 
-  it('takes one for a failure of its breaker by handles, unless breakerHandles says otherwise', async () => {
+  it('counts a value as a failure of its breaker by handles, unless breakerHandles says otherwise', async () => {
     const { clock, calls } = world({ attempts: 1, handles: (outcome) => outcome.ok && outcome.value === 503 });
     for (let call = 0; call < 20; call++) await calls.attempt(() => 503);
     expect(await calls.attempt(() => 'never')).toMatchObject({
@@ -151,7 +151,7 @@ describe('standard', () => {
     expect(await send(5)).toBe(6);
   });
 
-  it('gives a probe as much time as any attempt, though the breaker was open for less', async () => {
+  it('gives a probe as much time as any attempt, even if the breaker was open for less', async () => {
     const { clock, calls } = world({ attempts: 1 });
     for (let call = 0; call < 20; call++) await calls.attempt(fails);
     await clock.advance('2s');
@@ -167,7 +167,7 @@ describe('standard', () => {
     expect(await running).toMatchObject({ ok: false, error: { name: 'TimeoutError', afterMs: 300 } });
   });
 
-  it('forgets the breaker of the key used longest ago where it keeps no more', async () => {
+  it('evicts the breaker of the least recently used key at maxKeys', async () => {
     const { calls } = world({ attempts: 1, maxKeys: 1 });
     for (let call = 0; call < 19; call++) await calls.attempt(fails, { key: 'a' });
     await calls.attempt(() => 1, { key: 'b' });
@@ -175,7 +175,7 @@ describe('standard', () => {
     expect(await calls.attempt(() => 'fine', { key: 'a' })).toEqual({ ok: true, value: 'fine' });
   });
 
-  it('runs on the clock of the system and tells nobody where it is given neither', async () => {
+  it('runs on the system clock and reports to nobody if neither is given', async () => {
     expect(await standard().execute(() => 1)).toBe(1);
   });
 

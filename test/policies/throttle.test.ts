@@ -65,7 +65,7 @@ describe('throttle', () => {
     expect(guard.probability).toBeCloseTo(share, 3);
   });
 
-  it('turns away by the draw, with an error that counts as never started, and tells it', async () => {
+  it('turns calls away at random, with an error that counts as never started, and reports it', async () => {
     const events: HoldfastEvent[] = [];
     let drawn = 1;
     const { guard, repeat } = throttled({ name: 'search', random: () => drawn, on: (event) => events.push(event) });
@@ -80,7 +80,7 @@ describe('throttle', () => {
     expect(await pipeline(guard).attempt(() => 1)).toEqual({ ok: true, value: 1 });
   });
 
-  it('forgets what is older than its window, also by a clock that is below zero', async () => {
+  it('forgets what is older than its window, even with a clock below zero', async () => {
     const clock = virtualClock({ now: -3_600_000 });
     const { guard, repeat } = throttled({ clock, window: '10s' });
     repeat(20, down);
@@ -94,7 +94,7 @@ describe('throttle', () => {
   it.each<[string, () => number]>([
     ['throws', () => fail('no chance')],
     ['answers no number', () => Number.NaN],
-  ])('lets all in where the source of chance %s', (_, random) => {
+  ])('admits every call if the source of randomness %s', (_, random) => {
     const { guard, repeat } = throttled({ random });
     repeat(40, down);
     expect(guard.probability).toBe(0.9);
@@ -121,7 +121,7 @@ describe('throttle', () => {
     expect(guard.probability).toBeCloseTo(30 / 71, 3);
   });
 
-  it('takes calls under way for neither, so a burst of first calls is not turned away', () => {
+  it('counts running calls neither way, so that a burst of first calls is not turned away', () => {
     const { guard } = throttled({ random: () => 0 });
     const permits = Array.from({ length: 200 }, () => guard.admit());
     expect(permits.some(isRefusal)).toBe(false);
@@ -130,7 +130,7 @@ describe('throttle', () => {
     expect(guard.probability).toBe(0);
   });
 
-  it("counts neither an abort by the caller nor a policy's refusal further inside", async () => {
+  it('counts neither an abort by the caller nor a refusal further inside', async () => {
     const { clock, guard } = throttled({ minimumCalls: 1, random: () => 0 });
     const controller = new AbortController();
     const aborted = pipeline(guard).attempt(() => clock.sleep(10), { signal: controller.signal });
@@ -152,7 +152,7 @@ describe('throttle', () => {
     expect(guard.probability).toBe(0.5);
   });
 
-  it('judges by `handles` what means overload', () => {
+  it('uses `handles` to decide what means overload', () => {
     const { guard, repeat } = throttled({ handles: (outcome) => outcome.ok });
     repeat(20, down);
     guard.admit();
@@ -162,7 +162,7 @@ describe('throttle', () => {
     expect(guard.probability).toBeCloseTo(40 / 81, 3);
   });
 
-  it('takes a call whose `handles` throws for not accepted, and says what was thrown', async () => {
+  it('counts a call whose `handles` throws as not accepted, and reports what was thrown', async () => {
     const { guard } = throttled({
       minimumCalls: 1,
       handles() {
@@ -174,7 +174,7 @@ describe('throttle', () => {
     expect(guard.probability).toBe(0.5);
   });
 
-  it('counts a permit once, however often it is answered', () => {
+  it('counts a permit once, however often it is settled', () => {
     const { guard } = throttled({ minimumCalls: 1 });
     const permit = guard.admit() as Permit;
     permit.settle(down);
@@ -189,7 +189,7 @@ describe('throttle', () => {
     expect(guard.probability).toBe(0.5);
   });
 
-  it('forgets after its window, bucket by bucket, also after a long pause', async () => {
+  it('forgets after its window, bucket by bucket, even after a long pause', async () => {
     const { clock, guard, repeat } = throttled({ window: '10s' });
     repeat(30, down);
     await clock.advance('5s');
@@ -208,7 +208,7 @@ describe('throttle', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('lets all through again when the service has recovered, and meanwhile about twice what it accepts', async () => {
+  it('admits every call again when the service has recovered, and meanwhile about twice what it accepts', async () => {
     const random = seededRandom(24);
     const { clock, guard } = throttled({ window: '10s', random });
     let capacity = 5;
@@ -231,7 +231,7 @@ describe('throttle', () => {
     expect(await second()).toBe(100);
   });
 
-  it('works in a pipeline without options, and by hand', async () => {
+  it('works in a pipeline without options, and with direct calls', async () => {
     const guard = throttle();
     expect(await pipeline(guard).attempt(() => 1)).toEqual({ ok: true, value: 1 });
     expect(isRefusal(guard.admit())).toBe(false);
@@ -248,7 +248,7 @@ describe('throttle', () => {
     expect(guard.probability).toBe(0);
   });
 
-  it('goes by the clock of a call where it has none of its own', async () => {
+  it('uses the clock of a call if it has none of its own', async () => {
     const clock = virtualClock();
     const guard = throttle({ window: '10s', minimumCalls: 1, random: letsAllIn });
     const calls = pipeline(timeout({ after: 5, clock }), retry({ attempts: 1 }), guard);
@@ -267,7 +267,7 @@ describe('throttle', () => {
     expect(draws).toBe(0);
   });
 
-  it('captures a stack for a refusal only if it is asked to', () => {
+  it('captures a stack for a refusal only if asked', () => {
     for (const stack of [undefined, false, true]) {
       const { guard, repeat } = throttled({ random: () => 0, ...(stack === undefined ? {} : { stack }) });
       repeat(20, down);
@@ -276,7 +276,7 @@ describe('throttle', () => {
     }
   });
 
-  it('tells what it does', () => {
+  it('describes what it does', () => {
     expect(throttle().traits).toMatchObject({
       kind: 'throttle',
       summary: 'turns calls away when fewer than one in 2 is accepted over 120000 ms',
@@ -290,7 +290,7 @@ describe('throttle', () => {
     { minimumCalls: 1 },
     { maxShedRate: 0 },
     { maxShedRate: 1 },
-  ])('takes the options %j', (options) => {
+  ])('accepts the options %j', (options) => {
     expect(throttle(options).probability).toBe(0);
   });
 

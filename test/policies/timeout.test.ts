@@ -16,7 +16,7 @@ import { virtualClock } from '../../src/testing/index.js';
 const hangs = () => new Promise<never>(() => {});
 
 describe('timeout', () => {
-  it('rejects on time although the operation ignores its signal, with the signal aborted for the same reason', async () => {
+  it('rejects on time even if the operation ignores its signal, which is aborted for the same reason', async () => {
     const clock = virtualClock();
     const events: HoldfastEvent[] = [];
     let signal: AbortSignal | undefined;
@@ -36,7 +36,7 @@ describe('timeout', () => {
     expect(events).toEqual([{ type: 'timeout', name: 'quick', afterMs: 2_000 }]);
   });
 
-  it('leaves nothing behind after an end of either kind', async () => {
+  it('leaves nothing behind after either kind of end', async () => {
     const clock = virtualClock();
     const quick = pipeline(timeout({ after: 5, clock }));
     await quick.execute(() => 1);
@@ -44,7 +44,7 @@ describe('timeout', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('tells no timeout when the caller aborts first', async () => {
+  it('reports no timeout when the caller aborts first', async () => {
     const clock = virtualClock();
     const events: HoldfastEvent[] = [];
     const controller = new AbortController();
@@ -111,19 +111,19 @@ describe('timeout', () => {
     expect((permit as Permit).endReason?.()).toMatchObject({ policy: 'timeout', afterMs: 50 });
   });
 
-  it('goes by the clock of the system where there is neither a call nor a clock', () => {
+  it('uses the system clock if there is neither a call nor a clock', () => {
     const beforeMs = systemClock.now();
     const { endsAt } = timeout('1m').admit() as Permit;
     expect(endsAt! - beforeMs).toBeGreaterThanOrEqual(60_000);
     expect(endsAt! - systemClock.now()).toBeLessThanOrEqual(60_000);
   });
 
-  it('goes by the clock of the call where there is one', () => {
+  it('uses the clock of the call if there is one', () => {
     const call = new Call(virtualClock({ now: 100 }), hangs, undefined);
     expect(timeout(50).admit(call)).toMatchObject({ endsAt: 150 });
   });
 
-  it('gives a layer one permit for all its calls, and has it tell the end only where a late value is wanted', () => {
+  it('gives a layer one permit for all its calls, and wants the end reported only if a late value is wanted', () => {
     const call = new Call(virtualClock(), hangs, undefined);
     const { fused } = timeout(50);
     expect(fused!.admit(call)).toBe(fused!.admit(call));
@@ -132,7 +132,7 @@ describe('timeout', () => {
     expect(wanted.ended).toBeTypeOf('function');
   });
 
-  it('does not start a call that has no time left, says how late it is, and has a stack for it only if asked', () => {
+  it('does not start a call without time left, says how late it is, and has a stack only if asked', () => {
     for (const stack of [undefined, false, true]) {
       const clock = virtualClock({ now: 100 });
       const events: HoldfastEvent[] = [];
@@ -155,7 +155,7 @@ describe('timeout', () => {
     }
   });
 
-  it('hands nothing to onLateResult where nothing is known of the end, and contains what that throws', () => {
+  it('hands nothing to onLateResult if nothing is known of the end, and contains its exceptions', () => {
     let late = 0;
     const guard = timeout({
       after: 50,
@@ -172,7 +172,7 @@ describe('timeout', () => {
     expect(late).toBe(1);
   });
 
-  it('tells what it does', () => {
+  it('describes what it does', () => {
     expect(timeout('2s').traits).toMatchObject({
       kind: 'timeout',
       summary: 'gives an attempt up after 2000 ms and aborts its signal',
@@ -180,7 +180,7 @@ describe('timeout', () => {
     });
   });
 
-  it('shows what it was given in place of a time', () => {
+  it('shows the value that was given in place of a duration', () => {
     expect(() => timeout(null as never)).toThrow('option "after" must be a duration such as 5000 or \'5s\', got null');
   });
 

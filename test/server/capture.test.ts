@@ -65,7 +65,7 @@ const observed = (): Observed => ({ broken: 0, gone: 0 });
 
 describe.concurrent('an answer by', () => {
   for (const [name, listener] of Object.entries(nodePaths)) {
-    it(`${name} goes out as if nobody had looked, and is the same when it is given again`, async ({ expect }) => {
+    it(`${name} goes out as if nobody had looked, and is the same when it is replayed`, async ({ expect }) => {
       const bare = await withServer(listener, (port) => send(port, {}));
       const seen = observed();
       const first = await withServer(captured(listener, seen), (port) => send(port, {}));
@@ -86,7 +86,7 @@ describe.concurrent('an answer by', () => {
 });
 
 describe('captureAnswer', () => {
-  it('lets the first bytes of a stream go at once, and holds the end until the answer is taken care of', async () => {
+  it('sends the first bytes of a stream at once, and holds the end until the answer has been processed', async () => {
     let store = () => {};
     const stored = new Promise<void>((resolve) => {
       store = resolve;
@@ -107,7 +107,7 @@ describe('captureAnswer', () => {
     });
   });
 
-  it('takes down no more than it may, and says that the body is not whole', async () => {
+  it('records no more than maxBodyBytes, and reports that the body is incomplete', async () => {
     const seen = observed();
     const listener: Listener = (_request, response) => {
       response.write('12345');
@@ -121,7 +121,7 @@ describe('captureAnswer', () => {
     expect(Buffer.from(seen.answer!.body!).toString()).toBe('1234567890x');
   });
 
-  it('says what Node says to an end that cannot be', async () => {
+  it('throws what Node throws for an invalid end', async () => {
     const complaints: unknown[] = [];
     const listener: Listener = (_request, response) => {
       for (const wrong of [
@@ -163,7 +163,7 @@ describe('captureAnswer', () => {
     expect(Buffer.from(seen.answer!.body!).toString()).toBe('well');
   });
 
-  it('lets nothing that comes after the answer change it', async () => {
+  it('lets nothing that follows the answer change it', async () => {
     const seen = observed();
     const called: string[] = [];
     const listener: Listener = (_request, response) => {
@@ -219,7 +219,7 @@ describe('captureAnswer', () => {
         response.end('x'.repeat(parts.bytes));
       },
     ],
-  ])('has the whole answer of %s when the client leaves in the middle', async (_name, answer) => {
+  ])('has the complete answer of %s if the client disconnects halfway', async (_name, answer) => {
     const seen = observed();
     const closes: string[] = [];
     const listener: Listener = (_request, response) => {
@@ -252,7 +252,7 @@ describe('captureAnswer', () => {
         push();
       },
     ],
-  ])('leaves the event loop its turns while %s goes on for nobody', async (_name, answer) => {
+  ])('yields to the event loop while %s continues for nobody', async (_name, answer) => {
     const seen = observed();
     let turns = 0;
     const count = () => {
@@ -270,7 +270,7 @@ describe('captureAnswer', () => {
     expect(turns).toBeGreaterThan(20);
   });
 
-  it('has the whole answer of a pipe that begins when the client has left with what it did not read', async () => {
+  it('has the complete answer of a pipe that starts after the client disconnected with bytes unread', async () => {
     const seen = observed();
     const unread = 16 * 2 ** 20;
     const listener: Listener = async (_request, response) => {
@@ -284,7 +284,7 @@ describe('captureAnswer', () => {
     });
   });
 
-  it('has the whole answer of a pipe behind a compressor, which has nothing more to tell of a client that left', async () => {
+  it('has the complete answer of a pipe behind a compressor, which reports nothing more of a disconnected client', async () => {
     const seen = observed();
     const parts = Array.from({ length: 40 }, () => randomBytes(32_768));
     const listener = compressed(captured((_request, response) => void Readable.from(parts).pipe(response), seen));
@@ -295,7 +295,7 @@ describe('captureAnswer', () => {
     });
   });
 
-  it('leaves the event loop its turns while a handler behind a compressor goes on for nobody', async () => {
+  it('yields to the event loop while a handler behind a compressor continues for nobody', async () => {
     const seen = observed();
     const part = randomBytes(32_768);
     let turns = 0;
@@ -320,7 +320,7 @@ describe('captureAnswer', () => {
     expect(turns).toBeGreaterThan(20);
   });
 
-  it('tells the close that it kept back when it is stopped', async () => {
+  it('delivers a held-back close when it is stopped', async () => {
     const seen = observed();
     let closes = 0;
     const listener: Listener = (_request, response) => {
@@ -337,7 +337,7 @@ describe('captureAnswer', () => {
   });
 
   it.each(['response', 'socket of the request'] as const)(
-    'says when the handler breaks its own answer off by the %s',
+    'reports that the handler aborts its own answer by the %s',
     async (by) => {
       const seen = observed();
       const listener: Listener = (request, response) => {
@@ -351,7 +351,7 @@ describe('captureAnswer', () => {
     },
   );
 
-  it('hears that the handler breaks off also when the client has gone', async () => {
+  it('notices that the handler aborts its answer even after the client disconnected', async () => {
     const seen = observed();
     const listener: Listener = (request, response) => {
       response.write('first');
@@ -364,7 +364,7 @@ describe('captureAnswer', () => {
     expect([seen.broken, seen.gone]).toEqual([1, 1]);
   });
 
-  it('takes a server that closes its connections for no handler that breaks off', async () => {
+  it('does not mistake a server that closes its connections for a handler that aborts', async () => {
     const seen = observed();
     const server = createServer((request, response) => {
       const listener: Listener = (_request, response) => void response.write('first');
@@ -376,7 +376,7 @@ describe('captureAnswer', () => {
     expect(seen.broken).toBe(0);
   });
 
-  it('gives the request its socket back when the answer is out', async () => {
+  it('restores the socket of the request when the answer has been sent', async () => {
     const sockets = new Set<unknown>();
     const listener: Listener = (request, response) => {
       sockets.add(request.socket);
@@ -388,7 +388,7 @@ describe('captureAnswer', () => {
     expect(sockets.size).toBe(1);
   });
 
-  it('takes down a head that is given as a list of pairs', async () => {
+  it('records a head that is given as a list of pairs', async () => {
     const seen = observed();
     const listener: Listener = (_request, response) => {
       response.writeHead(200, [
@@ -402,7 +402,7 @@ describe('captureAnswer', () => {
     expect(first.headers.filter(([name]) => name === 'X-A').map(([, value]) => value)).toEqual(['1', '2']);
   });
 
-  it('breaks the connection of an answer whose length is found wrong only when it goes out', async () => {
+  it('destroys the connection of an answer whose length turns out wrong only when it is sent', async () => {
     const seen = observed();
     const listener: Listener = (_request, response) => {
       response.strictContentLength = true;
@@ -413,7 +413,7 @@ describe('captureAnswer', () => {
     expect(bytes.toString()).not.toContain('abc');
   });
 
-  it('says what Node says to a write behind the end that has gone out', async () => {
+  it('does what Node does for a write after the end that was sent', async () => {
     let code: unknown;
     const listener: Listener = (_request, response) => {
       response.on('error', () => {});
@@ -431,7 +431,7 @@ describe('captureAnswer', () => {
     expect(seen.broken).toBe(0);
   });
 
-  it('takes a client that leaves while its answer is taken care of for none that left before, and tells it then', async () => {
+  it('reports a client that disconnects while its answer is processed only afterwards', async () => {
     const seen = observed();
     let closes = 0;
     let isLost = false;
@@ -456,7 +456,7 @@ describe('captureAnswer', () => {
     expect([seen.gone, seen.broken]).toEqual([0, 0]);
   });
 
-  it('destroys the connection for who kept its socket when the answer is out', async () => {
+  it('destroys the connection for code that kept the socket when the answer has been sent', async () => {
     const seen = observed();
     let isOut = false;
     const listener: Listener = (request, response) => {
@@ -473,7 +473,7 @@ describe('captureAnswer', () => {
     expect([isOut, seen.broken, seen.answer === undefined]).toEqual([true, 0, false]);
   });
 
-  it('stops for nothing that is answered already, and gives the socket back where it does', async () => {
+  it('does nothing when stopped after the answer, and restores the socket when stopped before', async () => {
     const seen = observed();
     const sockets = new Set<unknown>();
     const listener: Listener = (request, response) => {
@@ -494,7 +494,7 @@ describe('captureAnswer', () => {
     expect([stopped.body.toString(), seen.answer, sockets.size]).toEqual(['first,last', undefined, 1]);
   });
 
-  it('takes down what is written for a client that had left before anybody looked', async () => {
+  it('records what is written for a client that had disconnected before the capture', async () => {
     const seen = observed();
     let called = 0;
     let told: unknown[] = [];
@@ -519,7 +519,7 @@ describe('captureAnswer', () => {
     expect([seen.gone, told, seen.answer!.headers]).toEqual([1, [false, true, 1], ['X-A', '1']]);
   });
 
-  it('tells that it is alone once, when the client leaves', async () => {
+  it('reports a disconnected client once', async () => {
     const seen = observed();
     let alone = 0;
     const listener: Listener = (_request, response) => {
@@ -535,7 +535,7 @@ describe('captureAnswer', () => {
     expect([alone, seen.gone]).toEqual([1, 1]);
   });
 
-  it('can be done twice to one answer, by an engine inside another one', async () => {
+  it('can be applied twice to one answer, by one engine inside another', async () => {
     const [outer, inner] = [observed(), observed()];
     const whole: Listener = (_request, response) => {
       response.write('first,');
@@ -598,7 +598,7 @@ describe('an answer whose head waits', () => {
     return { seen, answer: bytes };
   }
 
-  it('goes out as it was written when the wait is over, and is taken down before', async () => {
+  it('goes out as it was written when the wait is over, and is recorded before', async () => {
     const told: unknown[] = [];
     let drains = 0;
     const part = Buffer.from('first,');
@@ -621,7 +621,7 @@ describe('an answer whose head waits', () => {
     expect([seen.answer!.status, Buffer.from(seen.answer!.body!).toString()]).toEqual([503, 'first,last']);
   });
 
-  it('goes on being written after the wait, as its handler is told by a drain', async () => {
+  it('continues after the wait, when a drain event tells its handler', async () => {
     let drains = 0;
     let hasWritten = false;
     const { answer } = await waiting(
@@ -639,7 +639,7 @@ describe('an answer whose head waits', () => {
     expect([answer.body.toString(), drains]).toEqual(['first,last', 1]);
   });
 
-  it('goes on being piped after the wait behind a compressor, which has the listeners of the drain', async () => {
+  it('continues to be piped after the wait behind a compressor, which holds the drain listeners', async () => {
     let hasWritten = false;
     const parts = async function* () {
       yield 'first,';
@@ -657,7 +657,7 @@ describe('an answer whose head waits', () => {
     expect(gunzipSync(answer.body).toString()).toBe('first,last');
   });
 
-  it('is replaced by another one, and whatever its handler does then goes nowhere', async () => {
+  it('is replaced by another answer, after which its handler has no effect', async () => {
     const told: unknown[] = [];
     let write = () => {};
     let closes = 0;
@@ -693,7 +693,7 @@ describe('an answer whose head waits', () => {
     ['has ended', true, undefined, 1],
     ['has not ended', false, undefined, 0],
     ['is replaced', false, { status: 200, statusMessage: '', headers: [], body: Buffer.from('instead') }, 1],
-  ])('of a client that has left tells the close when the answer %s', async (_, ends, instead, expected) => {
+  ])('of a disconnected client delivers the close when the answer %s', async (_, ends, instead, expected) => {
     const seen = observed();
     let closes = 0;
     let hasEnded = () => false;
@@ -734,7 +734,7 @@ describe('an answer whose head waits', () => {
   });
 });
 
-describe('captureAnswer, of a response that is made by hand,', () => {
+describe('captureAnswer, of a handmade response,', () => {
   function made(terms: Partial<CaptureTerms> = {}, before: (response: ServerResponse) => void = () => {}) {
     const told: string[] = [];
     const answers: Answer[] = [];
@@ -763,7 +763,7 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     expect(capture.hasBegun).toBe(true);
   });
 
-  it('takes 64 KiB in a turn for a client that is gone, and tells one drain in the next', async () => {
+  it('accepts 64 KiB per turn for a disconnected client, and emits one drain in the next turn', async () => {
     const { told, response } = made();
     expect([response.emit('close'), response.closed, response.destroyed]).toEqual([true, false, false]);
     await nextTurn();
@@ -788,7 +788,7 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     expect(told).toEqual(['gone', 'drain', 'close']);
   });
 
-  it('tells no close that it has not kept back', () => {
+  it('delivers no close that it has not held back', () => {
     const { told, response, capture } = made({}, (response) => {
       response.destroyed = true;
     });
@@ -797,14 +797,14 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     expect([told, response.destroyed]).toEqual([['gone'], true]);
   });
 
-  it('hears of a client that is gone also where an engine is inside another one', () => {
+  it('notices a disconnected client even with an engine inside another', () => {
     const { told, response, all } = made();
     captureAnswer(response, all);
     response.emit('close');
     expect(told).toEqual(['gone']);
   });
 
-  it('is asked for its head once, also where it cannot go out, as by HTTP/2 without a client', () => {
+  it('asks for its head once, even if that cannot be sent, as with HTTP/2 without a client', () => {
     let asked = 0;
     const onHead = () => void asked++;
     const { told, response } = made({ onHead }, (response) => {
@@ -818,7 +818,7 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     expect([asked, told.includes('gone')]).toEqual([1, true]);
   });
 
-  it('takes nothing down when it has been stopped, by its head or by anybody', () => {
+  it('records nothing when it has been stopped, by its head or otherwise', () => {
     for (const isByHead of [true, false]) {
       const seen: { capture?: ResponseCapture } = {};
       const one = made(isByHead ? { onHead: () => void seen.capture!.stop() } : {});
@@ -838,7 +838,7 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     expect([answers, response.writableEnded]).toEqual([[], true]);
   });
 
-  it('takes down what comes behind a head that was out before', () => {
+  it('records what follows a head that was sent before', () => {
     for (const isWritten of [true, false]) {
       const { told, answers, request, response } = made({}, (response) => response.writeHead(201, { 'X-A': '1' }));
       if (isWritten) {
@@ -854,21 +854,21 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     }
   });
 
-  it('hears of a handler that breaks off by the socket behind a head that was out before', () => {
+  it('notices that a handler aborts through the socket after a head that was sent before', () => {
     const { told, request, response } = made({}, (response) => response.writeHead(201));
     response.write('a');
     request.socket.destroy();
     expect(told).toContain('broken');
   });
 
-  it('hears of a handler that breaks off by the socket as soon as its head is out', () => {
+  it('notices that a handler aborts through the socket as soon as its head has been sent', () => {
     const { told, request, response } = made();
     response.writeHead(200);
     request.socket.destroy();
     expect(told).toContain('broken');
   });
 
-  it('takes down whatever status Node takes', () => {
+  it('records whatever status Node accepts', () => {
     for (const status of [100, 999]) {
       const { answers, response } = made();
       response.statusCode = status;
@@ -877,7 +877,7 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     }
   });
 
-  it('is taken down again when it has been stopped', () => {
+  it('records again after it has been stopped', () => {
     const { told, response, capture, all } = made();
     response.emit('close');
     capture.stop();
@@ -885,7 +885,7 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     expect(told).toEqual(['gone', 'close', 'gone']);
   });
 
-  it('leaves alone what is a getter, as by HTTP/2', () => {
+  it('leaves getters alone, as with HTTP/2', () => {
     const { told, response } = made({}, (response) => {
       Reflect.deleteProperty(response, '_closed');
       Object.setPrototypeOf(response, Object.create(ServerResponse.prototype, { _closed: { get: () => true } }));
@@ -894,7 +894,7 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     expect([told, response.closed]).toEqual([['gone'], true]);
   });
 
-  it('leaves the request its socket where the answer comes in one piece, or somebody has put another there', () => {
+  it('leaves the socket to the request if the answer comes in one piece, or if other code has replaced it', () => {
     const { request, response } = made({ onAnswer: () => new Promise(() => {}) });
     const { socket } = request;
     response.end('a');
@@ -906,7 +906,7 @@ describe('captureAnswer, of a response that is made by hand,', () => {
     expect(other.request.socket).toBe(socket);
   });
 
-  it('keeps a finish back that comes before the end, as by HTTP/2 without a client, and nothing else', () => {
+  it('holds back a finish before the end, as with HTTP/2 without a client, and nothing else', () => {
     const asHttp2 = (response: ServerResponse) => void Object.assign(response, { getRawHeaderNames: undefined });
     const open = made({}, asHttp2);
     expect([open.response.emit('finish'), open.response.emit('drain'), open.told]).toEqual([true, true, ['drain']]);
@@ -924,7 +924,7 @@ describe('captureAnswer, of a response that is made by hand,', () => {
 });
 
 describe('joined', () => {
-  it('gives all of them in one, and the only one as it is', () => {
+  it('joins all chunks, and returns a single one unchanged', () => {
     const [one, other] = [Uint8Array.of(1), Uint8Array.of(2, 3)];
     expect(joined([one], 1)).toBe(one);
     expect(joined([one, other], 3)).toEqual(Uint8Array.of(1, 2, 3));

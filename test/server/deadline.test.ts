@@ -56,13 +56,16 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     ['request-deadline-ms', 'soon', 10_000],
     ['request-deadline-ms', '-5', 10_000],
     ['accept', '*/*', 10_000],
-  ])('gives the request what %s: %s grants, at most maxAccept, else the default', async (name, value, grantedMs) => {
-    const options = { default: '10s', maxAccept: '30s', clock: virtualClock() } as const;
-    const { url } = await serve(options, ({ remainingMs }) => ({ remainingMs }));
-    expect(await (await fetch(url, { headers: { [name]: value } })).json()).toEqual({ remainingMs: grantedMs });
-  });
+  ])(
+    'gives the request what %s: %s grants, at most maxAccept, otherwise the default',
+    async (name, value, grantedMs) => {
+      const options = { default: '10s', maxAccept: '30s', clock: virtualClock() } as const;
+      const { url } = await serve(options, ({ remainingMs }) => ({ remainingMs }));
+      expect(await (await fetch(url, { headers: { [name]: value } })).json()).toEqual({ remainingMs: grantedMs });
+    },
+  );
 
-  it('takes a header that comes twice for not said', async () => {
+  it('ignores a header that is sent twice', async () => {
     const { port } = await serve({ default: '10s', clock: virtualClock() }, (call) => ({
       isDefault: call.remainingMs === 10_000,
     }));
@@ -73,7 +76,7 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     expect(text).toContain('{"isDefault":true}');
   });
 
-  it('has no deadline without header and default, and reads none where headers are off', async () => {
+  it('sets no deadline without header and default, and reads none if headers are off', async () => {
     const open = await serve({}, (call) => ({ ends: call.deadline !== Number.POSITIVE_INFINITY }));
     const closed = await serve({ headers: false }, (call) => ({
       ends: call.deadline !== Number.POSITIVE_INFINITY,
@@ -84,7 +87,7 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     expect(await (await fetch(closed.url, { headers })).json()).toEqual({ ends: false, isRetried: false });
   });
 
-  it('answers a request that has no time left with 504 and does not handle it', async () => {
+  it('answers a request without time left with 504 and does not handle it', async () => {
     const events: HoldfastEvent[] = [];
     let handled = 0;
     const { url } = await serve({ on: (event) => events.push(event) }, () => ++handled);
@@ -110,7 +113,7 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     ['hears of it', (call: Call) => untilAborted(call.signal)],
     ['answers late', (call: Call) => untilAborted(call.signal).catch(() => sleep(5, { late: true }))],
     ['fails late', (call: Call) => untilAborted(call.signal).catch(() => sleep(5).then(() => Promise.reject(late)))],
-  ])('answers 504 once when the time passes, also when the handler %s, and keeps the connection', async (_, task) => {
+  ])('answers 504 once when the time passes, even if the handler %s, and keeps the connection', async (_, task) => {
     const events: HoldfastEvent[] = [];
     const calls: Call[] = [];
     let isSlow = true;
@@ -148,7 +151,7 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     await agent.close();
   });
 
-  it('answers in time when the body comes too slowly, and does not run its pipelines afterwards', async () => {
+  it('answers on time if the body arrives too slowly, and does not run its pipelines afterwards', async () => {
     let ran = false;
     const { port } = await serve({}, (call) =>
       pipeline().execute(
@@ -170,7 +173,7 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     socket.destroy();
   });
 
-  it('aborts the call for an ordinary reason when the client goes away', async () => {
+  it('aborts the call with an ordinary reason when the client disconnects', async () => {
     const started = deferred<Call>();
     const failed = deferred<unknown>();
     const { port } = await serve({ default: '10s' }, async (call) => {
@@ -184,7 +187,7 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     expect(await failed.promise).toMatchObject({ name: 'AbortError', message: expect.stringContaining('client') });
   });
 
-  it('leaves no timer and no listener, and aborts nothing, when the answer is out', async () => {
+  it('leaves no timer and no listener, and aborts nothing, when the answer has been sent', async () => {
     const clock = virtualClock();
     const seen = deferred<Call>();
     const { url } = await serve({ default: '10s', clock }, (call) => {
@@ -197,7 +200,7 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     expect((await seen.promise).aborted).toBe(false);
   });
 
-  it('hands its deadline to the pipelines inside, and ends them, also after a body was read', async () => {
+  it('passes its deadline to inner pipelines, and ends them, even after a body was read', async () => {
     enableContext();
     const clock = virtualClock();
     const inner = pipeline(timeout({ after: '1m', clock }));
@@ -217,7 +220,7 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     expect(reasons).toEqual([expect.any(DeadlineExceededError), expect.any(DeadlineExceededError)]);
   });
 
-  it('relays less than it received to the next server', async () => {
+  it('relays less time than it received to the next server', async () => {
     const received: number[] = [];
     const clock = virtualClock();
     const last = await serve({ clock }, (call, headers) => {
@@ -298,7 +301,7 @@ describe('the engine of deadline', () => {
 
   const listenersOf = (response: EventEmitter) => response.listenerCount('finish') + response.listenerCount('close');
 
-  it('ends the request at its deadline, not before, and lets go of it', async () => {
+  it('ends the request at its deadline, not before, and releases it', async () => {
     const clock = virtualClock();
     const { exchange, response, answers, carrier } = exchangeOf({ 'request-deadline-ms': '100' });
     new DeadlineEngine({ clock }).begin(exchange, () => {});
@@ -338,7 +341,7 @@ describe('the engine of deadline', () => {
     expect(seen).toEqual(['mine', 'mine', 'mine']);
   });
 
-  it('gives a call that a log shows in short, also where no pipeline was ever made', async () => {
+  it('creates a call that logs show in brief, even if no pipeline was ever created', async () => {
     vi.resetModules();
     const fresh = await import('../../src/server/deadline.js');
     const { exchange, response, carrier } = exchangeOf();
@@ -359,7 +362,7 @@ describe('the engine of deadline', () => {
     expect(requireCall(carrier).aborted).toBe(event === 'close');
   });
 
-  it('keeps the nearest of two deadlines of one request, whichever comes first', async () => {
+  it('applies the nearest of two deadlines of one request, in either order', async () => {
     const clock = virtualClock();
     const near = new DeadlineEngine({ default: 100, clock });
     const far = new DeadlineEngine({ default: 500, clock });
@@ -388,7 +391,7 @@ describe('the engine of deadline', () => {
     expect(answers.length).toBe(1);
   });
 
-  it('runs the handler under the call where the context is kept, and just runs it elsewhere', () => {
+  it('runs the handler under the call if the context is enabled, and just runs it otherwise', () => {
     const engine = new DeadlineEngine({ clock: virtualClock() });
     const seen: unknown[] = [];
     engine.begin(exchangeOf().exchange, () => seen.push(ambient()));
@@ -398,7 +401,7 @@ describe('the engine of deadline', () => {
     expect(seen).toEqual([undefined, true]);
   });
 
-  it('believes 60 s at most unless told otherwise, and never less than its default', () => {
+  it('accepts 60 s at most by default, and never less than its own default', () => {
     const clock = virtualClock();
     const granted = (options: DeadlineMiddlewareOptions, asked: string) => {
       const { exchange, carrier } = exchangeOf({ 'grpc-timeout': asked });
@@ -426,11 +429,11 @@ describe('the engine of deadline', () => {
     expect(build).toThrow(named);
   });
 
-  it('says what to do when a request has no call', () => {
+  it('explains what to do if a request has no call', () => {
     expect(() => requireCall({})).toThrow('mount the deadline middleware');
   });
 
-  it('tells problems as RFC 9457 does', () => {
+  it('describes problems as RFC 9457 does', () => {
     const problem = { status: 504, title: 'Gateway Timeout', detail: 'd', code: 'ERR_X' };
     expect(JSON.parse(problemBody(problem))).toEqual({ type: 'about:blank', ...problem });
   });

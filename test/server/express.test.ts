@@ -37,12 +37,12 @@ describe('the middleware of express', () => {
   });
 });
 
-describe('deadline of express, by itself', () => {
-  it('refuses wrong options when it is mounted', () => {
+describe('deadline of express on its own', () => {
+  it('refuses invalid options when it is mounted', () => {
     expect(() => deadline({ default: 'soon' as '1s' })).toThrow(OptionsError);
   });
 
-  it('says what to do when it is not mounted', () => {
+  it('explains what to do if it is not mounted', () => {
     expect(() => callOf({} as express.Request)).toThrow('mount the deadline middleware');
   });
 
@@ -58,7 +58,7 @@ describe('deadline of express, by itself', () => {
     });
   });
 
-  it('lets an answer that has begun go on, and aborts the call', async () => {
+  it('lets an answer that has begun continue, and aborts the call', async () => {
     const app = express();
     const clock = virtualClock();
     app.use(deadline({ default: 50, clock }));
@@ -74,7 +74,7 @@ describe('deadline of express, by itself', () => {
     });
   });
 
-  it('keeps the status it sent, whatever the handler does afterwards, and throws at none of it', async () => {
+  it('keeps the status it sent, whatever the handler does afterwards, without throwing', async () => {
     const app = express();
     const done = deferred<unknown>();
     const clock = virtualClock();
@@ -100,7 +100,7 @@ describe('deadline of express, by itself', () => {
     });
   });
 
-  it('calls back whoever writes after the answer, so that no handler waits for ever', async () => {
+  it('calls back code that writes after the answer, so that no handler waits for ever', async () => {
     const app = express();
     const done = deferred<string>();
     app.use(deadline({ default: 30 }));
@@ -119,7 +119,7 @@ describe('deadline of express, by itself', () => {
     });
   });
 
-  it('keeps the connection when the error of a handler comes after the answer, also without an error handler', async () => {
+  it('keeps the connection if the handler fails after the answer, even without an error handler', async () => {
     const app = express();
     const ports = new Set<number | undefined>();
     const ended = deferred<void>();

@@ -21,8 +21,8 @@ describe('the plugins of fastify', () => {
   );
 });
 
-describe('deadline of fastify, by itself', () => {
-  it('refuses wrong options, of the plugin and of a route, before the server listens', async () => {
+describe('deadline of fastify on its own', () => {
+  it('refuses invalid options, of the plugin and of a route, before the server listens', async () => {
     const wrongPlugin = Fastify();
     await expect(wrongPlugin.register(deadline, { default: 'soon' as '1s' })).rejects.toThrow(OptionsError);
     const wrongRoute = Fastify();
@@ -30,13 +30,13 @@ describe('deadline of fastify, by itself', () => {
     expect(() => wrongRoute.get('/', { config: { deadline: '2 s' as '2s' } }, () => '')).toThrow('config.deadline');
   });
 
-  it('says what to do when it is not registered', async () => {
+  it('explains what to do if it is not registered', async () => {
     const app = Fastify();
     app.get('/', (request) => callOf(request).remainingMs);
     expect((await app.inject('/')).json().message).toContain('mount the deadline middleware');
   });
 
-  it('gives a route its own time, as a default and as the most, or none', async () => {
+  it('gives a route its own time, as a default and as a limit, or none', async () => {
     const app = Fastify();
     await app.register(deadline, { default: '10s', clock: virtualClock() });
     const left = (request: Parameters<typeof callOf>[0]) => ({ ms: String(callOf(request).remainingMs) });
@@ -59,7 +59,7 @@ describe('deadline of fastify, by itself', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('answers once when the time passes while a hook still works on the answer', async () => {
+  it('answers once if the time passes while a hook still works on the answer', async () => {
     const lines: string[] = [];
     const app = Fastify({ logger: { level: 'warn', stream: { write: (line: string) => void lines.push(line) } } });
     const clock = virtualClock();
@@ -98,7 +98,7 @@ describe('deadline of fastify, by itself', () => {
     expect(lines).toEqual([]);
   });
 
-  it('brings the handler back under its call when a hook before it has lost the context', async () => {
+  it('runs the handler under its call again after a hook has lost the context', async () => {
     enableContext();
     try {
       const app = Fastify();
@@ -112,7 +112,7 @@ describe('deadline of fastify, by itself', () => {
     }
   });
 
-  it('lets an answer that has begun go on', async () => {
+  it('lets an answer that has begun continue', async () => {
     const app = Fastify();
     await app.register(deadline, { default: 40 });
     app.get('/', (request, reply) => {

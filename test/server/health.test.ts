@@ -51,7 +51,7 @@ async function readyOf(options: HealthOptions) {
 }
 
 describe.each(frameworks)('health of holdfast/$name', ({ serve }) => {
-  it('answers liveness with 200 whatever is down, and readiness with 503 and details when something critical is', async () => {
+  it('answers liveness with 200 whatever is down, and readiness with 503 and details if something critical is', async () => {
     const url = await serve({ checks: { payments: { check: openBreaker('payments'), critical: true } } });
     const live = await fetch(`${url}/health/live`);
     expect([live.status, await live.json()]).toEqual([200, { status: 'pass' }]);
@@ -70,7 +70,7 @@ describe.each(frameworks)('health of holdfast/$name', ({ serve }) => {
     }
   });
 
-  it('answers HEAD without a body, and leaves other methods and paths alone', async () => {
+  it('answers HEAD without a body, and ignores other methods and paths', async () => {
     const url = await serve({ path: '/internal/health' });
     const head = await fetch(`${url}/internal/health/ready`, { method: 'HEAD' });
     expect([head.status, await head.text()]).toEqual([200, '']);
@@ -79,7 +79,7 @@ describe.each(frameworks)('health of holdfast/$name', ({ serve }) => {
     expect((await fetch(`${url}/internal/health/other`)).status).toBe(404);
   });
 
-  it('refuses options that are wrong when the server is built', async () => {
+  it('refuses invalid options when the server is built', async () => {
     await expect(serve({ check: {} } as never)).rejects.toThrow(
       /health: unknown option "check", did you mean "checks"/,
     );
@@ -87,13 +87,13 @@ describe.each(frameworks)('health of holdfast/$name', ({ serve }) => {
 });
 
 describe('readiness', () => {
-  it('is "warn" and 200 while only what is not critical is down', async () => {
+  it('is "warn" and 200 while only non-critical checks are down', async () => {
     const checks = { payments: openBreaker('payments'), mail: () => Promise.reject(new Error('down')) };
     expect(await readyOf({ checks })).toMatchObject({ code: 200, status: 'warn' });
     expect(await readyOf({})).toEqual({ code: 200, status: 'pass', checks: {} });
   });
 
-  it('shows the states of all policies of a pipeline, and of keyed ones their number', async () => {
+  it('shows the states of all policies of a pipeline, and the number of keyed ones', async () => {
     const calls = pipeline(
       keyed(() => timeout('1s'), { key: () => 'tenant-a' }),
       circuitBreaker({ name: 'payments' }),
@@ -113,7 +113,7 @@ describe('readiness', () => {
     expect(JSON.stringify(checks)).not.toContain('tenant-a');
   });
 
-  it('asks a store with one read of a key that is not there', async () => {
+  it('checks a store with one read of a key that does not exist', async () => {
     const store = memoryStore();
     const read: string[] = [];
     const watched = Object.assign(Object.create(store) as typeof store, {
@@ -135,7 +135,7 @@ describe('readiness', () => {
     ]);
   });
 
-  it('tells the code of an error, never its text', async () => {
+  it('shows the code of an error, never its text', async () => {
     const secret = (code: unknown) => () =>
       Promise.reject(Object.assign(new Error('redis://user:hunter2@host'), { code }));
     const checks = {
@@ -152,7 +152,7 @@ describe('readiness', () => {
     expect(JSON.stringify(answer)).not.toContain('hunter2');
   });
 
-  it('gives a check its time, aborts it then, and does not begin it again while it hangs', async () => {
+  it('gives a check its time, then aborts it, and does not start it again while it hangs', async () => {
     const clock = virtualClock();
     let begun = 0;
     let hangs = true;
@@ -178,7 +178,7 @@ describe('readiness', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('looks once for probes that come together, and again when maxAge has passed', async () => {
+  it('runs one round of checks for concurrent probes, and another when maxAge has passed', async () => {
     const clock = virtualClock();
     let looks = 0;
     const mail = () => {
@@ -212,7 +212,7 @@ describe('readiness', () => {
     [{ path: '/health/' }, /option "path" must be a path such as '\/health'/],
     [{ path: 'health' }, /option "path" must be a path/],
     [{ timeout: 0 }, /option "timeout" must be a duration/],
-  ])('refuses options that are wrong: %#', (options, message) => {
+  ])('refuses invalid options: %#', (options, message) => {
     expect(() => engineOf(options as never)).toThrow(message);
   });
 });

@@ -1,8 +1,8 @@
-/** A real Chromium, without a window and without a way to other machines than this one. */
+/** A real Chromium without a window, which can reach no machine other than this one. */
 import { type Browser, chromium } from 'playwright-core';
 import { type Program, provide } from './servers/provide.ts';
 
-/** Undefined where there is none and CI does not ask for one. */
+/** Undefined if Chromium is missing and CI does not require it. */
 export async function chromiumProgram(): Promise<Program | undefined> {
   return provide('chromium', 'chromium').catch((error: unknown) => {
     if (process.env.CI === 'true') throw error;
@@ -15,7 +15,7 @@ export function startBrowser({ file, env }: Program): Promise<Browser> {
   return chromium.launch({
     executablePath: file,
     env: { ...process.env, ...env },
-    // It is run as root by some, looks at pages of this machine only, and has nobody to report to.
+    // Some run it as root; it visits only pages of this machine, and reports to nobody.
     args: [
       ...['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync'],
       ...['--disable-background-networking', '--disable-component-update'],

@@ -1,4 +1,4 @@
-/** Registers the cases of conformance suites that wait for real servers and real time: those that may, run at the same time. */
+/** Registers the cases of conformance suites that wait for real servers and real time. Cases that allow it run concurrently. */
 import type { ConformanceCase } from 'holdfast/testing';
 import { it } from 'vitest';
 import { historiesTimeoutMs } from './histories.ts';

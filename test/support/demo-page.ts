@@ -1,4 +1,4 @@
-/** The demo with a browser on its page. */
+/** Runs the demo with a browser on its page. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type { Browser, Page } from 'playwright-core';
@@ -6,7 +6,7 @@ import type { Browser, Page } from 'playwright-core';
 export interface DemoVisit {
   readonly page: Page;
   readonly address: string;
-  /** What the page asked for, and what the browser complained of. */
+  /** The requests of the page, and the errors that the browser reported. */
   readonly requests: readonly string[];
   readonly complaints: readonly string[];
   /** Resolves with the exit code of the demo. */

@@ -12,7 +12,7 @@ afterEach(() => {
 
 const deadPid = () => Number(execFileSync(process.execPath, ['-p', 'process.pid'], { encoding: 'utf8' }));
 
-/** As a process with that number would have named it. */
+/** The name that a process with that pid would choose. */
 function folderOf(pid: number): string {
   const path = join(
     tmpdir(),

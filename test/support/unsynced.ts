@@ -1,12 +1,12 @@
 import { DatabaseSync } from 'node:sqlite';
 
 /**
- * A database of which nothing is synced to the disk. What the system was given outlives a process that is killed or frozen; only a loss
- * of power needs a sync, and that waits for all that others write to the disk, and keeps everybody else out of the file meanwhile.
+ * A database that is never synced to the disk. Data handed to the system survives a killed or frozen process. Only a power loss needs a sync, and a
+ * sync waits for everything that others write to the disk, and keeps all others out of the file meanwhile.
  */
 export function unsynced(path: string): DatabaseSync {
   const db = new DatabaseSync(path);
-  // Another process may just be opening it; a store sets its own afterwards.
+  // Another process may be opening the file right now; a store sets its own timeout afterwards.
   db.exec('PRAGMA busy_timeout = 10000; PRAGMA synchronous = OFF');
   return db;
 }

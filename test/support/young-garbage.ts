@@ -1,12 +1,12 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
-/** The bytes that some work leaves on the heap for full collections: what survives those of the young generation. */
+/** The bytes that some work leaves on the heap for full collections: what survives the collections of the young generation. */
 export async function bytesLeftBy(work: () => unknown): Promise<number> {
   setFlagsFromString('--expose-gc');
   const collect = runInNewContext('gc') as (options: { type: 'minor' }) => void;
   const heapBytes = () => {
-    // What has survived two of them is in the old generation.
+    // What has survived two minor collections is in the old generation.
     collect({ type: 'minor' });
     collect({ type: 'minor' });
     return process.memoryUsage().heapUsed;

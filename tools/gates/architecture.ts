@@ -1,9 +1,9 @@
 /**
  * Architecture: which file of src may import which, as rules that can be broken one by one.
  *
- * Promise: every way to import is seen (import, export from, dynamic import, import type, require), and a message names
- * the rule, the file and the import. Type-only imports obey the directions, too; only for cycles they do not count,
- * because they are gone when the code runs and two types may well know each other.
+ * Promise: every form of import is found (import, export from, dynamic import, import type, require), and a message names the rule, the file and the
+ * import. Type-only imports must obey the directions too. They do not count for cycles, because they are gone at run time and two types may well
+ * refer to each other.
  */
 import { posix } from 'node:path';
 import ts from 'typescript';
@@ -17,26 +17,26 @@ export const mayImport: Readonly<Record<string, readonly string[]>> = {
   coordination: ['coordination', 'core', 'structures', 'policies', 'stores/store', 'stores/memory'],
   server: ['server', 'core', 'policies', 'coordination'],
   client: ['client', 'core', 'policies', 'coordination'],
-  // The kit of a primitive runs the primitive itself.
+  // The conformance kit of a primitive runs the primitive itself.
   testing: ['testing', 'core', 'stores/store', 'coordination'],
   integrations: ['integrations', 'core'],
-  // The main entry stays small: what needs a framework, a peer or a test has an entry of its own.
+  // The main entry stays small: whatever needs a framework, a peer or a test has its own entry.
   index: ['core', 'policies', 'coordination', 'stores/store', 'stores/memory'],
 };
 
-/** Imported by entry files and by themselves only. */
+/** Imported only by entry files and by themselves. */
 const forbiddenTargets = ['cli', 'testing', 'integrations'];
 
-/** The dependencies of package.json. Everything else comes in as an object that the user made. */
+/** The dependencies in package.json. Everything else comes in as an object that the user created. */
 const packages = ['tslib', 'lru-cache'];
 
-/** The one file that knows a framework: it names the framework's types, and imports what is bundled into its entry. */
+/** The only file that knows a framework: it names the framework's types, and imports what is bundled into its entry. */
 const adapters: Readonly<Record<string, { readonly types: string; readonly bundled?: string }>> = {
   'server/express': { types: 'express' },
   'server/fastify': { types: 'fastify', bundled: 'fastify-plugin' },
 };
 
-/** Packages that are bundled at build, each imported only by the files named. */
+/** Packages that are bundled by the build, each imported only by the files listed. */
 const bundled: Readonly<Record<string, readonly string[]>> = {
   'uplot/dist/uPlot.iife.min.js?raw': ['src/cli/demo/page.ts'],
   'uplot/LICENSE?raw': ['src/cli/demo/page.ts'],
@@ -44,7 +44,7 @@ const bundled: Readonly<Record<string, readonly string[]>> = {
   'structured-headers': ['src/client/rate-limit-headers.ts', 'src/server/idempotency/protocol.ts'],
 };
 
-/** These folders are what everybody loads; they import no package at all. */
+/** Every user loads these folders, so they import no package at all. */
 const foldersWithoutPackages = ['core', 'structures', 'policies'];
 
 export type Rule =
@@ -96,7 +96,7 @@ export function violations(sources: ReadonlyMap<string, string>): Violation[] {
         if (bundled[specifier]?.includes(file) !== true) checkPackage(file, specifier, typeOnly, report);
         continue;
       }
-      // The text of a file that is no source.
+      // The text of a file that is not source code.
       if (specifier.endsWith('?raw')) continue;
       const target = resolve(file, specifier, sources);
       if (target === undefined) {
@@ -149,7 +149,7 @@ function checkPackage(file: string, specifier: string, typeOnly: boolean, report
   }
 }
 
-/** What is not `export { names } from`. A star, even of types, makes public what nobody decided on. */
+/** Everything except `export { names } from`. A star, even one of types, publishes names that nobody decided to publish. */
 function logicOf(source: ts.SourceFile): string[] {
   const isNamed = (statement: ts.Statement) =>
     ts.isExportDeclaration(statement) &&
@@ -160,7 +160,7 @@ function logicOf(source: ts.SourceFile): string[] {
   return others.map((statement) => statement.getText(source).split('\n')[0]!);
 }
 
-/** Every import of a file, whichever way it is written. */
+/** Every import of a file, in whatever form. */
 function importsOf(source: ts.SourceFile): Import[] {
   const found: Import[] = [];
   const add = (specifier: ts.Node | undefined, typeOnly: boolean) => {
@@ -204,7 +204,7 @@ function isEntry(file: string): boolean {
   return !pathInSrc(file).includes('/');
 }
 
-/** One cycle for each group of files that reach each other, found by depth-first search. */
+/** One cycle per group of files that reach each other, found by depth-first search. */
 function cyclesOf(graph: ReadonlyMap<string, readonly string[]>): string[][] {
   const cycles: string[][] = [];
   const finished = new Set<string>();

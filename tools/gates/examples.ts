@@ -1,16 +1,16 @@
 /**
- * Examples: every program that our pages and doc comments show, taken out so that it can be checked and run.
+ * Examples: extracts every program in our pages and doc comments, so that it can be checked and run.
  *
- * A fence ```ts or ```js is a complete program. ```ts no-run is only type-checked. ```ts transfer.ts has a name, so that
- * other programs of the page can import it. A fence ```text output right after a program is what it must print, exactly.
+ * A fence ```ts or ```js is a complete program. ```ts no-run is only type-checked. ```ts transfer.ts has a name, so that other programs of the page
+ * can import it. A fence ```text output right after a program is its exact output.
  */
 import { globSync, readFileSync } from 'node:fs';
 import { sep } from 'node:path';
 
 export interface Fence {
-  /** The file it stands in, relative to the checkout. */
+  /** The file that contains the fence, relative to the checkout. */
   readonly file: string;
-  /** The line of its first line of code, from 1. */
+  /** The number of the first line of code, from 1. */
   readonly line: number;
   readonly language: string;
   readonly marks: readonly string[];
@@ -19,7 +19,7 @@ export interface Fence {
 
 export interface Example extends Fence {
   readonly runs: boolean;
-  /** Where it is written to: a folder for each page, a file for each program. */
+  /** Where the program is written to: a folder per page, a file per program. */
   readonly path: string;
   readonly expectedOutput: string | undefined;
 }
@@ -38,7 +38,7 @@ export function allFences(): Fence[] {
   return [...inPages, ...inSource];
 }
 
-/** The programs among neighbouring fences. */
+/** Finds the programs among neighbouring fences. */
 export function examplesOf(fences: readonly Fence[]): Example[] {
   return fences.flatMap((fence, index) => {
     if (!programLanguages.includes(fence.language)) return [];
@@ -83,7 +83,7 @@ export function commentFencesOf(file: string, source: string): Fence[] {
   });
 }
 
-/** What is wrong with the links of a page: a file or a heading that is not there. */
+/** The broken links of a page: links to a missing file or heading. */
 export function brokenLinks(file: string, read: (path: string) => string | undefined): string[] {
   const text = withoutCode(read(file) ?? '');
   const inline = [...text.matchAll(/\]\(\s*<?([^)\s>]+)/g)];
@@ -101,7 +101,7 @@ export function brokenLinks(file: string, read: (path: string) => string | undef
   });
 }
 
-/** The anchors that GitHub gives to headings, and those set by hand. */
+/** The anchors that GitHub generates for headings, and those set by hand. */
 function anchorsOf(markdown: string): Set<string> {
   const anchors = new Set<string>();
   for (const [, id] of markdown.matchAll(/<a (?:id|name)="([^"]+)"/g)) anchors.add(id!);
@@ -121,7 +121,7 @@ function withoutCode(markdown: string): string {
   return markdown.replace(fence, '').replace(/`[^`\n]*`/g, '');
 }
 
-/** The npm scripts that a shell text asks for, with the workspace it asks for them in. */
+/** The npm scripts that a shell text runs, each with its workspace. */
 export function npmScriptsOf(shell: string): { readonly script: string; readonly workspace: string | undefined }[] {
   return shell.split('\n').flatMap((line) =>
     [...line.replace(/#.*/, '').matchAll(/\bnpm\s+([^&|;]+)/g)].flatMap(([, rest]) => {

@@ -1,4 +1,4 @@
-/** Exports: what each entry offers, names and kinds, read from the declarations that users get. */
+/** Exports: the names and kinds that each entry exports, read from the declarations that users get. */
 import ts from 'typescript';
 
 const kinds: readonly (readonly [ts.SymbolFlags, string])[] = [
@@ -12,7 +12,7 @@ const kinds: readonly (readonly [ts.SymbolFlags, string])[] = [
 export interface NamedExport {
   readonly name: string;
   readonly kind: string;
-  /** Whether it is there when the program runs. */
+  /** Whether it exists at run time. */
   readonly isValue: boolean;
 }
 

@@ -1,9 +1,9 @@
 /**
- * Runtimes: the Node versions and other engines that the package is tried on. They come from the registry like any
- * package, outside the lockfile, into a cache folder (HOLDFAST_CACHE, else node_modules/.cache/holdfast).
+ * Runtimes: the Node versions and other engines that the package is tested on. They come from the registry like any package, outside the lockfile,
+ * into a cache folder (HOLDFAST_CACHE, else node_modules/.cache/holdfast).
  *
- * Promise: an engine is there whole or not at all, however many processes ask at once; without network it is missing,
- * which is no error here: the tests skip what is missing, and fail for it when CI=true.
+ * Promise: an engine is present completely or not at all, however many processes ask at once. Without a network it is missing, which is not an error
+ * here: tests skip a missing engine, and fail for it when CI=true.
  */
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -19,7 +19,7 @@ export interface Runtime {
   readonly package: string;
   /** The engine's program inside that package. */
   readonly program: string;
-  /** What stands between the program and the script. */
+  /** Arguments between the program and the script. */
   readonly runArguments: readonly string[];
 }
 
@@ -53,7 +53,7 @@ function deno(version: string): Runtime {
   return { name: 'deno', version, package: name, program: `deno${programSuffix}`, runArguments };
 }
 
-/** The first is the oldest we support; the third is the one development runs on. */
+/** The first is the oldest supported version; the third is the one used for development. */
 export const runtimes: readonly Runtime[] = [
   node('20.20.2'),
   node('22.23.3'),
@@ -66,7 +66,7 @@ export const runtimes: readonly Runtime[] = [
 const checkout = fileURLToPath(new URL('../../', import.meta.url));
 const cacheFolder = process.env.HOLDFAST_CACHE || join(checkout, 'node_modules', '.cache', 'holdfast');
 
-/** The path of a runtime's program, or undefined when it is neither in the cache nor to be had. */
+/** The path of a runtime's program; undefined if it is neither cached nor available. */
 export async function provide(runtime: Runtime): Promise<string | undefined> {
   if (runtime.name === 'node' && process.version === `v${runtime.version}`) return process.execPath;
   const folder = join(cacheFolder, `${runtime.name}-${runtime.version}-${process.arch}`);
@@ -74,7 +74,7 @@ export async function provide(runtime: Runtime): Promise<string | undefined> {
   if (existsSync(program)) return program;
   await mkdir(cacheFolder, { recursive: true });
   for (let tries = 0; tries < 2 && !existsSync(program); tries++) {
-    // Only the rename makes it visible, so that nobody ever sees half an engine.
+    // Only the rename makes it visible, so nobody ever sees an incomplete engine.
     const staging = await mkdtemp(join(cacheFolder, 'staging-'));
     try {
       await install(`${runtime.package}@${runtime.version}`, staging);
@@ -92,12 +92,12 @@ async function install(specifier: string, folder: string): Promise<void> {
   await promisify(execFile)('npm', ['install', ...aside, ...quick, specifier], {
     cwd: folder,
     shell: isWindows,
-    // An npm that waits for a registry that does not answer lets itself not be asked.
+    // An npm that waits for an unresponsive registry ignores gentler signals.
     ...{ timeout: 90_000, killSignal: 'SIGKILL' },
   });
 }
 
-/** Provides all, and answers the names of those that are missing. */
+/** Provides all runtimes and returns the names of the missing ones. */
 export async function provideAll(): Promise<string[]> {
   const programs = await Promise.all(runtimes.map(provide));
   return runtimes.filter((_, index) => programs[index] === undefined).map(({ name, version }) => `${name} ${version}`);

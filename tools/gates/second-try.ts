@@ -1,8 +1,8 @@
 /**
- * A reporter that names every test which failed and then passed, with what the first try said.
+ * A reporter that names every test that failed and then passed, with its first failure.
  *
- * In CI a test has a second try (vitest.config.ts), for a machine that stood still at the wrong moment. That must not
- * hide a race of ours: what needed it is printed, and is a bug of the test or of the source until somebody knows which.
+ * In CI a failed test runs a second time (vitest.config.ts), because a machine may stall at the wrong moment. That must not hide a race of ours: each
+ * such test is printed, and counts as a bug of the test or of the source until somebody knows which.
  */
 import { relative } from 'node:path';
 import type { Reporter, TestCase } from 'vitest/node';

@@ -1,7 +1,7 @@
 /**
- * Size: what a user's bundle grows by, tree-shaken, minified and compressed, and what importing costs.
+ * Size: how much a user's bundle grows, tree-shaken, minified and compressed, and what importing costs.
  *
- * Each figure has a budget. `node tools/gates/size.ts` prints the table, and for what is too big the biggest parts.
+ * Each figure has a budget. `node tools/gates/size.ts` prints the table, and the largest parts of what exceeds its budget.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -14,18 +14,18 @@ import { esbuildLowering } from '../lowering.ts';
 
 export interface Budget {
   readonly title: string;
-  /** The names that are imported; all of the entry if there is none. */
+  /** The imported names; empty for the whole entry. */
   readonly names: readonly string[];
-  /** What we aim at. */
+  /** The target. */
   readonly targetBytes: number;
-  /** What the gate lets pass: what it is now and a little more, so that growth is seen. Lower it with every saving. */
+  /** The limit of the gate: slightly above the current size, so that growth is noticed. Lower it with every saving. */
   readonly maxBytes: number;
 }
 
 const kilobyte = 1024;
 /**
- * Here shows what a bundler keeps of a module of which little is used: what is computed when the module loads, be it from numbers or a
- * template literal, because that might have an effect. It is written out, or computed where it is used.
+ * These figures show what a bundler keeps of a module of which little is used. It keeps what is computed when the module loads, even from numbers or
+ * a template literal, because that might have an effect. Write such values out, or compute them where they are used.
  */
 const maxKilobytesAlone = {
   ...{ pipeline: 10.9, retry: 6, timeout: 4.95, deadline: 4.95, fallback: 2.6, retryBudget: 3.55 },
@@ -51,8 +51,8 @@ function budget(title: string, names: readonly string[], target: number, max: nu
 }
 
 /**
- * Milliseconds of processor time that `import 'holdfast'` should take, and what the gate lets pass on a busy machine. Nearly all of
- * it is parsing: 410 KB of code. lru-cache, which `memoryStore` needs, is a tenth, and each file costs as much as 15 KB of code.
+ * Processor time that `import 'holdfast'` should take, in milliseconds, and what the gate accepts on a busy machine. Nearly all of it is parsing: 410
+ * KB of code. lru-cache, which `memoryStore` needs, is a tenth, and each file costs as much as 15 KB of code.
  */
 export const targetImportMs = 4;
 export const maxImportMs = 20;
@@ -64,17 +64,17 @@ const sourceEntry = join(checkout, 'src', 'index.ts');
 export interface Size {
   /** Minified and compressed. */
   readonly bytes: number;
-  /** The modules in the bundle, the biggest first, with their minified sizes. */
+  /** The modules in the bundle, largest first, with their minified sizes. */
   readonly parts: readonly { readonly path: string; readonly bytes: number }[];
 }
 
-/** Bundles these names as a user's bundler would, and weighs the bundle. */
+/** Bundles these names as a user's bundler would, and measures the result. */
 export async function sizeOf(names: readonly string[], entry = builtEntry): Promise<Size> {
   const { code, parts } = await bundleOf(names, entry);
   return { bytes: gzipSync(code, { level: 9 }).length, parts };
 }
 
-/** Packages stay outside: they are counted by whom they belong to. */
+/** Packages stay external; each is counted where it belongs. */
 export async function bundleOf(
   names: readonly string[],
   entry = builtEntry,
@@ -94,7 +94,7 @@ export async function bundleOf(
   return { code: outputFiles[0]!.text, parts: parts.sort((one, other) => other.bytes - one.bytes) };
 }
 
-/** What these imports cost on the machine of the budget while nothing else runs on it. */
+/** What these imports cost on the machine of the budget when it is otherwise idle. */
 const atRestMs = { yardstick: 11.9, emptyModule: 1 };
 /** Plain functions: whatever makes parsing them dearer makes parsing ours dearer. */
 const yardstickCode = Array.from(
@@ -104,7 +104,7 @@ const yardstickCode = Array.from(
 ).join('\n');
 
 /**
- * What importing the main entry costs a thread, in milliseconds, beyond what any import costs.
+ * What importing the main entry costs a thread, in milliseconds, beyond the cost of any import.
  *
  * A slow or busy machine makes every import dearer, by a factor of three at times. So each round, in fresh processes,
  * also imports a module whose cost at rest is known; the ratio of the sums is the result.
@@ -137,7 +137,7 @@ if (import.meta.main) {
     const { bytes } = await sizeOf(names);
     console.log(`${title.padEnd(22)} ${(bytes / kilobyte).toFixed(2).padStart(6)} of ${targetBytes / kilobyte} KB`);
     if (bytes <= targetBytes) continue;
-    // The build is in few chunks; only the source tells where the bytes come from.
+    // The build has few chunks; only the source shows where the bytes come from.
     const { parts } = await sizeOf(names, sourceEntry);
     console.log(
       `  minified: ${parts

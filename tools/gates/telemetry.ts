@@ -1,4 +1,4 @@
-/** Telemetry: the names of metrics that docs/telemetry.md promises, read from its table. */
+/** Telemetry: the metric names documented in docs/telemetry.md, read from its table. */
 
 export interface DocumentedMetric {
   readonly opentelemetry: string;
@@ -8,7 +8,7 @@ export interface DocumentedMetric {
   readonly labels: readonly string[];
 }
 
-/** The rows of the table of metrics: OpenTelemetry's name, Prometheus's name, kind, unit, labels. */
+/** The rows of the metrics table: OpenTelemetry name, Prometheus name, kind, unit, labels. */
 export function metricNames(markdown: string): DocumentedMetric[] {
   const rows = markdown.matchAll(/^\| `(holdfast\.[\w.]+)` \| `(holdfast_\w+)` \| (\w+) \| `([^`]+)` \| ([^|]*) \|/gm);
   return [...rows].map(([, opentelemetry, prometheus, kind, unit, labels]) => ({

@@ -1,8 +1,8 @@
 /**
- * `npm test`: builds once, runs every test, and closes with one line `N passed, N failed, N skipped`.
+ * `npm test`: builds once, runs every test, and ends with one line `N passed, N failed, N skipped`.
  *
- * Arguments go on to vitest (`npm test -- test/core`, `npm test -- -t 'half-open'`). What only concerns the source
- * is not built for. The line is made from vitest's JSON report; a file that cannot even be loaded counts as a failure.
+ * Arguments are passed on to vitest (`npm test -- test/core`, `npm test -- -t 'half-open'`). If they select only source tests, nothing is built. The
+ * line is made from vitest's JSON report; a file that cannot be loaded counts as a failure.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -44,7 +44,7 @@ async function test(vitestArguments: readonly string[]): Promise<number> {
   return close(counts, code);
 }
 
-/** Paths outside `test/package` are tests of the source, which vitest lowers by itself. */
+/** Whether the arguments include `test/package`. All other paths are tests of the source, which vitest lowers itself. */
 function concernsPackage(vitestArguments: readonly string[]): boolean {
   const paths = vitestArguments.filter((argument) => /^(\.\/)?test\//.test(argument));
   return paths.length === 0 || paths.some((path) => path.includes('test/package'));
@@ -79,7 +79,7 @@ function count(file: string, code: number): Counts {
   const failed = report.numFailedTests + brokenFiles;
   return {
     passed: report.numPassedTests,
-    // An error outside any test fails the run, too.
+    // An error outside any test also fails the run.
     failed: failed === 0 && code !== 0 ? 1 : failed,
     skipped: report.numPendingTests + report.numTodoTests,
   };

@@ -1,4 +1,7 @@
-/** The second generation of OpenTelemetry's SDK, started, with the oldest API that is supported. Here, because the two do not install beside each other. */
+/**
+ * Starts the second generation of OpenTelemetry's SDK, with the oldest supported API. It has its own workspace because two generations cannot be
+ * installed side by side.
+ */
 import * as api from '@opentelemetry/api';
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks';
 import {

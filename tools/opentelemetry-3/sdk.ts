@@ -1,4 +1,4 @@
-/** The third generation of OpenTelemetry's SDK, started. Here, because the two do not install beside each other. */
+/** Starts the third generation of OpenTelemetry's SDK. It has its own workspace because two generations cannot be installed side by side. */
 import * as api from '@opentelemetry/api';
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks';
 import {

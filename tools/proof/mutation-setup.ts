@@ -1,4 +1,4 @@
-/** That a breakage is noticed is all that a mutation run asks: the smallest case of it is not looked for. */
+/** A mutation run only asks whether a test fails, so the smallest failing case is not searched for. */
 import fc from 'fast-check';
 
 fc.configureGlobal({ endOnFailure: true });

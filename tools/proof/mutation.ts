@@ -1,11 +1,11 @@
 /**
- * `npm run mutation`: breaks the source in every small way that Stryker knows, and tells which breakages no test notices.
+ * `npm run mutation`: breaks the source in every small way that Stryker knows, and reports which mutants no test notices.
  *
- * One module after the other, each judged by its own tests: those of the same stem, or of the folder for the core and the
- * structures; none that starts a server. `-- --mutate src/policies/retry` takes one module, several are separated by commas,
- * folders stand for all in them. A whole run takes hours. What Stryker saw is kept in `.cache/mutation/`, a report for each
- * module, and a report that is there is not made again: `--again` tries what has changed, and what was missed where a test has
- * come or changed; `--fresh` tries all. Not broken are texts, since most of them are messages, and constants of a module.
+ * Modules run one after the other, each judged by its own tests: those of the same stem, or of the whole folder for the core and the structures,
+ * without tests that start a server. `-- --mutate src/policies/retry` takes one module; several are separated by commas, and a folder stands for
+ * everything in it. A complete run takes hours. What Stryker found is kept in `.cache/mutation/`, one report per module, and an existing report is
+ * not made again: `--again` reruns what has changed, and survivors whose tests are new or changed; `--fresh` reruns everything. Strings, most of
+ * which are messages, and module-level constants are not mutated.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, globSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
@@ -73,7 +73,7 @@ function modulesOf(places: readonly string[]): string[] {
   return places.flatMap((place) => (place.endsWith('.ts') ? [place] : globSync(`${place}/**/*.ts`))).sort();
 }
 
-/** The tests that are there for a module: by its stem, or all of its folder where they are quick. */
+/** The tests of a module: those of its stem, or its whole folder if the tests there are fast. */
 function testsOf(module: string): string[] {
   const [, area, stem] = /^src\/([\w-]+)\/([\w-]+)/.exec(module)!;
   const ofFolder: Readonly<Record<string, readonly string[]>> = {
@@ -92,12 +92,12 @@ function testsOf(module: string): string[] {
   const files = globSync(ofFolder[area!] ?? ofStem)
     .filter((file) => !startsServers(file))
     .sort();
-  // Without any, Stryker would run the tests of all modules.
+  // Without any file, Stryker would run the tests of all modules.
   if (files.length === 0) throw new Error(`no tests for ${module}`);
   return files;
 }
 
-/** For each breakage anew that would take days. */
+/** Starting servers again for each mutant would take days. */
 function startsServers(file: string): boolean {
   return readFileSync(file, 'utf8').includes('support/servers/');
 }
@@ -116,7 +116,7 @@ function reportOn(module: string): Report {
         vitest: { configFile: 'vitest.stryker.config.ts' },
         mutate: [module],
         testFiles: testsOf(module),
-        // What is computed as a module loads would need every test anew for each breakage.
+        // Code that runs when a module loads would need every test again for each mutant.
         ignoreStatic: true,
         incremental: true,
         incrementalFile: earlier,
@@ -131,7 +131,7 @@ function reportOn(module: string): Report {
     );
     const stryker = join('node_modules', '@stryker-mutator', 'core', 'bin', 'stryker.js');
     const options = ['run', config, '--logLevel', 'error'];
-    // Where time is virtual, a test that takes seconds hangs: to wait for it, or to end it from outside, costs most of a run.
+    // With virtual time, a test that takes seconds hangs. Waiting for it, or ending it from outside, takes most of a run.
     const hangsAfterMs = /^src\/(core|structures)\//.test(module) ? '3000' : '20000';
     const env = { ...process.env, HOLDFAST_TEST_TIMEOUT: hangsAfterMs };
     spawnSync(process.execPath, [stryker, ...options], { stdio: 'inherit', env });

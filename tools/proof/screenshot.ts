@@ -1,4 +1,4 @@
-/** `npm run screenshot`: a minute of the demo, and its page as a picture for the docs. */
+/** `npm run screenshot`: runs the demo for a minute and takes a picture of its page for the docs. */
 import { chromiumProgram, startBrowser } from '../../test/support/browser.ts';
 import { visitDemo } from '../../test/support/demo-page.ts';
 

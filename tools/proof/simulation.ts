@@ -1,7 +1,7 @@
 /**
- * `npm run simulation`: 500 seeds of ten simulated minutes each, through `standard()` and through pipelines of any policies.
+ * `npm run simulation`: 500 seeds of ten simulated minutes each, through `standard()` and through pipelines of arbitrary policies.
  *
- * `-- --seeds 20` plays fewer, `-- --seed 17` replays one. The first seed that fails ends it, is printed, and fails again.
+ * `-- --seeds 20` runs fewer, `-- --seed 17` replays one. The run stops at the first seed that fails and prints it; replaying that seed fails again.
  */
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
@@ -20,7 +20,7 @@ const { status } = spawnSync(process.execPath, [vitest, ...options], {
   stdio: 'inherit',
   env: {
     ...process.env,
-    // Hooks throw on purpose, and each says so.
+    // Hooks throw on purpose, and each would print a warning.
     NODE_NO_WARNINGS: '1',
     HOLDFAST_SIMULATION_SEEDS: values.seeds,
     ...(values.seed === undefined ? {} : { HOLDFAST_SEED: values.seed }),

@@ -1,8 +1,8 @@
 /**
- * `npm run soak`: ten million calls through one `standard()`, of which some fail, some hang, some are aborted; nothing of them stays.
+ * `npm run soak`: ten million calls through one `standard()`. Some fail, some hang, some are aborted, and none leaves anything behind.
  *
- * Nearly all in virtual time, 20,000 on the system's clock and in real time. Ends with 1 when the heap grows after the
- * warm-up by more than 0.1 byte for each call, or when a listener, a timer or a handle is left. `-- --calls 200000` is shorter.
+ * Nearly all run in virtual time; 20,000 run on the system clock in real time. The exit code is 1 if the heap grows after the warm-up by more than
+ * 0.1 byte per call, or if a listener, a timer or a handle is left. `-- --calls 200000` is shorter.
  */
 import { getEventListeners } from 'node:events';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -22,9 +22,9 @@ const collect = globalThis.gc ?? fail('run node with --expose-gc');
 const samples = 50;
 const warmUpShare = 0.2;
 const mostBytesPerCall = 0.1;
-/** How many are under way at once: a signal of Node takes longer for each listener that it already has. */
+/** Calls in progress at once. Limited, because adding a listener to a Node signal takes longer the more it already has. */
 const batch = 100;
-/** More than the preset is told to remember, so that some of them are forgotten all the time. */
+/** More hosts than the preset is told to remember, so that it evicts some all the time. */
 const hosts = 120;
 const maxKeys = 100;
 
@@ -35,7 +35,7 @@ interface Sample {
 
 const random = seededRandom(seed);
 const tally = { success: 0, failure: 0, timeout: 0, abort: 0, refused: 0 };
-/** What a service has for its whole life, such as the signal of its shutdown. */
+/** A signal that lives as long as a service, such as that of its shutdown. */
 const shutdown = new AbortController();
 const faults: string[] = [];
 const handlesBefore = handles();
@@ -52,7 +52,7 @@ if (left.length > 0) faults.push(`handles left: ${left.join(', ')}`);
 const warm = heap.slice(Math.floor(samples * warmUpShare));
 const slope = slopeOf(warm);
 const [first, last] = [warm[0]!, warm.at(-1)!];
-// A short run has too few samples after its warm-up for less than this to mean anything.
+// A short run has too few samples after its warm-up for a smaller bound to be meaningful.
 const mostGrowthBytes = Math.max(mostBytesPerCall * (last.calls - first.calls), 200_000);
 if (slope * (last.calls - first.calls) > mostGrowthBytes)
   faults.push(`the heap grows by ${slope.toFixed(3)} bytes per call`);
@@ -85,7 +85,7 @@ async function soakInVirtualTime(count: number): Promise<Sample[]> {
     await clock.runAll({ maxTimers: 1_000_000 });
     await Promise.all(running);
     if (clock.pendingTimers > 0) faults.push(`${clock.pendingTimers} timers left after ${begun} calls`);
-    // Longer than the breakers stay open, so that all goes on.
+    // Longer than the breakers stay open, so that calls are admitted again.
     await clock.advance('5s');
     if (begun >= ((heapSamples.length + 1) * count) / samples) {
       collect();
@@ -101,11 +101,11 @@ async function soakInRealTime(count: number): Promise<void> {
     const size = Math.min(10 * batch, count - begun);
     await Promise.all(Array.from({ length: size }, () => one(service, pause, 40)));
   }
-  // The timer wheel ends with its last timer, a turn later.
+  // The timer wheel stops with its last timer, one event loop turn later.
   await pause(100);
 }
 
-/** One call: it answers, fails, hangs until it is aborted, or its caller leaves. */
+/** One call: it answers, fails, hangs until it is aborted, or is abandoned by its caller. */
 async function one(
   service: ReturnType<typeof standard>,
   sleep: (ms: number) => Promise<void>,
@@ -137,7 +137,7 @@ function kindOf(error: unknown): 'failure' | 'timeout' | 'abort' | 'refused' {
   return code === '' ? 'failure' : 'refused';
 }
 
-/** Bytes per call, by least squares. */
+/** The slope in bytes per call, by least squares. */
 function slopeOf(points: readonly Sample[]): number {
   const mean = (of: (point: Sample) => number) => points.reduce((sum, point) => sum + of(point), 0) / points.length;
   const meanCalls = mean((point) => point.calls);

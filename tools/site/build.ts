@@ -1,6 +1,6 @@
 /**
- * `npm run docs`: the README, `docs/` and the API reference as a site in `.cache/site/html`, which needs no server of its own
- * and fetches nothing from elsewhere. Dead links, dead anchors and foreign resources make it fail.
+ * `npm run docs`: builds the README, `docs/` and the API reference as a site in `.cache/site/html`. The site needs no server of its own and fetches
+ * nothing from elsewhere. Dead links, dead anchors and foreign resources fail the build.
  */
 import { cpSync, globSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -29,7 +29,7 @@ if (faults.length > 0) {
     `${globSync(join(html, '**', '*.html')).length} pages in .cache/site/html, no dead link, nothing from elsewhere`,
   );
 
-/** Where they stand in the repository, so that their links among each other stay as they are. */
+/** Copies the pages to the same places as in the repository, so that links between them stay valid. */
 function copyPages(): void {
   for (const file of ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', ...globSync('docs/**/*.md')]) {
     const target = join(pages, file);
@@ -37,12 +37,12 @@ function copyPages(): void {
     cpSync(file, target);
   }
   cpSync('docs/images', join(pages, 'docs', 'images'), { recursive: true });
-  // No page, so it is handed out as it is.
+  // Not a page, so it is served as it is.
   cpSync('docs/dashboards', join(pages, 'public', 'docs', 'dashboards'), { recursive: true });
   writeFileSync(join(pages, 'LICENSE.md'), `# License\n\n${readFileSync('LICENSE', 'utf8')}`);
 }
 
-/** One page for each entry of the package, called as it is imported. */
+/** One page per entry of the package, named as it is imported. */
 async function writeReference(): Promise<void> {
   const { entry } = packaging as { readonly entry: Readonly<Record<string, string>> };
   const app = await Application.bootstrapWithPlugins({
@@ -71,7 +71,7 @@ async function writeReference(): Promise<void> {
   if (app.logger.hasErrors()) throw new Error('typedoc could not write the reference');
   for (const file of globSync(join(pages, 'api', '**', '*.md'))) {
     const text = readFileSync(file, 'utf8');
-    // It numbers a name that it thinks to be there twice; VitePress does so only where it is.
+    // The generator numbers a name that it assumes to occur twice; VitePress numbers it only if it does.
     const headings = [...text.matchAll(/^#+ (\w+)$/gm)].map(([, name]) => name!.toLowerCase());
     const isTwice = (name: string) => headings.filter((heading) => heading === name).length > 1;
     writeFileSync(

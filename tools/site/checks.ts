@@ -1,10 +1,10 @@
 /**
- * What is wrong with a built site: a link that leads nowhere, an anchor that is not there, something that a browser
- * would fetch from elsewhere. Links that a reader may follow to the outside are no fault.
+ * Finds faults of a built site: broken links, missing anchors, and resources that a browser would fetch from elsewhere. Links that a reader may
+ * follow to other sites are allowed.
  */
 import { posix } from 'node:path';
 
-/** The files of a site, by their path from its root, with `/` between the parts. Only texts need their content. */
+/** The files of a site by their path from its root, separated by `/`. Only text files need their content. */
 export type Files = ReadonlyMap<string, string>;
 
 export function faultsOf(files: Files): string[] {

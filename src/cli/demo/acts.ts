@@ -1,13 +1,11 @@
-/**
- * Acts: what happens to both paths, and what is counted of it. Each begins and ends with everything in order.
- */
+/** Acts: what is done to both paths, and what is measured. Each act begins and ends with everything in working order. */
 import { fair, type Weather } from './bank.js';
 import { lockTtlMs } from './job.js';
 import { type Path, paths } from './shop.js';
 import { send, type Visitors, Visits } from './users.js';
 import type { World } from './world.js';
 
-/** A figure of both paths. */
+/** One figure, measured on both paths. */
 export interface Row {
   readonly what: string;
   /** NaN: nobody was served. */
@@ -15,7 +13,7 @@ export interface Row {
   readonly protected: number;
   readonly unit: 'percent' | 'ms' | 'times' | 'count';
   readonly better: 'more' | 'less';
-  /** Why they differ. */
+  /** Why the two differ. */
   readonly cause: string;
 }
 
@@ -29,7 +27,7 @@ export interface Act {
   readonly name: string;
   readonly story: string;
   readonly seconds: number;
-  /** Just long enough to show it. */
+  /** The shortest duration that shows the effect. */
   readonly quickSeconds: number;
   play(stage: Stage): Promise<Row[]>;
 }
@@ -100,7 +98,7 @@ export const acts: readonly Act[] = [
           'loads per expiry',
           'times',
           'less',
-          // Where nobody was served nothing was shown: no load at all is no merit then.
+          // If nobody was served, nothing was shown: zero load is no merit then.
           (path) => (visitors[path].served === 0 ? Number.NaN : loads[path] / expiries),
           'one load per key for all processes, by a lease in the entry',
         ),
@@ -137,7 +135,7 @@ export const acts: readonly Act[] = [
         const orders = send(world, visitors, { perSecond: 15, forMs: ms, request: order('kill') });
         for (let atMs = 1_000; atMs < ms; atMs += killEveryMs) {
           const kills = world.sleep(atMs).then(() => Promise.all(paths.map((path) => world.killWorker(path, downMs))));
-          // What ends the demo meanwhile ends the orders as well.
+          // If the demo is ended meanwhile, the orders end with it.
           kills.catch(() => {});
         }
         await orders;
@@ -184,12 +182,12 @@ export const acts: readonly Act[] = [
   },
 ];
 
-/** Plays an act with visitors of its own. */
+/** Runs an act with its own visitors. */
 export function stageOf(world: World, ms: number): Stage {
   return { world, ms, visitors: { naked: new Visits(), protected: new Visits() } };
 }
 
-/** Whether holdfast kept its word. Where neither path has anything to show, nothing was shown. */
+/** Whether the protected path was better. If neither path has a result, nothing was shown. */
 export function isBetter({ naked, protected: guarded, better }: Row): boolean {
   if (Number.isNaN(naked)) return !Number.isNaN(guarded);
   return better === 'more' ? guarded > naked : guarded < naked || guarded === 0;
@@ -207,7 +205,7 @@ function row(what: string, unit: Row['unit'], better: Row['better'], of: (path: 
   return { what, unit, better, naked: of('naked'), protected: of('protected'), cause };
 }
 
-/** How much a count of both banks grows meanwhile. */
+/** How much a counter of both banks grows during a task. */
 async function counted(
   world: World,
   name: 'calls' | 'loads' | 'doubled' | 'overlaps',

@@ -1,7 +1,7 @@
 /**
- * Bank: the service behind the demo, one for each path. It quotes prices, describes a product, charges cards and keeps a ledger.
+ * Bank: the service behind the demo, one per path. It quotes prices, describes a product, charges cards and keeps a ledger.
  *
- * It can do about fifty calls per second and has no way to say no: who asks for more waits. It remembers what was done to it.
+ * It serves about fifty calls per second and never refuses one: calls beyond that wait. It records everything that was done to it.
  */
 import type { Clock } from '../../core/clock.js';
 import type { SeededRandom } from '../../testing/random.js';
@@ -14,19 +14,19 @@ export type BankRequest =
   | { readonly kind: 'charge'; readonly order: string; readonly key?: string | undefined }
   | { readonly kind: 'ledger'; readonly owner: string; readonly run: string; readonly fence?: number | undefined };
 
-/** What calls meet: the share that fails, and how long the work takes. */
+/** The conditions for calls: the share that fails, and how long the work takes. */
 export interface Weather {
-  /** From 0 to 1. Half of the calls that fail have been done by then. */
+  /** From 0 to 1. Half of the failing calls fail only after their work was done. */
   readonly failing: number;
-  /** Milliseconds of one worker for a call, on average. */
+  /** Mean time of one worker for one call, in milliseconds. */
   readonly meanMs: number;
 }
 
 export const fair: Weather = { failing: 0, meanMs: 100 };
 
-/** What was done to one bank. */
+/** What has happened at one bank. */
 export interface Counts {
-  /** Calls, without those of the ledger. */
+  /** Calls, not counting those to the ledger. */
   readonly calls: number;
   /** Loads of the product. */
   readonly loads: number;
@@ -34,11 +34,11 @@ export interface Counts {
   readonly charged: number;
   /** Charges beyond the first of each order. */
   readonly doubled: number;
-  /** Lines of the ledger by an owner whose successor had begun to write. */
+  /** Ledger lines written by an owner whose successor had already begun to write. */
   readonly overlaps: number;
-  /** Lines that were refused, because their fence was old. */
+  /** Ledger lines refused because their fence was old. */
   readonly refused: number;
-  /** Whose line was last. */
+  /** The owner of the last line. */
   readonly owner: string | undefined;
 }
 
@@ -66,7 +66,7 @@ export class Bank {
     this.service = this.restarted();
   }
 
-  /** Everything that waits is forgotten, as when a service is started anew. */
+  /** Forgets all waiting calls, like a restarted service. */
   restart(): void {
     this.service = this.restarted();
   }
@@ -118,7 +118,7 @@ export class Bank {
       return { accepted: false };
     }
     this.fence = fence ?? this.fence;
-    // A run that is not the last one and was seen before has been overtaken.
+    // A run that was seen before and is not the latest has been overtaken.
     if (run !== this.run && this.runs.has(run)) this.overlaps++;
     else this.run = run;
     this.runs.add(run);

@@ -1,8 +1,8 @@
 /**
- * `holdfast demo`: the same users on a naked and on a protected path, through six acts of trouble, and what became of them.
+ * `holdfast demo`: sends the same users through an unprotected and a protected path in six acts of trouble, and compares the results.
  *
- * Promise: it ends by itself, leaves no process and no file behind, and its exit code is 0 only when the protected path
- * was better in every row, with `--quick` in those that count what must not happen. With `--sim` all of it happens in virtual time, where a seed decides every figure.
+ * Promise: it ends by itself and leaves no process and no file behind. Its exit code is 0 only if the protected path was better in every row, with
+ * `--quick` in the rows that count what must not happen. With `--sim` everything happens in virtual time, where a seed decides every figure.
  */
 import { setMaxListeners } from 'node:events';
 import { parseArgs } from 'node:util';
@@ -51,11 +51,11 @@ export async function demo(args: readonly string[]): Promise<number> {
     try {
       await playPart(part as Part);
     } catch (error) {
-      // Such as a driver or a server that is not there: who started the demo needs no stack of it.
+      // For example a missing driver or an unreachable server: a stack trace would not help the user.
       console.error(messageOf(error));
       process.exit(1);
     }
-    // It goes on until its parent is gone.
+    // A child process runs until its parent is gone.
     return new Promise(() => {});
   }
   const plan = planOf(args);
@@ -65,14 +65,14 @@ export async function demo(args: readonly string[]): Promise<number> {
   }
   const screen = screenOn(process.stdout);
   const stop = new AbortController();
-  // Every user who waits listens to it; Node 20 warns of more than ten.
+  // Every waiting user listens to this signal; Node 20 warns of more than ten.
   setMaxListeners(0, stop.signal);
   const release = stopOnSignals(stop, plan);
   try {
     const results = await (plan.isSimulated
       ? inSimulation(plan.seed, plan.patienceMs, (world) => playAll(world, plan, screen))
       : playReal(plan, screen, stop));
-    // A short time says what must never happen, and little about traffic.
+    // A short run shows what must never happen, but little about traffic.
     const judged = results.filter(({ row }) => !plan.isQuick || plan.isSimulated || row.unit === 'count');
     const worse = judged.filter(({ row }) => !isBetter(row));
     screen.print('', ...tableOf(results), '', verdictOf(worse, judged.length, plan));
@@ -185,13 +185,13 @@ async function playAll(world: World, plan: Plan, screen: Screen, watcher?: Watch
         .slice(1)
         .map((line, index) => `  ${line.slice(name.length + 2)}  ${found[index]!.row.cause}`),
     );
-    // What is left of one act is not part of the next.
+    // Effects of one act must not reach the next.
     await world.sleep(isSimulated ? 30_000 : 500);
   }
   return results;
 }
 
-/** A button of the page was pressed. */
+/** Handles a press of one of the page's buttons. */
 function inject(world: World, fault: Fault): void {
   const injected =
     fault === 'kill'
@@ -204,7 +204,7 @@ function inject(world: World, fault: Fault): void {
   injected.catch(() => {});
 }
 
-/** In virtual time an hour, all acts together. */
+/** Together, all acts take an hour of virtual time. */
 function secondsOf({ seconds, quickSeconds }: Act, { isQuick, isSimulated }: Plan): number {
   if (isSimulated) return (seconds * 3_600) / acts.reduce((sum, act) => sum + act.seconds, 0);
   return isQuick ? quickSeconds : seconds;
@@ -221,7 +221,7 @@ async function warmUp(world: World): Promise<void> {
   }
 }
 
-/** Redraws in a terminal. */
+/** Redraws the figures in a terminal. */
 function show(screen: Screen, visitors: Visitors): () => void {
   const timer = setInterval(() => {
     screen.live(
@@ -248,7 +248,7 @@ function stopOnSignals(stop: AbortController, plan: Plan): () => void {
   const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
   const interrupt = (name: string) => {
     stop.abort(new Interruption(`${name} received`));
-    // Virtual time hears nothing in between.
+    // In virtual time, signals are not noticed in between.
     if (plan.isSimulated) process.exit(130);
   };
   for (const name of names) process.on(name, interrupt);

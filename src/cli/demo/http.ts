@@ -2,7 +2,7 @@
 import { type Agent, type IncomingMessage, type Server, type ServerResponse, request as send } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
-/** Sends JSON, and resolves with the JSON of the answer; rejects for any status but 200. */
+/** Sends JSON and resolves with the JSON of the answer; rejects for any status other than 200. */
 export function post(
   agent: Agent,
   port: number,
@@ -45,7 +45,7 @@ async function textOf(message: IncomingMessage): Promise<string> {
 }
 
 export function listen(server: Server): Promise<number> {
-  // Longer than the demo: no idle connection is closed while a request is on its way to it.
+  // Longer than the demo, so that no idle connection is closed while a request is on its way to it.
   server.keepAliveTimeout = 120_000;
   return new Promise((resolve) => {
     server.listen({ port: 0, host: '127.0.0.1', backlog: 4_096 }, () =>

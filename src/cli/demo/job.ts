@@ -1,6 +1,4 @@
-/**
- * Job: a digest that one process of the cluster writes at a time, line by line, into a ledger; each of them wants to.
- */
+/** Job: a digest that one process of the cluster at a time writes into a ledger, line by line. All of the processes try to. */
 import { mutex } from '../../coordination/mutex/mutex.js';
 import { sleepOn } from '../../testing/virtual-clock.js';
 import type { Path, ShopParts } from './shop.js';
@@ -41,7 +39,7 @@ function guarded(owner: string, { clock, random, store, bank }: ShopParts): Dige
       'digest',
       async ({ lease, fence }) => {
         for (let line = 0; line < linesPerRun; line++) {
-          // It may have been frozen since the last line; then another has the lock, and this throws.
+          // The process may have been frozen since the last line. If another process holds the lock now, this throws.
           lease.assertHeld();
           await bank({ kind: 'ledger', owner, run, fence });
           await sleepOn(clock, lineMs);

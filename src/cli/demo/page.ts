@@ -1,7 +1,7 @@
 /**
- * Page: the demo in a browser, one HTML file with its charts inside and no foreign address. Figures come as server-sent events.
+ * Page: the demo in a browser, as one HTML file that includes its charts and refers to no other address. Figures arrive as server-sent events.
  *
- * Promise: it listens on 127.0.0.1 only and takes orders from itself only; no browser, however slow, holds the demo up.
+ * Promise: it listens on 127.0.0.1 only and accepts commands only from its own page. No browser, however slow, delays the demo.
  */
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -34,9 +34,9 @@ export type PageEvent =
     }
   | { readonly event: 'end'; readonly data: '' };
 
-/** What a browser that comes later is told first: at most so many events. */
+/** The most events that a browser opened later receives first. */
 const mostKept = 2_000;
-/** A browser that is this far behind is let go. */
+/** A browser that is this far behind is disconnected. */
 const mostBehindBytes = 1_000_000;
 
 export class Page {
@@ -90,7 +90,7 @@ export class Page {
     this.send({ event: 'end', data: '' });
     for (const browser of this.browsers) browser.end();
     this.server.close();
-    // Keep-alive connections that have nothing to say.
+    // Keep-alive connections without a request.
     this.server.closeIdleConnections();
   }
 
@@ -103,13 +103,13 @@ export class Page {
 }
 
 function pageOf(): string {
-  // Functions, since a replacement text would have meaning where it has a dollar sign.
+  // Replacement functions, because a dollar sign has a meaning in a replacement string.
   return html
     .replace('/*uplot.css*/', () => uplotStyle)
     .replace('/*uplot.js*/', () => `/*!\n${uplotLicence}*/\n${uplotScript}`);
 }
 
-/** A page of somebody else's must not press our buttons. */
+/** Whether a request comes from our own page: another site must not trigger commands. */
 function isOwn({ headers }: IncomingMessage): boolean {
   return headers.origin === undefined || headers.origin === `http://${headers.host}`;
 }

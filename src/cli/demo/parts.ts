@@ -1,4 +1,4 @@
-/** The parts that the processes of the demo play: the bank, a shop's worker, a job's worker, and the memory that they share. */
+/** The roles of the demo's processes: the bank, a worker of a shop, a worker of a job, and the memory that they share. */
 import { Agent, createServer } from 'node:http';
 import { systemClock } from '../../core/clock.js';
 import { memoryStore } from '../../stores/memory.js';

@@ -1,20 +1,20 @@
 /**
- * Processes: children that cannot outlive the demo.
+ * Processes: child processes that cannot outlive the demo.
  *
- * Promise: a child ends when the channel to its parent closes, so none is left however the parent ended; the parent hears at once
- * when one ends that nobody killed.
+ * Promise: a child ends when the channel to its parent closes, so none is left however the parent ended. The parent hears at once of a child that
+ * ends without having been killed.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 
 export interface ChildOptions {
   readonly name: string;
-  /** The script; its own program when it is left out, which then plays this part. */
+  /** The script. Default: the demo's own program, which then plays this role. */
   readonly file?: string | undefined;
   readonly settings: object;
   readonly signal: AbortSignal;
   readonly onLost: (error: Error) => void;
-  /** What it says without having been asked. */
+  /** Receives messages that the child sends unasked. */
   readonly onNews?: (news: never) => void;
 }
 
@@ -26,7 +26,7 @@ type FromChild =
   | { readonly kind: 'news'; readonly value: unknown };
 
 export class Child<Ready> {
-  /** What it said when it was ready. */
+  /** What the child sent when it was ready. */
   ready!: Ready;
   private readonly process: ChildProcess;
   private readonly waiting = new Map<number, (value: unknown) => void>();
@@ -42,7 +42,7 @@ export class Child<Ready> {
     });
   }
 
-  /** Resolves when it is ready. */
+  /** Resolves when the child is ready. */
   static async start<Ready>(options: ChildOptions): Promise<Child<Ready>> {
     const { name, file, settings, signal, onLost, onNews = () => {} } = options;
     const forked = fork(file ?? process.argv[1]!, ['demo'], {
@@ -61,7 +61,7 @@ export class Child<Ready> {
     return child;
   }
 
-  /** Never resolves once the child is gone. */
+  /** Never resolves once the child has ended. */
   ask<Answer>(message: unknown): Promise<Answer> {
     const id = ++this.lastId;
     this.process.send({ id, message });
@@ -73,7 +73,7 @@ export class Child<Ready> {
     this.process.kill('SIGKILL');
   }
 
-  /** Stops it as it stands; it notices nothing. */
+  /** Freezes the child without its notice. */
   freeze(): void {
     this.process.kill('SIGSTOP');
   }
@@ -83,13 +83,13 @@ export class Child<Ready> {
   }
 }
 
-/** In a child: what it was started for; undefined in the program that the user started. */
+/** In a child: the role it was started for; undefined in the program that the user started. */
 export function partOf(): object | undefined {
   const given = process.env[variable];
   return given === undefined || process.send === undefined ? undefined : (JSON.parse(given) as object);
 }
 
-/** In a child: says that it is ready, then answers the parent's messages until the parent is gone. */
+/** In a child: reports that it is ready, then answers the parent's messages until the parent is gone. */
 export function serveParent(ready: unknown, answer: (message: never) => unknown): void {
   process.on('disconnect', () => process.exit());
   // A terminal sends Ctrl-C to the whole group; the parent decides when its children end.
@@ -100,7 +100,7 @@ export function serveParent(ready: unknown, answer: (message: never) => unknown)
   say({ kind: 'ready', value: ready });
 }
 
-/** In a child: tells the parent something. */
+/** In a child: sends a message to the parent. */
 export function tellParent(news: unknown): void {
   say({ kind: 'news', value: news });
 }

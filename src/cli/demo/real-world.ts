@@ -1,4 +1,4 @@
-/** The demo on this machine: one process for both banks, two workers and two jobs for each path, and the users here. */
+/** The demo on this machine: one process for both banks, two workers and two jobs per path, and the users in this process. */
 import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { Agent } from 'node:http';
@@ -18,9 +18,9 @@ import type { World } from './world.js';
 export interface RealOptions {
   readonly seed: number;
   readonly patienceMs: number;
-  /** Undefined: a file of SQLite in a folder that is removed afterwards, or on a Node without SQLite the memory of a process. */
+  /** Undefined: an SQLite file in a folder that is removed afterwards, or, on a Node without SQLite, the memory of one process. */
   readonly store: { readonly kind: 'redis' | 'postgres'; readonly url: string } | undefined;
-  /** Scripts that serve users in place of the demo's own shop; the workers of each path take turns at them. */
+  /** Scripts that serve users in place of the demo's own shop. The workers of each path use them in turn. */
   readonly shops: readonly string[];
   readonly signal: AbortSignal;
   readonly onLost: (error: Error) => void;
@@ -60,7 +60,7 @@ export class RealWorld implements World, AsyncDisposable {
     }
   }
 
-  /** The state of the breaker of each protected worker. */
+  /** The breaker state of each protected worker. */
   get breakers(): readonly string[] {
     return [0, 1].map((index) => this.circuits.get(index) ?? 'closed');
   }
@@ -127,7 +127,7 @@ export class RealWorld implements World, AsyncDisposable {
     const { seed } = this.options;
     this.bank = await this.start({ part: 'bank', seed }, 'bank');
     this.place = await this.openPlace();
-    // The first of them makes the tables.
+    // Sequential, because the first worker creates the tables.
     for (const path of paths) this.workers[path].push(await this.worker(path, 0));
     await Promise.all(paths.map(async (path) => this.workers[path].push(await this.worker(path, 1))));
     await Promise.all(

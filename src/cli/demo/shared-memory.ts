@@ -1,8 +1,8 @@
-/** Shared memory: where Node has no SQLite, one process of the demo keeps the records of all others, which ask it over HTTP. */
+/** Shared memory: on a Node without SQLite, one process of the demo keeps the records of all others, which access it over HTTP. */
 import { StoreError } from '../../core/errors.js';
 import type { Refused, Store, StoreRemoveOptions, StoreWriteOptions, Written } from '../../stores/store.js';
 
-/** A verb on its way; bytes are base64. */
+/** A serialized call of a store verb; bytes are base64. */
 export type StoreQuestion =
   | { readonly verb: 'read'; readonly key: string }
   | ({ readonly verb: 'write'; readonly key: string; readonly value: string } & Omit<StoreWriteOptions, 'signal'>)
@@ -17,7 +17,7 @@ interface SentEntry {
 
 type SentWrite = Written | { readonly ok: false; readonly entry?: SentEntry };
 
-/** What the process with the store does with a question. */
+/** Runs a serialized verb in the process that has the store. */
 export async function answerFrom(store: Store, question: StoreQuestion): Promise<unknown> {
   if (question.verb === 'read') return packed(await store.read(question.key)) ?? null;
   if (question.verb === 'remove') return store.remove(question.key, { ifVersion: question.ifVersion });
@@ -26,7 +26,7 @@ export async function answerFrom(store: Store, question: StoreQuestion): Promise
   return answer.ok ? answer : { ok: false, entry: packed(answer.entry) };
 }
 
-/** The same store as the other processes see it. */
+/** The same store as seen by the other processes. */
 export function storeBehind(ask: (question: StoreQuestion, signal?: AbortSignal) => Promise<unknown>): Store {
   async function asked<Answer>(question: StoreQuestion, signal?: AbortSignal): Promise<Answer> {
     try {

@@ -1,7 +1,7 @@
 /**
- * Shop: what one worker does with its users' requests, once as most people write it and once with holdfast.
+ * Shop: how one worker handles its users' requests, once as most people write it and once with holdfast.
  *
- * It takes time, chance, its store and its way to the bank from outside, so the same code runs in processes and in virtual time.
+ * Time, randomness, the store and the connection to the bank are passed in, so the same code runs in processes and in virtual time.
  */
 import { cache } from '../../coordination/cache/cache.js';
 import { idempotency } from '../../coordination/idempotency/idempotency.js';
@@ -27,7 +27,7 @@ export interface ShopParts {
   readonly patienceMs: number;
   readonly store: Store;
   readonly bank: (request: BankRequest, signal?: AbortSignal) => Promise<unknown>;
-  /** Told when the breaker before the bank changes its state. */
+  /** Called when the breaker in front of the bank changes its state. */
   readonly onCircuit?: (state: string) => void;
 }
 
@@ -40,7 +40,7 @@ export function shopOf(path: Path, parts: ShopParts): Shop {
   return path === 'naked' ? naked(parts) : guarded(parts);
 }
 
-/** A retry loop, a map with a time, and a look into the database before the card is charged. */
+/** A retry loop, a map with expiry times, and a database look-up before the card is charged. */
 function naked({ clock, store, bank }: ShopParts): Shop {
   let product: { readonly value: unknown; readonly endsAtMs: number } | undefined;
 
@@ -72,7 +72,7 @@ function naked({ clock, store, bank }: ShopParts): Shop {
   };
 }
 
-/** The same by three primitives. */
+/** The same with three primitives. */
 function guarded({ clock, random, store, bank, patienceMs, onCircuit }: ShopParts): Shop {
   const on = (event: HoldfastEvent) => {
     if (event.type === 'circuit-changed') onCircuit?.(event.to);

@@ -1,6 +1,4 @@
-/**
- * Simulated world of the demo: the same shops, jobs and banks on machines in virtual time, where a seed decides everything.
- */
+/** The demo's simulated world: the same shops, jobs and banks on machines in virtual time, where a seed decides everything. */
 
 import { memoryStore } from '../../stores/memory.js';
 import type { Store } from '../../stores/store.js';
@@ -13,7 +11,7 @@ import { runJobs } from './job.js';
 import { type Path, type ShopParts, shopOf, type UserRequest } from './shop.js';
 import type { World } from './world.js';
 
-/** Plays in a world of its own; nothing of it is real but the code. */
+/** Runs a task in a new simulated world, in which only the code is real. */
 export async function inSimulation<T>(
   seed: number,
   patienceMs: number,
@@ -73,13 +71,13 @@ export async function inSimulation<T>(
 
 /** The machines of one path. */
 interface Machines {
-  /** What its machine runs now. */
+  /** What the bank's machine runs now. */
   readonly bank: () => Bank;
   readonly workers: readonly SimulatedNode[];
   readonly jobs: readonly SimulatedNode[];
 }
 
-/** A bank, a database, two workers of the shop and two of the job. */
+/** Creates a path: a bank, a database, two workers of the shop and two of the job. */
 function pathIn(
   world: SimulatedWorld,
   path: Path,
@@ -135,7 +133,7 @@ function verbOf(store: Store, verb: Verb['verb'], given: readonly unknown[]): Pr
   return (store[verb] as (...given: readonly unknown[]) => Promise<unknown>)(...given);
 }
 
-/** A store on another machine. Its signals end the wait here and are not sent. */
+/** A store on another machine. A signal ends the wait on this side; it is not sent. */
 function remoteStore(process: SimulatedProcess, database: SimulatedNode): Store {
   const ask = <Answer>(
     verb: Verb['verb'],

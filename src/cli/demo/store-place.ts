@@ -1,4 +1,4 @@
-/** Where the workers of the demo keep what they share: a file of SQLite, the memory of one process, or a Redis or Postgres of the user's. */
+/** Where the demo's workers keep shared state: an SQLite file, the memory of one process, or a Redis or Postgres of the user. */
 import type { EventEmitter } from 'node:events';
 import { Agent } from 'node:http';
 import { createRequire } from 'node:module';
@@ -37,7 +37,7 @@ export async function openStore(place: StorePlace, path: string): Promise<Store>
       problem = error;
     });
     const store = redisStore(client, { prefix, timeout: '2s' });
-    // A store that is not there shows nothing but errors for a minute.
+    // Checked first: with an unreachable store the demo would show nothing but errors for a minute.
     await store.read('ready').catch((error: unknown) => {
       throw problem ?? error;
     });
@@ -49,7 +49,7 @@ export async function openStore(place: StorePlace, path: string): Promise<Store>
   return store;
 }
 
-/** The driver is the user's: it is looked for where the demo was started. */
+/** The driver is the user's, so it is resolved from the folder in which the demo was started. */
 function driver(name: string): unknown {
   try {
     return createRequire(join(process.cwd(), 'demo.js'))(name);

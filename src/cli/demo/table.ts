@@ -1,4 +1,4 @@
-/** The last table of the demo, and its words for numbers. */
+/** The final table of the demo, and how it formats numbers. */
 import type { Row } from './acts.js';
 
 export interface Result {
@@ -6,12 +6,12 @@ export interface Result {
   readonly row: Row;
 }
 
-/** One line of it, and why. */
+/** The cells of one row, including the reason. */
 export function cellsOf({ act, row }: Result): string[] {
   return [act, row.what, show(row.naked, row), show(row.protected, row), row.cause];
 }
 
-/** First columns to the left, numbers to the right; narrow enough for any terminal, so without the reasons, which were told at the end of each act. */
+/** First column left-aligned, numbers right-aligned. It leaves out the reasons, which were printed after each act, so that it fits any terminal. */
 export function tableOf(results: readonly Result[]): string[] {
   const head = ['act', '', 'naked', 'protected'];
   const rows = results.map(cellsOf);

@@ -1,15 +1,13 @@
-/**
- * Users: they come at a rate, whether or not those before them have been answered, at the same instants on both paths.
- */
+/** Users: they arrive at a given rate, whether or not earlier users have been answered, and at the same instants on both paths. */
 import { callbackTimer } from '../../core/clock.js';
 import { type Path, paths, type UserRequest } from './shop.js';
 import type { World } from './world.js';
 
-/** How long one who pays keeps trying, with the same key. */
+/** How long a paying user keeps trying, with the same key. */
 const payersPatienceMs = 8_000;
 const againMs = 250;
 
-/** What became of the users of one path. */
+/** The results of the users of one path. */
 export class Visits {
   came = 0;
   served = 0;
@@ -20,7 +18,7 @@ export class Visits {
     return this.came === 0 ? 1 : this.served / this.came;
   }
 
-  /** The slowest but one in a hundred of those who were served; NaN where nobody was. */
+  /** The 99th percentile of the served users' response times; NaN if nobody was served. */
   get p99Ms(): number {
     const sorted = this.latenciesMs.toSorted((left, right) => left - right);
     return sorted[Math.ceil(sorted.length * 0.99) - 1] ?? Number.NaN;
@@ -33,11 +31,11 @@ export interface Crowd {
   readonly perSecond: number;
   readonly forMs: number;
   readonly request: (number: number) => UserRequest;
-  /** How often each of them clicks, at once. */
+  /** How many times each user clicks, at the same moment. */
   readonly clicks?: number;
 }
 
-/** Sends a crowd, and resolves when the last of them has been answered or has left. */
+/** Sends a crowd, and resolves when the last user has been answered or has left. */
 export async function send(world: World, visitors: Visitors, crowd: Crowd): Promise<void> {
   const { perSecond, forMs, request, clicks = 1 } = crowd;
   const draw = world.random.fork(`crowd ${visitors.naked.came}`);
@@ -56,7 +54,7 @@ export async function send(world: World, visitors: Visitors, crowd: Crowd): Prom
   await Promise.all(visits);
 }
 
-/** One user: never rejects. */
+/** One user. Never rejects. */
 async function visit(world: World, visits: Visits, path: Path, request: UserRequest): Promise<void> {
   const { clock } = world;
   const beganMs = clock.now();
@@ -78,7 +76,7 @@ async function visit(world: World, visits: Visits, path: Path, request: UserRequ
         return;
       }
       if (!isPaying) return;
-      // Who is interrupted meanwhile is gone: whoever sends the crowd may not wait for him any more.
+      // An interrupted user leaves: the code that sends the crowd may no longer be waiting for this one.
       await world.sleep(againMs).catch((reason) => controller.abort(reason));
     }
   } finally {

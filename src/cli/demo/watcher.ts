@@ -1,4 +1,4 @@
-/** Watcher: looks at the demo four times a second, for the page. */
+/** Watcher: samples the demo four times a second, for the page. */
 import type { Page, PathFigures } from './page.js';
 import type { RealWorld } from './real-world.js';
 import { type Path, paths } from './shop.js';
@@ -17,7 +17,7 @@ export class Watcher {
   private readonly beganMs = performance.now();
   private timer: NodeJS.Timeout | undefined = undefined;
   private seen: Seen | undefined = undefined;
-  /** One look at a time: on a busy machine the bank may take longer to answer than the next look takes to come. */
+  /** One sample at a time: on a busy machine the bank may take longer to answer than the interval. */
   private isLooking = false;
 
   constructor(world: RealWorld, page: Page) {

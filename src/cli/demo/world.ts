@@ -1,4 +1,4 @@
-/** What the acts of the demo play on: processes of this machine, or a simulated world. */
+/** The world in which the demo's acts run: processes of this machine, or a simulation. */
 import type { Clock } from '../../core/clock.js';
 import type { SeededRandom } from '../../testing/random.js';
 import type { Counts, Weather } from './bank.js';
@@ -7,18 +7,18 @@ import type { Path, UserRequest } from './shop.js';
 export interface World {
   readonly clock: Clock;
   readonly random: SeededRandom;
-  /** After this time a user leaves. */
+  /** A user leaves after this time. */
   readonly patienceMs: number;
   sleep(ms: number): Promise<void>;
-  /** One try of a user's browser, at one of the two workers of a path, which take turns. Rejects when it fails. */
+  /** One try of a user's browser, at one of the two workers of a path, in turn. Rejects when it fails. */
   ask(path: Path, request: UserRequest, signal: AbortSignal): Promise<unknown>;
   setWeather(weather: Weather): Promise<void>;
-  /** Both banks forget what waits before them. */
+  /** Both banks drop their waiting calls. */
   restartBanks(): Promise<void>;
   counts(path: Path): Promise<Counts>;
-  /** Kills one of the two workers of a path without warning, and starts it again after this time. */
+  /** Kills one of the two workers of a path without warning, and restarts it after this time. */
   killWorker(path: Path, downMs: number): Promise<void>;
-  /** Stops the process that wrote last into the ledger of a path, for this time; it knows nothing of it. */
+  /** Freezes the process that last wrote into the ledger of a path, for this time and without its notice. */
   freezeOwner(path: Path, frozenMs: number): Promise<void>;
   startJobs(): Promise<void>;
   stopJobs(): Promise<void>;

@@ -1,8 +1,8 @@
 /**
- * `npx holdfast simulate FILE`: the user's own pipeline through four faults in virtual time.
+ * `npx holdfast simulate FILE`: runs the user's own pipeline through four faults in virtual time.
  *
- * Promise: the same file, options and seed give the same figures on every machine. Exit code 0 without hazards, 1 with
- * some, 2 when the file or an option is wrong.
+ * Promise: the same file, options and seed give the same figures on every machine. Exit code 0 without hazards, 1 with some, 2 when the file or an
+ * option is wrong.
  */
 import { mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { extname, join, resolve } from 'node:path';
@@ -43,10 +43,10 @@ It is played through ${names.join(', ')}, in virtual time.
 
 Exit code: 0 without hazards, 1 with hazards, 2 when FILE or an option is wrong.`;
 
-/** Real time for one scenario. It takes a second or two; more looks like a loop in the pipeline. */
+/** Limit of real time for one scenario. It takes a second or two; much more suggests a loop in the pipeline. */
 const longestRealMs = 120_000;
 
-/** Runs the command; answers its exit code. */
+/** Runs the command and returns its exit code. */
 export async function simulate(words: readonly string[], program: string): Promise<number> {
   const { values, positionals } = parse(words);
   if (values.help) {
@@ -99,7 +99,7 @@ function urlOf(file: string): string {
   const path = resolve(file);
   if (!statSync(path, { throwIfNoEntry: false })?.isFile())
     throw new UsageError(`simulate: there is no file "${file}"`);
-  // Typed for Node 24; before 22.10 it is not there.
+  // Typed for Node 24; undefined before 22.10.
   const { typescript } = process.features as { readonly typescript?: string | false };
   if (/^\.[cm]?ts$/.test(extname(path)) && !typescript) {
     throw new UsageError(
@@ -130,7 +130,7 @@ function msOf(option: string, text: string): number {
   throw new UsageError(`simulate: --${option} must be a time such as 100ms or 2s, up to 60s, got "${text}"`);
 }
 
-/** Two at a time: more would not be quicker on most machines of a CI. */
+/** Two at a time: more would not be faster on most CI machines. */
 async function playAll(
   wanted: readonly NamedScenario[],
   job: Omit<Job, 'scenario'>,
@@ -148,7 +148,7 @@ async function playAll(
 }
 
 async function playInThread(job: Job, program: string): Promise<PlayedScenario> {
-  // What the user's modules print must not get between our lines.
+  // Output of the user's modules must not mix with our lines.
   const worker = new Worker(program, { workerData: job, stdout: true });
   worker.stdout.pipe(process.stderr, { end: false });
   const { name } = job.scenario;
@@ -181,7 +181,7 @@ function writeCharts(folder: string, played: readonly PlayedScenario[], settings
   for (const one of played) writeFileSync(join(folder, `${one.name}.svg`), svgOf(one, settings));
 }
 
-/** JSON has no infinity and no NaN: what was not seen is null, and figures are rounded to what they mean. */
+/** JSON has no infinity and no NaN: a value that was not observed becomes null. Figures are rounded to a meaningful precision. */
 function finite(_key: string, value: unknown): unknown {
   if (typeof value !== 'number') return value;
   return Number.isFinite(value) ? Math.round(value * 1_000) / 1_000 : null;

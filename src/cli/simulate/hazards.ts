@@ -1,22 +1,22 @@
-/** Hazards: what a scenario shows that no service should do to itself, each with its number and what may help. */
+/** Hazards: behaviour in a scenario by which a service harms itself or its dependency, each with its figures and a possible remedy. */
 import { afterSeconds, type NamedScenario, type PlayedScenario, type Settings, scenarios } from './scenarios.js';
 
 /** One hazard. */
 export interface Hazard {
-  /** Stable, for programs: `'retry-storm'` and so on; a doubt of `explain()` has the doubt's own code. */
+  /** Stable, for programs: `'retry-storm'` and so on; a warning of `explain()` keeps its own code. */
   readonly code: string;
-  /** Undefined where it concerns all of them. */
+  /** Undefined if it concerns all scenarios. */
   readonly scenario: NamedScenario['name'] | undefined;
   readonly message: string;
 }
 
-/** Calls per user during the fault. A budget of a tenth stays near 1.1; two attempts without one make 2. */
+/** Calls per user during the fault. With a budget of a tenth it stays near 1.1; two attempts without a budget make 2. */
 const mostCallsPerRequest = 1.5;
-/** Percent of the capacity that must still come to something in a spike. */
+/** The least goodput in a spike, in percent of the capacity. */
 const leastGoodput = 50;
-/** Percent of users who must be served while nothing is wrong. */
+/** The least share of users served while nothing is wrong, in percent. */
 const leastGoodBefore = 95;
-/** Seconds after the fault. A fault of ten or twenty seconds should not cost much more than itself. */
+/** Seconds after the fault. A fault of ten or twenty seconds should not cost much more time than it lasts. */
 const longestRecoverySeconds = 30;
 
 /** The hazards of all scenarios, in their order. */

@@ -1,9 +1,8 @@
 /**
- * Plays one scenario in a thread of its own, so that the user's modules are fresh and time can be virtual for all of them.
+ * Plays one scenario in a thread of its own, so that the user's modules are loaded afresh and time can be virtual for all of them.
  *
- * Promise: a policy that was given no clock lives in virtual time, too. For that the timers of this thread lead to where
- * they can be replaced before any module of ours, or of the user's, has taken hold of them; so this file imports nothing
- * that does.
+ * Promise: a policy without a clock of its own also runs in virtual time. For that, this thread's global timers are redirected to replaceable ones
+ * before any module of ours or of the user takes a reference to them. So this file imports nothing that does.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import type { Run, Task } from '../../testing/overload/overload.js';
@@ -18,7 +17,7 @@ import {
   workersOf,
 } from './scenarios.js';
 
-/** Plays what the parent asks for, tells it, and ends the thread, whatever the user's modules keep open. */
+/** Plays what the parent asks for, reports the result, and ends the thread, whatever the user's modules keep open. */
 export async function playForParent(): Promise<void> {
   const timers = divertTimers();
   let answer: Answer;
@@ -31,7 +30,7 @@ export async function playForParent(): Promise<void> {
   setImmediate(() => process.exit());
 }
 
-/** Lets the global timers lead to those of the object that is returned. */
+/** Redirects the global timers to those of the returned object. */
 function divertTimers(): PlatformTimers {
   const { setTimeout, clearTimeout, setInterval, clearInterval } = globalThis;
   const timers = { setTimeout, clearTimeout, setInterval, clearInterval };
@@ -86,7 +85,7 @@ async function play(job: Job, timers: PlatformTimers): Promise<PlayedScenario> {
   };
 }
 
-/** Errors of one kind count as one, whatever their numbers. */
+/** Errors that differ only in numbers count as one kind. */
 function complaintOf({ requests, startMs }: Run, isPolicys: (error: unknown) => boolean): Complaint | undefined {
   const kinds = new Map<unknown, { readonly complaint: Complaint; count: number }>();
   for (const { atMs, isGood, error } of requests) {
@@ -100,14 +99,14 @@ function complaintOf({ requests, startMs }: Run, isPolicys: (error: unknown) => 
   return [...kinds.values()].sort((left, right) => right.count - left.count)[0]?.complaint;
 }
 
-/** As in a new project: `npm init` writes that type. */
+/** Whether a module was taken for CommonJS, as in a new project: `npm init` writes that type. */
 function isTakenForCommonJs(error: unknown): boolean {
   return (
     error instanceof SyntaxError && /import statement outside a module|Unexpected token 'export'/.test(error.message)
   );
 }
 
-/** Short; anything can be thrown, also what cannot be made a string. */
+/** A short description of an error. Anything can be thrown, including values that cannot be converted to a string. */
 function inWords(error: unknown): string {
   try {
     return /^.{0,200}/.exec(String(error))![0];
@@ -116,7 +115,7 @@ function inWords(error: unknown): string {
   }
 }
 
-/** What the user's module exports under the name asked for, or as `pipeline`, or as default. */
+/** The user module's export with the requested name, or `pipeline`, or the default export. */
 async function load({ url, exportName }: Job): Promise<unknown> {
   const exported: Readonly<Record<string, unknown>> = await import(url).catch((error: unknown) => {
     if (isTakenForCommonJs(error)) {
@@ -126,7 +125,7 @@ async function load({ url, exportName }: Job): Promise<unknown> {
     }
     throw new Error(`the file cannot be loaded: ${error instanceof Error ? (error.stack ?? error.message) : error}`);
   });
-  // The default of a CommonJS module is the object that holds its exports, `pipeline` perhaps among them.
+  // The default export of a CommonJS module is its exports object, which may contain `pipeline`.
   const found = exportName === undefined ? (exported.pipeline ?? exported.default) : exported[exportName];
   if (found !== undefined) return found;
   const names = Object.keys(exported).join(', ') || 'nothing';

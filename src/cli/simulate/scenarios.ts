@@ -1,11 +1,11 @@
-/** The four scenarios that `simulate` plays, and what a thread is told to play one and tells of it. */
+/** The four scenarios of `simulate`, and the messages to and from the thread that plays one. */
 import type { CompositionWarning } from '../../core/composition.js';
 import type { Report, Scenario, Second } from '../../testing/overload/overload.js';
 
 /** A scenario as the user knows it. */
 export interface NamedScenario {
   readonly name: 'brown-out' | 'spike' | 'slow' | 'dead';
-  /** What goes wrong, in words. */
+  /** A description of the fault. */
   readonly fault: string;
   readonly scenario: Scenario;
   readonly disturbanceSeconds: number;
@@ -21,24 +21,24 @@ export const scenarios: readonly NamedScenario[] = [
 export const beforeSeconds = 20;
 export const afterSeconds = 40;
 
-/** The world that the scenarios take place in. */
+/** The simulated environment of the scenarios. */
 export interface Settings {
   readonly seed: number;
-  /** What the dependency can do, in calls per second. */
+  /** Capacity of the dependency, in calls per second. */
   readonly capacity: number;
-  /** What it takes for a call that does not wait, on average. */
+  /** Mean latency of a call that does not wait, in milliseconds. */
   readonly latencyMs: number;
-  /** Users in ordinary times, as a share of the capacity. */
+  /** Users in normal times, as a share of the capacity. */
   readonly load: number;
   readonly patienceMs: number;
 }
 
-/** Calls that the dependency works on at once. */
+/** Calls that the dependency processes at once. */
 export function workersOf({ capacity, latencyMs }: Settings): number {
   return Math.max(1, Math.round((capacity * latencyMs) / 1_000));
 }
 
-/** What a thread is told. */
+/** The message to a thread. */
 export interface Job {
   readonly url: string;
   readonly exportName: string | undefined;
@@ -46,24 +46,24 @@ export interface Job {
   readonly settings: Settings;
 }
 
-/** What it tells. */
+/** The message from a thread. */
 export type Answer = { readonly played: PlayedScenario } | { readonly problem: string };
 
-/** An error, in words, and whether a policy of holdfast, or one that was written for it, gave it. */
+/** An error in words, and whether it came from a policy of holdfast or one written for it. */
 export interface Complaint {
   readonly text: string;
   readonly isPolicys: boolean;
 }
 
-/** What came of one scenario. */
+/** The result of one scenario. */
 export interface PlayedScenario {
   readonly name: NamedScenario['name'];
   readonly report: Report;
   readonly seconds: readonly Second[];
-  /** Users who never heard anything, not even an error. */
+  /** Users that never got an answer, not even an error. */
   readonly unended: number;
-  /** What most of the users got who were not served although nothing was wrong. */
+  /** What most of the users got that were not served although nothing was wrong. */
   readonly complaint: Complaint | undefined;
-  /** What `explain()` doubts; the same in each scenario. */
+  /** The warnings of `explain()`; the same in each scenario. */
   readonly warnings: readonly CompositionWarning[];
 }

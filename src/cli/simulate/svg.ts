@@ -1,7 +1,7 @@
 /**
- * Chart of one scenario as one SVG file: users and calls per second above, the share of good answers below.
+ * Renders one scenario as one SVG file: users and calls per second at the top, the share of good answers below.
  *
- * Promise: it needs no other file, no script and no font of its own, and is readable on light and dark grounds.
+ * Promise: it needs no other file, script or font, and is readable on light and dark backgrounds.
  */
 import { type NamedScenario, type PlayedScenario, type Settings, scenarios } from './scenarios.js';
 
@@ -80,7 +80,7 @@ function gridOf(panel: Panel, values: readonly number[], scale: number, label: (
   });
 }
 
-/** The capacity is left out where its number would touch another one. */
+/** The capacity is not labelled where its number would touch another one. */
 function loadMarks(capacity: number, most: number): number[] {
   return [0, ...(capacity > 0.1 * most && capacity < 0.9 * most ? [capacity] : []), most];
 }

@@ -1,4 +1,4 @@
-/** What `simulate` prints: the world, a table, the load and the success second by second, the hazards. */
+/** The printed report of `simulate`: the settings, a table, load and success per second, and the hazards. */
 import type { Hazard } from './hazards.js';
 import { beforeSeconds, type PlayedScenario, type Settings, scenarios, workersOf } from './scenarios.js';
 
@@ -49,7 +49,7 @@ function tableOf(rows: readonly (readonly string[])[]): string[] {
 
 const bars = ' ▁▂▃▄▅▆▇█';
 
-/** One character per second; the fault lies between the marks. */
+/** One character per second; the marks enclose the fault. */
 function plotOf({ name, seconds }: PlayedScenario, { capacity }: Settings): string[] {
   const { fault, disturbanceSeconds } = scenarios.find((one) => one.name === name)!;
   const most = Math.max(capacity, ...seconds.map(({ calls }) => calls));
@@ -69,7 +69,7 @@ function percent(value: number): string {
   return Number.isNaN(value) ? '-' : `${value.toFixed(1)} %`;
 }
 
-/** Where nobody was served before, there is nothing to come back to. */
+/** If nobody was served before the fault, there is nothing to recover to. */
 function backAfter(seconds: number): string {
   if (Number.isNaN(seconds)) return '-';
   return Number.isFinite(seconds) ? `${seconds.toFixed(1)} s` : 'never';

@@ -1,9 +1,9 @@
 /**
  * Adaptive limit: a bulkhead that finds its own size from how long operations take.
  *
- * Promise: what ends says nothing unless it succeeded or was given up by a timeout, so an outage in which all fails at
- * once teaches nothing; nor does what ended while this process itself was blocked; an operation that runs on after its
- * timeout keeps its slot until it ends; each permit gives its slot back once; no timer is left when nothing runs.
+ * Promise: only a success, or an operation given up by a timeout, teaches the limit anything, so an outage in which everything fails at once teaches
+ * nothing. Nor does an operation that ended while this process itself was blocked. An operation that runs on after its timeout keeps its slot until
+ * it ends. Each permit frees its slot once. No timer is left when nothing runs.
  * After: Netflix concurrency-limits for the form; the queue serves the newest first, as in Maurer, "Fail at scale" (2015).
  */
 import { showBriefly } from '../../core/brief.js';
@@ -133,18 +133,18 @@ interface CheckedOptions {
   readonly clock: Clock | undefined;
 }
 
-/** The least that may wait by default: where two may run, a queue of two would turn ordinary bursts away. */
+/** The smallest default queue: with a limit of two, a queue of two would turn ordinary bursts away. */
 const leastQueue = 4;
-/** A round trip of which this share passed while the process was blocked tells nothing of the service. */
+/** A round trip says nothing about the service if the process was blocked for more than this share of it. */
 const stalledShare = 0.1;
-/** A change of the limit is told when it is this share of it. */
+/** A change of the limit is published when it is at least this share of the limit. */
 const toldShare = 0.1;
 
 class AdaptiveLimit implements AdaptiveLimitGuard, WaitingRoom {
   readonly name: string;
   readonly traits: PolicyTraits;
   running = 0;
-  /** Those of them that somebody waits for. */
+  /** The running operations that somebody waits for. */
   private awaited = 0;
   private readonly options: CheckedOptions;
   private readonly rule: LimitAlgorithm;
@@ -204,10 +204,10 @@ class AdaptiveLimit implements AdaptiveLimitGuard, WaitingRoom {
     return call?.clock ?? this.options.clock ?? systemClock;
   }
 
-  /** @internal An operation has ended for whoever waited on it. `wasLost`: by a timeout; undefined: nothing to learn. */
+  /** @internal An operation has ended for its caller. `wasLost`: whether a timeout ended it; undefined if there is nothing to learn. */
   leave(slot: Slot, wasLost: boolean | undefined): void {
     this.learn(slot, wasLost);
-    // What runs on unwatched, perhaps for ever, must keep neither a timer nor the process.
+    // An abandoned operation, which may run for ever, must keep neither a timer nor the process alive.
     if (--this.awaited === 0) this.stalls.stop();
   }
 
@@ -235,14 +235,14 @@ class AdaptiveLimit implements AdaptiveLimitGuard, WaitingRoom {
     this.serveWaiters();
   }
 
-  /** @internal Takes a waiter out of the queue; whoever does it answers the waiter. */
+  /** @internal Removes a waiter from the queue. The code that does so also answers the waiter. */
   takeOut(waiter: Waiter): void {
     this.waiters.remove(waiter);
     waiter.clock.cancel(waiter);
     waiter.call?.detach(waiter);
   }
 
-  /** @internal It has waited too long. It leaves first, because the hook that hears of the refusal may abort the call or admit another. */
+  /** @internal The waiter has waited too long. It leaves first, because a hook that hears of the refusal may abort the call or admit another. */
   due(waiter: Waiter): void {
     this.takeOut(waiter);
     waiter.answer(this.refusal('waited'));
@@ -259,7 +259,7 @@ class AdaptiveLimit implements AdaptiveLimitGuard, WaitingRoom {
     while (this.waiters.size > 0 && this.running < this.limit) {
       const waiter = this.waiters.last as Waiter;
       const nowMs = waiter.clock.now();
-      // The timer of its deadline may be late, or come before the operation can end.
+      // The timer of its deadline may be late, or fire before the operation can end.
       if (waiter.call !== undefined && waiter.call.deadlineMs - nowMs <= this.rule.usefulMs) {
         this.due(waiter);
       } else {
@@ -293,12 +293,12 @@ class AdaptiveLimit implements AdaptiveLimitGuard, WaitingRoom {
 class Slot implements Permit {
   readonly call: Call | undefined;
   readonly startedMs: number;
-  /** The time that was lost to stalls until it started. */
+  /** The time lost to stalls before the operation started. */
   readonly stalledMs: number;
   readonly runningAtStart: number;
   readonly order: number;
   private readonly guard: AdaptiveLimit;
-  /** `settled`: nobody waits for the operation, and whether it has ended is not known yet. */
+  /** `settled`: nobody waits for the operation, and it is not yet known whether it has ended. */
   private state: 'running' | 'settled' | 'over' = 'running';
 
   constructor(
@@ -341,8 +341,8 @@ class Slot implements Permit {
     const { call } = this;
     if (call === undefined || !mayRunOn) return this.ended();
     this.state = 'settled';
-    // A layer calls `ended` at once, or counts the operation as abandoned before this microtask comes. By hand, or
-    // through a guard of one's own that does not pass `ended` on, nobody does, and the slot must come back all the same.
+    // A layer calls `ended` at once, or counts the operation as abandoned before this microtask runs. A direct caller, or a custom guard that does
+    // not pass `ended` on, does neither, and the slot must still be freed.
     asMicrotask(() => {
       if (this.state !== 'settled') return;
       outermostOf(call).onIdle(() => this.ended());

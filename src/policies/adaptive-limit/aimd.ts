@@ -1,5 +1,5 @@
 /**
- * AIMD: one more while all goes well, a tenth less for each call that was lost.
+ * AIMD: raises the limit by one while all goes well, and lowers it by a tenth for each lost call.
  *
  * It learns only from timeouts, so it fills the service's queue until calls are lost.
  * After: Netflix concurrency-limits (78a74b9), `AIMDLimit`.

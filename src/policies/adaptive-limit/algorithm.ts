@@ -1,38 +1,36 @@
-/**
- * What a rule that finds a limit is told, and what it answers. A rule reads no clock and keeps no call.
- */
+/** The contract of a rule that finds a limit. A rule reads no clock and keeps no call. */
 
-/** Where a rule may go, in operations at once. */
+/** The range of the limit, in concurrent operations. */
 export interface LimitRange {
   readonly initial: number;
   readonly min: number;
   readonly max: number;
 }
 
-/** How an operation ended that the rule may learn from. One object is reused for all: a rule must not keep it. */
+/** The end of an operation that a rule may learn from. One object is reused for all operations, so a rule must not keep it. */
 export interface RoundTrip {
   roundTripMs: number;
-  /** What `started` answered. */
+  /** The number that `started` returned. */
   order: number;
-  /** Operations that ran when it started, and when it ended, itself included. */
+  /** Operations running when it started, and when it ended, including itself. */
   runningAtStart: number;
   running: number;
-  /** It was given up by a timeout: then `roundTripMs` is the time waited, and the truth is more. */
+  /** Whether a timeout gave it up. Then `roundTripMs` is the time waited, and the real time is longer. */
   wasLost: boolean;
   endedMs: number;
 }
 
 export interface LimitAlgorithm {
-  /** Operations that may run at once; the whole part counts. */
+  /** Operations that may run at once, rounded down. */
   readonly limit: number;
   /** How long a call may wait for a slot, in milliseconds. */
   readonly waitMs: number;
-  /** A call with less time left than this is not started from the queue, in milliseconds. */
+  /** A call with less time left than this, in milliseconds, is not started from the queue. */
   readonly usefulMs: number;
-  /** An operation starts as one of `running`. Answers a number that `ended` or `ignored` is given. */
+  /** An operation starts as one of `running`. Returns a number to pass to `ended` or `ignored`. */
   started(running: number): number;
   ended(trip: RoundTrip): void;
-  /** The operation of this number ended in a way that says nothing of the load. */
+  /** The operation with this number ended in a way that says nothing about the load. */
   ignored(order: number): void;
 }
 

@@ -1,7 +1,7 @@
 /**
- * Gradient2: compares the round trips of now with those of long, and shrinks by their ratio.
+ * Gradient2: compares recent round trips with a long-term average, and shrinks the limit by their ratio.
  *
- * The long average is taught by an overload that lasts, and windows of fixed time hold few round trips of slow services.
+ * A lasting overload distorts the long-term average, and windows of fixed length hold few round trips of slow services.
  * After: Netflix concurrency-limits (78a74b9), `Gradient2Limit` and `WindowedLimit`; windows of 250 ms.
  */
 import { PublishedRule, type RoundTrip } from './algorithm.js';
@@ -41,7 +41,7 @@ export class Gradient2 extends PublishedRule {
   windowEnded(shortMs: number, mostRunning: number): void {
     if (this.longCount < warmUp) this.longMs += (shortMs - this.longMs) / ++this.longCount;
     else this.longMs += (shortMs - this.longMs) * (2 / (longSamples + 1));
-    // After an overload the long average is forgotten faster.
+    // After an overload the long-term average is forgotten faster.
     if (this.longMs / shortMs > 2) this.longMs *= 0.95;
     if (mostRunning < this.limit / 2) return;
     const gradient = Math.min(1, Math.max(0.5, (tolerance * this.longMs) / shortMs));

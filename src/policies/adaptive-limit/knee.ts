@@ -1,93 +1,92 @@
 /**
- * Knee: finds how many operations a service does at once before they begin to wait for each other.
+ * Knee: finds how many operations a service runs at once before they begin to wait for each other.
  *
- * It knows two numbers by measurement: the plain round trip, which an operation takes while few run, and the ratio of
- * the round trips of now to it. While the ratio is about 1, more may run; when it is clearly more, fewer. Both are means
- * per operation and not per time, so slow and fast services are treated alike, and means, because the shortest round
- * trip says more of luck than of load.
+ * It measures two numbers: the plain round trip, which an operation takes while few run, and the ratio of current round trips to it. While the ratio
+ * is about 1, more may run; when it is clearly above 1, fewer. Both are means per operation and not per unit of time, so slow and fast services are
+ * treated alike. They are means because the shortest round trip depends more on luck than on load.
  *
- * Promise: nothing is refused for want of a plain round trip while less than `initial` run; calls that are not held back
- * by the limit never lower it; the plain round trip is learnt only when few run, so an overload does not teach it.
- * After: Little (1961) for the scaling of late samples; Jacobson (1988) for slow start; Cardwell et al., "BBR" (2016) for
- * the deliberate dip; the rest by measurement, see `docs/adaptive-limit.md`.
+ * Promise: while fewer than `initial` operations run, nothing is refused for lack of a plain round trip. Calls that the limit does not hold back
+ * never lower it. The plain round trip is learnt only while few operations run, so an overload does not distort it.
+ * After: Little (1961) for the scaling of late samples; Jacobson (1988) for slow start; Cardwell et al., "BBR" (2016) for the deliberate dip; the
+ * rest by measurement, see `docs/adaptive-limit.md`.
  */
 import type { LimitAlgorithm, LimitRange, RoundTrip } from './algorithm.js';
 
-/** Operations whose mean is the first plain round trip. They are the first to start, not the first to end, which would be the quick ones. */
+/** Number of operations whose mean is the first plain round trip: the first to start. The first to end would be the quick ones. */
 const firstSamples = 30;
-/** The plain round trip is the mean of at most so many, and of some more where many run. */
+/** The plain round trip is the mean of at most this many samples, and of some more where many operations run. */
 const plainSamplesOfFew = 300;
 /**
- * The ratio that the limit is steered to: 1.08; more where few run, because a queue of part of an operation is none; and
- * so many standard errors of the plain round trip more, because a limit below the knee costs more than one above it.
+ * The ratio that the limit is steered to: 1.08. It is higher where few operations run, because a queue of a fraction of an operation is no queue.
+ * Standard errors of the plain round trip are added, because a limit below the knee costs more than one above it.
  */
 const tolerance = 1.08;
 const toleranceOfFew = 0.35;
 const toleranceOfDoubt = 1.5;
-/** What one operation moves the limit by, per unit that its ratio is off. */
+/** How far one operation moves the limit, per unit of deviation of its ratio. */
 const gain = 0.25;
 /** A single operation may lower the limit by no more than this times `gain`. */
 const worstStep = 2;
-/** Round trips count as at most this many plain ones, so that a single hanging call does not decide. */
+/** A round trip counts as at most this many plain round trips, so that a single hanging call does not decide. */
 const longest = 4;
-/** What takes no time that a clock can show still takes some, or nothing could be compared with it. In milliseconds. */
+/** The shortest round trip, in milliseconds. An operation too quick for the clock still gets a time, so that others can be compared with it. */
 const shortest = 0.001;
-/** A lost call would have taken longer than was waited for it. */
+/** A lost call counts as this many times the time it was waited for, because it would have taken longer. */
 const lostFactor = 1.5;
-/** What one operation raises the limit by, as long as no knee was seen; more where few may run, so that one round trip of each is felt. */
+/** How far one operation raises the limit while no knee has been seen; more where few may run, so that one round trip of each has an effect. */
 const slowStart = 0.25;
-/** It then stays below this times what ran when the operation started, which is as far as its round trip can tell. */
+/** Slow start stays below this times the number of operations that ran when the operation started: its round trip tells nothing beyond that. */
 const slowStartReach = 1.4;
-/** The share of the limit from which it counts as holding calls back. */
+/** From this share of the limit on, the limit counts as holding calls back. */
 const busyShare = 0.9;
-/** Few run: this share of what is known to be safe. */
+/** "Few run" means at most this share of the number known to be safe. */
 const fewShare = 0.7;
-/** The limit does not fall below this share of it before that number itself has followed. */
+/** The limit does not fall below this share of the safe number before that number itself has followed. */
 const floorShare = 0.6;
-/** A dip goes down to this share of it. */
+/** A dip goes down to this share of the safe number. */
 const dipShare = 0.6;
-/** After this many limits' worth of operations in a row that were held back there is a dip; then after twice as many, and so on. */
+/** A dip comes after this many limits' worth of consecutive operations that were held back; the next after twice as many, and so on. */
 const firstDipAfter = 50;
 const lastDipAfter = 200;
-/** The first dip after the plain round trip has changed at once. */
+/** The first dip after the plain round trip has jumped. */
 const dipAfterJump = 5;
-/** When round trips in a dip are at least this share of those before it, there was no knee. */
+/** If round trips in a dip are at least this share of those before it, there was no knee. */
 const sameShare = 0.9;
-/** The plain round trip changes at once when the recent mean is off by so many standard errors and a tenth. */
+/** The plain round trip jumps when the recent mean deviates by this many standard errors and a tenth. */
 const jumpErrors = 4;
-/** A knee that was seen when the plain round trip was less than this share of what it is now was that of another service. */
+/** A knee counts as that of another service if it was seen when the plain round trip was below this share of the current one. */
 const sameKneeShare = 0.6;
-/** From this share of lost calls on, time says nothing any more. */
+/** From this share of lost calls on, round trip times say nothing. */
 const lostMajority = 0.5;
 
 export class Knee implements LimitAlgorithm {
   private readonly range: LimitRange;
-  /** The limit, with fractions. */
+  /** The limit, with its fraction. */
   private level: number;
   /** Mean round trip while few run; 0 until it is known. */
   private plainMs = 0;
   private plainSamples = 0;
-  /** The same over few samples, and its squared coefficient of variation. */
+  /** The same over a few recent samples; then the squared coefficient of variation of plain round trips. */
   private recentMs = 0;
   private variation = 0.5;
-  /** How many were seen to run without waiting for each other. */
+  /** How many operations were seen to run without waiting for each other. */
   private safe = 0;
-  /** Mean ratio of all operations, and of those that ended while the limit held calls back. */
+  /** The mean ratio of all operations, and of those that ended while the limit held calls back. */
   private ratio = 1;
   private busyRatio = 1;
   private lostShare = 0;
   private hasSeenKnee = false;
-  /** The plain round trip when it was seen. */
+  /** The plain round trip when the knee was seen. */
   private kneePlainMs = 0;
   private mostRunning = 0;
   private orders = 0;
-  /** The operations that are measured together: the first ones, or those of a dip. Here by their orders. */
+  /** The operations that are measured together, as a range of order numbers: the first ones, or those of a dip. */
   private cohortFrom = 0;
   private cohortTo = firstSamples;
   private cohortLeft = firstSamples;
   private cohortSize = firstSamples;
   private isDipping = false;
-  /** Operations in a row that ended while calls were held back, and the mean round trip of the latest of them. */
+  /** Consecutive operations that ended while calls were held back, and the mean round trip of the latest of them. */
   private busySamples = 0;
   private busyMs = 0;
   private dipMs = 0;
@@ -137,7 +136,7 @@ export class Knee implements LimitAlgorithm {
     const roundTripMs = Math.min(Math.max(shortest, fullMs), longest * Math.max(this.plainMs, this.recentMs));
     const isOfCohort = this.isDipping && this.isOfCohort(order);
     const few = Math.max(1, this.safe * fewShare);
-    // While the limit holds calls back, who started among few did not stay among few, unless the limit itself sees to it.
+    // While the limit holds calls back, an operation that started among few did not stay among few, unless the limit itself keeps it so.
     if (runningAtStart <= few && (!isBusy || level <= few || isOfCohort) && !(mostAreLost && wasLost)) {
       this.learnPlain(roundTripMs);
     }
@@ -150,7 +149,7 @@ export class Knee implements LimitAlgorithm {
     }
     let ratio = roundTripMs / this.plainMs;
     if (mostAreLost && wasLost) ratio = longest;
-    // It started among more than may run now. Little's law tells what it would have taken among these.
+    // It started among more operations than may run now. Little's law scales its round trip to the number of now.
     else if (runningAtStart > level) ratio *= level / runningAtStart;
     this.ratio += (ratio - this.ratio) * share;
     const target =
@@ -172,7 +171,7 @@ export class Knee implements LimitAlgorithm {
     this.leaveFirst();
   }
 
-  /** One of the first has ended, or it taught nothing; then others are measured in place of those. */
+  /** One of the first operations has ended. If it taught nothing, another one is measured in its place. */
   private leaveFirst(): void {
     if (--this.cohortLeft > 0) return;
     if (this.plainSamples < firstSamples) return this.beginCohort(firstSamples - this.plainSamples);
@@ -192,7 +191,7 @@ export class Knee implements LimitAlgorithm {
     const errorMs = this.plainMs * Math.sqrt(this.variation / (2 * recentSamples));
     if (Math.abs(this.recentMs - this.plainMs) <= jumpErrors * errorMs + this.plainMs / 10) return;
     if (this.plainSamples <= recentSamples) return;
-    // Few run and it takes another time than before: the service has changed.
+    // Few operations run and round trips differ from before: the service has changed.
     this.plainMs = this.recentMs;
     this.plainSamples = recentSamples;
     this.variation = 0.5;
@@ -203,7 +202,7 @@ export class Knee implements LimitAlgorithm {
   private learnBusy(roundTripMs: number): void {
     const { level } = this;
     this.busyMs += (roundTripMs - this.busyMs) / Math.min(this.busySamples + 1, 10 * level);
-    // Nothing is quicker among many than among few.
+    // No operation is quicker among many than among few.
     if (this.busySamples > 5 * level && this.busyMs < this.plainMs) this.plainMs = this.busyMs;
   }
 
@@ -224,7 +223,7 @@ export class Knee implements LimitAlgorithm {
     if (++this.busySamples > this.dipAfter * this.level && !mostAreLost) this.beginDip();
   }
 
-  /** The service answers again: what the limit fell to while it did not says nothing, so it may grow as at first. */
+  /** The service answers again. The limit during the outage means nothing, so it may grow as at the start. */
   private startAgain(): void {
     this.hasSeenKnee = false;
     this.ratio = 1;
@@ -238,10 +237,10 @@ export class Knee implements LimitAlgorithm {
     this.beginCohort(Math.ceil(8 + 0.3 * this.level));
   }
 
-  /** One of those of the dip has ended. */
+  /** An operation of the dip has ended. */
   private leaveDip(): void {
     if (--this.cohortLeft > 0) return;
-    // Fewer ran and it was no quicker: so it takes, and the limit was too low for nothing.
+    // Fewer operations ran and were no quicker: this is the plain round trip, and the limit was too low for no reason.
     if (this.dipSamples > this.cohortSize / 2 && this.dipMs > sameShare * this.busyMs) {
       this.plainMs = Math.max(this.plainMs, (this.dipMs + this.busyMs) / 2);
     }
@@ -250,7 +249,7 @@ export class Knee implements LimitAlgorithm {
     this.dipAfter = Math.min(lastDipAfter, 2 * this.dipAfter);
   }
 
-  /** Those that start from now on are measured together. */
+  /** Operations that start from now on are measured together. */
   private beginCohort(size: number): void {
     this.cohortFrom = this.orders;
     this.cohortTo = this.orders + size;

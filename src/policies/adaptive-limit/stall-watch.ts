@@ -1,22 +1,22 @@
 /**
- * Stall watch: how long this process itself was too busy to notice anything.
+ * Stall watch: measures how long this process itself was too busy to notice anything.
  *
- * Promise: a timer is pending only while somebody waits for a call, and it keeps no process alive. An answer that lay waiting while the event loop was blocked is told
- * from a slow one, also when it is handled before the late timer.
+ * Promise: a timer is pending only while somebody waits for a call, and it does not keep the process alive. An answer that arrived while the event
+ * loop was blocked is told apart from a slow one, even if it is handled before the late timer.
  */
 import { type Clock, Timer } from '../../core/clock.js';
 
 const everyMs = 20;
-/** Timers of the platform come up to a few milliseconds late without anybody being blocked. */
+/** Platform timers can be a few milliseconds late without a blocked event loop. */
 const graceMs = 10;
 
 export class StallWatch extends Timer {
-  /** All the time that was lost so far, in milliseconds. */
+  /** Total time lost so far, in milliseconds. */
   private totalMs = 0;
   private dueMs = 0;
   private clock: Clock | undefined = undefined;
 
-  /** Begins or goes on to watch. Answers the time lost so far. */
+  /** Starts watching, or continues. Returns the time lost so far. */
   startedMs(clock: Clock, nowMs: number): number {
     if (this.clock === undefined) {
       this.clock = clock.background ?? clock;
@@ -25,7 +25,7 @@ export class StallWatch extends Timer {
     return this.lostMs(nowMs);
   }
 
-  /** The time lost so far, the stall that is just over included. */
+  /** The time lost so far, including a stall that has just ended. */
   lostMs(nowMs: number): number {
     const lateMs = nowMs - this.dueMs;
     return this.clock !== undefined && lateMs > graceMs ? this.totalMs + lateMs : this.totalMs;

@@ -1,7 +1,7 @@
 /**
- * Vegas: what a round trip takes longer than the shortest one is a queue; keep that queue short.
+ * Vegas: attributes whatever a round trip takes beyond the shortest one to a queue, and keeps that queue short.
  *
- * Where round trips differ by themselves the shortest one misleads it, and it stays too low.
+ * If round trips vary by themselves, the shortest one is misleading, and the limit stays too low.
  * After: Brakmo and Peterson, "TCP Vegas" (1995); Netflix concurrency-limits (78a74b9), `VegasLimit`.
  */
 import { type LimitRange, PublishedRule, type RoundTrip } from './algorithm.js';
@@ -23,7 +23,7 @@ export class Vegas extends PublishedRule {
   ended({ roundTripMs, running, wasLost }: RoundTrip): void {
     this.samples++;
     if (this.samples > this.jitter * probeEvery * this.limit) {
-      // The service may have become slower for good: the next round trip is taken for the shortest.
+      // The service may have become slower for good, so the next round trip becomes the shortest.
       this.samples = 0;
       this.jitter = this.drawJitter();
       this.shortestMs = roundTripMs;

@@ -1,8 +1,8 @@
 /**
  * Breaker: the state machine behind `circuitBreaker`.
  *
- * Promise: each change of state begins a new generation, and a result of an older one changes nothing; a permit counts
- * once; no timers: a state that is over is left when the next call asks; while closed a call costs one object at most.
+ * Promise: each change of state begins a new generation, and a result from an older generation changes nothing. A permit counts once. There are no
+ * timers: an expired state ends when the next call arrives. While the circuit is closed, a call costs at most one object.
  * After: Nygard, "Release It!" 2nd ed., ch. 5 (the states); sony/gobreaker (generations); resilience4j (windows).
  */
 import type { Call } from '../../core/call.js';
@@ -31,7 +31,7 @@ type State =
   | { readonly kind: 'isolated' }
   | { readonly kind: 'forced-closed' };
 
-/** What counts results. Without a window (none recorded yet, or only failures in a row matter) it is 24 bytes smaller. */
+/** The counts of results. Without a window (nothing recorded yet, or only consecutive failures matter) it is 24 bytes smaller. */
 interface Counts {
   window: TimeWindow | CallWindow | undefined;
   failuresInARow: number;
@@ -39,13 +39,13 @@ interface Counts {
 
 interface Closed extends Counts {
   readonly kind: 'closed';
-  /** The permit of all calls that a layer admits as long as this state lasts; absent where slow calls count. */
+  /** The permit shared by all calls that a layer admits while this state lasts; undefined if slow calls count. */
   permit: SharedPermit | undefined;
 }
 
 interface Ramping extends Counts {
   readonly kind: 'ramping';
-  /** Grows with each call by the share that is admitted; a whole one admits. */
+  /** Grows by the admitted share with each call; a call is admitted whenever it reaches one. */
   credit: number;
 }
 
@@ -55,17 +55,17 @@ interface HalfOpen {
   left: number;
   successes: number;
   failures: number;
-  /** Those out, oldest first: as all get the same time, the first one ends first. */
+  /** Running probes, oldest first. All get the same time, so the first one ends first. */
   readonly probes: Set<Probe>;
-  /** Probes that said nothing, because their callers had hardly any time left. */
+  /** Probes that taught nothing because their callers' deadlines left hardly any time. */
   cutShort: number;
 }
 
-/** What only a circuit knows that has ever left its first state. */
+/** State that only a circuit needs that has left its first state at least once. */
 class History {
-  /** When the present state began. */
+  /** When the current state began. */
   sinceMs: number;
-  /** Openings in a series: each one is longer than the one before. */
+  /** Openings in the current series: each one lasts longer than the one before. */
   openings = 0;
   openForMs = 0;
   staleResults = 0;
@@ -77,7 +77,7 @@ class History {
   }
 }
 
-/** Closed with nothing recorded, which all new circuits share; the first record gives a circuit its own. */
+/** Closed, with nothing recorded. All new circuits share it; with its first record a circuit gets its own. */
 const untouched: Closed = /* @__PURE__ */ Object.freeze({
   kind: 'closed',
   permit: undefined,
@@ -86,15 +86,15 @@ const untouched: Closed = /* @__PURE__ */ Object.freeze({
 });
 
 const longestHintMs = 3_600_000;
-/** A probe that its caller's deadline ended before this share of its time was cut short. */
+/** A probe was cut short if its caller's deadline ended it before this share of the probe's time. */
 const shortShare = 0.1;
-/** So many times the permits of a cycle may be cut short before it counts. */
+/** Up to this multiple of a cycle's permits, probes that are cut short do not count. */
 const mostCutShort = 10;
 const longestDefaultProbeMs = 10_000;
 
 type AnyPermit = CallPermit | SharedPermit;
 
-/** The permit of a call that is not judged. */
+/** The permit of a call whose result does not count. */
 const unjudged: Permit = { settle() {}, release() {} };
 
 export class Breaker implements CircuitBreaker, GroupMember {
@@ -141,13 +141,13 @@ export class Breaker implements CircuitBreaker, GroupMember {
   }
 
   admit(call?: Call): Permit | Refusal {
-    // Times of different clocks do not compare, so the first one seen is kept.
+    // Times of different clocks do not compare, so the first clock seen is kept.
     this.clock ??= call?.clock ?? systemClock;
     if (this.current.kind === 'closed') return this.permit(call);
     return this.admitUnlessRefused(call);
   }
 
-  /** @internal On the prototype, because each byte of a circuit counts in a large registry. */
+  /** @internal A getter on the prototype, because each byte of a circuit counts in a large registry. */
   get fused(): FusedAdmission {
     return {
       of: Breaker.prototype.admit,
@@ -185,7 +185,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
   }
 
   snapshot(): CircuitSnapshot {
-    // Looked at before its first call, it must not be bound to a clock that is not that call's.
+    // Reading the state before the first call must not bind the breaker to a clock that its calls do not use.
     const nowMs = (this.clock ?? systemClock).now();
     const { current, history } = this;
     const counts = 'window' in current ? current : untouched;
@@ -211,13 +211,13 @@ export class Breaker implements CircuitBreaker, GroupMember {
       return false;
     }
     const { state, openForMs, openings } = snapshot;
-    // An instant before this clock began is as good as any other: only differences count.
+    // An instant from before this clock began is fine: only differences count.
     const sinceMs = nowMs - snapshot.elapsedMs;
     const past = this.pastOf(nowMs);
     past.openForMs = openForMs;
     past.openings = openings;
     this.generation = Math.max(this.generation, snapshot.generation);
-    // Probes of another process are lost, so a half-open circuit begins with new ones.
+    // Probes of another process are lost, so a half-open circuit starts with new ones.
     if (state === 'half-open') this.become({ kind: 'open', untilMs: nowMs, detail: 'restored' }, nowMs);
     else if (state === 'open') this.become({ kind: 'open', untilMs: sinceMs + openForMs, detail: 'restored' }, sinceMs);
     else if (state === 'ramping') this.become(rampingFromNow(), sinceMs);
@@ -225,7 +225,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     return true;
   }
 
-  // The way in.
+  // Admission.
 
   private permit(call: Call | undefined): Permit {
     return this.settings.slowCallRate === Number.POSITIVE_INFINITY
@@ -284,7 +284,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     return stack ? refuse(new CircuitOpenError(numbers)) : new LazyRefusal(numbers);
   }
 
-  /** Nobody watches the time, so a state may have ended long before the call that notices; the next began then. */
+  /** Ends expired states. Nobody watches the time, so a state may have expired long before the call that notices; the next state began then. */
   private leaveWhatIsOver(nowMs: number): void {
     for (;;) {
       const { current } = this;
@@ -310,7 +310,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     }
   }
 
-  // The way out.
+  // Results.
 
   /** @internal */
   settle(permit: AnyPermit, outcome: Outcome): void {
@@ -322,7 +322,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     try {
       failed = judge(handles, outcome, this.name);
     } finally {
-      // Asked, the user's function may have changed the state.
+      // The user's function may have changed the state.
       if (!this.isStale(permit)) this.count(permit, failed, outcome);
     }
   }
@@ -330,13 +330,13 @@ export class Breaker implements CircuitBreaker, GroupMember {
   /** @internal */
   release(permit: AnyPermit): void {
     const { current } = this;
-    // A permit from before this state is none of its probes.
+    // A permit from an earlier state is not among the probes.
     if (current.kind === 'half-open' && current.probes.delete(permit as Probe)) current.left++;
   }
 
   private isStale({ generation }: AnyPermit): boolean {
     if (generation === this.generation) return false;
-    // A generation ends by a change of state, which is history.
+    // A generation ends with a change of state, so there is a history.
     this.history!.staleResults++;
     return true;
   }
@@ -350,7 +350,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     if (current.kind === 'half-open') {
       if (failed && this.wasCutShort(current, permit as Probe, outcome, nowMs)) return this.release(permit);
       current.probes.delete(permit as Probe);
-      // A slow probe is no sign of recovery from slowness.
+      // A slow probe does not show that slowness has passed.
       this.countProbe(current, failed || slow, nowMs, outcome);
     } else if (current.kind === 'closed' || current.kind === 'ramping') {
       this.countCall(current, failed, slow, outcome);
@@ -358,8 +358,8 @@ export class Breaker implements CircuitBreaker, GroupMember {
   }
 
   /**
-   * A call that waited for the circuit may come in with hardly any time left: that its deadline ended it says nothing of
-   * the service. As this cannot be told from a service that hangs, only so many of a cycle are let off.
+   * Whether a probe was cut short. A call that waited for the circuit may start with hardly any time left. If its own deadline then ends it, that
+   * says nothing about the service. It cannot be told apart from a service that hangs, so only a limited number per cycle is excused.
    */
   private wasCutShort(state: HalfOpen, { startedMs, endsAtMs }: Probe, outcome: Outcome, nowMs: number): boolean {
     if (outcome.ok || !isAbandoned(outcome.error) || outcome.error.code !== 'ERR_DEADLINE_EXCEEDED') return false;
@@ -419,7 +419,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
 
   private open(nowMs: number, outcome: Outcome | undefined, detail: string): void {
     const past = this.pastOf(nowMs);
-    // It has been well for as long as it was last open: a new series.
+    // The service was healthy for as long as the circuit was last open: the next opening starts a new series.
     if (this.current.kind === 'closed' && nowMs - past.sinceMs >= past.openForMs) past.openings = 0;
     const { openForMs, maxOpenForMs, random } = this.settings;
     const longestMs = Math.min(maxOpenForMs, openForMs * 2 ** past.openings);
@@ -435,7 +435,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     this.become({ kind: 'open', untilMs: nowMs + past.openForMs, detail }, nowMs, detail);
   }
 
-  // The change of states.
+  // Changes of state.
 
   private become(next: State, nowMs: number, detail?: string): void {
     const { name, current, settings } = this;
@@ -447,7 +447,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
       if (isOut(next)) settings.group?.opened();
       else settings.group?.closed();
     }
-    // Told last, because who hears it may change the state again.
+    // Published last, because a listener may change the state again.
     if (!past.events.heard) return;
     past.events.emit({
       type: 'circuit-changed',
@@ -478,7 +478,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     return Math.floor(nowMs / this.settings.windowSize);
   }
 
-  // Membership of a registry.
+  // Membership in a registry.
 
   /** @internal */
   joinGroup(group: Group): void {
@@ -516,11 +516,11 @@ export class Breaker implements CircuitBreaker, GroupMember {
 }
 
 function rampingFromNow(): Ramping {
-  // The first call is let through.
+  // A credit of 1 admits the first call.
   return { kind: 'ramping', window: undefined, failuresInARow: 0, credit: 1 };
 }
 
-/** Whether a circuit keeps calls from its service, as one of a group would see it. An operator's word does not count. */
+/** Whether a circuit withholds calls from its service, as its group counts it. States set by an operator do not count. */
 function isOut({ kind }: State): boolean {
   return kind === 'open' || kind === 'half-open';
 }

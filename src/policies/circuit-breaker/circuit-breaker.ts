@@ -1,9 +1,9 @@
 /**
- * Circuit breaker: stops calling a service that fails, and finds out with a few probes whether it has recovered.
+ * Circuit breaker: stops calling a service that fails, and uses a few probes to find out whether it has recovered.
  *
- * Promise: a result of a call that began before the circuit changed its state says nothing about the present one, so it
- * changes nothing; a caller's abort and our own refusals never count; a probe that hangs cannot keep the circuit
- * half-open for ever; a record costs the same whatever the window holds; no timers.
+ * Promise: the result of a call that began before the circuit changed its state says nothing about the current state and changes nothing. A caller's
+ * abort and our own refusals never count. A probe that hangs cannot keep the circuit half-open for ever. Recording a result costs the same whatever
+ * the window holds. There are no timers.
  * After: Nygard, "Release It!" 2nd ed., ch. 5; sony/gobreaker; resilience4j; Finagle (growing openings).
  */
 import { showBriefly } from '../../core/brief.js';

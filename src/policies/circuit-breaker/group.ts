@@ -1,6 +1,4 @@
-/**
- * Group: what a registry of circuit breakers and its members know of each other.
- */
+/** Group: what a registry of circuit breakers and its members know about each other. */
 import type { Rank } from '../../structures/ranked-cache.js';
 import type { GroupSettings } from './settings.js';
 
@@ -8,19 +6,19 @@ import type { GroupSettings } from './settings.js';
 export interface GroupMember {
   joinGroup(group: Group): void;
   leaveGroup(): void;
-  /** What forgetting it would cost at this instant. */
+  /** What forgetting the member now would cost. */
   rank(): Rank;
 }
 
 /** The registry as its circuit breakers see it. */
 export interface Group {
-  /** Settings of the member that joined last. Members with equal settings share one object, so each costs less. */
+  /** Settings of the member that joined last. Members with equal settings share one object, which makes each member smaller. */
   settings: GroupSettings | undefined;
-  /** Whether one more of the group may open now. */
+  /** Whether one more member may open now. */
   mayOpen(): boolean;
   /** A member opened. */
   opened(): void;
-  /** A member that was open is so no longer. */
+  /** A member is no longer open. */
   closed(): void;
 }
 

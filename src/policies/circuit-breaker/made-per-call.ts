@@ -1,18 +1,19 @@
 /**
- * Made per call: finds out when circuit breakers are made for each call, or each request, instead of once.
+ * Made per call: detects circuit breakers that are created for each call or request instead of once.
  *
- * Such a breaker sees one call and never opens; nothing else would tell. Those that a registry keeps, a breaker per key, are no such mistake.
+ * Such a breaker sees one call and never opens, and nothing else would reveal it. Breakers that a registry keeps, one per key, are not such a
+ * mistake.
  */
 import { type Clock, systemClock } from '../../core/clock.js';
 
-/** As many of one name within a second are made by calls, not by a program that starts. */
+/** A program that starts does not create this many breakers of one name within a second; calls do. */
 const suspectPerSecond = 100;
 
 const counts = new Map<string, number>();
 const told = new Set<string>();
 let secondEndsMs = 0;
 
-/** A breaker of this name was made. A clock of one's own is a simulation, where an hour may pass in a second. */
+/** Records that a breaker of this name was created. A custom clock is a simulation, where an hour may pass in a second. */
 export function noteMade(name: string, clock: Clock = systemClock): void {
   if (clock !== systemClock) return;
   const nowMs = systemClock.now();
@@ -22,7 +23,7 @@ export function noteMade(name: string, clock: Clock = systemClock): void {
   }
   const count = (counts.get(name) ?? 0) + 1;
   counts.set(name, count);
-  // Names without end are told of once.
+  // Each name is reported once; if there is no end of names, reporting stops.
   if (count < suspectPerSecond || told.has(name) || told.size > 100) return;
   told.add(name);
   const text =
@@ -31,7 +32,7 @@ export function noteMade(name: string, clock: Clock = systemClock): void {
   globalThis.process?.emitWarning?.(text, { code: 'HOLDFAST_BREAKER_PER_CALL' });
 }
 
-/** It went into a registry, which keeps it. */
+/** Records that a breaker was put into a registry, which keeps it. */
 export function noteKept(name: string, clock: Clock = systemClock): void {
   const count = counts.get(name);
   if (clock === systemClock && count !== undefined) counts.set(name, count - 1);

@@ -1,5 +1,5 @@
 /**
- * Permits: what a circuit breaker lets a call in with, and what it turns one away with.
+ * Permits: the permits and refusals of a circuit breaker.
  *
  * Promise: a permit counts once, in the generation in which it was given.
  */
@@ -8,7 +8,7 @@ import type { Outcome } from '../../core/outcome.js';
 import type { Permit, Refusal } from '../../core/policy.js';
 import type { Breaker } from './breaker.js';
 
-/** The permit of every call that a layer admits while the circuit stays closed: a layer uses each one exactly once. */
+/** The permit of every call that a layer admits while the circuit stays closed. A layer uses each permit exactly once. */
 export class SharedPermit implements Permit {
   readonly generation: number;
   private readonly breaker: Breaker;
@@ -22,13 +22,13 @@ export class SharedPermit implements Permit {
     this.breaker.settle(this, outcome);
   }
 
-  /** Only a probe has a place to give back. */
+  /** Nothing to do: only a probe has a place to give back. */
   release(): void {}
 }
 
-/** Counts once: settled or released, it knows its breaker no more. */
+/** A permit that counts once: when it is settled or released, it drops its breaker. */
 export class CallPermit implements Permit {
-  /** Undefined once it was used. */
+  /** Undefined once the permit was used. */
   private breaker: Breaker | undefined;
   generation: number;
 
@@ -59,7 +59,7 @@ export class TimedPermit extends CallPermit {
   }
 }
 
-/** The permit of a call that shows whether the service is well again. A shadow ends no call. */
+/** The permit of a call that probes whether the service has recovered. In shadow mode it ends no call. */
 export class Probe extends TimedPermit {
   readonly endsAtMs: number;
   declare readonly endsAt?: number;
@@ -76,13 +76,13 @@ export class Probe extends TimedPermit {
     return new TimeoutError({ policy: this.policy, afterMs: this.endsAtMs - this.startedMs });
   }
 
-  /** Its time is over; what it brings later is stale. */
+  /** The probe's time is over; a later result is stale. */
   giveUp(): void {
     this.generation = -1;
   }
 }
 
-/** Makes its error when somebody asks for it: where calls are admitted by hand, most refusals are only counted. */
+/** A refusal that creates its error only when it is read: callers of `admit()` mostly only count refusals. */
 export class LazyRefusal implements Refusal {
   private made: CircuitOpenError | undefined = undefined;
   private readonly numbers: ConstructorParameters<typeof CircuitOpenError>[0];

@@ -1,6 +1,4 @@
-/**
- * Settings: the checked options of a circuit breaker, flat, so that two sets of them compare field by field.
- */
+/** Settings: the checked options of a circuit breaker, flattened so that two sets can be compared field by field. */
 import type { Clock } from '../../core/clock.js';
 import type { HoldfastEvent } from '../../core/events.js';
 import type { Handles } from '../../core/outcome.js';
@@ -10,7 +8,7 @@ export interface Settings {
   readonly windowKind: 'time' | 'calls' | 'consecutive';
   /** The width of a bucket in milliseconds, or the number of calls. */
   readonly windowSize: number;
-  /** So many failures in a row open it, whatever the window says. */
+  /** This many consecutive failures open the circuit, whatever the window says. */
   readonly failuresInARow: number;
   readonly minimumCalls: number;
   readonly failureRate: number;
@@ -22,7 +20,7 @@ export interface Settings {
   readonly permits: number;
   readonly successes: number;
   readonly probeTimeoutMs: number | undefined;
-  /** 0 when it is off. */
+  /** 0: no ramp-up. */
   readonly rampUpMs: number;
   readonly handles: Handles;
   readonly random: () => number;
@@ -30,13 +28,13 @@ export interface Settings {
   readonly stack: boolean;
   readonly on: ((event: HoldfastEvent) => void) | undefined;
   readonly clock: Clock | undefined;
-  /** The registry it belongs to. */
+  /** The registry that the breaker belongs to. */
   readonly group: Group | undefined;
 }
 
 /** Settings of a member of a group. */
 export interface GroupSettings extends Settings {
-  /** What they are outside of it. */
+  /** The breaker's settings outside the group. */
   readonly alone: Settings;
 }
 

@@ -1,6 +1,4 @@
-/**
- * Snapshot: a circuit in durations instead of instants, so that another process, or a later run, can resume from it.
- */
+/** Snapshot: the state of a circuit in durations instead of instants, so that another process, or a later run, can resume from it. */
 
 const states = ['closed', 'open', 'half-open', 'ramping', 'isolated', 'forced-closed'] as const;
 
@@ -32,7 +30,7 @@ export interface CircuitSnapshot {
 
 const longestMs = 2_147_483_647;
 
-/** Whether a value from outside is a snapshot that makes sense, as far as `restore` goes by it. */
+/** Whether a foreign value is a consistent snapshot, as far as `restore` uses it. */
 export function isSnapshot(value: unknown): value is CircuitSnapshot {
   if (typeof value !== 'object' || value === null) return false;
   const { v, state, generation, openForMs, elapsedMs, openings } = value as Partial<Record<string, unknown>>;

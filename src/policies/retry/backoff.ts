@@ -1,10 +1,10 @@
 /**
  * Backoff: how long to wait before the next attempt.
  *
- * Promise: jitter is drawn inside the cap, so clients that have reached it still spread; a backoff holds no state, so
- * one object serves any number of concurrent calls.
- * After: Brooker, "Exponential backoff and jitter" (AWS, 2015), for full, equal and decorrelated jitter. Decorrelated is
- * drawn after capping here: drawn before, every delay at the cap is the same.
+ * Promise: jitter is drawn inside the cap, so clients that have reached it still spread; a backoff holds no state, so one object serves any number of
+ * concurrent calls.
+ * After: Brooker, "Exponential backoff and jitter" (AWS, 2015), for full, equal and decorrelated jitter. Decorrelated is drawn after capping here:
+ * drawn before, every delay at the cap is the same.
  */
 import type { Duration } from '../../core/duration.js';
 import {
@@ -147,7 +147,7 @@ export function constant(...[delay, second]: readonly unknown[]): Backoff {
 
 const factories: readonly unknown[] = [exponential, decorrelated, constant];
 
-/** The backoff of a retry. A factory is a function as well, and would fail only when the first delay is asked for. */
+/** The backoff of a retry. A factory passed by mistake is a function too, and would fail only when the first delay is needed. */
 export const backoffField: Field<Backoff> = {
   allowed: "exponential(), constant('1s') or another function",
   parse: (value) => (factories.includes(value) ? undefined : func<Backoff>().parse(value)),
@@ -155,7 +155,7 @@ export const backoffField: Field<Backoff> = {
 };
 
 function grown(initialMs: number, factor: number, times: number, maxMs: number): number {
-  // Not infinite, because 0 times that is no number.
+  // Not infinite, because 0 times infinity is NaN.
   return Math.min(maxMs, initialMs * Math.min(factor ** times, Number.MAX_VALUE));
 }
 

@@ -1,8 +1,8 @@
 /**
- * Retry-After: how long the other side asks us to wait, in all the forms in which it is said.
+ * Retry-After: how long the service asks its callers to wait, in all forms in which that is expressed.
  *
- * Promise: never throws, whatever a header holds; looks at no more than the first 100 characters of one; what makes no
- * sense counts as not said.
+ * Promise: parsing never throws, whatever a header holds. At most the first 100 characters of a header are read. A value that makes no sense is
+ * ignored.
  * After: RFC 9110, 10.2.3 and 5.6.7 (three date forms); draft-ietf-httpapi-ratelimit-headers; gRPC A6 (pushback).
  */
 import type { Outcome } from '../../core/outcome.js';
@@ -17,7 +17,7 @@ interface HeaderSource {
 }
 
 const longestHeader = 100;
-/** 2024 in seconds: a larger `X-RateLimit-Reset` is an instant, a smaller one a time span. */
+/** The start of 2024 in seconds: a larger `X-RateLimit-Reset` is an instant, a smaller one a time span. */
 const epochBeginsSeconds = 1_704_067_200;
 
 /**
@@ -40,7 +40,7 @@ export function retryHintOf(outcome: Outcome, wallNowMs: number): RetryHint | un
   }
 }
 
-/** The same for headers at hand. The most exact form comes first. */
+/** The hint that a set of headers gives. The most exact form takes precedence. */
 function retryHintOfHeaders(header: (name: string) => string | undefined, wallNowMs: number): RetryHint | undefined {
   const pushback = header('grpc-retry-pushback-ms');
   if (pushback !== undefined) return /^\d{1,9}$/.test(pushback) ? Number(pushback) : 'never';
@@ -66,7 +66,7 @@ export function parseRetryAfter(value: string | undefined, wallNowMs: number): n
   return longest;
 }
 
-/** Seconds until a quota is full again, or the instant at which it is. Said with quota left, it is no reason to wait. */
+/** Parses the seconds until a quota is full again, or the instant at which it is. While quota is left, it is no reason to wait. */
 function parseReset(reset: string | undefined, remaining: string | undefined, wallNowMs: number): number | undefined {
   if (remaining !== undefined && remaining.trim() !== '0') return undefined;
   const seconds = parseNumber(reset?.trim(), 1);
@@ -97,21 +97,21 @@ export function parseHttpDate(value: string, wallNowMs: number): number | undefi
   const digits = groups.year ?? '';
   const year = digits.length === 2 ? fullYear(Number(digits), wallNowMs) : Number(digits);
   const instant = new Date(0);
-  // Not Date.UTC, which takes the years 0 to 99 for 1900 to 1999.
+  // Not `Date.UTC`, which maps the years 0 to 99 to 1900 to 1999.
   instant.setUTCFullYear(year, month, day);
-  // No such day, or no such month, which is -1 here.
+  // The day does not exist, or the month was unknown, which is -1 here.
   if (instant.getUTCMonth() !== month) return undefined;
   return instant.setUTCHours(hour, minute, second);
 }
 
-/** RFC 9110: two digits that seem more than 50 years ahead mean the past. */
+/** RFC 9110: a two-digit year that seems more than 50 years ahead is in the past. */
 function fullYear(twoDigits: number, wallNowMs: number): number {
   const thisYear = new Date(wallNowMs).getUTCFullYear();
   const year = thisYear - (thisYear % 100) + twoDigits;
   return year > thisYear + 50 ? year - 100 : year;
 }
 
-/** A header of a `Headers` object or of a plain one, cut to a length at which nothing takes long. */
+/** Reads a header from a `Headers` object or a plain one, cut to a length that is always quick to process. */
 export function headerOf(source: object, name: string, longest = longestHeader): string | undefined {
   const { get } = source as { readonly get?: unknown };
   const value =

@@ -1,10 +1,10 @@
 /**
- * Retry budget: successes pay for retries, so that a dependency that is down does not get a multiple of its load.
+ * Retry budget: successes pay for retries, so that a failing dependency does not receive a multiple of its load.
  *
- * Promise: over any time, retries are at most `initial + ratio * successes + minPerSecond * seconds`; in an outage they
- * end once the balance is spent, whatever the number of calls.
- * After: Brooker, "Fixing retries with token buckets and circuit breakers" (2022): fed by successes, not by requests,
- * because requests go on in an outage. The floor is Finagle's `minRetriesPerSec`.
+ * Promise: over any time span, retries are at most `initial + ratio * successes + minPerSecond * seconds`. In an outage they end once the balance is
+ * spent, whatever the number of calls.
+ * After: Brooker, "Fixing retries with token buckets and circuit breakers" (2022): fed by successes, not by requests, because requests continue in an
+ * outage. The floor is Finagle's `minRetriesPerSec`.
  */
 import { type Clock, systemClock } from '../../core/clock.js';
 import { checkOptions, having, impossibleOption, number, withDefault } from '../../core/options.js';
@@ -67,7 +67,7 @@ export function retryBudget(options?: RetryBudgetOptions): RetryBudget {
   if (initial > capacity) {
     throw impossibleOption('retryBudget', 'initial', initial, `at most "capacity" (${capacity})`);
   }
-  // Counted in ten-thousandths, because ten deposits of 0.1 must make one retry, which they do not in binary fractions.
+  // Counted in ten-thousandths: ten deposits of 0.1 must pay for one retry, which binary fractions do not guarantee.
   const scale = 10_000;
   const depositUnits = Math.round(ratio * scale);
   const capacityUnits = Math.round(capacity * scale);
@@ -85,7 +85,7 @@ export function retryBudget(options?: RetryBudgetOptions): RetryBudget {
       const fromBalance = units >= scale;
       if (!fromBalance && minPerSecond === 0) return false;
       const nowMs = minPerSecond === 0 ? 0 : clock.now();
-      // The floor is for a budget that lies idle: while retries are granted otherwise, it adds none.
+      // The floor serves an idle budget; it adds nothing while retries are granted from the balance.
       if (!fromBalance && nowMs - lastGrantMs < 1_000 / minPerSecond) return false;
       if (fromBalance) units -= scale;
       lastGrantMs = nowMs;

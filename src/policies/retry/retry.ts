@@ -1,10 +1,10 @@
 /**
  * Retry: repeats a failed operation for as long as another attempt makes sense.
  *
- * Promise: never more attempts than allowed, none after an abort, none whose wait would outlive the deadline, none that
- * the budget does not grant, none earlier than the other side asked for; an abort ends a wait at once; a refusal of a
- * policy inside is repeated only when it says after which time; the error of the last attempt that was started is rethrown
- * as it is, so that a refusal, which says that nothing was, reaches the caller only when that is true.
+ * Promise: there are never more attempts than allowed, none after an abort, none whose wait would outlive the deadline, none that the budget does not
+ * grant, and none earlier than the service asked for. An abort ends a wait at once. A refusal of a policy inside is retried only if it says when to
+ * try again. The error of the last attempt that was started is rethrown unchanged. A refusal means that nothing was started, so it reaches the caller
+ * only when that is true.
  */
 import type { Call, Dependent } from '../../core/call.js';
 import { longestWaitMs, Timer } from '../../core/clock.js';
@@ -65,7 +65,7 @@ export interface AttemptsReport {
   readonly retryAfterMs: number | undefined;
 }
 
-// On globalThis, so that a report is found whichever copy of the package made it.
+// On `globalThis`, so that a report is found whichever copy of the package created it.
 const reportsKey = Symbol.for('holdfast.attempts');
 const shared = globalThis as { [reportsKey]?: WeakMap<object, AttemptsReport> };
 
@@ -143,7 +143,7 @@ export function retry(options?: RetryOptions): Strategy {
   };
 }
 
-/** What the waits between so many attempts take together at most, where the backoff tells. */
+/** The longest total wait between that many attempts, if the backoff states a ceiling. */
 function totalDelayMs({ ceilingMs }: Backoff, attempts: number): number | undefined {
   if (ceilingMs === undefined) return undefined;
   let totalMs = 0;
@@ -164,7 +164,7 @@ interface RetryPlan {
   readonly events: Events;
 }
 
-/** The way of a call that succeeds makes nothing for failures that did not happen; `then` costs half of what `await` does. */
+/** A successful call allocates nothing for failures that did not happen. `then` costs half of what `await` does. */
 function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) => Promise<T>): Promise<T> {
   const resume = (outcome: Outcome<T>) => new RetryRun(plan, call, next).goOn(outcome);
   begin(plan, call);
@@ -173,7 +173,7 @@ function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) => Prom
   return next(call).then(hasNothingToDo ? undefined : onValue, (error) => resume({ ok: false, error }));
 }
 
-/** Lets retries inside know of this one, unless it will not repeat the call either. */
+/** Registers this retry on the call for retries inside, unless it will not repeat the call either. */
 function begin(plan: RetryPlan, call: Call): void {
   if (plan.attempts > 1 && !isOnce(call)) call.retriedBy ??= plan;
 }
@@ -183,16 +183,16 @@ function isOnce(call: Call): boolean {
   return call.unsafe && call.idempotencyKey === undefined;
 }
 
-/** Whether an outcome needs no further attempt; then it pays into the budget. */
+/** Whether an outcome needs no further attempt. If so, it pays into the budget. */
 function accepts(plan: RetryPlan, outcome: Outcome): boolean {
   const { handles, budget, events } = plan;
   if (!outcome.ok || (handles !== handlesThrows && isFailure(plan, outcome))) return false;
-  // A budget of one's own may throw; the call has succeeded all the same.
+  // A custom budget may throw; the call has still succeeded.
   if (budget !== undefined) events.contain('budget', () => budget.deposit());
   return true;
 }
 
-/** A value of which `handles` cannot say what it is reaches nobody. */
+/** Asks `handles`. If it throws, the value goes to `onDiscard`, because no caller will get it. */
 function isFailure(plan: RetryPlan, outcome: Outcome): boolean {
   try {
     return judge(plan.handles, outcome, plan.name);
@@ -204,7 +204,7 @@ function isFailure(plan: RetryPlan, outcome: Outcome): boolean {
 
 function notWaiting(): void {}
 
-/** A call whose first attempt failed; also the timer of its waits and what hears of its abort. */
+/** A call whose first attempt failed. It is also the timer of its waits and the listener for its abort. */
 class RetryRun<T> extends Timer implements Dependent {
   owner: Call | undefined = undefined;
   previousDependent: Dependent | undefined = undefined;
@@ -214,11 +214,11 @@ class RetryRun<T> extends Timer implements Dependent {
   readonly #call: Call;
   readonly #next: (call: Call) => Promise<T>;
   readonly #errors: unknown[] = [];
-  /** How the last attempt ended that was started, while the caller can still have it. */
+  /** The outcome of the last attempt that was started, while the caller can still get it. */
   #started: Outcome<T> | undefined = undefined;
   #previousDelayMs: number | undefined = undefined;
   #hintMs: number | undefined = undefined;
-  /** Whether what an attempt answered has been given to onDiscard. */
+  /** Whether the value of an attempt has been given to `onDiscard`. */
   #hasDiscarded = false;
   #wake = notWaiting;
   #hasTold = false;
@@ -235,7 +235,7 @@ class RetryRun<T> extends Timer implements Dependent {
     this.#wake();
   }
 
-  /** The call was ended: told at once, because whoever ended it hears before an attempt that is under way does. */
+  /** The call was ended. Reported at once, because the caller hears of it before a running attempt does. */
   onAbort(reason: unknown): void {
     this.#call.clock.cancel(this);
     this.#tellStop('abort', { ok: false, error: reason });
@@ -255,7 +255,7 @@ class RetryRun<T> extends Timer implements Dependent {
     }
   }
 
-  /** `failed` is an error, or a value that `handles` took for a failure. */
+  /** `failed` holds an error, or a value that `handles` took for a failure. */
   async #attemptFurther(failed: Outcome<T>): Promise<T> {
     const { events, name, minAttemptTime } = this.#plan;
     const call = this.#call;
@@ -265,17 +265,17 @@ class RetryRun<T> extends Timer implements Dependent {
       const delayMs = this.#delayAfter(attempt, outcome);
       if (typeof delayMs === 'string') return this.#stop(delayMs, outcome);
       if (events.heard) events.emit({ type: 'retry', name, attempt, delayMs, error: errorOf(outcome), outcome });
-      // Told of the retry, the caller may have ended the call.
+      // A listener of the event may have ended the call.
       if (!call.aborted) await this.#wait(delayMs);
       if (call.aborted) return this.#giveUp(outcome);
-      // The timer may have been late, so that meanwhile no time is left.
+      // The timer may have been so late that no time is left.
       if (call.remainingMs <= minAttemptTime) return this.#stop('deadline', outcome);
       this.#discard(outcome);
-      // Given the value, the caller may have ended the call.
+      // `onDiscard` may have ended the call.
       if (call.aborted) throw call.reason;
       outcome = await this.#attempt(attempt + 1);
       if (outcome.ok && accepts(this.#plan, outcome)) {
-        // A call that was ended meanwhile has not succeeded, and that has been told.
+        // A call that was ended meanwhile did not succeed, and its end has been reported.
         if (events.heard && !this.#hasTold) events.emit({ type: 'retry-succeeded', name, attempts: attempt + 1 });
         return outcome.value;
       }
@@ -286,11 +286,11 @@ class RetryRun<T> extends Timer implements Dependent {
   #keep(outcome: Outcome<T>): void {
     this.#errors.push(errorOf(outcome));
     if (!outcome.ok) discard(this.#plan, outcome);
-    // A value that is given to onDiscard may be closed by it.
+    // A value given to `onDiscard` may be closed there.
     if (outcome.ok ? this.#plan.onDiscard === undefined : !isRejected(outcome.error)) this.#started = outcome;
   }
 
-  /** The call was ended, so the caller gets the reason and not the value at hand. */
+  /** The call was ended, so the caller gets the reason instead of the value. */
   #giveUp(outcome: Outcome<T>): never {
     this.#discard(outcome);
     throw this.#call.reason;
@@ -301,7 +301,7 @@ class RetryRun<T> extends Timer implements Dependent {
     discard(this.#plan, outcome);
   }
 
-  /** Each further attempt has a call of its own, so that no attempt sees the abort of another. */
+  /** Each further attempt has its own call, so that no attempt sees the abort of another. */
   async #attempt(attempt: number): Promise<Outcome<T>> {
     const child = this.#call.child({ attempt });
     try {
@@ -321,7 +321,7 @@ class RetryRun<T> extends Timer implements Dependent {
     });
   }
 
-  /** The wait before the next attempt, or why there is none. */
+  /** The delay before the next attempt, or the reason why there is none. */
   #delayAfter(attempt: number, outcome: Outcome<T>): number | RetryStop {
     const call = this.#call;
     const { attempts, maxRetryAfter, minAttemptTime, budget } = this.#plan;
@@ -330,7 +330,7 @@ class RetryRun<T> extends Timer implements Dependent {
     if (!this.#isWorthRepeating(outcome)) return 'classifier';
     if (isOnce(call)) return 'unsafe';
     if (attempt >= attempts) return 'attempts';
-    // Attempts of retries inside each other would multiply; the outermost one makes them.
+    // Attempts of nested retries would multiply, so only the outermost retry makes them.
     if (call.isRetried(this.#plan)) return 'nested';
     if (hint === 'never' || (hint ?? 0) > maxRetryAfter) return 'pushback';
     const delayMs = this.#delay(attempt, outcome);
@@ -341,7 +341,7 @@ class RetryRun<T> extends Timer implements Dependent {
 
   #isWorthRepeating(outcome: Outcome<T>): boolean {
     if (outcome.ok) return true;
-    // A refusal would be repeated until the attempts are used up, were there no time after which it may end.
+    // Without a time at which it may end, a refusal would only use up the attempts.
     if (isRejected(outcome.error)) return this.#hintMs !== undefined;
     return judge(this.#plan.handles, outcome, this.#plan.name);
   }
@@ -364,7 +364,7 @@ class RetryRun<T> extends Timer implements Dependent {
     return Math.min(Math.max(delayMs, hintedMs), longestWaitMs);
   }
 
-  /** Asks a function of the user's; what it throws leaves the error of the call as its cause. */
+  /** Calls a user's function. If it throws, the call's own error becomes the cause. */
   #ask<Answer>(option: string, outcome: Outcome<T>, question: () => Answer): Answer {
     try {
       return question();
@@ -378,12 +378,12 @@ class RetryRun<T> extends Timer implements Dependent {
   #stop(stoppedBy: RetryStop, last: Outcome<T>): T {
     const outcome = !last.ok && isRejected(last.error) ? this.#insteadOf(last.error) : last;
     this.#tellStop(stoppedBy, outcome);
-    // A value that was taken for a failure is still the best answer there is: a response can be read.
+    // A value that counts as a failure is still the best answer available: a response can be read.
     if (outcome.ok) return outcome.value;
     throw outcome.error;
   }
 
-  /** A refusal says that nothing was started, so it is for a caller of whom that is true. */
+  /** Replaces a refusal. A refusal says that nothing was started, so the caller may get it only if that is true. */
   #insteadOf(refusal: Error): Outcome<T> {
     if (this.#started !== undefined) return this.#started;
     if (!this.#hasDiscarded) return { ok: false, error: refusal };
@@ -403,7 +403,7 @@ class RetryRun<T> extends Timer implements Dependent {
   }
 }
 
-/** Spread above a hint, never below it: all clients were told the same. */
+/** Spreads a delay above the hint, never below it: all clients got the same hint. */
 function clamped(drawn: number): number {
   return drawn >= 0 && drawn <= 1 ? drawn : 0;
 }

@@ -1,21 +1,19 @@
-/**
- * Answer: how a captured answer is written down as bytes, and given again.
- */
+/** Answer: encodes a captured answer as bytes, and replays it. */
 import type { ServerResponse } from 'node:http';
 import { Slab } from '../../core/slab.js';
 import { headersOf, type StoredAnswer, setWords } from '../capture.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
 
-/** First byte of what is stored, so that a later form can be told from this one. */
+/** First byte of a stored answer, so that a later format can be told from this one. */
 const form = 1;
 const prefixBytes = 5;
-/** A larger body is not copied once more. */
+/** A larger body is not copied again. */
 const largestText = 16_384;
 const slab = /* @__PURE__ */ new Slab();
 const encoder = /* @__PURE__ */ new TextEncoder();
 const decoder = /* @__PURE__ */ new TextDecoder();
 
-/** Form, length of the head, head as JSON, and the body as it is. */
+/** Layout: format byte, length of the head, the head as JSON, the body unchanged. */
 export function encodeAnswer(answer: StoredAnswer): Uint8Array {
   const { status, statusMessage, headers, body } = answer;
   const head = JSON.stringify([status, statusMessage, headers]);
@@ -28,7 +26,7 @@ export function encodeAnswer(answer: StoredAnswer): Uint8Array {
   return begun(bytes, head.length, body);
 }
 
-/** For a head of other characters than ASCII. */
+/** Encodes a head with characters outside ASCII. */
 function encoded(head: Uint8Array, body: Uint8Array): Uint8Array {
   const bytes = slab.take(prefixBytes + head.byteLength + body.byteLength);
   bytes.set(head, prefixBytes);
@@ -42,21 +40,21 @@ function begun(bytes: Uint8Array, headLength: number, body: Uint8Array): Uint8Ar
   return bytes;
 }
 
-/** Undefined for bytes that no version of this package before or with this one has written. */
+/** Undefined for bytes that neither this version of the package nor an earlier one has written. */
 export function decodeAnswer(bytes: Uint8Array): StoredAnswer | undefined {
   if (bytes[0] !== form || bytes.length <= prefixBytes) return undefined;
   const headEnd = prefixBytes + new DataView(bytes.buffer, bytes.byteOffset).getUint32(1);
-  // The result of a function begins with the same byte, and then with a text, which makes a length beyond all limits.
+  // A stored function result begins with the same byte, followed by text, which reads as a length beyond all limits.
   if (headEnd > bytes.length) return undefined;
   const head = decoder.decode(bytes.subarray(prefixBytes, headEnd));
   const [status, statusMessage, headers] = JSON.parse(head) as [number, string, string[]];
   return { status, statusMessage, headers, body: bytes.subarray(headEnd) };
 }
 
-/** Gives an answer again, over Node's own response. */
+/** Sends a stored answer through Node's own response. */
 export function replay(response: ServerResponse, answer: StoredAnswer, key: string): void {
   const { headers, body } = answer;
-  // What was set before us and not sent with the first answer, the handler had taken away.
+  // A header set before us that the first answer did not contain was removed by its handler.
   for (const name of response.getHeaderNames()) {
     if (name === 'transfer-encoding' || !isDeniedHeader(name)) response.removeHeader(name);
   }
@@ -67,6 +65,6 @@ export function replay(response: ServerResponse, answer: StoredAnswer, key: stri
   response.statusCode = answer.status;
   if (answer.statusMessage !== '') setWords(response, answer.statusMessage);
   if (body.byteLength > largestText) response.end(body);
-  // As one byte per character it goes out in one piece with the head.
+  // Encoded as one byte per character, the body goes out in one piece with the head.
   else response.end(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('latin1'), 'latin1');
 }

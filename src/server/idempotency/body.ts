@@ -1,19 +1,19 @@
 /**
- * Body: the bytes of a request, seen without taking them from whoever parses them.
+ * Body: observes the bytes of a request without taking them from its parser.
  *
- * Promise: the request can be read afterwards as if nobody had looked; no more is kept than the limit.
+ * Promise: the request can be read afterwards as if nobody had looked. No more bytes are kept than the limit.
  */
 import type { IncomingMessage } from 'node:http';
 import { asMicrotask } from '../../core/event-loop.js';
 import { listOf } from '../../core/list-of.js';
 
-/** The bytes, or why there are none: longer than the limit, or the client left in the middle. */
+/** The bytes, or why there are none: the body exceeds the limit, or the client disconnected halfway. */
 export type Body =
   | { readonly kind: 'bytes'; readonly bytes: Uint8Array }
   | { readonly kind: 'too-large' }
   | { readonly kind: 'gone' };
 
-// A property that any copy of this package finds.
+// A property key that every copy of this package finds.
 const rawBodyKey = Symbol.for('holdfast.rawBody');
 
 interface WithRawBody {
@@ -29,7 +29,7 @@ export function findRawBody(request: object): Uint8Array | undefined {
   return (request as WithRawBody)[rawBodyKey];
 }
 
-/** Whether a body may come with this head: without either header there is none, but in HTTP/2, whose bodies need no header. */
+/** Whether a request head announces a body. Without either header there is none, except in HTTP/2, whose bodies need no header. */
 export function announcesBody(request: IncomingMessage): boolean {
   const { headers, httpVersionMajor } = request;
   const length = headers['content-length'];
@@ -38,10 +38,10 @@ export function announcesBody(request: IncomingMessage): boolean {
   return headers['transfer-encoding'] !== undefined;
 }
 
-/** A request of HTTP/2. */
+/** An HTTP/2 request. */
 type WithStream = IncomingMessage & { readonly stream?: { readonly endAfterHeaders?: boolean } };
 
-// Shared functions find the tap by it: closures for each request would cost more.
+// Shared functions find the tap by this key: closures for each request would cost more.
 const tapKey = Symbol('holdfast.tap');
 
 type TappedRequest = IncomingMessage & {
@@ -50,14 +50,12 @@ type TappedRequest = IncomingMessage & {
   readonly _readableState: { readonly ended: boolean };
 };
 
-/**
- * Watches the bytes of a request come in.
- */
+/** Starts to observe the bytes of a request. */
 export function tapBody(request: IncomingMessage, maxBytes: number): BodyTap {
   return new BodyTap(request as TappedRequest, maxBytes);
 }
 
-/** The tap of a request, if there is one. */
+/** The tap of a request, if it has one. */
 export function findTap(request: IncomingMessage): BodyTap | undefined {
   return (request as TappedRequest)[tapKey];
 }
@@ -72,7 +70,7 @@ export class BodyTap {
   private bytes = 0;
   private isWhole = false;
   private comesUnread = false;
-  /** More is asked for in a moment. */
+  /** Whether more bytes are about to be requested. */
   private isAsking = false;
   private settle: ((body: Body) => void) | undefined = undefined;
 
@@ -81,7 +79,7 @@ export class BodyTap {
     this.maxBytes = maxBytes;
     this.inner = request.push;
     request[tapKey] = this;
-    // What came before is still there, because nobody has read.
+    // Bytes that arrived earlier are still buffered, because nobody has read them.
     const early: unknown = request.readableLength > 0 ? request.read() : null;
     if (early !== null) {
       this.take(early, undefined);
@@ -91,7 +89,7 @@ export class BodyTap {
     else request.push = tappedPush;
   }
 
-  /** All of it: now, if it is there; else when it is, and it comes although nobody reads. */
+  /** The whole body: at once if it is complete, otherwise later. It arrives even if nobody reads the request. */
   body(): Body | Promise<Body> {
     if (this.isWhole) return this.whole();
     const { request } = this;
@@ -110,9 +108,9 @@ export class BodyTap {
 
   private pull(): void {
     const { request } = this;
-    // All of it may have come by the time that more is asked for.
+    // The rest may have arrived by the time more is requested.
     if (this.isWhole || request.destroyed) return;
-    // If reading has paused, because so much lies there unread.
+    // Reading has paused because the unread buffer is full.
     if (request.readableLength >= request.readableHighWaterMark) request._read(0);
     else if (!comesByItself(request)) request.read(0);
   }
@@ -150,7 +148,10 @@ export class BodyTap {
   }
 }
 
-/** Whether nobody need ask for the bytes: others than Node's requests from a socket, as of HTTP/2, tests and functions in a cloud, wait for that. */
+/**
+ * Whether the bytes arrive without being requested. Requests that are not Node's own from a socket, such as those of HTTP/2, tests and cloud
+ * functions, wait to be asked.
+ */
 function comesByItself(request: TappedRequest): boolean {
   readOfNode ??= process.getBuiltinModule('node:http').IncomingMessage.prototype._read;
   return request._read === readOfNode;

@@ -1,8 +1,8 @@
 /**
- * Idempotency over HTTP: what a request asks of the engine, and what its answer becomes. No framework is known here.
+ * Idempotency over HTTP: maps requests to the engine, and its results to answers. Independent of any framework.
  *
- * Promise: a request with a key runs once, and whoever repeats it gets the bytes that the first one was answered with; a key
- * is worth nothing to another scope, on another route, or with another body; where that cannot be assured, nothing runs.
+ * Promise: a request with a key runs once, and a client that repeats it gets the bytes of the first answer. A key is worthless in another scope, on
+ * another route, or with another body. If that cannot be guaranteed, nothing runs.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import {
@@ -81,33 +81,33 @@ export interface RequestBody {
   readonly isJson: boolean;
 }
 
-/** One request and its answer, as the adapter of a framework shows them. */
+/** One request and its answer, as a framework's adapter presents them. */
 export interface IdempotencyExchange<Request> {
   readonly request: Request;
   readonly method: string;
-  /** What is done: the method and the route, with its parameters unnamed, as in `POST /orders/:id`. */
+  /** The operation: method and route, with parameters unnamed, as in `POST /orders/:id`. */
   readonly operation: () => string;
   /** Path and query as the client sent them. */
   readonly url: string;
   readonly contentType: string | undefined;
   readonly traceparent: string | undefined;
-  /** Every line of the header. */
+  /** Every line of the key header. */
   readonly keyLines: () => readonly string[];
-  /** Undefined, when the client has gone before all of it was there. */
+  /** Undefined if the client disconnected before the whole body had arrived. */
   readonly body: (
     maxBytes: number,
   ) => RequestBody | 'too-large' | undefined | Promise<RequestBody | 'too-large' | undefined>;
   readonly refuse: (problem: Problem) => void;
   readonly replay: (answer: StoredAnswer, key: string) => void;
-  /** Lets the handler run with the record; what it answers goes to the keeper. */
+  /** Runs the handler with the record; its answer goes to the keeper. */
   readonly run: (handle: IdempotencyHandle, keeper: AnswerKeeper) => void;
-  /** Whether the framework has answered in place of a handler that may still be at work. */
+  /** Whether the framework has answered in place of a handler that may still be running. */
   readonly isTimedOut: () => boolean;
 }
 
-/** A handler that has begun to answer, and whose client is gone, has so long to come to an end. */
+/** How long a handler that has begun to answer may continue after its client has disconnected. */
 const lonelyStreamMs = 15_000;
-/** Room for the status line and the headers besides the body. */
+/** Space for the status line and the headers, in addition to the body. */
 const headBytes = 65_536;
 
 export class HttpIdempotency<Request> {
@@ -130,7 +130,7 @@ export class HttpIdempotency<Request> {
     const { own, rest } = divided(given);
     const options = checkOptions('idempotency', own, requestFields<Request>());
     if (isEngine(first)) {
-      // An engine has its own options; those that are not ours are a mistake.
+      // A given engine has its own options, so any option that is not ours is a mistake.
       checkOptions('idempotency', rest, {});
       this.engine = first;
     } else {
@@ -152,15 +152,15 @@ export class HttpIdempotency<Request> {
     this.documentation = options.documentation;
   }
 
-  /** Whether a request is none of ours: by its method, or because it has no key and needs none. The cheap question. */
+  /** Whether a request is not for us: because of its method, or because it has no key and needs none. This is the cheap check. */
   passes(method: string, key: string | readonly string[] | undefined | null): boolean {
     return !this.methods.includes(method) || ((key === undefined || key === null) && !this.isRequired);
   }
 
   /**
-   * Runs, replays or refuses: now, where nothing has to be waited for.
+   * Runs, replays or refuses the request, synchronously if nothing has to be awaited.
    *
-   * @param fail - Gets what a function of the options threw; then nothing has been begun.
+   * @param fail - Receives what a function of the options threw; nothing has been started then.
    */
   handle(exchange: IdempotencyExchange<Request>, fail: (error: unknown) => void): void {
     try {
@@ -250,7 +250,7 @@ export class HttpIdempotency<Request> {
     exchange.run(handle, new AnswerKeeper(handle, this.keep, this.maxBodyBytes, this.clock));
   }
 
-  /** What is compared. Undefined: the client was gone before all of it was there. */
+  /** What is compared with the first request. Undefined: the client disconnected before the whole body had arrived. */
   private fingerprintOf(exchange: IdempotencyExchange<Request>): Known | Promise<Known> {
     const { fingerprint: rule } = this;
     if (typeof rule === 'function') return this.ownFingerprintOf(exchange.request, rule);
@@ -276,10 +276,10 @@ function isWhole(answer: Answer): answer is StoredAnswer {
 
 type Known = Uint8Array | 'too-large' | undefined;
 
-/** An answer that is being taken down. */
+/** An answer that is being recorded. */
 export type Answering = Pick<ResponseCapture, 'hasBegun' | 'stop'>;
 
-/** Takes care of the answer of one attempt. */
+/** Stores the answer of one attempt. */
 export class AnswerKeeper implements CaptureTerms {
   readonly maxBodyBytes: number;
   readonly keepHeaders = keptHeaders;
@@ -298,7 +298,7 @@ export class AnswerKeeper implements CaptureTerms {
     this.clock = clock.background ?? clock;
   }
 
-  /** Takes the answer down from Node's own response. */
+  /** Records the answer from Node's own response. */
   watch(
     request: IncomingMessage,
     response: ServerResponse,
@@ -309,12 +309,12 @@ export class AnswerKeeper implements CaptureTerms {
     this.answering = captureAnswer(response, this);
   }
 
-  /** Takes the answer down from a stream, which tells when its client is gone. */
+  /** Records the answer from a stream, which reports when its client has disconnected. */
   watchStream(answering: Answering): void {
     this.answering = answering;
   }
 
-  /** A promise resolves when the answer may go out, and never rejects; without one it may at once. */
+  /** The promise resolves when the answer may be sent, and never rejects; without a promise it may be sent at once. */
   onAnswer(answer: Answer): Promise<unknown> | undefined {
     this.endPatience();
     const end = this.endOf(answer);
@@ -341,7 +341,7 @@ export class AnswerKeeper implements CaptureTerms {
   }
 
   private lonely(): void {
-    // A handler that works in the background is given all the time it needs.
+    // A handler that works in the background gets all the time it needs.
     if (this.answering?.hasBegun !== true) return this.onClientGone();
     this.answering.stop();
     void this.handle.complete(undefined);
@@ -357,14 +357,14 @@ export class AnswerKeeper implements CaptureTerms {
     try {
       return this.keep(status);
     } catch {
-      // Running twice is worse than an answer too many.
+      // Running twice is worse than one answer too many.
       return true;
     }
   }
 
   /**
-   * The key is free for another try. But where the handler may still be at work, a second effect could follow: then the request counts as
-   * handled, and its answer as not there.
+   * Frees the key for another attempt. But if the handler may still be running, a second effect could follow: then the request counts as handled, and
+   * its answer as not stored.
    */
   private giveUp(): unknown {
     return this.isGivenUp() ? this.handle.complete(undefined) : this.handle.abandon();
@@ -373,7 +373,7 @@ export class AnswerKeeper implements CaptureTerms {
   private isGivenUp(): boolean {
     const { request, exchange } = this;
     if (request === undefined || exchange === undefined) return false;
-    // The deadline of this package does the same.
+    // This package's deadline middleware times handlers out, too.
     return (findCall(request)?.remainingMs ?? 1) <= 0 || exchange.isTimedOut();
   }
 }
@@ -400,12 +400,12 @@ function printed<Request>(
 
 interface ContentKind {
   readonly contentType: string | undefined;
-  /** Without its parameters; all kinds of JSON are one. */
+  /** The content type without parameters; all kinds of JSON are treated as one. */
   readonly family: string;
   readonly isJson: boolean;
 }
 
-/** That of the last request: most have the same. */
+/** The content type of the last request, cached because most requests have the same. */
 let lastKind: ContentKind = { contentType: undefined, family: '', isJson: false };
 
 function kindOf(contentType: string | undefined): ContentKind {
@@ -466,11 +466,11 @@ const fingerprintField: Field<RequestFingerprint<never>> = {
 
 const address: Field<string> = {
   allowed: "an address such as 'https://example.com/docs/idempotency'",
-  // It stands in a header, between angle brackets.
+  // The value is put into a header, between angle brackets.
   parse: (value) => (typeof value === 'string' && /^[!-;=?-~]{1,500}$/.test(value) ? value : undefined),
 };
 
-/** What is ours of the options, and what is the engine's to check. */
+/** Splits the options into ours and those that the engine checks. */
 function divided(given: unknown): { own: Record<string, unknown>; rest: Record<string, unknown> } {
   const own: Record<string, unknown> = {};
   const rest: Record<string, unknown> = {};

@@ -1,6 +1,4 @@
-/**
- * What requests and responses of Node have in common, whichever framework they come through.
- */
+/** What Node requests and responses have in common, whichever framework passes them on. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { type Problem, problemBody, problemType } from '../problem.js';
 import { announcesBody, type Body, findRawBody, tapBody } from './body.js';
@@ -9,10 +7,10 @@ import { joinedLines } from './protocol.js';
 
 const keyHeaderName = 'idempotency-key';
 
-/** Every line of the key's header: Node joins them in `headers`. */
+/** Every line of the key header. Node joins them in `headers`. */
 export function keyLinesOf({ headers, rawHeaders }: IncomingMessage): readonly string[] {
   const joined = headers['idempotency-key'];
-  // Lines that were joined have a comma between them.
+  // Joined lines are separated by a comma.
   if (typeof joined === 'string' && !joined.includes(',')) return [joined];
   const lines: string[] = [];
   for (let index = 0; index < rawHeaders.length; index += 2) {
@@ -20,11 +18,11 @@ export function keyLinesOf({ headers, rawHeaders }: IncomingMessage): readonly s
     if (name.length === keyHeaderName.length && name.toLowerCase() === keyHeaderName)
       lines.push(rawHeaders[index + 1]!);
   }
-  // The requests of adapters, for functions in a cloud, may have no lines.
+  // The requests of some adapters, for cloud functions, have no raw lines.
   return lines.length > 0 ? lines : joinedLines(joined);
 }
 
-// Each header by its own name: to look names up in turn costs several times as much.
+// Each header by its own name: looking names up in a loop costs several times as much.
 
 export function contentTypeOf({ headers }: IncomingMessage): string | undefined {
   return oneLine(headers['content-type']);
@@ -39,7 +37,7 @@ function oneLine(value: string | readonly string[] | undefined): string | undefi
 }
 
 /**
- * The body of a request: its bytes, where they were kept or nobody has read them, else what a parser made of them.
+ * The body of a request: its bytes if they were kept or nobody has read them, otherwise the result of a parser.
  *
  * @param parsed - What a parser of the framework has left, if one has run.
  */
@@ -53,12 +51,12 @@ export function bodyOf(request: IncomingMessage, parsed: unknown, maxBytes: numb
   return body instanceof Promise ? body.then((all) => contentOf(all, isJson)) : contentOf(body, isJson);
 }
 
-/** Undefined: the client was gone before all of it was there. */
+/** Undefined: the client disconnected before the whole body had arrived. */
 type Found = RequestBody | 'too-large' | undefined;
 
 export function contentOf(body: Body, isJson: boolean): Found {
   if (body.kind === 'bytes') {
-    // An empty body is none, whether it was announced or not.
+    // An empty body counts as no body, announced or not.
     return body.bytes.byteLength === 0 ? { content: undefined, isJson: false } : { content: body.bytes, isJson };
   }
   return body.kind === 'too-large' ? 'too-large' : undefined;
@@ -75,7 +73,7 @@ function parsedBody(parsed: unknown, isJson: boolean): RequestBody {
   return { content: text, isJson: true };
 }
 
-/** Two numbers that differ may have become one. */
+/** Refuses numbers that may have lost precision, because two different numbers may have become equal. */
 function refuseInexact(parsed: unknown): void {
   JSON.stringify(parsed, (_name, value) => {
     if (typeof value === 'number' && Number.isInteger(value) && !Number.isSafeInteger(value)) {
@@ -86,7 +84,7 @@ function refuseInexact(parsed: unknown): void {
   });
 }
 
-/** Answers in place of the handler, over Node's own response. */
+/** Answers in place of the handler, through Node's own response. */
 export function sendProblem(response: ServerResponse, problem: Problem): void {
   response.statusCode = problem.status;
   response.setHeader('Content-Type', `${problemType}; charset=utf-8`);

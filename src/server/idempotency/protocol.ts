@@ -24,27 +24,27 @@
  * SOFTWARE.
  */
 /**
- * Protocol: what the `Idempotency-Key` header means, which answers are kept, and what a replay looks like.
+ * Protocol: what the `Idempotency-Key` header means, which answers are stored, and what a replay looks like.
  *
- * Everything that a new version of the draft may change is in this file, and nothing else is.
- * After: draft-ietf-httpapi-idempotency-key-header-07 (2025-10-15); RFC 9651 (structured fields), RFC 9457 (problem
- * details). Where the draft is silent, what the payment APIs of the field do: bare keys, `Idempotent-Replayed`.
+ * Everything that a new version of the draft may change is in this file, and nothing else.
+ * After: draft-ietf-httpapi-idempotency-key-header-07 (2025-10-15); RFC 9651 (structured fields), RFC 9457 (problem details). Where the draft is
+ * silent, common practice of payment APIs: bare keys, `Idempotent-Replayed`.
  */
 import { parseItem } from 'structured-headers';
 import type { Problem } from '../problem.js';
 
-/** As the draft writes them. */
+/** In the draft's spelling. */
 const keyHeader = 'Idempotency-Key';
 const replayedHeader = 'Idempotent-Replayed';
 
-/** What the draft defines the header for: the other methods are safe or idempotent by themselves. */
+/** The methods for which the draft defines the header. The others are safe or idempotent by themselves. */
 export const defaultMethods: readonly string[] = ['POST', 'PATCH'];
 
 const longestKey = 255;
-/** Each character of a key may need a backslash; the rest is for parameters. */
+/** Each character of a key may need a backslash; the rest is room for parameters. */
 const longestHeader = 2 * longestKey + 200;
 
-/** What a request says of its key. */
+/** The result of parsing a request's key. */
 export type ParsedKey =
   | { readonly kind: 'absent' }
   | { readonly kind: 'key'; readonly key: string }
@@ -53,7 +53,7 @@ export type ParsedKey =
 const absent: ParsedKey = { kind: 'absent' };
 
 /**
- * Reads the key: a structured string as the draft wants it, or bare as most APIs send it; both name the same key.
+ * Parses the key: a structured string, as the draft requires, or bare, as most APIs send it; both name the same key.
  *
  * @param values - Every header line of that name, or one string in which they are joined by `, `.
  */
@@ -66,14 +66,14 @@ export function parseKey(values: readonly string[]): ParsedKey {
   if (key === undefined) return invalid('it begins like a structured string, which it is not');
   if (key === '') return invalid('it is empty');
   if (key.length > longestKey) return invalid(`it is longer than ${longestKey} characters`);
-  // A blank key, or one that only blanks tell from another, is a mistake that nobody would see.
+  // A blank key, or keys that differ only in surrounding blanks, would be a mistake that nobody notices.
   if (!/^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/.test(key)) {
     return invalid('it has characters besides printable ASCII, or blanks around it');
   }
   return { kind: 'key', key };
 }
 
-/** Lines that a platform has joined into one; a structured string holds its commas in quotes. */
+/** Splits lines that a platform has joined into one. A structured string has its commas inside quotes. */
 export function joinedLines(value: string | readonly string[] | null | undefined): readonly string[] {
   if (value === null || value === undefined) return [];
   if (typeof value !== 'string') return value;
@@ -93,27 +93,27 @@ function invalid(reason: string): ParsedKey {
   return { kind: 'invalid', reason };
 }
 
-/** A key as a header holds it: a structured string. */
+/** Formats a key as a header value: a structured string. */
 function keyHeaderValue(key: string): string {
   return `"${key.replace(/["\\]/g, '\\$&')}"`;
 }
 
-/** Not where another try may go better (408, 421, 425, 429), and not what was said because of who asked (401, 403). */
+/** Statuses that are not stored: another try may succeed (408, 421, 425, 429), or the answer depends on the caller (401, 403). */
 const passingStatuses: ReadonlySet<number> = /* @__PURE__ */ new Set([401, 403, 408, 421, 425, 429]);
 
-/** Whether an answer with this status is the answer for good. A 5xx is none; a 409 of the handler's own is. */
+/** Whether an answer with this status is final. A 5xx is not; a 409 of the handler itself is. */
 export function isKeptStatus(status: number): boolean {
   return status >= 200 && status < 500 && !passingStatuses.has(status);
 }
 
-/** Of this connection, this moment or this caller, or worked out anew for each answer. */
+/** Headers that belong to this connection, moment or caller, or are computed anew for each answer. */
 const deniedHeaders: ReadonlySet<string> = /* @__PURE__ */ new Set([
   ...['set-cookie', 'date', 'connection', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade'],
   ...['content-length', 'vary', 'alt-svc', 'strict-transport-security', 'server-timing', 'traceparent'],
   ...['x-request-id', 'age', 'idempotency-key', 'idempotent-replayed'],
 ]);
 
-/** Whether a header stays out of the record, by its own name. */
+/** Whether a header is excluded from the record by its name. */
 export function isDeniedHeader(lowerCaseName: string): boolean {
   return (
     deniedHeaders.has(lowerCaseName) ||
@@ -123,7 +123,7 @@ export function isDeniedHeader(lowerCaseName: string): boolean {
   );
 }
 
-/** The headers that are kept, names and values in turn. What `Connection` lists is of the connection, too. */
+/** The headers to store, as a flat list of alternating names and values. Headers listed in `Connection` belong to the connection and are left out. */
 export function keptHeaders(headers: readonly (readonly [name: string, value: unknown])[]): string[] {
   const kept: string[] = [];
   let listed: readonly string[] | undefined;
@@ -144,7 +144,7 @@ function without(kept: readonly string[], listed: readonly string[]): string[] {
   return kept.filter((_, index) => !listed.includes(kept[index - (index % 2)]!.toLowerCase()));
 }
 
-/** What a replay carries besides what is in the record. It is one caller's answer: no cache may give it to another. */
+/** Headers that a replay carries in addition to the record. It is one caller's answer: no cache may give it to another. */
 export function replayMarks(key: string): readonly (readonly [name: string, value: string])[] {
   return [
     [replayedHeader, 'true'],
@@ -153,7 +153,7 @@ export function replayMarks(key: string): readonly (readonly [name: string, valu
   ];
 }
 
-/** What is answered in place of the handler. */
+/** An answer sent in place of the handler's. */
 export type Refusal =
   | { readonly kind: 'missing-key' }
   | { readonly kind: 'invalid-key'; readonly reason: string }
@@ -215,9 +215,9 @@ const titles: Readonly<Record<number, string>> = {
 };
 
 /**
- * A refusal in the words of RFC 9457.
+ * A refusal as a problem of RFC 9457.
  *
- * @param documentation - Where the rules of the API are told; the type of the problem then leads there.
+ * @param documentation - The address of the API's page on idempotency; it becomes the type of the problem.
  */
 export function problemOf(refusal: Refusal, documentation: string | undefined): Problem {
   const { kind } = refusal;

@@ -1,7 +1,7 @@
 /**
- * Ask: one request's dealings with the cache, and the requests of our own by which responses are made anew.
+ * Ask: how one request uses the cache, and the internal requests that refresh responses.
  *
- * Promise: the handler answers its own client as it writes; what watches it tells in any case how that ended.
+ * Promise: the handler answers its own client as it writes. The capture that observes it always reports how the answer ended.
  */
 import type { IncomingMessage } from 'node:http';
 import type { Found } from '../../coordination/cache/engine.js';
@@ -23,7 +23,7 @@ import { detachedExchange } from './refresh.js';
 import type { CacheExchange, HttpResponseCache } from './response-cache.js';
 import { isFailure, type Storable, storableOf } from './storability.js';
 
-/** The handler answered that it failed. Those who waited ask it themselves. */
+/** The handler answered with a failure. Requests that waited for it run their own handlers. */
 class HandlerFailedError extends Error {
   constructor(status: number) {
     super(`the handler answered ${status}`);
@@ -31,34 +31,34 @@ class HandlerFailedError extends Error {
   }
 }
 
-/** A request of our own that is on its way to us. */
+/** An internal request on its way through this server. */
 interface Errand {
   readonly owner: object;
   readonly address: string;
   take: ((exchange: CacheExchange<never>) => void) | undefined;
 }
 
-// A property that any copy of this package finds: another cache on the way must not answer from what it has.
+// A property key that every copy of this package finds: another cache on the way must not answer from its contents.
 const errandKey = Symbol.for('holdfast.responseCache.errand');
 type WithErrand = IncomingMessage & { [errandKey]?: Errand };
 
-/** The errand that a request is on, if it is one of ours. */
+/** The errand of an internal request; undefined for any other. */
 export function errandOf(incoming: IncomingMessage): Errand | undefined {
   return (incoming as WithErrand)[errandKey];
 }
 
-/** One request's dealings with the cache. */
+/** One request's use of the cache. */
 export class Ask<Request> {
   readonly exchange: CacheExchange<Request>;
   readonly root: string;
-  /** As they came: whoever handles the request may change them. */
+  /** The headers as received: the code that handles the request may change them. */
   readonly headers: IncomingMessage['headers'];
-  /** Where the cache is asked now. */
+  /** The cache key that is looked up now. */
   address: string;
   private readonly owner: HttpResponseCache<Request>;
   private readonly rules: CheckedRules<Request>;
   private readonly before: HeadersBefore;
-  /** Of the handler of this request, once it runs. */
+  /** The capture of this request's handler, once it runs. */
   private capture: ResponseCapture | undefined = undefined;
 
   constructor(
@@ -76,12 +76,12 @@ export class Ask<Request> {
     this.before = { ...exchange.response.getHeaders(), ...exchange.headersBefore };
   }
 
-  /** The handler of this request answers it. */
+  /** Whether this request's own handler answers it. */
   get isRun(): boolean {
     return this.capture !== undefined;
   }
 
-  /** Makes the response: for this client while it waits, else by a request of our own. */
+  /** Produces the response: with this request's handler while its client waits, otherwise with an internal request. */
   load({ isBackground, signal }: LoadContext): Promise<Entry> {
     if (isBackground || this.isRun || this.exchange.incoming.method === 'HEAD') return this.refresh(signal);
     const { incoming, response, next } = this.exchange;
@@ -91,12 +91,12 @@ export class Ask<Request> {
     return this.watch(this.exchange, signal, true, next);
   }
 
-  /** The handler's own answer was waiting for what the cache has: there is nothing. */
+  /** The handler's own answer was waiting for an entry of the cache, and there is none. */
   release(): void {
     this.capture?.resume();
   }
 
-  /** Gives a response to this client, unless his own handler does. */
+  /** Sends a response to this client, unless its own handler does. */
   show(entry: KeptResponse, { source, freshness }: Found<Entry>): void {
     const { owner, exchange, before, headers } = this;
     const leftMs = freshness === undefined ? 0 : freshness.freshMs - owner.nowMs;
@@ -110,7 +110,7 @@ export class Ask<Request> {
     give(exchange.response, answer);
   }
 
-  /** Sends the server a request of our own. */
+  /** Sends an internal request through the server. */
   private refresh(signal: AbortSignal): Promise<Entry> {
     const { owner, exchange, address, root, rules } = this;
     const { request, response } = detachedExchange(exchange.incoming, exchange.url);
@@ -125,11 +125,12 @@ export class Ask<Request> {
           reject(error);
           return arrived.next();
         }
-        // Who watches it tells how it ends. The close may come first: what ends in a tick of its own is closed before any promise is heard.
+        // The capture reports the end from here on. The close event may come first: an answer that ends within one tick is closed before any promise
+        // callback runs.
         response.removeListener('close', lost);
         const inner = new Ask(owner, arrived, rules, root);
         inner.address = address;
-        // Nobody reads on what is not kept: for its handler that is a client that left.
+        // A response that is not kept is not read further; its handler sees a disconnected client.
         inner
           .watch(arrived, signal, false, arrived.next)
           .then(resolve, reject)
@@ -142,7 +143,7 @@ export class Ask<Request> {
     });
   }
 
-  /** Lets the handler run, and takes down what it answers. Settles as soon as it is known what becomes of it. */
+  /** Runs the handler and records its answer. Settles as soon as it is known what becomes of the answer. */
   private watch(
     { incoming, response, request }: CacheExchange<Request>,
     signal: AbortSignal,
@@ -168,7 +169,7 @@ export class Ask<Request> {
           const storable = storableOf(head, isCredentialed(headers), rules.lifetime, owner.wallMs);
           if (storable === undefined) settle(pass);
           else kept = { ...storable, ...handlersShare(head, before, owner.wallMs) };
-          // He asked whether it has changed, which the handler was not told.
+          // The client sent a conditional request, which the handler was not told.
           return hasClient ? notModified(head, headers) : undefined;
         },
         onTooLarge: () => settle(pass),
@@ -190,7 +191,7 @@ export class Ask<Request> {
       });
       this.capture = capture;
       signal.addEventListener('abort', () => capture.stop());
-      // The handler shall answer with all of it, since others want it.
+      // The handler must answer with the full response, since others want it.
       delete incoming.headers['if-none-match'];
       delete incoming.headers['if-modified-since'];
       next();
@@ -198,12 +199,12 @@ export class Ask<Request> {
   }
 }
 
-/** As they are; what is not to be kept is known only with all of them. */
+/** Keeps all headers: which of them must be dropped is known only with all of them. */
 function everyHeader(headers: readonly (readonly [name: string, value: unknown])[]): string[] {
   return headers.flatMap(([name, value]) => [value].flat().flatMap((one) => [name, String(one)]));
 }
 
-/** A length that does not fit says that something is missing. */
+/** Whether the body is complete: a mismatch with `Content-Length` means that something is missing. */
 function isWholeBody({ headers }: AnswerHead, body: Uint8Array): boolean {
   for (let index = 0; index < headers.length; index += 2) {
     if (headers[index]!.toLowerCase() === 'content-length') return Number(headers[index + 1]) === body.byteLength;

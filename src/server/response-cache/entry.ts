@@ -1,33 +1,31 @@
-/**
- * Entry: a response as the cache keeps it, as bytes, and as it is given again.
- */
+/** Entry: a response as the cache stores it, its encoding, and how it is sent again. */
 import type { ServerResponse } from 'node:http';
 import type { Serializer } from '../../coordination/cache/cache.js';
 import { type AnswerHead, headersOf, type StoredAnswer, setWords } from '../capture.js';
 import { fieldsOf, type ResponseLifetime } from './storability.js';
 
-/** A response that is kept, and for which requests it is right. */
+/** A stored response, and the requests that it is valid for. */
 export interface KeptResponse {
   readonly kind: 'response';
-  /** What the handler set; what was set before it is set again for each request. */
+  /** What the handler set. Headers set before it ran are set again for each request. */
   readonly answer: StoredAnswer;
-  /** Headers that were set before, and that the handler took away. */
+  /** Headers that were set before, and that the handler removed. */
   readonly removed: readonly string[];
-  /** The request headers that it depends on, and what they said. */
+  /** The request headers that the response depends on, and their values. */
   readonly vary: readonly string[];
   readonly variant: string;
   readonly initialAgeMs: number;
-  /** Known when it is filled, and not kept. */
+  /** Known when the entry is filled; not stored. */
   readonly lifetime: ResponseLifetime | undefined;
   readonly tags: readonly string[];
 }
 
-/** A response, or that there is none to keep: for a while requests go to the handler at once. */
+/** A response, or a note that there is none to store: for a while requests go straight to the handler. */
 export type Entry = KeptResponse | { readonly kind: 'pass' };
 
 export const pass: Entry = { kind: 'pass' };
 
-/** First byte of what is stored: another form, or no response. */
+/** First byte of a stored entry; another value is another format, or not a response. */
 const form = 1;
 const passForm = 2;
 const prefixBytes = 5;
@@ -37,7 +35,7 @@ type StoredHead = readonly [
   ...[vary: string[], variant: string, initialAgeMs: number],
 ];
 
-/** Form, length of the head, head as JSON, and the body as it is. */
+/** Layout: format byte, length of the head, the head as JSON, the body unchanged. */
 export const entrySerializer: Serializer<Entry> = {
   encode(entry) {
     if (entry.kind === 'pass') return Uint8Array.of(passForm);
@@ -67,14 +65,14 @@ export const entrySerializer: Serializer<Entry> = {
 /** The headers of a response before its handler ran. */
 export type HeadersBefore = Readonly<Record<string, unknown>>;
 
-/** Of one connection. RFC 9110, section 7.6.1. */
+/** Headers that belong to one connection. RFC 9110, section 7.6.1. */
 const hopByHop: ReadonlySet<string> = /* @__PURE__ */ new Set([
   ...['connection', 'keep-alive', 'proxy-connection', 'proxy-authenticate', 'te', 'transfer-encoding', 'upgrade'],
 ]);
-/** Said by the cache itself. */
+/** Headers that the cache sets itself. */
 const ownHeaders: ReadonlySet<string> = /* @__PURE__ */ new Set(['age', 'cache-status', 'date']);
 
-/** What the handler has set and taken away, and nothing of the connection. The date is that of the answer, whoever gives it. */
+/** The headers that the handler set and removed, without those of the connection. The date belongs to the answer, whoever sends it. */
 export function handlersShare(
   { status, statusMessage, headers }: AnswerHead,
   before: HeadersBefore,
@@ -110,13 +108,13 @@ function isSame(value: unknown, values: readonly string[]): boolean {
 /** What is said of the request that gets the response. */
 export interface Shown {
   readonly before: HeadersBefore;
-  /** Of a conditional request; no header of it is read elsewhere. */
+  /** The headers of a conditional request; no other is read. */
   readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>;
   readonly ageMs: number;
   readonly status: string;
 }
 
-/** The answer to one request: the headers of before, those of the response, and what the cache says. */
+/** The answer to one request: the headers set before, those of the stored response, and those of the cache. */
 export function answerFor({ answer, removed, initialAgeMs }: KeptResponse, shown: Shown): StoredAnswer {
   const { before, headers, ageMs, status } = shown;
   const all = new Map<string, readonly [name: string, values: readonly string[]]>();
@@ -126,7 +124,7 @@ export function answerFor({ answer, removed, initialAgeMs }: KeptResponse, shown
   }
   for (const [name, values] of headersOf(answer.headers)) all.set(name.toLowerCase(), [name, values]);
   const length = answer.body.byteLength;
-  // A HEAD gets no body that would tell.
+  // A HEAD response has no body that would reveal the length.
   if (!all.has('content-length') && hasBody(answer.status)) {
     all.set('content-length', ['Content-Length', [String(length)]]);
   }
@@ -142,12 +140,12 @@ function hasBody(status: number): boolean {
   return status !== 204 && status !== 304;
 }
 
-/** They describe a body, which a 304 does not have. */
+/** Headers that describe a body, which a 304 does not have. */
 const representation: ReadonlySet<string> = /* @__PURE__ */ new Set([
   ...['content-type', 'content-length', 'content-encoding', 'content-language', 'content-range', 'transfer-encoding'],
 ]);
 
-/** The 304 for a request that names what it has, if that is still right. RFC 9110, sections 13.1.2, 13.1.3 and 13.2.2. */
+/** Returns a 304 if the request names a version that is still current. RFC 9110, sections 13.1.2, 13.1.3 and 13.2.2. */
 export function notModified(
   { status, headers }: AnswerHead,
   asked: Readonly<Record<string, string | readonly string[] | undefined>>,
@@ -168,7 +166,7 @@ export function notModified(
   return { status: 304, statusMessage: 'Not Modified', headers: kept };
 }
 
-/** By the weak comparison. */
+/** Weak comparison. */
 function matches(list: string, etag: string | undefined): boolean {
   if (list.trim() === '*') return true;
   if (etag === undefined) return false;
@@ -178,13 +176,13 @@ function matches(list: string, etag: string | undefined): boolean {
   return false;
 }
 
-/** Gives an answer over Node's own response. */
+/** Sends an answer through Node's own response. */
 export function give(response: ServerResponse, { status, statusMessage, headers, body }: StoredAnswer): void {
   const set = headersOf(headers);
   const names = new Set(set.map(([name]) => name.toLowerCase()));
   for (const name of response.getHeaderNames()) if (!names.has(name)) response.removeHeader(name);
   for (const [name, values] of set) {
-    // What is there already stays as it was written.
+    // Headers that already have the right value keep their spelling.
     if (!isSame(response.getHeader(name), values)) response.setHeader(name, values.length === 1 ? values[0]! : values);
   }
   response.statusCode = status;

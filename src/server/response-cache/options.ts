@@ -1,6 +1,4 @@
-/**
- * Options of the response cache, and the rules among them that a route may have of its own.
- */
+/** Options of the response cache, and the rules among them that a route may override. */
 import type { CacheOptions } from '../../coordination/cache/cache.js';
 import type { Duration } from '../../core/duration.js';
 import {
@@ -18,11 +16,11 @@ import type { ResponseLifetime } from './storability.js';
 
 /** Rules for responses, of a route or of all routes. */
 export interface ResponseCacheRules<Request> {
-  /** How long a response is fresh that does not say so itself. Default 0: it is not kept. */
+  /** How long a response stays fresh that does not state it. Default 0: it is not kept. */
   readonly ttl?: Duration | undefined;
-  /** How long after that the stale response is served while a new one is made, unless it says so itself. Default 0. */
+  /** How long after that the stale response is served while a new one is made, unless the response states it. Default 0. */
   readonly staleWhileRevalidate?: Duration | undefined;
-  /** How long after that the stale response is served instead of a 5xx or 429, unless it says so itself. Default 0; an hour is a good choice. */
+  /** How long after that the stale response is served instead of a 5xx or 429, unless the response states it. Default 0; an hour is a good choice. */
   readonly staleIfError?: Duration | undefined;
   /** The longest body that is kept. A longer one is sent as it is written. Default 960 KiB, which fits into every store. */
   readonly maxBodyBytes?: number | undefined;
@@ -47,7 +45,7 @@ export type ResponseCacheOptions<Request> = Pick<CacheOptions<unknown>, (typeof 
     readonly onUnsafe?: 'invalidate' | 'ignore' | undefined;
   };
 
-/** The options of `cache` that mean the same here. */
+/** The options of `cache` that have the same meaning here. */
 const passedOn = [
   ...(['store', 'jitter', 'early', 'max', 'maxBytes', 'maxL1Ttl', 'lease', 'hardTimeout', 'waitTimeout'] as const),
   ...(['maxConcurrentLoads', 'failBackoff', 'l2Timeouts', 'onStoreDown', 'random', 'on', 'clock'] as const),
@@ -76,7 +74,7 @@ function ruleFields<Request>() {
   };
 }
 
-/** What a cache is made with, and what the response cache keeps for itself. */
+/** Splits the options into those of the cache and those that the response cache uses itself. */
 export function checkCacheOptions<Request>(options: ResponseCacheOptions<Request>) {
   const fields = Object.fromEntries(passedOn.map((name) => [name, optional(lookedUp)]));
   const checked = checkOptions(policy, options, {
@@ -89,7 +87,7 @@ export function checkCacheOptions<Request>(options: ResponseCacheOptions<Request
   return { name: checked.name, onUnsafe: checked.onUnsafe, passed };
 }
 
-/** The rules of the options, and of a route that has some of its own. */
+/** The rules given in the options, overridden by those of a route. */
 export function checkRules<Request>(
   options: ResponseCacheRules<Request>,
   own: ResponseCacheRules<Request> = {},

@@ -1,13 +1,13 @@
 /**
- * Refresh: a request that no client sent, so that a response can be made anew while its readers are shown the old one.
+ * Refresh: an internal request that renews a response while clients are served the old one.
  *
- * Promise: the server handles it as it would the request that made it due: same URL, same headers, through everything that is
- * mounted; its answer goes to nobody but the cache.
+ * Promise: the server handles it like the request that triggered it: same URL, same headers, through all mounted middleware. Its answer goes only to
+ * the cache.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 
-/** What made sense for one client and one connection. */
+/** Headers that were meant for one client and one connection. */
 const dropped: ReadonlySet<string> = /* @__PURE__ */ new Set([
   ...['connection', 'keep-alive', 'te', 'upgrade', 'expect', 'content-length', 'transfer-encoding', 'range'],
   ...['if-none-match', 'if-modified-since', 'if-match', 'if-unmodified-since', 'if-range', 'cache-control', 'pragma'],
@@ -15,7 +15,7 @@ const dropped: ReadonlySet<string> = /* @__PURE__ */ new Set([
 ]);
 const addresses = ['remoteAddress', 'remotePort', 'remoteFamily', 'localAddress', 'localPort', 'encrypted'] as const;
 
-/** A request like another one, and a response that leads nowhere. */
+/** Creates a copy of a request, and a response that is not connected to anything. */
 export function detachedExchange(
   like: IncomingMessage,
   url: string,
@@ -29,7 +29,7 @@ export function detachedExchange(
   request.rawHeaders = [];
   request.headers = {};
   for (const [name, value] of Object.entries(like.headers)) {
-    // Those with a colon are of HTTP/2.
+    // Names with a colon belong to HTTP/2.
     if (dropped.has(name) || name.startsWith(':') || value === undefined) continue;
     request.headers[name] = value;
     for (const one of [value].flat()) request.rawHeaders.push(name, one);
@@ -40,7 +40,7 @@ export function detachedExchange(
   request.push(null);
   const response = new http.ServerResponse(request);
   response.assignSocket(socket);
-  // What a server does for its connections: who pipes waits for it, and looks whether to wait.
+  // What a server does for its connections: a pipe waits for it and checks whether it has to wait.
   socket.on('drain', () => response.emit('drain'));
   Object.defineProperty(response, 'writableNeedDrain', { get: () => socket.writableNeedDrain });
   response.once('finish', () => {
@@ -61,7 +61,7 @@ function deadEnd(like: Socket): Socket {
       enumerable: true,
     });
   }
-  // What frameworks call on a socket.
+  // Methods that frameworks call on a socket.
   const methods = {
     setTimeout: same,
     setNoDelay: same,

@@ -1,9 +1,9 @@
 /**
- * Response cache: what a request asks of the cache, and what the handler's answer becomes. No framework is known here.
+ * Response cache: maps requests to the cache, and handlers' answers to entries. Independent of any framework.
  *
- * Promise: a response is given only to requests that it is right for; one handler runs for all who want the same at a time, in all
- * processes; it answers its own client as it writes, and the client's leaving ends nothing; what may not be kept, and every
- * failure of the cache itself, leaves each request to its handler.
+ * Promise: a response is given only to requests that it is valid for. Of all concurrent requests for the same response, in all processes, one runs
+ * its handler. That handler answers its own client as it writes, and if the client disconnects, the handler continues. If a response may not be
+ * stored, or the cache itself fails, each request goes to its handler.
  * After: RFC 9111 (HTTP caching), RFC 5861 (stale responses), RFC 9211 (`Cache-Status`).
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
@@ -27,7 +27,7 @@ export interface ResponseCacheControl {
   close(): Promise<void>;
 }
 
-/** One request and its response, as the adapter of a framework shows them. */
+/** One request and its response, as a framework's adapter presents them. */
 export interface CacheExchange<Request> {
   readonly request: Request;
   readonly incoming: IncomingMessage;
@@ -36,19 +36,19 @@ export interface CacheExchange<Request> {
   readonly protocol: string;
   /** Path and query as the client sent them. */
   readonly url: string;
-  /** The headers that were set before, as far as the response itself does not know them. */
+  /** Headers set earlier that the response itself does not know. */
   readonly headersBefore: HeadersBefore;
-  /** Lets the handler run. */
+  /** Runs the handler. */
   readonly next: (error?: unknown) => void;
-  /** Takes the response from the framework, which sends nothing from here on. */
+  /** Takes the response over from the framework, which sends nothing afterwards. */
   readonly takeOver: () => void;
   /** Lets the server handle another request. */
   readonly dispatch: (request: IncomingMessage, response: ServerResponse) => void;
 }
 
-/** So long requests go to their handlers at once after one whose response could not be kept. */
+/** How long requests go straight to their handlers after a response that could not be stored. */
 const passForMs = 5_000;
-/** A response says in each of its variants what it depends on; more changes of mind are not followed. */
+/** Each variant of a response states what it depends on. If that differs more often than this, it is not followed. */
 const mostAddresses = 4;
 
 type MarkedRequest = IncomingMessage & { [mark: symbol]: unknown };
@@ -56,12 +56,12 @@ type MarkedRequest = IncomingMessage & { [mark: symbol]: unknown };
 export class HttpResponseCache<Request> implements ResponseCacheControl {
   private readonly cache: StoredCache<Entry, string>;
   readonly onUnsafe: 'invalidate' | 'ignore';
-  /** A property of requests whose handler runs for this cache. */
+  /** Property key that marks requests whose handler runs for this cache. */
   private readonly running = Symbol('holdfast.responseCache.running');
   private readonly clock: Clock;
   private readonly name: string;
   private readonly maxKnown: number;
-  /** By key what responses depend on, and which variant has the key's own entry: saves the look there. */
+  /** For each key, what responses depend on and which variant owns the key's own entry. This saves a look-up there. */
   private readonly known = new Map<string, { readonly vary: readonly string[]; readonly home: string | undefined }>();
   private isClosed = false;
 
@@ -91,12 +91,12 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
     return this.cache.close();
   }
 
-  /** The handler of a request runs for this cache: where the cache meets it again, it passes it on. */
+  /** Marks a request whose handler runs for this cache, so that the cache passes it on when it meets it again. */
   markRunning(incoming: IncomingMessage): void {
     (incoming as MarkedRequest)[this.running] = true;
   }
 
-  /** Answers the request, or lets its handler do so. */
+  /** Answers the request, or passes it to its handler. */
   handle(exchange: CacheExchange<Request>, rules: CheckedRules<Request>): void {
     const { incoming, response, next } = exchange;
     const errand = errandOf(incoming);
@@ -104,7 +104,7 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
       if (errand.owner !== this || errand.take === undefined) return next();
       return errand.take(exchange as CacheExchange<never>);
     }
-    // Mounted twice it would wait for itself.
+    // A cache mounted twice would wait for itself.
     if ((incoming as MarkedRequest)[this.running] === true) return next();
     if (this.isClosed || response.headersSent || !isCacheable(incoming)) {
       if (this.onUnsafe === 'invalidate' && isUnsafe(incoming)) this.invalidateAfter(exchange, rules);
@@ -129,7 +129,7 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
     return rootKey(incoming.headers, protocol, own, url, hasCredentials);
   }
 
-  /** Makes the responses of the URL void as soon as it is known that the request has done something. RFC 9111, section 4.4. */
+  /** Invalidates the responses of the URL once it is known that the request has changed something. RFC 9111, section 4.4. */
   private invalidateAfter(exchange: CacheExchange<Request>, rules: CheckedRules<Request>): void {
     onHead(exchange.response, (status) => {
       if (status < 200 || status >= 400 || this.isClosed) return;
@@ -162,7 +162,7 @@ export class HttpResponseCache<Request> implements ResponseCacheControl {
           isRefreshed: ({ kind }) => kind === 'response',
         });
       } catch {
-        // The handler failed, or the cache did: neither is this request's affair.
+        // The handler failed, or the cache did: neither concerns this request.
         return ask.isRun ? ask.release() : this.bypass(ask.exchange);
       }
       const { value } = found;
@@ -213,7 +213,7 @@ function lifetimeOf(entry: Entry): CacheLifetime {
   return entry.lifetime ?? { ttl: 0 };
 }
 
-/** Tells the status of an answer before any of it goes out, also when the client is gone; changes nothing else. */
+/** Reports the status of an answer before any of it is sent, even if the client has disconnected; changes nothing else. */
 function onHead(response: ServerResponse, hear: (status: number) => void): void {
   const { writeHead, end } = response;
   let isKnown = false;
@@ -226,7 +226,7 @@ function onHead(response: ServerResponse, hear: (status: number) => void): void 
     tell(Number(given[0]));
     return Reflect.apply(writeHead, response, given);
   };
-  // Answers of HTTP/2 do not pass writeHead.
+  // HTTP/2 answers do not go through `writeHead`.
   response.end = ((...given: unknown[]) => {
     tell(response.statusCode);
     return Reflect.apply(end, response, given);

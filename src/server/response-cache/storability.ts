@@ -1,43 +1,43 @@
 /**
- * Storability: what a shared cache may keep of a response, and for how long.
+ * Storability: what a shared cache may store of a response, and for how long.
  *
- * Promise: what a response forbids is not kept; what it says nothing of is kept only for as long as the options say, and
+ * Promise: a response that forbids storing is not stored. A response that says nothing about it is stored only for as long as the options say, and
  * never for a request with credentials.
  * After: RFC 9111 (HTTP caching) sections 3, 3.5, 4.2; RFC 5861 (stale-while-revalidate, stale-if-error).
  */
 import type { AnswerHead } from '../capture.js';
 
-/** How long a response is fresh, and how long it may be shown after that. */
+/** How long a response is fresh, and how long it may be served stale after that. */
 export interface ResponseLifetime {
   readonly ttl: number;
   readonly staleWhileRevalidate: number;
   readonly staleIfError: number;
 }
 
-/** What may be kept: its lifetime, its age when it came, and the request headers that it depends on. */
+/** What may be stored: the response's lifetime, its age on arrival, and the request headers that it depends on. */
 export interface Storable {
   readonly lifetime: ResponseLifetime;
   readonly initialAgeMs: number;
   readonly vary: readonly string[];
 }
 
-/** Statuses that may be kept although the response does not say for how long. RFC 9110, section 15.1, without 5xx and 206. */
+/** Statuses that may be stored even if the response does not say for how long. RFC 9110, section 15.1, without 5xx and 206. */
 const heuristicStatuses: ReadonlySet<number> = /* @__PURE__ */ new Set([
   ...[200, 203, 204, 300, 301, 308, 404, 405, 410, 414],
 ]);
 const longestMs = 2 ** 31 - 1;
 const mostVary = 20;
 
-/** Whether a response says that the handler failed, so that an older one may be shown in its place. */
+/** Whether a response reports a failure, so that an older one may be served instead. */
 export function isFailure(status: number): boolean {
   return status >= 500 || status === 429;
 }
 
 /**
- * Undefined for what may not be kept.
+ * Undefined for a response that may not be stored.
  *
- * @param isCredentialed - The request came with `Authorization` or cookies.
- * @param defaults - What holds where the response does not say.
+ * @param isCredentialed - Whether the request came with `Authorization` or cookies.
+ * @param defaults - What applies if the response does not say.
  */
 export function storableOf(
   { status, headers }: AnswerHead,
@@ -48,12 +48,12 @@ export function storableOf(
   if (status < 200 || status === 206 || status === 304 || isFailure(status)) return undefined;
   const fields = fieldsOf(headers);
   if (fields.has('set-cookie') || fields.has('trailer') || fields.has('content-range')) return undefined;
-  // It has no end.
+  // An event stream has no end.
   if (fields.get('content-type')?.startsWith('text/event-stream')) return undefined;
   const said = directivesOf(fields.get('cache-control'));
   if (said.has('no-store') || said.has('private') || said.has('no-cache')) return undefined;
   const isValidated = said.has('must-revalidate') || said.has('proxy-revalidate');
-  // RFC 9111, 3.5, takes must-revalidate for a third word of this kind. Few who write it mean that.
+  // RFC 9111, 3.5, also counts must-revalidate. Few authors of that directive mean it so.
   const isShared = said.has('public') || said.has('s-maxage');
   if (isCredentialed && !isShared) return undefined;
   const vary = varyOf(fields);
@@ -63,13 +63,13 @@ export function storableOf(
   const statedMs = statedLifetimeMs(said, fields, wallMs);
   if (statedMs === undefined && !heuristicStatuses.has(status)) return undefined;
   const freshMs = (statedMs ?? defaults.ttl) - initialAgeMs;
-  // What must be asked for anew is never shown when it is old; s-maxage says so as well, unless it is taken back in the same line.
+  // A response that must be revalidated is never served stale. `s-maxage` demands that too, unless the same line revokes it.
   const mayBeStale = !isValidated && !said.has('s-maxage');
   const window = (name: 'stale-while-revalidate' | 'stale-if-error', otherwise: number) =>
     isValidated ? 0 : said.has(name) ? msOf(said.get(name)) : mayBeStale ? otherwise : 0;
   const staleWhileRevalidate = window('stale-while-revalidate', defaults.staleWhileRevalidate);
   const staleIfError = window('stale-if-error', defaults.staleIfError);
-  // `max-age=0, stale-while-revalidate=60` is old at once and of use all the same.
+  // `max-age=0, stale-while-revalidate=60` is stale at once and still useful.
   const isOfUse = freshMs > 0 || (statedMs !== undefined && freshMs + staleWhileRevalidate > 0);
   if (!isOfUse) return undefined;
   return {
@@ -82,7 +82,7 @@ export function storableOf(
   };
 }
 
-/** Of the headers that count here, all lines of one name joined. */
+/** The headers that matter here, with all lines of one name joined. */
 export function fieldsOf(headers: readonly string[]): ReadonlyMap<string, string> {
   const fields = new Map<string, string>();
   for (let index = 0; index < headers.length; index += 2) {
@@ -93,7 +93,7 @@ export function fieldsOf(headers: readonly string[]): ReadonlyMap<string, string
   return fields;
 }
 
-/** The directives of a `Cache-Control`, names in lower case; of those that are there twice the first counts. */
+/** The directives of a `Cache-Control`, with names in lower case. Of a repeated directive the first one counts. */
 function directivesOf(value: string | undefined): ReadonlyMap<string, string> {
   const directives = new Map<string, string>();
   for (const [, name, quoted, token] of (value ?? '').matchAll(
@@ -105,7 +105,7 @@ function directivesOf(value: string | undefined): ReadonlyMap<string, string> {
   return directives;
 }
 
-/** What the response says of its freshness. What cannot be read counts as nothing left. RFC 9111, section 4.2.1. */
+/** The freshness lifetime that the response states. A value that cannot be parsed counts as none left. RFC 9111, section 4.2.1. */
 function statedLifetimeMs(
   said: ReadonlyMap<string, string>,
   fields: ReadonlyMap<string, string>,
@@ -119,7 +119,7 @@ function statedLifetimeMs(
   return Number.isNaN(left) ? 0 : Math.min(Math.max(0, left), longestMs);
 }
 
-/** By its date, for what a handler has fetched elsewhere and somebody else has kept before. RFC 9111, section 4.2.3. */
+/** The age by the response's date, for a response that its handler fetched elsewhere and another cache stored before. RFC 9111, section 4.2.3. */
 function apparentAgeMs(fields: ReadonlyMap<string, string>, wallMs: number): number {
   const seconds = Math.floor((wallMs - Date.parse(fields.get('date') ?? '')) / 1_000);
   return seconds > 0 ? Math.min(seconds * 1_000, longestMs) : 0;
@@ -129,7 +129,7 @@ function msOf(seconds: string | undefined): number {
   return /^\d+$/.test(seconds ?? '') ? Math.min(Number(seconds) * 1_000, longestMs) : 0;
 }
 
-/** The request headers that a response depends on; undefined for what nobody can know. */
+/** The request headers that a response depends on; undefined if they cannot be known. */
 function varyOf(fields: ReadonlyMap<string, string>): readonly string[] | undefined {
   const names = new Set<string>();
   for (const part of (fields.get('vary') ?? '').split(',')) {
@@ -137,7 +137,7 @@ function varyOf(fields: ReadonlyMap<string, string>): readonly string[] | undefi
     if (name === '*') return undefined;
     if (name !== '') names.add(name);
   }
-  // Answers that say these depend on the request, whether they mention it or not.
+  // Answers with these headers depend on the request, whether `Vary` says so or not.
   const origin = fields.get('access-control-allow-origin');
   if (origin !== undefined && origin !== '*') names.add('origin');
   if (fields.has('content-encoding')) names.add('accept-encoding');

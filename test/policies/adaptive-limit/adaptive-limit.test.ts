@@ -43,7 +43,7 @@ async function learnPlain(guard: AdaptiveLimitGuard, clock: VirtualClock): Promi
 }
 
 describe('adaptiveLimit', () => {
-  it('lets the limit run, lets as many wait, and pushes out who has waited longest', async () => {
+  it('runs up to the limit, queues as many, and evicts the longest waiter', async () => {
     const { clock, guard } = make({ initial: 1, queue: 1 });
     const first = take(guard);
     const second = guard.admit();
@@ -60,7 +60,7 @@ describe('adaptiveLimit', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('refuses at once when nobody may wait', () => {
+  it('refuses at once if nobody may wait', () => {
     const events: HoldfastEvent[] = [];
     const { guard } = make({ initial: 1, queue: 0, name: 'search', on: (event) => events.push(event) });
     take(guard);
@@ -104,7 +104,7 @@ describe('adaptiveLimit', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('takes an aborted call out of the queue at once', async () => {
+  it('removes an aborted call from the queue at once', async () => {
     const { clock, guard } = make({ initial: 1 });
     const calls = pipeline(guard);
     const controller = new AbortController();
@@ -120,7 +120,7 @@ describe('adaptiveLimit', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('does not start a call from the queue that has too little time left to be of use', async () => {
+  it('does not start a queued call that has too little time left', async () => {
     const { clock, guard } = make();
     await learnPlain(guard, clock);
     const calls = pipeline(guard);
@@ -175,14 +175,14 @@ describe('adaptiveLimit', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('is not held up by an operation that teaches nothing when it begins', async () => {
+  it('is not disturbed by an early operation that teaches nothing', async () => {
     const { clock, guard } = make();
     take(guard).settle(failure);
     await learnPlain(guard, clock);
     expect(guard.limit).toBe(1);
   });
 
-  it('serves nobody who waits while more run than may', async () => {
+  it('serves no waiter while more run than allowed', async () => {
     const { guard } = make({ algorithm: 'aimd', initial: 3 });
     const [first, second] = [take(guard), take(guard), take(guard)];
     let isServed = false;
@@ -197,7 +197,7 @@ describe('adaptiveLimit', () => {
     expect([guard.running, guard.waiting]).toEqual([2, 0]);
   });
 
-  it('starts a call from the queue that has time enough', async () => {
+  it('starts a queued call that has enough time', async () => {
     const { clock, guard } = make();
     await learnPlain(guard, clock);
     const calls = pipeline(guard);
@@ -230,7 +230,7 @@ describe('adaptiveLimit', () => {
     expect(moved).toEqual(limits);
   });
 
-  it('gives the slot of a call back that nobody reports the end of', async () => {
+  it('frees the slot of a call whose end nobody reports', async () => {
     const { clock, guard } = make();
     // A guard of one's own around it that does not pass `ended` on.
     const calls = pipeline({
@@ -273,7 +273,7 @@ describe('adaptiveLimit', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('tells when the limit has moved by a tenth', () => {
+  it('reports a limit that has moved by a tenth', () => {
     const events: HoldfastEvent[] = [];
     const { guard } = make({ algorithm: 'aimd', initial: 100, name: 'search', on: (event) => events.push(event) });
     take(guard).settle(lost);
@@ -284,7 +284,7 @@ describe('adaptiveLimit', () => {
     ]);
   });
 
-  it('goes on when a hook throws', () => {
+  it('continues when a hook throws', () => {
     const { guard } = make({
       algorithm: 'aimd',
       initial: 100,
@@ -296,7 +296,7 @@ describe('adaptiveLimit', () => {
     expect(guard).toMatchObject({ limit: 90, running: 0 });
   });
 
-  it('is not a failure for a retry around it, and waits no longer than the call', async () => {
+  it('does not count as a failure in a retry around it, and waits no longer than the call', async () => {
     const { clock, guard } = make({ initial: 1, queue: 0 });
     const calls = pipeline(retry({ attempts: 2, clock }), guard);
     const running = calls.attempt(() => clock.sleep(1_000));
@@ -330,21 +330,21 @@ describe('adaptiveLimit', () => {
     [{ initial: 5, min: 5, max: 5 }, 5],
     [{ initial: 1_000_000, min: 1, max: 1_000_000 }, 1_000_000],
     [{ min: 1_000_000, max: 1_000_000 }, 1_000_000],
-  ])('takes the options %o', (options, limit) => {
+  ])('accepts the options %o', (options, limit) => {
     expect(adaptiveLimit(options).limit).toBe(limit);
   });
 
   it.each([
     [1, 4],
     [6, 6],
-  ])('lets as many wait as may run, at least four: with a limit of %i, %i', (initial, places) => {
+  ])('queues as many as may run, at least four: with a limit of %i, %i', (initial, places) => {
     const { guard } = make({ initial });
     for (let running = 0; running < initial; running++) take(guard);
     for (let waiting = 0; waiting < places + 2; waiting++) void guard.admit();
     expect(guard.waiting).toBe(places);
   });
 
-  it('takes no copy of a call where four fifths of its slots are taken, not even into the queue', () => {
+  it('admits no copy of a call if four fifths of its slots are taken, not even into the queue', () => {
     const { clock, guard } = make({ initial: 5 });
     const copy = () => {
       const call = new Call(clock, () => 1, undefined);
@@ -358,7 +358,7 @@ describe('adaptiveLimit', () => {
     expect(isRefusal(guard.admit(new Call(clock, () => 1, undefined)) as Permit)).toBe(false);
   });
 
-  it('captures a stack for a refusal only if it is asked to', () => {
+  it('captures a stack for a refusal only if asked', () => {
     for (const stack of [undefined, false, true]) {
       const { guard } = make({ initial: 1, queue: 0, ...(stack === undefined ? {} : { stack }) });
       take(guard);
@@ -367,7 +367,7 @@ describe('adaptiveLimit', () => {
     }
   });
 
-  it('answers a refusal to a call that was aborted before it would have had to wait', async () => {
+  it('refuses a call that was aborted before it would have had to wait', async () => {
     const { clock, guard } = make({ initial: 1 });
     take(guard);
     const timers = clock.pendingTimers;
@@ -377,7 +377,7 @@ describe('adaptiveLimit', () => {
     expect([guard.waiting, clock.pendingTimers]).toEqual([0, timers]);
   });
 
-  it('says nothing of a limit that has moved by less than a tenth', () => {
+  it('does not report a limit that has moved by less than a tenth', () => {
     const events: HoldfastEvent[] = [];
     const { guard } = make({ algorithm: 'aimd', initial: 95, max: 200, on: (event) => events.push(event) });
     const fill = (count: number) => Array.from({ length: count }, () => take(guard));
@@ -392,14 +392,14 @@ describe('adaptiveLimit', () => {
     expect(events).toEqual([{ type: 'limit-changed', name: 'adaptiveLimit', limit: 105, previousLimit: 95 }]);
   });
 
-  it('begins within its range', () => {
+  it('starts within its range', () => {
     expect(adaptiveLimit().limit).toBe(100);
     expect(adaptiveLimit({ max: 10 }).limit).toBe(10);
     expect(adaptiveLimit({ min: 300 }).limit).toBe(300);
     expect(adaptiveLimit({ algorithm: 'gradient2' }).limit).toBe(20);
   });
 
-  it('says what it is', () => {
+  it('describes itself', () => {
     expect(adaptiveLimit({ algorithm: 'vegas' }).traits).toMatchObject({
       kind: 'adaptive-limit',
       summary: 'lets as many operations run at once as the service can serve, by vegas',
@@ -468,7 +468,7 @@ describe('adaptiveLimit in a process that is blocked', () => {
     expect(timers).toBe(0);
   });
 
-  it('does not lower it for stalls on the real clock, either', async () => {
+  it('nor for stalls on the real clock', async () => {
     const guard = adaptiveLimit({ queue: 0 });
     const calls = pipeline(guard);
     const oneCall = () => calls.attempt(() => new Promise((resolve) => setTimeout(resolve, 3)));

@@ -76,7 +76,7 @@ function trace(rule: Knee): number[][] {
 }
 
 describe('knee', () => {
-  it('lets the initial number run until thirty operations have ended', () => {
+  it('admits the initial number until thirty operations have ended', () => {
     const rule = new Knee(anywhere);
     calm(rule, 12, 29, 100, seededRandom(1));
     expect(rule.limit).toBe(100);
@@ -84,7 +84,7 @@ describe('knee', () => {
     expect(rule.limit).toBe(12);
   });
 
-  it('measures first those that started first, not those that ended first', () => {
+  it('measures the operations that started first, not those that ended first', () => {
     const rule = new Knee(anywhere);
     for (let order = 0; order < 60; order++) rule.started(order + 1);
     // The later half happens to be quick.
@@ -94,7 +94,7 @@ describe('knee', () => {
     expect(rule.waitMs).toBeCloseTo(200, 9);
   });
 
-  it('measures another operation in place of one that taught nothing, also when later ones have ended already', () => {
+  it('measures another operation in place of one that taught nothing, even if later ones have already ended', () => {
     const rule = new Knee(anywhere);
     for (let order = 0; order < 40; order++) rule.started(1);
     for (let order = 1; order < 40; order++) end(rule, order, 10);
@@ -104,7 +104,7 @@ describe('knee', () => {
     expect(rule.limit).toBe(1);
   });
 
-  it('ends a dip although some of its operations, or all, teach nothing', () => {
+  it('ends a dip even if some or all of its operations teach nothing', () => {
     const random = seededRandom(6);
     for (const share of [0.3, 1]) {
       const rule = new Knee({ ...anywhere, max: 20 });
@@ -149,7 +149,7 @@ describe('knee', () => {
     expect(rule.limit).toBe(limit);
   });
 
-  it('finds its way back when the service has become slower for good', () => {
+  it('recovers when the service has become slower for good', () => {
     const random = seededRandom(4);
     const rule = new Knee(anywhere);
     calm(rule, 10, 500, 100, random);
@@ -159,7 +159,7 @@ describe('knee', () => {
     expect(rule.limit).toBeLessThan(40);
   });
 
-  it('goes down to the least when nearly all calls are lost, and up again when they are not', () => {
+  it('falls to the minimum when nearly all calls are lost, and rises again when they are not', () => {
     const random = seededRandom(5);
     const rule = new Knee(anywhere);
     calm(rule, 10, 500, 100, random);
@@ -172,7 +172,7 @@ describe('knee', () => {
     expect(rule.limit).toBeGreaterThan(15);
   });
 
-  it('learns anew when calls that took no time begin to take some', () => {
+  it('adapts when calls that took no time begin to take some', () => {
     const random = seededRandom(7);
     const rule = new Knee(anywhere);
     for (let count = 0; count < 1_000; count++) end(rule, rule.started(10), 0, { running: 10 });
@@ -181,7 +181,7 @@ describe('knee', () => {
     expect(rule.limit).toBeLessThan(40);
   });
 
-  it('goes as it went when its numbers were measured, through good and bad times: who changes one measures anew', () => {
+  it('behaves as when its numbers were measured, through good and bad times: measure anew after changing one', () => {
     const measured = [
       [7, 78.1177, 27.3412],
       [7, 78.1177, 27.3412],
@@ -227,7 +227,7 @@ describe('knee', () => {
     }
   });
 
-  it('stays within its range whatever it is told', () => {
+  it('stays within its range whatever it is fed', () => {
     const anything = fc.record({
       roundTripMs: fc.oneof(fc.constant(0), fc.double({ min: 0, max: 1e9, noNaN: true })),
       runningAtStart: fc.integer({ min: 1, max: 2_000 }),

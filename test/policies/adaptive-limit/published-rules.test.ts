@@ -26,7 +26,7 @@ describe('every published rule', () => {
     ['aimd', new Aimd(range)],
     ['vegas', new Vegas(range, neverProbes)],
     ['gradient2', new Gradient2(range)],
-  ])('lets wait for a fifth of a second, and learns nothing of what begins or says nothing: %s', (_, rule) => {
+  ])('allows a wait of a fifth of a second, and learns nothing from starts and ignored ends: %s', (_, rule) => {
     expect(rule).toMatchObject({ limit: 20, waitMs: 200, usefulMs: 0 });
     const order = rule.started(5);
     rule.ignored(order);
@@ -35,13 +35,13 @@ describe('every published rule', () => {
 });
 
 describe('aimd', () => {
-  it('goes a tenth down for each lost call', () => {
+  it('falls by a tenth for each lost call', () => {
     const rule = new Aimd({ initial: 100, min: 20, max: 200 });
     expect([rule.limit, ...limitsAfter(rule, ['lost', 'lost', 'lost', 'lost'])]).toEqual([100, 90, 81, 72, 64]);
     expect(limitsAfter(rule, ['lost'])).toEqual([57]);
   });
 
-  it('goes one up for each success while at least half of the limit runs, within its range', () => {
+  it('rises by one for each success while at least half of the limit runs, within its range', () => {
     const rule = new Aimd({ initial: 20, min: 20, max: 21 });
     rule.ended(trip(rule, 10, 9));
     expect(rule.limit).toBe(20);
@@ -50,13 +50,13 @@ describe('aimd', () => {
     expect(limitsAfter(rule, [10, 'lost', 'lost'])).toEqual([21, 20, 20]);
   });
 
-  it('takes a call of more than 5 s for lost', () => {
+  it('counts a call of more than 5 s as lost', () => {
     expect(limitsAfter(new Aimd({ initial: 100, min: 1, max: 200 }), [5_000, 5_001])).toEqual([101, 90]);
   });
 });
 
 describe('vegas', () => {
-  it('keeps the queue between three and six by what a round trip takes longer than the shortest', () => {
+  it('keeps the queue between three and six by how much longer than the shortest a round trip takes', () => {
     const rule = new Vegas({ initial: 20, min: 1, max: 1_000 }, neverProbes);
     const trips = [10, 10, 10, 10.5, 11, 12, 15, 20, 20, 'lost'] as const;
     expect(limitsAfter(rule, trips)).toEqual([20, 26, 32, 33, 33, 33, 32, 31, 30, 29]);
@@ -73,7 +73,7 @@ describe('vegas', () => {
     [1_000, 3],
     [999, 2],
     [9, 1],
-  ])('steps by the digits of the limit but one: from %i by %i for a lost call', (initial, step) => {
+  ])('uses a step that grows with the digits of the limit: from %i by %i for a lost call', (initial, step) => {
     const rule = new Vegas({ initial, min: 1, max: 10_000 }, neverProbes);
     limitsAfter(rule, [10]);
     expect(limitsAfter(rule, ['lost'])).toEqual([initial - step]);
@@ -92,7 +92,7 @@ describe('vegas', () => {
     expect(limitsAfter(rule, [10 / (1 - (queued - 0.5) / 1_000)])).toEqual([1_000 + moved]);
   });
 
-  it('goes by the shortest round trip that it has seen, and moves from half of the limit on', () => {
+  it('uses the shortest round trip that it has seen, and moves from half of the limit on', () => {
     const rule = new Vegas({ initial: 20, min: 1, max: 1_000 }, neverProbes);
     expect(limitsAfter(rule, [20, 10])).toEqual([20, 20]);
     rule.ended(trip(rule, 20, 10));
@@ -114,7 +114,7 @@ describe('vegas', () => {
 });
 
 describe('gradient2', () => {
-  it('goes up by its queue and down by the ratio of long to short', () => {
+  it('rises by its queue and falls by the ratio of long to short', () => {
     const rule = new Gradient2({ initial: 20, min: 20, max: 200 });
     const limits: number[] = [];
     for (const ms of [...Array.from({ length: 10 }, () => 10), ...Array.from({ length: 6 }, () => 100)]) {
@@ -133,7 +133,7 @@ describe('gradient2', () => {
     expect(rule.limit).toBeCloseTo(20.8, 9);
   });
 
-  it('takes the mean of a window and the most that ran in it, and begins the next when it has ended', () => {
+  it('uses the mean of a window and the most that ran in it, and starts the next when it has ended', () => {
     const rule = new Gradient2({ initial: 20, min: 1, max: 200 });
     const moves: (readonly [number, number])[] = [];
     rule.windowEnded = (shortMs, mostRunning) => moves.push([shortMs, mostRunning]);
@@ -161,7 +161,7 @@ describe('gradient2', () => {
     expect(moves[2]).toEqual([30, 7]);
   });
 
-  it('forgets the long average faster after an overload, and remembers 600 windows otherwise', () => {
+  it('forgets the long average faster after an overload, and otherwise remembers 600 windows', () => {
     const rule = new Gradient2({ initial: 100, min: 1, max: 1_000 });
     // At first it is the plain mean.
     for (let count = 0; count < 10; count++) rule.windowEnded(91 + 2 * count, 0);

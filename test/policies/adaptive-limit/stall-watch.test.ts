@@ -20,7 +20,7 @@ function blockable() {
 }
 
 describe('StallWatch', () => {
-  it('waits on the clock for housekeeping, so that it keeps no process alive', async () => {
+  it('uses the background clock, so that it keeps no process alive', async () => {
     const background = virtualClock();
     const refuse = () => {
       throw new Error('this timer would keep the process alive');
@@ -33,7 +33,7 @@ describe('StallWatch', () => {
     expect(background.pendingTimers).toBe(0);
   });
 
-  it('has lost nothing while its timer comes in time', async () => {
+  it('has lost nothing while its timer is on time', async () => {
     const { virtual, clock } = blockable();
     const watch = new StallWatch();
     expect(watch.startedMs(clock, clock.now())).toBe(0);
@@ -47,7 +47,7 @@ describe('StallWatch', () => {
     [10, 0],
     [10.5, 10.5],
     [300, 300],
-  ])('takes a timer that is %d ms late for %d ms of a stall', async (lateMs, lostMs) => {
+  ])('counts a timer that is %d ms late as a stall of %d ms', async (lateMs, lostMs) => {
     const { virtual, clock, block } = blockable();
     const watch = new StallWatch();
     watch.startedMs(clock, clock.now());
@@ -75,7 +75,7 @@ describe('StallWatch', () => {
     expect(watch.lostMs(clock.now())).toBe(lostMs + 60);
   });
 
-  it('has one timer while it watches and none after, and what passes meanwhile is no stall', async () => {
+  it('has one timer while it watches and none afterwards, and time in between is not a stall', async () => {
     const { virtual, clock } = blockable();
     const watch = new StallWatch();
     watch.stop();

@@ -68,7 +68,7 @@ async function openAndWait(breaker: CircuitBreaker, clock: VirtualClock): Promis
 }
 
 describe('circuitBreaker', () => {
-  it('opens when half of at least 20 calls of the last 30 s failed, and says so to the next caller', async () => {
+  it('opens when half of at least 20 calls in the last 30 s failed, and tells the next caller', async () => {
     const { breaker, clock, events } = setUp({ name: 'payments' });
     succeed(breaker, 10);
     fail(breaker, 9);
@@ -86,7 +86,7 @@ describe('circuitBreaker', () => {
     ]);
   });
 
-  it('is tested on successes, too', () => {
+  it('checks its rates on successes, too', () => {
     const { breaker } = setUp();
     fail(breaker, 12);
     succeed(breaker, 7);
@@ -111,7 +111,7 @@ describe('circuitBreaker', () => {
     expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 0, failures: 0 } });
   });
 
-  it('looks at the last so many calls where it is told so, and reads no clock for it', () => {
+  it('counts the last calls if its window is a number, and reads no clock for it', () => {
     let reads = 0;
     const clock = clockOf(() => ++reads);
     const { breaker } = setUp({ clock, window: { calls: 10 } });
@@ -122,7 +122,7 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('open');
   });
 
-  it('opens after so many failures in a row where only those count', () => {
+  it('opens after a number of consecutive failures if only those count', () => {
     const { breaker } = setUp({ window: { consecutive: 3 } });
     fail(breaker, 2);
     succeed(breaker);
@@ -147,7 +147,7 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('open');
   });
 
-  it('goes by the clock of the first call where it was given none, and by hand by the clock of the system', async () => {
+  it('uses the clock of the first call if it has none, and that of the system for direct calls', async () => {
     const clock = virtualClock();
     const breaker = circuitBreaker({ window: { consecutive: 1 }, openFor: '1m' });
     const calls = pipeline(deadline({ after: '1h', clock }), breaker);
@@ -160,7 +160,7 @@ describe('circuitBreaker', () => {
     expect(refusalOf(alone).retryAfterMs).toBeGreaterThan(1_000);
   });
 
-  it('gives a layer one permit for all its calls while it is closed, and says whether the last one failed', () => {
+  it('gives a layer one permit for all its calls while it is closed, and reports whether the last one failed', () => {
     const { breaker, clock } = setUp({ window: { consecutive: 2 } });
     const { fused } = breaker;
     const call = new Call(clock, () => 1, undefined);
@@ -177,7 +177,7 @@ describe('circuitBreaker', () => {
     expect(fused?.lastFailed?.()).toBe(false);
   });
 
-  it('opens when enough calls were slow, and takes a slow probe for a failed one', async () => {
+  it('opens when enough calls were slow, and counts a slow probe as failed', async () => {
     const { breaker, clock } = setUp({ slowCallRate: 0.5, slowCallDuration: 100, minimumCalls: 2, openFor: 500 });
     await clock.advance('1m');
     const takeAfter = async (durationMs: number) => {
@@ -210,7 +210,7 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('open');
   });
 
-  it('lets as many probes through as it has permits, in all and at once, and closes when all have succeeded', async () => {
+  it('admits as many probes as it has permits, in total and at once, and closes when all have succeeded', async () => {
     const { breaker, clock } = setUp();
     await openAndWait(breaker, clock);
     const probes = [take(breaker), take(breaker), take(breaker)];
@@ -222,7 +222,7 @@ describe('circuitBreaker', () => {
     expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 0 } });
   });
 
-  it('opens again at once when too many probes have failed to close it', async () => {
+  it('opens again at once when too many probes have failed for it to close', async () => {
     const { breaker, clock } = setUp({ halfOpen: { permits: 5, successes: 3 } });
     await openAndWait(breaker, clock);
     fail(breaker, 2);
@@ -244,13 +244,13 @@ describe('circuitBreaker', () => {
     expect(take(breaker).endsAt).toBeCloseTo(clock.now() + probeMs);
   });
 
-  it('opens for half of its time at least', () => {
+  it('stays open for at least half of openFor', () => {
     const { breaker } = setUp({ random: () => 0 });
     fail(breaker, 20);
     expect(breaker.snapshot().openForMs).toBe(2_500);
   });
 
-  it('doubles its openings up to the longest, with half of each left to chance', async () => {
+  it('doubles its openings up to the longest, half of each at random', async () => {
     const { breaker, clock } = setUp({ random: () => 0.5, openFor: 100, maxOpenFor: 1_000 });
     fail(breaker, 20);
     const openings: number[] = [];
@@ -262,7 +262,7 @@ describe('circuitBreaker', () => {
     expect(openings).toEqual([75, 150, 300, 600, 750, 750]);
   });
 
-  it('begins a new series after it was closed for as long as it was last open, and not before', async () => {
+  it('starts a new series after being closed for as long as it was last open, and not before', async () => {
     for (const [closedMs, openForMs] of [
       [99, 150],
       [100, 75],
@@ -278,7 +278,7 @@ describe('circuitBreaker', () => {
     }
   });
 
-  it('stays open for as long as the failure that opened it asked, up to an hour', () => {
+  it('stays open for as long as the failure that opened it asked for, up to an hour', () => {
     const asks = (retryAfterMs: number) =>
       ({ ok: false, error: Object.assign(new Error('429'), { retryAfterMs }) }) as const;
     for (const [askedMs, openForMs] of [
@@ -297,7 +297,7 @@ describe('circuitBreaker', () => {
     expect(breaker.snapshot().openForMs).toBe(30_000);
   });
 
-  it('lets a growing share of the calls through where it ramps up, and goes on with its series when it trips then', async () => {
+  it('admits a growing share of calls while it ramps up, and continues its series if it trips then', async () => {
     const { breaker, clock } = setUp({ rampUp: '10s', halfOpen: { permits: 1 }, window: { consecutive: 3 } });
     await openAndWait(breaker, clock);
     succeed(breaker);
@@ -320,7 +320,7 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('closed');
   });
 
-  it('counts the first call after its ramp', async () => {
+  it('counts the first call after its ramp-up', async () => {
     const { breaker, clock } = setUp({ rampUp: '10s', halfOpen: { permits: 1 } });
     await openAndWait(breaker, clock);
     succeed(breaker);
@@ -344,7 +344,7 @@ describe('circuitBreaker', () => {
     expect(refusalOf(breaker).state).toBe('half-open');
   });
 
-  it('does not count a refusal from inside that is settled by hand, and gives a probe back for it', async () => {
+  it('does not count an inner refusal that is settled directly, and takes a probe back for it', async () => {
     const { breaker, clock } = setUp({ halfOpen: { permits: 1 } });
     const shed = { ok: false, error: new ShedError({ policy: 'inner', reason: 'busy' }) } as const;
     take(breaker).settle(shed);
@@ -355,7 +355,7 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('closed');
   });
 
-  it('takes a throwing handles for a failure and shows the error', async () => {
+  it('counts a throwing handles as a failure and shows the error', async () => {
     const { breaker } = setUp({
       window: { consecutive: 1 },
       handles() {
@@ -370,7 +370,7 @@ describe('circuitBreaker', () => {
     expect(Object.keys(!outcome.ok && (outcome.error as object))).not.toContain('value');
   });
 
-  it.each([true, false])('does not count a call whose handles changes its state, and answers %s', (isFailure) => {
+  it.each([true, false])('does not count a call whose handles changes its state, and returns %s', (isFailure) => {
     const breaker: CircuitBreaker = circuitBreaker({
       window: { calls: 1 },
       handles() {
@@ -382,7 +382,7 @@ describe('circuitBreaker', () => {
     expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 0 }, staleResults: 1 });
   });
 
-  it('judges by handles', () => {
+  it('judges outcomes by handles', () => {
     const { breaker } = setUp({
       window: { consecutive: 1 },
       handles: (outcome) => outcome.ok && outcome.value === 503,
@@ -393,7 +393,7 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('open');
   });
 
-  it('asks handles nothing about the calls that an operator lets through', async () => {
+  it('does not ask handles about calls that an operator lets through', async () => {
     let asked = 0;
     const { breaker } = setUp({ handles: () => ++asked > 0 });
     breaker.forceClosed();
@@ -401,7 +401,7 @@ describe('circuitBreaker', () => {
     expect(asked).toBe(0);
   });
 
-  it('refuses nothing as a shadow, ends no call, and tells what it would have refused', async () => {
+  it('refuses nothing in shadow mode, ends no call, and reports what it would have refused', async () => {
     const { breaker, clock, events } = setUp({ shadow: true });
     fail(breaker, 20);
     take(breaker).settle(succeeded);
@@ -413,7 +413,7 @@ describe('circuitBreaker', () => {
     take(breaker);
   });
 
-  it('tells of each change, and is in order again when it tells', async () => {
+  it('reports each change, and is consistent while it reports', async () => {
     const { breaker, clock, events } = setUp({ halfOpen: { permits: 1 } });
     fail(breaker, 20);
     await clock.advance('5s');
@@ -433,7 +433,7 @@ describe('circuitBreaker', () => {
     expect(resetting.state).toBe('closed');
   });
 
-  it('runs on the clock of its first call, also where its snapshot was looked at before', async () => {
+  it('runs on the clock of its first call, even if its snapshot was read before', async () => {
     const clock = virtualClock();
     const breaker = circuitBreaker({ window: { consecutive: 1 }, openFor: '5s' });
     expect(breaker.snapshot()).toMatchObject({ state: 'closed', elapsedMs: 0 });
@@ -444,7 +444,7 @@ describe('circuitBreaker', () => {
     expect(await client.attempt(() => 1)).toEqual({ ok: true, value: 1 });
   });
 
-  it('goes on from a snapshot with what is left of its time', async () => {
+  it('resumes from a snapshot with the rest of its time', async () => {
     const { breaker, clock } = setUp();
     fail(breaker, 20);
     await clock.advance('2s');
@@ -468,7 +468,7 @@ describe('circuitBreaker', () => {
   });
 
   it.each(['closed', 'half-open', 'ramping', 'isolated', 'forced-closed'])(
-    'goes on from a snapshot that is %s',
+    'resumes from a snapshot that is %s',
     (state) => {
       const { breaker } = setUp({ rampUp: '1m' });
       expect(breaker.restore({ ...breaker.snapshot(), state })).toBe(true);
@@ -495,7 +495,7 @@ describe('circuitBreaker', () => {
     },
   );
 
-  it('opens as ever after a snapshot that was closed, and admits a share after one that was ramping', () => {
+  it('opens as usual after a closed snapshot, and admits a share of calls after a ramping one', () => {
     const closed = setUp({ window: { consecutive: 3 } }).breaker;
     closed.restore(closed.snapshot());
     fail(closed, 3);
@@ -511,7 +511,7 @@ describe('circuitBreaker', () => {
     { openings: Number.MAX_SAFE_INTEGER },
     { openForMs: 2 ** 31 - 1 },
     { elapsedMs: Number.MAX_SAFE_INTEGER },
-  ])('goes on from a snapshot with %j', (change) => {
+  ])('resumes from a snapshot with %j', (change) => {
     const { breaker } = setUp();
     expect(breaker.restore({ ...breaker.snapshot(), ...change })).toBe(true);
   });
@@ -533,7 +533,7 @@ describe('circuitBreaker', () => {
     { openings: -1 },
     { generation: '7' },
     { generation: -1 },
-  ])('stays as it is and tells when a snapshot makes no sense: %j', (change) => {
+  ])('stays unchanged and reports an inconsistent snapshot: %j', (change) => {
     const { breaker, events } = setUp();
     const corrupt =
       typeof change === 'object' && change !== null && Object.keys(change).length > 0
@@ -544,7 +544,7 @@ describe('circuitBreaker', () => {
     expect(events).toMatchObject([{ type: 'circuit-not-restored' }]);
   });
 
-  it('lets every call through once it is disposed of, and hears no permit that is out', () => {
+  it('lets every call through once it is disposed, and ignores outstanding permits', () => {
     const { breaker } = setUp({ window: { consecutive: 1 } });
     const out = take(breaker);
     breaker[Symbol.dispose]();
@@ -590,7 +590,7 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('open');
   });
 
-  it('does not wait any more for a probe that has succeeded', async () => {
+  it('no longer waits for a probe that has succeeded', async () => {
     const { breaker, clock } = setUp({ halfOpen: { permits: 2, timeout: 100 } });
     await openAndWait(breaker, clock);
     succeed(breaker);
@@ -611,7 +611,7 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('open');
   });
 
-  it('opens although its random throws or answers nonsense', () => {
+  it('opens even if its random throws or returns nonsense', () => {
     for (const random of [
       () => Number.NaN,
       () => -1,
@@ -633,11 +633,11 @@ describe('circuitBreaker', () => {
       'only tells when it would open after 3 failures in a row, for up to 5000 ms at first and 60000 ms later',
       undefined,
     ],
-  ])('tells in words what it does: %j', (options, summary, windowMs) => {
+  ])('describes what it does: %j', (options, summary, windowMs) => {
     expect(circuitBreaker(options).traits).toMatchObject({ kind: 'circuit-breaker', summary, windowMs });
   });
 
-  it('captures a stack for a refusal only if it is asked to', () => {
+  it('captures a stack for a refusal only if asked', () => {
     for (const stack of [undefined, false, true]) {
       const { breaker } = setUp(stack === undefined ? {} : { stack });
       breaker.isolate();
@@ -655,7 +655,7 @@ describe('circuitBreaker', () => {
     { rampUp: '24h' },
     { openFor: '24h' },
     { halfOpen: { permits: 1_000, timeout: '24h' } },
-  ])('takes %j', (options) => {
+  ])('accepts %j', (options) => {
     expect(circuitBreaker(options).state).toBe('closed');
   });
 
@@ -686,7 +686,7 @@ describe('circuitBreaker', () => {
     ['halfOpen.successes', { halfOpen: { permits: 2, successes: 3 } }],
     ['probes', { halfOpen: { probes: 2 } }],
     ['faillureRate', { faillureRate: 0.5 }],
-  ])('refuses a wrong option "%s" at once', (option, options) => {
+  ])('refuses the wrong option "%s" at once', (option, options) => {
     expect(() => circuitBreaker(options)).toThrow(expect.objectContaining({ option }));
     expect(() => circuitBreaker(options)).toThrow(OptionsError);
   });

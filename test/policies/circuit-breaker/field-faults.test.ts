@@ -51,7 +51,7 @@ describe('circuitBreaker', () => {
     await probe;
   });
 
-  it('B04: ends a probe that hangs, takes it for a failure, and opens again', async () => {
+  it('B04: ends a probe that hangs, counts it as a failure, and opens again', async () => {
     const { clock, breaker, run } = setUp({ halfOpen: { permits: 1 } });
     await failTwice(run);
     await passOpening(clock);
@@ -66,7 +66,7 @@ describe('circuitBreaker', () => {
     expect(breaker.snapshot()).toMatchObject({ state: 'open', openings: 2 });
   });
 
-  it('B04: sees at the next admission that a probe taken by hand was never settled, and fences its late result', async () => {
+  it('B04: notices at the next admission that a directly taken probe was never settled, and drops its late result', async () => {
     const { clock, breaker, run } = setUp({ halfOpen: { permits: 1, timeout: 300 } });
     await failTwice(run);
     await passOpening(clock);
@@ -83,7 +83,7 @@ describe('circuitBreaker', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('B04: fences the late success of a probe that was given up while the others go on', async () => {
+  it('B04: drops the late success of a probe that was given up while the others continue', async () => {
     const { clock, breaker, run } = setUp({ halfOpen: { permits: 3, successes: 1, timeout: 300 } });
     await failTwice(run);
     await passOpening(clock);
@@ -110,7 +110,7 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('closed');
   });
 
-  it('B07: does not count what a policy inside refused, in the same layer or a deeper one', async () => {
+  it('B07: does not count refusals of an inner policy, in the same layer or a deeper one', async () => {
     const { breaker } = setUp();
     const full: Guard = { name: 'full', admit: () => refuse(new ShedError({ policy: 'full', reason: 'full' })) };
     const through: Strategy = { name: 'through', handle: (call, next) => next(call) };
@@ -141,7 +141,7 @@ describe('circuitBreaker', () => {
     expect(breaker.snapshot()).toMatchObject({ state: 'closed', window: { calls: 1, failures: 1 } });
   });
 
-  it("B18: keeps an operator's word until reset", async () => {
+  it('B18: keeps a state set by an operator until reset', async () => {
     const { clock, breaker, run } = setUp();
     breaker.isolate();
     await clock.advance('1h');
@@ -177,7 +177,7 @@ describe('circuitBreaker', () => {
     expect(size(breaker)).toBeLessThan(100);
   });
 
-  it('B25: keeps no more keys than it may, and forgets open circuits last', async () => {
+  it('B25: keeps at most maxKeys keys, and evicts open circuits last', async () => {
     const clock = virtualClock();
     const breakers = keyed(() => circuitBreaker({ clock, window: { consecutive: 1 } }), { maxKeys: 100, clock });
     const run = pipeline(breakers);
@@ -187,7 +187,7 @@ describe('circuitBreaker', () => {
     for (let key = 0; key < 50; key++) expect(breakers.for(`down ${key}`).state).toBe('open');
   });
 
-  it('B29: holds no timer, in whichever state it is', async () => {
+  it('B29: owns no timer in any state', async () => {
     const { clock, run } = setUp({ rampUp: '1m' });
     await failTwice(run);
     expect(clock.pendingTimers).toBe(0);

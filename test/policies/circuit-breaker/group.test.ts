@@ -53,12 +53,12 @@ function groupOf(): Group & { out: number; isFull: boolean } {
 }
 
 describe('a circuit breaker in a group', () => {
-  it('is what can be a member, and no other policy is', () => {
+  it('is what can be a member, and no other policy', () => {
     expect(isGroupMember(circuitBreaker())).toBe(true);
     expect(isGroupMember(retry())).toBe(false);
   });
 
-  it('counts as out while it is open or half-open, and not by the word of an operator', async () => {
+  it('counts as out while it is open or half-open, but not in a state set by an operator', async () => {
     const group = groupOf();
     const { breaker, clock, send } = memberOf();
     breaker.joinGroup(group);
@@ -78,7 +78,7 @@ describe('a circuit breaker in a group', () => {
     expect([breaker.state, group.out]).toEqual(['closed', 0]);
   });
 
-  it('counts from the beginning when it comes in open, and no more once it has left', () => {
+  it('counts at once if it joins open, and no longer after it has left', () => {
     const group = groupOf();
     const { breaker, send } = memberOf();
     send(failed, 2);
@@ -92,7 +92,7 @@ describe('a circuit breaker in a group', () => {
     expect([breaker.state, group.out]).toEqual(['open', 0]);
   });
 
-  it('leaves when it is disposed of', () => {
+  it('leaves when it is disposed', () => {
     const group = groupOf();
     const { breaker, send } = memberOf();
     breaker.joinGroup(group);
@@ -104,7 +104,7 @@ describe('a circuit breaker in a group', () => {
     expect(group.out).toBe(0);
   });
 
-  it('is of one group only, the first', () => {
+  it('belongs to one group only, the first', () => {
     const [first, second] = [groupOf(), groupOf()];
     const { breaker, send } = memberOf();
     breaker.joinGroup(first);
@@ -116,7 +116,7 @@ describe('a circuit breaker in a group', () => {
   it.each<[string, CircuitBreakerOptions, string]>([
     ['failures in a row', { window: { consecutive: 2 } }, '2 calls in a row failed'],
     ['a window', { window: { calls: 5 }, minimumCalls: 2 }, '2 of 2 calls failed'],
-  ])('stays closed where no more of it may open, tells so, and begins to count %s anew', (_, options, detail) => {
+  ])('stays closed if no further member may open, reports it, and starts to count %s anew', (_, options, detail) => {
     const group = groupOf();
     const { breaker, events, send } = memberOf({ ...options, name: 'host' });
     breaker.joinGroup(group);
@@ -131,7 +131,7 @@ describe('a circuit breaker in a group', () => {
     expect(breaker.state).toBe('open');
   });
 
-  it('shares its settings with the member before it if they are the same, so that each costs less', () => {
+  it('shares its settings with the member before it if they are equal, which makes each smaller', () => {
     const group = groupOf();
     const on = () => {};
     const clock = virtualClock();
@@ -145,7 +145,7 @@ describe('a circuit breaker in a group', () => {
     expect(join(200)).toMatchObject({ openForMs: 200 });
   });
 
-  it('costs nothing to forget when it has nothing to tell, and much when it keeps calls back', async () => {
+  it('costs nothing to forget if it has nothing to report, and much while it withholds calls', async () => {
     const { breaker, clock, send } = memberOf({ rampUp: '10s' });
     expect(breaker.rank()).toBe(0);
     send(failed);

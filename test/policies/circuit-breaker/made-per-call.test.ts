@@ -25,7 +25,7 @@ describe('circuitBreaker, made for each call', () => {
     if (vi.isMockFunction(systemClock.now)) vi.mocked(systemClock.now).mockRestore();
   });
 
-  it('is told of once, because such a breaker never opens', () => {
+  it('is reported once, because such a breaker never opens', () => {
     make('mistake', 99);
     expect(told()).toEqual([]);
     make('mistake', 200);
@@ -33,7 +33,7 @@ describe('circuitBreaker, made for each call', () => {
     expect(told()[0]?.[0]).toContain('100 breakers named "mistake" were made within a second');
   });
 
-  it('is no mistake where as many are made over a longer time', () => {
+  it('is no mistake if as many are made over a longer time', () => {
     const pass = holdTime();
     for (let second = 0; second < 5; second++) {
       make('slow', 60);
@@ -42,13 +42,13 @@ describe('circuitBreaker, made for each call', () => {
     expect(told()).toEqual([]);
   });
 
-  it('is no mistake where a registry keeps one per key', () => {
+  it('is no mistake if a registry keeps one per key', () => {
     const hosts = keyed(() => circuitBreaker({ name: 'hosts' }), { maxKeys: 1_000 });
     for (let host = 0; host < 300; host++) hosts.for(`host ${host}`);
     expect(told()).toEqual([]);
   });
 
-  it('is no mistake on a clock of its own, where an hour may pass in a second, and makes the others no fewer', () => {
+  it('is no mistake on a custom clock, where an hour may pass in a second, and does not reduce the count of others', () => {
     holdTime();
     const clock = virtualClock();
     make('simulated', 50);
@@ -62,7 +62,7 @@ describe('circuitBreaker, made for each call', () => {
     expect(told()).toHaveLength(1);
   });
 
-  it('is counted aright, although a registry keeps one that was made long ago', () => {
+  it('is counted correctly even if a registry keeps one that was made long ago', () => {
     const pass = holdTime();
     const early = circuitBreaker({ name: 'early' });
     pass(1_000);
@@ -87,7 +87,7 @@ describe('circuitBreaker, made for each call', () => {
     expect(told()).toEqual([]);
   });
 
-  it('is told of a hundred names at most, where each call has a name of its own', () => {
+  it('is reported for a hundred names at most, if each call has a name of its own', () => {
     holdTime();
     for (let name = 0; name < 120; name++) make(`name ${name}`, 100);
     expect(told().length).toBeGreaterThan(90);

@@ -173,7 +173,7 @@ const settings: readonly [string, ModelSettings, CircuitBreakerOptions][] = [
 const steps = Number(process.env.HOLDFAST_MODEL_STEPS ?? 30_000);
 
 describe('circuitBreaker', () => {
-  it.each(settings)('does what a naive model does over many random steps, with %s', (_, modelSettings, options) => {
+  it.each(settings)('behaves like a naive model over many random steps, with %s', (_, modelSettings, options) => {
     const seed = Number(process.env.HOLDFAST_SEED ?? 4_711);
     const random = seededRandom(seed);
     const virtual = virtualClock();

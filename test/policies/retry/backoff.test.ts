@@ -42,7 +42,7 @@ describe('decorrelated', () => {
     expect(delays(decorrelated({ initial: 100, max: 2_000 }), 6, half)).toEqual([200, 350, 575, 912.5, 1_050, 1_050]);
   });
 
-  it('is never less than `initial`, though the delay before was', () => {
+  it('is never below `initial`, whatever the previous delay was', () => {
     const backoff = decorrelated({ initial: 100, max: 2_000 });
     expect(backoff({ attempt: 2, previousDelayMs: 1, error: undefined, random: half })).toBe(100);
   });
@@ -53,7 +53,7 @@ describe('constant', () => {
     expect(delays(constant('1s'), 3, half)).toEqual([1_000, 1_000, 1_000]);
   });
 
-  it('can be no delay at all', () => {
+  it('can be zero', () => {
     expect(delays(constant(0), 2, half)).toEqual([0, 0]);
   });
 });
@@ -83,7 +83,7 @@ describe('every backoff', () => {
   it.each<[string, Backoff, number]>([
     ['an exponential one', exponential({ initial: 0, factor: 100 }), 0],
     ['an exponential one that has grown beyond all numbers', exponential({ factor: 100, jitter: 'none' }), 5_000],
-  ])('waits for a time that is a number, also after the last of a thousand attempts: %s', (_, backoff, delayMs) => {
+  ])('returns a numeric delay, even after the last of a thousand attempts: %s', (_, backoff, delayMs) => {
     const state = { attempt: 1_000, previousDelayMs: undefined, error: undefined, random: () => 0.5 };
     expect(backoff(state)).toBe(delayMs);
     expect(backoff.ceilingMs?.(1_000)).toBe(delayMs);
@@ -109,7 +109,7 @@ describe('every backoff', () => {
     ['a factor of 1', () => exponential({ factor: 1, jitter: 'none' }), 100],
     ['a factor of 100', () => exponential({ factor: 100, jitter: 'none' }), 5_000],
     ['a decorrelated one without a delay', () => decorrelated({ initial: 0, max: 0 }), 0],
-  ])('can have %s', (_, make, secondMs) => {
+  ])('accepts %s', (_, make, secondMs) => {
     expect(delays(make(), 2, half)[1]).toBe(secondMs);
   });
 

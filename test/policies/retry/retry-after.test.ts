@@ -41,7 +41,7 @@ describe('parseHttpDate', () => {
     ['Sun, 06 Nov 1994 08:49:37'],
     ['tomorrow'],
     [''],
-  ])('takes %j for no date', (text) => {
+  ])('rejects %j as a date', (text) => {
     expect(parseHttpDate(text, now)).toBeUndefined();
   });
 });
@@ -76,7 +76,7 @@ describe('parseRetryAfter', () => {
     ['x1'],
     ['1x'],
     ['9'.repeat(50)],
-  ])('takes %j for not said', (text) => {
+  ])('ignores %j', (text) => {
     expect(parseRetryAfter(text, now)).toBeUndefined();
   });
 });
@@ -120,7 +120,7 @@ describe('retryHintOf', () => {
     expect(withHeaders(headers)).toBe(hint);
   });
 
-  it('looks at the error, its headers and its response', () => {
+  it('checks the error, its headers and its response', () => {
     for (const retryAfterMs of [5, 0]) {
       expect(retryHintOf({ ok: false, error: { retryAfterMs, headers: { 'retry-after': '9' } } }, now)).toBe(
         retryAfterMs,
@@ -152,7 +152,7 @@ describe('retryHintOf', () => {
     }
   });
 
-  it('takes a carrier that throws for one that says nothing', () => {
+  it('treats a carrier that throws as one without a hint', () => {
     const hostile = new Proxy(
       {},
       {
@@ -173,7 +173,7 @@ describe('retryHintOf', () => {
     expect(withHeaders({ 'retry-after': `${','.repeat(10_000_000)}` })).toBeUndefined();
   });
 
-  it(`never throws and never answers a wait below zero, whatever the headers hold (${fuzzRuns} inputs)`, () => {
+  it(`never throws and never returns a negative wait, whatever the headers hold (${fuzzRuns} inputs)`, () => {
     const header = fc.oneof(
       fc.string(),
       fc.string({ unit: 'binary' }),

@@ -4,7 +4,7 @@ import { retryBudget } from '../../../src/index.js';
 import { virtualClock } from '../../../src/testing/index.js';
 
 describe('retryBudget', () => {
-  it('grants what is there at the beginning, then a tenth of a retry for each success', () => {
+  it('grants its initial balance, then a tenth of a retry for each success', () => {
     const budget = retryBudget({ minPerSecond: 0 });
     expect(Array.from({ length: 11 }, () => budget.tryWithdraw())).toEqual([...new Array(10).fill(true), false]);
     for (let success = 1; success <= 9; success++) budget.deposit();
@@ -15,14 +15,14 @@ describe('retryBudget', () => {
     expect(budget.balance).toBe(0);
   });
 
-  it('saves up no more than its capacity, and begins with no more', () => {
+  it('saves no more than its capacity, and starts with no more', () => {
     const budget = retryBudget({ capacity: 2, minPerSecond: 0 });
     expect(budget.balance).toBe(2);
     for (let success = 0; success < 1_000; success++) budget.deposit();
     expect(budget.balance).toBe(2);
   });
 
-  it('grants one retry per second to a budget that lies empty, which cannot be saved up', async () => {
+  it('grants one retry per second to an empty idle budget, which cannot be saved up', async () => {
     const clock = virtualClock();
     const budget = retryBudget({ initial: 0, clock });
     expect([budget.tryWithdraw(), budget.tryWithdraw()]).toEqual([true, false]);
@@ -34,11 +34,11 @@ describe('retryBudget', () => {
     expect([budget.tryWithdraw(), budget.tryWithdraw()]).toEqual([true, false]);
   });
 
-  it('grants nothing at all that is empty and has no floor', () => {
+  it('grants nothing if it is empty and has no floor', () => {
     expect(retryBudget({ initial: 0, minPerSecond: 0 }).tryWithdraw()).toBe(false);
   });
 
-  it('takes no debt for a retry from the floor', () => {
+  it('goes into no debt for a retry from the floor', () => {
     const budget = retryBudget({ initial: 0, clock: virtualClock() });
     expect([budget.tryWithdraw(), budget.balance]).toEqual([true, 0]);
     for (let success = 0; success < 10; success++) budget.deposit();
@@ -72,11 +72,11 @@ describe('retryBudget', () => {
     [{ ratio: 0, capacity: 1, initial: 0, minPerSecond: 0 }, 0],
     [{ ratio: 10, capacity: 1_000_000, initial: 1_000_000, minPerSecond: 1_000 }, 1_000_000],
     [{ capacity: 5, initial: 5 }, 5],
-  ])('takes %j', (options, balance) => {
+  ])('accepts %j', (options, balance) => {
     expect(retryBudget(options).balance).toBe(balance);
   });
 
-  it('grants as many per second as it is told, evenly', async () => {
+  it('grants the given number per second, evenly', async () => {
     const clock = virtualClock();
     const budget = retryBudget({ initial: 0, minPerSecond: 4, clock });
     const granted: number[] = [];

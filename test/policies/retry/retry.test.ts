@@ -50,7 +50,7 @@ async function run(options: RetryOptions, task: (attempt: number) => unknown, ex
 }
 
 describe('retry', () => {
-  it('makes three attempts by default, with full jitter from 100 ms, and rethrows the last error as it is', async () => {
+  it('makes three attempts by default, with full jitter from 100 ms, and rethrows the last error unchanged', async () => {
     const errors = [down(1), down(2), down(3)];
     const { outcome, calls, events, report } = await run({}, (attempt) => Promise.reject(errors[attempt - 1]));
     expect(calls).toEqual([0, 50, 150]);
@@ -77,13 +77,13 @@ describe('retry', () => {
     ]);
   });
 
-  it('stops at the first success and tells how many attempts it took', async () => {
+  it('stops at the first success and reports the number of attempts', async () => {
     const { outcome, events } = await run({ attempts: 5 }, (attempt) => (attempt < 3 ? Promise.reject(down()) : 'up'));
     expect(outcome).toEqual({ ok: true, value: 'up' });
     expect(events.at(-1)).toEqual({ type: 'retry-succeeded', name: 'retry', attempts: 3 });
   });
 
-  it('says nothing about a call that succeeds at once', async () => {
+  it('reports nothing about a call that succeeds at once', async () => {
     const { events, report } = await run({}, () => ({}));
     expect(events).toEqual([]);
     expect(report).toBeUndefined();
@@ -104,7 +104,7 @@ describe('retry', () => {
     expect(!outcome.ok && [undefined, null, 'text'].includes(outcome.error as never)).toBe(true);
   });
 
-  it("passes the delay before to a backoff of one's own, and its chance", async () => {
+  it('passes the previous delay and its random source to a custom backoff', async () => {
     const seen: unknown[] = [];
     await run(
       {
@@ -122,7 +122,7 @@ describe('retry', () => {
     ]);
   });
 
-  it('gives each attempt a signal of its own', async () => {
+  it('gives each attempt its own signal', async () => {
     const clock = virtualClock();
     const signals: AbortSignal[] = [];
     const running = pipeline(retry({ attempts: 3, backoff: constant(1), clock }), timeout(5)).attempt(({ signal }) => {
@@ -139,7 +139,7 @@ describe('retry', () => {
       handles: (outcome: { ok: boolean; value?: { status: number } }) => outcome.ok && outcome.value?.status === 503,
     };
 
-    it('repeats a value taken for a failure, and answers the last one when it gives up', async () => {
+    it('repeats a value counted as a failure, and returns the last one when it gives up', async () => {
       const { outcome, calls, report } = await run({ ...isBusy, attempts: 2 } as RetryOptions, (attempt) => ({
         status: 503,
         attempt,
@@ -149,7 +149,7 @@ describe('retry', () => {
       expect(report).toMatchObject({ attempts: 2, stoppedBy: 'attempts', errors: [undefined, undefined] });
     });
 
-    it('hands each value that another attempt takes the place of to onDiscard, and not the one it answers', async () => {
+    it('hands each value that another attempt replaces to onDiscard, but not the one it returns', async () => {
       const discarded: unknown[] = [];
       const onDiscard = (value: unknown) => {
         discarded.push(value);
@@ -162,7 +162,7 @@ describe('retry', () => {
       ]);
     });
 
-    it('answers the value of its last attempt although an earlier one threw', async () => {
+    it('returns the value of its last attempt even if an earlier one threw', async () => {
       const discarded: unknown[] = [];
       const plan = { attempts: 2, handles: () => true, onDiscard: (value: unknown) => discarded.push(value) };
       const { outcome } = await run(plan, (attempt) => (attempt === 1 ? Promise.reject(down()) : 503));
@@ -184,7 +184,7 @@ describe('retry', () => {
       ],
       ['random, of a value that says when', { handles: () => true, random: () => throwsAt(1)({ value: 1 }) as never }],
       ['a budget', { handles: () => true, budget: { balance: 0, deposit() {}, tryWithdraw: () => 1 as never } }],
-    ])('hands each value to onDiscard, once, where the caller gets an error in its place: %s', async (_, options) => {
+    ])('hands each value to onDiscard once, if the caller gets an error in its place: %s', async (_, options) => {
       for (const around of [[], [timeout('1m')]]) {
         const clock = virtualClock();
         const discarded: unknown[] = [];
@@ -216,7 +216,7 @@ describe('retry', () => {
       }
     });
 
-    it('calls nothing in place of an onDiscard that is not given', async () => {
+    it('calls nothing in place of a missing onDiscard', async () => {
       const warning = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
       await run({ attempts: 2, handles: () => true }, () => 503);
       expect(warning).not.toHaveBeenCalled();
@@ -231,7 +231,7 @@ describe('retry', () => {
       expect(calls).toHaveLength(1);
     });
 
-    it('hands the value at hand to onDiscard when the call is ended during a wait', async () => {
+    it('hands the current value to onDiscard when the call is ended during a wait', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
       const discarded: unknown[] = [];
@@ -245,23 +245,23 @@ describe('retry', () => {
       expect(discarded).toEqual([{ status: 503 }]);
     });
 
-    it('tells the value that it repeats in its event', async () => {
+    it('includes the value that it repeats in its event', async () => {
       const { events } = await run({ ...isBusy, attempts: 2 } as RetryOptions, () => ({ status: 503 }));
       expect(events[0]).toMatchObject({ error: undefined, outcome: { ok: true, value: { status: 503 } } });
     });
 
-    it('does not repeat an error that is not taken for a failure', async () => {
+    it('does not repeat an error that is not counted as a failure', async () => {
       const { calls, report } = await run(isBusy as RetryOptions, () => Promise.reject(down()));
       expect(calls).toHaveLength(1);
       expect(report?.stoppedBy).toBe('classifier');
     });
 
-    it('is final: an error of any class is repeated when it says so', async () => {
+    it('decides alone: an error of any class is repeated if it says so', async () => {
       const { calls } = await run({ attempts: 2, handles: () => true }, () => Promise.reject(new TypeError('x')));
       expect(calls).toHaveLength(2);
     });
 
-    it('is asked once about each outcome', async () => {
+    it('is called once for each outcome', async () => {
       const asked: unknown[] = [];
       await run({ attempts: 3, handles: (outcome) => asked.push(outcome) > 0 }, (attempt) =>
         attempt === 2 ? attempt : Promise.reject(attempt),
@@ -296,7 +296,7 @@ describe('retry', () => {
   });
 
   it.each([[Number.NaN], [-1], ['5'], ['5s'], [undefined]])(
-    'rejects with a HandlesError when backoff answers %s',
+    'rejects with a HandlesError when backoff returns %s',
     async (delay) => {
       const cause = down();
       const { outcome, calls } = await run({ backoff: () => delay as number }, () => Promise.reject(cause));
@@ -308,7 +308,7 @@ describe('retry', () => {
     },
   );
 
-  it('waits no longer than a platform timer can, whatever backoff answers', async () => {
+  it('waits no longer than a platform timer can, whatever backoff returns', async () => {
     const { events } = await run({ attempts: 2, backoff: () => Number.POSITIVE_INFINITY }, () =>
       Promise.reject(down()),
     );
@@ -339,7 +339,7 @@ describe('retry', () => {
       expect(calls).toBe(1);
     });
 
-    it('asks nobody for another attempt when the operation itself ends its call', async () => {
+    it('asks for no further attempt when the operation itself ends its call', async () => {
       const controller = new AbortController();
       const budget = retryBudget({ initial: 5, minPerSecond: 0 });
       const { outcome, calls, events } = await run(
@@ -355,7 +355,7 @@ describe('retry', () => {
       expect(events.map(({ type }) => type)).toEqual(['retry-stopped']);
     });
 
-    it('begins no wait when that comes while it tells of it', async () => {
+    it('starts no wait if the abort comes while the retry is reported', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
       const steady = pipeline(
@@ -367,7 +367,7 @@ describe('retry', () => {
       expect(clock.pendingTimers).toBe(0);
     });
 
-    it('does not abort the attempts that have ended', async () => {
+    it('does not abort attempts that have ended', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
       const signals: AbortSignal[] = [];
@@ -384,7 +384,7 @@ describe('retry', () => {
     it.each([
       ['succeeds', 'late'],
       ['fails', down()],
-    ])('tells no more of an attempt that %s after it', async (_, answer) => {
+    ])('reports no attempt that %s after it', async (_, answer) => {
       const clock = virtualClock();
       const controller = new AbortController();
       const reason = new Error('gone');
@@ -406,7 +406,7 @@ describe('retry', () => {
       expect(attemptsOf(reason)).toMatchObject({ attempts: 1, errors: [expect.any(Error)] });
     });
 
-    it('tells nothing of one that comes after it gave up', async () => {
+    it('reports no abort that comes after it gave up', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
       const events: HoldfastEvent[] = [];
@@ -421,7 +421,7 @@ describe('retry', () => {
       expect(events.map(({ type }) => type)).toEqual(['retry', 'retry-stopped']);
     });
 
-    it('makes no further attempt after one that fails because of it', async () => {
+    it('makes no further attempt after one that fails because of the abort', async () => {
       const clock = virtualClock();
       const controller = new AbortController();
       let calls = 0;
@@ -466,7 +466,7 @@ describe('retry', () => {
       expect(attemptsOf(error)?.attempts).toBe(2);
     });
 
-    it('makes no attempt when the wait ended too late', async () => {
+    it('makes no attempt if the wait ended too late', async () => {
       const clock = virtualClock();
       let calls = 0;
       const late = {
@@ -488,7 +488,7 @@ describe('retry', () => {
       expect(calls).toBe(1);
     });
 
-    it('is ended by it in the middle of an attempt, and tells of the attempts before', async () => {
+    it('is ended by it in the middle of an attempt, and reports the attempts before', async () => {
       const clock = virtualClock();
       const running = pipeline(deadline({ after: 100, clock }), retry({ backoff: constant(10) })).attempt(
         ({ attempt }) => (attempt === 1 ? Promise.reject(down()) : new Promise(() => {})),
@@ -503,7 +503,7 @@ describe('retry', () => {
   describe('and Retry-After', () => {
     const busy = (retryAfterMs: number) => Object.assign(new Error('busy'), { retryAfterMs });
 
-    it('never comes back earlier than asked, and up to a tenth later, so that not all come at once', async () => {
+    it('never comes back earlier than asked, and up to a tenth later, so that not all clients come at once', async () => {
       const { calls } = await run({ attempts: 2, random: () => 0 }, () => Promise.reject(busy(2_000)));
       expect(calls).toEqual([0, 2_000]);
       const random = seededRandom(1);
@@ -521,25 +521,25 @@ describe('retry', () => {
       [-1, 2_000],
       [2, 2_000],
       [Number.NaN, 2_000],
-    ])('comes back later by the draw, where that is one: with %d at %i ms', async (draw, secondMs) => {
+    ])('comes back later by the draw, if there is one: with %d at %i ms', async (draw, secondMs) => {
       const { calls } = await run({ attempts: 2, backoff: constant(0), random: () => draw }, () =>
         Promise.reject(busy(2_000)),
       );
       expect(calls).toEqual([0, secondMs]);
     });
 
-    it('draws nothing where nothing was asked', async () => {
+    it('draws nothing if no time was asked for', async () => {
       let draws = 0;
       await run({ attempts: 2, backoff: constant(1), random: () => ++draws }, () => Promise.reject(down()));
       expect(draws).toBe(0);
     });
 
-    it('keeps to its own delay where that is longer', async () => {
+    it('keeps its own delay if that is longer', async () => {
       const { calls } = await run({ attempts: 2, backoff: constant(700) }, () => Promise.reject(busy(100)));
       expect(calls).toEqual([0, 700]);
     });
 
-    it('gives up at once when asked to wait longer than maxRetryAfter', async () => {
+    it('gives up at once if asked to wait longer than maxRetryAfter', async () => {
       expect((await run({ attempts: 2, maxRetryAfter: '1s' }, () => Promise.reject(busy(1_000)))).calls).toHaveLength(
         2,
       );
@@ -557,7 +557,7 @@ describe('retry', () => {
       expect((await run(options, () => response(at))).calls).toEqual([0, 4_000]);
     });
 
-    it('takes a refusal to be retried for final', async () => {
+    it('treats a refusal of retries as final', async () => {
       const { calls, report } = await run({}, () =>
         Promise.reject(Object.assign(new Error('x'), { headers: { 'grpc-retry-pushback-ms': '-1' } })),
       );
@@ -579,13 +579,13 @@ describe('retry', () => {
       return guard;
     };
 
-    it('does not repeat one that names no time, whatever handles says', async () => {
+    it('does not repeat one without a time, whatever handles says', async () => {
       const guard = refusing();
       await pipeline(retry({ handles: () => true }), guard).attempt(() => 1);
       expect(guard.asked).toBe(1);
     });
 
-    it('waits the time it names, if that is before the deadline', async () => {
+    it('waits for the time it names, if that is before the deadline', async () => {
       const clock = virtualClock();
       const guard = refusing(200);
       const running = pipeline(retry({ attempts: 2, clock, random: () => 0 }), guard).attempt(() => 1);
@@ -627,14 +627,14 @@ describe('retry', () => {
   });
 
   describe('and a budget', () => {
-    it('stops with the error of the call when nothing is left', async () => {
+    it('stops with the error of the call if nothing is left', async () => {
       const budget = retryBudget({ initial: 1, minPerSecond: 0 });
       const { calls, report } = await run({ attempts: 5, budget }, () => Promise.reject(down()));
       expect(calls).toHaveLength(2);
       expect(report?.stoppedBy).toBe('budget');
     });
 
-    it('pays in for each call that succeeds, at once or after a retry', async () => {
+    it('pays in for each successful call, at once or after a retry', async () => {
       const budget = retryBudget({ initial: 5, minPerSecond: 0 });
       await run({ budget }, () => 1);
       await run({ budget }, (attempt) => (attempt === 1 ? Promise.reject(down()) : 1));
@@ -642,7 +642,7 @@ describe('retry', () => {
       expect(budget.balance).toBeCloseTo(5 + 0.3 - 1, 9);
     });
 
-    it('takes nothing out when it does not retry', async () => {
+    it('takes nothing out if it does not retry', async () => {
       const budget = retryBudget({ initial: 5, minPerSecond: 0 });
       await run({ attempts: 1, budget }, () => Promise.reject(down()));
       expect(budget.balance).toBe(5);
@@ -669,7 +669,7 @@ describe('retry', () => {
     expect(keyed.calls).toHaveLength(3);
   });
 
-  it('runs the attempts after one whose time was over in the asynchronous context of the caller, whoever moves the clock', async () => {
+  it('runs the attempts after a timed-out one in the asynchronous context of the caller, whoever moves the clock', async () => {
     const clock = virtualClock();
     const requests = new AsyncLocalStorage<string>();
     const seen: unknown[] = [];
@@ -690,7 +690,7 @@ describe('retry', () => {
     expect(new Set(seen)).toEqual(new Set(['mine']));
   });
 
-  it('ends its loop when a timeout around it ends the call', async () => {
+  it('ends its loop when an outer timeout ends the call', async () => {
     const clock = virtualClock();
     let calls = 0;
     const running = pipeline(timeout({ after: 90, clock }), retry({ attempts: 100, backoff: constant(20) })).attempt(
@@ -728,7 +728,7 @@ describe('retry', () => {
       expect(calls).toBe(attempts);
     });
 
-    it('says so in its report', async () => {
+    it('reports that', async () => {
       const reports: unknown[] = [];
       const heard = keyed(
         () => pipeline(retry({ on: (event) => event.type === 'retry-stopped' && reports.push(event.stoppedBy) })),
@@ -739,7 +739,7 @@ describe('retry', () => {
     });
   });
 
-  it('tells what it does', () => {
+  it('describes what it does', () => {
     expect(retry().traits).toMatchObject({
       kind: 'retry',
       summary: 'makes up to 3 attempts, waiting 0 to 5000 ms with full jitter',
@@ -771,7 +771,7 @@ describe('retry', () => {
     expect(() => retry(options as never)).toThrow(expect.objectContaining({ name: 'OptionsError', option }));
   });
 
-  it('takes no time at all for a limit', async () => {
+  it('accepts zero as a limit', async () => {
     const error = Object.assign(new Error('busy'), { retryAfterMs: 1 });
     const { calls, report } = await run({ attempts: 1_000, maxRetryAfter: 0, minAttemptTime: 0 }, () =>
       Promise.reject(error),
@@ -779,7 +779,7 @@ describe('retry', () => {
     expect([calls.length, report?.stoppedBy]).toEqual([1, 'pushback']);
   });
 
-  it('lets an OptionsError of an inner pipeline through like any other error', async () => {
+  it('treats an OptionsError of an inner pipeline like any other error', async () => {
     const { outcome } = await run({ attempts: 1 }, () => retry({ attempts: 0 }));
     expect(outcome).toMatchObject({ error: expect.any(OptionsError) });
   });
@@ -798,7 +798,7 @@ describe('retry', () => {
 });
 
 describe('attemptsOf', () => {
-  it('knows nothing of what no retry gave up with', () => {
+  it('knows nothing about errors that no retry gave up with', () => {
     for (const stranger of [new Error('x'), undefined, 'text', null, 5]) expect(attemptsOf(stranger)).toBeUndefined();
   });
 
@@ -814,7 +814,7 @@ describe('attemptsOf', () => {
     }
   });
 
-  it("has no report for a guard's refusal outside of a retry", async () => {
+  it('has no report for the refusal of a guard outside of a retry', async () => {
     const guard: Guard = { name: 'g', admit: () => refuse(new RejectedError('ERR_X', 'no', { policy: 'g' })) };
     const outcome = await pipeline(guard, retry()).attempt(() => 1);
     expect(attemptsOf(!outcome.ok && outcome.error)).toBeUndefined();

@@ -17,7 +17,7 @@ describe('an answer', () => {
     ['words beyond ASCII', 'cr\u00e9\u00e9', 'body'],
     ['the first character beyond ASCII', '\u0080', 'body'],
     ['a long head and body', 'x'.repeat(70_000), 'y'.repeat(70_000)],
-  ])('of %s comes back from its bytes', (_what, statusMessage, body) => {
+  ])('of %s is decoded from its bytes', (_what, statusMessage, body) => {
     const answer = { status: 201, statusMessage, headers: ['x-id', '7', 'x-id', statusMessage], body: bytesOf(body) };
     const bytes = encodeAnswer(answer);
     // In the middle of a buffer, as stores give them.
@@ -27,7 +27,7 @@ describe('an answer', () => {
     expect({ ...head, body: new Uint8Array(again) }).toEqual(answer);
   });
 
-  it('is not made of other bytes, cut ones, or the result of a function', () => {
+  it('is not decoded from other bytes, truncated ones, or the result of a function', () => {
     const bytes = encodeAnswer({ status: 201, statusMessage: '', headers: ['x-id', '7'], body: bytesOf('') });
     for (const length of [0, 1, 4, 5, bytes.length - 1]) expect(decodeAnswer(bytes.slice(0, length))).toBeUndefined();
     expect(decodeAnswer(bytes.with(0, 2))).toBeUndefined();
@@ -36,7 +36,7 @@ describe('an answer', () => {
     expect(decodeAnswer(Uint8Array.of(1, ...bytesOf('250')))).toBeUndefined();
   });
 
-  it('is not there where the same operation has run as a function, and the request is refused', async () => {
+  it('is not returned if the same operation ran as a function; the request is refused', async () => {
     const engine = engineOf({ store: memoryStore() });
     await engine.run('k', () => ({ paid: 1 }), { scope: 'all', operation: 'POST /orders' });
     const app = express();
@@ -64,7 +64,7 @@ describe('a replay', () => {
     return { ...got, headers: got.headers.filter(([name]) => !own.test(name)) };
   }
 
-  it('has the status, its words, and each header as often as it was there', async () => {
+  it('has the status, its reason phrase, and each header as often as it was set', async () => {
     const headers = ['X-A', '1', 'x-b', '2', 'X-A', '3'];
     const answer = await replayed({ statusMessage: 'Made', headers });
     expect([answer.statusLine, answer.headers]).toEqual([
@@ -83,7 +83,7 @@ describe('a replay', () => {
     expect((await replayed({}, before)).statusLine).toBe('HTTP/1.1 201 Set Before');
   });
 
-  it('has all values of a header that was written in more than one way', async () => {
+  it('has all values of a header that was written in several ways', async () => {
     const { headers } = await replayed({ headers: ['X-A', '1', 'x-b', '2', 'x-a', '3'] });
     expect(headers.slice(0, -1)).toEqual([
       ['X-A', '1'],
@@ -92,14 +92,14 @@ describe('a replay', () => {
     ]);
   });
 
-  it('gives a header of one value as text, as whoever looks at it expects', async () => {
+  it('sets a single-valued header as text, as code that reads it expects', async () => {
     let type: unknown;
     const before: Before = (response) => response.once('finish', () => (type = response.getHeader('content-type')));
     await replayed({ headers: ['Content-Type', 'text/plain', 'X-A', '1', 'X-A', '2'] }, before);
     expect(type).toBe('text/plain');
   });
 
-  it('takes away what was set before and not sent with the first answer, but for what is of the moment', async () => {
+  it('removes headers that were set before and not sent with the first answer, except those of the moment', async () => {
     const before: Before = (response) => {
       response.setHeader('X-Gone', '1');
       response.setHeader('X-Kept', '1');
@@ -119,7 +119,7 @@ describe('a replay', () => {
   });
 
   it.each([0, 1, 16_384, 16_385])(
-    'gives a body of %i bytes byte for byte, also from the middle of a buffer',
+    'sends a body of %i bytes byte for byte, even from the middle of a buffer',
     async (length) => {
       const whole = Uint8Array.from({ length: length + 10 }, (_, index) => (index * 7) % 256);
       const answer = await replayed({ body: whole.subarray(5, 5 + length) });
@@ -131,7 +131,7 @@ describe('a replay', () => {
     [0, 'in one piece with its head'],
     [16_384, 'in one piece with its head'],
     [16_385, 'as it is, without a copy of it'],
-  ])('gives a body of %i bytes to the socket %s', async (length, how) => {
+  ])('sends a body of %i bytes to the socket %s', async (length, how) => {
     const body = new Uint8Array(length).fill(0x78);
     const pieces: unknown[] = [];
     const server = createServer((_request, response) => {

@@ -44,7 +44,7 @@ async function textOf(request: IncomingMessage): Promise<string> {
 const bytesOf = (text: string) => ({ kind: 'bytes', bytes: Buffer.from(text) });
 
 describe('a body', () => {
-  it('in parts is there as a whole when the last has come, and can be read as if nobody had looked', async () => {
+  it('in parts is complete with the last part, and can be read as if nobody had looked', async () => {
     await withRequest(9, async (request, client) => {
       const tap = tapBody(request, 9);
       expect(findTap(request)).toBe(tap);
@@ -67,7 +67,7 @@ describe('a body', () => {
     ['all of it', 'abcdef'],
     ['a part', 'abc'],
     ['nothing', ''],
-  ])('of which %s had come before anybody looked is there', async (_, early) => {
+  ])('of which %s had arrived before the tap is complete', async (_, early) => {
     await withRequest(6, async (request, client) => {
       client.write(early);
       await expect.poll(() => request.readableLength).toBe(early.length);
@@ -81,7 +81,7 @@ describe('a body', () => {
     });
   });
 
-  it('longer than the limit is said to be too large as soon as that is known, and can be read all the same', async () => {
+  it('longer than the limit is reported as too large as soon as that is known, and can still be read', async () => {
     await withRequest(8, async (request, client) => {
       const body = tapBody(request, 5).body();
       client.write('abcdef');
@@ -103,7 +103,7 @@ describe('a body', () => {
     });
   });
 
-  it('of a client that leaves in the middle is gone, whether somebody waits already or asks later', async () => {
+  it('of a client that disconnects halfway is gone, for earlier and for later callers', async () => {
     await withRequest(6, async (request, client) => {
       request.on('error', () => {});
       const tap = tapBody(request, 100);
@@ -116,7 +116,7 @@ describe('a body', () => {
     });
   });
 
-  it('that is there needs its client no more, and leaves no listener', async () => {
+  it('that is complete no longer needs its client, and leaves no listener', async () => {
     await withRequest(3, async (request, client) => {
       const before = request.listenerCount('close');
       const tap = tapBody(request, 100);
@@ -134,7 +134,7 @@ describe('a body', () => {
   });
 
   it.each(['asked for at once', 'asked for when its reading has paused'])(
-    'of a megabyte comes although nobody reads: %s',
+    'of a megabyte arrives even if nobody reads it: %s',
     async (when) => {
       const length = 1_000_000;
       await withRequest(length, async (request, client) => {
@@ -152,7 +152,7 @@ describe('a body', () => {
     },
   );
 
-  it('without a byte is whole', async () => {
+  it('without bytes is complete', async () => {
     await withRequest(0, async (request) => {
       await expect.poll(() => request.complete).toBe(true);
       expect(await tapBody(request, 100).body()).toEqual(bytesOf(''));
@@ -171,13 +171,13 @@ describe('a body', () => {
     return request;
   }
 
-  it('of a request that was made by hand comes when it is asked for, in whichever encoding', async () => {
+  it('of a handmade request arrives when it is requested, in any encoding', async () => {
     const request = madeRequest(['ab', 'latin1'], ['6364', 'hex'], ['ä', 'utf8']);
     expect(await tapBody(request, 100).body()).toEqual(bytesOf('abcdä'));
     expect(await textOf(request)).toBe('abcdä');
   });
 
-  it('of such a request comes also beyond what it holds unread', async () => {
+  it('of such a request arrives even beyond its buffer size', async () => {
     const part = 'x'.repeat(50_000);
     const request = madeRequest([part, 'utf8'], [part, 'utf8'], [part, 'utf8']);
     const body = await tapBody(request, 1_000_000).body();
@@ -185,7 +185,7 @@ describe('a body', () => {
     expect((await textOf(request)).length).toBe(150_000);
   });
 
-  it('of such a request that gives all of it at once is asked for once', async () => {
+  it('of such a request that delivers it at once is requested once', async () => {
     const request = new IncomingMessage(new Socket());
     const faults: unknown[] = [];
     request.on('error', (error) => faults.push(error));
@@ -199,7 +199,7 @@ describe('a body', () => {
     expect(faults).toEqual([]);
   });
 
-  it('of such a request that gives many parts at a time is asked for more once, not once for each', async () => {
+  it('of such a request that delivers many parts at a time is requested once more, not once per part', async () => {
     const request = new IncomingMessage(new Socket());
     let asked = 0;
     // As requests of light-my-request that are given a stream: each time too many it would wait for the stream once more.
@@ -214,7 +214,7 @@ describe('a body', () => {
     expect(await body).toMatchObject({ kind: 'bytes', bytes: { byteLength: 200_000 } });
   });
 
-  it('of such a request is there at once where it has ended', async () => {
+  it('of such a request is complete at once if the request has ended', async () => {
     const request = new IncomingMessage(new Socket());
     request._read = () => {};
     request.push('abc');
@@ -223,7 +223,7 @@ describe('a body', () => {
     expect(await textOf(request)).toBe('abc');
   });
 
-  it('of such a request that others read meanwhile is not asked for twice', async () => {
+  it('of such a request that others read meanwhile is not requested twice', async () => {
     const request = new IncomingMessage(new Socket());
     let asked = 0;
     request._read = () => asked++;
@@ -236,7 +236,7 @@ describe('a body', () => {
     expect([await body, await text]).toEqual([bytesOf('abc'), 'abc']);
   });
 
-  it('that nobody needs is held back at its source, as without a tap', () => {
+  it('that nobody needs gets back-pressure at its source, as without a tap', () => {
     const request = new IncomingMessage(new Socket());
     const tap = tapBody(request, 1_000_000);
     expect(request.push('x')).toBe(true);
@@ -256,7 +256,7 @@ describe('a body', () => {
   });
 
   it.each(['asked for', 'not asked for'])(
-    'that is %s, and that no handler reads, is let go with the answer',
+    'that is %s, and that no handler reads, is released with the answer',
     async (how) => {
       const { promise: seen, resolve } = deferred<IncomingMessage>();
       const server = createServer(async (request, response) => {
@@ -291,7 +291,7 @@ describe('announcesBody', () => {
     ['over HTTP/2 whose head does not end it', request({}, 2, { endAfterHeaders: false }), true],
     ['over HTTP/2 of which nothing is known', request({}, 2), true],
     ['over HTTP/2 with a length of none', request({ 'content-length': '0' }, 2, { endAfterHeaders: false }), false],
-  ])('knows of a request %s whether a body may come', (_, one, expected) => {
+  ])('says for a request %s whether a body may come', (_, one, expected) => {
     expect(announcesBody(one)).toBe(expected);
   });
 });

@@ -59,7 +59,7 @@ function setUp(options: Options = {}) {
 }
 
 describe('a request', () => {
-  it('runs once and is answered again, and says what is in the way', async () => {
+  it('runs once and is answered again, and reports what prevents that', async () => {
     const { ask, problems, clock } = setUp();
     expect([await ask(), await ask()]).toEqual(['ran 1', 'in-progress']);
     // By the clock that was given, who runs is looked after.
@@ -72,7 +72,7 @@ describe('a request', () => {
     expect(problems.at(-1)?.detail).toContain('at most 33554432 bytes');
   });
 
-  it('whose client has gone before all of it was there begins nothing', async () => {
+  it('whose client disconnected before its body was complete starts nothing', async () => {
     const { ask, told, store } = setUp();
     void ask({ body: () => undefined });
     void ask({ body: async () => undefined });
@@ -122,7 +122,7 @@ describe('a request', () => {
     }
   });
 
-  it('is another by its method, path, query or kind of content, and the same in whatever order its query is', async () => {
+  it('differs by its method, path, query or content type, but not by the order of its query', async () => {
     const { ask } = setUp();
     const first = { url: '/orders?b=2&a=1', contentType: 'Text/Plain; charset=utf-8', text: 'x' };
     const same = { url: '/orders?a=1&b=2', contentType: 'text/plain', text: 'x' };
@@ -149,7 +149,7 @@ describe('a request', () => {
     ['nothing', undefined],
     ['an empty text', ''],
     ['a number', 7],
-  ])('begins nothing where its scope is %s, now or later', async (_, scope) => {
+  ])('starts nothing if its scope is %s, synchronously or later', async (_, scope) => {
     for (const given of [scope, Promise.resolve(scope)]) {
       const { ask, store } = setUp({ scope: () => given as string });
       expect(await ask()).toMatch(/scope\(request\) must give the caller as a string that is not empty/);
@@ -157,13 +157,13 @@ describe('a request', () => {
     }
   });
 
-  it('is of the caller that its scope names, now or later', async () => {
+  it('belongs to the caller that its scope names, synchronously or later', async () => {
     const { ask } = setUp({ scope: async (request) => request });
     expect([await ask({ request: 'a', runs: 'of a' }), await ask({ request: 'b' })]).toEqual(['ran 1', 'ran 1']);
     expect(await ask({ request: 'a' })).toBe('again of a');
   });
 
-  it('is compared by what a function of the user says, which must be a text or bytes', async () => {
+  it('is compared by the result of a user’s function, which must be text or bytes', async () => {
     for (const print of ['same', bytesOf('same'), Promise.resolve('same')]) {
       const { ask } = setUp({ fingerprint: () => print });
       expect([await ask({ text: 'a', runs: 'one' }), await ask({ text: 'b' })]).toEqual(['ran 1', 'again one']);
@@ -175,7 +175,7 @@ describe('a request', () => {
     }
   });
 
-  it('passes by its method, or without a key where none is needed', () => {
+  it('passes unprotected because of its method, or without a key if none is required', () => {
     const { http } = setUp();
     const passes = (method: string, key?: string | null) => http.passes(method, key);
     expect([passes('POST', 'k'), passes('PATCH', ''), passes('GET', 'k'), passes('PUT', 'k')]).toEqual([
@@ -197,7 +197,7 @@ describe('options over HTTP', () => {
     [{ documentation: 'x'.repeat(500) }],
     [{ fingerprint: { exclude: ['/a'] } }],
     [{ maxBodyBytes: 0, maxInputBytes: 1 }],
-  ])('take %j', (options) => expect(made(options)).toBeDefined());
+  ])('accept %j', (options) => expect(made(options)).toBeDefined());
 
   it.each<[string, object]>([
     ...[[], 'POST', ['post'], ['POST', 'get'], ['POST', 7], ['A B'], ['POST '], ['']].map(
@@ -235,7 +235,7 @@ describe('options over HTTP', () => {
   });
 });
 
-describe('what becomes of an answer', () => {
+describe('the answer of a handler', () => {
   function keeperOf(keep: (status: number) => boolean, decision?: AdapterHandle['decision']) {
     const ends: (string | undefined)[] = [];
     const handle = {
@@ -261,7 +261,7 @@ describe('what becomes of an answer', () => {
     return ends;
   };
 
-  it('is said by its handler, then by its status, and kept where that cannot be told', () => {
+  it('is stored as its handler decides, otherwise by its status, and also if that cannot be judged', () => {
     expect([ofStatus(() => true), ofStatus(() => false)]).toEqual([['kept'], ['freed']]);
     expect([ofStatus(() => true, 'release'), ofStatus(() => false, 'keep')]).toEqual([['freed'], ['kept']]);
     const throws = () => {
@@ -270,13 +270,13 @@ describe('what becomes of an answer', () => {
     expect(ofStatus(throws)).toEqual(['kept']);
   });
 
-  it('is that it was handled, where it is too long to keep', () => {
+  it('counts as handled without a result if it is too long to store', () => {
     const { keeper, ends } = keeperOf(() => true);
     keeper.onAnswer({ ...answerOf(''), body: undefined });
     expect(ends).toEqual(['done without']);
   });
 
-  it('that was broken off is that the key is free, unless it was sealed', () => {
+  it('frees the key if it was aborted, unless that was sealed', () => {
     for (const [decision, end] of [
       [undefined, 'freed'],
       ['release', 'freed'],
@@ -288,7 +288,7 @@ describe('what becomes of an answer', () => {
     }
   });
 
-  it('is written down in a turn of its own where it is large', async () => {
+  it('is encoded in a turn of its own if it is large', async () => {
     const { keeper, ends } = keeperOf(() => true);
     const body = new Uint8Array(1_048_577);
     const waits = keeper.onAnswer({ ...answerOf(''), body });
@@ -298,7 +298,7 @@ describe('what becomes of an answer', () => {
   });
 });
 
-describe('an answer whose handler may still be at work', () => {
+describe('an answer whose handler may still be running', () => {
   function watched(isTimedOut: boolean) {
     const clock = virtualClock();
     const ends: string[] = [];
@@ -314,7 +314,7 @@ describe('an answer whose handler may still be at work', () => {
     return { clock, ends, keeper, response };
   }
 
-  it('because its framework has answered in its place, is not run a second time beside it', () => {
+  it('does not run a second time beside it, if its framework has answered in its place', () => {
     for (const isTimedOut of [true, false]) {
       const { keeper, ends } = watched(isTimedOut);
       keeper.onAnswer(answerOf('timed out', 503));
@@ -322,7 +322,7 @@ describe('an answer whose handler may still be at work', () => {
     }
   });
 
-  it('and whose client is gone, has all the time it needs until it begins to answer, and then a quarter of a minute', async () => {
+  it('whose client disconnected has all the time it needs until it begins to answer, and then a quarter of a minute', async () => {
     const { clock, ends, keeper, response } = watched(false);
     keeper.onClientGone();
     await clock.advance('1h');
@@ -332,7 +332,7 @@ describe('an answer whose handler may still be at work', () => {
     expect([ends, clock.pendingTimers]).toEqual([['done without'], 0]);
   });
 
-  it('leaves no timer when it has come to its end, or broken off', () => {
+  it('leaves no timer after its end or its abort', () => {
     for (const end of ['onAnswer', 'onBroken'] as const) {
       const { clock, ends, keeper } = watched(false);
       keeper.onClientGone();
@@ -346,7 +346,7 @@ describe('an answer whose handler may still be at work', () => {
 describe('resolveRequest', () => {
   const about = { scope: 'all', operation: 'POST /orders' };
 
-  it('takes any status that an answer may have, and no other', async () => {
+  it('accepts any status that an answer may have, and no other', async () => {
     const engine = engineOf({ store: memoryStore() });
     for (const status of [200, 599]) {
       expect(await resolveRequest(engine, 'k', { ...about, answer: { status } })).toBe(false);
@@ -361,7 +361,7 @@ describe('resolveRequest', () => {
     ['text', 'ü', bytesOf('ü')],
     ['bytes', Uint8Array.of(0xff), Uint8Array.of(0xff)],
     ['nothing', undefined, new Uint8Array(0)],
-  ])('ends a doubt with a body of %s', async (_, body, expected) => {
+  ])('settles a doubt with a body of %s', async (_, body, expected) => {
     const clock = virtualClock();
     const store = memoryStore({ clock });
     await engineOf({ store, clock: virtualClock(), lease: '3s' }).begin({ ...about, key: 'k' });

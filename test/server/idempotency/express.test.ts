@@ -58,7 +58,7 @@ afterEach(() => vi.restoreAllMocks());
 
 describe.each(versionsAndStores)('with %s and a store that %s, an answer by', (_version, _how, framework, store) => {
   for (const [name, handler] of Object.entries(expressPaths)) {
-    it(`${name} is the same as without protection, and the same when it is repeated`, async () => {
+    it(`${name} is the same as without protection, and the same when it is replayed`, async () => {
       const request = { path: '/1', headers: keyed('k-1') };
       const bare = await listening(serverOf({ framework, protect: [], handler }), (port) => send(port, request));
       const counting = counted(handler);
@@ -93,7 +93,7 @@ describe.each(versionsAndStores)('with %s and a store that %s, an answer by', (_
 });
 
 describe.each(versions)('a handler of %s', (_version, framework) => {
-  it('that fails in the middle of its answer is run again, though Express then destroys the socket', async () => {
+  it('that fails in the middle of its answer runs again, although Express then destroys the socket', async () => {
     const counting = counted((_request, response, next) => {
       response.write('half');
       if (counting.runs === 1) setImmediate(() => next(new Error('source broke')));
@@ -112,7 +112,7 @@ describe.each(versions)('middleware of %s', (_version, framework) => {
   const handler: RequestHandler = (_request, response) => void response.type('text/plain').send(long);
   const headers = keyed('k-1', ['Accept-Encoding', 'gzip']);
 
-  it('that compresses before us compresses a replay for the one who asks', async () => {
+  it('that compresses before us compresses a replay for the client that receives it', async () => {
     await listening(serverOf({ framework, before: [compression()], protect: [once()], handler }), async (port) => {
       const first = await send(port, { path: '/1', headers });
       const second = await send(port, { path: '/1', headers });
@@ -123,7 +123,7 @@ describe.each(versions)('middleware of %s', (_version, framework) => {
     });
   });
 
-  it('that compresses before us goes on while the end of an answer waits for the store', async () => {
+  it('that compresses before us continues while the end of an answer waits for the store', async () => {
     let compressed = () => {};
     const hasCompressed = new Promise<void>((resolve) => {
       compressed = resolve;
@@ -214,7 +214,7 @@ describe.each(versions)('a key on %s', (_version, framework) => {
       return answers;
     });
 
-  it('counts for one path behind a route that has let the request through', async () => {
+  it('is valid for one path, behind a route that has passed the request on', async () => {
     const app = appOf((one) => {
       one.all(/.*/, (_request, _response, next) => next());
       one.use(protect());
@@ -224,7 +224,7 @@ describe.each(versions)('a key on %s', (_version, framework) => {
     expect(await texts(app, ['/pay', '/refund'])).toEqual(['paid', 'refunded']);
   });
 
-  it('counts for one route in which it is mounted, whatever the path', async () => {
+  it('is valid for the one route in which it is mounted, whatever the path', async () => {
     let runs = 0;
     const answer =
       (word: string): RequestHandler =>
@@ -242,7 +242,7 @@ describe.each(versions)('a key on %s', (_version, framework) => {
 describe('idempotency of express', () => {
   const created: RequestHandler = (_request, response) => void response.status(201).json({ ok: true });
 
-  it('refuses wrong options when it is mounted, its own and those of the engine', () => {
+  it('refuses invalid options when it is mounted, its own and those of the engine', () => {
     const store = memoryStore();
     expect(() => idempotency({ store } as never)).toThrow(OptionsError);
     expect(() => idempotency({ store, scope, required: 'yes' } as never)).toThrow('"required"');
@@ -255,7 +255,7 @@ describe('idempotency of express', () => {
     expect(() => idempotency({ store, scope, documentation: 'a>b' })).toThrow('"documentation"');
   });
 
-  it('gives the handler its record', async () => {
+  it('passes the record to the handler', async () => {
     const seen: (IdempotencyHandle | undefined)[] = [];
     const handler: RequestHandler = (request, response) => {
       seen.push(request.idempotency);
@@ -268,7 +268,7 @@ describe('idempotency of express', () => {
     expect(seen).toEqual([expect.objectContaining({ key: 'k-1', attempt: 1 }), undefined]);
   });
 
-  it('protects once where it is mounted twice', async () => {
+  it('protects once if it is mounted twice', async () => {
     const counting = counted(created);
     const store = memoryStore();
     const protect = [idempotency({ store, scope }), idempotency({ store, scope })];

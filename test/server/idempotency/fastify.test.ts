@@ -53,7 +53,7 @@ const request = { path: '/1', headers: keyed('k-1') };
 
 describe.each(storesToTry)('with fastify and a store that %s, an answer by', (_how, store) => {
   for (const [name, handler] of Object.entries(fastifyPaths)) {
-    it(`${name} is the same as without protection, and the same when it is repeated`, async () => {
+    it(`${name} is the same as without protection, and the same when it is replayed`, async () => {
       const bare = await serving({ isProtected: false, prepare: routed(handler) }, (port) => send(port, request));
       const counting = counted(handler);
       await serving({ given: options(store()), prepare: routed(counting) }, async (port) => {
@@ -86,7 +86,7 @@ describe.each(storesToTry)('with fastify and a store that %s, an answer by', (_h
 });
 
 describe('idempotency of fastify', () => {
-  it('does not run a route that it could not protect, since it was made before the plugin was loaded', async () => {
+  it('does not run a route that it could not protect because it was added before the plugin was loaded', async () => {
     const app = Fastify();
     // Without `await` it is loaded when the server starts, behind the routes of this function.
     app.register(idempotency, options());
@@ -119,7 +119,7 @@ describe('idempotency of fastify', () => {
     await app.close();
   });
 
-  it('takes an option of a route that is undefined for one that was left out', async () => {
+  it('treats an undefined option of a route as left out', async () => {
     const app = Fastify();
     await app.register(idempotency, { ...options(), required: true });
     app.post('/', { config: { idempotency: { required: undefined, methods: ['POST'] } } }, () => 'ran');
@@ -127,7 +127,7 @@ describe('idempotency of fastify', () => {
     await app.close();
   });
 
-  it('counts in an inner instance as it is registered there, and not twice', async () => {
+  it('applies in an inner instance as registered there, and not twice', async () => {
     const app = Fastify();
     await app.register(idempotency, options());
     let runs = 0;
@@ -158,7 +158,7 @@ describe('idempotency of fastify', () => {
     await app.close();
   });
 
-  it('is refused where it is registered twice in one instance', async () => {
+  it('is refused if it is registered twice in one instance', async () => {
     const app = Fastify();
     await app.register(idempotency, options());
     await expect(app.register(idempotency, options())).rejects.toThrow('registered in this instance already');
@@ -166,7 +166,7 @@ describe('idempotency of fastify', () => {
 
   const created: FastifyHandler = async (_request, reply) => reply.code(201).send({ ok: true });
 
-  it('lets registering fail for wrong options, also those of a route', async () => {
+  it('makes register fail for invalid options, also those of a route', async () => {
     const app = Fastify();
     await expect(app.register(idempotency, { store: memoryStore() } as never)).rejects.toThrow(OptionsError);
     const other = Fastify();
@@ -176,7 +176,7 @@ describe('idempotency of fastify', () => {
     );
   });
 
-  it('stores what the hooks have made of an answer, and passes it through them once', async () => {
+  it('stores an answer as the hooks have changed it, and passes it through them once', async () => {
     const prepare = async (app: FastifyInstance) => {
       app.addHook('onSend', async (_request, reply, payload) => {
         reply.header('content-encoding', 'gzip');
@@ -192,7 +192,7 @@ describe('idempotency of fastify', () => {
     });
   });
 
-  it('keeps the headers that a hook has set for this caller, as CORS does', async () => {
+  it('keeps headers that a hook has set for this caller, as with CORS', async () => {
     const prepare = async (app: FastifyInstance) => {
       app.addHook(
         'onRequest',
@@ -208,7 +208,7 @@ describe('idempotency of fastify', () => {
     });
   });
 
-  it('comes behind every check of the route, wherever it stands', async () => {
+  it('runs after every check of the route, wherever that is registered', async () => {
     const counting = counted(created);
     const prepare = async (app: FastifyInstance) => {
       const preHandler = async (
@@ -257,7 +257,7 @@ describe('idempotency of fastify', () => {
     },
   );
 
-  it('takes options of a route, of which false is none at all', async () => {
+  it('accepts options of a route, and false to turn it off', async () => {
     const counting = counted(created);
     const prepare = async (app: FastifyInstance) => {
       app.post('/must', { config: { idempotency: { required: true } } }, counting);
@@ -274,7 +274,7 @@ describe('idempotency of fastify', () => {
   });
 
   it.each(['only in the reply', "also in Node's own response"])(
-    'lets a replay have what hooks have set for its own request, %s',
+    'gives a replay the headers that hooks have set for its own request, %s',
     async (where) => {
       let asked = 0;
       const prepare = async (app: FastifyInstance) => {
@@ -300,7 +300,7 @@ describe('idempotency of fastify', () => {
     },
   );
 
-  it('tells routes of one path apart by their constraints', async () => {
+  it('distinguishes routes with the same path by their constraints', async () => {
     const prepare = async (app: FastifyInstance) => {
       for (const version of ['1.0.0', '2.0.0'])
         app.post('/:id', { constraints: { version } }, async () => `of version ${version}`);
@@ -312,7 +312,7 @@ describe('idempotency of fastify', () => {
     });
   });
 
-  it('takes an engine, and reaches into encapsulated plugins', async () => {
+  it('accepts an engine, and applies inside encapsulated plugins', async () => {
     const counting = counted(created);
     const given = { engine: engineOf({ store: memoryStore() }), scope: () => 'all' };
     const prepare = async (app: FastifyInstance) =>
@@ -323,7 +323,7 @@ describe('idempotency of fastify', () => {
     });
   });
 
-  it('ends the record of a handler that answers with nothing to a client that is gone', async () => {
+  it('completes the record of a handler that returns nothing to a disconnected client', async () => {
     let go = () => {};
     const started = new Promise<void>((resolve) => {
       go = resolve;

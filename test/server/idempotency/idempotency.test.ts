@@ -31,7 +31,7 @@ function appOf(...handlers: readonly RequestHandler[]) {
 }
 
 describe('a handler', () => {
-  it('runs in the turn of its request where the store answers at once, and its answer goes out in its own', async () => {
+  it('runs in the turn of its request if the store answers synchronously, and its answer goes out in its own turn', async () => {
     const turns: string[] = [];
     const before: RequestHandler = (_request, response, next) => {
       queueMicrotask(() => turns.push(`microtask: ${response.writableEnded ? 'answered' : 'not answered'}`));
@@ -45,7 +45,7 @@ describe('a handler', () => {
 });
 
 describe('a request that is answered in place of its handler', () => {
-  it('by the deadline is not run again beside itself', async () => {
+  it('by the deadline does not run again in parallel', async () => {
     let effects = 0;
     const clock = virtualClock();
     const handler: RequestHandler = async (_request, response) => {
@@ -64,7 +64,7 @@ describe('a request that is answered in place of its handler', () => {
     });
   });
 
-  it('by a timeout of Fastify likewise', async () => {
+  it('by a timeout of Fastify does not, either', async () => {
     let effects = 0;
     const app = Fastify({ forceCloseConnections: true });
     await app.register(fastifyIdempotency, { store: memoryStore(), scope, lease: 5_000, onLost: 'refuse' });
@@ -107,7 +107,7 @@ describe('resolveRequest', () => {
     );
   };
 
-  it('gives the answer that was found out', async () => {
+  it('replays the answer that was established', async () => {
     await lost(async (port, engine) => {
       const answer = { status: 201, headers: { 'x-id': '7', 'set-cookie': 'a=1' }, body: 'found out' };
       expect(await resolveRequest(engine, 'k', { scope: 'all', operation: 'POST /orders', answer })).toBe(true);
@@ -119,14 +119,14 @@ describe('resolveRequest', () => {
     });
   });
 
-  it('lets it run where nothing had happened', async () => {
+  it('lets it run if nothing had happened', async () => {
     await lost(async (port, engine) => {
       expect(await resolveRequest(engine, 'k', { scope: 'all', operation: 'POST /orders', release: true })).toBe(true);
       expect((await send(port, request)).body.toString()).toBe('ran');
     });
   });
 
-  it('refuses a status that no answer has', () => {
+  it('refuses a status that no answer can have', () => {
     const resolution = { scope: 'all', operation: 'POST /orders', answer: { status: 99 } };
     expect(() => resolveRequest(engineOf({ store: memoryStore() }), 'k', resolution)).toThrow('"status"');
   });
@@ -136,7 +136,7 @@ describe('the body of a request of express', () => {
   const echo: RequestHandler = (asked, response) => void response.json(asked.body ?? null);
   const json = (body: string) => ({ ...request, headers: keyed('k', ['Content-Type', 'application/json']), body });
 
-  it('is compared by its digits where the bytes are kept, and refused where they are lost', async () => {
+  it('is compared by its digits if the bytes are kept, and refused if they are lost', async () => {
     const exact = [express.json({ verify: rawBody }), idempotency({ store: memoryStore(), scope }), echo];
     await listening(appOf(...exact), async (port) => {
       expect((await send(port, json('{"n":9007199254740993}'))).status).toBe(200);
@@ -151,7 +151,7 @@ describe('the body of a request of express', () => {
     });
   });
 
-  it('can be parsed behind us as well as before us', async () => {
+  it('can be parsed after us as well as before us', async () => {
     const late = [idempotency({ store: memoryStore(), scope }), express.json(), echo];
     await listening(appOf(...late), async (port) => {
       const long = JSON.stringify({ text: 'x'.repeat(90_000) });
@@ -169,7 +169,7 @@ describe('the body of a request of express', () => {
     });
   });
 
-  it('that was read by something that leaves nothing is a mistake that is told', async () => {
+  it('that was consumed without a trace is an error that says so', async () => {
     const reader: RequestHandler = (asked, _response, next) => void asked.resume().on('end', next);
     await listening(appOf(reader, idempotency({ store: memoryStore(), scope }), echo), async (port) => {
       const answer = await send(port, json('{"n":1}'));
@@ -180,7 +180,7 @@ describe('the body of a request of express', () => {
     });
   });
 
-  it('may be no longer than is read here', async () => {
+  it('may be no longer than maxInputBytes', async () => {
     const protect = idempotency({ store: memoryStore(), scope, maxInputBytes: 1_000 });
     await listening(appOf(protect, express.json({ limit: '1mb' }), echo), async (port) => {
       const answer = await send(port, json(JSON.stringify('x'.repeat(1_000))));
@@ -235,7 +235,7 @@ describe('20 MB', () => {
     60_000,
   );
 
-  it('go out, are not stored, and the loop goes on', async () => {
+  it('are sent, are not stored, and do not block the event loop', async () => {
     const protect = nodeIdempotency({ store: memoryStore(), scope });
     const body = Buffer.alloc(size, 'x');
     await listening(createServer(protect((_asked, response) => void response.end(body))), async (port) => {
@@ -246,7 +246,7 @@ describe('20 MB', () => {
   });
 });
 
-describe('a body by HTTP/2', () => {
+describe('a body over HTTP/2', () => {
   /** Sends bodies one after the other with one key, and tells the statuses. */
   async function statusesOf(port: number, bodies: readonly (string | undefined)[]): Promise<unknown[]> {
     const session = connect(`http://127.0.0.1:${port}`);
@@ -265,7 +265,7 @@ describe('a body by HTTP/2', () => {
   }
   const bodies = ['{"a":1}', '{ "a": 1 }', '{"a":2}', undefined];
 
-  it('counts although nothing announces it, on Fastify', async () => {
+  it('is compared even if nothing announces it, on Fastify', async () => {
     const app = Fastify({ http2: true });
     await app.register(fastifyIdempotency, { store: memoryStore(), scope });
     app.post('/orders', async () => ({ done: true }));
@@ -292,7 +292,7 @@ describe('a body by HTTP/2', () => {
 });
 
 describe('nodeIdempotency', () => {
-  it('is not led astray by a traceparent that is none', async () => {
+  it('is not misled by an invalid traceparent', async () => {
     const protect = nodeIdempotency({ store: memoryStore(), scope });
     const server = createServer(
       { maxHeaderSize: 200_000 },
@@ -326,7 +326,7 @@ describe('nodeIdempotency', () => {
     });
   });
 
-  it('breaks off what a listener has begun and cannot end, and runs it again', async () => {
+  it('aborts an answer that a failing listener has begun, and runs the listener again', async () => {
     let runs = 0;
     const protect = nodeIdempotency({ store: memoryStore(), scope });
     const listener = protect((_asked, response) => {
@@ -349,7 +349,7 @@ describe('nodeIdempotency', () => {
     });
   });
 
-  it('does not run when the client leaves before its body is there', async () => {
+  it('does not run if the client disconnects before its body is complete', async () => {
     let runs = 0;
     const protect = nodeIdempotency({ store: memoryStore(), scope });
     const listener = protect((_asked, response) => {

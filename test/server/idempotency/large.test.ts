@@ -86,7 +86,7 @@ describe.each([
   ['Express', expressServer],
   ['Fastify', fastifyServer],
 ])('on %s, 20 MB in and 20 MB out', (_, serverOf) => {
-  it('do not hold up the event loop for longer than without us, but for a copy or two, and are replayed', async () => {
+  it('do not block the event loop for longer than without us, except for a copy or two, and are replayed', async () => {
     const bare = await listening(await serverOf(false), longestTurn);
     expect(bare.heard).toEqual([200, size, undefined]);
     await listening(await serverOf(true), async (port) => {

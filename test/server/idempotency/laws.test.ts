@@ -112,7 +112,7 @@ for (const backend of [memory, sqlite(), redis()]) {
       const numbered = (): Answered => ({ body: `answer ${asks.length}` });
       const bodies = (answers: readonly RawAnswer[]) => answers.map(({ body }) => body.toString());
 
-      it('two callers with the same key and body have nothing to do with each other', async () => {
+      it('two callers with the same key and body do not affect each other', async () => {
         await serving(numbered, async (ask) => {
           const answers = [await ask({ user: 'alice' }), await ask({ user: 'bob' }), await ask({ user: 'alice' })];
           expect(bodies(answers)).toEqual(['answer 1', 'answer 2', 'answer 1']);
@@ -125,7 +125,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         });
       });
 
-      it('a query counts, in whichever order it comes', async () => {
+      it('a query counts, in any order', async () => {
         await serving(numbered, async (ask) => {
           const first = await ask({ path: '/a/1?x=1&y=2' });
           const same = await ask({ path: '/a/1?y=2&x=1' });
@@ -135,7 +135,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         });
       });
 
-      it('another body is refused, the same data written otherwise is not', async () => {
+      it('another body is refused, the same data in another notation is not', async () => {
         const body = '{"amount":9007199254740993,"to":{"b":1,"a":"é"}}';
         const json: Ask = { type: 'application/json', body };
         await serving(numbered, async (ask) => {
@@ -157,7 +157,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         });
       });
 
-      it('a body that is malformed counts byte by byte, and so does one that is compressed', async () => {
+      it('a malformed body counts byte by byte, and so does a compressed one', async () => {
         await serving(numbered, async (ask) => {
           const malformed = { type: 'application/json', body: '{"a":' };
           const answers = [await ask(malformed), await ask(malformed), await ask({ ...malformed, body: '{"b":' })];
@@ -185,7 +185,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('a replay says that it is one, and carries nothing that was for somebody else', async () => {
+      it('a replay is marked as one, and carries nothing meant for another caller', async () => {
         const headers = { 'set-cookie': 'session=secret', 'x-request-id': '7', vary: 'accept', location: '/orders/1' };
         await serving(
           () => ({ status: 303, headers }),
@@ -201,7 +201,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it.each([500, 503, 401, 403, 408, 421, 425, 429])('an answer %i is not for good', async (status) => {
+      it.each([500, 503, 401, 403, 408, 421, 425, 429])('an answer %i is not final', async (status) => {
         await serving(
           () => (asks.length === 1 ? { status } : numbered()),
           async (ask) => {
@@ -212,7 +212,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it.each([400, 404, 409, 410, 422])('an answer %i of the handler is', async (status) => {
+      it.each([400, 404, 409, 410, 422])('an answer %i of the handler is final', async (status) => {
         await serving(
           () => ({ status, body: 'no' }),
           async (ask) => {
@@ -227,7 +227,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('a handler that throws is run again by the next request, with the same key and body only', async () => {
+      it('a handler that throws runs again for the next request, with the same key and body only', async () => {
         await serving(
           () => {
             if (asks.length === 1) throw new Error('broken');
@@ -241,7 +241,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('a handler that seals is not run again, whatever it answers', async () => {
+      it('a handler that seals does not run again, whatever it answers', async () => {
         await serving(
           async ({ record }) => {
             await record!.seal();
@@ -255,7 +255,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('a handler that releases is run again, whatever it answers', async () => {
+      it('a handler that releases runs again, whatever it answers', async () => {
         await serving(
           ({ record }) => {
             record!.release();
@@ -270,7 +270,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('keep says which statuses are for good', async () => {
+      it('keep decides which statuses are final', async () => {
         await serving(
           () => ({ status: asks.length === 1 ? 404 : 200 }),
           async (ask) => {
@@ -281,7 +281,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('an answer is stored before its end is out, so that the very next request gets it', async () => {
+      it('an answer is stored before its end is sent, so that the very next request gets it', async () => {
         await serving(numbered, async (ask) => {
           for (let index = 0; index < 25; index++) {
             const key = `key-${index}`;
@@ -331,7 +331,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         ['that comes twice, once empty', ['', 'two']],
       ];
 
-      it.each(badKeys)('a key %s is refused, and nothing begins', async (_title, lines) => {
+      it.each(badKeys)('a key %s is refused, and nothing starts', async (_title, lines) => {
         await serving(numbered, async (_ask, { port }) => {
           const headers = [['X-User', 'alice'] as const, ...lines.map((line) => ['Idempotency-Key', line] as const)];
           const answer = await send(port, { path: '/a/1', headers });
@@ -364,7 +364,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         });
       });
 
-      it('a request without a key is none of ours, unless a key is required', async () => {
+      it('a request without a key is not protected, unless a key is required', async () => {
         await serving(numbered, async (ask) => {
           expect(bodies([await ask({ key: undefined }), await ask({ key: undefined })])).toEqual([
             'answer 1',
@@ -387,7 +387,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it("somebody without a name gets nothing of anybody's key", async () => {
+      it('a caller without a name gets nothing of any key', async () => {
         await serving(numbered, async (ask) => {
           await ask({ user: 'alice' });
           const answer = await ask({ user: undefined });
@@ -396,7 +396,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         });
       });
 
-      it('an answer that is longer than may be stored goes out, and is not there for a retry', async () => {
+      it('an answer that is too long to store is sent, but not available for a retry', async () => {
         await serving(
           () => ({ body: 'x'.repeat(1_001) }),
           async (ask) => {
@@ -412,7 +412,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('every byte of an answer comes again', async () => {
+      it('every byte of an answer is replayed', async () => {
         const body = Array.from({ length: 3_000 }, (_, index) => String.fromCodePoint(index + 1)).join('');
         await serving(
           () => ({ body }),
@@ -424,7 +424,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('a client that leaves changes nothing, at whichever byte', async () => {
+      it('a client that disconnects changes nothing, at whichever byte', async () => {
         let effects = 0;
         await serving(
           async () => {
@@ -452,7 +452,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('does not begin without its store, and says so', async () => {
+      it('does not start without its store, and says so', async () => {
         const down = failing(() => Promise.reject(storeError()));
         await serving(
           numbered,
@@ -469,7 +469,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('does not wait for a store that hangs', async () => {
+      it('does not wait for a hanging store', async () => {
         await serving(
           numbered,
           async (ask) => {
@@ -479,7 +479,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('runs without its store where that is wanted', async () => {
+      it('runs without its store if that is configured', async () => {
         await serving(
           numbered,
           async (ask) => {
@@ -489,7 +489,7 @@ for (const backend of [memory, sqlite(), redis()]) {
         );
       });
 
-      it('gives the answer although the store is lost while the handler works', async () => {
+      it('sends the answer even if the store is lost while the handler works', async () => {
         let isDown = false;
         const inner = backend.store(`t${++count}`);
         const store: Store = {

@@ -38,7 +38,7 @@ describe('idempotency over HTTP/2', () => {
   }
   type Post = (body?: string, headers?: http2.OutgoingHttpHeaders) => Promise<readonly unknown[]>;
 
-  it('asks for no words beside a status, of which Node warns once', async () => {
+  it('reads no reason phrase, about which Node warns once', async () => {
     const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
     const app = Fastify({ http2: true });
     await app.register(fastifyIdempotency, { store: memoryStore(), scope });
@@ -97,7 +97,7 @@ describe('idempotency over HTTP/2', () => {
 });
 
 describe('a client of HTTP/2', () => {
-  it('that leaves changes nothing: a stream goes on to its end, and is there for the next request', async () => {
+  it('that disconnects changes nothing: a stream continues to its end, and is available for the next request', async () => {
     const app = Fastify({ http2: true });
     await app.register(fastifyIdempotency, { store: memoryStore(), scope });
     const left = deferred<void>();

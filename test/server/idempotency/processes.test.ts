@@ -73,7 +73,7 @@ describe.concurrent.each(stores)('on $store', ({ store, isThere }) => {
     ['express', 1],
     ['fastify', 4],
     ['express', 4],
-  ])('of a hundred equal requests to %s in %i processes one runs', async (framework, processes) => {
+  ])('one of a hundred equal requests to %s in %i processes runs', async (framework, processes) => {
     await using town = new Town(at());
     // Longer than a loaded machine stands still.
     const open = () => town.open(framework, 'refuse', '30s');

@@ -46,14 +46,14 @@ describe('the header of a key', () => {
     ['" k"', 'it has characters besides printable ASCII, or blanks around it'],
     ['"k "', 'it has characters besides printable ASCII, or blanks around it'],
     ['" "', 'it has characters besides printable ASCII, or blanks around it'],
-  ])('%j is none: %s', (value, reason) => expect(parseKey([value])).toEqual({ kind: 'invalid', reason }));
+  ])('%j is invalid: %s', (value, reason) => expect(parseKey([value])).toEqual({ kind: 'invalid', reason }));
 
-  it('that is not there, or there twice, names none', () => {
+  it('that is missing, or sent twice, names no key', () => {
     expect(parseKey([])).toEqual({ kind: 'absent' });
     expect(parseKey(['k', 'k'])).toEqual({ kind: 'invalid', reason: 'the header is there more than once' });
   });
 
-  it('whose lines a platform has joined is taken apart, but not within quotes', () => {
+  it('whose lines a platform has joined is split, except within quotes', () => {
     expect([null, undefined, 'k', 'k, l', 'k,l', 'k,', '"k, l"', 'k"'].map((one) => joinedLines(one))).toEqual([
       ...[[], [], ['k'], ['k', 'l'], ['k,l'], ['k', ''], ['"k, l"'], ['k"']],
     ]);
@@ -62,13 +62,13 @@ describe('the header of a key', () => {
 });
 
 describe('an answer that is kept', () => {
-  it('is one for good', () => {
+  it('is final', () => {
     const kept = [200, 204, 299, 301, 399, 400, 402, 404, 407, 409, 410, 422, 424, 426, 428, 430, 499];
     const passing = [100, 199, 401, 403, 408, 421, 425, 429, 500, 503, 599];
     expect([kept.filter((one) => !isKeptStatus(one)), passing.filter(isKeptStatus)]).toEqual([[], []]);
   });
 
-  it('has the headers that are of the answer, in their order, and none of the connection, the moment or the caller', () => {
+  it('has the headers of the answer, in their order, and none of the connection, the moment or the caller', () => {
     const denied = ['set-cookie', 'date', 'connection', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade'];
     denied.push('content-length', 'vary', 'alt-svc', 'strict-transport-security', 'server-timing', 'traceparent');
     denied.push('x-request-id', 'age', 'idempotency-key', 'idempotent-replayed', 'access-control-allow-origin');
@@ -95,7 +95,7 @@ describe('an answer that is kept', () => {
     ).toEqual(['X-Five', '5']);
   });
 
-  it('says of itself in a replay that it is one, for which key, and that no cache may have it', () => {
+  it('is marked in a replay as one, for which key, and as not cacheable', () => {
     expect(replayMarks('a"b\\c')).toEqual([
       ['Idempotent-Replayed', 'true'],
       ['Idempotency-Key', '"a\\"b\\\\c"'],
@@ -131,7 +131,7 @@ describe('a refusal', () => {
     });
   });
 
-  it('says in whole seconds when to come back, rounded up', () => {
+  it('says in whole seconds when to retry, rounded up', () => {
     const after = (retryAfterMs: number) => problemOf({ kind: 'in-progress', retryAfterMs }, undefined).headers;
     expect([0, 1, 1_000, 1_001, 30_000].map((ms) => after(ms)?.['Retry-After'])).toEqual(['1', '1', '1', '2', '30']);
   });

@@ -106,7 +106,7 @@ describe('a fetch handler', () => {
     },
   );
 
-  it('gets the request with its body, the record, and what the framework passes besides', async () => {
+  it('gets the request with its body, the record, and further arguments of the framework', async () => {
     const seen: unknown[] = [];
     const handler = protect()(async (request, record, context: { id: number }) => {
       seen.push(await request.json(), record?.key, context);
@@ -118,7 +118,7 @@ describe('a fetch handler', () => {
   });
 
   it.each([[['a', 'b']], [['a', 'a']], [['"a"', '"b"']], [['a', '']], [['', 'a']]])(
-    'is not reached with the keys %j',
+    'is not called with the keys %j',
     async (keys) => {
       const counting = counted(() => new Response('ok'));
       const answer = await protect()(counting)(post(keys));
@@ -130,7 +130,7 @@ describe('a fetch handler', () => {
     },
   );
 
-  it('that throws fails, and is run again', async () => {
+  it('that throws fails, and runs again', async () => {
     const counting = counted(() => {
       if (counting.runs === 1) throw new Error('broken');
       return new Response('ok');
@@ -149,7 +149,7 @@ describe('a fetch handler', () => {
     expect(counting.runs).toBe(0);
   });
 
-  it('whose stream breaks is run again', async () => {
+  it('whose stream breaks runs again', async () => {
     const counting = counted(
       (): Response => new Response(counting.runs === 1 ? streamOf('first', new Error('broken')) : 'whole'),
     );
@@ -158,7 +158,7 @@ describe('a fetch handler', () => {
     expect(await (await handler(post())).text()).toBe('whole');
   });
 
-  it('whose stream gives text is kept as UTF-8, bytes of any realm as they are, and one that gives neither breaks', async () => {
+  it('whose stream yields text is stored as UTF-8, bytes of any realm as they are, and one that yields neither fails', async () => {
     const given: unknown[] = ['caf\u00e9 ', Buffer.from('no'), runInNewContext('Uint8Array.of(105, 114)')];
     const counting = counted(() => new Response(ReadableStream.from(given) as ReadableStream<Uint8Array>));
     const handler = protect()(counting);
@@ -169,7 +169,7 @@ describe('a fetch handler', () => {
     await expect((await handler(post('other'))).text()).rejects.toThrow('as Uint8Array');
   });
 
-  it('lets the first bytes go at once, and the last when the answer is stored', async () => {
+  it('sends the first bytes at once, and the last when the answer is stored', async () => {
     let store = () => {};
     const stored = new Promise<void>((resolve) => {
       store = resolve;
@@ -198,7 +198,7 @@ describe('a fetch handler', () => {
   });
 
   it.each(['reads nothing', 'leaves in the middle'])(
-    'has its whole answer stored when the client %s',
+    'has its complete answer stored if the client %s',
     async (client) => {
       const counting = counted(() => new Response(streamOf('one,', 'two,', 'three')));
       const handler = protect()(counting);
@@ -217,7 +217,7 @@ describe('a fetch handler', () => {
     },
   );
 
-  it('is not read to its end for nobody when it is longer than may be stored', async () => {
+  it('is not read to its end for nobody if it is longer than may be stored', async () => {
     let produced = 0;
     const endless = () =>
       new ReadableStream<Uint8Array>({
@@ -237,7 +237,7 @@ describe('a fetch handler', () => {
   it.each([
     ['fails to stop', () => Promise.reject(new Error('it goes on'))],
     ['never says that it has stopped', () => new Promise<never>(() => {})],
-  ])('is not run again when a stream that is too long %s once its client has left', async (_, cancel) => {
+  ])('does not run again if a stream that is too long %s after its client disconnected', async (_, cancel) => {
     const pull = (controller: ReadableStreamDefaultController<Uint8Array>) => controller.enqueue(new Uint8Array(1_000));
     const counting = counted(() => new Response(new ReadableStream({ pull, cancel })));
     const handler = protect({ maxBodyBytes: 5_000 })(counting);
@@ -250,7 +250,7 @@ describe('a fetch handler', () => {
     expect(counting.runs).toBe(1);
   });
 
-  it('is cut when its stream has no end 15 s after its client has left, and counts as handled', async () => {
+  it('is cut off if its stream has no end 15 s after its client disconnected, and counts as handled', async () => {
     const clock = virtualClock();
     const cancelled = vi.fn();
     const counting = counted(() => {
@@ -268,7 +268,7 @@ describe('a fetch handler', () => {
     expect([cancelled.mock.calls.length, counting.runs]).toEqual([1, 1]);
   });
 
-  it('has its stream stopped when that gives what is no bytes', async () => {
+  it('has its stream stopped if that yields anything but bytes', async () => {
     const cancelled = vi.fn();
     const pull = (controller: ReadableStreamDefaultController<unknown>) => controller.enqueue(42);
     const stream = new ReadableStream({ pull, cancel: cancelled }) as ReadableStream<Uint8Array>;
@@ -277,7 +277,7 @@ describe('a fetch handler', () => {
     expect(cancelled).toHaveBeenCalledOnce();
   });
 
-  it('is not reached by a body that is longer than is read here, the rest of which is not asked for', async () => {
+  it('is not called with a body that is too long, the rest of which is not requested', async () => {
     const counting = counted(() => new Response('ok'));
     let given = 0;
     const state = { isCancelled: false };
@@ -302,7 +302,7 @@ describe('a fetch handler', () => {
     expect(given).toBeLessThan(20);
   });
 
-  it('is not reached by a body that was read before, which cannot be compared', async () => {
+  it('is not called with a body that was read before, which cannot be compared', async () => {
     const counting = counted(() => new Response('ok'));
     const request = post('"k"', { body: '{}' });
     await request.text();
@@ -310,7 +310,7 @@ describe('a fetch handler', () => {
     expect(counting.runs).toBe(0);
   });
 
-  it('takes an engine', async () => {
+  it('accepts an engine', async () => {
     const engine = engineOf({ store: memoryStore() });
     const counting = counted(() => new Response('ok'));
     const handler = idempotency(engine, { scope: () => 'all' })(counting);
@@ -318,7 +318,7 @@ describe('a fetch handler', () => {
     expect(() => idempotency(engine, { scope: () => 'all', ttl: '1h' } as never)).toThrow('"ttl"');
   });
 
-  it('is refused where there is nothing to run', () => {
+  it('is refused if there is nothing to run', () => {
     const options = { store: memoryStore(), scope: () => 'all' };
     expect(() => idempotency(options)(new Request('http://shop.test/') as never)).toThrow(
       '"handler" must be a function',
@@ -326,7 +326,7 @@ describe('a fetch handler', () => {
     expect(() => nodeIdempotency(options)(undefined as never)).toThrow('"listener" is required: a function');
   });
 
-  it('compares what its own fingerprint says', async () => {
+  it('compares what its own fingerprint returns', async () => {
     const counting = counted(() => new Response('ok'));
     const fingerprint = async (request: Request) => String(((await request.clone().json()) as { order: number }).order);
     const handler = protect({ fingerprint })(counting);
@@ -336,7 +336,7 @@ describe('a fetch handler', () => {
     expect(statuses).toEqual([200, 200, 422]);
   });
 
-  it('leaves out of the comparison what it is told to', async () => {
+  it('leaves the excluded members out of the comparison', async () => {
     const handler = protect({ fingerprint: { exclude: ['/at'] } })(() => new Response('ok'));
     const headers = { 'content-type': 'application/json' };
     const statuses = [];

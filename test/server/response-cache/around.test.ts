@@ -107,7 +107,7 @@ describe.each([
     });
   });
 
-  it('takes its own request for lost when somebody answers it on its way', async () => {
+  it('considers its own request lost if other code answers it on its way', async () => {
     const clock = virtualClock();
     const app = framework();
     const { loads, on } = heardLoads();
@@ -124,7 +124,7 @@ describe.each([
     });
   });
 
-  it('keeps nothing of its own request that came as another one', async () => {
+  it('stores nothing of its own request that arrived as a different one', async () => {
     const clock = virtualClock();
     const app = framework();
     const { loads, on } = heardLoads();
@@ -140,7 +140,7 @@ describe.each([
     });
   });
 
-  it('leaves a request to its handler whose answer has begun before it', async () => {
+  it('passes a request whose answer has already begun to its handler', async () => {
     const app = framework();
     app.use((_request, response, next) => {
       response.writeHead(200, { 'X-Begun': '1' });
@@ -158,7 +158,7 @@ describe.each([
     });
   });
 
-  it('does not wait for itself where it is mounted twice', async () => {
+  it('does not wait for itself if it is mounted twice', async () => {
     const clock = virtualClock();
     const app = framework();
     let runs = 0;
@@ -174,7 +174,7 @@ describe.each([
     });
   });
 
-  it('has a name in Cache-Status whatever it is called', async () => {
+  it('has a valid name in Cache-Status, whatever it is called', async () => {
     for (const [name, said] of [
       ['my "pages" \\ é', '"my ?pages? ? ?"'],
       ['7pages', '"7pages"'],
@@ -187,7 +187,7 @@ describe.each([
     }
   });
 
-  it('takes its own request for lost as soon as nobody can say what its key is', async () => {
+  it('considers its own request lost as soon as its key cannot be determined', async () => {
     const clock = virtualClock();
     const app = framework();
     const loads: boolean[] = [];
@@ -207,7 +207,7 @@ describe.each([
     });
   });
 
-  it('holds nobody up behind a handler that fails in the middle of its answer, though Express then destroys the socket', async () => {
+  it('blocks nobody behind a handler that fails in the middle of its answer, although Express then destroys the socket', async () => {
     const app = framework();
     app.use(responseCache({ ttl: '1m', jitter: 0 }));
     let runs = 0;
@@ -226,7 +226,7 @@ describe.each([
     });
   });
 
-  it('makes anew what it keeps, though another cache is mounted around it', async () => {
+  it('refreshes what it stores, even if another cache is mounted around it', async () => {
     const clock = virtualClock();
     const app = framework();
     let runs = 0;

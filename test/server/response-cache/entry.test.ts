@@ -24,7 +24,7 @@ const kept = (given: Partial<KeptResponse> & { headers?: readonly string[]; stat
 };
 
 describe('an entry', () => {
-  it('comes back from its bytes, also from the middle of a buffer', () => {
+  it('is decoded from its bytes, even from the middle of a buffer', () => {
     const entry = kept({
       ...{ headers: ['X-A', '1', 'x-ä', 'ü'], removed: ['x-b'], vary: ['accept'], variant: 'v', initialAgeMs: 7 },
       body: 'b'.repeat(300),
@@ -37,7 +37,7 @@ describe('an entry', () => {
     expect(entrySerializer.decode(entrySerializer.encode(pass) as Uint8Array)).toBe(pass);
   });
 
-  it('is none of what another release has stored', () => {
+  it('is not decoded from what another release has stored', () => {
     for (const bytes of [[], [0], [3, 0, 0, 0, 0]]) {
       expect(() => entrySerializer.decode(Uint8Array.from(bytes))).toThrow('no response of this release');
     }
@@ -48,7 +48,7 @@ describe("the handler's share of a response", () => {
   const wallMs = Date.parse('Mon, 30 Nov 2026 03:00:00 GMT');
   const now = ['Date', 'Mon, 30 Nov 2026 03:00:00 GMT'];
 
-  it('is what it has set, and not what was there, what is of the connection, or what the cache says', () => {
+  it('is what it has set, without earlier headers, those of the connection, and those of the cache', () => {
     const connection = ['Connection', 'close , X-Hop', 'keep-alive', 'a', 'Proxy-Connection', 'a', 'TE', 'a'];
     const hops = ['Transfer-Encoding', 'chunked', 'Upgrade', 'a', 'x-hop', '1', 'Proxy-Authenticate', 'a'];
     const share = handlersShare(
@@ -59,7 +59,7 @@ describe("the handler's share of a response", () => {
     expect(share).toEqual({ head: head(['X-C', '4', ...now]), removed: [] });
   });
 
-  it('is also what it has set again in part, and that it has taken something away', () => {
+  it('includes what it has set again in part, and what it has removed', () => {
     const before = { 'x-a': ['1', '2'], 'x-b': '1', 'x-c': ['1'], connection: 'close' };
     const share = handlersShare(head(['X-A', '1', 'X-B', '1', 'X-B', '2']), before, wallMs);
     expect(share).toEqual({ head: head(['X-A', '1', 'X-B', '1', 'X-B', '2', ...now]), removed: ['x-c'] });
@@ -81,7 +81,7 @@ describe('the answer to one request', () => {
     return pairs;
   };
 
-  it('has the headers of before, those of the response in their place, and what the cache says', () => {
+  it('has the earlier headers, those of the response in their place, and those of the cache', () => {
     const before = { 'x-before': 1, 'x-both': ['1', 2], 'x-gone': '1', 'content-length': '99' };
     const entry = kept({ headers: ['X-Both', '3', 'X-Own', '4'], removed: ['x-gone'], initialAgeMs: 1_500 });
     expect(named(answerFor(entry, { ...shown, before, ageMs: 2_600 }).headers)).toEqual([
@@ -89,7 +89,7 @@ describe('the answer to one request', () => {
     ]);
   });
 
-  it('says how long its body is, as a HEAD cannot see, where it has one', () => {
+  it('states the length of its body, if it has one, which a HEAD cannot see', () => {
     const lengthOf = (given: Parameters<typeof kept>[0]) =>
       named(answerFor(kept(given), shown).headers).filter((one) => /^content-length/i.test(one));
     expect(lengthOf({})).toEqual(['Content-Length: 4']);
@@ -98,7 +98,7 @@ describe('the answer to one request', () => {
     expect(lengthOf({ status: 404 })).toEqual(['Content-Length: 4']);
   });
 
-  it('is that nothing is new, without a body, where the request has it', () => {
+  it('is a 304 without a body, if the request has the current version', () => {
     const entry = kept({ headers: ['ETag', '"a"', 'Content-Type', 'text/plain'] });
     const answer = answerFor(entry, { ...shown, headers: { 'if-none-match': '"a"' } });
     expect([answer.status, answer.body.length, named(answer.headers)]).toEqual([
@@ -107,11 +107,11 @@ describe('the answer to one request', () => {
   });
 });
 
-describe('a response is nothing new', () => {
+describe('a response is not modified', () => {
   const isKnown = (asked: Record<string, string>, headers: readonly string[], status = 200) =>
     notModified(head(headers, status), asked) !== undefined;
 
-  it('to who names its tag, weak or not, alone or in a list', () => {
+  it('for a client that names its tag, weak or not, alone or in a list', () => {
     for (const list of ['"a"', 'W/"a"', '"b", "a"', '"b","aW/" , W/"a"', '*', ' * ']) {
       expect([list, isKnown({ 'if-none-match': list }, ['ETag', '"a"'])]).toEqual([list, true]);
       expect(isKnown({ 'if-none-match': list }, ['etag', 'W/"a"'])).toBe(true);
@@ -122,7 +122,7 @@ describe('a response is nothing new', () => {
     expect([isKnown({ 'if-none-match': '"a"' }, []), isKnown({ 'if-none-match': '*' }, [])]).toEqual([false, true]);
   });
 
-  it('to who has one as young, unless he names a tag', () => {
+  it('for a client that has one as recent, unless it names a tag', () => {
     const since = { 'if-modified-since': 'Mon, 30 Nov 2026 03:00:00 GMT' };
     const modified = (second: string) => ['Last-Modified', `Mon, 30 Nov 2026 03:00:${second} GMT`];
     expect([isKnown(since, modified('00')), isKnown(since, modified('01')), isKnown(since, [])]).toEqual([
@@ -132,14 +132,14 @@ describe('a response is nothing new', () => {
     expect(isKnown({ ...since, 'if-none-match': '"b"' }, [...modified('00'), 'ETag', '"a"'])).toBe(false);
   });
 
-  it('only where it was found, and where somebody asks', () => {
+  it('only if it was found, and if the request is conditional', () => {
     for (const status of [201, 204, 404]) {
       expect(isKnown({ 'if-none-match': '*' }, ['ETag', '"a"'], status)).toBe(false);
     }
     expect(isKnown({}, ['ETag', '"a"', 'Last-Modified', 'Mon, 30 Nov 2026 03:00:00 GMT'])).toBe(false);
   });
 
-  it('and then says nothing of a body', () => {
+  it('and then describes no body', () => {
     const body = ['Content-Type', 'Content-Length', 'Content-Encoding', 'Content-Language', 'Content-Range'];
     const headers = [...body, 'Transfer-Encoding', 'ETag', 'Content-Location'].flatMap((name) => [name, 'x']);
     expect(notModified(head(headers), { 'if-none-match': '*' })).toEqual({
@@ -148,8 +148,8 @@ describe('a response is nothing new', () => {
   });
 });
 
-describe('what is given', () => {
-  it('is the answer and no other header, each as it was written first, and its words where it has some', async () => {
+describe('a given answer', () => {
+  it('replaces all other headers, each in its first spelling, and sets the reason phrase if there is one', async () => {
     const statusLines: string[] = [];
     for (const statusMessage of ['', 'Found Here']) {
       const handler = (_: unknown, response: ServerResponse) => {

@@ -16,7 +16,7 @@ const request = (method: string, headers: Record<string, string> = {}) =>
 const get = (headers: Record<string, string>) => isCacheable(request('GET', headers));
 
 describe('a request that a cache may answer', () => {
-  it('reads, and wants all of what is there', () => {
+  it('is a GET or HEAD for the complete resource', () => {
     const methods = ['GET', 'HEAD', 'POST', 'OPTIONS', 'QUERY', 'get'];
     expect(methods.filter((method) => isCacheable(request(method)))).toEqual(['GET', 'HEAD']);
     const passing = ['range', 'if-range', 'if-match', 'if-unmodified-since', 'upgrade'];
@@ -26,7 +26,7 @@ describe('a request that a cache may answer', () => {
     expect(get({ 'if-none-match': '"a"', accept: '*/*', 'content-length': '0' })).toBe(true);
   });
 
-  it('does not say that nobody shall store it', () => {
+  it('does not forbid storing', () => {
     for (const value of [
       'no-store',
       'No-Store',
@@ -40,13 +40,13 @@ describe('a request that a cache may answer', () => {
       expect([value, get({ 'cache-control': value })]).toEqual([value, true]);
   });
 
-  it('says by two headers who sends it', () => {
+  it('identifies its sender by either of two headers', () => {
     expect([{}, { cookie: 'a=1' }, { authorization: 'x' }].map(isCredentialed)).toEqual([false, true, true]);
   });
 });
 
-describe('a request that may change what others are given', () => {
-  it('is one of whatever method that is not said to be safe', () => {
+describe('a request that may change what others get', () => {
+  it('has any method that is not known to be safe', () => {
     const methods = ['GET', 'HEAD', 'OPTIONS', 'TRACE', 'POST', 'PUT', 'PATCH', 'DELETE', 'PROPPATCH'];
     expect(methods.filter((method) => isUnsafe(request(method)))).toEqual(methods.slice(4));
   });
@@ -56,7 +56,7 @@ describe('the key of a request', () => {
   const key = (headers: Record<string, string>, more: { own?: string; url?: string; credentials?: boolean } = {}) =>
     rootKey(headers, 'https shop.test', more.own, more.url ?? '/a', more.credentials ?? false);
 
-  it('is other for everything that commonly changes an answer', () => {
+  it('differs for everything that commonly changes an answer', () => {
     const names = ['host', 'x-forwarded-host', 'x-forwarded-proto', 'x-forwarded-port', 'x-forwarded-prefix'];
     names.push('x-forwarded-scheme', 'x-forwarded-server', 'x-forwarded-ssl', 'x-original-host', 'x-original-url');
     names.push('x-rewrite-url', 'x-host');
@@ -74,12 +74,12 @@ describe('the key of a request', () => {
     expect(key({}, { own: 'mine', url: '/b' })).toBe(key({}, { own: 'mine' }));
   });
 
-  it('takes the authority of HTTP/2 for the host', () => {
+  it('uses the authority of HTTP/2 as the host', () => {
     expect(key({ ':authority': 'x' })).toBe(key({ host: 'x' }));
     expect(key({ ':authority': 'x', host: 'y' })).toBe(key({ host: 'y' }));
   });
 
-  it('can be read up to 900 characters, and is a hash beyond', () => {
+  it('is readable up to 900 characters, and a hash beyond', () => {
     const rest = key({}, { url: '' }).length;
     const at = (length: number) => key({}, { url: 'x'.repeat(length - rest) });
     expect(at(900)).toBe(`["https shop.test","${'x'.repeat(900 - rest)}",0,0]`);
@@ -93,7 +93,7 @@ describe('the key of a request', () => {
 });
 
 describe('the variant of a request', () => {
-  it('is what its headers say of what a response depends on', () => {
+  it('identifies the values of the headers that a response depends on', () => {
     const headers = { accept: 'text/html', 'x-a': '1' };
     expect(variantOf([], headers)).toBe('');
     expect(variantOf(['accept', 'x-b'], headers)).toBe(sha256('[["accept","text/html"],["x-b",null]]'));

@@ -55,7 +55,7 @@ describe.skipIf(redis === undefined)('responseCache of two processes before Redi
     return { get: () => send(port, { method: 'GET', path: '/page' }), ask };
   }
 
-  it('lets one handler run for all clients of both, also after a change', async () => {
+  it('runs one handler for all clients of both, also after a change', async () => {
     const both = await Promise.all([start('express'), start('fastify')]);
     const all = () => Promise.all(Array.from({ length: 100 }, (_, index) => both[index % 2]!.get()));
     const runs = async () => (await Promise.all(both.map(({ ask }) => ask('runs')))).reduce((sum, one) => sum + one);
@@ -72,7 +72,7 @@ describe.skipIf(redis === undefined)('responseCache of two processes before Redi
     ]);
   });
 
-  it('goes on answering while Redis is frozen', async () => {
+  it('continues to answer while Redis is frozen', async () => {
     const one = await start('express');
     const { body } = await one.get();
     // By then it is told of changes, and its copy in memory needs no look.

@@ -14,7 +14,7 @@ const like = (headers: Record<string, string | string[] | undefined>) =>
   ({ headers, socket: addresses }) as unknown as IncomingMessage;
 
 describe('a request that no client sent', () => {
-  it('asks as the one that it is like, without what made sense for one client and one connection', () => {
+  it('copies the request that it is like, without what was meant for one client and one connection', () => {
     const { request } = detachedExchange(
       like({
         ...{ host: 'a.test', cookie: 'a=1', 'x-list': ['1', '2'], 'x-unset': undefined, 'x-a:': '3' },
@@ -31,7 +31,7 @@ describe('a request that no client sent', () => {
     ]);
   });
 
-  it('has the host that HTTP/2 calls the authority, and none where there is none', () => {
+  it('takes the host from the authority of HTTP/2, and has none without it', () => {
     expect(detachedExchange(like({ ':authority': 'b.test' }), '/').request.headers).toEqual({ host: 'b.test' });
     expect(detachedExchange(like({}), '/').request.headers).toEqual({});
   });
@@ -42,7 +42,7 @@ describe('a request that no client sent', () => {
     expect(await request.toArray()).toEqual([]);
   });
 
-  it('comes from the same addresses, by a socket that takes all that frameworks do to one', () => {
+  it('comes from the same addresses, through a socket that supports what frameworks call', () => {
     const { socket } = detachedExchange(like({}), '/').request;
     expect({ ...socket }).toMatchObject(addresses);
     for (const name of ['setTimeout', 'setNoDelay', 'setKeepAlive', 'ref', 'unref'] as const) {
@@ -53,7 +53,7 @@ describe('a request that no client sent', () => {
 });
 
 describe('its response', () => {
-  it('takes all that is piped to it, and is closed when it has ended', async () => {
+  it('accepts everything that is piped to it, and is closed when it has ended', async () => {
     const { request, response } = detachedExchange(like({}), '/');
     const closed = once(response, 'close');
     const parts = Array.from({ length: 30 }, () => Buffer.alloc(100_000));
@@ -62,7 +62,7 @@ describe('its response', () => {
     expect([request.socket.destroyed, response.socket]).toEqual([true, null]);
   });
 
-  it('says whether to wait as its socket does', () => {
+  it('reports back-pressure as its socket does', () => {
     const { request, response } = detachedExchange(like({}), '/');
     for (const needs of [true, false]) {
       Object.defineProperty(request.socket, 'writableNeedDrain', { value: needs, configurable: true });

@@ -20,7 +20,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
   const open = (given: Parameters<typeof World.open>[1], service: Parameters<typeof World.open>[2]) =>
     World.open(framework, given, service);
 
-  it('gives what the handler answered once, byte for byte as the bare server does', async () => {
+  it('returns what the handler answered once, byte for byte as the bare server does', async () => {
     const answer = {
       status: 203,
       headers: { 'Content-Type': 'application/x-all', 'X-One': '1', Link: ['<a>; rel=a', '<b>; rel=b'], ETag: '"e"' },
@@ -40,7 +40,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(headerOf(second, 'date')).toBeDefined();
   });
 
-  it('lets one handler run for all who ask at a time', async () => {
+  it('runs one handler for all concurrent requests', async () => {
     await using world = await open({ ttl: '1m', store: memoryStore() }, () => ({ body: 'shared' }));
     // Somebody must come while it runs, on a busy machine as well.
     world.delayMs = 300;
@@ -62,13 +62,13 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     ['with a cookie', { 'cache-control': 'public, max-age=60', 'set-cookie': 'a=1' }],
     ['depending on what nobody knows', { 'cache-control': 'max-age=60', vary: 'accept, *' }],
     ['a stream of events', { 'cache-control': 'max-age=60', 'content-type': 'text/event-stream' }],
-  ])('leaves each request to the handler when its answer is %s', async (_, headers) => {
+  ])('passes each request to the handler if its answer is %s', async (_, headers) => {
     await using world = await open({ ttl: '1m' }, () => ({ headers, body: 'x' }));
     for (let request = 0; request < 3; request++) expect(await world.text()).toBe('x');
     expect(world.runs).toBe(3);
   });
 
-  it('holds nobody up behind an answer that cannot be kept', async () => {
+  it('blocks nobody behind an answer that cannot be stored', async () => {
     await using world = await open({ ttl: '1m' }, () => ({ headers: { 'cache-control': 'private' }, body: 'mine' }));
     world.delayMs = 100;
     await Promise.all(Array.from({ length: 20 }, () => world.get()));
@@ -77,7 +77,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(statusOf(await world.get())).toBe('responses; fwd=bypass');
   });
 
-  it('keeps statuses that say nothing only where that is usual, and never a failure', async () => {
+  it('stores statuses without a stated lifetime only if that is usual, and never a failure', async () => {
     await using world = await open({ ttl: '1m' }, ({ url }) => ({ status: Number(url.slice(1)), body: 'x' }));
     for (const status of [200, 404, 410, 301, 400, 403, 201, 500, 503, 429]) {
       world.runs = 0;
@@ -86,7 +86,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     }
   });
 
-  it('goes by the freshness that the answer states: s-maxage, then max-age, then Expires', async () => {
+  it('uses the freshness that the answer states: s-maxage, then max-age, then Expires', async () => {
     const clock = virtualClock();
     const soon = new Date(clock.wallNow() + 30_000).toUTCString();
     const stated: Readonly<Record<string, Record<string, string>>> = {
@@ -107,7 +107,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(world.runs).toBe(8);
   });
 
-  it('keeps the variants that Vary names apart, and loads each once', async () => {
+  it('separates the variants that Vary names, and loads each once', async () => {
     await using world = await open({ ttl: '1m', store: memoryStore() }, ({ headers }) => ({
       headers: { vary: 'Accept-Language, constructor' },
       body: String(headers['accept-language']),
@@ -138,7 +138,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(await world.text('/', { 'x-a': '1', 'x-b': '1' })).toBe('1 1');
   });
 
-  it('finds its way where another process knows more of what an answer depends on, and gives up after four steps', async () => {
+  it('succeeds if another process knows more of what an answer depends on, and gives up after four steps', async () => {
     const names = ['x-a', 'x-b', 'x-c', 'x-d'];
     const store = memoryStore();
     let depends = 1;
@@ -163,7 +163,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect([lost.body.toString(), statusOf(lost)]).toEqual(['2222', 'responses; fwd=bypass']);
   });
 
-  it('gives no answer without credentials to a request with them, nor the other way, and shares what says so', async () => {
+  it('gives no answer without credentials to a request with them, nor the reverse, and shares what allows it', async () => {
     await using world = await open({ ttl: '1m' }, ({ url, headers }) => ({
       headers: { 'cache-control': `max-age=60, ${url.slice(1)}` },
       body: String(headers.authorization ?? headers.cookie ?? 'nobody'),
@@ -186,7 +186,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     }
   });
 
-  it('answers 304 to who has it already, from the handler and from the cache', async () => {
+  it('answers 304 to a client that has the current version, from the handler and from the cache', async () => {
     await using world = await open({ ttl: '1m' }, () => ({
       headers: { etag: 'W/"7"', 'last-modified': 'Tue, 01 Sep 2026 00:00:00 GMT', 'x-more': '1' },
       body: 'whole',
@@ -209,7 +209,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(world.runs).toBe(1);
   });
 
-  it('answers HEAD from the GET, which it makes if there is none', async () => {
+  it('answers HEAD from the GET, which it loads if there is none', async () => {
     await using world = await open({ ttl: '1m' }, () => ({ headers: { 'x-one': '1' }, body: 'four' }));
     const head = await world.get('/', {}, { method: 'HEAD' });
     expect([head.status, head.body.length, headerOf(head, 'content-length'), headerOf(head, 'x-one')]).toEqual([
@@ -221,7 +221,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
   });
 
   it.each([200, 500])(
-    'ends a request of its own whose answer, a stream with status %i, is not kept',
+    'ends a request of its own whose answer, a stream with status %i, is not stored',
     async (status) => {
       let streams = 0;
       await using world = await open({ ttl: '1m' }, ({ response }) => {
@@ -240,7 +240,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     },
   );
 
-  it('shows the old answer while one request of its own makes it anew, without a client', async () => {
+  it('serves the old answer while one internal request refreshes it, without a client', async () => {
     const clock = virtualClock();
     let version = 1;
     await using world = await open(
@@ -268,7 +268,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(world.runs).toBe(2);
   });
 
-  it('makes anew what is piped, however long, and what ends in a tick of its own', async () => {
+  it('refreshes what is piped, however long, and what ends within one tick', async () => {
     const clock = virtualClock();
     let version = 1;
     await using world = await open({ ttl: '10s', staleWhileRevalidate: '1m', clock }, ({ url, response }) => {
@@ -295,7 +295,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(world.runs).toBe(8);
   });
 
-  it('shows the old answer in place of a failure as long as the options say, and not where it must not', async () => {
+  it('serves the old answer in place of a failure as long as the options say, and not if it must not', async () => {
     const clock = virtualClock();
     let status = 200;
     await using world = await open({ ttl: '10s', staleIfError: '1m', clock }, ({ url }) => ({
@@ -324,7 +324,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(await world.text('/')).toBe('body 200');
   });
 
-  it('lets those who waited for a failure ask the handler themselves', async () => {
+  it('lets requests that waited for a failure run the handler themselves', async () => {
     await using world = await open({ ttl: '1m' }, ({ headers }) => ({
       status: headers['x-bad'] === '1' ? 500 : 200,
       body: String(headers['x-bad']),
@@ -340,7 +340,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     ]);
   });
 
-  it('sends a stream on as it is written, and keeps what is not too long', async () => {
+  it('passes a stream on as it is written, and stores what is not too long', async () => {
     const { resolve, promise } = deferred<void>();
     await using world = await open({ ttl: '1m', maxBodyBytes: 20 }, async ({ url, response }) => {
       response.writeHead(200, { 'Content-Type': 'text/plain' });
@@ -363,7 +363,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(world.runs).toBe(3);
   });
 
-  it('goes on for the others when the client whose handler runs has gone', async () => {
+  it('continues for the others when the client whose handler runs has disconnected', async () => {
     await using world = await open({ ttl: '1m' }, () => ({ body: 'for all' }));
     world.delayMs = 100;
     const leaving = sendAndLeave(world.port, requestBytes({ method: 'GET' }), { afterSent: 1_000 });
@@ -373,7 +373,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect([await other, await world.text(), world.runs]).toEqual(['for all', 'for all', 1]);
   });
 
-  it('forgets what is invalidated by a tag, also while it is being made', async () => {
+  it('drops what is invalidated by a tag, even while it is being loaded', async () => {
     let version = 1;
     await using world = await open({ ttl: '1m', store: memoryStore(), tags: () => ['news'] }, async () => {
       const seen = version;
@@ -411,7 +411,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     it.each([
       ['in memory alone', () => ({})],
       ['before a store', () => ({ store: memoryStore() })],
-    ])('makes what is kept of its URL void, in all variants, %s', async (_, given) => {
+    ])('invalidates the responses of its URL, in all variants, %s', async (_, given) => {
       await using world = await numbered(given());
       const ask = async (path = '/') => [
         await world.text(path),
@@ -426,7 +426,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect([await ask(), await world.text('/other')]).toEqual([['plain 2', 'a 2', 'b 2', 'c 2'], 'plain 1']);
     });
 
-    it('knows a variant that was made anew behind', async () => {
+    it('knows a variant that was refreshed afterwards', async () => {
       const clock = virtualClock();
       await using world = await numbered({ clock, staleWhileRevalidate: '1h' });
       const read = () => world.text('/', { accept: 'a' });
@@ -439,7 +439,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect(await read()).toBe('a 2');
     });
 
-    it('keeps what is there when it was refused, or when it is told to', async () => {
+    it('keeps the responses if it was refused, or if the options say so', async () => {
       await using world = await numbered();
       expect(await world.text('/refused')).toBe('plain 1');
       await post(world, '/refused');
@@ -450,7 +450,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect(await ignoring.text()).toBe('plain 1');
     });
 
-    it('does so also when its client has not waited for the answer', async () => {
+    it('invalidates even if its client has not waited for the answer', async () => {
       await using world = await numbered();
       expect(await world.text()).toBe('plain 1');
       world.delayMs = 50;
@@ -458,7 +458,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       await expect.poll(() => world.text()).toBe('plain 2');
     });
 
-    it('does not keep what was being made meanwhile', async () => {
+    it('does not store what was being loaded meanwhile', async () => {
       let version = 1;
       const slow = deferred();
       await using world = await open({ ttl: '1m', store: memoryStore() }, async ({ response }) => {
@@ -474,7 +474,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect([...(await Promise.all(before)), await world.text()]).toEqual(['1', '1', '2']);
     });
 
-    it('lets nobody join what is being made of a variant, and all what is being made of another URL', async () => {
+    it('lets no request join a running load of a variant, but lets them join loads of another URL', async () => {
       let version = 1;
       const slow = deferred();
       await using world = await open({ ttl: '1m' }, async ({ url, headers, response }) => {
@@ -504,7 +504,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect(world.seen.filter(({ url }) => url === '/other')).toHaveLength(1);
     });
 
-    it('makes it void as soon as the head of the answer is there', async () => {
+    it('invalidates as soon as the head of the answer is known', async () => {
       let version = 1;
       const slow = deferred();
       await using world = await open({ ttl: '1m' }, async ({ response }) => {
@@ -523,7 +523,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect((await posting).body.toString()).toBe('begun');
     });
 
-    it('tells when the store did not take that, and breaks nothing', async () => {
+    it('reports that the store did not accept it, and breaks nothing', async () => {
       const broken = () => Promise.reject(new Error('down'));
       await using world = await numbered({ store: { read: broken, write: broken, remove: broken } });
       expect((await post(world, '/')).body.toString()).toBe('plain 2');
@@ -533,7 +533,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     });
   });
 
-  it('answers and keeps nothing when nobody can say what the tags of an answer are', async () => {
+  it('answers and stores nothing if the tags of an answer cannot be determined', async () => {
     const tags = () => {
       throw new Error('no tags');
     };
@@ -543,7 +543,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect([await world.text(), world.runs]).toEqual(['here', 3]);
   });
 
-  it('fails a request whose key is none, and tells the framework why', async () => {
+  it('fails a request with an invalid key, and tells the framework why', async () => {
     const key = ({ url }: { url: string }) => {
       if (url === '/throws') throw new Error('no key');
       return 5 as never;
@@ -556,7 +556,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     }
   });
 
-  it('answers a request whose key cannot be told once more while it is dealt with', async () => {
+  it('answers a request even if its key can no longer be determined later', async () => {
     let keys = 0;
     const given = {
       ttl: '1m',
@@ -583,7 +583,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect([headerOf(head, 'content-length'), world.runs]).toEqual(['8', 1]);
   });
 
-  it('closes its own request when the handler takes too long over it', async () => {
+  it('closes its own request if the handler takes too long', async () => {
     const clock = virtualClock();
     let closes = 0;
     const given = { ttl: '10s', staleWhileRevalidate: '1h', hardTimeout: '5s', clock } as const;
@@ -631,7 +631,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(world.runs).toBe(2);
   });
 
-  it('leaves all to the handlers when it is closed, and when its store fails', async () => {
+  it('passes everything to the handlers when it is closed, and when its store fails', async () => {
     const broken = () => Promise.reject(new Error('down'));
     await using world = await open({ ttl: '1m', store: { read: broken, write: broken, remove: broken } }, () => ({
       body: 'here',
@@ -662,7 +662,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       }
     });
 
-    it('an origin that is allowed and not named in Vary, or an encoding', async () => {
+    it('an allowed origin or an encoding that Vary does not name', async () => {
       await using world = await open(echo, ({ headers, url }) => ({
         headers:
           url === '/cors'
@@ -700,7 +700,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect(await world.text('/', { range: 'bytes=0-1' })).toBe('bytes=0-1');
     });
 
-    it('requests that want nothing kept', async () => {
+    it('requests that forbid storing', async () => {
       await using world = await open(echo, () => ({ body: 'x' }));
       for (let request = 0; request < 2; request++) await world.get('/', { 'cache-control': 'no-store' });
       expect(world.runs).toBe(2);
@@ -728,7 +728,7 @@ describe('responseCache', () => {
     await expect(Fastify().register(fastifyCache, options as never)).rejects.toThrow(message);
   });
 
-  it('keeps no more bytes in memory than it may', async () => {
+  it('stores no more bytes in memory than allowed', async () => {
     const body = 'x'.repeat(2_000);
     for (const [maxBytes, runs] of [
       [1_024, 2],
@@ -740,7 +740,7 @@ describe('responseCache', () => {
     }
   });
 
-  it('answers who waits for a variant while what its URL depends on is forgotten', async () => {
+  it('answers the waiters for a variant while what its URL depends on is forgotten', async () => {
     const held = deferred<void>();
     const given = { ttl: '1m', max: 1, store: memoryStore() } as const;
     await using world = await World.open(frameworks[0]!, given, async ({ url, headers }) => {
@@ -755,7 +755,7 @@ describe('responseCache', () => {
     for (const { status, body } of await Promise.all(waiting)) expect([status, body.toString()]).toEqual([200, '/1 b']);
   });
 
-  it('makes each response of a URL void once for a POST to it, and none once it is closed', async () => {
+  it('invalidates each response of a URL once for a POST to it, and none once it is closed', async () => {
     const store = memoryStore();
     const removed: string[] = [];
     const view = {
@@ -777,7 +777,7 @@ describe('responseCache', () => {
     expect([removed, world.events]).toEqual([[], []]);
   });
 
-  it('remembers what the responses of so many URLs depend on, the latest asked for, and asks for these at once', async () => {
+  it('remembers the dependencies of so many URLs, the most recent, and looks these up directly', async () => {
     const given = { ttl: '1m', max: 2, store: memoryStore() } as const;
     await using world = await World.open(frameworks[0]!, given, ({ url, headers }) => ({
       headers: url.startsWith('/plain') ? {} : { vary: 'x' },
@@ -798,7 +798,7 @@ describe('responseCache', () => {
     expect([await looks('/2'), await looks('/3'), await looks('/1')]).toEqual([2, 1, 2]);
   });
 
-  it('sees the writes of Fastify routes of their own', async () => {
+  it('notices the writes of separate Fastify routes', async () => {
     await using app = Fastify();
     await app.register(fastifyCache, { ttl: '1m' });
     let version = 1;
@@ -813,7 +813,7 @@ describe('responseCache', () => {
     expect(await read()).toBe('2');
   });
 
-  it('keeps over HTTP/2, where no header need say that a GET has a body, what came without one', async () => {
+  it('stores over HTTP/2, where no header need announce the body of a GET, a response to a request without one', async () => {
     await using app = Fastify({ http2: true });
     await app.register(fastifyCache, { ttl: '1m' });
     let runs = 0;
@@ -830,7 +830,7 @@ describe('responseCache', () => {
     session.close();
   });
 
-  it('makes anew over HTTP/2 what is old', async () => {
+  it('refreshes over HTTP/2 what is stale', async () => {
     const clock = virtualClock();
     await using app = Fastify({ http2: true });
     await app.register(fastifyCache, { ttl: '10s', staleWhileRevalidate: '1m', jitter: 0, early: 'off', clock });

@@ -46,7 +46,7 @@ describe('storability', () => {
       [0.001, 5, 4],
     ],
     ['s-maxage before max-age, in either order', control('max-age=1, s-maxage=2'), [2, 0, 0]],
-  ])('keeps %s', (_, headers, seconds) => {
+  ])('stores %s', (_, headers, seconds) => {
     expect(secondsOf(headers as Record<string, string>)).toEqual(seconds);
   });
 
@@ -58,7 +58,7 @@ describe('storability', () => {
     ['trailers', 200, { Trailer: 'x' }],
     ['what is old when it comes, and may not be shown', 200, { ...control('max-age=9'), Age: '15' }],
     ['what is old by its date', 200, { ...control('max-age=9'), Date: 'Mon, 30 Nov 2026 02:00:00 GMT' }],
-  ])('does not keep %s', (_, status, headers) => {
+  ])('does not store %s', (_, status, headers) => {
     expect(of({ ...control('max-age=60'), ...headers } as Record<string, string>, { status })).toBeUndefined();
   });
 
@@ -67,14 +67,14 @@ describe('storability', () => {
     ['a time in quotes, or with blanks around its sign', control('MAX-AGE = "9"'), [9, 5, 7]],
     ['what quotes say as one', control('x="no-store, a=\\"private", max-age=9'), [9, 5, 7]],
     ['no longer than a clock can wait', control('max-age=99999999999'), [(2 ** 31 - 1) / 1_000, 5, 7]],
-  ])('takes %s', (_, headers, seconds) => expect(secondsOf(headers)).toEqual(seconds));
+  ])('reads %s', (_, headers, seconds) => expect(secondsOf(headers)).toEqual(seconds));
 
   it.each(['max-age=9x', 'max-age=x9', 'max-age=-9', 'max-age=', 'max-age', 'max-age="9\\"'])(
-    'takes %s for nothing left',
+    'counts %s as no lifetime',
     (value) => expect(of(control(`${value}, stale-while-revalidate=0`))).toBeUndefined(),
   );
 
-  it('keeps a status that is seldom kept only where the response says for how long', () => {
+  it('stores a rarely stored status only if the response states a lifetime', () => {
     const heuristic = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414];
     const others = [201, 202, 205, 302, 303, 307, 400, 401, 403, 409, 418, 451];
     const keeps = (headers: Record<string, string>) => (status: number) => of(headers, { status }) !== undefined;
@@ -82,13 +82,13 @@ describe('storability', () => {
     expect(others.filter(keeps(control('max-age=9')))).toEqual(others);
   });
 
-  it('keeps nothing by the options alone that is never fresh', () => {
+  it('stores nothing by the options alone that is never fresh', () => {
     const head = { status: 200, statusMessage: '', headers: [] };
     expect(storableOf(head, false, { ...options, ttl: 0 }, nowMs)).toBeUndefined();
     expect(storableOf(head, false, { ...options, ttl: 1 }, nowMs)).toBeDefined();
   });
 
-  it('depends on what Vary lists, on the origin where one is named, and on the encoding where there is one', () => {
+  it('depends on what Vary lists, on the origin if one is named, and on the encoding if there is one', () => {
     const varyOf = (headers: Record<string, string>) => of(headers)?.vary;
     expect(varyOf({})).toEqual([]);
     expect(varyOf({ Vary: 'B, a,, ' })).toEqual(['a', 'b']);
@@ -102,7 +102,7 @@ describe('storability', () => {
 });
 
 describe('a status', () => {
-  it('says that the handler failed from 500 on, and when there were too many requests', () => {
+  it('reports a failure of the handler from 500 on, and for too many requests', () => {
     expect([200, 428, 429, 430, 499, 500, 599].filter(isFailure)).toEqual([429, 500, 599]);
   });
 });

@@ -1,11 +1,11 @@
-/** A wall clock that jumps, for one server only: a library loaded before it adds what a file says to each look at the clock. */
+/** A wall clock that can jump, for a single server: a preloaded library adds the offset in a file to every clock read. */
 import { execFileSync } from 'node:child_process';
 import { closeSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { temporaryFolder } from '../temporary-folder.ts';
 import type { Program } from './provide.ts';
 
-// The system call itself is asked: looking up the function that this one hides needs memory, whose allocator asks for the time.
+// Makes the system call directly: looking up the function that is overridden needs memory, and its allocator reads the time.
 const source = `
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -57,14 +57,14 @@ time_t time(time_t *now) {
 const compiler = 'cc';
 
 export interface ClockShim {
-  /** The program under the clock. */
+  /** The program that runs with this clock. */
   readonly program: Program;
-  /** From now on the clock differs from the machine's by so much. */
+  /** Sets how far this clock is ahead of the machine's, from now on. */
   set(aheadMs: number): void;
   dispose(): void;
 }
 
-/** Undefined where there is no C compiler; in CI that is an error. */
+/** Undefined without a C compiler; in CI that is an error. */
 export function clockShim(program: Program): ClockShim | undefined {
   const folder = temporaryFolder('clock');
   const [text, library, jump] = ['shim.c', 'shim.so', 'jump'].map((name) => join(folder, name)) as [

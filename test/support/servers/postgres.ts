@@ -1,4 +1,4 @@
-/** Postgres servers of one's own, from the binaries of an npm package; PgBouncer before them, from Debian's. */
+/** Private Postgres servers, from the binaries of an npm package, and PgBouncer in front of them, from Debian's package. */
 import { execFile } from 'node:child_process';
 import {
   chmodSync,
@@ -27,7 +27,7 @@ const run = promisify(execFile);
 /** Postgres refuses to run as root. */
 const user = process.getuid?.() === 0 ? { uid: nobody, gid: nobody } : undefined;
 
-/** The folder with `bin`, `lib` and `share`; undefined where the package has no binaries for this machine. In CI that is an error. */
+/** The folder with `bin`, `lib` and `share`; undefined if the package has no binaries for this machine. In CI that is an error. */
 export function postgresHome(): string | undefined {
   try {
     const require = createRequire(import.meta.url);
@@ -45,7 +45,7 @@ export function postgresHome(): string | undefined {
   }
 }
 
-/** A home with the tools for a standby, which the npm package lacks: Debian's. Undefined where there is none; in CI that is an error. */
+/** A Debian home with the tools for a standby, which the npm package lacks. Undefined if there is none; in CI that is an error. */
 export function debianPostgresHome(): string | undefined {
   const versions = '/usr/lib/postgresql';
   const homes = existsSync(versions) ? readdirSync(versions).map((version) => join(versions, version)) : [];
@@ -59,7 +59,7 @@ export function debianPostgresHome(): string | undefined {
   return undefined;
 }
 
-/** Starts an empty one, on disk as it would be, yet without waiting for the disk. `added` goes into its environment. */
+/** Starts an empty server. It is on disk like a real one, but does not wait for the disk. `added` is added to its environment. */
 export function startPostgres(
   home: string,
   settings: readonly string[] = [],
@@ -83,7 +83,7 @@ export function startPostgres(
   });
 }
 
-/** Starts one that follows another. `SELECT pg_promote()` makes it a primary. */
+/** Starts a standby of another server. `SELECT pg_promote()` makes it a primary. */
 export function startStandby(home: string, primary: ServerProcess): Promise<ServerProcess> {
   return startOne(home, [], {}, async (folder, environment) => {
     const from = ['-h', primary.host, '-p', `${primary.port}`, '-U', 'postgres', '-w'];
@@ -132,7 +132,7 @@ function startOne(
   });
 }
 
-/** Starts a PgBouncer in transaction mode before a server. Undefined where it cannot be had; in CI that is an error. */
+/** Starts a PgBouncer in transaction mode in front of a server. Undefined if it is not available; in CI that is an error. */
 export async function startPgBouncer(server: ServerProcess): Promise<ServerProcess | undefined> {
   const provided = await provide('pgbouncer', 'pgbouncer').catch((error: unknown) => {
     if (process.env.CI) throw error;
@@ -140,7 +140,7 @@ export async function startPgBouncer(server: ServerProcess): Promise<ServerProce
     return undefined;
   });
   if (provided === undefined) return undefined;
-  // An unpacked one lies in somebody's home: its program is three folders below the root of the package.
+  // An unpacked package is in somebody's home: the program is three folders below the root of the package.
   const root = dirname(dirname(dirname(provided.file)));
   const open = root === '/' ? root : openToAll(root, 'holdfast-pgbouncer');
   const moved = (path: string) => path.replaceAll(root, open);
@@ -164,11 +164,11 @@ export async function startPgBouncer(server: ServerProcess): Promise<ServerProce
         ...['[databases]', `* = host=${server.host} port=${server.port}`, '[pgbouncer]'],
         ...['listen_addr = 127.0.0.1', `listen_port = ${port}`, 'unix_socket_dir =', 'auth_type = any'],
         ...['pool_mode = transaction', 'default_pool_size = 4', 'server_round_robin = 1'],
-        // By default it refuses everybody for 15 s after it has found the server away once.
+        // By default it refuses all clients for 15 s after it has once found the server down.
         'server_login_retry = 0.1',
         'ignore_startup_parameters = extra_float_digits,client_encoding',
       ];
-      // Any user may come in as the one that the server knows.
+      // Any user may connect as the user that the server knows.
       const text = lines.join('\n').replace(/^(\* = .*)$/m, '$1 user=postgres');
       const file = join(folder, 'pgbouncer.ini');
       writeFileSync(file, `${text}\n`);
@@ -198,7 +198,7 @@ async function answers(port: number): Promise<boolean> {
   }
 }
 
-/** Whether the other user gets there. */
+/** Whether the other user can access the folder. */
 function isOpenToAll(folder: string): boolean {
   if (user === undefined) return true;
   for (let path = folder; ; path = dirname(path)) {
@@ -207,7 +207,7 @@ function isOpenToAll(folder: string): boolean {
   }
 }
 
-/** A folder, or a copy of it where everybody gets; one copy for all test files, whose name is known to all: others may have taken it. */
+/** The folder itself, or a copy that everybody can access. All test files share one copy. Its name is predictable, so other users may have taken it. */
 function openToAll(folder: string, name: string): string {
   if (isOpenToAll(folder)) return folder;
   const open = join(tmpdir(), name);
@@ -219,7 +219,7 @@ function openToAll(folder: string, name: string): string {
   try {
     renameSync(join(parent, 'copy'), open);
   } catch {
-    // Another test file was quicker.
+    // Another test file has created it first.
   }
   rmSync(parent, { recursive: true, force: true });
   return checked(open);
@@ -232,7 +232,7 @@ function checked(copy: string): string {
   );
 }
 
-/** What the package's install script would do. */
+/** Does what the package's install script would do. */
 function link(home: string): void {
   const file = join(home, 'pg-symlinks.json');
   const links = JSON.parse(readFileSync(file, 'utf8')) as { source: string; target: string }[];
@@ -241,7 +241,7 @@ function link(home: string): void {
     try {
       symlinkSync(basename(source), path);
     } catch {
-      // It is there.
+      // It already exists.
     }
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Programs of real servers: from PATH, else from a cache that is filled once, by an ordinary user, with this machine's
- * own package sources. Nothing is installed and nothing is started by it; where there is no apt, there is no program.
+ * Programs of real servers: from PATH, or else from a cache that an ordinary user fills once from this machine's own package sources. Nothing is
+ * installed or started by this. Without apt, no program is provided.
  */
 import { execFile } from 'node:child_process';
 import {
@@ -28,7 +28,7 @@ export interface Program {
 
 const run = promisify(execFile);
 
-/** A program of one of Debian's packages. Rejects with what was tried in vain. */
+/** A program of one of Debian's packages. Rejects with a list of what was tried. */
 export async function provide(name: string, packageName: string): Promise<Program> {
   const installed = findIn((process.env.PATH ?? '').split(delimiter), name);
   if (installed !== undefined) return { file: installed, env: {} };
@@ -43,17 +43,17 @@ export async function provide(name: string, packageName: string): Promise<Progra
 }
 
 function findUnder(root: string, name: string, packageName: string): Program | undefined {
-  // What a package has for itself comes first: the command of the same name may be a script that expects it in its usual place.
+  // The package's own folder comes first: the command of the same name may be a script that expects the package in its usual place.
   const places = [`usr/lib/${packageName}`, 'usr/bin', 'usr/sbin'].map((folder) => join(root, folder));
   const file = findIn(places, name);
   if (file === undefined) return undefined;
   const libraries = join(root, 'usr/lib');
-  // Some keep their libraries in a folder of their own below the common one.
+  // Some packages keep their libraries in a subfolder of the common one.
   const folders = foldersIn(libraries).flatMap((folder) => [folder, ...foldersIn(folder)]);
   return { file, env: { LD_LIBRARY_PATH: folders.join(delimiter) } };
 }
 
-/** None where there is no such folder, as for a program without libraries of its own. */
+/** The subfolders; none if the folder does not exist, as for a program without libraries of its own. */
 function foldersIn(parent: string): string[] {
   if (!existsSync(parent)) return [];
   const entries = readdirSync(parent, { withFileTypes: true });
@@ -73,12 +73,12 @@ function isExecutable(file: string): boolean {
   }
 }
 
-/** Two that come at the same time both do it, each in a folder of its own; the first to be done is kept. */
+/** Unpacks a package. Concurrent callers each use a folder of their own; the first to finish is kept. */
 async function unpack(cache: string, packageName: string, root: string): Promise<void> {
   mkdirSync(cache, { recursive: true });
   const folder = mkdtempSync(join(cache, 'unpacking-'));
   try {
-    // What is newer than the release itself is among its backports.
+    // Packages newer than the release are among its backports.
     await download(join(folder, 'release'), packageName, []).catch(() =>
       download(join(folder, 'backports'), packageName, backports(folder)),
     );
@@ -94,7 +94,7 @@ async function unpack(cache: string, packageName: string, root: string): Promise
   }
 }
 
-/** Fetches a package and what it needs beyond what is installed; the machine's own lists and caches stay untouched. */
+/** Downloads a package with its missing dependencies. The machine's own lists and caches stay untouched. */
 async function download(folder: string, packageName: string, sources: readonly string[]): Promise<void> {
   for (const part of ['lists/partial', 'archives/partial']) mkdirSync(join(folder, part), { recursive: true });
   const options = [
@@ -108,7 +108,7 @@ async function download(folder: string, packageName: string, sources: readonly s
   await run('apt-get', [...options, ...install, packageName], limits);
 }
 
-/** Options for the machine's first source with its backports as well. */
+/** Options that add backports to the machine's first package source. */
 function backports(folder: string): string[] {
   const [, release] = /^VERSION_CODENAME=(.+)$/m.exec(readFileSync('/etc/os-release', 'utf8')) ?? [];
   const lists = '/etc/apt/sources.list.d';

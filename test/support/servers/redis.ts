@@ -1,11 +1,11 @@
-/** Redis servers of one's own: alone, with a replica, with sentinels, as a cluster. */
+/** Private Redis servers: single, with a replica, with sentinels, or as a cluster. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Program, provide } from './provide.ts';
 import { ServerProcess } from './server-process.ts';
 
-/** How a Redis or Valkey is made here; undefined where it cannot be had. In CI that is an error: no suite is skipped there. */
+/** How to start Redis or Valkey on this machine; undefined if it is not available. In CI that is an error: no suite is skipped there. */
 export async function redisProgram(name = 'redis-server'): Promise<Program | undefined> {
   try {
     return await provide(name, name);
@@ -16,7 +16,7 @@ export async function redisProgram(name = 'redis-server'): Promise<Program | und
   }
 }
 
-/** Starts one that keeps nothing on disk, unless the settings say so. */
+/** Starts a server that stores nothing on disk, unless the settings say so. */
 export function startRedis(program: Program, settings: readonly string[] = []): Promise<ServerProcess> {
   return startOne(program, () => settings);
 }
@@ -33,7 +33,7 @@ function startOne(program: Program, settings: (port: number) => readonly string[
   });
 }
 
-/** Starts one that copies another. */
+/** Starts a replica of another server. */
 export function startReplica(program: Program, primary: ServerProcess): Promise<ServerProcess> {
   return startRedis(program, ['--replicaof', primary.host, `${primary.port}`]);
 }
@@ -41,7 +41,7 @@ export function startReplica(program: Program, primary: ServerProcess): Promise<
 export interface RedisCluster {
   /** The primaries, each with a third of the slots. */
   readonly nodes: readonly ServerProcess[];
-  /** As many for each primary as were asked for, in the same order. */
+  /** The requested number of replicas per primary, in the same order. */
   readonly replicas: readonly ServerProcess[];
 }
 
@@ -68,7 +68,7 @@ export async function startCluster(program: Program, { replicas = 0 } = {}): Pro
     }
     let metMs = Number.NEGATIVE_INFINITY;
     const isWhole = async (server: ServerProcess) => {
-      // A node forgets a meeting that has not come about in time.
+      // A node forgets a meeting that does not take place in time.
       if (performance.now() - metMs > 2_000) {
         metMs = performance.now();
         for (const { host, port } of started.slice(1)) {
@@ -77,7 +77,7 @@ export async function startCluster(program: Program, { replicas = 0 } = {}): Pro
       }
       const info = await server.ask('CLUSTER INFO');
       const isComplete = info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${total}`);
-      // What is published while a node has no link to another one is lost.
+      // Messages published while a node has no link to another node are lost.
       return isComplete && !/handshake|disconnected/.test(await server.ask('CLUSTER NODES'));
     };
     for (const server of started) await until(() => isWhole(server));
@@ -88,7 +88,8 @@ export async function startCluster(program: Program, { replicas = 0 } = {}): Pro
     for (const server of started.slice(size)) {
       await until(async () => (await server.ask('INFO replication')).includes('master_link_status:up'));
     }
-    // That was to come together soon. From now on nobody shall be taken for dead because the machine is busy, unless replicas wait for it.
+    // The settings above let the nodes meet quickly. From now on, no node may be considered dead only because the machine is busy, unless replicas
+    // wait for that.
     const deadAfterMs = replicas === 0 ? 15_000 : 3_000;
     for (const server of started) await server.ask(`CONFIG SET cluster-node-timeout ${deadAfterMs}`);
   } catch (error) {
@@ -102,10 +103,10 @@ export async function startCluster(program: Program, { replicas = 0 } = {}): Pro
 export async function startSentinels(program: Program, primary: ServerProcess): Promise<ServerProcess[]> {
   const settings = [
     ...['bind 127.0.0.1', `sentinel monitor main ${primary.host} ${primary.port} 2`],
-    // Longer than a busy machine lets a server wait, most of the time.
+    // Longer than a busy machine usually delays a server.
     ...['sentinel down-after-milliseconds main 1000', 'sentinel failover-timeout main 3000'],
   ];
-  // Who was not let run for 2 s takes the clock for broken, and would do nothing for 30 s.
+  // A sentinel that could not run for 2 s considers its clock broken, and would do nothing for 30 s.
   const trust = 'SENTINEL DEBUG TILT-TRIGGER 600000';
   const sentinels: ServerProcess[] = [];
   try {

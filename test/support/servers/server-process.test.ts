@@ -85,7 +85,7 @@ describe.skipIf(program === undefined)('ServerProcess', () => {
   });
 });
 
-/** A dead process whose parent does not look after it stays a zombie. */
+/** A dead process stays a zombie if its parent does not reap it. */
 function isAlive(pid: number): boolean {
   try {
     return !/^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));

@@ -1,7 +1,7 @@
 /**
- * Server process: a real server as a private child on a free loopback port, to be stopped, killed, frozen and restarted.
+ * Server process: a real server as a private child on a free loopback port, which can be stopped, killed, frozen and restarted.
  *
- * Promise: it is ready when it answers its own protocol; it never outlives the thread that started it, however that ends.
+ * Promise: it is ready when it answers its own protocol. It never outlives the thread that started it, however that thread ends.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
@@ -13,23 +13,23 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { temporaryFolder } from '../temporary-folder.ts';
 import type { Program } from './provide.ts';
 
-/** How one kind of server is started and asked. */
+/** How one kind of server is started and queried. */
 export interface ServerKind {
   readonly name: string;
   readonly program: Program;
-  /** The port after `port` is its own as well. */
+  /** The port after `port` also belongs to the server. */
   readonly args: (place: { readonly port: number; readonly folder: string }) => readonly string[];
-  /** Done once, before the first start. */
+  /** Called once, before the first start. */
   readonly prepare?: (folder: string) => Promise<void>;
-  /** Whom it runs as, where the one that runs the tests may not. */
+  /** The user that the server runs as, if it refuses to run as the user that runs the tests. */
   readonly user?: { readonly uid: number; readonly gid: number } | undefined;
-  /** The line that is sent to the port, and what the answer begins with once the server is ready; or a way of its own to ask. */
+  /** The line to send to the port and the start of the answer of a ready server, or a custom check. */
   readonly ping: { readonly request: string; readonly answer: string } | ((port: number) => Promise<boolean>);
-  /** What asks it to end. Default SIGTERM. */
+  /** The signal that ends the server. Default SIGTERM. */
   readonly stopSignal?: NodeJS.Signals;
 }
 
-/** On a busy machine a thousand times what they take; nobody waits for it whose server is there, or has ended. */
+/** On a busy machine servers need a thousand times as long. Nobody waits this long once a server is ready or has ended. */
 const longestStartMs = 40_000;
 const longestStopMs = 20_000;
 const longestAnswerMs = 20_000;
@@ -47,7 +47,7 @@ export class ServerProcess {
     this.folder = temporaryFolder(kind.name);
   }
 
-  /** Starts one on a port that was free a moment ago; once more, where another was quicker to take it. */
+  /** Starts a server on a port that was free a moment ago; tries again if another process took it first. */
   static async start(kind: ServerKind): Promise<ServerProcess> {
     for (let tries = 1; ; tries++) {
       const server = new ServerProcess(kind, await freePort());
@@ -66,7 +66,7 @@ export class ServerProcess {
     return this.child !== undefined && this.child.exitCode === null && this.child.signalCode === null;
   }
 
-  /** Starts it again, on its old port, with what its folder keeps. */
+  /** Starts the server again on its old port, with the contents of its folder. */
   async start(): Promise<void> {
     const { file, env } = this.kind.program;
     const args = [file, ...this.kind.args(this)];
@@ -102,17 +102,17 @@ export class ServerProcess {
     }
   }
 
-  /** Asks it to end, and waits until it has. */
+  /** Asks the server to end, and waits until it has. */
   async stop(): Promise<void> {
     await this.end(this.kind.stopSignal ?? 'SIGTERM');
   }
 
-  /** Ends it where it stands, as a crash does. */
+  /** Kills the server abruptly, like a crash. */
   async kill(): Promise<void> {
     await this.end('SIGKILL');
   }
 
-  /** Stops all its processes; connections stay open, and nothing is answered until `wake`. */
+  /** Stops all processes of the server. Connections stay open, and nothing is answered until `wake`. */
   freeze(): void {
     this.signal('SIGSTOP');
   }
@@ -126,13 +126,13 @@ export class ServerProcess {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  /** Sends one line and resolves with the first piece of the answer: enough to set a server up without a client. */
+  /** Sends one line and resolves with the first chunk of the answer. That is enough to set up a server without a client. */
   ask(line: string): Promise<string> {
     return new Promise((resolve, reject) => {
       const socket = connect(this.port, this.host, () => socket.write(`${line}\r\n`));
       socket.setTimeout(longestAnswerMs, () => socket.destroy(new Error(`no answer to ${line}`)));
       socket.once('error', reject);
-      // It may be shown the door without a word, as all are by a server that becomes a primary.
+      // The server may close the connection without an answer, as one does that becomes a primary.
       socket.once('close', () => reject(new Error(`the connection was closed before an answer to ${line}`)));
       socket.once('data', (data) => {
         socket.destroy();
@@ -141,7 +141,7 @@ export class ServerProcess {
     });
   }
 
-  /** What it has written, for the message of a test that fails. */
+  /** The server's output, for the message of a failing test. */
   log(): string {
     return existsSync(this.logFile) ? readFileSync(this.logFile, 'utf8').slice(-4000) : '';
   }
@@ -154,7 +154,7 @@ export class ServerProcess {
     const { child } = this;
     if (child === undefined || !this.isRunning) return;
     const gone = once(child, 'exit');
-    // A frozen one hears of nothing but SIGKILL.
+    // A frozen process receives no signal but SIGKILL.
     this.signal('SIGCONT');
     this.signal(signal);
     const timer = setTimeout(() => this.signal('SIGKILL'), longestStopMs);
@@ -164,17 +164,17 @@ export class ServerProcess {
 
   private signal(signal: NodeJS.Signals): void {
     if (!this.isRunning || this.child?.pid === undefined) return;
-    // Not the process group: some servers give their workers groups of their own.
+    // Not the process group: some servers put their workers into groups of their own.
     for (const pid of processTree(this.child.pid)) {
       try {
         process.kill(pid, signal);
       } catch {
-        // It has ended in between.
+        // The process has ended in between.
       }
     }
   }
 
-  /** Whether it is ready now. */
+  /** Whether the server is ready now. */
   async answers(): Promise<boolean> {
     const { ping } = this.kind;
     if (typeof ping === 'function') return ping(this.port);
@@ -186,7 +186,7 @@ export class ServerProcess {
   }
 }
 
-/** As the kernel of Linux does: a process that waits for the end of a pipe, which comes however we end, and kills the child then. */
+/** Replaces the kernel feature of Linux: a helper process waits for a pipe to close, which happens however we end, and then kills the child. */
 function killWithUs(child: ChildProcess, pid: number): void {
   const waits = spawn('/bin/sh', ['-c', 'read line; kill -9 "$0"', `${pid}`], {
     stdio: ['pipe', 'ignore', 'ignore'],
@@ -196,7 +196,7 @@ function killWithUs(child: ChildProcess, pid: number): void {
   child.once('exit', () => waits.kill('SIGKILL'));
 }
 
-/** A process and all that descend from it; only itself where there is no /proc. */
+/** A process and all its descendants; only the process itself without /proc. */
 function processTree(root: number): number[] {
   const childrenOf = new Map<number, number[]>();
   let names: string[] = [];
@@ -208,11 +208,11 @@ function processTree(root: number): number[] {
   for (const name of names) {
     try {
       const stat = readFileSync(`/proc/${name}/stat`, 'latin1');
-      // The second field is a name in brackets, and may hold anything.
+      // The second field is a name in parentheses and may contain anything.
       const parent = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
       childrenOf.set(parent, [...(childrenOf.get(parent) ?? []), Number(name)]);
     } catch {
-      // It has ended in between.
+      // The process has ended in between.
     }
   }
   const tree = [root];
@@ -221,8 +221,8 @@ function processTree(root: number): number[] {
 }
 
 /**
- * An even port that is free, and so is the next one. The system gives them to nobody who does not ask for them (its own choice is 32768 and above on
- * Linux, 49152 on macOS and Windows), so that a server finds its port free when it comes back to it.
+ * A free even port whose successor is also free. The system never assigns such ports on its own (its range starts at 32768 on Linux, 49152 on macOS
+ * and Windows), so a restarted server finds its port free again.
  */
 async function freePort(): Promise<number> {
   for (;;) {

@@ -1,10 +1,10 @@
-/** A disk of a few megabytes, in memory, for a server to fill. */
+/** A disk of a few megabytes in memory, for a server to fill. */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { temporaryFolder } from '../temporary-folder.ts';
 
-/** Few may mount, and not even root everywhere; where it is not allowed, the tests of a full disk are skipped and say so. */
+/** Few users may mount, and not even root everywhere. Without permission, the tests of a full disk are skipped and say so. */
 export const canMount = tryMount();
 if (!canMount) console.log('Skipped: a full disk needs somebody who may mount a small one.');
 
@@ -27,7 +27,7 @@ export interface SmallDisk {
   dispose(): void;
 }
 
-/** Mounts one on a folder that is made for it; it belongs to `owner`. */
+/** Mounts a disk on a new folder that belongs to `owner`. */
 export function smallDisk(folder: string, owner: number, megabytes: number): SmallDisk {
   mkdirSync(folder);
   const size = (count: number) => `size=${count}m`;
@@ -36,7 +36,7 @@ export function smallDisk(folder: string, owner: number, megabytes: number): Sma
   return {
     folder,
     resize: (count) => void execFileSync('mount', ['-o', `remount,${size(count)}`, folder]),
-    // A server may still be at it.
+    // A server may still be using it.
     dispose: () => void execFileSync('umount', ['-l', folder]),
   };
 }

@@ -1,4 +1,4 @@
-/** The site's frame. `build.ts` puts the pages into `srcDir`, in the places they have in the repository. */
+/** The site's configuration. `build.ts` copies the pages into `srcDir`, in the same places as in the repository. */
 import { globSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitepress';
@@ -6,7 +6,7 @@ import { defineConfig } from 'vitepress';
 const folder = fileURLToPath(new URL('../../../.cache/site/', import.meta.url));
 const pages = `${folder}pages/`;
 
-/** The pages of a folder, by their headings. */
+/** The pages of a folder, titled by their headings. */
 function entries(pattern: string) {
   return globSync(pattern, { cwd: pages })
     .map((path) => path.replaceAll('\\', '/'))

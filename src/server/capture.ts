@@ -314,23 +314,27 @@ export class ResponseCapture {
     asMicrotask(() => this.drain());
   }
 
-  /** A compressor before us takes them for itself, and has nothing more to tell when the client is gone. */
+  /** A compressor before us takes them for itself, and has nothing more to tell when the client is gone; others, as instrumentation, only wrap them. */
   private recordDrainListeners(): void {
     const { response } = this;
     const { on } = response;
     const listeners: Listener[] = [];
     this.drainListeners = listeners;
     response.on = (name: string, listener: Listener) => {
-      if (name === 'drain') listeners.push(listener);
-      return Reflect.apply(on, response, [name, listener]);
+      const before = response.listenerCount(name);
+      const given = Reflect.apply(on, response, [name, listener]);
+      if (name === 'drain' && response.listenerCount(name) === before) listeners.push(listener);
+      return given;
     };
   }
 
   private drain(): void {
     const { response, inner, drainListeners } = this;
+    // What a compressor finds nothing to compress for, it gives back. A copy: who is told may listen anew, for the next one.
+    const own = response.rawListeners('drain');
+    const elsewhere = drainListeners.filter((listener) => !own.includes(listener));
     Reflect.apply(inner.emit, response, ['drain']);
-    // A copy: who is told may listen anew, for the next one.
-    for (const listener of [...drainListeners]) Reflect.apply(listener, response, []);
+    for (const listener of elsewhere) Reflect.apply(listener, response, []);
   }
 
   private tellClose(): void {

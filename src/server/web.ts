@@ -234,20 +234,34 @@ function problemResponse(problem: Problem): Response {
   return new Response(problemBody(problem), { status: problem.status, statusText: problem.title, headers });
 }
 
-/** These may have no body, not even an empty one. */
-const bodiless: readonly number[] = [101, 103, 204, 205, 304];
-
 function replayed(answer: StoredAnswer, key: string): Response {
-  const { status, statusMessage, body } = answer;
+  const { status, statusMessage } = answer;
   const headers = new Headers();
   for (const [name, values] of headersOf(answer.headers)) for (const value of values) headers.append(name, value);
   for (const [name, value] of replayMarks(key)) headers.set(name, value);
-  const content = bodiless.includes(status) ? null : (body as Uint8Array<ArrayBuffer>);
-  return new Response(content, { status, statusText: statusMessage, headers });
+  return new Response(contentFor(answer, headers), { status, statusText: statusMessage, headers });
+}
+
+/** These may have no body. */
+const bodiless: readonly number[] = [101, 103, 204, 205, 304];
+
+/** Without a type it comes as a stream, as in the first response: Bun gives one to bytes. */
+function contentFor({ status, body }: StoredAnswer, headers: Headers) {
+  // Some servers give a type even to bytes that are none.
+  if (body.byteLength === 0 || bodiless.includes(status)) return null;
+  const bytes = body as Uint8Array<ArrayBuffer>;
+  if (headers.has('content-type')) return bytes;
+  return new ReadableStream<Uint8Array<ArrayBuffer>>({
+    start(controller) {
+      controller.enqueue(bytes);
+      controller.close();
+    },
+  });
 }
 
 /** Copies a response; the body of the copy ends when the answer has been processed. */
 async function kept(response: Response, keeper: AnswerKeeper): Promise<Response> {
+  if (!hasHeaders(response)) throw new TypeError('idempotency: the handler must give a Response');
   const { status, statusText } = response;
   const head = { status, statusMessage: statusText, headers: keptHeaders([...response.headers]) };
   if (response.body === null) {
@@ -256,6 +270,11 @@ async function kept(response: Response, keeper: AnswerKeeper): Promise<Response>
   }
   const tee = new BodyTee(response.body.getReader() as ReadableStreamDefaultReader<Uint8Array>, keeper, head);
   return new Response(new ReadableStream(tee), { status, statusText, headers: response.headers });
+}
+
+/** Also of a framework that has a class of its own. */
+function hasHeaders(response: unknown): boolean {
+  return typeof (response as Response | null | undefined)?.headers?.[Symbol.iterator] === 'function';
 }
 
 /**

@@ -755,6 +755,7 @@ describe('captureAnswer, of a handmade response,', () => {
     return { told, answers, request, response, capture, all };
   }
   const nextTurn = () => new Promise(setImmediate);
+  type Listening = (...given: never[]) => void;
 
   it('has not begun before its head is known', () => {
     const { response, capture } = made();
@@ -775,6 +776,42 @@ describe('captureAnswer, of a handmade response,', () => {
       await nextTurn();
       expect([told.filter((one) => one === 'drain').length, response.writableNeedDrain]).toEqual([turn + 1, false]);
     }
+  });
+
+  it('tells a drain once to each who listens where `on` is wrapped, as by instrumentation, and to nobody who has left', async () => {
+    const wrapped = new Map<Listening, Listening>();
+    const { response } = made({}, (response) => {
+      const { on, removeListener } = response;
+      response.on = (name: string, listener: Listening) => {
+        wrapped.set(listener, (...given) => listener(...given));
+        return Reflect.apply(on, response, [name, wrapped.get(listener)!]);
+      };
+      response.removeListener = (name: string, listener: Listening) =>
+        Reflect.apply(removeListener, response, [name, wrapped.get(listener) ?? listener]);
+    });
+    const drains: string[] = [];
+    const left = () => void drains.push('left');
+    response.on('drain', () => void drains.push('stays'));
+    response.on('drain', left);
+    response.once('drain', () => void drains.push('once'));
+    response.removeListener('drain', left);
+    response.emit('close');
+    await nextTurn();
+    expect(drains).toEqual(['stays', 'once']);
+  });
+
+  it('tells a drain once behind a compressor that has nothing to compress', async () => {
+    const { request, response } = made({}, (response) => {
+      compression()(response.req as never, response as never, () => {});
+    });
+    request.headers['accept-encoding'] = 'gzip';
+    response.setHeader('Content-Type', 'image/png');
+    let drains = 0;
+    response.on('drain', () => drains++);
+    response.write('a');
+    response.emit('close');
+    await nextTurn();
+    expect(drains).toBe(1);
   });
 
   it('tells no drain to a handler that has ended, and then that the client is gone', async () => {

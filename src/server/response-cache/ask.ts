@@ -151,8 +151,9 @@ export class Ask<Request> {
     next: () => void,
   ): Promise<Entry> {
     const { owner, rules, headers, before } = this;
-    const ownTags = this.address === this.root ? [] : [addressTag(owner.rootOf(this.exchange, rules, false))];
     return new Promise<Entry>((resolve, reject) => {
+      // In here, because a `key` that throws ends the load, and not what brought the request.
+      const ownTags = this.address === this.root ? [] : [addressTag(owner.rootOf(this.exchange, rules, false))];
       let kept: (Storable & ReturnType<typeof handlersShare>) | undefined;
       const settle = (entry: Entry) => {
         capture.stop();

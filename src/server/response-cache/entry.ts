@@ -105,6 +105,9 @@ function isSame(value: unknown, values: readonly string[]): boolean {
   return list.length === values.length && list.every((one, index) => String(one) === values[index]);
 }
 
+/** They were set for another body, and only one of them may be said. */
+const framing: ReadonlySet<string> = /* @__PURE__ */ new Set(['content-length', 'transfer-encoding']);
+
 /** What is said of the request that gets the response. */
 export interface Shown {
   readonly before: HeadersBefore;
@@ -120,7 +123,7 @@ export function answerFor({ answer, removed, initialAgeMs }: KeptResponse, shown
   const all = new Map<string, readonly [name: string, values: readonly string[]]>();
   for (const [name, value] of Object.entries(before)) {
     const values = Array.isArray(value) ? value.map(String) : [String(value)];
-    if (!removed.includes(name) && name !== 'content-length') all.set(name, [name, values]);
+    if (!removed.includes(name) && !framing.has(name)) all.set(name, [name, values]);
   }
   for (const [name, values] of headersOf(answer.headers)) all.set(name.toLowerCase(), [name, values]);
   const length = answer.body.byteLength;

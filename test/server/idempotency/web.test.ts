@@ -102,6 +102,8 @@ describe('a fetch handler', () => {
       expect([second.headers.get('set-cookie'), second.headers.get('vary')]).toEqual([null, null]);
       expect(first).toEqual(bare);
       expect({ ...(await shown(second)), hasBody: bare.hasBody }).toEqual(bare);
+      // A server gives an empty body a length and a type.
+      expect(second.body === null).toBe(bare.body === '');
       expect(counting.runs).toBe(1);
     },
   );
@@ -139,6 +141,39 @@ describe('a fetch handler', () => {
     await expect(handler(post())).rejects.toThrow('broken');
     expect(await (await handler(post())).text()).toBe('ok');
   });
+
+  it('whose response has no type is repeated without one by servers that give one to bytes, as Bun does', async () => {
+    vi.stubGlobal(
+      'Response',
+      class extends Response {
+        constructor(body?: ConstructorParameters<typeof Response>[0], init?: ResponseInit) {
+          super(body, init);
+          if (body instanceof Uint8Array) this.headers.append('content-type', 'application/octet-stream');
+        }
+      },
+    );
+    try {
+      const handler = protect()(() => new Response(streamOf('here')));
+      for (let time = 0; time < 2; time++) {
+        const answer = await handler(post());
+        expect([answer.headers.get('content-type'), await answer.text()]).toEqual([null, 'here']);
+      }
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+
+  it.each([[undefined], [null], [{ status: 201 }], ['text']])(
+    'that gives %j fails in words, and is run again',
+    async (given) => {
+      const counting = counted(() => given as unknown as Response);
+      const handler = protect()(counting);
+      for (const runs of [1, 2]) {
+        await expect(handler(post())).rejects.toThrow('idempotency: the handler must give a Response');
+        expect(counting.runs).toBe(runs);
+      }
+    },
+  );
 
   it('whose scope throws fails before anything begins', async () => {
     const counting = counted(() => new Response('ok'));

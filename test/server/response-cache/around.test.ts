@@ -77,6 +77,24 @@ describe.each([
     });
   });
 
+  it('says in one way how long a body is where earlier middleware would have it in chunks', async () => {
+    const app = framework();
+    app.use((_request, response, next) => {
+      response.set('Transfer-Encoding', 'chunked');
+      next();
+    });
+    app.use(responseCache({ ttl: '1m', jitter: 0 }));
+    app.get('/', (_request, response) => void response.end('x'));
+    await served(app, async (get) => {
+      for (let round = 0; round < 2; round++) {
+        const answer = await get();
+        const isChunked = headerOf(answer, 'transfer-encoding') !== undefined;
+        const hasLength = headerOf(answer, 'content-length') !== undefined;
+        expect([answer.body.toString(), isChunked !== hasLength]).toEqual(['x', true]);
+      }
+    });
+  });
+
   it('keeps the old answer when its own request is turned away before it', async () => {
     const clock = virtualClock();
     const app = framework();

@@ -12,7 +12,7 @@ import { virtualClock } from '../../../src/testing/index.js';
 import { viewOf } from '../../coordination/cache/support.ts';
 import { exchange, headerOf, requestBytes, send, sendAndLeave } from '../idempotency/raw-client.js';
 import { deferred } from '../support.js';
-import { comparable, frameworks, statusOf, World } from './support.ts';
+import { comparable, frameworks, type Given, statusOf, World } from './support.ts';
 
 const allBytes = Uint8Array.from({ length: 256 }, (_, index) => index);
 
@@ -570,6 +570,26 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(await world.text('/', { x: 'a' })).toBe('a');
     const answer = await world.get('/', { x: 'b' });
     expect([answer.body.toString(), statusOf(answer)]).toEqual(['b', 'responses; fwd=bypass']);
+  });
+
+  it('takes its own request for failed when its key cannot be told once more', async () => {
+    const clock = virtualClock();
+    // The sixth is of its own request, which is asked for the key of its URL after its own.
+    let keysLeft = 5;
+    const given: Given = {
+      ...{ ttl: '10s', staleWhileRevalidate: '1h', jitter: 0, clock },
+      key: () => {
+        if (--keysLeft < 0) throw new Error('no key');
+        return 'key';
+      },
+    };
+    await using world = await open(given, ({ headers }) => ({ headers: { vary: 'x' }, body: `${headers.x}` }));
+    for (const x of ['a', 'b']) expect(await world.text('/', { x })).toBe(x);
+    await clock.advance(11_000);
+    expect(await world.text('/', { x: 'b' })).toBe('b');
+    const failures = () =>
+      world.events.map((event) => event.type === 'cache-load' && !event.outcome.ok && event.outcome.error);
+    await expect.poll(failures).toContainEqual(new Error('no key'));
   });
 
   it('says how long a body is that a HEAD does not bring, though its handler did not', async () => {

@@ -311,25 +311,31 @@ describe('fingerprint', () => {
     `lets the event loop go on over ${megabytes} MB: %s`,
     async (_, make) => {
       const body = bytes(make());
-      // Counted is what this thread computes from one turn to the next; how long others on the machine take is not its doing.
-      const cpuMs = () => threadUs() / 1_000;
-      let longestMs = 0;
-      let isDone = false;
-      const looking = (async () => {
-        while (!isDone) {
-          const before = cpuMs();
-          await new Promise((resolve) => setImmediate(resolve));
-          longestMs = Math.max(longestMs, cpuMs() - before);
-        }
-      })();
-      // Begun when it is looked at, so that a first turn counts, too.
-      await new Promise((resolve) => setImmediate(resolve));
-      expect(await fingerprint({ head: [], body, isJson: true })).toHaveLength(33);
-      isDone = true;
-      await looking;
       // A turn is 5 ms, and 50 are aimed at; the rest is the collector, which takes longer beside others. In one piece it would be seconds.
-      expect(longestMs).toBeLessThan(250);
+      const bound = 250;
+      const first = await longestTurnMs(body);
+      // A collection of the whole heap may fall into any turn. What this code holds up, it holds up again.
+      expect(first < bound ? first : await longestTurnMs(body)).toBeLessThan(bound);
     },
     120_000,
   );
 });
+
+/** The longest turn of the event loop while a body is read: what this thread computed in it, because what others on the machine do does not count. */
+async function longestTurnMs(body: Uint8Array): Promise<number> {
+  let longestMs = 0;
+  let isDone = false;
+  const looking = (async () => {
+    while (!isDone) {
+      const beganUs = threadUs();
+      await new Promise((resolve) => setImmediate(resolve));
+      longestMs = Math.max(longestMs, (threadUs() - beganUs) / 1_000);
+    }
+  })();
+  // Begun when it is looked at, so that a first turn counts, too.
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(await fingerprint({ head: [], body, isJson: true })).toHaveLength(33);
+  isDone = true;
+  await looking;
+  return longestMs;
+}

@@ -412,7 +412,7 @@ const onlyTrue: Field<true> = { allowed: 'true', parse: (value) => (value === tr
 /** The engine checks scope and operation, for every way to begin. */
 function scopeFields(name: string) {
   return {
-    scope: { ...part, parse: (value: unknown) => value as string },
+    scope: { allowed: `${part.allowed}, in the options of the call`, parse: (value: unknown) => value as string },
     operation: withDefault<string>({ ...part, parse: (value) => value as string }, name),
   };
 }

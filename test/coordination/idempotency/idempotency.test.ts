@@ -561,7 +561,9 @@ describe('idempotency', () => {
     await expect(once.run('\ud800', never, scope)).rejects.toThrow(KeyMissingError);
     await expect(once.run(7 as never, never, scope)).rejects.toThrow(KeyMissingError);
     await expect(once.run('k', never, {} as never)).rejects.toThrow(/"scope"/);
-    await expect(once.run('k', never, {} as never)).rejects.toThrow(/"scope" is required: a string of 1 to 1000 char/);
+    await expect(once.run('k', never, {} as never)).rejects.toThrow(
+      /"scope" is required: a string of 1 to 1000 char.*, in the options of the call$/,
+    );
     await expect(once.run('k', never, { scope: '' })).rejects.toThrow(OptionsError);
     await expect(once.run('k', never, { scope: 'a\0b' })).rejects.toThrow(OptionsError);
     await expect(once.run('k', never, { scope: 'a', scop: 1 } as never)).rejects.toThrow(/did you mean "scope"/);

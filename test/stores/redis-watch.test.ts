@@ -38,6 +38,19 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
   const newStore = (options: RedisStoreOptions = {}) =>
     redisStore(open(server.port).client, { timeout: '10s', subscriber: open(proxy.port).client, ...options });
   const subscriptions = async () => ((await admin.command('PUBSUB', 'CHANNELS', '*')) as string[]).length;
+  /** Two stores watch one channel and the other gives it up. Checks that changes still come, and returns what is told. */
+  const keptBy = async (store: RedisStore, leaving: RedisStore): Promise<readonly string[]> => {
+    const left = listen(leaving, 'key');
+    const { told, watch } = listen(store, 'key');
+    await Promise.all([left.watch.ready, watch.ready]);
+    left.watch.close();
+    await clock.advance('11s');
+    // What was asked of the server before this is done when it is answered.
+    await listen(leaving, 'another').watch.ready;
+    await store.write('key', value, { ttlMs });
+    await expect.poll(() => told, soon).toEqual(['changed']);
+    return told;
+  };
 
   beforeEach(async () => {
     connections = [];
@@ -113,15 +126,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
   it('is shared, keeps for one store a channel that another gives up', async () => {
     const subscriber = open(server.port).client;
     const [leaving, staying] = [newStore({ subscriber, clock }), newStore({ subscriber })];
-    const left = listen(leaving, 'key');
-    const { told, watch } = listen(staying, 'key');
-    await Promise.all([left.watch.ready, watch.ready]);
-    left.watch.close();
-    await clock.advance('11s');
-    // What was asked of the server before this is done when it is answered.
-    await listen(leaving, 'another').watch.ready;
-    await staying.write('key', value, { ttlMs });
-    await expect.poll(() => told, soon).toEqual(['changed']);
+    const told = await keptBy(staying, leaving);
     await leaving.close();
     await staying.write('key', value, { ttlMs });
     await expect.poll(() => told, soon).toEqual(['changed', 'changed']);
@@ -136,15 +141,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     const subscriber = open(server.port).client;
     const leaving = newStore({ subscriber, clock });
     const staying = copy.redisStore(open(server.port).client, { timeout: '10s', subscriber });
-    const left = listen(leaving, 'key');
-    const { told, watch } = listen(staying, 'key');
-    await Promise.all([left.watch.ready, watch.ready]);
-    left.watch.close();
-    await clock.advance('11s');
-    // What was asked of the server before this is done when it is answered.
-    await listen(leaving, 'another').watch.ready;
-    await staying.write('key', value, { ttlMs });
-    await expect.poll(() => told, soon).toEqual(['changed']);
+    await keptBy(staying, leaving);
     await Promise.all([leaving.close(), staying.close()]);
     await expect.poll(subscriptions, soon).toBe(0);
   });

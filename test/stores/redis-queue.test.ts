@@ -84,6 +84,27 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       expect(await c.enter()).toMatchObject({ ok: true });
     });
 
+    it('tells a gap to a ticket whose turn came before its channel was heard, and grants it when it enters again', async () => {
+      const { store, queue, subscriber } = process(driver);
+      await queue.enter('key', 'a', bytes('a'), place);
+      const listening = subscriber.client as unknown as { subscribe(...words: unknown[]): Promise<unknown> };
+      const subscribe = listening.subscribe.bind(listening);
+      let begin = () => {};
+      const mayBegin = new Promise<void>((resolve) => {
+        begin = resolve;
+      });
+      listening.subscribe = (...words) => mayBegin.then(() => subscribe(...words));
+      const turns: QueueTurn[] = [];
+      const enter = () => queue.enter('key', 'b', bytes('b'), { ...place, onTurn: (turn) => turns.push(turn) });
+      expect(await enter()).toMatchObject({ ok: false, isTold: false });
+      expect(await queue.pass('key')).toBe(true);
+      // The server told nobody, so it gave the place up.
+      expect([turns, await queue.size('key'), await store.read('key')]).toEqual([[], 0, undefined]);
+      begin();
+      await expect.poll(() => turns, patience).toEqual(['gap']);
+      expect(await enter()).toMatchObject({ ok: true });
+    });
+
     it('grants a ticket again whose grant was not answered, but no other', async () => {
       const { store, queue } = process(driver);
       const first = await queue.enter('key', 'a', bytes('a'), place);

@@ -572,8 +572,8 @@ describe('an origin that asks callers to wait', () => {
     let secondMs = 0;
     await using server = await httpServer((_, response, number) => {
       if (number === 1) {
-        response.writeHead(429, headers()).end();
         firstMs = performance.now();
+        response.writeHead(429, headers()).end();
       } else {
         secondMs = performance.now();
         response.end('here');

@@ -10,6 +10,7 @@ import {
   parseDeadlineHeaders,
   relayedMs,
 } from '../../src/policies/deadline-headers.js';
+import { threadUs } from '../support/thread-time.js';
 
 const forms: readonly DeadlineForm[] = ['holdfast', 'grpc', 'envoy'];
 const seed = Number(process.env.FUZZ_SEED ?? 20_261);
@@ -91,13 +92,13 @@ describe('parseDeadlineHeaders', () => {
 
   it('reads only a few characters of a header of 10 MB', () => {
     const huge = '9'.repeat(10_000_000);
-    const startedMs = performance.now();
+    const startedUs = threadUs();
     for (let round = 0; round < 1_000; round++) {
       expect(parse({ 'request-deadline-ms': huge, 'grpc-timeout': `${huge}m` })).toBe(undefined);
       expect(parseAttemptHeader(() => huge)).toBe(undefined);
     }
     // Reading the whole of it a thousand times would take many seconds.
-    expect(performance.now() - startedMs).toBeLessThan(2_000);
+    expect((threadUs() - startedUs) / 1_000).toBeLessThan(2_000);
   });
 
   it(`returns a number in range or nothing, and never throws (${fuzzRuns} hostile values)`, () => {

@@ -103,12 +103,14 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
   it('lets the next in when the owner was killed, at the end of its lease', async () => {
     const owner = start('hold', ttlMs);
     const { fence } = await owner.heard('held');
-    const killedMs = performance.now();
     await end(owner.child);
-    const lease = await locksAt(server.port).locks.acquire('key');
-    const passedMs = performance.now() - killedMs;
+    const { locks } = locksAt(server.port);
+    const beganMs = performance.now();
+    const { remainingMs } = await locks.inspect('key');
+    const lease = await locks.acquire('key');
+    const passedMs = performance.now() - beganMs;
     expect(lease.fence).toBeGreaterThan(fence);
-    expect(passedMs).toBeGreaterThan(ttlMs / 2);
+    expect(passedMs).toBeGreaterThan(remainingMs - 20);
     expect(passedMs).toBeLessThan(ttlMs + 30_000);
     await lease.release();
   });
@@ -150,15 +152,12 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
     it('tells an owner behind a network that drops everything, before the next gets in', async () => {
       const owner = locksAt(proxy.port, driver).locks;
       const lease = await owner.acquire('key');
-      let lostMs = 0;
-      lease.signal.addEventListener('abort', () => {
-        lostMs = performance.now();
-      });
+      const { signal } = lease;
       await proxy.inject({ kind: 'blackhole' });
       const next = await locksAt(server.port, driver).locks.acquire('key');
-      const grantedMs = performance.now();
-      expect(lostMs).toBeGreaterThan(0);
-      expect(lostMs).toBeLessThanOrEqual(grantedMs);
+      // If this process has just stood still, the reply is there before its timers run.
+      await sleep(0);
+      expect([signal.aborted, lease.held()]).toEqual([true, false]);
       expect(next.fence).toBeGreaterThan(lease.fence);
       await proxy.heal();
       expect(await lease.release()).toBe('lost');

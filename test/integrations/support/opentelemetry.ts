@@ -1,6 +1,6 @@
 /** What holdfast/opentelemetry promises, for whichever generation of the SDK. */
 import { channel } from 'node:diagnostics_channel';
-import { afterAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { callObserver } from '../../../src/core/ambient.js';
 import {
   circuitBreaker,
@@ -50,8 +50,12 @@ const down = () => Promise.reject(new TypeError('refused by secret-host'));
 export function promises<Context>(name: string, start: () => Sdk<Context>): void {
   describe(`instrument of holdfast/opentelemetry, ${name}`, () => {
     const sdk = start();
-    const telemetry = instrument({ api: sdk.api });
-    beforeEach(() => void sdk.spans());
+    let telemetry: ReturnType<typeof instrument>;
+    beforeEach(() => {
+      telemetry = instrument({ api: sdk.api });
+      sdk.spans();
+    });
+    afterEach(() => telemetry.stop());
     afterAll(() => sdk.stop());
 
     const flat = (spans: readonly EndedSpan[]) => spans.map(({ name, attributes }) => ({ name, ...attributes }));

@@ -1,7 +1,8 @@
 import { mock } from 'node:test';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 
-describe('the event loop at import', () => {
+// In this order: once vitest has removed a fake of its own, those of node:test cannot be removed any more.
+describe('the event loop at import', { shuffle: false }, () => {
   afterEach(() => {
     vi.useRealTimers();
     mock.timers.reset();

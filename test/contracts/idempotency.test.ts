@@ -16,7 +16,7 @@ import { unsynced } from '../support/unsynced.ts';
 interface BackEnd {
   readonly title: string;
   readonly isThere: boolean;
-  /** Opens two clients of the same entries; closes them at the end. */
+  /** Opens two clients of the same entries, and closes them at the end. */
   open(): Promise<{ readonly stores: readonly [Store, Store]; close(): Promise<void> }>;
 }
 
@@ -110,7 +110,7 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
   });
   afterAll(() => opened?.close());
 
-  /** Two engines, as of two processes, and a key of their own. */
+  /** Two engines, as in two processes, and a key of their own. */
   function setUp(options: Partial<IdempotencyOptions> = {}) {
     const settings = { lease: '30s', storeTimeout: '10s', ...options } as const;
     const [one, other] = opened.stores.map((store) => idempotency({ store, ...settings })) as [
@@ -164,7 +164,7 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
 
     const patient = setUp();
     const lost = { ...request, key: patient.key };
-    // Its engine has a clock that stands still: as a process that was killed, it never renews.
+    // The clock of this engine stands still, so it never renews, like a process that was killed.
     const [store] = opened.stores;
     const stopped = { now: () => 0, wallNow: () => 0, schedule() {}, cancel() {} };
     const dead = await idempotency({ store, lease: '400ms', clock: stopped }).begin(lost);

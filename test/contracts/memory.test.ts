@@ -33,7 +33,7 @@ describe('memoryStore, when all is evictable, keeps', () => {
       const store = memoryStore({ maxValueBytes, clock });
       return {
         read: (key, options) => store.read(key, options),
-        // Bad options go through as they are.
+        // Invalid options are passed on unchanged.
         write: (key, value, options) => store.write(key, value, options && { ...options, evictable: true }),
         remove: (key, options) => store.remove(key, options),
       };

@@ -1,4 +1,4 @@
-/** The laws of a store against a real Postgres, with each client library, straight and through PgBouncer. */
+/** The laws of a store against a real Postgres, with each client library, directly and through PgBouncer. */
 import { type ConformanceSettings, mutexConformance, storeConformance } from 'holdfast/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
@@ -11,7 +11,7 @@ import type { ServerProcess } from '../support/servers/server-process.ts';
 const home = postgresHome();
 const places = ['straight', 'through PgBouncer'] as const;
 const combinations = places.flatMap((place) => drivers.map((driver) => ({ ...driver, place })));
-/** Cases of locks in which a pooler could make a difference; the others wait for the end of a lease. */
+/** The cases of locks in which a pooler could make a difference. The others would only wait for the end of a lease. */
 const pooledCases = [1, 2, 4, 5, 8, 20, 22, 25, 26, 27, 28, 31];
 
 describe.skipIf(home === undefined)('postgresStore', () => {
@@ -19,7 +19,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
   let bouncer: ServerProcess | undefined;
   beforeAll(async () => {
     server = await startPostgres(home!);
-    // The first time it is fetched.
+    // The first time, the program has to be downloaded.
     bouncer = await startPgBouncer(server);
     expect(bouncer).toBeDefined();
     const connection = drivers[0]!.connect(server.port);
@@ -45,12 +45,12 @@ describe.skipIf(home === undefined)('postgresStore', () => {
       await server.stop();
       await server.start();
       if (place === 'straight') return;
-      // Until it has found the server again, PgBouncer refuses those who come; postgres.js may tell that of a later query as well.
+      // PgBouncer refuses clients until it has found the server again, and postgres.js may report that for a later query, too.
       await expect.poll(() => bouncer!.answers()).toBe(true);
       const all = connections.flatMap((one) => [1, 2, 3, 4].map(() => one.query('SELECT 1').catch(() => {})));
       await Promise.all(all);
     };
-    /** Stores over four pools, taken in turn. */
+    /** Stores over four pools, used in turn. */
     const make = ({ prefix, maxValueBytes }: ConformanceSettings) => {
       const { pool, listener } = connections[stores++ % 4]!;
       const direct = place === 'straight' && { prepare: true, listener };

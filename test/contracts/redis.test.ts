@@ -16,7 +16,7 @@ const combinations = kinds.flatMap((kind) => drivers.map((driver) => ({ ...kind,
 
 type Connection = Pick<RedisConnection, 'client' | 'close'>;
 
-/** Stores of one server over four connections, taken in turn; a subscriber serves one store. */
+/** Stores of one server over four connections, used in turn. Each store has a subscriber of its own. */
 function storesOf(connect: () => Connection | Promise<Connection>) {
   const mains: (Connection | Promise<Connection>)[] = [];
   const connections: Promise<Connection>[] = [];
@@ -40,7 +40,7 @@ for (const { name, title, program, connect, histories } of combinations) {
   describe.skipIf(program === undefined)(`redisStore on ${name} by ${title} keeps`, () => {
     let server: ServerProcess;
     const { make, close } = storesOf(() => connect(server.port));
-    // It keeps nothing on disk: all is forgotten, versions grow all the same.
+    // The server keeps nothing on disk, so it forgets everything, but versions still grow.
     const restart = async () => {
       await server.kill();
       await server.start();
@@ -57,7 +57,7 @@ for (const { name, title, program, connect, histories } of combinations) {
       ...{ entries: 'shared', make, restart },
       ...{ histories: historyCount(histories), seed: firstSeed },
     });
-    // Both clients and both servers, yet not each with each.
+    // Both clients and both servers are tested, but not in every combination.
     const hasLocks = (name === 'Redis') === (title === 'ioredis');
     runCases([...(hasLocks ? mutexConformance({ make, restart, contenders: 5 }) : []), ...cases]);
   });
@@ -72,7 +72,7 @@ describe.skipIf(kinds[0]!.program === undefined)('redisStore on a cluster', () =
     for (const server of servers) await server.dispose();
   });
 
-  // What is in braces decides where keys and channels are.
+  // The part of a key in braces decides which node holds it, and which node serves its channel.
   it.for(drivers)(
     'by $title tells who watches behind a keyPrefix, and hands locks over',
     async ({ connectCluster }) => {

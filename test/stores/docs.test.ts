@@ -1,4 +1,4 @@
-/** docs/stores.md says of each promise which tests show it: they are there, and no row is without. */
+/** For each promise, docs/stores.md names the tests that show it. These tests exist, and no promise is without one. */
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -43,7 +43,7 @@ describe('docs/stores.md', () => {
     let names = 0;
     for (const cell of [...shown.values()].flat()) {
       for (const [, path, titles] of cell.matchAll(/`(test\/[^`]+)`: ((?:"[^"]+"(?:, )?)+)/g)) {
-        // A title with an apostrophe stands in double quotes there.
+        // The page writes a title that contains an apostrophe in double quotes.
         for (const [, title] of titles!.matchAll(/"([^"]+)"/g)) {
           expect(read(path!), path).toContain(title);
           names++;

@@ -1,5 +1,5 @@
 /**
- * Histories of clients behind sentinels while the primary dies, or stands still and comes back, and its replica takes its place: judged by what asynchronous
+ * Histories of clients behind sentinels whose primary dies, or freezes and comes back, while its replica takes over. They are judged by what asynchronous
  * replication can promise.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -19,24 +19,24 @@ import { draw, perform, versionIn } from '../../src/testing/store-histories.js';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { answered, until } from './faults.ts';
 
-/** `'promotion'`: from here on there are two that take writes; `'demotion'`: the old one takes none any more, and what it had is gone. */
+/** `'promotion'`: from now on two servers accept writes. `'demotion'`: the old primary accepts no more writes, and its data is gone. */
 type Event = { readonly type: 'failover' } | { readonly type: 'promotion' } | { readonly type: 'demotion' };
 type Operation = StoreOperation | Event;
 
 interface State {
   readonly held: StoreModelState;
-  /** What the old primary holds, while it takes writes beside the new one. */
+  /** What the old primary holds while it accepts writes beside the new one. */
   readonly old: StoreModelState | undefined;
-  /** What the key held before, the oldest first: the failover may bring any of it back. Nothing, once it has. */
+  /** What the key held before, oldest first. The failover may bring any of it back; once it has happened, this is empty. */
   readonly earlier: readonly StoreModelState[] | undefined;
-  /** The greatest version that was given. A failover takes it from nobody. */
+  /** The greatest version that was ever given. A failover does not lower it. */
   readonly greatest: number;
 }
 
 /**
- * One key of a primary that is replaced by its replica. What was written last may be lost, so that the key holds again what it held at some earlier
- * moment; but each new version is above all that were ever given, and between failovers the laws of a store hold as always. Where the old primary goes on beside
- * the new one, they hold at each of the two, and versions are above those of both.
+ * One key of a primary that is replaced by its replica. The last writes may be lost, so the key may again hold what it held at some earlier moment. But each
+ * new version is greater than all that were ever given, and between failovers the laws of a store hold as always. Where the old primary continues beside the
+ * new one, the laws hold at each of the two, and versions are greater than those of both.
  */
 function failoverModel(): Model<State, Operation, StoreResult> {
   const store = storeModel();
@@ -53,7 +53,7 @@ function failoverModel(): Model<State, Operation, StoreResult> {
       const result = observation.kind === 'ok' ? observation.result : undefined;
       if (isWritten(result) && result.version <= greatest) return [];
       const greatestOf = (next: StoreModelState) => Math.max(greatest, next.version ?? 0);
-      // A look may tell a version that was not known, and changes nothing else.
+      // A read may reveal a version that was not known. It changes nothing else.
       const isLook = observation.kind === 'ok' && !isWritten(result) && result !== true;
       const atNew = store.step(held, operation, observation).map((next) => ({
         held: next,
@@ -83,14 +83,14 @@ function isWritten(result: StoreResult): result is { readonly ok: true; readonly
   return typeof result === 'object' && 'ok' in result && result.ok;
 }
 
-/** Verbs of each client that are answered, or of which nobody knows. */
+/** How many verbs of each client are answered, or end with an unknown outcome. */
 const verbsPerClient = 10;
-/** As many of them come when there is a primary again, and as many of these when there is only one. */
+/** How many of them follow once there is a primary again, and how many once there is only one. */
 const verbsAfterwards = 5;
 const verbsAtLast = 2;
 const keys = ['x', 'y'];
 
-/** A primary and its replica, which change places, and who sees to that. */
+/** A primary and its replica, which change roles, and the sentinels that see to that. */
 export interface Pair {
   primary: ServerProcess;
   replica: ServerProcess;
@@ -98,8 +98,8 @@ export interface Pair {
 }
 
 /**
- * Plays histories of so many seeds, each through a failover, which `atOnce` of them share, and claims that nothing but what was written last was lost, and
- * that versions grow.
+ * Plays the histories of this many seeds, each through a failover that `atOnce` of them share. Claims that only the last writes were lost, and that versions
+ * grow.
  */
 export async function checkFailovers(
   stores: readonly ClosableStore[],
@@ -111,7 +111,7 @@ export async function checkFailovers(
     atOnce,
   }: { readonly strike: Strike; readonly firstSeed: number; readonly count: number; readonly atOnce: number },
 ): Promise<{ readonly losing: number; readonly unknown: number }> {
-  // Histories in which something that was answered was gone afterwards, and operations of which nobody knows what became of them.
+  // Counts the histories in which something was answered and later gone, and the operations whose outcome nobody knows.
   const shown = { losing: 0, unknown: 0 };
   for (let begun = 0; begun < count; begun += atOnce) {
     const seeds = Array.from({ length: Math.min(atOnce, count - begun) }, (_, index) => firstSeed + begun + index);
@@ -133,15 +133,15 @@ export async function checkFailovers(
 }
 
 class Progress {
-  /** Verbs that count. */
+  /** The verbs that count. */
   ended = 0;
   unknown = 0;
   isFailing = false;
-  /** Clients wait meanwhile: what a busy machine makes last shall not last until they have ended all they may. */
+  /** Clients wait while this lasts. On a busy machine it may last long, and they must not use up all their verbs meanwhile. */
   pause: Promise<unknown> | undefined = undefined;
-  /** Clients may go on: there is a primary again. */
+  /** Clients may continue: there is a primary again. */
   readonly isBack = deferred();
-  /** There is one primary, and all clients know it. */
+  /** There is one primary, and all clients know which. */
   readonly isOver = deferred();
   private next = { least: Number.POSITIVE_INFINITY, reached: deferred() };
 
@@ -150,7 +150,7 @@ class Progress {
     if (this.ended >= this.next.least) this.next.reached.resolve();
   }
 
-  /** Resolves in the moment in which so many have ended. */
+  /** Resolves at the moment at which this many verbs have ended. */
   async from(least: number): Promise<void> {
     this.next = { least, reached: deferred() };
     if (this.ended < least) await this.next.reached.promise;
@@ -160,14 +160,14 @@ class Progress {
 class Play {
   readonly seed: number;
   readonly history = new History<Operation, StoreResult>();
-  /** The same without the failover. */
+  /** The same histories without the failover. */
   readonly asIfNone = new History<StoreOperation, StoreResult>();
 
   constructor(seed: number) {
     this.seed = seed;
   }
 
-  /** Begins what happens to all keys at once; what it answers ends it. */
+  /** Begins what happens to all keys at once. The function that it returns ends it. */
   begin(type: Event['type']): () => void {
     const open = keys.map((key) =>
       this.history.invoke({ client: 'sentinel', key: `${this.seed}/${key}`, operation: { type } }),
@@ -205,7 +205,7 @@ class Play {
             progress.end();
             left--;
           }
-          // A client may lose its connection at any time, as when it hears of the replica that came back.
+          // A client may lose its connection at any time, for example when it hears of the replica that came back.
           await (progress.isFailing ? progress.isBack.promise : sleep(10));
         }
       }
@@ -214,7 +214,7 @@ class Play {
   }
 }
 
-/** What happens to the primary in the middle of all. */
+/** What happens to the primary in the middle of everything. */
 type Strike = (
   stores: readonly ClosableStore[],
   pair: Pair,
@@ -222,7 +222,7 @@ type Strike = (
   progress: Progress,
 ) => Promise<void>;
 
-/** It dies. */
+/** The primary dies. */
 export const kill: Strike = async (stores, pair, plays, progress) => {
   await inTheMiddle(stores, pair, plays, progress);
   const ends = plays.map((play) => play.begin('failover'));
@@ -233,13 +233,13 @@ export const kill: Strike = async (stores, pair, plays, progress) => {
   progress.isOver.resolve();
 };
 
-/** It stands still until its replica has taken its place, and wakes: until somebody tells it what it is, both take writes. */
+/** The primary freezes until its replica has taken over, and then wakes. Until somebody tells it about its new role, both accept writes. */
 export const freeze: Strike = async (stores, pair, plays, progress) => {
   const { primary, replica, sentinels } = pair;
   await inTheMiddle(stores, pair, plays, progress);
   const promoted = plays.map((play) => play.begin('promotion'));
   primary.freeze();
-  // Were it awake before they agree, it might stay what it was, and the other step back.
+  // If it woke before the sentinels agree, it might remain the primary, and the other one might step back.
   for (const sentinel of sentinels) {
     const told = () => sentinel.ask('SENTINEL GET-MASTER-ADDR-BY-NAME main');
     await until(told, (address) => address.includes(`${replica.port}`));
@@ -251,7 +251,7 @@ export const freeze: Strike = async (stores, pair, plays, progress) => {
   progress.isBack.resolve();
   const inAll = plays.length * stores.length * (verbsPerClient - verbsAtLast);
   await progress.from(inAll);
-  // What the sentinels do 8 s later, and on a busy machine, where they see it down again and again, much later.
+  // The sentinels do this after 8 s. On a busy machine, where they take it for down again and again, they do it much later.
   await primary.ask(`REPLICAOF ${replica.host} ${replica.port}`);
   await primary.ask('CLIENT KILL TYPE normal');
   await allAnswered(stores);
@@ -260,7 +260,7 @@ export const freeze: Strike = async (stores, pair, plays, progress) => {
   await primary.ask('ACL SETUSER default +@all');
 };
 
-/** Waits for it; every other time the replica has lost touch by then. */
+/** Waits for the replica. Every other time the replica has lost its connection by then. */
 async function inTheMiddle(
   stores: readonly ClosableStore[],
   { primary }: Pair,
@@ -282,7 +282,7 @@ async function inTheMiddle(
   progress.isFailing = true;
 }
 
-/** Sentinels throw out all who are connected when a server changes its role. */
+/** Sentinels disconnect all clients of a server that changes its role. */
 async function untilReplication(server: ServerProcess, says: string): Promise<void> {
   const info = () => server.ask('INFO replication').catch(() => '');
   await until(info, (text) => text.includes(says));
@@ -293,7 +293,7 @@ async function allAnswered(stores: readonly ClosableStore[]): Promise<void> {
   await Promise.all(stores.map((store) => answered(() => probe(store))));
 }
 
-/** The one that was the primary follows the other, and all sentinels know. */
+/** The former primary follows the other server, and all sentinels know it. */
 async function changePlaces(pair: Pair): Promise<void> {
   const { primary: replica, replica: primary } = pair;
   if (!replica.isRunning) {
@@ -301,7 +301,7 @@ async function changePlaces(pair: Pair): Promise<void> {
     await replica.ask(`REPLICAOF ${primary.host} ${primary.port}`);
   }
   await untilReplication(primary, 'state=online');
-  // They ask for that every ten seconds, and promote none of which they know less.
+  // Sentinels ask for this every ten seconds, and promote no replica that they know less about.
   const good = ['flags slave', 'role-reported slave', 'master-link-status ok', `master-port ${primary.port}`];
   for (const sentinel of pair.sentinels) {
     const replicas = async () => (await sentinel.ask('SENTINEL REPLICAS main')).replace(/\r\n\$\d+\r\n/g, ' ');

@@ -1,6 +1,6 @@
 /**
- * Faults that every store with a server meets: what a verb answers while one lasts, and what the key must hold when it is over.
- * After each, an owner who repeats his verb is told what became of it, versions go on above, and every verb works again.
+ * Faults that every store with a server meets: what a verb answers while the fault lasts, and what the key must hold afterwards. After each fault, an owner who
+ * repeats the verb learns its outcome, versions continue above the old ones, and every verb works again.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Store, StoreError, type StoreFailure } from 'holdfast';
@@ -16,13 +16,13 @@ const timeout = 150;
 export interface Place<Connection> {
   readonly server: ServerProcess;
   readonly proxy: FaultProxy;
-  /** The connection of the store that is looked at, through the proxy. */
+  /** The connection of the store under test, which goes through the proxy. */
   readonly own: Connection;
-  /** The store that is looked at; its `timeout` is short. */
+  /** The store under test. Its `timeout` is short. */
   readonly store: Store;
-  /** Of the store. */
+  /** The timeout of that store. */
   readonly prefix: string;
-  /** Reaches the server without the proxy. */
+  /** A store that reaches the server without the proxy. */
   readonly admin: Connection;
   /** Opens another such connection. */
   open(): Promise<Connection>;
@@ -30,21 +30,21 @@ export interface Place<Connection> {
 
 export interface Fault<Connection> {
   readonly fault: string;
-  /** Of the server, where it needs one that differs. */
+  /** The settings of the server, where the fault needs special ones. */
   readonly settings?: readonly string[];
-  /** Whether it strikes the server, with all who are at it. */
+  /** Whether the fault strikes the server, and so all its clients. */
   readonly strikes: 'network' | 'server';
   strike(place: Place<Connection>): Promise<unknown>;
   heal?(place: Place<Connection>): Promise<unknown>;
-  /** What a write answers meanwhile: its failure, or that it is done. */
+  /** What a write answers meanwhile: its failure, or that it was done. */
   readonly verbs: Failure | 'done';
-  /** What a removal answers. By default as a write. */
+  /** What a removal answers. The default is the answer of a write. */
   readonly removal?: Failure | 'done';
-  /** What a read answers: a failure of one of these reasons with `applied: 'no'`, or that it is done. By default as a write. */
+  /** What a read answers: a failure with one of these reasons and `applied: 'no'`, or that it was done. The default is the answer of a write. */
   readonly read?: readonly StoreFailure[] | 'done';
-  /** Whether what failed is there when the fault is over. `'lost'`: nothing is there at all. */
+  /** Whether the effect of a failed verb is there when the fault is over. `'lost'`: nothing at all is there. */
   readonly afterwards: 'done' | 'not done' | 'either' | 'lost';
-  /** The value is of 100 kB. */
+  /** The value has 100 kB. */
   readonly isLarge?: boolean;
 }
 
@@ -57,7 +57,7 @@ export const anyway: Failure['applied'] = ['no', 'unknown'];
 export const unknown: Failure['applied'] = ['unknown'];
 export const no: Failure['applied'] = ['no'];
 
-/** A connection that breaks; how the client says so differs. */
+/** A connection that breaks. Each client reports that in its own way. */
 const broken: Failure = { reason: ['closed', 'failed', 'timeout'], applied: unknown };
 const late: Failure = { reason: ['timeout'], applied: unknown };
 
@@ -65,13 +65,13 @@ function network(fault: ProxyFault): Pick<Fault<unknown>, 'strikes' | 'strike' |
   return { strikes: 'network', strike: ({ proxy }) => proxy.inject(fault), heal: ({ proxy }) => proxy.heal() };
 }
 
-/** By a reset: what is on its way stays lost. */
+/** Ends the fault by a reset, so that what was in transit stays lost. */
 async function healByReset({ proxy }: Place<unknown>): Promise<void> {
   proxy.reset();
   await proxy.heal();
 }
 
-/** @param settings - With which the server keeps all that it has answered. */
+/** @param settings - Settings with which the server keeps everything that it has answered. */
 export const commonFaults = (settings: readonly string[] = []): readonly Fault<unknown>[] => [
   {
     fault: 'a server that is killed and keeps everything',
@@ -96,7 +96,7 @@ export const commonFaults = (settings: readonly string[] = []): readonly Fault<u
     strikes: 'server',
     strike: async ({ server }) => server.freeze(),
     async heal({ server }) {
-      // It is woken to be killed, and may be quick.
+      // It is woken only to be killed, but it may be quick enough to answer first.
       await server.kill();
       await server.start();
     },
@@ -173,7 +173,7 @@ export const commonFaults = (settings: readonly string[] = []): readonly Fault<u
     ...network({ kind: 'refuse' }),
     async strike({ proxy, store }) {
       await proxy.inject({ kind: 'refuse' });
-      // The client has noticed.
+      // The client has noticed the broken connection.
       const told = () => store.write('other', bytes('lost'), { ttlMs }).catch(({ applied }: StoreError) => applied);
       await until(told, (applied) => applied === 'no');
     },
@@ -189,7 +189,7 @@ export const commonFaults = (settings: readonly string[] = []): readonly Fault<u
   {
     fault: 'a network that drips',
     ...network({ kind: 'drip', bytes: 1, every: 100, direction: 'requests' }),
-    // What is on its way drips on, fault or none.
+    // What is already in transit continues to drip after the fault is healed.
     heal: healByReset,
     verbs: late,
     afterwards: 'not done',
@@ -210,9 +210,9 @@ export const commonFaults = (settings: readonly string[] = []): readonly Fault<u
 
 /** How a column of the matrix opens what it needs. */
 export interface Column<Connection> {
-  /** A server with these settings, for this row alone or for all that need no other. */
+  /** A server with these settings, for this row alone, or for all rows that need no special settings. */
   server(settings: readonly string[] | undefined): Promise<ServerProcess>;
-  /** Ends it, if it was for this row alone. */
+  /** Ends the server, if it was started for this row alone. */
   leave(server: ServerProcess): Promise<void>;
   connect(port: number): Connection | Promise<Connection>;
   close(connection: Connection): unknown;
@@ -223,13 +223,13 @@ let rows = 0;
 
 type Verb = 'write' | 'remove' | 'read';
 
-/** Strikes at a write, a removal and a read, one after the other, and checks all that is said of the fault. */
+/** Strikes at a write, a removal and a read in turn, and checks everything that the row says about the fault. */
 export async function endure<Connection>(row: Fault<Connection>, column: Column<Connection>): Promise<void> {
   const server = await column.server(row.settings);
   const proxy = await faultProxy({ port: server.port });
   const [own, admin] = [await column.connect(proxy.port), await column.connect(server.port)];
   const connections = [own, admin];
-  // Rows may have a server in common.
+  // Several rows may share a server.
   const prefix = `row-${++rows}`;
   const store = column.storeOf(own, { timeout, prefix });
   const patient = column.storeOf(own, { timeout: 10_000, prefix });
@@ -245,12 +245,12 @@ export async function endure<Connection>(row: Fault<Connection>, column: Column<
     let last = 0;
     for (const verb of ['write', 'remove', 'read'] as const) {
       last = await put(patient, values.old, last);
-      // What is struck is the verb, not its first call ever. A connection that an earlier fault has struck may be found out only now.
+      // The fault must strike the verb, not the first call of a connection. A connection that an earlier fault has broken may only be noticed now.
       await answered(() => patient.read('key'));
       await answered(() => patient.remove('other'));
       await row.strike(place);
       const wanted = wantedOf(row, verb);
-      // A busy machine may need more than the short timeout for what is answered.
+      // A busy machine may need more than the short timeout for an answer.
       const isLate = wanted !== 'done' && wanted.reason.includes('timeout');
       const outcome = await settle(isLate ? store : patient, verb, values.new, last);
       await row.heal?.(place);
@@ -272,7 +272,7 @@ export async function endure<Connection>(row: Fault<Connection>, column: Column<
   }
 }
 
-/** Asks until the answer will do. Rows run at the same time, which `expect.poll` does not know how to. */
+/** Asks until the answer is right. Rows run concurrently, which `expect.poll` does not support. */
 export async function until<T>(ask: () => Promise<T>, holds: (answer: T) => boolean, withinMs = 60_000): Promise<T> {
   const endsAtMs = performance.now() + withinMs;
   for (;;) {
@@ -297,7 +297,7 @@ export async function answered<T>(verb: () => Promise<T>): Promise<T> {
   return outcome.answer;
 }
 
-/** Writes, and says by which version, which must be above the last. */
+/** Writes, and returns the version, which must be greater than the last one. */
 async function put(store: Store, value: string, last: number): Promise<number> {
   const answer = await answered(() => store.write('key', bytes(value), { ttlMs }));
   const version = answer.ok ? answer.version : 0;
@@ -314,7 +314,7 @@ async function settle(store: Store, verb: Verb, value: string, ifVersion: number
         ? store.remove('key', { ifVersion })
         : store.read('key');
   const outcome = await promise.catch((error: unknown) => error);
-  // In time, and a good deal for a machine that is busy.
+  // It ends in time, with a generous allowance for a busy machine.
   expect(performance.now() - beganMs).toBeLessThan(timeout + 30_000);
   return outcome;
 }
@@ -350,7 +350,7 @@ async function held(store: Store): Promise<string> {
   }
 }
 
-/** The owner knows himself in what is in the way, and what was lost is done now. */
+/** The owner recognises itself in the entry in the way, and what was lost is now done. */
 async function repeat(store: Store, verb: Verb, value: string, ifVersion: number): Promise<void> {
   if (verb === 'write') {
     const again = await answered(() => store.write('key', bytes(value), { ttlMs, ifVersion }));

@@ -1,4 +1,4 @@
-/** Histories of clients of one server, on a network that breaks, as the history checker wants them. */
+/** Histories of the clients of one server, on a network that breaks, in the form that the history checker needs. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { StoreError } from 'holdfast';
 import {
@@ -15,17 +15,17 @@ import type { ClosableStore } from '../../src/stores/store.js';
 import { draw, perform, versionIn } from '../../src/testing/store-histories.js';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 
-/** As many are played at the same time, with keys of their own: the network that breaks is one, and strikes them all. */
+/** How many histories are played at the same time, each with keys of its own. They share one network, so its faults strike all of them. */
 const atOnce = 10;
-/** Verbs of each client that are answered, or of which nobody knows. */
+/** How many verbs of each client are answered, or end with an unknown outcome. */
 const verbsPerClient = 8;
 
 /** What happens around the clients, again and again, until the histories are over. */
 export type Trouble = (random: SeededRandom, progress: Progress) => Promise<void>;
 
 /**
- * Plays histories of so many seeds from the first one, each of four clients at two keys while there is trouble, and claims
- * that they are linearizable. Answers of how many operations nobody knows what became of them.
+ * Plays the histories of this many seeds from the first one, each of four clients at two keys while faults occur, and claims that they are linearizable.
+ * Returns how many operations had an unknown outcome.
  */
 export async function checkHistories(
   stores: readonly ClosableStore[],
@@ -46,7 +46,7 @@ export async function checkHistories(
       const verdict = checkLinearizability(history, storeModel());
       if (verdict.verdict !== 'linearizable') throw new Error(`seed ${seed}\n${verdict}`);
     }
-    // A long run that is cut off has shown this much; the next one may begin there.
+    // If a long run is interrupted, this line shows how far it came; the next run may begin there.
     const done = begun + seeds.length;
     if (done % 500 === 0)
       console.log(`histories: ${done} from seed ${firstSeed} are linearizable, ${lost} replies lost`);
@@ -66,7 +66,7 @@ async function makeTrouble(trouble: Trouble, random: SeededRandom, progress: Pro
   }
 }
 
-/** Waits for a few more answers, however fast they come: by the clock a busy machine would see nothing but faults. */
+/** Waits for a few more answers, however fast they come. If it waited for a fixed time, a busy machine would see nothing but faults. */
 export async function answersMore(
   progress: Progress,
   count: number,
@@ -91,7 +91,7 @@ export function brokenNetwork(proxy: FaultProxy): Trouble {
   };
 }
 
-/** A server that stops in the middle of all for longer than a verb waits, and does then what it was asked meanwhile. */
+/** A server that stops in the middle of everything for longer than a verb waits, and then does what it was asked meanwhile. */
 export function frozenServer(server: ServerProcess, forMs: number): Trouble {
   return async () => {
     server.freeze();

@@ -159,7 +159,7 @@ describe('memoryStore', () => {
           const held = model.get(name);
           return held !== undefined && held.untilMs > clock.now() ? held : undefined;
         };
-        /** No condition, that nothing is there, the right version, a wrong one. */
+        /** The four kinds of condition: none, that the key is absent, the right version, a wrong one. */
         const condition = (name: string, guess: number) =>
           [undefined, 0, live(name)?.version ?? 0, (live(name)?.version ?? 0) + 1][guess];
         let last = 0;

@@ -27,13 +27,13 @@ export const drivers: readonly PostgresDriver[] = [
     title: 'pg',
     connect(port, size = 10) {
       const pool = new pg.Pool({ ...place, port, max: size });
-      // Its servers are ended under it.
+      // The servers behind it are terminated while it is connected.
       pool.on('error', () => {});
       return {
         pool,
         async listener() {
           const client = new pg.Client({ ...place, port });
-          // Servers are ended as it connects, too.
+          // Servers are also terminated while it connects.
           client.on('error', () => {});
           await client.connect();
           return client;
@@ -61,13 +61,13 @@ export const drivers: readonly PostgresDriver[] = [
     connect(port, size = 10, isPooled = false) {
       const sql = postgres({
         ...{ ...place, port, max: size, onnotice: () => {}, backoff: () => 0.02, fetch_types: false },
-        // Behind a pooler its COMMIT would be a prepared statement that another server may not know: what it then sends once more is a rollback.
+        // Behind a pooler its COMMIT would be a prepared statement that another server may not know, and on the second try it sends a rollback.
         prepare: !isPooled,
       });
       return {
         pool: sql,
         listener: sql,
-        // Its queries are sent when somebody waits for them.
+        // Its queries are only sent when somebody awaits them.
         query: async (text) => (await sql.unsafe(text)) as Record<string, unknown>[],
         async transaction(work) {
           await sql.begin((transaction) => work(transaction));

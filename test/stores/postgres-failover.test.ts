@@ -1,4 +1,4 @@
-/** A Postgres whose primary dies and whose standby takes over, or whose clock jumps: what is kept, and how versions go on. */
+/** A Postgres whose primary dies and whose standby takes over, or whose clock jumps: what is kept, and how versions continue. */
 import { chmodSync } from 'node:fs';
 import { join } from 'node:path';
 import { StoreError } from 'holdfast';
@@ -61,7 +61,7 @@ describe.skipIf(home === undefined)('postgresStore with a standby', () => {
     await store.remove('gone');
     await caughtUp();
     const next = postgresStore(after, { timeout: '20s' });
-    // It is no primary yet.
+    // It is not a primary yet.
     const refused = await next.write('key', bytes('new'), { ttlMs }).catch((error: unknown) => error);
     expect(refused).toBeInstanceOf(StoreError);
     expect(refused).toMatchObject({ reason: 'failed', applied: 'no', message: expect.stringContaining('standby') });
@@ -123,7 +123,7 @@ describe.skipIf(home === undefined)('postgresStore with a standby', () => {
 
 const newest = postgresHome();
 const shim = newest === undefined ? undefined : clockShim({ file: join(newest, 'bin', 'postgres'), env: {} });
-// The server runs as somebody else.
+// The server runs as another user.
 if (shim !== undefined) chmodSync(join(shim.program.env.LD_PRELOAD!, '..'), 0o755);
 
 describe.skipIf(shim === undefined)('postgresStore on a server whose clock jumps', () => {

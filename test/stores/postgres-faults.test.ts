@@ -1,6 +1,6 @@
 /**
- * Postgres killed, frozen, restarted and behind a bad network: what the store says then, and what holds afterwards. Faults that every store meets
- * are in `faults.ts`; all have one server, and those that strike it strike alone.
+ * Postgres killed, frozen, restarted and behind a bad network: what the store answers then, and what holds afterwards. Faults that every store meets are in
+ * `faults.ts`. All rows share one server, and those that strike the server run alone.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -73,7 +73,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
   const connections: PostgresConnection[] = [];
   let proxy: FaultProxy;
   let store: PostgresStore;
-  /** The same, for what must work even where the machine is busy. */
+  /** The same store with a long timeout, for what must work even on a busy machine. */
   let patient: PostgresStore;
   let version: number;
 
@@ -111,7 +111,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
     expect(await readAgain()).toBe('old');
     const next = await patient.write('key', bytes('new'), { ttlMs, ifVersion: version });
     expect(next.ok && next.version > version).toBe(true);
-    // Nothing has come after all that was told as not applied.
+    // Nothing that was reported as not applied has been applied later.
     const rows = await open(server.port).query("SELECT count(*) AS lost FROM holdfast WHERE value = 'lost'");
     const mayHaveCome = errors.filter(({ applied }) => applied === 'unknown').length;
     expect(Number(rows[0]!.lost)).toBeLessThanOrEqual(mayHaveCome);
@@ -130,7 +130,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
   it('fails with reason "busy" while the server starts or stops', async () => {
     const held = open(server.port, 1);
     await held.query('SELECT 1');
-    // It lets nobody in any more, and ends when all have gone.
+    // It accepts no new clients, and ends when all have gone.
     const [pid] = readFileSync(join(server.folder, 'data', 'postmaster.pid'), 'utf8').split('\n');
     process.kill(Number(pid), 'SIGTERM');
     const late = () =>
@@ -179,7 +179,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
     await isLocked;
     const waiting = postgresStore(open(proxy.port).pool, { timeout: '2s' });
     const answer = failure(waiting.write('key', bytes('late'), { ttlMs, ifVersion: version }));
-    // What a condition refuses needs no lock.
+    // A write that its condition refuses needs no lock.
     expect(await patient.write('key', bytes('new'), { ttlMs, ifVersion: 0 })).toMatchObject({ ok: false });
     const error = await answer.finally(unlock);
     await blocking;
@@ -194,7 +194,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
         postgresStore(open(proxy.port, 4).pool, { prefix: title, timeout: 500 }),
       );
       const lost = await checkHistories(stores, brokenNetwork(proxy), firstSeed, historyCount(20));
-      // The faults have struck.
+      // This proves that the faults have struck.
       expect(lost).toBeGreaterThan(5);
     },
     historiesTimeoutMs,

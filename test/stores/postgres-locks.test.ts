@@ -106,7 +106,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
     closing.push(() => client.end());
     await expect(transactionLock(client, 'key')).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
     await expect(transactionLock(client, 'key', { wait: 0 })).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
-    // As a client of an older version, that does not know.
+    // This is a client of an older version, which does not know the transaction's state.
     const old = { query: client.query.bind(client), connect() {}, on() {}, off() {} };
     await expect(transactionLock(old, 'key')).rejects.toMatchObject({ code: 'ERR_OPTIONS' });
     await client.query('BEGIN');
@@ -162,7 +162,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
 
     it('is lost at once when its connection breaks or its session is terminated', async () => {
       for (const end of [() => proxy.reset(), () => terminate()]) {
-        // Not by its lease, which has longer to go.
+        // The lease has much longer to go, so it is not what ends the lock.
         const lock = await take('key', { ttl: 600_000 }, proxy.port);
         await end();
         await expect.poll(() => lock.signal.aborted).toBe(true);
@@ -203,7 +203,7 @@ class FakeClient extends EventEmitter {
   delay = (_sql: string): Promise<unknown> | undefined => undefined;
   asked = 0;
   last = '';
-  /** What it says of a lock that it is asked for, or is given back. */
+  /** What it answers when a lock is asked for or given back. */
   isLocked = 'true';
   hasEnded = false;
 
@@ -217,7 +217,7 @@ class FakeClient extends EventEmitter {
 
   async end(): Promise<void> {
     this.hasEnded = true;
-    // As a socket that closes does, later.
+    // It ends later, as a socket does that is closing.
     setImmediate(() => this.emit('end'));
   }
 }
@@ -243,7 +243,7 @@ describe('transactionLock on a scripted connection', () => {
       ['2s', "'2000ms'"],
       [0.2, "'1ms'"],
     ] as const) {
-      // The lock itself answers nothing.
+      // The statement that takes the lock returns nothing.
       const client = clientOf(() => ({ a: '', b: 'yes' }));
       await transactionLock(client, 'key', { wait });
       expect(client.asked).toEqual([expect.stringContaining(`set_config('lock_timeout', ${limit}, true)`)]);
@@ -457,7 +457,7 @@ describe('sessionLock on a scripted client', () => {
     const lock = await lost.take();
     lost.client.isLocked = 'false';
     expect([await lock.release(), await lock.release(), lock.held()]).toEqual(['lost', 'lost', false]);
-    // Its connection says that it has ended, which is no news.
+    // Its connection also reports that it has ended, which is no news.
     await new Promise(setImmediate);
     expect(lock.signal.aborted).toBe(false);
     const slow = bench();

@@ -1,4 +1,4 @@
-/** What the store keeps whatever surrounds it: settings of the user's, other people's transactions, bad timing, a pool that is never free. */
+/** What the store promises whatever surrounds it: the user's settings, other people's transactions, bad timing, a pool that is never free. */
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { OptionsError, StoreError } from 'holdfast';
@@ -71,7 +71,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
   });
 
   it('never gives a version twice or backwards, even when a key was written and swept while another writer was about to insert it', async () => {
-    // The writer called "slow" stops where its row is made and the key not looked for yet.
+    // The writer called "slow" stops when its row is made and it has not yet looked for the key.
     await admin.query(`CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
       IF current_setting('application_name') = 'slow' THEN PERFORM pg_advisory_xact_lock(77); END IF; RETURN NEW; END $$;
       CREATE TRIGGER stop BEFORE INSERT ON holdfast FOR EACH ROW EXECUTE FUNCTION stop()`);
@@ -145,13 +145,13 @@ describe.skipIf(home === undefined)('postgresStore', () => {
         outcome = await verb().catch((error: unknown) => error);
         if (!(outcome instanceof StoreError)) break;
         expect(outcome).toMatchObject({ reason: 'closed', applied: 'unknown' });
-        // Nothing of it is there, so its owner repeats it as if it had never been asked for.
+        // Nothing of it was applied, so its owner repeats it as if it had never been sent.
         expect(await rows()).toEqual(before);
         struck[name] = nth;
       }
       expect(outcome).not.toBeInstanceOf(Error);
     }
-    // As many statements as each of them does.
+    // These are as many statements as each of them executes.
     expect(struck).toEqual({
       ...{ 'a first write': 5, 'a write': 2, 'a refused write': 3, 'a removal': 2, 'a refused removal': 2 },
       ...{ 'a first unit': 3, 'a unit': 4, 'a refused unit': 2, 'a sweep': 2 },
@@ -188,14 +188,14 @@ describe.skipIf(home === undefined)('postgresStore', () => {
         const verbs = Array.from({ length: 10 }, () => impatient.write('key', bytes('new'), { ttlMs }));
         for (const { status } of await Promise.allSettled(verbs)) expect(status).toBe('rejected');
       }
-      // While the lock is still kept.
+      // The lock is still held at this point.
       const waiting = "SELECT count(*)::int AS waiting FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
       await vi.waitFor(async () => expect((await admin.query(waiting)).rows[0].waiting).toBe(0), { timeout: 60_000 });
     } finally {
       await unlock();
     }
     expect(text((await store.read('key'))?.value)).toBe('old');
-    // The limit was that of the verb, not of the session.
+    // The limit applied to the verb, not to the session.
     const settings = await Promise.all([1, 2, 3].map(() => pool.query('SHOW lock_timeout')));
     expect(settings.map(({ rows }) => rows[0].lock_timeout)).toEqual(['0', '0', '0']);
   });
@@ -207,7 +207,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     const rate = { limit: 5, periodMs: 60_000, burst: 5, cost: 1 };
     const keeper = await admin.connect();
     try {
-      // As much as VACUUM FULL and most of ALTER TABLE take.
+      // VACUUM FULL and most forms of ALTER TABLE take the same lock.
       await keeper.query('BEGIN; LOCK TABLE holdfast');
       for (const verb of [
         () => store.write('key', bytes('new'), { ttlMs }),
@@ -391,7 +391,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
       ),
     );
     const winners = answers.filter((answer) => !(answer instanceof StoreError) && answer.ok);
-    // Some have to give way to others before anybody has won, and are told that nothing was done.
+    // Some must give way before anybody has won, and are told that nothing was done.
     for (const answer of answers) {
       if (answer instanceof StoreError) expect(answer).toMatchObject({ reason: 'busy', applied: 'no' });
     }

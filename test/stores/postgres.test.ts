@@ -1,4 +1,4 @@
-/** What is Postgres's own about the store: its schema, transactions, watching, and clients that cannot serve. */
+/** What is special about the store on Postgres: its schema, transactions, watches, and clients that cannot serve. */
 import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
 import { OptionsError } from 'holdfast';
@@ -105,7 +105,7 @@ describe('postgresStore', () => {
     };
     const error = message('E', 'SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0');
     const welcome = [message('R', '\0\0\0\0'), message('Z', 'I')];
-    // One piece, as a client that is busy reads them.
+    // They arrive in one piece, as a busy client reads them.
     const server = createServer((socket) => socket.once('data', () => socket.end(Buffer.concat([...welcome, error]))));
     await once(server.listen(0, '127.0.0.1'), 'listening');
     const { port } = server.address() as AddressInfo;
@@ -147,7 +147,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     connections.push(connection);
     return connection;
   };
-  /** Something else has the one connection of its pool, until it is told to give it back. */
+  /** Something else holds the only connection of the pool until it is told to give it back. */
   const keptBusy = async (busy: PostgresConnection) => {
     const other = open(1);
     await other.query('SELECT pg_advisory_lock(7)');
@@ -221,7 +221,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
           ok: true,
         });
         expect(text((await store.native.within(client).read('order'))?.value)).toBe('done');
-        // Nobody else sees it yet.
+        // Nobody else can see it yet.
         expect(await store.read('order')).toBeUndefined();
         throw new Error('no');
       }),
@@ -308,7 +308,7 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     const connection = open(1);
     const store = postgresStore(connection.pool, { prefix: 'exhausted', timeout: 100 });
     const wake = await keptBusy(connection);
-    // Of what waits in a queue of postgres.js nobody knows.
+    // The outcome of what waits in a queue of postgres.js is unknown.
     const applied = title === 'pg' ? 'no' : 'unknown';
     expect(await failure(store.write('key', bytes('lost'), { ttlMs }))).toMatchObject({ reason: 'timeout', applied });
     await wake();

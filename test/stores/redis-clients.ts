@@ -12,7 +12,7 @@ export interface RedisConnection {
 
 export interface RedisDriver {
   readonly title: string;
-  /** Answers at once; the connection may still be on its way, and is made again whenever it breaks. */
+  /** Returns at once. The connection may not be made yet, and is made again whenever it breaks. */
   connect(port: number): RedisConnection;
   connectSentinels(ports: readonly number[]): Promise<Pick<RedisConnection, 'client' | 'close'>>;
   connectCluster(ports: readonly number[], keyPrefix?: string): Promise<Pick<RedisConnection, 'client' | 'close'>>;
@@ -27,7 +27,7 @@ const ioredis: RedisDriver = {
       autoResendUnfulfilledCommands: false,
       maxRetriesPerRequest: null,
       retryStrategy: () => reconnectMs,
-      // A server that loads says how many seconds it will take, and may be done sooner.
+      // A server that is loading says how many seconds it will take, but may be ready sooner.
       maxLoadingRetryTime: reconnectMs,
     });
     client.on('error', () => {});
@@ -56,9 +56,9 @@ const ioredis: RedisDriver = {
   },
 };
 
-/** It makes a class of a thousand commands for each new set of options, which takes as long as 50 round trips; duplicates share one. */
+/** It makes a class with a thousand commands for each new set of options, which takes as long as 50 round trips. Duplicates share one class. */
 const nodeRedisClient = createClient({
-  // Its own patience of 5 s with what it has not sent yet is not what is tested, and a busy machine may need more.
+  // By default it fails a command that it could not send within 5 s. That is not what is tested, and a busy machine may need longer.
   commandOptions: { timeout: 60_000 },
 });
 

@@ -1,6 +1,6 @@
 /**
- * Redis killed, loading, replaced by a replica, with a clock that jumps: what the store says then, and what holds afterwards. Faults that every store
- * meets are in `faults.ts`. These wait for servers, so they run at the same time.
+ * Redis killed, loading, replaced by a replica, with a clock that jumps: what the store answers then, and what holds afterwards. Faults that every store meets
+ * are in `faults.ts`. These tests wait for servers, so they run concurrently.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { StoreError } from 'holdfast';
@@ -24,7 +24,7 @@ const timeout = 150;
 
 const program = await redisProgram();
 
-/** What ends when a test is over, the last first. */
+/** What is closed when a test is over, in reverse order. */
 type Closing = (close: () => void | Promise<void>) => void;
 
 /** A server, and a connection through a proxy. */
@@ -77,7 +77,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
       expect(await answered(() => patient.read('key'))).toBeUndefined();
       const next = await patient.write('key', bytes('new'), { ttlMs, ifVersion: 0 });
       expect(next.ok && next.version > version).toBe(true);
-      // The bucket and the record: nothing that was told as failed has come after all.
+      // Only the bucket and the record are there: nothing that was reported as failed has been applied later.
       expect(await open(server.port).command('DBSIZE')).toBe(2);
     },
   );
@@ -109,13 +109,13 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
         await sleep(5);
       }
       await started;
-      // The first may have been sent before the client knew that the server was gone.
+      // The first one may have been sent before the client knew that the server was gone.
       const told = failures.slice(failures.findIndex(({ applied }) => applied === 'no'));
       expect(told.length).toBeGreaterThan(0);
       for (const { applied, reason } of told) {
         // A busy machine may answer too late.
         if (reason !== 'timeout') expect(applied).toBe('no');
-        // ioredis waits until it is done, node-redis asks and is told.
+        // ioredis waits until the server has loaded; node-redis sends the command and gets the server's error.
         expect(['busy', 'timeout']).toContain(reason);
       }
       expect(text((await answered(() => patiently.read('key 1')))?.value)).toBe('kept');
@@ -129,7 +129,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
       const { proxy, open } = await place(connect, onTestFinished);
       const stores = Array.from({ length: 4 }, () => redisStore(open(proxy.port).client, { timeout: 500 }));
       const lost = await checkHistories(stores, brokenNetwork(proxy), firstSeed, historyCount(40));
-      // The faults have struck.
+      // This proves that the faults have struck.
       expect(lost).toBeGreaterThan(10);
     },
   );
@@ -182,7 +182,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
     const goesOn = stores.map(async (store, index) => {
       const key = `key ${index}`;
       const ifVersion = versions[index]!;
-      // Refused where a try that was told as failed has been done after all: then the entry is its own.
+      // It is refused if an attempt that was reported as failed was applied after all; then the entry is its own.
       await answered(() => store.write(key, bytes('new'), { ttlMs, ifVersion }));
       const entry = await answered(() => store.read(key));
       expect(text(entry?.value)).toBe('new');
@@ -211,7 +211,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
       const count = historyCount(40);
       const rounds = { strike, firstSeed, count, atOnce: Math.max(50, count / 20) };
       const { unknown } = await checkFailovers(stores, { ...pair, sentinels }, rounds);
-      // It has struck.
+      // This proves that the fault has struck.
       expect(unknown).toBeGreaterThan(0);
     });
   }
@@ -263,7 +263,7 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
     await store.remove('key');
     await put(store, 'key', 'value');
     await proxy.inject({ kind: 'cut', direction: 'replies', afterBytes: 0 });
-    // The second removal finds nothing to remove, which is not what has happened.
+    // The second removal finds nothing to remove, although the first one did remove something.
     const { applied, reason } = await failure(store.remove('key'));
     expect([applied, reason]).toEqual(['unknown', 'closed']);
     await proxy.heal();
@@ -271,9 +271,9 @@ describe.skipIf(program === undefined).concurrent('redisStore', () => {
   });
 });
 
-/** Until the one replica has all. */
+/** Waits until the one replica has everything. */
 async function allCopied(primary: RedisConnection): Promise<void> {
-  // It waits for what its own connection has written.
+  // WAIT covers only what its own connection has written.
   await primary.command('SET', 'copied', '');
   await until(
     () => primary.command('WAIT', '1', '100'),

@@ -1,4 +1,4 @@
-/** The fence of what is kept in Redis, on a real server. */
+/** The fence of values that are kept in Redis, on a real server. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { fencedSetScript } from '../../src/stores/redis.js';
 import { redisProgram, startRedis } from '../support/servers/redis.ts';

@@ -1,6 +1,6 @@
 /**
- * The fault matrix of Redis: the faults of every store with a server, and those that only a Redis knows, with every client library, on
- * Redis and on Valkey. Each row has a server of its own.
+ * The fault matrix of Redis: the faults that every store with a server meets, and those that only Redis has, with every client library, on Redis and on Valkey.
+ * Each row has a server of its own.
  */
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -41,7 +41,7 @@ const rows: readonly Row[] = [
     strike: ({ admin }) => admin.command('CLIENT', 'PAUSE', '60000', 'WRITE'),
     heal: ({ admin }) => admin.command('CLIENT', 'UNPAUSE'),
     verbs: { reason: ['timeout'], applied: unknown },
-    // Redis takes any script for one that may write.
+    // Redis treats every script as one that may write.
     read: ['timeout'],
     afterwards: 'done',
   },
@@ -56,7 +56,7 @@ const rows: readonly Row[] = [
     fault: 'a server without memory (OOM)',
     ...setting('maxmemory', '1', '0'),
     verbs: { reason: ['full'], applied: no },
-    // It needs no memory, so that somebody can make room.
+    // A removal needs no memory, so that somebody can make room.
     removal: 'done',
     read: 'done',
     afterwards: 'not done',
@@ -93,7 +93,7 @@ const rows: readonly Row[] = [
     settings: ['--save', '3600', '1000000'],
     strikes: 'server',
     async strike({ server, admin }) {
-      // The snapshot is written beside it, and cannot be given its name.
+      // The snapshot is written to a temporary file beside it, and cannot be renamed.
       rmSync(join(server.folder, 'dump.rdb'), { force: true });
       mkdirSync(join(server.folder, 'dump.rdb', 'full'), { recursive: true });
       await admin.command('BGSAVE');
@@ -134,7 +134,7 @@ const rows: readonly Row[] = [
     fault: 'a server with no room for one more client',
     strikes: 'server',
     async strike({ admin, proxy, own }) {
-      // The connection of the administrator stays, and is the only one there may be.
+      // The administrator's connection stays open and is the only one that is allowed.
       await admin.command('CONFIG', 'SET', 'maxclients', '1');
       await admin.command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
       proxy.reset();

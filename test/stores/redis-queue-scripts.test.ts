@@ -1,4 +1,4 @@
-/** What the scripts of the line do in a real Redis, state by state: each is set up, and read back, by commands of its own. */
+/** What the scripts of the queue do in a real Redis, state by state. Each state is set up, and read back, by separate commands. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { redisStore } from '../../src/stores/redis.js';
 import * as scripts from '../../src/stores/redis-queue-scripts.js';
@@ -10,7 +10,7 @@ import { bytes, failure, text } from './support.ts';
 
 const program = await redisProgram();
 const patience = { interval: 5 };
-// Long, and read back with much to spare: the machine may stand still for seconds.
+// These times are long and are checked with much tolerance, because the machine may stand still for seconds.
 const ttlMs = 60_000;
 const placeMs = 50_000;
 const place = { ttlMs, placeMs };
@@ -19,7 +19,7 @@ const quietMs = 600_000;
 describe.skipIf(program === undefined)('the scripts of the queue', () => {
   let server: ServerProcess;
   let admin: RedisConnection;
-  /** The last version of the key's bucket, the record, the line and the places. */
+  /** The last version of the key's bucket, the record, the queue and the places. */
   let names: { readonly bucket: string; readonly record: string; readonly line: string; readonly places: string };
   let closing: (() => unknown)[] = [];
   const guard = 'holdfast@guard';
@@ -46,7 +46,7 @@ describe.skipIf(program === undefined)('the scripts of the queue', () => {
     (await admin.command(...words.map(String))) as Answer;
   const textOf = async (...words: readonly (string | number)[]) => `${await command(...words)}`;
   const leftMs = (key: string) => command<number>('PTTL', key);
-  /** Who waits, in the line and among the places. */
+  /** Who waits, according to the queue and according to the places. */
   const waiting = async () => [
     await command<string[]>('ZRANGE', names.line, 0, -1),
     (await command<string[]>('HKEYS', names.places)).sort(),
@@ -67,7 +67,7 @@ describe.skipIf(program === undefined)('the scripts of the queue', () => {
   const held = async ({ store }: Process) => text((await store.read('key'))?.value);
   const enter = ({ queue }: Process, ticket: string, more: Partial<Parameters<Process['queue']['enter']>[3]> = {}) =>
     queue.enter('key', ticket, bytes(ticket), { ...place, ...more });
-  /** Waits in the line, and hears. */
+  /** Enters the queue and listens. */
   const hearing = async (
     one: Process,
     ticket: string,
@@ -80,7 +80,9 @@ describe.skipIf(program === undefined)('the scripts of the queue', () => {
     turns.length = 0;
     return turns;
   };
-  /** Gives the key back, and looks at once, for what is handed over is a claim of a second: the answer, the record, and what is left to it. */
+  /**
+   * Gives the key back and reads at once, because a handed-over key is claimed for one second only. Returns the answer, the record, and the time that is left.
+   */
   const passAndLook = async (): Promise<[answer: number, version: string, record: string | null, leftMs: number]> => {
     const { bucket, record, line, places } = names;
     await command('MULTI');
@@ -94,7 +96,7 @@ describe.skipIf(program === undefined)('the scripts of the queue', () => {
       await command(...words);
     return command('EXEC');
   };
-  /** The channel of a process that waits: the second word of its place. */
+  /** The channel of a waiting process, which is the second word of its place. */
   const channelOf = async (ticket: string) => (await textOf('HGET', names.places, ticket)).split(' ')[1]!;
 
   describe('enter', () => {
@@ -405,7 +407,7 @@ describe.skipIf(program === undefined)('the scripts of the queue', () => {
   });
 
   describe('the guard', () => {
-    /** What the guard holds: two lives, and since when. */
+    /** What the guard holds: two identifiers of the server's life, and since when. */
     const guarded = async () => {
       const [run, replication, sinceMs] = (await textOf('GET', guard)).split(' ');
       return { run: run!, replication: replication!, sinceMs: Number(sinceMs) };
@@ -439,7 +441,7 @@ describe.skipIf(program === undefined)('the scripts of the queue', () => {
         expect(!refusal.ok && refusal.quietForMs).toBeLessThanOrEqual(quietMs);
       }
       expect(await command('KEYS', '*')).toEqual([guard]);
-      // It counts from its beginning, and no answer begins it anew.
+      // The time counts from the first request, and later requests do not start it again.
       await setGuard(run, replication, sinceMs - quietMs + 300_000);
       const later = await enter(one, 'a', { quietMs, placeMs: 0 });
       expect(!later.ok && later.quietForMs).toBeLessThanOrEqual(300_000);
@@ -478,7 +480,7 @@ describe.skipIf(program === undefined)('the scripts of the queue', () => {
       const [one, other] = [process(), process()];
       await enter(one, 'a');
       const turns = await hearing(other, 'b', { quietMs });
-      // Who is held off by the holder was not held off by the guard, which nobody has asked.
+      // A ticket that the holder kept out was not kept out by the guard, which was never asked.
       expect(await enter(other, 'b', { quietMs })).toMatchObject({ ok: false, quietForMs: 0 });
       expect(await command('EXISTS', guard)).toBe(0);
       const again = await enter(one, 'a', { quietMs, placeMs: 0 });
@@ -580,7 +582,7 @@ describe.skipIf(program === undefined)('the scripts of the queue', () => {
           );
           const after = await command<string | null>('GET', names.record);
           if (outcome instanceof Error) struck++;
-          // What fails has granted nothing, or all of it: to who was first in line, or to its writer.
+          // A call that fails has granted either nothing or everything: to the first in the queue, or to its writer.
           if (outcome instanceof Error && after !== before)
             expect(after).toMatch(/^\d{16}(000000001000b|000000060000c)$/);
           await other.queue.leave('key', ['b']);

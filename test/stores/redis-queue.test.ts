@@ -1,4 +1,4 @@
-/** The line of a key in a real Redis, and the guard after a restart: alone, with a lagging replica, behind sentinels, in a cluster. */
+/** The queue of a key in a real Redis, and the guard after a restart: on a single server, with a lagging replica, behind sentinels, in a cluster. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Mutex, type MutexOptions, mutex } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
@@ -45,12 +45,12 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
   const channels = async () => Number(/\d+/.exec(await server.ask('PUBSUB CHANNELS')));
 
   describe.each(drivers)('by $title', (driver) => {
-    /** Waits in the line, and is told. */
+    /** Enters the queue, and returns once it is told of its turns. */
     const waiter = async ({ queue }: { queue: NonNullable<RedisStore['native']['queue']> }, ticket: string) => {
       const turns: QueueTurn[] = [];
       const enter = () => queue.enter('key', ticket, bytes(ticket), { ...place, onTurn: (turn) => turns.push(turn) });
       const first = await enter();
-      // The first of a process is told once its channel is heard.
+      // The first ticket of a process is told once its channel is heard.
       if (!first.ok && !first.isTold) await expect.poll(() => turns.includes('gap'), patience).toBe(true);
       turns.length = 0;
       return { turns, enter, isGranted: first.ok };
@@ -65,7 +65,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       ];
       expect([a.isGranted, b.isGranted, c.isGranted]).toEqual([true, false, false]);
       const { store, queue } = processes[0]!;
-      // Who asks again keeps its place.
+      // A ticket that enters again keeps its place.
       await b.enter();
       const first = (await store.read('key'))!;
       expect(await queue.pass('key', { ifVersion: first.version })).toBe(true);
@@ -77,7 +77,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       const granted = await b.enter();
       expect(granted).toMatchObject({ ok: true });
       expect((await store.read('key'))!.ttlMs).toBeGreaterThan(9_000);
-      // A release that is repeated frees nobody else's.
+      // Repeating a release does not free another owner's key.
       expect(await queue.pass('key', { ifVersion: first.version })).toBe(false);
       expect(await queue.pass('key')).toBe(true);
       await expect.poll(() => c.turns.includes('granted'), patience).toBe(true);
@@ -98,7 +98,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       const enter = () => queue.enter('key', 'b', bytes('b'), { ...place, onTurn: (turn) => turns.push(turn) });
       expect(await enter()).toMatchObject({ ok: false, isTold: false });
       expect(await queue.pass('key')).toBe(true);
-      // The server told nobody, so it gave the place up.
+      // The server found no listener, so it gave the place up.
       expect([turns, await queue.size('key'), await store.read('key')]).toEqual([[], 0, undefined]);
       begin();
       await expect.poll(() => turns, patience).toEqual(['gap']);
@@ -125,7 +125,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       expect((await queue.leave('key', ['b', 'c']))?.value).toEqual(bytes('a'));
       expect([await queue.size('key'), await keys()]).toEqual([0, before]);
       await queue.pass('key');
-      // What counts versions is all that is left.
+      // Only the counter of versions is left.
       expect(await keys()).toBe(1);
     });
 
@@ -174,7 +174,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
     });
 
     it('tells waiters that their store is closed, long before they would ask again', async () => {
-      // No more of its time passes than is said here.
+      // Virtual time passes only where the test says so.
       const clock = virtualClock();
       const [holder, waiting] = [process(driver), process(driver, server.port, { clock })];
       await mutex({ store: holder.store, ttl: '60s', clock }).acquire('key');
@@ -184,7 +184,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       waits.then(() => {
         isOver = true;
       });
-      // Until each is told, one of its turn and one of changes, it asks often.
+      // Until both are subscribed, one to its turn and one to changes, they poll often.
       await expect.poll(() => clock.advance(50).then(channels), patience).toBe(2);
       await clock.advance(500);
       const closedMs = clock.now();
@@ -200,7 +200,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       closing.push(...nodes.map((node) => () => node.dispose()));
       const ports = nodes.map(({ port }) => port);
       const locks: Mutex[] = [];
-      // In which no time passes: nobody is served by asking again, or by the end of a claim.
+      // No virtual time passes, so nobody is served by polling or by the end of a claim.
       const clock = virtualClock();
       for (let index = 0; index < 2; index++) {
         const [cluster, second] = await Promise.all([driver.connectCluster(ports), driver.connectCluster(ports)]);
@@ -245,7 +245,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
     await steps(120);
     const calls = await server.ask('INFO commandstats');
     const requests = ['evalsha', 'eval', 'subscribe', 'ping', 'get'].reduce((sum, name) => {
-      // What the scripts call counts as well, but for these, which they do not.
+      // The server also counts what scripts call. Scripts do not call these commands, except for `get`, which is left out.
       const count = name === 'get' ? 0 : Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(calls)?.[1] ?? 0);
       return sum + count;
     }, 0);
@@ -273,7 +273,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
     const ttl = 1_000;
     const locksOf = (port: number, more: Partial<MutexOptions> = {}) =>
       mutex({ store: process(drivers[0], port).store, ttl, wait: '20s', afterRestart: 'wait', ...more });
-    /** Milliseconds until somebody else gets in, after something that the owner has not heard of; and whether he was told before. */
+    /** Milliseconds until somebody else gets the key, after something that the owner has not heard of; and whether the owner still held it then. */
     const admitted = async (locks: Mutex, lease: { held(): boolean }) => {
       const startMs = performance.now();
       const next = await locks.acquire('key');
@@ -287,7 +287,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       const startMs = performance.now();
       await (await locks.acquire('key')).release();
       expect(performance.now() - startMs).toBeGreaterThan(ttl - 50);
-      // Who would have to wait would wait for ever.
+      // On a clock that stands still, anybody who had to wait would wait for ever.
       const still = locksOf(server.port, { clock: virtualClock() });
       await (await still.acquire('other')).release();
       await (await still.read('shared')).release();
@@ -357,7 +357,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       const lease = await owner.acquire('key');
       const waiting = other.acquire('key').then((next) => ({ next, atMs: performance.now() }));
       await expect.poll(async () => (await owner.inspect('key')).queueLength, patience).toBe(1);
-      // The guard alone is lost: the record is there, as on a replica that lags.
+      // Only the guard is lost. The record is there, as on a replica that lags.
       const releasedMs = performance.now();
       await server.ask('DEL holdfast@guard');
       expect(await lease.release()).toBe('released');
@@ -389,12 +389,12 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
     await expect.poll(async () => (await one.inspect('key')).queueLength, patience).toBe(1);
     await expect.poll(async () => Number((await replica.ask('DBSIZE')).slice(1)), patience).toBe(await keys(primary));
     await primary.kill();
-    // The replica had heard of the owner, who goes on; or he could not renew in time.
+    // Either the replica had heard of the owner, who continues, or the owner could not renew in time.
     await expect.poll(() => lease.extend().catch(() => !lease.held()), { interval: 50 }).toBeTruthy();
     await lease.release();
     const next = await waiting;
     expect(next.fence).toBeGreaterThan(lease.fence);
-    // The line works on the new primary as on the old one: of some hand-overs one is quicker than who has to ask, whatever else the machine does.
+    // The queue works on the new primary as on the old one: whatever else the machine does, some hand-over is quicker than polling would be.
     let quickestMs = Number.POSITIVE_INFINITY;
     let holder = next;
     for (let round = 0; round < 10 && quickestMs > 1_500; round++) {

@@ -1,4 +1,4 @@
-/** What the scripts of the verbs do in a real Redis, state by state: each is set up, and read back, by commands of its own. */
+/** What the scripts of the verbs do in a real Redis, state by state. Each state is set up, and read back, by separate commands. */
 import { virtualClock } from 'holdfast/testing';
 import { Redis } from 'ioredis';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -32,7 +32,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
   });
 
   describe('consume', () => {
-    /** Units of a thousand seconds, beside which it does not matter how long a test takes. */
+    /** A unit is a thousand seconds, so that it does not matter how long a test takes. */
     const unitMs = 1_000_000;
     const rate = { limit: 10, periodMs: 10 * unitMs, burst: 5 };
     /** The key, and the server's time in microseconds as it is counted there. */
@@ -45,14 +45,14 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
       await store.native.consume('limit', rate);
       key = (await command<string[]>('KEYS', '*|limit'))[0]!;
     });
-    /** When all that was granted is worked off, and when the key ends, in units from now. */
+    /** When everything that was granted has been worked off, and when the key expires, in units from now. */
     const kept = async () => {
       const [worked, endsMs] = [await command<string>('GET', key), await command<number>('PEXPIRETIME', key)];
-      // It is kept until then; a server that is held up within the script may see two instants.
+      // The key is kept until then. A server that is delayed within the script may read two different times.
       expect(Math.abs(endsMs - (Number(worked) / 1_000 + 1_700_000_000_000))).toBeLessThan(unitMs / 20);
       return (Number(worked) - (await nowUs())) / 1_000 / unitMs;
     };
-    /** To a twentieth of a unit, which is 50 s. */
+    /** Compares to a twentieth of a unit, which is 50 s. */
     const about = (units: number) => expect.closeTo(units, 1);
 
     it.each([
@@ -122,7 +122,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
       `local time = redis.call('TIME')\nlocal last = string.format('%016.0f', time[1] * 1000000 + time[2] + ${soonUs})`;
     const answer = 'return tonumber(version)';
     expect(text).toContain(answer);
-    // Which microsecond it is when the script looks cannot be known: some of these tries meet it.
+    // Nobody can know the microsecond at which the script reads the time, but some of these attempts hit it.
     for (let time = 0; time < 1_000; time++) {
       const script = `${begin(time % 10)}\nredis.call('SET', KEYS[2], last)\n${text.replace(answer, 'return { version, last }')}`;
       const [version, last] = await command<[string, string]>('EVAL', script, 2, 'record', 'bucket', ...given);

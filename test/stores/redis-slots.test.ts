@@ -1,4 +1,4 @@
-/** What a store on a Redis cluster says and keeps while slots move from node to node under it, and what its watches tell. */
+/** What a store on a Redis cluster answers and keeps while slots move between nodes, and what its watches report. */
 import type { StoreFailure } from 'holdfast';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { redisStore } from '../../src/stores/redis.js';
@@ -13,9 +13,9 @@ const value = new TextEncoder().encode('value');
 const ttlMs = 600_000;
 const program = await redisProgram();
 
-/** Moves slots of a store, one after the other, and lets clients meet each step of it. */
+/** Moves slots of a store one after the other, and lets clients meet each step of the move. */
 function movingSlots(moves: SlotMoves, prefix: string): Trouble {
-  // Where a write has to wait for the end of a move, so do the answers.
+  // Where a write must wait for the end of a move, its answer waits, too.
   const aWhile = 50;
   return async (random, progress) => {
     const slots = await moves.slots(prefix);
@@ -33,7 +33,7 @@ function movingSlots(moves: SlotMoves, prefix: string): Trouble {
 
 type Row = Fault<Pick<RedisConnection, 'client' | 'close'>>;
 
-/** What a slot that moves does to a verb. The clients differ: ioredis tries again by itself, so that nobody knows what became of a verb in time. */
+/** What a moving slot does to a verb. The clients differ: ioredis tries again by itself, so the outcome is not known in time. */
 function rowsOf(title: string, moves: () => SlotMoves): Row[] {
   const triesAgain = title === 'ioredis';
   const refused = (reason: StoreFailure): Pick<Row, 'verbs' | 'afterwards'> =>
@@ -87,7 +87,7 @@ function rowsOf(title: string, moves: () => SlotMoves): Row[] {
       },
       heal: () => moves().end(slot),
       ...refused('busy'),
-      // These need the record alone.
+      // These operations need only the record.
       ...{ removal: 'done', read: 'done' },
     },
     {
@@ -177,7 +177,7 @@ describe.skipIf(program === undefined)('redisStore on a cluster', () => {
       const slot = await moves.slotOf(prefix, 'key');
       const told: string[] = [];
       await store.native.watch!('key', ({ kind }) => told.push(kind)).ready;
-      // Once around: the second time a connection to the node is there already, and nothing breaks.
+      // The slot returns to where it was. The second time, the connection to the node exists already and nothing breaks.
       for (let move = 0; move < 4; move++) {
         told.length = 0;
         await moves.begin(slot);

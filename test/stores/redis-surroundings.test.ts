@@ -1,4 +1,4 @@
-/** What the store on Redis keeps whatever its client was made with and the server set to. */
+/** What the store on Redis promises whatever the options of its client and the settings of its server are. */
 import { StoreError } from 'holdfast';
 import { Redis } from 'ioredis';
 import { createClient, createClientPool } from 'redis';
@@ -125,7 +125,7 @@ describe.skipIf(program === undefined)('redisStore', () => {
       const outcome = await late;
       clearTimeout(timer);
       server.wake();
-      // node-redis counts only until a command is sent.
+      // The timeout of node-redis only applies until a command is sent.
       if (outcome instanceof StoreError) expect(outcome).toMatchObject({ applied: 'unknown' });
       await until(
         () => store.read('key').catch(() => undefined),

@@ -1,4 +1,4 @@
-/** What a watch in Redis tells when connections break, freeze, are refused, or move to another server. */
+/** What a watch in Redis reports when connections break, freeze, are refused, or move to another server. */
 import type { EventEmitter } from 'node:events';
 import { OptionsError } from 'holdfast';
 import { type FaultProxy, faultProxy, type VirtualClock, virtualClock } from 'holdfast/testing';
@@ -14,7 +14,7 @@ const value = new TextEncoder().encode('value');
 const ttlMs = 60_000;
 const program = await redisProgram();
 
-/** A watch, and what it has told. */
+/** A watch, and what it has reported. */
 function listen(store: RedisStore, key: string): { readonly told: string[]; readonly watch: StoreWatch } {
   const told: string[] = [];
   return { told, watch: store.native.watch!(key, ({ kind }) => told.push(kind)) };
@@ -34,18 +34,18 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title, when
     connections.push(connection);
     return connection;
   };
-  /** The writer has a way of its own: only the subscriber meets the faults of the proxy. */
+  /** The writer has a direct connection, so that only the subscriber meets the faults of the proxy. */
   const newStore = (options: RedisStoreOptions = {}) =>
     redisStore(open(server.port).client, { timeout: '10s', subscriber: open(proxy.port).client, ...options });
   const subscriptions = async () => ((await admin.command('PUBSUB', 'CHANNELS', '*')) as string[]).length;
-  /** Two stores watch one channel and the other gives it up. Checks that changes still come, and returns what is told. */
+  /** Two stores watch one channel, and the other one gives it up. Checks that changes are still reported, and returns what is reported. */
   const keptBy = async (store: RedisStore, leaving: RedisStore): Promise<readonly string[]> => {
     const left = listen(leaving, 'key');
     const { told, watch } = listen(store, 'key');
     await Promise.all([left.watch.ready, watch.ready]);
     left.watch.close();
     await clock.advance('11s');
-    // What was asked of the server before this is done when it is answered.
+    // The server answers in order, so everything that it was asked before is done when this is answered.
     await listen(leaving, 'another').watch.ready;
     await store.write('key', value, { ttlMs });
     await expect.poll(() => told, soon).toEqual(['changed']);
@@ -246,7 +246,7 @@ describe.skipIf(program === undefined).each(drivers)(
         const [main, second] = [await driver.connectCluster(ports), await driver.connectCluster(ports)];
         closing.push(main, second);
         const store = redisStore(main.client, { timeout: '5s', subscriber: second.client });
-        // Some of these are on the node that dies.
+        // Some of these channels are on the node that dies.
         const all = Array.from({ length: 12 }, (_, index) => listen(store, `key ${index}`));
         await Promise.all(all.map(({ watch }) => watch.ready));
         await nodes[0]!.kill();

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { RedisWatches } from '../../src/stores/redis-watches.js';
 import { Watcher } from '../../src/stores/watchers.js';
 
-/** Watches of one channel, whose server publishes or not, and whose connection hears it or not. */
+/** Watches of one channel, whose server publishes or does not, and whose connection receives messages or does not. */
 function bench() {
   const clock = virtualClock();
   const state = { isHeard: true, canPublish: true, isDead: false };
@@ -55,7 +55,7 @@ describe('RedisWatches', () => {
     const told = await watch('channel');
     for (let rounds = 0; rounds < 20; rounds++) await clock.advance(round);
     expect([told, count.subscribed]).toEqual([[], 1]);
-    // What is heard counts for the next round as well.
+    // A message that is heard also counts for the next round.
     expect(count.tried).toBe(10);
   });
 

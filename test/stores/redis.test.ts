@@ -35,7 +35,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     prefix = `test-${++prefixes}`;
     return redisStore(open().client, { prefix, timeout: '5s' });
   };
-  /** The calls of each command, as the server counts them. */
+  /** The calls of each command, as counted by the server. */
   const calls = async () => {
     const lines = `${await admin.command('INFO', 'commandstats')}`.matchAll(/cmdstat_(\S+?):calls=(\d+)/g);
     return Object.fromEntries([...lines].map(([, name, count]) => [name, Number(count)]));
@@ -104,7 +104,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     const records = keys.filter((key) => /^[^{]+\{\d+\}:key \d+$/.test(key));
     const buckets = keys.filter((key) => /^[^{]+\{\d+\}$/.test(key));
     expect([records.length, records.length + buckets.length]).toEqual([3000, keys.length]);
-    // All but a twentieth of them, by chance.
+    // By chance, about a twentieth of them is missing.
     expect(buckets.length).toBeGreaterThan(900);
     expect(buckets.length).toBeLessThanOrEqual(1024);
     for (const key of records) expect(buckets).toContain(key.slice(0, key.indexOf('}') + 1));
@@ -121,7 +121,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     expect(await store.write('key', bytes('2'), { ttlMs })).toEqual({ ok: true, version: ahead + 1 });
     await store.remove('key');
     expect(await store.write('key', bytes('3'), { ttlMs, ifVersion: 0 })).toEqual({ ok: true, version: ahead + 2 });
-    // Without it, it is the server's time in microseconds.
+    // Without a counter, the version is the server's time in microseconds.
     await admin.command('DEL', bucket!);
     const beganMs = Date.now();
     const { version } = (await store.write('key', bytes('4'), { ttlMs })) as { version: number };
@@ -210,7 +210,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     const failed = new Map<string, string[]>();
     for (const command of ['get', 'getrange', 'pttl', 'time', 'set', 'del']) {
       for (const [name, verb] of Object.entries(verbs)) {
-        // A user of the server's own, who lacks one command.
+        // This is a user of the server's own who may not call one command.
         await admin.command('ACL', 'SETUSER', 'default', `-${command}`);
         const outcome = await verb().catch((error: unknown) => error);
         await admin.command('ACL', 'SETUSER', 'default', '+@all');
@@ -274,7 +274,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
         last = next;
       }
     }
-    // Every call of every script that is on the way of one of these runs.
+    // These are all calls of all scripts that one of these runs makes.
     expect(struck).toBe(17);
   });
 
@@ -324,7 +324,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
         disk.resize(100);
         const again = () => store.write('key 0', bytes('new'), { ttlMs, ifVersion: versions.get('key 0')! });
         await expect.poll(() => again().catch(() => undefined)).toMatchObject({ ok: true });
-        // What was answered before and after is on the disk.
+        // Everything that was answered, before and after, is on the disk.
         await expect.poll(() => connection.command('INFO', 'persistence')).toContain('aof_last_write_status:ok');
         await full.kill();
         await full.start();
@@ -345,7 +345,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
     try {
       const store = newStore();
       const { version } = (await store.write('key', bytes('kept'), { ttlMs })) as { version: number };
-      // It waits for what its own connection has written.
+      // WAIT covers only what its own connection has written.
       await admin.command('SET', 'copied', '');
       await expect.poll(async () => Number(await admin.command('WAIT', '1', '100')), { interval: 5 }).toBe(1);
       const connection = open(replica.port);
@@ -355,7 +355,7 @@ describe.skipIf(program === undefined).each(drivers)('redisStore on $title', ({ 
       expect(error.message).toContain('this server is a replica');
       expect(await failure(copy.remove('key'))).toMatchObject({ applied: 'no' });
       expect(text((await copy.read('key'))?.value)).toBe('kept');
-      // The primary is lost, and somebody promotes the copy.
+      // The primary is lost, and somebody promotes its copy.
       await connection.command('REPLICAOF', 'NO', 'ONE');
       const blocked = await copy.write('key', bytes('new'), { ttlMs, ifVersion: 0 });
       expect(blocked).toMatchObject({ ok: false, entry: { version } });
@@ -394,7 +394,7 @@ describe.skipIf(program === undefined)('redisStore on an ioredis with enableAuto
         const written = await Promise.all(['a', 'b', 'c'].map((key) => store.write(key, bytes(round), { ttlMs })));
         const after = Number(/total_reads_processed:(\d+)/.exec(await server.ask('INFO stats'))![1]);
         expect(written.map(({ ok }) => ok)).toEqual([true, true, true]);
-        // Two are the question's own.
+        // Two of the calls are made by the question itself.
         if (round === 'known') expect(after - before).toBe(2 + 1);
       }
       expect(text((await store.read('b'))?.value)).toBe('known');
@@ -413,7 +413,7 @@ describe.skipIf(program === undefined)('redisStore on an ioredis', () => {
     try {
       const store = redisStore(client, { timeout: '5s' });
       const verbs = () => Promise.all(['a', 'b', 'c'].map((key) => store.write(key, bytes('x'), { ttlMs })));
-      // So that the server knows the script.
+      // This teaches the script to the server.
       await verbs();
       const pieces = [vi.spyOn(client.stream, '_write'), vi.spyOn(client.stream, '_writev')];
       expect((await verbs()).map(({ ok }) => ok)).toEqual([true, true, true]);
@@ -478,7 +478,7 @@ describe.skipIf(program === undefined)('redisStore on an ioredis with lazyConnec
   });
 });
 
-/** An ioredis that answers as the test says. */
+/** An ioredis client that answers as the test says. */
 class FakeClient extends EventEmitter implements IoredisClient {
   status = 'ready';
   readonly sent: string[] = [];

@@ -1,4 +1,4 @@
-/** Slots of a Redis cluster on their way from one node to another, step by step, as `redis-cli --cluster reshard` moves them. */
+/** Moves slots of a Redis cluster from one node to another, step by step, as `redis-cli --cluster reshard` does. */
 import type { RedisCluster } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers, type RedisConnection } from './redis-clients.ts';
@@ -12,19 +12,19 @@ interface Node {
 }
 
 export interface SlotMoves {
-  /** Of each bucket of keys that was ever written with this prefix. */
+  /** The slots of all buckets of keys that were ever written with this prefix. */
   slots(prefix: string): Promise<number[]>;
-  /** Of what holds this key of a store. */
+  /** The slot that holds this key of a store. */
   slotOf(prefix: string, key: string): Promise<number>;
-  /** Names of keys in a slot, of the node that serves it and of the one that it goes to, in order. */
+  /** The names of keys in a slot, on the node that serves it and then on its next node. */
   keysIn(slot: number): Promise<string[]>;
-  /** From here on a node sends those who ask for what it has not to the next one. */
+  /** From now on the node redirects requests for keys that it does not have to the next node. */
   begin(slot: number): Promise<void>;
-  /** Takes this key to the other node. */
+  /** Moves this key to the other node. */
   carry(slot: number, name: string): Promise<void>;
-  /** Takes there what is left, and lets all nodes know. */
+  /** Moves what is left to the next node, and tells all nodes. */
   end(slot: number): Promise<void>;
-  /** From here on nobody serves it. */
+  /** From now on no node serves the slot. */
   drop(slot: number): Promise<void>;
   takeBack(slot: number): Promise<void>;
   close(): void;

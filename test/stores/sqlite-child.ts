@@ -1,4 +1,4 @@
-/** Another process at the same file: it does what it is told by messages, or writes in a loop until it is killed. */
+/** Another process on the same file. It does what messages tell it, or writes in a loop until it is killed. */
 import { type SqliteStore, sqliteStore } from '../../src/stores/sqlite.js';
 import { unsynced } from '../support/unsynced.ts';
 
@@ -12,7 +12,7 @@ export interface Asked {
 
 const [path, mode] = process.argv.slice(2) as [string, string];
 const store = sqliteStore(unsynced(path), { timeout: '10s' });
-// Its parent may be gone before it.
+// The parent may end first.
 process.on('disconnect', () => process.exit());
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
 
@@ -28,7 +28,7 @@ async function writeForEver(target: SqliteStore): Promise<void> {
     await target.native.transaction((view) => {
       for (const key of ['left', 'right']) view.write(key, value, { ttlMs: 600_000 });
     });
-    // Nothing else here waits for anything: what a full pipe does not take would never be sent.
+    // Nothing else here waits for anything, so what a full pipe does not accept would never be sent.
     await new Promise((sent) => process.send!(answer.version, sent));
   }
 }

@@ -1,4 +1,4 @@
-/** Files and databases for the tests of the SQLite store, of every library that is installed here. */
+/** Files and databases for the tests of the SQLite store, with every library that is installed here. */
 import { rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
@@ -13,7 +13,7 @@ export interface Driver {
   readonly open: (path: string) => OpenDatabase;
 }
 
-/** better-sqlite3 is a binary of each platform, so it is tried where it is there. */
+/** better-sqlite3 has a binary for each platform, so it is tested only where that binary exists. */
 function betterSqlite3(): Driver[] {
   try {
     const Database = createRequire(import.meta.url)('better-sqlite3') as new (path: string) => OpenDatabase;
@@ -27,7 +27,7 @@ function betterSqlite3(): Driver[] {
 export const nodeSqlite: Driver = { title: 'node:sqlite', open: (path) => new DatabaseSync(path) };
 export const drivers: readonly Driver[] = [nodeSqlite, ...betterSqlite3()];
 
-/** The path of a database in a folder of its own, gone at the end of the block. */
+/** The path of a database in a folder of its own, which is removed at the end of the block. */
 export function temporaryDatabase(): { readonly path: string } & Disposable {
   const folder = temporaryFolder('sqlite');
   return { path: join(folder, 'store.db'), [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) };

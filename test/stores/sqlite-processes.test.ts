@@ -1,4 +1,4 @@
-/** Several processes at one file, healthy and killed. */
+/** Several processes on one file, some of which are killed. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
@@ -46,7 +46,7 @@ async function kill(child: ChildProcess): Promise<void> {
   await gone;
 }
 
-/** A store whose verbs another process carries out. */
+/** A store whose verbs are carried out by another process. */
 function remote(child: ChildProcess, prefix: string): Store {
   const waiting = new Map<number, { resolve: (result: never) => void; reject: (error: Error) => void }>();
   child.setMaxListeners(0);
@@ -82,7 +82,7 @@ function remote(child: ChildProcess, prefix: string): Store {
   };
 }
 
-/** What the process had begun it may have done. */
+/** The process may have done what it had begun. */
 function killed(): StoreError {
   const detail = 'the process that did it was killed';
   return new StoreError({ store: 'sqlite', operation: 'write', reason: 'failed', applied: 'unknown', detail });
@@ -127,7 +127,7 @@ describe('sqliteStore, shared by processes that are killed and replaced, keeps',
     file[Symbol.dispose]();
   });
 
-  /** Whoever lives does it. */
+  /** The process that is alive carries it out. */
   const made = new WeakMap<ChildProcess, Store>();
   const survivor = (index: number, prefix: string): Store => {
     const child = servers[index % servers.length]!;

@@ -10,7 +10,7 @@ import { bytes, failure, text } from './support.ts';
 
 const ttlMs = 60_000;
 
-/** The database, with SQLite's clock in the test's hand. */
+/** A database whose clock the test controls. */
 function withTime(db: OpenDatabase, seconds: () => number): OpenDatabase {
   (db as unknown as { function(name: string, options: object, fn: () => number): void }).function(
     ...(['unixepoch', { varargs: true }, seconds] as const),
@@ -26,7 +26,7 @@ describe.each(drivers)('sqliteStore on $title', ({ open }) => {
     await store.write('key', bytes('old'), { ttlMs });
     other.exec('BEGIN IMMEDIATE');
     const write = store.write('key', bytes('new'), { ttlMs });
-    // Reads are not held up, as a write-ahead log has it; and this line runs although the write waits.
+    // A write-ahead log does not delay readers, and this line runs although the write waits.
     expect(text((await store.read('key'))?.value)).toBe('old');
     other.exec('COMMIT');
     expect(await write).toMatchObject({ ok: true });
@@ -118,7 +118,7 @@ describe.each(drivers)('sqliteStore on $title', ({ open }) => {
     });
     await expect(failed).rejects.toBe(mistake);
     expect(await store.read('order 2')).toBeUndefined();
-    // An error of the caller's own SQL is the caller's.
+    // An error of the caller's own SQL is passed to the caller.
     const twice = await store.native.transaction(() => order('1')).catch((error) => error);
     expect(twice).not.toBeInstanceOf(StoreError);
     expect(twice.message).toContain('UNIQUE');

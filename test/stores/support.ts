@@ -1,4 +1,4 @@
-/** What the tests of stores share: values as text, and the failure that a verb is meant to end with. */
+/** What the tests of stores share: values as text, and the failure that a verb should end with. */
 import { StoreError } from 'holdfast';
 import { expect } from 'vitest';
 

@@ -1,4 +1,4 @@
-/** What is written to one socket in one turn goes out together. */
+/** Everything that is written to one socket in one turn is sent together. */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
 import { TurnWrites } from '../../src/stores/turn-writes.js';

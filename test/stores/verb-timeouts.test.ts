@@ -1,4 +1,4 @@
-/** One timer for all verbs of a store, and a grace where the event loop was busy. */
+/** One timer serves all verbs of a store, with a grace period if the event loop was busy. */
 import { describe, expect, it } from 'vitest';
 import type { Clock } from '../../src/core/clock.js';
 import { TimedVerb, VerbTimeouts } from '../../src/stores/verb-timeouts.js';
@@ -29,7 +29,7 @@ describe('VerbTimeouts', () => {
     const [answered, unanswered] = [new Verb(), new Verb()];
     timeouts.begin(answered, undefined);
     timeouts.begin(unanswered, undefined);
-    // The loop comes back to its timers after 600 ms, and what it sent goes out only now.
+    // The loop returns to its timers after 600 ms, and what was sent leaves only now.
     nowMs = 600;
     timeouts.expire();
     expect([answered.isTimedOut, unanswered.isTimedOut, timerMs]).toEqual([false, false, 620]);

@@ -1,4 +1,4 @@
-/** The chart of a scenario: one file that needs nothing else. */
+/** The chart of a scenario is one file that needs nothing else. */
 import { describe, expect, it } from 'vitest';
 import type { PlayedScenario, Settings } from '../../src/cli/simulate/scenarios.js';
 import { svgOf } from '../../src/cli/simulate/svg.js';

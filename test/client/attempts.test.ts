@@ -1,4 +1,4 @@
-/** The attempts of one request, whichever way they are sent: what becomes of their answers, and when there are no more of them. */
+/** The attempts of one request, whichever way they are sent: what becomes of their answers, and when there are no further attempts. */
 import { describe, expect, it } from 'vitest';
 import type { Send } from '../../src/client/attempts.js';
 import { type ClientOptions, clientFields, engineOf } from '../../src/client/engine.js';
@@ -31,7 +31,7 @@ function setUp(options: (clock: ReturnType<typeof virtualClock>) => ClientOption
   const engine = engineOf('test', checkOptions('test', given, clientFields('test')));
   let sent = 0;
   const answer = (status: number): Answer => ({ status, headers: {}, number: sent });
-  /** Sends by a function of the number of the request. */
+  /** Sends through a function that is given the number of the request. */
   function run(
     send: (number: number, ...given: Parameters<Send<Answer>>) => Answer | Promise<Answer>,
     { method = 'GET', key }: { method?: string; key?: string } = {},

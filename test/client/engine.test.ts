@@ -1,4 +1,4 @@
-/** What every client does around a request, seen through `createFetch` and a `fetch` of the test's own. */
+/** What every client does around a request, observed through `createFetch` and the test's own `fetch`. */
 import { setImmediate } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
 import { type ClientOptions, createFetch, type Fetch, handles } from '../../src/client/fetch.js';
@@ -20,7 +20,7 @@ import {
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
 
-/** A client that notes which origins its policy is made for, and whose requests hang where the test says so. */
+/** A client that records for which origins its policy is made, and whose requests hang where the test says so. */
 function client(options: ClientOptions = {}) {
   const made: string[] = [];
   const hanging = new Map<string, (response: Response) => void>();
@@ -82,7 +82,7 @@ describe('the origins of a client', () => {
 });
 
 describe('a request delayed by its origin', () => {
-  /** The first answer asks for a second's pause. */
+  /** The first answer asks for a pause of one second. */
   async function paused(policyWith: (clock: Clock) => AnyPolicy) {
     const clock = virtualClock();
     const policy = policyWith(clock);
@@ -128,7 +128,7 @@ describe('a request delayed by its origin', () => {
 });
 
 describe('answers collected by a policy', () => {
-  /** Each body tells of its end. */
+  /** Each body reports its end. */
   function bodies() {
     const log: string[] = [];
     let sent = 0;

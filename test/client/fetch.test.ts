@@ -367,7 +367,7 @@ async function readAndFree(http: Fetch, url: string): Promise<void> {
   await setImmediate();
 }
 
-/** A request that only its signal ends. */
+/** A request that only its signal can end. */
 function hanging(init?: RequestInit): Promise<Response> {
   return new Promise((_, reject) => {
     init?.signal?.addEventListener('abort', () => reject(init.signal?.reason));
@@ -417,7 +417,7 @@ describe('a server that does not answer', () => {
     let answer: ((response: Response) => void) | undefined;
     const http = createFetch({
       policy: timeout('10ms'),
-      // It ignores its signal.
+      // This operation ignores its signal.
       fetch: () => new Promise((resolve) => (answer = resolve)),
     });
     await expect(http('http://a.test/')).rejects.toThrow();
@@ -634,7 +634,7 @@ describe('propagate', () => {
 });
 
 describe('the default policy', () => {
-  /** Retries cost time; a POST is sent once. */
+  /** Retries take time, and a POST is sent once. */
   const post = (http: Fetch, origin: string) => http(origin, { method: 'POST' });
 
   it('repeats failed requests', async () => {

@@ -131,7 +131,7 @@ describe('createFetch with an idempotency key', () => {
       const failing = expect(http(server.origin, post())).rejects.toMatchObject({ code });
       await expect.poll(() => other.received).toHaveLength(1);
       await clock.advance('60ms');
-      // What would be sent meanwhile gets there before these are answered.
+      // Anything that was sent meanwhile arrives before these requests are answered.
       for (let trip = 1; trip <= 3; trip++) await fetch(server.origin, { redirect: 'manual' });
       await clock.advance('200ms');
       await failing;
@@ -185,7 +185,7 @@ describe('createFetch with an idempotency key', () => {
 });
 
 describe('sendKeyed', () => {
-  /** Answers with these responses in turn, and then with 200; what was sent is kept. */
+  /** Answers with these responses in turn, and then with 200. It keeps what was sent. */
   async function followed(
     responses: readonly (readonly [status: number, location?: string])[],
     {

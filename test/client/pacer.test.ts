@@ -44,9 +44,9 @@ function paced({ maxPauseMs = 60_000, maxWaitMs = 10_000, maxQueue = 1_000, with
       },
       signal === undefined ? undefined : { signal },
     );
-  /** Whose answer takes a while. */
+  /** A request whose answer takes a while. */
   const sendSlowly = (answer: Answer, ms: number) => around.attempt(() => clock.sleep(ms).then(() => answer));
-  /** Leave to start, with which nothing is done yet. */
+  /** A permission to start that is not used yet. */
   const admit = () => pacer.admit(new Call(clock, () => {}, undefined)) as Permit;
   return { clock, events, pacer, send, sendSlowly, admit, startsMs };
 }
@@ -265,7 +265,7 @@ describe('Pacer', () => {
   it('refuses no request that would start when a quota expires, however many wait for it', async () => {
     const { clock, send, sendSlowly, startsMs } = paced();
     void sendSlowly({ status: 200, headers: {} }, 20_000);
-    // The one that may be left is taken for the one on its way.
+    // The one request that may be left counts as the one that is on its way.
     await send(quota(1, 5, 10));
     const all = Array.from({ length: 100 }, () => send());
     await clock.runAll();
@@ -453,7 +453,7 @@ class HandClock implements Clock {
 
 const fuzzRuns = Number(process.env.HOLDFAST_FUZZ_RUNS ?? 100_000);
 
-/** Pieces of which real headers are made, so that the random ones come close. */
+/** Pieces of real headers, so that the random headers resemble them. */
 const piece = fc.constantFrom(
   ...[
     '0',
@@ -530,7 +530,7 @@ describe('hostile headers', () => {
       if (quota !== undefined && !(quota.remaining >= 0 && quota.resetMs >= 0 && (quota.limit ?? 0) >= 0))
         throw new Error(`${JSON.stringify(headers)}: ${JSON.stringify(quota)}`);
       const answer = pacer.admit(new Call(clock, () => {}, undefined));
-      // Whatever the one before has said, the longest pause is over.
+      // Whatever the previous answer has said, the longest pause is over.
       if (!('settle' in answer)) throw new Error(`stopped by ${JSON.stringify(inputs[index - 1])}`);
       answer.settle(outcome);
       clock.nowMs += 1_200;
@@ -541,7 +541,7 @@ describe('hostile headers', () => {
   it('are read in time that does not grow with their length beyond the part that is read', () => {
     const timeOf = (length: number) => {
       const filler = ['9', ';r=1', '"', '(', ',', ' ', 'a='].map((part) => part.repeat(length / part.length));
-      // A repeated text is put together when it is first looked into.
+      // V8 assembles a repeated text when it is first read.
       for (const long of filler) long.charCodeAt(length - 1);
       const startedUs = threadUs();
       for (let round = 0; round < 20; round++) {

@@ -23,7 +23,7 @@ import { answerText, httpServer, rawServer } from './support/servers.ts';
 const repeating = (attempts = 3) => retry({ attempts, backoff: constant(1), handles });
 const policy = pipeline(repeating());
 
-/** An agent with the interceptor, gone with the scope. */
+/** An agent with the interceptor, which is closed at the end of the scope. */
 function client(options: ClientOptions = { policy }, agentOptions: Agent.Options = {}) {
   const agent = new Agent(agentOptions);
   const dispatcher = agent.compose(resilience(options));
@@ -195,7 +195,7 @@ describe('resilience', () => {
     ['of Node', (body) => body],
     ['of the web', (body) => Readable.toWeb(body)],
   ])('does not count an upload that breaks off against its origin, a stream %s', async (_, made) => {
-    /** Fails after its first chunk, or has no end. */
+    /** A stream that fails after its first chunk, or that has no end. */
     const poured = (fails: boolean) =>
       Readable.from(
         (async function* () {
@@ -289,7 +289,7 @@ describe('resilience', () => {
   });
 });
 
-/** The controller of one attempt, as undici gives it. */
+/** The controller of one attempt, as undici provides it. */
 class Control {
   readonly calls: string[] = [];
   reason: unknown = null;

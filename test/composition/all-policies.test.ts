@@ -1,6 +1,6 @@
 /**
- * Pipelines of any policies in any accepted order, for calls that meet in them, with operations, aborts, deadlines and
- * hooks of every kind: each call settles once and on time, every limit holds, and nothing is left.
+ * Pipelines of any policies in any accepted order, for calls that meet in them, with operations, aborts, deadlines and hooks of every kind. Each call settles
+ * once and on time, every limit holds, and nothing is left.
  */
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';

@@ -1,4 +1,7 @@
-/** Where values go that operations returned: to the caller, into the error that the caller gets, or to `onDiscard`, so that nothing stays open and nothing is closed twice. */
+/**
+ * Where the values go that operations returned: to the caller, into the error that the caller gets, or to `onDiscard`. So nothing stays open, and nothing is
+ * closed twice.
+ */
 import { describe, expect, it } from 'vitest';
 import type { AnyPolicy } from '../../src/core/pipeline.js';
 import { bulkhead, circuitBreaker, constant, hedge, pipeline, retry, timeout } from '../../src/index.js';

@@ -1,4 +1,7 @@
-/** What a user's tests do: fakes in the place of timers, there before this package is imported or put there later. Nothing may wait for them that no test knows of. */
+/**
+ * What users' tests do: they replace timers by fakes, before this package is imported or after. Nothing of ours may wait for a fake timer that no test knows
+ * of.
+ */
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 const faked = ['setTimeout', 'clearTimeout', 'setImmediate', 'queueMicrotask', 'performance'] as const;
@@ -30,7 +33,7 @@ describe.each(['before', 'after'])('with fake timers put there %s the import', (
     return all;
   }
 
-  /** Microtasks only: they are all that runs by itself. */
+  /** Lets microtasks run, which are all that runs by itself. */
   async function settle() {
     for (let turns = 0; turns < 20; turns++) await undefined;
   }
@@ -103,7 +106,7 @@ describe.each(['before', 'after'])('with fake timers put there %s the import', (
 
   it('a timeout ends calls after the fakes were taken away', async () => {
     const { pipeline, timeout } = await loaded();
-    // Its wait is lost with the fakes, or goes on without them.
+    // Its wait is lost with the fakes, or continues without them.
     void pipeline(timeout('1h')).attempt(() => new Promise(() => {}));
     vi.useRealTimers();
     expect(await pipeline(timeout(1)).attempt(() => new Promise(() => {}))).toMatchObject({

@@ -1,4 +1,4 @@
-/** Faults that an attack on the code found. Each was a call that hung, a wrong result or a timer left behind. */
+/** Faults that were found by attacking the code. Each one was a call that hung, a wrong result, or a timer left behind. */
 import { getEventListeners } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import {
@@ -29,7 +29,7 @@ const broken = new Error('broken');
 const throws = () => {
   throw broken;
 };
-/** What the clock itself holds: the test runner has timers of the platform, too, which come and go. */
+/** What the clock itself holds. The test runner also uses timers of the platform, which come and go. */
 const timersOfSystemClock = () => {
   const { platformTimer, far } = systemClock as unknown as { platformTimer: unknown; far: Map<unknown, unknown> };
   return (platformTimer === undefined ? 0 : 1) + far.size;

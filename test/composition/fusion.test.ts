@@ -1,6 +1,6 @@
 /**
- * A retry that is fused with the guards around and inside it, against the same retry as a step of its own: nobody can
- * tell them apart but by the time that a call costs.
+ * Compares a retry that is fused with the guards around and inside it with the same retry as a separate step. Nobody can tell them apart, except by the time
+ * that a call costs.
  */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
@@ -25,8 +25,8 @@ const runs = Number(process.env.HOLDFAST_FUSION_RUNS ?? 1_500);
 const hears: Guard = { name: 'hears', admit: () => ({ settle() {}, release() {} }) };
 
 /**
- * The same retry in an object that tells a pipeline nothing of how it can be resumed. By itself it would hear of the end
- * of its call only when the first attempt has ended; a fused one hears at once, as one with a guard inside does.
+ * The same retry in an object that does not tell a pipeline how it can be resumed. By itself it would hear that its call has ended only when the first attempt
+ * has ended; a fused one hears at once, as one with a guard inside does.
  */
 function unfused({ name, traits, handle }: Strategy): Strategy {
   return {
@@ -42,7 +42,7 @@ function unfused({ name, traits, handle }: Strategy): Strategy {
 const told = (outcome: Played['outcomes'][number]['outcome']) =>
   outcome?.ok ? `value ${outcome.value}` : String(outcome?.error);
 
-/** Order within an instant is left out: how many microtasks a step takes is no promise. */
+/** The order within an instant is left out, because the number of microtasks that a step takes is no promise. */
 function view({ outcomes, starts, aborts, permits, events, faults }: Played) {
   return {
     outcomes: outcomes.map(({ settledMs, outcome }) => `${told(outcome)} at ${settledMs}`),
@@ -55,10 +55,9 @@ function view({ outcomes, starts, aborts, permits, events, faults }: Played) {
 }
 
 /**
- * Whether it shows only what is no promise: what comes first in one instant. When a hedge has a winner it aborts a copy
- * that may get a slot in this instant; callers of one flight end together and want what is left of one budget; who
- * gets a slot that comes free meets another one at the next bulkhead; of two breakers of one group that fail together one
- * may open.
+ * Whether a difference shows only what is not promised, namely which of several things comes first in one instant. A hedge that has a winner aborts a copy that
+ * may get a slot in this instant. Callers of one flight end together and want what is left of one budget. A call that gets a free slot meets another one at the
+ * next bulkhead. Of two breakers of one group that fail together, one may open.
  */
 function isRace({ policies, calls }: Script): boolean {
   const retryIndex = policies.findIndex(({ kind }) => kind === 'retry');
@@ -71,9 +70,9 @@ function isRace({ policies, calls }: Script): boolean {
 }
 
 /**
- * An operation that ends its own call ends whatever shares that call with it, and a fused retry shares more of it, so that
- * is tried only where the retry belongs to the outermost step. A hook ends a call only where no other call can come
- * between, because which event is the fifth depends on the order within an instant.
+ * An operation that ends its own call also ends whatever shares that call with it. A fused retry shares more of it, so this is only tried where the retry
+ * belongs to the outermost step. A hook ends a call only where no other call can come between, because which event is the fifth depends on the order within an
+ * instant.
  */
 function comparable(script: Script): Script {
   const first = script.policies.find(({ kind }) => !guardKinds.has(kind));
@@ -89,7 +88,7 @@ function comparable(script: Script): Script {
   return withoutTies({ policies, calls, mischiefs });
 }
 
-/** Whether a call that its own guard or another call ends has begun depends on the order within an instant, too. */
+/** Whether a call that is ended by its own guard or by another call has begun also depends on the order within an instant. */
 function calm(spec: PolicySpec, hasCompany: boolean): PolicySpec {
   if (spec.kind === 'keyed') return { ...spec, of: spec.of.map((part) => calm(part, hasCompany)) };
   if (!('abortsWhen' in spec) || (spec.kind === 'retry' && !hasCompany)) return spec;

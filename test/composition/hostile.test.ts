@@ -1,6 +1,6 @@
 /**
- * Pipelines among hostile company: hooks, guards, operations and signals that do what they should not. Each call still
- * settles once, its permits are told once, and nothing of it is left.
+ * Pipelines in hostile company: hooks, guards, operations and signals that do what they should not. Each call still settles once, its permits are told once,
+ * and nothing of it is left.
  */
 import { getEventListeners } from 'node:events';
 import fc from 'fast-check';
@@ -40,7 +40,7 @@ afterEach(async () => {
   expect(unhandled).toEqual([]);
 });
 
-/** A guard that notes what its permits are told, and does something when it is asked. */
+/** A guard that records what its permits are told, and does something when it is asked. */
 function recorder(name: string, whenAsked: () => unknown = () => {}) {
   const told: string[] = [];
   const guard: Guard & { readonly told: string[] } = {
@@ -279,7 +279,7 @@ describe('pipeline, over many calls of one caller', () => {
       },
       hangs,
     ];
-    // In portions, because a platform's signal looks through all its listeners to add one or take it away.
+    // The calls come in portions, because a platform's signal searches all its listeners to add or remove one.
     for (let portion = 0; portion < 25; portion++) {
       const running = Array.from({ length: 200 }, (_, index) =>
         all.attempt(ways[index % ways.length] as () => unknown, { signal: controller.signal }),
@@ -345,7 +345,7 @@ describe('pipeline, when an end and an attempt meet in one tick', () => {
         await clock.runAll();
         expect(settlements).toBe(1);
         expect(outer.told).toHaveLength(1);
-        // Who was let in is told; who was still in line was never asked.
+        // Every permit that was admitted is told. A call that was still waiting was never asked.
         expect(inner.told.length).toBeLessThanOrEqual(asked);
         expect([clock.pendingTimers, getEventListeners(controller.signal, 'abort').length]).toEqual([0, 0]);
       }),

@@ -1,4 +1,4 @@
-/** Pipelines of any policies whose operations run through another pipeline, which knows of the call around it. */
+/** Pipelines of any policies whose operations run through another pipeline, which knows the call around it. */
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { enableContext } from '../../src/integrations/context.js';

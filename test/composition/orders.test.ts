@@ -1,6 +1,6 @@
 /**
- * Every order of retry, timeout, deadline and fallback that `pipeline` accepts, under every kind of operation, abort and
- * broken hook: each call settles once and on time, and nothing of it is left.
+ * Every order of retry, timeout, deadline and fallback that `pipeline` accepts, with every kind of operation, abort and broken hook. Each call settles once and
+ * on time, and nothing of it is left.
  */
 import { getEventListeners } from 'node:events';
 import fc from 'fast-check';
@@ -26,7 +26,7 @@ const kinds: readonly Kind[] = ['retry', 'timeout', 'deadline', 'fallback'];
 const seed = 41;
 const ms = (max: number) => fc.integer({ min: 1, max });
 
-/** What one attempt does: how it ends, after which time, and whether it minds its signal. */
+/** What one attempt does: how it ends, after which time, and whether it obeys its signal. */
 const behaviour = fc.record({
   ends: fc.constantFrom('value', 'error', 'never', 'throws at once', 'value at once', 'thenable'),
   afterMs: ms(30),
@@ -63,7 +63,7 @@ function build(shape: Scenario, clock: VirtualClock, answer: () => unknown = () 
   return pipeline(...order.map((kind) => make[kind]()));
 }
 
-/** Runs one call to its end on a clock of its own and tells all that can be seen of it. */
+/** Runs one call to its end on its own clock, and returns everything that can be observed. */
 async function play(shape: Scenario, way: 'attempt' | 'execute') {
   const clock = virtualClock();
   let fallbacks = 0;

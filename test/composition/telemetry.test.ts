@@ -1,4 +1,7 @@
-/** Spans and figures over random failures: one span for each call, one in it for each run of the operation, all ended, with the outcome there was. */
+/**
+ * Spans and metrics over random failures: one span for each call, and one in it for each run of the operation. All of them end, with the outcome that there
+ * was.
+ */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -29,7 +32,7 @@ interface Span {
   readonly attributes: Record<string, unknown>;
   status: number;
   ends: number;
-  /** A single flight goes on for others. */
+  /** A single flight continues for other callers. */
   childrenAtEnd: number;
 }
 
@@ -78,7 +81,7 @@ function keeping() {
   return { api, spans, active };
 }
 
-/** As much of prom-client as counts what is observed. */
+/** The part of prom-client that counts what is observed. */
 function counting() {
   const figures = new Map<string, number>();
   class Metric {

@@ -1,4 +1,4 @@
-/** What of our objects comes into a log by `console.log` or `JSON.stringify`: little, and no key, value or secret. */
+/** What `console.log` and `JSON.stringify` show of our objects: little, and no key, value or secret. */
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import {

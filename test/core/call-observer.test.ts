@@ -1,4 +1,4 @@
-/** What stands around every call and attempt, while somebody observes. */
+/** What surrounds every call and attempt while somebody observes. */
 import { afterEach, describe, expect, it } from 'vitest';
 import { type CallObserver, callObserver, observeCalls } from '../../src/core/ambient.js';
 import { circuitBreaker, constant, keyed, pipeline, retry, singleFlight, timeout } from '../../src/index.js';

@@ -1,4 +1,4 @@
-/** What a call promises to the policies and calls around and below it. What it promises to an operation: `pipeline.test.ts`. */
+/** What a call promises to the policies and calls around and below it. `pipeline.test.ts` covers what it promises to an operation. */
 import { describe, expect, it } from 'vitest';
 import { Call, type Dependent, outermostOf } from '../../src/core/call.js';
 import { virtualClock } from '../../src/testing/index.js';
@@ -8,7 +8,7 @@ const task = () => 1;
 const newCall = (...[options, parent]: [ConstructorParameters<typeof Call>[2]?, Call?]) =>
   new Call(clock, task, options, parent);
 
-/** Hears of an abort, and writes down of which. */
+/** Listens for an abort, and records whose it was. */
 function dependent(name: string, heard: string[], onAbort: () => void = () => {}): Dependent {
   return {
     owner: undefined,

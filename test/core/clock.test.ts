@@ -89,7 +89,7 @@ describe('systemClock', () => {
       });
     const none = [undefined, undefined];
     expect(await expiry(fresh.systemClock)).toEqual(none);
-    // One of its own, so that the background's need not keep this process.
+    // It has a timer of its own, so that the background's timer need not keep this process alive.
     expect(await Promise.all([expiry(fresh.systemClock.background!), expiry(fresh.systemClock)])).toEqual([none, none]);
   });
 
@@ -127,7 +127,7 @@ describe('systemClock on a simulated platform', () => {
     vi.resetModules();
   });
 
-  /** A clock of its own, whose platform fires timers when it is told to. */
+  /** A separate clock whose platform fires timers when the test tells it to. */
   async function play(startMs = 0, hasTurns = true) {
     let nowMs = startMs;
     const looks = { atTheTime: 0, timersSet: 0 };
@@ -158,14 +158,14 @@ describe('systemClock on a simulated platform', () => {
       fired,
       looks,
       timerOf,
-      /** A timer that writes down when it fired. */
+      /** A timer that records when it fired. */
       timer: (name: string) => timerOf(() => fired.push(`${name} at ${nowMs}`)),
       armed: () => [...armed].map(({ atMs }) => atMs),
-      /** The request that set them ends, and timers go with it. */
+      /** Ends the request that set the timers, and its timers with it. */
       endRequest(...ats: number[]) {
         for (const timer of armed) if (ats.includes(timer.atMs)) armed.delete(timer);
       },
-      /** Another request is served, which may not clear the timers there are. */
+      /** Begins to serve another request, which may not clear the existing timers. */
       enterRequest() {
         mayClear = false;
       },
@@ -176,7 +176,7 @@ describe('systemClock on a simulated platform', () => {
         atTurnEnd = [];
         for (const task of tasks) task();
       },
-      /** Lets time pass, and fires what is armed when its time has come: or, as platforms do, a little early or, below 0, late. */
+      /** Lets time pass and fires the armed timers when they are due or, as platforms do, a little early or, below 0, late. */
       goTo(untilMs: number, earlyMs = 0) {
         for (;;) {
           const [next] = [...armed].sort((one, other) => one.atMs - other.atMs);

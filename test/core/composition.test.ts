@@ -23,7 +23,7 @@ import {
 
 const budgeted = () => retry({ budget: retryBudget() });
 
-/** A policy of one's own that tells only some of what ours tell. */
+/** A user's own policy that reports only some of what ours report. */
 function own(kind: string, traits: Partial<PolicyTraits> = {}): Guard {
   return {
     name: `own ${kind}`,
@@ -32,7 +32,7 @@ function own(kind: string, traits: Partial<PolicyTraits> = {}): Guard {
   };
 }
 
-/** The codes of what `explain()` doubts. */
+/** The codes of the warnings of `explain()`. */
 function doubts(...policies: readonly AnyPolicy[]): readonly string[] {
   return pipeline(...policies)
     .explain()
@@ -128,7 +128,7 @@ describe('explain', () => {
     expect(doubled.explain().warnings.map(({ message }) => message)).toEqual([
       '"retry" and "hedge" multiply: up to 9 operations for one call; use one of them',
     ]);
-    // A policy that tells nothing of itself changes nothing.
+    // A policy that describes nothing of itself changes nothing.
     const silent: Guard = { name: 'silent', admit: () => ({ settle() {}, release() {} }) };
     const beside = pipeline(silent, deadline('30s'), budgeted(), hedge({ delay: '1s', max: 2 }), timeout('2s'));
     expect(beside.explain().warnings).toEqual(doubled.explain().warnings);
@@ -184,7 +184,7 @@ describe('explain', () => {
     expect(doubts(deadline('2001ms'), hedge({ delay: '1s', max: 2 }), timeout('1s'))).toEqual([]);
     expect(doubts(circuitBreaker({ window: { calls: 10 } }), timeout('2s'))).toEqual([]);
     expect(doubts(timeout('2s'), timeout('1s'))).toEqual([]);
-    // Two attempts of 2 s and a wait of 1 s between them.
+    // There are two attempts of 2 s, and a wait of 1 s between them.
     const twice = retry({ attempts: 2, backoff: constant('1s'), budget: retryBudget() });
     expect(doubts(deadline('5s'), twice, timeout('2s'))).toEqual([]);
     expect(doubts(deadline('4999ms'), twice, timeout('2s'))).toEqual(['attempts-exceed-deadline']);

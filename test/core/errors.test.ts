@@ -28,7 +28,7 @@ import {
   TimeoutError,
 } from '../../src/index.js';
 
-/** Made by each test, because what is made before it runs cannot notice what breaks meanwhile. */
+/** Each test makes its own errors, because an error that was made before the test cannot show what breaks in it. */
 const timedOut = () => new TimeoutError({ policy: 'payments', afterMs: 1_000 });
 const tooLate = () => new DeadlineTooShortError({ policy: 'deadline', remainingMs: -12.34 });
 

@@ -25,7 +25,7 @@ function collectWarnings(): Error[] {
   return warnings;
 }
 
-/** Warnings are emitted on a later tick. */
+/** Warnings are emitted in a later tick. */
 const nextTurn = () => new Promise(setImmediate);
 
 describe('Events', () => {

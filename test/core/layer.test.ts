@@ -27,7 +27,7 @@ import { virtualClock } from '../../src/testing/index.js';
 
 type Told = readonly [what: 'settle' | 'release' | 'ended', outcome?: Outcome];
 
-/** A guard that writes down what its permits are told. */
+/** A guard that records what its permits are told. */
 function recorder(name: string, extra: Partial<Permit> = {}): Guard & { readonly told: Told[]; admitted: number } {
   const told: Told[] = [];
   return {
@@ -358,7 +358,7 @@ describe('a layer of guards', () => {
   });
 
   describe('with a guard that queues', () => {
-    /** Lets calls wait until `let(n)`. */
+    /** Makes calls wait until `let(n)`. */
     function queue(): Guard & { readonly waiting: ((answer: Permit | Refusal) => void)[]; readonly calls: Call[] } {
       const waiting: ((answer: Permit | Refusal) => void)[] = [];
       const calls: Call[] = [];
@@ -571,7 +571,7 @@ describe('a retry in a layer', () => {
 describe('a guard that is asked directly with a running call', () => {
   const clock = virtualClock();
   const perSecond = () => rateLimit({ limit: 1, clock });
-  /** Whether the guard admits at once, and a second later. */
+  /** Whether the guard admits at once, and whether it does so a second later. */
   async function twice(guard: Guard, call: Call): Promise<boolean[]> {
     const first = await guard.admit(call);
     await clock.sleep(1_000);

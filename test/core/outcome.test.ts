@@ -15,7 +15,7 @@ function thrownBy(task: () => unknown): unknown {
   throw new Error('nothing was thrown');
 }
 
-/** What nobody handled until the next turn. */
+/** The rejections that nobody handled until the next turn. */
 async function unhandled(task: () => void): Promise<unknown[]> {
   const reported: unknown[] = [];
   const listen = (reason: unknown) => reported.push(reason);

@@ -17,7 +17,7 @@ import { virtualClock } from '../../src/testing/index.js';
 
 const hangs = () => new Promise<never>(() => {});
 
-/** A strategy that only passes on, so that the next guards become a layer of their own. */
+/** A strategy that only passes calls on, so that the next guards become a layer of their own. */
 const passOn: Strategy = { name: 'passOn', handle: (call, next) => next(call) };
 
 describe('pipeline', () => {

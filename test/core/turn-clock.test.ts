@@ -8,7 +8,7 @@ afterEach(() => vi.restoreAllMocks());
 describe('turn clock', () => {
   const clock = turnClockOf(systemClock);
 
-  /** Reads until two answers are one; undefined: they never are. */
+  /** Reads until two answers are the same; undefined if they never are. */
   const untilItStands = () => {
     for (let reads = 0; reads < 10_000; reads++) {
       const nowMs = clock.now();
@@ -46,7 +46,7 @@ describe('turn clock', () => {
   });
 
   it('is exact if it is read rarely, and with a given clock', async () => {
-    // What the reads of others began ends with the turn.
+    // What other readers began ends with the turn.
     await turn();
     for (let reads = 0; reads < 3; reads++) {
       const beforeMs = systemClock.now();
@@ -118,7 +118,7 @@ describe('turn clock', () => {
       block(1);
       expect(clock.now()).toBeGreaterThan(firstMs);
     } finally {
-      // Restoring all passes over a spy that nobody has called.
+      // `restoreAllMocks` skips a spy that nobody has called.
       held.mockRestore();
     }
   });

@@ -27,7 +27,7 @@ const hangs = () => new Promise<never>(() => {});
 const done: Outcome = { ok: true, value: 1 };
 const gaveUp: Outcome = { ok: false, error: new TimeoutError({ policy: 'timeout', afterMs: 1 }) };
 
-/** A permit taken by hand; fails the test where the guard refuses or lets wait. */
+/** A permit that is taken by hand. The test fails if the guard refuses or makes it wait. */
 function permitOf(answer: Permit | Refusal | Promise<Permit | Refusal>): Permit {
   if (answer instanceof Promise || isRefusal(answer)) throw new Error('no permit at once');
   return answer;
@@ -127,7 +127,7 @@ describe('bulkhead', () => {
   });
 
   describe('order', () => {
-    /** Three calls in the queue of a bulkhead with one slot and two places, then the slot comes free for each in turn. */
+    /** Puts three calls into the queue of a bulkhead with one slot and two places; then the slot becomes free for each in turn. */
     async function served(order: BulkheadOptions['order']) {
       const clock = virtualClock();
       const calls = pipeline(bulkhead({ limit: 1, queue: 2, clock, ...(order && { order }) }));
@@ -165,7 +165,7 @@ describe('bulkhead', () => {
     it("'codel' serves its calls in time when twice as many come as can be served, where first come, first served serves nobody in time", async () => {
       const inTime = async (order: BulkheadOptions['order']) => {
         const clock = virtualClock();
-        // 10 slots of 100 ms: one call per 10 ms can be served, one per 5 ms comes, and each has 500 ms.
+        // 10 slots of 100 ms serve one call per 10 ms. One call arrives every 5 ms, and each has 500 ms.
         const calls = pipeline(
           deadline({ after: 500, clock }),
           bulkhead({ limit: 10, queue: 1_000, ...(order && { order }) }),
@@ -223,7 +223,7 @@ describe('bulkhead', () => {
         await clock.advance(5);
       }
       await clock.runAll();
-      // A target of 5 ms, and 100 ms and more until it is clear that the queue stands.
+      // The target is 5 ms, and it takes 100 ms or more until it is clear that the queue does not drain.
       const turnedAway = ends.filter(({ reason }) => reason === 'waited');
       expect(turnedAway.length).toBeGreaterThan(80);
       expect(Math.min(...turnedAway.map(({ waitedMs }) => waitedMs))).toBeGreaterThan(10);
@@ -525,7 +525,7 @@ describe('bulkhead', () => {
         const clock = virtualClock();
         const { maxWait, ...others } = options;
         const guard = bulkhead({ ...others, ...(maxWait !== undefined && { maxWait }), clock });
-        // What a call should be, and what it turned out to be.
+        // What a call should become, and what it became.
         type Entry = {
           state: string;
           seen: string;
@@ -604,12 +604,12 @@ describe('bulkhead', () => {
             else permit.settle(current.act === 'give up' ? gaveUp : done);
             if (isGivenUp) call.beginAbandonedWork();
             else if (current.tellsEnd) permit.ended?.();
-            // A second answer changes nothing.
+            // Answering a second time changes nothing.
             permit.settle(done);
             permit.release();
           }
           await clock.flush();
-          // An entry that is over or given up was once seen running.
+          // An entry that is over or abandoned was once seen running.
           expect(entries.map(({ seen }) => seen)).toEqual(
             entries.map(({ state }) => (state === 'over' || state === 'given up' ? 'running' : state)),
           );

@@ -16,7 +16,7 @@ const forms: readonly DeadlineForm[] = ['holdfast', 'grpc', 'envoy'];
 const seed = Number(process.env.FUZZ_SEED ?? 20_261);
 const fuzzRuns = Number(process.env.HOLDFAST_FUZZ_RUNS ?? 100_000);
 
-/** Headers as a server of Node shows them. */
+/** Headers as a server of Node presents them. */
 function reader(headers: Readonly<Record<string, unknown>>): HeaderReader {
   return (name) => headers[name] as string | undefined;
 }
@@ -128,7 +128,7 @@ describe('parseDeadlineHeaders', () => {
 });
 
 describe('deadlineHeaders', () => {
-  /** What is left when this much shall be said: the margin of 1 % above it. */
+  /** The time that must be left for this value to be sent: it adds the margin of 1 %. */
   const leftFor = (ms: number) => ms / 0.99 + 1e-6;
 
   it.each([

@@ -40,7 +40,7 @@ afterEach(async () => {
   expect(unhandled).toEqual([]);
 });
 
-/** Notes when a promise settles, and how. */
+/** Records when a promise settles, and how. */
 function watched<T>(clock: VirtualClock, promise: Promise<T>) {
   const seen: { atMs?: number; value?: T } = {};
   void promise.then((value) => {

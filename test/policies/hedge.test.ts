@@ -29,7 +29,7 @@ import { seededRandom, virtualClock } from '../../src/testing/index.js';
 const down = (text: string | number = '') => new Error(`down ${text}`);
 const rejected = () => new RejectedError('ERR_NO', 'not now', { policy: 'no' });
 
-/** A clock whose timers fire so much later than they should. */
+/** A clock whose timers fire this much later than they should. */
 const lateClock = (clock: Clock, lagMs: () => number): Clock => ({
   now: () => clock.now() + lagMs(),
   wallNow: () => clock.wallNow(),
@@ -37,10 +37,10 @@ const lateClock = (clock: Clock, lagMs: () => number): Clock => ({
   cancel: (timer) => clock.cancel(timer),
 });
 
-/** What one copy does: after so many milliseconds, a value, or an error that is thrown. */
+/** What one copy does: after this many milliseconds it returns a value, or throws an error. */
 type Script = readonly [afterMs: number, answer: unknown];
 
-/** Runs one hedged call whose copies follow a script, to its end, in virtual time. */
+/** Runs one hedged call, whose copies follow a script, to its end in virtual time. */
 async function run(options: HedgeOptions, scripts: readonly Script[], execute: object = {}) {
   const clock = virtualClock();
   const events: HoldfastEvent[] = [];
@@ -408,7 +408,7 @@ describe('hedge', () => {
         const random = seededRandom(seed);
         const { call, sentMs } = quantileRun(0, { delay: { quantile: 0.95, minimumSamples: 100 } });
         const calls = 3_000;
-        // One call in twelve hangs for long: more than the share of copies.
+        // One call in twelve hangs for a long time, which is more than the share of copies.
         const latency = () => (random() < 0.08 ? 5_000 : 5 + random() * 10);
         for (let index = 0; index < calls; index++) await call(latency(), latency(), latency());
         expect(sentMs.length / calls, `seed ${seed}`).toBeLessThan(0.07);
@@ -721,7 +721,7 @@ describe('hedge', () => {
   });
 
   describe('towards inner and outer policies', () => {
-    /** A guard that keeps a book of how its permits end. */
+    /** A guard that records how its permits end. */
     function bookkeeper() {
       const book: string[] = [];
       const guard: Guard = {

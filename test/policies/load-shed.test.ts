@@ -15,14 +15,14 @@ import {
 import { loadShedWith } from '../../src/policies/load-shed.js';
 import { virtualClock } from '../../src/testing/index.js';
 
-/** A guard on an event loop whose state the test says. */
+/** A guard on an event loop whose state the test sets. */
 function onLoop(loop: { delayMs?: number; utilization?: number }, options?: LoadShedOptions) {
   return loadShedWith({ delayMs: () => loop.delayMs ?? 0, utilization: () => loop.utilization ?? 0 }, options);
 }
 
 const priorities: readonly Priority[] = ['low', 'normal', 'high', 'critical'];
 
-/** Which priorities it lets in. */
+/** Which priorities it admits. */
 async function admitted(loop: { delayMs?: number; utilization?: number }, options: LoadShedOptions) {
   const calls = pipeline(onLoop(loop, { ...options, priority: ({ key }) => key as Priority }));
   const outcomes = await Promise.all(priorities.map((key) => calls.attempt(() => key, { key })));
@@ -55,7 +55,7 @@ describe('loadShed', () => {
 
   it('refuses with an error that gives the measurement, and reports it', () => {
     const events: HoldfastEvent[] = [];
-    // How busy it is was not asked for.
+    // The guard did not ask how busy the loop is.
     const guard = onLoop({ delayMs: 130.4, utilization: 0.5 }, { name: 'server', on: (event) => events.push(event) });
     const { error } = guard.admit() as Refusal;
     expect(error).toMatchObject({
@@ -136,11 +136,11 @@ describe('loadShed', () => {
     const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
     const before = timers();
     expect(isRefusal(guard.admit())).toBe(false);
-    // A timer that is unref-ed is not among what keeps the process alive.
+    // A timer that is unref-ed does not count among what keeps the process alive.
     expect(timers()).toBe(before);
     const untilMs = performance.now() + 300;
     while (performance.now() < untilMs);
-    // Within the turn that blocks, and after it.
+    // Both within the turn that blocks, and after it.
     expect(isRefusal(guard.admit())).toBe(true);
     await turn();
     expect(isRefusal(guard.admit())).toBe(true);

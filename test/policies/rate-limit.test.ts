@@ -319,7 +319,7 @@ describe('rateLimit', () => {
           }
           await clock.runAll();
           await Promise.all(outcomes);
-          // Nobody overtakes, and no stretch of time sees more than the burst and what the rate gives for it.
+          // Nobody overtakes, and no stretch of time sees more than the burst and what the rate grants for its length.
           expect(starts.map(({ index }) => index)).toEqual(starts.map(({ index }) => index).toSorted((a, b) => a - b));
           for (let first = 0; first < starts.length; first++) {
             let sum = 0;

@@ -1,6 +1,6 @@
 /**
- * The faults of `field-faults.test.ts` once more with a real clock, a real HTTP server and real sockets. Everything
- * waits for an event; times have wide limits.
+ * The faults of `field-faults.test.ts` once more, with a real clock, a real HTTP server and real sockets. Every test waits for events, and times have wide
+ * limits.
  */
 import { execFileSync } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
@@ -19,7 +19,7 @@ import {
   timeout,
 } from '../../src/index.js';
 
-/** Far longer than any test may take: who waits for it has failed. */
+/** Far longer than any test may take: whoever waits for it has failed. */
 const aMinute = '1m';
 const soonMs = 50_000;
 
@@ -32,7 +32,7 @@ afterEach(async () => {
   closeServer = undefined;
 });
 
-/** A server on a free port of the loopback interface. It tells how many connections are open. */
+/** A server on a free port of the loopback interface. It reports how many connections are open. */
 async function serve(handler: Handler) {
   const connections = new Set<Socket>();
   const server = createServer(handler);
@@ -114,7 +114,7 @@ describe('timeout', () => {
       endBody = () => response.end('last');
     });
     const response = await pipeline(timeout('800ms')).execute(({ signal }) => fetch(server.url, { signal }));
-    // What ends the body is a second timeout of the same clock, later than the first one could have been.
+    // The body is ended by a second timeout of the same clock, later than the first one could have ended it.
     await pipeline(timeout('850ms')).attempt(() => new Promise(() => {}));
     endBody?.();
     expect(await response.text()).toBe('first, last');
@@ -183,7 +183,7 @@ describe('retry', () => {
     expect(await response.text()).toBe('ready');
     expect(requestsAt).toHaveLength(2);
     const [first = 0, second = 0] = requestsAt;
-    // The server notes a request somewhat later than the client made it.
+    // The server records a request somewhat later than the client made it.
     expect(second - first).toBeGreaterThanOrEqual(900);
     expect(second - first).toBeLessThan(soonMs);
   });
@@ -232,7 +232,7 @@ describe('retry', () => {
     expect(tookMs).toBeLessThan(soonMs);
     await server.untilNoConnection();
     const requestsAtEnd = requests;
-    // Ten times as long as a wait and an attempt would take.
+    // This is ten times as long as a wait and an attempt would take.
     await pipeline(timeout('550ms')).attempt(() => new Promise(() => {}));
     expect(requests).toBe(requestsAtEnd);
     expect(server.connections.size).toBe(0);

@@ -156,7 +156,7 @@ describe('singleFlight', () => {
       await first;
       const second = call('a');
       await clock.advance(60);
-      // The abandoned work has ended; a third call still joins the second.
+      // The abandoned work has ended, and a third call still joins the second.
       const third = call('a');
       await clock.runAll();
       expect(await second).toEqual(await third);
@@ -357,7 +357,7 @@ describe('singleFlight', () => {
       }
     };
     await bytesLeftBy(() => churn(0, 64));
-    // Eight megabytes, of which 32 answers are there at a time.
+    // The answers take eight megabytes in all, of which 32 answers are held at a time.
     expect(await bytesLeftBy(() => churn(64, 1_088))).toBeLessThan(2e6);
   });
 

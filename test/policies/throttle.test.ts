@@ -199,7 +199,7 @@ describe('throttle', () => {
     expect(guard.probability).toBe(0.9);
     await clock.advance('1s');
     guard.admit();
-    // Ten are left, which is too few to say anything.
+    // Ten calls are left, which are too few to say anything.
     expect(guard.probability).toBe(0);
     repeat(30, down);
     await clock.advance('7d');

@@ -1,6 +1,6 @@
 /**
- * The cache of eight processes over a bad network: one load per key and expiry, and never what a change has made old. Some worlds in every run;
- * `npm run worlds` plays five times as many.
+ * The cache of eight processes over a bad network: one load per key and expiry, and never a value that a change has made old. Every run plays some worlds; `npm
+ * run worlds` plays five times as many.
  */
 import { describe, expect, it } from 'vitest';
 import { checkSeeds, type World } from '../../src/testing/index.js';
@@ -12,7 +12,7 @@ const between = (min: number, max: number) => (random: () => number) => min + (m
 
 const healthy: CacheWorldOptions = { processes: 8, canWatch: false, loadMs: between(5, 400) };
 
-/** Callers ask at random for a while. */
+/** Callers ask at random times for a while. */
 async function ask(world: World, caches: CacheWorld, forMs: number, meanGapMs = 8): Promise<void> {
   const endMs = world.now() + forMs;
   while (world.now() < endMs) {
@@ -21,7 +21,7 @@ async function ask(world: World, caches: CacheWorld, forMs: number, meanGapMs = 
   }
 }
 
-/** One writer per key, one change after the other. */
+/** Each key has one writer, which makes one change after the other. */
 async function change(world: World, caches: CacheWorld, forMs: number): Promise<void> {
   const endMs = world.now() + forMs;
   const writer = async (key: string) => {
@@ -42,7 +42,7 @@ describe('cache, simulated', () => {
       await world.sleep(2_000);
       expect(caches.failures).toEqual([]);
       expect(caches.mostLoadsAtOnce()).toBe(1);
-      // A ttl of 2 s: within it nothing is loaded a second time.
+      // The ttl is 2 s, and nothing is loaded a second time within it.
       for (const key of keys) {
         const begun = caches.loads.filter((load) => load.key === key);
         for (const [index, { toMs }] of begun.entries()) {
@@ -61,7 +61,7 @@ describe('cache, simulated', () => {
       await world.sleep(2_000);
       expect(caches.failures).toEqual([]);
       expect(caches.changes.length).toBeGreaterThan(20);
-      // Word of a change needs a moment; without it a copy in memory lives for 5 s at most, and a load under way may still answer.
+      // News of a change takes a moment. Without it, a copy in memory lives for 5 s at most, and a load that is under way may still answer.
       expect(caches.staleRead(canWatch ? 100 : 5_500)).toBeUndefined();
     });
   });
@@ -132,7 +132,7 @@ describe('cache, simulated', () => {
         }
       };
       await Promise.all([ask(world, caches, 25_000, 20), change(world, caches, 20_000), disturb()]);
-      // However badly it goes: no answer is older than its windows, counted from its load.
+      // However bad the faults are, no answer is older than its windows allow, counted from its load.
       for (const { key, fromMs, value, node } of caches.reads) {
         const loads = caches.loads.filter((load) => load.key === key && load.value === value);
         const sets = caches.sets.filter((one) => one.key === key && one.value === value);
@@ -143,7 +143,7 @@ describe('cache, simulated', () => {
         const oldestMs = fromMs - (ttlMs + 3_000 + 600);
         expect(newestMs, `${node} at ${fromMs}: ${key} = ${value}`).toBeGreaterThan(oldestMs);
       }
-      // And all is well again once the faults are over.
+      // Everything is well again once the faults are over.
       world.network.heal();
       for (const node of [caches.store, ...caches.nodes]) {
         node.thaw();

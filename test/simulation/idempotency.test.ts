@@ -1,4 +1,4 @@
-/** The state machine of idempotency keys against its table, over seeded histories of crashes, freezes, lost replies and skew. */
+/** The state machine of idempotency keys against its table, over seeded histories of crashes, freezes, lost replies and clock skew. */
 import { InDoubtError, idempotency, isHoldfastError } from 'holdfast';
 import { checkSeeds, type Scenario, type SimulatedProcess, seededRandom, type World } from 'holdfast/testing';
 import { afterEach, beforeEach, describe, it, vi } from 'vitest';
@@ -12,7 +12,7 @@ interface Answered {
   readonly value: string;
 }
 
-/** Owners are random bits of the platform; here they come from the seed. */
+/** Owners are normally random bits of the platform. Here they come from the seed. */
 let bits = seededRandom(1);
 beforeEach(() => {
   vi.spyOn(globalThis.crypto, 'getRandomValues').mockImplementation((array) => {
@@ -25,12 +25,12 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-/** Three machines do the same orders again and again, until each of them has its answer. */
+/** Three machines repeat the same orders until each of them has its answer. */
 function shops(onLost: 'rerun' | 'resume' | 'refuse'): Scenario {
   return async (world: World) => {
     bits = seededRandom(world.seed);
     broken.length = 0;
-    // What lies out here survives every crash.
+    // What is declared out here survives every crash.
     const effects = new Map<string, number>();
     const charges = new Map<string, Set<string>>();
     const phases = new Map<string, number>();
@@ -68,7 +68,7 @@ function shops(onLost: 'rerun' | 'resume' | 'refuse'): Scenario {
         },
         { ...scope, operation: key, input: { key } },
       );
-      // Told so by an event: the store did not take this answer, and another attempt may give another one.
+      // An event has said that the store did not take this answer, so another attempt may give a different one.
       if (!unrecorded.has(key)) answers.push({ key, value });
       settled.add(key);
     }
@@ -90,7 +90,7 @@ function shops(onLost: 'rerun' | 'resume' | 'refuse'): Scenario {
             } catch (error) {
               if (!isHoldfastError(error) && !(error instanceof Error)) throw error;
               if (error instanceof InDoubtError && error.reason === 'unknown' && isCalm) {
-                // An operator looks at the books and says what is so.
+                // An operator reads the books and reports what has happened.
                 const charged = effects.get(key) ?? 0;
                 const resolution = charged > 0 ? { result: `${key}, by hand` } : { release: true as const };
                 await once.resolve(key, { ...scope, operation: key, ...resolution }).catch(() => {});
@@ -143,7 +143,7 @@ function shops(onLost: 'rerun' | 'resume' | 'refuse'): Scenario {
       } else machine.jumpWallClock(world.random.between(-10_000, 10_000));
     }
     isCalm = true;
-    // Never blocked for longer than a lease: what was begun is over by then, and then each order gets its answer.
+    // No key is blocked for longer than a lease: by then everything that was begun is over, and then each order gets its answer.
     await world.eventually('every order has an answer', () => settled.size === keys.length, { within: '1m' });
   };
 }

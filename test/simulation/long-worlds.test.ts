@@ -1,4 +1,4 @@
-/** Ten simulated minutes for each seed. A few seeds in every run; `npm run simulation` plays 500, and replays one. */
+/** Ten simulated minutes for each seed. Every run plays a few seeds; `npm run simulation` plays 500, and can replay one. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Lived, playAnyPipeline, playStandard } from './support/long-worlds.ts';
 

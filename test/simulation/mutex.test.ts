@@ -1,4 +1,6 @@
-/** Locks of several processes over one store, with a line and without: crashes, frozen processes, partitions, lost and doubled messages, clocks that differ. */
+/**
+ * Locks of several processes over one store, with a queue and without: crashes, frozen processes, partitions, lost and duplicated messages, clocks that differ.
+ */
 import { LockLostError, LockUnavailableError, memoryStore, mutex, type Store, StoreError, semaphore } from 'holdfast';
 import { checkSeeds, type Scenario, type SimulatedNode, type SimulatedProcess } from 'holdfast/testing';
 import { afterEach, describe, expect, it, vi } from 'vitest';
@@ -14,7 +16,7 @@ type Verb = keyof Pick<Store, 'read' | 'write' | 'remove'>;
 type Asked = { readonly verb: Verb | keyof StoreQueue; readonly args: readonly unknown[]; readonly from: string };
 type Told = { readonly ticket: string; readonly turn: QueueTurn };
 
-/** A store at the other end of a network that may lose anything. */
+/** A store behind a network that may lose anything. */
 function remote(process: SimulatedProcess, queues: boolean): Store {
   const listeners = new Map<string, ((turn: QueueTurn) => void) | undefined>();
   if (queues) process.serve(({ ticket, turn }: Told) => listeners.get(ticket)?.(turn));
@@ -77,7 +79,7 @@ interface Seen {
 interface Shop {
   readonly kind: 'mutex' | 'semaphore';
   readonly workers: number;
-  /** The store has a line; each caller has a place in it, or each process. */
+  /** The store has a queue, in which each caller, or each process, has a place. */
   readonly line?: 'fair' | 'by process';
   /** How long callers wait. */
   readonly patience: readonly [min: number, max: number];

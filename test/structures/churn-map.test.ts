@@ -34,9 +34,9 @@ describe('ChurnMap', () => {
         map.delete(key - 32);
       }
     };
-    // Its table comes into the old generation.
+    // This moves its table into the old generation.
     await bytesLeftBy(() => churn(0, 64));
-    // Eight megabytes, of which 32 keys are there at a time. A Map kept them all.
+    // The keys take eight megabytes in all, of which 32 keys are held at a time. A Map kept all of it.
     expect(await bytesLeftBy(() => churn(64, 1_064))).toBeLessThan(2e6);
   });
 });

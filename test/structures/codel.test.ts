@@ -12,7 +12,7 @@ describe('CoDel', () => {
     const codel = new CoDel();
     for (const nowMs of [0, 50, 100]) codel.isTooLate(6, nowMs);
     expect(codel.isOverloaded).toBe(false);
-    // The first one of an interval is always served.
+    // The first waiter of an interval is always served.
     expect(codel.isTooLate(400, 101)).toBe(false);
     expect(codel.isOverloaded).toBe(true);
     expect([10, 10.1, 400].map((waitedMs) => codel.isTooLate(waitedMs, 110))).toEqual([false, true, true]);

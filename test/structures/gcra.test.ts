@@ -42,7 +42,7 @@ describe('Gcra', () => {
             granted.push({ atMs: nowMs, cost });
             expect(gcra.remaining(nowMs)).toBeGreaterThanOrEqual(0);
           }
-          // No stretch of time sees more than the burst and what the rate gives for it.
+          // No stretch of time sees more than the burst and what the rate grants for its length.
           for (let first = 0; first < granted.length; first++) {
             let sum = 0;
             for (let last = first; last < granted.length; last++) {

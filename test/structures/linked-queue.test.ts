@@ -37,7 +37,7 @@ describe('LinkedQueue', () => {
             expect([leaving.previousInQueue, leaving.nextInQueue]).toEqual([undefined, undefined]);
           }
           expect(queue.size).toBe(model.length);
-          // By identity: a deep comparison would follow the links.
+          // The values are compared by identity, because a deep comparison would follow the links.
           expect(entriesOf(queue).every((entry, index) => entry === model[index])).toBe(true);
           expect(entriesFromBehind(queue).every((entry, index) => entry === model.at(-1 - index))).toBe(true);
           expect(entriesOf(queue).length + entriesFromBehind(queue).length).toBe(2 * model.length);
@@ -48,7 +48,7 @@ describe('LinkedQueue', () => {
   });
 
   it('reads and writes no more than its neighbours when one leaves, however many wait', () => {
-    // What P20 rests on: the work per waiter is counted instead of timed.
+    // Target P20 depends on this: the work per waiter is counted instead of timed.
     let touched = 0;
     class Counted implements QueueNode<Counted> {
       #previous: Counted | undefined = undefined;

@@ -3,7 +3,7 @@ import { callbackTimer } from '../../src/index.js';
 import { loopGauge, threadLoop } from '../../src/structures/loop-gauge.js';
 import { virtualClock } from '../../src/testing/index.js';
 
-/** A platform whose loop a test can block: what falls due meanwhile comes late. */
+/** A platform whose event loop a test can block: what falls due meanwhile comes late. */
 function blockable() {
   const clock = virtualClock();
   let blockedUntilMs = 0;
@@ -116,7 +116,7 @@ describe('threadLoop', () => {
       vi.stubGlobal('performance', performance);
       expect(threadLoop.times()).toBeUndefined();
     }
-    // A timer that is a number.
+    // On some platforms a timer is a number.
     vi.stubGlobal('setTimeout', () => 1);
     threadLoop.later(() => {}, 1);
   });

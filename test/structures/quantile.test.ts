@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { QuantileEstimator } from '../../src/structures/quantile.js';
 import { seededRandom } from '../../src/testing/index.js';
 
-/** Latencies as services have them: most near the median, a tail that is many times as long. */
+/** Latencies as services have them: most are near the median, and the tail is many times as long. */
 function logNormal(random: () => number, medianMs: number, sigma: number): number {
   const normal = Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
   return medianMs * Math.exp(sigma * normal);

@@ -74,7 +74,7 @@ describe('RankedCache', () => {
     expect([cache.sweep(10), dropped]).toEqual([false, []]);
     cache.use('a', undefined);
     expect([cache.sweep(11), dropped]).toEqual([false, ['a']]);
-    // The time of one that was dropped is not that of one that comes later.
+    // The time of an entry that was dropped does not apply to one that is added later.
     cache.add('a', 'a', undefined);
     cache.sweep(100);
     expect(cache.use('a', undefined)).toBe('a');

@@ -4,7 +4,7 @@ import { CallWindow } from '../../src/structures/call-window.js';
 import { TimeWindow } from '../../src/structures/time-window.js';
 
 const record = fc.record({ failed: fc.boolean(), slow: fc.boolean(), steps: fc.integer({ min: 0, max: 13 }) });
-/** Long enough to fill a window several times. */
+/** This is long enough to fill a window several times. */
 const manyRecords = fc.array(record, { minLength: 20, maxLength: 80 });
 
 const countsOf = (records: readonly { readonly failed: boolean; readonly slow: boolean }[]) => ({
@@ -51,7 +51,7 @@ describe('TimeWindow', () => {
     expect(window).toMatchObject({ calls: 0, failures: 0, slow: 0 });
     window.record(true, false, 3);
     expect(window).toMatchObject({ calls: 1, failures: 1 });
-    // That was in the bucket of 15, which is one of the last ten still.
+    // That call was counted in the bucket of 15, which still belongs to the last ten.
     window.moveTo(24);
     expect(window).toMatchObject({ calls: 1, failures: 1 });
     window.moveTo(25);

@@ -15,7 +15,7 @@ export function startBrowser({ file, env }: Program): Promise<Browser> {
   return chromium.launch({
     executablePath: file,
     env: { ...process.env, ...env },
-    // Some run it as root; it visits only pages of this machine, and reports to nobody.
+    // Some users run it as root. It only visits pages of this machine, and reports to nobody.
     args: [
       ...['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync'],
       ...['--disable-background-networking', '--disable-component-update'],

@@ -1,7 +1,7 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
-/** The bytes that some work leaves on the heap for full collections: what survives the collections of the young generation. */
+/** How many bytes some work leaves on the heap for full collections, because they survive the collections of the young generation. */
 export async function bytesLeftBy(work: () => unknown): Promise<number> {
   setFlagsFromString('--expose-gc');
   const collect = runInNewContext('gc') as (options: { type: 'minor' }) => void;

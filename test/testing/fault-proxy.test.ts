@@ -5,7 +5,7 @@ import { OptionsError } from 'holdfast';
 import { type FaultProxy, faultProxy, type ProxyFault } from 'holdfast/testing';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
-/** Answers every line with the same line in capitals, and keeps what it has heard. */
+/** Answers every line with the same line in capitals, and remembers what it was sent. */
 let server: Server;
 let heard: string;
 let atServer: Socket[];
@@ -34,7 +34,7 @@ afterEach(async () => {
 
 interface Client {
   readonly socket: Socket;
-  /** What has come. */
+  /** The text that has arrived. */
   text: string;
   /** `'open'`, `'end'`, or the code of an error. */
   state: string;
@@ -199,7 +199,7 @@ describe('faultProxy', () => {
   it('fails to come back where its port is taken, and comes back when it is free', async () => {
     await proxy.inject({ kind: 'refuse' });
     const thief = createServer();
-    // A process that another file of tests has just spawned may keep the port for a moment.
+    // A process that another test file has just spawned may hold the port for a moment.
     await vi.waitFor(() => once(thief.listen(proxy.port, '127.0.0.1'), 'listening'), { timeout: 60_000 });
     await expect(proxy.heal()).rejects.toThrow('EADDRINUSE');
     thief.close();
@@ -230,7 +230,7 @@ describe('faultProxy', () => {
     expect(open.state).toBe('open');
     await proxy.close();
     await proxy.close();
-    // Its port may be somebody else's by now, so nobody is sent there.
+    // The port may belong to somebody else by now, so nobody may connect to it.
     await soon(() => expect(open.state).toBe('ECONNRESET'));
     await expect(proxy.inject({ kind: 'refuse' })).rejects.toThrow('the proxy is closed');
   });

@@ -11,7 +11,7 @@ import {
 } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 
-/** A server that notes what it carries out, and a client. */
+/** A server that records what it carries out, and a client. */
 function pair(world: World): { server: SimulatedNode; client: SimulatedNode; applied: unknown[] } {
   const applied: unknown[] = [];
   const server = world.node('server', {
@@ -24,7 +24,7 @@ function pair(world: World): { server: SimulatedNode; client: SimulatedNode; app
   return { server, client: world.node('client'), applied };
 }
 
-/** Sends one message and gives up after a time: answers 'silence' then. */
+/** Sends one message and gives up after a while; then it answers 'silence'. */
 function ask(client: SimulatedNode, server: SimulatedNode, message: unknown, limitMs = 100): Promise<unknown> {
   return client.run('ask', async (process) => {
     const controller = new AbortController();

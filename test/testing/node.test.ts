@@ -299,7 +299,7 @@ describe('the clocks of simulated nodes', () => {
     await checkSeeds({ seeds: 30, maxTime: '24d' }, async (world) => {
       const drift = world.random.between(-0.9, 3);
       const node = world.node('node', { drift });
-      // After days the last bits of an instant are coarse enough for rounding to decide.
+      // After days, the last bits of a time are so coarse that rounding decides.
       await world.sleep('10d');
       for (let round = 0; round < 200; round++) {
         const atMs = node.clock.now() + (world.random.integer(0, 20_000) / 1024) * (1 + drift);

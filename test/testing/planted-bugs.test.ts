@@ -1,4 +1,4 @@
-/** Bugs that are planted on purpose: a simulation that does not find them would find nothing. */
+/** Bugs that are planted on purpose. A simulation that misses them would find nothing else either. */
 import { checkSeeds, type Scenario, type SimulatedProcess, SimulationError, simulate } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 
@@ -14,7 +14,7 @@ async function requestWithin<T>(process: SimulatedProcess, to: string, message: 
   return process.request<T>(to, message, { signal: controller.signal });
 }
 
-/** A shop that charges a card and tries again when no answer comes. */
+/** A shop that charges a card, and tries again when no answer comes. */
 function shop(dedupes: boolean): Scenario {
   return async (world) => {
     const charged: string[] = [];
@@ -41,7 +41,7 @@ function shop(dedupes: boolean): Scenario {
   };
 }
 
-/** A lock that expires, in a store that may or may not check the fence of each write. */
+/** A lock that expires, and a store that may or may not check the fence of each write. */
 function lockedCounter(checksFence: boolean): Scenario {
   return async (world) => {
     let lock = { owner: '', fence: 0, untilMs: 0 };

@@ -388,7 +388,7 @@ describe('checkSeeds', () => {
       seeds.push(world.seed);
       await world.sleep(10);
     });
-    // The first one twice, to see that the scenario repeats itself.
+    // The first one runs twice, to show that the scenario repeats itself.
     expect(seeds).toEqual([100, 100, 101, 102, 103, 104]);
     expect(report).toEqual({ seeds: 5, steps: 5, virtualMs: 50 });
   });

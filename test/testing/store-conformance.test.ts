@@ -1,4 +1,4 @@
-/** The suite is worth something only if it finds a store that breaks a law: each bug planted here is found by a case of its law. */
+/** The suite is only worth something if it finds stores that break a law. Each bug planted here is found by a case of the law that it breaks. */
 import {
   type Clock,
   type Entry,
@@ -30,7 +30,7 @@ const closed = () =>
 const restamped = (entry: Entry | undefined, change: (entry: Entry) => Partial<Entry>) =>
   entry && { ...entry, ...change(entry) };
 const mapKeys = (sound: Store, change: (key: string) => string): Partial<Store> => {
-  // Bad keys go through, so that only the bug itself is seen.
+  // Bad keys are accepted, so that only the planted bug is found.
   const changed = (key: string) => (typeof key === 'string' ? change(key) : key);
   return {
     read: (key, options) => sound.read(changed(key), options),
@@ -458,7 +458,7 @@ describe('storeConformance', () => {
   it('finds nothing in a sound store', async () => {
     const clock = virtualClock();
     expect(await brokenLaws({ make: () => memoryStore({ clock, maxValueBytes: 2 ** 20 }) }, clock)).toMatchObject([
-      // The settings are to be minded, too.
+      // The suite must also respect its settings.
       { law: 6, message: expect.stringContaining('a value of 1001 bytes') },
     ]);
     expect(await brokenLaws({ make: ({ maxValueBytes }) => memoryStore({ clock, maxValueBytes }) }, clock)).toEqual([]);

@@ -8,7 +8,7 @@ import {
   TimeoutError,
 } from '../../src/index.js';
 
-/** The codes of all classes that have one of their own. */
+/** The codes of all classes that have a code of their own. */
 type CodeOf<T> = T extends abstract new (...given: never[]) => { readonly code: infer Code } ? Code : never;
 type Classes = Omit<typeof holdfast, 'HoldfastError' | 'RejectedError' | 'AbandonedError'>;
 type CodeOfClasses = { [Name in keyof Classes]: CodeOf<Classes[Name]> }[keyof Classes];

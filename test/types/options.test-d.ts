@@ -1,4 +1,4 @@
-/** An option that is undefined is one that was left out, by type as at run time. */
+/** An option that is undefined counts as left out, in its type as at run time. */
 import { describe, expectTypeOf, it } from 'vitest';
 import type { CreateFetchOptions } from '../../src/client/fetch.js';
 import type * as holdfast from '../../src/index.js';
@@ -8,7 +8,7 @@ import type { PostgresStoreOptions } from '../../src/stores/postgres.js';
 import type { RedisStoreOptions } from '../../src/stores/redis.js';
 import type { SqliteStoreOptions } from '../../src/stores/sqlite.js';
 
-/** With undefined for whatever may be left out. */
+/** The same options, with undefined allowed wherever one may be left out. */
 type WithUndefined<T> = {
   [Key in keyof T]: object extends Pick<T, Key> ? T[Key] | undefined : T[Key];
 };
@@ -44,7 +44,7 @@ interface Options {
   timeout: holdfast.TimeoutOptions;
 }
 
-/** The options that are not as they should be. */
+/** The options that do not follow this rule. */
 type Strict = {
   [Name in keyof Options]: WithUndefined<Options[Name]> extends Options[Name] ? never : Name;
 }[keyof Options];

@@ -5,7 +5,7 @@ import { tableOf } from '../../../src/cli/demo/table.js';
 import type { World } from '../../../src/cli/demo/world.js';
 import { seededRandom, virtualClock } from '../../../src/testing/index.js';
 
-/** One in which nothing happens, and of which a path can serve its users or not. */
+/** An act in which nothing happens, and a path that can or cannot serve its users. */
 function worldOf(isServed: (path: Path) => boolean, more: Partial<World> = {}) {
   const clock = virtualClock();
   const counts = { calls: 0, loads: 0, charged: 0, doubled: 0, overlaps: 0, refused: 0, owner: undefined };

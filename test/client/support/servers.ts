@@ -1,4 +1,4 @@
-/** Real servers on loopback ports of their own, scripted by the test, gone with its scope. */
+/** Real servers on loopback ports of their own. The test scripts them, and they end with its scope. */
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { type AddressInfo, createServer as createNetServer, type Socket } from 'node:net';
 
@@ -7,7 +7,7 @@ export interface Received {
   readonly url: string;
   readonly headers: IncomingMessage['headers'];
   readonly body: string;
-  /** The client's port: one per connection. */
+  /** The client's port, which differs for each connection. */
   readonly port: number;
 }
 
@@ -55,13 +55,13 @@ export interface RawConnection {
 
 export interface RawServer extends AsyncDisposable {
   readonly origin: string;
-  /** Requests in all. */
+  /** The number of all requests. */
   readonly requests: number;
-  /** Connections in all. */
+  /** The number of all connections. */
   readonly connections: number;
 }
 
-/** A server below HTTP. The script is called for each chunk that looks like a request, and does as it likes with the socket. */
+/** A server below HTTP. The script is called for each chunk that looks like a request, and may do anything with the socket. */
 export async function rawServer(script: (connection: RawConnection) => void): Promise<RawServer> {
   const sockets = new Set<Socket>();
   let connections = 0;
@@ -95,7 +95,7 @@ export async function rawServer(script: (connection: RawConnection) => void): Pr
   };
 }
 
-/** A whole answer of HTTP/1.1, written by hand. */
+/** A complete answer of HTTP/1.1, written by hand. */
 export function answerText(status: number, body: string, headers: readonly string[] = []): string {
   return [`HTTP/1.1 ${status} Scripted`, `content-length: ${Buffer.byteLength(body)}`, ...headers, '', body].join(
     '\r\n',

@@ -1,7 +1,4 @@
-/**
- * Pipelines of any policies in any order, and scripts of what happens to them: drawn by fast-check, played in virtual
- * time, told in full.
- */
+/** Pipelines of any policies in any order, and scripts of what happens to them. fast-check draws them; they are played in virtual time and reported in full. */
 import { getEventListeners } from 'node:events';
 import fc from 'fast-check';
 import type { Call } from '../../../src/core/call.js';
@@ -94,7 +91,7 @@ const retrySpec = fc.record({
   delayMs: ms(20, 0),
   hasBudget: fc.boolean(),
   minAttemptMs: fc.integer({ min: 0, max: 5 }),
-  /** Takes the values of the first attempts for failures. */
+  /** Treats the values of the first attempts as failures. */
   refusesValues: fc.boolean(),
   abortsWhen: rarely(fc.constantFrom('judging', 'waiting', 'paid', 'discarding')),
 });
@@ -154,7 +151,7 @@ const outerParts = fc.array(
   },
 ) as fc.Arbitrary<PolicySpec[]>;
 
-/** Mostly a retry among others; guards stand next to it more often than not, so that they become one layer. */
+/** Mostly a retry among other policies. Guards stand next to it more often than not, so that they become one layer. */
 const policies = (retries: number): fc.Arbitrary<PolicySpec[]> =>
   fc
     .tuple(outerParts, fc.array(retrySpec, { minLength: retries, maxLength: 1 }), outerParts)
@@ -174,7 +171,7 @@ const ends = [
   'asks to wait',
 ] as const;
 
-/** What one run of the operation does: how it ends, after which time, and whether it minds its signal. */
+/** What one run of the operation does: how it ends, after which time, and whether it obeys its signal. */
 const behaviour = fc.record({ ends: fc.constantFrom(...ends), afterMs: ms(30), mindsSignal: fc.boolean() });
 
 const oneCall = fc.record({
@@ -202,7 +199,7 @@ export const scripts = (minCalls: number, maxCalls: number, minRetries: number) 
 
 export type Script = Of<ReturnType<typeof scripts>>;
 
-/** Gives each time of a script a fraction of its own, so that no two things happen at one instant by chance. */
+/** Gives each time of a script its own fraction, so that no two things happen at the same instant by chance. */
 export function withoutTies(script: Script): Script {
   let drawn = 0;
   const spread = (value: unknown): unknown => {
@@ -221,39 +218,39 @@ export function withoutTies(script: Script): Script {
 
 class Failure extends Error {}
 
-/** How one permit of a recorder fared. */
+/** How one permit of a recorder ended. */
 export interface PermitRecord {
   readonly name: string;
   readonly admittedMs: number;
   readonly told: string[];
 }
 
-/** All that can be seen of a script that was played. */
+/** Everything that can be observed of a script that was played. */
 export interface Played {
   readonly outcomes: readonly { readonly settledMs: readonly number[]; readonly outcome: Outcome | undefined }[];
   readonly starts: readonly string[];
   readonly aborts: readonly string[];
   readonly permits: readonly PermitRecord[];
   readonly events: readonly { readonly atMs: number; readonly text: string }[];
-  /** What is wrong whatever the script. */
+  /** What is wrong, whatever the script. */
   readonly faults: readonly string[];
 }
 
 interface PlayOptions {
   readonly way?: 'attempt' | 'execute';
-  /** Policies of a pipeline that every second run of the operation runs its work through. */
+  /** The policies of a pipeline through which every second run of the operation does its work. */
   readonly nested?: readonly PolicySpec[];
   /** What each retry is replaced with. */
   readonly changeRetry?: (made: Strategy) => AnyPolicy;
-  /** Timers after which a script counts as endless. Default 10,000. */
+  /** The number of timers after which a script counts as endless. Default 10,000. */
   readonly maxTimers?: number;
 }
 
-/** With those that stand in a policy per key. */
+/** All policies, including those in a policy per key. */
 export const allOf = (specs: readonly PolicySpec[]): readonly PolicySpec[] =>
   specs.flatMap((spec) => (spec.kind === 'keyed' ? spec.of : spec));
 
-/** Whether each retry has a guard for a neighbour, with which it becomes one step. */
+/** Whether each retry has a guard as its neighbour, with which it becomes one step. */
 export function hasFusedRetries(specs: readonly PolicySpec[]): boolean {
   return specs.every((spec, index) => {
     if (spec.kind === 'keyed') return hasFusedRetries(spec.of);
@@ -275,7 +272,7 @@ export function isAccepted({ policies: specs }: Script): boolean {
   }
 }
 
-/** Runs a script to its end on a clock of its own. */
+/** Runs a script to its end on its own clock. */
 export async function play(script: Script, options: PlayOptions = {}): Promise<Played> {
   const stage = new Stage(script, options);
   return stage.play();
@@ -322,7 +319,7 @@ class Stage {
   private readonly aborts: string[] = [];
   private readonly seenCalls = new Set<Call>();
   private readonly controllers: AbortController[];
-  /** What must hold at any time, and what must hold in the end. */
+  /** What must hold at any time, and what must hold at the end. */
   private readonly always: (() => void)[] = [];
   private readonly atEnd: (() => void)[] = [];
   private readonly eventCounts = new Map<string, number>();
@@ -422,13 +419,13 @@ class Stage {
     else void clock.sleep(abortAfterMs).then(() => controller.abort('gone'));
   }
 
-  /** The inner call must end with the one around it, whether or not it is told of it. */
+  /** The inner call must end with the call around it, whether or not it is told about that call. */
   private throughInner(inner: Pipeline<unknown>, around: Call, task: (call: Call) => unknown): Promise<unknown> {
     this.seenCalls.add(around);
     this.running++;
     const end = () => {
       this.running--;
-      // A timer of an end that came from outside yields to the one that it came from.
+      // A timer for an end that came from outside yields to the timer that it came from.
       if (around.deadline + 1 < this.clock.now()) this.fault(`an inner call ended after ${around.deadline}`);
     };
     const running = inner.execute((call) => task(this.mustBeUnder(call, around)), { key: 'inner' });
@@ -436,7 +433,7 @@ class Stage {
     return running;
   }
 
-  /** A flight runs for all its callers, so it is under none of them. */
+  /** A flight runs for all its callers, so it belongs to none of them. */
   private mustBeUnder(call: Call, around: Call): Call {
     const isShared = allOf(this.options.nested ?? []).some(({ kind }) => kind === 'flight');
     for (let each: Call | undefined = call; each !== around && !isShared; each = each.parent) {
@@ -511,7 +508,7 @@ class Stage {
     return startMs + Math.min(abortAfterMs, deadlineAfterMs, endMs);
   }
 
-  /** No call that was seen may have anything left that hears of it, or that it waits for. */
+  /** No call that was seen may still have a listener, or something that it waits for. */
   private checkCalls(): void {
     interface Inside {
       readonly firstDependent: unknown;
@@ -548,7 +545,7 @@ class Stage {
     return this.eventCounts.get(`${name} ${type}`) ?? 0;
   }
 
-  /** `inside` is what stands inside of it, where the place matters for what must hold. */
+  /** `inside` is what stands inside of the policy, where the place matters for what must hold. */
   private make(spec: PolicySpec, inside: readonly PolicySpec[]): AnyPolicy {
     const { clock, on } = this;
     const name = `${spec.kind} ${++this.made}`;
@@ -626,7 +623,7 @@ class Stage {
     };
   }
 
-  /** Who discards a value must be the only one, and nobody may have got it. */
+  /** A value may be discarded only once, and only if no caller got it. */
   private onDiscard({ abortsWhen }: { readonly abortsWhen: string | undefined }, name: string) {
     const isShared = allOf([...this.script.policies, ...(this.options.nested ?? [])]).some(
       ({ kind }) => kind === 'flight',
@@ -756,7 +753,7 @@ class Stage {
       on,
       clock,
     });
-    // Further in more than one operation may run for one slot, and a bulkhead of a key counts only its own.
+    // Further inside, more than one operation may run for one slot, and a bulkhead of a key counts only its own calls.
     const boundsAll =
       releaseOn === 'settle' &&
       this.options.nested === undefined &&
@@ -802,7 +799,7 @@ class Stage {
     };
   }
 
-  /** A guard that notes what its permits are told. One that queues does not mind an abort. */
+  /** A guard that records what its permits are told. If it queues, it ignores aborts. */
   private recorder(spec: Of<typeof guardSpecs.recorder>, name: string): Guard {
     const { clock } = this;
     const { endsMs, refusesEvery, queueMs, abortsWhen } = spec;

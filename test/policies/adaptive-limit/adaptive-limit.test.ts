@@ -33,7 +33,7 @@ const success = { ok: true, value: 1 } as const;
 const failure = { ok: false, error: new Error('down') } as const;
 const lost = { ok: false, error: new TimeoutError({ policy: 'timeout' }) } as const;
 
-/** Thirty calls of 100 ms, one after the other. */
+/** Makes thirty calls of 100 ms, one after the other. */
 async function learnPlain(guard: AdaptiveLimitGuard, clock: VirtualClock): Promise<void> {
   for (let count = 0; count < 30; count++) {
     const permit = take(guard);
@@ -232,7 +232,7 @@ describe('adaptiveLimit', () => {
 
   it('frees the slot of a call whose end nobody reports', async () => {
     const { clock, guard } = make();
-    // A guard of one's own around it that does not pass `ended` on.
+    // This is a user's own guard around it, which does not pass `ended` on.
     const calls = pipeline({
       name: 'own',
       async admit(call) {
@@ -410,7 +410,7 @@ describe('adaptiveLimit', () => {
   });
 });
 
-/** A clock of which time can be lost: the process is blocked, and everything that falls due meanwhile comes late. */
+/** A clock that can lose time: the process is blocked, and everything that falls due meanwhile comes late. */
 function blockable(clock: VirtualClock): Clock & { block(ms: number): void } {
   let lostMs = 0;
   return {
@@ -425,7 +425,7 @@ function blockable(clock: VirtualClock): Clock & { block(ms: number): void } {
 }
 
 describe('adaptiveLimit in a process that is blocked', () => {
-  /** The mean limit in 20 s of a healthy service with calls held back, while time is lost every second. */
+  /** The mean limit over 20 s of a healthy service whose calls are held back, while time is lost every second. */
   async function meanLimit(stallMs: number): Promise<{ before: number; mean: number; timers: number }> {
     const virtual = virtualClock();
     const clock = blockable(virtual);
@@ -463,7 +463,7 @@ describe('adaptiveLimit in a process that is blocked', () => {
   it('does not lower the limit of a healthy service', async () => {
     const { before, mean, timers } = await meanLimit(500);
     expect(before).toBe(20);
-    // But for its deliberate dips, of a few tenths of a second, it stays where it was.
+    // It stays where it was, apart from its deliberate dips of a few tenths of a second.
     expect(mean).toBeGreaterThan(19);
     expect(timers).toBe(0);
   });

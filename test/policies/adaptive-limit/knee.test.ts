@@ -18,7 +18,7 @@ function end(
   rule.ended({ roundTripMs, order, runningAtStart, running, wasLost, endedMs: 0 });
 }
 
-/** A service of as many workers as given, always as full as the limit lets it be. */
+/** A service with this many workers, which is always as full as the limit allows. */
 function saturate(rule: Knee, workers: number, operations: number, meanMs: number, random: SeededRandom): void {
   for (let count = 0; count < operations; count++) {
     const running = Math.max(1, Math.floor(rule.limit));
@@ -27,7 +27,7 @@ function saturate(rule: Knee, workers: number, operations: number, meanMs: numbe
   }
 }
 
-/** Few run, as on most days. */
+/** Few calls run, as on most days. */
 function calm(rule: Knee, running: number, operations: number, meanMs: number, random: SeededRandom): void {
   for (let count = 0; count < operations; count++)
     end(rule, rule.started(running), random.gamma(meanMs, 4), { running });
@@ -35,7 +35,7 @@ function calm(rule: Knee, running: number, operations: number, meanMs: number, r
 
 const anywhere = { initial: 100, min: 1, max: 1_000 };
 
-/** A service in bad and good times: how many it does at once, how long one takes, and how many of a hundred are lost. */
+/** A service in bad and good times: how many operations it runs at once, how long one takes, and how many of a hundred are lost. */
 const times = [
   { workers: 8, asked: 6, meanMs: 40, lost: 1 },
   { workers: 8, asked: 500, meanMs: 40, lost: 1 },
@@ -48,7 +48,7 @@ const times = [
   { workers: 25, asked: 500, meanMs: 90, lost: 1 },
 ] as const;
 
-/** What the rule says after each two hundred operations of those times. Without functions whose last digit may differ by platform. */
+/** What the rule says after every two hundred operations of those times. It uses no function whose last digit may differ between platforms. */
 function trace(rule: Knee): number[][] {
   let seed = 12_345;
   const draw = () => {

@@ -4,7 +4,7 @@ import type { LimitAlgorithm, RoundTrip } from '../../../src/policies/adaptive-l
 import { Gradient2 } from '../../../src/policies/adaptive-limit/gradient2.js';
 import { Vegas } from '../../../src/policies/adaptive-limit/vegas.js';
 
-/** A round trip while as many run as may. */
+/** Makes a round trip while as many calls run as the limit allows. */
 function trip(rule: LimitAlgorithm, roundTripMs: number | 'lost', running = Math.floor(rule.limit)): RoundTrip {
   const wasLost = roundTripMs === 'lost';
   return { roundTripMs: wasLost ? 10 : roundTripMs, order: 0, runningAtStart: running, running, wasLost, endedMs: 0 };
@@ -100,11 +100,11 @@ describe('vegas', () => {
   });
 
   it('measures the shortest round trip anew from time to time', () => {
-    // The draw 0 makes it after every 15 x limit samples.
+    // A draw of 0 makes it probe after every 15 x limit samples.
     const rule = new Vegas({ initial: 20, min: 1, max: 20 }, () => 0);
     const early = limitsAfter(rule, [10, ...Array.from({ length: 100 }, () => 20)]);
     expect(early.at(-1)).toBeLessThan(15);
-    // From some time on 20 ms are plain, and the limit goes up again.
+    // After some time, 20 ms are considered normal, and the limit rises again.
     const late = limitsAfter(
       rule,
       Array.from({ length: 100 }, () => 20),
@@ -139,7 +139,7 @@ describe('gradient2', () => {
     rule.windowEnded = (shortMs, mostRunning) => moves.push([shortMs, mostRunning]);
     const ended = (endedMs: number, roundTripMs: number, running: number) =>
       rule.ended({ ...trip(rule, roundTripMs, running), endedMs });
-    // A quarter of a second from the first on, and then from the end of the last.
+    // A window lasts a quarter of a second from its first sample, and the next one begins at its end.
     for (let index = 0; index < 20; index++) ended(1_000 + index, 10 + index, index === 3 ? 17 : 5);
     expect(moves).toEqual([]);
     ended(1_249, 40.5, 5);
@@ -154,7 +154,7 @@ describe('gradient2', () => {
       [471 / 22, 17],
       [10, 6],
     ]);
-    // Fewer than ten wait for more.
+    // With fewer than ten samples it waits for more.
     for (let index = 0; index < 9; index++) ended(9_000, 30, 7);
     expect(moves.length).toBe(2);
     ended(9_000, 30, 7);
@@ -166,12 +166,12 @@ describe('gradient2', () => {
     // At first it is the plain mean.
     for (let count = 0; count < 10; count++) rule.windowEnded(91 + 2 * count, 0);
     expect(rule.limit).toBe(100);
-    // The long average is 100 and becomes 100 + 2 / 601 of what the window is off.
+    // The long average is 100, and moves by 2 / 601 of the difference to the window.
     rule.windowEnded(200, 1_000);
     const longMs = 100 + 100 * (2 / 601);
     const first = 100 * 0.8 + (100 * ((1.5 * longMs) / 200) + 4) * 0.2;
     expect(rule.limit).toBeCloseTo(first, 9);
-    // More than twice as long: 0.95 of it is left.
+    // The long average is more than twice as long as the short one, so 0.95 of it is left.
     for (let count = 0; count < 3; count++) rule.windowEnded(20, 0);
     rule.windowEnded(160, 1_000);
     let expected = longMs;

@@ -36,7 +36,7 @@ function setUp(options: CircuitBreakerOptions = {}) {
   return { clock, breaker, events };
 }
 
-/** A clock for which only the time matters. */
+/** A clock of which only the time matters. */
 function clockOf(now: () => number): Clock {
   return { now, wallNow: () => 0, schedule() {}, cancel() {} };
 }
@@ -61,7 +61,7 @@ function succeed(breaker: CircuitBreaker, times = 1): void {
   for (let call = 0; call < times; call++) take(breaker).settle(succeeded);
 }
 
-/** Opens it, and lets the opening pass. */
+/** Opens the breaker, and waits until the opening has passed. */
 async function openAndWait(breaker: CircuitBreaker, clock: VirtualClock): Promise<void> {
   while (breaker.state === 'closed') fail(breaker);
   await clock.advance(breaker.snapshot().openForMs + 1);
@@ -271,7 +271,7 @@ describe('circuitBreaker', () => {
       fail(breaker, 20);
       await clock.advance(75);
       succeed(breaker);
-      // The opening lasted 75 ms; what counts is that one.
+      // The opening lasted 75 ms, and that is the one that counts.
       await clock.advance(closedMs - 25);
       fail(breaker, 20);
       expect(breaker.snapshot()).toMatchObject({ openForMs });
@@ -365,7 +365,7 @@ describe('circuitBreaker', () => {
     const outcome = await pipeline(breaker).attempt(() => 1);
     expect(outcome).toMatchObject({ ok: false, error: expect.any(HandlesError) });
     expect(breaker.state).toBe('open');
-    // Who called can close it; what logs the error does not show it.
+    // The caller can close it, but a log of the error does not show it.
     expect(outcome).toMatchObject({ error: { value: 1 } });
     expect(Object.keys(!outcome.ok && (outcome.error as object))).not.toContain('value');
   });
@@ -472,7 +472,7 @@ describe('circuitBreaker', () => {
     (state) => {
       const { breaker } = setUp({ rampUp: '1m' });
       expect(breaker.restore({ ...breaker.snapshot(), state })).toBe(true);
-      // The probes of a half-open circuit were another's: it begins with new ones at the next call.
+      // The probes of a half-open circuit belonged to another breaker, so the next call begins with new ones.
       if (state === 'half-open') take(breaker);
       expect(breaker.state).toBe(state);
     },
@@ -691,7 +691,7 @@ describe('circuitBreaker', () => {
     expect(() => circuitBreaker(options)).toThrow(OptionsError);
   });
 
-  // A run that asks for few steps wants an answer soon, and looks at the beginning of the hour only.
+  // A run that asks for few steps wants a quick answer, so it covers only the beginning of the hour.
   const mostCalls = Number(process.env.HOLDFAST_MODEL_STEPS ?? Number.POSITIVE_INFINITY);
 
   it.each([
@@ -706,7 +706,7 @@ describe('circuitBreaker', () => {
       let nowMs = 0;
       const clock = clockOf(() => nowMs);
       const { breaker } = setUp({ clock });
-      // At 5,000 a second every seventh call stands for seven: the rates are what counts, and 18 million are too many here.
+      // At 5,000 calls a second, every seventh call stands for seven. Only the rates matter, and 18 million calls would be too many here.
       const stepMs = (perSecond > 1_000 ? 7_000 : 1_000) / perSecond;
       const endMs = Math.min(3_600_000, mostCalls * stepMs);
       for (; nowMs < endMs && breaker.state === 'closed'; nowMs += stepMs) {

@@ -1,6 +1,6 @@
 /**
- * What circuit breakers got wrong in the field, one promise per fault. The ids are those of the fault table in the
- * specification. The last ones run with the real clock.
+ * What circuit breakers got wrong in the field, with one promise per fault. The ids are those of the fault table in the specification. The last tests run with
+ * the real clock.
  */
 import { describe, expect, it } from 'vitest';
 import {
@@ -75,7 +75,7 @@ describe('circuitBreaker', () => {
     expect(breaker.admit()).toMatchObject({ error: { state: 'open' } });
     if (!isRefusal(probe)) probe.settle({ ok: true, value: 1 });
     expect(breaker.snapshot()).toMatchObject({ state: 'open', staleResults: 1 });
-    // Opened when the probe ended, however late anyone looks.
+    // It opened when the probe ended, however late anyone looks.
     await clock.advance(1_500);
     expect(isRefusal(breaker.admit())).toBe(false);
     await clock.advance('1h');

@@ -34,7 +34,7 @@ function memberOf(options: CircuitBreakerOptions = {}) {
   return { clock, events, send, breaker: breaker as CircuitBreaker & GroupMember };
 }
 
-/** A group that counts those of it that are out. */
+/** A group that counts its members that are out. */
 function groupOf(): Group & { out: number; isFull: boolean } {
   return {
     settings: undefined,
@@ -156,7 +156,7 @@ describe('a circuit breaker in a group', () => {
     await clock.advance(999);
     expect([breaker.state, breaker.rank()]).toEqual(['open', 2]);
     await clock.advance(1);
-    // It would let a probe through, as a new one would let any call through.
+    // It would admit a probe, as a new one would admit any call.
     expect([breaker.state, breaker.rank()]).toEqual(['open', 1]);
     const probe = breaker.admit();
     expect([breaker.state, breaker.rank()]).toEqual(['half-open', 2]);

@@ -1,6 +1,6 @@
 /**
- * A long random run of a breaker beside a naive model of it that keeps every call and every date, and derives each
- * answer from them. 30,000 steps per setting, or HOLDFAST_MODEL_STEPS; a failure names its seed and step.
+ * A long random run of a breaker beside a naive model that keeps every call and every time, and derives each answer from them. It takes 30,000 steps per
+ * setting, or HOLDFAST_MODEL_STEPS; a failure names its seed and step.
  */
 import { describe, expect, it } from 'vitest';
 import { type CircuitBreakerOptions, circuitBreaker, isRefusal, type Permit } from '../../../src/index.js';
@@ -147,7 +147,7 @@ class Model {
     const failures = seen.filter(({ failed }) => failed).length;
     const tooMany = consecutive === undefined && seen.length >= minimumCalls && failures / seen.length >= 0.5;
     if (inARow >= (consecutive ?? 100) || tooMany) this.open(nowMs);
-    // What can never count again need not be kept: the model must end, too.
+    // What can never count again need not be kept, because the model must end, too.
     else if (this.results.length > 400) this.results = this.results.slice(-200);
   }
 }
@@ -214,7 +214,7 @@ describe('circuitBreaker', () => {
         }
         used.push(permit);
       } else if (drawn < 0.83 && used.length > 0) {
-        // A second time changes nothing, whatever has become of the circuit.
+        // Settling a second time changes nothing, whatever has become of the circuit.
         const permit = random.pick(used.slice(-20));
         if (random.chance(0.5)) permit.settle({ ok: false, error: 1 });
         else permit.release();

@@ -1,9 +1,7 @@
-/**
- * The oracle: tries every order of every choice of operations, with no cleverness at all. For up to seven operations.
- */
+/** The oracle tries every order of every choice of operations, without any cleverness. It handles up to seven operations. */
 import type { RecordedOperation } from '../../../src/testing/history/index.js';
 
-/** The states an operation may leave, none if it cannot have ended so. A second opinion beside the model under test. */
+/** The states that an operation may leave, or none if it cannot have ended so. This is a second opinion beside the model under test. */
 export type Semantics<State, Operation, Result> = (
   state: State,
   record: RecordedOperation<Operation, Result>,
@@ -28,7 +26,7 @@ export function hasOrder<State, Operation, Result>(
   });
 }
 
-/** Whether an order respects what ended before what began, and every result. */
+/** Whether an order respects every result, and which operations ended before others began. */
 export function isOrder<State, Operation, Result>(
   order: readonly RecordedOperation<Operation, Result>[],
   initial: State,

@@ -1,4 +1,4 @@
-/** Corruption: what a faulty register, or a faulty client, would have recorded instead. Some of it is still fine. */
+/** Corruption: what a faulty register or a faulty client would have recorded instead. Some of these histories are still valid. */
 import type { RecordedOperation } from '../../../src/testing/history/index.js';
 import { type Operation, oneOf, type Result } from './simulated-register.js';
 

@@ -553,7 +553,7 @@ function registerSemantics(
   return outcome.kind === 'ok' && outcome.result !== result ? [] : [register.get('x')];
 }
 
-/** A register whose writes may be lost, every other one as it likes. */
+/** A register that loses some of its writes. */
 function hesitantSemantics(
   value: number | undefined,
   record: RecordedOperation<Operation, Result>,
@@ -576,7 +576,7 @@ function ordersOf<State>(verdict: LinearizabilityVerdict<State, Operation, Resul
   return verdict.orders;
 }
 
-/** Every known operation once, no failed one, unknown ones at most once, and nothing contradicted. */
+/** Checks that every known operation occurs once, no failed one, unknown ones at most once, and that nothing is contradicted. */
 function expectOrderOf(order: RegisterHistory, history: RegisterHistory, message: string): void {
   const placed = new Set(order);
   expect(placed.size, message).toBe(order.length);
@@ -591,7 +591,7 @@ function expectOrderOf(order: RegisterHistory, history: RegisterHistory, message
   expect(isOrder(order, undefined, registerSemantics), message).toBe(true);
 }
 
-/** Whether some order holds all that ended up to a place in the sequence, and maybe some of what was open there. */
+/** Whether some order contains everything that ended before a place in the sequence, and possibly some of what was open there. */
 function isFineUntil(place: number, history: RegisterHistory): boolean {
   const begun = history.filter(({ invokedAt }) => invokedAt <= place);
   const isOpen = (record: RegisterHistory[number]) => record.outcome.kind === 'ok' && endOf(record) > place;

@@ -166,7 +166,7 @@ describe('lockModel', () => {
     fourth.ok(4);
     const verdict = checkLinearizability(history, model);
     if (verdict.verdict !== 'not-linearizable') throw new Error(String(verdict));
-    // Going on from fence 2 with 5 instead of 4 is as long, is tried first, and leaves 4 behind.
+    // A path that continues from fence 2 with 5 instead of 4 is as long, is tried first, and leaves 4 behind.
     expect(verdict.prefix.map(({ outcome }) => outcome.kind === 'ok' && outcome.result)).toEqual([1, true, 2, true, 4]);
     expect(verdict.stuck[0]!.operation).toEqual({ type: 'release', fence: 9 });
 
@@ -218,7 +218,7 @@ interface LockTruth {
   readonly fence: number;
 }
 
-/** A lost acquire got one certain fence, which the oracle guesses. */
+/** A lost acquire got one particular fence, which the oracle guesses. */
 function lockSemantics(
   { owner, fence }: LockTruth,
   { operation, outcome }: RecordedOperation<LockOperation, LockResult>,
@@ -251,7 +251,7 @@ function randomLockHistory(random: () => number): RecordedOperation<LockOperatio
 
   function begin(): void {
     const type = oneOf(['acquire', 'acquire', 'release', 'release', 'expire'] as const, random);
-    // Mostly in step with a real lock, so that about half of the histories are fine.
+    // The events mostly agree with a real lock, so that about half of the histories are valid.
     const claimed = random() < 0.8 ? fence : 1 + Math.floor(random() * 3);
     const operation: LockOperation = type === 'release' ? { type, fence: claimed } : { type };
     const open = history.invoke({ client: 'c', key: 'k', operation });

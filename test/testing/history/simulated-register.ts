@@ -1,6 +1,6 @@
 /**
- * A register with concurrent clients, simulated step by step from a seed: every operation takes effect at one instant
- * between its invocation and its end, so every history of it is linearizable.
+ * A register with concurrent clients, simulated step by step from a seed. Every operation takes effect at one instant between its invocation and its end, so
+ * every history is linearizable.
  */
 import { History, type RegisterOperation, type RegisterResult } from '../../../src/testing/history/index.js';
 
@@ -27,9 +27,9 @@ export interface Simulation {
   readonly clients: number;
   readonly operations: number;
   readonly keys?: readonly string[];
-  /** Values are drawn from 1 to this. Few values make many equal ones. */
+  /** Values are drawn from 1 to this number. A small number makes many equal values. */
   readonly values: number;
-  /** Shares of operations whose client never learns the outcome, and that certainly had no effect. */
+  /** The shares of operations whose client never learns the outcome, and of those that certainly had no effect. */
   readonly unknown?: number;
   readonly failed?: number;
 }
@@ -56,7 +56,7 @@ export function simulateRegister({
   const register = new Map<string, number>();
   const idle = Array.from({ length: clients }, (_, index) => `client-${index}`);
   const running: Running[] = [];
-  /** Unknown ones whose client has gone on: they may take effect at any later step, or never. */
+  /** Operations with an unknown outcome whose client has continued. They may take effect at any later step, or never. */
   const adrift: Running[] = [];
   let left = operations;
 
@@ -114,7 +114,7 @@ function randomOperation(random: () => number, values: number): Operation {
   return { type: 'compare-and-set', expected: 1 + Math.floor(random() * values), value };
 }
 
-/** A register of its own, so that the model under test is not its own judge. */
+/** A separate register, so that the model under test does not judge itself. */
 export function applyTo(register: Map<string, number>, key: string, operation: Operation): Result {
   const current = register.get(key);
   if (operation.type === 'read') return current;

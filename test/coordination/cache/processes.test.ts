@@ -238,8 +238,8 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
       for (let call = 0; call < 10; call++) later.push(await took(`later ${call}`));
       // Not the 10 s of the store itself, but half a second, which the others do not pay.
       expect(median(first)).toBeLessThan(loadMs + 5_000);
-      // A busy machine makes some calls slower, but none quicker.
-      expect(Math.min(...later)).toBeLessThan(Math.min(...first) - 250);
+      // At least half of them do not wait for the store at all.
+      expect(median(later)).toBeLessThan(loadMs + 450);
       await took('later 0');
       expect(loadsOf(all, 'later 0')).toBe(1);
       if (how === 'frozen') server.wake();

@@ -1,9 +1,7 @@
 /**
- * The example of the queue, before and after, on a real Redis that has on its disk what it has said yes to: its processes, and Redis, are killed or frozen at any time, and
- * go on.
- *
- * Promise of the version with holdfast: every order that was accepted is charged once, by a bank that knows its keys. Calls of the bank beyond the first are outside
- * of that border; they are counted and told.
+ * The example of the queue, before and after, on a real Redis that has on disk what it has acknowledged. Its processes and Redis are killed or frozen at any
+ * time, and continue. The version with holdfast promises that every accepted order is charged once, by a bank that knows its keys. Calls of the bank beyond the
+ * first are outside of that promise; they are counted and reported.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -17,7 +15,7 @@ import type { ServerProcess } from '../support/servers/server-process.ts';
 
 const program = await redisProgram();
 
-/** Takes its time for each charge, charges once per key, and again for each call without one. */
+/** A bank that takes its time for each charge. It charges once per key, and again for each call without a key. */
 class Bank {
   readonly calls = new Map<string, number>();
   readonly charges = new Map<string, number>();
@@ -50,7 +48,7 @@ class Bank {
   }
 }
 
-/** One process of the example; started again under the same name it has another port. */
+/** One process of the example. If it is started again under the same name, it has another port. */
 class Part {
   private child: ChildProcess | undefined = undefined;
   port = 0;
@@ -97,7 +95,7 @@ class Part {
   }
 }
 
-/** Asks until it is accepted, as a client does that has lost its answer: with the same key. */
+/** Asks until it is accepted, as a client does that has lost its answer, with the same key. */
 async function order(api: Part, id: string): Promise<void> {
   const endsAtMs = performance.now() + 120_000;
   while (performance.now() < endsAtMs) {
@@ -188,7 +186,7 @@ describe.skipIf(program === undefined)('the example of the queue', () => {
       () => restart(worker),
       () => restart(api),
       () => restart(redis),
-      // Longer than the lease of its job and than BullMQ leaves it the job.
+      // This is longer than the lease of its job, and longer than BullMQ leaves it the job.
       () => freeze(worker, 3_000),
       () => freeze(redis, 1_000),
       () => freeze(api, 1_000),
@@ -198,13 +196,13 @@ describe.skipIf(program === undefined)('the example of the queue', () => {
       for (let round = 0; round < rounds; round++) {
         const mine = Array.from({ length: 5 }, (_, index) => `round ${round}, order ${index}`);
         ids.push(...mine);
-        // Each is sent twice: a double click.
+        // Each order is sent twice, as by a double click.
         const accepted = Promise.all([...mine, ...mine].map((id) => order(api, id)));
         await sleep(random.integer(0, 120));
         await faults[round % faults.length]!();
         await accepted;
       }
-      // What has failed some times waits long for its next try, and is not lost.
+      // A job that has failed several times waits long for its next attempt, but is not lost.
       const left = () => Promise.all(['LLEN wait', 'LLEN active', 'ZCARD delayed'].map(countOf));
       const patience = { timeout: 60_000 + rounds * 3_000, interval: 100 };
       await expect.poll(left, patience).toEqual([0, 0, 0]);

@@ -1,4 +1,4 @@
-/** The shops of the examples on each store: their customers compare what they see with what they should see. */
+/** The shops of the examples on each store. Their customers compare what they see with what they should see. */
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -24,7 +24,7 @@ afterAll(async () => {
   await ofPostgres?.dispose();
 });
 
-/** Each shop has a database of its own to count in. */
+/** Each shop has its own database to count in. */
 async function addressOf(store: string, shop: string): Promise<string> {
   if (store === 'Redis') return `redis://127.0.0.1:${ofRedis!.port}`;
   if (store !== 'Postgres') return '';

@@ -1,4 +1,4 @@
-/** Apart from `context.test.ts`, because it loads the package a second time. */
+/** This test is separate from `context.test.ts` because it loads the package a second time. */
 import { describe, expect, it, vi } from 'vitest';
 import { currentCall, enableContext } from '../../src/integrations/context.js';
 

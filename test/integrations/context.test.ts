@@ -36,10 +36,10 @@ afterEach(() => {
   cell.ambient = undefined;
 });
 
-/** A retry whose waits take no time worth mentioning. */
+/** A retry whose waits take hardly any time. */
 const threeAttempts = (clock: VirtualClock) => retry({ attempts: 3, backoff: constant(1), clock });
 
-/** Timers of one instant come in no order that anybody promised: here the one that was set last comes first. */
+/** Nobody promises the order of timers that are due at the same instant. Here the timer that was set last fires first. */
 function newestFirst(): { readonly clock: Clock; goTo(untilMs: number): Promise<void> } {
   let nowMs = 0;
   const waiting = new Map<Timer, number>();
@@ -69,7 +69,7 @@ function newestFirst(): { readonly clock: Clock; goTo(untilMs: number): Promise<
   };
 }
 
-/** How many dependents a call has: what would grow, were an inner call to leave something behind. */
+/** How many dependents a call has. The number would grow if an inner call left something behind. */
 function dependentsOf(call: Call): number {
   let count = 0;
   type Node = { nextDependent: Node | undefined };

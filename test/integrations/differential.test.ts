@@ -1,4 +1,4 @@
-/** Where semantics agree, others are the oracle: p-retry, cockatiel and opossum run the same script in faked time. */
+/** Where the semantics agree, other libraries are the oracle: p-retry, cockatiel and opossum run the same script in faked time. */
 import {
   ConsecutiveBreaker,
   ConstantBackoff,
@@ -20,7 +20,7 @@ import { virtualClock } from '../../src/testing/index.js';
 
 type Ending = 'value' | 'error' | 'type-error' | 'network' | 'abort';
 
-/** One attempt of a script, which is one object whoever runs it. */
+/** One attempt of a script. The script is one object, whoever runs it. */
 function attemptOf(ending: Ending, attempt: number): unknown {
   if (ending === 'value') return `value ${attempt}`;
   if (ending === 'type-error') throw new TypeError(`mistake ${attempt}`);
@@ -34,7 +34,7 @@ interface Told {
   readonly ended: string;
 }
 
-/** When a run of others called its operation, and how it ended, in faked time. */
+/** When the other library called its operation, and how the run ended, in faked time. */
 async function inFakedTime(
   run: (task: (attempt: number) => unknown) => Promise<unknown>,
   script: readonly Ending[],
@@ -49,7 +49,7 @@ async function inFakedTime(
   return { calls, ended: await running };
 }
 
-/** The same of ours, in virtual time. */
+/** The same for ours, in virtual time. */
 async function inVirtualTime(
   policies: (clock: ReturnType<typeof virtualClock>) => Strategy[],
   script: readonly Ending[],
@@ -200,7 +200,7 @@ describe('circuitBreaker beside cockatiel', () => {
 describe('circuitBreaker beside opossum', () => {
   type Breaker = OpossumBreaker & { fire(fails: boolean): Promise<unknown>; shutdown(): void };
   const CircuitBreaker = Opossum as unknown as new (action: (fails: boolean) => unknown, options: object) => Breaker;
-  // A failure opens its circuit in any state but that of too few calls, and nothing is forgotten when it closes again.
+  // One failure opens the circuit in any state unless there are too few calls, and nothing is forgotten when it closes again.
   const options = () => ({
     timeout: false as const,
     errorThresholdPercentage: 50,
@@ -209,7 +209,7 @@ describe('circuitBreaker beside opossum', () => {
     rollingCountTimeout: 3_600_000,
   });
   const untilOpen = fc.array(fc.boolean(), { minLength: 1, maxLength: 40 }).filter((fails) => {
-    // At exactly the threshold opossum waits for one more, and it looks only when a call fails.
+    // At exactly the threshold opossum waits for one more call, and it checks only when a call fails.
     const share = (count: number) => fails.slice(0, count).filter(Boolean).length / count;
     return fails.every(
       (failed, index) => index < 4 || (share(index + 1) !== 0.5 && (failed || share(index + 1) < 0.5)),

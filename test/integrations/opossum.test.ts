@@ -22,7 +22,7 @@ type Breaker = OpossumBreaker & {
   disable(): void;
   shutdown(): void;
 };
-// The package comes without types.
+// The package has no types of its own.
 const CircuitBreaker = Opossum as unknown as new (action: (...args: never[]) => unknown, options: object) => Breaker;
 
 const made: Breaker[] = [];

@@ -4,7 +4,7 @@ import { HandlesError, OptionsError, pipeline, retry } from '../../src/index.js'
 import { abortErrors, fromPRetry, type PRetryContext, type PRetryOptions } from '../../src/integrations/p-retry.js';
 import { seededRandom, virtualClock } from '../../src/testing/index.js';
 
-/** Runs an operation through the policies in virtual time and tells when it was called. */
+/** Runs an operation through the policies in virtual time, and returns when it was called. */
 async function run(options: PRetryOptions, task: (attempt: number) => unknown, execute: object = {}) {
   const clock = virtualClock();
   const calls: number[] = [];

@@ -1,4 +1,4 @@
-/** What prom-client is told, in a registry of its own for each test. */
+/** What prom-client is told, in a separate registry for each test. */
 import { channel } from 'node:diagnostics_channel';
 import * as client from 'prom-client';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -36,7 +36,7 @@ function begin(options: Partial<Parameters<typeof instrument<client.Registry>>[0
 
 afterEach(() => telemetry?.stop());
 
-/** The samples of a metric: labels in their order, and the value. */
+/** The samples of a metric: the labels in their order, and the value. */
 async function samples(name: string): Promise<Record<string, number>> {
   const lines = (await registry.metrics()).split('\n');
   const found = lines.flatMap((line) => {
@@ -101,7 +101,7 @@ describe('instrument of holdfast/prometheus', () => {
     expect(await samples('holdfast_fallbacks_total')).toEqual({ 'policy="cached"': 1 });
     expect(await samples('holdfast_circuit_transitions_total')).toEqual({ 'policy="ledger",state="open"': 1 });
     expect(await samples('holdfast_timeouts_total')).toEqual({ 'policy="quick",reason="attempt"': 1 });
-    // Without the retry, which might wait until the breaker lets a probe through.
+    // There is no retry here, because it might wait until the breaker admits a probe.
     await pipeline(
       fallback(() => 'instead', { name: 'cached' }),
       breaker,
@@ -270,7 +270,7 @@ describe('instrument of holdfast/prometheus', () => {
   it('refuses to watch what has no state, and more than 1,000 things', () => {
     const { watch } = begin();
     expect(() => watch(pipeline(timeout('1s')))).toThrow(/watch: the argument must be a policy with a state/);
-    // Some have a size or a state, and are no policies.
+    // Some objects have a size or a state without being policies.
     for (const thing of [null, memoryStore(), new Map(), { state: 'open' }, mutex({})] as never[]) {
       expect(() => watch(thing)).toThrow(/must be a policy with a state/);
     }

@@ -1,4 +1,4 @@
-/** The names of metrics and attributes are a contract: docs/telemetry.md and the code say the same. */
+/** The names of metrics and attributes are a contract, so docs/telemetry.md and the code must agree. */
 import { readFileSync } from 'node:fs';
 import * as client from 'prom-client';
 import { describe, expect, it } from 'vitest';

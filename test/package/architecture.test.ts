@@ -1,4 +1,4 @@
-/** The directions of imports in src, and proof that each rule can be broken. */
+/** The directions of imports in src, and a proof that each rule can be broken. */
 import { globSync, readFileSync } from 'node:fs';
 import { sep } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -27,7 +27,7 @@ describe('CONTRIBUTING.md', () => {
   });
 });
 
-/** A tree of sound files, with others added or put in their place. */
+/** A tree of sound files, to which others are added or which others replace. */
 function tree(changes: Record<string, string>): Map<string, string> {
   const sound = {
     'src/index.ts': "export { pipeline } from './core/pipeline.js';\nexport type { Event } from './core/events.js';",

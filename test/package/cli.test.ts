@@ -1,4 +1,4 @@
-/** `npx holdfast simulate` as a user runs it: built, through the link that npm makes, on files of his own. */
+/** `npx holdfast simulate` as a user runs it: built, through the link that npm makes, on the user's own files. */
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -25,7 +25,7 @@ const files = {
   'naive.mjs': `import { exponential, pipeline, retry, timeout } from 'holdfast';
     console.log('a line of the module');
     export const calls = pipeline(retry({ attempts: 4, backoff: exponential({ initial: 100 }) }), timeout('1s'));`,
-  // CommonJS is another copy of the package; its timers are those of the platform all the same.
+  // CommonJS loads another copy of the package, whose timers are also those of the platform.
   'common.cjs': `const { pipeline, deadline } = require('holdfast');
     exports.pipeline = pipeline(deadline('1s'));`,
   'hangs.mjs': `import { setTimeout as sleep } from 'node:timers/promises';
@@ -91,7 +91,7 @@ describe('holdfast simulate', () => {
       expect(await json(file, '--scenario', 'brown-out', '--seed', '7')).toEqual(first);
       const { scenarios } = await json(file, '--scenario', 'brown-out', '--seed', '8');
       expect(scenarios).not.toEqual(first.scenarios);
-      // In virtual time: an answer in time takes longer than the whole program does.
+      // It runs in virtual time: an answer within the limit would take longer than the whole program does.
       expect(first.scenarios[0].report.goodDuring).toBeGreaterThan(5);
     }
   });

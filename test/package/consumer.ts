@@ -1,4 +1,4 @@
-/** A project of a user: the packed package in an empty folder, without a checkout around it and without any peer. */
+/** A user's project: the packed package in an empty folder, without a checkout around it and without any peer. */
 import { execFile } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -16,7 +16,7 @@ export const manifest = JSON.parse(readFileSync(join(checkout, 'package.json'), 
   readonly bin: { readonly holdfast: string };
 };
 
-/** What users import: `holdfast`, `holdfast/testing` and so on. */
+/** The names that users import: `holdfast`, `holdfast/testing` and so on. */
 export const entries = Object.keys(manifest.exports)
   .filter((path) => path !== './package.json')
   .map((path) => `holdfast${path.slice(1)}`);
@@ -24,11 +24,11 @@ export const entries = Object.keys(manifest.exports)
 export interface Packed {
   /** The tarball's path. */
   readonly tarball: string;
-  /** The paths inside it. */
+  /** The paths inside the tarball. */
   readonly files: readonly string[];
 }
 
-/** A folder that is gone at the end of the block. */
+/** A folder that is removed at the end of the block. */
 export function temporaryFolder(): { readonly path: string } & Disposable {
   const path = mkdtempSync(join(tmpdir(), 'holdfast-'));
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
@@ -42,7 +42,7 @@ export async function pack(packageFolder: string, into: string): Promise<Packed>
   return { tarball: join(into, packed!.filename), files: packed!.files.map(({ path }) => path) };
 }
 
-/** An empty project; scripts and answers of the fixtures stand beside its package.json. */
+/** An empty project. Scripts and answers of the fixtures are beside its package.json. */
 export function emptyProject(folder: string): string {
   const project = join(folder, 'project');
   mkdirSync(project);
@@ -51,7 +51,7 @@ export function emptyProject(folder: string): string {
   return project;
 }
 
-/** Runs a program as a user's shell would: without what npm and vitest left in the environment. */
+/** Runs a program as a user's shell would, without the variables that npm and vitest added to the environment. */
 export async function run(program: string, programArguments: readonly string[], cwd: string, timeoutMs = 60_000) {
   const env = Object.fromEntries(
     Object.entries(process.env).filter(

@@ -1,4 +1,4 @@
-/** The dashboard of Grafana against a real Prometheus that scrapes a real process: every query is answered with data. */
+/** The Grafana dashboard against a real Prometheus that scrapes a real process: every query is answered with data. */
 import { execFileSync } from 'node:child_process';
 import { cpSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,7 +17,7 @@ interface Dashboard {
 const dashboard: Dashboard = JSON.parse(readFileSync(join(checkout, 'docs', 'dashboards', 'holdfast.json'), 'utf8'));
 const queries = dashboard.panels.flatMap(({ title, targets }) => targets.map(({ expr }) => ({ title, expr })));
 
-/** In CI it must be there: nothing is skipped. */
+/** In CI the program must be there, because no test is skipped. */
 async function programOf(name: string): Promise<Program | undefined> {
   try {
     return await provide(name, 'prometheus');
@@ -59,7 +59,7 @@ describe.skipIf(program === undefined)('a real Prometheus', () => {
       ping: ping('/metrics'),
     });
     const job = { job_name: 'scraped', static_configs: [{ targets: [`127.0.0.1:${scraped.port}`] }] };
-    // JSON is YAML, too.
+    // JSON is also YAML.
     const settings = { global: { scrape_interval: '200ms', scrape_timeout: '200ms' }, scrape_configs: [job] };
     const file = join(folder.path, 'prometheus.yml');
     writeFileSync(file, JSON.stringify(settings));
@@ -90,7 +90,7 @@ describe.skipIf(program === undefined)('a real Prometheus', () => {
   }
 
   it.each(queries)('answers $title: $expr', async ({ expr }) => {
-    // It is scraped for the first time some seconds after the start.
+    // Prometheus scrapes it for the first time some seconds after the start.
     for (const untilMs = performance.now() + 60_000; ; await sleep(200)) {
       const { status, error, data } = await ask(expr);
       expect(error).toBeUndefined();

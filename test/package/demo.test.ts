@@ -1,4 +1,4 @@
-/** The demo as it is installed: in virtual time it prints what the README says, on every machine. */
+/** The demo as it is installed. In virtual time it prints what the README says, on every machine. */
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';

@@ -1,4 +1,4 @@
-/** What we show is true: examples compile, run and print what we say; links lead somewhere; commands exist. */
+/** What we show is true: examples compile, run and print what the page says; links lead somewhere; commands exist. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -13,7 +13,7 @@ import {
 } from '../../tools/gates/examples.ts';
 import { checkout, run, temporaryFolder } from './consumer.ts';
 
-/** Programs that cannot be run here, such as those that need a service of yours, are few. */
+/** Few programs cannot be run here, such as those that need a service of the reader's. */
 const mostUnrun = 11;
 const mostMs = 20_000;
 
@@ -30,13 +30,13 @@ beforeAll(() => {
   writeFileSync(join(folder.path, 'package.json'), JSON.stringify({ type: 'module', private: true }));
   for (const { path, line, code } of examples) {
     mkdirSync(join(folder.path, dirname(path)), { recursive: true });
-    // The code stands on the very lines where the reader sees it, so that positions in errors agree.
+    // The code keeps the lines on which the reader sees it, so that positions in errors agree.
     writeFileSync(join(folder.path, path), '\n'.repeat(line - 1) + code);
   }
   const compilerOptions = {
     ...{ strict: true, noEmit: true, skipLibCheck: true, types: ['node'] },
     ...{ target: 'esnext', lib: ['esnext'], module: 'nodenext', moduleDetection: 'force' },
-    // What Node can run by stripping types.
+    // Node can run this by stripping types.
     ...{ verbatimModuleSyntax: true, erasableSyntaxOnly: true, allowImportingTsExtensions: true },
   };
   writeFileSync(join(folder.path, 'tsconfig.json'), JSON.stringify({ compilerOptions, include: ['*/*.ts'] }));
@@ -72,7 +72,7 @@ describe('the examples', () => {
 describe.concurrent('the example at', () => {
   for (const example of examples.filter(({ runs }) => runs)) {
     it(`${example.file}:${example.line} ends well`, async ({ expect }) => {
-      // Rejections that nobody handles, and errors, end Node with another code than 0; so does our patience.
+      // Node ends with a code other than 0 after an error or an unhandled rejection, and when it takes too long.
       const outcome = await run(process.execPath, [example.path], folder.path, mostMs).then(
         ({ stdout }) => ({ stdout, problem: '' }),
         (error: { stdout: string; stderr: string; killed: boolean }) => ({
@@ -87,7 +87,7 @@ describe.concurrent('the example at', () => {
 });
 
 describe('the pages', () => {
-  /** The text of a page, something for any other file, nothing for what is not there. */
+  /** The text of a page, some text for any other file, and undefined for a file that does not exist. */
   const read = (path: string) => {
     const full = join(checkout, path);
     if (!existsSync(full)) return undefined;

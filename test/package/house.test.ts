@@ -1,4 +1,4 @@
-/** Rules of the house that no other tool checks, and proof that each can be broken. */
+/** Rules of the house that no other tool checks, and a proof that each can be broken. */
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join, relative, sep } from 'node:path';
@@ -6,7 +6,7 @@ import ts from 'typescript';
 import { describe, expect, it } from 'vitest';
 import { checkout, run, temporaryFolder } from './consumer.ts';
 
-/** Every file that is, or is about to be, under version control. */
+/** Every file that is under version control, or is about to be. */
 const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], {
   cwd: checkout,
   encoding: 'utf8',
@@ -18,7 +18,7 @@ interface HouseRule {
   readonly title: string;
   readonly concerns: (file: string) => boolean;
   readonly forbidden: RegExp;
-  /** A text that breaks the rule, in pieces, because this file is under the rule, too. */
+  /** A text that breaks the rule. It is written in pieces, because this file must keep the rule, too. */
   readonly breaks: readonly string[];
 }
 
@@ -68,7 +68,7 @@ describe.each(rules)('the house: $title', ({ concerns, forbidden, breaks }) => {
   });
 });
 
-/** Outside of what tsconfig.json includes, a type test passes whatever it says. */
+/** A type test outside of what tsconfig.json includes passes whatever it says. */
 describe('the type tests', () => {
   it('are all inside what the compiler checks', () => {
     const config = ts.getParsedCommandLineOfConfigFile(

@@ -1,4 +1,4 @@
-/** The built package under Node's own test runner: `holdfast/testing` needs no vitest. */
+/** The built package under Node's own test runner. `holdfast/testing` does not need vitest. */
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -12,7 +12,7 @@ interface Outcome {
   readonly output: string;
 }
 
-/** Runs `node --test` on the fixture as a user would: without what this test runner left in the environment. */
+/** Runs `node --test` on the fixture as a user would, without the variables that this test runner added to the environment. */
 async function nodeTest(environment: Record<string, string> = {}): Promise<Outcome> {
   const { NODE_TEST_CONTEXT: _context, NODE_OPTIONS: _options, HOLDFAST_SEED: _seed, ...inherited } = process.env;
   const options = { env: { ...inherited, ...environment } };

@@ -1,4 +1,4 @@
-/** The tables of options in the pages name what the factories take, no more and no less. */
+/** The tables of options in the pages name exactly what the factories accept. */
 import { readFileSync } from 'node:fs';
 import { DatabaseSync } from 'node:sqlite';
 import * as openTelemetry from '@opentelemetry/api';
@@ -51,7 +51,7 @@ const pages: Readonly<Record<string, readonly Factory[]>> = {
   timeout: [holdfast.timeout],
 };
 
-/** A factory that is given an option it does not know names those that it does. */
+/** A factory that is given an unknown option names those that it knows. */
 function optionsOf(factory: Factory): readonly string[] {
   try {
     factory({ 'known nowhere': 1 } as never);
@@ -62,7 +62,7 @@ function optionsOf(factory: Factory): readonly string[] {
   throw new Error('the option was taken');
 }
 
-/** What stands in the first column of the tables that begin with "option"; a part such as `halfOpen.permits` stands for the whole. */
+/** The entries in the first column of the tables that begin with "option". A part such as `halfOpen.permits` stands for the whole option. */
 function optionsInTables(page: string): readonly string[] {
   const tables = readFileSync(`docs/${page}.md`, 'utf8').match(/^\| option\b[^\n]*\n(?:\|[^\n]*\n)+/gm) ?? [];
   const rows = tables.flatMap((table) => table.trim().split('\n').slice(2));

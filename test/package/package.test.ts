@@ -14,7 +14,7 @@ let packed: Packed;
 let project: string;
 let installed: string;
 
-// Every dependency is packed from the checkout, too, so that npm needs no registry.
+// Every dependency is packed from the checkout as well, so that npm needs no registry.
 beforeAll(async () => {
   packed = await pack(checkout, folder.path);
   const names = Object.keys(manifest.dependencies);
@@ -52,13 +52,13 @@ describe('the tarball', () => {
   });
 
   it('has maps that bring their sources along', () => {
-    // Three small packages are bundled into the entry that needs them, with their licences; of one it is the text.
+    // Three small packages are bundled into the entry that needs them, together with their licences. For one of them, only the text is included.
     const ours = /^(\.\.\/(src|node_modules\/(fastify-plugin|structured-headers))\/|import-of-node:|raw:)/;
     const maps = packed.files.filter((file) => file.endsWith('.map'));
     expect(maps.length).toBeGreaterThan(0);
     for (const file of maps) {
       const map = JSON.parse(readFileSync(join(installed, file), 'utf8'));
-      // A CommonJS chunk names itself, too; one that only passes names on has no other source.
+      // A CommonJS chunk also lists itself, and one that only passes names on has no other source.
       const generated = basename(file, '.map');
       const pointing = map.sources.filter(
         (source: string, index: number) => !map.sourcesContent?.[index] && source !== generated,
@@ -178,7 +178,7 @@ describe('the types', () => {
   });
 });
 
-/** What a compiler prints. It says why on stdout, which the error of a failed process leaves out. */
+/** What a compiler prints. It reports errors on stdout, which the error of a failed process leaves out. */
 function complaintsOf(check: () => string): string {
   try {
     return check();

@@ -1,4 +1,4 @@
-/** The demo's page in a real Chromium; the demo runs on the oldest Node, which has no SQLite. */
+/** The demo's page in a real Chromium. The demo runs on the oldest Node, which has no SQLite. */
 import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { provide, runtimes } from '../../tools/gates/runtimes.ts';
@@ -23,7 +23,7 @@ describe.skipIf(program === undefined || (oldest === undefined && process.env.CI
       const pressed = page.waitForResponse((response) => response.url() === `${address}faults/slow`);
       await page.click('[data-fault=slow]');
       expect((await pressed).status()).toBe(204);
-      // The protected path kept its word.
+      // The protected path kept its promise.
       expect(await ended).toBe(0);
 
       // Chromium has drawn at least the lines of both paths in each chart.

@@ -1,4 +1,4 @@
-/** The packed package on every runtime that we promise, by `import` and by `require`. */
+/** The packed package on every runtime that we support, by `import` and by `require`. */
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,7 +11,7 @@ import { checkout, emptyProject, entries, manifest, pack, run, temporaryFolder }
 const folder = temporaryFolder();
 let project: string;
 
-// By hand instead of `npm install`, which package.test.ts tries: the same folders, in a tenth of the time.
+// The folders are made by hand instead of by `npm install`, which package.test.ts tests. They are the same, and take a tenth of the time.
 beforeAll(async () => {
   project = emptyProject(folder.path);
   const { tarball } = await pack(checkout, folder.path);
@@ -45,7 +45,7 @@ for (const [index, { name, version, runArguments }] of runtimes.entries()) {
       expect(seen.behaviour).toEqual(expectedBehaviour);
       expect(seen.commonjsBehaviour).toEqual(expectedBehaviour);
       for (const entry of entries) expect(seen.names[entry]).not.toEqual([]);
-      // Bun does not ask for `module-sync`, so that `require` there loads a second copy.
+      // Bun does not use the condition `module-sync`, so `require` loads a second copy there.
       expect(seen.sameClasses).toBe(name !== 'bun');
       expect(seen.otherCopy).toBe(true);
       expect(seen.recognised).toBe(true);
@@ -82,7 +82,7 @@ describe('holdfast on workerd', () => {
       cf: false,
     });
     try {
-      // The timers of a request end with it, and several are served at once.
+      // The timers of a request end with it, and several requests are served at once.
       const answers = [1, 2, 3].map(async () => (await worker.dispatchFetch('http://localhost/')).json());
       const answer = { behaviour: expectedBehaviour, hasProcess: compatibilityFlags.length > 0 };
       expect(await Promise.all(answers)).toEqual([answer, answer, answer]);

@@ -1,4 +1,4 @@
-/** The checks of the docs site, on sites small enough to see through. `npm run docs` applies them to the real one. */
+/** The checks of the docs site, on sites that are small enough to understand. `npm run docs` applies them to the real site. */
 import { describe, expect, it } from 'vitest';
 import { faultsOf } from '../../tools/site/checks.ts';
 

@@ -1,4 +1,4 @@
-/** The budgets of size and of import time. `node tools/gates/size.ts` tells where the bytes are. */
+/** The budgets of size and of import time. `node tools/gates/size.ts` shows where the bytes are. */
 import { describe, expect, it } from 'vitest';
 import { budgets, importMs, maxImportMs, sizeOf } from '../../tools/gates/size.ts';
 

@@ -1,4 +1,4 @@
-/** Capture without an engine: each way to answer, on the wire, beside the same server without it. */
+/** The capture without an engine: each way to answer, on the wire, compared with the same server without it. */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, IncomingMessage, ServerResponse } from 'node:http';
@@ -40,7 +40,7 @@ interface Observed {
   gone: number;
 }
 
-/** The listener with its answers taken down; the end waits for `wait`. */
+/** The listener with its answers recorded. The end waits for `wait`. */
 function captured(
   listener: Listener,
   seen: Observed,
@@ -555,7 +555,7 @@ describe('captureAnswer', () => {
   });
 });
 
-/** Behind what an app mounts before all else. */
+/** Behind the middleware that an app usually mounts first. */
 function compressed(listener: Listener): Listener {
   const compress = compression({ threshold: 0, filter: () => true }) as unknown as (
     ...given: [...Parameters<Listener>, () => void]
@@ -564,7 +564,7 @@ function compressed(listener: Listener): Listener {
 }
 
 describe('an answer whose head waits', () => {
-  /** What a handler is told, and what its client gets, when `resume` is called as soon as it has answered. */
+  /** What a handler is told, and what its client gets, when `resume` is called as soon as the handler has answered. */
   async function waiting(
     listener: Listener,
     resume: (capture: ResponseCapture) => void,
@@ -611,7 +611,7 @@ describe('an answer whose head waits', () => {
       },
       (capture) => {
         told.push(capture.hasBegun);
-        // That is for a handler that still writes.
+        // That callback is for a handler that is still writing.
         capture.stop();
         capture.resume();
       },
@@ -725,7 +725,7 @@ describe('an answer whose head waits', () => {
         expect(closes).toBe(0);
         seen.capture!.resume(instead);
         expect([closes, hasEnded()]).toEqual([expected, ends]);
-        // Once is enough, whatever the handler does then.
+        // One call is enough, whatever the handler does afterwards.
         end();
         await sleep(0);
         expect([closes, hasEnded()]).toEqual([1, true]);

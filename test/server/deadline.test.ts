@@ -1,4 +1,4 @@
-/** The deadline of a request, with real servers of each framework; and its engine in virtual time. */
+/** The deadline of a request, with real servers of each framework, and its engine in virtual time. */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { EventEmitter, once } from 'node:events';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
@@ -250,7 +250,7 @@ describe.each(frameworks)('deadline of $name', (framework: Framework) => {
     });
     const stops: unknown[] = [];
     const attempts: unknown[] = [];
-    /** Asks on with a retry of its own and says that it retries, as our HTTP clients do. */
+    /** Passes the request on with a retry of its own, and says that it retries, as our HTTP clients do. */
     const askOn = async (url: string) => {
       const outcome = await steady.attempt(async (call) => {
         const answer = await fetch(url, { headers: { [attemptHeader]: String(call.attempt) } });

@@ -1,4 +1,4 @@
-/** What only Express does: routes with a deadline of their own, streams, writes after the answer. */
+/** What only Express has: routes with a deadline of their own, streams, writes after the answer. */
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -105,7 +105,7 @@ describe('deadline of express on its own', () => {
     const done = deferred<string>();
     app.use(deadline({ default: 30 }));
     app.get('/', async (request, response) => {
-      // Listened for from the start: the answer may be out before this goes on.
+      // It listens from the start, because the answer may be sent before this continues.
       const answered = once(response, 'finish');
       await untilAborted(callOf(request).signal).catch(() => {});
       await answered;

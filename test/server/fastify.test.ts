@@ -1,4 +1,4 @@
-/** What only Fastify does: a time per route, hooks, `inject`, streams. */
+/** What only Fastify has: a time limit per route, hooks, `inject`, streams. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import Fastify from 'fastify';
 import { describe, expect, it } from 'vitest';

@@ -1,4 +1,4 @@
-/** What the middleware tests share: real servers of both frameworks, and clients that can cut the line. */
+/** What the middleware tests share: real servers of both frameworks, and clients that can cut the connection. */
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -10,7 +10,7 @@ import type { DeadlineMiddlewareOptions } from '../../src/server/deadline.js';
 import { callOf as callOfExpress, deadline as expressDeadline } from '../../src/server/express.js';
 import { callOf as callOfFastify, deadline as fastifyDeadline } from '../../src/server/fastify.js';
 
-/** A handler that knows no framework: it is given the call and the headers, what it answers is sent as JSON. */
+/** A handler that knows no framework. It is given the call and the headers, and its answer is sent as JSON. */
 export type Handler = (call: Call, headers: Readonly<Record<string, unknown>>) => unknown;
 
 export interface Running {
@@ -67,7 +67,7 @@ export const frameworks: readonly Framework[] = [
   },
 ];
 
-/** Listens on loopback until it is closed, connections and all. */
+/** Listens on loopback until it is closed, together with its connections. */
 export async function running(server: Server): Promise<Pick<Running, 'port' | 'close'>> {
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -79,7 +79,7 @@ export async function running(server: Server): Promise<Pick<Running, 'port' | 'c
   return { port: (server.address() as AddressInfo).port, close };
 }
 
-/** Sends by hand over a socket of its own, so that a test can cut the line. */
+/** Sends by hand over a separate socket, so that a test can cut the connection. */
 export async function openSocket(port: number, ...lines: readonly string[]): Promise<Socket> {
   const socket = connect(port, '127.0.0.1');
   socket.on('error', () => {});
@@ -94,7 +94,7 @@ export async function problemOf(answer: Response) {
   return { status: answer.status, type, body: (await answer.json()) as Readonly<Record<string, unknown>> };
 }
 
-/** A promise and the function that fulfils it. */
+/** A promise, and the function that fulfils it. */
 export function deferred<T>() {
   let resolve: (value: T) => void = () => {};
   const promise = new Promise<T>((given) => {
@@ -103,7 +103,7 @@ export function deferred<T>() {
   return { promise, resolve };
 }
 
-/** A promise that ends with the signal, for its reason. */
+/** A promise that rejects when the signal aborts, with its reason. */
 export function untilAborted(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {
     if (signal.aborted) reject(signal.reason);

@@ -1,4 +1,4 @@
-/** What those of this package have who make values of their own on the cache's engine. */
+/** What parts of this package get that build their own values on the cache's engine. */
 import { describe, expect, it } from 'vitest';
 import { StoredCache } from '../../../src/coordination/cache/cache.js';
 import { type CacheOptions, type HoldfastEvent, memoryStore } from '../../../src/index.js';

@@ -20,7 +20,7 @@ function setUp(settings: { readonly name?: string; readonly onStoreDown?: 'rejec
   const owed: unknown[][] = [];
   const watches: Told[] = [];
   const state = {
-    /** In place of an answer. */
+    /** What is thrown in place of an answer. */
     answer: undefined as (() => Promise<never>) | undefined,
     isReady: Promise.resolve(),
     watch: (key: string, onChange: (change: StoreChange) => void) => {
@@ -62,7 +62,7 @@ function setUp(settings: { readonly name?: string; readonly onStoreDown?: 'rejec
   return { clock, inner, backing, calls, events, owed, watches, state, fail };
 }
 
-/** What it rejects with when the store says nothing, and when. */
+/** What it rejects with when the store does not answer, and when. */
 async function unanswered(ask: (backing: Backing) => Promise<unknown>) {
   const { backing, clock, calls, state } = setUp();
   state.answer = () => new Promise(() => {});
@@ -88,7 +88,7 @@ describe('backing of a cache', () => {
     expect(error).toBeInstanceOf(StoreError);
     expect(error).toMatchObject({ store: 'cache', operation, reason: 'timeout', applied: 'unknown' });
     expect((error as Error).message).toContain(`cache "users" had no answer within ${timeoutMs} ms`);
-    // A turn later, for an answer that is there already.
+    // It waits one more turn, for an answer that has already arrived.
     expect(afterMs).toBe(timeoutMs + 1);
     expect(signals.length).toBe(1);
     for (const signal of signals) expect(signal!.reason).toBe(error);
@@ -133,7 +133,7 @@ describe('backing of a cache', () => {
     fail(reason);
     for (let tries = 0; tries < 5; tries++) await expect(backing.read('42')).rejects.toMatchObject({ reason });
     expect(backing.breaker.state).toBe('closed');
-    // Nor does it end a probe.
+    // It does not end a probe either.
     fail('failed');
     for (let tries = 0; tries < 3; tries++) await backing.read('42').catch(() => {});
     await clock.advance(1_000);
@@ -242,7 +242,7 @@ describe('backing of a cache', () => {
       }
       expect(calls.filter(({ verb }) => verb === 'write').length).toBeLessThanOrEqual(1);
     }
-    // As long as an invalidation is kept, nothing is written either, and it keeps its generation when something is.
+    // As long as an invalidation is kept, nothing is written either, and a later write keeps its generation.
     await backing.invalidateTag('a');
     const second = await numberOf();
     expect(second).toBeGreaterThan(first);
@@ -274,7 +274,7 @@ describe('backing of a cache', () => {
     expect(await written(fits)).toBe(`cache|${'😀'.repeat(41)}|key|${fits}`);
     const hashed = await written(`${fits}k`);
     expect(hashed).toMatch(new RegExp(`^cache\\|${'😀'.repeat(40)}\\|hash\\|[0-9a-f]{64}$`));
-    // As short a text, of longer characters.
+    // This text is as short, but its characters are longer.
     expect(await written('😀'.repeat(100))).toContain('|hash|');
   });
 

@@ -286,7 +286,7 @@ describe('cache, when a caller of many keys gives up,', () => {
     state.isDown = true;
     await users.delete('a');
     state.isDown = false;
-    // What is owed of the first is written slowly, and not taken.
+    // What the first one owes is written slowly, and is not accepted.
     shared.remove = () => clock.sleep(100).then(() => Promise.reject(new Error('down')));
     const controller = new AbortController();
     const answer = users.getMany(['a', 'b'], { signal: controller.signal });

@@ -31,7 +31,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
 
   it('gives each hit the same promise', async () => {
     const { users } = setUp(way);
-    // The second look makes sure that nothing has happened before word of changes began to come.
+    // The second look makes sure that nothing happened before the watch was ready.
     for (let looks = 0; looks < 2; looks++) await users.get('42');
     expect(users.get('42')).toBe(users.get('42'));
   });
@@ -63,7 +63,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     const { users } = setUp({ ...way, max: 3 });
     const { signal } = new AbortController();
     for (const key of ['1', '2', '3']) {
-      // The second look makes sure that nothing has happened before word of changes began to come.
+      // The second look makes sure that nothing happened before the watch was ready.
       for (let looks = 0; looks < 2; looks++) await users.get(key);
     }
     await users.get('1');
@@ -86,7 +86,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     await users.get('42');
     expect(users.peek('42')).toBe(1);
     expect(sources().at(-1)).toBe('l1');
-    // A refresh is due: the next get begins it, though it shows the old value.
+    // A refresh is due: the next get begins it, but still returns the old value.
     await clock.advance(9_900);
     expect(isKnown()).toBe(false);
     await clock.advance(100);
@@ -110,7 +110,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     await expect(wrong.set('42', 7, '1m')).rejects.toThrow('"ttl" is of the cache');
     await expect(wrong.set('42', 7, { ttl: '1m' })).rejects.toThrow(TypeError);
     expect(users.peek('42')).toBeUndefined();
-    // An index is no option.
+    // An index is not taken for options.
     expect(await Promise.all(['42', '42'].map(wrong.get))).toEqual([1, 1]);
     expect(source.loads).toBe(1);
   });
@@ -284,7 +284,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     const first = users.get('42');
     await clock.advance(200);
     await first;
-    // At most 2.25 loads before the end.
+    // The refresh begins at most 2.25 load times before the end.
     await clock.advance(9_500);
     expect([await users.get('42'), source.loads]).toEqual([1, 1]);
     await clock.advance(250);
@@ -330,7 +330,7 @@ describe.each(ways)('cache, %s,', (_, way) => {
     expect([1, 2]).toContain(await before);
     expect(await after).toBe(2);
     await clock.advance(12_000);
-    // Stale now: a refresh begins behind.
+    // The value is stale now, so a refresh begins in the background.
     expect(await users.get('42')).toBe(2);
     await clock.advance(50);
     source.value = 3;
@@ -506,7 +506,7 @@ describe('cache without a listener for events', () => {
       return read;
     };
     const process = () => {
-      // No word of changes comes from this store.
+      // This store does not report changes.
       const { native: _, ...store } = viewOf(shared);
       return setUp({ ...unheard, clock, store, load }).users;
     };
@@ -544,7 +544,7 @@ describe('cache that misses', () => {
       }
     };
     await bytesLeftBy(() => churn(0, 64));
-    // Eight megabytes, of which 32 loads hold some at a time. The values themselves stay in memory.
+    // The loads take eight megabytes in all, of which 32 loads hold some at a time. The values themselves stay in memory.
     expect(await bytesLeftBy(() => churn(64, 1_088))).toBeLessThan(3e6);
   });
 });

@@ -24,7 +24,7 @@ describe('debts of a cache', () => {
     await clock.advance(999);
     expect(paid).toEqual([]);
     await clock.advance(1);
-    // Where the first cannot be paid the next is not tried.
+    // If the first debt cannot be paid, the next is not tried.
     expect(paid).toEqual(['a']);
     state.isDown = false;
     await clock.advance(1_000);

@@ -1,4 +1,4 @@
-/** What one process does with its memory and its flights: hits, changes and tags at one time, refreshes, keys, events. */
+/** What one process does with its memory and its flights: hits, changes and tags at the same time, refreshes, keys, events. */
 import { describe, expect, it } from 'vitest';
 import { type LoadBackoffError, memoryStore, OptionsError } from '../../../src/index.js';
 import { type Changes, setUp, setUpSeen } from './support.ts';
@@ -11,7 +11,7 @@ const ways: readonly (readonly [string, Changes])[] = [
   ['before a store', {}],
 ];
 
-/** A promise and what ends it. */
+/** A promise, and the functions that settle it. */
 function gate() {
   let open = () => {};
   const opened = new Promise<void>((resolve) => {
@@ -28,7 +28,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     const answers = [users.get('42'), users.get('42')];
     await clock.advance(40);
     await Promise.all(answers);
-    // The first look makes sure that nothing has happened before word of changes began to come.
+    // The first look makes sure that nothing happened before the watch was ready.
     for (let looks = 0; looks < 3; looks++) await users.get('42');
     users.peek('42');
     const gets = events.filter((event) => event.type === 'cache-get');
@@ -170,7 +170,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
       await users.get('b');
     }
     await clock.advance(1_000);
-    // One copy hears of changes, and not each that there was.
+    // A copy hears that there were changes, not of each of them.
     const { backing } = engine as unknown as { backing?: { watches: Map<string, { listeners: Set<unknown> }> } };
     for (const { listeners } of backing?.watches.values() ?? []) expect(listeners.size).toBe(1);
     await users.delete('b');
@@ -196,7 +196,7 @@ describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
     await users.delete('42');
     void users.get('42');
     await clock.advance(60);
-    // The first has ended meanwhile.
+    // The first one has ended in the meantime.
     const third = users.get('42');
     await clock.advance(1_000);
     await third;
@@ -305,7 +305,7 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
     expect(users.peek('slow')).toBeUndefined();
     source.value = 2;
     await clock.advance(25);
-    // Old for those who asked before, and for nobody else.
+    // The value is old for those who asked before, and for nobody else.
     const after = users.get('slow');
     await clock.advance(100);
     expect([1, 2]).toContain(await slow);
@@ -329,7 +329,7 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
       await users.invalidateTag('any');
     }
     await clock.advance(150);
-    // One of them has ended, and what it left goes as well.
+    // One of them has ended, and what it left is removed as well.
     await users.delete('42');
     expect(users.peek('42')).toBeUndefined();
     await clock.advance(1_000);
@@ -393,7 +393,7 @@ describe.each(ways)('cache, %s, when values are put in,', (_, way) => {
       expect(await users.get('42')).toBe(1);
       await clock.flush();
       expect(source.loads).toBe(2);
-      // Once it is not shown while it is refreshed any more, it waits for the load.
+      // Once the value may no longer be shown during a refresh, the call waits for the load.
       source.delayMs = 5;
       const isAnswered = async () => {
         let is = false;
@@ -441,7 +441,7 @@ describe('cache in memory alone', () => {
     await unbound.users.set('b', 1);
     expect([unbound.users.size, encoded]).toEqual([2, []]);
     const bound = setUp({ ...alone, serializer, maxBytes: 1_396 });
-    // A key counts two bytes per character.
+    // A key counts as two bytes per character.
     await bound.users.get('k'.repeat(49));
     await bound.users.set('l'.repeat(49), 1);
     expect(bound.users.size).toBe(2);
@@ -492,7 +492,7 @@ describe('cache before a store, with concurrent operations,', () => {
     control.after = (verb) => (verb === 'write' ? replies[writes++]?.opened : undefined);
     const sets = [users.set('42', 1), users.set('42', 2)];
     await clock.flush();
-    // The reply of the first comes last.
+    // The reply to the first one arrives last.
     replies[1]!.open();
     await clock.flush();
     replies[0]!.open();
@@ -597,7 +597,7 @@ describe('cache before a store, with concurrent operations,', () => {
     await clock.flush();
     control.after = () => undefined;
     await caches[1]!.set('42', 2);
-    // Parts newcomers from the one who still reads.
+    // This separates newcomers from the one who still reads.
     await users.invalidateTag('any');
     expect(await users.get('42')).toBe(2);
     reply.open();
@@ -612,7 +612,7 @@ describe('cache before a store, with concurrent operations,', () => {
     'looks again for what it has set itself, %s, when others may have set it before it was told so',
     async (_, tags) => {
       const { caches, users, source, control, clock } = setUpSeen({ early: 'off', tags: () => tags }, 2);
-      // A load under way hears of all changes of the key.
+      // A load that is under way hears of all changes of the key.
       source.delayMs = 100;
       const loading = users.get('42');
       await clock.flush();
@@ -662,7 +662,7 @@ describe('cache before a store, with concurrent operations,', () => {
     await clock.advance(3_000);
     await users.get('42');
     expect(control.calls).toEqual([]);
-    // The longest that anything is believed of which no changes are told.
+    // This is the longest time for which a value is trusted whose changes are not reported.
     await clock.advance(2_000);
     await users.get('42');
     expect(control.calls).not.toEqual([]);
@@ -731,7 +731,7 @@ describe('cache before a store', () => {
         const { users, source, control, clock } = setUpSeen({ ttl: '1h', early: 'off', isTelling });
         if (place === 'set') await users.set('42', 1);
         else await users.get('42');
-        // Watched from here on, if at all.
+        // If it is watched at all, it is watched from here on.
         control.tell('changed');
         await users.get('42');
         const { loads } = source;
@@ -740,7 +740,7 @@ describe('cache before a store', () => {
         await users.get('42');
         expect(control.calls).toEqual([]);
         await clock.advance(1);
-        // Shown at once, and asked for behind: the source is left alone.
+        // The value is returned at once, and the store is asked in the background. The source is left alone.
         expect(await users.get('42')).toBe(1);
         expect(await users.get('42')).toBe(1);
         await clock.flush();
@@ -772,7 +772,7 @@ describe('cache before a store', () => {
     control.before = () => {
       throw new Error('down');
     };
-    // One that the store knows nothing of takes the place of one that it knew.
+    // A key that the store does not know takes the place of one that it knew.
     source.value = 2;
     expect([await users.get('42'), await users.get('42'), source.loads]).toEqual([2, 2, 2]);
   });

@@ -1,4 +1,4 @@
-/** Tags before a Redis that drops keys when its memory is full, as is usual for caches. */
+/** Tags on a Redis that drops keys when its memory is full, as is usual for caches. */
 import { Redis } from 'ioredis';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type Cache, cache } from '../../../src/index.js';

@@ -1,4 +1,4 @@
-/** What a search for a key does that finds somebody else's lease: how long it waits, what it looks for meanwhile, and what ends that. */
+/** What a search for a key does when it finds somebody else's lease: how long it waits, what it looks for meanwhile, and what ends the wait. */
 import { describe, expect, it } from 'vitest';
 import { LoadBackoffError, TimeoutError } from '../../../src/index.js';
 import { setUpSeen, watchForUnheardRejections } from './support.ts';
@@ -35,7 +35,7 @@ describe('flight that waits for the load of another process', () => {
     await clock.flush();
     control.calls.length = 0;
     await clock.advance(999);
-    // The renewal of the other's lease is told, at a third of it.
+    // The renewal of the other's lease is reported, after a third of it.
     expect(control.calls).toEqual([`read ${keyIn}`]);
     await clock.advance(3_000);
   });
@@ -206,7 +206,7 @@ describe('flight that waits for the load of another process', () => {
     await clock.flush();
     const answered = users.get('42', { load: () => 'own' }).then((value) => [value, clock.now()]);
     await clock.flush();
-    // The other one dies with its lease.
+    // The other process dies together with its lease.
     control.before = (verb) => (verb === 'write' && clock.now() < 1_000 ? new Promise(() => {}) : undefined);
     await clock.advance(1_100);
     expect(await answered).toEqual(['own', 1_000]);
@@ -220,7 +220,7 @@ describe('flight that waits for the load of another process', () => {
     await clock.advance(10_000);
     source.error = new Error('down');
     expect(await users.get('42')).toBe(1);
-    // The word of its own failure.
+    // This reports its own failure.
     expect(await users.get('42')).toBe(1);
     control.calls.length = 0;
     await clock.advance(3_999);

@@ -188,7 +188,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
       const answer = users.get('42');
       await clock.advance(delayMs);
       await answer;
-      // Makes sure that nothing has happened before word of changes began to come.
+      // The look makes sure that nothing happened before the watch was ready.
       await users.get('42');
     };
     await load(100);
@@ -198,7 +198,7 @@ describe.each(ways)('flight, %s,', (_, way) => {
     await clock.advance(1_100);
     await users.get('42');
     const { loads } = source;
-    // 0.7 times 100 and 0.3 times 1,100 are 400, and it is refreshed 1.5 times that before the end.
+    // 0.7 times 100 and 0.3 times 1,100 are 400, and the refresh begins 1.5 times that before the end.
     source.delayMs = 0;
     await clock.advance(10_000 - 600 - 2);
     await users.get('42');
@@ -307,7 +307,7 @@ describe('flight before a store', () => {
     control.calls.length = 0;
     expect(await users.get('42')).toBe(1);
     expect(sources().at(-1)).toBe('l2');
-    // A cold key is leased by the same trip by which it is found.
+    // A cold key is leased by the same trip that finds it.
     expect(control.calls).toEqual([`write ${keyIn}`]);
     await users.close();
     await caches[1]!.close();
@@ -334,7 +334,7 @@ describe('flight before a store', () => {
     const replied = new Promise<void>((resolve) => {
       reply = resolve;
     });
-    // The first write takes the lease, the second brings the value.
+    // The first write takes the lease, and the second stores the value.
     control.after = (verb, key) => (verb === 'write' && key.includes('|key|') && ++writes === 2 ? replied : undefined);
     const first = users.get('42');
     await clock.flush();
@@ -865,7 +865,7 @@ describe('flight that heard of changes', () => {
     const all = [holder.get('42'), impatient.get('42')];
     await clock.advance(200);
     expect(source.loads).toBe(2);
-    // Long enough for the holder to renew its lease, of which word comes, too.
+    // This is long enough for the holder to renew its lease, which is also reported.
     await clock.advance(2_000);
     const joined = impatient.get('42');
     await clock.flush();

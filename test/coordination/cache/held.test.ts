@@ -8,7 +8,7 @@ interface Case {
   readonly draw?: number;
 }
 
-/** Filled and placed at 1,000, fresh until 11,000. */
+/** A value that was filled and placed at 1,000, and is fresh until 11,000. */
 function held({ early = 'off', loadMs = 100, boundMs = Number.POSITIVE_INFINITY, draw = 0 }: Case = {}) {
   const filled = { freshMs: 10_000, staleMs: 20_000, errorMs: 30_000, loadMs, tags: new Map() };
   const placing = { value: 1, version: 1, filled, filledAtMs: 1_000 };
@@ -29,7 +29,7 @@ describe('held value', () => {
   });
 
   it('is likelier to be refreshed the nearer its expiry is and the longer a load takes', () => {
-    // The odds of a refresh with so much left are e to the power of -left / load.
+    // The odds of a refresh with this much time left are e to the power of -left / load.
     const one = held({ early: 'xfetch', loadMs: 100 });
     const odds = Math.exp(-3);
     expect(one.drawsRefresh(11_000 - 300, () => 1 - odds * 0.99)).toBe(true);

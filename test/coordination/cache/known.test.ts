@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { agedTo, freshnessOf, leftMs, usefulMs } from '../../../src/coordination/cache/known.js';
 
-/** Filled at 1,000, and written once when it was 50 old. */
+/** A value that was filled at 1,000, and written once when it was 50 old. */
 const filled = {
   ...{ bytes: Uint8Array.of(1), isUndefined: false, freshMs: 100, staleMs: 300, errorMs: 200, ageMs: 50, loadMs: 10 },
   tags: new Map<string, number>(),

@@ -14,7 +14,7 @@ describe('memory of a cache', () => {
   const memoryOf = (max: number, maxBytes?: number) =>
     new Memory<number>({ max, maxBytes, clock, onDropped: ({ text }) => dropped.push(text) });
 
-  /** Fresh for 100 ms. */
+  /** A value that is fresh for 100 ms. */
   const held = (text: string) => {
     const filled = { freshMs: 100, staleMs: 100, errorMs: 100, loadMs: 0, tags: new Map() };
     const placing = { value: 1, version: 1, filled, filledAtMs: 0 };

@@ -73,7 +73,7 @@ describe('cache, when the store is down,', () => {
     state.how = 'broken';
     source.value = 2;
     await clock.advance(6_000);
-    // Its copy is older than 5 s, and the store cannot say whether it still holds.
+    // Its copy is older than 5 s, and the store cannot say whether it is still valid.
     expect(await users.get('42')).toBe(1);
     await clock.advance(14_000);
     source.delayMs = 10;
@@ -188,10 +188,10 @@ describe('cache, when the store is down,', () => {
     await users.set('set', 3);
     await users.invalidateTag('tag of tagged');
     expect(warnings()).toEqual(['owed', 'owed', 'owed']);
-    // Nobody sees the old one meanwhile.
+    // Nobody sees the old value in the meantime.
     expect([await users.get('deleted'), await users.get('set'), await users.get('tagged')]).toEqual([2, 2, 2]);
     state.how = 'well';
-    // Another process sees no old one either, once the store has been back for a while.
+    // Another process does not see an old value either, once the store has been back for a while.
     await clock.advance(15_000);
     const other = setUp(
       { clock, load: async () => 'new', tags: (_value: unknown, key: string) => [`tag of ${key}`] },
@@ -204,7 +204,7 @@ describe('cache, when the store is down,', () => {
   it('writes the owed invalidation of a key before it reads it, however soon', async () => {
     const { users, clock, state, inner } = setUpBreakable({ onStoreDown: 'replay', ttl: '1h', early: 'off' });
     await users.get('42');
-    // A connection that broke under the verb, not the store that somebody closed, but no error tells which.
+    // A connection broke under the verb, and nobody closed the store, but no error tells the two apart.
     state.how = 'closed';
     await users.delete('42');
     state.how = 'well';
@@ -324,7 +324,7 @@ describe('cache, when the store holds other entries,', () => {
   ])('loads for itself when every write is refused and %s shown', async (_, entry) => {
     let calls = 0;
     const refuse = async () => {
-      // Else a cache that goes on asking would never end.
+      // Otherwise a cache that keeps asking would never end.
       if (++calls > 1_000) throw new Error('asked without end');
       return { ok: false, entry } as const;
     };

@@ -1,4 +1,4 @@
-/** A process of its own with a cache before SQLite, Redis or Postgres: it does what it is told by messages. */
+/** A separate process with a cache before SQLite, Redis or Postgres. It does what messages tell it. */
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
@@ -10,10 +10,10 @@ import { drivers } from '../../stores/postgres-clients.ts';
 import { unsynced } from '../../support/unsynced.ts';
 
 export interface ChildSettings {
-  /** A file, or a port of Redis, or one of Postgres. */
+  /** The path of a file, or the port of a Redis or of a Postgres. */
   readonly place: string | number | { readonly postgres: number };
   readonly subscribes: boolean;
-  /** A file with what is true now. */
+  /** A file that contains what is true now. */
   readonly source: string;
   readonly patience: 'default' | 'long';
   readonly lease: number;
@@ -63,7 +63,7 @@ const values = cache<string>({
   ttl: '10m',
   lease: settings.lease,
   onStoreDown: settings.onStoreDown ?? 'reject',
-  // A machine that has much else to do is no outage.
+  // A machine that is busy with other work is not an outage.
   ...(settings.patience === 'long' ? { l2Timeouts: { read: '10s', write: '10s' } } : {}),
   load: async (key) => {
     tell({ kind: 'loading', key });

@@ -1,4 +1,4 @@
-/** Caches of several real processes before SQLite and Redis, killed, frozen, and cut off from word of changes. */
+/** The caches of several real processes before SQLite and Redis, killed, frozen, and cut off from news of changes. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { rmSync, writeFileSync } from 'node:fs';
@@ -94,7 +94,7 @@ interface Kind {
   readonly title: string;
   readonly isThere: boolean;
   readonly subscribes: boolean;
-  /** Starts what it needs. */
+  /** Starts the servers and processes that the test needs. */
   start?(): Promise<ServerProcess>;
   place(server: ServerProcess | undefined): ChildSettings['place'];
 }
@@ -180,7 +180,7 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
   afterEach(() => server.dispose());
 
   const shown = (all: readonly Child[]) => Promise.all(all.map((child) => child.get('key')));
-  /** Far less than the 30 s for which a copy in memory may live without a look. */
+  /** Far less than the 30 s for which a copy in memory may live without a look at the store. */
   const soon = { interval: 20 };
 
   it('shows a change in all processes as soon as it is reported', async () => {
@@ -195,7 +195,7 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
     const { all, change } = start(3, { place: server.port, subscribes: true });
     for (let looks = 0; looks < 3; looks++) expect(await shown(all)).toEqual(['old', 'old', 'old']);
     change('new');
-    // In one transaction, so that nobody is connected when the change is made.
+    // Both happen in one transaction, so that nobody is connected when the change is made.
     await server.ask('CLIENT KILL TYPE pubsub');
     await all[0]!.ask({ verb: 'delete', key: 'key' });
     await expect.poll(() => shown(all), soon).toEqual(['new', 'new', 'new']);
@@ -209,7 +209,7 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
       for (let looks = 0; looks < 2; looks++) expect(await shown(all)).toEqual(['old', 'old']);
       if (how === 'frozen') server.freeze();
       else {
-        // The old value is there again with the server.
+        // The old value comes back with the server.
         await server.ask('SAVE');
         await server.kill();
       }
@@ -236,7 +236,7 @@ describe.skipIf(redis === undefined)('cache before Redis', () => {
       for (let call = 0; call < 3; call++) first.push(await took(`first ${call}`));
       const later: number[] = [];
       for (let call = 0; call < 10; call++) later.push(await took(`later ${call}`));
-      // Not the 10 s of the store itself, but half a second, which the others do not pay.
+      // The first calls pay half a second instead of the 10 s of the store itself, and the others do not pay it.
       expect(median(first)).toBeLessThan(loadMs + 5_000);
       // At least half of them do not wait for the store at all.
       expect(median(later)).toBeLessThan(loadMs + 450);

@@ -28,7 +28,7 @@ describe('serializer json', () => {
         try {
           encoded = json.encode(value);
         } catch (error) {
-          // Minus zero, and the objects without a prototype that fast-check makes of "__proto__".
+          // These are minus zero, and the objects without a prototype that fast-check makes from "__proto__".
           expect(String(error)).toMatch(/-0|prototype/);
           return;
         }
@@ -308,9 +308,9 @@ describe('record', () => {
     const largest = encodeRecord({ serializer: 1, claim: { token: Number.MAX_SAFE_INTEGER, forMs: 0 } });
     expect(decodeRecord(largest)!.claim!.token).toBe(Number.MAX_SAFE_INTEGER);
     expect(decodeRecord(Uint8Array.of(1, 4, 1, ...full, 1, 0))).toBeUndefined();
-    // 2^48 tags.
+    // This claims 2^48 tags.
     expect(decodeRecord(Uint8Array.of(1, 1, 1, 0, 0, 0, 0, 0, 128, 128, 128, 128, 128, 128, 64))).toBeUndefined();
-    // A text of five of which there are four.
+    // This claims a text of five characters, of which four are there.
     expect(decodeRecord(Uint8Array.of(1, 8, 1, 5, 97, 97, 97, 97))).toBeUndefined();
     expect(decodeRecord(Uint8Array.of(1, 8, 1, 2, 97, 97, 1, 1))!.failure).toEqual({
       message: 'aa',

@@ -1,4 +1,4 @@
-/** Several processes in one: caches that share a store, each with memory of its own. */
+/** Several processes in one: caches that share a store, each with its own memory. */
 import { afterEach, beforeEach, expect } from 'vitest';
 import {
   type Cache,
@@ -11,7 +11,7 @@ import {
 } from '../../../src/index.js';
 import { seededRandom, virtualClock } from '../../../src/testing/index.js';
 
-/** The same store as another object, as another process would have it. */
+/** The same store as a different object, as another process would have it. */
 export function viewOf(store: Store): Store {
   return {
     read: (key, options) => store.read(key, options),
@@ -21,7 +21,7 @@ export function viewOf(store: Store): Store {
   };
 }
 
-/** A source of values that counts and can be made slow, old or broken. */
+/** A source of values that counts its loads and can be made slow, old or broken. */
 class Source {
   loads = 0;
   value: unknown = 1;
@@ -45,7 +45,7 @@ class Source {
   };
 }
 
-/** Also to take back an option of the set-up, by undefined. */
+/** Undefined takes back an option of the set-up. */
 export type Changes = { readonly [Name in keyof CacheOptions<unknown>]?: CacheOptions<unknown>[Name] | undefined };
 
 export function setUp(options: Changes = {}, processes = 1, store?: Store) {
@@ -66,7 +66,7 @@ export function setUp(options: Changes = {}, processes = 1, store?: Store) {
 
 type Verb = 'read' | 'write' | 'remove' | 'readMany';
 
-/** Caches before a store of which each call is seen and can be held up, and which can be kept from telling of changes, or told to. */
+/** Caches on a store whose calls are all seen and can be held up. The store can be kept from reporting changes, or told to report them. */
 export function setUpSeen(options: Changes & { readonly isTelling?: boolean } = {}, processes = 1) {
   const { isTelling = true, ...cacheOptions } = options;
   const late: { inner?: ReturnType<typeof memoryStore> } = {};
@@ -74,7 +74,7 @@ export function setUpSeen(options: Changes & { readonly isTelling?: boolean } = 
   const watches = new Set<{ readonly key: string; tell(change: StoreChange): void }>();
   const control = {
     calls: [] as string[],
-    /** Called before the store does it, and before it answers. */
+    /** Called before the store carries the verb out, and before it answers. */
     before: (_verb: Verb, _key: string): unknown => undefined,
     after: (_verb: Verb, _key: string): unknown => undefined,
     watches,
@@ -114,7 +114,7 @@ export function setUpSeen(options: Changes & { readonly isTelling?: boolean } = 
   return { ...world, control, inner: late.inner };
 }
 
-/** Fails a test during which a promise was rejected that nobody heard of: it would end the process. */
+/** Fails a test during which a promise was rejected that nobody handled, because that would end the process. */
 export function watchForUnheardRejections(): void {
   const unheard: unknown[] = [];
   const note = (reason: unknown) => void unheard.push(reason);

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Waiters } from '../../../src/coordination/cache/waiters.js';
 
-/** Waiters of a flight, and the reasons for which it was aborted. */
+/** The waiters of a flight, and the reasons for which it was aborted. */
 function setUp(isPinned = false) {
   const aborts: unknown[] = [];
   const waiters = new Waiters<number>({ abort: (reason) => void aborts.push(reason) }, isPinned);

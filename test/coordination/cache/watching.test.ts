@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { Backing, KeyWatch } from '../../../src/coordination/cache/backing.js';
 import { Watching } from '../../../src/coordination/cache/watching.js';
 
-/** A store that tells of changes, as far as its watches are ready. */
+/** A store that reports changes, as far as its watches are ready. */
 function setUp() {
   const watches = new Map<string, { changes: number; isReady: boolean }>();
   const released: string[] = [];

@@ -11,7 +11,7 @@ function storeError(applied: 'no' | 'unknown', reason: 'failed' | 'invalid' = 'f
   return new StoreError({ store: 'test', operation: 'write', reason, applied, detail: 'injected' });
 }
 
-/** An engine whose writes a test does itself, from the second one on. */
+/** An engine whose writes the test makes itself, from the second one on. */
 function setUpWrites(
   write: (inner: Store, count: number, ...given: Parameters<Store['write']>) => ReturnType<Store['write']>,
 ) {
@@ -89,7 +89,7 @@ describe('an attempt', () => {
     const another = once.run('another', ({ signal }) => clock.sleep('1m').then(() => signal.aborted), scope);
     const write = store.write.bind(store);
     const frozen = idempotency({ store, clock: virtualClock(), lease: '3s' });
-    // Somebody else has it: the record is gone, and begun anew.
+    // Another attempt owns it now: the record was removed and begun anew.
     const keys: string[] = [];
     store.write = (key, ...given) => {
       keys.push(key);
@@ -192,7 +192,7 @@ describe('the end of an attempt', () => {
       let ends = 0;
       const { once, clock, outcomes } = setUpWrites(async (store, _count, key, value, options) => {
         const { state } = decodeRecord(value);
-        // Of the end only the first write comes through, and the renewals all do.
+        // Of the end only the first write succeeds, and all renewals do.
         if (state === 'completed' && ++ends > 1) await clock.sleep('1h');
         if (state === 'completed') await clock.sleep(after);
         const answer = await store.write(key, value, options);
@@ -230,7 +230,7 @@ describe('the end of an attempt', () => {
 
   it('is not a loss if a renewal overtakes it, or was in flight when it was written', async () => {
     const { once, clock, outcomes, store } = setUpWrites(async (inner, count, key, value, options) => {
-      // The first renewal, and then the end, take a while; the second renewal waits until the end is there.
+      // The first renewal and then the end take a while. The second renewal waits until the end is written.
       if (count === 2) await clock.sleep(100);
       if (count === 3) await clock.sleep(200);
       return inner.write(key, value, options);

@@ -17,7 +17,7 @@ function canonical(text: string, exclude?: readonly string[], portions?: Portion
   }
 }
 
-/** The rule in its simplest form: whole tokens, recursion, and no thought of time. */
+/** The rule in its simplest form: whole tokens, recursion, and no regard for time. */
 function reference(text: string, exclude: readonly string[] = []): string | false {
   try {
     JSON.parse(text);
@@ -47,7 +47,7 @@ function reference(text: string, exclude: readonly string[] = []): string | fals
   return valueAt('');
 }
 
-/** The same data as a text that looks different: other orders of members, spaces, escapes. */
+/** The same data as a text that looks different: another order of members, other spaces and escapes. */
 function disguised(value: unknown, random: () => number): string {
   const gap = () => [' ', '', '\n', '\t \r', ''][Math.floor(random() * 5)]!;
   const text = (one: string) =>
@@ -68,7 +68,7 @@ function disguised(value: unknown, random: () => number): string {
   return `{${gap()}${members.join(`${gap()},${gap()}`)}${gap()}}`;
 }
 
-/** What it should be, for data whose numbers JSON.stringify writes as they are. */
+/** The expected text, for data whose numbers JSON.stringify writes unchanged. */
 function sorted(value: unknown): string {
   if (typeof value !== 'object' || value === null) return JSON.stringify(value);
   if (Array.isArray(value)) return `[${value.map(sorted).join(',')}]`;
@@ -77,7 +77,7 @@ function sorted(value: unknown): string {
 }
 
 const anyData = fc.jsonValue({ maxDepth: 5, stringUnit: 'binary', noUnicodeString: false } as object).map((value) =>
-  // What is no well-formed text does not come out of UTF-8, and two names may become one.
+  // Ill-formed text does not survive UTF-8, and two names may become the same.
   JSON.parse(
     JSON.stringify(value)
       .replaceAll(/\\ud[89a-f][0-9a-f]{2}/g, 'x')
@@ -271,7 +271,7 @@ describe('canonicalJson, of unusual notations,', () => {
       ],
     ];
     expect(wrong.filter((text) => canonical(text) !== false)).toEqual([]);
-    // Within an array or an object they are none either, but that an array may have nothing in it.
+    // They are invalid within an array or an object as well, except that an array may be empty.
     expect(wrong.filter((text) => canonical(`[${text}]`) !== false)).toEqual(['', ' ']);
     expect(wrong.filter((text) => canonical(`{"a":${text}}`) !== false)).toEqual([]);
   });
@@ -322,14 +322,14 @@ describe('canonicalJson, of unusual notations,', () => {
   });
 
   it('sorts the members of objects of any size, and keeps the order of equal names', () => {
-    // Around powers of two, where a merge has a rest.
+    // These sizes are around powers of two, where a merge has a remainder.
     for (const size of [1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 96, 100, 1_000, 1_024, 1_025]) {
       for (const nameOf of [
         (index: number) => index,
         (index: number) => size - index,
         (index: number) => (index * 7_919) % 1_009,
         (index: number) => (index * 7_919) % 11,
-        // All but the last in order.
+        // All members except the last are in order.
         (index: number) => (index === size - 1 ? 0 : index + 1),
       ]) {
         const members = [...Array(size).keys()].map((index) => ({
@@ -398,7 +398,7 @@ describe('canonicalJson, of unusual notations,', () => {
   });
 });
 
-/** Texts of JSON, written in every way: names that begin alike or come twice, white space, escapes, digits. */
+/** Texts of JSON, written in every way: names that begin alike or occur twice, white space, escapes, digits. */
 const anyText = (() => {
   const gap = fc.oneof(
     { weight: 5, arbitrary: fc.constant('') },
@@ -438,7 +438,7 @@ const anyText = (() => {
   return fc.tuple(gap, value, gap).map((all) => all.join(''));
 })();
 
-/** Portions so small that every border comes to lie everywhere. */
+/** Portions so small that their borders fall on every position. */
 const anyPortions = fc.record({ slice: fc.constantFrom(1, 50, 300_000), stride: fc.integer({ min: 12, max: 40 }) });
 
 describe('canonicalJson, compared with a reference implementation,', () => {
@@ -535,7 +535,7 @@ describe('canonicalJson, compared with a reference implementation,', () => {
   });
 });
 
-/** A text that counts what is looked at. */
+/** A text that counts how often its characters are read. */
 class CountedText extends String {
   looked = 0;
 
@@ -566,7 +566,7 @@ describe('canonicalJson yields', () => {
   const members = (count: number, nameOf: (index: number) => string) =>
     `{${[...Array(count).keys()].map((index) => `"${nameOf((index * 7_919) % 10_007)}":0`).join(',')}}`;
 
-  // With the work that is done at most for each character: a step counts as 20.
+  // The number is the most work that is done for a character. A step counts as 20.
   it.each<[string, string, number, string[]?]>([
     ['numbers', `[${repeated('1')}]`, 25],
     ['long numbers', `[${repeated('1'.repeat(500))}]`, 4],
@@ -606,7 +606,7 @@ describe('canonicalJson yields', () => {
       before = counted.looked;
     }
     expect(written).toBe(canonical(text) || '');
-    // What is looked at twice, to see where it ends and to write it, counts once; the last names compared come on top.
+    // A character that is read twice, to find its end and to write it, counts once. The last names that were compared come on top.
     expect(most).toBeLessThan(2 * portions.slice + 5 * portions.stride);
     expect(slices).toBeLessThan((mostWork * text.length) / portions.slice + 3);
   });

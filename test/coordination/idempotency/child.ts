@@ -1,4 +1,4 @@
-/** Another process that does an order under an idempotency key; it may be told to die at one of its awaits. */
+/** Another process that carries out an order under an idempotency key. It may be told to die at one of its awaits. */
 import { appendFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promiseHooks } from 'node:v8';
@@ -10,28 +10,28 @@ import { unsynced } from '../../support/unsynced.ts';
 
 export interface Order {
   readonly kind: 'sqlite' | 'redis';
-  /** The file, or the port. */
+  /** The path of the file, or the port. */
   readonly where: string;
-  /** One line for each effect. */
+  /** The file that gets one line for each effect. */
   readonly effects: string;
   readonly key: string;
   readonly onLost: 'rerun' | 'resume' | 'refuse';
   readonly leaseMs: number;
-  /** So many calls at once. */
+  /** How many calls are made at once. */
   readonly calls: number;
   /** How long the order takes. */
   readonly takesMs: number;
-  /** Kills itself when so many promises have gone on; 0: not at all. */
+  /** It kills itself when this many promises have continued. With 0 it does not. */
   readonly diesAt: number;
-  /** Stops itself as soon as it has told that it runs. */
+  /** It stops itself as soon as it has reported that it runs. */
   readonly freezes: boolean;
 }
 
 const order = JSON.parse(process.argv[2]!) as Order;
 const { kind, where, effects, key, onLost, leaseMs, calls, takesMs, diesAt, freezes } = order;
-// Its parent may be gone before it.
+// The parent may end first.
 process.on('disconnect', () => process.exit());
-// Only where it is needed: it takes as long as all the rest.
+// It is loaded only where it is needed, because that takes as long as everything else.
 const client = kind === 'redis' ? new (await import('ioredis')).Redis(Number(where), '127.0.0.1') : undefined;
 const store: Store =
   client === undefined ? sqliteStore(unsynced(where), { timeout: '10s' }) : redisStore(client, { timeout: '10s' });

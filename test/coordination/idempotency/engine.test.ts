@@ -1,4 +1,4 @@
-/** The state machine on the three verbs: what is in the way, who comes second, and what a store does to it. */
+/** The state machine on the three verbs: what is in the way, who comes second, and what a store may do to it. */
 import { createHash } from 'node:crypto';
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
@@ -22,7 +22,7 @@ const bytes = (...all: number[]) => Uint8Array.from(all);
 const storeError = (applied: 'no' | 'unknown', reason: 'failed' | 'busy' = 'failed') =>
   new StoreError({ store: 'test', operation: 'write', reason, applied, detail: 'injected' });
 
-/** Its process is gone once it has begun: nothing moves its clock. */
+/** A process that is gone once it has begun: nothing moves its clock. */
 const lostIn = (store: Store, options = {}) => idempotency({ store, clock: virtualClock(), lease: '3s', ...options });
 
 describe('begin', () => {
@@ -198,7 +198,7 @@ describe('a store that fails as an operation begins', () => {
     const once = idempotency({ store: late, clock, lease: '30s', random: () => 0.5 });
     const failed = once.begin({ ...raw });
     await clock.advance(500);
-    // The next tries are refused by nobody yet, and hang as well.
+    // Nobody refuses the next attempts yet, and they hang as well.
     expect((await failed).kind).toBe('store-down');
     await clock.advance('3s');
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
@@ -302,7 +302,7 @@ describe('a begin whose signal aborts', () => {
 });
 
 describe('wait', () => {
-  /** Asks are writes of whoever does not get the key. */
+  /** Calls that do not get the key ask by writes. */
   function counted(native: Store['native']) {
     const asksMs: number[] = [];
     const { once, clock, events } = setUp({ wait: '5s' }, (store) => ({
@@ -350,7 +350,7 @@ describe('wait', () => {
     expect(asksMs.at(-1)).toBe(3_000);
     expect(closed).toBe(1);
     expect(events.find(({ outcome }) => outcome === 'waited')).toMatchObject({ durationMs: 3_000 });
-    // Heard by nobody any more.
+    // Nobody hears the reply any more.
     rings[0]!();
     await clock.advance('5s');
     expect([asksMs.at(-1), clock.pendingTimers]).toEqual([3_000, 0]);
@@ -534,7 +534,7 @@ describe('an event of the engine', () => {
 });
 
 describe('a transaction of the caller', () => {
-  /** What the tests need of a database: a lock that says so, and a commit or a rollback of all that was written. */
+  /** What the tests need of a database: a lock that reports itself, and a commit or rollback of everything that was written. */
   function database() {
     const { once: _, clock, store } = setUp();
     const given = { isLocked: false, fails: false, refuses: 0 };
@@ -650,7 +650,7 @@ describe('a transaction of the caller', () => {
       client,
       'k',
       async () => {
-        // As if the first statement had been rolled back, and somebody else had begun.
+        // It looks as if the first statement had been rolled back, and somebody else had begun.
         for (const [key] of writes) await store.remove(key);
         return 1;
       },
@@ -668,7 +668,7 @@ describe('a transaction of the caller', () => {
 });
 
 describe('a transaction of the store', () => {
-  /** A store that does a function and its own writes together, or not at all. */
+  /** A store that carries out a function and its own writes together, or not at all. */
   function setUpTransactions(options = {}) {
     const clock = virtualClock();
     const kept = new Map<string, { value: Uint8Array; version: number; atMs: number }>();
@@ -766,7 +766,7 @@ describe('a transaction of the store', () => {
     await clock.advance('3s');
     for (let call = 0; call < 2; call++) await expect(run()).rejects.toMatchObject({ reason: 'unknown' });
     expect(outcomes()).toEqual(['in-doubt', 'in-doubt']);
-    // It was written down: no other engine takes it for lost any more.
+    // The record says so, and no other engine considers it lost any more.
     await expect(idempotency({ store, clock, lease: '3s' }).run('k', () => 1, scope)).rejects.toThrow(InDoubtError);
   });
 });
@@ -785,7 +785,7 @@ describe('idempotency on a store that refuses every write', () => {
       ...plain(inner),
       read: async () => entry,
       write: async (...given) => {
-        // Else an engine that goes on asking would never end.
+        // Otherwise an engine that keeps asking would never end.
         if (++writes > 1_000) throw storeError('no');
         return writes < from ? inner.write(...given) : { ok: false, entry };
       },

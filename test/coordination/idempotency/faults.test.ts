@@ -1,4 +1,4 @@
-/** The store fails at each of its verbs, found by a loop: what fails, what becomes of the key, what the next call gets. */
+/** The store fails at each of its verbs, which a loop finds: what fails, what becomes of the key, what the next call gets. */
 import { describe, expect, it } from 'vitest';
 import { idempotency, memoryStore, type Store, StoreError } from '../../../src/index.js';
 import { virtualClock } from '../../../src/testing/index.js';
@@ -71,7 +71,7 @@ describe.each(['rerun', 'refuse'] as const)('idempotency with %s, while the stor
         expect(effects, where).toBeLessThanOrEqual(1);
         if (answer === 'done') expect(effects, where).toBe(1);
 
-        // Whatever happened, a lease later the key is free, done or in doubt, and never runs twice what it must not.
+        // Whatever happened, one lease later the key is free, done or in doubt, and what must not run twice does not.
         const before = effects;
         await clock.advance('4s');
         let second: unknown;
@@ -86,7 +86,7 @@ describe.each(['rerun', 'refuse'] as const)('idempotency with %s, while the stor
         if (onLost === 'refuse') expect(effects, where).toBeLessThanOrEqual(1);
         if (second === 'done') expect(effects, where).toBeGreaterThanOrEqual(1);
         else expect(code, where).toBe('ERR_IN_DOUBT');
-        // What was answered and stored is not done again.
+        // An answer that was given and stored is not made again.
         if (answer === 'done' && length === 1) expect([where, effects]).toEqual([where, before]);
         expect(clock.pendingTimers, where).toBe(0);
         if (from > verbs()) break;

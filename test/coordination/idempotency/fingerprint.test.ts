@@ -13,7 +13,7 @@ const json = (body: string | Uint8Array, exclude?: readonly string[]) =>
   hexOf({ head: [], body, isJson: true, exclude });
 const bytes = (text: string) => new TextEncoder().encode(text);
 
-/** By what the rule says. */
+/** The fingerprint as the rule defines it. */
 const digest = (rule: number, ...parts: readonly (string | Uint8Array)[]) => {
   const hash = createHash('sha256');
   for (const part of parts) hash.update(part);
@@ -47,7 +47,7 @@ describe('rule of fingerprints', () => {
     ['a text', (text: string) => text],
     ['bytes', bytes],
   ])('is the same for what is large: of %s', async (_, as) => {
-    // Characters of each length, of which one comes to lie across each border of a block or a slice.
+    // There are characters of each length, so that one falls across each border of a block or a slice.
     for (const character of ['x', 'ä', '€', '😀']) {
       for (const before of ['', 'x']) {
         const text = before + character.repeat(140_000);
@@ -138,7 +138,7 @@ describe('rule of fingerprints', () => {
   });
 
   it('is the same for bodies just below the limit', async () => {
-    // With an escape, it is not for the short way, and takes more than one slice.
+    // A body with an escape does not take the fast path, and needs more than one slice.
     const rows = `${'{"b":1,"a":[2]},'.repeat(3_700)}"`;
     for (const [inner, canonical] of [
       ['', ''],
@@ -262,7 +262,7 @@ describe('fingerprint', () => {
     await fc.assert(
       fc.asyncProperty(fc.array(part, { maxLength: 5 }), async (head) => {
         const ordinary = await hexOf({ head, body: '{"a":1}', isJson: true });
-        // An escape is not for the short way.
+        // A body with an escape does not take the fast path.
         expect(await hexOf({ head, body: '{"\\u0061":1}', isJson: true })).toBe(ordinary);
       }),
       { numRuns: 30 },
@@ -276,7 +276,7 @@ describe('fingerprint', () => {
         fc.array(fc.record({ b: text, a: fc.integer() }), { minLength: 1, maxLength: 9 }),
         async (rows) => {
           const body = JSON.stringify(rows);
-          // White space makes it large, and changes nothing.
+          // White space makes the body large without changing anything.
           const large = body.replace('[', `[${' '.repeat(70_000)}`);
           expect(await json(bytes(large))).toBe(await json(body));
         },
@@ -285,7 +285,7 @@ describe('fingerprint', () => {
     );
   });
 
-  // 20 MB by `npm run kills`; what holds up the event loop does so with a quarter of it.
+  // `npm run kills` takes 20 MB. Anything that blocks the event loop also does so with a quarter of that.
   const megabytes = process.env.HOLDFAST_WORLDS === undefined ? 5 : 20;
   const size = megabytes * 1_048_576;
   const repeated = (piece: string, open = '[', close = ']') =>
@@ -311,17 +311,17 @@ describe('fingerprint', () => {
     `lets the event loop go on over ${megabytes} MB: %s`,
     async (_, make) => {
       const body = bytes(make());
-      // A turn is 5 ms, and 50 are aimed at; the rest is the collector, which takes longer beside others. In one piece it would be seconds.
+      // A turn takes 5 ms, and the aim is 50. The rest is the garbage collector, which takes longer beside other threads. In one piece it would take seconds.
       const bound = 250;
       const first = await longestTurnMs(body);
-      // A collection of the whole heap may fall into any turn. What this code holds up, it holds up again.
+      // A collection of the whole heap may fall into any turn. If this code blocks the loop, it blocks it in the second run, too.
       expect(first < bound ? first : await longestTurnMs(body)).toBeLessThan(bound);
     },
     120_000,
   );
 });
 
-/** The longest turn of the event loop while a body is read: what this thread computed in it, because what others on the machine do does not count. */
+/** The longest turn of the event loop while a body is read, in computing time of this thread, because what others do on the machine does not count. */
 async function longestTurnMs(body: Uint8Array): Promise<number> {
   let longestMs = 0;
   let isDone = false;
@@ -332,7 +332,7 @@ async function longestTurnMs(body: Uint8Array): Promise<number> {
       longestMs = Math.max(longestMs, (threadUs() - beganUs) / 1_000);
     }
   })();
-  // Begun when it is looked at, so that a first turn counts, too.
+  // The body is read only once somebody measures, so that its first turn counts, too.
   await new Promise((resolve) => setImmediate(resolve));
   expect(await fingerprint({ head: [], body, isJson: true })).toHaveLength(33);
   isDone = true;

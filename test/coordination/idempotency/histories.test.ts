@@ -1,6 +1,6 @@
 /**
- * Seeded histories through the public API: three processes, any of which is killed or frozen at any instant, on a store whose verbs are refused, lost,
- * late by more than a lease, or done twice, with rotating encryption, phases, seals, releases, operators and short times to live.
+ * Seeded histories through the public API: three processes, any of which is killed or frozen at any instant, on a store whose verbs are refused, lost, late by
+ * more than a lease, or carried out twice, with rotating encryption, phases, seals, releases, operators and short times to live.
  */
 import { describe, expect, it } from 'vitest';
 import type { Clock, Timer } from '../../../src/core/clock.js';
@@ -20,16 +20,16 @@ const keys = ['a', 'b'];
 const scopes = ['shop 1', 'shop 2'];
 const day = 86_400_000;
 
-/** What a call answers tells whose it is. */
+/** The answer of a call tells which call made it. */
 interface Told {
   readonly operation: string;
   readonly input: number;
-  /** Of the call that ran. */
+  /** The number of the call that ran. */
   readonly call: number;
 }
 
 class History {
-  /** What must not have happened. */
+  /** Everything that happened and must not have. */
   readonly faults: string[] = [];
   private readonly random;
   private readonly clock = virtualClock();
@@ -43,7 +43,7 @@ class History {
   /** The greatest fence of an attempt that has begun. */
   private readonly begun = new Map<string, number>();
   private calls = 0;
-  /** By operation the answer that is stored. */
+  /** The stored answer of each operation. */
   private readonly answers = new Map<string, unknown>();
   private readonly effects: { operation: string; isRepeatable: boolean }[] = [];
 
@@ -72,7 +72,7 @@ class History {
       else if (chance < 0.84) this.restart(random.integer(0, 2));
       else if (chance < 0.9) random.pick(this.machines).frozenUntilMs = clock.now() + random.between(10, 2 * leaseMs);
       else if (chance < 0.93) {
-        // First all can open what the new key seals, then they seal by it.
+        // At first all processes can open what the new key seals, and only then do they seal with it.
         this.rotation++;
         for (let index = 0; index < 3; index++) this.restart(index);
       } else void this.resolve(random.pick(this.machines));
@@ -190,7 +190,7 @@ class History {
   }
 
   private happens({ operation }: Told, fence: number, isRepeatable: boolean): void {
-    // A record that may go before its lease is over is nobody's: then there is nothing to promise.
+    // A record that may be gone before its lease is over belongs to nobody, so nothing is promised.
     const isBehind = this.ttlMs > 2 * this.leaseMs && fence < this.begun.get(operation)!;
     if (isBehind)
       this.faults.push(`${operation}: an effect under fence ${fence}, ${this.begun.get(operation)} has begun`);
@@ -212,7 +212,7 @@ class History {
     if (!isRight) this.faults.push(`${operation} with ${input} got ${JSON.stringify(got)}`);
   }
 
-  /** An operator looks at what has happened and says so, as nobody's input. */
+  /** An operator looks at what has happened and reports it. This is nobody's input. */
   private async resolve({ once }: Machine): Promise<void> {
     const [scope, key] = [this.random.pick(scopes), this.random.pick(keys)];
     const operation = `${scope} ${key}`;
@@ -249,7 +249,7 @@ class History {
   }
 }
 
-/** A process: what it waits for never comes once it is killed, and late while it is frozen. */
+/** A process. What it waits for never comes once it is killed, and comes late while it is frozen. */
 class Machine {
   readonly once: ReturnType<typeof idempotency>;
   readonly events: IdempotencyEvent[] = [];

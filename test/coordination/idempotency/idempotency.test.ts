@@ -347,7 +347,7 @@ describe('idempotency', () => {
       const begun = await once.begin({ ...raw });
       if (begun.kind !== 'takeover') throw new Error(begun.kind);
       expect([begun.handle.attempt, begun.handle.fence > lost.handle.fence]).toEqual([2, true]);
-      // The slow first owner can neither end nor free what is the second's.
+      // The slow first owner can neither end nor free what belongs to the second.
       expect(await lost.handle.complete(new Uint8Array(1))).toBe('lost');
       expect(lost.handle.signal.aborted).toBe(true);
       expect(await begun.handle.complete(new Uint8Array(2))).toBe('stored');
@@ -490,7 +490,7 @@ describe('idempotency', () => {
     await expect(once.run('k', () => ++runs, scope)).rejects.toThrow(StoreError);
     await clock.advance('1m');
     expect(await once.run('k', () => ++runs, scope)).toBe(1);
-    // The one timer that looks after all young attempts goes with the first that would have needed it.
+    // One timer looks after all young attempts. It is cancelled with the first attempt that would have needed it.
     await clock.advance('10s');
     expect(clock.pendingTimers).toBe(0);
   });
@@ -876,7 +876,7 @@ describe('encryption and secret', () => {
       engine({ current: 'new', keys: { before: 'plain', new: keys.new } }),
     ];
     for (const [step, one] of engines.entries()) {
-      // Processes of a step and of the next one run side by side.
+      // Processes of one step of the rotation run beside processes of the next.
       for (const other of engines.slice(Math.max(0, step - 1), step + 2)) {
         const key = `${step} ${engines.indexOf(other)}`;
         await one.run(key, () => step, scope);

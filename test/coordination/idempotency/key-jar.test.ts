@@ -76,7 +76,7 @@ describe('keyJar', () => {
   it('gives up on a store that refuses every write', async () => {
     let writes = 0;
     const write: Store['write'] = async () => {
-      // Else a jar that goes on asking would never end.
+      // Otherwise a jar that keeps asking would never end.
       if (++writes > 1_000) throw new Error('asked without end');
       return { ok: false, entry: undefined };
     };

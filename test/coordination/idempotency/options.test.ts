@@ -1,4 +1,4 @@
-/** What can be said to `idempotency`, and to its calls, and what the calls get: ends of ranges, words, results that are special. */
+/** What `idempotency` and its calls accept, and what the calls return: ends of ranges, words, special results. */
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { fingerprint } from '../../../src/coordination/idempotency/fingerprint.js';

@@ -1,4 +1,4 @@
-/** Several processes with the same key, healthy, killed and frozen, on what they share: a SQLite file, Redis. */
+/** Several processes with the same key, healthy, killed and frozen, that share a SQLite file or a Redis. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once as onceEvent } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -18,7 +18,7 @@ import { temporaryFolder } from '../../support/temporary-folder.ts';
 import { unsynced } from '../../support/unsynced.ts';
 import type { Order } from './child.ts';
 
-// A child lies within the checkout, so that it finds the packages it imports.
+// The program of a child is within the checkout, so that it finds the packages that it imports.
 const checkout = fileURLToPath(new URL('../../../', import.meta.url));
 const folder = mkdtempSync(join(checkout, 'node_modules', '.holdfast-idempotency-'));
 const files = temporaryFolder('idempotency');
@@ -55,7 +55,7 @@ function start(order: Order) {
   children.add(child);
   const messages: unknown[] = [];
   child.on('message', (message) => messages.push(message));
-  // Only then has all been read that it has said.
+  // Only then has everything been read that it has said.
   const exited = onceEvent(child, 'close').then(() => {
     children.delete(child);
     return messages.find((message) => typeof message === 'object') as { answers: unknown[] } | undefined;
@@ -123,7 +123,7 @@ describe.concurrent.each(kinds)('idempotency on $title', ({ kind, isThere }) => 
     120_000,
   );
 
-  /** What becomes of the key after its process died: asked as soon as its lease can be over, and a little more. */
+  /** What becomes of the key after its process died. It is asked for a little after its lease can be over. */
   async function afterDeath(order: Order): Promise<'not begun' | 'replayed' | 'in doubt' | 'ran again' | 'blocked'> {
     await sleep(order.leaseMs + 50);
     const engine = idempotency({
@@ -149,7 +149,7 @@ describe.concurrent.each(kinds)('idempotency on $title', ({ kind, isThere }) => 
     }
   }
 
-  // On Redis a second round through all of them would say nothing that it does not say on SQLite.
+  // A second round through all of them on Redis would show nothing that SQLite does not show.
   const choices = kind === 'sqlite' ? (['refuse', 'rerun'] as const) : (['refuse'] as const);
   it.skipIf(!isThere).each(choices)(
     'killed at each await, with %s, blocks no key for longer than its lease and runs nothing a second time that it must not',
@@ -172,7 +172,7 @@ describe.concurrent.each(kinds)('idempotency on $title', ({ kind, isThere }) => 
           const what = `${order.diesAt}: ${became}, ${effects} effects`;
           expect(effects, what).toBeLessThanOrEqual(1);
           if (became === 'not begun') expect(effects, what).toBe(0);
-          // Sealed or refused: what may have happened is never run again. A child that lost its lease before it did anything frees the key.
+          // It is sealed or refused, because what may have happened never runs again. A child that lost its lease before it did anything frees the key.
           if (became === 'ran again' && effects > 0) expect(onLost, what).toBe('rerun');
           // On a machine so busy that the child lost its lease, it says so and has done nothing.
           const hasAnswered = told !== undefined && typeof told.answers[0] === 'object';

@@ -111,7 +111,7 @@ describe('record', () => {
     );
   });
 
-  /** FNV-1a, over all but the checksum itself: words, and the bytes that are left over. */
+  /** FNV-1a over everything but the checksum itself: over words, and over the bytes that are left. */
   function checksumOf(written: Uint8Array): number {
     const view = new DataView(written.buffer, written.byteOffset, written.length);
     let hash = 0x811c9dc5;
@@ -126,7 +126,7 @@ describe('record', () => {
     return hash >>> 0;
   }
 
-  /** With a checksum that fits, as a later release would write it. */
+  /** With a checksum that matches, as a later release would write it. */
   function changed(change: (bytes: Uint8Array) => Uint8Array): Uint8Array {
     const written = change(encodeRecord(plain).slice());
     new DataView(written.buffer).setUint32(81, checksumOf(written));

@@ -14,7 +14,7 @@ describe('sealing without encryption', () => {
     expect([...seal('hash', Uint8Array.of(7, 0, 9))]).toEqual([0, 7, 0, 9]);
     expect([...open('hash', seal('hash', Uint8Array.of(7, 0, 9)))]).toEqual([7, 0, 9]);
     expect([...open('hash', seal('hash', new Uint8Array(0)))]).toEqual([]);
-    // Each in a place of its own.
+    // Each is in a place of its own.
     const [one, other] = [seal('hash', Uint8Array.of(1)), seal('hash', Uint8Array.of(2))];
     expect([one[1], other[1]]).toEqual([1, 2]);
   });
@@ -60,7 +60,7 @@ describe('sealing with encryption', () => {
   });
 
   it('opens nothing with a shortened tag, which could be guessed', () => {
-    // Without any text nothing else is missing.
+    // With an empty text, nothing else is missing.
     const sealed = seal('hash', new Uint8Array(0));
     for (const length of [4, 8, 12, 15]) {
       expect(() => open('hash', sealed.subarray(0, sealed.length - 16 + length))).toThrow();

@@ -12,7 +12,7 @@ function canonical(text: string): string | false {
   }
 }
 
-/** Undefined: left alone. */
+/** Undefined means that the text is left alone. */
 function small(text: string): string | undefined {
   const bytes = new TextEncoder().encode(text);
   const out = new Uint8Array(bytes.length + 2).fill(0x78);
@@ -21,7 +21,7 @@ function small(text: string): string | undefined {
   return end < 0 ? undefined : new TextDecoder().decode(out.subarray(2, end));
 }
 
-/** Texts that are almost JSON, too: short ones of its own characters. */
+/** Texts that are almost JSON are included: short ones made of its characters. */
 const anyText = fc.oneof(
   fc.json({ maxDepth: 4, stringUnit: 'grapheme' }),
   fc.jsonValue({ maxDepth: 3 }).map((value) => JSON.stringify(value, null, '\t ')),

@@ -25,7 +25,7 @@ export function setUp(options: Partial<IdempotencyOptions> = {}, wrap: (store: S
 export const scope = { scope: 'shop' };
 export const raw = { scope: 'shop', operation: 'POST /orders', key: 'k' };
 
-/** A store whose answers can be taken away. */
+/** A store whose answers can be withheld. */
 export function unreliable(inner: Store) {
   const faults: ('fails' | 'lost' | 'hangs' | 'works')[] = [];
   let verbs = 0;
@@ -54,7 +54,7 @@ export function unreliable(inner: Store) {
   };
 }
 
-/** Nothing but the verbs, and every answer is waited for. */
+/** A store that has only the three verbs, and whose every answer is awaited. */
 export function plain(inner: Store): Store {
   return {
     read: async (...given) => inner.read(...given),
@@ -69,7 +69,7 @@ export function handleOf(begun: Begun) {
   return begun.handle;
 }
 
-/** An engine before a store whose answers can be taken away, in the same time. */
+/** An engine on a store whose answers can be withheld, both on the same clock. */
 export function setUpUnreliable(options: Parameters<typeof setUp>[0] = {}) {
   const faulties: ReturnType<typeof unreliable>[] = [];
   const world = setUp(options, (store) => {

@@ -71,7 +71,7 @@ describe.skipIf(home === undefined).each(drivers)('transaction on Postgres by $t
   it('leaves neither row when its server process is killed before the commit', async () => {
     const once = idempotency({ store: postgresStore(connection.pool) });
     const killed = connection.transaction(async (client) => {
-      // A client of pg tells it by an event, too.
+      // A client of pg also reports it by an event.
       if ('on' in client) client.on('error', () => {});
       await once.transaction(
         client,

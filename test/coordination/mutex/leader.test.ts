@@ -68,7 +68,7 @@ describe('leader', () => {
     expect(inspect(one)).toContain("{ name: 'scheduler', isLeader: true }");
     await one.resign();
     expect([await first, one.isLeader]).toEqual(['one', false]);
-    // Where the store tells of changes, at once.
+    // If the store reports changes, it happens at once.
     await clock.advance(20);
     expect([other.isLeader, log]).toEqual([true, ['one begins', 'one ends', 'other begins']]);
     await other.resign();
@@ -105,7 +105,7 @@ describe('leader', () => {
     await clock.advance(4_000);
     setDown(false);
     expect(one.isLeader).toBe(false);
-    // Others lead meanwhile.
+    // Others lead in the meantime.
     expect(await candidate(inner).run(() => 'next')).toBe('next');
     let hasResigned = false;
     const resigning = one.resign().then(() => {
@@ -160,7 +160,7 @@ describe('leader', () => {
       const running = candidate(store).run(() => 'led');
       if (!isPassing) return expect(running).rejects.toBe(error);
       await clock.advance(2_999);
-      // Once per second or so, and not all candidates at one instant.
+      // Candidates ask about once per second, and not all at the same instant.
       expect(writes).toBe(3);
       isDown = false;
       await clock.advance(1);

@@ -1,4 +1,4 @@
-/** What the owner of a lock holds in his hands: of one key, of several, with a store and without. */
+/** What the owner of a lock gets: for one key, for several, with a store and without. */
 import { getEventListeners } from 'node:events';
 import { inspect } from 'node:util';
 import { LockLostError, memoryStore, mutex } from 'holdfast';
@@ -163,7 +163,7 @@ describe('a lease of several keys', () => {
     state.fate = (verb) => (verb === 'remove' ? (fates.shift() ?? 'ok') : 'ok');
     const releases = [both.release(), both.release()];
     expect(await Promise.all(releases)).toEqual(['unknown', 'unknown']);
-    // One for each, and one for what was looked for.
+    // There is one call for each key, and one for the lookup.
     expect([both.state, state.verbs.filter((verb) => verb === 'remove').length]).toEqual(['released', 3]);
   });
 

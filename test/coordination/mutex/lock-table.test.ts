@@ -9,7 +9,7 @@ async function recordOf(store: Store, key = 'mutex:key') {
   return entry && { ...JSON.parse(new TextDecoder().decode(entry.value)), ttlMs: entry.ttlMs, version: entry.version };
 }
 
-/** A reply that comes when the test says so. */
+/** A reply that arrives when the test says so. */
 function later() {
   let answer = () => {};
   const reply = new Promise<void>((resolve) => {
@@ -349,7 +349,7 @@ describe('writes for a lock', () => {
     const last = readers[4]!.extend().catch((error) => error);
     const trying = locks.tryAcquire('key');
     trying.catch(() => {});
-    // The next write renews the last reader's lease, and shows that there is no room: it takes longer than a try to renew may.
+    // The next write renews the last reader's lease and shows that there is no room. It takes longer than an attempt to renew may.
     const slow = later();
     state.fate = () => ({ reply: slow.reply });
     answer();
@@ -415,7 +415,7 @@ describe('writes for a lock', () => {
     dead.state.fate = () => 'hung';
     const { store } = unsteady(clock, { inner });
     const others = semaphore({ store, ...shared, ttl: '60s' });
-    // Rewritten all the time, the record ages slowly: what is left of the dead one is rounded in its favour.
+    // The record is rewritten all the time, so it ages slowly. What is left of the dead reader's lease is rounded in its favour.
     const lease = await others.acquire('key');
     for (let passedMs = 0; passedMs < 2_990; passedMs += 10) {
       await clock.advance(10);
@@ -435,7 +435,7 @@ describe('writes for a lock', () => {
     const waiting = semaphore({ store: there.store, ...shared, ttl: '3s' }).acquire('key');
     await clock.advance(1_000);
     await second.release();
-    // It gets in and does not hear of it, until those who share the key take it for dead; nor do they hear that they have written so.
+    // It gets in without hearing of it, until the others who share the key take it for dead. They do not hear that they have written so either.
     let deadAtMs = Number.POSITIVE_INFINITY;
     const isIn = () => deadAtMs !== Number.POSITIVE_INFINITY;
     there.state.fate = (verb) => (isIn() ? 'dropped' : verb === 'write' ? 'lost' : 'ok');

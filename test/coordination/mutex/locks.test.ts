@@ -10,7 +10,7 @@ describe('locks of several keys', () => {
     const { state, process } = bench();
     const held = await process().acquire('b');
     expect(await process().tryAcquire(['a', 'b', 'c'])).toBe(null);
-    // What comes after the one that is not to be had is not asked for.
+    // Keys after the one that cannot be had are not asked for.
     expect(state.verbs).toEqual(['write', 'write', 'write', 'remove']);
     expect((await process().inspect('a')).owner).toBe(undefined);
     await held.release();
@@ -35,7 +35,7 @@ describe('locks of several keys', () => {
     state.fate = (verb, key) => (key === 'mutex:b' ? slow : verb === 'write' && clock.now() > 0 ? 'hung' : 'ok');
     const pending = process({ ttl: '3s' })[how](['a', 'b']);
     const outcome = pending.catch((error: unknown) => error);
-    // Of the second the lease is new enough, as its request goes out late.
+    // The lease of the second key is new enough, because its request is sent late.
     await clock.advance(2_667);
     await clock.advance(1);
     state.fate = () => 'ok';

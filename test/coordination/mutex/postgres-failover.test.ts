@@ -1,4 +1,4 @@
-/** A lock in Postgres whose primary dies, and whose standby takes over: it had heard of the lock, or it had not. */
+/** A lock in Postgres whose primary dies, and whose standby takes over, having heard of the lock or not. */
 import { mutex } from 'holdfast';
 import pg from 'pg';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -58,7 +58,7 @@ describe.skipIf(home === undefined)('mutex on a Postgres with a standby', () => 
     await first.release();
     await caughtUp();
     if (!heard) {
-      // It hears nothing any more.
+      // The standby no longer receives anything.
       await after.pool.query("ALTER SYSTEM SET primary_conninfo = ''");
       await after.pool.query('SELECT pg_reload_conf()');
       const following = 'SELECT count(*)::int AS n FROM pg_stat_wal_receiver';

@@ -1,4 +1,4 @@
-/** Locks over a store that has a line and a guard, in virtual time. The line of a real server has its own tests. */
+/** Locks over a store that has a queue and a guard, in virtual time. The queue of a real server has its own tests. */
 import { LockUnavailableError, mutex, StoreError, semaphore } from 'holdfast';
 import { seededRandom } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
@@ -8,16 +8,16 @@ import { bench, distant, engine, unsteady, until } from './support.ts';
 interface Crowd {
   readonly fair: boolean;
   readonly processes?: number;
-  /** Of each process. */
+  /** The number of callers in each process. */
   readonly callers: number;
   readonly patienceMs: number;
-  /** They say how long they wait; else they give up by a signal. */
+  /** Callers say how long they wait; otherwise they give up by a signal. */
   readonly knows?: boolean;
-  /** The longest until they come again. */
+  /** The longest pause until they come again. */
   readonly restMs?: number;
 }
 
-/** Callers who come and go for three seconds, 1 ms from the store; nothing may be left of them. */
+/** Callers who come and go for three seconds, 1 ms from the store. Nothing may be left of them. */
 async function crowd({ fair, processes = 4, callers, patienceMs, knows = false, restMs = 5 }: Crowd) {
   const { clock, state, store } = bench({ queues: true });
   const random = seededRandom(11);
@@ -143,7 +143,7 @@ describe('mutex with a store that has a line', () => {
       await clock.flush();
       const waiting = process({ ttl }).acquire('key');
       await clock.advance(0);
-      // It does not hear that it was handed to it.
+      // It does not hear that the key was handed to it.
       const line = state.lines.get('mutex:key')!;
       line[0] = { ...line[0]!, options: { ...line[0]!.options, onTurn: () => {} } };
       await lease.release();
@@ -364,7 +364,7 @@ describe('mutex with a store that has a line', () => {
         [40, 30],
         [100, 30],
         [100, 100],
-        // Of two milliseconds each: more trips than a turn takes, and fewer.
+        // A section takes two milliseconds, so some need more trips than a turn takes, and some fewer.
         [100, 5],
         [100, 3],
       ] as const) {
@@ -372,7 +372,7 @@ describe('mutex with a store that has a line', () => {
         const { sections, calls, requests } = await crowd(alone);
         const which = `${fair ? 'fair, ' : ''}${processes} processes, ${patienceMs} ms`;
         expect(sections, `${which}: ${sections} of ${most}`).toBeGreaterThan(0.8 * most);
-        // To enter and to leave, and for a section to enter, to take the turn, and to pass on.
+        // Callers need trips to enter and to leave. A section needs one to enter, one to take the turn, and one to pass the key on.
         const needed = 2 * calls + sections;
         expect(requests, `${which}: ${requests} of ${needed}`).toBeLessThan(1.1 * needed);
       }
@@ -396,13 +396,13 @@ describe('mutex with a store that has a line', () => {
     await ask(15);
     const [patient, known, half, hasty] = placesOf();
     expect(placesOf()).toHaveLength(4);
-    // Four trips of eight milliseconds before he goes, or so: they are never quite alike.
+    // Before it leaves, it makes about four trips of eight milliseconds, which are never quite alike.
     expect([patient, half]).toEqual([15_000, 20]);
     expect(hasty).toBeGreaterThan(0);
     expect(hasty).toBeLessThanOrEqual(20 - 2 * 8);
     expect(known).toBeGreaterThan(1_000 - 5 * 8);
     expect(known).toBeLessThan(1_000 - 2 * 8);
-    // One answer that took a minute counts as one that took a little longer.
+    // One answer that took a minute counts as one that took a little longer than usual.
     state.fate = () => clock.sleep(60_000);
     void locks.tryAcquire('key');
     await clock.advance(70_000);
@@ -477,7 +477,7 @@ describe('mutex with a store that has a line', () => {
       await clock.advance(3);
       all.push(other.run('key', () => void served.push('other')));
       await clock.advance(100 - clock.now() - 1);
-      // It is handed over at 100 ms, and told of at 101.
+      // The key is handed over at 100 ms, and the caller hears of it at 101 ms.
       const released = lease.release();
       await clock.advance(leavesMs - clock.now());
       controller.abort();
@@ -518,7 +518,7 @@ describe('mutex with a store that has a line', () => {
         const before = sections;
         const waiting = patient.acquire('key');
         await clock.sleep(1);
-        // Besides those in the line there is who holds it, and the turn that is on its way.
+        // Besides those in the queue, there are the holder, and the turn that is on its way.
         const most = state.lines.get('mutex:key')!.length + 2;
         const lease = await waiting;
         if (sections - before > most) tooMany.push(sections - before);
@@ -606,7 +606,7 @@ describe('mutex with a store that has a line', () => {
     const locks = mutex({ store: { ...store, write, native: { queue } }, clock, ttl: '3s', random: () => 0 });
     const failing = expect(locks.acquire('key')).rejects.toMatchObject({ code: 'ERR_LOCK_UNAVAILABLE' });
     await clock.advance(2_000);
-    // There was nothing in the way, and yet it was not had: somebody else comes first.
+    // Nothing was in the way, and yet it was not granted: somebody else comes first.
     expect(log).toEqual(['enter']);
     await clock.advance(1_002);
     expect(log.slice(0, 3)).toEqual(['enter', 'enter', { ifVersion: 7, quietMs: undefined }]);
@@ -699,7 +699,7 @@ describe("mutex with afterRestart: 'wait'", () => {
       expect(await locks.inspect('key')).toMatchObject({ owner: undefined });
       const lease = await until(clock, waiting, 20);
       expect(lease.held()).toBe(true);
-      // Who stands in the line asks when the time is over, and not before.
+      // A caller in the queue asks when the time is over, and not before.
       if (how === 'write') expect(state.verbs.filter((verb) => verb === 'enter').length).toBe(2);
       else expect(state.verbs).not.toContain('leave');
       await lease.release();

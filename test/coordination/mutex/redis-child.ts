@@ -1,4 +1,4 @@
-/** Another process that takes locks in Redis: it holds one and writes under it, or counts in sections, as its arguments say. */
+/** Another process that takes locks in Redis. As its arguments say, it holds one and writes under it, or counts in sections. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { mutex } from '../../../src/coordination/mutex/mutex.js';
@@ -18,10 +18,10 @@ for (const connection of [client, subscriber]) connection.on('error', () => {});
 const store = redisStore(client, { subscriber, timeout: '5s' });
 const locks = mutex({ store, ttl: mode === 'count' ? '10s' : Number(first), wait: '120s' });
 const tell = (told: Told) => process.send?.(told);
-// Its parent may be gone before it.
+// The parent may end first.
 process.on('disconnect', () => process.exit());
 
-/** Whether the resource took it. */
+/** Whether the resource accepted the write. */
 const write = async (fence: number, value: string) =>
   (await client.eval(fencedSetScript, 2, '{resource}', '{resource}:fence', fence, value)) === 0;
 
@@ -35,7 +35,7 @@ async function hold(): Promise<void> {
   const { fence } = lease;
   tell({ type: 'held', fence });
   while (lease.held()) {
-    // The look and the write are of one turn: what held() allows is on its way before anything else can happen here.
+    // The check and the write are in one turn: what held() allows is sent before anything else can happen here.
     const isTaken = await write(fence, 'owner');
     tell({ type: isTaken ? 'wrote' : 'refused', fence, atMs: Date.now() });
     if (mode === 'block') {
@@ -57,7 +57,7 @@ async function count(contenders: number, sections: number): Promise<void> {
       const startMs = performance.now();
       await locks.run('counter', async ({ fence }) => {
         longestWaitMs = Math.max(longestWaitMs, performance.now() - startMs);
-        // Not atomic: only the lock keeps two of these apart.
+        // This is not atomic, so only the lock keeps two of these apart.
         const seen = Number(await client.get('{counter}'));
         if ((await client.eval(fencedSetScript, 2, '{counter}', '{counter}:fence', fence, seen + 1)) !== 0) {
           throw new Error(`fence ${fence} is stale`);

@@ -132,7 +132,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
     expect(performance.now() - releasedMs).toBeLessThan(60_000);
     frozen.child.kill('SIGCONT');
     await sleep(300);
-    // What it was told while it was frozen lets it in no more.
+    // What it was told while it was frozen no longer lets it in.
     expect([frozen.told, next.held()]).toEqual([[], true]);
     await next.release();
     expect((await frozen.heard('held')).fence).toBeGreaterThan(next.fence);
@@ -191,7 +191,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
       const direct = locksAt(server.port, driver).locks;
       const lease = await direct.acquire('key');
       const waiting = locksAt(proxy.port, driver).locks.acquire('key');
-      // Who has had no answer yet would be told of the first reset.
+      // A client that has had no answer yet would notice the first reset.
       await expect.poll(async () => (await direct.inspect('key')).queueLength, { timeout: 10_000 }).toBe(1);
       for (let round = 0; round < 3; round++) {
         await sleep(200);
@@ -230,7 +230,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
       const { locks } = locksAt(jumping.port);
       const first = await locks.acquire('key');
       shim.set(3_600_000);
-      // The server takes the lease for over, and its owner hears of it at the next renewal.
+      // The server considers the lease over, and its owner hears of it at the next renewal.
       const second = await locksAt(jumping.port).locks.acquire('key');
       await expect.poll(() => first.held()).toBe(false);
       shim.set(0);

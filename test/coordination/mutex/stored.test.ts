@@ -1,4 +1,4 @@
-/** Locks over a store, in virtual time: what the store answers, and when, is in the hands of the test. */
+/** Locks over a store, in virtual time. The test decides what the store answers, and when. */
 import {
   LockLostError,
   memoryStore,
@@ -65,7 +65,7 @@ describe('mutex with a store', () => {
     await clock.advance(100);
     state.calls = 0;
     await clock.advance(20_000);
-    // The owner has renewed twice, and each time the waiter has looked.
+    // The owner has renewed twice, and the waiter has looked each time.
     expect(state.calls).toBeLessThanOrEqual(10);
     await lease.release();
     await clock.flush();
@@ -84,7 +84,7 @@ describe('mutex with a store', () => {
     });
     const fates: Fate[] = ['ok', { reply }];
     state.fate = () => fates.shift() ?? 'ok';
-    // The waiter is told, and looks; its answer is old when it comes.
+    // The waiter is told and looks, but the answer is outdated when it arrives.
     await lease.extend();
     await clock.flush();
     expect(fates.length).toBe(0);
@@ -158,7 +158,7 @@ describe('mutex with a store', () => {
     await until(clock, process().acquire('other'));
     expect(() => lease.assertHeld()).toThrow(LockLostError);
     await lease.release();
-    // It was not over in the store; that it is given up is told there, too.
+    // The lease was not over in the store, so the store is also told that it is given up.
     await clock.flush();
     expect(await process().tryAcquire('key')).not.toBe(null);
   });
@@ -255,7 +255,7 @@ describe('mutex with a store', () => {
     expect([await one.tryAcquire('key'), await other.tryAcquire('key')]).toEqual([null, null]);
     expect(state.calls).toBe(calls);
     await lease.release();
-    // Those before it come first, also when it is free.
+    // Callers before it come first, even when the key is free.
     expect(await other.tryAcquire('key')).toBe(null);
     await (await until(clock, waiting)).release();
   });
@@ -290,7 +290,7 @@ describe('mutex with a store', () => {
       await clock.advance(10_000);
       expect([state.times, clock.pendingTimers]).toEqual([times, 0]);
     }
-    // What has not come yet may come still; what was found is gone.
+    // A grant that has not arrived yet may still arrive. One that was found is removed.
     for (const [fate, looks] of [
       ['dropped', 6],
       ['lost', 1],
@@ -517,7 +517,7 @@ describe('mutex with a store', () => {
       state.times.length = 0;
       const lease = await until(clock, waiting, 200);
       expect(lease.held()).toBe(true);
-      // A look when it was ready to be told, and one at the end.
+      // It looks once when its watch is ready, and once at the end.
       expect(state.times.at(-1)).toBe(atMs);
     }
   });
@@ -874,7 +874,7 @@ describe('mutex with a store', () => {
       const { calls } = state;
       await lease.extend();
       await clock.flush();
-      // One look at a time.
+      // There is only one look at a time.
       expect(state.calls).toBe(calls + 1);
       await process().forceRelease('key');
       const next = await process().tryAcquire('key');
@@ -899,7 +899,7 @@ describe('mutex with a store', () => {
     const { calls } = state;
     await clock.advance(30_000);
     expect(lease.held()).toBe(true);
-    // A renewal each second, and a look.
+    // There is one renewal each second, and one look.
     expect(state.calls - calls).toBeLessThanOrEqual(60);
     await lease.release();
     expect([state.watching, clock.pendingTimers]).toEqual([0, 0]);
@@ -929,7 +929,7 @@ describe('mutex with a store', () => {
     };
     const reader = await process().read('key');
     state.fate = (verb) => (verb === 'write' ? 'refused' : 'ok');
-    // A writer stands in the line, and then says to readers that it wants the key.
+    // A writer waits in the queue, and then tells readers that it wants the key.
     const writer = process({ store: { ...store, native: { queue } } }).acquire('key');
     await expect(until(clock, writer)).rejects.toMatchObject({ code: 'ERR_STORE', applied: 'no' });
     await clock.flush();

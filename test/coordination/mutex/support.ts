@@ -1,4 +1,4 @@
-/** A store in virtual time whose answers are in the hands of the test, and as many processes on it as wanted. */
+/** A store in virtual time whose answers the test controls, and any number of processes that use it. */
 import { memoryStore, mutex, type Store, type StoreChange, StoreError } from 'holdfast';
 import { type VirtualClock, virtualClock } from 'holdfast/testing';
 import { Locks } from '../../../src/coordination/mutex/locks.js';
@@ -19,10 +19,10 @@ export type Fate =
   | { readonly reply: Promise<unknown> }
   | Error;
 
-/** What a store can do besides. */
+/** What a store can do besides the verbs. */
 export interface Abilities {
   readonly watches?: boolean;
-  /** Has a line, and a guard after a restart; as the one of Redis. */
+  /** The store has a queue, and a guard after a restart, as Redis has. */
   readonly queues?: boolean;
   readonly inner?: Store;
 }
@@ -36,7 +36,7 @@ interface Place {
 
 const claimMs = 1_000;
 
-/** A store whose verbs go wrong as told, and that tells of changes, or has a line, if it may. */
+/** A store whose verbs go wrong as told. If the options say so, it reports changes or has a queue. */
 export function unsteady(
   clock: VirtualClock,
   { watches = false, queues = false, inner = memoryStore({ clock }) }: Abilities = {},
@@ -45,20 +45,20 @@ export function unsteady(
   const state = {
     ...{ calls: 0, watching: 0, verbs: [] as Verb[], times: [] as number[] },
     fate: (_verb: Verb, _key: string): Fate => 'ok',
-    /** When changes begin to be told. */
+    /** When changes begin to be reported. */
     ready: Promise.resolve(),
-    /** Those that writes were given. */
+    /** The options that writes were given. */
     signals: [] as (AbortSignal | undefined)[],
-    /** Whether those in the line are told. */
+    /** Whether those in the queue are told of their turn. */
     isTold: true,
-    /** When the server has begun anew; undefined: nobody has asked since. */
+    /** When the server has started anew. Undefined means that nobody has asked since. */
     beganMs: undefined as number | undefined,
     lines: new Map<string, Place[]>(),
   };
   const failure = (operation: string, applied: 'no' | 'unknown') =>
     new StoreError({ store: 'unsteady', operation, reason: 'timeout', applied, detail: 'no answer' });
   let last: Promise<unknown> = Promise.resolve();
-  /** What takes several steps here is one step there. */
+  /** What takes several steps here is one step in a real store. */
   const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
     const answer = last.then(work);
     last = answer.catch(() => {});
@@ -98,7 +98,7 @@ export function unsteady(
     const others = lineOf(key).filter(({ ticket }) => !tickets.includes(ticket));
     state.lines.set(key, others);
   };
-  /** Hands the key to the first who waits, unless that is the one who asks; who is first then. */
+  /** Hands the key to the first waiter, unless that is the one who asks. Returns who is then first. */
   const passOn = async (key: string, own?: string): Promise<string | undefined> => {
     const line = lineOf(key);
     for (let first = line[0]; first !== undefined; first = line[0]) {
@@ -198,7 +198,7 @@ export function unsteady(
   return { store, inner, state };
 }
 
-/** As many processes as wanted on one store. */
+/** Any number of processes on one store. */
 export function bench(options: Omit<Abilities, 'inner'> = {}) {
   const clock = virtualClock();
   const { store, inner, state } = unsteady(clock, options);
@@ -228,7 +228,7 @@ export async function until<T>(clock: VirtualClock, promise: Promise<T>, mostMs 
   return settled;
 }
 
-/** A store so many milliseconds away, as are its hints. */
+/** A store that is this many milliseconds away, and so are its hints. */
 export function distant(store: Store, clock: VirtualClock, ms: number): Store {
   const trip = async <T>(work: () => Promise<T>): Promise<T> => {
     await clock.sleep(ms);

@@ -1,4 +1,7 @@
-/** Three processes on one store that delays, loses and refuses, with a line and without, while callers come, give up, extend and take away by force, and wall clocks jump. */
+/**
+ * Three processes on one store that delays, loses and refuses, with a queue and without. Meanwhile callers come, give up, extend and take locks away by force,
+ * and wall clocks jump.
+ */
 import { HoldfastError } from 'holdfast';
 import { seededRandom } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
@@ -11,12 +14,12 @@ import { type Abilities, bench, distant, type Fate } from './support.ts';
 const seeds = Number(process.env.HOLDFAST_SEEDS ?? 8);
 const keys = ['a', 'b'] as const;
 const ttlMs = 1_000;
-/** The longest that a lease is extended to. */
+/** The longest time to which a lease is extended. */
 const longestMs = 2_500;
 const gaveUp = new Error('gave up');
 
 interface Shop extends Omit<Abilities, 'inner'> {
-  /** How far away the store is; default nowhere. */
+  /** How far away the store is. By default it is not. */
   readonly tripMs?: number;
   readonly kind: 'mutex' | 'semaphore';
   readonly fair: boolean;
@@ -61,7 +64,7 @@ async function play(
   });
 
   const places = new Map(keys.map((key) => [key, { live: new Map<Lease, LockMode>(), fence: 0, forced: 0 }]));
-  /** An owner elsewhere goes on until its next renewal when a key is taken away by force: nothing is promised of that time. */
+  /** When a key is taken away by force, an owner in another process continues until its next renewal. Nothing is promised about that time. */
   const force = async (locks: Locks, key: (typeof keys)[number]) => {
     const place = places.get(key)!;
     place.forced++;
@@ -153,7 +156,7 @@ async function play(
   trouble = 0;
   await clock.advance(60_000);
   if (failure !== undefined) throw failure;
-  // All have ended, and nothing is left: no place in a line, no record, no key that is remembered, no timer.
+  // All have ended and nothing is left: no place in a queue, no record, no remembered key, no timer.
   const lines = [...state.lines.values()].flat();
   const records = await Promise.all(keys.map((key) => inner.read(`${kind}:${key}`)));
   const known = processes.map(({ locks }) => (locks as unknown as { lines: ReadonlyMap<string, unknown> }).lines.size);

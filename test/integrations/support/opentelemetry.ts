@@ -1,4 +1,4 @@
-/** What holdfast/opentelemetry promises, for whichever generation of the SDK. */
+/** What holdfast/opentelemetry promises, with either generation of the SDK. */
 import { channel } from 'node:diagnostics_channel';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { callObserver } from '../../../src/core/ambient.js';
@@ -34,7 +34,7 @@ export interface ReadMetric {
   readonly dataPoints: readonly { readonly attributes: Readonly<Record<string, unknown>>; readonly value: unknown }[];
 }
 
-/** An SDK that has been started, its context manager included. */
+/** An SDK that has been started together with its context manager. */
 export interface Sdk<Context> {
   readonly api: OpenTelemetryApi<Context>;
   /** The spans that have ended since this was last asked. */
@@ -68,7 +68,7 @@ export function promises<Context>(name: string, start: () => Sdk<Context>): void
       );
       const others = pipeline(timeout({ name: 'others', after: '500ms', clock }));
       let attempt = 0;
-      // The timer of the wait is armed in another call's context.
+      // The timer of the wait is armed in the context of another call.
       const other = others.attempt(() => new Promise(() => {}));
       const served = payments.execute(async () => {
         sdk.trace('request');

@@ -20,7 +20,7 @@ describe('an answer', () => {
   ])('of %s is decoded from its bytes', (_what, statusMessage, body) => {
     const answer = { status: 201, statusMessage, headers: ['x-id', '7', 'x-id', statusMessage], body: bytesOf(body) };
     const bytes = encodeAnswer(answer);
-    // In the middle of a buffer, as stores give them.
+    // The bytes are in the middle of a buffer, as stores deliver them.
     const within = new Uint8Array(bytes.length + 9);
     within.set(bytes, 5);
     const { body: again, ...head } = decodeAnswer(within.subarray(5, 5 + bytes.length))!;

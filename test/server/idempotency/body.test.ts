@@ -1,4 +1,4 @@
-/** Bodies as they come: at once, in parts, too long, cut off, before anybody looked, and although nobody reads. */
+/** Bodies in every form: at once, in parts, too long, cut off, before anybody reads them, and when nobody reads them. */
 import { once } from 'node:events';
 import { createServer, IncomingMessage } from 'node:http';
 import { connect, Socket } from 'node:net';
@@ -17,7 +17,7 @@ import { listening } from './support.js';
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
 
-/** A request whose client has sent its head, and sends the rest as it is told to. */
+/** A request whose client has sent its head, and sends the rest when it is told to. */
 async function withRequest(
   length: number,
   task: (request: IncomingMessage, client: Socket) => Promise<void>,
@@ -159,7 +159,7 @@ describe('a body', () => {
     });
   });
 
-  /** As functions in a cloud and tests make them: nothing comes before it is asked for. */
+  /** A request as functions in a cloud and tests make it: nothing arrives before it is asked for. */
   function madeRequest(...chunks: readonly (readonly [chunk: string, encoding: BufferEncoding])[]) {
     const request = new IncomingMessage(new Socket());
     let asked = 0;
@@ -202,7 +202,7 @@ describe('a body', () => {
   it('of such a request that delivers many parts at a time is requested once more, not once per part', async () => {
     const request = new IncomingMessage(new Socket());
     let asked = 0;
-    // As requests of light-my-request that are given a stream: each time too many it would wait for the stream once more.
+    // A request of light-my-request that is given a stream. Each read too many would wait for the stream once more.
     request._read = () => {
       asked++;
       if (asked === 1) for (let part = 0; part < 20; part++) request.push('x'.repeat(10_000));

@@ -1,4 +1,4 @@
-/** Beside two libraries of the field, where all of them mean the same: one request after the other, one path, one caller. */
+/** Compared with two libraries of the field, where all of them mean the same: one request after the other, one path, one caller. */
 import { createServer } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Idempotency, type IdempotencyResponse } from '@node-idempotency/core';
@@ -32,7 +32,7 @@ const others: readonly Contender[] = [
     mount: (handler) => [
       expressIdempotency() as unknown as RequestHandler,
       (request, response, next) => {
-        // It goes on to the handler after a replay, too.
+        // It continues to the handler after a replay, too.
         if (!getSharedIdempotencyService().isHit(request as never)) void handler(request, response, next);
       },
     ],
@@ -87,7 +87,7 @@ async function outcomes(contender: Contender, requests: readonly { key: string |
         ...(key === undefined ? [] : [['Idempotency-Key', key] as const]),
       ];
       const answer: RawAnswer = await send(port, { headers, body });
-      // One of them stores after it has answered.
+      // One of the libraries stores the answer after it has sent it.
       await sleep(2);
       const kind = runs > before ? 'ran' : answer.status < 400 ? 'replayed' : 'refused';
       seen.push(kind === 'refused' ? kind : `${kind} ${answer.status} ${answer.body.toString()}`);
@@ -99,7 +99,7 @@ async function outcomes(contender: Contender, requests: readonly { key: string |
 describe.each(others)('beside $name', (other) => {
   it.each([1, 2, 3, 4])('each request of seed %i has the same outcome', async (seed) => {
     const random = seededRandom(seed);
-    // Keys of this run only: one of them keeps its records in the process.
+    // The keys belong to this run only, because one of the libraries keeps its records in the process.
     const keys = ['a', 'b', 'c'].map((letter) => `${other.name}-${seed}-${letter}`);
     const requests = Array.from({ length: 60 }, () => ({
       key: random.pick([...keys, ...keys, undefined]),

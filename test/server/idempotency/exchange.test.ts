@@ -25,7 +25,7 @@ function setUp(options: Options = {}) {
   const http = new HttpIdempotency<string>({ store, clock, lease: '3s', scope: () => 'all', ...options }, undefined);
   const told: string[] = [];
   const problems: Problem[] = [];
-  /** What becomes of a request; its handler answers with its number, or, without one, never. */
+  /** What becomes of a request. Its handler answers with its number or, without one, never. */
   async function ask(
     request: Partial<IdempotencyExchange<string>> & { key?: string; text?: string; runs?: string } = {},
   ) {
@@ -62,7 +62,7 @@ describe('a request', () => {
   it('runs once and is answered again, and reports what prevents that', async () => {
     const { ask, problems, clock } = setUp();
     expect([await ask(), await ask()]).toEqual(['ran 1', 'in-progress']);
-    // By the clock that was given, who runs is looked after.
+    // The engine looks after the running attempt by the clock that it was given.
     expect(clock.nextTimerAt).toBe(1_000);
     expect(problems[0]?.headers?.['Retry-After']).toBe('1');
     expect([await ask({ key: 'done', runs: 'one' }), await ask({ key: 'done' })]).toEqual(['ran 1', 'again one']);
@@ -138,7 +138,7 @@ describe('a request', () => {
     ]) {
       expect([other, await ask({ ...same, ...other })]).toEqual([other, 'key-reused']);
     }
-    // Without a body its kind says nothing.
+    // Without a body, its content type means nothing.
     expect(await ask({ key: 'none', contentType: 'text/html', runs: 'two' })).toBe('ran 1');
     expect(await ask({ key: 'none', contentType: 'application/json' })).toBe('again two');
     expect(await ask({ key: 'json', contentType: 'application/json', text: '1', runs: 'three' })).toBe('ran 1');

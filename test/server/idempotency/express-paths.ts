@@ -1,4 +1,4 @@
-/** Every way in which an Express handler can answer, by name. Each runs on Express 4 and 5. */
+/** Every way in which an Express handler can answer, by name. Each one runs on Express 4 and 5. */
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
@@ -75,12 +75,12 @@ export const expressPaths: Readonly<Record<string, RequestHandler>> = {
     try {
       response.status(500).json({ second: true });
     } catch {
-      // Node refuses headers after the first; what holds an answer back refuses nothing, and does nothing.
+      // Node refuses headers that are set after the head. What holds an answer back refuses nothing, and does nothing.
     }
   }),
 };
 
-/** Answers that are not for good: the next request runs again. */
+/** Answers that are not final: the next request runs again. */
 export const failingExpressPaths: Readonly<Record<string, RequestHandler>> = {
   throws: () => {
     throw new Error('broken');
@@ -96,7 +96,7 @@ export const failingExpressPaths: Readonly<Record<string, RequestHandler>> = {
   'answers 429': answers((response) => response.sendStatus(429)),
 };
 
-/** The status of the error if it has one, as applications do it. */
+/** Uses the status of the error if it has one, as applications do. */
 export const errorHandler: ErrorRequestHandler = (error, _request, response, next) => {
   if (response.headersSent) return next(error);
   response.status(error.status ?? 500).json({ error: error.status === undefined ? 'internal' : error.message });

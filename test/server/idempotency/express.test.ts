@@ -1,4 +1,4 @@
-/** Every way to answer with Express 4 and 5, beside the same server without protection, on bare sockets. */
+/** Every way to answer with Express 4 and 5, compared with the same server without protection, on bare sockets. */
 import { createServer } from 'node:http';
 import { gunzipSync } from 'node:zlib';
 import compression from 'compression';
@@ -198,7 +198,7 @@ describe.each(versions)('middleware of %s', (_version, framework) => {
 describe.each(versions)('a key on %s', (_version, framework) => {
   const body = JSON.stringify({ id: '7' });
   const headers = keyed('k', ['Content-Type', 'application/json']);
-  // What the same request is says nothing of the path.
+  // What identifies the request does not include the path.
   const protect = () => idempotency({ store: memoryStore(), scope, fingerprint: ({ body: { id } }) => id });
   const appOf = (mount: (app: express.Express) => void) => {
     const app = framework();

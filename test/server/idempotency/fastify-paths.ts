@@ -85,7 +85,7 @@ export const fastifyPaths: Readonly<Record<string, FastifyHandler>> = {
   },
 };
 
-/** Answers that are not for good: the next request runs again. */
+/** Answers that are not final: the next request runs again. */
 export const failingFastifyPaths: Readonly<Record<string, FastifyHandler>> = {
   throws: () => {
     throw new Error('broken');

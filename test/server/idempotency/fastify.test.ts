@@ -1,4 +1,4 @@
-/** Every way to answer with Fastify 5, beside the same server without protection, on bare sockets. */
+/** Every way to answer with Fastify 5, compared with the same server without protection, on bare sockets. */
 
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
@@ -88,7 +88,7 @@ describe.each(storesToTry)('with fastify and a store that %s, an answer by', (_h
 describe('idempotency of fastify', () => {
   it('does not run a route that it could not protect because it was added before the plugin was loaded', async () => {
     const app = Fastify();
-    // Without `await` it is loaded when the server starts, behind the routes of this function.
+    // Without `await` it is loaded when the server starts, after the routes of this function.
     app.register(idempotency, options());
     let runs = 0;
     const run = () => ({ runs: ++runs });
@@ -107,10 +107,10 @@ describe('idempotency of fastify', () => {
     const post = (url: string, headers?: Record<string, string>) => ask('POST', url, headers);
     const refused = [500, expect.stringContaining('await app.register(idempotency, options)')];
     expect([await post('/early'), await ask('PUT', '/own')]).toEqual([refused, refused]);
-    // It wants a key, and there is nobody who would ask for it.
+    // The route requires a key, and no plugin is there that would ask for it.
     expect([await ask('PUT', '/wanted', {}), await ask('GET', '/wanted', {})]).toEqual([refused, refused]);
     expect(runs).toBe(0);
-    // Nobody asked for protection, or nobody can have it.
+    // Either nobody asked for protection, or nobody can have it.
     const open = [await post('/early', {}), await post('/open'), await ask('PUT', '/other')];
     expect(open.map(([status]) => status)).toEqual([200, 200, 200]);
     expect((await post('/nowhere'))[0]).toBe(404);

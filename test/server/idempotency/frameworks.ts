@@ -24,10 +24,10 @@ export interface Answered {
   readonly body?: string;
 }
 
-/** Knows no framework. What it throws becomes a 500. */
+/** A handler that knows no framework. What it throws becomes a 500. */
 export type Service = (asked: Asked) => Answered | Promise<Answered>;
 
-/** What the laws need of the options; the scope is the header `x-user`. */
+/** The options that the laws need. The scope is the header `x-user`. */
 export interface Given {
   readonly store: Store;
   readonly [option: string]: unknown;
@@ -40,7 +40,7 @@ export interface Running {
 
 export interface Framework {
   readonly name: string;
-  /** `POST /a/...` and `POST /b/...` are two routes that run the service; both have the middleware of their own. */
+  /** `POST /a/...` and `POST /b/...` are two routes that run the service. Each has its own middleware. */
   serve(given: Given, service: Service): Promise<Running>;
 }
 
@@ -105,7 +105,7 @@ const web: Framework['serve'] = (given, service) => {
   return running(createServer(bridged(handler)));
 };
 
-/** What runtimes of the fetch standard do: a request of Node becomes a `Request`, a `Response` is sent. */
+/** Does what runtimes of the fetch standard do: a request of Node becomes a `Request`, and a `Response` is sent. */
 function bridged(handler: (request: Request) => Promise<Response>) {
   return async (incoming: IncomingMessage, outgoing: ServerResponse) => {
     try {

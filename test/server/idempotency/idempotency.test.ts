@@ -1,4 +1,4 @@
-/** What idempotency over HTTP is made of besides its adapters: time that runs out, doubts, large bodies, parsers. */
+/** What idempotency over HTTP consists of besides its adapters: time that runs out, doubt, large bodies, parsers. */
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { connect, createServer as createHttp2Server } from 'node:http2';
@@ -92,7 +92,7 @@ describe('resolveRequest', () => {
       remove: (...given) => store.remove(...given),
       write: (...given) => (isGone ? new Promise(() => {}) : store.write(...given)),
     };
-    // As if its process were gone: nobody renews.
+    // Nobody renews the lease, as if the process were gone.
     const lostEngine = engineOf({ store: cut, lease: 100 });
     await lostEngine.begin({ scope: 'all', operation: 'POST /orders', key: 'k' });
     isGone = true;
@@ -191,7 +191,7 @@ describe('the body of a request of express', () => {
 
 describe('20 MB', () => {
   const size = 20_000_000;
-  /** The most that was worked between two turns of the loop, in milliseconds: what else runs on the machine does not count. */
+  /** The longest time that this thread computed between two turns of the loop, in milliseconds. What else runs on the machine does not count. */
   async function longestBlockMs(task: () => Promise<unknown>): Promise<number> {
     const workedMs = () => threadUs() / 1_000;
     let longest = 0;
@@ -220,7 +220,7 @@ describe('20 MB', () => {
     '%s come in, and the loop goes on',
     async (_name, type, body) => {
       const protect = () => nodeIdempotency({ store: memoryStore(), scope, storeTimeout: '10s' });
-      // What the same server costs without us, on a machine as busy as this one.
+      // This is what the same server costs without us, on a machine as busy as this one.
       const listener = (asked: IncomingMessage, response: ServerResponse) =>
         void asked.on('data', () => {}).on('end', () => response.end('got it'));
       const sent = (port: number) => send(port, { ...request, headers: keyed('k', ['Content-Type', type]), body });
@@ -233,7 +233,7 @@ describe('20 MB', () => {
         });
       const bound = bareMs + 80;
       const first = await oursMs();
-      // A collection of the whole heap may fall into any turn. What this code holds up, it holds up again.
+      // A collection of the whole heap may fall into any turn. If this code blocks the loop, it blocks it in the second run, too.
       expect(first < bound ? first : await oursMs()).toBeLessThan(bound);
     },
     60_000,
@@ -251,7 +251,7 @@ describe('20 MB', () => {
 });
 
 describe('a body over HTTP/2', () => {
-  /** Sends bodies one after the other with one key, and tells the statuses. */
+  /** Sends bodies one after the other with one key, and returns the statuses. */
   async function statusesOf(port: number, bodies: readonly (string | undefined)[]): Promise<unknown[]> {
     const session = connect(`http://127.0.0.1:${port}`);
     const statuses: unknown[] = [];

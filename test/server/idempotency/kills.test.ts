@@ -1,7 +1,6 @@
 /**
- * Servers that are killed at every await of handler and engine: the points are counted, not chosen by hand.
- *
- * Here a few of them, drawn anew each time; all of them by `npm run kills`, in some minutes.
+ * Servers that are killed at every await of the handler and the engine. The points are counted, not chosen by hand. A normal run draws a few of them anew each
+ * time; `npm run kills` takes all of them, which lasts some minutes.
  */
 import { once } from 'node:events';
 import { seededRandom } from 'holdfast/testing';
@@ -28,7 +27,7 @@ describe.each(['express', 'fastify'])('with %s, a server that is killed at any a
             const key = `killed at ${diesAt}`;
             const shop = await town.open(framework, onLost);
             const first = await order(shop, key, { diesAt });
-            // Some points come only now and then; a shop that has passed them is killed with the others.
+            // Some points are only reached now and then. A shop that has passed them is killed with the others.
             if (shop.child.exitCode === null && shop.child.signalCode === null) {
               const gone = once(shop.child, 'exit');
               shop.child.kill('SIGKILL');
@@ -47,7 +46,7 @@ describe.each(['express', 'fastify'])('with %s, a server that is killed at any a
               expect([onLost, answer.status], what).toEqual(['refuse', 409]);
               expect(JSON.parse(answer.body.toString()).type, what).toMatch(/outcome-unknown$/);
             }
-            // Who has heard an answer hears it again, and there was no second effect.
+            // A client that has received an answer receives it again, and there was no second effect.
             if (first.status === 201 && first.body.length > 0) {
               expect([first.body.toString(), effects], what).toEqual([answer.body.toString(), 1]);
             }
@@ -63,7 +62,7 @@ describe.each(['express', 'fastify'])('with %s, a server that is killed at any a
   );
 });
 
-/** All of them, or one from each of some stretches of equal length. */
+/** All points, or one from each of several stretches of equal length. */
 async function pointsOf(shop: Shop): Promise<number[]> {
   const told = once(shop.child, 'message');
   const working = told.then(() => once(shop.child, 'message'));

@@ -1,4 +1,4 @@
-/** Bodies and answers of 20 MB, beside the same server without us. */
+/** Bodies and answers of 20 MB, compared with the same server without us. */
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { setImmediate as nextTurn } from 'node:timers/promises';
@@ -21,7 +21,7 @@ const options = () => ({
   maxBodyBytes: limit,
 });
 
-/** In a thread of its own, so that its work is not counted. */
+/** The client runs in its own thread, so that its work is not counted. */
 const client = `
   const { parentPort, workerData } = require('node:worker_threads');
   const headers = { 'content-type': 'application/octet-stream', 'content-length': ${size}, 'idempotency-key': 'large' };
@@ -55,7 +55,7 @@ async function fastifyServer(isProtected: boolean): Promise<Server> {
 
 const cpuMs = () => threadUs() / 1_000;
 
-/** What a copy of one body takes here, at most of some. */
+/** How long a copy of one body takes here, as the longest of several copies. */
 function copyMs(): number {
   const body = new Uint8Array(size);
   const times = Array.from({ length: 5 }, () => {
@@ -66,7 +66,7 @@ function copyMs(): number {
   return Math.max(...times);
 }
 
-/** What the client heard, and how long this thread computed at most from one turn to the next. */
+/** What the client received, and the longest time that this thread computed between two turns. */
 async function longestTurn(port: number): Promise<{ heard: unknown; longestMs: number }> {
   const worker = new Worker(client, { eval: true, workerData: port });
   let heard: unknown;
@@ -96,7 +96,8 @@ describe.each([
         [200, size, undefined],
         [200, size, 'true'],
       ]);
-      // In one turn of its own each, copies of 20 MB are no longer than what a server does with them anyway. All in one turn it was 90 ms more, where this bound was 60.
+      // If each copy of 20 MB is made in a turn of its own, it takes no longer than what a server does with the body anyway. All copies in one turn took 90 ms
+      // more, when this bound was 60.
       const mostMs = bare.longestMs + 2 * copyMs() + 40;
       expect(Math.max(first.longestMs, again.longestMs)).toBeLessThan(mostMs);
     });

@@ -1,4 +1,4 @@
-/** The faults of the field, each as a law, on every kind of server and every store that can be had. */
+/** The faults of the field, each as a law, on every kind of server and every store that is available. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -20,7 +20,7 @@ interface Backend {
   readonly name: string;
   readonly isThere: boolean;
   open(): Promise<void>;
-  /** One store for all of a test; keys of tests do not meet, because each has a prefix of its own. */
+  /** One store serves a whole test. Keys of different tests do not meet, because each test has its own prefix. */
   store(prefix: string): Store;
   close(): Promise<void>;
 }
@@ -90,7 +90,7 @@ for (const backend of [memory, sqlite(), redis()]) {
     describe.each(frameworks)('with $name', (framework) => {
       const asks: Asked[] = [];
 
-      /** Serves while a test asks; each asking of the handler is seen. */
+      /** Serves while a test sends requests. Each call of the handler is recorded. */
       async function serving(
         service: (asked: Asked) => Answered | Promise<Answered>,
         task: (ask: (more?: Ask) => Promise<RawAnswer>, running: Running) => Promise<void>,
@@ -263,7 +263,7 @@ for (const backend of [memory, sqlite(), redis()]) {
           },
           async (ask) => {
             const answers: Awaited<ReturnType<typeof ask>>[] = [];
-            // More often than "attempts" allow of failures: nothing has happened in any of them.
+            // This happens more often than "attempts" allows failures, because nothing has happened in any of them.
             for (let count = 0; count < 12; count++) answers.push(await ask());
             expect(bodies(answers)).toEqual(answers.map((_, index) => `answer ${index + 1}`));
           },
@@ -506,7 +506,7 @@ for (const backend of [memory, sqlite(), redis()]) {
             expect((await ask()).body.toString()).toBe('answer 1');
             expect([(await ask()).status, asks.length]).toEqual([503, 1]);
             isDown = false;
-            // It is recorded in the background, as soon as the store takes it.
+            // It is recorded in the background, as soon as the store accepts it.
             const answer = await untilAnswered(() => ask());
             expect([answer.body.toString(), asks.length]).toEqual(['answer 1', 1]);
           },

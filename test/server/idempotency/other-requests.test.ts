@@ -1,4 +1,4 @@
-/** Requests that do not come as HTTP/1.1 from a socket: of HTTP/2, made by tests, and made by adapters for functions in a cloud. */
+/** Requests that do not arrive as HTTP/1.1 from a socket: by HTTP/2, made by tests, and made by adapters for functions in a cloud. */
 import { once } from 'node:events';
 import http from 'node:http';
 import http2 from 'node:http2';
@@ -57,7 +57,7 @@ describe('idempotency over HTTP/2', () => {
     warn.mockRestore();
   });
 
-  // In HTTP/2 no header need say that there is a body.
+  // In HTTP/2 no header needs to announce a body.
   it.each([{}, { 'content-length': '5' }])(
     'compares a body that came with %j and that nobody has read',
     async (more) => {
@@ -155,7 +155,7 @@ describe('idempotency of requests that are injected', () => {
 });
 
 describe('idempotency of requests that an adapter for functions has made', () => {
-  /** As such adapters do: complete from the beginning, without lines of headers, and with a body that is made when it is read. */
+  /** Makes requests as such adapters do: complete from the beginning, without raw headers, and with a body that is made when it is read. */
   class MadeRequest extends http.IncomingMessage {
     constructor(headers: http.IncomingHttpHeaders, body: string) {
       super({ readable: true, on() {}, removeListener() {} } as unknown as Socket);

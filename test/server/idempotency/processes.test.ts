@@ -1,4 +1,4 @@
-/** Servers in processes of their own, on what they share: killed in the middle, frozen, and all at once. */
+/** Servers in separate processes with something in common: killed in the middle, frozen, and all at once. */
 import { once } from 'node:events';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { postgresHome, startPostgres } from '../../support/servers/postgres.ts';
@@ -24,7 +24,7 @@ afterAll(async () => {
 });
 
 describe.concurrent.each(['express', 'fastify'])('with %s, a server that is killed', (framework) => {
-  /** What the next request finds, and how often the effect may then have been done. */
+  /** What the next request finds, and how often the effect may have been carried out by then. */
   const fates: [onLost: string, die: Death, status: number, effects: number][] = [
     ['rerun', 'before-effect', 201, 1],
     ['rerun', 'after-effect', 201, 2],
@@ -75,7 +75,7 @@ describe.concurrent.each(stores)('on $store', ({ store, isThere }) => {
     ['express', 4],
   ])('one of a hundred equal requests to %s in %i processes runs', async (framework, processes) => {
     await using town = new Town(at());
-    // Longer than a loaded machine stands still.
+    // This is longer than a loaded machine stands still.
     const open = () => town.open(framework, 'refuse', '30s');
     const shops = await Promise.all(Array.from({ length: processes }, open));
     const key = `${framework} ${processes}`;

@@ -1,4 +1,4 @@
-/** A client over a bare socket: sees every byte of an answer, and can leave at any of them. */
+/** A client over a bare socket. It sees every byte of an answer, and can leave at any of them. */
 import { once } from 'node:events';
 import { connect } from 'node:net';
 
@@ -12,15 +12,15 @@ export interface RawRequest {
 export interface RawAnswer {
   readonly statusLine: string;
   readonly status: number;
-  /** In order, as they were written. */
+  /** The headers in the order in which they were written. */
   readonly headers: readonly (readonly [name: string, value: string])[];
   readonly body: Buffer;
   readonly trailers: readonly (readonly [name: string, value: string])[];
-  /** Everything that came. */
+  /** Everything that was received. */
   readonly bytes: Buffer;
 }
 
-/** The bytes of a request; the connection is closed after its answer. */
+/** The bytes of a request. The connection is closed after its answer. */
 export function requestBytes({ method = 'POST', path = '/', headers = [], body }: RawRequest): Buffer {
   const bytes = body === undefined ? Buffer.alloc(0) : Buffer.from(body as Uint8Array);
   const lines = [`${method} ${path} HTTP/1.1`, 'Host: test', 'Connection: close'];
@@ -35,19 +35,19 @@ export async function send(port: number, request: RawRequest): Promise<RawAnswer
   return parseAnswer(bytes, request.method === 'HEAD');
 }
 
-/** Sends bytes and reads until the server closes. */
+/** Sends bytes, and reads until the server closes the connection. */
 export async function exchange(port: number, bytes: Uint8Array): Promise<Buffer> {
   const socket = connect(port, '127.0.0.1');
   const chunks: Buffer[] = [];
   socket.on('data', (chunk) => chunks.push(chunk));
-  // A reset is an answer, too: it ends in the middle.
+  // A reset also counts as an answer, which ends in the middle.
   socket.on('error', () => {});
   socket.write(bytes);
   await new Promise((resolve) => socket.once('close', resolve));
   return Buffer.concat(chunks);
 }
 
-/** Sends bytes and leaves: after so many of them, or after so many bytes of the answer. */
+/** Sends bytes and leaves, either after this many of them or after this many bytes of the answer. */
 export async function sendAndLeave(
   port: number,
   bytes: Uint8Array,
@@ -76,7 +76,7 @@ export function parseAnswer(bytes: Buffer, isHead = false): RawAnswer {
   const [statusLine = '', ...lines] = bytes.subarray(0, headEnd).toString('latin1').split('\r\n');
   const status = Number(statusLine.split(' ')[1]);
   const rest = bytes.subarray(headEnd + 4);
-  // Early hints and the like come before the answer itself.
+  // Early hints and similar heads arrive before the answer itself.
   if (status >= 100 && status < 200) return { ...parseAnswer(rest, isHead), bytes };
   const headers = lines.map(pairOf);
   const isChunked = headers.some(([name, value]) => name.toLowerCase() === 'transfer-encoding' && value === 'chunked');

@@ -1,4 +1,4 @@
-/** A shop in a process of its own, on a file that others share: it dies where a request tells it to. */
+/** A shop in its own process, on a file that others share. It dies where a request tells it to. */
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,7 +9,7 @@ import { redisStore } from '../../../src/stores/redis.js';
 import { sqliteStore } from '../../../src/stores/sqlite.js';
 import { unsynced } from '../../support/unsynced.js';
 
-/** Where it dies: each is a moment at which it waits for something, or has just done something. */
+/** Where it dies. At each of these moments it waits for something, or has just done something. */
 export const deaths = ['before-effect', 'after-effect', 'storing', 'stored', 'answered'] as const;
 export type Death = (typeof deaths)[number];
 
@@ -20,13 +20,13 @@ const [path, framework, onLost, lease, records] = process.argv.slice(2) as [
   '1s',
   string,
 ];
-// Two connections: the store never lets its own wait.
+// It needs two connections, because the store never makes its own connection wait.
 const db = unsynced(path);
 db.exec('PRAGMA busy_timeout = 30000; CREATE TABLE IF NOT EXISTS effects (key TEXT, attempt INTEGER)');
 let death: Death | undefined;
 let isEffectDone = false;
 
-/** What is not needed is not loaded: it takes longer than all the rest. */
+/** Modules that are not needed are not loaded, because loading takes longer than everything else. */
 async function openRecords(): Promise<Store> {
   const [kind, port] = records.split(':');
   if (kind === 'redis') {
@@ -41,7 +41,7 @@ async function openRecords(): Promise<Store> {
   return store;
 }
 
-/** Dies when so many promises have gone on since the request came in; with 0 it tells how many there are. */
+/** Dies when this many promises have continued since the request came in. With 0 it reports how many there are. */
 function dieByCount(server: Server): void {
   server.prependListener('request', (request, response) => {
     const at = request.headers['x-dies-at'];
@@ -67,7 +67,7 @@ const watched = (inner: Store): Store => ({
   read: (...given) => inner.read(...given),
   remove: (...given) => inner.remove(...given),
   async write(...given) {
-    // The first write after the effect is a memo or the result.
+    // The first write after the effect stores either a phase or the result.
     if (isEffectDone) dieAt('storing');
     const written = await inner.write(...given);
     if (isEffectDone) dieAt('stored');
@@ -128,5 +128,5 @@ void open().then((server) => {
   dieByCount(server);
   server.listen(0, '127.0.0.1', () => process.send?.((server.address() as AddressInfo).port));
 });
-// Its parent may be gone before it.
+// The parent may end first.
 process.on('disconnect', () => process.exit());

@@ -1,4 +1,4 @@
-/** The store is cut at each operation of a request, in each way in which it can be: before, after, and without a word. */
+/** The store is cut off at each operation of a request, in every possible way: before it, after it, and without an answer. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { memoryStore, type Store, StoreError } from '../../../src/index.js';
@@ -10,7 +10,7 @@ const storeTimeoutMs = 100;
 const faults = ['refuses', 'loses the reply', 'hangs', 'hangs after it has written'] as const;
 type Fault = (typeof faults)[number];
 
-/** Fails at the operation of that number, and tells how many there were. */
+/** Fails at the operation with that number, and reports how many operations there were. */
 function cutAt(cut: number, fault: Fault): { readonly store: Store; readonly count: () => number } {
   const inner = memoryStore();
   let operations = 0;
@@ -60,7 +60,7 @@ describe.each(frameworks)('with $name, a store that', (framework) => {
             answer = await ask();
           }
           const what = `${key}: ${answer.status} ${typeOf(answer)}, ${effects} effects`;
-          // What a loaded machine needs comes on top.
+          // This includes an allowance for a loaded machine.
           expect(performance.now() - beganMs, what).toBeLessThan(leaseMs + 30_000);
           expect(effects, what).toBeLessThanOrEqual(1);
           if (answer.status === 201) expect([answer.body.toString(), effects], what).toEqual([`seat 7 of ${key}`, 1]);
@@ -77,7 +77,7 @@ describe.each(frameworks)('with $name, a store that', (framework) => {
         }
       };
       const reached = await Promise.all([1, 2, 3, 4, 5].map(reaches));
-      // Begin, phase, seal, end: all of them were cut.
+      // Begin, phase, seal and end have all been cut off.
       expect(reached.slice(0, 4)).toEqual([true, true, true, true]);
     },
     180_000,

@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { memoryStore, type Store } from '../../../src/index.js';
 import type { RawAnswer } from './raw-client.js';
 
-/** In memory, and waited for like a store on a server. */
+/** A store in memory that is awaited like a store on a server. */
 function awaitedStore(): Store {
   const inner = memoryStore();
   return {
@@ -33,7 +33,7 @@ export async function listening<T>(server: Server, task: (port: number) => Promi
   }
 }
 
-/** All but the date. */
+/** All headers except the date. */
 export function wire({ statusLine, headers, body, trailers }: RawAnswer) {
   return { statusLine, headers: headers.filter(([name]) => name !== 'Date'), body: body.toString('latin1'), trailers };
 }

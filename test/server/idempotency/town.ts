@@ -1,4 +1,4 @@
-/** A town of shops: servers in processes of their own, on one file or server of records. */
+/** A town of shops: servers in separate processes that keep their records in one file or on one server. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
@@ -15,13 +15,13 @@ import { type RawAnswer, send } from './raw-client.js';
 import type { Death } from './shop-child.js';
 
 const leaseMs = 1_000;
-/** For how long a key may be blocked: one lease, and what a loaded machine needs. */
+/** How long a key may be blocked: for one lease, plus an allowance for a loaded machine. */
 export const mostBlockedMs = leaseMs + 30_000;
 
 const folder = temporaryFolder('shop');
 const program = join(folder, 'child.cjs');
 
-/** For the file of tests that calls it: the program of the shops is there while its tests run. */
+/** Prepares the test file that calls it: the program of the shops exists while its tests run. */
 export function withShops(): void {
   beforeAll(() =>
     build({
@@ -38,7 +38,7 @@ export interface Shop {
   readonly port: number;
 }
 
-/** A file and the processes on it, gone at the end of the block. Records may be elsewhere: `redis:<port>`, `postgres:<port>`. */
+/** A file and the processes that use it, which are gone at the end of the block. Records may be elsewhere: `redis:<port>`, `postgres:<port>`. */
 export class Town implements AsyncDisposable {
   readonly file = temporaryDatabase();
   private readonly records: string;
@@ -85,7 +85,7 @@ export function order(
   return send(port, { path: '/orders', headers: told });
 }
 
-/** Asks until it is not told that the order is under way. */
+/** Asks until the answer is no longer that the order is in progress. */
 export async function untilDecided(shop: Shop, key: string): Promise<{ answer: RawAnswer; tookMs: number }> {
   const beganMs = performance.now();
   for (;;) {

@@ -1,4 +1,4 @@
-/** Handlers of the fetch standard: what only they have. */
+/** What only handlers of the fetch standard have. */
 import { runInNewContext } from 'node:vm';
 import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
@@ -37,7 +37,7 @@ async function typeOf(problem: Response): Promise<string> {
   return ((await problem.json()) as { type: string }).type;
 }
 
-/** What can be compared of a response. */
+/** The parts of a response that can be compared. */
 async function shown(response: Response) {
   const { status, statusText, headers } = response;
   const lasting = [...headers].filter(

@@ -1,4 +1,4 @@
-/** What is mounted around a response cache: compression, headers of other middleware, authentication, another cache. */
+/** What may be mounted around a response cache: compression, headers of other middleware, authentication, another cache. */
 
 import { createServer } from 'node:http';
 import { gunzipSync } from 'node:zlib';
@@ -15,7 +15,7 @@ import { statusOf } from './support.ts';
 
 const page = 'a page of some length, '.repeat(200);
 
-/** A listener, and how the loads that it hears of end: true, or the message of the error. */
+/** A listener, and how the loads end that it hears of: true, or the message of the error. */
 function heardLoads() {
   const loads: unknown[] = [];
   const on = (event: HoldfastEvent) =>

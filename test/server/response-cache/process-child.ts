@@ -1,4 +1,4 @@
-/** A server in a process of its own, with a response cache before Redis; it tells how often its handler ran. */
+/** A server in its own process, with a response cache before Redis. It reports how often its handler ran. */
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';

@@ -1,4 +1,4 @@
-/** Response caches of two real processes before Redis. */
+/** The response caches of two real processes before Redis. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
@@ -75,7 +75,7 @@ describe.skipIf(redis === undefined)('responseCache of two processes before Redi
   it('continues to answer while Redis is frozen', async () => {
     const one = await start('express');
     const { body } = await one.get();
-    // By then it is told of changes, and its copy in memory needs no look.
+    // By then it hears of changes, and its copy in memory needs no look at the store.
     for (let look = 0; look < 3; look++) expect((await one.get()).body).toEqual(body);
     server.freeze();
     expect((await one.get()).body).toEqual(body);

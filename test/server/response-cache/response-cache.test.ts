@@ -1,4 +1,4 @@
-/** Responses kept and given again, on both versions of Express and on Fastify. */
+/** Responses that are stored and replayed, on both versions of Express and on Fastify. */
 import http2 from 'node:http2';
 import { connect } from 'node:net';
 import { Readable } from 'node:stream';
@@ -42,7 +42,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
 
   it('runs one handler for all concurrent requests', async () => {
     await using world = await open({ ttl: '1m', store: memoryStore() }, () => ({ body: 'shared' }));
-    // Somebody must come while it runs, on a busy machine as well.
+    // Another request must arrive while it runs, on a busy machine as well.
     world.delayMs = 300;
     const answers = await Promise.all(Array.from({ length: 50 }, () => world.get()));
     expect(new Set(answers.map(({ body }) => body.toString()))).toEqual(new Set(['shared']));
@@ -72,7 +72,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     await using world = await open({ ttl: '1m' }, () => ({ headers: { 'cache-control': 'private' }, body: 'mine' }));
     world.delayMs = 100;
     await Promise.all(Array.from({ length: 20 }, () => world.get()));
-    // One waited for its head, and then all went at once.
+    // One request waited for its head, and then all of them were sent at once.
     expect(world.runs).toBe(20);
     expect(statusOf(await world.get())).toBe('responses; fwd=bypass');
   });
@@ -179,7 +179,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect(await world.text(`/${word}`, { cookie: 'session=1' })).toBe('alice');
     }
     expect(world.runs).toBe(6);
-    // A word about stale answers does not say that all may have it.
+    // A directive about stale answers does not say that they may be shared.
     for (const name of ['authorization', 'cookie']) {
       expect(await world.text('/must-revalidate', { [name]: `alice's ${name}` })).toBe(`alice's ${name}`);
       expect(await world.text('/must-revalidate', { [name]: `bob's ${name}` })).toBe(`bob's ${name}`);
@@ -313,7 +313,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect([stale.status, headerOf(stale, 'x-how'), stale.body.toString()]).toEqual([200, '200', 'body 200']);
     expect(await world.text('/strict')).toBe('body 503');
     const { runs } = world;
-    // Nobody asks a handler that has just failed.
+    // A handler that has just failed is not called again.
     expect(await world.text('/')).toBe('body 200');
     expect(world.runs).toBe(runs);
     await clock.advance(60_000);
@@ -394,7 +394,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
   describe('when a POST was answered', () => {
     const post = (world: World, path: string) => world.get(path, {}, { method: 'POST' });
 
-    /** Says which run made it; a POST is answered as its URL says. */
+    /** Names the run that made it. A POST is answered as its URL says. */
     const numbered = (given: Parameters<typeof open>[0] = {}) => {
       let version = 1;
       return open({ ttl: '1m', ...given }, ({ url, headers, response }) => {
@@ -496,7 +496,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect(await world.text('/', { accept: 'slow' })).toBe('2');
       expect(await world.text('/', { accept: 'slow', cookie })).toBe('2');
       const joining = world.text('/other');
-      // Gives the one before it time to come.
+      // This gives the request before it time to arrive.
       for (const path of ['/third', '/fourth']) expect(await world.text(path)).toBe('2');
       const runsBefore = world.runs;
       slow.resolve(undefined);
@@ -574,7 +574,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
 
   it('takes its own request for failed when its key cannot be told once more', async () => {
     const clock = virtualClock();
-    // The sixth is of its own request, which is asked for the key of its URL after its own.
+    // The sixth key belongs to its own request, which is asked for the key of its URL after its own.
     let keysLeft = 5;
     const given: Given = {
       ...{ ttl: '10s', staleWhileRevalidate: '1h', jitter: 0, clock },
@@ -724,7 +724,7 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       await using world = await open(echo, () => ({ body: 'x' }));
       for (let request = 0; request < 2; request++) await world.get('/', { 'cache-control': 'no-store' });
       expect(world.runs).toBe(2);
-      // A reload of one client is not the others' load.
+      // A reload by one client does not make the others load.
       for (let request = 0; request < 2; request++) await world.get('/', { 'cache-control': 'no-cache, max-age=0' });
       expect(world.runs).toBe(3);
     });
@@ -803,7 +803,7 @@ describe('responseCache', () => {
       headers: url.startsWith('/plain') ? {} : { vary: 'x' },
       body: `${url} ${headers.x}`,
     }));
-    /** How often the cache is looked into for what it has: for another variant than the first, twice where it does not know. */
+    /** How often the cache is searched for an entry: for another variant than the first, twice if it does not know that one. */
     const looks = async (url: string) => {
       world.events.length = 0;
       expect(await world.text(url, { x: 'b' })).toBe(`${url} b`);
@@ -812,7 +812,7 @@ describe('responseCache', () => {
     for (const url of ['/1', '/2', '/3']) for (const x of ['a', 'b']) await world.text(url, { x });
     expect(await looks('/1')).toBe(2);
     expect([await looks('/1'), await looks('/3')]).toEqual([1, 1]);
-    // What depends on nothing takes no place.
+    // A response that depends on nothing takes no extra place.
     for (const url of ['/plain1', '/plain2', '/plain3']) await world.text(url, { x: 'b' });
     expect([await looks('/1'), await looks('/3')]).toEqual([1, 1]);
     expect([await looks('/2'), await looks('/3'), await looks('/1')]).toEqual([2, 1, 2]);

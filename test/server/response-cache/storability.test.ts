@@ -5,7 +5,7 @@ const options = { ttl: 60_000, staleWhileRevalidate: 5_000, staleIfError: 7_000 
 const nowMs = Date.parse('Mon, 30 Nov 2026 03:00:00.900 GMT');
 const of = (headers: Readonly<Record<string, string>>, { status = 200, isCredentialed = false } = {}) =>
   storableOf({ status, statusMessage: '', headers: Object.entries(headers).flat() }, isCredentialed, options, nowMs);
-/** Fresh, then shown while it is made anew, then in place of a failure, in seconds. */
+/** How long it is fresh, then shown while it is refreshed, then used in place of a failure, in seconds. */
 const secondsOf = (headers: Readonly<Record<string, string>>) => {
   const lifetime = of(headers)?.lifetime;
   return lifetime && [lifetime.ttl, lifetime.staleWhileRevalidate, lifetime.staleIfError].map((ms) => ms / 1_000);

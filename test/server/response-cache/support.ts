@@ -25,7 +25,7 @@ export interface Answered {
   readonly body?: string | Uint8Array;
 }
 
-/** Knows no framework. Undefined: it has answered by itself. */
+/** A handler that knows no framework. Undefined means that it has answered by itself. */
 export type Service = (asked: Asked) => Answered | undefined | Promise<Answered | undefined>;
 
 // biome-ignore lint/suspicious/noExplicitAny: options of both frameworks, whose requests are of different types.
@@ -40,7 +40,7 @@ export interface Running {
 export interface Framework {
   readonly name: string;
   serve(given: Given, service: Service): Promise<Running>;
-  /** Without a cache. */
+  /** The same service without a cache. */
   bare(service: Service): Promise<Omit<Running, 'control'>>;
 }
 
@@ -110,12 +110,12 @@ export const frameworks: readonly Framework[] = [
   },
 ];
 
-/** A server whose handler counts, and whoever asks it. */
+/** A server whose handler counts, and the client that asks it. */
 export class World implements AsyncDisposable {
   runs = 0;
   readonly seen: Asked[] = [];
   readonly events: HoldfastEvent[] = [];
-  /** Milliseconds that the handler takes. */
+  /** How many milliseconds the handler takes. */
   delayMs = 0;
   private running!: Running;
   private readonly service: Service;
@@ -161,7 +161,7 @@ export class World implements AsyncDisposable {
 
 export const statusOf = (answer: RawAnswer) => headerOf(answer, 'cache-status');
 
-/** Without what a cache says of itself. */
+/** The response without what a cache says about itself. */
 export function comparable({ statusLine, headers, body }: RawAnswer) {
   const own = /^(date|age|cache-status|transfer-encoding|content-length)$/i;
   return { statusLine, headers: headers.filter(([name]) => !own.test(name)), body: body.toString('latin1') };

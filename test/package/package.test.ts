@@ -52,7 +52,7 @@ describe('the tarball', () => {
   });
 
   it('has maps that bring their sources along', () => {
-    // Three small packages are bundled into the entry that needs them, together with their licences. For one of them, only the text is included.
+    // Three small packages are bundled into the entry that needs them, together with their licences. One of them is included as text.
     const ours = /^(\.\.\/(src|node_modules\/(fastify-plugin|structured-headers))\/|import-of-node:|raw:)/;
     const maps = packed.files.filter((file) => file.endsWith('.map'));
     expect(maps.length).toBeGreaterThan(0);

@@ -364,7 +364,7 @@ describe('mutex with a store that has a line', () => {
         [40, 30],
         [100, 30],
         [100, 100],
-        // A section takes two milliseconds, so some need more trips than a turn takes, and some fewer.
+        // A trip takes two milliseconds: the first patience allows more trips than a turn takes, the second fewer.
         [100, 5],
         [100, 3],
       ] as const) {
@@ -372,7 +372,7 @@ describe('mutex with a store that has a line', () => {
         const { sections, calls, requests } = await crowd(alone);
         const which = `${fair ? 'fair, ' : ''}${processes} processes, ${patienceMs} ms`;
         expect(sections, `${which}: ${sections} of ${most}`).toBeGreaterThan(0.8 * most);
-        // Callers need trips to enter and to leave. A section needs one to enter, one to take the turn, and one to pass the key on.
+        // A call that gives up enters and leaves. A section enters, takes its turn, and passes the key on.
         const needed = 2 * calls + sections;
         expect(requests, `${which}: ${requests} of ${needed}`).toBeLessThan(1.1 * needed);
       }

@@ -123,6 +123,7 @@ export class ServerProcess {
 
   async dispose(): Promise<void> {
     await this.kill();
+    taken.delete(this.port);
     rmSync(this.folder, { recursive: true, force: true });
   }
 
@@ -220,14 +221,25 @@ function processTree(root: number): number[] {
   return tree;
 }
 
+/** Below the ports that the system assigns on its own, and below those of the fault proxies. */
+const firstPort = 10_000;
+const shares = 8;
+const pairsPerShare = 625;
+/** The ports of this worker's servers, whether they are running or down. */
+const taken = new Set<number>();
+
 /**
- * A free even port whose successor is also free. The system never assigns such ports on its own (its range starts at 32768 on Linux, 49152 on macOS
- * and Windows), so a restarted server finds its port free again.
+ * A free even port whose successor is also free. Each worker of vitest has its own share of the ports, so that none takes the port of a server that another
+ * one has killed and is about to start again.
  */
 async function freePort(): Promise<number> {
+  const share = Number(process.env.VITEST_POOL_ID ?? 0) % shares;
   for (;;) {
-    const port = 2 * randomInt(10_000, 16_000);
+    const port = firstPort + 2 * (share * pairsPerShare + randomInt(pairsPerShare));
+    if (taken.has(port)) continue;
+    taken.add(port);
     if ((await isFree(port)) && (await isFree(port + 1))) return port;
+    taken.delete(port);
   }
 }
 

@@ -93,6 +93,7 @@ describe('deadline of fastify on its own', () => {
     });
     const answer = await app.inject('/');
     expect([answer.statusCode, answer.json().code]).toEqual([504, 'ERR_DEADLINE_EXCEEDED']);
+    await expect.poll(() => responses).toEqual([504]);
     await sleep(5);
     expect(responses).toEqual([504]);
     expect(lines).toEqual([]);

@@ -16,7 +16,7 @@ import {
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { canMount, smallDisk } from '../support/servers/small-disk.ts';
-import { bytes, text } from './support.ts';
+import { bytes, failure, text } from './support.ts';
 
 const ttlMs = 60_000;
 
@@ -188,9 +188,7 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     const unlock = await lockRows();
     try {
       for (const verb of [() => store.write('key', bytes('new'), { ttlMs }), () => store.remove('key')]) {
-        const error = await verb().catch((thrown: unknown) => thrown);
-        expect(error).toBeInstanceOf(StoreError);
-        expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
+        expect(await failure(verb())).toMatchObject({ reason: 'busy', applied: 'no' });
       }
       const impatient = postgresStore(pool, { timeout: 50, prefix: 'locked' });
       for (let round = 0; round < 5; round++) {
@@ -218,15 +216,13 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     try {
       // VACUUM FULL and most forms of ALTER TABLE take the same lock.
       await keeper.query('BEGIN; LOCK TABLE holdfast');
-      for (const verb of [
-        () => store.write('key', bytes('new'), { ttlMs }),
-        () => store.write('key', bytes('new'), { ttlMs, ifVersion: 0 }),
-        () => store.remove('key'),
-        () => store.native.consume('key', rate),
-      ]) {
-        const error = await verb().catch((thrown: unknown) => thrown);
-        expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
-      }
+      const errors = [
+        store.write('key', bytes('new'), { ttlMs }),
+        store.write('key', bytes('new'), { ttlMs, ifVersion: 0 }),
+        store.remove('key'),
+        store.native.consume('key', rate),
+      ].map(failure);
+      for (const error of await Promise.all(errors)) expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
       const impatient = postgresStore(pool, { timeout: 50, prefix: 'locked-table' });
       const verbs = Array.from({ length: 10 }, (_, index) =>
         index % 2 === 0

@@ -192,7 +192,7 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
       const lease = await direct.acquire('key');
       const waiting = locksAt(proxy.port, driver).locks.acquire('key');
       // A client that has had no answer yet would notice the first reset.
-      await expect.poll(async () => (await direct.inspect('key')).queueLength, { timeout: 10_000 }).toBe(1);
+      await expect.poll(async () => (await direct.inspect('key')).queueLength).toBe(1);
       for (let round = 0; round < 3; round++) {
         await sleep(200);
         proxy.reset();

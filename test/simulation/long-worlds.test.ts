@@ -33,6 +33,8 @@ async function playAll(what: string, play: (seed: number) => Promise<Lived>): Pr
     if (isLong && (seed - first + 1) % 25 === 0)
       console.log(`${what}: ${seed - first + 1} seeds, ${hours.toFixed(1)} hours`);
   }
+  // A world in which nobody calls would keep every bound.
+  expect(calls, what).toBeGreaterThan(10 * count);
   if (isLong)
     console.log(`${what}: seeds ${first} to ${first + count - 1}, ${hours.toFixed(1)} simulated hours, ${calls} calls`);
 }

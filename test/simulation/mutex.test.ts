@@ -136,6 +136,10 @@ function turns(
       grants.every(({ fence }, index) => index === 0 || fence > grants[index - 1]!.fence),
     );
 
+    /** Not an error of the section: the error that tells of the lost lock would carry it, and such a loss is expected here. */
+    const overlaps: string[] = [];
+    world.invariant('nobody writes by held() when another was let in', () => overlaps.length === 0);
+
     let isEnding = false;
     const accepted: number[] = [];
     const work = async (process: SimulatedProcess) => {
@@ -156,8 +160,9 @@ function turns(
                 if (!lease.held()) break;
                 // What `held()` allows goes out in the same turn: at that instant nobody else may have been let in.
                 const later = grants.slice(grants.findLastIndex(({ owner }) => owner === lease.owner) + 1);
-                if (kind === 'mutex') expect(later).toEqual([]);
-                else expect(holders.includes(lease.owner) && holders.length <= 2).toBe(true);
+                const isAlone =
+                  kind === 'mutex' ? later.length === 0 : holders.includes(lease.owner) && holders.length <= 2;
+                if (!isAlone) overlaps.push(`${lease.owner} at ${world.clock.now()} ms`);
                 if (fence >= (accepted.at(-1) ?? 0)) accepted.push(fence);
               }
             },

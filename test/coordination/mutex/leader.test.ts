@@ -425,7 +425,7 @@ describe('mutex with the context in use', () => {
       await locks.forceRelease('other');
       expect(await locks.run('key', () => 4)).toBe(4);
     });
-    await expect(outer).rejects.toMatchObject({ code: 'ERR_LOCK_LOST' });
+    await expect(outer).rejects.toMatchObject({ code: 'ERR_LOCK_LOST', outcome: { ok: true } });
   });
 
   it('finds its own lock also behind other locks and calls', async () => {
@@ -468,7 +468,7 @@ describe('mutex with the context in use', () => {
         }),
       { attributes: { tenant: 'blue' } },
     );
-    await expect(work).rejects.toMatchObject({ code: 'ERR_LOCK_LOST' });
+    await expect(work).rejects.toMatchObject({ code: 'ERR_LOCK_LOST', outcome: { ok: true } });
     await locks.run('key', () => expect(currentCall()!.attributes.tenant).toBe(undefined));
   });
 });

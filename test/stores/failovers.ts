@@ -251,7 +251,7 @@ export const freeze: Strike = async (stores, pair, plays, progress) => {
   progress.isBack.resolve();
   const inAll = plays.length * stores.length * (verbsPerClient - verbsAtLast);
   await progress.from(inAll);
-  // The sentinels do this after 8 s. On a busy machine, where they take it for down again and again, they do it much later.
+  // The sentinels would do this after 8 s, or much later on a busy machine, where they take the server for down again and again.
   await primary.ask(`REPLICAOF ${replica.host} ${replica.port}`);
   await primary.ask('CLIENT KILL TYPE normal');
   await allAnswered(stores);

@@ -302,7 +302,7 @@ describe('a begin whose signal aborts', () => {
 });
 
 describe('wait', () => {
-  /** Calls that do not get the key ask by writes. */
+  /** Counts how often calls that did not get the key have asked for it, which they do by a write. */
   function counted(native: Store['native']) {
     const asksMs: number[] = [];
     const { once, clock, events } = setUp({ wait: '5s' }, (store) => ({

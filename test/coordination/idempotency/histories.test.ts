@@ -212,7 +212,7 @@ class History {
     if (!isRight) this.faults.push(`${operation} with ${input} got ${JSON.stringify(got)}`);
   }
 
-  /** An operator looks at what has happened and reports it. This is nobody's input. */
+  /** An operator looks at what has happened and reports it. No call made this result, so its input is 0. */
   private async resolve({ once }: Machine): Promise<void> {
     const [scope, key] = [this.random.pick(scopes), this.random.pick(keys)];
     const operation = `${scope} ${key}`;

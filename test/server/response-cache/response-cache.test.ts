@@ -803,7 +803,7 @@ describe('responseCache', () => {
       headers: url.startsWith('/plain') ? {} : { vary: 'x' },
       body: `${url} ${headers.x}`,
     }));
-    /** How often the cache is searched for an entry: for another variant than the first, twice if it does not know that one. */
+    /** How often the cache is searched for the second variant: twice, unless it remembers what the response depends on. */
     const looks = async (url: string) => {
       world.events.length = 0;
       expect(await world.text(url, { x: 'b' })).toBe(`${url} b`);

@@ -30,8 +30,16 @@ const refusals: readonly (readonly [code: string, reason: StoreFailure, advice: 
 /** What PgBouncer says, with a code that stands for much else, when it had no connection to give: it has sent nothing on. */
 const isPoolerFull = /^(query_wait_timeout|no more connections allowed)/;
 
-/** The codes of sockets that were never connected. */
-const unsentCodes = ['CONNECT_TIMEOUT', 'ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN'];
+/** The codes of sockets that were never connected, and of a pool of postgres.js that was ended. */
+const unsentCodes = [
+  'CONNECT_TIMEOUT',
+  'CONNECTION_ENDED',
+  'ECONNREFUSED',
+  'ENOTFOUND',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'EAI_AGAIN',
+];
 
 export function isBroken(cause: unknown): boolean {
   const { code } = cause as { code?: unknown };

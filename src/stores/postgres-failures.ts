@@ -27,8 +27,19 @@ const refusals: readonly (readonly [code: string, reason: StoreFailure, advice: 
   ['3D000', 'failed', 'the database does not exist'],
 ];
 
-/** The codes of sockets that were never connected. */
-const unsentCodes = ['CONNECT_TIMEOUT', 'ECONNREFUSED', 'ENOTFOUND', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN'];
+/** What PgBouncer says, with a code that stands for much else, when it had no connection to give: it has sent nothing on. */
+const isPoolerFull = /^(query_wait_timeout|no more connections allowed)/;
+
+/** The codes of sockets that were never connected, and of a pool of postgres.js that was ended. */
+const unsentCodes = [
+  'CONNECT_TIMEOUT',
+  'CONNECTION_ENDED',
+  'ECONNREFUSED',
+  'ENOTFOUND',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'EAI_AGAIN',
+];
 
 export function isBroken(cause: unknown): boolean {
   const { code } = cause as { code?: unknown };
@@ -47,6 +58,10 @@ export function failureOf(operation: string, cause: unknown, isUnsent: boolean):
   if (unsentCodes.includes(code)) return failure(operation, 'closed', message, cause);
   if (/timeout exceeded when trying to connect/i.test(message)) {
     return failure(operation, 'busy', `the pool had no connection to give; raise its size: ${message}`, cause);
+  }
+  if (isPoolerFull.test(message)) {
+    const advice = 'the pooler had no connection to give; raise its "default_pool_size" or "max_client_conn"';
+    return failure(operation, 'busy', `${advice}: ${message}`, cause);
   }
   // The `query_timeout` of pg.
   const reason = /^Query read timeout/.test(message) ? 'timeout' : isBroken(cause) ? 'closed' : 'failed';

@@ -397,6 +397,11 @@ class PooledStore extends Verbs implements PostgresStore {
   }
 
   /** @internal */
+  get orElse(): string {
+    return this.driver.orElse;
+  }
+
+  /** @internal */
   ended(verb: Verb): void {
     this.underWay.end(verb);
   }
@@ -442,9 +447,9 @@ class Verb extends TimedVerb {
   }
 
   override timedOut(): void {
-    const { timeoutMs } = this.store;
+    const { timeoutMs, orElse } = this.store;
     const unsent = `the pool had no connection to give for ${timeoutMs} ms; raise its size, or look for code that never releases one`;
-    this.late(unsent, `the server did not answer within ${timeoutMs} ms`, 'timeout');
+    this.late(unsent, `the server did not answer within ${timeoutMs} ms${orElse}`, 'timeout');
   }
 
   override aborted(reason: unknown): void {

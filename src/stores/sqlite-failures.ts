@@ -13,6 +13,13 @@ const surelyNotApplied = new Set([
   'SQLITE_NOTADB',
 ]);
 
+/** What may help. */
+const advice: Readonly<Record<string, string>> = {
+  SQLITE_READONLY: 'this connection, or its file, takes no writes; open it for writing',
+  SQLITE_CORRUPT: 'the file is damaged; restore it from a backup',
+  SQLITE_NOTADB: 'the file is something else, or damaged; give the store one of its own',
+};
+
 /** The primary result code; undefined if the error does not come from SQLite itself, such as that of a closed connection. */
 function codeOf(error: unknown): string | undefined {
   const { code, errcode } = (error ?? {}) as { readonly code?: unknown; readonly errcode?: unknown };
@@ -44,7 +51,9 @@ export function failureOf(operation: string, cause: unknown): StoreError {
   // When reading or syncing fails, it is unknown how much of a commit has reached the disk.
   const isUncertain =
     (operation === 'write' || operation === 'remove' || operation === 'transaction') && !surelyNotApplied.has(code);
-  return failure(operation, 'failed', detail, cause, isUncertain ? 'unknown' : 'no');
+  const help = advice[code];
+  const told = help === undefined ? detail : `${help}: ${detail}`;
+  return failure(operation, 'failed', told, cause, isUncertain ? 'unknown' : 'no');
 }
 
 export function failure(

@@ -315,6 +315,23 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore on $title', ({ 
     if (title === 'pg') await expect.poll(() => store.read('key').catch(String)).toBeUndefined();
   });
 
+  it('says that the pool was ended', async () => {
+    const connection = connect(server.port, 1);
+    const store = postgresStore(connection.pool, { prefix: 'ended', timeout: '20s' });
+    await store.write('key', bytes('old'), { ttlMs });
+    await connection.close();
+    for (const verb of [
+      () => store.read('key'),
+      () => store.write('key', bytes('new'), { ttlMs }),
+      () => store.remove('key'),
+    ]) {
+      expect(await failure(verb())).toMatchObject({ reason: 'closed', applied: 'no' });
+    }
+    expect(text((await postgresStore(open(1).pool, { prefix: 'ended', timeout: '20s' }).read('key'))?.value)).toBe(
+      'old',
+    );
+  });
+
   it('ends a wait by its signal, and every wait on close', async () => {
     const connection = open(1);
     const store = postgresStore(connection.pool, { prefix: 'ends', timeout: '10s' });

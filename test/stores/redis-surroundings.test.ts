@@ -147,6 +147,18 @@ describe.skipIf(program === undefined)('redisStore', () => {
     expect(new TextDecoder().decode((await store.read('key'))?.value)).toBe('old');
   });
 
+  it('says that a client of node-redis was never connected, and works when it is', async () => {
+    const client = createClient({ socket: { host: '127.0.0.1', port: server.port } });
+    client.on('error', () => {});
+    const store = redisStore(client as NodeRedisClient, { timeout: '10s' });
+    const error = await store.write('never', bytes('lost'), { ttlMs }).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(StoreError);
+    expect(error).toMatchObject({ reason: 'closed', applied: 'no', message: expect.stringContaining('connect it') });
+    await client.connect();
+    ends.push(() => client.destroy());
+    expect(await store.read('never')).toBeUndefined();
+  });
+
   it.each(['allkeys-lru', 'allkeys-random', 'volatile-lru', 'volatile-ttl'])(
     'gives no version twice or backwards when the server evicts keys (%s), although records are lost',
     async (policy) => {

@@ -132,8 +132,15 @@ function startOne(
   });
 }
 
-/** Starts a PgBouncer in transaction mode in front of a server. Undefined if it is not available; in CI that is an error. */
-export async function startPgBouncer(server: ServerProcess): Promise<ServerProcess | undefined> {
+/**
+ * Starts a PgBouncer in transaction mode in front of a server. Undefined if it is not available; in CI that is an error.
+ *
+ * @param settings - Lines for its file, each in place of the one of the same name below.
+ */
+export async function startPgBouncer(
+  server: ServerProcess,
+  settings: readonly string[] = [],
+): Promise<ServerProcess | undefined> {
   const provided = await provide('pgbouncer', 'pgbouncer').catch((error: unknown) => {
     if (process.env.CI) throw error;
     console.log(`Skipped: ${(error as Error).message}.`);
@@ -167,6 +174,7 @@ export async function startPgBouncer(server: ServerProcess): Promise<ServerProce
         // By default it refuses all clients for 15 s after it has once found the server down.
         'server_login_retry = 0.1',
         'ignore_startup_parameters = extra_float_digits,client_encoding',
+        ...settings,
       ];
       // Any user may connect as the user that the server knows.
       const text = lines.join('\n').replace(/^(\* = .*)$/m, '$1 user=postgres');

@@ -12,6 +12,8 @@ import {
   type PostgresMigration,
   postgresMigrations,
   postgresStore,
+  sessionLock,
+  transactionLock,
 } from '../../src/stores/postgres.js';
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
@@ -443,6 +445,40 @@ describe.skipIf(home === undefined)('postgresStore', () => {
         expect(await store.sweep()).toBeGreaterThanOrEqual(0);
         await store.close();
       }
+    }
+  });
+
+  it('locks in transactions and sessions, however the user parses types, values and rows', async () => {
+    const odd = (value: unknown) => ({ odd: value });
+    const readAs = { to: 25, from: [25], serialize: (value: unknown) => value, parse: odd };
+    const fetch_types = false;
+    const connections = [
+      postgresJs({ fetch_types, transform: postgres.pascal }),
+      postgresJs({ fetch_types, types: { text: readAs } as never }),
+      postgresJs({
+        fetch_types,
+        transform: { row: { from: (row: object) => ({ ...row }) }, undefined: null } as never,
+      }),
+    ];
+    for (const wait of [0, '10s'] as const) {
+      for (const [index, sql] of connections.entries()) {
+        await sql.begin((transaction) => transactionLock(transaction, `odd ${index}`, { wait }));
+      }
+      const types = { getTypeParser: () => odd } as never;
+      const client = await pgPool({ types }).connect();
+      await client.query('BEGIN');
+      await transactionLock(client, 'odd', { wait });
+      await client.query('ROLLBACK');
+      client.release();
+      const connect = async () => {
+        const session = new pg.Client({ ...place, types });
+        session.on('error', () => {});
+        await session.connect();
+        return session;
+      };
+      const lock = await sessionLock(connect, 'odd', { wait });
+      expect(lock.held()).toBe(true);
+      expect(await lock.release()).toBe('released');
     }
   });
 

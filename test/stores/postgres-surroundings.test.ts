@@ -317,6 +317,28 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     expect([await store.remove('key'), await store.read('key'), await store.sweep()]).toEqual([true, undefined, 0]);
   });
 
+  it.each(['INSERT', 'UPDATE'])(
+    'gives up a row that a trigger keeps out (%s), instead of trying for ever on the server',
+    async (event) => {
+      const table = `kept_out_${event.toLowerCase()}`;
+      const store = postgresStore(pgPool({ application_name: table }), { timeout: '20s', table });
+      await store.migrate();
+      await store.write('old', bytes('a'), { ttlMs });
+      await admin.query(`CREATE FUNCTION ${table}_skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER skip BEFORE ${event} ON ${table} FOR EACH ROW EXECUTE FUNCTION ${table}_skip()`);
+      const write = (key: string) => () => store.write(key, bytes('b'), { ttlMs });
+      const consume = () => store.native.consume('new', { limit: 1, periodMs: 1000 });
+      for (const verb of event === 'INSERT' ? [write('new'), consume] : [write('old')]) {
+        const error = await verb().catch((thrown: unknown) => thrown);
+        expect(error).toMatchObject({ reason: 'failed', applied: 'no' });
+        expect((error as StoreError).message).toContain('trigger');
+      }
+      const running = `SELECT count(*)::int AS count FROM pg_stat_activity WHERE application_name = '${table}' AND state = 'active'`;
+      await vi.waitFor(async () => expect((await admin.query(running)).rows[0].count).toBe(0), { timeout: 20_000 });
+    },
+    90_000,
+  );
+
   it('accepts no larger values than a reply can hold', () => {
     expect(() => postgresStore(admin, { maxValueBytes: 2 ** 28 + 1 })).toThrow('"maxValueBytes"');
     expect(postgresStore(admin, { maxValueBytes: 2 ** 28 })).toBeDefined();

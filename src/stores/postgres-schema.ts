@@ -163,7 +163,8 @@ BEGIN
 END $$;
 
 -- A limit is a row of its own whose value is when all that was granted will be worked off, in milliseconds since a day in 2023, so that they have
--- fractions; then its time is over, too. Others can only add to what is seen without a lock, so what is refused needs none.
+-- fractions; then its time is over, too. Others can only add to what is seen without a lock, so what is refused needs none. If the clock was
+-- put back since, what was owed then is owed now.
 CREATE OR REPLACE FUNCTION ${consume}(
   wanted bytea, interval_ms float8, burst float8, cost float8, lock_ms integer, OUT granted boolean, OUT debt_ms float8
 )
@@ -172,7 +173,9 @@ DECLARE
   held record;
   now timestamptz;
   now_ms float8;
+  owed_ms float8;
   after_ms float8;
+  is_put_back boolean;
   misses integer := 0;
   ignored text := set_config('lock_timeout', lock_ms::text, true);
 BEGIN
@@ -184,18 +187,22 @@ BEGIN
     END IF;
     now := clock_timestamp();
     now_ms := extract(epoch FROM now - timestamptz '2023-11-14 22:13:20+00')::float8 * 1000;
-    debt_ms := least(greatest(coalesce(convert_from(held.value, 'UTF8')::float8 - now_ms, 0), 0), burst * interval_ms);
+    owed_ms := greatest(coalesce(convert_from(held.value, 'UTF8')::float8 - now_ms, 0), 0);
+    is_put_back := coalesce(held.written_at > now, false);
+    IF is_put_back THEN owed_ms := greatest(owed_ms - extract(epoch FROM held.written_at - now)::float8 * 1000, 0); END IF;
+    debt_ms := least(owed_ms, burst * interval_ms);
     after_ms := debt_ms + cost * interval_ms;
     granted := after_ms - burst * interval_ms <= 0.000001;
-    EXIT WHEN NOT granted OR after_ms <= debt_ms;
+    EXIT WHEN (NOT granted OR after_ms <= debt_ms) AND NOT is_put_back;
+    IF granted THEN owed_ms := after_ms; END IF;
     IF held.key IS NULL THEN
       INSERT INTO ${table} (key, version, value, written_at, expires_at)
-        VALUES (wanted, 0, convert_to((now_ms + after_ms)::text, 'UTF8'), now, now + after_ms * interval '1 millisecond')
+        VALUES (wanted, 0, convert_to((now_ms + owed_ms)::text, 'UTF8'), now, now + owed_ms * interval '1 millisecond')
         ON CONFLICT (key) DO NOTHING;
       EXIT WHEN FOUND;
     ELSIF misses > 0 THEN
       UPDATE ${table}
-        SET value = convert_to((now_ms + after_ms)::text, 'UTF8'), written_at = now, expires_at = now + after_ms * interval '1 millisecond'
+        SET value = convert_to((now_ms + owed_ms)::text, 'UTF8'), written_at = now, expires_at = now + owed_ms * interval '1 millisecond'
         WHERE key = wanted;
       EXIT;
     END IF;

@@ -18,7 +18,7 @@ import {
   optional,
   withDefault,
 } from '../core/options.js';
-import type { PgListener, PostgresTransaction } from './postgres-drivers.js';
+import { connectionOf, type PgListener, type PostgresTransaction } from './postgres-drivers.js';
 import { failure, failureOf } from './postgres-failures.js';
 
 /** Options of {@link transactionLock}. */
@@ -105,14 +105,14 @@ export async function transactionLock(
   let isLocked: string | undefined;
   let isInside: string | undefined;
   if (wait === 0) {
-    [isLocked, isInside] = await ask(`SELECT pg_try_advisory_xact_lock(${lock})::text AS a, ${inTransaction} AS b`);
+    [isLocked, isInside] = await ask(`SELECT pg_try_advisory_xact_lock(${lock})::text, ${inTransaction}`);
   } else {
     const timeout = (value: string) => `set_config('lock_timeout', ${value}, true)`;
     const before = `(SELECT current_setting('lock_timeout') AS value OFFSET 0) AS before`;
     // Evaluated from left to right: the timeout applies to the lock only; then the transaction's former timeout is restored.
-    const sql = `SELECT ${timeout(`'${Math.ceil(wait)}ms'`)} AS c, pg_advisory_xact_lock(${lock})::text AS a, ${timeout('before.value')} AS d, ${inTransaction} AS b FROM ${before}`;
+    const sql = `SELECT ${timeout(`'${Math.ceil(wait)}ms'`)}, pg_advisory_xact_lock(${lock})::text, ${timeout('before.value')}, ${inTransaction} FROM ${before}`;
     try {
-      [, isInside] = await ask(sql);
+      isInside = (await ask(sql)).at(-1);
       isLocked = 'true';
     } catch (error) {
       if (codeOf(error) !== lockTimeoutCode) throw error;
@@ -253,7 +253,7 @@ class Session implements SessionLock {
 
   /** Acquires the lock. */
   async lock(waitMs: number): Promise<void> {
-    const about = "SELECT pg_backend_pid()::text AS a, current_setting('server_version_num') AS b";
+    const about = "SELECT pg_backend_pid()::text, current_setting('server_version_num')";
     const [pid, version] = await this.ask(about);
     if (Number(version) < oldestVersion)
       throw failure('lock', 'invalid', `Postgres 14 or later is needed, this is ${version}`);
@@ -262,11 +262,11 @@ class Session implements SessionLock {
     const { processID } = this.client as { readonly processID?: unknown };
     if (typeof processID === 'number') this.checkPid(`${processID}`);
     await this.ask(
-      `SELECT set_config('idle_session_timeout', '${Math.ceil(this.ttlMs)}ms', false) AS a, set_config('lock_timeout', '${Math.ceil(waitMs)}ms', false) AS b`,
+      `SELECT set_config('idle_session_timeout', '${Math.ceil(this.ttlMs)}ms', false), set_config('lock_timeout', '${Math.ceil(waitMs)}ms', false)`,
     );
-    if (waitMs > 0) await this.ask(`SELECT pg_advisory_lock(${this.number})::text AS a, '' AS b`);
+    if (waitMs > 0) await this.ask(`SELECT pg_advisory_lock(${this.number})::text`);
     else {
-      const [isLocked] = await this.ask(`SELECT pg_try_advisory_lock(${this.number})::text AS a, '' AS b`);
+      const [isLocked] = await this.ask(`SELECT pg_try_advisory_lock(${this.number})::text`);
       if (isLocked !== 'true') throw unavailable('sessionLock', this.key, waitMs);
     }
     // The wait may have been long, so the lease counts from a new request.
@@ -312,7 +312,7 @@ class Session implements SessionLock {
     });
     const timer = callbackTimer(() => isLate());
     this.clock.schedule(timer, this.clock.now() + leftMs);
-    const unlock = this.ask(`SELECT pg_advisory_unlock(${this.number})::text AS a, '' AS b`).catch(() => undefined);
+    const unlock = this.ask(`SELECT pg_advisory_unlock(${this.number})::text`).catch(() => undefined);
     const answer = await Promise.race([unlock, late]);
     this.clock.cancel(timer);
     this.end();
@@ -331,7 +331,7 @@ class Session implements SessionLock {
 
   private async confirm(): Promise<{ readonly ms: number; readonly wallMs: number }> {
     const sent = { ms: this.clock.now(), wallMs: this.clock.wallNow() };
-    const [pid] = await this.ask("SELECT pg_backend_pid()::text AS a, '' AS b");
+    const [pid] = await this.ask('SELECT pg_backend_pid()::text');
     this.checkPid(pid!);
     return sent;
   }
@@ -364,14 +364,14 @@ class Session implements SessionLock {
   }
 }
 
-type Ask = (sql: string) => Promise<readonly [a: string | undefined, b: string | undefined]>;
+type Ask = (sql: string) => Promise<readonly string[]>;
 
-/** Runs a statement without parameters, which takes one round trip with both libraries, and returns its columns a and b. */
-function firstRowOf(connection: PostgresTransaction): Ask {
-  return async (sql) => {
-    const answer = 'unsafe' in connection ? await connection.unsafe(sql) : (await connection.query({ text: sql })).rows;
-    const [row] = answer as readonly { readonly a: string; readonly b: string }[];
-    return [row?.a, row?.b];
+/** Runs a statement without parameters, which takes one round trip with both libraries, and returns its first row as the server sent it. */
+function firstRowOf(transaction: PostgresTransaction): Ask {
+  const connection = connectionOf(transaction);
+  return async (text) => {
+    const [row] = connection.rowsOf(await connection.ask({ text, name: '' }, [], 'once'));
+    return row ?? [];
   };
 }
 

@@ -13,6 +13,12 @@
 /** The version of what {@link postgresMigrations} makes now. */
 const schemaVersion = 1;
 
+/**
+ * How often a row may be neither found nor inserted because others are quicker. If something else keeps it out, such as a trigger, the server would try for
+ * ever, even after the client is gone.
+ */
+const mostMisses = 1000;
+
 /** One step of the schema. Each may be run more than once, and leaves the steps before it in use. */
 export interface PostgresMigration {
   readonly version: number;
@@ -35,8 +41,9 @@ export function functionsOf(table: string) {
 /**
  * The SQL of the schema, step by step, for a table of this name.
  *
- * Run it with your own tool, or let `store.migrate()` do it. The role that uses the store needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the table and `USAGE`
- * on the sequence `<table>_versions`; the role that migrates must own them.
+ * Run it with your own tool, or let `store.migrate()` do it. The role that uses the store needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the table, `USAGE`
+ * on the sequence `<table>_versions`, and `EXECUTE` on the functions where that is revoked from all; the role that migrates must own them. Triggers, rules
+ * and row-level security must let each row through.
  *
  * @param table - A name as for the option `table` of `postgresStore`, default `'holdfast'`.
  * @example
@@ -91,6 +98,7 @@ RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   answer text;
+  misses integer;
   lock_before text := CASE WHEN goes_on THEN current_setting('lock_timeout') END;
   -- Before anything of the table is looked at, its type too: who rewrites a table keeps all of it locked.
   ignored text := set_config('lock_timeout', lock_ms::text, true);
@@ -127,6 +135,10 @@ BEGIN
       INSERT INTO ${table} (key, version, value, written_at, expires_at)
         VALUES (wanted, 0, NULL, clock_timestamp(), clock_timestamp())
         ON CONFLICT (key) DO NOTHING;
+      IF NOT FOUND THEN
+        misses := coalesce(misses, 0) + 1;
+        IF misses > ${mostMisses} THEN RAISE 'the row is neither there nor to be made'; END IF;
+      END IF;
     END;
   END LOOP;
   IF goes_on THEN ignored := set_config('lock_timeout', lock_before, true); END IF;
@@ -151,7 +163,8 @@ BEGIN
 END $$;
 
 -- A limit is a row of its own whose value is when all that was granted will be worked off, in milliseconds since a day in 2023, so that they have
--- fractions; then its time is over, too. Others can only add to what is seen without a lock, so what is refused needs none.
+-- fractions; then its time is over, too. Others can only add to what is seen without a lock, so what is refused needs none. If the clock was
+-- put back since, what was owed then is owed now.
 CREATE OR REPLACE FUNCTION ${consume}(
   wanted bytea, interval_ms float8, burst float8, cost float8, lock_ms integer, OUT granted boolean, OUT debt_ms float8
 )
@@ -160,34 +173,41 @@ DECLARE
   held record;
   now timestamptz;
   now_ms float8;
+  owed_ms float8;
   after_ms float8;
-  is_locked boolean := false;
+  is_put_back boolean;
+  misses integer := 0;
   ignored text := set_config('lock_timeout', lock_ms::text, true);
 BEGIN
   LOOP
-    IF is_locked THEN
+    IF misses > 0 THEN
       SELECT * INTO held FROM ${table} WHERE key = wanted FOR UPDATE;
     ELSE
       SELECT * INTO held FROM ${table} WHERE key = wanted;
     END IF;
     now := clock_timestamp();
     now_ms := extract(epoch FROM now - timestamptz '2023-11-14 22:13:20+00')::float8 * 1000;
-    debt_ms := least(greatest(coalesce(convert_from(held.value, 'UTF8')::float8 - now_ms, 0), 0), burst * interval_ms);
+    owed_ms := greatest(coalesce(convert_from(held.value, 'UTF8')::float8 - now_ms, 0), 0);
+    is_put_back := coalesce(held.written_at > now, false);
+    IF is_put_back THEN owed_ms := greatest(owed_ms - extract(epoch FROM held.written_at - now)::float8 * 1000, 0); END IF;
+    debt_ms := least(owed_ms, burst * interval_ms);
     after_ms := debt_ms + cost * interval_ms;
     granted := after_ms - burst * interval_ms <= 0.000001;
-    EXIT WHEN NOT granted OR after_ms <= debt_ms;
+    EXIT WHEN (NOT granted OR after_ms <= debt_ms) AND NOT is_put_back;
+    IF granted THEN owed_ms := after_ms; END IF;
     IF held.key IS NULL THEN
       INSERT INTO ${table} (key, version, value, written_at, expires_at)
-        VALUES (wanted, 0, convert_to((now_ms + after_ms)::text, 'UTF8'), now, now + after_ms * interval '1 millisecond')
+        VALUES (wanted, 0, convert_to((now_ms + owed_ms)::text, 'UTF8'), now, now + owed_ms * interval '1 millisecond')
         ON CONFLICT (key) DO NOTHING;
       EXIT WHEN FOUND;
-    ELSIF is_locked THEN
+    ELSIF misses > 0 THEN
       UPDATE ${table}
-        SET value = convert_to((now_ms + after_ms)::text, 'UTF8'), written_at = now, expires_at = now + after_ms * interval '1 millisecond'
+        SET value = convert_to((now_ms + owed_ms)::text, 'UTF8'), written_at = now, expires_at = now + owed_ms * interval '1 millisecond'
         WHERE key = wanted;
       EXIT;
     END IF;
-    is_locked := true;
+    misses := misses + 1;
+    IF misses > ${mostMisses} THEN RAISE 'the row is neither there nor to be made'; END IF;
   END LOOP;
 END $$;
 

@@ -1,7 +1,11 @@
 /** Failures of Redis: translates the errors of servers and clients, and tells whether anything may have been done. */
 import { messageOf, StoreError, type StoreFailure } from '../core/errors.js';
 
-const noPermission = 'the user needs @scripting and the commands get, getrange, pttl, time, set and del';
+const noPermission = 'the user lacks a permission; docs/stores.md lists all that are needed';
+
+const noCommand = 'the server lacks a command: it was renamed, or the server is older than Redis 6.2';
+
+const aNode = 'the server is a node of a cluster; give the store a cluster client';
 
 const subscribed = 'the client has subscribed to something, and can do nothing else; give the store one of its own';
 
@@ -24,6 +28,12 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
   ['NOAUTH', 'failed', 'the client has to give a password'],
   ['NOPERM', 'failed', noPermission],
   ["ERR The user executing the script can't", 'failed', noPermission],
+  ['ERR ACL failure in script', 'failed', noPermission],
+  ['ERR unknown command', 'failed', noCommand],
+  ['ERR Unknown command', 'failed', noCommand],
+  ['ERR Unknown Redis command', 'failed', noCommand],
+  ['MOVED', 'failed', aNode],
+  ['CROSSSLOT', 'failed', aNode],
   ["ERR Can't execute", 'failed', subscribed],
   ['Connection in subscriber mode', 'failed', subscribed],
   ['The queue is full', 'busy', 'the client has as many commands under way as it may, by "commandsQueueMaxLength"'],
@@ -39,7 +49,8 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
 const refused = new RegExp(`(?:^|-)(${refusals.map(([says]) => says).join('|')})\\b`);
 
 export function failureOf(operation: string, cause: unknown): StoreError {
-  const message = messageOf(cause);
+  // After an unknown command come its arguments, and so a part of the value.
+  const message = messageOf(cause).replace(/, with args beginning with:.*/s, '');
   const says = refused.exec(message)?.[1];
   const refusal = refusals.find((known) => known[0] === says);
   if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);

@@ -110,20 +110,24 @@ return redis.call(ARGV[1], ARGV[2], '')`,
 
 /**
  * KEYS: the limit. ARGV: microseconds per unit, units of the burst, units requested. Returns whether they were granted, and the microseconds of debt before
- * that. Time counts from a day in 2023, so that fractions of a microsecond are exact enough.
+ * that. Kept are when the debt will be worked off, and when that was written: if the clock was put back since, what was owed then is owed now. Time counts
+ * from a day in 2023, so that fractions of a microsecond are exact enough.
  */
 export const consumeScript: RedisScript = {
   text: `
 local time = redis.call('TIME')
 local now = (time[1] - 1700000000) * 1000000 + time[2]
 local whole = ARGV[1] * ARGV[2]
-local worked = tonumber(redis.call('GET', KEYS[1]) or now) or now
-local debt = math.min(math.max(worked - now, 0), whole)
+local worked, written = string.match(redis.call('GET', KEYS[1]) or '', '^(%S+) (%S+)$')
+local ahead = math.max((tonumber(written) or now) - now, 0)
+local owed = math.max((tonumber(worked) or now) - ahead - now, 0)
+local debt = math.min(owed, whole)
 local after = debt + ARGV[1] * ARGV[3]
 local granted = after - whole <= 0.001
-if granted and after > debt then
-  redis.call('SET', KEYS[1], string.format('%.17g', now + after), 'PX', math.ceil(after / 1000))
+if granted then owed = after end
+if owed > 0 and (ahead > 0 or granted and after > debt) then
+  redis.call('SET', KEYS[1], string.format('%.17g %.0f', now + owed, now), 'PX', math.ceil(owed / 1000))
 end
 return { granted and 1 or 0, string.format('%.17g', debt) }`,
-  hash: '4948ea375b540413e5c86ce4256a9c99928dfdb3',
+  hash: '2a104555c91a3b3771ef04e0b4b321b983f0018b',
 };

@@ -29,8 +29,9 @@ function codeOf(error: unknown): string | undefined {
 
 export function isLocked(error: unknown): boolean {
   const code = codeOf(error);
-  // better-sqlite3 runs nothing else on a connection while somebody iterates over the rows of a query.
-  return code === 'SQLITE_BUSY' || code === 'SQLITE_LOCKED' || /busy executing a query/.test(messageOf(error));
+  // While somebody iterates over the rows of a query, better-sqlite3 runs nothing else on the connection, and SQLite does not change to WAL mode.
+  const isIterating = /busy executing a query|into wal mode from within a transaction/.test(messageOf(error));
+  return code === 'SQLITE_BUSY' || code === 'SQLITE_LOCKED' || isIterating;
 }
 
 /** Somebody may have dropped the table, or closed and reopened the connection. */

@@ -33,8 +33,9 @@ CREATE TABLE IF NOT EXISTS holdfast_entries (
 // SQLite's clock has whole milliseconds and truncates, so an entry lives through its last one: it is never gone early.
 const now = `(SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)`;
 
+// Columns are named even where the name is the same: with other pragmas SQLite would put the table before it.
 const readSql = `
-SELECT value, version, now - written_ms AS age, expires_ms - now AS ttl
+SELECT value AS value, version AS version, now - written_ms AS age, expires_ms - now AS ttl
 FROM holdfast_entries, ${now} WHERE key = ? AND expires_ms >= now`;
 
 const writeSql = `
@@ -43,7 +44,7 @@ INSERT OR REPLACE INTO holdfast_entries (key, written_ms, expires_ms, value)
 SELECT key, now, now + ttl, coalesce(value, x'') FROM given, ${now}
 WHERE condition IS NULL OR condition = coalesce(
   (SELECT version FROM holdfast_entries AS held WHERE held.key = given.key AND held.expires_ms >= now), 0)
-RETURNING version`;
+RETURNING version AS version`;
 
 const removeSql = `
 DELETE FROM holdfast_entries
@@ -60,9 +61,10 @@ WHERE version > ? AND version <= ? AND expires_ms < (SELECT now FROM ${now})`;
 // The first column changes with commits of other connections, the second with changes of this one.
 const movedSql = 'SELECT data_version AS others, total_changes() AS own FROM pragma_data_version()';
 
-const lastSql = `SELECT coalesce(max(seq), 0) AS version FROM sqlite_sequence WHERE name = 'holdfast_entries'`;
+// The connection has another such table if it has a temporary one with AUTOINCREMENT.
+const lastSql = `SELECT coalesce(max(seq), 0) AS version FROM main.sqlite_sequence WHERE name = 'holdfast_entries'`;
 
-const versionSql = 'SELECT version FROM holdfast_entries WHERE key = ?';
+const versionSql = 'SELECT version AS version FROM holdfast_entries WHERE key = ?';
 
 export interface Statements {
   readonly moved: SqliteStatement;

@@ -149,4 +149,18 @@ describe.skipIf(shim === undefined)('postgresStore on a server whose clock jumps
     const third = (await store.write('key', bytes('c'), { ttlMs, ifVersion: 0 })) as { version: number };
     expect(third.version).toBeGreaterThan(second.version);
   });
+
+  it('owes a shared rate limit no more than before when it is put back', async () => {
+    const server = await started(startPostgres(newest!, [], shim!.program.env));
+    const store = postgresStore(poolOf(server), { timeout: '20s' });
+    await store.migrate();
+    const { consume } = store.native;
+    const rate = { limit: 6, periodMs: 3_600_000, burst: 2 };
+    expect([(await consume('key', rate)).ok, (await consume('key', rate)).ok]).toEqual([true, true]);
+    shim!.set(-86_400_000);
+    expect((await consume('key', rate)).ok).toBe(false);
+    shim!.set(-86_400_000 + 700_000);
+    expect((await consume('key', rate)).ok).toBe(true);
+    expect((await consume('key', rate)).ok).toBe(false);
+  });
 });

@@ -211,8 +211,8 @@ class FakeClient extends EventEmitter {
     this.asked++;
     this.last = text;
     await this.delay(text);
-    if (text.includes('pg_backend_pid')) return { rows: [{ a: this.pid, b: this.version }] };
-    return { rows: [{ a: this.isLocked, b: '' }] };
+    if (text.includes('pg_backend_pid')) return { rows: [[this.pid, this.version]] };
+    return { rows: [[this.isLocked]] };
   }
 
   async end(): Promise<void> {
@@ -230,7 +230,7 @@ describe('transactionLock on a scripted connection', () => {
     const query = async ({ text }: { readonly text: string }) => {
       asked.push(text);
       const row = answer(text);
-      return { rows: row === undefined ? [] : [row] };
+      return { rows: row === undefined ? [] : [Object.values(row)] };
     };
     return { asked, query, connect() {}, on() {}, off() {}, ...more };
   };
@@ -256,9 +256,9 @@ describe('transactionLock on a scripted connection', () => {
 
   it('queries postgres.js in the form that takes one round trip', async () => {
     const asked: string[] = [];
-    const unsafe = async (sql: string) => {
+    const unsafe = (sql: string) => {
       asked.push(sql);
-      return [{ a: 'false', b: 'yes' }];
+      return { raw: async () => [['false', 'yes']] };
     };
     const transaction = Object.assign(() => {}, { unsafe, savepoint() {} });
     await transactionLock(transaction, 'key');
@@ -306,7 +306,7 @@ describe('transactionLock on a scripted connection', () => {
     const client = (more: object) => ({ ...clientOf(() => inside, more), asked });
     const query = async () => {
       asked.push('query');
-      return { rows: [inside] };
+      return { rows: [['true', 'yes']] };
     };
     const unsafe = async () => {
       asked.push('unsafe');

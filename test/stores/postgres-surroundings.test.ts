@@ -12,6 +12,8 @@ import {
   type PostgresMigration,
   postgresMigrations,
   postgresStore,
+  sessionLock,
+  transactionLock,
 } from '../../src/stores/postgres.js';
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
@@ -320,6 +322,28 @@ describe.skipIf(home === undefined)('postgresStore', () => {
     expect([await store.remove('key'), await store.read('key'), await store.sweep()]).toEqual([true, undefined, 0]);
   });
 
+  it.each(['INSERT', 'UPDATE'])(
+    'gives up a row that a trigger keeps out (%s), instead of trying for ever on the server',
+    async (event) => {
+      const table = `kept_out_${event.toLowerCase()}`;
+      const store = postgresStore(pgPool({ application_name: table }), { timeout: '20s', table });
+      await store.migrate();
+      await store.write('old', bytes('a'), { ttlMs });
+      await admin.query(`CREATE FUNCTION ${table}_skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER skip BEFORE ${event} ON ${table} FOR EACH ROW EXECUTE FUNCTION ${table}_skip()`);
+      const write = (key: string) => () => store.write(key, bytes('b'), { ttlMs });
+      const consume = () => store.native.consume('new', { limit: 1, periodMs: 1000 });
+      for (const verb of event === 'INSERT' ? [write('new'), consume] : [write('old')]) {
+        const error = await verb().catch((thrown: unknown) => thrown);
+        expect(error).toMatchObject({ reason: 'failed', applied: 'no' });
+        expect((error as StoreError).message).toContain('trigger');
+      }
+      const running = `SELECT count(*)::int AS count FROM pg_stat_activity WHERE application_name = '${table}' AND state = 'active'`;
+      await vi.waitFor(async () => expect((await admin.query(running)).rows[0].count).toBe(0), { timeout: 20_000 });
+    },
+    90_000,
+  );
+
   it('accepts no larger values than a reply can hold', () => {
     expect(() => postgresStore(admin, { maxValueBytes: 2 ** 28 + 1 })).toThrow('"maxValueBytes"');
     expect(postgresStore(admin, { maxValueBytes: 2 ** 28 })).toBeDefined();
@@ -448,6 +472,40 @@ describe.skipIf(home === undefined)('postgresStore', () => {
         expect(await store.sweep()).toBeGreaterThanOrEqual(0);
         await store.close();
       }
+    }
+  });
+
+  it('locks in transactions and sessions, however the user parses types, values and rows', async () => {
+    const odd = (value: unknown) => ({ odd: value });
+    const readAs = { to: 25, from: [25], serialize: (value: unknown) => value, parse: odd };
+    const fetch_types = false;
+    const connections = [
+      postgresJs({ fetch_types, transform: postgres.pascal }),
+      postgresJs({ fetch_types, types: { text: readAs } as never }),
+      postgresJs({
+        fetch_types,
+        transform: { row: { from: (row: object) => ({ ...row }) }, undefined: null } as never,
+      }),
+    ];
+    for (const wait of [0, '10s'] as const) {
+      for (const [index, sql] of connections.entries()) {
+        await sql.begin((transaction) => transactionLock(transaction, `odd ${index}`, { wait }));
+      }
+      const types = { getTypeParser: () => odd } as never;
+      const client = await pgPool({ types }).connect();
+      await client.query('BEGIN');
+      await transactionLock(client, 'odd', { wait });
+      await client.query('ROLLBACK');
+      client.release();
+      const connect = async () => {
+        const session = new pg.Client({ ...place, types });
+        session.on('error', () => {});
+        await session.connect();
+        return session;
+      };
+      const lock = await sessionLock(connect, 'odd', { wait });
+      expect(lock.held()).toBe(true);
+      expect(await lock.release()).toBe('released');
     }
   });
 

@@ -330,4 +330,15 @@ describe.skipIf(program === undefined)('redisStore on a server whose clock jumps
     expect(entry!.ageMs).toBe(0);
     expect(Math.abs(entry!.ttlMs - hourMs - 30_000)).toBeLessThan(60_000);
   });
+
+  it('owes a shared rate limit no more than before when it is put back', async () => {
+    const consume = store.native!.consume!;
+    const rate = { limit: 6, periodMs: hourMs, burst: 2 };
+    expect([(await consume('key', rate)).ok, (await consume('key', rate)).ok]).toEqual([true, true]);
+    shim!.set(-24 * hourMs);
+    expect((await consume('key', rate)).ok).toBe(false);
+    shim!.set(-24 * hourMs + 700_000);
+    expect((await consume('key', rate)).ok).toBe(true);
+    expect((await consume('key', rate)).ok).toBe(false);
+  });
 });

@@ -131,6 +131,14 @@ const rows: readonly Row[] = [
     afterwards: 'not done',
   },
   {
+    fault: 'a user who may run scripts, but not what is in them',
+    strikes: 'server',
+    strike: ({ admin }) => admin.command('ACL', 'SETUSER', 'default', '-get', '-getrange', '-time', '-del'),
+    heal: ({ admin }) => admin.command('ACL', 'SETUSER', 'default', '+@all'),
+    verbs: { reason: ['failed'], applied: no },
+    afterwards: 'not done',
+  },
+  {
     fault: 'a server with no room for one more client',
     strikes: 'server',
     async strike({ admin, proxy, own }) {

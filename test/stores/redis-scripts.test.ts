@@ -45,12 +45,18 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
       await store.native.consume('limit', rate);
       key = (await command<string[]>('KEYS', '*|limit'))[0]!;
     });
+    /** What is kept of a debt in units, as if the clock had been put back by some units since. */
+    const owing = async (debt: number, ahead = 0) => {
+      const now = await nowUs();
+      return `${now + debt * unitMs * 1_000} ${now + ahead * unitMs * 1_000}`;
+    };
+    const workedOff = async () => Number((await command<string>('GET', key)).split(' ')[0]);
     /** When everything that was granted has been worked off, and when the key expires, in units from now. */
     const kept = async () => {
-      const [worked, endsMs] = [await command<string>('GET', key), await command<number>('PEXPIRETIME', key)];
+      const [worked, endsMs] = [await workedOff(), await command<number>('PEXPIRETIME', key)];
       // The key is kept until then. A server that is delayed within the script may read two different times.
-      expect(Math.abs(endsMs - (Number(worked) / 1_000 + 1_700_000_000_000))).toBeLessThan(unitMs / 20);
-      return (Number(worked) - (await nowUs())) / 1_000 / unitMs;
+      expect(Math.abs(endsMs - (worked / 1_000 + 1_700_000_000_000))).toBeLessThan(unitMs / 20);
+      return (worked - (await nowUs())) / 1_000 / unitMs;
     };
     /** Compares to a twentieth of a unit, which is 50 s. */
     const about = (units: number) => expect.closeTo(units, 1);
@@ -61,7 +67,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
       ['half of the burst', 2.5, 3.5],
       ['all but one', 3.9, 4.9],
     ])('grants one after %s, and keeps that for as long as it is worked off', async (_, debt, after) => {
-      if (debt !== undefined) await command('SET', key, (await nowUs()) + debt * unitMs * 1_000);
+      if (debt !== undefined) await command('SET', key, await owing(debt));
       const answer = await store.native.consume('limit', rate);
       expect(answer).toEqual({
         ok: true,
@@ -76,7 +82,7 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
     it("stores the server's time, in microseconds since a day in 2023", async () => {
       const beforeUs = await nowUs();
       await store.native.consume('limit', rate);
-      const worked = Number(await command<string>('GET', key)) - unitMs * 1_000;
+      const worked = (await workedOff()) - unitMs * 1_000;
       expect(worked).toBeGreaterThanOrEqual(beforeUs);
       expect(worked).toBeLessThanOrEqual(await nowUs());
     });
@@ -86,11 +92,23 @@ describe.skipIf(program === undefined)('the scripts of the verbs', () => {
       ['as much as a tighter limit allows at most', 100, 1, 5],
       ['several at once, of which one would be there', 3.5, 2, 3.5],
     ])('refuses %s, and changes nothing', async (_, debt, cost, counted) => {
-      const value = `${(await nowUs()) + debt * unitMs * 1_000}`;
+      const value = await owing(debt);
       await command('SET', key, value);
       const { ok, retryAfterMs, resetMs } = await store.native.consume('limit', { ...rate, cost });
       expect([ok, retryAfterMs / unitMs, resetMs / unitMs]).toEqual([false, about(counted + cost - 5), about(counted)]);
       expect([await command('GET', key), await command('PTTL', key)]).toEqual([value, -1]);
+    });
+
+    it.each<[string, number, number, number, number, [boolean, number, number | undefined]]>([
+      ['refuses, and keeps what was owed', 10.5, 8, 3, 1, [false, 2.5, 2.5]],
+      ['grants what is left, and keeps both', 10.5, 8, 5, 2, [true, 4.5, 4.5]],
+      ['owes nothing more', 7, 8, 5, 0, [true, 0, undefined]],
+      ['refuses by a tighter limit, and keeps what was owed by the other', 20, 8, 5, 1, [false, 5, 12]],
+    ])('when the clock was put back since: %s', async (_, debt, ahead, burst, cost, [ok, counted, left]) => {
+      await command('SET', key, await owing(debt, ahead), 'PX', 1_000);
+      const answer = await store.native.consume('limit', { ...rate, burst, cost });
+      expect([answer.ok, answer.resetMs / unitMs]).toEqual([ok, about(counted)]);
+      if (left !== undefined) expect(await kept()).toEqual(about(left));
     });
 
     it('counts a value that it cannot read as none', async () => {

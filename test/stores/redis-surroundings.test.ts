@@ -1,5 +1,6 @@
 /** What the store on Redis promises whatever the options of its client and the settings of its server are. */
-import { StoreError } from 'holdfast';
+import { readFileSync } from 'node:fs';
+import { mutex, StoreError } from 'holdfast';
 import { Redis } from 'ioredis';
 import { createClient, createClientPool } from 'redis';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -7,7 +8,7 @@ import { type IoredisClient, type NodeRedisClient, redisStore } from '../../src/
 import { redisProgram, startRedis } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { until } from './faults.ts';
-import { bytes } from './support.ts';
+import { bytes, failure } from './support.ts';
 
 const ttlMs = 60_000;
 const program = await redisProgram();
@@ -16,8 +17,8 @@ describe.skipIf(program === undefined)('redisStore', () => {
   let server: ServerProcess;
   const ends: (() => unknown)[] = [];
 
-  const ioredis = (options: object) => {
-    const client = new Redis(server.port, '127.0.0.1', options);
+  const ioredis = (options: object, { port } = server) => {
+    const client = new Redis(port, '127.0.0.1', options);
     client.on('error', () => {});
     ends.push(() => client.disconnect());
     return client;
@@ -157,6 +158,75 @@ describe.skipIf(program === undefined)('redisStore', () => {
     await client.connect();
     ends.push(() => client.destroy());
     expect(await store.read('never')).toBeUndefined();
+  });
+
+  it.each([
+    ['ioredis', async (user: object) => ioredis({ ...user, autoResendUnfulfilledCommands: false })],
+    ['node-redis', (user: object) => nodeRedis(user)],
+  ] as [string, (user: object) => Promise<IoredisClient | NodeRedisClient>][])(
+    'lets a user of %s with the permissions that the documentation lists do everything',
+    async (library, connect) => {
+      const docs = readFileSync(new URL('../../docs/stores.md', import.meta.url), 'utf8');
+      const rule = /ACL SETUSER shop [^`]+/.exec(docs)![0];
+      expect(await server.ask(rule)).toMatch(/^\+OK/);
+      const user = { username: 'shop', password: 'secret' };
+      const subscriber = await connect(user);
+      const store = redisStore(await connect(user), { prefix: 'shop', timeout: '10s', subscriber });
+      const key = `key of ${library}`;
+      let tell = (_: unknown) => {};
+      const told = new Promise((resolve) => {
+        tell = resolve;
+      });
+      const watch = store.native.watch!(key, tell);
+      await watch.ready;
+      const options = { ttlMs, ifVersion: 0 };
+      expect(await store.write(key, bytes('a'), options)).toMatchObject({ ok: true });
+      expect(await store.write(key, bytes('b'), options)).toMatchObject({ ok: false });
+      expect(await told).toEqual({ kind: 'changed' });
+      watch.close();
+      expect(await store.native.readMany([key, 'other'])).toMatchObject([{ value: bytes('a') }, undefined]);
+      expect(await store.native.consume(key, { limit: 2, periodMs: 60_000 })).toMatchObject({ ok: true });
+      expect(await store.remove(key)).toBe(true);
+      await store.native.guardedWrite(key, bytes('a'), { ttlMs, quietMs: 1 });
+      const locks = mutex({ store, ttl: '60s' });
+      const rounds = Array.from({ length: 5 }, (_, index) => locks.run(key, async () => index, { wait: '50s' }));
+      expect(await Promise.all(rounds)).toEqual([0, 1, 2, 3, 4]);
+      await store.close();
+    },
+  );
+
+  it('says that a command is missing on the server, without telling what was to be written', async () => {
+    const old = await startRedis(program!, ['--rename-command', 'EVALSHA', '']);
+    ends.push(() => old.dispose());
+    const connect = [async () => ioredis({}, old), () => nodeRedis({ socket: { host: '127.0.0.1', port: old.port } })];
+    for (const client of connect) {
+      const error = await failure(
+        redisStore(await client(), { timeout: '10s' }).write('key', bytes('card 4711'), { ttlMs }),
+      );
+      expect(error).toMatchObject({ reason: 'failed', applied: 'no' });
+      expect(error.message).toContain('lacks a command');
+      expect(error.message).not.toContain('card');
+    }
+  });
+
+  it('asks for a cluster client when the server is a node of a cluster', async () => {
+    const node = await startRedis(program!, ['--cluster-enabled', 'yes', '--cluster-require-full-coverage', 'no']);
+    ends.push(() => node.dispose());
+    await node.ask('CLUSTER ADDSLOTSRANGE 0 16383');
+    await until(
+      () => node.ask('CLUSTER INFO'),
+      (info) => info.includes('cluster_state:ok'),
+    );
+    const connect = [
+      async () => ioredis({}, node),
+      () => nodeRedis({ socket: { host: '127.0.0.1', port: node.port } }),
+    ];
+    for (const client of connect) {
+      const store = redisStore(await client(), { timeout: '10s' });
+      const error = await failure(store.native.guardedWrite('key', bytes('a'), { ttlMs, quietMs: 0 }));
+      expect(error).toMatchObject({ reason: 'failed', applied: 'no' });
+      expect(error.message).toContain('give the store a cluster client');
+    }
   });
 
   it.each(['allkeys-lru', 'allkeys-random', 'volatile-lru', 'volatile-ttl'])(

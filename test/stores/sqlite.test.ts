@@ -255,6 +255,36 @@ describe('sqliteStore', () => {
     db.close();
   });
 
+  it('reads its rows whichever way SQLite names columns on the connection', async () => {
+    const db = nodeSqlite.open(':memory:');
+    db.exec('PRAGMA short_column_names = OFF; PRAGMA full_column_names = ON');
+    const store = sqliteStore(db);
+    const written = await store.write('key', bytes('a'), { ttlMs, ifVersion: 0 });
+    expect(written).toEqual({ ok: true, version: 1 });
+    expect(await store.read('key')).toMatchObject({ value: bytes('a'), version: 1 });
+    db.close();
+  });
+
+  it('waits for a query of the owner to end before it turns write-ahead logging on', async () => {
+    const file = temporaryDatabase();
+    const db = new DatabaseSync(file.path);
+    db.exec('CREATE TABLE mine (n INTEGER); INSERT INTO mine VALUES (1), (2)');
+    const rows = db.prepare('SELECT n FROM mine').iterate();
+    rows.next();
+    const clock = virtualClock();
+    const store = sqliteStore(db, { timeout: 50, clock });
+    const stuck = failure(store.read('key'));
+    await clock.advance(50);
+    expect(await stuck).toMatchObject({ reason: 'busy', applied: 'no' });
+    const write = store.write('key', bytes('a'), { ttlMs });
+    await clock.advance(10);
+    rows.return?.();
+    await clock.advance(20);
+    expect(await write).toMatchObject({ ok: true });
+    db.close();
+    file[Symbol.dispose]();
+  });
+
   it('refuses anything but a database, and invalid options, at once', () => {
     const db = nodeSqlite.open(':memory:');
     expect(() => sqliteStore({} as never)).toThrow('an open database of node:sqlite or better-sqlite3');
@@ -309,6 +339,17 @@ describe('sqliteStore, when it is watched,', () => {
     await writer.remove('key');
     await clock.advance('10ms');
     expect([told, untouched]).toEqual([['changed'], []]);
+    end();
+  });
+
+  it('does so beside a temporary table of the owner that counts its rows', async () => {
+    const { clock, own, writer, told, watch, end } = watching();
+    own.exec('CREATE TEMP TABLE mine (n INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO mine DEFAULT VALUES');
+    await watch.ready;
+    await writer.write('key', bytes('value'), { ttlMs });
+    await writer.remove('key');
+    await clock.advance('10ms');
+    expect(told).toEqual(['changed']);
     end();
   });
 

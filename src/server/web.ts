@@ -222,7 +222,7 @@ function failed(response: ServerResponse): void {
 }
 
 async function readBody(request: Request, maxBytes: number): Promise<Body> {
-  if (request.bodyUsed) {
+  if (request.bodyUsed || request.body!.locked) {
     const advice = 'give the wrapped handler the request before anything reads it, or a clone of it';
     throw new TypeError(`idempotency: the body was read before and cannot be compared; ${advice}`);
   }

@@ -339,10 +339,24 @@ describe('a fetch handler', () => {
 
   it('is not called with a body that was read before, which cannot be compared', async () => {
     const counting = counted(() => new Response('ok'));
-    const request = post('"k"', { body: '{}' });
-    await request.text();
-    await expect(protect()(counting)(request)).rejects.toThrow('the body was read before');
+    const [read, locked] = [post('"k"', { body: '{}' }), post('"k"', { body: '{}' })];
+    await read.text();
+    locked.body!.getReader();
+    for (const request of [read, locked])
+      await expect(protect()(counting)(request)).rejects.toThrow('the body was read before');
     expect(counting.runs).toBe(0);
+  });
+
+  it.each([1, 2_000, 40_000])('compares every part of a form with %i of them', async (count) => {
+    const counting = counted(() => new Response('ok'));
+    const handler = protect()(counting);
+    const parts = Array.from({ length: count }, (_, index) => `\r\n\r\nthe value of part ${index}`);
+    const body = `--B${parts.join('\r\n--B')}\r\n--B--`;
+    const headers = { 'content-type': 'multipart/form-data; boundary=B' };
+    const statuses = [];
+    for (const sent of [body, body, body.replace(/\d+\r\n--B--$/, 'n\r\n--B--')])
+      statuses.push((await handler(post('k', { body: sent, headers }))).status);
+    expect([...statuses, counting.runs]).toEqual([200, 200, 422, 1]);
   });
 
   it('accepts an engine', async () => {

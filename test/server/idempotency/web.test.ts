@@ -367,6 +367,17 @@ describe('a fetch handler', () => {
     expect(() => idempotency(engine, { scope: () => 'all', ttl: '1h' } as never)).toThrow('"ttl"');
   });
 
+  it('whose client has disconnected is waited for by the engine, until its stream is recorded', async () => {
+    const engine = engineOf({ store: memoryStore() });
+    const counting = counted(() => new Response(streamOf('a', 'b', 'c')));
+    const handler = idempotency(engine, { scope: () => 'all' })(counting);
+    await (await handler(post())).body!.cancel();
+    await engine.idle();
+    const again = handler(post());
+    expect([(await again).headers.get('idempotent-replayed'), await (await again).text()]).toEqual(['true', 'abc']);
+    expect(counting.runs).toBe(1);
+  });
+
   it('is refused if there is nothing to run', () => {
     const options = { store: memoryStore(), scope: () => 'all' };
     expect(() => idempotency(options)(new Request('http://shop.test/') as never)).toThrow(

@@ -135,7 +135,7 @@ export class Engine {
   private readonly owners = new Owners();
   /** Begins without an answer, and attempts whose end is neither recorded nor given up. */
   private openWork = 0;
-  private idleListeners: (() => void)[] = [];
+  private readonly idleListeners: (() => void)[] = [];
 
   constructor(settings: EngineSettings) {
     // Logging a handle shows only its attempt and its fence: not its key, and not what is recorded.
@@ -299,9 +299,7 @@ export class Engine {
   }
 
   workEnds(): void {
-    if (--this.openWork > 0) return;
-    for (const listener of this.idleListeners) listener();
-    this.idleListeners = [];
+    if (--this.openWork === 0) for (const listener of this.idleListeners.splice(0)) listener();
   }
 
   async idle(): Promise<void> {

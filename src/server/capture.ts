@@ -60,12 +60,9 @@ class Inner {
   readonly end: ServerResponse['end'];
   readonly destroy: ServerResponse['destroy'];
   readonly emit: ServerResponse['emit'];
-  /** Whether earlier middleware has patched the response and may write to it at any time, as a compressor does. */
-  readonly isPatched: boolean;
 
   constructor(response: ServerResponse) {
     const { writeHead, write, end, destroy, emit } = response;
-    this.isPatched = Object.hasOwn(response, 'write');
     this.writeHead = writeHead;
     this.write = write;
     this.end = end;
@@ -73,6 +70,8 @@ class Inner {
     this.emit = emit;
   }
 }
+
+const ended: PropertyDescriptor = { value: true, configurable: true };
 
 /** The size of a few socket buffers. */
 const mostInTurn = 65_536;
@@ -460,23 +459,16 @@ export class ResponseCapture {
     response.addTrailers = ignored as never;
     // A head that has been written refuses changes itself, as it would without us.
     const release = response.headersSent ? undefined : this.ignoreHeaders();
-    this.sayEnded(true);
+    // Tells frameworks that the answer is given. Not by `finished`: a server that closes would take the connection for an idle one and destroy it, and
+    // a compressor before us could not write any more.
+    Object.defineProperty(response, 'writableEnded', ended);
     wait.then(() => {
-      this.sayEnded(false);
       response.addTrailers = addTrailers;
       release?.();
       response.statusCode = statusCode;
       setWords(response, words);
       this.letGo(given);
     });
-  }
-
-  /** Tells frameworks that the answer is given. Setting `finished` is cheaper, but then Node accepts no more writes from anybody. */
-  private sayEnded(isEnded: boolean): void {
-    const { response, inner } = this;
-    if (!inner.isPatched) setIfOwn(response, 'finished', isEnded);
-    else if (isEnded) Object.defineProperty(response, 'writableEnded', { value: true, configurable: true });
-    else Reflect.deleteProperty(response, 'writableEnded');
   }
 
   /** Ignores header changes until the returned function is called. */

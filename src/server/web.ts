@@ -29,15 +29,21 @@ export type {
 } from './idempotency/idempotency.js';
 export { type RequestResolution, resolveRequest } from './idempotency/resolve.js';
 
-/** A handler that receives the record of its request as second argument, undefined when the request has no key. */
-export type IdempotentHandler<More extends readonly unknown[]> = (
-  request: Request,
+/**
+ * A handler that receives the record of its request as second argument, undefined when the request has no key. `Incoming` is the framework's own
+ * kind of request, such as `NextRequest`.
+ */
+export type IdempotentHandler<More extends readonly unknown[], Incoming extends Request = Request> = (
+  request: Incoming,
   record: IdempotencyHandle | undefined,
   ...more: More
 ) => Response | Promise<Response>;
 
 /** A fetch-standard handler; further arguments of the framework are passed on to the handler inside. */
-export type FetchHandler<More extends readonly unknown[]> = (request: Request, ...more: More) => Promise<Response>;
+export type FetchHandler<More extends readonly unknown[], Incoming extends Request = Request> = (
+  request: Incoming,
+  ...more: More
+) => Promise<Response>;
 
 /**
  * Wraps fetch-standard handlers: each request with an `Idempotency-Key` runs once, and every repetition gets the same response.
@@ -67,18 +73,24 @@ export type FetchHandler<More extends readonly unknown[]> = (request: Request, .
  */
 export function idempotency(
   options: IdempotencyMiddlewareOptions<Request>,
-): <More extends readonly unknown[]>(handler: IdempotentHandler<More>) => FetchHandler<More>;
+): <More extends readonly unknown[], Incoming extends Request>(
+  handler: IdempotentHandler<More, Incoming>,
+) => FetchHandler<More, Incoming>;
 /** With an engine created by `idempotency(...)` of `holdfast`; it may serve several handlers and wrapped functions. */
 export function idempotency(
   engine: Idempotency,
   options: IdempotencyRequestOptions<Request>,
-): <More extends readonly unknown[]>(handler: IdempotentHandler<More>) => FetchHandler<More>;
+): <More extends readonly unknown[], Incoming extends Request>(
+  handler: IdempotentHandler<More, Incoming>,
+) => FetchHandler<More, Incoming>;
 export function idempotency(
   first: Idempotency | IdempotencyMiddlewareOptions<Request>,
   second?: IdempotencyRequestOptions<Request>,
 ) {
   const protection = new HttpIdempotency(first, second);
-  return <More extends readonly unknown[]>(handler: IdempotentHandler<More>): FetchHandler<More> => {
+  return <More extends readonly unknown[], Incoming extends Request>(
+    handler: IdempotentHandler<More, Incoming>,
+  ): FetchHandler<More, Incoming> => {
     checkArgument('idempotency', 'handler', handler, func());
     return async (request, ...more) => {
       const key = request.headers.get('idempotency-key');
@@ -210,7 +222,7 @@ function failed(response: ServerResponse): void {
 }
 
 async function readBody(request: Request, maxBytes: number): Promise<Body> {
-  if (request.bodyUsed) {
+  if (request.bodyUsed || request.body!.locked) {
     const advice = 'give the wrapped handler the request before anything reads it, or a clone of it';
     throw new TypeError(`idempotency: the body was read before and cannot be compared; ${advice}`);
   }

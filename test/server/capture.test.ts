@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, IncomingMessage, ServerResponse } from 'node:http';
-import { Socket } from 'node:net';
+import { type AddressInfo, Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -105,6 +105,25 @@ describe('captureAnswer', () => {
       expect(Buffer.from((await last).value!).toString()).toBe('last');
       expect((await reader.read()).done).toBe(true);
     });
+  });
+
+  it('is sent, and kept from no client, by a server that closes while the end waits', async () => {
+    let store = () => {};
+    const stored = new Promise<void>((resolve) => {
+      store = resolve;
+    });
+    const listener: Listener = (_request, response) => response.end('whole');
+    const server = createServer(captured(listener, observed(), { wait: () => stored }));
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const ended = once(server, 'request');
+    const answering = send((server.address() as AddressInfo).port, {});
+    await ended;
+    // Both close connections that have no request in flight.
+    server.close();
+    server.closeIdleConnections();
+    store();
+    expect((await answering).body.toString()).toBe('whole');
   });
 
   it('records no more than maxBodyBytes, and reports that the body is incomplete', async () => {

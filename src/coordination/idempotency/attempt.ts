@@ -130,6 +130,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     this.version = version;
     this.sent = sent;
     engine.young.add(this);
+    engine.workBegins();
   }
 
   /** When the acquiring write was sent. */
@@ -331,6 +332,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
       const completion = await this.tryToEnd(last, beganMs, undefined);
       if (completion !== undefined) return completion;
     }
+    this.engine.workEnds();
     return 'unrecorded';
   }
 
@@ -356,6 +358,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   private ended(last: IdempotencyRecord, isMine: boolean, beganMs: number): Completion {
     this.isOver = true;
     this.stopRenewing();
+    this.engine.workEnds();
     if (!isMine) {
       this.tellLost('taken');
       return 'lost';

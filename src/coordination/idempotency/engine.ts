@@ -133,6 +133,9 @@ export class Engine {
   readonly operations = new Operations();
   readonly young: YoungAttempts;
   private readonly owners = new Owners();
+  /** Begins without an answer, and attempts whose end is neither recorded nor given up. */
+  private openWork = 0;
+  private readonly idleListeners: (() => void)[] = [];
 
   constructor(settings: EngineSettings) {
     // Logging a handle shows only its attempt and its fence: not its key, and not what is recorded.
@@ -152,24 +155,32 @@ export class Engine {
     const named = this.named(request);
     const beganMs = clock.now();
     const begun = this.claim(named, request, beganMs);
-    if (waitMs > 0 && (begun instanceof Promise || begun.kind === 'busy'))
-      return this.beginPatiently(named, request, begun, beganMs);
-    if (begun instanceof Promise) return begun.then((later) => this.told(named, later, beganMs));
-    return this.told(named, begun, beganMs);
+    const isPatient = waitMs > 0 && (begun instanceof Promise || begun.kind === 'busy');
+    const later = isPatient ? this.patiently(named, request, begun, beganMs) : begun;
+    if (!(later instanceof Promise)) return this.told(named, later, beganMs);
+    this.workBegins();
+    return later.then(
+      (found) => {
+        this.workEnds();
+        return this.told(named, found, beganMs);
+      },
+      (error) => {
+        this.workEnds();
+        throw error;
+      },
+    );
   }
 
-  private async beginPatiently(
+  private async patiently(
     named: Named,
     request: BeginRequest,
     first: Begun | Promise<Begun>,
     beganMs: number,
   ): Promise<Begun> {
     const { clock } = this.settings;
-    let begun = await first;
-    if (begun.kind === 'busy') {
-      begun = await this.wait(named, request.signal, begun, beganMs, () => this.claim(named, request, clock.now()));
-    }
-    return this.told(named, begun, beganMs);
+    const begun = await first;
+    if (begun.kind !== 'busy') return begun;
+    return this.wait(named, request.signal, begun, beganMs, () => this.claim(named, request, clock.now()));
   }
 
   private told(named: Named, begun: Begun, beganMs: number): Begun {
@@ -281,6 +292,18 @@ export class Engine {
         },
       );
     });
+  }
+
+  workBegins(): void {
+    this.openWork++;
+  }
+
+  workEnds(): void {
+    if (--this.openWork === 0) for (const listener of this.idleListeners.splice(0)) listener();
+  }
+
+  async idle(): Promise<void> {
+    if (this.openWork > 0) await new Promise<void>((resolve) => this.idleListeners.push(resolve));
   }
 
   /** Does not keep the process alive. */

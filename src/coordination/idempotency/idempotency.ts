@@ -149,6 +149,11 @@ export interface Idempotency {
   ): Promise<Awaited<T>>;
   /** Settles the doubt about a key. False when it is not in doubt: it runs, has a result, or is unknown. */
   resolve(key: string, resolution: IdempotencyResolution): Promise<boolean>;
+  /**
+   * Resolves when no attempt of this engine begins, runs or waits to be recorded. On shutdown await it after the server is closed, and before the
+   * store is: a handler whose client has left still works.
+   */
+  idle(): Promise<void>;
   /** The outcomes of all calls so far, by operation; at most 1,000 operations are told apart. */
   counts(): Readonly<Record<string, IdempotencyCounts>>;
   /** @internal For adapters. Synchronous if the store answers at once. */
@@ -228,6 +233,10 @@ class Functions implements Idempotency {
 
   resolveBytes(key: OperationKey, result: Uint8Array | undefined): Promise<boolean> {
     return this.engine.resolve(key, result);
+  }
+
+  idle(): Promise<void> {
+    return this.engine.idle();
   }
 
   counts(): Readonly<Record<string, IdempotencyCounts>> {

@@ -394,8 +394,35 @@ function printed<Request>(
           .split('&')
           .sort()
           .join('&');
-  const head = [method, path, query, body.content === undefined ? '' : kindOf(contentType).family];
-  return fingerprint({ head, body: body.content, isJson: body.isJson, exclude });
+  const { content, isJson } = body;
+  const { family, boundary } = kindOf(contentType);
+  const head = [method, path, query, content === undefined ? '' : family];
+  if (boundary === undefined || !(content instanceof Uint8Array)) {
+    return fingerprint({ head, body: content, isJson, exclude });
+  }
+  const print = () => {
+    const parts = partsOf(content, boundary);
+    const lengths = parts.map((part) => String(part.byteLength));
+    return fingerprint({ head: [...head, ...lengths], body: Buffer.concat(parts) });
+  };
+  return content.byteLength > largeBytes ? nextTurn().then(print) : print();
+}
+
+/** What follows in a form with more parts is compared as it came. */
+const mostParts = 1_000;
+
+/** A form gets a new boundary each time it is serialized, so a retry may come with another one: only what is between boundaries is compared. */
+function partsOf(content: Uint8Array, boundary: string): Uint8Array[] {
+  const bytes = Buffer.from(content.buffer, content.byteOffset, content.byteLength);
+  const parts: Uint8Array[] = [];
+  let start = 0;
+  let end = bytes.indexOf(boundary, 0, 'latin1');
+  while (end !== -1 && parts.length < mostParts) {
+    parts.push(bytes.subarray(start, end));
+    start = end + boundary.length;
+    end = bytes.indexOf(boundary, start, 'latin1');
+  }
+  return [...parts, bytes.subarray(start)];
 }
 
 interface ContentKind {
@@ -403,10 +430,12 @@ interface ContentKind {
   /** The content type without parameters; all kinds of JSON are treated as one. */
   readonly family: string;
   readonly isJson: boolean;
+  /** What separates the parts of a form, with the dashes before it. */
+  readonly boundary: string | undefined;
 }
 
 /** The content type of the last request, cached because most requests have the same. */
-let lastKind: ContentKind = { contentType: undefined, family: '', isJson: false };
+let lastKind: ContentKind = { contentType: undefined, family: '', isJson: false, boundary: undefined };
 
 function kindOf(contentType: string | undefined): ContentKind {
   if (contentType !== lastKind.contentType) lastKind = newKind(contentType);
@@ -417,7 +446,9 @@ function newKind(contentType: string | undefined): ContentKind {
   const [before = ''] = contentType?.split(';') ?? [];
   const essence = before.trim().toLowerCase();
   const isJson = /[/+]json$/.test(essence);
-  return { contentType, family: isJson ? 'json' : essence, isJson };
+  const found = essence.startsWith('multipart/') ? /;\s*boundary=(?:"([^"]+)"|([^\s;"]+))/i.exec(contentType!) : null;
+  const boundary = found === null ? undefined : `--${found[1] ?? found[2]}`;
+  return { contentType, family: isJson ? 'json' : essence, isJson, boundary };
 }
 
 export function isJsonType(contentType: string | undefined): boolean {

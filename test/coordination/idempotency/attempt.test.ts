@@ -53,6 +53,41 @@ describe('an attempt', () => {
     expect([await Promise.all(runs), clock.pendingTimers]).toEqual([[false, false, false, false], 0]);
   });
 
+  it('keeps its engine from being idle until its end is recorded, or cannot be any more', async () => {
+    const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 100 });
+    const seen: string[] = [];
+    const see = (what: string) => once.idle().then(() => seen.push(what));
+    await see('before');
+    const beginning = once.begin({ ...raw });
+    see('begun');
+    await clock.flush();
+    expect(seen).toEqual(['before']);
+    await handleOf(await beginning).complete(undefined);
+    await clock.flush();
+    expect(seen.splice(1)).toEqual(['begun']);
+    const failing = expect(
+      once.run('b', () => clock.sleep(200).then(() => Promise.reject(new Error('no'))), scope),
+    ).rejects.toThrow('no');
+    const working = once.run('a', () => clock.sleep(500), scope);
+    await clock.flush();
+    see('recorded');
+    await clock.advance(300);
+    await failing;
+    expect(seen).toEqual(['before']);
+    faulty.faults.push('fails', 'fails', 'works');
+    await clock.advance('1s');
+    await working;
+    expect(seen).toEqual(['before', 'recorded']);
+    const lost = once.run('c', () => void faulty.faults.push(...Array(1_000).fill('fails')), scope);
+    await clock.flush();
+    see('given up');
+    await clock.advance('1s');
+    await lost;
+    expect(seen).toEqual(['before', 'recorded']);
+    await clock.advance('1m');
+    expect(seen).toEqual(['before', 'recorded', 'given up']);
+  });
+
   it('gets its own keeper when a third of its lease has passed', async () => {
     const { once, clock } = setUp();
     await clock.advance(70);

@@ -174,6 +174,22 @@ for (const backend of [memory, sqlite(), redis()]) {
         });
       });
 
+      it('a form counts without its boundary, which is new each time a form is serialized', async () => {
+        const form = (boundary: string, value: string, quote = ''): Ask => ({
+          type: `multipart/form-data; charset=utf-8; boundary=${quote}${boundary}${quote}`,
+          body: `--${boundary}\r\nContent-Disposition: form-data; name="a"\r\n\r\n${value}\r\n--${boundary}--\r\n`,
+        });
+        await serving(numbered, async (ask) => {
+          const first = await ask(form('formdata-012', '1'));
+          const again = await ask(form('formdata-987', '1'));
+          const quoted = await ask(form("a'longer (one)", '1', '"'));
+          const other = await ask(form('formdata-012', '2'));
+          const parts = await ask(form('formdata-012', '1\r\n--formdata-012'));
+          expect([again.body, quoted.body]).toEqual([first.body, first.body]);
+          expect([first.status, other.status, parts.status, asks.length]).toEqual([201, 422, 422, 1]);
+        });
+      });
+
       it.each(['', '0', 'false', 'null'])('an answer that says %j runs once', async (body) => {
         await serving(
           () => ({ status: 200, body }),

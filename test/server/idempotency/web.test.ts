@@ -339,10 +339,24 @@ describe('a fetch handler', () => {
 
   it('is not called with a body that was read before, which cannot be compared', async () => {
     const counting = counted(() => new Response('ok'));
-    const request = post('"k"', { body: '{}' });
-    await request.text();
-    await expect(protect()(counting)(request)).rejects.toThrow('the body was read before');
+    const [read, locked] = [post('"k"', { body: '{}' }), post('"k"', { body: '{}' })];
+    await read.text();
+    locked.body!.getReader();
+    for (const request of [read, locked])
+      await expect(protect()(counting)(request)).rejects.toThrow('the body was read before');
     expect(counting.runs).toBe(0);
+  });
+
+  it.each([1, 2_000, 40_000])('compares every part of a form with %i of them', async (count) => {
+    const counting = counted(() => new Response('ok'));
+    const handler = protect()(counting);
+    const parts = Array.from({ length: count }, (_, index) => `\r\n\r\nthe value of part ${index}`);
+    const body = `--B${parts.join('\r\n--B')}\r\n--B--`;
+    const headers = { 'content-type': 'multipart/form-data; boundary=B' };
+    const statuses = [];
+    for (const sent of [body, body, body.replace(/\d+\r\n--B--$/, 'n\r\n--B--')])
+      statuses.push((await handler(post('k', { body: sent, headers }))).status);
+    expect([...statuses, counting.runs]).toEqual([200, 200, 422, 1]);
   });
 
   it('accepts an engine', async () => {
@@ -351,6 +365,17 @@ describe('a fetch handler', () => {
     const handler = idempotency(engine, { scope: () => 'all' })(counting);
     expect([(await handler(post())).status, (await handler(post())).status, counting.runs]).toEqual([200, 200, 1]);
     expect(() => idempotency(engine, { scope: () => 'all', ttl: '1h' } as never)).toThrow('"ttl"');
+  });
+
+  it('whose client has disconnected is waited for by the engine, until its stream is recorded', async () => {
+    const engine = engineOf({ store: memoryStore() });
+    const counting = counted(() => new Response(streamOf('a', 'b', 'c')));
+    const handler = idempotency(engine, { scope: () => 'all' })(counting);
+    await (await handler(post())).body!.cancel();
+    await engine.idle();
+    const again = handler(post());
+    expect([(await again).headers.get('idempotent-replayed'), await (await again).text()]).toEqual(['true', 'abc']);
+    expect(counting.runs).toBe(1);
   });
 
   it('is refused if there is nothing to run', () => {

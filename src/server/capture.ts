@@ -573,7 +573,7 @@ function headOf(
 /** Sets status and headers, and removes all other headers. */
 function putHead(response: ServerResponse, { status, statusMessage, headers }: AnswerHead): void {
   for (const name of response.getHeaderNames()) response.removeHeader(name);
-  for (const [name, values] of headersOf(headers)) response.setHeader(name, values.length === 1 ? values[0]! : values);
+  setHeaders(response, headers);
   response.statusCode = status;
   setWords(response, statusMessage);
 }
@@ -590,6 +590,15 @@ function wordsOf(response: NodeResponse): string | undefined {
 /** Node's HTTP/2 response has no reason phrase and warns when it is read. */
 function isOfHttp2(response: NodeResponse): boolean {
   return response.getRawHeaderNames === undefined;
+}
+
+/** Sets the headers of a flat list. A name that occurs several times, in any case, gets all its values, in its first spelling. */
+export function setHeaders(response: ServerResponse, headers: readonly string[]): void {
+  for (let index = 0; index < headers.length; index += 2) {
+    const name = headers[index]!;
+    if (response.hasHeader(name)) response.appendHeader(name, headers[index + 1]!);
+    else response.setHeader(name, headers[index + 1]!);
+  }
 }
 
 /** Header names with all their values, in order. A name that occurs several times, in any case, is listed once, in its first spelling. */

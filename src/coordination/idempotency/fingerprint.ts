@@ -71,11 +71,14 @@ function smallFingerprint(head: readonly string[], body: Uint8Array | string): U
     const room = scratch.subarray(headRoom + smallBytes);
     bytes = room.subarray(0, encoder.encodeInto(body, room).written);
   } else {
-    if (textOf(body) === undefined) return undefined;
     bytes = body;
   }
-  const end = smallCanonicalJson(bytes, scratch, begun);
+  const end = smallCanonicalJson(bytes, isUtf8, scratch, begun);
   return end === -1 ? undefined : digestOf(ownRule, scratch.subarray(0, end));
+}
+
+function isUtf8(bytes: Uint8Array): boolean {
+  return textOf(bytes) !== undefined;
 }
 
 const behindHead = /* @__PURE__ */ [...'\njson\n'].map((character) => character.charCodeAt(0));

@@ -11,10 +11,15 @@ const deepest = 32;
  * Writes the canonical form at `at`, where there must be room for as many bytes as are given. Returns where it ends. -1: the document is not for this
  * pass, and the bytes from `at` on mean nothing.
  *
- * @param bytes - UTF-8. If there are characters beyond ASCII, the caller must have checked that.
+ * @param isUtf8 - Called at the first byte beyond ASCII, because most documents have none.
  */
-export function smallCanonicalJson(bytes: Uint8Array, out: Uint8Array, at: number): number {
-  document.begin(bytes, out, at);
+export function smallCanonicalJson(
+  bytes: Uint8Array,
+  isUtf8: (bytes: Uint8Array) => boolean,
+  out: Uint8Array,
+  at: number,
+): number {
+  document.begin(bytes, isUtf8, out, at);
   return document.value(0) && document.skipSpace() === end ? document.written : -1;
 }
 
@@ -30,14 +35,19 @@ class Document {
   /** Where the output ends. */
   written = 0;
   private bytes = noBytes;
+  private isUtf8: (bytes: Uint8Array) => boolean = () => false;
+  /** Whether the bytes are known to be UTF-8. */
+  private isChecked = false;
   private out = noBytes;
   private at = 0;
   /** For the members of the open objects: where each starts in the output, and where its name ends. The array keeps its capacity. */
   private readonly marks: number[] = [];
   private markCount = 0;
 
-  begin(bytes: Uint8Array, out: Uint8Array, at: number): void {
+  begin(bytes: Uint8Array, isUtf8: (bytes: Uint8Array) => boolean, out: Uint8Array, at: number): void {
     this.bytes = bytes;
+    this.isUtf8 = isUtf8;
+    this.isChecked = false;
     this.out = out;
     this.at = 0;
     this.written = at;
@@ -78,13 +88,18 @@ class Document {
     for (;;) {
       const code = bytes[++at];
       if (code === undefined || code < 0x20 || code === 0x5c) return false;
-      if (code >= 0x80 && !isBeyondAsciiTaken) return false;
+      if (code >= 0x80 && !(isBeyondAsciiTaken && this.isWellFormed())) return false;
       out[written++] = code;
       if (code === quote) break;
     }
     this.at = at + 1;
     this.written = written;
     return true;
+  }
+
+  private isWellFormed(): boolean {
+    this.isChecked ||= this.isUtf8(this.bytes);
+    return this.isChecked;
   }
 
   private word(text: string): boolean {

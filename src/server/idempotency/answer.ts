@@ -1,7 +1,7 @@
 /** Answer: encodes a captured answer as bytes, and replays it. */
 import type { ServerResponse } from 'node:http';
 import { Slab } from '../../core/slab.js';
-import { headersOf, type StoredAnswer, setWords } from '../capture.js';
+import { type StoredAnswer, setHeaders, setWords } from '../capture.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
 
 /** First byte of a stored answer, so that a later format can be told from this one. */
@@ -43,7 +43,9 @@ function begun(bytes: Uint8Array, headLength: number, body: Uint8Array): Uint8Ar
 /** Undefined for bytes that neither this version of the package nor an earlier one has written. */
 export function decodeAnswer(bytes: Uint8Array): StoredAnswer | undefined {
   if (bytes[0] !== form || bytes.length <= prefixBytes) return undefined;
-  const headEnd = prefixBytes + new DataView(bytes.buffer, bytes.byteOffset).getUint32(1);
+  let headLength = 0;
+  for (let index = 1; index < prefixBytes; index++) headLength = headLength * 256 + bytes[index]!;
+  const headEnd = prefixBytes + headLength;
   // A stored function result begins with the same byte, followed by text, which reads as a length beyond all limits.
   if (headEnd > bytes.length) return undefined;
   const head = decoder.decode(bytes.subarray(prefixBytes, headEnd));
@@ -60,7 +62,7 @@ export function replay(response: ServerResponse, answer: StoredAnswer, key: stri
   }
   // It was set for another body.
   if (response.hasHeader('content-length')) response.setHeader('Content-Length', body.byteLength);
-  for (const [name, values] of headersOf(headers)) response.setHeader(name, values.length === 1 ? values[0]! : values);
+  setHeaders(response, headers);
   for (const [name, value] of replayMarks(key)) response.setHeader(name, value);
   response.statusCode = answer.status;
   if (answer.statusMessage !== '') setWords(response, answer.statusMessage);

@@ -95,7 +95,9 @@ function invalid(reason: string): ParsedKey {
 
 /** Formats a key as a header value: a structured string. */
 function keyHeaderValue(key: string): string {
-  return `"${key.replace(/["\\]/g, '\\$&')}"`;
+  // Looking first costs a fifth of a replacement that finds nothing.
+  const escaped = /["\\]/.test(key) ? key.replace(/["\\]/g, '\\$&') : key;
+  return `"${escaped}"`;
 }
 
 /** Statuses that are not stored: another try may succeed (408, 421, 425, 429), or the answer depends on the caller (401, 403). */

@@ -16,7 +16,7 @@ function canonical(text: string): string | false {
 function small(text: string): string | undefined {
   const bytes = new TextEncoder().encode(text);
   const out = new Uint8Array(bytes.length + 2).fill(0x78);
-  const end = smallCanonicalJson(bytes, out, 2);
+  const end = smallCanonicalJson(bytes, () => true, out, 2);
   expect(new TextDecoder().decode(out.subarray(0, 2))).toBe('xx');
   return end < 0 ? undefined : new TextDecoder().decode(out.subarray(2, end));
 }
@@ -46,6 +46,15 @@ describe('smallCanonicalJson', () => {
       { numRuns: 5_000 },
     );
     expect(written).toBeGreaterThan(1_000);
+  });
+
+  it('asks once whether bytes beyond ASCII are UTF-8, and leaves a document that is not', () => {
+    const answers: boolean[] = [];
+    const out = new Uint8Array(64);
+    const end = (text: string, isUtf8: boolean) =>
+      smallCanonicalJson(new TextEncoder().encode(text), () => answers.push(isUtf8) > 0 && isUtf8, out, 0);
+    expect([end('{"in":"Bonn"}', false), end('{"in":"Köln","by":"Thaïs"}', true), answers]).toEqual([13, 28, [true]]);
+    expect([end('{"in":"Köln","by":"Thaïs"}', false), answers]).toEqual([-1, [true, false]]);
   });
 
   it('accepts ordinary requests', () => {

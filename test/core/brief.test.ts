@@ -1,6 +1,6 @@
 /** What of our objects comes into a log by `console.log` or `JSON.stringify`: little, and no key, value or secret. */
 import { inspect } from 'node:util';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   adaptiveLimit,
   bulkhead,
@@ -48,8 +48,10 @@ async function makeThings() {
     calls.push(call);
     return never;
   };
+  const over = new AbortController();
+  const { signal } = over;
   for (let call = 0; call < 2; call++) {
-    void full.attempt(hold, { idempotencyKey: secret, key: secret, attributes: { secret }, deadline: '1h' });
+    void full.attempt(hold, { idempotencyKey: secret, key: secret, attributes: { secret }, deadline: '1h', signal });
   }
   const nothing = () => {};
   const ioredis = { evalBuffer: nothing, evalshaBuffer: nothing, on: nothing, off: nothing, status: 'ready' };
@@ -73,13 +75,17 @@ async function makeThings() {
     },
     ...{ call: calls[0], 'child of a call': calls[0]!.child() },
   };
-  return { things, calls, waiting, once, store };
+  return { things, calls, waiting, once, store, lease, over };
 }
 
 describe('what a log shows', () => {
   let made: Awaited<ReturnType<typeof makeThings>>;
   beforeAll(async () => {
     made = await makeThings();
+  });
+  afterAll(async () => {
+    made.over.abort();
+    await made.lease.release();
   });
 
   it('is short and holds no secret', () => {

@@ -173,9 +173,7 @@ export class LeaseKeeper extends Timer {
     const sent = instantOf(clock);
     const { leaseMs } = this;
     // The store may have applied the shorter lease whatever the answer is, so it counts from now on.
-    if (leaseMs < this.grantedMs && safeLeaseMs(leaseMs, this.terms.marginMs) < this.remainingMs()) {
-      this.count(sent, leaseMs);
-    }
+    if (safeLeaseMs(leaseMs, this.terms.marginMs) < this.remainingMs()) this.count(sent, leaseMs);
     const answer = await this.ask(leaseMs);
     // The lease may have been lost or released in the meantime; then the answer no longer matters.
     if (!this.isHeld()) return answer;

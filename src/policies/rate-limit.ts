@@ -205,9 +205,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
 
   /** @internal Removes a waiter and moves those behind it forward. */
   takeOut(waiter: Waiter): void {
-    const wasFirst = this.waiters.first === waiter;
     this.remove(waiter);
-    if (!wasFirst) return;
     waiter.clock.cancel(waiter);
     this.due();
   }

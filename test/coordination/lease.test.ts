@@ -112,6 +112,20 @@ describe('LeaseKeeper', () => {
     expect(lost).toEqual([['expired', 688]]);
   });
 
+  it('does not count a shorter lease that would end later than what is left, without a reply', async () => {
+    const { clock, lease, lost } = keeper(() => new Promise(() => {}));
+    await clock.advance(1_760);
+    void lease.extend(1_500);
+    await clock.advance(5_000);
+    expect(lost).toEqual([['expired', 2_668]]);
+  });
+
+  it('is lost when somebody says so while it is held, once', () => {
+    const { lease, lost } = keeper(async () => true);
+    for (let times = 0; times < 2; times++) lease.revoke();
+    expect([lost, lease.state]).toEqual([[['taken', 0]], 'lost']);
+  });
+
   it('renews at the configured interval', async () => {
     const clock = virtualClock();
     const atMs: number[] = [];

@@ -49,11 +49,15 @@ describe('abort listeners', () => {
     expect(listenersOf(signal)).toBe(0);
   });
 
-  it('recognises a shared signal among others that are not shared', () => {
+  it.each([0, 1, 2, 3])('recognises a shared signal among others that are not shared, after %i of them', (before) => {
     const { signal } = new AbortController();
+    const others = (count: number) => {
+      for (let other = 0; other < count; other++) addAbortListener(new AbortController().signal, () => {});
+    };
+    others(before);
     for (let turn = 0; turn < 10; turn++) {
       addAbortListener(signal, () => {});
-      for (let others = 0; others < 3; others++) addAbortListener(new AbortController().signal, () => {});
+      others(3);
     }
     expect(listenersOf(signal)).toBe(2);
   });

@@ -355,6 +355,18 @@ describe('pipeline', () => {
       );
     });
 
+    it('takes what is no date for a deadline, up to infinity', async () => {
+      const clock = virtualClock({ now: 1_000 });
+      const calls = pipeline(timeout({ after: '1m', clock }));
+      for (const deadline of [315_360_001_000, 8.64e15 + 2, Number.POSITIVE_INFINITY]) {
+        expect(await calls.execute(() => 1, { deadline })).toBe(1);
+      }
+      for (const deadline of [315_360_001_001, 8.64e15]) {
+        const refused = { code: 'ERR_OPTIONS', policy: 'execute', option: 'deadline', value: deadline };
+        await expect(calls.execute(() => 1, { deadline })).rejects.toMatchObject(refused);
+      }
+    });
+
     it('explains a number as deadline if that instant has passed', async () => {
       const late = pipeline(timeout({ after: '1m', clock: virtualClock({ now: 10_000 }) }));
       const passed = '"pipeline" did not start the operation: its deadline passed';

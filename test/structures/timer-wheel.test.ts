@@ -77,6 +77,33 @@ describe('TimerWheel', () => {
     expect(labels).toEqual([0, 1, 2, 3, 4]);
   });
 
+  it('walks the nodes of one tick once, however many there are', () => {
+    let steps = 0;
+    class Counted extends Entry {
+      private later: WheelNode | undefined = undefined;
+
+      constructor(label: number) {
+        super(label);
+        const counted: PropertyDescriptor & ThisType<Counted> = {
+          get() {
+            steps++;
+            return this.later;
+          },
+          set(node: WheelNode | undefined) {
+            this.later = node;
+          },
+        };
+        Object.defineProperty(this, 'nextInSlot', counted);
+      }
+    }
+    const wheel = new TimerWheel<Counted>(0);
+    for (let label = 0; label < 1_000; label++) wheel.add(new Counted(label), 5);
+    let handedOut = 0;
+    wheel.advance(5, () => handedOut++);
+    expect(handedOut).toBe(1_000);
+    expect(steps).toBeLessThan(10_000);
+  });
+
   it('lets a callback take out the node that is next', () => {
     const wheel = new TimerWheel<Entry>(0);
     const entries = [0, 1, 2].map((label) => new Entry(label));

@@ -1,11 +1,11 @@
 /**
  * `npm run mutation`: breaks the source in every small way that Stryker knows, and reports which mutants no test notices.
  *
- * Modules run one after the other, each judged by its own tests: those of the same stem, or of the whole folder for the core and the structures,
- * without tests that start a server. `-- --mutate src/policies/retry` takes one module; several are separated by commas, and a folder stands for
- * everything in it. A complete run takes hours. What Stryker found is kept in `.cache/mutation/`, one report per module, and an existing report is
- * not made again: `--again` reruns what has changed, and survivors whose tests are new or changed; `--fresh` reruns everything. Strings, most of
- * which are messages, and module-level constants are not mutated.
+ * Modules run one after the other, each judged by its own tests: those of the same stem and a few about all of its kind, or of the whole folder for
+ * the core and the structures, without tests that start a server. `-- --mutate src/policies/retry` takes one module; several are separated by commas,
+ * and a folder stands for everything in it. A complete run takes hours. What Stryker found is kept in `.cache/mutation/`, one report per module, and an
+ * existing report is not made again: `--again` reruns what has changed, and survivors whose tests are new or changed; `--fresh` reruns everything.
+ * Strings, most of which are messages, and module-level constants are not mutated.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, globSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
@@ -73,28 +73,29 @@ function modulesOf(places: readonly string[]): string[] {
   return places.flatMap((place) => (place.endsWith('.ts') ? [place] : globSync(`${place}/**/*.ts`))).sort();
 }
 
-/** The tests of a module: those of its stem, or its whole folder if the tests there are fast. */
+/** The tests of a module: those of its stem, or its whole folder if the tests there are fast or none has the stem. */
 function testsOf(module: string): string[] {
   const [, area, stem] = /^src\/([\w-]+)\/([\w-]+)/.exec(module)!;
   const ofFolder: Readonly<Record<string, readonly string[]>> = {
     core: [
       'test/core/*.test.ts',
       'test/integrations/context.test.ts',
-      'test/composition/{found-by-attack,hostile,fusion}.test.ts',
+      'test/composition/{discard,fake-timers,found-by-attack,hostile,fusion}.test.ts',
     ],
     structures: ['test/structures/*.test.ts'],
   };
-  const ofStem = [
-    `test/${area}/${stem}.test.ts`,
-    `test/${area}/${stem}/*.test.ts`,
-    `test/${area}/field-faults.test.ts`,
-  ];
-  const files = globSync(ofFolder[area!] ?? ofStem)
+  if (ofFolder[area!] !== undefined) return filesOf(ofFolder[area!]!);
+  const ofStem = filesOf([`test/{${area},composition}/${stem}.test.ts`, `test/${area}/${stem}/*.test.ts`]);
+  const ofArea = ofStem.length === 0 ? filesOf([`test/${area}/*.test.ts`, `test/${area}/*/*.test.ts`]) : [];
+  const ofAll = filesOf(['test/core/{brief,options}.test.ts']);
+  const ofPolicies = filesOf(['test/policies/field-faults.test.ts', 'test/composition/fusion.test.ts']);
+  return [...new Set([...ofStem, ...ofArea, ...ofAll, ...(area === 'policies' ? ofPolicies : [])])];
+}
+
+function filesOf(patterns: readonly string[]): string[] {
+  return globSync(patterns)
     .filter((file) => !startsServers(file))
     .sort();
-  // Without any file, Stryker would run the tests of all modules.
-  if (files.length === 0) throw new Error(`no tests for ${module}`);
-  return files;
 }
 
 /** Starting servers again for each mutant would take days. */
@@ -113,9 +114,9 @@ function reportOn(module: string): Report {
       config,
       JSON.stringify({
         testRunner: 'vitest',
-        vitest: { configFile: 'vitest.stryker.config.ts' },
+        // The tests are chosen here; Stryker would ask vitest for each mutant which tests reach the module.
+        vitest: { configFile: 'vitest.stryker.config.ts', related: false },
         mutate: [module],
-        testFiles: testsOf(module),
         // Code that runs when a module loads would need every test again for each mutant.
         ignoreStatic: true,
         incremental: true,
@@ -124,16 +125,20 @@ function reportOn(module: string): Report {
         mutator: { excludedMutations: ['StringLiteral'] },
         ignorePatterns: ['.cache', 'bench', 'docs', 'examples', 'test/package'],
         tempDirName: '.cache/stryker',
-        concurrency: 1,
+        concurrency: 2,
+        // A runner that is killed for being late begins anew without any module transformed, and on a busy machine its next mutant is late, too. vitest
+        // ends a test that waits in vain, and Stryker one that runs in circles.
+        timeoutMS: 120_000,
         reporters: ['json'],
         jsonReporter: { fileName: file },
       }),
     );
     const stryker = join('node_modules', '@stryker-mutator', 'core', 'bin', 'stryker.js');
     const options = ['run', config, '--logLevel', 'error'];
-    // With virtual time, a test that takes seconds hangs. Waiting for it, or ending it from outside, takes most of a run.
-    const hangsAfterMs = /^src\/(core|structures)\//.test(module) ? '3000' : '20000';
-    const env = { ...process.env, HOLDFAST_TEST_TIMEOUT: hangsAfterMs };
+    // Where no test waits for sockets or processes, one that waits for seconds hangs; waiting for it takes most of a run.
+    const hangsAfterMs = /^src\/(server|client|stores)\//.test(module) ? '20000' : '3000';
+    const tests = testsOf(module).join(',');
+    const env = { ...process.env, HOLDFAST_HANGS_AFTER_MS: hangsAfterMs, HOLDFAST_TESTS: tests };
     spawnSync(process.execPath, [stryker, ...options], { stdio: 'inherit', env });
     if (!existsSync(file)) throw new Error(`Stryker made no report on ${module}`);
   }

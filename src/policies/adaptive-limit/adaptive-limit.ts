@@ -103,13 +103,14 @@ export function adaptiveLimit(options?: AdaptiveLimitOptions): AdaptiveLimitGuar
     stack: withDefault(flag(), false),
     ...commonFields('adaptiveLimit'),
   });
-  const { algorithm, initial, min, max, random } = checked;
+  const { algorithm, min, max, random } = checked;
   if (max < min) throw impossibleOption('adaptiveLimit', 'max', max, `at least "min" (${min})`);
-  if (initial !== undefined && (initial < min || initial > max)) {
+  const usual = algorithm === 'knee' ? 100 : 20;
+  const { initial = Math.min(max, Math.max(min, usual)) } = checked;
+  if (initial < min || initial > max) {
     throw impossibleOption('adaptiveLimit', 'initial', initial, `from "min" (${min}) to "max" (${max})`);
   }
-  const usual = algorithm === 'knee' ? 100 : 20;
-  const range = { initial: initial ?? Math.min(max, Math.max(min, usual)), min, max };
+  const range = { initial, min, max };
   showBriefly(AdaptiveLimit.prototype, ({ name, limit, running, waiting }) => ({
     ...{ name, limit, running, waiting },
   }));
@@ -277,7 +278,7 @@ class AdaptiveLimit implements AdaptiveLimitGuard, WaitingRoom {
 
   private tellLimit(): void {
     const { name, limit, toldLimit: previousLimit } = this;
-    if (limit === previousLimit || Math.abs(limit - previousLimit) < previousLimit * toldShare) return;
+    if (Math.abs(limit - previousLimit) < previousLimit * toldShare) return;
     this.toldLimit = limit;
     this.events.emit({ type: 'limit-changed', name, limit, previousLimit });
   }
@@ -343,9 +344,6 @@ class Slot implements Permit {
     this.state = 'settled';
     // A layer calls `ended` at once, or counts the operation as abandoned before this microtask runs. A direct caller, or a custom guard that does
     // not pass `ended` on, does neither, and the slot must still be freed.
-    asMicrotask(() => {
-      if (this.state !== 'settled') return;
-      outermostOf(call).onIdle(() => this.ended());
-    });
+    asMicrotask(() => outermostOf(call).onIdle(() => this.ended()));
   }
 }

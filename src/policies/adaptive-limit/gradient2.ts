@@ -23,10 +23,10 @@ export class Gradient2 extends PublishedRule {
   private windowEndsMs = 0;
 
   ended({ roundTripMs, running, endedMs }: RoundTrip): void {
-    if (this.samples === 0 && this.windowEndsMs === 0) this.windowEndsMs = endedMs + windowMs;
+    if (this.windowEndsMs === 0) this.windowEndsMs = endedMs + windowMs;
     this.sumMs += roundTripMs;
     this.samples++;
-    if (running > this.mostRunning) this.mostRunning = running;
+    this.mostRunning = Math.max(this.mostRunning, running);
     if (endedMs < this.windowEndsMs || this.samples < windowSamples) return;
     const meanMs = this.sumMs / this.samples;
     const { mostRunning } = this;

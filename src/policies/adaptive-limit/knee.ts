@@ -112,14 +112,14 @@ export class Knee implements LimitAlgorithm {
   }
 
   started(running: number): number {
-    if (running > this.mostRunning) this.mostRunning = running;
+    this.mostRunning = Math.max(this.mostRunning, running);
     return this.orders++;
   }
 
   ignored(order: number): void {
     if (!this.isOfCohort(order)) return;
     if (this.plainMs === 0) this.leaveFirst();
-    else if (this.isDipping) this.leaveDip();
+    else this.leaveDip();
   }
 
   ended(trip: RoundTrip): void {
@@ -150,7 +150,7 @@ export class Knee implements LimitAlgorithm {
     let ratio = roundTripMs / this.plainMs;
     if (mostAreLost && wasLost) ratio = longest;
     // It started among more operations than may run now. Little's law scales its round trip to the number of now.
-    else if (runningAtStart > level) ratio *= level / runningAtStart;
+    else ratio *= Math.min(1, level / runningAtStart);
     this.ratio += (ratio - this.ratio) * share;
     const target =
       tolerance + toleranceOfFew / Math.sqrt(level) + toleranceOfDoubt * Math.sqrt(this.variation / this.plainSamples);
@@ -203,7 +203,7 @@ export class Knee implements LimitAlgorithm {
     const { level } = this;
     this.busyMs += (roundTripMs - this.busyMs) / Math.min(this.busySamples + 1, 10 * level);
     // No operation is quicker among many than among few.
-    if (this.busySamples > 5 * level && this.busyMs < this.plainMs) this.plainMs = this.busyMs;
+    if (this.busySamples > 5 * level) this.plainMs = Math.min(this.plainMs, this.busyMs);
   }
 
   private steer(ratio: number, target: number, runningAtStart: number, mostAreLost: boolean): void {
@@ -219,7 +219,7 @@ export class Knee implements LimitAlgorithm {
       this.moveTo(
         Math.max(level, Math.min(level + Math.max(slowStart, 1 / level), slowStartReach * runningAtStart + 1)),
       );
-    if (this.level < this.safe && !mostAreLost) this.safe += (this.level - this.safe) / (10 * this.level);
+    if (!mostAreLost) this.safe += Math.min(0, this.level - this.safe) / (10 * this.level);
     if (++this.busySamples > this.dipAfter * this.level && !mostAreLost) this.beginDip();
   }
 

@@ -20,7 +20,7 @@ export class StallWatch extends Timer {
   startedMs(clock: Clock, nowMs: number): number {
     if (this.clock === undefined) {
       this.clock = clock.background ?? clock;
-      this.arm(nowMs);
+      this.arm(this.clock, nowMs);
     }
     return this.lostMs(nowMs);
   }
@@ -37,14 +37,15 @@ export class StallWatch extends Timer {
   }
 
   override expire(): void {
-    if (this.clock === undefined) return;
-    const nowMs = this.clock.now();
+    const { clock } = this;
+    if (clock === undefined) return;
+    const nowMs = clock.now();
     this.totalMs = this.lostMs(nowMs);
-    this.arm(nowMs);
+    this.arm(clock, nowMs);
   }
 
-  private arm(nowMs: number): void {
+  private arm(clock: Clock, nowMs: number): void {
     this.dueMs = nowMs + everyMs;
-    this.clock?.schedule(this, this.dueMs);
+    clock.schedule(this, this.dueMs);
   }
 }

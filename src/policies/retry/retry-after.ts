@@ -11,8 +11,8 @@ import type { Outcome } from '../../core/outcome.js';
 export type RetryHint = number | 'never';
 
 interface HeaderSource {
-  readonly headers?: unknown;
-  readonly response?: { readonly headers?: unknown };
+  readonly headers?: object;
+  readonly response?: { readonly headers?: object };
   readonly retryAfterMs?: unknown;
 }
 
@@ -31,9 +31,7 @@ export function retryHintOf(outcome: Outcome, wallNowMs: number): RetryHint | un
     const { headers, response, retryAfterMs } = (carrier ?? {}) as HeaderSource;
     if (typeof retryAfterMs === 'number' && retryAfterMs >= 0) return retryAfterMs;
     const source = headers ?? response?.headers;
-    return typeof source === 'object' && source !== null
-      ? retryHintOfHeaders((name) => headerOf(source, name), wallNowMs)
-      : undefined;
+    return source === undefined ? undefined : retryHintOfHeaders((name) => headerOf(source, name), wallNowMs);
   } catch {
     // A getter of a foreign object threw: no hint.
     return undefined;

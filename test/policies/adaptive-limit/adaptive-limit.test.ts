@@ -175,6 +175,16 @@ describe('adaptiveLimit', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
+  it.each([
+    ['failed by itself', (permit: Permit) => permit.settle(failure)],
+    ['was given back', (permit: Permit) => permit.release()],
+  ])('learns nothing from an operation that %s', (_, end) => {
+    const { guard } = make({ algorithm: 'aimd', initial: 4 });
+    const [first] = [take(guard), take(guard), take(guard)];
+    end(first);
+    expect(guard.limit).toBe(4);
+  });
+
   it('is not disturbed by an early operation that teaches nothing', async () => {
     const { clock, guard } = make();
     take(guard).settle(failure);
@@ -324,6 +334,10 @@ describe('adaptiveLimit', () => {
   ])('refuses the options %o at once', (options, option) => {
     expect(() => adaptiveLimit(options as AdaptiveLimitOptions)).toThrow(expect.any(OptionsError));
     expect(() => adaptiveLimit(options as AdaptiveLimitOptions)).toThrow(expect.objectContaining({ option }));
+  });
+
+  it('names the bounds of `initial`', () => {
+    expect(() => adaptiveLimit({ initial: 0 })).toThrow('from 1 to 1000000');
   });
 
   it.each([
@@ -481,6 +495,28 @@ describe('adaptiveLimit in a process that is blocked', () => {
       await all;
     }
     expect(guard.limit).toBeGreaterThanOrEqual(before);
+  });
+
+  it('learns from an operation that started after a stall', async () => {
+    const virtual = virtualClock();
+    const clock = blockable(virtual);
+    const guard = adaptiveLimit({ clock, algorithm: 'aimd', initial: 4 });
+    take(guard);
+    clock.block(500);
+    const second = take(guard);
+    await virtual.advance(500);
+    second.settle(success);
+    expect(guard.limit).toBe(5);
+  });
+
+  it('turns away a queued call whose deadline has come, before the timer says so', async () => {
+    const clock = blockable(virtualClock());
+    const guard = adaptiveLimit({ clock, initial: 1 });
+    const first = take(guard);
+    const late = pipeline(guard).attempt(() => 'started', { deadline: clock.now() + 90 });
+    clock.block(90);
+    first.release();
+    expect(await late).toMatchObject({ error: { code: 'ERR_BULKHEAD_FULL', reason: 'waited' } });
   });
 });
 

@@ -111,6 +111,16 @@ describe('vegas', () => {
     );
     expect(late.at(-1)).toBe(20);
   });
+
+  it.each([
+    [0, 15],
+    [0.5, 22.5],
+  ])('with a draw of %f it does so after %f times the limit', (draw, times) => {
+    const rule = new Vegas({ initial: 20, min: 20, max: 21 }, () => draw);
+    const limits = limitsAfter(rule, [10, ...Array.from({ length: 600 }, () => 20)]);
+    // The sample after these is the new shortest, and the next one finds no queue any more.
+    expect(limits.indexOf(21)).toBe(20 * times + 1);
+  });
 });
 
 describe('gradient2', () => {

@@ -30,6 +30,7 @@ describe('circuitBreaker, made for each call', { shuffle: false }, () => {
   });
 
   it('is reported once, because such a breaker never opens', () => {
+    holdTime();
     make('mistake', 99);
     expect(told()).toEqual([]);
     make('mistake', 200);

@@ -376,6 +376,11 @@ describe('quotaOf', () => {
       { remaining: 3, resetMs: 9_000, limit: undefined },
     ],
     [
+      'X- headers in the spelling with another dash',
+      { 'x-rate-limit-limit': '15', 'x-rate-limit-remaining': '3', 'x-rate-limit-reset': String(now / 1_000 + 9) },
+      { remaining: 3, resetMs: 9_000, limit: 15 },
+    ],
+    [
       'an instant in the past',
       { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': '1704067201' },
       { remaining: 3, resetMs: 0, limit: undefined },

@@ -67,7 +67,8 @@ export function createFetch(options?: CreateFetchOptions): Fetch {
   return (input, init) => run(engine, send, input, init);
 }
 
-async function run(engine: Engine, send: Fetch, input: string | URL | Request, init?: RequestInit): Promise<Response> {
+async function run(engine: Engine, send: Fetch, input: string | URL | Request, given?: RequestInit): Promise<Response> {
+  const init = withOwnMembers(given);
   // A string or a URL has none of the members of a Request.
   const request = input as Partial<Request> | undefined;
   const url = urlOf(request?.url ?? input);
@@ -142,6 +143,18 @@ let forgotten: FinalizationRegistry<Listening> | undefined;
 function forgetWith(body: object, signal: AbortSignal, listener: () => void): void {
   forgotten ??= new FinalizationRegistry(({ signal, listener }) => removeAbortListener(signal, listener));
   forgotten.register(body, { signal, listener });
+}
+
+/**
+ * Options that can be copied. `fetch` reads inherited members, too, and those of a `Request` are inherited getters; a copy would lose its method and
+ * body.
+ */
+function withOwnMembers(init: RequestInit | undefined): RequestInit | undefined {
+  const prototype: unknown = init === undefined || init === null ? null : Object.getPrototypeOf(init);
+  if (prototype === null || prototype === Object.prototype) return init;
+  const own: Record<string, unknown> = {};
+  for (const name in init) own[name] = init[name as keyof RequestInit];
+  return own;
 }
 
 function urlOf(input: unknown): URL | undefined {

@@ -24,7 +24,8 @@ export function headOf(outcome: Outcome): { readonly status: number; readonly he
 
 /**
  * Whether an outcome of a request is worth another attempt: a network fault, 408, 425, 429, a 5xx other than 501 and
- * 505, or a 409 that says when to come back (the first request with this idempotency key is still in progress).
+ * 505, or one that says when to come back: a 409 (the first request with this idempotency key is still in progress) or a 403
+ * (GitHub's word for too many requests).
  *
  * For `retry({ handles })` and `hedge` around a plain `fetch`; `createFetch` uses it by default.
  *
@@ -44,7 +45,7 @@ export function handles(outcome: Outcome): boolean {
   const head = headOf(outcome);
   if (head === undefined) return false;
   const { status, headers } = head;
-  if (status === 409) return headerOf(headers, 'retry-after') !== undefined;
+  if (status === 409 || status === 403) return headerOf(headers, 'retry-after') !== undefined;
   if (status === 408 || status === 425 || status === 429) return true;
   return status >= 500 && status !== 501 && status !== 505;
 }

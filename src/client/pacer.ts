@@ -13,7 +13,7 @@ import { RateLimitedError } from '../core/errors.js';
 import type { Events } from '../core/events.js';
 import type { Outcome } from '../core/outcome.js';
 import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
-import { retryHintOf } from '../policies/retry/retry-after.js';
+import { headerOf, retryHintOf } from '../policies/retry/retry-after.js';
 import { Waiter, type WaitingRoom } from '../policies/waiter.js';
 import { headOf } from './handles.js';
 import { type Quota, quotaOf } from './rate-limit-headers.js';
@@ -123,7 +123,11 @@ export class Pacer implements Guard, WaitingRoom {
     if (outcome !== undefined && head !== undefined) {
       const nowMs = clock.now();
       const wallNowMs = clock.wallNow();
-      if (head.status === 429 || head.status === 503) {
+      if (
+        head.status === 429 ||
+        head.status === 503 ||
+        (head.status === 403 && headerOf(head.headers, 'retry-after'))
+      ) {
         const hint = retryHintOf(outcome, wallNowMs);
         if (typeof hint === 'number') this.pauseFor(hint, nowMs);
       }

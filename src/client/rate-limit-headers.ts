@@ -29,7 +29,7 @@
  * Promise: parsing never throws, whatever a header holds. At most the first 1,000 characters of a header are read. A value that makes no sense is
  * ignored.
  * After: draft-ietf-httpapi-ratelimit-headers (`RateLimit: "default";r=50;t=30`, and the dictionary and single headers of its earlier versions), RFC
- * 9651, and the `X-RateLimit-` headers in common use.
+ * 9651, and the `X-RateLimit-` and `X-Rate-Limit-` headers in common use.
  */
 import { parseDictionary, parseList } from 'structured-headers';
 import { headerOf } from '../policies/retry/retry-after.js';
@@ -53,7 +53,11 @@ export function quotaOf(headers: object, wallNowMs: number): Quota | undefined {
   try {
     const standard = headerOf(headers, 'ratelimit', longestHeader);
     if (standard !== undefined) return structuredQuota(standard, headerOf(headers, 'ratelimit-policy', longestHeader));
-    return singleQuota(headers, 'ratelimit', wallNowMs) ?? singleQuota(headers, 'x-ratelimit', wallNowMs);
+    return (
+      singleQuota(headers, 'ratelimit', wallNowMs) ??
+      singleQuota(headers, 'x-ratelimit', wallNowMs) ??
+      singleQuota(headers, 'x-rate-limit', wallNowMs)
+    );
   } catch {
     // Not a structured field, or a getter of a foreign object threw.
     return undefined;

@@ -1,14 +1,14 @@
 /**
  * OpenTelemetry: exports holdfast's metrics, and a span for each call with a child span for each attempt, through the API that the user passes in.
  *
- * Promise: `@opentelemetry/api` is never imported, so any SDK for it works. No attribute holds a key, a value or the text of an error. An attempt's
+ * Promise: `@opentelemetry/api` is never imported, so any SDK for it works. A span that cannot be started or ended costs no call. No attribute holds a key, a value or the text of an error. An attempt's
  * span is current while its operation runs, so spans created there become its children. It ends when nobody waits for the attempt any more. Names:
  * docs/telemetry.md.
  */
 import { type CallObserver, observeCalls } from '../core/ambient.js';
 import type { Call } from '../core/call.js';
 import { isHoldfastError } from '../core/errors.js';
-import { hearEvents, type IdempotencyOutcome } from '../core/events.js';
+import { Events, hearEvents, type IdempotencyOutcome } from '../core/events.js';
 import { checkOptions, type Field, having, integer, optional, withDefault } from '../core/options.js';
 import type { Outcome } from '../core/outcome.js';
 import type { Policy } from '../core/policy.js';
@@ -157,6 +157,12 @@ export function instrument<Context>(options: OpenTelemetryOptions<Context>): Ins
   };
 }
 
+interface Started<Context> {
+  readonly span: OpenTelemetrySpan;
+  /** The context in which the span is the active one. */
+  readonly context: Context;
+}
+
 interface Traced<Context> {
   readonly context: Context;
   readonly pipeline: string;
@@ -168,6 +174,7 @@ class SpanObserver<Context> implements CallObserver {
   readonly #tracer: OpenTelemetryTracer<Context>;
   readonly #names: Names;
   readonly #calls = new WeakMap<Call, Traced<Context>>();
+  readonly #reports = new Events('opentelemetry', undefined);
 
   constructor(api: OpenTelemetryApi<Context>, tracer: OpenTelemetryTracer<Context>, names: Names) {
     this.#api = api;
@@ -176,13 +183,13 @@ class SpanObserver<Context> implements CallObserver {
   }
 
   call(call: Call, policies: readonly Policy<unknown>[], run: () => Promise<unknown>): Promise<unknown> {
-    const { context, trace } = this.#api;
     const pipeline = this.#names.of(pipelineName(policies));
-    const around = context.active();
-    const span = this.#tracer.startSpan(pipeline, { attributes: { 'holdfast.pipeline': pipeline } }, around);
-    const traced = { context: trace.setSpan(around, span), pipeline, attempts: 0 };
+    const started = this.#start(pipeline, { 'holdfast.pipeline': pipeline }, this.#api.context.active());
+    if (started === undefined) return run();
+    const { span, context } = started;
+    const traced = { context, pipeline, attempts: 0 };
     this.#calls.set(call, traced);
-    return untilEnd(context.with(traced.context, run), (outcome) => {
+    return untilEnd(this.#reports, this.#api.context.with(context, run), (outcome) => {
       span.setAttribute('holdfast.attempts', traced.attempts);
       endSpan(span, outcome, call);
     });
@@ -192,7 +199,6 @@ class SpanObserver<Context> implements CallObserver {
     const traced = nearest(this.#calls, call);
     // The call began before tracing did.
     if (traced === undefined) return run();
-    const { context, trace } = this.#api;
     const { pipeline } = traced;
     const resends = traced.attempts++;
     const attributes = {
@@ -201,9 +207,22 @@ class SpanObserver<Context> implements CallObserver {
       ...(resends > 0 && { 'http.request.resend_count': resends }),
     };
     // Not the active context: after a wait, that is the context of the code that armed the timer.
-    const span = this.#tracer.startSpan(`${pipeline} attempt`, { attributes }, traced.context);
-    const running = context.with(trace.setSpan(traced.context, span), run);
-    return untilLeft(call, running, (outcome) => endSpan(span, outcome, call));
+    const started = this.#start(`${pipeline} attempt`, attributes, traced.context);
+    if (started === undefined) return run();
+    const { span, context } = started;
+    return untilLeft(this.#reports, call, this.#api.context.with(context, run), (outcome) =>
+      endSpan(span, outcome, call),
+    );
+  }
+
+  /** Undefined if a processor or sampler throws: the call goes on without a span. */
+  #start(name: string, attributes: Attributes, around: Context): Started<Context> | undefined {
+    let started: Started<Context> | undefined;
+    this.#reports.contain('listener', () => {
+      const span = this.#tracer.startSpan(name, { attributes }, around);
+      started = { span, context: this.#api.trace.setSpan(around, span) };
+    });
+    return started;
   }
 
   adopt(call: Call, by: Call): void {

@@ -9,7 +9,7 @@
 import { type CallObserver, observeCalls } from '../core/ambient.js';
 import type { Call, Dependent } from '../core/call.js';
 import { isAbandoned, isRejected, OptionsError } from '../core/errors.js';
-import { type HoldfastEvent, hearEvents } from '../core/events.js';
+import { Events, type HoldfastEvent, hearEvents } from '../core/events.js';
 import type { Outcome } from '../core/outcome.js';
 import type { Policy } from '../core/policy.js';
 
@@ -246,7 +246,7 @@ export function measure(name: string, sink: Sink, names: Names): () => void {
       else if (durationMs !== undefined) sink.observe(id, labels, durationMs / 1_000);
     }
   });
-  const stopObserving = observeCalls(new DurationObserver(sink, names));
+  const stopObserving = observeCalls(new DurationObserver(name, sink, names));
   return () => {
     stopHearing();
     stopObserving();
@@ -254,11 +254,13 @@ export function measure(name: string, sink: Sink, names: Names): () => void {
 }
 
 class DurationObserver implements CallObserver {
+  readonly #reports: Events;
   readonly #sink: Sink;
   readonly #names: Names;
   readonly #pipelines = new WeakMap<Call, string>();
 
-  constructor(sink: Sink, names: Names) {
+  constructor(name: string, sink: Sink, names: Names) {
+    this.#reports = new Events(name, undefined);
     this.#sink = sink;
     this.#names = names;
   }
@@ -266,12 +268,12 @@ class DurationObserver implements CallObserver {
   call(call: Call, policies: readonly Policy<unknown>[], run: () => Promise<unknown>): Promise<unknown> {
     const pipeline = this.#names.of(pipelineName(policies));
     this.#pipelines.set(call, pipeline);
-    return untilEnd(run(), this.#timing('callDuration', pipeline, call));
+    return untilEnd(this.#reports, run(), this.#timing('callDuration', pipeline, call));
   }
 
   attempt(call: Call, run: () => Promise<unknown>): Promise<unknown> {
     const pipeline = nearest(this.#pipelines, call) ?? 'pipeline';
-    return untilLeft(call, run(), this.#timing('attemptDuration', pipeline, call));
+    return untilLeft(this.#reports, call, run(), this.#timing('attemptDuration', pipeline, call));
   }
 
   adopt(call: Call, by: Call): void {
@@ -301,23 +303,33 @@ export function adopt<Kept>(kept: WeakMap<Call, Kept>, call: Call, by: Call): vo
   if (found !== undefined) kept.set(call, found);
 }
 
-/** Tells how a promise ended; answers the promise. */
-export function untilEnd(running: Promise<unknown>, end: (outcome: Outcome) => void): Promise<unknown> {
+/** Tells how a promise ended; answers the promise. An exception of `end` is contained: the rejection that it would cause ends the process. */
+export function untilEnd(
+  reports: Events,
+  running: Promise<unknown>,
+  end: (outcome: Outcome) => void,
+): Promise<unknown> {
+  const tell = (outcome: Outcome) => reports.contain('listener', () => end(outcome));
   running.then(
-    (value) => end({ ok: true, value }),
-    (error) => end({ ok: false, error }),
+    (value) => tell({ ok: true, value }),
+    (error) => tell({ ok: false, error }),
   );
   return running;
 }
 
 /** The same for an attempt, which also ends when nobody waits for it any more: its operation may run for ever. */
-export function untilLeft(call: Call, running: Promise<unknown>, end: (outcome: Outcome) => void): Promise<unknown> {
+export function untilLeft(
+  reports: Events,
+  call: Call,
+  running: Promise<unknown>,
+  end: (outcome: Outcome) => void,
+): Promise<unknown> {
   let isOver = false;
   const endOnce = (outcome: Outcome) => {
     if (isOver) return;
     isOver = true;
     call.detach(dependent);
-    end(outcome);
+    reports.contain('listener', () => end(outcome));
   };
   const dependent: Dependent = {
     owner: undefined,
@@ -326,7 +338,7 @@ export function untilLeft(call: Call, running: Promise<unknown>, end: (outcome: 
     onAbort: (reason) => endOnce({ ok: false, error: reason }),
   };
   call.attach(dependent);
-  return untilEnd(running, endOnce);
+  return untilEnd(reports, running, endOnce);
 }
 
 /** The outcome as one of a few words. */

@@ -174,6 +174,19 @@ describe('createFetch', () => {
     expect(server.received.slice(4).map((one) => one.body)).toEqual(['y', 'y', 'y']);
   });
 
+  it('takes its options from a Request, and from any object that inherits them', async () => {
+    await using server = await httpServer((_, response) => response.end('here'));
+    const http = createFetch({ policy });
+    const old = new Request(`${server.origin}/old`, { method: 'POST', body: 'whole', headers: { 'x-team': 'kelp' } });
+    await http(`${server.origin}/new`, old);
+    await http(server.origin, Object.create({ method: 'PUT', body: 'whole', headers: { 'x-team': 'kelp' } }));
+    const seen = server.received.map(({ method, body, headers }) => [method, body, headers['x-team']]);
+    expect(seen).toEqual([
+      ['POST', 'whole', 'kelp'],
+      ['PUT', 'whole', 'kelp'],
+    ]);
+  });
+
   it('follows the signal of a Request', async () => {
     const controller = new AbortController();
     const http = createFetch({ policy, fetch: (_, init) => hanging(init) });

@@ -19,8 +19,8 @@ describe('handles', () => {
     expect(handles(answer(status))).toBe(false);
   });
 
-  it('counts a 409 that names a time as worth another attempt', () => {
-    expect(handles(answer(409, { 'retry-after': '1' }))).toBe(true);
+  it.each([403, 409])('counts a %d that names a time as worth another attempt', (status) => {
+    expect(handles(answer(status, { 'retry-after': '1' }))).toBe(true);
   });
 
   it('reads the responses of undici, and no other value', () => {

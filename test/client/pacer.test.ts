@@ -215,11 +215,19 @@ describe('Pacer', () => {
     expect(await waiting).toMatchObject({ ok: true });
   });
 
-  it('is stopped by a 429 and a 503, not by hints of other responses or by anything else', async () => {
+  it('is not stopped by a 403 that only says when the quota is full again', async () => {
+    const { send, startsMs } = paced();
+    await send({ status: 403, headers: { 'x-ratelimit-reset': '5' } });
+    await send();
+    expect(startsMs).toHaveLength(2);
+  });
+
+  it('is stopped by a 403, 429 and 503, not by hints of other responses or by anything else', async () => {
     for (const [status, stops] of [
       [200, false],
       [413, false],
       [500, false],
+      [403, true],
       [429, true],
       [503, true],
     ] as const) {
@@ -374,6 +382,11 @@ describe('quotaOf', () => {
       'X- headers with an instant',
       { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': String(now / 1_000 + 9) },
       { remaining: 3, resetMs: 9_000, limit: undefined },
+    ],
+    [
+      'X- headers in the spelling with another dash',
+      { 'x-rate-limit-limit': '15', 'x-rate-limit-remaining': '3', 'x-rate-limit-reset': String(now / 1_000 + 9) },
+      { remaining: 3, resetMs: 9_000, limit: 15 },
     ],
     [
       'an instant in the past',

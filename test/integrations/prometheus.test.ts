@@ -1,7 +1,8 @@
 /** What prom-client is told, in a separate registry for each test. */
 import { channel } from 'node:diagnostics_channel';
+import { setImmediate } from 'node:timers/promises';
 import * as client from 'prom-client';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { callObserver } from '../../src/core/ambient.js';
 import {
   adaptiveLimit,
@@ -57,6 +58,21 @@ const failed = { error: new Error('down') };
 const down = () => Promise.reject(new Error('connection refused: secret-host'));
 
 describe('instrument of holdfast/prometheus', () => {
+  it('contains and reports an exception of prom-client', async () => {
+    class Histogram {
+      observe() {
+        throw new Error('too many labels');
+      }
+    }
+    const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
+    begin({ client: { ...client, Histogram } });
+    const outcome = await pipeline(timeout('1m')).attempt(() => 1);
+    await setImmediate();
+    expect(outcome).toEqual({ ok: true, value: 1 });
+    expect(warn.mock.calls.map(([text]) => text)).toEqual([expect.stringContaining('too many labels')]);
+    warn.mockRestore();
+  });
+
   it('measures calls and attempts in seconds of the pipeline’s clock, by how they ended', async () => {
     begin({ buckets: [0.5, 2] });
     const clock = virtualClock();

@@ -46,7 +46,8 @@ function retryHintOfHeaders(header: (name: string) => string | undefined, wallNo
     parseNumber(header('retry-after-ms'), 1) ??
     parseRetryAfter(header('retry-after'), wallNowMs) ??
     parseReset(header('ratelimit-reset'), header('ratelimit-remaining'), wallNowMs) ??
-    parseReset(header('x-ratelimit-reset'), header('x-ratelimit-remaining'), wallNowMs)
+    parseReset(header('x-ratelimit-reset'), header('x-ratelimit-remaining'), wallNowMs) ??
+    parseReset(header('x-rate-limit-reset'), header('x-rate-limit-remaining'), wallNowMs)
   );
 }
 
@@ -66,7 +67,7 @@ export function parseRetryAfter(value: string | undefined, wallNowMs: number): n
 
 /** Parses the seconds until a quota is full again, or the instant at which it is. While quota is left, it is no reason to wait. */
 function parseReset(reset: string | undefined, remaining: string | undefined, wallNowMs: number): number | undefined {
-  if (remaining !== undefined && remaining.trim() !== '0') return undefined;
+  if (remaining !== undefined && Number.parseFloat(remaining) !== 0) return undefined;
   const seconds = parseNumber(reset?.trim(), 1);
   if (seconds === undefined) return undefined;
   if (seconds < epochBeginsSeconds) return seconds * 1_000;

@@ -1,6 +1,7 @@
 /** What holdfast/opentelemetry promises, with either generation of the SDK. */
 import { channel } from 'node:diagnostics_channel';
-import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { setImmediate } from 'node:timers/promises';
+import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { callObserver } from '../../../src/core/ambient.js';
 import {
   circuitBreaker,
@@ -217,6 +218,26 @@ export function promises<Context>(name: string, start: () => Sdk<Context>): void
       traced.stop();
       await pipeline().execute(() => 1);
       expect(sdk.spans()).toEqual([]);
+    });
+
+    it.each(['startSpan', 'setAttribute', 'end'])('contains and reports an exception of %s', async (where) => {
+      telemetry.stop();
+      const failing = (method: string) => () => {
+        if (method === where) throw new Error(`${where} of a processor`);
+        return span;
+      };
+      const span = { setAttribute: failing('setAttribute'), setStatus: failing('setStatus'), end: failing('end') };
+      const tracer = { startSpan: failing('startSpan') };
+      const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
+      const traced = instrument({ api: sdk.api, tracer, signals: ['traces'] });
+      const steady = pipeline(retry({ attempts: 2, backoff: constant(1) }), timeout('1m'));
+      const outcomes = [await steady.attempt(() => 1), await steady.attempt(down)];
+      await setImmediate();
+      traced.stop();
+      expect(outcomes).toMatchObject([{ ok: true, value: 1 }, { ok: false }]);
+      expect(String(outcomes[1]?.ok === false && outcomes[1].error)).toContain('secret-host');
+      expect(warn.mock.calls.map(([text]) => text)).toEqual([expect.stringContaining(`${where} of a processor`)]);
+      warn.mockRestore();
     });
 
     it.each([

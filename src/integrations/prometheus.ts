@@ -18,6 +18,7 @@ export interface PrometheusMetricSettings<Registry> {
 
 /** The members of a prom-client registry that are used here. */
 export interface PrometheusRegistry {
+  getSingleMetric(name: string): unknown;
   removeSingleMetric(name: string): void;
 }
 
@@ -77,7 +78,7 @@ const defaultBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 export function instrument<Registry extends PrometheusRegistry>(options: PrometheusOptions<Registry>): Instrumentation {
   const checked = checkOptions('instrument', options, {
     client: clientField<Registry>(),
-    registry: optional(having<Registry>('a registry of prom-client', 'removeSingleMetric')),
+    registry: optional(having<Registry>('a registry of prom-client', 'getSingleMetric', 'removeSingleMetric')),
     buckets: withDefault(ascending(), defaultBuckets),
     maxNames: withDefault(integer({ min: 1, max: 10_000 }), 100),
   });
@@ -87,9 +88,12 @@ export function instrument<Registry extends PrometheusRegistry>(options: Prometh
   const watched = new Watched(names);
   const counters = new Map<MetricId, InstanceType<typeof client.Counter>>();
   const histograms = new Map<MetricId, InstanceType<typeof client.Histogram>>();
-  const registered: string[] = [];
+  const registered = new Map<string, unknown>();
   const remove = () => {
-    for (const name of registered) registry.removeSingleMetric(name);
+    // A registry that was cleared may hold the metrics of a later `instrument` under these names.
+    for (const [name, metric] of registered) {
+      if (registry.getSingleMetric(name) === metric) registry.removeSingleMetric(name);
+    }
   };
 
   try {
@@ -112,7 +116,7 @@ export function instrument<Registry extends PrometheusRegistry>(options: Prometh
           },
         });
       }
-      registered.push(settings.name);
+      registered.set(settings.name, registry.getSingleMetric(settings.name));
     }
   } catch (error) {
     remove();

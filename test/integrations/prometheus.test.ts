@@ -306,6 +306,16 @@ describe('instrument of holdfast/prometheus', () => {
     expect(await samples('holdfast_call_duration_seconds_count')).toEqual({ 'pipeline="pipeline",outcome="ok"': 1 });
   });
 
+  it('leaves the metrics of a later one in a registry that was cleared meanwhile', async () => {
+    const first = begin();
+    registry.clear();
+    const second = instrument({ client, registry });
+    const before = (await registry.getMetricsAsArray()).length;
+    first.stop();
+    expect((await registry.getMetricsAsArray()).length).toBe(before);
+    second.stop();
+  });
+
   it('says that a registry is instrumented already, and takes back what it registered of the second time', async () => {
     begin();
     registry.removeSingleMetric('holdfast_call_duration_seconds');

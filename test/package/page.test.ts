@@ -35,7 +35,7 @@ describe.skipIf(program === undefined || (oldest === undefined && process.env.CI
       expect(coloursByChart).toHaveLength(3);
       for (const colours of coloursByChart) expect(colours).toBeGreaterThan(10);
       expect(await page.textContent('#act')).toMatch(/^frozen: /);
-      expect(await page.locator('#rows tbody tr').count()).toBe(9);
+      expect(await page.locator('#rows tbody tr').count()).toBe(5);
       expect(await page.locator('#breakers span').count()).toBe(2);
       expect(complaints).toEqual([]);
       expect(requests.filter((url) => !url.startsWith(address) && !url.startsWith('data:'))).toEqual([]);

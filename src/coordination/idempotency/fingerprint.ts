@@ -21,6 +21,8 @@ export interface FingerprintInput {
   readonly isJson?: boolean | undefined;
   /** JSON pointers to members that do not count, such as `/sentAt`. */
   readonly exclude?: readonly string[] | undefined;
+  /** Of a form: what separates its parts. It does not count, because a form gets a new one each time it is serialized. */
+  readonly boundary?: string | undefined;
 }
 
 const ownRule = 1;
@@ -34,10 +36,15 @@ const encoder = /* @__PURE__ */ new TextEncoder();
 const turnMs = 5;
 
 /** Synchronous for a small body. A large one is read in slices, so its fingerprint comes later. */
-export function fingerprint({ head, body, isJson, exclude }: FingerprintInput): Uint8Array | Promise<Uint8Array> {
+export function fingerprint(input: FingerprintInput): Uint8Array | Promise<Uint8Array> {
+  const { head, body, isJson, exclude, boundary } = input;
   if (isJson && body !== undefined && body.length <= smallBytes && (exclude === undefined || exclude.length === 0)) {
     const small = smallFingerprint(head, body);
     if (small !== undefined) return small;
+  }
+  if (boundary !== undefined && body instanceof Uint8Array) {
+    const work = formFingerprint(head, body, boundary);
+    return body.length > smallBytes ? inSlices(work) : finish(work);
   }
   const begin = JSON.stringify(head);
   if (body === undefined) return digestOf(ownRule, `${begin}\n-\n`);
@@ -115,23 +122,88 @@ function* large(
   isJson: boolean,
   exclude: readonly string[] | undefined,
 ): Generator<void, Uint8Array> {
-  const { createHash } = nodeCrypto();
   const text = isJson ? yield* decoded(body) : undefined;
   if (text !== undefined) {
-    const hash = createHash('sha256').update(`${begin}\njson\n`);
+    const hash = nodeCrypto().createHash('sha256').update(`${begin}\njson\n`);
     const writer = new Utf8Writer((bytes) => hash.update(bytes));
     if (yield* canonicalJson(text, (piece, start, end) => writer.write(piece, start, end), exclude)) {
       writer.flush();
       return prefixed(ownRule, hash.digest());
     }
   }
-  const hash = createHash('sha256').update(`${begin}\nbytes\n`);
-  const bytes = typeof body === 'string' ? encoder.encode(body) : body;
-  for (let at = 0; at < bytes.length; at += sliceBytes) {
-    hash.update(bytes.subarray(at, at + sliceBytes));
-    yield;
+  return yield* hashed(`${begin}\nbytes\n`, [typeof body === 'string' ? encoder.encode(body) : body]);
+}
+
+function* hashed(begin: string, pieces: readonly Uint8Array[]): Generator<void, Uint8Array> {
+  const hash = nodeCrypto().createHash('sha256').update(begin);
+  for (const bytes of pieces) {
+    for (let at = 0; at < bytes.length; at += sliceBytes) {
+      hash.update(bytes.subarray(at, at + sliceBytes));
+      yield;
+    }
   }
   return prefixed(ownRule, hash.digest());
+}
+
+/** Covers the lengths of what is between the boundaries, and then that. */
+function* formFingerprint(head: readonly string[], body: Uint8Array, boundary: string): Generator<void, Uint8Array> {
+  const parts = yield* partsOf(body, boundary);
+  const lengths = parts?.map((part) => part.length) ?? [boundary];
+  return yield* hashed(`${JSON.stringify([...head, ...lengths])}\nform\n`, parts ?? [body]);
+}
+
+const mostParts = 1_000;
+const dash = 0x2d;
+
+/**
+ * What is between the boundaries. Undefined: the form counts as it came, because it has very many parts, or because its boundary occurs where not every
+ * parser takes it for one: with that left out, two forms would be equal here and differ for a parser.
+ */
+function* partsOf(body: Uint8Array, boundary: string): Generator<void, Uint8Array[] | undefined> {
+  const sought = Uint8Array.from([...'--', ...boundary], (character) => character.charCodeAt(0));
+  const fallbacks = fallbacksOf(sought);
+  const parts: Uint8Array[] = [];
+  let start = 0;
+  let matched = 0;
+  for (let at = 0; at < body.length; at++) {
+    if (at % sliceBytes === 0) yield;
+    const byte = body[at]!;
+    while (matched > 0 && sought[matched] !== byte) matched = fallbacks[matched - 1]!;
+    if (sought[matched] === byte) matched++;
+    if (matched < sought.length) continue;
+    const end = at + 1;
+    const begin = end - sought.length;
+    if (parts.length > mostParts || !isDelimiter(body, begin, end)) return undefined;
+    parts.push(body.subarray(start, begin));
+    start = end;
+    matched = 0;
+  }
+  return [...parts, body.subarray(start)];
+}
+
+/** For each beginning of the bytes, how long a shorter one it ends with: a search never goes back (Knuth, Morris, Pratt). */
+function fallbacksOf(sought: Uint8Array): number[] {
+  const fallbacks = [0];
+  let matched = 0;
+  for (let at = 1; at < sought.length; at++) {
+    while (matched > 0 && sought[matched] !== sought[at]) matched = fallbacks[matched - 1]!;
+    if (sought[matched] === sought[at]) matched++;
+    fallbacks.push(matched);
+  }
+  return fallbacks;
+}
+
+/** Whether this is a line of its own, as serializers write it; the last one ends with two dashes. */
+function isDelimiter(body: Uint8Array, begin: number, end: number): boolean {
+  const isLast = body[end] === dash && body[end + 1] === dash;
+  const lineEnd = isLast ? end + 2 : end;
+  return (
+    (begin === 0 || isLineBreak(body, begin - 2)) && ((isLast && lineEnd === body.length) || isLineBreak(body, lineEnd))
+  );
+}
+
+function isLineBreak(body: Uint8Array, at: number): boolean {
+  return body[at] === 0x0d && body[at + 1] === 0x0a;
 }
 
 /** Undefined if it is not UTF-8. */

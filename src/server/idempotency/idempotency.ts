@@ -397,40 +397,15 @@ function printed<Request>(
   const { content, isJson } = body;
   const { family, boundary } = kindOf(contentType);
   const head = [method, path, query, content === undefined ? '' : family];
-  if (boundary === undefined || !(content instanceof Uint8Array)) {
-    return fingerprint({ head, body: content, isJson, exclude });
-  }
-  const print = () => {
-    const parts = partsOf(content, boundary);
-    const lengths = parts.map((part) => String(part.byteLength));
-    return fingerprint({ head: [...head, ...lengths], body: Buffer.concat(parts) });
-  };
-  return content.byteLength > largeBytes ? nextTurn().then(print) : print();
-}
-
-/** What follows in a form with more parts is compared as it came. */
-const mostParts = 1_000;
-
-/** A form gets a new boundary each time it is serialized, so a retry may come with another one: only what is between boundaries is compared. */
-function partsOf(content: Uint8Array, boundary: string): Uint8Array[] {
-  const bytes = Buffer.from(content.buffer, content.byteOffset, content.byteLength);
-  const parts: Uint8Array[] = [];
-  let start = 0;
-  let end = bytes.indexOf(boundary, 0, 'latin1');
-  while (end !== -1 && parts.length < mostParts) {
-    parts.push(bytes.subarray(start, end));
-    start = end + boundary.length;
-    end = bytes.indexOf(boundary, start, 'latin1');
-  }
-  return [...parts, bytes.subarray(start)];
+  return fingerprint({ head, body: content, isJson, exclude, boundary });
 }
 
 interface ContentKind {
   readonly contentType: string | undefined;
-  /** The content type without parameters; all kinds of JSON are treated as one. */
+  /** The content type without parameters, unless they say how to read it; all kinds of JSON are treated as one. */
   readonly family: string;
   readonly isJson: boolean;
-  /** What separates the parts of a form, with the dashes before it. */
+  /** What separates the parts of a form. */
   readonly boundary: string | undefined;
 }
 
@@ -446,10 +421,14 @@ function newKind(contentType: string | undefined): ContentKind {
   const [before = ''] = contentType?.split(';') ?? [];
   const essence = before.trim().toLowerCase();
   const isJson = /[/+]json$/.test(essence);
-  const found = essence.startsWith('multipart/') ? /;\s*boundary=(?:"([^"]+)"|([^\s;"]+))/i.exec(contentType!) : null;
-  const boundary = found === null ? undefined : `--${found[1] ?? found[2]}`;
-  return { contentType, family: isJson ? 'json' : essence, isJson, boundary };
+  const [, quoted, plain] = (contentType !== undefined && form.exec(contentType)) || [];
+  const boundary = quoted ?? plain;
+  const isOther = boundary === undefined && essence.startsWith('multipart/');
+  return { contentType, family: isJson ? 'json' : isOther ? contentType! : essence, isJson, boundary };
 }
+
+/** Parsers may differ about a form with other parameters, so the boundary of such a one counts. */
+const form = /^multipart\/form-data\s*;(?:\s*charset=[\w-]+\s*;)?\s*boundary=(?:"([^"\\]{1,70})"|([^\s;"\\]{1,70}))$/i;
 
 export function isJsonType(contentType: string | undefined): boolean {
   return kindOf(contentType).isJson;

@@ -359,6 +359,27 @@ describe('a fetch handler', () => {
     expect([...statuses, counting.runs]).toEqual([200, 200, 422, 1]);
   });
 
+  it.each([
+    ['form-data; boundary=', [200, 200]],
+    ['form-data;charset=utf-8;boundary=', [200, 200]],
+    ['form-data; name=x; boundary=', [200, 422]],
+    ['form-data; x="; boundary=B"; boundary=', [200, 422]],
+    ['mixed; boundary=', [200, 422]],
+  ])(
+    'compares multipart/%s without the boundary only where every parser finds the same one',
+    async (type, expected) => {
+      const counting = counted(() => new Response('ok'));
+      const handler = protect()(counting);
+      const statuses = [];
+      for (const boundary of ['B1', 'B2']) {
+        const headers = { 'content-type': `multipart/${type}${boundary}` };
+        const body = `--${boundary}\r\n\r\n1\r\n--${boundary}--\r\n`;
+        statuses.push((await handler(post('k', { body, headers }))).status);
+      }
+      expect([statuses, counting.runs]).toEqual([expected, 1]);
+    },
+  );
+
   it('accepts an engine', async () => {
     const engine = engineOf({ store: memoryStore() });
     const counting = counted(() => new Response('ok'));

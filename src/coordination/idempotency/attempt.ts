@@ -556,15 +556,17 @@ export class UnprotectedAttempt implements AdapterHandle {
   readonly attempt = 1;
   readonly fence = 0;
   readonly key: string;
+  private readonly engine: Engine;
   private readonly keyHash: string;
-  private readonly secret: Uint8Array | undefined;
+  private isOver = false;
   private wanted: AdapterHandle['decision'] = undefined;
   private controller: AbortController | undefined = undefined;
 
-  constructor(key: string, keyHash: string, secret: Uint8Array | undefined) {
+  constructor(engine: Engine, key: string, keyHash: string) {
+    this.engine = engine;
     this.key = key;
     this.keyHash = keyHash;
-    this.secret = secret;
+    engine.workBegins();
   }
 
   get decision(): AdapterHandle['decision'] {
@@ -589,14 +591,16 @@ export class UnprotectedAttempt implements AdapterHandle {
   };
 
   readonly downstreamKey = (name: string): string => {
-    return downstreamKeyOf(this.secret, this.keyHash, name);
+    return downstreamKeyOf(this.engine.settings.secret, this.keyHash, name);
   };
 
   async complete(): Promise<Completion> {
+    if (!this.isOver) this.engine.workEnds();
+    this.isOver = true;
     return 'unrecorded';
   }
 
-  async abandon(): Promise<Completion> {
-    return 'unrecorded';
+  abandon(): Promise<Completion> {
+    return this.complete();
   }
 }

@@ -133,7 +133,7 @@ export class Engine {
   readonly operations = new Operations();
   readonly young: YoungAttempts;
   private readonly owners = new Owners();
-  /** Begins without an answer, and attempts whose end is neither recorded nor given up. */
+  /** Calls without an answer, and attempts whose end is neither recorded nor given up. */
   private openWork = 0;
   private readonly idleListeners: (() => void)[] = [];
 
@@ -158,17 +158,7 @@ export class Engine {
     const isPatient = waitMs > 0 && (begun instanceof Promise || begun.kind === 'busy');
     const later = isPatient ? this.patiently(named, request, begun, beganMs) : begun;
     if (!(later instanceof Promise)) return this.told(named, later, beganMs);
-    this.workBegins();
-    return later.then(
-      (found) => {
-        this.workEnds();
-        return this.told(named, found, beganMs);
-      },
-      (error) => {
-        this.workEnds();
-        throw error;
-      },
-    );
+    return this.work(async () => this.told(named, await later, beganMs));
   }
 
   private async patiently(
@@ -294,6 +284,16 @@ export class Engine {
     });
   }
 
+  /** Does what {@link idle} waits for. */
+  async work<T>(work: () => Promise<T>): Promise<T> {
+    this.workBegins();
+    try {
+      return await work();
+    } finally {
+      this.workEnds();
+    }
+  }
+
   workBegins(): void {
     this.openWork++;
   }
@@ -379,7 +379,7 @@ export class Engine {
           write = undefined;
           continue;
         }
-        if (isUncertain) void this.withdraw(named, record, clock.now() + leaseMs);
+        if (isUncertain) void this.work(() => this.withdraw(named, record, clock.now() + leaseMs));
         if (isAborted) throw error;
         return this.storeDown(named, error);
       }
@@ -592,8 +592,7 @@ export class Engine {
   }
 
   private storeDown({ key, keyHash }: Named, error: unknown): Begun {
-    const { onStoreDown, secret } = this.settings;
-    const handle = onStoreDown === 'run' ? new UnprotectedAttempt(key, keyHash, secret) : undefined;
+    const handle = this.settings.onStoreDown === 'run' ? new UnprotectedAttempt(this, key, keyHash) : undefined;
     return { kind: 'store-down', error, handle };
   }
 

@@ -150,8 +150,9 @@ export interface Idempotency {
   /** Settles the doubt about a key. False when it is not in doubt: it runs, has a result, or is unknown. */
   resolve(key: string, resolution: IdempotencyResolution): Promise<boolean>;
   /**
-   * Resolves when no attempt of this engine begins, runs or waits to be recorded. On shutdown await it after the server is closed, and before the
-   * store is: a handler whose client has left still works.
+   * Resolves when no call of this engine is under way, no handler runs, and none of their ends waits to be recorded. On shutdown await it after the
+   * server is closed, and before the store is: a handler whose client has left still works. It waits for a handler that never ends, too, so bound it
+   * where that may happen: `Promise.race([engine.idle(), sleep(10_000)])`. Work that begins afterwards is not waited for.
    */
   idle(): Promise<void>;
   /** The outcomes of all calls so far, by operation; at most 1,000 operations are told apart. */
@@ -243,7 +244,15 @@ class Functions implements Idempotency {
     return this.engine.operations.counts();
   }
 
-  async run<T>(
+  run<T>(
+    key: string,
+    fn: (handle: IdempotencyHandle) => T | PromiseLike<T>,
+    options: IdempotencyRunOptions,
+  ): Promise<T> {
+    return this.engine.work(() => this.runOnce(key, fn, options));
+  }
+
+  private async runOnce<T>(
     key: string,
     fn: (handle: IdempotencyHandle) => T | PromiseLike<T>,
     options: IdempotencyRunOptions,
@@ -273,7 +282,16 @@ class Functions implements Idempotency {
       : (this.answerOf(bytes) as T);
   }
 
-  async transaction<T>(
+  transaction<T>(
+    client: object,
+    key: string,
+    fn: (handle: TransactionHandle) => T,
+    options: IdempotencyRunOptions,
+  ): Promise<Awaited<T>> {
+    return this.engine.work(() => this.transactOnce(client, key, fn, options));
+  }
+
+  private async transactOnce<T>(
     client: object,
     key: string,
     fn: (handle: TransactionHandle) => T,

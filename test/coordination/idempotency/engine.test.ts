@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import {
   type Entry,
   type HoldfastEvent,
+  type Idempotency,
   type IdempotencyEvent,
   InDoubtError,
   idempotency,
@@ -826,5 +827,70 @@ describe('idempotency on a store that refuses every write', () => {
     const end = handle.complete(bytes(1));
     await clock.advance('10s');
     expect(await end).toBe('unrecorded');
+  });
+});
+
+describe('idle', () => {
+  /** What has happened, in order; `idle` when the engine was idle. */
+  function seenOf(once: Idempotency): string[] {
+    const seen: string[] = [];
+    once.idle().then(() => seen.push('idle'));
+    return seen;
+  }
+
+  it('waits for a call from the moment it is made', async () => {
+    const { once, clock } = setUp();
+    const running = once.run('k', () => clock.sleep(100), { ...scope, input: { cents: 1 } });
+    const seen = seenOf(once);
+    running.then(() => seen.push('answered'));
+    await clock.advance(100);
+    await running;
+    await clock.flush();
+    expect(seen).toEqual(['answered', 'idle']);
+  });
+
+  it('waits for a transaction', async () => {
+    const { once, clock } = setUp({}, (store) => ({
+      ...plain(store),
+      native: { transaction: () => clock.sleep(100).then(() => Promise.reject(new Error('rolled back'))) },
+    }));
+    const failing = expect(once.transaction({}, 'k', () => 1, scope)).rejects.toThrow('rolled back');
+    const seen = seenOf(once);
+    await clock.advance(99);
+    expect(seen).toEqual([]);
+    await clock.advance(1);
+    await failing;
+    await clock.flush();
+    expect(seen).toEqual(['idle']);
+  });
+
+  it('waits until a begin whose outcome is unknown has been undone', async () => {
+    const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 4 });
+    faulty.faults.push('lost', 'fails', 'fails');
+    expect((await once.begin({ ...raw })).kind).toBe('store-down');
+    const seen = seenOf(once);
+    await clock.flush();
+    expect(seen).toEqual([]);
+    await clock.advance('1s');
+    expect([seen, (await once.begin({ ...raw })).kind]).toEqual([['idle'], 'run']);
+  });
+
+  it('waits for a handler that runs unprotected, and takes its second end for none', async () => {
+    const { once, clock, faulty } = setUpUnreliable({ onStoreDown: 'run' });
+    faulty.faults.push('fails');
+    const unprotected = handleOf(await once.begin({ ...raw }));
+    const seen = seenOf(once);
+    await clock.flush();
+    expect(seen).toEqual([]);
+    await unprotected.abandon();
+    await unprotected.complete(undefined);
+    expect(seen).toEqual(['idle']);
+    const handle = handleOf(await once.begin({ ...raw }));
+    const seenLater = seenOf(once);
+    await clock.flush();
+    expect(seenLater).toEqual([]);
+    await handle.complete(undefined);
+    await clock.flush();
+    expect(seenLater).toEqual(['idle']);
   });
 });

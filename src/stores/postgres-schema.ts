@@ -204,7 +204,7 @@ BEGIN
       UPDATE ${table}
         SET value = convert_to((now_ms + owed_ms)::text, 'UTF8'), written_at = now, expires_at = now + owed_ms * interval '1 millisecond'
         WHERE key = wanted;
-      EXIT;
+      EXIT WHEN FOUND;
     END IF;
     misses := misses + 1;
     IF misses > ${mostMisses} THEN RAISE 'the row is neither there nor to be made'; END IF;

@@ -329,11 +329,13 @@ describe.skipIf(home === undefined)('postgresStore', () => {
       const store = postgresStore(pgPool({ application_name: table }), { timeout: '20s', table });
       await store.migrate();
       await store.write('old', bytes('a'), { ttlMs });
+      await store.native.consume('old limit', { limit: 10, periodMs: 60_000 });
       await admin.query(`CREATE FUNCTION ${table}_skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
         CREATE TRIGGER skip BEFORE ${event} ON ${table} FOR EACH ROW EXECUTE FUNCTION ${table}_skip()`);
       const write = (key: string) => () => store.write(key, bytes('b'), { ttlMs });
-      const consume = () => store.native.consume('new', { limit: 1, periodMs: 1000 });
-      for (const verb of event === 'INSERT' ? [write('new'), consume] : [write('old')]) {
+      const consume = (key: string) => () => store.native.consume(key, { limit: 10, periodMs: 60_000 });
+      const age = event === 'INSERT' ? 'new' : 'old';
+      for (const verb of [write(age), consume(`${age} limit`)]) {
         const error = await verb().catch((thrown: unknown) => thrown);
         expect(error).toMatchObject({ reason: 'failed', applied: 'no' });
         expect((error as StoreError).message).toContain('trigger');

@@ -124,6 +124,22 @@ describe.skipIf(program === undefined)('redisStore on a cluster', () => {
     for (const server of cluster?.nodes ?? []) await server.dispose();
   });
 
+  it.each(drivers)('whose client knows one node only asks for a cluster client ($title)', async ({ connect }) => {
+    const refusals: unknown[] = [];
+    for (const { port } of cluster.nodes) {
+      const connection = await connect(port);
+      ends.push(() => connection.close());
+      const store = redisStore(connection.client, { prefix: 'one-node', timeout: '20s' });
+      await store.write('key', value, { ttlMs }).catch((error) => refusals.push(error));
+    }
+    // One of the nodes serves the slot.
+    expect(refusals).toHaveLength(cluster.nodes.length - 1);
+    for (const refusal of refusals) {
+      const message = expect.stringMatching(/give the store a cluster client: .*MOVED/);
+      expect(refusal).toMatchObject({ reason: 'failed', applied: 'no', message });
+    }
+  });
+
   it(
     'keeps histories linearizable while slots move from node to node under four clients',
     async () => {

@@ -265,9 +265,13 @@ class Functions implements Idempotency {
     let value: T;
     try {
       value = await fn(handle);
-    } catch (error) {
-      await (handle.decision === 'keep' ? handle.complete(encodeError(error)) : handle.abandon());
-      throw error;
+    } catch (thrown) {
+      if (handle.decision !== 'keep') await handle.abandon();
+      else {
+        const { bytes, error } = attempted(() => encodeError(thrown));
+        await handle.complete(bytes, error);
+      }
+      throw thrown;
     }
     if (handle.decision === 'release') {
       await handle.abandon();

@@ -849,6 +849,15 @@ describe('idle', () => {
     expect(seen).toEqual(['answered', 'idle']);
   });
 
+  it('does not wait for a sealed call that has thrown what cannot be read', async () => {
+    const { once } = setUp();
+    const unreadable = Object.defineProperty({}, 'name', { get: () => expect.unreachable() });
+    const failing = once.run('k', ({ seal }) => seal().then(() => Promise.reject(unreadable)), scope);
+    expect(await failing.catch((thrown: unknown) => thrown === unreadable)).toBe(true);
+    await once.idle();
+    await expect(once.run('k', () => 'again', scope)).rejects.toMatchObject({ reason: 'not-stored' });
+  });
+
   it('waits for a transaction', async () => {
     const { once, clock } = setUp({}, (store) => ({
       ...plain(store),

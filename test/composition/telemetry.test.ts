@@ -100,7 +100,12 @@ function counting() {
       figures.set(key, (figures.get(key) ?? 0) + 1);
     }
   }
-  const client = { Counter: Metric, Histogram: Metric, Gauge: Metric, register: { removeSingleMetric() {} } };
+  const client = {
+    Counter: Metric,
+    Histogram: Metric,
+    Gauge: Metric,
+    register: { getSingleMetric() {}, removeSingleMetric() {} },
+  };
   return { client: client as never, figures };
 }
 

@@ -155,12 +155,17 @@ export class ServerProcess {
     const { child } = this;
     if (child === undefined || !this.isRunning) return;
     const gone = once(child, 'exit');
+    // A child that was forked while we look for the children of a killed server would survive.
+    if (signal === 'SIGKILL') process.kill(child.pid!, 'SIGSTOP');
+    const tree = processTree(child.pid!);
     // A frozen process receives no signal but SIGKILL.
-    this.signal('SIGCONT');
+    if (signal !== 'SIGKILL') this.signal('SIGCONT');
     this.signal(signal);
     const timer = setTimeout(() => this.signal('SIGKILL'), longestStopMs);
     await gone;
     clearTimeout(timer);
+    // Postgres does not start while an orphan still uses the shared memory.
+    while (tree.some(isAlive)) await sleep(5);
   }
 
   private signal(signal: NodeJS.Signals): void {
@@ -195,6 +200,16 @@ function killWithUs(child: ChildProcess, pid: number): void {
   });
   waits.unref();
   child.once('exit', () => waits.kill('SIGKILL'));
+}
+
+/** Whether a process has not ended; false without /proc. */
+function isAlive(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    return !stat.slice(stat.lastIndexOf(')') + 2).startsWith('Z');
+  } catch {
+    return false;
+  }
 }
 
 /** A process and all its descendants; only the process itself without /proc. */

@@ -89,6 +89,33 @@ describe.concurrent.each(stores)('on $store', ({ store, isThere }) => {
     expect(again.map(({ status, body }) => [status, body.toString()])).toEqual(shops.map(() => [201, expected]));
   });
 
+  it.skipIf(!isThere).each([
+    ['express', 'waits'],
+    ['fastify', 'waits'],
+    ['express', 'has left'],
+    ['fastify', 'has left'],
+  ])(
+    'a server with %s that is told to end records the order in flight of a client that %s, and exits by itself',
+    async (framework, client) => {
+      await using town = new Town(at());
+      const shops = [await town.open(framework, 'refuse', '5m'), await town.open(framework, 'refuse', '5m')] as const;
+      const [ending, next] = shops;
+      const key = `${framework} ${client}`;
+      const working = once(ending.child, 'message');
+      const leaving = new AbortController();
+      const first = order(ending, key, { pauseMs: 500, signal: leaving.signal });
+      await working;
+      if (client === 'has left') leaving.abort();
+      const exit = once(ending.child, 'exit');
+      ending.child.kill('SIGTERM');
+      expect(await exit).toEqual([0, null]);
+      expect((await first).status).toBe(client === 'waits' ? 201 : 0);
+      const again = await order(next, key);
+      expect([again.status, headerOf(again, 'idempotent-replayed')]).toEqual([201, 'true']);
+      expect(town.effects()).toEqual([{ key, attempt: 1 }]);
+    },
+  );
+
   it.skipIf(!isThere)(
     'a server that is frozen past its lease has had the only effect when it wakes, where the mode is refuse',
     async () => {

@@ -29,15 +29,15 @@ export function requestBytes({ method = 'POST', path = '/', headers = [], body }
   return Buffer.concat([Buffer.from(`${lines.join('\r\n')}\r\n\r\n`, 'latin1'), bytes]);
 }
 
-/** Sends a request and reads its answer to the end. */
-export async function send(port: number, request: RawRequest): Promise<RawAnswer> {
-  const bytes = await exchange(port, requestBytes(request));
+/** Sends a request and reads its answer to the end, or until the signal is aborted. */
+export async function send(port: number, request: RawRequest, signal?: AbortSignal): Promise<RawAnswer> {
+  const bytes = await exchange(port, requestBytes(request), signal);
   return parseAnswer(bytes, request.method === 'HEAD');
 }
 
-/** Sends bytes, and reads until the server closes the connection. */
-export async function exchange(port: number, bytes: Uint8Array): Promise<Buffer> {
-  const socket = connect(port, '127.0.0.1');
+/** Sends bytes, and reads until the server closes the connection or the signal is aborted. */
+export async function exchange(port: number, bytes: Uint8Array, signal?: AbortSignal): Promise<Buffer> {
+  const socket = connect({ port, host: '127.0.0.1', signal });
   const chunks: Buffer[] = [];
   socket.on('data', (chunk) => chunks.push(chunk));
   // A reset also counts as an answer, which ends in the middle.

@@ -1,9 +1,10 @@
 /** A shop in its own process, on a file that others share. It dies where a request tells it to. */
+import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promiseHooks } from 'node:v8';
-import type { IdempotencyHandle, Store } from '../../../src/index.js';
+import { type Idempotency, type IdempotencyHandle, idempotency, type Store } from '../../../src/index.js';
 import { postgresStore } from '../../../src/stores/postgres.js';
 import { redisStore } from '../../../src/stores/redis.js';
 import { sqliteStore } from '../../../src/stores/sqlite.js';
@@ -13,7 +14,7 @@ import { unsynced } from '../../support/unsynced.js';
 export const deaths = ['before-effect', 'after-effect', 'storing', 'stored', 'answered'] as const;
 export type Death = (typeof deaths)[number];
 
-const [path, framework, onLost, lease, records] = process.argv.slice(2) as [
+const [path, framework, onLost, lease, place] = process.argv.slice(2) as [
   string,
   string,
   'rerun' | 'resume' | 'refuse',
@@ -26,19 +27,30 @@ db.exec('PRAGMA busy_timeout = 30000; CREATE TABLE IF NOT EXISTS effects (key TE
 let death: Death | undefined;
 let isEffectDone = false;
 
+interface Records {
+  readonly store: Store;
+  /** Ends the store and its connections. */
+  readonly close: () => Promise<unknown>;
+}
+
 /** Modules that are not needed are not loaded, because loading takes longer than everything else. */
-async function openRecords(): Promise<Store> {
-  const [kind, port] = records.split(':');
+async function openRecords(): Promise<Records> {
+  const [kind, port] = place.split(':');
   if (kind === 'redis') {
     const { Redis } = await import('ioredis');
-    return redisStore(new Redis(Number(port), '127.0.0.1'), { timeout: '10s' });
+    const client = new Redis(Number(port), '127.0.0.1');
+    const store = redisStore(client, { timeout: '10s' });
+    return { store, close: () => store.close().then(() => client.quit()) };
   }
-  if (kind !== 'postgres') return sqliteStore(unsynced(path), { timeout: '10s' });
+  if (kind !== 'postgres') {
+    const store = sqliteStore(unsynced(path), { timeout: '10s' });
+    return { store, close: () => store.close() };
+  }
   const { default: pg } = await import('pg');
   const pool = new pg.Pool({ host: '127.0.0.1', port: Number(port), user: 'postgres', database: 'postgres', max: 4 });
   const store = postgresStore(pool, { timeout: '10s' });
   await store.migrate();
-  return store;
+  return { store, close: () => store.close().then(() => pool.end()) };
 }
 
 /** Dies when this many promises have continued since the request came in. With 0 it reports how many there are. */
@@ -97,22 +109,45 @@ async function sell(
 const asked = (header: (name: string) => unknown) =>
   [header('x-die') as Death | undefined, Number(header('x-pause') ?? 1)] as const;
 
+interface Serving {
+  readonly server: Server;
+  readonly close: () => Promise<unknown>;
+}
+
+/** Ends as docs/health.md says, in this order. Nothing else may keep the process alive. */
+async function end({ server, close }: Serving, keys: Idempotency, records: Records): Promise<void> {
+  process.channel?.unref();
+  const closing = setInterval(() => server.closeIdleConnections(), 20);
+  await close();
+  clearInterval(closing);
+  await keys.idle();
+  await records.close();
+}
+
 async function open(): Promise<Server> {
-  const options = { store: watched(await openRecords()), onLost, lease, storeTimeout: '10s' } as const;
+  const records = await openRecords();
+  const keys = idempotency({ store: watched(records.store), onLost, lease, storeTimeout: '10s' });
+  const serving = await serve(keys);
+  process.once('SIGTERM', () => void end(serving, keys, records));
+  return serving.server;
+}
+
+async function serve(keys: Idempotency): Promise<Serving> {
   if (framework === 'express') {
     const { default: express } = await import('express');
-    const { idempotency } = await import('../../../src/server/express.js');
+    const { idempotency: idempotent } = await import('../../../src/server/express.js');
     const app = express();
-    app.post('/orders', idempotency({ ...options, scope: () => 'all' }), async (request, response) => {
+    app.post('/orders', idempotent(keys, { scope: () => 'all' }), async (request, response) => {
       response.on('finish', () => dieAt('answered'));
       response.status(201).json(await sell(request.idempotency!, ...asked((name) => request.get(name))));
     });
-    return createServer(app);
+    const server = createServer(app);
+    return { server, close: () => once(server.close(), 'close') };
   }
   const { default: Fastify } = await import('fastify');
-  const { idempotency } = await import('../../../src/server/fastify.js');
+  const { idempotency: idempotent } = await import('../../../src/server/fastify.js');
   const app = Fastify();
-  app.register(idempotency, { ...options, scope: () => 'all' });
+  app.register(idempotent, { engine: keys, scope: () => 'all' });
   app.register(async (child) => {
     child.post('/orders', async (request, reply) => {
       reply.raw.on('finish', () => dieAt('answered'));
@@ -121,7 +156,7 @@ async function open(): Promise<Server> {
     });
   });
   await app.ready();
-  return app.server;
+  return { server: app.server, close: () => app.close() };
 }
 
 void open().then((server) => {

@@ -76,13 +76,13 @@ export class Town implements AsyncDisposable {
 export function order(
   { port }: Shop,
   key: string,
-  { die, diesAt, pauseMs }: { die?: Death; diesAt?: number; pauseMs?: number } = {},
+  { die, diesAt, pauseMs, signal }: { die?: Death; diesAt?: number; pauseMs?: number; signal?: AbortSignal } = {},
 ): Promise<RawAnswer> {
   const told: [name: string, value: string][] = [['Idempotency-Key', key]];
   if (die !== undefined) told.push(['X-Die', die]);
   if (diesAt !== undefined) told.push(['X-Dies-At', String(diesAt)]);
   if (pauseMs !== undefined) told.push(['X-Pause', String(pauseMs)]);
-  return send(port, { path: '/orders', headers: told });
+  return send(port, { path: '/orders', headers: told }, signal);
 }
 
 /** Asks until the answer is no longer that the order is in progress. */

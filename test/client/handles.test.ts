@@ -43,6 +43,10 @@ describe('breakerHandles', () => {
     expect(breakerHandles(answer(status))).toBe(false);
   });
 
+  it('counts a 403 as a success, with a time and without', () => {
+    expect([answer(403), answer(403, { 'retry-after': '60' })].map(breakerHandles)).toEqual([false, false]);
+  });
+
   it.each([[{ 'retry-after': '5' }], [{ ratelimit: '"a";r=0;t=5' }], [{ 'x-ratelimit-reset': '5' }]])(
     'counts a 429 that names its time by %j as a success',
     (headers) => {

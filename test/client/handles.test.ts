@@ -23,6 +23,13 @@ describe('handles', () => {
     expect(handles(answer(status, { 'retry-after': '1' }))).toBe(true);
   });
 
+  it('counts a 403 or 409 whose headers cannot be read as no reason for another attempt', () => {
+    const get = () => {
+      throw new Error('released');
+    };
+    for (const status of [403, 409]) expect(handles(answer(status, { get } as never))).toBe(false);
+  });
+
   it('reads the responses of undici, and no other value', () => {
     expect(handles({ ok: true, value: { statusCode: 503, headers: {} } })).toBe(true);
     const [none, text] = [

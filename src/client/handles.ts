@@ -22,6 +22,16 @@ export function headOf(outcome: Outcome): { readonly status: number; readonly he
   return { status: statusCode, headers };
 }
 
+/** Whether a response says by `Retry-After` when to come back. */
+export function hasRetryAfter(headers: object): boolean {
+  try {
+    return headerOf(headers, 'retry-after') !== undefined;
+  } catch {
+    // A getter of a foreign object threw.
+    return false;
+  }
+}
+
 /**
  * Whether an outcome of a request is worth another attempt: a network fault, 408, 425, 429, a 5xx other than 501 and
  * 505, or one that says when to come back: a 409 (the first request with this idempotency key is still in progress) or a 403
@@ -45,7 +55,7 @@ export function handles(outcome: Outcome): boolean {
   const head = headOf(outcome);
   if (head === undefined) return false;
   const { status, headers } = head;
-  if (status === 409 || status === 403) return headerOf(headers, 'retry-after') !== undefined;
+  if (status === 409 || status === 403) return hasRetryAfter(headers);
   if (status === 408 || status === 425 || status === 429) return true;
   return status >= 500 && status !== 501 && status !== 505;
 }

@@ -13,9 +13,9 @@ import { RateLimitedError } from '../core/errors.js';
 import type { Events } from '../core/events.js';
 import type { Outcome } from '../core/outcome.js';
 import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
-import { headerOf, retryHintOf } from '../policies/retry/retry-after.js';
+import { retryHintOf } from '../policies/retry/retry-after.js';
 import { Waiter, type WaitingRoom } from '../policies/waiter.js';
-import { headOf } from './handles.js';
+import { hasRetryAfter, headOf } from './handles.js';
 import { type Quota, quotaOf } from './rate-limit-headers.js';
 
 /** A pacer's settings, in milliseconds and counts. */
@@ -123,15 +123,12 @@ export class Pacer implements Guard, WaitingRoom {
     if (outcome !== undefined && head !== undefined) {
       const nowMs = clock.now();
       const wallNowMs = clock.wallNow();
-      if (
-        head.status === 429 ||
-        head.status === 503 ||
-        (head.status === 403 && headerOf(head.headers, 'retry-after'))
-      ) {
+      const { status, headers } = head;
+      if (status === 429 || status === 503 || (status === 403 && hasRetryAfter(headers))) {
         const hint = retryHintOf(outcome, wallNowMs);
         if (typeof hint === 'number') this.pauseFor(hint, nowMs);
       }
-      const quota = quotaOf(head.headers, wallNowMs);
+      const quota = quotaOf(headers, wallNowMs);
       if (quota !== undefined) this.learn(quota, nowMs);
     }
     this.due();

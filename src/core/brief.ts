@@ -17,5 +17,5 @@ export function showBriefly<T extends object>(prototype: T, figuresOf: (thing: T
   const value = function (this: T) {
     return figuresOf(this);
   };
-  for (const name of askedAs) Object.defineProperty(prototype, name, { value, configurable: true });
+  for (const name of askedAs) Object.defineProperty(prototype, name, { value });
 }

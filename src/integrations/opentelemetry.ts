@@ -1,9 +1,9 @@
 /**
  * OpenTelemetry: exports holdfast's metrics, and a span for each call with a child span for each attempt, through the API that the user passes in.
  *
- * Promise: `@opentelemetry/api` is never imported, so any SDK for it works. A span that cannot be started or ended costs no call. No attribute holds a key, a value or the text of an error. An attempt's
- * span is current while its operation runs, so spans created there become its children. It ends when nobody waits for the attempt any more. Names:
- * docs/telemetry.md.
+ * Promise: `@opentelemetry/api` is never imported, so any SDK for it works. A span that cannot be started or ended costs no call. No attribute holds
+ * a key, a value or the text of an error. An attempt's span is current while its operation runs, so spans created there become its children. It ends
+ * when nobody waits for the attempt any more. Names: docs/telemetry.md.
  */
 import { type CallObserver, observeCalls } from '../core/ambient.js';
 import type { Call } from '../core/call.js';

@@ -13,6 +13,7 @@ import {
   pipeline,
   RejectedError,
   retry,
+  type Strategy,
   timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
@@ -111,9 +112,43 @@ describe('the attempts of a request', () => {
       return one;
     });
     const failed = Promise.resolve(result).catch((error) => error);
+    await clock.advance(160);
+    expect(happened).toEqual(['sent 1', 'sent 2', 'given back 1']);
     await clock.advance('1s');
     expect(await failed).toMatchObject({ code: 'ERR_TIMEOUT' });
     expect(happened).toEqual(['sent 1', 'sent 2', 'given back 1', 'given back 2']);
+  });
+
+  it('release an answer that arrives after a policy has answered with another, and left its attempt running', async () => {
+    const both: Strategy = {
+      name: 'both',
+      handle: (call, next) => Promise.race([next(call), next(call)]),
+    };
+    const { clock, run, answer, happened } = setUp(() => ({ policy: pipeline(both) }));
+    const result = run(async (number) => {
+      const one = answer(200);
+      await clock.sleep(100 * number);
+      return { ...one, number };
+    });
+    await clock.advance(150);
+    expect(await result).toMatchObject({ number: 1 });
+    expect(happened).toEqual(['sent 1', 'sent 2']);
+    await clock.advance(100);
+    expect(happened).toEqual(['sent 1', 'sent 2', 'given back 2']);
+  });
+
+  it('are not resent after a lost connection when nobody waits for them any more', async () => {
+    const { clock, run, answer, happened, count } = setUp((clock) => ({
+      policy: pipeline(timeout({ after: 100, clock })),
+    }));
+    await run(() => answer(200));
+    const late = run(async () => {
+      await clock.sleep(150);
+      throw reset();
+    }).catch((error) => error);
+    await clock.advance('1s');
+    expect(await late).toMatchObject({ code: 'ERR_TIMEOUT' });
+    expect([happened, count('reconnected')]).toEqual([['sent 1', 'sent 2'], 0]);
   });
 
   it('send the remaining time and, only if a retry is at work, the attempt number', async () => {

@@ -23,6 +23,13 @@ describe('handles', () => {
     expect(handles(answer(status, { 'retry-after': '1' }))).toBe(true);
   });
 
+  it('counts a 403 or 409 whose headers cannot be read as no reason for another attempt', () => {
+    const get = () => {
+      throw new Error('released');
+    };
+    for (const status of [403, 409]) expect(handles(answer(status, { get } as never))).toBe(false);
+  });
+
   it('reads the responses of undici, and no other value', () => {
     expect(handles({ ok: true, value: { statusCode: 503, headers: {} } })).toBe(true);
     const [none, text] = [
@@ -41,6 +48,10 @@ describe('breakerHandles', () => {
 
   it.each([200, 404, 408, 409])('counts %d as a success', (status) => {
     expect(breakerHandles(answer(status))).toBe(false);
+  });
+
+  it('counts a 403 as a success, with a time and without', () => {
+    expect([answer(403), answer(403, { 'retry-after': '60' })].map(breakerHandles)).toEqual([false, false]);
   });
 
   it.each([[{ 'retry-after': '5' }], [{ ratelimit: '"a";r=0;t=5' }], [{ 'x-ratelimit-reset': '5' }]])(

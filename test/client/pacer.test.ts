@@ -222,6 +222,19 @@ describe('Pacer', () => {
     expect(startsMs).toHaveLength(2);
   });
 
+  it('passes on a response whose headers cannot be read, and stays open', async () => {
+    const get = () => {
+      throw new Error('released');
+    };
+    for (const status of [200, 403, 429]) {
+      const { send, startsMs } = paced();
+      const response = { status, headers: { get } };
+      expect(await send(response as never)).toEqual({ ok: true, value: response });
+      await send();
+      expect([status, startsMs.length]).toEqual([status, 2]);
+    }
+  });
+
   it('is stopped by a 403, 429 and 503, not by hints of other responses or by anything else', async () => {
     for (const [status, stops] of [
       [200, false],

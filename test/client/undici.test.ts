@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import { Agent, BalancedPool, FormData, fetch as undiciFetch } from 'undici';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { breakerHandles, type ClientOptions, handles, resilience } from '../../src/client/undici.js';
 import {
   CircuitOpenError,
@@ -15,6 +15,7 @@ import {
   pipeline,
   RateLimitedError,
   retry,
+  systemClock,
   timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
@@ -540,6 +541,8 @@ describe('resilience over a dispatcher', () => {
       await setImmediate();
       const hasPassed = heard[0]?.[0] === 'start';
       expect([step, heard.length, hasPassed ? control.reason : heard[0]?.[1]]).toEqual([step, 1, 'left']);
+      // An answer that nobody reads or ends keeps its connection for ever.
+      expect([step, control.aborted || control.calls.includes('resume')]).toEqual([step, true]);
     }
   });
 
@@ -591,6 +594,32 @@ describe('resilience over a dispatcher', () => {
     expect([control.aborted, heard]).toEqual([false, []]);
     data(bytes(1));
     expect(String(control.reason)).toContain('not wanted');
+  });
+
+  it('closes the connection of a discarded answer after a second, unless it has ended by then', async () => {
+    const schedule = vi.spyOn(systemClock, 'schedule');
+    const cancel = vi.spyOn(systemClock, 'cancel');
+    const { send, answer, sent } = scripted({ policy: pipeline(repeating(3)) });
+    const discarded = async (index: number) => {
+      const { control, ...rest } = answer(index, 503);
+      schedule.mockClear();
+      const nowMs = systemClock.now();
+      await expect.poll(() => control.calls).toEqual(['resume']);
+      await expect.poll(() => sent.length).toBe(index + 2);
+      // The other one is that of the retry's wait.
+      const [patience] = schedule.mock.calls.find(([, atMs]) => atMs - nowMs >= 1_000)!;
+      return { control, patience, ...rest };
+    };
+    send();
+    const endless = await discarded(0);
+    expect(endless.control.aborted).toBe(false);
+    endless.patience.expire();
+    expect(String(endless.control.reason)).toContain('not wanted');
+    const short = await discarded(1);
+    short.end();
+    expect(cancel).toHaveBeenCalledWith(short.patience);
+    systemClock.cancel(endless.patience);
+    vi.restoreAllMocks();
   });
 
   it('does not touch an answer that had ended when it was discarded', async () => {

@@ -247,6 +247,19 @@ describe('systemClock on a simulated platform', () => {
     expect(armed()).toEqual([]);
   });
 
+  it('keeps nothing of a wait longer than the platform supports, once it is cancelled, moved or over', async () => {
+    const { clock, timer, goTo, fired } = await play();
+    const [taken, moved, over] = [timer('taken'), timer('moved'), timer('over')];
+    for (const one of [taken, moved, over]) clock.schedule(one, 2 * month);
+    expect(clock).toMatchObject({ far: { size: 3 } });
+    clock.cancel(taken);
+    clock.schedule(moved, 100);
+    expect(clock).toMatchObject({ far: { size: 1 } });
+    goTo(2 * month);
+    expect(clock).toMatchObject({ far: { size: 0 } });
+    expect(fired).toEqual(['moved at 100', `over at ${2 * month}`]);
+  });
+
   it('holds no longer wait than the platform supports, whenever it begins', async () => {
     const { clock, timer, goTo, fired } = await play();
     clock.schedule(timer('last'), month - 1);

@@ -67,8 +67,14 @@ describe('instrument of holdfast/prometheus', () => {
     const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
     begin({ client: { ...client, Histogram } });
     const outcome = await pipeline(timeout('1m')).attempt(() => 1);
+    const clock = virtualClock();
+    const late = pipeline(timeout({ after: '1s', clock })).attempt(() => new Promise(() => {}));
+    await clock.advance('1s');
     await setImmediate();
-    expect(outcome).toEqual({ ok: true, value: 1 });
+    expect([outcome, await late]).toMatchObject([
+      { ok: true, value: 1 },
+      { ok: false, error: { code: 'ERR_TIMEOUT' } },
+    ]);
     expect(warn.mock.calls.map(([text]) => text)).toEqual([expect.stringContaining('too many labels')]);
     warn.mockRestore();
   });

@@ -8,10 +8,12 @@ import {
   HandlesError,
   type HoldfastEvent,
   isAbandoned,
+  keyed,
   OptionsError,
   pipeline,
   retry,
   type SingleFlightOptions,
+  type Strategy,
   singleFlight,
   timeout,
 } from '../../src/index.js';
@@ -327,6 +329,18 @@ describe('singleFlight', () => {
     const flights = pipeline(retry({ attempts: 3, backoff: constant(0) }), singleFlight({ key: byCallKey }));
     await flights.attempt(({ attempt }) => Promise.reject(attempts.push(attempt)), { key: 'a' });
     expect(attempts).toEqual([1, 2, 3]);
+  });
+
+  it('makes one attempt of a retry inside it if its first caller is retried, and all of them otherwise', async () => {
+    const runs = async (...outside: Strategy[]) => {
+      let count = 0;
+      const inside = keyed(() => retry({ attempts: 2, backoff: constant(0) }));
+      const flights = pipeline(...outside, singleFlight({ key: byCallKey }), inside);
+      await flights.attempt(() => Promise.reject(++count), { key: 'a' });
+      return count;
+    };
+    expect(await runs(retry({ attempts: 3, backoff: constant(0) }))).toBe(3);
+    expect(await runs()).toBe(2);
   });
 
   it('is not affected by a caller that ends its call after the answer', async () => {

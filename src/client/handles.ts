@@ -35,7 +35,7 @@ export function hasRetryAfter(headers: object): boolean {
 /**
  * Whether an outcome of a request is worth another attempt: a network fault, 408, 425, 429, a 5xx other than 501 and
  * 505, or one that says when to come back: a 409 (the first request with this idempotency key is still in progress) or a 403
- * (GitHub's word for too many requests).
+ * (GitHub limits requests with it).
  *
  * For `retry({ handles })` and `hedge` around a plain `fetch`; `createFetch` uses it by default.
  *

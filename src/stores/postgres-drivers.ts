@@ -94,8 +94,8 @@ export interface Statement {
 
 /** The common interface of the two libraries. */
 export interface Driver {
-  /** What a reply may be missing for, besides the server. */
-  readonly orElse: string;
+  /** Ends the message that says that the server did not answer in time: what else the cause may be with this library. */
+  readonly lateAdvice: string;
   /** @param prepare - Whether statements may be prepared under names that the library chooses. */
   open(prepare: boolean): void;
   close(): void;
@@ -123,7 +123,7 @@ function pg(pool: PgPool): Driver {
   // The prepared names are ours, so on any connection that a pooler assigns, a name means the same statement.
   const asking = new Asking('often');
   return {
-    orElse: '',
+    lateAdvice: '',
     open: () => addClientListener(pool, 'error', ignoreIdle),
     close: () => removeClientListener(pool, 'error', ignoreIdle),
     statement: (sql, values) => new PgStatement(pool, asking, sql, values),
@@ -232,7 +232,7 @@ function postgresJs(sql: PostgresJs): Driver {
   let asking = new Asking('once');
   const connection = postgresJsConnection(sql);
   return {
-    orElse: ', or its connections were all in use; then raise "max", or look for a long transaction',
+    lateAdvice: ', or its connections were all in use; then raise "max", or look for a long transaction',
     open(prepare) {
       if (prepare) asking = new Asking('often');
     },

@@ -397,8 +397,8 @@ class PooledStore extends Verbs implements PostgresStore {
   }
 
   /** @internal */
-  get orElse(): string {
-    return this.driver.orElse;
+  get lateAdvice(): string {
+    return this.driver.lateAdvice;
   }
 
   /** @internal */
@@ -447,9 +447,9 @@ class Verb extends TimedVerb {
   }
 
   override timedOut(): void {
-    const { timeoutMs, orElse } = this.store;
+    const { timeoutMs, lateAdvice } = this.store;
     const unsent = `the pool had no connection to give for ${timeoutMs} ms; raise its size, or look for code that never releases one`;
-    this.late(unsent, `the server did not answer within ${timeoutMs} ms${orElse}`, 'timeout');
+    this.late(unsent, `the server did not answer within ${timeoutMs} ms${lateAdvice}`, 'timeout');
   }
 
   override aborted(reason: unknown): void {

@@ -255,6 +255,14 @@ export class LockTable {
     return wasHolder;
   }
 
+  /** Gives up the seat of a lease. Whether it was still there. */
+  async giveUp({ owner, mode, seen }: Seat): Promise<boolean> {
+    const { version, record } = seen;
+    // An exclusive holder is alone: unless somebody has written since, the whole record goes, which needs no plan.
+    if (mode !== 'exclusive' || record.claim !== undefined) return this.leave([owner], seen);
+    return (await this.vacate({ ifVersion: version })) || this.leave([owner], await this.look());
+  }
+
   async look(): Promise<Seen> {
     return this.read(await this.store.read(this.storeKey));
   }

@@ -162,7 +162,7 @@ export class StoredLine extends Line {
     const { clock, isFair } = this.settings;
     const isPassedOn = !isFair && next?.mode === seat.mode && clock.now() < sliceEndsMs;
     try {
-      if (!isPassedOn) return (await this.table.leave([seat.owner], seat.seen)) ? 'released' : 'lost';
+      if (!isPassedOn) return (await this.table.giveUp(seat)) ? 'released' : 'lost';
       const heir = await this.table.passOn(seat, owner);
       if (heir === undefined) return 'lost';
       this.grant(heir, this.waiters.first, sliceEndsMs);

@@ -607,7 +607,8 @@ class StoredLease extends LeaseBase {
     const { keeper, line } = this;
     this.endWatch();
     const wasHeld = keeper.isHeld();
-    await keeper.stop();
+    const renewal = keeper.stop();
+    if (renewal !== undefined) await renewal;
     const { seat } = this;
     // The lease is over here, but may still be in the store, where it blocks others.
     if (!wasHeld && !this.isTaken) line.cleanUp([seat.owner]);

@@ -123,9 +123,15 @@ export class LockTable {
    *
    * @param waiting - The owner waits: in the store's queue, if there is one; and a writer keeps new readers out.
    */
-  async join(owner: string, mode: LockMode, waiting?: Waiting): Promise<Seat | Taken> {
+  join(owner: string, mode: LockMode, waiting?: Waiting): Promise<Seat | Taken> {
+    const { queue } = this;
+    if (mode === 'exclusive' && queue !== undefined) return this.enter(queue, owner, waiting);
+    return this.sit(owner, mode, waiting);
+  }
+
+  /** Like `join`, by compare-and-set. */
+  private async sit(owner: string, mode: LockMode, waiting: Waiting | undefined): Promise<Seat | Taken> {
     const { ttlMs, permits } = this.settings;
-    if (mode === 'exclusive' && this.queue !== undefined) return this.enter(this.queue, owner, waiting);
     const quiet = (leftMs: number) => ({ leftMs, isClaimed: false });
     const outcome = await this.change<Taken>(
       nothing,

@@ -54,7 +54,7 @@ export interface LeaseTerms {
 /** `'suspect'`: the last renewal failed, and there is still time for another. */
 export type LeaseState = 'held' | 'suspect' | 'lost' | 'ended';
 
-/** The keeper is also the timer of its own end. */
+/** The keeper is also the timer of whatever comes next: a renewal or its own end. */
 export class LeaseKeeper extends Timer {
   private readonly terms: LeaseTerms;
   private readonly background: Clock;
@@ -65,10 +65,6 @@ export class LeaseKeeper extends Timer {
   private sent: Instant;
   private current: LeaseState = 'held';
   private running: Promise<boolean | undefined> | undefined = undefined;
-  private readonly renewal = callbackTimer(() => {
-    // A process that was frozen may get here before the end timer fires: an expired lease is not renewed.
-    if (this.isHeld()) void this.renew();
-  });
 
   /** For a claim whose first write was sent at `sent` and has succeeded. */
   constructor(terms: LeaseTerms, sent: Instant) {
@@ -78,13 +74,12 @@ export class LeaseKeeper extends Timer {
     this.leaseMs = terms.leaseMs;
     this.sent = sent;
     this.grantedMs = terms.leaseMs;
-    // The nearer timer first: a timer that is earlier than all others makes the clock re-arm the timer of the platform.
-    this.background.schedule(this.renewal, sent.monotonicMs + this.untilRenewalMs());
-    this.background.schedule(this, sent.monotonicMs + this.safeMs());
+    this.wakeAt(sent.monotonicMs + this.untilRenewalMs());
   }
 
   override expire(): void {
-    this.check();
+    // Only a lease that has not ended is renewed: a process that was frozen may get here late.
+    if (this.isHeld()) void this.renew();
   }
 
   get state(): LeaseState {
@@ -104,7 +99,7 @@ export class LeaseKeeper extends Timer {
     const { clock } = this.terms;
     const passedMs = Math.max(clock.now() - this.sent.monotonicMs, clock.wallNow() - this.sent.wallMs);
     const leftMs = this.safeMs() - passedMs;
-    // The end timer fires only once. A rounding error must not make it find a remainder of almost nothing.
+    // A rounding error must not make the timer of the end find a remainder of almost nothing.
     return leftMs < 0.001 ? 0 : leftMs;
   }
 
@@ -121,11 +116,11 @@ export class LeaseKeeper extends Timer {
     if (this.isHeld()) this.lose('taken');
   }
 
-  /** Stops renewing; the claim can then no longer be lost. Resolves when no renewal is in flight, so that none overtakes what the caller does next. */
-  async stop(): Promise<void> {
+  /** Stops renewing; the claim can then no longer be lost. Returns the renewal in flight, so that the caller can wait: it must not overtake what he does next. */
+  stop(): Promise<unknown> | undefined {
     if (this.current !== 'lost') this.current = 'ended';
-    this.cancel();
-    await this.running;
+    this.background.cancel(this);
+    return this.running;
   }
 
   /** How long the claim can be relied on, counted from when the last renewal was sent. */
@@ -136,17 +131,16 @@ export class LeaseKeeper extends Timer {
   private count(sent: Instant, leaseMs: number): void {
     this.sent = sent;
     this.grantedMs = leaseMs;
-    this.background.schedule(this, sent.monotonicMs + this.safeMs());
+  }
+
+  /** Wakes up then, or at the end of the lease if that is sooner. */
+  private wakeAt(atMs: number): void {
+    this.background.schedule(this, Math.min(atMs, this.sent.monotonicMs + this.safeMs()));
   }
 
   /** A lease that was shortened needs its renewals sooner. */
   private untilRenewalMs(): number {
     return Math.min(this.terms.renewEveryMs ?? this.grantedMs / 3, this.safeMs() / 2);
-  }
-
-  private cancel(): void {
-    this.background.cancel(this);
-    this.background.cancel(this.renewal);
   }
 
   private check(): void {
@@ -156,7 +150,7 @@ export class LeaseKeeper extends Timer {
 
   private lose(reason: 'taken' | 'expired'): void {
     this.current = 'lost';
-    this.cancel();
+    this.background.cancel(this);
     this.terms.onLost(reason);
   }
 
@@ -169,22 +163,23 @@ export class LeaseKeeper extends Timer {
 
   private async tryOnce(): Promise<boolean | undefined> {
     const { clock, random } = this.terms;
-    this.background.cancel(this.renewal);
     const sent = instantOf(clock);
     const { leaseMs } = this;
     // The store may have applied the shorter lease whatever the answer is, so it counts from now on.
     if (safeLeaseMs(leaseMs, this.terms.marginMs) < this.remainingMs()) this.count(sent, leaseMs);
+    // No other renewal while this one is in flight.
+    this.wakeAt(Number.POSITIVE_INFINITY);
     const answer = await this.ask(leaseMs);
     // The lease may have been lost or released in the meantime; then the answer no longer matters.
     if (!this.isHeld()) return answer;
     if (answer === true) {
       this.current = 'held';
       this.count(sent, leaseMs);
-      this.background.schedule(this.renewal, sent.monotonicMs + this.untilRenewalMs());
+      this.wakeAt(sent.monotonicMs + this.untilRenewalMs());
     } else if (answer === false) this.lose('taken');
     else {
       this.current = 'suspect';
-      this.background.schedule(this.renewal, clock.now() + (this.grantedMs / 20) * (0.5 + random()));
+      this.wakeAt(clock.now() + (this.grantedMs / 20) * (0.5 + random()));
     }
     return answer;
   }

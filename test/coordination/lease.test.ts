@@ -89,12 +89,19 @@ describe('LeaseKeeper', () => {
     const { clock, lease } = keeper(() => new Promise((resolve) => (answer = resolve)));
     await clock.advance(1_000);
     let hasStopped = false;
-    const stopped = lease.stop().then(() => (hasStopped = true));
+    const stopped = Promise.resolve(lease.stop()).then(() => (hasStopped = true));
     await clock.advance(10);
     expect(hasStopped).toBe(false);
     answer(true);
     await stopped;
     expect([lease.state, clock.pendingTimers]).toEqual(['ended', 0]);
+  });
+
+  it('owns one timer between renewals', async () => {
+    const { clock, lease } = keeper(async () => true);
+    expect(clock.pendingTimers).toBe(1);
+    await clock.advance(10_500);
+    expect([lease.state, clock.pendingTimers]).toEqual(['held', 1]);
   });
 
   it('counts a longer lease only once the store has given it', async () => {

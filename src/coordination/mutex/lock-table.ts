@@ -123,9 +123,15 @@ export class LockTable {
    *
    * @param waiting - The owner waits: in the store's queue, if there is one; and a writer keeps new readers out.
    */
-  async join(owner: string, mode: LockMode, waiting?: Waiting): Promise<Seat | Taken> {
+  join(owner: string, mode: LockMode, waiting?: Waiting): Promise<Seat | Taken> {
+    const { queue } = this;
+    if (mode === 'exclusive' && queue !== undefined) return this.enter(queue, owner, waiting);
+    return this.sit(owner, mode, waiting);
+  }
+
+  /** Like `join`, by compare-and-set. */
+  private async sit(owner: string, mode: LockMode, waiting: Waiting | undefined): Promise<Seat | Taken> {
     const { ttlMs, permits } = this.settings;
-    if (mode === 'exclusive' && this.queue !== undefined) return this.enter(this.queue, owner, waiting);
     const quiet = (leftMs: number) => ({ leftMs, isClaimed: false });
     const outcome = await this.change<Taken>(
       nothing,
@@ -253,6 +259,14 @@ export class LockTable {
       return { record: { holders: others, claim: isClaimed ? undefined : claim } };
     });
     return wasHolder;
+  }
+
+  /** Gives up the seat of a lease. Whether it was still there. */
+  async giveUp({ owner, mode, seen }: Seat): Promise<boolean> {
+    const { version, record } = seen;
+    // An exclusive holder is alone: unless somebody has written since, the whole record goes, which needs no plan.
+    if (mode !== 'exclusive' || record.claim !== undefined) return this.leave([owner], seen);
+    return (await this.vacate({ ifVersion: version })) || this.leave([owner], await this.look());
   }
 
   async look(): Promise<Seen> {

@@ -12,6 +12,7 @@ import type { Duration } from '../../core/duration.js';
 import { StoreError } from '../../core/errors.js';
 import { asMicrotask } from '../../core/event-loop.js';
 import type { QueueTurn, StoreWatch } from '../../stores/store.js';
+import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
 import { LeaseKeeper, safeLeaseMs } from '../lease.js';
 import { LeaseBase, type LeaseRelease, type LossReason } from './lease-handle.js';
 import { Line, type LockMode, type LockView, type Waiter } from './line.js';
@@ -61,7 +62,7 @@ export class StoredLine extends Line {
   /** @internal */ readonly table: LockTable;
   private readonly owners: Owners;
   /** The leases of this key that this process holds. */
-  private readonly held = new Set<StoredLease>();
+  private readonly held = new LinkedQueue<StoredLease>();
   /** Each campaign asks the store: for the first waiter here or, for a fair lock, for one waiter of its own. */
   private readonly campaigns = new Map<Waiter | undefined, Campaign>();
   private cleanUps = 0;
@@ -125,13 +126,13 @@ export class StoredLine extends Line {
   }
 
   async forceRelease(): Promise<boolean> {
-    const before = [...this.held];
+    const before = this.leases;
     this.asks++;
     try {
       const wasHeld = await this.table.clear();
       this.clearedMs = this.settings.clock.now();
       for (const lease of before) lease.takeAway();
-      for (const lease of this.held) this.doubt(lease);
+      for (const lease of this.leases) this.doubt(lease);
       return wasHeld;
     } finally {
       this.asks--;
@@ -141,7 +142,9 @@ export class StoredLine extends Line {
 
   /** @internal Whether this process holds the lock exclusively, so that no other process can get it. */
   get isMine(): boolean {
-    for (const { seat } of this.held) if (seat.mode === 'exclusive') return true;
+    for (let lease = this.held.first; lease !== undefined; lease = lease.nextInQueue) {
+      if (lease.seat.mode === 'exclusive') return true;
+    }
     return false;
   }
 
@@ -162,7 +165,7 @@ export class StoredLine extends Line {
     const { clock, isFair } = this.settings;
     const isPassedOn = !isFair && next?.mode === seat.mode && clock.now() < sliceEndsMs;
     try {
-      if (!isPassedOn) return (await this.table.leave([seat.owner], seat.seen)) ? 'released' : 'lost';
+      if (!isPassedOn) return (await this.table.giveUp(seat)) ? 'released' : 'lost';
       const heir = await this.table.passOn(seat, owner);
       if (heir === undefined) return 'lost';
       this.grant(heir, this.waiters.first, sliceEndsMs);
@@ -176,7 +179,9 @@ export class StoredLine extends Line {
 
   /** @internal */
   drop(lease: StoredLease): void {
-    if (!this.held.delete(lease)) return;
+    if (lease.isDropped) return;
+    lease.isDropped = true;
+    this.held.remove(lease);
     if (!this.isMine) this.campaigns.get(undefined)?.poke();
     this.rest();
   }
@@ -316,6 +321,12 @@ export class StoredLine extends Line {
   /** If the key was released by force while the request was in flight, the grant may date from before or after that: look. */
   private doubt(lease: StoredLease): void {
     if (lease.seat.sent.monotonicMs <= this.clearedMs) void lease.look();
+  }
+
+  private get leases(): readonly StoredLease[] {
+    const leases: StoredLease[] = [];
+    for (let lease = this.held.first; lease !== undefined; lease = lease.nextInQueue) leases.push(lease);
+    return leases;
   }
 
   private sliceEnd(): number {
@@ -491,7 +502,10 @@ class Campaign extends Timer implements Waiting {
   }
 }
 
-class StoredLease extends LeaseBase {
+class StoredLease extends LeaseBase implements QueueNode<StoredLease> {
+  previousInQueue: StoredLease | undefined = undefined;
+  nextInQueue: StoredLease | undefined = undefined;
+  isDropped = false;
   seat: Seat;
   readonly sliceEndsMs: number;
   protected readonly policy: string;
@@ -607,7 +621,8 @@ class StoredLease extends LeaseBase {
     const { keeper, line } = this;
     this.endWatch();
     const wasHeld = keeper.isHeld();
-    await keeper.stop();
+    const renewal = keeper.stop();
+    if (renewal !== undefined) await renewal;
     const { seat } = this;
     // The lease is over here, but may still be in the store, where it blocks others.
     if (!wasHeld && !this.isTaken) line.cleanUp([seat.owner]);

@@ -97,7 +97,7 @@ describe('faultProxy', () => {
     expect(performance.now() - beganMs).toBeGreaterThanOrEqual(59);
   });
 
-  it('drips', async () => {
+  it('lets replies through a few bytes at a time', async () => {
     const one = await client();
     await proxy.inject({ kind: 'drip', bytes: 3, every: 60, direction: 'replies' });
     const sizes: number[] = [];

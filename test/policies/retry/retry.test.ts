@@ -728,7 +728,7 @@ describe('retry', () => {
       expect(calls).toBe(attempts);
     });
 
-    it('reports that', async () => {
+    it('reports that nesting stopped it', async () => {
       const reports: unknown[] = [];
       const heard = keyed(
         () => pipeline(retry({ on: (event) => event.type === 'retry-stopped' && reports.push(event.stoppedBy) })),

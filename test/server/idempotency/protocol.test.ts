@@ -62,7 +62,7 @@ describe('the header of a key', () => {
 });
 
 describe('an answer that is kept', () => {
-  it('is final', () => {
+  it('has a final status, not one that another attempt may change', () => {
     const kept = [200, 204, 299, 301, 399, 400, 402, 404, 407, 409, 410, 422, 424, 426, 428, 430, 499];
     const passing = [100, 199, 401, 403, 408, 421, 425, 429, 500, 503, 599];
     expect([kept.filter((one) => !isKeptStatus(one)), passing.filter(isKeptStatus)]).toEqual([[], []]);

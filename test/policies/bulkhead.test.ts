@@ -39,6 +39,17 @@ const hasDependents = (call: Call | undefined) =>
 const reasonOf = (outcome: Outcome | Refusal) =>
   'error' in outcome && outcome.error instanceof BulkheadFullError ? outcome.error.reason : undefined;
 
+/** A guard around another that does not pass `ended` on. */
+function withoutEnded(inner: Guard): Guard {
+  return {
+    name: 'wrapper',
+    admit(call) {
+      const permit = permitOf(inner.admit(call));
+      return { settle: (outcome) => permit.settle(outcome), release: () => permit.release() };
+    },
+  };
+}
+
 describe('bulkhead', () => {
   it('runs at most `limit` operations, queues at most `queue`, and refuses the rest at once', async () => {
     const clock = virtualClock();
@@ -332,13 +343,7 @@ describe('bulkhead', () => {
     it('frees the slot even through a guard that does not pass `ended` on', async () => {
       const clock = virtualClock();
       const inner = bulkhead({ limit: 1, clock });
-      const wrapper: Guard = {
-        name: 'wrapper',
-        admit(call) {
-          const permit = permitOf(inner.admit(call));
-          return { settle: (outcome) => permit.settle(outcome), release: () => permit.release() };
-        },
-      };
+      const wrapper = withoutEnded(inner);
       const calls = pipeline(wrapper, timeout(10));
       expect(await calls.attempt(() => 'in time')).toEqual({ ok: true, value: 'in time' });
       expect(inner.running).toBe(0);
@@ -356,13 +361,7 @@ describe('bulkhead', () => {
     it('frees the slot only at the real end, even if an inner layer gave the call up', async () => {
       const clock = virtualClock();
       const inner = bulkhead({ limit: 1, clock });
-      const wrapper: Guard = {
-        name: 'wrapper',
-        admit(call) {
-          const permit = permitOf(inner.admit(call));
-          return { settle: (outcome) => permit.settle(outcome), release: () => permit.release() };
-        },
-      };
+      const wrapper = withoutEnded(inner);
       const late = pipeline(
         { name: 'strategy', handle: (call, next) => next(call) },
         deadline({ after: 10, clock }),

@@ -1,7 +1,6 @@
 /** One small service on every kind of server that idempotency has an adapter for. */
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import express from 'express';
 import express4 from 'express4';
@@ -11,6 +10,7 @@ import { idempotency as expressIdempotency, rawBody } from '../../../src/server/
 import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
 import { nodeIdempotency, idempotency as webIdempotency } from '../../../src/server/web.js';
 import { running } from '../support.js';
+import { bridged } from './bridge.js';
 
 export interface Asked {
   readonly path: string;
@@ -104,30 +104,6 @@ const web: Framework['serve'] = (given, service) => {
   });
   return running(createServer(bridged(handler)));
 };
-
-/** Does what runtimes of the fetch standard do: a request of Node becomes a `Request`, and a `Response` is sent. */
-function bridged(handler: (request: Request) => Promise<Response>) {
-  return async (incoming: IncomingMessage, outgoing: ServerResponse) => {
-    try {
-      const headers = new Headers();
-      for (const [name, values] of Object.entries(incoming.headersDistinct)) {
-        for (const value of values ?? []) headers.append(name, value);
-      }
-      const hasBody = incoming.headers['content-length'] !== undefined;
-      const body = hasBody ? { body: Readable.toWeb(incoming), duplex: 'half' } : {};
-      const init = { method: incoming.method, headers, ...body } as RequestInit;
-      const response = await handler(new Request(`http://test${incoming.url}`, init));
-      outgoing.writeHead(response.status, response.statusText, [...response.headers].flat());
-      if (response.body === null) outgoing.end();
-      else
-        Readable.fromWeb(response.body as never)
-          .on('error', () => outgoing.destroy())
-          .pipe(outgoing);
-    } catch {
-      outgoing.writeHead(500).end();
-    }
-  };
-}
 
 export const frameworks: readonly Framework[] = [
   { name: 'express 5', serve: serveExpress(express) },

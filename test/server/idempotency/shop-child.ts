@@ -144,6 +144,24 @@ async function serve(keys: Idempotency): Promise<Serving> {
     const server = createServer(app);
     return { server, close: () => once(server.close(), 'close') };
   }
+  if (framework === 'node:http' || framework === 'a fetch handler') {
+    const { idempotency: idempotent, nodeIdempotency } = await import('../../../src/server/web.js');
+    const { bridged } = await import('./bridge.js');
+    const scope = () => 'all';
+    const listener =
+      framework === 'node:http'
+        ? nodeIdempotency(keys, { scope })(async ({ headers }, response, record) => {
+            const sold = await sell(record!, ...asked((name) => headers[name]));
+            response.writeHead(201).end(JSON.stringify(sold));
+          })
+        : bridged(
+            idempotent(keys, { scope })(async ({ headers }, record) =>
+              Response.json(await sell(record!, ...asked((name) => headers.get(name) ?? undefined)), { status: 201 }),
+            ),
+          );
+    const server = createServer(listener);
+    return { server, close: () => once(server.close(), 'close') };
+  }
   const { default: Fastify } = await import('fastify');
   const { idempotency: idempotent } = await import('../../../src/server/fastify.js');
   const app = Fastify();

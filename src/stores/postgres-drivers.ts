@@ -7,7 +7,7 @@
 
 import { asMicrotask } from '../core/event-loop.js';
 import { addClientListener, removeClientListener } from './client-events.js';
-import { failure, isBroken } from './postgres-failures.js';
+import { failure, isBroken, UnreadableReply } from './postgres-failures.js';
 import type { Listen } from './postgres-watches.js';
 
 /** What `postgresStore` needs of a client of `pg`: one connection. */
@@ -302,10 +302,19 @@ function postgresJsConnection(sql: Pick<PostgresJs, 'unsafe'>): Connection {
         use === 'often' ? sql.unsafe(text, values as Value[], { prepare: true }) : sql.unsafe(inWords(text, values));
       return asked.raw();
     },
-    // The user's transforms of rows apply here too.
-    rowsOf: (rows) =>
-      (rows as readonly object[]).map((row) => Object.values(row).map(String) as readonly string[] as Row),
+    rowsOf(answer) {
+      // Without rows there may be no columns either.
+      const rows = answer as readonly object[] & { readonly columns: readonly unknown[] };
+      return rows.map((row) => sentIn(row, rows.columns.length));
+    },
   };
+}
+
+/** What the server sent, out of a row that the user's `transform.row.from` has had: bytes, as no other values of a row are here, or null. */
+function sentIn(row: object, columns: number): Row {
+  const sent = Object.values(row).filter((value) => value === null || value instanceof Uint8Array);
+  if (sent.length === columns) return sent.map(String) as readonly string[] as Row;
+  throw new UnreadableReply('rows are changed before they can be read: use a postgres.js without "transform.row.from"');
 }
 
 const asSent = { getTypeParser: () => String };

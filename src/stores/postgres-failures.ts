@@ -23,6 +23,7 @@ const refusals: readonly (readonly [code: string, reason: StoreFailure, advice: 
   ['40', 'busy', 'the transaction had to give way to another one; try again'],
   ['42501', 'failed', 'the role may not use the table, its functions or their schema'],
   ['P0001', 'failed', 'a trigger, rule or policy on the table keeps it out'],
+  ['25P04', 'timeout', 'the server ended the transaction, and its connection, by its "transaction_timeout"'],
   ['25P02', 'failed', 'a statement of this transaction has failed before'],
   ['28', 'failed', 'the server does not let this user in'],
   ['3D000', 'failed', 'the database does not exist'],
@@ -42,11 +43,14 @@ const unsentCodes = [
   'EAI_AGAIN',
 ];
 
+/** Takes the place of a reply that the user's settings have made unreadable. */
+export class UnreadableReply extends Error {}
+
 export function isBroken(cause: unknown): boolean {
   const { code } = cause as { code?: unknown };
-  // A SQLSTATE has five characters, and so has a socket's EPIPE. Among the server's errors, only 57P01 to 57P03 mean that it closes the connection.
+  // A SQLSTATE has five characters, and so has a socket's EPIPE. Among the server's errors, only these mean that it closes the connection.
   if (typeof code !== 'string' || !/^[0-9A-Z]{5}$/.test(code) || code === 'EPIPE') return true;
-  return code.startsWith('57P') || code.startsWith('08');
+  return /^(57P|08|25P0[34])/.test(code);
 }
 
 /** @param isUnsent - Whether the failure came before the statement, or undoes all of its work. */
@@ -64,9 +68,15 @@ export function failureOf(operation: string, cause: unknown, isUnsent: boolean):
     const advice = 'the pooler had no connection to give; raise its "default_pool_size" or "max_client_conn"';
     return failure(operation, 'busy', `${advice}: ${message}`, cause);
   }
-  // The `query_timeout` of pg.
-  const reason = /^Query read timeout/.test(message) ? 'timeout' : isBroken(cause) ? 'closed' : 'failed';
+  const reason = reasonOf(cause, message);
   return isUnsent ? failure(operation, reason, message, cause) : lost(operation, message, cause, reason);
+}
+
+function reasonOf(cause: unknown, message: string): StoreFailure {
+  if (cause instanceof UnreadableReply) return 'invalid';
+  // The `query_timeout` of pg.
+  if (/^Query read timeout/.test(message)) return 'timeout';
+  return isBroken(cause) ? 'closed' : 'failed';
 }
 
 export function failure(operation: string, reason: StoreFailure, detail: string, cause?: unknown): StoreError {

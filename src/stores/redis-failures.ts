@@ -48,9 +48,11 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
 /** Redis 6 and older put the script first, and the name of the refusal after a dash. */
 const refused = new RegExp(`(?:^|-)(${refusals.map(([says]) => says).join('|')})\\b`);
 
-export function failureOf(operation: string, cause: unknown): StoreError {
-  // After an unknown command come its arguments, and so a part of the value.
-  const message = messageOf(cause).replace(/, with args beginning with:.*/s, '');
+export function failureOf(operation: string, error: unknown): StoreError {
+  // Errors are logged, and a value may be secret. After an unknown command come its arguments, in the stack, too; ioredis keeps all of them.
+  const said = messageOf(error);
+  const message = said.replace(/, with args beginning with:.*/s, '');
+  const cause = message === said ? withoutArguments(error) : undefined;
   const says = refused.exec(message)?.[1];
   const refusal = refusals.find((known) => known[0] === says);
   if (refusal !== undefined) return failure(operation, refusal[1], `${refusal[2]}: ${message}`, cause);
@@ -59,6 +61,12 @@ export function failureOf(operation: string, cause: unknown): StoreError {
   // The second is the `commandTimeout` of ioredis.
   const reason = /closed/.test(message) ? 'closed' : /^Command timed out/.test(message) ? 'timeout' : 'failed';
   return lost(operation, message, cause, reason);
+}
+
+/** In place: nobody else is given the error of a command of ours. */
+function withoutArguments(error: unknown): unknown {
+  const { command } = (error ?? {}) as { readonly command?: { readonly name: string } };
+  return command === undefined ? error : Object.assign(error as object, { command: { name: command.name } });
 }
 
 export function failure(operation: string, reason: StoreFailure, detail: string, cause?: unknown): StoreError {

@@ -258,7 +258,8 @@ describe('transactionLock on a scripted connection', () => {
     const asked: string[] = [];
     const unsafe = (sql: string) => {
       asked.push(sql);
-      return { raw: async () => [['false', 'yes']] };
+      const row = ['false', 'yes'].map((value) => Buffer.from(value));
+      return { raw: async () => Object.assign([row], { columns: row }) };
     };
     const transaction = Object.assign(() => {}, { unsafe, savepoint() {} });
     await transactionLock(transaction, 'key');

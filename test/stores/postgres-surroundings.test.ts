@@ -279,18 +279,21 @@ describe.skipIf(home === undefined)('postgresStore', () => {
 
   it.each([
     ['the server', { statement_timeout: 300 }, { reason: 'timeout', applied: 'no' }],
+    ['transaction_timeout', { options: '-c transaction_timeout=300' }, { reason: 'timeout', applied: 'no' }],
     ['pg', { query_timeout: 300 }, { reason: 'timeout', applied: 'unknown' }],
   ] as const)(
     'says that %s was less patient than the store, and what that means for a write',
     async (who, settings, told) => {
       const prefix = `impatient-${who.replace(' ', '-')}`;
       await postgresStore(admin, { timeout: '20s', prefix }).write('key', bytes('old'), { ttlMs });
-      const store = postgresStore(pgPool(settings), { timeout: '20s', prefix });
+      const store = postgresStore(pgPool({ max: 1, ...settings }), { timeout: '20s', prefix });
       const unlock = await lockRows();
-      const error = await store.write('key', bytes('new'), { ttlMs }).catch((thrown: unknown) => thrown);
+      const writing = failure(store.write('key', bytes('new'), { ttlMs }));
+      // It waits for the connection, which the server ends at a "transaction_timeout".
+      const reading = store.read('key');
+      expect(await writing).toMatchObject(told);
       await unlock();
-      expect(error).toBeInstanceOf(StoreError);
-      expect(error).toMatchObject(told);
+      expect(await reading).toMatchObject(told.applied === 'no' ? { value: bytes('old') } : {});
     },
   );
 
@@ -509,6 +512,51 @@ describe.skipIf(home === undefined)('postgresStore', () => {
       expect(lock.held()).toBe(true);
       expect(await lock.release()).toBe('released');
     }
+  });
+
+  it.each<[string, (row: Buffer[]) => unknown]>([
+    ['wraps', (row) => ({ row })],
+    ['hides', (row) => new Map([['row', row]])],
+    ['reads', (row) => row.map(String)],
+    ['shortens', (row) => row.slice(1)],
+  ])('says so where postgres.js %s what the server sends, in place of a wrong answer', async (_, from) => {
+    const sql = postgresJs({ fetch_types: false, transform: { row: { from } } as never });
+    const store = postgresStore(sql, { timeout: '10s', prefix: 'wrapped' });
+    const advice = 'without "transform.row.from"';
+    const verbs = [
+      store.write('key', bytes('a'), { ttlMs }),
+      store.read('key'),
+      store.native.readMany(['key']),
+      store.remove('key'),
+      store.native.consume('key', { limit: 1, periodMs: 1000 }),
+    ];
+    for (const error of await Promise.all(verbs.map(failure))) {
+      expect(error).toMatchObject({
+        reason: 'invalid',
+        applied: error.operation.startsWith('read') ? 'no' : 'unknown',
+      });
+      expect(error.message).toContain(advice);
+    }
+    for (const wait of [0, '10s'] as const) {
+      const locking = sql.begin((transaction) => transactionLock(transaction, 'wrapped', { wait }));
+      await expect(locking).rejects.toThrow(advice);
+    }
+    const within = sql.begin((transaction) =>
+      store.native
+        .within(transaction)
+        .write('key', bytes('a'), { ttlMs })
+        .then(() => {}),
+    );
+    await expect(within).rejects.toMatchObject({ reason: 'invalid', applied: 'no' });
+  });
+
+  it('reads what it needs from rows of postgres.js that have more', async () => {
+    const from = (row: object) => ({ ...row, readAt: 7 });
+    const sql = postgresJs({ fetch_types: false, transform: { row: { from } } as never });
+    const store = postgresStore(sql, { timeout: '10s', prefix: 'more' });
+    expect(await store.write('key', bytes('a'), { ttlMs })).toMatchObject({ ok: true });
+    expect(await store.native.readMany(['key'])).toMatchObject([{ value: bytes('a') }]);
+    await sql.begin((transaction) => transactionLock(transaction, 'more'));
   });
 
   it('has one listener for any number of stores on a pool, until the last is closed', async () => {

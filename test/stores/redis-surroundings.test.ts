@@ -1,5 +1,6 @@
 /** What the store on Redis promises whatever the options of its client and the settings of its server are. */
 import { readFileSync } from 'node:fs';
+import { inspect } from 'node:util';
 import { mutex, StoreError } from 'holdfast';
 import { Redis } from 'ioredis';
 import { createClient, createClientPool } from 'redis';
@@ -11,6 +12,8 @@ import { until } from './faults.ts';
 import { bytes, failure } from './support.ts';
 
 const ttlMs = 60_000;
+/** Everything that a logger could show. */
+const shown = (error: unknown) => inspect(error, { depth: 20, showHidden: true }) + JSON.stringify(error);
 const program = await redisProgram();
 
 describe.skipIf(program === undefined)('redisStore', () => {
@@ -205,9 +208,24 @@ describe.skipIf(program === undefined)('redisStore', () => {
       );
       expect(error).toMatchObject({ reason: 'failed', applied: 'no' });
       expect(error.message).toContain('lacks a command');
-      expect(error.message).not.toContain('card');
+      expect(shown(error)).not.toContain('card');
     }
   });
+
+  it.each([
+    ['ioredis', async () => ioredis({})],
+    ['node-redis', () => nodeRedis({})],
+  ] as [string, () => Promise<IoredisClient | NodeRedisClient>][])(
+    'shows by %s no value and no argument in an error, however deep a logger looks',
+    async (library, connect) => {
+      const store = redisStore(await connect(), { timeout: '10s', prefix: `secret-${library}` });
+      await store.write('key', bytes('first'), { ttlMs });
+      await server.ask('CONFIG SET maxmemory 1');
+      const error = await failure(store.write('key', bytes('card 4711'), { ttlMs }));
+      expect(error).toMatchObject({ reason: 'full', cause: { message: expect.stringContaining('OOM') } });
+      expect(shown(error)).not.toMatch(/card|secret|63 ?61 ?72 ?64/);
+    },
+  );
 
   it('asks for a cluster client when the server is a node of a cluster', async () => {
     const node = await startRedis(program!, ['--cluster-enabled', 'yes', '--cluster-require-full-coverage', 'no']);

@@ -100,8 +100,6 @@ export interface Driver {
   open(prepare: boolean): void;
   close(): void;
   statement(sql: Sql, values: readonly Value[]): Statement;
-  /** Runs statements without parameters in a transaction. */
-  script(statements: readonly string[]): Promise<void>;
 }
 
 export function recognise(pool: unknown): Driver | undefined {
@@ -127,17 +125,6 @@ function pg(pool: PgPool): Driver {
     open: () => addClientListener(pool, 'error', ignoreIdle),
     close: () => removeClientListener(pool, 'error', ignoreIdle),
     statement: (sql, values) => new PgStatement(pool, asking, sql, values),
-    async script(statements) {
-      const client = await new Promise<PgPoolClient>((resolve, reject) => lend(pool, resolve, reject));
-      let isDone = false;
-      try {
-        await client.query({ text: ['BEGIN', ...statements, 'COMMIT'].join(';\n') });
-        isDone = true;
-      } finally {
-        // The connection may be in the middle of a transaction.
-        giveBack(client, !isDone);
-      }
-    },
   };
 }
 
@@ -245,9 +232,6 @@ function postgresJs(sql: PostgresJs): Driver {
       hasLeft: () => true,
       giveUp() {},
     }),
-    script: async (statements) => {
-      await sql.begin((transaction) => transaction.unsafe(statements.join(';\n')));
-    },
   };
 }
 

@@ -19,7 +19,7 @@ const refusals: readonly (readonly [code: string, reason: StoreFailure, advice: 
   ['53', 'busy', 'the server is short of something'],
   ['57P03', 'busy', 'the server is starting or stopping'],
   ['57014', 'timeout', 'the server cancelled the statement, by its "statement_timeout" or on request'],
-  ['55P03', 'busy', "somebody else's transaction keeps the row locked"],
+  ['55P03', 'busy', "somebody else's transaction keeps it locked"],
   ['40', 'busy', 'the transaction had to give way to another one; try again'],
   ['42501', 'failed', 'the role may not use the table, its functions or their schema'],
   ['P0001', 'failed', 'a trigger, rule or policy on the table keeps it out'],

@@ -117,7 +117,7 @@ export interface PostgresNative
 /** What {@link postgresStore} returns. */
 export interface PostgresStore extends ClosableStore {
   readonly native: PostgresNative;
-  /** Creates the table and functions, or brings them up to date. Several processes may do so at once. Has no `timeout`. */
+  /** Creates the table and functions, or brings them up to date. Several processes may do so at once. Gives up after a minute, whatever `timeout` is. */
   migrate(): Promise<void>;
   /** Deletes expired rows, at most `limit` of them (default 1000), and returns how many. Run it now and then. */
   sweep(limit?: number): Promise<number>;
@@ -217,6 +217,23 @@ function statementsOf({ table, listener, timeout }: Settings, goesOn: boolean) {
   };
 }
 
+/** Long enough for a server that first has to wake up, and for hundreds of processes that migrate one after another. */
+const mostMigratingMs = 60_000;
+
+/**
+ * All steps as a single statement, so that they are done together or not at all, without a transaction that would have to be ended. Two processes that create
+ * the same table at once would fail on each other's work, so one waits for the other, and the server gives up before the store does.
+ */
+function migrationOf(table: string): Sql {
+  const steps = postgresMigrations(table).map(({ sql }) => sql);
+  const text = `DO $migration$ BEGIN
+PERFORM set_config('lock_timeout', '${mostMigratingMs * 0.8}', true);
+PERFORM pg_advisory_xact_lock(hashtextextended('holdfast ${table}', 0));
+${steps.join('\n')}
+END $migration$`;
+  return { text, name: '' };
+}
+
 /** Runs one statement and returns its rows. */
 type Run = (operation: string, sql: Sql, values: readonly Value[], signal?: AbortSignal) => Promise<readonly Row[]>;
 
@@ -276,6 +293,7 @@ class PooledStore extends Verbs implements PostgresStore {
   /** Statements that hold a connection or a place in the queue for one, including those that nobody waits for any more. */
   private running = 0;
   private readonly underWay: VerbTimeouts;
+  private readonly migrating: VerbTimeouts;
   private isClosed = false;
 
   constructor(driver: Driver, settings: Settings) {
@@ -283,6 +301,7 @@ class PooledStore extends Verbs implements PostgresStore {
     this.driver = driver;
     const { listener, table, clock, timeout } = settings;
     this.underWay = new VerbTimeouts(clock, timeout);
+    this.migrating = new VerbTimeouts(clock, mostMigratingMs);
     const watches =
       listener &&
       new PostgresWatches(listenBy(listener, channelOf(table)), timeout, clock, (error) =>
@@ -301,15 +320,7 @@ class PooledStore extends Verbs implements PostgresStore {
   }
 
   async migrate(): Promise<void> {
-    const { table } = this.settings;
-    const steps = postgresMigrations(table).map(({ sql }) => sql);
-    // Two processes that create the same table at once would fail on each other's work.
-    const lock = `SELECT pg_advisory_xact_lock(hashtextextended('holdfast ${table}', 0))`;
-    try {
-      await this.driver.script([lock, ...steps]);
-    } catch (error) {
-      throw failureOf('migrate', error, true);
-    }
+    await this.run('migrate', migrationOf(this.settings.table), [], undefined, this.migrating);
   }
 
   async sweep(limit = 1_000): Promise<number> {
@@ -320,8 +331,10 @@ class PooledStore extends Verbs implements PostgresStore {
   async close(): Promise<void> {
     if (this.isClosed) return;
     this.isClosed = true;
-    this.underWay.each((verb) => (verb as Verb).storeClosed());
-    this.underWay.close();
+    for (const verbs of [this.underWay, this.migrating]) {
+      verbs.each((verb) => (verb as Verb).storeClosed());
+      verbs.close();
+    }
     this.driver.close();
     this.watches?.close();
   }
@@ -371,12 +384,13 @@ class PooledStore extends Verbs implements PostgresStore {
     return rate.answer(Number(row[1]), row[0] === 'true');
   }
 
-  /** Runs one statement on a connection of the pool, within the timeout of a verb. */
+  /** Runs one statement on a connection of the pool, in the time of a verb unless told otherwise. */
   private run(
     operation: string,
     sql: Sql,
     values: readonly Value[],
     signal: AbortSignal | undefined,
+    timeouts = this.underWay,
   ): Promise<readonly Row[]> {
     if (this.isClosed) return Promise.reject(failure(operation, 'closed', closedDetail));
     if (this.running >= mostRunning) {
@@ -385,25 +399,15 @@ class PooledStore extends Verbs implements PostgresStore {
     }
     this.running++;
     return new Promise((resolve, reject) => {
-      const verb = new Verb(this, operation, this.driver.statement(sql, values), resolve, reject);
-      this.underWay.begin(verb, signal);
+      const verb = new Verb(this, timeouts, operation, this.driver.statement(sql, values), resolve, reject);
+      timeouts.begin(verb, signal);
       verb.statement.begin(verb);
     });
   }
 
   /** @internal */
-  get timeoutMs(): number {
-    return this.settings.timeout;
-  }
-
-  /** @internal */
   get lateAdvice(): string {
     return this.driver.lateAdvice;
-  }
-
-  /** @internal */
-  ended(verb: Verb): void {
-    this.underWay.end(verb);
   }
 
   /** @internal */
@@ -419,6 +423,7 @@ class Verb extends TimedVerb {
   readonly statement: Statement;
   private isOver = false;
   private readonly store: PooledStore;
+  private readonly timeouts: VerbTimeouts;
   private readonly operation: string;
   private readonly resolve: (rows: readonly Row[]) => void;
   private readonly reject: (error: unknown) => void;
@@ -433,6 +438,7 @@ class Verb extends TimedVerb {
 
   constructor(
     store: PooledStore,
+    timeouts: VerbTimeouts,
     operation: string,
     statement: Statement,
     resolve: (rows: readonly Row[]) => void,
@@ -440,6 +446,7 @@ class Verb extends TimedVerb {
   ) {
     super();
     this.store = store;
+    this.timeouts = timeouts;
     this.operation = operation;
     this.statement = statement;
     this.resolve = resolve;
@@ -447,9 +454,9 @@ class Verb extends TimedVerb {
   }
 
   override timedOut(): void {
-    const { timeoutMs, lateAdvice } = this.store;
+    const { timeoutMs } = this.timeouts;
     const unsent = `the pool had no connection to give for ${timeoutMs} ms; raise its size, or look for code that never releases one`;
-    this.late(unsent, `the server did not answer within ${timeoutMs} ms${lateAdvice}`, 'timeout');
+    this.late(unsent, `the server did not answer within ${timeoutMs} ms${this.store.lateAdvice}`, 'timeout');
   }
 
   override aborted(reason: unknown): void {
@@ -464,7 +471,7 @@ class Verb extends TimedVerb {
   private end(): boolean {
     if (this.isOver) return false;
     this.isOver = true;
-    this.store.ended(this);
+    this.timeouts.end(this);
     return true;
   }
 

@@ -31,7 +31,7 @@ export class VerbTimeouts extends Timer {
   private first: TimedVerb | undefined = undefined;
   private last: TimedVerb | undefined = undefined;
   private readonly clock: Clock;
-  private readonly timeoutMs: number;
+  readonly timeoutMs: number;
   private readonly onBusy: () => void;
   private readonly onIdle: () => void;
   private isArmed = false;

@@ -1,10 +1,11 @@
 /** What a store says when there is no connection left for it, wherever that shows: in time, with what to do, and it works again afterwards. */
 import type { Store, StoreError } from 'holdfast';
+import { virtualClock } from 'holdfast/testing';
 import { Redis } from 'ioredis';
 import pg from 'pg';
 import postgres from 'postgres';
 import { createClient } from 'redis';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
 import { redisStore } from '../../src/stores/redis.js';
 import { postgresHome, startPgBouncer, startPostgres } from '../support/servers/postgres.ts';
@@ -126,6 +127,30 @@ describe.skipIf(home === undefined)('postgresStore', () => {
       for (const client of taken) client.release();
     });
     expect(pool.waitingCount).toBe(0);
+  });
+
+  it.each(clients)('gives up by $title to migrate when nothing has come of it for a minute', async ({ pool }) => {
+    const clock = virtualClock();
+    const table = `migrated_${++prefixes}`;
+    const store = postgresStore(pool(server, { max: 1 }), { clock, timeout: '1s', table });
+    const keeper = new pg.Client(placeOf(server));
+    await keeper.connect();
+    ends.push(() => keeper.end());
+    await keeper.query(`SELECT pg_advisory_lock(hashtextextended('holdfast ${table}', 0))`);
+    const migrations = [failure(store.migrate()), failure(store.migrate())];
+    // Nor does the server wait for ever.
+    const waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND query ~ 'lock_timeout.*48000'";
+    await vi.waitFor(async () => expect((await keeper.query(waiting)).rowCount).toBe(1), { timeout: 60_000 });
+    await clock.advance('59s');
+    const ended = Promise.all(migrations);
+    await clock.advance('1s');
+    const [first, second] = await ended;
+    expect(first).toMatchObject({ operation: 'migrate', reason: 'timeout' });
+    expect(second!.message).toMatch(/60000 ms.*(raise its size|raise "max")/);
+    const third = failure(store.migrate());
+    await store.close();
+    expect(await third).toMatchObject({ operation: 'migrate', reason: 'closed' });
+    await keeper.query('SELECT pg_advisory_unlock_all()');
   });
 
   it('fails in time when the one connection of postgres.js is busy in a transaction', async () => {

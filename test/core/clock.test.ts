@@ -228,6 +228,43 @@ describe('systemClock on a simulated platform', () => {
     expect(fired).toEqual(['a at 501']);
   });
 
+  it('lets what arrived while the event loop was blocked be read before late timers expire', async () => {
+    const { clock, timer, goTo, fired, armed, endTurn } = await play();
+    const answered = timer('answered');
+    clock.schedule(answered, 10);
+    clock.schedule(timer('hanging'), 20);
+    goTo(100, -90);
+    clock.schedule(timer('past'), 5);
+    clock.schedule(timer('later'), 120);
+    clock.cancel(answered);
+    expect(fired).toEqual([]);
+    endTurn();
+    expect([fired, armed()]).toEqual([['past at 100', 'hanging at 100'], [120]]);
+  });
+
+  it('expires a timer that is hardly late at once, and any at once if turns have no end', async () => {
+    const punctual = await play();
+    punctual.clock.schedule(punctual.timer('a'), 10);
+    punctual.goTo(20, -5);
+    expect(punctual.fired).toEqual(['a at 15']);
+    const endless = await play(0, false);
+    endless.clock.schedule(endless.timer('b'), 10);
+    endless.goTo(100, -80);
+    expect(endless.fired).toEqual(['b at 90']);
+  });
+
+  it('has no timer after a late turn in which all were cancelled', async () => {
+    const { clock, timer, goTo, fired, armed, endTurn } = await play();
+    const [a, b] = [timer('a'), timer('b')];
+    clock.schedule(a, 10);
+    goTo(100, -90);
+    clock.cancel(a);
+    endTurn();
+    expect([fired, armed()]).toEqual([[], []]);
+    clock.schedule(b, 130);
+    expect(armed()).toEqual([130]);
+  });
+
   it('waits longer than any platform timer can, and such a wait can be cancelled and moved', async () => {
     const { clock, timer, goTo, fired, armed, endTurn } = await play(1_000);
     const [year, taken, moved, near] = [timer('year'), timer('taken'), timer('moved'), timer('near')];
@@ -269,7 +306,7 @@ describe('systemClock on a simulated platform', () => {
   });
 
   it('does not mistake the longest wait for an expired one, started within a millisecond or by a late timer', async () => {
-    const { clock, timer, timerOf, goTo, fired } = await play(100.4);
+    const { clock, timer, timerOf, goTo, endTurn, fired } = await play(100.4);
     const longest = clock.now() + month;
     goTo(100.6);
     clock.schedule(timer('longest'), longest);
@@ -281,6 +318,7 @@ describe('systemClock on a simulated platform', () => {
     });
     clock.schedule(late, 2_000);
     goTo(9_000, -5_000);
+    endTurn();
     expect([fired, next > month + 6_000]).toEqual([[], true]);
     goTo(month + 10_000);
     expect(fired).toEqual([`longest at ${month + 101}`, `next at ${next}`]);

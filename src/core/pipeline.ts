@@ -175,7 +175,7 @@ class LinkedPipeline implements Pipeline<unknown> {
     if (options === undefined && around === undefined) return new Call(this.#clock, task, undefined);
     if (options !== undefined) checkCallOptions(options);
     const deadlineMs = Math.min(instantOf(options?.deadline, this.#clock), instantOfOuter(around, this.#clock));
-    return new Call(this.#clock, task, options && { ...options }, around, 1, deadlineMs);
+    return new Call(this.#clock, task, options && copyOf(options), around, 1, deadlineMs);
   }
 
   // A separate method: a function that creates a closure allocates for it even when it returns earlier.
@@ -333,6 +333,17 @@ function checkCallOptions(options: ExecuteOptions): void {
         : `execute: option "${name}" must be ${allowed}, got ${show(value)}`;
     throw new OptionsError(message, { policy: 'execute', option: name, value, allowed });
   }
+}
+
+/** A copy, because the options may be changed later. It holds what they inherit, too, as from shared defaults: an `unsafe` must not get lost. */
+function copyOf(options: ExecuteOptions): ExecuteOptions {
+  const prototype: unknown = Object.getPrototypeOf(options);
+  if (prototype === Object.prototype || prototype === null) return { ...options };
+  const copy: Record<string, unknown> = {};
+  for (const name in callOptionChecks) copy[name] = options[name as keyof ExecuteOptions];
+  // The accessors of a class cannot be enumerated, so they have not been checked yet.
+  checkCallOptions(copy);
+  return copy;
 }
 
 const tenYearsMs = 315_360_000_000;

@@ -268,6 +268,25 @@ describe('pipeline', () => {
     expect(await running).toBe('before');
   });
 
+  it('reads and checks options of a call that come from a prototype: of shared defaults or of a class', async () => {
+    const seenWith = (options: object) =>
+      pipeline().execute((call) => [call.unsafe, call.key, call.idempotencyKey, call.attributes], options);
+    const defaults = { unsafe: true, key: 'k', idempotencyKey: 'i', attributes: { a: 1 } };
+    expect(await seenWith(Object.create(defaults))).toEqual([true, 'k', 'i', { a: 1 }]);
+    class Options {
+      readonly key: string;
+      constructor(key: string) {
+        this.key = key;
+      }
+      get unsafe(): unknown {
+        return this.key === 'k' ? true : 'yes';
+      }
+    }
+    expect(await seenWith(new Options('k'))).toEqual([true, 'k', undefined, {}]);
+    const message = 'execute: option "unsafe" must be true or false, got \'yes\'';
+    await expect(seenWith(new Options('other'))).rejects.toThrow(message);
+  });
+
   it('refuses an operation that is not a function', async () => {
     const error = await pipeline()
       .execute(undefined as never)

@@ -10,6 +10,7 @@ import type { Call } from '../core/call.js';
 import { checkOptions, func, withDefault } from '../core/options.js';
 import { discardBody } from './discard-body.js';
 import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
+import { isForm, ofPlatform } from './form.js';
 import { hasBrokenOff, noteMistake } from './handles.js';
 import { canBeSentAgain, type Fetch, sendKeyed } from './keyed-redirects.js';
 
@@ -83,7 +84,7 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, g
   const isReplayable = canBeSentAgain(init?.body ?? request?.body);
   const wasUsed = request?.bodyUsed === true && (init?.body ?? null) === null;
   // A form gets a new boundary each time it is serialized, and the service would take it for a different request.
-  const body = init?.body instanceof FormData && key !== undefined ? await written(init.body, headers) : {};
+  const body = key !== undefined && isForm(init?.body) ? await written(init.body, headers) : {};
   const attempt = async (call: Call, added: Readonly<Record<string, string>>, leave: () => void) => {
     const ownHeaders = new Headers(headers);
     for (const name in added) ownHeaders.set(name, added[name]!);
@@ -181,7 +182,7 @@ function canBeMade(url: URL, method: string, init: RequestInit | undefined): boo
 }
 
 async function written(form: FormData, headers: Headers): Promise<RequestInit> {
-  const whole = new Response(form);
+  const whole = new Response(ofPlatform(form));
   // Carries the boundary used in the body.
   headers.set('content-type', whole.headers.get('content-type')!);
   return { body: await whole.arrayBuffer() };

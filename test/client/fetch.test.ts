@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
+import { FormData as UndiciForm, fetch as undiciFetch } from 'undici';
 import { describe, expect, it, vi } from 'vitest';
 import { breakerHandles, createFetch, discardBody, type Fetch, handles } from '../../src/client/fetch.js';
 import {
@@ -145,6 +146,23 @@ describe('createFetch', () => {
     const boundary = /^multipart\/form-data; boundary=(.+)$/.exec(headers['content-type'] ?? '')?.[1];
     expect(boundary).toBeDefined();
     expect(body.startsWith(`--${boundary}\r\n`)).toBe(true);
+  });
+
+  it('sends a form of undici again through the fetch of undici, with a key and without', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(503).end());
+    const data = new UndiciForm();
+    data.append('price', '3 €');
+    data.append('file', new Blob(['\0bytes']), 'a.bin');
+    const http = createFetch({ policy, fetch: undiciFetch as unknown as Fetch });
+    const body = data as unknown as FormData;
+    await http(server.origin, { method: 'POST', headers: { 'idempotency-key': 'k' }, body });
+    await http(server.origin, { method: 'PUT', body });
+    expect(server.received.map(({ method }) => method)).toEqual(['POST', 'POST', 'POST', 'PUT', 'PUT', 'PUT']);
+    expect(new Set(server.received.slice(0, 3).map((one) => one.body)).size).toBe(1);
+    for (const one of server.received) {
+      expect(one.body).toContain('filename="a.bin"');
+      expect(one.headers['content-type']).toMatch(/^multipart\/form-data; boundary=/);
+    }
   });
 
   it('passes a form without a key to fetch, which need not buffer it', async () => {

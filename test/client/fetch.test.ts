@@ -311,6 +311,29 @@ describe('createFetch', () => {
     expect((await http('http://a.test/', { signal })).status).toBe(204);
   });
 
+  it.each([[{ ok: true, status: 200 }], [undefined]])(
+    'returns %j of a mocked fetch, also under a signal',
+    async (answer) => {
+      const { signal } = new AbortController();
+      const http = createFetch({ policy, fetch: async () => answer as Response });
+      expect([await http('http://a.test/'), await http('http://a.test/', { signal })]).toEqual([answer, answer]);
+    },
+  );
+
+  it('rejects with an error that cannot be looked at, after all attempts', async () => {
+    const secret = Object.defineProperty({}, 'cause', {
+      get: () => {
+        throw new Error('secret');
+      },
+    });
+    const send = vi.fn<Fetch>(async () => {
+      throw secret;
+    });
+    const judged = pipeline(repeating(), circuitBreaker({ handles: breakerHandles }));
+    const thrown = await createFetch({ policy: judged, fetch: send })('http://a.test/').catch((error) => error);
+    expect([thrown === secret, send.mock.calls.length]).toEqual([true, 3]);
+  });
+
   it('sends nothing if the caller aborts while a policy admits the request', async () => {
     let controller = new AbortController();
     const leave = () => controller.abort(new Error('left'));

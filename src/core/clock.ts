@@ -86,8 +86,22 @@ class SystemClock implements Clock {
    */
   private readonly context: AsyncContext;
   private backgroundClock: SystemClock | undefined = undefined;
-  private readonly onPlatformTimer = () => this.wake();
-  private readonly expireDue = () => this.advance();
+  /**
+   * Platform timers come before what has arrived in the meantime. After a long turn, an operation that ended in time would count as timed out, and the
+   * breaker of a healthy service would open.
+   */
+  private readonly onPlatformTimer = () => {
+    const isLate = ((Math.floor(this.now()) - this.armedTick) | 0) > lateMs;
+    if (isLate && atTurnEnd !== undefined) atTurnEnd(this.expireDue);
+    else this.expireDue();
+  };
+  private readonly expireDue = () => {
+    // Armed anew if a nearer timer was scheduled in the meantime.
+    this.disarm();
+    this.knownMs = this.now();
+    this.wheel.advance(Math.floor(this.knownMs), expireTimer);
+    if (this.platformTimer === undefined) this.arm();
+  };
   private readonly sweep = () => {
     this.sweepIsDue = false;
     if (this.wheel.size === 0) this.disarm();
@@ -169,24 +183,6 @@ class SystemClock implements Clock {
   private disarm(): void {
     clearTimer(this.platformTimer);
     this.platformTimer = undefined;
-  }
-
-  /**
-   * Platform timers come before what has arrived in the meantime. After a long turn, an operation that ended in time would count as timed out, and the
-   * breaker of a healthy service would open.
-   */
-  private wake(): void {
-    const isLate = ((Math.floor(this.now()) - this.armedTick) | 0) > lateMs;
-    if (isLate && atTurnEnd !== undefined) atTurnEnd(this.expireDue);
-    else this.advance();
-  }
-
-  private advance(): void {
-    // Armed anew if a nearer timer was scheduled in the meantime.
-    this.disarm();
-    this.knownMs = this.now();
-    this.wheel.advance(Math.floor(this.knownMs), expireTimer);
-    if (this.platformTimer === undefined) this.arm();
   }
 }
 

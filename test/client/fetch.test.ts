@@ -706,6 +706,23 @@ describe('the default policy', () => {
     ]);
   });
 
+  it('runs on the clock of the client, pacing or not, and so does its budget', async () => {
+    const clock = virtualClock();
+    const hanging = createFetch({ clock, pacing: 'off', fetch: () => new Promise(() => {}) });
+    const ended = hanging('http://a.test/').catch((error) => error.code);
+    await clock.advance('30s');
+    expect(await Promise.race([ended, 'still running'])).toBe('ERR_DEADLINE_EXCEEDED');
+    const down = vi.fn<Fetch>(async () => new Response(null, { status: 500 }));
+    const http = createFetch({ clock, fetch: down });
+    for (let index = 0; index < 20; index++) {
+      const answer = http('http://b.test/');
+      await clock.advance('10s');
+      await answer;
+    }
+    // The 10 retries of a new budget, and its one per second of virtual time.
+    expect(down.mock.calls.length).toBeGreaterThanOrEqual(20 + 10 + 10);
+  });
+
   it('stops calling an origin that is down, and no other', async () => {
     await using down = await httpServer((_, response) => response.writeHead(500).end());
     await using up = await httpServer((_, response) => response.end());

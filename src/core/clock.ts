@@ -1,9 +1,9 @@
 /**
  * Clock: the source of time. Durations are measured in monotonic time; wall time serves only dates in headers.
  *
- * Promise: a timer never fires early. What arrived while the event loop was blocked, or the process frozen, is read before late timers expire. A
- * pending timer keeps the process alive, unless it belongs to the background clock. One event loop turn after its last timer is gone, the clock holds
- * no platform timer, so idle policies own none.
+ * Promise: a timer never fires early. On Node and Bun, what arrived while the event loop was blocked, or the process frozen, is read before late
+ * timers expire. A pending timer keeps the process alive, unless it belongs to the background clock. One event loop turn after its last timer is gone,
+ * the clock holds no platform timer, so idle policies own none.
  */
 import { TimerWheel, type WheelNode } from '../structures/timer-wheel.js';
 import { type AsyncContext, emptyAsyncContext } from './async-context.js';

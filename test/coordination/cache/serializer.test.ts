@@ -111,6 +111,13 @@ describe('option serializer', () => {
     expect([json, clone, bytes].map((one) => one.mark)).toEqual([1, 2, 3]);
     expect(serializerField.fallback!.value).toBe(json);
   });
+
+  it('refuses what an encode returns instead of bytes: a cache would keep it to itself', () => {
+    for (const encoded of ['{"a":1}', Promise.resolve(new Uint8Array(1)), new ArrayBuffer(1), [1], undefined]) {
+      const own = serializerField.parse({ encode: () => encoded, decode: () => 1 })!;
+      expect(() => own.encode(1)).toThrow(/^"encode" of the serializer must return a Uint8Array, .* got /);
+    }
+  });
 });
 
 describe('serializer structured-clone', () => {

@@ -87,9 +87,9 @@ export class Bench {
     if (!holds) throw new Error(`law ${this.law} of stores is broken: ${broken()}`);
   }
 
-  /** The error of a case. One that no claim has thrown comes from what the store returned, or from the store itself. */
+  /** The error of a case. A TypeError comes from what the store returned, or from the store itself; before there is one, from `make`. */
   brokenBy(error: unknown): unknown {
-    if (!(error instanceof TypeError)) return error;
+    if (!(error instanceof TypeError) || this.opened.length === 0) return error;
     const detail = 'a verb threw this, or resolved to something that the contract does not have';
     return new Error(`law ${this.law} of stores is broken: ${detail}: ${error}`, { cause: error });
   }

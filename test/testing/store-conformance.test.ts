@@ -512,6 +512,12 @@ describe('storeConformance', () => {
     );
   });
 
+  it('blames no law for a store that cannot be made', async () => {
+    const failure = new TypeError('no address');
+    const [first] = storeConformance({ make: () => Promise.reject(failure) });
+    await expect(first!.run()).rejects.toBe(failure);
+  });
+
   it('finds prefixes that are glued to the key', async () => {
     const clock = virtualClock();
     const one = memoryStore({ clock });

@@ -7,6 +7,7 @@
  * To write your own store: implement the three verbs, fail with {@link StoreError} and nothing else, and
  * run `storeConformance` of `holdfast/testing` against it. Each sentence of this file is a case there.
  */
+import { isBytes } from '../core/bytes.js';
 import { StoreError, type StoreFailure } from '../core/errors.js';
 import { integer, withDefault } from '../core/options.js';
 import { ConsumeRate } from './consume.js';
@@ -419,11 +420,6 @@ type WellFormed = string & { isWellFormed(): boolean };
 
 function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;
-}
-
-/** Accepts bytes of another realm, for which `instanceof` is false: test runners have several realms. */
-function isBytes(value: unknown): value is Uint8Array {
-  return ArrayBuffer.isView(value) && (value as Uint8Array)[Symbol.toStringTag] === 'Uint8Array';
 }
 
 /** For well-formed text only. */

@@ -3,6 +3,7 @@
  *
  * Promise: a claim that does not hold ends the case with an error that names the law. All opened stores are closed.
  */
+import { isBytes } from '../core/bytes.js';
 import type { StoreError } from '../core/errors.js';
 import type { Entry, Refused, Store, StoreWriteOptions, Written } from '../stores/store.js';
 
@@ -86,6 +87,13 @@ export class Bench {
     if (!holds) throw new Error(`law ${this.law} of stores is broken: ${broken()}`);
   }
 
+  /** The error of a case. A TypeError comes from what the store returned, or from the store itself; before there is one, from `make`. */
+  brokenBy(error: unknown): unknown {
+    if (!(error instanceof TypeError) || this.opened.length === 0) return error;
+    const detail = 'a verb threw this, or resolved to something that the contract does not have';
+    return new Error(`law ${this.law} of stores is broken: ${detail}: ${error}`, { cause: error });
+  }
+
   same(got: unknown, expected: unknown, what: string): void {
     this.claim(show(got) === show(expected), () => `${what}: expected ${show(expected)}, got ${show(got)}`);
   }
@@ -116,7 +124,7 @@ export class Bench {
   /** A write that must succeed. */
   async put(store: Store, key: string, value: string, options: Partial<StoreWriteOptions> = {}): Promise<number> {
     const answer = await store.write(key, bytes(value), { ttlMs: minute, ...options });
-    this.claim(answer.ok, () => `write "${value}" with ${show(options)} must succeed, got ${show(answer)}`);
+    this.claim(answer?.ok, () => `write "${value}" with ${show(options)} must succeed, got ${show(answer)}`);
     const { version } = answer;
     this.claim(
       Number.isSafeInteger(version) && version > 0,
@@ -137,6 +145,9 @@ export class Bench {
   }
 
   showsEntry(entry: Entry | undefined, value: string | undefined, version: number | undefined, what: string): void {
+    if (entry?.value !== undefined && !isBytes(entry.value)) {
+      this.claim(false, () => `${what}: the value must be a Uint8Array, got ${show(entry.value)}`);
+    }
     this.same(entry && text(entry.value), value, `${what}: the value`);
     if (version !== undefined) this.same(entry?.version, version, `${what}: the version`);
   }

@@ -90,6 +90,8 @@ export function storeConformance(options: StoreConformanceOptions): ConformanceC
         const bench = new Bench(law, make, entries === 'shared', pass, maxValueBytes);
         try {
           await body(bench);
+        } catch (error) {
+          throw bench.brokenBy(error);
         } finally {
           await bench.close();
         }

@@ -43,7 +43,7 @@ export const budgets: readonly Budget[] = [
   ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 17)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 2)),
   budget('all local primitives', primitives, 8, 31.25),
-  budget('the whole main entry', [], 25, 76.9),
+  budget('the whole main entry', [], 25, 77.25),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

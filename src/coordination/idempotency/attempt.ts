@@ -78,6 +78,12 @@ export interface AdapterHandle extends IdempotencyHandle {
   complete(result: Uint8Array | undefined, error?: unknown): Completion | Promise<Completion>;
   /** Ends the attempt without a result: the next call with this key runs again. */
   abandon(): Completion | Promise<Completion>;
+  /**
+   * Called when the handler has returned.
+   *
+   * @throws InDoubtError when it has left out a phase that an earlier attempt did, and may not be rerun.
+   */
+  assertPhasesKept(): void;
 }
 
 /** The pause between tries to record the end in the background. */
@@ -390,6 +396,13 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     return undefined;
   }
 
+  assertPhasesKept(): void {
+    const leftOut = this.record.memo[this.nextPhase];
+    if (leftOut === undefined || this.engine.settings.onLost === 'rerun') return;
+    const detail = `an earlier attempt did phase "${leftOut.name}", which this one has left out; its code has changed`;
+    throw this.inDoubt('drift', detail);
+  }
+
   /** Writes the progress, within `storeTimeout`. A write whose reply was lost is repeated. */
   private async checkpoint(): Promise<void> {
     const { clock, storeTimeoutMs } = this.engine.settings;
@@ -603,4 +616,6 @@ export class UnprotectedAttempt implements AdapterHandle {
   abandon(): Promise<Completion> {
     return this.complete();
   }
+
+  assertPhasesKept(): void {}
 }

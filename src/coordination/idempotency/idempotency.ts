@@ -265,6 +265,7 @@ class Functions implements Idempotency {
     let value: T;
     try {
       value = await fn(handle);
+      if (handle.decision === undefined) handle.assertPhasesKept();
     } catch (thrown) {
       if (handle.decision !== 'keep') await handle.abandon();
       else {

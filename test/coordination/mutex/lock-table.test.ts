@@ -71,6 +71,41 @@ describe('the record of a lock', () => {
       });
     }
   });
+
+  it('is refused if it holds something else than holders and a claim, which must not let anybody in', async () => {
+    const { inner, process } = bench();
+    const known = { owner: 'x', mode: 'exclusive', leaseMs: 3_000, leftMs: 3_000, renewals: 0 };
+    const holders = [
+      null,
+      'x',
+      {},
+      { id: 'x', endsInMs: 3_000 },
+      { ...known, owner: 1 },
+      { ...known, mode: 'upgrade' },
+    ];
+    const times = ['leaseMs', 'leftMs', 'renewals'].flatMap((name) => [
+      { ...known, [name]: '3s' },
+      { ...known, [name]: undefined },
+    ]);
+    const records = [
+      ...[...holders, ...times, { ...known, fence: '9' }, { ...known, fence: null }].map((holder) => ({
+        holders: [holder],
+      })),
+      ...[null, 'x', {}, { owner: 'x' }, { owner: 1, leftMs: 3_000 }].map((claim) => ({ holders: [], claim })),
+    ];
+    const locks = process();
+    for (const record of records) {
+      await inner.write('mutex:key', new TextEncoder().encode(JSON.stringify(record)), { ttlMs: 1_000 });
+      for (const call of [locks.tryAcquire, locks.read, locks.inspect]) {
+        await expect(call('key'), JSON.stringify(record)).rejects.toMatchObject({
+          code: 'ERR_STORE',
+          reason: 'schema',
+        });
+      }
+    }
+    expect(await locks.forceRelease('key')).toBe(true);
+    expect(await locks.tryAcquire('key')).not.toBe(null);
+  });
 });
 
 describe('the claim of a writer', () => {

@@ -116,8 +116,8 @@ export function idempotency(
             const answering = new Promise<Response>((answer) => answer(handler(request, handle, ...more)));
             answering
               .then((response) => kept(response, keeper))
-              .then(resolve, (error) => {
-                keeper.onBroken();
+              .then(resolve, async (error) => {
+                await keeper.onBroken();
                 reject(error);
               });
           },
@@ -357,7 +357,7 @@ class BodyTee implements Answering {
       }
     } catch (error) {
       this.stop();
-      keeper.onBroken();
+      await keeper.onBroken();
       if (this.isWanted) controller.error(error);
       return;
     }

@@ -329,10 +329,14 @@ export class AnswerKeeper implements CaptureTerms {
     return handle.complete(encodeAnswer(answer));
   }
 
-  /** The handler failed without an answer, or in the middle of one. */
-  onBroken(): void {
+  /**
+   * The handler failed without an answer, or in the middle of one. Until the promise has resolved, which never rejects, the client must not learn of
+   * it: it would repeat the request at once, and find its key taken.
+   */
+  onBroken(): Promise<unknown> | undefined {
     this.endPatience();
-    void (this.handle.decision === 'keep' ? this.handle.complete(undefined) : this.giveUp());
+    const end = this.handle.decision === 'keep' ? this.handle.complete(undefined) : this.giveUp();
+    return end instanceof Promise ? end : undefined;
   }
 
   onClientGone(): void {

@@ -9,8 +9,8 @@ import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, OptionsError, type Store } from '../../../src/index.js';
 import { type IdempotencyPluginOptions, idempotency, type RouteIdempotency } from '../../../src/server/fastify.js';
 import { type FastifyHandler, failingFastifyPaths, fastifyPaths } from './fastify-paths.js';
-import { headerOf, requestBytes, send, sendAndLeave } from './raw-client.js';
-import { keyed, lasting, leaked, marksOf, storesToTry, wire } from './support.js';
+import { exchange, headerOf, requestBytes, send, sendAndLeave } from './raw-client.js';
+import { keyed, lasting, lateStore, leaked, marksOf, storesToTry, wire } from './support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -320,6 +320,22 @@ describe('idempotency of fastify', () => {
     await serving({ given, prepare }, async (port) => {
       for (let count = 0; count < 2; count++) await send(port, { path: '/child/1', headers: keyed('k') });
       expect(counting.runs).toBe(1);
+    });
+  });
+
+  it('cuts a stream that breaks off when its key is free again', async () => {
+    async function* source() {
+      yield 'half';
+      await new Promise((resolve) => setImmediate(resolve));
+      throw new Error('source broke');
+    }
+    const counting = counted(
+      (_request, reply) => void reply.send(counting.runs === 1 ? Readable.from(source()) : 'whole'),
+    );
+    const given = { ...options(lateStore()), storeTimeout: '10s' } as const;
+    await serving({ given, prepare: routed(counting) }, async (port) => {
+      expect((await exchange(port, requestBytes(request))).toString()).toMatch(/half\r\n$/);
+      expect((await send(port, request)).body.toString()).toBe('whole');
     });
   });
 

@@ -148,15 +148,26 @@ function forgetWith(body: object, signal: AbortSignal, listener: () => void): vo
   forgotten.register(body, { signal, listener });
 }
 
+/** The members of the standard's `RequestInit`, and the one that undici adds. */
+const members: readonly string[] = [
+  ...['method', 'headers', 'body', 'referrer', 'referrerPolicy', 'mode', 'credentials', 'cache'],
+  ...['redirect', 'integrity', 'keepalive', 'signal', 'duplex', 'priority', 'window', 'dispatcher'],
+];
+
 /**
- * Options that can be copied. `fetch` reads inherited members, too, and those of a `Request` are inherited getters; a copy would lose its method and
- * body.
+ * Options that can be copied. `fetch` reads each by its name, so that they may be inherited, or getters of a class, as those of a `Request` are; a copy
+ * would lose its method and body.
  */
 function withOwnMembers(init: RequestInit | undefined): RequestInit | undefined {
   const prototype: unknown = init === undefined || init === null ? null : Object.getPrototypeOf(init);
   if (prototype === null || prototype === Object.prototype) return init;
   const own: Record<string, unknown> = {};
-  for (const name in init) own[name] = init[name as keyof RequestInit];
+  for (const name of members) {
+    const value: unknown = init![name as keyof RequestInit];
+    if (value !== undefined) own[name] = value;
+  }
+  // Those that only some platforms know, such as `cf` and `next`.
+  for (const name in init) if (!members.includes(name)) own[name] = init[name as keyof RequestInit];
   return own;
 }
 

@@ -170,7 +170,8 @@ class SystemClock implements Clock {
   private arm(): void {
     const tick = this.wheel.nextTick();
     if (tick === undefined) return this.disarm();
-    clearTimer(this.platformTimer);
+    // Forgotten first: at the end of the stack the platform may set no timer, and whoever comes next must not rely on the old one.
+    this.disarm();
     this.armedTick = tick;
     const nowMs = this.now();
     // The tick is known modulo 2^32; the difference is small, so it is exact.

@@ -189,10 +189,9 @@ class SpanObserver<Context> implements CallObserver {
     const { span, context } = started;
     const traced = { context, pipeline, attempts: 0 };
     this.#calls.set(call, traced);
-    return untilEnd(this.#reports, this.#api.context.with(context, run), (outcome) => {
-      span.setAttribute('holdfast.attempts', traced.attempts);
-      endSpan(span, outcome, call);
-    });
+    return untilEnd(this.#reports, this.#api.context.with(context, run), (outcome) =>
+      endSpan(span, { 'holdfast.attempts': traced.attempts }, outcome, call),
+    );
   }
 
   attempt(call: Call, run: () => Promise<unknown>): Promise<unknown> {
@@ -211,7 +210,7 @@ class SpanObserver<Context> implements CallObserver {
     if (started === undefined) return run();
     const { span, context } = started;
     return untilLeft(this.#reports, call, this.#api.context.with(context, run), (outcome) =>
-      endSpan(span, outcome, call),
+      endSpan(span, {}, outcome, call),
     );
   }
 
@@ -248,13 +247,18 @@ function traceIdempotency<Context>({ trace }: OpenTelemetryApi<Context>): () => 
   });
 }
 
-function endSpan(span: OpenTelemetrySpan, outcome: Outcome, call: Call): void {
-  span.setAttribute('holdfast.outcome', outcomeWord(outcome, call));
-  if (!outcome.ok) {
-    span.setAttribute('error.type', errorType(outcome.error));
-    span.setStatus(failedStatus);
+/** Ends a span even if what it shall tell cannot be set: a span without an end is never exported. */
+function endSpan(span: OpenTelemetrySpan, attributes: Attributes, outcome: Outcome, call: Call): void {
+  try {
+    for (const name in attributes) span.setAttribute(name, attributes[name]!);
+    span.setAttribute('holdfast.outcome', outcomeWord(outcome, call));
+    if (!outcome.ok) {
+      span.setAttribute('error.type', errorType(outcome.error));
+      span.setStatus(failedStatus);
+    }
+  } finally {
+    span.end();
   }
-  span.end();
 }
 
 /** The error's code or class, never its text, which may contain anything. */

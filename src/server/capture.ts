@@ -2,8 +2,8 @@
  * Capture: records what a handler answers through Node's own response, while it is written.
  *
  * Promise: every way to answer ends in `writeHead`, `write` or `end` of this object, so none is missed. The first bytes of a stream go out at once;
- * only the final `end` waits until the answer has been processed. If the client disconnects, nothing changes for the handler, which continues to
- * write, to nobody. Whatever a handler does after its answer has no effect.
+ * only the final `end`, or the cut of an aborted answer, waits until the answer has been processed. If the client disconnects, nothing changes for
+ * the handler, which continues to write, to nobody. Whatever a handler does after its answer has no effect.
  *
  * Middleware mounted before this one has already patched the response. Its changes, such as compression, are not in the record and are made again for
  * a replay. Middleware mounted later is part of the answer.
@@ -47,8 +47,11 @@ export interface CaptureTerms {
   onTooLarge?(): void;
   /** The handler has answered. The end goes out when the promise is settled; without a promise, at once. */
   onAnswer(answer: Answer): Promise<unknown> | undefined;
-  /** The handler has aborted its answer, for example after an error in the middle of a stream. */
-  onBroken(): void;
+  /**
+   * The handler has aborted its answer, for example after an error in the middle of a stream. The connection is cut when the promise is settled;
+   * without a promise, at once.
+   */
+  onBroken(): Promise<unknown> | undefined;
   /** The client disconnected before the handler had answered. */
   onClientGone(): void;
 }
@@ -113,7 +116,7 @@ export class ResponseCapture {
   private readonly response: CapturedResponse;
   private readonly terms: CaptureTerms;
   private readonly inner: Inner;
-  private state: 'open' | 'waiting' | 'held' | 'replaced' | 'done' = 'open';
+  private state: 'open' | 'waiting' | 'held' | 'breaking' | 'replaced' | 'done' = 'open';
   private head: AnswerHead | undefined = undefined;
   /** The handler's calls while its head waits. */
   private postponed: Postponed[] = nothingDone;
@@ -190,7 +193,7 @@ export class ResponseCapture {
 
   write(given: ChunkArguments): boolean {
     const { response, inner, state, terms } = this;
-    if (state === 'held') return this.ignore(given);
+    if (state === 'held' || state === 'breaking') return this.ignore(given);
     if (state === 'replaced') return !this.ignore(given);
     if (state === 'done') return Reflect.apply(inner.write, response, given as []);
     if (terms.onHead !== undefined && this.head === undefined && isChunk(given[0])) {
@@ -219,7 +222,7 @@ export class ResponseCapture {
 
   end(given: ChunkArguments): unknown {
     const { response, inner, state } = this;
-    if (state === 'held' || state === 'replaced') {
+    if (state === 'held' || state === 'breaking' || state === 'replaced') {
       this.ignore(given);
       return response;
     }
@@ -248,18 +251,31 @@ export class ResponseCapture {
 
   destroy(given: readonly unknown[]): unknown {
     const { response, inner, state, terms } = this;
-    if (state === 'held' || state === 'replaced') return response;
-    if (state !== 'done') {
-      this.state = 'open';
-      this.stop();
-      terms.onBroken();
-    }
+    if (state === 'done') return Reflect.apply(inner.destroy, response, given as []);
+    if (state !== 'open' && state !== 'waiting') return response;
+    this.state = 'breaking';
+    const wait = terms.onBroken();
+    if (wait === undefined) return this.break(given);
+    // What the handler sees is a response that is destroyed, as it would be without us.
+    setIfOwn(response, 'destroyed', true);
+    wait.then(() => {
+      setIfOwn(response, 'destroyed', false);
+      this.break(given);
+    });
+    return response;
+  }
+
+  private break(given: readonly unknown[]): unknown {
+    const { response, inner } = this;
+    this.state = 'done';
+    this.giveSocketBack();
+    this.tellClose();
     return Reflect.apply(inner.destroy, response, given as []);
   }
 
   emit(given: readonly unknown[]): boolean {
     const { response, state } = this;
-    if (given[0] === 'close' && state !== 'done' && state !== 'replaced') {
+    if (given[0] === 'close' && state !== 'done' && state !== 'breaking' && state !== 'replaced') {
       this.closeWaits = true;
       this.hideClose();
       return true;
@@ -509,7 +525,7 @@ export class ResponseCapture {
 
   private ignore(given: ChunkArguments): false {
     const callback = callbackOf(given);
-    if (callback !== undefined) this.response.once('finish', callback);
+    if (callback !== undefined) this.response.once(this.state === 'breaking' ? 'close' : 'finish', callback);
     return false;
   }
 }

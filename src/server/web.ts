@@ -49,7 +49,8 @@ export type FetchHandler<More extends readonly unknown[], Incoming extends Reque
  * Wraps fetch-standard handlers: each request with an `Idempotency-Key` runs once, and every repetition gets the same response.
  *
  * Keys are valid within one `scope`, method and path. The response is stored before the client receives the end of its body; its first bytes
- * are sent at once. A `Request` does not tell whether a header was sent twice, so a bare key with `, ` in it is refused.
+ * are sent at once. A `Request` does not tell whether a header was sent twice, so a bare key with `, ` in it is refused. To wait for handlers whose
+ * clients have left, on shutdown or through the platform's `waitUntil`, give it an engine, and await `engine.idle()`.
  *
  * @param options - `store` and `scope` are required; see {@link IdempotencyMiddlewareOptions}.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
@@ -116,8 +117,8 @@ export function idempotency(
             const answering = new Promise<Response>((answer) => answer(handler(request, handle, ...more)));
             answering
               .then((response) => kept(response, keeper))
-              .then(resolve, (error) => {
-                keeper.onBroken();
+              .then(resolve, async (error) => {
+                await keeper.onBroken();
                 reject(error);
               });
           },
@@ -140,7 +141,8 @@ export type IdempotentListener = (
  * Wraps listeners of `node:http`: each request with an `Idempotency-Key` runs once, and every repetition gets the same response.
  *
  * Keys are valid within one `scope`, method and path. The body is read here, and the listener can read it again. A listener that throws or rejects
- * is answered 500, unless it has begun to answer.
+ * is answered 500, unless it has begun to answer. To wait on shutdown for listeners whose clients have left, give it an engine, and await
+ * `engine.idle()`.
  *
  * @param options - `store` and `scope` are required; see {@link IdempotencyMiddlewareOptions}.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
@@ -357,7 +359,7 @@ class BodyTee implements Answering {
       }
     } catch (error) {
       this.stop();
-      keeper.onBroken();
+      await keeper.onBroken();
       if (this.isWanted) controller.error(error);
       return;
     }

@@ -26,6 +26,28 @@ import { answerText, httpServer, rawServer } from './support/servers.ts';
 const repeating = (attempts = 3) => retry({ attempts, backoff: constant(1), handles, onDiscard: discardBody });
 const policy = pipeline(repeating());
 
+/** Options as a class may have them: none is an own member, or can be enumerated, except one that only this `fetch` knows. */
+class Patch implements RequestInit {
+  readonly tls = 'own';
+  readonly #body = 'whole';
+
+  get method() {
+    return 'PATCH';
+  }
+
+  get body() {
+    return this.#body;
+  }
+
+  get headers() {
+    return { 'x-team': 'kelp' };
+  }
+
+  get keepalive() {
+    return true;
+  }
+}
+
 describe('createFetch', () => {
   it('returns the response of the last attempt, readable, whatever its status', async () => {
     await using server = await httpServer((_, response, number) => response.writeHead(503).end(`busy ${number}`));
@@ -198,11 +220,34 @@ describe('createFetch', () => {
     const old = new Request(`${server.origin}/old`, { method: 'POST', body: 'whole', headers: { 'x-team': 'kelp' } });
     await http(`${server.origin}/new`, old);
     await http(server.origin, Object.create({ method: 'PUT', body: 'whole', headers: { 'x-team': 'kelp' } }));
+    await http(server.origin, new Patch());
     const seen = server.received.map(({ method, body, headers }) => [method, body, headers['x-team']]);
     expect(seen).toEqual([
       ['POST', 'whole', 'kelp'],
       ['PUT', 'whole', 'kelp'],
+      ['PATCH', 'whole', 'kelp'],
     ]);
+  });
+
+  it('reads each option once, and knows those of fetch although they are no own members', async () => {
+    const names: (string | symbol)[] = [];
+    const init = new Proxy(new Patch(), {
+      get(patch, name) {
+        names.push(name);
+        return Reflect.get(patch, name, patch);
+      },
+    });
+    const seen: unknown[] = [];
+    const http = createFetch({
+      policy,
+      async fetch(_, options) {
+        seen.push(options?.keepalive, (options as { readonly tls?: unknown }).tls);
+        return new Response();
+      },
+    });
+    await http('http://a.test/', init);
+    expect(names.filter((name) => name === 'body')).toEqual(['body']);
+    expect(seen).toEqual([true, 'own']);
   });
 
   it('follows the signal of a Request', async () => {

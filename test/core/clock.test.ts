@@ -134,7 +134,9 @@ describe('systemClock on a simulated platform', () => {
     const looks = { atTheTime: 0, timersSet: 0 };
     const armed = new Set<PlatformTimer>();
     let atTurnEnd: (() => void)[] = [];
+    let hasStack = true;
     vi.stubGlobal('setTimeout', (then: () => void, ms: number) => {
+      if (!hasStack) throw new RangeError('Maximum call stack size exceeded');
       looks.timersSet++;
       const timer = { then, atMs: nowMs + ms, keepsAlive: true, unref: () => (timer.keepsAlive = false) };
       armed.add(timer);
@@ -169,6 +171,15 @@ describe('systemClock on a simulated platform', () => {
       /** Begins to serve another request, which may not clear the existing timers. */
       enterRequest() {
         mayClear = false;
+      },
+      /** Runs a task at the end of the stack, where the platform can set no timer. */
+      atStackEnd(task: () => void) {
+        hasStack = false;
+        try {
+          task();
+        } finally {
+          hasStack = true;
+        }
       },
       keepsAlive: () => [...armed].some((timer) => timer.keepsAlive),
       endsOfTurns: () => atTurnEnd.length,
@@ -207,6 +218,16 @@ describe('systemClock on a simulated platform', () => {
     clock.cancel(again);
     goTo(25);
     expect(armed()).toEqual([30]);
+    goTo(1_000);
+    expect([fired, armed()]).toEqual([['b at 20', 'c at 30', 'a at 60'], []]);
+  });
+
+  it('goes on after a timer that it could not set, at the end of the stack', async () => {
+    const { clock, timer, armed, goTo, fired, atStackEnd } = await play();
+    clock.schedule(timer('a'), 60);
+    expect(() => atStackEnd(() => clock.schedule(timer('b'), 20))).toThrow(RangeError);
+    clock.schedule(timer('c'), 30);
+    expect(armed()).toEqual([20]);
     goTo(1_000);
     expect([fired, armed()]).toEqual([['b at 20', 'c at 30', 'a at 60'], []]);
   });

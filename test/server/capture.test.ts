@@ -22,6 +22,7 @@ import { keptHeaders } from '../../src/server/idempotency/protocol.js';
 import { type Listener, nodePaths } from './idempotency/node-paths.js';
 import { exchange, headerOf, parseAnswer, requestBytes, send, sendAndLeave } from './idempotency/raw-client.js';
 import { lasting, leaked, listening, marksOf, wire } from './idempotency/support.js';
+import { deferred } from './support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -44,7 +45,7 @@ interface Observed {
 function captured(
   listener: Listener,
   seen: Observed,
-  { maxBodyBytes = 10_000_000, wait = () => sleep(1) } = {},
+  { maxBodyBytes = 10_000_000, wait = () => sleep(1), waitBroken = (): Promise<unknown> | undefined => undefined } = {},
 ): Listener {
   return (request, response) => {
     seen.capture = captureAnswer(response, {
@@ -54,7 +55,10 @@ function captured(
         seen.answer = answer;
         return wait();
       },
-      onBroken: () => void seen.broken++,
+      onBroken() {
+        seen.broken++;
+        return waitBroken();
+      },
       onClientGone: () => void seen.gone++,
     });
     return listener(request, response);
@@ -370,18 +374,95 @@ describe('captureAnswer', () => {
     },
   );
 
-  it('notices that the handler aborts its answer even after the client disconnected', async () => {
+  it.each(['response', 'socket of the request'] as const)(
+    'breaks an answer that the handler aborts by the %s only when that has been processed, and whatever follows has no effect',
+    async (by) => {
+      const seen = observed();
+      const processed = deferred<void>();
+      let told: unknown[] = [];
+      let called = 0;
+      const listener: Listener = (request, response) => {
+        const broken = new Error('source broke');
+        response.on('close', () => told.push('close', response.errored));
+        response.write('first', () => {
+          if (by === 'response') response.destroy(broken);
+          else request.socket.destroy(broken);
+          told = [response.destroyed, response.closed, response.write('more', () => called++)];
+          response.end('last');
+          response.destroy();
+          request.socket.destroy();
+        });
+      };
+      await withServer(captured(listener, seen, { waitBroken: () => processed.promise }), async (port) => {
+        let isOver = false;
+        const bytes = exchange(port, requestBytes({})).finally(() => {
+          isOver = true;
+        });
+        await expect.poll(() => seen.broken).toBe(1);
+        await sleep(30);
+        expect([isOver, called]).toEqual([false, 0]);
+        processed.resolve();
+        expect((await bytes).toString()).toMatch(/\r\n\r\n5\r\nfirst\r\n$/);
+        await expect.poll(() => called).toBe(1);
+      });
+      expect(told).toEqual([true, false, false, 'close', expect.objectContaining({ message: 'source broke' })]);
+      expect([seen.broken, seen.gone, seen.answer]).toEqual([1, 0, undefined]);
+    },
+  );
+
+  it('sends nothing of an answer that the handler aborts before its head, whatever follows', async () => {
     const seen = observed();
-    const listener: Listener = (request, response) => {
-      response.write('first');
-      response.once('drain', () => request.socket.destroy());
+    const processed = deferred<void>();
+    const listener: Listener = (_request, response) => {
+      response.destroy();
+      response.setHeader('X-Late', '1');
+      response.flushHeaders();
+      response.writeHead(200);
+      response.end('late');
+      setImmediate(processed.resolve);
     };
-    await withServer(captured(listener, seen), async (port) => {
-      await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
-      await expect.poll(() => seen.broken).toBe(1);
-    });
-    expect([seen.broken, seen.gone]).toEqual([1, 1]);
+    const server = captured(listener, seen, { waitBroken: () => processed.promise });
+    expect(await withServer(server, (port) => exchange(port, requestBytes({})))).toHaveLength(0);
+    expect([seen.broken, seen.gone, seen.answer]).toEqual([1, 0, undefined]);
   });
+
+  it('tells the handler at once that a client disconnects while its abort is processed', async () => {
+    const seen = observed();
+    const processed = deferred<void>();
+    let closes = 0;
+    const listener: Listener = (_request, response) => {
+      response.on('close', () => closes++);
+      response.write('first', () => response.destroy());
+    };
+    await withServer(captured(listener, seen, { waitBroken: () => processed.promise }), async (port) => {
+      await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
+      await expect.poll(() => closes).toBe(1);
+      processed.resolve();
+      await sleep(0);
+    });
+    expect([closes, seen.broken, seen.gone]).toEqual([1, 1, 0]);
+  });
+
+  it.each([
+    ['at once', () => undefined],
+    ['later', () => sleep(1)],
+  ])(
+    'notices that the handler aborts its answer even after the client disconnected, and closes it %s',
+    async (_, waitBroken) => {
+      const seen = observed();
+      const closes: boolean[] = [];
+      const listener: Listener = (request, response) => {
+        response.on('close', () => closes.push(response.destroyed));
+        response.write('first');
+        response.once('drain', () => request.socket.destroy());
+      };
+      await withServer(captured(listener, seen, { waitBroken }), async (port) => {
+        await sendAndLeave(port, requestBytes({}), { afterReceived: 1 });
+        await expect.poll(() => closes).toEqual([true]);
+      });
+      expect([seen.broken, seen.gone]).toEqual([1, 1]);
+    },
+  );
 
   it('does not mistake a server that closes its connections for a handler that aborts', async () => {
     const seen = observed();
@@ -731,7 +812,7 @@ describe('an answer whose head waits', () => {
           keepHeaders: keptHeaders,
           onHead: () => 'wait',
           onAnswer: () => undefined,
-          onBroken() {},
+          onBroken: () => undefined,
           onClientGone() {},
         });
         request.socket.once('close', () => seen.gone++);

@@ -187,7 +187,10 @@ export class Ask<Request> {
           }
           return undefined;
         },
-        onBroken: () => reject(new Error('the handler broke its answer off')),
+        onBroken() {
+          reject(new Error('the handler broke its answer off'));
+          return undefined;
+        },
         onClientGone() {},
       });
       this.capture = capture;

@@ -1,5 +1,6 @@
 /** Every way to answer with Express 4 and 5, compared with the same server without protection, on bare sockets. */
 import { createServer } from 'node:http';
+import { pipeline } from 'node:stream/promises';
 import { gunzipSync } from 'node:zlib';
 import compression from 'compression';
 import express, { type Request, type RequestHandler } from 'express';
@@ -9,7 +10,7 @@ import { type IdempotencyHandle, memoryStore, OptionsError, type Store } from '.
 import { idempotency, rawBody } from '../../../src/server/express.js';
 import { errorHandler, expressPaths, failingExpressPaths } from './express-paths.js';
 import { exchange, headerOf, requestBytes, send } from './raw-client.js';
-import { keyed, lasting, leaked, listening, marksOf, storesToTry, wire } from './support.js';
+import { keyed, lasting, lateStore, leaked, listening, marksOf, storesToTry, wire } from './support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -103,6 +104,33 @@ describe.each(versions)('a handler of %s', (_version, framework) => {
       const request = { path: '/1', headers: keyed('k-1') };
       expect((await exchange(port, requestBytes(request))).toString()).toMatch(/half\r\n$/);
       expect((await send(port, request)).body.toString()).toBe('half and half');
+    });
+  });
+
+  it.each<readonly [string, RequestHandler]>([
+    ['passes an error on', (_request, response, next) => void response.write('half', () => next(new Error('broke')))],
+    ['destroys its response', (_request, response) => void response.write('half', () => response.destroy())],
+    [
+      'breaks a pipeline, and passes the error on',
+      (_request, response, next) => {
+        async function* source() {
+          yield 'half';
+          await new Promise((resolve) => setImmediate(resolve));
+          throw new Error('source broke');
+        }
+        pipeline(source, response).catch(next);
+      },
+    ],
+  ])('that %s in the middle of its answer is cut off when its key is free again', async (_, fails) => {
+    const counting = counted((request, response, next) => {
+      if (counting.runs === 1) fails(request, response, next);
+      else response.end('whole');
+    });
+    const protect = [idempotency({ store: lateStore(), scope, storeTimeout: '10s' })];
+    await listening(serverOf({ framework, protect, handler: counting }), async (port) => {
+      const request = { path: '/1', headers: keyed('k-1') };
+      expect((await exchange(port, requestBytes(request))).toString()).toMatch(/half\r\n$/);
+      expect((await send(port, request)).body.toString()).toBe('whole');
     });
   });
 });

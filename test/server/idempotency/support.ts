@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { memoryStore, type Store } from '../../../src/index.js';
 import type { RawAnswer } from './raw-client.js';
 
@@ -12,6 +13,18 @@ function awaitedStore(): Store {
     read: async (...given) => inner.read(...given),
     write: async (...given) => inner.write(...given),
     remove: async (...given) => inner.remove(...given),
+  };
+}
+
+/** A store that takes new records at once and their changes late, as when two connections overtake each other. */
+export function lateStore(inner: Store = memoryStore()): Store {
+  return {
+    read: (...given) => inner.read(...given),
+    remove: (...given) => inner.remove(...given),
+    async write(...given) {
+      if (given[2]?.ifVersion !== 0) await sleep(50);
+      return inner.write(...given);
+    },
   };
 }
 

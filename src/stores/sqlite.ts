@@ -123,8 +123,8 @@ class TableStore implements SqliteStore {
   private seenMoves = '';
   private readonly poll = callbackTimer(() => this.look());
   private readonly db: SqliteDatabase;
-  /** Includes the separator, which no prefix contains. */
-  /** @internal */ readonly prefix: string;
+  /** @internal Includes the separator, which no prefix contains. */
+  readonly prefix: string;
   private readonly timeoutMs: number;
   private readonly clock: Clock;
   private readonly checks: VerbChecks;

@@ -20,9 +20,9 @@ import type {
   StoreQueue,
   StoreRemoveOptions,
   StoreWriteOptions,
-  VerbChecks,
   Written,
 } from './store.js';
+import type { VerbChecks } from './verb-checks.js';
 import type { Watcher } from './watchers.js';
 
 /** What a queue needs of its store. */

@@ -29,22 +29,21 @@ import {
   writeScript,
 } from './redis-scripts.js';
 import { RedisWatches, type Subscriber } from './redis-watches.js';
-import {
-  type ClosableStore,
-  type Consumed,
-  type ConsumeOptions,
-  type Entry,
-  type NativeCapabilities,
-  prefixField,
-  type Refused,
-  type StoreCallOptions,
-  type StoreChange,
-  type StoreRemoveOptions,
-  type StoreWatch,
-  type StoreWriteOptions,
-  VerbChecks,
-  type Written,
+import type {
+  ClosableStore,
+  Consumed,
+  ConsumeOptions,
+  Entry,
+  NativeCapabilities,
+  Refused,
+  StoreCallOptions,
+  StoreChange,
+  StoreRemoveOptions,
+  StoreWatch,
+  StoreWriteOptions,
+  Written,
 } from './store.js';
+import { prefixField, VerbChecks } from './verb-checks.js';
 import { TimedVerb, VerbTimeouts } from './verb-timeouts.js';
 
 export type { IoredisClient, NodeRedisClient } from './redis-drivers.js';

@@ -22,22 +22,20 @@ import {
   setUp,
   versionOf,
 } from './sqlite-statements.js';
-import {
-  type ClosableStore,
-  type Entry,
-  maxValueBytesField,
-  type NativeCapabilities,
-  prefixField,
-  type Refused,
-  type StoreCallOptions,
-  type StoreChange,
-  type StoreRemoveOptions,
-  type StoreTransaction,
-  type StoreWatch,
-  type StoreWriteOptions,
-  VerbChecks,
-  type Written,
+import type {
+  ClosableStore,
+  Entry,
+  NativeCapabilities,
+  Refused,
+  StoreCallOptions,
+  StoreChange,
+  StoreRemoveOptions,
+  StoreTransaction,
+  StoreWatch,
+  StoreWriteOptions,
+  Written,
 } from './store.js';
+import { maxValueBytesField, prefixField, VerbChecks } from './verb-checks.js';
 import { Watchers } from './watchers.js';
 
 export type { SqliteDatabase, SqliteStatement } from './sqlite-statements.js';

@@ -11,6 +11,7 @@
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { asMicrotask, queueTask } from '../core/event-loop.js';
+import { isBytes } from '../core/kinds.js';
 import { listOf } from '../core/list-of.js';
 
 /** An answer as it is stored. */
@@ -649,11 +650,6 @@ function override(before: readonly Header[], own: readonly Header[], isList: boo
 
 function isChunk(chunk: unknown): chunk is string | Uint8Array {
   return typeof chunk === 'string' || isBytes(chunk);
-}
-
-/** Also accepts arrays of another realm, as in Jest. */
-export function isBytes(chunk: unknown): chunk is Uint8Array {
-  return ArrayBuffer.isView(chunk) && (chunk as Uint8Array)[Symbol.toStringTag] === 'Uint8Array';
 }
 
 /** Whether Node will accept this end. Node itself reports what it refuses. */

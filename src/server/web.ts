@@ -5,8 +5,9 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
+import { isBytes } from '../core/kinds.js';
 import { checkArgument, func } from '../core/options.js';
-import { type Answer, headersOf, isBytes, joined, type StoredAnswer } from './capture.js';
+import { type Answer, headersOf, joined, type StoredAnswer } from './capture.js';
 import { replay } from './idempotency/answer.js';
 import type { Body } from './idempotency/body.js';
 import {

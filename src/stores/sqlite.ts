@@ -11,6 +11,7 @@ import { showBriefly } from '../core/brief.js';
 import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, type StoreError } from '../core/errors.js';
+import { isThenable } from '../core/kinds.js';
 import { checkArgument, checkOptions, duration, having, withDefault } from '../core/options.js';
 import { failure, failureOf, isLocked, isTableGone } from './sqlite-failures.js';
 import {
@@ -445,10 +446,6 @@ class View implements StoreTransaction {
 
 function callable<T>(value: unknown): ((view: StoreTransaction) => T) | undefined {
   return typeof value === 'function' ? (value as (view: StoreTransaction) => T) : undefined;
-}
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function';
 }
 
 /** Resolves at an instant of the clock, or rejects with the signal's reason. */

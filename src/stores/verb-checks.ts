@@ -4,6 +4,7 @@
  * Promise: if a check throws, nothing has been touched. The mistake is named in the same words whatever the store.
  */
 import { StoreError, type StoreFailure } from '../core/errors.js';
+import { isBytes, isWellFormed } from '../core/kinds.js';
 import { integer, withDefault } from '../core/options.js';
 import { ConsumeRate } from './consume.js';
 import {
@@ -146,8 +147,7 @@ export class VerbChecks {
   private key(operation: string, key: unknown): void {
     if (typeof key !== 'string') throw this.invalid(operation, `the key must be a string, got ${kindOf(key)}`);
     if (key.length === 0) throw this.invalid(operation, 'the key is empty');
-    // A lone surrogate cannot be encoded as UTF-8: two different keys would become one.
-    if (!(key as WellFormed).isWellFormed()) throw this.invalid(operation, 'the key is no well-formed Unicode');
+    if (!isWellFormed(key)) throw this.invalid(operation, 'the key is no well-formed Unicode');
     // A UTF-16 code unit takes at most three bytes in UTF-8.
     if (key.length * 3 > longestKeyBytes && utf8Length(key) > longestKeyBytes) {
       throw this.invalid(operation, `the key has ${utf8Length(key)} bytes, at most ${longestKeyBytes}; hash it`);
@@ -172,16 +172,8 @@ export class VerbChecks {
   }
 }
 
-/** Every engine that this package runs on has it, but the ES2023 library does not declare it. */
-type WellFormed = string & { isWellFormed(): boolean };
-
 function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;
-}
-
-/** Accepts bytes of another realm, for which `instanceof` is false: test runners have several realms. */
-function isBytes(value: unknown): value is Uint8Array {
-  return ArrayBuffer.isView(value) && (value as Uint8Array)[Symbol.toStringTag] === 'Uint8Array';
 }
 
 /** For well-formed text only. */

@@ -24,7 +24,7 @@ import {
   text,
   withDefault,
 } from '../../core/options.js';
-import type { Store } from '../../stores/store.js';
+import { longestTtlMs, type Store } from '../../stores/store.js';
 import type { IdempotencyHandle, TransactionHandle } from './attempt.js';
 import { isPointer } from './canonical-json.js';
 import { type BeginRequest, type Begun, Engine, type OperationKey, part } from './engine.js';
@@ -431,8 +431,6 @@ function attempted(encode: () => Uint8Array): { readonly bytes?: Uint8Array; rea
   }
 }
 
-/** Ten years. */
-const longestTtlMs = 315_360_000_000;
 const leastSecretBytes = 16;
 const encryptionKeyBytes = 32;
 const longestKeyNameBytes = 64;

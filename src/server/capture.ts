@@ -314,7 +314,10 @@ export class ResponseCapture {
     asMicrotask(() => this.drain());
   }
 
-  /** A compressor before us takes them for itself, and has nothing more to tell when the client is gone; others, as instrumentation, only wrap them. */
+  /**
+   * Records the drain listeners that middleware before us keeps for itself. A compressor does so, and has nothing to report once the client is gone. Other
+   * middleware, such as instrumentation, only wraps the listeners.
+   */
   private recordDrainListeners(): void {
     const { response } = this;
     const { on } = response;
@@ -330,7 +333,7 @@ export class ResponseCapture {
 
   private drain(): void {
     const { response, inner, drainListeners } = this;
-    // What a compressor finds nothing to compress for, it gives back. A copy: who is told may listen anew, for the next one.
+    // A compressor that finds nothing to compress gives its listeners back. A copy, because a listener that is called may be added again for the next time.
     const own = response.rawListeners('drain');
     const elsewhere = drainListeners.filter((listener) => !own.includes(listener));
     Reflect.apply(inner.emit, response, ['drain']);

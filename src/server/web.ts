@@ -255,12 +255,12 @@ function replayed(answer: StoredAnswer, key: string): Response {
   return new Response(contentFor(answer, headers), { status, statusText: statusMessage, headers });
 }
 
-/** These may have no body. */
+/** Responses with these statuses may have no body. */
 const bodiless: readonly number[] = [101, 103, 204, 205, 304];
 
-/** Without a type it comes as a stream, as in the first response: Bun gives one to bytes. */
+/** The body of a replay. If it has no content type, it is a stream, as in the first response: for bytes Bun would set a content type. */
 function contentFor({ status, body }: StoredAnswer, headers: Headers) {
-  // Some servers give a type even to bytes that are none.
+  // Some servers set a content type even if there are no bytes.
   if (body.byteLength === 0 || bodiless.includes(status)) return null;
   const bytes = body as Uint8Array<ArrayBuffer>;
   if (headers.has('content-type')) return bytes;
@@ -285,7 +285,7 @@ async function kept(response: Response, keeper: AnswerKeeper): Promise<Response>
   return new Response(new ReadableStream(tee), { status, statusText, headers: response.headers });
 }
 
-/** Also of a framework that has a class of its own. */
+/** Whether this is a response; also one of a framework's own class. */
 function hasHeaders(response: unknown): boolean {
   return typeof (response as Response | null | undefined)?.headers?.[Symbol.iterator] === 'function';
 }

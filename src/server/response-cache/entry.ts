@@ -105,10 +105,10 @@ function isSame(value: unknown, values: readonly string[]): boolean {
   return list.length === values.length && list.every((one, index) => String(one) === values[index]);
 }
 
-/** They were set for another body, and only one of them may be said. */
+/** Headers that say where a body ends. Those set before belong to another body, and a response may have only one of them. */
 const framing: ReadonlySet<string> = /* @__PURE__ */ new Set(['content-length', 'transfer-encoding']);
 
-/** What is said of the request that gets the response. */
+/** What counts of the request that gets the response. */
 export interface Shown {
   readonly before: HeadersBefore;
   /** The headers of a conditional request; no other is read. */

@@ -7,7 +7,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import { isBytes } from '../core/kinds.js';
 import { checkArgument, func } from '../core/options.js';
-import { type Answer, headersOf, joined, type StoredAnswer } from './capture.js';
+import { type Answer, joined, type StoredAnswer } from './capture.js';
 import { replay } from './idempotency/answer.js';
 import type { Body } from './idempotency/body.js';
 import {
@@ -21,6 +21,7 @@ import {
 import { bodyOf, contentOf, contentTypeOf, keyLinesOf, sendProblem, traceparentOf } from './idempotency/node.js';
 import { joinedLines, keptHeaders, replayMarks } from './idempotency/protocol.js';
 import { type Problem, problemBody, problemType } from './problem.js';
+import { headersOf } from './response-head.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type {

@@ -1,7 +1,8 @@
 /** Entry: a response as the cache stores it, its encoding, and how it is sent again. */
 import type { ServerResponse } from 'node:http';
 import type { Serializer } from '../../coordination/cache/cache.js';
-import { type AnswerHead, headersOf, type StoredAnswer, setWords } from '../capture.js';
+import type { StoredAnswer } from '../capture.js';
+import { type AnswerHead, headersOf, setWords } from '../response-head.js';
 import { fieldsOf, type ResponseLifetime } from './storability.js';
 
 /** A stored response, and the requests that it is valid for. */

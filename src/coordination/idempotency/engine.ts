@@ -17,13 +17,15 @@ import { knownOf } from '../../core/known.js';
 import { checkArgument, type Field, impossibleOption, show } from '../../core/options.js';
 import type { Entry, Refused, Store, StoreTransaction, StoreWriteOptions, Written } from '../../stores/store.js';
 import { Instant, instantOf } from '../lease.js';
-import { type AdapterHandle, Attempt, type TransactionHandle, UnprotectedAttempt, YoungAttempts } from './attempt.js';
+import { type AdapterHandle, Attempt, type TransactionHandle } from './attempt.js';
 import { downstreamKeyOf, keyHashOf, Owners } from './hashing.js';
 import { Operations } from './operations.js';
 import type { ResultSerializer } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, noFingerprint, sameBytes } from './record.js';
 import { checkRefusals } from './refusals.js';
 import type { Sealing } from './sealing.js';
+import { UnprotectedAttempt } from './unprotected-attempt.js';
+import { YoungAttempts } from './young-attempts.js';
 
 export interface EngineSettings {
   readonly name: string;

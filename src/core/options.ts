@@ -227,14 +227,14 @@ export interface CommonOptions {
   readonly clock?: Clock | undefined;
 }
 
-function within(value: number, min: number, max: number): boolean {
-  return value >= min && value <= max;
-}
-
 /** Options of every policy that refuses calls. */
 export interface RefusalOptions {
   /** Captures a stack for each refusal, about 3 microseconds on Node 24. Default `false`. */
   readonly stack?: boolean | undefined;
+}
+
+function within(value: number, min: number, max: number): boolean {
+  return value >= min && value <= max;
 }
 
 /** A value as an error message shows it: short, and distinguishing `5` from `'5'`. */

@@ -87,7 +87,10 @@ export interface BulkheadGuard extends Guard {
  */
 export function bulkhead(options: BulkheadOptions): BulkheadGuard {
   showBriefly(Bulkhead.prototype, ({ name, running, waiting, abandoned }) => ({
-    ...{ name, running, waiting, abandoned },
+    name,
+    running,
+    waiting,
+    abandoned,
   }));
   const checked = checkOptions('bulkhead', options, {
     limit: integer({ min: 1 }),

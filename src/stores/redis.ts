@@ -270,7 +270,10 @@ class ScriptStore implements RedisStore {
 
   private queueHome(): QueueHome {
     return {
-      ...{ prefix: this.prefix, checks: this.checks },
+      prefix: this.prefix,
+      isCluster: this.driver.isCluster,
+      publish: this.driver.publish,
+      checks: this.checks,
       entryOf: (operation, reply) => entryOf(operation, reply, this.copies),
       run: (operation, script, keys, given, signal) =>
         this.run(
@@ -279,7 +282,6 @@ class ScriptStore implements RedisStore {
           (reply) => reply,
           () => [script, keys, given],
         ),
-      ...{ isCluster: this.driver.isCluster, publish: this.driver.publish },
       placeOf: (key) => {
         const hash = hashOf(key);
         const bucket = this.bucketKey(hash);

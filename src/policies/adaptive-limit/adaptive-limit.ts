@@ -112,7 +112,10 @@ export function adaptiveLimit(options?: AdaptiveLimitOptions): AdaptiveLimitGuar
   }
   const range = { initial, min, max };
   showBriefly(AdaptiveLimit.prototype, ({ name, limit, running, waiting }) => ({
-    ...{ name, limit, running, waiting },
+    name,
+    limit,
+    running,
+    waiting,
   }));
   return new AdaptiveLimit(checked, ruleOf(algorithm, range, random));
 }

@@ -78,7 +78,8 @@ export function storableOf(
       staleWhileRevalidate: Math.max(0, staleWhileRevalidate + Math.min(0, freshMs)),
       staleIfError: Math.max(0, staleIfError + Math.min(0, freshMs)),
     },
-    ...{ initialAgeMs, vary },
+    initialAgeMs,
+    vary,
   };
 }
 

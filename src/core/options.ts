@@ -233,6 +233,14 @@ export interface RefusalOptions {
   readonly stack?: boolean | undefined;
 }
 
+/** What the checked options of policies that refuse calls have in common. */
+export interface CheckedRefusalOptions {
+  readonly stack: boolean;
+  readonly name: string;
+  readonly on: CommonOptions['on'];
+  readonly clock: Clock | undefined;
+}
+
 function within(value: number, min: number, max: number): boolean {
   return value >= min && value <= max;
 }

@@ -209,7 +209,7 @@ export function having<T>(allowed: string, ...methods: readonly (keyof T & strin
 }
 
 /** The fields of the options that every policy takes. */
-export function commonFields<const Name extends string>(name: Name) {
+export function commonFields(name: string) {
   return {
     name: withDefault<string>(text(), name),
     on: optional(func<(event: HoldfastEvent) => void>()),

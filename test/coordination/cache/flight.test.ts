@@ -3,7 +3,8 @@ import { getEventListeners } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import { decodeRecord, encodeRecord } from '../../../src/coordination/cache/record.js';
 import { type LoadContext, StoreError, TimeoutError } from '../../../src/index.js';
-import { type Changes, setUp, setUpSeen, watchForUnheardRejections } from './support.ts';
+import { forbidUnhandledRejections } from '../../support/unhandled-rejections.ts';
+import { type Changes, setUp, setUpSeen } from './support.ts';
 
 const alone = { store: undefined } as const;
 const keyIn = 'cache|cache|key|42';
@@ -14,7 +15,7 @@ const ways: readonly (readonly [string, Changes])[] = [
   ['before a store', {}],
 ];
 
-watchForUnheardRejections();
+forbidUnhandledRejections();
 
 describe.each(ways)('flight, %s,', (_, way) => {
   it('leaves no listener on the signal of a caller that was answered', async () => {

@@ -212,29 +212,3 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
     historiesTimeoutMs,
   );
 });
-
-describe.skipIf(home === undefined)('postgresStore', () => {
-  it('fails with reason "busy" when the server has no connection left, with each client', async () => {
-    const few = [
-      'max_connections=4',
-      'superuser_reserved_connections=0',
-      'reserved_connections=0',
-      'max_wal_senders=0',
-    ];
-    const full = await startPostgres(home!, few);
-    const first = drivers[0]!.connect(full.port, 4);
-    try {
-      await postgresStore(first.pool, { timeout: '10s' }).migrate();
-      await Promise.all(Array.from({ length: 4 }, () => first.query('SELECT pg_sleep(0.2)')));
-      for (const { connect } of drivers) {
-        const late = connect(full.port, 1);
-        const error = await failure(postgresStore(late.pool, { timeout: '5s' }).write('key', bytes('lost'), { ttlMs }));
-        expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
-        await late.close();
-      }
-    } finally {
-      await first.close();
-      await full.dispose();
-    }
-  });
-});

@@ -24,6 +24,7 @@ import {
   timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
+import { deferred } from '../support/deferred.ts';
 
 type Told = readonly [what: 'settle' | 'release' | 'ended', outcome?: Outcome];
 
@@ -44,16 +45,6 @@ function recorder(name: string, extra: Partial<Permit> = {}): Guard & { readonly
       };
     },
   };
-}
-
-function deferred<T>() {
-  let resolve!: (value: T) => void;
-  let reject!: (error: unknown) => void;
-  const promise = new Promise<T>((yes, no) => {
-    resolve = yes;
-    reject = no;
-  });
-  return { promise, resolve, reject };
 }
 
 const passOn: Strategy = { name: 'passOn', handle: (call, next) => next(call) };

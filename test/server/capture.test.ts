@@ -19,6 +19,7 @@ import {
 } from '../../src/server/capture.js';
 import { decodeAnswer, encodeAnswer, replay } from '../../src/server/idempotency/answer.js';
 import { keptHeaders } from '../../src/server/idempotency/protocol.js';
+import { deferred } from '../support/deferred.ts';
 import { type Listener, nodePaths } from './idempotency/node-paths.js';
 import { exchange, headerOf, parseAnswer, requestBytes, send, sendAndLeave } from './idempotency/raw-client.js';
 import { expectReplay, listening, wire } from './idempotency/support.js';
@@ -81,10 +82,7 @@ describe.concurrent('an answer by', () => {
 
 describe('captureAnswer', () => {
   it('sends the first bytes of a stream at once, and holds the end until the answer has been processed', async () => {
-    let store = () => {};
-    const stored = new Promise<void>((resolve) => {
-      store = resolve;
-    });
+    const { promise: stored, resolve: store } = deferred();
     const listener: Listener = (_request, response) => {
       response.write('first');
       setTimeout(() => response.end('last'), 5);
@@ -102,10 +100,7 @@ describe('captureAnswer', () => {
   });
 
   it('is sent, and kept from no client, by a server that closes while the end waits', async () => {
-    let store = () => {};
-    const stored = new Promise<void>((resolve) => {
-      store = resolve;
-    });
+    const { promise: stored, resolve: store } = deferred();
     const listener: Listener = (_request, response) => response.end('whole');
     const server = createServer(captured(listener, observed(), { wait: () => stored }));
     server.listen(0, '127.0.0.1');
@@ -448,10 +443,7 @@ describe('captureAnswer', () => {
     const seen = observed();
     let closes = 0;
     let isLost = false;
-    let store = () => {};
-    const stored = new Promise<void>((resolve) => {
-      store = resolve;
-    });
+    const { promise: stored, resolve: store } = deferred();
     const listener: Listener = (request, response) => {
       response.on('close', () => closes++);
       request.socket.once('close', () => {

@@ -8,6 +8,7 @@ import { StoreError } from 'holdfast';
 import { type FaultProxy, faultProxy } from 'holdfast/testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type PostgresStore, postgresStore } from '../../src/stores/postgres.js';
+import { deferred } from '../support/deferred.ts';
 import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
@@ -162,14 +163,8 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
 
   it('waits for a row that a transaction of others has locked, and fails in time, knowing that nothing was done', async () => {
     const admin = open(server.port);
-    let unlock = () => {};
-    const unlocked = new Promise<void>((resolve) => {
-      unlock = resolve;
-    });
-    let lock = () => {};
-    const isLocked = new Promise<void>((resolve) => {
-      lock = resolve;
-    });
+    const { promise: unlocked, resolve: unlock } = deferred();
+    const { promise: isLocked, resolve: lock } = deferred();
     const blocking = admin.transaction(async (transaction) => {
       const sql = 'SELECT 1 FROM holdfast FOR UPDATE';
       await ('unsafe' in transaction ? transaction.unsafe(sql) : transaction.query({ text: sql }));

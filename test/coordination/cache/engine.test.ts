@@ -1,6 +1,7 @@
 /** What one process does with its memory and its flights: hits, changes and tags at the same time, refreshes, keys, events. */
 import { describe, expect, it } from 'vitest';
 import { type LoadBackoffError, memoryStore, OptionsError } from '../../../src/index.js';
+import { deferred } from '../../support/deferred.ts';
 import { type Changes, setUp, setUpSeen } from './support.ts';
 
 const alone = { store: undefined } as const;
@@ -10,15 +11,6 @@ const ways: readonly (readonly [string, Changes])[] = [
   ['in memory alone', alone],
   ['before a store', {}],
 ];
-
-/** A promise, and the functions that settle it. */
-function gate() {
-  let open = () => {};
-  const opened = new Promise<void>((resolve) => {
-    open = resolve;
-  });
-  return { open, opened };
-}
 
 describe.each(ways)('cache, %s, asked for a value,', (_, way) => {
   it('reports for each get where its value came from and how long it took', async () => {
@@ -487,15 +479,15 @@ describe('cache in memory alone', () => {
 describe('cache before a store, with concurrent operations,', () => {
   it('serves no copy of its own after two concurrent sets: it cannot know which came last', async () => {
     const { users, control, inner, clock } = setUpSeen();
-    const replies = [gate(), gate()];
+    const replies = [deferred(), deferred()];
     let writes = 0;
-    control.after = (verb) => (verb === 'write' ? replies[writes++]?.opened : undefined);
+    control.after = (verb) => (verb === 'write' ? replies[writes++]?.promise : undefined);
     const sets = [users.set('42', 1), users.set('42', 2)];
     await clock.flush();
     // The reply to the first one arrives last.
-    replies[1]!.open();
+    replies[1]!.resolve();
     await clock.flush();
-    replies[0]!.open();
+    replies[0]!.resolve();
     await Promise.all(sets);
     expect(users.size).toBe(0);
     expect(await users.get('42')).toBe(2);
@@ -504,12 +496,12 @@ describe('cache before a store, with concurrent operations,', () => {
 
   it('keeps no copy of a value that was set while a tag was invalidated', async () => {
     const { users, control, clock } = setUpSeen({ tags: () => ['a'] });
-    const reply = gate();
-    control.after = (verb, key) => (verb === 'write' && key.includes('|key|') ? reply.opened : undefined);
+    const reply = deferred();
+    control.after = (verb, key) => (verb === 'write' && key.includes('|key|') ? reply.promise : undefined);
     const set = users.set('42', 1);
     await clock.flush();
     await users.invalidateTag('a');
-    reply.open();
+    reply.resolve();
     await set;
     expect(users.size).toBe(0);
   });
@@ -539,11 +531,11 @@ describe('cache before a store, with concurrent operations,', () => {
       for (const fails of [false, true]) {
         const { users, control, clock } = setUpSeen({ tags: () => ['a'], early: 'off' });
         for (let looks = 0; looks < 2; looks++) await users.get('42');
-        const { hold, isHolding } = { hold: gate(), isHolding: { is: true } };
+        const { hold, isHolding } = { hold: deferred(), isHolding: { is: true } };
         control.before = async (what, key) => {
           const isOurs = verb === 'delete' ? what === 'remove' : what === 'write' && key.includes('|tag|');
           if (!isOurs || !isHolding.is) return;
-          await hold.opened;
+          await hold.promise;
           if (fails) throw new Error('down');
         };
         const change = (verb === 'delete' ? users.delete('42') : users.invalidateTag('a')).catch(() => 'failed');
@@ -551,7 +543,7 @@ describe('cache before a store, with concurrent operations,', () => {
         expect(await users.get('42')).toBe(1);
         expect(users.size).toBe(1);
         isHolding.is = false;
-        hold.open();
+        hold.resolve();
         await change;
         expect(users.size).toBe(0);
       }
@@ -561,29 +553,29 @@ describe('cache before a store, with concurrent operations,', () => {
   it('keeps nothing that was read during a failed set', async () => {
     const { users, control, clock } = setUpSeen({ early: 'off' });
     await users.get('42');
-    const hold = gate();
+    const hold = deferred();
     control.before = async (verb) => {
       if (verb !== 'write') return;
-      await hold.opened;
+      await hold.promise;
       throw new Error('down');
     };
     const set = users.set('42', 2);
     await clock.flush();
     control.before = () => undefined;
     expect(await users.get('42')).toBe(1);
-    hold.open();
+    hold.resolve();
     await expect(set).rejects.toThrow('down');
     expect(users.size).toBe(0);
   });
 
   it('keeps no copy of a value whose set ended after the cache was closed', async () => {
     const { users, control, clock } = setUpSeen();
-    const reply = gate();
-    control.after = () => reply.opened;
+    const reply = deferred();
+    control.after = () => reply.promise;
     const set = users.set('42', 1);
     await clock.flush();
     await users.close();
-    reply.open();
+    reply.resolve();
     await set;
     expect([users.size, control.watches.size]).toEqual([0, 0]);
   });
@@ -591,8 +583,8 @@ describe('cache before a store, with concurrent operations,', () => {
   it('does not replace a newer version with an older one that it has read', async () => {
     const { caches, users, control, clock } = setUpSeen({ early: 'off', isTelling: false }, 2);
     await caches[1]!.set('42', 1);
-    const reply = gate();
-    control.after = () => reply.opened;
+    const reply = deferred();
+    control.after = () => reply.promise;
     const slow = users.get('42');
     await clock.flush();
     control.after = () => undefined;
@@ -600,7 +592,7 @@ describe('cache before a store, with concurrent operations,', () => {
     // This separates newcomers from the one who still reads.
     await users.invalidateTag('any');
     expect(await users.get('42')).toBe(2);
-    reply.open();
+    reply.resolve();
     expect(await slow).toBe(1);
     expect(users.peek('42')).toBe(2);
   });
@@ -616,13 +608,13 @@ describe('cache before a store, with concurrent operations,', () => {
       source.delayMs = 100;
       const loading = users.get('42');
       await clock.flush();
-      const reply = gate();
-      control.after = (verb, key) => (verb === 'write' && key.includes('|key|') ? reply.opened : undefined);
+      const reply = deferred();
+      control.after = (verb, key) => (verb === 'write' && key.includes('|key|') ? reply.promise : undefined);
       const ours = users.set('42', 'ours');
       await clock.flush();
       control.after = () => undefined;
       await caches[1]!.set('42', 'theirs');
-      reply.open();
+      reply.resolve();
       await ours;
       expect(await users.get('42')).toBe('theirs');
       await clock.advance(100);
@@ -635,8 +627,8 @@ describe('cache before a store, with concurrent operations,', () => {
     source.delayMs = 1_000;
     const cut = users.get('42').catch(() => 'cut');
     await clock.flush();
-    const reply = gate();
-    control.after = (verb) => (verb === 'remove' ? reply.opened : undefined);
+    const reply = deferred();
+    control.after = (verb) => (verb === 'remove' ? reply.promise : undefined);
     let isClosed = false;
     const closing = users.close().then(() => {
       isClosed = true;
@@ -645,7 +637,7 @@ describe('cache before a store, with concurrent operations,', () => {
     await clock.flush();
     expect(control.calls).toContain('remove cache|cache|key|42');
     expect(isClosed).toBe(false);
-    reply.open();
+    reply.resolve();
     await closing;
   });
 
@@ -672,13 +664,13 @@ describe('cache before a store, with concurrent operations,', () => {
     const { users, control, clock } = setUpSeen({ early: 'off' });
     await users.get('42');
     await clock.advance(10_000);
-    const reply = gate();
-    control.after = (verb) => (verb === 'read' ? reply.opened : undefined);
+    const reply = deferred();
+    control.after = (verb) => (verb === 'read' ? reply.promise : undefined);
     const slow = users.get('42');
     await clock.flush();
     control.after = () => undefined;
     await users.set('42', 2);
-    reply.open();
+    reply.resolve();
     await slow;
     await users.get('42');
     expect(await users.get('42')).toBe(2);

@@ -3,6 +3,7 @@ import { getEventListeners } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import { decodeRecord, encodeRecord } from '../../../src/coordination/cache/record.js';
 import { type LoadContext, StoreError, TimeoutError } from '../../../src/index.js';
+import { deferred } from '../../support/deferred.ts';
 import { forbidUnhandledRejections } from '../../support/unhandled-rejections.ts';
 import { type Changes, setUp, setUpSeen } from './support.ts';
 
@@ -331,10 +332,7 @@ describe('flight before a store', () => {
   it('checks a loaded value again when another process has invalidated its tag before it was in memory', async () => {
     const { caches, users, source, control, clock } = setUpSeen({ early: 'off', tags: () => ['t'] }, 2);
     let writes = 0;
-    let reply = () => {};
-    const replied = new Promise<void>((resolve) => {
-      reply = resolve;
-    });
+    const { promise: replied, resolve: reply } = deferred();
     // The first write takes the lease, and the second stores the value.
     control.after = (verb, key) => (verb === 'write' && key.includes('|key|') && ++writes === 2 ? replied : undefined);
     const first = users.get('42');

@@ -12,6 +12,7 @@ import {
 import { type VirtualClock, virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import type { HoldfastEvent } from '../../../src/core/events.js';
+import { deferred } from '../../support/deferred.ts';
 import { bench, engine, type Fate, unsteady, until } from './support.ts';
 
 const failed = { store: 'unsteady', operation: 'write', detail: 'no' } as const;
@@ -78,10 +79,7 @@ describe('mutex with a store', () => {
     const lease = await process({ ttl: '60s' }).acquire('key');
     const waiting = process().acquire('key');
     await clock.advance(100);
-    let answer = () => {};
-    const reply = new Promise<void>((resolve) => {
-      answer = resolve;
-    });
+    const { promise: reply, resolve: answer } = deferred();
     const fates: Fate[] = ['ok', { reply }];
     state.fate = () => fates.shift() ?? 'ok';
     // The waiter is told and looks, but the answer is outdated when it arrives.
@@ -97,10 +95,8 @@ describe('mutex with a store', () => {
   it('asks when its watch becomes ready, because of earlier changes', async () => {
     const { clock, state, process } = bench({ watches: true });
     const lease = await process({ ttl: '60s' }).acquire('key');
-    let begin = () => {};
-    state.ready = new Promise<void>((resolve) => {
-      begin = resolve;
-    });
+    const { promise, resolve: begin } = deferred();
+    state.ready = promise;
     const waiting = process().acquire('key');
     await clock.advance(1_000);
     await lease.release();
@@ -226,14 +222,8 @@ describe('mutex with a store', () => {
   it('does not forget a key in use because of an earlier inspection', async () => {
     const { clock, state, store } = bench();
     const { locks, lines } = engine(store, clock);
-    let answer = () => {};
-    const fates: Fate[] = [
-      {
-        reply: new Promise<void>((resolve) => {
-          answer = resolve;
-        }),
-      },
-    ];
+    const { promise: reply, resolve: answer } = deferred();
+    const fates: Fate[] = [{ reply }];
     state.fate = () => fates.shift() ?? 'ok';
     const looking = locks.inspect('key');
     await locks.inspect('key');
@@ -330,15 +320,15 @@ describe('mutex with a store', () => {
   it('holds nothing for a call that may not wait and is aborted during the request', async () => {
     for (const options of [{ queue: 0 }, { wait: 0 }]) {
       const { clock, state, process } = bench();
-      let resolve = () => {};
-      const fates: Fate[] = [{ reply: new Promise<void>((done) => (resolve = done)) }];
+      const { promise: reply, resolve: answer } = deferred();
+      const fates: Fate[] = [{ reply }];
       state.fate = () => fates.shift() ?? 'ok';
       const controller = new AbortController();
       const taking = process(options).acquire('key', { signal: controller.signal });
       const ended = expect(taking).rejects.toBe('no more');
       await clock.flush();
       controller.abort('no more');
-      resolve();
+      answer();
       await ended;
       expect(await process().tryAcquire('key')).not.toBe(null);
     }
@@ -356,13 +346,13 @@ describe('mutex with a store', () => {
   it('tells its own lease even if the grant was in flight when the same process took the key away', async () => {
     const { clock, state, process } = bench();
     const locks = process();
-    let resolve = () => {};
-    const fates: Fate[] = [{ reply: new Promise<void>((done) => (resolve = done)) }];
+    const { promise: reply, resolve: answer } = deferred();
+    const fates: Fate[] = [{ reply }];
     state.fate = () => fates.shift() ?? 'ok';
     const taking = locks.tryAcquire('key');
     await clock.flush();
     expect(await locks.forceRelease('key')).toBe(true);
-    resolve();
+    answer();
     const lease = (await taking)!;
     await clock.flush();
     expect([lease.held(), lease.signal.aborted]).toEqual([false, true]);
@@ -372,15 +362,15 @@ describe('mutex with a store', () => {
     const { clock, state, process } = bench();
     const locks = process();
     const lease = await locks.acquire('key');
-    let resolve = () => {};
-    const fates: Fate[] = [{ reply: new Promise<void>((done) => (resolve = done)) }];
+    const { promise: reply, resolve: answer } = deferred();
+    const fates: Fate[] = [{ reply }];
     state.fate = () => fates.shift() ?? 'ok';
     const forced = locks.forceRelease('key');
     const waiting = locks.acquire('key');
     await clock.flush();
     expect(await lease.release()).toBe('lost');
     const next = await until(clock, waiting, 10);
-    resolve();
+    answer();
     expect(await forced).toBe(true);
     await clock.flush();
     expect([next.held(), next.fence > lease.fence, await next.release()]).toEqual([true, true, 'released']);
@@ -389,13 +379,13 @@ describe('mutex with a store', () => {
   it('tells its own lease of a key taken away by force, even if the key was inspected in between', async () => {
     const { clock, state, process } = bench();
     const locks = process();
-    let resolve = () => {};
-    const fates: Fate[] = [new Promise<void>((done) => (resolve = done))];
+    const { promise: reply, resolve: answer } = deferred();
+    const fates: Fate[] = [reply];
     state.fate = () => fates.shift() ?? 'ok';
     const forced = locks.forceRelease('key');
     await locks.inspect('key');
     const lease = await locks.acquire('key');
-    resolve();
+    answer();
     expect(await forced).toBe(true);
     await clock.flush();
     expect([lease.held(), (await process().tryAcquire('key'))?.held()]).toEqual([false, true]);
@@ -467,10 +457,7 @@ describe('mutex with a store', () => {
       [0, 2_668, false],
     ] as const) {
       const { clock, state, inner, process } = bench();
-      let answer = () => {};
-      const late = new Promise<void>((resolve) => {
-        answer = resolve;
-      });
+      const { promise: late, resolve: answer } = deferred();
       state.fate = (verb) => (verb === 'write' ? late : 'ok');
       const pending = process().tryAcquire('key');
       await clock.advance(passMs);
@@ -582,10 +569,7 @@ describe('mutex with a store', () => {
     const controller = new AbortController();
     const first = locks.acquire('key', { signal: controller.signal });
     await clock.advance(50);
-    let answer = () => {};
-    const slow = new Promise<void>((resolve) => {
-      answer = resolve;
-    });
+    const { promise: slow, resolve: answer } = deferred();
     state.fate = () => slow;
     await clock.advance(250);
     controller.abort('gone');
@@ -663,10 +647,7 @@ describe('mutex with a store', () => {
 
   it('returns no lease that has expired when the reply comes', async () => {
     const { clock, state, process } = bench();
-    let answer = () => {};
-    const slow = new Promise<void>((resolve) => {
-      answer = resolve;
-    });
+    const { promise: slow, resolve: answer } = deferred();
     const pending = process().acquire('key', { wait: '20s' });
     await clock.flush();
     (await pending.then((lease) => lease.release())) satisfies string;
@@ -862,10 +843,7 @@ describe('mutex with a store', () => {
       const { clock, state, process } = bench({ watches: true });
       const lease = await process().acquire('key');
       await clock.advance(300);
-      let answer = () => {};
-      const late = new Promise<void>((resolve) => {
-        answer = resolve;
-      });
+      const { promise: late, resolve: answer } = deferred();
       const fates: Fate[] = [when === 'before' ? late : { reply: late }];
       state.fate = (verb) => (verb === 'read' ? (fates.shift() ?? 'ok') : 'ok');
       await lease.extend();
@@ -941,10 +919,7 @@ describe('mutex with a store', () => {
   it('does not bring back a lock that was released while a renewal was in flight', async () => {
     const { clock, state, inner, process } = bench();
     const lease = await process().acquire('key');
-    let answer = () => {};
-    const late = new Promise<void>((resolve) => {
-      answer = resolve;
-    });
+    const { promise: late, resolve: answer } = deferred();
     state.fate = (verb) => (verb === 'write' ? late : 'ok');
     await clock.advance(1_000);
     const released = lease.release();

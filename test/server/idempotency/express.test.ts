@@ -7,6 +7,7 @@ import express4 from 'express4';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type IdempotencyHandle, memoryStore, OptionsError, type Store } from '../../../src/index.js';
 import { idempotency, rawBody } from '../../../src/server/express.js';
+import { deferred } from '../../support/deferred.ts';
 import { errorHandler, expressPaths, failingExpressPaths } from './express-paths.js';
 import { exchange, headerOf, requestBytes, send } from './raw-client.js';
 import { expectReplay, keyed, lasting, listening, storesToTry, wire } from './support.js';
@@ -118,10 +119,7 @@ describe.each(versions)('middleware of %s', (_version, framework) => {
   });
 
   it('that compresses before us continues while the end of an answer waits for the store', async () => {
-    let compressed = () => {};
-    const hasCompressed = new Promise<void>((resolve) => {
-      compressed = resolve;
-    });
+    const { promise: hasCompressed, resolve: compressed } = deferred();
     const seen: RequestHandler = (_request, response, next) => {
       const { write } = response;
       response.write = function (this: typeof response, ...given: unknown[]) {

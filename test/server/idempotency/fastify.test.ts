@@ -8,6 +8,7 @@ import Fastify, { type FastifyInstance } from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, OptionsError, type Store } from '../../../src/index.js';
 import { type IdempotencyPluginOptions, idempotency, type RouteIdempotency } from '../../../src/server/fastify.js';
+import { deferred } from '../../support/deferred.ts';
 import { type FastifyHandler, failingFastifyPaths, fastifyPaths } from './fastify-paths.js';
 import { headerOf, requestBytes, send, sendAndLeave } from './raw-client.js';
 import { expectReplay, keyed, lasting, storesToTry, wire } from './support.js';
@@ -318,14 +319,8 @@ describe('idempotency of fastify', () => {
   });
 
   it('completes the record of a handler that returns nothing to a disconnected client', async () => {
-    let go = () => {};
-    const started = new Promise<void>((resolve) => {
-      go = resolve;
-    });
-    let finish = () => {};
-    const finished = new Promise<void>((resolve) => {
-      finish = resolve;
-    });
+    const { promise: started, resolve: go } = deferred();
+    const { promise: finished, resolve: finish } = deferred();
     const counting = counted(async ({ socket }) => {
       go();
       await finished;

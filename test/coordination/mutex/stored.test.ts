@@ -17,6 +17,19 @@ import { bench, engine, type Fate, unsteady, until } from './support.ts';
 
 const failed = { store: 'unsteady', operation: 'write', detail: 'no' } as const;
 
+/** The times between the requests of a caller that waits. `fate` is that of all its requests but the first. */
+async function pollingGaps(drawn: number, { fate, passMs }: { readonly fate: Fate; readonly passMs: number }) {
+  const { clock, state, process } = bench();
+  await process({ ttl: '60s' }).acquire('key');
+  const waiting = process({ random: () => drawn, wait: '10s' }).acquire('key');
+  waiting.catch(() => {});
+  await clock.advance(0);
+  state.fate = () => fate;
+  state.times.length = 0;
+  await clock.advance(passMs);
+  return state.times.map((atMs, index) => atMs - (state.times[index - 1] ?? 0));
+}
+
 describe('mutex with a store', () => {
   it('acquires and releases with one verb each', async () => {
     const { state, process } = bench();
@@ -476,17 +489,11 @@ describe('mutex with a store', () => {
       [0, 0.75],
       [0.5, 1],
     ] as const) {
-      const { clock, state, process } = bench();
-      await process({ ttl: '60s' }).acquire('key');
-      const waiting = process({ random: () => drawn, wait: '10s' }).acquire('key');
-      waiting.catch(() => {});
-      await clock.advance(0);
-      state.times.length = 0;
-      await clock.advance(2_000);
-      const gaps = state.times.map((atMs, index) => (atMs - (state.times[index - 1] ?? 0)) / factor);
-      const expected = Array.from({ length: gaps.length }, (_, index) => Math.min(250, 5 * 1.5 ** (index + 1)));
+      const gaps = await pollingGaps(drawn, { fate: 'ok', passMs: 2_000 });
       expect(gaps.length).toBeGreaterThan(10);
-      for (const [index, gap] of gaps.entries()) expect(gap).toBeCloseTo(expected[index]!, 6);
+      for (const [index, gap] of gaps.entries()) {
+        expect(gap / factor).toBeCloseTo(Math.min(250, 5 * 1.5 ** (index + 1)), 6);
+      }
     }
   });
 
@@ -514,15 +521,7 @@ describe('mutex with a store', () => {
       [0, 0.5],
       [0.5, 1],
     ] as const) {
-      const { clock, state, process } = bench();
-      await process({ ttl: '60s' }).acquire('key');
-      const waiting = process({ random: () => drawn, wait: '10s' }).acquire('key');
-      waiting.catch(() => {});
-      await clock.advance(0);
-      state.fate = () => 'refused';
-      state.times.length = 0;
-      await clock.advance(1_500);
-      const gaps = state.times.map((atMs, index) => atMs - (state.times[index - 1] ?? 0)).slice(1);
+      const [, ...gaps] = await pollingGaps(drawn, { fate: 'refused', passMs: 1_500 });
       const expected = [15, 30, 60, 120, 240, 250, 250].map((ms) => ms * factor);
       for (const [index, gap] of gaps.slice(0, 7).entries()) expect(gap).toBeCloseTo(expected[index]!, 6);
       expect(gaps.length).toBeGreaterThan(6);

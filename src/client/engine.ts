@@ -205,7 +205,7 @@ const headerName: Field<string> = {
 };
 
 /** Fields of {@link ClientOptions}, for `checkOptions`. */
-export function clientFields<const Name extends string>(name: Name) {
+export function clientFields(name: string) {
   return {
     policy: optional(policyField),
     idempotencyKey: withDefault<'given' | 'generate' | KeyMaker>(

@@ -1,10 +1,6 @@
-/** Bytes: what counts as bytes, and the check of what a serializer of the user returns. */
+/** Bytes: the check of what a serializer of the user returns. */
+import { isBytes } from './kinds.js';
 import { show } from './options.js';
-
-/** Accepts bytes of another realm, for which `instanceof` is false: test runners have several realms. */
-export function isBytes(value: unknown): value is Uint8Array {
-  return ArrayBuffer.isView(value) && (value as Uint8Array)[Symbol.toStringTag] === 'Uint8Array';
-}
 
 /** @throws TypeError for text or a promise, say: copied as if they were bytes, they would be stored as nothing. */
 export function encodedBytes(encoded: unknown): Uint8Array {

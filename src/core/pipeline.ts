@@ -14,7 +14,7 @@ import { parseDuration } from './duration.js';
 import { OptionsError } from './errors.js';
 import { guardLayer, retryLayer } from './layer.js';
 import { type Next, runTask } from './operation.js';
-import { show } from './options.js';
+import { impossibleOption, show } from './options.js';
 import { type Outcome, rejectLater } from './outcome.js';
 import type { Guard, Policy, Strategy } from './policy.js';
 
@@ -325,13 +325,12 @@ function checkCallOptions(options: ExecuteOptions): void {
   for (const name in options) {
     const value = options[name as keyof ExecuteOptions];
     const check = Object.hasOwn(callOptionChecks, name) ? callOptionChecks[name] : undefined;
-    if (check !== undefined && (value === undefined || check.fits(value))) continue;
-    const allowed = check?.allowed ?? Object.keys(callOptionChecks).join(', ');
-    const message =
-      check === undefined
-        ? `execute: unknown option "${name}", the options are ${allowed}`
-        : `execute: option "${name}" must be ${allowed}, got ${show(value)}`;
-    throw new OptionsError(message, { policy: 'execute', option: name, value, allowed });
+    if (check === undefined) {
+      const allowed = Object.keys(callOptionChecks).join(', ');
+      const message = `execute: unknown option "${name}", the options are ${allowed}`;
+      throw new OptionsError(message, { policy: 'execute', option: name, value, allowed });
+    }
+    if (value !== undefined && !check.fits(value)) throw impossibleOption('execute', name, value, check.allowed);
   }
 }
 
@@ -356,8 +355,7 @@ function instantOf(deadline: ExecuteOptions['deadline'], clock: Clock): number {
   // A clock counts from about the start of the process, so an instant that far ahead is a date and would never come.
   if (deadline > tenYearsMs && deadline <= lastDateMs && deadline - clock.now() > tenYearsMs) {
     const allowed = `an instant of the pipeline's clock, which says ${Math.round(clock.now())} and does not count from 1970, or a duration literal such as '2s'`;
-    const message = `execute: option "deadline" must be ${allowed}, got ${deadline}`;
-    throw new OptionsError(message, { policy: 'execute', option: 'deadline', value: deadline, allowed });
+    throw impossibleOption('execute', 'deadline', deadline, allowed);
   }
   return deadline;
 }

@@ -15,6 +15,7 @@ import type { Policy } from '../core/policy.js';
 import {
   adopt,
   contractVersion,
+  defaultBuckets,
   type Instrumentation,
   type Metric,
   type MetricId,
@@ -104,7 +105,6 @@ export interface OpenTelemetryOptions<Context> {
 const scope = 'holdfast';
 /** Outcomes that a lease renewal may report: the span active at that time may belong to any call. */
 const toldByTimers: ReadonlySet<IdempotencyOutcome> = new Set<IdempotencyOutcome>(['lost', 'store-error']);
-const buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 /** `SpanStatusCode.ERROR`. */
 const failedStatus = { code: 2 };
 
@@ -276,7 +276,7 @@ function measureWith(meter: OpenTelemetryMeter, names: Names, watched: Watched):
       const counter = meter.createCounter(metric.name, described);
       adds.set(id, (value, attributes) => counter.add(value, attributes));
     } else if (metric.kind === 'histogram') {
-      const advice = { explicitBucketBoundaries: [...(metric.buckets ?? buckets)] };
+      const advice = { explicitBucketBoundaries: [...(metric.buckets ?? defaultBuckets)] };
       const histogram = meter.createHistogram(metric.name, { ...described, advice });
       adds.set(id, (value, attributes) => histogram.record(value, attributes));
     } else {

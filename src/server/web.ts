@@ -5,8 +5,9 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
+import { isBytes } from '../core/kinds.js';
 import { checkArgument, func } from '../core/options.js';
-import { type Answer, headersOf, isBytes, joined, type StoredAnswer } from './capture.js';
+import { type Answer, joined, type StoredAnswer } from './capture.js';
 import { replay } from './idempotency/answer.js';
 import type { Body } from './idempotency/body.js';
 import {
@@ -20,6 +21,7 @@ import {
 import { bodyOf, contentOf, contentTypeOf, keyLinesOf, sendProblem, traceparentOf } from './idempotency/node.js';
 import { joinedLines, keptHeaders, replayMarks } from './idempotency/protocol.js';
 import { type Problem, problemBody, problemType } from './problem.js';
+import { headersOf } from './response-head.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type {
@@ -256,12 +258,12 @@ function replayed(answer: StoredAnswer, key: string): Response {
   return new Response(contentFor(answer, headers), { status, statusText: statusMessage, headers });
 }
 
-/** These may have no body. */
+/** Responses with these statuses may have no body. */
 const bodiless: readonly number[] = [101, 103, 204, 205, 304];
 
-/** Without a type it comes as a stream, as in the first response: Bun gives one to bytes. */
+/** The body of a replay. If it has no content type, it is a stream, as in the first response: for bytes Bun would set a content type. */
 function contentFor({ status, body }: StoredAnswer, headers: Headers) {
-  // Some servers give a type even to bytes that are none.
+  // Some servers set a content type even if there are no bytes.
   if (body.byteLength === 0 || bodiless.includes(status)) return null;
   const bytes = body as Uint8Array<ArrayBuffer>;
   if (headers.has('content-type')) return bytes;
@@ -286,7 +288,7 @@ async function kept(response: Response, keeper: AnswerKeeper): Promise<Response>
   return new Response(new ReadableStream(tee), { status, statusText, headers: response.headers });
 }
 
-/** Also of a framework that has a class of its own. */
+/** Whether this is a response; also one of a framework's own class. */
 function hasHeaders(response: unknown): boolean {
   return typeof (response as Response | null | undefined)?.headers?.[Symbol.iterator] === 'function';
 }

@@ -3,9 +3,10 @@
  *
  * Promise: a claim that does not hold ends the case with an error that names the law. All opened stores are closed.
  */
-import { isBytes } from '../core/bytes.js';
+
 import type { StoreError } from '../core/errors.js';
-import type { Entry, Refused, Store, StoreWriteOptions, Written } from '../stores/store.js';
+import { isBytes } from '../core/kinds.js';
+import type { ClosableStore, Entry, Refused, Store, StoreWriteOptions, Written } from '../stores/store.js';
 
 export type Case = readonly [name: string, body: (bench: Bench) => Promise<void>];
 
@@ -67,8 +68,15 @@ export class Bench {
     return this.isShared ? this.open() : store;
   }
 
+  /** Closes one of the stores. False if it cannot be closed. */
+  async closes(store: Store): Promise<boolean> {
+    const { close } = store as Partial<ClosableStore>;
+    await close?.call(store);
+    return close !== undefined;
+  }
+
   async close(): Promise<void> {
-    for (const store of this.opened.splice(0)) await (store as Partial<Closable>).close?.();
+    for (const store of this.opened.splice(0)) await this.closes(store);
   }
 
   async pass(ms: number): Promise<void> {
@@ -151,10 +159,6 @@ export class Bench {
     this.same(entry && text(entry.value), value, `${what}: the value`);
     if (version !== undefined) this.same(entry?.version, version, `${what}: the version`);
   }
-}
-
-export interface Closable {
-  close(): Promise<void>;
 }
 
 export function bytes(value: string): Uint8Array {

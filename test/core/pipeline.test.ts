@@ -14,6 +14,7 @@ import {
   timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
+import { unhandledRejectionsOf } from '../support/unhandled-rejections.ts';
 
 const hangs = () => new Promise<never>(() => {});
 
@@ -320,19 +321,13 @@ describe('pipeline', () => {
   );
 
   it('lets an unhandled error be reported as unhandled', async () => {
-    const reported: unknown[] = [];
-    const listen = (reason: unknown) => reported.push(reason);
-    const others = process.rawListeners('unhandledRejection');
-    process.removeAllListeners('unhandledRejection');
-    process.on('unhandledRejection', listen);
     const error = new Error('nobody cares');
-    void pipeline(timeout('1m')).execute(() => Promise.reject(error), { signal: new AbortController().signal });
-    void pipeline().execute(() => {
-      throw error;
+    const reported = await unhandledRejectionsOf(() => {
+      void pipeline(timeout('1m')).execute(() => Promise.reject(error), { signal: new AbortController().signal });
+      void pipeline().execute(() => {
+        throw error;
+      });
     });
-    await new Promise(setImmediate);
-    process.off('unhandledRejection', listen);
-    for (const other of others) process.on('unhandledRejection', other as never);
     expect(reported).toEqual([error, error]);
   });
 

@@ -65,7 +65,8 @@ export function readRecord(key: string, { value, version, ageMs, ttlMs }: Entry,
   // The record of a lock that was handed over lives for less time than its holder's lease, until the holder has taken it.
   const left = (ms: number) => Math.min(ms - ageMs, ttlMs);
   return {
-    ...{ version, atMs },
+    version,
+    atMs,
     record: {
       holders: holders
         .map((holder) => ({ ...holder, leftMs: left(holder.leftMs), fence: holder.fence ?? version }))

@@ -451,7 +451,7 @@ function newKind(contentType: string | undefined): ContentKind {
   return { contentType, family: isJson ? 'json' : isOther ? contentType! : essence, isJson, boundary };
 }
 
-/** Parsers may differ about a form with other parameters, so the boundary of such a one counts. */
+/** Parsers may differ about a form whose type has other parameters. Such a form is not matched, so its boundary counts. */
 const form = /^multipart\/form-data\s*;(?:\s*charset=[\w-]+\s*;)?\s*boundary=(?:"([^"\\]{1,70})"|([^\s;"\\]{1,70}))$/i;
 
 export function isJsonType(contentType: string | undefined): boolean {

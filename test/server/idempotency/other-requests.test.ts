@@ -11,7 +11,7 @@ import { memoryStore } from '../../../src/index.js';
 import { idempotency } from '../../../src/server/express.js';
 import { idempotency as fastifyIdempotency, responseCache } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
-import { deferred } from '../support.js';
+import { deferred } from '../../support/deferred.ts';
 import { lateStore } from './support.js';
 
 // Real servers on a machine that may be busy with others.

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { expect } from 'vitest';
 import { memoryStore, type Store } from '../../../src/index.js';
 import type { RawAnswer } from './raw-client.js';
 
@@ -72,6 +73,16 @@ export function leaked(answer: RawAnswer): readonly string[] {
   return answer.headers
     .map(([name]) => name)
     .filter((name) => /^(set-cookie|vary|age|x-hop|x-request-id|ratelimit-.*)$/i.test(name));
+}
+
+/** The marks of a replay, for the key that most tests use. */
+export const replayMarks = { 'idempotent-replayed': 'true', 'idempotency-key': '"k-1"', 'cache-control': 'no-store' };
+
+/** Claims that an answer is the replay of this one: the same in what lasts, marked, and without what was meant for one caller. */
+export function expectReplay(replayed: RawAnswer, original: RawAnswer): void {
+  expect(lasting(replayed)).toEqual(lasting(original));
+  expect(marksOf(replayed)).toEqual(replayMarks);
+  expect(leaked(replayed)).toEqual([]);
 }
 
 export function marksOf(answer: RawAnswer) {

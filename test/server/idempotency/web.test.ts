@@ -4,6 +4,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
 import { type IdempotentHandler, idempotency, nodeIdempotency } from '../../../src/server/web.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { deferred } from '../../support/deferred.ts';
 import { lateStore } from './support.js';
 
 // Real servers on a machine that may be busy with others.
@@ -239,10 +240,7 @@ describe('a fetch handler', () => {
   });
 
   it('sends the first bytes at once, and the last when the answer is stored', async () => {
-    let store = () => {};
-    const stored = new Promise<void>((resolve) => {
-      store = resolve;
-    });
+    const { promise: stored, resolve: store } = deferred();
     const inner = memoryStore();
     let writes = 0;
     const slow: Store = {

@@ -79,9 +79,11 @@ export async function lookAndCharge(order: string): Promise<unknown> {
 export const charge = (order: string, key: string) =>
   calls.execute(({ signal }) => bank({ kind: 'charge', order, key }, signal), { unsafe: true, idempotencyKey: key });
 
-/** Tells the demo where this shop listens, and ends when the demo does. */
+/** Tells the demo where this shop listens, and ends when the demo does, and only then. */
 export function opened(port: number): void {
   process.on('disconnect', () => process.exit());
-  process.on('SIGINT', () => {});
+  if (!process.connected) process.exit();
+  // A terminal signals the whole group on Ctrl-C and when it is closed.
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => {});
   process.send?.({ kind: 'ready', value: { port } });
 }

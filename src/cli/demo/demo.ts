@@ -4,7 +4,6 @@
  * Promise: it ends by itself and leaves no process and no file behind. Its exit code is 0 only if the protected path was better in every row, with
  * `--quick` in the rows that count what must not happen. With `--sim` everything happens in virtual time, where a seed decides every figure.
  */
-import { setMaxListeners } from 'node:events';
 import { parseArgs } from 'node:util';
 import { messageOf } from '../../core/errors.js';
 import { UsageError } from '../usage-error.js';
@@ -12,7 +11,7 @@ import { type Act, acts, isBetter, stageOf } from './acts.js';
 import { fair } from './bank.js';
 import { type Fault, Page } from './page.js';
 import { type Part, play as playPart } from './parts.js';
-import { partOf } from './processes.js';
+import { endWithParent, partOf } from './processes.js';
 import { RealWorld } from './real-world.js';
 import { type Screen, screenOn } from './screen.js';
 import { paths } from './shop.js';
@@ -48,6 +47,7 @@ interface Plan {
 export async function demo(args: readonly string[]): Promise<number> {
   const part = partOf();
   if (part !== undefined) {
+    endWithParent();
     try {
       await playPart(part as Part);
     } catch (error) {
@@ -65,9 +65,7 @@ export async function demo(args: readonly string[]): Promise<number> {
   }
   const screen = screenOn(process.stdout);
   const stop = new AbortController();
-  // Every waiting user listens to this signal; Node 20 warns of more than ten.
-  setMaxListeners(0, stop.signal);
-  const release = stopOnSignals(stop, plan);
+  const release = stopEarly(stop, plan);
   try {
     const results = await (plan.isSimulated
       ? inSimulation(plan.seed, plan.patienceMs, (world) => playAll(world, plan, screen))
@@ -142,10 +140,14 @@ async function playReal(plan: Plan, screen: Screen, stop: AbortController): Prom
     signal,
     onLost: (error) => stop.abort(error),
   });
+  const interrupted = new Promise<never>((_, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason));
+  });
   const page = await Page.open((fault) => inject(world, fault));
   try {
     screen.print(`In your browser while it lasts: ${page.address}`, '');
-    return await playAll(world, plan, screen, new Watcher(world, page));
+    // An act waits for its last users, for seconds; what they wait for ends with the world.
+    return await Promise.race([playAll(world, plan, screen, new Watcher(world, page)), interrupted]);
   } finally {
     page.close();
   }
@@ -248,20 +250,22 @@ function verdictOf(worse: readonly Result[], judged: number, { seed }: Plan): st
 
 class Interruption extends Error {}
 
-function stopOnSignals(stop: AbortController, plan: Plan): () => void {
-  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-  const interrupt = (name: string) => {
-    stop.abort(new Interruption(`${name} received`));
-    // In virtual time, signals are not noticed in between.
+/** Aborts on a signal, when nobody reads the output, and when the demo takes far too long, until the returned function is called. */
+function stopEarly(stop: AbortController, plan: Plan): () => void {
+  const interrupt = (what: string) => {
+    stop.abort(new Interruption(what));
+    // In virtual time nothing listens to it.
     if (plan.isSimulated) process.exit(130);
   };
-  for (const name of names) process.on(name, interrupt);
+  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  const onSignal = (name: string) => interrupt(`${name} received`);
+  for (const name of names) process.on(name, onSignal);
   // A reader such as `head` may close its end of the pipe.
-  process.stdout.on('error', () => stop.abort(new Interruption('nobody reads the output')));
+  process.stdout.on('error', () => interrupt('nobody reads the output'));
   const limitMs = totalSeconds(plan) * 1_000 + 60_000;
   const timer = setTimeout(() => stop.abort(new Error(`it did not end within ${limitMs / 1_000} s`)), limitMs);
   return () => {
     clearTimeout(timer);
-    for (const name of names) process.off(name, interrupt);
+    for (const name of names) process.off(name, onSignal);
   };
 }

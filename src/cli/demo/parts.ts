@@ -72,12 +72,21 @@ async function playShop(settings: WorkerSettings): Promise<void> {
 async function playJob(settings: Extract<Part, { part: 'job' }>): Promise<void> {
   const parts = await partsOf(settings);
   let end = new AbortController();
-  serveParent({}, (message: 'begin' | 'end') => {
+  serveParent({}, (message: 'begin' | 'end' | { readonly freezeMs: number }) => {
     if (message === 'end') return void end.abort();
+    if (message !== 'begin') return void freeze(message.freezeMs);
     end = new AbortController();
     void runJobs(settings.path, settings.name, parts, end.signal);
     return undefined;
   });
+}
+
+/**
+ * Stops everything in this process, as a long garbage collection does. SIGSTOP would do it as well, but a process stopped so would outlive a
+ * parent that is killed meanwhile.
+ */
+function freeze(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 async function partsOf({ path, bankPort, patienceMs, store }: WorkerSettings): Promise<ShopParts> {

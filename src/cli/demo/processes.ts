@@ -12,7 +12,6 @@ export interface ChildOptions {
   /** The script. Default: the demo's own program, which then plays this role. */
   readonly file?: string | undefined;
   readonly settings: object;
-  readonly signal: AbortSignal;
   readonly onLost: (error: Error) => void;
   /** Receives messages that the child sends unasked. */
   readonly onNews?: (news: never) => void;
@@ -25,61 +24,69 @@ type FromChild =
   | { readonly kind: 'reply'; readonly id: number; readonly value: unknown }
   | { readonly kind: 'news'; readonly value: unknown };
 
+interface Asked {
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: Error) => void;
+}
+
 export class Child<Ready> {
   /** What the child sent when it was ready. */
   ready!: Ready;
   private readonly process: ChildProcess;
-  private readonly waiting = new Map<number, (value: unknown) => void>();
+  private readonly waiting = new Map<number, Asked>();
+  private readonly ended: Promise<void>;
   private lastId = 0;
+  /** Why it answers no more. */
+  private loss: Error | undefined = undefined;
 
-  private constructor(process: ChildProcess, onNews: (news: never) => void) {
-    this.process = process;
-    process.on('message', (message: FromChild) => {
+  constructor({ name, file, settings, onLost, onNews = () => {} }: ChildOptions) {
+    this.process = fork(file ?? process.argv[1]!, ['demo'], {
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+      env: { ...process.env, [variable]: JSON.stringify(settings), NODE_NO_WARNINGS: '1' },
+    });
+    this.ended = new Promise((resolve) => {
+      const end = (reason: string) => {
+        resolve();
+        if (this.loss !== undefined) return;
+        this.loss = new Error(`${name} ended before its time (${reason})`);
+        for (const { reject } of this.waiting.values()) reject(this.loss);
+        this.waiting.clear();
+        if (!this.process.killed) onLost(this.loss);
+      };
+      this.process.once('exit', (code, killedBy) => end(killedBy ?? `exit code ${code}`));
+      // It could not be started, for example because there are too many processes.
+      this.process.once('error', (error) => end(error.message));
+    });
+    this.process.on('message', (message: FromChild) => {
       if (message.kind === 'news') onNews(message.value as never);
       if (message.kind !== 'reply') return;
-      this.waiting.get(message.id)?.(message.value);
+      this.waiting.get(message.id)?.resolve(message.value);
       this.waiting.delete(message.id);
     });
   }
 
   /** Resolves when the child is ready. */
-  static async start<Ready>(options: ChildOptions): Promise<Child<Ready>> {
-    const { name, file, settings, signal, onLost, onNews = () => {} } = options;
-    const forked = fork(file ?? process.argv[1]!, ['demo'], {
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-      env: { ...process.env, [variable]: JSON.stringify(settings), NODE_NO_WARNINGS: '1' },
-    });
-    const child = new Child<Ready>(forked, onNews);
-    const kill = () => child.kill();
-    process.once('exit', kill);
-    forked.once('exit', (code, killedBy) => {
-      process.off('exit', kill);
-      if (!forked.killed) onLost(new Error(`${name} ended before its time (${killedBy ?? `exit code ${code}`})`));
-    });
-    const [first] = (await once(forked, 'message', { signal })) as [FromChild];
-    child.ready = first.value as Ready;
-    return child;
+  async opened(signal: AbortSignal): Promise<this> {
+    const [first] = (await once(this.process, 'message', { signal })) as [FromChild];
+    this.ready = first.value as Ready;
+    return this;
   }
 
-  /** Never resolves once the child has ended. */
+  /** Rejects when the child has ended without an answer. */
   ask<Answer>(message: unknown): Promise<Answer> {
     const id = ++this.lastId;
-    this.process.send({ id, message });
-    return new Promise((resolve) => this.waiting.set(id, resolve as (value: unknown) => void));
+    return new Promise((resolve, reject) => {
+      if (this.loss !== undefined) return reject(this.loss);
+      this.waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
+      // If the channel has closed already, the end of the process rejects.
+      this.process.send({ id, message }, () => {});
+    });
   }
 
-  kill(): void {
-    this.process.kill('SIGCONT');
+  /** Resolves when the child is gone. */
+  async kill(): Promise<void> {
     this.process.kill('SIGKILL');
-  }
-
-  /** Freezes the child without its notice. */
-  freeze(): void {
-    this.process.kill('SIGSTOP');
-  }
-
-  thaw(): void {
-    this.process.kill('SIGCONT');
+    await this.ended;
   }
 }
 
@@ -89,11 +96,17 @@ export function partOf(): object | undefined {
   return given === undefined || process.send === undefined ? undefined : (JSON.parse(given) as object);
 }
 
-/** In a child: reports that it is ready, then answers the parent's messages until the parent is gone. */
-export function serveParent(ready: unknown, answer: (message: never) => unknown): void {
+/** In a child, as the first thing: from now on it ends when its parent is gone, and only then. */
+export function endWithParent(): void {
   process.on('disconnect', () => process.exit());
-  // A terminal sends Ctrl-C to the whole group; the parent decides when its children end.
-  process.on('SIGINT', () => {});
+  // The parent may have ended while this program was loaded.
+  if (!process.connected) process.exit();
+  // Ctrl-C, a closed terminal and many supervisors signal the whole group; the parent decides when its children end.
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, () => {});
+}
+
+/** In a child: reports that it is ready, then answers the parent's messages. */
+export function serveParent(ready: unknown, answer: (message: never) => unknown): void {
   process.on('message', ({ id, message }: { id: number; message: unknown }) => {
     say({ kind: 'reply', id, value: answer(message as never) });
   });
@@ -106,5 +119,6 @@ export function tellParent(news: unknown): void {
 }
 
 function say(message: FromChild): void {
-  process.send?.(message);
+  // The parent may be gone; then this process ends, too.
+  process.send?.(message, undefined, undefined, () => {});
 }

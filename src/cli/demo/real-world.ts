@@ -1,5 +1,6 @@
 /** The demo on this machine: one process for both banks, two workers and two jobs per path, and the users in this process. */
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { Agent } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -26,7 +27,8 @@ export interface RealOptions {
   readonly onLost: (error: Error) => void;
 }
 
-type Worker = Child<{ readonly port: number }>;
+/** A child that listens. */
+type Server = Child<{ readonly port: number }>;
 
 export class RealWorld implements World, AsyncDisposable {
   readonly clock = systemClock;
@@ -34,12 +36,18 @@ export class RealWorld implements World, AsyncDisposable {
   readonly patienceMs: number;
   private readonly agent = new Agent({ keepAlive: true });
   private readonly options: RealOptions;
+  private readonly over = new AbortController();
+  /** Aborts when the demo is interrupted and when it is over. */
+  private readonly signal: AbortSignal;
+  /** All that were ever started, also those that are not ready yet. */
+  private readonly children: Child<unknown>[] = [];
   private readonly folder = mkdtempSync(join(tmpdir(), 'holdfast-demo-'));
   private place!: StorePlace;
-  private memory: Child<{ readonly port: number }> | undefined = undefined;
-  private readonly workers: Record<Path, (Worker | undefined)[]> = { naked: [], protected: [] };
+  private readonly workers: Record<Path, (Server | undefined)[]> = { naked: [], protected: [] };
   private readonly jobs: Record<Path, Map<string, Child<object>>> = { naked: new Map(), protected: new Map() };
-  private bank!: Worker;
+  /** The workers that are down at present. */
+  private readonly revivals: Record<Path, Promise<void> | undefined> = { naked: undefined, protected: undefined };
+  private bank!: Server;
   private readonly circuits = new Map<number, string>();
   private turn = 0;
 
@@ -47,6 +55,9 @@ export class RealWorld implements World, AsyncDisposable {
     this.options = options;
     this.patienceMs = options.patienceMs;
     this.random = seededRandom(options.seed).fork('users');
+    this.signal = AbortSignal.any([options.signal, this.over.signal]);
+    // Every waiting user listens to this signal; Node 20 warns of more than ten.
+    setMaxListeners(0, this.signal);
   }
 
   static async start(options: RealOptions): Promise<RealWorld> {
@@ -66,7 +77,7 @@ export class RealWorld implements World, AsyncDisposable {
   }
 
   sleep(ms: number): Promise<void> {
-    return sleepOn(systemClock, ms, this.options.signal);
+    return sleepOn(systemClock, ms, this.signal);
   }
 
   async ask(path: Path, request: UserRequest, signal: AbortSignal): Promise<unknown> {
@@ -88,23 +99,18 @@ export class RealWorld implements World, AsyncDisposable {
     return this.bank.ask({ counts: path });
   }
 
-  async killWorker(path: Path, downMs: number): Promise<void> {
-    const [worker] = this.workers[path];
-    this.workers[path][0] = undefined;
-    worker?.kill();
-    await this.sleep(downMs);
-    this.workers[path][0] = await this.worker(path, 0);
+  killWorker(path: Path, downMs: number): Promise<void> {
+    // One that is down already must not be replaced twice: nobody would know the other successor.
+    this.revivals[path] ??= this.replaceWorker(path, downMs).finally(() => {
+      this.revivals[path] = undefined;
+    });
+    return this.revivals[path];
   }
 
   async freezeOwner(path: Path, frozenMs: number): Promise<void> {
     const { owner } = await this.counts(path);
     const job = owner === undefined ? undefined : this.jobs[path].get(owner);
-    job?.freeze();
-    try {
-      await this.sleep(frozenMs);
-    } finally {
-      job?.thaw();
-    }
+    await Promise.all([job?.ask({ freezeMs: frozenMs }), this.sleep(frozenMs)]);
   }
 
   async startJobs(): Promise<void> {
@@ -117,9 +123,10 @@ export class RealWorld implements World, AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.over.abort(new Error('the demo is over'));
     this.agent.destroy();
-    const workers = paths.flatMap((path) => this.workers[path]);
-    for (const child of [this.bank, this.memory, ...workers, ...this.allJobs()]) child?.kill();
+    // They may still write into the folder until they are gone.
+    await Promise.all(this.children.map((child) => child.kill()));
     rmSync(this.folder, { recursive: true, force: true });
   }
 
@@ -154,15 +161,23 @@ export class RealWorld implements World, AsyncDisposable {
     if (process.getBuiltinModule('node:sqlite') !== undefined) {
       return { kind: 'sqlite', file: join(this.folder, 'demo.db') };
     }
-    this.memory = await this.start<{ readonly port: number }>({ part: 'memory' }, 'memory');
-    return { kind: 'memory', port: this.memory.ready.port };
+    const memory: Server = await this.start({ part: 'memory' }, 'memory');
+    return { kind: 'memory', port: memory.ready.port };
   }
 
   private allJobs(): readonly Child<object>[] {
     return paths.flatMap((path) => [...this.jobs[path].values()]);
   }
 
-  private worker(path: Path, index: number): Promise<Worker> {
+  private async replaceWorker(path: Path, downMs: number): Promise<void> {
+    const [worker] = this.workers[path];
+    this.workers[path][0] = undefined;
+    await worker?.kill();
+    await this.sleep(downMs);
+    this.workers[path][0] = await this.worker(path, 0);
+  }
+
+  private worker(path: Path, index: number): Promise<Server> {
     const { shops } = this.options;
     const file = shops.length === 0 ? undefined : shops[index % shops.length];
     const settings = {
@@ -177,12 +192,14 @@ export class RealWorld implements World, AsyncDisposable {
     return this.start(settings, `${path} worker ${index + 1}`, { file, onNews });
   }
 
-  private start<Ready>(
+  private async start<Ready>(
     settings: Part,
     name: string,
     more: Pick<ChildOptions, 'file' | 'onNews'> = {},
   ): Promise<Child<Ready>> {
-    const { signal, onLost } = this.options;
-    return Child.start({ name, settings, signal, onLost, ...more });
+    this.signal.throwIfAborted();
+    const child = new Child<Ready>({ name, settings, onLost: this.options.onLost, ...more });
+    this.children.push(child);
+    return child.opened(this.signal);
   }
 }

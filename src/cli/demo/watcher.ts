@@ -17,6 +17,8 @@ export class Watcher {
   private readonly beganMs = performance.now();
   private timer: NodeJS.Timeout | undefined = undefined;
   private seen: Seen | undefined = undefined;
+  /** Those of the act that plays. */
+  private visitors: Visitors | undefined = undefined;
   /** One sample at a time: on a busy machine the bank may take longer to answer than the interval. */
   private isLooking = false;
 
@@ -28,7 +30,9 @@ export class Watcher {
   begin(act: string, visitors: Visitors): void {
     this.page.send({ event: 'act', data: act });
     this.seen = undefined;
-    this.timer = setInterval(() => void this.look(visitors), everyMs);
+    this.visitors = visitors;
+    // It fails only when the demo is about to end.
+    this.timer = setInterval(() => this.look(visitors).catch(() => {}), everyMs);
   }
 
   row(result: Result): void {
@@ -37,6 +41,7 @@ export class Watcher {
 
   end(): void {
     clearInterval(this.timer);
+    this.visitors = undefined;
   }
 
   private async look(visitors: Visitors): Promise<void> {
@@ -44,6 +49,7 @@ export class Watcher {
     this.isLooking = true;
     const [naked, guarded] = await Promise.all(paths.map((path) => this.world.counts(path)));
     this.isLooking = false;
+    if (visitors !== this.visitors) return;
     const now: Seen = {
       atMs: performance.now(),
       naked: { served: visitors.naked.served, calls: naked!.calls },

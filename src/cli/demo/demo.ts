@@ -149,7 +149,7 @@ async function playReal(plan: Plan, screen: Screen, stop: AbortController): Prom
     // An act waits for its last users, for seconds; what they wait for ends with the world.
     return await Promise.race([playAll(world, plan, screen, new Watcher(world, page)), interrupted]);
   } finally {
-    page.close();
+    await page.close();
   }
 }
 

@@ -38,6 +38,8 @@ export type PageEvent =
 const mostKept = 2_000;
 /** A browser that is this far behind is disconnected. */
 const mostBehindBytes = 1_000_000;
+/** How long a browser has at the end to take what was sent. */
+const graceMs = 1_000;
 
 export class Page {
   private readonly server: Server;
@@ -49,7 +51,7 @@ export class Page {
     this.server = createServer((request, response) => {
       const path = request.url ?? '/';
       const fault = faults.find((name) => path === `/faults/${name}`);
-      if (fault !== undefined && request.method === 'POST' && isOwn(request)) {
+      if (fault !== undefined && request.method === 'POST' && this.isOwn(request)) {
         onFault(fault);
         response.writeHead(204).end();
       } else if (request.method !== 'GET') response.writeHead(405).end();
@@ -86,12 +88,24 @@ export class Page {
     }
   }
 
-  close(): void {
+  /** Resolves when no connection is left. */
+  async close(): Promise<void> {
     this.send({ event: 'end', data: '' });
     for (const browser of this.browsers) browser.end();
+    const closed = once(this.server, 'close');
+    // This also closes connections without a request.
     this.server.close();
-    // Keep-alive connections without a request.
-    this.server.closeIdleConnections();
+    // A browser that does not read, or half a request, would keep the demo from ending.
+    const impatience = setTimeout(() => this.server.closeAllConnections(), graceMs);
+    await closed;
+    clearTimeout(impatience);
+  }
+
+  /** Whether a request comes from our own page: another site must not trigger commands, not even under a name that leads to this machine. */
+  private isOwn({ headers: { origin, host } }: IncomingMessage): boolean {
+    const { port } = this.server.address() as AddressInfo;
+    const own = [`127.0.0.1:${port}`, `localhost:${port}`];
+    return own.some((name) => host === name && (origin === undefined || origin === `http://${name}`));
   }
 
   private join(response: ServerResponse): void {
@@ -107,9 +121,4 @@ function pageOf(): string {
   return html
     .replace('/*uplot.css*/', () => uplotStyle)
     .replace('/*uplot.js*/', () => `/*!\n${uplotLicence}*/\n${uplotScript}`);
-}
-
-/** Whether a request comes from our own page: another site must not trigger commands. */
-function isOwn({ headers }: IncomingMessage): boolean {
-  return headers.origin === undefined || headers.origin === `http://${headers.host}`;
 }

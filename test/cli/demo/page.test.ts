@@ -1,4 +1,6 @@
-import { Server } from 'node:net';
+import { once } from 'node:events';
+import { request } from 'node:http';
+import { connect, Server } from 'node:net';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { Page } from '../../../src/cli/demo/page.js';
 
@@ -12,5 +14,35 @@ describe('Page', () => {
       return this;
     } as never);
     await expect(Page.open(() => {})).rejects.toBe(noPort);
+  });
+
+  it('closes in spite of half a request, so that the demo ends', async () => {
+    const page = await Page.open(() => {});
+    const socket = connect(Number(new URL(page.address).port), '127.0.0.1');
+    // The page may reset the connection.
+    socket.on('error', () => {});
+    socket.write('GET / HTTP/1.1\r\n');
+    await once(socket, 'connect');
+    await Promise.all([page.close(), once(socket, 'close')]);
+  });
+
+  it('obeys its own buttons, and no other site, not even under a name that leads to this machine', async () => {
+    const pressed: string[] = [];
+    const page = await Page.open((fault) => pressed.push(fault));
+    const { host, port } = new URL(page.address);
+    const press = async (headers: Record<string, string>) => {
+      const [response] = await once(
+        request(`${page.address}faults/kill`, { method: 'POST', headers: { ...headers, connection: 'close' } }).end(),
+        'response',
+      );
+      return response.resume().statusCode;
+    };
+    expect(await press({ host, origin: `http://${host}` })).toBe(204);
+    expect(await press({ host: `localhost:${port}`, origin: `http://localhost:${port}` })).toBe(204);
+    expect(await press({ host })).toBe(204);
+    expect(await press({ host, origin: 'http://evil.example' })).toBe(405);
+    expect(await press({ host: `evil.example:${port}`, origin: `http://evil.example:${port}` })).toBe(405);
+    expect(pressed).toEqual(['kill', 'kill', 'kill']);
+    await page.close();
   });
 });

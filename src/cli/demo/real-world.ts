@@ -136,22 +136,11 @@ export class RealWorld implements World, AsyncDisposable {
     this.place = await this.openPlace();
     // Sequential, because the first worker creates the tables.
     for (const path of paths) this.workers[path].push(await this.worker(path, 0));
-    await Promise.all(paths.map(async (path) => this.workers[path].push(await this.worker(path, 1))));
     await Promise.all(
-      paths.flatMap((path) =>
-        [1, 2].map(async (number) => {
-          const name = `${path} job ${number}`;
-          const settings = {
-            part: 'job',
-            name,
-            path,
-            bankPort: this.bank.ready.port,
-            patienceMs: this.patienceMs,
-            store: this.place,
-          } as const;
-          this.jobs[path].set(name, await this.start(settings, name));
-        }),
-      ),
+      paths.flatMap((path) => [
+        this.worker(path, 1).then((worker) => this.workers[path].push(worker)),
+        ...[1, 2].map((number) => this.startJob(path, `${path} job ${number}`)),
+      ]),
     );
   }
 
@@ -167,6 +156,12 @@ export class RealWorld implements World, AsyncDisposable {
 
   private allJobs(): readonly Child<object>[] {
     return paths.flatMap((path) => [...this.jobs[path].values()]);
+  }
+
+  private async startJob(path: Path, name: string): Promise<void> {
+    const { patienceMs, place: store } = this;
+    const settings = { part: 'job', name, path, bankPort: this.bank.ready.port, patienceMs, store } as const;
+    this.jobs[path].set(name, await this.start(settings, name));
   }
 
   private async replaceWorker(path: Path, downMs: number): Promise<void> {

@@ -69,7 +69,7 @@ describe('holdfast demo', () => {
     await expect(wrong).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining('holdfast demo [--quick]') });
   });
 
-  it('ends although a worker was killed twice', async () => {
+  it('judges what must never happen when buttons were pressed, says so, and ends although a worker was killed twice', async () => {
     const { exit, said, text } = start(['--quick']);
     const [, address] = await said(/(http:\S+)/);
     const press = async (fault: string) => {
@@ -80,7 +80,17 @@ describe('holdfast demo', () => {
     await press('kill');
     await sleep(400);
     await press('kill');
+    await said(/^kill -9: /m);
+    await press('slow');
     expect(await exit).toBe(0);
+    // Without a terminal, lines say what is redrawn in one.
+    expect(text()).toMatch(
+      /^ {2}1 s, naked and protected: loads per expiry \d.* and \d.*, users waiting \d+ and \d+$/m,
+    );
+    expect(text()).toContain('A button of the page was pressed in hot key, kill -9: ');
+    expect(text()).toMatch(/^hot key +loads per expiry .* not judged$/m);
+    expect(text()).toMatch(/^kill -9 +cards charged twice .*\d$/m);
+    expect(text()).toMatch(/^double click, cards charged twice: checking before charging/m);
     expect(text()).toMatch(/in all 4 rows that were judged/);
   });
 

@@ -66,8 +66,9 @@ export class Bank {
     this.service = this.restarted();
   }
 
-  /** Forgets all waiting calls, like a restarted service. */
+  /** Forgets all waiting calls, like a restarted service, and works as usual again. */
   restart(): void {
+    this.weatherNow = fair;
     this.service = this.restarted();
   }
 

@@ -1,23 +1,25 @@
 /**
  * `holdfast demo`: sends the same users through an unprotected and a protected path in six acts of trouble, and compares the results.
  *
- * Promise: it ends by itself and leaves no process and no file behind. Its exit code is 0 only if the protected path was better in every row, with
- * `--quick` in the rows that count what must not happen. With `--sim` everything happens in virtual time, where a seed decides every figure.
+ * Promise: it ends by itself and leaves no process and no file behind. Its exit code is 0 only if the protected path was better in every row that
+ * is judged: what must never happen always is, traffic only in acts that are long enough and that nobody disturbed. With `--sim` everything happens in virtual time, where a seed decides every figure.
  */
 import { parseArgs } from 'node:util';
 import { messageOf } from '../../core/errors.js';
 import { UsageError } from '../usage-error.js';
-import { type Act, acts, isBetter, stageOf } from './acts.js';
-import { fair } from './bank.js';
-import { type Fault, Page } from './page.js';
+import { type Act, acts } from './acts.js';
+import { Buttons } from './faults.js';
+import { Gauge } from './figures.js';
+import { Page } from './page.js';
 import { type Part, play as playPart } from './parts.js';
 import { endWithParent, partOf } from './processes.js';
+import { showProgress } from './progress.js';
 import { RealWorld } from './real-world.js';
 import { type Screen, screenOn } from './screen.js';
 import { paths } from './shop.js';
 import { inSimulation } from './simulated-world.js';
-import { type Result, tableOf } from './table.js';
-import type { Visitors } from './users.js';
+import { causesOf, figuresOf, tableOf } from './table.js';
+import { notesOf, type Result, resultOf, verdictOf } from './verdict.js';
 import { Watcher } from './watcher.js';
 import type { World } from './world.js';
 
@@ -68,13 +70,11 @@ export async function demo(args: readonly string[]): Promise<number> {
   const release = stopEarly(stop, plan);
   try {
     const results = await (plan.isSimulated
-      ? inSimulation(plan.seed, plan.patienceMs, (world) => playAll(world, plan, screen))
+      ? inSimulation(plan.seed, plan.patienceMs, (world) => playAll(world, plan, screen, new Buttons(world)))
       : playReal(plan, screen, stop));
-    // A short run shows what must never happen, but little about traffic.
-    const judged = results.filter(({ row }) => !plan.isQuick || plan.isSimulated || row.unit === 'count');
-    const worse = judged.filter(({ row }) => !isBetter(row));
-    screen.print('', ...tableOf(results), '', verdictOf(worse, judged.length, plan));
-    return worse.length === 0 ? 0 : 1;
+    const { isGood, line } = verdictOf(results, plan.seed);
+    screen.print('', ...tableOf(results, screen.width), '', ...causesOf(results), '', ...notesOf(results), line);
+    return isGood ? 0 : 1;
   } catch (error) {
     const reason = stop.signal.aborted ? stop.signal.reason : error;
     screen.print(`The demo stopped: ${reason instanceof Error ? reason.message : String(reason)}`);
@@ -143,18 +143,25 @@ async function playReal(plan: Plan, screen: Screen, stop: AbortController): Prom
   const interrupted = new Promise<never>((_, reject) => {
     signal.addEventListener('abort', () => reject(signal.reason));
   });
-  const page = await Page.open((fault) => inject(world, fault));
+  const buttons = new Buttons(world);
+  const page = await Page.open((fault) => buttons.press(fault));
   try {
     screen.print(`In your browser while it lasts: ${page.address}`, '');
     // An act waits for its last users, for seconds; what they wait for ends with the world.
-    return await Promise.race([playAll(world, plan, screen, new Watcher(world, page)), interrupted]);
+    return await Promise.race([playAll(world, plan, screen, buttons, new Watcher(world, page)), interrupted]);
   } finally {
     await page.close();
   }
 }
 
-async function playAll(world: World, plan: Plan, screen: Screen, watcher?: Watcher): Promise<Result[]> {
-  const { seed, isSimulated } = plan;
+async function playAll(
+  world: World,
+  plan: Plan,
+  screen: Screen,
+  buttons: Buttons,
+  watcher?: Watcher,
+): Promise<Result[]> {
+  const { seed, isSimulated, isQuick } = plan;
   const where = isSimulated ? 'an hour of virtual time' : `${totalSeconds(plan)} s of real traffic`;
   screen.print(
     `holdfast demo, seed ${seed}: ${where}. Users -> two workers -> a bank that can do 50 calls per second.`,
@@ -166,44 +173,29 @@ async function playAll(world: World, plan: Plan, screen: Screen, watcher?: Watch
   // The first calls of a process are slow, whatever is called.
   await warmUp(world);
   for (const act of actsOf(plan)) {
-    const { name, story } = act;
+    const { name, story, measures, besides } = act;
+    // Effects of one act must not reach the next.
+    if (results.length > 0) await world.sleep(isSimulated ? 30_000 : 250);
+    await buttons.reset();
+    const gauge = await Gauge.begin(world);
+    const { visitors } = gauge;
     screen.print(`${name}: ${story}`);
-    await world.restartBanks();
-    const stage = stageOf(world, secondsOf(act, plan) * 1_000);
-    const stopShowing = isSimulated ? () => {} : show(screen, stage.visitors);
-    watcher?.begin(`${name}: ${story}`, stage.visitors);
+    watcher?.begin(`${name}: ${story}`, visitors);
+    const stopShowing = isSimulated ? () => {} : showProgress(screen, () => gauge.read([...measures, ...besides]));
     try {
-      for (const row of await act.play(stage)) {
-        results.push({ act: name, row });
-        watcher?.row({ act: name, row });
-      }
+      await act.play({ world, visitors, ms: secondsOf(act, plan) * 1_000 });
     } finally {
       stopShowing();
       watcher?.end();
     }
-    const found = results.filter((one) => one.act === name);
-    screen.print(
-      ...tableOf(found)
-        .slice(1)
-        .map((line, index) => `  ${line.slice(name.length + 2)}  ${found[index]!.row.cause}`),
-    );
-    // Effects of one act must not reach the next.
-    await world.sleep(isSimulated ? 30_000 : 500);
+    const isShort = isQuick && !isSimulated;
+    const rows = (await gauge.read(measures)).map((row) => resultOf(name, row, buttons.wasPressed, isShort));
+    const figures = rows.map(({ row }) => row);
+    screen.print(...figuresOf(figures, screen.width - 2).map((line) => `  ${line}`));
+    for (const row of rows) watcher?.row(row);
+    results.push(...rows);
   }
   return results;
-}
-
-/** Handles a press of one of the page's buttons. */
-function inject(world: World, fault: Fault): void {
-  const injected =
-    fault === 'kill'
-      ? Promise.all(paths.map((path) => world.killWorker(path, 1_000)))
-      : world.setWeather({
-          failing: fault === 'failing' ? 0.25 : 0,
-          meanMs: fault === 'slow' ? 3 * fair.meanMs : fair.meanMs,
-        });
-  // The demo may end meanwhile.
-  injected.catch(() => {});
 }
 
 function actsOf({ isQuick, isSimulated }: Plan): readonly Act[] {
@@ -225,27 +217,6 @@ async function warmUp(world: World): Promise<void> {
   for (let round = 0; round < 10; round++) {
     await Promise.allSettled(paths.map((path) => world.ask(path, { kind: 'quote' }, signal)));
   }
-}
-
-/** Redraws the figures in a terminal. */
-function show(screen: Screen, visitors: Visitors): () => void {
-  const timer = setInterval(() => {
-    screen.live(
-      paths.map((path) => {
-        const { came, served, waiting } = visitors[path];
-        return `  ${path.padEnd(10)} ${String(came).padStart(6)} came  ${String(served).padStart(6)} served  ${String(waiting).padStart(5)} wait`;
-      }),
-    );
-  }, 200);
-  return () => {
-    clearInterval(timer);
-    screen.live([]);
-  };
-}
-
-function verdictOf(worse: readonly Result[], judged: number, { seed }: Plan): string {
-  if (worse.length === 0) return `The protected path kept its word in all ${judged} rows that were judged.`;
-  return `The protected path was NOT better: ${worse.map(({ act, row }) => `${act}, ${row.what}`).join('; ')}. Seed ${seed}.`;
 }
 
 class Interruption extends Error {}

@@ -9,10 +9,8 @@ import type { AddressInfo } from 'node:net';
 import uplotScript from 'uplot/dist/uPlot.iife.min.js?raw';
 import uplotStyle from 'uplot/dist/uPlot.min.css?raw';
 import uplotLicence from 'uplot/LICENSE?raw';
+import { type Fault, faults } from './faults.js';
 import html from './page.html?raw';
-
-export const faults = ['failing', 'slow', 'fair', 'kill'] as const;
-export type Fault = (typeof faults)[number];
 
 export interface PathFigures {
   readonly served: number;

@@ -1,14 +1,16 @@
 /**
- * Screen: progress that is redrawn in place in a terminal, and plain lines everywhere else.
+ * Screen: progress that is redrawn in place in a terminal, and plain lines everywhere else. It uses no colours.
  */
 
 export interface Screen {
-  /** Replaces the lines shown before. Prints nothing if the output cannot be redrawn. */
+  /** Whether lines can be redrawn. If not, `live` prints nothing. */
+  readonly redraws: boolean;
+  /** How many characters fit into a line. */
+  readonly width: number;
+  /** Replaces the lines shown before. */
   live(lines: readonly string[]): void;
-  /** Prints lines that stay. */
+  /** Prints lines that stay, in a terminal broken between words. */
   print(...lines: readonly string[]): void;
-  /** Prints lines only where `live` prints nothing. */
-  plain(...lines: readonly string[]): void;
 }
 
 export function screenOn(stream: NodeJS.WriteStream): Screen {
@@ -20,16 +22,40 @@ export function screenOn(stream: NodeJS.WriteStream): Screen {
     shown = 0;
     return codes;
   };
-  const print = (...lines: readonly string[]) => void stream.write(`${clear()}${lines.join('\n')}\n`);
   return {
-    print,
-    plain: (...lines) => (redraws ? undefined : print(...lines)),
+    redraws,
+    get width() {
+      if (stream.isTTY !== true) return Number.POSITIVE_INFINITY;
+      // Some terminals do not know their width. A line that fills the last column is followed by an empty one in some.
+      return Math.max(10, (stream.columns || 80) - 1);
+    },
+    print(...lines) {
+      const broken = lines.flatMap((line) => wrapped(line, this.width));
+      stream.write(`${clear()}${broken.join('\n')}\n`);
+    },
     live(lines) {
       if (!redraws) return;
-      // A wrapped line would take two rows, and only one would be cleared. Some terminals do not know their width.
-      const cut = lines.map((line) => line.slice(0, Math.max(10, (stream.columns || 80) - 1)));
-      stream.write(`${clear()}${cut.join('\n')}\n`);
+      // What has left the screen at its top could not be cleared, nor could the second row of a wrapped line.
+      const most = Math.max(1, (stream.rows || 24) - 1);
+      const cut = lines.slice(0, most).map((line) => line.slice(0, this.width));
+      stream.write(`${clear()}${cut.map((line) => `${line}\n`).join('')}`);
       shown = cut.length;
     },
   };
+}
+
+/** Breaks a line between words. What follows is indented a little more than the line. */
+function wrapped(line: string, width: number): string[] {
+  if (line.length <= width) return [line];
+  const indent = /^ */.exec(line)![0];
+  const lines: string[] = [];
+  let current = indent;
+  for (const word of line.trim().split(' ')) {
+    const isFirst = current.trim() === '';
+    if (!isFirst && current.length + 1 + word.length > width) {
+      lines.push(current);
+      current = `${indent}  ${word}`;
+    } else current += isFirst ? word : ` ${word}`;
+  }
+  return [...lines, current];
 }

@@ -14,8 +14,14 @@ export class Visits {
   waiting = 0;
   readonly latenciesMs: number[] = [];
 
+  /** Those who were not served and do not wait any more. */
+  get left(): number {
+    return this.came - this.served - this.waiting;
+  }
+
+  /** The share of served users among those who do not wait any more; NaN if all wait. */
   get share(): number {
-    return this.came === 0 ? 1 : this.served / this.came;
+    return this.served / (this.came - this.waiting);
   }
 
   /** The 99th percentile of the served users' response times; NaN if nobody was served. */

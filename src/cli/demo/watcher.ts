@@ -2,8 +2,9 @@
 import type { Page, PathFigures } from './page.js';
 import type { RealWorld } from './real-world.js';
 import { type Path, paths } from './shop.js';
-import { cellsOf, type Result } from './table.js';
+import { cellsOf } from './table.js';
 import type { Visitors } from './users.js';
+import type { Result } from './verdict.js';
 
 const everyMs = 250;
 

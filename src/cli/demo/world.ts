@@ -13,10 +13,10 @@ export interface World {
   /** One try of a user's browser, at one of the two workers of a path, in turn. Rejects when it fails. */
   ask(path: Path, request: UserRequest, signal: AbortSignal): Promise<unknown>;
   setWeather(weather: Weather): Promise<void>;
-  /** Both banks drop their waiting calls. */
+  /** Both banks drop their waiting calls and work as usual again. */
   restartBanks(): Promise<void>;
   counts(path: Path): Promise<Counts>;
-  /** Kills one of the two workers of a path without warning, and restarts it after this time. */
+  /** Kills one of the two workers of a path without warning, and restarts it after this time. If it is down, waits until it is back. */
   killWorker(path: Path, downMs: number): Promise<void>;
   /** Freezes the process that last wrote into the ledger of a path, for this time and without its notice. */
   freezeOwner(path: Path, frozenMs: number): Promise<void>;

@@ -116,6 +116,18 @@ describe('holdfast demo', () => {
   });
 
   it.skipIf(process.platform !== 'linux')(
+    'that is killed while its processes start leaves none, and none complains',
+    async () => {
+      const { demo, pid, exit, complaints } = start(['--quick']);
+      await vi.waitUntil(() => left(pid).length > 1, { timeout: 20_000, interval: 5 });
+      demo.kill('SIGKILL');
+      await exit;
+      await vi.waitFor(() => expect(left(pid)).toEqual([]), { timeout: 20_000, interval: 100 });
+      expect(complaints()).toBe('');
+    },
+  );
+
+  it.skipIf(process.platform !== 'linux')(
     'calls it an interruption when a supervisor signals its whole group',
     async () => {
       const { pid, exit, said, text } = start(['--quick']);

@@ -15,10 +15,11 @@ export function resultOf(act: string, row: Row, wasDisturbed: boolean, isShort: 
   return { act, row, wasDisturbed, isJudged: row.aim === 'none' || !(wasDisturbed || isShort) };
 }
 
-/** Why the two paths differ, if the act was played as designed. */
+/** Why the protected path was better, where this run shows it. */
 export function causeOf({ row, wasDisturbed }: Result): string {
   if (wasDisturbed) return 'a button was pressed in this act, so this run does not show why';
-  return Object.is(row.naked, row.protected) ? 'no difference in this run' : row.cause;
+  if (Object.is(row.naked, row.protected)) return 'no difference in this run';
+  return isBetter(row) ? row.cause : 'not better in this run';
 }
 
 /** One sentence for each reason for which rows are not judged. */

@@ -47,6 +47,7 @@ describe('the verdict of the demo', () => {
   it('names a cause only where the act shows it', () => {
     expect(cellsOf(played(doubled)).at(-1)).toBe('a key');
     expect(cellsOf(played({ ...doubled, naked: 0 })).at(-1)).toBe('no difference in this run');
+    expect(cellsOf(played(worseTraffic)).at(-1)).toBe('not better in this run');
     expect(cellsOf(pressed(doubled)).at(-1)).toMatch(/^a button was pressed in this act/);
     expect(cellsOf(pressed(worseTraffic)).at(-1)).toMatch(/^not judged: a button was pressed in this act/);
   });

@@ -53,8 +53,8 @@ export interface ClientOptions extends CommonOptions {
    */
   readonly policy?: AnyPolicy | ((origin: string) => AnyPolicy) | undefined;
   /**
-   * `'given'`: a POST or PATCH with an idempotency key may be repeated, with the same key. `'generate'`: each
-   * POST and PATCH without a key gets one, so choose it only for origins that honour the header. A function returns the key, or
+   * `'given'`: a request that must not simply be repeated, such as a POST or PATCH, is repeated only if it has an
+   * idempotency key, and then with the same key. `'generate'`: each such request without a key gets one, so choose it only for origins that honour the header. A function returns the key, or
    * undefined for none. Default `'given'`.
    */
   readonly idempotencyKey?: 'given' | 'generate' | ((request: KeylessRequest) => string | undefined) | undefined;

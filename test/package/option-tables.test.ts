@@ -62,11 +62,23 @@ function optionsOf(factory: Factory): readonly string[] {
   throw new Error('the option was taken');
 }
 
-/** The entries in the first column of the tables that begin with "option". A part such as `halfOpen.permits` stands for the whole option. */
-function optionsInTables(page: string): readonly string[] {
+/** The tables that begin with "option": what each row says before the column "meaning", which is the option and, for stores, the store. */
+function tablesOf(page: string): readonly (readonly string[])[] {
   const tables = readFileSync(`docs/${page}.md`, 'utf8').match(/^\| option\b[^\n]*\n(?:\|[^\n]*\n)+/gm) ?? [];
-  const rows = tables.flatMap((table) => table.trim().split('\n').slice(2));
-  return rows.flatMap((row) => namesIn(row.split('|')[1]!, /`(\w+)/g));
+  return tables.map((table) => {
+    const [header, , ...rows] = table
+      .trim()
+      .split('\n')
+      .map((line) => line.split('|'));
+    const meaningIndex = header!.findIndex((cell) => cell.trim() === 'meaning');
+    return rows.map((cells) => cells.slice(1, meaningIndex).join('|'));
+  });
+}
+
+/** A part such as `halfOpen.permits` stands for the whole option. */
+function optionsInTables(page: string): readonly string[] {
+  const rows = tablesOf(page).flat();
+  return rows.flatMap((row) => namesIn(row.split('|')[0]!, /`(\w+)/g));
 }
 
 function namesIn(text: string, pattern: RegExp): string[] {
@@ -78,5 +90,9 @@ const sorted = (names: readonly string[]) => [...new Set(names)].sort();
 describe('the tables of options', () => {
   it.each(Object.entries(pages))('of docs/%s.md name every option and no other', (page, factories) => {
     expect(sorted(optionsInTables(page))).toEqual(sorted(factories.flatMap(optionsOf)));
+  });
+
+  it.each(Object.keys(pages))('of docs/%s.md have one row for each', (page) => {
+    for (const rows of tablesOf(page)) expect(rows.filter((row, index) => rows.indexOf(row) !== index)).toEqual([]);
   });
 });

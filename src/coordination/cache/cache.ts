@@ -78,7 +78,7 @@ export interface CacheOptions<V, K = string> extends CommonOptions {
   readonly max?: number | undefined;
   /** Bytes in memory, measured as serialized; from 1,024. Default 64 MiB with a store; without one values are not measured unless this is given. */
   readonly maxBytes?: number | undefined;
-  /** After how long a value in memory is checked against the store. Default 30 s if the store reports changes, else 5 s; from 1 ms to 24.8 days. */
+  /** After how long a value in memory is checked against the store. Default 30 s; from 1 ms to 24.8 days, but at most 5 s if the store reports no changes. */
   readonly maxL1Ttl?: Duration | undefined;
   /** How long a dead process keeps others from loading. Default 3 s; from 300 ms to an hour. It is renewed at each third. */
   readonly lease?: Duration | undefined;

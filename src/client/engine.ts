@@ -5,7 +5,7 @@
  */
 import type { Clock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
-import { Events, type HoldfastEvent } from '../core/events.js';
+import { Events } from '../core/events.js';
 import {
   type CommonOptions,
   checkOptions,
@@ -205,7 +205,7 @@ const headerName: Field<string> = {
 };
 
 /** Fields of {@link ClientOptions}, for `checkOptions`. */
-export function clientFields<const Name extends string>(name: Name) {
+export function clientFields(name: string) {
   return {
     policy: optional(policyField),
     idempotencyKey: withDefault<'given' | 'generate' | KeyMaker>(
@@ -231,7 +231,7 @@ export function engineOf(factory: string, options: Values<ReturnType<typeof clie
     ...rest,
     name,
     events,
-    policyFor: policyMaker(policy, on),
+    policyFor: policyMaker(policy, { on, clock: rest.clock }),
     keyFor: idempotencyKey === 'given' ? undefined : idempotencyKey === 'generate' ? randomKey : idempotencyKey,
     header: idempotencyHeader.toLowerCase(),
     maxKeyAgeMs: maxKeyAge,
@@ -239,8 +239,8 @@ export function engineOf(factory: string, options: Values<ReturnType<typeof clie
   });
 }
 
-function policyMaker(policy: ClientOptions['policy'], on: ((event: HoldfastEvent) => void) | undefined) {
-  if (policy === undefined) return (origin: string) => defaultPolicy(origin, on);
+function policyMaker(policy: ClientOptions['policy'], common: Pick<CommonOptions, 'on' | 'clock'>) {
+  if (policy === undefined) return (origin: string) => defaultPolicy(origin, common);
   return typeof policy === 'function' ? policy : () => policy;
 }
 

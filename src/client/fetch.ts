@@ -10,6 +10,7 @@ import type { Call } from '../core/call.js';
 import { checkOptions, func, withDefault } from '../core/options.js';
 import { discardBody } from './discard-body.js';
 import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
+import { isForm, ofPlatform } from './form.js';
 import { hasBrokenOff, noteMistake } from './handles.js';
 import { canBeSentAgain, type Fetch, sendKeyed } from './keyed-redirects.js';
 
@@ -83,7 +84,7 @@ async function run(engine: Engine, send: Fetch, input: string | URL | Request, g
   const isReplayable = canBeSentAgain(init?.body ?? request?.body);
   const wasUsed = request?.bodyUsed === true && (init?.body ?? null) === null;
   // A form gets a new boundary each time it is serialized, and the service would take it for a different request.
-  const body = init?.body instanceof FormData && key !== undefined ? await written(init.body, headers) : {};
+  const body = key !== undefined && isForm(init?.body) ? await written(init.body, headers) : {};
   const attempt = async (call: Call, added: Readonly<Record<string, string>>, leave: () => void) => {
     const ownHeaders = new Headers(headers);
     for (const name in added) ownHeaders.set(name, added[name]!);
@@ -119,10 +120,12 @@ class Ending {
   }
 
   /** After its end, a call no longer passes on aborts; the caller's signal takes over for the body. */
-  leave({ body }: Response): void {
+  leave(response: Response): void {
     const { controller, signal } = this;
     this.callSignal.removeEventListener('abort', this.onCallEnd);
-    if (body === null) return;
+    // The `fetch` of a test may answer with less than a response.
+    const body = response?.body;
+    if (typeof body !== 'object' || body === null) return;
     const listener = () => controller.abort(signal.reason);
     addAbortListener(signal, listener);
     forgetWith(body, signal, listener);
@@ -145,15 +148,26 @@ function forgetWith(body: object, signal: AbortSignal, listener: () => void): vo
   forgotten.register(body, { signal, listener });
 }
 
+/** The members of the standard's `RequestInit`, and the one that undici adds. */
+const members: readonly string[] = [
+  ...['method', 'headers', 'body', 'referrer', 'referrerPolicy', 'mode', 'credentials', 'cache'],
+  ...['redirect', 'integrity', 'keepalive', 'signal', 'duplex', 'priority', 'window', 'dispatcher'],
+];
+
 /**
- * Options that can be copied. `fetch` reads inherited members, too, and those of a `Request` are inherited getters; a copy would lose its method and
- * body.
+ * Options that can be copied. `fetch` reads each by its name, so that they may be inherited, or getters of a class, as those of a `Request` are; a copy
+ * would lose its method and body.
  */
 function withOwnMembers(init: RequestInit | undefined): RequestInit | undefined {
   const prototype: unknown = init === undefined || init === null ? null : Object.getPrototypeOf(init);
   if (prototype === null || prototype === Object.prototype) return init;
   const own: Record<string, unknown> = {};
-  for (const name in init) own[name] = init[name as keyof RequestInit];
+  for (const name of members) {
+    const value: unknown = init![name as keyof RequestInit];
+    if (value !== undefined) own[name] = value;
+  }
+  // Those that only some platforms know, such as `cf` and `next`.
+  for (const name in init) if (!members.includes(name)) own[name] = init[name as keyof RequestInit];
   return own;
 }
 
@@ -181,7 +195,7 @@ function canBeMade(url: URL, method: string, init: RequestInit | undefined): boo
 }
 
 async function written(form: FormData, headers: Headers): Promise<RequestInit> {
-  const whole = new Response(form);
+  const whole = new Response(ofPlatform(form));
   // Carries the boundary used in the body.
   headers.set('content-type', whole.headers.get('content-type')!);
   return { body: await whole.arrayBuffer() };

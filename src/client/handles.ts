@@ -113,7 +113,7 @@ const noWay =
 
 function isMistake(error: unknown): boolean {
   if (mistakes.test(codeOf(error)) || notedMistakes.has(error as object)) return true;
-  const { message } = causeOf(error) as { readonly message?: unknown };
+  const { message } = causeOf(error);
   return typeof message === 'string' && noWay.test(message);
 }
 
@@ -123,18 +123,29 @@ const lostConnection = /^(?:ECONNRESET|EPIPE|UND_ERR_SOCKET)$/;
 /** Whether a request may have met an idle connection that the server was just closing. A connection known never to have carried an answer was not idle. */
 export function isLostConnection(error: unknown): boolean {
   if (!lostConnection.test(codeOf(error))) return false;
-  const { socket } = causeOf(error) as { readonly socket?: { readonly bytesRead?: unknown } | null };
-  return socket?.bytesRead !== 0;
+  return causeOf(error).socket?.bytesRead !== 0;
 }
 
 function codeOf(error: unknown): string {
-  const { code } = causeOf(error) as { readonly code?: unknown };
+  const { code } = causeOf(error);
   return typeof code === 'string' ? code : '';
 }
 
-/** The actual error: `fetch` throws a `TypeError` that has it as its cause. */
-function causeOf(error: unknown): object {
+interface Cause {
+  readonly cause?: unknown;
+  readonly code?: unknown;
+  readonly message?: unknown;
+  readonly socket?: { readonly bytesRead?: unknown } | null;
+}
+
+/** What the actual error says: `fetch` throws a `TypeError` that has it as its cause. An error that cannot be looked at says nothing. */
+function causeOf(error: unknown): Cause {
   if (typeof error !== 'object' || error === null) return {};
-  const { cause, code } = error as { readonly cause?: unknown; readonly code?: unknown };
-  return code === undefined && typeof cause === 'object' && cause !== null ? cause : error;
+  try {
+    const { cause, code } = error as Cause;
+    const actual: Cause = code === undefined && typeof cause === 'object' && cause !== null ? cause : error;
+    return { code: actual.code, message: actual.message, socket: actual.socket ?? null };
+  } catch {
+    return {};
+  }
 }

@@ -4,6 +4,7 @@
  * Promise: the key is sent along for 307 and 308 within its origin, and never to another origin. Plain `fetch` would send it there.
  * After: WHATWG Fetch, 4.4, HTTP-redirect fetch.
  */
+import { isForm } from './form.js';
 import { noteMistake } from './handles.js';
 
 /** The signature of `fetch`. */
@@ -59,7 +60,9 @@ export async function sendKeyed(
 export function canBeSentAgain(body: unknown): boolean {
   if (typeof body !== 'object' || body === null) return true;
   return (
-    ArrayBuffer.isView(body) || [ArrayBuffer, Blob, FormData, URLSearchParams].some((kind) => body instanceof kind)
+    ArrayBuffer.isView(body) ||
+    isForm(body) ||
+    [ArrayBuffer, Blob, URLSearchParams].some((kind) => body instanceof kind)
   );
 }
 

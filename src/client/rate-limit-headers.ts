@@ -32,7 +32,7 @@
  * 9651, and the `X-RateLimit-` and `X-Rate-Limit-` headers in common use.
  */
 import { parseDictionary, parseList } from 'structured-headers';
-import { headerOf } from '../policies/retry/retry-after.js';
+import { headerOf, msUntilReset } from '../policies/retry/retry-after.js';
 
 /** What is left of a quota. */
 export interface Quota {
@@ -45,8 +45,6 @@ export interface Quota {
 }
 
 const longestHeader = 1_000;
-/** The start of 2024 in seconds: a larger reset is an instant, a smaller one a time span. */
-const epochBeginsSeconds = 1_704_067_200;
 
 /** The most restrictive of all quotas that these headers state. */
 export function quotaOf(headers: object, wallNowMs: number): Quota | undefined {
@@ -72,7 +70,7 @@ function structuredQuota(standard: string, policy: string | undefined): Quota | 
   }
   let tightest: Quota | undefined;
   for (const [name, parameters] of parseList(standard)) {
-    const quota = quotaFrom(parameters.get('r'), parameters.get('t'), limits.get(String(name)));
+    const quota = quotaFrom(parameters.get('r'), msOf(parameters.get('t')), limits.get(String(name)));
     if (quota !== undefined && (tightest === undefined || msPerRequest(quota) > msPerRequest(tightest)))
       tightest = quota;
   }
@@ -83,7 +81,7 @@ function structuredQuota(standard: string, policy: string | undefined): Quota | 
 function dictionaryQuota(standard: string): Quota | undefined {
   const members = parseDictionary(standard);
   const item = (name: string) => members.get(name)?.[0];
-  return quotaFrom(item('remaining'), item('reset'), item('limit'));
+  return quotaFrom(item('remaining'), msOf(item('reset')), item('limit'));
 }
 
 /** Separate headers for limit, remaining and reset. */
@@ -91,20 +89,18 @@ function singleQuota(headers: object, prefix: string, wallNowMs: number): Quota 
   // An absent or malformed value becomes NaN, which is not a valid amount.
   const number = (name: string) =>
     Number(/^\s*(\d{1,15})(?:\.\d{1,9})?\s*(?:$|[,;])/.exec(headerOf(headers, name) ?? '')?.[1]);
-  const seconds = secondsUntil(number(`${prefix}-reset`), wallNowMs / 1_000);
-  return quotaFrom(number(`${prefix}-remaining`), seconds, number(`${prefix}-limit`));
+  const resetMs = msUntilReset(number(`${prefix}-reset`), wallNowMs);
+  return quotaFrom(number(`${prefix}-remaining`), resetMs, number(`${prefix}-limit`));
 }
 
-/** Converts a reset to seconds from now. It is given as a time span, or as an instant in seconds or milliseconds. */
-function secondsUntil(reset: number, nowSeconds: number): number {
-  if (reset < epochBeginsSeconds) return reset;
-  const instant = reset < epochBeginsSeconds * 1_000 ? reset : reset / 1_000;
-  return Math.max(0, instant - nowSeconds);
+/** Undefined for anything but a number. */
+function msOf(seconds: unknown): number | undefined {
+  return typeof seconds === 'number' ? seconds * 1_000 : undefined;
 }
 
-function quotaFrom(remaining: unknown, resetSeconds: unknown, limit: unknown): Quota | undefined {
-  if (!isAmount(remaining) || !isAmount(resetSeconds)) return undefined;
-  return { remaining, resetMs: resetSeconds * 1_000, limit: isAmount(limit) ? limit : undefined };
+function quotaFrom(remaining: unknown, resetMs: unknown, limit: unknown): Quota | undefined {
+  if (!isAmount(remaining) || !isAmount(resetMs)) return undefined;
+  return { remaining, resetMs, limit: isAmount(limit) ? limit : undefined };
 }
 
 function isAmount(value: unknown): value is number {

@@ -11,6 +11,7 @@ import { checkOptions } from '../core/options.js';
 import type { Send } from './attempts.js';
 import { mostDroppedBytes, mostDroppedMs } from './discard-body.js';
 import { type ClientOptions, clientFields, type Engine, engineOf } from './engine.js';
+import { isForm } from './form.js';
 import { hasBrokenOff, noteMistake } from './handles.js';
 
 export type { ClientOptions, KeylessRequest, PacingOptions } from './engine.js';
@@ -389,7 +390,6 @@ function withHeaders(headers: object | undefined, added: Readonly<Record<string,
  */
 function canBeSentAgain(body: unknown, hasKey: boolean): boolean {
   if (typeof body !== 'object' || body === null) return true;
-  // Undici's own class differs from the global one.
-  if ((body as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag] === 'FormData') return !hasKey;
+  if (isForm(body)) return !hasKey;
   return ArrayBuffer.isView(body) || body instanceof ArrayBuffer || body instanceof Blob;
 }

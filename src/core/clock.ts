@@ -1,8 +1,9 @@
 /**
  * Clock: the source of time. Durations are measured in monotonic time; wall time serves only dates in headers.
  *
- * Promise: a timer never fires early. A pending timer keeps the process alive, unless it belongs to the background clock. One event loop turn after
- * its last timer is gone, the clock holds no platform timer, so idle policies own none.
+ * Promise: a timer never fires early. On Node and Bun, what arrived while the event loop was blocked, or the process frozen, is read before late
+ * timers expire. A pending timer keeps the process alive, unless it belongs to the background clock. One event loop turn after its last timer is gone,
+ * the clock holds no platform timer, so idle policies own none.
  */
 import { TimerWheel, type WheelNode } from '../structures/timer-wheel.js';
 import { type AsyncContext, emptyAsyncContext } from './async-context.js';
@@ -46,6 +47,9 @@ export const longestWaitMs = 0x7fff_ffff;
  */
 const reachMs = 0x4000_0000;
 
+/** A platform timer that is later than this was held up by a busy event loop. */
+const lateMs = 5;
+
 /** Fake timers that a test installed before the import are not kept: the test may remove or replace them. */
 const areFake = /* @__PURE__ */ isFake(globalThis.setTimeout);
 const setTimer: (then: () => void, ms: number) => ReturnType<typeof setTimeout> = areFake
@@ -82,7 +86,22 @@ class SystemClock implements Clock {
    */
   private readonly context: AsyncContext;
   private backgroundClock: SystemClock | undefined = undefined;
-  private readonly onPlatformTimer = () => this.wake();
+  /**
+   * Platform timers come before what has arrived in the meantime. After a long turn, an operation that ended in time would count as timed out, and the
+   * breaker of a healthy service would open.
+   */
+  private readonly onPlatformTimer = () => {
+    const isLate = ((Math.floor(this.now()) - this.armedTick) | 0) > lateMs;
+    if (isLate && atTurnEnd !== undefined) atTurnEnd(this.expireDue);
+    else this.expireDue();
+  };
+  private readonly expireDue = () => {
+    // Armed anew if a nearer timer was scheduled in the meantime.
+    this.disarm();
+    this.knownMs = this.now();
+    this.wheel.advance(Math.floor(this.knownMs), expireTimer);
+    if (this.platformTimer === undefined) this.arm();
+  };
   private readonly sweep = () => {
     this.sweepIsDue = false;
     if (this.wheel.size === 0) this.disarm();
@@ -151,7 +170,8 @@ class SystemClock implements Clock {
   private arm(): void {
     const tick = this.wheel.nextTick();
     if (tick === undefined) return this.disarm();
-    clearTimer(this.platformTimer);
+    // Forgotten first: at the end of the stack the platform may set no timer, and whoever comes next must not rely on the old one.
+    this.disarm();
     this.armedTick = tick;
     const nowMs = this.now();
     // The tick is known modulo 2^32; the difference is small, so it is exact.
@@ -164,13 +184,6 @@ class SystemClock implements Clock {
   private disarm(): void {
     clearTimer(this.platformTimer);
     this.platformTimer = undefined;
-  }
-
-  private wake(): void {
-    this.platformTimer = undefined;
-    this.knownMs = this.now();
-    this.wheel.advance(Math.floor(this.knownMs), expireTimer);
-    if (this.platformTimer === undefined) this.arm();
   }
 }
 

@@ -103,12 +103,12 @@ type Warn = (code: string, message: string) => void;
 function warnOfRetry(retry: Placed, placed: readonly Placed[], warn: Warn): void {
   const outside = outsideOf(retry, placed);
   const inside = insideOf(retry, placed);
-  const ends = (kinds: readonly (string | undefined)[], among: readonly Placed[]) =>
+  const earliestEndMs = (among: readonly Placed[]) =>
     among
-      .filter(({ kind, afterMs }) => kinds.includes(kind) && afterMs !== undefined)
-      .map(({ afterMs }) => afterMs ?? 0);
-  const totalMs = Math.min(...ends(['deadline', 'timeout'], outside), Number.POSITIVE_INFINITY);
-  const attemptMs = Math.min(...ends(['timeout', 'deadline'], inside), Number.POSITIVE_INFINITY);
+      .filter(({ kind }) => kind === 'deadline' || kind === 'timeout')
+      .reduce((earliestMs, { afterMs = earliestMs }) => Math.min(earliestMs, afterMs), Number.POSITIVE_INFINITY);
+  const totalMs = earliestEndMs(outside);
+  const attemptMs = earliestEndMs(inside);
   if (totalMs === Number.POSITIVE_INFINITY) {
     warn(
       'retry-without-deadline',

@@ -78,6 +78,9 @@ export class HoldfastError extends Error {
   }
 }
 
+/** What refusals have in common. */
+type RefusalNumbers = HoldfastErrorOptions & { readonly policy: string; readonly retryAfterMs?: number | undefined };
+
 /** The operation was never started: repeating it is safe. */
 export class RejectedError extends HoldfastError {
   /** @internal */ static override get label(): string {
@@ -89,11 +92,7 @@ export class RejectedError extends HoldfastError {
   /** Milliseconds after which a new try may succeed, where that is known. */
   readonly retryAfterMs: number | undefined;
 
-  constructor(
-    code: string,
-    message: string,
-    options: HoldfastErrorOptions & { readonly policy: string; readonly retryAfterMs?: number | undefined },
-  ) {
+  constructor(code: string, message: string, options: RefusalNumbers) {
     super(code, message, options);
     brandRejectedError();
     this.policy = options.policy;
@@ -182,8 +181,6 @@ export class DeadlineTooShortError extends RejectedError {
     this.remainingMs = remainingMs;
   }
 }
-
-type RefusalNumbers = HoldfastErrorOptions & { readonly policy: string; readonly retryAfterMs?: number | undefined };
 
 /** `ERR_CIRCUIT_OPEN`: a circuit breaker lets no call through. */
 export class CircuitOpenError extends RejectedError {

@@ -209,7 +209,7 @@ export function having<T>(allowed: string, ...methods: readonly (keyof T & strin
 }
 
 /** The fields of the options that every policy takes. */
-export function commonFields<const Name extends string>(name: Name) {
+export function commonFields(name: string) {
   return {
     name: withDefault<string>(text(), name),
     on: optional(func<(event: HoldfastEvent) => void>()),
@@ -227,14 +227,22 @@ export interface CommonOptions {
   readonly clock?: Clock | undefined;
 }
 
-function within(value: number, min: number, max: number): boolean {
-  return value >= min && value <= max;
-}
-
 /** Options of every policy that refuses calls. */
 export interface RefusalOptions {
   /** Captures a stack for each refusal, about 3 microseconds on Node 24. Default `false`. */
   readonly stack?: boolean | undefined;
+}
+
+/** What the checked options of policies that refuse calls have in common. */
+export interface CheckedRefusalOptions {
+  readonly stack: boolean;
+  readonly name: string;
+  readonly on: CommonOptions['on'];
+  readonly clock: Clock | undefined;
+}
+
+function within(value: number, min: number, max: number): boolean {
+  return value >= min && value <= max;
 }
 
 /** A value as an error message shows it: short, and distinguishing `5` from `'5'`. */

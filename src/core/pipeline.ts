@@ -14,7 +14,7 @@ import { parseDuration } from './duration.js';
 import { OptionsError } from './errors.js';
 import { guardLayer, retryLayer } from './layer.js';
 import { type Next, runTask } from './operation.js';
-import { show } from './options.js';
+import { impossibleOption, show } from './options.js';
 import { type Outcome, rejectLater } from './outcome.js';
 import type { Guard, Policy, Strategy } from './policy.js';
 
@@ -175,7 +175,7 @@ class LinkedPipeline implements Pipeline<unknown> {
     if (options === undefined && around === undefined) return new Call(this.#clock, task, undefined);
     if (options !== undefined) checkCallOptions(options);
     const deadlineMs = Math.min(instantOf(options?.deadline, this.#clock), instantOfOuter(around, this.#clock));
-    return new Call(this.#clock, task, options && { ...options }, around, 1, deadlineMs);
+    return new Call(this.#clock, task, options && copyOf(options), around, 1, deadlineMs);
   }
 
   // A separate method: a function that creates a closure allocates for it even when it returns earlier.
@@ -325,14 +325,24 @@ function checkCallOptions(options: ExecuteOptions): void {
   for (const name in options) {
     const value = options[name as keyof ExecuteOptions];
     const check = Object.hasOwn(callOptionChecks, name) ? callOptionChecks[name] : undefined;
-    if (check !== undefined && (value === undefined || check.fits(value))) continue;
-    const allowed = check?.allowed ?? Object.keys(callOptionChecks).join(', ');
-    const message =
-      check === undefined
-        ? `execute: unknown option "${name}", the options are ${allowed}`
-        : `execute: option "${name}" must be ${allowed}, got ${show(value)}`;
-    throw new OptionsError(message, { policy: 'execute', option: name, value, allowed });
+    if (check === undefined) {
+      const allowed = Object.keys(callOptionChecks).join(', ');
+      const message = `execute: unknown option "${name}", the options are ${allowed}`;
+      throw new OptionsError(message, { policy: 'execute', option: name, value, allowed });
+    }
+    if (value !== undefined && !check.fits(value)) throw impossibleOption('execute', name, value, check.allowed);
   }
+}
+
+/** A copy, because the options may be changed later. It holds what they inherit, too, as from shared defaults: an `unsafe` must not get lost. */
+function copyOf(options: ExecuteOptions): ExecuteOptions {
+  const prototype: unknown = Object.getPrototypeOf(options);
+  if (prototype === Object.prototype || prototype === null) return { ...options };
+  const copy: Record<string, unknown> = {};
+  for (const name in callOptionChecks) copy[name] = options[name as keyof ExecuteOptions];
+  // The accessors of a class cannot be enumerated, so they have not been checked yet.
+  checkCallOptions(copy);
+  return copy;
 }
 
 const tenYearsMs = 315_360_000_000;
@@ -345,8 +355,7 @@ function instantOf(deadline: ExecuteOptions['deadline'], clock: Clock): number {
   // A clock counts from about the start of the process, so an instant that far ahead is a date and would never come.
   if (deadline > tenYearsMs && deadline <= lastDateMs && deadline - clock.now() > tenYearsMs) {
     const allowed = `an instant of the pipeline's clock, which says ${Math.round(clock.now())} and does not count from 1970, or a duration literal such as '2s'`;
-    const message = `execute: option "deadline" must be ${allowed}, got ${deadline}`;
-    throw new OptionsError(message, { policy: 'execute', option: 'deadline', value: deadline, allowed });
+    throw impossibleOption('execute', 'deadline', deadline, allowed);
   }
   return deadline;
 }

@@ -15,6 +15,7 @@ import type { Policy } from '../core/policy.js';
 import {
   adopt,
   contractVersion,
+  defaultBuckets,
   type Instrumentation,
   type Metric,
   type MetricId,
@@ -104,7 +105,6 @@ export interface OpenTelemetryOptions<Context> {
 const scope = 'holdfast';
 /** Outcomes that a lease renewal may report: the span active at that time may belong to any call. */
 const toldByTimers: ReadonlySet<IdempotencyOutcome> = new Set<IdempotencyOutcome>(['lost', 'store-error']);
-const buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 /** `SpanStatusCode.ERROR`. */
 const failedStatus = { code: 2 };
 
@@ -189,10 +189,9 @@ class SpanObserver<Context> implements CallObserver {
     const { span, context } = started;
     const traced = { context, pipeline, attempts: 0 };
     this.#calls.set(call, traced);
-    return untilEnd(this.#reports, this.#api.context.with(context, run), (outcome) => {
-      span.setAttribute('holdfast.attempts', traced.attempts);
-      endSpan(span, outcome, call);
-    });
+    return untilEnd(this.#reports, this.#api.context.with(context, run), (outcome) =>
+      endSpan(span, { 'holdfast.attempts': traced.attempts }, outcome, call),
+    );
   }
 
   attempt(call: Call, run: () => Promise<unknown>): Promise<unknown> {
@@ -211,7 +210,7 @@ class SpanObserver<Context> implements CallObserver {
     if (started === undefined) return run();
     const { span, context } = started;
     return untilLeft(this.#reports, call, this.#api.context.with(context, run), (outcome) =>
-      endSpan(span, outcome, call),
+      endSpan(span, {}, outcome, call),
     );
   }
 
@@ -248,13 +247,18 @@ function traceIdempotency<Context>({ trace }: OpenTelemetryApi<Context>): () => 
   });
 }
 
-function endSpan(span: OpenTelemetrySpan, outcome: Outcome, call: Call): void {
-  span.setAttribute('holdfast.outcome', outcomeWord(outcome, call));
-  if (!outcome.ok) {
-    span.setAttribute('error.type', errorType(outcome.error));
-    span.setStatus(failedStatus);
+/** Ends a span even if what it shall tell cannot be set: a span without an end is never exported. */
+function endSpan(span: OpenTelemetrySpan, attributes: Attributes, outcome: Outcome, call: Call): void {
+  try {
+    for (const name in attributes) span.setAttribute(name, attributes[name]!);
+    span.setAttribute('holdfast.outcome', outcomeWord(outcome, call));
+    if (!outcome.ok) {
+      span.setAttribute('error.type', errorType(outcome.error));
+      span.setStatus(failedStatus);
+    }
+  } finally {
+    span.end();
   }
-  span.end();
 }
 
 /** The error's code or class, never its text, which may contain anything. */
@@ -272,7 +276,7 @@ function measureWith(meter: OpenTelemetryMeter, names: Names, watched: Watched):
       const counter = meter.createCounter(metric.name, described);
       adds.set(id, (value, attributes) => counter.add(value, attributes));
     } else if (metric.kind === 'histogram') {
-      const advice = { explicitBucketBoundaries: [...(metric.buckets ?? buckets)] };
+      const advice = { explicitBucketBoundaries: [...(metric.buckets ?? defaultBuckets)] };
       const histogram = meter.createHistogram(metric.name, { ...described, advice });
       adds.set(id, (value, attributes) => histogram.record(value, attributes));
     } else {

@@ -4,7 +4,17 @@
  * Promise: prom-client is never imported, and no label takes an unbounded number of values. Names: docs/telemetry.md.
  */
 import { checkOptions, type Field, having, integer, optional, withDefault } from '../core/options.js';
-import { type Instrumentation, type Metric, type MetricId, measure, metrics, Names, Watched } from './telemetry.js';
+import {
+  defaultBuckets,
+  type Instrumentation,
+  type Metric,
+  type MetricId,
+  measure,
+  metrics,
+  Names,
+  type Sink,
+  Watched,
+} from './telemetry.js';
 
 export type { Instrumentation, Watchable } from './telemetry.js';
 
@@ -48,8 +58,6 @@ export interface PrometheusOptions<Registry extends PrometheusRegistry> {
   readonly maxNames?: number | undefined;
 }
 
-const defaultBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
-
 /**
  * Measures every pipeline of this process with prom-client: durations of calls and attempts, and the events of policies.
  *
@@ -83,9 +91,27 @@ export function instrument<Registry extends PrometheusRegistry>(options: Prometh
     maxNames: withDefault(integer({ min: 1, max: 10_000 }), 100),
   });
   const { client, buckets } = checked;
-  const registry = checked.registry ?? client.register;
   const names = new Names(checked.maxNames);
   const watched = new Watched(names);
+  const { sink, remove } = register(client, checked.registry ?? client.register, buckets, watched);
+  const stopMeasuring = measure('prometheus', sink, names);
+  return {
+    watch: (thing, name) => watched.add(thing, name),
+    stop() {
+      stopMeasuring();
+      watched.clear();
+      remove();
+    },
+  };
+}
+
+/** Creates all metrics in a registry, or none. */
+function register<Registry extends PrometheusRegistry>(
+  client: PrometheusClient<Registry>,
+  registry: Registry,
+  buckets: readonly number[],
+  watched: Watched,
+): { readonly sink: Sink; readonly remove: () => void } {
   const counters = new Map<MetricId, InstanceType<typeof client.Counter>>();
   const histograms = new Map<MetricId, InstanceType<typeof client.Histogram>>();
   const registered = new Map<string, unknown>();
@@ -122,22 +148,11 @@ export function instrument<Registry extends PrometheusRegistry>(options: Prometh
     remove();
     throw error;
   }
-  const stopMeasuring = measure(
-    'prometheus',
-    {
-      count: (id, labels) => counters.get(id)?.inc(labelsOf(metrics[id], labels)),
-      observe: (id, labels, seconds) => histograms.get(id)?.observe(labelsOf(metrics[id], labels), seconds),
-    },
-    names,
-  );
-  return {
-    watch: (thing, name) => watched.add(thing, name),
-    stop() {
-      stopMeasuring();
-      watched.clear();
-      remove();
-    },
+  const sink: Sink = {
+    count: (id, labels) => counters.get(id)?.inc(labelsOf(metrics[id], labels)),
+    observe: (id, labels, seconds) => histograms.get(id)?.observe(labelsOf(metrics[id], labels), seconds),
   };
+  return { sink, remove };
 }
 
 /** `holdfast.call.duration` in seconds is `holdfast_call_duration_seconds`. */

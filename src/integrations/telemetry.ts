@@ -31,6 +31,9 @@ export interface Metric {
   readonly buckets?: readonly number[];
 }
 
+/** The buckets of the durations of calls. */
+export const defaultBuckets: readonly number[] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+
 type Kind = Metric['kind'];
 
 const metric = (kind: Kind, name: string, unit: string, help: string, ...labels: readonly Label[]): Metric => ({
@@ -238,9 +241,8 @@ export class Names {
 export function measure(name: string, sink: Sink, names: Names): () => void {
   const stopHearing = hearEvents(name, (event) => {
     if (!Object.hasOwn(measures, event.type)) return;
-    for (const [id, second, durationMs] of (measures[event.type] as (event: HoldfastEvent) => readonly Measure[])(
-      event,
-    )) {
+    const measuresOf = measures[event.type] as (event: HoldfastEvent) => readonly Measure[];
+    for (const [id, second, durationMs] of measuresOf(event)) {
       const labels = second === undefined ? [names.of(event.name)] : [names.of(event.name), second];
       if (metrics[id].kind === 'counter') sink.count(id, labels);
       else if (durationMs !== undefined) sink.observe(id, labels, durationMs / 1_000);
@@ -377,15 +379,13 @@ export class Watched {
 
   add(thing: Watchable, name: string | undefined): () => void {
     if (typeof thing !== 'object' || thing === null || !parts(thing).some(readable)) {
-      throw new OptionsError(
-        'watch: the argument must be a policy with a state, a pipeline of such, or a retry budget',
-        {
-          policy: 'watch',
-          option: 'thing',
-          value: thing,
-          allowed: 'a policy with a state, a pipeline of such, or a retry budget',
-        },
-      );
+      const allowed = 'a policy with a state, a pipeline of such, or a retry budget';
+      throw new OptionsError(`watch: the argument must be ${allowed}`, {
+        policy: 'watch',
+        option: 'thing',
+        value: thing,
+        allowed,
+      });
     }
     if (this.#things.size >= mostWatched) {
       throw new OptionsError(`watch: ${mostWatched} things are watched already; stop watching those that are gone`, {

@@ -14,6 +14,7 @@ import { BulkheadFullError, isAbandoned } from '../core/errors.js';
 import { asMicrotask } from '../core/event-loop.js';
 import { Events } from '../core/events.js';
 import {
+  type CheckedRefusalOptions,
   type CommonOptions,
   checkOptions,
   commonFields,
@@ -87,7 +88,10 @@ export interface BulkheadGuard extends Guard {
  */
 export function bulkhead(options: BulkheadOptions): BulkheadGuard {
   showBriefly(Bulkhead.prototype, ({ name, running, waiting, abandoned }) => ({
-    ...{ name, running, waiting, abandoned },
+    name,
+    running,
+    waiting,
+    abandoned,
   }));
   const checked = checkOptions('bulkhead', options, {
     limit: integer({ min: 1 }),
@@ -107,16 +111,12 @@ export function bulkhead(options: BulkheadOptions): BulkheadGuard {
 
 type Order = NonNullable<BulkheadOptions['order']>;
 
-interface CheckedOptions {
+interface CheckedOptions extends CheckedRefusalOptions {
   readonly limit: number;
   readonly queue: number;
   readonly order: Order;
   readonly maxWait: number | undefined;
   readonly releaseOn: 'settle' | 'timeout';
-  readonly stack: boolean;
-  readonly name: string;
-  readonly on: BulkheadOptions['on'];
-  readonly clock: Clock | undefined;
 }
 
 class Bulkhead implements BulkheadGuard, WaitingRoom {

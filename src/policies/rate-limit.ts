@@ -12,6 +12,7 @@ import type { Duration } from '../core/duration.js';
 import { HandlesError, RateLimitedError } from '../core/errors.js';
 import { Events } from '../core/events.js';
 import {
+  type CheckedRefusalOptions,
   type CommonOptions,
   checkOptions,
   commonFields,
@@ -119,7 +120,7 @@ function isCost(value: unknown): value is number {
   return typeof value === 'number' && value >= 0 && value < Number.POSITIVE_INFINITY;
 }
 
-interface CheckedOptions {
+interface CheckedOptions extends CheckedRefusalOptions {
   readonly limit: number;
   readonly period: number;
   readonly burst: number;
@@ -127,10 +128,6 @@ interface CheckedOptions {
   readonly whenFull: 'reject' | 'wait';
   readonly queue: number;
   readonly maxWait: number | undefined;
-  readonly stack: boolean;
-  readonly name: string;
-  readonly on: RateLimitOptions['on'];
-  readonly clock: Clock | undefined;
 }
 
 /** There is nothing to give back and nothing to learn, so one permit serves all calls. */

@@ -8,11 +8,12 @@
  */
 import { showBriefly } from '../core/brief.js';
 import type { Call } from '../core/call.js';
-import { type Clock, systemClock } from '../core/clock.js';
+import { systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { ShedError } from '../core/errors.js';
 import { Events } from '../core/events.js';
 import {
+  type CheckedRefusalOptions,
   type CommonOptions,
   checkOptions,
   commonFields,
@@ -99,17 +100,13 @@ export function shedProbability(requests: number, accepts: number, factor: numbe
   return Math.max(0, (requests - factor * accepts) / (requests + 1));
 }
 
-interface CheckedOptions {
+interface CheckedOptions extends CheckedRefusalOptions {
   readonly factor: number;
   readonly window: number;
   readonly minimumCalls: number;
   readonly maxShedRate: number;
   readonly handles: Handles;
   readonly random: () => number;
-  readonly stack: boolean;
-  readonly name: string;
-  readonly on: ThrottleOptions['on'];
-  readonly clock: Clock | undefined;
 }
 
 class Throttle implements ThrottleGuard {

@@ -35,10 +35,9 @@ export interface TimeoutOptions extends CommonOptions, RefusalOptions {
   readonly onLateResult?: ((value: unknown) => void) | undefined;
 }
 
-/** Merges the two ways to call these factories: with a duration, or with options. */
-export function afterOptions(policy: string, [given, second]: readonly unknown[]): unknown {
-  refuseSecond(policy, second);
-  return typeof given === 'object' && given !== null ? given : { after: given };
+/** A guard whose permits end after a time. Outside a pipeline `admit()` works without a call. */
+export interface TimeoutGuard extends Guard {
+  admit(call?: Call): Permit | Refusal;
 }
 
 /**
@@ -86,9 +85,10 @@ export function timeout(...given: readonly unknown[]): TimeoutGuard {
   return endingGuard({ name, traits, afterMs, clock, events, stack, reason, onLateResult });
 }
 
-/** A guard whose permits end after a time. Outside a pipeline `admit()` works without a call. */
-export interface TimeoutGuard extends Guard {
-  admit(call?: Call): Permit | Refusal;
+/** Merges the two ways to call these factories: with a duration, or with options. */
+export function afterOptions(policy: string, [given, second]: readonly unknown[]): unknown {
+  refuseSecond(policy, second);
+  return typeof given === 'object' && given !== null ? given : { after: given };
 }
 
 /** Describes a guard that ends a call after a time: a timeout or a deadline. */

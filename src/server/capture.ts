@@ -2,8 +2,8 @@
  * Capture: records what a handler answers through Node's own response, while it is written.
  *
  * Promise: every way to answer ends in `writeHead`, `write` or `end` of this object, so none is missed. The first bytes of a stream go out at once;
- * only the final `end` waits until the answer has been processed. If the client disconnects, nothing changes for the handler, which continues to
- * write, to nobody. Whatever a handler does after its answer has no effect.
+ * only the final `end`, or the cut of an aborted answer, waits until the answer has been processed. If the client disconnects, nothing changes for
+ * the handler, which continues to write, to nobody. Whatever a handler does after its answer has no effect.
  *
  * Middleware mounted before this one has already patched the response. Its changes, such as compression, are not in the record and are made again for
  * a replay. Middleware mounted later is part of the answer.
@@ -11,24 +11,15 @@
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { asMicrotask, queueTask } from '../core/event-loop.js';
+import { isBytes } from '../core/kinds.js';
 import { listOf } from '../core/list-of.js';
+import { type AnswerHead, type Header, headOf, isOfHttp2, putHead, setWords, wordsOf } from './response-head.js';
 
 /** An answer as it is stored. */
-export interface Answer {
-  readonly status: number;
-  /** The reason phrase of the status line; empty if there is none. */
-  readonly statusMessage: string;
-  /** A flat list of alternating names and values, in the order in which they were sent. */
-  readonly headers: readonly string[];
+export interface Answer extends AnswerHead {
   /** Undefined if it was longer than may be stored. */
   readonly body: Uint8Array | undefined;
 }
-
-/** An answer without its body. */
-export type AnswerHead = Omit<Answer, 'body'>;
-
-/** A header as it was set: one value or several. */
-export type Header = readonly [name: string, value: unknown];
 
 /** An answer whose body is complete. */
 export type StoredAnswer = Answer & { readonly body: Uint8Array };
@@ -47,8 +38,11 @@ export interface CaptureTerms {
   onTooLarge?(): void;
   /** The handler has answered. The end goes out when the promise is settled; without a promise, at once. */
   onAnswer(answer: Answer): Promise<unknown> | undefined;
-  /** The handler has aborted its answer, for example after an error in the middle of a stream. */
-  onBroken(): void;
+  /**
+   * The handler has aborted its answer, for example after an error in the middle of a stream. The connection is cut when the promise is settled;
+   * without a promise, at once.
+   */
+  onBroken(): Promise<unknown> | undefined;
   /** The client disconnected before the handler had answered. */
   onClientGone(): void;
 }
@@ -113,7 +107,7 @@ export class ResponseCapture {
   private readonly response: CapturedResponse;
   private readonly terms: CaptureTerms;
   private readonly inner: Inner;
-  private state: 'open' | 'waiting' | 'held' | 'replaced' | 'done' = 'open';
+  private state: 'open' | 'waiting' | 'held' | 'breaking' | 'replaced' | 'done' = 'open';
   private head: AnswerHead | undefined = undefined;
   /** The handler's calls while its head waits. */
   private postponed: Postponed[] = nothingDone;
@@ -190,7 +184,7 @@ export class ResponseCapture {
 
   write(given: ChunkArguments): boolean {
     const { response, inner, state, terms } = this;
-    if (state === 'held') return this.ignore(given);
+    if (state === 'held' || state === 'breaking') return this.ignore(given);
     if (state === 'replaced') return !this.ignore(given);
     if (state === 'done') return Reflect.apply(inner.write, response, given as []);
     if (terms.onHead !== undefined && this.head === undefined && isChunk(given[0])) {
@@ -219,7 +213,7 @@ export class ResponseCapture {
 
   end(given: ChunkArguments): unknown {
     const { response, inner, state } = this;
-    if (state === 'held' || state === 'replaced') {
+    if (state === 'held' || state === 'breaking' || state === 'replaced') {
       this.ignore(given);
       return response;
     }
@@ -248,18 +242,31 @@ export class ResponseCapture {
 
   destroy(given: readonly unknown[]): unknown {
     const { response, inner, state, terms } = this;
-    if (state === 'held' || state === 'replaced') return response;
-    if (state !== 'done') {
-      this.state = 'open';
-      this.stop();
-      terms.onBroken();
-    }
+    if (state === 'done') return Reflect.apply(inner.destroy, response, given as []);
+    if (state !== 'open' && state !== 'waiting') return response;
+    this.state = 'breaking';
+    const wait = terms.onBroken();
+    if (wait === undefined) return this.break(given);
+    // What the handler sees is a response that is destroyed, as it would be without us.
+    setIfOwn(response, 'destroyed', true);
+    wait.then(() => {
+      setIfOwn(response, 'destroyed', false);
+      this.break(given);
+    });
+    return response;
+  }
+
+  private break(given: readonly unknown[]): unknown {
+    const { response, inner } = this;
+    this.state = 'done';
+    this.giveSocketBack();
+    this.tellClose();
     return Reflect.apply(inner.destroy, response, given as []);
   }
 
   emit(given: readonly unknown[]): boolean {
     const { response, state } = this;
-    if (given[0] === 'close' && state !== 'done' && state !== 'replaced') {
+    if (given[0] === 'close' && state !== 'done' && state !== 'breaking' && state !== 'replaced') {
       this.closeWaits = true;
       this.hideClose();
       return true;
@@ -313,7 +320,10 @@ export class ResponseCapture {
     asMicrotask(() => this.drain());
   }
 
-  /** A compressor before us takes them for itself, and has nothing more to tell when the client is gone; others, as instrumentation, only wrap them. */
+  /**
+   * Records the drain listeners that middleware before us keeps for itself. A compressor does so, and has nothing to report once the client is gone. Other
+   * middleware, such as instrumentation, only wraps the listeners.
+   */
   private recordDrainListeners(): void {
     const { response } = this;
     const { on } = response;
@@ -329,7 +339,7 @@ export class ResponseCapture {
 
   private drain(): void {
     const { response, inner, drainListeners } = this;
-    // What a compressor finds nothing to compress for, it gives back. A copy: who is told may listen anew, for the next one.
+    // A compressor that finds nothing to compress gives its listeners back. A copy, because a listener that is called may be added again for the next time.
     const own = response.rawListeners('drain');
     const elsewhere = drainListeners.filter((listener) => !own.includes(listener));
     Reflect.apply(inner.emit, response, ['drain']);
@@ -509,7 +519,7 @@ export class ResponseCapture {
 
   private ignore(given: ChunkArguments): false {
     const callback = callbackOf(given);
-    if (callback !== undefined) this.response.once('finish', callback);
+    if (callback !== undefined) this.response.once(this.state === 'breaking' ? 'close' : 'finish', callback);
     return false;
   }
 }
@@ -555,105 +565,8 @@ function ignored(this: CapturedResponse): CapturedResponse {
   return this;
 }
 
-/** The status line and headers that this call of `writeHead` would send: those set before, and its own. */
-function headOf(
-  response: ServerResponse,
-  given: readonly unknown[],
-  terms: Pick<CaptureTerms, 'keepHeaders'>,
-): AnswerHead {
-  const [status, second, third] = given;
-  const message = typeof second === 'string' ? second : wordsOf(response);
-  const own = (typeof second === 'string' ? third : (third ?? second)) as OwnHeaders | undefined;
-  const named: Header[] = [];
-  for (const name of namesOf(response)) named.push([name, response.getHeader(name)]);
-  const headers = own === undefined || own === null ? named : override(named, pairsOf(own), Array.isArray(own));
-  return { status: Number(status), statusMessage: message ?? '', headers: terms.keepHeaders(headers) };
-}
-
-/** Sets status and headers, and removes all other headers. */
-function putHead(response: ServerResponse, { status, statusMessage, headers }: AnswerHead): void {
-  for (const name of response.getHeaderNames()) response.removeHeader(name);
-  setHeaders(response, headers);
-  response.statusCode = status;
-  setWords(response, statusMessage);
-}
-
-/** Sets the reason phrase. Without one, Node sends the usual one. */
-export function setWords(response: NodeResponse, words: string | undefined): void {
-  if (!isOfHttp2(response)) response.statusMessage = words as string;
-}
-
-function wordsOf(response: NodeResponse): string | undefined {
-  return isOfHttp2(response) ? undefined : response.statusMessage;
-}
-
-/** Node's HTTP/2 response has no reason phrase and warns when it is read. */
-function isOfHttp2(response: NodeResponse): boolean {
-  return response.getRawHeaderNames === undefined;
-}
-
-/** Sets the headers of a flat list. A name that occurs several times, in any case, gets all its values, in its first spelling. */
-export function setHeaders(response: ServerResponse, headers: readonly string[]): void {
-  for (let index = 0; index < headers.length; index += 2) {
-    const name = headers[index]!;
-    if (response.hasHeader(name)) response.appendHeader(name, headers[index + 1]!);
-    else response.setHeader(name, headers[index + 1]!);
-  }
-}
-
-/** Header names with all their values, in order. A name that occurs several times, in any case, is listed once, in its first spelling. */
-export function headersOf(headers: readonly string[]): (readonly [name: string, values: string[]])[] {
-  const all = new Map<string, readonly [name: string, values: string[]]>();
-  for (let index = 0; index < headers.length; index += 2) {
-    const name = headers[index]!;
-    const value = headers[index + 1]!;
-    const lowerCaseName = name.toLowerCase();
-    const before = all.get(lowerCaseName);
-    if (before === undefined) all.set(lowerCaseName, [name, [value]]);
-    else before[1].push(value);
-  }
-  return [...all.values()];
-}
-
-/** Header names as they were written. Not every kind of response remembers them, and the types lack the method of Node's. */
-type NodeResponse = ServerResponse & { getRawHeaderNames?(): string[] };
-
-function namesOf(response: NodeResponse): string[] {
-  return response.getRawHeaderNames === undefined ? response.getHeaderNames() : response.getRawHeaderNames();
-}
-
-/** Node accepts an object, an array of pairs, or a flat list of names and values. */
-type OwnHeaders = Readonly<Record<string, unknown>> | readonly unknown[];
-
-function pairsOf(own: OwnHeaders): Header[] {
-  if (!Array.isArray(own)) return Object.entries(own);
-  if (Array.isArray(own[0])) return own.map(([name, value]) => [String(name), value]);
-  const pairs: Header[] = [];
-  for (let index = 0; index + 1 < own.length; index += 2) pairs.push([String(own[index]), own[index + 1]]);
-  return pairs;
-}
-
-/** Headers given to `writeHead` replace those set before: a list replaces all of them, an object each one in its place. */
-function override(before: readonly Header[], own: readonly Header[], isList: boolean): readonly Header[] {
-  if (before.length === 0) return own;
-  const named = new Map(own.map((header) => [header[0].toLowerCase(), header]));
-  if (isList) return [...before.filter(([name]) => !named.has(name.toLowerCase())), ...own];
-  const rest = new Map(named);
-  const merged = before.map((header) => {
-    const lowerCaseName = header[0].toLowerCase();
-    rest.delete(lowerCaseName);
-    return named.get(lowerCaseName) ?? header;
-  });
-  return [...merged, ...rest.values()];
-}
-
 function isChunk(chunk: unknown): chunk is string | Uint8Array {
   return typeof chunk === 'string' || isBytes(chunk);
-}
-
-/** Also accepts arrays of another realm, as in Jest. */
-export function isBytes(chunk: unknown): chunk is Uint8Array {
-  return ArrayBuffer.isView(chunk) && (chunk as Uint8Array)[Symbol.toStringTag] === 'Uint8Array';
 }
 
 /** Whether Node will accept this end. Node itself reports what it refuses. */

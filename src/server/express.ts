@@ -237,7 +237,8 @@ function detach(response: Response): void {
  * Mount it after authentication and the body parser, before the handler of a route. The key is valid within one `scope`, method and
  * route; the same key with another request is refused (422), and so is a repetition while the first is in flight (409). The response is
  * stored before the client receives its end. Responses 5xx, 401, 403, 408, 421, 425, 429 are not stored: the next request runs.
- * The handler finds its record as `request.idempotency`.
+ * The handler finds its record as `request.idempotency`. To wait on shutdown for handlers whose clients have left, give it an engine, and await
+ * `engine.idle()`.
  *
  * Mount `express.json({ verify: rawBody })`, so that bodies are compared as they arrived.
  *

@@ -280,6 +280,7 @@ function answer(reply: FastifyReply, problem: Problem): void {
 const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (app, options) => {
   // A mistake shows when the plugin is registered, even if no route follows.
   const common = protectionOf(options, {});
+  const protections = new Set([common]);
   if (Object.hasOwn(app, registered)) {
     const advice =
       'give a route options of its own by config: { idempotency: ... }, or register it in a child of this instance';
@@ -311,12 +312,15 @@ const idempotencyPlugin: FastifyPluginAsync<IdempotencyPluginOptions> = async (a
       ),
     );
   });
+  // The server has closed then, but the handler of a client that has left may still work.
+  app.addHook('onClose', () => Promise.all([...protections].map((protection) => protection.ended())));
   app.addHook('onRoute', (route) => {
     const { idempotency: own, [added]: ofParent } = (route.config ?? {}) as RouteConfig;
     // The plugin of an outer instance comes first; the nearest one applies.
     const onRequests = [route.onRequest ?? []].flat().filter((hook) => hook !== ofParent?.onRequest);
     const preHandlers = [route.preHandler ?? []].flat().filter((hook) => hook !== ofParent?.preHandler);
     const protection = own === undefined ? common : own === false ? undefined : protectionOf(options, own);
+    if (protection !== undefined) protections.add(protection);
     const isProtected = [route.method].flat().some((method) => protection?.methods.includes(method));
     const hooks = protection !== undefined && isProtected ? hooksOf(app, route, protection) : undefined;
     route.config = { ...route.config, [isSeen]: true, [added]: hooks } as FastifyContextConfig;
@@ -484,7 +488,8 @@ function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
  * options by `config: { idempotency: { required: true } }`, or turns the plugin off by `false`. The key is valid within one `scope`, method and route; the
  * same key with another request is refused (422), and so is a repetition while the first is in flight (409). The response
  * is stored before the client receives its end. Responses 5xx, 401, 403, 408, 421, 425, 429 are not stored: the next request runs.
- * The handler finds its record as `request.idempotency`.
+ * The handler finds its record as `request.idempotency`. `app.close()` waits until handlers whose clients have left are recorded, but at most ten
+ * seconds; with an `engine` of your own, await its `idle()` after `app.close()`.
  *
  * `store` and `scope` are required; an invalid option makes `register` fail.
  * @example

@@ -5,8 +5,9 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
+import { isBytes } from '../core/kinds.js';
 import { checkArgument, func } from '../core/options.js';
-import { type Answer, headersOf, isBytes, joined, type StoredAnswer } from './capture.js';
+import { type Answer, joined, type StoredAnswer } from './capture.js';
 import { replay } from './idempotency/answer.js';
 import type { Body } from './idempotency/body.js';
 import {
@@ -20,6 +21,7 @@ import {
 import { bodyOf, contentOf, contentTypeOf, keyLinesOf, sendProblem, traceparentOf } from './idempotency/node.js';
 import { joinedLines, keptHeaders, replayMarks } from './idempotency/protocol.js';
 import { type Problem, problemBody, problemType } from './problem.js';
+import { headersOf } from './response-head.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type {
@@ -49,7 +51,8 @@ export type FetchHandler<More extends readonly unknown[], Incoming extends Reque
  * Wraps fetch-standard handlers: each request with an `Idempotency-Key` runs once, and every repetition gets the same response.
  *
  * Keys are valid within one `scope`, method and path. The response is stored before the client receives the end of its body; its first bytes
- * are sent at once. A `Request` does not tell whether a header was sent twice, so a bare key with `, ` in it is refused.
+ * are sent at once. A `Request` does not tell whether a header was sent twice, so a bare key with `, ` in it is refused. To wait for handlers whose
+ * clients have left, on shutdown or through the platform's `waitUntil`, give it an engine, and await `engine.idle()`.
  *
  * @param options - `store` and `scope` are required; see {@link IdempotencyMiddlewareOptions}.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
@@ -116,8 +119,8 @@ export function idempotency(
             const answering = new Promise<Response>((answer) => answer(handler(request, handle, ...more)));
             answering
               .then((response) => kept(response, keeper))
-              .then(resolve, (error) => {
-                keeper.onBroken();
+              .then(resolve, async (error) => {
+                await keeper.onBroken();
                 reject(error);
               });
           },
@@ -140,7 +143,8 @@ export type IdempotentListener = (
  * Wraps listeners of `node:http`: each request with an `Idempotency-Key` runs once, and every repetition gets the same response.
  *
  * Keys are valid within one `scope`, method and path. The body is read here, and the listener can read it again. A listener that throws or rejects
- * is answered 500, unless it has begun to answer.
+ * is answered 500, unless it has begun to answer. To wait on shutdown for listeners whose clients have left, give it an engine, and await
+ * `engine.idle()`.
  *
  * @param options - `store` and `scope` are required; see {@link IdempotencyMiddlewareOptions}.
  * @throws {@link OptionsError} `ERR_OPTIONS` at once, for an invalid option.
@@ -254,12 +258,12 @@ function replayed(answer: StoredAnswer, key: string): Response {
   return new Response(contentFor(answer, headers), { status, statusText: statusMessage, headers });
 }
 
-/** These may have no body. */
+/** Responses with these statuses may have no body. */
 const bodiless: readonly number[] = [101, 103, 204, 205, 304];
 
-/** Without a type it comes as a stream, as in the first response: Bun gives one to bytes. */
+/** The body of a replay. If it has no content type, it is a stream, as in the first response: for bytes Bun would set a content type. */
 function contentFor({ status, body }: StoredAnswer, headers: Headers) {
-  // Some servers give a type even to bytes that are none.
+  // Some servers set a content type even if there are no bytes.
   if (body.byteLength === 0 || bodiless.includes(status)) return null;
   const bytes = body as Uint8Array<ArrayBuffer>;
   if (headers.has('content-type')) return bytes;
@@ -284,7 +288,7 @@ async function kept(response: Response, keeper: AnswerKeeper): Promise<Response>
   return new Response(new ReadableStream(tee), { status, statusText, headers: response.headers });
 }
 
-/** Also of a framework that has a class of its own. */
+/** Whether this is a response; also one of a framework's own class. */
 function hasHeaders(response: unknown): boolean {
   return typeof (response as Response | null | undefined)?.headers?.[Symbol.iterator] === 'function';
 }
@@ -357,7 +361,7 @@ class BodyTee implements Answering {
       }
     } catch (error) {
       this.stop();
-      keeper.onBroken();
+      await keeper.onBroken();
       if (this.isWanted) controller.error(error);
       return;
     }

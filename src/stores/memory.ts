@@ -13,22 +13,21 @@ import { known } from '../core/known.js';
 import { checkOptions, having, integer, withDefault } from '../core/options.js';
 import { Cells, type Page } from './cells.js';
 import { Copies } from './copies.js';
-import {
-  type ClosableStore,
-  type Consumed,
-  type ConsumeOptions,
-  type Entry,
-  maxValueBytesField,
-  type NativeCapabilities,
-  type Refused,
-  type StoreCallOptions,
-  type StoreChange,
-  type StoreRemoveOptions,
-  type StoreWatch,
-  type StoreWriteOptions,
-  VerbChecks,
-  type Written,
+import type {
+  ClosableStore,
+  Consumed,
+  ConsumeOptions,
+  Entry,
+  NativeCapabilities,
+  Refused,
+  StoreCallOptions,
+  StoreChange,
+  StoreRemoveOptions,
+  StoreWatch,
+  StoreWriteOptions,
+  Written,
 } from './store.js';
+import { maxValueBytesField, VerbChecks } from './verb-checks.js';
 import { Watchers } from './watchers.js';
 
 /** Options of {@link memoryStore}. */

@@ -294,7 +294,7 @@ function postgresJsConnection(sql: Pick<PostgresJs, 'unsafe'>): Connection {
   };
 }
 
-/** What the server sent, out of a row that the user's `transform.row.from` has had: bytes, as no other values of a row are here, or null. */
+/** Finds what the server sent in a row that the user's `transform.row.from` may have changed: the raw values are bytes or null, and no others are. */
 function sentIn(row: object, columns: number): Row {
   const sent = Object.values(row).filter((value) => value === null || value instanceof Uint8Array);
   if (sent.length === columns) return sent.map(String) as readonly string[] as Row;

@@ -115,7 +115,7 @@ export class PostgresWatches {
 
   private lost(): void {
     this.end();
-    const background = this.clock.background ?? this.clock;
+    const { background } = this;
     background.schedule(this.retry, background.now() + (this.refusal === undefined ? retryAfterMs : roundMs));
   }
 
@@ -123,17 +123,15 @@ export class PostgresWatches {
     this.generation++;
     this.state = 'none';
     this.isUnconfirmed = false;
-    const background = this.clock.background ?? this.clock;
-    background.cancel(this.round);
-    background.cancel(this.retry);
+    this.background.cancel(this.round);
+    this.background.cancel(this.retry);
     this.connection?.end();
     this.connection = undefined;
   }
 
   private nextRound(): void {
     if (this.connection?.confirm === undefined) return;
-    const background = this.clock.background ?? this.clock;
-    background.schedule(this.round, background.now() + roundMs);
+    this.background.schedule(this.round, this.background.now() + roundMs);
   }
 
   private confirm(): void {
@@ -150,5 +148,9 @@ export class PostgresWatches {
       () => isOld() || this.lost(),
     );
     this.nextRound();
+  }
+
+  private get background(): Clock {
+    return this.clock.background ?? this.clock;
   }
 }

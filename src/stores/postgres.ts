@@ -39,24 +39,23 @@ import { failure, failureOf, lost } from './postgres-failures.js';
 import { isTransaction } from './postgres-locks.js';
 import { functionsOf, postgresMigrations } from './postgres-schema.js';
 import { PostgresWatches } from './postgres-watches.js';
-import {
-  type ClosableStore,
-  type Consumed,
-  type ConsumeOptions,
-  type Entry,
-  type NativeCapabilities,
-  prefixField,
-  type Refused,
-  type Store,
-  type StoreCallOptions,
-  type StoreChange,
-  type StoreRemoveOptions,
-  type StoreView,
-  type StoreWatch,
-  type StoreWriteOptions,
-  VerbChecks,
-  type Written,
+import type {
+  ClosableStore,
+  Consumed,
+  ConsumeOptions,
+  Entry,
+  NativeCapabilities,
+  Refused,
+  Store,
+  StoreCallOptions,
+  StoreChange,
+  StoreRemoveOptions,
+  StoreView,
+  StoreWatch,
+  StoreWriteOptions,
+  Written,
 } from './store.js';
+import { prefixField, VerbChecks } from './verb-checks.js';
 import { TimedVerb, VerbTimeouts } from './verb-timeouts.js';
 
 export type {

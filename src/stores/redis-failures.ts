@@ -49,7 +49,7 @@ const refusals: readonly (readonly [says: string, reason: StoreFailure, advice: 
 const refused = new RegExp(`(?:^|-)(${refusals.map(([says]) => says).join('|')})\\b`);
 
 export function failureOf(operation: string, error: unknown): StoreError {
-  // Errors are logged, and a value may be secret. After an unknown command come its arguments, in the stack, too; ioredis keeps all of them.
+  // Errors are logged, and a value may be secret. The message and the stack for an unknown command contain its arguments, and ioredis keeps them all.
   const said = messageOf(error);
   const message = said.replace(/, with args beginning with:.*/s, '');
   const cause = message === said ? withoutArguments(error) : undefined;
@@ -63,7 +63,7 @@ export function failureOf(operation: string, error: unknown): StoreError {
   return lost(operation, message, cause, reason);
 }
 
-/** In place: nobody else is given the error of a command of ours. */
+/** Changes the error itself, because nobody else gets the error of a command of ours. */
 function withoutArguments(error: unknown): unknown {
   const { command } = (error ?? {}) as { readonly command?: { readonly name: string } };
   return command === undefined ? error : Object.assign(error as object, { command: { name: command.name } });

@@ -20,9 +20,9 @@ import type {
   StoreQueue,
   StoreRemoveOptions,
   StoreWriteOptions,
-  VerbChecks,
   Written,
 } from './store.js';
+import type { VerbChecks } from './verb-checks.js';
 import type { Watcher } from './watchers.js';
 
 /** What a queue needs of its store. */
@@ -44,7 +44,8 @@ export interface QueueHome {
   watcher(key: string, onChange: (change: StoreChange) => void): Watcher;
 }
 
-type Reply = readonly [record: Buffer | string, leftMs: unknown, quietForMs: unknown];
+/** What a script returns when it does not grant the key. */
+type RefusedReply = [record: Buffer | string, leftMs: unknown, quietForMs: unknown];
 
 /** A place that is not asked for again ends soon. */
 const longestPlaceMs = 60_000;
@@ -75,7 +76,7 @@ export async function guardedWrite(
   const ttl = `${Math.ceil(ttlMs)}`;
   const given = [recordOf(value, ttl), ttl, `${ifVersion ?? ''}`];
   const reply = await run(home, 'write', guardedWriteScript, key, quietMs, given, signal);
-  return Array.isArray(reply) ? refused(home, reply as never) : { ok: true, version: Number(reply) };
+  return isRefused(reply) ? refused(home, reply) : { ok: true, version: Number(reply) };
 }
 
 export class RedisQueue implements StoreQueue {
@@ -118,12 +119,12 @@ export class RedisQueue implements StoreQueue {
       if (known === undefined) this.forget(ticket);
       throw error;
     }
-    if (!Array.isArray(reply)) {
+    if (!isRefused(reply)) {
       this.forget(ticket);
       return { ok: true, version: Number(reply) };
     }
     if (waits) this.listen(ticket, channel, onTurn).hearNext();
-    return { ...refused(home, reply as never), isTold };
+    return { ...refused(home, reply), isTold };
   }
 
   async pass(key: string, options: StoreRemoveOptions & GuardOptions = {}): Promise<boolean> {
@@ -142,14 +143,15 @@ export class RedisQueue implements StoreQueue {
       this.forget(ticket);
     }
     const [record, , line, places] = keysOf(home, key);
-    const reply = await home.run('leave', leaveScript, [record!, line!, places!], tickets, options?.signal);
+    const reply = await home.run('leave', leaveScript, [record, line, places], tickets, options?.signal);
     return home.entryOf('leave', reply);
   }
 
   async size(key: string, options?: StoreCallOptions): Promise<number> {
     const { home } = this;
     home.checks.read(key, options);
-    return Number(await home.run('read', sizeScript, [keysOf(home, key)[2]!], [], options?.signal));
+    const [, , line] = keysOf(home, key);
+    return Number(await home.run('read', sizeScript, [line], [], options?.signal));
   }
 
   private listen(ticket: string, channel: string, onTurn: (turn: QueueTurn) => void): Listening {
@@ -211,13 +213,19 @@ class Listening {
   }
 }
 
-function refused(home: QueueHome, [record, leftMs, quietForMs]: Reply): GuardRefused {
+function isRefused(reply: unknown): reply is RefusedReply {
+  return Array.isArray(reply);
+}
+
+function refused(home: QueueHome, [record, leftMs, quietForMs]: RefusedReply): GuardRefused {
   const entry = record.length === 0 ? undefined : home.entryOf('write', [record, leftMs]);
   return { ok: false, entry, quietForMs: Number(quietForMs) };
 }
 
+type Keys = readonly [record: string, lastVersion: string, line: string, places: string, guard: string];
+
 /** In a cluster, all of them are in one slot. Otherwise one guard serves all keys. */
-function keysOf(home: QueueHome, key: string, bucket = home.placeOf(key).bucket): readonly string[] {
+function keysOf(home: QueueHome, key: string, bucket = home.placeOf(key).bucket): Keys {
   const guard = `${home.isCluster ? bucket : home.prefix}@guard`;
   return [`${bucket}:${key}`, bucket, `${bucket}<${key}`, `${bucket}>${key}`, guard];
 }

@@ -29,22 +29,21 @@ import {
   writeScript,
 } from './redis-scripts.js';
 import { RedisWatches, type Subscriber } from './redis-watches.js';
-import {
-  type ClosableStore,
-  type Consumed,
-  type ConsumeOptions,
-  type Entry,
-  type NativeCapabilities,
-  prefixField,
-  type Refused,
-  type StoreCallOptions,
-  type StoreChange,
-  type StoreRemoveOptions,
-  type StoreWatch,
-  type StoreWriteOptions,
-  VerbChecks,
-  type Written,
+import type {
+  ClosableStore,
+  Consumed,
+  ConsumeOptions,
+  Entry,
+  NativeCapabilities,
+  Refused,
+  StoreCallOptions,
+  StoreChange,
+  StoreRemoveOptions,
+  StoreWatch,
+  StoreWriteOptions,
+  Written,
 } from './store.js';
+import { prefixField, VerbChecks } from './verb-checks.js';
 import { TimedVerb, VerbTimeouts } from './verb-timeouts.js';
 
 export type { IoredisClient, NodeRedisClient } from './redis-drivers.js';
@@ -271,7 +270,10 @@ class ScriptStore implements RedisStore {
 
   private queueHome(): QueueHome {
     return {
-      ...{ prefix: this.prefix, checks: this.checks },
+      prefix: this.prefix,
+      isCluster: this.driver.isCluster,
+      publish: this.driver.publish,
+      checks: this.checks,
       entryOf: (operation, reply) => entryOf(operation, reply, this.copies),
       run: (operation, script, keys, given, signal) =>
         this.run(
@@ -280,7 +282,6 @@ class ScriptStore implements RedisStore {
           (reply) => reply,
           () => [script, keys, given],
         ),
-      ...{ isCluster: this.driver.isCluster, publish: this.driver.publish },
       placeOf: (key) => {
         const hash = hashOf(key);
         const bucket = this.bucketKey(hash);

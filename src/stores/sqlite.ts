@@ -11,6 +11,7 @@ import { showBriefly } from '../core/brief.js';
 import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, type StoreError } from '../core/errors.js';
+import { isThenable } from '../core/kinds.js';
 import { checkArgument, checkOptions, duration, having, withDefault } from '../core/options.js';
 import { failure, failureOf, isLocked, isTableGone } from './sqlite-failures.js';
 import {
@@ -22,22 +23,20 @@ import {
   setUp,
   versionOf,
 } from './sqlite-statements.js';
-import {
-  type ClosableStore,
-  type Entry,
-  maxValueBytesField,
-  type NativeCapabilities,
-  prefixField,
-  type Refused,
-  type StoreCallOptions,
-  type StoreChange,
-  type StoreRemoveOptions,
-  type StoreTransaction,
-  type StoreWatch,
-  type StoreWriteOptions,
-  VerbChecks,
-  type Written,
+import type {
+  ClosableStore,
+  Entry,
+  NativeCapabilities,
+  Refused,
+  StoreCallOptions,
+  StoreChange,
+  StoreRemoveOptions,
+  StoreTransaction,
+  StoreWatch,
+  StoreWriteOptions,
+  Written,
 } from './store.js';
+import { maxValueBytesField, prefixField, VerbChecks } from './verb-checks.js';
 import { Watchers } from './watchers.js';
 
 export type { SqliteDatabase, SqliteStatement } from './sqlite-statements.js';
@@ -123,8 +122,8 @@ class TableStore implements SqliteStore {
   private seenMoves = '';
   private readonly poll = callbackTimer(() => this.look());
   private readonly db: SqliteDatabase;
-  /** Includes the separator, which no prefix contains. */
-  /** @internal */ readonly prefix: string;
+  /** @internal Includes the separator, which no prefix contains. */
+  readonly prefix: string;
   private readonly timeoutMs: number;
   private readonly clock: Clock;
   private readonly checks: VerbChecks;
@@ -447,10 +446,6 @@ class View implements StoreTransaction {
 
 function callable<T>(value: unknown): ((view: StoreTransaction) => T) | undefined {
   return typeof value === 'function' ? (value as (view: StoreTransaction) => T) : undefined;
-}
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function';
 }
 
 /** Resolves at an instant of the clock, or rejects with the signal's reason. */

@@ -18,7 +18,7 @@ export class Watcher extends Timer implements StoreWatch {
   private state: 'starting' | 'ready' | 'over' = 'starting';
   private readonly store: string;
   private readonly onChange: (change: StoreChange) => void;
-  private onEnd: ((watcher: Watcher) => void) | undefined = undefined;
+  private onEnd: (() => void) | undefined = undefined;
   private resolve!: () => void;
   private reject!: (error: unknown) => void;
 
@@ -44,7 +44,7 @@ export class Watcher extends Timer implements StoreWatch {
   }
 
   /** Sets what to do when the watch is over, for whatever reason. */
-  whenOver(onEnd: (watcher: Watcher) => void): void {
+  whenOver(onEnd: () => void): void {
     this.onEnd = onEnd;
   }
 
@@ -92,7 +92,7 @@ export class Watcher extends Timer implements StoreWatch {
   private end(): void {
     if (this.state === 'over') return;
     this.state = 'over';
-    this.onEnd?.(this);
+    this.onEnd?.();
   }
 
   private error(reason: 'timeout' | 'closed', detail: string): StoreError {

@@ -47,8 +47,9 @@ export class TimerWheel<Node extends WheelNode> {
   add(node: Node, tick: number): void {
     this.remove(node);
     node.tick = ((tick - this.current) | 0) > 0 ? tick | 0 : (this.current + 1) | 0;
-    this.count++;
     this.link(node);
+    // Not earlier: at the end of the stack `link` may throw. A wheel that counted a node it does not hold would search for it for ever.
+    this.count++;
   }
 
   /** Removes a node; does nothing if it is not in the wheel. */

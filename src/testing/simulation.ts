@@ -181,7 +181,7 @@ function assertSame(report: SimulationReport<unknown>, again: SimulationReport<u
   throw new SimulationError(
     'not-deterministic',
     `checkSeeds: the scenario does not repeat itself: ${report.steps} events with digest ${report.digest}, then ${steps} with ${digest}. ` +
-      'Something in it comes from outside: Math.random, Date.now, a real timer, or a variable that outlives the run',
+      'Something in it comes from outside: Math.random, crypto, Date.now, a real timer, or a variable that outlives the run',
     { seed, step: steps, virtualMs, digest, trace },
   );
 }

@@ -3,8 +3,10 @@
  *
  * Promise: a claim that does not hold ends the case with an error that names the law. All opened stores are closed.
  */
+
 import type { StoreError } from '../core/errors.js';
-import type { Entry, Refused, Store, StoreWriteOptions, Written } from '../stores/store.js';
+import { isBytes } from '../core/kinds.js';
+import type { ClosableStore, Entry, Refused, Store, StoreWriteOptions, Written } from '../stores/store.js';
 
 export type Case = readonly [name: string, body: (bench: Bench) => Promise<void>];
 
@@ -66,8 +68,15 @@ export class Bench {
     return this.isShared ? this.open() : store;
   }
 
+  /** Closes one of the stores. False if it cannot be closed. */
+  async closes(store: Store): Promise<boolean> {
+    const { close } = store as Partial<ClosableStore>;
+    await close?.call(store);
+    return close !== undefined;
+  }
+
   async close(): Promise<void> {
-    for (const store of this.opened.splice(0)) await (store as Partial<Closable>).close?.();
+    for (const store of this.opened.splice(0)) await this.closes(store);
   }
 
   async pass(ms: number): Promise<void> {
@@ -84,6 +93,13 @@ export class Bench {
   /** Throws an error that a law is broken, unless the claim holds. */
   claim(holds: boolean, broken: () => string): asserts holds {
     if (!holds) throw new Error(`law ${this.law} of stores is broken: ${broken()}`);
+  }
+
+  /** The error of a case. A TypeError comes from what the store returned, or from the store itself; before there is one, from `make`. */
+  brokenBy(error: unknown): unknown {
+    if (!(error instanceof TypeError) || this.opened.length === 0) return error;
+    const detail = 'a verb threw this, or resolved to something that the contract does not have';
+    return new Error(`law ${this.law} of stores is broken: ${detail}: ${error}`, { cause: error });
   }
 
   same(got: unknown, expected: unknown, what: string): void {
@@ -116,7 +132,7 @@ export class Bench {
   /** A write that must succeed. */
   async put(store: Store, key: string, value: string, options: Partial<StoreWriteOptions> = {}): Promise<number> {
     const answer = await store.write(key, bytes(value), { ttlMs: minute, ...options });
-    this.claim(answer.ok, () => `write "${value}" with ${show(options)} must succeed, got ${show(answer)}`);
+    this.claim(answer?.ok, () => `write "${value}" with ${show(options)} must succeed, got ${show(answer)}`);
     const { version } = answer;
     this.claim(
       Number.isSafeInteger(version) && version > 0,
@@ -137,13 +153,12 @@ export class Bench {
   }
 
   showsEntry(entry: Entry | undefined, value: string | undefined, version: number | undefined, what: string): void {
+    if (entry?.value !== undefined && !isBytes(entry.value)) {
+      this.claim(false, () => `${what}: the value must be a Uint8Array, got ${show(entry.value)}`);
+    }
     this.same(entry && text(entry.value), value, `${what}: the value`);
     if (version !== undefined) this.same(entry?.version, version, `${what}: the version`);
   }
-}
-
-export interface Closable {
-  close(): Promise<void>;
 }
 
 export function bytes(value: string): Uint8Array {

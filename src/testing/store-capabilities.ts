@@ -4,7 +4,7 @@
  * Promise: a store without a capability passes its cases. A store that has it and breaks its law fails one of them.
  */
 import type { NativeCapabilities, Store, StoreChange, StoreWatch } from '../stores/store.js';
-import { type Bench, bytes, type Case, type Closable, minute, show, text } from './store-bench.js';
+import { type Bench, bytes, type Case, minute, show, text } from './store-bench.js';
 
 /** How long a store may take to report a change, and how long a case waits for a report that must not come. */
 const toldWithinMs = 10_000;
@@ -142,11 +142,9 @@ export const watchCases: readonly Case[] = [
       const hasty = watch('key', () => {});
       hasty.close();
       await hasty.ready.catch(() => {});
-      const { close } = store as Store & Partial<Closable>;
-      if (close === undefined) return;
       const watched = new Watched(watch, 'key');
       await watched.watch.ready;
-      await close.call(store);
+      if (!(await bench.closes(store))) return;
       const late = watch('key', () => {});
       await bench.refuses(() => late.ready, 'closed', 'a watch after close');
       const told = watched.told.length;
@@ -223,10 +221,8 @@ export const readManyCases: readonly Case[] = [
   [
     'readMany after close fails with reason "closed"',
     withReadMany(async (bench: Bench, store, readMany) => {
-      const { close } = store as Store & Partial<Closable>;
-      if (close === undefined) return;
       await store.write('key', bytes('value'), { ttlMs: minute });
-      await close.call(store);
+      if (!(await bench.closes(store))) return;
       await bench.refuses(() => readMany(['key']), 'closed', 'readMany after close');
     }),
   ],
@@ -325,9 +321,7 @@ export const consumeCases: readonly Case[] = [
       }
       await bench.refuses(() => consume('', limit), 'invalid', 'consume of an empty key');
       bench.same((await consume('key', { ...limit, cost: 0 })).remaining, 10, 'units left');
-      const { close } = store as Store & Partial<Closable>;
-      if (close === undefined) return;
-      await close.call(store);
+      if (!(await bench.closes(store))) return;
       await bench.refuses(() => consume('key', limit), 'closed', 'consume after close');
     }),
   ],

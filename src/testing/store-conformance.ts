@@ -7,16 +7,7 @@
 import { checkOptions, func, integer, number, oneOf, optional, withDefault } from '../core/options.js';
 import type { Store, StoreWriteOptions } from '../stores/store.js';
 import { checkLinearizability } from './history/index.js';
-import {
-  Bench,
-  bytes,
-  type Case,
-  type Closable,
-  type ConformanceSettings,
-  isSame,
-  minute,
-  show,
-} from './store-bench.js';
+import { Bench, bytes, type Case, type ConformanceSettings, isSame, minute, show } from './store-bench.js';
 import { consumeCases, readManyCases, watchCases } from './store-capabilities.js';
 import { playHistory } from './store-histories.js';
 import { storeModel } from './store-model.js';
@@ -90,6 +81,8 @@ export function storeConformance(options: StoreConformanceOptions): ConformanceC
         const bench = new Bench(law, make, entries === 'shared', pass, maxValueBytes);
         try {
           await body(bench);
+        } catch (error) {
+          throw bench.brokenBy(error);
         } finally {
           await bench.close();
         }
@@ -650,14 +643,13 @@ async function prefixesNeverMeet(bench: Bench): Promise<void> {
 }
 
 async function closedStoreFails(bench: Bench): Promise<void> {
-  const store = (await bench.open()) as Store & Partial<Closable>;
-  if (store.close === undefined) return;
+  const store = await bench.open();
   await bench.put(store, 'key', 'value');
-  await store.close();
+  if (!(await bench.closes(store))) return;
   await bench.refuses(() => store.read('key'), 'closed', 'read after close');
   await bench.refuses(() => store.write('key', bytes(''), { ttlMs: minute }), 'closed', 'write after close');
   await bench.refuses(() => store.remove('key'), 'closed', 'remove after close');
-  await store.close();
+  await bench.closes(store);
 }
 
 async function historiesAreLinearizable(bench: Bench, histories: number, firstSeed: number): Promise<void> {

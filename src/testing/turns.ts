@@ -11,23 +11,23 @@ import { queueTask } from '../core/event-loop.js';
 /** Steps per turn of the event loop. More of them bring no measurable gain. */
 const longestBatch = 128;
 
-let batching: Promise<boolean> | undefined;
+let canBatch: Promise<boolean> | undefined;
 
 /** Calls `step` until it returns false; rejects with what it throws. */
 export async function inTurns(step: () => boolean): Promise<void> {
-  batching ??= drainsBetweenTasks();
-  const limit = (await batching) ? longestBatch : 1;
+  canBatch ??= drainsBetweenTasks();
+  const limit = (await canBatch) ? longestBatch : 1;
   await new Promise<void>((resolve, reject) => {
     let batch = 1;
     let queued = 0;
-    let ended = false;
+    let hasEnded = false;
     const end = (settle: () => void) => {
-      ended = true;
+      hasEnded = true;
       settle();
     };
     const turn = () => {
       queued--;
-      if (ended) return;
+      if (hasEnded) return;
       try {
         if (!step()) return end(resolve);
       } catch (error) {

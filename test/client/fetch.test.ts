@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
+import { FormData as UndiciForm, fetch as undiciFetch } from 'undici';
 import { describe, expect, it, vi } from 'vitest';
 import { breakerHandles, createFetch, discardBody, type Fetch, handles } from '../../src/client/fetch.js';
 import {
@@ -24,6 +25,28 @@ import { answerText, httpServer, rawServer } from './support/servers.ts';
 
 const repeating = (attempts = 3) => retry({ attempts, backoff: constant(1), handles, onDiscard: discardBody });
 const policy = pipeline(repeating());
+
+/** Options as a class may have them: none is an own member, or can be enumerated, except one that only this `fetch` knows. */
+class Patch implements RequestInit {
+  readonly tls = 'own';
+  readonly #body = 'whole';
+
+  get method() {
+    return 'PATCH';
+  }
+
+  get body() {
+    return this.#body;
+  }
+
+  get headers() {
+    return { 'x-team': 'kelp' };
+  }
+
+  get keepalive() {
+    return true;
+  }
+}
 
 describe('createFetch', () => {
   it('returns the response of the last attempt, readable, whatever its status', async () => {
@@ -147,6 +170,23 @@ describe('createFetch', () => {
     expect(body.startsWith(`--${boundary}\r\n`)).toBe(true);
   });
 
+  it('sends a form of undici again through the fetch of undici, with a key and without', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(503).end());
+    const data = new UndiciForm();
+    data.append('price', '3 €');
+    data.append('file', new Blob(['\0bytes']), 'a.bin');
+    const http = createFetch({ policy, fetch: undiciFetch as unknown as Fetch });
+    const body = data as unknown as FormData;
+    await http(server.origin, { method: 'POST', headers: { 'idempotency-key': 'k' }, body });
+    await http(server.origin, { method: 'PUT', body });
+    expect(server.received.map(({ method }) => method)).toEqual(['POST', 'POST', 'POST', 'PUT', 'PUT', 'PUT']);
+    expect(new Set(server.received.slice(0, 3).map((one) => one.body)).size).toBe(1);
+    for (const one of server.received) {
+      expect(one.body).toContain('filename="a.bin"');
+      expect(one.headers['content-type']).toMatch(/^multipart\/form-data; boundary=/);
+    }
+  });
+
   it('passes a form without a key to fetch, which need not buffer it', async () => {
     const body = form();
     const send = vi.fn<Fetch>(async () => new Response());
@@ -180,11 +220,34 @@ describe('createFetch', () => {
     const old = new Request(`${server.origin}/old`, { method: 'POST', body: 'whole', headers: { 'x-team': 'kelp' } });
     await http(`${server.origin}/new`, old);
     await http(server.origin, Object.create({ method: 'PUT', body: 'whole', headers: { 'x-team': 'kelp' } }));
+    await http(server.origin, new Patch());
     const seen = server.received.map(({ method, body, headers }) => [method, body, headers['x-team']]);
     expect(seen).toEqual([
       ['POST', 'whole', 'kelp'],
       ['PUT', 'whole', 'kelp'],
+      ['PATCH', 'whole', 'kelp'],
     ]);
+  });
+
+  it('reads each option once, and knows those of fetch although they are no own members', async () => {
+    const names: (string | symbol)[] = [];
+    const init = new Proxy(new Patch(), {
+      get(patch, name) {
+        names.push(name);
+        return Reflect.get(patch, name, patch);
+      },
+    });
+    const seen: unknown[] = [];
+    const http = createFetch({
+      policy,
+      async fetch(_, options) {
+        seen.push(options?.keepalive, (options as { readonly tls?: unknown }).tls);
+        return new Response();
+      },
+    });
+    await http('http://a.test/', init);
+    expect(names.filter((name) => name === 'body')).toEqual(['body']);
+    expect(seen).toEqual([true, 'own']);
   });
 
   it('follows the signal of a Request', async () => {
@@ -291,6 +354,29 @@ describe('createFetch', () => {
     const { signal } = new AbortController();
     const http = createFetch({ policy, fetch: async () => new Response(null, { status: 204 }) });
     expect((await http('http://a.test/', { signal })).status).toBe(204);
+  });
+
+  it.each([[{ ok: true, status: 200 }], [undefined]])(
+    'returns %j of a mocked fetch, also under a signal',
+    async (answer) => {
+      const { signal } = new AbortController();
+      const http = createFetch({ policy, fetch: async () => answer as Response });
+      expect([await http('http://a.test/'), await http('http://a.test/', { signal })]).toEqual([answer, answer]);
+    },
+  );
+
+  it('rejects with an error that cannot be looked at, after all attempts', async () => {
+    const secret = Object.defineProperty({}, 'cause', {
+      get: () => {
+        throw new Error('secret');
+      },
+    });
+    const send = vi.fn<Fetch>(async () => {
+      throw secret;
+    });
+    const judged = pipeline(repeating(), circuitBreaker({ handles: breakerHandles }));
+    const thrown = await createFetch({ policy: judged, fetch: send })('http://a.test/').catch((error) => error);
+    expect([thrown === secret, send.mock.calls.length]).toEqual([true, 3]);
   });
 
   it('sends nothing if the caller aborts while a policy admits the request', async () => {
@@ -663,6 +749,23 @@ describe('the default policy', () => {
       ['retry', server.origin],
       ['retry-succeeded', server.origin],
     ]);
+  });
+
+  it('runs on the clock of the client, pacing or not, and so does its budget', async () => {
+    const clock = virtualClock();
+    const hanging = createFetch({ clock, pacing: 'off', fetch: () => new Promise(() => {}) });
+    const ended = hanging('http://a.test/').catch((error) => error.code);
+    await clock.advance('30s');
+    expect(await Promise.race([ended, 'still running'])).toBe('ERR_DEADLINE_EXCEEDED');
+    const down = vi.fn<Fetch>(async () => new Response(null, { status: 500 }));
+    const http = createFetch({ clock, fetch: down });
+    for (let index = 0; index < 20; index++) {
+      const answer = http('http://b.test/');
+      await clock.advance('10s');
+      await answer;
+    }
+    // The 10 retries of a new budget, and its one per second of virtual time.
+    expect(down.mock.calls.length).toBeGreaterThanOrEqual(20 + 10 + 10);
   });
 
   it('stops calling an origin that is down, and no other', async () => {

@@ -121,6 +121,14 @@ describe('resilience', () => {
     expect(server.received).toHaveLength(4);
   });
 
+  it('sends a stream once that calls itself a form, as that of the form-data package', async () => {
+    await using server = await httpServer((_, response) => response.writeHead(503).end());
+    await using http = client();
+    const body = Object.assign(Readable.from(['whole']), { [Symbol.toStringTag]: 'FormData' });
+    const { statusCode } = await http.request(server.origin, { method: 'PUT', body });
+    expect([statusCode, server.received.map((one) => one.body)]).toEqual([503, ['whole']]);
+  });
+
   it('protects dispatchers that do not report their origin, each separately', async () => {
     await using server = await httpServer((_, response) => response.writeHead(503).end());
     const keys: (string | undefined)[] = [];

@@ -3,24 +3,13 @@
  * once and on time, every limit holds, and nothing is left.
  */
 import fc from 'fast-check';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
+import { forbidUnhandledRejections } from '../support/unhandled-rejections.ts';
 import { isAccepted, type Played, play, type Script, scripts } from './support/any-pipeline.js';
 
 const seed = 45;
 
-let unhandled: unknown[] = [];
-const noteUnhandled = (error: unknown) => void unhandled.push(error);
-
-beforeEach(() => {
-  unhandled = [];
-  process.on('unhandledRejection', noteUnhandled);
-});
-
-afterEach(async () => {
-  await new Promise(setImmediate);
-  process.off('unhandledRejection', noteUnhandled);
-  expect(unhandled).toEqual([]);
-});
+forbidUnhandledRejections();
 
 async function holds(check: (script: Script) => Promise<void>, numRuns: number, minCalls = 1, maxCalls = 6) {
   await fc.assert(

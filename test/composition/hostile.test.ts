@@ -4,7 +4,7 @@
  */
 import { getEventListeners } from 'node:events';
 import fc from 'fast-check';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
   attemptsOf,
   constant,
@@ -22,23 +22,11 @@ import {
   timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
+import { forbidUnhandledRejections } from '../support/unhandled-rejections.ts';
 
 const hangs = () => new Promise<never>(() => {});
-const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-let unhandled: unknown[] = [];
-const noteUnhandled = (error: unknown) => void unhandled.push(error);
-
-beforeEach(() => {
-  unhandled = [];
-  process.on('unhandledRejection', noteUnhandled);
-});
-
-afterEach(async () => {
-  await turn();
-  process.off('unhandledRejection', noteUnhandled);
-  expect(unhandled).toEqual([]);
-});
+forbidUnhandledRejections();
 
 /** A guard that records what its permits are told, and does something when it is asked. */
 function recorder(name: string, whenAsked: () => unknown = () => {}) {

@@ -1,26 +1,15 @@
 /** Pipelines of any policies whose operations run through another pipeline, which knows the call around it. */
 import fc from 'fast-check';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { enableContext } from '../../src/integrations/context.js';
+import { forbidUnhandledRejections } from '../support/unhandled-rejections.ts';
 import { isAccepted, play, scripts } from './support/any-pipeline.js';
 
 const seed = 46;
 
 enableContext();
 
-let unhandled: unknown[] = [];
-const noteUnhandled = (error: unknown) => void unhandled.push(error);
-
-beforeEach(() => {
-  unhandled = [];
-  process.on('unhandledRejection', noteUnhandled);
-});
-
-afterEach(async () => {
-  await new Promise(setImmediate);
-  process.off('unhandledRejection', noteUnhandled);
-  expect(unhandled).toEqual([]);
-});
+forbidUnhandledRejections();
 
 describe('pipeline, inside an operation of another one', () => {
   it('settles each call once and in time, keeps every limit, and leaves nothing', async () => {

@@ -4,7 +4,7 @@
  */
 import { getEventListeners } from 'node:events';
 import fc from 'fast-check';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
   type AnyPolicy,
   constant,
@@ -19,6 +19,7 @@ import {
   timeout,
 } from '../../src/index.js';
 import { type VirtualClock, virtualClock } from '../../src/testing/index.js';
+import { forbidUnhandledRejections } from '../support/unhandled-rejections.ts';
 
 type Kind = 'retry' | 'timeout' | 'deadline' | 'fallback';
 const kinds: readonly Kind[] = ['retry', 'timeout', 'deadline', 'fallback'];
@@ -152,19 +153,7 @@ function isAccepted(shape: Scenario): boolean {
   }
 }
 
-let unhandled: unknown[] = [];
-const noteUnhandled = (error: unknown) => void unhandled.push(error);
-
-beforeEach(() => {
-  unhandled = [];
-  process.on('unhandledRejection', noteUnhandled);
-});
-
-afterEach(async () => {
-  await new Promise(setImmediate);
-  process.off('unhandledRejection', noteUnhandled);
-  expect(unhandled).toEqual([]);
-});
+forbidUnhandledRejections();
 
 async function holds(check: (shape: Scenario) => Promise<void>, numRuns = 400) {
   await fc.assert(

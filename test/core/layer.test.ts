@@ -24,6 +24,7 @@ import {
   timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
+import { deferred } from '../support/deferred.ts';
 
 type Told = readonly [what: 'settle' | 'release' | 'ended', outcome?: Outcome];
 
@@ -46,19 +47,19 @@ function recorder(name: string, extra: Partial<Permit> = {}): Guard & { readonly
   };
 }
 
-function deferred<T>() {
-  let resolve!: (value: T) => void;
-  let reject!: (error: unknown) => void;
-  const promise = new Promise<T>((yes, no) => {
-    resolve = yes;
-    reject = no;
-  });
-  return { promise, resolve, reject };
-}
-
 const passOn: Strategy = { name: 'passOn', handle: (call, next) => next(call) };
 const full = new RejectedError('ERR_FULL', 'full', { policy: 'full' });
 const refusing: Guard = { name: 'refusing', admit: () => refuse(full) };
+const settleError = new Error('broken settle');
+const throwingAtSettle: Guard = {
+  name: 'throwingAtSettle',
+  admit: () => ({
+    settle() {
+      throw settleError;
+    },
+    release() {},
+  }),
+};
 
 describe('a layer of guards', () => {
   it('settles each permit with the outcome, then reports that the work has ended', async () => {
@@ -158,18 +159,8 @@ describe('a layer of guards', () => {
   });
 
   it('rejects with the error of a permit that throws, and still settles the others', async () => {
-    const broken = new Error('broken handles');
-    const throwing: Guard = {
-      name: 'throwing',
-      admit: () => ({
-        settle() {
-          throw broken;
-        },
-        release() {},
-      }),
-    };
     const [outer, inner] = [recorder('outer'), recorder('inner')];
-    await expect(pipeline(outer, throwing, inner).execute(() => 1)).rejects.toBe(broken);
+    await expect(pipeline(outer, throwingAtSettle, inner).execute(() => 1)).rejects.toBe(settleError);
     expect([outer.told[0]?.[0], inner.told[0]?.[0]]).toEqual(['settle', 'settle']);
   });
 
@@ -530,21 +521,10 @@ describe('a layer of guards', () => {
 });
 
 describe('a retry in a layer', () => {
-  const broken = new Error('broken');
-  const throwing: Guard = {
-    name: 'throwing',
-    admit: () => ({
-      settle() {
-        throw broken;
-      },
-      release() {},
-    }),
-  };
-
   it('ends the call with the error of handles, whichever way the attempt ended', async () => {
     const outer = recorder('outer');
     const handles = () => {
-      throw broken;
+      throw new Error('broken handles');
     };
     const steady = pipeline(outer, retry({ handles, clock: virtualClock() }), recorder('inner'));
     for (const task of [() => 1, () => Promise.reject(new Error('down'))]) {
@@ -562,9 +542,11 @@ describe('a retry in a layer', () => {
 
   it('ends a timed-out call with the error that an inner permit throws then', async () => {
     const clock = virtualClock();
-    const running = pipeline(timeout({ after: 10, clock }), retry(), throwing).attempt(() => new Promise(() => {}));
+    const running = pipeline(timeout({ after: 10, clock }), retry(), throwingAtSettle).attempt(
+      () => new Promise(() => {}),
+    );
     await clock.advance(10);
-    expect(await running).toEqual({ ok: false, error: broken });
+    expect(await running).toEqual({ ok: false, error: settleError });
   });
 });
 

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { handlesThrows, judge, rejectLater } from '../../src/core/outcome.js';
 import { HandlesError, type Outcome } from '../../src/index.js';
+import { unhandledRejectionsOf } from '../support/unhandled-rejections.ts';
 
 const value: Outcome = { ok: true, value: 1 };
 const down = new Error('down');
@@ -13,20 +14,6 @@ function thrownBy(task: () => unknown): unknown {
     return error;
   }
   throw new Error('nothing was thrown');
-}
-
-/** The rejections that nobody handled until the next turn. */
-async function unhandled(task: () => void): Promise<unknown[]> {
-  const reported: unknown[] = [];
-  const listen = (reason: unknown) => reported.push(reason);
-  const others = process.rawListeners('unhandledRejection');
-  process.removeAllListeners('unhandledRejection');
-  process.on('unhandledRejection', listen);
-  task();
-  await new Promise(setImmediate);
-  process.off('unhandledRejection', listen);
-  for (const other of others) process.on('unhandledRejection', other as never);
-  return reported;
 }
 
 describe('handlesThrows', () => {
@@ -73,13 +60,13 @@ describe('judge', () => {
 
   it('leaves no unhandled rejection of a promise that it refuses', async () => {
     const answers = () => Promise.reject(down) as unknown as boolean;
-    expect(await unhandled(() => thrownBy(() => judge(answers, value, 'retry')))).toEqual([]);
+    expect(await unhandledRejectionsOf(() => thrownBy(() => judge(answers, value, 'retry')))).toEqual([]);
   });
 });
 
 describe('rejectLater', () => {
   it('rejects with the given error, and is reported if nobody handles it', async () => {
     await expect(rejectLater(down)).rejects.toBe(down);
-    expect(await unhandled(() => void rejectLater(down))).toEqual([down]);
+    expect(await unhandledRejectionsOf(() => void rejectLater(down))).toEqual([down]);
   });
 });

@@ -14,6 +14,7 @@ import {
   timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
+import { unhandledRejectionsOf } from '../support/unhandled-rejections.ts';
 
 const hangs = () => new Promise<never>(() => {});
 
@@ -268,6 +269,25 @@ describe('pipeline', () => {
     expect(await running).toBe('before');
   });
 
+  it('reads and checks options of a call that come from a prototype: of shared defaults or of a class', async () => {
+    const seenWith = (options: object) =>
+      pipeline().execute((call) => [call.unsafe, call.key, call.idempotencyKey, call.attributes], options);
+    const defaults = { unsafe: true, key: 'k', idempotencyKey: 'i', attributes: { a: 1 } };
+    expect(await seenWith(Object.create(defaults))).toEqual([true, 'k', 'i', { a: 1 }]);
+    class Options {
+      readonly key: string;
+      constructor(key: string) {
+        this.key = key;
+      }
+      get unsafe(): unknown {
+        return this.key === 'k' ? true : 'yes';
+      }
+    }
+    expect(await seenWith(new Options('k'))).toEqual([true, 'k', undefined, {}]);
+    const message = 'execute: option "unsafe" must be true or false, got \'yes\'';
+    await expect(seenWith(new Options('other'))).rejects.toThrow(message);
+  });
+
   it('refuses an operation that is not a function', async () => {
     const error = await pipeline()
       .execute(undefined as never)
@@ -301,19 +321,13 @@ describe('pipeline', () => {
   );
 
   it('lets an unhandled error be reported as unhandled', async () => {
-    const reported: unknown[] = [];
-    const listen = (reason: unknown) => reported.push(reason);
-    const others = process.rawListeners('unhandledRejection');
-    process.removeAllListeners('unhandledRejection');
-    process.on('unhandledRejection', listen);
     const error = new Error('nobody cares');
-    void pipeline(timeout('1m')).execute(() => Promise.reject(error), { signal: new AbortController().signal });
-    void pipeline().execute(() => {
-      throw error;
+    const reported = await unhandledRejectionsOf(() => {
+      void pipeline(timeout('1m')).execute(() => Promise.reject(error), { signal: new AbortController().signal });
+      void pipeline().execute(() => {
+        throw error;
+      });
     });
-    await new Promise(setImmediate);
-    process.off('unhandledRejection', listen);
-    for (const other of others) process.on('unhandledRejection', other as never);
     expect(reported).toEqual([error, error]);
   });
 

@@ -2,7 +2,7 @@
  * What libraries of this kind got wrong in the field, one promise per fault, in virtual time. The ids are those of the
  * fault table in the specification; `real-time.test.ts` keeps some of them with a real clock, server and socket.
  */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
   attemptsOf,
   constant,
@@ -20,25 +20,15 @@ import {
   timeout,
 } from '../../src/index.js';
 import { seededRandom, type VirtualClock, virtualClock } from '../../src/testing/index.js';
+import { forbidUnhandledRejections } from '../support/unhandled-rejections.ts';
 
 const hangs = () => new Promise<never>(() => {});
 const down = new Error('down');
 const fails = () => Promise.reject(down);
 
-let unhandled: unknown[] = [];
-const noteUnhandled = (error: unknown) => void unhandled.push(error);
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-beforeEach(() => {
-  unhandled = [];
-  process.on('unhandledRejection', noteUnhandled);
-});
-
-afterEach(async () => {
-  await turn();
-  process.off('unhandledRejection', noteUnhandled);
-  expect(unhandled).toEqual([]);
-});
+forbidUnhandledRejections();
 
 /** Records when a promise settles, and how. */
 function watched<T>(clock: VirtualClock, promise: Promise<T>) {

@@ -6,6 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
+import { Worker } from 'node:worker_threads';
 import { afterEach, describe, expect, it } from 'vitest';
 import {
   attemptsOf,
@@ -91,6 +92,33 @@ describe('timeout', () => {
     response.end('slow');
     expect(late).toMatchObject({ ok: false, error: { code: 'ERR_TIMEOUT' } });
     expect(await slow).toEqual({ ok: true, value: 'slow' });
+  });
+
+  it('takes no answer for late that came while the event loop was blocked', async () => {
+    const answered = new Int32Array(new SharedArrayBuffer(4));
+    const elsewhere = new Worker(
+      `const { parentPort, workerData } = require('node:worker_threads');
+       const server = require('node:http').createServer((_, response) => {
+         parentPort.postMessage('asked');
+         setTimeout(() => response.end('in time', () => {
+           Atomics.store(workerData, 0, 1);
+           Atomics.notify(workerData, 0);
+         }), 50);
+       });
+       server.listen(0, '127.0.0.1', () => parentPort.postMessage(server.address().port));`,
+      { eval: true, workerData: answered },
+    );
+    const [port] = await once(elsewhere, 'message');
+    const asked = once(elsewhere, 'message');
+    const untilMs = systemClock.now() + 1_000;
+    const answer = pipeline(timeout(1_000)).attempt(({ signal }) =>
+      fetch(`http://127.0.0.1:${port}/`, { signal }).then((response) => response.text()),
+    );
+    await asked;
+    Atomics.wait(answered, 0, 0, soonMs);
+    Atomics.wait(answered, 0, 1, untilMs + 50 - systemClock.now());
+    expect(await answer).toEqual({ ok: true, value: 'in time' });
+    await elsewhere.terminate();
   });
 
   it("R12: rejects at once with the caller's reason when it aborts a hanging fetch, and reports no timeout", async () => {

@@ -21,8 +21,8 @@ import { attemptHeader, deadlineHeaders } from '../../src/policies/deadline-head
 import { DeadlineEngine, type DeadlineMiddlewareOptions, findCall, requireCall } from '../../src/server/deadline.js';
 import { type Problem, problemBody } from '../../src/server/problem.js';
 import { virtualClock } from '../../src/testing/index.js';
+import { deferred } from '../support/deferred.ts';
 import {
-  deferred,
   type Framework,
   frameworks,
   type Handler,

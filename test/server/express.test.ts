@@ -8,7 +8,8 @@ import { describe, expect, it } from 'vitest';
 import { memoryStore, OptionsError } from '../../src/index.js';
 import { callOf, deadline, fence, health, idempotency, responseCache } from '../../src/server/express.js';
 import { virtualClock } from '../../src/testing/index.js';
-import { deferred, problemOf, untilAborted } from './support.js';
+import { deferred } from '../support/deferred.ts';
+import { problemOf, untilAborted } from './support.js';
 
 async function withServer(app: express.Express, task: (url: string) => Promise<void>): Promise<void> {
   app.set('env', 'test');

@@ -94,15 +94,6 @@ export async function problemOf(answer: Response) {
   return { status: answer.status, type, body: (await answer.json()) as Readonly<Record<string, unknown>> };
 }
 
-/** A promise, and the function that fulfils it. */
-export function deferred<T>() {
-  let resolve: (value: T) => void = () => {};
-  const promise = new Promise<T>((given) => {
-    resolve = given;
-  });
-  return { promise, resolve };
-}
-
 /** A promise that rejects when the signal aborts, with its reason. */
 export function untilAborted(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {

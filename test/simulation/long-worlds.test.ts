@@ -1,5 +1,6 @@
 /** Ten simulated minutes for each seed. Every run plays a few seeds; `npm run simulation` plays 500, and can replay one. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
+import { forbidUnhandledRejections } from '../support/unhandled-rejections.ts';
 import { type Lived, playAnyPipeline, playStandard } from './support/long-worlds.ts';
 
 const only = process.env.HOLDFAST_SEED;
@@ -7,19 +8,7 @@ const count = only === undefined ? Number(process.env.HOLDFAST_SIMULATION_SEEDS 
 const first = Number(only ?? 1);
 const isLong = process.env.HOLDFAST_SIMULATION_SEEDS !== undefined;
 
-let unhandled: unknown[] = [];
-const noteUnhandled = (error: unknown) => void unhandled.push(error);
-
-beforeEach(() => {
-  unhandled = [];
-  process.on('unhandledRejection', noteUnhandled);
-});
-
-afterEach(async () => {
-  await new Promise(setImmediate);
-  process.off('unhandledRejection', noteUnhandled);
-  expect(unhandled).toEqual([]);
-});
+forbidUnhandledRejections();
 
 async function playAll(what: string, play: (seed: number) => Promise<Lived>): Promise<void> {
   let hours = 0;

@@ -8,6 +8,7 @@ import { createClient } from 'redis';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { postgresStore } from '../../src/stores/postgres.js';
 import { redisStore } from '../../src/stores/redis.js';
+import { deferred } from '../support/deferred.ts';
 import { postgresHome, startPgBouncer, startPostgres } from '../support/servers/postgres.ts';
 import { redisProgram, startRedis } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
@@ -156,18 +157,13 @@ describe.skipIf(home === undefined)('postgresStore', () => {
   it('fails in time when the one connection of postgres.js is busy in a transaction', async () => {
     const sql = postgresJs(server, { max: 1 });
     const [store, patient] = await stores(sql, 300);
-    let commit = () => {};
-    let begin = () => {};
-    const begun = new Promise<void>((resolve) => {
-      begin = resolve;
-    });
+    const { promise: begun, resolve: begin } = deferred();
+    const { promise: mayCommit, resolve: commit } = deferred();
     const told: Told = { reason: ['timeout'], applied: ['unknown'], advice: /raise "max", or look for a long trans/ };
     const transaction = sql.begin(async (own) => {
       await own`SELECT 1`;
       begin();
-      await new Promise<void>((resolve) => {
-        commit = resolve;
-      });
+      await mayCommit;
     });
     await begun;
     await exhaust(store, patient, told, async () => {

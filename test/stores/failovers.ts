@@ -16,6 +16,7 @@ import {
 } from 'holdfast/testing';
 import type { ClosableStore } from '../../src/stores/store.js';
 import { draw, perform, versionIn } from '../../src/testing/store-histories.js';
+import { deferred } from '../support/deferred.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { answered, until } from './faults.ts';
 
@@ -308,12 +309,4 @@ async function changePlaces(pair: Pair): Promise<void> {
     await until(replicas, (told) => good.every((words) => told.includes(` ${words} `)));
   }
   Object.assign(pair, { primary, replica });
-}
-
-function deferred(): { readonly promise: Promise<void>; resolve(): void } {
-  let resolve = () => {};
-  const promise = new Promise<void>((done) => {
-    resolve = done;
-  });
-  return { promise, resolve };
 }

@@ -8,6 +8,7 @@ import { StoreError } from 'holdfast';
 import { type FaultProxy, faultProxy } from 'holdfast/testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type PostgresStore, postgresStore } from '../../src/stores/postgres.js';
+import { deferred } from '../support/deferred.ts';
 import { firstSeed, historiesTimeoutMs, historyCount } from '../support/histories.ts';
 import { postgresHome, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
@@ -162,14 +163,8 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
 
   it('waits for a row that a transaction of others has locked, and fails in time, knowing that nothing was done', async () => {
     const admin = open(server.port);
-    let unlock = () => {};
-    const unlocked = new Promise<void>((resolve) => {
-      unlock = resolve;
-    });
-    let lock = () => {};
-    const isLocked = new Promise<void>((resolve) => {
-      lock = resolve;
-    });
+    const { promise: unlocked, resolve: unlock } = deferred();
+    const { promise: isLocked, resolve: lock } = deferred();
     const blocking = admin.transaction(async (transaction) => {
       const sql = 'SELECT 1 FROM holdfast FOR UPDATE';
       await ('unsafe' in transaction ? transaction.unsafe(sql) : transaction.query({ text: sql }));
@@ -211,30 +206,4 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
     },
     historiesTimeoutMs,
   );
-});
-
-describe.skipIf(home === undefined)('postgresStore', () => {
-  it('fails with reason "busy" when the server has no connection left, with each client', async () => {
-    const few = [
-      'max_connections=4',
-      'superuser_reserved_connections=0',
-      'reserved_connections=0',
-      'max_wal_senders=0',
-    ];
-    const full = await startPostgres(home!, few);
-    const first = drivers[0]!.connect(full.port, 4);
-    try {
-      await postgresStore(first.pool, { timeout: '10s' }).migrate();
-      await Promise.all(Array.from({ length: 4 }, () => first.query('SELECT pg_sleep(0.2)')));
-      for (const { connect } of drivers) {
-        const late = connect(full.port, 1);
-        const error = await failure(postgresStore(late.pool, { timeout: '5s' }).write('key', bytes('lost'), { ttlMs }));
-        expect(error).toMatchObject({ reason: 'busy', applied: 'no' });
-        await late.close();
-      }
-    } finally {
-      await first.close();
-      await full.dispose();
-    }
-  });
 });

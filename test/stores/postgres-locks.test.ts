@@ -7,6 +7,7 @@ import { type FaultProxy, faultProxy, virtualClock } from 'holdfast/testing';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { sessionLock, transactionLock } from '../../src/stores/postgres.js';
+import { deferred } from '../support/deferred.ts';
 import { postgresHome, startPgBouncer, startPostgres } from '../support/servers/postgres.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers, type PostgresConnection } from './postgres-clients.ts';
@@ -72,10 +73,7 @@ describe.skipIf(home === undefined)('advisory locks', () => {
 
       it("waits no longer than allowed, and leaves the transaction's timeouts alone", async () => {
         const connection = open();
-        let free = () => {};
-        const isFree = new Promise<void>((resolve) => {
-          free = resolve;
-        });
+        const { promise: isFree, resolve: free } = deferred();
         let isLocked = false;
         const holding = connection.transaction(async (client) => {
           await transactionLock(client, 'key');

@@ -5,6 +5,7 @@ import { virtualClock } from 'holdfast/testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type RedisStore, redisStore } from '../../src/stores/redis.js';
 import type { QueueTurn } from '../../src/stores/store.js';
+import { deferred } from '../support/deferred.ts';
 import { redisProgram, startCluster, startRedis, startReplica, startSentinels } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { drivers } from './redis-clients.ts';
@@ -89,10 +90,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       await queue.enter('key', 'a', bytes('a'), place);
       const listening = subscriber.client as unknown as { subscribe(...words: unknown[]): Promise<unknown> };
       const subscribe = listening.subscribe.bind(listening);
-      let begin = () => {};
-      const mayBegin = new Promise<void>((resolve) => {
-        begin = resolve;
-      });
+      const { promise: mayBegin, resolve: begin } = deferred();
       listening.subscribe = (...words) => mayBegin.then(() => subscribe(...words));
       const turns: QueueTurn[] = [];
       const enter = () => queue.enter('key', 'b', bytes('b'), { ...place, onTurn: (turn) => turns.push(turn) });

@@ -6,6 +6,7 @@ import { Redis } from 'ioredis';
 import { createClient, createClientPool } from 'redis';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type IoredisClient, type NodeRedisClient, redisStore } from '../../src/stores/redis.js';
+import { deferred } from '../support/deferred.ts';
 import { redisProgram, startRedis } from '../support/servers/redis.ts';
 import type { ServerProcess } from '../support/servers/server-process.ts';
 import { until } from './faults.ts';
@@ -176,10 +177,7 @@ describe.skipIf(program === undefined)('redisStore', () => {
       const subscriber = await connect(user);
       const store = redisStore(await connect(user), { prefix: 'shop', timeout: '10s', subscriber });
       const key = `key of ${library}`;
-      let tell = (_: unknown) => {};
-      const told = new Promise((resolve) => {
-        tell = resolve;
-      });
+      const { promise: told, resolve: tell } = deferred<unknown>();
       const watch = store.native.watch!(key, tell);
       await watch.ready;
       const options = { ttlMs, ifVersion: 0 };

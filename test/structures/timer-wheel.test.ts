@@ -140,6 +140,17 @@ describe('TimerWheel', () => {
     expect(seen).toEqual([500]);
   });
 
+  it('counts no node whose adding failed, as it can at the end of the stack', () => {
+    const wheel = new TimerWheel<Entry>(0);
+    const entry = new Entry(0);
+    const overflow = () => {
+      throw new RangeError('Maximum call stack size exceeded');
+    };
+    Object.defineProperty(entry, 'slotIndex', { get: () => -1, set: overflow });
+    expect(() => wheel.add(entry, 7)).toThrow(RangeError);
+    expect([wheel.size, wheel.nextTick()]).toEqual([0, undefined]);
+  });
+
   it('leaves a node alone that it does not hold', () => {
     expect(new TimerWheel<Entry>(0).remove(new Entry(0))).toBe(false);
   });

@@ -420,6 +420,8 @@ describe('checkSeeds', () => {
     const failure = await failureOf(checkSeeds({ seeds: 3 }, (world) => world.sleep(++runs)));
     expect(failure.reason).toBe('not-deterministic');
     expect(failure.message).toContain('does not repeat itself');
+    // The names that locks and idempotency give their owners come from there.
+    expect(failure.message).toContain('crypto');
   });
 
   it('refuses what is no scenario at once, as does a simulation', async () => {

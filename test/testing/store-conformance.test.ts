@@ -84,6 +84,36 @@ const bugs: readonly Bug[] = [
     }),
   },
   {
+    law: 1,
+    bug: 'says nothing about a write',
+    plant: (sound) => ({
+      async write(key, value, options) {
+        await sound.write(key, value, options);
+        return undefined as never;
+      },
+    }),
+  },
+  {
+    law: 1,
+    bug: 'returns values as text',
+    plant: (sound) => ({
+      async read(key, options) {
+        const entry = await sound.read(key, options);
+        return restamped(entry, ({ value }) => ({ value: new TextDecoder().decode(value) as never }));
+      },
+    }),
+  },
+  {
+    law: 9,
+    bug: 'refuses with null for nothing',
+    plant: (sound) => ({
+      async write(key, value, options) {
+        const answer = await sound.write(key, value, options);
+        return answer.ok ? answer : { ok: false, entry: answer.entry ?? (null as never) };
+      },
+    }),
+  },
+  {
     law: 2,
     bug: 'looks first and writes later',
     plant: (sound) => ({
@@ -480,6 +510,12 @@ describe('storeConformance', () => {
     expect(found.find((one) => one.law === law)!.message).toMatch(
       new RegExp(`^(law ${law} of stores is broken: |bad store)`),
     );
+  });
+
+  it('blames no law for a store that cannot be made', async () => {
+    const failure = new TypeError('no address');
+    const [first] = storeConformance({ make: () => Promise.reject(failure) });
+    await expect(first!.run()).rejects.toBe(failure);
   });
 
   it('finds prefixes that are glued to the key', async () => {

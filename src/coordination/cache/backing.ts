@@ -28,15 +28,15 @@ export type Answer =
   | { readonly version: number; readonly sentMs: number; readonly seen?: undefined }
   | { readonly version?: undefined; readonly sentMs: number; readonly seen: Seen | undefined };
 
-/** What values loaded before a tag's invalidation differ by from those loaded since. */
+/** A tag's generation. Each invalidation of the tag begins a new one, which tells the values loaded before it from those loaded since. */
 export interface Generation {
   /** 0: the tag has no entry, and no value is known to be of its generation. */
   readonly number: number;
-  /** Since the invalidation that began it; infinite where it was long ago, or is not known to have been. */
+  /** The time since the invalidation that began it; infinite if that was long ago, or if none is known. */
   readonly ageMs: number;
 }
 
-/** By tag its generation; and what a key has. */
+/** The generation of each tag, and what the store has of a key, if one was named. */
 export interface Generations {
   readonly tags: ReadonlyMap<string, Generation>;
   readonly key: { readonly version: number; readonly ageMs: number } | undefined;
@@ -64,9 +64,9 @@ interface BackingSettings {
 /** Tags and keys are kept as entries of different kinds, so that no key can be mistaken for a tag. */
 type Kind = 'key' | 'tag';
 
-/** For an invalidation. Longer than any record lives, by days: durations are at most 24.8 days, and the longest life is the sum of two. */
+/** How long an invalidation of a tag is kept. A record lives for days less: durations are at most 24.8 days, and the longest life is the sum of two. */
 const tagTtlMs = 5_184_000_000;
-/** By so much a tag's entry outlives the value it is written for: tags that are in use are written once in that time. */
+/** How much longer a tag's entry lives than the value it is written for. So a tag that is in use is written once in this time. */
 const tagSpareMs = 3_600_000;
 
 /** Every store accepts keys of 512 bytes, not counting its own prefix. */
@@ -131,15 +131,15 @@ export class Backing {
     );
   }
 
-  /** Of each tag, by one look. */
+  /** The generation of each tag, by one request. */
   async generations(tags: readonly string[]): Promise<ReadonlyMap<string, Generation>> {
     const entries = await this.entries(tags.map((tag) => this.keyOf('tag', tag)));
     return new Map(tags.map((tag, index) => [tag, generationOf(entries[index])]));
   }
 
   /**
-   * Of each tag of a value that is to be stored and is of use for so long: each has an entry then, that outlives the value. So one that
-   * is missing later was evicted, maybe after an invalidation, and the value is void. And of a key, if one is named, by the same look.
+   * The generation of each tag of a value that is to be stored and will be of use for `usefulMs`. Each tag then has an entry that outlives the value: if the
+   * entry is missing later, it was evicted, perhaps after an invalidation, and the value is void. The same request also tells what the store has of `key`.
    */
   async generationsFor(tags: readonly string[], usefulMs: number, key?: string): Promise<Generations> {
     const ids = tags.map((tag) => this.keyOf('tag', tag));
@@ -164,7 +164,10 @@ export class Backing {
     return this.debts.settle(Array.from(keys, (key) => this.keyOf(kind, key)));
   }
 
-  /** Of a key that is not there no change is told, but what the server has dropped others may still hold. */
+  /**
+   * Removes a key so that its watchers hear of it. A store reports no change of a key that it does not have, but it may have dropped a value that other
+   * processes still hold. So a key that is absent is written, for a millisecond.
+   */
   private async removeAloud(key: string): Promise<void> {
     if ((await this.remove(key)) || this.settings.store.native?.watch === undefined) return;
     await this.write(key, {}, { ttlMs: 1, ifVersion: 0 });
@@ -191,7 +194,7 @@ export class Backing {
     );
   }
 
-  /** Its generation stays what it is: only an invalidation begins another. */
+  /** Makes sure that the entry of a tag outlives a value. The generation stays the same: only an invalidation begins another. */
   private async keepTag(id: string, entry: Entry | undefined, usefulMs: number): Promise<Generation> {
     const generation = generationOf(entry);
     if (entry !== undefined && entry.ttlMs >= usefulMs) return generation;
@@ -200,12 +203,12 @@ export class Backing {
       store.write(id, text.encode(`${generation.number}`), { ...options, signal }),
     );
     if (answer.ok) return entry === undefined ? { ...generation, number: answer.version } : generation;
-    // Another fill was faster, or an invalidation: that one is younger than whatever has been loaded by now.
+    // Another fill came first, or an invalidation. An invalidation is younger than anything that has been loaded by now.
     const { number, ageMs } = generationOf(answer.entry);
     return { number, ageMs: Number.isFinite(ageMs) ? 0 : ageMs };
   }
 
-  /** A watch that is shared by all who need the key, or one that never tells anything. Give it back by `release`. */
+  /** The watch shared by all users of a key. If the store cannot watch, it never reports anything. Give it back by `release`. */
   watch(kind: Kind, key: string): KeyWatch {
     const id = this.keyOf(kind, key);
     let watch = this.watches.get(id);

@@ -267,7 +267,6 @@ export class StoredCache<V, K> implements Cache<V, K> {
 }
 
 function settingsOf<V, K>(policy: string, options: CacheOptions<V, K>) {
-  const { name, on, clock: clockField } = commonFields(policy);
   const checked = checkOptions(policy, options, {
     store: optional(having<Store>('a store such as memoryStore() or redisStore(client)', 'read', 'write', 'remove')),
     ttl: ttlField as Field<CacheOptions<V, K>['ttl']>,
@@ -294,7 +293,7 @@ function settingsOf<V, K>(policy: string, options: CacheOptions<V, K>) {
     serializer: serializerField as Field<MarkedSerializer>,
     tags: optional(func<(value: V, key: K) => readonly string[]>()),
     random: withDefault(func<() => number>(), Math.random),
-    ...{ name, on, clock: clockField },
+    ...commonFields(policy),
   });
   const { read, write } = checkOptions(`${policy} "l2Timeouts"`, checked.l2Timeouts, {
     read: withDefault(duration({}), 100),
@@ -325,10 +324,8 @@ function settingsOf<V, K>(policy: string, options: CacheOptions<V, K>) {
     onStoreDown: checked.onStoreDown,
     failBackoff: failBackoff ?? exponential({ initial: 1_000, max: 30_000 }),
   };
-  return {
-    ...{ settings, store, on: checked.on, l2Timeouts: { readMs: read, writeMs: write } },
-    maxConcurrentLoads: checked.maxConcurrentLoads,
-  };
+  const l2Timeouts = { readMs: read, writeMs: write };
+  return { settings, store, l2Timeouts, maxConcurrentLoads: checked.maxConcurrentLoads, on: checked.on };
 }
 
 interface LifetimeSettings<V, K> {

@@ -345,7 +345,10 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     }
   }
 
-  /** Also when the store cannot say, or has no entry of a tag any more, they are not: a value that may have been invalidated is not shown. */
+  /**
+   * Whether each tag still has the generation in which the value was loaded. If the store cannot tell, or has no entry of a tag any more, the answer is no: a
+   * value that may have been invalidated is not served.
+   */
   private async areTagsCurrent(backing: Backing, tags: ReadonlyMap<string, number>): Promise<boolean> {
     this.watching.tags(tags.keys());
     try {
@@ -476,7 +479,7 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
     }
   }
 
-  /** On word of a change looks once whether that lease is still in the entry: most words are of its holder's own writing. */
+  /** Returns a listener that looks, after a change, whether that lease is still in the entry: most changes are the writes of its holder. */
   private guardLease(backing: Backing, token: number): () => void {
     let isLooking = false;
     let isDue = false;

@@ -26,7 +26,8 @@ export class Gate {
         reject(signal.reason);
       };
       const waiter: Waiter = {
-        ...{ previousInQueue: undefined, nextInQueue: undefined },
+        previousInQueue: undefined,
+        nextInQueue: undefined,
         go() {
           signal.removeEventListener('abort', give);
           resolve();

@@ -109,7 +109,7 @@ export function decodeRecord(bytes: Uint8Array): CacheRecord | undefined {
   if (!reader.isWhole) return undefined;
   return {
     serializer: bytes[2]!,
-    filled: filled && { ...filled, bytes: bytes.slice(reader.at) },
+    filled: filled && { ...filled, bytes: new Uint8Array(bytes.subarray(reader.at)) },
     claim,
     failure,
   };

@@ -4,11 +4,12 @@
  * Promise: a built-in serializer refuses a value that would not come back identical when it is first set, with the path of the
  * part at fault. So no reader ever meets a `Date` that came back as a string, or an object without its methods.
  */
+import { encodedBytes } from '../../core/bytes.js';
 import type { Field } from '../../core/options.js';
 
 /** Turns values into bytes and back. `decode(encode(value))` must equal the value. */
 export interface Serializer<V> {
-  /** Returns the bytes to store. What it throws rejects the `set`, or the load. */
+  /** Returns the bytes to store, at once. What it throws rejects the `set`, or the load. */
   encode(value: V): Uint8Array;
   /** Restores the value. If it throws, the entry counts as missing. */
   decode(bytes: Uint8Array): V;
@@ -68,7 +69,7 @@ export const serializerField: Field<MarkedSerializer> = {
     const { encode, decode } = (value ?? {}) as Partial<Serializer<unknown>>;
     if (typeof encode !== 'function' || typeof decode !== 'function') return undefined;
     const own = value as Serializer<unknown>;
-    return { mark: 0, encode: (one) => own.encode(one), decode: (bytes) => own.decode(bytes) };
+    return { mark: 0, encode: (one) => encodedBytes(own.encode(one)), decode: (bytes) => own.decode(bytes) };
   },
   fallback: { value: json },
 };

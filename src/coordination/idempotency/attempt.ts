@@ -5,12 +5,11 @@
  * this attempt, whose reply was lost or which overtook this one. So writes need not wait for each other, and the record of another owner is never changed.
  */
 
-import { type Clock, callbackTimer } from '../../core/clock.js';
 import { InDoubtError, messageOf, StoreError } from '../../core/errors.js';
 import { knownOf } from '../../core/known.js';
 import type { Refused, Written } from '../../stores/store.js';
-import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
-import { defaultMarginMs, type Instant, LeaseKeeper, safeLeaseMs } from '../lease.js';
+import type { QueueNode } from '../../structures/linked-queue.js';
+import { defaultMarginMs, type Instant, LeaseKeeper } from '../lease.js';
 import type { Engine } from './engine.js';
 import { downstreamKeyOf } from './hashing.js';
 import { decodeValue, encodeValue } from './outcomes.js';
@@ -78,6 +77,12 @@ export interface AdapterHandle extends IdempotencyHandle {
   complete(result: Uint8Array | undefined, error?: unknown): Completion | Promise<Completion>;
   /** Ends the attempt without a result: the next call with this key runs again. */
   abandon(): Completion | Promise<Completion>;
+  /**
+   * Called when the handler has returned.
+   *
+   * @throws InDoubtError when it has left out a phase that an earlier attempt did, and may not be rerun.
+   */
+  assertPhasesKept(): void;
 }
 
 /** The pause between tries to record the end in the background. */
@@ -97,7 +102,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
   private version: number;
   private readonly sent: Instant;
   private keeper: LeaseKeeper | undefined = undefined;
-  /** Whether it is in the queue of {@link YoungAttempts}. */
+  /** Whether it is in the queue of `YoungAttempts`. */
   isYoung = false;
   previousInQueue: Attempt | undefined = undefined;
   nextInQueue: Attempt | undefined = undefined;
@@ -390,6 +395,13 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
     return undefined;
   }
 
+  assertPhasesKept(): void {
+    const leftOut = this.record.memo[this.nextPhase];
+    if (leftOut === undefined || this.engine.settings.onLost === 'rerun') return;
+    const detail = `an earlier attempt did phase "${leftOut.name}", which this one has left out; its code has changed`;
+    throw this.inDoubt('drift', detail);
+  }
+
   /** Writes the progress, within `storeTimeout`. A write whose reply was lost is repeated. */
   private async checkpoint(): Promise<void> {
     const { clock, storeTimeoutMs } = this.engine.settings;
@@ -502,105 +514,4 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
 
 function isLarge({ result }: IdempotencyRecord): boolean {
   return result !== undefined && result.byteLength > largeBytes;
-}
-
-/** Attempts that need no renewal yet. They share one timer: most end before it fires, and a timer for each would cost more than the attempts themselves. */
-export class YoungAttempts {
-  /** In the order of their acquisition. */
-  private readonly attempts = new LinkedQueue<Attempt>();
-  private readonly clock: Clock;
-  private readonly youngMs: number;
-  private isTimed = false;
-  private readonly timer = callbackTimer(() => this.age());
-
-  constructor(clock: Clock, leaseMs: number) {
-    this.clock = clock.background ?? clock;
-    // Earlier than the first renewal, however short the lease is.
-    this.youngMs = Math.min(leaseMs / 3, safeLeaseMs(leaseMs, defaultMarginMs(leaseMs)) / 2);
-  }
-
-  add(attempt: Attempt): void {
-    attempt.isYoung = true;
-    this.attempts.add(attempt);
-    if (this.isTimed) return;
-    this.isTimed = true;
-    this.clock.schedule(this.timer, attempt.acquiredMs + this.youngMs);
-  }
-
-  /** The timer stays armed: cancelling it and arming it for the next attempt would cost more than letting it find nothing to do. */
-  delete(attempt: Attempt): void {
-    if (!attempt.isYoung) return;
-    attempt.isYoung = false;
-    this.attempts.remove(attempt);
-  }
-
-  /** The queue is in the order of age: the first attempt that is still young ends the loop. */
-  private age(): void {
-    this.isTimed = false;
-    const nowMs = this.clock.now();
-    for (let { first } = this.attempts; first !== undefined; { first } = this.attempts) {
-      const atMs = first.acquiredMs + this.youngMs;
-      if (atMs > nowMs) {
-        this.isTimed = true;
-        this.clock.schedule(this.timer, atMs);
-        return;
-      }
-      // The getter removes the attempt from the queue.
-      void first.lease;
-    }
-  }
-}
-
-/** An attempt that runs although the store is down: nothing is recorded, and no other process knows of it. */
-export class UnprotectedAttempt implements AdapterHandle {
-  readonly attempt = 1;
-  readonly fence = 0;
-  readonly key: string;
-  private readonly engine: Engine;
-  private readonly keyHash: string;
-  private isOver = false;
-  private wanted: AdapterHandle['decision'] = undefined;
-  private controller: AbortController | undefined = undefined;
-
-  constructor(engine: Engine, key: string, keyHash: string) {
-    this.engine = engine;
-    this.key = key;
-    this.keyHash = keyHash;
-    engine.workBegins();
-  }
-
-  get decision(): AdapterHandle['decision'] {
-    return this.wanted;
-  }
-
-  get signal(): AbortSignal {
-    this.controller ??= new AbortController();
-    return this.controller.signal;
-  }
-
-  readonly seal = async (): Promise<void> => {
-    this.wanted = 'keep';
-  };
-
-  readonly release = (): void => {
-    this.wanted = 'release';
-  };
-
-  readonly phase = async <T>(name: string, step: (downstreamKey: string) => T | PromiseLike<T>): Promise<T> => {
-    return await step(this.downstreamKey(name));
-  };
-
-  readonly downstreamKey = (name: string): string => {
-    return downstreamKeyOf(this.engine.settings.secret, this.keyHash, name);
-  };
-
-  async complete(): Promise<Completion> {
-    if (!this.isOver) this.engine.workEnds();
-    this.isOver = true;
-    return 'unrecorded';
-  }
-
-  abandon(): Promise<Completion> {
-    return this.complete();
-  }
 }

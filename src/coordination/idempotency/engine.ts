@@ -12,17 +12,20 @@ import { showBriefly } from '../../core/brief.js';
 import { type Clock, callbackTimer } from '../../core/clock.js';
 import { KeyMissingError, StoreError } from '../../core/errors.js';
 import type { Events, IdempotencyEvent, IdempotencyOutcome } from '../../core/events.js';
+import { isThenable, isWellFormed } from '../../core/kinds.js';
 import { knownOf } from '../../core/known.js';
 import { checkArgument, type Field, impossibleOption, show } from '../../core/options.js';
 import type { Entry, Refused, Store, StoreTransaction, StoreWriteOptions, Written } from '../../stores/store.js';
 import { Instant, instantOf } from '../lease.js';
-import { type AdapterHandle, Attempt, type TransactionHandle, UnprotectedAttempt, YoungAttempts } from './attempt.js';
+import { type AdapterHandle, Attempt, type TransactionHandle } from './attempt.js';
 import { downstreamKeyOf, keyHashOf, Owners } from './hashing.js';
 import { Operations } from './operations.js';
 import type { ResultSerializer } from './outcomes.js';
 import { decodeRecord, encodeRecord, type IdempotencyRecord, noFingerprint, sameBytes } from './record.js';
 import { checkRefusals } from './refusals.js';
 import type { Sealing } from './sealing.js';
+import { UnprotectedAttempt } from './unprotected-attempt.js';
+import { YoungAttempts } from './young-attempts.js';
 
 export interface EngineSettings {
   readonly name: string;
@@ -429,7 +432,7 @@ export class Engine {
     }
     const value = fn(this.transactionHandle(named, record));
     // The store rejects an asynchronous function, with an error that explains why.
-    if (typeof (value as { then?: unknown } | null | undefined)?.then === 'function') return value as never;
+    if (isThenable(value)) return value as never;
     const done = this.done(named, record, value as Awaited<T>, encode);
     view.write(storeKey, encodeRecord(done.record), options);
     return done;
@@ -747,8 +750,7 @@ export const part: Field<string> = {
   parse: (value) => (isText(value, longestPart) && !value.includes('\0') ? value : undefined),
 };
 
-/** A lone surrogate cannot be encoded as UTF-8: two different texts would get the same hash. */
+/** A text that is hashed must be well-formed, or two different ones could get the same hash. */
 function isText(value: unknown, longest: number): value is string {
-  if (typeof value !== 'string' || value.length === 0 || value.length > longest) return false;
-  return (value as string & { isWellFormed(): boolean }).isWellFormed();
+  return typeof value === 'string' && value.length > 0 && value.length <= longest && isWellFormed(value);
 }

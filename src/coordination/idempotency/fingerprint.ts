@@ -145,7 +145,7 @@ function* hashed(begin: string, pieces: readonly Uint8Array[]): Generator<void, 
   return prefixed(ownRule, hash.digest());
 }
 
-/** Covers the lengths of what is between the boundaries, and then that. */
+/** Covers the lengths of the parts between the boundaries, and then the parts. */
 function* formFingerprint(head: readonly string[], body: Uint8Array, boundary: string): Generator<void, Uint8Array> {
   const parts = yield* partsOf(body, boundary);
   const lengths = parts?.map((part) => part.length) ?? [boundary];

@@ -24,7 +24,7 @@ import {
   text,
   withDefault,
 } from '../../core/options.js';
-import type { Store } from '../../stores/store.js';
+import { longestTtlMs, type Store } from '../../stores/store.js';
 import type { IdempotencyHandle, TransactionHandle } from './attempt.js';
 import { isPointer } from './canonical-json.js';
 import { type BeginRequest, type Begun, Engine, type OperationKey, part } from './engine.js';
@@ -265,6 +265,7 @@ class Functions implements Idempotency {
     let value: T;
     try {
       value = await fn(handle);
+      if (handle.decision === undefined) handle.assertPhasesKept();
     } catch (thrown) {
       if (handle.decision !== 'keep') await handle.abandon();
       else {
@@ -353,14 +354,14 @@ class Functions implements Idempotency {
    */
   private refuseUnseen(part: unknown, path: string): void {
     if (typeof part !== 'object' || part === null) {
-      if (typeof part !== 'function' && typeof part !== 'symbol' && !isUnsaid(part)) return;
+      if (typeof part !== 'function' && typeof part !== 'symbol' && !isNullInJson(part)) return;
     } else {
       if (ArrayBuffer.isView(part)) return;
-      if (typeof (part as { toJSON?: unknown }).toJSON === 'function' && !isUnsaid(part)) return;
+      if (typeof (part as { toJSON?: unknown }).toJSON === 'function' && !isNullInJson(part)) return;
       const names = Object.keys(part);
       for (const name of names) {
         const member = (part as Record<string, unknown>)[name];
-        if (typeof member === 'object' || isUnsaid(member)) this.refuseUnseen(member, `${path}.${name}`);
+        if (typeof member === 'object' || isNullInJson(member)) this.refuseUnseen(member, `${path}.${name}`);
       }
       if (names.length > 0 || Array.isArray(part) || isPlain(part)) return;
     }
@@ -414,7 +415,8 @@ class Functions implements Idempotency {
   }
 }
 
-function isUnsaid(value: unknown): boolean {
+/** Whether JSON says `null` for it: NaN, the infinities, and a `Date` that is none. */
+function isNullInJson(value: unknown): boolean {
   return (typeof value === 'number' || value instanceof Date) && !Number.isFinite(+value);
 }
 
@@ -431,8 +433,6 @@ function attempted(encode: () => Uint8Array): { readonly bytes?: Uint8Array; rea
   }
 }
 
-/** Ten years. */
-const longestTtlMs = 315_360_000_000;
 const leastSecretBytes = 16;
 const encryptionKeyBytes = 32;
 const longestKeyNameBytes = 64;

@@ -16,7 +16,7 @@ import {
   text,
   withDefault,
 } from '../../core/options.js';
-import type { Store } from '../../stores/store.js';
+import { longestTtlMs, type Store } from '../../stores/store.js';
 import { keyHashOf } from './hashing.js';
 import { checkRefusals } from './refusals.js';
 
@@ -87,7 +87,7 @@ export function keyJar(options: KeyJarOptions): KeyJar {
   const { store, maxKeyAge, ttl, name } = checkOptions('keyJar', options, {
     store: having<Store>('a store such as memoryStore() or redisStore(client)', 'read', 'write', 'remove'),
     maxKeyAge: withDefault(duration({}), 82_800_000),
-    ttl: withDefault(duration({ max: 10 * 365 * 86_400_000 }), 30 * 86_400_000),
+    ttl: withDefault(duration({ max: longestTtlMs }), 30 * 86_400_000),
     name: withDefault(text(), 'keyJar'),
   });
   if (ttl <= maxKeyAge)

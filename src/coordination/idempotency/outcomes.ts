@@ -3,6 +3,7 @@
  *
  * Promise: 0, false, '', null and undefined come back unchanged; an error comes back as an error with the same name, message and code.
  */
+import { encodedBytes } from '../../core/bytes.js';
 import { messageOf } from '../../core/errors.js';
 import type { Outcome } from '../../core/outcome.js';
 
@@ -30,7 +31,7 @@ export const jsonSerializer: ResultSerializer = {
 
 /** @throws What the serializer throws. */
 export function encodeValue(serializer: ResultSerializer, value: unknown): Uint8Array {
-  return value === undefined ? Uint8Array.of(undefinedKind) : behind(valueKind, serializer.encode(value));
+  return value === undefined ? Uint8Array.of(undefinedKind) : behind(valueKind, encodedBytes(serializer.encode(value)));
 }
 
 export function encodeError(error: unknown): Uint8Array {

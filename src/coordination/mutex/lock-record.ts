@@ -65,7 +65,8 @@ export function readRecord(key: string, { value, version, ageMs, ttlMs }: Entry,
   // The record of a lock that was handed over lives for less time than its holder's lease, until the holder has taken it.
   const left = (ms: number) => Math.min(ms - ageMs, ttlMs);
   return {
-    ...{ version, atMs },
+    version,
+    atMs,
     record: {
       holders: holders
         .map((holder) => ({ ...holder, leftMs: left(holder.leftMs), fence: holder.fence ?? version }))
@@ -87,14 +88,38 @@ export function ttlOf({ holders, claim }: LockRecord): number {
 }
 
 function parse(key: string, value: Uint8Array): LockRecord {
-  let parsed: Partial<LockRecord> | null = null;
+  let parsed: unknown;
   try {
     decoder ??= new TextDecoder();
     parsed = JSON.parse(decoder.decode(value));
   } catch {
     // The error below covers it.
   }
-  if (Array.isArray(parsed?.holders)) return parsed as LockRecord;
+  if (isRecord(parsed)) return parsed;
   const detail = `"${key}" holds something that is no record of a lock; give the store a "prefix" of its own`;
   throw new StoreError({ store: 'lock', operation: 'read', reason: 'schema', applied: 'no', detail });
 }
+
+/** Whatever its parts are, a record that is not understood must not be taken for one without holders: the lock would count as free. */
+function isRecord(value: unknown): value is LockRecord {
+  const { holders, claim } = (value ?? {}) as Partial<Unchecked<LockRecord>>;
+  return Array.isArray(holders) && holders.every(isHolder) && (claim === undefined || isClaim(claim));
+}
+
+function isHolder(value: unknown): value is Holder {
+  const { mode, leaseMs, renewals, fence } = (value ?? {}) as Partial<Unchecked<Holder>>;
+  const isNumbered = Number.isFinite(leaseMs) && Number.isFinite(renewals);
+  return (
+    isClaim(value) &&
+    isNumbered &&
+    (mode === 'exclusive' || mode === 'shared') &&
+    (fence === undefined || Number.isFinite(fence))
+  );
+}
+
+function isClaim(value: unknown): value is Claim {
+  const { owner, leftMs } = (value ?? {}) as Partial<Unchecked<Claim>>;
+  return typeof owner === 'string' && Number.isFinite(leftMs);
+}
+
+type Unchecked<T> = { readonly [Name in keyof T]: unknown };

@@ -10,6 +10,7 @@ import { showBriefly } from '../../core/brief.js';
 import { Call } from '../../core/call.js';
 import type { Duration } from '../../core/duration.js';
 import { LockUnavailableError, OptionsError } from '../../core/errors.js';
+import { isWellFormed } from '../../core/kinds.js';
 import { checkArgument, checkOptions, duration, having, optional } from '../../core/options.js';
 import type { Outcome } from '../../core/outcome.js';
 import { type Lease, LeaseBase } from './lease-handle.js';
@@ -359,7 +360,7 @@ function storeKeyOf(kind: CheckedLockOptions['kind'], key: string): string {
 }
 
 function isKeyOfStore(key: string): boolean {
-  if (!(key as string & { isWellFormed(): boolean }).isWellFormed()) return false;
+  if (!isWellFormed(key)) return false;
   // A UTF-16 code unit takes at most three bytes in UTF-8.
   return key.length * 3 <= longestKeyBytes || new TextEncoder().encode(key).length <= longestKeyBytes;
 }

@@ -55,7 +55,7 @@ export interface LockOptions extends LeaseOptions, RefusalOptions {
 
 const defaultWaitMs = 30_000;
 
-export function leaseFields<const Name extends string>(name: Name) {
+export function leaseFields(name: string) {
   return {
     ...commonFields(name),
     store: optional(having<Store>('a store such as memoryStore() or redisStore(client)', 'read', 'write', 'remove')),
@@ -67,7 +67,7 @@ export function leaseFields<const Name extends string>(name: Name) {
   };
 }
 
-export function lockFields<const Name extends string>(name: Name) {
+export function lockFields(name: string) {
   return {
     ...leaseFields(name),
     wait: withDefault(duration({ min: 0 }), defaultWaitMs),

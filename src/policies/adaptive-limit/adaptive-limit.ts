@@ -13,6 +13,7 @@ import { BulkheadFullError, isAbandoned } from '../../core/errors.js';
 import { asMicrotask } from '../../core/event-loop.js';
 import { Events } from '../../core/events.js';
 import {
+  type CheckedRefusalOptions,
   type CommonOptions,
   checkOptions,
   commonFields,
@@ -112,7 +113,10 @@ export function adaptiveLimit(options?: AdaptiveLimitOptions): AdaptiveLimitGuar
   }
   const range = { initial, min, max };
   showBriefly(AdaptiveLimit.prototype, ({ name, limit, running, waiting }) => ({
-    ...{ name, limit, running, waiting },
+    name,
+    limit,
+    running,
+    waiting,
   }));
   return new AdaptiveLimit(checked, ruleOf(algorithm, range, random));
 }
@@ -125,13 +129,9 @@ function ruleOf(rule: Rule, range: LimitRange, random: () => number): LimitAlgor
   return rule === 'gradient2' ? new Gradient2(range) : new Knee(range);
 }
 
-interface CheckedOptions {
+interface CheckedOptions extends CheckedRefusalOptions {
   readonly algorithm: Rule;
   readonly queue: number | undefined;
-  readonly stack: boolean;
-  readonly name: string;
-  readonly on: AdaptiveLimitOptions['on'];
-  readonly clock: Clock | undefined;
 }
 
 /** The smallest default queue: with a limit of two, a queue of two would turn ordinary bursts away. */

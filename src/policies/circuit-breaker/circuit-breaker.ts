@@ -104,7 +104,7 @@ interface WindowSettings {
 
 const longestMs = 86_400_000;
 const mostCalls = 100_000;
-const failuresInARow = 100;
+const defaultFailuresInARow = 100;
 
 const windowField: Field<WindowSettings> = {
   allowed: `a duration from 10 ms to 24 h such as '30s', { calls: 100 } or { consecutive: 5 } (1 to 100000)`,
@@ -199,7 +199,7 @@ function settingsOf(options: CircuitBreakerOptions | undefined): Settings & { re
     name: checked.name,
     windowKind: window.kind,
     windowSize: window.size,
-    failuresInARow: window.kind === 'consecutive' ? window.size : failuresInARow,
+    failuresInARow: window.kind === 'consecutive' ? window.size : defaultFailuresInARow,
     minimumCalls,
     failureRate: checked.failureRate,
     slowCallRate: slowCallRate ?? Number.POSITIVE_INFINITY,

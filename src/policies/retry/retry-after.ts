@@ -68,10 +68,14 @@ export function parseRetryAfter(value: string | undefined, wallNowMs: number): n
 /** Parses the seconds until a quota is full again, or the instant at which it is. While quota is left, it is no reason to wait. */
 function parseReset(reset: string | undefined, remaining: string | undefined, wallNowMs: number): number | undefined {
   if (remaining !== undefined && Number.parseFloat(remaining) !== 0) return undefined;
-  const seconds = parseNumber(reset?.trim(), 1);
-  if (seconds === undefined) return undefined;
-  if (seconds < epochBeginsSeconds) return seconds * 1_000;
-  const instantMs = seconds < epochBeginsSeconds * 1_000 ? seconds * 1_000 : seconds;
+  const given = parseNumber(reset?.trim(), 1);
+  return given === undefined ? undefined : msUntilReset(given, wallNowMs);
+}
+
+/** The milliseconds until a reset, which is given as a time span in seconds, or as an instant in seconds or milliseconds since 1970. */
+export function msUntilReset(given: number, wallNowMs: number): number {
+  if (given < epochBeginsSeconds) return given * 1_000;
+  const instantMs = given < epochBeginsSeconds * 1_000 ? given * 1_000 : given;
   return Math.max(0, instantMs - wallNowMs);
 }
 

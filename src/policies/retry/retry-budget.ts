@@ -7,7 +7,7 @@
  * outage. The floor is Finagle's `minRetriesPerSec`.
  */
 import { type Clock, systemClock } from '../../core/clock.js';
-import { checkOptions, having, impossibleOption, number, withDefault } from '../../core/options.js';
+import { checkOptions, having, impossibleOption, number, optional, withDefault } from '../../core/options.js';
 
 /** Options of {@link retryBudget}. */
 export interface RetryBudgetOptions {
@@ -58,7 +58,7 @@ export function retryBudget(options?: RetryBudgetOptions): RetryBudget {
   const checked = checkOptions('retryBudget', options, {
     ratio: withDefault(number({ min: 0, max: 10 }), 0.1),
     capacity: withDefault(number({ min: 1, max: 1_000_000 }), 100),
-    initial: withDefault<number | undefined>(number({ min: 0, max: 1_000_000 }), undefined),
+    initial: optional(number({ min: 0, max: 1_000_000 })),
     minPerSecond: withDefault(number({ min: 0, max: 1_000 }), 1),
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now'), systemClock),
   });

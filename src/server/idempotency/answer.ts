@@ -1,7 +1,8 @@
 /** Answer: encodes a captured answer as bytes, and replays it. */
 import type { ServerResponse } from 'node:http';
 import { Slab } from '../../core/slab.js';
-import { type StoredAnswer, setHeaders, setWords } from '../capture.js';
+import type { StoredAnswer } from '../capture.js';
+import { setHeaders, setWords } from '../response-head.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
 
 /** First byte of a stored answer, so that a later format can be told from this one. */

@@ -107,12 +107,16 @@ export interface IdempotencyExchange<Request> {
 
 /** How long a handler that has begun to answer may continue after its client has disconnected. */
 const lonelyStreamMs = 15_000;
+/** How long a server that closes waits for handlers: they may never end. */
+const longestEndMs = 10_000;
 /** Space for the status line and the headers, in addition to the body. */
 const headBytes = 65_536;
 
 export class HttpIdempotency<Request> {
   readonly methods: readonly string[];
   private readonly engine: Pick<Idempotency, 'begin'>;
+  /** The same, if it was made here, so that nobody else can wait for it. */
+  private readonly ownEngine: Idempotency | undefined;
   private readonly clock: Clock;
   private readonly scope: (request: Request) => string | PromiseLike<string>;
   private readonly isRequired: boolean;
@@ -133,13 +137,15 @@ export class HttpIdempotency<Request> {
       // A given engine has its own options, so any option that is not ours is a mistake.
       checkOptions('idempotency', rest, {});
       this.engine = first;
+      this.ownEngine = undefined;
     } else {
       const { maxBodyBytes, clock } = options;
-      this.engine = idempotency({
+      this.ownEngine = idempotency({
         ...(rest as unknown as IdempotencyOptions),
         ...(clock === undefined ? {} : { clock }),
         maxBodyBytes: maxBodyBytes + headBytes,
       });
+      this.engine = this.ownEngine;
     }
     this.clock = options.clock ?? systemClock;
     this.scope = options.scope;
@@ -150,6 +156,20 @@ export class HttpIdempotency<Request> {
     this.maxBodyBytes = options.maxBodyBytes;
     this.maxInputBytes = options.maxInputBytes;
     this.documentation = options.documentation;
+  }
+
+  /** Resolves when an engine that was made here is idle, or after ten seconds. A given one may serve others, and is its owner's to wait for. */
+  async ended(): Promise<void> {
+    const { ownEngine, clock } = this;
+    if (ownEngine === undefined) return;
+    await new Promise<void>((resolve) => {
+      const patience = callbackTimer(resolve);
+      clock.schedule(patience, clock.now() + longestEndMs);
+      ownEngine.idle().then(() => {
+        clock.cancel(patience);
+        resolve();
+      });
+    });
   }
 
   /** Whether a request is not for us: because of its method, or because it has no key and needs none. This is the cheap check. */
@@ -329,10 +349,14 @@ export class AnswerKeeper implements CaptureTerms {
     return handle.complete(encodeAnswer(answer));
   }
 
-  /** The handler failed without an answer, or in the middle of one. */
-  onBroken(): void {
+  /**
+   * The handler failed without an answer, or in the middle of one. Until the promise has resolved, which never rejects, the client must not learn of
+   * it: it would repeat the request at once, and find its key taken.
+   */
+  onBroken(): Promise<unknown> | undefined {
     this.endPatience();
-    void (this.handle.decision === 'keep' ? this.handle.complete(undefined) : this.giveUp());
+    const end = this.handle.decision === 'keep' ? this.handle.complete(undefined) : this.giveUp();
+    return end instanceof Promise ? end : undefined;
   }
 
   onClientGone(): void {
@@ -427,7 +451,7 @@ function newKind(contentType: string | undefined): ContentKind {
   return { contentType, family: isJson ? 'json' : isOther ? contentType! : essence, isJson, boundary };
 }
 
-/** Parsers may differ about a form with other parameters, so the boundary of such a one counts. */
+/** Parsers may differ about a form whose type has other parameters. Such a form is not matched, so its boundary counts. */
 const form = /^multipart\/form-data\s*;(?:\s*charset=[\w-]+\s*;)?\s*boundary=(?:"([^"\\]{1,70})"|([^\s;"\\]{1,70}))$/i;
 
 export function isJsonType(contentType: string | undefined): boolean {

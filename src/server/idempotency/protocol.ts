@@ -230,8 +230,12 @@ export function problemOf(refusal: Refusal, documentation: string | undefined): 
   if (kind === 'store-unavailable') headers['Retry-After'] = '1';
   return {
     type: documentation === undefined ? `urn:holdfast:idempotency:${kind}` : `${documentation}#${kind}`,
-    ...{ status, title: titles[status]!, code, retryable, headers },
+    status,
+    title: titles[status]!,
     detail: detailOf(refusal, detail),
+    code,
+    retryable,
+    headers,
   };
 }
 

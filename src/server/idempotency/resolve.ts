@@ -46,7 +46,9 @@ export function resolveRequest(engine: Idempotency, key: string, resolution: Req
     throw new OptionsError(`resolveRequest: option "status" must be ${allowed}, got ${String(status)}`, about);
   }
   const bytes = encodeAnswer({
-    ...{ status, statusMessage: '', headers: keptHeaders(Object.entries(headers)) },
+    status,
+    statusMessage: '',
+    headers: keptHeaders(Object.entries(headers)),
     body: typeof body === 'string' ? new TextEncoder().encode(body) : body,
   });
   return engine.resolveBytes({ scope, operation, key }, bytes);

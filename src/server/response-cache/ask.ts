@@ -6,7 +6,8 @@
 import type { IncomingMessage } from 'node:http';
 import type { Found } from '../../coordination/cache/engine.js';
 import type { LoadContext } from '../../coordination/cache/loader.js';
-import { type Answer, type AnswerHead, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
+import { type Answer, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
+import type { AnswerHead } from '../response-head.js';
 import {
   answerFor,
   type Entry,
@@ -187,7 +188,10 @@ export class Ask<Request> {
           }
           return undefined;
         },
-        onBroken: () => reject(new Error('the handler broke its answer off')),
+        onBroken() {
+          reject(new Error('the handler broke its answer off'));
+          return undefined;
+        },
         onClientGone() {},
       });
       this.capture = capture;

@@ -1,7 +1,8 @@
 /** Entry: a response as the cache stores it, its encoding, and how it is sent again. */
 import type { ServerResponse } from 'node:http';
 import type { Serializer } from '../../coordination/cache/cache.js';
-import { type AnswerHead, headersOf, type StoredAnswer, setWords } from '../capture.js';
+import type { StoredAnswer } from '../capture.js';
+import { type AnswerHead, headersOf, setWords } from '../response-head.js';
 import { fieldsOf, type ResponseLifetime } from './storability.js';
 
 /** A stored response, and the requests that it is valid for. */
@@ -105,10 +106,10 @@ function isSame(value: unknown, values: readonly string[]): boolean {
   return list.length === values.length && list.every((one, index) => String(one) === values[index]);
 }
 
-/** They were set for another body, and only one of them may be said. */
+/** Headers that say where a body ends. Those set before belong to another body, and a response may have only one of them. */
 const framing: ReadonlySet<string> = /* @__PURE__ */ new Set(['content-length', 'transfer-encoding']);
 
-/** What is said of the request that gets the response. */
+/** What counts of the request that gets the response. */
 export interface Shown {
   readonly before: HeadersBefore;
   /** The headers of a conditional request; no other is read. */

@@ -5,7 +5,7 @@
  * never for a request with credentials.
  * After: RFC 9111 (HTTP caching) sections 3, 3.5, 4.2; RFC 5861 (stale-while-revalidate, stale-if-error).
  */
-import type { AnswerHead } from '../capture.js';
+import type { AnswerHead } from '../response-head.js';
 
 /** How long a response is fresh, and how long it may be served stale after that. */
 export interface ResponseLifetime {
@@ -78,7 +78,8 @@ export function storableOf(
       staleWhileRevalidate: Math.max(0, staleWhileRevalidate + Math.min(0, freshMs)),
       staleIfError: Math.max(0, staleIfError + Math.min(0, freshMs)),
     },
-    ...{ initialAgeMs, vary },
+    initialAgeMs,
+    vary,
   };
 }
 

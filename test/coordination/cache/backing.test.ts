@@ -3,6 +3,7 @@ import { Backing } from '../../../src/coordination/cache/backing.js';
 import { type HoldfastEvent, memoryStore, type Store, StoreError } from '../../../src/index.js';
 import type { StoreChange } from '../../../src/stores/store.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { deferred } from '../../support/deferred.ts';
 
 const record = { failure: { message: 'down', count: 1, retryInMs: 5 } };
 
@@ -360,10 +361,8 @@ describe('watch of a key', () => {
 
   it('is ready once changes are reported, and counts earlier ones as a change', async () => {
     const { backing, watches, state } = setUp();
-    let isReady = () => {};
-    state.isReady = new Promise<void>((resolve) => {
-      isReady = resolve;
-    });
+    const { promise, resolve: isReady } = deferred();
+    state.isReady = promise;
     const watch = backing.watch('key', '42');
     const heard: string[] = [];
     watch.listeners.add((kind) => heard.push(kind));

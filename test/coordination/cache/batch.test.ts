@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type Cache, type LoadContext, memoryStore, type Store, StoreError } from '../../../src/index.js';
-import { setUp, watchForUnheardRejections } from './support.ts';
+import { forbidUnhandledRejections } from '../../support/unhandled-rejections.ts';
+import { setUp } from './support.ts';
 
 type LoadMany = (keys: readonly string[], context: LoadContext) => unknown;
 
@@ -35,7 +36,7 @@ const upper = (keys: readonly string[]) => keys.map((key) => key.toUpperCase());
 const valuesOf = async (answers: ReturnType<Cache<unknown>['getMany']>) =>
   (await answers).map((one) => (one.ok ? one.value : one.error));
 
-watchForUnheardRejections();
+forbidUnhandledRejections();
 
 describe('cache, asked for many keys,', () => {
   it('looks them all up in one round trip, and loads nothing if all are there', async () => {

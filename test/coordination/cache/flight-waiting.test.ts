@@ -1,11 +1,12 @@
 /** What a search for a key does when it finds somebody else's lease: how long it waits, what it looks for meanwhile, and what ends the wait. */
 import { describe, expect, it } from 'vitest';
 import { LoadBackoffError, TimeoutError } from '../../../src/index.js';
-import { setUpSeen, watchForUnheardRejections } from './support.ts';
+import { forbidUnhandledRejections } from '../../support/unhandled-rejections.ts';
+import { setUpSeen } from './support.ts';
 
 const keyIn = 'cache|cache|key|42';
 
-watchForUnheardRejections();
+forbidUnhandledRejections();
 
 describe('flight that waits for the load of another process', () => {
   const setUpWaiting = async (options: Parameters<typeof setUpSeen>[0] = {}) => {

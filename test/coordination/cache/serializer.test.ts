@@ -111,6 +111,13 @@ describe('option serializer', () => {
     expect([json, clone, bytes].map((one) => one.mark)).toEqual([1, 2, 3]);
     expect(serializerField.fallback!.value).toBe(json);
   });
+
+  it('refuses what an encode returns instead of bytes: a cache would keep it to itself', () => {
+    for (const encoded of ['{"a":1}', Promise.resolve(new Uint8Array(1)), new ArrayBuffer(1), [1], undefined]) {
+      const own = serializerField.parse({ encode: () => encoded, decode: () => 1 })!;
+      expect(() => own.encode(1)).toThrow(/^"encode" of the serializer must return a Uint8Array, .* got /);
+    }
+  });
 });
 
 describe('serializer structured-clone', () => {
@@ -333,9 +340,14 @@ describe('record', () => {
         tags: new Map(),
       },
     });
+    const buffer = Buffer.from(whole);
     const value = decodeRecord(whole)!.filled!.bytes;
     whole.fill(0);
     expect([...value]).toEqual([7]);
+    // The driver of a store of somebody else may give a Buffer, whose slice would share the memory of a pool.
+    const kept = decodeRecord(buffer)!.filled!.bytes;
+    buffer.fill(0);
+    expect(kept).toStrictEqual(Uint8Array.of(7));
   });
 
   it('is compact: everything but the value takes less than 40 bytes', () => {

@@ -1,5 +1,4 @@
 /** Several processes in one: caches that share a store, each with its own memory. */
-import { afterEach, beforeEach, expect } from 'vitest';
 import {
   type Cache,
   type CacheOptions,
@@ -112,19 +111,4 @@ export function setUpSeen(options: Changes & { readonly isTelling?: boolean } = 
   const world = setUp(cacheOptions, processes, store);
   late.inner = memoryStore({ clock: world.clock });
   return { ...world, control, inner: late.inner };
-}
-
-/** Fails a test during which a promise was rejected that nobody handled, because that would end the process. */
-export function watchForUnheardRejections(): void {
-  const unheard: unknown[] = [];
-  const note = (reason: unknown) => void unheard.push(reason);
-  beforeEach(() => {
-    unheard.length = 0;
-    process.on('unhandledRejection', note);
-  });
-  afterEach(async () => {
-    await new Promise(setImmediate);
-    process.off('unhandledRejection', note);
-    expect(unheard).toEqual([]);
-  });
 }

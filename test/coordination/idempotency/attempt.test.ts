@@ -3,13 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { decodeRecord } from '../../../src/coordination/idempotency/record.js';
 import { idempotency, memoryStore, type Store, StoreError } from '../../../src/index.js';
 import { virtualClock } from '../../../src/testing/index.js';
-import { handleOf, plain, raw, scope, setUp, setUpUnreliable } from './support.js';
+import { handleOf, plain, raw, scope, setUp, setUpUnreliable, storeError } from './support.js';
 
 const mebibyte = 1_048_576;
-
-function storeError(applied: 'no' | 'unknown', reason: 'failed' | 'invalid' = 'failed') {
-  return new StoreError({ store: 'test', operation: 'write', reason, applied, detail: 'injected' });
-}
 
 /** An engine whose writes the test makes itself, from the second one on. */
 function setUpWrites(

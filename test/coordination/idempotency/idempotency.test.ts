@@ -730,6 +730,36 @@ describe('phase', () => {
     }
   });
 
+  it('gives no result to an attempt that leaves out what an earlier one did, unless it may be rerun or is sealed', async () => {
+    for (const onLost of ['resume', 'refuse', 'rerun'] as const) {
+      const { once } = setUp({ onLost });
+      const run = (key: string, names: string[], isSealed = false) =>
+        once.run(
+          key,
+          async (handle) => {
+            for (const name of names) await handle.phase(name, () => name);
+            if (isSealed) await handle.seal();
+            if (handle.attempt === 1) throw new Error('later');
+            return 'done';
+          },
+          scope,
+        );
+      await expect(run('k', ['reserve', 'charge'])).rejects.toThrow('later');
+      if (onLost === 'rerun') expect(await run('k', ['reserve'])).toBe('done');
+      else {
+        await expect(run('k', ['reserve'])).rejects.toMatchObject({
+          ...{ code: 'ERR_IN_DOUBT', reason: 'drift' },
+          message: expect.stringContaining('an earlier attempt did phase "charge", which this one has left out'),
+        });
+        await expect(run('k', [])).rejects.toMatchObject({ reason: 'drift' });
+        // The code that did it may still end it.
+        expect(await run('k', ['reserve', 'charge', 'ship'])).toBe('done');
+      }
+      await expect(run('l', ['reserve', 'charge'])).rejects.toThrow('later');
+      expect(await run('l', ['reserve'], true)).toBe('done');
+    }
+  });
+
   it('runs one at a time', async () => {
     const { once } = setUp();
     const run = once.run('k', (handle) => Promise.all([handle.phase('a', () => 1), handle.phase('b', () => 2)]), scope);

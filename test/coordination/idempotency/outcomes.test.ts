@@ -23,6 +23,13 @@ describe('an outcome', () => {
     expect(() => encodeValue(jsonSerializer, Symbol('a'))).toThrow(new TypeError('a symbol has no JSON'));
   });
 
+  it('is refused if the serializer encodes it as anything but bytes, which would be stored as nothing', () => {
+    for (const encoded of ['{}', Promise.resolve(new Uint8Array(1)), new ArrayBuffer(1), [1], undefined]) {
+      const serializer = { encode: () => encoded as never, decode: () => 1 };
+      expect(() => encodeValue(serializer, 1)).toThrow(/^"encode" of the serializer must return a Uint8Array, .* got /);
+    }
+  });
+
   it('of an error comes back with its name, message and code, whether text or number', () => {
     for (const code of ['E_CARD', 42]) {
       const error = Object.assign(new RangeError('declined'), { code });

@@ -25,19 +25,26 @@ export function setUp(options: Partial<IdempotencyOptions> = {}, wrap: (store: S
 export const scope = { scope: 'shop' };
 export const raw = { scope: 'shop', operation: 'POST /orders', key: 'k' };
 
+/** What a store of the tests fails with. */
+export function storeError(applied: 'no' | 'unknown', reason: 'failed' | 'busy' | 'invalid' = 'failed') {
+  return new StoreError({ store: 'test', operation: 'write', reason, applied, detail: 'injected' });
+}
+
+/** A process that is gone once it has begun: nothing moves its clock. */
+export const lostIn = (store: Store, options: Partial<IdempotencyOptions> = {}) =>
+  idempotency({ store, clock: virtualClock(), lease: '3s', ...options });
+
 /** A store whose answers can be withheld. */
 export function unreliable(inner: Store) {
   const faults: ('fails' | 'lost' | 'hangs' | 'works')[] = [];
   let verbs = 0;
-  const failed = (applied: 'no' | 'unknown') =>
-    new StoreError({ store: 'test', operation: 'write', reason: 'failed', applied, detail: 'injected' });
   async function around<T>(verb: () => Promise<T>): Promise<T> {
     verbs++;
     const fault = faults.shift();
     if (fault === 'hangs') return new Promise(() => {});
-    if (fault === 'fails') throw failed('no');
+    if (fault === 'fails') throw storeError('no');
     const answer = await verb();
-    if (fault === 'lost') throw failed('unknown');
+    if (fault === 'lost') throw storeError('unknown');
     return answer;
   }
   const store: Store = {

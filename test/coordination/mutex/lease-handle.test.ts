@@ -4,6 +4,7 @@ import { inspect } from 'node:util';
 import { LockLostError, memoryStore, mutex } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
+import { deferred } from '../../support/deferred.ts';
 import { bench, type Fate, until } from './support.ts';
 
 describe('a lease', () => {
@@ -51,14 +52,8 @@ describe('a lease', () => {
   it('stays released although extensions are in flight or waiting; these fail', async () => {
     const { inner, state, process } = bench();
     const lease = await process().acquire('key');
-    let answer = () => {};
-    const fates: Fate[] = [
-      {
-        reply: new Promise<void>((resolve) => {
-          answer = resolve;
-        }),
-      },
-    ];
+    const { promise: reply, resolve: answer } = deferred();
+    const fates: Fate[] = [{ reply }];
     state.fate = () => fates.shift() ?? 'ok';
     const extensions = Promise.allSettled([lease.extend('20s'), lease.extend('30s')]);
     const releasing = lease.release();

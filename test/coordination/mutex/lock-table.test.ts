@@ -1,21 +1,13 @@
 /** What is written into a store for a lock, and how those who share a key judge it. */
 import { mutex, type Store, StoreError, semaphore } from 'holdfast';
 import { describe, expect, it } from 'vitest';
+import { deferred } from '../../support/deferred.ts';
 import { bench, engine, type Fate, unsteady, until } from './support.ts';
 
 /** What a store holds under the key of a lock. */
 async function recordOf(store: Store, key = 'mutex:key') {
   const entry = await store.read(key);
   return entry && { ...JSON.parse(new TextDecoder().decode(entry.value)), ttlMs: entry.ttlMs, version: entry.version };
-}
-
-/** A reply that arrives when the test says so. */
-function later() {
-  let answer = () => {};
-  const reply = new Promise<void>((resolve) => {
-    answer = resolve;
-  });
-  return { reply, answer };
 }
 
 describe('the record of a lock', () => {
@@ -70,6 +62,41 @@ describe('the record of a lock', () => {
         message: expect.stringContaining('"key" holds something that is no record of a lock'),
       });
     }
+  });
+
+  it('is refused if it holds something else than holders and a claim, which must not let anybody in', async () => {
+    const { inner, process } = bench();
+    const known = { owner: 'x', mode: 'exclusive', leaseMs: 3_000, leftMs: 3_000, renewals: 0 };
+    const holders = [
+      null,
+      'x',
+      {},
+      { id: 'x', endsInMs: 3_000 },
+      { ...known, owner: 1 },
+      { ...known, mode: 'upgrade' },
+    ];
+    const times = ['leaseMs', 'leftMs', 'renewals'].flatMap((name) => [
+      { ...known, [name]: '3s' },
+      { ...known, [name]: undefined },
+    ]);
+    const records = [
+      ...[...holders, ...times, { ...known, fence: '9' }, { ...known, fence: null }].map((holder) => ({
+        holders: [holder],
+      })),
+      ...[null, 'x', {}, { owner: 'x' }, { owner: 1, leftMs: 3_000 }].map((claim) => ({ holders: [], claim })),
+    ];
+    const locks = process();
+    for (const record of records) {
+      await inner.write('mutex:key', new TextEncoder().encode(JSON.stringify(record)), { ttlMs: 1_000 });
+      for (const call of [locks.tryAcquire, locks.read, locks.inspect]) {
+        await expect(call('key'), JSON.stringify(record)).rejects.toMatchObject({
+          code: 'ERR_STORE',
+          reason: 'schema',
+        });
+      }
+    }
+    expect(await locks.forceRelease('key')).toBe(true);
+    expect(await locks.tryAcquire('key')).not.toBe(null);
   });
 });
 
@@ -313,7 +340,7 @@ describe('writes for a lock', () => {
   it('are limited to four at a time per process and key', async () => {
     const { clock, state, store } = bench();
     const permits = semaphore({ store, clock, permits: 50 });
-    const { reply, answer } = later();
+    const { promise: reply, resolve: answer } = deferred();
     state.fate = () => reply;
     const trying = Promise.all(Array.from({ length: 20 }, () => permits.tryAcquire('key')));
     await clock.flush();
@@ -327,7 +354,7 @@ describe('writes for a lock', () => {
     const { clock, state, process } = bench();
     const locks = process({ ttl: '60s' });
     const readers = await Promise.all(Array.from({ length: 6 }, () => locks.read('key')));
-    const { reply, answer } = later();
+    const { promise: reply, resolve: answer } = deferred();
     state.fate = () => reply;
     const extended = Promise.all(readers.map((reader) => reader.extend()));
     await clock.flush();
@@ -342,7 +369,7 @@ describe('writes for a lock', () => {
     const { clock, state, process } = bench();
     const locks = process({ ttl: '60s' });
     const readers = await Promise.all(Array.from({ length: 5 }, () => locks.read('key')));
-    const { reply, answer } = later();
+    const { promise: reply, resolve: answer } = deferred();
     state.fate = () => reply;
     const ends = Promise.allSettled(readers.slice(0, 4).map((reader) => reader.extend()));
     await clock.flush();
@@ -350,12 +377,12 @@ describe('writes for a lock', () => {
     const trying = locks.tryAcquire('key');
     trying.catch(() => {});
     // The next write renews the last reader's lease and shows that there is no room. It takes longer than an attempt to renew may.
-    const slow = later();
-    state.fate = () => ({ reply: slow.reply });
+    const slow = deferred();
+    state.fate = () => ({ reply: slow.promise });
     answer();
     await clock.advance(15_000);
     expect(await last).toMatchObject({ code: 'ERR_STORE', reason: 'timeout' });
-    slow.answer();
+    slow.resolve();
     expect(await trying).toBe(null);
     await ends;
   });
@@ -366,7 +393,7 @@ describe('writes for a lock', () => {
     const readers = [await until(clock, locks.read('key'))];
     for (let index = 0; index < 4; index++) readers.push(await locks.read('key'));
     state.beganMs = clock.now();
-    const { reply, answer } = later();
+    const { promise: reply, resolve: answer } = deferred();
     state.fate = () => reply;
     const extended = readers.map((reader) => reader.extend());
     await clock.flush();

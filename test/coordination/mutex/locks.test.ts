@@ -3,6 +3,7 @@ import { LockLostError, memoryStore, mutex, semaphore } from 'holdfast';
 import { virtualClock } from 'holdfast/testing';
 import { describe, expect, it, vi } from 'vitest';
 import type { HoldfastEvent } from '../../../src/core/events.js';
+import { deferred } from '../../support/deferred.ts';
 import { bench, type Fate, until } from './support.ts';
 
 describe('locks of several keys', () => {
@@ -28,10 +29,7 @@ describe('locks of several keys', () => {
 
   it.each(['tryAcquire', 'acquire'] as const)('are released by %s when one is lost meanwhile', async (how) => {
     const { clock, state, inner, process } = bench();
-    let answer = () => {};
-    const slow = new Promise<void>((resolve) => {
-      answer = resolve;
-    });
+    const { promise: slow, resolve: answer } = deferred();
     state.fate = (verb, key) => (key === 'mutex:b' ? slow : verb === 'write' && clock.now() > 0 ? 'hung' : 'ok');
     const pending = process({ ttl: '3s' })[how](['a', 'b']);
     const outcome = pending.catch((error: unknown) => error);
@@ -208,10 +206,7 @@ describe('a call for a lock', () => {
 
   it('fails as expired, not as taken, when the lease runs out before the release reaches the store', async () => {
     const { clock, state, process } = bench();
-    let arrive = () => {};
-    const slow = new Promise<void>((resolve) => {
-      arrive = resolve;
-    });
+    const { promise: slow, resolve: arrive } = deferred();
     const work = process({ ttl: '3s' }).run('key', () => {
       state.fate = () => slow;
       return 'done';

@@ -3,6 +3,7 @@ import { LockUnavailableError, mutex, StoreError, semaphore } from 'holdfast';
 import { seededRandom } from 'holdfast/testing';
 import { describe, expect, it } from 'vitest';
 import type { StoreQueue } from '../../../src/stores/store.js';
+import { deferred } from '../../support/deferred.ts';
 import { bench, distant, engine, unsteady, until } from './support.ts';
 
 /** A mutation run shortens it. */
@@ -286,10 +287,7 @@ describe('mutex with a store that has a line', () => {
     const controllers = Array.from({ length: 500 }, () => new AbortController());
     const ended = Promise.allSettled(controllers.map(({ signal }) => locks.acquire('key', { signal })));
     await clock.flush();
-    let answer = () => {};
-    const answered = new Promise<void>((resolve) => {
-      answer = resolve;
-    });
+    const { promise: answered, resolve: answer } = deferred();
     state.fate = (verb) => (verb === 'leave' ? answered : 'ok');
     state.verbs.length = 0;
     for (const controller of controllers) {

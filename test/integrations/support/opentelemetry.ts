@@ -220,25 +220,32 @@ export function promises<Context>(name: string, start: () => Sdk<Context>): void
       expect(sdk.spans()).toEqual([]);
     });
 
-    it.each(['startSpan', 'setAttribute', 'end'])('contains and reports an exception of %s', async (where) => {
-      telemetry.stop();
-      const failing = (method: string) => () => {
-        if (method === where) throw new Error(`${where} of a processor`);
-        return span;
-      };
-      const span = { setAttribute: failing('setAttribute'), setStatus: failing('setStatus'), end: failing('end') };
-      const tracer = { startSpan: failing('startSpan') };
-      const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
-      const traced = instrument({ api: sdk.api, tracer, signals: ['traces'] });
-      const steady = pipeline(retry({ attempts: 2, backoff: constant(1) }), timeout('1m'));
-      const outcomes = [await steady.attempt(() => 1), await steady.attempt(down)];
-      await setImmediate();
-      traced.stop();
-      expect(outcomes).toMatchObject([{ ok: true, value: 1 }, { ok: false }]);
-      expect(String(outcomes[1]?.ok === false && outcomes[1].error)).toContain('secret-host');
-      expect(warn.mock.calls.map(([text]) => text)).toEqual([expect.stringContaining(`${where} of a processor`)]);
-      warn.mockRestore();
-    });
+    it.each(['startSpan', 'setAttribute', 'setStatus', 'end'])(
+      'contains and reports an exception of %s, and ends every span',
+      async (where) => {
+        telemetry.stop();
+        const calls: Record<string, number> = { end: 0 };
+        const failing = (method: string) => () => {
+          calls[method] = (calls[method] ?? 0) + 1;
+          if (method === where) throw new Error(`${where} of a processor`);
+          return span;
+        };
+        const span = { setAttribute: failing('setAttribute'), setStatus: failing('setStatus'), end: failing('end') };
+        const tracer = { startSpan: failing('startSpan') };
+        const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
+        const traced = instrument({ api: sdk.api, tracer, signals: ['traces'] });
+        const steady = pipeline(retry({ attempts: 2, backoff: constant(1) }), timeout('1m'));
+        const outcomes = [await steady.attempt(() => 1), await steady.attempt(down)];
+        await setImmediate();
+        traced.stop();
+        expect(outcomes).toMatchObject([{ ok: true, value: 1 }, { ok: false }]);
+        // Two calls, with one attempt and with two. A span that has not begun has no end.
+        expect(calls.end).toBe(where === 'startSpan' ? 0 : 5);
+        expect(String(outcomes[1]?.ok === false && outcomes[1].error)).toContain('secret-host');
+        expect(warn.mock.calls.map(([text]) => text)).toEqual([expect.stringContaining(`${where} of a processor`)]);
+        warn.mockRestore();
+      },
+    );
 
     it.each([
       [{}, /option "api" is required/],

@@ -11,7 +11,7 @@ import {
   putRawBody,
   tapBody,
 } from '../../../src/server/idempotency/body.js';
-import { deferred } from '../support.js';
+import { deferred } from '../../support/deferred.ts';
 import { listening } from './support.js';
 
 // Real servers on a machine that may be busy with others.

@@ -14,6 +14,7 @@ import {
 import { resolveRequest } from '../../../src/server/idempotency/resolve.js';
 import type { Problem } from '../../../src/server/problem.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { deferred } from '../../support/deferred.ts';
 
 type Options = Partial<IdempotencyMiddlewareOptions<string>>;
 const bytesOf = (text: string) => new TextEncoder().encode(text);
@@ -30,10 +31,7 @@ function setUp(options: Options = {}) {
     request: Partial<IdempotencyExchange<string>> & { key?: string; text?: string; runs?: string } = {},
   ) {
     const { key = 'k', text, runs, ...more } = request;
-    let end: (word: string) => void = () => {};
-    const ended = new Promise<string>((resolve) => {
-      end = resolve;
-    });
+    const { promise: ended, resolve: end } = deferred<string>();
     const exchange: IdempotencyExchange<string> = {
       ...{ request: 'the request', method: 'POST', url: '/orders', contentType: undefined, traceparent: undefined },
       operation: () => 'POST /orders',

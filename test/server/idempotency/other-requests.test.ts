@@ -11,7 +11,8 @@ import { memoryStore } from '../../../src/index.js';
 import { idempotency } from '../../../src/server/express.js';
 import { idempotency as fastifyIdempotency, responseCache } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
-import { deferred } from '../support.js';
+import { deferred } from '../../support/deferred.ts';
+import { lateStore } from './support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -80,6 +81,24 @@ describe('idempotency over HTTP/2', () => {
       server.close();
     },
   );
+
+  it('cuts a stream that breaks off when its key is free again, so that a retry runs at once', async () => {
+    const app = Fastify({ http2: true });
+    await app.register(fastifyIdempotency, { store: lateStore(), scope, storeTimeout: '10s' });
+    async function* source() {
+      yield 'half';
+      await new Promise((resolve) => setImmediate(resolve));
+      throw new Error('source broke');
+    }
+    let runs = 0;
+    app.post('/', (_request, reply) => void reply.send(++runs === 1 ? Readable.from(source()) : 'whole'));
+    await app.listen({ port: 0, host: '127.0.0.1' });
+    await posting(app.server, async (post) => {
+      expect(await post()).toEqual([200, undefined, 'half']);
+      expect(await post()).toEqual([200, undefined, 'whole']);
+    });
+    await app.close();
+  });
 
   it('compares a body that Fastify has parsed', async () => {
     const app = Fastify({ http2: true });

@@ -2,6 +2,8 @@
 import { once } from 'node:events';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect } from 'vitest';
 import { memoryStore, type Store } from '../../../src/index.js';
 import type { RawAnswer } from './raw-client.js';
 
@@ -12,6 +14,18 @@ function awaitedStore(): Store {
     read: async (...given) => inner.read(...given),
     write: async (...given) => inner.write(...given),
     remove: async (...given) => inner.remove(...given),
+  };
+}
+
+/** A store that takes new records at once and their changes late, as when two connections overtake each other. */
+export function lateStore(inner: Store = memoryStore()): Store {
+  return {
+    read: (...given) => inner.read(...given),
+    remove: (...given) => inner.remove(...given),
+    async write(...given) {
+      if (given[2]?.ifVersion !== 0) await sleep(50);
+      return inner.write(...given);
+    },
   };
 }
 
@@ -59,6 +73,16 @@ export function leaked(answer: RawAnswer): readonly string[] {
   return answer.headers
     .map(([name]) => name)
     .filter((name) => /^(set-cookie|vary|age|x-hop|x-request-id|ratelimit-.*)$/i.test(name));
+}
+
+/** The marks of a replay, for the key that most tests use. */
+export const replayMarks = { 'idempotent-replayed': 'true', 'idempotency-key': '"k-1"', 'cache-control': 'no-store' };
+
+/** Claims that an answer is the replay of this one: the same in what lasts, marked, and without what was meant for one caller. */
+export function expectReplay(replayed: RawAnswer, original: RawAnswer): void {
+  expect(lasting(replayed)).toEqual(lasting(original));
+  expect(marksOf(replayed)).toEqual(replayMarks);
+  expect(leaked(replayed)).toEqual([]);
 }
 
 export function marksOf(answer: RawAnswer) {

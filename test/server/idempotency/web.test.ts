@@ -4,6 +4,8 @@ import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
 import { type IdempotentHandler, idempotency, nodeIdempotency } from '../../../src/server/web.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { deferred } from '../../support/deferred.ts';
+import { lateStore } from './support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -193,6 +195,39 @@ describe('a fetch handler', () => {
     expect(await (await handler(post())).text()).toBe('whole');
   });
 
+  it.each([
+    ['throws', () => Promise.reject(new Error('broken'))],
+    ['gives no Response', () => undefined as never],
+    ['breaks its stream off', () => new Response(streamOf('first', new Error('broken')))],
+  ])('that %s fails when its key is free again, so that a retry runs at once', async (_, fails) => {
+    const counting = counted((): Response | Promise<Response> =>
+      counting.runs === 1 ? fails() : new Response('whole'),
+    );
+    const handler = protect({ store: lateStore(), storeTimeout: '10s' })(counting);
+    await expect(handler(post()).then((answer) => answer.text())).rejects.toThrow(/broken|must give a Response/);
+    const again = await handler(post());
+    expect([again.status, await again.text()]).toEqual([200, 'whole']);
+  });
+
+  it('that throws fails after `storeTimeout` if the store does not free its key', async () => {
+    const clock = virtualClock();
+    const inner = memoryStore({ clock });
+    const hanging: Store = {
+      read: (...given) => inner.read(...given),
+      remove: (...given) => inner.remove(...given),
+      write: (...given) => (given[2]?.ifVersion === 0 ? inner.write(...given) : new Promise(() => {})),
+    };
+    const handler = protect({ clock, store: hanging, storeTimeout: '500ms' })(() => {
+      throw new Error('broken');
+    });
+    const failed = vi.fn();
+    void handler(post()).catch(failed);
+    await clock.advance(499);
+    expect(failed).not.toHaveBeenCalled();
+    await clock.advance(1);
+    expect(failed).toHaveBeenCalledWith(expect.objectContaining({ message: 'broken' }));
+  });
+
   it('whose stream yields text is stored as UTF-8, bytes of any realm as they are, and one that yields neither fails', async () => {
     const given: unknown[] = ['caf\u00e9 ', Buffer.from('no'), runInNewContext('Uint8Array.of(105, 114)')];
     const counting = counted(() => new Response(ReadableStream.from(given) as ReadableStream<Uint8Array>));
@@ -205,10 +240,7 @@ describe('a fetch handler', () => {
   });
 
   it('sends the first bytes at once, and the last when the answer is stored', async () => {
-    let store = () => {};
-    const stored = new Promise<void>((resolve) => {
-      store = resolve;
-    });
+    const { promise: stored, resolve: store } = deferred();
     const inner = memoryStore();
     let writes = 0;
     const slow: Store = {

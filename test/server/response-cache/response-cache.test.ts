@@ -10,8 +10,8 @@ import { responseCache } from '../../../src/server/express.js';
 import { responseCache as fastifyCache } from '../../../src/server/fastify.js';
 import { virtualClock } from '../../../src/testing/index.js';
 import { viewOf } from '../../coordination/cache/support.ts';
+import { deferred } from '../../support/deferred.ts';
 import { exchange, headerOf, requestBytes, send, sendAndLeave } from '../idempotency/raw-client.js';
-import { deferred } from '../support.js';
 import { comparable, frameworks, type Given, statusOf, World } from './support.ts';
 
 const allBytes = Uint8Array.from({ length: 256 }, (_, index) => index);

@@ -6,10 +6,11 @@ import { viteLowering } from './tools/lowering.ts';
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
-/** A run stops at the first failing test, so tests that draw thousands of worlds run after those that take milliseconds. */
+/** A run stops at the first failing test, so tests that draw thousands of worlds, or simulate crowds, run after those that take milliseconds. */
 class QuickFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
-    const isSlow = ({ moduleId }: TestSpecification) => Number(/\/(composition\/|field-faults)/.test(moduleId));
+    const isSlow = ({ moduleId }: TestSpecification) =>
+      Number(/\/(composition\/|field-faults|mutex\/queue)/.test(moduleId));
     return files.sort((one, other) => isSlow(one) - isSlow(other) || one.moduleId.localeCompare(other.moduleId));
   }
 }
@@ -35,6 +36,11 @@ export default defineConfig({
     // A condition that a mutant never meets must not be awaited for as long as a slow machine is granted.
     expect: { poll: { timeout: 5_000, interval: 10 } },
     setupFiles: ['tools/proof/mutation-setup.ts'],
-    env: { HOLDFAST_MODEL_STEPS: '10000', HOLDFAST_FUSION_RUNS: '200', HOLDFAST_FUZZ_RUNS: '2000' },
+    env: {
+      HOLDFAST_MODEL_STEPS: '10000',
+      HOLDFAST_FUSION_RUNS: '200',
+      HOLDFAST_FUZZ_RUNS: '2000',
+      HOLDFAST_CROWD_MS: '500',
+    },
   },
 });

@@ -53,6 +53,12 @@ describe.each(['before', 'after'])('with fake timers put there %s the import', (
     },
   );
 
+  it('a call that has ended leaves no timer for the test to find', async () => {
+    const { pipeline, timeout } = await loaded();
+    expect(await pipeline(timeout('1m')).execute(() => 1)).toBe(1);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
   it('virtualClock moves on', async () => {
     const { virtualClock, pipeline, timeout } = await loaded();
     const clock = virtualClock();

@@ -21,6 +21,8 @@ describe('parseDuration', () => {
     [Number.POSITIVE_INFINITY],
     [-1],
     ['5 sec'],
+    ['5sec'],
+    ['2minutes'],
     ['5'],
     ['-5s'],
     ['1e3ms'],

@@ -53,6 +53,28 @@ describe('the event loop at import', { shuffle: false }, () => {
     expect(order).toEqual(['here', 'microtask', 'task']);
   });
 
+  it('closes the channel that carried a task, which would keep the process alive', async () => {
+    const ends: InstanceType<typeof MessageChannel>['port2'][] = [];
+    const Channel = globalThis.MessageChannel;
+    vi.stubGlobal('setImmediate', undefined);
+    vi.stubGlobal(
+      'MessageChannel',
+      class extends Channel {
+        constructor() {
+          super();
+          ends.push(this.port2);
+        }
+      },
+    );
+    const { queueTask } = await load();
+    const closed = new Promise<void>((resolve) => {
+      queueTask(() => {});
+      ends[0]!.addEventListener('close', () => resolve());
+    });
+    await closed;
+    expect(ends).toHaveLength(1);
+  });
+
   it('uses a timer if the platform has nothing better', async () => {
     vi.stubGlobal('setImmediate', undefined);
     vi.stubGlobal('MessageChannel', undefined);

@@ -229,6 +229,7 @@ describe('keyed', () => {
     const kept = () => pipeline(timeout('1s'), circuitBreaker({ name: 'hosts', clock }));
     const outcome = await pipeline(keyed(kept)).attempt(() => 1, { key: 'a' });
     expect(String(!outcome.ok && outcome.error)).toMatch(/"hosts" of "a" runs on another clock .* option "clock"/);
+    expect(outcome).toMatchObject({ error: { policy: 'keyed', option: 'factory' } });
     expect(() => keyed(kept, { clock: other }).for('a')).toThrow(OptionsError);
     expect(await pipeline(keyed(kept, { clock })).attempt(() => 1, { key: 'a' })).toEqual({ ok: true, value: 1 });
   });

@@ -226,6 +226,22 @@ describe('singleFlight', () => {
     expect(runs).toBe(0);
   });
 
+  it('reports nothing as shared with a call that ended while its key was computed', async () => {
+    const controller = new AbortController();
+    const { clock, events, call } = shared({
+      key: ({ attributes }) => {
+        if (attributes.leaves) controller.abort('gone');
+        return 'a';
+      },
+    });
+    const first = call('a');
+    const gone = call('a', { signal: controller.signal, attributes: { leaves: true } });
+    await clock.runAll();
+    expect(await gone).toEqual({ ok: false, error: 'gone' });
+    expect(await first).toEqual({ ok: true, value: { run: 1 } });
+    expect(events).toEqual([]);
+  });
+
   it('keeps the slot of a bulkhead around the last caller until the work has really ended', async () => {
     const clock = virtualClock();
     const book: string[] = [];

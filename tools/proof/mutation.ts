@@ -6,9 +6,12 @@
  * and a folder stands for everything in it. A complete run takes hours. What Stryker found is kept in `.cache/mutation/`, one report per module, and an
  * existing report is not made again: `--again` reruns what has changed, and survivors whose tests are new or changed; `--fresh` reruns everything.
  * Strings, most of which are messages, and module-level constants are not mutated.
+ *
+ * Stryker tries each mutant on the tests that execute its place when all of them run. What happens once per process is executed by the first test
+ * that needs it and noticed by others, so survivors are tried a second time, on all tests of the module and from the moment it loads.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, globSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -55,7 +58,7 @@ for (const module of modules) {
   for (const [file, { source, mutants }] of Object.entries(report.files)) {
     for (const mutant of mutants) {
       if (mutant.status === 'Killed' || mutant.status === 'Timeout') tally.noticed++;
-      if (mutant.status === 'Survived' || mutant.status === 'NoCoverage') {
+      if (isMissed(mutant)) {
         tally.missed++;
         survivors.push(inWords(file, source, mutant));
       }
@@ -105,44 +108,83 @@ function startsServers(file: string): boolean {
 
 function reportOn(module: string): Report {
   const file = join('.cache', 'mutation', module.replaceAll('/', '.').replace(/\.ts$/, '.json'));
+  const secondFile = file.replace(/\.json$/, '.second.json');
   if (values.again || values.fresh || !existsSync(file)) {
     mkdirSync(dirname(file), { recursive: true });
     const earlier = file.replace(/\.json$/, '.earlier.json');
     if (existsSync(file)) renameSync(file, earlier);
-    const config = file.replace(/\.json$/, '.config.json');
-    writeFileSync(
-      config,
-      JSON.stringify({
-        testRunner: 'vitest',
-        // The tests are chosen here; Stryker would ask vitest for each mutant which tests reach the module.
-        vitest: { configFile: 'vitest.stryker.config.ts', related: false },
-        mutate: [module],
-        // Code that runs when a module loads would need every test again for each mutant.
-        ignoreStatic: true,
-        incremental: true,
-        incrementalFile: earlier,
-        force: values.fresh,
-        mutator: { excludedMutations: ['StringLiteral'] },
-        ignorePatterns: ['.cache', 'bench', 'docs', 'examples', 'test/package'],
-        tempDirName: '.cache/stryker',
-        concurrency: 2,
-        // A runner that is killed for being late begins anew without any module transformed, and on a busy machine its next mutant is late, too. vitest
-        // ends a test that waits in vain, and Stryker one that runs in circles.
-        timeoutMS: 120_000,
-        reporters: ['json'],
-        jsonReporter: { fileName: file },
-      }),
-    );
-    const stryker = join('node_modules', '@stryker-mutator', 'core', 'bin', 'stryker.js');
-    const options = ['run', config, '--logLevel', 'error'];
-    // Where no test waits for sockets or processes, one that waits for seconds hangs; waiting for it takes most of a run.
-    const hangsAfterMs = /^src\/(server|client|stores)\//.test(module) ? '20000' : '3000';
-    const tests = testsOf(module).join(',');
-    const env = { ...process.env, HOLDFAST_HANGS_AFTER_MS: hangsAfterMs, HOLDFAST_TESTS: tests };
-    spawnSync(process.execPath, [stryker, ...options], { stdio: 'inherit', env });
-    if (!existsSync(file)) throw new Error(`Stryker made no report on ${module}`);
+    rmSync(secondFile, { force: true });
+    runStryker(module, file, {
+      mutate: [module],
+      // Code that runs when a module loads would need every test again for each mutant.
+      ignoreStatic: true,
+      incremental: true,
+      incrementalFile: earlier,
+      force: values.fresh,
+    });
   }
-  return JSON.parse(readFileSync(file, 'utf8')) as Report;
+  const first = JSON.parse(readFileSync(file, 'utf8')) as Report;
+  const places = Object.values(first.files).flatMap(({ mutants }) => mutants.filter(isMissed).map(placeOf));
+  if (places.length === 0) return first;
+  if (!existsSync(secondFile)) {
+    runStryker(module, secondFile, { mutate: places.map((place) => `${module}:${place}`), coverageAnalysis: 'off' });
+  }
+  return withSecond(first, JSON.parse(readFileSync(secondFile, 'utf8')) as Report);
+}
+
+function runStryker(module: string, file: string, choice: object): void {
+  const config = file.replace(/\.json$/, '.config.json');
+  writeFileSync(
+    config,
+    JSON.stringify({
+      testRunner: 'vitest',
+      // The tests are chosen here; Stryker would ask vitest for each mutant which tests reach the module.
+      vitest: { configFile: 'vitest.stryker.config.ts', related: false },
+      mutator: { excludedMutations: ['StringLiteral'] },
+      ignorePatterns: ['.cache', 'bench', 'docs', 'examples', 'test/package'],
+      tempDirName: '.cache/stryker',
+      concurrency: 2,
+      // A runner that is killed for being late begins anew without any module transformed, and on a busy machine its next mutant is late, too. vitest
+      // ends a test that waits in vain, and Stryker one that runs in circles.
+      timeoutMS: 120_000,
+      reporters: ['json'],
+      jsonReporter: { fileName: file },
+      ...choice,
+    }),
+  );
+  const stryker = join('node_modules', '@stryker-mutator', 'core', 'bin', 'stryker.js');
+  const options = ['run', config, '--logLevel', 'error'];
+  // Where no test waits for sockets or processes, one that waits for seconds hangs; waiting for it takes most of a run.
+  const hangsAfterMs = /^src\/(server|client|stores)\//.test(module) ? '20000' : '3000';
+  const tests = testsOf(module).join(',');
+  const env = { ...process.env, HOLDFAST_HANGS_AFTER_MS: hangsAfterMs, HOLDFAST_TESTS: tests };
+  spawnSync(process.execPath, [stryker, ...options], { stdio: 'inherit', env });
+  if (!existsSync(file)) throw new Error(`Stryker made no report on ${module}`);
+}
+
+/** The first report, with what the second found about its survivors. A place that was asked about may contain others, which are left out. */
+function withSecond(first: Report, second: Report): Report {
+  const files = Object.entries(first.files).map(([name, { source, mutants }]) => {
+    const found = new Map(second.files[name]?.mutants.map((mutant) => [identityOf(mutant), mutant.status]));
+    const merged = mutants.map((mutant) =>
+      isMissed(mutant) ? { ...mutant, status: found.get(identityOf(mutant)) ?? mutant.status } : mutant,
+    );
+    return [name, { source, mutants: merged }] as const;
+  });
+  return { files: Object.fromEntries(files) };
+}
+
+function isMissed({ status }: Mutant): boolean {
+  return status === 'Survived' || status === 'NoCoverage';
+}
+
+function identityOf(mutant: Mutant): string {
+  return `${placeOf(mutant)} ${mutant.mutatorName} ${mutant.replacement}`;
+}
+
+/** As Stryker reads places in its options, where columns count from 0. */
+function placeOf({ location: { start, end } }: Mutant): string {
+  return `${start.line}:${start.column - 1}-${end.line}:${end.column - 1}`;
 }
 
 function line(name: string, { noticed, missed }: Tally): string {

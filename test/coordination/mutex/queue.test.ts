@@ -6,6 +6,9 @@ import type { StoreQueue } from '../../../src/stores/store.js';
 import { deferred } from '../../support/deferred.ts';
 import { bench, distant, engine, unsteady, until } from './support.ts';
 
+/** A mutation run shortens it. */
+const crowdMs = Number(process.env.HOLDFAST_CROWD_MS ?? 3_000);
+
 interface Crowd {
   readonly fair: boolean;
   readonly processes?: number;
@@ -18,7 +21,7 @@ interface Crowd {
   readonly restMs?: number;
 }
 
-/** Callers who come and go for three seconds, 1 ms from the store. Nothing may be left of them. */
+/** Callers who come and go for a while, 1 ms from the store. Nothing may be left of them. */
 async function crowd({ fair, processes = 4, callers, patienceMs, knows = false, restMs = 5 }: Crowd) {
   const { clock, state, store } = bench({ queues: true });
   const random = seededRandom(11);
@@ -48,7 +51,7 @@ async function crowd({ fair, processes = 4, callers, patienceMs, knows = false, 
     const locks = mutex({ store: distant(store, clock, 1), clock, ttl: '3s', fair, random: () => random() });
     for (let caller = 0; caller < callers; caller++) ends.push(comeAndGo(locks));
   }
-  await clock.advance(3_000);
+  await clock.advance(crowdMs);
   const counted = { sections, calls, requests: state.calls };
   isOver = true;
   await until(clock, Promise.all(ends));

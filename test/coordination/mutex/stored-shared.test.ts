@@ -137,6 +137,19 @@ describe('semaphore with a store', () => {
     expect([lasting.held(), second?.held(), third?.held()]).toEqual([true, true, true]);
   });
 
+  it('gives a newcomer at once the permit of an owner that has disappeared, if another one has renewed since', async () => {
+    const clock = virtualClock();
+    const { store, inner } = unsteady(clock);
+    const dead = unsteady(clock, { inner });
+    const lost = await permitsOf(clock, dead.store, 2).acquire('key');
+    dead.state.fate = () => 'hung';
+    const lease = await permitsOf(clock, store, 2).acquire('key');
+    await clock.advance(9_000);
+    expect([lost.held(), lease.held()]).toEqual([false, true]);
+    expect(await permitsOf(clock, inner, 2).tryAcquire('key')).not.toBeNull();
+    await lease.release();
+  });
+
   it('frees the permit of an owner that has disappeared, however often others come and go', async () => {
     const clock = virtualClock();
     const { store, inner } = unsteady(clock);

@@ -125,6 +125,24 @@ describe('knee', () => {
     }
   });
 
+  it('concludes nothing from a dip of which nearly all operations teach nothing, however slow the rest', () => {
+    const random = seededRandom(8);
+    const rule = new Knee({ ...anywhere, max: 20 });
+    calm(rule, 10, 500, 100, random);
+    saturate(rule, 30, 400, 100, random);
+    const before = rule.waitMs;
+    let dips = 0;
+    for (let count = 0; count < 5_000 && (dips === 0 || rule.limit < 14); count++) {
+      const running = Math.floor(rule.limit);
+      const order = rule.started(running);
+      if (running >= 14) end(rule, order, random.gamma(100, 4), { running });
+      else if (dips++ === 0) end(rule, order, 350, { running });
+      else rule.ignored(order);
+    }
+    expect(dips).toBeGreaterThan(5);
+    expect(rule.waitMs / before).toBeCloseTo(1, 1);
+  });
+
   it.each([4, 20, 100])('settles a little above the knee of a service with %i workers', (workers) => {
     const random = seededRandom(workers);
     const rule = new Knee(anywhere);

@@ -1,7 +1,7 @@
 /**
  * Overload: how much of a service's capacity each strategy preserves under too much load, in virtual time.
  *
- * `node bench/overload/run.ts [--seeds=N] [--first=N] [--scenarios] [--grid] [--rivals] [--only=NAME]`; it runs the sources, no build is needed.
+ * `node bench/overload/run.ts [--seeds=N] [--first=N] [--scenarios] [--grid] [--start] [--rivals] [--only=NAME]`; it runs the sources, no build is needed.
  * `--rivals` adds other libraries, which run only on request. Medians over the seeds; the same seeds play the same runs. A complete run takes some
  * minutes.
  */
@@ -16,6 +16,7 @@ const { adaptive, byStandard, onlyTimeout, oracle, published, unprotected } = aw
 const { playOnPlatform } = await import('../../src/testing/overload/platform.ts');
 const { rivals } = await import('./rivals.ts');
 type Strategy = import('../../src/testing/overload/overload.ts').Strategy;
+type PlayOptions = import('../../src/testing/overload/overload.ts').PlayOptions;
 type Report = import('../../src/testing/overload/overload.ts').Report;
 type Scenario = import('../../src/testing/overload/overload.ts').Scenario;
 type Shape = import('../../src/testing/overload/services.ts').Shape;
@@ -26,12 +27,13 @@ const { values } = parseArgs({
     first: { type: 'string', default: '1' },
     scenarios: { type: 'boolean' },
     grid: { type: 'boolean' },
+    start: { type: 'boolean' },
     rivals: { type: 'boolean' },
     only: { type: 'string' },
   },
 });
 const seeds = Array.from({ length: Number(values.seeds) }, (_, index) => Number(values.first) + index);
-const all = !(values.scenarios || values.grid || values.rivals);
+const all = !(values.scenarios || values.grid || values.start || values.rivals);
 
 const own: readonly [string, (shape: Shape) => Strategy][] = [
   ['no protection', () => unprotected],
@@ -56,9 +58,9 @@ console.log(`seeds ${seeds.join(', ')}; node bench/overload/run.ts --seeds=${see
 
 const nameWidth = values.rivals ? 50 : 16;
 
-async function runs(strategy: Strategy, shape: Shape, scenario: Scenario) {
+async function runs(strategy: Strategy, shape: Shape, scenario: Scenario, more: Partial<PlayOptions> = {}) {
   const reports = [];
-  for (const seed of seeds) reports.push(await playOnPlatform({ strategy, shape, scenario, seed }));
+  for (const seed of seeds) reports.push(await playOnPlatform({ strategy, shape, scenario, seed, ...more }));
   return reports;
 }
 
@@ -124,6 +126,26 @@ if (all || values.grid) {
     console.log(
       row(name, [...medians, Math.min(...medians), least].map((one) => one.toFixed(0)).concat(`${enough}/12`)),
     );
+  }
+}
+
+// Overloaded from the first moment on: what is answered in the seconds 20 to 40.
+if (all || values.start) {
+  for (const load of [1.2, 3]) {
+    head([...Object.keys(grid), 'worst'], `start, ${load}x`);
+    for (const [name, strategyFor] of strategies) {
+      const medians: number[] = [];
+      for (const shape of Object.values(grid)) {
+        const reports = await runs(strategyFor(shape), shape, 'calm', { load, afterSeconds: 1 });
+        medians.push(median(reports.map(({ goodput }) => goodput)));
+      }
+      console.log(
+        row(
+          name,
+          [...medians, Math.min(...medians)].map((one) => one.toFixed(0)),
+        ),
+      );
+    }
   }
 }
 

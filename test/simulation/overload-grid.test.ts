@@ -3,7 +3,10 @@
  * each here; `node bench/overload/run.ts --grid` plays more.
  */
 import { describe, expect, it } from 'vitest';
+import { adaptiveLimit, pipeline, timeout } from '../../src/index.js';
+import { seededRandom, virtualClock } from '../../src/testing/index.js';
 import { grid, play } from '../../src/testing/overload/overload.js';
+import { serviceOf } from '../../src/testing/overload/services.js';
 import { adaptive } from './support/strategies.ts';
 
 const seed = 1;
@@ -16,5 +19,41 @@ describe('adaptiveLimit on services of all shapes', () => {
     const report = await play({ strategy: adaptive(), shape, scenario: 'spike', seed, afterSeconds: 5 });
     expect(report.goodput, `seed ${seed}`).toBeGreaterThanOrEqual(least);
     expect(report.timersLeft).toBe(0);
+  });
+});
+
+const untilAborted = (signal: AbortSignal) =>
+  new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }));
+
+describe('adaptiveLimit begun in the middle of an overload', () => {
+  // Three times as many users as the service can serve come from the first moment on; measured in the seconds 20 to 40.
+  it.each([
+    ['s8/400/2', 70],
+    ['t20/100/4', 85],
+    ['t4/50/4', 65],
+    ['t8/400/2', 30],
+  ])('finds its limit on %s', async (name, leastThere) => {
+    const shape = grid[name]!;
+    const report = await play({ strategy: adaptive(), shape, scenario: 'calm', seed, load: 3, afterSeconds: 1 });
+    expect(report.goodput, `seed ${seed}`).toBeGreaterThanOrEqual(leastThere);
+  });
+
+  it('serves at once after a service was away for the first seconds', async () => {
+    const clock = virtualClock();
+    const calls = pipeline(adaptiveLimit({ clock }), timeout({ after: '1s', clock }));
+    const service = serviceOf(grid['s20/100/4']!, clock, seededRandom(seed));
+    let isAway = true;
+    const served = async (from: number) => {
+      const all: Promise<{ readonly ok: boolean }>[] = [];
+      for (let count = 0; count < 300; count++) {
+        await clock.advanceTo(from + count * 10);
+        all.push(calls.attempt(({ signal }) => (isAway ? untilAborted(signal) : service.serve())));
+      }
+      await clock.advance(5_000);
+      return (await Promise.all(all)).filter(({ ok }) => ok).length;
+    };
+    expect(await served(0)).toBe(0);
+    isAway = false;
+    expect(await served(clock.now())).toBeGreaterThanOrEqual(295);
   });
 });

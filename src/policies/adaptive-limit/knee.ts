@@ -11,9 +11,12 @@
  * rest by measurement, see `docs/adaptive-limit.md`.
  */
 import type { LimitAlgorithm, LimitRange, RoundTrip } from './algorithm.js';
+import { FirstTrips } from './first-trips.js';
 
 /** Number of operations whose mean is the first plain round trip: the first to start. The first to end would be the quick ones. */
 const firstSamples = 30;
+/** The same after most of the first operations were lost. */
+const againSamples = 10;
 /** The plain round trip is the mean of at most this many samples, and of some more where many operations run. */
 const plainSamplesOfFew = 300;
 /**
@@ -50,6 +53,8 @@ const firstDipAfter = 50;
 const lastDipAfter = 200;
 /** The first dip after the plain round trip has jumped. */
 const dipAfterJump = 5;
+/** The first dip if the limit held calls back while the first operations ran: the service may have been overloaded from the beginning. */
+const dipAfterHeldStart = 10;
 /** If round trips in a dip are at least this share of those before it, there was no knee. */
 const sameShare = 0.9;
 /** The plain round trip jumps when the recent mean deviates by this many standard errors and a tenth. */
@@ -80,6 +85,8 @@ export class Knee implements LimitAlgorithm {
   private kneePlainMs = 0;
   private mostRunning = 0;
   private orders = 0;
+  private first = new FirstTrips(0, firstSamples);
+  private isMeasuredAgain = false;
   /** The operations that are measured together, as a range of order numbers: the first ones, or those of a dip. */
   private cohortFrom = 0;
   private cohortTo = firstSamples;
@@ -126,7 +133,7 @@ export class Knee implements LimitAlgorithm {
     if (this.plainMs === 0) return this.learnFirst(trip);
     const { order, running, runningAtStart, wasLost } = trip;
     const { level } = this;
-    const isBusy = running >= busyShare * Math.floor(level);
+    const isBusy = this.isBusy(running);
     const share = Math.min(0.5, 1 / (4 + level / 2));
     const mostWereLost = this.lostShare > lostMajority;
     this.lostShare += ((wasLost ? 1 : 0) - this.lostShare) * share;
@@ -164,19 +171,37 @@ export class Knee implements LimitAlgorithm {
     }
   }
 
-  private learnFirst({ order, roundTripMs }: RoundTrip): void {
-    if (!this.isOfCohort(order)) return;
-    this.plainSamples++;
-    this.recentMs += (Math.max(shortest, roundTripMs) - this.recentMs) / this.plainSamples;
+  private learnFirst(trip: RoundTrip): void {
+    if (!this.isOfCohort(trip.order)) return;
+    this.first.add(trip, Math.max(shortest, trip.roundTripMs), this.isBusy(trip.running));
+    if (this.first.mostWereLost) return this.beginFirstAgain();
+    // As many may run as have been answered, which doubles the limit in each round trip.
+    if (this.isMeasuredAgain) this.moveTo(this.level + 1);
     this.leaveFirst();
+  }
+
+  /** The service answers, but most of the first operations were lost, and it may still work on them: it is asked again by a single one. */
+  private beginFirstAgain(): void {
+    this.isMeasuredAgain = true;
+    this.moveTo(this.range.min);
+    this.mostRunning = 0;
+    this.beginFirst(againSamples);
+  }
+
+  private beginFirst(size: number): void {
+    this.beginCohort(size);
+    this.first = new FirstTrips(this.cohortFrom, size);
   }
 
   /** One of the first operations has ended. If it taught nothing, another one is measured in its place. */
   private leaveFirst(): void {
     if (--this.cohortLeft > 0) return;
-    if (this.plainSamples < firstSamples) return this.beginCohort(firstSamples - this.plainSamples);
-    this.plainMs = this.recentMs;
-    this.moveTo(this.mostRunning);
+    if (this.first.missing > 0) return this.beginCohort(this.first.missing);
+    const { plainMs, samples, limit = this.mostRunning } = this.first.learnt();
+    this.plainMs = this.recentMs = plainMs;
+    this.plainSamples = samples;
+    if (this.first.mostWereHeld) this.dipAfter = dipAfterHeldStart;
+    this.moveTo(limit);
     this.safe = this.level * fewShare;
   }
 
@@ -240,13 +265,30 @@ export class Knee implements LimitAlgorithm {
   /** An operation of the dip has ended. */
   private leaveDip(): void {
     if (--this.cohortLeft > 0) return;
-    // Fewer operations ran and were no quicker: this is the plain round trip, and the limit was too low for no reason.
-    if (this.dipSamples > this.cohortSize / 2 && this.dipMs > sameShare * this.busyMs) {
-      this.plainMs = Math.max(this.plainMs, (this.dipMs + this.busyMs) / 2);
+    if (this.dipSamples > this.cohortSize / 2) {
+      const perMsInDip = Math.floor(this.limit) / this.dipMs;
+      const perMsBefore = Math.floor(this.level) / this.busyMs;
+      // Fewer operations ran and were no quicker: this is the plain round trip, and the limit was too low for no reason.
+      if (this.dipMs > sameShare * this.busyMs) this.plainMs = Math.max(this.plainMs, (this.dipMs + this.busyMs) / 2);
+      // Fewer operations ran and clearly more of them ended (Little's law): the others were in the way, and more may be.
+      else if (sameShare * perMsInDip > perMsBefore) return this.dipDeeper();
     }
     this.isDipping = false;
     this.busySamples = 0;
     this.dipAfter = Math.min(lastDipAfter, 2 * this.dipAfter);
+  }
+
+  /** Whether the limit holds calls back. */
+  private isBusy(running: number): boolean {
+    return running >= busyShare * Math.floor(this.level);
+  }
+
+  private dipDeeper(): void {
+    this.moveTo(this.limit);
+    this.safe = this.level;
+    this.plainMs = Math.min(this.plainMs, this.dipMs);
+    this.busyMs = this.dipMs;
+    this.beginDip();
   }
 
   /** Operations that start from now on are measured together. */

@@ -104,6 +104,44 @@ describe('knee', () => {
     expect(rule.limit).toBe(1);
   });
 
+  it('asks by a single operation again if most of the first ones were lost, and doubles with each round trip then', () => {
+    const rule = new Knee(anywhere);
+    for (let order = 0; order < 40; order++) rule.started(order + 1);
+    for (let order = 0; order < 4; order++) end(rule, order, 300);
+    for (let order = 4; order < 9; order++) end(rule, order, 1_000, { wasLost: true });
+    expect(rule.limit).toBe(1);
+    const limits: number[] = [];
+    while (limits.length < 3) {
+      const running = rule.limit;
+      const orders = Array.from({ length: running }, (_, index) => rule.started(index + 1));
+      for (const order of orders) end(rule, order, 100, { running });
+      limits.push(rule.limit);
+    }
+    expect(limits).toEqual([2, 4, 8]);
+  });
+
+  it('waits for the first answer of a service that is away at first', () => {
+    const rule = new Knee(anywhere);
+    for (let count = 0; count < 29; count++) end(rule, rule.started(12), 1_000, { running: 12, wasLost: true });
+    expect(rule.limit).toBe(100);
+  });
+
+  it('keeps the lower limit of a dip, and dips deeper, while clearly more operations end there', () => {
+    const random = seededRandom(9);
+    const rule = new Knee(anywhere);
+    /** A service that is slowed down by each operation beyond its four workers, and overloaded from the first operation on. */
+    const serve = () => {
+      const running = Math.max(1, Math.floor(rule.limit));
+      const order = rule.started(running);
+      end(rule, order, random.gamma(50, 4) * Math.max(1, (running / 4) * (1 + 0.05 * (running - 4))), { running });
+    };
+    for (let count = 0; count < 1_000; count++) serve();
+    const before = rule.limit;
+    for (let count = 0; count < 3_000; count++) serve();
+    expect(before).toBeGreaterThan(50);
+    expect(rule.limit).toBeLessThan(20);
+  });
+
   it('ends a dip even if some or all of its operations teach nothing', () => {
     const random = seededRandom(6);
     for (const share of [0.3, 1]) {

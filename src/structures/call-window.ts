@@ -15,6 +15,11 @@ export class CallWindow {
     this.results = new Uint8Array(capacity);
   }
 
+  /** Whether there is room for more calls. */
+  get isFilling(): boolean {
+    return this.calls < this.results.length;
+  }
+
   record(failed: boolean, slow: boolean): void {
     const { results, nextIndex } = this;
     // Unused places hold a zero, so dropping one changes no sum.

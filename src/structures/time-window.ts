@@ -16,10 +16,17 @@ export class TimeWindow {
   slow = 0;
   /** The bucket of the latest record: its instant divided by the width of a bucket. */
   private epoch: number;
+  private readonly firstEpoch: number;
   private buckets: number[] | undefined = undefined;
 
   constructor(epoch: number) {
     this.epoch = epoch;
+    this.firstEpoch = epoch;
+  }
+
+  /** Whether it began less than its own length ago. */
+  get isFilling(): boolean {
+    return this.epoch - this.firstEpoch < bucketsPerWindow;
   }
 
   record(failed: boolean, slow: boolean, epoch: number): void {

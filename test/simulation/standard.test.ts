@@ -52,3 +52,29 @@ describe('after a brown-out of ten seconds', () => {
     expect(report.recoverySeconds).toBeNaN();
   });
 });
+
+describe('while a quarter of the calls fails at random and the service has room', () => {
+  it.each(seeds)('standard spends a retry for ten successes and loses the rest, seed %i', async (seed) => {
+    const report = await play({ shape: service, scenario: 'calm', failing: 0.25, strategy: preset, load: 0.5, seed });
+    expect(report.goodDuring).toBeGreaterThan(80);
+    expect(report.goodDuring).toBeLessThan(83);
+    expect(report.callsPerRequest).toBeLessThanOrEqual(1.1);
+  });
+
+  it('three attempts without a budget serve nearly all, for a third more calls', async () => {
+    const unbounded: Strategy = ({ clock, random }) => {
+      const calls = pipeline(retry({ attempts: 3, random }), timeout({ after: '500ms', clock }));
+      return (task) => calls.execute(task);
+    };
+    const report = await play({
+      shape: service,
+      scenario: 'calm',
+      failing: 0.25,
+      strategy: unbounded,
+      load: 0.5,
+      seed: 1,
+    });
+    expect(report.goodDuring).toBeGreaterThan(98);
+    expect(report.callsPerRequest).toBeGreaterThan(1.3);
+  });
+});

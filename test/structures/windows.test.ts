@@ -16,10 +16,11 @@ const countsOf = (records: readonly { readonly failed: boolean; readonly slow: b
 describe('CallWindow', () => {
   it('counts the last so many calls', () => {
     fc.assert(
-      fc.property(manyRecords, fc.integer({ min: 1, max: 12 }), (records, capacity) => {
+      fc.property(manyRecords, fc.integer({ min: 1, max: 40 }), (records, capacity) => {
         const window = new CallWindow(capacity);
         for (const { failed, slow } of records) window.record(failed, slow);
         expect(window).toMatchObject(countsOf(records.slice(-capacity)));
+        expect(window.isFilling).toBe(records.length < capacity);
       }),
       { seed: 31 },
     );
@@ -38,6 +39,7 @@ describe('TimeWindow', () => {
           window.record(each.failed, each.slow, epoch);
           dated.push({ ...each, epoch });
           expect(window).toMatchObject(countsOf(dated.filter((other) => epoch - other.epoch < 10)));
+          expect(window.isFilling).toBe(epoch - firstEpoch < 10);
         }
       }),
       { seed: 31 },

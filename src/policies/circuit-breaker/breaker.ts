@@ -85,12 +85,18 @@ const untouched: Closed = /* @__PURE__ */ Object.freeze({
   failuresInARow: 0,
 });
 
+/** Stands for the window where only consecutive failures matter. */
+const nothingRecorded = { calls: 0, failures: 0, slow: 0, isFilling: false } as const;
 const longestHintMs = 3_600_000;
 /** A probe was cut short if its caller's deadline ended it before this share of the probe's time. */
 const shortShare = 0.1;
 /** Up to this multiple of a cycle's permits, probes that are cut short do not count. */
 const mostCutShort = 10;
 const longestDefaultProbeMs = 10_000;
+/** Until the window has been full once, calls under way count as well if they are more than this share of those that have ended. */
+const unheardShare = 1 / 3;
+/** Whatever is still under way, this many failures in a row without any success open the circuit. */
+const surelyDown = 250;
 
 type AnyPermit = CallPermit | SharedPermit;
 
@@ -104,6 +110,8 @@ export class Breaker implements CircuitBreaker, GroupMember {
   private current: State = untouched;
   private history: History | undefined = undefined;
   private clock: Clock | undefined;
+  /** Calls of this generation that have not ended; not counting probes. */
+  private underWay = 0;
 
   constructor(name: string, settings: Settings) {
     this.name = name;
@@ -143,8 +151,9 @@ export class Breaker implements CircuitBreaker, GroupMember {
   admit(call?: Call): Permit | Refusal {
     // Times of different clocks do not compare, so the first clock seen is kept.
     this.clock ??= call?.clock ?? systemClock;
-    if (this.current.kind === 'closed') return this.permit(call);
-    return this.admitUnlessRefused(call);
+    if (this.current.kind !== 'closed') return this.admitUnlessRefused(call);
+    this.underWay++;
+    return this.permit(call);
   }
 
   /** @internal A getter on the prototype, because each byte of a circuit counts in a large registry. */
@@ -158,7 +167,9 @@ export class Breaker implements CircuitBreaker, GroupMember {
 
   private admitFused(call: Call): Permit | Refusal {
     const { current } = this;
-    return (current.kind === 'closed' ? current.permit : undefined) ?? this.admit(call);
+    if (current.kind !== 'closed' || current.permit === undefined) return this.admit(call);
+    this.underWay++;
+    return current.permit;
   }
 
   isolate(): void {
@@ -239,6 +250,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     const { current } = this;
     switch (current.kind) {
       case 'closed':
+        this.underWay++;
         return this.permit(call);
       case 'forced-closed':
         return unjudged;
@@ -247,6 +259,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
         current.credit += Math.min(1, 0.1 + (0.9 * (nowMs - this.pastOf(nowMs).sinceMs)) / rampUpMs);
         if (current.credit < 1) return this.refusal('ramping', undefined, 'it admits a growing share of the calls');
         current.credit -= 1;
+        this.underWay++;
         return this.permit(call);
       }
       case 'half-open':
@@ -329,9 +342,10 @@ export class Breaker implements CircuitBreaker, GroupMember {
 
   /** @internal */
   release(permit: AnyPermit): void {
+    if (permit.generation !== this.generation) return;
     const { current } = this;
-    // A permit from an earlier state is not among the probes.
-    if (current.kind === 'half-open' && current.probes.delete(permit as Probe)) current.left++;
+    if (current.kind !== 'half-open') this.underWay--;
+    else if (current.probes.delete(permit as Probe)) current.left++;
   }
 
   private isStale({ generation }: AnyPermit): boolean {
@@ -379,6 +393,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
 
   private countCall(shared: Closed | Ramping, failed: boolean, slow: boolean, outcome: Outcome): void {
     const { settings } = this;
+    this.underWay--;
     let state = shared;
     if (state === untouched) {
       const countsSlow = settings.slowCallRate !== Number.POSITIVE_INFINITY;
@@ -410,10 +425,15 @@ export class Breaker implements CircuitBreaker, GroupMember {
 
   private reasonToOpen({ window, failuresInARow }: Counts): string | undefined {
     const { settings } = this;
-    if (failuresInARow >= settings.failuresInARow) return `${failuresInARow} calls in a row failed`;
-    if (window === undefined || window.calls < settings.minimumCalls) return undefined;
-    const { calls, failures, slow } = window;
-    if (failures / calls >= settings.failureRate) return `${failures} of ${calls} calls failed`;
+    const { calls, failures, slow, isFilling } = window ?? nothingRecorded;
+    // The first calls to end are the quick ones, and failures may be quick. Those still under way may all succeed.
+    const unheard = isFilling && this.underWay > calls * unheardShare ? this.underWay : 0;
+    const mostFailed = failures >= settings.failureRate * (calls + unheard);
+    if (failuresInARow >= settings.failuresInARow && (failures < calls || mostFailed || failuresInARow >= surelyDown)) {
+      return `${failuresInARow} calls in a row failed`;
+    }
+    if (window === undefined || calls < settings.minimumCalls) return undefined;
+    if (mostFailed) return `${failures} of ${calls} calls failed`;
     return slow / calls >= settings.slowCallRate ? `${slow} of ${calls} calls were slow` : undefined;
   }
 
@@ -443,6 +463,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     past.sinceMs = nowMs;
     this.current = next;
     this.generation++;
+    this.underWay = 0;
     if (isOut(next) !== isOut(current)) {
       if (isOut(next)) settings.group?.opened();
       else settings.group?.closed();

@@ -22,8 +22,9 @@ export class SharedPermit implements Permit {
     this.breaker.settle(this, outcome);
   }
 
-  /** Nothing to do: only a probe has a place to give back. */
-  release(): void {}
+  release(): void {
+    this.breaker.release(this);
+  }
 }
 
 /** A permit that counts once: when it is settled or released, it drops its breaker. */

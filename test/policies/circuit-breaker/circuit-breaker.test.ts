@@ -147,6 +147,108 @@ describe('circuitBreaker', () => {
     expect(breaker.state).toBe('open');
   });
 
+  describe('until its window has been full once', () => {
+    const takeMany = (breaker: CircuitBreaker, count: number) => Array.from({ length: count }, () => take(breaker));
+
+    it.each([
+      ['a time window', {}],
+      ['a window of calls', { window: { calls: 100 } }],
+    ])('does not open for quick failures while the slower successes are under way, with %s', (_, options) => {
+      const { breaker } = setUp(options);
+      const calls = takeMany(breaker, 80);
+      for (const call of calls.splice(0, 29)) call.settle(failed);
+      expect(breaker.state).toBe('closed');
+      for (const call of calls) call.settle(succeeded);
+      expect(breaker.state).toBe('closed');
+    });
+
+    it('opens when half of all calls have failed, those under way among them', () => {
+      const { breaker } = setUp();
+      const calls = takeMany(breaker, 80);
+      for (const call of calls.splice(0, 39)) call.settle(failed);
+      calls.pop()!.settle(failed);
+      expect(breaker.state).toBe('open');
+    });
+
+    it('no longer counts calls that were released, and never those of an earlier state', () => {
+      const { breaker } = setUp();
+      const old = takeMany(breaker, 500);
+      breaker.reset();
+      const calls = takeMany(breaker, 80);
+      for (const call of calls.splice(0, 20)) call.settle(failed);
+      for (const call of old) call.release();
+      for (const call of calls.splice(0, 30)) call.release();
+      expect(breaker.state).toBe('closed');
+      // 21 of 21 ended and 29 under way are less than half; then 22 of 44.
+      calls.pop()!.settle(failed);
+      expect(breaker.state).toBe('closed');
+      for (const call of calls.splice(0, 7)) call.release();
+      calls.pop()!.settle(failed);
+      expect(breaker.state).toBe('open');
+    });
+
+    it('counts calls of a pipeline as under way, and not when they were aborted', async () => {
+      const { breaker, clock } = setUp();
+      const calls = pipeline(breaker);
+      const endings: (() => void)[] = [];
+      const waiting = Array.from({ length: 60 }, () =>
+        calls.attempt(() => new Promise<void>((resolve) => endings.push(resolve))),
+      );
+      const controller = new AbortController();
+      const aborted = Array.from({ length: 300 }, () =>
+        calls.attempt(() => new Promise(() => {}), { signal: controller.signal }),
+      );
+      const fails = (times: number) =>
+        Promise.all(Array.from({ length: times }, () => calls.attempt(() => Promise.reject(new Error('down')))));
+      await fails(59);
+      expect(breaker.state).toBe('closed');
+      controller.abort();
+      await Promise.all(aborted);
+      await fails(1);
+      expect(breaker.state).toBe('open');
+      for (const end of endings) end();
+      await Promise.all(waiting);
+      expect(clock.pendingTimers).toBe(0);
+    });
+
+    it('judges those that have ended if few are under way', () => {
+      const { breaker } = setUp({ failureRate: 1, minimumCalls: 6 });
+      takeMany(breaker, 2);
+      fail(breaker, 6);
+      expect(breaker.state).toBe('open');
+    });
+
+    it('opens after 100 failures in a row once there was a success, and after 250 in any case', () => {
+      const { breaker } = setUp();
+      takeMany(breaker, 10_000);
+      succeed(breaker);
+      fail(breaker, 99);
+      expect(breaker.state).toBe('closed');
+      fail(breaker);
+      expect(breaker.state).toBe('open');
+      breaker.reset();
+      takeMany(breaker, 10_000);
+      fail(breaker, 249);
+      expect(breaker.state).toBe('closed');
+      fail(breaker);
+      expect(breaker.state).toBe('open');
+    });
+  });
+
+  it.each([
+    ['a time window', {}],
+    ['a window of calls', { window: { calls: 40 } }],
+  ])('judges only calls that have ended once its window was full, with %s', async (_, options) => {
+    const { breaker, clock } = setUp(options);
+    for (let call = 0; call < 5_000; call++) take(breaker);
+    succeed(breaker, 40);
+    await clock.advance(31_000);
+    fail(breaker, 19);
+    expect(breaker.state).toBe('closed');
+    fail(breaker);
+    expect(breaker.state).toBe('open');
+  });
+
   it('uses the clock of the first call if it has none, and that of the system for direct calls', async () => {
     const clock = virtualClock();
     const breaker = circuitBreaker({ window: { consecutive: 1 }, openFor: '1m' });

@@ -36,6 +36,8 @@ class Model {
   stale = 0;
   private results: { readonly atMs: number; readonly failed: boolean }[] = [];
   private probes: ModelPermit[] = [];
+  private underWay = 0;
+  private firstMs = 0;
   private started = 0;
   private good = 0;
   private bad = 0;
@@ -60,6 +62,7 @@ class Model {
     this.sinceMs = atMs;
     this.results = [];
     this.probes = [];
+    this.underWay = 0;
     this.started = 0;
     this.good = 0;
     this.bad = 0;
@@ -108,7 +111,10 @@ class Model {
       if (this.credit < 1) return undefined;
       this.credit -= 1;
     }
-    if (state !== 'half-open') return permit;
+    if (state !== 'half-open') {
+      this.underWay++;
+      return permit;
+    }
     if (this.started >= settings.permits) return undefined;
     this.started++;
     const probe = { ...permit, endsMs: nowMs + (settings.probeMs ?? Math.min(this.lengthMs, 10_000)) };
@@ -124,6 +130,8 @@ class Model {
     }
     permit.isUsed = true;
     if (this.state === 'half-open') return this.probeResult(failed, nowMs);
+    this.underWay--;
+    if (this.results.length === 0) this.firstMs = nowMs;
     this.results.push({ atMs: nowMs, failed });
     this.judge(nowMs);
   }
@@ -132,21 +140,33 @@ class Model {
     if (permit.era !== this.era || permit.isUsed) return;
     permit.isUsed = true;
     if (this.state === 'half-open') this.started--;
+    else this.underWay--;
   }
 
   private judge(nowMs: number): void {
     const { windowMs, windowCalls, consecutive, minimumCalls } = this.settings;
     const inARow = this.results.length - 1 - this.results.findLastIndex(({ failed }) => !failed);
     let seen = this.results;
+    let isFilling = false;
     if (windowMs !== undefined) {
       const bucketMs = windowMs / 10;
       const epoch = Math.floor(nowMs / bucketMs);
+      isFilling = epoch - Math.floor(this.firstMs / bucketMs) < 10;
       seen = seen.filter(({ atMs }) => epoch - Math.floor(atMs / bucketMs) < 10);
     }
-    if (windowCalls !== undefined) seen = seen.slice(-windowCalls);
+    if (windowCalls !== undefined) {
+      isFilling = seen.length < windowCalls;
+      seen = seen.slice(-windowCalls);
+    }
     const failures = seen.filter(({ failed }) => failed).length;
-    const tooMany = consecutive === undefined && seen.length >= minimumCalls && failures / seen.length >= 0.5;
-    if (inARow >= (consecutive ?? 100) || tooMany) this.open(nowMs);
+    const unheard = isFilling && this.underWay > seen.length / 3 ? this.underWay : 0;
+    const mostFailed = failures / (seen.length + unheard) >= 0.5;
+    const isDown =
+      consecutive === undefined
+        ? inARow >= 250 || (inARow >= 100 && (failures < seen.length || mostFailed))
+        : inARow >= consecutive;
+    const tooMany = consecutive === undefined && seen.length >= minimumCalls && mostFailed;
+    if (isDown || tooMany) this.open(nowMs);
     // What can never count again need not be kept, because the model must end, too.
     else if (this.results.length > 400) this.results = this.results.slice(-200);
   }

@@ -87,6 +87,8 @@ export class Knee implements LimitAlgorithm {
   private orders = 0;
   private first = new FirstTrips(0, firstSamples);
   private isMeasuredAgain = false;
+  /** Whether the service may have been overloaded from the beginning: until enough operations have run among few. */
+  private isStartDoubtful = true;
   /** The operations that are measured together, as a range of order numbers: the first ones, or those of a dip. */
   private cohortFrom = 0;
   private cohortTo = firstSamples;
@@ -209,6 +211,7 @@ export class Knee implements LimitAlgorithm {
     const { safe } = this;
     const recentSamples = 10 + safe / 2;
     if (this.plainSamples < plainSamplesOfFew + 5 * safe) this.plainSamples++;
+    if (this.plainSamples >= plainSamplesOfFew) this.isStartDoubtful = false;
     const offMs = roundTripMs - this.plainMs;
     this.plainMs += offMs / this.plainSamples;
     this.variation += ((offMs / this.plainMs) ** 2 - this.variation) / Math.max(firstSamples, this.plainSamples);
@@ -271,7 +274,7 @@ export class Knee implements LimitAlgorithm {
       // Fewer operations ran and were no quicker: this is the plain round trip, and the limit was too low for no reason.
       if (this.dipMs > sameShare * this.busyMs) this.plainMs = Math.max(this.plainMs, (this.dipMs + this.busyMs) / 2);
       // Fewer operations ran and clearly more of them ended (Little's law): the others were in the way, and more may be.
-      else if (sameShare * perMsInDip > perMsBefore) return this.dipDeeper();
+      else if (this.isStartDoubtful && sameShare * perMsInDip > perMsBefore) return this.dipDeeper();
     }
     this.isDipping = false;
     this.busySamples = 0;

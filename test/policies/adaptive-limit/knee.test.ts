@@ -126,20 +126,35 @@ describe('knee', () => {
     expect(rule.limit).toBe(100);
   });
 
-  it('keeps the lower limit of a dip, and dips deeper, while clearly more operations end there', () => {
-    const random = seededRandom(9);
-    const rule = new Knee(anywhere);
-    /** A service that is slowed down by each operation beyond its four workers, and overloaded from the first operation on. */
-    const serve = () => {
-      const running = Math.max(1, Math.floor(rule.limit));
-      const order = rule.started(running);
-      end(rule, order, random.gamma(50, 4) * Math.max(1, (running / 4) * (1 + 0.05 * (running - 4))), { running });
+  describe('while each operation beyond the fourth slows down all others', () => {
+    const saturateSlowed = (rule: Knee, operations: number, random: SeededRandom) => {
+      for (let count = 0; count < operations; count++) {
+        const running = Math.max(1, Math.floor(rule.limit));
+        const order = rule.started(running);
+        end(rule, order, random.gamma(50, 4) * Math.max(1, (running / 4) * (1 + 0.05 * (running - 4))), { running });
+      }
     };
-    for (let count = 0; count < 1_000; count++) serve();
-    const before = rule.limit;
-    for (let count = 0; count < 3_000; count++) serve();
-    expect(before).toBeGreaterThan(50);
-    expect(rule.limit).toBeLessThan(20);
+
+    it('keeps the lower limit of a dip, and dips deeper, while clearly more operations end there', () => {
+      const random = seededRandom(9);
+      const rule = new Knee(anywhere);
+      saturateSlowed(rule, 1_000, random);
+      expect(rule.limit).toBeGreaterThan(50);
+      saturateSlowed(rule, 3_000, random);
+      expect(rule.limit).toBeLessThan(20);
+    });
+
+    it.each([
+      [200, 0, 15],
+      [1_000, 25, 60],
+    ])('after a start of %i operations it is left with a limit from %i to %i', (operations, lowest, highest) => {
+      const random = seededRandom(9);
+      const rule = new Knee(anywhere);
+      for (let count = 0; count < operations; count++) calm(rule, count % 2 === 0 ? 2 : 60, 1, 50, random);
+      saturateSlowed(rule, 4_000, random);
+      expect(rule.limit).toBeGreaterThan(lowest);
+      expect(rule.limit).toBeLessThan(highest);
+    });
   });
 
   it('ends a dip even if some or all of its operations teach nothing', () => {

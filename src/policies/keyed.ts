@@ -53,6 +53,17 @@ export interface Keyed<Kept extends AnyPolicy> extends Strategy<AddedBy<readonly
   readonly size: number;
 }
 
+/** @internal A registry that can have the policies of each key completed, whoever makes them. */
+export interface CompletableRegistry {
+  /** The same registry. Calls of a key run through what `complete` makes of the key's policies. */
+  completed(complete: Complete): Strategy;
+}
+
+type Complete = (policies: readonly AnyPolicy[]) => readonly AnyPolicy[];
+
+/** The chain from a key's policy to the rest of the pipeline, linked once and kept for as long as the rest stays the same. */
+type Chains = WeakMap<object, { readonly next: Next; readonly run: Next }>;
+
 const longestKey = 1_000;
 
 /**
@@ -113,15 +124,14 @@ interface KeyedSettings {
   readonly clock: CommonOptions['clock'];
 }
 
-class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
+class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group, CompletableRegistry {
   readonly name: string;
   readonly traits;
   settings: Group['settings'] = undefined;
   private readonly factory: (key: string) => Kept;
   private readonly options: KeyedSettings;
   private readonly policies: RankedCache<Kept>;
-  /** The chain from a key's policy to the rest of the pipeline, linked once and kept for as long as the rest stays the same. */
-  private readonly linked = new WeakMap<object, { readonly next: Next; readonly run: Next }>();
+  private readonly chains: Chains = new WeakMap();
   private openMembers = 0;
   private nextSweepMs = Number.NEGATIVE_INFINITY;
 
@@ -148,12 +158,17 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
   }
 
   handle<T>(call: Call, next: (call: Call) => Promise<T>): Promise<T> {
-    try {
-      const policy = this.policyOf(this.keyOf(call), call.clock);
-      return this.runThrough(policy, call, next) as Promise<T>;
-    } catch (error) {
-      return rejectLater(error);
-    }
+    return this.run(call, next, this.chains, undefined) as Promise<T>;
+  }
+
+  completed(complete: Complete): Strategy {
+    const { name, traits } = this;
+    const chains: Chains = new WeakMap();
+    return {
+      name,
+      traits,
+      handle: (call, next) => this.run(call, next, chains, complete) as ReturnType<typeof next>,
+    };
   }
 
   mayOpen(): boolean {
@@ -221,15 +236,19 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
     return nowMs;
   }
 
-  private runThrough(policy: AnyPolicy, call: Call, next: Next): Promise<unknown> {
-    if ('handle' in policy) return policy.handle(call, next);
-    let linked = this.linked.get(policy);
-    if (linked?.next !== next) {
-      const run = 'admit' in policy ? guardLayer([policy], next, false) : link(policy.policies, next, false);
-      linked = { next, run };
-      this.linked.set(policy, linked);
+  private run(call: Call, next: Next, chains: Chains, complete: Complete | undefined): Promise<unknown> {
+    try {
+      const policy = this.policyOf(this.keyOf(call), call.clock);
+      if (complete === undefined && 'handle' in policy) return policy.handle(call, next);
+      let chain = chains.get(policy);
+      if (chain?.next !== next) {
+        chain = { next, run: chainOf(policy, next, complete) };
+        chains.set(policy, chain);
+      }
+      return chain.run(call);
+    } catch (error) {
+      return rejectLater(error);
     }
-    return linked.run(call);
   }
 
   private keyOf(call: Call): string {
@@ -257,6 +276,11 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
 
 function keyOfCall(call: Call): string | undefined {
   return call.key;
+}
+
+function chainOf(policy: AnyPolicy, next: Next, complete: Complete | undefined): Next {
+  if (complete !== undefined) return link(complete(partsOf(policy) as readonly AnyPolicy[]), next, false);
+  return 'admit' in policy ? guardLayer([policy], next, false) : link(partsOf(policy), next, false);
 }
 
 function partsOf(policy: AnyPolicy): readonly Policy<unknown>[] {

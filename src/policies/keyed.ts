@@ -28,6 +28,7 @@ import { rejectLater } from '../core/outcome.js';
 import { type AddedBy, type AnyPolicy, isPolicy, link } from '../core/pipeline.js';
 import type { Policy, Strategy } from '../core/policy.js';
 import { type Rank, RankedCache } from '../structures/ranked-cache.js';
+import type { CircuitBreaker } from './circuit-breaker/circuit-breaker.js';
 import { type Group, type GroupMember, isGroupMember } from './circuit-breaker/group.js';
 
 /** Options of {@link keyed}. */
@@ -172,7 +173,15 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group, Completabl
   }
 
   mayOpen(): boolean {
-    return this.openMembers < Math.max(1, Math.floor(this.options.maxEjected * this.size));
+    const most = Math.max(1, Math.floor(this.options.maxEjected * this.size));
+    return this.openMembers < most || this.countShut() < most;
+  }
+
+  /** The circuits that really keep calls away. One whose time is over stays as it is if no call comes, because its key is no longer in use. */
+  private countShut(): number {
+    let shut = 0;
+    for (const policy of this.policies.values()) if (membersOf(policy).some(isShut)) shut++;
+    return shut;
   }
 
   opened(): void {
@@ -291,6 +300,12 @@ function partsOf(policy: AnyPolicy): readonly Policy<unknown>[] {
 function membersOf(policy: AnyPolicy): readonly GroupMember[] {
   const parts: readonly object[] = partsOf(policy);
   return parts.filter(isGroupMember);
+}
+
+/** Whether a circuit is open, or has been half-open for less time than that, in which its probes may still be out. */
+function isShut(member: GroupMember): boolean {
+  const { state, elapsedMs, openForMs } = (member as GroupMember & CircuitBreaker).snapshot();
+  return (state === 'open' || state === 'half-open') && elapsedMs < openForMs;
 }
 
 /** The rank of a policy. Policies other than breakers may hold state too: running calls, used tokens. */

@@ -28,9 +28,9 @@ const kilobyte = 1024;
  * a template literal, because that might have an effect. Write such values out, or compute them where they are used.
  */
 const maxKilobytesAlone = {
-  ...{ pipeline: 10.95, retry: 6, timeout: 4.95, deadline: 4.95, fallback: 2.6, retryBudget: 3.55 },
+  ...{ pipeline: 11.1, retry: 6, timeout: 4.95, deadline: 4.95, fallback: 2.6, retryBudget: 3.6 },
   ...{ exponential: 2, decorrelated: 1.85, constant: 1.25 },
-  ...{ circuitBreaker: 10.25, keyed: 9.25, bulkhead: 6.3, adaptiveLimit: 7.85, rateLimit: 6, throttle: 5.6 },
+  ...{ circuitBreaker: 10.25, keyed: 9.45, bulkhead: 6.3, adaptiveLimit: 7.85, rateLimit: 6.4, throttle: 5.6 },
   ...{ loadShed: 5.25, hedge: 6.6, singleFlight: 4.35 },
 };
 const primitives = Object.keys(maxKilobytesAlone);
@@ -38,12 +38,12 @@ const primitives = Object.keys(maxKilobytesAlone);
 export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
   budget('memoryStore', ['memoryStore'], 2, 7.7),
-  budget('cache', ['cache'], 12, 25.5),
+  budget('cache', ['cache'], 12, 25.6),
   // A lock is a lock of this process, one over a store and in its line, and the keeper of its lease.
   ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 17)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 2)),
-  budget('all local primitives', primitives, 8, 31.25),
-  budget('the whole main entry', [], 25, 77.25),
+  budget('all local primitives', primitives, 8, 32.2),
+  budget('the whole main entry', [], 25, 78.15),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

@@ -22,6 +22,7 @@ import {
 import { type AnyPolicy, type ExecuteOptions, isPolicy, type Pipeline, pipeline } from '../core/pipeline.js';
 import type { Policy } from '../core/policy.js';
 import type { DeadlineForm } from '../policies/deadline-headers.js';
+import type { CompletableRegistry } from '../policies/keyed.js';
 import { Attempts, type EngineRequest, mayRunTwice, type Send } from './attempts.js';
 import { defaultPolicy } from './default-policy.js';
 import { Pacer, type PacerPlan } from './pacer.js';
@@ -152,8 +153,7 @@ export class Engine {
     const { pacing, policyFor, clock } = this.plan;
     const { policies } = pipeline(policyFor(name));
     const pacer = pacing === undefined ? undefined : new Pacer(pacing, name, clock);
-    const inside = policies.findLastIndex(isOutsidePacer) + 1;
-    const around = pacer === undefined ? policies : [...policies.slice(0, inside), pacer, ...policies.slice(inside)];
+    const around = pacer === undefined ? policies : withPacer(policies as readonly AnyPolicy[], pacer);
     const isSequential = policies.every(attemptsInTurn);
     return { pipeline: pipeline(...(around as AnyPolicy[])), pacer, isSequential, idleConnections: 0 };
   }
@@ -169,6 +169,17 @@ export class Engine {
     }
     if (oldest !== undefined) this.origins.delete(oldest);
   }
+}
+
+/** Puts the pacer in its place among these policies. If the last of those outside it is a registry, its place is among the policies of each key. */
+function withPacer(policies: readonly AnyPolicy[], pacer: Pacer): readonly AnyPolicy[] {
+  const inside = policies.findLastIndex(isOutsidePacer) + 1;
+  const last = policies[inside - 1] as Partial<CompletableRegistry> | undefined;
+  if (typeof last?.completed !== 'function') return [...policies.slice(0, inside), pacer, ...policies.slice(inside)];
+  const { name, traits, handle } = last.completed((kept) => withPacer(kept, pacer));
+  // The pipeline still runs on the clock of the pacer.
+  const registry = { name, traits: { ...traits!, clock: pacer.traits.clock ?? traits!.clock }, handle };
+  return [...policies.slice(0, inside - 1), registry, ...policies.slice(inside)];
 }
 
 /**

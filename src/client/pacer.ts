@@ -3,17 +3,18 @@
  * of it.
  *
  * Promise: nothing is delayed until a response asks for it. A pause never lasts longer than `maxPause`, whatever a header says. The latest statement
- * about the quota counts, so one wrong response cannot block for ever. Waiters are served in order and never wait past the deadline of their call.
- * There is no timer without a waiter.
+ * about the quota counts, so one wrong response cannot block for ever. Waiters are served in order, and none starts so late that its deadline
+ * would end it: in a lasting overload all would, and none would succeed. There is no timer without a waiter.
  * After: RFC 9110, 10.2.3 (Retry-After); draft-ietf-httpapi-ratelimit-headers.
  */
 import type { Call } from '../core/call.js';
 import type { Clock } from '../core/clock.js';
-import { RateLimitedError } from '../core/errors.js';
+import { isAbandoned, RateLimitedError } from '../core/errors.js';
 import type { Events } from '../core/events.js';
 import type { Outcome } from '../core/outcome.js';
 import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
 import { retryHintOf } from '../policies/retry/retry-after.js';
+import { UsualTime } from '../policies/usual-time.js';
 import { Waiter, type WaitingRoom } from '../policies/waiter.js';
 import { hasRetryAfter, headOf } from './handles.js';
 import { type Quota, quotaOf } from './rate-limit-headers.js';
@@ -62,6 +63,7 @@ export class Pacer implements Guard, WaitingRoom {
   private lastRemaining = 0;
   private fullQuota = 0;
   private running = 0;
+  private readonly usualTime = new UsualTime();
   private lastStartMs = Number.NEGATIVE_INFINITY;
 
   constructor(plan: PacerPlan, origin: string, clock: Clock | undefined) {
@@ -78,7 +80,7 @@ export class Pacer implements Guard, WaitingRoom {
     if (size === 0 && startMs <= nowMs) return this.start(nowMs, call.clock);
     const { maxWaitMs, maxQueue } = this.plan;
     const delayMs = Math.max(0, startMs - nowMs);
-    const waits = size < maxQueue && delayMs <= maxWaitMs && nowMs + delayMs < call.deadlineMs;
+    const waits = size < maxQueue && delayMs <= maxWaitMs && this.isInTime(call, nowMs + delayMs);
     if (!waits) return this.refusal(delayMs);
     this.tell(delayMs, false);
     const place = new Waiter(this, call, call.clock, nowMs).join(this.waiters);
@@ -98,10 +100,11 @@ export class Pacer implements Guard, WaitingRoom {
       const nowMs = clock.now();
       const startMs = this.nextStartMs(nowMs);
       const isTooLong = startMs - sinceMs > this.plan.maxWaitMs;
-      if (startMs > nowMs && !isTooLong) return clock.schedule(waiter, startMs);
+      // A later response may have postponed the start.
+      const isTooLate = !this.isInTime(waiter.call!, startMs);
+      if (startMs > nowMs && !isTooLong && !isTooLate) return clock.schedule(waiter, startMs);
       this.remove(waiter);
-      // A later response may have postponed the start beyond the allowed wait.
-      waiter.answer(startMs > nowMs ? this.refusal(startMs - nowMs) : this.start(nowMs, clock));
+      waiter.answer(startMs > nowMs || isTooLate ? this.refusal(startMs - nowMs) : this.start(nowMs, clock));
     }
   }
 
@@ -112,9 +115,10 @@ export class Pacer implements Guard, WaitingRoom {
   }
 
   /** A request has ended, or was not made after all. */
-  ended(outcome: Outcome | undefined, clock: Clock): void {
+  ended(outcome: Outcome | undefined, startedMs: number, clock: Clock): void {
     this.running--;
     const head = outcome === undefined ? undefined : headOf(outcome);
+    this.learnDuration(outcome, head?.status, startedMs, clock);
     if (outcome === undefined && this.left !== undefined) {
       // It was refused further inside, or its caller left. If the service counted it anyway, the next response says so.
       this.left.free++;
@@ -132,6 +136,22 @@ export class Pacer implements Guard, WaitingRoom {
       if (quota !== undefined) this.learn(quota, nowMs);
     }
     this.due();
+  }
+
+  private learnDuration(
+    outcome: Outcome | undefined,
+    status: number | undefined,
+    startedMs: number,
+    clock: Clock,
+  ): void {
+    // A refusal by the service comes quickly, and does not tell how long a request takes that is served.
+    if (status !== undefined && status < 400) this.usualTime.noteSuccess(clock.now() - startedMs);
+    else if (outcome?.ok === false && isAbandoned(outcome.error)) this.usualTime.noteGivenUp(clock.now() - startedMs);
+  }
+
+  /** Whether a request that starts then can be expected to end before its deadline. */
+  private isInTime(call: Call, startMs: number): boolean {
+    return startMs + this.usualTime.ms < call.deadlineMs;
   }
 
   private refusal(delayMs: number): Refusal {
@@ -176,7 +196,7 @@ export class Pacer implements Guard, WaitingRoom {
       left.free--;
       left.remaining--;
     }
-    return new PacerPermit(this, clock);
+    return new PacerPermit(this, nowMs, clock);
   }
 
   /** The earliest instant at which a request may start. */
@@ -222,18 +242,20 @@ export class Pacer implements Guard, WaitingRoom {
 
 class PacerPermit implements Permit {
   private readonly pacer: Pacer;
+  private readonly startedMs: number;
   private readonly clock: Clock;
 
-  constructor(pacer: Pacer, clock: Clock) {
+  constructor(pacer: Pacer, startedMs: number, clock: Clock) {
     this.pacer = pacer;
+    this.startedMs = startedMs;
     this.clock = clock;
   }
 
   settle(outcome: Outcome): void {
-    this.pacer.ended(outcome, this.clock);
+    this.pacer.ended(outcome, this.startedMs, this.clock);
   }
 
   release(): void {
-    this.pacer.ended(undefined, this.clock);
+    this.pacer.ended(undefined, this.startedMs, this.clock);
   }
 }

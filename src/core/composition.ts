@@ -200,6 +200,13 @@ function warnOfTimes(placed: readonly Placed[], warn: Warn): void {
       `${copies} copies ${delayMs} ms apart of "${hedge!.name}" begin after ${lastMs} ms; the call ends after ${end.afterMs} ms`,
     );
   }
+  const flight = placed.find(({ kind }) => kind === 'single-flight');
+  if (flight !== undefined && !insideOf(flight, placed).some(({ afterMs }) => afterMs !== undefined)) {
+    warn(
+      'flight-without-end',
+      `an execution of "${flight.name}" that hangs is joined by every later call of its key, so none of them is served; put a timeout inside`,
+    );
+  }
 }
 
 function place(policies: readonly AnyPolicy[]): readonly Placed[] {

@@ -374,7 +374,7 @@ class LayerRun implements Timer, Dependent {
   private leaveAttempt(outcome: Outcome): void {
     let isFinal: boolean;
     try {
-      isFinal = this.plan.resumable!.accepts(outcome);
+      isFinal = this.plan.resumable!.accepts(outcome, this.call);
     } catch (error) {
       return this.allEnded({ ok: false, error });
     }

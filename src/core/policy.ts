@@ -102,7 +102,7 @@ export interface Resumable {
   /** Called before the first attempt of a call. */
   begin(call: Call): void;
   /** Whether the first attempt, with this outcome, is the last. If it throws, the call ends with that error. */
-  accepts(outcome: Outcome): boolean;
+  accepts(outcome: Outcome, call: Call): boolean;
   /** Continues after a first attempt that was not accepted. */
   resume(call: Call, next: (call: Call) => Promise<unknown>, outcome: Outcome): Promise<unknown>;
 }

@@ -324,7 +324,7 @@ class HedgeRun<T> extends Timer implements Dependent {
     // Only first attempts are measured: of the copies, only the quick ones would be seen.
     if (copy === 0) latencies?.add(elapsedMs);
     else if (this.errors === undefined) latencies?.addAtLeast(elapsedMs);
-    events.contain('budget', () => budget.deposit());
+    events.contain('budget', () => budget.deposit(call.key));
     if (copy > 0 && events.heard) events.emit({ type: 'hedge-won', name, copy, afterMs: elapsedMs });
     this.finish({ ok: true, value });
   }
@@ -355,10 +355,11 @@ class HedgeRun<T> extends Timer implements Dependent {
   }
 
   private isGranted(): boolean {
-    const { budget, events } = this.plan;
+    const { call, plan } = this;
+    const { budget, events } = plan;
     let granted = false;
     events.contain('budget', () => {
-      granted = yesOrNo(budget.tryWithdraw());
+      granted = yesOrNo(budget.tryWithdraw(call.key));
     });
     if (!granted) this.tellSkipped('budget');
     return granted;

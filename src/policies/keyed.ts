@@ -28,6 +28,7 @@ import { rejectLater } from '../core/outcome.js';
 import { type AddedBy, type AnyPolicy, isPolicy, link } from '../core/pipeline.js';
 import type { Policy, Strategy } from '../core/policy.js';
 import { type Rank, RankedCache } from '../structures/ranked-cache.js';
+import type { CircuitBreaker } from './circuit-breaker/circuit-breaker.js';
 import { type Group, type GroupMember, isGroupMember } from './circuit-breaker/group.js';
 
 /** Options of {@link keyed}. */
@@ -52,6 +53,17 @@ export interface Keyed<Kept extends AnyPolicy> extends Strategy<AddedBy<readonly
   /** Policies kept now. */
   readonly size: number;
 }
+
+/** @internal A registry that can have the policies of each key completed, whoever makes them. */
+export interface CompletableRegistry {
+  /** The same registry. Calls of a key run through what `complete` makes of the key's policies. */
+  completed(complete: Complete): Strategy;
+}
+
+type Complete = (policies: readonly AnyPolicy[]) => readonly AnyPolicy[];
+
+/** The chain from a key's policy to the rest of the pipeline, linked once and kept for as long as the rest stays the same. */
+type Chains = WeakMap<object, { readonly next: Next; readonly run: Next }>;
 
 const longestKey = 1_000;
 
@@ -113,15 +125,14 @@ interface KeyedSettings {
   readonly clock: CommonOptions['clock'];
 }
 
-class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
+class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group, CompletableRegistry {
   readonly name: string;
   readonly traits;
   settings: Group['settings'] = undefined;
   private readonly factory: (key: string) => Kept;
   private readonly options: KeyedSettings;
   private readonly policies: RankedCache<Kept>;
-  /** The chain from a key's policy to the rest of the pipeline, linked once and kept for as long as the rest stays the same. */
-  private readonly linked = new WeakMap<object, { readonly next: Next; readonly run: Next }>();
+  private readonly chains: Chains = new WeakMap();
   private openMembers = 0;
   private nextSweepMs = Number.NEGATIVE_INFINITY;
 
@@ -148,16 +159,29 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
   }
 
   handle<T>(call: Call, next: (call: Call) => Promise<T>): Promise<T> {
-    try {
-      const policy = this.policyOf(this.keyOf(call), call.clock);
-      return this.runThrough(policy, call, next) as Promise<T>;
-    } catch (error) {
-      return rejectLater(error);
-    }
+    return this.run(call, next, this.chains, undefined) as Promise<T>;
+  }
+
+  completed(complete: Complete): Strategy {
+    const { name, traits } = this;
+    const chains: Chains = new WeakMap();
+    return {
+      name,
+      traits,
+      handle: (call, next) => this.run(call, next, chains, complete) as ReturnType<typeof next>,
+    };
   }
 
   mayOpen(): boolean {
-    return this.openMembers < Math.max(1, Math.floor(this.options.maxEjected * this.size));
+    const most = Math.max(1, Math.floor(this.options.maxEjected * this.size));
+    return this.openMembers < most || this.countShut() < most;
+  }
+
+  /** The circuits that really keep calls away. One whose time is over stays as it is if no call comes, because its key is no longer in use. */
+  private countShut(): number {
+    let shut = 0;
+    for (const policy of this.policies.values()) if (membersOf(policy).some(isShut)) shut++;
+    return shut;
   }
 
   opened(): void {
@@ -221,15 +245,19 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group {
     return nowMs;
   }
 
-  private runThrough(policy: AnyPolicy, call: Call, next: Next): Promise<unknown> {
-    if ('handle' in policy) return policy.handle(call, next);
-    let linked = this.linked.get(policy);
-    if (linked?.next !== next) {
-      const run = 'admit' in policy ? guardLayer([policy], next, false) : link(policy.policies, next, false);
-      linked = { next, run };
-      this.linked.set(policy, linked);
+  private run(call: Call, next: Next, chains: Chains, complete: Complete | undefined): Promise<unknown> {
+    try {
+      const policy = this.policyOf(this.keyOf(call), call.clock);
+      if (complete === undefined && 'handle' in policy) return policy.handle(call, next);
+      let chain = chains.get(policy);
+      if (chain?.next !== next) {
+        chain = { next, run: chainOf(policy, next, complete) };
+        chains.set(policy, chain);
+      }
+      return chain.run(call);
+    } catch (error) {
+      return rejectLater(error);
     }
-    return linked.run(call);
   }
 
   private keyOf(call: Call): string {
@@ -259,6 +287,11 @@ function keyOfCall(call: Call): string | undefined {
   return call.key;
 }
 
+function chainOf(policy: AnyPolicy, next: Next, complete: Complete | undefined): Next {
+  if (complete !== undefined) return link(complete(partsOf(policy) as readonly AnyPolicy[]), next, false);
+  return 'admit' in policy ? guardLayer([policy], next, false) : link(partsOf(policy), next, false);
+}
+
 function partsOf(policy: AnyPolicy): readonly Policy<unknown>[] {
   return 'policies' in policy ? policy.policies : [policy];
 }
@@ -267,6 +300,12 @@ function partsOf(policy: AnyPolicy): readonly Policy<unknown>[] {
 function membersOf(policy: AnyPolicy): readonly GroupMember[] {
   const parts: readonly object[] = partsOf(policy);
   return parts.filter(isGroupMember);
+}
+
+/** Whether a circuit is open, or has been half-open for less time than that, in which its probes may still be out. */
+function isShut(member: GroupMember): boolean {
+  const { state, elapsedMs, openForMs } = (member as GroupMember & CircuitBreaker).snapshot();
+  return (state === 'open' || state === 'half-open') && elapsedMs < openForMs;
 }
 
 /** The rank of a policy. Policies other than breakers may hold state too: running calls, used tokens. */

@@ -2,8 +2,8 @@
  * Load shedding: turns calls away while this process is overloaded, the less important ones first.
  *
  * Promise: it refuses as soon as the event loop is late, even within the very turn that blocks it. It never refuses a critical call. It measures only
- * while calls arrive, so an idle process owns no timer. With a clock other than `systemClock` nothing is measured, because the event loop runs in
- * real time.
+ * while calls arrive or the loop is late, so an idle process owns no timer. With a clock other than `systemClock` nothing is measured, because the
+ * event loop runs in real time.
  * After: Netflix, "Keeping Netflix reliable using prioritized load shedding" (2020).
  */
 import type { Call } from '../core/call.js';

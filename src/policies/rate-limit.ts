@@ -2,14 +2,15 @@
  * Rate limit: at most `limit` calls start per `period`, with bursts of at most `burst`.
  *
  * Promise: in any span of time no more calls start than `burst` plus what the rate allows for that span. A refusal says when there will be room.
- * Waiting calls start in order of arrival. A call that would wait too long is refused at once instead of after the wait.
+ * Waiting calls start in order of arrival. A call that would wait too long is refused at once instead of after the wait, also if too little time would
+ * be left for its operation: otherwise, in a lasting overload, every call would start just before its deadline, and none would succeed.
  * After: the generic cell rate algorithm, ITU-T I.371.
  */
 import { showBriefly } from '../core/brief.js';
 import type { Call } from '../core/call.js';
 import { type Clock, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
-import { HandlesError, RateLimitedError } from '../core/errors.js';
+import { HandlesError, isAbandoned, RateLimitedError } from '../core/errors.js';
 import { Events } from '../core/events.js';
 import {
   type CheckedRefusalOptions,
@@ -28,9 +29,11 @@ import {
   show,
   withDefault,
 } from '../core/options.js';
+import type { Outcome } from '../core/outcome.js';
 import { type Guard, type Permit, type PolicyTraits, type Refusal, refuse } from '../core/policy.js';
 import { Gcra } from '../structures/gcra.js';
 import { LinkedQueue } from '../structures/linked-queue.js';
+import { UsualTime } from './usual-time.js';
 import { Waiter, type WaitingRoom } from './waiter.js';
 
 /** Options of {@link rateLimit}. */
@@ -130,7 +133,7 @@ interface CheckedOptions extends CheckedRefusalOptions {
   readonly maxWait: number | undefined;
 }
 
-/** There is nothing to give back and nothing to learn, so one permit serves all calls. */
+/** Without a queue there is nothing to give back and nothing to learn, so one permit serves all calls. */
 const permit: Permit = { settle() {}, release() {} };
 
 class RateLimit implements RateLimitGuard, WaitingRoom {
@@ -140,6 +143,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
   private readonly events: Events;
   private readonly gcra: Gcra;
   private readonly waiters = new LinkedQueue<Waiter>();
+  private readonly usualTime = new UsualTime();
   /** The total cost of all waiters. */
   private waitingCost = 0;
   /** The clock of the last call, for the getters. */
@@ -182,7 +186,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
     const waitMs = this.gcra.waitMs(this.waitingCost + cost, nowMs);
     if (waitMs === 0 && this.waiters.size === 0) {
       this.gcra.take(cost, nowMs);
-      return permit;
+      return this.permit(nowMs);
     }
     if (whenFull === 'reject' || !this.mayWait(call, waitMs, nowMs)) return this.refuse(waitMs);
     return this.wait(call, cost, nowMs);
@@ -196,8 +200,18 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
       if (waitMs > 0) return first.clock.schedule(first, nowMs + waitMs);
       this.gcra.take(first.cost, nowMs);
       this.remove(first);
-      first.answer(permit);
+      first.answer(this.permit(nowMs));
     }
+  }
+
+  /** @internal An operation has ended. */
+  learn(startedMs: number, outcome: Outcome): void {
+    if (outcome.ok) this.usualTime.noteSuccess(this.clock.now() - startedMs);
+    else if (isAbandoned(outcome.error)) this.usualTime.noteGivenUp(this.clock.now() - startedMs);
+  }
+
+  private permit(nowMs: number): Permit {
+    return this.options.whenFull === 'wait' ? new TimedPermit(this, nowMs) : permit;
   }
 
   /** @internal Removes a waiter and moves those behind it forward. */
@@ -217,7 +231,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
   private mayWait(call: Call | undefined, waitMs: number, nowMs: number): boolean {
     const { queue, maxWait = Number.POSITIVE_INFINITY } = this.options;
     const remainingMs = call === undefined ? Number.POSITIVE_INFINITY : call.deadlineMs - nowMs;
-    return this.waiters.size < queue && waitMs <= maxWait && waitMs < remainingMs;
+    return this.waiters.size < queue && waitMs <= maxWait && waitMs + this.usualTime.ms < remainingMs;
   }
 
   private wait(call: Call | undefined, cost: number, nowMs: number): Promise<Permit | Refusal> {
@@ -251,4 +265,21 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
     if (events.heard) events.emit({ type: 'rate-limited', name, retryAfterMs });
     return refuse(new RateLimitedError({ policy: name, limit, retryAfterMs, cause, stack }));
   }
+}
+
+class TimedPermit implements Permit {
+  private readonly rateLimit: RateLimit;
+  private readonly startedMs: number;
+
+  constructor(rateLimit: RateLimit, startedMs: number) {
+    this.rateLimit = rateLimit;
+    this.startedMs = startedMs;
+  }
+
+  settle(outcome: Outcome): void {
+    this.rateLimit.learn(this.startedMs, outcome);
+  }
+
+  /** Aborted by its caller or refused further inside: that does not tell how long the operation takes. */
+  release(): void {}
 }

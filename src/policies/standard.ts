@@ -2,7 +2,7 @@
  * Standard: a one-line preset of the policies that every call to another service should have, in an order that holds up.
  *
  * Promise: the load sent to a failing service stays near what its callers ask for, and calls succeed again within seconds of the service's recovery
- * (test/simulation). A key per host or tenant keeps each from harming the others.
+ * (test/simulation). A key per host or tenant keeps each from harming the others: it has its own breaker and limit, and cannot take the others' retries.
  * After: the order of Microsoft.Extensions.Http.Resilience and Finagle, with a success-fed budget (Brooker, 2022).
  */
 import type { Call } from '../core/call.js';
@@ -26,7 +26,7 @@ import { deadline } from './deadline.js';
 import { keyed } from './keyed.js';
 import { exponential } from './retry/backoff.js';
 import { retry } from './retry/retry.js';
-import { retryBudget } from './retry/retry-budget.js';
+import { fairBudget } from './retry/retry-budget.js';
 import { timeout } from './timeout.js';
 
 /** Options of {@link standard}. */
@@ -110,7 +110,7 @@ export function standard(options?: StandardOptions): Pipeline {
         initial: Math.min(100, Math.floor(checked.deadline * shareOfFirstWait)),
         max: longestBackoffMs,
       }),
-      budget: retryBudget({ ...(clock && { clock }) }),
+      budget: fairBudget(maxKeys, clock),
       handles,
       random,
     }),

@@ -1,7 +1,7 @@
 /**
  * Loop gauge: how late the event loop of this thread is, and how busy.
  *
- * Promise: it samples only while it is asked: its timer outlives the last question by at most one sample, and does not keep the process alive. An overdue
+ * Promise: it samples only while it is asked or the loop is late: its timer ends with the first sample in time, and does not keep the process alive. An overdue
  * sample shows a blocked loop before the loop itself can report it. If the platform does not report how busy its loop is, the answer is 0.
  */
 
@@ -23,8 +23,8 @@ export interface LoopGauge {
 
 /** Often enough to see a blocked loop, rarely enough to cost nothing. 10 ms is also the default of Node's histogram. */
 const lookMs = 10;
-/** An older sample says nothing about the present. */
-const staleMs = 1_000;
+/** A sample that is not later than this shows a loop that is in time: timers are as late as that on an idle loop. */
+const inTimeMs = 1;
 /** The shortest time for which a share is meaningful. */
 const shareMs = 250;
 
@@ -33,25 +33,26 @@ const unknownTimes = { idle: 0, active: 0 };
 /** A gauge on a platform, and on the clock of its questions. */
 export function loopGauge(platform: LoopPlatform, now: () => number): LoopGauge {
   let dueMs = Number.POSITIVE_INFINITY;
-  let lookedMs = Number.NEGATIVE_INFINITY;
   let lastDelayMs = 0;
   let sharedMs = Number.NEGATIVE_INFINITY;
   let times = unknownTimes;
   let share = 0;
+  const lookFrom = (nowMs: number) => {
+    dueMs = nowMs + lookMs;
+    platform.later(look, lookMs);
+  };
   const look = () => {
-    lookedMs = now();
-    lastDelayMs = Math.max(0, lookedMs - dueMs);
+    const nowMs = now();
+    lastDelayMs = Math.max(0, nowMs - dueMs);
     dueMs = Number.POSITIVE_INFINITY;
+    // Samples are taken right after a call began, when its own work may block the loop. The delay must not outlast that work until the next call.
+    if (lastDelayMs > inTimeMs) lookFrom(nowMs);
   };
 
   return {
     delayMs(nowMs) {
-      if (dueMs === Number.POSITIVE_INFINITY) {
-        dueMs = nowMs + lookMs;
-        platform.later(look, lookMs);
-      }
-      const seenMs = nowMs - lookedMs < staleMs ? lastDelayMs : 0;
-      return Math.max(seenMs, nowMs - dueMs);
+      if (dueMs === Number.POSITIVE_INFINITY) lookFrom(nowMs);
+      return Math.max(lastDelayMs, nowMs - dueMs);
     },
     utilization(nowMs) {
       if (nowMs - sharedMs < shareMs) return share;

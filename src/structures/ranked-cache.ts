@@ -31,6 +31,11 @@ export class RankedCache<Value> {
     return this.tiers.reduce((sum, { entries }) => sum + entries.size, 0);
   }
 
+  /** All values, in no particular order. */
+  *values(): Generator<Value> {
+    for (const { entries } of this.tiers) yield* entries.values();
+  }
+
   /** The value of a key; this counts as a use. Without a time, no sweep drops the entry. */
   use(key: string, nowMs: number | undefined): Value | undefined {
     for (const { entries } of this.tiers) {

@@ -11,11 +11,13 @@ import {
   constant,
   deadline,
   fallback,
+  keyed,
   OptionsError,
   pipeline,
   RateLimitedError,
   retry,
   type Strategy,
+  standard,
   timeout,
 } from '../../src/index.js';
 import { virtualClock } from '../../src/testing/index.js';
@@ -95,9 +97,14 @@ describe('a request delayed by its origin', () => {
     return { http: () => http('http://a.test/'), clock, fetch };
   }
 
-  it('takes no slot', async () => {
+  const places: readonly [string, (policy: AnyPolicy) => AnyPolicy][] = [
+    ['', (policy) => policy],
+    [' that a registry keeps', (policy) => keyed(() => policy)],
+  ];
+
+  it.each(places)('takes no slot of a bulkhead%s', async (_, place) => {
     const slots = bulkhead({ limit: 1, queue: 0 });
-    const { http, clock } = await paused(() => slots);
+    const { http, clock } = await paused(() => place(slots));
     const waiting = http();
     await setImmediate();
     expect(slots.running).toBe(0);
@@ -105,8 +112,8 @@ describe('a request delayed by its origin', () => {
     expect(await (await waiting).text()).toBe('here');
   });
 
-  it('does not start the timeout of an attempt', async () => {
-    const { http, clock } = await paused((clock) => timeout({ after: '100ms', clock }));
+  it.each(places)('does not start the timeout of an attempt%s', async (_, place) => {
+    const { http, clock } = await paused((clock) => place(timeout({ after: '100ms', clock })));
     const waiting = http();
     await clock.advance(2_000);
     expect(await (await waiting).text()).toBe('here');
@@ -119,9 +126,42 @@ describe('a request delayed by its origin', () => {
     await expect(http()).rejects.toBeInstanceOf(RateLimitedError);
   });
 
-  it('is refused at once if a breaker is open for its origin', async () => {
+  it('does not start the timeout of the preset', async () => {
+    const { http, clock } = await paused((clock) => standard({ timeout: '100ms', attempts: 1, clock }));
+    const waiting = http();
+    await clock.advance(2_000);
+    expect(await (await waiting).text()).toBe('here');
+  });
+
+  it('waits anew for each attempt of a retry that a registry keeps', async () => {
+    const clock = virtualClock();
+    const kept = keyed(() =>
+      pipeline(retry({ handles, backoff: constant(1), clock, attempts: 3 }), timeout({ after: '100ms', clock })),
+    );
+    const startsMs: number[] = [];
+    const http = createFetch({
+      policy: kept,
+      clock,
+      fetch: async () => {
+        startsMs.push(clock.now());
+        return startsMs.length < 3
+          ? new Response(null, { status: 503, headers: { 'retry-after': '1' } })
+          : new Response();
+      },
+    });
+    const first = http('http://a.test/');
+    await clock.advance(1);
+    const second = http('http://a.test/');
+    await clock.advance(10_000);
+    expect([(await first).status, (await second).status]).toEqual([200, 200]);
+    expect(startsMs[0]).toBe(0);
+    expect(Math.min(...startsMs.slice(1))).toBeGreaterThanOrEqual(1_000);
+    expect(startsMs).toHaveLength(4);
+  });
+
+  it.each(places)('is refused at once if a breaker%s is open for its origin', async (_, place) => {
     const breaker = circuitBreaker({});
-    const { http } = await paused(() => pipeline(breaker, timeout('1s')));
+    const { http } = await paused(() => place(pipeline(breaker, timeout('1s'))));
     breaker.isolate();
     await expect(http()).rejects.toBeInstanceOf(CircuitOpenError);
   });

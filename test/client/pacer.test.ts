@@ -48,7 +48,7 @@ function paced({ maxPauseMs = 60_000, maxWaitMs = 10_000, maxQueue = 1_000, with
   const sendSlowly = (answer: Answer, ms: number) => around.attempt(() => clock.sleep(ms).then(() => answer));
   /** A permission to start that is not used yet. */
   const admit = () => pacer.admit(new Call(clock, () => {}, undefined)) as Permit;
-  return { clock, events, pacer, send, sendSlowly, admit, startsMs };
+  return { clock, events, pacer, around, send, sendSlowly, admit, startsMs };
 }
 
 const quota = (remaining: number, resetSeconds: number, limit?: number): Answer => ({
@@ -145,6 +145,71 @@ describe('Pacer', () => {
     await send({ status: 429, headers: { 'retry-after': '3' } });
     const outcome = await send();
     expect(!outcome.ok && isRejected(outcome.error)).toBe(true);
+  });
+
+  it('serves on in a lasting overload: no request waits until its deadline is too near for it to be served', async () => {
+    const { clock, around } = paced({ withDeadline: true });
+    let served = 0;
+    // A minute of twice as many requests as a quota of 20 in 2 s allows; each takes 100 ms.
+    let used = 0;
+    const answer = async () => {
+      const windowEndsMs = Math.ceil((clock.now() + 1) / 2_000) * 2_000;
+      const remaining = 20 - ++used;
+      const resetSeconds = (windowEndsMs - clock.now()) / 1_000;
+      await clock.sleep(remaining < 0 ? 1 : 100);
+      return remaining < 0
+        ? { status: 429, headers: { 'retry-after-ms': String(windowEndsMs - clock.now()) } }
+        : quota(remaining, resetSeconds, 20);
+    };
+    for (let request = 0; request < 1_200; request++) {
+      if (clock.now() % 2_000 === 0) used = 0;
+      void around.attempt(answer).then((outcome) => {
+        if (outcome.ok && (outcome.value as Answer).status === 200) served++;
+      });
+      await clock.advance(50);
+    }
+    await clock.runAll();
+    expect(served).toBeGreaterThan(0.9 * 600);
+  });
+
+  it('knows how long requests take from ten that were served, not from those that the service refused', async () => {
+    const { clock, around, sendSlowly } = paced({ withDeadline: true });
+    const slowly = async (answer: Answer, ms: number) => {
+      const sent = sendSlowly(answer, ms);
+      await clock.advance(ms);
+      await sent;
+    };
+    /** Whether a request may wait for a second if its deadline is so much later. */
+    const mayLeave = async (leftMs: number) => {
+      await slowly({ status: 429, headers: { 'retry-after': '1' } }, 1);
+      const outcome = around.attempt(() => ({ status: 204, headers: {} }), { deadline: clock.now() + 1_000 + leftMs });
+      await clock.advance('5s');
+      return (await outcome).ok;
+    };
+    for (let request = 0; request < 9; request++) await slowly({ status: 200, headers: {} }, 500);
+    expect(await mayLeave(1)).toBe(true);
+    for (let request = 0; request < 20; request++) await slowly({ status: 404, headers: {} }, 1);
+    expect(await mayLeave(499)).toBe(false);
+    expect(await mayLeave(501)).toBe(true);
+  });
+
+  it('refuses a waiter when a later response leaves it too little time', async () => {
+    const { clock, around, sendSlowly, startsMs } = paced();
+    for (let request = 0; request < 10; request++) {
+      const sent = sendSlowly({ status: 200, headers: {} }, 500);
+      await clock.advance(500);
+      await sent;
+    }
+    const slow = sendSlowly({ status: 429, headers: { 'retry-after': '2' } }, 100);
+    const first = sendSlowly({ status: 429, headers: { 'retry-after': '1' } }, 1);
+    await clock.advance(1);
+    const waiting = around.attempt(() => void startsMs.push(clock.now()), { deadline: clock.now() + 2_000 });
+    await clock.advance(98);
+    expect(startsMs).toEqual([]);
+    await clock.advance(1);
+    expect(await waiting).toMatchObject({ ok: false, error: { code: 'ERR_RATE_LIMITED', retryAfterMs: 2_000 } });
+    await Promise.all([slow, first]);
+    expect(clock.pendingTimers).toBe(0);
   });
 
   it('refuses a request that finds no place to wait', async () => {

@@ -18,6 +18,7 @@ import {
   rateLimit,
   retry,
   retryBudget,
+  singleFlight,
   timeout,
 } from '../../src/index.js';
 
@@ -74,6 +75,8 @@ describe('explain', () => {
       [rateLimit({ limit: 1, period: '1s' }), deadline('2s'), hedge({ delay: '1s', max: 2 }), timeout('1s')],
     ],
     ['window-too-short', [deadline('30s'), circuitBreaker({ window: '3s' }), bulkhead({ limit: 10 }), timeout('2s')]],
+    ['flight-without-end', [deadline('30s'), singleFlight({ key: () => 'one' })]],
+    ['flight-without-end', [timeout('2s'), singleFlight({ key: () => 'one' }), circuitBreaker()]],
   ])('warns: %s', (code, policies) => {
     expect(doubts(...policies)).toEqual([code]);
   });
@@ -100,6 +103,13 @@ describe('explain', () => {
     expect(String(pipeline(registry).explain())).toContain('1.1. timeout');
     expect(made).toBe(1);
   });
+
+  it.each([timeout('1s'), deadline('1s'), keyed(() => timeout('1s'))])(
+    'accepts an execution shared by callers if something inside ends it (%#)',
+    (inside) => {
+      expect(doubts(singleFlight({ key: () => 'one' }), bulkhead({ limit: 10 }), inside)).toEqual([]);
+    },
+  );
 
   it('accepts a retry with one attempt without a warning', () => {
     expect(doubts(circuitBreaker(), retry({ attempts: 1 }), deadline('1s'))).toEqual([]);

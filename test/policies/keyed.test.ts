@@ -187,6 +187,36 @@ describe('keyed', () => {
     expect(few.for('only').state).toBe('open');
   });
 
+  it.each([
+    ['an open circuit', 'open'],
+    ['a half-open circuit', 'half-open'],
+  ])('gives the place of %s to another when its time is over, though its key is no longer used', async (_, state) => {
+    const clock = virtualClock();
+    const settings = {
+      window: { consecutive: 1 },
+      openFor: '2s',
+      random: () => 0.999,
+      halfOpen: { permits: 2 },
+      clock,
+    } as const;
+    const breakers = keyed(() => circuitBreaker(settings), { maxEjected: 0, clock });
+    const client = pipeline(breakers);
+    await client.attempt(fails, { key: 'gone' });
+    if (state === 'half-open') {
+      await clock.advance('2s');
+      await client.attempt(() => 1, { key: 'gone' });
+    }
+    expect(breakers.for('gone').state).toBe(state);
+    await clock.advance('1s');
+    await client.attempt(fails, { key: 'other' });
+    expect(breakers.for('other').state).toBe('closed');
+    await clock.advance('1s');
+    await client.attempt(fails, { key: 'other' });
+    expect(breakers.for('other').state).toBe('open');
+    await client.attempt(fails, { key: 'third' });
+    expect(breakers.for('third').state).toBe('closed');
+  });
+
   it('gives the place of an evicted open circuit to another', async () => {
     const breakers = keyed(() => circuitBreaker(one), { maxKeys: 1, maxEjected: 0 });
     const client = pipeline(breakers);

@@ -4,6 +4,7 @@ import { Call } from '../../src/core/call.js';
 import {
   bulkhead,
   constant,
+  deadline,
   HandlesError,
   type HoldfastEvent,
   isRefusal,
@@ -175,6 +176,68 @@ describe('rateLimit', () => {
       const narrow = pipeline(rateLimit({ limit: 10, burst: 1, whenFull: 'wait', queue: 0, clock }));
       await narrow.execute(() => 1);
       expect(retryAfterOf(await narrow.attempt(() => 2))).toBe(100);
+    });
+
+    it('serves on in a lasting overload: no call waits until its deadline is too near for its operation', async () => {
+      const clock = virtualClock();
+      const calls = pipeline(deadline({ after: '5s', clock }), rateLimit({ limit: 10, whenFull: 'wait', clock }));
+      let served = 0;
+      // A minute of twice as many calls as may start.
+      for (let call = 0; call < 1_200; call++) {
+        void calls
+          .attempt(() => clock.sleep(200))
+          .then(({ ok }) => {
+            if (ok) served++;
+          });
+        await clock.advance(50);
+      }
+      await clock.runAll();
+      expect(served).toBeGreaterThan(0.9 * 600);
+    });
+
+    it('knows how long operations take once ten have succeeded, whatever failed meanwhile', async () => {
+      const clock = virtualClock();
+      const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });
+      const calls = pipeline(guard);
+      /** Whether a call may wait for 100 ms if that leaves it so much time. */
+      const mayLeave = async (leftMs: number) => {
+        await clock.advance('1s');
+        void calls.attempt(() => clock.sleep(100));
+        const second = calls.attempt(() => clock.sleep(10), { deadline: clock.now() + 100 + leftMs });
+        await clock.advance('1s');
+        return (await second).ok;
+      };
+      for (let call = 1; call <= 4; call++) expect(await mayLeave(11)).toBe(true);
+      await clock.advance('1s');
+      void calls.attempt(() => clock.sleep(100));
+      for (let call = 0; call < 20; call++) {
+        await clock.advance('1s');
+        await calls.attempt(() => Promise.reject(new Error('down')));
+      }
+      expect(await mayLeave(11)).toBe(true);
+      expect(await mayLeave(11)).toBe(false);
+      expect(await mayLeave(110)).toBe(true);
+    });
+
+    it('learns from operations that were given up that they take longer', async () => {
+      const clock = virtualClock();
+      const calls = pipeline(
+        rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock }),
+        timeout({ after: 300, clock }),
+      );
+      const run = async (task: () => Promise<unknown>, options?: { deadline: number }) => {
+        const outcome = calls.attempt(task, options);
+        await clock.advance('1s');
+        return outcome;
+      };
+      for (let call = 0; call < 10; call++) await run(() => clock.sleep(10));
+      const late = () => {
+        void calls.attempt(() => clock.sleep(10));
+        return run(() => clock.sleep(10), { deadline: clock.now() + 150 });
+      };
+      expect(await late()).toMatchObject({ ok: true });
+      for (let call = 0; call < 60; call++) await run(hangs);
+      expect(await late()).toMatchObject({ ok: false, error: { code: 'ERR_RATE_LIMITED' } });
     });
 
     it('includes the remaining waiters when it says how long a newcomer would wait, also after the first was served', async () => {

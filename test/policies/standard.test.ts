@@ -134,6 +134,22 @@ describe('standard', () => {
     expect(!outcome.ok && attemptsOf(outcome.error)?.stoppedBy).toBe('budget');
   });
 
+  it('leaves other keys their retries while a key is down', async () => {
+    const { clock, calls } = world();
+    let lost = 0;
+    for (let call = 0; call < 3_000; call++) {
+      void calls.attempt(fails, { key: 'down' });
+      // Of the calls to the healthy host, one in twenty fails at first.
+      const task = ({ attempt }: { attempt: number }) => (attempt === 1 && call % 20 === 0 ? fails() : 'fine');
+      void calls.attempt(task, { key: 'healthy' }).then(({ ok }) => {
+        if (!ok && call > 1_000) lost++;
+      });
+      await clock.advance(20);
+    }
+    await clock.runAll();
+    expect(lost).toBe(0);
+  });
+
   it('grants a retry per second from an empty budget, by its own clock', async () => {
     let sent = 0;
     const { clock, calls } = world({ attempts: 2, random: () => 0, breakerHandles: () => false });

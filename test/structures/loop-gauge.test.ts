@@ -51,17 +51,28 @@ describe('loopGauge', () => {
     expect(delayMs()).toBe(0);
   });
 
-  it('forgets what it saw when nobody has asked for a second', async () => {
+  it('looks again after a late look until one is in time, though nobody asks', async () => {
     const { clock, delayMs, blockNextLookFor } = blockable();
     blockNextLookFor(300);
     delayMs();
-    await clock.advance(1_299);
+    // This is for the second look.
+    blockNextLookFor(400);
+    await clock.advance(399);
     expect(delayMs()).toBe(290);
-    const again = blockable();
-    again.blockNextLookFor(300);
-    again.delayMs();
-    await again.clock.advance(1_300);
-    expect(again.delayMs()).toBe(0);
+    await clock.advance(1);
+    expect(delayMs()).toBe(90);
+    await clock.advance(10);
+    expect(clock.pendingTimers).toBe(0);
+    expect(delayMs()).toBe(0);
+  });
+
+  it('is in time for each of several calls that block the loop one after the other', async () => {
+    const { clock, delayMs, blockNextLookFor } = blockable();
+    for (let call = 0; call < 5; call++) {
+      blockNextLookFor(150);
+      expect(delayMs()).toBe(0);
+      await clock.advance(500);
+    }
   });
 
   it('tells how busy the loop was since the last look, and at first nothing', async () => {

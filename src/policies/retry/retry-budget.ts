@@ -30,11 +30,13 @@ export interface RetryBudgetOptions {
 export interface RetryBudget {
   /** Retries that could be made now, without the floor. */
   readonly balance: number;
-  /** Records that a call succeeded. */
-  deposit(): void;
-  /** Takes one retry; false when there is none. Must return at once: a promise would grant every retry. */
-  tryWithdraw(): boolean;
+  /** Records that a call succeeded. `key` is the call's partition, if it has one; `retryBudget()` does not distinguish them. */
+  deposit(key?: string): void;
+  /** Takes one retry for a call with this key; false when there is none. Must return at once: a promise would grant every retry. */
+  tryWithdraw(key?: string): boolean;
 }
+
+const defaultCapacity = 100;
 
 /**
  * Creates a retry budget. Give one object to all policies that repeat calls to the same dependency.
@@ -57,7 +59,7 @@ export interface RetryBudget {
 export function retryBudget(options?: RetryBudgetOptions): RetryBudget {
   const checked = checkOptions('retryBudget', options, {
     ratio: withDefault(number({ min: 0, max: 10 }), 0.1),
-    capacity: withDefault(number({ min: 1, max: 1_000_000 }), 100),
+    capacity: withDefault(number({ min: 1, max: 1_000_000 }), defaultCapacity),
     initial: optional(number({ min: 0, max: 1_000_000 })),
     minPerSecond: withDefault(number({ min: 0, max: 1_000 }), 1),
     clock: withDefault(having<Clock>('a clock such as systemClock', 'now'), systemClock),
@@ -90,6 +92,44 @@ export function retryBudget(options?: RetryBudgetOptions): RetryBudget {
       if (fromBalance) units -= scale;
       lastGrantMs = nowMs;
       return true;
+    },
+  };
+}
+
+/**
+ * @internal A budget that all keys share, but none can use up: a key may take what a full budget holds, then what its own successes pay in, and one retry
+ * per second. Otherwise a host that is down takes all that the others pay in, for as long as it is down.
+ *
+ * @param maxKeys - The most keys for which it is remembered that they owe.
+ */
+export function fairBudget(maxKeys: number, clock: Clock | undefined): RetryBudget {
+  const common = clock === undefined ? {} : { clock };
+  const shared = retryBudget(common);
+  // A key that owes nothing needs no account, so there is none for a service whose calls succeed.
+  const accounts = new Map<string, RetryBudget>();
+
+  function accountOf(key: string): RetryBudget {
+    const known = accounts.get(key);
+    if (known !== undefined) return known;
+    const [oldest] = accounts.size < maxKeys ? [] : accounts.keys();
+    if (oldest !== undefined) accounts.delete(oldest);
+    const account = retryBudget({ ...common, initial: defaultCapacity });
+    accounts.set(key, account);
+    return account;
+  }
+
+  return {
+    get balance() {
+      return shared.balance;
+    },
+    deposit(key = '') {
+      shared.deposit();
+      const account = accounts.get(key);
+      account?.deposit();
+      if (account?.balance === defaultCapacity) accounts.delete(key);
+    },
+    tryWithdraw(key = '') {
+      return accountOf(key).tryWithdraw() && shared.tryWithdraw();
     },
   };
 }

@@ -137,7 +137,7 @@ export function retry(options?: RetryOptions): Strategy {
     handle: (call, next) => firstAttempt(plan, call, next),
     resumable: {
       begin: (call) => begin(plan, call),
-      accepts: (outcome) => accepts(plan, outcome),
+      accepts: (outcome, call) => accepts(plan, outcome, call),
       resume: (call, next, outcome) => new RetryRun(plan, call, next).goOn(outcome),
     },
   };
@@ -169,7 +169,7 @@ function firstAttempt<T>(plan: RetryPlan, call: Call, next: (call: Call) => Prom
   const resume = (outcome: Outcome<T>) => new RetryRun(plan, call, next).goOn(outcome);
   begin(plan, call);
   const hasNothingToDo = plan.handles === handlesThrows && plan.budget === undefined;
-  const onValue = (value: T) => (accepts(plan, { ok: true, value }) ? value : resume({ ok: true, value }));
+  const onValue = (value: T) => (accepts(plan, { ok: true, value }, call) ? value : resume({ ok: true, value }));
   return next(call).then(hasNothingToDo ? undefined : onValue, (error) => resume({ ok: false, error }));
 }
 
@@ -184,11 +184,11 @@ function isOnce(call: Call): boolean {
 }
 
 /** Whether an outcome needs no further attempt. If so, it pays into the budget. */
-function accepts(plan: RetryPlan, outcome: Outcome): boolean {
+function accepts(plan: RetryPlan, outcome: Outcome, call: Call): boolean {
   const { handles, budget, events } = plan;
   if (!outcome.ok || (handles !== handlesThrows && isFailure(plan, outcome))) return false;
   // A custom budget may throw; the call has still succeeded.
-  if (budget !== undefined) events.contain('budget', () => budget.deposit());
+  if (budget !== undefined) events.contain('budget', () => budget.deposit(call.key));
   return true;
 }
 
@@ -274,7 +274,7 @@ class RetryRun<T> extends Timer implements Dependent {
       // `onDiscard` may have ended the call.
       if (call.aborted) throw call.reason;
       outcome = await this.#attempt(attempt + 1);
-      if (outcome.ok && accepts(this.#plan, outcome)) {
+      if (outcome.ok && accepts(this.#plan, outcome, call)) {
         // A call that was ended meanwhile did not succeed, and its end has been reported.
         if (events.heard && !this.#hasTold) events.emit({ type: 'retry-succeeded', name, attempts: attempt + 1 });
         return outcome.value;
@@ -335,7 +335,8 @@ class RetryRun<T> extends Timer implements Dependent {
     if (hint === 'never' || (hint ?? 0) > maxRetryAfter) return 'pushback';
     const delayMs = this.#delay(attempt, outcome);
     if (delayMs >= call.remainingMs - minAttemptTime) return 'deadline';
-    if (budget !== undefined && !this.#ask('budget', outcome, () => yesOrNo(budget.tryWithdraw()))) return 'budget';
+    if (budget !== undefined && !this.#ask('budget', outcome, () => yesOrNo(budget.tryWithdraw(call.key))))
+      return 'budget';
     return delayMs;
   }
 

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { retryBudget } from '../../../src/index.js';
+import { fairBudget } from '../../../src/policies/retry/retry-budget.js';
 import { virtualClock } from '../../../src/testing/index.js';
 
 describe('retryBudget', () => {
@@ -114,5 +115,49 @@ describe('retryBudget', () => {
       ),
       { seed: 6, numRuns: 60 },
     );
+  });
+});
+
+describe('fairBudget', () => {
+  /** How many of so many retries of a key it grants. */
+  const granted = (budget: ReturnType<typeof fairBudget>, key: string | undefined, count: number) =>
+    Array.from({ length: count }, () => budget.tryWithdraw(key)).filter(Boolean).length;
+  const succeed = (budget: ReturnType<typeof fairBudget>, key: string, count: number) => {
+    for (let success = 0; success < count; success++) budget.deposit(key);
+  };
+
+  it('grants a key what a full budget holds, then what its own successes pay in and one retry per second', async () => {
+    const clock = virtualClock();
+    const budget = fairBudget(10, clock);
+    succeed(budget, 'other', 10_000);
+    expect(budget.balance).toBe(100);
+    expect(granted(budget, 'down', 200)).toBe(100);
+    succeed(budget, 'other', 10_000);
+    expect(granted(budget, 'down', 200)).toBe(0);
+    await clock.advance('1s');
+    expect(granted(budget, 'down', 200)).toBe(1);
+    succeed(budget, 'down', 20);
+    expect(granted(budget, 'down', 200)).toBe(2);
+    expect(granted(budget, 'other', 50)).toBe(50);
+  });
+
+  it('grants all keys together no more than one budget does, and calls without a key the same', async () => {
+    const clock = virtualClock();
+    const budget = fairBudget(10, clock);
+    expect(granted(budget, 'a', 7) + granted(budget, 'b', 7) + granted(budget, undefined, 7)).toBe(10);
+    await clock.advance('1s');
+    expect(granted(budget, 'a', 1) + granted(budget, 'b', 1) + granted(budget, undefined, 1)).toBe(1);
+  });
+
+  it('remembers that a key owes until its successes have paid, and of so many keys only', () => {
+    const budget = fairBudget(2, virtualClock());
+    const pay = () => succeed(budget, 'other', 1_000);
+    pay();
+    expect(granted(budget, 'a', 100)).toBe(100);
+    pay();
+    expect([granted(budget, 'a', 1), granted(budget, 'b', 1), granted(budget, 'a', 1)]).toEqual([0, 1, 0]);
+    succeed(budget, 'b', 10);
+    expect([granted(budget, 'c', 1), granted(budget, 'a', 1)]).toEqual([1, 0]);
+    expect([granted(budget, 'd', 1), granted(budget, 'a', 1)]).toEqual([1, 1]);
   });
 });

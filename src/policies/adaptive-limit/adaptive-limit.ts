@@ -3,7 +3,7 @@
  *
  * Promise: only a success, or an operation given up by a timeout, teaches the limit anything, so an outage in which everything fails at once teaches
  * nothing. Nor does an operation that ended while this process itself was blocked. An operation that runs on after its timeout keeps its slot until
- * it ends. Each permit frees its slot once. No timer is left when nothing runs.
+ * it ends, but when only such operations run, one more may start. Each permit frees its slot once. No timer is left when nothing runs.
  * After: Netflix concurrency-limits for the form; the queue serves the newest first, as in Maurer, "Fail at scale" (2015).
  */
 import { showBriefly } from '../../core/brief.js';
@@ -183,6 +183,11 @@ class AdaptiveLimit implements AdaptiveLimitGuard, WaitingRoom {
     return this.waiters.size;
   }
 
+  /** If all slots are held by abandoned operations, which may never end, one more may run, or the limit could never learn better. */
+  private get hasRoom(): boolean {
+    return this.running < this.limit || this.awaited === 0;
+  }
+
   private get queue(): number {
     return this.options.queue ?? Math.max(leastQueue, this.limit);
   }
@@ -190,7 +195,7 @@ class AdaptiveLimit implements AdaptiveLimitGuard, WaitingRoom {
   admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal> {
     const nowMs = call === undefined ? this.clockOf(call).now() : call.admissionMs();
     if (call?.isCopy && this.running >= roomForCopies * this.limit) return this.refusal('full');
-    if (this.running < this.limit) return this.start(call, nowMs);
+    if (this.hasRoom) return this.start(call, nowMs);
     const { queue } = this;
     if (queue === 0) return this.refusal('full');
     const overtaken = this.waiters.size < queue ? undefined : this.waiters.first;
@@ -256,8 +261,9 @@ class AdaptiveLimit implements AdaptiveLimitGuard, WaitingRoom {
     return new Slot(this, call, nowMs, stalledMs, this.running, this.rule.started(this.running));
   }
 
-  private serveWaiters(): void {
-    while (this.waiters.size > 0 && this.running < this.limit) {
+  /** @internal Starts waiters for as long as there is room. */
+  serveWaiters(): void {
+    while (this.waiters.size > 0 && this.hasRoom) {
       const waiter = this.waiters.last as Waiter;
       const nowMs = waiter.clock.now();
       // The timer of its deadline may be late, or fire before the operation can end.
@@ -342,6 +348,7 @@ class Slot implements Permit {
     const { call } = this;
     if (call === undefined || !mayRunOn) return this.ended();
     this.state = 'settled';
+    this.guard.serveWaiters();
     // A layer calls `ended` at once, or counts the operation as abandoned before this microtask runs. A direct caller, or a custom guard that does
     // not pass `ended` on, does neither, and the slot must still be freed.
     asMicrotask(() => outermostOf(call).onIdle(() => this.ended()));

@@ -138,6 +138,40 @@ describe('adaptiveLimit', () => {
     expect(wasStarted).toBe(false);
   });
 
+  it('serves on when operations that never end hold all slots, one call at a time', async () => {
+    const { clock, guard } = make({ initial: 2, max: 2 });
+    const calls = pipeline(guard, timeout({ after: 100, clock }));
+    const never = () => new Promise<never>(() => {});
+    const lost = [calls.attempt(never), calls.attempt(never)];
+    // It waits for a slot, and starts as soon as nobody waits for the others.
+    const waiting = calls.attempt(() => clock.sleep(10));
+    await clock.advance(100);
+    for (const outcome of await Promise.all(lost)) expect(outcome).toMatchObject({ error: { code: 'ERR_TIMEOUT' } });
+    expect(guard.running).toBe(3);
+    const next = calls.attempt(() => 'next');
+    await clock.advance(10);
+    expect(await waiting).toMatchObject({ ok: true });
+    expect(await next).toEqual({ ok: true, value: 'next' });
+    expect([guard.running, guard.waiting]).toEqual([2, 0]);
+    expect(await calls.attempt(() => 'later')).toEqual({ ok: true, value: 'later' });
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it('finds the limit of a healthy service although one operation in a thousand never ends', async () => {
+    const { clock, guard } = make();
+    const random = seededRandom(2);
+    const calls = pipeline(guard, timeout({ after: '3s', clock }));
+    let served = 0;
+    for (let call = 0; call < 20_000; call++) {
+      const operation = () => (random() < 0.001 ? new Promise<never>(() => {}) : clock.sleep(random.gamma(20, 4)));
+      void calls.attempt(operation).then(({ ok }) => {
+        if (ok) served++;
+      });
+      await clock.advance(10);
+    }
+    expect(served).toBeGreaterThan(0.85 * 20_000);
+  });
+
   it('keeps the slot of an operation that runs on after its timeout', async () => {
     const { clock, guard } = make();
     const calls = pipeline(guard, timeout({ after: 100, clock }));

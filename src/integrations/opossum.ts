@@ -33,7 +33,8 @@ export interface OpossumBreaker {
   readonly name: string;
   readonly opened: boolean;
   readonly halfOpen: boolean;
-  readonly options: {
+  /** Every breaker has them; `@types/opossum` does not mention them. */
+  readonly options?: {
     readonly timeout?: unknown;
     readonly capacity?: unknown;
     readonly cache?: unknown;
@@ -288,7 +289,7 @@ class OpossumRun implements Dependent {
   }
 
   private timedOut(answer: Outcome): Outcome {
-    const afterMs = Number(this.breaker.options.timeout);
+    const afterMs = Number(this.breaker.options?.timeout);
     const error = new TimeoutError({ policy: this.breaker.name, afterMs });
     this.giveUp();
     this.scope.abort(error);
@@ -310,7 +311,7 @@ class OpossumRun implements Dependent {
       case 'ESHUTDOWN':
         return new CircuitOpenError({ policy, state: 'isolated', cause: error });
       case 'ESEMLOCKED':
-        return new BulkheadFullError({ policy, limit: Number(options.capacity), queue: 0, cause: error });
+        return new BulkheadFullError({ policy, limit: Number(options?.capacity), queue: 0, cause: error });
       default:
         return error;
     }

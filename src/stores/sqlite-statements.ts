@@ -10,12 +10,16 @@ export interface SqliteDatabase {
   readonly inTransaction?: boolean;
 }
 
-/** A prepared statement of either library. */
+/**
+ * A prepared statement of either library.
+ *
+ * The rest parameters are not readonly: `@types/better-sqlite3` infers from them what a statement binds, and takes a readonly array for a single value.
+ */
 export interface SqliteStatement {
-  all(...values: readonly SqliteValue[]): unknown[];
+  all(...values: SqliteValue[]): unknown[];
   /** node:sqlite, from Node 22.16. */
   setReturnArrays?(isOn: boolean): void;
-  run(...values: readonly SqliteValue[]): { readonly changes: number | bigint };
+  run(...values: SqliteValue[]): { readonly changes: number | bigint };
 }
 
 type SqliteValue = string | number | null | Uint8Array;

@@ -13,6 +13,7 @@ beforeAll(() => {
   symlinkSync(checkout, join(folder.path, 'node_modules', 'holdfast'), 'junction');
   symlinkSync(join(checkout, manifest.bin.holdfast), program);
   mkdirSync(join(folder.path, 'new'));
+  mkdirSync(join(folder.path, 'taken', 'dead.svg'), { recursive: true });
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder.path, name), text);
 });
 
@@ -55,6 +56,9 @@ const files = {
   'broken.mjs': "import './missing.mjs';",
   'policy.mjs': "import { retry } from 'holdfast'; export default retry();",
   'throws.mjs': "export default () => { throw new Error('no settings'); };",
+  'stray.mjs': "export { standard as default } from 'holdfast'; Promise.reject(new Error('no database'));",
+  'empty.mjs': "export { standard as default } from 'holdfast'; queueMicrotask(() => { throw null; });",
+  'list.mjs': "import { retry } from 'holdfast'; export default [retry()];",
   'waits.mjs': 'await new Promise((resolve) => setTimeout(resolve, 1)); export default 1;',
   'new/package.json': '{ "type": "commonjs" }',
   'new/policy.ts': "import { standard } from 'holdfast'; export default standard();",
@@ -161,7 +165,11 @@ describe('holdfast simulate', () => {
       /the function of \{ clock, random \} failed: Error: no settings\n.*throws\.mjs/,
     ],
     [['waits.mjs', '--scenario', 'dead'], /dead ended early: .* await a timer when it is loaded\?/],
+    [['stray.mjs', '--scenario', 'dead'], /nothing in the file handles Error: no database\n.*stray\.mjs/],
+    [['empty.mjs', '--scenario', 'dead'], /nothing in the file handles null/],
+    [['list.mjs', '--scenario', 'dead'], /got an array; give its policies to pipeline\(\.\.\.\)/],
     [['sound.ts', '--svg', 'sound.ts/charts'], /--svg: ENOTDIR/],
+    [['sound.ts', '--scenario', 'dead', '--svg', 'taken'], /--svg: EISDIR/],
     [[], /give one file/],
     [['sound.ts', 'given.ts'], /give one file/],
     [['sound.ts', '--sede', '1'], /--sede/],

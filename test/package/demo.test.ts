@@ -64,9 +64,13 @@ describe('holdfast demo', () => {
     expect(table.split('\n\n')[0]).toBe(shown);
   });
 
-  it('refuses what it does not know, and says how it is called', async () => {
-    const wrong = run(process.execPath, ['dist/cli.js', 'demo', '--fast']);
+  it.each([
+    [['--fast'], "Unknown option '--fast'"],
+    [['--shop', 'none.js'], '--shop: there is no file "none.js"'],
+  ])('refuses what it does not know, and says how it is called: %j', async (words, complaint) => {
+    const wrong = run(process.execPath, ['dist/cli.js', 'demo', ...words]);
     await expect(wrong).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining('holdfast demo [--quick]') });
+    await expect(wrong).rejects.toMatchObject({ stderr: expect.stringContaining(complaint) });
   });
 
   it('judges what must never happen when buttons were pressed, says so, and ends although a worker was killed twice', async () => {

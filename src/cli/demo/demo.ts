@@ -4,6 +4,7 @@
  * Promise: it ends by itself and leaves no process and no file behind. Its exit code is 0 only if the protected path was better in every row that
  * is judged: what must never happen always is, traffic only in acts that are long enough and that nobody disturbed. With `--sim` everything happens in virtual time, where a seed decides every figure.
  */
+import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { messageOf } from '../../core/errors.js';
 import { UsageError } from '../usage-error.js';
@@ -34,7 +35,8 @@ holdfast demo --sim [--seed 7]
   --shop FILE     a script that serves the users in place of the built-in shop; may be repeated
   --help
 
-Exit code: 0 when the protected path was better in all rows that are judged, 1 when not, 2 when an option is wrong.`;
+Exit code: 0 when the protected path was better in all rows that are judged, 1 when not or when the demo cannot run,
+2 when an option is wrong, 130 when interrupted.`;
 
 interface Plan {
   readonly seed: number;
@@ -110,6 +112,8 @@ function planOf(args: readonly string[]): Plan | 'help' {
     for (const [name, url] of Object.entries({ redis, postgres }))
       if (url === '') throw new Error(`--${name} needs a URL`);
     if (redis !== undefined && postgres !== undefined) throw new Error('--redis and --postgres: one of them is enough');
+    const missing = shop.find((file) => !existsSync(file));
+    if (missing !== undefined) throw new Error(`--shop: there is no file "${missing}"`);
     const store =
       redis !== undefined
         ? ({ kind: 'redis', url: redis } as const)

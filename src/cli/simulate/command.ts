@@ -7,7 +7,7 @@
 import { mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { extname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { parseArgs } from 'node:util';
+import { inspect, parseArgs } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { parseDuration } from '../../core/duration.js';
 import { UsageError } from '../usage-error.js';
@@ -161,7 +161,7 @@ async function playInThread(job: Job, program: string): Promise<PlayedScenario> 
       resolve(answer);
     };
     worker.once('message', end);
-    worker.once('error', (error: Error) => end({ problem: error.message }));
+    worker.once('error', (error: unknown) => end({ problem: `nothing in the file handles ${inFull(error)}` }));
     worker.once('exit', () => end({ problem: endedEarly }));
   });
   await worker.terminate();
@@ -169,16 +169,27 @@ async function playInThread(job: Job, program: string): Promise<PlayedScenario> 
   return answer.played;
 }
 
+/** Anything can be thrown, including values that cannot be converted to a string. */
+function inFull(thrown: unknown): string {
+  return thrown instanceof Error ? (thrown.stack ?? thrown.message) : inspect(thrown);
+}
+
 function makeFolder(folder: string): void {
-  try {
-    mkdirSync(folder, { recursive: true });
-  } catch (error) {
-    throw new UsageError(`simulate: --svg: ${(error as Error).message}`);
-  }
+  inSvgFolder(() => mkdirSync(folder, { recursive: true }));
 }
 
 function writeCharts(folder: string, played: readonly PlayedScenario[], settings: Settings): void {
-  for (const one of played) writeFileSync(join(folder, `${one.name}.svg`), svgOf(one, settings));
+  inSvgFolder(() => {
+    for (const one of played) writeFileSync(join(folder, `${one.name}.svg`), svgOf(one, settings));
+  });
+}
+
+function inSvgFolder(work: () => void): void {
+  try {
+    work();
+  } catch (error) {
+    throw new UsageError(`simulate: --svg: ${(error as Error).message}`);
+  }
 }
 
 /** JSON has no infinity and no NaN: a value that was not observed becomes null. Figures are rounded to a meaningful precision. */

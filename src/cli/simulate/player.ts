@@ -153,7 +153,9 @@ function pipelineOf({ exportName }: Job, given: unknown): Pipelined {
     ? 'a policy, which pipeline(...) makes one'
     : given instanceof Promise
       ? 'a promise'
-      : typeof given;
+      : Array.isArray(given)
+        ? 'an array; give its policies to pipeline(...)'
+        : typeof given;
   throw new Error(
     `${exportName === undefined ? 'the export' : `"${exportName}"`} must be a pipeline, or a function of { clock, random } that returns one, got ${what}`,
   );

@@ -599,20 +599,23 @@ export class Engine {
     return { kind: 'store-down', error, handle };
   }
 
-  /** Takes back a begin that may have been applied but that nobody waits for any more, so that it does not block the key for a whole lease. */
-  private async withdraw(named: Named, { owner }: IdempotencyRecord, endsAtMs: number): Promise<void> {
-    const { store, clock, ttlMs, storeTimeoutMs } = this.settings;
+  /**
+   * Takes back a begin that may have been applied, or may yet be, but that nobody waits for any more, so that it does not block the key for a whole lease.
+   * A record that is absent may still arrive, since the write may be in flight: a free one takes its place, which the store then refuses to overwrite.
+   * Waiting for it instead would keep {@link idle}, and so a shutdown, waiting for a whole lease after each outage.
+   */
+  private async withdraw(named: Named, record: IdempotencyRecord, endsAtMs: number): Promise<void> {
+    const { store, clock, ttlMs, leaseMs, storeTimeoutMs } = this.settings;
     const { storeKey } = named;
     for (let pauseMs = shortestPauseMs; clock.now() < endsAtMs; pauseMs = Math.min(pauseMs * 2, 1_000)) {
       await this.pause(pauseMs);
       try {
         const entry = await this.bounded('withdraw', clock.now() + storeTimeoutMs, store.read(storeKey));
-        const seen = entry === undefined ? undefined : readable(entry);
-        // An absent record may still arrive, since the write may be in flight. Only a record of another owner proves that it will not.
-        if (entry === undefined) continue;
-        if (seen?.state !== 'running' || !sameBytes(seen.owner, owner)) return;
+        const seen = entry === undefined ? record : readable(entry);
+        if (seen?.state !== 'running' || !sameBytes(seen.owner, record.owner)) return;
         const idle = { ...seen, state: 'idle', attempt: seen.attempt - 1 } as const;
-        const write = store.write(storeKey, encodeRecord(idle), { ttlMs, ifVersion: entry.version });
+        const options = entry === undefined ? { ttlMs: leaseMs, ifVersion: 0 } : { ttlMs, ifVersion: entry.version };
+        const write = store.write(storeKey, encodeRecord(idle), options);
         if ((await this.bounded('withdraw', clock.now() + storeTimeoutMs, write)).ok) return;
       } catch {
         // Tried again. In the end the lease expires.

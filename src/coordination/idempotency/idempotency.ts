@@ -7,7 +7,7 @@
 import { showBriefly } from '../../core/brief.js';
 import { type Clock, systemClock } from '../../core/clock.js';
 import type { Duration } from '../../core/duration.js';
-import { InDoubtError, InFlightError, KeyReusedError } from '../../core/errors.js';
+import { InDoubtError, InFlightError, KeyReusedError, messageOf } from '../../core/errors.js';
 import { Events, type HoldfastEvent } from '../../core/events.js';
 import {
   checkArgument,
@@ -342,10 +342,19 @@ class Functions implements Idempotency {
     if (ArrayBuffer.isView(input)) {
       return fingerprint({ head: [], body: new Uint8Array(input.buffer, input.byteOffset, input.byteLength) });
     }
-    const text: string | undefined = JSON.stringify(input);
-    // After JSON.stringify, because that rejects cycles.
+    const text = this.jsonOf(input);
+    // After that, because it refuses cycles.
     this.refuseUnseen(input, 'input');
     return fingerprint({ head: [], body: text, isJson: true, exclude });
+  }
+
+  private jsonOf(input: unknown): string | undefined {
+    try {
+      return JSON.stringify(input);
+    } catch (error) {
+      // A bigint, a cycle, or a `toJSON` that throws.
+      throw impossibleOption(this.engine.settings.name, 'input', input, sayable, `one that fails: ${messageOf(error)}`);
+    }
   }
 
   /**
@@ -365,8 +374,7 @@ class Functions implements Idempotency {
       }
       if (names.length > 0 || Array.isArray(part) || isPlain(part)) return;
     }
-    const allowed = 'what JSON can say, or bytes; for all else there is the option "fingerprint"';
-    throw impossibleOption(this.engine.settings.name, path, part, allowed);
+    throw impossibleOption(this.engine.settings.name, path, part, sayable);
   }
 
   /** The result of a call that ran nothing. */
@@ -414,6 +422,9 @@ class Functions implements Idempotency {
     return outcome.value;
   }
 }
+
+/** What an input must be. */
+const sayable = 'what JSON can say, or bytes; for all else there is the option "fingerprint"';
 
 /** Whether JSON says `null` for it: NaN, the infinities, and a `Date` that is none. */
 function isNullInJson(value: unknown): boolean {

@@ -195,6 +195,33 @@ describe('a store that fails as an operation begins', () => {
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
   });
 
+  it('has a begin that never arrived taken back as well: nothing waits for it, and it cannot arrive any more', async () => {
+    const clock = virtualClock();
+    const store = memoryStore({ clock });
+    let arrive: (() => Promise<unknown>) | undefined;
+    const losing: Store = {
+      ...plain(store),
+      write: (...given) => {
+        if (arrive !== undefined) return store.write(...given);
+        arrive = () => store.write(...given);
+        return new Promise(() => {});
+      },
+    };
+    const once = idempotency({ store: losing, clock, storeTimeout: 4, lease: '30s' });
+    const failed = once.begin({ ...raw });
+    await clock.advance(4);
+    expect((await failed).kind).toBe('store-down');
+    let isIdle = false;
+    const idle = once.idle().then(() => {
+      isIdle = true;
+    });
+    await clock.advance('1s');
+    expect(isIdle).toBe(true);
+    await idle;
+    expect(await arrive!()).toMatchObject({ ok: false });
+    expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
+  });
+
   it('keeps a record that belongs to another owner by then', async () => {
     const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 100 });
     faulty.faults.push('hangs');

@@ -86,6 +86,11 @@ describe('idempotency', () => {
       Symbol('a'),
     ];
     for (const one of unseen) await expect(run(one)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input' });
+    const cycle: { self?: unknown } = {};
+    cycle.self = cycle;
+    for (const one of [1n, { cents: 1n }, cycle])
+      await expect(run(one)).rejects.toMatchObject({ code: 'ERR_OPTIONS', option: 'input' });
+    await expect(run({ cents: 1n })).rejects.toThrow('got one that fails: Do not know how to serialize a BigInt');
     const nested = run({ lines: [{ by: new Map() }] });
     await expect(nested).rejects.toThrow('"input.lines.0.by" must be what JSON can say, or bytes');
     class Order {

@@ -503,7 +503,7 @@ for (const backend of [memory, sqlite(), redis()]) {
           async (ask) => {
             expect([(await ask()).status, asks.length]).toEqual([503, 0]);
           },
-          // A begin that may have been applied is taken back for as long as its lease would block the key, and Fastify's close waits for that.
+          // Until the store answers, a begin that may have been applied is taken back for as long as its lease would block the key: Fastify's close waits for that.
           { store: failing(() => new Promise(() => {})), storeTimeout: 50, lease: 400 },
         );
       });

@@ -35,6 +35,11 @@ export function instantOf(clock: Clock): Instant {
   return new Instant(clock.now(), clock.wallNow());
 }
 
+/** Milliseconds since then, by the clock that has advanced further. */
+export function passedMs(clock: Clock, since: Instant): number {
+  return Math.max(clock.now() - since.monotonicMs, clock.wallNow() - since.wallMs);
+}
+
 export interface LeaseTerms {
   readonly clock: Clock;
   readonly random: () => number;
@@ -96,9 +101,7 @@ export class LeaseKeeper extends Timer {
   /** Milliseconds until the claim is lost unless it is renewed; 0 when it is lost or ended. */
   remainingMs(): number {
     if (this.current === 'lost' || this.current === 'ended') return 0;
-    const { clock } = this.terms;
-    const passedMs = Math.max(clock.now() - this.sent.monotonicMs, clock.wallNow() - this.sent.wallMs);
-    const leftMs = this.safeMs() - passedMs;
+    const leftMs = this.safeMs() - passedMs(this.terms.clock, this.sent);
     // A rounding error must not make the timer of the end find a remainder of almost nothing.
     return leftMs < 0.001 ? 0 : leftMs;
   }

@@ -5,7 +5,7 @@
  * before it does anything.
  */
 
-import { asMicrotask } from '../core/event-loop.js';
+import { asMicrotask, queueTask } from '../core/event-loop.js';
 import { addClientListener, removeClientListener } from './client-events.js';
 import { failure, isBroken, UnreadableReply } from './postgres-failures.js';
 import type { Listen } from './postgres-watches.js';
@@ -218,6 +218,7 @@ class PgStatement implements Statement {
 function postgresJs(sql: PostgresJs): Driver {
   let asking = new Asking('once');
   const connection = postgresJsConnection(sql);
+  const breaks = new Breaks();
   return {
     lateAdvice: ', or its connections were all in use; then raise "max", or look for a long transaction',
     open(prepare) {
@@ -226,13 +227,42 @@ function postgresJs(sql: PostgresJs): Driver {
     close() {},
     // postgres.js does not tell whether a query has left its queue, and cancelling it before may block its connection for ever. So no query is cancelled.
     statement: (text, values) => ({
-      begin(asker) {
-        asking.ask(connection, text, values, asker);
+      begin({ answered, failed }) {
+        const asker = {
+          answered,
+          failed(error: unknown) {
+            if (isBroken(error)) breaks.note();
+            failed(error);
+          },
+        };
+        breaks.afterLast(() => asking.ask(connection, text, values, asker));
       },
       hasLeft: () => true,
       giveUp() {},
     }),
   };
+}
+
+/**
+ * The breaks of connections of postgres.js 3.4. It takes a query that comes between the error of a socket and its end, even a repeated one, for the broken
+ * connection. The next connection then waits for the reply to that query, which it has not sent, for ever.
+ */
+class Breaks {
+  private last: Promise<void> | undefined = undefined;
+
+  note(): void {
+    // The platform reports the end of a socket after all else in the turn of its error.
+    const last = new Promise<void>((resolve) => queueTask(() => queueTask(resolve))).then(() => {
+      if (this.last === last) this.last = undefined;
+    });
+    this.last = last;
+  }
+
+  /** Runs a task once the sockets of all breaks have ended: at once, if nothing has just broken. */
+  afterLast(task: () => void): void {
+    if (this.last === undefined) task();
+    else void this.last.then(() => this.afterLast(task));
+  }
 }
 
 /** Whether a connection should keep the statement prepared, which saves the server the planning. */

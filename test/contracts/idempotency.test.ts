@@ -154,11 +154,11 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
   });
 
   it('renews, and gives away what is no longer renewed', async () => {
-    const { one, other, key } = setUp({ lease: '3s' });
+    const { one, other, key } = setUp({ lease: '6s' });
     const request = { scope: 'shop', operation: 'POST /', key };
     const alive = await one.begin(request);
     if (alive.kind !== 'run') throw new Error(alive.kind);
-    await sleep(4_000);
+    await sleep(7_000);
     expect(await other.begin(request)).toMatchObject({ kind: 'busy' });
     expect(await alive.handle.complete(new Uint8Array(1))).toBe('stored');
 
@@ -216,11 +216,11 @@ describe.concurrent.each(backEnds.filter(({ isThere }) => isThere))('idempotency
   });
 
   it('forgets a record when its time is over', async () => {
-    const { one, key, scope } = setUp({ ttl: '4s', lease: '3s' });
+    const { one, key, scope } = setUp({ ttl: '7s', lease: '6s' });
     let runs = 0;
     const run = () => one.run(key, () => ++runs, scope);
     expect([await run(), await run()]).toEqual([1, 1]);
-    await sleep(4_200);
+    await sleep(7_200);
     expect(await run()).toBe(2);
   });
 });

@@ -71,7 +71,7 @@ interface Outcome {
 }
 
 async function holdfast(words: readonly string[], flags: readonly string[] = []): Promise<Outcome> {
-  return run(process.execPath, [...flags, program, ...words], folder.path, 120_000).then(
+  return run(process.execPath, [...flags, program, ...words], folder.path).then(
     ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
     ({ code, stdout, stderr }: Outcome) => ({ code, stdout, stderr }),
   );

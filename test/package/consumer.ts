@@ -51,13 +51,16 @@ export function emptyProject(folder: string): string {
   return project;
 }
 
+/** How long a program may run: a little less than a test, which can then show what the program has written. */
+export const longestRunMs = 220_000;
+
 /** Runs a program as a user's shell would, without the variables that npm and vitest added to the environment. */
-export async function run(program: string, programArguments: readonly string[], cwd: string, timeoutMs = 60_000) {
+export async function run(program: string, programArguments: readonly string[], cwd: string) {
   const env = Object.fromEntries(
     Object.entries(process.env).filter(
       ([name]) => !/^(NODE_|VITEST|TEST$|HOLDFAST_SEED|npm_(package|lifecycle))/.test(name),
     ),
   );
   const shell = process.platform === 'win32' && program === 'npm';
-  return promisify(execFile)(program, [...programArguments], { cwd, env, shell, timeout: timeoutMs });
+  return promisify(execFile)(program, [...programArguments], { cwd, env, shell, timeout: longestRunMs });
 }

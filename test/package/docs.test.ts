@@ -11,11 +11,10 @@ import {
   npmScriptsOf,
   pages,
 } from '../../tools/gates/examples.ts';
-import { checkout, run, temporaryFolder } from './consumer.ts';
+import { checkout, longestRunMs, run, temporaryFolder } from './consumer.ts';
 
 /** Few programs cannot be run here, such as those that need a service of the reader's. */
 const mostUnrun = 11;
-const mostMs = 20_000;
 
 const fences = allFences();
 const examples = examplesOf(fences);
@@ -73,11 +72,11 @@ describe.concurrent('the example at', () => {
   for (const example of examples.filter(({ runs }) => runs)) {
     it(`${example.file}:${example.line} ends well`, async ({ expect }) => {
       // Node ends with a code other than 0 after an error or an unhandled rejection, and when it takes too long.
-      const outcome = await run(process.execPath, [example.path], folder.path, mostMs).then(
+      const outcome = await run(process.execPath, [example.path], folder.path).then(
         ({ stdout }) => ({ stdout, problem: '' }),
         (error: { stdout: string; stderr: string; killed: boolean }) => ({
           stdout: error.stdout,
-          problem: error.killed ? `did not end within ${mostMs} ms` : error.stderr,
+          problem: error.killed ? `did not end within ${longestRunMs} ms` : error.stderr,
         }),
       );
       expect(outcome.problem).toBe('');

@@ -119,6 +119,17 @@ describe.skipIf(home === undefined).each(drivers)('postgresStore by $title', ({ 
     if (title === 'pg') expect(Number(rows[0]!.lost)).toBe(0);
   });
 
+  it('goes on with its only connection when callers repeat at once what a reset has failed', async () => {
+    const alone = postgresStore(open(proxy.port, 1).pool, { timeout: '20s' });
+    await alone.read('key');
+    await proxy.inject({ kind: 'blackhole', direction: 'replies' });
+    const verbs = Array.from({ length: 5 }, () => alone.read('key').catch(() => alone.read('key')));
+    proxy.reset();
+    await proxy.heal();
+    for (const entry of await Promise.all(verbs)) expect(text(entry?.value)).toBe('old');
+    expect(text((await alone.read('key'))?.value)).toBe('old');
+  });
+
   it('goes on with new connections when an operator ends those it has', async () => {
     const admin = open(server.port);
     await admin.query(

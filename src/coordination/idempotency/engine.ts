@@ -16,7 +16,7 @@ import { isThenable, isWellFormed } from '../../core/kinds.js';
 import { knownOf } from '../../core/known.js';
 import { checkArgument, type Field, impossibleOption, show } from '../../core/options.js';
 import type { Entry, Refused, Store, StoreTransaction, StoreWriteOptions, Written } from '../../stores/store.js';
-import { Instant, instantOf } from '../lease.js';
+import { defaultMarginMs, Instant, instantOf, passedMs, safeLeaseMs } from '../lease.js';
 import { type AdapterHandle, Attempt, type TransactionHandle } from './attempt.js';
 import { downstreamKeyOf, keyHashOf, Owners } from './hashing.js';
 import { Operations } from './operations.js';
@@ -334,7 +334,7 @@ export class Engine {
     const sent = new Instant(beganMs, clock.wallNow());
     const write = this.write(named.storeKey, encodeRecord(record), { ttlMs, ifVersion: 0, signal });
     const answer = knownOf(write);
-    if (answer?.ok) return { kind: 'run', handle: new Attempt(this, named, record, answer.version, sent) };
+    if (answer?.ok) return this.start(named, record, answer.version, sent, undefined);
     if (answer?.entry !== undefined) {
       const decision = this.decide(named, answer.entry, readable(answer.entry), record.fingerprint);
       if (!('seen' in decision)) return decision;
@@ -350,7 +350,7 @@ export class Engine {
     firstSent: Instant,
     firstWrite: Promise<Written | Refused>,
   ): Promise<Begun> {
-    const { clock, ttlMs, leaseMs, storeTimeoutMs } = this.settings;
+    const { clock, ttlMs, storeTimeoutMs } = this.settings;
     const { storeKey } = named;
     const endsAtMs = firstSent.monotonicMs + storeTimeoutMs;
     const { owner, fingerprint } = first;
@@ -382,14 +382,14 @@ export class Engine {
           write = undefined;
           continue;
         }
-        if (isUncertain) void this.work(() => this.withdraw(named, record, clock.now() + leaseMs));
+        if (isUncertain) this.withdrawLater(named, record);
         if (isAborted) throw error;
         return this.storeDown(named, error);
       }
       write = undefined;
       if (answer.ok) {
         if (record.state === 'in-doubt') return { kind: 'in-doubt', cause: undefined };
-        return acquired(new Attempt(this, named, record, answer.version, sent), lost);
+        return this.start(named, record, answer.version, sent, lost);
       }
       const { entry } = answer;
       if (entry === undefined) {
@@ -398,7 +398,7 @@ export class Engine {
       }
       const seen = readable(entry);
       if (seen !== undefined && seen.state === 'running' && sameBytes(seen.owner, owner)) {
-        return acquired(new Attempt(this, named, seen, entry.version, sent), lost);
+        return this.start(named, seen, entry.version, sent, lost);
       }
       const decision = this.decide(named, entry, seen, fingerprint);
       if (!('seen' in decision)) return decision;
@@ -406,6 +406,26 @@ export class Engine {
       lost = decision.seen.state === 'running' ? decision.seen : undefined;
       [ifVersion, sent] = [entry.version, undefined];
     }
+  }
+
+  /** Begins the attempt, unless the store replied so late that another attempt may have taken over. */
+  private start(
+    named: Named,
+    record: IdempotencyRecord,
+    version: number,
+    sent: Instant,
+    lost: IdempotencyRecord | undefined,
+  ): Begun {
+    const { clock, leaseMs } = this.settings;
+    if (passedMs(clock, sent) < safeLeaseMs(leaseMs, defaultMarginMs(leaseMs))) {
+      const handle = new Attempt(this, named, record, version, sent);
+      return lost === undefined ? { kind: 'run', handle } : { kind: 'takeover', handle, trace: lost.trace };
+    }
+    const detail = `the reply came when the lease of ${leaseMs} ms was over`;
+    const error = storeTimeout('begin', detail);
+    this.tell(named, 'store-error', { error });
+    this.withdrawLater(named, record);
+    return this.storeDown(named, error);
   }
 
   /** Runs the whole operation inside a transaction: if the function throws, nothing is committed. */
@@ -599,6 +619,11 @@ export class Engine {
     return { kind: 'store-down', error, handle };
   }
 
+  private withdrawLater(named: Named, record: IdempotencyRecord): void {
+    const { clock, leaseMs } = this.settings;
+    void this.work(() => this.withdraw(named, record, clock.now() + leaseMs));
+  }
+
   /**
    * Takes back a begin that may have been applied, or may yet be, but that nobody waits for any more, so that it does not block the key for a whole lease.
    * A record that is absent may still arrive, since the write may be in flight: a free one takes its place, which the store then refuses to overwrite.
@@ -649,18 +674,17 @@ export class Engine {
   }
 
   private tooSlow(operation: string): StoreError {
-    const detail = `no answer within ${this.settings.storeTimeoutMs} ms ("storeTimeout")`;
-    return new StoreError({ store: 'idempotency', operation, reason: 'timeout', applied: 'unknown', detail });
+    return storeTimeout(operation, `no answer within ${this.settings.storeTimeoutMs} ms ("storeTimeout")`);
   }
+}
+
+function storeTimeout(operation: string, detail: string): StoreError {
+  return new StoreError({ store: 'idempotency', operation, reason: 'timeout', applied: 'unknown', detail });
 }
 
 function noPhase(): never {
   const detail = 'all of a transaction is kept or none of it, so it has no phases';
   throw new TypeError(`${detail}; call run() for work in phases, and a transaction in its last one`);
-}
-
-function acquired(handle: AdapterHandle, lost: IdempotencyRecord | undefined): Begun {
-  return lost === undefined ? { kind: 'run', handle } : { kind: 'takeover', handle, trace: lost.trace };
 }
 
 /** The record that replaces one whose attempt is over: that of the next attempt, or the doubt. */

@@ -13,7 +13,7 @@ import { StoreError } from '../../core/errors.js';
 import { asMicrotask } from '../../core/event-loop.js';
 import type { QueueTurn, StoreWatch } from '../../stores/store.js';
 import { LinkedQueue, type QueueNode } from '../../structures/linked-queue.js';
-import { LeaseKeeper, safeLeaseMs } from '../lease.js';
+import { LeaseKeeper, passedMs, safeLeaseMs } from '../lease.js';
 import { LeaseBase, type LeaseRelease, type LossReason } from './lease-handle.js';
 import { Line, type LockMode, type LockView, type Waiter } from './line.js';
 import type { LockTable, Seat, Taken, Waiting } from './lock-table.js';
@@ -306,9 +306,7 @@ export class StoredLine extends Line {
   /** Undefined if the lease expired before the answer arrived. */
   private hold(seat: Seat, sliceEndsMs: number): StoredLease | undefined {
     const { clock, ttlMs, marginMs } = this.settings;
-    const { sent } = seat;
-    const passedMs = Math.max(clock.now() - sent.monotonicMs, clock.wallNow() - sent.wallMs);
-    if (passedMs >= safeLeaseMs(ttlMs, marginMs)) {
+    if (passedMs(clock, seat.sent) >= safeLeaseMs(ttlMs, marginMs)) {
       this.cleanUp([seat.owner]);
       return undefined;
     }

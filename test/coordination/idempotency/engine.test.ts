@@ -222,6 +222,34 @@ describe('a store that fails as an operation begins', () => {
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
   });
 
+  it('begins nothing if it replies only when the lease is over, since another attempt may run by then', async () => {
+    const clock = virtualClock();
+    const store = memoryStore({ clock });
+    const slow: Store = {
+      ...plain(store),
+      write: async (...given) => {
+        const written = await store.write(...given);
+        await clock.sleep(700);
+        return written;
+      },
+    };
+    const settings = { clock, lease: 500, storeTimeout: '1s', random: () => 0.5 } as const;
+    const late = idempotency({ store: slow, ...settings });
+    const other = idempotency({ store, ...settings });
+    for (const isOvertaken of [true, false]) {
+      const key = isOvertaken ? 'overtaken' : 'alone';
+      const failed = late.begin({ ...raw, key });
+      await clock.advance(600);
+      if (isOvertaken) expect(await other.begin({ ...raw, key })).toMatchObject({ kind: 'takeover' });
+      await clock.advance(100);
+      expect(await failed).toMatchObject({ kind: 'store-down', error: { reason: 'timeout', applied: 'unknown' } });
+      await clock.advance('1s');
+      expect(await other.begin({ ...raw, key })).toMatchObject(
+        isOvertaken ? { kind: 'busy' } : { kind: 'run', handle: { attempt: 1 } },
+      );
+    }
+  });
+
   it('keeps a record that belongs to another owner by then', async () => {
     const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 100 });
     faulty.faults.push('hangs');

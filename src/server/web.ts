@@ -21,7 +21,7 @@ import {
 import { bodyOf, contentOf, contentTypeOf, keyLinesOf, sendProblem, traceparentOf } from './idempotency/node.js';
 import { joinedLines, keptHeaders, replayMarks } from './idempotency/protocol.js';
 import { type Problem, problemBody, problemType } from './problem.js';
-import { headersOf } from './response-head.js';
+import { headersOf, setWords } from './response-head.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type {
@@ -221,6 +221,7 @@ function failed(response: ServerResponse): void {
     return;
   }
   for (const name of response.getHeaderNames()) response.removeHeader(name);
+  setWords(response, undefined);
   response.statusCode = 500;
   response.end();
 }

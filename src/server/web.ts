@@ -278,14 +278,16 @@ function contentFor({ status, body }: StoredAnswer, headers: Headers) {
 
 /** Copies a response; the body of the copy ends when the answer has been processed. */
 async function kept(response: Response, keeper: AnswerKeeper): Promise<Response> {
+  // Before the headers: a response of @hono/node-server knows the type of its body only once that has been read.
+  const body = (response as Response | null | undefined)?.body;
   if (!hasHeaders(response)) throw new TypeError('idempotency: the handler must give a Response');
   const { status, statusText } = response;
   const head = { status, statusMessage: statusText, headers: keptHeaders([...response.headers]) };
-  if (response.body === null) {
+  if (body === null) {
     await keeper.onAnswer({ ...head, body: new Uint8Array(0) });
     return response;
   }
-  const tee = new BodyTee(response.body.getReader() as ReadableStreamDefaultReader<Uint8Array>, keeper, head);
+  const tee = new BodyTee(body!.getReader() as ReadableStreamDefaultReader<Uint8Array>, keeper, head);
   return new Response(new ReadableStream(tee), { status, statusText, headers: response.headers });
 }
 

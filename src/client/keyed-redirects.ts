@@ -73,10 +73,16 @@ function bodyOf(input: string | URL | Request): RequestInit['body'] {
 
 function targetOf(response: Response, from: URL): URL | undefined {
   if (![301, 302, 303, 307, 308].includes(response.status)) return undefined;
-  const location = response.headers.get('location');
+  const given = response.headers.get('location');
+  const location = given === null ? null : ofBytes(given);
   if (location === null || !URL.canParse(location, from.href)) return undefined;
   const next = new URL(location, from.href);
   return next.protocol === 'http:' || next.protocol === 'https:' ? next : undefined;
+}
+
+/** A header has one character per byte. An address whose bytes are not ASCII is read as UTF-8, as `fetch` does. */
+function ofBytes(text: string): string {
+  return new TextDecoder().decode(Uint8Array.from(text, (character) => character.charCodeAt(0)));
 }
 
 function failed(why: string, response: Response): TypeError {

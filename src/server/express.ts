@@ -368,6 +368,10 @@ class Exchange implements IdempotencyExchange<Request> {
     this.next();
   }
 
+  isAnswered(): boolean {
+    return this.response.writableEnded || this.isTimedOut();
+  }
+
   /** Whether connect-timeout has fired. */
   isTimedOut(): boolean {
     return (this.request as { timedout?: boolean }).timedout === true;

@@ -457,6 +457,10 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
     this.next();
   }
 
+  isAnswered(): boolean {
+    return this.reply.sent || this.isTimedOut();
+  }
+
   /** Whether the route's `handlerTimeout` has fired. */
   isTimedOut(): boolean {
     // Reading its signal would create one.

@@ -124,6 +124,7 @@ export function idempotency(
                 reject(error);
               });
           },
+          isAnswered: () => false,
           isTimedOut: () => false,
         };
         protection.handle(exchange, reject);
@@ -206,6 +207,7 @@ export function nodeIdempotency(
           keeper.watch(request, response, exchange);
           run(handle);
         },
+        isAnswered: () => response.writableEnded,
         isTimedOut: () => false,
       };
       protection.handle(exchange, fail);

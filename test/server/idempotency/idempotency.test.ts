@@ -9,7 +9,7 @@ import Fastify from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
 import { deadline, idempotency, rawBody, resolveRequest } from '../../../src/server/express.js';
-import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
+import { deadline as fastifyDeadline, idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
 import { virtualClock } from '../../../src/testing/index.js';
 import { threadUs } from '../../support/thread-time.js';
@@ -79,6 +79,56 @@ describe('a request that is answered in place of its handler', () => {
     expect(typeOf(await send(port, request))).toBe('result-not-stored');
     await expect.poll(() => effects).toBe(1);
     expect(typeOf(await send(port, request))).toBe('result-not-stored');
+    await app.close();
+  });
+});
+
+describe('a request that is answered before its handler has begun', () => {
+  /** A deadline of 50 ms passes while the first key is being written. */
+  function setUp() {
+    const clock = virtualClock();
+    const inner = memoryStore();
+    let isFirst = true;
+    const store: Store = {
+      read: (...given) => inner.read(...given),
+      remove: (...given) => inner.remove(...given),
+      async write(...given) {
+        const answer = await inner.write(...given);
+        if (isFirst) {
+          isFirst = false;
+          await clock.advance(50);
+        }
+        return answer;
+      },
+    };
+    return { clock, engine: engineOf({ store }), limit: { default: 50, clock } };
+  }
+
+  async function isHandledLater(port: number, engine: ReturnType<typeof engineOf>) {
+    expect((await send(port, request)).status).toBe(504);
+    await engine.idle();
+    const answers = [await send(port, request), await send(port, request)];
+    expect(answers.map(({ status, body }) => [status, body.toString()])).toEqual(Array(2).fill([201, 'run 1']));
+  }
+
+  it('frees its key, in Express', async () => {
+    const { engine, limit } = setUp();
+    let runs = 0;
+    const handler: RequestHandler = (_request, response) => void response.status(201).send(`run ${++runs}`);
+    await listening(appOf(deadline(limit), idempotency(engine, { scope }), handler), (port) =>
+      isHandledLater(port, engine),
+    );
+  });
+
+  it('frees its key, in Fastify', async () => {
+    const { engine, limit } = setUp();
+    let runs = 0;
+    const app = Fastify({ forceCloseConnections: true });
+    await app.register(fastifyDeadline, limit);
+    await app.register(fastifyIdempotency, { engine, scope });
+    app.post('/orders', async (_request, reply) => reply.code(201).send(`run ${++runs}`));
+    await app.listen({ port: 0, host: '127.0.0.1' });
+    await isHandledLater((app.server.address() as { port: number }).port, engine);
     await app.close();
   });
 });

@@ -2,6 +2,7 @@
  * Discard body: reads the short rest of an unwanted response, so that its connection can serve the next request. A long or slow rest is cancelled,
  * which closes the connection.
  */
+import type { Readable } from 'node:stream';
 import { callbackTimer, systemClock } from '../core/clock.js';
 
 /** About as much as arrives anyway before a cancellation takes effect. */
@@ -22,12 +23,21 @@ export const mostDroppedMs = 1_000;
  * ```
  */
 export function discardBody(response: unknown): void {
-  const body = (response as Partial<Response> | null | undefined)?.body;
-  if (typeof body?.getReader !== 'function' || body.locked) return;
-  drain(body.getReader() as ReadableStreamDefaultReader<Uint8Array>).catch(() => {});
+  const reader = readerOf((response as Partial<Response> | null | undefined)?.body);
+  if (reader !== undefined) drain(reader).catch(() => {});
 }
 
-async function drain(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
+type Reader = Pick<ReadableStreamDefaultReader<Uint8Array>, 'read' | 'cancel'>;
+
+/** Reads a stream of the standard, or one of Node, as node-fetch returns; undefined for one that is being read, and for anything else. */
+function readerOf(body: (ReadableStream & Partial<Readable>) | null | undefined): Reader | undefined {
+  if (typeof body?.getReader === 'function') return body.locked ? undefined : body.getReader();
+  if (typeof body?.destroy !== 'function' || body.readableFlowing !== null) return undefined;
+  const chunks = (body as Readable)[Symbol.asyncIterator]();
+  return { read: () => chunks.next() as ReturnType<Reader['read']>, cancel: async () => void body.destroy!() };
+}
+
+async function drain(reader: Reader): Promise<void> {
   const cancel = () => void reader.cancel().catch(() => {});
   const patience = callbackTimer(cancel);
   systemClock.schedule(patience, systemClock.now() + mostDroppedMs);

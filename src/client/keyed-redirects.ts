@@ -4,6 +4,7 @@
  * Promise: the key is sent along for 307 and 308 within its origin, and never to another origin. Plain `fetch` would send it there.
  * After: WHATWG Fetch, 4.4, HTTP-redirect fetch.
  */
+import { discardBody } from './discard-body.js';
 import { isForm } from './form.js';
 import { noteMistake } from './handles.js';
 
@@ -46,7 +47,7 @@ export async function sendKeyed(
       for (const name of [...bodyHeaders, keyHeader]) headers.delete(name);
       // A body that has been read would be sent empty, and the service would take that for the request with this key.
     } else if (!canBeSentAgain(body)) throw failed('a stream or an iterable cannot be sent again as a body', response);
-    leaveBody(response);
+    discardBody(response);
     if (next.origin !== at.origin) {
       if (headers.has(keyHeader)) leave();
       for (const name of [...credentials, keyHeader]) headers.delete(name);
@@ -72,19 +73,20 @@ function bodyOf(input: string | URL | Request): RequestInit['body'] {
 
 function targetOf(response: Response, from: URL): URL | undefined {
   if (![301, 302, 303, 307, 308].includes(response.status)) return undefined;
-  const location = response.headers.get('location');
+  const given = response.headers.get('location');
+  const location = given === null ? null : ofBytes(given);
   if (location === null || !URL.canParse(location, from.href)) return undefined;
   const next = new URL(location, from.href);
   return next.protocol === 'http:' || next.protocol === 'https:' ? next : undefined;
 }
 
-/** Cancels a body without waiting, and ignores errors: the connection may have broken already. */
-function leaveBody({ body }: Response): void {
-  body?.cancel().catch(() => {});
+/** A header has one character per byte. An address whose bytes are not ASCII is read as UTF-8, as `fetch` does. */
+function ofBytes(text: string): string {
+  return new TextDecoder().decode(Uint8Array.from(text, (character) => character.charCodeAt(0)));
 }
 
 function failed(why: string, response: Response): TypeError {
-  leaveBody(response);
+  discardBody(response);
   const error = new TypeError('fetch failed', { cause: new Error(why) });
   noteMistake(error);
   return error;

@@ -65,7 +65,7 @@ class Inner {
   }
 }
 
-const ended: PropertyDescriptor = { value: true, configurable: true };
+const isTrue: PropertyDescriptor = { value: true, configurable: true };
 
 /** The size of a few socket buffers. */
 const mostInTurn = 65_536;
@@ -111,6 +111,8 @@ export class ResponseCapture {
   private head: AnswerHead | undefined = undefined;
   /** The handler's calls while its head waits. */
   private postponed: Postponed[] = nothingDone;
+  /** Lets the head change again, once it has waited. */
+  private thaw: (() => void) | undefined = undefined;
   private chunks: Uint8Array[] = noChunks;
   private bytes = 0;
   private clientGone = false;
@@ -184,7 +186,7 @@ export class ResponseCapture {
 
   write(given: ChunkArguments): boolean {
     const { response, inner, state, terms } = this;
-    if (state === 'held' || state === 'breaking') return this.ignore(given);
+    if (state === 'held' || state === 'breaking' || this.endWaits) return this.ignore(given);
     if (state === 'replaced') return !this.ignore(given);
     if (state === 'done') return Reflect.apply(inner.write, response, given as []);
     if (terms.onHead !== undefined && this.head === undefined && isChunk(given[0])) {
@@ -213,7 +215,7 @@ export class ResponseCapture {
 
   end(given: ChunkArguments): unknown {
     const { response, inner, state } = this;
-    if (state === 'held' || state === 'breaking' || state === 'replaced') {
+    if (state === 'held' || state === 'breaking' || state === 'replaced' || this.endWaits) {
       this.ignore(given);
       return response;
     }
@@ -229,6 +231,9 @@ export class ResponseCapture {
     this.head = toldHead;
     if (this.isWaiting) {
       this.postpone('end', given);
+      // As while an end is held: what an error handler writes is ignored, and it does not cut the connection.
+      Object.defineProperty(response, 'writableEnded', isTrue);
+      Reflect.deleteProperty(response, 'headersSent');
       this.terms.onAnswer(answer);
       return response;
     }
@@ -376,7 +381,7 @@ export class ResponseCapture {
     if (response.writeHead === (capturedWriteHead as ServerResponse['writeHead'])) {
       const head = this.headOf([response.statusCode]);
       const instead = this.head === undefined ? this.terms.onHead?.(head) : undefined;
-      if (instead === 'wait') this.state = 'waiting';
+      if (instead === 'wait') this.startWaiting();
       else if (instead !== undefined) putHead(response, instead);
       this.head = head;
       return;
@@ -395,9 +400,9 @@ export class ResponseCapture {
   /** Ends the wait that `onHead` began: sends the handler's answer as far as it exists, or another answer in its place. */
   resume(instead?: StoredAnswer): void {
     if (!this.isWaiting) return;
-    const { response, inner, postponed } = this;
-    const hasEnded = postponed.at(-1)![0] === 'end';
+    const { response, inner, postponed, endWaits: hasEnded } = this;
     this.postponed = nothingDone;
+    this.thaw?.();
     if (this.clientGone) {
       this.state = hasEnded ? 'done' : 'open';
       if (hasEnded) setIfOwn(response, 'finished', true);
@@ -422,12 +427,29 @@ export class ResponseCapture {
     return this.state === 'waiting';
   }
 
+  /** Whether the handler has ended the answer whose head waits. */
+  private get endWaits(): boolean {
+    return this.state === 'waiting' && this.postponed.at(-1)?.[0] === 'end';
+  }
+
   private get isDone(): boolean {
     return this.state === 'done';
   }
 
-  private postpone(name: 'writeHead' | 'write' | 'end', given: readonly unknown[]): void {
+  /** For code that would answer in place of the handler, the head has been sent. */
+  private startWaiting(): void {
+    const { response } = this;
     this.state = 'waiting';
+    const release = this.ignoreHead();
+    Object.defineProperty(response, 'headersSent', isTrue);
+    this.thaw = () => {
+      Reflect.deleteProperty(response, 'headersSent');
+      release();
+    };
+  }
+
+  private postpone(name: 'writeHead' | 'write' | 'end', given: readonly unknown[]): void {
+    if (!this.isWaiting) this.startWaiting();
     // A copy, because the writer may reuse the buffer.
     const own = given.map((one) => (one instanceof Uint8Array ? new Uint8Array(one) : one));
     if (this.postponed.length === 0) this.postponed = [[name, own]];
@@ -464,21 +486,31 @@ export class ResponseCapture {
 
   private hold(given: ChunkArguments, wait: Promise<unknown>): void {
     const { response } = this;
-    const { statusCode, addTrailers } = response;
-    const words = wordsOf(response);
+    const { addTrailers } = response;
     response.addTrailers = ignored as never;
-    // A head that has been written refuses changes itself, as it would without us.
-    const release = response.headersSent ? undefined : this.ignoreHeaders();
+    const release = this.ignoreHead();
     // Tells frameworks that the answer is given. Not by `finished`: a server that closes would take the connection for an idle one and destroy it, and
     // a compressor before us could not write any more.
-    Object.defineProperty(response, 'writableEnded', ended);
+    Object.defineProperty(response, 'writableEnded', isTrue);
     wait.then(() => {
       response.addTrailers = addTrailers;
+      release();
+      this.letGo(given);
+    });
+  }
+
+  /** Ignores changes of the head until the returned function is called. */
+  private ignoreHead(): () => void {
+    const { response } = this;
+    const { statusCode } = response;
+    const words = wordsOf(response);
+    // A head that has been written refuses changes itself, as it would without us.
+    const release = response.headersSent ? undefined : this.ignoreHeaders();
+    return () => {
       release?.();
       response.statusCode = statusCode;
       setWords(response, words);
-      this.letGo(given);
-    });
+    };
   }
 
   /** Ignores header changes until the returned function is called. */

@@ -19,9 +19,10 @@ import {
   type IdempotencyRequestOptions,
 } from './idempotency/idempotency.js';
 import { bodyOf, contentTypeOf, keyLinesOf, sendProblem, traceparentOf } from './idempotency/node.js';
-import { type Problem, problemBody, problemType } from './problem.js';
+import { type Problem, problemBody, problemType, unsentAnswerHeaders } from './problem.js';
 import { checkRules, type ResponseCacheOptions } from './response-cache/options.js';
 import { HttpResponseCache, type ResponseCacheControl } from './response-cache/response-cache.js';
+import { setWords } from './response-head.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type { DeadlineMiddlewareOptions } from './deadline.js';
@@ -203,7 +204,15 @@ export function health(options?: HealthOptions): Middleware {
 
 function answer(response: Response, problem: Problem): void {
   if (response.headersSent) return;
-  response.status(problem.status).type(problemType).end(problemBody(problem));
+  for (const name of unsentAnswerHeaders) response.removeHeader(name);
+  setWords(response, undefined);
+  const body = problemBody(problem);
+  // Node does not compute a length again that was removed, and would close the connection.
+  response
+    .status(problem.status)
+    .type(problemType)
+    .set('content-length', String(Buffer.byteLength(body)))
+    .end(body);
   // The body may be in a compressor, which then still needs the methods.
   if (response.headersSent) detach(response);
   else response.once('finish', () => detach(response));
@@ -357,6 +366,10 @@ class Exchange implements IdempotencyExchange<Request> {
     this.request.idempotency = handle;
     keeper.watch(this.request, this.response, this);
     this.next();
+  }
+
+  isAnswered(): boolean {
+    return this.response.writableEnded || this.isTimedOut();
   }
 
   /** Whether connect-timeout has fired. */

@@ -62,7 +62,7 @@ import {
   isJsonType,
 } from './idempotency/idempotency.js';
 import { bodyOf, contentOf, contentTypeOf, keyLinesOf, traceparentOf } from './idempotency/node.js';
-import { type Problem, problemBody, problemType } from './problem.js';
+import { type Problem, problemBody, problemType, unsentAnswerHeaders } from './problem.js';
 import {
   type CheckedRules,
   checkRules,
@@ -70,6 +70,7 @@ import {
   type ResponseCacheRules,
 } from './response-cache/options.js';
 import { HttpResponseCache, type ResponseCacheControl } from './response-cache/response-cache.js';
+import { setWords } from './response-head.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type { DeadlineMiddlewareOptions, RouteDeadline } from './deadline.js';
@@ -272,7 +273,13 @@ export const health: FastifyPluginAsync<HealthOptions> = /* @__PURE__ */ pluginO
 
 function answer(reply: FastifyReply, problem: Problem): void {
   if (reply.sent || reply.raw.headersSent) return;
-  reply.code(problem.status).type(problemType).send(problemBody(problem));
+  for (const name of unsentAnswerHeaders) {
+    reply.removeHeader(name);
+    reply.raw.removeHeader(name);
+  }
+  setWords(reply.raw, undefined);
+  // The handler's serializer is for another body.
+  reply.code(problem.status).type(problemType).serializer(String).send(problemBody(problem));
   // Fastify must neither send what the handler answers later nor warn about it.
   reply.hijack();
 }
@@ -448,6 +455,10 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
     this.request.idempotency = handle;
     keeper.watch(this.request.raw, this.reply.raw, this);
     this.next();
+  }
+
+  isAnswered(): boolean {
+    return this.reply.sent || this.isTimedOut();
   }
 
   /** Whether the route's `handlerTimeout` has fired. */

@@ -22,6 +22,15 @@ export interface Problem {
 
 export const problemType = 'application/problem+json';
 
+/**
+ * Headers that a handler may have set before a problem is sent in its place: they describe another body, or let caches keep it. With some of them Node
+ * could not send this one at all.
+ */
+export const unsentAnswerHeaders: readonly string[] = [
+  ...['content-length', 'transfer-encoding', 'trailer', 'content-encoding', 'content-language', 'content-location'],
+  ...['content-range', 'content-disposition', 'etag', 'last-modified', 'cache-control', 'expires'],
+];
+
 export function problemBody({ type = 'about:blank', title, status, detail, code, retryable }: Problem): string {
   return JSON.stringify({ type, title, status, detail, code, retryable });
 }

@@ -21,7 +21,7 @@ import {
 import { bodyOf, contentOf, contentTypeOf, keyLinesOf, sendProblem, traceparentOf } from './idempotency/node.js';
 import { joinedLines, keptHeaders, replayMarks } from './idempotency/protocol.js';
 import { type Problem, problemBody, problemType } from './problem.js';
-import { headersOf } from './response-head.js';
+import { headersOf, setWords } from './response-head.js';
 
 export type { IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 export type {
@@ -124,6 +124,7 @@ export function idempotency(
                 reject(error);
               });
           },
+          isAnswered: () => false,
           isTimedOut: () => false,
         };
         protection.handle(exchange, reject);
@@ -206,6 +207,7 @@ export function nodeIdempotency(
           keeper.watch(request, response, exchange);
           run(handle);
         },
+        isAnswered: () => response.writableEnded,
         isTimedOut: () => false,
       };
       protection.handle(exchange, fail);
@@ -221,6 +223,7 @@ function failed(response: ServerResponse): void {
     return;
   }
   for (const name of response.getHeaderNames()) response.removeHeader(name);
+  setWords(response, undefined);
   response.statusCode = 500;
   response.end();
 }
@@ -277,14 +280,16 @@ function contentFor({ status, body }: StoredAnswer, headers: Headers) {
 
 /** Copies a response; the body of the copy ends when the answer has been processed. */
 async function kept(response: Response, keeper: AnswerKeeper): Promise<Response> {
+  // Before the headers: a response of @hono/node-server knows the type of its body only once that has been read.
+  const body = (response as Response | null | undefined)?.body;
   if (!hasHeaders(response)) throw new TypeError('idempotency: the handler must give a Response');
   const { status, statusText } = response;
   const head = { status, statusMessage: statusText, headers: keptHeaders([...response.headers]) };
-  if (response.body === null) {
+  if (body === null) {
     await keeper.onAnswer({ ...head, body: new Uint8Array(0) });
     return response;
   }
-  const tee = new BodyTee(response.body.getReader() as ReadableStreamDefaultReader<Uint8Array>, keeper, head);
+  const tee = new BodyTee(body!.getReader() as ReadableStreamDefaultReader<Uint8Array>, keeper, head);
   return new Response(new ReadableStream(tee), { status, statusText, headers: response.headers });
 }
 

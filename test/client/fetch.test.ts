@@ -82,6 +82,38 @@ describe('createFetch', () => {
     await closed;
   });
 
+  it('reads the short bodies of Node that another fetch returns, as node-fetch does, ends long ones, and follows keyed redirects', async () => {
+    const ends: unknown[] = [];
+    const bodies = [
+      [307, 10],
+      [503, 100_000],
+      [503, 10],
+      [200, 0],
+    ] as const;
+    let sent = 0;
+    const send = async () => {
+      const [status, length] = bodies[sent++]!;
+      const body = Readable.from([Buffer.alloc(length), Buffer.from('end')]);
+      body.on('close', () => ends.push([status, length, body.readableEnded]));
+      return { status, headers: new Headers(status === 307 ? { location: '/two' } : {}), body } as unknown as Response;
+    };
+    const headers = { 'idempotency-key': 'k' };
+    const answer = await createFetch({ policy, fetch: send })('http://a.test/', { method: 'POST', headers });
+    await expect.poll(() => ends).toHaveLength(3);
+    expect(ends).toEqual(
+      expect.arrayContaining([
+        [307, 10, true],
+        [503, 100_000, false],
+        [503, 10, true],
+      ]),
+    );
+    const mine = answer.body as unknown as Readable;
+    expect(mine.readableFlowing).toBe(null);
+    mine.on('data', () => {});
+    discardBody(answer);
+    await once(mine, 'end');
+  });
+
   it('releases answers that the caller does not get, even if its policy does not', async () => {
     let cancelled = 0;
     const answer = () =>

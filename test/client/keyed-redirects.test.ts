@@ -241,6 +241,11 @@ describe('sendKeyed', () => {
     expect([sent.length, answered]).toEqual([1, status]);
   });
 
+  it('reads a location as UTF-8, as fetch does', async () => {
+    const location = Buffer.from('/für').toString('latin1');
+    expect((await followed([[307, location]])).sent[1]).toBe('POST http://a.test/f%C3%BCr k -');
+  });
+
   it('leaves the key behind once, and only if it still has one', async () => {
     const away = await followed([
       [307, 'https://b.test/two'],

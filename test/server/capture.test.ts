@@ -699,6 +699,40 @@ describe('an answer whose head waits', () => {
     expect([seen.answer!.status, Buffer.from(seen.answer!.body!).toString()]).toEqual([503, 'first,last']);
   });
 
+  it.each([
+    ['begun', false],
+    ['ended', true],
+  ])('that has %s shows it, and keeps its head and what was written', async (_, ends) => {
+    let hasAnswered = false;
+    let change = () => {};
+    const { answer } = await waiting(
+      (_request, response) => {
+        response.statusCode = 503;
+        response.setHeader('X-A', '1');
+        if (!ends) response.write('first,');
+        const { end } = response;
+        if (ends) response.end('first,');
+        change = () => {
+          expect([response.headersSent, response.writableEnded]).toEqual([!ends, ends]);
+          response.statusCode = 504;
+          response.statusMessage = 'Too Late';
+          response.setHeader('X-A', '2').setHeader('Content-Length', 4);
+          if (ends) expect(response.write('late')).toBe(false);
+          Reflect.apply(end, response, ['last']);
+        };
+        hasAnswered = true;
+      },
+      (capture) => {
+        change();
+        change = () => {};
+        capture.resume();
+      },
+      () => hasAnswered,
+    );
+    expect([answer.statusLine, headerOf(answer, 'x-a')]).toEqual(['HTTP/1.1 503 Service Unavailable', '1']);
+    expect(answer.body.toString()).toBe(ends ? 'first,' : 'first,last');
+  });
+
   it('continues after the wait, when a drain event tells its handler', async () => {
     let drains = 0;
     let hasWritten = false;

@@ -101,6 +101,27 @@ describe('deadline of express on its own', () => {
     });
   });
 
+  it('answers in time whatever the handler had said about its own answer, and says nothing of it', async () => {
+    const app = express();
+    const clock = virtualClock();
+    app.use(deadline({ default: 30, clock }));
+    app.get('/', (_request, response) => {
+      response.statusMessage = 'not\nvalid';
+      response.status(201).set({
+        ...{ Trailer: 'X-Checksum', 'Content-Length': '5000', 'Content-Encoding': 'gzip', 'X-Kept': '1' },
+        ...{ ETag: '"1"', 'Cache-Control': 'public, max-age=3600', 'Content-Disposition': 'attachment' },
+      });
+      void clock.advance(30);
+    });
+    await withServer(app, async (url) => {
+      const answer = await fetch(url);
+      expect([answer.statusText, answer.headers.get('x-kept')]).toEqual(['Gateway Timeout', '1']);
+      const others = ['trailer', 'content-encoding', 'etag', 'cache-control', 'content-disposition'];
+      expect(others.filter((name) => answer.headers.has(name))).toEqual([]);
+      expect(await problemOf(answer)).toMatchObject({ status: 504, body: { code: 'ERR_DEADLINE_EXCEEDED' } });
+    });
+  });
+
   it('calls back code that writes after the answer, so that no handler waits for ever', async () => {
     const app = express();
     const done = deferred<string>();

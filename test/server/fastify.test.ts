@@ -1,12 +1,12 @@
 /** What only Fastify has: a time limit per route, hooks, `inject`, streams. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import Fastify from 'fastify';
+import Fastify, { type FastifyReply } from 'fastify';
 import { describe, expect, it } from 'vitest';
 import { OptionsError } from '../../src/index.js';
 import { currentCall, enableContext, runDetached } from '../../src/integrations/context.js';
 import { callOf, deadline, fence, health, idempotency, responseCache } from '../../src/server/fastify.js';
 import { virtualClock } from '../../src/testing/index.js';
-import { untilAborted } from './support.js';
+import { problemOf, untilAborted } from './support.js';
 
 const place = Symbol.for('holdfast.context');
 const provided = (globalThis as unknown as { [place]: { ambient: object | undefined } })[place];
@@ -97,6 +97,34 @@ describe('deadline of fastify on its own', () => {
     await sleep(5);
     expect(responses).toEqual([504]);
     expect(lines).toEqual([]);
+  });
+
+  it('answers in time whatever the handler had said about its own answer, and says nothing of it', async () => {
+    const app = Fastify();
+    const clock = virtualClock();
+    await app.register(deadline, { default: 30, clock });
+    const handler = (reply: FastifyReply, set: (headers: Record<string, string>) => void) => {
+      reply.raw.statusMessage = 'not\nvalid';
+      reply.code(201).serializer(() => 'serialized');
+      set({
+        ...{ trailer: 'X-Checksum', 'content-length': '5000', 'content-encoding': 'gzip', 'x-kept': '1' },
+        ...{ etag: '"1"', 'cache-control': 'public, max-age=3600', 'content-disposition': 'attachment' },
+      });
+      void clock.advance(30);
+    };
+    app.get('/reply', (_request, reply) => handler(reply, (headers) => reply.headers(headers)));
+    app.get('/raw', (_request, reply) =>
+      handler(reply, (headers) => reply.raw.setHeaders(new Map(Object.entries(headers)))),
+    );
+    const url = await app.listen({ port: 0, host: '127.0.0.1' });
+    for (const path of ['/reply', '/raw']) {
+      const answer = await fetch(`${url}${path}`);
+      expect([answer.statusText, answer.headers.get('x-kept')]).toEqual(['Gateway Timeout', '1']);
+      const others = ['trailer', 'content-encoding', 'etag', 'cache-control', 'content-disposition'];
+      expect(others.filter((name) => answer.headers.has(name))).toEqual([]);
+      expect(await problemOf(answer)).toMatchObject({ status: 504, body: { code: 'ERR_DEADLINE_EXCEEDED' } });
+    }
+    await app.close();
   });
 
   it('runs the handler under its call again after a hook has lost the context', async () => {

@@ -101,6 +101,8 @@ export interface IdempotencyExchange<Request> {
   readonly replay: (answer: StoredAnswer, key: string) => void;
   /** Runs the handler with the record; its answer goes to the keeper. */
   readonly run: (handle: IdempotencyHandle, keeper: AnswerKeeper) => void;
+  /** Whether the request has been answered before its handler began: a deadline may pass while its body or the store is awaited. */
+  readonly isAnswered: () => boolean;
   /** Whether the framework has answered in place of a handler that may still be running. */
   readonly isTimedOut: () => boolean;
 }
@@ -224,7 +226,7 @@ export class HttpIdempotency<Request> {
     scope: string,
     print: Known,
   ): Promise<void> | undefined {
-    if (print === undefined) return;
+    if (print === undefined || exchange.isAnswered()) return;
     if (print === 'too-large') return this.refuse(exchange, { kind: 'body-too-large', maxBytes: this.maxInputBytes });
     const begun = this.engine.begin({
       scope,
@@ -233,8 +235,8 @@ export class HttpIdempotency<Request> {
       fingerprint: print,
       trace: exchange.traceparent,
     });
-    if (begun instanceof Promise) return begun.then((found) => this.goOn(exchange, key, found));
-    return this.goOn(exchange, key, begun);
+    if (!(begun instanceof Promise)) return this.goOn(exchange, key, begun);
+    return begun.then((found) => (exchange.isAnswered() ? giveBack(found) : this.goOn(exchange, key, found)));
   }
 
   private goOn(exchange: IdempotencyExchange<Request>, key: string, begun: Begun): undefined {
@@ -288,6 +290,13 @@ export class HttpIdempotency<Request> {
     if (typeof what === 'string' || what instanceof Uint8Array) return ownFingerprint(what);
     throw new TypeError('idempotency: fingerprint(request) must give a string or bytes');
   }
+}
+
+/** Frees a key that was taken for a request that will not be handled. */
+function giveBack(begun: Begun): undefined {
+  if (!('handle' in begun) || begun.handle === undefined) return;
+  begun.handle.release();
+  void begun.handle.abandon();
 }
 
 function isWhole(answer: Answer): answer is StoredAnswer {

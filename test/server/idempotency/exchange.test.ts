@@ -15,6 +15,7 @@ import { resolveRequest } from '../../../src/server/idempotency/resolve.js';
 import type { Problem } from '../../../src/server/problem.js';
 import { virtualClock } from '../../../src/testing/index.js';
 import { deferred } from '../../support/deferred.ts';
+import { awaitedStore } from './support.js';
 
 type Options = Partial<IdempotencyMiddlewareOptions<string>>;
 const bytesOf = (text: string) => new TextEncoder().encode(text);
@@ -47,6 +48,7 @@ function setUp(options: Options = {}) {
         if (runs !== undefined) keeper.onAnswer(answerOf(runs));
         end(`ran ${handle.attempt}`);
       },
+      isAnswered: () => false,
       isTimedOut: () => false,
       ...more,
     };
@@ -78,6 +80,36 @@ describe('a request', () => {
     expect([told, store.size]).toEqual([[], 0]);
   });
 
+  it('that was answered while its body was awaited starts nothing', async () => {
+    const { ask, told, store, problems } = setUp();
+    void ask({ isAnswered: () => true, body: async () => ({ content: 'x', isJson: false }) });
+    void ask({ isAnswered: () => true, body: async () => 'too-large' as const });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect([told, problems, store.size]).toEqual([[], [], 0]);
+  });
+
+  it('that was answered while the store was awaited is not handled, and does not count as an attempt', async () => {
+    const { ask, told, problems } = setUp({ store: awaitedStore(), attempts: 1 });
+    const answeredMeanwhile = () => {
+      let isAwaited = false;
+      return () => {
+        const isAnswered = isAwaited;
+        isAwaited = true;
+        return isAnswered;
+      };
+    };
+    const turn = () => new Promise((resolve) => setImmediate(resolve));
+    for (let count = 0; count < 2; count++) {
+      void ask({ isAnswered: answeredMeanwhile() });
+      await turn();
+    }
+    expect(await ask({ runs: 'one' })).toBe('ran 3');
+    void ask({ isAnswered: answeredMeanwhile() });
+    await turn();
+    expect(await ask()).toBe('again one');
+    expect([told, problems]).toEqual([['ran 3'], []]);
+  });
+
   it.each([
     ['rerun', 'ran 2'],
     ['refuse', 'outcome-unknown'],
@@ -96,7 +128,7 @@ describe('a request', () => {
           keyLines: () => ['k'],
           body: () => ({ content: undefined, isJson: false }),
         },
-        ...{ refuse() {}, replay() {}, run() {}, isTimedOut: () => false },
+        ...{ refuse() {}, replay() {}, run() {}, isAnswered: () => false, isTimedOut: () => false },
       },
       () => {},
     );

@@ -9,11 +9,11 @@ import Fastify from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
 import { deadline, idempotency, rawBody, resolveRequest } from '../../../src/server/express.js';
-import { idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
+import { deadline as fastifyDeadline, idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
 import { virtualClock } from '../../../src/testing/index.js';
 import { threadUs } from '../../support/thread-time.js';
-import { requestBytes, send, sendAndLeave } from './raw-client.js';
+import { type RawAnswer, requestBytes, send, sendAndLeave } from './raw-client.js';
 import { keyed, listening, wire } from './support.js';
 
 // Real servers on a machine that may be busy with others.
@@ -79,6 +79,56 @@ describe('a request that is answered in place of its handler', () => {
     expect(typeOf(await send(port, request))).toBe('result-not-stored');
     await expect.poll(() => effects).toBe(1);
     expect(typeOf(await send(port, request))).toBe('result-not-stored');
+    await app.close();
+  });
+});
+
+describe('a request that is answered before its handler has begun', () => {
+  /** A deadline of 50 ms passes while the first key is being written. */
+  function setUp() {
+    const clock = virtualClock();
+    const inner = memoryStore();
+    let isFirst = true;
+    const store: Store = {
+      read: (...given) => inner.read(...given),
+      remove: (...given) => inner.remove(...given),
+      async write(...given) {
+        const answer = await inner.write(...given);
+        if (isFirst) {
+          isFirst = false;
+          await clock.advance(50);
+        }
+        return answer;
+      },
+    };
+    return { clock, engine: engineOf({ store }), limit: { default: 50, clock } };
+  }
+
+  async function isHandledLater(port: number, engine: ReturnType<typeof engineOf>) {
+    expect((await send(port, request)).status).toBe(504);
+    await engine.idle();
+    const answers = [await send(port, request), await send(port, request)];
+    expect(answers.map(({ status, body }) => [status, body.toString()])).toEqual(Array(2).fill([201, 'run 1']));
+  }
+
+  it('frees its key, in Express', async () => {
+    const { engine, limit } = setUp();
+    let runs = 0;
+    const handler: RequestHandler = (_request, response) => void response.status(201).send(`run ${++runs}`);
+    await listening(appOf(deadline(limit), idempotency(engine, { scope }), handler), (port) =>
+      isHandledLater(port, engine),
+    );
+  });
+
+  it('frees its key, in Fastify', async () => {
+    const { engine, limit } = setUp();
+    let runs = 0;
+    const app = Fastify({ forceCloseConnections: true });
+    await app.register(fastifyDeadline, limit);
+    await app.register(fastifyIdempotency, { engine, scope });
+    app.post('/orders', async (_request, reply) => reply.code(201).send(`run ${++runs}`));
+    await app.listen({ port: 0, host: '127.0.0.1' });
+    await isHandledLater((app.server.address() as { port: number }).port, engine);
     await app.close();
   });
 });
@@ -317,13 +367,18 @@ describe('nodeIdempotency', () => {
     const protect = nodeIdempotency({ store: memoryStore(), scope });
     const listener = protect((_asked, response) => {
       response.setHeader('x-secret', '1');
+      response.statusMessage = runs === 0 ? 'Secret' : 'not\nvalid';
       if (++runs === 1) throw new Error('thrown');
-      if (runs === 2) return Promise.reject(new Error('rejected'));
+      if (runs === 2) return response.end('Node refuses the status message');
+      if (runs === 3) return Promise.reject(new Error('rejected'));
+      response.statusMessage = 'Well';
       return response.end('well');
     });
     await listening(createServer(listener), async (port) => {
-      const answers = [await send(port, request), await send(port, request), await send(port, request)];
-      expect(answers.map(({ status }) => status)).toEqual([500, 500, 200]);
+      const answers: RawAnswer[] = [];
+      for (let count = 0; count < 4; count++) answers.push(await send(port, request));
+      const lines = [...Array(3).fill('HTTP/1.1 500 Internal Server Error'), 'HTTP/1.1 200 Well'];
+      expect(answers.map(({ statusLine }) => statusLine)).toEqual(lines);
       expect(JSON.stringify(answers[0]!.headers)).not.toContain('x-secret');
       const replayed = await send(port, request);
       expect(wire(replayed).body).toBe('well');

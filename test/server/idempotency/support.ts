@@ -8,7 +8,7 @@ import { memoryStore, type Store } from '../../../src/index.js';
 import type { RawAnswer } from './raw-client.js';
 
 /** A store in memory that is awaited like a store on a server. */
-function awaitedStore(): Store {
+export function awaitedStore(): Store {
   const inner = memoryStore();
   return {
     read: async (...given) => inner.read(...given),

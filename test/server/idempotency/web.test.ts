@@ -177,6 +177,27 @@ describe('a fetch handler', () => {
     },
   );
 
+  it('keeps the type of a body that its response knows only later, as one of @hono/node-server', async () => {
+    const late = (body: Blob): Response => {
+      const inner = new Response(body);
+      let headers = new Headers({ 'content-type': 'text/plain' });
+      return Object.defineProperties(new Response(), {
+        body: {
+          get: () => {
+            headers = inner.headers;
+            return inner.body;
+          },
+        },
+        headers: { get: () => headers },
+      });
+    };
+    const handler = protect()(() => late(new Blob(['a,b'], { type: 'text/csv' })));
+    for (const _ of [1, 2]) {
+      const answer = await handler(post());
+      expect([answer.headers.get('content-type'), await answer.text()]).toEqual(['text/csv', 'a,b']);
+    }
+  });
+
   it('whose scope throws fails before anything begins', async () => {
     const counting = counted(() => new Response('ok'));
     const scope = () => {

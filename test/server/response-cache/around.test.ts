@@ -6,9 +6,10 @@ import compression from 'compression';
 import express from 'express';
 import express4 from 'express4';
 import { describe, expect, it } from 'vitest';
-import type { HoldfastEvent } from '../../../src/index.js';
-import { responseCache } from '../../../src/server/express.js';
+import { type HoldfastEvent, memoryStore, type Store } from '../../../src/index.js';
+import { deadline, responseCache } from '../../../src/server/express.js';
 import { virtualClock } from '../../../src/testing/index.js';
+import { deferred } from '../../support/deferred.ts';
 import { exchange, headerOf, requestBytes, send } from '../idempotency/raw-client.js';
 import { listening } from '../idempotency/support.js';
 import { statusOf } from './support.ts';
@@ -242,6 +243,35 @@ describe.each([
       expect((await failing).toString()).toMatch(/half\r\n$/);
       expect((await send(port, { method: 'HEAD' })).status).toBe(200);
     });
+  });
+
+  it('sends what a handler answered in time, although the deadline passes while the store is asked about it', async () => {
+    const app = framework();
+    const clock = virtualClock();
+    const inner = memoryStore();
+    const answered = deferred<void>();
+    const store: Store = {
+      read: (...given) => inner.read(...given),
+      remove: (...given) => answered.promise.then(() => inner.remove(...given)),
+      write: (...given) =>
+        given[2]?.ifVersion === 0 ? inner.write(...given) : answered.promise.then(() => inner.write(...given)),
+    };
+    app.use(deadline({ default: 50, clock }));
+    const cached = responseCache({ store, ttl: '1m' });
+    app.get('/', cached, async (_request, response) => {
+      response.status(503).send('busy, says the handler');
+      await clock.advance(50);
+      answered.resolve();
+    });
+    await served(app, async (get) => {
+      const answer = await get();
+      expect([answer.statusLine, answer.body.toString()]).toEqual([
+        'HTTP/1.1 503 Service Unavailable',
+        'busy, says the handler',
+      ]);
+      expect(headerOf(answer, 'content-length')).toBe('22');
+    });
+    await cached.close();
   });
 
   it('refreshes what it stores, even if another cache is mounted around it', async () => {

@@ -432,7 +432,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     if (failuresInARow >= settings.failuresInARow && (failures < calls || mostFailed || failuresInARow >= surelyDown)) {
       return `${failuresInARow} calls in a row failed`;
     }
-    if (window === undefined || calls < settings.minimumCalls) return undefined;
+    if (calls < settings.minimumCalls) return undefined;
     if (mostFailed) return `${failures} of ${calls} calls failed`;
     return slow / calls >= settings.slowCallRate ? `${slow} of ${calls} calls were slow` : undefined;
   }

@@ -190,6 +190,9 @@ describe('circuitBreaker', () => {
     it('counts calls of a pipeline as under way, and not when they were aborted', async () => {
       const { breaker, clock } = setUp();
       const calls = pipeline(breaker);
+      const fails = (times: number) =>
+        Promise.all(Array.from({ length: times }, () => calls.attempt(() => Promise.reject(new Error('down')))));
+      await fails(1);
       const endings: (() => void)[] = [];
       const waiting = Array.from({ length: 60 }, () =>
         calls.attempt(() => new Promise<void>((resolve) => endings.push(resolve))),
@@ -198,9 +201,7 @@ describe('circuitBreaker', () => {
       const aborted = Array.from({ length: 300 }, () =>
         calls.attempt(() => new Promise(() => {}), { signal: controller.signal }),
       );
-      const fails = (times: number) =>
-        Promise.all(Array.from({ length: times }, () => calls.attempt(() => Promise.reject(new Error('down')))));
-      await fails(59);
+      await fails(58);
       expect(breaker.state).toBe('closed');
       controller.abort();
       await Promise.all(aborted);
@@ -209,6 +210,25 @@ describe('circuitBreaker', () => {
       for (const end of endings) end();
       await Promise.all(waiting);
       expect(clock.pendingTimers).toBe(0);
+    });
+
+    it.each([
+      ['while it admits a growing share of the calls', 9_999],
+      ['once it admits all of them again', 10_000],
+    ])('counts calls as under way %s', async (_, sinceRecovery) => {
+      const { breaker, clock } = setUp({ rampUp: '10s', halfOpen: { permits: 1 } });
+      await openAndWait(breaker, clock);
+      succeed(breaker);
+      await clock.advance(sinceRecovery);
+      const calls: Permit[] = [];
+      while (calls.length < 41) {
+        const answer = breaker.admit();
+        if (!isRefusal(answer)) calls.push(answer);
+      }
+      for (const call of calls.splice(0, 20)) call.settle(failed);
+      expect(breaker.state).toBe(sinceRecovery === 10_000 ? 'closed' : 'ramping');
+      calls.pop()!.settle(failed);
+      expect(breaker.state).toBe('open');
     });
 
     it('judges those that have ended if few are under way', () => {

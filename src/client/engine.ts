@@ -24,12 +24,12 @@ import type { Policy } from '../core/policy.js';
 import type { DeadlineForm } from '../policies/deadline-headers.js';
 import type { CompletableRegistry } from '../policies/keyed.js';
 import { Attempts, type EngineRequest, mayRunTwice, type Send } from './attempts.js';
-import { defaultPolicy } from './default-policy.js';
+import { type DefaultPolicyOptions, defaultPolicy } from './default-policy.js';
 import { Pacer, type PacerPlan } from './pacer.js';
 
 /** How requests are slowed down by what an origin says about its limits. */
 export interface PacingOptions {
-  /** The longest time that one response can stop all requests to its origin. Default 60 s; from 1 ms to 24.8 days. */
+  /** The longest time that responses can stop all requests to their origin at once. Default 60 s; from 1 ms to 24.8 days. */
   readonly maxPause?: Duration | undefined;
   /** The longest time that a request is delayed; one that would wait longer is refused at once with `RateLimitedError`. Default 10 s; from 0 to 24.8 days. */
   readonly maxWait?: Duration | undefined;
@@ -242,7 +242,7 @@ export function engineOf(factory: string, options: Values<ReturnType<typeof clie
     ...rest,
     name,
     events,
-    policyFor: policyMaker(policy, { on, clock: rest.clock }),
+    policyFor: policyMaker(policy, { on, clock: rest.clock, isPaced: pacing !== 'off' }),
     keyFor: idempotencyKey === 'given' ? undefined : idempotencyKey === 'generate' ? randomKey : idempotencyKey,
     header: idempotencyHeader.toLowerCase(),
     maxKeyAgeMs: maxKeyAge,
@@ -250,7 +250,7 @@ export function engineOf(factory: string, options: Values<ReturnType<typeof clie
   });
 }
 
-function policyMaker(policy: ClientOptions['policy'], common: Pick<CommonOptions, 'on' | 'clock'>) {
+function policyMaker(policy: ClientOptions['policy'], common: DefaultPolicyOptions) {
   if (policy === undefined) return (origin: string) => defaultPolicy(origin, common);
   return typeof policy === 'function' ? policy : () => policy;
 }

@@ -2,9 +2,10 @@
  * Pacer: lets the requests to one origin start at the rate that the origin announces, so that they slow down before the next 429 instead of because
  * of it.
  *
- * Promise: nothing is delayed until a response asks for it. A pause never lasts longer than `maxPause`, whatever a header says. The latest statement
- * about the quota counts, so one wrong response cannot block for ever. Waiters are served in order, and none starts so late that its deadline
- * would end it: in a lasting overload all would, and none would succeed. There is no timer without a waiter.
+ * Promise: nothing is delayed until responses ask for it. While others are served, a refusal stops nobody but the request that was refused. A pause
+ * never lasts longer than `maxPause`, whatever a header says. The latest statement about the quota counts, so one wrong response cannot block for
+ * ever. Waiters are served in order, and none starts so late that its deadline would end it: in a lasting overload all would, and none would succeed.
+ * There is no timer without a waiter.
  * After: RFC 9110, 10.2.3 (Retry-After); draft-ietf-httpapi-ratelimit-headers.
  */
 import type { Call } from '../core/call.js';
@@ -36,6 +37,8 @@ interface Pause {
   readonly fromMs: number;
   readonly untilMs: number;
   readonly intervalMs: number;
+  /** Whether refusals caused it, so that a request that is served ends it. A quota that is used up has been stated, and stays used up. */
+  readonly isByRefusals: boolean;
 }
 
 /** What is left of the service's quota as far as known; counted down with each start. */
@@ -48,6 +51,11 @@ interface Left {
   /** When this information becomes too old to use. */
   readonly untilMs: number;
 }
+
+/** So many refusals in a row stop an origin that has served all requests before. One may be about a single user, or come from a single instance. */
+const fewestRefusals = 5;
+/** The share of the usual number of refusals in a row that is kept after each served request: half after 70. */
+const runKept = 0.99;
 
 /** The share of a quota that is granted without delay. The rest is spread over the time until the reset. */
 const spreadShare = 0.5;
@@ -63,6 +71,10 @@ export class Pacer implements Guard, WaitingRoom {
   private lastRemaining = 0;
   private fullQuota = 0;
   private running = 0;
+  /** Requests refused since the last one that was served. */
+  private refusals = 0;
+  /** About the most refusals between two served requests lately. */
+  private usualRefusals = 0;
   private readonly usualTime = new UsualTime();
   private lastStartMs = Number.NEGATIVE_INFINITY;
 
@@ -130,8 +142,8 @@ export class Pacer implements Guard, WaitingRoom {
       const { status, headers } = head;
       if (status === 429 || status === 503 || (status === 403 && hasRetryAfter(headers))) {
         const hint = retryHintOf(outcome, wallNowMs);
-        if (typeof hint === 'number') this.pauseFor(hint, nowMs);
-      }
+        if (typeof hint === 'number') this.noteRefusal(hint, nowMs);
+      } else if (status < 500) this.noteServed(nowMs);
       const quota = quotaOf(headers, wallNowMs);
       if (quota !== undefined) this.learn(quota, nowMs);
     }
@@ -164,16 +176,29 @@ export class Pacer implements Guard, WaitingRoom {
     if (events.heard) events.emit({ type: 'paced', name, origin: this.origin, delayMs, refused });
   }
 
-  private pauseFor(askedMs: number, nowMs: number): void {
+  /** A refusal says when that request may come back. Only when the service refuses all does that hold for the others. */
+  private noteRefusal(askedMs: number, nowMs: number): void {
+    this.refusals++;
+    if (this.refusals >= Math.max(fewestRefusals, 2 * this.usualRefusals)) this.pauseFor(askedMs, nowMs, true);
+  }
+
+  private noteServed(nowMs: number): void {
+    this.usualRefusals = Math.max(this.refusals, this.usualRefusals * runKept);
+    this.refusals = 0;
+    const { pause } = this;
+    if (pause?.isByRefusals && nowMs < pause.fromMs) this.pause = undefined;
+  }
+
+  private pauseFor(askedMs: number, nowMs: number, isByRefusals: boolean): void {
     const pauseMs = Math.min(askedMs, this.plan.maxPauseMs);
     const fromMs = nowMs + pauseMs;
     // A response to an earlier request does not shorten what a later one has asked for.
     if (this.pause !== undefined && this.pause.fromMs >= fromMs) return;
-    this.pause = { fromMs, untilMs: fromMs + pauseMs / 10, intervalMs: pauseMs / 100 };
+    this.pause = { fromMs, untilMs: fromMs + pauseMs / 10, intervalMs: pauseMs / 100, isByRefusals };
   }
 
   private learn({ remaining, resetMs, limit }: Quota, nowMs: number): void {
-    if (remaining === 0) this.pauseFor(resetMs, nowMs);
+    if (remaining === 0) this.pauseFor(resetMs, nowMs, false);
     // If the limit is not stated, the remaining quota when it last grew stands for it.
     if (remaining > this.lastRemaining) this.fullQuota = remaining;
     this.lastRemaining = remaining;

@@ -715,12 +715,13 @@ describe('an origin that asks callers to wait', () => {
     expect(secondMs - firstMs).toBeGreaterThanOrEqual(990);
   });
 
-  it('by 503 also delays other requests until then', async () => {
+  it('by refusing five in a row also delays other requests until then', async () => {
     await using server = await httpServer((_, response, number) =>
-      number === 1 ? response.writeHead(503, { 'retry-after-ms': '80' }).end() : response.end(),
+      number <= 5 ? response.writeHead(503, { 'retry-after-ms': '80' }).end() : response.end(),
     );
     const events: HoldfastEvent[] = [];
     const http = createFetch({ policy: pipeline(), on: (event) => events.push(event) });
+    for (let refusal = 0; refusal < 4; refusal++) await http(server.origin, { method: 'POST' });
     const startedMs = performance.now();
     await http(server.origin, { method: 'POST' });
     expect((await http(server.origin, { method: 'POST' })).status).toBe(200);
@@ -731,17 +732,17 @@ describe('an origin that asks callers to wait', () => {
   it('for longer than the deadline is not asked, and the caller gets an error with the time at once', async () => {
     await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after': '60' }).end());
     const http = createFetch({ policy: pipeline(deadline('30s'), repeating()) });
-    expect((await http(server.origin)).status).toBe(429);
+    for (let refusal = 0; refusal < 5; refusal++) expect((await http(server.origin)).status).toBe(429);
     const error = await http(server.origin).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(RateLimitedError);
     expect((error as RateLimitedError).retryAfterMs).toBeGreaterThan(30_000);
-    expect(server.received).toHaveLength(1);
+    expect(server.received).toHaveLength(5);
   });
 
   it('is ignored when pacing is off', async () => {
     await using server = await httpServer((_, response) => response.writeHead(429, { 'retry-after': '5' }).end());
     const http = createFetch({ policy: pipeline(), pacing: 'off' });
-    for (let index = 0; index < 2; index++) expect((await http(server.origin)).status).toBe(429);
+    for (let index = 0; index < 6; index++) expect((await http(server.origin)).status).toBe(429);
   });
 });
 

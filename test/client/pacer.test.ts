@@ -44,11 +44,16 @@ function paced({ maxPauseMs = 60_000, maxWaitMs = 10_000, maxQueue = 1_000, with
       },
       signal === undefined ? undefined : { signal },
     );
+  /** As many refusals in a row as stop all requests. Their starts are forgotten. */
+  const stop = async (headers: Record<string, string>, status = 429) => {
+    for (let refusal = 0; refusal < 5; refusal++) await send({ status, headers });
+    startsMs.splice(0);
+  };
   /** A request whose answer takes a while. */
   const sendSlowly = (answer: Answer, ms: number) => around.attempt(() => clock.sleep(ms).then(() => answer));
   /** A permission to start that is not used yet. */
   const admit = () => pacer.admit(new Call(clock, () => {}, undefined)) as Permit;
-  return { clock, events, pacer, around, send, sendSlowly, admit, startsMs };
+  return { clock, events, pacer, around, send, stop, sendSlowly, admit, startsMs };
 }
 
 const quota = (remaining: number, resetSeconds: number, limit?: number): Answer => ({
@@ -68,15 +73,15 @@ describe('Pacer', () => {
   });
 
   it('starts nothing before a pause is over, then a few at a time, in order', async () => {
-    const { clock, send, startsMs } = paced();
-    await send({ status: 429, headers: { 'retry-after': '1' } });
+    const { clock, send, stop, startsMs } = paced();
+    await stop({ 'retry-after': '1' });
     const beginMs = clock.now();
     const order: number[] = [];
     for (let index = 0; index < 12; index++) void send().then(() => order.push(index));
     await clock.advance(999);
-    expect(startsMs).toHaveLength(1);
+    expect(startsMs).toHaveLength(0);
     await clock.runAll();
-    const after = startsMs.slice(1).map((ms) => ms - beginMs);
+    const after = startsMs.map((ms) => ms - beginMs);
     expect(after).toEqual([1_000, 1_010, 1_020, 1_030, 1_040, 1_050, 1_060, 1_070, 1_080, 1_090, 1_100, 1_100]);
     expect(order).toEqual(Array.from({ length: 12 }, (_, index) => index));
     expect(clock.pendingTimers).toBe(0);
@@ -105,13 +110,13 @@ describe('Pacer', () => {
   });
 
   it.each([
-    ['an hour', { 'retry-after': '3600' }],
-    ['24 million years', { 'retry-after': '99999999999999' }],
-    ['the year 9999', { 'retry-after': 'Fri, 31 Dec 9999 23:59:59 GMT' }],
-    ['a quota used up for ever', { ratelimit: '"x";r=0;t=999999999999999' }],
-  ])('is not stopped for longer than maxPause by one response that asks for %s', async (_, headers) => {
+    ['an hour', { 'retry-after': '3600' }, 5],
+    ['24 million years', { 'retry-after': '99999999999999' }, 5],
+    ['the year 9999', { 'retry-after': 'Fri, 31 Dec 9999 23:59:59 GMT' }, 5],
+    ['a quota used up for ever', { ratelimit: '"x";r=0;t=999999999999999' }, 1],
+  ])('is not stopped for longer than maxPause by responses that ask for %s', async (_, headers, answers) => {
     const { clock, send } = paced({ maxPauseMs: 5_000 });
-    await send({ status: 429, headers });
+    for (let answer = 0; answer < answers; answer++) await send({ status: 429, headers });
     const running = send();
     await clock.advance(5_000);
     expect(await running).toMatchObject({ ok: true });
@@ -126,14 +131,14 @@ describe('Pacer', () => {
     ['two dates', { 'retry-after': 'Fri, 31 Dec 9999 23:59:59 GMT, Fri, 31 Dec 9999 23:59:59 GMT' }],
     ['10 MB of digits', { 'retry-after': '9'.repeat(10_000_000), ratelimit: `"a";r=${'9'.repeat(10_000_000)}` }],
   ])('continues after %s', async (_, headers) => {
-    const { send } = paced();
-    await send({ status: 429, headers });
+    const { send, stop } = paced();
+    await stop(headers);
     expect(await send()).toMatchObject({ ok: true });
   });
 
   it('refuses a request at once that would wait longer than maxWait, and says how long', async () => {
-    const { send, events } = paced({ maxWaitMs: 500 });
-    await send({ status: 503, headers: { 'retry-after': '2' } });
+    const { send, stop, events } = paced({ maxWaitMs: 500 });
+    await stop({ 'retry-after': '2' }, 503);
     const outcome = await send();
     expect(outcome).toMatchObject({ ok: false, error: { retryAfterMs: 2_000, policy: 'http' } });
     expect(!outcome.ok && outcome.error).toBeInstanceOf(RateLimitedError);
@@ -141,8 +146,8 @@ describe('Pacer', () => {
   });
 
   it('refuses a request at once that would wait past its deadline', async () => {
-    const { send } = paced({ withDeadline: true });
-    await send({ status: 429, headers: { 'retry-after': '3' } });
+    const { send, stop } = paced({ withDeadline: true });
+    await stop({ 'retry-after': '3' });
     const outcome = await send();
     expect(!outcome.ok && isRejected(outcome.error)).toBe(true);
   });
@@ -173,7 +178,7 @@ describe('Pacer', () => {
   });
 
   it('knows how long requests take from ten that were served, not from those that the service refused', async () => {
-    const { clock, around, sendSlowly } = paced({ withDeadline: true });
+    const { clock, around, send, sendSlowly } = paced({ withDeadline: true });
     const slowly = async (answer: Answer, ms: number) => {
       const sent = sendSlowly(answer, ms);
       await clock.advance(ms);
@@ -181,7 +186,7 @@ describe('Pacer', () => {
     };
     /** Whether a request may wait for a second if its deadline is so much later. */
     const mayLeave = async (leftMs: number) => {
-      await slowly({ status: 429, headers: { 'retry-after': '1' } }, 1);
+      await send({ ...quota(0, 1), status: 429 });
       const outcome = around.attempt(() => ({ status: 204, headers: {} }), { deadline: clock.now() + 1_000 + leftMs });
       await clock.advance('5s');
       return (await outcome).ok;
@@ -194,27 +199,27 @@ describe('Pacer', () => {
   });
 
   it('refuses a waiter when a later response leaves it too little time', async () => {
-    const { clock, around, sendSlowly, startsMs } = paced();
+    const { clock, around, stop, sendSlowly, startsMs } = paced();
     for (let request = 0; request < 10; request++) {
       const sent = sendSlowly({ status: 200, headers: {} }, 500);
       await clock.advance(500);
       await sent;
     }
     const slow = sendSlowly({ status: 429, headers: { 'retry-after': '2' } }, 100);
-    const first = sendSlowly({ status: 429, headers: { 'retry-after': '1' } }, 1);
     await clock.advance(1);
+    await stop({ 'retry-after': '1' });
     const waiting = around.attempt(() => void startsMs.push(clock.now()), { deadline: clock.now() + 2_000 });
     await clock.advance(98);
     expect(startsMs).toEqual([]);
     await clock.advance(1);
     expect(await waiting).toMatchObject({ ok: false, error: { code: 'ERR_RATE_LIMITED', retryAfterMs: 2_000 } });
-    await Promise.all([slow, first]);
+    await slow;
     expect(clock.pendingTimers).toBe(0);
   });
 
   it('refuses a request that finds no place to wait', async () => {
-    const { clock, send } = paced({ maxQueue: 1 });
-    await send({ status: 429, headers: { 'retry-after': '1' } });
+    const { clock, send, stop } = paced({ maxQueue: 1 });
+    await stop({ 'retry-after': '1' });
     const waiting = send();
     expect(await send()).toMatchObject({ ok: false, error: { code: 'ERR_RATE_LIMITED' } });
     await clock.runAll();
@@ -222,9 +227,9 @@ describe('Pacer', () => {
   });
 
   it('refuses a waiter when a later response postpones the start too far', async () => {
-    const { clock, send, pacer } = paced({ maxWaitMs: 1_000 });
+    const { clock, send, stop, pacer } = paced({ maxWaitMs: 1_000 });
     const slow = pacer.admit(new Call(clock, () => {}, undefined)) as Permit;
-    await send({ status: 429, headers: { 'retry-after-ms': '900' } });
+    await stop({ 'retry-after-ms': '900' });
     const waiting = send();
     await clock.advance(100);
     slow.settle({ ok: true, value: { status: 503, headers: { 'retry-after': '5' } } });
@@ -233,9 +238,9 @@ describe('Pacer', () => {
   });
 
   it('tells a refused request how long it would wait behind the others', async () => {
-    const { clock, send, events } = paced();
+    const { clock, send, stop, events } = paced();
     await clock.advance(500);
-    await send({ status: 429, headers: { 'retry-after': '1' } });
+    await stop({ 'retry-after': '1' });
     for (let count = 0; count < 4; count++) void send();
     expect(events).toMatchObject(
       [1_000, 1_010, 1_020, 1_030].map((delayMs) => ({ type: 'paced', delayMs, refused: false })),
@@ -258,21 +263,21 @@ describe('Pacer', () => {
   });
 
   it('delays requests for exactly the allowed time, and none until its very deadline', async () => {
-    const { clock, send } = paced({ maxWaitMs: 1_000 });
-    await send({ status: 429, headers: { 'retry-after': '1' } });
+    const { clock, send, stop } = paced({ maxWaitMs: 1_000 });
+    await stop({ 'retry-after': '1' });
     const waiting = send();
     await clock.advance(1_000);
     expect(await waiting).toMatchObject({ ok: true });
     const bounded = paced({ withDeadline: true });
-    await bounded.send({ status: 429, headers: { 'retry-after': '2' } });
+    await bounded.stop({ 'retry-after': '2' });
     expect(await bounded.send()).toMatchObject({ ok: false, error: { code: 'ERR_RATE_LIMITED' } });
   });
 
   it('keeps a waiter when a later response postpones the start within its allowed wait, counted from its arrival', async () => {
-    const { clock, send, admit } = paced({ maxWaitMs: 1_000 });
+    const { clock, send, stop, admit } = paced({ maxWaitMs: 1_000 });
     await clock.advance('1m');
     const slow = admit();
-    await send({ status: 429, headers: { 'retry-after-ms': '900' } });
+    await stop({ 'retry-after-ms': '900' });
     const waiting = send();
     await clock.advance(100);
     slow.settle({ ok: true, value: { status: 503, headers: { 'retry-after-ms': '900' } } });
@@ -281,10 +286,10 @@ describe('Pacer', () => {
   });
 
   it('is not stopped by a 403 that only says when the quota is full again', async () => {
-    const { send, startsMs } = paced();
-    await send({ status: 403, headers: { 'x-ratelimit-reset': '5' } });
+    const { send, stop, startsMs } = paced();
+    await stop({ 'x-ratelimit-reset': '5' }, 403);
     await send();
-    expect(startsMs).toHaveLength(2);
+    expect(startsMs).toHaveLength(1);
   });
 
   it('passes on a response whose headers cannot be read, and stays open', async () => {
@@ -309,10 +314,10 @@ describe('Pacer', () => {
       [429, true],
       [503, true],
     ] as const) {
-      const { clock, send, startsMs } = paced();
-      await send({ status, headers: { 'retry-after': '5' } });
+      const { clock, send, stop, startsMs } = paced();
+      await stop({ 'retry-after': '5' }, status);
       void send();
-      expect([status, startsMs.length]).toEqual([status, stops ? 1 : 2]);
+      expect([status, startsMs.length]).toEqual([status, stops ? 0 : 1]);
       await clock.runAll();
     }
     const { send, startsMs } = paced();
@@ -320,12 +325,73 @@ describe('Pacer', () => {
     expect(startsMs).toHaveLength(4);
   });
 
-  it('is not stopped for less time by a later response that asks for less', async () => {
+  it('is stopped by five refusals in a row, not by fewer among requests that are served', async () => {
+    const { clock, send, startsMs } = paced();
+    const refuse = () => send({ status: 503, headers: { 'retry-after': '60' } });
+    for (let request = 0; request < 1_000; request++) await (request % 5 === 4 ? send() : refuse());
+    expect(startsMs.at(-1)).toBe(0);
+    const { clock: other, send: sendOther, startsMs: starts } = paced();
+    for (let refusal = 0; refusal < 4; refusal++) await sendOther({ status: 429, headers: { 'retry-after': '60' } });
+    // Neither a refusal without a time nor a failure says that requests are served.
+    for (const status of [429, 500, 502, 503]) await sendOther({ status, headers: {} });
+    await sendOther({ status: 429, headers: { 'retry-after': '5' } });
+    void sendOther();
+    await other.runAll();
+    expect(starts.at(-1)).toBe(5_000);
+    expect([clock.pendingTimers, other.pendingTimers]).toEqual([0, 0]);
+  });
+
+  it('is stopped by more refusals in a row where the service usually refuses that many between two that it serves', async () => {
+    const { clock, send, startsMs } = paced();
+    const refuse = async (times: number) => {
+      for (let refusal = 0; refusal < times; refusal++) await send({ status: 503, headers: { 'retry-after': '1' } });
+    };
+    await refuse(4);
+    await send();
+    await refuse(7);
+    await send();
+    await refuse(13);
+    expect(startsMs.at(-1)).toBe(0);
+    await refuse(1);
+    const waiting = send();
+    await clock.advance('1s');
+    await waiting;
+    expect(startsMs.at(-1)).toBe(1_000);
+    await clock.advance('1s');
+    // Long forgotten.
+    for (let request = 0; request < 500; request++) await send();
+    await refuse(5);
+    void send();
+    await clock.runAll();
+    expect(startsMs.at(-1)).toBe(3_000);
+  });
+
+  it('goes on at once when a request is served after all', async () => {
+    const { clock, send, stop, sendSlowly, startsMs } = paced();
+    void sendSlowly({ status: 200, headers: {} }, 100);
+    await stop({ 'retry-after': '5' });
+    void send();
+    void send();
+    await clock.runAll();
+    expect(startsMs).toEqual([100, 100]);
+  });
+
+  it('waits for a used-up quota even if an earlier request is served after all', async () => {
     const { clock, send, sendSlowly, startsMs } = paced();
-    const first = sendSlowly({ status: 429, headers: { 'retry-after': '5' } }, 100);
+    void sendSlowly({ status: 200, headers: {} }, 100);
+    await send({ status: 429, headers: { 'retry-after': '5', ...quota(0, 5).headers } });
+    void send();
+    await clock.runAll();
+    expect(startsMs.slice(1)).toEqual([5_000]);
+  });
+
+  it('is not stopped for less time by a later response that asks for less', async () => {
+    const { clock, send, stop, sendSlowly, startsMs } = paced();
     const second = sendSlowly({ status: 429, headers: { 'retry-after': '1' } }, 200);
-    await clock.advance(200);
-    await Promise.all([first, second]);
+    await clock.advance(100);
+    await stop({ 'retry-after': '5' });
+    await clock.advance(100);
+    await second;
     void send();
     await clock.runAll();
     expect(startsMs).toEqual([5_100]);
@@ -423,15 +489,15 @@ describe('Pacer', () => {
   });
 
   it('drops a waiter that aborts, and its timer', async () => {
-    const { clock, send, startsMs, pacer } = paced();
-    await send({ status: 429, headers: { 'retry-after': '1' } });
+    const { clock, send, stop, startsMs, pacer } = paced();
+    await stop({ 'retry-after': '1' });
     const controller = new AbortController();
     const first = send(undefined, controller.signal);
     controller.abort('left');
     expect(await first).toEqual({ ok: false, error: 'left' });
     expect([clock.pendingTimers, pacer.isIdle]).toEqual([0, true]);
     await clock.runAll();
-    expect(startsMs).toHaveLength(1);
+    expect(startsMs).toHaveLength(0);
   });
 });
 

@@ -8,6 +8,8 @@ import type { RoundTrip } from './algorithm.js';
 
 /** The later half takes clearly longer if its mean is at least this many times that of the earlier half. */
 const rise = 1.5;
+/** Round trips are falling if the mean of the earlier half is at least this many times that of the later. */
+const fall = 1.2;
 /** So many lost operations are no coincidence. */
 const lostEnough = 5;
 
@@ -35,6 +37,11 @@ export class FirstTrips {
   /** A service of which nothing came back may simply be away; that tells nothing about its load. */
   get mostWereLost(): boolean {
     return this.lost >= lostEnough && this.lost > this.count / 2 && this.lost < this.count;
+  }
+
+  /** Whether the later ones take clearly less, because the service works off a backlog. */
+  get wereFalling(): boolean {
+    return this.later.count > 0 && this.earlier.ms >= fall * this.later.ms;
   }
 
   private get count(): number {

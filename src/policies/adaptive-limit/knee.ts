@@ -175,10 +175,10 @@ export class Knee implements LimitAlgorithm {
 
   private learnFirst(trip: RoundTrip): void {
     if (!this.isOfCohort(trip.order)) return;
+    // While the service works off what was lost before, more may be lost.
+    if (this.isMeasuredAgain && trip.wasLost) return this.leaveFirst();
     this.first.add(trip, Math.max(shortest, trip.roundTripMs), this.isBusy(trip.running));
     if (this.first.mostWereLost) return this.beginFirstAgain();
-    // As many may run as have been answered, which doubles the limit in each round trip.
-    if (this.isMeasuredAgain) this.moveTo(this.level + 1);
     this.leaveFirst();
   }
 
@@ -199,6 +199,8 @@ export class Knee implements LimitAlgorithm {
   private leaveFirst(): void {
     if (--this.cohortLeft > 0) return;
     if (this.first.missing > 0) return this.beginCohort(this.first.missing);
+    // The service still works off what was lost before, of this process or of others.
+    if (this.isMeasuredAgain && this.first.wereFalling) return this.beginFirstAgain();
     const { plainMs, samples, limit = this.mostRunning } = this.first.learnt();
     this.plainMs = this.recentMs = plainMs;
     this.plainSamples = samples;

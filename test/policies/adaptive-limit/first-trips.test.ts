@@ -66,6 +66,12 @@ describe('first trips', () => {
     expect(firstTrips(times).mostWereLost).toBe(expected);
   });
 
+  it('say whether they fall by a fifth', () => {
+    expect(firstTrips([12, 12, 10, 10]).wereFalling).toBe(true);
+    expect(firstTrips([11.9, 11.9, 10, 10]).wereFalling).toBe(false);
+    expect(firstTrips([12, 12], 4).wereFalling).toBe(false);
+  });
+
   it('say whether most of them were answered while the limit held calls back', () => {
     expect(firstTrips([9, 9, 9], 3, true).mostWereHeld).toBe(true);
     expect(firstTrips([9, 9, 9], 3, false).mostWereHeld).toBe(false);

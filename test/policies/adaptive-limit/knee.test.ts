@@ -104,20 +104,30 @@ describe('knee', () => {
     expect(rule.limit).toBe(1);
   });
 
-  it('asks by a single operation again if most of the first ones were lost, and doubles with each round trip then', () => {
-    const rule = new Knee(anywhere);
-    for (let order = 0; order < 40; order++) rule.started(order + 1);
-    for (let order = 0; order < 4; order++) end(rule, order, 300);
-    for (let order = 4; order < 9; order++) end(rule, order, 1_000, { wasLost: true });
-    expect(rule.limit).toBe(1);
-    const limits: number[] = [];
-    while (limits.length < 3) {
-      const running = rule.limit;
-      const orders = Array.from({ length: running }, (_, index) => rule.started(index + 1));
-      for (const order of orders) end(rule, order, 100, { running });
-      limits.push(rule.limit);
+  describe('if most of the first operations were lost', () => {
+    function asked(times: readonly number[]) {
+      const rule = new Knee(anywhere);
+      for (let order = 0; order < 40; order++) rule.started(order + 1);
+      for (let order = 0; order < 4; order++) end(rule, order, 300);
+      for (let order = 4; order < 9; order++) end(rule, order, 1_000, { wasLost: true });
+      expect(rule.limit).toBe(1);
+      for (const ms of times) end(rule, rule.started(1), Math.abs(ms), { running: 1, wasLost: ms < 0 });
+      return rule;
     }
-    expect(limits).toEqual([2, 4, 8]);
+    const healthy: readonly number[] = Array(10).fill(100);
+
+    it('asks by a single one at a time, until ten were answered', () => {
+      expect(asked(healthy.slice(1)).waitMs).toBe(100);
+      expect(asked(healthy).waitMs).toBe(200);
+    });
+
+    it('does not take for normal what a service takes that still works off its backlog', () => {
+      const backlog = [-1_000, -1_000, 900, 850, 800, 750, 700, -1_000, 650, 600, 550, 500, 450];
+      const rule = asked(backlog);
+      expect(rule.limit).toBe(1);
+      for (const ms of healthy) end(rule, rule.started(1), ms, { running: 1 });
+      expect(rule.waitMs).toBe(200);
+    });
   });
 
   it('waits for the first answer of a service that is away at first', () => {

@@ -43,6 +43,11 @@ function refusal(build: () => unknown): OptionsError {
   throw new Error('nothing was refused');
 }
 
+/** A function of this form has a prototype, as a class does. */
+function classOf(element: { readonly class?: string }): string | undefined {
+  return element.class;
+}
+
 class Store {
   readonly entries = 0;
 }
@@ -309,6 +314,7 @@ describe('show', () => {
     [class extends Store {}, 'the class '],
     [{ class() {} }.class, 'a function'],
     [{ class$() {} }.class$, 'a function'],
+    [classOf, 'a function'],
     [[1], 'an array'],
     [{}, 'an object'],
     [null, 'null'],

@@ -2,6 +2,7 @@ import { describe, expect, expectTypeOf, it } from 'vitest';
 import {
   bulkhead,
   type CircuitBreaker,
+  type Clock,
   circuitBreaker,
   HandlesError,
   type HoldfastEvent,
@@ -13,6 +14,7 @@ import {
   TimeoutError,
   timeout,
 } from '../../src/index.js';
+import type { CompletableRegistry } from '../../src/policies/keyed.js';
 import { virtualClock } from '../../src/testing/index.js';
 
 const fails = () => Promise.reject(new Error('down'));
@@ -58,6 +60,33 @@ describe('keyed', () => {
     await clock.runAll();
     expect([await twice, order]).toEqual([{ ok: true, value: 2 }, ['strategy']]);
     expect(clock.pendingTimers).toBe(0);
+  });
+
+  it.each([
+    ['guard', (clock: Clock) => timeout({ after: 50, clock })],
+    ['strategy', (clock: Clock) => retry({ attempts: 1, clock })],
+    ['pipeline', (clock: Clock) => pipeline(retry({ attempts: 1, clock }), timeout({ after: 50, clock }))],
+  ] as const)('has the %s of a key completed by whoever makes its calls', async (kind, make) => {
+    const clock = virtualClock();
+    const order: string[] = [];
+    const through: Strategy = {
+      name: 'through',
+      handle(call, next) {
+        order.push('through');
+        return next(call);
+      },
+    };
+    const kept = keyed(() => make(clock), { clock }) as unknown as CompletableRegistry;
+    const client = pipeline(
+      retry({ attempts: 2, backoff: () => 1 }),
+      kept.completed((policies) => [...policies, through]),
+    );
+    const hangs = () => new Promise<never>(() => {});
+    const outcome = client.attempt(({ attempt }) => (attempt > 1 ? attempt : kind === 'strategy' ? fails() : hangs()), {
+      key: 'a',
+    });
+    await clock.runAll();
+    expect([await outcome, order]).toEqual([{ ok: true, value: 2 }, ['through', 'through']]);
   });
 
   it('calls its factory once for each key that it keeps', async () => {
@@ -229,6 +258,39 @@ describe('keyed', () => {
     expect([forgotten.state, breakers.for('c').state]).toEqual(['closed', 'open']);
   });
 
+  it('lets an evicted circuit decide alone', async () => {
+    const breakers = keyed(() => circuitBreaker(one), { maxKeys: 1, maxEjected: 0 });
+    const evicted = breakers.for('a');
+    await pipeline(breakers).attempt(fails, { key: 'b' });
+    await pipeline(evicted).attempt(fails);
+    expect([breakers.for('b').state, evicted.state]).toEqual(['open', 'open']);
+  });
+
+  it('counts a key as open if any of its circuits is', async () => {
+    const breakers = keyed(() => pipeline(circuitBreaker(one), circuitBreaker()), { maxEjected: 0 });
+    const client = pipeline(breakers);
+    await client.attempt(fails, { key: 'a' });
+    await client.attempt(fails, { key: 'b' });
+    expect(await client.attempt(() => 1, { key: 'a' })).toMatchObject({ error: { state: 'open' } });
+    expect(await client.attempt(() => 1, { key: 'b' })).toEqual({ ok: true, value: 1 });
+  });
+
+  it('counts no circuit that has recovered, however recently', async () => {
+    const clock = virtualClock();
+    const breakers = keyed((key) => circuitBreaker({ ...one, openFor: key === 'recovered' ? '1m' : '2s', clock }), {
+      maxEjected: 0,
+      clock,
+    });
+    const client = pipeline(breakers);
+    await client.attempt(fails, { key: 'recovered' });
+    await clock.advance('1m');
+    for (let probe = 0; probe < 10; probe++) await client.attempt(() => 1, { key: 'recovered' });
+    await client.attempt(fails, { key: 'gone' });
+    await clock.advance('2s');
+    await client.attempt(fails, { key: 'next' });
+    expect(['recovered', 'gone', 'next'].map((key) => breakers.for(key).state)).toEqual(['closed', 'open', 'open']);
+  });
+
   it('shows what is inside: the policy of the last used key, or before the first one an example', () => {
     const keys: string[] = [];
     const policies = keyed((key) => {
@@ -261,6 +323,8 @@ describe('keyed', () => {
     expect(String(!outcome.ok && outcome.error)).toMatch(/"hosts" of "a" runs on another clock .* option "clock"/);
     expect(outcome).toMatchObject({ error: { policy: 'keyed', option: 'factory' } });
     expect(() => keyed(kept, { clock: other }).for('a')).toThrow(OptionsError);
+    // Without a clock of its own the registry learns the pipeline's from a call, and until then nothing differs.
+    expect(keyed(kept).for('a').policies).toHaveLength(2);
     expect(await pipeline(keyed(kept, { clock })).attempt(() => 1, { key: 'a' })).toEqual({ ok: true, value: 1 });
   });
 

@@ -240,6 +240,24 @@ describe('rateLimit', () => {
       expect(await late()).toMatchObject({ ok: false, error: { code: 'ERR_RATE_LIMITED' } });
     });
 
+    it('learns nothing from operations that were given up sooner than most end, or that failed late', async () => {
+      const clock = virtualClock();
+      const calls = pipeline(rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock }));
+      const run = async (task: () => Promise<unknown>, lastsMs?: number) => {
+        const deadlineMs = lastsMs === undefined ? undefined : clock.now() + lastsMs;
+        const outcome = calls.attempt(task, { deadline: deadlineMs });
+        await clock.advance('1s');
+        return outcome;
+      };
+      for (let call = 0; call < 10; call++) await run(() => clock.sleep(10));
+      for (let call = 0; call < 60; call++) {
+        expect(await run(hangs, 9)).toMatchObject({ error: { code: 'ERR_DEADLINE_EXCEEDED' } });
+        await run(() => clock.sleep(500).then(() => Promise.reject(new Error('down'))));
+      }
+      void calls.attempt(() => clock.sleep(10));
+      expect(await run(() => clock.sleep(10), 120)).toMatchObject({ ok: true });
+    });
+
     it('includes the remaining waiters when it says how long a newcomer would wait, also after the first was served', async () => {
       const clock = virtualClock();
       const guard = rateLimit({ limit: 10, burst: 1, whenFull: 'wait', clock });

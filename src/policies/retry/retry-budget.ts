@@ -103,8 +103,7 @@ export function retryBudget(options?: RetryBudgetOptions): RetryBudget {
  * @param maxKeys - The most keys for which it is remembered that they owe.
  */
 export function fairBudget(maxKeys: number, clock: Clock | undefined): RetryBudget {
-  const common = clock === undefined ? {} : { clock };
-  const shared = retryBudget(common);
+  const shared = retryBudget({ clock });
   // A key that owes nothing needs no account, so there is none for a service whose calls succeed.
   const accounts = new Map<string, RetryBudget>();
 
@@ -113,7 +112,7 @@ export function fairBudget(maxKeys: number, clock: Clock | undefined): RetryBudg
     if (known !== undefined) return known;
     const [oldest] = accounts.size < maxKeys ? [] : accounts.keys();
     if (oldest !== undefined) accounts.delete(oldest);
-    const account = retryBudget({ ...common, initial: defaultCapacity });
+    const account = retryBudget({ clock, initial: defaultCapacity });
     accounts.set(key, account);
     return account;
   }

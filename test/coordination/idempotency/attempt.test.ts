@@ -91,6 +91,46 @@ describe('an attempt', () => {
     expect([clock.pendingTimers, clock.nextTimerAt]).toEqual([1, 1_070]);
   });
 
+  it('gets it, too, if the timer of earlier attempts found nothing to do', async () => {
+    const { once, clock } = setUp();
+    await once.run('k', () => 1, scope);
+    await clock.advance('5s');
+    expect(clock.pendingTimers).toBe(0);
+    once.begin({ ...raw });
+    expect([clock.pendingTimers, clock.nextTimerAt]).toEqual([1, 6_000]);
+  });
+
+  it('gets it before its first renewal is due, which is sooner if its lease is short', async () => {
+    const { once, clock } = setUp({ lease: 100 });
+    once.begin({ ...raw });
+    // The lease can be relied on for 47 ms, and is renewed after half of them.
+    expect([clock.pendingTimers, clock.nextTimerAt]).toEqual([1, 23.5]);
+  });
+
+  it('gets it in time however many begin after it, and those behind it get theirs later', async () => {
+    const { once, clock } = setUp();
+    const handles = [];
+    for (let call = 0; call < 20; call++) {
+      handles.push(handleOf(await once.begin({ ...raw, key: `${call}` })));
+      // Those that began within the last second share a timer.
+      expect(clock.pendingTimers).toBe(Math.max(0, call - 3) + 1);
+      await clock.advance(250);
+    }
+    await clock.advance('10s');
+    expect(handles.map(({ signal }) => signal.aborted)).toEqual(Array(20).fill(false));
+    for (const handle of handles) await handle.complete(undefined);
+  });
+
+  it('that is over is renewed no more, whenever its signal is asked for', async () => {
+    const { once, clock, faulty } = setUpUnreliable();
+    const handle = handleOf(await once.begin({ ...raw }));
+    await handle.complete(undefined);
+    await clock.advance('2s');
+    expect([handle.signal.aborted, clock.pendingTimers]).toEqual([false, 0]);
+    await clock.advance('1m');
+    expect(faulty.verbs).toBe(2);
+  });
+
   it('keeps its key with the shortest lease', async () => {
     const { once, clock } = setUp({ lease: 100 });
     const run = once.run('k', ({ signal }) => clock.sleep('10s').then(() => signal.aborted), scope);

@@ -322,9 +322,36 @@ describe('a store that fails as an operation begins', () => {
     expect((await failed).kind).toBe('store-down');
     expect(await once.begin({ ...raw })).toMatchObject({ kind: 'run', handle: { attempt: 1 } });
   });
+
+  it('asks a store that is down less and less often to take its begin back, until the lease is over', async () => {
+    const { once, clock, faulty } = setUpUnreliable({ storeTimeout: 4, lease: '30s' });
+    faulty.faults.push('lost', ...Array(10_000).fill('fails'));
+    once.begin({ ...raw });
+    await clock.advance('1s');
+    expect(faulty.verbs).toBeLessThan(12);
+    await clock.advance('1h');
+    expect(faulty.verbs).toBeLessThan(45);
+    expect(clock.pendingTimers).toBe(0);
+  });
 });
 
 describe('a begin whose signal aborts', () => {
+  it('waits no longer for another attempt, even if the store has ignored the signal', async () => {
+    const controller = new AbortController();
+    let writes = 0;
+    const { once, clock } = setUp({ wait: '5s' }, (store) => ({
+      ...plain(store),
+      write: (key, value, options) => {
+        if (++writes === 3) controller.abort('gone');
+        return store.write(key, value, { ...options, signal: undefined });
+      },
+    }));
+    await once.begin({ ...raw });
+    const waiting = (async () => once.begin({ ...raw, signal: controller.signal }))().catch((reason) => reason);
+    for (let ms = 0; ms < 1_000 && writes < 3; ms++) await clock.advance(1);
+    expect(await Promise.race([waiting, clock.flush().then(() => 'still waiting')])).toBe('gone');
+  });
+
   it('rejects with its reason, reports no error of the store, and frees the key', async () => {
     const hangs = (store: Store): Store => ({
       ...plain(store),

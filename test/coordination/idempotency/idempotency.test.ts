@@ -735,6 +735,24 @@ describe('phase', () => {
     }
   });
 
+  it('goes on, where it may be rerun, from the steps of the latest attempt', async () => {
+    const { once } = setUp({ onLost: 'rerun' });
+    const run = (names: string[], fails: boolean) =>
+      once.run(
+        'k',
+        async (handle) => {
+          const all = [];
+          for (const name of names) all.push(await handle.phase(name, () => `${name} ${handle.attempt}`));
+          if (fails) throw new Error('later');
+          return all;
+        },
+        scope,
+      );
+    await expect(run(['a', 'b', 'c'], true)).rejects.toThrow('later');
+    await expect(run(['a', 'x'], true)).rejects.toThrow('later');
+    expect(await run(['a', 'x', 'c'], false)).toEqual(['a 1', 'x 2', 'c 3']);
+  });
+
   it('gives no result to an attempt that leaves out what an earlier one did, unless it may be rerun or is sealed', async () => {
     for (const onLost of ['resume', 'refuse', 'rerun'] as const) {
       const { once } = setUp({ onLost });
@@ -775,14 +793,20 @@ describe('phase', () => {
     const { once, clock, outcomes } = setUp();
     const answers = [1n, 'x'.repeat(1_100_000), 'small'];
     const run = () => once.run('k', (handle) => handle.phase('charge', () => answers[handle.attempt - 1]), scope);
-    await expect(run()).rejects.toThrow(/phase "charge" has run, and its result cannot be stored.*BigInt/);
+    await expect(run()).rejects.toThrow(
+      /phase "charge" has run, and its result cannot be stored, so a later attempt runs it again: .*BigInt/,
+    );
     await expect(run()).rejects.toMatchObject({ code: 'ERR_STORE', reason: 'invalid' });
     expect([await run(), outcomes()]).toEqual(['small', ['released', 'store-error', 'released', 'executed']]);
     expect(clock.pendingTimers).toBeLessThanOrEqual(1);
   });
 
   it.each([
-    ['nothing that the serializer takes', 1n, { name: 'TypeError' }],
+    [
+      'nothing that the serializer takes',
+      1n,
+      { name: 'TypeError', message: expect.stringContaining('cannot be stored, so its key is in doubt: ') },
+    ],
     ['too large for the store', 'x'.repeat(1_100_000), { code: 'ERR_STORE', reason: 'invalid' }],
   ])('leaves its key in doubt when its answer is %s, unless it may be rerun', async (_, answer, error) => {
     for (const onLost of ['resume', 'refuse'] as const) {

@@ -32,6 +32,8 @@ describe('options of idempotency', () => {
     ['wait', { wait: 0 }],
     ['maxBodyBytes', { maxBodyBytes: -1 }],
     ['maxBodyBytes', { maxBodyBytes: 1_073_741_825 }],
+    ['attempts', { attempts: 0 }],
+    ['attempts', { attempts: 1_000_001 }],
     ['onLost', { onLost: 'run' }],
     ['onStoreDown', { onStoreDown: 'rerun' }],
     ['secret', { secret: 's'.repeat(15) }],

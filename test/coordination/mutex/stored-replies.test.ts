@@ -7,6 +7,17 @@ import { bench, type Fate, until } from './support.ts';
 const failed = { store: 'unsteady', operation: 'write', detail: 'no' } as const;
 
 describe('mutex with a store, when replies are late or lost', () => {
+  it('is free at once when it is given back after a renewal of which only the reply was lost', async () => {
+    const { clock, state, process } = bench();
+    const lease = await process().acquire('key');
+    const fates: Fate[] = ['lost'];
+    state.fate = () => fates.shift() ?? 'ok';
+    await clock.advance(1_000);
+    expect(fates).toEqual([]);
+    expect(await lease.release()).toBe('released');
+    expect((await process().tryAcquire('key'))?.held()).toBe(true);
+  });
+
   it('fails with the error of the store, and takes back what it may have acquired', async () => {
     const { clock, state, process } = bench();
     const fates: Fate[] = ['lost'];

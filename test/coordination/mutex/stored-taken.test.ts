@@ -115,6 +115,17 @@ describe('mutex with a store, when its record is changed by others', () => {
     expect(events.map(({ type }) => type)).toEqual(['lock-acquired', 'lock-lost']);
   });
 
+  it('takes nothing from an owner that has it since, when it is given back before the loss is noticed', async () => {
+    const { process } = bench();
+    const lease = await process().acquire('key');
+    const other = process();
+    await other.forceRelease('key');
+    const next = (await other.tryAcquire('key'))!;
+    expect([lease.held(), await lease.release()]).toEqual([true, 'lost']);
+    expect(await process().tryAcquire('key')).toBe(null);
+    expect(await next.release()).toBe('released');
+  });
+
   it('tells the owner at once that the lock was taken away, if the store reports changes', async () => {
     const { clock, state, process } = bench({ watches: true });
     const lease = await process().acquire('key');

@@ -1,12 +1,15 @@
 import { describe, expect, it } from 'vitest';
 import { FirstTrips } from '../../../src/policies/adaptive-limit/first-trips.js';
 
+/** When the first operation starts: the process has been running for an hour. */
+const firstMs = 3_600_000;
+
 /** Operations that start a millisecond apart, and take these times in milliseconds; negative: lost after that time. */
 function firstTrips(times: readonly number[], size = times.length, wasHeld = false): FirstTrips {
   const trips = new FirstTrips(100, size);
   for (const [index, time] of times.entries()) {
     const roundTripMs = Math.abs(time);
-    const endedMs = index + roundTripMs;
+    const endedMs = firstMs + index + roundTripMs;
     const trip = { roundTripMs, order: 100 + index, runningAtStart: index + 1, running: 1, wasLost: time < 0, endedMs };
     trips.add(trip, roundTripMs, wasHeld);
   }

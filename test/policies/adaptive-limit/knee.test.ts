@@ -136,6 +136,19 @@ describe('knee', () => {
     expect(rule.limit).toBe(100);
   });
 
+  it.each([
+    ['soon if the limit held calls back while the first operations ran', 100, 1_000, 1_200],
+    ['later if it did not', 79, 4_500, 6_000],
+  ])('dips for the first time %s', (_, runningFirst, fewest, most) => {
+    const random = seededRandom(10);
+    const rule = new Knee({ initial: 100, min: 1, max: 100 });
+    calm(rule, runningFirst, 30, 100, random);
+    let operations = 0;
+    for (; operations < 10_000 && rule.limit > 0.9 * runningFirst; operations++) saturate(rule, 1_000, 1, 100, random);
+    expect(operations).toBeGreaterThan(fewest);
+    expect(operations).toBeLessThan(most);
+  });
+
   describe('while each operation beyond the fourth slows down all others', () => {
     const saturateSlowed = (rule: Knee, operations: number, random: SeededRandom) => {
       for (let count = 0; count < operations; count++) {

@@ -63,7 +63,7 @@ function succeed(breaker: CircuitBreaker, times = 1): void {
 
 /** Opens the breaker, and waits until the opening has passed. */
 async function openAndWait(breaker: CircuitBreaker, clock: VirtualClock): Promise<void> {
-  while (breaker.state === 'closed') fail(breaker);
+  for (let call = 0; call < 1_000 && breaker.state === 'closed'; call++) fail(breaker);
   await clock.advance(breaker.snapshot().openForMs + 1);
 }
 
@@ -221,7 +221,7 @@ describe('circuitBreaker', () => {
       succeed(breaker);
       await clock.advance(sinceRecovery);
       const calls: Permit[] = [];
-      while (calls.length < 41) {
+      for (let call = 0; call < 100 && calls.length < 41; call++) {
         const answer = breaker.admit();
         if (!isRefusal(answer)) calls.push(answer);
       }
@@ -430,7 +430,7 @@ describe('circuitBreaker', () => {
     await clock.advance('5s');
     const later = Array.from({ length: 100 }, () => breaker.admit()).filter((answer) => !isRefusal(answer));
     expect(Math.abs(later.length - 55)).toBeLessThanOrEqual(1);
-    while (breaker.state === 'ramping') {
+    for (let call = 0; call < 100 && breaker.state === 'ramping'; call++) {
       const answer = breaker.admit();
       if (!isRefusal(answer)) answer.settle(failed);
     }

@@ -15,6 +15,7 @@ import {
   OptionsError,
   type Pipeline,
   pipeline,
+  RateLimitedError,
   RejectedError,
   type RetryOptions,
   refuse,
@@ -611,6 +612,23 @@ describe('retry', () => {
       expect(attemptsOf(error)).toMatchObject({ stoppedBy: 'classifier', errors: [error, error, { code: 'ERR_X' }] });
       const neverStarted = await steady.attempt(() => Promise.reject(error));
       expect(isRejected(!neverStarted.ok && neverStarted.error)).toBe(true);
+    });
+
+    it.each([
+      ['', {}],
+      [', even if it would discard values', { onDiscard: () => {} }],
+    ])('gives the caller the last refusal if all attempts were refused%s', async (_, options) => {
+      const clock = virtualClock();
+      const full: Guard = {
+        name: 'guard',
+        admit: () => refuse(new RateLimitedError({ policy: 'guard', limit: 1, retryAfterMs: 10 })),
+      };
+      const events: HoldfastEvent[] = [];
+      const plan = { attempts: 3, backoff: constant(0), clock, on: (event: HoldfastEvent) => events.push(event) };
+      const outcome = pipeline(retry({ ...plan, ...options }), full).attempt(() => 1);
+      await clock.runAll();
+      expect(isRejected(((await outcome) as { error: unknown }).error)).toBe(true);
+      expect(events.at(-1)).toMatchObject({ type: 'retry-stopped', attempts: 3, stoppedBy: 'attempts' });
     });
 
     it('gives the caller the value of that attempt, unless it was discarded', async () => {

@@ -169,6 +169,24 @@ describe('createFetch', () => {
     expect(server.received.map((one) => one.headers['x-request-key'])).toEqual(['my-PATCH', 'my-PATCH']);
   });
 
+  it.each([['patch'], ['query'], ['PROPFIND'], ['Post'], ['delete']])(
+    'sends the method %s as fetch does, with a key and without one',
+    async (method) => {
+      const sent: unknown[] = [];
+      const http = createFetch({
+        policy,
+        async fetch(input, init) {
+          sent.push(new Request(input, init).method);
+          return new Response();
+        },
+      });
+      await http('http://a.test/', { method });
+      await http('http://a.test/', { method, headers: { 'idempotency-key': 'order-1' } });
+      const own = new Request('http://a.test/', { method }).method;
+      expect(sent).toEqual([own, own]);
+    },
+  );
+
   const form = () => {
     const data = new FormData();
     data.set('a', '1');
@@ -253,11 +271,14 @@ describe('createFetch', () => {
     await http(`${server.origin}/new`, old);
     await http(server.origin, Object.create({ method: 'PUT', body: 'whole', headers: { 'x-team': 'kelp' } }));
     await http(server.origin, new Patch());
+    const hidden = { method: { value: 'PUT' }, body: { value: 'whole' }, headers: { value: { 'x-team': 'kelp' } } };
+    await http(server.origin, Object.defineProperties({}, hidden));
     const seen = server.received.map(({ method, body, headers }) => [method, body, headers['x-team']]);
     expect(seen).toEqual([
       ['POST', 'whole', 'kelp'],
       ['PUT', 'whole', 'kelp'],
       ['PATCH', 'whole', 'kelp'],
+      ['PUT', 'whole', 'kelp'],
     ]);
   });
 
@@ -380,6 +401,15 @@ describe('createFetch', () => {
     }
     expect(spy).not.toHaveBeenCalled();
     expect(await (await createFetch({ policy })('data:text/plain,hello')).text()).toBe('hello');
+  });
+
+  it('lets fetch refuse what cannot be options', async () => {
+    await using server = await httpServer((_, response) => response.end('here'));
+    const http = createFetch({ policy });
+    for (const init of ['POST', 5, true, Symbol('init')]) {
+      await expect(http(server.origin, init as unknown as RequestInit)).rejects.toThrow(TypeError);
+    }
+    expect(server.received).toEqual([]);
   });
 
   it('returns responses without a body under a signal', async () => {

@@ -68,7 +68,7 @@ export function handles(outcome: Outcome): boolean {
  * served, and an open circuit would turn away callers that have quota left.
  */
 export function breakerHandles(outcome: Outcome): boolean {
-  if (!outcome.ok) return !isMistake(outcome.error);
+  if (!outcome.ok) return !isMistake(outcome.error) && !closedAgent.test(codeOf(outcome.error));
   const head = headOf(outcome);
   if (head === undefined) return false;
   if (head.status !== 429) return head.status >= 500;
@@ -90,6 +90,9 @@ function isFinal(end: unknown): boolean {
 /** Error codes of requests that were not sent because they make no sense, and of certificate errors, which do not go away by repeating. */
 const mistakes =
   /^(?:ERR_INVALID_|ERR_IN_DOUBT|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|UND_ERR_REQ_CONTENT_LENGTH_|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
+
+/** Codes of requests on an agent of undici that its owner has closed. Another attempt may meet its successor. */
+const closedAgent = /^UND_ERR_(?:DESTROYED|CLOSED)$/;
 
 /** Errors without a telling code, such as those of `fetch` for requests that it refuses to make. */
 const notedMistakes = new WeakSet<object>();

@@ -110,9 +110,12 @@ export function hasBrokenOff(body: unknown): boolean {
   return globalThis.process?.getBuiltinModule?.('node:stream')?.isErrored?.(body as NodeJS.ReadableStream) ?? false;
 }
 
-/** Redirects that Node's `fetch` does not follow, recognised by its messages because there is no code: another attempt would be redirected the same way. */
+/**
+ * Redirects that Node's `fetch` does not follow, and bodies that are not those that `integrity` asks for, recognised by its messages because there is no
+ * code: another attempt would end the same way.
+ */
 const noWay =
-  /^(?:redirect count exceeded|unexpected redirect|bad port|URL scheme must be a HTTP\(S\) scheme|cross origin not allowed for request mode "cors")$/;
+  /^(?:integrity mismatch|redirect count exceeded|unexpected redirect|bad port|URL scheme must be a HTTP\(S\) scheme|cross origin not allowed for request mode "cors")$/;
 
 function isMistake(error: unknown): boolean {
   if (mistakes.test(codeOf(error)) || notedMistakes.has(error as object)) return true;

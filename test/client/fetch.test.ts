@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
@@ -343,6 +344,15 @@ describe('createFetch', () => {
       'fetch failed',
     );
     expect([server.received.length, breaker.state]).toEqual([requests, 'closed']);
+  });
+
+  it('fetches a body that fails its integrity check once, and does not count it in a breaker', async () => {
+    const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
+    await using server = await httpServer((_, response) => response.end('another version'));
+    const integrity = `sha256-${createHash('sha256').update('this version').digest('base64')}`;
+    const http = createFetch({ policy: pipeline(repeating(), breaker) });
+    await expect(http(server.origin, { integrity })).rejects.toThrow('fetch failed');
+    expect([server.received.length, breaker.state]).toEqual([1, 'closed']);
   });
 
   it('does not count a Request whose body was already read against its origin', async () => {

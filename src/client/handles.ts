@@ -115,7 +115,7 @@ export function hasBrokenOff(body: unknown): boolean {
  * code: another attempt would end the same way.
  */
 const noWay =
-  /^(?:integrity mismatch|redirect count exceeded|unexpected redirect|bad port|URL scheme must be a HTTP\(S\) scheme|cross origin not allowed for request mode "cors")$/;
+  /^(?:integrity mismatch|redirect count exceeded|unexpected redirect|bad port|URL scheme must be a HTTP\(S\) scheme|cross origin not allowed for request mode "cors"|request mode cannot be "same-origin")$/;
 
 function isMistake(error: unknown): boolean {
   if (mistakes.test(codeOf(error)) || notedMistakes.has(error as object)) return true;

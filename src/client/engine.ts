@@ -41,7 +41,7 @@ export interface PacingOptions {
 export interface KeylessRequest {
   /** Such as `https://api.example.com`. */
   readonly origin: string;
-  /** In capitals. */
+  /** Such as `POST`. */
   readonly method: string;
 }
 

@@ -69,16 +69,16 @@ export function createFetch(options?: CreateFetchOptions): Fetch {
 }
 
 async function run(engine: Engine, send: Fetch, input: string | URL | Request, given?: RequestInit): Promise<Response> {
-  const init = withOwnMembers(given);
   // A string or a URL has none of the members of a Request.
   const request = input as Partial<Request> | undefined;
   const url = urlOf(request?.url ?? input);
-  // A request that is not HTTP, or has no valid URL, has no origin to keep state for.
-  if (url === undefined) return send(input, init);
+  // A request that is not HTTP, or has no valid URL, has no origin to keep state for. What cannot be options is refused by `fetch`.
+  if (url === undefined || !mayBeOptions(given)) return send(input, given);
+  const init = withOwnMembers(given);
   const headers = new Headers(init?.headers ?? request?.headers);
   const signal = (init?.signal === undefined ? request?.signal : init.signal) ?? undefined;
   const { origin } = url;
-  const method = (init?.method ?? request?.method ?? 'GET').toUpperCase();
+  const method = normalized(init?.method ?? request?.method ?? 'GET');
   const key = headers.get(engine.idempotencyHeader) || engine.keyFor({ origin, method });
   if (key !== undefined) headers.set(engine.idempotencyHeader, key);
   const isReplayable = canBeSentAgain(init?.body ?? request?.body);
@@ -159,8 +159,7 @@ const members: readonly string[] = [
  * would lose its method and body.
  */
 function withOwnMembers(init: RequestInit | undefined): RequestInit | undefined {
-  const prototype: unknown = init === undefined || init === null ? null : Object.getPrototypeOf(init);
-  if (prototype === null || prototype === Object.prototype) return init;
+  if (init === undefined || init === null) return undefined;
   const own: Record<string, unknown> = {};
   for (const name of members) {
     const value: unknown = init![name as keyof RequestInit];
@@ -169,6 +168,15 @@ function withOwnMembers(init: RequestInit | undefined): RequestInit | undefined 
   // Those that only some platforms know, such as `cf` and `next`.
   for (const name in init) if (!members.includes(name)) own[name] = init[name as keyof RequestInit];
   return own;
+}
+
+/** A method as `fetch` sends it: in capitals if it is one of these, and else, such as `patch`, as it is. */
+function normalized(method: string): string {
+  return /^(?:delete|get|head|options|post|put)$/i.test(method) ? method.toUpperCase() : method;
+}
+
+function mayBeOptions(init: unknown): boolean {
+  return init === undefined || init === null || typeof init === 'object' || typeof init === 'function';
 }
 
 function urlOf(input: unknown): URL | undefined {

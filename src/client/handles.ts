@@ -68,7 +68,7 @@ export function handles(outcome: Outcome): boolean {
  * served, and an open circuit would turn away callers that have quota left.
  */
 export function breakerHandles(outcome: Outcome): boolean {
-  if (!outcome.ok) return !isMistake(outcome.error);
+  if (!outcome.ok) return !isMistake(outcome.error) && !closedAgent.test(codeOf(outcome.error));
   const head = headOf(outcome);
   if (head === undefined) return false;
   if (head.status !== 429) return head.status >= 500;
@@ -91,6 +91,9 @@ function isFinal(end: unknown): boolean {
 const mistakes =
   /^(?:ERR_INVALID_|ERR_IN_DOUBT|UND_ERR_INVALID_ARG|UND_ERR_NOT_SUPPORTED|UND_ERR_REQ_CONTENT_LENGTH_|CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/;
 
+/** Codes of requests on an agent of undici that its owner has closed. Another attempt may meet its successor. */
+const closedAgent = /^UND_ERR_(?:DESTROYED|CLOSED)$/;
+
 /** Errors without a telling code, such as those of `fetch` for requests that it refuses to make. */
 const notedMistakes = new WeakSet<object>();
 
@@ -107,9 +110,12 @@ export function hasBrokenOff(body: unknown): boolean {
   return globalThis.process?.getBuiltinModule?.('node:stream')?.isErrored?.(body as NodeJS.ReadableStream) ?? false;
 }
 
-/** Redirects that Node's `fetch` does not follow, recognised by its messages because there is no code: another attempt would be redirected the same way. */
+/**
+ * Redirects that Node's `fetch` does not follow, and bodies that are not those that `integrity` asks for, recognised by its messages because there is no
+ * code: another attempt would end the same way.
+ */
 const noWay =
-  /^(?:redirect count exceeded|unexpected redirect|bad port|URL scheme must be a HTTP\(S\) scheme|cross origin not allowed for request mode "cors")$/;
+  /^(?:integrity mismatch|redirect count exceeded|unexpected redirect|bad port|URL scheme must be a HTTP\(S\) scheme|cross origin not allowed for request mode "cors"|request mode cannot be "same-origin")$/;
 
 function isMistake(error: unknown): boolean {
   if (mistakes.test(codeOf(error)) || notedMistakes.has(error as object)) return true;

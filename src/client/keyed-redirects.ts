@@ -30,6 +30,7 @@ export async function sendKeyed(
   keyHeader: string,
   leave: () => void,
 ): Promise<Response> {
+  const mode = init.mode ?? (input as Partial<Request>).mode;
   let response = await send(input, { ...init, redirect: 'manual' });
   let at = url;
   let { method, headers, body } = init;
@@ -39,6 +40,8 @@ export async function sendKeyed(
     if (next === undefined) return response;
     if (count === mostRedirects) throw failed(`more than ${mostRedirects} redirects`, response);
     if (next.username !== '' || next.password !== '') throw failed('the location has credentials', response);
+    // As `fetch`, which does not know where a request that it gets anew came from.
+    if (mode === 'same-origin' && next.origin !== at.origin) throw failed('the mode is "same-origin"', response);
     const isKept = response.status === 307 || response.status === 308;
     headers = new Headers(headers);
     if (!isKept && (response.status === 303 ? method !== 'GET' && method !== 'HEAD' : method === 'POST')) {

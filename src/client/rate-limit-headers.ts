@@ -32,7 +32,7 @@
  * 9651, and the `X-RateLimit-` and `X-Rate-Limit-` headers in common use.
  */
 import { parseDictionary, parseList } from 'structured-headers';
-import { headerOf, msUntilReset } from '../policies/retry/retry-after.js';
+import { headerOf, msUntilReset, serverNowMs } from '../policies/retry/retry-after.js';
 
 /** What is left of a quota. */
 export interface Quota {
@@ -89,8 +89,10 @@ function singleQuota(headers: object, prefix: string, wallNowMs: number): Quota 
   // An absent or malformed value becomes NaN, which is not a valid amount.
   const number = (name: string) =>
     Number(/^\s*(\d{1,15})(?:\.\d{1,9})?\s*(?:$|[,;])/.exec(headerOf(headers, name) ?? '')?.[1]);
-  const resetMs = msUntilReset(number(`${prefix}-reset`), wallNowMs);
-  return quotaFrom(number(`${prefix}-remaining`), resetMs, number(`${prefix}-limit`));
+  const reset = number(`${prefix}-reset`);
+  if (Number.isNaN(reset)) return undefined;
+  const nowMs = serverNowMs((name) => headerOf(headers, name), wallNowMs);
+  return quotaFrom(number(`${prefix}-remaining`), msUntilReset(reset, nowMs), number(`${prefix}-limit`));
 }
 
 /** Undefined for anything but a number. */

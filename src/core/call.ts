@@ -220,8 +220,9 @@ export class Call {
   /**
    * Ends this call and everything below it. Only the first abort counts.
    *
-   * An operation that aborts its own call must declare the call as a parameter. If it takes the call through `...rest`, a lone circuit breaker around
-   * it hears of the abort only when the operation ends.
+   * An operation that aborts its own call must end as well, for example by throwing the reason: its call may be that of one attempt, and what waits
+   * for an attempt then goes on waiting until the operation ends or its time is over. It must also declare the call as a parameter. If it takes the
+   * call through `...rest`, a lone circuit breaker around it hears of the abort only when the operation ends.
    *
    * @param reason - What the signal's `reason` becomes. Default: an `AbortError`.
    */

@@ -104,7 +104,8 @@ export interface OpossumOptions {
   /** Becomes `openFor`. Default 30 s. */
   readonly resetTimeout?: number | undefined;
   /** Returns true for errors that are not failures. It receives the error alone. */
-  readonly errorFilter?: ((error: unknown) => boolean) | undefined;
+  // biome-ignore lint/suspicious/noExplicitAny: opossum declares it so, and existing filters name the class of error that they look at.
+  readonly errorFilter?: ((error: any) => boolean) | undefined;
   /** These four concern only opossum's statistics and are ignored. */
   readonly group?: string | undefined;
   readonly rollingCountBuckets?: number | undefined;

@@ -93,7 +93,7 @@ const longestKey = 1_000;
  * ```
  */
 export function keyed<Kept extends AnyPolicy>(factory: (key: string) => Kept, options?: KeyedOptions): Keyed<Kept> {
-  if (typeof factory !== 'function') {
+  if (func().parse(factory) === undefined) {
     throw new OptionsError(
       `keyed: the factory must be a function such as (key) => circuitBreaker({ name: key }), got ${show(factory)}`,
       {

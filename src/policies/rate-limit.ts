@@ -143,7 +143,8 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
   private readonly events: Events;
   private readonly gcra: Gcra;
   private readonly waiters = new LinkedQueue<Waiter>();
-  private readonly usualTime = new UsualTime();
+  /** Only where calls wait. */
+  private readonly usualTime: UsualTime | undefined;
   /** The total cost of all waiters. */
   private waitingCost = 0;
   /** The clock of the last call, for the getters. */
@@ -159,6 +160,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
       clock,
     };
     this.events = new Events(name, options.on);
+    this.usualTime = whenFull === 'wait' ? new UsualTime() : undefined;
     this.gcra = new Gcra(period / limit, burst);
     this.clock = clock ?? systemClock;
   }
@@ -206,8 +208,8 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
 
   /** @internal An operation has ended. */
   learn(startedMs: number, outcome: Outcome): void {
-    if (outcome.ok) this.usualTime.noteSuccess(this.clock.now() - startedMs);
-    else if (isAbandoned(outcome.error)) this.usualTime.noteGivenUp(this.clock.now() - startedMs);
+    if (outcome.ok) this.usualTime!.noteSuccess(this.clock.now() - startedMs);
+    else if (isAbandoned(outcome.error)) this.usualTime!.noteGivenUp(this.clock.now() - startedMs);
   }
 
   private permit(nowMs: number): Permit {
@@ -231,7 +233,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
   private mayWait(call: Call | undefined, waitMs: number, nowMs: number): boolean {
     const { queue, maxWait = Number.POSITIVE_INFINITY } = this.options;
     const remainingMs = call === undefined ? Number.POSITIVE_INFINITY : call.deadlineMs - nowMs;
-    return this.waiters.size < queue && waitMs <= maxWait && waitMs + this.usualTime.ms < remainingMs;
+    return this.waiters.size < queue && waitMs <= maxWait && waitMs + this.usualTime!.ms < remainingMs;
   }
 
   private wait(call: Call | undefined, cost: number, nowMs: number): Promise<Permit | Refusal> {

@@ -9,6 +9,7 @@
  * one is deployed.
  * After: PostgreSQL 18 documentation, 13.2 "Transaction Isolation", 13.3 "Explicit Locking", 9.17 "Sequence Manipulation Functions".
  */
+import { checkArgument } from '../core/options.js';
 
 /** The version of what {@link postgresMigrations} makes now. */
 const schemaVersion = 1;
@@ -24,6 +25,13 @@ export interface PostgresMigration {
   readonly version: number;
   readonly sql: string;
 }
+
+/** The name of a table. It becomes part of the SQL as it is. */
+export const tableField = {
+  allowed: 'a name of 1 to 40 lower-case letters, digits and "_", with that of a schema before a dot if need be',
+  parse: (value: unknown) =>
+    typeof value === 'string' && /^(?:[a-z_][a-z0-9_]{0,39}\.)?[a-z_][a-z0-9_]{0,39}$/.test(value) ? value : undefined,
+};
 
 /** The names of the functions of a table. */
 export function functionsOf(table: string) {
@@ -46,6 +54,7 @@ export function functionsOf(table: string) {
  * and row-level security must let each row through.
  *
  * @param table - A name as for the option `table` of `postgresStore`, default `'holdfast'`.
+ * @throws {@link OptionsError} `ERR_OPTIONS`, when it is no such name.
  * @example
  * ```ts
  * import { postgresMigrations } from 'holdfast/postgres';
@@ -54,6 +63,7 @@ export function functionsOf(table: string) {
  * ```
  */
 export function postgresMigrations(table = 'holdfast'): readonly PostgresMigration[] {
+  checkArgument('postgresMigrations', 'table', table, tableField);
   const { read, readMany, write, remove, consume, sweep } = functionsOf(table);
   const sql = `
 CREATE SEQUENCE IF NOT EXISTS ${table}_versions;

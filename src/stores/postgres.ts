@@ -37,7 +37,7 @@ import {
 } from './postgres-drivers.js';
 import { failure, failureOf, lost } from './postgres-failures.js';
 import { isTransaction } from './postgres-locks.js';
-import { functionsOf, postgresMigrations } from './postgres-schema.js';
+import { functionsOf, postgresMigrations, tableField } from './postgres-schema.js';
 import { PostgresWatches } from './postgres-watches.js';
 import type {
   ClosableStore,
@@ -161,13 +161,6 @@ export function postgresStore(pool: PgPool | PostgresJs, options: PostgresStoreO
   showBriefly(Verbs.prototype, ({ settings: { table, prefix } }) => ({ store: 'postgres', table, prefix }));
   return new PooledStore(driver, checked);
 }
-
-/** It becomes part of the SQL as it is. */
-const tableField = {
-  allowed: 'a name of 1 to 40 lower-case letters, digits and "_", with that of a schema before a dot if need be',
-  parse: (value: unknown) =>
-    typeof value === 'string' && /^(?:[a-z_][a-z0-9_]{0,39}\.)?[a-z_][a-z0-9_]{0,39}$/.test(value) ? value : undefined,
-};
 
 const listenerField = {
   allowed: 'a function that answers a connected client of pg, or the sql of postgres.js',

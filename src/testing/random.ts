@@ -109,13 +109,13 @@ function stream(low: number, high: number): SeededRandom {
   }
 
   // One minus a number in [0, 1) is never 0, whose logarithm would be minus infinity.
-  const exponential = (mean: number) => -mean * exactLn(1 - random());
+  const exponential = (mean: number) => -finite('exponential', mean) * exactLn(1 - random());
 
   return Object.assign(random, {
     uint32,
     integer,
-    between: (min: number, max: number) => min + random() * (max - min),
-    chance: (probability: number) => random() < probability,
+    between: (min: number, max: number) => finite('between', min) + random() * (finite('between', max) - min),
+    chance: (probability: number) => random() < finite('chance', probability),
     pick<T>(items: readonly T[]): T {
       if (items.length === 0) throw new RangeError('seededRandom: cannot pick from no items');
       return items[integer(0, items.length - 1)]!;
@@ -123,14 +123,21 @@ function stream(low: number, high: number): SeededRandom {
     shuffle,
     exponential,
     gamma(mean: number, shape: number): number {
-      if (!(shape > 0)) throw new RangeError(`seededRandom: gamma needs a shape above 0, got ${shape}`);
-      return (mean / shape) * (shape === 1 ? exponential(1) : gammaOf(shape, random));
+      if (!(shape > 0)) throw new RangeError(`seededRandom: gamma needs a shape above 0, got ${show(shape)}`);
+      return (finite('gamma', mean) / shape) * (shape === 1 ? exponential(1) : gammaOf(shape, random));
     },
     fork: (label: string) => {
+      // All numbers would be the same label, because they have no length.
+      if (typeof label !== 'string') throw new TypeError(`seededRandom: a fork needs a text, got ${show(label)}`);
       const branch = hashText(label);
       return stream(finish(low ^ branch), finish((high + Math.imul(branch, 0x9e3779b1)) ^ label.length));
     },
   });
+}
+
+function finite(method: string, value: number): number {
+  if (Number.isFinite(value)) return value;
+  throw new RangeError(`seededRandom: ${method} needs finite numbers, got ${show(value)}`);
 }
 
 /** Gamma with scale 1, by rejection from a cube of a normal. */

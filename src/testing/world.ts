@@ -145,6 +145,7 @@ export class Simulation implements World, Disposable {
   }
 
   async sleep(duration: Duration): Promise<void> {
+    this.#assertRunning();
     await sleepOn(this.clock, toMs(duration));
   }
 

@@ -63,6 +63,16 @@ describe('hazardsOf', () => {
     expect(hazard?.message).toContain('node:timers');
   });
 
+  it('blames calls that never end for users who are not served, unless most of them get an error', () => {
+    const hung = { unended: 3, complaint: undefined };
+    expect(codesOf(played({ goodBefore: 0 }, 'dead', hung))).toEqual(['never-ends dead']);
+    const complaint = { text: 'Error: oops', isPolicys: false };
+    expect(codesOf(played({ goodBefore: 0 }, 'dead', { ...hung, complaint }))).toEqual([
+      'refuses-when-well everywhere',
+      'never-ends dead',
+    ]);
+  });
+
   it('passes on what explain() doubts, once', () => {
     const warnings = [{ code: 'retry-without-budget', message: 'no budget' }];
     expect(codesOf(played({}, 'spike', { warnings }), played({}, 'dead', { warnings }))).toEqual([

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
@@ -169,6 +170,24 @@ describe('createFetch', () => {
     expect(server.received.map((one) => one.headers['x-request-key'])).toEqual(['my-PATCH', 'my-PATCH']);
   });
 
+  it.each([['patch'], ['query'], ['PROPFIND'], ['Post'], ['delete']])(
+    'sends the method %s as fetch does, with a key and without one',
+    async (method) => {
+      const sent: unknown[] = [];
+      const http = createFetch({
+        policy,
+        async fetch(input, init) {
+          sent.push(new Request(input, init).method);
+          return new Response();
+        },
+      });
+      await http('http://a.test/', { method });
+      await http('http://a.test/', { method, headers: { 'idempotency-key': 'order-1' } });
+      const own = new Request('http://a.test/', { method }).method;
+      expect(sent).toEqual([own, own]);
+    },
+  );
+
   const form = () => {
     const data = new FormData();
     data.set('a', '1');
@@ -253,11 +272,14 @@ describe('createFetch', () => {
     await http(`${server.origin}/new`, old);
     await http(server.origin, Object.create({ method: 'PUT', body: 'whole', headers: { 'x-team': 'kelp' } }));
     await http(server.origin, new Patch());
+    const hidden = { method: { value: 'PUT' }, body: { value: 'whole' }, headers: { value: { 'x-team': 'kelp' } } };
+    await http(server.origin, Object.defineProperties({}, hidden));
     const seen = server.received.map(({ method, body, headers }) => [method, body, headers['x-team']]);
     expect(seen).toEqual([
       ['POST', 'whole', 'kelp'],
       ['PUT', 'whole', 'kelp'],
       ['PATCH', 'whole', 'kelp'],
+      ['PUT', 'whole', 'kelp'],
     ]);
   });
 
@@ -324,6 +346,15 @@ describe('createFetch', () => {
     expect([server.received.length, breaker.state]).toEqual([requests, 'closed']);
   });
 
+  it('fetches a body that fails its integrity check once, and does not count it in a breaker', async () => {
+    const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
+    await using server = await httpServer((_, response) => response.end('another version'));
+    const integrity = `sha256-${createHash('sha256').update('this version').digest('base64')}`;
+    const http = createFetch({ policy: pipeline(repeating(), breaker) });
+    await expect(http(server.origin, { integrity })).rejects.toThrow('fetch failed');
+    expect([server.received.length, breaker.state]).toEqual([1, 'closed']);
+  });
+
   it('does not count a Request whose body was already read against its origin', async () => {
     const breaker = circuitBreaker({ window: { consecutive: 1 }, handles: breakerHandles });
     const request = new Request('http://127.0.0.1:9/', { method: 'PUT', body: 'x' });
@@ -380,6 +411,15 @@ describe('createFetch', () => {
     }
     expect(spy).not.toHaveBeenCalled();
     expect(await (await createFetch({ policy })('data:text/plain,hello')).text()).toBe('hello');
+  });
+
+  it('lets fetch refuse what cannot be options', async () => {
+    await using server = await httpServer((_, response) => response.end('here'));
+    const http = createFetch({ policy });
+    for (const init of ['POST', 5, true, Symbol('init')]) {
+      await expect(http(server.origin, init as unknown as RequestInit)).rejects.toThrow(TypeError);
+    }
+    expect(server.received).toEqual([]);
   });
 
   it('returns responses without a body under a signal', async () => {

@@ -1,5 +1,7 @@
+import { Agent, request, fetch as undiciFetch } from 'undici';
 import { describe, expect, it } from 'vitest';
 import { breakerHandles, handles, isLostConnection } from '../../src/client/handles.js';
+import { httpServer } from './support/servers.ts';
 
 const answer = (status: number, headers: Record<string, string> = {}) => ({
   ok: true as const,
@@ -84,6 +86,22 @@ describe.each([
   it('counts anything else that was thrown as a failure', () => {
     for (const error of [undefined, null, 'x', new Error('x'), new TypeError('x')])
       expect(predicate({ ok: false, error })).toBe(true);
+  });
+});
+
+describe('an agent that its owner has closed', () => {
+  it.each([
+    ['destroyed during the request', false],
+    ['closed before it', true],
+  ])('is worth another attempt, and no fault of the service: %s', async (_, isClosed) => {
+    const dispatcher = new Agent();
+    await using server = await httpServer(() => void dispatcher.destroy());
+    if (isClosed) await dispatcher.close();
+    const running = [undiciFetch(server.origin, { dispatcher }), request(server.origin, { dispatcher })];
+    for (const end of await Promise.allSettled(running)) {
+      const outcome = { ok: false, error: end.status === 'rejected' && end.reason } as const;
+      expect([handles(outcome), breakerHandles(outcome)]).toEqual([true, false]);
+    }
   });
 });
 

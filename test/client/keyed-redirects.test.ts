@@ -80,6 +80,22 @@ describe('createFetch with an idempotency key', () => {
     expect(server.received).toHaveLength(1);
   });
 
+  it.each([
+    ['a key', { 'idempotency-key': 'order-1' }],
+    ['no key', undefined],
+  ])('leaves its origin only if the mode allows it, and does not retry where it does not: %s', async (_, headers) => {
+    await using other = await httpServer((_request, response) => response.end());
+    await using server = await httpServer((_request, response) =>
+      response.writeHead(307, { location: other.origin }).end(),
+    );
+    const http = createFetch({ policy });
+    const options = { method: 'PUT', mode: 'same-origin', ...(headers && { headers }) } as const;
+    for (const ask of [() => http(server.origin, options), () => http(new Request(server.origin, options))]) {
+      await expect(ask()).rejects.toMatchObject({ cause: { message: /same-origin/ } });
+    }
+    expect([server.received.length, other.received.length]).toEqual([2, 0]);
+  });
+
   it('fails if a stream would have to be sent again', async () => {
     await using server = await httpServer((_, response) => response.writeHead(307, { location: '/again' }).end());
     const streamed = { ...post(new Blob(['x']).stream()), duplex: 'half' } as RequestInit;

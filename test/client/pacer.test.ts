@@ -533,6 +533,15 @@ describe('quotaOf', () => {
       { remaining: 3, resetMs: 9_000, limit: 15 },
     ],
     [
+      'an instant by the clock of its sender',
+      {
+        'x-ratelimit-remaining': '3',
+        'x-ratelimit-reset': String(now / 1_000 + 309),
+        date: new Date(now + 300_000).toUTCString(),
+      },
+      { remaining: 3, resetMs: 9_000, limit: undefined },
+    ],
+    [
       'an instant in the past',
       { 'x-ratelimit-remaining': '3', 'x-ratelimit-reset': '1704067201' },
       { remaining: 3, resetMs: 0, limit: undefined },

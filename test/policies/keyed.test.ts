@@ -330,6 +330,7 @@ describe('keyed', () => {
 
   it('reports a factory that is not a function or returns no policy', () => {
     expect(() => keyed('a' as never)).toThrow(OptionsError);
+    expect(() => keyed(class Breaker {} as never)).toThrow('got the class Breaker');
     expect(() => keyed(() => 5 as never).for('a')).toThrow(/must answer a policy for "a", got 5/);
     expect(() => keyed('a' as never)).toThrow(
       expect.objectContaining({ policy: 'keyed', option: 'factory', value: 'a' }),

@@ -134,6 +134,7 @@ describe('postgresStore', () => {
     const pool = new pg.Pool();
     for (const table of ['', 'a b', 'x; DROP TABLE y', 'A', 'a.b.c', 'x'.repeat(41), '1a']) {
       expect(() => postgresStore(pool, { table })).toThrow(/option "table" must be a name/);
+      expect(() => postgresMigrations(table)).toThrow(/option "table" must be a name/);
     }
     expect(() => postgresStore(pool, { listener: {} as never })).toThrow(/option "listener"/);
   });

@@ -79,6 +79,18 @@ describe('seededRandom', () => {
     expect(() => seededRandom(1).integer(2, 1)).toThrow(RangeError);
     expect(() => seededRandom(1).gamma(1, 0)).toThrow(RangeError);
   });
+
+  it('refuses what is no number, and no label', () => {
+    const random = seededRandom(1);
+    for (const wrong of [undefined, null, 'a', Number.NaN, Number.POSITIVE_INFINITY, Symbol('a')] as never[]) {
+      expect(() => random.between(wrong, 1)).toThrow('between needs finite numbers');
+      expect(() => random.between(0, wrong)).toThrow('between needs finite numbers');
+      expect(() => random.chance(wrong)).toThrow('chance needs finite numbers');
+      expect(() => random.exponential(wrong)).toThrow('exponential needs finite numbers');
+      expect(() => random.gamma(wrong, 2)).toThrow('gamma needs finite numbers');
+    }
+    for (const wrong of [undefined, null, 1, ['a']] as never[]) expect(() => random.fork(wrong)).toThrow('a text');
+  });
 });
 
 describe('exactLn and exactExp', () => {

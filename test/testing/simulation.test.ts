@@ -374,6 +374,7 @@ describe('simulate', () => {
     const { result: world } = await simulate({}, (one) => ({ one }));
     expect(() => world.one.node('late')).toThrow('has ended');
     expect(() => world.one.run('late', () => {})).toThrow('has ended');
+    await expect(world.one.sleep('1s')).rejects.toThrow('has ended');
   });
 });
 

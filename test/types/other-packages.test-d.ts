@@ -1,6 +1,9 @@
 /** Objects of other packages are accepted as the types that their users install declare them. Their declarations are repeated here as far as they matter. */
+
+import type { Options } from 'p-retry';
 import { describe, expectTypeOf, it } from 'vitest';
-import { fromOpossum } from '../../src/integrations/opossum.js';
+import { fromOpossum, fromOpossumOptions } from '../../src/integrations/opossum.js';
+import { fromPRetry } from '../../src/integrations/p-retry.js';
 import { sqliteStore } from '../../src/stores/sqlite.js';
 
 /** As in `@types/better-sqlite3` 9.6. */
@@ -37,5 +40,30 @@ describe('sqliteStore', () => {
 describe('fromOpossum', () => {
   it('takes a breaker of opossum', () => {
     expectTypeOf(fromOpossum).toBeCallableWith({} as OpossumOfItsTypes<[id: number], string>);
+  });
+});
+
+describe('fromOpossumOptions', () => {
+  it('takes a filter that names the error it looks at', () => {
+    expectTypeOf(fromOpossumOptions).toBeCallableWith({ errorFilter: (error: TypeError) => error.message === 'no' });
+  });
+
+  it('refuses a filter that looks at the arguments', () => {
+    // @ts-expect-error - it receives the error alone.
+    fromOpossumOptions({ errorFilter: (_: Error, id: number) => id === 4 });
+  });
+});
+
+describe('fromPRetry', () => {
+  it('takes all of its options but shouldRetry as p-retry declares them', () => {
+    expectTypeOf(fromPRetry).toBeCallableWith({} as Omit<Options, 'shouldRetry'>);
+    expectTypeOf(fromPRetry).toBeCallableWith({ shouldRetry: ({ error }) => error.name === 'Busy' });
+  });
+
+  it('refuses a shouldRetry that answers later or looks at counters', () => {
+    // @ts-expect-error - it must answer at once.
+    fromPRetry({ shouldRetry: async () => true });
+    // @ts-expect-error - it receives the error alone.
+    fromPRetry({ shouldRetry: ({ retriesLeft }) => retriesLeft > 1 });
   });
 });

@@ -193,7 +193,8 @@ export class Engine<V, K> {
   async getMany(keys: readonly K[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Outcome<V>[]> {
     const { signal } = options ?? {};
     signal?.throwIfAborted();
-    const { clock, hardTimeoutMs, loadMany: loader } = this.settings;
+    const { name, clock, hardTimeoutMs, loadMany: loader } = this.settings;
+    if (!Array.isArray(keys)) throw new TypeError(`cache "${name}": getMany takes an array of keys, got ${show(keys)}`);
     const batch = new Batch<V, K>({ loader, gate: this.gate, clock, hardTimeoutMs });
     const opened: Flight<V, K>[] = [];
     const start = { batch, opened };

@@ -16,6 +16,8 @@ interface HeaderSource {
   readonly retryAfterMs?: unknown;
 }
 
+type HeaderReader = (name: string) => string | undefined;
+
 const longestHeader = 100;
 /** The start of 2024 in seconds: a larger `X-RateLimit-Reset` is an instant, a smaller one a time span. */
 const epochBeginsSeconds = 1_704_067_200;
@@ -39,23 +41,33 @@ export function retryHintOf(outcome: Outcome, wallNowMs: number): RetryHint | un
 }
 
 /** The hint that a set of headers gives. The most exact form takes precedence. */
-function retryHintOfHeaders(header: (name: string) => string | undefined, wallNowMs: number): RetryHint | undefined {
+function retryHintOfHeaders(header: HeaderReader, wallNowMs: number): RetryHint | undefined {
   const pushback = header('grpc-retry-pushback-ms');
   if (pushback !== undefined) return /^\d{1,9}$/.test(pushback) ? Number(pushback) : 'never';
+  const nowMs = serverNowMs(header, wallNowMs);
   return (
     parseNumber(header('retry-after-ms'), 1) ??
-    parseRetryAfter(header('retry-after'), wallNowMs) ??
-    parseReset(header('ratelimit-reset'), header('ratelimit-remaining'), wallNowMs) ??
-    parseReset(header('x-ratelimit-reset'), header('x-ratelimit-remaining'), wallNowMs) ??
-    parseReset(header('x-rate-limit-reset'), header('x-rate-limit-remaining'), wallNowMs)
+    parseRetryAfter(header('retry-after'), nowMs) ??
+    parseReset(header('ratelimit-reset'), header('ratelimit-remaining'), nowMs) ??
+    parseReset(header('x-ratelimit-reset'), header('x-ratelimit-remaining'), nowMs) ??
+    parseReset(header('x-rate-limit-reset'), header('x-rate-limit-remaining'), nowMs)
   );
 }
 
+/**
+ * Now, in milliseconds since 1970, by the clock that the instants in a response are from. With a clock of ours that is minutes off, a short wait would
+ * become a long one, or none. `Date` is when the response was made, and a cache adds its `Age`; without a date our clock counts.
+ */
+export function serverNowMs(header: HeaderReader, wallNowMs: number): number {
+  const madeMs = parseHttpDate(header('date') ?? '', wallNowMs);
+  return madeMs === undefined ? wallNowMs : madeMs + (parseNumber(header('age'), 1_000) ?? 0);
+}
+
 /** `Retry-After` of HTTP: seconds or a date. Of several values the longest counts. */
-export function parseRetryAfter(value: string | undefined, wallNowMs: number): number | undefined {
+export function parseRetryAfter(value: string | undefined, nowMs: number): number | undefined {
   if (value === undefined) return undefined;
-  const date = parseHttpDate(value, wallNowMs);
-  if (date !== undefined) return Math.max(0, date - wallNowMs);
+  const date = parseHttpDate(value, nowMs);
+  if (date !== undefined) return Math.max(0, date - nowMs);
   let longest: number | undefined;
   for (const part of value.split(',')) {
     const ms = parseNumber(part.trim(), 1_000);
@@ -66,17 +78,17 @@ export function parseRetryAfter(value: string | undefined, wallNowMs: number): n
 }
 
 /** Parses the seconds until a quota is full again, or the instant at which it is. While quota is left, it is no reason to wait. */
-function parseReset(reset: string | undefined, remaining: string | undefined, wallNowMs: number): number | undefined {
+function parseReset(reset: string | undefined, remaining: string | undefined, nowMs: number): number | undefined {
   if (remaining !== undefined && Number.parseFloat(remaining) !== 0) return undefined;
   const given = parseNumber(reset?.trim(), 1);
-  return given === undefined ? undefined : msUntilReset(given, wallNowMs);
+  return given === undefined ? undefined : msUntilReset(given, nowMs);
 }
 
 /** The milliseconds until a reset, which is given as a time span in seconds, or as an instant in seconds or milliseconds since 1970. */
-export function msUntilReset(given: number, wallNowMs: number): number {
+export function msUntilReset(given: number, nowMs: number): number {
   if (given < epochBeginsSeconds) return given * 1_000;
   const instantMs = given < epochBeginsSeconds * 1_000 ? given * 1_000 : given;
-  return Math.max(0, instantMs - wallNowMs);
+  return Math.max(0, instantMs - nowMs);
 }
 
 function parseNumber(value: string | undefined, scale: number): number | undefined {

@@ -128,7 +128,10 @@ export function fairBudget(maxKeys: number, clock: Clock | undefined): RetryBudg
       if (account?.balance === defaultCapacity) accounts.delete(key);
     },
     tryWithdraw(key = '') {
-      return accountOf(key).tryWithdraw() && shared.tryWithdraw();
+      const account = accountOf(key);
+      // What the shared part refuses costs the key nothing: it has not got it.
+      if (account.balance >= 1) return shared.tryWithdraw() && account.tryWithdraw();
+      return account.tryWithdraw() && shared.tryWithdraw();
     },
   };
 }

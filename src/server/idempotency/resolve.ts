@@ -1,10 +1,20 @@
 /**
  * Resolve: settles a request in doubt with the response that an operator or a reconciliation job has established.
  */
+
+import { part } from '../../coordination/idempotency/engine.js';
 import type { Idempotency } from '../../coordination/idempotency/idempotency.js';
 import { OptionsError } from '../../core/errors.js';
+import { checkOptions, flag, having, impossibleOption, optional, withDefault } from '../../core/options.js';
 import { encodeAnswer } from './answer.js';
 import { keptHeaders } from './protocol.js';
+
+/** A response that has been established. */
+interface ResolvedAnswer {
+  readonly status: number;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: string | Uint8Array;
+}
 
 /** Identifies the request, and how its doubt is settled. */
 export type RequestResolution = {
@@ -18,11 +28,7 @@ export type RequestResolution = {
 } & (
   | {
       /** The response from now on. */
-      readonly answer: {
-        readonly status: number;
-        readonly headers?: Readonly<Record<string, string>>;
-        readonly body?: string | Uint8Array;
-      };
+      readonly answer: ResolvedAnswer;
     }
   /** Nothing had happened: the next request with the key runs. */
   | { readonly release: true }
@@ -34,12 +40,21 @@ export type RequestResolution = {
  * @param engine - Created by `idempotency(...)` of `holdfast` on the same store, with the same `secret` and `encryption`.
  * @param key - The idempotency key that the client has sent, without quotes.
  * @returns False when it is not in doubt: it runs, has a response, or is unknown.
- * @throws {@link OptionsError} `ERR_OPTIONS` for a status that no response can have.
+ * @throws {@link OptionsError} `ERR_OPTIONS` for a resolution that is invalid, such as a status that no response can have.
  */
 export function resolveRequest(engine: Idempotency, key: string, resolution: RequestResolution): Promise<boolean> {
-  const { scope, operation } = resolution;
-  if (!('answer' in resolution)) return engine.resolveBytes({ scope, operation, key }, undefined);
-  const { status, headers = {}, body = '' } = resolution.answer;
+  const { scope, operation, answer, release } = checkOptions('resolveRequest', resolution, {
+    scope: part,
+    operation: part,
+    answer: optional(having<ResolvedAnswer>('{ status, headers, body }')),
+    release: withDefault(flag(), false),
+  });
+  // A misspelt "answer" must not release the key: the request would run again.
+  if ((answer === undefined) !== release) {
+    throw impossibleOption('resolveRequest', 'answer', answer, 'given, or else "release: true"');
+  }
+  if (answer === undefined) return engine.resolveBytes({ scope, operation, key }, undefined);
+  const { status, headers = {}, body = '' } = answer;
   if (!Number.isInteger(status) || status < 200 || status > 599) {
     const allowed = 'an integer from 200 to 599';
     const about = { policy: 'resolveRequest', option: 'status', value: status, allowed };

@@ -71,6 +71,17 @@ describe('cache, asked for many keys,', () => {
     expect(trips).toEqual(['read']);
   });
 
+  it('refuses what is no array of keys', async () => {
+    const { users } = setUpMany(upper);
+    for (const [wrong, shown] of [
+      ['ab', "'ab'"],
+      [new Set(['a']), 'an object of class Set'],
+      [undefined, 'undefined'],
+    ]) {
+      await expect(users.getMany(wrong as never)).rejects.toThrow(`getMany takes an array of keys, got ${shown}`);
+    }
+  });
+
   it('asks the store nothing for no keys, and does not count that for its health', async () => {
     const { users, clock, trips, state } = setUpMany(upper);
     state.isDown = true;

@@ -5,6 +5,8 @@ import { parseHttpDate, parseRetryAfter, retryHintOf } from '../../../src/polici
 const seed = Number(process.env.FUZZ_SEED ?? 8);
 const fuzzRuns = Number(process.env.HOLDFAST_FUZZ_RUNS ?? 10_000);
 const now = Date.UTC(2026, 10, 24, 12, 0, 0);
+/** An HTTP date so many seconds from now. */
+const at = (seconds: number) => new Date(now + seconds * 1_000).toUTCString();
 const withHeaders = (headers: unknown) => retryHintOf({ ok: true, value: { headers } }, now);
 
 describe('parseHttpDate', () => {
@@ -103,6 +105,14 @@ describe('retryHintOf', () => {
     ['a reset as an instant in seconds', { 'x-ratelimit-reset': String(now / 1_000 + 5) }, 5_000],
     ['a reset as an instant in milliseconds', { 'x-ratelimit-reset': String(now + 5_000) }, 5_000],
     ['a reset in the past', { 'x-ratelimit-reset': String(now / 1_000 - 5) }, 0],
+    ['a date by the clock of its sender, which is ahead', { 'retry-after': at(305), date: at(300) }, 5_000],
+    ['a date by the clock of its sender, which is behind', { 'retry-after': at(-295), date: at(-300) }, 5_000],
+    ['a date of a response from a cache', { 'retry-after': at(5), date: at(-300), age: '300' }, 5_000],
+    ['a reset by the clock of its sender', { 'x-ratelimit-reset': `${now / 1_000 + 305}`, date: at(300) }, 5_000],
+    ['a date by our clock, where the other one is no date', { 'retry-after': at(5), date: 'today' }, 5_000],
+    ['a date by our clock, whatever the age', { 'retry-after': at(5), age: '300' }, 5_000],
+    ['a date, whatever is no age', { 'retry-after': at(5), date: at(0), age: 'old' }, 5_000],
+    ['a time, whatever the date', { 'retry-after': '5', date: at(300) }, 5_000],
     ['a pushback', { 'grpc-retry-pushback-ms': '15' }, 15],
     ['the longest pushback', { 'grpc-retry-pushback-ms': '999999999' }, 999_999_999],
     ['a longer pushback', { 'grpc-retry-pushback-ms': '1000000000' }, 'never'],
@@ -196,6 +206,8 @@ describe('retryHintOf', () => {
       'ratelimit-remaining',
       'x-ratelimit-reset',
       'grpc-retry-pushback-ms',
+      'date',
+      'age',
     ];
     const hostile = fc.property(fc.dictionary(fc.constantFrom(...names), any, { maxKeys: 4 }), (headers) => {
       const hint = withHeaders(headers);

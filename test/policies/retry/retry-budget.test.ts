@@ -149,6 +149,13 @@ describe('fairBudget', () => {
     expect(granted(budget, 'a', 1) + granted(budget, 'b', 1) + granted(budget, undefined, 1)).toBe(1);
   });
 
+  it('takes nothing from a key for what is refused because all keys together have used everything up', () => {
+    const budget = fairBudget(10, virtualClock());
+    expect(granted(budget, 'a', 500)).toBe(10);
+    succeed(budget, 'b', 10_000);
+    expect(granted(budget, 'a', 500)).toBe(90);
+  });
+
   it('remembers that a key owes until its successes have paid, and of so many keys only', () => {
     const budget = fairBudget(2, virtualClock());
     const pay = () => succeed(budget, 'other', 1_000);

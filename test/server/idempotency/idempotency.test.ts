@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import express, { type RequestHandler } from 'express';
 import Fastify from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
-import { idempotency as engineOf, memoryStore, type Store } from '../../../src/index.js';
+import { idempotency as engineOf, memoryStore, OptionsError, type Store } from '../../../src/index.js';
 import { deadline, idempotency, rawBody, resolveRequest } from '../../../src/server/express.js';
 import { deadline as fastifyDeadline, idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
@@ -174,6 +174,19 @@ describe('resolveRequest', () => {
       expect(await resolveRequest(engine, 'k', { scope: 'all', operation: 'POST /orders', release: true })).toBe(true);
       expect((await send(port, request)).body.toString()).toBe('ran');
     });
+  });
+
+  it.each<[string, unknown]>([
+    ['no resolution', undefined],
+    ['a misspelt answer, which would let the request run again', { anwser: { status: 200 } }],
+    ['neither an answer nor a release', {}],
+    ['a release that is none', { release: false }],
+    ['both', { answer: { status: 200 }, release: true }],
+    ['an answer that is a text', { answer: 'done' }],
+  ])('refuses %s', (_, resolution) => {
+    const given =
+      resolution === undefined ? undefined : { scope: 'all', operation: 'POST /orders', ...Object(resolution) };
+    expect(() => resolveRequest(engineOf({ store: memoryStore() }), 'k', given as never)).toThrow(OptionsError);
   });
 
   it('refuses a status that no answer can have', () => {

@@ -40,6 +40,20 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(headerOf(second, 'date')).toBeDefined();
   });
 
+  it.each([
+    ['text', 'für'],
+    ['bytes', Buffer.from('für')],
+  ])('returns a header beyond ASCII as the bare server does, before %s', async (_, body) => {
+    const answer = { headers: { 'X-Name': 'José' }, body };
+    const bare = await framework.bare(() => answer);
+    await using world = await open({ ttl: '1m', store: memoryStore() }, () => answer);
+    const expected = comparable(await send(bare.port, { method: 'GET' }));
+    await bare.close();
+    for (let request = 0; request < 2; request++) expect(comparable(await world.get())).toEqual(expected);
+    await using other = await open({ ttl: '1m', staleIfError: '1m' }, () => answer);
+    expect(comparable(await other.get())).toEqual(expected);
+  });
+
   it('runs one handler for all concurrent requests', async () => {
     await using world = await open({ ttl: '1m', store: memoryStore() }, () => ({ body: 'shared' }));
     // Another request must arrive while it runs, on a busy machine as well.

@@ -201,6 +201,12 @@ export class Ask<Request> {
         onClientGone() {},
       });
       this.capture = capture;
+      const { addTrailers } = response;
+      // Not every handler has announced them by a header.
+      response.addTrailers = (...given) => {
+        settle(pass);
+        Reflect.apply(addTrailers, response, given);
+      };
       signal.addEventListener('abort', () => capture.stop());
       // The handler must answer with the full response, since others want it.
       delete incoming.headers['if-none-match'];

@@ -1,4 +1,5 @@
 /** Responses that are stored and replayed, on both versions of Express and on Fastify. */
+import type { ServerResponse } from 'node:http';
 import http2 from 'node:http2';
 import { connect } from 'node:net';
 import { Readable } from 'node:stream';
@@ -89,6 +90,23 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     // One request waited for its head, and then all of them were sent at once.
     expect(world.runs).toBe(20);
     expect(statusOf(await world.get())).toBe('responses; fwd=bypass');
+  });
+
+  it.each([
+    ['text', (response: ServerResponse) => void response.write('x')],
+    ['nothing', () => {}],
+  ])('passes each request to a handler that adds trailers after %s, announced or not', async (_, begin) => {
+    await using world = await open({ ttl: '1m' }, ({ response }) => {
+      response.setHeader('Transfer-Encoding', 'chunked');
+      begin(response);
+      response.addTrailers({ 'X-Checksum': '1f' });
+      response.end('y');
+      return undefined;
+    });
+    for (let request = 0; request < 2; request++) {
+      expect((await world.get()).trailers).toEqual([['X-Checksum', '1f']]);
+    }
+    expect(world.runs).toBe(2);
   });
 
   it('stores statuses without a stated lifetime only if that is usual, and never a failure', async () => {

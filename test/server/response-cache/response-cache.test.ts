@@ -728,6 +728,23 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect(await world.text('/coded', { 'accept-encoding': 'gzip' })).toBe('gzip');
     });
 
+    it('an encoding, if only encoded answers say what they depend on, in any order of clients', async () => {
+      const accepted = ['gzip', 'br', 'identity'];
+      const orders = accepted.flatMap((a) => accepted.flatMap((b) => accepted.map((c) => [a, b, c])));
+      await using world = await open({ ...echo, store: memoryStore() }, ({ headers }) => {
+        const encoding = String(headers['accept-encoding']);
+        if (encoding === 'identity') return { body: 'plain' };
+        return { headers: { 'content-encoding': encoding, vary: 'accept-encoding' }, body: encoding };
+      });
+      for (const [index, order] of orders.entries()) {
+        for (const encoding of [...order, ...order]) {
+          const answer = await world.get(`/${index}`, { 'accept-encoding': encoding });
+          expect([undefined, encoding]).toContain(headerOf(answer, 'content-encoding'));
+          expect(answer.body.toString()).toBe(headerOf(answer, 'content-encoding') ?? 'plain');
+        }
+      }
+    });
+
     it('paths and queries that look alike', async () => {
       await using world = await open(echo, ({ url }) => ({ body: url }));
       const paths = ['/a/b', '/a%2Fb', '/a%2fb', '/a/./b', '/a//b', '/A/b', '/a/b?', '/a/b?x=1&y=2', '/a/b?y=2&x=1'];

@@ -297,8 +297,11 @@ export class ResponseCapture {
   private watchSocket(): void {
     const { req: request } = this.response;
     if (this.watched !== undefined || this.state !== 'open' || !Object.hasOwn(request, 'socket')) return;
-    this.socket = request.socket;
-    this.watched = new Proxy(request.socket, new SocketWatch(this));
+    const socket = request.socket as Socket | null;
+    // undici takes the socket from a request whose body it has passed on.
+    if (socket === null) return;
+    this.socket = socket;
+    this.watched = new Proxy(socket, new SocketWatch(this));
     Reflect.set(request, 'socket', this.watched);
   }
 

@@ -19,10 +19,17 @@ import { type AnswerHead, type Header, headOf, isOfHttp2, putHead, setWords, wor
 export interface Answer extends AnswerHead {
   /** Undefined if it was longer than may be stored. */
   readonly body: Uint8Array | undefined;
+  /** Whether the body was given as one text. Node writes the head in one piece with it, and so as UTF-8; otherwise it writes a head as latin1. */
+  readonly isText?: boolean;
 }
 
 /** An answer whose body is complete. */
 export type StoredAnswer = Answer & { readonly body: Uint8Array };
+
+/** The body as it has to be given to Node, so that the bytes of the head are those of the first answer. */
+export function bodyOf({ body, isText }: StoredAnswer): string | Uint8Array {
+  return isText === true ? Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString() : body;
+}
 
 /** What the user of a capture decides and hears about. */
 export interface CaptureTerms {
@@ -223,10 +230,11 @@ export class ResponseCapture {
     // An end that Node refuses by throwing must be refused now, while the handler can catch the error.
     if (state === 'done' || !canEnd(response, chunk)) return Reflect.apply(inner.end, response, given as []);
     if (!response.headersSent && !this.isWaiting) this.completeHead();
+    const isText = this.bytes === 0 && isUtf8(chunk, encoding) && response.chunkedEncoding === false;
     this.keep(chunk, encoding);
     const { status, statusMessage, headers } = this.head ?? this.headOf([response.statusCode]);
-    const isWhole = this.bytes <= this.terms.maxBodyBytes;
-    const answer = { status, statusMessage, headers, body: isWhole ? joined(this.chunks, this.bytes) : undefined };
+    const body = this.bytes <= this.terms.maxBodyBytes ? joined(this.chunks, this.bytes) : undefined;
+    const answer = { status, statusMessage, headers, body, isText };
     this.chunks = noChunks;
     this.head = toldHead;
     if (this.isWaiting) {
@@ -289,8 +297,11 @@ export class ResponseCapture {
   private watchSocket(): void {
     const { req: request } = this.response;
     if (this.watched !== undefined || this.state !== 'open' || !Object.hasOwn(request, 'socket')) return;
-    this.socket = request.socket;
-    this.watched = new Proxy(request.socket, new SocketWatch(this));
+    const socket = request.socket as Socket | null;
+    // undici takes the socket from a request whose body it has passed on.
+    if (socket === null) return;
+    this.socket = socket;
+    this.watched = new Proxy(socket, new SocketWatch(this));
     Reflect.set(request, 'socket', this.watched);
   }
 
@@ -412,7 +423,7 @@ export class ResponseCapture {
     if (instead !== undefined) {
       this.state = 'done';
       putHead(response, instead);
-      Reflect.apply(inner.end, response, [instead.body]);
+      Reflect.apply(inner.end, response, [bodyOf(instead)]);
       this.state = 'replaced';
       return;
     }
@@ -599,6 +610,10 @@ function ignored(this: CapturedResponse): CapturedResponse {
 
 function isChunk(chunk: unknown): chunk is string | Uint8Array {
   return typeof chunk === 'string' || isBytes(chunk);
+}
+
+function isUtf8(chunk: unknown, encoding: unknown): boolean {
+  return typeof chunk === 'string' && (!encoding || typeof encoding === 'function' || encoding === 'utf8');
 }
 
 /** Whether Node will accept this end. Node itself reports what it refuses. */

@@ -1,5 +1,6 @@
 /** Express: adapts Express requests and responses to the engines of this folder. Express 4 and 5. */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Application, NextFunction, Request, RequestHandler, Response } from 'express';
 import type { Idempotency, IdempotencyHandle } from '../coordination/idempotency/idempotency.js';
 import type { Call } from '../core/call.js';
@@ -234,6 +235,8 @@ function detach(response: Response): void {
   for (const name of writers) Object.defineProperty(response, name, { value: ignore, configurable: true });
   // The status stays as it was sent: logs and metrics read it when the response has finished.
   Object.defineProperty(response, 'statusCode', { get: () => statusCode, set() {}, configurable: true });
+  // undici takes the socket from a request whose body it has passed on.
+  if ((request.socket as Socket | null) === null) return;
   const socket = new Proxy(request.socket, {
     get: (target, name) => (name === 'destroy' ? () => socket : Reflect.get(target, name)),
   });

@@ -81,7 +81,7 @@ export interface PostgresStoreOptions {
   readonly prefix?: string | undefined;
   /** How long a verb waits for a connection and the reply together: milliseconds, or a literal, from 1 ms to 24.8 days. Default `'500ms'`. */
   readonly timeout?: Duration | undefined;
-  /** Most bytes of one value, from 1 to 256 MiB. Default 1 MiB. */
+  /** Most bytes of one value, from 1 to 255 MiB. Default 1 MiB. */
   readonly maxValueBytes?: number | undefined;
   /** The table, with its schema if it is not on the search path: letters, digits and `_`, at most 40 each. Default `'holdfast'`. */
   readonly table?: string | undefined;
@@ -151,8 +151,9 @@ export function postgresStore(pool: PgPool | PostgresJs, options: PostgresStoreO
   const checked = checkOptions('postgresStore', options, {
     prefix: prefixField,
     timeout: withDefault(duration({}), 500),
-    // The reply is text, a third longer than the value, and `pg` ends the process if it exceeds the longest string of JavaScript.
-    maxValueBytes: withDefault(integer({ min: 1, max: 2 ** 28 }), 2 ** 20),
+    // The reply is text, a third longer than the value, and `pg` ends the process if it exceeds the longest string of JavaScript, which is almost 2 ** 29
+    // characters. postgres.js sends the value of a prepared statement as a text of twice its length.
+    maxValueBytes: withDefault(integer({ min: 1, max: 255 * 2 ** 20 }), 2 ** 20),
     table: withDefault(tableField, 'holdfast'),
     prepare: withDefault(flag(), false),
     listener: optional<PostgresListener>(listenerField),

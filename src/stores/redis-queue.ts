@@ -107,7 +107,7 @@ export class RedisQueue implements StoreQueue {
     const waits = placeMs > 0 && onTurn !== undefined;
     const known = this.listening.get(ticket);
     // If the process already listens on the channel, the ticket is listened for before it joins the queue, so that no hint is missed.
-    if (waits && known === undefined && this.watches.hears(channel)) this.listen(ticket, channel, onTurn);
+    if (waits && this.watches.hears(channel)) this.listen(ticket, channel, onTurn);
     const isTold = this.listening.get(ticket)?.isTold === true;
     const ttl = `${Math.ceil(ttlMs)}`;
     const given = [ticket, recordOf(value, ttl), ttl, `${Math.ceil(placeMs)}`, channel];
@@ -156,7 +156,9 @@ export class RedisQueue implements StoreQueue {
 
   private listen(ticket: string, channel: string, onTurn: (turn: QueueTurn) => void): Listening {
     let listening = this.listening.get(ticket);
-    if (listening === undefined) {
+    // A subscription that was not confirmed in time is asked for again: the server may only have been slow.
+    if (listening === undefined || listening.isOver) {
+      listening?.close();
       listening = new Listening(this.home, this.watches, ticket, channel, onTurn);
       this.listening.set(ticket, listening);
     }
@@ -200,6 +202,10 @@ class Listening {
 
   get isTold(): boolean {
     return this.turn.isReady;
+  }
+
+  get isOver(): boolean {
+    return !this.turn.isReady && !this.turn.isStarting;
   }
 
   /** The hint that its turn comes next matters only once it is in the queue. */

@@ -20,6 +20,9 @@ const advice: Readonly<Record<string, string>> = {
   SQLITE_NOTADB: 'the file is something else, or damaged; give the store one of its own',
 };
 
+/** A value that no store writes: SQLite takes any kind of value in any column. */
+export class ForeignValue extends Error {}
+
 /** The primary result code; undefined if the error does not come from SQLite itself, such as that of a closed connection. */
 function codeOf(error: unknown): string | undefined {
   const { code, errcode } = (error ?? {}) as { readonly code?: unknown; readonly errcode?: unknown };
@@ -41,6 +44,9 @@ export function isTableGone(cause: unknown): boolean {
 }
 
 export function failureOf(operation: string, cause: unknown): StoreError {
+  if (cause instanceof ForeignValue) {
+    return failure(operation, 'schema', 'the value of this key is no BLOB: another program has written it', cause);
+  }
   const code = codeOf(cause);
   const detail = messageOf(cause);
   if (code === undefined) return failure(operation, 'closed', `the database is not usable: ${detail}`, cause);

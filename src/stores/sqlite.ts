@@ -11,9 +11,9 @@ import { showBriefly } from '../core/brief.js';
 import { type Clock, callbackTimer, systemClock } from '../core/clock.js';
 import type { Duration } from '../core/duration.js';
 import { messageOf, type StoreError } from '../core/errors.js';
-import { isThenable } from '../core/kinds.js';
+import { isBytes, isThenable } from '../core/kinds.js';
 import { checkArgument, checkOptions, duration, having, withDefault } from '../core/options.js';
-import { failure, failureOf, isLocked, isTableGone } from './sqlite-failures.js';
+import { ForeignValue, failure, failureOf, isLocked, isTableGone } from './sqlite-failures.js';
 import {
   type Moves,
   type Row,
@@ -290,6 +290,7 @@ class TableStore implements SqliteStore {
   readNow({ read }: Statements, key: string): Entry | undefined {
     const [row] = read.all(this.prefix + key) as Row[];
     if (row === undefined) return undefined;
+    if (!isBytes(row.value)) throw new ForeignValue();
     const { buffer, byteOffset, byteLength } = row.value;
     return {
       // better-sqlite3 returns a Buffer, whose methods differ from those of a Uint8Array.

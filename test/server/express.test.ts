@@ -1,15 +1,17 @@
 /** What only Express has: routes with a deadline of their own, streams, writes after the answer. */
 import { once } from 'node:events';
+import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import express from 'express';
 import Fastify from 'fastify';
+import undici from 'undici';
 import { describe, expect, it } from 'vitest';
 import { memoryStore, OptionsError } from '../../src/index.js';
 import { callOf, deadline, fence, health, idempotency, responseCache } from '../../src/server/express.js';
 import { virtualClock } from '../../src/testing/index.js';
 import { deferred } from '../support/deferred.ts';
-import { problemOf, untilAborted } from './support.js';
+import { problemOf, running, untilAborted } from './support.js';
 
 async function withServer(app: express.Express, task: (url: string) => Promise<void>): Promise<void> {
   app.set('env', 'test');
@@ -57,6 +59,30 @@ describe('deadline of express on its own', () => {
       expect(await (await fetch(`${url}/near`)).json()).toBeLessThanOrEqual(1_000);
       expect(await (await fetch(`${url}/far`)).json()).toBeLessThanOrEqual(10_000);
     });
+  });
+
+  it('answers a request from which undici has taken the socket, as it does when it has passed on its body', async () => {
+    const clock = virtualClock();
+    const upstream = createServer((request) => {
+      // Its answer would come too late.
+      request.resume().once('end', () => void clock.advance('10s'));
+    });
+    const { port, close } = await running(upstream);
+    const app = express();
+    app.use(deadline({ default: '10s', clock }));
+    let failure: unknown;
+    app.post('/', async (request, response) => {
+      const { signal } = callOf(request);
+      const passedOn = undici.request(`http://127.0.0.1:${port}`, { method: 'POST', body: request, signal });
+      failure = await passedOn.catch((error: unknown) => error);
+      expect(request.socket).toBeNull();
+      response.status(502).end('the handler');
+    });
+    await withServer(app, async (url) => {
+      expect((await problemOf(await fetch(url, { method: 'POST', body: 'hello' }))).status).toBe(504);
+      await expect.poll(() => failure).toMatchObject({ code: 'ERR_DEADLINE_EXCEEDED' });
+    });
+    await close();
   });
 
   it('lets an answer that has begun continue, and aborts the call', async () => {

@@ -103,6 +103,29 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       expect(await enter()).toMatchObject({ ok: true });
     });
 
+    it('tells a ticket that enters again after its channel was not confirmed in time', async () => {
+      const clock = virtualClock();
+      const { queue } = process(driver);
+      const { queue: late, subscriber } = process(driver, server.port, { clock });
+      await queue.enter('key', 'a', bytes('a'), place);
+      const listening = subscriber.client as unknown as { subscribe(...words: unknown[]): Promise<unknown> };
+      const subscribe = listening.subscribe.bind(listening);
+      const { promise: mayBegin, resolve: begin } = deferred();
+      listening.subscribe = (...words) => mayBegin.then(() => subscribe(...words));
+      const turns: QueueTurn[] = [];
+      const enter = () => late.enter('key', 'b', bytes('b'), { ...place, onTurn: (turn) => turns.push(turn) });
+      expect(await enter()).toMatchObject({ ok: false, isTold: false });
+      await clock.advance('5s');
+      // The second time it waits for the confirmation anew, the third time it is there.
+      expect(await enter()).toMatchObject({ ok: false, isTold: false });
+      begin();
+      await expect.poll(() => turns, patience).toEqual(['gap']);
+      expect(await enter()).toMatchObject({ ok: false, isTold: true });
+      await queue.pass('key');
+      await expect.poll(() => turns.includes('granted'), patience).toBe(true);
+      expect(await enter()).toMatchObject({ ok: true });
+    });
+
     it('grants a ticket again whose grant was not answered, but no other', async () => {
       const { store, queue } = process(driver);
       const first = await queue.enter('key', 'a', bytes('a'), place);

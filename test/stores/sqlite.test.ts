@@ -169,6 +169,24 @@ describe.each(drivers)('sqliteStore on $title', ({ open }) => {
     db.close();
   });
 
+  it('says that another program has written the value of a row, and writes over it', async () => {
+    const db = open(':memory:');
+    const store = sqliteStore(db);
+    await store.write('key', bytes('value'), { ttlMs });
+    for (const foreign of ["'text'", "''", '7', '7.5']) {
+      db.exec(`UPDATE holdfast_entries SET value = ${foreign}`);
+      const told = { reason: 'schema', applied: 'no', message: expect.stringContaining('another program') };
+      expect(await failure(store.read('key'))).toMatchObject({ operation: 'read', ...told });
+      const refused = store.write('key', bytes('mine'), { ttlMs, ifVersion: 0 });
+      expect(await failure(refused)).toMatchObject({ operation: 'write', ...told });
+      const inside = failure(store.native.transaction((view) => view.read('key')));
+      expect(await inside).toMatchObject({ operation: 'read', ...told });
+    }
+    expect(await store.write('key', bytes('mine'), { ttlMs })).toMatchObject({ ok: true });
+    expect(text((await store.read('key'))?.value)).toBe('mine');
+    db.close();
+  });
+
   it('says that the disk is full, or read-only, and that nothing was changed', async () => {
     using file = temporaryDatabase();
     const db = open(file.path);

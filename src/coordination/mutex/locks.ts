@@ -48,7 +48,10 @@ export interface LockInspection {
   readonly fence: number | undefined;
   /** Milliseconds until the lease expires unless it is renewed; `Infinity` without a store, 0 when the key is free. */
   readonly remainingMs: number;
-  /** Callers waiting for it, as far as this process can tell: its own, and those in the store's queue. */
+  /**
+   * Callers waiting for it, as far as this process can tell: its own, and those in the store's queue. One of its own counts twice for as long as the store has
+   * queued it but has not answered.
+   */
   readonly queueLength: number;
   /** All holders. */
   readonly holders: readonly LockHolder[];

@@ -483,7 +483,10 @@ class Campaign extends Timer implements Waiting {
         // Changes before the watch was ready were not reported.
         this.poke();
       },
-      () => {},
+      // The next poll begins another: the server may only have been slow.
+      () => {
+        this.watch = undefined;
+      },
     );
   }
 

@@ -1,7 +1,7 @@
 /** Answer: encodes a captured answer as bytes, and replays it. */
 import type { ServerResponse } from 'node:http';
 import { Slab } from '../../core/slab.js';
-import type { StoredAnswer } from '../capture.js';
+import { bodyOf, type StoredAnswer } from '../capture.js';
 import { setHeaders, setWords } from '../response-head.js';
 import { isDeniedHeader, replayMarks } from './protocol.js';
 
@@ -16,19 +16,21 @@ const decoder = /* @__PURE__ */ new TextDecoder();
 
 /** Layout: format byte, length of the head, the head as JSON, the body unchanged. */
 export function encodeAnswer(answer: StoredAnswer): Uint8Array {
-  const { status, statusMessage, headers, body } = answer;
+  const { status, statusMessage, headers, body, isText } = answer;
   const head = JSON.stringify([status, statusMessage, headers]);
   const bytes = slab.take(prefixBytes + head.length + body.byteLength);
   for (let index = 0; index < head.length; index++) {
     const code = head.charCodeAt(index);
-    if (code >= 0x80) return encoded(encoder.encode(head), body);
+    // How the body was given matters only for such a head.
+    if (code >= 0x80) return encoded(JSON.stringify([status, statusMessage, headers, isText]), body);
     bytes[prefixBytes + index] = code;
   }
   return begun(bytes, head.length, body);
 }
 
 /** Encodes a head with characters outside ASCII. */
-function encoded(head: Uint8Array, body: Uint8Array): Uint8Array {
+function encoded(text: string, body: Uint8Array): Uint8Array {
+  const head = encoder.encode(text);
   const bytes = slab.take(prefixBytes + head.byteLength + body.byteLength);
   bytes.set(head, prefixBytes);
   return begun(bytes, head.byteLength, body);
@@ -50,13 +52,13 @@ export function decodeAnswer(bytes: Uint8Array): StoredAnswer | undefined {
   // A stored function result begins with the same byte, followed by text, which reads as a length beyond all limits.
   if (headEnd > bytes.length) return undefined;
   const head = decoder.decode(bytes.subarray(prefixBytes, headEnd));
-  const [status, statusMessage, headers] = JSON.parse(head) as [number, string, string[]];
-  return { status, statusMessage, headers, body: bytes.subarray(headEnd) };
+  const [status, statusMessage, headers, isText] = JSON.parse(head) as [number, string, string[], boolean?];
+  return { status, statusMessage, headers, body: bytes.subarray(headEnd), isText: isText === true };
 }
 
 /** Sends a stored answer through Node's own response. */
 export function replay(response: ServerResponse, answer: StoredAnswer, key: string): void {
-  const { headers, body } = answer;
+  const { headers, body, isText } = answer;
   // A header set before us that the first answer did not contain was removed by its handler.
   for (const name of response.getHeaderNames()) {
     if (name === 'transfer-encoding' || !isDeniedHeader(name)) response.removeHeader(name);
@@ -67,7 +69,7 @@ export function replay(response: ServerResponse, answer: StoredAnswer, key: stri
   for (const [name, value] of replayMarks(key)) response.setHeader(name, value);
   response.statusCode = answer.status;
   if (answer.statusMessage !== '') setWords(response, answer.statusMessage);
-  if (body.byteLength > largestText) response.end(body);
+  if (isText || body.byteLength > largestText) response.end(bodyOf(answer));
   // Encoded as one byte per character, the body goes out in one piece with the head.
   else response.end(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('latin1'), 'latin1');
 }

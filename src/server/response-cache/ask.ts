@@ -175,14 +175,20 @@ export class Ask<Request> {
           return hasClient ? notModified(head, headers) : undefined;
         },
         onTooLarge: () => settle(pass),
-        onAnswer({ body }: Answer) {
+        onAnswer({ body, isText }: Answer) {
           if (kept === undefined || body === undefined) return undefined;
           const { head, ...rest } = kept;
           if (!isWholeBody(head, body)) return void resolve(pass);
           try {
             const tags = [...(rules.tags?.(request) ?? []), ...ownTags];
             const variant = variantOf(rest.vary, headers);
-            resolve({ ...rest, kind: 'response', answer: { ...head, body }, variant, tags });
+            resolve({
+              ...rest,
+              kind: 'response',
+              answer: { ...head, body, isText: isText === true && isBeyondAscii(head) },
+              variant,
+              tags,
+            });
           } catch (error) {
             reject(error);
           }
@@ -195,6 +201,12 @@ export class Ask<Request> {
         onClientGone() {},
       });
       this.capture = capture;
+      const { addTrailers } = response;
+      // Not every handler has announced them by a header.
+      response.addTrailers = (...given) => {
+        settle(pass);
+        Reflect.apply(addTrailers, response, given);
+      };
       signal.addEventListener('abort', () => capture.stop());
       // The handler must answer with the full response, since others want it.
       delete incoming.headers['if-none-match'];
@@ -207,6 +219,11 @@ export class Ask<Request> {
 /** Keeps all headers: which of them must be dropped is known only with all of them. */
 function everyHeader(headers: readonly (readonly [name: string, value: unknown])[]): string[] {
   return headers.flatMap(([name, value]) => [value].flat().flatMap((one) => [name, String(one)]));
+}
+
+/** Whether it matters for the head how the body was given. */
+function isBeyondAscii({ statusMessage, headers }: AnswerHead): boolean {
+  return /[^\0-\x7f]/.test(statusMessage + headers.join(''));
 }
 
 /** Whether the body is complete: a mismatch with `Content-Length` means that something is missing. */

@@ -1,7 +1,7 @@
 /** Entry: a response as the cache stores it, its encoding, and how it is sent again. */
 import type { ServerResponse } from 'node:http';
 import type { Serializer } from '../../coordination/cache/cache.js';
-import type { StoredAnswer } from '../capture.js';
+import { bodyOf, type StoredAnswer } from '../capture.js';
 import { type AnswerHead, headersOf, setWords } from '../response-head.js';
 import { fieldsOf, type ResponseLifetime } from './storability.js';
 
@@ -33,7 +33,7 @@ const prefixBytes = 5;
 
 type StoredHead = readonly [
   ...[status: number, statusMessage: string, headers: string[], removed: string[]],
-  ...[vary: string[], variant: string, initialAgeMs: number],
+  ...[vary: string[], variant: string, initialAgeMs: number, isText?: boolean],
 ];
 
 /** Layout: format byte, length of the head, the head as JSON, the body unchanged. */
@@ -41,9 +41,9 @@ export const entrySerializer: Serializer<Entry> = {
   encode(entry) {
     if (entry.kind === 'pass') return Uint8Array.of(passForm);
     const { answer, removed, vary, variant, initialAgeMs } = entry;
-    const { status, statusMessage, headers, body } = answer;
+    const { status, statusMessage, headers, body, isText } = answer;
     const head = new TextEncoder().encode(
-      JSON.stringify([status, statusMessage, headers, removed, vary, variant, initialAgeMs]),
+      JSON.stringify([status, statusMessage, headers, removed, vary, variant, initialAgeMs, isText]),
     );
     const bytes = new Uint8Array(prefixBytes + head.byteLength + body.byteLength);
     bytes[0] = form;
@@ -57,8 +57,8 @@ export const entrySerializer: Serializer<Entry> = {
     if (bytes[0] !== form) throw new TypeError('these bytes are no response of this release');
     const headEnd = prefixBytes + new DataView(bytes.buffer, bytes.byteOffset).getUint32(1);
     const head = JSON.parse(new TextDecoder().decode(bytes.subarray(prefixBytes, headEnd))) as StoredHead;
-    const [status, statusMessage, headers, removed, vary, variant, initialAgeMs] = head;
-    const answer = { status, statusMessage, headers, body: bytes.subarray(headEnd) };
+    const [status, statusMessage, headers, removed, vary, variant, initialAgeMs, isText] = head;
+    const answer = { status, statusMessage, headers, body: bytes.subarray(headEnd), isText: isText === true };
     return { kind: 'response', answer, removed, vary, variant, initialAgeMs, lifetime: undefined, tags: [] };
   },
 };
@@ -181,7 +181,8 @@ function matches(list: string, etag: string | undefined): boolean {
 }
 
 /** Sends an answer through Node's own response. */
-export function give(response: ServerResponse, { status, statusMessage, headers, body }: StoredAnswer): void {
+export function give(response: ServerResponse, answer: StoredAnswer): void {
+  const { status, statusMessage, headers } = answer;
   const set = headersOf(headers);
   const names = new Set(set.map(([name]) => name.toLowerCase()));
   for (const name of response.getHeaderNames()) if (!names.has(name)) response.removeHeader(name);
@@ -191,5 +192,5 @@ export function give(response: ServerResponse, { status, statusMessage, headers,
   }
   response.statusCode = status;
   if (statusMessage !== '') setWords(response, statusMessage);
-  response.end(body);
+  response.end(bodyOf(answer));
 }

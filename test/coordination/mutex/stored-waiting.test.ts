@@ -67,6 +67,24 @@ describe('mutex with a store, while callers wait', () => {
     expect([(await waiting).held(), clock.now()]).toEqual([true, 1_000]);
   });
 
+  it('watches again after a watch that was not confirmed in time, and no longer polls', async () => {
+    const { clock, state, process } = bench({ watches: true });
+    const lease = await process({ ttl: '60s' }).acquire('key');
+    state.ready = Promise.reject(new StoreError({ ...failed, reason: 'timeout', applied: 'no' }));
+    const waiting = process().acquire('key');
+    await clock.advance(1_000);
+    // The owner watches, too, as long as that works.
+    expect([state.watching, state.calls > 5]).toEqual([0, true]);
+    state.ready = Promise.resolve();
+    await clock.advance(1_000);
+    state.calls = 0;
+    await clock.advance(10_000);
+    expect(state.calls).toBeLessThanOrEqual(3);
+    await lease.release();
+    await clock.flush();
+    expect([(await waiting).held(), state.watching]).toEqual([true, 0]);
+  });
+
   it('passes from caller to caller for 20 ms, and is then free for others for 1.5 to 3 ms', async () => {
     for (const [drawn, freeMs] of [
       [0, 1.5],

@@ -182,14 +182,14 @@ export function unsteady(
                 const ready = state.ready.then(() => {
                   if (isOpen) all.add(onChange);
                 });
-                return {
-                  ready,
-                  close() {
-                    if (isOpen) state.watching--;
-                    isOpen = false;
-                    all.delete(onChange);
-                  },
+                const close = () => {
+                  if (isOpen) state.watching--;
+                  isOpen = false;
+                  all.delete(onChange);
                 };
+                // A watch that fails is over.
+                ready.catch(close);
+                return { ready, close };
               },
             }),
           }

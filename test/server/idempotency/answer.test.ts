@@ -24,7 +24,9 @@ describe('an answer', () => {
     const within = new Uint8Array(bytes.length + 9);
     within.set(bytes, 5);
     const { body: again, ...head } = decodeAnswer(within.subarray(5, 5 + bytes.length))!;
-    expect({ ...head, body: new Uint8Array(again) }).toEqual(answer);
+    expect({ ...head, body: new Uint8Array(again) }).toEqual({ ...answer, isText: false });
+    const isBeyondAscii = /[^\0-\x7f]/.test(statusMessage);
+    expect(decodeAnswer(encodeAnswer({ ...answer, isText: true }))?.isText).toBe(isBeyondAscii);
   });
 
   it('is not decoded from other bytes, truncated ones, or the result of a function', () => {

@@ -46,6 +46,20 @@ export const nodePaths: Readonly<Record<string, Listener>> = {
     response.statusMessage = 'Taken Down';
     response.end('ok');
   },
+  'a header beyond ASCII before a text': (_request, response) => {
+    response.setHeader('X-Name', 'José');
+    response.end('für');
+  },
+  'a header beyond ASCII before bytes': (_request, response) => {
+    response.setHeader('X-Name', 'José');
+    response.end(Buffer.from('für'));
+  },
+  'a header beyond ASCII before a text in a chunk': (_request, response) => {
+    response.writeHead(200, { 'X-Name': 'José' });
+    response.end('für', 'utf8');
+  },
+  'words beyond ASCII before a text with a length': (_request, response) =>
+    response.writeHead(200, 'Crème', { 'Content-Length': '4' }).end('für', () => {}),
   'writeHead with a status': (_request, response) => response.writeHead(201).end('made'),
   'writeHead with words': (_request, response) => response.writeHead(201, 'Made Now').end('made'),
   'writeHead with headers': (_request, response) =>

@@ -6,13 +6,15 @@ import type { AddressInfo, Socket } from 'node:net';
 import { Duplex, Readable } from 'node:stream';
 import express from 'express';
 import Fastify, { type FastifyInstance } from 'fastify';
+import undici from 'undici';
 import { describe, expect, it, vi } from 'vitest';
 import { memoryStore } from '../../../src/index.js';
 import { idempotency } from '../../../src/server/express.js';
 import { idempotency as fastifyIdempotency, responseCache } from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
 import { deferred } from '../../support/deferred.ts';
-import { lateStore } from './support.js';
+import { headerOf, send } from './raw-client.js';
+import { lateStore, listening } from './support.js';
 
 // Real servers on a machine that may be busy with others.
 vi.setConfig({ testTimeout: 60_000 });
@@ -216,5 +218,46 @@ describe('idempotency of requests that an adapter for functions has made', () =>
     expect(await post('hello')).toEqual([200, 'true', 'got hello']);
     expect((await post('other'))[0]).toBe(422);
     expect((await post('hello', 'k, k'))[0]).toBe(400);
+  });
+});
+
+describe('idempotency of requests whose body the handler passes on by undici, which then takes the socket from them', () => {
+  it.each(['express', 'fastify', 'node:http'])('records and replays the answer on %s', async (name) => {
+    const store = memoryStore();
+    const upstream = http.createServer((request, response) => request.pipe(response));
+    await listening(upstream, async (upstreamPort) => {
+      const passOn = async (request: http.IncomingMessage) => {
+        const { body } = await undici.request(`http://127.0.0.1:${upstreamPort}`, { method: 'POST', body: request });
+        return body;
+      };
+      const answer = async (request: http.IncomingMessage, response: http.ServerResponse) => {
+        const body = await passOn(request);
+        expect(request.socket).toBeNull();
+        body.pipe(response);
+      };
+      const servers: Record<string, () => Promise<http.Server>> = {
+        async express() {
+          const app = express();
+          app.post('/', idempotency({ store, scope }), answer);
+          return http.createServer(app);
+        },
+        async fastify() {
+          const app = Fastify();
+          await app.register(fastifyIdempotency, { store, scope });
+          app.addContentTypeParser('*', (_request, body, done) => done(null, body));
+          app.post('/', (request) => passOn(request.raw));
+          await app.ready();
+          return app.server;
+        },
+        'node:http': async () => http.createServer(nodeIdempotency({ store, scope })(answer)),
+      };
+      await listening(await servers[name]!(), async (port) => {
+        for (const replayed of [undefined, 'true']) {
+          const given = await send(port, { headers: [...Object.entries(key), ['content-type', 'a/b']], body: 'hello' });
+          expect([given.status, given.body.toString()]).toEqual([200, 'hello']);
+          expect(headerOf(given, 'idempotent-replayed')).toBe(replayed);
+        }
+      });
+    });
   });
 });

@@ -19,7 +19,7 @@ const kept = (given: Partial<KeptResponse> & { headers?: readonly string[]; stat
   return {
     ...{ kind: 'response', removed: [], vary: [], variant: '', initialAgeMs: 0, lifetime: undefined, tags: [] },
     ...rest,
-    answer: { ...head(headers, status), body: bytesOf(body) },
+    answer: { ...head(headers, status), body: bytesOf(body), isText: false },
   } as KeptResponse;
 };
 

@@ -1,4 +1,5 @@
 /** Responses that are stored and replayed, on both versions of Express and on Fastify. */
+import type { ServerResponse } from 'node:http';
 import http2 from 'node:http2';
 import { connect } from 'node:net';
 import { Readable } from 'node:stream';
@@ -40,6 +41,20 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     expect(headerOf(second, 'date')).toBeDefined();
   });
 
+  it.each([
+    ['text', 'für'],
+    ['bytes', Buffer.from('für')],
+  ])('returns a header beyond ASCII as the bare server does, before %s', async (_, body) => {
+    const answer = { headers: { 'X-Name': 'José' }, body };
+    const bare = await framework.bare(() => answer);
+    await using world = await open({ ttl: '1m', store: memoryStore() }, () => answer);
+    const expected = comparable(await send(bare.port, { method: 'GET' }));
+    await bare.close();
+    for (let request = 0; request < 2; request++) expect(comparable(await world.get())).toEqual(expected);
+    await using other = await open({ ttl: '1m', staleIfError: '1m' }, () => answer);
+    expect(comparable(await other.get())).toEqual(expected);
+  });
+
   it('runs one handler for all concurrent requests', async () => {
     await using world = await open({ ttl: '1m', store: memoryStore() }, () => ({ body: 'shared' }));
     // Another request must arrive while it runs, on a busy machine as well.
@@ -75,6 +90,23 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
     // One request waited for its head, and then all of them were sent at once.
     expect(world.runs).toBe(20);
     expect(statusOf(await world.get())).toBe('responses; fwd=bypass');
+  });
+
+  it.each([
+    ['text', (response: ServerResponse) => void response.write('x')],
+    ['nothing', () => {}],
+  ])('passes each request to a handler that adds trailers after %s, announced or not', async (_, begin) => {
+    await using world = await open({ ttl: '1m' }, ({ response }) => {
+      response.setHeader('Transfer-Encoding', 'chunked');
+      begin(response);
+      response.addTrailers({ 'X-Checksum': '1f' });
+      response.end('y');
+      return undefined;
+    });
+    for (let request = 0; request < 2; request++) {
+      expect((await world.get()).trailers).toEqual([['X-Checksum', '1f']]);
+    }
+    expect(world.runs).toBe(2);
   });
 
   it('stores statuses without a stated lifetime only if that is usual, and never a failure', async () => {
@@ -694,6 +726,23 @@ describe.each(frameworks)('responseCache of $name', (framework) => {
       expect(await world.text('/cors', { origin: 'https://good.test' })).toContain('good');
       expect(await world.text('/coded', { 'accept-encoding': 'br' })).toBe('br');
       expect(await world.text('/coded', { 'accept-encoding': 'gzip' })).toBe('gzip');
+    });
+
+    it('an encoding, if only encoded answers say what they depend on, in any order of clients', async () => {
+      const accepted = ['gzip', 'br', 'identity'];
+      const orders = accepted.flatMap((a) => accepted.flatMap((b) => accepted.map((c) => [a, b, c])));
+      await using world = await open({ ...echo, store: memoryStore() }, ({ headers }) => {
+        const encoding = String(headers['accept-encoding']);
+        if (encoding === 'identity') return { body: 'plain' };
+        return { headers: { 'content-encoding': encoding, vary: 'accept-encoding' }, body: encoding };
+      });
+      for (const [index, order] of orders.entries()) {
+        for (const encoding of [...order, ...order]) {
+          const answer = await world.get(`/${index}`, { 'accept-encoding': encoding });
+          expect([undefined, encoding]).toContain(headerOf(answer, 'content-encoding'));
+          expect(answer.body.toString()).toBe(headerOf(answer, 'content-encoding') ?? 'plain');
+        }
+      }
     });
 
     it('paths and queries that look alike', async () => {

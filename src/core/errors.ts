@@ -664,8 +664,13 @@ export function isAbandoned(error: unknown): error is AbandonedError {
  * console.log(statusOf(new Error('a bug'))); // 500
  * ```
  */
-export function isHoldfastError(error: unknown): error is HoldfastError | OptionsError {
+export function isHoldfastError(error: unknown): error is (HoldfastError | OptionsError) & Branded {
   return familyOf(error) !== undefined;
+}
+
+/** Tells the types apart: errors of Fastify and Node have a `code`, too, and where the answer is no, nothing of them would be left. */
+interface Branded {
+  readonly [brand]: unknown;
 }
 
 function giveName(error: Error, value: string): void {

@@ -379,7 +379,8 @@ export class Watched {
 
   add(thing: Watchable, name: string | undefined): () => void {
     if (typeof thing !== 'object' || thing === null || !parts(thing).some(readable)) {
-      const allowed = 'a policy with a state, a pipeline of such, or a retry budget';
+      const allowed =
+        'a policy with a state (a circuit breaker, bulkhead, limit or keyed), a pipeline with one, or a retry budget';
       throw new OptionsError(`watch: the argument must be ${allowed}`, {
         policy: 'watch',
         option: 'thing',

@@ -20,6 +20,7 @@ import {
   type IdempotencyRequestOptions,
 } from './idempotency/idempotency.js';
 import { bodyOf, contentTypeOf, keyLinesOf, sendProblem, traceparentOf } from './idempotency/node.js';
+import { type LateEnd, lateEndOf } from './late-end.js';
 import { type Problem, problemBody, problemType, unsentAnswerHeaders } from './problem.js';
 import { checkRules, type ResponseCacheOptions } from './response-cache/options.js';
 import { HttpResponseCache, type ResponseCacheControl } from './response-cache/response-cache.js';
@@ -207,6 +208,9 @@ function answer(response: Response, problem: Problem): void {
   if (response.headersSent) return;
   for (const name of unsentAnswerHeaders) response.removeHeader(name);
   setWords(response, undefined);
+  const lateEnd = lateEndOf(response);
+  lateEnd.isReplaced = true;
+  lateEnd.isReported = true;
   const body = problemBody(problem);
   // Node does not compute a length again that was removed, and would close the connection.
   response
@@ -215,8 +219,10 @@ function answer(response: Response, problem: Problem): void {
     .set('content-length', String(Buffer.byteLength(body)))
     .end(body);
   // The body may be in a compressor, which then still needs the methods.
-  if (response.headersSent) detach(response);
-  else response.once('finish', () => detach(response));
+  if (response.headersSent) return detach(response, lateEnd);
+  // Nobody sees what the handler does until then.
+  lateEnd.report(false);
+  response.once('finish', () => detach(response, lateEnd));
 }
 
 const writers = ['setHeader', 'appendHeader', 'removeHeader', 'writeHead', 'write', 'end', 'flushHeaders'] as const;
@@ -225,20 +231,35 @@ const writers = ['setHeader', 'appendHeader', 'removeHeader', 'writeHead', 'writ
  * Makes whatever a handler does after the answer have no effect. Otherwise `response.json()` would throw, and Express, which can no longer answer the
  * error, would destroy the connection, on which the client may already have sent its next request.
  */
-function detach(response: Response): void {
+function detach(response: Response, lateEnd: LateEnd): void {
   const { req: request, statusCode } = response;
+  let lateStatus = 200;
   const ignore = (...given: unknown[]) => {
     // Calls back, so that code waiting for the write continues.
     for (const one of given) if (typeof one === 'function') asMicrotask(one as () => void);
     return response;
   };
-  for (const name of writers) Object.defineProperty(response, name, { value: ignore, configurable: true });
+  const ignoreEnd = (...given: unknown[]) => {
+    lateEnd.report(lateStatus >= 500);
+    return ignore(...given);
+  };
+  for (const name of writers) {
+    Object.defineProperty(response, name, { value: name === 'end' ? ignoreEnd : ignore, configurable: true });
+  }
   // The status stays as it was sent: logs and metrics read it when the response has finished.
-  Object.defineProperty(response, 'statusCode', { get: () => statusCode, set() {}, configurable: true });
+  const setStatus = (status: number) => {
+    lateStatus = status;
+  };
+  Object.defineProperty(response, 'statusCode', { get: () => statusCode, set: setStatus, configurable: true });
   // undici takes the socket from a request whose body it has passed on.
   if ((request.socket as Socket | null) === null) return;
+  // So Express ends a response whose head was sent, for an error that nobody has handled.
+  const failed = () => {
+    lateEnd.report(true);
+    return socket;
+  };
   const socket = new Proxy(request.socket, {
-    get: (target, name) => (name === 'destroy' ? () => socket : Reflect.get(target, name)),
+    get: (target, name) => (name === 'destroy' ? failed : Reflect.get(target, name)),
   });
   Object.defineProperty(request, 'socket', { value: socket, configurable: true });
 }
@@ -367,7 +388,7 @@ class Exchange implements IdempotencyExchange<Request> {
 
   run(handle: IdempotencyHandle, keeper: AnswerKeeper): void {
     this.request.idempotency = handle;
-    keeper.watch(this.request, this.response, this);
+    keeper.watch(this.response, this);
     this.next();
   }
 

@@ -62,6 +62,7 @@ import {
   isJsonType,
 } from './idempotency/idempotency.js';
 import { bodyOf, contentOf, contentTypeOf, keyLinesOf, traceparentOf } from './idempotency/node.js';
+import { lateEndOf } from './late-end.js';
 import { type Problem, problemBody, problemType, unsentAnswerHeaders } from './problem.js';
 import {
   type CheckedRules,
@@ -278,6 +279,7 @@ function answer(reply: FastifyReply, problem: Problem): void {
     reply.raw.removeHeader(name);
   }
   setWords(reply.raw, undefined);
+  lateEndOf(reply.raw).isReplaced = true;
   // The handler's serializer is for another body.
   reply.code(problem.status).type(problemType).serializer(String).send(problemBody(problem));
   // Fastify must neither send what the handler answers later nor warn about it.
@@ -453,7 +455,7 @@ class Exchange implements IdempotencyExchange<FastifyRequest> {
 
   run(handle: IdempotencyHandle, keeper: AnswerKeeper): void {
     this.request.idempotency = handle;
-    keeper.watch(this.request.raw, this.reply.raw, this);
+    keeper.watch(this.reply.raw, this);
     this.next();
   }
 
@@ -479,6 +481,12 @@ function answeringThoughAlone(handler: RouteHandlerMethod): RouteHandlerMethod {
   return function (this: FastifyInstance, request, reply) {
     const result: unknown = handler.call(this, request, reply);
     if (result instanceof Promise) {
+      const lateEnd = lateEndOf(reply.raw);
+      lateEnd.isReported = true;
+      result.then(
+        () => lateEnd.report(false),
+        () => lateEnd.report(true),
+      );
       whenAlone(reply.raw, () => {
         const answer = (payload: unknown) => {
           if (payload === undefined && !reply.sent && !reply.raw.headersSent) reply.send();

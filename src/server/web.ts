@@ -204,7 +204,7 @@ export function nodeIdempotency(
         refuse: (problem: Problem) => sendProblem(response, problem),
         replay: (answer: StoredAnswer, key: string) => replay(response, answer, key),
         run(handle: IdempotencyHandle, keeper: AnswerKeeper) {
-          keeper.watch(request, response, exchange);
+          keeper.watch(response, exchange);
           run(handle);
         },
         isAnswered: () => response.writableEnded,

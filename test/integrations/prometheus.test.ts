@@ -291,7 +291,9 @@ describe('instrument of holdfast/prometheus', () => {
 
   it('refuses to watch what has no state, and more than 1,000 things', () => {
     const { watch } = begin();
-    expect(() => watch(pipeline(timeout('1s')))).toThrow(/watch: the argument must be a policy with a state/);
+    expect(() => watch(pipeline(timeout('1s')))).toThrow(
+      /watch: the argument must be a policy with a state \(a circuit breaker,/,
+    );
     // Some objects have a size or a state without being policies.
     for (const thing of [null, memoryStore(), new Map(), { state: 'open' }, mutex({})] as never[]) {
       expect(() => watch(thing)).toThrow(/must be a policy with a state/);

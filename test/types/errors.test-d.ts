@@ -1,8 +1,10 @@
+import type { FastifyError } from 'fastify';
 import { describe, expectTypeOf, it } from 'vitest';
 import type * as holdfast from '../../src/index.js';
 import {
   type CircuitOpenError,
   type HoldfastErrorCode,
+  isHoldfastError,
   isRejected,
   RejectedError,
   TimeoutError,
@@ -40,5 +42,15 @@ describe('the code of an error', () => {
     expectTypeOf<OwnTimeoutError['code']>().toEqualTypeOf<'ERR_TIMEOUT'>();
     const error: unknown = new QuotaError();
     if (isRejected(error)) expectTypeOf(error.code === 'ERR_QUOTA').toEqualTypeOf<boolean>();
+  });
+});
+
+describe('isHoldfastError', () => {
+  it('leaves what another package threw, where the answer is no', () => {
+    const see = (error: FastifyError, other: NodeJS.ErrnoException) => {
+      if (!isHoldfastError(error)) expectTypeOf(error).toEqualTypeOf<FastifyError>();
+      if (!isHoldfastError(other)) expectTypeOf(other).toEqualTypeOf<NodeJS.ErrnoException>();
+    };
+    expectTypeOf(see).toBeFunction();
   });
 });

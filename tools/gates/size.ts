@@ -38,12 +38,12 @@ const primitives = Object.keys(maxKilobytesAlone);
 export const budgets: readonly Budget[] = [
   ...Object.entries(maxKilobytesAlone).map(([name, max]) => budget(name, [name], 2, max)),
   budget('memoryStore', ['memoryStore'], 2, 7.75),
-  budget('cache', ['cache'], 12, 25.8),
+  budget('cache', ['cache'], 12, 27.1),
   // A lock is a lock of this process, one over a store and in its line, and the keeper of its lease.
   ...['mutex', 'semaphore', 'leader'].map((name) => budget(name, [name], 2, 17)),
   ...['fenceGate', 'fencedUpdate', 'fencedGuard'].map((name) => budget(name, [name], 2, 2)),
   budget('all local primitives', primitives, 8, 32.4),
-  budget('the whole main entry', [], 25, 78.5),
+  budget('the whole main entry', [], 25, 78.8),
 ];
 
 function budget(title: string, names: readonly string[], target: number, max: number): Budget {

@@ -7,7 +7,7 @@ import type { Clock } from '../../core/clock.js';
 import type { Backing, Seen } from './backing.js';
 import type { Flight } from './flight.js';
 import type { Gate } from './gate.js';
-import { loadContext, type ManyLoader } from './loader.js';
+import { callLoader, type ManyLoader } from './loader.js';
 
 /** The settings that a batch takes from its cache. */
 export interface BatchSettings<V, K> {
@@ -95,7 +95,8 @@ export class Batch<V, K> {
       const keys = wanted.map(({ key }) => key);
       // The last flight to join gives up last.
       const { endsMs } = wanted.at(-1)!;
-      const values = await loader!(keys, loadContext(controller.signal, clock, endsMs, false));
+      const terms = { signal: controller.signal, clock, endsMs, isBackground: false };
+      const values = await callLoader(loader!, keys, terms);
       if (!Array.isArray(values) || values.length !== wanted.length) {
         const got = Array.isArray(values) ? `${values.length} values` : typeof values;
         throw new TypeError(

@@ -15,7 +15,7 @@ import type { Batch } from './batch.js';
 import type { Engine } from './engine.js';
 import type { Held, Placing, Windows } from './held.js';
 import { agedTo, type Freshness, freshnessOf, type Known, leftMs, usefulMs } from './known.js';
-import { callLoader, type Loader, loadContext } from './loader.js';
+import { callLoader, type Loader } from './loader.js';
 import type { Filled } from './record.js';
 import { Waiters } from './waiters.js';
 import { Watching } from './watching.js';
@@ -690,10 +690,8 @@ export class Flight<V, K> implements QueueNode<Flight<V, K>> {
       const value = await new Promise<V>((resolve, reject) => {
         giveUp = () => reject(signal.reason);
         signal.addEventListener('abort', giveUp);
-        (shared ?? callLoader(loader, key, loadContext(signal, clock, endsMs, this.isBackground))).then(
-          resolve,
-          reject,
-        );
+        const terms = { signal, clock, endsMs, isBackground: this.isBackground };
+        (shared ?? callLoader(loader, key, terms)).then(resolve, reject);
       });
       engine.loaded(this.text, clock.now() - startedMs, this.isBackground, undefined);
       return value;

@@ -1,6 +1,10 @@
 /**
  * Loader: the function that produces a value, and the context it receives.
+ *
+ * Promise: a load belongs to all who wait for it. The call in which one of them asked does not end it.
  */
+import { type Ambient, ambient } from '../../core/ambient.js';
+import { Call } from '../../core/call.js';
 import type { Clock } from '../../core/clock.js';
 
 /** What a loader receives. */
@@ -22,7 +26,44 @@ export type ManyLoader<V, K> = (
   context: LoadContext,
 ) => readonly (V | Error)[] | PromiseLike<readonly (V | Error)[]>;
 
-export function loadContext(signal: AbortSignal, clock: Clock, endsMs: number, isBackground: boolean): LoadContext {
+/** One run of a loader: when it ends, and whom it is for. */
+export interface LoadTerms {
+  readonly signal: AbortSignal;
+  readonly clock: Clock;
+  readonly endsMs: number;
+  readonly isBackground: boolean;
+}
+
+/** Async, so that a synchronous throw of the loader becomes a rejection. */
+export async function callLoader<Keys, Loaded>(
+  load: (keys: Keys, context: LoadContext) => Loaded | PromiseLike<Loaded>,
+  keys: Keys,
+  terms: LoadTerms,
+): Promise<Loaded> {
+  const around = ambient();
+  return around === undefined ? load(keys, contextOf(terms)) : callWithin(around, load, keys, terms);
+}
+
+/** Calls the loader in a call without a parent, which ends with the load: pipelines inside end with it, and not with the caller that happened to begin it. */
+async function callWithin<Keys, Loaded>(
+  around: Ambient,
+  load: (keys: Keys, context: LoadContext) => Loaded | PromiseLike<Loaded>,
+  keys: Keys,
+  terms: LoadTerms,
+): Promise<Loaded> {
+  const { clock, endsMs, signal } = terms;
+  const task = () => load(keys, contextOf(terms));
+  const work = new Call(clock, task, undefined, undefined, 1, endsMs);
+  if (around.current()?.isRetried()) work.retriedBy = work;
+  work.followSignal(signal);
+  try {
+    return await around.run(work, task);
+  } finally {
+    work.unfollow();
+  }
+}
+
+function contextOf({ signal, clock, endsMs, isBackground }: LoadTerms): LoadContext {
   return {
     signal,
     isBackground,
@@ -30,9 +71,4 @@ export function loadContext(signal: AbortSignal, clock: Clock, endsMs: number, i
       return Math.max(0, endsMs - clock.now());
     },
   };
-}
-
-/** Async, so that a synchronous throw of the loader becomes a rejection. */
-export async function callLoader<V, K>(load: Loader<V, K>, key: K, context: LoadContext): Promise<V> {
-  return load(key, context);
 }

@@ -4,7 +4,7 @@
  * Promise: a request with a key runs once, and a client that repeats it gets the bytes of the first answer. A key is worthless in another scope, on
  * another route, or with another body. If that cannot be guaranteed, nothing runs.
  */
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { ServerResponse } from 'node:http';
 import {
   type AdapterHandle,
   type Begun,
@@ -31,7 +31,7 @@ import {
   withDefault,
 } from '../../core/options.js';
 import { type Answer, type CaptureTerms, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
-import { findCall } from '../deadline.js';
+import { findLateEnd, type LateEnd } from '../late-end.js';
 import type { Problem } from '../problem.js';
 import { decodeAnswer, encodeAnswer } from './answer.js';
 import { defaultMethods, isKeptStatus, keptHeaders, parseKey, problemOf, type Refusal } from './protocol.js';
@@ -315,7 +315,7 @@ export class AnswerKeeper implements CaptureTerms {
   private readonly handle: AdapterHandle;
   private readonly keep: (status: number) => boolean;
   private readonly clock: Clock;
-  private request: IncomingMessage | undefined = undefined;
+  private response: ServerResponse | undefined = undefined;
   private answering: Answering | undefined = undefined;
   private exchange: Pick<IdempotencyExchange<unknown>, 'isTimedOut'> | undefined = undefined;
   private patience: Timer | undefined = undefined;
@@ -328,12 +328,8 @@ export class AnswerKeeper implements CaptureTerms {
   }
 
   /** Records the answer from Node's own response. */
-  watch(
-    request: IncomingMessage,
-    response: ServerResponse,
-    exchange: Pick<IdempotencyExchange<unknown>, 'isTimedOut'>,
-  ): void {
-    this.request = request;
+  watch(response: ServerResponse, exchange: Pick<IdempotencyExchange<unknown>, 'isTimedOut'>): void {
+    this.response = response;
     this.exchange = exchange;
     this.answering = captureAnswer(response, this);
   }
@@ -396,18 +392,23 @@ export class AnswerKeeper implements CaptureTerms {
   }
 
   /**
-   * Frees the key for another attempt. But if the handler may still be running, a second effect could follow: then the request counts as handled, and
-   * its answer as not stored.
+   * Frees the key for another attempt. But if the handler may still be running, a second effect could follow: then it keeps the key until it has ended. If
+   * it does not fail then, or if nobody will see its end, the request counts as handled, and its answer as not stored.
    */
   private giveUp(): unknown {
-    return this.isGivenUp() ? this.handle.complete(undefined) : this.handle.abandon();
+    const lateEnd = this.response && findLateEnd(this.response);
+    if (lateEnd?.isReplaced !== true && this.exchange?.isTimedOut() !== true) return this.handle.abandon();
+    if (lateEnd?.isReported !== true) return this.handle.complete(undefined);
+    this.awaitEnd(lateEnd);
+    return undefined;
   }
 
-  private isGivenUp(): boolean {
-    const { request, exchange } = this;
-    if (request === undefined || exchange === undefined) return false;
-    // This package's deadline middleware times handlers out, too.
-    return (findCall(request)?.remainingMs ?? 1) <= 0 || exchange.isTimedOut();
+  private awaitEnd(lateEnd: LateEnd): void {
+    const { handle } = this;
+    lateEnd.listen((hasFailed) => {
+      const { decision = hasFailed ? 'release' : 'keep' } = handle;
+      void (decision === 'release' ? handle.abandon() : handle.complete(undefined));
+    });
   }
 }
 

@@ -6,6 +6,8 @@
 import type { IncomingMessage } from 'node:http';
 import type { Found } from '../../coordination/cache/engine.js';
 import type { LoadContext } from '../../coordination/cache/loader.js';
+import { ambient } from '../../core/ambient.js';
+import type { Call } from '../../core/call.js';
 import { type Answer, captureAnswer, type ResponseCapture, type StoredAnswer } from '../capture.js';
 import type { AnswerHead } from '../response-head.js';
 import {
@@ -59,6 +61,8 @@ export class Ask<Request> {
   private readonly owner: HttpResponseCache<Request>;
   private readonly rules: CheckedRules<Request>;
   private readonly before: HeadersBefore;
+  /** The call around the request, where `holdfast/context` keeps it. */
+  private readonly call: Call | undefined = ambient()?.current();
   /** The capture of this request's handler, once it runs. */
   private capture: ResponseCapture | undefined = undefined;
 
@@ -83,7 +87,12 @@ export class Ask<Request> {
   }
 
   /** Produces the response: with this request's handler while its client waits, otherwise with an internal request. */
-  load({ isBackground, signal }: LoadContext): Promise<Entry> {
+  load(context: LoadContext): Promise<Entry> {
+    // Unlike a loader's, a handler's work belongs to its own request, also where its response is not shared.
+    return ambient()?.run(this.call, () => this.produce(context)) ?? this.produce(context);
+  }
+
+  private produce({ isBackground, signal }: LoadContext): Promise<Entry> {
     if (isBackground || this.isRun || this.exchange.incoming.method === 'HEAD') return this.refresh(signal);
     const { incoming, response, next } = this.exchange;
     this.owner.markRunning(incoming);

@@ -340,7 +340,7 @@ describe('an answer whose handler may still be running', () => {
     const keeper = new AnswerKeeper(handle, () => false, 10, clock);
     const request = new IncomingMessage(new Socket());
     const response = new ServerResponse(request);
-    keeper.watch(request, response, { isTimedOut: () => isTimedOut });
+    keeper.watch(response, { isTimedOut: () => isTimedOut });
     return { clock, ends, keeper, response };
   }
 

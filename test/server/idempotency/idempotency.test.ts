@@ -8,8 +8,19 @@ import express, { type RequestHandler } from 'express';
 import Fastify from 'fastify';
 import { describe, expect, it, vi } from 'vitest';
 import { idempotency as engineOf, memoryStore, OptionsError, type Store } from '../../../src/index.js';
-import { deadline, idempotency, rawBody, resolveRequest } from '../../../src/server/express.js';
-import { deadline as fastifyDeadline, idempotency as fastifyIdempotency } from '../../../src/server/fastify.js';
+import {
+  callOf,
+  deadline,
+  type IdempotencyHandle,
+  idempotency,
+  rawBody,
+  resolveRequest,
+} from '../../../src/server/express.js';
+import {
+  callOf as fastifyCallOf,
+  deadline as fastifyDeadline,
+  idempotency as fastifyIdempotency,
+} from '../../../src/server/fastify.js';
 import { nodeIdempotency } from '../../../src/server/web.js';
 import { virtualClock } from '../../../src/testing/index.js';
 import { threadUs } from '../../support/thread-time.js';
@@ -57,9 +68,9 @@ describe('a request that is answered in place of its handler', () => {
     const protect = idempotency({ store: memoryStore(), scope, lease: 5_000, onLost: 'refuse' });
     await listening(appOf(deadline({ default: 50, clock }), protect, handler), async (port) => {
       expect((await send(port, request)).status).toBe(504);
-      expect(typeOf(await send(port, request))).toBe('result-not-stored');
+      expect(typeOf(await send(port, request))).toBe('in-progress');
       await expect.poll(() => effects).toBe(1);
-      expect(typeOf(await send(port, request))).toBe('result-not-stored');
+      await expect.poll(async () => typeOf(await send(port, request))).toBe('result-not-stored');
       expect(effects).toBe(1);
     });
   });
@@ -76,10 +87,82 @@ describe('a request that is answered in place of its handler', () => {
     await app.listen({ port: 0, host: '127.0.0.1' });
     const { port } = app.server.address() as { port: number };
     expect((await send(port, request)).status).toBe(503);
-    expect(typeOf(await send(port, request))).toBe('result-not-stored');
+    expect(typeOf(await send(port, request))).toBe('in-progress');
     await expect.poll(() => effects).toBe(1);
-    expect(typeOf(await send(port, request))).toBe('result-not-stored');
+    await expect.poll(async () => typeOf(await send(port, request))).toBe('result-not-stored');
     await app.close();
+  });
+
+  describe('and whose handler then fails', () => {
+    /** A step that is done once, and one that fails when the call is aborted. The first attempt takes too long. */
+    function saga() {
+      const clock = virtualClock();
+      let reserved = 0;
+      const run = async (record: IdempotencyHandle, signal: AbortSignal) => {
+        await record.phase('reserve', () => void reserved++);
+        await record.phase('charge', async () => {
+          if (record.attempt > 1) return;
+          void clock.advance(50);
+          await new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+        });
+        return `attempt ${record.attempt}, reserved ${reserved} times`;
+      };
+      return {
+        run,
+        limit: { default: 50, clock },
+        options: { store: memoryStore(), scope, onLost: 'resume' } as const,
+      };
+    }
+
+    async function goesOn(port: number) {
+      expect((await send(port, request)).status).toBe(504);
+      await expect.poll(async () => (await send(port, request)).status).toBe(201);
+      expect((await send(port, request)).body.toString()).toBe('attempt 2, reserved 1 times');
+    }
+
+    it.each([
+      ['an error handler', true],
+      ['none', false],
+    ])('goes on with the next request, in Express with %s', async (_, hasErrorHandler) => {
+      const { run, limit, options } = saga();
+      const app = express();
+      app.set('env', 'test');
+      app.post('/orders', deadline(limit), idempotency(options), async (one, response) => {
+        response.status(201).send(await run(one.idempotency!, callOf(one).signal));
+      });
+      const onError: express.ErrorRequestHandler = (_error, _one, response, _next) => void response.status(500).end();
+      if (hasErrorHandler) app.use(onError);
+      await listening(createServer(app), goesOn);
+    });
+
+    it('goes on with the next request, in Fastify', async () => {
+      const { run, limit, options } = saga();
+      const app = Fastify({ forceCloseConnections: true });
+      await app.register(fastifyDeadline, limit);
+      await app.register(fastifyIdempotency, options);
+      app.post('/orders', async (one, reply) => {
+        return reply.code(201).send(await run(one.idempotency!, fastifyCallOf(one).signal));
+      });
+      await app.listen({ port: 0, host: '127.0.0.1' });
+      await goesOn((app.server.address() as { port: number }).port);
+      await app.close();
+    });
+  });
+
+  it('by the deadline with a stream that has begun is free for another attempt when it breaks off', async () => {
+    const clock = virtualClock();
+    let runs = 0;
+    const handler: RequestHandler = async (one, response) => {
+      if (++runs > 1) return void response.status(201).end('whole');
+      response.write('part');
+      callOf(one).signal.addEventListener('abort', () => response.destroy());
+      await clock.advance(50);
+    };
+    const protect = idempotency({ store: memoryStore(), scope });
+    await listening(appOf(deadline({ default: 50, clock }), protect, handler), async (port) => {
+      await send(port, request).catch(() => {});
+      await expect.poll(async () => (await send(port, request)).body.toString()).toBe('whole');
+    });
   });
 });
 

@@ -307,7 +307,7 @@ export class Attempt implements AdapterHandle, QueueNode<Attempt> {
 
   /** Writes the last record. Synchronous if the store answers at once. */
   private end(last: IdempotencyRecord): Completion | Promise<Completion> {
-    const beganMs = this.engine.settings.clock.now();
+    const beganMs = this.sent.monotonicMs + last.elapsedMs;
     if (isLarge(last)) return this.endLater(last, beganMs, undefined);
     const write = this.send(last);
     const answer = knownOf(write);

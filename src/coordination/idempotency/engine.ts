@@ -302,7 +302,8 @@ export class Engine {
   }
 
   workEnds(): void {
-    if (--this.openWork === 0) for (const listener of this.idleListeners.splice(0)) listener();
+    if (--this.openWork > 0 || this.idleListeners.length === 0) return;
+    for (const listener of this.idleListeners.splice(0)) listener();
   }
 
   async idle(): Promise<void> {
@@ -334,7 +335,8 @@ export class Engine {
     const sent = new Instant(beganMs, clock.wallNow());
     const write = this.write(named.storeKey, encodeRecord(record), { ttlMs, ifVersion: 0, signal });
     const answer = knownOf(write);
-    if (answer?.ok) return this.start(named, record, answer.version, sent, undefined);
+    // It answered at once, so the lease has only just begun.
+    if (answer?.ok) return { kind: 'run', handle: new Attempt(this, named, record, answer.version, sent) };
     if (answer?.entry !== undefined) {
       const decision = this.decide(named, answer.entry, readable(answer.entry), record.fingerprint);
       if (!('seen' in decision)) return decision;

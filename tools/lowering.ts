@@ -10,7 +10,23 @@ import type { Plugin as EsbuildPlugin } from 'esbuild';
 import ts from 'typescript';
 import type { Plugin as VitePlugin } from 'vite';
 
-function lower(source: string, fileName: string): { code: string; map: string } {
+interface Lowered {
+  readonly code: string;
+  readonly map: string;
+}
+
+/** The build lowers each file for two formats, and vitest for each of its projects. */
+const known = new Map<string, Lowered & { readonly source: string }>();
+
+function lower(source: string, fileName: string): Lowered {
+  const before = known.get(fileName);
+  if (before?.source === source) return before;
+  const lowered = lowerAnew(source, fileName);
+  known.set(fileName, { ...lowered, source });
+  return lowered;
+}
+
+function lowerAnew(source: string, fileName: string): Lowered {
   const output = ts.transpileModule(source, {
     fileName,
     compilerOptions: {
@@ -46,7 +62,8 @@ export function viteLowering(sourceFolder: string): VitePlugin {
     enforce: 'pre',
     transform(code, id) {
       if (!id.startsWith(sourceFolder + sep) || !id.endsWith('.ts')) return;
-      return lower(code, id);
+      const { code: lowered, map } = lower(code, id);
+      return { code: lowered, map };
     },
   };
 }

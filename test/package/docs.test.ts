@@ -1,5 +1,6 @@
 /** What we show is true: examples compile, run and print what the page says; links lead somewhere; commands exist. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { stripTypeScriptTypes } from 'node:module';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
@@ -23,14 +24,26 @@ const folder = temporaryFolder();
 
 const sourceByPath = new Map(examples.map(({ path, file }) => [path, file]));
 
+/** Has Node load what is beside a program: the same without types. To strip them itself takes Node longer than to run most of the programs. */
+const hook = `
+import { readFileSync } from 'node:fs';
+import { registerHooks } from 'node:module';
+
+const stripped = (url) => ({ format: 'module', source: readFileSync(new URL(url + '.stripped')), shortCircuit: true });
+registerHooks({ load: (url, context, next) => (url.endsWith('.ts') ? stripped(url) : next(url, context)) });
+`;
+
 beforeAll(() => {
   // Everything that is installed here can be imported, and `holdfast` leads to the build.
   symlinkSync(join(checkout, 'node_modules'), join(folder.path, 'node_modules'), 'junction');
   writeFileSync(join(folder.path, 'package.json'), JSON.stringify({ type: 'module', private: true }));
-  for (const { path, line, code } of examples) {
+  writeFileSync(join(folder.path, 'hook.js'), hook);
+  for (const { path, line, code, runs, language } of examples) {
     mkdirSync(join(folder.path, dirname(path)), { recursive: true });
     // The code keeps the lines on which the reader sees it, so that positions in errors agree.
-    writeFileSync(join(folder.path, path), '\n'.repeat(line - 1) + code);
+    const text = '\n'.repeat(line - 1) + code;
+    writeFileSync(join(folder.path, path), text);
+    if (runs && language === 'ts') writeFileSync(join(folder.path, `${path}.stripped`), stripTypeScriptTypes(text));
   }
   const compilerOptions = {
     ...{ strict: true, noEmit: true, skipLibCheck: true, types: ['node'] },
@@ -72,7 +85,7 @@ describe.concurrent('the example at', () => {
   for (const example of examples.filter(({ runs }) => runs)) {
     it(`${example.file}:${example.line} ends well`, async ({ expect }) => {
       // Node ends with a code other than 0 after an error or an unhandled rejection, and when it takes too long.
-      const outcome = await run(process.execPath, [example.path], folder.path).then(
+      const outcome = await run(process.execPath, ['--import', './hook.js', example.path], folder.path).then(
         ({ stdout }) => ({ stdout, problem: '' }),
         (error: { stdout: string; stderr: string; killed: boolean }) => ({
           stdout: error.stdout,

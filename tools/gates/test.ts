@@ -4,7 +4,8 @@
  * Arguments are passed on to vitest (`npm test -- test/core`, `npm test -- -t 'half-open'`). If they select only source tests, nothing is built. The
  * line is made from vitest's JSON report; a file that cannot be loaded counts as a failure.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -28,9 +29,12 @@ process.exitCode = await test(givenArguments);
 
 async function test(vitestArguments: readonly string[]): Promise<number> {
   if (concernsPackage(vitestArguments)) {
-    const built = run('npm', ['run', '--silent', 'build', '--', '--silent']);
+    // The one computes while the other waits for the registry.
+    const [built, missing] = await Promise.all([
+      run('npm', ['run', '--silent', 'build', '--', '--silent']),
+      provideAll(),
+    ]);
     if (built !== 0) return close({ passed: 0, failed: 1, skipped: 0 }, built);
-    const missing = await provideAll();
     if (missing.length > 0) console.log(`Skipped, for want of the runtime and of a registry: ${missing.join(', ')}`);
   }
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-report-'));
@@ -38,7 +42,7 @@ async function test(vitestArguments: readonly string[]): Promise<number> {
   const secondTry = `--reporter=${join(checkout, 'tools', 'gates', 'second-try.ts')}`;
   const reporters = ['--reporter=default', secondTry, '--reporter=json', `--outputFile.json=${file}`];
   const vitest = join(checkout, 'node_modules', 'vitest', 'vitest.mjs');
-  const code = run(process.execPath, [vitest, 'run', ...reporters, ...vitestArguments]);
+  const code = await run(process.execPath, [vitest, 'run', ...reporters, ...vitestArguments]);
   const counts = count(file, code);
   rmSync(folder, { recursive: true, force: true });
   return close(counts, code);
@@ -50,13 +54,14 @@ function concernsPackage(vitestArguments: readonly string[]): boolean {
   return paths.length === 0 || paths.some((path) => path.includes('test/package'));
 }
 
-function run(command: string, commandArguments: readonly string[]): number {
-  const options = {
+async function run(command: string, commandArguments: readonly string[]): Promise<number> {
+  const child = spawn(command, commandArguments, {
     cwd: checkout,
-    stdio: ['ignore', 'inherit', 'inherit'] as const,
+    stdio: ['ignore', 'inherit', 'inherit'],
     shell: process.platform === 'win32',
-  };
-  return spawnSync(command, commandArguments, { ...options, stdio: [...options.stdio] }).status ?? 1;
+  });
+  const [code] = await once(child, 'exit');
+  return code ?? 1;
 }
 
 interface Counts {

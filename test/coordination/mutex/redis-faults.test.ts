@@ -175,16 +175,22 @@ describe.skipIf(program === undefined)('mutex on a real Redis', () => {
     });
 
     it('keeps a lock when its connection is reset', async () => {
-      const { locks } = locksAt(proxy.port, driver);
-      const lease = await locks.acquire('key');
-      for (let round = 0; round < 3; round++) {
-        await sleep(ttlMs / 6);
-        proxy.reset();
-      }
-      await sleep(ttlMs);
-      expect(lease.held()).toBe(true);
-      expect(await locksAt(server.port, driver).locks.tryAcquire('key')).toBe(null);
-      expect(await lease.release()).toBe('released');
+      const outcome = async (ttl: number) => {
+        const key = `kept for ${ttl}`;
+        const lease = await locksAt(proxy.port, driver, ttl).locks.acquire(key);
+        for (let round = 0; round < 3; round++) {
+          await sleep(ttl / 6);
+          proxy.reset();
+        }
+        await sleep(ttl);
+        const isHeld = lease.held();
+        const other = await locksAt(server.port, driver).locks.tryAcquire(key);
+        return [isHeld, other, await lease.release()];
+      };
+      const kept = [true, null, 'released'];
+      const first = await outcome(ttlMs);
+      // A machine that stands still for a second ends so short a lease. If we lose it, we lose a longer one, too.
+      expect(first[0] === true ? first : await outcome(8 * ttlMs)).toEqual(kept);
     });
 
     it('hands a lock over to waiters while the network resets connections', async () => {

@@ -9,8 +9,7 @@ import { describe, expect, it } from 'vitest';
 import { memoryStore } from '../../../src/index.js';
 import { idempotency as onExpress, rawBody } from '../../../src/server/express.js';
 import { idempotency as onFastify } from '../../../src/server/fastify.js';
-import { threadUs } from '../../support/thread-time.js';
-import { listening } from './support.js';
+import { cpuMs, listening, twoCopiesMs } from './support.js';
 
 const size = 20 * 1_048_576;
 const text = 'x'.repeat(size);
@@ -53,19 +52,6 @@ async function fastifyServer(isProtected: boolean): Promise<Server> {
   return app.server;
 }
 
-const cpuMs = () => threadUs() / 1_000;
-
-/** How long a copy of one body takes here, as the longest of several copies. */
-function copyMs(): number {
-  const body = new Uint8Array(size);
-  const times = Array.from({ length: 5 }, () => {
-    const before = cpuMs();
-    body.slice();
-    return cpuMs() - before;
-  });
-  return Math.max(...times);
-}
-
 /** What the client received, and the longest time that this thread computed between two turns. */
 async function longestTurn(port: number): Promise<{ heard: unknown; longestMs: number }> {
   const worker = new Worker(client, { eval: true, workerData: port });
@@ -98,7 +84,7 @@ describe.each([
       ]);
       // If each copy of 20 MB is made in a turn of its own, it takes no longer than what a server does with the body anyway. All copies in one turn took 90 ms
       // more, when this bound was 60.
-      const mostMs = bare.longestMs + 2 * copyMs() + 40;
+      const mostMs = bare.longestMs + twoCopiesMs() + 40;
       expect(Math.max(first.longestMs, again.longestMs)).toBeLessThan(mostMs);
     });
   });

@@ -5,6 +5,8 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'vitest';
 import { memoryStore, type Store } from '../../../src/index.js';
+import { median } from '../../support/median.js';
+import { threadUs } from '../../support/thread-time.js';
 import type { RawAnswer } from './raw-client.js';
 
 /** A store in memory that is awaited like a store on a server. */
@@ -45,6 +47,23 @@ export async function listening<T>(server: Server, task: (port: number) => Promi
     server.closeAllConnections();
     server.close();
   }
+}
+
+/** The computing time of this thread, in milliseconds. What else runs on the machine does not count. */
+export const cpuMs = () => threadUs() / 1_000;
+
+/**
+ * How long two copies of a body of 20 MB take here, in milliseconds. Most of it is the system's work for memory that is new to the process, which a busy
+ * machine does ten times as slowly, all of it in computing time of this thread. Both are made in one piece, which is too large for memory that was freed.
+ */
+export function twoCopiesMs(): number {
+  const both = new Uint8Array(40 * 1_048_576);
+  const times = Array.from({ length: 3 }, () => {
+    const before = cpuMs();
+    both.slice();
+    return cpuMs() - before;
+  });
+  return median(times);
 }
 
 /** All headers except the date. */

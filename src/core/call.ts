@@ -89,7 +89,7 @@ export class Call {
   /** The number of this attempt, from 1. */
   readonly attempt: number;
 
-  /** @internal */ readonly task: Task<unknown>;
+  /** @internal */ task: Task<unknown>;
   /**
    * @internal Time of admission. Null from when a layer starts to admit until a guard asks, so that the clock is read once; undefined while no layer
    * admits.

@@ -23,7 +23,15 @@ import {
   show,
   withDefault,
 } from '../../core/options.js';
-import { type Handles, handlesThrows, judge, type Outcome, unjudged, yesOrNo } from '../../core/outcome.js';
+import {
+  type Handles,
+  handlesThrows,
+  judge,
+  type Outcome,
+  rejectLater,
+  unjudged,
+  yesOrNo,
+} from '../../core/outcome.js';
 import type { Strategy } from '../../core/policy.js';
 import { discard } from '../discard.js';
 import { type Backoff, backoffField, exponential } from './backoff.js';
@@ -96,7 +104,8 @@ export function attemptsOf(error: unknown): AttemptsReport | undefined {
  *
  * @param options - `attempts`, `backoff`, `budget`, `handles`, `maxRetryAfter`, `minAttemptTime`, `onDiscard`, `random`, `name`, `on`, `clock`.
  * @throws The error of the last attempt that was started, unchanged; {@link attemptsOf} gives the other errors and why it stopped.
- * @throws {@link HoldfastError} `ERR_ATTEMPTS_DISCARDED` when an attempt was refused after `onDiscard` had received the result of an earlier one.
+ * @throws {@link HoldfastError} `ERR_ATTEMPTS_DISCARDED` when the operation itself was refused, such as by a pipeline in it, after `onDiscard` had received the
+ * result of an earlier attempt.
  * @throws {@link HandlesError} `ERR_HANDLES_FAILED` when `handles` or `backoff` throws, or `backoff` returns no delay.
  * @throws {@link OptionsError} `ERR_OPTIONS` from the factory, for an invalid option.
  * @example
@@ -248,6 +257,7 @@ class RetryRun<T> extends Timer implements Dependent {
     try {
       return await this.#attemptFurther(first);
     } catch (error) {
+      this.#discardStarted();
       if (!this.#hasTold) this.#tellStop('classifier', { ok: false, error });
       throw error;
     } finally {
@@ -261,20 +271,18 @@ class RetryRun<T> extends Timer implements Dependent {
     const call = this.#call;
     let outcome = failed;
     for (let attempt = 1; ; attempt++) {
-      if (call.aborted) return this.#giveUp(outcome);
+      if (call.aborted) throw call.reason;
       const delayMs = this.#delayAfter(attempt, outcome);
       if (typeof delayMs === 'string') return this.#stop(delayMs, outcome);
       if (events.heard) events.emit({ type: 'retry', name, attempt, delayMs, error: errorOf(outcome), outcome });
       // A listener of the event may have ended the call.
       if (!call.aborted) await this.#wait(delayMs);
-      if (call.aborted) return this.#giveUp(outcome);
+      if (call.aborted) throw call.reason;
       // The timer may have been so late that no time is left.
       if (call.remainingMs <= minAttemptTime) return this.#stop('deadline', outcome);
-      this.#discard(outcome);
-      // `onDiscard` may have ended the call.
-      if (call.aborted) throw call.reason;
       outcome = await this.#attempt(attempt + 1);
       if (outcome.ok && accepts(this.#plan, outcome, call)) {
+        this.#discardStarted();
         // A call that was ended meanwhile did not succeed, and its end has been reported.
         if (events.heard && !this.#hasTold) events.emit({ type: 'retry-succeeded', name, attempts: attempt + 1 });
         return outcome.value;
@@ -286,24 +294,31 @@ class RetryRun<T> extends Timer implements Dependent {
   #keep(outcome: Outcome<T>): void {
     this.#errors.push(errorOf(outcome));
     if (!outcome.ok) discard(this.#plan, outcome);
-    // A value given to `onDiscard` may be closed there.
-    if (outcome.ok ? this.#plan.onDiscard === undefined : !isRejected(outcome.error)) this.#started = outcome;
+    // A refusal says that nothing was started, so the caller can still get what was answered before.
+    if (!outcome.ok && isRejected(outcome.error)) return;
+    this.#discardStarted();
+    this.#started = outcome;
   }
 
-  /** The call was ended, so the caller gets the reason instead of the value. */
-  #giveUp(outcome: Outcome<T>): never {
-    this.#discard(outcome);
-    throw this.#call.reason;
-  }
-
-  #discard(outcome: Outcome<T>): void {
-    this.#hasDiscarded ||= outcome.ok && this.#plan.onDiscard !== undefined;
-    discard(this.#plan, outcome);
+  /** Gives a value that the caller will not get to `onDiscard`, which may close it. */
+  #discardStarted(): void {
+    const started = this.#started;
+    if (!started?.ok || this.#plan.onDiscard === undefined) return;
+    this.#started = undefined;
+    this.#hasDiscarded = true;
+    discard(this.#plan, started);
   }
 
   /** Each further attempt has its own call, so that no attempt sees the abort of another. */
   async #attempt(attempt: number): Promise<Outcome<T>> {
     const child = this.#call.child({ attempt });
+    const { task } = child;
+    // Only now, because an attempt that is refused starts nothing, and not later, because the operation may need what the last value holds.
+    child.task = (own) => {
+      this.#discardStarted();
+      // `onDiscard` may have ended the call.
+      return own.aborted ? rejectLater(own.reason) : task(own);
+    };
     try {
       return { ok: true, value: await this.#next(child) };
     } catch (error) {
@@ -371,6 +386,7 @@ class RetryRun<T> extends Timer implements Dependent {
       return question();
     } catch (thrown) {
       const error = unjudged(outcome, this.#plan.name, option, thrown);
+      if (outcome.ok) this.#started = undefined;
       discard(this.#plan, { ok: false, error });
       throw error;
     }

@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { describe, expect, it, vi } from 'vitest';
 import {
   attemptsOf,
+  bulkhead,
   circuitBreaker,
   constant,
   DeadlineExceededError,
@@ -21,6 +22,7 @@ import {
   refuse,
   retry,
   retryBudget,
+  type Strategy,
   TimeoutError,
   timeout,
 } from '../../../src/index.js';
@@ -161,6 +163,37 @@ describe('retry', () => {
         { status: 503, attempt: 1 },
         { status: 503, attempt: 2 },
       ]);
+    });
+
+    it('hands a value over when the next operation begins: not while that waits for a place, and not later', async () => {
+      const clock = virtualClock();
+      const log: string[] = [];
+      const plan = { ...isBusy, attempts: 2, backoff: constant(0), clock };
+      const onDiscard = () => void log.push('discarded');
+      const slots = bulkhead({ limit: 1, queue: 1, clock });
+      const steady = pipeline(retry({ ...plan, onDiscard } as RetryOptions), slots);
+      const running = steady.attempt(({ attempt }) => {
+        log.push(`began ${attempt}`);
+        if (attempt === 1) void pipeline(slots).execute(() => clock.sleep(50));
+        return { status: attempt === 1 ? 503 : 200 };
+      });
+      await clock.advance(49);
+      expect(log).toEqual(['began 1']);
+      await clock.advance(1);
+      await running;
+      expect(log).toEqual(['began 1', 'discarded', 'began 2']);
+    });
+
+    it('hands a value over that is replaced without an operation', async () => {
+      const discarded: unknown[] = [];
+      const onDiscard = (value: unknown) => discarded.push(value);
+      const fromSecond: Strategy = {
+        name: 'kept',
+        handle: (call, next) => (call.attempt === 1 ? next(call) : Promise.resolve({ status: 200 } as never)),
+      };
+      const plan = { ...isBusy, attempts: 2, backoff: constant(0), onDiscard } as RetryOptions;
+      expect(await pipeline(retry(plan), fromSecond).execute(() => ({ status: 503 }))).toEqual({ status: 200 });
+      expect(discarded).toEqual([{ status: 503 }]);
     });
 
     it('returns the value of its last attempt even if an earlier one threw', async () => {
@@ -631,16 +664,25 @@ describe('retry', () => {
       expect(events.at(-1)).toMatchObject({ type: 'retry-stopped', attempts: 3, stoppedBy: 'attempts' });
     });
 
-    it('gives the caller the value of that attempt, unless it was discarded', async () => {
+    it.each([false, true])('gives the caller the value of that attempt, with onDiscard: %s', async (discards) => {
+      const discarded: unknown[] = [];
       const plan = { attempts: 5, backoff: constant(0), handles: () => true };
-      expect(await pipeline(retry(plan), openAfter(1)).attempt(() => 503)).toEqual({ ok: true, value: 503 });
-      const discarding = pipeline(retry({ ...plan, onDiscard: () => {} }), openAfter(1));
-      const outcome = await discarding.attempt(() => 503);
-      expect(outcome).toMatchObject({ ok: false, error: { code: 'ERR_ATTEMPTS_DISCARDED', cause: { code: 'ERR_X' } } });
+      const onDiscard = (value: unknown) => discarded.push(value);
+      const steady = pipeline(retry({ ...plan, ...(discards && { onDiscard }) }), openAfter(2));
+      const outcome = await steady.attempt(({ attempt }) => ({ status: 503, attempt }));
+      expect(outcome).toEqual({ ok: true, value: { status: 503, attempt: 2 } });
+      expect(discarded).toEqual(discards ? [{ status: 503, attempt: 1 }] : []);
+      const neverStarted = await steady.attempt(() => 503);
+      expect(isRejected(!neverStarted.ok && neverStarted.error)).toBe(true);
+    });
+
+    it('names the discarded value if the operation itself was refused after it had begun', async () => {
+      const refusal = new RejectedError('ERR_X', 'no', { policy: 'inside' });
+      const steady = pipeline(retry({ attempts: 2, backoff: constant(0), handles: () => true, onDiscard: () => {} }));
+      const outcome = await steady.attempt(({ attempt }) => (attempt === 1 ? 503 : Promise.reject(refusal)));
+      expect(outcome).toMatchObject({ ok: false, error: { code: 'ERR_ATTEMPTS_DISCARDED', cause: refusal } });
       expect(isRejected(!outcome.ok && outcome.error)).toBe(false);
       expect(String(!outcome.ok && outcome.error)).toMatch(/"retry".*refused a further one: no$/);
-      const neverStarted = await discarding.attempt(() => 503);
-      expect(isRejected(!neverStarted.ok && neverStarted.error)).toBe(true);
     });
   });
 

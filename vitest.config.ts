@@ -23,7 +23,7 @@ const retry = process.env.CI ? { count: 1, condition: /^(?!Property failed)/ } :
  * on two cores the files of the second project would run one by one, and on eight vitest would refuse it beside the first.
  */
 const unit = {
-  maxWorkers: 5,
+  maxWorkers: 4,
   testTimeout: 180_000,
   hookTimeout: 240_000,
   expect: { poll: { timeout: 60_000, interval: 10 } },

@@ -405,7 +405,7 @@ describe('resolveRequest', () => {
     expect(await resolveRequest(engine, 'k', { ...about, answer })).toBe(true);
     const begun = await engine.begin({ ...about, key: 'k' });
     const found = begun.kind === 'replay' ? decodeAnswer(begun.result) : undefined;
-    expect(found).toEqual({ status: 200, statusMessage: '', headers: ['X-Id', '7'], body: found?.body });
+    expect(found).toMatchObject({ status: 200, statusMessage: '', headers: ['X-Id', '7'] });
     expect([...found!.body]).toEqual([...expected]);
   });
 });

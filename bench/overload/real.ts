@@ -6,7 +6,7 @@
  * strategies and counters are the same code in both. Only the wait for workers is modelled, so nothing else that matters may compete with the two
  * processes for processors.
  */
-import './sources.ts';
+import '../sources.ts';
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { Agent, createServer, get } from 'node:http';

@@ -5,7 +5,7 @@
  * `--rivals` adds other libraries, which run only on request. Medians over the seeds; the same seeds play the same runs. A complete run takes some
  * minutes.
  */
-import './sources.ts';
+import '../sources.ts';
 import { parseArgs } from 'node:util';
 
 const { grid } = await import('../../src/testing/overload/overload.ts');

@@ -5,12 +5,12 @@
  * baselines. The nearest command or statement does less: GET, SET PX, a SELECT, an INSERT ON CONFLICT. The same script or function, called by the
  * bare client, does all the work of the verb at the server, and so shows how much of the difference is due to the store.
  */
+import '../sources.ts';
 import type { Store } from 'holdfast';
 import type { Redis } from 'ioredis';
 import type pg from 'pg';
 import type postgres from 'postgres';
 import type { RedisClientType } from 'redis';
-import { functionsOf } from '../../src/stores/postgres-schema.ts';
 import { type RedisScript, readScript, recordOf, writeScript } from '../../src/stores/redis-scripts.ts';
 import { type PostgresConnection, drivers as postgresDrivers } from '../../test/stores/postgres-clients.ts';
 import { type RedisConnection, drivers as redisDrivers } from '../../test/stores/redis-clients.ts';
@@ -162,6 +162,7 @@ const barePostgres: Readonly<Record<string, (pool: never, verb: Verb, texts: typ
 const bareTable =
   'CREATE TABLE bare (key bytea PRIMARY KEY, value bytea, version bigint, expires_at timestamptz) WITH (fillfactor = 70)';
 
+const { functionsOf } = await import('../../src/stores/postgres-schema.ts');
 const { read, write } = functionsOf('holdfast');
 const sameStatements: typeof statements = {
   read: `SELECT concat_ws(',', held_version, age_ms, left_ms, encode(held_value, 'base64')) FROM ${read}($1)`,

@@ -3,8 +3,7 @@ import { registerHooks } from 'node:module';
 
 registerHooks({
   resolve(specifier, context, next) {
-    const isSource =
-      specifier.startsWith('.') && specifier.endsWith('.js') && !context.parentURL?.includes('node_modules');
+    const isSource = /^\..*\.js$/.test(specifier) && /\.ts$/.test(context.parentURL ?? '');
     return next(isSource ? `${specifier.slice(0, -3)}.ts` : specifier, context);
   },
 });

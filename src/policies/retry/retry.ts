@@ -315,7 +315,7 @@ class RetryRun<T> extends Timer implements Dependent {
     const { task } = child;
     // Only now, because an attempt that is refused starts nothing, and not later, because the operation may need what the last value holds.
     child.task = (own) => {
-      this.#discardStarted();
+      if (!own.aborted) this.#discardStarted();
       // `onDiscard` may have ended the call.
       return own.aborted ? rejectLater(own.reason) : task(own);
     };
@@ -395,6 +395,8 @@ class RetryRun<T> extends Timer implements Dependent {
   #stop(stoppedBy: RetryStop, last: Outcome<T>): T {
     const outcome = !last.ok && isRejected(last.error) ? this.#insteadOf(last.error) : last;
     this.#tellStop(stoppedBy, outcome);
+    // The caller has it, so an operation of a refused attempt that begins late must not discard it.
+    this.#started = undefined;
     // A value that counts as a failure is still the best answer available: a response can be read.
     if (outcome.ok) return outcome.value;
     throw outcome.error;

@@ -676,6 +676,24 @@ describe('retry', () => {
       expect(isRejected(!neverStarted.ok && neverStarted.error)).toBe(true);
     });
 
+    it('never hands over a value that the caller has, even if the operation of a refused attempt begins late', async () => {
+      const discarded: unknown[] = [];
+      let beginLate: (() => unknown) | undefined;
+      const refusesEarly: Strategy = {
+        name: 'early',
+        handle(call, next) {
+          if (call.attempt === 1) return next(call);
+          beginLate = () => next(call);
+          return Promise.reject(new RejectedError('ERR_X', 'no', { policy: 'early' }));
+        },
+      };
+      const plan = { attempts: 2, backoff: constant(0), handles: () => true };
+      const steady = pipeline(retry({ ...plan, onDiscard: (value) => discarded.push(value) }), refusesEarly);
+      expect(await steady.execute(({ attempt }) => attempt)).toBe(1);
+      await beginLate?.();
+      expect(discarded).toEqual([]);
+    });
+
     it('names the discarded value if the operation itself was refused after it had begun', async () => {
       const refusal = new RejectedError('ERR_X', 'no', { policy: 'inside' });
       const steady = pipeline(retry({ attempts: 2, backoff: constant(0), handles: () => true, onDiscard: () => {} }));

@@ -178,7 +178,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
   }
 
   admit(call?: Call): Permit | Refusal | Promise<Permit | Refusal> {
-    const { cost: given, whenFull, burst } = this.options;
+    const { cost: given, burst } = this.options;
     const cost = typeof given === 'number' ? given : this.ask(given, call);
     if (typeof cost !== 'number') return refuse(cost);
     if (cost > burst) return this.refuseForEver(cost);
@@ -190,7 +190,7 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
       this.gcra.take(cost, nowMs);
       return this.permit(nowMs);
     }
-    if (whenFull === 'reject' || !this.mayWait(call, waitMs, nowMs)) return this.refuse(waitMs);
+    if (!this.mayWait(call, waitMs, nowMs)) return this.refuse(waitMs);
     return this.wait(call, cost, nowMs);
   }
 
@@ -206,14 +206,9 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
     }
   }
 
-  /** @internal An operation has ended. */
-  learn(startedMs: number, outcome: Outcome): void {
-    if (outcome.ok) this.usualTime!.noteSuccess(this.clock.now() - startedMs);
-    else if (isAbandoned(outcome.error)) this.usualTime!.noteGivenUp(this.clock.now() - startedMs);
-  }
-
   private permit(nowMs: number): Permit {
-    return this.options.whenFull === 'wait' ? new TimedPermit(this, nowMs) : permit;
+    const { usualTime, clock } = this;
+    return usualTime === undefined ? permit : new TimedPermit(usualTime, clock, nowMs);
   }
 
   /** @internal Removes a waiter and moves those behind it forward. */
@@ -231,9 +226,11 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
 
   /** Whether a call may wait that long. The wait is known and can only become shorter, so a call that would wait in vain is refused at once. */
   private mayWait(call: Call | undefined, waitMs: number, nowMs: number): boolean {
+    const { usualTime } = this;
+    if (usualTime === undefined) return false;
     const { queue, maxWait = Number.POSITIVE_INFINITY } = this.options;
     const remainingMs = call === undefined ? Number.POSITIVE_INFINITY : call.deadlineMs - nowMs;
-    return this.waiters.size < queue && waitMs <= maxWait && waitMs + this.usualTime!.ms < remainingMs;
+    return this.waiters.size < queue && waitMs <= maxWait && waitMs + usualTime.ms < remainingMs;
   }
 
   private wait(call: Call | undefined, cost: number, nowMs: number): Promise<Permit | Refusal> {
@@ -269,17 +266,21 @@ class RateLimit implements RateLimitGuard, WaitingRoom {
   }
 }
 
+/** Learns how long operations take. */
 class TimedPermit implements Permit {
-  private readonly rateLimit: RateLimit;
+  private readonly usualTime: UsualTime;
+  private readonly clock: Clock;
   private readonly startedMs: number;
 
-  constructor(rateLimit: RateLimit, startedMs: number) {
-    this.rateLimit = rateLimit;
+  constructor(usualTime: UsualTime, clock: Clock, startedMs: number) {
+    this.usualTime = usualTime;
+    this.clock = clock;
     this.startedMs = startedMs;
   }
 
   settle(outcome: Outcome): void {
-    this.rateLimit.learn(this.startedMs, outcome);
+    if (outcome.ok) this.usualTime.noteSuccess(this.clock.now() - this.startedMs);
+    else if (isAbandoned(outcome.error)) this.usualTime.noteGivenUp(this.clock.now() - this.startedMs);
   }
 
   /** Aborted by its caller or refused further inside: that does not tell how long the operation takes. */

@@ -109,7 +109,7 @@ export class Knee implements LimitAlgorithm {
 
   get limit(): number {
     if (!this.isDipping) return this.level;
-    return Math.max(this.range.min, Math.min(this.level, this.safe) * dipShare);
+    return Math.max(this.range.min, Math.round(Math.min(this.level, this.safe) * dipShare));
   }
 
   get waitMs(): number {

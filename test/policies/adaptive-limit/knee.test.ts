@@ -149,6 +149,21 @@ describe('knee', () => {
     expect(operations).toBeLessThan(most);
   });
 
+  it.each([
+    [2, 1],
+    [3, 2],
+    [5, 3],
+    [9, 5],
+  ])('dips from %i to %i, the whole number that is nearest to 0.6 of it', (limit, dip) => {
+    const rule = new Knee({ initial: limit, min: 1, max: limit });
+    let lowest = limit;
+    for (let count = 0; count < 200 * limit; count++) {
+      end(rule, rule.started(limit), 100, { running: limit });
+      lowest = Math.min(lowest, Math.floor(rule.limit));
+    }
+    expect(lowest).toBe(dip);
+  });
+
   describe('while each operation beyond the fourth slows down all others', () => {
     const saturateSlowed = (rule: Knee, operations: number, random: SeededRandom) => {
       for (let count = 0; count < operations; count++) {
@@ -309,10 +324,10 @@ describe('knee', () => {
       [29.5792, 167.8142, 58.735],
       [29.5792, 171.8591, 60.1507],
       [29.5792, 175.0094, 61.2533],
-      [17.6008, 174.4563, 61.0597],
-      [32.5629, 198.805, 69.5817],
-      [18.9115, 198.0666, 69.3233],
-      [32.8735, 196.5445, 68.7906],
+      [18, 174.5325, 61.0864],
+      [32.6246, 199.6256, 69.869],
+      [19, 199.2725, 69.7454],
+      [32.9967, 198.5446, 69.4906],
     ];
     const said = trace(new Knee(anywhere));
     expect(said.length).toBe(measured.length);

@@ -42,6 +42,14 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
     const store = redisStore(client.client, { timeout: '5s', subscriber: subscriber.client, ...more });
     return { store, queue: store.native.queue!, client, subscriber };
   };
+  /** The subscriber's next subscriptions reach the server only once the returned function is called. */
+  const holdSubscriptions = ({ client }: { client: unknown }) => {
+    const listening = client as { subscribe(...words: unknown[]): Promise<unknown> };
+    const subscribe = listening.subscribe.bind(listening);
+    const { promise: mayBegin, resolve: begin } = deferred();
+    listening.subscribe = (...words) => mayBegin.then(() => subscribe(...words));
+    return begin;
+  };
   const keys = async (of = server) => Number((await of.ask('DBSIZE')).slice(1));
   const channels = async () => Number(/\d+/.exec(await server.ask('PUBSUB CHANNELS')));
 
@@ -88,10 +96,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
     it('tells a gap to a ticket whose turn came before its channel was heard, and grants it when it enters again', async () => {
       const { store, queue, subscriber } = process(driver);
       await queue.enter('key', 'a', bytes('a'), place);
-      const listening = subscriber.client as unknown as { subscribe(...words: unknown[]): Promise<unknown> };
-      const subscribe = listening.subscribe.bind(listening);
-      const { promise: mayBegin, resolve: begin } = deferred();
-      listening.subscribe = (...words) => mayBegin.then(() => subscribe(...words));
+      const begin = holdSubscriptions(subscriber);
       const turns: QueueTurn[] = [];
       const enter = () => queue.enter('key', 'b', bytes('b'), { ...place, onTurn: (turn) => turns.push(turn) });
       expect(await enter()).toMatchObject({ ok: false, isTold: false });
@@ -108,10 +113,7 @@ describe.skipIf(program === undefined)('the queue of redisStore', () => {
       const { queue } = process(driver);
       const { queue: late, subscriber } = process(driver, server.port, { clock });
       await queue.enter('key', 'a', bytes('a'), place);
-      const listening = subscriber.client as unknown as { subscribe(...words: unknown[]): Promise<unknown> };
-      const subscribe = listening.subscribe.bind(listening);
-      const { promise: mayBegin, resolve: begin } = deferred();
-      listening.subscribe = (...words) => mayBegin.then(() => subscribe(...words));
+      const begin = holdSubscriptions(subscriber);
       const turns: QueueTurn[] = [];
       const enter = () => late.enter('key', 'b', bytes('b'), { ...place, onTurn: (turn) => turns.push(turn) });
       expect(await enter()).toMatchObject({ ok: false, isTold: false });

@@ -6,8 +6,10 @@
  */
 import type { RoundTrip } from './algorithm.js';
 
-/** The later half takes clearly longer if its mean is at least this many times that of the earlier half. */
+/** The later half takes clearly longer if its mean is at least this many times that of the earlier half, and more than chance explains. */
 const rise = 1.5;
+/** So many standard errors are no coincidence. */
+const riseErrors = 2.5;
 /** Round trips are falling if the mean of the earlier half is at least this many times that of the later. */
 const fall = 1.2;
 /** So many lost operations are no coincidence. */
@@ -65,7 +67,8 @@ export class FirstTrips {
   /** The plain round trip, how many operations it is the mean of, and how many may run, if that is not simply as many as have run. */
   learnt(): { readonly plainMs: number; readonly samples: number; readonly limit?: number } {
     const { earlier, later, count } = this;
-    if (earlier.count === 0 || later.ms < rise * earlier.ms) {
+    const errorMs = Math.hypot(earlier.errorMs, later.errorMs);
+    if (earlier.count === 0 || later.ms < Math.max(rise * earlier.ms, earlier.ms + riseErrors * errorMs)) {
       return { plainMs: (earlier.ms * earlier.count + later.ms * later.count) / count, samples: count };
     }
     // Little's law: so many were running, on average, when each took the plain round trip.
@@ -77,8 +80,16 @@ export class FirstTrips {
 class Mean {
   ms = 0;
   count = 0;
+  private squares = 0;
+
+  /** The standard error. */
+  get errorMs(): number {
+    return Math.sqrt(this.squares / Math.max(1, this.count - 1) / Math.max(1, this.count));
+  }
 
   add(ms: number): void {
-    this.ms += (ms - this.ms) / ++this.count;
+    const offMs = ms - this.ms;
+    this.ms += offMs / ++this.count;
+    this.squares += offMs * (ms - this.ms);
   }
 }

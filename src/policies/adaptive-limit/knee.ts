@@ -231,9 +231,11 @@ export class Knee implements LimitAlgorithm {
 
   private learnBusy(roundTripMs: number): void {
     const { level } = this;
-    this.busyMs += (roundTripMs - this.busyMs) / Math.min(this.busySamples + 1, 10 * level);
-    // No operation is quicker among many than among few.
-    if (this.busySamples > 5 * level) this.plainMs = Math.min(this.plainMs, this.busyMs);
+    const samples = Math.min(this.busySamples + 1, 10 * level);
+    this.busyMs += (roundTripMs - this.busyMs) / samples;
+    // No operation is quicker among many than among few. A few of them may well be quicker by chance, by their standard error.
+    const mostMs = this.busyMs * (1 + Math.sqrt(this.variation / samples));
+    if (this.busySamples > 5 * level) this.plainMs = Math.min(this.plainMs, mostMs);
   }
 
   private steer(ratio: number, target: number, runningAtStart: number, mostAreLost: boolean): void {

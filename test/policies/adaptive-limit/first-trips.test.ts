@@ -16,6 +16,9 @@ function firstTrips(times: readonly number[], size = times.length, wasHeld = fal
   return trips;
 }
 
+const alternating = (size: number, low: number, high: number): number[] =>
+  Array.from({ length: size }, (_, index) => (index % 2 === 0 ? low : high));
+
 describe('first trips', () => {
   it('tell the mean of all, and no limit, if later ones take about as long as earlier ones', () => {
     expect(firstTrips([10, 10, 14, 15]).learnt()).toEqual({ plainMs: 12.25, samples: 4 });
@@ -23,6 +26,13 @@ describe('first trips', () => {
 
   it('tell the mean of the earlier half if the later half takes half as long again', () => {
     expect(firstTrips([10, 10, 15, 15]).learnt()).toMatchObject({ plainMs: 10, samples: 2 });
+  });
+
+  it('tell the mean of all if the later half takes longer only by chance', () => {
+    // Twice as long, 2.47 standard errors apart, and 2.69 with two more of each.
+    const scattered = (size: number) => [...alternating(size, 4, 16), ...alternating(size, 8, 32)];
+    expect(firstTrips(scattered(12)).learnt()).toEqual({ plainMs: 15, samples: 24 });
+    expect(firstTrips(scattered(14)).learnt()).toMatchObject({ plainMs: 10, samples: 14 });
   });
 
   it('tell then by the rate of answers how many may run', () => {

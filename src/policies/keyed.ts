@@ -125,6 +125,9 @@ interface KeyedSettings {
   readonly clock: CommonOptions['clock'];
 }
 
+/** To count the open circuits of 10,000 keys takes 0.4 ms. While all keys fail, one circuit after the other asks for it. */
+const countAgainMs = 100;
+
 class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group, CompletableRegistry {
   readonly name: string;
   readonly traits;
@@ -134,6 +137,8 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group, Completabl
   private readonly policies: RankedCache<Kept>;
   private readonly chains: Chains = new WeakMap();
   private openMembers = 0;
+  /** Until then, no place is taken for free only because the time of an open circuit is over. */
+  private fullUntilMs = Number.NEGATIVE_INFINITY;
   private nextSweepMs = Number.NEGATIVE_INFINITY;
 
   constructor(factory: (key: string) => Kept, options: KeyedSettings) {
@@ -172,9 +177,13 @@ class Registry<Kept extends AnyPolicy> implements Keyed<Kept>, Group, Completabl
     };
   }
 
-  mayOpen(): boolean {
+  mayOpen(nowMs: number): boolean {
     const most = Math.max(1, Math.floor(this.options.maxEjected * this.size));
-    return this.openMembers < most || this.countShut() < most;
+    if (this.openMembers < most) return true;
+    if (nowMs < this.fullUntilMs) return false;
+    if (this.countShut() < most) return true;
+    this.fullUntilMs = nowMs + countAgainMs;
+    return false;
   }
 
   /** The circuits that really keep calls away. One whose time is over stays as it is if no call comes, because its key is no longer in use. */

@@ -246,6 +246,33 @@ describe('keyed', () => {
     expect(breakers.for('third').state).toBe('closed');
   });
 
+  it('counts the open circuits at most ten times a second, however many keys fail', async () => {
+    const clock = virtualClock();
+    let asked = 0;
+    const counted = () => {
+      const breaker = circuitBreaker({ ...one, clock });
+      const snapshot = breaker.snapshot.bind(breaker);
+      breaker.snapshot = () => {
+        asked++;
+        return snapshot();
+      };
+      return breaker;
+    };
+    const breakers = keyed(counted, { maxEjected: 0.5, clock });
+    const client = pipeline(breakers);
+    const failAll = async () => {
+      for (let key = 0; key < 100; key++) await client.attempt(fails, { key: `${key}` });
+    };
+    await failAll();
+    asked = 0;
+    for (let millisecond = 0; millisecond < 200; millisecond++) {
+      await failAll();
+      await clock.advance(1);
+    }
+    expect(asked).toBeGreaterThan(0);
+    expect(asked).toBeLessThanOrEqual(3 * 100);
+  });
+
   it('gives the place of an evicted open circuit to another', async () => {
     const breakers = keyed(() => circuitBreaker(one), { maxKeys: 1, maxEjected: 0 });
     const client = pipeline(breakers);

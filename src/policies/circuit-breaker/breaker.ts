@@ -416,7 +416,7 @@ export class Breaker implements CircuitBreaker, GroupMember {
     if (reason === undefined) return;
     const { group } = settings;
     const openedMs = this.now();
-    if (group === undefined || group.mayOpen()) return this.open(openedMs, outcome, reason);
+    if (group === undefined || group.mayOpen(openedMs)) return this.open(openedMs, outcome, reason);
     state.window = undefined;
     state.failuresInARow = 0;
     const { events } = this.pastOf(openedMs);

@@ -15,7 +15,7 @@ export interface Group {
   /** Settings of the member that joined last. Members with equal settings share one object, which makes each member smaller. */
   settings: GroupSettings | undefined;
   /** Whether one more member may open now. */
-  mayOpen(): boolean;
+  mayOpen(nowMs: number): boolean;
   /** A member opened. */
   opened(): void;
   /** A member is no longer open. */

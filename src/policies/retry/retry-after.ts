@@ -137,15 +137,10 @@ export function headerOf(source: object, name: string, longest = longestHeader):
     typeof get === 'function'
       ? get.call(source, name)
       : plainHeaderOf(source as Readonly<Record<string, unknown>>, name);
-  if (Array.isArray(value)) {
-    if (value.length === 0) return undefined;
-    return value
-      .slice(0, 10)
-      .join(', ')
-      .slice(0, longest + 1);
-  }
-  if (typeof value === 'number') return String(value);
-  return typeof value === 'string' ? value.slice(0, longest + 1) : undefined;
+  // gRPC has an empty list for what is not there.
+  const text = Array.isArray(value) && value.length > 0 ? value.slice(0, 10).join(', ') : value;
+  if (typeof text === 'number') return String(text);
+  return typeof text === 'string' ? text.slice(0, longest + 1) : undefined;
 }
 
 function plainHeaderOf(source: Readonly<Record<string, unknown>>, name: string): unknown {
